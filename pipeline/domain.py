@@ -1,0 +1,289 @@
+"""The words of the newsletter, as plain values.
+
+Everything else in the project speaks in these types; this module imports none of it. Times are
+aware and in UTC; a date is the local date of whoever it is about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from enum import IntEnum, StrEnum
+
+# --- Papers -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Where a paper lives. Every address is http(s), or None."""
+
+    abstract: str | None = None
+    pdf: str | None = None
+    code: str | None = None
+    project: str | None = None
+    discussion: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One source's announcement of a paper, cleaned: plain text, no control characters, no markup.
+
+    Only `source`, `source_id` and `title` are sure; an unknown count is None, not 0.
+    """
+
+    source: str
+    source_id: str  # the source's own name for it, without a version; "" when it gave none
+    title: str
+    abstract: str = ""
+    authors: tuple[str, ...] = ()
+    author_count: int | None = None  # where a source tells only how many; else len(authors)
+    categories: tuple[str, ...] = ()  # arXiv's, primary first
+    keywords: tuple[str, ...] = ()
+    arxiv_id: str | None = None  # "2503.02130" or "astro-ph/0601001": a string, no version
+    doi: str | None = None  # lower case, no resolver in front
+    version: int | None = None
+    announced_on: date | None = None  # the day the source announced it
+    published_at: datetime | None = None  # when its first version appeared
+    upvotes: int | None = None
+    comments: int | None = None
+    links: Links = Links()
+    note: str = ""  # arXiv's comment: "12 pages, accepted at ..."
+    withdrawn: bool = False
+    update_only: bool = False  # a replacement: may change a paper we know, never makes a new one
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """One work, whatever sources announced it, as it stands at `version` of our record."""
+
+    id: int
+    key: str  # outside name: the arXiv id, else "doi:...", else "title:<hash>"
+    version: int  # of our record of its words, 1, 2, 3...; not the version at arXiv
+    title: str
+    abstract: str
+    authors: tuple[str, ...]
+    author_count: int
+    categories: tuple[str, ...]
+    keywords: tuple[str, ...]
+    sources: tuple[str, ...]
+    announced_on: date
+    upvotes: int | None
+    comments: int | None
+    links: Links
+    batch: int
+    note: str = ""
+    withdrawn: bool = False
+
+
+class SourceState(StrEnum):
+    """What people can see of a source."""
+
+    FRESH = "fresh"  # it gave something new the last time news was due
+    QUIET = "quiet"  # nothing new, and nothing was due: a weekend or a holiday
+    STALE = "stale"  # news was due and it gave yesterday's again, or nothing
+    FAILED = "failed"  # it could not be read; why, since when and when we try again are kept
+
+
+# --- Topics and matches -------------------------------------------------------------------------
+
+TRENDING = "trending"  # the query of the built-in topic: most upvotes first, no words to match
+
+
+class TopicKind(StrEnum):
+    QUERY = "query"
+    TRENDING = "trending"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A query over papers; equal queries are one topic, however many follow it."""
+
+    id: int
+    query: str  # the canonical form that `matching.query` writes
+    kind: TopicKind = TopicKind.QUERY
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Why a paper belongs to a topic."""
+
+    topic_id: int
+    paper_id: int
+    score: float
+    phrases: tuple[str, ...]  # the very words of the paper that matched, best first
+
+
+# --- Subscribers --------------------------------------------------------------------------------
+
+
+class SubscriberStatus(StrEnum):
+    PENDING = "pending"  # asked to subscribe, has not proved that the address is theirs
+    ACTIVE = "active"
+    UNSUBSCRIBED = "unsubscribed"  # their choice; our own decision is a suppression
+
+
+class Frequency(StrEnum):
+    DAILY = "daily"
+    WEEKDAYS = "weekdays"  # Monday to Friday, by the reader's calendar
+    WEEKLY = "weekly"  # on `Schedule.weekday`
+
+
+class Weekday(IntEnum):
+    MONDAY = 0
+    TUESDAY = 1
+    WEDNESDAY = 2
+    THURSDAY = 3
+    FRIDAY = 4
+    SATURDAY = 5
+    SUNDAY = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a reader wants the digest, by the reader's own clock."""
+
+    at: time = time(8)
+    timezone: str = "UTC"  # IANA name
+    frequency: Frequency = Frequency.DAILY
+    weekday: Weekday = Weekday.MONDAY
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A subscriber follows a topic, under the name they know it by."""
+
+    topic: Topic
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    id: int
+    email: str
+    status: SubscriberStatus
+    schedule: Schedule
+    max_papers: int
+    secret: str  # random; the one-click link carries it, so it outlives every key
+    paused_until: date | None = None
+    next_slot_at: datetime | None = None
+    last_slot_at: datetime | None = None
+    last_edition_on: date | None = None
+    cursor: int = 0  # the last batch that a digest of theirs has covered
+
+
+# --- Digests ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a paper was picked: a topic the reader follows, and the words that matched it."""
+
+    label: str
+    phrases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """One paper in a digest, with the counts as they were when it was compiled."""
+
+    paper: Paper
+    reasons: tuple[Reason, ...]
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """One subscriber's share of an edition."""
+
+    edition_on: date  # the reader's local date of the slot
+    picks: tuple[Pick, ...]
+    more: int = 0  # papers that matched too and found no place
+    topics: tuple[str, ...] = ()  # labels of what the reader follows
+    announced: tuple[date, date] | None = None  # first and last announcement it covers
+    welcome: bool = False  # the first digest, from the last days
+
+
+class SkipReason(StrEnum):
+    """Why a slot brought no mail."""
+
+    NOTHING_NEW = "nothing new"  # no batch was published since the last digest
+    NOTHING_MATCHED = "nothing matched"
+    ALL_SENT_BEFORE = "all sent before"
+    PAUSED = "paused"
+
+
+# --- Deliveries ---------------------------------------------------------------------------------
+
+
+class DeliveryKind(StrEnum):
+    DIGEST = "digest"
+    WELCOME = "welcome"  # the first digest, right after confirming
+    CONFIRMATION = "confirmation"
+
+
+class DeliveryStatus(StrEnum):
+    QUEUED = "queued"  # owed, waiting for its turn
+    LEASED = "leased"  # claimed by a sender; nothing that counts is on the wire
+    SENDING = "sending"  # marked: the final dot may be on the wire
+    SENT = "sent"  # accepted by the mail server
+    UNCERTAIN = "uncertain"  # the reply to the dot was lost: it may have been accepted
+    FAILED = "failed"  # refused for good, or impossible to build
+    SUPPRESSED = "suppressed"  # refused for good because of the address
+    CANCELLED = "cancelled"  # its subscriber left, or a newer digest covers it
+    EXPIRED = "expired"  # its time was over before a server took it
+
+
+OWED = frozenset({DeliveryStatus.QUEUED, DeliveryStatus.LEASED})
+"""Statuses in which nothing can have reached the reader yet."""
+
+TERMINAL = frozenset(
+    {
+        DeliveryStatus.SENT,
+        DeliveryStatus.FAILED,
+        DeliveryStatus.SUPPRESSED,
+        DeliveryStatus.CANCELLED,
+        DeliveryStatus.EXPIRED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message owed to one subscriber, claimed from the outbox under a lease."""
+
+    id: int
+    dedupe_key: str  # "digest:2030-01-02:17"
+    kind: DeliveryKind
+    subscriber_id: int
+    email: str
+    attempts: int  # tries charged to it so far, this one not counted
+    edition_on: date | None
+    expires_at: datetime
+    created_at: datetime
+    secret: str  # the subscriber's, for the one-click link
+
+
+class Verdict(StrEnum):
+    """What the mail server said about one message, in the words of the reply table."""
+
+    ACCEPTED = "accepted"
+    DEFERRED = "deferred"  # any other 4xx: again later, never counts against the person
+    GREYLISTED = "greylisted"  # again after at least five minutes, same server
+    THROTTLED = "throttled"  # we are too fast for that provider
+    CONNECTION = "connection"  # 421, EOF or a timeout before the dot: reopen, nobody is charged
+    CONFIGURATION = "configuration"  # our login or our sender address is refused: stop and alert
+    AUTHENTICATION = "authentication"  # SPF, DKIM or DMARC: alert
+    BLOCKED = "blocked"  # policy or blocklist: never punish the person
+    TOO_LARGE = "too large"  # ours: fail, alert, keep the person
+    FULL = "full"  # the mailbox is full
+    HARD = "hard"  # no such address: suppress
+    SOFT = "soft"  # any other 5xx
+    UNKNOWN = "unknown"  # the reply to the dot was lost: nobody can tell
+
+
+class SuppressionReason(StrEnum):
+    HARD = "hard"  # the address does not exist
+    FULL = "full"  # full for weeks
+    SOFT = "soft"  # refused edition after edition
+    COMPLAINT = "complaint"  # called spam by its owner; only an operator lifts it
+    MANUAL = "manual"  # put there by the operator

@@ -1,0 +1,86 @@
+"""Everything Paperboy raises on purpose.
+
+* PaperboyError
+  - SettingsError      a setting is missing or malformed; names it
+  - SchemaError        the database is behind the code, or ahead of it
+  - SourceError        a source could not be read; carries `source`, `retryable`, `retry_at`
+  - LeaseLostError     somebody else took over what we were doing
+  - QueryError         a topic that cannot be read; carries `query` and `position`
+  - AddressError       an email address that cannot be written to
+  - NotFoundError      the named thing does not exist
+  - RenderError        a template did not produce a mail
+  - InvalidTokenError  a link was altered, or has expired
+  - TransportError     no mail server could be reached, or it refuses us as a whole
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+
+class PaperboyError(Exception):
+    """Base class, so that an entry point can catch all of ours and nothing else."""
+
+
+class SettingsError(PaperboyError):
+    """A setting is missing or malformed."""
+
+
+class SchemaError(PaperboyError):
+    """The database does not have the tables this code was written for."""
+
+
+class SourceError(PaperboyError):
+    """A source could not be read.
+
+    `retryable` is False where asking again cannot help (a malformed answer file, a refused
+    request); `retry_at` is the earliest moment the source allows, where it named one.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        message: str,
+        *,
+        retryable: bool = True,
+        retry_at: datetime | None = None,
+    ) -> None:
+        super().__init__(f"{source}: {message}")
+        self.source = source
+        self.message = message
+        self.retryable = retryable
+        self.retry_at = retry_at
+
+
+class LeaseLostError(PaperboyError):
+    """Somebody else holds what we held; whatever we were about to write must not be written."""
+
+
+class QueryError(PaperboyError):
+    """A topic that cannot be read. `position` is the 0-based character it went wrong at."""
+
+    def __init__(self, query: str, message: str, position: int) -> None:
+        super().__init__(f"{message}\n  {query}\n  {' ' * position}^")
+        self.query = query
+        self.message = message
+        self.position = position
+
+
+class AddressError(PaperboyError):
+    """An email address that cannot be written to."""
+
+
+class NotFoundError(PaperboyError):
+    """The named thing does not exist."""
+
+
+class RenderError(PaperboyError):
+    """A template did not produce a mail."""
+
+
+class InvalidTokenError(PaperboyError):
+    """A link was altered, or has expired."""
+
+
+class TransportError(PaperboyError):
+    """No mail server could be reached, or it refuses us as a whole (login, TLS, policy)."""

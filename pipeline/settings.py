@@ -1,0 +1,188 @@
+"""Every setting, read once from the environment and `.env`; nothing else reads os.environ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from email.utils import parseaddr
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from pipeline.errors import SettingsError
+
+DEVELOPMENT_KEY = "development-only"
+
+
+@dataclass(frozen=True, slots=True)
+class SMTPServer:
+    """A mail server as `smtp(s)://user:pass@host:port` names it.
+
+    `smtps` speaks TLS from the first byte (port 465), `smtp` turns it on by STARTTLS (port 587).
+    """
+
+    host: str
+    port: int
+    username: str | None
+    password: str | None
+    implicit_tls: bool
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def _split(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(word for word in value.replace(",", " ").split() if word)
+    return value
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Settings(BaseSettings):
+    """What an operator decides; `.env.example` explains each. Names there are upper case."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
+
+    # Where things are
+    database_url: str = "sqlite:///paperboy.db"
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    smtp_url: SecretStr = SecretStr("smtp://127.0.0.1:1025")
+    site_url: str = "http://127.0.0.1:8000"
+
+    # Who writes
+    mail_from: str = "Paperboy <paperboy@localhost>"
+    reply_to: str | None = None
+    bounce_address: str | None = None
+    unsubscribe_mailbox: str | None = None
+    list_name: str = "Paperboy"
+    operator_name: str = "Paperboy"
+    operator_address: str = ""
+    accent_color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#b45309"
+    logo_url: str | None = None
+    note: str = ""
+
+    # Secrets
+    secret_key: Annotated[Words, Field(repr=False)] = (DEVELOPMENT_KEY,)  # newest first
+    suppression_key: SecretStr = SecretStr(DEVELOPMENT_KEY)
+
+    # Sources
+    contact: str | None = None
+    sources: Words = ("huggingface", "arxiv")
+    arxiv_categories: Words = ("cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML")
+    huggingface_token: SecretStr | None = None
+
+    # Digests
+    max_papers: Annotated[int, Field(ge=1, le=50)] = 10
+    digest_expiry_hours: Annotated[int, Field(ge=1, le=72)] = 18
+
+    # Sending
+    smtp_tls: Annotated[str, Field(pattern="^(auto|required|off)$")] = "auto"
+    smtp_ca_file: Path | None = None
+    smtp_connections: Annotated[int, Field(ge=1, le=200)] = 10
+    smtp_messages_per_connection: Annotated[int, Field(ge=1)] = 500
+    resend_uncertain_digests: bool = False
+
+    # Logs
+    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    log_format: Annotated[str, Field(pattern="^(auto|json|text)$")] = "auto"
+
+    @field_validator("site_url")
+    @classmethod
+    def _http_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("must look like https://papers.example.org")
+        return value.rstrip("/")
+
+    @field_validator("mail_from", "reply_to", "bounce_address", "unsubscribe_mailbox")
+    @classmethod
+    def _mail_address(cls, value: str | None) -> str | None:
+        if value is not None and ("@" not in parseaddr(value)[1] or not value.isprintable()):
+            raise ValueError("must look like Name <name@example.org>")
+        return value
+
+    @field_validator("list_name", "operator_name", "operator_address", "note")
+    @classmethod
+    def _one_line(cls, value: str) -> str:
+        return " ".join(value.split())
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _smtp_address(cls, value: SecretStr) -> SecretStr:
+        _parse_smtp(value.get_secret_value())
+        return value
+
+    @property
+    def smtp(self) -> SMTPServer:
+        return _parse_smtp(self.smtp_url.get_secret_value())
+
+    @property
+    def sender(self) -> str:
+        """The bare address of `mail_from`."""
+        return parseaddr(self.mail_from)[1]
+
+    @property
+    def site_host(self) -> str:
+        return urlsplit(self.site_url).hostname or "localhost"
+
+    def check_real_mail(self) -> None:
+        """Raise SettingsError unless everything is set that mail to real people needs.
+
+        A server on loopback is a mailbox of ours and needs nothing.
+        """
+        if self.smtp.is_loopback:
+            return
+        given = {
+            "SECRET_KEY": DEVELOPMENT_KEY not in self.secret_key,
+            "SUPPRESSION_KEY": self.suppression_key.get_secret_value() != DEVELOPMENT_KEY,
+            "MAIL_FROM": not self.sender.endswith("@localhost"),
+            "OPERATOR_ADDRESS": bool(self.operator_address),
+            "SITE_URL (an https address)": self.site_url.startswith("https://"),
+        }
+        missing = [name for name, is_set in given.items() if not is_set]
+        if missing:
+            raise SettingsError(
+                f"real mail to {self.smtp.host} needs these settings: {', '.join(missing)}"
+            )
+
+
+def load(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
+    """The settings of this process: `overrides`, then the environment, then `env_file`.
+
+    Raises SettingsError that names every wrong setting, without its value.
+    """
+    try:
+        return Settings(_env_file=env_file, **overrides)
+    except ValidationError as error:
+        parts = error.errors(include_input=False, include_url=False)
+        raise SettingsError("; ".join(map(_explain, parts))) from None
+
+
+def _explain(part: Any) -> str:
+    name = ".".join(map(str, part["loc"])).upper()
+    return f"{name}: {part['msg'].removeprefix('Value error, ')}"
+
+
+def _parse_smtp(url: str) -> SMTPServer:
+    parts = urlsplit(url)
+    if parts.scheme not in {"smtp", "smtps"} or not parts.hostname:
+        raise ValueError("must look like smtp://user:password@mail.example.org:587")
+    implicit_tls = parts.scheme == "smtps"
+    return SMTPServer(
+        host=parts.hostname,
+        port=parts.port or (465 if implicit_tls else 587),
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        implicit_tls=implicit_tls,
+    )

@@ -1,0 +1,74 @@
+"""Open the database so that SQLite and PostgreSQL keep the same promises."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from pipeline.errors import SettingsError
+
+BUSY_TIMEOUT = 10.0  # seconds a SQLite writer waits for another
+
+
+def open_engine(url: str, *, pool_size: int = 5) -> Engine:
+    """An engine for `sqlite:///...` or `postgresql://...`; connects to nothing yet."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SettingsError(
+            "DATABASE_URL: must look like postgresql://user:pass@host/db"
+        ) from error
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(
+            parsed, connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False}
+        )
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if parsed.drivername in {"postgres", "postgresql"}:
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return create_engine(
+        parsed,
+        pool_size=pool_size,
+        max_overflow=10,
+        pool_pre_ping=True,
+        # A synchronous commit is what "nothing is lost" rests on, whatever the server's default.
+        connect_args={"options": "-c synchronous_commit=on -c timezone=UTC", "connect_timeout": 10},
+    )
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection that only reads; on SQLite it takes no write lock."""
+    with engine.connect().execution_options(read_only=True) as conn:
+        yield conn
+
+
+def server_now(conn: Connection) -> datetime:
+    """The database's own clock, which every process shares."""
+    if conn.dialect.name == "sqlite":
+        return datetime.now(UTC)  # SQLite is a file on this machine: its clock is ours
+    now: datetime = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return now.astimezone(UTC)
+
+
+def _prepare_sqlite(dbapi: sqlite3.Connection, _record: Any) -> None:
+    # The driver must not open transactions of its own: see _begin_sqlite.
+    dbapi.isolation_level = None
+    dbapi.execute("PRAGMA journal_mode=WAL")
+    dbapi.execute("PRAGMA synchronous=FULL")
+    dbapi.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_sqlite(conn: Connection) -> None:
+    # A transaction that reads first and writes later may fail at the upgrade of its lock,
+    # whatever the busy timeout; taking the write lock at once waits instead.
+    read_only = conn.get_execution_options().get("read_only", False)
+    conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

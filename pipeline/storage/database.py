@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from pipeline.errors import SettingsError
+from pipeline.storage.schema import Table
+
+T = TypeVar("T")
 
 BUSY_TIMEOUT = 10.0  # seconds a SQLite writer waits for another
 
@@ -72,3 +77,16 @@ def _begin_sqlite(conn: Connection) -> None:
     # whatever the busy timeout; taking the write lock at once waits instead.
     read_only = conn.get_execution_options().get("read_only", False)
     conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def upsert(conn: Connection, table: type[Table]) -> Any:
+    """An INSERT that knows ON CONFLICT, in the dialect of this connection."""
+    dialect = postgresql if conn.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table)
+
+
+def in_chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    """`values` in lists of at most `size`: no statement may grow with the number of readers."""
+    iterator = iter(values)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

@@ -1,0 +1,171 @@
+"""Which announcements are one work, and what the work says when several announced it. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
+from typing import Any
+
+from pipeline.domain import Sighting
+
+WORDS_FROM = ("arxiv", "biorxiv", "medrxiv", "huggingface")
+"""Whose words win where two sources tell different ones, best first; any other comes last."""
+
+
+def title_key(title: str) -> str:
+    """Equal for titles that differ only in case, accents, punctuation or spacing."""
+    folded = unicodedata.normalize("NFKD", title).casefold()
+    letters = "".join(c for c in folded if c.isalnum())
+    return hashlib.sha256((letters or title).encode()).hexdigest()[:32]
+
+
+def author_key(authors: Sequence[str]) -> str:
+    """The first author's surname and first initial, without accents; "" when there is none."""
+    if not authors:
+        return ""
+    name = unicodedata.normalize("NFKD", authors[0]).casefold()
+    surname_first = "," in name
+    words = re.findall(r"[^\W\d_]+", "".join(c for c in name if not unicodedata.combining(c)))
+    if not words:
+        return ""
+    surname, given = (words[0], words[1:]) if surname_first else (words[-1], words[:-1])
+    return f"{surname} {given[0][0]}" if given else surname
+
+
+def paper_key(arxiv_id: str | None, doi: str | None, title: str) -> str:
+    """The name people and other programs know a paper by."""
+    if arxiv_id:
+        return arxiv_id
+    return f"doi:{doi}" if doi else f"title:{title[:16]}"
+
+
+def with_arxiv_id(sighting: Sighting) -> Sighting:
+    """arXiv mints a DOI for each of its papers; that one is only another way to write its id."""
+    prefix = "10.48550/arxiv."
+    if sighting.doi and sighting.doi.startswith(prefix):
+        arxiv_id = sighting.arxiv_id or sighting.doi.removeprefix(prefix)
+        return replace(sighting, arxiv_id=arxiv_id, doi=None)
+    return sighting
+
+
+@dataclass(slots=True)
+class KnownPaper:
+    """A stored paper while a chunk of sightings is compared with it."""
+
+    id: int
+    arxiv_id: str | None
+    doi: str | None
+    title_key: str
+    author_key: str
+    version: int
+    content: dict[str, Any]
+    upvotes: int | None
+    comments: int | None
+    announced_on: date
+    batch: int
+    touched_batch: int
+    sources: set[str] = field(default_factory=set)
+
+
+def same_work(sighting: Sighting, known: Sequence[KnownPaper]) -> list[KnownPaper]:
+    """The papers of `known` (equal id, DOI or title) that this sighting announces, surest first.
+
+    More than one means that they were two records of one work. Two different arXiv ids are never
+    one work.
+    """
+    fits = [
+        paper
+        for paper in known
+        if not (paper.arxiv_id and sighting.arxiv_id and paper.arxiv_id != sighting.arxiv_id)
+    ]
+    by_arxiv = [p for p in fits if sighting.arxiv_id and p.arxiv_id == sighting.arxiv_id]
+    by_doi = [p for p in fits if sighting.doi and p.doi == sighting.doi]
+    found = by_arxiv + [p for p in by_doi if p not in by_arxiv]
+    if found:
+        return _one_arxiv_id(found)
+    return _by_title(sighting, fits, known)[:1]
+
+
+def _by_title(
+    sighting: Sighting, fits: Sequence[KnownPaper], known: Sequence[KnownPaper]
+) -> list[KnownPaper]:
+    key, author = title_key(sighting.title), author_key(sighting.authors)
+    equal = [p for p in fits if p.title_key == key]
+    by_author = [p for p in equal if author and p.author_key == author]
+    if by_author:
+        return by_author
+    has_id = bool(sighting.arxiv_id or sighting.doi)
+    without_id = [p for p in equal if not (p.arxiv_id or p.doi)]
+    candidates = without_id if has_id else equal
+    only_one = sum(p.title_key == key for p in known) == 1
+    if not only_one or not candidates:
+        return []
+    (candidate,) = candidates
+    two_authors = author and candidate.author_key and author != candidate.author_key
+    return [] if two_authors else [candidate]
+
+
+def _one_arxiv_id(found: list[KnownPaper]) -> list[KnownPaper]:
+    """Of several records, those that can be one work: at most one arXiv id among them."""
+    ids = {p.arxiv_id for p in found if p.arxiv_id}
+    return found if len(ids) <= 1 else found[:1]
+
+
+def content_of(sighting: Sighting) -> dict[str, Any]:
+    return {
+        "title": sighting.title,
+        "abstract": sighting.abstract,
+        "authors": list(sighting.authors),
+        "author_count": sighting.author_count or len(sighting.authors),
+        "categories": list(sighting.categories),
+        "keywords": list(sighting.keywords),
+        "links": {name: link for name, link in asdict(sighting.links).items() if link},
+        "note": sighting.note,
+        "withdrawn": sighting.withdrawn,
+        "words_from": sighting.source,
+        "words_version": sighting.version,
+    }
+
+
+def merged(content: dict[str, Any], sighting: Sighting) -> dict[str, Any]:
+    """`content` with what this sighting knows better or knows in addition."""
+    theirs, result = content_of(sighting), dict(content)
+    if _knows_better(content, sighting):
+        for name in ("title", "abstract", "authors", "author_count", "note"):
+            result[name] = theirs[name] or content[name]
+        result["withdrawn"] = sighting.withdrawn
+        result["words_from"] = sighting.source
+        result["words_version"] = sighting.version or content["words_version"]
+    for name in ("abstract", "authors", "author_count", "note"):
+        result[name] = result[name] or theirs[name]
+    result["categories"] = _union(
+        theirs["categories"] if sighting.source == "arxiv" else (),
+        content["categories"],
+        theirs["categories"],
+    )
+    result["keywords"] = _union(content["keywords"], theirs["keywords"])
+    result["links"] = content["links"] | {
+        name: link
+        for name, link in theirs["links"].items()
+        if name not in content["links"] or sighting.source == content["words_from"]
+    }
+    return result
+
+
+def _knows_better(content: dict[str, Any], sighting: Sighting) -> bool:
+    if content["words_from"] == sighting.source:
+        known = content["words_version"]
+        return sighting.version is None or known is None or sighting.version >= known
+    return _authority(sighting.source) < _authority(content["words_from"])
+
+
+def _authority(source: str) -> int:
+    return WORDS_FROM.index(source) if source in WORDS_FROM else len(WORDS_FROM)
+
+
+def _union(*lists: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(word for words in lists for word in words))

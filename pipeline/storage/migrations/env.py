@@ -1,0 +1,42 @@
+"""How Alembic reaches the database: over the caller's connection, else by the settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alembic import context
+from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql
+
+from pipeline import settings
+from pipeline.storage.database import open_engine
+from pipeline.storage.schema import Table, UTCDateTime
+
+
+def render_type(kind: str, column_type: Any, _autogen: Any) -> str | bool:
+    """Write our own types into a migration as what they are today, so that it never changes."""
+    if kind == "type" and isinstance(column_type, UTCDateTime):
+        return "sa.DateTime(timezone=True)"
+    if kind == "type" and isinstance(column_type, postgresql.JSONB):
+        return "postgresql.JSONB()"
+    return False
+
+
+def run(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=Table.metadata,
+        render_item=render_type,
+        compare_type=True,
+        render_as_batch=True,  # SQLite changes a column by copying its table
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+given: Connection | None = context.config.attributes.get("connection")
+if given is not None:
+    run(given)
+else:
+    with open_engine(settings.load().database_url).begin() as opened:
+        run(opened)

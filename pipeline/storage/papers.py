@@ -1,0 +1,107 @@
+"""Papers as they stand: reading them by id, by day and by batch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import date
+from typing import Any
+
+from sqlalchemy import Connection, Select, select
+
+from pipeline.domain import Links, Paper
+from pipeline.storage.database import in_chunks
+from pipeline.storage.identity import paper_key
+from pipeline.storage.schema import PaperRow, PaperVersionRow, SightingRow
+
+CHUNK = 500
+
+
+def _query() -> Select[Any]:
+    return select(*PaperRow.__table__.c, PaperVersionRow.content).join(
+        PaperVersionRow,
+        (PaperVersionRow.paper_id == PaperRow.id) & (PaperVersionRow.version == PaperRow.version),
+    )
+
+
+def by_ids(conn: Connection, ids: Iterable[int]) -> dict[int, Paper]:
+    """Papers as they stand today; an id that is gone is left out."""
+    papers: dict[int, Paper] = {}
+    for chunk in in_chunks(sorted(set(ids)), CHUNK):
+        papers |= {p.id: p for p in _papers(conn, _query().where(PaperRow.id.in_(chunk)))}
+    return papers
+
+
+def touched_since(conn: Connection, batch: int) -> list[Paper]:
+    """Papers that are to be matched under a batch after `batch`."""
+    return list(_papers(conn, _query().where(PaperRow.touched_batch > batch)))
+
+
+def announced(
+    conn: Connection, *, since: date | None = None, through_batch: int, limit: int | None = None
+) -> list[Paper]:
+    """Visible papers announced on or after `since`, newest first."""
+    query = _query().where(PaperRow.batch <= through_batch)
+    if since is not None:
+        query = query.where(PaperRow.announced_on >= since)
+    query = query.order_by(PaperRow.announced_on.desc(), PaperRow.id.desc()).limit(limit)
+    return list(_papers(conn, query))
+
+
+def in_batches(conn: Connection, after: int, through: int) -> list[Paper]:
+    """Papers that the batches (after, through] brought."""
+    query = _query().where(PaperRow.batch > after, PaperRow.batch <= through)
+    return list(_papers(conn, query.order_by(PaperRow.id)))
+
+
+def most_upvoted(conn: Connection, after: int, through: int, limit: int) -> list[tuple[int, int]]:
+    """(paper id, upvotes) of what the batches (after, through] brought, most upvotes first."""
+    rows = conn.execute(
+        select(PaperRow.id, PaperRow.upvotes)
+        .where(
+            PaperRow.batch > after,
+            PaperRow.batch <= through,
+            PaperRow.upvotes.is_not(None),
+        )
+        .order_by(PaperRow.upvotes.desc(), PaperRow.id.desc())
+        .limit(limit)
+    )
+    return [(row.id, row.upvotes) for row in rows]
+
+
+def _papers(conn: Connection, query: Select[Any]) -> Iterator[Paper]:
+    rows = conn.execute(query).all()
+    sources: defaultdict[int, list[str]] = defaultdict(list)
+    for chunk in in_chunks([row.id for row in rows], CHUNK):
+        for sighting in conn.execute(
+            select(SightingRow.paper_id, SightingRow.source)
+            .distinct()
+            .where(SightingRow.paper_id.in_(chunk))
+            .order_by(SightingRow.source)
+        ):
+            sources[sighting.paper_id].append(sighting.source)
+    for row in rows:
+        yield paper_from(row, row.content, tuple(sources[row.id]))
+
+
+def paper_from(row: Any, content: dict[str, Any], sources: tuple[str, ...]) -> Paper:
+    """A Paper of a row of `papers` and one version of its words."""
+    return Paper(
+        id=row.id,
+        key=paper_key(row.arxiv_id, row.doi, row.title_key),
+        version=row.version,
+        title=content["title"],
+        abstract=content["abstract"],
+        authors=tuple(content["authors"]),
+        author_count=content["author_count"],
+        categories=tuple(content["categories"]),
+        keywords=tuple(content["keywords"]),
+        sources=sources,
+        announced_on=row.announced_on,
+        upvotes=row.upvotes,
+        comments=row.comments,
+        links=Links(**content["links"]),
+        batch=row.batch,
+        note=content["note"],
+        withdrawn=content["withdrawn"],
+    )

@@ -1,0 +1,330 @@
+"""Store what sources announced: sightings become papers, each work once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from pipeline.domain import Sighting
+from pipeline.storage.database import in_chunks, upsert
+from pipeline.storage.identity import (
+    KnownPaper,
+    author_key,
+    content_of,
+    merged,
+    same_work,
+    title_key,
+    with_arxiv_id,
+)
+from pipeline.storage.schema import (
+    MatchRow,
+    PaperRow,
+    PaperVersionRow,
+    PickRow,
+    SightingRow,
+)
+
+CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What storing some sightings changed."""
+
+    sightings: int = 0
+    new: int = 0  # papers nobody had announced before
+    touched: int = 0  # new ones, and known ones that are to be matched again
+
+
+def store(conn: Connection, sightings: Iterable[Sighting], *, batch: int, now: datetime) -> Stored:
+    """Merge sightings into papers under the next batch, which nobody sees until it is published.
+
+    The caller holds the ingest lease: nobody else writes papers. Storing the same twice changes
+    nothing but the time it was last seen.
+    """
+    total = Stored()
+    for chunk in in_chunks(map(with_arxiv_id, sightings), CHUNK):
+        counts = _Chunk(conn, chunk, batch=batch, now=now).store()
+        total = Stored(
+            total.sightings + len(chunk), total.new + counts.new, total.touched + counts.touched
+        )
+    return total
+
+
+class _Chunk:
+    """Some sightings, the papers they may mean, and what becomes of both."""
+
+    def __init__(
+        self, conn: Connection, sightings: Sequence[Sighting], *, batch: int, now: datetime
+    ) -> None:
+        self.conn, self.sightings, self.batch, self.now = conn, sightings, batch, now
+        self.by_id: dict[int, KnownPaper] = {}
+        self.by_arxiv: dict[str, KnownPaper] = {}
+        self.by_doi: dict[str, KnownPaper] = {}
+        self.by_title: defaultdict[str, list[KnownPaper]] = defaultdict(list)
+        self.seen: dict[tuple[str, str], int] = {}  # sighting -> paper id
+        self.new: set[int] = set()
+        self.changed: set[int] = set()  # papers to write back
+        self.reworded: set[int] = set()  # papers with a new version of their words
+        self._load()
+
+    def store(self) -> Stored:
+        rows = [row for sighting in self.sightings if (row := self._place(sighting))]
+        self._write_papers()
+        self._write_sightings(rows)
+        touched = {i for i in self.changed | self.new if self._touched(i)}
+        return Stored(len(self.sightings), len(self.new), len(touched))
+
+    def _touched(self, paper_id: int) -> bool:
+        return paper_id in self.by_id and self.by_id[paper_id].touched_batch == self.batch
+
+    def _load(self) -> None:
+        keys = {_sighting_key(s) for s in self.sightings}
+        for source in {source for source, _ in keys}:
+            ids = [source_id for name, source_id in keys if name == source]
+            rows = self.conn.execute(
+                select(SightingRow.source_id, SightingRow.paper_id).where(
+                    SightingRow.source == source, SightingRow.source_id.in_(ids)
+                )
+            )
+            self.seen |= {(source, row.source_id): row.paper_id for row in rows}
+        columns: list[tuple[Any, set[Any]]] = [
+            (PaperRow.id, set(self.seen.values())),
+            (PaperRow.arxiv_id, {s.arxiv_id for s in self.sightings if s.arxiv_id}),
+            (PaperRow.doi, {s.doi for s in self.sightings if s.doi}),
+            (PaperRow.title_key, {title_key(s.title) for s in self.sightings}),
+        ]
+        for column, values in columns:
+            query = select(*PaperRow.__table__.c, PaperVersionRow.content).join(
+                PaperVersionRow,
+                (PaperVersionRow.paper_id == PaperRow.id)
+                & (PaperVersionRow.version == PaperRow.version),
+            )
+            for row in self.conn.execute(query.where(column.in_(values))):
+                if row.id not in self.by_id:
+                    self._remember(_known(row))
+        for paper_id, source in self.conn.execute(
+            select(SightingRow.paper_id, SightingRow.source).where(
+                SightingRow.paper_id.in_(self.by_id)
+            )
+        ):
+            self.by_id[paper_id].sources.add(source)
+
+    def _remember(self, paper: KnownPaper) -> None:
+        self.by_id[paper.id] = paper
+        if paper.arxiv_id:
+            self.by_arxiv[paper.arxiv_id] = paper
+        if paper.doi:
+            self.by_doi[paper.doi] = paper
+        self.by_title[paper.title_key].append(paper)
+
+    def _forget(self, paper: KnownPaper) -> None:
+        del self.by_id[paper.id]
+        self.by_title[paper.title_key].remove(paper)
+        self.changed.discard(paper.id)
+        self.new.discard(paper.id)
+
+    def _place(self, sighting: Sighting) -> dict[str, Any] | None:
+        """The row of this sighting; None when it announces nothing that we are to keep."""
+        papers = self._find(sighting)
+        if not papers:
+            if sighting.update_only or sighting.withdrawn:
+                return None
+            paper = self._create(sighting)
+        else:
+            paper = papers[0]
+            for other in papers[1:]:
+                self._merge_into(paper, other)
+            self._apply(paper, sighting)
+        source, source_id = _sighting_key(sighting)
+        self.seen[source, source_id] = paper.id
+        return {
+            "source": source,
+            "source_id": source_id,
+            "paper_id": paper.id,
+            "announced_on": sighting.announced_on,
+            "upvotes": sighting.upvotes,
+            "comments": sighting.comments,
+            "first_seen_at": self.now,
+            "last_seen_at": self.now,
+        }
+
+    def _find(self, sighting: Sighting) -> list[KnownPaper]:
+        seen = self.by_id.get(self.seen.get(_sighting_key(sighting), 0))
+        if seen is not None and (not sighting.arxiv_id or seen.arxiv_id == sighting.arxiv_id):
+            return [seen]
+        known = [
+            paper
+            for paper in (
+                self.by_arxiv.get(sighting.arxiv_id or ""),
+                self.by_doi.get(sighting.doi or ""),
+                *self.by_title[title_key(sighting.title)],
+            )
+            if paper is not None
+        ]
+        return same_work(sighting, list({p.id: p for p in known}.values()))
+
+    def _create(self, sighting: Sighting) -> KnownPaper:
+        row: dict[str, Any] = {
+            "arxiv_id": sighting.arxiv_id,
+            # A DOI belongs to one paper; a second work that claims it goes without.
+            "doi": None if sighting.doi in self.by_doi else sighting.doi,
+            "title_key": title_key(sighting.title),
+            "author_key": author_key(sighting.authors),
+            "version": 1,
+            "upvotes": sighting.upvotes,
+            "comments": sighting.comments,
+            "announced_on": sighting.announced_on or self.now.date(),
+            "batch": self.batch,
+            "touched_batch": self.batch,
+        }
+        paper_id = self.conn.execute(
+            insert(PaperRow)
+            .values(**row, published_at=sighting.published_at, created_at=self.now)
+            .returning(PaperRow.id)
+        ).scalar_one()
+        content = content_of(sighting)
+        self.conn.execute(
+            insert(PaperVersionRow).values(paper_id=paper_id, version=1, content=content)
+        )
+        paper = KnownPaper(id=paper_id, content=content, sources={sighting.source}, **row)
+        self._remember(paper)
+        self.new.add(paper_id)
+        return paper
+
+    def _apply(self, paper: KnownPaper, sighting: Sighting) -> None:
+        content = merged(paper.content, sighting)
+        gained = (
+            sighting.source not in paper.sources
+            or set(content["categories"]) > set(paper.content["categories"])
+            or set(content["keywords"]) > set(paper.content["keywords"])
+        )
+        before = (paper.touched_batch, paper.upvotes, paper.comments, paper.announced_on,
+                  paper.arxiv_id, paper.doi, paper.author_key)  # fmt: skip
+        if gained:
+            paper.touched_batch = self.batch
+        paper.sources.add(sighting.source)
+        paper.upvotes = paper.upvotes if sighting.upvotes is None else sighting.upvotes
+        paper.comments = paper.comments if sighting.comments is None else sighting.comments
+        paper.announced_on = min(paper.announced_on, sighting.announced_on or paper.announced_on)
+        paper.author_key = paper.author_key or author_key(sighting.authors)
+        self._learn_ids(paper, sighting)
+        if content != paper.content:
+            paper.content = content
+            self.reworded.add(paper.id)
+            self.changed.add(paper.id)
+        if before != (paper.touched_batch, paper.upvotes, paper.comments, paper.announced_on,
+                      paper.arxiv_id, paper.doi, paper.author_key):  # fmt: skip
+            self.changed.add(paper.id)
+
+    def _learn_ids(self, paper: KnownPaper, sighting: Sighting) -> None:
+        if sighting.arxiv_id and not paper.arxiv_id:
+            paper.arxiv_id = sighting.arxiv_id
+            self.by_arxiv[sighting.arxiv_id] = paper
+        if sighting.doi and not paper.doi and sighting.doi not in self.by_doi:
+            paper.doi = sighting.doi
+            self.by_doi[sighting.doi] = paper
+
+    def _merge_into(self, paper: KnownPaper, other: KnownPaper) -> None:
+        """Two records turned out to be one work: `other` becomes part of `paper`."""
+        conn = self.conn
+        conn.execute(
+            update(SightingRow).where(SightingRow.paper_id == other.id).values(paper_id=paper.id)
+        )
+        for table, owner in ((MatchRow, MatchRow.topic_id), (PickRow, PickRow.delivery_id)):
+            has_both = select(owner).where(table.paper_id == paper.id).scalar_subquery()
+            conn.execute(delete(table).where(table.paper_id == other.id, owner.in_(has_both)))
+        conn.execute(
+            update(MatchRow).where(MatchRow.paper_id == other.id).values(paper_id=paper.id)
+        )
+        conn.execute(
+            update(PickRow)
+            .where(PickRow.paper_id == other.id)
+            .values(paper_id=paper.id, paper_version=paper.version)
+        )
+        conn.execute(delete(PaperRow).where(PaperRow.id == other.id))
+        paper.sources |= other.sources
+        paper.doi = paper.doi or other.doi
+        paper.arxiv_id = paper.arxiv_id or other.arxiv_id
+        paper.batch = min(paper.batch, other.batch)
+        paper.touched_batch = self.batch
+        self._forget(other)
+        for index in (self.by_arxiv, self.by_doi):
+            for key in [key for key, known in index.items() if known is other]:
+                index[key] = paper
+        self.seen = {key: paper.id if i == other.id else i for key, i in self.seen.items()}
+        self.changed.add(paper.id)
+
+    def _write_papers(self) -> None:
+        versions = []
+        for paper_id in sorted(self.changed):
+            paper = self.by_id[paper_id]
+            if paper_id in self.reworded:
+                paper.version += 1
+                versions.append(
+                    {"paper_id": paper_id, "version": paper.version, "content": paper.content}
+                )
+            self.conn.execute(
+                update(PaperRow)
+                .where(PaperRow.id == paper_id)
+                .values(
+                    arxiv_id=paper.arxiv_id,
+                    doi=paper.doi,
+                    author_key=paper.author_key,
+                    version=paper.version,
+                    upvotes=paper.upvotes,
+                    comments=paper.comments,
+                    announced_on=paper.announced_on,
+                    batch=paper.batch,
+                    touched_batch=paper.touched_batch,
+                )
+            )
+        if versions:
+            self.conn.execute(insert(PaperVersionRow), versions)
+
+    def _write_sightings(self, rows: list[dict[str, Any]]) -> None:
+        if not rows:
+            return
+        unique = {(row["source"], row["source_id"]): row for row in rows}
+        current = [row | {"paper_id": self.seen[key]} for key, row in unique.items()]
+        statement = upsert(self.conn, SightingRow).values(current)
+        new = statement.excluded
+        self.conn.execute(
+            statement.on_conflict_do_update(
+                index_elements=["source", "source_id"],
+                set_={
+                    "paper_id": new.paper_id,
+                    "announced_on": func.coalesce(SightingRow.announced_on, new.announced_on),
+                    "upvotes": func.coalesce(new.upvotes, SightingRow.upvotes),
+                    "comments": func.coalesce(new.comments, SightingRow.comments),
+                    "last_seen_at": new.last_seen_at,
+                },
+            )
+        )
+
+
+def _sighting_key(sighting: Sighting) -> tuple[str, str]:
+    source_id = sighting.source_id or sighting.arxiv_id or ""
+    return sighting.source, source_id or f"title:{title_key(sighting.title)}"
+
+
+def _known(row: Any) -> KnownPaper:
+    return KnownPaper(
+        id=row.id,
+        arxiv_id=row.arxiv_id,
+        doi=row.doi,
+        title_key=row.title_key,
+        author_key=row.author_key,
+        version=row.version,
+        content=row.content,
+        upvotes=row.upvotes,
+        comments=row.comments,
+        announced_on=row.announced_on,
+        batch=row.batch,
+        touched_batch=row.touched_batch,
+    )

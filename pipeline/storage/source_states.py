@@ -1,0 +1,53 @@
+"""What each source last did, for people to see and for the next run to go on from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, select
+
+from pipeline.domain import SourceState
+from pipeline.storage.database import upsert
+from pipeline.storage.schema import SourceStateRow
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """The state of one source; the times are None until the thing first happened."""
+
+    source: str
+    state: SourceState
+    since: datetime
+    checked_at: datetime
+    read_at: datetime | None = None
+    news_at: datetime | None = None
+    cursor: str | None = None
+    error: str | None = None
+    failures: int = 0
+    next_try_at: datetime | None = None
+
+
+def get(conn: Connection, source: str) -> SourceRecord | None:
+    row = conn.execute(
+        select(*SourceStateRow.__table__.c).where(SourceStateRow.source == source)
+    ).one_or_none()
+    return None if row is None else _record(row._asdict())
+
+
+def listing(conn: Connection) -> list[SourceRecord]:
+    rows = conn.execute(select(*SourceStateRow.__table__.c).order_by(SourceStateRow.source))
+    return [_record(row._asdict()) for row in rows]
+
+
+def put(conn: Connection, record: SourceRecord) -> None:
+    values = {name: getattr(record, name) for name in SourceRecord.__dataclass_fields__}
+    conn.execute(
+        upsert(conn, SourceStateRow)
+        .values(values)
+        .on_conflict_do_update(index_elements=["source"], set_=values)
+    )
+
+
+def _record(values: dict[str, object]) -> SourceRecord:
+    return SourceRecord(**values | {"state": SourceState(str(values["state"]))})  # type: ignore[arg-type]

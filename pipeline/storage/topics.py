@@ -1,0 +1,176 @@
+"""Topics, who follows them, and the papers that match them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from pipeline.domain import TRENDING, Match, Subscription, Topic, TopicKind
+from pipeline.storage.database import in_chunks, upsert
+from pipeline.storage.schema import MatchRow, SubscriptionRow, TopicRow
+
+NEVER_MATCHED = -1
+CHUNK = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class TopicProgress:
+    """A topic that is behind: its batches after `matched_through` wait to be matched."""
+
+    topic: Topic
+    matched_through: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedMatch:
+    """A match as a digest reads it."""
+
+    paper_id: int
+    batch: int
+    score: float
+    phrases: tuple[str, ...]
+
+
+def find_or_add(conn: Connection, canonical: str, now: datetime) -> Topic:
+    """The topic of this canonical query; equal queries are one topic."""
+    kind = TopicKind.TRENDING if canonical == TRENDING else TopicKind.QUERY
+    conn.execute(
+        upsert(conn, TopicRow)
+        .values(query=canonical, kind=kind, matched_through=NEVER_MATCHED, created_at=now)
+        .on_conflict_do_nothing(index_elements=["query"])
+    )
+    row = conn.execute(select(TopicRow.id, TopicRow.kind).where(TopicRow.query == canonical)).one()
+    return Topic(row.id, canonical, TopicKind(row.kind))
+
+
+def follow(
+    conn: Connection, subscriber_id: int, topics: Iterable[tuple[Topic, str]], now: datetime
+) -> None:
+    """Replace what the subscriber follows by `topics`, each with the reader's name for it."""
+    labels = {topic.id: label for topic, label in topics}
+    conn.execute(delete(SubscriptionRow).where(SubscriptionRow.subscriber_id == subscriber_id))
+    rows = [
+        {"subscriber_id": subscriber_id, "topic_id": id_, "label": label, "created_at": now}
+        for id_, label in labels.items()
+    ]
+    if rows:
+        conn.execute(insert(SubscriptionRow), rows)
+
+
+def followed_by(
+    conn: Connection, subscriber_ids: Sequence[int]
+) -> dict[int, tuple[Subscription, ...]]:
+    """What each of these subscribers follows, in the order they chose it."""
+    followed: defaultdict[int, list[Subscription]] = defaultdict(list)
+    for chunk in in_chunks(subscriber_ids, CHUNK):
+        for row in conn.execute(
+            select(
+                SubscriptionRow.subscriber_id,
+                SubscriptionRow.label,
+                TopicRow.id,
+                TopicRow.query,
+                TopicRow.kind,
+            )
+            .join(TopicRow)
+            .where(SubscriptionRow.subscriber_id.in_(chunk))
+            .order_by(SubscriptionRow.created_at, SubscriptionRow.topic_id)
+        ):
+            topic = Topic(row.id, row.query, TopicKind(row.kind))
+            followed[row.subscriber_id].append(Subscription(topic, row.label))
+    return {id_: tuple(followed[id_]) for id_ in subscriber_ids}
+
+
+def behind(conn: Connection, batch: int) -> list[TopicProgress]:
+    """Followed topics whose matches do not reach `batch` yet."""
+    rows = conn.execute(
+        select(TopicRow.id, TopicRow.query, TopicRow.matched_through)
+        .where(
+            TopicRow.matched_through < batch,
+            TopicRow.kind == TopicKind.QUERY,
+            TopicRow.id.in_(select(SubscriptionRow.topic_id)),
+        )
+        .order_by(TopicRow.id)
+    )
+    return [TopicProgress(Topic(r.id, r.query), r.matched_through) for r in rows]
+
+
+def matched_through(conn: Connection, batch: int) -> list[Topic]:
+    """Followed topics whose matches reach exactly `batch`: those the next batch is matched to."""
+    rows = conn.execute(
+        select(TopicRow.id, TopicRow.query)
+        .where(
+            TopicRow.matched_through == batch,
+            TopicRow.kind == TopicKind.QUERY,
+            TopicRow.id.in_(select(SubscriptionRow.topic_id)),
+        )
+        .order_by(TopicRow.id)
+    )
+    return [Topic(row.id, row.query) for row in rows]
+
+
+def advance(conn: Connection, topic_ids: Iterable[int], *, from_batch: int, to_batch: int) -> None:
+    """Record that these topics are matched through `to_batch`; others moved them meanwhile: not."""
+    for chunk in in_chunks(topic_ids, CHUNK):
+        conn.execute(
+            update(TopicRow)
+            .where(TopicRow.id.in_(chunk), TopicRow.matched_through == from_batch)
+            .values(matched_through=to_batch)
+        )
+
+
+def add_matches(conn: Connection, matches: Iterable[tuple[Match, int]]) -> int:
+    """Store (match, batch) pairs and return how many were new; one that is known never moves."""
+    added = 0
+    for chunk in in_chunks(matches, CHUNK):
+        statement = upsert(conn, MatchRow).on_conflict_do_nothing(
+            index_elements=["topic_id", "paper_id"]
+        )
+        rows = [
+            {
+                "topic_id": match.topic_id,
+                "paper_id": match.paper_id,
+                "batch": batch,
+                "score": match.score,
+                "phrases": list(match.phrases),
+            }
+            for match, batch in chunk
+        ]
+        added += conn.execute(statement.values(rows)).rowcount
+    return added
+
+
+def drop_unpublished(conn: Connection, published: int) -> int:
+    """Delete the matches a dead run left behind, and return how many."""
+    return conn.execute(delete(MatchRow).where(MatchRow.batch > published)).rowcount
+
+
+def matches_of(
+    conn: Connection, topic_ids: Iterable[int], *, after: int, through: int
+) -> dict[int, list[PublishedMatch]]:
+    """Each topic's matches of the batches (after, through], best first."""
+    found: dict[int, list[PublishedMatch]] = {}
+    for chunk in in_chunks(topic_ids, CHUNK):
+        found |= {topic_id: [] for topic_id in chunk}
+        for row in conn.execute(
+            select(
+                MatchRow.topic_id,
+                MatchRow.paper_id,
+                MatchRow.batch,
+                MatchRow.score,
+                MatchRow.phrases,
+            )
+            .where(MatchRow.topic_id.in_(chunk), MatchRow.batch > after, MatchRow.batch <= through)
+            .order_by(MatchRow.score.desc(), MatchRow.paper_id)
+        ):
+            found[row.topic_id].append(
+                PublishedMatch(row.paper_id, row.batch, row.score, tuple(row.phrases))
+            )
+    return found
+
+
+def count(conn: Connection) -> int:
+    return conn.execute(select(func.count()).select_from(TopicRow)).scalar_one()

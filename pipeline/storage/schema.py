@@ -311,6 +311,7 @@ class DeliveryRow(Table):
     lease: Mapped[str | None] = mapped_column(String(40), index=True)
     lease_until: Mapped[datetime | None]
     marked_at: Mapped[datetime | None]
+    resent_at: Mapped[datetime | None]  # queued again though it may have been accepted
     sent_at: Mapped[datetime | None]
     queue_id: Mapped[str | None]  # the server's name for it
     reply: Mapped[str | None]  # the server's last words, cut

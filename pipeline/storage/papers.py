@@ -69,19 +69,25 @@ def most_upvoted(conn: Connection, after: int, through: int, limit: int) -> list
     return [(row.id, row.upvotes) for row in rows]
 
 
-def _papers(conn: Connection, query: Select[Any]) -> Iterator[Paper]:
-    rows = conn.execute(query).all()
-    sources: defaultdict[int, list[str]] = defaultdict(list)
-    for chunk in in_chunks([row.id for row in rows], CHUNK):
-        for sighting in conn.execute(
+def sources_of(conn: Connection, paper_ids: Iterable[int]) -> defaultdict[int, tuple[str, ...]]:
+    """Which sources announced each paper, by name."""
+    sources: defaultdict[int, tuple[str, ...]] = defaultdict(tuple)
+    for chunk in in_chunks(paper_ids, CHUNK):
+        for paper_id, source in conn.execute(
             select(SightingRow.paper_id, SightingRow.source)
             .distinct()
             .where(SightingRow.paper_id.in_(chunk))
             .order_by(SightingRow.source)
         ):
-            sources[sighting.paper_id].append(sighting.source)
+            sources[paper_id] += (source,)
+    return sources
+
+
+def _papers(conn: Connection, query: Select[Any]) -> Iterator[Paper]:
+    rows = conn.execute(query).all()
+    sources = sources_of(conn, [row.id for row in rows])
     for row in rows:
-        yield paper_from(row, row.content, tuple(sources[row.id]))
+        yield paper_from(row, row.content, sources[row.id])
 
 
 def paper_from(row: Any, content: dict[str, Any], sources: tuple[str, ...]) -> Paper:

@@ -1,0 +1,125 @@
+"""The calendar of a reader: at which instants a digest is due. Pure.
+
+A calendar slot is the reader's hour on a day of their frequency. The edition's date is the local
+date of the slot, not of the clock that serves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pipeline.domain import Frequency, Schedule, Weekday
+from pipeline.errors import SettingsError
+
+REST = timedelta(hours=20)
+"""The least time between two slots, so that moving between zones never brings two mails a day."""
+
+
+def zone(name: str) -> ZoneInfo:
+    """The IANA time zone `name`. Raises SettingsError that names it."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise SettingsError(f"unknown time zone: {name!r}") from error
+
+
+def slot_on(day: date, schedule: Schedule) -> datetime:
+    """The instant, in UTC, of the reader's hour on `day`.
+
+    An hour that does not exist is the first instant after the gap; one that comes twice is the
+    first of the two.
+    """
+    tz = zone(schedule.timezone)
+    local = datetime.combine(day, schedule.at, tzinfo=tz)  # fold=0: the first of two
+    instant = local.astimezone(UTC)
+    if instant.astimezone(tz).replace(tzinfo=None) == local.replace(tzinfo=None):
+        return instant
+    return _end_of_gap(local, tz)
+
+
+def local_date(instant: datetime, schedule: Schedule) -> date:
+    return instant.astimezone(zone(schedule.timezone)).date()
+
+
+def is_slot_day(day: date, schedule: Schedule) -> bool:
+    match schedule.frequency:
+        case Frequency.DAILY:
+            return True
+        case Frequency.WEEKDAYS:
+            return day.weekday() <= Weekday.FRIDAY
+        case Frequency.WEEKLY:
+            return day.weekday() == schedule.weekday
+
+
+def first_slot(schedule: Schedule, after: datetime) -> datetime:
+    """The first slot of a reader who has had none: strictly after `after`."""
+    today = local_date(after, schedule) - timedelta(days=1)
+    return next(slot for slot in _slots_from(today, schedule) if slot > after)
+
+
+def next_slot(schedule: Schedule, last_slot_at: datetime, last_edition_on: date) -> datetime:
+    """The first calendar slot with a date after the last edition's, at least 20 h after its slot.
+
+    It may lie in the past: then it is due.
+    """
+    return next(
+        slot
+        for slot in _slots_from(last_edition_on, schedule)
+        if _may_follow(slot, schedule, last_slot_at, last_edition_on)
+    )
+
+
+def newest_slot(
+    schedule: Schedule,
+    now: datetime,
+    next_slot_at: datetime,
+    last_slot_at: datetime | None,
+    last_edition_on: date | None,
+) -> datetime:
+    """The slot to serve at `now`, where `next_slot_at` is due: after an outage only the newest."""
+    today = local_date(now, schedule)
+    for days in range(9):
+        day = today - timedelta(days=days)
+        if not is_slot_day(day, schedule):
+            continue
+        slot = slot_on(day, schedule)
+        if slot <= next_slot_at:
+            break
+        if slot <= now and _may_follow(slot, schedule, last_slot_at, last_edition_on):
+            return slot
+    return next_slot_at
+
+
+def _may_follow(
+    slot: datetime,
+    schedule: Schedule,
+    last_slot_at: datetime | None,
+    last_edition_on: date | None,
+) -> bool:
+    if last_slot_at is not None and slot - last_slot_at < REST:
+        return False
+    return last_edition_on is None or local_date(slot, schedule) > last_edition_on
+
+
+def _slots_from(day: date, schedule: Schedule) -> Iterator[datetime]:
+    while True:
+        if is_slot_day(day, schedule):
+            yield slot_on(day, schedule)
+        day += timedelta(days=1)
+
+
+def _end_of_gap(local: datetime, tz: ZoneInfo) -> datetime:
+    """The instant at which the clock jumped over `local`, which lies in the gap."""
+    # PEP 495: in a gap, fold=1 takes the offset after the jump and so lies before it in time.
+    before = local.replace(fold=1).astimezone(UTC)
+    after = local.replace(fold=0).astimezone(UTC)
+    old_offset = before.astimezone(tz).utcoffset()
+    while after - before > timedelta(seconds=1):
+        middle = before + (after - before) / 2
+        if middle.astimezone(tz).utcoffset() == old_offset:
+            before = middle
+        else:
+            after = middle
+    return after.replace(microsecond=0)

@@ -1,0 +1,258 @@
+"""Frozen digests: what was picked for whom, kept exactly as it was compiled."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from pipeline.domain import (
+    OWED,
+    DeliveryKind,
+    DeliveryStatus,
+    Digest,
+    Pick,
+    Reason,
+    SkipReason,
+)
+from pipeline.storage.database import in_chunks
+from pipeline.storage.papers import paper_from, sources_of
+from pipeline.storage.schema import (
+    DeliveryRow,
+    PaperRow,
+    PaperVersionRow,
+    PickRow,
+    SkipRow,
+)
+
+CHUNK = 500
+
+REACHED = (
+    DeliveryStatus.QUEUED,
+    DeliveryStatus.LEASED,
+    DeliveryStatus.SENDING,
+    DeliveryStatus.SENT,
+    DeliveryStatus.UNCERTAIN,
+)
+"""Digests in these statuses have reached their reader, or still may."""
+
+DIGESTS = (DeliveryKind.DIGEST, DeliveryKind.WELCOME)
+
+
+@dataclass(frozen=True, slots=True)
+class NewDigest:
+    """A digest about to be owed, with its place in its reader's calendar."""
+
+    subscriber_id: int
+    kind: DeliveryKind
+    digest: Digest
+    slot_at: datetime
+    expires_at: datetime
+    range_from: int
+    range_to: int
+    template: str
+
+    @property
+    def dedupe_key(self) -> str:
+        return f"{self.kind}:{self.digest.edition_on}:{self.subscriber_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """An owed digest that a newer one takes the place of."""
+
+    delivery_id: int
+    subscriber_id: int
+    range_from: int
+
+
+def supersede(
+    conn: Connection, subscriber_ids: Sequence[int], reason: str
+) -> dict[int, Superseded]:
+    """Cancel the digests these subscribers are still owed; the marked ones are beyond recall.
+
+    Of several for one subscriber the one that reaches back furthest is returned.
+    """
+    oldest: dict[int, Superseded] = {}
+    for chunk in in_chunks(subscriber_ids, CHUNK):
+        rows = conn.execute(
+            update(DeliveryRow)
+            .where(
+                DeliveryRow.subscriber_id.in_(chunk),
+                DeliveryRow.kind.in_(DIGESTS),
+                DeliveryRow.status.in_(OWED),
+            )
+            .values(status=DeliveryStatus.CANCELLED, reason=reason, lease=None, lease_until=None)
+            .returning(DeliveryRow.id, DeliveryRow.subscriber_id, DeliveryRow.range_from)
+        )
+        for row in rows:
+            gone = Superseded(row.id, row.subscriber_id, row.range_from or 0)
+            known = oldest.get(row.subscriber_id, gone)
+            oldest[row.subscriber_id] = min(known, gone, key=lambda s: s.range_from)
+    return oldest
+
+
+def sent_before(
+    conn: Connection, subscriber_ids: Sequence[int], *, since: datetime
+) -> dict[int, set[int]]:
+    """Papers that digests compiled after `since` have brought each subscriber, or still may."""
+    papers: defaultdict[int, set[int]] = defaultdict(set)
+    for chunk in in_chunks(subscriber_ids, CHUNK):
+        for subscriber_id, paper_id in conn.execute(
+            select(DeliveryRow.subscriber_id, PickRow.paper_id)
+            .join(PickRow, PickRow.delivery_id == DeliveryRow.id)
+            .where(
+                DeliveryRow.subscriber_id.in_(chunk),
+                DeliveryRow.status.in_(REACHED),
+                DeliveryRow.created_at >= since,
+            )
+        ):
+            papers[subscriber_id].add(paper_id)
+    return papers
+
+
+def enqueue(conn: Connection, digests: Sequence[NewDigest], now: datetime) -> None:
+    """Put digests in the outbox with everything that makes them what they are."""
+    if not digests:
+        return
+    conn.execute(insert(DeliveryRow), [_delivery_row(new, now) for new in digests])
+    ids = _ids_of(conn, [new.dedupe_key for new in digests])
+    picks = [row for new in digests for row in _pick_rows(ids[new.dedupe_key], new.digest)]
+    for chunk in in_chunks(picks, CHUNK):
+        conn.execute(insert(PickRow), chunk)
+
+
+def skip(
+    conn: Connection,
+    rows: Iterable[tuple[int, date, datetime, SkipReason, int, int]],
+) -> None:
+    """Record slots that brought no mail: (subscriber, edition, slot, reason, from, to)."""
+    names = ("subscriber_id", "edition_on", "slot_at", "reason", "range_from", "range_to")
+    values = [dict(zip(names, row, strict=True)) for row in rows]
+    if values:
+        conn.execute(insert(SkipRow), values)
+
+
+def load(conn: Connection, delivery_ids: Iterable[int]) -> dict[int, Digest]:
+    """Digests as they were frozen, by delivery id; an id that is no digest is left out."""
+    ids = list(delivery_ids)
+    picks: defaultdict[int, list[Pick]] = defaultdict(list)
+    digests: dict[int, Digest] = {}
+    for chunk in in_chunks(ids, CHUNK):
+        rows = conn.execute(_picks_of(chunk)).all()
+        sources = sources_of(conn, {row.id for row in rows})
+        for row in rows:
+            paper = paper_from(row, row.content, sources[row.id])
+            reasons = tuple(Reason(label, tuple(phrases)) for label, phrases in row.reasons)
+            picks[row.delivery_id].append(Pick(paper, reasons, row.score))
+        for row in conn.execute(_digests_of(chunk)):
+            digests[row.id] = digest_of(
+                row.edition_on,
+                picks[row.id],
+                more=row.more,
+                topics=tuple(row.topics),
+                welcome=row.kind == DeliveryKind.WELCOME,
+            )
+    return digests
+
+
+def digest_of(
+    edition_on: date,
+    picks: Sequence[Pick],
+    *,
+    more: int,
+    topics: tuple[str, ...],
+    welcome: bool = False,
+) -> Digest:
+    """A digest that says which announcements it covers."""
+    days = [pick.paper.announced_on for pick in picks]
+    announced = (min(days), max(days)) if days else None
+    return Digest(edition_on, tuple(picks), more, topics, announced, welcome)
+
+
+def _picks_of(delivery_ids: Sequence[int]) -> Any:
+    return (
+        select(
+            PickRow.delivery_id,
+            PickRow.score,
+            PickRow.reasons,
+            PickRow.upvotes,
+            PickRow.comments,
+            PickRow.paper_version.label("version"),
+            PaperRow.id,
+            PaperRow.arxiv_id,
+            PaperRow.doi,
+            PaperRow.title_key,
+            PaperRow.announced_on,
+            PaperRow.batch,
+            PaperVersionRow.content,
+        )
+        .join(PaperRow, PaperRow.id == PickRow.paper_id)
+        .join(
+            PaperVersionRow,
+            (PaperVersionRow.paper_id == PickRow.paper_id)
+            & (PaperVersionRow.version == PickRow.paper_version),
+        )
+        .where(PickRow.delivery_id.in_(delivery_ids))
+        .order_by(PickRow.delivery_id, PickRow.position)
+    )
+
+
+def _digests_of(delivery_ids: Sequence[int]) -> Any:
+    return select(
+        DeliveryRow.id,
+        DeliveryRow.kind,
+        DeliveryRow.edition_on,
+        DeliveryRow.more,
+        DeliveryRow.topics,
+    ).where(DeliveryRow.id.in_(delivery_ids), DeliveryRow.kind.in_(DIGESTS))
+
+
+def _ids_of(conn: Connection, keys: Sequence[str]) -> dict[str, int]:
+    return {
+        row.dedupe_key: row.id
+        for row in conn.execute(
+            select(DeliveryRow.id, DeliveryRow.dedupe_key).where(DeliveryRow.dedupe_key.in_(keys))
+        )
+    }
+
+
+def _delivery_row(new: NewDigest, now: datetime) -> dict[str, Any]:
+    return {
+        "dedupe_key": new.dedupe_key,
+        "kind": new.kind,
+        "subscriber_id": new.subscriber_id,
+        "status": DeliveryStatus.QUEUED,
+        "reason": None,
+        "attempts": 0,
+        "not_before": now,
+        "expires_at": new.expires_at,
+        "created_at": now,
+        "edition_on": new.digest.edition_on,
+        "slot_at": new.slot_at,
+        "range_from": new.range_from,
+        "range_to": new.range_to,
+        "more": new.digest.more,
+        "topics": list(new.digest.topics),
+        "template": new.template,
+    }
+
+
+def _pick_rows(delivery_id: int, digest: Digest) -> list[dict[str, Any]]:
+    return [
+        {
+            "delivery_id": delivery_id,
+            "position": position,
+            "paper_id": pick.paper.id,
+            "paper_version": pick.paper.version,
+            "score": pick.score,
+            "upvotes": pick.paper.upvotes,
+            "comments": pick.paper.comments,
+            "reasons": [[reason.label, list(reason.phrases)] for reason in pick.reasons],
+        }
+        for position, pick in enumerate(digest.picks)
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from alembic import context
 from sqlalchemy import Connection
@@ -13,7 +13,7 @@ from pipeline.storage.database import open_engine
 from pipeline.storage.schema import Table, UTCDateTime
 
 
-def render_type(kind: str, column_type: Any, _autogen: Any) -> str | bool:
+def render_type(kind: str, column_type: Any, _autogen: Any) -> str | Literal[False]:
     """Write our own types into a migration as what they are today, so that it never changes."""
     if kind == "type" and isinstance(column_type, UTCDateTime):
         return "sa.DateTime(timezone=True)"

@@ -1,0 +1,155 @@
+"""What tests stand on: both databases, Valkey, a mail server, and the hour it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Engine
+
+from pipeline.storage import migrate
+from pipeline.storage.database import open_engine
+from tests import servers
+from tests.factories import NOW
+from tests.servers import Inbox
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+
+run_folder = pytest.StashKey[Path]()
+
+
+# --- One run, in one process or several ---------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    is_worker = hasattr(config, "workerinput")
+    folder = config.workerinput["run_folder"] if is_worker else servers.open_run_folder()
+    config.stash[run_folder] = Path(folder)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:
+    node.workerinput["run_folder"] = str(node.config.stash[run_folder])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput") and run_folder in config.stash:
+        servers.close_run_folder(config.stash[run_folder])
+
+
+# --- What a machine may lack --------------------------------------------------------------------
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("shared") and not SHARED.is_dir():
+        _lacks("../shared/data is not here", "PAPERBOY_REQUIRE_SHARED")
+    if item.get_closest_marker("browser") and not any(map(shutil.which, CHROMIUM)):
+        _lacks("no Chromium is installed", "PAPERBOY_REQUIRE_BROWSER")
+
+
+def _lacks(what: str, requirement: str) -> None:
+    if os.environ.get(requirement) == "1":
+        pytest.fail(f"{what}, and {requirement}=1", pytrace=False)
+    pytest.skip(what)
+
+
+# --- Databases ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Which database a test runs on: both, unless it parametrises this fixture indirectly."""
+    return request.param
+
+
+@pytest.fixture
+def database_url(backend: str, request: pytest.FixtureRequest) -> str:
+    """A database of this test's own, with the tables that the migrations make."""
+    return request.getfixturevalue(f"{backend}_url")
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = open_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
+    path = tmp_path / "paperboy.db"
+    shutil.copyfile(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgresql_url(postgresql: str) -> Iterator[str]:
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(postgresql.format(name="postgres"), autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE template_paperboy STRATEGY file_copy")
+        yield postgresql.format(name=name)
+        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_database_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """A database without a single table."""
+    if backend == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.db'}"
+    url: str = request.getfixturevalue("postgresql_url")
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("DROP SCHEMA public CASCADE")
+        conn.execute("CREATE SCHEMA public")
+    return url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "template.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgresql(pytestconfig: pytest.Config) -> str:
+    """The run's server, with a migrated template: a URL with a place for the database's {name}."""
+    folder = pytestconfig.stash[run_folder]
+    migrated = folder / "template-is-migrated"
+    with servers.alone(folder):
+        url = servers.start_postgresql(folder)
+        if not migrated.exists():
+            with psycopg.connect(url.format(name="postgres"), autocommit=True) as conn:
+                conn.execute("CREATE DATABASE template_paperboy")
+            _migrate(url.format(name="template_paperboy"))
+            migrated.touch()
+    return url
+
+
+def _migrate(url: str) -> None:
+    engine = open_engine(url)
+    migrate.upgrade(engine)
+    engine.dispose()
+
+
+# --- Mail ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    with servers.open_inbox() as inbox:
+        yield inbox
+
+
+# --- The hour -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def now() -> datetime:
+    return NOW

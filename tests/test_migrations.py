@@ -1,0 +1,96 @@
+"""The database is exactly what the code was written for, or the code refuses it."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from pipeline.errors import SchemaError
+from pipeline.storage import migrate
+from pipeline.storage.database import open_engine
+from pipeline.storage.schema import Table
+
+
+@pytest.fixture
+def empty(empty_database_url):
+    engine = open_engine(empty_database_url)
+    yield engine
+    engine.dispose()
+
+
+def test_migrations_make_the_tables_of_the_schema(engine):
+    """A table or column added to the schema needs a migration."""
+    with engine.connect() as conn:
+        context = MigrationContext.configure(conn, opts={"compare_type": True})
+
+        assert compare_metadata(context, Table.metadata) == []
+
+
+def test_a_new_database_has_published_no_batch(engine):
+    with engine.connect() as conn:
+        state = conn.execute(text("SELECT id, published_batch, token FROM ingest_state")).all()
+
+    assert state == [(1, 0, 0)]
+
+
+def test_an_upgraded_database_is_accepted(engine):
+    migrate.check(engine)
+
+
+def test_an_empty_database_is_refused_with_the_command_to_run(empty):
+    with pytest.raises(SchemaError, match="empty: run `paperboy db upgrade`"):
+        migrate.check(empty)
+
+
+def test_a_database_ahead_of_the_code_is_refused(engine):
+    """Old code never touches tables it does not know, not even to upgrade them."""
+    with engine.begin() as conn:
+        conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    with pytest.raises(SchemaError, match="ahead of this version"):
+        migrate.check(engine)
+    with pytest.raises(SchemaError, match="ahead of this version"):
+        migrate.upgrade(engine)
+
+
+def test_upgrading_twice_changes_nothing(engine):
+    migrate.upgrade(engine)
+
+    migrate.check(engine)
+
+
+def test_several_processes_may_upgrade_at_once(empty_database_url):
+    """One does the work, the others wait and find it done."""
+    together = threading.Barrier(4)
+
+    def upgrade() -> None:
+        engine = open_engine(empty_database_url)
+        together.wait()
+        migrate.upgrade(engine)
+        migrate.check(engine)
+        engine.dispose()
+
+    with ThreadPoolExecutor(4) as processes:
+        starts = [processes.submit(upgrade) for _ in range(4)]
+
+    assert [start.result() for start in starts] == [None] * 4
+
+
+def test_a_failed_upgrade_leaves_nothing_behind(empty, monkeypatch):
+    """All or nothing: half-made tables would be in the way of the next try."""
+    monkeypatch.setattr(migrate.command, "upgrade", _fail_half_way)
+
+    with pytest.raises(RuntimeError):
+        migrate.upgrade(empty)
+
+    assert inspect(empty).get_table_names() == []
+
+
+def _fail_half_way(config, _revision) -> None:
+    config.attributes["connection"].execute(text("CREATE TABLE half (id INTEGER)"))
+    raise RuntimeError("the power went out")

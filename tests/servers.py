@@ -16,10 +16,10 @@ from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import SMTP as SMTP_POLICY
 from pathlib import Path
-from typing import Any
 
-from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from pipeline.mailbox import greet, listen
 
 # --- One folder for a whole run -----------------------------------------------------------------
 
@@ -194,11 +194,7 @@ class Inbox:
 
     # What aiosmtpd calls, by its names.
 
-    async def handle_EHLO(  # noqa: N802
-        self, _server: SMTP, session: Session, _envelope: Envelope, name: str, replies: list[str]
-    ) -> list[str]:
-        session.host_name = name
-        return [replies[0], "250-PIPELINING", "250-ENHANCEDSTATUSCODES", *replies[1:]]
+    handle_EHLO = staticmethod(greet)  # noqa: N815
 
     async def handle_RCPT(  # noqa: N802
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
@@ -224,19 +220,5 @@ class Inbox:
 @contextlib.contextmanager
 def open_inbox() -> Iterator[Inbox]:
     inbox = Inbox()
-    server = _AnyPort(inbox, hostname=inbox.host, port=0, ready_timeout=10)
-    server.start()
-    inbox.port = server.port
-    try:
+    with listen(inbox, inbox.host, 0) as inbox.port:
         yield inbox
-    finally:
-        server.stop()
-
-
-class _AnyPort(Controller):
-    """A controller that lets the system choose the port, so that two never want the same."""
-
-    def _trigger_server(self) -> Any:
-        assert self.server is not None
-        self.port = self.server.sockets[0].getsockname()[1]
-        super()._trigger_server()

@@ -1,0 +1,76 @@
+"""Which words are rare: counted over many papers, so that a small batch is scored soberly."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.matching.words import forms, stem
+
+TITLE_WEIGHT = 3.0  # a word in the title counts as three in the abstract
+KEYWORD_WEIGHT = 2.0
+
+
+class Readable(Protocol):
+    """What matching reads of a paper; `domain.Paper` has it all."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def abstract(self) -> str: ...
+    @property
+    def authors(self) -> tuple[str, ...]: ...
+    @property
+    def categories(self) -> tuple[str, ...]: ...
+    @property
+    def keywords(self) -> tuple[str, ...]: ...
+    @property
+    def sources(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusStatistics:
+    """How many papers were counted, in how many each stem stands, and their total length.
+
+    A paper's length is its number of words, those of the title and the keywords weighted.
+    """
+
+    papers: int = 0
+    frequencies: Mapping[str, int] = field(default_factory=dict)
+    length: float = 0.0
+
+    @property
+    def average_length(self) -> float:
+        return self.length / self.papers if self.papers else 1.0
+
+    def share(self, stem: str) -> float:
+        """The share of papers that have the stem, 0 to 1."""
+        return min(1.0, self.frequencies.get(stem, 0) / max(1, self.papers))
+
+    def idf(self, stem: str) -> float:
+        """How much the stem tells, above 0: log(1 + (N - n + 0.5) / (n + 0.5)), as in Lucene."""
+        found = min(self.frequencies.get(stem, 0), self.papers)
+        return math.log(1 + (self.papers - found + 0.5) / (found + 0.5))
+
+    def __add__(self, other: CorpusStatistics) -> CorpusStatistics:
+        """Both corpora as one; they must not share papers."""
+        return CorpusStatistics(
+            self.papers + other.papers,
+            Counter(self.frequencies) + Counter(other.frequencies),
+            self.length + other.length,
+        )
+
+
+def statistics(papers: Iterable[Readable]) -> CorpusStatistics:
+    frequencies: Counter[str] = Counter()
+    count, length = 0, 0.0
+    for paper in papers:
+        title, abstract = forms(paper.title), forms(paper.abstract)
+        keywords = forms(" ".join(paper.keywords))
+        frequencies.update({stem(form) for form in (*title, *abstract, *keywords)})
+        length += TITLE_WEIGHT * len(title) + len(abstract) + KEYWORD_WEIGHT * len(keywords)
+        count += 1
+    return CorpusStatistics(count, dict(frequencies), length)

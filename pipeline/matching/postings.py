@@ -1,0 +1,147 @@
+"""Where every word of some papers stands: the arrays that searching works on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.matching.corpus import KEYWORD_WEIGHT, TITLE_WEIGHT, Readable
+from pipeline.matching.words import STOP_WORDS, Word, is_hyphen, stem, words
+
+Positions = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.float64]
+
+_GAP = -1  # stands between two texts, so that no phrase reaches from one into the next
+
+
+class Zone(IntEnum):
+    TITLE = 0
+    ABSTRACT = 1
+    KEYWORDS = 2
+
+
+ZONE_WEIGHTS = np.array([TITLE_WEIGHT, 1.0, KEYWORD_WEIGHT])
+
+
+class Postings:
+    """All words of all papers in one row; a position is a place in that row.
+
+    `stems`, `paper`, `zone`, `start` and `end` have one entry a position: the number of the
+    stem, the paper, which of its texts, and the characters it covers there.
+    """
+
+    def __init__(self, papers: Sequence[Readable]) -> None:
+        self.papers = len(papers)
+        self._texts = [_texts(paper) for paper in papers]
+        self._vocabulary: dict[str, int] = {}
+        self._forms: set[str] = set()
+        self._occurrences: dict[tuple[str, ...], Positions] = {}
+        rows = np.array(list(self._rows()) or [(_GAP, 0, 0, 0, 0, 0, 0)], dtype=np.int32).T
+        self.stems, self.paper, self.zone, self._text, self.start, self.end, self._hyphen = rows
+        self._by_stem = np.argsort(self.stems, kind="stable")
+        self._first = np.searchsorted(self.stems[self._by_stem], np.arange(-1, self._size + 1))
+        self._bounds = np.searchsorted(self.paper, np.arange(self.papers + 1))
+
+    @property
+    def _size(self) -> int:
+        return len(self._vocabulary)
+
+    @cached_property
+    def weights(self) -> Counts:
+        """What one mention is worth, by position."""
+        return np.where(self.stems == _GAP, 0.0, ZONE_WEIGHTS[self.zone])
+
+    @cached_property
+    def lengths(self) -> Counts:
+        """Weighted number of words, by paper."""
+        return np.bincount(self.paper, self.weights, minlength=max(1, self.papers))[: self.papers]
+
+    def occurrences(self, stems: tuple[str, ...]) -> Positions:
+        """Where the stems stand next to each other in this order: positions of the first."""
+        found = self._occurrences.get(stems)
+        if found is None:
+            found = self._occurrences[stems] = self._find(stems)
+        return found
+
+    def spellings(self, form: str) -> list[tuple[str, ...]]:
+        """The stems of a word, and those of every way the papers write it as two words."""
+        whole = stem(form)
+        spellings: dict[tuple[str, ...], None] = {(whole,): None}
+        for candidate in dict.fromkeys((form, whole)):
+            for cut in range(1, len(candidate) - 1):
+                if candidate[:cut] in self._forms and self._splits(candidate, cut):
+                    spellings[stem(candidate[:cut]), stem(candidate[cut:])] = None
+        return list(spellings)
+
+    def joined(self, left: str, right: str) -> tuple[str, ...] | None:
+        """The stem of two words written as one, where the papers write them so."""
+        if left in STOP_WORDS or right in STOP_WORDS:
+            return None
+        whole = stem(left + right)
+        return (whole,) if whole in self._vocabulary else None
+
+    def words_of(self, paper: int) -> tuple[int, int]:
+        """The first position of a paper, and the first that is not its own any more."""
+        return int(self._bounds[paper]), int(self._bounds[paper + 1])
+
+    def written(self, first: int, last: int) -> str:
+        """The text from one position to another in the same text, as the paper has it."""
+        text = self._texts[self.paper[first]][self._text[first]][1]
+        return " ".join(text[self.start[first] : self.end[last]].split())
+
+    def _splits(self, form: str, cut: int) -> bool:
+        """Whether the papers write it in two. "in formation" is no information: ask a hyphen."""
+        left, right = form[:cut], form[cut:]
+        at = self.occurrences((stem(left), stem(right)))
+        if len(left) == 1 or left in STOP_WORDS:
+            return bool(self._hyphen[at].any())
+        return bool(at.size)
+
+    def _find(self, stems: tuple[str, ...]) -> Positions:
+        numbers = [self._vocabulary.get(stem, _GAP) for stem in stems]
+        if not numbers or min(numbers) == _GAP:
+            return np.empty(0, dtype=np.int64)
+        rarest = min(range(len(numbers)), key=lambda i: self._count(numbers[i]))
+        at = self._positions(numbers[rarest]) - rarest
+        at = at[(at >= 0) & (at + len(numbers) <= self.stems.size)]
+        for i, number in enumerate(numbers):
+            if i != rarest:
+                at = at[self.stems[at + i] == number]
+        return at
+
+    def _positions(self, number: int) -> Positions:
+        return self._by_stem[self._first[number + 1] : self._first[number + 2]]
+
+    def _count(self, number: int) -> int:
+        return int(self._first[number + 2] - self._first[number + 1])
+
+    def _rows(self) -> Iterator[tuple[int, int, int, int, int, int, int]]:
+        vocabulary, known = self._vocabulary, self._forms
+        for paper, texts in enumerate(self._texts):
+            for number, (zone, text) in enumerate(texts):
+                found = words(text)
+                for i, word in enumerate(found):
+                    known.add(word.form)
+                    which = vocabulary.setdefault(stem(word.form), len(vocabulary))
+                    hyphen = _is_hyphened(text, found, i)
+                    yield which, paper, zone, number, word.start, word.end, hyphen
+                yield _GAP, paper, zone, number, 0, 0, 0
+
+
+def _texts(paper: Readable) -> list[tuple[Zone, str]]:
+    return [
+        (Zone.TITLE, paper.title),
+        (Zone.ABSTRACT, paper.abstract),
+        *((Zone.KEYWORDS, keyword) for keyword in paper.keywords),
+    ]
+
+
+def _is_hyphened(text: str, found: list[Word], i: int) -> bool:
+    if i + 1 == len(found):
+        return False
+    between = text[found[i].end : found[i + 1].start]
+    return len(between) == 1 and is_hyphen(between)

@@ -1,0 +1,411 @@
+"""The topic language: what a reader writes, as a tree and as one canonical text.
+
+    alternatives := group (OR group)*
+    group        := side (AND side)*
+    side         := (term | -term | NOT term)+
+    term         := word | "a phrase" | field:word | field:"a phrase" | ( alternatives )
+
+Words side by side are one ranked group; everything else is obeyed. See docs/matching.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from pipeline.domain import TRENDING, TopicKind
+from pipeline.errors import QueryError
+from pipeline.matching.words import forms
+
+LONGEST_QUERY = 2_000  # characters; a long abstract has as many
+DEEPEST_QUERY = 20  # parentheses and negations inside each other
+
+
+class Field(StrEnum):
+    TITLE = "ti"
+    ABSTRACT = "abs"
+    AUTHOR = "au"
+    CATEGORY = "cat"
+    SOURCE = "source"
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words side by side, in the reader's order: ranked, not all required. Folded, not stemmed."""
+
+    forms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """Words that must stand in this order, next to each other."""
+
+    forms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fielded:
+    """A phrase that must stand in one field. For `cat` and `source`, one name."""
+
+    field: Field
+    forms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    operand: Query
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    operands: tuple[Query, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    operands: tuple[Query, ...]
+
+
+Query: TypeAlias = Words | Phrase | Fielded | Not | And | Or
+
+
+def parse(text: str) -> Query:
+    """The tree of `text`, normalised: equal for two forms of one query.
+
+    Raises QueryError, and nothing else, for a text that is not a query.
+    """
+    query = _Parser(text).query()
+    if not _finds_something(query):
+        raise QueryError(text, "this only leaves papers out; say also what to find", 0)
+    return query
+
+
+def canonical(text: str) -> str:
+    """The one way to write the query: what equal topics share. Raises QueryError as parse does."""
+    return write(parse(text))
+
+
+def topic_kind(text: str) -> TopicKind:
+    """Whether `text` names the built-in topic. Raises QueryError as parse does."""
+    return TopicKind.TRENDING if canonical(text) == TRENDING else TopicKind.QUERY
+
+
+def plain_words(text: str) -> Words:
+    """Any text as words to rank by; never fails. Without a word in it, it finds nothing."""
+    return Words(forms(text))
+
+
+# --- Writing ------------------------------------------------------------------------------------
+
+
+def write(query: Query) -> str:
+    """The canonical text of a normalised tree; parsing it gives the tree again."""
+    match query:
+        case Words(forms):
+            return " ".join(forms)
+        case Phrase(forms):
+            return f'"{" ".join(forms)}"'
+        case Fielded(field, forms):
+            return f"{field}:{forms[0]}" if len(forms) == 1 else f'{field}:"{" ".join(forms)}"'
+        case Not(operand):
+            return f"-{_write_inside(operand)}"
+        case Or(operands):
+            return " OR ".join(write(operand) for operand in operands)
+        case And(operands):
+            groups = [write(operand) for operand in operands if isinstance(operand, Words)]
+            others = [_write_inside(one) for one in operands if not isinstance(one, Words)]
+            return " ".join([" AND ".join(groups), *others]).strip()
+
+
+def _write_inside(query: Query) -> str:
+    """As part of a side: what would fall apart there gets parentheses."""
+    whole = isinstance(query, Phrase | Fielded | Not) or (
+        isinstance(query, Words) and len(query.forms) == 1
+    )
+    return write(query) if whole else f"({write(query)})"
+
+
+# --- Normalising --------------------------------------------------------------------------------
+
+
+def _join_words(terms: Sequence[Query]) -> Query:
+    """The terms of one side: its bare words become one group, the rest must all hold."""
+    bare = [form for term in terms if isinstance(term, Words) for form in term.forms]
+    others = [term for term in terms if not isinstance(term, Words)]
+    return _all_of([Words(_without_stutter(bare)), *others] if bare else others)
+
+
+def _all_of(operands: Iterable[Query]) -> Query:
+    flat: set[Query] = set()
+    for operand in operands:
+        flat.update(operand.operands if isinstance(operand, And) else (operand,))
+    return flat.pop() if len(flat) == 1 else And(tuple(sorted(flat, key=_order)))
+
+
+def _any_of(operands: Iterable[Query]) -> Query:
+    flat: set[Query] = set()
+    for operand in operands:
+        flat.update(operand.operands if isinstance(operand, Or) else (operand,))
+    return flat.pop() if len(flat) == 1 else Or(tuple(sorted(flat, key=_order)))
+
+
+def _none_of(operand: Query) -> Query:
+    match operand:
+        case Not(inner):
+            return inner
+        case Phrase((form,)):
+            return Not(Words((form,)))
+        case _:
+            return Not(operand)
+
+
+def _order(query: Query) -> tuple[int, str]:
+    """Words first, since a bare word must not follow NOT; what is left out comes last."""
+    rank = 0 if isinstance(query, Words) else 2 if isinstance(query, Not) else 1
+    return rank, write(query)
+
+
+def _without_stutter(forms: Sequence[str]) -> tuple[str, ...]:
+    return tuple(form for i, form in enumerate(forms) if i == 0 or forms[i - 1] != form)
+
+
+def _finds_something(query: Query) -> bool:
+    match query:
+        case Not():
+            return False
+        case And(operands):
+            return any(_finds_something(operand) for operand in operands)
+        case Or(operands):
+            return all(_finds_something(operand) for operand in operands)
+        case _:
+            return True
+
+
+# --- Reading ------------------------------------------------------------------------------------
+
+
+class _Kind(StrEnum):
+    TERM = "term"  # a finished term: words, a phrase, a field
+    OPEN = "("
+    CLOSE = ")"
+    MINUS = "-"
+    AND = "AND"
+    OR = "OR"
+    NOT = "NOT"
+    END = "end"
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    kind: _Kind
+    start: int
+    term: Query | None = None
+
+
+_QUOTES = '"\u201c\u201d\u201e'
+_PIECE = re.compile(
+    rf"""(?P<open>\() | (?P<close>\)) | (?P<quote>[{_QUOTES}])
+    | (?P<minus>(?<![^\s(])-(?=[^\s\-)]))
+    | (?P<field>(?:ti|abs|au|cat|source):)
+    | (?P<chunk>(?:\\.|[^\s(){_QUOTES}])+)""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_VALUE = re.compile(rf"(?:\\.|[^\s(){_QUOTES}])+")
+_OPERATORS = {
+    "AND": (_Kind.AND,),
+    "OR": (_Kind.OR,),
+    "NOT": (_Kind.NOT,),
+    "ANDNOT": (_Kind.AND, _Kind.NOT),  # as the arXiv API spells it
+}
+
+
+class _Parser:
+    """Recursive descent over the pieces of one text."""
+
+    def __init__(self, text: str) -> None:
+        if len(text) > LONGEST_QUERY:
+            raise QueryError(
+                text[:60] + "...", f"a topic has at most {LONGEST_QUERY} characters", 0
+            )
+        self.text = text
+        self.pieces = _without_stray_operators(text, self._pieces())
+        self.at = 0
+        self.depth = 0
+
+    def query(self) -> Query:
+        if len(self.pieces) == 1:
+            raise self._mistake("there is no word to look for", 0)
+        found = self._alternatives()
+        if self._next.kind is _Kind.CLOSE:
+            raise self._mistake("this parenthesis was never opened", self._next.start)
+        return found
+
+    # What stands where
+
+    @property
+    def _next(self) -> _Piece:
+        return self.pieces[self.at]
+
+    def _take(self, kind: _Kind) -> bool:
+        taken = self._next.kind is kind
+        self.at += taken
+        return taken
+
+    def _mistake(self, message: str, position: int) -> QueryError:
+        return QueryError(self.text, message, position)
+
+    # The grammar
+
+    def _alternatives(self) -> Query:
+        operands = [self._group()]
+        while self._take(_Kind.OR):
+            operands.append(self._group())
+        return _any_of(operands)
+
+    def _group(self) -> Query:
+        operands = [self._side()]
+        while self._take(_Kind.AND):
+            operands.append(self._side())
+        return _all_of(operands)
+
+    def _side(self) -> Query:
+        terms = [self._signed()]
+        while self._next.kind in {_Kind.TERM, _Kind.OPEN, _Kind.MINUS, _Kind.NOT}:
+            terms.append(self._signed())
+        return _join_words(terms)
+
+    def _signed(self) -> Query:
+        if not (self._take(_Kind.MINUS) or self._take(_Kind.NOT)):
+            return self._term()
+        self._deeper()
+        operand = self._signed_compound() or self._signed()
+        self.depth -= 1
+        return _none_of(operand)
+
+    def _signed_compound(self) -> Query | None:
+        """-multi-modal leaves out the compound, not every paper with both of its words."""
+        term = self._next.term
+        if not isinstance(term, Words) or len(term.forms) == 1:
+            return None
+        self.at += 1
+        return Phrase(term.forms)
+
+    def _term(self) -> Query:
+        piece = self._next
+        self.at += 1
+        if piece.term is not None:
+            return piece.term
+        if piece.kind is not _Kind.OPEN:
+            raise self._mistake("a word is missing here", piece.start)
+        self._deeper()
+        inner = self._alternatives()
+        if not self._take(_Kind.CLOSE):
+            raise self._mistake("this parenthesis is never closed", piece.start)
+        self.depth -= 1
+        return inner
+
+    def _deeper(self) -> None:
+        self.depth += 1
+        if self.depth > DEEPEST_QUERY:
+            raise self._mistake("too many parentheses or negations inside each other", self._next.start)
+
+    # The pieces
+
+    def _pieces(self) -> list[_Piece]:
+        pieces: list[_Piece] = []
+        at = 0
+        while match := _PIECE.search(self.text, at):
+            found, at = self._piece(match)
+            pieces.extend(found)
+        return [*pieces, _Piece(_Kind.END, len(self.text))]
+
+    def _piece(self, match: re.Match[str]) -> tuple[list[_Piece], int]:
+        """The pieces that begin at the match, none for mere punctuation, and where they end."""
+        start, end = match.span()
+        match match.lastgroup:
+            case "open":
+                return [_Piece(_Kind.OPEN, start)], end
+            case "close":
+                return [_Piece(_Kind.CLOSE, start)], end
+            case "minus":
+                return self._minus(start), end
+            case "quote":
+                phrase, end = self._quoted(start)
+                return [_Piece(_Kind.TERM, start, Phrase(phrase))], end
+            case "field":
+                return self._fielded(Field(match.group()[:-1].lower()), start, end)
+            case _:
+                return self._chunk(match.group(), start), end
+
+    def _minus(self, start: int) -> list[_Piece]:
+        """A sign, unless what follows it has no word: a bullet or an arrow."""
+        follows = _VALUE.match(self.text, start + 1)
+        mere = follows is not None and not forms(follows.group())
+        return [] if mere else [_Piece(_Kind.MINUS, start)]
+
+    def _quoted(self, start: int) -> tuple[tuple[str, ...], int]:
+        closing = re.compile(rf"(?<!\\)[{_QUOTES}]").search(self.text, start + 1)
+        if closing is None:
+            raise self._mistake("this quotation mark is never closed", start)
+        phrase = forms(self.text[start + 1 : closing.start()])
+        if not phrase:
+            raise self._mistake("there is no word between the quotation marks", start)
+        return phrase, closing.end()
+
+    def _chunk(self, chunk: str, start: int) -> list[_Piece]:
+        if chunk in _OPERATORS:
+            return [_Piece(kind, start) for kind in _OPERATORS[chunk]]
+        found = forms(chunk)
+        return [_Piece(_Kind.TERM, start, Words(found))] if found else []
+
+    def _fielded(self, field: Field, start: int, end: int) -> tuple[list[_Piece], int]:
+        if self.text[end : end + 1] and self.text[end] in _QUOTES:
+            closing = self._quoted(end)[1]
+            raw = self.text[end + 1 : closing - 1]
+        else:
+            value = _VALUE.match(self.text, end)
+            raw, closing = (value.group(), value.end()) if value else ("", end)
+        found = _field_value(field, raw)
+        if not found:
+            raise self._mistake(f"{field}: needs a word right after the colon", start)
+        return [_Piece(_Kind.TERM, start, Fielded(field, found))], closing
+
+
+def _field_value(field: Field, raw: str) -> tuple[str, ...]:
+    if field not in {Field.CATEGORY, Field.SOURCE}:
+        return forms(raw)
+    name = re.sub(r"[^a-z0-9.*-]", "", raw.lower())
+    if field is Field.CATEGORY:
+        name = re.sub(r"\*+$", "*", name).removesuffix(".*")
+    return (name,) if re.search(r"[a-z0-9]", name) else ()
+
+
+def _without_stray_operators(text: str, pieces: list[_Piece]) -> list[_Piece]:
+    """An operator without a term on both sides is a word of a title in capitals."""
+    begins = _where_terms_begin(pieces)
+    kept: list[_Piece] = []
+    for i, piece in enumerate(pieces):
+        before = kept[-1].kind if kept else None
+        if piece.kind in {_Kind.AND, _Kind.OR}:
+            joins = before in {_Kind.TERM, _Kind.CLOSE} and begins[i + 1]
+        elif piece.kind is _Kind.NOT:
+            joins = before not in {None, _Kind.OPEN, _Kind.MINUS} and begins[i + 1]
+        else:
+            joins = True
+        kept.append(piece if joins else _as_word(piece))
+    return kept
+
+
+def _where_terms_begin(pieces: list[_Piece]) -> list[bool]:
+    begins = [piece.kind in {_Kind.TERM, _Kind.OPEN, _Kind.MINUS} for piece in pieces]
+    for i in range(len(pieces) - 2, -1, -1):
+        if pieces[i].kind is _Kind.NOT:
+            begins[i] = begins[i + 1]
+    return begins
+
+
+def _as_word(piece: _Piece) -> _Piece:
+    return _Piece(_Kind.TERM, piece.start, Words((piece.kind.value.lower(),)))

@@ -1,0 +1,107 @@
+"""How well words match papers: BM25 over stems, pairs of words and whole phrases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.matching.corpus import CorpusStatistics
+from pipeline.matching.postings import Counts, Positions, Postings, Zone
+from pipeline.matching.words import STOP_WORDS, stem
+
+Papers = npt.NDArray[np.int64]
+
+SATURATION = 1.0  # k1 of BM25: how soon another mention stops telling more
+LENGTH_PENALTY = 0.9  # b of BM25
+PAIR_WEIGHT = 0.5  # two words of the topic next to each other, beside the words themselves
+PHRASE_WEIGHT, PHRASE_MENTIONS, PHRASE_IN_TITLE = 2.0, 4, 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One thing of a topic to look for: a word or a pair, in all its spellings."""
+
+    spellings: tuple[tuple[str, ...], ...]
+    idf: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    postings: Postings
+    statistics: CorpusStatistics
+
+    def score(self, forms: tuple[str, ...]) -> Counts:
+        """Of every paper; 0 where no word of the topic stands."""
+        total = np.zeros(self.postings.papers)
+        for unit in self.units(forms):
+            self._add(total, unit, unit.idf)
+        if len(forms) > 1:
+            for pair in self._pairs(forms):
+                self._add(total, pair, PAIR_WEIGHT * pair.idf)
+            self._add_phrase(total, forms)
+        return total
+
+    def units(self, forms: tuple[str, ...]) -> list[Unit]:
+        """The words that tell something, with the ways the papers write them."""
+        telling = [i for i, form in enumerate(forms) if form not in STOP_WORDS]
+        units: dict[str, Unit] = {}
+        for i in telling or range(len(forms)):
+            spellings = [*self.postings.spellings(forms[i]), *self._joins(forms, i)]
+            units[stem(forms[i])] = Unit(tuple(spellings), self.statistics.idf(stem(forms[i])))
+        return list(units.values())
+
+    def _joins(self, forms: tuple[str, ...], i: int) -> list[tuple[str, ...]]:
+        pairs = zip(forms[max(0, i - 1) : i + 1], forms[max(1, i) : i + 2], strict=False)
+        joined = (self.postings.joined(left, right) for left, right in pairs)
+        return [one for one in joined if one is not None]
+
+    def _pairs(self, forms: tuple[str, ...]) -> list[Unit]:
+        """Neighbours in the topic; across stop words where those stand between them."""
+        telling = [i for i, form in enumerate(forms) if form not in STOP_WORDS]
+        pairs = []
+        for left, right in zip(telling, telling[1:], strict=False):
+            idf = (self.statistics.idf(stem(forms[left])) + self.statistics.idf(stem(forms[right]))) / 2
+            pairs.append(Unit(tuple(self.phrase_spellings(forms[left : right + 1])), idf))
+        return pairs
+
+    def phrase_spellings(self, forms: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """The phrase, and with any one compound of it written together or apart."""
+        plain = tuple(stem(form) for form in forms)
+        spellings = {plain: None}
+        for i, form in enumerate(forms):
+            for apart in self.postings.spellings(form)[1:]:
+                spellings[(*plain[:i], *apart, *plain[i + 1 :])] = None
+            if i + 1 < len(forms) and (one := self.postings.joined(form, forms[i + 1])):
+                spellings[(*plain[:i], *one, *plain[i + 2 :])] = None
+        return list(spellings)
+
+    def where(self, spellings: tuple[tuple[str, ...], ...]) -> Positions:
+        found = [self.postings.occurrences(stems) for stems in spellings]
+        found = [at for at in found if at.size]
+        if len(found) == 1:
+            return found[0]
+        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+
+    def _add(self, total: Counts, unit: Unit, weight: float) -> None:
+        at = self.where(unit.spellings)
+        if not at.size:
+            return
+        postings = self.postings
+        mentions = np.bincount(postings.paper[at], postings.weights[at], postings.papers)
+        papers = np.flatnonzero(mentions)
+        mentions = mentions[papers]
+        relative = postings.lengths[papers] / self.statistics.average_length
+        damping = SATURATION * (1 - LENGTH_PENALTY + LENGTH_PENALTY * relative)
+        total[papers] += weight * mentions * (SATURATION + 1) / (mentions + damping)
+
+    def _add_phrase(self, total: Counts, forms: tuple[str, ...]) -> None:
+        at = self.where(tuple(self.phrase_spellings(forms)))
+        if not at.size:
+            return
+        paper = self.postings.paper[at]
+        mentions = np.bincount(paper, minlength=self.postings.papers)
+        total += PHRASE_WEIGHT * np.minimum(mentions, PHRASE_MENTIONS)
+        titled = paper[self.postings.zone[at] == Zone.TITLE]
+        total[np.unique(titled)] += PHRASE_IN_TITLE

@@ -10,6 +10,7 @@
   - NotFoundError      the named thing does not exist
   - RenderError        a template did not produce a mail
   - InvalidTokenError  a link was altered, or has expired
+  - ServiceError       a service that we bring along did not start
   - TransportError     no mail server could be reached, or it refuses us as a whole
 """
 
@@ -80,6 +81,10 @@ class RenderError(PaperboyError):
 
 class InvalidTokenError(PaperboyError):
     """A link was altered, or has expired."""
+
+
+class ServiceError(PaperboyError):
+    """A service that we bring along did not start."""
 
 
 class TransportError(PaperboyError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from email.utils import parseaddr
 from ipaddress import ip_address
@@ -167,6 +168,14 @@ def load(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
     except ValidationError as error:
         parts = error.errors(include_input=False, include_url=False)
         raise SettingsError("; ".join(map(_explain, parts))) from None
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """The environment of a child process that is to read the settings we read, but for `changes`.
+
+    Names are upper case, as in `.env.example`.
+    """
+    return {**os.environ, **changes}
 
 
 def _explain(part: Any) -> str:

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
+from pipeline import embedded
 from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
 from tests import servers
@@ -136,6 +137,16 @@ def _migrate(url: str) -> None:
     engine = open_engine(url)
     migrate.upgrade(engine)
     engine.dispose()
+
+
+# --- Valkey -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[str]:
+    """The URL of a Valkey that the tests of this process share; whoever cares empties it first."""
+    with embedded.valkey() as url:
+        yield url
 
 
 # --- Mail ---------------------------------------------------------------------------------------

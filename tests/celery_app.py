@@ -1,0 +1,30 @@
+"""A Celery app as small as can be, for the worker and the beat that embedded.py starts."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from celery import Celery
+
+app = Celery("tests", broker=os.environ["REDIS_URL"])
+app.conf.update(
+    beat_schedule={"tick": {"task": "tests.celery_app.note", "schedule": 0.1, "args": ["tick"]}},
+    broker_connection_retry_on_startup=True,
+    task_default_queue="edition",
+    task_ignore_result=True,
+)
+
+
+@app.task
+def note(word: str) -> None:
+    """Write the word and this process's id where the test looks for them."""
+    with open(os.environ["NOTES"], "a") as notes:
+        notes.write(f"{word} {os.getpid()}\n")
+
+
+@app.task
+def work(seconds: float) -> None:
+    note("started")
+    time.sleep(seconds)
+    note("finished")

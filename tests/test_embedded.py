@@ -1,0 +1,172 @@
+"""The services that come along start, do their work, and leave nothing running."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import redis
+from celery import Celery
+
+from pipeline import embedded
+from pipeline.settings import child_environment
+
+ROOT = Path(__file__).resolve().parents[1]
+APP = "tests.celery_app"
+SECONDS = 30  # how long a process may take on a busy machine
+
+
+@pytest.fixture
+def notes(tmp_path) -> Path:
+    return tmp_path / "notes"
+
+
+@pytest.fixture
+def environment(valkey, notes):
+    with redis.Redis.from_url(valkey) as client:
+        client.flushall()
+    return child_environment(REDIS_URL=valkey, NOTES=str(notes), PYTHONPATH=str(ROOT))
+
+
+@pytest.fixture
+def wake(valkey):
+    """Send a task by name, as another process would."""
+    with Celery("sender", broker=valkey, set_as_current=False) as sender:
+        yield lambda name, *args: sender.send_task(f"{APP}.{name}", args=args, queue="edition")
+
+
+def _words(notes: Path) -> list[str]:
+    return [line.split()[0] for line in _lines(notes)]
+
+
+def _pids(notes: Path) -> set[int]:
+    return {int(line.split()[1]) for line in _lines(notes)}
+
+
+def _lines(notes: Path) -> list[str]:
+    return notes.read_text().splitlines() if notes.exists() else []
+
+
+def _wait(condition) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether the process has ended; one that nobody has buried yet has ended too."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
+
+
+def _answers(url: str) -> bool:
+    with redis.Redis.from_url(url) as client:
+        try:
+            return client.ping()
+        except redis.ConnectionError:
+            return False
+
+
+def test_valkey_keeps_nothing_and_drops_nothing(valkey):
+    """A full one says so; it never drops a wake-up in silence."""
+    with redis.Redis.from_url(valkey, decode_responses=True) as client:
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        assert client.config_get("maxmemory")["maxmemory"] != "0"
+        assert client.config_get("save") == {"save": ""}
+        assert client.config_get("appendonly") == {"appendonly": "no"}
+
+
+def test_valkey_is_closed_to_other_users_of_the_machine(valkey):
+    stranger = valkey.replace(valkey.partition("@")[0], "redis://")
+
+    with (
+        redis.Redis.from_url(stranger.replace("@", "")) as client,
+        pytest.raises(redis.AuthenticationError),
+    ):
+        client.ping()
+
+
+def test_two_valkeys_run_side_by_side_and_both_stop():
+    with embedded.valkey() as one, embedded.valkey() as other:
+        assert one != other
+
+    assert not _answers(one)
+    assert not _answers(other)
+
+
+def test_a_worker_does_the_work_and_stops_with_its_children(environment, notes, wake):
+    with embedded.worker(environment, concurrency=2, app=APP) as worker:
+        wake("note", "hello")
+        _wait(lambda: _words(notes) == ["hello"])
+
+    assert _is_gone(worker.pid)
+    assert all(map(_is_gone, _pids(notes)))
+
+
+def test_a_stopped_worker_finishes_the_task_at_hand(environment, notes, wake):
+    with embedded.worker(environment, concurrency=1, app=APP):
+        wake("work", 1.0)
+        _wait(lambda: "started" in _words(notes))
+
+    assert _words(notes) == ["started", "finished"]
+
+
+def test_a_worker_that_does_not_stop_is_killed_with_its_children(environment, notes, wake):
+    with embedded.worker(environment, concurrency=1, app=APP) as worker:
+        wake("work", 600)
+        _wait(lambda: "started" in _words(notes))
+
+        worker.stop(timeout=0.5)
+
+        _wait(lambda: all(map(_is_gone, {worker.pid, *_pids(notes)})))
+    assert "finished" not in _words(notes)
+
+
+def test_beat_wakes_the_workers(environment, notes, tmp_path):
+    with (
+        embedded.worker(environment, concurrency=1, app=APP),
+        embedded.beat(environment, tmp_path, app=APP),
+    ):
+        _wait(lambda: _words(notes)[:2] == ["tick", "tick"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system cannot tell us of a parent's death")
+def test_children_die_with_a_parent_that_is_killed(environment):
+    """Nothing of ours is left behind by `kill -9`, which no handler sees."""
+    script = f"""
+import time
+from pipeline import embedded
+from pipeline.settings import child_environment
+with embedded.valkey() as url, embedded.worker(child_environment(), app="{APP}") as worker:
+    print(url, worker.pid, flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        url, worker_pid = parent.stdout.readline().split()
+
+        parent.kill()
+
+    _wait(lambda: _is_gone(int(worker_pid)))
+    _wait(lambda: not _answers(url))
+
+
+def test_a_child_of_a_parent_that_is_gone_never_starts(tmp_path):
+    """The parent may die before the child has asked to be told."""
+    guard = [sys.executable, "-I", "-S", "-c", embedded._GUARD, str(os.getppid())]
+    proof = tmp_path / "proof"
+
+    ended = subprocess.run([*guard, "/bin/sh", "-c", f"echo > {proof}"], stderr=subprocess.DEVNULL)
+
+    assert ended.returncode == 1
+    assert not proof.exists()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -12,7 +14,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from pipeline.errors import SettingsError
 from pipeline.storage.schema import Table
@@ -83,6 +85,27 @@ def upsert(conn: Connection, table: type[Table]) -> Any:
     """An INSERT that knows ON CONFLICT, in the dialect of this connection."""
     dialect = postgresql if conn.dialect.name == "postgresql" else sqlite
     return dialect.insert(table)
+
+
+def with_retries(work: Callable[[], T], *, attempts: int = 5) -> T:
+    """Run a whole transaction again when the database chose it to end a deadlock or a wait.
+
+    Such a transaction has left nothing behind, so running it again is safe.
+    """
+    for attempt in range(1, attempts):
+        try:
+            return work()
+        except DBAPIError as error:
+            if not _is_passing(error):
+                raise
+            time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311  (jitter)
+    return work()
+
+
+def _is_passing(error: DBAPIError) -> bool:
+    # PostgreSQL: serialization_failure, deadlock_detected, lock_not_available. SQLite: busy.
+    code = getattr(error.orig, "sqlstate", None)
+    return code in {"40001", "40P01", "55P03"} or "database is locked" in str(error.orig)
 
 
 def in_chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
@@ -15,6 +16,13 @@ from pipeline.storage.identity import paper_key
 from pipeline.storage.schema import PaperRow, PaperVersionRow, SightingRow
 
 CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Upvoted:
+    id: int
+    upvotes: int
+    touched_batch: int
 
 
 def _query() -> Select[Any]:
@@ -48,25 +56,42 @@ def announced(
     return list(_papers(conn, query))
 
 
+def recent(conn: Connection, *, through_batch: int, limit: int = 5_000) -> list[Paper]:
+    """The newest papers, which tell how common a word is."""
+    query = _query().where(PaperRow.batch <= through_batch)
+    return list(_papers(conn, query.order_by(PaperRow.id.desc()).limit(limit)))
+
+
 def in_batches(conn: Connection, after: int, through: int) -> list[Paper]:
     """Papers that the batches (after, through] brought."""
     query = _query().where(PaperRow.batch > after, PaperRow.batch <= through)
     return list(_papers(conn, query.order_by(PaperRow.id)))
 
 
-def most_upvoted(conn: Connection, after: int, through: int, limit: int) -> list[tuple[int, int]]:
-    """(paper id, upvotes) of what the batches (after, through] brought, most upvotes first."""
+def most_upvoted(conn: Connection, after: int, through: int, limit: int) -> list[Upvoted]:
+    """Papers that the batches (after, through] brought or changed, most upvotes first."""
     rows = conn.execute(
-        select(PaperRow.id, PaperRow.upvotes)
+        select(PaperRow.id, PaperRow.upvotes, PaperRow.touched_batch)
         .where(
-            PaperRow.batch > after,
+            PaperRow.touched_batch > after,
             PaperRow.batch <= through,
             PaperRow.upvotes.is_not(None),
         )
         .order_by(PaperRow.upvotes.desc(), PaperRow.id.desc())
         .limit(limit)
     )
-    return [(row.id, row.upvotes) for row in rows]
+    return [Upvoted(row.id, row.upvotes or 0, row.touched_batch) for row in rows]
+
+
+def touched_batches(conn: Connection, ids: Iterable[int]) -> dict[int, int]:
+    """The batch each of these papers was last to be matched under."""
+    found: dict[int, int] = {}
+    for chunk in in_chunks(ids, CHUNK):
+        rows = conn.execute(
+            select(PaperRow.id, PaperRow.touched_batch).where(PaperRow.id.in_(chunk))
+        )
+        found |= {row.id: row.touched_batch for row in rows}
+    return found
 
 
 def sources_of(conn: Connection, paper_ids: Iterable[int]) -> defaultdict[int, tuple[str, ...]]:

@@ -40,6 +40,11 @@ class Stored:
     new: int = 0  # papers nobody had announced before
     touched: int = 0  # new ones, and known ones that are to be matched again
 
+    def __add__(self, other: Stored) -> Stored:
+        return Stored(
+            self.sightings + other.sightings, self.new + other.new, self.touched + other.touched
+        )
+
 
 def store(conn: Connection, sightings: Iterable[Sighting], *, batch: int, now: datetime) -> Stored:
     """Merge sightings into papers under the next batch, which nobody sees until it is published.
@@ -50,9 +55,7 @@ def store(conn: Connection, sightings: Iterable[Sighting], *, batch: int, now: d
     total = Stored()
     for chunk in in_chunks(map(with_arxiv_id, sightings), CHUNK):
         counts = _Chunk(conn, chunk, batch=batch, now=now).store()
-        total = Stored(
-            total.sightings + len(chunk), total.new + counts.new, total.touched + counts.touched
-        )
+        total = total + counts
     return total
 
 

@@ -1,0 +1,196 @@
+"""Commands about papers: ingest, papers, match, rank."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import ingest as ingesting
+from pipeline import matching
+from pipeline.bootstrap import Services, services
+from pipeline.cli.output import AsJson, Now, Since, UsageError, day, moment, show
+from pipeline.domain import SourceState
+from pipeline.errors import PaperboyError
+from pipeline.ingest import SourceReport
+from pipeline.sources import Source, recorded
+from pipeline.sources.text import clean
+from pipeline.storage import batches, papers, source_states
+from pipeline.storage.database import reading
+
+app = typer.Typer()
+
+
+@app.command()
+def ingest(
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="huggingface or arxiv; may repeat.")
+    ] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option("--file", help="A recorded answer instead of the live source; may repeat."),
+    ] = None,
+    since: Since = None,
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read new papers from their sources and publish them as a batch."""
+    clock, first_day = moment(now), day(since)
+    built = services()
+    if file:
+        fallback = _only(source)
+        reports, failed = _ingest_files(built, file, fallback, clock)
+    else:
+        sources = built.sources(source or built.settings.sources)
+        reports = ingesting.ingest(built.engine, sources, now=clock, since=first_day)
+        failed = bool(reports) and all(r.state is SourceState.FAILED for r in reports)
+        if not reports:
+            raise PaperboyError("another ingest is running; try again when it is done")
+    columns = ("source", "state", "sightings", "new", "batch", "error")
+    show(map(_source_row, reports), columns, as_json=as_json, empty="Nothing was read.")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _only(source: list[str] | None) -> str | None:
+    if source and len(source) > 1:
+        raise UsageError("--file goes with one --source at most")
+    return source[0] if source else None
+
+
+def _ingest_files(
+    built: Services, files: list[Path], fallback: str | None, clock: Any
+) -> tuple[list[SourceReport], bool]:
+    found, failures = [], []
+    for path in files:
+        try:
+            found += recorded.read_file(path, fallback)
+        except PaperboyError as error:
+            name = fallback or getattr(error, "source", "file")
+            failures.append(SourceReport(name, SourceState.FAILED, error=str(error)))
+    sources: list[Source] = [recorded.RecordedSource(name, answer) for name, answer in found]
+    reports = ingesting.ingest(built.engine, sources, now=clock, remember=False) if sources else []
+    if sources and not reports:
+        raise PaperboyError("another ingest is running; try again when it is done")
+    return [*reports, *failures], bool(failures)
+
+
+def _source_row(report: SourceReport) -> dict[str, Any]:
+    return {
+        "source": report.source,
+        "state": report.state,
+        "sightings": report.sightings,
+        "new": report.new,
+        "batch": report.batch,
+        "error": report.error,
+    }
+
+
+@app.command("papers")
+def list_papers(since: Since = None, as_json: AsJson = False) -> None:
+    """The papers we know, newest announcement first."""
+    built = services()
+    with reading(built.engine) as conn:
+        known = papers.announced(conn, since=day(since), through_batch=batches.published(conn))
+    rows = (
+        {
+            "id": paper.key,
+            "title": paper.title,
+            "sources": paper.sources,
+            "batch": paper.batch,
+            "announced_on": paper.announced_on,
+        }
+        for paper in known
+    )
+    columns = ("id", "announced_on", "batch", "sources", "title")
+    show(rows, columns, as_json=as_json, empty="No papers yet: run `paperboy ingest`.")
+
+
+@app.command()
+def sources(as_json: AsJson = False) -> None:
+    """What each source last did: fresh, quiet, stale or failed."""
+    with reading(services().engine) as conn:
+        known = source_states.listing(conn)
+    columns = ("source", "state", "since", "checked_at", "news_at", "error", "next_try_at")
+    rows = ({column: getattr(record, column) for column in columns} for record in known)
+    show(rows, columns, as_json=as_json, empty="No source was read yet.")
+
+
+@app.command()
+def match(query: str, since: Since = None, as_json: AsJson = False) -> None:
+    """The papers a topic would bring, best first."""
+    parsed = matching.canonical(query)
+    built = services()
+    with reading(built.engine) as conn:
+        through = batches.published(conn)
+        known = papers.announced(conn, since=day(since), through_batch=through)
+        corpus = papers.recent(conn, through_batch=through)
+    by_id = {paper.id: paper for paper in known}
+    rows = (
+        {
+            "paper": by_id[found.paper_id].key,
+            "title": by_id[found.paper_id].title,
+            "score": round(found.score, 4),
+            "phrases": found.phrases,
+        }
+        for found in matching.search(parsed, known, corpus=corpus)
+    )
+    columns = ("score", "paper", "title", "phrases")
+    show(rows, columns, as_json=as_json, empty="No paper matches this topic.")
+
+
+@app.command()
+def rank(
+    papers_file: Annotated[Path, typer.Option("--papers", help="JSON lines: id, title, abstract.")],
+    topics_file: Annotated[Path, typer.Option("--topics", help="JSON lines: id, query.")],
+    top: Annotated[int, typer.Option(min=1)] = 1000,
+    language: Annotated[
+        bool, typer.Option("--language", help="Read queries as the topic language.")
+    ] = False,
+) -> None:
+    """Rank papers for topics, without a database and without a floor."""
+    documents = [
+        matching.RankedPaper(
+            id=str(row["id"]),
+            title=clean(row["title"]),
+            abstract=clean(row.get("abstract") or ""),
+            authors=tuple(row.get("authors") or ()),
+            categories=tuple(row.get("categories") or ()),
+        )
+        for row in _json_lines(papers_file, "id", "title")
+    ]
+    topics = [
+        matching.RankedTopic(str(row["id"]), row["query"])
+        for row in _json_lines(topics_file, "id", "query")
+    ]
+    rows = matching.rank(documents, topics, top=top, language=language)
+    show(
+        ({"topic": r.topic, "paper": r.paper, "score": r.score} for r in rows),
+        ("topic", "paper", "score"),
+        as_json=True,
+        empty="",
+    )
+
+
+def _json_lines(path: Path, *required: str) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _record(path, number, line, required)
+    except (OSError, UnicodeDecodeError) as error:
+        raise PaperboyError(f"{path}: {error}") from error
+
+
+def _record(path: Path, number: int, line: str, required: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise PaperboyError(f"{path}, line {number}: not JSON ({error})") from error
+    missing = [name for name in required if not isinstance(row, dict) or name not in row]
+    if missing:
+        raise PaperboyError(f"{path}, line {number}: {', '.join(missing)} is missing")
+    return dict(row)

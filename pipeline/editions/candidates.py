@@ -1,0 +1,154 @@
+"""The papers a reader may get: what matched their topics, less what they have had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from sqlalchemy import Connection
+
+from pipeline import matching
+from pipeline.domain import (
+    Digest,
+    Frequency,
+    Paper,
+    Pick,
+    Reason,
+    SkipReason,
+    Subscriber,
+    Subscription,
+    TopicKind,
+)
+from pipeline.matching import Candidate, TopicCandidates
+from pipeline.storage import papers, topics
+from pipeline.storage.digests import digest_of
+from pipeline.storage.topics import PublishedMatch
+
+TRENDING_POOL = 300  # papers with the most upvotes, among which a reader's own are chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """What is the same for every reader of one run: the newest batch and how digests look."""
+
+    now: datetime
+    through: int  # the newest batch
+    pause_floor: Mapping[Frequency, int]  # how far back a reader looks after a pause
+    trending_floor: int
+    expiry: timedelta
+    template: str
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A reader, the slot they are served, and the batches (range_from, through] it covers."""
+
+    subscriber: Subscriber
+    slot_at: datetime
+    edition_on: date
+    range_from: int
+
+
+class Candidates:
+    """Matches and papers of one run, read once per topic however many readers follow it."""
+
+    def __init__(self, edition: Edition) -> None:
+        self._edition = edition
+        self._matches: dict[int, list[PublishedMatch]] = {}
+        self._floor: dict[int, int] = {}  # topic -> its matches are loaded from after this batch
+        self._papers: dict[int, Paper] = {}
+        self._trending: list[papers.Upvoted] | None = None
+
+    def load(
+        self,
+        conn: Connection,
+        drafts: Sequence[Draft],
+        followed: Mapping[int, Sequence[Subscription]],
+    ) -> None:
+        """Read what these drafts need and earlier ones did not."""
+        needed: dict[int, int] = {}
+        for draft in drafts:
+            for subscription in followed[draft.subscriber.id]:
+                topic_id = subscription.topic.id
+                needed[topic_id] = min(needed.get(topic_id, draft.range_from), draft.range_from)
+        missing = {t: floor for t, floor in needed.items() if floor < self._floor.get(t, 1 << 62)}
+        for floor in sorted(set(missing.values())):
+            ids = [topic_id for topic_id, after in missing.items() if after == floor]
+            self._matches |= topics.matches_of(
+                conn, ids, after=floor, through=self._edition.through
+            )
+        self._floor |= missing
+        if self._trending is None:
+            self._trending = papers.most_upvoted(
+                conn, self._edition.trending_floor, self._edition.through, TRENDING_POOL
+            )
+            self._load_papers(conn, (paper.id for paper in self._trending))
+        self._load_papers(conn, (m.paper_id for t in missing for m in self._matches[t]))
+
+    def _load_papers(self, conn: Connection, ids: Iterable[int]) -> None:
+        missing = set(ids) - self._papers.keys()
+        self._papers |= papers.by_ids(conn, missing)
+
+    def digest(
+        self, draft: Draft, followed: Sequence[Subscription], seen: set[int]
+    ) -> tuple[Digest, SkipReason | None]:
+        """The digest of this draft, or an empty one and the reason why it is empty."""
+        by_topic = [(s, self._of(s, draft)) for s in followed]
+        unseen = [
+            TopicCandidates(s.topic.id, tuple(c for c in found if c.paper_id not in seen))
+            for s, found in by_topic
+        ]
+        selection = matching.pick(unseen, draft.subscriber.max_papers)
+        labels = {s.topic.id: s.label for s in followed}
+        picks = [self._pick(selected, labels) for selected in selection.picks]
+        digest = digest_of(
+            draft.edition_on, picks, more=selection.more, topics=tuple(labels.values())
+        )
+        if picks:
+            return digest, None
+        return digest, self._why_nothing(draft, any(found for _, found in by_topic))
+
+    def _why_nothing(self, draft: Draft, something_matched: bool) -> SkipReason:
+        if something_matched:
+            return SkipReason.ALL_SENT_BEFORE
+        if draft.range_from >= self._edition.through:
+            return SkipReason.NOTHING_NEW
+        return SkipReason.NOTHING_MATCHED
+
+    def _of(self, subscription: Subscription, draft: Draft) -> list[Candidate]:
+        if subscription.topic.kind is TopicKind.TRENDING:
+            return self._trending_for(draft)
+        return [
+            self._candidate(match.paper_id, match.score, match.phrases)
+            for match in self._matches[subscription.topic.id]
+            if match.batch > draft.range_from and self._is_readable(match.paper_id)
+        ]
+
+    def _trending_for(self, draft: Draft) -> list[Candidate]:
+        """The most upvoted of the last days; nothing where no newer one came since the last time.
+
+        A quiet weekend so stays quiet, instead of bringing what was left over on Friday.
+        """
+        pool = self._trending or []
+        if not any(paper.touched_batch > draft.range_from for paper in pool):
+            return []
+        return [
+            self._candidate(paper.id, float(paper.upvotes), ())
+            for paper in pool
+            if self._is_readable(paper.id)
+        ]
+
+    def _candidate(self, paper_id: int, score: float, phrases: tuple[str, ...]) -> Candidate:
+        paper = self._papers[paper_id]
+        return Candidate(paper_id, score, phrases, title=paper.title, upvotes=paper.upvotes or 0)
+
+    def _is_readable(self, paper_id: int) -> bool:
+        paper = self._papers.get(paper_id)
+        return paper is not None and not paper.withdrawn
+
+    def _pick(self, selected: matching.Selected, labels: Mapping[int, str]) -> Pick:
+        reasons = tuple(
+            Reason(labels[reason.topic_id], reason.phrases) for reason in selected.reasons
+        )
+        return Pick(self._papers[selected.paper_id], reasons, selected.score)

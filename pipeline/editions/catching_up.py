@@ -1,0 +1,72 @@
+"""Match followed topics that are behind, so that a digest misses nothing of its range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import Engine
+
+from pipeline import matching
+from pipeline.domain import Paper
+from pipeline.storage import batches, papers, topics
+from pipeline.storage.database import in_chunks, reading
+from pipeline.storage.topics import TopicProgress
+
+BACKFILL_DAYS = 30  # of a new topic
+
+
+def bring_topics_up(engine: Engine, batch: int, now: datetime) -> None:
+    """Match every followed topic that is behind through `batch`.
+
+    May run twice and beside an ingest: a match that is known stays as it is.
+    """
+    with reading(engine) as conn:
+        late = topics.behind(conn, batch)
+        if not late:
+            return
+        floor = batches.look_back(conn, now, days=BACKFILL_DAYS)
+        after = min(max(floor, progress.matched_through) for progress in late)
+        waiting = [p for p in papers.touched_since(conn, after) if p.batch <= batch]
+        touched = papers.touched_batches(conn, [p.id for p in waiting])
+        corpus = papers.recent(conn, through_batch=batch)
+    for progress in _grouped(late):
+        _bring_up(engine, progress, batch, floor, waiting, touched, corpus)
+
+
+def _grouped(late: Sequence[TopicProgress]) -> Iterator[list[TopicProgress]]:
+    """Topics that stand at the same batch, together."""
+    for stand in sorted({progress.matched_through for progress in late}):
+        yield [progress for progress in late if progress.matched_through == stand]
+
+
+def _bring_up(
+    engine: Engine,
+    late: Sequence[TopicProgress],
+    batch: int,
+    floor: int,
+    waiting: Sequence[Paper],
+    touched: Mapping[int, int],
+    corpus: Sequence[Paper],
+) -> None:
+    stand = late[0].matched_through
+    is_new = stand == topics.NEVER_MATCHED
+    unseen = [p for p in waiting if (p.batch if is_new else touched[p.id]) > max(floor, stand)]
+    arose = {p.id: arose_in(p.batch, min(touched[p.id], batch), stand) for p in unseen}
+    found = matching.match([p.topic for p in late], unseen, corpus=corpus)
+    for chunk in in_chunks(found, 1_000):
+        with engine.begin() as conn:
+            topics.add_matches(conn, [(match, arose[match.paper_id]) for match in chunk])
+    with engine.begin() as conn:
+        topics.advance(conn, [p.topic.id for p in late], from_batch=stand, to_batch=batch)
+
+
+def arose_in(paper_batch: int, touched_batch: int, matched_through: int) -> int:
+    """The batch of a match that is found late.
+
+    A new topic is filled under each paper's own batch. A topic that was left behind has seen the
+    paper before if it is older than `matched_through`: then it matches by what it gained since.
+    """
+    if matched_through == topics.NEVER_MATCHED or paper_batch > matched_through:
+        return paper_batch
+    return touched_batch

@@ -1,0 +1,257 @@
+"""Compile editions: who is due, their digests, into the outbox.
+
+A slot is served in one transaction with everything that follows from it: the superseded digest,
+the new one or the reason why there is none, and the reader's place in calendar and batches. A
+run that dies has served some readers wholly and the others not at all; a second run at the same
+time takes other readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from pipeline import slots
+from pipeline.domain import (
+    DeliveryKind,
+    Digest,
+    Frequency,
+    SkipReason,
+    Subscriber,
+)
+from pipeline.editions.candidates import Candidates, Draft, Edition
+from pipeline.editions.catching_up import bring_topics_up
+from pipeline.errors import NotFoundError
+from pipeline.storage import batches, digests, subscribers, topics
+from pipeline.storage.database import reading, with_retries
+from pipeline.storage.digests import NewDigest
+from pipeline.storage.subscribers import Served
+
+log = structlog.get_logger(__name__)
+
+CHUNK = 200  # subscribers a transaction
+NEVER_TWICE = timedelta(days=90)
+TRENDING_DAYS = 7  # a listed paper gathers upvotes for about that long
+WELCOME_DAYS = 7
+PAUSE_LOOK_BACK_DAYS = {Frequency.DAILY: 7, Frequency.WEEKDAYS: 7, Frequency.WEEKLY: 14}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a slot brought its reader: a digest in the outbox, or a reason."""
+
+    subscriber_id: int
+    email: str
+    kind: DeliveryKind
+    edition_on: date
+    papers: int
+    skipped: SkipReason | None = None
+
+
+def publish(
+    engine: Engine,
+    *,
+    now: datetime,
+    expiry: timedelta,
+    template: str,
+    everyone: bool = False,
+) -> Iterator[Outcome]:
+    """Compile the digests that are due at `now`, chunk by chunk; `everyone` whatever the hour.
+
+    Every outcome that is yielded is committed.
+    """
+    edition = _edition(engine, now, expiry, template)
+    bring_topics_up(engine, edition.through, now)
+    candidates = Candidates(edition)
+    last_id = 0
+    while True:
+        compiled = with_retries(
+            lambda after_id=last_id: _compile_chunk(
+                engine, edition, candidates, everyone=everyone, after_id=after_id
+            )
+        )
+        if compiled is None:
+            return
+        last_id, outcomes = compiled
+        yield from outcomes
+
+
+def preview(engine: Engine, email: str, *, now: datetime) -> Digest:
+    """The digest this address would get next; nothing moves. Raises NotFoundError."""
+    with reading(engine) as conn:
+        subscriber = subscribers.by_email(conn, email)
+    if subscriber is None:
+        raise NotFoundError(f"no subscriber has the address {email}")
+    edition = _edition(engine, now, timedelta(0), "")
+    bring_topics_up(engine, edition.through, now)
+    slot = subscriber.next_slot_at or now
+    with reading(engine) as conn:
+        followed = topics.followed_by(conn, [subscriber.id])[subscriber.id]
+        seen = digests.sent_before(conn, [subscriber.id], since=now - NEVER_TWICE)
+        draft = Draft(subscriber, slot, slots.local_date(slot, subscriber.schedule),
+                       _range_from(subscriber, slot, edition))  # fmt: skip
+        candidates = Candidates(edition)
+        candidates.load(conn, [draft], {subscriber.id: followed})
+        digest, _ = candidates.digest(draft, followed, seen.get(subscriber.id, set()))
+    return digest
+
+
+def _edition(engine: Engine, now: datetime, expiry: timedelta, template: str) -> Edition:
+    with reading(engine) as conn:
+        return Edition(
+            now=now,
+            through=batches.published(conn),
+            pause_floor={
+                frequency: batches.look_back(conn, now, days=days)
+                for frequency, days in PAUSE_LOOK_BACK_DAYS.items()
+            },
+            trending_floor=batches.look_back(conn, now, days=TRENDING_DAYS),
+            expiry=expiry,
+            template=template,
+        )
+
+
+def _compile_chunk(
+    engine: Engine,
+    edition: Edition,
+    candidates: Candidates,
+    *,
+    everyone: bool,
+    after_id: int,
+) -> tuple[int, list[Outcome]] | None:
+    """The last subscriber id of the chunk and what came of it; None when nobody was left."""
+    with engine.begin() as conn:
+        due = subscribers.due(
+            conn, now=edition.now, everyone=everyone, after_id=after_id, limit=CHUNK
+        )
+        if not due:
+            return None
+        drafts = [draft for s in due if (draft := _draft(s, edition, everyone=everyone))]
+        outcomes = _compile(conn, edition, candidates, drafts)
+    return due[-1].id, outcomes
+
+
+def _draft(subscriber: Subscriber, edition: Edition, *, everyone: bool) -> Draft | None:
+    """The slot to serve now; None where this date has had its edition."""
+    slot = _slot(subscriber, edition.now, everyone=everyone)
+    edition_on = slots.local_date(slot, subscriber.schedule)
+    last = subscriber.last_edition_on
+    if last is not None and edition_on <= last:
+        return None
+    return Draft(subscriber, slot, edition_on, _range_from(subscriber, slot, edition))
+
+
+def _slot(subscriber: Subscriber, now: datetime, *, everyone: bool) -> datetime:
+    schedule, due_at = subscriber.schedule, subscriber.next_slot_at
+    if due_at is not None and due_at <= now:
+        return slots.newest_slot(
+            schedule, now, due_at, subscriber.last_slot_at, subscriber.last_edition_on
+        )
+    # By hand, ahead of the hour: today's edition, in its own place of the calendar.
+    return slots.slot_on(slots.local_date(now, schedule), schedule)
+
+
+def _range_from(subscriber: Subscriber, slot: datetime, edition: Edition) -> int:
+    if subscriber.paused_until is None:
+        return subscriber.cursor
+    return max(subscriber.cursor, edition.pause_floor[subscriber.schedule.frequency])
+
+
+def _is_paused(draft: Draft) -> bool:
+    until = draft.subscriber.paused_until
+    return until is not None and draft.edition_on < until
+
+
+def _compile(
+    conn: Connection, edition: Edition, candidates: Candidates, drafts: Sequence[Draft]
+) -> list[Outcome]:
+    awake = [draft for draft in drafts if not _is_paused(draft)]
+    ids = [draft.subscriber.id for draft in awake]
+    gone = digests.supersede(conn, ids, f"superseded by the edition compiled at {edition.now:%F}")
+    awake = [
+        replace(d, range_from=min(d.range_from, gone[d.subscriber.id].range_from))
+        if d.subscriber.id in gone
+        else d
+        for d in awake
+    ]
+    followed = topics.followed_by(conn, ids)
+    seen = digests.sent_before(conn, ids, since=edition.now - NEVER_TWICE)
+    candidates.load(conn, awake, followed)
+    made = [
+        (draft, *candidates.digest(draft, followed[draft.subscriber.id],
+                                   seen.get(draft.subscriber.id, set())))
+        for draft in awake
+    ]  # fmt: skip
+    paused = [
+        (draft, Digest(draft.edition_on, ()), SkipReason.PAUSED)
+        for draft in drafts
+        if _is_paused(draft)
+    ]
+    return _write(conn, edition, [*made, *paused])
+
+
+def _write(
+    conn: Connection,
+    edition: Edition,
+    made: Sequence[tuple[Draft, Digest, SkipReason | None]],
+) -> list[Outcome]:
+    won = [m for m in made if subscribers.serve(conn, _served(m[0], edition))]
+    if len(won) != len(made):
+        # Their rows are locked by us since they were read, so this is a bug and not a race.
+        raise AssertionError("a locked subscriber was moved by somebody else")
+    digests.enqueue(
+        conn, [_new_digest(d, digest, edition) for d, digest, skip in won if skip is None],
+        edition.now,
+    )  # fmt: skip
+    digests.skip(
+        conn,
+        [
+            (d.subscriber.id, d.edition_on, d.slot_at, skip, d.range_from, edition.through)
+            for d, _, skip in won
+            if skip is not None
+        ],
+    )
+    return [_outcome(*m) for m in won]
+
+
+def _served(draft: Draft, edition: Edition) -> Served:
+    subscriber, paused = draft.subscriber, _is_paused(draft)
+    return Served(
+        subscriber_id=subscriber.id,
+        old_cursor=subscriber.cursor,
+        cursor=subscriber.cursor if paused else edition.through,
+        slot_at=draft.slot_at,
+        edition_on=draft.edition_on,
+        next_slot_at=slots.next_slot(subscriber.schedule, draft.slot_at, draft.edition_on),
+        paused_until=subscriber.paused_until if paused else None,
+    )
+
+
+def _new_digest(draft: Draft, digest: Digest, edition: Edition) -> NewDigest:
+    return NewDigest(
+        subscriber_id=draft.subscriber.id,
+        kind=DeliveryKind.DIGEST,
+        digest=digest,
+        slot_at=draft.slot_at,
+        expires_at=max(draft.slot_at, edition.now) + edition.expiry,
+        range_from=draft.range_from,
+        range_to=edition.through,
+        template=edition.template,
+    )
+
+
+def _outcome(draft: Draft, digest: Digest, skipped: SkipReason | None) -> Outcome:
+    log.info("slot served", subscriber=draft.subscriber.id, edition=str(draft.edition_on),
+             papers=len(digest.picks), skipped=skipped)  # fmt: skip
+    return Outcome(
+        draft.subscriber.id,
+        draft.subscriber.email,
+        DeliveryKind.DIGEST,
+        draft.edition_on,
+        len(digest.picks),
+        skipped,
+    )

@@ -1,0 +1,241 @@
+"""Read every source, and publish what is new as a batch.
+
+Nothing of a run is visible before its last transaction. A run that dies leaves papers that the
+next run matches and publishes, and matches that the next run deletes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from pipeline import matching
+from pipeline.domain import Match, SourceState
+from pipeline.errors import SourceError
+from pipeline.sources import Reading, Source
+from pipeline.storage import (
+    batches,
+    http_validators,
+    papers,
+    sightings,
+    source_states,
+    topics,
+)
+from pipeline.storage.database import in_chunks, reading, server_now
+from pipeline.storage.source_states import SourceRecord
+
+log = structlog.get_logger(__name__)
+
+LEASE = timedelta(minutes=15)
+CHUNK = 500  # sightings or matches a transaction
+LOOK_BACK = timedelta(days=14)  # a source without a cursor is read from here
+NEWS_BY = 12  # UTC hour by which a source has published what its calendar promised
+
+Calendar = Callable[[date], bool]
+"""Whether a source promises news on a UTC day: `Source.news_due`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """What one run got from one source. `batch` is None where nothing new came of it."""
+
+    source: str
+    state: SourceState
+    sightings: int = 0
+    new: int = 0
+    touched: int = 0
+    batch: int | None = None
+    error: str | None = None
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Run:
+    """One ingest run: its lease, and the batch it writes."""
+
+    engine: Engine
+    token: int
+    batch: int
+    now: datetime
+    reports: list[SourceReport] = field(default_factory=list)
+
+    def hold(self, conn: Connection) -> None:
+        batches.hold_lease(conn, self.token, until=server_now(conn) + LEASE)
+
+
+def ingest(
+    engine: Engine, sources: Iterable[Source], *, now: datetime, since: date | None = None
+) -> list[SourceReport]:
+    """Read `sources` and publish what is new; one broken source does not stop the others.
+
+    Empty when another run is at work. Raises LeaseLostError when another run took over because
+    this one was silent for too long; nothing it wrote then is visible.
+    """
+    run = _begin(engine, now)
+    if run is None:
+        log.info("ingest skipped, another run is at work")
+        return []
+    try:
+        for source in sources:
+            run.reports.append(_read(run, source, since))
+        return _publish(run)
+    finally:
+        with engine.begin() as conn:
+            batches.release_lease(conn, run.token)
+
+
+def _begin(engine: Engine, now: datetime) -> _Run | None:
+    with engine.begin() as conn:
+        clock = server_now(conn)
+        token = batches.take_lease(conn, now=clock, until=clock + LEASE)
+        if token is None:
+            return None
+        published = batches.published(conn)
+        dropped = topics.drop_unpublished(conn, published)
+    if dropped:
+        log.warning("matches of a dead run dropped", batch=published + 1, matches=dropped)
+    return _Run(engine, token, published + 1, now)
+
+
+# --- One source ---------------------------------------------------------------------------------
+
+
+def _read(run: _Run, source: Source, since: date | None) -> SourceReport:
+    with reading(run.engine) as conn:
+        known = source_states.get(conn, source.name)
+    if known and known.next_try_at and known.next_try_at > run.now:
+        message = f"{known.error}; not asked again before {known.next_try_at:%Y-%m-%d %H:%M} UTC"
+        return SourceReport(source.name, known.state, error=message)
+    try:
+        found = source.read(
+            since=since or (run.now - LOOK_BACK).date(),
+            cursor=known.cursor if known and since is None else None,
+            now=run.now,
+        )
+    except SourceError as error:
+        return _failed(run, known, error)
+    return _store(run, source, known, found)
+
+
+def _store(run: _Run, source: Source, known: SourceRecord | None, found: Reading) -> SourceReport:
+    total = sightings.Stored()
+    for chunk in in_chunks(found.sightings, CHUNK):
+        with run.engine.begin() as conn:
+            run.hold(conn)
+            stored = sightings.store(conn, chunk, batch=run.batch, now=run.now)
+        total = total + stored
+    record = after_reading(
+        known, source.name, new=total.new, due=source.news_due, cursor=found.cursor, now=run.now
+    )
+    with run.engine.begin() as conn:
+        # The cursor and the validators move only now that everything before them is kept.
+        run.hold(conn)
+        source_states.put(conn, record)
+        for validator in found.validators:
+            http_validators.put(
+                conn, validator.url, validator.etag, validator.last_modified, run.now
+            )
+    log.info("source read", source=source.name, state=record.state, sightings=total.sightings,
+             new=total.new, skipped=len(found.skipped))  # fmt: skip
+    return SourceReport(
+        source.name,
+        record.state,
+        sightings=total.sightings,
+        new=total.new,
+        touched=total.touched,
+        error="; ".join(found.skipped) or None,
+        skipped=found.skipped,
+    )
+
+
+def _failed(run: _Run, known: SourceRecord | None, error: SourceError) -> SourceReport:
+    record = after_failure(known, error, run.now)
+    with run.engine.begin() as conn:
+        run.hold(conn)
+        source_states.put(conn, record)
+    log.warning("source failed", source=error.source, error=error.message,
+                failures=record.failures)  # fmt: skip
+    return SourceReport(error.source, SourceState.FAILED, error=error.message)
+
+
+def after_failure(known: SourceRecord | None, error: SourceError, now: datetime) -> SourceRecord:
+    """What to remember of a source that could not be read. Pure."""
+    record = known or SourceRecord(error.source, SourceState.FAILED, now, now)
+    return replace(
+        record,
+        state=SourceState.FAILED,
+        since=record.since if record.state is SourceState.FAILED else now,
+        checked_at=now,
+        error=error.message,
+        failures=record.failures + 1,
+        next_try_at=error.retry_at,
+    )
+
+
+def after_reading(
+    known: SourceRecord | None,
+    name: str,
+    *,
+    new: int,
+    due: Calendar,
+    cursor: str | None,
+    now: datetime,
+) -> SourceRecord:
+    """What to remember of a source that answered. Pure."""
+    news_at = now if new else (known.news_at if known else None)
+    state = state_of(news_at, due, now)
+    unchanged = known is not None and known.state is state
+    return SourceRecord(
+        source=name,
+        state=state,
+        since=known.since if known and unchanged else now,
+        checked_at=now,
+        read_at=now,
+        news_at=news_at,
+        cursor=cursor or (known.cursor if known else None),
+    )
+
+
+def state_of(news_at: datetime | None, due: Calendar, now: datetime) -> SourceState:
+    """Fresh, quiet or stale: whether a day that promised news has passed without any. Pure."""
+    today = now.date()
+    if news_at is not None and news_at.date() >= today:
+        return SourceState.FRESH
+    last = news_at.date() if news_at else today - timedelta(days=1)
+    days = [last + timedelta(days=n) for n in range(1, min((today - last).days, 30) + 1)]
+    missed = [day for day in days if due(day) and (day < today or now.hour >= NEWS_BY)]
+    return SourceState.STALE if missed else SourceState.QUIET
+
+
+# --- The batch ----------------------------------------------------------------------------------
+
+
+def _publish(run: _Run) -> list[SourceReport]:
+    with reading(run.engine) as conn:
+        touched = papers.touched_since(conn, run.batch - 1)
+        followed = topics.matched_through(conn, run.batch - 1)
+        corpus = papers.recent(conn, through_batch=run.batch)
+    if not touched:
+        return run.reports
+    found = list(matching.match(followed, touched, corpus=corpus))
+    _write_matches(run, found)
+    new = sum(paper.batch == run.batch for paper in touched)
+    with run.engine.begin() as conn:
+        run.hold(conn)
+        batches.publish(conn, run.batch, token=run.token, papers=new, matches=len(found),
+                        now=run.now)  # fmt: skip
+        topics.advance(conn, [t.id for t in followed], from_batch=run.batch - 1, to_batch=run.batch)
+    log.info("batch published", batch=run.batch, papers=new, matches=len(found),
+             topics=len(followed))  # fmt: skip
+    return [replace(r, batch=run.batch) if r.touched else r for r in run.reports]
+
+
+def _write_matches(run: _Run, found: Sequence[Match]) -> None:
+    for chunk in in_chunks(found, CHUNK):
+        with run.engine.begin() as conn:
+            run.hold(conn)
+            topics.add_matches(conn, [(match, run.batch) for match in chunk])

@@ -1,0 +1,141 @@
+"""Logs: events with ids, on stderr, as coloured text for people or as JSON for programs."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+import structlog
+from structlog.types import EventDict, Processor, WrappedLogger
+
+# What a log line must not tell, and what stands in its place. The order counts: a password in a
+# URL and a Message-ID both look like an address.
+LOGIN = re.compile(r"(?<=://)[^/\s@]*:[^/\s@]*@")
+LINK = re.compile(r"(?<=/)(confirm|preferences|unsubscribe|digests)/[^/\s?#\"'<>]+")
+TOKEN = re.compile(
+    r"[\w-]{8,}\.(?:[\w-]{4,}\.)?(?=[\w-]*[A-Z0-9])[\w-]{27,}"  # itsdangerous: payload.[time.]sum
+)
+ADDRESS = re.compile(r"[^\s@<>\"'(),:;=\[\]{}]+@[^\s@<>\"'(),:;=\[\]{}]+")
+MESSAGE_ID_KEYS = frozenset({"message_id"})  # made from a delivery's id, and needed to find it
+
+NOISY = {  # loggers that say at INFO what we count as DEBUG
+    "alembic": logging.WARNING,
+    "celery.app.trace": logging.WARNING,
+    "celery.worker.strategy": logging.WARNING,
+    "mail.log": logging.WARNING,
+    "urllib3": logging.INFO,
+    "uvicorn.access": logging.INFO,
+}
+
+
+def configure(level: str = "INFO", format: str = "auto") -> None:
+    """Send our logs and those of the libraries to stderr, one event a line.
+
+    `format` is "text", "json", or "auto": text where stderr is a terminal.
+    """
+    as_text = format == "text" or (format == "auto" and sys.stderr.isatty())
+    shared = _shared_processors()
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = _Stderr()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                redact,
+                _renderer(as_text=as_text),
+            ],
+        )
+    )
+    _take_over(handler, level)
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Take addresses, passwords and signed links out of every value of an event."""
+    return {
+        key: value if key in MESSAGE_ID_KEYS else _redacted(value) for key, value in event.items()
+    }
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        return _without_secrets(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {_redacted(key): _redacted(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redacted(inner) for inner in value]
+    return _without_secrets(str(value))
+
+
+def _without_secrets(text: str) -> str:
+    text = LOGIN.sub("***@", text)
+    text = LINK.sub(r"\1/[token]", text)
+    text = TOKEN.sub("[token]", text)
+    return ADDRESS.sub(_address, text)
+
+
+def _address(found: re.Match[str]) -> str:
+    # What is left of a URL's login, `smtp://***@host`, tells nothing more.
+    return found.group() if "***@" in found.group() else "[address]"
+
+
+def _shared_processors() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.UnicodeDecoder(),
+    ]
+
+
+def _renderer(*, as_text: bool) -> Processor:
+    if as_text:
+        return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    return structlog.processors.JSONRenderer(sort_keys=False, ensure_ascii=False, default=str)
+
+
+def _take_over(handler: logging.Handler, level: str) -> None:
+    """Make ours the only handler, so that nobody else prints an address."""
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    for name in list(logging.root.manager.loggerDict):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True
+    for name, least in NOISY.items():
+        logging.getLogger(name).setLevel(max(least, root.level))
+    logging.captureWarnings(capture=True)
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to whatever stderr is at that moment, which a test or a fork may have changed."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _stream: TextIO) -> None:
+        """Nothing to keep."""

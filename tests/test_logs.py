@@ -1,0 +1,164 @@
+"""Log lines name ids and events, never addresses, passwords or signed links."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+
+import pytest
+import structlog
+from itsdangerous import URLSafeSerializer, URLSafeTimedSerializer
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
+
+from pipeline import logs
+
+
+@pytest.fixture(autouse=True)
+def _quiet_afterwards():
+    """Give logging back as pytest had it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    logging.captureWarnings(capture=False)
+    root.handlers, root.level = handlers, level
+
+
+@pytest.fixture
+def logged(capfd):
+    """What was logged as JSON since the last look."""
+    logs.configure("INFO", "json")
+    return lambda: [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+
+
+def test_an_event_is_one_line_of_json_with_its_values(logged):
+    structlog.get_logger("pipeline.dispatch").info("delivery settled", delivery=17, status="sent")
+
+    [line] = logged()
+    assert line["event"] == "delivery settled"
+    assert (line["delivery"], line["status"]) == (17, "sent")
+    assert (line["logger"], line["level"]) == ("pipeline.dispatch", "info")
+    assert line["timestamp"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "ada@example.org",
+        "Ada Lovelace <ada@example.org>",
+        "550 5.1.1 <ada@example.org>: no such user",
+        ["bob", "ada@example.org"],
+        {"to": {"ada@example.org": 450}},
+        ("envelope", ("ada@example.org",)),
+        ValueError("cannot write to ada@example.org"),
+        "ada@bücher.example",
+    ],
+)
+def test_addresses_are_left_out(logged, value):
+    structlog.get_logger().warning("refused", reply=value)
+
+    [line] = logged()
+    assert "ada" not in json.dumps(line["reply"]).replace("Ada Lovelace", "")
+    assert "[address]" in json.dumps(line["reply"])
+
+
+@pytest.mark.parametrize("serializer", [URLSafeSerializer, URLSafeTimedSerializer])
+def test_signed_tokens_are_left_out(logged, serializer):
+    token = serializer("a key", salt="confirm").dumps({"subscriber": 17})
+
+    structlog.get_logger().info("asked", query=f"token={token}", path=f"/confirm/{token}/x")
+
+    [line] = logged()
+    assert line["query"] == "token=[token]"
+    assert line["path"] == "/confirm/[token]/x"
+
+
+def test_the_secret_of_a_one_click_link_is_left_out_of_the_access_log(logged):
+    logging.getLogger("uvicorn.access").info(
+        '%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "POST", "/unsubscribe/s3cret?x=1", "1.1", 200
+    )
+
+    [line] = logged()
+    assert "s3cret" not in json.dumps(line)
+    assert "/unsubscribe/[token]?x=1" in line["event"]
+
+
+def test_a_password_in_a_url_is_left_out(logged):
+    structlog.get_logger().info("connecting", to="smtp://ada:hunter2@mail.example.org:587/")
+
+    [line] = logged()
+    assert line["to"] == "smtp://***@mail.example.org:587/"
+
+
+def test_what_helps_finding_a_mail_stays(logged):
+    structlog.get_logger().info(
+        "sent",
+        message_id="<17.digest@papers.example.org>",
+        source="pipeline.storage.subscribers",
+        paper="arxiv.org/abs/3001.00001",
+    )
+
+    [line] = logged()
+    assert line["message_id"] == "<17.digest@papers.example.org>"
+    assert line["source"] == "pipeline.storage.subscribers"
+    assert line["paper"] == "arxiv.org/abs/3001.00001"
+
+
+def test_a_traceback_keeps_its_place_and_loses_its_addresses(logged):
+    """SQLAlchemy quotes the values of a failed statement."""
+    try:
+        with create_engine("sqlite://").connect() as conn:
+            conn.execute(text("SELECT 1 FROM nowhere WHERE x = :x"), {"x": "ada@example.org"})
+    except OperationalError:
+        structlog.get_logger().exception("task failed")
+
+    [line] = logged()
+    assert "test_logs.py" in line["exception"]
+    assert "no such table: nowhere" in line["exception"]
+    assert "ada" not in line["exception"]
+
+
+def test_libraries_log_through_the_same_door(logged):
+    """Celery and uvicorn bring handlers of their own, which print what they like."""
+    logger = logging.getLogger("celery.worker.test")
+    logger.addHandler(logging.StreamHandler())
+    logs.configure("INFO", "json")
+
+    logger.warning("Task for %s failed", "ada@example.org")
+
+    [line] = logged()
+    assert line["event"] == "Task for [address] failed"
+    assert line["logger"] == "celery.worker.test"
+
+
+def test_a_warning_becomes_a_log_line(logged):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logs.configure("INFO", "json")
+        warnings.warn("old ways of ada@example.org", UserWarning, stacklevel=1)
+
+    [line] = logged()
+    assert (line["logger"], line["level"]) == ("py.warnings", "warning")
+    assert "old ways of [address]" in line["event"]
+
+
+def test_nothing_below_the_level_is_logged(logged):
+    logs.configure("WARNING", "json")
+
+    structlog.get_logger("pipeline").info("no")
+    logging.getLogger("alembic.runtime.migration").info("no")
+
+    assert logged() == []
+
+
+def test_text_is_for_people_and_names_no_address(capfd):
+    logs.configure("INFO", "text")
+
+    structlog.get_logger().info("refused", reply="<ada@example.org>", delivery=17)
+
+    said = capfd.readouterr().err
+    assert "refused" in said
+    assert "delivery=17" in said
+    assert "ada" not in said

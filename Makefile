@@ -1,0 +1,104 @@
+# What there is to do with Paperboy. `make` alone tells.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+PORT ?= 8000
+
+# The first Python here that is new enough.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+# uv is used where it is; otherwise pip brings it into the environment.
+UV = $(or $(shell command -v uv),$(BIN)/uv)
+INSTALL = $(UV) pip install --quiet --python $(BIN)/python
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 \
+	--no-emit-index-url --generate-hashes --custom-compile-command "make lock"
+
+.PHONY: help
+help: ## Tell what there is to do
+	@echo "Paperboy: a daily newsletter of research papers. make ..."
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' Makefile | expand -t 14
+
+.PHONY: demo
+demo: $(VENV)/.installed ## Send a few digests to a folder; needs nothing but Python 3.11 or newer
+	$(BIN)/paperboy demo
+
+.PHONY: up
+up: $(VENV)/.installed ## Run everything in this terminal: site, workers and a mailbox (PORT=8000)
+	$(BIN)/paperboy up --port $(PORT)
+
+.PHONY: test
+test: $(VENV)/.installed-dev ## Run the tests on SQLite and PostgreSQL
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+.PHONY: check
+check: lint locks test ## Everything that must hold before a change is merged
+
+.PHONY: lint
+lint: $(VENV)/.installed-dev ## Look for mistakes without running anything
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(VENV)/.installed-dev ## Put the code into its usual form
+	$(BIN)/ruff check --fix --select I
+	$(BIN)/ruff format
+
+.PHONY: bench
+bench: $(VENV)/.installed-dev ## Measure sending, matching and the site
+	$(BIN)/paperboy bench send
+	$(BIN)/paperboy bench match
+	$(BIN)/paperboy bench web
+
+.PHONY: migration
+migration: $(VENV)/.installed-dev ## Draft a migration from the schema: make migration M="Add a column"
+	mkdir -p var && rm -f var/draft.db
+	DATABASE_URL=sqlite:///var/draft.db $(BIN)/python -m pipeline db upgrade
+	DATABASE_URL=sqlite:///var/draft.db $(BIN)/alembic revision --autogenerate -m "$(M)"
+
+.PHONY: lock
+lock: $(VENV)/.python ## Choose the versions of all packages again (ARGS=--upgrade for newer ones)
+	$(COMPILE) $(ARGS) pyproject.toml --group build -o requirements.txt
+	$(COMPILE) $(ARGS) pyproject.toml --group dev -o requirements-dev.txt
+
+.PHONY: locks
+locks: $(VENV)/.python ## Check that the lock files say what pyproject.toml asks for
+	@mkdir -p var && cp requirements.txt requirements-dev.txt var/
+	@$(COMPILE) pyproject.toml --group build -o var/requirements.txt
+	@$(COMPILE) pyproject.toml --group dev -o var/requirements-dev.txt
+	@diff -I '^ *#' requirements.txt var/requirements.txt \
+		&& diff -I '^ *#' requirements-dev.txt var/requirements-dev.txt \
+		|| { echo "The lock files are out of date: run make lock"; exit 1; }
+
+.PHONY: clean
+clean: ## Remove what the other commands made
+	rm -rf $(VENV) var demo-mail dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# --- The environment, made once and again when the versions change ---
+
+.PHONY: venv
+venv: $(VENV)/.installed-dev ## Make the environment in .venv
+
+$(VENV)/.python:
+	@test -n "$(PYTHON)" || { echo "Paperboy needs Python 3.11 or newer; name one with make PYTHON=..."; exit 1; }
+	@if command -v uv >/dev/null; then uv venv --quiet --allow-existing --python $(PYTHON) $(VENV); \
+	else $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv; fi
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.python requirements.txt pyproject.toml
+	@echo "Installing Paperboy into $(VENV) ..." >&2
+	@$(INSTALL) --require-hashes -r requirements.txt
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	@echo "Installing what the tests need ..." >&2
+	@$(INSTALL) --require-hashes -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,20 @@
+"""Hand one message to a mail server. The only part that speaks SMTP.
+
+`transport` has the seam, `replies` what a reply means, `connection` the words of one transaction,
+`server` how a connection is opened.
+"""
+
+from pipeline.smtp.replies import Phase, Reply, verdict_of
+from pipeline.smtp.server import Security, SMTPTransport
+from pipeline.smtp.transport import Connection, Outcome, Transport
+
+__all__ = [
+    "Connection",
+    "Outcome",
+    "Phase",
+    "Reply",
+    "SMTPTransport",
+    "Security",
+    "Transport",
+    "verdict_of",
+]

@@ -1,0 +1,402 @@
+"""One message and one server: what is said, in which order, and what is made of the answers."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import ipaddress
+import ssl
+import time
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from pipeline.domain import Verdict
+from pipeline.errors import TransportError
+from pipeline.settings import SMTPServer
+from pipeline.smtp import Phase, Reply, Security, SMTPTransport
+from pipeline.smtp.connection import Bounds
+from tests.sinks import FEATURES, HANG_UP, PLAIN_FEATURES, STAY_SILENT, open_sink
+
+BODY = b"Subject: hello\r\n\r\n..a dotted line\r\nthe end\r\n"
+
+
+@pytest.fixture
+def connect():
+    """Opens connections that are closed when the test is over."""
+    with contextlib.ExitStack() as opened:
+
+        def connect(sink, *, host="127.0.0.1", login=(None, None), bounds=None, **options):
+            server = SMTPServer(host, sink.port, *login, implicit_tls=sink.implicit_tls)
+            connection = SMTPTransport(server, bounds=bounds or Bounds(), **options).open()
+            opened.callback(connection.abandon)
+            return connection
+
+        yield connect
+
+
+def send(connection, recipient="ada@example.org", body=BODY):
+    return connection.begin("paper@example.org", recipient, body) or connection.finish()
+
+
+@pytest.fixture(params=[FEATURES, PLAIN_FEATURES], ids=["pipelined", "step by step"])
+def sink(request):
+    with open_sink(features=request.param) as sink:
+        yield sink
+
+
+# --- The way it should go -----------------------------------------------------------------------
+
+
+def test_a_message_arrives_as_it_was_given(connect, sink):
+    connection = connect(sink)
+
+    outcome = send(connection)
+    connection.close()
+
+    assert outcome.verdict is Verdict.ACCEPTED
+    assert outcome.queue_id == "Q1"
+    assert [(m.sender, m.recipient, m.body) for m in sink.taken] == [
+        ("paper@example.org", "ada@example.org", BODY)
+    ]
+    assert sink.commands[-1] == "QUIT"
+
+
+def test_nothing_is_taken_before_the_dot(connect, sink):
+    """Hanging up instead of the dot withdraws the message."""
+    connection = connect(sink)
+
+    assert connection.begin("paper@example.org", "ada@example.org", BODY) is None
+    connection.close()
+
+    assert sink.taken == []
+    assert "QUIT" not in sink.commands, "inside a body QUIT would be text"
+
+
+def test_one_connection_carries_many_messages(connect, sink):
+    connection = connect(sink)
+
+    for number in range(3):
+        assert send(connection, f"reader{number}@example.org").verdict is Verdict.ACCEPTED
+
+    assert sink.connections == 1
+    assert "RSET" not in sink.commands
+
+
+def test_a_connection_is_spent_by_messages_and_by_age(connect, sink):
+    used = connect(sink, bounds=Bounds(messages=1))
+    send(used)
+    old = connect(sink, bounds=Bounds(age=0))
+
+    assert used.spent
+    assert old.spent
+    assert not connect(sink).spent
+
+
+def test_pipelined_commands_leave_in_one_write(connect):
+    """RFC 2920: the three commands cost one round trip."""
+    with open_sink() as sink:
+        connection = connect(sink)
+        sink.answers = {"MAIL": STAY_SILENT, "RCPT": "250 Ok\r\n250 Ok"}
+
+        assert send(connection).verdict is Verdict.ACCEPTED
+
+
+# --- Refusals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("moment", "reply", "phase", "verdict"),
+    [
+        ("MAIL", "550 5.7.1 Not you", Phase.MAIL, Verdict.CONFIGURATION),
+        ("RCPT", "550 5.1.1 No such user", Phase.RCPT, Verdict.HARD),
+        ("RCPT", "450 4.2.0 Later", Phase.RCPT, Verdict.DEFERRED),
+        ("DATA", "451 4.3.0 Later", Phase.DATA, Verdict.DEFERRED),
+        ("DOT", "552 5.3.4 Too big", Phase.DOT, Verdict.TOO_LARGE),
+        ("DOT", "451 4.7.1 Greylisted", Phase.DOT, Verdict.GREYLISTED),
+    ],
+)
+def test_a_refusal_is_told_with_its_phase_and_the_next_message_goes(
+    connect, sink, moment, reply, phase, verdict
+):
+    sink.answers = {moment: [reply]}
+    connection = connect(sink)
+
+    refused = send(connection)
+    accepted = send(connection)
+
+    assert (refused.verdict, refused.phase) == (verdict, phase)
+    assert str(refused.reply) == reply
+    assert accepted.verdict is Verdict.ACCEPTED
+    assert len(sink.taken) == 1
+    assert sink.connections == 1
+
+
+def test_a_lone_dot_ends_a_transaction_without_recipients(connect):
+    """RFC 2920, section 3.1: some servers answer 354 though they took no recipient."""
+    with open_sink(answers={"RCPT": ["550 5.1.1 Unknown"], "DATA": ["354 Go on"]}) as sink:
+        connection = connect(sink)
+
+        refused = send(connection)
+
+        assert refused.verdict is Verdict.HARD
+        assert sink.taken == []
+        assert send(connection).verdict is Verdict.ACCEPTED
+        assert sink.connections == 1
+
+
+def test_no_empty_message_is_sent_when_a_recipient_was_taken(connect):
+    """MAIL was refused, the rest was not: a dot would deliver nothing to somebody."""
+    with open_sink(answers={"MAIL": ["451 4.3.0 Later"], "RCPT": "250 Ok"}) as sink:
+        connection = connect(sink)
+
+        refused = send(connection)
+
+        assert (refused.verdict, refused.phase) == (Verdict.DEFERRED, Phase.MAIL)
+        assert connection.spent
+        assert sink.taken == []
+
+
+def test_a_message_over_the_advertised_size_is_not_offered(connect, sink):
+    connection = connect(sink)
+
+    outcome = send(connection, body=b"x" * 1_000_001 + b"\r\n")
+
+    assert outcome.verdict is Verdict.TOO_LARGE
+    assert not any(command.startswith("MAIL") for command in sink.commands)
+
+
+@pytest.mark.parametrize(
+    "address", ["a@b>\r\nRCPT TO:<c@d", "a b@example.org", "Müller@example.org"]
+)
+def test_an_address_that_cannot_be_written_is_refused_here(connect, sink, address):
+    connection = connect(sink)
+
+    assert send(connection, address).verdict is Verdict.SOFT
+    assert not any(command.startswith("RCPT") for command in sink.commands)
+
+
+def test_an_international_address_goes_where_it_is_understood(connect):
+    with open_sink(features=(*FEATURES, "SMTPUTF8")) as sink:
+        assert send(connect(sink), "Müller@example.org").verdict is Verdict.ACCEPTED
+        assert "MAIL FROM:<paper@example.org> SMTPUTF8" in sink.commands
+
+
+# --- Lost connections ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["MAIL", "RCPT", "DATA"])
+@pytest.mark.parametrize("reply", [HANG_UP, "421 4.3.2 Shutting down", "nonsense", "999 what"])
+def test_a_connection_lost_before_the_dot_is_nobody_s_fault(connect, sink, moment, reply):
+    sink.answers = {moment: reply}
+    connection = connect(sink)
+
+    assert send(connection).verdict is Verdict.CONNECTION
+    assert connection.spent
+    assert sink.taken == []
+
+
+def test_a_server_that_hangs_up_while_we_wait_for_the_mark_is_noticed(connect, sink):
+    """Then the dot is not written, and the message certainly not taken."""
+    sink.answers = {"BODY": "421 4.3.2 Shutting down"}
+    connection = connect(sink)
+    assert connection.begin("paper@example.org", "ada@example.org", BODY) is None
+    time.sleep(0.2)
+
+    outcome = connection.finish()
+
+    assert outcome.verdict is Verdict.CONNECTION
+    assert outcome.phase is Phase.DATA
+
+
+@pytest.mark.parametrize("reply", [HANG_UP, "nonsense", "354 again?"])
+def test_a_reply_lost_after_the_dot_is_unknown(connect, sink, reply):
+    sink.answers = {"DOT": reply}
+
+    outcome = send(connect(sink))
+
+    assert (outcome.verdict, outcome.phase) == (Verdict.UNKNOWN, Phase.DOT)
+
+
+def test_a_421_after_the_dot_is_a_clear_no(connect, sink):
+    sink.answers = {"DOT": "421 4.3.2 Shutting down"}
+    connection = connect(sink)
+
+    assert send(connection).verdict is Verdict.CONNECTION
+    assert connection.spent
+
+
+def test_a_slow_server_is_given_up_before_the_dot_and_after_it(connect, sink):
+    sink.answers = {"RCPT": STAY_SILENT}
+    before = send(connect(sink, bounds=Bounds(deadline=0.2)))
+    sink.answers = {"DOT": STAY_SILENT}
+    after = send(connect(sink, bounds=Bounds(patience=0.2)))
+
+    assert before.verdict is Verdict.CONNECTION
+    assert after.verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize("reply", ["250-more\r\n" * 200 + "250 end", "250 " + "x" * 10_000])
+def test_a_reply_without_end_is_not_read_to_the_end(connect, sink, reply):
+    sink.answers = {"MAIL": reply}
+
+    assert send(connect(sink)).verdict is Verdict.CONNECTION
+
+
+def test_closing_twice_or_after_the_server_left_is_nothing(connect, sink):
+    connection = connect(sink)
+    sink.hang_up_everywhere()
+
+    connection.close()
+    connection.close()
+
+    assert connection.spent
+
+
+# --- Opening ------------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_not_there_is_named():
+    with open_sink() as sink:
+        port = sink.port
+    server = SMTPServer("127.0.0.1", port, None, None, implicit_tls=False)
+
+    with pytest.raises(TransportError, match=f"127.0.0.1:{port}"):
+        SMTPTransport(server).open()
+
+
+def test_a_server_that_turns_us_away_is_quoted(connect, sink):
+    sink.answers = {"CONNECT": "554 5.7.1 Your network is listed"}
+
+    with pytest.raises(TransportError, match=r"554 5\.7\.1 Your network is listed"):
+        connect(sink)
+
+
+@pytest.mark.parametrize("mechanisms", ["PLAIN", "LOGIN", "LOGIN PLAIN", "CRAM-MD5 PLAIN"])
+def test_login_by_plain_and_login(connect, mechanisms):
+    with open_sink(features=(*FEATURES, f"AUTH {mechanisms}"), logins={"me": "s p@ß"}) as sink:
+        connection = connect(sink, login=("me", "s p@ß"))
+
+        assert send(connection).verdict is Verdict.ACCEPTED
+
+
+def test_a_wrong_password_is_told_without_the_password(connect):
+    with (
+        open_sink(features=("AUTH PLAIN LOGIN",), logins={"me": "right"}) as sink,
+        pytest.raises(TransportError, match="535") as refused,
+    ):
+        connect(sink, login=("me", "wrong-password"))
+
+    assert "wrong-password" not in str(refused.value)
+
+
+def test_a_server_without_login_is_told_apart(connect, sink):
+    with pytest.raises(TransportError, match="offers no login"):
+        connect(sink, login=("me", "secret"))
+
+
+# --- TLS ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    """A certificate authority of our own, and a server's certificate for 127.0.0.1 by it."""
+    folder = tmp_path_factory.mktemp("tls")
+    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
+    start = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+
+    def issue(subject, public_key, *extensions):
+        builder = (
+            x509.CertificateBuilder(issuer_name=ca_name, subject_name=subject)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(start)
+            .not_valid_after(start + dt.timedelta(days=3))
+        )
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(ca_key, hashes.SHA256())
+
+    ca_id = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
+    signing = x509.KeyUsage(True, *[False] * 4, True, True, False, False)
+    ca = issue(
+        ca_name,
+        ca_key.public_key(),
+        (x509.BasicConstraints(ca=True, path_length=None), True),
+        (signing, True),
+        (ca_id, False),
+    )
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = issue(
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sink.test")]),
+        key.public_key(),
+        (names, False),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ca_id), False),
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "ca.pem").write_bytes(ca.public_bytes(pem))
+    (folder / "server.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(pem)
+    )
+    return folder
+
+
+@pytest.fixture
+def tls(authority):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority / "server.pem")
+    return context
+
+
+def test_starttls_is_used_and_verified(connect, tls, authority):
+    with open_sink(tls=tls) as sink:
+        connection = connect(sink, security=Security.REQUIRED, ca_file=authority / "ca.pem")
+
+        assert send(connection).verdict is Verdict.ACCEPTED
+        assert send(connection).verdict is Verdict.ACCEPTED
+        connection.close()
+        assert "STARTTLS" in sink.commands
+
+
+def test_implicit_tls_is_used_and_verified(connect, tls, authority):
+    with open_sink(tls=tls, implicit_tls=True) as sink:
+        connection = connect(sink, ca_file=authority / "ca.pem")
+
+        assert send(connection).verdict is Verdict.ACCEPTED
+
+
+@pytest.mark.parametrize("implicit_tls", [True, False])
+def test_a_certificate_of_an_unknown_authority_is_refused(connect, tls, implicit_tls):
+    with (
+        open_sink(tls=tls, implicit_tls=implicit_tls) as sink,
+        pytest.raises(TransportError, match="TLS failed"),
+    ):
+        connect(sink, security=Security.REQUIRED)
+
+
+def test_a_certificate_for_another_name_is_refused(connect, tls, authority):
+    with open_sink(tls=tls) as sink, pytest.raises(TransportError, match="TLS failed"):
+        connect(sink, host="localhost", security=Security.REQUIRED, ca_file=authority / "ca.pem")
+
+
+def test_a_server_without_starttls_gets_no_mail_where_tls_is_required(connect, sink):
+    with pytest.raises(TransportError, match="offers no STARTTLS"):
+        connect(sink, security=Security.REQUIRED)
+
+    assert not any(command.startswith("MAIL") for command in sink.commands)
+
+
+def test_on_loopback_tls_is_not_asked_for_by_itself(connect, tls):
+    with open_sink(tls=tls) as sink:
+        assert send(connect(sink)).verdict is Verdict.ACCEPTED
+        assert "STARTTLS" not in sink.commands
+
+
+def test_a_reply_tells_code_enhanced_code_and_text():
+    assert str(Reply(550, "5.1.1", "No such user")) == "550 5.1.1 No such user"

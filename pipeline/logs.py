@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
@@ -31,12 +31,21 @@ NOISY = {  # loggers that say at INFO what we count as DEBUG
 }
 
 
-def configure(level: str = "INFO", format: str = "auto") -> None:
-    """Send our logs and those of the libraries to stderr, one event a line.
+class Wishes(Protocol):
+    """The settings that count here."""
 
-    `format` is "text", "json", or "auto": text where stderr is a terminal.
-    """
-    as_text = format == "text" or (format == "auto" and sys.stderr.isatty())
+    @property
+    def log_level(self) -> str: ...
+
+    @property
+    def log_format(self) -> str:
+        """`text`, `json`, or `auto`: text where stderr is a terminal."""
+
+
+def configure(settings: Wishes) -> None:
+    """Send our logs and those of the libraries to stderr, one event a line."""
+    wanted = settings.log_format
+    as_text = wanted == "text" or (wanted == "auto" and sys.stderr.isatty())
     shared = _shared_processors()
     structlog.configure(
         processors=[
@@ -60,7 +69,7 @@ def configure(level: str = "INFO", format: str = "auto") -> None:
             ],
         )
     )
-    _take_over(handler, level)
+    _take_over(handler, settings.log_level)
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

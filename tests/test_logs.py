@@ -12,7 +12,7 @@ from itsdangerous import URLSafeSerializer, URLSafeTimedSerializer
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from pipeline import logs
+from pipeline import logs, settings
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +26,14 @@ def _quiet_afterwards():
     root.handlers, root.level = handlers, level
 
 
+def _configure(level: str, log_format: str) -> None:
+    logs.configure(settings.load(None, log_level=level, log_format=log_format))
+
+
 @pytest.fixture
 def logged(capfd):
     """What was logged as JSON since the last look."""
-    logs.configure("INFO", "json")
+    _configure("INFO", "json")
     return lambda: [json.loads(line) for line in capfd.readouterr().err.splitlines()]
 
 
@@ -124,7 +128,7 @@ def test_libraries_log_through_the_same_door(logged):
     """Celery and uvicorn bring handlers of their own, which print what they like."""
     logger = logging.getLogger("celery.worker.test")
     logger.addHandler(logging.StreamHandler())
-    logs.configure("INFO", "json")
+    _configure("INFO", "json")
 
     logger.warning("Task for %s failed", "ada@example.org")
 
@@ -136,7 +140,7 @@ def test_libraries_log_through_the_same_door(logged):
 def test_a_warning_becomes_a_log_line(logged):
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        logs.configure("INFO", "json")
+        _configure("INFO", "json")
         warnings.warn("old ways of ada@example.org", UserWarning, stacklevel=1)
 
     [line] = logged()
@@ -145,7 +149,7 @@ def test_a_warning_becomes_a_log_line(logged):
 
 
 def test_nothing_below_the_level_is_logged(logged):
-    logs.configure("WARNING", "json")
+    _configure("WARNING", "json")
 
     structlog.get_logger("pipeline").info("no")
     logging.getLogger("alembic.runtime.migration").info("no")
@@ -154,7 +158,7 @@ def test_nothing_below_the_level_is_logged(logged):
 
 
 def test_text_is_for_people_and_names_no_address(capfd):
-    logs.configure("INFO", "text")
+    _configure("INFO", "text")
 
     structlog.get_logger().info("refused", reply="<ada@example.org>", delivery=17)
 

@@ -12,6 +12,7 @@ from pipeline.matching.words import forms, stem
 
 TITLE_WEIGHT = 3.0  # a word in the title counts as three in the abstract
 KEYWORD_WEIGHT = 2.0
+UNSEEN_PAPERS = 200
 
 
 class Readable(Protocol):
@@ -47,8 +48,12 @@ class CorpusStatistics:
         return self.length / self.papers if self.papers else 1.0
 
     def share(self, stem: str) -> float:
-        """The share of papers that have the stem, 0 to 1."""
-        return min(1.0, self.frequencies.get(stem, 0) / max(1, self.papers))
+        """The share of papers that have the stem, 0 to 1.
+
+        Counted as if `UNSEEN_PAPERS` more were known without it: a word that stands in one of
+        the thirty papers of a first day is not thereby a common word.
+        """
+        return self.frequencies.get(stem, 0) / (self.papers + UNSEEN_PAPERS)
 
     def idf(self, stem: str) -> float:
         """How much the stem tells, above 0: log(1 + (N - n + 0.5) / (n + 0.5)), as in Lucene."""

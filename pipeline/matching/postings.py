@@ -42,7 +42,7 @@ class Postings:
         self._occurrences: dict[tuple[str, ...], Positions] = {}
         rows = np.array(list(self._rows()) or [(_GAP, 0, 0, 0, 0, 0, 0)], dtype=np.int32).T
         self.stems, self.paper, self.zone, self._text, self.start, self.end, self._hyphen = rows
-        self._by_stem = np.argsort(self.stems, kind="stable")
+        self._by_stem: Positions = np.argsort(self.stems, kind="stable")
         self._first = np.searchsorted(self.stems[self._by_stem], np.arange(-1, self._size + 1))
         self._bounds = np.searchsorted(self.paper, np.arange(self.papers + 1))
 
@@ -56,9 +56,19 @@ class Postings:
         return np.where(self.stems == _GAP, 0.0, ZONE_WEIGHTS[self.zone])
 
     @cached_property
+    def texts(self) -> Positions:
+        """Which text of all texts of all papers, by position."""
+        return np.cumsum(self.stems == _GAP)
+
+    @cached_property
     def lengths(self) -> Counts:
         """Weighted number of words, by paper."""
-        return np.bincount(self.paper, self.weights, minlength=max(1, self.papers))[: self.papers]
+        return self.count(np.arange(self.stems.size))
+
+    def count(self, at: Positions) -> Counts:
+        """What the mentions at these positions are worth together, by paper."""
+        counts = np.bincount(self.paper[at], self.weights[at], minlength=self.papers)
+        return counts[: self.papers].astype(np.float64, copy=False)
 
     def occurrences(self, stems: tuple[str, ...]) -> Positions:
         """Where the stems stand next to each other in this order: positions of the first."""

@@ -310,7 +310,9 @@ class _Parser:
     def _deeper(self) -> None:
         self.depth += 1
         if self.depth > DEEPEST_QUERY:
-            raise self._mistake("too many parentheses or negations inside each other", self._next.start)
+            raise self._mistake(
+                "too many parentheses or negations inside each other", self._next.start
+            )
 
     # The pieces
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ class Unit:
 
     spellings: tuple[tuple[str, ...], ...]
     idf: float
+    share: float = 0.0  # of papers that have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,10 @@ class Scorer:
         telling = [i for i, form in enumerate(forms) if form not in STOP_WORDS]
         units: dict[str, Unit] = {}
         for i in telling or range(len(forms)):
-            spellings = [*self.postings.spellings(forms[i]), *self._joins(forms, i)]
-            units[stem(forms[i])] = Unit(tuple(spellings), self.statistics.idf(stem(forms[i])))
+            whole = stem(forms[i])
+            spellings = (*self.postings.spellings(forms[i]), *self._joins(forms, i))
+            idf, share = self.statistics.idf(whole), self.statistics.share(whole)
+            units[whole] = Unit(spellings, idf, share)
         return list(units.values())
 
     def _joins(self, forms: tuple[str, ...], i: int) -> list[tuple[str, ...]]:
@@ -60,11 +64,11 @@ class Scorer:
     def _pairs(self, forms: tuple[str, ...]) -> list[Unit]:
         """Neighbours in the topic; across stop words where those stand between them."""
         telling = [i for i, form in enumerate(forms) if form not in STOP_WORDS]
-        pairs = []
-        for left, right in zip(telling, telling[1:], strict=False):
-            idf = (self.statistics.idf(stem(forms[left])) + self.statistics.idf(stem(forms[right]))) / 2
-            pairs.append(Unit(tuple(self.phrase_spellings(forms[left : right + 1])), idf))
-        return pairs
+        return [self._pair(forms[left : right + 1]) for left, right in pairwise(telling)]
+
+    def _pair(self, forms: tuple[str, ...]) -> Unit:
+        idf = (self.statistics.idf(stem(forms[0])) + self.statistics.idf(stem(forms[-1]))) / 2
+        return Unit(tuple(self.phrase_spellings(forms)), idf)
 
     def phrase_spellings(self, forms: tuple[str, ...]) -> list[tuple[str, ...]]:
         """The phrase, and with any one compound of it written together or apart."""
@@ -89,7 +93,7 @@ class Scorer:
         if not at.size:
             return
         postings = self.postings
-        mentions = np.bincount(postings.paper[at], postings.weights[at], postings.papers)
+        mentions = postings.count(at)
         papers = np.flatnonzero(mentions)
         mentions = mentions[papers]
         relative = postings.lengths[papers] / self.statistics.average_length

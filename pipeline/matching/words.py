@@ -9,35 +9,37 @@ from typing import NamedTuple
 
 import snowballstemmer
 
-STOP_WORDS = frozenset(
-    "a about above after again all also am an and any are as at be because been before being "
-    "between both but by can could did do does doing down during each few for from further had "
-    "has have having he her here his how i if in into is it its itself just me more most my no "
-    "nor not now of off on once only or other our out over own same she should so some such than "
-    "that the their them then there these they this those through to too under until up upon us "
-    "very via was we were what when where which while who whom why will with would you your"
-    "".split()
-)
+_COMMON = """
+a about above after again all also am an and any are as at be because been before being
+between both but by can could did do does doing down during each few for from further had
+has have having he her here his how i if in into is it its itself just me more most my no
+nor not now of off on once only or other our out over own same she should so some such than
+that the their them then there these they this those through to too under until up upon us
+very via was we were what when where which while who whom why will with would you your
+"""
+STOP_WORDS = frozenset(_COMMON.split())
 """Words that say nothing about what a paper is about; they count only inside phrases."""
 
-_FOREIGN = str.maketrans({"ı": "i", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "æ": "ae", "œ": "oe"})
-_GREEK = dict(
-    zip(
-        "αβγδεζηθικλμνξοπρστυφχψω",
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
-        "sigma tau upsilon phi chi psi omega".split(),
-        strict=True,
-    )
+_FOREIGN = str.maketrans(
+    {"\u0131": "i", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "æ": "ae", "œ": "oe"}
 )
+_LETTER_NAMES = """
+alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau
+upsilon phi chi psi omega
+"""
+_GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", _LETTER_NAMES.split(), strict=True))
+_GREEK_NAMES = frozenset(_GREEK.values())
 
 # TeX writes an accent as a command before its letter: \"o, \'{e}, {\"u}, \c{c}.
 _ACCENT = r"\{?\\(?:[\"'`^~=.]\s?\{?\\?[A-Za-z]\}?|[uvHckr]\{[A-Za-z]\})\}?"
 _LETTER = rf"(?:[^\W_]|[\u0300-\u036f]|{_ACCENT})"
 _WORD = re.compile(
-    rf"\\[A-Za-z]{{2,}}(?![A-Za-z])|[A-Za-z](?:\+\+|\#)(?!\w)|{_LETTER}(?:{_LETTER}|['’](?=[^\W_]))*"
+    rf"\\[A-Za-z]{{2,}}(?![A-Za-z])|[A-Za-z](?:\+\+|\#)(?!\w)|{_LETTER}(?:{_LETTER}|['\u2019](?=[^\W_]))*"
 )
 _ACCENT_COMMAND = re.compile(r"\\(?:[\"'`^~=.]\s?|[uvHckr](?=\{))|[{}\\]")
-_IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
+_IDEOGRAPHS = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
+)
 _HYPHENS = frozenset("-\u2010\u2011")
 
 _LONGEST_STEMMED = 40  # nothing longer is an English word
@@ -93,19 +95,17 @@ def _fold(raw: str) -> tuple[str, ...]:
         return (raw.lower(),)
     if raw.startswith("\\") and raw[1:].isalpha():
         name = raw[1:].lower()
-        return (name,) if name in _GREEK.values() else ()
+        return (name,) if name in _GREEK_NAMES else ()
     if raw[-1] in "+#":
         return (raw.lower(),)
-    return tuple(
-        _GREEK.get(piece, piece) for piece in _IDEOGRAPHS.findall(_without_marks(raw))
-    )
+    return tuple(_GREEK.get(piece, piece) for piece in _IDEOGRAPHS.findall(_without_marks(raw)))
 
 
 def _without_marks(raw: str) -> str:
     text = raw
     if "\\" in text or "{" in text:
         text = _ACCENT_COMMAND.sub("", text)
-    text = re.sub(r"['’]s$", "", text)
+    text = re.sub(r"['\u2019]s$", "", text)
     for _ in range(2):  # folding case can bring marks back, and decomposing can bring capitals
         text = unicodedata.normalize("NFKD", text).casefold().translate(_FOREIGN)
     text = "".join(letter for letter in text if not "\u0300" <= letter <= "\u036f")

@@ -1,0 +1,58 @@
+"""Rank any papers for any topics, without a floor: what labelled sets are measured with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pipeline.matching.index import PaperIndex
+from pipeline.matching.query import parse, plain_words
+
+DEEPEST_RANK = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class PaperText:
+    """A paper as a file gives it, with an id of any kind."""
+
+    id: str
+    title: str
+    abstract: str
+    authors: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TopicText:
+    id: str
+    query: str
+
+
+class Ranked(NamedTuple):
+    topic: str
+    paper: str
+    score: float
+
+
+def rank(
+    papers: Iterable[PaperText],
+    topics: Iterable[TopicText],
+    top: int = DEEPEST_RANK,
+    *,
+    language: bool = False,
+) -> Iterator[Ranked]:
+    """For each topic in turn its papers, best first, equal scores by id, at most `top`.
+
+    Queries are plain words, whatever is in them; with `language` they are read as the topic
+    language, which may raise QueryError. A paper that shares no word with the topic is not
+    listed.
+    """
+    rows = sorted(papers, key=lambda paper: paper.id)
+    index = PaperIndex(rows)
+    for topic in topics:
+        query = parse(topic.query) if language else plain_words(topic.query)
+        for found in index.search(query, floor=False, top=top, with_phrases=False):
+            yield Ranked(topic.id, rows[found.paper].id, found.score)

@@ -1,0 +1,194 @@
+"""Write marks and settlements of many connections in few commits.
+
+One commit per message costs more than the message: the disk takes milliseconds. A single thread
+writes whatever waits, at once or after a few milliseconds in which others join.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from pipeline.domain import DeliveryStatus
+from pipeline.storage import deliveries
+from pipeline.storage.deliveries import Settlement
+
+log = structlog.get_logger(__name__)
+
+JOIN_TIME: Final = 0.02  # seconds at most that a request waits for others to join it
+TRIES: Final = 6
+FIRST_PAUSE: Final = 0.05  # seconds, doubled with each try
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Under which name a drain holds deliveries, and for how long."""
+
+    token: str
+    length: timedelta  # of a claim; renewed while it waits, and longer than one attempt
+    patience: timedelta  # of a mark: how long the reply to the dot may take
+
+
+@dataclass(slots=True)
+class _Request:
+    """A connection that waits to write its final dot."""
+
+    delivery_id: int
+    answered: threading.Lock = field(default_factory=threading.Lock)
+    granted: bool = False
+
+
+class Committer:
+    """The one thread of a drain that writes. `error` is what stopped it, if anything did."""
+
+    def __init__(self, engine: Engine, lease: Lease, clock: Callable[[Connection], datetime]):
+        self.error: Exception | None = None
+        self.written: Counter[DeliveryStatus] = Counter()
+        self._engine = engine
+        self._lease = lease
+        self._clock = clock
+        self._wake = threading.Condition()
+        self._requests: list[_Request] = []
+        self._settlements: list[Settlement] = []
+        self._stopping = False
+        self._crowd = 1
+        self._renew_at = time.monotonic() + self._renewal_gap
+        self._thread = threading.Thread(target=self._run, name="committer")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what waits, then end. Nobody may submit any more."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    def expect(self, connections: int) -> None:
+        """How many connections take part: when all wait, nobody else can join them."""
+        self._crowd = max(1, connections)
+
+    def settle(self, settlement: Settlement) -> None:
+        """Have it written soon."""
+        with self._wake:
+            self._settlements.append(settlement)
+            self._wake.notify()
+
+    def mark(self, delivery_id: int, previous: Settlement | None) -> bool:
+        """Settle `previous`, then mark the delivery, in one commit; True: its dot may be sent."""
+        request = _Request(delivery_id)
+        request.answered.acquire()  # released by the committer
+        with self._wake:
+            if self.error or self._stopping:
+                return False
+            if previous:
+                self._settlements.append(previous)
+            self._requests.append(request)
+            self._wake.notify()
+        request.answered.acquire()
+        return request.granted
+
+    # --- The thread -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._gather():
+                self._write()
+        except SQLAlchemyError as error:
+            # What was not written stays as it is and is recovered when the lease is over.
+            log.exception("committer stopped")
+            self.error = error
+        finally:
+            self._refuse_the_rest()
+
+    def _gather(self) -> bool:
+        """Wait for work; False when there is none and none will come."""
+        with self._wake:
+            while not (self._requests or self._settlements):
+                if self._stopping:
+                    return False
+                left = self._renew_at - time.monotonic()
+                if left <= 0:
+                    return True
+                self._wake.wait(left)
+            self._let_others_join()
+            return True
+
+    def _let_others_join(self) -> None:
+        until = time.monotonic() + JOIN_TIME
+        while len(self._requests) < self._crowd and not self._stopping:
+            left = until - time.monotonic()
+            if left <= 0 or not self._wake.wait(left):
+                return
+
+    def _write(self) -> None:
+        with self._wake:
+            requests, self._requests = self._requests, []
+            settlements, self._settlements = self._settlements, []
+        try:
+            granted = self._commit([request.delivery_id for request in requests], settlements)
+            for request in requests:
+                request.granted = request.delivery_id in granted
+        finally:
+            for request in requests:
+                request.answered.release()
+
+    def _commit(self, ids: list[int], settlements: list[Settlement]) -> set[int]:
+        """One transaction, tried again when the database was busy or broke a deadlock."""
+        pause = FIRST_PAUSE
+        for _ in range(TRIES - 1):
+            try:
+                return self._commit_once(ids, settlements)
+            except OperationalError:
+                log.warning("commit is tried again", marks=len(ids), settlements=len(settlements))
+                time.sleep(pause)
+                pause *= 2
+        return self._commit_once(ids, settlements)
+
+    def _commit_once(self, ids: list[int], settlements: list[Settlement]) -> set[int]:
+        written: Counter[DeliveryStatus] = Counter()
+        granted: set[int] = set()
+        token = self._lease.token
+        with self._engine.begin() as conn:
+            now = self._clock(conn)
+            if settlements:
+                written = deliveries.settle(conn, settlements, token, now)
+            if ids:
+                granted = deliveries.mark(conn, ids, token, self._lease.patience, now)
+            lost = [id_ for id_ in ids if id_ not in granted]
+            if lost:
+                written[DeliveryStatus.CANCELLED] += deliveries.withdraw(conn, lost, token)
+            if time.monotonic() >= self._renew_at:
+                deliveries.renew(conn, token, self._lease.length, now)
+                self._renew_at = time.monotonic() + self._renewal_gap
+        self._count(written, len(settlements), lost)
+        return granted
+
+    def _count(self, written: Counter[DeliveryStatus], settlements: int, lost: list[int]) -> None:
+        settled = written.total() - written[DeliveryStatus.CANCELLED]
+        if settled < settlements:
+            log.warning("settlements came too late", count=settlements - settled)
+        for id_ in lost:
+            log.info("mark lost", delivery=id_)
+        self.written += written
+
+    @property
+    def _renewal_gap(self) -> float:
+        return self._lease.length.total_seconds() / 3
+
+    def _refuse_the_rest(self) -> None:
+        with self._wake:
+            self._stopping = True
+            requests, self._requests = self._requests, []
+        for request in requests:
+            request.answered.release()

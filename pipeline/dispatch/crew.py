@@ -1,0 +1,177 @@
+"""The connections of one drain: each takes ready messages to the mail server."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from pipeline.dispatch.committer import Committer
+from pipeline.dispatch.decisions import settlement
+from pipeline.dispatch.ready import Message, Ready
+from pipeline.domain import Verdict
+from pipeline.errors import TransportError
+from pipeline.smtp import Connection, Outcome, Transport
+from pipeline.storage.deliveries import Settlement
+
+log = structlog.get_logger(__name__)
+
+JOIN_POLL: Final = 0.2  # seconds between looks at the stop flag
+REOPENINGS: Final = (0.5, 1.0, 2.0, 4.0)  # seconds between tries, before the server is given up
+
+
+class Crew:
+    """At most `size` carriers; `failure` is why they gave up, if they did."""
+
+    def __init__(self, size: int, ready: Ready, committer: Committer, transport: Transport) -> None:
+        self.failure: Exception | None = None
+        self.ready = ready
+        self.committer = committer
+        self.transport = transport
+        self._size = size
+        self._carriers: list[_Carrier] = []
+        self._alive = 0
+        self._got_in = False  # a connection was opened in this drain
+        self._lock = threading.Lock()
+
+    def grow(self) -> None:
+        """One carrier more, unless all are here: messages are waiting."""
+        if len(self._carriers) >= self._size or self.failure:
+            return
+        carrier = _Carrier(self, name=f"carrier-{len(self._carriers) + 1}")
+        self._carriers.append(carrier)
+        self._count(1)
+        carrier.start()
+
+    def join(self, is_over: Callable[[], bool]) -> None:
+        """Wait until everything ready is sent, or, once it is over, what is at hand."""
+        self.ready.close()
+        for carrier in self._carriers:
+            while carrier.is_alive():
+                if is_over():
+                    self.ready.drop()
+                carrier.join(JOIN_POLL)
+
+    def halt(self, error: Exception) -> None:
+        """Everybody finishes the message at hand, and takes no other."""
+        with self._lock:
+            self.failure = self.failure or error
+        self.ready.drop()
+
+    def open(self) -> Connection:
+        """A connection; a lone carrier that was in before tries for a while."""
+        for pause in REOPENINGS:
+            try:
+                connection = self.transport.open()
+            except TransportError:
+                if self._alive > 1 or not self._got_in or self.failure:
+                    raise
+                time.sleep(pause)
+            else:
+                self._got_in = True
+                return connection
+        return self.transport.open()
+
+    def leave(self, error: Exception | None = None) -> None:
+        """A carrier goes; with the last one that found no server the drain is over.
+
+        A server that allows fewer connections than we want thus only makes the crew smaller.
+        """
+        if self._count(-1) == 0 and error:
+            self.halt(error)
+
+    def _count(self, change: int) -> int:
+        with self._lock:
+            self._alive += change
+            self.committer.expect(self._alive)
+            return self._alive
+
+
+class _Carrier(threading.Thread):
+    """One connection, one message at a time."""
+
+    def __init__(self, crew: Crew, name: str) -> None:
+        super().__init__(name=name)
+        self._crew = crew
+        self._connection: Connection | None = None
+        self._unsettled: Settlement | None = None  # of the message before
+
+    def run(self) -> None:
+        reason: Exception | None = None
+        try:
+            while message := self._next():
+                self._carry(message)
+        except TransportError as error:
+            log.warning("no connection", error=str(error))
+            reason = error
+        except Exception as error:  # noqa: BLE001  (the thread's entry: the drain raises it)
+            self._crew.halt(error)
+        finally:
+            self._settle_now()
+            if self._connection:
+                self._connection.close()
+            self._crew.leave(reason)
+
+    def _next(self) -> Message | None:
+        if self._crew.failure:
+            return None
+        message = self._crew.ready.take_now()
+        if message is None:
+            self._settle_now()  # nothing to join it with: do not sit on it
+            message = self._crew.ready.take()
+        return message
+
+    def _carry(self, message: Message) -> None:
+        try:
+            outcome = self._offer(message)
+        except TransportError:
+            self._crew.ready.put_back(message)
+            raise
+        if outcome is None:
+            outcome = self._finish(message)
+        if outcome:
+            self._note(message, outcome)
+
+    def _offer(self, message: Message) -> Outcome | None:
+        """Everything but the dot, on a fresh connection if the one we had is gone."""
+        outcome = self._begin(message)
+        if outcome and outcome.verdict is Verdict.CONNECTION:
+            return self._begin(message)
+        return outcome
+
+    def _begin(self, message: Message) -> Outcome | None:
+        if self._connection and self._connection.spent:
+            self._connection.close()
+            self._connection = None
+        if self._connection is None:
+            self._connection = self._crew.open()
+        return self._connection.begin(message.sender, message.delivery.email, message.body)
+
+    def _finish(self, message: Message) -> Outcome | None:
+        """Mark, then the dot; None when the mark was lost and nothing was sent."""
+        assert self._connection is not None  # noqa: S101  (it has just taken the body)
+        previous, self._unsettled = self._unsettled, None
+        if self._crew.committer.mark(message.delivery.id, previous):
+            return self._connection.finish()
+        self._connection.close()  # without its dot the message is withdrawn
+        return None
+
+    def _note(self, message: Message, outcome: Outcome) -> None:
+        self._settle_now()
+        delivery = message.delivery
+        self._unsettled = settlement(delivery, outcome, spread=random.random())  # noqa: S311
+        if outcome.verdict is not Verdict.ACCEPTED:
+            log.warning(
+                "not accepted", delivery=delivery.id, verdict=outcome.verdict, phase=outcome.phase
+            )
+        if outcome.verdict is Verdict.CONFIGURATION:
+            self._crew.halt(TransportError(f"the server refuses us: {outcome.reply}"))
+
+    def _settle_now(self) -> None:
+        if self._unsettled:
+            self._crew.committer.settle(self._unsettled)
+            self._unsettled = None

@@ -1,0 +1,234 @@
+"""The way of a delivery from the outbox to the mail server.
+
+One thread claims and composes, a few send, one commits. The order of the promises: a claim is
+committed before the network is touched, a mark before the final dot, and the reply as soon as it
+is there. Killed anywhere, the table tells what is sure and lists what is not.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from pipeline.dispatch.committer import Committer, Lease
+from pipeline.dispatch.crew import Crew
+from pipeline.dispatch.decisions import not_composed, not_composed_yet
+from pipeline.dispatch.ready import Message, Ready
+from pipeline.domain import Delivery, DeliveryKind, DeliveryStatus, Digest
+from pipeline.errors import RenderError, TransportError
+from pipeline.smtp import Transport
+from pipeline.storage import deliveries
+from pipeline.storage.database import reading, server_now
+
+log = structlog.get_logger(__name__)
+
+POLL: Final = 0.2  # seconds between looks at the stop flag
+IDLE: Final = 2.0  # seconds between looks at an empty outbox
+TIDY_EVERY: Final = 30.0  # seconds
+MARGIN: Final = timedelta(minutes=1)  # by which a lease outlasts what it covers
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What one drain did, in deliveries."""
+
+    sent: int = 0
+    deferred: int = 0  # queued again for a later try
+    failed: int = 0  # suppressed ones too
+    uncertain: int = 0
+    cancelled: int = 0  # its reader left between claim and dot
+    expired: int = 0
+
+
+class DispatchStoppedError(TransportError):
+    """The drain ended early: no server lets us in, or it refuses us as a whole.
+
+    `tally` has what was done until then; what was not sent is back in the outbox.
+    """
+
+    def __init__(self, message: str, tally: Tally) -> None:
+        super().__init__(message)
+        self.tally = tally
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatcher:
+    """Sends what is owed. Make one after the fork: it starts threads."""
+
+    engine: Engine
+    transport: Transport
+    compose: Callable[[Delivery, Digest | None], bytes]  # ready for the wire, without the dot
+    load: Callable[[Connection, Sequence[Delivery]], Mapping[int, Digest]]  # by delivery id
+    sender: Callable[[Delivery], str]  # the envelope's, for bounces
+    connections: int = 10
+    chunk: int = 200  # deliveries a claim
+    clock: Callable[[Connection], datetime] = server_now
+    resend: frozenset[DeliveryKind] = frozenset({DeliveryKind.CONFIRMATION})
+    # How long one attempt may last before and after the dot: what the transport keeps to.
+    deadline: timedelta = timedelta(minutes=5)
+    patience: timedelta = timedelta(minutes=10)
+
+    def drain(
+        self,
+        *,
+        once: bool = False,
+        until: datetime | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Tally:
+        """Send until `stop`, until `until` by `clock`, or with `once` until nothing is due.
+
+        Whatever ends it, the message at hand is finished, its settlement written and every other
+        lease given back. Raises DispatchStoppedError.
+        """
+        return _Drain(self, once=once, until=until, stop=stop).run()
+
+
+class _Drain:
+    """One run of a dispatcher, with its threads."""
+
+    def __init__(
+        self,
+        plan: Dispatcher,
+        *,
+        once: bool,
+        until: datetime | None,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._plan = plan
+        self._once = once
+        self._until = until
+        self._stop = stop
+        self._lease = Lease(uuid.uuid4().hex, plan.deadline + MARGIN, plan.patience + MARGIN)
+        self._ready = Ready(plan.chunk)
+        self._committer = Committer(plan.engine, self._lease, plan.clock)
+        self._crew = Crew(plan.connections, self._ready, self._committer, plan.transport)
+        self._expired = 0
+        self._found_uncertain = 0
+        self._tidy_at = 0.0
+
+    def run(self) -> Tally:
+        self._committer.start()
+        try:
+            self._produce()
+        finally:
+            self._finish()
+        error = self._crew.failure or self._committer.error
+        if isinstance(error, TransportError):
+            raise DispatchStoppedError(str(error), self._tally()) from error
+        if error:
+            raise error
+        return self._tally()
+
+    # --- Claim and compose ----------------------------------------------------------------------
+
+    def _produce(self) -> None:
+        while not self._is_over():
+            self._tidy()
+            claimed, digests = self._claim()
+            if claimed:
+                self._compose_all(claimed, digests)
+            elif self._once:
+                return
+            else:
+                self._sleep()
+
+    def _is_over(self) -> bool:
+        return bool(self._crew.failure or self._committer.error or self._stop())
+
+    def _claim(self) -> tuple[list[Delivery], Mapping[int, Digest]]:
+        plan = self._plan
+        with plan.engine.begin() as conn:
+            now = plan.clock(conn)
+            if self._until and now >= self._until:
+                self._once = True  # nothing more is claimed, and the drain ends
+                return [], {}
+            claimed = deliveries.claim(conn, plan.chunk, self._lease.token, self._lease.length, now)
+        if not claimed:
+            return [], {}
+        with reading(plan.engine) as conn:
+            return claimed, plan.load(conn, claimed)
+
+    def _compose_all(self, claimed: Sequence[Delivery], digests: Mapping[int, Digest]) -> None:
+        for delivery in claimed:
+            body = self._compose(delivery, digests.get(delivery.id))
+            if body is None:
+                continue
+            message = Message(delivery, self._plan.sender(delivery), body)
+            self._crew.grow()
+            while not self._ready.put(message, POLL):
+                if self._is_over():
+                    return
+            if self._is_over():
+                return
+
+    def _compose(self, delivery: Delivery, digest: Digest | None) -> bytes | None:
+        try:
+            return self._plan.compose(delivery, digest)
+        except RenderError as error:
+            log.critical("delivery not composed", delivery=delivery.id, error=str(error))
+            self._committer.settle(not_composed(delivery, str(error)))
+        except Exception as error:
+            # One delivery that trips over a mistake of ours would else come first in every claim,
+            # and nobody behind it would ever get mail.
+            log.exception("delivery not composed", delivery=delivery.id)
+            self._committer.settle(
+                not_composed_yet(delivery, type(error).__name__, spread=_spread())
+            )
+        return None
+
+    def _sleep(self) -> None:
+        woken_at = time.monotonic() + IDLE
+        while time.monotonic() < woken_at and not self._is_over():
+            time.sleep(POLL)
+
+    def _tidy(self) -> None:
+        """What nobody else does: leases of the dead, and deliveries whose time is over."""
+        if time.monotonic() < self._tidy_at:
+            return
+        self._tidy_at = time.monotonic() + TIDY_EVERY
+        plan = self._plan
+        with plan.engine.begin() as conn:
+            now = plan.clock(conn)
+            found = deliveries.recover_leases(conn, now)
+            self._found_uncertain += found.uncertain
+            resent = deliveries.resend_uncertain(conn, plan.resend, now)
+        if found.queued or found.uncertain or resent:
+            log.warning(
+                "leases recovered", queued=found.queued, uncertain=found.uncertain, resent=resent
+            )
+        expired = deliveries.CHUNK
+        while expired == deliveries.CHUNK:
+            with plan.engine.begin() as conn:
+                expired = deliveries.expire_due(conn, plan.clock(conn))
+            self._expired += expired
+
+    # --- End ------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        self._crew.join(self._is_over)
+        self._committer.stop()
+        with self._plan.engine.begin() as conn:
+            deliveries.give_back(conn, self._lease.token)
+
+    def _tally(self) -> Tally:
+        written = self._committer.written
+        return Tally(
+            sent=written[DeliveryStatus.SENT],
+            deferred=written[DeliveryStatus.QUEUED],
+            failed=written[DeliveryStatus.FAILED] + written[DeliveryStatus.SUPPRESSED],
+            uncertain=written[DeliveryStatus.UNCERTAIN] + self._found_uncertain,
+            cancelled=written[DeliveryStatus.CANCELLED],
+            expired=self._expired,
+        )
+
+
+def _spread() -> float:
+    return random.random()  # noqa: S311  (spreads retries, guards nothing)

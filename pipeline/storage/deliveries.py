@@ -1,0 +1,560 @@
+"""The deliveries: who may send one, what became of it.
+
+Every change is one UPDATE that names the state it leaves and the lease it is made under, so that
+it may run twice, late, or beside another process, and the row still tells the truth.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from pipeline.domain import (
+    OWED,
+    Delivery,
+    DeliveryKind,
+    DeliveryStatus,
+    SubscriberStatus,
+    SuppressionReason,
+)
+from pipeline.errors import NotFoundError
+from pipeline.storage.database import in_chunks
+from pipeline.storage.schema import DeliveryRow, PickRow, SubscriberRow, SuppressionRow
+
+CHUNK: Final = 500  # rows of one statement, well under SQLite's limit of parameters
+LONGEST_REPLY: Final = 500  # characters kept of what a server said
+SECOND_CHANCE: Final = timedelta(hours=18)  # for a digest that the operator resends
+
+_ROW = DeliveryRow.__table__.c
+_OWED: Final = tuple(OWED)
+_IN_HAND: Final = (DeliveryStatus.LEASED, DeliveryStatus.SENDING)
+_STILL_COUNTS: Final = (DeliveryStatus.SENDING, DeliveryStatus.SENT, DeliveryStatus.UNCERTAIN)
+
+
+class CancelReason(StrEnum):
+    """Why a delivery is not wanted any more."""
+
+    LEFT = "left"  # its subscriber unsubscribed
+    SUPERSEDED = "superseded"  # a newer digest covers its range
+    OPERATOR = "cancelled by the operator"
+    SUPPRESSED = "suppressed"  # its address was suppressed: the status is `suppressed`
+
+
+class Resolution(StrEnum):
+    """What an operator decides about an uncertain delivery."""
+
+    RESEND = "resend"
+    DROP = "drop"  # taken as accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of one delivery in hand, to be written under its lease."""
+
+    delivery_id: int
+    status: DeliveryStatus  # sent, queued, failed, suppressed or uncertain
+    reason: str
+    reply: str | None = None
+    queue_id: str | None = None
+    charged: bool = False  # the try counts against the delivery
+    delay: timedelta = timedelta(0)  # until the next try, where it is queued again
+    suppression: SuppressionReason | None = None  # of its address, where it is suppressed
+    unread: bool = False  # failed through us: its papers are still owed to the reader
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What was found under leases that were over."""
+
+    queued: int  # never reached the wire
+    uncertain: int  # may have reached it
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryView:
+    """A delivery as an operator sees it."""
+
+    id: int
+    email: str
+    kind: DeliveryKind
+    edition_on: date | None
+    status: DeliveryStatus
+    attempts: int
+    reason: str | None
+    papers: int
+    dedupe_key: str
+    created_at: datetime
+    queue_id: str | None
+    reply: str | None
+
+
+# --- Claim, hold, mark --------------------------------------------------------------------------
+
+
+def claim(
+    conn: Connection, limit: int, token: str, lease: timedelta, now: datetime
+) -> list[Delivery]:
+    """Take at most `limit` due deliveries, oldest first; empty when others have them all."""
+    due = (
+        select(_ROW.id)
+        .where(
+            _ROW.status == DeliveryStatus.QUEUED,
+            _ROW.not_before <= now,
+            _ROW.expires_at > now,
+            _may_be_written_to(),
+        )
+        .order_by(_ROW.not_before, _ROW.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=DeliveryRow.__table__)
+        .cte("due")  # PostgreSQL might run a plain subquery twice, and claim more than the limit
+    )
+    taken = conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.id.in_(select(due.c.id)))
+        .values(status=DeliveryStatus.LEASED, lease=token, lease_until=now + lease)
+        .returning(_ROW.id)
+    ).scalars()
+    return _read(conn, list(taken))
+
+
+def renew(conn: Connection, token: str, lease: timedelta, now: datetime) -> int:
+    """Keep what waits under this lease from being taken over; how many rows wait."""
+    return conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.lease == token, _ROW.status == DeliveryStatus.LEASED)
+        .values(lease_until=now + lease)
+    ).rowcount
+
+
+def give_back(conn: Connection, token: str) -> int:
+    """Queue again whatever is claimed under this lease and not marked; how many."""
+    return conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.lease == token, _ROW.status == DeliveryStatus.LEASED)
+        .values(status=DeliveryStatus.QUEUED, lease=None, lease_until=None)
+    ).rowcount
+
+
+def mark(
+    conn: Connection, ids: Sequence[int], token: str, patience: timedelta, now: datetime
+) -> set[int]:
+    """Those of `ids` whose final dot may now be written, once this is committed.
+
+    A delivery that is not among them has been taken over, has expired, or its subscriber is not
+    to be written to any more; it must not be sent.
+    """
+    until = now + patience
+    given = {"ids": list(ids), "token": token, "now": now, "until": until}
+    return set(conn.execute(_MARK, given).scalars())
+
+
+def withdraw(conn: Connection, ids: Sequence[int], token: str) -> int:
+    """End those of `ids` that could not be marked though the lease is ours; how many."""
+    ours = and_(_ROW.id.in_(ids), _ROW.lease == token, _ROW.status == DeliveryStatus.LEASED)
+    suppressed = conn.execute(
+        update(DeliveryRow)
+        .where(ours, _is_suppressed())
+        .values(**_released(DeliveryStatus.SUPPRESSED, CancelReason.SUPPRESSED))
+    ).rowcount
+    left = conn.execute(
+        update(DeliveryRow)
+        .where(ours, ~_is_welcome())
+        .values(**_released(DeliveryStatus.CANCELLED, CancelReason.LEFT))
+    ).rowcount
+    return suppressed + left
+
+
+# --- Settle -------------------------------------------------------------------------------------
+
+
+def settle(
+    conn: Connection, settlements: Iterable[Settlement], token: str, now: datetime
+) -> Counter[DeliveryStatus]:
+    """Write what became of deliveries held under `token`; how many were still ours, by status.
+
+    A late acceptance turns an uncertain delivery into a sent one.
+    """
+    groups: dict[DeliveryStatus, list[Settlement]] = {}
+    for settlement in settlements:
+        groups.setdefault(settlement.status, []).append(settlement)
+    written: Counter[DeliveryStatus] = Counter()
+    for status, group in groups.items():
+        if status is DeliveryStatus.SENT:
+            written[status] = _settle_sent(conn, group, token, now)
+        else:
+            written[status] = sum(_settle_one(conn, one, token, now) for one in group)
+    return written
+
+
+def _settle_sent(
+    conn: Connection, settlements: Sequence[Settlement], token: str, now: datetime
+) -> int:
+    return conn.execute(
+        _SENT,
+        [
+            {
+                "id_": settlement.delivery_id,
+                "token": token,
+                "now": now,
+                "queue_id": settlement.queue_id,
+                "reply": _cut(settlement.reply),
+            }
+            for settlement in settlements
+        ],
+    ).rowcount
+
+
+def _settle_one(conn: Connection, settlement: Settlement, token: str, now: datetime) -> bool:
+    left: tuple[DeliveryStatus, ...] = _IN_HAND
+    values: dict[str, Any] = _released(settlement.status, settlement.reason)
+    if settlement.status is DeliveryStatus.UNCERTAIN:
+        left = (DeliveryStatus.SENDING,)
+        del values["lease"]  # a late 250 may still come, under the same token
+    if settlement.status is DeliveryStatus.QUEUED:
+        values |= {"not_before": now + settlement.delay, "marked_at": None}
+    won = conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.id == settlement.delivery_id, _ROW.lease == token, _ROW.status.in_(left))
+        .values(
+            reply=_cut(settlement.reply),
+            attempts=_ROW.attempts + (1 if settlement.charged else 0),
+            **values,
+        )
+    ).rowcount
+    if won and settlement.suppression:
+        _suppress(conn, settlement.delivery_id, settlement.suppression, now)
+    if won and settlement.unread:
+        set_cursors_back(conn, [settlement.delivery_id])
+    return won == 1
+
+
+def _suppress(conn: Connection, delivery_id: int, reason: SuppressionReason, now: datetime) -> None:
+    """Write to this address no more, and end what is still owed to it."""
+    subscriber_id, address_hash = conn.execute(
+        select(SubscriberRow.id, SubscriberRow.address_hash)
+        .join(DeliveryRow, DeliveryRow.subscriber_id == SubscriberRow.id)
+        .where(DeliveryRow.id == delivery_id)
+    ).one()
+    insert = postgresql.insert if conn.dialect.name == "postgresql" else sqlite.insert
+    conn.execute(
+        insert(SuppressionRow)
+        .values(hash=address_hash, reason=reason, since=now)
+        .on_conflict_do_nothing()
+    )
+    cancel_owed(conn, [subscriber_id], CancelReason.SUPPRESSED)
+
+
+# --- What ends without a sender -----------------------------------------------------------------
+
+
+def expire_due(conn: Connection, now: datetime, limit: int = CHUNK) -> int:
+    """End at most `limit` deliveries whose time is over; their papers are owed anew.
+
+    A leased one too: the mark that its sender still needs is then lost.
+    """
+    over = (
+        select(_ROW.id)
+        .where(_ROW.status.in_(_OWED), _ROW.expires_at <= now)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("over")
+    )
+    ended = conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.id.in_(select(over.c.id)), _ROW.status.in_(_OWED))
+        .values(**_released(DeliveryStatus.EXPIRED, "no server took it in time"))
+        .returning(_ROW.id)
+    ).scalars()
+    ids = list(ended)
+    set_cursors_back(conn, ids)
+    return len(ids)
+
+
+def recover_leases(conn: Connection, now: datetime) -> Recovery:
+    """Tell the truth about deliveries whose sender is gone.
+
+    The lease stays on the uncertain ones, so that a sender that was only slow can still settle.
+    """
+    queued = conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.status == DeliveryStatus.LEASED, _ROW.lease_until <= now)
+        .values(**_released(DeliveryStatus.QUEUED, "its lease was over"))
+    ).rowcount
+    uncertain = conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.status == DeliveryStatus.SENDING, _ROW.lease_until <= now)
+        .values(
+            status=DeliveryStatus.UNCERTAIN,
+            reason="its sender stopped before the reply",
+            lease_until=None,
+        )
+    ).rowcount
+    return Recovery(queued=queued, uncertain=uncertain)
+
+
+def resend_uncertain(conn: Connection, kinds: Collection[DeliveryKind], now: datetime) -> int:
+    """Queue uncertain deliveries of these kinds again, each once in its life; how many."""
+    return conn.execute(
+        update(DeliveryRow)
+        .where(
+            _ROW.status == DeliveryStatus.UNCERTAIN,
+            _ROW.kind.in_(kinds),
+            _ROW.resent_at.is_(None),
+            _ROW.expires_at > now,
+        )
+        .values(
+            **_released(DeliveryStatus.QUEUED, "resent: its reply was lost"),
+            not_before=now,
+            resent_at=now,
+        )
+    ).rowcount
+
+
+def cancel_owed(
+    conn: Connection, subscriber_ids: Collection[int], reason: CancelReason
+) -> list[int]:
+    """End what is queued or leased for these subscribers; the ids of what was ended.
+
+    Only an operator's cancelling leaves the papers owed: who left wants none, and a newer digest
+    covers the range of the one it supersedes.
+    """
+    status = DeliveryStatus.CANCELLED
+    if reason is CancelReason.SUPPRESSED:
+        status = DeliveryStatus.SUPPRESSED
+    ended: list[int] = []
+    for some in in_chunks(sorted(subscriber_ids), CHUNK):
+        ended += conn.execute(
+            update(DeliveryRow)
+            .where(_ROW.subscriber_id.in_(some), _ROW.status.in_(_OWED))
+            .values(**_released(status, reason))
+            .returning(_ROW.id)
+        ).scalars()
+    if reason is CancelReason.OPERATOR:
+        set_cursors_back(conn, ended)
+    return ended
+
+
+def resolve(conn: Connection, delivery_id: int, resolution: Resolution, now: datetime) -> None:
+    """Carry out an operator's decision; NotFoundError unless that delivery is uncertain."""
+    values: dict[str, Any]
+    if resolution is Resolution.DROP:
+        values = _released(DeliveryStatus.SENT, "taken as accepted by the operator")
+    else:
+        values = _released(DeliveryStatus.QUEUED, "resent by the operator")
+        # A digest is as good a day later; a confirmation dies with its token.
+        later = (_ROW.kind != DeliveryKind.CONFIRMATION) & (_ROW.expires_at < now + SECOND_CHANCE)
+        conn.execute(
+            update(DeliveryRow)
+            .where(_ROW.id == delivery_id, _ROW.status == DeliveryStatus.UNCERTAIN, later)
+            .values(expires_at=now + SECOND_CHANCE)
+        )
+        values |= {"not_before": now, "resent_at": now}
+    won = conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.id == delivery_id, _ROW.status == DeliveryStatus.UNCERTAIN)
+        .values(**values)
+    ).rowcount
+    if not won:
+        raise NotFoundError(f"delivery {delivery_id} is not uncertain")
+
+
+def set_cursors_back(conn: Connection, delivery_ids: Collection[int]) -> None:
+    """Owe the papers of these deliveries anew: their reader certainly did not get them.
+
+    Nothing moves forward, and nothing moves where another digest that may have reached the reader,
+    or still will, covers the range. Papers of sent digests are left out when the range is compiled
+    again, so going back too far repeats nothing.
+    """
+    other = DeliveryRow.__table__.alias("other").c
+    covered = exists().where(
+        other.subscriber_id == _ROW.subscriber_id,
+        other.id != _ROW.id,
+        other.range_from <= _ROW.range_from,
+        other.range_to >= _ROW.range_to,
+        other.status.in_([*_OWED, *_STILL_COUNTS]),
+    )
+    for some in in_chunks(delivery_ids, CHUNK):
+        back_to = (
+            select(func.min(_ROW.range_from))
+            .where(_ROW.id.in_(some), _ROW.subscriber_id == SubscriberRow.id, ~covered)
+            .correlate(SubscriberRow)
+            .scalar_subquery()
+        )
+        conn.execute(
+            update(SubscriberRow)
+            .where(
+                SubscriberRow.id.in_(select(_ROW.subscriber_id).where(_ROW.id.in_(some))),
+                SubscriberRow.cursor > back_to,
+            )
+            .values(cursor=back_to)
+        )
+
+
+# --- Reading ------------------------------------------------------------------------------------
+
+
+def next_due_at(conn: Connection) -> datetime | None:
+    """When the first queued delivery may be tried; None when the outbox is empty."""
+    return conn.execute(
+        select(_ROW.not_before)
+        .where(_ROW.status == DeliveryStatus.QUEUED, _may_be_written_to())
+        .order_by(_ROW.not_before)
+        .limit(1)
+    ).scalar()
+
+
+def counts(conn: Connection) -> dict[DeliveryStatus, int]:
+    """How many deliveries there are of each status, 0 included."""
+    found = conn.execute(select(_ROW.status, func.count()).group_by(_ROW.status)).tuples()
+    return dict.fromkeys(DeliveryStatus, 0) | {
+        DeliveryStatus(status): count for status, count in found
+    }
+
+
+def listing(conn: Connection, status: DeliveryStatus | None = None) -> list[DeliveryView]:
+    """Every delivery, or those of one status, oldest first."""
+    papers = (
+        select(func.count())
+        .where(PickRow.delivery_id == _ROW.id)
+        .correlate(DeliveryRow)
+        .scalar_subquery()
+        .label("papers")
+    )
+    query = (
+        select(
+            _ROW.id,
+            SubscriberRow.email,
+            _ROW.kind,
+            _ROW.edition_on,
+            _ROW.status,
+            _ROW.attempts,
+            _ROW.reason,
+            papers,
+            _ROW.dedupe_key,
+            _ROW.created_at,
+            _ROW.queue_id,
+            _ROW.reply,
+        )
+        .join(SubscriberRow, SubscriberRow.id == _ROW.subscriber_id)
+        .order_by(_ROW.id)
+    )
+    if status:
+        query = query.where(_ROW.status == status)
+    return [_view(row) for row in conn.execute(query)]
+
+
+def _view(row: Row[Any]) -> DeliveryView:
+    fields = dict(row._mapping)
+    kind, status = DeliveryKind(fields.pop("kind")), DeliveryStatus(fields.pop("status"))
+    return DeliveryView(kind=kind, status=status, **fields)
+
+
+def _read(conn: Connection, ids: Sequence[int]) -> list[Delivery]:
+    """The deliveries of these ids, oldest first."""
+    if not ids:
+        return []
+    rows = conn.execute(
+        select(
+            _ROW.id,
+            _ROW.dedupe_key,
+            _ROW.kind,
+            _ROW.subscriber_id,
+            SubscriberRow.email,
+            _ROW.attempts,
+            _ROW.edition_on,
+            _ROW.expires_at,
+            _ROW.created_at,
+            SubscriberRow.secret,
+        )
+        .join(SubscriberRow, SubscriberRow.id == _ROW.subscriber_id)
+        .where(_ROW.id.in_(ids))
+        .order_by(_ROW.not_before, _ROW.id)
+    )
+    return [Delivery(id_, key, DeliveryKind(kind), *rest) for id_, key, kind, *rest in rows]
+
+
+# --- Pieces of statements -----------------------------------------------------------------------
+
+
+def _is_welcome() -> ColumnElement[bool]:
+    """The subscriber wants mail; one who has not confirmed wants only the confirmation."""
+    return exists().where(
+        SubscriberRow.id == _ROW.subscriber_id,
+        or_(
+            SubscriberRow.status == SubscriberStatus.ACTIVE,
+            and_(
+                SubscriberRow.status == SubscriberStatus.PENDING,
+                _ROW.kind == DeliveryKind.CONFIRMATION,
+            ),
+        ),
+    )
+
+
+def _is_suppressed() -> ColumnElement[bool]:
+    return exists().where(
+        SubscriberRow.id == _ROW.subscriber_id,
+        SuppressionRow.hash == SubscriberRow.address_hash,
+    )
+
+
+def _may_be_written_to() -> ColumnElement[bool]:
+    return and_(_is_welcome(), ~_is_suppressed())
+
+
+def _released(status: DeliveryStatus, reason: str) -> dict[str, Any]:
+    """The values of a row that nobody holds any more."""
+    return {"status": status, "reason": reason, "lease": None, "lease_until": None}
+
+
+def _cut(reply: str | None) -> str | None:
+    # PostgreSQL takes no NUL in a text.
+    return reply.replace("\0", "")[:LONGEST_REPLY] if reply else None
+
+
+# Both run for every message, so they are built once.
+_MARK: Final = (
+    update(DeliveryRow)
+    .where(
+        _ROW.id.in_(bindparam("ids", expanding=True)),
+        _ROW.lease == bindparam("token"),
+        _ROW.status == DeliveryStatus.LEASED,
+        _ROW.expires_at > bindparam("now"),
+        _may_be_written_to(),
+    )
+    .values(
+        status=DeliveryStatus.SENDING, marked_at=bindparam("now"), lease_until=bindparam("until")
+    )
+    .returning(_ROW.id)
+)
+_SENT: Final = (
+    update(DeliveryRow)
+    .where(
+        _ROW.id == bindparam("id_"),
+        _ROW.lease == bindparam("token"),
+        _ROW.status.in_([DeliveryStatus.SENDING, DeliveryStatus.UNCERTAIN]),
+    )
+    .values(
+        **_released(DeliveryStatus.SENT, "accepted"),
+        sent_at=bindparam("now"),
+        queue_id=bindparam("queue_id"),
+        reply=bindparam("reply"),
+    )
+)

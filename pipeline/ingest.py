@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection, Engine
 
-from pipeline import matching
 from pipeline.domain import Match, SourceState
 from pipeline.errors import SourceError
+from pipeline.matching.topics import match
 from pipeline.sources import Reading, Source
 from pipeline.storage import (
     batches,
@@ -50,7 +51,6 @@ class SourceReport:
     touched: int = 0
     batch: int | None = None
     error: str | None = None
-    skipped: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -75,13 +75,31 @@ def ingest(
     Empty when another run is at work. Raises LeaseLostError when another run took over because
     this one was silent for too long; nothing it wrote then is visible.
     """
+    return _ingest(engine, now, (partial(_read, source=s, since=since) for s in sources))
+
+
+def ingest_recorded(
+    engine: Engine, readings: Iterable[tuple[str, Reading]], *, now: datetime
+) -> list[SourceReport]:
+    """The same for recorded answers, (source, reading) each.
+
+    What we know of the live sources stays as it is.
+    """
+    return _ingest(
+        engine, now, (partial(_store_recorded, name=name, found=found) for name, found in readings)
+    )
+
+
+def _ingest(
+    engine: Engine, now: datetime, looks: Iterable[Callable[[_Run], SourceReport]]
+) -> list[SourceReport]:
     run = _begin(engine, now)
     if run is None:
         log.info("ingest skipped, another run is at work")
         return []
     try:
-        for source in sources:
-            run.reports.append(_read(run, source, since))
+        for look in looks:
+            run.reports.append(look(run))
         return _publish(run)
     finally:
         with engine.begin() as conn:
@@ -122,12 +140,7 @@ def _read(run: _Run, source: Source, since: date | None) -> SourceReport:
 
 
 def _store(run: _Run, source: Source, known: SourceRecord | None, found: Reading) -> SourceReport:
-    total = sightings.Stored()
-    for chunk in in_chunks(found.sightings, CHUNK):
-        with run.engine.begin() as conn:
-            run.hold(conn)
-            stored = sightings.store(conn, chunk, batch=run.batch, now=run.now)
-        total = total + stored
+    total = _store_all(run, found)
     record = after_reading(
         known, source.name, new=total.new, due=source.news_due, cursor=found.cursor, now=run.now
     )
@@ -135,20 +148,38 @@ def _store(run: _Run, source: Source, known: SourceRecord | None, found: Reading
         # The cursor and the validators move only now that everything before them is kept.
         run.hold(conn)
         source_states.put(conn, record)
-        for validator in found.validators:
-            http_validators.put(
-                conn, validator.url, validator.etag, validator.last_modified, run.now
-            )
-    log.info("source read", source=source.name, state=record.state, sightings=total.sightings,
-             new=total.new, skipped=len(found.skipped))  # fmt: skip
+        for url, validator in found.validators:
+            http_validators.put(conn, url, validator.etag, validator.last_modified, run.now)
+    return _report(source.name, record.state, total, found)
+
+
+def _store_recorded(run: _Run, name: str, found: Reading) -> SourceReport:
+    total = _store_all(run, found)
+    if total.new:
+        return _report(name, SourceState.FRESH, total, found)
+    return _report(name, SourceState.STALE if total.sightings else SourceState.QUIET, total, found)
+
+
+def _store_all(run: _Run, found: Reading) -> sightings.Stored:
+    total = sightings.Stored()
+    for chunk in in_chunks(found.sightings, CHUNK):
+        with run.engine.begin() as conn:
+            run.hold(conn)
+            stored = sightings.store(conn, chunk, batch=run.batch, now=run.now)
+        total = total + stored
+    return total
+
+
+def _report(name: str, state: SourceState, total: sightings.Stored, found: Reading) -> SourceReport:
+    log.info("source read", source=name, state=state, sightings=total.sightings, new=total.new,
+             skipped=len(found.skipped))  # fmt: skip
     return SourceReport(
-        source.name,
-        record.state,
+        name,
+        state,
         sightings=total.sightings,
         new=total.new,
         touched=total.touched,
         error="; ".join(found.skipped) or None,
-        skipped=found.skipped,
     )
 
 
@@ -221,7 +252,7 @@ def _publish(run: _Run) -> list[SourceReport]:
         corpus = papers.recent(conn, through_batch=run.batch)
     if not touched:
         return run.reports
-    found = list(matching.match(followed, touched, corpus=corpus))
+    found = list(match(followed, touched, corpus=corpus))
     _write_matches(run, found)
     new = sum(paper.batch == run.batch for paper in touched)
     with run.engine.begin() as conn:
@@ -234,8 +265,8 @@ def _publish(run: _Run) -> list[SourceReport]:
     return [replace(r, batch=run.batch) if r.touched else r for r in run.reports]
 
 
-def _write_matches(run: _Run, found: Sequence[Match]) -> None:
-    for chunk in in_chunks(found, CHUNK):
+def _write_matches(run: _Run, matches: Sequence[Match]) -> None:
+    for chunk in in_chunks(matches, CHUNK):
         with run.engine.begin() as conn:
             run.hold(conn)
-            topics.add_matches(conn, [(match, run.batch) for match in chunk])
+            topics.add_matches(conn, [(found, run.batch) for found in chunk])

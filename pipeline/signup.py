@@ -18,7 +18,7 @@ from pipeline.domain import (
     Topic,
 )
 from pipeline.errors import AddressError, NotFoundError
-from pipeline.matching import canonical
+from pipeline.matching.query import canonical
 from pipeline.storage import batches, confirmations, deliveries, subscribers, topics
 from pipeline.storage.database import reading
 from pipeline.storage.deliveries import CancelReason

@@ -10,13 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import ingest as ingesting
-from pipeline import matching
 from pipeline.bootstrap import Services, services
 from pipeline.cli.output import AsJson, Now, Since, UsageError, day, moment, show
 from pipeline.domain import SourceState
 from pipeline.errors import PaperboyError
 from pipeline.ingest import SourceReport
-from pipeline.sources import Source, recorded
+from pipeline.matching.query import canonical
+from pipeline.matching.rank import RankedPaper, RankedTopic
+from pipeline.matching.rank import rank as rank_papers
+from pipeline.matching.topics import search
+from pipeline.sources import recorded
 from pipeline.sources.text import clean
 from pipeline.storage import batches, papers, source_states
 from pipeline.storage.database import reading
@@ -71,9 +74,8 @@ def _ingest_files(
         except PaperboyError as error:
             name = fallback or getattr(error, "source", "file")
             failures.append(SourceReport(name, SourceState.FAILED, error=str(error)))
-    sources: list[Source] = [recorded.RecordedSource(name, answer) for name, answer in found]
-    reports = ingesting.ingest(built.engine, sources, now=clock, remember=False) if sources else []
-    if sources and not reports:
+    reports = ingesting.ingest_recorded(built.engine, found, now=clock) if found else []
+    if found and not reports:
         raise PaperboyError("another ingest is running; try again when it is done")
     return [*reports, *failures], bool(failures)
 
@@ -122,7 +124,7 @@ def sources(as_json: AsJson = False) -> None:
 @app.command()
 def match(query: str, since: Since = None, as_json: AsJson = False) -> None:
     """The papers a topic would bring, best first."""
-    parsed = matching.canonical(query)
+    parsed = canonical(query)
     built = services()
     with reading(built.engine) as conn:
         through = batches.published(conn)
@@ -136,7 +138,7 @@ def match(query: str, since: Since = None, as_json: AsJson = False) -> None:
             "score": round(found.score, 4),
             "phrases": found.phrases,
         }
-        for found in matching.search(parsed, known, corpus=corpus)
+        for found in search(parsed, known, corpus=corpus)
     )
     columns = ("score", "paper", "title", "phrases")
     show(rows, columns, as_json=as_json, empty="No paper matches this topic.")
@@ -153,7 +155,7 @@ def rank(
 ) -> None:
     """Rank papers for topics, without a database and without a floor."""
     documents = [
-        matching.RankedPaper(
+        RankedPaper(
             id=str(row["id"]),
             title=clean(row["title"]),
             abstract=clean(row.get("abstract") or ""),
@@ -163,10 +165,9 @@ def rank(
         for row in _json_lines(papers_file, "id", "title")
     ]
     topics = [
-        matching.RankedTopic(str(row["id"]), row["query"])
-        for row in _json_lines(topics_file, "id", "query")
+        RankedTopic(str(row["id"]), row["query"]) for row in _json_lines(topics_file, "id", "query")
     ]
-    rows = matching.rank(documents, topics, top=top, language=language)
+    rows = rank_papers(documents, topics, top=top, language=language)
     show(
         ({"topic": r.topic, "paper": r.paper, "score": r.score} for r in rows),
         ("topic", "paper", "score"),

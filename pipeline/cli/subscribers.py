@@ -43,7 +43,16 @@ COLUMNS = (
     "next_slot_at",
     "last_edition_on",
 )
-CSV_COLUMNS = ("email", "status", "topics", "hour", "timezone", "frequency", "weekday", "max_papers")
+CSV_COLUMNS = (
+    "email",
+    "status",
+    "topics",
+    "hour",
+    "timezone",
+    "frequency",
+    "weekday",
+    "max_papers",
+)
 Email = Annotated[str, typer.Argument(metavar="EMAIL")]
 
 
@@ -135,7 +144,7 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             if "email" not in (reader.fieldnames or ()):
-                raise PaperboyError(f"{path}: the first line must name the columns, email among them")
+                raise PaperboyError(f"{path}: the first line must name its columns, with email")
             return [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PaperboyError(f"{path}: {error}") from error

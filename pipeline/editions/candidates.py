@@ -8,19 +8,17 @@ from datetime import date, datetime, timedelta
 
 from sqlalchemy import Connection
 
-from pipeline import matching
 from pipeline.domain import (
     Digest,
     Frequency,
     Paper,
     Pick,
-    Reason,
     SkipReason,
     Subscriber,
     Subscription,
     TopicKind,
 )
-from pipeline.matching import Candidate, TopicCandidates
+from pipeline.matching.ranking import Candidate, TopicCandidates, pick
 from pipeline.storage import papers, topics
 from pipeline.storage.digests import digest_of
 from pipeline.storage.topics import PublishedMatch
@@ -95,15 +93,15 @@ class Candidates:
     ) -> tuple[Digest, SkipReason | None]:
         """The digest of this draft, or an empty one and the reason why it is empty."""
         by_topic = [(s, self._of(s, draft)) for s in followed]
+        most = draft.subscriber.max_papers
         unseen = [
-            TopicCandidates(s.topic.id, tuple(c for c in found if c.paper_id not in seen))
+            TopicCandidates(s.label, _offered(s, [c for c in found if c.paper not in seen], most))
             for s, found in by_topic
         ]
-        selection = matching.pick(unseen, draft.subscriber.max_papers)
-        labels = {s.topic.id: s.label for s in followed}
-        picks = [self._pick(selected, labels) for selected in selection.picks]
+        selection = pick(unseen, most)
+        picks = [Pick(self._papers[p.paper], p.reasons, p.score) for p in selection.picks]
         digest = digest_of(
-            draft.edition_on, picks, more=selection.more, topics=tuple(labels.values())
+            draft.edition_on, picks, more=selection.more, topics=tuple(s.label for s in followed)
         )
         if picks:
             return digest, None
@@ -141,14 +139,16 @@ class Candidates:
 
     def _candidate(self, paper_id: int, score: float, phrases: tuple[str, ...]) -> Candidate:
         paper = self._papers[paper_id]
-        return Candidate(paper_id, score, phrases, title=paper.title, upvotes=paper.upvotes or 0)
+        return Candidate(paper_id, score, phrases, title=paper.title, upvotes=paper.upvotes)
 
     def _is_readable(self, paper_id: int) -> bool:
         paper = self._papers.get(paper_id)
         return paper is not None and not paper.withdrawn
 
-    def _pick(self, selected: matching.Selected, labels: Mapping[int, str]) -> Pick:
-        reasons = tuple(
-            Reason(labels[reason.topic_id], reason.phrases) for reason in selected.reasons
-        )
-        return Pick(self._papers[selected.paper_id], reasons, selected.score)
+
+def _offered(
+    subscription: Subscription, unseen: list[Candidate], max_papers: int
+) -> list[Candidate]:
+    """Trending offers its top and no more: what lies below it has not found no place."""
+    is_trending = subscription.topic.kind is TopicKind.TRENDING
+    return unseen[:max_papers] if is_trending else unseen

@@ -7,8 +7,8 @@ from datetime import datetime
 
 from sqlalchemy import Engine
 
-from pipeline import matching
 from pipeline.domain import Paper
+from pipeline.matching.topics import match
 from pipeline.storage import batches, papers, topics
 from pipeline.storage.database import in_chunks, reading
 from pipeline.storage.topics import TopicProgress
@@ -53,10 +53,10 @@ def _bring_up(
     is_new = stand == topics.NEVER_MATCHED
     unseen = [p for p in waiting if (p.batch if is_new else touched[p.id]) > max(floor, stand)]
     arose = {p.id: arose_in(p.batch, min(touched[p.id], batch), stand) for p in unseen}
-    found = matching.match([p.topic for p in late], unseen, corpus=corpus)
+    found = match([p.topic for p in late], unseen, corpus=corpus)
     for chunk in in_chunks(found, 1_000):
         with engine.begin() as conn:
-            topics.add_matches(conn, [(match, arose[match.paper_id]) for match in chunk])
+            topics.add_matches(conn, [(new, arose[new.paper_id]) for new in chunk])
     with engine.begin() as conn:
         topics.advance(conn, [p.topic.id for p in late], from_batch=stand, to_batch=batch)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -48,7 +49,7 @@ class Outcome:
     email: str
     kind: DeliveryKind
     edition_on: date
-    papers: int
+    papers: tuple[str, ...]  # their keys, in order
     skipped: SkipReason | None = None
 
 
@@ -70,8 +71,8 @@ def publish(
     last_id = 0
     while True:
         compiled = with_retries(
-            lambda after_id=last_id: _compile_chunk(
-                engine, edition, candidates, everyone=everyone, after_id=after_id
+            partial(
+                _compile_chunk, engine, edition, candidates, everyone=everyone, after_id=last_id
             )
         )
         if compiled is None:
@@ -252,6 +253,6 @@ def _outcome(draft: Draft, digest: Digest, skipped: SkipReason | None) -> Outcom
         draft.subscriber.email,
         DeliveryKind.DIGEST,
         draft.edition_on,
-        len(digest.picks),
+        tuple(pick.paper.key for pick in digest.picks),
         skipped,
     )

@@ -20,6 +20,7 @@ from pipeline.domain import (
     SkipReason,
 )
 from pipeline.storage.database import in_chunks
+from pipeline.storage.identity import paper_key
 from pipeline.storage.papers import paper_from, sources_of
 from pipeline.storage.schema import (
     DeliveryRow,
@@ -158,6 +159,20 @@ def load(conn: Connection, delivery_ids: Iterable[int]) -> dict[int, Digest]:
                 welcome=row.kind == DeliveryKind.WELCOME,
             )
     return digests
+
+
+def papers_of(conn: Connection, delivery_ids: Iterable[int]) -> defaultdict[int, list[str]]:
+    """The keys of the papers in each digest, in their order."""
+    keys: defaultdict[int, list[str]] = defaultdict(list)
+    for chunk in in_chunks(delivery_ids, CHUNK):
+        for row in conn.execute(
+            select(PickRow.delivery_id, PaperRow.arxiv_id, PaperRow.doi, PaperRow.title_key)
+            .join(PaperRow, PaperRow.id == PickRow.paper_id)
+            .where(PickRow.delivery_id.in_(chunk))
+            .order_by(PickRow.delivery_id, PickRow.position)
+        ):
+            keys[row.delivery_id].append(paper_key(row.arxiv_id, row.doi, row.title_key))
+    return keys
 
 
 def digest_of(

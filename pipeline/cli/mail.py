@@ -1,0 +1,170 @@
+"""Commands about mail: publish, preview, send, deliveries."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.bootstrap import Services, services
+from pipeline.cli.output import AsJson, Now, lines, moment, show
+from pipeline.dispatch import DispatchStoppedError, Tally
+from pipeline.domain import DeliveryStatus
+from pipeline.editions import Outcome
+from pipeline.errors import PaperboyError
+from pipeline.storage import deliveries, digests
+from pipeline.storage.database import reading
+from pipeline.storage.deliveries import DeliveryView, Resolution
+
+app = typer.Typer()
+deliveries_app = typer.Typer(invoke_without_command=True)
+
+PUBLISHED = ("subscriber", "email", "kind", "edition", "papers", "outcome", "reason")
+OWED = ("id", "email", "kind", "edition", "status", "attempts", "message_id", "reason", "papers")
+
+
+@app.command()
+def publish(
+    everyone: Annotated[
+        bool, typer.Option("--all", help="Whatever the hour; one edition a day still holds.")
+    ] = False,
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compile the digests that are due into the outbox."""
+    outcomes = services().publish(moment(now), everyone=everyone)
+    rows = map(_outcome_row, outcomes)
+    show(rows, PUBLISHED, as_json=as_json, empty="No digest is due.")
+
+
+def _outcome_row(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "subscriber": outcome.subscriber_id,
+        "email": outcome.email,
+        "kind": outcome.kind,
+        "edition": outcome.edition_on,
+        "papers": list(outcome.papers),
+        "outcome": "skipped" if outcome.skipped else "queued",
+        "reason": outcome.skipped,
+    }
+
+
+@app.command()
+def preview(
+    email: str,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the HTML part here.")] = None,
+    text: Annotated[Path | None, typer.Option("--text", help="Write the text part here.")] = None,
+    eml: Annotated[Path | None, typer.Option("--eml", help="Write the whole mail here.")] = None,
+    send_to: Annotated[
+        str | None, typer.Option("--send-to", metavar="ADDRESS", help="Send it there, once.")
+    ] = None,
+    now: Now = None,
+) -> None:
+    """The digest a subscriber would get next; nothing moves."""
+    shown = services().preview(email, moment(now))
+    for path, words in ((html, shown.html.encode()), (text, shown.text.encode()), (eml, shown.eml)):
+        if path is not None:
+            _write(path, words)
+    if send_to is not None:
+        services().send_preview(email, send_to, moment(now))
+    if not (html or text or eml or send_to):
+        typer.echo(f"Subject: {shown.subject}\n\n{shown.text}")
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise PaperboyError(f"{path}: {error}") from error
+
+
+@app.command()
+def send(
+    once: Annotated[bool, typer.Option("--once", help="Until nothing is due.")] = False,
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
+    """Drain the outbox from this process."""
+    clock = moment(now) if now else None
+    with _stop_flag() as stopping:
+        try:
+            tally = services().dispatch(once=once, clock=clock, stop=stopping)
+        except DispatchStoppedError as error:
+            _show_tally(error.tally, as_json=as_json)
+            raise
+    _show_tally(tally, as_json=as_json)
+
+
+@contextmanager
+def _stop_flag() -> Iterator[Any]:
+    """SIGTERM and Ctrl-C finish the message at hand and give the rest back."""
+    stopped: list[int] = []
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    for name in before:
+        signal.signal(name, lambda number, _frame: stopped.append(number))
+    try:
+        yield lambda: bool(stopped)
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def _show_tally(tally: Tally, *, as_json: bool) -> None:
+    names = ("sent", "deferred", "failed", "uncertain", "cancelled", "expired")
+    row = {name: getattr(tally, name) for name in names}
+    show([row], names, as_json=as_json, empty="")
+
+
+@deliveries_app.callback()
+def list_deliveries(
+    context: typer.Context,
+    status: Annotated[
+        DeliveryStatus | None, typer.Option("--status", help="Only those in this status.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every message owed or sent, and what became of it."""
+    if context.invoked_subcommand:
+        return
+    built = services()
+    with reading(built.engine) as conn:
+        known = deliveries.listing(conn, status)
+        papers = digests.papers_of(conn, [view.id for view in known])
+    rows = (_delivery_row(built, view, papers[view.id]) for view in known)
+    show(rows, OWED, as_json=as_json, empty="No deliveries.")
+
+
+def _delivery_row(built: Services, view: DeliveryView, papers: list[str]) -> dict[str, Any]:
+    return {
+        "id": view.id,
+        "email": view.email,
+        "kind": view.kind,
+        "edition": view.edition_on,
+        "status": view.status,
+        "attempts": view.attempts,
+        "message_id": built.message_id(view.dedupe_key),
+        "reason": view.reason,
+        "papers": papers,
+    }
+
+
+@deliveries_app.command()
+def resolve(
+    delivery_id: Annotated[int, typer.Argument(metavar="ID")],
+    resend: Annotated[bool, typer.Option("--resend", help="Send it again.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Take it as accepted.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Decide about an uncertain delivery."""
+    if resend == drop:
+        raise typer.BadParameter("say one of --resend and --drop")
+    decision = Resolution.RESEND if resend else Resolution.DROP
+    with services().engine.begin() as conn:
+        deliveries.resolve(conn, delivery_id, decision, datetime.now(UTC))
+    if as_json:
+        lines([{"id": delivery_id, "resolution": decision}])

@@ -1,0 +1,120 @@
+"""Celery: when each step runs, nothing about how.
+
+A task is a wake-up. The truth is in the database, so a task that is lost, late or run twice costs
+time and nothing else; none takes arguments, returns anything or schedules another.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from celery import Celery
+from celery.schedules import crontab
+from celery.signals import setup_logging, worker_shutting_down
+from kombu import Queue
+
+from pipeline import bootstrap, logs, settings
+from pipeline.bootstrap import Services
+
+DRAIN = timedelta(seconds=60)  # of one dispatch task; then another may have the child
+DISPATCH_EVERY = 5.0  # seconds
+PUBLISH_EVERY = 60.0
+INGEST_AT = crontab(minute="7")  # arXiv and Hugging Face publish on the hour
+
+# SIGTERM reaches the worker but not a task in one of its prefork children, so the worker sets
+# a byte of memory that all of them share.
+_stopping = mmap.mmap(-1, 1)
+
+app = Celery("paperboy")
+
+
+@app.on_configure.connect
+def _configure(sender: Celery, **_: Any) -> None:
+    sender.conf.update(celery_settings(settings.load()))
+
+
+def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
+    """Celery's configuration; see docs/decisions/celery-wakes-only.md for why."""
+    wake_up = {"expires": 60}  # a wake-up nobody took in time is followed by a newer one
+    return {
+        "broker_url": loaded.redis_url,
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": {
+            "visibility_timeout": 3600,  # above any task
+            # A killed worker's task comes back at once instead of after minutes.
+            "unacked_restore_interval": 2,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 10,
+            "socket_connect_timeout": 5,
+            "retry_on_timeout": True,
+        },
+        "result_backend": None,
+        "task_ignore_result": True,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_default_queue": "dispatch",
+        "task_queues": [Queue("ingest"), Queue("edition"), Queue("dispatch")],
+        "task_routes": {
+            "paperboy.ingest": {"queue": "ingest"},
+            "paperboy.publish": {"queue": "edition"},
+            "paperboy.dispatch": {"queue": "dispatch"},
+        },
+        "worker_prefetch_multiplier": 1,
+        "worker_hijack_root_logger": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "timezone": "UTC",
+        "beat_schedule": {
+            "ingest": {"task": "paperboy.ingest", "schedule": INGEST_AT, "options": wake_up},
+            "publish": {"task": "paperboy.publish", "schedule": PUBLISH_EVERY, "options": wake_up},
+            "dispatch": {
+                "task": "paperboy.dispatch",
+                "schedule": DISPATCH_EVERY,
+                "options": wake_up,
+            },
+        },
+    }
+
+
+@app.task(name="paperboy.ingest")
+def ingest() -> None:
+    _services().ingest(datetime.now(UTC))
+
+
+@app.task(name="paperboy.publish")
+def publish() -> None:
+    _services().publish(datetime.now(UTC))
+
+
+@app.task(name="paperboy.dispatch")
+def dispatch() -> None:
+    _services().dispatch(until=datetime.now(UTC) + DRAIN, stop=_is_stopping)
+
+
+def _services() -> Services:
+    """This process's own: engines, sockets and threads are made after the fork."""
+    return _services_of(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _services_of(_pid: int) -> Services:
+    return bootstrap.build(settings.load())
+
+
+@worker_shutting_down.connect
+def _stop(**_: Any) -> None:
+    _stopping[0] = 1
+
+
+def _is_stopping() -> bool:
+    return _stopping[0] == 1
+
+
+@setup_logging.connect
+def _set_up_logs(**_: Any) -> None:
+    logs.configure(settings.load())

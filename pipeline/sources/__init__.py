@@ -10,6 +10,14 @@ from pipeline.domain import Sighting
 
 
 @dataclass(frozen=True, slots=True)
+class Validator:
+    """What a server gave us to ask "has it changed?" with (RFC 9110, section 8.8)."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What one look at a source brought."""
 
@@ -17,6 +25,9 @@ class Reading:
     cursor: str | None = None  # where the source wants to go on; None keeps the old one
     unchanged: bool = False  # the server said so (304), or it is yesterday's answer again
     skipped: tuple[str, ...] = ()  # one clear line for each entry that could not be read
+    # By URL; to be remembered only in the transaction that keeps the sightings, for a server
+    # that is told "I have it" never gives it again.
+    validators: tuple[tuple[str, Validator], ...] = ()
 
 
 class Source(Protocol):

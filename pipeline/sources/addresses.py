@@ -1,0 +1,158 @@
+"""Connections that only go to public addresses and that end at a deadline."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from ipaddress import IPv4Address, IPv6Address
+from threading import Timer
+from types import TracebackType
+from typing import Any, Self
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class ForbiddenAddressError(Exception):
+    """A name that leads into a private network."""
+
+
+class Guard:
+    """Opens the connections of one request, and breaks them all at the deadline.
+
+    A timeout of the socket alone would let a server drip one byte at a time for hours, through
+    the headers too. `stopped` tells that the deadline has passed.
+    """
+
+    def __init__(self, *, allow_private: bool, deadline: float) -> None:
+        self.stopped = False
+        self._allow_private = allow_private
+        self._brakes: list[socket.socket] = []
+        self._timer = Timer(max(0.0, deadline - time.monotonic()), self._stop)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        self._timer.join()
+        for brake in self._brakes:
+            brake.close()
+
+    def connect(self, connection: HTTPConnection) -> socket.socket:
+        """A socket to the first address that answers; all of them must be public.
+
+        The address that was checked is the one connected to: asking the name servers again could
+        give another one.
+        """
+        host, timeout = connection.host, connection.timeout
+        try:
+            found = socket.getaddrinfo(host, connection.port, type=socket.SOCK_STREAM)
+        except (socket.gaierror, UnicodeError) as error:
+            raise NameResolutionError(host, connection, socket.gaierror(str(error))) from error
+        for *_, address in found:
+            self._check(host, str(address[0]))
+        failure: OSError = OSError("no address")
+        for family, kind, protocol, _, address in found[:4]:
+            opened = socket.socket(family, kind, protocol)
+            try:
+                opened.settimeout(timeout if isinstance(timeout, (int, float)) else None)
+                opened.connect(address)
+            except OSError as error:
+                opened.close()
+                failure = error
+                continue
+            self._hold(opened)
+            return opened
+        if isinstance(failure, TimeoutError):
+            raise ConnectTimeoutError(connection, f"{host} timed out") from failure
+        raise NewConnectionError(connection, f"{host}: {failure}") from failure
+
+    def _check(self, host: str, address: str) -> None:
+        if not self._allow_private and not is_public(address):
+            raise ForbiddenAddressError(f"{host} leads into a private network")
+
+    def _hold(self, opened: socket.socket) -> None:
+        # A copy of the descriptor: TLS takes the socket itself over, the connection is the same.
+        self._brakes.append(opened.dup())
+        if self.stopped:
+            self._stop()
+
+    def _stop(self) -> None:
+        self.stopped = True
+        for brake in self._brakes:
+            try:
+                brake.shutdown(socket.SHUT_RDWR)
+            except OSError:  # closed by the other side just before
+                continue
+
+
+def is_public(address: str) -> bool:
+    """Whether anybody on the internet could reach it, also where IPv6 wraps an IPv4 address."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    return all(part.is_global and not part.is_multicast for part in (parsed, *_wrapped(parsed)))
+
+
+def _wrapped(address: IPv4Address | IPv6Address) -> tuple[IPv4Address, ...]:
+    if isinstance(address, IPv4Address):
+        return ()
+    inside = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    if address in _NAT64:
+        inside.append(IPv4Address(int(address) & 0xFFFFFFFF))
+    return tuple(part for part in inside if part is not None)
+
+
+def guarded_session(guard: Guard) -> requests.Session:
+    """A session whose every connection is opened by `guard`, and that heeds no environment.
+
+    A proxy or a .netrc of the machine would go around the guard.
+    """
+    session = requests.Session()
+    session.trust_env = False
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _GuardedAdapter(guard))
+    return session
+
+
+class _GuardedAdapter(HTTPAdapter):
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _pools(self._guard)
+
+
+def _pools(guard: Guard) -> dict[str, type[HTTPConnectionPool]]:
+    class Plain(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return guard.connect(self)
+
+    class Secure(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return guard.connect(self)
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}

@@ -1,0 +1,230 @@
+"""arXiv: its daily feed for what is new, its API for the days the feed no longer shows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Self
+from urllib.parse import urlencode
+
+from pipeline.domain import Sighting
+from pipeline.errors import SourceError
+from pipeline.sources import Reading, Validator
+from pipeline.sources.arxiv_calendar import (
+    NEW_YORK,
+    feed_day,
+    feed_days,
+    first_feed_day,
+)
+from pipeline.sources.arxiv_formats import SOURCE, Answer, RefusedError, each_once, read_xml
+from pipeline.sources.documents import DocumentError
+from pipeline.sources.http import Client
+
+LIMIT = "arxiv"  # one for API, feeds and OAI-PMH together, as the terms of use ask
+_HOSTS = frozenset({"arxiv.org", "rss.arxiv.org", "export.arxiv.org", "oaipmh.arxiv.org"})
+_FEED_CAP = 2_000  # a feed holds no more; a full one may have lost papers
+_SLICE = 1_000  # of at most 2,000 papers an answer may hold
+_MOST_RESULTS = 30_000  # of one query
+_WINDOW = timedelta(days=7)
+_LONGEST_HOLD = timedelta(days=6)  # over a holiday and a weekend, before an announcement
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ArxivAPI:
+    """`export.arxiv.org/api/query`, refreshed once a day at midnight."""
+
+    client: Client
+    base: str = "https://export.arxiv.org"
+
+    def search(
+        self, query: str, *, now: datetime, since: date | None = None, until: date | None = None
+    ) -> Iterator[Answer]:
+        """The answers, page after page, to a query in arXiv's own language; `since` and `until`
+        (both included) are days in UTC on which the first version was handed in.
+
+        Raises SourceError, also where a page comes back empty twice before the end.
+        """
+        if since or until:
+            query = f"({query}) AND {_submitted(since or date(1991, 1, 1), until or now.date())}"
+        start, total = 0, 1
+        while start < min(total, _MOST_RESULTS):
+            answer = self._page(query, start, now)
+            yield answer
+            total = answer.total or 0
+            start += answer.entries or _SLICE
+
+    def _page(self, query: str, start: int, now: datetime) -> Answer:
+        asked = {
+            "search_query": query,
+            "start": start,
+            "max_results": _SLICE,
+            "sortBy": "submittedDate",
+            "sortOrder": "ascending",
+        }
+        url = f"{self.base}/api/query?{urlencode(asked)}"
+        for _ in range(2):  # its pages are empty now and then although there is more
+            fetched = self.client.get(
+                url,
+                source=SOURCE,
+                limit=LIMIT,
+                now=now,
+                accept=frozenset({400}),
+                hosts=_HOSTS,
+            )
+            answer = _understood(fetched.body)
+            if answer.entries or (answer.total or 0) <= start:
+                return answer
+        raise SourceError(SOURCE, f"gave an empty page at {start} of {answer.total}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Cursor:
+    """The last feed day that was read, and a fingerprint of that feed.
+
+    The feed has been seen to come again under the next day's date.
+    """
+
+    day: date
+    fingerprint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.day.isoformat()}/{self.fingerprint}"
+
+    @classmethod
+    def parse(cls, text: str | None) -> Self | None:
+        day, _, fingerprint = (text or "").partition("/")
+        try:
+            return cls(date.fromisoformat(day), fingerprint)
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Feed:
+    sightings: tuple[Sighting, ...] = ()
+    skipped: tuple[str, ...] = ()
+    validators: tuple[tuple[str, Validator], ...] = ()
+    unchanged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Arxiv:
+    """The daily Atom feed of some categories, with the API for the days it was not read."""
+
+    client: Client
+    categories: tuple[str, ...]
+    feed_base: str = "https://rss.arxiv.org"
+    api_base: str = "https://export.arxiv.org"
+
+    @property
+    def name(self) -> str:
+        return SOURCE
+
+    def news_due(self, on: date) -> bool:
+        """The feed is rebuilt at midnight in New York, 04:00 or 05:00 UTC, Monday to Friday."""
+        return feed_day(on)
+
+    def read(self, *, since: date, cursor: str | None, now: datetime) -> Reading:
+        last = _Cursor.parse(cursor)
+        feed = self._feed(self.categories, now, conditional=last is not None)
+        fingerprint = _fingerprint(feed.sightings)
+        repeated = feed.unchanged or (last is not None and fingerprint == last.fingerprint)
+        fresh = () if repeated else feed.sightings
+        day = max((s.announced_on for s in fresh if s.announced_on), default=None)
+
+        end = day or now.astimezone(NEW_YORK).date()
+        missed = tuple(feed_days(last.day + _DAY if last else since, end))
+        filled = self._missed(missed, now) if missed else ()
+        return Reading(
+            sightings=(*filled, *fresh),
+            cursor=_next_cursor(last, day, missed, fingerprint),
+            unchanged=repeated and not filled,
+            skipped=feed.skipped,
+            validators=feed.validators,
+        )
+
+    def _feed(self, categories: tuple[str, ...], now: datetime, *, conditional: bool) -> _Feed:
+        """One feed for all categories, or one for each half where that would be cut off."""
+        fetched = self.client.get(
+            f"{self.feed_base}/atom/{'+'.join(categories)}",
+            source=SOURCE,
+            limit=LIMIT,
+            now=now,
+            conditional=conditional,
+            hosts=_HOSTS,
+        )
+        if fetched.unchanged:
+            return _Feed(unchanged=True)
+        answer = _understood(fetched.body)
+        if answer.entries < _FEED_CAP or len(categories) == 1:
+            kept = ((fetched.url, fetched.validator),) if fetched.validator else ()
+            return _Feed(answer.sightings, answer.skipped, kept)
+        middle = len(categories) // 2
+        halves = (categories[:middle], categories[middle:])
+        # Unconditional: half a feed that has not changed would be missing from the whole.
+        return _joined([self._feed(half, now, conditional=False) for half in halves])
+
+    def _missed(self, days: tuple[date, ...], now: datetime) -> tuple[Sighting, ...]:
+        """The papers that were due on `days`, by the schedule: the API does not tell the day."""
+        api = ArxivAPI(self.client, self.api_base)
+        query = " OR ".join(f"cat:{category}" for category in self.categories)
+        found: dict[str, Sighting] = {}
+        for first, last in _windows(days[0] - _LONGEST_HOLD, days[-1]):
+            for answer in api.search(query, now=now, since=first, until=last):
+                for sighting in answer.sightings:
+                    if sighting.published_at is None:
+                        continue
+                    day = first_feed_day(sighting.published_at)
+                    if day in days:
+                        found[sighting.source_id] = replace(sighting, announced_on=day)
+        return tuple(found.values())
+
+
+def _understood(body: bytes) -> Answer:
+    try:
+        return read_xml(body, whole=True)
+    except DocumentError as error:
+        # The API's own "Error" is about the question: asking again brings it again.
+        again = not isinstance(error, RefusedError)
+        raise SourceError(SOURCE, f"the answer {error}", retryable=again) from error
+
+
+def _joined(feeds: list[_Feed]) -> _Feed:
+    """A paper that stands in several feeds comes once, as a candidate when it once is."""
+    return _Feed(
+        sightings=each_once(sighting for feed in feeds for sighting in feed.sightings),
+        skipped=tuple(line for feed in feeds for line in feed.skipped),
+    )
+
+
+def _fingerprint(sightings: tuple[Sighting, ...]) -> str:
+    """The same for the same papers in the same versions, whatever their order and date."""
+    papers = sorted(f"{s.source_id}v{s.version}" for s in sightings)
+    return hashlib.sha256("\n".join(papers).encode()).hexdigest()[:16] if papers else ""
+
+
+def _next_cursor(
+    last: _Cursor | None, day: date | None, missed: tuple[date, ...], fingerprint: str
+) -> str | None:
+    if day is not None and (last is None or day >= last.day):
+        return str(_Cursor(day, fingerprint))
+    if missed:
+        return str(_Cursor(missed[-1], last.fingerprint if last else ""))
+    return None
+
+
+def _windows(first: date, last: date) -> Iterator[tuple[date, date]]:
+    """Weeks, so that no query comes near the 30,000 papers that one may bring."""
+    while first <= last:
+        end = min(first + _WINDOW - _DAY, last)
+        yield first, end
+        first = end + _DAY
+
+
+def _submitted(first: date, last: date) -> str:
+    start = datetime.combine(first, time.min, UTC)
+    end = datetime.combine(last, time(23, 59), UTC)
+    return f"submittedDate:[{start:%Y%m%d%H%M} TO {end:%Y%m%d%H%M}]"

@@ -1,0 +1,389 @@
+"""arXiv's answers as sightings: the API, the daily feeds, OAI-PMH and the listing page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+from pipeline.domain import Links, Sighting
+from pipeline.sources.collect import Skipped, collect, day_in, moment_in
+from pipeline.sources.documents import DocumentError, Element, XMLDocument, parse_xml
+from pipeline.sources.identifiers import ArxivName, arxiv_categories, arxiv_name, doi
+from pipeline.sources.text import (
+    MOST_AUTHORS,
+    clean,
+    clean_names,
+    clean_title,
+    is_withdrawn,
+    split_authors,
+)
+
+SOURCE = "arxiv"
+_ENTRIES = frozenset({"entry", "item", "record"})
+_NOTE_LIMIT = 1_000
+
+# A record whose first version is older than this has changed, it is not new.
+_NEW_FOR = timedelta(days=7)
+
+
+class RefusedError(DocumentError):
+    """arXiv understood the question and says that it is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one document holds. `total` is what the API says there is in all."""
+
+    sightings: tuple[Sighting, ...]
+    skipped: tuple[str, ...] = ()
+    total: int | None = None
+    resumption: str | None = None  # OAI-PMH: where to go on, None at the end
+    entries: int = 0
+
+
+def read_xml(raw: bytes | str, *, whole: bool = False) -> Answer:
+    """Any of arXiv's XML answers, recognised by its root.
+
+    Raises DocumentError when it is none of them, says "Error", or breaks off before its first
+    entry. An answer that breaks off later gives its entries and a line in `skipped`, unless it
+    must be `whole`.
+    """
+    document = parse_xml(raw, _ENTRIES)
+    if document.broken and whole:
+        raise DocumentError(document.broken)
+    match document.root.name:
+        case "feed" if _is_api(document.root):
+            return _read_api(document)
+        case "feed" | "rss":
+            return _read_feed(document)
+        case "OAI-PMH":
+            return _read_oai(document)
+    raise DocumentError(f"is XML of an unknown kind, <{document.root.name}>")
+
+
+def _is_api(root: Element) -> bool:
+    return root.find("totalResults") is not None
+
+
+def _finish(
+    document: XMLDocument, sightings: tuple[Sighting, ...], skipped: Skipped
+) -> tuple[Sighting, ...]:
+    if document.broken:
+        if not sightings:
+            raise DocumentError(f"{document.broken}; no whole entry before that")
+        skipped.add("the end", document.broken)
+    return sightings
+
+
+# --- API ----------------------------------------------------------------------------------------
+
+
+def _read_api(document: XMLDocument) -> Answer:
+    for entry in document.entries:
+        # HTTP 400 and https today, HTTP 200 and http in older answers.
+        if "/api/errors" in entry.text_of("id"):
+            why = clean(entry.text_of("summary"), 200) or "no reason given"
+            raise RefusedError(f"is an error of the API: {why}")
+    skipped = Skipped()
+    sightings = _finish(document, collect(document.entries, _api_sighting, skipped), skipped)
+    total = document.root.text_of("totalResults")
+    return Answer(
+        sightings,
+        skipped.lines,
+        total=int(total) if total.isdecimal() and len(total) < 10 else None,
+        entries=len(document.entries),
+    )
+
+
+def _api_sighting(entry: Element) -> Sighting:
+    name = _name(entry.text_of("id"))
+    primary = entry.find("primary_category")
+    terms = [primary.attributes.get("term", "")] if primary else []
+    terms += [c.attributes.get("term", "") for c in entry.find_all("category")]
+    authors = entry.find_all("author")
+    return _sighting(
+        name,
+        title=entry.text_of("title"),
+        abstract=entry.text_of("summary"),
+        authors=clean_names(author.text_of("name") for author in authors),
+        categories=terms,
+        note=entry.text_of("comment"),
+        journal_doi=entry.text_of("doi"),
+        published_at=moment_in(entry.text_of("published")),
+    )
+
+
+# --- Daily feeds --------------------------------------------------------------------------------
+
+
+def _read_feed(document: XMLDocument) -> Answer:
+    channel = document.root.find("channel") or document.root
+    title = clean_title(channel.text_of("title"))
+    if title.lower().startswith(("feed error", "error")):
+        why = clean(channel.text_of("subtitle") or channel.text_of("description"), 200)
+        raise DocumentError(f"is an error of the feed: {title} {why}".rstrip())
+    skipped = Skipped()
+    read = _finish(document, collect(document.entries, _feed_sighting, skipped), skipped)
+    return Answer(each_once(read), skipped.lines, entries=len(document.entries))
+
+
+_LEAD = re.compile(r"\s*arXiv:\S+\s+Announce Type:\s*(?P<kind>[a-z-]+)\s*(?:Abstract:)?\s*", re.I)
+
+
+def _feed_sighting(entry: Element) -> Sighting:
+    """One paper of the RSS or Atom feed: new and cross are candidates, replace* are updates."""
+    name = _name(entry.text_of("id") or entry.text_of("guid") or _link(entry))
+    summary = entry.text_of("summary") or entry.text_of("description")
+    lead = _LEAD.match(summary)
+    kind = entry.text_of("announce_type") or (lead["kind"] if lead else "")
+    terms = [c.attributes.get("term") or c.text.strip() for c in entry.find_all("category")]
+    return _sighting(
+        name,
+        title=entry.text_of("title"),
+        abstract=summary[lead.end() :] if lead else summary,
+        authors=split_authors(entry.text_of("creator")),
+        categories=terms,
+        journal_doi=entry.text_of("DOI"),
+        announced_on=day_in(entry.text_of("published")) or _mail_day(entry.text_of("pubDate")),
+        update_only=kind.lower().startswith("replace"),
+    )
+
+
+def _link(entry: Element) -> str:
+    link = entry.find("link")
+    return (link.attributes.get("href") or link.text.strip()) if link else ""
+
+
+def _mail_day(text: str) -> date | None:
+    """The day as it is written in an RFC 5322 date: the feed's day is New York's."""
+    try:
+        return parsedate_to_datetime(text).date()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def each_once(sightings: Iterable[Sighting]) -> tuple[Sighting, ...]:
+    """A paper may stand in a feed of several categories twice; as a candidate when it once is."""
+    kept: dict[str, Sighting] = {}
+    for sighting in sightings:
+        before = kept.get(sighting.source_id)
+        if before is None:
+            kept[sighting.source_id] = sighting
+            continue
+        first = before if before.update_only <= sighting.update_only else sighting
+        both = tuple(dict.fromkeys((*first.categories, *before.categories, *sighting.categories)))
+        kept[sighting.source_id] = replace(first, categories=both)
+    return tuple(kept.values())
+
+
+# --- OAI-PMH ------------------------------------------------------------------------------------
+
+
+def _read_oai(document: XMLDocument) -> Answer:
+    error = document.root.find("error")
+    if error is not None and error.attributes.get("code") != "noRecordsMatch":
+        code = error.attributes.get("code", "unknown")
+        raise DocumentError(f"is an error of OAI-PMH: {clean(f'{code} {error.text}', 200)}")
+    skipped = Skipped()
+    sightings = _finish(document, collect(document.entries, _oai_sighting, skipped), skipped)
+    return Answer(
+        sightings,
+        skipped.lines,
+        resumption=document.root.text_of("ListRecords", "resumptionToken") or None,
+        entries=len(document.entries),
+    )
+
+
+def _oai_sighting(record: Element) -> Sighting:
+    """One arXivRaw record. Its datestamp is its last change, so v1's date tells what is new."""
+    raw = record.find("metadata", "arXivRaw")
+    if raw is None:
+        raise DocumentError("has no arXivRaw metadata")
+    versions = raw.find_all("version")
+    published_at = _mail_moment(versions[0].text_of("date")) if versions else None
+    changed_on = day_in(record.text_of("header", "datestamp"))
+    return _sighting(
+        replace(_name(raw.text_of("id")), version=_last_version(versions)),
+        title=raw.text_of("title"),
+        abstract=raw.text_of("abstract"),
+        authors=split_authors(raw.text_of("authors")),
+        categories=raw.text_of("categories").split(),
+        note=raw.text_of("comments"),
+        journal_doi=raw.text_of("doi"),
+        published_at=published_at,
+        update_only=bool(
+            published_at and changed_on and changed_on - published_at.date() > _NEW_FOR
+        ),
+    )
+
+
+def _last_version(versions: list[Element]) -> int | None:
+    number = versions[-1].attributes.get("version", "").removeprefix("v") if versions else ""
+    return int(number) if number.isdecimal() and len(number) < 5 else None
+
+
+def _mail_moment(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+# --- The listing page ---------------------------------------------------------------------------
+
+_SHOWN_FOR = re.compile(r"listings for \w+, (\d{1,2} \w{3,9} \d{4})")
+_SECTION = re.compile(r"<h3[^<>]*>\s*(New|Cross|Replacement)\b", re.I)
+_LISTED_NAME = re.compile(r"href\s{0,3}=\s{0,3}[\"']/abs/([^\"'\s]{1,60})[\"']")
+_LISTED_VERSION = re.compile(r"/html/([^\"'\s]{1,60}v\d{1,4})[\"']")
+_LISTED = {
+    "title": (re.compile(r"class=['\"]list-title[^<>]{0,200}>"), "</div>"),
+    "authors": (re.compile(r"class=['\"]list-authors[^<>]{0,200}>"), "</div>"),
+    "comments": (re.compile(r"class=['\"]list-comments[^<>]{0,200}>"), "</div>"),
+    "subjects": (re.compile(r"class=['\"]list-subjects[^<>]{0,200}>"), "</div>"),
+    "abstract": (re.compile(r"<p class=['\"]mathjax['\"]>"), "</p>"),
+}
+_DESCRIPTOR = re.compile(r"<span class=['\"]descriptor['\"]>[^<]*</span>")
+_ANCHOR = re.compile(r"<a\b[^<>]*>([^<]*)</a>")
+_LONGEST_LISTED = 500_000
+
+
+def is_listing(page: str) -> bool:
+    return "listings for" in page[:200_000] and "<dt>" in page
+
+
+def read_listing(page: str) -> Answer:
+    """arXiv's /list page of one day; replacements are updates."""
+    shown = _SHOWN_FOR.search(page[:200_000])
+    announced_on = _long_day(shown[1]) if shown else None
+    skipped = Skipped()
+
+    def read(listed: tuple[str, bool]) -> Sighting:
+        sighting = _listed_sighting(listed[0])
+        return replace(sighting, announced_on=announced_on, update_only=listed[1])
+
+    sightings = collect(_listed(page), read, skipped)
+    if not sightings and skipped.lines:
+        raise DocumentError(f"is a listing without a readable entry: {skipped.lines[0]}")
+    return Answer(sightings, skipped.lines, entries=len(sightings))
+
+
+def _listed(page: str) -> Iterator[tuple[str, bool]]:
+    """Each entry's HTML, and whether it stands under the replacements."""
+    is_update = False
+    for number, part in enumerate(page.split("<dt>")):
+        if number:
+            yield part[:_LONGEST_LISTED], is_update
+        for section in _SECTION.finditer(part):
+            is_update = section[1].lower() == "replacement"
+
+
+def _listed_sighting(part: str) -> Sighting:
+    found = {key: _between(part, *marks) for key, marks in _LISTED.items()}
+    name = _name(_first(_LISTED_NAME, part))
+    versioned = arxiv_name(_first(_LISTED_VERSION, part))
+    if versioned and versioned.id == name.id:
+        name = versioned
+    return _sighting(
+        name,
+        title=found["title"],
+        abstract=found["abstract"],
+        authors=clean_names(_ANCHOR.findall(found["authors"])[:MOST_AUTHORS]),
+        categories=re.findall(r"\(([A-Za-z.-]{2,30})\)", found["subjects"]),
+        note=found["comments"],
+    )
+
+
+def _between(part: str, start: re.Pattern[str], end: str) -> str:
+    opening = start.search(part)
+    if opening is None:
+        return ""
+    closing = part.find(end, opening.end())
+    return _DESCRIPTOR.sub("", part[opening.end() : closing]) if closing > 0 else ""
+
+
+def _first(pattern: re.Pattern[str], part: str) -> str:
+    match = pattern.search(part)
+    return match[1] if match else ""
+
+
+def _long_day(text: str) -> date | None:
+    for form in ("%d %B %Y", "%d %b %Y"):
+        try:
+            return datetime.strptime(text, form).replace(tzinfo=UTC).date()
+        except ValueError:
+            continue
+    return None
+
+
+# --- What all of them share ---------------------------------------------------------------------
+
+
+def _name(text: str) -> ArxivName:
+    name = arxiv_name(text)
+    if name is None:
+        raise DocumentError(f"has no arXiv id ({clean(text, 60) or 'empty'})")
+    return name
+
+
+def _sighting(
+    name: ArxivName,
+    *,
+    title: str,
+    abstract: str,
+    authors: tuple[str, ...],
+    categories: list[str],
+    note: str = "",
+    journal_doi: str = "",
+    announced_on: date | None = None,
+    published_at: datetime | None = None,
+    update_only: bool = False,
+) -> Sighting:
+    title, note = clean_title(title), clean(note, _NOTE_LIMIT)
+    if not title:
+        raise DocumentError(f"{name.id} has no title")
+    return Sighting(
+        source=SOURCE,
+        source_id=name.id,
+        title=title,
+        abstract=clean(abstract),
+        authors=authors,
+        author_count=len(authors),
+        categories=arxiv_categories(categories),
+        arxiv_id=name.id,
+        doi=doi(journal_doi.split()[0]) if journal_doi.split() else None,
+        version=name.version,
+        announced_on=announced_on,
+        published_at=published_at,
+        links=Links(abstract=name.abstract_page, pdf=name.pdf),
+        note=note,
+        withdrawn=is_withdrawn(note),
+        update_only=update_only,
+    )
+
+
+def record_sighting(record: dict[str, object], announced_on: date | None) -> Sighting:
+    """A paper out of a file of JSON records, under the field names that scrapers use."""
+    name = _name(str(record.get("id")) if isinstance(record.get("id"), str) else "")
+    authors, categories = record.get("authors"), record.get("categories")
+    return _sighting(
+        name,
+        title=_text(record.get("title")),
+        abstract=_text(record.get("abstract")) or _text(record.get("summary")),
+        authors=clean_names(a for a in authors if isinstance(a, str))
+        if isinstance(authors, list)
+        else split_authors(_text(authors)),
+        categories=[c for c in categories if isinstance(c, str)]
+        if isinstance(categories, list)
+        else _text(categories).split(),
+        note=_text(record.get("comment")) or _text(record.get("comments")),
+        journal_doi=_text(record.get("doi")),
+        announced_on=day_in(record.get("first_seen")) or announced_on,
+    )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

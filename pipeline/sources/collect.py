@@ -1,0 +1,88 @@
+"""Turning entries into sightings, one at a time: a bad entry costs itself and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime
+from typing import Any, TypeVar
+
+from pipeline.domain import Sighting
+from pipeline.sources.documents import DocumentError
+
+Entry = TypeVar("Entry")
+_LARGEST_COUNT = 2**31 - 1
+_MOST_SKIPPED = 20
+
+
+class Skipped:
+    """One clear line for each entry left out: the first 20, and how many more."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._count = 0
+
+    def add(self, where: str, why: object) -> None:
+        self._count += 1
+        if len(self._lines) < _MOST_SKIPPED:
+            self._lines.append(f"{where}: {why}"[:300])
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        more = self._count - len(self._lines)
+        return (*self._lines, f"and {more:,} more") if more else tuple(self._lines)
+
+
+def collect(
+    entries: Iterable[Entry], read: Callable[[Entry], Sighting], skipped: Skipped
+) -> tuple[Sighting, ...]:
+    """What `read` makes of each entry; where it raises DocumentError, a line in `skipped`."""
+    sightings: list[Sighting] = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            sightings.append(read(entry))
+        except DocumentError as error:
+            skipped.add(f"entry {number}", error)
+    return tuple(sightings)
+
+
+def text_in(record: dict[str, Any], *names: str) -> str:
+    """The first of these fields that holds text, "" when none does."""
+    for name in names:
+        value = record.get(name)
+        if isinstance(value, str) and value.strip():
+            return value
+    return ""
+
+
+def strings_in(value: object) -> list[str]:
+    return [part for part in value if isinstance(part, str)] if isinstance(value, list) else []
+
+
+def count_in(value: object) -> int | None:
+    """A number of upvotes or comments; None for anything that cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return min(value, _LARGEST_COUNT) if value >= 0 else None
+
+
+def day_in(value: object) -> date | None:
+    """The date at the start of an ISO date or time, as it is written there."""
+    if not isinstance(value, str):
+        return None
+    try:
+        return date.fromisoformat(value.strip()[:10])
+    except ValueError:
+        return None
+
+
+def moment_in(value: object) -> datetime | None:
+    """An ISO time in UTC; one without a zone is taken as UTC, a bare date as its midnight."""
+    if not isinstance(value, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(value.strip())
+        if moment.tzinfo is None:
+            return moment.replace(tzinfo=UTC)
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,230 @@
+"""Bytes from outside as JSON values or small XML trees, within bounds of time and memory."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from xml.etree.ElementTree import ParseError
+
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import DefusedXMLParser
+
+LARGEST_DOCUMENT = 24 * 1024 * 1024  # 2,000 entries of arXiv's API are about 8 MB
+LARGEST_JSON = 16 * 1024 * 1024
+_MOST_CONTAINERS = 500_000  # lists and objects in one JSON text: 64 bytes each before any content
+
+_SLICE = 1024 * 1024
+_DEEPEST = 60
+_MOST_ELEMENTS = 20_000  # in one entry: 5,000 authors with a name and an affiliation each
+_MOST_ELEMENTS_IN_ALL = 400_000  # about 250 bytes each
+_LONGEST_TEXT = 200_000  # characters kept of one element
+
+
+class DocumentError(ValueError):
+    """The bytes are not what they should be; the message is one line for people."""
+
+
+def decode(raw: bytes) -> str:
+    """The text, whatever the document wrongly says of its encoding; what is broken becomes U+FFFD.
+
+    A byte order mark wins, then UTF-8 when it is valid, then what an XML declaration names,
+    then Windows-1252.
+    """
+    for mark, encoding in _MARKS:
+        if raw.startswith(mark):
+            return raw.decode(encoding, errors="replace").removeprefix("\ufeff")
+    if _is_utf8(raw):
+        return raw.decode("utf-8")
+    named = re.match(rb"\s*<\?xml[^>]{0,100}?encoding\s*=\s*[\"']([A-Za-z0-9._-]{1,40})", raw)
+    encoding = named[1].decode("ascii").lower() if named else "utf-8"
+    if encoding in {"utf-8", "utf8", "us-ascii"}:
+        encoding = "utf-8" if _is_mostly_utf8(raw) else "windows-1252"
+    if not _SAFE_ENCODING.fullmatch(encoding):
+        raise DocumentError(f"is written in an unknown encoding, {encoding}")
+    try:
+        return raw.decode(encoding, errors="replace")
+    except LookupError:
+        raise DocumentError(f"is written in an unknown encoding, {encoding}") from None
+
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# Python knows codecs that are slow on purpose or no text at all (punycode, idna, zlib).
+_SAFE_ENCODING = re.compile(
+    r"utf-8|iso-?8859-\d{1,2}|latin-?1|windows-12\d\d|cp12\d\d|koi8-[ru]|gb2312|gbk|gb18030|big5"
+    r"|shift[_-]jis|euc-(?:jp|kr)|utf-16(?:[bl]e)?"
+)
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_mostly_utf8(raw: bytes) -> bool:
+    """A UTF-8 text with a few broken bytes, not a text in an 8-bit encoding."""
+    head = raw[:_SLICE].decode("utf-8", errors="replace")
+    broken = head.count("\ufffd")
+    return broken * 4 <= sum(character > "\x7f" for character in head)
+
+
+def parse_json(raw: bytes | str) -> Any:
+    """Any JSON value; fractions stay text, so that an id such as 2503.02130 keeps its zero.
+
+    Raises DocumentError.
+    """
+    if len(raw) > LARGEST_JSON:
+        raise DocumentError(f"is JSON of more than {LARGEST_JSON >> 20} MB")
+    text = raw if isinstance(raw, str) else decode(raw)
+    if not text.strip():
+        raise DocumentError("is empty")
+    if text.count("{") + text.count("[") > _MOST_CONTAINERS:
+        raise DocumentError(f"is JSON of more than {_MOST_CONTAINERS:,} lists and objects")
+    try:
+        return json.loads(text, parse_float=str, parse_int=_parse_int, parse_constant=_no_constant)
+    except RecursionError:
+        raise DocumentError("is JSON nested too deep") from None
+    except ValueError as error:
+        raise DocumentError(f"is not JSON: {error}") from None
+
+
+def _parse_int(digits: str) -> int | str:
+    return int(digits) if len(digits) <= 18 else digits
+
+
+def _no_constant(name: str) -> None:
+    return None
+
+
+@dataclass(slots=True)
+class Element:
+    """One XML element. Names have no namespace: `arxiv:comment` is "comment"."""
+
+    name: str
+    attributes: dict[str, str]
+    text: str = ""
+    children: list[Element] = field(default_factory=list)
+
+    def find_all(self, name: str) -> list[Element]:
+        return [child for child in self.children if child.name == name]
+
+    def find(self, *path: str) -> Element | None:
+        found: Element | None = self
+        for name in path:
+            found = next((c for c in found.children if c.name == name), None) if found else None
+        return found
+
+    def text_of(self, *path: str) -> str:
+        """The stripped text of the first such element, "" when there is none."""
+        found = self.find(*path)
+        return found.text.strip() if found else ""
+
+
+_ATTRIBUTES = ("term", "href", "rel", "title", "type", "version", "code")
+
+
+class _Builder:
+    """Collects the elements called `entries` and the header around them, and forgets the rest.
+
+    Only attributes that a source needs are kept, however many there are.
+    """
+
+    def __init__(self, entries: frozenset[str], most: int) -> None:
+        self._entries, self._most = entries, most
+        self.root: Element | None = None
+        self.complete: list[Element] = []
+        self._open: list[Element] = []
+        self._texts: list[list[str]] = []
+        self._length = 0
+        self._elements = 0
+        self._all = 0
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        self._elements += 1
+        self._all += 1
+        if len(self._open) >= _DEEPEST:
+            raise DocumentError(f"is XML nested deeper than {_DEEPEST}")
+        if self._elements > _MOST_ELEMENTS:
+            raise DocumentError(f"has an entry of more than {_MOST_ELEMENTS:,} elements")
+        if self._all > _MOST_ELEMENTS_IN_ALL:
+            raise DocumentError(f"has more than {_MOST_ELEMENTS_IN_ALL:,} elements")
+        kept = {name: attributes[name][:2000] for name in _ATTRIBUTES if name in attributes}
+        element = Element(tag.rpartition("}")[2][:100], kept)
+        if self._open:
+            self._open[-1].children.append(element)
+        self.root = self.root or element
+        self._open.append(element)
+        self._texts.append([])
+        self._length = 0
+
+    def data(self, text: str) -> None:
+        if self._texts and self._length < _LONGEST_TEXT:
+            self._texts[-1].append(text)
+            self._length += len(text)
+
+    def end(self, tag: str) -> None:
+        element, texts = self._open.pop(), self._texts.pop()
+        element.text = "".join(texts)[:_LONGEST_TEXT]
+        if element.name not in self._entries:
+            return
+        if len(self.complete) >= self._most:
+            raise DocumentError(f"has more than {self._most:,} entries")
+        self.complete.append(element)
+        self._elements = 0
+        if self._open:
+            self._open[-1].children.pop()
+
+    def close(self) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class XMLDocument:
+    root: Element  # without the entries
+    entries: list[Element]
+    broken: str | None = None  # why the reading stopped before the end, entries before it are good
+
+
+def parse_xml(raw: bytes | str, entries: frozenset[str], most: int = 10_000) -> XMLDocument:
+    """The elements named in `entries`, wherever they stand, and what stands around them.
+
+    No DTD, no entities. Raises DocumentError where nothing at all can be read.
+    """
+    if len(raw) > LARGEST_DOCUMENT:
+        raise DocumentError(f"is XML of more than {LARGEST_DOCUMENT >> 20} MB")
+    text = raw if isinstance(raw, str) else decode(raw)
+    builder = _Builder(entries, most)
+    parser = DefusedXMLParser(target=builder, forbid_dtd=True)
+    broken = None
+    try:
+        for piece in _pieces(_NOT_XML.sub("", text).lstrip()):
+            parser.feed(piece)
+        parser.close()
+    except DefusedXmlException:
+        raise DocumentError("is XML with a DTD or entities, which is not read") from None
+    except ParseError as error:
+        broken = f"is not well-formed XML: {error}"
+    if builder.root is None:
+        raise DocumentError(broken or "is empty")
+    return XMLDocument(builder.root, builder.complete, broken)
+
+
+# Control characters are no XML 1.0; one of them in an abstract must not cost the whole feed.
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+def _pieces(text: str) -> Iterator[str]:
+    for start in range(0, len(text), _SLICE):
+        yield text[start : start + _SLICE]

@@ -1,0 +1,187 @@
+"""Hugging Face Daily Papers: what people there found worth reading, day by day, with upvotes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from pipeline.domain import Links, Sighting
+from pipeline.errors import SourceError
+from pipeline.sources import Reading, Validator
+from pipeline.sources.collect import (
+    Skipped,
+    collect,
+    count_in,
+    day_in,
+    moment_in,
+    strings_in,
+    text_in,
+)
+from pipeline.sources.documents import DocumentError, parse_json
+from pipeline.sources.http import Answer, Client
+from pipeline.sources.identifiers import arxiv_name
+from pipeline.sources.text import (
+    MOST_AUTHORS,
+    clean,
+    clean_keywords,
+    clean_names,
+    clean_title,
+    https_link,
+)
+
+NAME = "huggingface"
+_PAGE = 50  # the most one answer holds; three days on record had more papers
+_MOST_PAGES = 10
+_MOST_DAYS = 92  # of back-fill in one look; the cursor says where the next one goes on
+_REREAD = timedelta(days=14)  # upvotes settle over one to two weeks
+_REREAD_EVERY = 8  # hours between two looks at one of the older days
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class HuggingFace:
+    """`GET /api/daily_papers?date=`, 500 requests in five minutes without a token.
+
+    The cursor is the last day that was read.
+    """
+
+    client: Client
+    token: str | None = None
+    site: str = "https://huggingface.co"
+
+    @property
+    def name(self) -> str:
+        return NAME
+
+    def news_due(self, on: date) -> bool:
+        """Its lists appear on weekdays; a weekend list is possible, not promised."""
+        return on.weekday() < 5
+
+    def read(self, *, since: date, cursor: str | None, now: datetime) -> Reading:
+        first = day_in(cursor)
+        new_days = _new_days(since if first is None else first - _DAY, now.date())
+        look = _Look(self, now)
+        for day in (*_older_days(new_days[0], now), *new_days):
+            look.read_day(day)
+        return Reading(
+            sightings=tuple(look.sightings),
+            cursor=new_days[-1].isoformat(),
+            unchanged=look.saw_unchanged and not look.sightings,
+            skipped=look.skipped.lines,
+            validators=tuple(look.validators),
+        )
+
+    def page(self, day: date, number: int, now: datetime) -> Answer:
+        url = f"{self.site}/api/daily_papers?date={day.isoformat()}&limit={_PAGE}"
+        return self.client.get(
+            f"{url}&p={number}" if number else url,
+            source=NAME,
+            limit=NAME,
+            now=now,
+            headers={"Authorization": f"Bearer {self.token}"} if self.token else None,
+            conditional=number == 0,
+        )
+
+
+class _Look:
+    """One look at several days."""
+
+    def __init__(self, source: HuggingFace, now: datetime) -> None:
+        self._source, self._now = source, now
+        self.sightings: list[Sighting] = []
+        self.skipped = Skipped()
+        self.validators: list[tuple[str, Validator]] = []
+        self.saw_unchanged = False
+
+    def read_day(self, day: date) -> None:
+        for number in range(_MOST_PAGES):
+            answer = self._source.page(day, number, self._now)
+            # An unchanged first page says nothing of the second: go on as if it were full.
+            if answer.unchanged:
+                self.saw_unchanged = True
+            elif self._keep(answer, day) < _PAGE:
+                return
+
+    def _keep(self, answer: Answer, day: date) -> int:
+        """How many entries the page has."""
+        try:
+            sightings, entries = read_daily_papers(parse_json(answer.body), day, self.skipped)
+        except DocumentError as error:
+            raise SourceError(NAME, f"the list of {day} {error}") from error
+        self.sightings += sightings
+        if answer.validator and entries:
+            self.validators.append((answer.url, answer.validator))
+        return entries
+
+
+def _new_days(first: date, today: date) -> list[date]:
+    """The days from `first` to `today`, both included; at most _MOST_DAYS, at least today."""
+    first = min(first, today)
+    return [first + n * _DAY for n in range(min((today - first).days + 1, _MOST_DAYS))]
+
+
+def _older_days(first_new: date, now: datetime) -> Iterator[date]:
+    """Each day of the last 14 comes around once in _REREAD_EVERY hours, not all in one."""
+    day = max(now.date() - _REREAD, date(2023, 5, 1))
+    while day < first_new:
+        if day.toordinal() % _REREAD_EVERY == now.hour % _REREAD_EVERY:
+            yield day
+        day += _DAY
+
+
+def read_daily_papers(
+    answer: Any, day: date | None, skipped: Skipped
+) -> tuple[tuple[Sighting, ...], int]:
+    """The sightings of one answer, and how many entries it had.
+
+    `day` is the date that was asked for, for entries that do not tell theirs. Raises
+    DocumentError where the answer is no list.
+    """
+    if isinstance(answer, dict) and "error" in answer:
+        raise DocumentError(f"is an error: {clean(str(answer['error']), 200)}")
+    if not isinstance(answer, list):
+        raise DocumentError("is no list of papers")
+    return collect(answer, lambda entry: entry_sighting(entry, day), skipped), len(answer)
+
+
+def entry_sighting(entry: Any, day: date | None) -> Sighting:
+    """One entry. Fields were added over the years: only the id and the title are sure."""
+    paper = entry.get("paper") if isinstance(entry, dict) else None
+    if not isinstance(paper, dict):
+        raise DocumentError("is not a paper")
+    name = arxiv_name(paper.get("id"))
+    if name is None:
+        raise DocumentError(f"has no arXiv id ({clean(str(paper.get('id')), 60)})")
+    title = clean_title(text_in(paper, "title") or text_in(entry, "title"))
+    if not title:
+        raise DocumentError(f"{name.id} has no title")
+    authors = _authors(paper.get("authors"))
+    return Sighting(
+        source=NAME,
+        source_id=name.id,
+        title=title,
+        abstract=clean(text_in(paper, "summary") or text_in(entry, "summary")),
+        authors=authors,
+        author_count=len(authors),
+        keywords=clean_keywords(strings_in(paper.get("ai_keywords"))),
+        arxiv_id=name.id,
+        announced_on=day_in(paper.get("submittedOnDailyAt")) or day,
+        published_at=moment_in(paper.get("publishedAt")),
+        upvotes=count_in(paper.get("upvotes")),
+        comments=count_in(entry.get("numComments")),
+        links=Links(
+            abstract=name.abstract_page,
+            pdf=name.pdf,
+            code=https_link(paper.get("githubRepo")),
+            project=https_link(paper.get("projectPage")),
+            discussion=f"https://huggingface.co/papers/{name.id}",
+        ),
+    )
+
+
+def _authors(listed: Any) -> tuple[str, ...]:
+    """The names as they stand; an author hidden on the page is an author of the paper still."""
+    people = listed[:MOST_AUTHORS] if isinstance(listed, list) else []
+    return clean_names(text_in(person, "name") for person in people if isinstance(person, dict))

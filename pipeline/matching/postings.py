@@ -43,7 +43,7 @@ class Postings:
         rows = np.array(list(self._rows()) or [(_GAP, 0, 0, 0, 0, 0, 0)], dtype=np.int32).T
         self.stems, self.paper, self.zone, self._text, self.start, self.end, self._hyphen = rows
         self._by_stem: Positions = np.argsort(self.stems, kind="stable")
-        self._first = np.searchsorted(self.stems[self._by_stem], np.arange(-1, self._size + 1))
+        self._first: Positions = np.searchsorted(self.stems[self._by_stem], np.arange(-1, self._size + 1))
         self._bounds = np.searchsorted(self.paper, np.arange(self.papers + 1))
 
     @property
@@ -116,7 +116,7 @@ class Postings:
         if not numbers or min(numbers) == _GAP:
             return np.empty(0, dtype=np.int64)
         rarest = min(range(len(numbers)), key=lambda i: self._count(numbers[i]))
-        at = self._positions(numbers[rarest]) - rarest
+        at: Positions = self._positions(numbers[rarest]) - rarest
         at = at[(at >= 0) & (at + len(numbers) <= self.stems.size)]
         for i, number in enumerate(numbers):
             if i != rarest:

@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from pipeline.errors import QueryError
+from pipeline.matching.corpus import CorpusStatistics, statistics
+from pipeline.matching.evaluation import PaperText
+from pipeline.matching.index import PaperIndex
+from pipeline.matching.query import parse, plain_words
+
+FILLER = "We study a question and answer it with some care in this work"
+
+
+def make_paper(title="Untitled", abstract=FILLER, **fields):
+    return PaperText("1", title, abstract, **fields)
+
+
+def titles(papers, query, **options):
+    return [
+        papers[found.paper].title for found in PaperIndex(papers).search(parse(query), **options)
+    ]
+
+
+def finds(paper, query, **options):
+    """Whether the query finds this paper, among others about nothing of the kind."""
+    others = [make_paper(f"Paper {i}") for i in range(20)]
+    found = PaperIndex([paper, *others]).search(parse(query), **options)
+    return 0 in [one.paper for one in found]
+
+
+class TestSpelling:
+    @pytest.mark.parametrize(
+        ("query", "title"),
+        [
+            ("multimodal", "Multi-modal Learning"),
+            ("multimodal", "Multi modal Learning"),
+            ("multi-modal", "Multimodal Learning"),
+            ("multi modal learning", "Multimodal learning"),
+            ('"multi-modal learning"', "Multimodal learning"),
+            ('"multimodal learning"', "Multi-modal learning"),
+            ("dataset", "A Data Set of Stars"),
+            ("data sets", "Datasets of Stars"),
+            ("online", "On-line Learning"),
+            ("email", "Filtering of E-mail"),
+            ("llm", "What LLMs Know"),
+            ("LLMs", "What an LLM Knows"),
+            ("schrodinger bridge", 'Schr\\"odinger Bridges'),
+            ("Schrödinger bridges", "A Schrodinger bridge"),
+            ("alpha stable", "$\\alpha$-stable Processes"),
+            ("n-ary relations", "Document-Level $N$-ary Relation Extraction"),
+        ],
+    )
+    def test_spelling_hides_no_paper(self, query, title):
+        assert finds(make_paper(title), query)
+
+    @pytest.mark.parametrize(
+        ("query", "text"),
+        [("information", "We wrote it in formation"), ("online", "It rests on line search")],
+    )
+    def test_two_words_that_happen_to_meet_are_no_compound(self, query, text):
+        assert not finds(make_paper(abstract=text), query, floor=False)
+
+
+class TestFields:
+    @pytest.mark.parametrize(
+        ("query", "found"),
+        [
+            ("ti:graphs", True),
+            ("abs:graphs", False),
+            ('ti:"sparse graphs"', True),
+            ('ti:"graphs sparse"', False),
+            ("abs:mercury", True),
+            ("ti:mercury", False),
+            ("cat:cs.LG", True),
+            ("cat:cs.*", True),
+            ("cat:cs", True),
+            ("cat:cs.L*", True),
+            ("cat:cs.CL", False),
+            ("cat:c", False),
+            ("cat:hep-th", True),
+            ("cat:hep", False),
+            ("source:arxiv", True),
+            ("source:huggingface", False),
+            ("au:Erdős", True),
+            ("au:erdos_p", True),
+            ('au:"Paul Erdos"', True),
+            ('au:"Erdos, P."', True),
+            ('au:"Anna Erdos"', False),
+            ('au:"Ada Lovelace"', True),
+            ('au:"A. K. Lovelace"', False),
+            ("au:Love", False),
+            ("graphs -cat:cs.LG", False),
+            ("graphs -au:lovelace", False),
+            ("graphs -source:feed", True),
+        ],
+    )
+    def test_a_field_filters(self, query, found):
+        paper = make_paper(
+            "Sparse Graphs",
+            "On mercury.",
+            authors=("Paul Erdős", "A. Lovelace"),
+            categories=("cs.LG", "hep-th"),
+            sources=("arxiv",),
+        )
+
+        assert finds(paper, query) is found
+
+    def test_a_mere_filter_scores_all_alike(self):
+        papers = [
+            make_paper("One", categories=("cs.LG",)),
+            make_paper("Two", categories=("cs.LG",)),
+        ]
+
+        found = PaperIndex(papers).search(parse("cat:cs.LG"))
+
+        assert [(one.paper, one.score) for one in found] == [(0, 1.0), (1, 1.0)]
+
+
+class TestOrder:
+    def test_title_beats_abstract(self):
+        papers = [
+            make_paper("One", "About flow matching and more."),
+            make_paper("Flow Matching", "And more."),
+        ]
+
+        assert titles(papers, "flow matching") == ["Flow Matching", "One"]
+
+    def test_the_phrase_beats_its_words_apart(self):
+        papers = [
+            make_paper("One", "matching of a flow to a flow by matching words here"),
+            make_paper("Two", "the flow matching of one to another by some words here"),
+        ]
+
+        assert titles(papers, "flow matching", floor=False) == ["Two", "One"]
+
+    def test_equal_scores_keep_the_order_of_the_papers(self):
+        papers = [make_paper("Graphs", "same") for _ in range(5)]
+
+        assert [one.paper for one in PaperIndex(papers).search(parse("graphs"))] == [0, 1, 2, 3, 4]
+
+    def test_top_cuts_the_list(self):
+        papers = [make_paper("Graphs") for _ in range(5)]
+
+        assert len(PaperIndex(papers).search(parse("graphs"), top=2)) == 2
+
+    def test_a_small_batch_is_scored_by_the_corpus(self):
+        """What is rare is told by thousands of papers, not by the twenty of today."""
+        corpus = CorpusStatistics(10_000, {"model": 8_000, "mamba": 10}, 1_000_000.0)
+        papers = [make_paper("A model"), make_paper("A mamba")]
+
+        found = PaperIndex(papers, corpus).search(parse("model OR mamba"), floor=False)
+
+        assert papers[found[0].paper].title == "A mamba"
+        assert found[0].score > 10 * found[1].score
+
+    def test_nothing_to_search_in_finds_nothing(self):
+        assert PaperIndex([]).search(parse("graphs cat:cs.LG -trees")) == []
+
+
+class TestFloor:
+    @pytest.mark.parametrize(
+        ("query", "abstract"),
+        [
+            ("protein structure prediction network", "A network for traffic"),
+            ("flow matching", "The flow of water"),
+            (
+                "flow matching",
+                "The flow of water through long pipes of steel, and then stable matching",
+            ),
+            ("graph neural network", "A network of friends as a graph"),
+            ("the of", "The story of it"),
+        ],
+    )
+    def test_a_near_miss_is_no_match(self, query, abstract):
+        paper = make_paper(abstract=abstract)
+
+        assert not finds(paper, query)
+
+    @pytest.mark.parametrize(
+        ("query", "abstract"),
+        [
+            ("flow matching", "We match flows: flow matching at scale"),
+            ("flow matching", "The matching of a flow"),
+            ("graph neural network", "A neural kind of network: graphs"),
+            ("chain of thought", "Chains-of-thought are long"),
+            ("protein", "A protein folds"),
+        ],
+    )
+    def test_the_words_together_are_a_match(self, query, abstract):
+        assert finds(make_paper(abstract=abstract), query)
+
+    @pytest.fixture
+    def corpus(self):
+        """Nine papers of ten have a model, one of six an agent, few a mamba."""
+        return CorpusStatistics(10_000, {"model": 9_000, "agent": 1_600, "mamba": 20}, 1_500_000.0)
+
+    @pytest.mark.parametrize(
+        ("query", "title", "abstract", "found"),
+        [
+            ("model", "Untitled", "Our model is a good model.", False),
+            ("model", "A Model of It", "Our model is a good model.", True),
+            ("agent", "Untitled", "An agent does it.", False),
+            ("agent", "Untitled", "Agents teach agents to be agents.", True),
+            ("agent", "An Agent", "It does it.", True),
+            ("mamba", "Untitled", "We use mamba.", True),
+            ('"agent"', "Untitled", "An agent does it.", True),
+            ("agent AND mamba", "Untitled", "An agent does mamba.", True),
+            ("agent cat:cs.LG", "Untitled", "An agent does it.", False),
+        ],
+    )
+    def test_a_common_word_must_be_what_the_paper_is_about(
+        self, corpus, query, title, abstract, found
+    ):
+        paper = make_paper(title, abstract, categories=("cs.LG",))
+
+        assert bool(PaperIndex([paper], corpus).search(parse(query))) is found
+
+    def test_a_day_with_nothing_relevant_is_empty(self):
+        papers = [make_paper(f"Deep learning model {i}", "A network learns.") for i in range(30)]
+
+        assert titles(papers, "protein folding with deep learning") == []
+        assert len(titles(papers, "protein folding with deep learning", floor=False)) == 30
+
+
+class TestPhrases:
+    def test_the_words_of_the_paper_best_first(self):
+        """As written there, the longest story first, what it says already left out."""
+        paper = make_paper("Videos", "Matching flows is hard. Flow Matching of two, each flow.")
+
+        (found,) = PaperIndex([paper]).search(parse("flow matching OR video"))
+
+        assert found.phrases == ("Matching flows", "Videos")
+
+    def test_a_phrase_keeps_its_small_words(self):
+        paper = make_paper("Chain-of-Thought at Work")
+
+        (found,) = PaperIndex([paper]).search(parse("chain of thought"))
+
+        assert found.phrases == ("Chain-of-Thought",)
+
+    def test_what_is_left_out_is_no_reason(self):
+        (found,) = PaperIndex([make_paper("Graphs and Trees")]).search(parse("graphs -leaves"))
+
+        assert found.phrases == ("Graphs",)
+
+    texts = st.lists(
+        st.sampled_from(
+            ["Flow", "matching", "multi-modal", "flows,", "of\n", "the", "Ünit", "(x)", "--"]
+        ),
+        max_size=12,
+    ).map(" ".join)
+
+    @given(
+        texts,
+        texts,
+        st.sampled_from(["flow matching", "multimodal flow", "unit of flow", '"flow of"']),
+    )
+    def test_every_phrase_stands_in_the_paper(self, title, abstract, query):
+        paper = make_paper(title, abstract, keywords=("flow",))
+        text = " ".join([*title.split(), "|", *abstract.split(), "|", "flow"])
+
+        for found in PaperIndex([paper]).search(parse(query), floor=False):
+            assert 0 < len(found.phrases) <= 5
+            assert len(set(found.phrases)) == len(found.phrases)
+            assert all(phrase in text for phrase in found.phrases)
+
+
+class TestStatistics:
+    def test_parts_add_up_to_the_whole(self):
+        papers = [
+            make_paper("Graphs", "trees"),
+            make_paper("Trees", "and leaves", keywords=("a b",)),
+        ]
+
+        assert statistics(papers[:1]) + statistics(papers[1:]) == statistics(papers)
+
+    def test_an_empty_corpus_is_no_accident(self):
+        nothing = CorpusStatistics()
+
+        assert nothing.average_length > 0
+        assert math.isfinite(nothing.idf("graph"))
+        assert PaperIndex([make_paper("Graphs")], nothing).search(parse("graphs"))
+
+
+# --- What the operators mean, by a slow reading of small papers -----------------------------------
+
+ALPHABET = ["apple", "brick", "cloud", "dress"]
+words = st.sampled_from(ALPHABET)
+leaves = st.one_of(
+    words.map(lambda word: ("word", word)),
+    st.lists(words, min_size=1, max_size=2).map(lambda some: ("phrase", *some)),
+    words.map(lambda word: ("title", word)),
+)
+trees = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.tuples(st.just("and"), inner, inner),
+        st.tuples(st.just("or"), inner, inner),
+        st.tuples(st.just("and not"), inner, inner),
+    ),
+    max_leaves=8,
+)
+papers = st.lists(
+    st.tuples(st.lists(words, max_size=3), st.lists(words, max_size=4)), min_size=1, max_size=6
+)
+
+
+def spoken(tree):
+    match tree:
+        case ("word", word):
+            return word
+        case ("phrase", *some):
+            return f'"{" ".join(some)}"'
+        case ("title", word):
+            return f"ti:{word}"
+        case ("and", left, right):
+            return f"({spoken(left)}) AND ({spoken(right)})"
+        case ("or", left, right):
+            return f"({spoken(left)}) OR ({spoken(right)})"
+        case ("and not", left, right):
+            return f"({spoken(left)}) -({spoken(right)})"
+
+
+def holds(tree, title, abstract):
+    match tree:
+        case ("word", word):
+            return word in title + abstract
+        case ("phrase", *some):
+            return any(
+                some == text[i : i + len(some)] for text in (title, abstract) for i in range(4)
+            )
+        case ("title", word):
+            return word in title
+        case ("and", left, right):
+            return holds(left, title, abstract) and holds(right, title, abstract)
+        case ("or", left, right):
+            return holds(left, title, abstract) or holds(right, title, abstract)
+        case ("and not", left, right):
+            return holds(left, title, abstract) and not holds(right, title, abstract)
+
+
+@given(trees, papers)
+def test_operators_mean_what_they_say(tree, some):
+    try:
+        query = parse(spoken(tree))
+    except QueryError:
+        assume(False)
+    index = PaperIndex([make_paper(" ".join(title), " ".join(text)) for title, text in some])
+
+    found = index.search(query, floor=False)
+
+    assert {one.paper for one in found} == {
+        i for i, (title, abstract) in enumerate(some) if holds(tree, title, abstract)
+    }
+
+
+@given(st.lists(words, min_size=1, max_size=3), papers)
+def test_without_a_floor_one_word_is_enough(wanted, some):
+    index = PaperIndex([make_paper(" ".join(title), " ".join(text)) for title, text in some])
+
+    found = {one.paper for one in index.search(plain_words(" ".join(wanted)), floor=False)}
+
+    assert found == {i for i, (title, text) in enumerate(some) if set(wanted) & {*title, *text}}
+    assert {one.paper for one in index.search(plain_words(" ".join(wanted)))} <= found
+
+
+def test_words_in_a_negation_leave_out_where_all_of_them_stand():
+    papers = [make_paper("apple brick cloud"), make_paper("apple brick"), make_paper("apple")]
+
+    assert titles(papers, "apple -(brick cloud)", floor=False) == ["apple", "apple brick"]

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.domain import Reason
+from pipeline.matching.ranking import Candidate, TopicCandidates, pick
+
+
+def topic(label, *scores, first=1, **fields):
+    """A topic whose papers, numbered from `first`, have these scores and titles of their own."""
+    papers = enumerate(scores, first)
+    return TopicCandidates(
+        label,
+        [Candidate(paper, score, title=f"number{paper}", **fields) for paper, score in papers],
+    )
+
+
+def picked(*topics, most=10):
+    return [one.paper for one in pick(topics, most).picks]
+
+
+class TestPick:
+    def test_best_first(self):
+        assert picked(topic("a", 1.0, 3.0, 2.0)) == [2, 3, 1]
+
+    def test_the_limit_is_kept_and_the_rest_is_told(self):
+        selection = pick([topic("a", 3.0, 2.0, 1.0)], 2)
+
+        assert [one.paper for one in selection.picks] == [1, 2]
+        assert selection.more == 1
+
+    def test_no_candidates_no_picks(self):
+        assert pick([], 5).picks == pick([TopicCandidates("a", [])], 5).picks == ()
+
+    def test_a_loud_topic_leaves_room_for_a_quiet_one(self):
+        """Scores of one topic say nothing about those of another."""
+        loud = topic("loud", *range(100, 80, -1))
+        quiet = topic("quiet", 0.2, 0.1, first=101)
+
+        assert picked(loud, quiet, most=4) == [1, 101, 2, 102]
+
+    def test_a_paper_counts_for_every_topic_it_matched(self):
+        a = TopicCandidates("a", [Candidate(1, 9.0, title="x"), Candidate(2, 5.0, title="y")])
+        b = TopicCandidates("b", [Candidate(1, 9.0, title="x"), Candidate(3, 1.0, title="z")])
+        c = TopicCandidates("c", [Candidate(4, 0.5, title="w")])
+
+        assert picked(a, b, c) == [1, 4, 2, 3]
+
+    def test_a_paper_appears_once_with_all_its_reasons_best_first(self):
+        a = TopicCandidates("a", [Candidate(1, 5.0, ("flows",)), Candidate(2, 10.0, ("flow",))])
+        b = TopicCandidates("b", [Candidate(1, 3.0, ("Graph",))])
+
+        picks = {one.paper: one for one in pick([a, b], 9).picks}
+
+        assert picks[1].reasons == (Reason("b", ("Graph",)), Reason("a", ("flows",)))
+        assert picks[2].reasons == (Reason("a", ("flow",)),)
+
+    def test_upvotes_are_a_mild_prior(self):
+        close = [Candidate(1, 10.0, title="x"), Candidate(2, 9.5, title="y", upvotes=200)]
+        far = [Candidate(1, 10.0, title="x"), Candidate(2, 5.0, title="y", upvotes=200)]
+
+        assert picked(TopicCandidates("a", close)) == [2, 1]
+        assert picked(TopicCandidates("a", far)) == [1, 2]
+
+    def test_ties_go_to_the_lower_id(self):
+        assert picked(topic("a", 1.0, 1.0, 1.0)) == [1, 2, 3]
+
+    def test_a_near_duplicate_gives_way(self):
+        papers = [
+            Candidate(1, 9.0, title="A Survey of Large Language Model Agents at Work"),
+            Candidate(2, 8.0, title="A survey of large language model agents at work v2"),
+            Candidate(3, 1.0, title="Something else"),
+        ]
+
+        assert picked(TopicCandidates("a", papers), most=2) == [1, 3]
+        assert picked(TopicCandidates("a", papers), most=3) == [1, 3, 2]
+
+    def test_an_equal_title_never_comes_twice(self):
+        papers = [
+            Candidate(1, 9.0, title="Graphs at Work"),
+            Candidate(2, 8.0, title="graphs at work"),
+        ]
+
+        selection = pick([TopicCandidates("a", papers)], 9)
+
+        assert [one.paper for one in selection.picks] == [1]
+        assert selection.more == 1
+
+    def test_papers_without_a_title_are_not_alike(self):
+        assert picked(TopicCandidates("a", [Candidate(1, 2.0), Candidate(2, 1.0)])) == [1, 2]
+
+
+candidates = st.builds(
+    Candidate,
+    paper=st.integers(1, 12),
+    score=st.floats(0, 100),
+    title=st.sampled_from(["", "one", "two", "three four", "four three"]),
+    upvotes=st.none() | st.integers(0, 500),
+)
+topics = st.lists(
+    st.builds(
+        TopicCandidates,
+        label=st.sampled_from("abcdef"),
+        candidates=st.lists(candidates, max_size=8, unique_by=lambda one: one.paper),
+    ),
+    max_size=4,
+    unique_by=lambda one: one.label,
+)
+
+
+@given(topics, st.integers(-1, 8), st.randoms())
+def test_what_always_holds(some, most, chance):
+    """No paper twice, never too many, all accounted for, whatever the order of candidates."""
+    selection = pick(some, most)
+    shuffled = [
+        TopicCandidates(one.label, chance.sample(list(one.candidates), len(one.candidates)))
+        for one in some
+    ]
+    papers = [one.paper for one in selection.picks]
+
+    assert len(set(papers)) == len(papers) <= max(0, most)
+    assert len(papers) + selection.more == len({c.paper for one in some for c in one.candidates})
+    for one in selection.picks:
+        matched = {each.label for each in some if one.paper in {c.paper for c in each.candidates}}
+        assert {reason.label for reason in one.reasons} == matched
+        assert len(one.reasons) == len(matched)
+    if all(
+        len({c.title for t in some for c in t.candidates if c.paper == n}) < 2 for n in range(13)
+    ):
+        assert pick(shuffled, most) == selection
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=5), st.integers(1, 20))
+def test_shares_of_topics_that_share_nothing_are_equal(sizes, most):
+    some = [
+        topic(str(number), *range(size, 0, -1), first=100 * number)
+        for number, size in enumerate(sizes, 1)
+    ]
+
+    papers = [one.paper for one in pick(some, most).picks]
+
+    shares = [
+        sum(paper // 100 == number for paper in papers) for number in range(1, len(sizes) + 1)
+    ]
+    assert len(papers) == min(most, sum(sizes))
+    for share, size in zip(shares, sizes, strict=True):
+        assert share == size or share >= max(shares) - 1

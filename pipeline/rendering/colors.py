@@ -1,0 +1,43 @@
+"""One accent colour, made readable on light and on dark (WCAG 2.2, 1.4.3)."""
+
+from __future__ import annotations
+
+READABLE = 5.0  # WCAG asks for 4.5 : 1; a little more survives the inversions of mail apps
+
+RGB = tuple[int, int, int]
+
+
+def readable(color: str, background: str) -> str:
+    """`color` ("#b45309"), moved towards black or white until text of it can be read."""
+    ground = _parse(background)
+    target = (0, 0, 0) if _luminance(ground) > 0.5 else (255, 255, 255)
+    for step in range(20):
+        mixed = _mix(_parse(color), target, step / 20)
+        if _contrast(mixed, ground) >= READABLE:
+            return "#{:02x}{:02x}{:02x}".format(*mixed)
+    return "#{:02x}{:02x}{:02x}".format(*target)
+
+
+def _parse(color: str) -> RGB:
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
+def _mix(color: RGB, target: RGB, share: float) -> RGB:
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(color, target, strict=True))
+    return red, green, blue
+
+
+def _contrast(one: RGB, other: RGB) -> float:
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(color: RGB) -> float:
+    red, green, blue = (_linear(part / 255) for part in color)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _linear(part: float) -> float:
+    if part <= 0.04045:
+        return part / 12.92
+    return float(((part + 0.055) / 1.055) ** 2.4)

@@ -1,0 +1,65 @@
+"""Who writes, and the links of one mail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from pipeline.rendering.colors import readable
+
+SHEET = "#ffffff"
+SHEET_DARK = "#1d1c1a"
+
+
+@dataclass(frozen=True, slots=True)
+class MailLinks:
+    """Where the links of one mail lead: the reader's own, then the pages for everybody."""
+
+    unsubscribe: str
+    preferences: str
+    view: str
+    subscribe: str
+    privacy: str
+    archive: str
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What every mail of this newsletter shares: the operator's settings."""
+
+    site_url: str
+    list_name: str
+    operator_name: str
+    operator_address: str
+    accent_color: str = "#b45309"
+    logo_url: str | None = None
+    note: str = ""
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.site_url).hostname or self.site_url
+
+    @property
+    def subscribe(self) -> str:
+        return f"{self.site_url}/subscribe"
+
+    @property
+    def privacy(self) -> str:
+        return f"{self.site_url}/privacy"
+
+    @property
+    def archive(self) -> str:
+        return f"{self.site_url}/papers"
+
+    @property
+    def accent(self) -> str:
+        """The accent colour where it can be read on white."""
+        return readable(self.accent_color, SHEET)
+
+    @property
+    def accent_on_dark(self) -> str:
+        return readable(self.accent_color, SHEET_DARK)
+
+    def links(self, *, unsubscribe: str, preferences: str, view: str) -> MailLinks:
+        """The reader's own links beside the house's pages."""
+        return MailLinks(unsubscribe, preferences, view, self.subscribe, self.privacy, self.archive)

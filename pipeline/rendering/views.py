@@ -1,0 +1,194 @@
+"""What a template shows of a pick and of a digest: words, already chosen, cleaned and cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from typing import TypeGuard
+from urllib.parse import quote, urlsplit
+
+from pipeline.domain import Digest, Paper, Pick, Reason
+from pipeline.rendering import words
+from pipeline.rendering.house import House
+
+TITLE = 300
+LABEL = 60
+PHRASES = 4  # of one topic
+REASONS = 4  # topics of one paper
+TOPICS = 12  # in the footer
+
+SOURCES = {
+    "arxiv": "arXiv",
+    "biorxiv": "bioRxiv",
+    "huggingface": "Hugging Face",
+    "medrxiv": "medRxiv",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PaperLink:
+    label: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """A topic of the reader's, and the words of the paper that matched it, joined; maybe ""."""
+
+    label: str
+    phrases: str
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One paper as a reader meets it. Any text but the title may be ""."""
+
+    title: str
+    url: str
+    authors: str
+    byline: str  # "arXiv · cs.IR · 30 Jul"
+    counts: str  # "145 upvotes · 3 comments"
+    abstract: str
+    why: tuple[Why, ...]
+    links: tuple[PaperLink, ...]
+    withdrawn: bool
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return tuple(why.label for why in self.why)
+
+    @property
+    def matched(self) -> tuple[Why, ...]:
+        return tuple(why for why in self.why if why.phrases)
+
+
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """What many readers of one day share: everything in a mail but cards and personal words."""
+
+    date: str
+    papers: str  # "10 papers"
+    covers: str  # "" when unknown
+    welcome: bool
+    has_more: bool
+    has_topics: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Personal:
+    """Words of one mail. They are put in place as they are: a template must not test them."""
+
+    preheader: str
+    topics: str
+    topics_wrapped: str
+    more: str  # "27 more papers"
+    unsubscribe: str
+    preferences: str
+    view: str
+
+
+def card(pick: Pick, house: House, abstract_limit: int) -> Card:
+    paper = pick.paper
+    return Card(
+        title=title(paper),
+        url=_best_link(paper, house),
+        authors=words.authors(paper.authors, paper.author_count),
+        byline=" · ".join(_byline(paper)),
+        counts=" · ".join(_counts(paper)),
+        abstract=words.cut(words.clean(paper.abstract), abstract_limit),
+        why=tuple(map(_why, pick.reasons[:REASONS])),
+        links=tuple(_links(paper)),
+        withdrawn=paper.withdrawn,
+    )
+
+
+def title(paper: Paper) -> str:
+    return words.cut(words.clean(paper.title), TITLE) or "Untitled"
+
+
+@lru_cache(maxsize=1_024)
+def edition(
+    edition_on: date,
+    announced: tuple[date, date] | None,
+    papers: int,
+    *,
+    welcome: bool,
+    has_more: bool,
+    has_topics: bool,
+) -> Edition:
+    return Edition(
+        date=words.full_day(edition_on),
+        papers=words.count(papers, "paper", "papers"),
+        covers=words.days(*announced) if announced else "",
+        welcome=welcome,
+        has_more=has_more,
+        has_topics=has_topics,
+    )
+
+
+def subject(digest: Digest, first_title: str, papers: int) -> str:
+    """ "Papers for 31 Jul: A Title of at Most Sixty Characters +7"."""
+    headline = words.cut_at_word(first_title, words.HEADLINE)
+    more = f" +{papers - 1}" if papers > 1 else ""
+    return f"Papers for {words.day(digest.edition_on)}: {headline}{more}"
+
+
+def topics(labels: tuple[str, ...]) -> str:
+    """The first labels as a sentence has them, and how many more there are."""
+    shown = [words.cut_at_word(words.clean(label), LABEL) for label in labels[:TOPICS]]
+    if len(labels) > TOPICS:
+        shown.append(f"{len(labels) - TOPICS} more")
+    return words.listed(shown)
+
+
+def _why(reason: Reason) -> Why:
+    phrases = (words.cut_at_word(words.clean(p), LABEL) for p in reason.phrases[:PHRASES])
+    return Why(
+        label=words.cut_at_word(words.clean(reason.label), LABEL),
+        phrases=", ".join(f"“{phrase}”" for phrase in phrases if phrase),
+    )
+
+
+def _byline(paper: Paper) -> list[str]:
+    sources = [SOURCES.get(source, words.clean(source)) for source in paper.sources]
+    return [*sources, *map(words.clean, paper.categories[:1]), words.day(paper.announced_on)]
+
+
+def _counts(paper: Paper) -> list[str]:
+    counts = []
+    if paper.upvotes:
+        counts.append(words.count(paper.upvotes, "upvote", "upvotes"))
+    if paper.comments:
+        counts.append(words.count(paper.comments, "comment", "comments"))
+    return counts
+
+
+def _links(paper: Paper) -> list[PaperLink]:
+    links = paper.links
+    named = {
+        "Abstract": links.abstract,
+        "PDF": links.pdf,
+        "Code": links.code,
+        "Project": links.project,
+        "Discussion": links.discussion,
+    }
+    return [PaperLink(label, url) for label, url in named.items() if _is_web(url)]
+
+
+def _best_link(paper: Paper, house: House) -> str:
+    links = _links(paper)
+    if links:
+        return links[0].url
+    return f"{house.site_url}/papers/{quote(paper.key, safe='')}"
+
+
+def _is_web(url: str | None) -> TypeGuard[str]:
+    """Only http(s), on one line: `javascript:` is not a place where a paper lives."""
+    if not url or url != words.clean(url) or " " in url:
+        return False
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)

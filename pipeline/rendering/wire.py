@@ -1,0 +1,30 @@
+"""Text as it travels: quoted-printable fragments that can be joined in any order (RFC 2045)."""
+
+from __future__ import annotations
+
+from binascii import b2a_qp
+
+LINE = 76  # RFC 2045, section 6.7, rule 5: the "=" of a soft break included
+
+
+def fragment(text: str) -> bytes:
+    """`text` in 7-bit lines of at most 76 with CRLF, leading dots doubled (RFC 5321, 4.5.2).
+
+    It ends in a line break, a soft one where `text` has none: what follows starts a line of its
+    own on the wire, so that the joined fragments decode to the joined texts.
+    """
+    if not text:
+        return b""
+    encoded = b2a_qp(text.encode())
+    if not encoded.endswith(b"\n"):
+        encoded = _soft_break(encoded)
+    encoded = encoded.replace(b"\n", b"\r\n").replace(b"\n.", b"\n..")
+    return b"." + encoded if encoded.startswith(b".") else encoded
+
+
+def _soft_break(encoded: bytes) -> bytes:
+    last_line = len(encoded) - encoded.rfind(b"\n") - 1
+    if last_line < LINE:
+        return encoded + b"=\n"
+    last = 3 if encoded[-3:-2] == b"=" else 1
+    return encoded[:-last] + b"=\n" + encoded[-last:] + b"=\n"

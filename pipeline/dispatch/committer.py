@@ -16,17 +16,16 @@ from typing import Final
 
 import structlog
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.domain import DeliveryStatus
 from pipeline.storage import deliveries
+from pipeline.storage.database import with_retries
 from pipeline.storage.deliveries import Settlement
 
 log = structlog.get_logger(__name__)
 
 JOIN_TIME: Final = 0.02  # seconds at most that a request waits for others to join it
-TRIES: Final = 6
-FIRST_PAUSE: Final = 0.05  # seconds, doubled with each try
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +135,8 @@ class Committer:
             requests, self._requests = self._requests, []
             settlements, self._settlements = self._settlements, []
         try:
-            granted = self._commit([request.delivery_id for request in requests], settlements)
+            ids = [request.delivery_id for request in requests]
+            granted = with_retries(lambda: self._commit(ids, settlements))
             for request in requests:
                 request.granted = request.delivery_id in granted
         finally:
@@ -144,18 +144,6 @@ class Committer:
                 request.answered.release()
 
     def _commit(self, ids: list[int], settlements: list[Settlement]) -> set[int]:
-        """One transaction, tried again when the database was busy or broke a deadlock."""
-        pause = FIRST_PAUSE
-        for _ in range(TRIES - 1):
-            try:
-                return self._commit_once(ids, settlements)
-            except OperationalError:
-                log.warning("commit is tried again", marks=len(ids), settlements=len(settlements))
-                time.sleep(pause)
-                pause *= 2
-        return self._commit_once(ids, settlements)
-
-    def _commit_once(self, ids: list[int], settlements: list[Settlement]) -> set[int]:
         written: Counter[DeliveryStatus] = Counter()
         granted: set[int] = set()
         token = self._lease.token

@@ -25,7 +25,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.domain import (
     OWED,
@@ -36,6 +35,7 @@ from pipeline.domain import (
     SuppressionReason,
 )
 from pipeline.errors import NotFoundError
+from pipeline.storage import subscribers
 from pipeline.storage.database import in_chunks
 from pipeline.storage.schema import DeliveryRow, PickRow, SubscriberRow, SuppressionRow
 
@@ -253,12 +253,7 @@ def _suppress(conn: Connection, delivery_id: int, reason: SuppressionReason, now
         .join(DeliveryRow, DeliveryRow.subscriber_id == SubscriberRow.id)
         .where(DeliveryRow.id == delivery_id)
     ).one()
-    insert = postgresql.insert if conn.dialect.name == "postgresql" else sqlite.insert
-    conn.execute(
-        insert(SuppressionRow)
-        .values(hash=address_hash, reason=reason, since=now)
-        .on_conflict_do_nothing()
-    )
+    subscribers.suppress(conn, address_hash, reason, now)
     cancel_owed(conn, [subscriber_id], CancelReason.SUPPRESSED)
 
 
@@ -423,7 +418,7 @@ def next_due_at(conn: Connection) -> datetime | None:
 
 def counts(conn: Connection) -> dict[DeliveryStatus, int]:
     """How many deliveries there are of each status, 0 included."""
-    found = conn.execute(select(_ROW.status, func.count()).group_by(_ROW.status)).tuples()
+    found = conn.execute(select(_ROW.status, func.count()).group_by(_ROW.status))
     return dict.fromkeys(DeliveryStatus, 0) | {
         DeliveryStatus(status): count for status, count in found
     }
@@ -549,7 +544,8 @@ _SENT: Final = (
     .where(
         _ROW.id == bindparam("id_"),
         _ROW.lease == bindparam("token"),
-        _ROW.status.in_([DeliveryStatus.SENDING, DeliveryStatus.UNCERTAIN]),
+        # Not by IN: it cannot run for many rows in one call.
+        or_(_ROW.status == DeliveryStatus.SENDING, _ROW.status == DeliveryStatus.UNCERTAIN),
     )
     .values(
         **_released(DeliveryStatus.SENT, "accepted"),

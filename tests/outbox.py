@@ -1,0 +1,118 @@
+"""Rows for tests of the outbox: subscribers, and deliveries in any state."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import time, timedelta
+from typing import Any
+
+from sqlalchemy import Engine, Row, insert, select, update
+
+from pipeline.domain import DeliveryKind, DeliveryStatus, SubscriberStatus
+from pipeline.storage.schema import DeliveryRow, SubscriberRow, SuppressionRow
+from tests.factories import NOW, TODAY
+
+_numbers = itertools.count(1)
+
+
+def add_subscriber(engine: Engine, email: str = "", **changes: Any) -> int:
+    number = next(_numbers)
+    address = email or f"reader{number}@example.org"
+    values = {
+        "email": address,
+        "email_key": address,
+        "address_hash": f"hash of {address}",
+        "status": SubscriberStatus.ACTIVE,
+        "at": time(8),
+        "timezone": "UTC",
+        "frequency": "daily",
+        "weekday": 0,
+        "max_papers": 10,
+        "secret": f"secret-{number}",
+        "cursor": 5,
+        "created_at": NOW,
+        **changes,
+    }
+    with engine.begin() as conn:
+        return conn.execute(insert(SubscriberRow).values(values)).inserted_primary_key[0]
+
+
+def add_delivery(engine: Engine, email: str = "", **changes: Any) -> int:
+    """A digest of batches (2, 5], due since now; of a subscriber of its own unless one is given."""
+    number = next(_numbers)
+    subscriber_id = changes.pop("subscriber_id", None) or add_subscriber(engine, email)
+    values = {
+        "dedupe_key": f"digest:{TODAY}:{number}",
+        "kind": DeliveryKind.DIGEST,
+        "subscriber_id": subscriber_id,
+        "status": DeliveryStatus.QUEUED,
+        "attempts": 0,
+        "not_before": NOW,
+        "expires_at": NOW + timedelta(hours=18),
+        "created_at": NOW,
+        "edition_on": TODAY,
+        "range_from": 2,
+        "range_to": 5,
+        "more": 0,
+        "topics": [],
+        **changes,
+    }
+    with engine.begin() as conn:
+        return conn.execute(insert(DeliveryRow).values(values)).inserted_primary_key[0]
+
+
+def add_confirmation(engine: Engine, email: str = "", **changes: Any) -> int:
+    subscriber_id = add_subscriber(engine, email, status=SubscriberStatus.PENDING)
+    no_digest = {"edition_on": None, "range_from": None, "range_to": None}
+    return add_delivery(
+        engine,
+        subscriber_id=subscriber_id,
+        kind=DeliveryKind.CONFIRMATION,
+        **{**no_digest, **changes},
+    )
+
+
+def row(engine: Engine, delivery_id: int) -> Row[Any]:
+    with engine.connect() as conn:
+        return conn.execute(
+            select(DeliveryRow.__table__).where(DeliveryRow.id == delivery_id)
+        ).one()
+
+
+def statuses(engine: Engine) -> list[str]:
+    """Of all deliveries, in the order they were added."""
+    with engine.connect() as conn:
+        return list(conn.execute(select(DeliveryRow.status).order_by(DeliveryRow.id)).scalars())
+
+
+def set_status(engine: Engine, subscriber_id: int, status: SubscriberStatus) -> None:
+    with engine.begin() as conn:
+        conn.execute(
+            update(SubscriberRow).where(SubscriberRow.id == subscriber_id).values(status=status)
+        )
+
+
+def suppress(engine: Engine, subscriber_id: int) -> None:
+    with engine.begin() as conn:
+        address_hash = select(SubscriberRow.address_hash).where(SubscriberRow.id == subscriber_id)
+        conn.execute(
+            insert(SuppressionRow).values(
+                hash=address_hash.scalar_subquery(), reason="manual", since=NOW
+            )
+        )
+
+
+def suppressions(engine: Engine) -> dict[str, str]:
+    with engine.connect() as conn:
+        found = conn.execute(select(SuppressionRow.hash, SuppressionRow.reason))
+        return dict(list(found))
+
+
+def cursor(engine: Engine, delivery_id: int) -> int:
+    """Of the subscriber whose delivery it is."""
+    with engine.connect() as conn:
+        return conn.execute(
+            select(SubscriberRow.cursor)
+            .join(DeliveryRow, DeliveryRow.subscriber_id == SubscriberRow.id)
+            .where(DeliveryRow.id == delivery_id)
+        ).scalar_one()

@@ -1,0 +1,525 @@
+"""The outbox: who may send a delivery, and what the row says afterwards, on both databases."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from pipeline.domain import DeliveryKind, DeliveryStatus, SubscriberStatus, SuppressionReason
+from pipeline.errors import NotFoundError
+from pipeline.storage import deliveries
+from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
+from tests import outbox
+from tests.factories import NOW
+from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
+
+LEASE = timedelta(minutes=6)
+PATIENCE = timedelta(minutes=11)
+Status = DeliveryStatus
+
+
+def claim(engine, token="mine", limit=100, now=NOW):
+    with engine.begin() as conn:
+        return [d.id for d in deliveries.claim(conn, limit, token, LEASE, now)]
+
+
+def mark(engine, ids, token="mine", now=NOW):
+    with engine.begin() as conn:
+        return deliveries.mark(conn, ids, token, PATIENCE, now)
+
+
+def settle(engine, *settlements, token="mine", now=NOW):
+    with engine.begin() as conn:
+        return deliveries.settle(conn, settlements, token, now)
+
+
+def recover(engine, now):
+    with engine.begin() as conn:
+        return deliveries.recover_leases(conn, now)
+
+
+def in_hand(engine, delivery_id):
+    """Claim and mark it: the dot may be on the wire."""
+    claim(engine)
+    assert mark(engine, [delivery_id]) == {delivery_id}
+    return delivery_id
+
+
+def status_of(engine, delivery_id):
+    return row(engine, delivery_id).status
+
+
+# --- Claim --------------------------------------------------------------------------------------
+
+
+def test_a_claim_takes_what_is_due_oldest_first(engine):
+    late = add_delivery(engine, not_before=NOW - timedelta(minutes=1))
+    early = add_delivery(engine, not_before=NOW - timedelta(hours=1))
+    add_delivery(engine, not_before=NOW + timedelta(minutes=1))
+
+    assert claim(engine, limit=1) == [early]
+    assert claim(engine) == [late]
+    assert claim(engine) == []
+
+
+def test_a_claim_brings_what_sending_needs(engine):
+    id_ = add_delivery(engine, "ada@example.org", attempts=2)
+
+    with engine.begin() as conn:
+        (delivery,) = deliveries.claim(conn, 10, "mine", LEASE, NOW)
+
+    assert (delivery.id, delivery.email, delivery.attempts) == (id_, "ada@example.org", 2)
+    assert delivery.kind is DeliveryKind.DIGEST
+    assert delivery.expires_at == NOW + timedelta(hours=18)
+
+
+def test_nobody_is_written_to_who_does_not_want_it(engine):
+    for status in (SubscriberStatus.PENDING, SubscriberStatus.UNSUBSCRIBED):
+        add_delivery(engine, subscriber_id=add_subscriber(engine, status=status))
+    suppressed = add_subscriber(engine)
+    outbox.suppress(engine, suppressed)
+    add_delivery(engine, subscriber_id=suppressed)
+    confirmation = add_confirmation(engine)
+
+    assert claim(engine) == [confirmation]
+
+
+def test_what_has_expired_is_not_claimed(engine):
+    add_delivery(engine, expires_at=NOW)
+
+    assert claim(engine) == []
+
+
+def test_claims_at_the_same_moment_never_share_a_delivery(engine):
+    ids = {add_delivery(engine) for _ in range(40)}
+    together = threading.Barrier(4)
+
+    def take(number):
+        together.wait()
+        return [id_ for _ in range(5) for id_ in claim(engine, f"worker {number}", limit=3)]
+
+    with ThreadPoolExecutor(4) as workers:
+        taken = [id_ for ids in workers.map(take, range(4)) for id_ in ids]
+
+    assert sorted(taken) == sorted(set(taken))
+    assert set(taken) == ids
+
+
+# --- Lease --------------------------------------------------------------------------------------
+
+
+def test_what_is_given_back_can_be_claimed_again(engine):
+    id_ = add_delivery(engine)
+    claim(engine)
+
+    with engine.begin() as conn:
+        assert deliveries.give_back(conn, "another's") == 0
+        assert deliveries.give_back(conn, "mine") == 1
+
+    assert claim(engine) == [id_]
+
+
+def test_a_marked_delivery_is_not_given_back(engine):
+    id_ = in_hand(engine, add_delivery(engine))
+
+    with engine.begin() as conn:
+        assert deliveries.give_back(conn, "mine") == 0
+
+    assert status_of(engine, id_) == Status.SENDING
+
+
+def test_a_renewed_lease_is_not_taken_over(engine):
+    add_delivery(engine)
+    claim(engine)
+
+    with engine.begin() as conn:
+        assert deliveries.renew(conn, "mine", LEASE, NOW + timedelta(minutes=5)) == 1
+
+    assert recover(engine, NOW + LEASE).queued == 0
+    assert recover(engine, NOW + timedelta(minutes=5) + LEASE).queued == 1
+
+
+def test_a_dead_sender_s_claim_goes_back_to_the_outbox(engine):
+    id_ = add_delivery(engine)
+    claim(engine)
+
+    assert recover(engine, NOW + LEASE) == deliveries.Recovery(queued=1, uncertain=0)
+    assert recover(engine, NOW + LEASE) == deliveries.Recovery(queued=0, uncertain=0)
+    assert claim(engine, "another's", now=NOW + LEASE) == [id_]
+    assert mark(engine, [id_]) == set(), "the dead sender woke up: it may not send"
+
+
+def test_a_dead_sender_s_mark_is_uncertain(engine):
+    id_ = in_hand(engine, add_delivery(engine))
+
+    found = recover(engine, NOW + PATIENCE)
+
+    assert found == deliveries.Recovery(queued=0, uncertain=1)
+    assert status_of(engine, id_) == Status.UNCERTAIN
+    assert outbox.cursor(engine, id_) == 5, "it may have been read"
+
+
+# --- Mark ---------------------------------------------------------------------------------------
+
+
+def test_only_the_holder_of_the_lease_can_mark_and_only_once(engine):
+    id_ = add_delivery(engine)
+    claim(engine)
+
+    assert mark(engine, [id_], token="another's") == set()
+    assert mark(engine, [id_]) == {id_}
+    assert mark(engine, [id_]) == set()
+
+
+def test_leaving_after_the_claim_is_in_time(engine):
+    subscriber_id = add_subscriber(engine)
+    id_ = add_delivery(engine, subscriber_id=subscriber_id)
+    claim(engine)
+
+    with engine.begin() as conn:
+        deliveries.cancel_owed(conn, [subscriber_id], CancelReason.LEFT)
+
+    assert mark(engine, [id_]) == set()
+    assert (status_of(engine, id_), row(engine, id_).reason) == (Status.CANCELLED, "left")
+
+
+@pytest.mark.parametrize("change", ["left", "suppressed"])
+def test_a_mark_looks_at_the_subscriber_itself(engine, change):
+    """Even where nobody cancelled the delivery."""
+    subscriber_id = add_subscriber(engine)
+    id_ = add_delivery(engine, subscriber_id=subscriber_id)
+    claim(engine)
+    if change == "left":
+        outbox.set_status(engine, subscriber_id, SubscriberStatus.UNSUBSCRIBED)
+    else:
+        outbox.suppress(engine, subscriber_id)
+
+    assert mark(engine, [id_]) == set()
+    with engine.begin() as conn:
+        assert deliveries.withdraw(conn, [id_], "mine") == 1
+
+    ended = Status.CANCELLED if change == "left" else Status.SUPPRESSED
+    assert (status_of(engine, id_), row(engine, id_).reason) == (ended, change)
+
+
+def test_a_pending_subscriber_gets_the_confirmation_and_nothing_else(engine):
+    confirmation = add_confirmation(engine)
+    subscriber_id = row(engine, confirmation).subscriber_id
+    digest = add_delivery(engine, subscriber_id=subscriber_id, status="leased", lease="mine")
+    claim(engine)
+
+    assert mark(engine, [confirmation, digest]) == {confirmation}
+
+
+def test_an_expired_delivery_is_not_marked(engine):
+    id_ = add_delivery(engine)
+    claim(engine)
+
+    assert mark(engine, [id_], now=NOW + timedelta(hours=18)) == set()
+
+
+# --- Settle -------------------------------------------------------------------------------------
+
+
+def test_an_accepted_delivery_is_sent_for_good(engine):
+    id_ = in_hand(engine, add_delivery(engine))
+    accepted = Settlement(id_, Status.SENT, "accepted", reply="250 Ok", queue_id="Q1")
+
+    assert settle(engine, accepted)[Status.SENT] == 1
+    assert settle(engine, accepted)[Status.SENT] == 0, "written once"
+
+    sent = row(engine, id_)
+    assert (sent.status, sent.reason, sent.queue_id) == (Status.SENT, "accepted", "Q1")
+    assert sent.sent_at is not None
+    assert sent.lease is None
+    assert claim(engine, now=NOW + timedelta(days=1)) == []
+
+
+def test_many_settlements_are_counted(engine):
+    ids = [add_delivery(engine) for _ in range(5)]
+    claim(engine)
+    mark(engine, ids)
+
+    written = settle(engine, *(Settlement(id_, Status.SENT, "accepted") for id_ in ids))
+
+    assert written == {Status.SENT: 5}
+
+
+def test_nothing_is_settled_under_another_lease(engine):
+    id_ = in_hand(engine, add_delivery(engine))
+
+    for status in (Status.SENT, Status.QUEUED, Status.FAILED, Status.UNCERTAIN):
+        assert not settle(engine, Settlement(id_, status, "late"), token="another's").total()
+
+    assert status_of(engine, id_) == Status.SENDING
+
+
+def test_a_deferred_delivery_waits_and_is_charged(engine):
+    id_ = in_hand(engine, add_delivery(engine))
+    gap = timedelta(minutes=5)
+
+    settle(engine, Settlement(id_, Status.QUEUED, "deferred", charged=True, delay=gap))
+
+    assert claim(engine, now=NOW + gap - timedelta(seconds=1)) == []
+    assert claim(engine, now=NOW + gap) == [id_]
+    assert row(engine, id_).attempts == 1
+
+
+def test_a_refused_address_is_suppressed_with_all_that_is_owed_to_it(engine):
+    subscriber_id = add_subscriber(engine, "gone@example.org")
+    refused = in_hand(engine, add_delivery(engine, subscriber_id=subscriber_id))
+    owed = add_delivery(engine, subscriber_id=subscriber_id)
+
+    settle(
+        engine, Settlement(refused, Status.SUPPRESSED, "hard", suppression=SuppressionReason.HARD)
+    )
+
+    assert outbox.suppressions(engine) == {"hash of gone@example.org": "hard"}
+    assert outbox.statuses(engine) == [Status.SUPPRESSED, Status.SUPPRESSED]
+    assert row(engine, owed).reason == "suppressed"
+    assert outbox.cursor(engine, refused) == 5
+
+
+def test_a_late_acceptance_ends_the_uncertainty(engine):
+    """The sender was slow, not dead; its lease was over, nobody else has touched the row."""
+    id_ = in_hand(engine, add_delivery(engine))
+    recover(engine, NOW + PATIENCE)
+
+    assert settle(engine, Settlement(id_, Status.SENT, "accepted"))[Status.SENT] == 1
+    assert status_of(engine, id_) == Status.SENT
+
+
+def test_a_lost_reply_leaves_it_uncertain_until_someone_decides(engine):
+    id_ = in_hand(engine, add_delivery(engine))
+
+    settle(engine, Settlement(id_, Status.UNCERTAIN, "unknown at dot"))
+
+    assert status_of(engine, id_) == Status.UNCERTAIN
+    assert claim(engine, now=NOW + timedelta(hours=1)) == []
+
+
+def test_a_reply_may_hold_anything(engine):
+    id_ = in_hand(engine, add_delivery(engine))
+
+    settle(engine, Settlement(id_, Status.FAILED, "soft", reply="554 \0" + "x" * 10_000))
+
+    assert row(engine, id_).reply == "554 " + "x" * 496
+
+
+# --- The reader's papers ------------------------------------------------------------------------
+
+
+def test_a_digest_that_expires_is_owed_anew(engine):
+    id_ = add_delivery(engine)
+
+    with engine.begin() as conn:
+        assert deliveries.expire_due(conn, NOW + timedelta(hours=18)) == 1
+        assert deliveries.expire_due(conn, NOW + timedelta(hours=18)) == 0
+
+    assert status_of(engine, id_) == Status.EXPIRED
+    assert outbox.cursor(engine, id_) == 2
+
+
+def test_expiring_ends_a_claim_and_the_claimer_cannot_mark(engine):
+    id_ = add_delivery(engine)
+    claim(engine)
+
+    with engine.begin() as conn:
+        deliveries.expire_due(conn, NOW + timedelta(hours=18))
+
+    assert mark(engine, [id_]) == set()
+
+
+def test_a_delivery_with_its_dot_on_the_wire_does_not_expire(engine):
+    in_hand(engine, add_delivery(engine))
+
+    with engine.begin() as conn:
+        assert deliveries.expire_due(conn, NOW + timedelta(hours=18)) == 0
+
+
+def test_expiring_takes_no_more_than_its_limit(engine):
+    for _ in range(3):
+        add_delivery(engine)
+
+    with engine.begin() as conn:
+        assert deliveries.expire_due(conn, NOW + timedelta(days=1), limit=2) == 2
+
+    assert sorted(outbox.statuses(engine)) == [Status.EXPIRED, Status.EXPIRED, Status.QUEUED]
+
+
+@pytest.mark.parametrize(("unread", "cursor"), [(True, 2), (False, 5)])
+def test_a_failure_of_ours_owes_the_papers_anew_and_a_refusal_does_not(engine, unread, cursor):
+    id_ = in_hand(engine, add_delivery(engine))
+
+    settle(engine, Settlement(id_, Status.FAILED, "too large", unread=unread))
+
+    assert outbox.cursor(engine, id_) == cursor
+
+
+@pytest.mark.parametrize(
+    ("reason", "cursor"),
+    [
+        (CancelReason.OPERATOR, 2),
+        (CancelReason.LEFT, 5),
+        (CancelReason.SUPERSEDED, 5),
+        (CancelReason.SUPPRESSED, 5),
+    ],
+)
+def test_only_an_operator_s_cancelling_owes_the_papers_anew(engine, reason, cursor):
+    subscriber_id = add_subscriber(engine)
+    id_ = add_delivery(engine, subscriber_id=subscriber_id)
+
+    with engine.begin() as conn:
+        ended = deliveries.cancel_owed(conn, [subscriber_id], reason)
+
+    assert ended == [id_]
+    assert outbox.cursor(engine, id_) == cursor
+
+
+def test_a_cursor_never_moves_forward(engine):
+    subscriber_id = add_subscriber(engine, cursor=1)
+    id_ = add_delivery(engine, subscriber_id=subscriber_id)
+
+    with engine.begin() as conn:
+        deliveries.set_cursors_back(conn, [id_])
+
+    assert outbox.cursor(engine, id_) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "range_from", "cursor"),
+    [("queued", 2, 8), ("sent", 0, 8), ("uncertain", 2, 8), ("sent", 5, 2), ("failed", 2, 2)],
+)
+def test_a_newer_digest_that_covers_the_range_keeps_the_cursor(engine, status, range_from, cursor):
+    subscriber_id = add_subscriber(engine, cursor=8)
+    ended = add_delivery(engine, subscriber_id=subscriber_id)
+    add_delivery(
+        engine, subscriber_id=subscriber_id, status=status, range_from=range_from, range_to=8
+    )
+
+    with engine.begin() as conn:
+        deliveries.set_cursors_back(conn, [ended])
+
+    assert outbox.cursor(engine, ended) == cursor
+
+
+def test_other_readers_cursors_stay(engine):
+    ended, other = add_delivery(engine), add_delivery(engine)
+
+    with engine.begin() as conn:
+        deliveries.set_cursors_back(conn, [ended])
+
+    assert outbox.cursor(engine, other) == 5
+
+
+def test_a_confirmation_has_no_cursor_to_set_back(engine):
+    id_ = add_confirmation(engine)
+
+    with engine.begin() as conn:
+        deliveries.expire_due(conn, NOW + timedelta(days=1))
+
+    assert outbox.cursor(engine, id_) == 5
+
+
+# --- Uncertain ones -----------------------------------------------------------------------------
+
+
+def resend(engine, now=NOW, kinds=(DeliveryKind.CONFIRMATION,)):
+    with engine.begin() as conn:
+        return deliveries.resend_uncertain(conn, kinds, now)
+
+
+def test_an_uncertain_confirmation_is_resent_once(engine):
+    id_ = in_hand(engine, add_confirmation(engine))
+    settle(engine, Settlement(id_, Status.UNCERTAIN, "unknown at dot"))
+
+    assert resend(engine) == 1
+    in_hand(engine, id_)
+    settle(engine, Settlement(id_, Status.UNCERTAIN, "unknown at dot"))
+    assert resend(engine) == 0
+
+    assert status_of(engine, id_) == Status.UNCERTAIN
+
+
+def test_an_uncertain_digest_is_not_resent_unless_it_is_wished(engine):
+    id_ = in_hand(engine, add_delivery(engine))
+    settle(engine, Settlement(id_, Status.UNCERTAIN, "unknown at dot"))
+
+    assert resend(engine) == 0
+    assert resend(engine, kinds=tuple(DeliveryKind)) == 1
+
+
+def test_a_resent_delivery_cannot_be_settled_by_its_first_sender(engine):
+    id_ = in_hand(engine, add_confirmation(engine))
+    recover(engine, NOW + PATIENCE)
+    resend(engine)
+
+    assert settle(engine, Settlement(id_, Status.SENT, "accepted")).total() == 0
+
+
+def test_an_operator_decides_about_an_uncertain_delivery(engine):
+    dropped, resent = (
+        add_delivery(engine, status="uncertain"),
+        add_delivery(engine, status="uncertain"),
+    )
+    late = NOW + timedelta(days=2)
+
+    with engine.begin() as conn:
+        deliveries.resolve(conn, dropped, Resolution.DROP, late)
+        deliveries.resolve(conn, resent, Resolution.RESEND, late)
+
+    assert status_of(engine, dropped) == Status.SENT
+    assert row(engine, dropped).reason == "taken as accepted by the operator"
+    assert claim(engine, now=late) == [resent], "it has not expired in the meantime"
+
+
+@pytest.mark.parametrize("status", sorted(set(Status) - {Status.UNCERTAIN}))
+def test_only_an_uncertain_delivery_can_be_decided_about(engine, status):
+    id_ = add_delivery(engine, status=status)
+
+    with engine.begin() as conn, pytest.raises(NotFoundError):
+        deliveries.resolve(conn, id_, Resolution.RESEND, NOW)
+
+    assert status_of(engine, id_) == status
+
+
+# --- Looking ------------------------------------------------------------------------------------
+
+
+def test_the_operator_sees_every_delivery_or_those_of_one_status(engine):
+    first = add_delivery(engine, "ada@example.org", reason="because")
+    second = add_delivery(engine, status="sent")
+
+    with engine.connect() as conn:
+        everything = deliveries.listing(conn)
+        sent = deliveries.listing(conn, Status.SENT)
+
+    assert [view.id for view in everything] == [first, second]
+    assert [view.id for view in sent] == [second]
+    assert (everything[0].email, everything[0].reason, everything[0].papers) == (
+        "ada@example.org",
+        "because",
+        0,
+    )
+
+
+def test_counts_name_every_status(engine):
+    add_delivery(engine)
+
+    with engine.connect() as conn:
+        counted = deliveries.counts(conn)
+
+    assert counted == {**dict.fromkeys(Status, 0), Status.QUEUED: 1}
+
+
+def test_the_next_due_moment_is_the_earliest(engine):
+    with engine.connect() as conn:
+        assert deliveries.next_due_at(conn) is None
+    add_delivery(engine, not_before=NOW + timedelta(hours=2))
+    add_delivery(engine, not_before=NOW + timedelta(hours=1))
+
+    with engine.connect() as conn:
+        assert deliveries.next_due_at(conn) == NOW + timedelta(hours=1)

@@ -1,0 +1,223 @@
+"""What lies around the code keeps its word: the compose file, the settings, the make targets."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import yaml
+from dotenv import dotenv_values
+from pydantic import SecretStr
+from typer.main import get_command
+
+from pipeline.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+ENV_EXAMPLE = (ROOT / ".env.example").read_text()
+SERVICES = yaml.safe_load(COMPOSE)["services"]
+
+
+@pytest.fixture(scope="module")
+def command_line():
+    """The `paperboy` command as a tree of commands."""
+    from pipeline.cli import app
+
+    return get_command(app)
+
+
+def _tracked() -> list[Path]:
+    """The files of the repository, those not committed yet included."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listing.returncode != 0:
+        pytest.skip("this is not a git checkout")
+    paths = (ROOT / name for name in listing.stdout.split("\0") if name)
+    return [path for path in paths if path.is_file()]
+
+
+# --- Settings -----------------------------------------------------------------------------------
+
+
+def _examples() -> dict[str, str]:
+    """Names in .env.example and the defaults it states."""
+    lines = "\n".join(re.findall(r"^#([A-Z_]+=.*)$", ENV_EXAMPLE, re.MULTILINE))
+    return {name: value or "" for name, value in dotenv_values(stream=StringIO(lines)).items()}
+
+
+def test_env_example_has_exactly_the_settings():
+    compose_only = set(re.findall(r"\$\{([A-Z_]+)", COMPOSE))
+
+    assert set(_examples()) == {name.upper() for name in Settings.model_fields} | compose_only
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_env_example_states_the_real_default(name):
+    default = Settings.model_fields[name].default
+
+    assert _examples()[name.upper()] == _written(default)
+
+
+def _written(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case SecretStr():
+            return value.get_secret_value()
+        case tuple():
+            return " ".join(value)
+        case bool():
+            return str(value).lower()
+    return str(value)
+
+
+def test_env_example_explains_each_setting():
+    """Every block of names follows a comment in words."""
+    for block in re.split(r"\n\n+", ENV_EXAMPLE):
+        lines = block.splitlines()
+        names = [line for line in lines if re.match(r"#[A-Z_]+=", line)]
+        words = [line for line in lines if line.startswith("# ") and "---" not in line]
+        assert words or not names, block
+
+
+def test_nothing_else_reads_the_environment():
+    readers = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "pipeline").rglob("*.py")
+        if re.search(r"os\.(environ|getenv)|\benviron\b\[", path.read_text())
+    ]
+
+    assert readers == ["pipeline/settings.py"]
+
+
+# --- Deployment ---------------------------------------------------------------------------------
+
+
+def test_the_compose_file_follows_the_specification():
+    checked = subprocess.run(
+        [
+            *(sys.executable, "-m", "check_jsonschema"),
+            *("--builtin-schema", "vendor.compose-spec", "docker-compose.yml"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_service_is_healthy_or_finished_before_others_need_it():
+    assert set(SERVICES) == {"postgres", "redis", "migrate", "web", "worker", "beat"}
+    for name, service in SERVICES.items():
+        assert "healthcheck" in service or name == "migrate", name
+        assert service["stop_grace_period"] == "90s", name
+
+
+def test_redis_evicts_nothing_and_writes_nothing():
+    command = " ".join(SERVICES["redis"]["command"])
+
+    assert "--maxmemory-policy noeviction" in command
+    assert "--appendonly no" in command
+
+
+@pytest.mark.parametrize("name", ["migrate", "web"])
+def test_every_paperboy_command_of_the_compose_file_exists(name, command_line):
+    program, *words = SERVICES[name]["command"]
+    command = command_line
+
+    assert program == "paperboy"
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    context = command.make_context(name, words, resilient_parsing=False)
+    assert context.params is not None
+
+
+def test_the_workers_take_every_queue_that_is_fed():
+    from pipeline.tasks import app
+
+    command = SERVICES["worker"]["command"]
+    queues = command[command.index("--queues") + 1].split(",")
+
+    assert set(queues) == {queue.name for queue in app.conf.task_queues}
+    assert command[:4] == ["celery", "-A", "pipeline.tasks", "worker"]
+    assert SERVICES["beat"]["command"][:4] == ["celery", "-A", "pipeline.tasks", "beat"]
+
+
+def test_the_image_contains_what_it_copies():
+    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+
+    for source in " ".join(copied).split():
+        assert (ROOT / source).exists()
+        assert f"!{source}" in ignored
+
+
+# --- The repository -----------------------------------------------------------------------------
+
+
+def test_the_readme_names_commands_that_exist(command_line):
+    """Every `make X` and `paperboy X` in the documents is one that works."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    commands = set(command_line.commands)
+
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        text = document.read_text()
+        assert set(re.findall(r"`(?:.*[;&] )?make ([a-z-]+)", text)) <= targets
+        assert set(re.findall(r"^    make ([a-z-]+)", text, re.MULTILINE)) <= targets
+        assert set(re.findall(r"`paperboy ([a-z]+)", text)) <= commands
+
+
+def test_every_document_that_is_linked_exists():
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_every_module_says_its_job_in_its_first_line():
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert docstring.split("\n")[0].endswith("."), path
+
+
+def test_no_file_names_a_machine_or_a_registry():
+    """Somebody else's checkout lies elsewhere, and installs from wherever it likes."""
+    own_name = Path(__file__).name
+    forbidden = re.compile(
+        r"(?<![\w.])/(?:home|root|Users|work|opt)/\w+"
+        r"|--(?:extra-)?index-url|--find-links|pypi\.org|pythonhosted|file:///(?!\.)"
+    )
+    for path in _tracked():
+        if path.name == own_name or path.suffix in {".png", ".ico", ".woff2"}:
+            continue
+        found = forbidden.search(path.read_text("utf-8", "replace"))
+        assert found is None, f"{path.relative_to(ROOT)}: {found.group() if found else ''}"
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_every_package_is_locked_by_hash(name):
+    text = (ROOT / name).read_text().replace("\\\n", "")
+    pins = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
+
+    assert pins
+    assert all("==" in pin and "--hash=sha256:" in pin for pin in pins)
+
+
+def test_shell_scripts_stop_at_the_first_mistake():
+    script = (ROOT / ".ci" / "run").read_text()
+
+    assert "set -euo pipefail" in script
+    assert shlex.split(script.splitlines()[0].removeprefix("#!")) == ["/usr/bin/env", "bash"]
+    assert subprocess.run(["bash", "-n", ".ci/run"], cwd=ROOT, check=False).returncode == 0

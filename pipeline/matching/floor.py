@@ -19,7 +19,8 @@ Mask = npt.NDArray[np.bool_]
 # three mentions. From each share of papers on, so much is needed.
 WORD_NEEDS = ((0.0, 1.0), (0.02, 2.0), (0.1, 3.0), (0.3, 5.0))
 
-# Several words must stand together. Where even the rarest is this common, twice or in the title.
+# Several words must stand together, with as many others between them as there are words. Where
+# even the rarest is this common, next to each other, and twice or in the title.
 COMMON_SHARE = 0.2
 LONGEST_TOGETHER = 4  # more words than this make a sentence: they may stand apart
 
@@ -36,7 +37,7 @@ def admitted(scorer: Scorer, forms: tuple[str, ...]) -> Mask:
         return _mentioned(scorer, units[0])
     if len(units) > LONGEST_TOGETHER:
         return _covered(scorer, units)
-    return _together(scorer, units, _span(forms) + len(units))
+    return _together(scorer, units, _span(forms))
 
 
 def _mentioned(scorer: Scorer, unit: Unit) -> Mask:
@@ -51,12 +52,12 @@ def _covered(scorer: Scorer, units: list[Unit]) -> Mask:
     return covered >= _least(units)
 
 
-def _together(scorer: Scorer, units: list[Unit], window: int) -> Mask:
-    """Enough of the words within so many words of one text, in any order."""
+def _together(scorer: Scorer, units: list[Unit], span: int) -> Mask:
+    """Enough of the words close to each other in one text, in any order."""
     postings = scorer.postings
-    at, covered = _windows(scorer, units, window)
-    found: Counts = postings.count(at[covered >= _least(units)])
-    return found >= (2.0 if min(unit.share for unit in units) >= COMMON_SHARE else 1.0)
+    common = min(unit.share for unit in units) >= COMMON_SHARE
+    at, covered = _windows(scorer, units, span if common else span + len(units))
+    return postings.count(at[covered >= _least(units)]) >= (2.0 if common else 1.0)
 
 
 def _windows(scorer: Scorer, units: list[Unit], window: int) -> tuple[Positions, Counts]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.matching.postings import Counts, Positions
+from pipeline.matching.postings import Counts, Joint, Positions
 from pipeline.matching.scoring import Scorer
 from pipeline.matching.words import STOP_WORDS, forms, stem
 
@@ -59,7 +59,9 @@ def _marks(scorer: Scorer, groups: Iterable[tuple[str, ...]]) -> _Marks:
 def _of_paper(scorer: Scorer, marks: _Marks, paper: int) -> tuple[str, ...]:
     low, high = np.searchsorted(marks.at, scorer.postings.words_of(paper))
     told: dict[frozenset[str], tuple[float, str]] = {}
-    for begin, end, worth in _runs(marks.at[low:high].tolist(), marks.worth[low:high].tolist()):
+    at, tells = marks.at[low:high], marks.worth[low:high]
+    broken = scorer.postings.joint[at] == Joint.BREAK
+    for begin, end, worth in _runs(at.tolist(), tells.tolist(), broken.tolist()):
         text = scorer.postings.written(begin, end)
         told.setdefault(frozenset(stem(form) for form in forms(text)), (worth, text))
     return _best(told)
@@ -76,11 +78,13 @@ def _best(told: dict[frozenset[str], tuple[float, str]]) -> tuple[str, ...]:
     return tuple(told[stems][1] for stems in kept[:MOST_PHRASES])
 
 
-def _runs(at: list[int], worth: list[float]) -> Iterator[tuple[int, int, float]]:
+def _runs(
+    at: list[int], worth: list[float], broken: list[bool]
+) -> Iterator[tuple[int, int, float]]:
     """Neighbouring matches as first, last and worth, without stop words at the edges."""
     run: list[int] = []
     for i, position in enumerate(at):
-        if run and position != at[run[-1]] + 1:
+        if run and (broken[run[-1]] or position != at[run[-1]] + 1):
             yield from _trimmed(run, at, worth)
             run = []
         run.append(i)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cached_property
@@ -15,6 +16,7 @@ from pipeline.matching.words import STOP_WORDS, Word, is_hyphen, stem, words
 Positions = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.float64]
 
+_ENDS_A_THOUGHT = re.compile(r"[.;:!?()\[\]]")
 _GAP = -1  # stands between two texts, so that no phrase reaches from one into the next
 
 
@@ -24,14 +26,22 @@ class Zone(IntEnum):
     KEYWORDS = 2
 
 
+class Joint(IntEnum):
+    """What stands between a word and the next one."""
+
+    LOOSE = 0
+    HYPHEN = 1
+    BREAK = 2  # the end of a sentence, a colon, a parenthesis
+
+
 ZONE_WEIGHTS = np.array([TITLE_WEIGHT, 1.0, KEYWORD_WEIGHT])
 
 
 class Postings:
     """All words of all papers in one row; a position is a place in that row.
 
-    `stems`, `paper`, `zone`, `start` and `end` have one entry a position: the number of the
-    stem, the paper, which of its texts, and the characters it covers there.
+    `stems`, `paper`, `zone`, `start`, `end` and `joint` have one entry a position: the number of
+    the stem, the paper, where in it, the characters it covers there, and what follows it.
     """
 
     def __init__(self, papers: Sequence[Readable]) -> None:
@@ -41,9 +51,11 @@ class Postings:
         self._forms: set[str] = set()
         self._occurrences: dict[tuple[str, ...], Positions] = {}
         rows = np.array(list(self._rows()) or [(_GAP, 0, 0, 0, 0, 0, 0)], dtype=np.int32).T
-        self.stems, self.paper, self.zone, self._text, self.start, self.end, self._hyphen = rows
+        self.stems, self.paper, self.zone, self._text, self.start, self.end, self.joint = rows
         self._by_stem: Positions = np.argsort(self.stems, kind="stable")
-        self._first: Positions = np.searchsorted(self.stems[self._by_stem], np.arange(-1, self._size + 1))
+        self._first: Positions = np.searchsorted(
+            self.stems[self._by_stem], np.arange(-1, self._size + 1)
+        )
         self._bounds = np.searchsorted(self.paper, np.arange(self.papers + 1))
 
     @property
@@ -108,7 +120,7 @@ class Postings:
         left, right = form[:cut], form[cut:]
         at = self.occurrences((stem(left), stem(right)))
         if len(left) == 1 or left in STOP_WORDS:
-            return bool(self._hyphen[at].any())
+            return bool((self.joint[at] == Joint.HYPHEN).any())
         return bool(at.size)
 
     def _find(self, stems: tuple[str, ...]) -> Positions:
@@ -137,8 +149,8 @@ class Postings:
                 for i, word in enumerate(found):
                     known.add(word.form)
                     which = vocabulary.setdefault(stem(word.form), len(vocabulary))
-                    hyphen = _is_hyphened(text, found, i)
-                    yield which, paper, zone, number, word.start, word.end, hyphen
+                    joint = _joint(text, found, i)
+                    yield which, paper, zone, number, word.start, word.end, joint
                 yield _GAP, paper, zone, number, 0, 0, 0
 
 
@@ -150,8 +162,10 @@ def _texts(paper: Readable) -> list[tuple[Zone, str]]:
     ]
 
 
-def _is_hyphened(text: str, found: list[Word], i: int) -> bool:
+def _joint(text: str, found: list[Word], i: int) -> Joint:
     if i + 1 == len(found):
-        return False
+        return Joint.LOOSE
     between = text[found[i].end : found[i + 1].start]
-    return len(between) == 1 and is_hyphen(between)
+    if len(between) == 1:
+        return Joint.HYPHEN if is_hyphen(between) else Joint.LOOSE
+    return Joint.BREAK if _ENDS_A_THOUGHT.search(between) else Joint.LOOSE

@@ -1,0 +1,486 @@
+"""From the outbox to the mail server: what is sent, what is written, what a crash leaves."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from pipeline.dispatch import Dispatcher, DispatchStoppedError, Tally, settlement
+from pipeline.dispatch.decisions import GAPS
+from pipeline.domain import (
+    DeliveryStatus,
+    SubscriberStatus,
+    SuppressionReason,
+    Verdict,
+)
+from pipeline.errors import RenderError
+from pipeline.settings import SMTPServer
+from pipeline.smtp import Outcome, Phase, Reply, SMTPTransport
+from pipeline.smtp.connection import Bounds
+from pipeline.storage import deliveries
+from pipeline.storage.deliveries import CancelReason, Resolution
+from tests import outbox
+from tests.factories import NOW, make_delivery
+from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
+from tests.sinks import HANG_UP, STAY_SILENT, open_sink
+
+Status = DeliveryStatus
+
+
+@pytest.fixture
+def sink():
+    with open_sink() as sink:
+        yield sink
+
+
+def compose(delivery, _digest):
+    return f"Subject: {delivery.dedupe_key}\r\n\r\nhello\r\n".encode()
+
+
+def make_dispatcher(engine, sink, now=NOW, bounds=None, **changes):
+    server = SMTPServer("127.0.0.1", sink.port, None, None, implicit_tls=False)
+    defaults = {
+        "engine": engine,
+        "transport": SMTPTransport(server, bounds=bounds or Bounds()),
+        "compose": compose,
+        "load": lambda _conn, _deliveries: {},
+        "sender": lambda _delivery: "paper@example.org",
+        "connections": 3,
+        "clock": lambda _conn: now,
+    }
+    return Dispatcher(**{**defaults, **changes})
+
+
+def send(engine, sink, **changes):
+    return make_dispatcher(engine, sink, **changes).drain(once=True)
+
+
+# --- The way it should go -----------------------------------------------------------------------
+
+
+def test_what_is_due_is_sent_once(engine, sink):
+    ids = [add_delivery(engine, f"reader{number}@example.net") for number in range(12)]
+
+    first, second = send(engine, sink), send(engine, sink)
+
+    assert first == Tally(sent=12)
+    assert second == Tally()
+    assert sorted(sink.recipients) == sorted(f"reader{n}@example.net" for n in range(12))
+    assert set(outbox.statuses(engine)) == {Status.SENT}
+    assert {row(engine, id_).reason for id_ in ids} == {"accepted"}
+    assert row(engine, ids[0]).queue_id.startswith("Q")
+
+
+def test_each_reader_gets_their_own_message(engine, sink):
+    add_delivery(engine, "ada@example.org", dedupe_key="for ada")
+    add_delivery(engine, "bob@example.org", dedupe_key="for bob")
+
+    send(engine, sink)
+
+    bodies = {message.recipient: message.body for message in sink.taken}
+    assert b"for ada" in bodies["ada@example.org"]
+    assert b"for bob" in bodies["bob@example.org"]
+
+
+def test_no_connection_is_opened_for_nothing(engine, sink):
+    assert send(engine, sink) == Tally()
+    assert sink.connections == 0
+
+
+def test_two_dispatchers_share_the_outbox(engine, sink):
+    for number in range(60):
+        add_delivery(engine, f"reader{number}@example.net")
+    dispatchers = [make_dispatcher(engine, sink, chunk=7) for _ in range(2)]
+
+    with ThreadPoolExecutor(2) as processes:
+        tallies = [
+            run.result()
+            for run in [processes.submit(dispatcher.drain, once=True) for dispatcher in dispatchers]
+        ]
+
+    assert sum(tally.sent for tally in tallies) == 60
+    assert len(sink.recipients) == len(set(sink.recipients)) == 60
+
+
+def test_a_connection_is_replaced_when_it_is_used_enough(engine, sink):
+    for _ in range(5):
+        add_delivery(engine)
+
+    tally = send(engine, sink, connections=1, bounds=Bounds(messages=2))
+
+    assert tally.sent == 5
+    assert sink.connections == 3
+
+
+def test_it_waits_for_new_deliveries_until_it_is_told_to_stop(engine, sink):
+    stopped = threading.Event()
+    dispatcher = make_dispatcher(engine, sink)
+
+    with ThreadPoolExecutor(1) as process:
+        run = process.submit(dispatcher.drain, stop=stopped.is_set)
+        add_delivery(engine)
+        _wait_for(lambda: sink.taken)
+        stopped.set()
+
+        assert run.result(timeout=10) == Tally(sent=1)
+
+
+def test_it_ends_at_its_hour(engine, sink):
+    add_delivery(engine)
+
+    assert make_dispatcher(engine, sink).drain(until=NOW) == Tally()
+    assert outbox.statuses(engine) == [Status.QUEUED]
+
+
+# --- Refusals -----------------------------------------------------------------------------------
+
+
+def test_an_unknown_address_is_suppressed(engine, sink):
+    add_delivery(engine, "gone@example.org")
+    add_delivery(engine, "ada@example.org")
+    sink.answers = {"RCPT gone@example.org": "550 5.1.1 No such user"}
+
+    tally = send(engine, sink)
+
+    assert tally == Tally(sent=1, failed=1)
+    assert outbox.suppressions(engine) == {"hash of gone@example.org": "hard"}
+    assert outbox.statuses(engine) == [Status.SUPPRESSED, Status.SENT]
+
+
+@pytest.mark.parametrize("moment", ["RCPT", "DATA", "DOT"])
+def test_a_busy_server_puts_it_back_in_the_outbox(engine, sink, moment):
+    id_ = add_delivery(engine)
+    sink.answers = {moment: ["451 4.3.0 Try later"]}
+
+    assert send(engine, sink) == Tally(deferred=1)
+
+    waiting = row(engine, id_)
+    assert (waiting.status, waiting.attempts) == (Status.QUEUED, 1)
+    assert NOW + GAPS[0] <= waiting.not_before < NOW + GAPS[0] * 1.25
+    assert waiting.reply == "451 4.3.0 Try later"
+    assert send(engine, sink, now=NOW + GAPS[0] * 1.25) == Tally(sent=1)
+
+
+def test_a_server_that_refuses_us_stops_everything_and_charges_nobody(engine, sink):
+    for _ in range(20):
+        add_delivery(engine)
+    sink.answers = {"MAIL": "550 5.7.1 Sender not allowed"}
+
+    with pytest.raises(DispatchStoppedError, match="Sender not allowed") as stopped:
+        send(engine, sink)
+
+    assert set(outbox.statuses(engine)) == {Status.QUEUED}
+    assert {row(engine, id_).attempts for id_ in range(1, 21)} == {0}
+    assert len(sink.commands) < 30, "the others did not try in vain"
+    assert stopped.value.tally.sent == 0
+    sink.answers = {}
+    assert send(engine, sink) == Tally(sent=20)
+
+
+def test_no_server_gives_every_lease_back(engine):
+    for _ in range(3):
+        add_delivery(engine)
+    with open_sink() as gone:
+        pass
+
+    with pytest.raises(DispatchStoppedError, match=r"127\.0\.0\.1"):
+        send(engine, gone)
+
+    assert outbox.statuses(engine) == [Status.QUEUED] * 3
+
+
+def test_a_server_with_few_places_makes_a_smaller_crew(engine, sink):
+    for _ in range(30):
+        add_delivery(engine)
+    sink.answers = {"CONNECT": ["220 Welcome", *["421 4.7.0 Too many connections"] * 2]}
+
+    assert send(engine, sink).sent == 30
+
+
+def test_a_message_too_large_is_our_fault(engine, sink):
+    id_ = add_delivery(engine)
+    sink.answers = {"DOT": "552 5.3.4 Message too big"}
+
+    assert send(engine, sink) == Tally(failed=1)
+    assert row(engine, id_).reason == "too large at dot"
+    assert outbox.cursor(engine, id_) == 2, "its papers are owed anew"
+    assert outbox.suppressions(engine) == {}
+
+
+def test_one_digest_that_cannot_be_composed_does_not_stop_the_others(engine, sink):
+    bad, buggy, good = (add_delivery(engine) for _ in range(3))
+
+    def compose_some(delivery, digest):
+        if delivery.id == bad:
+            raise RenderError("the template is broken")
+        if delivery.id == buggy:
+            raise KeyError("a mistake")
+        return compose(delivery, digest)
+
+    tally = send(engine, sink, compose=compose_some)
+
+    assert tally == Tally(sent=1, failed=1, deferred=1)
+    assert row(engine, bad).status == Status.FAILED
+    assert row(engine, bad).reason == "not composed: the template is broken"
+    assert outbox.cursor(engine, bad) == 2
+    assert (row(engine, buggy).status, row(engine, buggy).attempts) == (Status.QUEUED, 1)
+    assert row(engine, good).status == Status.SENT
+
+
+# --- Lost connections ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reply", ["421 4.3.2 Shutting down", HANG_UP])
+@pytest.mark.parametrize("moment", ["MAIL", "RCPT", "DATA"])
+def test_a_connection_lost_before_the_dot_is_opened_anew(engine, sink, moment, reply):
+    id_ = add_delivery(engine)
+    sink.answers = {moment: [reply]}
+
+    assert send(engine, sink) == Tally(sent=1)
+    assert row(engine, id_).attempts == 0
+    assert len(sink.taken) == 1
+
+
+def test_a_421_between_messages_costs_nobody_anything(engine, sink):
+    for _ in range(6):
+        add_delivery(engine)
+    sink.answers = {"MAIL": ["250 Ok", "250 Ok", "421 Enough", "250 Ok", "421 Enough"]}
+
+    assert send(engine, sink, connections=1) == Tally(sent=6)
+    assert sink.connections == 3
+
+
+def test_a_reply_lost_after_the_dot_is_uncertain_and_listed(engine, sink):
+    id_ = add_delivery(engine)
+    sink.answers = {"DOT": HANG_UP}
+
+    assert send(engine, sink) == Tally(uncertain=1)
+
+    assert row(engine, id_).status == Status.UNCERTAIN
+    assert row(engine, id_).reason == "unknown at dot"
+    sink.answers = {}
+    assert send(engine, sink, now=NOW + timedelta(hours=1)) == Tally()
+
+
+def test_an_uncertain_confirmation_is_sent_once_more(engine, sink):
+    id_ = add_confirmation(engine)
+    sink.answers = {"DOT": HANG_UP}
+
+    tallies = [send(engine, sink) for _ in range(3)]
+
+    assert tallies == [Tally(uncertain=1), Tally(uncertain=1), Tally()]
+    assert row(engine, id_).status == Status.UNCERTAIN
+
+
+def test_an_operator_resends_what_is_uncertain(engine, sink):
+    id_ = add_delivery(engine)
+    sink.answers = {"DOT": [HANG_UP]}
+    send(engine, sink)
+
+    with engine.begin() as conn:
+        deliveries.resolve(conn, id_, Resolution.RESEND, NOW)
+
+    assert send(engine, sink) == Tally(sent=1)
+
+
+def test_patience_after_the_dot_has_an_end(engine, sink):
+    add_delivery(engine)
+    sink.answers = {"DOT": STAY_SILENT}
+
+    assert send(engine, sink, bounds=Bounds(patience=0.2)) == Tally(uncertain=1)
+
+
+# --- Leaving in time ----------------------------------------------------------------------------
+
+
+def leave(engine, subscriber_id):
+    with engine.begin() as conn:
+        deliveries.cancel_owed(conn, [subscriber_id], CancelReason.LEFT)
+
+
+def test_leaving_between_claim_and_dot_is_in_time(engine, sink):
+    """The body is on the wire already; without its dot it is withdrawn."""
+    subscriber_id = add_subscriber(engine, "ada@example.org")
+    add_delivery(engine, subscriber_id=subscriber_id)
+    add_delivery(engine, "bob@example.org")
+
+    def compose_while_ada_leaves(delivery, digest):
+        if delivery.email == "ada@example.org":
+            leave(engine, subscriber_id)
+        return compose(delivery, digest)
+
+    tally = send(engine, sink, compose=compose_while_ada_leaves)
+
+    assert tally.sent == 1
+    assert sink.recipients == ["bob@example.org"]
+    assert outbox.statuses(engine) == [Status.CANCELLED, Status.SENT]
+
+
+def test_who_is_no_subscriber_any_more_is_not_written_to(engine, sink):
+    """Even where whoever changed the subscriber forgot the outbox."""
+    subscriber_id = add_subscriber(engine)
+    id_ = add_delivery(engine, subscriber_id=subscriber_id)
+
+    def compose_while_leaving(delivery, digest):
+        outbox.set_status(engine, subscriber_id, SubscriberStatus.UNSUBSCRIBED)
+        return compose(delivery, digest)
+
+    assert send(engine, sink, compose=compose_while_leaving) == Tally(cancelled=1)
+    assert sink.taken == []
+    assert (row(engine, id_).status, row(engine, id_).reason) == (Status.CANCELLED, "left")
+
+
+# --- Stopping and dying -------------------------------------------------------------------------
+
+
+def test_stopping_finishes_the_message_at_hand_and_gives_the_rest_back(engine, sink):
+    for _ in range(50):
+        add_delivery(engine)
+    stopped = threading.Event()
+    sink.on_dot = stopped.set
+
+    tally = make_dispatcher(engine, sink).drain(stop=stopped.is_set)
+
+    after = outbox.statuses(engine)
+    assert tally.sent == after.count(Status.SENT) == len(sink.taken)
+    assert 1 <= tally.sent < 50
+    assert after.count(Status.QUEUED) == 50 - tally.sent
+
+
+def test_what_has_expired_is_not_sent(engine, sink):
+    id_ = add_delivery(engine)
+
+    assert send(engine, sink, now=NOW + timedelta(hours=18)) == Tally(expired=1)
+    assert sink.taken == []
+    assert outbox.cursor(engine, id_) == 2
+
+
+CHILD = """
+    import os, signal, sys
+    sys.path.insert(0, os.getcwd())
+    from pipeline.dispatch import committer
+    from pipeline.smtp.connection import SMTPConnection
+    from pipeline.storage import deliveries
+    from pipeline.storage.database import open_engine
+    from tests.test_dispatch import make_dispatcher
+
+    url, port, point = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+
+    class Sink:
+        pass
+
+    Sink.port = port
+
+    def die(*args, **options):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if point == "before mark":
+        deliveries.mark = die
+    if point == "between mark and dot":
+        SMTPConnection.finish = die
+    if point == "before settle":
+        deliveries.settle = die
+    make_dispatcher(open_engine(url), Sink, connections=1).drain(once=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("point", "left", "taken"),
+    [
+        ("before mark", Status.LEASED, 0),
+        ("between mark and dot", Status.SENDING, 0),
+        ("before settle", Status.SENDING, 1),
+    ],
+)
+def test_killed_anywhere_the_table_tells_the_truth(database_url, engine, sink, point, left, taken):
+    """What is certainly unsent is sent by the next drain, the one that is not is listed."""
+    ids = [add_delivery(engine, f"reader{number}@example.net") for number in range(3)]
+
+    child = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(CHILD), database_url, str(sink.port), point],
+        check=False,
+        timeout=60,
+    )
+
+    assert child.returncode == -signal.SIGKILL
+    assert row(engine, ids[0]).status == left
+    assert len(sink.taken) == taken
+    tally = send(engine, sink, now=NOW + timedelta(hours=1))
+    certain = 3 if left == Status.LEASED else 2
+    assert tally == Tally(sent=certain, uncertain=3 - certain)
+    assert len(sink.recipients) == len(set(sink.recipients)), "nobody got it twice"
+
+
+def _wait_for(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+# --- Decisions ----------------------------------------------------------------------------------
+
+
+def decide(verdict, reply=None, spread=0.0, **delivery):
+    outcome = Outcome(verdict, Phase.RCPT, reply)
+    return settlement(make_delivery(**delivery), outcome, spread=spread)
+
+
+def test_gaps_grow_with_what_was_charged_and_the_last_repeats():
+    delays = [decide(Verdict.DEFERRED, attempts=n).delay for n in range(6)]
+
+    assert delays == [*GAPS, GAPS[-1], GAPS[-1]]
+
+
+def test_a_spread_lengthens_a_gap_and_never_shortens_it():
+    assert decide(Verdict.GREYLISTED, spread=0.999).delay > timedelta(minutes=5)
+    assert decide(Verdict.GREYLISTED, spread=0.0).delay == timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.CONNECTION, Verdict.CONFIGURATION])
+def test_what_judged_no_message_is_charged_to_none(verdict):
+    settled = decide(verdict, Reply(550, None, "no"))
+
+    assert (settled.status, settled.charged) == (Status.QUEUED, False)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "unread"),
+    [
+        (Verdict.TOO_LARGE, True),
+        (Verdict.BLOCKED, True),
+        (Verdict.AUTHENTICATION, True),
+        (Verdict.SOFT, False),
+        (Verdict.FULL, False),
+    ],
+)
+def test_a_refusal_for_good_fails_and_the_papers_are_owed_where_it_was_us(verdict, unread):
+    settled = decide(verdict, Reply(550, None, "no"))
+
+    assert (settled.status, settled.unread) == (Status.FAILED, unread)
+    assert settled.suppression is None
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [Verdict.DEFERRED, Verdict.FULL, Verdict.BLOCKED, Verdict.AUTHENTICATION, Verdict.THROTTLED],
+)
+def test_a_refusal_for_now_waits(verdict):
+    settled = decide(verdict, Reply(450, None, "later"))
+
+    assert (settled.status, settled.charged) == (Status.QUEUED, True)
+
+
+def test_an_address_that_does_not_exist_is_suppressed():
+    settled = decide(Verdict.HARD, Reply(550, "5.1.1", "no such user"))
+
+    assert settled.status is Status.SUPPRESSED
+    assert settled.suppression is SuppressionReason.HARD

@@ -253,10 +253,12 @@ def _header(name: str, value: str) -> bytes:
 
 @lru_cache(maxsize=1_024)
 def _subject(subject: str) -> bytes:
-    """Words outside ASCII, or that look encoded, are encoded (RFC 2047); long ones folded."""
+    """Folded; words outside ASCII, or too long for a line, or that look encoded, are encoded."""
     if _CONTROL.search(subject):
         raise RenderError("Subject: must be one line")
-    plain = subject.isascii() and "=?" not in subject
+    # RFC 2047, section 2: encoded words can be folded anywhere, plain ones only between words.
+    foldable = all(len(word) <= FOLD - len("Subject: ") for word in subject.split())
+    plain = subject.isascii() and foldable and "=?" not in subject
     header = Header(subject, "us-ascii" if plain else "utf-8", FOLD, "Subject")
     folded = header.encode(linesep="\r\n")
     return f"Subject: {folded}\r\n".encode()

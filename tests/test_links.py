@@ -1,0 +1,120 @@
+"""Signed links: who may do what with which address, and until when."""
+
+from __future__ import annotations
+
+import string
+from datetime import timedelta
+
+import pytest
+
+from pipeline.errors import InvalidTokenError
+from pipeline.links import LIFETIME, Purpose, SignedLinks
+from tests.factories import NOW
+
+SITE = "https://papers.example.org"
+OLD, NEW = "the key of last year", "the key of this year"
+
+MAKE = {
+    Purpose.CONFIRM: SignedLinks.confirm,
+    Purpose.PREFERENCES: SignedLinks.preferences,
+    Purpose.DIGEST: SignedLinks.digest,
+}
+READ = {
+    Purpose.CONFIRM: SignedLinks.read_confirm,
+    Purpose.PREFERENCES: SignedLinks.read_preferences,
+    Purpose.DIGEST: SignedLinks.read_digest,
+}
+
+
+def token_of(link: str) -> str:
+    return link.rpartition("/")[2]
+
+
+@pytest.fixture
+def links() -> SignedLinks:
+    return SignedLinks(SITE, (NEW,))
+
+
+@pytest.mark.parametrize("purpose", Purpose)
+def test_a_link_leads_back_to_what_it_was_made_for(links, purpose):
+    """And its address says what it is for."""
+    link = MAKE[purpose](links, 17, NOW)
+
+    assert link.startswith(f"{SITE}/{purpose}/")
+    assert READ[purpose](links, token_of(link), NOW) == 17
+
+
+@pytest.mark.parametrize("purpose", Purpose)
+def test_a_link_works_until_its_time_is_over(links, purpose):
+    token = token_of(MAKE[purpose](links, 17, NOW))
+    last = NOW + LIFETIME[purpose] - timedelta(seconds=1)
+
+    assert READ[purpose](links, token, last) == 17
+    with pytest.raises(InvalidTokenError, match="expired"):
+        READ[purpose](links, token, NOW + LIFETIME[purpose])
+
+
+@pytest.mark.parametrize("made", Purpose)
+@pytest.mark.parametrize("used", Purpose)
+def test_a_link_for_one_purpose_is_none_for_another(links, made, used):
+    token = token_of(MAKE[made](links, 17, NOW))
+    if made is used:
+        return
+
+    with pytest.raises(InvalidTokenError):
+        READ[used](links, token, NOW)
+
+
+def test_changing_one_character_breaks_a_link(links):
+    """Whichever it is: the id, the time, the signature."""
+    token = token_of(links.preferences(17, NOW))
+
+    for position, character in enumerate(token[:-1]):  # the last has bits that mean nothing
+        other = "x" if character != "x" else "y"
+        altered = token[:position] + other + token[position + 1 :]
+        with pytest.raises(InvalidTokenError):
+            links.read_preferences(altered, NOW)
+
+
+@pytest.mark.parametrize("token", ["", ".", "17", "17.9999999999", "..", "é.1.x", "1.2.3.4", "a\n"])
+def test_nonsense_is_no_link(links, token):
+    with pytest.raises(InvalidTokenError):
+        links.read_confirm(token, NOW)
+
+
+def test_a_link_signed_with_the_old_key_still_works():
+    """The newest key signs, all verify; a key that is gone verifies nothing."""
+    old = token_of(SignedLinks(SITE, (OLD,)).digest(17, NOW))
+    rotated = SignedLinks(SITE, (NEW, OLD))
+    fresh = token_of(rotated.digest(17, NOW))
+
+    assert rotated.read_digest(old, NOW) == 17
+    assert SignedLinks(SITE, (NEW,)).read_digest(fresh, NOW) == 17
+    with pytest.raises(InvalidTokenError):
+        SignedLinks(SITE, (NEW,)).read_digest(old, NOW)
+
+
+def test_tokens_are_short_and_need_no_escape(links):
+    token = token_of(links.digest(123_456_789, NOW))
+
+    assert len(token) <= 48
+    assert set(token) <= set(string.ascii_letters + string.digits + "-_.")
+
+
+def test_the_way_out_needs_no_key():
+    """Its address is the subscriber's secret, whatever the keys are today."""
+    assert (
+        SignedLinks(SITE, (OLD,)).unsubscribe("k3h_d82-x")
+        == SignedLinks(SITE, (NEW,)).unsubscribe("k3h_d82-x")
+        == f"{SITE}/unsubscribe/k3h_d82-x"
+    )
+
+
+@pytest.mark.parametrize("keys", [(), ("",), (NEW, "")])
+def test_links_without_a_key_are_refused(keys):
+    with pytest.raises(ValueError, match="key"):
+        SignedLinks(SITE, keys)
+
+
+def test_keys_are_not_shown(links):
+    assert NEW not in repr(links)

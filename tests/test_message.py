@@ -1,0 +1,313 @@
+"""The bytes on the wire: headers as their RFCs want them, and nothing that breaks a line."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import re
+from datetime import date
+from email.message import EmailMessage
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import AddressError, RenderError, SettingsError
+from pipeline.message import Sender, compose_confirmation, compose_digest, wire_address
+from pipeline.rendering import Rendered
+from pipeline.rendering.wire import fragment
+from tests.factories import NOW
+
+LEAVE = "https://papers.example.org/unsubscribe/" + "k3hd82hs9d7xkqpz" * 4
+
+
+def make_sender(**changes) -> Sender:
+    defaults = {
+        "mail_from": "Paperboy <papers@example.org>",
+        "list_name": "Paperboy",
+        "site_url": "https://papers.example.org",
+        "key": "a key for tests",
+        "unsubscribe_mailbox": "leave@example.org",
+    }
+    return Sender(**{**defaults, **changes})
+
+
+def make_content(subject: str = "Papers for 2 Jan: A Title", text: str = "Hi\n") -> Rendered:
+    return Rendered(subject, (fragment(text),), (fragment(f"<p>{text}</p>\n"),))
+
+
+def digest_mail(sender: Sender | None = None, content: Rendered | None = None, **changes) -> bytes:
+    defaults = {
+        "to": "ada@example.org",
+        "dedupe_key": "digest:2030-01-02:17",
+        "unsubscribe_url": LEAVE,
+        "secret": "k3hd82hs",
+        "edition_on": date(2030, 1, 2),
+        "now": NOW,
+    }
+    return compose_digest(
+        sender or make_sender(), content or make_content(), **{**defaults, **changes}
+    )
+
+
+def read(mail: bytes) -> EmailMessage:
+    """The message as a mail server hands it on: without the doubled dots."""
+    undotted = re.sub(rb"(?m)^\.", b"", mail)
+    return email.message_from_bytes(undotted, policy=email.policy.default)
+
+
+def header_lines(mail: bytes) -> list[bytes]:
+    return mail.partition(b"\r\n\r\n")[0].split(b"\r\n")
+
+
+# --- Headers ------------------------------------------------------------------------------------
+
+
+def test_a_digest_has_every_header_once():
+    mail = digest_mail(make_sender(reply_to="Editors <editors@example.org>"))
+
+    lines = header_lines(mail)
+    names = [line.partition(b":")[0].decode() for line in lines if not line.startswith(b" ")]
+    assert " ".join(names) == (
+        "From Reply-To To Subject Date Message-ID List-Unsubscribe List-Unsubscribe-Post "
+        "Feedback-ID List-Id List-Help List-Owner List-Archive List-Post Precedence MIME-Version "
+        "Auto-Submitted X-Auto-Response-Suppress Content-Type"
+    )
+    assert b"From: Paperboy <papers@example.org>" in lines
+    assert b"Reply-To: Editors <editors@example.org>" in lines
+    assert b"To: ada@example.org" in lines
+    assert b"Date: Wed, 02 Jan 2030 08:00:00 +0000" in lines
+    assert b"List-Id: Paperboy <papers.example.org>" in lines
+    assert b"List-Help: <mailto:papers@example.org?subject=help>" in lines
+    assert b"List-Owner: <mailto:papers@example.org>" in lines
+    assert b"List-Archive: <https://papers.example.org/papers>" in lines
+    assert b"List-Post: NO" in lines
+    assert b"Precedence: bulk" in lines
+    assert b"Auto-Submitted: auto-generated" in lines
+    assert b"X-Auto-Response-Suppress: All" in lines
+
+
+def test_the_way_out_is_one_click_and_unfolded():
+    """RFC 8058: https, whole, in plain letters, beside the mailbox where there is one."""
+    lines = header_lines(digest_mail())
+
+    start = lines.index(f"List-Unsubscribe: <{LEAVE}>,".encode())
+    assert lines[start + 1] == b" <mailto:leave@example.org?subject=unsubscribe%20k3hd82hs>"
+    assert lines[start + 2] == b"List-Unsubscribe-Post: List-Unsubscribe=One-Click"
+
+
+def test_no_mailbox_no_mailto():
+    lines = header_lines(digest_mail(make_sender(unsubscribe_mailbox=None)))
+
+    assert f"List-Unsubscribe: <{LEAVE}>".encode() in lines
+
+
+def test_without_https_there_is_no_one_click():
+    """What is left is the mailbox, or no header at all."""
+    plain = make_sender(site_url="http://127.0.0.1:8000")
+    bare = make_sender(site_url="http://127.0.0.1:8000", unsubscribe_mailbox=None)
+
+    mailbox = b"List-Unsubscribe: <mailto:leave@example.org?subject=unsubscribe%20k3hd82hs>"
+    assert mailbox in header_lines(digest_mail(plain))
+    assert b"One-Click" not in digest_mail(plain)
+    assert b"List-Unsubscribe" not in digest_mail(bare)
+
+
+def test_a_confirmation_has_nothing_to_unsubscribe_from():
+    mail = compose_confirmation(
+        make_sender(),
+        make_content("Please confirm: Paperboy"),
+        to="ada@example.org",
+        dedupe_key="confirmation:17:1",
+        now=NOW,
+    )
+
+    message = read(mail)
+    assert not message.defects
+    assert not [name for name in message if name.startswith("List-")]
+    assert "Precedence" not in message
+    assert message["Auto-Submitted"] == "auto-generated"
+    assert message["Subject"] == "Please confirm: Paperboy"
+
+
+def test_a_message_id_belongs_to_a_delivery():
+    """The same at every attempt, and nobody can guess another reader's."""
+    sender = make_sender()
+
+    first = sender.message_id("digest:2030-01-02:17")
+    assert first == make_sender().message_id("digest:2030-01-02:17")
+    assert first != sender.message_id("digest:2030-01-02:18")
+    assert first != make_sender(key="another").message_id("digest:2030-01-02:17")
+    assert re.fullmatch(r"<[a-z2-7]{32}@example\.org>", first)
+    assert read(digest_mail(sender))["Message-ID"] == first
+
+
+def test_composing_twice_gives_the_same_bytes():
+    assert digest_mail() == digest_mail()
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "Papers for 2 Jan: Short",
+        "Papers for 2 Jan: A Title That Goes on Until It Reaches the Sixty Allowed… +19",
+        "Papers for 2 Jan: Ünïcode über Alles, 多模态大模型的长上下文推理方法研究与评测基准 🧠 +9",
+        "Papers for 2 Jan: مراجعة النماذج اللغوية +2",
+        "Papers for 2 Jan: =?utf-8?q?not_a_word?= +1",
+        "x" * 200,
+    ],
+)
+def test_any_subject_is_read_back_as_it_was(subject):
+    """RFC 2047: encoded words of at most 75, lines of at most 76 where there is a place to fold."""
+    mail = digest_mail(content=make_content(subject))
+
+    lines = header_lines(mail)
+    start = next(i for i, line in enumerate(lines) if line.startswith(b"Subject:"))
+    end = next(i for i in range(start + 1, len(lines)) if not lines[i].startswith(b" "))
+    assert all(len(line) <= 78 or b" " not in line[9:] for line in lines[start:end])
+    assert all(len(word) <= 75 for word in re.findall(rb"=\?\S+\?=", mail[:3000]))
+    assert read(mail)["Subject"] == subject
+
+
+def test_names_outside_ascii_are_encoded():
+    sender = make_sender(
+        mail_from='"Bücherbote der Universität, Abteilung für lange Namen" <papers@bücher.example>',
+        list_name="Bücherbote",
+    )
+
+    message = read(digest_mail(sender))
+    assert message["From"].addresses[0].addr_spec == "papers@xn--bcher-kva.example"
+    assert message["From"].addresses[0].display_name.startswith("Bücherbote der Universität,")
+    assert message["List-Id"].startswith("Bücherbote ")
+    assert digest_mail(sender).isascii()
+
+
+def test_names_with_specials_are_quoted():
+    mail = digest_mail(make_sender(mail_from='"Papers, daily" <papers@example.org>'))
+
+    assert b'From: "Papers, daily" <papers@example.org>' in header_lines(mail)
+
+
+# --- Nothing gets in ----------------------------------------------------------------------------
+
+BREAKS = ["\r\nBcc: eve@example.org", "\nBcc: eve@example.org", "\rx", "\0"]
+
+
+@pytest.mark.parametrize("line_break", BREAKS)
+def test_an_address_cannot_bring_a_header(line_break):
+    with pytest.raises(AddressError):
+        digest_mail(to=f"ada@example.org{line_break}")
+    with pytest.raises(AddressError):
+        digest_mail(to=f"ada{line_break}@example.org")
+
+
+@pytest.mark.parametrize("line_break", BREAKS)
+def test_no_other_value_can_bring_a_header(line_break):
+    with pytest.raises(RenderError):
+        digest_mail(content=make_content(f"Papers{line_break}"))
+    with pytest.raises(RenderError):
+        digest_mail(unsubscribe_url=f"https://papers.example.org/{line_break}")
+    assert line_break.encode() not in digest_mail(secret=f"x{line_break}").partition(b"Content")[0]
+
+
+@pytest.mark.parametrize("line_break", BREAKS)
+@pytest.mark.parametrize("name", ["mail_from", "list_name", "site_url", "contact", "reply_to"])
+def test_no_setting_can_bring_a_header(name, line_break):
+    with pytest.raises(SettingsError):
+        make_sender(**{name: f"papers@example.org{line_break}"})
+
+
+def test_a_sender_that_cannot_be_written_to_is_refused_at_once():
+    with pytest.raises(SettingsError, match="address"):
+        make_sender(mail_from="Paperboy <пост@example.org>")
+
+
+# --- Addresses ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "wire"),
+    [
+        ("ada@example.org", "ada@example.org"),
+        ("Ada.Lovelace+papers@Example.ORG", "Ada.Lovelace+papers@Example.ORG"),
+        ("ada@bücher.example", "ada@xn--bcher-kva.example"),
+        ("ada@例え.テスト", "ada@xn--r8jz45g.xn--zckzah"),
+        ("paperboy@localhost", "paperboy@localhost"),
+    ],
+)
+def test_domains_travel_in_ascii(address, wire):
+    assert wire_address(address) == wire
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "ada",
+        "@example.org",
+        "ada@",
+        "ädä@example.org",
+        "a b@example.org",
+        "ada>@example.org",
+        "ada@exa mple.org",
+        "ada@example..org",
+        "ada@-example.org",
+        "ada@ex\u202eample.org",
+        "<ada@example.org>",
+        "a" * 65 + "@example.org",
+        "ada@" + "a" * 260,
+    ],
+)
+def test_an_address_we_cannot_write_to_is_refused(address):
+    """Without SMTPUTF8 a local part is ASCII; the reason is said."""
+    with pytest.raises(AddressError, match=r"cannot write to|not a domain"):
+        wire_address(address)
+
+
+def test_a_bounce_address_names_its_delivery():
+    """Even when a relay on the way changed the case; a made-up one names none."""
+    sender = make_sender(bounce_address="bounces@example.org")
+
+    envelope = sender.envelope(123_456)
+    assert re.fullmatch(r"bounces\+[a-z2-7]{16}@example\.org", envelope)
+    assert sender.delivery_of(envelope.upper()) == 123_456
+    assert sender.delivery_of("bounces+aaaaaaaaaaaaaaaa@example.org") is None
+    assert sender.delivery_of("bounces@example.org") is None
+    assert sender.delivery_of("bounces+né@example.org") is None
+
+
+def test_without_a_bounce_address_the_sender_takes_bounces():
+    assert make_sender().envelope(17) == "papers@example.org"
+
+
+# --- Body ---------------------------------------------------------------------------------------
+
+
+def test_text_comes_first_then_html():
+    message = read(digest_mail(content=make_content(text="Grüße\n")))
+
+    parts = [(part.get_content_type(), part.get_content()) for part in message.iter_parts()]
+    assert not message.defects
+    assert parts[0][0] == "text/plain"
+    assert parts[1][0] == "text/html"
+    assert "Grüße" in parts[0][1]
+    assert "Grüße" in parts[1][1]
+
+
+@given(st.text())
+def test_every_text_arrives_as_it_left(text):
+    """Seven bits, short lines, dots doubled, one boundary, whatever a paper says."""
+    text = re.sub(r"\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", "\n", text) + "\n"
+
+    mail = digest_mail(content=make_content(text=text))
+
+    assert mail.isascii()
+    assert mail.endswith(b"\r\n")
+    lines = mail.split(b"\r\n")
+    assert not any(b"\r" in line or b"\n" in line for line in lines)
+    assert max(map(len, lines)) <= 998
+    assert not any(line.startswith(b".") and not line.startswith(b"..") for line in lines)
+    message = read(mail)
+    assert not message.defects
+    arrived = message.get_body(("plain",)).get_payload(decode=True).decode()
+    assert arrived.replace("\r\n", "\n") == text

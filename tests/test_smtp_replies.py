@@ -1,0 +1,166 @@
+"""What a reply means: the table, row by row, with words that real servers use."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.domain import Verdict
+from pipeline.smtp.replies import Phase, Reply, parse_reply, queue_id, verdict_of
+
+V = Verdict
+
+
+def read(text: str) -> Reply:
+    return parse_reply(text.encode().split(b"\n"))
+
+
+@pytest.mark.parametrize(
+    ("phase", "text", "verdict"),
+    [
+        # Our login or our sender
+        (Phase.MAIL, "530 5.7.0 Authentication required", V.CONFIGURATION),
+        (Phase.RCPT, "530 5.7.1 Log in first", V.CONFIGURATION),
+        (Phase.LOGIN, "535 5.7.8 Wrong password", V.CONFIGURATION),
+        (Phase.MAIL, "538 5.7.11 Encryption required", V.CONFIGURATION),
+        (Phase.MAIL, "550 5.7.1 Sender not allowed", V.CONFIGURATION),
+        (Phase.MAIL, "553 5.1.8 Sender domain unknown", V.CONFIGURATION),
+        # The connection
+        (Phase.MAIL, "421 4.3.2 Service shutting down", V.CONNECTION),
+        (Phase.DOT, "421 Timeout", V.CONNECTION),
+        # Full
+        (Phase.RCPT, "552 5.1.1 Boite pleine. Recipient overquota. OFR_417", V.FULL),
+        (Phase.RCPT, "552 5.1.1 Refused. OFR_506", V.FULL),
+        (Phase.RCPT, "452 4.2.2 The account you tried to reach is over quota", V.FULL),
+        (Phase.RCPT, "552 5.2.2 Mailbox size limit exceeded", V.FULL),
+        (Phase.DOT, "552 Mailbox over limit", V.FULL),
+        (Phase.RCPT, "554 Mailbox full", V.FULL),
+        (Phase.RCPT, "550 5.2.2 Not now", V.FULL),
+        # What our domain has to prove
+        (Phase.DOT, "550 5.7.515 Access denied, domain is unauthenticated", V.AUTHENTICATION),
+        (Phase.DOT, "550 5.7.26 This mail is unauthenticated", V.AUTHENTICATION),
+        (Phase.DOT, "421 4.7.26 This mail has been rate limited", V.AUTHENTICATION),
+        (Phase.DOT, "421 4.7.32 Your email has been rate limited", V.AUTHENTICATION),
+        # Too fast
+        (Phase.DOT, "421 4.7.28 Unusual volume from your network", V.THROTTLED),
+        (Phase.MAIL, "421 4.7.0 [TSS04] Messages temporarily deferred", V.THROTTLED),
+        (Phase.RCPT, "451 4.7.650 The mail server has been temporarily slowed", V.THROTTLED),
+        (Phase.RCPT, "451 4.7.651 Later", V.THROTTLED),
+        (Phase.RCPT, "450 4.2.1 The user is receiving mail too quickly", V.THROTTLED),
+        (Phase.MAIL, "454 Throttling failure: Maximum sending rate exceeded", V.THROTTLED),
+        (Phase.RCPT, "450 4.7.1 Too many messages from you", V.THROTTLED),
+        (Phase.DOT, "550 5.4.5 Daily user sending quota exceeded", V.THROTTLED),
+        # Greylisted
+        (Phase.RCPT, "450 4.2.0 Greylisted, see you later", V.GREYLISTED),
+        (Phase.RCPT, "451 4.7.1 Greylisting in action", V.GREYLISTED),
+        (Phase.RCPT, "450 gray-listed: too many new senders", V.GREYLISTED),
+        # Blocked: about us or the words, never about the person
+        (Phase.DOT, "550 5.7.1 Message refused by policy", V.BLOCKED),
+        (Phase.RCPT, "554 Your host is listed in a DNSBL", V.BLOCKED),
+        (Phase.RCPT, "550 5.7.1 User unknown to our policy", V.BLOCKED),
+        (Phase.DOT, "554 This looks like spam", V.BLOCKED),
+        (Phase.RCPT, "554 5.7.1 Relay access denied", V.BLOCKED),
+        # No such address
+        (Phase.RCPT, "550 5.1.1 No such user", V.HARD),
+        (Phase.RCPT, "550 5.1.1 Recipient rejected: blocked", V.HARD),
+        (Phase.RCPT, "550 5.1.2 Bad domain", V.HARD),
+        (Phase.RCPT, "550 5.1.6 Moved away", V.HARD),
+        (Phase.RCPT, "550 5.1.10 Recipient not found", V.HARD),
+        (Phase.RCPT, "550 No such user here", V.HARD),
+        (Phase.RCPT, "550 Unknown user", V.HARD),
+        (Phase.RCPT, "551 User unknown", V.HARD),
+        (Phase.RCPT, "553 Mailbox does not exist", V.HARD),
+        (Phase.DOT, "554 delivery error: dd This user doesn't have an account here", V.HARD),
+        (Phase.DOT, "554 delivery error: mailbox not found", V.HARD),
+        # Disabled: perhaps for a while
+        (Phase.RCPT, "550 5.2.1 Mailbox disabled", V.SOFT),
+        # Ours
+        (Phase.DOT, "552 5.3.4 Message too big", V.TOO_LARGE),
+        (Phase.MAIL, "552 5.3.4 Message size exceeds fixed limit", V.TOO_LARGE),
+        (Phase.DOT, "552 Message size exceeds maximum permitted", V.TOO_LARGE),
+        # Later
+        (Phase.RCPT, "452 4.3.1 Insufficient system storage", V.DEFERRED),
+        (Phase.RCPT, "452 4.5.3 Too many recipients", V.DEFERRED),
+        (Phase.RCPT, "452 Later", V.DEFERRED),
+        (Phase.RCPT, "450 4.1.1 User unknown for now", V.DEFERRED),
+        (Phase.MAIL, "451 4.3.0 Local problem", V.DEFERRED),
+        (Phase.DOT, "499 What?", V.DEFERRED),
+        # Anything else for good
+        (Phase.RCPT, "550 5.0.0 No", V.SOFT),
+        (Phase.DOT, "554 Transaction failed", V.SOFT),
+        # Accepted, or out of step
+        (Phase.DOT, "250 2.0.0 Ok: queued as FULLQUOTA", V.ACCEPTED),
+        (Phase.DOT, "251 Forwarded at any rate", V.ACCEPTED),
+        (Phase.DOT, "354 More?", V.UNKNOWN),
+        (Phase.DATA, "250 Ok", V.CONNECTION),
+    ],
+)  # fmt: skip
+def test_a_reply_means(phase, text, verdict):
+    assert verdict_of(phase, read(text)) is verdict
+
+
+@given(st.sampled_from(Phase), st.integers(200, 599), st.text(max_size=80))
+def test_every_reply_means_something_and_only_a_2yz_is_acceptance(phase, code, text):
+    verdict = verdict_of(phase, Reply(code, None, text))
+
+    assert (verdict is V.ACCEPTED) == (code < 300 and phase is Phase.DOT)
+
+
+@given(st.sampled_from(Phase), st.integers(400, 499), st.text(max_size=80))
+def test_no_address_is_given_up_for_a_passing_failure(phase, code, text):
+    assert verdict_of(phase, Reply(code, None, text)) is not V.HARD
+
+
+# --- Parsing ------------------------------------------------------------------------------------
+
+
+def test_a_reply_of_many_lines_is_one_text():
+    reply = read("550-5.1.1 The account does not\n550-5.1.1 exist. Try\n550 5.1.1 again")
+
+    assert reply == Reply(550, "5.1.1", "The account does not exist. Try again")
+
+
+@pytest.mark.parametrize(
+    ("text", "enhanced"),
+    [
+        ("550 5.1.1", "5.1.1"),
+        ("550 4.1.1 classes disagree", None),
+        ("250 2.0.0 Ok", "2.0.0"),
+        ("550 5.1.1000 no code", None),
+        ("550 version 5.1.1", None),
+    ],
+)
+def test_an_enhanced_code_stands_first_and_agrees(text, enhanced):
+    assert read(text).enhanced == enhanced
+
+
+@pytest.mark.parametrize("text", ["", "hello", "99 no", "999 no", "150 no", "\xff\xfe"])
+def test_what_is_no_reply_is_no_reply(text):
+    with pytest.raises(ValueError):  # noqa: PT011  (int's own)
+        read(text)
+
+
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=4))
+def test_any_octets_parse_or_are_refused(lines):
+    try:
+        reply = parse_reply(lines)
+    except ValueError:
+        return
+    assert 200 <= reply.code <= 599
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("250 2.0.0 Ok: queued as 4F5C3A1B", "4F5C3A1B"),
+        ("250 OK id=1rAbCd-0001Xy-2Z", "1rAbCd-0001Xy-2Z"),
+        ("250 2.0.0 OK  1893571200 a1-20020a05.12 - gsmtp", "a1-20020a05.12"),
+        ("250 Ok 0102018c2f3a-1b2c-4d5e-000000", "0102018c2f3a-1b2c-4d5e-000000"),
+        ("250 2.6.0 <x@y> [InternalId=123, Hostname=h] Queued mail for delivery", "123"),
+        ("250 2.0.0 4BQ8x0aB012345 Message accepted for delivery", "4BQ8x0aB012345"),
+        ("250 Ok", None),
+    ],
+)
+def test_the_server_s_name_for_a_message_is_found(text, name):
+    assert queue_id(read(text)) == name

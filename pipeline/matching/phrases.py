@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.matching.postings import Counts, Joint, Positions
 from pipeline.matching.scoring import Scorer
-from pipeline.matching.words import STOP_WORDS, forms, stem
+from pipeline.matching.words import STOP_WORDS, stem
 
 MOST_PHRASES = 5
 LEAST_TELLING = 0.3  # of what the best phrase tells
@@ -22,6 +23,14 @@ class _Marks:
 
     at: Positions
     worth: Counts
+
+
+class _Run(NamedTuple):
+    """Matched words next to each other."""
+
+    first: int
+    last: int
+    worth: float
 
 
 def phrases(
@@ -57,41 +66,33 @@ def _marks(scorer: Scorer, groups: Iterable[tuple[str, ...]]) -> _Marks:
 
 
 def _of_paper(scorer: Scorer, marks: _Marks, paper: int) -> tuple[str, ...]:
-    low, high = np.searchsorted(marks.at, scorer.postings.words_of(paper))
-    told: dict[frozenset[str], tuple[float, str]] = {}
+    postings = scorer.postings
+    low, high = np.searchsorted(marks.at, postings.words_of(paper))
     at, tells = marks.at[low:high], marks.worth[low:high]
-    broken = scorer.postings.joint[at] == Joint.BREAK
-    for begin, end, worth in _runs(at.tolist(), tells.tolist(), broken.tolist()):
-        text = scorer.postings.written(begin, end)
-        told.setdefault(frozenset(stem(form) for form in forms(text)), (worth, text))
-    return _best(told)
+    stems, broken = postings.stems[at].tolist(), (postings.joint[at] == Joint.BREAK).tolist()
+    told: dict[frozenset[int], _Run] = {}
+    for run in _runs(at.tolist(), tells.tolist(), broken):
+        told.setdefault(frozenset(stems[run.first : run.last + 1]), run)
+    return tuple(postings.written(at[run.first], at[run.last]) for run in _best(told))
 
 
-def _best(told: dict[frozenset[str], tuple[float, str]]) -> tuple[str, ...]:
-    """The texts worth showing: none whose words another has too, none that tells little."""
-    ranked = sorted(told, key=lambda stems: -told[stems][0])  # the earliest of equals stays first
-    kept: list[frozenset[str]] = []
+def _best(told: dict[frozenset[int], _Run]) -> list[_Run]:
+    """The runs worth showing: none whose words another has too, none that tells little."""
+    ranked = sorted(told, key=lambda stems: -told[stems].worth)  # the earliest of equals is first
+    kept: list[frozenset[int]] = []
     for stems in ranked:
-        little = told[stems][0] < LEAST_TELLING * told[ranked[0]][0]
+        little = told[stems].worth < LEAST_TELLING * told[ranked[0]].worth
         if not little and not any(stems <= other for other in kept):
             kept.append(stems)
-    return tuple(told[stems][1] for stems in kept[:MOST_PHRASES])
+    return [told[stems] for stems in kept[:MOST_PHRASES]]
 
 
-def _runs(
-    at: list[int], worth: list[float], broken: list[bool]
-) -> Iterator[tuple[int, int, float]]:
-    """Neighbouring matches as first, last and worth, without stop words at the edges."""
-    run: list[int] = []
-    for i, position in enumerate(at):
-        if run and (broken[run[-1]] or position != at[run[-1]] + 1):
-            yield from _trimmed(run, at, worth)
-            run = []
-        run.append(i)
-    yield from _trimmed(run, at, worth)
-
-
-def _trimmed(run: list[int], at: list[int], worth: list[float]) -> Iterator[tuple[int, int, float]]:
-    telling = [i for i in run if worth[i] > 0]
-    if telling:
-        yield at[telling[0]], at[telling[-1]], sum(worth[i] for i in telling)
+def _runs(at: list[int], worth: list[float], broken: list[bool]) -> Iterator[_Run]:
+    """Neighbouring matches, as places in `at`, without stop words at the edges."""
+    first = 0
+    for i in range(1, len(at) + 1):
+        if i == len(at) or broken[i - 1] or at[i] != at[i - 1] + 1:
+            telling = [one for one in range(first, i) if worth[one] > 0]
+            if telling:
+                yield _Run(telling[0], telling[-1], sum(worth[first:i]))
+            first = i

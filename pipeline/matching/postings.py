@@ -50,6 +50,7 @@ class Postings:
         self._vocabulary: dict[str, int] = {}
         self._forms: set[str] = set()
         self._occurrences: dict[tuple[str, ...], Positions] = {}
+        self._spellings: dict[str, list[tuple[str, ...]]] = {}
         rows = np.array(list(self._rows()) or [(_GAP, 0, 0, 0, 0, 0, 0)], dtype=np.int32).T
         self.stems, self.paper, self.zone, self._text, self.start, self.end, self.joint = rows
         self._by_stem: Positions = np.argsort(self.stems, kind="stable")
@@ -91,13 +92,10 @@ class Postings:
 
     def spellings(self, form: str) -> list[tuple[str, ...]]:
         """The stems of a word, and those of every way the papers write it as two words."""
-        whole = stem(form)
-        spellings: dict[tuple[str, ...], None] = {(whole,): None}
-        for candidate in dict.fromkeys((form, whole)):
-            for cut in range(1, len(candidate) - 1):
-                if candidate[:cut] in self._forms and self._splits(candidate, cut):
-                    spellings[stem(candidate[:cut]), stem(candidate[cut:])] = None
-        return list(spellings)
+        found = self._spellings.get(form)
+        if found is None:
+            found = self._spellings[form] = self._spell(form)
+        return found
 
     def joined(self, left: str, right: str) -> tuple[str, ...] | None:
         """The stem of two words written as one, where the papers write them so."""
@@ -114,6 +112,15 @@ class Postings:
         """The text from one position to another in the same text, as the paper has it."""
         text = self._texts[self.paper[first]][self._text[first]][1]
         return " ".join(text[self.start[first] : self.end[last]].split())
+
+    def _spell(self, form: str) -> list[tuple[str, ...]]:
+        whole = stem(form)
+        spellings: dict[tuple[str, ...], None] = {(whole,): None}
+        for candidate in dict.fromkeys((form, whole)):
+            for cut in range(1, len(candidate) - 1):
+                if candidate[:cut] in self._forms and self._splits(candidate, cut):
+                    spellings[stem(candidate[:cut]), stem(candidate[cut:])] = None
+        return list(spellings)
 
     def _splits(self, form: str, cut: int) -> bool:
         """Whether the papers write it in two. "in formation" is no information: ask a hyphen."""

@@ -118,13 +118,14 @@ def _wrapped(address: IPv4Address | IPv6Address) -> tuple[IPv4Address, ...]:
     return tuple(part for part in inside if part is not None)
 
 
-def guarded_session(guard: Guard) -> requests.Session:
+def guarded_session(guard: Guard, ca_file: str | None = None) -> requests.Session:
     """A session whose every connection is opened by `guard`, and that heeds no environment.
 
     A proxy or a .netrc of the machine would go around the guard.
     """
     session = requests.Session()
     session.trust_env = False
+    session.verify = ca_file or True
     for scheme in ("http://", "https://"):
         session.mount(scheme, _GuardedAdapter(guard))
     return session

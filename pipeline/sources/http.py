@@ -30,7 +30,6 @@ class Validators(Protocol):
     """The memory of what each URL was last answered with."""
 
     def get(self, url: str) -> Validator | None: ...
-    def put(self, url: str, validator: Validator) -> None: ...
 
 
 @dataclass(slots=True)
@@ -85,6 +84,7 @@ class Client:
     validators: Validators = field(default_factory=MemoryValidators)
     bounds: Bounds = Bounds()
     allow_private: bool = False  # for tests on loopback
+    ca_file: str | None = None  # instead of the public certificate authorities
     sleep: Callable[[float], None] = time.sleep
     pauses: tuple[float, ...] = (2, 8)  # before the second and third try
     _turns: defaultdict[str, Lock] = field(default_factory=lambda: defaultdict(Lock))
@@ -143,14 +143,17 @@ class Client:
             **headers,
         }
         try:
-            with guard, guarded_session(guard) as session:
-                response = session.get(
+            with (
+                guard,
+                guarded_session(guard, self.ca_file) as session,
+                session.get(
                     url,
                     headers=sent,
                     timeout=(self.bounds.connect, self.bounds.read),
                     allow_redirects=False,
                     stream=True,
-                )
+                ) as response,
+            ):
                 judged = self._judge(response, request)
         except ForbiddenAddressError as error:
             raise SourceError(request.source, str(error), retryable=False) from error

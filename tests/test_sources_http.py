@@ -1,0 +1,395 @@
+"""The polite client against a server on loopback that misbehaves in every way we know."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import ssl
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from pipeline.errors import SourceError
+from pipeline.sources import Validator
+from pipeline.sources.addresses import is_public
+from pipeline.sources.http import Bounds, Client, user_agent
+from tests.source_server import Reply, Site, serve
+
+NOW = datetime(2026, 7, 31, 6, tzinfo=UTC)
+QUICK = Bounds(connect=2, read=2, overall=4, wire=200_000, body=1_000_000)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serve() as site:
+        yield site
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client(
+        user_agent("1.2.3", "https://papers.example.org", "ops@example.org"),
+        bounds=QUICK,
+        allow_private=True,
+        sleep=lambda seconds: None,
+    )
+
+
+def get(client: Client, url: str, **wishes):
+    return client.get(url, source="arxiv", limit="arxiv", now=NOW, **wishes)
+
+
+def test_it_says_who_it_is_and_how_to_write_to_us(site, client):
+    site.replies["/"] = Reply(b"hello")
+
+    assert get(client, f"{site.url}/").body == b"hello"
+
+    headers = site.asked[0][1]
+    expected = "Paperboy/1.2.3 (+https://papers.example.org; mailto:ops@example.org)"
+    assert headers["User-Agent"] == expected
+    assert "br" not in headers["Accept-Encoding"]
+
+
+def test_it_waits_its_turn_before_each_request_and_each_retry(site, client):
+    turns: list[str] = []
+    site.replies["/"] = [Reply(status=503), Reply(status=500), Reply(b"at last")]
+
+    answer = get(replace(client, wait_turn=turns.append), f"{site.url}/")
+
+    assert answer.body == b"at last"
+    assert turns == ["arxiv", "arxiv", "arxiv"]
+
+
+def test_only_one_request_of_a_limit_is_on_its_way(site, client):
+    at_once, most = 0, 0
+    lock = threading.Lock()
+
+    def slowly(handler):
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.05)
+        with lock:
+            at_once -= 1
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\nok")
+
+    site.replies["/"] = slowly
+    threads = [threading.Thread(target=get, args=(client, f"{site.url}/")) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert (len(site.asked), most) == (4, 1)
+
+
+def test_a_validator_is_given_back_and_not_stored(site, client):
+    """The caller keeps it once it has kept the papers; until then the answer comes in full."""
+    site.replies["/"] = Reply(b"x", headers={"ETag": '"7"', "Last-Modified": "yesterday"})
+
+    first = get(client, f"{site.url}/", conditional=True)
+    get(client, f"{site.url}/", conditional=True)
+
+    assert first.validator == Validator('"7"', "yesterday")
+    assert "If-None-Match" not in site.asked[1][1]
+
+
+def test_a_kept_validator_brings_304(site, client):
+    def reply(handler):
+        known = handler.headers["If-None-Match"] == '"7"'
+        handler.send_response(304 if known else 200)
+        handler.end_headers()
+
+    site.replies["/"] = reply
+    client.validators.put(f"{site.url}/", Validator('"7"'))
+
+    answer = get(client, f"{site.url}/", conditional=True)
+
+    assert answer.unchanged
+    assert (answer.body, answer.validator) == (b"", None)
+
+
+def test_304_without_a_condition_is_a_failure(site, client):
+    site.replies["/"] = Reply(status=304)
+
+    with pytest.raises(SourceError, match="304"):
+        get(client, f"{site.url}/")
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("120", NOW + timedelta(minutes=2)),
+        ("Fri, 31 Jul 2026 07:00:00 GMT", NOW + timedelta(hours=1)),
+        ("Fri, 31 Jul 2020 07:00:00 GMT", NOW),
+        ("99999999999999999999", NOW + timedelta(days=2)),
+        ("soon", None),
+    ],
+)
+def test_retry_after_is_obeyed(site, client, header, expected):
+    site.replies["/"] = Reply(status=429, headers={"Retry-After": header})
+
+    with pytest.raises(SourceError) as raised:
+        get(client, f"{site.url}/")
+
+    assert raised.value.retryable
+    assert raised.value.retry_at == expected
+    assert len(site.asked) == 1
+
+
+def test_a_503_that_names_a_time_is_not_asked_again_before(site, client):
+    site.replies["/"] = Reply(status=503, headers={"Retry-After": "60"})
+
+    with pytest.raises(SourceError) as raised:
+        get(client, f"{site.url}/")
+
+    assert raised.value.retry_at == NOW + timedelta(minutes=1)
+    assert len(site.asked) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+def test_a_refused_request_is_not_repeated(site, client, status):
+    site.replies["/"] = Reply(status=status)
+
+    with pytest.raises(SourceError, match=str(status)) as raised:
+        get(client, f"{site.url}/")
+
+    assert not raised.value.retryable
+    assert len(site.asked) == 1
+
+
+def test_a_status_that_the_caller_understands_is_an_answer(site, client):
+    site.replies["/"] = Reply(b"why", status=400)
+
+    assert get(client, f"{site.url}/", accept=frozenset({400})).body == b"why"
+
+
+def drip(handler, site: Site, head: bytes, drop: bytes) -> None:
+    handler.wfile.write(head)
+    while not site.stopping.wait(0.05):
+        handler.wfile.write(drop)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.0 200 OK\r\nX-Slow: ",
+        b"HTTP/1.0 200 OK\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 100000\r\n\r\n",
+    ],
+    ids=["in the headers", "in the body", "in a body of known length"],
+)
+def test_a_server_that_drips_is_left_at_the_deadline(site, client, head):
+    """Each byte comes in time, so only a deadline over all of it helps."""
+    site.replies["/"] = lambda handler: drip(handler, site, head, b"x")
+    client = replace(client, bounds=replace(QUICK, overall=0.6))
+
+    started = time.monotonic()
+    with pytest.raises(SourceError, match=r"took longer than 0\.6 s") as raised:
+        get(client, f"{site.url}/")
+
+    assert time.monotonic() - started < 2
+    assert raised.value.retryable
+
+
+def test_a_silent_server_is_left_after_the_read_timeout(site, client):
+    site.replies["/"] = lambda handler: site.stopping.wait(5)
+    client = replace(client, bounds=replace(QUICK, read=0.2), pauses=())
+
+    with pytest.raises(SourceError, match="stopped answering"):
+        get(client, f"{site.url}/")
+
+
+def test_an_endless_body_is_cut_off(site, client):
+    head = b"HTTP/1.0 200 OK\r\n\r\n"
+    site.replies["/"] = lambda handler: [
+        handler.wfile.write(head),
+        *(handler.wfile.write(b"x" * 65536) for _ in range(10_000)),
+    ]
+
+    with pytest.raises(SourceError, match="more than"):
+        get(client, f"{site.url}/")
+
+
+def test_a_gzip_bomb_is_cut_off(site, client):
+    bomb = gzip.compress(b"0" * 50_000_000)
+    assert len(bomb) < QUICK.wire
+    site.replies["/"] = Reply(bomb, headers={"Content-Encoding": "gzip"})
+
+    with pytest.raises(SourceError, match=r"more than 0\.95"):
+        get(client, f"{site.url}/")
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+def test_compressed_answers_are_read(site, client, pack):
+    encoding = "gzip" if pack is gzip.compress else "deflate"
+    site.replies["/"] = Reply(pack(b"papers" * 1000), headers={"Content-Encoding": encoding})
+
+    assert get(client, f"{site.url}/").body == b"papers" * 1000
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "why"),
+    [
+        (b"not gzip at all", "gzip", "compression is broken"),
+        (gzip.compress(b"papers" * 10_000)[:60], "gzip", "breaks off"),
+        (b"x", "br", "unknown encoding"),
+    ],
+)
+def test_broken_compression_is_one_clear_line(site, client, body, encoding, why):
+    site.replies["/"] = Reply(body, headers={"Content-Encoding": encoding})
+
+    with pytest.raises(SourceError, match=why):
+        get(client, f"{site.url}/")
+
+
+def test_an_answer_shorter_than_promised_is_a_failure(site, client):
+    head = b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\nonly this"
+    site.replies["/"] = lambda handler: handler.wfile.write(head)
+
+    with pytest.raises(SourceError, match="broke off"):
+        get(client, f"{site.url}/")
+
+
+def test_redirects_are_followed_without_the_token_for_another_host(site, client):
+    with serve() as other:
+        site.replies["/a"] = Reply(status=301, headers={"Location": "/b"})
+        site.replies["/b"] = Reply(status=302, headers={"Location": f"{other.url}/c"})
+        other.replies["/c"] = Reply(b"here")
+
+        answer = get(client, f"{site.url}/a", headers={"Authorization": "Bearer secret"})
+
+        assert answer.body == b"here"
+        assert answer.url == f"{site.url}/a"
+        assert site.asked[1][1]["Authorization"] == "Bearer secret"
+        assert "Authorization" not in other.asked[0][1]
+
+
+@pytest.mark.parametrize(
+    "target", ["ftp://example.org/x", "file:///etc/passwd", "http://user:pass@example.org/", ""]
+)
+def test_a_redirect_to_anything_but_the_web_is_refused(site, client, target):
+    site.replies["/"] = Reply(status=302, headers={"Location": target})
+
+    with pytest.raises(SourceError, match="redirect"):
+        get(client, f"{site.url}/")
+
+
+def test_a_redirect_to_a_host_that_is_not_on_the_list_is_refused(site, client):
+    site.replies["/"] = Reply(status=302, headers={"Location": "http://localhost:1/"})
+
+    with pytest.raises(SourceError, match="another host: localhost"):
+        get(client, f"{site.url}/", hosts=frozenset({"arxiv.org"}))
+
+
+def test_a_circle_of_redirects_ends(site, client):
+    site.replies["/"] = Reply(status=302, headers={"Location": "/"})
+
+    with pytest.raises(SourceError, match="more than 5 redirects"):
+        get(client, f"{site.url}/")
+    assert len(site.asked) == 6
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0"])
+def test_private_addresses_are_never_connected_to(site, client, host):
+    port = site.url.rpartition(":")[2]
+    client = replace(client, allow_private=False)
+
+    with pytest.raises(SourceError, match="private network") as raised:
+        get(client, f"http://{host}:{port}/")
+
+    assert not raised.value.retryable
+    assert site.asked == []
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.215.14", True),
+        ("2606:2800:220:1::1", True),
+        ("10.0.0.1", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("224.0.0.1", False),
+        ("::1", False),
+        ("fe80::1%eth0", False),
+        ("fd00::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("2002:a00:1::", False),
+        ("64:ff9b::a00:1", False),
+        ("nonsense", False),
+    ],
+)
+def test_which_addresses_are_public(address, public):
+    assert is_public(address) is public
+
+
+@pytest.fixture
+def certificate(tmp_path) -> Path:
+    """A self-signed certificate for 127.0.0.1, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2120, 1, 1, tzinfo=UTC))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    kept = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path = tmp_path / "loopback.pem"
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + kept)
+    return path
+
+
+def test_tls_is_spoken_and_certificates_are_checked(certificate, client):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with serve(context) as site:
+        site.replies["/"] = Reply(b"in private")
+
+        with pytest.raises(SourceError, match="no valid certificate"):
+            get(replace(client, pauses=()), f"{site.url}/")
+        trusting = replace(client, ca_file=str(certificate))
+
+        assert get(trusting, f"{site.url}/").body == b"in private"
+
+
+def test_a_redirect_away_from_https_is_refused(certificate, client, site):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with serve(context) as secure:
+        secure.replies["/"] = Reply(status=302, headers={"Location": f"{site.url}/"})
+
+        with pytest.raises(SourceError, match="away from https"):
+            get(replace(client, ca_file=str(certificate)), f"{secure.url}/")
+    assert site.asked == []
+
+
+def test_a_server_that_is_not_there_is_one_clear_line(client):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    with pytest.raises(SourceError, match=r"^arxiv: 127\.0\.0\.1 could not be reached$") as raised:
+        get(client, f"http://127.0.0.1:{port}/")
+    assert raised.value.retryable

@@ -101,8 +101,10 @@ def _without_formulas(text: str) -> str:
 
 
 def _is_formula(match: re.Match[str]) -> bool:
-    """Pandoc's rule, which keeps "$5 and $10" apart: no space inside, no digit behind."""
+    """Braces in pairs, and Pandoc's rule, which keeps "$5 and $10" apart: no space inside, no digit behind."""
     inner, behind = match[2], match.string[match.end() : match.end() + 1]
+    if inner.count("{") != inner.count("}"):
+        return False
     if _TEXLIKE.search(inner):
         return not inner[0].isdigit() or inner[-1] != " "
     return inner == inner.strip() and not behind.isdigit()

@@ -1,0 +1,245 @@
+"""Words from outside become plain text that is safe to show."""
+
+# ruff: noqa: RUF001  (letters that look alike are what this is about)
+
+from __future__ import annotations
+
+import time
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.sources.identifiers import arxiv_categories, arxiv_name, doi
+from pipeline.sources.text import (
+    MOST_AUTHORS,
+    NAME_LIMIT,
+    TITLE_LIMIT,
+    clean,
+    clean_names,
+    clean_title,
+    https_link,
+    is_withdrawn,
+    split_authors,
+)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("a < b & c", "a < b & c"),
+        ("if a<b and c>d", "if a<b and c>d"),
+        ("a < b & c <script>alert(1)</script>", "a < b & c"),
+        ("R&amp;D &lt;b&gt;bold&lt;/b&gt;", "R&D bold"),
+        ("AT&amp;amp;T", "AT&T"),
+        ("<p>One</p><p>Two</p>", "One Two"),
+        ("H<sub>2</sub>O", "H2O"),
+        ("<svg/onload=alert(1)>x", "x"),
+        ("a <img src=x onerror=alert(1)> b", "a b"),
+        ("<scr<b>ipt>x", "x"),
+        ("&lt;img src=x onerror=alert(1)&gt;x", "x"),
+        ("$<$script$>$x", "x"),
+        ("a <!-- hidden --> b", "a b"),
+        ("reasoning in <think> tokens", "reasoning in <think> tokens"),
+        ("a List<T> of 5 > 3", "a List<T> of 5 > 3"),
+    ],
+)
+def test_markup_goes_and_comparisons_stay(written, read):
+    assert clean(written) == read
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("a\u202eb\u2066c\u200bd\x00e\ufefff\u00adg\U000e0041h", "abcdefgh"),
+        ("&#8238;x&#x200b;y", "xy"),
+        ("one\r\n\ttwo\u2028three\u00a0four", "one two three four"),
+        ("Cafe\u0301", "Café"),
+        ("lone \ud800 surrogate", "lone surrogate"),
+        ("Z" + "\u0301" * 50, "Ź" + "\u0301" * 4),
+        ("bug 🐛 and ❤\ufe0f", "bug 🐛 and ❤\ufe0f"),
+        ("שלום עולם", "שלום עולם"),
+    ],
+)
+def test_what_nobody_sees_goes(written, read):
+    assert clean(written) == read
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (r"S$^4$C and CaO$_2$", "S⁴C and CaO₂"),
+        (r"$\alpha$-stable $\mathcal{F}_x$", "α-stable ℱ_x"),
+        (r"an error of $10^{-3}$", "an error of 10⁻³"),
+        (r"90\% of $50\%$, i.e. 100% $\gamma % x$", "90% of 50%, i.e. 100% γ% x"),
+        ("it costs $5 and $10", "it costs $5 and $10"),
+        ("US$0.50 for $x^2$", "US$0.50 for x²"),
+        (r"from 30%$\sim$225%", "from 30%∼225%"),
+        (r"$x < y$ & $a_1 > b$", "x < y & a₁ > b"),
+        (r"\textbf{Bold} \emph{\textit{both}} {\bf old}", "Bold both old"),
+        (r"a \b{eta}-VAE at 20{\deg}", "a β-VAE at 20°"),
+        (r"see \href{https://a.example/~me}{here}", "see https://a.example/~me"),
+        (r"i.i.d.\ samples (\eg, two)", "i.i.d. samples (e.g., two)"),
+        (r"unreadable $\frac{1}{2 and $\left( stay", r"unreadable $\frac{1}{2 and $\left( stay"),
+        ("$" + "{" * 60 + "$", "$" + "{" * 60 + "$"),
+    ],
+)
+def test_tex_becomes_unicode_or_stays(written, read):
+    assert clean(written) == read
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (r"Mikol\'a\v{s} Janota", "Mikoláš Janota"),
+        (r"Paige Tutt\"os\'i", "Paige Tuttösí"),
+        (r"{\'E}tienne H{\aa}kan {\O}rsted", "Étienne Håkan Ørsted"),
+        (r"\L\'od\'z, Erd\H{o}s", "Łódź, Erdős"),
+        (r"Na\"{\i}ve \c{C}elik Stra\ss e", "Naïve Çelik Straße"),
+        ("Donald~E.~Knuth", "Donald E. Knuth"),
+    ],
+)
+def test_accents_in_names_are_read(written, read):
+    assert clean(written) == read
+
+
+def test_lengths_are_capped():
+    title = clean_title("word " * 1_000)
+
+    assert len(title) <= TITLE_LIMIT
+    assert title.endswith("word…")
+    assert len(clean("x" * 100_000)) == 10_000
+    assert len(clean_names(["n" * 1_000])[0]) == NAME_LIMIT
+    assert len(clean_names(f"Name {n}" for n in range(9_000))) == MOST_AUTHORS
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=st.characters(), max_size=60) | st.text(alphabet="<>&;$\\{}^_'ab =/!-#12"))
+def test_whatever_comes_in_is_plain_text_that_goes_out(text):
+    cleaned = clean(text)
+
+    assert cleaned == " ".join(cleaned.split())
+    assert unicodedata.is_normalized("NFC", cleaned)
+    assert cleaned.isprintable() or all(
+        unicodedata.category(c) in {"Cn", "Co", "Zs"} for c in cleaned if not c.isprintable()
+    )
+    cleaned.encode()
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<", "<script>", "<b", "&lt;", "<!--", "$", "$a", "$ x", "\\", "{\\'", "\\emph{", "(", "a<b ",
+     "\u0301", "$\\alpha_1$", "\\href{"],
+)  # fmt: skip
+def test_hostile_text_is_cleaned_quickly(piece):
+    started = time.process_time()
+
+    clean(piece * (100_000 // len(piece)))
+
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ("Ada Lovelace, Grace Hopper", ("Ada Lovelace", "Grace Hopper")),
+        (r"Pedro Orvalho and Mikol\'a\v{s} Janota", ("Pedro Orvalho", "Mikoláš Janota")),
+        ("A. One (U. (of) X, Y), B. Two, and C. Three", ("A. One", "B. Two", "C. Three")),
+        ("John Smith, Jr., Jane Doe III", ("John Smith, Jr.", "Jane Doe III")),
+        ("Sandy Anderson", ("Sandy Anderson",)),
+        ("", ()),
+    ],
+)
+def test_one_string_of_authors_is_split(written, names):
+    assert split_authors(written) == names
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("2503.02130", ("2503.02130", None)),
+        ("2503.02130v2", ("2503.02130", 2)),
+        ("arXiv:2503.02130", ("2503.02130", None)),
+        ("http://arxiv.org/abs/1605.08386v1", ("1605.08386", 1)),
+        ("https://arxiv.org/pdf/2503.02130v3.pdf", ("2503.02130", 3)),
+        ("oai:arXiv.org:2508.13426v1", ("2508.13426", 1)),
+        ("astro-ph/0601001", ("astro-ph/0601001", None)),
+        ("http://arxiv.org/abs/quant-ph/0201082v1", ("quant-ph/0201082", 1)),
+        ("math.GT/0309136", ("math/0309136", None)),
+        ("https://huggingface.co/papers/2503.02130", ("2503.02130", None)),
+    ],
+)
+def test_every_form_of_an_arxiv_id_is_one_string(written, name):
+    read = arxiv_name(written)
+
+    assert read is not None
+    assert (read.id, read.version) == name
+
+
+@pytest.mark.parametrize(
+    "written",
+    [2503.0213, 2503, None, "", "2513.02130", "2503.021", "10.1101/2503.02130", "x2503.02130",
+     "https://example.org/abs/2503.02130", "2503.02130v0", "２５０３.02130", "1" * 10_000],
+)  # fmt: skip
+def test_what_is_no_arxiv_id_is_refused(written):
+    """A number among them: 2503.02130 as a number has lost its last zero."""
+    assert arxiv_name(written) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("10.1091/mbc.E25-09-0454", "10.1091/mbc.e25-09-0454"),
+        ("https://doi.org/10.1101/2025.09.17.676679", "10.1101/2025.09.17.676679"),
+        ("doi: 10.1000/182.", "10.1000/182"),
+        ("NA", None),
+        ("", None),
+        (10.1, None),
+    ],
+)
+def test_dois_have_one_form(written, read):
+    assert doi(written) == read
+
+
+def test_only_arxivs_own_categories_are_categories():
+    listed = ["cs.CL", "hep-th", "cond-mat.mes-hall", "cs.CL", "Primary 68T50", "I.2.7; I.2.6", 7]
+
+    assert arxiv_categories(listed) == ("cs.CL", "hep-th", "cond-mat.mes-hall")
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://github.com/a/b", True),
+        ("http://example.org:8080/x?y=1#z", True),
+        ("javascript:alert(1)", False),
+        ("data:text/html,x", False),
+        ("https://user:pass@example.org/", False),
+        ("https://example.org/\nX: y", False),
+        ("https://example.org/\u202ex", False),
+        ('https://example.org/"onclick="x', False),
+        ("https://", False),
+        ("//example.org/x", False),
+        ("https://[::1", False),
+        ("https://example.org/" + "x" * 3000, False),
+        (None, False),
+        (7, False),
+    ],
+)
+def test_only_plain_web_addresses_are_links(url, kept):
+    assert https_link(url) == (url if kept else None)
+
+
+@pytest.mark.parametrize(
+    ("note", "withdrawn"),
+    [
+        ("This paper has been withdrawn by the authors", True),
+        ("Withdrawn: an error in Lemma 3", True),
+        ("Withdrawn from a workshop, now at another one", False),
+        ("12 pages, 3 figures", False),
+        ("", False),
+    ],
+)
+def test_a_comment_tells_what_was_withdrawn(note, withdrawn):
+    assert is_withdrawn(note) is withdrawn

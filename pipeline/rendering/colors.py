@@ -5,17 +5,21 @@ from __future__ import annotations
 READABLE = 5.0  # WCAG asks for 4.5 : 1; a little more survives the inversions of mail apps
 
 RGB = tuple[int, int, int]
+BLACK: RGB = (0, 0, 0)
+WHITE: RGB = (255, 255, 255)
 
 
 def readable(color: str, background: str) -> str:
     """`color` ("#b45309"), moved towards black or white until text of it can be read."""
-    ground = _parse(background)
-    target = (0, 0, 0) if _luminance(ground) > 0.5 else (255, 255, 255)
-    for step in range(20):
-        mixed = _mix(_parse(color), target, step / 20)
-        if _contrast(mixed, ground) >= READABLE:
-            return "#{:02x}{:02x}{:02x}".format(*mixed)
-    return "#{:02x}{:02x}{:02x}".format(*target)
+    target = BLACK if _luminance(_parse(background)) > 0.5 else WHITE
+    steps = ("#{:02x}{:02x}{:02x}".format(*_mix(_parse(color), target, n / 20)) for n in range(21))
+    return next(step for step in steps if contrast(step, background) >= READABLE)
+
+
+def contrast(one: str, other: str) -> float:
+    """1 for equal colours, 21 for black on white (WCAG 2.2, "contrast ratio")."""
+    light, dark = sorted((_luminance(_parse(one)), _luminance(_parse(other))), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
 
 
 def _parse(color: str) -> RGB:
@@ -25,11 +29,6 @@ def _parse(color: str) -> RGB:
 def _mix(color: RGB, target: RGB, share: float) -> RGB:
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(color, target, strict=True))
     return red, green, blue
-
-
-def _contrast(one: RGB, other: RGB) -> float:
-    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
 
 
 def _luminance(color: RGB) -> float:

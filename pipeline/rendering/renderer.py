@@ -19,14 +19,11 @@ from pipeline.rendering.frames import Frame
 from pipeline.rendering.house import House, MailLinks
 from pipeline.rendering.recent import Recent
 from pipeline.rendering.templates import Form
-from pipeline.rendering.views import Edition, Personal
+from pipeline.rendering.views import Edition, Personal, Room
 from pipeline.rendering.wire import fragment
 
 CARDS = 8_192  # of about 4 KB each
 FRAMES = 512  # of about 15 KB each
-
-# Gmail clips a mail at 102 KB; these keep it under 90 KB (most papers: columns of abstract).
-ABSTRACTS = {20: 380, 30: 120}
 
 log = structlog.get_logger(__name__)
 
@@ -93,8 +90,8 @@ class Renderer:
 
     def page(self, digest: Digest, links: MailLinks) -> tuple[str, str, str]:
         """Subject, HTML and text of the same mail as plain strings, made the plain way."""
-        limit = _abstract_limit(digest)
-        cards = [views.card(pick, self._house, limit) for pick, _ in self._shown(digest)]
+        room = views.room(len(digest.picks))
+        cards = [views.card(pick, self._house, room) for pick, _ in self._shown(digest)]
         spoken = _words(digest, links, [card.title for card in cards])
         context = {
             "edition": spoken.edition,
@@ -118,20 +115,20 @@ class Renderer:
         )
 
     def _shown(self, digest: Digest) -> Iterator[tuple[Pick, WireCard]]:
-        limit = _abstract_limit(digest)
+        room = views.room(len(digest.picks))
         for pick in digest.picks:
             try:
-                yield pick, self._card(pick, limit)
+                yield pick, self._card(pick, room)
             except RenderError as error:
                 log.warning("card left out", paper=pick.paper.id, error=str(error))
 
-    def _card(self, pick: Pick, abstract_limit: int) -> WireCard:
-        key = _card_key(pick, abstract_limit)
-        return self._cards.get(key, lambda: self._new_card(pick, abstract_limit))
+    def _card(self, pick: Pick, room: Room) -> WireCard:
+        key = _card_key(pick, room)
+        return self._cards.get(key, lambda: self._new_card(pick, room))
 
-    def _new_card(self, pick: Pick, abstract_limit: int) -> WireCard:
+    def _new_card(self, pick: Pick, room: Room) -> WireCard:
         try:
-            card = views.card(pick, self._house, abstract_limit)
+            card = views.card(pick, self._house, room)
             return WireCard(
                 title=card.title,
                 text=fragment(self._templates.digest_text.card.render(pick=card)),
@@ -156,7 +153,7 @@ class Renderer:
             raise RenderError(f"digest: {error}") from error
 
 
-def _card_key(pick: Pick, abstract_limit: int) -> object:
+def _card_key(pick: Pick, room: Room) -> object:
     """All that a card shows: the version stands for the paper's words."""
     paper = pick.paper
     return (
@@ -168,13 +165,8 @@ def _card_key(pick: Pick, abstract_limit: int) -> object:
         paper.sources,
         paper.withdrawn,
         pick.reasons,
-        abstract_limit,
+        room,
     )
-
-
-def _abstract_limit(digest: Digest) -> int:
-    papers = len(digest.picks)
-    return next((limit for most, limit in ABSTRACTS.items() if papers <= most), 0)
 
 
 def _words(digest: Digest, links: MailLinks, titles: list[str]) -> Words:

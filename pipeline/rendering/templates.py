@@ -44,6 +44,8 @@ def load(folder: Path, house: House) -> Templates:
     """Compile every template of `folder`; raises RenderError that names a broken one."""
     html, text = _environment(folder, house, escape=True), _environment(folder, house, escape=False)
     try:
+        for name in text.list_templates(extensions=["txt"]):
+            text.get_template(name)  # else a broken partial would only be met in the first mail
         return Templates(
             digest_html=_form(html, _html(folder, "digest.mjml")),
             digest_text=_form(text, _source(folder, "digest.txt")),

@@ -14,7 +14,6 @@ from pipeline.rendering.house import House
 
 TITLE = 300
 LABEL = 60
-PHRASES = 4  # of one topic
 REASONS = 4  # topics of one paper
 TOPICS = 12  # in the footer
 
@@ -38,6 +37,21 @@ class Why:
 
     label: str
     phrases: str
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much of a paper is shown."""
+
+    abstract: int  # columns
+    phrases: int  # of one topic
+    links: int
+
+
+# Gmail clips a mail at 102 KB. With this much room per paper, up to so many papers, it stays
+# under 90 KB; a reader of fifty papers wants a list of titles anyway.
+ROOMS = {20: Room(380, 4, 5), 30: Room(120, 2, 3)}
+LEAST_ROOM = Room(0, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +102,11 @@ class Personal:
     view: str
 
 
-def card(pick: Pick, house: House, abstract_limit: int) -> Card:
+def room(papers: int) -> Room:
+    return next((room for most, room in ROOMS.items() if papers <= most), LEAST_ROOM)
+
+
+def card(pick: Pick, house: House, room: Room) -> Card:
     paper = pick.paper
     return Card(
         title=title(paper),
@@ -96,9 +114,9 @@ def card(pick: Pick, house: House, abstract_limit: int) -> Card:
         authors=words.authors(paper.authors, paper.author_count),
         byline=" · ".join(_byline(paper)),
         counts=" · ".join(_counts(paper)),
-        abstract=words.cut(words.clean(paper.abstract), abstract_limit),
-        why=tuple(map(_why, pick.reasons[:REASONS])),
-        links=tuple(_links(paper)),
+        abstract=words.cut(words.clean(paper.abstract), room.abstract),
+        why=tuple(_why(reason, room.phrases) for reason in pick.reasons[:REASONS]),
+        links=tuple(_links(paper)[: room.links]),
         withdrawn=paper.withdrawn,
     )
 
@@ -142,8 +160,8 @@ def topics(labels: tuple[str, ...]) -> str:
     return words.listed(shown)
 
 
-def _why(reason: Reason) -> Why:
-    phrases = (words.cut_at_word(words.clean(p), LABEL) for p in reason.phrases[:PHRASES])
+def _why(reason: Reason, most: int) -> Why:
+    phrases = (words.cut_at_word(words.clean(p), LABEL) for p in reason.phrases[:most])
     return Why(
         label=words.cut_at_word(words.clean(reason.label), LABEL),
         phrases=", ".join(f"“{phrase}”" for phrase in phrases if phrase),

@@ -29,7 +29,7 @@ def clean(text: str) -> str:
 def cut(text: str, limit: int) -> str:
     """At most `limit` columns of `text`, ending at a sentence where one ends late enough.
 
-    A character outside ASCII counts as three: it takes that much more room on the wire.
+    A character outside ASCII counts as six: it takes six to twelve on the wire.
     """
     fit = _fitting(text, limit)
     if fit == len(text):
@@ -61,7 +61,7 @@ def _fitting(text: str, limit: int) -> int:
         return min(len(text), limit)
     columns = 0
     for position, character in enumerate(text):
-        columns += 1 if character.isascii() else 3
+        columns += 1 if character.isascii() else 6
         if columns > limit:
             return position
     return len(text)

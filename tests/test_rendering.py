@@ -1,0 +1,692 @@
+"""What readers see: the right words, safely, in both forms, and small enough."""
+
+from __future__ import annotations
+
+import json
+import quopri
+import re
+import shutil
+from dataclasses import replace
+from datetime import date
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.domain import Digest, Links, Reason
+from pipeline.errors import RenderError
+from pipeline.message import Sender, compose_digest
+from pipeline.rendering import House, MailLinks, Renderer, colors, views, words
+from pipeline.rendering.house import SHEET, SHEET_DARK
+from pipeline.rendering.recent import Recent
+from pipeline.rendering.wire import fragment
+from tests.conftest import SHARED
+from tests.factories import NOW, TODAY, make_digest, make_paper, make_pick
+
+EMAILS = Path(__file__).resolve().parents[1] / "emails"
+
+HOUSE = House(
+    site_url="https://papers.example.org",
+    list_name="Bits & Papers",
+    operator_name="Example Reading Group",
+    operator_address="12 Sample Street, 10115 Berlin",
+)
+LINKS = HOUSE.links(
+    unsubscribe="https://papers.example.org/unsubscribe/k3hd82hs",
+    preferences="https://papers.example.org/preferences/17.1.x",
+    view="https://papers.example.org/digests/4.1.x",
+)
+SMALL = 90_000  # bytes; Gmail clips at 102 KB
+
+ABSTRACT = "We show that a reader who follows one topic finds more than one who follows ten. " * 25
+RENDERER = Renderer(HOUSE, EMAILS)
+
+
+def decoded(wire: tuple[bytes, ...]) -> str:
+    """What a mail app makes of a body: dots undone, quoted-printable decoded."""
+    body = re.sub(rb"(?m)^\.", b"", b"".join(wire))
+    return quopri.decodestring(body).decode().replace("\r\n", "\n")
+
+
+def render(digest: Digest, renderer: Renderer = RENDERER) -> tuple[str, str, str]:
+    mail = renderer.digest(digest, LINKS)
+    return mail.subject, decoded(mail.html), decoded(mail.text)
+
+
+def one(**changes) -> Digest:
+    return make_digest(make_pick(make_paper(**changes)))
+
+
+class Seen(HTMLParser):
+    """The text of a page as a reader sees it, and where its links lead."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.links, self.tags = "", [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag == "a":
+            self.links.append(dict(attrs)["href"])
+
+    def handle_data(self, data):
+        self.text += data
+
+
+# --- The fast way and the plain way -------------------------------------------------------------
+
+characters = st.characters(exclude_categories=["Cs"])
+texts = st.text(characters, max_size=60) | st.sampled_from(
+    ["a < b & c", "</script><script>alert(1)</script>", "{{ 7 * 7 }}", "{% raw %}", "=C3=\n.\n..x"]
+)
+papers = st.builds(
+    make_paper,
+    title=texts,
+    abstract=texts | st.just(ABSTRACT),
+    authors=st.lists(texts, max_size=5).map(tuple),
+    categories=st.lists(texts, max_size=2).map(tuple),
+    upvotes=st.none() | st.integers(0, 5000),
+    comments=st.none() | st.integers(0, 50),
+    withdrawn=st.booleans(),
+)
+reasons = st.builds(Reason, texts, st.lists(texts, max_size=5).map(tuple))
+picks = st.builds(make_pick, papers, reasons=st.lists(reasons, max_size=5).map(tuple))
+dates = st.dates(date(2020, 1, 1), date(2040, 1, 1))
+digests = st.builds(
+    Digest,
+    edition_on=dates,
+    picks=st.lists(picks, min_size=1, max_size=4).map(tuple),
+    more=st.integers(0, 2000),
+    topics=st.lists(texts, max_size=15).map(tuple),
+    announced=st.none() | st.tuples(dates, dates).map(sorted).map(tuple),
+    welcome=st.booleans(),
+)
+urls = st.text("abcxyz=.-_0189", min_size=1, max_size=120).map("https://x.example/{}".format)
+mail_links = st.builds(MailLinks, urls, urls, urls, urls, urls, urls)
+
+
+@settings(deadline=None, max_examples=60)
+@given(digests, mail_links)
+def test_joining_ready_pieces_gives_what_one_template_gives(digest, links):
+    """The fast way is right: it equals plain Jinja, byte for byte once decoded."""
+    mail = RENDERER.digest(digest, links)
+    subject, html, text = RENDERER.page(digest, links)
+
+    assert mail.subject == subject
+    assert decoded(mail.text) == text
+    assert decoded(mail.html) == html
+
+
+@settings(deadline=None, max_examples=60)
+@given(digests)
+def test_a_body_is_ready_for_the_wire(digest):
+    """Lines of at most 76 and CRLF, seven bits, dots doubled, the last line ended for good."""
+    mail = RENDERER.digest(digest, LINKS)
+
+    for wire in (mail.text, mail.html):
+        body = b"".join(wire)
+        lines = body.split(b"\r\n")
+        assert body.isascii()
+        assert body.endswith(b"\r\n")
+        assert not body.endswith(b"=\r\n")
+        assert not any(b"\n" in line or b"\r" in line for line in lines)
+        assert all(len(re.sub(rb"^\.", b"", line)) <= 76 for line in lines)
+        assert not any(re.match(rb"\.(?!\.)", line) for line in lines)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(characters.filter(lambda c: c != "\r"), max_size=200)))
+def test_fragments_can_be_joined_in_any_order(parts):
+    wire = tuple(map(fragment, parts))
+
+    assert decoded(wire) == "".join(parts)
+    assert max(map(len, b"".join(wire).split(b"\r\n"))) <= 77  # with a doubled dot
+
+
+# --- Hostile and unusual papers -----------------------------------------------------------------
+
+
+def test_markup_in_a_paper_is_shown_not_obeyed():
+    title = "a < b & c <script>alert(1)</script>"
+    hostile = make_paper(
+        title, abstract="</td></table><img src=x onerror=alert(1)>", authors=(title,)
+    )
+    reason = Reason('"><b>bold', ("<i>it</i>",))
+
+    _, html, text = render(make_digest(make_pick(hostile, reasons=(reason,)), topics=("<u>",)))
+
+    seen = Seen(html)
+    assert not {"script", "img", "i", "u"} & set(seen.tags)
+    assert title in seen.text
+    assert "</td></table><img src=x onerror=alert(1)>" in seen.text
+    assert '"><b>bold' in seen.text
+    assert title in text
+
+
+def test_template_marks_in_a_paper_mean_nothing():
+    _, html, text = render(one(title="{{ house.site_url }} {% endfor %} {# x #}"))
+
+    assert "{{ house.site_url }} {% endfor %} {# x #}" in html
+    assert "{{ house.site_url }} {% endfor %} {# x #}" in text
+
+
+def test_what_cannot_be_seen_is_taken_out():
+    """Controls, NUL and the marks that turn the direction of a line around."""
+    subject, html, text = render(one(title="A\0 good\u202e title\x1b[31m\ud800 \ue000view\ue001"))
+
+    for shown in (subject, html, text):
+        assert "A good title[31m view" in shown
+        assert not re.search("[\0\x1b\u202e\ud800\ue000\ue001]", shown)
+
+
+@pytest.mark.parametrize(
+    "title", ["🧠 Emoji 👩‍🔬 in a Title", "مراجعة النماذج اللغوية", "多模态大模型", "Ünïcödé"]
+)
+def test_every_script_arrives(title):
+    subject, html, text = render(one(title=title))
+
+    assert title in subject
+    assert title in html
+    assert title in text
+
+
+def test_right_to_left_titles_find_their_own_direction():
+    assert re.search(r'<h2 dir="auto"[^>]*><a[^>]*>مراجعة', render(one(title="مراجعة"))[1])
+
+
+def test_a_long_title_is_whole_in_the_mail_and_cut_in_the_subject():
+    title = ("Learning " * 40)[:299] + "g"
+
+    subject, html, text = render(one(title=title))
+
+    assert title in html
+    assert title in " ".join(text.split())
+    assert len(subject) < 90
+    assert subject.endswith("Learning…")
+
+
+def test_a_paper_nobody_signed():
+    _, html, text = render(one(authors=()))
+
+    assert "and 0 more" not in html
+    assert "\n\n\n" not in text
+
+
+def test_a_paper_of_3303_authors_names_three():
+    names = tuple(f"Author {number}" for number in range(100))
+
+    _, html, text = render(one(authors=names, author_count=3303))
+
+    assert "Author 0, Author 1, Author 2 and 3,300 more" in html
+    assert "Author 0, Author 1, Author 2 and 3,300 more" in text
+    assert "Author 3" not in html
+
+
+def test_a_paper_without_an_abstract_is_a_title_with_links():
+    _, html, text = render(one(title="Only a Title", abstract=""))
+
+    assert "Only a Title" in html
+    assert "\n\n\n" not in text
+
+
+def test_a_paper_without_a_title_is_still_a_paper():
+    assert "Untitled" in render(one(title=" \0 ", abstract="Words."))[2]
+
+
+def test_only_web_addresses_become_links():
+    wild = Links(
+        abstract="javascript:alert(1)",
+        pdf="data:text/html,x",
+        code="https://code.example/a b",
+        project="https://[broken",
+        discussion="https://talk.example/1",
+    )
+
+    _, html, text = render(one(title="Wild", links=wild))
+
+    assert "https://talk.example/1" in Seen(html).links
+    for link in ("javascript:", "data:text", "code.example", "broken"):
+        assert link not in html
+        assert link not in text
+
+
+def test_a_paper_without_any_link_leads_to_our_page_of_it():
+    digest = one(key="title:ab/c", links=Links())
+
+    assert "https://papers.example.org/papers/title%3Aab%2Fc" in Seen(render(digest)[1]).links
+
+
+def test_a_withdrawn_paper_says_so():
+    assert "Withdrawn by its authors" in render(one(withdrawn=True))[1]
+    assert "Withdrawn by its authors" in render(one(withdrawn=True))[2]
+
+
+def test_one_bad_paper_does_not_stop_the_others():
+    bad = replace(make_paper(), title=None)
+
+    subject, html, _ = render(make_digest(make_pick(bad), make_pick(make_paper("A Good One"))))
+
+    assert subject == "Papers for 2 Jan: A Good One"
+    assert "1 paper for you" in html
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [make_digest(make_pick(replace(make_paper(), title=None))), replace(make_digest(), picks=())],
+)
+def test_a_mail_about_nothing_is_refused(digest):
+    with pytest.raises(RenderError, match="without a paper"):
+        RENDERER.digest(digest, LINKS)
+
+
+# --- What a mail says ---------------------------------------------------------------------------
+
+
+def test_both_forms_show_the_same_papers_in_the_same_order():
+    digest = make_digest(*(make_pick(make_paper(f"Paper number {n}.")) for n in range(20)))
+
+    _, html, text = render(digest)
+
+    titles = [f"Paper number {n}." for n in range(20)]
+    cards = Seen(html).text.partition("20 papers for you")[2]
+    assert re.findall(r"Paper number \d+\.", cards) == titles
+    assert re.findall(r"Paper number \d+\.", text) == titles
+
+
+def test_a_card_tells_where_the_paper_is_from_and_what_people_think():
+    paper = make_paper(
+        sources=("huggingface", "arxiv"), categories=("cs.CL", "cs.LG"), upvotes=1145, comments=1
+    )
+
+    _, html, text = render(make_digest(make_pick(paper)))
+
+    line = "Hugging Face · arXiv · cs.CL · 2 Jan · 1,145 upvotes · 1 comment"
+    assert line in html
+    assert line in text
+
+
+def test_a_card_tells_why_the_reader_gets_it():
+    why = (Reason("Search", ("dense retrieval", "reranker")), Reason("Agents", ("tool use",)))
+
+    _, html, text = render(make_digest(make_pick(reasons=why)))
+
+    seen = Seen(html).text
+    assert "Search · Agents" in seen
+    assert "Matched “dense retrieval”, “reranker” for Search" in seen
+    assert "Matched “tool use” for Agents" in seen
+    assert "For Search: matched “dense retrieval”, “reranker”" in text
+    assert "For Agents: matched “tool use”" in text
+
+
+def test_a_topic_without_words_matches_none():
+    _, html, text = render(make_digest(make_pick(reasons=(Reason("Trending"),))))
+
+    assert "Trending" in html
+    assert "For Trending\n" in text
+    assert "Matched “" not in html
+
+
+def test_a_card_has_every_link_of_its_paper():
+    links = Links(*(f"https://x.example/{name}" for name in "abcde"))
+
+    _, html, text = render(one(links=links))
+
+    for label, url in zip(
+        ("Abstract", "PDF", "Code", "Project", "Discussion"), "abcde", strict=True
+    ):
+        assert re.search(rf'href="https://x.example/{url}"[^>]*>{label}</a>', html)
+        assert re.search(rf"^{label} +https://x.example/{url}$", text, re.MULTILINE)
+
+
+def test_the_head_tells_the_date_and_what_is_covered():
+    digest = make_digest(announced=(date(2029, 12, 31), date(2030, 1, 1)))
+
+    _, html, text = render(digest)
+
+    for shown in (Seen(html).text, text):
+        assert "Wednesday, 2 January 2030" in shown
+        assert "31 December 2029 to 1 January 2030" in shown
+        assert "1 paper for you" in shown
+
+
+def test_the_preview_line_is_the_first_two_titles():
+    digest = make_digest(*(make_pick(make_paper(title)) for title in ("First", "Second", "Third")))
+
+    html = render(digest)[1]
+
+    assert Seen(html[html.index("<body") :]).text.startswith("First · Second")
+
+
+def test_every_mail_can_be_left_and_says_who_writes():
+    _, html, text = render(make_digest(topics=("Search", "Agents")))
+
+    links = Seen(html).links
+    assert links[:2] == [LINKS.view, LINKS.unsubscribe]  # at the top, and again below
+    assert links.count(LINKS.unsubscribe) == 2
+    assert {LINKS.preferences, LINKS.subscribe, LINKS.privacy} <= set(links)
+    for link in (LINKS.view, LINKS.unsubscribe, LINKS.preferences, LINKS.subscribe, LINKS.privacy):
+        assert link in text
+    for shown in (" ".join(Seen(html).text.split()), " ".join(text.split())):
+        assert (
+            "subscribed to Bits & Papers at papers.example.org and follow Search and Agents."
+            in shown
+        )
+        assert "Example Reading Group" in shown
+        assert "12 Sample Street, 10115 Berlin" in shown
+
+
+def test_more_papers_are_on_the_web():
+    _, html, text = render(make_digest(more=1))
+
+    assert "1 more paper matched" in Seen(html).text
+    assert LINKS.archive in Seen(html).links
+    assert f"1 more paper matched your topics. See them on the web:\n{LINKS.archive}" in text
+    assert "on the web" not in render(make_digest(more=0))[2]
+
+
+def test_the_first_digest_says_welcome():
+    assert "This is your first digest" in render(make_digest(welcome=True))[1]
+    assert "This is your first digest" in render(make_digest(welcome=True))[2]
+    assert "first digest" not in render(make_digest())[1]
+
+
+def test_the_operator_has_a_word():
+    noted = Renderer(
+        replace(HOUSE, note="No digest on <Friday>.", logo_url="https://x.example/l.png"), EMAILS
+    )
+
+    _, html, text = render(make_digest(), noted)
+
+    assert "No digest on <Friday>." in Seen(html).text
+    assert "No digest on <Friday>." in text
+    assert '<img src="https://x.example/l.png" alt="Bits &amp; Papers"' in html
+
+
+def test_nothing_is_loaded_from_elsewhere():
+    """No picture, font or style sheet: nothing is missing offline, nothing tells who reads."""
+    html = render(make_digest())[1]
+
+    assert not re.search(r"<(img|link|script|iframe)\b|url\(|@import", html)
+
+
+def test_lines_of_the_text_are_short():
+    digest = make_digest(
+        *(make_pick(make_paper(abstract=ABSTRACT, title="Word " * 50)) for _ in range(3)),
+        topics=tuple(f"A topic of some length, number {n}" for n in range(20)),
+        more=5,
+    )
+
+    text = render(digest)[2]
+
+    assert all(len(line) <= 76 for line in text.splitlines() if "://" not in line)
+
+
+@pytest.mark.parametrize(
+    ("titles", "subject"),
+    [
+        (["One"], "Papers for 2 Jan: One"),
+        (["One", "Two", "Three"], "Papers for 2 Jan: One +2"),
+        (["W " * 100, "Two"], f"Papers for 2 Jan: {'W ' * 29}W… +1"),
+    ],
+)
+def test_the_subject_names_the_best_paper(titles, subject):
+    digest = make_digest(*(make_pick(make_paper(title)) for title in titles))
+
+    assert RENDERER.digest(digest, LINKS).subject == subject
+
+
+def test_a_confirmation_asks_and_promises():
+    mail = RENDERER.confirmation("https://papers.example.org/confirm/9.1.x", hours=72)
+
+    html, text = decoded(mail.html), decoded(mail.text)
+    assert mail.subject == "Please confirm: Bits & Papers"
+    assert Seen(html).links.count("https://papers.example.org/confirm/9.1.x") == 2
+    assert "\nhttps://papers.example.org/confirm/9.1.x\n" in text
+    for shown in (" ".join(Seen(html).text.split()), " ".join(text.split())):
+        assert "72 hours" in shown
+        assert "If it was not you, do nothing" in shown
+        assert "12 Sample Street, 10115 Berlin" in shown
+        assert "nsubscribe" not in shown
+
+
+# --- Size ---------------------------------------------------------------------------------------
+
+SENDER = Sender(
+    mail_from="Paperboy <papers@example.org>",
+    list_name="Paperboy",
+    site_url=HOUSE.site_url,
+    key="a key for tests",
+)
+
+
+def size(digest: Digest) -> int:
+    mail = compose_digest(
+        SENDER,
+        RENDERER.digest(digest, LINKS),
+        to="ada@example.org",
+        dedupe_key="digest:2030-01-02:17",
+        unsubscribe_url=LINKS.unsubscribe,
+        secret="k3hd82hs",
+        edition_on=TODAY,
+        now=NOW,
+    )
+    return len(mail)
+
+
+@pytest.mark.parametrize(
+    "abstract", [ABSTRACT, "Ünïcödé is heavier on the wire. " * 70, "论文" * 1000]
+)
+@pytest.mark.parametrize("papers", [20, 30, 50])
+def test_a_mail_stays_under_90_kb(papers, abstract):
+    """Past twenty papers abstracts give way, not papers."""
+    links = Links(*(f"https://papers.example.com/{'x' * 20}/{name}" for name in "abcde"))
+    long = [
+        make_pick(
+            make_paper(
+                "A Title of the Length That Titles Have: About Eighty or Ninety Characters",
+                abstract=abstract[:2000], links=links, upvotes=100, comments=10,
+                authors=("Ada Lovelace",) * 9, sources=("huggingface", "arxiv"),
+            ),
+            reasons=(Reason("World models", ("world model", "video")), Reason("Agents", ("plan",))),
+        )
+        for _ in range(papers)
+    ]  # fmt: skip
+
+    assert size(make_digest(*long, more=99)) < SMALL
+
+
+@pytest.mark.shared
+def test_a_real_day_of_papers_stays_under_90_kb():
+    day = json.loads((SHARED / "hf_daily_papers" / "2026-07-31.json").read_text())
+    papers = [entry["paper"] for entry in day[:20]]
+    picks = [
+        make_pick(
+            make_paper(
+                paper["title"],
+                key=paper["id"],
+                abstract=paper["summary"],
+                authors=tuple(author["name"] for author in paper["authors"]),
+                upvotes=paper["upvotes"],
+            )
+        )
+        for paper in papers
+    ]
+
+    assert size(make_digest(*picks)) < SMALL
+
+
+# --- Templates ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """The templates, for a test to spoil."""
+    return Path(shutil.copytree(EMAILS, tmp_path / "emails"))
+
+
+def spoil(path: Path, old: str, new: str) -> None:
+    before = path.read_text()
+    assert old in before
+    path.write_text(before.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("digest.mjml", "</mj-column>", ""),  # not MJML
+        ("digest.mjml", "<mj-text css", "<mj-txt css"),  # a tag nobody knows
+        ("partials/card.mjml", "{% endif %}", ""),  # not Jinja
+        ("partials/card.txt", "{% endif %}", ""),
+        ("digest.mjml", "{% for pick in picks %}", "{% for paper in picks %}"),
+        ("digest.mjml", "partials/card.mjml", "partials/crad.mjml"),
+        ("confirmation.txt", "{{ confirm_url }}", "{{ confirm_url"),
+    ],
+)
+def test_a_broken_template_stops_the_start(folder, name, old, new):
+    spoil(folder / name, old, new)
+
+    with pytest.raises(RenderError):
+        Renderer(HOUSE, folder)
+
+
+def test_a_word_no_mail_has_is_an_error(folder):
+    """A mistyped name in a template does not become an empty place in a million mails."""
+    spoil(folder / "partials" / "footer.mjml", "{{ house.host }}", "{{ house.hots }}")
+
+    with pytest.raises(RenderError, match="hots"):
+        Renderer(HOUSE, folder).digest(make_digest(), LINKS)
+
+
+def test_no_mjml_is_left_in_a_mail():
+    assert "<mj-" not in render(make_digest(more=3, welcome=True))[1]
+    assert "<mj-" not in decoded(RENDERER.confirmation("https://x.example").html)
+
+
+def test_the_version_changes_with_any_letter(folder):
+    before = Renderer(HOUSE, folder).template_version
+
+    assert before == RENDERER.template_version
+    spoil(folder / "partials" / "footer.mjml", "Forwarded", "Passed on")
+    assert Renderer(HOUSE, folder).template_version != before
+
+
+# --- Kept cards ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"title": "New words", "version": 2},
+        {"upvotes": 7},
+        {"comments": 7},
+        {"links": Links(abstract="https://x.example/new")},
+        {"withdrawn": True},
+        {"sources": ("medrxiv",)},
+    ],
+)
+def test_a_changed_paper_gets_a_new_card(changes):
+    paper = make_paper("Old words", upvotes=1, comments=1)
+    before = render(make_digest(make_pick(paper)))
+
+    after = render(make_digest(make_pick(replace(paper, **changes))))
+
+    assert before[1] != after[1]
+    assert before[2] != after[2]
+
+
+def test_the_same_paper_is_shown_for_each_readers_own_reasons():
+    paper = make_paper()
+
+    first = render(make_digest(make_pick(paper, reasons=(Reason("Search"),)), topics=()))
+    second = render(make_digest(make_pick(paper, reasons=(Reason("Agents"),)), topics=()))
+
+    assert "Agents" not in first[1]
+    assert "Search" not in second[1]
+
+
+def test_what_is_kept_is_bounded_and_the_oldest_goes():
+    kept: Recent[int, str] = Recent(2)
+    made = []
+
+    def get(key: int) -> str:
+        return kept.get(key, lambda: made.append(key) or str(key))
+
+    for key in (1, 2, 1, 3, 1, 2):
+        assert get(key) == str(key)
+    assert made == [1, 2, 3, 2]
+    assert len(kept) == 2
+
+
+# --- Words and colours --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "kept"),
+    [
+        ("Short.", 10, "Short."),
+        ("One sentence here. Another that is too long.", 30, "One sentence here. …"),
+        ("One. Then a sentence that goes on and on.", 30, "One. Then a sentence that…"),
+        ("Supercalifragilistic", 10, "Supercali…"),
+        ("words, cut at a comma", 7, "words…"),
+        ("一二三四五六七八九十", 24, "一二三…"),
+        ("Anything", 0, ""),
+    ],
+)
+def test_abstracts_end_where_a_reader_would_stop(text, limit, kept):
+    assert words.cut(text, limit) == kept
+
+
+@given(st.text(max_size=400), st.integers(1, 100))
+def test_cutting_keeps_to_the_limit(text, limit):
+    clean = words.clean(text)
+
+    assert len(words.cut_at_word(clean, limit)) <= limit
+    assert (
+        words.cut(clean, limit).rstrip(" …") == clean[: len(words.cut(clean, limit).rstrip(" …"))]
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "said"),
+    [
+        (date(2026, 7, 30), date(2026, 7, 30), "Thursday 30 July"),
+        (date(2026, 7, 28), date(2026, 7, 31), "28 to 31 July"),
+        (date(2026, 6, 30), date(2026, 7, 2), "30 June to 2 July"),
+        (date(2025, 12, 31), date(2026, 1, 1), "31 December 2025 to 1 January 2026"),
+    ],
+)
+def test_days_are_said_briefly(first, last, said):
+    assert words.days(first, last) == said
+
+
+@pytest.mark.parametrize(
+    ("names", "total", "said"),
+    [
+        ((), 0, ""),
+        (("A",), 1, "A"),
+        (("A", "B"), 2, "A and B"),
+        (("A", "B", "C"), 3, "A, B and C"),
+        (("A", "B", "C", "D"), 4, "A, B, C and 1 more"),
+        (("A", "B"), 9, "A, B and 7 more"),
+    ],
+)
+def test_three_authors_are_named(names, total, said):
+    assert words.authors(names, total) == said
+
+
+def test_many_topics_are_counted():
+    said = views.topics(tuple(f"T{n}" for n in range(20)))
+
+    assert said.endswith("T11 and 8 more")
+
+
+@given(st.integers(0, 0xFFFFFF).map("#{:06x}".format))
+def test_any_accent_can_be_read_in_light_and_dark(accent):
+    """WCAG 2.2, 1.4.3: at least 4.5 : 1."""
+    house = replace(HOUSE, accent_color=accent)
+
+    assert colors.contrast(house.accent, SHEET) >= 4.5
+    assert colors.contrast(house.accent_on_dark, SHEET_DARK) >= 4.5

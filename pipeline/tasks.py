@@ -15,11 +15,12 @@ from typing import Any
 from celery import Celery
 from celery.schedules import crontab
 from celery.signals import setup_logging, worker_shutting_down
-from kombu import Queue
+from kombu.entity import Queue
 
 from pipeline import bootstrap, logs, settings
 from pipeline.bootstrap import Services
 
+QUEUES = ("ingest", "edition", "dispatch")
 DRAIN = timedelta(seconds=60)  # of one dispatch task; then another may have the child
 DISPATCH_EVERY = 5.0  # seconds
 PUBLISH_EVERY = 60.0
@@ -59,7 +60,7 @@ def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_default_queue": "dispatch",
-        "task_queues": [Queue("ingest"), Queue("edition"), Queue("dispatch")],
+        "task_queues": [Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
         "task_routes": {
             "paperboy.ingest": {"queue": "ingest"},
             "paperboy.publish": {"queue": "edition"},

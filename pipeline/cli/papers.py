@@ -13,11 +13,11 @@ from pipeline import ingest as ingesting
 from pipeline.bootstrap import Services, services
 from pipeline.cli.output import AsJson, Now, Since, UsageError, day, moment, show
 from pipeline.domain import SourceState
-from pipeline.errors import PaperboyError
+from pipeline.errors import PaperboyError, SourceError
 from pipeline.ingest import SourceReport
+from pipeline.matching.evaluation import PaperText, TopicText
+from pipeline.matching.evaluation import rank as rank_papers
 from pipeline.matching.query import canonical
-from pipeline.matching.rank import RankedPaper, RankedTopic
-from pipeline.matching.rank import rank as rank_papers
 from pipeline.matching.topics import search
 from pipeline.sources import recorded
 from pipeline.sources.text import clean
@@ -71,9 +71,8 @@ def _ingest_files(
     for path in files:
         try:
             found += recorded.read_file(path, fallback)
-        except PaperboyError as error:
-            name = fallback or getattr(error, "source", "file")
-            failures.append(SourceReport(name, SourceState.FAILED, error=str(error)))
+        except SourceError as error:
+            failures.append(SourceReport(error.source, SourceState.FAILED, error=error.message))
     reports = ingesting.ingest_recorded(built.engine, found, now=clock) if found else []
     if found and not reports:
         raise PaperboyError("another ingest is running; try again when it is done")
@@ -155,7 +154,7 @@ def rank(
 ) -> None:
     """Rank papers for topics, without a database and without a floor."""
     documents = [
-        RankedPaper(
+        PaperText(
             id=str(row["id"]),
             title=clean(row["title"]),
             abstract=clean(row.get("abstract") or ""),
@@ -165,7 +164,7 @@ def rank(
         for row in _json_lines(papers_file, "id", "title")
     ]
     topics = [
-        RankedTopic(str(row["id"]), row["query"]) for row in _json_lines(topics_file, "id", "query")
+        TopicText(str(row["id"]), row["query"]) for row in _json_lines(topics_file, "id", "query")
     ]
     rows = rank_papers(documents, topics, top=top, language=language)
     show(

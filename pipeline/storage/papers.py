@@ -56,7 +56,7 @@ def announced(
     return list(_papers(conn, query))
 
 
-def recent(conn: Connection, *, through_batch: int, limit: int = 5_000) -> list[Paper]:
+def recent(conn: Connection, *, through_batch: int, limit: int = 2_000) -> list[Paper]:
     """The newest papers, which tell how common a word is."""
     query = _query().where(PaperRow.batch <= through_batch)
     return list(_papers(conn, query.order_by(PaperRow.id.desc()).limit(limit)))

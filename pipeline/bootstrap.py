@@ -1,0 +1,308 @@
+"""Build the real objects and join them, in one place. Tests build their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from email.utils import parseaddr
+from functools import cache, cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine
+
+from pipeline import editions, settings
+from pipeline import ingest as ingesting
+from pipeline.dispatch import Dispatcher, Tally
+from pipeline.domain import Delivery, DeliveryKind, Digest, Verdict
+from pipeline.editions import Outcome
+from pipeline.errors import NotFoundError, SettingsError, TransportError
+from pipeline.ingest import SourceReport
+from pipeline.links import SignedLinks
+from pipeline.message import Sender, compose_confirmation, compose_digest
+from pipeline.rendering import House, MailLinks, Renderer
+from pipeline.settings import Settings
+from pipeline.smtp import Security, SMTPTransport
+from pipeline.smtp.connection import Bounds
+from pipeline.sources import Source, Validator
+from pipeline.sources.arxiv import Arxiv
+from pipeline.sources.http import Client, user_agent
+from pipeline.sources.huggingface import HuggingFace
+from pipeline.storage import digests, http_validators, limits, migrate, subscribers
+from pipeline.storage.database import open_engine, reading, server_now
+
+EMAILS = Path(__file__).resolve().parent.parent / "emails"
+
+GAPS = {
+    # arXiv's terms of use: one request per 3 s, all machines and interfaces together.
+    "arxiv": timedelta(seconds=3),
+    # Hugging Face allows 500 requests in 5 minutes; half of that is plenty.
+    "huggingface": timedelta(seconds=1.2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A digest as its reader would see it."""
+
+    subject: str
+    html: str
+    text: str
+    eml: bytes  # as it would be sent, without SMTP's doubled dots
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts of one process, each made when it is first asked for. Make it after a fork."""
+
+    settings: Settings
+    engine: Engine
+
+    # --- Sources --------------------------------------------------------------------------------
+
+    def sources(self, names: Iterable[str] = ()) -> list[Source]:
+        """The live sources of these names, else all that are switched on.
+
+        Raises SettingsError for one we do not have.
+        """
+        wanted = list(names) or list(self.settings.sources)
+        makers: dict[str, Callable[[], Source]] = {
+            "huggingface": self._huggingface,
+            "arxiv": self._arxiv,
+        }
+        if unknown := [name for name in wanted if name not in makers]:
+            known = ", ".join(makers)
+            raise SettingsError(f"unknown source: {', '.join(unknown)}; there are {known}")
+        return [makers[name]() for name in wanted]
+
+    def ingest(self, now: datetime) -> list[SourceReport]:
+        return ingesting.ingest(self.engine, self.sources(), now=now)
+
+    def _huggingface(self) -> Source:
+        token = self.settings.huggingface_token
+        return HuggingFace(self._client, token.get_secret_value() if token else None)
+
+    def _arxiv(self) -> Source:
+        return Arxiv(self._client, self.settings.arxiv_categories)
+
+    @cached_property
+    def _client(self) -> Client:
+        loaded = self.settings
+        return Client(
+            user_agent(version("paperboy"), loaded.site_url, loaded.contact),
+            wait_turn=self._wait_turn,
+            validators=StoredValidators(self.engine),
+        )
+
+    def _wait_turn(self, limit: str) -> None:
+        """Sleep until it is our turn; the turns are rows, so all workers take them together."""
+        with self.engine.begin() as conn:
+            wait = limits.take_turn(conn, limit, gap=GAPS.get(limit, timedelta(seconds=1)))
+        time.sleep(wait.total_seconds())
+
+    # --- Editions -------------------------------------------------------------------------------
+
+    def publish(self, now: datetime, *, everyone: bool = False) -> Iterator[Outcome]:
+        return editions.publish(
+            self.engine,
+            now=now,
+            expiry=timedelta(hours=self.settings.digest_expiry_hours),
+            template=self.renderer.template_version,
+            everyone=everyone,
+        )
+
+    def preview(self, email: str, now: datetime) -> Preview:
+        """The digest this subscriber would get next; nothing moves. Raises NotFoundError."""
+        digest, delivery = self._next_digest(email, now)
+        subject, html, text = self.renderer.page(digest, self.mail_links(delivery, now))
+        eml = self.compose(delivery, digest, now=now)
+        return Preview(subject, html, text, eml.replace(b"\r\n..", b"\r\n."))
+
+    def send_preview(self, email: str, address: str, now: datetime) -> None:
+        """Send what `preview` shows to `address`. Raises TransportError with the server's words.
+
+        It is no delivery: nothing is recorded, and it is not tried again.
+        """
+        self.settings.check_real_mail()
+        digest, delivery = self._next_digest(email, now)
+        body = self.compose(replace(delivery, email=address), digest, now=now)
+        connection = self.transport.open()
+        try:
+            outcome = connection.begin(self.sender.address, address, body) or connection.finish()
+        finally:
+            connection.close()
+        if outcome.verdict is not Verdict.ACCEPTED:
+            raise TransportError(f"the preview was not taken: {outcome.reply or outcome.verdict}")
+
+    def _next_digest(self, email: str, now: datetime) -> tuple[Digest, Delivery]:
+        """A subscriber's next digest, and the delivery it would be: one without a row."""
+        digest = editions.preview(self.engine, email, now=now)
+        with reading(self.engine) as conn:
+            subscriber = subscribers.by_email(conn, email)
+        if subscriber is None:
+            raise NotFoundError(f"no subscriber has the address {email}")
+        return digest, Delivery(
+            id=0,
+            dedupe_key=f"preview:{now.isoformat()}:{subscriber.id}",
+            kind=DeliveryKind.DIGEST,
+            subscriber_id=subscriber.id,
+            email=subscriber.email,
+            attempts=0,
+            edition_on=digest.edition_on,
+            expires_at=now,
+            created_at=now,
+            secret=subscriber.secret,
+        )
+
+    # --- Mail -----------------------------------------------------------------------------------
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        loaded = self.settings
+        return Renderer(
+            House(
+                site_url=loaded.site_url,
+                list_name=loaded.list_name,
+                operator_name=loaded.operator_name,
+                operator_address=loaded.operator_address,
+                accent_color=loaded.accent_color,
+                logo_url=loaded.logo_url,
+                note=loaded.note,
+            ),
+            EMAILS,
+        )
+
+    @cached_property
+    def links(self) -> SignedLinks:
+        return SignedLinks(self.settings.site_url, self.settings.secret_key)
+
+    @cached_property
+    def sender(self) -> Sender:
+        loaded = self.settings
+        return Sender(
+            mail_from=loaded.mail_from,
+            list_name=loaded.list_name,
+            site_url=loaded.site_url,
+            # The one key that is never rotated: a delivery keeps its Message-ID for good.
+            key=self.suppression_key,
+            contact=parseaddr(loaded.contact)[1] if loaded.contact else None,
+            reply_to=loaded.reply_to,
+            bounce_address=loaded.bounce_address,
+            unsubscribe_mailbox=loaded.unsubscribe_mailbox,
+        )
+
+    @property
+    def suppression_key(self) -> str:
+        return self.settings.suppression_key.get_secret_value()
+
+    def message_id(self, dedupe_key: str) -> str:
+        return self.sender.message_id(dedupe_key)
+
+    def mail_links(self, delivery: Delivery, now: datetime) -> MailLinks:
+        site = self.settings.site_url
+        return MailLinks(
+            subscribe=f"{site}/subscribe",
+            privacy=f"{site}/privacy",
+            archive=f"{site}/papers",
+            unsubscribe=self.links.unsubscribe(delivery.secret),
+            preferences=self.links.preferences(delivery.subscriber_id, now),
+            view=self.links.digest(delivery.id, now),
+        )
+
+    def compose(
+        self, delivery: Delivery, digest: Digest | None, *, now: datetime | None = None
+    ) -> bytes:
+        """The bytes of one delivery, ready for DATA. Raises RenderError or AddressError."""
+        now = now or datetime.now(UTC)
+        if digest is None:
+            confirm_url = self.links.confirm(delivery.subscriber_id, now)
+            return compose_confirmation(
+                self.sender,
+                self.renderer.confirmation(confirm_url),
+                to=delivery.email,
+                dedupe_key=delivery.dedupe_key,
+                now=now,
+            )
+        mail_links = self.mail_links(delivery, now)
+        return compose_digest(
+            self.sender,
+            self.renderer.digest(digest, mail_links),
+            to=delivery.email,
+            dedupe_key=delivery.dedupe_key,
+            unsubscribe_url=mail_links.unsubscribe,
+            secret=delivery.secret,
+            edition_on=digest.edition_on,
+            now=now,
+        )
+
+    # --- Dispatch -------------------------------------------------------------------------------
+
+    @cached_property
+    def transport(self) -> SMTPTransport:
+        loaded = self.settings
+        return SMTPTransport(
+            loaded.smtp,
+            security=Security(loaded.smtp_tls),
+            ca_file=loaded.smtp_ca_file,
+            greet_as=loaded.site_host,
+            bounds=Bounds(messages=loaded.smtp_messages_per_connection),
+        )
+
+    def dispatch(
+        self,
+        *,
+        once: bool = False,
+        until: datetime | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        clock: datetime | None = None,
+    ) -> Tally:
+        """Drain the outbox; `clock` replaces the database's. Raises DispatchStoppedError."""
+        self.settings.check_real_mail()
+        return self.dispatcher(clock).drain(once=once, until=until, stop=stop)
+
+    def dispatcher(self, clock: datetime | None = None) -> Dispatcher:
+        resend = {DeliveryKind.CONFIRMATION}
+        if self.settings.resend_uncertain_digests:
+            resend |= {DeliveryKind.DIGEST, DeliveryKind.WELCOME}
+        return Dispatcher(
+            engine=self.engine,
+            transport=self.transport,
+            compose=partial(self.compose, now=clock),
+            load=load_digests,
+            sender=lambda delivery: self.sender.envelope(delivery.id),
+            connections=self.settings.smtp_connections,
+            resend=frozenset(resend),
+            clock=server_now if clock is None else lambda _conn: clock,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredValidators:
+    """The memory of the polite client. What it learns is stored by ingest, with the papers."""
+
+    engine: Engine
+
+    def get(self, url: str) -> Validator | None:
+        with reading(self.engine) as conn:
+            known = http_validators.get(conn, url)
+        return Validator(*known) if known else None
+
+
+def load_digests(conn: Connection, claimed: Sequence[Delivery]) -> Mapping[int, Digest]:
+    return digests.load(conn, [delivery.id for delivery in claimed])
+
+
+def build(loaded: Settings, *, check: bool = True) -> Services:
+    """The services of this process. Raises SchemaError unless the database fits this code."""
+    engine = open_engine(loaded.database_url, pool_size=5)
+    if check:
+        migrate.check(engine)
+    return Services(loaded, engine)
+
+
+@cache
+def services() -> Services:
+    """The services of a command of one process, from the environment."""
+    return build(settings.load())

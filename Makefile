@@ -57,10 +57,13 @@ bench: $(VENV)/.installed-dev ## Measure sending, matching and the site
 	$(BIN)/paperboy bench web
 
 .PHONY: migration
+migration: export DATABASE_URL := sqlite:///var/draft.db
+migration: export PATH := $(CURDIR)/$(BIN):$(PATH)
 migration: $(VENV)/.installed-dev ## Draft a migration from the schema: make migration M="Add a column"
-	mkdir -p var && rm -f var/draft.db
-	DATABASE_URL=sqlite:///var/draft.db $(BIN)/python -m pipeline db upgrade
-	DATABASE_URL=sqlite:///var/draft.db $(BIN)/alembic revision --autogenerate -m "$(M)"
+	@test -n "$(M)" || { echo 'Say what it does: make migration M="Add a column"'; exit 1; }
+	@mkdir -p var && rm -f var/draft.db
+	@paperboy db upgrade
+	@alembic revision --autogenerate -m "$(M)"
 
 .PHONY: lock
 lock: $(VENV)/.python ## Choose the versions of all packages again (ARGS=--upgrade for newer ones)

@@ -127,6 +127,7 @@ def postgresql(pytestconfig: pytest.Config) -> str:
         url = servers.start_postgresql(folder)
         if not migrated.exists():
             with psycopg.connect(url.format(name="postgres"), autocommit=True) as conn:
+                conn.execute("DROP DATABASE IF EXISTS template_paperboy")
                 conn.execute("CREATE DATABASE template_paperboy")
             _migrate(url.format(name="template_paperboy"))
             migrated.touch()
@@ -135,8 +136,10 @@ def postgresql(pytestconfig: pytest.Config) -> str:
 
 def _migrate(url: str) -> None:
     engine = open_engine(url)
-    migrate.upgrade(engine)
-    engine.dispose()
+    try:
+        migrate.upgrade(engine)
+    finally:
+        engine.dispose()
 
 
 # --- Valkey -------------------------------------------------------------------------------------

@@ -210,6 +210,7 @@ class SkipReason(StrEnum):
     NOTHING_MATCHED = "nothing matched"
     ALL_SENT_BEFORE = "all sent before"
     PAUSED = "paused"
+    SUPPRESSED = "suppressed"  # we do not write to this address
 
 
 # --- Deliveries ---------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ time takes other readers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -170,7 +170,10 @@ def _is_paused(draft: Draft) -> bool:
 def _compile(
     conn: Connection, edition: Edition, candidates: Candidates, drafts: Sequence[Draft]
 ) -> list[Outcome]:
-    awake = [draft for draft in drafts if not _is_paused(draft)]
+    barred = subscribers.suppressed_among(conn, [draft.subscriber.id for draft in drafts])
+    silent = [(draft, reason) for draft in drafts if (reason := _why_silent(draft, barred))]
+    quiet = {draft.subscriber.id for draft, _ in silent}
+    awake = [draft for draft in drafts if draft.subscriber.id not in quiet]
     ids = [draft.subscriber.id for draft in awake]
     gone = digests.supersede(conn, ids, f"superseded by the edition compiled at {edition.now:%F}")
     awake = [
@@ -187,12 +190,15 @@ def _compile(
                                    seen.get(draft.subscriber.id, set())))
         for draft in awake
     ]  # fmt: skip
-    paused = [
-        (draft, Digest(draft.edition_on, ()), SkipReason.PAUSED)
-        for draft in drafts
-        if _is_paused(draft)
-    ]
-    return _write(conn, edition, [*made, *paused])
+    unasked = [(draft, Digest(draft.edition_on, ()), reason) for draft, reason in silent]
+    return _write(conn, edition, [*made, *unasked])
+
+
+def _why_silent(draft: Draft, barred: Container[int]) -> SkipReason | None:
+    """Why this reader gets no mail, whatever there is to say."""
+    if draft.subscriber.id in barred:
+        return SkipReason.SUPPRESSED
+    return SkipReason.PAUSED if _is_paused(draft) else None
 
 
 def _write(

@@ -242,6 +242,16 @@ def suppressed(conn: Connection, hash_: str) -> Suppression | None:
     return None if rows is None else Suppression(*rows)
 
 
+def suppressed_among(conn: Connection, subscriber_ids: Sequence[int]) -> set[int]:
+    """Those of these subscribers whose address is suppressed."""
+    rows = conn.execute(
+        select(SubscriberRow.id)
+        .join(SuppressionRow, SuppressionRow.hash == SubscriberRow.address_hash)
+        .where(SubscriberRow.id.in_(subscriber_ids))
+    )
+    return set(rows.scalars())
+
+
 def suppressions(conn: Connection) -> list[Suppression]:
     rows = conn.execute(
         select(SuppressionRow.hash, SuppressionRow.reason, SuppressionRow.since).order_by(

@@ -1,0 +1,176 @@
+"""One paper, all the way from a source to an inbox, through the real database and real SMTP."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
+
+import pytest
+from sqlalchemy import Engine
+
+from pipeline import bootstrap, ingest, settings, signup
+from pipeline.bootstrap import Services
+from pipeline.domain import DeliveryStatus, Sighting
+from pipeline.signup import Wishes
+from pipeline.sources import Reading
+from pipeline.storage import deliveries, subscribers
+from pipeline.storage.database import reading
+from tests.factories import make_sighting
+from tests.servers import Inbox, Received
+
+TODAY = datetime.now(UTC).replace(hour=9, minute=0, second=0, microsecond=0)
+KEY = "development-only"
+
+
+@pytest.fixture
+def services(engine: Engine, database_url: str, inbox: Inbox) -> Iterator[Services]:
+    loaded = settings.load(
+        None,
+        database_url=database_url,
+        smtp_url=inbox.url,
+        site_url="https://papers.example.org",
+        mail_from="Paperboy <papers@example.org>",
+        operator_address="1 Analytical Way, London",
+        smtp_connections=2,
+    )
+    services = bootstrap.build(loaded)
+    yield services
+    services.engine.dispose()
+
+
+@pytest.fixture
+def announce(engine: Engine) -> Callable[..., None]:
+    def announce(*sightings: Sighting, days: int = 0) -> None:
+        found = [(s.source, Reading((s,))) for s in sightings]
+        ingest.ingest_recorded(engine, found, now=TODAY + timedelta(days=days))
+
+    return announce
+
+
+@pytest.fixture
+def subscribe(engine: Engine) -> Callable[..., int]:
+    def subscribe(address: str, *topics: str) -> int:
+        wishes = Wishes(topics)
+        return signup.add(
+            engine, address, wishes, confirmed=True, suppression_key=KEY, now=TODAY
+        ).id
+
+    return subscribe
+
+
+@pytest.fixture
+def publish_and_send(services: Services) -> Callable[..., int]:
+    def publish_and_send(days: int = 0) -> int:
+        list(services.publish(TODAY + timedelta(days=days), everyone=True))
+        return services.dispatch(once=True, clock=TODAY + timedelta(days=days)).sent
+
+    return publish_and_send
+
+
+def parse(mail: Received) -> EmailMessage:
+    return email.message_from_bytes(mail.raw, policy=email.policy.default)
+
+
+def body(mail: Received, kind: str) -> str:
+    part = parse(mail).get_body([kind])
+    assert part is not None
+    return part.get_content()
+
+
+def test_a_new_paper_reaches_the_inbox(announce, subscribe, publish_and_send, inbox):
+    """A paper announced this morning is in the reader's inbox, with the reason and a way out."""
+    subscribe("ada@example.org", "quantum")
+    announce(make_sighting(title="Quantum bounds: a < b & c <script>alert(1)</script>"))
+
+    assert publish_and_send() == 1
+
+    mail = inbox.only()
+    assert mail.rcpt_to == ("ada@example.org",)
+    assert "a &lt; b &amp; c" in body(mail, "html")
+    assert "<script>" not in body(mail, "html")
+    assert "a < b & c" in body(mail, "plain")
+    assert "quantum" in body(mail, "plain")
+    assert b"\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n" in mail.raw
+
+
+def test_publishing_and_sending_twice_sends_once(announce, subscribe, publish_and_send, inbox):
+    """A second run on the same day changes nothing."""
+    subscribe("ada@example.org", "quantum")
+    announce(make_sighting(title="Quantum tea"))
+
+    assert publish_and_send() == 1
+    assert publish_and_send() == 0
+
+    assert len(inbox.received) == 1
+
+
+def test_who_left_gets_nothing(announce, subscribe, services, publish_and_send, inbox):
+    """Somebody who leaves after the edition was compiled gets nothing of it."""
+    subscribe("ada@example.org", "quantum")
+    announce(make_sighting(title="Quantum tea"))
+    list(services.publish(TODAY, everyone=True))
+    with reading(services.engine) as conn:
+        reader = subscribers.by_email(conn, "ada@example.org")
+
+    signup.leave(services.engine, reader.secret, TODAY)
+
+    assert services.dispatch(once=True, clock=TODAY).sent == 0
+    assert inbox.received == []
+    with reading(services.engine) as conn:
+        (delivery,) = deliveries.listing(conn)
+    assert (delivery.status, delivery.reason) == (DeliveryStatus.CANCELLED, "left")
+
+
+def test_arxiv_on_monday_hugging_face_on_tuesday(announce, subscribe, publish_and_send, inbox):
+    """A paper that two sources announce on two days reaches the readers of both, each once."""
+    subscribe("category@example.org", "cat:cs.LG")
+    subscribe("trending@example.org", "trending")
+    subscribe("both@example.org", "cat:cs.LG", "source:huggingface")
+    announce(make_sighting("3001.00001", title="Tea leaves", categories=("cs.LG",)))
+    publish_and_send(days=0)
+    listed = {"source": "huggingface", "categories": (), "upvotes": 12}
+    announce(make_sighting("3001.00001", title="Tea leaves", **listed), days=1)
+    publish_and_send(days=1)
+    publish_and_send(days=2)
+
+    told = sorted(mail.rcpt_to[0] for mail in inbox.received)
+
+    assert told == ["both@example.org", "category@example.org", "trending@example.org"]
+    assert all("Tea leaves" in body(mail, "plain") for mail in inbox.received)
+
+
+def test_a_busy_server_puts_it_back_in_the_outbox(announce, subscribe, services, inbox):
+    """450 keeps the delivery queued, and a later try sends it."""
+    subscribe("ada@example.org", "quantum")
+    announce(make_sighting(title="Quantum tea"))
+    list(services.publish(TODAY, everyone=True))
+    inbox.refuse["ada@example.org"] = "450 4.2.0 Greylisted"
+
+    assert services.dispatch(once=True, clock=TODAY).deferred == 1
+    inbox.refuse.clear()
+    assert services.dispatch(once=True, clock=TODAY).sent == 0, "not before its time"
+    assert services.dispatch(once=True, clock=TODAY + timedelta(minutes=30)).sent == 1
+
+
+def test_an_address_that_does_not_exist_is_never_written_to_again(
+    announce, subscribe, publish_and_send, services, inbox
+):
+    """550 5.1.1 suppresses the address; the next edition passes it by."""
+    subscribe("gone@example.org", "quantum")
+    inbox.refuse["gone@example.org"] = "550 5.1.1 No such user here"
+    announce(make_sighting(title="Quantum tea"))
+    publish_and_send()
+    inbox.refuse.clear()
+    announce(make_sighting(title="Quantum cake"), days=1)
+
+    publish_and_send(days=1)
+
+    assert inbox.received == []
+    with reading(services.engine) as conn:
+        reader = subscribers.by_email(conn, "gone@example.org")
+        hash_ = subscribers.address_hash(reader.email, KEY)
+        assert subscribers.suppressed(conn, hash_) is not None
+        assert len(deliveries.listing(conn)) == 1, "nothing was compiled for it"

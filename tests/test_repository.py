@@ -186,6 +186,16 @@ def test_every_document_that_is_linked_exists():
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
+def test_every_decision_that_the_code_names_is_written_down():
+    index = (ROOT / "docs" / "decisions" / "README.md").read_text()
+
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        for name in re.findall(r"docs/decisions/([\w-]+\.md)", path.read_text()):
+            assert (ROOT / "docs" / "decisions" / name).exists(), f"{path.name} names {name}"
+    for path in (ROOT / "docs" / "decisions").glob("[!R]*.md"):
+        assert f"({path.name})" in index
+
+
 def test_every_module_says_its_job_in_its_first_line():
     for path in (ROOT / "pipeline").rglob("*.py"):
         docstring = ast.get_docstring(ast.parse(path.read_text())) or ""

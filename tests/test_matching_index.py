@@ -92,6 +92,7 @@ class TestFields:
             ('au:"Anna Erdos"', False),
             ('au:"Ada Lovelace"', True),
             ('au:"A. K. Lovelace"', False),
+            ('au:"A. A. Lovelace"', False),
             ("au:Love", False),
             ("graphs -cat:cs.LG", False),
             ("graphs -au:lovelace", False),
@@ -180,6 +181,9 @@ class TestFloor:
 
         assert not finds(paper, query)
 
+    def test_words_of_two_texts_are_not_together(self):
+        assert not finds(make_paper("On the Flow", "Matching is what we do."), "flow matching")
+
     @pytest.mark.parametrize(
         ("query", "abstract"),
         [
@@ -205,6 +209,7 @@ class TestFloor:
             ("model", "A Model of It", "Our model is a good model.", True),
             ("agent", "Untitled", "An agent does it.", False),
             ("agent", "Untitled", "Agents teach agents to be agents.", True),
+            ("agent", "Untitled", "An agent meets an agent.", False),
             ("agent", "An Agent", "It does it.", True),
             ("mamba", "Untitled", "We use mamba.", True),
             ('"agent"', "Untitled", "An agent does it.", True),
@@ -241,6 +246,13 @@ class TestPhrases:
         (found,) = PaperIndex([paper]).search(parse("chain of thought"))
 
         assert found.phrases == ("Chain-of-Thought",)
+
+    def test_a_phrase_ends_with_its_sentence(self):
+        paper = make_paper("Untitled", "This is deep learning. Deep nets learn.")
+
+        (found,) = PaperIndex([paper]).search(parse("deep learning"))
+
+        assert found.phrases == ("deep learning",)
 
     def test_what_is_left_out_is_no_reason(self):
         (found,) = PaperIndex([make_paper("Graphs and Trees")]).search(parse("graphs -leaves"))

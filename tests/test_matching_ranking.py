@@ -64,7 +64,9 @@ class TestPick:
         assert picked(TopicCandidates("a", far)) == [1, 2]
 
     def test_ties_go_to_the_lower_id(self):
-        assert picked(topic("a", 1.0, 1.0, 1.0)) == [1, 2, 3]
+        papers = [Candidate(paper, 1.0, title=f"number{paper}") for paper in (3, 1, 2)]
+
+        assert picked(TopicCandidates("a", papers)) == [1, 2, 3]
 
     def test_a_near_duplicate_gives_way(self):
         papers = [

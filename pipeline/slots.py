@@ -53,10 +53,19 @@ def is_slot_day(day: date, schedule: Schedule) -> bool:
             return day.weekday() == schedule.weekday
 
 
-def first_slot(schedule: Schedule, after: datetime) -> datetime:
-    """The first slot of a reader who has had none: strictly after `after`."""
-    today = local_date(after, schedule) - timedelta(days=1)
-    return next(slot for slot in _slots_from(today, schedule) if slot > after)
+def first_slot(
+    schedule: Schedule,
+    after: datetime,
+    last_slot_at: datetime | None = None,
+    last_edition_on: date | None = None,
+) -> datetime:
+    """The first slot strictly after `after`, of a reader who has had none, or who comes back."""
+    yesterday = local_date(after, schedule) - timedelta(days=1)
+    return next(
+        slot
+        for slot in _slots_from(yesterday, schedule)
+        if slot > after and may_follow(slot, schedule, last_slot_at, last_edition_on)
+    )
 
 
 def next_slot(schedule: Schedule, last_slot_at: datetime, last_edition_on: date) -> datetime:
@@ -67,7 +76,7 @@ def next_slot(schedule: Schedule, last_slot_at: datetime, last_edition_on: date)
     return next(
         slot
         for slot in _slots_from(last_edition_on, schedule)
-        if _may_follow(slot, schedule, last_slot_at, last_edition_on)
+        if may_follow(slot, schedule, last_slot_at, last_edition_on)
     )
 
 
@@ -87,17 +96,18 @@ def newest_slot(
         slot = slot_on(day, schedule)
         if slot <= next_slot_at:
             break
-        if slot <= now and _may_follow(slot, schedule, last_slot_at, last_edition_on):
+        if slot <= now and may_follow(slot, schedule, last_slot_at, last_edition_on):
             return slot
     return next_slot_at
 
 
-def _may_follow(
+def may_follow(
     slot: datetime,
     schedule: Schedule,
     last_slot_at: datetime | None,
     last_edition_on: date | None,
 ) -> bool:
+    """Whether a slot keeps its distance from the last one served, in hours and in dates."""
     if last_slot_at is not None and slot - last_slot_at < REST:
         return False
     return last_edition_on is None or local_date(slot, schedule) > last_edition_on

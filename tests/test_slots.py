@@ -1,0 +1,191 @@
+"""The reader's calendar: every hour of every zone, and nobody twice a day."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo, available_timezones
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipeline import slots
+from pipeline.domain import Frequency, Schedule, Weekday
+from pipeline.errors import SettingsError
+from tests.factories import make_schedule
+
+ODD_ZONES = (
+    "Africa/Casablanca",  # leaves its summer time for Ramadan
+    "America/Nuuk",  # its clocks jump from 22:00 or 23:00 into the next day
+    "America/Sao_Paulo",  # had no midnight once a year
+    "Asia/Kathmandu",
+    "Asia/Tehran",
+    "Australia/Lord_Howe",  # moves by half an hour
+    "Europe/Berlin",
+    "Pacific/Apia",  # had no 30 December 2011
+    "Pacific/Kiritimati",
+    "Pacific/Pago_Pago",
+)
+EARLIEST, LATEST = date(2005, 1, 1), date(2035, 12, 31)
+
+zones = st.sampled_from(ODD_ZONES) | st.sampled_from(sorted(available_timezones() - {"localtime"}))
+days = st.dates(EARLIEST, LATEST)
+hours = st.builds(time, st.integers(0, 23), st.sampled_from([0, 15, 30]))
+schedules = st.builds(
+    Schedule, hours, zones, st.sampled_from(list(Frequency)), st.sampled_from(list(Weekday))
+)
+moments = st.datetimes(datetime(2005, 1, 1), datetime(2035, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001
+
+
+def local(instant: datetime, timezone: str) -> datetime:
+    return instant.astimezone(ZoneInfo(timezone)).replace(tzinfo=None)
+
+
+# --- One slot -----------------------------------------------------------------------------------
+
+
+@given(days, schedules)
+@example(date(2011, 12, 30), make_schedule(8, "Pacific/Apia"))
+@example(date(2024, 3, 30), make_schedule(23, "America/Nuuk"))
+def test_a_slot_is_the_first_instant_that_is_not_before_the_readers_hour(day, schedule):
+    """True of a plain hour, of the first of two, and of the end of a gap."""
+    wanted = datetime.combine(day, schedule.at)
+
+    slot = slots.slot_on(day, schedule)
+
+    assert local(slot, schedule.timezone) >= wanted
+    # No clock is set back by more than a few hours, so what is earlier than that is earlier.
+    quarters = (slot - timedelta(minutes=15 * n) for n in range(1, 13))
+    assert all(local(earlier, schedule.timezone) < wanted for earlier in quarters)
+    assert local(slot - timedelta(microseconds=1), schedule.timezone) < wanted
+
+
+@pytest.mark.parametrize(
+    ("day", "hour", "timezone", "expected"),
+    [
+        (date(2030, 3, 31), 2, "Europe/Berlin", "2030-03-31T01:00"),  # 02:00 does not exist
+        (date(2030, 10, 27), 2, "Europe/Berlin", "2030-10-27T00:00"),  # 02:00 comes twice
+        (date(2024, 10, 6), 2, "Australia/Lord_Howe", "2024-10-05T15:30"),  # 02:00 is 02:30
+        (date(2024, 4, 7), 1, "Australia/Lord_Howe", "2024-04-06T14:00"),
+        (date(2018, 11, 4), 0, "America/Sao_Paulo", "2018-11-04T03:00"),  # no midnight
+        (date(2011, 12, 30), 8, "Pacific/Apia", "2011-12-30T10:00"),  # no such day at all
+        (date(2030, 1, 2), 8, "Asia/Kathmandu", "2030-01-02T02:15"),
+    ],
+)
+def test_known_oddities_of_the_clock(day, hour, timezone, expected):
+    slot = slots.slot_on(day, make_schedule(hour, timezone))
+
+    assert slot == datetime.fromisoformat(expected).replace(tzinfo=UTC)
+
+
+@given(moments, schedules)
+def test_the_first_slot_lies_ahead_within_a_week_and_a_bit(after, schedule):
+    slot = slots.first_slot(schedule, after)
+
+    assert after < slot <= after + timedelta(days=9)
+
+
+def test_a_returning_reader_waits_for_a_day_that_had_no_edition():
+    """At nine they come back and ask for ten o'clock; today's came at eight."""
+    served = datetime(2030, 1, 2, 8, tzinfo=UTC)
+    after = served + timedelta(hours=1)
+
+    assert slots.first_slot(make_schedule(10), after) == served + timedelta(hours=2)
+    assert slots.first_slot(make_schedule(10), after, served, served.date()) == served + timedelta(
+        hours=26
+    )
+
+
+def test_an_unknown_zone_is_named():
+    with pytest.raises(SettingsError, match="Mars/Olympus"):
+        slots.slot_on(EARLIEST, make_schedule(timezone="Mars/Olympus"))
+
+
+# --- Days ---------------------------------------------------------------------------------------
+
+
+def test_weekly_means_monday_unless_another_day_is_asked_for():
+    monday = date(2030, 1, 7)
+    week = [monday + timedelta(days=n) for n in range(7)]
+
+    weekly = Schedule(frequency=Frequency.WEEKLY)
+    on_sundays = make_schedule(frequency=Frequency.WEEKLY, weekday=Weekday.SUNDAY)
+    weekdays = make_schedule(frequency=Frequency.WEEKDAYS)
+
+    assert [day for day in week if slots.is_slot_day(day, weekly)] == [monday]
+    assert [day for day in week if slots.is_slot_day(day, on_sundays)] == week[6:]
+    assert [day for day in week if slots.is_slot_day(day, weekdays)] == week[:5]
+    assert all(slots.is_slot_day(day, make_schedule()) for day in week)
+
+
+def test_an_edition_bears_the_readers_date_not_the_servers():
+    """Eight in the morning on Kiritimati is still yesterday in London."""
+    schedule = make_schedule(8, "Pacific/Kiritimati")
+    slot = slots.slot_on(date(2030, 1, 2), schedule)
+
+    assert slot.date() == date(2030, 1, 1)
+    assert slots.local_date(slot, schedule) == date(2030, 1, 2)
+
+
+# --- A reader's history -------------------------------------------------------------------------
+
+
+@given(
+    start=moments.filter(lambda moment: moment.year < 2035),
+    history=st.lists(st.tuples(schedules, st.integers(1, 200)), min_size=1, max_size=12),
+)
+def test_dates_increase_and_slots_rest_whatever_the_reader_changes(start, history):
+    """They change zone, hour and frequency, and the service sleeps for hours or days between."""
+    now, last_slot_at, last_edition_on = start, None, None
+    for schedule, slept in history:
+        due_at = (
+            slots.first_slot(schedule, now)
+            if last_slot_at is None
+            else slots.next_slot(schedule, last_slot_at, last_edition_on)
+        )
+        now = max(now, due_at) + timedelta(hours=slept)
+
+        slot = slots.newest_slot(schedule, now, due_at, last_slot_at, last_edition_on)
+        edition_on = slots.local_date(slot, schedule)
+
+        assert due_at <= slot <= now
+        if last_slot_at is not None:
+            assert slot - last_slot_at >= timedelta(hours=20)
+            assert edition_on > last_edition_on
+        last_slot_at, last_edition_on = slot, edition_on
+
+
+@given(moments, schedules, st.integers(1, 60))
+def test_after_an_outage_only_the_newest_slot_is_served(start, schedule, days_away):
+    first = slots.first_slot(schedule, start)
+    now = first + timedelta(days=days_away)
+
+    slot = slots.newest_slot(schedule, now, first, None, None)
+
+    following = slots.next_slot(schedule, slot, slots.local_date(slot, schedule))
+    assert slot <= now
+    assert following > now or following - slot < timedelta(hours=24)  # its date was had already
+
+
+@given(schedules, days)
+def test_an_undisturbed_year_misses_no_day(schedule, start):
+    """A hundred slots in a row are a hundred days of the calendar, less a gap of the zone's."""
+    first = slots.first_slot(schedule, datetime.combine(start, time(), UTC))
+    served = list(_in_a_row(schedule, first, 30))
+
+    step = 7 if schedule.frequency is Frequency.WEEKLY else 1
+    dates = [slots.local_date(slot, schedule) for slot in served]
+    steps = [later - earlier for earlier, later in pairwise(dates)]
+    longest = {Frequency.DAILY: 2, Frequency.WEEKDAYS: 4, Frequency.WEEKLY: 8}
+    assert all(timedelta(step - 1) < gap for gap in steps)
+    assert max(steps) <= timedelta(longest[schedule.frequency])
+    late = [gap for gap in steps if gap > timedelta(longest[schedule.frequency] - 1)]
+    assert len(late) <= 2
+
+
+def _in_a_row(schedule: Schedule, slot: datetime, count: int) -> Iterator[datetime]:
+    for _ in range(count):
+        yield slot
+        slot = slots.next_slot(schedule, slot, slots.local_date(slot, schedule))

@@ -33,10 +33,13 @@ HOUSE = House(
     operator_name="Example Reading Group",
     operator_address="12 Sample Street, 10115 Berlin",
 )
-LINKS = HOUSE.links(
+LINKS = MailLinks(
     unsubscribe="https://papers.example.org/unsubscribe/k3hd82hs",
     preferences="https://papers.example.org/preferences/17.1.x",
     view="https://papers.example.org/digests/4.1.x",
+    subscribe="https://papers.example.org/subscribe",
+    privacy="https://papers.example.org/privacy",
+    archive="https://papers.example.org/papers",
 )
 SMALL = 90_000  # bytes; Gmail clips at 102 KB
 

@@ -1,6 +1,6 @@
 """A digest as readers see it: subject, HTML and text, ready for the wire.
 
-    domain.Digest -> views (what is shown) -> templates (how) -> wire (bytes)
+    domain.Digest -> views (what is shown) -> templates (how) -> cards, renderer (kept, joined)
 
 `Renderer.digest` is the fast way: each card is made once and kept, and a mail is joined from
 pieces. `Renderer.page` is the plain way: one template, one call. Both give the same words.

@@ -40,16 +40,8 @@ class House:
         return urlsplit(self.site_url).hostname or self.site_url
 
     @property
-    def subscribe(self) -> str:
-        return f"{self.site_url}/subscribe"
-
-    @property
     def privacy(self) -> str:
         return f"{self.site_url}/privacy"
-
-    @property
-    def archive(self) -> str:
-        return f"{self.site_url}/papers"
 
     @property
     def accent(self) -> str:
@@ -59,7 +51,3 @@ class House:
     @property
     def accent_on_dark(self) -> str:
         return readable(self.accent_color, SHEET_DARK)
-
-    def links(self, *, unsubscribe: str, preferences: str, view: str) -> MailLinks:
-        """The reader's own links beside the house's pages."""
-        return MailLinks(unsubscribe, preferences, view, self.subscribe, self.privacy, self.archive)

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import structlog
 from jinja2 import Template, TemplateError
-from markupsafe import escape
 
 from pipeline.domain import Digest, Pick
 from pipeline.errors import RenderError
-from pipeline.rendering import frames, templates, views, words
-from pipeline.rendering.frames import Frame
+from pipeline.rendering import templates, views, words
+from pipeline.rendering.cards import Cards, WireCard
+from pipeline.rendering.gaps import Part, gap, part
 from pipeline.rendering.house import House, MailLinks
 from pipeline.rendering.recent import Recent
-from pipeline.rendering.templates import Form
-from pipeline.rendering.views import Edition, Personal, Room
-from pipeline.rendering.wire import fragment
+from pipeline.rendering.views import Edition, Personal
+from pipeline.rendering.wire import escaped, fragment
 
-CARDS = 8_192  # of about 4 KB each
 FRAMES = 512  # of about 15 KB each
+
+PERSONAL = tuple(field.name for field in fields(Personal))
+UNKNOWN = Personal(**{name: gap(name) for name in PERSONAL})  # while a frame is made ready
 
 log = structlog.get_logger(__name__)
 
@@ -38,18 +39,13 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
-class WireCard:
-    """One paper, ready for any mail that shows it for the same reasons."""
-
-    title: str
-    text: bytes
-    html: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class WireFrame:
-    text: Frame
-    html: Frame
+    """Everything but the cards, ready for any mail of the same edition but for personal words."""
+
+    text_head: Part
+    text_tail: Part
+    html_head: Part
+    html_tail: Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ class Renderer:
     def __init__(self, house: House, folder: Path) -> None:
         self._house = house
         self._templates = templates.load(folder, house)
-        self._cards: Recent[object, WireCard] = Recent(CARDS)
+        self._cards = Cards(house, self._templates)
         self._frames: Recent[object, WireFrame] = Recent(FRAMES)
 
     @property
@@ -82,16 +78,20 @@ class Renderer:
         cards = [card for _, card in self._shown(digest)]
         spoken = _words(digest, links, [card.title for card in cards])
         frame = self._frame(spoken.edition, links)
+        in_text, in_html = _personal_wire(spoken.personal)
         return Rendered(
             spoken.subject,
-            _joined(frame.text, _in_text(spoken.personal), [card.text for card in cards]),
-            _joined(frame.html, _in_html(spoken.personal), [card.html for card in cards]),
+            _joined(frame.text_head, [card.text for card in cards], frame.text_tail, in_text),
+            _joined(frame.html_head, [card.html for card in cards], frame.html_tail, in_html),
         )
 
     def page(self, digest: Digest, links: MailLinks) -> tuple[str, str, str]:
         """Subject, HTML and text of the same mail as plain strings, made the plain way."""
         room = views.room(len(digest.picks))
-        cards = [views.card(pick, self._house, room) for pick, _ in self._shown(digest)]
+        cards = [
+            views.card(pick.paper, views.reasons(pick.reasons, room), self._house, room)
+            for pick, _ in self._shown(digest)
+        ]
         spoken = _words(digest, links, [card.title for card in cards])
         context = {
             "edition": spoken.edition,
@@ -118,24 +118,9 @@ class Renderer:
         room = views.room(len(digest.picks))
         for pick in digest.picks:
             try:
-                yield pick, self._card(pick, room)
+                yield pick, self._cards.get(pick, room)
             except RenderError as error:
                 log.warning("card left out", paper=pick.paper.id, error=str(error))
-
-    def _card(self, pick: Pick, room: Room) -> WireCard:
-        key = _card_key(pick, room)
-        return self._cards.get(key, lambda: self._new_card(pick, room))
-
-    def _new_card(self, pick: Pick, room: Room) -> WireCard:
-        try:
-            card = views.card(pick, self._house, room)
-            return WireCard(
-                title=card.title,
-                text=fragment(self._templates.digest_text.card.render(pick=card)),
-                html=fragment(self._templates.digest_html.card.render(pick=card)),
-            )
-        except (TemplateError, TypeError, ValueError, AttributeError) as error:
-            raise RenderError(f"paper {pick.paper.id}: {error}") from error
 
     def _frame(self, edition: Edition, links: MailLinks) -> WireFrame:
         pages = (links.subscribe, links.privacy, links.archive)
@@ -144,29 +129,16 @@ class Renderer:
         )
 
     def _new_frame(self, context: Mapping[str, Any]) -> WireFrame:
+        text, html = self._templates.digest_text, self._templates.digest_html
         try:
             return WireFrame(
-                text=_encoded(self._templates.digest_text, context),
-                html=_encoded(self._templates.digest_html, context),
+                *(
+                    part(template.render(context, mail=UNKNOWN))
+                    for template in (text.head, text.tail, html.head, html.tail)
+                )
             )
         except TemplateError as error:
             raise RenderError(f"digest: {error}") from error
-
-
-def _card_key(pick: Pick, room: Room) -> object:
-    """All that a card shows: the version stands for the paper's words."""
-    paper = pick.paper
-    return (
-        paper.id,
-        paper.version,
-        paper.upvotes,
-        paper.comments,
-        paper.links,
-        paper.sources,
-        paper.withdrawn,
-        pick.reasons,
-        room,
-    )
 
 
 def _words(digest: Digest, links: MailLinks, titles: list[str]) -> Words:
@@ -206,22 +178,17 @@ def _topics(labels: tuple[str, ...]) -> tuple[str, str]:
     return line, words.wrap(line)
 
 
-def _encoded(form: Form, context: Mapping[str, Any]) -> Frame:
-    return Frame(head=frames.part(form.head, context), tail=frames.part(form.tail, context))
-
-
-def _in_text(personal: Personal) -> dict[str, bytes]:
-    return {name: fragment(getattr(personal, name)) for name in frames.GAP_NAMES}
-
-
-def _in_html(personal: Personal) -> dict[str, bytes]:
-    return {name: fragment(str(escape(getattr(personal, name)))) for name in frames.GAP_NAMES}
+def _personal_wire(personal: Personal) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """What fills the gaps of a frame: in the text, in the HTML."""
+    said = {name: getattr(personal, name) for name in PERSONAL}
+    in_text = {name: fragment(text) for name, text in said.items()}
+    return in_text, {name: escaped(text) for name, text in said.items()}
 
 
 def _joined(
-    frame: Frame, personal: Mapping[str, bytes], cards: Iterable[bytes]
+    head: Part, cards: Iterable[bytes], tail: Part, personal: Mapping[str, bytes]
 ) -> tuple[bytes, ...]:
-    return (*frame.head.filled(personal), *cards, *frame.tail.filled(personal))
+    return (*head.filled(personal), *cards, *tail.filled(personal))
 
 
 def _render(template: Template, context: Mapping[str, Any]) -> str:

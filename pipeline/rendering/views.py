@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TypeGuard
 from urllib.parse import quote, urlsplit
 
-from pipeline.domain import Digest, Paper, Pick, Reason
+from pipeline.domain import Digest, Paper, Reason
 from pipeline.rendering import words
 from pipeline.rendering.house import House
 
@@ -33,10 +33,15 @@ class PaperLink:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """A topic of the reader's, and the words of the paper that matched it, joined; maybe ""."""
+    """A topic of the reader's, and the words of the paper that matched it.
+
+    Like the words of `Personal` they are put in place as they are; a template may test `phrases`,
+    which is "" for a topic that has no words, and nothing else of them.
+    """
 
     label: str
-    phrases: str
+    phrases: str  # "“dense retrieval”, “reranker”"
+    line: str  # both in the text part, wrapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +111,7 @@ def room(papers: int) -> Room:
     return next((room for most, room in ROOMS.items() if papers <= most), LEAST_ROOM)
 
 
-def card(pick: Pick, house: House, room: Room) -> Card:
-    paper = pick.paper
+def card(paper: Paper, why: tuple[Why, ...], house: House, room: Room) -> Card:
     return Card(
         title=title(paper),
         url=_best_link(paper, house),
@@ -115,10 +119,15 @@ def card(pick: Pick, house: House, room: Room) -> Card:
         byline=" · ".join(_byline(paper)),
         counts=" · ".join(_counts(paper)),
         abstract=words.cut(words.clean(paper.abstract), room.abstract),
-        why=tuple(_why(reason, room.phrases) for reason in pick.reasons[:REASONS]),
+        why=why,
         links=tuple(_links(paper)[: room.links]),
         withdrawn=paper.withdrawn,
     )
+
+
+@lru_cache(maxsize=8_192)
+def reasons(given: tuple[Reason, ...], room: Room) -> tuple[Why, ...]:
+    return tuple(_why(reason, room.phrases) for reason in given[:REASONS])
 
 
 def title(paper: Paper) -> str:
@@ -161,11 +170,11 @@ def topics(labels: tuple[str, ...]) -> str:
 
 
 def _why(reason: Reason, most: int) -> Why:
-    phrases = (words.cut_at_word(words.clean(p), LABEL) for p in reason.phrases[:most])
-    return Why(
-        label=words.cut_at_word(words.clean(reason.label), LABEL),
-        phrases=", ".join(f"“{phrase}”" for phrase in phrases if phrase),
-    )
+    label = words.cut_at_word(words.clean(reason.label), LABEL)
+    shown = (words.cut_at_word(words.clean(p), LABEL) for p in reason.phrases[:most])
+    phrases = ", ".join(f"“{phrase}”" for phrase in shown if phrase)
+    matched = f": matched {phrases}" if phrases else ""
+    return Why(label, phrases, words.wrap(f"For {label}{matched}"))
 
 
 def _byline(paper: Paper) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from binascii import b2a_qp
 
+from markupsafe import escape
+
 LINE = 76  # RFC 2045, section 6.7, rule 5: the "=" of a soft break included
 
 
@@ -20,6 +22,11 @@ def fragment(text: str) -> bytes:
         encoded = _soft_break(encoded)
     encoded = encoded.replace(b"\n", b"\r\n").replace(b"\n.", b"\n..")
     return b"." + encoded if encoded.startswith(b".") else encoded
+
+
+def escaped(text: str) -> bytes:
+    """`fragment` of `text` as HTML shows it."""
+    return fragment(str(escape(text)))
 
 
 def _soft_break(encoded: bytes) -> bytes:

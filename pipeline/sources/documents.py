@@ -205,6 +205,8 @@ def parse_xml(raw: bytes | str, entries: frozenset[str], most: int = 10_000) -> 
     if len(raw) > LARGEST_DOCUMENT:
         raise DocumentError(f"is XML of more than {LARGEST_DOCUMENT >> 20} MB")
     text = raw if isinstance(raw, str) else decode(raw)
+    if not text.strip():
+        raise DocumentError("is empty")
     builder = _Builder(entries, most)
     parser = DefusedXMLParser(target=builder, forbid_dtd=True)
     broken = None
@@ -217,7 +219,7 @@ def parse_xml(raw: bytes | str, entries: frozenset[str], most: int = 10_000) -> 
     except ParseError as error:
         broken = f"is not well-formed XML: {error}"
     if builder.root is None:
-        raise DocumentError(broken or "is empty")
+        raise DocumentError(broken or "is no XML")
     return XMLDocument(builder.root, builder.complete, broken)
 
 

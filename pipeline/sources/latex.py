@@ -101,7 +101,7 @@ def _without_formulas(text: str) -> str:
 
 
 def _is_formula(match: re.Match[str]) -> bool:
-    """Braces in pairs, and Pandoc's rule, which keeps "$5 and $10" apart: no space inside, no digit behind."""
+    """Braces in pairs, and Pandoc's rule: no space just inside, no digit behind: "$5 and $10"."""
     inner, behind = match[2], match.string[match.end() : match.end() + 1]
     if inner.count("{") != inner.count("}"):
         return False

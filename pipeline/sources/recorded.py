@@ -54,7 +54,7 @@ def read_file(path: Path, source: str | None = None) -> list[tuple[str, Reading]
         why = f"{path.name} is a broken gzip file"
     except OSError as error:
         why = f"{path.name} cannot be read: {error.strerror or error}"
-    raise SourceError(source or "file", clean(why, 500), retryable=False)
+    raise SourceError(source or "file", _one_line(why), retryable=False)
 
 
 class _Recording:
@@ -187,6 +187,11 @@ class _Recording:
             upvotes=count_in(row.get("upvotes")),
             comments=count_in(row.get("comments")),
         )
+
+
+def _one_line(text: str) -> str:
+    """For a terminal: a file's name may hold anything."""
+    return "".join(c if c.isprintable() else " " for c in text)[:500]
 
 
 def _server_named(answer: dict[str, Any]) -> str | None:

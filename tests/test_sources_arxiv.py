@@ -1,0 +1,407 @@
+"""arXiv's feed, API and calendar, from a server on loopback that answers in their shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from pipeline.errors import SourceError
+from pipeline.sources import Validator
+from pipeline.sources.arxiv import Arxiv, ArxivAPI
+from pipeline.sources.arxiv_calendar import feed_day, first_feed_day
+from pipeline.sources.arxiv_formats import read_listing, read_xml
+from pipeline.sources.documents import DocumentError
+from pipeline.sources.http import Client
+from tests.source_answers import (
+    api,
+    api_entry,
+    api_error,
+    feed,
+    feed_entry,
+    listed,
+    listing,
+    oai,
+    oai_record,
+    rss,
+    rss_item,
+)
+from tests.source_server import Reply, Site, serve
+
+NOW = datetime(2026, 7, 31, 6, tzinfo=UTC)  # a Friday, two hours after the feed was built
+FRIDAY = NOW.date()
+FEED = "/atom/cs.AI+cs.CL"
+API = "/api/query"
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serve() as site:
+        site.replies[FEED] = Reply(feed(feed_entry()))
+        site.replies[API] = Reply(api())
+        yield site
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client("Paperboy/test", allow_private=True, sleep=lambda seconds: None)
+
+
+@pytest.fixture
+def arxiv(site, client) -> Arxiv:
+    return Arxiv(client, ("cs.AI", "cs.CL"), feed_base=site.url, api_base=site.url)
+
+
+def read(arxiv: Arxiv, cursor: str | None = "2026-07-30/x", now: datetime = NOW):
+    return arxiv.read(since=FRIDAY, cursor=cursor, now=now)
+
+
+# --- The feed -----------------------------------------------------------------------------------
+
+
+def test_a_feed_entry_gives_everything_a_digest_shows(site, arxiv):
+    site.replies[FEED] = Reply(
+        feed(
+            feed_entry(
+                title="On $L^2$ & a < b",
+                abstract="We prove x < y & more.",
+                authors=r"Mikol\'a\v{s} Janota (Prague (CZ)), Ada Lovelace",
+                categories=("cs.CL", "cs.AI"),
+            )
+        )
+    )
+
+    (sighting,) = read(arxiv).sightings
+
+    assert (sighting.source, sighting.source_id, sighting.version) == ("arxiv", "2607.28624", 1)
+    assert sighting.title == "On L² & a < b"
+    assert sighting.abstract == "We prove x < y & more."
+    assert sighting.authors == ("Mikoláš Janota", "Ada Lovelace")
+    assert sighting.categories == ("cs.CL", "cs.AI")
+    assert sighting.announced_on == FRIDAY
+    assert sighting.links.abstract == "https://arxiv.org/abs/2607.28624"
+    assert not sighting.update_only
+
+
+@pytest.mark.parametrize(
+    ("kind", "update_only"),
+    [("new", False), ("cross", False), ("replace", True), ("replace-cross", True)],
+)
+def test_only_new_and_cross_make_papers(site, arxiv, kind, update_only):
+    """A replacement, here a v2, may only change a paper that is known."""
+    site.replies[FEED] = Reply(feed(feed_entry("2607.00001v2", kind=kind)))
+
+    (sighting,) = read(arxiv).sightings
+
+    assert sighting.update_only is update_only
+    assert (sighting.arxiv_id, sighting.version) == ("2607.00001", 2)
+
+
+def test_a_paper_that_stands_in_the_feed_twice_comes_once(site, arxiv):
+    """A cross-list delivered twice, once as a replacement: it stays a candidate."""
+    site.replies[FEED] = Reply(
+        feed(
+            feed_entry(kind="replace-cross", categories=("cs.LG",)),
+            feed_entry(kind="cross", categories=("cs.AI", "cs.LG")),
+        )
+    )
+
+    (sighting,) = read(arxiv).sightings
+
+    assert not sighting.update_only
+    assert sighting.categories == ("cs.AI", "cs.LG")
+
+
+def test_the_feed_of_a_daylight_saving_day_keeps_its_date(site, arxiv):
+    """Midnight in New York is 05:00 UTC in winter and 04:00 in summer; the day is New York's."""
+    for on in ("2026-03-09T00:00:00-04:00", "2026-11-02T00:00:00-05:00"):
+        site.replies[FEED] = Reply(feed(feed_entry(on=on)))
+
+        reading = read(arxiv, cursor=f"{on[:10]}/x")
+
+        assert reading.sightings[0].announced_on == date.fromisoformat(on[:10])
+
+
+def test_yesterdays_feed_under_todays_date_is_unchanged(site, arxiv):
+    """The date of a feed is no proof of its freshness; the papers in it are."""
+    site.replies[FEED] = Reply(
+        feed(*(feed_entry(f"2607.0000{n}v1", on="2026-07-30T00:00:00-04:00") for n in (1, 2)))
+    )
+    thursday = read(arxiv, cursor="2026-07-29/x", now=NOW - timedelta(days=1))
+
+    site.replies[FEED] = Reply(feed(*(feed_entry(f"2607.0000{n}v1") for n in (2, 1))))
+    friday = read(arxiv, cursor=thursday.cursor)
+
+    assert len(thursday.sightings) == 2
+    assert (friday.unchanged, friday.sightings, friday.cursor) == (True, (), None)
+
+
+def test_an_empty_weekend_feed_is_quiet(site, arxiv):
+    site.replies[FEED] = Reply(feed())
+
+    reading = read(arxiv, cursor="2026-07-31/x", now=NOW + timedelta(days=1))
+
+    assert reading.sightings == ()
+    assert not reading.unchanged
+    assert API not in {urlsplit(path).path for path in site.paths}
+
+
+def test_a_feed_that_has_not_changed_is_not_sent_again(site, arxiv, client):
+    site.replies[FEED] = Reply(feed(feed_entry()), headers={"ETag": '"7"'})
+    first = read(arxiv)
+    assert first.validators == ((f"{site.url}{FEED}", Validator('"7"')),)
+
+    client.validators.put(*first.validators[0])
+    site.replies[FEED] = Reply(status=304)
+    second = read(arxiv, cursor=first.cursor)
+
+    assert site.asked[-1][1]["If-None-Match"] == '"7"'
+    assert second.unchanged
+
+
+def test_a_full_feed_is_read_again_in_halves(site, arxiv):
+    """A feed holds 2,000 papers at most; one that is full may have lost some."""
+    full = feed(*(feed_entry(f"2607.{n:05}v1", title="x") for n in range(2000)))
+    site.replies[FEED] = Reply(full)
+    site.replies["/atom/cs.AI"] = Reply(feed(feed_entry("2607.00001v1"), feed_entry()))
+    site.replies["/atom/cs.CL"] = Reply(feed(feed_entry("2607.00001v1"), feed_entry("2607.3v1")))
+
+    reading = read(arxiv)
+
+    assert [s.arxiv_id for s in reading.sightings] == ["2607.00001", "2607.28624"]
+    assert reading.skipped == ("entry 2: has no arXiv id (oai:arXiv.org:2607.3v1)",)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (feed(title='Feed error for query "cs.XX"'), "Feed error for query"),
+        (b"", "empty"),
+        (b"Service unavailable", "not well-formed"),
+        (b"<html><body>Sorry</body></html>", "unknown kind, <html>"),
+        (feed(feed_entry())[:-200], "not well-formed"),
+        (b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "b">]><feed/>', "DTD"),
+    ],
+)
+def test_a_feed_that_cannot_be_read_fails_the_look(site, arxiv, body, why):
+    site.replies[FEED] = Reply(body)
+
+    with pytest.raises(SourceError, match=why) as raised:
+        read(arxiv)
+    assert raised.value.source == "arxiv"
+    assert raised.value.retryable
+
+
+# --- Days that were missed ----------------------------------------------------------------------
+
+
+def asked_of_the_api(site: Site) -> list[dict[str, list[str]]]:
+    return [parse_qs(urlsplit(path).query) for path in site.paths if path.startswith(API)]
+
+
+def test_missed_days_are_filled_from_the_api(site, arxiv):
+    """The last look was on Tuesday, so Wednesday's and Thursday's papers are missing."""
+    site.replies[API] = Reply(
+        api(
+            api_entry("2607.00001v1", published="2026-07-27T17:00:00Z"),  # Tuesday's, known
+            api_entry("2607.00002v1", published="2026-07-27T19:00:00Z"),
+            api_entry("2607.00003v1", published="2026-07-29T12:00:00Z"),
+            api_entry("2607.00004v1", published="2026-07-29T19:00:00Z"),  # Friday's, in the feed
+        )
+    )
+
+    reading = read(arxiv, cursor="2026-07-28/x")
+
+    days = {s.arxiv_id: s.announced_on for s in reading.sightings}
+    assert days == {
+        "2607.00002": date(2026, 7, 29),
+        "2607.00003": date(2026, 7, 30),
+        "2607.28624": FRIDAY,
+    }
+    query = asked_of_the_api(site)[0]["search_query"][0]
+    assert query == ("(cat:cs.AI OR cat:cs.CL) AND submittedDate:[202607230000 TO 202607292359]")
+
+
+def test_a_first_look_fills_from_since(site, arxiv):
+    arxiv.read(since=date(2026, 7, 1), cursor=None, now=NOW)
+
+    assert len(asked_of_the_api(site)) == 6  # a week at a time, from six days before
+
+
+def test_nothing_is_asked_of_the_api_when_no_day_was_missed(site, arxiv):
+    """From Friday to Monday: the weekend is no gap."""
+    site.replies[FEED] = Reply(feed(feed_entry(on="2026-08-03T00:00:00-04:00")))
+
+    reading = read(arxiv, cursor="2026-07-31/x", now=NOW + timedelta(days=3))
+
+    assert asked_of_the_api(site) == []
+    assert reading.cursor is not None
+    assert reading.cursor.startswith("2026-08-03/")
+
+
+# --- The API ------------------------------------------------------------------------------------
+
+
+def test_pages_are_read_to_the_end(site, client):
+    names = [f"2607.{n:05}v1" for n in range(3)]
+    pages = [Reply(api(api_entry(name), total=3)) for name in names]
+    site.replies[API] = [*pages, Reply(status=500)]
+
+    answers = list(ArxivAPI(client, site.url).search("ti:x", now=NOW))
+
+    assert [a.sightings[0].arxiv_id for a in answers] == [name[:-2] for name in names]
+    assert [q["start"] for q in asked_of_the_api(site)] == [["0"], ["1"], ["2"]]
+
+
+def test_an_empty_page_before_the_end_is_asked_for_again(site, client):
+    site.replies[API] = [Reply(api(total=1)), Reply(api(api_entry(), total=1))]
+
+    answers = list(ArxivAPI(client, site.url).search("ti:x", now=NOW))
+
+    assert [len(a.sightings) for a in answers] == [1]
+
+
+def test_a_page_that_stays_empty_is_a_failure(site, client):
+    site.replies[API] = Reply(api(total=1))
+
+    with pytest.raises(SourceError, match="empty page at 0 of 1"):
+        list(ArxivAPI(client, site.url).search("ti:x", now=NOW))
+
+
+def test_no_results_are_no_failure(site, client):
+    (answer,) = ArxivAPI(client, site.url).search("id:0000.0000", now=NOW)
+
+    assert (answer.sightings, answer.total) == ((), 0)
+
+
+@pytest.mark.parametrize(("status", "scheme"), [(400, "https"), (200, "http")])
+def test_both_forms_of_an_error_entry_are_errors(site, client, status, scheme):
+    """400 and https today, 200 and http in older answers."""
+    site.replies[API] = Reply(api_error(scheme), status=status)
+
+    with pytest.raises(SourceError, match="incorrect id format for abc") as raised:
+        list(ArxivAPI(client, site.url).search("abc", now=NOW))
+    assert not raised.value.retryable
+    assert len(site.asked) == 1
+
+
+# --- Formats ------------------------------------------------------------------------------------
+
+
+def test_an_api_entry_tells_when_the_first_version_appeared():
+    (sighting,) = read_xml(api(api_entry("astro-ph/0601001v2", comment="12 pages"))).sightings
+
+    assert (sighting.arxiv_id, sighting.version) == ("astro-ph/0601001", 2)
+    assert sighting.published_at == datetime(2026, 7, 30, 12, tzinfo=UTC)
+    assert sighting.announced_on is None
+    assert sighting.categories == ("cs.AI", "cs.LG")
+    assert (sighting.note, sighting.abstract) == ("12 pages", "We do things.")
+
+
+def test_a_withdrawn_paper_says_so_in_its_comment():
+    answer = read_xml(api(api_entry(comment="This paper has been withdrawn by the author")))
+
+    assert answer.sightings[0].withdrawn
+
+
+def test_a_paper_of_3303_authors_is_one_paper():
+    authors = tuple(f"Author {n}" for n in range(3303))
+
+    (sighting,) = read_xml(api(api_entry(authors=authors))).sightings
+
+    assert sighting.author_count == len(sighting.authors) == 3303
+
+
+def test_rss_and_atom_say_the_same():
+    (from_rss,) = read_xml(rss(rss_item(title="a < b"))).sightings
+
+    assert (from_rss.arxiv_id, from_rss.version) == ("2607.28624", 1)
+    assert (from_rss.title, from_rss.abstract) == ("a < b", "We do things.")
+    assert from_rss.announced_on == FRIDAY
+    assert from_rss.authors == ("Ada Lovelace",)
+    assert from_rss.doi == "10.1000/abc"
+
+
+@pytest.mark.parametrize(
+    ("first", "update_only"),
+    [("Thu, 30 Jul 2026 12:00:00 GMT", False), ("Tue, 03 Sep 2019 14:03:55 GMT", True)],
+)
+def test_an_old_oai_record_is_an_update(first, update_only):
+    """Its datestamp is the last change; only the first version tells what is new."""
+    (sighting,) = read_xml(oai(oai_record(first=first))).sightings
+
+    assert sighting.update_only is update_only
+    assert sighting.authors == ("Pedro Orvalho", "Mikoláš Janota")
+    assert (sighting.version, sighting.doi) == (2, "10.1000/abc")
+    assert sighting.categories == ("cs.SE", "cs.AI")
+
+
+def test_oai_says_where_to_go_on_and_when_there_is_nothing():
+    assert read_xml(oai(oai_record(), token="abc|2000")).resumption == "abc|2000"
+    assert read_xml(oai(oai_record())).resumption is None
+    assert read_xml(oai(error='<error code="noRecordsMatch">none</error>')).sightings == ()
+    with pytest.raises(DocumentError, match="badArgument"):
+        read_xml(oai(error='<error code="badArgument">no such set</error>'))
+
+
+def test_a_listing_page_tells_new_from_replaced():
+    page = listing(
+        "<h3>New submissions (showing 1 of 1 entries)</h3>",
+        listed(title="a &lt; b"),
+        "<h3>Cross submissions (showing 1 of 1 entries)</h3>",
+        listed("2607.28646"),
+        "<h3>Replacement submissions (showing 1 of 1 entries)</h3>",
+        listed("2112.07752", version=5),
+    )
+
+    answer = read_listing(page.decode())
+
+    seen = [(s.arxiv_id, s.version, s.update_only) for s in answer.sightings]
+    assert seen == [("2608.09949", 1, False), ("2607.28646", 1, False), ("2112.07752", 5, True)]
+    assert answer.sightings[0].title == "a < b"
+    assert answer.sightings[0].authors == ("Ada Lovelace", "Grace Hopper")
+    assert answer.sightings[0].categories == ("cs.AI", "cs.LG")
+    assert {s.announced_on for s in answer.sightings} == {date(2026, 8, 12)}
+
+
+# --- The calendar -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("day", "due"),
+    [
+        ("2026-07-31", True),  # Friday: announced on Thursday evening
+        ("2026-08-01", False),  # Saturday
+        ("2026-08-02", False),  # Sunday
+        ("2026-08-03", True),  # Monday: announced on Sunday evening
+        ("2026-06-19", True),  # the holiday itself shows Thursday evening's
+        ("2026-09-08", False),  # after Labor Day evening
+        ("2026-11-27", False),  # after Thanksgiving evening
+        ("2026-12-30", False),
+        ("2026-12-31", True),
+        ("2027-01-01", False),
+    ],
+)
+def test_news_are_due_the_day_after_an_announcement(arxiv, day, due):
+    assert arxiv.news_due(date.fromisoformat(day)) is due
+
+
+@pytest.mark.parametrize(
+    ("submitted", "shown"),
+    [
+        ("2026-07-30T17:59:00+00:00", "2026-07-31"),  # Thursday 13:59 in New York
+        ("2026-07-30T18:01:00+00:00", "2026-08-03"),  # Thursday 14:01: Sunday evening
+        ("2026-07-31T18:01:00+00:00", "2026-08-04"),  # Friday 14:01: Monday evening
+        ("2026-08-02T12:00:00+00:00", "2026-08-04"),
+        ("2026-11-26T12:00:00+00:00", "2026-11-30"),  # Thanksgiving: no announcement
+        ("2026-03-06T18:30:00+00:00", "2026-03-09"),  # 13:30 in winter time
+        ("2026-03-09T18:30:00+00:00", "2026-03-11"),  # 14:30 in summer time
+    ],
+)
+def test_a_paper_is_shown_after_the_next_cut_off(submitted, shown):
+    day = first_feed_day(datetime.fromisoformat(submitted))
+
+    assert day == date.fromisoformat(shown)
+    assert feed_day(day)

@@ -1,0 +1,237 @@
+"""Hugging Face Daily Papers, read from a server on loopback that answers in its shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from pipeline.errors import SourceError
+from pipeline.sources import Validator
+from pipeline.sources.http import Client
+from pipeline.sources.huggingface import HuggingFace
+from tests.source_server import Reply, Site, serve
+
+NOW = datetime(2026, 7, 31, 9, tzinfo=UTC)
+TODAY = NOW.date()
+YESTERDAY = "2026-07-30"
+LIST = "/api/daily_papers"
+
+
+def entry(arxiv_id: str = "2607.28624", **fields) -> dict:
+    paper = {"id": arxiv_id, "title": f"A paper called {arxiv_id}", "authors": [], "upvotes": 3}
+    return {"paper": paper | fields, "numComments": 2, "somethingNew": {"of": "tomorrow"}}
+
+
+def reply(*entries: object, **headers: str) -> Reply:
+    return Reply(json.dumps(entries).encode(), headers=headers)
+
+
+def day(on: str, page: int = 0) -> str:
+    return f"{LIST}?date={on}&limit=50" + (f"&p={page}" if page else "")
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serve() as site:
+        site.replies[LIST] = reply()
+        yield site
+
+
+@pytest.fixture
+def source(site) -> HuggingFace:
+    client = Client("Paperboy/test", allow_private=True, sleep=lambda seconds: None)
+    return HuggingFace(client, site=site.url)
+
+
+def read(source: HuggingFace, cursor: str | None = TODAY.isoformat(), now: datetime = NOW):
+    return source.read(since=TODAY, cursor=cursor, now=now)
+
+
+def test_an_entry_gives_everything_a_digest_shows(site, source):
+    site.replies[day("2026-07-31")] = reply(
+        entry(
+            title="Faster $O(n)$ search for <b>a < b</b>",
+            summary="We search.\nAnd find.",
+            authors=[{"name": "Ada Lovelace", "hidden": False}, {"name": "Grace Hopper"}],
+            publishedAt="2026-07-30T00:00:00.000Z",
+            submittedOnDailyAt="2026-07-31T00:00:00.000Z",
+            upvotes=145,
+            ai_keywords=["world model", "world model", "language"],
+            githubRepo="https://github.com/ada/search",
+            projectPage="javascript:alert(1)",
+        )
+    )
+
+    (sighting,) = read(source).sightings
+
+    assert sighting.source == "huggingface"
+    assert sighting.source_id == sighting.arxiv_id == "2607.28624"
+    assert sighting.title == "Faster O(n) search for a < b"
+    assert sighting.abstract == "We search. And find."
+    assert sighting.authors == ("Ada Lovelace", "Grace Hopper")
+    assert sighting.keywords == ("world model", "language")
+    assert (sighting.upvotes, sighting.comments) == (145, 2)
+    assert sighting.announced_on == TODAY
+    assert sighting.published_at == datetime(2026, 7, 30, tzinfo=UTC)
+    assert sighting.links.abstract == "https://arxiv.org/abs/2607.28624"
+    assert sighting.links.pdf == "https://arxiv.org/pdf/2607.28624"
+    assert sighting.links.code == "https://github.com/ada/search"
+    assert sighting.links.project is None
+    assert sighting.links.discussion == "https://huggingface.co/papers/2607.28624"
+
+
+def test_the_oldest_form_has_an_id_and_a_title_and_little_else(site, source):
+    site.replies[day("2026-07-31")] = reply({"paper": {"id": "2405.15125", "title": "Old"}})
+
+    (sighting,) = read(source).sightings
+
+    assert (sighting.upvotes, sighting.comments, sighting.abstract) == (None, None, "")
+    assert sighting.announced_on == TODAY
+
+
+def test_an_id_keeps_its_last_zero(site, source):
+    """2503.02130 written as a number is still read as it was written."""
+    body = b'[{"paper": {"id": 2503.02130, "title": "Zero"}}]'
+    site.replies[day("2026-07-31")] = Reply(body)
+
+    assert read(source).sightings[0].arxiv_id == "2503.02130"
+
+
+def test_a_full_page_is_followed_by_the_next(site, source):
+    """Fifty is the most one answer holds; some days have more."""
+    site.replies[day("2026-07-31")] = reply(*(entry(f"2607.{n:05}") for n in range(50)))
+    site.replies[day("2026-07-31", page=1)] = reply(entry("2607.99999"))
+
+    reading = read(source)
+
+    assert len(reading.sightings) == 51
+    assert day("2026-07-31", page=2) not in site.paths
+
+
+def test_a_bad_entry_costs_itself_and_one_line(site, source):
+    bad = [{"paper": {"id": "no id", "title": "x"}}, "text", {"paper": {"id": "2607.00001"}}]
+    site.replies[day("2026-07-31")] = reply(*bad, entry())
+
+    reading = read(source)
+
+    assert [s.arxiv_id for s in reading.sightings] == ["2607.28624"]
+    assert reading.skipped == (
+        "entry 1: has no arXiv id (no id)",
+        "entry 2: is not a paper",
+        "entry 3: 2607.00001 has no title",
+    )
+
+
+def test_an_early_list_of_one_paper_is_read_again_later(site, source):
+    site.replies[day("2026-07-31")] = [reply(entry("2607.00001")), reply(entry(), entry("2607.00001"))]
+
+    early = read(source, now=NOW.replace(hour=4))
+    late = read(source, cursor=early.cursor)
+
+    assert (len(early.sightings), len(late.sightings)) == (1, 2)
+    assert early.cursor == late.cursor == "2026-07-31"
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b'{"error": "Internal problem"}', "is an error: Internal problem"),
+        (b"", "is empty"),
+        (b"<html>busy</html>", "is not JSON"),
+        (b"[" * 100_000, "nested too deep"),
+        (b'{"papers": []}', "is no list"),
+        (b"[" + b"{}," * 600_000 + b"{}]", "lists and objects"),
+    ],
+)
+def test_an_answer_that_is_no_list_fails_the_whole_look(site, source, body, why):
+    """An empty body with status 200 is a failure too, not a day without papers."""
+    site.replies[day("2026-07-31")] = Reply(body)
+
+    with pytest.raises(SourceError, match=why) as raised:
+        read(source)
+    assert raised.value.source == "huggingface"
+    assert raised.value.retryable
+    assert "\n" not in str(raised.value)
+
+
+def test_days_missed_are_read_from_the_cursor_on(site, source):
+    """The day before it too: its list may have grown after the last look."""
+    reading = read(source, cursor="2026-07-28")
+
+    for on in ("2026-07-27", "2026-07-28", "2026-07-29", YESTERDAY, "2026-07-31"):
+        assert day(on) in site.paths
+    assert reading.cursor == "2026-07-31"
+
+
+def test_a_first_look_starts_at_since(site, source):
+    source.read(since=date(2026, 7, 20), cursor=None, now=NOW)
+
+    assert day("2026-07-20") in site.paths
+    assert len([path for path in site.paths if path >= day("2026-07-20")]) == 12
+
+
+def test_a_long_back_fill_goes_on_in_the_next_look(site, source):
+    reading = source.read(since=date(2026, 1, 1), cursor=None, now=NOW)
+
+    assert reading.cursor == "2026-04-02"
+    assert len(site.paths) == 92
+
+
+def test_the_last_two_weeks_come_again_spread_over_the_hours(site, source):
+    """Upvotes settle over one to two weeks; no hour asks for all the days."""
+    most = 0
+    for hour in range(8):
+        before = len(site.paths)
+        read(source, now=NOW.replace(hour=hour))
+        most = max(most, len(site.paths) - before)
+
+    asked = {path for path in site.paths if "&p=" not in path}
+    assert asked == {day(str(TODAY - timedelta(days=n))) for n in range(15)}
+    assert most <= 4
+
+
+def test_an_unchanged_day_costs_no_list(site, source):
+    site.replies[day("2026-07-31")] = Reply(status=304)
+    url = f"{site.url}{day('2026-07-31')}"
+    source.client.validators.put(url, Validator('"1"'))
+
+    reading = read(source)
+
+    assert reading.unchanged
+    assert reading.sightings == ()
+
+
+def test_a_second_page_is_read_behind_an_unchanged_first(site, source):
+    site.replies[day("2026-07-31")] = Reply(status=304)
+    site.replies[day("2026-07-31", page=1)] = reply(entry())
+    source.client.validators.put(f"{site.url}{day('2026-07-31')}", Validator('"1"'))
+
+    assert len(read(source).sightings) == 1
+
+
+def test_validators_come_with_the_papers(site, source):
+    site.replies[day("2026-07-31")] = reply(entry(), ETag='"7"')
+
+    reading = read(source)
+
+    assert reading.validators == ((f"{site.url}{day('2026-07-31')}", Validator('"7"')),)
+
+
+def test_a_token_is_sent_when_there_is_one(site, source):
+    with_token = HuggingFace(source.client, token="hf_secret", site=site.url)
+
+    read(source)
+    read(with_token)
+
+    assert "Authorization" not in site.asked[0][1]
+    assert site.asked[-1][1]["Authorization"] == "Bearer hf_secret"
+
+
+def test_news_are_due_on_weekdays():
+    source = HuggingFace(Client("Paperboy/test"))
+
+    assert source.news_due(date(2026, 7, 31))
+    assert not source.news_due(date(2026, 8, 1))

@@ -1,0 +1,440 @@
+"""Recorded answers are recognised by their content, and what cannot be read says why."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import resource
+import subprocess
+import sys
+import time
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+from pipeline.domain import Sighting
+from pipeline.errors import SourceError
+from pipeline.sources.recorded import read_file
+from tests.source_answers import (
+    api,
+    api_entry,
+    api_error,
+    feed,
+    feed_entry,
+    listed,
+    listing,
+    oai,
+    oai_record,
+    rss,
+    rss_item,
+)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+HF_ENTRY = {"paper": {"id": "2503.02130", "title": "A paper", "upvotes": 3}, "numComments": 1}
+SCRAPED = {"id": "2606.18371", "title": "T", "summary": "S", "authors": ["A"], "abs": "x"}
+HARVESTED = {"id": "2506.11017", "title": "T", "abstract": "S", "first_seen": "2025-06-16"}
+FROM_PAGE = {"title": "T", "abstract": "S", "author_count": 5, "published_on": "2024-04-27"}
+BIORXIV = {
+    "title": "On {beta}-catenin",
+    "authors": "Vanini, J.; de Farias, C. B.",
+    "doi": "10.64898/2026.08.21.746295",
+    "date": "2026-09-07",
+    "version": "3",
+    "category": "cancer biology",
+    "abstract": "O_SCPCAPAbstractC_SCPCAP We do things.",
+    "funder": "NA",
+    "published": "NA",
+    "server": "bioRxiv",
+}
+DETAILS = {"messages": [{"status": "ok", "count": 1, "total": "1"}], "collection": [BIORXIV]}
+PUBS = {
+    "messages": [{"status": "ok"}],
+    "collection": [
+        {
+            "preprint_doi": "10.1101/2025.09.17.676679",
+            "published_doi": "10.1091/mbc.E25-09-0454",
+            "preprint_platform": "medRxiv",
+            "preprint_title": "A preprint",
+            "preprint_authors": "Zhao, Y.; Li, W.",
+            "preprint_category": "NA",
+            "preprint_date": "2025-09-20",
+            "preprint_abstract": "NA",
+        }
+    ],
+}
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Write a file and read it back as its one reading."""
+
+    def record(content: object, name: str = "answer", source: str | None = None):
+        path = tmp_path / name
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        path.write_bytes(raw)
+        return read_file(path, source)
+
+    return record
+
+
+def lines(*rows: object) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "source", "count"),
+    [
+        ([HF_ENTRY, HF_ENTRY], "huggingface", 2),
+        (lines(HF_ENTRY, HF_ENTRY), "huggingface", 2),
+        (api(api_entry()), "arxiv", 1),
+        (api(), "arxiv", 0),
+        ({"url": "u", "status_code": 200, "body": api(api_entry()).decode()}, "arxiv", 1),
+        ({"url": "u", "status_code": 200, "body": json.dumps([HF_ENTRY])}, "huggingface", 1),
+        (feed(feed_entry()), "arxiv", 1),
+        (rss(rss_item()), "arxiv", 1),
+        (oai(oai_record(), oai_record("2607.00001")), "arxiv", 2),
+        (listing(listed()), "arxiv", 1),
+        (lines(SCRAPED, SCRAPED), "arxiv", 2),
+        (lines(HARVESTED), "arxiv", 1),
+        ([HARVESTED], "arxiv", 1),
+        (gzip.compress(lines(HARVESTED, HARVESTED)), "arxiv", 2),
+        (gzip.compress(api(api_entry())), "arxiv", 1),
+        (lines(FROM_PAGE), "huggingface", 1),
+        (DETAILS, "biorxiv", 1),
+        (PUBS, "medrxiv", 1),
+        (b"\xef\xbb\xbf" + api(api_entry()), "arxiv", 1),
+        (api(api_entry()).decode().replace("UTF-8", "UTF-16").encode("utf-16"), "arxiv", 1),
+        (json.dumps([HF_ENTRY]).encode("utf-16"), "huggingface", 1),
+    ],
+)
+def test_every_recorded_form_is_recognised(recorded, content, source, count):
+    ((name, reading),) = recorded(content)
+
+    assert (name, len(reading.sightings)) == (source, count)
+    assert reading.skipped == ()
+    assert reading.cursor is None
+
+
+def test_the_day_comes_from_the_name_of_a_file_that_has_one(recorded):
+    ((_, scraped),) = recorded(lines(SCRAPED), "2026-06-19.jsonl")
+    ((_, listed_that_day),) = recorded([HF_ENTRY], "2024-05-27.json")
+    ((_, unknown),) = recorded(lines(SCRAPED), "2026-06-19_2026-06-20.jsonl")
+
+    assert scraped.sightings[0].announced_on == date(2026, 6, 19)
+    assert listed_that_day.sightings[0].announced_on == date(2024, 5, 27)
+    assert unknown.sightings[0].announced_on is None
+
+
+def test_a_paper_from_the_page_has_a_count_of_authors_and_no_id(recorded):
+    ((name, reading),) = recorded(lines({**FROM_PAGE, "comments": 0}))
+    ((told, _),) = recorded(lines(FROM_PAGE), source="elsewhere")
+
+    (sighting,) = reading.sightings
+    assert (name, told) == ("huggingface", "elsewhere")
+    assert (sighting.source_id, sighting.arxiv_id) == ("", None)
+    assert (sighting.authors, sighting.author_count, sighting.comments) == ((), 5, 0)
+    assert sighting.published_at == datetime(2024, 4, 27, tzinfo=UTC)
+    assert sighting.announced_on is None
+
+
+def test_biorxiv_writes_na_for_nothing_and_semicolons_between_authors(recorded):
+    ((_, reading),) = recorded(DETAILS)
+    ((_, published),) = recorded(PUBS)
+
+    (sighting,) = reading.sightings
+    assert sighting.title == "On β-catenin"
+    assert sighting.abstract == "Abstract We do things."
+    assert sighting.authors == ("Vanini, J.", "de Farias, C. B.")
+    assert (sighting.doi, sighting.version) == ("10.64898/2026.08.21.746295", 3)
+    assert sighting.links.abstract == "https://doi.org/10.64898/2026.08.21.746295"
+    assert sighting.announced_on == date(2026, 9, 7)
+    assert published.sightings[0].doi == "10.1101/2025.09.17.676679"
+    assert (published.sightings[0].abstract, published.sightings[0].keywords) == ("", ())
+
+
+def test_a_file_of_several_sources_gives_a_reading_for_each(recorded):
+    readings = recorded(lines(HF_ENTRY, SCRAPED, HF_ENTRY, BIORXIV))
+
+    assert [(n, len(r.sightings)) for n, r in readings] == [
+        ("huggingface", 2),
+        ("arxiv", 1),
+        ("biorxiv", 1),
+    ]
+
+
+def test_numbers_keep_their_zeros(recorded):
+    ((_, reading),) = recorded(b'{"id": 2503.02130, "title": "Zero", "abstract": ""}\n')
+
+    assert reading.sightings[0].source_id == "2503.02130"
+
+
+def test_bad_lines_are_left_out_with_a_clear_line_each(recorded):
+    content = lines(SCRAPED) + b"{broken\n\n[1]\n" + lines({"id": "2606.00001"}, SCRAPED)
+
+    ((_, reading),) = recorded(content)
+
+    assert len(reading.sightings) == 2
+    assert [line.partition(":")[0] for line in reading.skipped] == ["line 2", "entry 2", "entry 3"]
+    assert all("\n" not in line for line in reading.skipped)
+
+
+def test_many_bad_lines_become_twenty_and_a_count(recorded):
+    ((_, reading),) = recorded(lines(SCRAPED) + b"nonsense\n" * 1500)
+
+    assert len(reading.skipped) == 21
+    assert reading.skipped[-1] == "and 1,480 more"
+
+
+def test_a_feed_that_breaks_off_gives_what_came_before(recorded):
+    whole = rss(rss_item("2607.00001v1"), rss_item("2607.00002v1"))
+
+    ((name, reading),) = recorded(whole[: whole.rindex(b"<guid")])
+
+    assert name == "arxiv"
+    assert [s.arxiv_id for s in reading.sightings] == ["2607.00001"]
+    assert len(reading.skipped) == 1
+    assert "not well-formed" in reading.skipped[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "is empty"),
+        (b"\n \n", "is empty"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00", "is binary"),
+        (b"Dear reader, nothing here", "of no kind that is known"),
+        (b"<html><body>Hello</body></html>", "web page of no kind"),
+        (b"<svg></svg>", "unknown kind, <svg>"),
+        (b"{broken", "is not JSON"),
+        (b"[]", "does not tell its source"),
+        (b'{"title": "T", "abstract": "S"}', "does not tell its source"),
+        (b"[1, 2, 3]", "no paper that can be read; entry 1: is not a paper"),
+        (b'{"error": "Invalid date"}', "is an error: Invalid date"),
+        (api_error(), "incorrect id format for abc"),
+        (json.dumps({"status_code": 400, "body": api_error().decode()}).encode(), "status 400"),
+        (json.dumps({"status_code": 200, "body": ""}).encode(), "empty answer with status 200"),
+        (b'{"messages": [{"status": "no interval"}]}', "without papers: no interval"),
+        (rss(rss_item()).partition(b"</item>")[0], "no whole entry before that"),
+        (gzip.compress(lines(SCRAPED) * 100)[:-9], "broken gzip"),
+        (b"\x1f\x8bnot gzip", "broken gzip"),
+        (gzip.compress(b""), "is empty"),
+        (b'<?xml version="1.0" encoding="punycode"?><a>\xff</a>', "unknown encoding, punycode"),
+    ],
+)
+def test_what_cannot_be_read_is_one_clear_line(recorded, content, why):
+    with pytest.raises(SourceError) as raised:
+        recorded(content, "answer.txt")
+
+    assert why in str(raised.value)
+    assert "answer.txt" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert not raised.value.retryable
+
+
+def test_a_named_source_helps_where_content_does_not_tell(recorded):
+    ((name, reading),) = recorded(b"[]", source="huggingface")
+    ((told, _),) = recorded({"title": "T", "abstract": "S"}, source="elsewhere")
+
+    assert (name, reading.sightings, told) == ("huggingface", (), "elsewhere")
+
+
+def test_a_missing_file_and_a_folder_are_clear_lines(tmp_path):
+    with pytest.raises(SourceError, match="does not exist"):
+        read_file(tmp_path / "nothing.json")
+    with pytest.raises(SourceError, match="is a folder"):
+        read_file(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "declared"),
+    [
+        ("latin-1", "UTF-8"),
+        ("latin-1", "ISO-8859-1"),
+        ("utf-8", "ISO-8859-1"),
+        ("utf-8", "UTF-16"),
+        ("utf-16", "UTF-8"),
+        ("cp1252", ""),
+    ],
+)
+def test_a_wrong_encoding_does_not_cost_a_name(recorded, encoding, declared):
+    text = api(api_entry(authors=("Paulo André Müller",))).decode()
+    head = f'<?xml version="1.0" encoding="{declared}"?>' if declared else ""
+    content = (head + text.partition("?>")[2]).encode(encoding)
+
+    ((_, reading),) = recorded(content)
+
+    assert reading.sightings[0].authors == ("Paulo André Müller",)
+
+
+def test_one_broken_byte_does_not_spoil_the_other_letters(recorded):
+    content = api(api_entry(authors=("Zoë Żółw", "Ævar Ørn"))).replace(b"We do", b"We \xff do")
+
+    ((_, reading),) = recorded(content)
+
+    assert reading.sightings[0].authors == ("Zoë Żółw", "Ævar Ørn")
+
+
+def test_a_control_character_does_not_cost_the_whole_feed(recorded):
+    content = feed(feed_entry(title="A\x0b \x00paper"), feed_entry("2607.00001v1"))
+
+    ((_, reading),) = recorded(content.replace(b"\x00", b""))
+
+    assert [s.title for s in reading.sightings] == ["A paper", "A paper"]
+
+
+# --- Hostile files ------------------------------------------------------------------------------
+
+_LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
+_ENTRY = api_entry().encode()
+MB = 1024 * 1024
+
+HOSTILE = {
+    "laughs": lambda: (
+        f'<?xml version="1.0"?><!DOCTYPE f [<!ENTITY l0 "ha">{_LAUGHS}]><feed>&l9;</feed>'
+    ).encode(),
+    "attributes": lambda: api().replace(
+        b"</feed>",
+        b"<link " + b" ".join(b'a%d="x"' % n for n in range(50_000)) + b"/>" + _ENTRY + b"</feed>",
+    ),
+    "one attribute": lambda: api().replace(
+        b"</feed>", b'<link href="' + b"x" * 20 * MB + b'"/></feed>'
+    ),
+    "deep": lambda: b"<feed>" + b"<a>" * 1_000_000,
+    "many elements": lambda: b"<feed>" + (b"<entry>" + b"<a/>" * 15_000 + b"</entry>") * 300,
+    "one entry": lambda: b"<feed><entry>" + b"<author><name>A</name></author>" * 600_000,
+    "open tag": lambda: b"<feed><entry><title " + b"a" * 20 * MB,
+    "long text": lambda: api(api_entry(title="x" * 20 * MB)),
+    "astral": lambda: api(api_entry(title="\U0001f40d" * 5 * MB)),
+    "too large": lambda: b"<feed>" + b" " * 30 * MB,
+    "json lists": lambda: b"[" + b"[]," * 4 * MB + b"[]]",
+    "json deep": lambda: b"[" * 5 * MB,
+    "json objects": lambda: b"[" + b'{"":0},' * 200_000 + b"{}]",
+    "json numbers": lambda: b"[" + b"1," * 7 * MB + b"1]",
+    "long number": lambda: b'[{"paper": {"id": ' + b"9" * 5 * MB + b"}}]",
+    "long line": lambda: b'{"id": "' + b"x" * 30 * MB,
+    "bad lines": lambda: b"{x\n" * 5_000_000,
+    "empty lines": lambda: b"{\n" + b"\n" * 20_000_000,
+    "gzip bomb": lambda: gzip.compress(b"0" * 10) + gzip.compress(b"{" + b" " * 400 * MB),
+    "gzip xml": lambda: gzip.compress(b"<feed>" + b"<entry/>" * 5_000_000),
+    "listing": lambda: listing(b"".join([b"<dt>" + b"class='list-title" * 500_000]).decode()),
+    "entities": lambda: api(api_entry(title="&lt;script&gt;" * 300_000)),
+}
+
+READ = """
+import sys
+from pathlib import Path
+from pipeline.errors import SourceError
+from pipeline.sources.recorded import read_file
+try:
+    readings = read_file(Path(sys.argv[1]))
+except SourceError as error:
+    print(f"error {error}")
+else:
+    print(f"sightings {sum(len(reading.sightings) for _, reading in readings)}")
+status = Path("/proc/self/status").read_text()
+print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
+"""
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_file_ends_in_a_clean_paper_or_one_clear_line(tmp_path, kind):
+    """Within 10 s and 300 MB, measured in a process of its own."""
+    path = tmp_path / "hostile"
+    path.write_bytes(HOSTILE[kind]())
+
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        cwd=Path(__file__).resolve().parents[1],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (10, 10)),
+    )
+    seconds = time.monotonic() - started
+
+    assert done.stderr == ""
+    assert done.returncode == 0
+    outcome, megabytes = done.stdout.splitlines()
+    assert outcome.startswith(("error file: hostile ", "sightings "))
+    assert int(megabytes) < 300, f"{megabytes} MB in {seconds:.1f} s"
+
+
+# --- The real ones ------------------------------------------------------------------------------
+
+
+def everything_recorded() -> list[Path]:
+    files = SHARED.rglob("*") if SHARED.is_dir() else ()
+    return sorted(
+        path
+        for path in files
+        if path.is_file() and path.name != "README.md" and "eval" not in path.parts
+    )
+
+
+def entries_in(path: Path) -> int:
+    """How many papers a file holds, counted without any of our code."""
+    raw = path.read_bytes()
+    raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    if ".jsonl" in path.name:
+        return len(raw.splitlines())
+    if path.suffix == ".json":
+        document = json.loads(raw)
+        if isinstance(document, list):
+            return len(document)
+        return len(document["collection"]) if "collection" in document else body_entries(document)
+    return len(re.findall(rb"<(?:entry|record|dt)>", raw))
+
+
+def body_entries(document: dict) -> int:
+    return document["body"].count("<entry>")
+
+
+def sightings_in(path: Path) -> list[Sighting]:
+    return [s for _, reading in read_file(path) for s in reading.sightings]
+
+
+@pytest.mark.shared
+def test_every_recorded_answer_gives_all_its_papers():
+    files = everything_recorded()
+    assert len(files) > 40
+
+    unreadable = []
+    for path in files:
+        try:
+            sightings = sightings_in(path)
+        except SourceError as error:
+            unreadable.append((path.name, str(error)))
+            continue
+        assert len(sightings) == entries_in(path), path.name
+        for sighting in sightings:
+            assert isinstance(sighting.source_id, str)
+            assert sighting.title == " ".join(sighting.title.split()) != ""
+            assert sighting.arxiv_id is None or isinstance(sighting.arxiv_id, str)
+
+    assert [name.partition("_s0")[0] for name, _ in unreadable] == [
+        "id_abc",
+        "id_abc",
+        "rss_cs.AI_2025-09-18_head_TRUNCATED.xml.txt",
+    ]
+
+
+@pytest.mark.shared
+def test_every_recorded_hugging_face_id_is_an_arxiv_id():
+    for path in (SHARED / "hf_daily_papers").glob("*.json"):
+        for sighting in sightings_in(path):
+            assert re.fullmatch(r"\d{4}\.\d{4,5}", sighting.arxiv_id or "")
+            assert sighting.announced_on == date.fromisoformat(path.stem)
+
+
+@pytest.mark.shared
+def test_the_weekend_repeat_brings_the_same_papers():
+    friday, saturday = (
+        {s.arxiv_id for s in sightings_in(SHARED / "arxiv_days" / f"2026-06-{day}.jsonl")}
+        for day in (19, 20)
+    )
+
+    assert friday == saturday

@@ -38,6 +38,13 @@ def _configure(sender: Celery, **_: Any) -> None:
     sender.conf.update(celery_settings(settings.load()))
 
 
+def client(loaded: settings.Settings) -> Celery:
+    """Something to send wake-ups with, by name, to the workers of these settings."""
+    sender = Celery("paperboy", set_as_current=False)
+    sender.conf.update(celery_settings(loaded))
+    return sender
+
+
 def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
     """Celery's configuration; see docs/decisions/celery-wakes-only.md for why."""
     wake_up = {"expires": 60}  # a wake-up nobody took in time is followed by a newer one
@@ -89,7 +96,8 @@ def ingest() -> None:
 
 @app.task(name="paperboy.publish")
 def publish() -> None:
-    _services().publish(datetime.now(UTC))
+    for _ in _services().publish(datetime.now(UTC)):
+        """Compiled chunk by chunk, as it is asked for."""
 
 
 @app.task(name="paperboy.dispatch")

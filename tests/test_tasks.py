@@ -1,0 +1,184 @@
+"""Celery: a real worker on a real Valkey, that is killed and whose broker forgets everything."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+from sqlalchemy import Engine, update
+
+from pipeline import editions, embedded, ingest, settings, signup
+from pipeline.domain import DeliveryStatus
+from pipeline.signup import Wishes
+from pipeline.sources import Reading
+from pipeline.storage import deliveries
+from pipeline.storage.database import reading
+from pipeline.storage.schema import DeliveryRow
+from pipeline.tasks import client
+from tests.factories import make_sighting
+from tests.sinks import Sink, open_sink
+
+READERS = 120
+PATIENCE = 60.0  # seconds
+
+pytestmark = pytest.mark.timeout(180)
+
+# A worker takes seconds to start, so what does not depend on the database is shown on one.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+
+
+@pytest.fixture
+def broker(valkey: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def environment(database_url: str, valkey: str, sink: Sink) -> Mapping[str, str]:
+    return settings.child_environment(
+        DATABASE_URL=database_url,
+        REDIS_URL=valkey,
+        SMTP_URL=f"smtp://127.0.0.1:{sink.port}",
+        SMTP_CONNECTIONS="2",
+        LOG_LEVEL="WARNING",
+    )
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    with open_sink() as sink:
+        yield sink
+
+
+@pytest.fixture
+def owed(engine: Engine) -> list[str]:
+    """A digest in the outbox for each of many readers."""
+    now = datetime.now(UTC)
+    readers = [f"reader{number}@example.org" for number in range(READERS)]
+    for reader in readers:
+        signup.add(
+            engine, reader, Wishes(("tea",)), confirmed=True,
+            suppression_key="development-only", now=now,
+        )  # fmt: skip
+    found = Reading((make_sighting(title="Tea leaves"),))
+    ingest.ingest_recorded(engine, [("arxiv", found)], now=now)
+    list(editions.publish(engine, now=now, expiry=timedelta(hours=18), template="t", everyone=True))
+    return readers
+
+
+@pytest.fixture
+def wake(environment: Mapping[str, str]) -> Iterator[Callable[[str], None]]:
+    """Send a wake-up by name, as beat does."""
+    with client(settings.load(None, redis_url=environment["REDIS_URL"])) as sender:
+        yield lambda name: sender.send_task(f"paperboy.{name}", expires=60)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def statuses(engine: Engine) -> Counter[DeliveryStatus]:
+    with reading(engine) as conn:
+        return Counter(deliveries.counts(conn))
+
+
+def sent(engine: Engine) -> int:
+    return statuses(engine)[DeliveryStatus.SENT]
+
+
+def let_leases_end(engine: Engine) -> None:
+    """As if the time of every lease of the dead were over."""
+    with engine.begin() as conn:
+        past = datetime.now(UTC) - timedelta(hours=1)
+        conn.execute(
+            update(DeliveryRow).where(DeliveryRow.lease.is_not(None)).values(lease_until=past)
+        )
+
+
+@on_postgresql
+def test_a_wake_up_sends_what_is_owed(engine, broker, environment, sink, owed, wake):
+    """The worker sends each reader one mail."""
+    with embedded.worker(environment, concurrency=1):
+        wake("dispatch")
+        until(lambda: sent(engine) == READERS)
+
+    assert sorted(sink.recipients) == sorted(owed)
+
+
+def test_flushall_in_the_middle_loses_and_repeats_nothing(
+    engine, broker, environment, sink, owed, wake
+):
+    """Redis holds no truth: emptied in the middle of a run, it costs at most a wake-up."""
+    sink.on_dot = lambda: time.sleep(0.01)
+
+    with embedded.worker(environment, concurrency=2):
+        wake("dispatch")
+        until(lambda: len(sink.taken) > READERS // 4)
+        broker.flushall()
+        wake("dispatch")
+        until(lambda: sent(engine) == READERS)
+
+    assert Counter(sink.recipients) == Counter(owed)
+
+
+def test_a_killed_worker_leaves_one_uncertain_mail_a_connection_at_most(
+    engine, broker, environment, sink, owed, wake
+):
+    """SIGKILL in the middle: another worker ends the run, and what is uncertain is listed."""
+    sink.on_dot = lambda: time.sleep(0.02)
+    with embedded.worker(environment, concurrency=1) as worker:
+        wake("dispatch")
+        until(lambda: len(sink.taken) > READERS // 4)
+        worker.kill()
+    sink.on_dot = None
+    let_leases_end(engine)
+
+    with embedded.worker(environment, concurrency=1):
+        wake("dispatch")
+        until(lambda: not statuses(engine)[DeliveryStatus.QUEUED]
+              and not statuses(engine)[DeliveryStatus.LEASED])  # fmt: skip
+        until(lambda: not statuses(engine)[DeliveryStatus.SENDING])
+
+    told = statuses(engine)
+    uncertain = told[DeliveryStatus.UNCERTAIN]
+    assert uncertain <= 2, "one per connection"
+    assert told[DeliveryStatus.SENT] + uncertain == READERS
+    taken = Counter(sink.recipients)
+    assert max(taken.values()) == 1, "nobody gets it twice"
+    assert READERS - uncertain <= len(taken) <= READERS
+
+
+@on_sqlite
+def test_a_worker_that_is_asked_to_stop_gives_the_rest_back(
+    engine, broker, environment, sink, owed, wake
+):
+    """SIGTERM: the message at hand is finished, every lease is given back, nothing is uncertain."""
+    sink.on_dot = lambda: time.sleep(0.03)
+    with embedded.worker(environment, concurrency=1) as worker:
+        wake("dispatch")
+        until(lambda: len(sink.taken) > 10)
+        worker.stop()
+
+    told = statuses(engine)
+    assert told[DeliveryStatus.LEASED] == told[DeliveryStatus.SENDING] == 0
+    assert told[DeliveryStatus.UNCERTAIN] == 0
+    assert told[DeliveryStatus.SENT] == len(sink.taken) < READERS
+    assert told[DeliveryStatus.QUEUED] == READERS - len(sink.taken)
+
+
+@on_sqlite
+def test_beat_wakes_the_workers(engine, broker, environment, sink, owed, tmp_path):
+    """Without anybody sending a wake-up by hand, what is owed is sent."""
+    with embedded.worker(environment, concurrency=1), embedded.beat(environment, tmp_path):
+        until(lambda: sent(engine) == READERS)
+
+    assert Counter(sink.recipients) == Counter(owed)

@@ -112,11 +112,13 @@ def test_what_helps_finding_a_mail_stays(logged):
 
 def test_a_traceback_keeps_its_place_and_loses_its_addresses(logged):
     """SQLAlchemy quotes the values of a failed statement."""
+    engine = create_engine("sqlite://")
     try:
-        with create_engine("sqlite://").connect() as conn:
+        with engine.connect() as conn:
             conn.execute(text("SELECT 1 FROM nowhere WHERE x = :x"), {"x": "ada@example.org"})
     except OperationalError:
         structlog.get_logger().exception("task failed")
+    engine.dispose()
 
     [line] = logged()
     assert "test_logs.py" in line["exception"]

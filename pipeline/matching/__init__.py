@@ -1,6 +1,12 @@
 """Which papers belong to which topic, and which of them a reader gets. Pure: no clock, no I/O.
 
-    text -> words -> query (what a reader wants)  \\
-                                                   index -> ranking (which papers fill a digest)
-    papers -> words -> statistics, postings       /
+words        text as words that compare equal
+query        what a reader writes, as a tree and as one canonical text
+corpus       which words are rare
+postings     where every word of some papers stands
+scoring, floor, fields, phrases    how well, whether at all, by whom, and by which words
+index        papers -> scores
+topics       many topics against papers -> matches
+ranking      matches -> picks
+evaluation   any papers, any topics: for measuring on labelled sets
 """

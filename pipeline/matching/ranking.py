@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from pipeline.domain import Reason
 from pipeline.matching.words import STOP_WORDS, forms, stem
@@ -152,6 +153,7 @@ def _picked(offers: list[_Offer], topics: Sequence[TopicCandidates]) -> Picked:
     )
 
 
+@lru_cache(maxsize=1 << 14)  # the papers of one edition meet every reader
 def _title_words(title: str) -> frozenset[str]:
     return frozenset(stem(form) for form in forms(title)) - STOP_WORDS
 

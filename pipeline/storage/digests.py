@@ -161,6 +161,11 @@ def load(conn: Connection, delivery_ids: Iterable[int]) -> dict[int, Digest]:
     return digests
 
 
+def reader_of(conn: Connection, delivery_id: int) -> int | None:
+    """The subscriber a digest was made for."""
+    return conn.scalar(select(DeliveryRow.subscriber_id).where(DeliveryRow.id == delivery_id))
+
+
 def papers_of(conn: Connection, delivery_ids: Iterable[int]) -> defaultdict[int, list[str]]:
     """The keys of the papers in each digest, in their order."""
     keys: defaultdict[int, list[str]] = defaultdict(list)

@@ -1,0 +1,88 @@
+"""Join the pages into one application."""
+
+from __future__ import annotations
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import Response
+
+from pipeline.bootstrap import Services
+from pipeline.errors import InvalidTokenError, NotFoundError
+from pipeline.mailbox import Mailbox
+from pipeline.web import health, letters, papers, reader
+from pipeline.web.pages import Pages
+from pipeline.web.security import Guard
+
+log = structlog.get_logger(__name__)
+
+WORDS = {
+    404: ("This page does not exist", "The address may be mistyped, or the page may have moved."),
+    405: ("That does not work here", "This page cannot be asked in that way."),
+    422: (
+        "That was not understood",
+        "Something in the address or the form is not as it should be.",
+    ),
+    500: (
+        "Something went wrong",
+        "The fault is ours. Nothing was changed; please try again later.",
+    ),
+}
+LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
+
+
+def create_app(services: Services, mailbox: Mailbox | None = None) -> FastAPI:
+    """The site. With a `mailbox` its letters can be read by whoever reaches the site on loopback.
+
+    Connects to nothing until it is asked for a page.
+    """
+    app = FastAPI(title="Paperboy", openapi_url=None, docs_url=None, redoc_url=None)
+    pages = Pages.of(services.settings, has_mailbox=mailbox is not None)
+    app.include_router(health.router(services))
+    app.include_router(papers.router(services, pages))
+    app.include_router(reader.router(services, pages))
+    if mailbox is not None:
+        app.include_router(letters.router(mailbox, pages))
+        # A page elsewhere could give its own name our address and read the letters.
+        hosts = [*LOOPBACK, services.settings.site_host]
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    app.add_middleware(Guard, site_url=services.settings.site_url)
+    _explain_errors(app, pages)
+    return app
+
+
+def _explain_errors(app: FastAPI, pages: Pages) -> None:
+    @app.exception_handler(HTTPException)
+    def refused(_request: Request, error: HTTPException) -> Response:
+        title, text = WORDS.get(error.status_code, ("That did not work", str(error.detail)))
+        return pages.message(title, text, status=error.status_code)
+
+    @app.exception_handler(RequestValidationError)
+    def malformed(_request: Request, _error: RequestValidationError) -> Response:
+        return pages.message(*WORDS[422], status=422)
+
+    @app.exception_handler(NotFoundError)
+    def unknown(_request: Request, _error: NotFoundError) -> Response:
+        return pages.message(
+            "This link leads nowhere any more",
+            "It may have been cut short on its way, or what it belonged to was erased. "
+            "Take the link from the newest mail you have.",
+            status=404,
+            personal=True,
+        )
+
+    @app.exception_handler(InvalidTokenError)
+    def expired(_request: Request, error: InvalidTokenError) -> Response:
+        return pages.message(
+            "This link does not work any more",
+            f"The reason: {error}. Take the link from the newest mail you have.",
+            status=410,
+            personal=True,
+        )
+
+    @app.exception_handler(Exception)
+    def broken(_request: Request, _error: Exception) -> Response:
+        # The server logs the traceback itself; a stranger sees none of it.
+        return pages.message(*WORDS[500], status=500)

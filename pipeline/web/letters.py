@@ -1,0 +1,50 @@
+"""The built-in mailbox on the site, for trying things out."""
+
+from __future__ import annotations
+
+import re
+
+from fastapi import APIRouter
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+
+from pipeline.errors import NotFoundError
+from pipeline.mailbox import Mailbox
+from pipeline.web.pages import Pages
+from pipeline.web.security import MAIL_POLICY
+
+# The mail runs no script and belongs to no site; its links open in a tab of their own.
+FRAME_POLICY = MAIL_POLICY + (
+    "frame-ancestors 'self'; sandbox allow-popups allow-popups-to-escape-sandbox"
+)
+HEAD = re.compile(r"<head[^>]*>", re.IGNORECASE)
+
+
+def router(mailbox: Mailbox, pages: Pages) -> APIRouter:
+    routes = APIRouter(prefix="/mailbox")
+
+    @routes.api_route("", methods=["GET", "HEAD"])
+    def inbox() -> Response:
+        return pages.show("mailbox.html", letters=mailbox.messages())
+
+    @routes.api_route("/{letter_id}", methods=["GET", "HEAD"])
+    def letter(letter_id: str) -> Response:
+        return pages.show("letter.html", mail=mailbox.read(letter_id))
+
+    @routes.api_route("/{letter_id}/html", methods=["GET", "HEAD"])
+    def html(letter_id: str) -> Response:
+        part = mailbox.read(letter_id).html
+        if part is None:
+            raise NotFoundError(f"message {letter_id} has no HTML")
+        return HTMLResponse(in_new_tabs(part), headers={"Content-Security-Policy": FRAME_POLICY})
+
+    @routes.api_route("/{letter_id}/raw", methods=["GET", "HEAD"])
+    def raw(letter_id: str) -> Response:
+        # Text, whatever it says it is; latin-1 shows every octet.
+        return PlainTextResponse(mailbox.read(letter_id).raw.decode("latin-1"))
+
+    return routes
+
+
+def in_new_tabs(html: str) -> str:
+    """`html` with its links leading out of the frame it is shown in."""
+    return HEAD.sub(lambda head: f'{head[0]}<base target="_blank">', html, count=1)

@@ -52,13 +52,13 @@ class Child:
         silent: bool = False,
     ) -> None:
         """Start `command`, a path and its arguments; `environment` is all of it, None is ours."""
-        output = subprocess.DEVNULL if silent else None
+        # Our own stdout is for answers; what a child has to tell is on its stderr.
         self._process = subprocess.Popen(  # noqa: S603  (our own command, and no shell)
             [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *command],
             env=environment,
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=output,
-            stderr=output,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if silent else None,
             start_new_session=True,
         )
         if stdin is not None and self._process.stdin is not None:

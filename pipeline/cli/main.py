@@ -8,7 +8,7 @@ import typer
 from sqlalchemy.exc import OperationalError
 
 from pipeline import logs, settings
-from pipeline.cli import mail, papers, subscribers
+from pipeline.cli import mail, operate, papers, subscribers
 from pipeline.errors import PaperboyError
 from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
@@ -21,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 database = typer.Typer(no_args_is_help=True)
+app.add_typer(operate.app)
 app.add_typer(papers.app)
 app.add_typer(mail.app)
 app.add_typer(mail.deliveries_app, name="deliveries")

@@ -1,0 +1,81 @@
+"""Commands that run things: demo, up, serve."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from pipeline import demo as demonstration
+from pipeline import up as house
+from pipeline.bootstrap import services
+from pipeline.cli.output import UsageError
+from pipeline.web import create_app
+from pipeline.web import server as web
+
+app = typer.Typer()
+
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")]
+STOPPED = 130  # what shells say of a program that Ctrl-C has ended
+
+
+@app.command()
+def demo(
+    papers: Annotated[
+        Path | None, typer.Option("--papers", metavar="FILE", help="A recorded answer to read.")
+    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Ask the real sources.")] = False,
+    mail_dir: Annotated[
+        Path, typer.Option("--mail-dir", metavar="DIR", help="Where the mail is written.")
+    ] = Path("demo-mail"),
+) -> None:
+    """Send three digests to a folder: the whole pipeline, nothing to set up, ends by itself."""
+    if papers and live:
+        raise UsageError("say one of --papers and --live")
+    files = (papers,) if papers else demonstration.SAMPLE
+    with _sigterm_as_interrupt():
+        try:
+            demonstration.run(files=files, live=live, mail_dir=mail_dir, now=datetime.now(UTC))
+        except KeyboardInterrupt:
+            raise typer.Exit(STOPPED) from None
+
+
+@app.command()
+def up(port: Port = 8000) -> None:
+    """Run site, workers and clock in this terminal, with a mailbox where no mail server is set."""
+    with _sigterm_as_interrupt(), suppress(KeyboardInterrupt):
+        house.run(port)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Port = 8000,
+) -> None:
+    """Run the site alone."""
+    server = web.server(create_app(services()))
+    with (
+        _sigterm_as_interrupt(),
+        suppress(KeyboardInterrupt),
+        web.listen(host, port) as socket,
+    ):
+        server.run(sockets=[socket])
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends us as Ctrl-C does: by an exception, which lets everything be put away."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_number: int, _frame: Any) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,141 @@
+"""Everything in one terminal: the site, the workers, the clock, and a mailbox to look into."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from uvicorn import Server
+
+from pipeline import bootstrap, embedded, mailbox, settings, tasks
+from pipeline.bootstrap import Services
+from pipeline.embedded import Child
+from pipeline.errors import ServiceError
+from pipeline.mailbox import Mailbox
+from pipeline.settings import Settings
+from pipeline.storage import batches, migrate
+from pipeline.storage.database import open_engine, reading
+from pipeline.web import create_app
+from pipeline.web import server as web
+
+HOST = "127.0.0.1"
+MAILBOX = Path("paperboy-mail")  # beside paperboy.db, where that is not set either
+LOOK_EVERY = 1.0  # seconds between looks at the children
+
+
+def run(port: int) -> None:
+    """Serve until SIGTERM or Ctrl-C. Raises ServiceError when a child ends before us.
+
+    A stop is a KeyboardInterrupt here: whoever calls us turns SIGTERM into one.
+    """
+    with (
+        web.listen(HOST, port) as socket,
+        TemporaryDirectory(prefix="paperboy-") as folder,
+        _house(Path(folder), socket.getsockname()[1]) as house,
+    ):
+        _wake_if_new(house.services)
+        server = web.server(create_app(house.services, house.mailbox))
+        _announce(house)
+        with _watching(house.children, server):
+            server.run(sockets=[socket])
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What runs, and how to reach it."""
+
+    services: Services
+    mailbox: Mailbox | None  # None where a real mail server is set
+    children: tuple[Child, ...]
+
+
+@contextmanager
+def _house(folder: Path, port: int) -> Iterator[House]:
+    """Start what the settings do not name; stop it in the opposite order."""
+    wished = settings.load()
+    with ExitStack() as stack:
+        ours: dict[str, str] = {"database_url": wished.database_url}
+        if not _is_set(wished, "site_url"):
+            ours["site_url"] = f"http://{HOST}:{port}"
+        if not _is_set(wished, "redis_url"):
+            ours["redis_url"] = stack.enter_context(embedded.valkey())
+        box = None
+        if not _is_set(wished, "smtp_url"):
+            box = Mailbox(MAILBOX)
+            smtp_port = stack.enter_context(mailbox.serve(HOST, 0, box))
+            ours["smtp_url"] = f"smtp://{HOST}:{smtp_port}"
+        loaded = settings.load(Path(".env"), **ours)
+        loaded.check_real_mail()
+        _upgrade(loaded)
+        services = bootstrap.build(loaded)
+        stack.callback(services.engine.dispose)
+        environment = settings.child_environment(**{k.upper(): v for k, v in ours.items()})
+        yield House(services, box, _start(stack, environment, folder))
+
+
+def _start(stack: ExitStack, environment: dict[str, str], folder: Path) -> tuple[Child, ...]:
+    # A sender holds its process for up to a minute; nobody else should have to wait for it.
+    compiling = embedded.worker(environment, queues=("ingest", "edition"), concurrency=1)
+    sending = embedded.worker(environment, queues=("dispatch",), concurrency=1)
+    ticking = embedded.beat(environment, folder)
+    return tuple(map(stack.enter_context, (compiling, sending, ticking)))
+
+
+def _is_set(wished: Settings, name: str) -> bool:
+    return name in wished.model_fields_set
+
+
+def _upgrade(loaded: Settings) -> None:
+    engine = open_engine(loaded.database_url)
+    migrate.upgrade(engine)
+    engine.dispose()
+
+
+def _wake_if_new(services: Services) -> None:
+    """Read papers at once where there are none: an empty site for an hour looks broken."""
+    with reading(services.engine) as conn:
+        if batches.published(conn):
+            return
+    with tasks.client(services.settings) as client:
+        client.send_task("paperboy.ingest")
+
+
+def _announce(house: House) -> None:
+    loaded = house.services.settings
+    lines = [f"Site      {loaded.site_url}"]
+    if house.mailbox is not None:
+        lines.append(f"Mailbox   {loaded.site_url}/mailbox   (no mail leaves this machine)")
+    else:
+        lines.append(f"Mail      goes out through {loaded.smtp.host}")
+    lines.append("Stop      Ctrl-C")
+    sys.stderr.write("\n".join(["", *lines, "", ""]))
+    sys.stderr.flush()
+
+
+@contextmanager
+def _watching(children: tuple[Child, ...], server: Server) -> Iterator[None]:
+    """End the server when a child ends, so that nobody takes half a house for a whole one."""
+    leaving = threading.Event()
+    fallen = threading.Event()
+
+    def watch() -> None:
+        while not leaving.wait(LOOK_EVERY):
+            if not all(child.is_running() for child in children):
+                fallen.set()
+                server.should_exit = True
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        leaving.set()
+        watcher.join()
+    if fallen.is_set():
+        raise ServiceError("a Celery process ended by itself; its last words are above")

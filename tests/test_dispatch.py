@@ -13,7 +13,8 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline.dispatch import Dispatcher, DispatchStoppedError, Tally, settlement
+from pipeline.dispatch import Dispatcher, DispatchStoppedError, Tally, crew, settlement
+from pipeline.dispatch.committer import Committer, Lease
 from pipeline.dispatch.decisions import GAPS
 from pipeline.domain import (
     DeliveryStatus,
@@ -26,7 +27,7 @@ from pipeline.settings import SMTPServer
 from pipeline.smtp import Outcome, Phase, Reply, SMTPTransport
 from pipeline.smtp.connection import Bounds
 from pipeline.storage import deliveries
-from pipeline.storage.deliveries import CancelReason, Resolution
+from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
 from tests import outbox
 from tests.factories import NOW, make_delivery
 from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
@@ -417,6 +418,110 @@ def test_killed_anywhere_the_table_tells_the_truth(database_url, engine, sink, p
     certain = 3 if left == Status.LEASED else 2
     assert tally == Tally(sent=certain, uncertain=3 - certain)
     assert len(sink.recipients) == len(set(sink.recipients)), "nobody got it twice"
+
+
+# --- The one who commits ------------------------------------------------------------------------
+
+
+def test_when_the_database_fails_no_dot_is_sent(engine, sink):
+    """A mark that is not on disk is no mark; the error is told, and the truth is on disk."""
+    for _ in range(5):
+        add_delivery(engine)
+    failing = threading.Event()
+
+    def clock(_conn):
+        if failing.is_set():
+            raise OSError("the disk is gone")
+        return NOW
+
+    def compose_then_fail(delivery, digest):
+        failing.set()
+        return compose(delivery, digest)
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        send(engine, sink, compose=compose_then_fail, clock=clock)
+
+    assert sink.taken == []
+    assert outbox.statuses(engine) == [Status.QUEUED] * 5
+
+
+def make_committer(engine, length=timedelta(minutes=6), clock=lambda _conn: NOW):
+    return Committer(engine, Lease("mine", length, timedelta(minutes=11)), clock)
+
+
+def test_a_waiting_claim_is_renewed(engine):
+    length = timedelta(seconds=0.3)
+    id_ = add_delivery(engine)
+    with engine.begin() as conn:
+        deliveries.claim(conn, 1, "mine", length, NOW)
+    started = time.monotonic()
+
+    committer = make_committer(
+        engine, length, lambda _conn: NOW + timedelta(seconds=time.monotonic() - started)
+    )
+    committer.start()
+    _wait_for(lambda: row(engine, id_).lease_until > NOW + 2 * length)
+    committer.stop()
+
+    assert committer.error is None
+
+
+def test_a_settlement_goes_before_the_mark_in_the_same_commit(engine):
+    """The uncertain set stays one for each connection."""
+    first, second = add_delivery(engine), add_delivery(engine)
+    with engine.begin() as conn:
+        deliveries.claim(conn, 2, "mine", timedelta(minutes=6), NOW)
+    committer = make_committer(engine)
+    committer.start()
+
+    assert committer.mark(first, None)
+    assert committer.mark(second, Settlement(first, Status.SENT, "accepted"))
+    after = outbox.statuses(engine)
+    committer.stop()
+
+    assert after == [Status.SENT, Status.SENDING]
+
+
+def test_what_is_settled_while_it_stops_is_written(engine):
+    id_ = add_delivery(engine)
+    with engine.begin() as conn:
+        deliveries.claim(conn, 1, "mine", timedelta(minutes=6), NOW)
+        deliveries.mark(conn, [id_], "mine", timedelta(minutes=11), NOW)
+    committer = make_committer(engine)
+
+    committer.start()
+    committer.settle(Settlement(id_, Status.SENT, "accepted"))
+    committer.stop()
+
+    assert row(engine, id_).status == Status.SENT
+    assert not committer.mark(id_, None), "nobody is there to write it"
+
+
+# --- Being a good guest -------------------------------------------------------------------------
+
+
+def test_a_server_that_finds_us_too_fast_is_given_time(engine, sink):
+    ids = [add_delivery(engine) for _ in range(3)]
+    sink.answers = {"MAIL": ["454 Throttling failure: Maximum sending rate exceeded"]}
+    started = time.monotonic()
+
+    assert send(engine, sink, connections=1) == Tally(sent=2, deferred=1)
+
+    assert time.monotonic() - started >= 0.25
+    assert row(engine, ids[0]).attempts == 1
+
+
+def test_an_idle_connection_is_not_kept(engine, sink, monkeypatch):
+    monkeypatch.setattr(crew, "IDLE", 0.2)
+    stopped = threading.Event()
+    add_delivery(engine)
+
+    with ThreadPoolExecutor(1) as process:
+        run = process.submit(make_dispatcher(engine, sink).drain, stop=stopped.is_set)
+        _wait_for(lambda: "QUIT" in sink.commands)
+        stopped.set()
+
+        assert run.result(timeout=10).sent == 1
 
 
 def _wait_for(condition, seconds=10):

@@ -16,7 +16,6 @@ from typing import Final
 
 import structlog
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.domain import DeliveryStatus
 from pipeline.storage import deliveries
@@ -25,7 +24,7 @@ from pipeline.storage.deliveries import Settlement
 
 log = structlog.get_logger(__name__)
 
-JOIN_TIME: Final = 0.02  # seconds at most that a request waits for others to join it
+JOIN_TIME: Final = 0.005  # seconds at most that a request waits for others to join it
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +102,8 @@ class Committer:
         try:
             while self._gather():
                 self._write()
-        except SQLAlchemyError as error:
+        except Exception as error:  # noqa: BLE001  (the thread's entry: the drain raises it)
             # What was not written stays as it is and is recovered when the lease is over.
-            log.exception("committer stopped")
             self.error = error
         finally:
             self._refuse_the_rest()

@@ -15,12 +15,15 @@ from pipeline.dispatch.decisions import settlement
 from pipeline.dispatch.ready import Message, Ready
 from pipeline.domain import Verdict
 from pipeline.errors import TransportError
-from pipeline.smtp import Connection, Outcome, Transport
+from pipeline.smtp import Connection, Outcome, Phase, Transport
 from pipeline.storage.deliveries import Settlement
 
 log = structlog.get_logger(__name__)
 
 JOIN_POLL: Final = 0.2  # seconds between looks at the stop flag
+REGROW_AFTER: Final = 30.0  # seconds that a crew stays small when the server has no more room
+IDLE: Final = 10.0  # seconds that an idle connection is kept
+LONGEST_PAUSE: Final = 8.0  # seconds between messages when the server finds us too fast
 REOPENINGS: Final = (0.5, 1.0, 2.0, 4.0)  # seconds between tries, before the server is given up
 
 
@@ -35,12 +38,14 @@ class Crew:
         self._size = size
         self._carriers: list[_Carrier] = []
         self._alive = 0
+        self._grow_at = 0.0
+        self._pause = 0.0
         self._got_in = False  # a connection was opened in this drain
         self._lock = threading.Lock()
 
     def grow(self) -> None:
         """One carrier more, unless all are here: messages are waiting."""
-        if len(self._carriers) >= self._size or self.failure:
+        if self._alive >= self._size or time.monotonic() < self._grow_at or self.failure:
             return
         carrier = _Carrier(self, name=f"carrier-{len(self._carriers) + 1}")
         self._carriers.append(carrier)
@@ -76,11 +81,28 @@ class Crew:
                 return connection
         return self.transport.open()
 
+    @property
+    def is_over(self) -> bool:
+        return bool(self.failure or self.committer.error)
+
+    def pace(self, outcome: Outcome) -> None:
+        """Slow down when the server says, before it knows the recipient, that we are too fast."""
+        if outcome.verdict is Verdict.THROTTLED and outcome.phase is Phase.MAIL:
+            self._pause = min(LONGEST_PAUSE, self._pause * 2 or 0.25)
+        elif self._pause and outcome.verdict is Verdict.ACCEPTED:
+            self._pause = self._pause / 2 if self._pause > 0.01 else 0.0
+
+    def wait_for_turn(self) -> None:
+        if self._pause:
+            time.sleep(self._pause)
+
     def leave(self, error: Exception | None = None) -> None:
         """A carrier goes; with the last one that found no server the drain is over.
 
         A server that allows fewer connections than we want thus only makes the crew smaller.
         """
+        if error:
+            self._grow_at = time.monotonic() + REGROW_AFTER
         if self._count(-1) == 0 and error:
             self.halt(error)
 
@@ -112,18 +134,26 @@ class _Carrier(threading.Thread):
             self._crew.halt(error)
         finally:
             self._settle_now()
-            if self._connection:
-                self._connection.close()
+            self._hang_up()
             self._crew.leave(reason)
 
     def _next(self) -> Message | None:
-        if self._crew.failure:
-            return None
-        message = self._crew.ready.take_now()
-        if message is None:
-            self._settle_now()  # nothing to join it with: do not sit on it
-            message = self._crew.ready.take()
+        """The next message; None when this carrier has nothing left to do."""
+        ready = self._crew.ready
+        message = None if self._crew.is_over else ready.take_now()
+        if message:
+            return message
+        self._settle_now()  # nothing to join it with: do not sit on it
+        while not (message or ready.is_over or self._crew.is_over):
+            message = ready.take(IDLE)
+            if message is None:
+                self._hang_up()
         return message
+
+    def _hang_up(self) -> None:
+        if self._connection:
+            self._connection.close()
+            self._connection = None
 
     def _carry(self, message: Message) -> None:
         try:
@@ -144,9 +174,9 @@ class _Carrier(threading.Thread):
         return outcome
 
     def _begin(self, message: Message) -> Outcome | None:
+        self._crew.wait_for_turn()
         if self._connection and self._connection.spent:
-            self._connection.close()
-            self._connection = None
+            self._hang_up()
         if self._connection is None:
             self._connection = self._crew.open()
         return self._connection.begin(message.sender, message.delivery.email, message.body)
@@ -162,6 +192,7 @@ class _Carrier(threading.Thread):
 
     def _note(self, message: Message, outcome: Outcome) -> None:
         self._settle_now()
+        self._crew.pace(outcome)
         delivery = message.delivery
         self._unsettled = settlement(delivery, outcome, spread=random.random())  # noqa: S311
         if outcome.verdict is not Verdict.ACCEPTED:

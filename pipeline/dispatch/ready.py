@@ -47,11 +47,17 @@ class Ready:
         with self._changed:
             return self._take()
 
-    def take(self) -> Message | None:
-        """The next message; None once the line is closed and empty."""
+    def take(self, timeout: float) -> Message | None:
+        """The next message; None when none came in time, or the line is closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._messages or self._closed)
+            self._changed.wait_for(lambda: self._messages or self._closed, timeout)
             return self._take()
+
+    @property
+    def is_over(self) -> bool:
+        """Closed and empty: there is nothing to wait for."""
+        with self._changed:
+            return self._closed and not self._messages
 
     def close(self) -> None:
         """Nothing more will be put; takers end when it is empty."""

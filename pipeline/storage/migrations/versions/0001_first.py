@@ -1,15 +1,10 @@
-"""The first tables.
-
-The tables are still moving: this creates them from `storage.schema` as it stands, and is written
-out before the first release.
-"""
+"""The first tables."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
-
-from pipeline.storage.schema import Table
+from sqlalchemy.dialects import postgresql
 
 revision = "0001"
 down_revision = None
@@ -18,8 +13,314 @@ depends_on = None
 
 
 def upgrade() -> None:
-    Table.metadata.create_all(op.get_bind())
-    state = sa.table(
-        "ingest_state", sa.column("id"), sa.column("published_batch"), sa.column("token")
+    op.create_table(
+        "batches",
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("published_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("papers", sa.Integer(), nullable=False),
+        sa.Column("matches", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_batches")),
     )
+    op.create_index(op.f("ix_batches_published_at"), "batches", ["published_at"], unique=False)
+
+    op.create_table(
+        "http_validators",
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("etag", sa.Text(), nullable=True),
+        sa.Column("last_modified", sa.Text(), nullable=True),
+        sa.Column("stored_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("url", name=op.f("pk_http_validators")),
+    )
+    op.create_table(
+        "ingest_state",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("published_batch", sa.Integer(), nullable=False),
+        sa.Column("token", sa.Integer(), nullable=False),
+        sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("id = 1", name=op.f("ck_ingest_state_one_row")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_ingest_state")),
+    )
+    op.create_table(
+        "limits",
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("window_start", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("used", sa.Integer(), nullable=False),
+        sa.Column("free_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_limits")),
+    )
+    op.create_table(
+        "papers",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("arxiv_id", sa.Text(), nullable=True),
+        sa.Column("doi", sa.Text(), nullable=True),
+        sa.Column("title_key", sa.Text(), nullable=False),
+        sa.Column("author_key", sa.Text(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("upvotes", sa.Integer(), nullable=True),
+        sa.Column("comments", sa.Integer(), nullable=True),
+        sa.Column("announced_on", sa.Date(), nullable=False),
+        sa.Column("published_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("batch", sa.Integer(), nullable=False),
+        sa.Column("touched_batch", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_papers")),
+        sa.UniqueConstraint("arxiv_id", name=op.f("uq_papers_arxiv_id")),
+        sa.UniqueConstraint("doi", name=op.f("uq_papers_doi")),
+    )
+    op.create_index(op.f("ix_papers_announced_on"), "papers", ["announced_on"], unique=False)
+    op.create_index(op.f("ix_papers_batch"), "papers", ["batch"], unique=False)
+    op.create_index(op.f("ix_papers_title_key"), "papers", ["title_key"], unique=False)
+    op.create_index(op.f("ix_papers_touched_batch"), "papers", ["touched_batch"], unique=False)
+
+    op.create_table(
+        "source_states",
+        sa.Column("source", sa.String(length=64), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("since", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("checked_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("read_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("news_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("cursor", sa.Text(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("next_try_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("source", name=op.f("pk_source_states")),
+    )
+    op.create_table(
+        "subscribers",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("email", sa.Text(), nullable=False),
+        sa.Column("email_key", sa.Text(), nullable=False),
+        sa.Column("address_hash", sa.String(length=64), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("at", sa.Time(), nullable=False),
+        sa.Column("timezone", sa.Text(), nullable=False),
+        sa.Column("frequency", sa.Text(), nullable=False),
+        sa.Column("weekday", sa.Integer(), nullable=False),
+        sa.Column("max_papers", sa.Integer(), nullable=False),
+        sa.Column("secret", sa.Text(), nullable=False),
+        sa.Column("paused_until", sa.Date(), nullable=True),
+        sa.Column("next_slot_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_slot_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_edition_on", sa.Date(), nullable=True),
+        sa.Column("cursor", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("confirmed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("left_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_subscribers")),
+        sa.UniqueConstraint("email_key", name=op.f("uq_subscribers_email_key")),
+        sa.UniqueConstraint("secret", name=op.f("uq_subscribers_secret")),
+    )
+    op.create_index(
+        op.f("ix_subscribers_address_hash"), "subscribers", ["address_hash"], unique=False
+    )
+    op.create_index(
+        op.f("ix_subscribers_status_next_slot_at"),
+        "subscribers",
+        ["status", "next_slot_at"],
+        unique=False,
+    )
+
+    op.create_table(
+        "suppressions",
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("since", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("hash", name=op.f("pk_suppressions")),
+    )
+    op.create_table(
+        "topics",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("query", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("matched_through", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_topics")),
+        sa.UniqueConstraint("query", name=op.f("uq_topics_query")),
+    )
+    op.create_table(
+        "deliveries",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("dedupe_key", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column(
+            "subscriber_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
+        ),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("not_before", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("edition_on", sa.Date(), nullable=True),
+        sa.Column("slot_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("range_from", sa.Integer(), nullable=True),
+        sa.Column("range_to", sa.Integer(), nullable=True),
+        sa.Column("more", sa.Integer(), nullable=False),
+        sa.Column(
+            "topics", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.Column("template", sa.Text(), nullable=True),
+        sa.Column("lease", sa.String(length=40), nullable=True),
+        sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("marked_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("resent_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("sent_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("queue_id", sa.Text(), nullable=True),
+        sa.Column("reply", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["subscriber_id"],
+            ["subscribers.id"],
+            name=op.f("fk_deliveries_subscriber_id_subscribers"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
+        sa.UniqueConstraint("dedupe_key", name=op.f("uq_deliveries_dedupe_key")),
+    )
+    op.create_index(op.f("ix_deliveries_edition_on"), "deliveries", ["edition_on"], unique=False)
+    op.create_index(op.f("ix_deliveries_lease"), "deliveries", ["lease"], unique=False)
+    op.create_index(
+        op.f("ix_deliveries_status_lease_until"),
+        "deliveries",
+        ["status", "lease_until"],
+        unique=False,
+    )
+    op.create_index(
+        op.f("ix_deliveries_status_not_before_id"),
+        "deliveries",
+        ["status", "not_before", "id"],
+        unique=False,
+    )
+    op.create_index(
+        op.f("ix_deliveries_subscriber_id"), "deliveries", ["subscriber_id"], unique=False
+    )
+
+    op.create_table(
+        "matches",
+        sa.Column("topic_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("paper_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("batch", sa.Integer(), nullable=False),
+        sa.Column("score", sa.Double(), nullable=False),
+        sa.Column(
+            "phrases", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.ForeignKeyConstraint(
+            ["paper_id"], ["papers.id"], name=op.f("fk_matches_paper_id_papers"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["topic_id"], ["topics.id"], name=op.f("fk_matches_topic_id_topics"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("topic_id", "paper_id", name=op.f("pk_matches")),
+    )
+    op.create_index(op.f("ix_matches_batch"), "matches", ["batch"], unique=False)
+    op.create_index(op.f("ix_matches_paper_id"), "matches", ["paper_id"], unique=False)
+    op.create_index(
+        op.f("ix_matches_topic_id_batch"), "matches", ["topic_id", "batch"], unique=False
+    )
+
+    op.create_table(
+        "paper_versions",
+        sa.Column("paper_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("version", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column(
+            "content", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.ForeignKeyConstraint(
+            ["paper_id"],
+            ["papers.id"],
+            name=op.f("fk_paper_versions_paper_id_papers"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("paper_id", "version", name=op.f("pk_paper_versions")),
+    )
+    op.create_table(
+        "sightings",
+        sa.Column("source", sa.String(length=64), nullable=False),
+        sa.Column("source_id", sa.String(length=512), nullable=False),
+        sa.Column("paper_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("announced_on", sa.Date(), nullable=True),
+        sa.Column("upvotes", sa.Integer(), nullable=True),
+        sa.Column("comments", sa.Integer(), nullable=True),
+        sa.Column("first_seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("last_seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["paper_id"],
+            ["papers.id"],
+            name=op.f("fk_sightings_paper_id_papers"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("source", "source_id", name=op.f("pk_sightings")),
+    )
+    op.create_index(op.f("ix_sightings_paper_id"), "sightings", ["paper_id"], unique=False)
+
+    op.create_table(
+        "skips",
+        sa.Column(
+            "subscriber_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
+        ),
+        sa.Column("edition_on", sa.Date(), nullable=False),
+        sa.Column("slot_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("range_from", sa.Integer(), nullable=False),
+        sa.Column("range_to", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["subscriber_id"],
+            ["subscribers.id"],
+            name=op.f("fk_skips_subscriber_id_subscribers"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("subscriber_id", "edition_on", name=op.f("pk_skips")),
+    )
+    op.create_table(
+        "subscriptions",
+        sa.Column(
+            "subscriber_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
+        ),
+        sa.Column("topic_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("label", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["subscriber_id"],
+            ["subscribers.id"],
+            name=op.f("fk_subscriptions_subscriber_id_subscribers"),
+            ondelete="CASCADE",
+        ),
+        sa.ForeignKeyConstraint(
+            ["topic_id"],
+            ["topics.id"],
+            name=op.f("fk_subscriptions_topic_id_topics"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("subscriber_id", "topic_id", name=op.f("pk_subscriptions")),
+    )
+    op.create_index(op.f("ix_subscriptions_topic_id"), "subscriptions", ["topic_id"], unique=False)
+
+    op.create_table(
+        "picks",
+        sa.Column(
+            "delivery_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
+        ),
+        sa.Column("position", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("paper_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("paper_version", sa.Integer(), nullable=False),
+        sa.Column("score", sa.Double(), nullable=False),
+        sa.Column("upvotes", sa.Integer(), nullable=True),
+        sa.Column("comments", sa.Integer(), nullable=True),
+        sa.Column(
+            "reasons", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.ForeignKeyConstraint(
+            ["delivery_id"],
+            ["deliveries.id"],
+            name=op.f("fk_picks_delivery_id_deliveries"),
+            ondelete="CASCADE",
+        ),
+        sa.ForeignKeyConstraint(
+            ["paper_id"], ["papers.id"], name=op.f("fk_picks_paper_id_papers"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("delivery_id", "position", name=op.f("pk_picks")),
+    )
+    op.create_index(op.f("ix_picks_paper_id"), "picks", ["paper_id"], unique=False)
+    columns = (sa.column("id"), sa.column("published_batch"), sa.column("token"))
+    state = sa.table("ingest_state", *columns)
     op.execute(sa.insert(state).values(id=1, published_batch=0, token=0))

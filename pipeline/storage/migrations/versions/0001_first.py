@@ -321,6 +321,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("delivery_id", "position", name=op.f("pk_picks")),
     )
     op.create_index(op.f("ix_picks_paper_id"), "picks", ["paper_id"], unique=False)
-    columns = (sa.column("id"), sa.column("published_batch"), sa.column("token"))
-    state = sa.table("ingest_state", *columns)
-    op.execute(sa.insert(state).values(id=1, published_batch=0, token=0))
+    op.execute("INSERT INTO ingest_state (id, published_batch, token) VALUES (1, 0, 0)")

@@ -9,7 +9,7 @@ from datetime import date
 from email.message import EmailMessage
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import AddressError, RenderError, SettingsError
@@ -294,6 +294,13 @@ def test_text_comes_first_then_html():
     assert "Grüße" in parts[1][1]
 
 
+def test_the_boundary_cannot_occur_in_a_body():
+    """Quoted-printable has no "=_" (RFC 2045, section 6.7)."""
+    assert read(digest_mail()).get_boundary().startswith("=_")
+
+
+@example("A line\n.\n..and dots\n.")
+@example("." + "x" * 75)
 @given(st.text())
 def test_every_text_arrives_as_it_left(text):
     """Seven bits, short lines, dots doubled, one boundary, whatever a paper says."""

@@ -8,7 +8,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import slots
@@ -30,6 +30,8 @@ ODD_ZONES = (
 )
 EARLIEST, LATEST = date(2005, 1, 1), date(2035, 12, 31)
 
+patient = settings(deadline=None)  # the machine may be busy
+
 zones = st.sampled_from(ODD_ZONES) | st.sampled_from(sorted(available_timezones() - {"localtime"}))
 days = st.dates(EARLIEST, LATEST)
 hours = st.builds(time, st.integers(0, 23), st.sampled_from([0, 15, 30]))
@@ -46,6 +48,7 @@ def local(instant: datetime, timezone: str) -> datetime:
 # --- One slot -----------------------------------------------------------------------------------
 
 
+@patient
 @given(days, schedules)
 @example(date(2011, 12, 30), make_schedule(8, "Pacific/Apia"))
 @example(date(2024, 3, 30), make_schedule(23, "America/Nuuk"))
@@ -80,6 +83,7 @@ def test_known_oddities_of_the_clock(day, hour, timezone, expected):
     assert slot == datetime.fromisoformat(expected).replace(tzinfo=UTC)
 
 
+@patient
 @given(moments, schedules)
 def test_the_first_slot_lies_ahead_within_a_week_and_a_bit(after, schedule):
     slot = slots.first_slot(schedule, after)
@@ -132,6 +136,7 @@ def test_an_edition_bears_the_readers_date_not_the_servers():
 # --- A reader's history -------------------------------------------------------------------------
 
 
+@patient
 @given(
     start=moments.filter(lambda moment: moment.year < 2035),
     history=st.lists(st.tuples(schedules, st.integers(1, 200)), min_size=1, max_size=12),
@@ -157,6 +162,7 @@ def test_dates_increase_and_slots_rest_whatever_the_reader_changes(start, histor
         last_slot_at, last_edition_on = slot, edition_on
 
 
+@patient
 @given(moments, schedules, st.integers(1, 60))
 def test_after_an_outage_only_the_newest_slot_is_served(start, schedule, days_away):
     first = slots.first_slot(schedule, start)
@@ -169,6 +175,7 @@ def test_after_an_outage_only_the_newest_slot_is_served(start, schedule, days_aw
     assert following > now or following - slot < timedelta(hours=24)  # its date was had already
 
 
+@patient
 @given(schedules, days)
 def test_an_undisturbed_year_misses_no_day(schedule, start):
     """A hundred slots in a row are a hundred days of the calendar, less a gap of the zone's."""

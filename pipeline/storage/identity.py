@@ -47,8 +47,8 @@ def with_arxiv_id(sighting: Sighting) -> Sighting:
     """arXiv mints a DOI for each of its papers; that one is only another way to write its id."""
     prefix = "10.48550/arxiv."
     if sighting.doi and sighting.doi.startswith(prefix):
-        arxiv_id = sighting.arxiv_id or sighting.doi.removeprefix(prefix)
-        return replace(sighting, arxiv_id=arxiv_id, doi=None)
+        named = re.sub(r"v\d+$", "", sighting.doi.removeprefix(prefix))
+        return replace(sighting, arxiv_id=sighting.arxiv_id or named, doi=None)
     return sighting
 
 
@@ -71,11 +71,13 @@ class KnownPaper:
     sources: set[str] = field(default_factory=set)
 
 
-def same_work(sighting: Sighting, known: Sequence[KnownPaper]) -> list[KnownPaper]:
+def same_work(
+    sighting: Sighting, known: Sequence[KnownPaper], seen: KnownPaper | None = None
+) -> list[KnownPaper]:
     """The papers of `known` (equal id, DOI or title) that this sighting announces, surest first.
 
-    More than one means that they were two records of one work. Two different arXiv ids are never
-    one work.
+    `seen` is the one that its source announced under the same name before. More than one means
+    that they were several records of one work. Two different arXiv ids are never one work.
     """
     fits = [
         paper
@@ -83,10 +85,11 @@ def same_work(sighting: Sighting, known: Sequence[KnownPaper]) -> list[KnownPape
         if not (paper.arxiv_id and sighting.arxiv_id and paper.arxiv_id != sighting.arxiv_id)
     ]
     by_arxiv = [p for p in fits if sighting.arxiv_id and p.arxiv_id == sighting.arxiv_id]
+    by_name = [p for p in fits if seen is not None and p.id == seen.id]
     by_doi = [p for p in fits if sighting.doi and p.doi == sighting.doi]
-    found = by_arxiv + [p for p in by_doi if p not in by_arxiv]
+    found = {p.id: p for p in (*by_arxiv, *by_name, *by_doi)}
     if found:
-        return _one_arxiv_id(found)
+        return _one_arxiv_id(list(found.values()))
     return _by_title(sighting, fits, known)[:1]
 
 
@@ -94,13 +97,12 @@ def _by_title(
     sighting: Sighting, fits: Sequence[KnownPaper], known: Sequence[KnownPaper]
 ) -> list[KnownPaper]:
     key, author = title_key(sighting.title), author_key(sighting.authors)
-    equal = [p for p in fits if p.title_key == key]
+    equal = sorted((p for p in fits if p.title_key == key), key=lambda paper: paper.id)
     by_author = [p for p in equal if author and p.author_key == author]
     if by_author:
         return by_author
     has_id = bool(sighting.arxiv_id or sighting.doi)
-    without_id = [p for p in equal if not (p.arxiv_id or p.doi)]
-    candidates = without_id if has_id else equal
+    candidates = [p for p in equal if not (p.arxiv_id or p.doi)] if has_id else equal
     only_one = sum(p.title_key == key for p in known) == 1
     if not only_one or not candidates:
         return []
@@ -111,8 +113,8 @@ def _by_title(
 
 def _one_arxiv_id(found: list[KnownPaper]) -> list[KnownPaper]:
     """Of several records, those that can be one work: at most one arXiv id among them."""
-    ids = {p.arxiv_id for p in found if p.arxiv_id}
-    return found if len(ids) <= 1 else found[:1]
+    ids = [p.arxiv_id for p in found if p.arxiv_id]
+    return [p for p in found if not p.arxiv_id or p.arxiv_id == ids[0]]
 
 
 def content_of(sighting: Sighting) -> dict[str, Any]:
@@ -131,19 +133,22 @@ def content_of(sighting: Sighting) -> dict[str, Any]:
     }
 
 
-def merged(content: dict[str, Any], sighting: Sighting) -> dict[str, Any]:
-    """`content` with what this sighting knows better or knows in addition."""
-    theirs, result = content_of(sighting), dict(content)
-    if _knows_better(content, sighting):
+def merged(content: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """`content` with what another knows better or knows in addition.
+
+    The other is `content_of` a sighting, or the content of a paper that is the same work.
+    """
+    result = dict(content)
+    if _knows_better(content, theirs):
         for name in ("title", "abstract", "authors", "author_count", "note"):
             result[name] = theirs[name] or content[name]
-        result["withdrawn"] = sighting.withdrawn
-        result["words_from"] = sighting.source
-        result["words_version"] = sighting.version or content["words_version"]
+        result["withdrawn"] = theirs["withdrawn"]
+        result["words_from"] = theirs["words_from"]
+        result["words_version"] = _newest_version(content, theirs)
     for name in ("abstract", "authors", "author_count", "note"):
         result[name] = result[name] or theirs[name]
     result["categories"] = _union(
-        theirs["categories"] if sighting.source == "arxiv" else (),
+        theirs["categories"] if theirs["words_from"] == "arxiv" else (),
         content["categories"],
         theirs["categories"],
     )
@@ -151,16 +156,23 @@ def merged(content: dict[str, Any], sighting: Sighting) -> dict[str, Any]:
     result["links"] = content["links"] | {
         name: link
         for name, link in theirs["links"].items()
-        if name not in content["links"] or sighting.source == content["words_from"]
+        if name not in content["links"] or theirs["words_from"] == content["words_from"]
     }
     return result
 
 
-def _knows_better(content: dict[str, Any], sighting: Sighting) -> bool:
-    if content["words_from"] == sighting.source:
-        known = content["words_version"]
-        return sighting.version is None or known is None or sighting.version >= known
-    return _authority(sighting.source) < _authority(content["words_from"])
+def _knows_better(content: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    if content["words_from"] == theirs["words_from"]:
+        known, other = content["words_version"], theirs["words_version"]
+        return other is None or known is None or other >= known
+    return _authority(theirs["words_from"]) < _authority(content["words_from"])
+
+
+def _newest_version(content: dict[str, Any], theirs: dict[str, Any]) -> int | None:
+    """Each source counts versions in its own way, so another's number means nothing."""
+    same_source = content["words_from"] == theirs["words_from"]
+    known: int | None = theirs["words_version"]
+    return known or (content["words_version"] if same_source else None)
 
 
 def _authority(source: str) -> int:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
-from pipeline.domain import Sighting
+from pipeline.domain import DeliveryStatus, Sighting
 from pipeline.storage.database import in_chunks, upsert
 from pipeline.storage.identity import (
     KnownPaper,
@@ -22,6 +22,7 @@ from pipeline.storage.identity import (
     with_arxiv_id,
 )
 from pipeline.storage.schema import (
+    DeliveryRow,
     MatchRow,
     PaperRow,
     PaperVersionRow,
@@ -73,18 +74,17 @@ class _Chunk:
         self.seen: dict[tuple[str, str], int] = {}  # sighting -> paper id
         self.new: set[int] = set()
         self.changed: set[int] = set()  # papers to write back
-        self.reworded: set[int] = set()  # papers with a new version of their words
+        self.stored: dict[int, dict[str, Any]] = {}  # the words each had before this chunk
         self._load()
 
     def store(self) -> Stored:
         rows = [row for sighting in self.sightings if (row := self._place(sighting))]
         self._write_papers()
         self._write_sightings(rows)
-        touched = {i for i in self.changed | self.new if self._touched(i)}
+        announced = {self.seen[row["source"], row["source_id"]] for row in rows}
+        # Those that a dead run left behind, or another source of this run brought, count too.
+        touched = [i for i in announced if self.by_id[i].touched_batch == self.batch]
         return Stored(len(self.sightings), len(self.new), len(touched))
-
-    def _touched(self, paper_id: int) -> bool:
-        return paper_id in self.by_id and self.by_id[paper_id].touched_batch == self.batch
 
     def _load(self) -> None:
         keys = {_sighting_key(s) for s in self.sightings}
@@ -111,6 +111,7 @@ class _Chunk:
             for row in self.conn.execute(query.where(column.in_(values))):
                 if row.id not in self.by_id:
                     self._remember(_known(row))
+                    self.stored[row.id] = row.content
         for paper_id, source in self.conn.execute(
             select(SightingRow.paper_id, SightingRow.source).where(
                 SightingRow.paper_id.in_(self.by_id)
@@ -159,18 +160,17 @@ class _Chunk:
 
     def _find(self, sighting: Sighting) -> list[KnownPaper]:
         seen = self.by_id.get(self.seen.get(_sighting_key(sighting), 0))
-        if seen is not None and (not sighting.arxiv_id or seen.arxiv_id == sighting.arxiv_id):
-            return [seen]
         known = [
             paper
             for paper in (
+                seen,
                 self.by_arxiv.get(sighting.arxiv_id or ""),
                 self.by_doi.get(sighting.doi or ""),
                 *self.by_title[title_key(sighting.title)],
             )
             if paper is not None
         ]
-        return same_work(sighting, list({p.id: p for p in known}.values()))
+        return same_work(sighting, list({p.id: p for p in known}.values()), seen)
 
     def _create(self, sighting: Sighting) -> KnownPaper:
         row: dict[str, Any] = {
@@ -197,11 +197,12 @@ class _Chunk:
         )
         paper = KnownPaper(id=paper_id, content=content, sources={sighting.source}, **row)
         self._remember(paper)
+        self.stored[paper_id] = content
         self.new.add(paper_id)
         return paper
 
     def _apply(self, paper: KnownPaper, sighting: Sighting) -> None:
-        content = merged(paper.content, sighting)
+        content = merged(paper.content, content_of(sighting))
         gained = (
             sighting.source not in paper.sources
             or set(content["categories"]) > set(paper.content["categories"])
@@ -219,7 +220,6 @@ class _Chunk:
         self._learn_ids(paper, sighting)
         if content != paper.content:
             paper.content = content
-            self.reworded.add(paper.id)
             self.changed.add(paper.id)
         if before != (paper.touched_batch, paper.upvotes, paper.comments, paper.announced_on,
                       paper.arxiv_id, paper.doi, paper.author_key):  # fmt: skip
@@ -234,24 +234,23 @@ class _Chunk:
             self.by_doi[sighting.doi] = paper
 
     def _merge_into(self, paper: KnownPaper, other: KnownPaper) -> None:
-        """Two records turned out to be one work: `other` becomes part of `paper`."""
+        """Two records turned out to be one work: `other` becomes part of `paper`.
+
+        A reader who had one of them has had the work, and who was owed one is owed the work.
+        """
         conn = self.conn
         conn.execute(
             update(SightingRow).where(SightingRow.paper_id == other.id).values(paper_id=paper.id)
         )
-        for table, owner in ((MatchRow, MatchRow.topic_id), (PickRow, PickRow.delivery_id)):
-            has_both = select(owner).where(table.paper_id == paper.id).scalar_subquery()
-            conn.execute(delete(table).where(table.paper_id == other.id, owner.in_(has_both)))
-        conn.execute(
-            update(MatchRow).where(MatchRow.paper_id == other.id).values(paper_id=paper.id)
-        )
-        conn.execute(
-            update(PickRow)
-            .where(PickRow.paper_id == other.id)
-            .values(paper_id=paper.id, paper_version=paper.version)
-        )
+        self._merge_matches(paper.id, other.id)
+        self._move_picks(paper, other)
         conn.execute(delete(PaperRow).where(PaperRow.id == other.id))
+        paper.content = merged(paper.content, other.content)
         paper.sources |= other.sources
+        paper.upvotes = other.upvotes if paper.upvotes is None else paper.upvotes
+        paper.comments = other.comments if paper.comments is None else paper.comments
+        paper.announced_on = min(paper.announced_on, other.announced_on)
+        paper.author_key = paper.author_key or other.author_key
         paper.doi = paper.doi or other.doi
         paper.arxiv_id = paper.arxiv_id or other.arxiv_id
         paper.batch = min(paper.batch, other.batch)
@@ -263,11 +262,76 @@ class _Chunk:
         self.seen = {key: paper.id if i == other.id else i for key, i in self.seen.items()}
         self.changed.add(paper.id)
 
+    def _merge_matches(self, paper_id: int, other_id: int) -> None:
+        """Where a topic matched both, the match that arose first stays: it has been read."""
+        conn, theirs = self.conn, MatchRow.__table__.alias("theirs")
+        for loser, winner, is_later in (
+            (paper_id, other_id, MatchRow.batch > theirs.c.batch),
+            (other_id, paper_id, MatchRow.batch >= theirs.c.batch),
+        ):
+            conn.execute(
+                delete(MatchRow).where(
+                    MatchRow.paper_id == loser,
+                    exists().where(
+                        theirs.c.topic_id == MatchRow.topic_id,
+                        theirs.c.paper_id == winner,
+                        is_later,
+                    ),
+                )
+            )
+        conn.execute(
+            update(MatchRow).where(MatchRow.paper_id == other_id).values(paper_id=paper_id)
+        )
+
+    def _move_picks(self, paper: KnownPaper, other: KnownPaper) -> None:
+        """Digests keep the very words that they froze, now as versions of `paper`.
+
+        One that is frozen with both, and still waits, keeps one of them.
+        """
+        theirs = PickRow.__table__.alias("theirs")
+        self.conn.execute(
+            delete(PickRow).where(
+                PickRow.paper_id == other.id,
+                PickRow.delivery_id.in_(
+                    select(theirs.c.delivery_id)
+                    .join(DeliveryRow, DeliveryRow.id == theirs.c.delivery_id)
+                    .where(
+                        theirs.c.paper_id == paper.id, DeliveryRow.status == DeliveryStatus.QUEUED
+                    )
+                ),
+            )
+        )
+        picked = self.conn.execute(
+            select(PaperVersionRow.version, PaperVersionRow.content)
+            .where(
+                PaperVersionRow.paper_id == other.id,
+                PaperVersionRow.version.in_(
+                    select(PickRow.paper_version).where(PickRow.paper_id == other.id)
+                ),
+            )
+            .order_by(PaperVersionRow.version)
+        ).all()
+        for row in picked:
+            paper.version += 1
+            self.conn.execute(
+                insert(PaperVersionRow).values(
+                    paper_id=paper.id, version=paper.version, content=row.content
+                )
+            )
+            self.conn.execute(
+                update(PickRow)
+                .where(PickRow.paper_id == other.id, PickRow.paper_version == row.version)
+                .values(paper_id=paper.id, paper_version=paper.version)
+            )
+        if picked:
+            self.stored[paper.id] = picked[-1].content
+
     def _write_papers(self) -> None:
         versions = []
         for paper_id in sorted(self.changed):
             paper = self.by_id[paper_id]
-            if paper_id in self.reworded:
+            # Two sightings of one reading may tell different words: only the last ones count.
+            if paper.content != self.stored[paper_id]:
                 paper.version += 1
                 versions.append(
                     {"paper_id": paper_id, "version": paper.version, "content": paper.content}
@@ -312,7 +376,7 @@ class _Chunk:
 
 
 def _sighting_key(sighting: Sighting) -> tuple[str, str]:
-    source_id = sighting.source_id or sighting.arxiv_id or ""
+    source_id = sighting.source_id or sighting.arxiv_id or sighting.doi
     return sighting.source, source_id or f"title:{title_key(sighting.title)}"
 
 

@@ -1,0 +1,119 @@
+"""A newsroom in small: sources that say what a test wants, and questions about what was kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import Engine, func, select, text
+
+from pipeline import ingest as ingesting
+from pipeline import signup
+from pipeline.domain import Paper, Schedule, Sighting, Subscriber
+from pipeline.ingest import SourceReport
+from pipeline.signup import Wishes
+from pipeline.sources import Reading, Validator
+from pipeline.storage import batches, papers, sightings
+from pipeline.storage.database import reading
+from pipeline.storage.schema import MatchRow, Table
+from pipeline.storage.sightings import Stored
+from tests.factories import NOW
+
+SUPPRESSION_KEY = "a key of the tests"
+
+
+@dataclass
+class Press:
+    """A source that announces what it is told; `news` may raise instead."""
+
+    name: str = "arxiv"
+    sightings: Sequence[Sighting] = ()
+    news: Callable[[], None] = lambda: None
+    cursor: str | None = None
+    validators: tuple[tuple[str, Validator], ...] = ()
+    asked: list[tuple[date, str | None]] | None = None
+    quiet: bool = False  # its calendar promises nothing
+
+    def read(self, *, since: date, cursor: str | None, now: datetime) -> Reading:
+        if self.asked is not None:
+            self.asked.append((since, cursor))
+        self.news()
+        return Reading(tuple(self.sightings), self.cursor, validators=self.validators)
+
+    def news_due(self, on: date) -> bool:
+        return not self.quiet
+
+
+def ingest(engine: Engine, *found: Sighting, now: datetime = NOW) -> list[SourceReport]:
+    """One run over these sightings, each announced by its own source."""
+    names = sorted({sighting.source for sighting in found})
+    sources = [Press(name, [s for s in found if s.source == name]) for name in names]
+    return ingesting.ingest(engine, sources, now=now)
+
+
+def store(engine: Engine, *found: Sighting, batch: int = 1) -> Stored:
+    """Only the storing: nothing is matched or published."""
+    with engine.begin() as conn:
+        return sightings.store(conn, found, batch=batch, now=NOW)
+
+
+def stored(engine: Engine) -> list[Paper]:
+    """Every paper, oldest first, visible or not."""
+    with reading(engine) as conn:
+        return sorted(papers.touched_since(conn, 0), key=lambda paper: paper.id)
+
+
+def touched(engine: Engine) -> dict[str, int]:
+    """The batch each paper was last to be matched under, by its key."""
+    with reading(engine) as conn:
+        known = papers.touched_since(conn, 0)
+        batch_of = papers.touched_batches(conn, [paper.id for paper in known])
+    return {paper.key: batch_of[paper.id] for paper in known}
+
+
+def published(engine: Engine) -> int:
+    with reading(engine) as conn:
+        return batches.published(conn)
+
+
+def matches(engine: Engine) -> set[tuple[int, int, int]]:
+    """(topic, paper, batch) of every match, visible or not."""
+    with reading(engine) as conn:
+        rows = conn.execute(select(MatchRow.topic_id, MatchRow.paper_id, MatchRow.batch))
+        return {(row.topic_id, row.paper_id, row.batch) for row in rows}
+
+
+def add_reader(
+    engine: Engine,
+    *queries: str,
+    email: str = "ada@example.org",
+    schedule: Schedule | None = None,
+    max_papers: int = 10,
+    now: datetime = NOW,
+) -> Subscriber:
+    """An active reader, due at eight o'clock UTC, who gets what is published from now on."""
+    wishes = Wishes(queries, schedule or Schedule(), max_papers)
+    return signup.add(
+        engine, email, wishes, confirmed=True, suppression_key=SUPPRESSION_KEY, now=now
+    )
+
+
+def rows(engine: Engine, table: type[Table], *order: Any) -> list[Any]:
+    with reading(engine) as conn:
+        return list(conn.execute(select(*table.__table__.c).order_by(*order)))
+
+
+def count(engine: Engine, table: type[Table]) -> int:
+    with reading(engine) as conn:
+        return conn.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+def empty(engine: Engine) -> None:
+    """Forget everything, so that one database serves many generated histories."""
+    with engine.begin() as conn:
+        for table in reversed(Table.metadata.sorted_tables):
+            if table.name != "ingest_state":
+                conn.execute(table.delete())
+        conn.execute(text("UPDATE ingest_state SET published_batch = 0, lease_until = NULL"))

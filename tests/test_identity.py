@@ -1,0 +1,238 @@
+"""Which announcements are one work: the rules, without a database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pipeline.domain import Links, Sighting
+from pipeline.storage import identity
+from pipeline.storage.identity import (
+    KnownPaper,
+    author_key,
+    content_of,
+    merged,
+    paper_key,
+    same_work,
+    title_key,
+    with_arxiv_id,
+)
+from tests.factories import TODAY, make_sighting
+
+TITLE = "Attention for Patient Readers"
+
+
+def known(sighting: Sighting, id_: int = 1, **changes: Any) -> KnownPaper:
+    """The record of a paper that this sighting alone announced."""
+    values = {
+        "arxiv_id": sighting.arxiv_id,
+        "doi": sighting.doi,
+        "title_key": title_key(sighting.title),
+        "author_key": author_key(sighting.authors),
+        "version": 1,
+        "content": content_of(sighting),
+        "upvotes": None,
+        "comments": None,
+        "announced_on": TODAY,
+        "batch": 1,
+        "touched_batch": 1,
+    }
+    return KnownPaper(id=id_, **{**values, **changes})
+
+
+def ids(papers: list[KnownPaper]) -> list[int]:
+    return [paper.id for paper in papers]
+
+
+def without_id(**changes: Any) -> Sighting:
+    return make_sighting(None, **{"source": "feed", "title": TITLE, **changes})
+
+
+# --- Keys ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "attention for patient readers",
+        "Attention: for patient   readers!",
+        "Átténtion for Patient-Readers",
+        "Attention for\tPatient Readers.",
+    ],
+)
+def test_titles_that_differ_only_in_dress_are_equal(title):
+    assert title_key(title) == title_key(TITLE)
+
+
+def test_titles_without_a_letter_still_differ():
+    assert title_key("???") != title_key("!!!")
+
+
+@pytest.mark.parametrize(
+    "name", ["Ada Lovelace", "A. Lovelace", "Lovelace, Ada", "ADA LOVELACE", "Ada K. Lovelace"]
+)
+def test_a_first_author_is_known_by_surname_and_initial(name):
+    assert author_key([name, "Charles Babbage"]) == "lovelace a"
+
+
+def test_no_author_is_no_key():
+    assert author_key([]) == author_key(["42"]) == ""
+
+
+def test_people_know_a_paper_by_its_arxiv_id_then_its_doi_then_its_title():
+    assert paper_key("2503.02130", "10.1/x", "0" * 32) == "2503.02130"
+    assert paper_key(None, "10.1/x", "0" * 32) == "doi:10.1/x"
+    assert paper_key(None, None, "0123456789abcdef0123") == "title:0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("doi", "arxiv_id"),
+    [
+        ("10.48550/arxiv.2503.02130", "2503.02130"),  # keeps its zero
+        ("10.48550/arxiv.astro-ph/0601001", "astro-ph/0601001"),
+        ("10.48550/arxiv.2503.02130v2", "2503.02130"),
+    ],
+)
+def test_a_doi_minted_by_arxiv_is_its_id(doi, arxiv_id):
+    sighting = with_arxiv_id(without_id(doi=doi))
+
+    assert (sighting.arxiv_id, sighting.doi) == (arxiv_id, None)
+
+
+# --- One work -----------------------------------------------------------------------------------
+
+
+def test_an_arxiv_id_says_more_than_a_doi():
+    """Both records are the work when the second has no arXiv id; surest first."""
+    by_doi = known(without_id(doi="10.1/x"), 1)
+    by_arxiv = known(make_sighting("3001.00001"), 2)
+
+    found = same_work(make_sighting("3001.00001", doi="10.1/x"), [by_doi, by_arxiv])
+
+    assert ids(found) == [2, 1]
+
+
+def test_two_arxiv_ids_are_two_works_whatever_else_is_equal():
+    paper = known(make_sighting("3001.00001", title=TITLE, doi="10.1/x"))
+
+    found = same_work(make_sighting("3001.00002", title=TITLE, doi="10.1/x"), [paper])
+
+    assert found == []
+
+
+def test_a_sighting_never_joins_two_arxiv_ids_together():
+    """It was announced under one of them, and tells the DOI of the other."""
+    first = known(make_sighting("3001.00001"), 1)
+    second = known(make_sighting("3001.00002", doi="10.1/x"), 2)
+
+    found = same_work(without_id(doi="10.1/x"), [first, second], seen=first)
+
+    assert ids(found) == [1]
+
+
+def test_a_source_that_learns_the_arxiv_id_of_what_it_announced_means_the_same_work():
+    """Even when the title changed meanwhile."""
+    paper = known(without_id())
+
+    found = same_work(make_sighting("3001.00001", title="Something else"), [paper], seen=paper)
+
+    assert ids(found) == [1]
+
+
+def test_equal_title_and_first_author_are_one_work():
+    paper = known(make_sighting("3001.00001", title=TITLE, authors=("Ada Lovelace",)))
+
+    assert ids(same_work(without_id(authors=("Lovelace, A.", "Grace Hopper")), [paper])) == [1]
+    assert same_work(without_id(authors=("Grace Hopper",)), [paper]) == []
+
+
+def test_of_two_equal_records_the_older_one_is_meant():
+    """Two arXiv papers of one title and author: whatever order the database gives them in."""
+    first = known(make_sighting("3001.00001", title=TITLE), 1)
+    second = known(make_sighting("3001.00002", title=TITLE), 2)
+
+    assert ids(same_work(without_id(), [second, first])) == [1]
+
+
+def test_a_paper_without_any_id_joins_one_of_equal_title_only_where_there_is_one():
+    first = known(make_sighting("3001.00001", title=TITLE), 1)
+    second = known(make_sighting("3001.00002", title=TITLE), 2)
+    anonymous = without_id(authors=())
+
+    assert ids(same_work(anonymous, [first])) == [1]
+    assert same_work(anonymous, [first, second]) == []
+
+
+def test_a_paper_with_an_id_takes_over_the_record_that_had_none():
+    anonymous = known(without_id(authors=()))
+
+    assert ids(same_work(make_sighting("3001.00001", title=TITLE), [anonymous])) == [1]
+
+
+# --- The words of several -----------------------------------------------------------------------
+
+
+def test_a_newer_version_changes_the_words_and_an_older_one_does_not():
+    first = content_of(make_sighting("3001.00001", version=1, title="One", abstract="First."))
+    second = content_of(make_sighting("3001.00001", version=2, title="Two", abstract="Second."))
+
+    assert merged(first, second)["title"] == "Two"
+    assert merged(second, first)["title"] == "Two"
+    assert merged(second, first)["abstract"] == "Second."
+
+
+def test_another_sources_version_numbers_mean_nothing():
+    """bioRxiv's third version does not keep arXiv's second from being read."""
+    elsewhere = content_of(make_sighting(None, source="biorxiv", version=3))
+    at_arxiv = merged(elsewhere, content_of(make_sighting("3001.00001", title="One")))
+
+    again = merged(at_arxiv, content_of(make_sighting("3001.00001", title="Two", version=2)))
+
+    assert at_arxiv["words_version"] is None
+    assert again["title"] == "Two"
+
+
+def test_the_words_of_arxiv_win_and_what_it_does_not_know_stays():
+    listed = make_sighting(
+        "3001.00001", source="huggingface", title="listed", keywords=("agents",),
+        categories=(), links=Links(code="https://example.org/code"),
+    )  # fmt: skip
+    announced = make_sighting(
+        "3001.00001", title="Announced", categories=("cs.CL", "cs.AI"), links=Links(),
+    )  # fmt: skip
+
+    one_way = merged(content_of(listed), content_of(announced))
+    other_way = merged(content_of(announced), content_of(listed))
+
+    for content in (one_way, other_way):
+        assert content["title"] == "Announced"
+        assert content["keywords"] == ["agents"]
+        assert content["categories"] == ["cs.CL", "cs.AI"]
+        assert content["links"] == {"code": "https://example.org/code"}
+
+
+def test_a_source_that_tells_less_takes_nothing_away():
+    full = content_of(make_sighting("3001.00001", source="huggingface"))
+    poor = content_of(replace(make_sighting("3001.00001"), abstract="", authors=()))
+
+    content = merged(full, poor)
+
+    assert content["abstract"] == full["abstract"]
+    assert content["authors"] == full["authors"]
+
+
+def test_merging_twice_is_merging_once():
+    first, second = (
+        content_of(make_sighting("3001.00001", source=source, keywords=(source,), version=2))
+        for source in ("huggingface", "arxiv")
+    )
+
+    once = merged(merged(first, second), first)
+
+    assert merged(merged(once, first), second) == once
+
+
+def test_arxiv_is_the_first_of_those_whose_words_win():
+    assert identity.WORDS_FROM[0] == "arxiv"

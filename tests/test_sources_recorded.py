@@ -316,9 +316,15 @@ HOSTILE = {
     "long line": lambda: b'{"id": "' + b"x" * 30 * MB,
     "bad lines": lambda: b"{x\n" * 5_000_000,
     "empty lines": lambda: b"{\n" + b"\n" * 20_000_000,
-    "gzip bomb": lambda: gzip.compress(b"0" * 10) + gzip.compress(b"{" + b" " * 400 * MB),
+    "gzip bomb": lambda: gzip.compress(b"{" + b" " * 400 * MB),
     "gzip xml": lambda: gzip.compress(b"<feed>" + b"<entry/>" * 5_000_000),
     "listing": lambda: listing(b"".join([b"<dt>" + b"class='list-title" * 500_000]).decode()),
+    "formulas": lambda: api(
+        *(
+            api_entry(title="".join(f"$\\frac{{a_{i}}}{{b{j}}}$" for j in range(50)))
+            for i in range(8_000)
+        )
+    ),
     "entities": lambda: api(api_entry(title="&lt;script&gt;" * 300_000)),
 }
 
@@ -349,7 +355,7 @@ def test_a_hostile_file_ends_in_a_clean_paper_or_one_clear_line(tmp_path, kind):
         [sys.executable, "-c", READ, str(path)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
         cwd=Path(__file__).resolve().parents[1],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (10, 10)),

@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 
 from pipeline.domain import Sighting
 from pipeline.sources.documents import DocumentError
+from pipeline.sources.latex import formulas_within
 
 Entry = TypeVar("Entry")
 _LARGEST_COUNT = 2**31 - 1
 _MOST_SKIPPED = 20
+_SECONDS_FOR_FORMULAS = 2.5
 
 
 class Skipped:
@@ -37,11 +39,12 @@ def collect(
 ) -> tuple[Sighting, ...]:
     """What `read` makes of each entry; where it raises DocumentError, a line in `skipped`."""
     sightings: list[Sighting] = []
-    for number, entry in enumerate(entries, start=1):
-        try:
-            sightings.append(read(entry))
-        except DocumentError as error:
-            skipped.add(f"entry {number}", error)
+    with formulas_within(_SECONDS_FOR_FORMULAS):
+        for number, entry in enumerate(entries, start=1):
+            try:
+                sightings.append(read(entry))
+            except DocumentError as error:
+                skipped.add(f"entry {number}", error)
     return tuple(sightings)
 
 

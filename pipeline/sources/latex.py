@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 
 from pylatexenc.latex2text import LatexNodes2Text
@@ -11,6 +15,7 @@ from pylatexenc.latexwalker import LatexWalkerError
 
 _MOST_FORMULAS = 100  # in one text; later ones stay as they are written
 _DEEPEST_BRACES = 8
+_seconds_left: ContextVar[float | None] = ContextVar("seconds left for formulas", default=None)
 
 _FORMULA = re.compile(r"(?<![\\$])(\$\$?)([^$]{1,300})\1(?!\$)")
 _TEXLIKE = re.compile(r"[\\^_{]")
@@ -84,17 +89,30 @@ def untex(text: str) -> str:
     return _TIE.sub(" ", text)
 
 
+@contextmanager
+def formulas_within(seconds: float) -> Iterator[None]:
+    """Formulas met after that many seconds of reading formulas stay as they are written.
+
+    A real day needs a tenth of a second; a file made of formulas would take minutes.
+    """
+    token = _seconds_left.set(seconds)
+    try:
+        yield
+    finally:
+        _seconds_left.reset(token)
+
+
 def _without_formulas(text: str) -> str:
     parts: list[str] = []
     done = at = 0
     for _ in range(_MOST_FORMULAS):
         match = _FORMULA.search(text, at)
-        if match is None:
+        if match is None or _out_of_time():
             break
         at = match.end()
         if not _is_formula(match):
             at = match.start() + len(match[1])
-        elif formula := _converted(match[2].strip()):
+        elif formula := _converted_in_time(match[2].strip()):
             parts += [text[done : match.start()], formula]
             done = at
     return "".join(parts) + text[done:]
@@ -108,6 +126,21 @@ def _is_formula(match: re.Match[str]) -> bool:
     if _TEXLIKE.search(inner):
         return not inner[0].isdigit() or inner[-1] != " "
     return inner == inner.strip() and not behind.isdigit()
+
+
+def _out_of_time() -> bool:
+    left = _seconds_left.get()
+    return left is not None and left <= 0
+
+
+def _converted_in_time(formula: str) -> str:
+    left = _seconds_left.get()
+    if left is None:
+        return _converted(formula)
+    started = time.monotonic()
+    text = _converted(formula)
+    _seconds_left.set(left - (time.monotonic() - started))
+    return text
 
 
 @lru_cache(maxsize=4096)

@@ -120,7 +120,7 @@ def https_link(url: object) -> str | None:
 
 def _without_markup(text: str) -> str:
     # Feeds escape once or twice, and taking a tag out can make another one.
-    for _ in range(3):
+    for _ in range(3 if "<" in text or "&" in text else 0):
         before = text
         text = _UNSEEN.sub("", html.unescape(_strip_tags(text)))
         if text == before:
@@ -129,7 +129,7 @@ def _without_markup(text: str) -> str:
 
 
 def _strip_tags(text: str) -> str:
-    for _ in range(3):
+    for _ in range(3 if "<" in text else 0):
         before = text
         text = _WITH_CONTENT.sub(" ", text)
         text = _TAG.sub(_replace_tag, _DECLARATION.sub("", text))

@@ -18,7 +18,7 @@ from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
 from tests import servers
 from tests.factories import NOW
-from tests.servers import Inbox
+from tests.servers import Inbox, PostgreSQLDatabase
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -91,12 +91,8 @@ def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
 
 
 @pytest.fixture
-def postgresql_url(postgresql: str) -> Iterator[str]:
-    name = f"t{uuid.uuid4().hex}"
-    with psycopg.connect(postgresql.format(name="postgres"), autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE template_paperboy STRATEGY file_copy")
-        yield postgresql.format(name=name)
-        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+def postgresql_url(postgresql_database: PostgreSQLDatabase) -> str:
+    return postgresql_database.cleared()
 
 
 @pytest.fixture
@@ -119,19 +115,19 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql(pytestconfig: pytest.Config) -> str:
-    """The run's server, with a migrated template: a URL with a place for the database's {name}."""
+def postgresql_database(pytestconfig: pytest.Config) -> Iterator[PostgreSQLDatabase]:
+    """A database that the tests of this process use in turn, on the server of the whole run."""
     folder = pytestconfig.stash[run_folder]
-    migrated = folder / "template-is-migrated"
     with servers.alone(folder):
-        url = servers.start_postgresql(folder)
-        if not migrated.exists():
-            with psycopg.connect(url.format(name="postgres"), autocommit=True) as conn:
-                conn.execute("DROP DATABASE IF EXISTS template_paperboy")
-                conn.execute("CREATE DATABASE template_paperboy")
-            _migrate(url.format(name="template_paperboy"))
-            migrated.touch()
-    return url
+        server = servers.start_postgresql(folder)
+        template = PostgreSQLDatabase(server, "template_paperboy")
+        if not template.exists():
+            template.create()
+            _migrate(template.url)
+    database = PostgreSQLDatabase(server, f"t{uuid.uuid4().hex}", template.name)
+    database.create()
+    yield database
+    database.drop()
 
 
 def _migrate(url: str) -> None:

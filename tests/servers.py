@@ -17,6 +17,7 @@ from email.parser import BytesParser
 from email.policy import SMTP as SMTP_POLICY
 from pathlib import Path
 
+import psycopg
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from pipeline.mailbox import greet, listen
@@ -101,6 +102,88 @@ def start_postgresql(run: Path) -> str:
 def stop_postgresql(run: Path) -> None:
     if (run / "postgresql" / "cluster" / "postmaster.pid").exists():
         _run(run, "pg_ctl", "stop", "-w", "-D", "cluster", "-m", "immediate")
+
+
+@dataclass
+class PostgreSQLDatabase:
+    """A database on the run's server, made as a copy of `template`."""
+
+    server: str  # a URL with a place for the database's {name}
+    name: str
+    template: str = "template0"
+    revision: str | None = None  # the last migration when it was made
+
+    @property
+    def url(self) -> str:
+        return self.server.format(name=self.name)
+
+    def exists(self) -> bool:
+        with self._server() as conn:
+            found = conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", [self.name])
+            return found.fetchone() is not None
+
+    def create(self) -> None:
+        with self._server() as conn:
+            conn.execute(f"CREATE DATABASE {self.name} TEMPLATE {self.template}")
+        with psycopg.connect(self.url) as conn:
+            self.revision = _revision(conn)
+
+    def drop(self) -> None:
+        with self._server() as conn:
+            conn.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)")
+
+    def cleared(self) -> str:
+        """Its URL, the database being as the migrations left it, whatever a test did to it.
+
+        Emptying tables takes 1 ms, a new copy of the template 10 to 400 on a busy machine.
+        """
+        self._hang_up()
+        if not self._clear():
+            self.drop()
+            self.create()
+        return self.url
+
+    def _hang_up(self) -> None:
+        # A process that a test killed may have left a connection, and a lock with it.
+        with self._server() as conn:
+            query = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname=%s"
+            conn.execute(query, [self.name])
+
+    def _clear(self) -> bool:
+        """Whether emptying was enough: a test of migrations leaves other tables behind."""
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            if _revision(conn) != self.revision:
+                return False
+            conn.execute(EMPTY_EVERY_TABLE)
+            return True
+
+    def _server(self) -> psycopg.Connection:
+        return psycopg.connect(self.server.format(name="postgres"), autocommit=True)
+
+
+EMPTY_EVERY_TABLE = """
+DO $$
+DECLARE name text;
+BEGIN
+    SET LOCAL session_replication_role = replica;  -- foreign keys would want an order
+    FOR name IN
+        SELECT quote_ident(tablename) FROM pg_tables
+        WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+    LOOP
+        EXECUTE 'DELETE FROM ' || name;
+    END LOOP;
+    PERFORM setval(oid, 1, false) FROM pg_class WHERE relkind = 'S';
+    INSERT INTO ingest_state (id, published_batch, token) VALUES (1, 0, 0);
+END $$
+"""
+
+
+def _revision(conn: psycopg.Connection) -> str | None:
+    try:
+        row = conn.execute("SELECT version_num FROM alembic_version").fetchone()
+    except psycopg.errors.UndefinedTable:
+        return None
+    return row[0] if row else None
 
 
 def _run(run: Path, program: str, *args: str) -> None:

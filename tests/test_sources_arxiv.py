@@ -12,7 +12,8 @@ from pipeline.errors import SourceError
 from pipeline.sources import Validator
 from pipeline.sources.arxiv import Arxiv, ArxivAPI
 from pipeline.sources.arxiv_calendar import feed_day, first_feed_day
-from pipeline.sources.arxiv_formats import read_listing, read_xml
+from pipeline.sources.arxiv_formats import read_xml
+from pipeline.sources.arxiv_listing import read_listing
 from pipeline.sources.documents import DocumentError
 from pipeline.sources.http import Client
 from tests.source_answers import (

@@ -18,7 +18,8 @@ from pipeline.sources.arxiv_calendar import (
     feed_days,
     first_feed_day,
 )
-from pipeline.sources.arxiv_formats import SOURCE, Answer, RefusedError, each_once, read_xml
+from pipeline.sources.arxiv_formats import RefusedError, each_once, read_xml
+from pipeline.sources.arxiv_sightings import SOURCE, Answer
 from pipeline.sources.documents import DocumentError
 from pipeline.sources.http import Client
 

@@ -1,29 +1,20 @@
-"""arXiv's answers as sightings: the API, the daily feeds, OAI-PMH and the listing page."""
+"""arXiv's XML answers as sightings: the API, the daily feeds and OAI-PMH."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
-from pipeline.domain import Links, Sighting
+from pipeline.domain import Sighting
+from pipeline.sources.arxiv_sightings import Answer, name_in, sighting_of
 from pipeline.sources.collect import Skipped, collect, day_in, moment_in
 from pipeline.sources.documents import DocumentError, Element, XMLDocument, parse_xml
-from pipeline.sources.identifiers import ArxivName, arxiv_categories, arxiv_name, doi
-from pipeline.sources.text import (
-    MOST_AUTHORS,
-    clean,
-    clean_names,
-    clean_title,
-    is_withdrawn,
-    split_authors,
-)
+from pipeline.sources.text import clean, clean_names, clean_title, split_authors
 
-SOURCE = "arxiv"
 _ENTRIES = frozenset({"entry", "item", "record"})
-_NOTE_LIMIT = 1_000
 
 # A record whose first version is older than this has changed, it is not new.
 _NEW_FOR = timedelta(days=7)
@@ -31,17 +22,6 @@ _NEW_FOR = timedelta(days=7)
 
 class RefusedError(DocumentError):
     """arXiv understood the question and says that it is wrong."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What one document holds. `total` is what the API says there is in all."""
-
-    sightings: tuple[Sighting, ...]
-    skipped: tuple[str, ...] = ()
-    total: int | None = None
-    resumption: str | None = None  # OAI-PMH: where to go on, None at the end
-    entries: int = 0
 
 
 def read_xml(raw: bytes | str, *, whole: bool = False) -> Answer:
@@ -99,12 +79,12 @@ def _read_api(document: XMLDocument) -> Answer:
 
 
 def _api_sighting(entry: Element) -> Sighting:
-    name = _name(entry.text_of("id"))
+    name = name_in(entry.text_of("id"))
     primary = entry.find("primary_category")
     terms = [primary.attributes.get("term", "")] if primary else []
     terms += [c.attributes.get("term", "") for c in entry.find_all("category")]
     authors = entry.find_all("author")
-    return _sighting(
+    return sighting_of(
         name,
         title=entry.text_of("title"),
         abstract=entry.text_of("summary"),
@@ -135,12 +115,12 @@ _LEAD = re.compile(r"\s*arXiv:\S+\s+Announce Type:\s*(?P<kind>[a-z-]+)\s*(?:Abst
 
 def _feed_sighting(entry: Element) -> Sighting:
     """One paper of the RSS or Atom feed: new and cross are candidates, replace* are updates."""
-    name = _name(entry.text_of("id") or entry.text_of("guid") or _link(entry))
+    name = name_in(entry.text_of("id") or entry.text_of("guid") or _link(entry))
     summary = entry.text_of("summary") or entry.text_of("description")
     lead = _LEAD.match(summary)
     kind = entry.text_of("announce_type") or (lead["kind"] if lead else "")
     terms = [c.attributes.get("term") or c.text.strip() for c in entry.find_all("category")]
-    return _sighting(
+    return sighting_of(
         name,
         title=entry.text_of("title"),
         abstract=summary[lead.end() :] if lead else summary,
@@ -205,8 +185,8 @@ def _oai_sighting(record: Element) -> Sighting:
     versions = raw.find_all("version")
     published_at = _mail_moment(versions[0].text_of("date")) if versions else None
     changed_on = day_in(record.text_of("header", "datestamp"))
-    return _sighting(
-        replace(_name(raw.text_of("id")), version=_last_version(versions)),
+    return sighting_of(
+        replace(name_in(raw.text_of("id")), version=_last_version(versions)),
         title=raw.text_of("title"),
         abstract=raw.text_of("abstract"),
         authors=split_authors(raw.text_of("authors")),
@@ -231,159 +211,3 @@ def _mail_moment(text: str) -> datetime | None:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
         return None
-
-
-# --- The listing page ---------------------------------------------------------------------------
-
-_SHOWN_FOR = re.compile(r"listings for \w+, (\d{1,2} \w{3,9} \d{4})")
-_SECTION = re.compile(r"<h3[^<>]*>\s*(New|Cross|Replacement)\b", re.I)
-_LISTED_NAME = re.compile(r"href\s{0,3}=\s{0,3}[\"']/abs/([^\"'\s]{1,60})[\"']")
-_LISTED_VERSION = re.compile(r"/html/([^\"'\s]{1,60}v\d{1,4})[\"']")
-_LISTED = {
-    "title": (re.compile(r"class=['\"]list-title[^<>]{0,200}>"), "</div>"),
-    "authors": (re.compile(r"class=['\"]list-authors[^<>]{0,200}>"), "</div>"),
-    "comments": (re.compile(r"class=['\"]list-comments[^<>]{0,200}>"), "</div>"),
-    "subjects": (re.compile(r"class=['\"]list-subjects[^<>]{0,200}>"), "</div>"),
-    "abstract": (re.compile(r"<p class=['\"]mathjax['\"]>"), "</p>"),
-}
-_DESCRIPTOR = re.compile(r"<span class=['\"]descriptor['\"]>[^<]*</span>")
-_ANCHOR = re.compile(r"<a\b[^<>]*>([^<]*)</a>")
-_LONGEST_LISTED = 500_000
-
-
-def is_listing(page: str) -> bool:
-    return "listings for" in page[:200_000] and "<dt>" in page
-
-
-def read_listing(page: str) -> Answer:
-    """arXiv's /list page of one day; replacements are updates."""
-    shown = _SHOWN_FOR.search(page[:200_000])
-    announced_on = _long_day(shown[1]) if shown else None
-    skipped = Skipped()
-
-    def read(listed: tuple[str, bool]) -> Sighting:
-        sighting = _listed_sighting(listed[0])
-        return replace(sighting, announced_on=announced_on, update_only=listed[1])
-
-    sightings = collect(_listed(page), read, skipped)
-    if not sightings and skipped.lines:
-        raise DocumentError(f"is a listing without a readable entry: {skipped.lines[0]}")
-    return Answer(sightings, skipped.lines, entries=len(sightings))
-
-
-def _listed(page: str) -> Iterator[tuple[str, bool]]:
-    """Each entry's HTML, and whether it stands under the replacements."""
-    is_update = False
-    for number, part in enumerate(page.split("<dt>")):
-        if number:
-            yield part[:_LONGEST_LISTED], is_update
-        for section in _SECTION.finditer(part):
-            is_update = section[1].lower() == "replacement"
-
-
-def _listed_sighting(part: str) -> Sighting:
-    found = {key: _between(part, *marks) for key, marks in _LISTED.items()}
-    name = _name(_first(_LISTED_NAME, part))
-    versioned = arxiv_name(_first(_LISTED_VERSION, part))
-    if versioned and versioned.id == name.id:
-        name = versioned
-    return _sighting(
-        name,
-        title=found["title"],
-        abstract=found["abstract"],
-        authors=clean_names(_ANCHOR.findall(found["authors"])[:MOST_AUTHORS]),
-        categories=re.findall(r"\(([A-Za-z.-]{2,30})\)", found["subjects"]),
-        note=found["comments"],
-    )
-
-
-def _between(part: str, start: re.Pattern[str], end: str) -> str:
-    opening = start.search(part)
-    if opening is None:
-        return ""
-    closing = part.find(end, opening.end())
-    return _DESCRIPTOR.sub("", part[opening.end() : closing]) if closing > 0 else ""
-
-
-def _first(pattern: re.Pattern[str], part: str) -> str:
-    match = pattern.search(part)
-    return match[1] if match else ""
-
-
-def _long_day(text: str) -> date | None:
-    for form in ("%d %B %Y", "%d %b %Y"):
-        try:
-            return datetime.strptime(text, form).replace(tzinfo=UTC).date()
-        except ValueError:
-            continue
-    return None
-
-
-# --- What all of them share ---------------------------------------------------------------------
-
-
-def _name(text: str) -> ArxivName:
-    name = arxiv_name(text)
-    if name is None:
-        raise DocumentError(f"has no arXiv id ({clean(text, 60) or 'empty'})")
-    return name
-
-
-def _sighting(
-    name: ArxivName,
-    *,
-    title: str,
-    abstract: str,
-    authors: tuple[str, ...],
-    categories: list[str],
-    note: str = "",
-    journal_doi: str = "",
-    announced_on: date | None = None,
-    published_at: datetime | None = None,
-    update_only: bool = False,
-) -> Sighting:
-    title, note = clean_title(title), clean(note, _NOTE_LIMIT)
-    if not title:
-        raise DocumentError(f"{name.id} has no title")
-    return Sighting(
-        source=SOURCE,
-        source_id=name.id,
-        title=title,
-        abstract=clean(abstract),
-        authors=authors,
-        author_count=len(authors),
-        categories=arxiv_categories(categories),
-        arxiv_id=name.id,
-        doi=doi(journal_doi.split()[0]) if journal_doi.split() else None,
-        version=name.version,
-        announced_on=announced_on,
-        published_at=published_at,
-        links=Links(abstract=name.abstract_page, pdf=name.pdf),
-        note=note,
-        withdrawn=is_withdrawn(note),
-        update_only=update_only,
-    )
-
-
-def record_sighting(record: dict[str, object], announced_on: date | None) -> Sighting:
-    """A paper out of a file of JSON records, under the field names that scrapers use."""
-    name = _name(str(record.get("id")) if isinstance(record.get("id"), str) else "")
-    authors, categories = record.get("authors"), record.get("categories")
-    return _sighting(
-        name,
-        title=_text(record.get("title")),
-        abstract=_text(record.get("abstract")) or _text(record.get("summary")),
-        authors=clean_names(a for a in authors if isinstance(a, str))
-        if isinstance(authors, list)
-        else split_authors(_text(authors)),
-        categories=[c for c in categories if isinstance(c, str)]
-        if isinstance(categories, list)
-        else _text(categories).split(),
-        note=_text(record.get("comment")) or _text(record.get("comments")),
-        journal_doi=_text(record.get("doi")),
-        announced_on=day_in(record.get("first_seen")) or announced_on,
-    )
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""

@@ -13,7 +13,14 @@ from typing import IO, Any, cast
 
 from pipeline.domain import Sighting
 from pipeline.errors import SourceError
-from pipeline.sources import Reading, arxiv_formats, biorxiv_formats, huggingface
+from pipeline.sources import (
+    Reading,
+    arxiv_formats,
+    arxiv_listing,
+    arxiv_sightings,
+    biorxiv_formats,
+    huggingface,
+)
 from pipeline.sources.collect import Skipped, collect, count_in, day_in, text_in
 from pipeline.sources.documents import (
     LARGEST_DOCUMENT,
@@ -100,9 +107,9 @@ class _Recording:
     # --- Markup ---------------------------------------------------------------------------------
 
     def _markup(self, text: str) -> tuple[Sighting, ...]:
-        self._answered_by = arxiv_formats.SOURCE
-        if arxiv_formats.is_listing(text):
-            answer = arxiv_formats.read_listing(text)
+        self._answered_by = arxiv_sightings.SOURCE
+        if arxiv_listing.is_listing(text):
+            answer = arxiv_listing.read_listing(text)
         elif re.match(r"\s*(?:<!doctype\s+html|<html)\b", text, re.I):
             raise DocumentError("is a web page of no kind that is known")
         else:
@@ -162,7 +169,7 @@ class _Recording:
         if "server" in row or "preprint_doi" in row:
             return biorxiv_formats.entry_sighting(row, self._source)
         if arxiv_name(row.get("id")):
-            return arxiv_formats.record_sighting(row, self._day)
+            return arxiv_sightings.record_sighting(row, self._day)
         return self._plain_sighting(row)
 
     def _plain_sighting(self, row: dict[str, Any]) -> Sighting:

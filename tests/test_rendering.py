@@ -282,7 +282,7 @@ def test_one_bad_paper_does_not_stop_the_others():
     [make_digest(make_pick(replace(make_paper(), title=None))), replace(make_digest(), picks=())],
 )
 def test_a_mail_about_nothing_is_refused(digest):
-    with pytest.raises(RenderError, match="without a paper"):
+    with pytest.raises(RenderError, match="paper"):
         RENDERER.digest(digest, LINKS)
 
 
@@ -547,6 +547,13 @@ def spoil(path: Path, old: str, new: str) -> None:
         ("digest.mjml", "{% for pick in picks %}", "{% for paper in picks %}"),
         ("digest.mjml", "partials/card.mjml", "partials/crad.mjml"),
         ("confirmation.txt", "{{ confirm_url }}", "{{ confirm_url"),
+        ("confirmation.mjml", "{{ hours }}", "{{ ours }}"),  # a name nobody knows
+        ("partials/footer.mjml", "{{ house.host }}", "{{ house.hots }}"),
+        ("partials/card.mjml", "{{ pick.counts }}", "{{ pick.count }}"),
+        ("partials/welcome.mjml", "Welcome.", "{{ welcome }}"),
+        ("digest.txt", "{{ mail.more }}", "{{ mail.more | upper }}"),  # changes a reader's words
+        ("digest.mjml", "{% if edition.has_more %}", "{% if mail.more == '2 more papers' %}"),
+        ("partials/card.txt", "{{ why.line }}", "{{ why.line | upper }}"),
     ],
 )
 def test_a_broken_template_stops_the_start(folder, name, old, new):
@@ -554,14 +561,6 @@ def test_a_broken_template_stops_the_start(folder, name, old, new):
 
     with pytest.raises(RenderError):
         Renderer(HOUSE, folder)
-
-
-def test_a_word_no_mail_has_is_an_error(folder):
-    """A mistyped name in a template does not become an empty place in a million mails."""
-    spoil(folder / "partials" / "footer.mjml", "{{ house.host }}", "{{ house.hots }}")
-
-    with pytest.raises(RenderError, match="hots"):
-        Renderer(HOUSE, folder).digest(make_digest(), LINKS)
 
 
 def test_no_mjml_is_left_in_a_mail():

@@ -7,6 +7,7 @@ pieces. `Renderer.page` is the plain way: one template, one call. Both give the 
 """
 
 from pipeline.rendering.house import House, MailLinks
-from pipeline.rendering.renderer import Rendered, Renderer
+from pipeline.rendering.renderer import Renderer
+from pipeline.rendering.wire import Rendered
 
 __all__ = ["House", "MailLinks", "Rendered", "Renderer"]

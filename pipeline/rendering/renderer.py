@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -13,13 +13,13 @@ from jinja2 import Template, TemplateError
 
 from pipeline.domain import Digest, Pick
 from pipeline.errors import RenderError
-from pipeline.rendering import templates, views, words
+from pipeline.rendering import templates, trial, views, words
 from pipeline.rendering.cards import Cards, WireCard
 from pipeline.rendering.gaps import Part, gap, part
 from pipeline.rendering.house import House, MailLinks
 from pipeline.rendering.recent import Recent
 from pipeline.rendering.views import Edition, Personal
-from pipeline.rendering.wire import escaped, fragment
+from pipeline.rendering.wire import Rendered, escaped, fragment
 
 FRAMES = 512  # of about 15 KB each
 
@@ -27,15 +27,6 @@ PERSONAL = tuple(field.name for field in fields(Personal))
 UNKNOWN = Personal(**{name: gap(name) for name in PERSONAL})  # while a frame is made ready
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A mail without its headers; `b"".join(text)` is a quoted-printable body."""
-
-    subject: str
-    text: tuple[bytes, ...]
-    html: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +49,14 @@ class Words:
 
 
 class Renderer:
-    """Raises RenderError at once when a template in `folder` is broken."""
+    """Raises RenderError at once when a template in `folder` is broken, not in the first mail."""
 
     def __init__(self, house: House, folder: Path) -> None:
         self._house = house
         self._templates = templates.load(folder, house)
         self._cards = Cards(house, self._templates)
         self._frames: Recent[object, WireFrame] = Recent(FRAMES)
+        trial.run(self.digest, self.page, self.confirmation)
 
     @property
     def template_version(self) -> str:
@@ -114,13 +106,18 @@ class Renderer:
             (fragment(_render(self._templates.confirmation_html, context)),),
         )
 
-    def _shown(self, digest: Digest) -> Iterator[tuple[Pick, WireCard]]:
+    def _shown(self, digest: Digest) -> list[tuple[Pick, WireCard]]:
+        shown, reason = [], RenderError("a digest without a paper")
         room = views.room(len(digest.picks))
         for pick in digest.picks:
             try:
-                yield pick, self._cards.get(pick, room)
+                shown.append((pick, self._cards.get(pick, room)))
             except RenderError as error:
                 log.warning("card left out", paper=pick.paper.id, error=str(error))
+                reason = error
+        if not shown:
+            raise reason
+        return shown
 
     def _frame(self, edition: Edition, links: MailLinks) -> WireFrame:
         pages = (links.subscribe, links.privacy, links.archive)
@@ -142,8 +139,6 @@ class Renderer:
 
 
 def _words(digest: Digest, links: MailLinks, titles: list[str]) -> Words:
-    if not titles:
-        raise RenderError("a digest without a paper that can be shown")
     topics, topics_wrapped = _topics(digest.topics)
     return Words(
         subject=views.subject(digest, titles[0], len(titles)),

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from binascii import b2a_qp
+from binascii import a2b_qp, b2a_qp
+from dataclasses import dataclass
 
 from markupsafe import escape
 
 LINE = 76  # RFC 2045, section 6.7, rule 5: the "=" of a soft break included
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A mail without its headers; `b"".join(text)` is a quoted-printable body."""
+
+    subject: str
+    text: tuple[bytes, ...]
+    html: tuple[bytes, ...]
 
 
 def fragment(text: str) -> bytes:
@@ -27,6 +37,13 @@ def fragment(text: str) -> bytes:
 def escaped(text: str) -> bytes:
     """`fragment` of `text` as HTML shows it."""
     return fragment(str(escape(text)))
+
+
+def plain(wire: tuple[bytes, ...]) -> str:
+    """What a reader's mail app makes of joined fragments."""
+    body = b"".join(wire).replace(b"\r\n", b"\n")
+    undotted = body.removeprefix(b".").replace(b"\n.", b"\n")
+    return a2b_qp(undotted).decode()
 
 
 def _soft_break(encoded: bytes) -> bytes:

@@ -119,14 +119,17 @@ def test_a_bad_entry_costs_itself_and_one_line(site, source):
 
     assert [s.arxiv_id for s in reading.sightings] == ["2607.28624"]
     assert reading.skipped == (
-        "entry 1: has no arXiv id (no id)",
-        "entry 2: is not a paper",
-        "entry 3: 2607.00001 has no title",
+        "2026-07-31 entry 1: has no arXiv id (no id)",
+        "2026-07-31 entry 2: is not a paper",
+        "2026-07-31 entry 3: 2607.00001 has no title",
     )
 
 
 def test_an_early_list_of_one_paper_is_read_again_later(site, source):
-    site.replies[day("2026-07-31")] = [reply(entry("2607.00001")), reply(entry(), entry("2607.00001"))]
+    site.replies[day("2026-07-31")] = [
+        reply(entry("2607.00001")),
+        reply(entry(), entry("2607.00001")),
+    ]
 
     early = read(source, now=NOW.replace(hour=4))
     late = read(source, cursor=early.cursor)

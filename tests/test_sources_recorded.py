@@ -83,6 +83,11 @@ def lines(*rows: object) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
+def packed(content: bytes) -> bytes:
+    """Without the time, for it names a test."""
+    return gzip.compress(content, mtime=0)
+
+
 @pytest.mark.parametrize(
     ("content", "source", "count"),
     [
@@ -99,8 +104,8 @@ def lines(*rows: object) -> bytes:
         (lines(SCRAPED, SCRAPED), "arxiv", 2),
         (lines(HARVESTED), "arxiv", 1),
         ([HARVESTED], "arxiv", 1),
-        (gzip.compress(lines(HARVESTED, HARVESTED)), "arxiv", 2),
-        (gzip.compress(api(api_entry())), "arxiv", 1),
+        (packed(lines(HARVESTED, HARVESTED)), "arxiv", 2),
+        (packed(api(api_entry())), "arxiv", 1),
         (lines(FROM_PAGE), "huggingface", 1),
         (DETAILS, "biorxiv", 1),
         (PUBS, "medrxiv", 1),
@@ -187,6 +192,16 @@ def test_many_bad_lines_become_twenty_and_a_count(recorded):
     assert reading.skipped[-1] == "and 1,480 more"
 
 
+def test_many_bad_entries_of_a_feed_become_twenty_and_a_count(recorded):
+    bad = [feed_entry("no id", title="x")] * 30
+
+    ((_, reading),) = recorded(feed(feed_entry(), *bad))
+
+    assert len(reading.sightings) == 1
+    assert reading.skipped[0] == "entry 2: has no arXiv id (oai:arXiv.org:no id)"
+    assert reading.skipped[20:] == ("and 10 more",)
+
+
 def test_a_feed_that_breaks_off_gives_what_came_before(recorded):
     whole = rss(rss_item("2607.00001v1"), rss_item("2607.00002v1"))
 
@@ -217,9 +232,9 @@ def test_a_feed_that_breaks_off_gives_what_came_before(recorded):
         (json.dumps({"status_code": 200, "body": ""}).encode(), "empty answer with status 200"),
         (b'{"messages": [{"status": "no interval"}]}', "without papers: no interval"),
         (rss(rss_item()).partition(b"</item>")[0], "no whole entry before that"),
-        (gzip.compress(lines(SCRAPED) * 100)[:-9], "broken gzip"),
+        (packed(lines(SCRAPED) * 100)[:-9], "broken gzip"),
         (b"\x1f\x8bnot gzip", "broken gzip"),
-        (gzip.compress(b""), "is empty"),
+        (packed(b""), "is empty"),
         (b'<?xml version="1.0" encoding="punycode"?><a>\xff</a>', "unknown encoding, punycode"),
     ],
 )

@@ -24,7 +24,7 @@ class RefusedError(DocumentError):
     """arXiv understood the question and says that it is wrong."""
 
 
-def read_xml(raw: bytes | str, *, whole: bool = False) -> Answer:
+def read_xml(raw: bytes | str, *, whole: bool = False, skipped: Skipped | None = None) -> Answer:
     """Any of arXiv's XML answers, recognised by its root.
 
     Raises DocumentError when it is none of them, says "Error", or breaks off before its first
@@ -34,13 +34,14 @@ def read_xml(raw: bytes | str, *, whole: bool = False) -> Answer:
     document = parse_xml(raw, _ENTRIES)
     if document.broken and whole:
         raise DocumentError(document.broken)
+    skipped = skipped or Skipped()
     match document.root.name:
         case "feed" if _is_api(document.root):
-            return _read_api(document)
+            return _read_api(document, skipped)
         case "feed" | "rss":
-            return _read_feed(document)
+            return _read_feed(document, skipped)
         case "OAI-PMH":
-            return _read_oai(document)
+            return _read_oai(document, skipped)
     raise DocumentError(f"is XML of an unknown kind, <{document.root.name}>")
 
 
@@ -61,13 +62,12 @@ def _finish(
 # --- API ----------------------------------------------------------------------------------------
 
 
-def _read_api(document: XMLDocument) -> Answer:
+def _read_api(document: XMLDocument, skipped: Skipped) -> Answer:
     for entry in document.entries:
         # HTTP 400 and https today, HTTP 200 and http in older answers.
         if "/api/errors" in entry.text_of("id"):
             why = clean(entry.text_of("summary"), 200) or "no reason given"
             raise RefusedError(f"is an error of the API: {why}")
-    skipped = Skipped()
     sightings = _finish(document, collect(document.entries, _api_sighting, skipped), skipped)
     total = document.root.text_of("totalResults")
     return Answer(
@@ -99,13 +99,12 @@ def _api_sighting(entry: Element) -> Sighting:
 # --- Daily feeds --------------------------------------------------------------------------------
 
 
-def _read_feed(document: XMLDocument) -> Answer:
+def _read_feed(document: XMLDocument, skipped: Skipped) -> Answer:
     channel = document.root.find("channel") or document.root
     title = clean_title(channel.text_of("title"))
     if title.lower().startswith(("feed error", "error")):
         why = clean(channel.text_of("subtitle") or channel.text_of("description"), 200)
         raise DocumentError(f"is an error of the feed: {title} {why}".rstrip())
-    skipped = Skipped()
     read = _finish(document, collect(document.entries, _feed_sighting, skipped), skipped)
     return Answer(each_once(read), skipped.lines, entries=len(document.entries))
 
@@ -162,12 +161,11 @@ def each_once(sightings: Iterable[Sighting]) -> tuple[Sighting, ...]:
 # --- OAI-PMH ------------------------------------------------------------------------------------
 
 
-def _read_oai(document: XMLDocument) -> Answer:
+def _read_oai(document: XMLDocument, skipped: Skipped) -> Answer:
     error = document.root.find("error")
     if error is not None and error.attributes.get("code") != "noRecordsMatch":
         code = error.attributes.get("code", "unknown")
         raise DocumentError(f"is an error of OAI-PMH: {clean(f'{code} {error.text}', 200)}")
-    skipped = Skipped()
     sightings = _finish(document, collect(document.entries, _oai_sighting, skipped), skipped)
     return Answer(
         sightings,

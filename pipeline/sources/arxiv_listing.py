@@ -34,11 +34,11 @@ def is_listing(page: str) -> bool:
     return "listings for" in page[:200_000] and "<dt>" in page
 
 
-def read_listing(page: str) -> Answer:
+def read_listing(page: str, skipped: Skipped | None = None) -> Answer:
     """arXiv's /list page of one day; replacements are updates."""
     shown = _SHOWN_FOR.search(page[:200_000])
     announced_on = _long_day(shown[1]) if shown else None
-    skipped = Skipped()
+    skipped = skipped or Skipped()
 
     def read(listed: tuple[str, bool]) -> Sighting:
         sighting = _listed_sighting(listed[0])

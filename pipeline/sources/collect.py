@@ -35,7 +35,11 @@ class Skipped:
 
 
 def collect(
-    entries: Iterable[Entry], read: Callable[[Entry], Sighting], skipped: Skipped
+    entries: Iterable[Entry],
+    read: Callable[[Entry], Sighting],
+    skipped: Skipped,
+    *,
+    called: str = "entry",
 ) -> tuple[Sighting, ...]:
     """What `read` makes of each entry; where it raises DocumentError, a line in `skipped`."""
     sightings: list[Sighting] = []
@@ -44,7 +48,7 @@ def collect(
             try:
                 sightings.append(read(entry))
             except DocumentError as error:
-                skipped.add(f"entry {number}", error)
+                skipped.add(f"{called} {number}", error)
     return tuple(sightings)
 
 

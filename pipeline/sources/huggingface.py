@@ -131,23 +131,27 @@ def _older_days(first_new: date, now: datetime) -> Iterator[date]:
         day += _DAY
 
 
-def read_daily_papers(
-    answer: Any, day: date | None, skipped: Skipped
-) -> tuple[tuple[Sighting, ...], int]:
-    """The sightings of one answer, and how many entries it had.
+def read_daily_papers(answer: Any, day: date, skipped: Skipped) -> tuple[tuple[Sighting, ...], int]:
+    """The sightings of the answer for `day`, and how many entries it had.
 
-    `day` is the date that was asked for, for entries that do not tell theirs. Raises
-    DocumentError where the answer is no list.
+    Raises DocumentError where it is no list.
     """
     if isinstance(answer, dict) and "error" in answer:
         raise DocumentError(f"is an error: {clean(str(answer['error']), 200)}")
     if not isinstance(answer, list):
         raise DocumentError("is no list of papers")
-    return collect(answer, lambda entry: entry_sighting(entry, day), skipped), len(answer)
+
+    def read(entry: Any) -> Sighting:
+        return entry_sighting(entry, day)
+
+    return collect(answer, read, skipped, called=f"{day} entry"), len(answer)
 
 
 def entry_sighting(entry: Any, day: date | None) -> Sighting:
-    """One entry. Fields were added over the years: only the id and the title are sure."""
+    """One entry. Fields were added over the years: only the id and the title are sure.
+
+    `day` is the date that was asked for, for an entry that does not tell its own.
+    """
     paper = entry.get("paper") if isinstance(entry, dict) else None
     if not isinstance(paper, dict):
         raise DocumentError("is not a paper")

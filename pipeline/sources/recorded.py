@@ -109,13 +109,11 @@ class _Recording:
     def _markup(self, text: str) -> tuple[Sighting, ...]:
         self._answered_by = arxiv_sightings.SOURCE
         if arxiv_listing.is_listing(text):
-            answer = arxiv_listing.read_listing(text)
+            answer = arxiv_listing.read_listing(text, self._skipped)
         elif re.match(r"\s*(?:<!doctype\s+html|<html)\b", text, re.I):
             raise DocumentError("is a web page of no kind that is known")
         else:
-            answer = arxiv_formats.read_xml(text)
-        for line in answer.skipped:
-            self._skipped.add(*cast("tuple[str, str]", line.split(": ", 1)))
+            answer = arxiv_formats.read_xml(text, skipped=self._skipped)
         return answer.sightings
 
     # --- JSON -----------------------------------------------------------------------------------

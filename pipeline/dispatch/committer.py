@@ -24,6 +24,7 @@ from pipeline.storage.deliveries import Settlement
 
 log = structlog.get_logger(__name__)
 
+BURST_GAP: Final = 1.0  # seconds without work after which the connection is given back
 JOIN_TIME: Final = 0.005  # seconds at most that a request waits for others to join it
 
 
@@ -58,6 +59,7 @@ class Committer:
         self._requests: list[_Request] = []
         self._settlements: list[Settlement] = []
         self._stopping = False
+        self._idle = False
         self._crowd = 1
         self._renew_at = time.monotonic() + self._renewal_gap
         self._thread = threading.Thread(target=self._run, name="committer")
@@ -80,7 +82,7 @@ class Committer:
         """Have it written soon."""
         with self._wake:
             self._settlements.append(settlement)
-            self._wake.notify()
+            self._nudge()
 
     def mark(self, delivery_id: int, previous: Settlement | None) -> bool:
         """Settle `previous`, then mark the delivery, in one commit; True: its dot may be sent."""
@@ -92,34 +94,56 @@ class Committer:
             if previous:
                 self._settlements.append(previous)
             self._requests.append(request)
-            self._wake.notify()
+            self._nudge()
         request.answered.acquire()
         return request.granted
+
+    def _nudge(self) -> None:
+        """Wake the thread if it has nothing to do, or nobody left to wait for."""
+        if self._idle or len(self._requests) >= self._crowd:
+            self._wake.notify()
 
     # --- The thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            while self._gather():
-                self._write()
+            while not self._is_done():
+                if self._gather(self._renewal_gap):
+                    self._write_burst()
         except Exception as error:  # noqa: BLE001  (the thread's entry: the drain raises it)
             # What was not written stays as it is and is recovered when the lease is over.
             self.error = error
         finally:
             self._refuse_the_rest()
 
-    def _gather(self) -> bool:
-        """Wait for work; False when there is none and none will come."""
+    def _is_done(self) -> bool:
+        with self._wake:
+            return self._stopping and not (self._requests or self._settlements)
+
+    def _gather(self, within: float) -> bool:
+        """Wait for work; False when none came within so many seconds, or none will come."""
+        until = min(time.monotonic() + within, self._renew_at)
         with self._wake:
             while not (self._requests or self._settlements):
-                if self._stopping:
-                    return False
-                left = self._renew_at - time.monotonic()
-                if left <= 0:
-                    return True
+                left = until - time.monotonic()
+                if left <= 0 or self._stopping:
+                    return not self._stopping and time.monotonic() >= self._renew_at
+                self._idle = True
                 self._wake.wait(left)
+                self._idle = False
             self._let_others_join()
             return True
+
+    def _write_burst(self) -> None:
+        """Write for as long as work keeps coming.
+
+        On one connection, since taking one from the pool costs a round trip; and no longer than
+        that, since an idle one may be dead when it is needed.
+        """
+        with self._engine.connect() as conn:
+            self._write(conn)
+            while self._gather(BURST_GAP):
+                self._write(conn)
 
     def _let_others_join(self) -> None:
         until = time.monotonic() + JOIN_TIME
@@ -128,24 +152,24 @@ class Committer:
             if left <= 0 or not self._wake.wait(left):
                 return
 
-    def _write(self) -> None:
+    def _write(self, conn: Connection) -> None:
         with self._wake:
             requests, self._requests = self._requests, []
             settlements, self._settlements = self._settlements, []
         try:
             ids = [request.delivery_id for request in requests]
-            granted = with_retries(lambda: self._commit(ids, settlements))
+            granted = with_retries(lambda: self._commit(conn, ids, settlements))
             for request in requests:
                 request.granted = request.delivery_id in granted
         finally:
             for request in requests:
                 request.answered.release()
 
-    def _commit(self, ids: list[int], settlements: list[Settlement]) -> set[int]:
+    def _commit(self, conn: Connection, ids: list[int], settlements: list[Settlement]) -> set[int]:
         written: Counter[DeliveryStatus] = Counter()
         granted: set[int] = set()
         token = self._lease.token
-        with self._engine.begin() as conn:
+        with conn.begin():
             now = self._clock(conn)
             if settlements:
                 written = deliveries.settle(conn, settlements, token, now)

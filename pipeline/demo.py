@@ -26,13 +26,18 @@ from pipeline.embedded import Child
 from pipeline.errors import PaperboyError, ServiceError
 from pipeline.ingest import SourceReport, ingest_recorded
 from pipeline.mailbox import Mailbox
-from pipeline.sources import recorded
+from pipeline.sources import Reading, recorded
 from pipeline.storage import deliveries, digests, migrate, subscribers
 from pipeline.storage.database import open_engine, reading
 from pipeline.storage.deliveries import DeliveryView
 
 SAMPLES = Path(__file__).parent / "samples"
 SAMPLE = (SAMPLES / "huggingface.json", SAMPLES / "arxiv.jsonl")
+SHOWN_AS = {  # a site with a name, so that the mails have the headers of real ones
+    "SITE_URL": "https://paperboy.example.org",
+    "MAIL_FROM": "Paperboy <papers@example.org>",
+    "LOG_LEVEL": "WARNING",
+}
 PATIENCE = 60.0  # seconds for a step of the worker, on a slow machine too
 ON_THE_WAY = frozenset({DeliveryStatus.QUEUED, DeliveryStatus.LEASED, DeliveryStatus.SENDING})
 
@@ -87,13 +92,14 @@ def run(
     Raises PaperboyError unless everything that was owed arrived.
     """
     started, story = clock.monotonic(), Story()
+    found = [] if live else [answer for path in files for answer in recorded.read_file(path)]
     with TemporaryDirectory(prefix="paperboy-demo-") as folder, ExitStack() as stack:
         with story.step("Starting Valkey, a Celery worker and a mailbox"):
             stage = stack.enter_context(_stage(Path(folder)))
         with story.step("Subscribing three readers", len(READERS)) as done:
             schedules = _subscribe(stage.services, now, done)
         with story.step("Reading today's papers" if live else "Reading recorded papers"):
-            reports = _ingest(stage.services, files, now, live=live)
+            reports = _ingest(stage.services, found, now)
         _publish(stage, story)
         _dispatch(stage, story)
         posts = _collect(stage, schedules)
@@ -133,31 +139,32 @@ class Stage:
 
 @contextmanager
 def _stage(folder: Path) -> Iterator[Stage]:
-    wished = settings.load()
-    level = wished.log_level if "log_level" in wished.model_fields_set else "WARNING"
     box = Mailbox(folder / "mail")
-    database = f"sqlite:///{folder / 'demo.db'}"
     with embedded.valkey() as redis, mailbox.serve("127.0.0.1", 0, box) as port:
-        mail_server = f"smtp://127.0.0.1:{port}"
-        ours = settings.load(
-            database_url=database, redis_url=redis, smtp_url=mail_server, log_level=level
-        )
-        environment = settings.child_environment(
-            DATABASE_URL=database,
-            REDIS_URL=redis,
-            SMTP_URL=mail_server,
-            LOG_LEVEL=level,
-            # Celery warns of being run by root, which a container does and this folder bears.
-            PYTHONWARNINGS="ignore::UserWarning",
-        )
-        logs.configure(ours)
-        _migrate(database)
-        services = bootstrap.build(ours)
+        ours = {
+            **_unless_set(SHOWN_AS),
+            "DATABASE_URL": f"sqlite:///{folder / 'demo.db'}",
+            "REDIS_URL": redis,
+            "SMTP_URL": f"smtp://127.0.0.1:{port}",
+            "SMTP_TLS": "auto",
+            # Celery warns of being run by root, which is for whoever runs us to decide.
+            "PYTHONWARNINGS": "ignore::UserWarning",
+        }
+        loaded = settings.load(Path(".env"), **{name.lower(): ours[name] for name in ours})
+        logs.configure(loaded)
+        _migrate(loaded.database_url)
+        services = bootstrap.build(loaded)
         try:
+            environment = settings.child_environment(**ours)
             with embedded.worker(environment, concurrency=1) as worker:
                 yield Stage(services, worker, box)
         finally:
             services.engine.dispose()
+
+
+def _unless_set(defaults: dict[str, str]) -> dict[str, str]:
+    wished = settings.load().model_fields_set
+    return {name: defaults[name] for name in defaults if name.lower() not in wished}
 
 
 def _migrate(url: str) -> None:
@@ -191,18 +198,16 @@ def _subscribe(
 
 
 def _ingest(
-    services: Services, files: tuple[Path, ...], now: datetime, *, live: bool
+    services: Services, found: list[tuple[str, Reading]], now: datetime
 ) -> list[SourceReport]:
-    if live:
-        reports = services.ingest(now)
-    else:
-        found = [answer for path in files for answer in recorded.read_file(path)]
-        reports = ingest_recorded(services.engine, found, now=now)
+    """Store what was `found` in files; where that is nothing, ask the real sources."""
+    if found:
+        return ingest_recorded(services.engine, found, now=now)
+    reports = services.ingest(now)
     failed = [report for report in reports if report.state is SourceState.FAILED]
     if len(failed) == len(reports):
         why = "; ".join(f"{report.source}: {report.error}" for report in failed)
-        hint = "; without internet, leave out --live" if live else ""
-        raise PaperboyError(f"no paper could be read: {why or 'no source answered'}{hint}")
+        raise PaperboyError(f"no source could be read ({why}); without internet leave out --live")
     return reports
 
 

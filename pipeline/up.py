@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,16 +75,28 @@ def _house(folder: Path, port: int) -> Iterator[House]:
         _upgrade(loaded)
         services = bootstrap.build(loaded)
         stack.callback(services.engine.dispose)
+        # Celery warns of being run by root, which is for whoever runs us to decide.
+        ours["pythonwarnings"] = "ignore::UserWarning"
         environment = settings.child_environment(**{k.upper(): v for k, v in ours.items()})
-        yield House(services, box, _start(stack, environment, folder))
+        children = stack.enter_context(_workers(environment, folder))
+        yield House(services, box, children)
 
 
-def _start(stack: ExitStack, environment: dict[str, str], folder: Path) -> tuple[Child, ...]:
+@contextmanager
+def _workers(environment: dict[str, str], folder: Path) -> Iterator[tuple[Child, ...]]:
     # A sender holds its process for up to a minute; nobody else should have to wait for it.
-    compiling = embedded.worker(environment, queues=("ingest", "edition"), concurrency=1)
-    sending = embedded.worker(environment, queues=("dispatch",), concurrency=1)
-    ticking = embedded.beat(environment, folder)
-    return tuple(map(stack.enter_context, (compiling, sending, ticking)))
+    with (
+        embedded.worker(environment, queues=("ingest", "edition"), concurrency=1) as compiling,
+        embedded.worker(environment, queues=("dispatch",), concurrency=1) as sending,
+        embedded.beat(environment, folder) as ticking,
+    ):
+        try:
+            yield compiling, sending, ticking
+        finally:
+            # The clock first, so that nobody is woken any more; the workers then side by side.
+            ticking.stop()
+            with ThreadPoolExecutor() as pool:
+                pool.map(Child.stop, (compiling, sending))
 
 
 def _is_set(wished: Settings, name: str) -> bool:

@@ -11,12 +11,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipeline import demo as demonstration
-from pipeline import up as house
-from pipeline.bootstrap import services
 from pipeline.cli.output import UsageError
-from pipeline.web import create_app
-from pipeline.web import server as web
+
+# What these commands run takes a second to import, which no other command should have to wait:
+# they import it themselves.
 
 app = typer.Typer()
 
@@ -24,8 +22,8 @@ Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free
 STOPPED = 130  # what shells say of a program that Ctrl-C has ended
 
 
-@app.command()
-def demo(
+@app.command("demo")
+def demo_command(
     papers: Annotated[
         Path | None, typer.Option("--papers", metavar="FILE", help="A recorded answer to read.")
     ] = None,
@@ -35,21 +33,25 @@ def demo(
     ] = Path("demo-mail"),
 ) -> None:
     """Send three digests to a folder: the whole pipeline, nothing to set up, ends by itself."""
+    from pipeline import demo
+
     if papers and live:
         raise UsageError("say one of --papers and --live")
-    files = (papers,) if papers else demonstration.SAMPLE
+    files = (papers,) if papers else demo.SAMPLE
     with _sigterm_as_interrupt():
         try:
-            demonstration.run(files=files, live=live, mail_dir=mail_dir, now=datetime.now(UTC))
+            demo.run(files=files, live=live, mail_dir=mail_dir, now=datetime.now(UTC))
         except KeyboardInterrupt:
             raise typer.Exit(STOPPED) from None
 
 
-@app.command()
-def up(port: Port = 8000) -> None:
+@app.command("up")
+def up_command(port: Port = 8000) -> None:
     """Run site, workers and clock in this terminal, with a mailbox where no mail server is set."""
+    from pipeline import up
+
     with _sigterm_as_interrupt(), suppress(KeyboardInterrupt):
-        house.run(port)
+        up.run(port)
 
 
 @app.command()
@@ -58,13 +60,13 @@ def serve(
     port: Port = 8000,
 ) -> None:
     """Run the site alone."""
-    server = web.server(create_app(services()))
-    with (
-        _sigterm_as_interrupt(),
-        suppress(KeyboardInterrupt),
-        web.listen(host, port) as socket,
-    ):
-        server.run(sockets=[socket])
+    from pipeline.bootstrap import services
+    from pipeline.web import create_app
+    from pipeline.web.server import listen, server
+
+    site = server(create_app(services()))
+    with _sigterm_as_interrupt(), suppress(KeyboardInterrupt), listen(host, port) as socket:
+        site.run(sockets=[socket])
 
 
 @contextmanager

@@ -29,6 +29,7 @@ def server(app: FastAPI) -> uvicorn.Server:
         uvicorn.Config(
             app,
             log_config=None,
+            log_level="warning",
             access_log=False,  # it would tell who reads what, and the secrets in the addresses
             server_header=False,
             proxy_headers=False,

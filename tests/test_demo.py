@@ -1,0 +1,204 @@
+"""One command shows everything and leaves nothing; another runs everything until it is stopped."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from sqlalchemy import Engine
+
+from pipeline import ingest, signup
+from pipeline.domain import SubscriberStatus
+from pipeline.sources import Reading
+from pipeline.storage import subscribers
+from pipeline.storage.database import reading
+from tests.factories import NOW, make_sighting
+from tests.running import Command, read_until, wait_until
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are counted in /proc"),
+]
+
+TITLES = {
+    "3001.00001": ("Patient Agents that Ask Before They Act", 3),
+    "3001.00002": ("Diffusion on a Kitchen Clock", 5),
+    "3001.00003": ("Retrieval for Readers in a Hurry <b>& Others</b>", 40),
+    "3001.00004": ("A Catalogue of Small Stones", 90),
+}
+READERS = ("ada@example.org", "grace@example.net", "rohini@example.com")
+
+
+def recorded_answer() -> str:
+    """What Hugging Face says of a day, with papers of ours."""
+    return json.dumps(
+        [
+            {
+                "paper": {
+                    "id": arxiv_id,
+                    "title": title,
+                    "summary": "We describe what we did, and what came of it.",
+                    "authors": [{"name": "Ada Lovelace"}],
+                    "upvotes": upvotes,
+                    "submittedOnDailyAt": "2030-01-02T00:00:00.000Z",
+                },
+                "publishedAt": "2030-01-01T20:00:00.000Z",
+                "title": title,
+                "numComments": 1,
+            }
+            for arxiv_id, (title, upvotes) in TITLES.items()
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A demo that has ended."""
+
+    command: Command
+    code: int
+    out: str
+    err: str
+    mail: Path
+
+    @property
+    def words(self) -> str:
+        """What it printed, without the line breaks of its tables."""
+        return " ".join(self.out.split())
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory) -> Shown:
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "day.json").write_text(recorded_answer())
+    command = Command(folder, {"COLUMNS": "200"})
+    code, out, err = command.run("demo", "--papers", "day.json", "--mail-dir", "mail")
+    return Shown(command, code, out, err, folder / "mail")
+
+
+# --- The demo -----------------------------------------------------------------------------------
+
+
+def test_the_demo_ends_well_and_says_what_it_does(shown):
+    assert shown.code == 0, shown.err
+    assert "3 digests arrived" in shown.words
+    assert [line for line in shown.err.splitlines() if not line.endswith(" ...")] == []
+
+
+def test_the_demo_leaves_a_mail_to_send_and_a_page_to_look_at_for_each_reader(shown):
+    names = {f"{reader}.{kind}" for reader in READERS for kind in ("eml", "html")}
+    assert {path.name for path in shown.mail.iterdir()} == names
+
+    for reader in READERS:
+        eml = (shown.mail / f"{reader}.eml").read_bytes()
+        assert f"\r\nTo: {reader}\r\n".encode() in eml
+        assert b"\r\nList-Unsubscribe: <https://" in eml
+        assert b"\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n" in eml
+        assert b"<mj-" not in (shown.mail / f"{reader}.html").read_bytes()
+
+
+def test_the_demo_tells_who_got_what_and_why(shown):
+    ada, grace, rohini = (shown.words.index(reader) for reader in READERS)
+
+    assert "Patient Agents that Ask Before They Act agents: Agents" in shown.words[ada:grace]
+    assert "Diffusion on a Kitchen Clock diffusion: Diffusion" in shown.words[grace:rohini]
+    assert "Trending: 90 upvotes" in shown.words[rohini:]
+    assert "Europe/London" in shown.words[ada:grace]
+
+
+def test_a_title_is_shown_as_it_is_written(shown):
+    html = (shown.mail / "rohini@example.com.html").read_text()
+
+    assert "Retrieval for Readers in a Hurry" in html
+    assert "& Others" not in html.replace("&amp; Others", "")
+    assert "<b>&" not in html
+
+
+def test_the_demo_leaves_nothing_behind_but_the_mail(shown):
+    assert {path.name for path in shown.command.folder.iterdir()} == {"day.json", "mail"}
+    assert list(shown.command.temporary.iterdir()) == []
+    assert shown.command.processes() == set()
+
+
+def test_a_demo_that_is_interrupted_leaves_nothing_behind(tmp_path):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    command = Command(folder)
+    with command.start("demo") as process:
+        read_until(process, "Compiling")
+
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert list(folder.iterdir()) == []
+    assert list(command.temporary.iterdir()) == []
+    wait_until(lambda: command.processes() == set())
+
+
+def test_a_demo_without_its_papers_fails_at_once(tmp_path):
+    code, out, err = Command(tmp_path).run("demo", "--papers", "nowhere.json")
+
+    assert (code, out) == (1, "")
+    assert len(err.splitlines()) == 1
+    assert "nowhere.json" in err
+
+
+# --- Everything in one terminal -----------------------------------------------------------------
+
+
+@pytest.fixture
+def backend() -> str:
+    return "sqlite"
+
+
+def test_up_serves_pages_and_mail_until_it_is_stopped(tmp_path, engine: Engine, database_url):
+    """A reader is asked by mail, confirms on the page the mail leads to, and nothing stays."""
+    # With papers there, it has no reason to ask the sources at once.
+    recorded = Reading(sightings=[make_sighting()])
+    assert ingest.ingest_recorded(engine, [("arxiv", recorded)], now=NOW)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    command = Command(folder, {"DATABASE_URL": database_url})
+    with command.start("up", "--port", "0") as process:
+        site = read_until(process, "Site").split()[-1]
+        with httpx2.Client(base_url=site) as browser:
+            assert "Retrieval for Patient Readers" in browser.get("/").text
+            assert browser.get("/readyz").status_code == 200
+
+            signup.add(engine, "ada@example.org", signup.Wishes(), confirmed=False,
+                       suppression_key="k", now=NOW.now(NOW.tzinfo))  # fmt: skip
+            wait_until(lambda: "ada@example.org" in browser.get("/mailbox").text)
+            _confirm(browser)
+        assert _status(engine, "ada@example.org") is SubscriberStatus.ACTIVE
+        assert len(command.processes()) >= 5  # itself, Valkey, two workers, a beat
+
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+    assert process.returncode == 0
+    wait_until(lambda: command.processes() == set())
+    assert list(command.temporary.iterdir()) == []
+
+
+def _confirm(browser: httpx2.Client) -> None:
+    letter = re.search(r"/mailbox/[\d-]+", browser.get("/mailbox").text)
+    assert letter is not None
+    text = browser.get(letter[0]).text
+    link = re.search(r"http\S+/confirm/[\w.-]+", text)
+    assert link is not None, text
+    assert browser.post(urlsplit(link[0]).path).status_code == 200
+
+
+def _status(engine: Engine, email: str) -> SubscriberStatus:
+    with reading(engine) as conn:
+        subscriber = subscribers.by_email(conn, email)
+    assert subscriber is not None
+    return subscriber.status

@@ -1,0 +1,395 @@
+"""The pages that mail leads to: GET shows, POST does, and no other site can make us act."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine
+from starlette.testclient import TestClient
+
+from pipeline import ingest, settings, signup
+from pipeline.bootstrap import Services
+from pipeline.domain import DeliveryStatus, Schedule, Subscriber, SubscriberStatus
+from pipeline.mailbox import Mailbox
+from pipeline.sources import Reading
+from pipeline.storage import deliveries, subscribers
+from pipeline.storage.database import open_engine, reading
+from pipeline.web import create_app
+from tests.factories import make_schedule, make_sighting
+
+SITE = "https://papers.example.org"
+ONE_CLICK = {"List-Unsubscribe": "One-Click"}
+ELSEWHERE = {"Origin": "https://elsewhere.example", "Sec-Fetch-Site": "cross-site"}
+MAIL = b"""From: Paperboy <papers@example.org>\r
+To: ada@example.org\r
+Subject: A <b>bold</b> letter\r
+MIME-Version: 1.0\r
+Content-Type: multipart/alternative; boundary="b"\r
+\r
+--b\r
+Content-Type: text/plain; charset="utf-8"\r
+\r
+Plain <i>words</i>\r
+--b\r
+Content-Type: text/html; charset="utf-8"\r
+\r
+<html><head></head><body><a href="https://example.org">Out</a><script>alert(1)</script></body></html>\r
+--b--\r
+"""
+
+
+@pytest.fixture
+def backend() -> str:
+    """One database is enough here: what differs between the two is in storage."""
+    return "sqlite"
+
+
+@pytest.fixture
+def services(engine: Engine) -> Services:
+    return Services(settings.load(None, site_url=SITE), engine)
+
+
+@pytest.fixture
+def browser(services: Services) -> TestClient:
+    return TestClient(create_app(services), base_url=SITE, follow_redirects=False)
+
+
+@pytest.fixture
+def subscribe(engine: Engine):
+    def subscribe(
+        email: str = "ada@example.org",
+        *,
+        confirmed: bool = True,
+        topics: tuple[str, ...] = ("retrieval",),
+        schedule: Schedule | None = None,
+    ) -> Subscriber:
+        wishes = signup.Wishes(topics, schedule or make_schedule())
+        return signup.add(
+            engine, email, wishes, confirmed=confirmed, suppression_key="k", now=datetime.now(UTC)
+        )
+
+    return subscribe
+
+
+@pytest.fixture
+def status(engine: Engine):
+    def status(subscriber: Subscriber) -> SubscriberStatus:
+        with reading(engine) as conn:
+            known = subscribers.by_id(conn, subscriber.id)
+        assert known is not None
+        return known.status
+
+    return status
+
+
+def path(url: str) -> str:
+    return url.removeprefix(SITE)
+
+
+# --- Leaving ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["urlencoded", "multipart", "none"])
+def test_one_click_unsubscribes_in_either_encoding(browser, subscribe, status, encoding):
+    """RFC 8058: no cookie, no redirect, and a mail service is not asked where it comes from."""
+    ada = subscribe()
+    body = {
+        "urlencoded": {"data": ONE_CLICK},
+        "multipart": {"files": {name: (None, value) for name, value in ONE_CLICK.items()}},
+        "none": {},
+    }[encoding]
+
+    answer = browser.post(f"/unsubscribe/{ada.secret}", headers=ELSEWHERE, **body)
+
+    assert answer.status_code == 200
+    assert "set-cookie" not in answer.headers
+    assert status(ada) is SubscriberStatus.UNSUBSCRIBED
+
+
+def test_unsubscribing_twice_is_unsubscribing_once(browser, subscribe, status):
+    ada = subscribe()
+
+    answers = [browser.post(f"/unsubscribe/{ada.secret}", data=ONE_CLICK) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert status(ada) is SubscriberStatus.UNSUBSCRIBED
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_looking_at_the_unsubscribe_link_changes_nothing(browser, subscribe, status, method):
+    """Link scanners follow every link of a mail."""
+    ada = subscribe()
+
+    answer = browser.request(method, f"/unsubscribe/{ada.secret}")
+
+    assert answer.status_code == 200
+    assert status(ada) is SubscriberStatus.ACTIVE
+
+
+def test_the_unsubscribe_page_is_one_button_and_hides_the_address(browser, subscribe):
+    ada = subscribe()
+
+    page = browser.get(f"/unsubscribe/{ada.secret}").text
+
+    assert page.count("<button") == 1
+    assert "ada@example.org" not in page
+    assert "a•••@example.org" in page
+
+
+def test_leaving_cancels_what_is_still_owed(browser, subscribe, engine):
+    bob = subscribe("bob@example.org", confirmed=False)
+
+    browser.post(f"/unsubscribe/{bob.secret}")
+
+    with reading(engine) as conn:
+        [view] = deliveries.listing(conn)
+    assert view.status is DeliveryStatus.CANCELLED
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_link_of_nobody_is_told_so_kindly(browser, method):
+    answer = browser.request(method, "/unsubscribe/nobody")
+
+    assert answer.status_code == 404
+    assert "leads nowhere" in answer.text
+
+
+# --- Joining ------------------------------------------------------------------------------------
+
+
+def test_confirming_takes_a_button(browser, services, subscribe, status):
+    bob = subscribe("bob@example.org", confirmed=False, topics=("<b>retrieval",))
+    link = path(services.links.confirm(bob.id, datetime.now(UTC)))
+
+    page = browser.get(link)
+    assert status(bob) is SubscriberStatus.PENDING
+    answer = browser.post(link)
+
+    assert page.text.count("<button") == 1
+    assert "&lt;b&gt;retrieval" in page.text
+    assert answer.status_code == 200
+    assert "You are subscribed" in answer.text
+    assert status(bob) is SubscriberStatus.ACTIVE
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_old_confirmation_confirms_nothing(browser, services, subscribe, status, method):
+    bob = subscribe("bob@example.org", confirmed=False)
+    link = services.links.confirm(bob.id, datetime.now(UTC) - timedelta(hours=73))
+
+    answer = browser.request(method, path(link))
+
+    assert answer.status_code == 410
+    assert "this link has expired" in answer.text
+    assert status(bob) is SubscriberStatus.PENDING
+
+
+def test_an_altered_confirmation_confirms_nothing(browser, services, subscribe, status):
+    bob = subscribe("bob@example.org", confirmed=False)
+    link = path(services.links.confirm(bob.id, datetime.now(UTC)))
+
+    answer = browser.post(link.replace(f"/{bob.id}.", f"/{bob.id + 1}."))
+
+    assert answer.status_code == 410
+    assert status(bob) is SubscriberStatus.PENDING
+
+
+def test_a_confirmation_brings_nobody_back_who_has_left(browser, services, subscribe, status):
+    bob = subscribe("bob@example.org", confirmed=False)
+    browser.post(f"/unsubscribe/{bob.secret}")
+
+    answer = browser.post(path(services.links.confirm(bob.id, datetime.now(UTC))))
+
+    assert "You are unsubscribed" in answer.text
+    assert status(bob) is SubscriberStatus.UNSUBSCRIBED
+
+
+@pytest.mark.parametrize(
+    ("headers", "may_pass"),
+    [
+        (ELSEWHERE, False),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "null"}, False),
+        ({"Origin": "https://elsewhere.example"}, False),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "null"}, True),
+        ({"Origin": SITE}, True),
+        ({"Origin": "null"}, True),  # our own pages where a browser sends nothing better
+        ({}, True),
+    ],
+)
+def test_no_other_site_can_press_the_button(
+    browser, services, subscribe, status, headers, may_pass
+):
+    bob = subscribe("bob@example.org", confirmed=False)
+
+    answer = browser.post(path(services.links.confirm(bob.id, datetime.now(UTC))), headers=headers)
+
+    assert answer.status_code == (200 if may_pass else 403)
+    assert (status(bob) is SubscriberStatus.ACTIVE) == may_pass
+
+
+# --- A reader's own pages -----------------------------------------------------------------------
+
+
+def test_preferences_show_what_a_reader_has_chosen(browser, services, subscribe):
+    ada = subscribe(topics=("retrieval", '"small stones"'), schedule=make_schedule(7, "Asia/Tokyo"))
+
+    page = browser.get(path(services.links.preferences(ada.id, datetime.now(UTC)))).text
+
+    assert "retrieval" in page
+    assert "&#34;small stones&#34;" in page
+    assert "Every day at 07:00, Asia/Tokyo time" in page
+    assert services.links.unsubscribe(ada.secret) in page
+
+
+def test_a_digest_in_the_browser_has_the_papers_and_reasons_that_were_sent(
+    browser, services, subscribe, engine
+):
+    subscribe()
+    sighting = make_sighting(title="Retrieval of <script>alert(1)</script> Stones")
+    ingest.ingest_recorded(
+        engine, [("arxiv", Reading(sightings=[sighting]))], now=datetime.now(UTC)
+    )
+    [outcome] = services.publish(datetime.now(UTC), everyone=True)
+    with reading(engine) as conn:
+        [owed] = [view for view in deliveries.listing(conn) if view.email == outcome.email]
+
+    answer = browser.get(path(services.links.digest(owed.id, datetime.now(UTC))))
+
+    assert answer.status_code == 200
+    assert "Retrieval of &lt;script&gt;" in answer.text
+    assert "<script" not in answer.text
+    assert "“Retrieval" in answer.text
+    assert "script-src" not in answer.headers["content-security-policy"]
+
+
+def test_a_digest_that_is_gone_is_told_so(browser, services):
+    answer = browser.get(path(services.links.digest(4711, datetime.now(UTC))))
+
+    assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("kind", ["unsubscribe", "confirm", "preferences", "digests"])
+def test_personal_pages_are_kept_by_nobody(browser, kind):
+    """Whatever they answer: no cache, no index, no referrer."""
+    headers = browser.get(f"/{kind}/whatever").headers
+
+    assert headers["cache-control"] == "no-store"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["x-robots-tag"].startswith("noindex")
+
+
+# --- Pages for everybody ------------------------------------------------------------------------
+
+
+def test_the_front_page_shows_the_latest_papers_escaped(browser, engine):
+    sightings = [
+        make_sighting(title="Stones <img src=x onerror=alert(1)>", announced_on=day)
+        for day in (
+            datetime(2030, 1, 1, tzinfo=UTC).date(),
+            datetime(2030, 1, 2, tzinfo=UTC).date(),
+        )
+    ]
+    ingest.ingest_recorded(engine, [("arxiv", Reading(sightings=sightings))], now=datetime.now(UTC))
+
+    page = browser.get("/").text
+
+    assert "<img" not in page
+    assert page.index("Wednesday, 2 January 2030") < page.index("Tuesday, 1 January 2030")
+
+
+@pytest.mark.parametrize("page", ["/", "/papers", "/subscribe", "/privacy", "/nowhere"])
+def test_no_page_asks_anything_of_another_site_or_runs_a_script(browser, page):
+    answer = browser.get(page)
+
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    assert "<script" not in answer.text
+    assert " style=" not in answer.text
+    assert re.findall(r'(?:src|<link[^>]* href)="(?!/)[^"]*"', answer.text) == []
+
+
+def test_an_unknown_page_and_a_wrong_method_are_answered_by_a_page(browser):
+    assert (browser.get("/nowhere").status_code, browser.put("/").status_code) == (404, 405)
+    assert "This page does not exist" in browser.get("/nowhere").text
+
+
+def test_readiness_is_a_database_with_the_right_tables(browser, services, tmp_path):
+    assert browser.get("/readyz").status_code == 200
+
+    engine = open_engine(f"sqlite:///{tmp_path}/empty.db")
+    empty = TestClient(create_app(Services(services.settings, engine)), base_url=SITE)
+    assert empty.get("/readyz").status_code == 503
+    assert empty.get("/healthz").status_code == 200
+    engine.dispose()
+
+
+def test_a_database_that_is_gone_is_not_ready(services, tmp_path):
+    engine = open_engine(f"sqlite:///{tmp_path}/nowhere/paperboy.db")
+    gone = TestClient(create_app(Services(services.settings, engine)), base_url=SITE)
+
+    assert gone.get("/readyz").status_code == 503
+    engine.dispose()
+
+
+# --- The built-in mailbox -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def mailbox(tmp_path) -> Mailbox:
+    return Mailbox(tmp_path / "mail")
+
+
+@pytest.fixture
+def local(services, mailbox) -> TestClient:
+    return TestClient(create_app(services, mailbox), base_url="http://127.0.0.1:8000")
+
+
+def test_without_a_mailbox_there_is_no_page_for_one(browser):
+    assert browser.get("/mailbox").status_code == 404
+
+
+def test_letters_are_listed_and_shown_escaped(local, mailbox):
+    id_ = mailbox.keep("", MAIL)
+
+    listed, shown = local.get("/mailbox").text, local.get(f"/mailbox/{id_}").text
+
+    assert "A &lt;b&gt;bold&lt;/b&gt; letter" in listed
+    assert "Plain &lt;i&gt;words&lt;/i&gt;" in shown
+    assert "<script" not in shown
+
+
+def test_a_letter_is_shown_where_it_can_do_nothing(local, mailbox):
+    """Neither a script, nor a form, nor anything from elsewhere."""
+    id_ = mailbox.keep("", MAIL)
+
+    answer = local.get(f"/mailbox/{id_}/html")
+
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "allow-scripts" not in policy
+    assert "sandbox " in policy
+    assert '<base target="_blank">' in answer.text
+
+
+def test_a_letter_can_be_had_as_it_was_sent(local, mailbox):
+    id_ = mailbox.keep("", MAIL)
+
+    answer = local.get(f"/mailbox/{id_}/raw")
+
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.text.encode() == MAIL
+
+
+def test_an_id_from_the_address_bar_reaches_no_other_file(local):
+    for id_ in ("nothing", "..%2F..%2Fetc%2Fpasswd"):
+        assert local.get(f"/mailbox/{id_}/raw").status_code == 404
+
+
+def test_the_mailbox_answers_to_no_other_name(local):
+    """Another site's name may lead to our address; its pages must not read the letters."""
+    answer = local.get("/mailbox", headers={"Host": "elsewhere.example"})
+
+    assert answer.status_code == 400

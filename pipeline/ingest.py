@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 from sqlalchemy import Connection, Engine
 
-from pipeline.domain import Match, SourceState
+from pipeline.domain import Match, Sighting, SourceState
 from pipeline.errors import SourceError
 from pipeline.matching.topics import match
 from pipeline.sources import Reading, Source
@@ -26,7 +26,7 @@ from pipeline.storage import (
     source_states,
     topics,
 )
-from pipeline.storage.database import in_chunks, reading, server_now
+from pipeline.storage.database import in_chunks, reading, server_now, with_retries
 from pipeline.storage.source_states import SourceRecord
 
 log = structlog.get_logger(__name__)
@@ -136,14 +136,18 @@ def _read(run: _Run, source: Source, since: date | None) -> SourceReport:
         )
     except SourceError as error:
         return _failed(run, known, error)
+    except Exception as error:  # a bug in how one source is read must not stop the others
+        log.exception("source is broken", source=source.name)
+        return _failed(run, known, SourceError(source.name, f"cannot be read: {error!r}"))
     return _store(run, source, known, found)
 
 
 def _store(run: _Run, source: Source, known: SourceRecord | None, found: Reading) -> SourceReport:
     total = _store_all(run, found)
     record = after_reading(
-        known, source.name, new=total.new, due=source.news_due, cursor=found.cursor, now=run.now
-    )
+        known, source.name, news=total.touched, due=source.news_due, cursor=found.cursor,
+        now=run.now,
+    )  # fmt: skip
     with run.engine.begin() as conn:
         # The cursor and the validators move only now that everything before them is kept.
         run.hold(conn)
@@ -155,7 +159,7 @@ def _store(run: _Run, source: Source, known: SourceRecord | None, found: Reading
 
 def _store_recorded(run: _Run, name: str, found: Reading) -> SourceReport:
     total = _store_all(run, found)
-    if total.new:
+    if total.touched:
         return _report(name, SourceState.FRESH, total, found)
     return _report(name, SourceState.STALE if total.sightings else SourceState.QUIET, total, found)
 
@@ -163,11 +167,15 @@ def _store_recorded(run: _Run, name: str, found: Reading) -> SourceReport:
 def _store_all(run: _Run, found: Reading) -> sightings.Stored:
     total = sightings.Stored()
     for chunk in in_chunks(found.sightings, CHUNK):
-        with run.engine.begin() as conn:
-            run.hold(conn)
-            stored = sightings.store(conn, chunk, batch=run.batch, now=run.now)
-        total = total + stored
+        # Digests that are compiled meanwhile hold the papers they pick: waits may cross.
+        total = total + with_retries(partial(_store_chunk, run, chunk))
     return total
+
+
+def _store_chunk(run: _Run, chunk: Sequence[Sighting]) -> sightings.Stored:
+    with run.engine.begin() as conn:
+        run.hold(conn)
+        return sightings.store(conn, chunk, batch=run.batch, now=run.now)
 
 
 def _report(name: str, state: SourceState, total: sightings.Stored, found: Reading) -> SourceReport:
@@ -211,13 +219,13 @@ def after_reading(
     known: SourceRecord | None,
     name: str,
     *,
-    new: int,
+    news: int,
     due: Calendar,
     cursor: str | None,
     now: datetime,
 ) -> SourceRecord:
-    """What to remember of a source that answered. Pure."""
-    news_at = now if new else (known.news_at if known else None)
+    """What to remember of a source that answered, `news` papers new or new to it. Pure."""
+    news_at = now if news else (known.news_at if known else None)
     state = state_of(news_at, due, now)
     unchanged = known is not None and known.state is state
     return SourceRecord(

@@ -280,8 +280,9 @@ WORKS = (
     make_sighting(None, title="Another", authors=("Ada Lovelace",), doi="10.1/y"),
     make_sighting(None, title="A third", authors=("Grace Hopper",)),
     make_sighting("3001.00003", title="A fourth", authors=("Ada Lovelace",)),
+    make_sighting("3001.00004", title="A fourth", authors=("Ada Lovelace",)),
 )
-"""Two of them share a title, and not every source tells all that identifies one."""
+"""Some share a title, two of them an author too, and no source tells all that identifies one."""
 
 
 @st.composite

@@ -1,0 +1,369 @@
+"""Ingest: every source is read, and what is new is published once, whoever dies meanwhile."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from pipeline import ingest as ingesting
+from pipeline.domain import Sighting, SourceState
+from pipeline.editions import bring_topics_up
+from pipeline.errors import LeaseLostError, SourceError
+from pipeline.ingest import state_of
+from pipeline.sources import Validator, recorded
+from pipeline.storage import batches, http_validators, source_states
+from pipeline.storage.database import reading
+from pipeline.storage.schema import BatchRow, MatchRow, SightingRow
+from pipeline.storage.source_states import SourceRecord
+from tests.conftest import SHARED
+from tests.dying import dying, end_lease
+from tests.factories import NOW, make_sighting
+from tests.newsroom import (
+    Press,
+    add_reader,
+    count,
+    empty,
+    ingest,
+    matches,
+    published,
+    rows,
+    stored,
+    touched,
+)
+
+HOUR = timedelta(hours=1)
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def refused(retry_at: datetime | None = None) -> None:
+    raise SourceError("feed", "503 Service Unavailable", retry_at=retry_at)
+
+
+def record(engine: Engine, source: str) -> SourceRecord:
+    with reading(engine) as conn:
+        found = source_states.get(conn, source)
+    assert found is not None
+    return found
+
+
+# --- Batches ------------------------------------------------------------------------------------
+
+
+def test_what_is_new_is_published_as_one_batch(engine: Engine):
+    reports = ingest(engine, make_sighting("3001.00001"), make_sighting(None, source="feed"))
+
+    assert [(r.source, r.state, r.new, r.batch) for r in reports] == [
+        ("arxiv", SourceState.FRESH, 1, 1),
+        ("feed", SourceState.FRESH, 1, 1),
+    ]
+    assert published(engine) == 1
+    assert [(b.number, b.papers) for b in rows(engine, BatchRow)] == [(1, 2)]
+
+
+def test_nothing_new_is_no_batch(engine: Engine):
+    sighting = make_sighting()
+    ingest(engine, sighting)
+
+    (report,) = ingest(engine, sighting)
+
+    assert (report.sightings, report.new, report.batch) == (1, 0, None)
+    assert published(engine) == 1
+
+
+def test_a_match_stays_in_the_batch_it_first_arose_in(engine: Engine):
+    """arXiv announces on Monday, Hugging Face lists on Tuesday: each topic gets it when it fits."""
+    add_reader(engine, "cat:cs.IR", "source:huggingface")
+    bring_topics_up(engine, 0, NOW)
+
+    ingest(engine, make_sighting("3001.00001"))
+    on_monday = matches(engine)
+    ingest(engine, make_sighting("3001.00001", source="huggingface", upvotes=3))
+    on_tuesday = matches(engine) - on_monday
+
+    assert [batch for _, _, batch in on_monday] == [1]
+    assert [batch for _, _, batch in on_tuesday] == [2]
+    assert touched(engine) == {"3001.00001": 2}
+
+
+# --- Sources ------------------------------------------------------------------------------------
+
+
+def test_one_broken_source_does_not_stop_the_others(engine: Engine):
+    retry_at = NOW + HOUR
+    broken = Press("feed", news=lambda: refused(retry_at))
+    sources = [broken, Press("arxiv", [make_sighting()])]
+
+    reports = ingesting.ingest(engine, sources, now=NOW)
+
+    assert [(r.source, r.state, r.batch) for r in reports] == [
+        ("feed", SourceState.FAILED, None),
+        ("arxiv", SourceState.FRESH, 1),
+    ]
+    known = record(engine, "feed")
+    assert (known.error, known.since, known.failures) == ("503 Service Unavailable", NOW, 1)
+    assert known.next_try_at == retry_at
+
+
+def test_a_bug_in_one_source_does_not_stop_the_others(engine: Engine):
+    def stumble() -> None:
+        raise KeyError("paper")
+
+    sources = [Press("feed", news=stumble), Press("arxiv", [make_sighting()])]
+
+    reports = ingesting.ingest(engine, sources, now=NOW)
+
+    assert [r.state for r in reports] == [SourceState.FAILED, SourceState.FRESH]
+    assert record(engine, "feed").error == "cannot be read: KeyError('paper')"
+
+
+def test_a_failed_source_is_left_alone_as_long_as_it_asked_for(engine: Engine):
+    asked: list[object] = []
+    source = Press("feed", news=lambda: refused(NOW + HOUR), asked=asked)
+    ingesting.ingest(engine, [source], now=NOW)
+
+    ingesting.ingest(engine, [source], now=NOW + HOUR / 2)
+    (report,) = ingesting.ingest(engine, [source], now=NOW + HOUR)
+
+    assert len(asked) == 2
+    assert report.state is SourceState.FAILED
+    assert (record(engine, "feed").failures, record(engine, "feed").since) == (2, NOW)
+
+
+def test_a_source_that_recovers_is_fresh_again(engine: Engine):
+    ingesting.ingest(engine, [Press("feed", news=refused)], now=NOW)
+
+    ingesting.ingest(engine, [Press("feed", [make_sighting(None, source="feed")])], now=NOW + HOUR)
+
+    known = record(engine, "feed")
+    assert (known.state, known.since, known.failures, known.error) == (
+        SourceState.FRESH, NOW + HOUR, 0, None,
+    )  # fmt: skip
+
+
+def test_a_source_goes_on_from_its_own_cursor(engine: Engine):
+    asked: list[object] = []
+    source = Press(cursor="page 2", asked=asked)
+
+    ingesting.ingest(engine, [source], now=NOW)
+    ingesting.ingest(engine, [source], now=NOW)
+    ingesting.ingest(engine, [source], now=NOW, since=NOW.date())
+
+    two_weeks_ago = (NOW - timedelta(days=14)).date()
+    assert asked == [(two_weeks_ago, None), (two_weeks_ago, "page 2"), (NOW.date(), None)]
+
+
+def test_papers_known_from_elsewhere_are_news_of_the_source_that_lists_them(engine: Engine):
+    """Hugging Face lists what arXiv announced: it is fresh though no paper is new."""
+    ingest(engine, make_sighting("3001.00001"))
+
+    (report,) = ingest(engine, make_sighting("3001.00001", source="huggingface"), now=NOW + HOUR)
+
+    assert (report.state, report.new, report.touched) == (SourceState.FRESH, 0, 1)
+
+
+def test_recorded_answers_leave_the_live_sources_alone(engine: Engine):
+    found = recorded_reading(make_sighting())
+
+    first = ingesting.ingest_recorded(engine, [("arxiv", found)], now=NOW)
+    second = ingesting.ingest_recorded(engine, [("arxiv", found)], now=NOW)
+
+    assert [(r.state, r.new, r.batch) for r in first + second] == [
+        (SourceState.FRESH, 1, 1),
+        (SourceState.STALE, 0, None),
+    ]
+    with reading(engine) as conn:
+        assert source_states.listing(conn) == []
+
+
+def recorded_reading(*sightings: Sighting) -> ingesting.Reading:
+    return ingesting.Reading(sightings)
+
+
+def test_validators_are_kept_only_with_the_answer_they_belong_to(engine: Engine):
+    """A server that is told "I have it" never gives it again."""
+    url = "https://example.org/feed"
+    source = Press("feed", [make_sighting(None, source="feed")],
+                   validators=((url, Validator('"1"')),))  # fmt: skip
+    kept: list[object] = []
+    for after in range(1, 60):
+        empty(engine)
+        with dying(engine, after) as seen:
+            ingesting.ingest(engine, [source], now=NOW)
+        with reading(engine) as conn:
+            validator = http_validators.get(conn, url)
+        kept.append(validator)
+        assert validator is None or count(engine, SightingRow) == 1
+        if len(seen) <= after:
+            break
+
+    assert kept[0] is None
+    assert kept[-1] == ('"1"', None)
+
+
+MONDAY = datetime(2030, 1, 7, 13, tzinfo=NOW.tzinfo)
+
+
+@pytest.mark.parametrize(
+    ("news_at", "due", "now", "state"),
+    [
+        (MONDAY, True, MONDAY, SourceState.FRESH),
+        (MONDAY, True, MONDAY + 5 * HOUR, SourceState.FRESH),
+        (MONDAY, True, MONDAY + 22 * HOUR, SourceState.QUIET),  # Tuesday morning: not yet
+        (MONDAY, True, MONDAY + 24 * HOUR, SourceState.STALE),  # Tuesday afternoon
+        (MONDAY, False, MONDAY + 240 * HOUR, SourceState.QUIET),
+        (None, True, MONDAY, SourceState.STALE),
+        (None, False, MONDAY, SourceState.QUIET),
+        (MONDAY - 90 * 24 * HOUR, True, MONDAY, SourceState.STALE),
+    ],
+)
+def test_a_source_is_stale_when_a_day_that_promised_news_had_none(
+    news_at: datetime | None, due: bool, now: datetime, state: SourceState
+):
+    assert state_of(news_at, lambda _day: due, now) is state
+
+
+# --- One at a time ------------------------------------------------------------------------------
+
+
+def test_of_two_ingests_at_once_one_works_and_the_other_gives_way(engine: Engine):
+    reading_now, second_is_done = threading.Event(), threading.Event()
+
+    def slowly() -> None:
+        reading_now.set()
+        assert second_is_done.wait(30)
+
+    first: list[object] = []
+    thread = threading.Thread(
+        target=lambda: first.extend(
+            ingesting.ingest(engine, [Press("arxiv", [make_sighting()], slowly)], now=NOW)
+        )
+    )
+    thread.start()
+    assert reading_now.wait(30)
+    second = ingest(engine, make_sighting())
+    second_is_done.set()
+    thread.join(30)
+
+    assert (len(first), second) == (1, [])
+    assert (published(engine), len(stored(engine))) == (1, 1)
+    assert len(ingest(engine, make_sighting())) == 1  # the lease was given back
+
+
+@pytest.mark.parametrize("moment", ["reading", "matching"])
+def test_a_run_taken_for_dead_that_wakes_up_writes_nothing(engine: Engine, moment: str):
+    """Another has taken the lease, worked and given it back meanwhile."""
+    add_reader(engine, "retrieval")
+    theirs, ours = make_sighting("3001.00001"), make_sighting("3001.00002")
+
+    def sleep() -> None:
+        end_lease(engine)
+        ingest(engine, theirs)
+
+    sources = [Press("arxiv", [ours], sleep)]
+    if moment == "matching":  # everything is stored; a last source is slow
+        sources = [Press("arxiv", [ours]), Press("feed", news=sleep)]
+
+    with pytest.raises(LeaseLostError):
+        ingesting.ingest(engine, sources, now=NOW)
+
+    assert published(engine) == 1
+    assert [b.number for b in rows(engine, BatchRow)] == [1]
+    expected = ["3001.00001"] if moment == "reading" else ["3001.00002", "3001.00001"]
+    assert [paper.key for paper in stored(engine)] == expected
+
+
+def test_only_the_holder_of_the_lease_publishes(engine: Engine):
+    with engine.begin() as conn:
+        token = batches.take_lease(conn, now=NOW, until=NOW + HOUR)
+        assert batches.take_lease(conn, now=NOW + HOUR / 2, until=NOW + HOUR) is None
+        assert batches.take_lease(conn, now=NOW + 2 * HOUR, until=NOW + 3 * HOUR) is not None
+        assert token is not None
+
+    with engine.begin() as conn, pytest.raises(LeaseLostError):
+        batches.publish(conn, 1, token=token, papers=0, matches=0, now=NOW)
+    with engine.begin() as conn, pytest.raises(LeaseLostError):
+        batches.hold_lease(conn, token, until=NOW + HOUR)
+
+
+# --- Death --------------------------------------------------------------------------------------
+
+
+def ready_to_match(engine: Engine) -> None:
+    """Two readers whose topics are matched through the published batch."""
+    add_reader(engine, "au:lovelace", "cat:cs.IR")
+    bring_topics_up(engine, published(engine), NOW)
+
+
+@pytest.mark.parametrize(
+    ("backend", "step"), [("sqlite", 3), ("postgresql", 9)], indirect=["backend"]
+)
+def test_whenever_a_run_dies_the_next_publishes_everything_once(engine: Engine, step: int):
+    """Death before any statement of a run; leftovers are dropped."""
+    found = [make_sighting("3001.00001"), make_sighting("3001.00002"),
+             make_sighting("3001.00001", source="huggingface")]  # fmt: skip
+    after, died = 1, True
+    while died:
+        empty(engine)
+        ready_to_match(engine)
+        with dying(engine, after) as seen:
+            ingest(engine, *found)
+        died = len(seen) > after
+        end_lease(engine)
+
+        ingest(engine, *found)
+
+        batch_of = {paper.key: paper.batch for paper in stored(engine)}
+        assert batch_of == {"3001.00001": 1, "3001.00002": 1}
+        assert published(engine) == 1
+        assert len(matches(engine)) == 4
+        assert {batch for _, _, batch in matches(engine)} == {1}
+        assert record(engine, "arxiv").state is SourceState.FRESH
+        assert record(engine, "huggingface").state is SourceState.FRESH
+        after += step
+
+
+def test_a_killed_process_leaves_what_the_next_one_finishes(engine: Engine, database_url: str):
+    """SIGKILL in the second chunk of the matches of 260 papers with two topics."""
+    ready_to_match(engine)
+    killed = subprocess.run(
+        [sys.executable, "-m", "tests.dying", database_url], cwd=ROOT, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert (published(engine), len(stored(engine))) == (0, 260)
+    assert count(engine, MatchRow) == 500
+    assert ingest(engine, make_sighting()) == []  # it may still be alive
+    end_lease(engine)
+
+    ingest(engine)
+
+    assert (published(engine), len(stored(engine))) == (1, 260)
+    assert len(matches(engine)) == 520
+    assert {batch for _, _, batch in matches(engine)} == {1}
+
+
+# --- All that was recorded ----------------------------------------------------------------------
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_everything_recorded_at_hugging_face_is_stored_once(engine: Engine):
+    paths = sorted((SHARED / "hf_daily_papers").glob("*.json"))
+    readings = [reading for path in paths for reading in recorded.read_file(path)]
+    distinct = {s.arxiv_id for _, found in readings for s in found.sightings}
+
+    first = ingesting.ingest_recorded(engine, readings, now=NOW)
+    kept = stored(engine)
+    second = ingesting.ingest_recorded(engine, readings, now=NOW)
+
+    assert None not in distinct
+    assert {paper.key for paper in kept} == distinct
+    assert len(kept) == sum(report.new for report in first) == len(distinct)
+    assert [report.new for report in second] == [0] * len(readings)
+    assert {(p.key, p.batch) for p in stored(engine)} == {(p.key, p.batch) for p in kept}

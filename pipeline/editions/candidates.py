@@ -129,7 +129,8 @@ class Candidates:
         A quiet weekend so stays quiet, instead of bringing what was left over on Friday.
         """
         pool = self._trending or []
-        if not any(paper.touched_batch > draft.range_from for paper in pool):
+        through = self._edition.through  # what an ingest run touches meanwhile is no news yet
+        if not any(draft.range_from < paper.touched_batch <= through for paper in pool):
             return []
         return [
             self._candidate(paper.id, float(paper.upvotes), ())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 
 from sqlalchemy import Engine
 
-from pipeline.domain import Paper
+from pipeline.domain import Match, Paper
 from pipeline.matching.topics import match
 from pipeline.storage import batches, papers, topics
-from pipeline.storage.database import in_chunks, reading
+from pipeline.storage.database import in_chunks, reading, with_retries
 from pipeline.storage.topics import TopicProgress
 
 BACKFILL_DAYS = 30  # of a new topic
@@ -55,10 +56,14 @@ def _bring_up(
     arose = {p.id: arose_in(p.batch, min(touched[p.id], batch), stand) for p in unseen}
     found = match([p.topic for p in late], unseen, corpus=corpus)
     for chunk in in_chunks(found, 1_000):
-        with engine.begin() as conn:
-            topics.add_matches(conn, [(new, arose[new.paper_id]) for new in chunk])
+        with_retries(partial(_add, engine, [(new, arose[new.paper_id]) for new in chunk]))
     with engine.begin() as conn:
         topics.advance(conn, [p.topic.id for p in late], from_batch=stand, to_batch=batch)
+
+
+def _add(engine: Engine, found: Sequence[tuple[Match, int]]) -> None:
+    with engine.begin() as conn:
+        topics.add_matches(conn, found)
 
 
 def arose_in(paper_batch: int, touched_batch: int, matched_through: int) -> int:

@@ -15,6 +15,7 @@ from functools import partial
 
 import structlog
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import IntegrityError
 
 from pipeline import slots
 from pipeline.domain import (
@@ -37,8 +38,12 @@ log = structlog.get_logger(__name__)
 CHUNK = 200  # subscribers a transaction
 NEVER_TWICE = timedelta(days=90)
 TRENDING_DAYS = 7  # a listed paper gathers upvotes for about that long
-WELCOME_DAYS = 7
+MOST_FRESH_STARTS = 20  # of one run, after what it had read was overtaken
 PAUSE_LOOK_BACK_DAYS = {Frequency.DAILY: 7, Frequency.WEEKDAYS: 7, Frequency.WEEKLY: 14}
+
+
+class _TopicsBehindError(Exception):
+    """A reader in this chunk follows a topic that is not matched through the edition's batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +73,22 @@ def publish(
     edition = _edition(engine, now, expiry, template)
     bring_topics_up(engine, edition.through, now)
     candidates = Candidates(edition)
-    last_id = 0
+    last_id, stale = 0, 0
     while True:
-        compiled = with_retries(
-            partial(
-                _compile_chunk, engine, edition, candidates, everyone=everyone, after_id=last_id
+        try:
+            compiled = with_retries(
+                partial(
+                    _compile_chunk, engine, edition, candidates, everyone=everyone, after_id=last_id
+                )
             )
-        )
+        except (_TopicsBehindError, IntegrityError):
+            # Somebody followed a new topic, or an ingest run united two papers, since we read.
+            stale += 1
+            if stale > MOST_FRESH_STARTS:
+                raise
+            bring_topics_up(engine, edition.through, now)
+            candidates = Candidates(edition)
+            continue
         if compiled is None:
             return
         last_id, outcomes = compiled
@@ -89,12 +103,12 @@ def preview(engine: Engine, email: str, *, now: datetime) -> Digest:
         raise NotFoundError(f"no subscriber has the address {email}")
     edition = _edition(engine, now, timedelta(0), "")
     bring_topics_up(engine, edition.through, now)
-    slot = subscriber.next_slot_at or now
+    slot = _slot_to_come(subscriber, now)
     with reading(engine) as conn:
         followed = topics.followed_by(conn, [subscriber.id])[subscriber.id]
         seen = digests.sent_before(conn, [subscriber.id], since=now - NEVER_TWICE)
         draft = Draft(subscriber, slot, slots.local_date(slot, subscriber.schedule),
-                       _range_from(subscriber, slot, edition))  # fmt: skip
+                      _range_from(subscriber, edition))  # fmt: skip
         candidates = Candidates(edition)
         candidates.load(conn, [draft], {subscriber.id: followed})
         digest, _ = candidates.digest(draft, followed, seen.get(subscriber.id, set()))
@@ -131,22 +145,22 @@ def _compile_chunk(
         )
         if not due:
             return None
-        drafts = [draft for s in due if (draft := _draft(s, edition, everyone=everyone))]
+        drafts = [draft for s in due if (draft := _draft(s, edition))]
         outcomes = _compile(conn, edition, candidates, drafts)
     return due[-1].id, outcomes
 
 
-def _draft(subscriber: Subscriber, edition: Edition, *, everyone: bool) -> Draft | None:
+def _draft(subscriber: Subscriber, edition: Edition) -> Draft | None:
     """The slot to serve now; None where this date has had its edition."""
-    slot = _slot(subscriber, edition.now, everyone=everyone)
+    slot = _slot(subscriber, edition.now)
     edition_on = slots.local_date(slot, subscriber.schedule)
     last = subscriber.last_edition_on
     if last is not None and edition_on <= last:
         return None
-    return Draft(subscriber, slot, edition_on, _range_from(subscriber, slot, edition))
+    return Draft(subscriber, slot, edition_on, _range_from(subscriber, edition))
 
 
-def _slot(subscriber: Subscriber, now: datetime, *, everyone: bool) -> datetime:
+def _slot(subscriber: Subscriber, now: datetime) -> datetime:
     schedule, due_at = subscriber.schedule, subscriber.next_slot_at
     if due_at is not None and due_at <= now:
         return slots.newest_slot(
@@ -156,7 +170,12 @@ def _slot(subscriber: Subscriber, now: datetime, *, everyone: bool) -> datetime:
     return slots.slot_on(slots.local_date(now, schedule), schedule)
 
 
-def _range_from(subscriber: Subscriber, slot: datetime, edition: Edition) -> int:
+def _slot_to_come(subscriber: Subscriber, now: datetime) -> datetime:
+    due_at = subscriber.next_slot_at
+    return due_at if due_at is not None and due_at > now else _slot(subscriber, now)
+
+
+def _range_from(subscriber: Subscriber, edition: Edition) -> int:
     if subscriber.paused_until is None:
         return subscriber.cursor
     return max(subscriber.cursor, edition.pause_floor[subscriber.schedule.frequency])
@@ -183,6 +202,9 @@ def _compile(
         for d in awake
     ]
     followed = topics.followed_by(conn, ids)
+    wanted = {one.topic.id for subscriptions in followed.values() for one in subscriptions}
+    if topics.is_any_behind(conn, wanted, edition.through):
+        raise _TopicsBehindError
     seen = digests.sent_before(conn, ids, since=edition.now - NEVER_TWICE)
     candidates.load(conn, awake, followed)
     made = [
@@ -217,7 +239,7 @@ def _write(
     digests.skip(
         conn,
         [
-            (d.subscriber.id, d.edition_on, d.slot_at, skip, d.range_from, edition.through)
+            (d.subscriber.id, d.edition_on, d.slot_at, skip, *_range(d, edition))
             for d, _, skip in won
             if skip is not None
         ],
@@ -225,12 +247,19 @@ def _write(
     return [_outcome(*m) for m in won]
 
 
+def _range(draft: Draft, edition: Edition) -> tuple[int, int]:
+    """The batches (from, to] that this slot covers: none during a pause."""
+    if _is_paused(draft):
+        return draft.subscriber.cursor, draft.subscriber.cursor
+    return draft.range_from, edition.through
+
+
 def _served(draft: Draft, edition: Edition) -> Served:
     subscriber, paused = draft.subscriber, _is_paused(draft)
     return Served(
         subscriber_id=subscriber.id,
         old_cursor=subscriber.cursor,
-        cursor=subscriber.cursor if paused else edition.through,
+        cursor=_range(draft, edition)[1],
         slot_at=draft.slot_at,
         edition_on=draft.edition_on,
         next_slot_at=slots.next_slot(subscriber.schedule, draft.slot_at, draft.edition_on),

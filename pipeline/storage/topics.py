@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from pipeline.domain import TRENDING, Match, Subscription, Topic, TopicKind
 from pipeline.storage.database import in_chunks, upsert
-from pipeline.storage.schema import MatchRow, SubscriptionRow, TopicRow
+from pipeline.storage.schema import MatchRow, PaperRow, SubscriptionRow, TopicRow
 
 NEVER_MATCHED = -1
 CHUNK = 1_000
@@ -50,12 +50,22 @@ def find_or_add(conn: Connection, canonical: str, now: datetime) -> Topic:
 def follow(
     conn: Connection, subscriber_id: int, topics: Iterable[tuple[Topic, str]], now: datetime
 ) -> None:
-    """Replace what the subscriber follows by `topics`, each with the reader's name for it."""
-    labels = {topic.id: label for topic, label in topics}
+    """Replace what the subscriber follows by `topics`, each with the reader's name for it.
+
+    Of two names for one topic the first stays.
+    """
+    labels: dict[int, str] = {}
+    for topic, label in topics:
+        labels.setdefault(topic.id, label)
     conn.execute(delete(SubscriptionRow).where(SubscriptionRow.subscriber_id == subscriber_id))
     rows = [
-        {"subscriber_id": subscriber_id, "topic_id": id_, "label": label, "created_at": now}
-        for id_, label in labels.items()
+        {
+            "subscriber_id": subscriber_id,
+            "topic_id": id_,
+            "label": label,
+            "created_at": now + timedelta(microseconds=place),  # keeps the order of choosing
+        }
+        for place, (id_, label) in enumerate(labels.items())
     ]
     if rows:
         conn.execute(insert(SubscriptionRow), rows)
@@ -98,6 +108,19 @@ def behind(conn: Connection, batch: int) -> list[TopicProgress]:
     return [TopicProgress(Topic(r.id, r.query), r.matched_through) for r in rows]
 
 
+def is_any_behind(conn: Connection, topic_ids: Iterable[int], batch: int) -> bool:
+    """Whether one of these topics waits to be matched through `batch`."""
+    for chunk in in_chunks(topic_ids, CHUNK):
+        late = select(TopicRow.id).where(
+            TopicRow.id.in_(chunk),
+            TopicRow.kind == TopicKind.QUERY,
+            TopicRow.matched_through < batch,
+        )
+        if conn.execute(late.limit(1)).first() is not None:
+            return True
+    return False
+
+
 def matched_through(conn: Connection, batch: int) -> list[Topic]:
     """Followed topics whose matches reach exactly `batch`: those the next batch is matched to."""
     rows = conn.execute(
@@ -123,9 +146,16 @@ def advance(conn: Connection, topic_ids: Iterable[int], *, from_batch: int, to_b
 
 
 def add_matches(conn: Connection, matches: Iterable[tuple[Match, int]]) -> int:
-    """Store (match, batch) pairs and return how many were new; one that is known never moves."""
+    """Store (match, batch) pairs and return how many were new; one that is known never moves.
+
+    A paper that became part of another since it was read is left out.
+    """
     added = 0
-    for chunk in in_chunks(matches, CHUNK):
+    for read in in_chunks(matches, CHUNK):
+        still_there = _lock_papers(conn, {match.paper_id for match, _ in read})
+        chunk = [(match, batch) for match, batch in read if match.paper_id in still_there]
+        if not chunk:
+            continue
         statement = upsert(conn, MatchRow).on_conflict_do_nothing(
             index_elements=["topic_id", "paper_id"]
         )
@@ -141,6 +171,18 @@ def add_matches(conn: Connection, matches: Iterable[tuple[Match, int]]) -> int:
         ]
         added += conn.execute(statement.values(rows)).rowcount
     return added
+
+
+def _lock_papers(conn: Connection, paper_ids: Iterable[int]) -> set[int]:
+    """Those of these papers that exist, and will until this transaction ends."""
+    return set(
+        conn.execute(
+            select(PaperRow.id)
+            .where(PaperRow.id.in_(paper_ids))
+            .order_by(PaperRow.id)
+            .with_for_update(key_share=True, read=True)
+        ).scalars()
+    )
 
 
 def drop_unpublished(conn: Connection, published: int) -> int:

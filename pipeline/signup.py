@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import structlog
 from email_validator import EmailNotValidError, validate_email
@@ -74,10 +74,10 @@ def add(
         subscriber_id = subscribers.add(
             conn, email=address, suppression_key=suppression_key, schedule=wishes.schedule,
             max_papers=wishes.max_papers, status=status, cursor=cursor, next_slot_at=slot, now=now,
-        ) or _return_of(conn, address, wishes, slot)  # fmt: skip
+        ) or _return_of(conn, address, wishes, now)  # fmt: skip
         _follow(conn, subscriber_id, queries, now)
         if confirmed:
-            subscribers.activate(conn, subscriber_id, cursor=cursor, next_slot_at=slot, now=now)
+            _activate(conn, _known(conn, subscriber_id), now)
         else:
             confirmations.enqueue(
                 conn, subscriber_id, expires_at=now + CONFIRMATION_EXPIRY, now=now
@@ -90,15 +90,40 @@ def add(
 def confirm(engine: Engine, subscriber_id: int, now: datetime) -> Subscriber:
     """Pending becomes active; confirming twice changes nothing. Raises NotFoundError."""
     with engine.begin() as conn:
-        subscriber = _known(conn, subscriber_id)
-        if subscriber.status is SubscriberStatus.PENDING:
-            subscribers.activate(
-                conn,
-                subscriber_id,
-                cursor=batches.look_back(conn, now, days=WELCOME_DAYS),
-                next_slot_at=slots.first_slot(subscriber.schedule, now),
-                now=now,
-            )
+        _activate(conn, _known(conn, subscriber_id, for_change=True), now)
+        return _known(conn, subscriber_id)
+
+
+def change(engine: Engine, subscriber_id: int, wishes: Wishes, now: datetime) -> Subscriber:
+    """Follow other topics, or be written to at another hour, from the next digest on.
+
+    Raises QueryError, SettingsError and NotFoundError before anything is stored.
+    """
+    queries = _queries(wishes.topics)
+    slots.zone(wishes.schedule.timezone)
+    with engine.begin() as conn:
+        subscriber = _known(conn, subscriber_id, for_change=True)
+        subscribers.change_wishes(
+            conn,
+            subscriber_id,
+            schedule=wishes.schedule,
+            max_papers=wishes.max_papers,
+            next_slot_at=_next_slot(subscriber, wishes.schedule, now),
+        )
+        _follow(conn, subscriber_id, queries, now)
+        return _known(conn, subscriber_id)
+
+
+def pause(engine: Engine, subscriber_id: int, until: date, now: datetime) -> Subscriber:
+    """No digest for an edition before `until`; a day that has come resumes. Raises NotFoundError.
+
+    The digest after a pause looks back a few days, however long the pause was.
+    """
+    with engine.begin() as conn:
+        subscriber = _known(conn, subscriber_id, for_change=True)
+        today = slots.local_date(now, subscriber.schedule)
+        if until > today or subscriber.paused_until is not None:
+            subscribers.pause(conn, subscriber_id, max(until, today))
         return _known(conn, subscriber_id)
 
 
@@ -161,19 +186,51 @@ def _follow(
     topics.follow(conn, subscriber_id, followed, now)
 
 
-def _return_of(conn: Connection, address: str, wishes: Wishes, slot: datetime) -> int:
-    """The id of a subscriber who is known, and not active, with their new wishes."""
-    known = subscribers.by_email(conn, address)
+def _return_of(conn: Connection, address: str, wishes: Wishes, now: datetime) -> int:
+    """The id of a subscriber who is known, and not active: pending, with their new wishes."""
+    known = subscribers.by_email(conn, address, for_change=True)
     if known is None or known.status is SubscriberStatus.ACTIVE:
         raise AddressError(f"{address} is subscribed already")
+    subscribers.reopen(conn, known.id)
     subscribers.change_wishes(
-        conn, known.id, schedule=wishes.schedule, max_papers=wishes.max_papers, next_slot_at=slot
+        conn,
+        known.id,
+        schedule=wishes.schedule,
+        max_papers=wishes.max_papers,
+        next_slot_at=_first_slot(known, wishes.schedule, now),
     )
     return known.id
 
 
-def _known(conn: Connection, subscriber_id: int) -> Subscriber:
-    subscriber = subscribers.by_id(conn, subscriber_id)
+def _activate(conn: Connection, subscriber: Subscriber, now: datetime) -> None:
+    """Begin with the papers of the last days; a question still on its way is answered."""
+    won = subscribers.activate(
+        conn,
+        subscriber.id,
+        cursor=batches.look_back(conn, now, days=WELCOME_DAYS),
+        next_slot_at=_first_slot(subscriber, subscriber.schedule, now),
+        now=now,
+    )
+    if won:
+        deliveries.cancel_owed(conn, [subscriber.id], CancelReason.SUPERSEDED)
+
+
+def _first_slot(subscriber: Subscriber, schedule: Schedule, now: datetime) -> datetime:
+    """The first slot of a reader who begins, perhaps again: never twice a day."""
+    return slots.first_slot(schedule, now, subscriber.last_slot_at, subscriber.last_edition_on)
+
+
+def _next_slot(subscriber: Subscriber, schedule: Schedule, now: datetime) -> datetime | None:
+    """Where the change of an hour moves the next slot: it may have come already today."""
+    if subscriber.status is SubscriberStatus.UNSUBSCRIBED:
+        return None
+    if subscriber.last_slot_at is None or subscriber.last_edition_on is None:
+        return slots.first_slot(schedule, now)
+    return slots.next_slot(schedule, subscriber.last_slot_at, subscriber.last_edition_on)
+
+
+def _known(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> Subscriber:
+    subscriber = subscribers.by_id(conn, subscriber_id, for_change=for_change)
     if subscriber is None:
         raise NotFoundError("this subscription does not exist any more")
     return subscriber

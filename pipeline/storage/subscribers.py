@@ -12,7 +12,7 @@ from datetime import date, datetime
 from typing import Any
 
 import idna
-from sqlalchemy import ColumnElement, Connection, delete, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, select, update
 
 from pipeline.domain import (
     Frequency,
@@ -122,22 +122,42 @@ def change_wishes(
 def activate(
     conn: Connection, subscriber_id: int, *, cursor: int, next_slot_at: datetime, now: datetime
 ) -> bool:
-    """Pending or gone becomes active, once; False when it was active already."""
+    """Pending becomes active, once; False when it was not pending. A pause of old is over."""
     won = conn.execute(
         update(SubscriberRow)
         .where(
             SubscriberRow.id == subscriber_id,
-            SubscriberRow.status != SubscriberStatus.ACTIVE,
+            SubscriberRow.status == SubscriberStatus.PENDING,
         )
         .values(
             status=SubscriberStatus.ACTIVE,
             cursor=cursor,
             next_slot_at=next_slot_at,
+            paused_until=None,
             confirmed_at=now,
-            left_at=None,
         )
     )
     return won.rowcount == 1
+
+
+def reopen(conn: Connection, subscriber_id: int) -> bool:
+    """Unsubscribed becomes pending: they are to be asked again. False when they had not left."""
+    won = conn.execute(
+        update(SubscriberRow)
+        .where(
+            SubscriberRow.id == subscriber_id,
+            SubscriberRow.status == SubscriberStatus.UNSUBSCRIBED,
+        )
+        .values(status=SubscriberStatus.PENDING, left_at=None)
+    )
+    return won.rowcount == 1
+
+
+def pause(conn: Connection, subscriber_id: int, until: date) -> None:
+    """Skip the editions before `until`; the first one after looks back a few days only."""
+    conn.execute(
+        update(SubscriberRow).where(SubscriberRow.id == subscriber_id).values(paused_until=until)
+    )
 
 
 def leave(conn: Connection, subscriber_id: int, now: datetime) -> bool:
@@ -161,16 +181,17 @@ def erase(conn: Connection, subscriber_id: int) -> None:
     conn.execute(delete(SubscriberRow).where(SubscriberRow.id == subscriber_id))
 
 
-def by_email(conn: Connection, email: str) -> Subscriber | None:
-    return _one(conn, SubscriberRow.email_key == email_key(email))
+def by_email(conn: Connection, email: str, *, for_change: bool = False) -> Subscriber | None:
+    return _one(conn, SubscriberRow.email_key == email_key(email), for_change=for_change)
 
 
 def by_secret(conn: Connection, secret: str) -> Subscriber | None:
     return _one(conn, SubscriberRow.secret == secret)
 
 
-def by_id(conn: Connection, subscriber_id: int) -> Subscriber | None:
-    return _one(conn, SubscriberRow.id == subscriber_id)
+def by_id(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> Subscriber | None:
+    """`for_change` keeps everybody else from changing it before this transaction ends."""
+    return _one(conn, SubscriberRow.id == subscriber_id, for_change=for_change)
 
 
 def listing(conn: Connection) -> list[Subscriber]:
@@ -182,10 +203,13 @@ def due(
 ) -> list[Subscriber]:
     """Active subscribers whose slot has come, by id; locked, those another run holds left out.
 
-    `everyone` takes all active ones, whatever the hour.
+    `everyone` takes all active ones, whatever the hour. Nobody makes a digest for an address that
+    we do not write to.
     """
     query = _query().where(
-        SubscriberRow.status == SubscriberStatus.ACTIVE, SubscriberRow.id > after_id
+        SubscriberRow.status == SubscriberStatus.ACTIVE,
+        SubscriberRow.id > after_id,
+        ~exists().where(SuppressionRow.hash == SubscriberRow.address_hash),
     )
     if not everyone:
         query = query.where(SubscriberRow.next_slot_at <= now)
@@ -278,8 +302,11 @@ def _query() -> Any:
     return select(*SubscriberRow.__table__.c)
 
 
-def _one(conn: Connection, condition: ColumnElement[bool]) -> Subscriber | None:
-    row = conn.execute(_query().where(condition)).one_or_none()
+def _one(
+    conn: Connection, condition: ColumnElement[bool], *, for_change: bool = False
+) -> Subscriber | None:
+    query = _query().where(condition)
+    row = conn.execute(query.with_for_update() if for_change else query).one_or_none()
     return None if row is None else _subscriber(row)
 
 

@@ -203,6 +203,13 @@ class Digest:
     welcome: bool = False  # the first digest, from the last days
 
 
+class RequestKind(StrEnum):
+    """What a request becomes when its own token is POSTed."""
+
+    JOIN = "join"
+    NEW_ADDRESS = "new-address"
+
+
 class SkipReason(StrEnum):
     """Why a slot brought no mail."""
 
@@ -220,6 +227,10 @@ class DeliveryKind(StrEnum):
     DIGEST = "digest"
     WELCOME = "welcome"  # the first digest, right after confirming
     CONFIRMATION = "confirmation"
+    ALREADY_IN = "already-in"  # somebody asked to join an address that has
+    LINK = "link"  # the way back to the preferences, asked for by hand
+    DATA_LINK = "data-link"  # the way to export and erase, only ever mailed
+    NEW_ADDRESS = "new-address"  # asks the new address of a subscriber whether it is theirs
 
 
 class DeliveryStatus(StrEnum):

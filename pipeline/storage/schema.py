@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
+    false,
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -237,8 +238,38 @@ class SubscriberRow(Table):
     created_at: Mapped[datetime]
     confirmed_at: Mapped[datetime | None]
     left_at: Mapped[datetime | None]
+    left_reason: Mapped[str | None]  # one of the answers to the one question, if they gave it
+    welcome_due: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     __table_args__ = (Index(None, "status", "next_slot_at"),)
+
+
+class RequestRow(Table):
+    """What somebody asked for. Nothing is changed by it before its own token is POSTed."""
+
+    __tablename__ = "requests"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    kind: Mapped[str]
+    subscriber_id: Mapped[int] = mapped_column(
+        Id, ForeignKey("subscribers.id", ondelete="CASCADE"), index=True
+    )
+    email: Mapped[str]
+    wishes: Mapped[dict[str, Any]]  # see storage.requests
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+    ip: Mapped[str | None]  # of who asked; part of the record of consent, kept for days
+
+
+class AskedRow(Table):
+    """A confirmation that was mailed and not answered yet, under the hash of its address."""
+
+    __tablename__ = "asked"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    address_hash: Mapped[str] = mapped_column(String(64), index=True)
+    asked_at: Mapped[datetime]
 
 
 class SubscriptionRow(Table):
@@ -293,6 +324,8 @@ class DeliveryRow(Table):
     subscriber_id: Mapped[int] = mapped_column(
         Id, ForeignKey("subscribers.id", ondelete="CASCADE"), index=True
     )
+    address: Mapped[str | None]  # where it goes, if not to its subscriber's address
+    request_id: Mapped[int | None] = mapped_column(Id)  # what its link confirms, if anything
     status: Mapped[str]
     reason: Mapped[str | None]  # why it is where it is; every terminal row has one
     attempts: Mapped[int]  # those that count against it

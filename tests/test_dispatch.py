@@ -356,6 +356,24 @@ def test_stopping_finishes_the_message_at_hand_and_gives_the_rest_back(engine, s
     assert after.count(Status.QUEUED) == 50 - tally.sent
 
 
+def test_ctrl_c_finishes_the_message_at_hand_and_gives_the_rest_back(engine, sink):
+    for _ in range(30):
+        add_delivery(engine)
+    composed = iter(range(30))
+
+    def compose_until_interrupted(delivery, digest):
+        if next(composed) == 20:
+            raise KeyboardInterrupt
+        return compose(delivery, digest)
+
+    with pytest.raises(KeyboardInterrupt):
+        send(engine, sink, compose=compose_until_interrupted)
+
+    after = outbox.statuses(engine)
+    assert after.count(Status.SENT) == len(sink.taken)
+    assert after.count(Status.SENT) + after.count(Status.QUEUED) == 30
+
+
 def test_what_has_expired_is_not_sent(engine, sink):
     id_ = add_delivery(engine)
 

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.domain import Verdict
-from pipeline.smtp.replies import Phase, Reply, parse_reply, queue_id, verdict_of
+from pipeline.smtp.replies import (
+    Phase,
+    Reply,
+    parse_reply,
+    queue_id,
+    verdict_of,
+    without_addresses,
+)
 
 V = Verdict
 
@@ -164,3 +171,9 @@ def test_any_octets_parse_or_are_refused(lines):
 )
 def test_the_server_s_name_for_a_message_is_found(text, name):
     assert queue_id(read(text)) == name
+
+
+def test_what_is_logged_of_a_reply_names_nobody():
+    reply = read("530 5.7.0 <ada@example.org>: not for bob@example.org, log in first")
+
+    assert without_addresses(reply) == "530 5.7.0 <address>: not for <address>, log in first"

@@ -15,7 +15,7 @@ from pipeline.dispatch.decisions import settlement
 from pipeline.dispatch.ready import Message, Ready
 from pipeline.domain import Verdict
 from pipeline.errors import TransportError
-from pipeline.smtp import Connection, Outcome, Phase, Transport
+from pipeline.smtp import Connection, Outcome, Phase, Transport, without_addresses
 from pipeline.storage.deliveries import Settlement
 
 log = structlog.get_logger(__name__)
@@ -199,8 +199,9 @@ class _Carrier(threading.Thread):
             log.warning(
                 "not accepted", delivery=delivery.id, verdict=outcome.verdict, phase=outcome.phase
             )
-        if outcome.verdict is Verdict.CONFIGURATION:
-            self._crew.halt(TransportError(f"the server refuses us: {outcome.reply}"))
+        if outcome.verdict is Verdict.CONFIGURATION and outcome.reply:
+            said = without_addresses(outcome.reply)
+            self._crew.halt(TransportError(f"the server refuses us: {said}"))
 
     def _settle_now(self) -> None:
         if self._unsettled:

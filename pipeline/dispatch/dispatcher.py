@@ -118,6 +118,9 @@ class _Drain:
         self._committer.start()
         try:
             self._produce()
+        except BaseException:
+            self._ready.drop()  # also when somebody presses Ctrl-C: only the message at hand
+            raise
         finally:
             self._finish()
         error = self._crew.failure or self._committer.error

@@ -4,7 +4,7 @@
 `server` how a connection is opened.
 """
 
-from pipeline.smtp.replies import Phase, Reply, verdict_of
+from pipeline.smtp.replies import Phase, Reply, verdict_of, without_addresses
 from pipeline.smtp.server import Security, SMTPTransport
 from pipeline.smtp.transport import Connection, Outcome, Transport
 
@@ -17,4 +17,5 @@ __all__ = [
     "Security",
     "Transport",
     "verdict_of",
+    "without_addresses",
 ]

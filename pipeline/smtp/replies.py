@@ -38,9 +38,15 @@ class Reply:
         return " ".join(str(part) for part in (self.code, self.enhanced, self.text) if part)
 
 
+_ADDRESS = re.compile(r"<?[^\s<>:;,]+@[^\s<>:;,]+>?")
 _Rule = tuple[Callable[[Phase, Reply], bool], Verdict]
 
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
+
+
+def without_addresses(reply: Reply) -> str:
+    """The reply as it may be logged: servers like to repeat the recipient."""
+    return _ADDRESS.sub("<address>", str(reply))
 
 
 def parse_reply(lines: list[bytes]) -> Reply:

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -26,9 +26,11 @@ from pipeline.domain import Delivery, DeliveryKind, DeliveryStatus, Digest
 from pipeline.errors import RenderError, TransportError
 from pipeline.smtp import Transport
 from pipeline.storage import deliveries
-from pipeline.storage.database import reading, server_now
+from pipeline.storage.database import reading, server_now, with_retries
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 POLL: Final = 0.2  # seconds between looks at the stop flag
 IDLE: Final = 2.0  # seconds between looks at an empty outbox
@@ -147,17 +149,19 @@ class _Drain:
         return bool(self._crew.failure or self._committer.error or self._stop())
 
     def _claim(self) -> tuple[list[Delivery], Mapping[int, Digest]]:
-        plan = self._plan
-        with plan.engine.begin() as conn:
-            now = plan.clock(conn)
-            if self._until and now >= self._until:
-                self._once = True  # nothing more is claimed, and the drain ends
-                return [], {}
-            claimed = deliveries.claim(conn, plan.chunk, self._lease.token, self._lease.length, now)
+        claimed = self._transact(self._claim_by)
         if not claimed:
             return [], {}
-        with reading(plan.engine) as conn:
-            return claimed, plan.load(conn, claimed)
+        with reading(self._plan.engine) as conn:
+            return claimed, self._plan.load(conn, claimed)
+
+    def _claim_by(self, conn: Connection) -> list[Delivery]:
+        now = self._now(conn)
+        if self._until and now >= self._until:
+            self._once = True  # nothing more is claimed, and the drain ends
+            return []
+        lease = self._lease
+        return deliveries.claim(conn, self._plan.chunk, lease.token, lease.length, now)
 
     def _compose_all(self, claimed: Sequence[Delivery], digests: Mapping[int, Digest]) -> None:
         for delivery in claimed:
@@ -197,29 +201,40 @@ class _Drain:
         if time.monotonic() < self._tidy_at:
             return
         self._tidy_at = time.monotonic() + TIDY_EVERY
-        plan = self._plan
-        with plan.engine.begin() as conn:
-            now = plan.clock(conn)
-            found = deliveries.recover_leases(conn, now)
-            self._found_uncertain += found.uncertain
-            resent = deliveries.resend_uncertain(conn, plan.resend, now)
+        found, resent = self._transact(self._recover)
+        self._found_uncertain += found.uncertain
         if found.queued or found.uncertain or resent:
             log.warning(
                 "leases recovered", queued=found.queued, uncertain=found.uncertain, resent=resent
             )
         expired = deliveries.CHUNK
         while expired == deliveries.CHUNK:
-            with plan.engine.begin() as conn:
-                expired = deliveries.expire_due(conn, plan.clock(conn))
+            expired = self._transact(lambda conn: deliveries.expire_due(conn, self._now(conn)))
             self._expired += expired
+
+    def _recover(self, conn: Connection) -> tuple[deliveries.Recovery, int]:
+        now = self._now(conn)
+        found = deliveries.recover_leases(conn, now)
+        return found, deliveries.resend_uncertain(conn, self._plan.resend, now)
+
+    def _now(self, conn: Connection) -> datetime:
+        return self._plan.clock(conn)
+
+    def _transact(self, work: Callable[[Connection], T]) -> T:
+        """In a transaction of its own, run again when a deadlock or a busy database ended it."""
+
+        def attempt() -> T:
+            with self._plan.engine.begin() as conn:
+                return work(conn)
+
+        return with_retries(attempt)
 
     # --- End ------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
         self._crew.join(self._is_over)
         self._committer.stop()
-        with self._plan.engine.begin() as conn:
-            deliveries.give_back(conn, self._lease.token)
+        self._transact(lambda conn: deliveries.give_back(conn, self._lease.token))
 
     def _tally(self) -> Tally:
         written = self._committer.written

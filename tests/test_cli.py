@@ -1,0 +1,428 @@
+"""The command line keeps its word: options, fields, exit codes, one clear line on failure."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email import message_from_bytes
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from pipeline import bootstrap, cli
+
+AT_EIGHT = "2030-01-02T08:00:00Z"
+BEFORE = "2030-01-01T12:00Z"
+TITLE = "Retrieval for Patient Readers"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Paperboy = Callable[..., Answer]
+
+
+@pytest.fixture
+def paperboy(tmp_path, monkeypatch, capfd, logging_as_it_was) -> Iterator[Paperboy]:
+    """`paperboy ...` in an empty folder, and on a database that nobody has touched."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'paperboy.db'}")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def paperboy(*arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["paperboy", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        _close()
+        out, err = capfd.readouterr()
+        return Answer(int(ended.value.code or 0), out, err)
+
+    yield paperboy
+    _close()
+
+
+def _close() -> None:
+    """Every command is a process of its own elsewhere."""
+    if bootstrap.services.cache_info().currsize:
+        bootstrap.services().engine.dispose()
+    bootstrap.services.cache_clear()
+
+
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    logging.captureWarnings(capture=False)
+    root.handlers, root.level = handlers, level
+
+
+@pytest.fixture
+def ready(paperboy: Paperboy) -> Paperboy:
+    """The same with the tables in place."""
+    assert paperboy("db", "upgrade").code == 0
+    return paperboy
+
+
+@pytest.fixture
+def day(tmp_path: Path) -> str:
+    """A recorded answer of Hugging Face with two papers of ours."""
+    path = tmp_path / "day.json"
+    path.write_text(json.dumps([_entry("3001.00001", TITLE, 7), _entry("3001.00002", "Stones", 9)]))
+    return str(path)
+
+
+def _entry(arxiv_id: str, title: str, upvotes: int) -> dict[str, Any]:
+    return {
+        "paper": {
+            "id": arxiv_id,
+            "title": title,
+            "summary": "We describe what we did, and what came of it.",
+            "authors": [{"name": "Ada Lovelace"}],
+            "upvotes": upvotes,
+            "submittedOnDailyAt": "2030-01-02T00:00:00.000Z",
+        },
+        "publishedAt": "2030-01-01T20:00:00.000Z",
+        "title": title,
+    }
+
+
+@pytest.fixture
+def full(ready: Paperboy, day: str) -> Paperboy:
+    """With two papers, and a reader who follows retrieval and is due at eight."""
+    add = ("subscribers", "add", "ada@example.org", "--topic", "retrieval", "--confirmed")
+    assert ready(*add, "--now", BEFORE).code == 0
+    assert ready("ingest", "--file", day, "--now", "2030-01-02T06:00Z").code == 0
+    return ready
+
+
+# --- How commands end ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "nonsense",
+        "ingest --since yesterday",
+        "ingest --now noon",
+        "papers --since tomorrow",
+        "match",
+        "rank",
+        "publish --everybody",
+        "subscribers add",
+        "subscribers add ada@example.org --hour 24",
+        "subscribers add ada@example.org --weekday someday",
+        "subscribers add ada@example.org --frequency hourly",
+        "deliveries --status lost",
+        "deliveries resolve 1",
+        "deliveries resolve 1 --resend --drop",
+        "demo --papers day.json --live",
+        "up --port many",
+        "serve --port 70000",
+    ],
+)
+def test_wrong_use_ends_in_2(ready, arguments):
+    answer = ready(*arguments.split())
+
+    assert answer.code == 2
+    assert answer.out == ""
+    assert "Usage: paperboy" in answer.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "ingest --file nowhere.json --json",
+        "subscribers add nobody --confirmed",
+        "subscribers add ada@example.org --timezone Mars/Olympus",
+        "subscribers show nobody@example.org",
+        "subscribers erase nobody@example.org",
+        "subscribers import nowhere.csv",
+        "suppressions remove nobody@example.org",
+        "preview nobody@example.org",
+        "deliveries resolve 17 --drop",
+        "rank --papers nowhere.jsonl --topics nowhere.jsonl",
+        "demo --papers nowhere.json",
+    ],
+)
+def test_a_failure_ends_in_1_and_says_what_failed(ready, arguments):
+    answer = ready(*arguments.split())
+
+    said = answer.err.splitlines() or [row["error"] for row in answer.rows]
+    assert answer.code == 1
+    assert len(said) == 1
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    "arguments", ["papers", "subscribers list", "publish", "send --once", "serve", "deliveries"]
+)
+def test_a_database_without_tables_is_refused_with_the_remedy(paperboy, arguments):
+    answer = paperboy(*arguments.split())
+
+    assert answer.code == 1
+    assert answer.err == "paperboy: the database is empty: run `paperboy db upgrade`\n"
+
+
+def test_a_wrong_setting_is_named(paperboy, monkeypatch):
+    monkeypatch.setenv("MAX_PAPERS", "many")
+
+    answer = paperboy("papers")
+
+    assert answer.code == 1
+    assert "MAX_PAPERS" in answer.err
+
+
+def test_a_topic_that_cannot_be_read_is_pointed_at(ready):
+    answer = ready("match", "retrieval AND (stones")
+
+    assert answer.code == 1
+    assert answer.err.splitlines()[-1].strip() == "^"
+
+
+def test_a_taken_port_is_named(ready, inbox):
+    answer = ready("serve", "--port", str(inbox.port))
+
+    assert answer.code == 1
+    assert f"port {inbox.port}" in answer.err
+
+
+# --- Papers -------------------------------------------------------------------------------------
+
+
+def test_ingest_tells_what_each_source_gave(ready, day):
+    answer = ready("ingest", "--file", day, "--json", "--now", AT_EIGHT)
+
+    assert answer.code == 0
+    assert answer.rows == [
+        {
+            "source": "huggingface",
+            "state": "fresh",
+            "sightings": 2,
+            "new": 2,
+            "batch": 1,
+            "error": None,
+        }
+    ]
+
+
+def test_a_broken_file_does_not_keep_the_others_out(ready, day, tmp_path):
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+
+    answer = ready("ingest", "--file", str(broken), "--file", day, "--json")
+
+    assert answer.code == 1
+    assert {(row["state"], row["new"]) for row in answer.rows} == {("fresh", 2), ("failed", 0)}
+
+
+def test_papers_are_listed_by_announced_date(full):
+    answer = full("papers", "--json", "--since", "2030-01-02")
+
+    assert {row["title"]: row for row in answer.rows}[TITLE] == {
+        "id": "3001.00001",
+        "title": TITLE,
+        "sources": ["huggingface"],
+        "batch": 1,
+        "announced_on": "2030-01-02",
+    }
+    assert full("papers", "--json", "--since", "2030-01-03").out == ""
+
+
+def test_match_tells_the_score_and_the_words(full):
+    [row] = full("match", "retrieval", "--json").rows
+
+    assert set(row) == {"paper", "title", "score", "phrases"}
+    assert (row["paper"], row["phrases"]) == ("3001.00001", ["Retrieval"])
+    assert row["score"] > 0
+
+
+def test_rank_needs_no_database(paperboy, tmp_path):
+    papers, topics = tmp_path / "papers.jsonl", tmp_path / "topics.jsonl"
+    rows = [{"id": "a", "title": "Stones", "abstract": ""},
+            {"id": "b", "title": TITLE, "abstract": "Words."}]  # fmt: skip
+    papers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    topics.write_text(json.dumps({"id": "t", "query": "retrieval"}) + "\n")
+
+    answer = paperboy("rank", "--papers", str(papers), "--topics", str(topics), "--top", "1")
+
+    [row] = answer.rows
+    assert (row["topic"], row["paper"]) == ("t", "b")
+    assert set(row) == {"topic", "paper", "score"}
+    assert not (tmp_path / "paperboy.db").exists()
+
+
+# --- Subscribers --------------------------------------------------------------------------------
+
+
+def test_a_subscriber_is_added_shown_and_erased(ready):
+    topics = ("--topic", "retrieval", "--topic", '"small stones"')
+    rhythm = [
+        "--hour",
+        "7",
+        "--timezone",
+        "Asia/Tokyo",
+        "--frequency",
+        "weekly",
+        "--weekday",
+        "friday",
+        "--max",
+        "5",
+    ]
+
+    [added] = ready(
+        "subscribers", "add", "ada@example.org", *topics, *rhythm, "--confirmed", "--json"
+    ).rows
+    [shown] = ready("subscribers", "show", "ADA@example.org", "--json").rows
+
+    assert added == shown
+    assert shown["status"] == "active"
+    assert (shown["hour"], shown["timezone"], shown["max_papers"]) == (7, "Asia/Tokyo", 5)
+    assert (shown["frequency"], shown["weekday"]) == ("weekly", "friday")
+    assert len(shown["topics"]) == 2
+    assert ready("subscribers", "erase", "ada@example.org").code == 0
+    assert ready("subscribers", "list", "--json").rows == []
+
+
+def test_subscribers_survive_a_round_trip_through_a_file(full, tmp_path):
+    before = full("subscribers", "list", "--json").rows
+    assert full("subscribers", "export", "readers.csv").code == 0
+    full("subscribers", "erase", "ada@example.org")
+
+    assert full("subscribers", "import", "readers.csv", "--now", BEFORE).code == 0
+
+    kept = ("email", "status", "topics", "hour", "timezone", "frequency", "max_papers")
+    after = full("subscribers", "list", "--json").rows
+    assert [[row[k] for k in kept] for row in after] == [[row[k] for k in kept] for row in before]
+
+
+def test_a_suppression_is_a_hash_and_can_be_lifted(ready):
+    assert ready("suppressions", "add", "ada@example.org").code == 0
+
+    [row] = ready("suppressions", "list", "--json").rows
+    assert set(row) == {"hash", "reason", "since"}
+    assert row["reason"] == "manual"
+    assert "ada" not in row["hash"]
+    assert ready("suppressions", "remove", "ada@example.org").code == 0
+    assert ready("suppressions", "list", "--json").rows == []
+
+
+# --- Mail ---------------------------------------------------------------------------------------
+
+
+def test_publish_compiles_what_is_due_once(full):
+    """`--now` is the clock: nobody is due before the hour, and nobody twice."""
+    early = full("publish", "--json", "--now", "2030-01-02T07:59Z")
+    due = full("publish", "--json", "--now", AT_EIGHT)
+    again = full("publish", "--json", "--now", AT_EIGHT)
+
+    assert (early.out, again.out) == ("", "")
+    [row] = due.rows
+    assert row.pop("subscriber") > 0
+    assert row == {
+        "email": "ada@example.org",
+        "kind": "digest",
+        "edition": "2030-01-02",
+        "papers": ["3001.00001"],
+        "outcome": "queued",
+        "reason": None,
+    }
+
+
+def test_publish_all_does_not_wait_for_the_hour(full):
+    [row] = full("publish", "--all", "--json", "--now", "2030-01-02T06:30Z").rows
+
+    assert row["outcome"] == "queued"
+
+
+def test_a_preview_moves_nothing(full, tmp_path):
+    for _ in range(2):
+        files = ("--html", "a.html", "--text", "a.txt", "--eml", "a.eml")
+        assert full("preview", "ada@example.org", *files, "--now", AT_EIGHT).code == 0
+
+    message = message_from_bytes((tmp_path / "a.eml").read_bytes())
+    assert message["To"] == "ada@example.org"
+    assert TITLE in (tmp_path / "a.html").read_text()
+    assert TITLE in (tmp_path / "a.txt").read_text()
+    assert full("deliveries", "--json").rows == []
+    assert len(full("publish", "--json", "--now", AT_EIGHT).rows) == 1
+
+
+def test_send_drains_the_outbox_and_deliveries_tell_of_it(full, inbox, monkeypatch):
+    monkeypatch.setenv("SMTP_URL", inbox.url)
+    full("publish", "--json", "--now", AT_EIGHT)
+
+    answer = full("send", "--once", "--json", "--now", AT_EIGHT)
+
+    assert answer.code == 0
+    assert answer.rows[-1] == {
+        "sent": 1,
+        "deferred": 0,
+        "failed": 0,
+        "uncertain": 0,
+        "cancelled": 0,
+        "expired": 0,
+    }
+    [row] = full("deliveries", "--status", "sent", "--json").rows
+    assert set(row) == {
+        "id", "email", "kind", "edition", "status", "attempts", "message_id", "reason", "papers",
+    }  # fmt: skip
+    assert row["papers"] == ["3001.00001"]
+    assert row["message_id"] in inbox.only().raw.decode()
+
+
+def test_a_mail_that_is_refused_is_no_failure_of_the_command(full, inbox, monkeypatch):
+    monkeypatch.setenv("SMTP_URL", inbox.url)
+    inbox.refuse["ada@example.org"] = "550 5.1.1 No such user"
+    full("publish", "--json", "--now", AT_EIGHT)
+
+    answer = full("send", "--once", "--json", "--now", AT_EIGHT)
+
+    assert (answer.code, answer.rows[-1]["failed"]) == (0, 1)
+
+
+def test_send_fails_where_no_server_can_be_reached(full, closed_port, monkeypatch):
+    monkeypatch.setenv("SMTP_URL", f"smtp://127.0.0.1:{closed_port}")
+    full("publish", "--json", "--now", AT_EIGHT)
+
+    answer = full("send", "--once", "--json", "--now", AT_EIGHT)
+
+    assert answer.code == 1
+    assert answer.rows[-1]["sent"] == 0
+    [row] = full("deliveries", "--json").rows
+    assert (row["status"], row["attempts"]) == ("queued", 0)
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that nobody listens on, and that nobody else can take."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+def test_real_mail_is_refused_without_what_it_needs(full, monkeypatch):
+    monkeypatch.setenv("SMTP_URL", "smtp://mail.example.org:587")
+
+    answer = full("send", "--once")
+
+    assert answer.code == 1
+    assert "OPERATOR_ADDRESS" in answer.err

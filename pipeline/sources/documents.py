@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from xml.etree.ElementTree import ParseError
+from xml.parsers.expat.errors import XML_ERROR_NO_ELEMENTS, codes
 
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
@@ -135,6 +136,10 @@ class Element:
 _ATTRIBUTES = ("term", "href", "rel", "title", "type", "version", "code")
 
 
+_GOOD_IN_PART = frozenset({"description", "summary", "abstract"})
+_ENDS_TOO_EARLY = codes[XML_ERROR_NO_ELEMENTS]
+
+
 class _Builder:
     """Collects the elements called `entries` and the header around them, and forgets the rest.
 
@@ -189,6 +194,22 @@ class _Builder:
     def close(self) -> None:
         return None
 
+    def break_off(self) -> None:
+        """Keep the entry that the text ends in, with what it holds until then.
+
+        An element that is cut itself is dropped, half an id being another one; half an abstract
+        is still good.
+        """
+        names = [element.name for element in self._open]
+        if not self._entries.intersection(names):
+            return
+        while self._open and self._open[-1].name not in self._entries:
+            cut = self._open[-1]
+            self.end(cut.name)
+            if cut.name not in _GOOD_IN_PART and self._open:
+                self._open[-1].children.pop()
+        self.end(self._open[-1].name)
+
 
 @dataclass(frozen=True, slots=True)
 class XMLDocument:
@@ -218,6 +239,8 @@ def parse_xml(raw: bytes | str, entries: frozenset[str], most: int = 10_000) -> 
         raise DocumentError("is XML with a DTD or entities, which is not read") from None
     except ParseError as error:
         broken = f"is not well-formed XML: {error}"
+        if error.code == _ENDS_TOO_EARLY:
+            builder.break_off()
     if builder.root is None:
         raise DocumentError(broken or "is no XML")
     return XMLDocument(builder.root, builder.complete, broken)

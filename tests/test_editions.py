@@ -1,0 +1,567 @@
+"""Editions: whoever is due gets what is theirs, all of it, once."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, update
+
+from pipeline import editions, signup
+from pipeline.domain import (
+    DeliveryKind,
+    DeliveryStatus,
+    Digest,
+    Frequency,
+    Schedule,
+    SkipReason,
+    Subscriber,
+    SubscriberStatus,
+)
+from pipeline.editions import Outcome
+from pipeline.errors import NotFoundError
+from pipeline.signup import Wishes
+from pipeline.storage import deliveries, digests, subscribers, topics
+from pipeline.storage.database import reading
+from pipeline.storage.deliveries import Settlement
+from pipeline.storage.schema import DeliveryRow, PickRow, SkipRow, SubscriberRow
+from tests.dying import dying
+from tests.factories import NOW, TODAY, make_schedule, make_sighting
+from tests.newsroom import (
+    SUPPRESSION_KEY,
+    add_reader,
+    ingest,
+    matches,
+    published,
+    rows,
+    store,
+    stored,
+)
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+SOON = NOW - HOUR  # readers join an hour before their slot
+EXPIRY = timedelta(hours=18)
+
+
+def publish(engine: Engine, now: datetime = NOW, *, everyone: bool = False) -> list[Outcome]:
+    return list(editions.publish(engine, now=now, expiry=EXPIRY, template="1", everyone=everyone))
+
+
+def join(engine: Engine, *queries: str, **changes: Any) -> Subscriber:
+    return add_reader(engine, *(queries or ("cat:cs.IR",)), **{"now": SOON, **changes})
+
+
+def as_stored(engine: Engine, reader: Subscriber) -> Subscriber:
+    with reading(engine) as conn:
+        found = subscribers.by_id(conn, reader.id)
+    assert found is not None
+    return found
+
+
+def owed(engine: Engine) -> list[Any]:
+    return rows(engine, DeliveryRow, DeliveryRow.id)
+
+
+def loaded(engine: Engine, delivery_id: int) -> Digest:
+    with reading(engine) as conn:
+        return digests.load(conn, [delivery_id])[delivery_id]
+
+
+def settle(engine: Engine, status: DeliveryStatus, now: datetime = NOW) -> None:
+    """Let everything that is queued end like this."""
+    with engine.begin() as conn:
+        ids = [d.id for d in deliveries.claim(conn, 1_000, "token", HOUR, now)]
+        deliveries.mark(conn, ids, "token", HOUR, now)
+        deliveries.settle(
+            conn,
+            [Settlement(i, status, "test", unread=status is DeliveryStatus.FAILED) for i in ids],
+            "token",
+            now,
+        )
+
+
+def papers(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
+    return [outcome.papers for outcome in outcomes]
+
+
+# --- One digest ---------------------------------------------------------------------------------
+
+
+def test_a_slot_puts_a_digest_in_the_outbox(engine: Engine):
+    reader = join(engine)
+    ingest(engine, make_sighting("3001.00001"))
+
+    (outcome,) = publish(engine)
+
+    assert outcome == Outcome(
+        reader.id, reader.email, DeliveryKind.DIGEST, TODAY, ("3001.00001",), None
+    )
+    (delivery,) = owed(engine)
+    assert delivery.dedupe_key == f"digest:2030-01-02:{reader.id}"
+    assert (delivery.status, delivery.range_from, delivery.range_to) == ("queued", 0, 1)
+    assert (delivery.slot_at, delivery.expires_at) == (NOW, NOW + EXPIRY)
+    after = as_stored(engine, reader)
+    assert (after.cursor, after.last_slot_at, after.last_edition_on) == (1, NOW, TODAY)
+    assert after.next_slot_at == NOW + DAY
+    digest = loaded(engine, delivery.id)
+    assert digest.topics == ("cat:cs.IR",)
+    assert [reason.label for reason in digest.picks[0].reasons] == ["cat:cs.IR"]
+
+
+def test_nobody_is_served_before_their_slot_or_twice(engine: Engine):
+    join(engine)
+    ingest(engine, make_sighting())
+
+    assert publish(engine, NOW - timedelta(microseconds=1)) == []
+    assert len(publish(engine)) == 1
+    assert publish(engine) == publish(engine, NOW + 23 * HOUR) == []
+    assert publish(engine, everyone=True) == []
+
+
+def test_by_hand_todays_edition_takes_todays_own_slot(engine: Engine):
+    """Two hours ahead: at the hour itself there is nothing left to do."""
+    reader = join(engine, now=NOW - 3 * HOUR)
+    ingest(engine, make_sighting())
+
+    (early,) = publish(engine, NOW - 2 * HOUR, everyone=True)
+
+    assert early.edition_on == TODAY
+    assert as_stored(engine, reader).last_slot_at == NOW
+    assert owed(engine)[0].expires_at == NOW + EXPIRY
+    assert publish(engine, NOW + HOUR) == []
+    assert as_stored(engine, reader).next_slot_at == NOW + DAY
+
+
+def test_after_an_outage_only_the_newest_slot_is_served(engine: Engine):
+    reader = join(engine)
+    ingest(engine, make_sighting())
+
+    (outcome,) = publish(engine, NOW + 3 * DAY + 2 * HOUR)
+
+    assert outcome.edition_on == TODAY + 3 * DAY
+    assert owed(engine)[0].expires_at == NOW + 3 * DAY + 2 * HOUR + EXPIRY
+    assert as_stored(engine, reader).next_slot_at == NOW + 4 * DAY
+
+
+def test_a_slot_without_news_leaves_a_reason(engine: Engine):
+    reader = join(engine, "cat:cs.IR", "source:huggingface")
+    ingest(engine, make_sighting("3001.00001", categories=("math.CO",)))
+    publish(engine)
+    publish(engine, NOW + DAY)
+    ingest(engine, make_sighting("3001.00002"))
+    publish(engine, NOW + 2 * DAY)
+    settle(engine, DeliveryStatus.SENT, NOW + 2 * DAY)
+    ingest(engine, make_sighting("3001.00002", source="huggingface"))
+    publish(engine, NOW + 3 * DAY)
+
+    skips = rows(engine, SkipRow, SkipRow.edition_on)
+
+    assert [(s.edition_on, s.reason, s.range_from, s.range_to) for s in skips] == [
+        (TODAY, SkipReason.NOTHING_MATCHED, 0, 1),
+        (TODAY + DAY, SkipReason.NOTHING_NEW, 1, 1),
+        (TODAY + 3 * DAY, SkipReason.ALL_SENT_BEFORE, 2, 3),
+    ]
+    assert as_stored(engine, reader).cursor == 3
+
+
+def test_no_more_papers_than_the_reader_wants(engine: Engine):
+    join(engine, max_papers=3)
+    ingest(engine, *(make_sighting(title=title) for title in ["Ant", "Bee", "Cow", "Dog", "Eel"]))
+
+    (outcome,) = publish(engine)
+
+    assert len(outcome.papers) == 3
+    assert owed(engine)[0].more == 2
+
+
+def test_withdrawn_papers_are_not_picked(engine: Engine):
+    join(engine)
+    paper = make_sighting("3001.00001", version=1)
+    ingest(engine, paper, make_sighting("3001.00002"))
+    ingest(engine, replace(paper, version=2, withdrawn=True))
+
+    assert papers(publish(engine)) == [("3001.00002",)]
+
+
+def test_picks_are_frozen(engine: Engine):
+    """What comes later does not change what was promised."""
+    join(engine, "cat:cs.IR", '"patient readers"')
+    paper = make_sighting("3001.00001", version=1, upvotes=5, title="For Patient Readers")
+    ingest(engine, paper)
+    publish(engine)
+    before = loaded(engine, owed(engine)[0].id)
+
+    later = replace(paper, version=2, title="Something else", abstract="New.", upvotes=50)
+    ingest(engine, later)
+
+    assert stored(engine)[0].upvotes == 50
+    assert loaded(engine, owed(engine)[0].id) == before
+    assert before.picks[0].paper.title == "For Patient Readers"
+    assert before.picks[0].paper.upvotes == 5
+
+
+def test_topics_keep_the_order_they_were_chosen_in(engine: Engine):
+    join(engine, email="first@example.org", max_papers=1)  # makes the later one the older topic
+    reader = join(engine, "source:arxiv", "cat:cs.IR")
+
+    with reading(engine) as conn:
+        followed = topics.followed_by(conn, [reader.id])[reader.id]
+
+    assert [subscription.label for subscription in followed] == ["source:arxiv", "cat:cs.IR"]
+
+
+def test_a_preview_moves_nothing(engine: Engine):
+    reader = join(engine)
+    ingest(engine, make_sighting("3001.00001"))
+    before = as_stored(engine, reader)
+
+    digest = editions.preview(engine, reader.email, now=SOON)
+
+    assert [pick.paper.key for pick in digest.picks] == ["3001.00001"]
+    assert digest.edition_on == TODAY
+    assert (as_stored(engine, reader), owed(engine)) == (before, [])
+    assert papers(publish(engine)) == [("3001.00001",)]
+    with pytest.raises(NotFoundError):
+        editions.preview(engine, "nobody@example.org", now=NOW)
+
+
+# --- Sources and topics -------------------------------------------------------------------------
+
+
+def test_a_paper_of_monday_listed_on_tuesday_reaches_each_reader_once(engine: Engine):
+    """Categories come from arXiv, upvotes and keywords a day later from Hugging Face."""
+    queries = {"cat": "cat:cs.IR", "hf": "source:huggingface", "top": "Trending"}
+    for name, query in queries.items():
+        join(engine, query, email=f"{name}@example.org")
+    join(engine, *queries.values(), email="all@example.org")
+    got: Counter[str] = Counter()
+    first_day: set[str] = set()
+
+    def day(number: int) -> None:
+        for outcome in publish(engine, NOW + number * DAY):
+            got.update({outcome.email: len(outcome.papers)})
+        settle(engine, DeliveryStatus.SENT, NOW + number * DAY)
+
+    ingest(engine, make_sighting("3001.00001"))
+    day(0)
+    first_day |= {name for name in got if got[name]}
+    ingest(
+        engine,
+        make_sighting("3001.00001", source="huggingface", keywords=("ranking",), upvotes=9),
+        now=NOW + 12 * HOUR,
+    )
+    for number in (1, 2, 3):
+        day(number)
+
+    assert first_day == {"cat@example.org", "all@example.org"}
+    assert got == dict.fromkeys([f"{name}@example.org" for name in [*queries, "all"]], 1)
+
+
+def test_trending_is_the_top_by_upvotes_and_quiet_without_news(engine: Engine):
+    join(engine, "Trending", max_papers=2)
+    listed = [
+        make_sighting(f"3001.0000{n}", source="huggingface", upvotes=n, title=title)
+        for n, title in enumerate(["Ant", "Bee", "Cow", "Dog"], 1)
+    ]
+    ingest(engine, *listed)
+
+    first = publish(engine)
+    settle(engine, DeliveryStatus.SENT)
+    more_upvotes = [replace(paper, upvotes=90 + n) for n, paper in enumerate(listed)]
+    ingest(engine, *more_upvotes, now=NOW + HOUR)
+    quiet = publish(engine, NOW + DAY)
+    newcomer = make_sighting("3001.00009", source="huggingface", upvotes=0, title="Eel")
+    ingest(engine, newcomer, now=NOW + 30 * HOUR)
+    last = publish(engine, NOW + 2 * DAY)
+
+    assert papers(first) == [("3001.00004", "3001.00003")]
+    assert [outcome.skipped for outcome in quiet] == [SkipReason.NOTHING_NEW]
+    assert papers(last) == [("3001.00002", "3001.00001")]  # the top of what was not sent yet
+
+
+def test_an_unpublished_paper_does_not_wake_trending(engine: Engine):
+    """A run that died had stored it."""
+    join(engine, "Trending")
+    ingest(engine, make_sighting("3001.00001", source="huggingface", upvotes=1))
+    publish(engine)
+    settle(engine, DeliveryStatus.SENT)
+    store(engine, make_sighting("3001.00001", source="feed"), batch=2)
+
+    (outcome,) = publish(engine, NOW + DAY)
+
+    assert outcome.skipped is SkipReason.NOTHING_NEW
+
+
+def test_a_new_topic_is_filled_under_the_papers_own_batches(engine: Engine):
+    """Thirty days back, and no further."""
+    for number, days_ago in enumerate((40, 20, 3), start=1):
+        ingest(engine, make_sighting(f"3001.0000{number}"), now=NOW - days_ago * DAY)
+    reader = join(engine)
+
+    outcomes = publish(engine)
+
+    assert {batch for _, _, batch in matches(engine)} == {2, 3}
+    assert papers(outcomes) == [("3001.00003",)]  # a week back for who is new
+    assert owed(engine)[0].range_from == reader.cursor == 2
+
+
+def test_a_topic_followed_while_we_compile_loses_nothing(engine: Engine):
+    """The last reader asks for another topic after the first chunk was compiled."""
+    crowd(engine, 201)
+    ingest(engine, make_sighting("3001.00001"), make_sighting("3001.00002", categories=("q-bio",)))
+    running = editions.publish(engine, now=NOW, expiry=EXPIRY, template="1")
+    outcomes = [next(running)]
+
+    last = rows(engine, SubscriberRow, SubscriberRow.id)[-1]
+    signup.change(engine, last.id, Wishes(("cat:q-bio",)), NOW)
+    with engine.begin() as conn:
+        conn.execute(update(SubscriberRow).values(next_slot_at=NOW))
+    outcomes += running
+
+    assert len(outcomes) == 201
+    assert outcomes[-1].papers == ("3001.00002",)
+
+
+def test_a_paper_united_with_another_while_we_compile_stops_nobody(engine: Engine):
+    crowd(engine, 201)
+    ingest(
+        engine,
+        make_sighting("3001.00001", title="Ant"),
+        make_sighting(None, source="biorxiv", title="Bee", doi="10.1/x", categories=("cs.IR",)),
+    )
+    running = editions.publish(engine, now=NOW, expiry=EXPIRY, template="1")
+    outcomes = [next(running)]
+
+    ingest(engine, make_sighting("3001.00001", title="Ant", doi="10.1/x"))
+    outcomes += running
+
+    assert Counter(len(outcome.papers) for outcome in outcomes) == {2: 200, 1: 1}
+    assert {len(set(outcome.papers)) for outcome in outcomes[-1:]} == {1}
+
+
+# --- Superseding and what ends without arriving --------------------------------------------------
+
+
+def test_a_new_digest_supersedes_an_unsent_one_and_covers_its_range(engine: Engine):
+    join(engine)
+    ingest(engine, make_sighting("3001.00001", title="Ant"))
+    publish(engine)
+    ingest(engine, make_sighting("3001.00002", title="Bee"))
+
+    (outcome,) = publish(engine, NOW + DAY)
+
+    assert set(outcome.papers) == {"3001.00001", "3001.00002"}
+    assert [(d.status, d.range_from, d.range_to) for d in owed(engine)] == [
+        ("cancelled", 0, 1),
+        ("queued", 0, 2),
+    ]
+    assert "superseded" in owed(engine)[0].reason
+
+
+def test_a_marked_digest_is_beyond_recall(engine: Engine):
+    join(engine)
+    ingest(engine, make_sighting("3001.00001", title="Ant"))
+    publish(engine)
+    with engine.begin() as conn:
+        (delivery,) = deliveries.claim(conn, 1, "token", HOUR, NOW)
+        deliveries.mark(conn, [delivery.id], "token", HOUR, NOW)
+    ingest(engine, make_sighting("3001.00002", title="Bee"))
+
+    (outcome,) = publish(engine, NOW + DAY)
+
+    assert outcome.papers == ("3001.00002",)
+    assert [d.status for d in owed(engine)] == ["sending", "queued"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "again"),
+    [
+        (DeliveryStatus.FAILED, True),  # through us
+        (DeliveryStatus.EXPIRED, True),
+        (DeliveryStatus.CANCELLED, True),  # by the operator
+        (DeliveryStatus.UNCERTAIN, False),
+        (DeliveryStatus.SENT, False),
+    ],
+)
+def test_only_what_certainly_did_not_arrive_comes_again(
+    engine: Engine, ends: DeliveryStatus, again: bool
+):
+    reader = join(engine)
+    ingest(engine, make_sighting("3001.00001", title="Ant"))
+    publish(engine)
+    if ends is DeliveryStatus.EXPIRED:
+        with engine.begin() as conn:
+            assert deliveries.expire_due(conn, NOW + EXPIRY) == 1
+    elif ends is DeliveryStatus.CANCELLED:
+        with engine.begin() as conn:
+            deliveries.cancel_owed(conn, [reader.id], deliveries.CancelReason.OPERATOR)
+    else:
+        settle(engine, ends)
+    assert [d.status for d in owed(engine)] == [ends]
+    assert as_stored(engine, reader).cursor == (0 if again else 1)
+    ingest(engine, make_sighting("3001.00002", title="Bee"))
+
+    (outcome,) = publish(engine, NOW + DAY)
+
+    assert set(outcome.papers) == ({"3001.00001"} if again else set()) | {"3001.00002"}
+
+
+def test_a_paper_may_come_again_after_ninety_days(engine: Engine):
+    join(engine, "cat:cs.IR", "source:huggingface")
+    ingest(engine, make_sighting("3001.00001"))
+    publish(engine)
+    settle(engine, DeliveryStatus.SENT)
+
+    ingest(engine, make_sighting("3001.00001", source="huggingface"), now=NOW + 91 * DAY)
+
+    assert papers(publish(engine, NOW + 91 * DAY)) == [("3001.00001",)]
+
+
+# --- Pauses -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("frequency", "days"), [(Frequency.DAILY, 7), (Frequency.WEEKLY, 14)])
+def test_after_a_pause_a_digest_looks_back_a_few_days(
+    engine: Engine, frequency: Frequency, days: int
+):
+    schedule = make_schedule(frequency=frequency, weekday=TODAY.weekday())
+    reader = join(engine, schedule=schedule)
+    until = TODAY + 28 * DAY
+    signup.pause(engine, reader.id, until, SOON)
+    for n, title in enumerate(["Ant", "Bee", "Cow", "Dog", "Eel", "Fox"]):
+        now = NOW + n * 5 * DAY - HOUR
+        ingest(engine, make_sighting(f"3001.0000{n}", title=title), now=now)
+        publish(engine, now + HOUR)
+
+    reasons = {skip.reason for skip in rows(engine, SkipRow)}
+    assert reasons == {SkipReason.PAUSED}
+    assert {(skip.range_from, skip.range_to) for skip in rows(engine, SkipRow)} == {(0, 0)}
+    assert as_stored(engine, reader).cursor == 0
+
+    (outcome,) = publish(engine, NOW + 28 * DAY)
+
+    assert outcome.edition_on == until
+    newest = [n for n in range(6) if 28 * DAY - (n * 5 * DAY - HOUR) < days * DAY]
+    assert set(outcome.papers) == {f"3001.0000{n}" for n in newest}
+    assert as_stored(engine, reader).paused_until is None
+
+
+def test_a_pause_that_is_ended_early_looks_back_no_further(engine: Engine):
+    reader = join(engine)
+    signup.pause(engine, reader.id, TODAY + 300 * DAY, SOON)
+    ingest(engine, make_sighting("3001.00001", title="Ant"), now=NOW)
+    ingest(engine, make_sighting("3001.00002", title="Bee"), now=NOW + 19 * DAY)
+
+    signup.pause(engine, reader.id, TODAY, NOW + 20 * DAY - HOUR)
+
+    assert papers(publish(engine, NOW + 20 * DAY)) == [("3001.00002",)]
+
+
+# --- Who is served ------------------------------------------------------------------------------
+
+
+def test_only_active_readers_whom_we_write_to_are_served(engine: Engine):
+    gone = join(engine, email="gone@example.org")
+    bounced = join(engine, email="bounced@example.org")
+    signup.add(engine, "asked@example.org", Wishes(), confirmed=False,
+               suppression_key=SUPPRESSION_KEY, now=SOON)  # fmt: skip
+    signup.leave(engine, gone.secret, SOON)
+    with engine.begin() as conn:
+        hash_ = subscribers.address_hash(bounced.email, SUPPRESSION_KEY)
+        subscribers.suppress(conn, hash_, "hard", SOON)  # type: ignore[arg-type]
+    ingest(engine, make_sighting())
+
+    assert publish(engine) == publish(engine, everyone=True) == []
+
+
+def test_a_changed_hour_never_brings_two_digests_a_day(engine: Engine):
+    reader = join(engine)
+    ingest(engine, make_sighting())
+    publish(engine)
+
+    changed = signup.change(engine, reader.id, Wishes(("cat:cs.IR",), make_schedule(23)), NOW)
+
+    assert changed.next_slot_at == NOW + DAY + 15 * HOUR
+    assert publish(engine, NOW + 20 * HOUR) == []
+
+
+def test_who_comes_back_the_same_day_waits_for_tomorrow(engine: Engine):
+    reader = join(engine)
+    ingest(engine, make_sighting())
+    publish(engine)
+    settle(engine, DeliveryStatus.SENT)
+    signup.leave(engine, reader.secret, NOW + HOUR)
+
+    back = join(engine, now=NOW + 2 * HOUR, schedule=make_schedule(12))
+
+    assert (back.id, back.status) == (reader.id, SubscriberStatus.ACTIVE)
+    assert back.next_slot_at == NOW + DAY + 4 * HOUR
+    assert publish(engine, NOW + 5 * HOUR) == []
+    (outcome,) = publish(engine, NOW + DAY + 4 * HOUR)
+    assert outcome.skipped is SkipReason.ALL_SENT_BEFORE
+
+
+# --- Many at once, and death --------------------------------------------------------------------
+
+
+def crowd(engine: Engine, count: int) -> None:
+    """So many readers of one topic, all due."""
+    with engine.begin() as conn:
+        topic = topics.find_or_add(conn, "cat:cs.ir", SOON)
+        for number in range(count):
+            id_ = subscribers.add(
+                conn, email=f"r{number}@example.org", suppression_key=SUPPRESSION_KEY,
+                schedule=Schedule(), max_papers=5, status=SubscriberStatus.ACTIVE, cursor=0,
+                next_slot_at=NOW, now=SOON,
+            )  # fmt: skip
+            assert id_ is not None
+            topics.follow(conn, id_, [(topic, "retrieval")], SOON)
+
+
+def test_publishing_at_once_gives_everybody_one_digest(engine: Engine):
+    crowd(engine, 450)
+    ingest(engine, make_sighting())
+    outcomes: list[Outcome] = []
+    start = threading.Barrier(3)
+
+    def run() -> None:
+        start.wait(30)
+        outcomes.extend(publish(engine))
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    outcomes += publish(engine)
+
+    assert len(outcomes) == 450
+    assert Counter(d.subscriber_id for d in owed(engine)).most_common(1)[0][1] == 1
+    assert len(owed(engine)) == len(rows(engine, PickRow)) == 450
+
+
+def test_a_compile_that_dies_leaves_whole_chunks(engine: Engine):
+    """Whoever was served is served wholly, the others not at all; the next run goes on."""
+    crowd(engine, 210)
+    ingest(engine, make_sighting())
+    editions.bring_topics_up(engine, published(engine), NOW)
+    left = set()
+    for after in (15, 120, 212, 217, 230):
+        with dying(engine, after):
+            publish(engine)
+        served = [s for s in rows(engine, SubscriberRow) if s.last_slot_at == NOW]
+        assert {s.id for s in served} == {d.subscriber_id for d in owed(engine)}
+        assert len(owed(engine)) == len(rows(engine, PickRow))
+        assert all((s.cursor, s.last_edition_on) == (1, TODAY) for s in served)
+        left.add(len(served))
+
+    publish(engine)
+
+    assert left <= {0, 200, 210}
+    assert 0 in left
+    assert len(owed(engine)) == len(rows(engine, PickRow)) == 210

@@ -36,7 +36,7 @@ SAMPLE = (SAMPLES / "huggingface.json", SAMPLES / "arxiv.jsonl")
 SHOWN_AS = {  # a site with a name, so that the mails have the headers of real ones
     "SITE_URL": "https://paperboy.example.org",
     "MAIL_FROM": "Paperboy <papers@example.org>",
-    "LOG_LEVEL": "WARNING",
+    "LOG_LEVEL": "ERROR",  # what went wrong is told at the end
 }
 PATIENCE = 60.0  # seconds for a step of the worker, on a slow machine too
 ON_THE_WAY = frozenset({DeliveryStatus.QUEUED, DeliveryStatus.LEASED, DeliveryStatus.SENDING})
@@ -326,6 +326,7 @@ def _tell(
     console.print(
         Text(f"The mail is in {mail_dir}/: NAME.eml as it was sent, NAME.html to look at.")
     )
+    console.print("The demo has no site for its links to lead to; `paperboy up` has one.")
 
 
 def _source_line(report: SourceReport) -> Text:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from playwright.sync_api import Page, sync_playwright
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
@@ -17,6 +21,8 @@ from pipeline.sources import Reading
 from pipeline.storage import deliveries, subscribers
 from pipeline.storage.database import open_engine, reading
 from pipeline.web import create_app
+from pipeline.web.server import listen, server
+from tests.conftest import CHROMIUM
 from tests.factories import make_schedule, make_sighting
 
 SITE = "https://papers.example.org"
@@ -393,3 +399,50 @@ def test_the_mailbox_answers_to_no_other_name(local):
     answer = local.get("/mailbox", headers={"Host": "elsewhere.example"})
 
     assert answer.status_code == 400
+
+
+# --- In a real browser --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(engine: Engine) -> Iterator[Services]:
+    """The site on loopback, with links that lead to it."""
+    with listen("127.0.0.1", 0) as socket:
+        url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+        services = Services(settings.load(None, site_url=url), engine)
+        running = server(create_app(services))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [socket]})
+        thread.start()
+        yield services
+        running.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def tab() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=next(filter(None, map(shutil.which, CHROMIUM))),
+            args=["--no-sandbox"],
+        )
+        yield chromium.new_page()
+        chromium.close()
+
+
+@pytest.mark.browser
+def test_a_person_confirms_and_leaves_with_two_clicks(site, tab, subscribe, status):
+    """What our headers forbid a browser does not keep it from pressing our own buttons."""
+    complaints: list[str] = []
+    tab.on("console", lambda message: complaints.append(message.text))
+    bob = subscribe("bob@example.org", confirmed=False)
+
+    tab.goto(site.links.confirm(bob.id, datetime.now(UTC)))
+    tab.get_by_role("button").click()
+    assert tab.get_by_role("heading", level=1).inner_text() == "You are subscribed"
+    assert status(bob) is SubscriberStatus.ACTIVE
+
+    tab.goto(site.links.unsubscribe(bob.secret))
+    tab.get_by_role("button").click()
+    assert tab.get_by_role("heading", level=1).inner_text() == "You are unsubscribed"
+    assert status(bob) is SubscriberStatus.UNSUBSCRIBED
+    assert complaints == []

@@ -310,6 +310,20 @@ def test_a_new_topic_is_filled_under_the_papers_own_batches(engine: Engine):
     assert owed(engine)[0].range_from == reader.cursor == 2
 
 
+def test_a_topic_that_nobody_followed_for_a_while_catches_up_on_what_papers_gained(engine: Engine):
+    """The paper was there before, and fits since it was cross-listed."""
+    reader = join(engine, "cat:cs.LG")
+    paper = make_sighting("3001.00001", categories=("cs.IR",))
+    ingest(engine, paper)
+    publish(engine)
+    signup.change(engine, reader.id, Wishes(("cat:q-bio",)), NOW)
+    ingest(engine, replace(paper, categories=("cs.IR", "cs.LG")), now=NOW + HOUR)
+    signup.change(engine, reader.id, Wishes(("cat:cs.LG",)), NOW + 2 * HOUR)
+
+    assert papers(publish(engine, NOW + DAY)) == [("3001.00001",)]
+    assert {batch for _, _, batch in matches(engine)} == {2}
+
+
 def test_a_topic_followed_while_we_compile_loses_nothing(engine: Engine):
     """The last reader asks for another topic after the first chunk was compiled."""
     crowd(engine, 201)

@@ -1,0 +1,256 @@
+"""Both databases keep the same promises: times, locks, retries and limits."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
+
+import pytest
+from sqlalchemy import Engine, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+
+from pipeline.domain import SourceState
+from pipeline.errors import SettingsError
+from pipeline.storage import database, http_validators, limits, source_states
+from pipeline.storage.database import in_chunks, open_engine, reading, server_now, with_retries
+from pipeline.storage.schema import BatchRow, IngestStateRow, LimitRow, SubscriptionRow
+from pipeline.storage.source_states import SourceRecord
+from tests.factories import NOW
+from tests.newsroom import rows
+
+SECOND = timedelta(seconds=1)
+
+
+def test_a_time_comes_back_as_the_same_instant_in_utc(engine: Engine):
+    berlin = timezone(timedelta(hours=2))
+    moment = datetime(2030, 7, 1, 10, 30, 15, 123456, tzinfo=berlin)
+    with engine.begin() as conn:
+        conn.execute(insert(BatchRow).values(number=1, published_at=moment, papers=0, matches=0))
+
+    (batch,) = rows(engine, BatchRow)
+
+    assert batch.published_at == moment
+    assert batch.published_at.tzinfo is UTC
+
+
+def test_a_time_without_a_zone_is_refused(engine: Engine):
+    naive = datetime(2030, 7, 1)  # noqa: DTZ001
+
+    with engine.begin() as conn, pytest.raises(Exception, match="without a zone"):
+        conn.execute(insert(BatchRow).values(number=1, published_at=naive, papers=0, matches=0))
+
+
+def test_a_row_that_points_nowhere_is_refused(engine: Engine):
+    with pytest.raises(IntegrityError), engine.begin() as conn:
+        conn.execute(
+            insert(SubscriptionRow).values(subscriber_id=9, topic_id=9, label="", created_at=NOW)
+        )
+
+
+def test_a_commit_is_on_the_disk(engine: Engine):
+    """What is promised after a crash rests on it."""
+    with engine.connect() as conn:
+        if engine.dialect.name == "sqlite":
+            assert conn.execute(text("PRAGMA synchronous")).scalar() == 2  # FULL
+            assert conn.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        else:
+            assert conn.execute(text("SHOW synchronous_commit")).scalar() == "on"
+
+
+def test_reading_does_not_wait_for_a_writer(engine: Engine):
+    with engine.begin() as writer:
+        writer.execute(update(IngestStateRow).values(published_batch=7))
+
+        with reading(engine) as conn:
+            seen = conn.execute(select(IngestStateRow.published_batch)).scalar_one()
+
+    assert seen == 0
+
+
+def test_writers_that_read_first_lose_no_update(engine: Engine):
+    """Ten threads count; a lock that is upgraded late would fail or forget."""
+
+    def count_one() -> None:
+        with engine.begin() as conn:
+            query = select(IngestStateRow.published_batch).with_for_update()
+            seen = conn.execute(query).scalar_one()
+            conn.execute(update(IngestStateRow).values(published_batch=seen + 1))
+
+    threads = [threading.Thread(target=count_one) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    with reading(engine) as conn:
+        assert conn.execute(select(IngestStateRow.published_batch)).scalar_one() == 10
+
+
+def test_the_database_tells_the_time(engine: Engine):
+    with engine.connect() as conn:
+        first = server_now(conn)
+        time.sleep(0.01)
+        second = server_now(conn)
+
+    assert first < second
+    assert first.tzinfo is UTC
+    assert abs(first - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+# --- Retries ------------------------------------------------------------------------------------
+
+
+def locked() -> OperationalError:
+    return OperationalError("UPDATE", {}, sqlite3.OperationalError("database is locked"))
+
+
+def test_a_transaction_that_was_ended_to_let_others_go_is_run_again():
+    tries: list[int] = []
+
+    def work() -> str:
+        tries.append(1)
+        if len(tries) < 3:
+            raise locked()
+        return "done"
+
+    assert with_retries(work) == "done"
+    assert len(tries) == 3
+
+
+def test_it_is_not_run_again_for_ever_nor_for_a_mistake():
+    tries: list[int] = []
+
+    def never() -> None:
+        tries.append(1)
+        raise locked()
+
+    def wrong() -> None:
+        tries.append(1)
+        raise OperationalError("SELEC", {}, sqlite3.OperationalError("syntax error"))
+
+    with pytest.raises(DBAPIError):
+        with_retries(never, attempts=3)
+    assert len(tries) == 3
+    with pytest.raises(DBAPIError):
+        with_retries(wrong)
+    assert len(tries) == 4
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_deadlock_is_survived(engine: Engine):
+    """Two transactions that take two rows in opposite order: PostgreSQL ends one of them."""
+    with engine.begin() as conn:
+        for number in (1, 2):
+            conn.execute(
+                insert(BatchRow).values(number=number, published_at=NOW, papers=0, matches=0)
+            )
+    both_hold_one = threading.Barrier(2)
+    errors: list[Exception] = []
+
+    def take(first: int, second: int) -> None:
+        waited: list[bool] = []
+
+        def work() -> None:
+            with engine.begin() as conn:
+                for number in (first, second):
+                    conn.execute(
+                        update(BatchRow)
+                        .where(BatchRow.number == number)
+                        .values(papers=BatchRow.papers + 1)
+                    )
+                    if not waited:
+                        waited.append(True)
+                        both_hold_one.wait(30)
+
+        try:
+            with_retries(work)
+        except Exception as error:  # noqa: BLE001  (a thread's error would be lost)
+            errors.append(error)
+
+    threads = [threading.Thread(target=take, args=order) for order in ((1, 2), (2, 1))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert errors == []
+    assert [batch.papers for batch in rows(engine, BatchRow)] == [2, 2]
+
+
+# --- Addresses of databases ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_postgresql_is_spoken_to_by_one_driver(scheme: str):
+    engine = open_engine(f"{scheme}://user:word@localhost/paperboy")
+
+    assert engine.dialect.driver == "psycopg"
+
+
+def test_a_malformed_url_is_named():
+    with pytest.raises(SettingsError, match="DATABASE_URL"):
+        open_engine("paperboy")
+
+
+def test_chunks_hold_everything_once():
+    assert list(in_chunks(range(5), 2)) == [[0, 1], [2, 3], [4]]
+    assert list(in_chunks([], 2)) == []
+
+
+# --- Small tables -------------------------------------------------------------------------------
+
+
+def test_turns_are_apart_whoever_takes_them(engine: Engine):
+    """arXiv's three seconds hold for all processes together."""
+    turns: list[datetime] = []
+    lock = threading.Lock()
+
+    def take() -> None:
+        with engine.begin() as conn:
+            wait = limits.take_turn(conn, "arxiv", gap=3 * SECOND)
+            with lock:
+                turns.append(server_now(conn) + wait)
+
+    threads = [threading.Thread(target=take) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    turns.sort()
+    gaps = [later - earlier for earlier, later in pairwise(turns)]
+    assert len(turns) == 5
+    assert all(gap > 2 * SECOND for gap in gaps)
+
+
+def test_a_clock_that_was_set_back_does_not_block_for_ever(engine: Engine):
+    with engine.begin() as conn:
+        limits.take_turn(conn, "arxiv", gap=SECOND)
+        conn.execute(update(LimitRow).values(free_at=server_now(conn) + timedelta(days=365)))
+
+        wait = limits.take_turn(conn, "arxiv", gap=SECOND)
+
+    assert wait <= 101 * SECOND
+
+
+def test_a_source_and_its_validators_are_overwritten(engine: Engine):
+    first = SourceRecord("feed", SourceState.FAILED, NOW, NOW, error="503", failures=2)
+    second = SourceRecord("feed", SourceState.FRESH, NOW, NOW, read_at=NOW, cursor="2")
+    with engine.begin() as conn:
+        for record in (first, second):
+            source_states.put(conn, record)
+        http_validators.put(conn, "https://example.org", '"1"', None, NOW)
+        http_validators.put(conn, "https://example.org", None, "yesterday", NOW)
+
+    with reading(engine) as conn:
+        assert source_states.listing(conn) == [second]
+        assert source_states.get(conn, "arxiv") is None
+        assert http_validators.get(conn, "https://example.org") == (None, "yesterday")
+        assert http_validators.get(conn, "https://example.com") is None
+
+
+def test_a_writer_waits_ten_seconds_for_another():
+    assert database.BUSY_TIMEOUT == 10.0

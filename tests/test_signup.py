@@ -1,0 +1,304 @@
+"""Signing up and leaving: what a reader does to their own subscription, and to nobody else's."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine
+
+from pipeline import editions, signup
+from pipeline.domain import (
+    DeliveryKind,
+    DeliveryStatus,
+    Subscriber,
+    SubscriberStatus,
+    SuppressionReason,
+)
+from pipeline.errors import AddressError, NotFoundError, QueryError, SettingsError
+from pipeline.signup import Wishes
+from pipeline.storage import deliveries, digests, subscribers
+from pipeline.storage.database import reading
+from pipeline.storage.schema import (
+    DeliveryRow,
+    PickRow,
+    SkipRow,
+    SubscriberRow,
+    SubscriptionRow,
+    SuppressionRow,
+    TopicRow,
+)
+from tests.factories import NOW, TODAY, make_schedule, make_sighting
+from tests.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+SOON = NOW - HOUR
+
+
+def ask(engine: Engine, email: str = "ada@example.org", *queries: str) -> Subscriber:
+    """Somebody who has not confirmed yet."""
+    return signup.add(
+        engine, email, Wishes(queries), confirmed=False, suppression_key=SUPPRESSION_KEY, now=SOON
+    )
+
+
+def owed(engine: Engine) -> list[tuple[str, str]]:
+    return [(d.kind, d.status) for d in rows(engine, DeliveryRow, DeliveryRow.id)]
+
+
+def publish(engine: Engine) -> None:
+    list(editions.publish(engine, now=NOW, expiry=18 * HOUR, template="1"))
+
+
+# --- Joining ------------------------------------------------------------------------------------
+
+
+def test_who_is_put_in_by_the_operator_starts_a_week_back(engine: Engine):
+    ingest(engine, make_sighting("3001.00001"), now=NOW - 8 * DAY)
+    ingest(engine, make_sighting("3001.00002"), now=NOW - 6 * DAY)
+
+    reader = add_reader(engine, "cat:cs.IR", now=SOON)
+
+    assert (reader.status, reader.cursor) == (SubscriberStatus.ACTIVE, 1)
+    assert (reader.next_slot_at, reader.last_slot_at) == (NOW, None)
+    assert owed(engine) == []
+
+
+def test_others_are_asked_first(engine: Engine):
+    reader = ask(engine)
+
+    assert reader.status is SubscriberStatus.PENDING
+    assert owed(engine) == [("confirmation", "queued")]
+    (delivery,) = rows(engine, DeliveryRow)
+    assert delivery.dedupe_key == f"confirmation:{reader.id}:1"
+    assert delivery.expires_at == SOON + 72 * HOUR
+
+
+def test_no_topic_means_trending(engine: Engine):
+    ask(engine)
+
+    assert [(t.query, t.kind) for t in rows(engine, TopicRow)] == [("trending", "trending")]
+
+
+def test_equal_queries_are_one_topic(engine: Engine):
+    add_reader(engine, "cat:cs.IR", email="ada@example.org")
+    add_reader(engine, " CAT:cs.ir ", email="grace@example.org")
+
+    assert count(engine, TopicRow) == 1
+    assert count(engine, SubscriptionRow) == 2
+
+
+@pytest.mark.parametrize(
+    ("email", "wishes", "error"),
+    [
+        ("nobody", Wishes(), AddressError),
+        ("ada@example.org", Wishes(("(open",)), QueryError),
+        ("ada@example.org", Wishes(schedule=make_schedule(timezone="Mars/Base")), SettingsError),
+    ],
+)
+def test_a_mistake_stores_nothing(
+    engine: Engine, email: str, wishes: Wishes, error: type[Exception]
+):
+    with pytest.raises(error):
+        signup.add(engine, email, wishes, confirmed=True,
+                   suppression_key=SUPPRESSION_KEY, now=NOW)  # fmt: skip
+
+    assert count(engine, SubscriberRow) == count(engine, TopicRow) == 0
+
+
+@pytest.mark.parametrize("email", ["ada@example.org", " ADA@Example.ORG "])
+def test_an_active_address_is_not_added_again(engine: Engine, email: str):
+    add_reader(engine, "cat:cs.IR")
+
+    with pytest.raises(AddressError, match="already"):
+        add_reader(engine, "cat:cs.LG", email=email)
+
+    assert [t.query for t in rows(engine, TopicRow)] == ["cat:cs.ir"]
+
+
+def test_dots_and_plus_signs_are_other_mailboxes(engine: Engine):
+    for email in ("ada@example.org", "a.da@example.org", "ada+papers@example.org"):
+        add_reader(engine, email=email)
+
+    assert count(engine, SubscriberRow) == 3
+
+
+# --- Confirming ---------------------------------------------------------------------------------
+
+
+def test_confirming_makes_active_and_answers_the_question(engine: Engine):
+    """A confirmation that still waits is not sent any more; confirming twice changes nothing."""
+    pending = ask(engine)
+
+    first = signup.confirm(engine, pending.id, SOON)
+    second = signup.confirm(engine, pending.id, NOW)
+
+    assert first.status is SubscriberStatus.ACTIVE
+    assert first.next_slot_at == NOW
+    assert second == first
+    assert owed(engine) == [("confirmation", "cancelled")]
+
+
+def test_an_old_link_does_not_bring_back_who_left(engine: Engine):
+    pending = ask(engine)
+    signup.leave(engine, pending.secret, SOON)
+
+    after = signup.confirm(engine, pending.id, NOW)
+
+    assert after.status is SubscriberStatus.UNSUBSCRIBED
+    assert after.next_slot_at is None
+    with pytest.raises(NotFoundError):
+        signup.confirm(engine, 999, NOW)
+
+
+def test_who_left_is_asked_again_and_can_come_back(engine: Engine):
+    """With what they wish now, and without the pause of their former life."""
+    reader = add_reader(engine, "cat:cs.IR")
+    signup.pause(engine, reader.id, TODAY + 99 * DAY, NOW)
+    signup.leave(engine, reader.secret, NOW)
+
+    asked = ask(engine, "Ada@example.org", "cat:cs.LG")
+    back = signup.confirm(engine, asked.id, SOON)
+
+    assert (asked.id, asked.status) == (reader.id, SubscriberStatus.PENDING)
+    assert owed(engine) == [("confirmation", "cancelled")]
+    assert (back.status, back.paused_until) == (SubscriberStatus.ACTIVE, None)
+    assert signup.find(engine, reader.email)[1] == ("cat:cs.lg",)
+
+
+# --- Changing -----------------------------------------------------------------------------------
+
+
+def test_a_reader_changes_what_and_when(engine: Engine):
+    reader = add_reader(engine, "cat:cs.IR", now=SOON)
+
+    changed = signup.change(
+        engine, reader.id, Wishes(("cat:cs.LG",), make_schedule(9, "Europe/Berlin"), 3), NOW
+    )
+
+    assert changed.next_slot_at == NOW + DAY  # nine in Berlin is eight in London, just over
+    assert changed.max_papers == 3
+    assert signup.find(engine, reader.email)[1] == ("cat:cs.lg",)
+
+
+def test_a_mistake_in_a_change_changes_nothing(engine: Engine):
+    reader = add_reader(engine, "cat:cs.IR")
+
+    with pytest.raises(QueryError):
+        signup.change(engine, reader.id, Wishes(("cat:",), make_schedule(9)), NOW)
+
+    assert signup.find(engine, reader.email) == (reader, ("cat:cs.ir",))
+
+
+def test_whoever_left_is_not_due_after_a_change(engine: Engine):
+    reader = add_reader(engine)
+    signup.leave(engine, reader.secret, NOW)
+
+    assert signup.change(engine, reader.id, Wishes(), NOW).next_slot_at is None
+
+
+# --- Leaving ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [DeliveryStatus.QUEUED, DeliveryStatus.LEASED])
+def test_leaving_cancels_what_is_owed(engine: Engine, state: DeliveryStatus):
+    """A sender that had claimed it cannot mark it any more."""
+    reader = add_reader(engine, "cat:cs.IR", now=SOON)
+    ingest(engine, make_sighting())
+    publish(engine)
+    (delivery,) = rows(engine, DeliveryRow)
+    if state is DeliveryStatus.LEASED:
+        with engine.begin() as conn:
+            deliveries.claim(conn, 1, "token", HOUR, NOW)
+
+    left = signup.leave(engine, reader.secret, NOW)
+    again = signup.leave(engine, reader.secret, NOW + DAY)
+
+    assert left.status is SubscriberStatus.UNSUBSCRIBED
+    assert again == left
+    assert owed(engine) == [("digest", "cancelled")]
+    with engine.begin() as conn:
+        assert deliveries.mark(conn, [delivery.id], "token", HOUR, NOW) == set()
+    with pytest.raises(NotFoundError):
+        signup.leave(engine, "somebody's guess", NOW)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_leaving_while_a_digest_is_compiled_cancels_it(engine: Engine):
+    """Whichever of the two comes first, nothing is owed to somebody who has left."""
+    for number in range(5):
+        reader = add_reader(engine, "cat:cs.IR", email=f"r{number}@example.org", now=SOON)
+        ingest(engine, make_sighting())
+        threads = [
+            threading.Thread(target=publish, args=[engine]),
+            threading.Thread(target=signup.leave, args=[engine, reader.secret, NOW]),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+
+    assert {status for _, status in owed(engine)} <= {"cancelled"}
+
+
+# --- Erasing ------------------------------------------------------------------------------------
+
+
+def test_erasing_leaves_nothing_but_the_suppression(engine: Engine):
+    reader = add_reader(engine, "cat:cs.IR", now=SOON)
+    hash_ = subscribers.address_hash(reader.email, SUPPRESSION_KEY)
+    ingest(engine, make_sighting())
+    publish(engine)
+    with engine.begin() as conn:
+        subscribers.suppress(conn, hash_, SuppressionReason.COMPLAINT, NOW)
+
+    signup.erase(engine, " ADA@example.org")
+
+    left = (SubscriberRow, SubscriptionRow, DeliveryRow, PickRow, SkipRow)
+    assert [count(engine, table) for table in left] == [0] * len(left)
+    assert [row.hash for row in rows(engine, SuppressionRow)] == [hash_]
+    with pytest.raises(NotFoundError):
+        signup.erase(engine, reader.email)
+
+
+def test_a_complaint_is_never_replaced_by_a_lesser_reason(engine: Engine):
+    with engine.begin() as conn:
+        for reason in (SuppressionReason.FULL, SuppressionReason.COMPLAINT, SuppressionReason.HARD):
+            subscribers.suppress(conn, "hash", reason, NOW)
+        found = subscribers.suppressed(conn, "hash")
+
+    assert found is not None
+    assert found.reason is SuppressionReason.COMPLAINT
+
+
+def test_two_who_sign_up_at_once_are_one_subscriber(engine: Engine):
+    outcomes: list[object] = []
+
+    def join() -> None:
+        try:
+            outcomes.append(add_reader(engine, "cat:cs.IR").id)
+        except AddressError as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=join) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert count(engine, SubscriberRow) == 1
+    assert sum(isinstance(outcome, AddressError) for outcome in outcomes) == 2
+
+
+def test_digests_and_confirmations_have_their_own_numbers(engine: Engine):
+    """The key of a delivery is built of facts that do not change."""
+    pending = ask(engine)
+    ask(engine)
+
+    keys = [d.dedupe_key for d in rows(engine, DeliveryRow, DeliveryRow.id)]
+
+    assert keys == [f"confirmation:{pending.id}:1", f"confirmation:{pending.id}:2"]
+    assert {kind for kind, _ in owed(engine)} == {DeliveryKind.CONFIRMATION}
+    with reading(engine) as conn:
+        assert digests.load(conn, [row.id for row in rows(engine, DeliveryRow)]) == {}

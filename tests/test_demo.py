@@ -188,6 +188,22 @@ def test_up_serves_pages_and_mail_until_it_is_stopped(tmp_path, engine: Engine, 
     assert list(command.temporary.iterdir()) == []
 
 
+def test_serve_runs_the_site_alone_until_it_is_stopped(tmp_path, database_url):
+    command = Command(tmp_path, {"DATABASE_URL": database_url})
+    with command.start("serve", "--port", "0") as process:
+        port = read_until(process, "Serving").split()[-1]
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as browser:
+            page = browser.get("/unsubscribe/a-secret-of-nobody")
+            assert browser.get("/mailbox").status_code == 404
+
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 0
+    assert page.status_code == 404
+    assert "secret" not in err
+
+
 def _confirm(browser: httpx2.Client) -> None:
     letter = re.search(r"/mailbox/[\d-]+", browser.get("/mailbox").text)
     assert letter is not None

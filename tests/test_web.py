@@ -114,6 +114,12 @@ def test_one_click_unsubscribes_in_either_encoding(browser, subscribe, status, e
     assert status(ada) is SubscriberStatus.UNSUBSCRIBED
 
 
+def test_one_click_is_never_redirected(browser, subscribe):
+    ada = subscribe()
+
+    assert browser.post(f"/unsubscribe/{ada.secret}/").status_code == 404
+
+
 def test_unsubscribing_twice_is_unsubscribing_once(browser, subscribe, status):
     ada = subscribe()
 

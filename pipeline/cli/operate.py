@@ -66,6 +66,7 @@ def serve(
 
     site = server(create_app(services()))
     with _sigterm_as_interrupt(), suppress(KeyboardInterrupt), listen(host, port) as socket:
+        typer.echo(f"Serving on {host}, port {socket.getsockname()[1]}", err=True)
         site.run(sockets=[socket])
 
 

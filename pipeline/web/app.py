@@ -38,7 +38,13 @@ def create_app(services: Services, mailbox: Mailbox | None = None) -> FastAPI:
 
     Connects to nothing until it is asked for a page.
     """
-    app = FastAPI(title="Paperboy", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Paperboy",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # a redirected one-click POST is often lost
+    )
     pages = Pages.of(services.settings, has_mailbox=mailbox is not None)
     app.include_router(health.router(services))
     app.include_router(papers.router(services, pages))

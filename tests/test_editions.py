@@ -22,6 +22,7 @@ from pipeline.domain import (
     SkipReason,
     Subscriber,
     SubscriberStatus,
+    SuppressionReason,
 )
 from pipeline.editions import Outcome
 from pipeline.errors import NotFoundError
@@ -479,18 +480,33 @@ def test_a_pause_that_is_ended_early_looks_back_no_further(engine: Engine):
 # --- Who is served ------------------------------------------------------------------------------
 
 
-def test_only_active_readers_whom_we_write_to_are_served(engine: Engine):
+def test_only_active_readers_are_served(engine: Engine):
     gone = join(engine, email="gone@example.org")
-    bounced = join(engine, email="bounced@example.org")
     signup.add(engine, "asked@example.org", Wishes(), confirmed=False,
                suppression_key=SUPPRESSION_KEY, now=SOON)  # fmt: skip
     signup.leave(engine, gone.secret, SOON)
-    with engine.begin() as conn:
-        hash_ = subscribers.address_hash(bounced.email, SUPPRESSION_KEY)
-        subscribers.suppress(conn, hash_, "hard", SOON)  # type: ignore[arg-type]
     ingest(engine, make_sighting())
 
     assert publish(engine) == publish(engine, everyone=True) == []
+
+
+def test_a_suppressed_reader_gets_a_reason_and_after_it_the_last_days(engine: Engine):
+    """A suppression that is lifted is undone like a pause."""
+    reader = join(engine)
+    hash_ = subscribers.address_hash(reader.email, SUPPRESSION_KEY)
+    with engine.begin() as conn:
+        subscribers.suppress(conn, hash_, SuppressionReason.HARD, SOON)
+    ingest(engine, make_sighting("3001.00001", title="Ant"))
+    (barred,) = publish(engine)
+    ingest(engine, make_sighting("3001.00002", title="Bee"), now=NOW + 4 * DAY)
+    with engine.begin() as conn:
+        subscribers.lift(conn, hash_)
+
+    (outcome,) = publish(engine, NOW + 10 * DAY)
+
+    assert (barred.skipped, owed(engine)[0].range_from) == (SkipReason.SUPPRESSED, 1)
+    assert outcome.papers == ("3001.00002",)
+    assert as_stored(engine, reader).paused_until is None
 
 
 def test_a_changed_hour_never_brings_two_digests_a_day(engine: Engine):

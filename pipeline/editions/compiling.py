@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 CHUNK = 200  # subscribers a transaction
 NEVER_TWICE = timedelta(days=90)
 TRENDING_DAYS = 7  # a listed paper gathers upvotes for about that long
+SILENT = (SkipReason.PAUSED, SkipReason.SUPPRESSED)  # whatever there is to say
 MOST_FRESH_STARTS = 20  # of one run, after what it had read was overtaken
 PAUSE_LOOK_BACK_DAYS = {Frequency.DAILY: 7, Frequency.WEEKDAYS: 7, Frequency.WEEKLY: 14}
 
@@ -228,7 +229,7 @@ def _write(
     edition: Edition,
     made: Sequence[tuple[Draft, Digest, SkipReason | None]],
 ) -> list[Outcome]:
-    won = [m for m in made if subscribers.serve(conn, _served(m[0], edition))]
+    won = [m for m in made if subscribers.serve(conn, _served(m[0], m[2], edition))]
     if len(won) != len(made):
         # Their rows are locked by us since they were read, so this is a bug and not a race.
         raise AssertionError("a locked subscriber was moved by somebody else")
@@ -239,7 +240,7 @@ def _write(
     digests.skip(
         conn,
         [
-            (d.subscriber.id, d.edition_on, d.slot_at, skip, *_range(d, edition))
+            (d.subscriber.id, d.edition_on, d.slot_at, skip, *_range(d, skip, edition))
             for d, _, skip in won
             if skip is not None
         ],
@@ -247,23 +248,25 @@ def _write(
     return [_outcome(*m) for m in won]
 
 
-def _range(draft: Draft, edition: Edition) -> tuple[int, int]:
-    """The batches (from, to] that this slot covers: none during a pause."""
-    if _is_paused(draft):
+def _range(draft: Draft, skipped: SkipReason | None, edition: Edition) -> tuple[int, int]:
+    """The batches (from, to] that this slot covers: none while we keep silent."""
+    if skipped in SILENT:
         return draft.subscriber.cursor, draft.subscriber.cursor
     return draft.range_from, edition.through
 
 
-def _served(draft: Draft, edition: Edition) -> Served:
-    subscriber, paused = draft.subscriber, _is_paused(draft)
+def _served(draft: Draft, skipped: SkipReason | None, edition: Edition) -> Served:
+    subscriber = draft.subscriber
+    # Who is suppressed today looks back no further than after a pause, once that is lifted.
+    silent_until = (subscriber.paused_until or draft.edition_on) if skipped in SILENT else None
     return Served(
         subscriber_id=subscriber.id,
         old_cursor=subscriber.cursor,
-        cursor=_range(draft, edition)[1],
+        cursor=_range(draft, skipped, edition)[1],
         slot_at=draft.slot_at,
         edition_on=draft.edition_on,
         next_slot_at=slots.next_slot(subscriber.schedule, draft.slot_at, draft.edition_on),
-        paused_until=subscriber.paused_until if paused else None,
+        paused_until=silent_until,
     )
 
 

@@ -12,7 +12,7 @@ from datetime import date, datetime
 from typing import Any
 
 import idna
-from sqlalchemy import ColumnElement, Connection, delete, exists, select, update
+from sqlalchemy import ColumnElement, Connection, delete, select, update
 
 from pipeline.domain import (
     Frequency,
@@ -203,13 +203,11 @@ def due(
 ) -> list[Subscriber]:
     """Active subscribers whose slot has come, by id; locked, those another run holds left out.
 
-    `everyone` takes all active ones, whatever the hour. Nobody makes a digest for an address that
-    we do not write to.
+    `everyone` takes all active ones, whatever the hour.
     """
     query = _query().where(
         SubscriberRow.status == SubscriberStatus.ACTIVE,
         SubscriberRow.id > after_id,
-        ~exists().where(SuppressionRow.hash == SubscriberRow.address_hash),
     )
     if not everyone:
         query = query.where(SubscriberRow.next_slot_at <= now)
@@ -261,10 +259,10 @@ def lift(conn: Connection, hash_: str) -> bool:
 
 
 def suppressed(conn: Connection, hash_: str) -> Suppression | None:
-    rows = conn.execute(
+    row = conn.execute(
         select(*SuppressionRow.__table__.c).where(SuppressionRow.hash == hash_)
     ).one_or_none()
-    return None if rows is None else Suppression(*rows)
+    return None if row is None else _suppression(row)
 
 
 def suppressed_among(conn: Connection, subscriber_ids: Sequence[int]) -> set[int]:
@@ -278,12 +276,8 @@ def suppressed_among(conn: Connection, subscriber_ids: Sequence[int]) -> set[int
 
 
 def suppressions(conn: Connection) -> list[Suppression]:
-    rows = conn.execute(
-        select(SuppressionRow.hash, SuppressionRow.reason, SuppressionRow.since).order_by(
-            SuppressionRow.since
-        )
-    )
-    return [Suppression(r.hash, SuppressionReason(r.reason), r.since) for r in rows]
+    query = select(*SuppressionRow.__table__.c).order_by(SuppressionRow.since)
+    return [_suppression(row) for row in conn.execute(query)]
 
 
 # --- Rows ---------------------------------------------------------------------------------------
@@ -308,6 +302,10 @@ def _one(
     query = _query().where(condition)
     row = conn.execute(query.with_for_update() if for_change else query).one_or_none()
     return None if row is None else _subscriber(row)
+
+
+def _suppression(row: Any) -> Suppression:
+    return Suppression(row.hash, SuppressionReason(row.reason), row.since)
 
 
 def _subscriber(row: Any) -> Subscriber:

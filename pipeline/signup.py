@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import partial
 
 import structlog
 from email_validator import EmailNotValidError, validate_email
@@ -20,7 +21,7 @@ from pipeline.domain import (
 from pipeline.errors import AddressError, NotFoundError
 from pipeline.matching.query import canonical
 from pipeline.storage import batches, confirmations, deliveries, subscribers, topics
-from pipeline.storage.database import reading
+from pipeline.storage.database import reading, with_retries
 from pipeline.storage.deliveries import CancelReason
 
 log = structlog.get_logger(__name__)
@@ -132,15 +133,20 @@ def leave(engine: Engine, secret: str, now: datetime) -> Subscriber:
 
     Raises NotFoundError for a secret that is nobody's.
     """
+    # A sender may hold what we cancel, and wait for the subscriber whom we hold.
+    subscriber = with_retries(partial(_leave, engine, secret, now))
+    log.info("subscriber left", subscriber=subscriber.id)
+    return subscriber
+
+
+def _leave(engine: Engine, secret: str, now: datetime) -> Subscriber:
     with engine.begin() as conn:
         subscriber = subscribers.by_secret(conn, secret)
         if subscriber is None:
             raise NotFoundError("this link belongs to nobody any more")
         subscribers.leave(conn, subscriber.id, now)
         deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
-        subscriber = _known(conn, subscriber.id)
-    log.info("subscriber left", subscriber=subscriber.id)
-    return subscriber
+        return _known(conn, subscriber.id)
 
 
 def erase(engine: Engine, email: str) -> None:

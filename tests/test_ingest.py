@@ -18,13 +18,13 @@ from pipeline.editions import bring_topics_up
 from pipeline.errors import LeaseLostError, SourceError
 from pipeline.ingest import state_of
 from pipeline.sources import Validator, recorded
-from pipeline.storage import batches, http_validators, source_states
+from pipeline.storage import batches, http_validators, source_states, topics
 from pipeline.storage.database import reading
 from pipeline.storage.schema import BatchRow, MatchRow, SightingRow
 from pipeline.storage.source_states import SourceRecord
 from tests.conftest import SHARED
 from tests.dying import dying, end_lease
-from tests.factories import NOW, make_sighting
+from tests.factories import NOW, make_match, make_sighting
 from tests.newsroom import (
     Press,
     add_reader,
@@ -34,6 +34,7 @@ from tests.newsroom import (
     matches,
     published,
     rows,
+    store,
     stored,
     touched,
 )
@@ -327,6 +328,20 @@ def test_whenever_a_run_dies_the_next_publishes_everything_once(engine: Engine, 
         assert record(engine, "arxiv").state is SourceState.FRESH
         assert record(engine, "huggingface").state is SourceState.FRESH
         after += step
+
+
+def test_matches_of_a_dead_run_that_are_none_any_more_are_dropped(engine: Engine):
+    """The paper was withdrawn from the category since."""
+    ready_to_match(engine)
+    store(engine, make_sighting("3001.00001", categories=("math.CO",), authors=()))
+    (paper,) = stored(engine)
+    with engine.begin() as conn:
+        topic = topics.find_or_add(conn, "cat:cs.ir", NOW)
+        topics.add_matches(conn, [(make_match(topic, paper), 1)])
+
+    ingest(engine)
+
+    assert (published(engine), matches(engine)) == (1, set())
 
 
 def test_a_killed_process_leaves_what_the_next_one_finishes(engine: Engine, database_url: str):

@@ -26,6 +26,7 @@ NOISY = {  # loggers that say at INFO what we count as DEBUG
     "celery.app.trace": logging.WARNING,
     "celery.worker.strategy": logging.WARNING,
     "mail.log": logging.WARNING,
+    "pylatexenc": logging.ERROR,
     "urllib3": logging.INFO,
     "uvicorn.access": logging.INFO,
 }

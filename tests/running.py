@@ -43,7 +43,7 @@ class Command:
     def run(self, *arguments: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr."""
         with self.start(*arguments) as process:
-            out, err = process.communicate(timeout=SECONDS)
+            out, err = process.communicate(timeout=2 * SECONDS)
         return process.returncode, out, err
 
     def processes(self) -> set[int]:

@@ -1,0 +1,95 @@
+"""What runs while the demo does, and how it is put away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import bootstrap, embedded, logs, mailbox, settings, tasks
+from pipeline.bootstrap import Services
+from pipeline.embedded import Child
+from pipeline.errors import ServiceError
+from pipeline.mailbox import Mailbox
+from pipeline.storage import migrate
+from pipeline.storage.database import open_engine
+
+SHOWN_AS = {  # a site with a name, so that the mails have the headers of real ones
+    "SITE_URL": "https://paperboy.example.org",
+    "MAIL_FROM": "Paperboy <papers@example.org>",
+    "LOG_LEVEL": "ERROR",  # what went wrong is told at the end
+}
+WAKE_EVERY = 5.0  # seconds
+PATIENCE = 60.0  # seconds for a step of the worker, on a slow machine too
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Everything that runs while the demo does."""
+
+    services: Services
+    worker: Child
+    mailbox: Mailbox
+
+    def work(
+        self, task: str, count: Callable[[], int], goal: int, done: Callable[[int], None]
+    ) -> None:
+        """Wake the worker for `task`, again and again as beat would, until `count` tells `goal`.
+
+        Progress is what the database says. Raises ServiceError when there is none in time.
+        """
+        deadline = time.monotonic() + PATIENCE
+        wake_at = time.monotonic()
+        while (so_far := count()) < goal:
+            done(so_far)
+            if not self.worker.is_running():
+                raise ServiceError("the Celery worker ended early")
+            if time.monotonic() > deadline:
+                raise ServiceError(f"the Celery worker did not finish in {PATIENCE:.0f} s")
+            if time.monotonic() >= wake_at:
+                self._wake(task)
+                wake_at = time.monotonic() + WAKE_EVERY
+            time.sleep(0.05)
+        done(goal)
+
+    def _wake(self, task: str) -> None:
+        with tasks.client(self.services.settings) as client:
+            client.send_task(task)
+
+
+@contextmanager
+def stage(folder: Path) -> Iterator[Stage]:
+    box = Mailbox(folder / "mail")
+    with embedded.valkey() as redis, mailbox.serve("127.0.0.1", 0, box) as port:
+        ours = {
+            **_unless_set(SHOWN_AS),
+            "DATABASE_URL": f"sqlite:///{folder / 'demo.db'}",
+            "REDIS_URL": redis,
+            "SMTP_URL": f"smtp://127.0.0.1:{port}",
+            "SMTP_TLS": "auto",
+            # Celery warns of being run by root, which is for whoever runs us to decide.
+            "PYTHONWARNINGS": "ignore::UserWarning",
+        }
+        loaded = settings.load(Path(".env"), **{name.lower(): ours[name] for name in ours})
+        logs.configure(loaded)
+        _migrate(loaded.database_url)
+        services = bootstrap.build(loaded)
+        try:
+            environment = settings.child_environment(**ours)
+            with embedded.worker(environment, concurrency=1) as worker:
+                yield Stage(services, worker, box)
+        finally:
+            services.engine.dispose()
+
+
+def _unless_set(defaults: dict[str, str]) -> dict[str, str]:
+    wished = settings.load().model_fields_set
+    return {name: defaults[name] for name in defaults if name.lower() not in wished}
+
+
+def _migrate(url: str) -> None:
+    engine = open_engine(url)
+    migrate.upgrade(engine)
+    engine.dispose()

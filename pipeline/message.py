@@ -192,8 +192,7 @@ def _constant(sender: Sender) -> _Constant:
     host = address.rpartition("@")[2]
     contact = wire_address(parseaddr(sender.contact)[1]) if sender.contact else address
     first = _header("From", _mailbox(sender.mail_from))
-    if sender.reply_to:
-        first += _header("Reply-To", _mailbox(sender.reply_to))
+    first += _header("Reply-To", _mailbox(sender.reply_to or sender.mail_from))
     of_all = b"".join(
         (
             b"MIME-Version: 1.0\r\n",
@@ -227,14 +226,10 @@ def _personal_headers(
 
 
 def _leave_headers(sender: Sender, unsubscribe_url: str, secret: str) -> tuple[bytes, ...]:
-    ways = []
-    if sender.one_click:
-        ways.append(f"<{unsubscribe_url}>")
+    ways = [f"<{unsubscribe_url}>"]
     if sender.unsubscribe_mailbox:
         mailbox = wire_address(parseaddr(sender.unsubscribe_mailbox)[1])
         ways.append(f"<mailto:{mailbox}?subject=unsubscribe%20{quote(secret, safe='')}>")
-    if not ways:
-        return ()
     # An address is never folded: apps cut it at the fold. Each stands on a line of its own.
     leave = _header("List-Unsubscribe", ",\r\n ".join(ways))
     if not sender.one_click:

@@ -103,14 +103,19 @@ def test_no_mailbox_no_mailto():
 
 
 def test_without_https_there_is_no_one_click():
-    """What is left is the mailbox, or no header at all."""
-    plain = make_sender(site_url="http://127.0.0.1:8000")
-    bare = make_sender(site_url="http://127.0.0.1:8000", unsubscribe_mailbox=None)
+    """The page and the mailbox still say how to leave; RFC 8058 wants https for the one click."""
+    leave = "http://127.0.0.1:8000/unsubscribe/k3hd82hs"
+    plain = make_sender(site_url="http://127.0.0.1:8000", unsubscribe_mailbox=None)
+    mail = digest_mail(plain, unsubscribe_url=leave)
 
-    mailbox = b"List-Unsubscribe: <mailto:leave@example.org?subject=unsubscribe%20k3hd82hs>"
-    assert mailbox in header_lines(digest_mail(plain))
-    assert b"One-Click" not in digest_mail(plain)
-    assert b"List-Unsubscribe" not in digest_mail(bare)
+    assert f"List-Unsubscribe: <{leave}>".encode() in header_lines(mail)
+    assert b"One-Click" not in mail
+
+
+def test_replies_go_to_the_sender_where_nothing_else_is_set():
+    lines = header_lines(digest_mail(make_sender(reply_to=None)))
+
+    assert b"Reply-To: Paperboy <papers@example.org>" in lines
 
 
 def test_a_confirmation_has_nothing_to_unsubscribe_from():

@@ -325,6 +325,24 @@ def test_a_topic_that_nobody_followed_for_a_while_catches_up_on_what_papers_gain
     assert {batch for _, _, batch in matches(engine)} == {2}
 
 
+def test_what_a_run_at_work_has_touched_belongs_to_its_batch(engine: Engine):
+    """Found under the paper's old batch, it would lie behind the reader's cursor for ever."""
+    reader = join(engine, "cat:q-bio")
+    paper = make_sighting("3001.00001", categories=("cs.IR",))
+    ingest(engine, paper)
+    publish(engine)
+    signup.change(engine, reader.id, Wishes(("cat:cs.LG",)), NOW)
+    cross_listed = replace(paper, categories=("cs.IR", "cs.LG"))
+    store(engine, cross_listed, batch=2)
+
+    during = publish(engine, NOW + DAY)
+    ingest(engine, cross_listed, now=NOW + DAY)
+    after = publish(engine, NOW + 2 * DAY)
+
+    assert papers(during) == [()]
+    assert papers(after) == [("3001.00001",)]
+
+
 def test_a_topic_followed_while_we_compile_loses_nothing(engine: Engine):
     """The last reader asks for another topic after the first chunk was compiled."""
     crowd(engine, 201)

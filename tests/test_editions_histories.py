@@ -7,8 +7,9 @@ tables and asks what each reader should have got.
 from __future__ import annotations
 
 import random
+import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, time, timedelta
 from typing import Any
@@ -31,12 +32,12 @@ from pipeline.domain import (
 from pipeline.editions import Outcome
 from pipeline.signup import Wishes
 from pipeline.storage import batches, deliveries, subscribers, topics
-from pipeline.storage.database import reading
+from pipeline.storage.database import reading, with_retries
 from pipeline.storage.deliveries import Resolution, Settlement
 from pipeline.storage.digests import REACHED
 from pipeline.storage.schema import DeliveryRow, MatchRow, PickRow, SkipRow
 from tests.factories import NOW, make_sighting
-from tests.newsroom import SUPPRESSION_KEY, add_reader, empty, ingest, rows, stored
+from tests.newsroom import SUPPRESSION_KEY, add_reader, empty, ingest, rows, store, stored
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 EXPIRY = timedelta(hours=18)
@@ -62,6 +63,7 @@ class History:
     readers: list[Subscriber] = field(default_factory=list)
     faithful: list[Subscriber] = field(default_factory=list)
     known: list[Sighting] = field(default_factory=list)
+    number: int = 0  # of the last paper
 
     def live(self, steps: int) -> None:
         self.begin()
@@ -81,7 +83,7 @@ class History:
                 queries.append("Trending")
             reader = add_reader(
                 self.engine, *queries, email=f"r{number}@example.org", schedule=self.schedule(),
-                max_papers=100 if number < 2 else self.dice.randint(1, 4), now=self.now,
+                max_papers=500 if number < 2 else self.dice.randint(1, 4), now=self.now,
             )  # fmt: skip
             self.readers.append(reader)
         self.faithful = self.readers[:2]
@@ -100,7 +102,10 @@ class History:
         self.now += self.dice.choice([HOUR, 5 * HOUR, 13 * HOUR, DAY, 2 * DAY])
 
     def papers_appear(self) -> None:
-        """New ones, and known ones that are cross-listed or listed by Hugging Face."""
+        """New ones, and known ones that are cross-listed or listed by Hugging Face.
+
+        Now and then a run dies before it publishes them.
+        """
         found = [self.new_paper() for _ in range(self.dice.randrange(4))]
         for sighting in self.dice.sample(self.known, min(len(self.known), self.dice.randrange(3))):
             changes = self.dice.choice(
@@ -108,10 +113,14 @@ class History:
                  {"categories": (*sighting.categories, self.dice.choice(FIELDS))}]
             )  # fmt: skip
             found.append(replace(sighting, **changes))
-        ingest(self.engine, *found, now=self.now)
+        if self.dice.random() < 0.2:
+            store(self.engine, *found, batch=self.published() + 1)
+        else:
+            ingest(self.engine, *found, now=self.now)
 
     def new_paper(self) -> Sighting:
-        number = len(self.known)
+        self.number += 1
+        number = self.number
         sighting = make_sighting(
             f"3001.{number:05}",
             title=f"w{number}a w{number}b w{number}c",  # near another's, it would give way
@@ -122,7 +131,7 @@ class History:
 
     def publish(self) -> None:
         self._publish(everyone=False)
-        assert list(self._editions(everyone=False)) == []
+        assert list(self.editions(everyone=False)) == []
 
     def publish_by_hand(self) -> None:
         self._publish(everyone=True)
@@ -185,7 +194,7 @@ class History:
         floors = {days: self.look_back(days) for days in (7, 14)}
         owed = {d.id: d for reader in self.readers for d in self.owed(reader)}
         sent = {reader.id: self.had(reader) for reader in self.readers}
-        for outcome in self._editions(everyone=everyone):
+        for outcome in self.editions(everyone=everyone):
             old = before[outcome.subscriber_id]
             mine = [d for d in owed.values() if d.subscriber_id == old.id]
             had = sent[old.id] - self.picked([d.id for d in mine])
@@ -193,7 +202,7 @@ class History:
         for reader in self.readers:
             self.check_nothing_twice(reader)
 
-    def _editions(self, *, everyone: bool) -> Iterator[Outcome]:
+    def editions(self, *, everyone: bool) -> Iterator[Outcome]:
         return editions.publish(
             self.engine, now=self.now, expiry=EXPIRY, template="1", everyone=everyone
         )
@@ -253,6 +262,7 @@ class History:
 
     def come_to_rest(self) -> None:
         """Everything is settled and compiled: the faithful have had all that ever matched."""
+        ingest(self.engine, now=self.now)
         for _ in range(3):
             self.now += 8 * DAY
             self.mail_expires()
@@ -327,6 +337,52 @@ def test_a_random_history_misses_nothing_and_repeats_nothing(engine: Engine, see
     for part in range(4):
         empty(engine)
         History(engine, random.Random(f"{seed}.{part}")).live(steps=40)
+
+
+def test_rivals_at_every_step_miss_nothing_and_repeat_nothing(engine: Engine):
+    """Ingest, two compilers, a sender and the readers themselves, all at once for thirty days."""
+    history = History(engine, random.Random(7))
+    history.begin()
+    errors: list[BaseException] = []
+    together = threading.Barrier(5)
+    days = [NOW + n * DAY / 2 for n in range(60)]
+
+    def work(step: Callable[[History], None], seed: int) -> None:
+        mine = replace(history, dice=random.Random(seed), known=[])
+        mine.number = 10_000 * seed
+        try:
+            for now in days:
+                mine.now = now
+                together.wait(60)
+                step(mine)
+        except BaseException as error:  # noqa: BLE001  (a thread's error would be lost)
+            errors.append(error)
+            together.abort()
+
+    def compile_(mine: History) -> None:
+        list(mine.editions(everyone=False))
+
+    def send(mine: History) -> None:
+        with_retries(mine.dice.choice([mine.mail_is_sent, mine.mail_expires]))
+
+    def change(mine: History) -> None:
+        mine.dice.choice([mine.somebody_changes, mine.somebody_leaves])()
+
+    steps = (History.papers_appear, compile_, compile_, send, change)
+    threads = [
+        threading.Thread(target=work, args=(step, seed)) for seed, step in enumerate(steps, 1)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+
+    assert errors == []
+    for reader in history.readers:
+        history.check_nothing_twice(reader)
+        assert len(history.owed(reader)) <= 1
+    history.now = days[-1] + DAY
+    history.come_to_rest()
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)

@@ -28,8 +28,10 @@ def bring_topics_up(engine: Engine, batch: int, now: datetime) -> None:
             return
         floor = batches.look_back(conn, now, days=BACKFILL_DAYS)
         after = min(max(floor, progress.matched_through) for progress in late)
-        waiting = [p for p in papers.touched_since(conn, after) if p.batch <= batch]
-        touched = papers.touched_batches(conn, [p.id for p in waiting])
+        late_papers = papers.touched_since(conn, after)
+        touched = papers.touched_batches(conn, [p.id for p in late_papers])
+        # What an ingest run touches at this moment is matched, and becomes new, with its batch.
+        waiting = [p for p in late_papers if touched.get(p.id, batch + 1) <= batch]
         corpus = papers.recent(conn, through_batch=batch)
     for progress in _grouped(late):
         _bring_up(engine, progress, batch, floor, waiting, touched, corpus)
@@ -53,7 +55,7 @@ def _bring_up(
     stand = late[0].matched_through
     is_new = stand == topics.NEVER_MATCHED
     unseen = [p for p in waiting if (p.batch if is_new else touched[p.id]) > max(floor, stand)]
-    arose = {p.id: arose_in(p.batch, min(touched[p.id], batch), stand) for p in unseen}
+    arose = {p.id: arose_in(p.batch, touched[p.id], stand) for p in unseen}
     found = match([p.topic for p in late], unseen, corpus=corpus)
     for chunk in in_chunks(found, 1_000):
         with_retries(partial(_add, engine, [(new, arose[new.paper_id]) for new in chunk]))

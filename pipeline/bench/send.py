@@ -1,0 +1,271 @@
+"""Sending measured: the real dispatcher, smtp-source and the plain way, round by round.
+
+Every leg has a sink of its own, so that the sink's CPU is known by leg.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from statistics import mean, median
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from pipeline import bootstrap, settings
+from pipeline.bench import oracle, outbox, rivals, sinks
+from pipeline.bench.outbox import Outbox, Owed
+from pipeline.bench.sinks import Sink
+from pipeline.bench.steps import Meter, Step, measured
+from pipeline.bootstrap import Services
+from pipeline.errors import PaperboyError
+
+SAMPLE: Final = 100  # digests compared before timing; smtp-source gets one of them
+PLAIN_SHARE: Final = 200  # mails at most of a plain leg: it is slow, and its speed is steady
+SITE: Final = "https://papers.example.org"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    mails: int = 2_000  # of a round
+    papers: int = 10  # of a digest
+    rounds: int = 5
+    sessions: int = 20
+    database_url: str | None = None  # None: SQLite in a temporary file
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """The same mails, sent one way."""
+
+    mails: int
+    seconds: float
+    sender_cpu: float  # seconds
+    sink_cpu: float
+    octets: int = 0  # of all mails, where that is known
+    steps: Mapping[Step, float] | None = None  # thread CPU in seconds
+
+    @property
+    def per_second(self) -> float:
+        return self.mails / self.seconds
+
+    def us(self, seconds: float) -> float:
+        """Microseconds a mail."""
+        return seconds / self.mails * 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Legs run one after the other, so that they met the same machine."""
+
+    paperboy: Leg
+    plain: Leg
+    smtp_source: Leg | None  # None where Postfix is not installed
+    smtp_source_reusing: Leg | None
+
+    @property
+    def ratio_plain(self) -> float:
+        return self.paperboy.per_second / self.plain.per_second
+
+    @property
+    def ratio_smtp_source(self) -> float | None:
+        return _ratio(self.paperboy, self.smtp_source)
+
+    @property
+    def ratio_smtp_source_reusing(self) -> float | None:
+        return _ratio(self.paperboy, self.smtp_source_reusing)
+
+
+def _ratio(ours: Leg, theirs: Leg | None) -> float | None:
+    return ours.per_second / theirs.per_second if theirs else None
+
+
+# --- Results ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    plan: Plan
+    sink: str  # "smtp-sink", or "python" where Postfix is not installed
+    database: str
+    rounds: Sequence[Round]
+
+    def as_json(self) -> dict[str, Any]:
+        ours = [round_.paperboy for round_ in self.rounds]
+        rates = [leg.per_second for leg in ours]
+        return {
+            "emails_per_s": round(median(rates), 1),
+            "ratio_smtp_source": self.ratio("ratio_smtp_source"),
+            "ratio_plain": self.ratio("ratio_plain"),
+            "us_per_mail": self.us_per_mail(),
+            "ratio_smtp_source_reusing": self.ratio("ratio_smtp_source_reusing"),
+            "emails_per_s_range": [round(min(rates), 1), round(max(rates), 1)],
+            "smtp_source_per_s": self.rate("smtp_source"),
+            "smtp_source_reusing_per_s": self.rate("smtp_source_reusing"),
+            "plain_per_s": self.rate("plain"),
+            "sender_cpu_us": round(median(leg.us(leg.sender_cpu) for leg in ours), 1),
+            "sink_cpu_us": round(median(leg.us(leg.sink_cpu) for leg in ours), 1),
+            "bytes_per_mail": round(mean(leg.octets / leg.mails for leg in ours)),
+            "database": self.database,
+            "sink": self.sink,
+            "mails": self.plan.mails,
+            "papers": self.plan.papers,
+            "sessions": self.plan.sessions,
+            "rounds": [_row(round_) for round_ in self.rounds],
+        }
+
+    def us_per_mail(self) -> dict[str, float]:
+        """Thread CPU of the sender by step; the median of the rounds."""
+        ours = [round_.paperboy for round_ in self.rounds]
+        return {
+            step: round(median(leg.us((leg.steps or {}).get(step, 0.0)) for leg in ours), 1)
+            for step in Step
+        }
+
+    def rate(self, leg: str) -> float | None:
+        """Mails a second of one way of sending; the median of the rounds."""
+        legs = [found for round_ in self.rounds if (found := getattr(round_, leg))]
+        return round(median(found.per_second for found in legs), 1) if legs else None
+
+    def ratio(self, name: str) -> float | None:
+        """The median of the rounds' own ratios; None where there was nothing to compare with."""
+        ratios = [found for round_ in self.rounds if (found := getattr(round_, name)) is not None]
+        return round(median(ratios), 3) if ratios else None
+
+
+def _row(round_: Round) -> dict[str, float | None]:
+    names = ("paperboy", "smtp_source", "smtp_source_reusing", "plain")
+    legs = {name: getattr(round_, name) for name in names}
+    return {name: round(leg.per_second, 1) if leg else None for name, leg in legs.items()}
+
+
+# --- The run ------------------------------------------------------------------------------------
+
+
+def run(plan: Plan, told: Callable[[Round], None] = lambda _round: None) -> Report:
+    """Measure; `told` hears of each round as it ends.
+
+    Raises PaperboyError unless every mail arrived, and said what the plain way says.
+    """
+    with (
+        outbox.temporary_database(plan.database_url) as url,
+        TemporaryDirectory(prefix="paperboy-bench-") as folder,
+    ):
+        services = bootstrap.build(_settings(plan, url))
+        try:
+            course = _Course.prepared(plan, services, Path(folder))
+            rounds = []
+            for number in range(1, plan.rounds + 1):
+                rounds.append(course.round(number))
+                told(rounds[-1])
+            sink = "smtp-sink" if course.sink else "python"
+            return Report(plan, sink, services.engine.dialect.name, rounds)
+        finally:
+            services.engine.dispose()
+
+
+def _settings(plan: Plan, database_url: str) -> settings.Settings:
+    return settings.load(
+        env_file=None,
+        database_url=database_url,
+        smtp_url="smtp://127.0.0.1:25",  # the port of each leg's sink takes its place
+        smtp_connections=plan.sessions,
+        smtp_tls="auto",
+        site_url=SITE,
+        mail_from="Paperboy <papers@example.org>",
+        operator_address="1 Example Street, Exampletown",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """What all rounds share."""
+
+    plan: Plan
+    services: Services
+    outbox: Outbox
+    source: str | None  # the path of smtp-source
+    sink: str | None  # the path of smtp-sink
+    message: Path  # what smtp-source sends
+
+    @classmethod
+    def prepared(cls, plan: Plan, services: Services, folder: Path) -> _Course:
+        """Fill a database, and send a sample that is compared word by word."""
+        now = datetime.now(UTC)
+        papers = outbox.ingest_samples(services.engine, now)
+        outbox.require(papers, plan.papers)
+        readers = outbox.add_readers(
+            services.engine, plan.mails, papers, services.suppression_key, now
+        )
+        box = Outbox(services.engine, papers, readers, services.renderer.template_version)
+        box.fill(0, plan.papers, now, SAMPLE)
+        sample = oracle.check(services, now)
+        size = mean(map(len, sample))
+        typical = min(sample, key=lambda raw: abs(len(raw) - size))
+        message = rivals.message_file(typical, folder)
+        sink = sinks.postfix("smtp-sink")
+        source = sinks.postfix("smtp-source") if sink else None
+        return cls(plan, services, box, source, sink, message)
+
+    def round(self, number: int) -> Round:
+        """Each way once; another one begins in each round, for the sake of fairness."""
+        owed = self.outbox.fill(number, self.plan.papers, datetime.now(UTC))
+        ways: list[tuple[str, Callable[[], Leg | None]]] = [
+            ("paperboy", self._paperboy),
+            ("smtp_source", partial(self._smtp_source, reuse=False)),
+            ("smtp_source_reusing", partial(self._smtp_source, reuse=True)),
+            ("plain", partial(self._plain, owed[:PLAIN_SHARE])),
+        ]
+        first = (number - 1) % len(ways)
+        legs: dict[str, Any] = {name: way() for name, way in ways[first:] + ways[:first]}
+        return Round(**legs)
+
+    # --- Legs -----------------------------------------------------------------------------------
+
+    def _paperboy(self) -> Leg:
+        meter = Meter()
+        with self._expecting(self.plan.mails) as sink:
+            transport = oracle.at_port(self.services.transport, sink.port)
+            dispatcher = measured(replace(self.services.dispatcher(), transport=transport), meter)
+            cpu, started = time.process_time(), time.perf_counter()
+            dispatcher.drain(once=True)
+            seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        steps = {**meter.seconds, Step.REST: cpu - sum(meter.seconds.values())}
+        return Leg(self.plan.mails, seconds, cpu, sink.cpu, meter.octets, steps)
+
+    def _smtp_source(self, *, reuse: bool) -> Leg | None:
+        if self.source is None:
+            return None
+        mails, sessions = self.plan.mails, self.plan.sessions
+        with self._expecting(mails) as sink:
+            cpu = sinks.children_cpu()
+            seconds = rivals.smtp_source(
+                self.source,
+                sink.port,
+                mails=mails,
+                sessions=sessions,
+                message=self.message,
+                reuse=reuse,
+            )
+            cpu = sinks.children_cpu() - cpu
+        return Leg(mails, seconds, cpu, sink.cpu)
+
+    def _plain(self, owed: Sequence[Owed]) -> Leg:
+        with self._expecting(len(owed)) as sink:
+            cpu = time.process_time()
+            seconds = rivals.plain(self.services, sink.port, owed, datetime.now(UTC))
+            cpu = time.process_time() - cpu
+        return Leg(len(owed), seconds, cpu, sink.cpu)
+
+    @contextmanager
+    def _expecting(self, mails: int) -> Iterator[Sink]:
+        """A fresh sink. Raises PaperboyError unless in the end it has taken all `mails`."""
+        with sinks.running(self.sink) as sink:
+            yield sink
+            arrived = sink.wait_for(mails)
+        if arrived != mails:
+            raise PaperboyError(f"only {arrived} of {mails} mails arrived at the sink")

@@ -1,0 +1,129 @@
+"""Measurements: paperboy bench send."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipeline.cli.output import AsJson
+
+if TYPE_CHECKING:
+    from pipeline.bench.send import Plan, Report, Round
+
+# What is measured takes a second to import, which no other command should have to wait.
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def bench() -> None:
+    """Measure side by side, in one run; see docs/bench.md."""
+
+
+@app.command()
+def send(
+    mails: Annotated[int, typer.Option("--mails", min=1, help="Of a round.")] = 2_000,
+    papers: Annotated[int, typer.Option("--papers", min=1, max=50, help="Of a digest.")] = 10,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often.")] = 5,
+    sessions: Annotated[
+        int, typer.Option("--sessions", min=1, max=200, help="Connections at a time.")
+    ] = 20,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            "--database-url",
+            metavar="URL",
+            help="A PostgreSQL server, for a database that is dropped afterwards; else SQLite.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send digests to a sink, beside smtp-source (C) and the plain way in Python."""
+    from pipeline.bench.send import Plan, run
+
+    plan = Plan(mails, papers, rounds, sessions, database_url)
+    with _sigterm_as_interrupt(), _progress(plan) as told:
+        report = run(plan, told)
+    if as_json:
+        sys.stdout.write(json.dumps(report.as_json()) + "\n")
+    else:
+        _show(report)
+
+
+@contextmanager
+def _progress(plan: Plan) -> Iterator[Callable[[Round], None]]:
+    """A bar on stderr, where people can see one."""
+    console = Console(stderr=True)
+    columns = (TextColumn("Rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=plan.rounds)
+        yield lambda _round: bar.advance(task)
+
+
+def _show(report: Report) -> None:
+    console, measured, plan = Console(highlight=False), report.as_json(), report.plan
+    console.print(
+        f"{plan.mails:,} digests of {plan.papers} papers, {plan.rounds} rounds,"
+        f" {plan.sessions} connections, {report.database}, {report.sink},"
+        f" {measured['bytes_per_mail']:,} bytes a mail"
+    )
+    console.print(_rates(measured))
+    console.print(_steps(measured))
+    if measured["ratio_smtp_source"] is None:
+        console.print("Postfix is not installed: the sink is our own in Python, which is slower,")
+        console.print("and there is nothing in C to compare with (Debian: apt install postfix).")
+
+
+def _rates(measured: dict[str, Any]) -> Table:
+    table = _table("sent by", "mails a second", "paperboy is")
+    lowest, highest = measured["emails_per_s_range"]
+    table.add_row("paperboy", f"{measured['emails_per_s']:,.0f} ({lowest:,.0f}-{highest:,.0f})", "")
+    rivals = {
+        "smtp-source, a connection a mail": "smtp_source",
+        "smtp-source -d, connections kept": "smtp_source_reusing",
+        "Jinja2, EmailMessage, smtplib": "plain",
+    }
+    for title, name in rivals.items():
+        if (ratio := measured[f"ratio_{name}"]) is not None:
+            table.add_row(title, f"{measured[f'{name}_per_s']:,.0f}", f"{ratio:.2f} of it")
+    return table
+
+
+def _steps(measured: dict[str, Any]) -> Table:
+    table = _table("step", "CPU a mail, µs", "")
+    for step, microseconds in measured["us_per_mail"].items():
+        table.add_row(step, f"{microseconds:,.0f}", "")
+    table.add_row("all of the sender", f"{measured['sender_cpu_us']:,.0f}", "")
+    table.add_row("the sink", f"{measured['sink_cpu_us']:,.0f}", "")
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(first)
+    for other in others:
+        table.add_column(other, justify="right")
+    return table
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends us by an exception, so that children and databases are put away."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_number: int, _frame: Any) -> NoReturn:
+    raise KeyboardInterrupt

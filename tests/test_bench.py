@@ -1,0 +1,203 @@
+"""Sending is measured honestly: every mail arrives, says the right words, and is counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Engine
+
+from pipeline.bench import oracle, outbox, send, sinks
+from pipeline.bench.outbox import Outbox
+from pipeline.bench.send import Leg, Plan, Report, Round
+from pipeline.bench.steps import Step
+from pipeline.bootstrap import Services
+from pipeline.errors import PaperboyError, SettingsError
+from pipeline.settings import Settings
+from tests.factories import NOW
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = Plan(mails=40, papers=3, rounds=1, sessions=4)
+
+LOSES_ONE = f"""#!{sys.executable}
+import asyncio, runpy, sys
+sink = runpy.run_path({str(Path(sinks.__file__).with_name("python_sink.py"))!r})
+class Forgetful(sink["Counter"]):
+    messages = -1
+sink["serve"].__globals__["Counter"] = Forgetful
+asyncio.run(sink["serve"](int(sys.argv[-2].rpartition(":")[2])))
+"""
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", "bench", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "LOG_LEVEL": "WARNING", "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def make_outbox(engine: Engine, readers: int) -> Outbox:
+    papers = outbox.ingest_samples(engine, NOW)
+    added = outbox.add_readers(engine, readers, papers, "key", NOW)
+    return Outbox(engine, papers, added, template="t")
+
+
+def make_leg(per_second: float, **changes: object) -> Leg:
+    leg = Leg(mails=100, seconds=100 / per_second, sender_cpu=0.1, sink_cpu=0.01, octets=3_000)
+    return replace(leg, **changes)
+
+
+def make_report(*rates: tuple[float, float, float]) -> Report:
+    """Of rounds with these rates: ours, smtp-source's, the plain way's."""
+    rounds = [
+        Round(make_leg(ours), make_leg(plain), make_leg(theirs), make_leg(theirs))
+        for ours, theirs, plain in rates
+    ]
+    return Report(TINY, "smtp-sink", "sqlite", rounds)
+
+
+# --- The command --------------------------------------------------------------------------------
+
+
+def test_a_tiny_run_ends_well_and_its_last_line_has_the_figures():
+    done = bench(
+        "send", "--json", "--mails", "40", "--papers", "3", "--rounds", "1", "--sessions", "4"
+    )
+
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout.splitlines()[-1])
+    assert measured["emails_per_s"] > 0
+    assert measured["ratio_plain"] > 0
+    assert set(measured["us_per_mail"]) == set(Step)
+    assert all(measured["us_per_mail"][step] > 0 for step in Step)
+    compared = measured["ratio_smtp_source"] is not None
+    assert compared == (sinks.postfix("smtp-source") is not None)
+
+
+def test_people_get_a_table():
+    done = bench("send", "--mails", "5", "--papers", "1", "--rounds", "1", "--sessions", "1")
+
+    assert done.returncode == 0, done.stderr
+    assert "mails a second" in done.stdout
+    assert "compose" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["send", "--mails", "0"], ["send", "--papers", "51"], ["nonsense"], []]
+)
+def test_wrong_use_ends_with_2(arguments: Sequence[str]):
+    assert bench(*arguments).returncode == 2
+
+
+# --- A run --------------------------------------------------------------------------------------
+
+
+def test_without_postfix_there_is_no_ratio_to_smtp_source(monkeypatch):
+    monkeypatch.setattr(sinks, "POSTFIX_FOLDERS", ())
+    monkeypatch.setenv("PATH", "")
+
+    measured = send.run(TINY).as_json()
+
+    assert measured["ratio_smtp_source"] is None
+    assert measured["sink"] == "python"
+    assert measured["ratio_plain"] > 0
+
+
+def test_a_mail_that_does_not_arrive_fails_the_run(monkeypatch, tmp_path):
+    program = tmp_path / "smtp-sink"
+    program.write_text(LOSES_ONE)
+    program.chmod(0o755)
+    monkeypatch.setattr(sinks, "LAST_WORDS", 0.2)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    with pytest.raises(PaperboyError, match="only 39 of 40 mails arrived"):
+        send.run(TINY)
+
+
+def test_a_mail_that_says_something_else_fails_the_run(engine):
+    class Sloppy(Services):
+        def compose(self, *args, **kwargs) -> bytes:
+            return super().compose(*args, **kwargs).replace(b"unsubscribe/", b"unsubscribf/")
+
+    settings = Settings(site_url="https://papers.example.org")
+    make_outbox(engine, readers=3).fill(0, 2, NOW)
+
+    with pytest.raises(PaperboyError, match="does not say what the plain way says"):
+        oracle.check(Sloppy(settings, engine), NOW)
+
+
+def test_the_database_is_dropped_and_the_one_of_the_url_left_alone(postgresql_url):
+    with outbox.temporary_database(postgresql_url) as url, psycopg.connect(url) as conn:
+        made = conn.execute("SELECT current_database(), count(*) FROM papers").fetchone()
+    with psycopg.connect(postgresql_url) as conn:
+        left = {name for (name,) in conn.execute("SELECT datname FROM pg_database")}
+
+    assert made is not None
+    assert made[0].startswith("paperboy_bench_")
+    assert made[1] == 0
+    assert made[0] not in left
+
+
+def test_a_database_file_of_yours_is_not_touched(tmp_path):
+    url = f"sqlite:///{tmp_path / 'paperboy.db'}"
+
+    with pytest.raises(SettingsError, match="--database-url"), outbox.temporary_database(url):
+        pass
+
+    assert not any(tmp_path.iterdir())
+
+
+# --- What is sent -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_every_digest_is_another_one(engine):
+    owed = make_outbox(engine, readers=20).fill(0, 10, NOW)
+
+    picks = {tuple(pick.paper.id for pick in one.digest.picks) for one in owed}
+    assert len(picks) == 20
+    assert {len(one.digest.picks) for one in owed} == {10}
+    assert len({one.digest.topics for one in owed}) == 20
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_rounds_owe_digests_of_their_own(engine):
+    box = make_outbox(engine, readers=2)
+
+    first, second = box.fill(1, 5, NOW), box.fill(2, 5, NOW)
+
+    assert first[0].digest.picks != second[0].digest.picks
+    assert first[0].digest.edition_on < second[0].digest.edition_on
+
+
+# --- Figures ------------------------------------------------------------------------------------
+
+
+def test_ratios_are_medians_of_rounds_not_ratios_of_medians():
+    report = make_report((100, 100, 10), (200, 400, 10), (400, 500, 10))
+
+    measured = report.as_json()
+
+    assert measured["ratio_smtp_source"] == 0.8
+    assert measured["ratio_plain"] == 20
+    assert measured["emails_per_s_range"] == [100, 400]
+
+
+def test_cpu_is_told_by_mail():
+    measured = make_report((100, 100, 10)).as_json()
+
+    assert measured["sender_cpu_us"] == 1_000
+    assert measured["sink_cpu_us"] == 100
+    assert measured["bytes_per_mail"] == 30

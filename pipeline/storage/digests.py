@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from pipeline.domain import (
     OWED,
     DeliveryKind,
     DeliveryStatus,
     Digest,
+    Paper,
     Pick,
     Reason,
     SkipReason,
@@ -139,18 +140,16 @@ def skip(
 
 
 def load(conn: Connection, delivery_ids: Iterable[int]) -> dict[int, Digest]:
-    """Digests as they were frozen, by delivery id; an id that is no digest is left out."""
-    ids = list(delivery_ids)
-    picks: defaultdict[int, list[Pick]] = defaultdict(list)
+    """Digests as they were frozen, by delivery id.
+
+    An id that is no digest is left out, and one whose papers are no longer kept.
+    """
     digests: dict[int, Digest] = {}
-    for chunk in in_chunks(ids, CHUNK):
-        rows = conn.execute(_picks_of(chunk)).all()
-        sources = sources_of(conn, {row.id for row in rows})
-        for row in rows:
-            paper = paper_from(row, row.content, sources[row.id])
-            reasons = tuple(Reason(label, tuple(phrases)) for label, phrases in row.reasons)
-            picks[row.delivery_id].append(Pick(paper, reasons, row.score))
+    for chunk in in_chunks(delivery_ids, CHUNK):
+        picks = _picks(conn, chunk)
         for row in conn.execute(_digests_of(chunk)):
+            if not picks[row.id]:
+                continue
             digests[row.id] = digest_of(
                 row.edition_on,
                 picks[row.id],
@@ -159,6 +158,39 @@ def load(conn: Connection, delivery_ids: Iterable[int]) -> dict[int, Digest]:
                 welcome=row.kind == DeliveryKind.WELCOME,
             )
     return digests
+
+
+def _picks(conn: Connection, delivery_ids: Sequence[int]) -> defaultdict[int, list[Pick]]:
+    """By delivery, in their order. Readers who got the same paper share one object."""
+    rows = conn.execute(_picks_of(delivery_ids)).all()
+    papers = _papers_of(conn, {(row.paper_id, row.paper_version) for row in rows})
+    counted: dict[tuple[object, ...], Paper] = {}
+    picks: defaultdict[int, list[Pick]] = defaultdict(list)
+    for delivery_id, score, reasons, *key in rows:
+        id_, version, upvotes, comments = frozen = tuple(key)
+        if (id_, version) not in papers:
+            continue  # better one paper less than no mail
+        if frozen not in counted:
+            counted[frozen] = replace(papers[id_, version], upvotes=upvotes, comments=comments)
+        why = tuple(Reason(label, tuple(phrases)) for label, phrases in reasons)
+        picks[delivery_id].append(Pick(counted[frozen], why, score))
+    return picks
+
+
+def _papers_of(
+    conn: Connection, wanted: Collection[tuple[int, int]]
+) -> dict[tuple[int, int], Paper]:
+    """Papers in the words of one version each, by (id, version); each is read once.
+
+    Reading its words costs more than all the rest, and thousands of digests share some hundreds.
+    """
+    papers: dict[tuple[int, int], Paper] = {}
+    for ids in in_chunks(sorted({id_ for id_, _ in wanted}), CHUNK):
+        sources = sources_of(conn, ids)
+        for row in conn.execute(_versions_of(ids)):
+            if (row.id, row.version) in wanted:
+                papers[row.id, row.version] = paper_from(row, row.content, sources[row.id])
+    return papers
 
 
 def reader_of(conn: Connection, delivery_id: int) -> int | None:
@@ -178,6 +210,46 @@ def papers_of(conn: Connection, delivery_ids: Iterable[int]) -> defaultdict[int,
         ):
             keys[row.delivery_id].append(paper_key(row.arxiv_id, row.doi, row.title_key))
     return keys
+
+
+def latest(
+    conn: Connection, subscriber_id: int, most: int
+) -> list[tuple[int, date, DeliveryStatus, int]]:
+    """A reader's last digests, newest first: (delivery, edition, status, how many papers)."""
+    papers = (
+        select(func.count())
+        .where(PickRow.delivery_id == DeliveryRow.id)
+        .correlate(DeliveryRow)
+        .scalar_subquery()
+    )
+    rows = conn.execute(
+        select(DeliveryRow.id, DeliveryRow.edition_on, DeliveryRow.status, papers)
+        .where(DeliveryRow.subscriber_id == subscriber_id, DeliveryRow.kind.in_(DIGESTS))
+        .order_by(DeliveryRow.id.desc())
+        .limit(most)
+    )
+    return [(id_, edition_on, DeliveryStatus(status), n) for id_, edition_on, status, n in rows]
+
+
+def latest_skips(conn: Connection, subscriber_id: int, most: int) -> list[tuple[date, SkipReason]]:
+    """A reader's last slots that brought no mail, newest first."""
+    rows = conn.execute(
+        select(SkipRow.edition_on, SkipRow.reason)
+        .where(SkipRow.subscriber_id == subscriber_id)
+        .order_by(SkipRow.edition_on.desc())
+        .limit(most)
+    )
+    return [(edition_on, SkipReason(reason)) for edition_on, reason in rows]
+
+
+def skips_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
+    """Every slot of this reader that brought no mail, oldest first."""
+    rows = conn.execute(
+        select(SkipRow.edition_on, SkipRow.slot_at, SkipRow.reason)
+        .where(SkipRow.subscriber_id == subscriber_id)
+        .order_by(SkipRow.edition_on)
+    )
+    return [dict(row._mapping) for row in rows]
 
 
 def digest_of(
@@ -200,25 +272,32 @@ def _picks_of(delivery_ids: Sequence[int]) -> Any:
             PickRow.delivery_id,
             PickRow.score,
             PickRow.reasons,
+            PickRow.paper_id,
+            PickRow.paper_version,
             PickRow.upvotes,
             PickRow.comments,
-            PickRow.paper_version.label("version"),
+        )
+        .where(PickRow.delivery_id.in_(delivery_ids))
+        .order_by(PickRow.delivery_id, PickRow.position)
+    )
+
+
+def _versions_of(paper_ids: Sequence[int]) -> Any:
+    return (
+        select(
             PaperRow.id,
             PaperRow.arxiv_id,
             PaperRow.doi,
             PaperRow.title_key,
             PaperRow.announced_on,
+            PaperRow.upvotes,
+            PaperRow.comments,
             PaperRow.batch,
+            PaperVersionRow.version,
             PaperVersionRow.content,
         )
-        .join(PaperRow, PaperRow.id == PickRow.paper_id)
-        .join(
-            PaperVersionRow,
-            (PaperVersionRow.paper_id == PickRow.paper_id)
-            & (PaperVersionRow.version == PickRow.paper_version),
-        )
-        .where(PickRow.delivery_id.in_(delivery_ids))
-        .order_by(PickRow.delivery_id, PickRow.position)
+        .join(PaperVersionRow, PaperVersionRow.paper_id == PaperRow.id)
+        .where(PaperRow.id.in_(paper_ids))
     )
 
 

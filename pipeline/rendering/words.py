@@ -114,6 +114,8 @@ def days(first: date, last: date) -> str:
 
 def wrap(text: str, indent: str = "", width: int = WIDTH) -> str:
     """`text` in lines of at most `width` columns; a word (an address) is never broken."""
+    if 0 < len(text) <= width - len(indent) and text == " ".join(text.split()):
+        return indent + text  # what `fill` says too, after much longer
     return textwrap.fill(
         text,
         width,

@@ -198,9 +198,11 @@ def test_picks_are_frozen(engine: Engine):
     before = loaded(engine, owed(engine)[0].id)
 
     later = replace(paper, version=2, title="Something else", abstract="New.", upvotes=50)
-    ingest(engine, later)
+    elsewhere = replace(later, source="huggingface", announced_on=TODAY - timedelta(days=9))
+    ingest(engine, later, elsewhere)
 
     assert stored(engine)[0].upvotes == 50
+    assert stored(engine)[0].sources == ("arxiv", "huggingface")
     assert loaded(engine, owed(engine)[0].id) == before
     assert before.picks[0].paper.title == "For Patient Readers"
     assert before.picks[0].paper.upvotes == 5

@@ -20,15 +20,17 @@ from pipeline.domain import (
     Reason,
     SkipReason,
 )
+from pipeline.storage import subscribers
 from pipeline.storage.database import in_chunks
 from pipeline.storage.identity import paper_key
-from pipeline.storage.papers import paper_from, sources_of
+from pipeline.storage.papers import paper_from
 from pipeline.storage.schema import (
     DeliveryRow,
     PaperRow,
     PaperVersionRow,
     PickRow,
     SkipRow,
+    SubscriberRow,
 )
 
 CHUNK = 500
@@ -61,6 +63,16 @@ class NewDigest:
     @property
     def dedupe_key(self) -> str:
         return f"{self.kind}:{self.digest.edition_on}:{self.subscriber_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """For whom a digest was compiled, when, and for which templates."""
+
+    subscriber_id: int
+    secret: str  # the subscriber's
+    created_at: datetime
+    template: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,16 +198,34 @@ def _papers_of(
     """
     papers: dict[tuple[int, int], Paper] = {}
     for ids in in_chunks(sorted({id_ for id_, _ in wanted}), CHUNK):
-        sources = sources_of(conn, ids)
         for row in conn.execute(_versions_of(ids)):
             if (row.id, row.version) in wanted:
-                papers[row.id, row.version] = paper_from(row, row.content, sources[row.id])
+                papers[row.id, row.version] = paper_from(row, row.content)
     return papers
 
 
 def reader_of(conn: Connection, delivery_id: int) -> int | None:
     """The subscriber a digest was made for."""
     return conn.scalar(select(DeliveryRow.subscriber_id).where(DeliveryRow.id == delivery_id))
+
+
+def made(conn: Connection, delivery_id: int) -> Made | None:
+    """None for what is no digest, and for one whose reader was erased."""
+    row = conn.execute(
+        select(
+            DeliveryRow.subscriber_id,
+            SubscriberRow.secret,
+            DeliveryRow.created_at,
+            DeliveryRow.template,
+        )
+        .join(SubscriberRow, SubscriberRow.id == DeliveryRow.subscriber_id)
+        .where(
+            DeliveryRow.id == delivery_id,
+            DeliveryRow.kind.in_(DIGESTS),
+            SubscriberRow.email != subscribers.ERASED,
+        )
+    ).one_or_none()
+    return None if row is None else Made(*row)
 
 
 def papers_of(conn: Connection, delivery_ids: Iterable[int]) -> defaultdict[int, list[str]]:

@@ -130,7 +130,12 @@ def content_of(sighting: Sighting) -> dict[str, Any]:
         "withdrawn": sighting.withdrawn,
         "words_from": sighting.source,
         "words_version": sighting.version,
+        "announced": {sighting.source: _iso(sighting.announced_on)},
     }
+
+
+def _iso(day: date | None) -> str | None:
+    return None if day is None else day.isoformat()
 
 
 def merged(content: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +163,15 @@ def merged(content: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
         for name, link in theirs["links"].items()
         if name not in content["links"] or theirs["words_from"] == content["words_from"]
     }
+    result["announced"] = {
+        source: _earliest(content["announced"].get(source), theirs["announced"].get(source))
+        for source in sorted({*content["announced"], *theirs["announced"]})
+    }
     return result
+
+
+def _earliest(*days: str | None) -> str | None:
+    return min((day for day in days if day), default=None)
 
 
 def _knows_better(content: dict[str, Any], theirs: dict[str, Any]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -13,7 +12,7 @@ from sqlalchemy import Connection, Select, select
 from pipeline.domain import Links, Paper
 from pipeline.storage.database import in_chunks
 from pipeline.storage.identity import paper_key
-from pipeline.storage.schema import PaperRow, PaperVersionRow, SightingRow
+from pipeline.storage.schema import PaperRow, PaperVersionRow
 
 CHUNK = 500
 
@@ -94,29 +93,17 @@ def touched_batches(conn: Connection, ids: Iterable[int]) -> dict[int, int]:
     return found
 
 
-def sources_of(conn: Connection, paper_ids: Iterable[int]) -> defaultdict[int, tuple[str, ...]]:
-    """Which sources announced each paper, by name."""
-    sources: defaultdict[int, tuple[str, ...]] = defaultdict(tuple)
-    for chunk in in_chunks(paper_ids, CHUNK):
-        for paper_id, source in conn.execute(
-            select(SightingRow.paper_id, SightingRow.source)
-            .distinct()
-            .where(SightingRow.paper_id.in_(chunk))
-            .order_by(SightingRow.source)
-        ):
-            sources[paper_id] += (source,)
-    return sources
-
-
 def _papers(conn: Connection, query: Select[Any]) -> Iterator[Paper]:
-    rows = conn.execute(query).all()
-    sources = sources_of(conn, [row.id for row in rows])
-    for row in rows:
-        yield paper_from(row, row.content, sources[row.id])
+    for row in conn.execute(query):
+        yield paper_from(row, row.content)
 
 
-def paper_from(row: Any, content: dict[str, Any], sources: tuple[str, ...]) -> Paper:
-    """A Paper of a row of `papers` and one version of its words."""
+def paper_from(row: Any, content: dict[str, Any]) -> Paper:
+    """A Paper of a row of `papers` and one version of its words.
+
+    Who announced it and when is part of a version, so that a digest keeps telling it as it did.
+    """
+    days = [day for day in content["announced"].values() if day]
     return Paper(
         id=row.id,
         key=paper_key(row.arxiv_id, row.doi, row.title_key),
@@ -127,8 +114,8 @@ def paper_from(row: Any, content: dict[str, Any], sources: tuple[str, ...]) -> P
         author_count=content["author_count"],
         categories=tuple(content["categories"]),
         keywords=tuple(content["keywords"]),
-        sources=sources,
-        announced_on=row.announced_on,
+        sources=tuple(sorted(content["announced"])),
+        announced_on=date.fromisoformat(min(days)) if days else row.announced_on,
         upvotes=row.upvotes,
         comments=row.comments,
         links=Links(**content["links"]),

@@ -320,7 +320,7 @@ CURATED: tuple[CuratedTopic, ...] = (
         ),
         algorithms=(
             "Algorithms and complexity",
-            'cat:cs.DS OR cat:cs.CC OR cat:cs.CG OR cat:cs.DM OR cat:cs.SC '
+            "cat:cs.DS OR cat:cs.CC OR cat:cs.CG OR cat:cs.DM OR cat:cs.SC "
             'OR "approximation algorithm"',
         ),
         information_theory=(
@@ -465,7 +465,7 @@ CURATED: tuple[CuratedTopic, ...] = (
         ),
         optics=(
             "Optics and photonics",
-            "cat:physics.optics OR "optical neural network" OR "silicon photonics"",
+            'cat:physics.optics OR "optical neural network" OR "silicon photonics"',
         ),
         fluids_and_plasma=(
             "Fluids and plasma",

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from itsdangerous import BadSignature, Signer
 from itsdangerous.signer import HMACAlgorithm
 
-from pipeline.errors import InvalidTokenError
+from pipeline.errors import ExpiredTokenError, InvalidTokenError
 
 
 class Purpose(StrEnum):
@@ -21,12 +21,16 @@ class Purpose(StrEnum):
     CONFIRM = "confirm"  # a request to subscribe, or for other wishes
     PREFERENCES = "preferences"  # changes wishes, and nothing that could hurt
     DIGEST = "digests"  # view in browser
+    DATA = "data"  # export and erase; only ever mailed on demand
+    NEW_ADDRESS = "new-address"  # a request to be written to at another address
 
 
 LIFETIME = {
     Purpose.CONFIRM: timedelta(hours=72),
     Purpose.PREFERENCES: timedelta(days=30),
     Purpose.DIGEST: timedelta(days=90),
+    Purpose.DATA: timedelta(hours=24),
+    Purpose.NEW_ADDRESS: timedelta(hours=72),
 }
 
 
@@ -65,6 +69,12 @@ class SignedLinks:
     def digest(self, delivery_id: int, now: datetime) -> str:
         return self._signed(Purpose.DIGEST, delivery_id, now)
 
+    def data(self, subscriber_id: int, now: datetime) -> str:
+        return self._signed(Purpose.DATA, subscriber_id, now)
+
+    def new_address(self, request_id: int, now: datetime) -> str:
+        return self._signed(Purpose.NEW_ADDRESS, request_id, now)
+
     def unsubscribe(self, secret: str) -> str:
         """The way out never expires: `secret` is the subscriber's own, so no key can break it."""
         return f"{self.site_url}/unsubscribe/{quote(secret, safe='')}"
@@ -79,6 +89,13 @@ class SignedLinks:
     def read_digest(self, token: str, now: datetime) -> int:
         return self._read(Purpose.DIGEST, token, now)
 
+    def read_data(self, token: str, now: datetime) -> int:
+        return self._read(Purpose.DATA, token, now)
+
+    def read_new_address(self, token: str, now: datetime) -> int:
+        """The request's id."""
+        return self._read(Purpose.NEW_ADDRESS, token, now)
+
     def _signed(self, purpose: Purpose, subject: int, now: datetime) -> str:
         expiry = int((now + LIFETIME[purpose]).timestamp())
         token = self._signers[purpose].sign(f"{subject}.{expiry}").decode()
@@ -90,7 +107,7 @@ class SignedLinks:
         except (BadSignature, UnicodeError) as error:
             raise InvalidTokenError("this link is not complete, or not one of ours") from error
         if now.timestamp() >= int(expiry):
-            raise InvalidTokenError("this link has expired")
+            raise ExpiredTokenError("this link has expired")
         return int(subject)
 
 

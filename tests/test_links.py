@@ -18,11 +18,15 @@ MAKE = {
     Purpose.CONFIRM: SignedLinks.confirm,
     Purpose.PREFERENCES: SignedLinks.preferences,
     Purpose.DIGEST: SignedLinks.digest,
+    Purpose.DATA: SignedLinks.data,
+    Purpose.NEW_ADDRESS: SignedLinks.new_address,
 }
 READ = {
     Purpose.CONFIRM: SignedLinks.read_confirm,
     Purpose.PREFERENCES: SignedLinks.read_preferences,
     Purpose.DIGEST: SignedLinks.read_digest,
+    Purpose.DATA: SignedLinks.read_data,
+    Purpose.NEW_ADDRESS: SignedLinks.read_new_address,
 }
 
 

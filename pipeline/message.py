@@ -138,12 +138,21 @@ def compose_digest(
 
 
 def compose_confirmation(
-    sender: Sender, content: Content, *, to: str, dedupe_key: str, now: datetime
+    sender: Sender,
+    content: Content,
+    *,
+    to: str,
+    dedupe_key: str,
+    now: datetime,
+    kind: str = "confirmation",
 ) -> bytes:
-    """A confirmation, ready for DATA like a digest; there is nothing yet to unsubscribe from."""
+    """A confirmation, ready for DATA like a digest; there is nothing yet to unsubscribe from.
+
+    Any other single mail that somebody asked for is made like it: it belongs to no list.
+    """
     headers = (
         *_personal_headers(sender, content, to, dedupe_key, now),
-        f"Feedback-ID: {now.date()}:confirmation:list:{_sender_id(sender)}\r\n".encode(),
+        f"Feedback-ID: {now.date()}:{kind}:list:{_sender_id(sender)}\r\n".encode(),
         _constant(sender).of_all,
     )
     return _message(headers, content, dedupe_key)

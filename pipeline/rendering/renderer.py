@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,17 @@ class Renderer:
         self._templates = templates.load(folder, house)
         self._cards = Cards(house, self._templates)
         self._frames: Recent[object, WireFrame] = Recent(FRAMES)
-        trial.run(self.digest, self.page, self.confirmation)
+        trial.run(
+            self.digest,
+            self.page,
+            [
+                partial(self.confirmation, trial.SITE),
+                partial(self.already_in, trial.SITE, trial.SITE),
+                partial(self.link, trial.SITE, trial.SITE),
+                partial(self.data_link, trial.SITE),
+                partial(self.new_address, trial.SITE),
+            ],
+        )
 
     @property
     def template_version(self) -> str:
@@ -99,11 +109,49 @@ class Renderer:
 
         Not one word in it comes from whoever that was.
         """
-        context = {"confirm_url": confirm_url, "hours": hours}
+        return self._letter(
+            "confirmation", "Please confirm: {}", confirm_url=confirm_url, hours=hours
+        )
+
+    def already_in(self, preferences_url: str, unsubscribe_url: str, *, days: int = 30) -> Rendered:
+        """Says to who is subscribed that somebody asked for it once more."""
+        return self._letter(
+            "already_in",
+            "You are subscribed already: {}",
+            preferences_url=preferences_url,
+            unsubscribe_url=unsubscribe_url,
+            days=days,
+        )
+
+    def link(self, preferences_url: str, unsubscribe_url: str, *, days: int = 30) -> Rendered:
+        """The way back to the preferences."""
+        return self._letter(
+            "link",
+            "Your link to {}",
+            preferences_url=preferences_url,
+            unsubscribe_url=unsubscribe_url,
+            days=days,
+        )
+
+    def data_link(self, data_url: str, *, hours: int = 24) -> Rendered:
+        """The way to a copy of what we keep, and to erasing it."""
+        return self._letter("data_link", "Your records at {}", data_url=data_url, hours=hours)
+
+    def new_address(self, confirm_url: str, *, hours: int = 72) -> Rendered:
+        """Asks the owner of an address whether a reader's digests are to come here."""
+        return self._letter(
+            "new_address",
+            "Please confirm your new address: {}",
+            confirm_url=confirm_url,
+            hours=hours,
+        )
+
+    def _letter(self, name: str, subject: str, **said: object) -> Rendered:
+        letter = self._templates.letters[name]
         return Rendered(
-            f"Please confirm: {words.clean(self._house.list_name)}",
-            (fragment(_render(self._templates.confirmation_text, context)),),
-            (fragment(_render(self._templates.confirmation_html, context)),),
+            subject.format(words.clean(self._house.list_name)),
+            (fragment(_render(letter.text, said)),),
+            (fragment(_render(letter.html, said)),),
         )
 
     def _shown(self, digest: Digest) -> list[tuple[Pick, WireCard]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from mjml import mjml2html
 from pipeline.errors import RenderError
 from pipeline.rendering import words
 from pipeline.rendering.house import House
+
+LETTERS = ("confirmation", "already_in", "link", "data_link", "new_address")
 
 _INCLUDE = re.compile(r'<mj-include path="([^"]+)" />')
 _LOOP = re.compile(
@@ -32,11 +34,18 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
+class Letter:
+    """Both forms of a mail that is no digest."""
+
+    html: Template
+    text: Template
+
+
+@dataclass(frozen=True, slots=True)
 class Templates:
     digest_html: Form
     digest_text: Form
-    confirmation_html: Template
-    confirmation_text: Template
+    letters: Mapping[str, Letter]  # by the name of their files
     version: str  # changes with any letter of any template
 
 
@@ -49,8 +58,13 @@ def load(folder: Path, house: House) -> Templates:
         return Templates(
             digest_html=_form(html, _html(folder, "digest.mjml")),
             digest_text=_form(text, _source(folder, "digest.txt")),
-            confirmation_html=html.from_string(_html(folder, "confirmation.mjml")),
-            confirmation_text=text.from_string(_source(folder, "confirmation.txt")),
+            letters={
+                name: Letter(
+                    html=html.from_string(_html(folder, f"{name}.mjml")),
+                    text=text.from_string(_source(folder, f"{name}.txt")),
+                )
+                for name in LETTERS
+            },
             version=version(folder),
         )
     except TemplateError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date
 
 from pipeline.domain import Digest, Links, Paper, Pick, Reason
@@ -18,10 +18,11 @@ DAY = date(2030, 1, 2)
 def run(
     fast: Callable[[Digest, MailLinks], Rendered],
     slow: Callable[[Digest, MailLinks], tuple[str, str, str]],
-    confirmation: Callable[[str], Rendered],
+    letters: Iterable[Callable[[], Rendered]],
 ) -> None:
     """Raises RenderError where a template fails, or where the two ways differ."""
-    confirmation(SITE)
+    for letter in letters:
+        letter()
     for digest in (FULL, BARE):
         joined, (_, html, text) = fast(digest, LINKS), slow(digest, LINKS)
         for form, pieces, whole in (("mjml", joined.html, html), ("txt", joined.text, text)):

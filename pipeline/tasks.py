@@ -26,6 +26,8 @@ DISPATCH_EVERY = 5.0  # seconds
 PUBLISH_EVERY = 60.0
 INGEST_AT = crontab(minute="7")  # arXiv and Hugging Face publish on the hour
 
+PURGE_AT = crontab(hour="3", minute="40")
+
 # SIGTERM reaches the worker but not a task in one of its prefork children, so the worker sets
 # a byte of memory that all of them share.
 _stopping = mmap.mmap(-1, 1)
@@ -71,6 +73,7 @@ def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
         "task_routes": {
             "paperboy.ingest": {"queue": "ingest"},
             "paperboy.publish": {"queue": "edition"},
+            "paperboy.purge": {"queue": "edition"},
             "paperboy.dispatch": {"queue": "dispatch"},
         },
         "worker_prefetch_multiplier": 1,
@@ -80,6 +83,11 @@ def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
         "beat_schedule": {
             "ingest": {"task": "paperboy.ingest", "schedule": INGEST_AT, "options": wake_up},
             "publish": {"task": "paperboy.publish", "schedule": PUBLISH_EVERY, "options": wake_up},
+            "purge": {
+                "task": "paperboy.purge",
+                "schedule": PURGE_AT,
+                "options": {"expires": 6 * 3600},  # no newer one follows before tomorrow
+            },
             "dispatch": {
                 "task": "paperboy.dispatch",
                 "schedule": DISPATCH_EVERY,
@@ -98,6 +106,11 @@ def ingest() -> None:
 def publish() -> None:
     for _ in _services().publish(datetime.now(UTC)):
         """Compiled chunk by chunk, as it is asked for."""
+
+
+@app.task(name="paperboy.purge")
+def purge() -> None:
+    _services().purge(datetime.now(UTC))
 
 
 @app.task(name="paperboy.dispatch")

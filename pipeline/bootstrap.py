@@ -16,14 +16,16 @@ from sqlalchemy import Connection, Engine
 
 from pipeline import editions, settings
 from pipeline import ingest as ingesting
+from pipeline import purge as purging
 from pipeline.dispatch import Dispatcher, Tally
 from pipeline.domain import Delivery, DeliveryKind, Digest, Verdict
 from pipeline.editions import Outcome
-from pipeline.errors import NotFoundError, SettingsError, TransportError
+from pipeline.errors import NotFoundError, RenderError, SettingsError, TransportError
 from pipeline.ingest import SourceReport
 from pipeline.links import SignedLinks
 from pipeline.message import Sender, compose_confirmation, compose_digest
-from pipeline.rendering import House, MailLinks, Renderer
+from pipeline.purge import Purged
+from pipeline.rendering import House, MailLinks, Rendered, Renderer
 from pipeline.settings import Settings
 from pipeline.smtp import Security, SMTPTransport
 from pipeline.smtp.connection import Bounds
@@ -33,6 +35,7 @@ from pipeline.sources.http import Client, user_agent
 from pipeline.sources.huggingface import HuggingFace
 from pipeline.storage import digests, http_validators, limits, migrate, subscribers
 from pipeline.storage.database import open_engine, reading, server_now
+from pipeline.storage.digests import DIGESTS
 
 EMAILS = Path(__file__).resolve().parent.parent / "emails"
 
@@ -114,6 +117,16 @@ class Services:
             everyone=everyone,
         )
 
+    def welcome(self, subscriber_id: int, now: datetime) -> Outcome | None:
+        """The first digest of a reader who has just confirmed; None where none is due."""
+        return editions.welcome(
+            self.engine,
+            subscriber_id,
+            now,
+            expiry=timedelta(hours=self.settings.digest_expiry_hours),
+            template=self.renderer.template_version,
+        )
+
     def preview(self, email: str, now: datetime) -> Preview:
         """The digest this subscriber would get next; nothing moves. Raises NotFoundError."""
         digest, delivery = self._next_digest(email, now)
@@ -156,6 +169,10 @@ class Services:
             created_at=now,
             secret=subscriber.secret,
         )
+
+    def purge(self, now: datetime) -> Purged:
+        """Forget what nobody needs any more."""
+        return purging.purge(self.engine, now)
 
     # --- Mail -----------------------------------------------------------------------------------
 
@@ -217,15 +234,17 @@ class Services:
     ) -> bytes:
         """The bytes of one delivery, ready for DATA. Raises RenderError or AddressError."""
         now = now or datetime.now(UTC)
-        if digest is None:
-            confirm_url = self.links.confirm(delivery.subscriber_id, now)
+        if delivery.kind not in DIGESTS:
             return compose_confirmation(
                 self.sender,
-                self.renderer.confirmation(confirm_url),
+                self._letter(delivery, now),
                 to=delivery.email,
                 dedupe_key=delivery.dedupe_key,
                 now=now,
+                kind=delivery.kind,
             )
+        if digest is None:
+            raise RenderError("the papers of this digest are no longer kept")
         mail_links = self.mail_links(delivery, now)
         return compose_digest(
             self.sender,
@@ -237,6 +256,25 @@ class Services:
             edition_on=digest.edition_on,
             now=now,
         )
+
+    def _letter(self, delivery: Delivery, now: datetime) -> Rendered:
+        """What a mail says that is no digest."""
+        links, renderer = self.links, self.renderer
+        match delivery.kind:
+            case DeliveryKind.CONFIRMATION:
+                # The link ends with the request, however late its mail goes out.
+                url = links.confirm(_request_of(delivery), delivery.created_at)
+                return renderer.confirmation(url, hours=_hours_left(delivery, now))
+            case DeliveryKind.NEW_ADDRESS:
+                url = links.new_address(_request_of(delivery), delivery.created_at)
+                return renderer.new_address(url, hours=_hours_left(delivery, now))
+            case DeliveryKind.DATA_LINK:
+                return renderer.data_link(links.data(delivery.subscriber_id, now))
+        preferences = links.preferences(delivery.subscriber_id, now)
+        unsubscribe = links.unsubscribe(delivery.secret)
+        if delivery.kind is DeliveryKind.LINK:
+            return renderer.link(preferences, unsubscribe)
+        return renderer.already_in(preferences, unsubscribe)
 
     # --- Dispatch -------------------------------------------------------------------------------
 
@@ -278,6 +316,17 @@ class Services:
             resend=frozenset(resend),
             clock=server_now if clock is None else lambda _conn: clock,
         )
+
+
+def _request_of(delivery: Delivery) -> int:
+    if delivery.request_id is None:
+        raise RenderError("nobody knows what this mail was to confirm")
+    return delivery.request_id
+
+
+def _hours_left(delivery: Delivery, now: datetime) -> int:
+    """Until its link ends, as a mail says it."""
+    return max(1, round((delivery.expires_at - now) / timedelta(hours=1)))
 
 
 @dataclass(frozen=True, slots=True)

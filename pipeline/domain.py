@@ -169,6 +169,7 @@ class Subscriber:
     last_slot_at: datetime | None = None
     last_edition_on: date | None = None
     cursor: int = 0  # the last batch that a digest of theirs has covered
+    welcome_due: bool = False  # has confirmed, and waits for the first digest
 
 
 # --- Digests ------------------------------------------------------------------------------------
@@ -273,6 +274,7 @@ class Delivery:
     expires_at: datetime
     created_at: datetime
     secret: str  # the subscriber's, for the one-click link
+    request_id: int | None = None  # what its link confirms, if anything
 
 
 class Verdict(StrEnum):

@@ -7,9 +7,11 @@
   - LeaseLostError     somebody else took over what we were doing
   - QueryError         a topic that cannot be read; carries `query` and `position`
   - AddressError       an email address that cannot be written to
+  - LimitError         too much was asked for from one place; carries `retry_at`
   - NotFoundError      the named thing does not exist
   - RenderError        a template did not produce a mail
-  - InvalidTokenError  a link was altered, or has expired
+  - InvalidTokenError  a link was altered, or cannot be used any more
+      - ExpiredTokenError  its time is over
   - ServiceError       a service that we bring along did not start
   - TransportError     no mail server could be reached, or it refuses us as a whole
 """
@@ -71,6 +73,14 @@ class AddressError(PaperboyError):
     """An email address that cannot be written to."""
 
 
+class LimitError(PaperboyError):
+    """Too much was asked for from one place, or altogether; it tells nothing about any address."""
+
+    def __init__(self, message: str, *, retry_at: datetime) -> None:
+        super().__init__(message)
+        self.retry_at = retry_at
+
+
 class NotFoundError(PaperboyError):
     """The named thing does not exist."""
 
@@ -80,7 +90,11 @@ class RenderError(PaperboyError):
 
 
 class InvalidTokenError(PaperboyError):
-    """A link was altered, or has expired."""
+    """A link was altered, or cannot be used any more."""
+
+
+class ExpiredTokenError(InvalidTokenError):
+    """The time of a link of ours is over."""
 
 
 class ServiceError(PaperboyError):

@@ -16,13 +16,20 @@ from pipeline.domain import (
     SubscriberStatus,
     SuppressionReason,
 )
-from pipeline.errors import AddressError, NotFoundError, QueryError, SettingsError
+from pipeline.errors import (
+    AddressError,
+    InvalidTokenError,
+    NotFoundError,
+    QueryError,
+    SettingsError,
+)
 from pipeline.signup import Wishes
 from pipeline.storage import deliveries, digests, subscribers
 from pipeline.storage.database import reading
 from pipeline.storage.schema import (
     DeliveryRow,
     PickRow,
+    RequestRow,
     SkipRow,
     SubscriberRow,
     SubscriptionRow,
@@ -41,6 +48,11 @@ def ask(engine: Engine, email: str = "ada@example.org", *queries: str) -> Subscr
     return signup.add(
         engine, email, Wishes(queries), confirmed=False, suppression_key=SUPPRESSION_KEY, now=SOON
     )
+
+
+def request_of(engine: Engine, reader: Subscriber) -> int:
+    """The last thing that was asked for in this name."""
+    return max(r.id for r in rows(engine, RequestRow) if r.subscriber_id == reader.id)
 
 
 def owed(engine: Engine) -> list[tuple[str, str]]:
@@ -131,25 +143,25 @@ def test_confirming_makes_active_and_answers_the_question(engine: Engine):
     """A confirmation that still waits is not sent any more; confirming twice changes nothing."""
     pending = ask(engine)
 
-    first = signup.confirm(engine, pending.id, SOON)
-    second = signup.confirm(engine, pending.id, NOW)
+    first = signup.confirm(engine, request_of(engine, pending), SOON)
+    second = signup.confirm(engine, request_of(engine, pending), NOW)
 
-    assert first.status is SubscriberStatus.ACTIVE
-    assert first.next_slot_at == NOW
-    assert second == first
+    assert first.subscriber.status is SubscriberStatus.ACTIVE
+    assert first.subscriber.next_slot_at == NOW
+    assert (first.first_time, second.first_time) == (True, False)
+    assert second.subscriber == first.subscriber
     assert owed(engine) == [("confirmation", "cancelled")]
 
 
 def test_an_old_link_does_not_bring_back_who_left(engine: Engine):
     pending = ask(engine)
-    signup.leave(engine, pending.secret, SOON)
+    left = signup.leave(engine, pending.secret, NOW)
 
-    after = signup.confirm(engine, pending.id, NOW)
+    for request_id in (request_of(engine, pending), 999):
+        with pytest.raises(InvalidTokenError):
+            signup.confirm(engine, request_id, NOW)
 
-    assert after.status is SubscriberStatus.UNSUBSCRIBED
-    assert after.next_slot_at is None
-    with pytest.raises(NotFoundError):
-        signup.confirm(engine, 999, NOW)
+    assert signup.find(engine, pending.email)[0] == left
 
 
 def test_who_left_is_asked_again_and_can_come_back(engine: Engine):
@@ -159,7 +171,7 @@ def test_who_left_is_asked_again_and_can_come_back(engine: Engine):
     signup.leave(engine, reader.secret, NOW)
 
     asked = ask(engine, "Ada@example.org", "cat:cs.LG")
-    back = signup.confirm(engine, asked.id, SOON)
+    back = signup.confirm(engine, request_of(engine, asked), SOON).subscriber
 
     assert (asked.id, asked.status) == (reader.id, SubscriberStatus.PENDING)
     assert owed(engine) == [("confirmation", "cancelled")]
@@ -245,7 +257,8 @@ def test_leaving_while_a_digest_is_compiled_cancels_it(engine: Engine):
 # --- Erasing ------------------------------------------------------------------------------------
 
 
-def test_erasing_leaves_nothing_but_the_suppression(engine: Engine):
+def test_erasing_leaves_numbers_and_the_suppression(engine: Engine):
+    """And nothing that names anybody."""
     reader = add_reader(engine, "cat:cs.IR", now=SOON)
     hash_ = subscribers.address_hash(reader.email, SUPPRESSION_KEY)
     ingest(engine, make_sighting())
@@ -255,8 +268,11 @@ def test_erasing_leaves_nothing_but_the_suppression(engine: Engine):
 
     signup.erase(engine, " ADA@example.org")
 
-    left = (SubscriberRow, SubscriptionRow, DeliveryRow, PickRow, SkipRow)
+    left = (SubscriptionRow, PickRow, SkipRow)
     assert [count(engine, table) for table in left] == [0] * len(left)
+    assert owed(engine) == [("digest", "cancelled")]
+    assert list(signup.everyone(engine)) == []
+    assert [row.email for row in rows(engine, SubscriberRow)] == [""]
     assert [row.hash for row in rows(engine, SuppressionRow)] == [hash_]
     with pytest.raises(NotFoundError):
         signup.erase(engine, reader.email)

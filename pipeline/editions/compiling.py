@@ -8,7 +8,7 @@ time takes other readers.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -22,6 +22,7 @@ from pipeline.domain import (
     DeliveryKind,
     Digest,
     Frequency,
+    Schedule,
     SkipReason,
     Subscriber,
 )
@@ -71,29 +72,36 @@ def publish(
 
     Every outcome that is yielded is committed.
     """
-    edition = _edition(engine, now, expiry, template)
-    bring_topics_up(engine, edition.through, now)
-    candidates = Candidates(edition)
-    last_id, stale = 0, 0
-    while True:
-        try:
-            compiled = with_retries(
-                partial(
-                    _compile_chunk, engine, edition, candidates, everyone=everyone, after_id=last_id
-                )
-            )
-        except (_TopicsBehindError, IntegrityError):
-            # Somebody followed a new topic, or an ingest run united two papers, since we read.
-            stale += 1
-            if stale > MOST_FRESH_STARTS:
-                raise
-            bring_topics_up(engine, edition.through, now)
-            candidates = Candidates(edition)
-            continue
-        if compiled is None:
-            return
+    run = _Run(engine, _edition(engine, now, expiry, template))
+    last_id = 0
+    while compiled := run.compile(
+        partial(subscribers.due, now=now, everyone=everyone, after_id=last_id, limit=CHUNK)
+    ):
         last_id, outcomes = compiled
         yield from outcomes
+
+
+def welcome(
+    engine: Engine,
+    subscriber_id: int,
+    now: datetime,
+    *,
+    expiry: timedelta,
+    template: str,
+) -> Outcome | None:
+    """The first digest of a reader who has just confirmed, in the place of today's edition.
+
+    None where they do not wait for one: it was made before, another run is at it, they left, or
+    they have had the edition of this day. Whoever dies before calling this leaves it to `publish`.
+    """
+    run = _Run(engine, _edition(engine, now, expiry, template))
+    compiled = run.compile(partial(_one_to_welcome, subscriber_id=subscriber_id))
+    return compiled[1][0] if compiled and compiled[1] else None
+
+
+def _one_to_welcome(conn: Connection, subscriber_id: int) -> list[Subscriber]:
+    subscriber = subscribers.to_welcome(conn, subscriber_id)
+    return [subscriber] if subscriber else []
 
 
 def preview(engine: Engine, email: str, *, now: datetime) -> Digest:
@@ -131,29 +139,60 @@ def _edition(engine: Engine, now: datetime, expiry: timedelta, template: str) ->
         )
 
 
-def _compile_chunk(
-    engine: Engine,
-    edition: Edition,
-    candidates: Candidates,
-    *,
-    everyone: bool,
-    after_id: int,
-) -> tuple[int, list[Outcome]] | None:
-    """The last subscriber id of the chunk and what came of it; None when nobody was left."""
-    with engine.begin() as conn:
-        due = subscribers.due(
-            conn, now=edition.now, everyone=everyone, after_id=after_id, limit=CHUNK
-        )
-        if not due:
-            return None
-        drafts = [draft for s in due if (draft := _draft(s, edition))]
-        outcomes = _compile(conn, edition, candidates, drafts)
-    return due[-1].id, outcomes
+class _Run:
+    """One run: what it has read serves one chunk of readers after the other."""
+
+    def __init__(self, engine: Engine, edition: Edition) -> None:
+        self._engine = engine
+        self._edition = edition
+        self._stale = 0
+        self._read_anew()
+
+    def _read_anew(self) -> None:
+        bring_topics_up(self._engine, self._edition.through, self._edition.now)
+        self._candidates = Candidates(self._edition)
+
+    def compile(
+        self, choose: Callable[[Connection], list[Subscriber]]
+    ) -> tuple[int, list[Outcome]] | None:
+        """The last of the chosen readers and what came of them; None when nobody was chosen.
+
+        Readers are chosen, and locked, in the transaction that serves them.
+        """
+        while True:
+            try:
+                return with_retries(partial(self._compile, choose))
+            except (_TopicsBehindError, IntegrityError):
+                # Somebody followed a new topic, or an ingest run united two papers, since we read.
+                self._stale += 1
+                if self._stale > MOST_FRESH_STARTS:
+                    raise
+                self._read_anew()
+
+    def _compile(
+        self, choose: Callable[[Connection], list[Subscriber]]
+    ) -> tuple[int, list[Outcome]] | None:
+        with self._engine.begin() as conn:
+            chosen = choose(conn)
+            if not chosen:
+                return None
+            drafts = [draft for s in chosen if (draft := _draft(s, self._edition))]
+            subscribers.no_welcome(conn, _unwelcome(chosen, drafts))
+            outcomes = _compile(conn, self._edition, self._candidates, drafts)
+        return chosen[-1].id, outcomes
+
+
+def _unwelcome(chosen: Sequence[Subscriber], drafts: Sequence[Draft]) -> list[int]:
+    """Who was to be welcomed, and has had the edition of this day."""
+    served = {draft.subscriber.id for draft in drafts}
+    return [s.id for s in chosen if s.welcome_due and s.id not in served]
 
 
 def _draft(subscriber: Subscriber, edition: Edition) -> Draft | None:
     """The slot to serve now; None where this date has had its edition."""
-    slot = _slot(subscriber, edition.now)
+    schedule, now = subscriber.schedule, edition.now
+    # A welcome is out of turn: it takes today's place, so that tomorrow's digest still comes.
+    slot = _todays_slot(schedule, now) if subscriber.welcome_due else _slot(subscriber, now)
     edition_on = slots.local_date(slot, subscriber.schedule)
     last = subscriber.last_edition_on
     if last is not None and edition_on <= last:
@@ -168,6 +207,10 @@ def _slot(subscriber: Subscriber, now: datetime) -> datetime:
             schedule, now, due_at, subscriber.last_slot_at, subscriber.last_edition_on
         )
     # By hand, ahead of the hour: today's edition, in its own place of the calendar.
+    return _todays_slot(schedule, now)
+
+
+def _todays_slot(schedule: Schedule, now: datetime) -> datetime:
     return slots.slot_on(slots.local_date(now, schedule), schedule)
 
 
@@ -273,7 +316,7 @@ def _served(draft: Draft, skipped: SkipReason | None, edition: Edition) -> Serve
 def _new_digest(draft: Draft, digest: Digest, edition: Edition) -> NewDigest:
     return NewDigest(
         subscriber_id=draft.subscriber.id,
-        kind=DeliveryKind.DIGEST,
+        kind=_kind(draft),
         digest=digest,
         slot_at=draft.slot_at,
         expires_at=max(draft.slot_at, edition.now) + edition.expiry,
@@ -289,8 +332,12 @@ def _outcome(draft: Draft, digest: Digest, skipped: SkipReason | None) -> Outcom
     return Outcome(
         draft.subscriber.id,
         draft.subscriber.email,
-        DeliveryKind.DIGEST,
+        _kind(draft),
         draft.edition_on,
         tuple(pick.paper.key for pick in digest.picks),
         skipped,
     )
+
+
+def _kind(draft: Draft) -> DeliveryKind:
+    return DeliveryKind.WELCOME if draft.subscriber.welcome_due else DeliveryKind.DIGEST

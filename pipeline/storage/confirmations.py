@@ -1,36 +1,96 @@
-"""Confirmations owed: a delivery like any other, one for each time somebody was asked."""
+"""Mail that is not a digest: owed like any other, and counted until somebody answers.
+
+Whether a mail is wanted is part of the statements, not a branch around them: who may not be told
+whether we know an address must not learn it from the time we take.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, Select, delete, func, literal, select
 
 from pipeline.domain import DeliveryKind, DeliveryStatus
-from pipeline.storage.schema import DeliveryRow
+from pipeline.storage.database import upsert
+from pipeline.storage.schema import AskedRow, DeliveryRow, Table
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """Questions that were mailed to one address, and not answered yet."""
+
+    count: int
+    last_at: datetime | None
 
 
 def enqueue(
-    conn: Connection, subscriber_id: int, *, expires_at: datetime, now: datetime
+    conn: Connection,
+    kind: DeliveryKind,
+    subscriber_id: int,
+    *,
+    about: object,
+    expires_at: datetime,
+    now: datetime,
+    request_id: int | None = None,
+    address: str | None = None,
+    wanted: bool = True,
 ) -> None:
-    """Owe this subscriber the question whether they want our mail."""
-    asked = conn.execute(
-        select(func.count()).where(
-            DeliveryRow.subscriber_id == subscriber_id,
-            DeliveryRow.kind == DeliveryKind.CONFIRMATION,
-        )
-    ).scalar_one()
+    """Owe this subscriber a mail `about` something, once for each thing it may be about.
+
+    `address` is where it goes, if not to the subscriber's own. Nothing happens unless `wanted`.
+    """
+    values = {
+        "dedupe_key": f"{kind}:{subscriber_id}:{about}",
+        "kind": kind,
+        "subscriber_id": subscriber_id,
+        "address": address,
+        "request_id": request_id,
+        "status": DeliveryStatus.QUEUED,
+        "attempts": 0,
+        "not_before": now,
+        "expires_at": expires_at,
+        "created_at": now,
+        "more": 0,
+        "topics": [],
+    }
     conn.execute(
-        insert(DeliveryRow).values(
-            dedupe_key=f"{DeliveryKind.CONFIRMATION}:{subscriber_id}:{asked + 1}",
-            kind=DeliveryKind.CONFIRMATION,
-            subscriber_id=subscriber_id,
-            status=DeliveryStatus.QUEUED,
-            attempts=0,
-            not_before=now,
-            expires_at=expires_at,
-            created_at=now,
-            more=0,
-            topics=[],
-        )
+        upsert(conn, DeliveryRow)
+        .from_select(list(values), _row_if(DeliveryRow, values, wanted=wanted))
+        .on_conflict_do_nothing(index_elements=["dedupe_key"])
     )
+
+
+def record(conn: Connection, address_hash: str, now: datetime, *, wanted: bool = True) -> None:
+    """Count a question that was mailed to this address, if one was."""
+    values = {"address_hash": address_hash, "asked_at": now}
+    conn.execute(
+        upsert(conn, AskedRow).from_select(list(values), _row_if(AskedRow, values, wanted=wanted))
+    )
+
+
+def unanswered(conn: Connection, address_hash: str, *, since: datetime) -> Unanswered:
+    count, last_at = conn.execute(
+        select(func.count(), func.max(AskedRow.asked_at)).where(
+            AskedRow.address_hash == address_hash, AskedRow.asked_at > since
+        )
+    ).one()
+    return Unanswered(count, last_at)
+
+
+def times(conn: Connection, address_hash: str) -> list[datetime]:
+    """When this address was asked without an answer."""
+    asked = select(AskedRow.asked_at).where(AskedRow.address_hash == address_hash)
+    return list(conn.execute(asked.order_by(AskedRow.asked_at)).scalars())
+
+
+def answered(conn: Connection, address_hash: str) -> None:
+    """Begin to count anew: the owner of this address has answered."""
+    conn.execute(delete(AskedRow).where(AskedRow.address_hash == address_hash))
+
+
+def _row_if(table: type[Table], values: dict[str, Any], *, wanted: bool) -> Select[Any]:
+    columns = table.__table__.c
+    row = [literal(value, columns[name].type) for name, value in values.items()]
+    return select(*row).where(literal(wanted))

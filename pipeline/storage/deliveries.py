@@ -16,9 +16,9 @@ from typing import Any, Final
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Row,
     and_,
     bindparam,
+    delete,
     exists,
     func,
     or_,
@@ -247,12 +247,18 @@ def _settle_one(conn: Connection, settlement: Settlement, token: str, now: datet
 
 
 def _suppress(conn: Connection, delivery_id: int, reason: SuppressionReason, now: datetime) -> None:
-    """Write to this address no more, and end what is still owed to it."""
-    subscriber_id, address_hash = conn.execute(
+    """Write to this address no more, and end what is still owed to it.
+
+    What was refused at another address says nothing about the subscriber's own.
+    """
+    known = conn.execute(
         select(SubscriberRow.id, SubscriberRow.address_hash)
         .join(DeliveryRow, DeliveryRow.subscriber_id == SubscriberRow.id)
-        .where(DeliveryRow.id == delivery_id)
-    ).one()
+        .where(DeliveryRow.id == delivery_id, DeliveryRow.address.is_(None))
+    ).one_or_none()
+    if known is None:
+        return
+    subscriber_id, address_hash = known
     subscribers.suppress(conn, address_hash, reason, now)
     cancel_owed(conn, [subscriber_id], CancelReason.SUPPRESSED)
 
@@ -403,6 +409,18 @@ def set_cursors_back(conn: Connection, delivery_ids: Collection[int]) -> None:
         )
 
 
+def blank(conn: Connection, subscriber_id: int) -> None:
+    """Forget what these deliveries said and to whom; that there were so many stays."""
+    mine = select(_ROW.id).where(_ROW.subscriber_id == subscriber_id)
+    conn.execute(delete(PickRow).where(PickRow.delivery_id.in_(mine)))
+    conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.subscriber_id == subscriber_id)
+        # What a server said may name the address; the labels of topics are the reader's words.
+        .values(address=None, topics=[], reply=None)
+    )
+
+
 # --- Reading ------------------------------------------------------------------------------------
 
 
@@ -436,7 +454,7 @@ def listing(conn: Connection, status: DeliveryStatus | None = None) -> list[Deli
     query = (
         select(
             _ROW.id,
-            SubscriberRow.email,
+            func.coalesce(_ROW.address, SubscriberRow.email).label("email"),
             _ROW.kind,
             _ROW.edition_on,
             _ROW.status,
@@ -456,7 +474,29 @@ def listing(conn: Connection, status: DeliveryStatus | None = None) -> list[Deli
     return [_view(row) for row in conn.execute(query)]
 
 
-def _view(row: Row[Any]) -> DeliveryView:
+def record_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
+    """What is kept about this subscriber's mail, oldest first, but for the machinery."""
+    rows = conn.execute(
+        select(
+            _ROW.id,
+            _ROW.kind,
+            _ROW.address,
+            _ROW.status,
+            _ROW.reason,
+            _ROW.created_at,
+            _ROW.sent_at,
+            _ROW.edition_on,
+            _ROW.topics,
+            _ROW.queue_id,
+            _ROW.reply,
+        )
+        .where(_ROW.subscriber_id == subscriber_id)
+        .order_by(_ROW.id)
+    )
+    return [dict(row._mapping) for row in rows]
+
+
+def _view(row: Any) -> DeliveryView:
     fields = dict(row._mapping)
     kind, status = DeliveryKind(fields.pop("kind")), DeliveryStatus(fields.pop("status"))
     return DeliveryView(kind=kind, status=status, **fields)
@@ -472,12 +512,13 @@ def _read(conn: Connection, ids: Sequence[int]) -> list[Delivery]:
             _ROW.dedupe_key,
             _ROW.kind,
             _ROW.subscriber_id,
-            SubscriberRow.email,
+            func.coalesce(_ROW.address, SubscriberRow.email),
             _ROW.attempts,
             _ROW.edition_on,
             _ROW.expires_at,
             _ROW.created_at,
             SubscriberRow.secret,
+            _ROW.request_id,
         )
         .join(SubscriberRow, SubscriberRow.id == _ROW.subscriber_id)
         .where(_ROW.id.in_(ids))
@@ -490,23 +531,33 @@ def _read(conn: Connection, ids: Sequence[int]) -> list[Delivery]:
 
 
 def _is_welcome() -> ColumnElement[bool]:
-    """The subscriber wants mail; one who has not confirmed wants only the confirmation."""
+    """The subscriber wants this mail; who is not active wants only what they asked for."""
     return exists().where(
         SubscriberRow.id == _ROW.subscriber_id,
+        SubscriberRow.email != subscribers.ERASED,
         or_(
             SubscriberRow.status == SubscriberStatus.ACTIVE,
             and_(
                 SubscriberRow.status == SubscriberStatus.PENDING,
                 _ROW.kind == DeliveryKind.CONFIRMATION,
             ),
+            and_(
+                SubscriberRow.status == SubscriberStatus.UNSUBSCRIBED,
+                _ROW.kind.in_((DeliveryKind.CONFIRMATION, DeliveryKind.DATA_LINK)),
+                _ROW.created_at >= SubscriberRow.left_at,
+            ),
         ),
     )
 
 
 def _is_suppressed() -> ColumnElement[bool]:
-    return exists().where(
-        SubscriberRow.id == _ROW.subscriber_id,
-        SuppressionRow.hash == SubscriberRow.address_hash,
+    """Nobody writes to the subscriber's own address; another one was looked at when given."""
+    return and_(
+        _ROW.address.is_(None),
+        exists().where(
+            SubscriberRow.id == _ROW.subscriber_id,
+            SuppressionRow.hash == SubscriberRow.address_hash,
+        ),
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, case, or_, select, update
 
 from pipeline.storage.database import server_now, upsert
 from pipeline.storage.schema import LimitRow
@@ -33,3 +33,36 @@ def take_turn(conn: Connection, name: str, *, gap: timedelta) -> timedelta:
         .values(free_at=turn + gap, used=LimitRow.used + 1)
     )
     return turn - now
+
+
+def count(conn: Connection, name: str, *, most: int, window: timedelta, now: datetime) -> bool:
+    """Count one use of `name`; False, and nothing counted, when this window had its `most`.
+
+    Windows lie end to end, so around a seam there may be twice as many. One statement: whoever
+    holds the row is waited for, and a transaction that dies has counted nothing.
+    """
+    start = window_start(now, window)
+    # Another process's clock may be in the next window already: then we count there. A clock that
+    # was wrong by more than that must not shut everybody out until it would have been right.
+    is_over = or_(LimitRow.window_start < start, LimitRow.window_start > start + window)
+    statement = upsert(conn, LimitRow).values(
+        name=name, window_start=start, used=1, free_at=start + window
+    )
+    counted = conn.execute(
+        statement.on_conflict_do_update(
+            index_elements=["name"],
+            set_={
+                "used": case((is_over, 1), else_=LimitRow.used + 1),
+                "window_start": case((is_over, start), else_=LimitRow.window_start),
+                "free_at": case((is_over, start + window), else_=LimitRow.free_at),
+            },
+            where=or_(is_over, LimitRow.used < most),
+        )
+    )
+    return counted.rowcount == 1
+
+
+def window_start(now: datetime, window: timedelta) -> datetime:
+    """The beginning of the window that `now` lies in; windows are counted from 1970."""
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    return now - (now - epoch) % window

@@ -261,6 +261,9 @@ class RequestRow(Table):
     used_at: Mapped[datetime | None]
     ip: Mapped[str | None]  # of who asked; part of the record of consent, kept for days
 
+    # SQLite gives the number of a deleted row to a new one: an old link would confirm it.
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
 
 class AskedRow(Table):
     """A confirmation that was mailed and not answered yet, under the hash of its address."""

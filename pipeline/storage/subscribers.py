@@ -9,10 +9,10 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Final
 
 import idna
-from sqlalchemy import ColumnElement, Connection, delete, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, false, or_, select, update
 
 from pipeline.domain import (
     Frequency,
@@ -23,7 +23,10 @@ from pipeline.domain import (
     Weekday,
 )
 from pipeline.storage.database import upsert
-from pipeline.storage.schema import SubscriberRow, SuppressionRow
+from pipeline.storage.schema import SkipRow, SubscriberRow, SubscriptionRow, SuppressionRow
+
+ERASED: Final = ""  # in the place of an address
+_IS_SOMEBODY: Final = SubscriberRow.email != ERASED
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Served:
     edition_on: date
     next_slot_at: datetime
     paused_until: date | None
+    welcome: bool = False  # it was their first, right after confirming
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,21 +124,69 @@ def change_wishes(
 
 
 def activate(
-    conn: Connection, subscriber_id: int, *, cursor: int, next_slot_at: datetime, now: datetime
+    conn: Connection,
+    subscriber_id: int,
+    *,
+    cursor: int,
+    next_slot_at: datetime,
+    now: datetime,
+    asked_at: datetime | None = None,
+    welcome: bool = False,
 ) -> bool:
-    """Pending becomes active, once; False when it was not pending. A pause of old is over."""
+    """Pending becomes active, once; False when it was not pending. A pause of old is over.
+
+    Unsubscribed becomes active too, where they asked to after they had left. `welcome` owes them
+    their first digest.
+    """
+    may_begin: ColumnElement[bool] = SubscriberRow.status == SubscriberStatus.PENDING
+    if asked_at is not None:
+        may_begin |= and_(
+            SubscriberRow.status == SubscriberStatus.UNSUBSCRIBED,
+            SubscriberRow.left_at <= asked_at,
+        )
     won = conn.execute(
         update(SubscriberRow)
-        .where(
-            SubscriberRow.id == subscriber_id,
-            SubscriberRow.status == SubscriberStatus.PENDING,
-        )
+        .where(SubscriberRow.id == subscriber_id, may_begin)
         .values(
             status=SubscriberStatus.ACTIVE,
             cursor=cursor,
             next_slot_at=next_slot_at,
             paused_until=None,
             confirmed_at=now,
+            left_at=None,
+            left_reason=None,
+            welcome_due=welcome,
+        )
+    )
+    return won.rowcount == 1
+
+
+def come_back(
+    conn: Connection,
+    subscriber_id: int,
+    *,
+    left_after: datetime,
+    cursor: int,
+    next_slot_at: datetime,
+) -> bool:
+    """Unsubscribed becomes active as if they had not left; False when it was not so, or long ago.
+
+    Nobody gets in this way who never confirmed.
+    """
+    won = conn.execute(
+        update(SubscriberRow)
+        .where(
+            SubscriberRow.id == subscriber_id,
+            SubscriberRow.status == SubscriberStatus.UNSUBSCRIBED,
+            SubscriberRow.left_at > left_after,
+            SubscriberRow.confirmed_at.is_not(None),
+        )
+        .values(
+            status=SubscriberStatus.ACTIVE,
+            cursor=cursor,
+            next_slot_at=next_slot_at,
+            left_at=None,
+            left_reason=None,
         )
     )
     return won.rowcount == 1
@@ -148,7 +200,7 @@ def reopen(conn: Connection, subscriber_id: int) -> bool:
             SubscriberRow.id == subscriber_id,
             SubscriberRow.status == SubscriberStatus.UNSUBSCRIBED,
         )
-        .values(status=SubscriberStatus.PENDING, left_at=None)
+        .values(status=SubscriberStatus.PENDING, left_at=None, left_reason=None)
     )
     return won.rowcount == 1
 
@@ -171,31 +223,108 @@ def leave(conn: Connection, subscriber_id: int, now: datetime) -> bool:
             SubscriberRow.id == subscriber_id,
             SubscriberRow.status != SubscriberStatus.UNSUBSCRIBED,
         )
-        .values(status=SubscriberStatus.UNSUBSCRIBED, left_at=now, next_slot_at=None)
+        .values(
+            status=SubscriberStatus.UNSUBSCRIBED,
+            left_at=now,
+            next_slot_at=None,
+            welcome_due=False,
+        )
     )
     return won.rowcount == 1
 
 
-def erase(conn: Connection, subscriber_id: int) -> None:
-    """Remove the subscriber and all that hangs on it; suppressions stay."""
-    conn.execute(delete(SubscriberRow).where(SubscriberRow.id == subscriber_id))
+def say_why(conn: Connection, subscriber_id: int, reason: str) -> None:
+    """Keep why they left, while they are gone."""
+    conn.execute(
+        update(SubscriberRow)
+        .where(
+            SubscriberRow.id == subscriber_id,
+            SubscriberRow.status == SubscriberStatus.UNSUBSCRIBED,
+        )
+        .values(left_reason=reason)
+    )
+
+
+def move(conn: Connection, subscriber_id: int, *, email: str, hash_: str) -> bool:
+    """Write to another address from now on; False unless active, or when somebody has it."""
+    other = SubscriberRow.__table__.alias("other").c
+    won = conn.execute(
+        update(SubscriberRow)
+        .where(
+            SubscriberRow.id == subscriber_id,
+            SubscriberRow.status == SubscriberStatus.ACTIVE,
+            ~exists().where(other.email_key == email_key(email), other.id != SubscriberRow.id),
+        )
+        .values(email=email, email_key=email_key(email), address_hash=hash_)
+    )
+    return won.rowcount == 1
+
+
+def hash_of(conn: Connection, subscriber_id: int) -> str:
+    """What their address is known by in `suppressions` and `asked`; "" for nobody."""
+    found = select(SubscriberRow.address_hash).where(SubscriberRow.id == subscriber_id)
+    return conn.execute(found).scalar_one_or_none() or ""
+
+
+def record_of(conn: Connection, subscriber_id: int) -> dict[str, Any]:
+    """Everything that is kept about them in their own row."""
+    row = conn.execute(_query().where(SubscriberRow.id == subscriber_id)).one()
+    return dict(row._mapping)
+
+
+def drop(conn: Connection, subscriber_id: int) -> None:
+    """Delete a subscriber who never was one, with all that hangs on them."""
+    conn.execute(
+        delete(SubscriberRow).where(
+            SubscriberRow.id == subscriber_id, SubscriberRow.status == SubscriberStatus.PENDING
+        )
+    )
+
+
+def erase(conn: Connection, subscriber_id: int, now: datetime) -> None:
+    """Forget who it was. What is left is a number, so that no old link opens somebody else's."""
+    conn.execute(delete(SubscriptionRow).where(SubscriptionRow.subscriber_id == subscriber_id))
+    conn.execute(delete(SkipRow).where(SkipRow.subscriber_id == subscriber_id))
+    conn.execute(
+        update(SubscriberRow)
+        .where(SubscriberRow.id == subscriber_id)
+        .values(
+            email=ERASED,
+            email_key=f"erased:{subscriber_id}",  # no address: it has no @
+            address_hash=f"erased:{subscriber_id}",
+            status=SubscriberStatus.UNSUBSCRIBED,
+            secret=secrets.token_urlsafe(16),
+            max_papers=1,
+            paused_until=None,
+            next_slot_at=None,
+            last_slot_at=None,
+            last_edition_on=None,
+            cursor=0,
+            confirmed_at=None,
+            left_at=now,
+            left_reason=None,
+            welcome_due=False,
+            **_columns(Schedule()),
+        )
+    )
 
 
 def by_email(conn: Connection, email: str, *, for_change: bool = False) -> Subscriber | None:
     return _one(conn, SubscriberRow.email_key == email_key(email), for_change=for_change)
 
 
-def by_secret(conn: Connection, secret: str) -> Subscriber | None:
-    return _one(conn, SubscriberRow.secret == secret)
+def by_secret(conn: Connection, secret: str, *, for_change: bool = False) -> Subscriber | None:
+    return _one(conn, and_(SubscriberRow.secret == secret, _IS_SOMEBODY), for_change=for_change)
 
 
 def by_id(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> Subscriber | None:
     """`for_change` keeps everybody else from changing it before this transaction ends."""
-    return _one(conn, SubscriberRow.id == subscriber_id, for_change=for_change)
+    return _one(conn, and_(SubscriberRow.id == subscriber_id, _IS_SOMEBODY), for_change=for_change)
 
 
 def listing(conn: Connection) -> list[Subscriber]:
-    return [_subscriber(row) for row in conn.execute(_query().order_by(SubscriberRow.id))]
+    known = _query().where(_IS_SOMEBODY).order_by(SubscriberRow.id)
+    return [_subscriber(row) for row in conn.execute(known)]
 
 
 def due(
@@ -203,30 +332,55 @@ def due(
 ) -> list[Subscriber]:
     """Active subscribers whose slot has come, by id; locked, those another run holds left out.
 
-    `everyone` takes all active ones, whatever the hour.
+    Who waits for the first digest is due at once; `everyone` takes all active ones, whatever the
+    hour.
     """
     query = _query().where(
         SubscriberRow.status == SubscriberStatus.ACTIVE,
         SubscriberRow.id > after_id,
     )
     if not everyone:
-        query = query.where(SubscriberRow.next_slot_at <= now)
+        query = query.where(or_(SubscriberRow.next_slot_at <= now, SubscriberRow.welcome_due))
     rows = conn.execute(
         query.order_by(SubscriberRow.id).limit(limit).with_for_update(skip_locked=True)
     )
     return [_subscriber(row) for row in rows]
 
 
+def to_welcome(conn: Connection, subscriber_id: int) -> Subscriber | None:
+    """This subscriber, locked, if they wait for their first digest."""
+    waits = and_(
+        SubscriberRow.id == subscriber_id,
+        SubscriberRow.status == SubscriberStatus.ACTIVE,
+        SubscriberRow.welcome_due,
+    )
+    return _one(conn, waits, for_change=True)
+
+
+def no_welcome(conn: Connection, subscriber_ids: Sequence[int]) -> None:
+    """These have had the edition of their day: there is nothing to welcome them with."""
+    conn.execute(
+        update(SubscriberRow)
+        .where(SubscriberRow.id.in_(subscriber_ids))
+        .values(welcome_due=false())
+    )
+
+
 def serve(conn: Connection, served: Served) -> bool:
-    """Move a reader past a slot; False when they left or another run moved them first."""
+    """Move a reader past a slot; False when they left or another run moved them first.
+
+    Whatever they were served, they have been welcomed.
+    """
     won = conn.execute(
         update(SubscriberRow)
         .where(
             SubscriberRow.id == served.subscriber_id,
             SubscriberRow.status == SubscriberStatus.ACTIVE,
             SubscriberRow.cursor == served.old_cursor,
+            SubscriberRow.welcome_due == served.welcome,
         )
         .values(
+            welcome_due=false(),
             cursor=served.cursor,
             last_slot_at=served.slot_at,
             last_edition_on=served.edition_on,
@@ -248,6 +402,15 @@ def suppress(conn: Connection, hash_: str, reason: SuppressionReason, now: datet
             index_elements=["hash"],
             set_={"reason": reason, "since": now},
             where=SuppressionRow.reason != SuppressionReason.COMPLAINT,
+        )
+    )
+
+
+def forgive(conn: Connection, hash_: str) -> None:
+    """Write to the address again, for its owner has answered; a complaint stays."""
+    conn.execute(
+        delete(SuppressionRow).where(
+            SuppressionRow.hash == hash_, SuppressionRow.reason != SuppressionReason.COMPLAINT
         )
     )
 
@@ -321,4 +484,5 @@ def _subscriber(row: Any) -> Subscriber:
         last_slot_at=row.last_slot_at,
         last_edition_on=row.last_edition_on,
         cursor=row.cursor,
+        welcome_due=row.welcome_due,
     )

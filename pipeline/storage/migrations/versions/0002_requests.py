@@ -34,6 +34,7 @@ def upgrade() -> None:
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_requests")),
+        sqlite_autoincrement=True,
     )
     op.create_index(op.f("ix_requests_created_at"), "requests", ["created_at"])
     op.create_index(op.f("ix_requests_subscriber_id"), "requests", ["subscriber_id"])

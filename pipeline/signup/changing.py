@@ -1,0 +1,172 @@
+"""Changing: topics and hour, pauses, another address, and the way back to all this."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from functools import partial
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
+
+from pipeline import slots
+from pipeline.domain import DeliveryKind, RequestKind, Subscriber, SubscriberStatus
+from pipeline.errors import InvalidTokenError
+from pipeline.signup import asking
+from pipeline.signup.joining import REQUEST_EXPIRY, Confirmed, take
+from pipeline.signup.wishes import Wishes, checked, follow, known, next_slot, valid_address
+from pipeline.storage import confirmations, requests, subscribers
+from pipeline.storage.database import with_retries
+
+log = structlog.get_logger(__name__)
+
+LINK_EXPIRY = timedelta(hours=24)  # of a mail that brings a link; the link itself lives longer
+TAKEN = "this address has a subscription of its own"
+
+
+def change(engine: Engine, subscriber_id: int, wishes: Wishes, now: datetime) -> Subscriber:
+    """Follow other topics, or be written to at another hour, from the next digest on.
+
+    Raises QueryError, SettingsError and NotFoundError before anything is stored.
+    """
+    queries = checked(wishes)
+    with engine.begin() as conn:
+        subscriber = known(conn, subscriber_id, for_change=True)
+        subscribers.change_wishes(
+            conn,
+            subscriber_id,
+            schedule=wishes.schedule,
+            max_papers=wishes.max_papers,
+            next_slot_at=next_slot(subscriber, wishes.schedule, now),
+        )
+        follow(conn, subscriber_id, queries, now)
+        return known(conn, subscriber_id)
+
+
+def pause(engine: Engine, subscriber_id: int, until: date | None, now: datetime) -> Subscriber:
+    """No digest for an edition before `until`; None, or a day that has come, resumes.
+
+    The digest after a pause looks back a few days, however long the pause was. Raises
+    NotFoundError.
+    """
+    with engine.begin() as conn:
+        subscriber = known(conn, subscriber_id, for_change=True)
+        today = slots.local_date(now, subscriber.schedule)
+        until = until or today
+        if until > today or subscriber.paused_until is not None:
+            subscribers.pause(conn, subscriber_id, max(until, today))
+        return known(conn, subscriber_id)
+
+
+# --- Another address ----------------------------------------------------------------------------
+
+
+def ask_new_address(
+    engine: Engine,
+    subscriber_id: int,
+    email: str,
+    *,
+    ip: str | None,
+    suppression_key: str,
+    now: datetime,
+) -> None:
+    """Ask the owner of `email` whether this reader's mail should go there from now on.
+
+    Nobody learns whether that address is known: where it has a subscription of its own, is not
+    written to, or was asked lately, nothing is mailed. Raises AddressError, LimitError and
+    NotFoundError.
+    """
+    address = valid_address(email)
+    with_retries(
+        partial(_ask_new_address, engine, subscriber_id, address, ip, suppression_key, now)
+    )
+
+
+def _ask_new_address(
+    engine: Engine,
+    subscriber_id: int,
+    address: str,
+    ip: str | None,
+    suppression_key: str,
+    now: datetime,
+) -> None:
+    hash_ = subscribers.address_hash(address, suppression_key)
+    with engine.begin() as conn:
+        asking.count(conn, ip, now)
+        subscriber = known(conn, subscriber_id, for_change=True)
+        holder = subscribers.by_email(conn, address)
+        is_free = holder is None or holder.status is SubscriberStatus.PENDING
+        is_barred = subscribers.suppressed(conn, hash_) is not None
+        may_mail = asking.may_mail(conn, hash_, now)
+        request_id = requests.add(
+            conn, RequestKind.NEW_ADDRESS, subscriber_id, email=address,
+            wishes={"address_hash": hash_}, ip=ip, expires_at=now + REQUEST_EXPIRY, now=now,
+        )  # fmt: skip
+        is_active = subscriber.status is SubscriberStatus.ACTIVE
+        wanted = is_active and is_free and may_mail and not is_barred
+        confirmations.enqueue(
+            conn, DeliveryKind.NEW_ADDRESS, subscriber_id, about=request_id, request_id=request_id,
+            address=address, expires_at=now + REQUEST_EXPIRY, now=now, wanted=wanted,
+        )  # fmt: skip
+        confirmations.record(conn, hash_, now, wanted=wanted)
+    log.info("asked for another address", subscriber=subscriber_id, request=request_id)
+
+
+def confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Confirmed:
+    """Write to the new address from now on: its owner has said yes. Pressed twice, done once.
+
+    Raises InvalidTokenError for a request that is over, and where the address or the subscription
+    is not what it was.
+    """
+    try:
+        return with_retries(partial(_confirm_new_address, engine, request_id, now))
+    except IntegrityError as error:  # somebody confirmed a subscription of its own meanwhile
+        raise InvalidTokenError(TAKEN) from error
+
+
+def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Confirmed:
+    with engine.begin() as conn:
+        request, subscriber, first_time = take(conn, request_id, RequestKind.NEW_ADDRESS, now)
+        if not first_time:
+            return Confirmed(subscriber, first_time=False)
+        # Somebody may have typed the address into the form; it never was a subscription.
+        holder = subscribers.by_email(conn, request.email)
+        if holder and holder.id != subscriber.id:
+            subscribers.drop(conn, holder.id)
+        hash_ = request.wishes["address_hash"]
+        if not subscribers.move(conn, subscriber.id, email=request.email, hash_=hash_):
+            raise InvalidTokenError(TAKEN)
+        subscribers.forgive(conn, hash_)
+        confirmations.answered(conn, hash_)
+        subscriber = known(conn, subscriber.id)
+    log.info("address changed", subscriber=subscriber.id, request=request_id)
+    return Confirmed(subscriber, first_time=True)
+
+
+# --- The way back -------------------------------------------------------------------------------
+
+
+def ask_link(engine: Engine, email: str, *, ip: str | None, now: datetime) -> None:
+    """Mail an active reader the way back to their preferences, under the limits of the form.
+
+    The same answer, and the same work, for any address. Raises AddressError and LimitError.
+    """
+    address = valid_address(email)
+    with_retries(partial(_ask_link, engine, address, ip, now))
+
+
+def _ask_link(engine: Engine, address: str, ip: str | None, now: datetime) -> None:
+    with engine.begin() as conn:
+        asking.count(conn, ip, now)
+        subscriber = subscribers.by_email(conn, address, for_change=True)
+        subscriber_id = subscriber.id if subscriber else 0
+        hash_ = subscribers.hash_of(conn, subscriber_id)
+        is_barred = subscribers.suppressed(conn, hash_) is not None
+        may_mail = asking.may_mail(conn, hash_, now)
+        is_active = subscriber is not None and subscriber.status is SubscriberStatus.ACTIVE
+        wanted = is_active and may_mail and not is_barred
+        confirmations.enqueue(
+            conn, DeliveryKind.LINK, subscriber_id, about=f"{now:%Y%m%dT%H%M%S}",
+            expires_at=now + LINK_EXPIRY, now=now, wanted=wanted,
+        )  # fmt: skip
+        confirmations.record(conn, hash_, now, wanted=wanted)

@@ -1,0 +1,156 @@
+"""What we hold about a reader: to look at, to take along, to erase."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from pipeline.domain import DeliveryKind, DeliveryStatus, SkipReason, Subscriber, SubscriberStatus
+from pipeline.errors import NotFoundError
+from pipeline.signup.wishes import known
+from pipeline.storage import confirmations, deliveries, digests, requests, subscribers, topics
+from pipeline.storage.database import reading, server_now
+from pipeline.storage.deliveries import CancelReason
+
+log = structlog.get_logger(__name__)
+
+LATELY = 10  # digests and skipped slots that a reader is shown
+DATA_LINK_EXPIRY = timedelta(hours=24)  # like the link in it
+
+
+@dataclass(frozen=True, slots=True)
+class PastDigest:
+    delivery_id: int
+    edition_on: date
+    status: DeliveryStatus
+    papers: int  # 0 when they are no longer kept
+
+
+@dataclass(frozen=True, slots=True)
+class PastSkip:
+    edition_on: date
+    reason: SkipReason
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """Everything the preferences page shows."""
+
+    subscriber: Subscriber
+    topics: tuple[tuple[str, str], ...]  # (query, label)
+    digests: tuple[PastDigest, ...]  # newest first
+    skips: tuple[PastSkip, ...]  # newest first
+
+
+def everyone(engine: Engine) -> Iterator[tuple[Subscriber, tuple[str, ...]]]:
+    """Every subscriber with the queries they follow."""
+    with reading(engine) as conn:
+        found = subscribers.listing(conn)
+        followed = topics.followed_by(conn, [s.id for s in found])
+    for subscriber in found:
+        yield subscriber, tuple(s.topic.query for s in followed[subscriber.id])
+
+
+def find(engine: Engine, email: str) -> tuple[Subscriber, tuple[str, ...]]:
+    """A subscriber and the queries they follow. Raises NotFoundError."""
+    with reading(engine) as conn:
+        subscriber = _of(conn, email)
+        followed = topics.followed_by(conn, [subscriber.id])[subscriber.id]
+    return subscriber, tuple(s.topic.query for s in followed)
+
+
+def wishes_of(engine: Engine, subscriber_id: int) -> Preferences:
+    """Raises NotFoundError."""
+    with reading(engine) as conn:
+        subscriber = known(conn, subscriber_id)
+        followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
+        past = digests.latest(conn, subscriber_id, LATELY)
+        skipped = digests.latest_skips(conn, subscriber_id, LATELY)
+    return Preferences(
+        subscriber,
+        tuple((s.topic.query, s.label) for s in followed),
+        tuple(PastDigest(*row) for row in past),
+        tuple(PastSkip(*row) for row in skipped),
+    )
+
+
+def ask_data_link(engine: Engine, subscriber_id: int, now: datetime) -> None:
+    """Mail the link to export and erase, at most one an hour. Raises NotFoundError.
+
+    Whoever holds a digest that was passed on gets so far and no further.
+    """
+    with engine.begin() as conn:
+        subscriber = known(conn, subscriber_id, for_change=True)
+        confirmations.enqueue(
+            conn, DeliveryKind.DATA_LINK, subscriber_id, about=f"{now:%Y%m%dT%H}",
+            expires_at=now + DATA_LINK_EXPIRY, now=now,
+            wanted=subscriber.status is not SubscriberStatus.PENDING,
+        )  # fmt: skip
+
+
+def export(engine: Engine, subscriber_id: int) -> dict[str, Any]:
+    """Everything we hold about a reader, for json.dumps. Raises NotFoundError."""
+    with reading(engine) as conn:
+        known(conn, subscriber_id)
+        record = subscribers.record_of(conn, subscriber_id)
+        followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
+        mails = deliveries.record_of(conn, subscriber_id)
+        papers = digests.papers_of(conn, [mail["id"] for mail in mails])
+        suppression = subscribers.suppressed(conn, record["address_hash"])
+        held = {
+            "subscriber": record,
+            "topics": [{"query": s.topic.query, "label": s.label} for s in followed],
+            "requests": requests.of(conn, subscriber_id),
+            "mails": [{**mail, "papers": papers[mail["id"]]} for mail in mails],
+            "days_without_mail": digests.skips_of(conn, subscriber_id),
+            "unanswered_questions": confirmations.times(conn, record["address_hash"]),
+            "suppression": suppression
+            and {"reason": suppression.reason, "since": suppression.since},
+        }
+    exported: dict[str, Any] = _plain(held)
+    return exported
+
+
+def erase(engine: Engine, email: str) -> None:
+    """`erase_by_id` for the reader of this address, by the database's clock. NotFoundError."""
+    with reading(engine) as conn:
+        subscriber, now = _of(conn, email), server_now(conn)
+    erase_by_id(engine, subscriber.id, now)
+
+
+def erase_by_id(engine: Engine, subscriber_id: int, now: datetime) -> None:
+    """Forget who this reader is, everywhere, and cancel what they are owed. NotFoundError.
+
+    What stays names nobody: that the address is suppressed and how often it was asked (under its
+    keyed hash), how many mails were sent, and the keys that keep one from being sent twice.
+    """
+    with engine.begin() as conn:
+        known(conn, subscriber_id, for_change=True)
+        deliveries.cancel_owed(conn, [subscriber_id], CancelReason.LEFT)
+        deliveries.blank(conn, subscriber_id)
+        requests.blank(conn, subscriber_id, now)
+        subscribers.erase(conn, subscriber_id, now)
+    log.info("subscriber erased", subscriber=subscriber_id)
+
+
+def _of(conn: Connection, email: str) -> Subscriber:
+    subscriber = subscribers.by_email(conn, email)
+    if subscriber is None:
+        raise NotFoundError(f"no subscriber has the address {email}")
+    return subscriber
+
+
+def _plain(value: Any) -> Any:
+    """`value` in the types that JSON has; times in ISO 8601."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    return value

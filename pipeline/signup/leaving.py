@@ -1,0 +1,81 @@
+"""Leaving: at once, for whatever reason, and back again within a month."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from pipeline.domain import Frequency, Subscriber, SubscriberStatus
+from pipeline.errors import InvalidTokenError, NotFoundError
+from pipeline.signup.wishes import first_slot, known
+from pipeline.storage import batches, deliveries, subscribers
+from pipeline.storage.deliveries import CancelReason
+
+log = structlog.get_logger(__name__)
+
+UNDO = timedelta(days=30)  # for so long a click can be taken back
+LOOK_BACK_DAYS = {Frequency.DAILY: 7, Frequency.WEEKDAYS: 7, Frequency.WEEKLY: 14}
+
+
+class Why(StrEnum):
+    """The answers to the one question that who leaves is asked."""
+
+    TOO_MANY = "too many"  # mails, or papers in them
+    NOT_RELEVANT = "not relevant"  # the papers are not what they hoped for
+    NO_LONGER = "no longer needed"
+    NEVER_ASKED = "never asked for"
+    OTHER = "other"
+
+
+def leave(engine: Engine, secret: str, now: datetime) -> Subscriber:
+    """Unsubscribe, and cancel what is owed, at once. Leaving twice changes nothing.
+
+    Raises NotFoundError for a secret that is nobody's.
+    """
+    with engine.begin() as conn:
+        subscriber = _holder(conn, secret)
+        subscribers.leave(conn, subscriber.id, now)
+        deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
+        subscriber = known(conn, subscriber.id)
+    log.info("subscriber left", subscriber=subscriber.id)
+    return subscriber
+
+
+def say_why(engine: Engine, secret: str, reason: Why) -> None:
+    """Keep why they left; nothing is kept of who is here. Raises NotFoundError."""
+    with engine.begin() as conn:
+        subscribers.say_why(conn, _holder(conn, secret).id, reason)
+
+
+def undo(engine: Engine, secret: str, now: datetime) -> Subscriber:
+    """Take leaving back, with all wishes as they were; the next digest looks back a few days.
+
+    Who is active already stays so. Raises InvalidTokenError after a month, and for who never was
+    a subscriber; NotFoundError for a secret that is nobody's.
+    """
+    with engine.begin() as conn:
+        subscriber = _holder(conn, secret, for_change=True)
+        floor = batches.look_back(conn, now, days=LOOK_BACK_DAYS[subscriber.schedule.frequency])
+        won = subscribers.come_back(
+            conn,
+            subscriber.id,
+            left_after=now - UNDO,
+            cursor=max(subscriber.cursor, floor),
+            next_slot_at=first_slot(subscriber, subscriber.schedule, now),
+        )
+        subscriber = known(conn, subscriber.id)
+    if subscriber.status is not SubscriberStatus.ACTIVE:
+        raise InvalidTokenError("it is too late to take this back; please subscribe again")
+    if won:
+        log.info("subscriber came back", subscriber=subscriber.id)
+    return subscriber
+
+
+def _holder(conn: Connection, secret: str, *, for_change: bool = False) -> Subscriber:
+    subscriber = subscribers.by_secret(conn, secret, for_change=for_change)
+    if subscriber is None:
+        raise NotFoundError("this link belongs to nobody any more")
+    return subscriber

@@ -1,0 +1,117 @@
+"""Requests: what somebody asked for, which is nothing before its own token is POSTed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from pipeline.domain import RequestKind
+from pipeline.storage.schema import RequestRow
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRequest:
+    id: int
+    kind: RequestKind
+    subscriber_id: int
+    email: str
+    wishes: dict[str, Any]  # JSON; what is in it is for the use case that wrote it
+    created_at: datetime
+    expires_at: datetime
+    used_at: datetime | None
+
+
+def add(
+    conn: Connection,
+    kind: RequestKind,
+    subscriber_id: int,
+    *,
+    email: str,
+    wishes: dict[str, Any],
+    ip: str | None,
+    expires_at: datetime,
+    now: datetime,
+) -> int:
+    """The id of a new request, which its link will carry."""
+    return conn.execute(
+        insert(RequestRow)
+        .values(
+            kind=kind,
+            subscriber_id=subscriber_id,
+            email=email,
+            wishes=wishes,
+            created_at=now,
+            expires_at=expires_at,
+            ip=ip,
+        )
+        .returning(RequestRow.id)
+    ).scalar_one()
+
+
+def by_id(conn: Connection, request_id: int) -> StoredRequest | None:
+    row = conn.execute(
+        select(
+            RequestRow.id,
+            RequestRow.kind,
+            RequestRow.subscriber_id,
+            RequestRow.email,
+            RequestRow.wishes,
+            RequestRow.created_at,
+            RequestRow.expires_at,
+            RequestRow.used_at,
+        ).where(RequestRow.id == request_id)
+    ).one_or_none()
+    if row is None:
+        return None
+    id_, kind, *rest = row
+    return StoredRequest(id_, RequestKind(kind), *rest)
+
+
+def use(conn: Connection, request_id: int, now: datetime) -> bool:
+    """Take it, once; False when it was used before, or its time is over."""
+    won = conn.execute(
+        update(RequestRow)
+        .where(
+            RequestRow.id == request_id,
+            RequestRow.used_at.is_(None),
+            RequestRow.expires_at > now,
+        )
+        .values(used_at=now)
+    )
+    return won.rowcount == 1
+
+
+def end_open(conn: Connection, subscriber_id: int, kind: RequestKind, now: datetime) -> None:
+    """Let no other request of this kind be used any more: the owner has answered one."""
+    conn.execute(
+        update(RequestRow)
+        .where(
+            RequestRow.subscriber_id == subscriber_id,
+            RequestRow.kind == kind,
+            RequestRow.used_at.is_(None),
+            RequestRow.expires_at > now,
+        )
+        .values(expires_at=now)
+    )
+
+
+def blank(conn: Connection, subscriber_id: int, now: datetime) -> None:
+    """Forget who asked, and for what; the number stays, so that no link of old finds a new one."""
+    conn.execute(
+        update(RequestRow)
+        .where(RequestRow.subscriber_id == subscriber_id)
+        .values(email="", wishes={}, ip=None, expires_at=now)
+    )
+
+
+def of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
+    """Everything that is kept about this subscriber's requests, oldest first."""
+    rows = conn.execute(
+        select(*RequestRow.__table__.c)
+        .where(RequestRow.subscriber_id == subscriber_id)
+        .order_by(RequestRow.id)
+    )
+    return [dict(row._mapping) for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from typing import Any
@@ -25,6 +26,15 @@ class Wishes:
     topics: tuple[str, ...] = ()  # queries; none means Trending
     schedule: Schedule = field(default_factory=Schedule)
     max_papers: int = 10
+    names: Mapping[str, str] = field(default_factory=dict)  # what some of the queries are called
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(map(self.label, self.topics))
+
+    def label(self, query: str) -> str:
+        """What the reader knows a topic by: its name, else the query as it was written."""
+        return self.names.get(query) or " ".join(query.split())
 
 
 Queries = list[tuple[str, str]]
@@ -48,7 +58,7 @@ def checked(wishes: Wishes) -> Queries:
     slots.zone(wishes.schedule.timezone)
     if len(wishes.topics) > MOST_TOPICS:
         raise QueryError(wishes.topics[MOST_TOPICS], f"at most {MOST_TOPICS} topics, please", 0)
-    return [(canonical(query), " ".join(query.split())) for query in wishes.topics or ("Trending",)]
+    return [(canonical(query), wishes.label(query)) for query in wishes.topics or ("Trending",)]
 
 
 def follow(conn: Connection, subscriber_id: int, queries: Queries, now: datetime) -> None:
@@ -93,6 +103,7 @@ def as_json(wishes: Wishes) -> dict[str, Any]:
         "frequency": schedule.frequency.value,
         "weekday": int(schedule.weekday),
         "max_papers": wishes.max_papers,
+        "names": dict(wishes.names),
     }
 
 
@@ -103,4 +114,5 @@ def from_json(kept: dict[str, Any]) -> Wishes:
         Frequency(kept["frequency"]),
         Weekday(kept["weekday"]),
     )
-    return Wishes(tuple(kept["topics"]), schedule, kept["max_papers"])
+    names = kept.get("names", {})  # a request from before there were names has none
+    return Wishes(tuple(kept["topics"]), schedule, kept["max_papers"], names)

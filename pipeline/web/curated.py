@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from types import MappingProxyType
@@ -26,24 +27,49 @@ def _topics(group: str, **queries: tuple[str, str]) -> tuple[CuratedTopic, ...]:
 
 CURATED: tuple[CuratedTopic, ...] = (
     *_topics(
-        "What everybody reads",
+        "Popular",
         trending=("Trending", TRENDING),
-    ),
-    *_topics(
-        "Language models",
         large_language_models=(
             "Large language models",
             'ti:"language model" OR ti:LLM',
-        ),
-        reasoning=(
-            "Reasoning",
-            '"chain of thought" OR ti:reasoning OR "test-time compute" OR "test-time scaling"',
         ),
         agents=(
             "Agents and tool use",
             'ti:agent OR ti:agentic OR "LLM agent" OR "language agent" OR "tool use" '
             'OR "function calling"',
         ),
+        reasoning=(
+            "Reasoning",
+            '"chain of thought" OR ti:reasoning OR "test-time compute" OR "test-time scaling"',
+        ),
+        multimodal_models=(
+            "Multimodal and vision-language models",
+            'ti:multimodal OR "vision-language model" OR "multimodal large language model" '
+            "OR VLM OR MLLM",
+        ),
+        diffusion_models=(
+            "Diffusion and flow models",
+            '"diffusion model" OR "flow matching" OR "rectified flow" OR "diffusion transformer" '
+            'OR "score-based generative"',
+        ),
+        reinforcement_learning=(
+            "Reinforcement learning",
+            'ti:"reinforcement learning" OR "policy gradient" OR "Q-learning" OR ti:GRPO '
+            'OR ti:"multi-armed bandit" OR ti:bandit',
+        ),
+        robot_learning=(
+            "Robot learning and embodied AI",
+            '"vision-language-action" OR VLA OR "robot learning" OR "imitation learning" '
+            'OR "robot manipulation" OR "embodied AI" OR "embodied agent"',
+        ),
+        ai_for_science=(
+            "AI for science",
+            '"AI for science" OR "scientific discovery" OR "AI scientist" '
+            'OR "automated research" OR "hypothesis generation"',
+        ),
+    ),
+    *_topics(
+        "Language models",
         retrieval_augmented_generation=(
             "Retrieval-augmented generation",
             '"retrieval-augmented generation" OR "retrieval augmented" OR ti:RAG',
@@ -116,11 +142,6 @@ CURATED: tuple[CuratedTopic, ...] = (
             "Image generation",
             '"image generation" OR "text-to-image" OR "image editing" OR "image synthesis"',
         ),
-        diffusion_models=(
-            "Diffusion and flow models",
-            '"diffusion model" OR "flow matching" OR "rectified flow" OR "diffusion transformer" '
-            'OR "score-based generative"',
-        ),
         video_generation=(
             "Video generation and world models",
             '"video generation" OR "text-to-video" OR "video diffusion" OR "world model"',
@@ -129,11 +150,6 @@ CURATED: tuple[CuratedTopic, ...] = (
             "Video understanding",
             '"video understanding" OR "action recognition" OR ti:"video question answering" '
             'OR "temporal grounding" OR "video LLM" OR "video retrieval"',
-        ),
-        multimodal_models=(
-            "Multimodal and vision-language models",
-            'ti:multimodal OR "vision-language model" OR "multimodal large language model" '
-            "OR VLM OR MLLM",
         ),
         three_d_vision=(
             "3D vision",
@@ -176,11 +192,6 @@ CURATED: tuple[CuratedTopic, ...] = (
     ),
     *_topics(
         "Machine learning",
-        reinforcement_learning=(
-            "Reinforcement learning",
-            'ti:"reinforcement learning" OR "policy gradient" OR "Q-learning" OR ti:GRPO '
-            'OR ti:"multi-armed bandit" OR ti:bandit',
-        ),
         transformers=(
             "Attention and new architectures",
             '"state space model" OR mamba OR "linear attention" OR "attention mechanism" '
@@ -251,11 +262,6 @@ CURATED: tuple[CuratedTopic, ...] = (
         robotics=(
             "Robotics",
             "ti:robot OR ti:robotic OR cat:cs.RO",
-        ),
-        robot_learning=(
-            "Robot learning and embodied AI",
-            '"vision-language-action" OR VLA OR "robot learning" OR "imitation learning" '
-            'OR "robot manipulation" OR "embodied AI" OR "embodied agent"',
         ),
         autonomous_driving=(
             "Autonomous driving",
@@ -428,6 +434,11 @@ CURATED: tuple[CuratedTopic, ...] = (
             "Mathematical physics",
             "cat:math-ph OR cat:math.MP",
         ),
+        mathematics_by_machines=(
+            "Mathematics by machines",
+            '"mathematical reasoning" OR "math reasoning" OR "theorem proving" OR Lean4 '
+            'OR "automated theorem" OR "olympiad"',
+        ),
     ),
     *_topics(
         "Physics",
@@ -560,23 +571,27 @@ CURATED: tuple[CuratedTopic, ...] = (
             'OR "financial market" OR ti:financial',
         ),
     ),
-    *_topics(
-        "Science by machines",
-        ai_for_science=(
-            "AI for science",
-            '"AI for science" OR "scientific discovery" OR "AI scientist" '
-            'OR "automated research" OR "hypothesis generation"',
-        ),
-        mathematics_by_machines=(
-            "Mathematics by machines",
-            '"mathematical reasoning" OR "math reasoning" OR "theorem proving" OR Lean4 '
-            'OR "automated theorem" OR "olympiad"',
-        ),
-    ),
 )
 
-BY_SLUG = MappingProxyType({topic.slug: topic for topic in CURATED})
+BY_SLUG: Mapping[str, CuratedTopic] = MappingProxyType({topic.slug: topic for topic in CURATED})
+
+BY_NAME: Mapping[str, CuratedTopic] = MappingProxyType(
+    {topic.name.casefold(): topic for topic in CURATED}
+)
 
 GROUPS: tuple[tuple[str, tuple[CuratedTopic, ...]], ...] = tuple(
     (group, tuple(topics)) for group, topics in groupby(CURATED, key=lambda topic: topic.group)
 )
+
+
+def queries(lines: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The queries of what a reader wrote, and the names of those that were written by name.
+
+    So a line that a form shows can be sent back, whether it was chosen or typed.
+    """
+    names: dict[str, str] = {}
+    for line in lines:
+        chosen = BY_NAME.get(" ".join(line.split()).casefold())
+        query, name = (chosen.query, chosen.name) if chosen else (line, "")
+        names.setdefault(query, name)
+    return tuple(names), {query: name for query, name in names.items() if name}

@@ -310,6 +310,7 @@ def _served(draft: Draft, skipped: SkipReason | None, edition: Edition) -> Serve
         edition_on=draft.edition_on,
         next_slot_at=slots.next_slot(subscriber.schedule, draft.slot_at, draft.edition_on),
         paused_until=silent_until,
+        welcome=subscriber.welcome_due,
     )
 
 

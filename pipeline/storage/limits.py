@@ -57,9 +57,9 @@ def count(conn: Connection, name: str, *, most: int, window: timedelta, now: dat
                 "free_at": case((is_over, start + window), else_=LimitRow.free_at),
             },
             where=or_(is_over, LimitRow.used < most),
-        )
+        ).returning(LimitRow.name)
     )
-    return counted.rowcount == 1
+    return counted.one_or_none() is not None
 
 
 def window_start(now: datetime, window: timedelta) -> datetime:

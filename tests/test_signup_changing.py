@@ -1,0 +1,432 @@
+"""Changing one's mind: another address, the way back, leaving and its undoing, what we hold."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, event, update
+
+from pipeline import editions, signup
+from pipeline.domain import (
+    DeliveryStatus,
+    Frequency,
+    Subscriber,
+    SubscriberStatus,
+    SuppressionReason,
+)
+from pipeline.errors import InvalidTokenError, LimitError, NotFoundError
+from pipeline.signup import Why, Wishes
+from pipeline.storage import deliveries, subscribers
+from pipeline.storage.deliveries import Settlement
+from pipeline.storage.schema import (
+    AskedRow,
+    DeliveryRow,
+    RequestRow,
+    SubscriberRow,
+    SuppressionRow,
+    Table,
+)
+from tests.dying import dying
+from tests.factories import NOW, TODAY, make_schedule, make_sighting
+from tests.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+SOON = NOW - HOUR
+ADA, NEW = "ada@example.org", "ada@new.example"
+IP = "203.0.113.7"
+
+
+def publish(engine: Engine, now=NOW) -> list[editions.Outcome]:
+    return list(editions.publish(engine, now=now, expiry=18 * HOUR, template="1"))
+
+
+def mails(engine: Engine) -> list[tuple[str, str]]:
+    return [(d.kind, d.status) for d in rows(engine, DeliveryRow, DeliveryRow.id)]
+
+
+def claim(engine: Engine, now=NOW) -> list[str]:
+    """The addresses that a sender would now write to."""
+    with engine.begin() as conn:
+        return [d.email for d in deliveries.claim(conn, 100, "token", HOUR, now)]
+
+
+def ask_new(engine: Engine, reader: Subscriber, email: str = NEW, now=NOW) -> int:
+    signup.ask_new_address(
+        engine, reader.id, email, ip=IP, suppression_key=SUPPRESSION_KEY, now=now
+    )
+    return max(row.id for row in rows(engine, RequestRow))
+
+
+def ask(engine: Engine, email: str, now=NOW) -> None:
+    signup.ask(engine, email, Wishes(), ip=IP, suppression_key=SUPPRESSION_KEY, now=now)
+
+
+def find(engine: Engine, email: str = ADA) -> Subscriber:
+    return signup.find(engine, email)[0]
+
+
+# --- Pausing ------------------------------------------------------------------------------------
+
+
+def test_a_pause_can_be_ended(engine: Engine):
+    reader = add_reader(engine)
+
+    paused = signup.pause(engine, reader.id, TODAY + 9 * DAY, NOW)
+    resumed = signup.pause(engine, reader.id, None, NOW)
+
+    assert (paused.paused_until, resumed.paused_until) == (TODAY + 9 * DAY, TODAY)
+    assert signup.pause(engine, add_reader(engine, email=NEW).id, None, NOW).paused_until is None
+
+
+# --- Another address ----------------------------------------------------------------------------
+
+
+def test_another_address_is_confirmed_where_it_is(engine: Engine):
+    reader = add_reader(engine, "cat:cs.IR", now=SOON)
+    ingest(engine, make_sighting())
+    request_id = ask_new(engine, reader)
+    assert claim(engine) == [NEW]
+    publish(engine)
+
+    first = signup.confirm_new_address(engine, request_id, NOW)
+    again = signup.confirm_new_address(engine, request_id, NOW + 99 * HOUR)
+
+    assert (first.first_time, again.first_time) == (True, False)
+    assert find(engine, NEW).id == reader.id
+    assert claim(engine) == [NEW]
+    with pytest.raises(NotFoundError):
+        find(engine)
+
+
+@pytest.mark.parametrize("why", ["taken", "suppressed", "asked", "left"])
+def test_nobody_learns_who_has_an_address(engine: Engine, why: str):
+    reader = add_reader(engine)
+    if why == "taken":
+        add_reader(engine, email=NEW)
+    if why == "suppressed":
+        with engine.begin() as conn:
+            hash_ = subscribers.address_hash(NEW, SUPPRESSION_KEY)
+            subscribers.suppress(conn, hash_, SuppressionReason.HARD, NOW)
+    if why == "asked":
+        ask_new(engine, reader, now=SOON)
+    if why == "left":
+        signup.leave(engine, reader.secret, SOON)
+    before = len(mails(engine))
+
+    ask_new(engine, reader)
+
+    assert len(mails(engine)) == before
+
+
+def test_a_form_cannot_keep_an_address_from_its_owner(engine: Engine):
+    """Whoever typed it into the form has not made it a subscription."""
+    reader = add_reader(engine)
+    ask(engine, NEW, now=NOW - 2 * DAY)
+
+    signup.confirm_new_address(engine, ask_new(engine, reader), NOW)
+
+    assert find(engine, NEW).id == reader.id
+    assert count(engine, SubscriberRow) == 1
+
+
+def test_an_address_taken_meanwhile_stays_where_it_is(engine: Engine):
+    reader = add_reader(engine)
+    request_id = ask_new(engine, reader)
+    other = add_reader(engine, email=NEW)
+
+    for _ in range(2):
+        with pytest.raises(InvalidTokenError):
+            signup.confirm_new_address(engine, request_id, NOW)
+
+    assert (find(engine).id, find(engine, NEW).id) == (reader.id, other.id)
+
+
+def test_a_request_for_one_thing_is_none_for_another(engine: Engine):
+    reader = add_reader(engine)
+    request_id = ask_new(engine, reader)
+    ask(engine, "bob@example.org")
+
+    with pytest.raises(InvalidTokenError):
+        signup.confirm(engine, request_id, NOW)
+    with pytest.raises(InvalidTokenError):
+        signup.confirm_new_address(engine, request_id + 1, NOW)
+    with pytest.raises(InvalidTokenError):
+        signup.confirm_new_address(engine, request_id, NOW + 72 * HOUR)
+
+
+def test_a_dead_new_address_says_nothing_about_the_old(engine: Engine):
+    """And a dead old one does not keep the question from the new."""
+    reader = add_reader(engine)
+    with engine.begin() as conn:
+        hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
+        subscribers.suppress(conn, hash_, SuppressionReason.HARD, NOW)
+    ask_new(engine, reader)
+    assert claim(engine) == [NEW]
+    refused = Settlement(
+        rows(engine, DeliveryRow)[0].id, DeliveryStatus.SUPPRESSED, "550",
+        suppression=SuppressionReason.HARD,
+    )  # fmt: skip
+
+    with engine.begin() as conn:
+        subscribers.lift(conn, hash_)
+        deliveries.settle(conn, [refused], "token", NOW)
+
+    assert count(engine, SuppressionRow) == 0
+
+
+# --- The way back -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("active", 1), ("left", 0), ("pending", 0)])
+def test_the_way_back_is_mailed_to_who_is_here(engine: Engine, kind: str, expected: int):
+    if kind == "pending":
+        ask(engine, ADA, now=NOW - 2 * DAY)
+    else:
+        reader = add_reader(engine)
+        if kind == "left":
+            signup.leave(engine, reader.secret, SOON)
+
+    for hours in (0, 1, 23):
+        signup.ask_link(engine, ADA, ip=None, now=NOW + hours * HOUR)
+
+    assert [kind for kind, _ in mails(engine)].count("link") == expected
+
+
+def test_asking_for_the_way_back_takes_the_same_work_for_all(engine: Engine):
+    add_reader(engine)
+    ask(engine, "pending@example.org", now=NOW - 2 * DAY)
+    seen = []
+    for number, email in enumerate((ADA, ADA, "pending@example.org", "nobody@example.org")):
+        statements: list[str] = []
+        listener = lambda *_, to=statements: to.append(" ".join(_[2].split()[:3]))  # noqa: E731
+        event.listen(engine, "before_cursor_execute", listener)
+        signup.ask_link(engine, email, ip=f"198.51.{number}.1", now=NOW)
+        event.remove(engine, "before_cursor_execute", listener)
+        seen.append(statements)
+
+    assert all(statements == seen[0] for statements in seen)
+    assert mails(engine) == [("confirmation", "queued"), ("link", "queued")]
+
+
+def test_the_form_and_the_way_back_share_their_limits(engine: Engine):
+    for number in range(5):
+        signup.ask_link(engine, f"r{number}@example.org", ip=IP, now=NOW)
+
+    with pytest.raises(LimitError):
+        ask(engine, ADA)
+
+
+# --- Leaving ------------------------------------------------------------------------------------
+
+
+def test_leaving_can_be_undone_for_a_month(engine: Engine):
+    for days in (20, 5):
+        ingest(engine, make_sighting(f"3001.000{days:02}"), now=NOW - days * DAY)
+    reader = add_reader(engine, "cat:cs.IR", now=NOW - 25 * DAY)
+    signup.leave(engine, reader.secret, NOW - 24 * DAY)
+
+    back = signup.undo(engine, reader.secret, SOON)
+    again = signup.undo(engine, reader.secret, NOW)
+
+    assert (back.status, back.cursor, back.next_slot_at) == (SubscriberStatus.ACTIVE, 1, NOW)
+    assert again == back
+    assert [outcome.papers for outcome in publish(engine)] == [("3001.00005",)]
+
+
+def test_a_weekly_reader_looks_back_a_fortnight(engine: Engine):
+    for days in (16, 10):
+        ingest(engine, make_sighting(), now=NOW - days * DAY)
+    weekly = make_schedule(frequency=Frequency.WEEKLY)
+    reader = add_reader(engine, "cat:cs.IR", schedule=weekly, now=NOW - 29 * DAY)
+    signup.leave(engine, reader.secret, NOW - 28 * DAY)
+
+    assert signup.undo(engine, reader.secret, NOW).cursor == 1
+
+
+def test_an_undo_comes_too_late_or_never(engine: Engine):
+    """After a month; and for who never was a subscriber."""
+    reader = add_reader(engine, now=NOW - 40 * DAY)
+    signup.leave(engine, reader.secret, NOW - 30 * DAY)
+    ask(engine, "bob@example.org")
+    pending = find(engine, "bob@example.org")
+    signup.leave(engine, pending.secret, NOW)
+
+    for secret in (reader.secret, pending.secret):
+        with pytest.raises(InvalidTokenError):
+            signup.undo(engine, secret, NOW)
+    with pytest.raises(NotFoundError):
+        signup.undo(engine, "a guess", NOW)
+
+
+def test_why_they_left_is_kept_while_they_are_gone(engine: Engine):
+    reader = add_reader(engine)
+
+    signup.say_why(engine, reader.secret, Why.OTHER)
+    assert rows(engine, SubscriberRow)[0].left_reason is None
+    signup.leave(engine, reader.secret, NOW)
+    signup.say_why(engine, reader.secret, Why.TOO_MANY)
+    assert rows(engine, SubscriberRow)[0].left_reason == "too many"
+    signup.undo(engine, reader.secret, NOW)
+    assert rows(engine, SubscriberRow)[0].left_reason is None
+
+
+def test_an_uncertain_question_is_not_asked_again_of_who_left(engine: Engine):
+    ask(engine, ADA)
+    with engine.begin() as conn:
+        conn.execute(update(DeliveryRow).values(status=DeliveryStatus.UNCERTAIN))
+    signup.leave(engine, find(engine).secret, NOW + HOUR)
+
+    with engine.begin() as conn:
+        deliveries.resend_uncertain(conn, ["confirmation"], NOW + HOUR)
+
+    assert claim(engine, NOW + HOUR) == []
+
+
+# --- What we hold -------------------------------------------------------------------------------
+
+
+def test_preferences_show_the_last_ten_of_everything(engine: Engine):
+    reader = add_reader(engine, "cat:cs.IR", "Dense  retrieval", now=SOON)
+    for day in range(12):
+        ingest(engine, make_sighting(), now=NOW + day * DAY - 2 * HOUR)
+        publish(engine, NOW + day * DAY)
+        with engine.begin() as conn:
+            conn.execute(update(DeliveryRow).values(status=DeliveryStatus.SENT))
+    publish(engine, NOW + 12 * DAY)
+
+    held = signup.wishes_of(engine, reader.id)
+
+    assert held.topics == (("cat:cs.ir", "cat:cs.IR"), ("dense retrieval", "Dense retrieval"))
+    assert len(held.digests) == 10
+    assert held.digests[0].edition_on == TODAY + 11 * DAY
+    assert (held.digests[0].status, held.digests[0].papers) == (DeliveryStatus.SENT, 1)
+    assert [skip.edition_on for skip in held.skips] == [TODAY + 12 * DAY]
+
+
+def test_the_link_to_the_records_is_mailed_once_an_hour(engine: Engine):
+    """Also to who has left: they may want to be forgotten."""
+    reader = add_reader(engine)
+    for minutes in (0, 5, 65):
+        signup.ask_data_link(engine, reader.id, NOW + timedelta(minutes=minutes))
+    assert mails(engine) == [("data-link", "queued")] * 2
+
+    signup.leave(engine, reader.secret, NOW + 2 * HOUR)
+    signup.ask_data_link(engine, reader.id, NOW + 3 * HOUR)
+
+    assert claim(engine, NOW + 3 * HOUR) == [ADA]
+
+
+def test_an_export_is_everything_we_hold(engine: Engine):
+    ask(engine, ADA, now=NOW - DAY)
+    (request,) = rows(engine, RequestRow)
+    reader = signup.confirm(engine, request.id, NOW - DAY).subscriber
+    signup.change(engine, reader.id, Wishes(("cat:cs.IR",)), NOW - DAY)
+    ingest(engine, make_sighting("3001.00001"), now=NOW - DAY)
+    publish(engine)
+
+    held = json.loads(json.dumps(signup.export(engine, reader.id)))
+
+    assert held["subscriber"]["email"] == ADA
+    assert held["topics"] == [{"query": "cat:cs.ir", "label": "cat:cs.IR"}]
+    assert [r["ip"] for r in held["requests"]] == [IP]
+    assert [m["papers"] for m in held["mails"]] == [[], ["3001.00001"]]
+    assert set(held["subscriber"]) == set(SubscriberRow.__table__.c.keys())
+    with pytest.raises(NotFoundError):
+        signup.export(engine, 999)
+
+
+def everything(engine: Engine) -> str:
+    """Every value of every table, as text."""
+    return "\n".join(repr(row) for table in Table.__subclasses__() for row in rows(engine, table))
+
+
+def erasable(engine: Engine) -> Subscriber:
+    """A reader with traces in every table that may have some."""
+    ask(engine, ADA, now=NOW - 2 * DAY)
+    (request,) = rows(engine, RequestRow)
+    reader = signup.confirm(engine, request.id, NOW - 2 * DAY).subscriber
+    signup.change(engine, reader.id, Wishes(("cat:cs.IR",)), NOW - 2 * DAY)
+    publish(engine, NOW - DAY)
+    ingest(engine, make_sighting())
+    publish(engine)
+    ask_new(engine, reader)
+    with engine.begin() as conn:
+        conn.execute(update(DeliveryRow).values(reply=f"250 ok for {ADA}"))
+    return reader
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_erasing_forgets_who_it_was_everywhere(engine: Engine, claimed: bool):
+    reader = erasable(engine)
+    keys = {d.dedupe_key for d in rows(engine, DeliveryRow)}
+    if claimed:
+        claim(engine)
+
+    signup.erase_by_id(engine, reader.id, NOW)
+
+    left = everything(engine)
+    assert not [word for word in (ADA, NEW, "ada@", "cat:cs.IR", reader.secret) if word in left]
+    assert Counter(status for _, status in mails(engine)) == {"cancelled": 3}
+    assert {d.dedupe_key for d in rows(engine, DeliveryRow)} == keys
+    assert count(engine, AskedRow) == 1  # of the new address: the counters stay
+    for lost in (signup.export, signup.wishes_of):
+        with pytest.raises(NotFoundError):
+            lost(engine, reader.id)
+    with pytest.raises(NotFoundError):
+        signup.erase_by_id(engine, reader.id, NOW)
+
+
+def test_no_link_of_somebody_erased_opens_anything_of_others(engine: Engine):
+    """On SQLite a deleted row gives its number to the next."""
+    gone = erasable(engine)
+    old_requests = [row.id for row in rows(engine, RequestRow)]
+    signup.erase_by_id(engine, gone.id, NOW)
+
+    ask(engine, "bob@example.org")
+
+    assert find(engine, "bob@example.org").id != gone.id
+    assert max(row.id for row in rows(engine, RequestRow)) not in old_requests
+    for request_id in old_requests:
+        with pytest.raises(InvalidTokenError):
+            signup.confirm(engine, request_id, NOW)
+        with pytest.raises(InvalidTokenError):
+            signup.confirm_new_address(engine, request_id, NOW)
+
+
+def test_who_was_erased_can_join_again(engine: Engine):
+    signup.erase_by_id(engine, erasable(engine).id, NOW)
+
+    ask(engine, ADA, now=NOW + HOUR)
+
+    assert find(engine).status is SubscriberStatus.PENDING
+    assert mails(engine)[-1] == ("confirmation", "queued")
+
+
+@pytest.mark.parametrize("after", range(1, 8))
+def test_erasing_that_dies_has_erased_nothing(engine: Engine, after: int):
+    reader = erasable(engine)
+    before = everything(engine)
+    with dying(engine, after):
+        signup.erase_by_id(engine, reader.id, NOW)
+
+    assert everything(engine) == before
+
+
+def test_erasing_while_a_digest_is_compiled_leaves_nothing(engine: Engine):
+    reader = add_reader(engine, "cat:cs.IR", now=SOON)
+    ingest(engine, make_sighting())
+    threads = [
+        threading.Thread(target=publish, args=[engine]),
+        threading.Thread(target=signup.erase_by_id, args=[engine, reader.id, NOW]),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert {status for _, status in mails(engine)} <= {"cancelled"}
+    assert "cat:cs.IR" not in everything(engine)

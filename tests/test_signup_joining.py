@@ -1,0 +1,506 @@
+"""Joining: only the owner of an address can subscribe it, and nobody learns whether it is known."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, event
+
+from pipeline import editions, signup
+from pipeline.domain import (
+    DeliveryStatus,
+    SkipReason,
+    Subscriber,
+    SubscriberStatus,
+    SuppressionReason,
+)
+from pipeline.errors import (
+    AddressError,
+    InvalidTokenError,
+    LimitError,
+    QueryError,
+    SettingsError,
+)
+from pipeline.signup import Wishes, asking
+from pipeline.signup.wishes import as_json, from_json
+from pipeline.storage import deliveries, subscribers
+from pipeline.storage.deliveries import Settlement
+from pipeline.storage.schema import (
+    AskedRow,
+    DeliveryRow,
+    LimitRow,
+    PickRow,
+    RequestRow,
+    SkipRow,
+    SubscriberRow,
+    SubscriptionRow,
+)
+from tests.dying import dying
+from tests.factories import NOW, TODAY, make_schedule, make_sighting
+from tests.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+ADA = "ada@example.org"
+WISHES = Wishes(("cat:cs.IR", "Dense  retrieval"), make_schedule(9, "Europe/Berlin"), 5)
+KINDS = ["new", "pending", "active", "unsubscribed", "suppressed"]
+
+
+def ask(engine: Engine, email: str = ADA, wishes: Wishes = WISHES, **changes: Any) -> None:
+    given = {"ip": "203.0.113.7", "suppression_key": SUPPRESSION_KEY, "now": NOW}
+    assert signup.ask(engine, email, wishes, **{**given, **changes}) is None
+
+
+def mails(engine: Engine) -> list[tuple[str, str]]:
+    return [(d.kind, d.status) for d in rows(engine, DeliveryRow, DeliveryRow.id)]
+
+
+def last_request(engine: Engine) -> int:
+    return max(row.id for row in rows(engine, RequestRow))
+
+
+def suppress(engine: Engine, email: str, reason: SuppressionReason) -> None:
+    with engine.begin() as conn:
+        hash_ = subscribers.address_hash(email, SUPPRESSION_KEY)
+        subscribers.suppress(conn, hash_, reason, NOW)
+
+
+def make_known(engine: Engine, kind: str) -> None:
+    """Let the address be of this kind for three days, and nobody be asked lately."""
+    before = NOW - 3 * DAY
+    if kind == "pending":
+        ask(engine, now=before)
+    if kind in {"active", "unsubscribed"}:
+        reader = add_reader(engine, "cat:cs.LG", now=before)
+        if kind == "unsubscribed":
+            signup.leave(engine, reader.secret, before)
+    if kind == "suppressed":
+        suppress(engine, ADA, SuppressionReason.HARD)
+
+
+@contextmanager
+def watching(engine: Engine) -> Iterator[list[str]]:
+    """The statements that are run, and COMMIT or ROLLBACK where a transaction ends."""
+    seen: list[str] = []
+    hooks = {
+        "before_cursor_execute": lambda _c, _cursor, statement, *_: seen.append(
+            " ".join(statement.split()[:3])
+        ),
+        "commit": lambda _: seen.append("COMMIT"),
+        "rollback": lambda _: seen.append("ROLLBACK"),
+    }
+    for name, hook in hooks.items():
+        event.listen(engine, name, hook)
+    yield seen
+    for name, hook in hooks.items():
+        event.remove(engine, name, hook)
+
+
+def publish(engine: Engine, now=NOW) -> list[editions.Outcome]:
+    return list(editions.publish(engine, now=now, expiry=18 * HOUR, template="1"))
+
+
+def welcome(engine: Engine, reader: Subscriber, now=NOW) -> editions.Outcome | None:
+    return editions.welcome(engine, reader.id, now, expiry=18 * HOUR, template="1")
+
+
+def send(engine: Engine, now=NOW) -> None:
+    """Let the mail server take everything that is owed."""
+    with engine.begin() as conn:
+        ids = [d.id for d in deliveries.claim(conn, 100, "token", HOUR, now)]
+        assert deliveries.mark(conn, ids, "token", HOUR, now) == set(ids)
+        sent = [Settlement(id_, DeliveryStatus.SENT, "accepted") for id_ in ids]
+        deliveries.settle(conn, sent, "token", now)
+
+
+def join(engine: Engine, *queries: str, now=NOW) -> Subscriber:
+    """A reader who has just confirmed, and has had no welcome yet."""
+    ask(engine, wishes=Wishes(queries or ("cat:cs.IR",)), now=now)
+    return signup.confirm(engine, last_request(engine), now).subscriber
+
+
+# --- Asking -------------------------------------------------------------------------------------
+
+
+def test_a_form_changes_nothing_but_asks(engine: Engine):
+    ask(engine)
+
+    (subscriber,) = rows(engine, SubscriberRow)
+    assert subscriber.status == SubscriberStatus.PENDING
+    assert subscriber.next_slot_at is None
+    assert count(engine, SubscriptionRow) == 0
+    (delivery,) = rows(engine, DeliveryRow)
+    assert delivery.dedupe_key == f"confirmation:{subscriber.id}:{last_request(engine)}"
+    assert (delivery.request_id, delivery.expires_at) == (last_request(engine), NOW + 72 * HOUR)
+
+
+def test_nobody_retunes_a_stranger(engine: Engine):
+    """An active reader hears that somebody asked; a request in their name opens nothing."""
+    reader = add_reader(engine, "cat:cs.LG")
+
+    ask(engine)
+
+    assert mails(engine) == [("already-in", "queued")]
+    assert signup.find(engine, ADA) == (reader, ("cat:cs.lg",))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("new", ["confirmation"]),
+        ("pending", ["confirmation", "confirmation"]),
+        ("active", ["already-in"]),
+        ("unsubscribed", ["confirmation"]),
+        ("suppressed", []),
+    ],
+)
+def test_each_kind_of_address_gets_its_mail(engine: Engine, kind: str, expected: list[str]):
+    make_known(engine, kind)
+
+    ask(engine)
+
+    assert [mail for mail, _ in mails(engine)] == expected
+
+
+def test_every_kind_of_address_takes_the_same_work(engine: Engine):
+    """The same statements in one transaction, also where the address was asked too often."""
+    seen = {}
+    for number, kind in enumerate([*KINDS, "asked"]):
+        for reader, _ in list(signup.everyone(engine)):
+            signup.erase_by_id(engine, reader.id, NOW - 4 * DAY)
+        make_known(engine, kind)
+        if kind == "asked":
+            ask(engine, ip=None, now=NOW - HOUR)
+        with watching(engine) as seen[kind]:
+            ask(engine, ip=f"198.51.{number}.7")
+        with engine.begin() as conn:
+            hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
+            subscribers.lift(conn, hash_)
+            conn.execute(AskedRow.__table__.delete())
+
+    assert seen["new"].count("COMMIT") == 1
+    assert len(seen["new"]) >= 10
+    assert all(statements == seen["new"] for statements in seen.values())
+
+
+@pytest.mark.parametrize(
+    ("email", "wishes", "error"),
+    [
+        ("nobody", Wishes(), AddressError),
+        (ADA, Wishes(("(open",)), QueryError),
+        (ADA, Wishes(tuple(f"topic {n}" for n in range(101))), QueryError),
+        (ADA, Wishes(schedule=make_schedule(timezone="Mars/Base")), SettingsError),
+    ],
+)
+def test_a_mistake_in_the_form_stores_nothing(engine: Engine, email: str, wishes: Wishes, error):
+    with pytest.raises(error):
+        ask(engine, email, wishes)
+
+    assert [count(engine, t) for t in (SubscriberRow, RequestRow, LimitRow)] == [0, 0, 0]
+
+
+# --- Limits -------------------------------------------------------------------------------------
+
+
+def test_an_address_is_asked_once_a_day_and_three_times_a_month(engine: Engine):
+    for hours in (0, 23, 24, 30, 48, 72, 30 * 24 + 1):
+        ask(engine, ip=None, now=NOW + hours * HOUR)
+
+    asked = [row.asked_at - NOW for row in rows(engine, AskedRow, AskedRow.asked_at)]
+    assert asked == [hours * HOUR for hours in (0, 24, 48, 30 * 24 + 1)]
+    assert len(mails(engine)) == 4
+
+
+def test_answering_begins_the_count_anew(engine: Engine):
+    reader = join(engine)
+    signup.leave(engine, reader.secret, NOW + HOUR)
+
+    ask(engine, now=NOW + 2 * HOUR)
+
+    assert mails(engine) == [("confirmation", "cancelled"), ("confirmation", "queued")]
+
+
+@pytest.mark.parametrize("ip", ["203.0.113.7", "::ffff:203.0.113.7", "2001:db8:1:2::9", "socket"])
+def test_one_place_asks_five_times_an_hour(engine: Engine, ip: str):
+    """For whatever address; the sixth is told, and leaves no trace."""
+    add_reader(engine, email="r9@example.org")
+    for number in range(5):
+        ask(engine, f"r{number}@example.org", ip=ip)
+
+    for email in ("r9@example.org", "r5@example.org"):
+        with pytest.raises(LimitError) as refused:
+            ask(engine, email, ip=ip)
+        assert refused.value.retry_at == NOW + HOUR
+
+    assert (count(engine, RequestRow), len(mails(engine))) == (5, 5)
+    ask(engine, "r5@example.org", ip=ip, now=NOW + HOUR)
+
+
+def test_a_network_shares_a_limit(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(asking, "FROM_ONE_NETWORK", ((DAY, 2),))
+    for network in ("203.0.113.{}", "2001:db8:7:{}::1"):
+        for host in (1, 2):
+            ask(engine, f"{host}@{len(network)}.example", ip=network.format(host))
+        with pytest.raises(LimitError):
+            ask(engine, "more@example.org", ip=network.format(3))
+
+    ask(engine, "more@example.org", ip="203.0.114.1")
+
+
+def test_the_budget_of_all_is_shared(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(asking, "FROM_EVERYWHERE", ((HOUR, 2),))
+    for number in range(2):
+        ask(engine, f"r{number}@example.org", ip=f"198.51.{number}.1")
+
+    with pytest.raises(LimitError):
+        ask(engine, ip="198.51.9.1")
+
+
+@pytest.mark.parametrize("wrong_by", [-HOUR, timedelta(0), 400 * DAY])
+def test_a_counter_outlives_a_wrong_clock(engine: Engine, wrong_by: timedelta):
+    """One window ahead is another process; more is a clock that was wrong, and does not count."""
+    for number in range(5):
+        ask(engine, f"r{number}@example.org", now=NOW + wrong_by)
+
+    if wrong_by:
+        ask(engine)
+    else:
+        with pytest.raises(LimitError):
+            ask(engine)
+
+
+def test_many_at_once_are_counted_one_by_one(engine: Engine):
+    refused: list[LimitError] = []
+
+    def one(number: int) -> None:
+        try:
+            ask(engine, f"r{number}@example.org")
+        except LimitError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=one, args=[n]) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert (len(refused), count(engine, RequestRow)) == (3, 5)
+
+
+def test_the_same_address_asked_at_once_gets_one_mail(engine: Engine):
+    threads = [threading.Thread(target=ask, args=[engine]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert (count(engine, SubscriberRow), count(engine, RequestRow)) == (1, 4)
+    assert mails(engine) == [("confirmation", "queued")]
+
+
+@pytest.mark.parametrize("after", [2, 6, 10])
+def test_asking_that_dies_has_done_nothing(engine: Engine, after: int):
+    with dying(engine, after):
+        ask(engine)
+
+    tables = (SubscriberRow, RequestRow, DeliveryRow, AskedRow, LimitRow)
+    assert [count(engine, table) for table in tables] == [0] * len(tables)
+
+
+# --- Confirming ---------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.builds(
+        Wishes,
+        st.lists(st.text(), max_size=3).map(tuple),
+        st.builds(make_schedule, st.integers(0, 23)),
+        st.integers(1, 50),
+    )
+)
+def test_a_request_keeps_wishes_as_they_were(wishes: Wishes):
+    assert from_json(as_json(wishes)) == wishes
+
+
+def test_confirming_makes_the_wishes_theirs(engine: Engine):
+    ask(engine)
+    request = signup.read_request(engine, last_request(engine), NOW)
+
+    first = signup.confirm(engine, request.id, NOW)
+    again = signup.confirm(engine, request.id, NOW + 99 * HOUR)
+
+    assert (request.wishes, request.is_used) == (WISHES, False)
+    assert (first.first_time, again.first_time) == (True, False)
+    assert first.subscriber.status is SubscriberStatus.ACTIVE
+    assert (first.subscriber.schedule, first.subscriber.max_papers) == (WISHES.schedule, 5)
+    assert first.subscriber.next_slot_at == NOW + DAY
+    assert signup.wishes_of(engine, first.subscriber.id).topics == (
+        ("cat:cs.ir", "cat:cs.IR"),
+        ("dense retrieval", "Dense retrieval"),
+    )
+    assert again.subscriber == first.subscriber
+    assert count(engine, AskedRow) == 0
+    assert signup.read_request(engine, request.id, NOW + 99 * HOUR).is_used
+
+
+@pytest.mark.parametrize("status", ["pending", "unsubscribed"])
+def test_one_answer_ends_the_other_questions(engine: Engine, status: str):
+    """An older mail, perhaps of somebody else's asking, cannot retune who has confirmed."""
+    make_known(engine, status)
+    ask(engine, wishes=Wishes(("cat:q-bio",)), now=NOW - 2 * DAY)
+    ask(engine)
+    older, newer = sorted(row.id for row in rows(engine, RequestRow))[-2:]
+
+    confirmed = signup.confirm(engine, newer, NOW)
+
+    assert confirmed.subscriber.status is SubscriberStatus.ACTIVE
+    with pytest.raises(InvalidTokenError):
+        signup.confirm(engine, older, NOW)
+    assert signup.find(engine, ADA)[1] == ("cat:cs.ir", "dense retrieval")
+
+
+def test_a_request_ends_after_three_days(engine: Engine):
+    ask(engine)
+
+    for read in (signup.read_request, signup.confirm):
+        with pytest.raises(InvalidTokenError, match="expired"):
+            read(engine, last_request(engine), NOW + 72 * HOUR)
+        with pytest.raises(InvalidTokenError):
+            read(engine, 999, NOW)
+
+
+@pytest.mark.parametrize("reason", SuppressionReason)
+def test_confirming_lifts_a_suppression_but_no_complaint(engine: Engine, reason: SuppressionReason):
+    ask(engine)
+    suppress(engine, ADA, reason)
+
+    signup.confirm(engine, last_request(engine), NOW)
+
+    with engine.begin() as conn:
+        hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
+        still = subscribers.suppressed(conn, hash_)
+    assert (still is not None) == (reason is SuppressionReason.COMPLAINT)
+
+
+def test_confirming_at_once_happens_once(engine: Engine):
+    ask(engine)
+    confirmed: list[signup.Confirmed] = []
+
+    def press() -> None:
+        confirmed.append(signup.confirm(engine, last_request(engine), NOW))
+
+    threads = [threading.Thread(target=press) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert sorted(c.first_time for c in confirmed) == [False, False, False, True]
+
+
+@pytest.mark.parametrize("after", [1, 3, 6, 9])
+def test_confirming_that_dies_can_be_done_again(engine: Engine, after: int):
+    ask(engine)
+    request_id = last_request(engine)
+    with dying(engine, after):
+        signup.confirm(engine, request_id, NOW)
+
+    assert signup.confirm(engine, request_id, NOW).first_time
+
+
+# --- Welcome ------------------------------------------------------------------------------------
+
+
+def test_a_welcome_brings_the_best_of_a_week_and_takes_todays_place(engine: Engine):
+    for days in (8, 6, 1):
+        ingest(engine, make_sighting(f"3001.0000{days}"), now=NOW - days * DAY)
+    reader = join(engine)
+
+    outcome = welcome(engine, reader)
+
+    assert outcome is not None
+    assert set(outcome.papers) == {"3001.00006", "3001.00001"}
+    assert welcome(engine, reader) is None
+    (delivery,) = [d for d in rows(engine, DeliveryRow) if d.kind == "welcome"]
+    assert delivery.dedupe_key == f"welcome:{TODAY}:{reader.id}"
+    assert (delivery.range_from, delivery.range_to) == (1, 3)
+    served = signup.find(engine, ADA)[0]
+    assert (served.last_edition_on, served.cursor) == (TODAY, 3)
+    assert (served.next_slot_at, served.welcome_due) == (NOW + DAY, False)
+
+
+def test_after_a_welcome_tomorrows_digest_comes_with_new_papers_only(engine: Engine):
+    ingest(engine, make_sighting("3001.00001"), now=NOW - DAY)
+    reader = join(engine, now=NOW + 15 * HOUR)
+    welcome(engine, reader, NOW + 15 * HOUR)
+    send(engine, NOW + 15 * HOUR)
+    ingest(engine, make_sighting("3001.00002"), now=NOW + 16 * HOUR)
+
+    (outcome,) = publish(engine, NOW + DAY)
+
+    assert (outcome.kind, outcome.papers) == ("digest", ("3001.00002",))
+
+
+def test_a_missed_welcome_is_made_by_the_next_run(engine: Engine):
+    ingest(engine, make_sighting("3001.00001"), now=NOW - DAY)
+    reader = join(engine, now=NOW + HOUR)
+
+    outcomes = publish(engine, NOW + HOUR)
+
+    assert [(o.kind, o.papers) for o in outcomes] == [("welcome", ("3001.00001",))]
+    assert publish(engine, NOW + HOUR) == []
+    assert welcome(engine, reader, NOW + HOUR) is None
+
+
+def test_a_welcome_with_nothing_to_say_leaves_a_reason(engine: Engine):
+    reader = join(engine)
+
+    outcome = welcome(engine, reader)
+
+    assert outcome is not None
+    assert outcome.skipped is SkipReason.NOTHING_NEW
+    assert [(r.edition_on, r.reason) for r in rows(engine, SkipRow)] == [(TODAY, "nothing new")]
+    assert signup.wishes_of(engine, reader.id).skips[0].reason is SkipReason.NOTHING_NEW
+
+
+def test_who_has_had_todays_digest_is_not_welcomed_with_it_again(engine: Engine):
+    ingest(engine, make_sighting(), now=NOW - DAY)
+    add_reader(engine, "cat:cs.IR", now=NOW - HOUR)
+    publish(engine)
+    signup.leave(engine, signup.find(engine, ADA)[0].secret, NOW + HOUR)
+    back = join(engine, now=NOW + 2 * HOUR)
+
+    assert welcome(engine, back, NOW + 2 * HOUR) is None
+    assert publish(engine, NOW + 2 * HOUR) == []
+    assert signup.find(engine, ADA)[0].next_slot_at == NOW + DAY
+
+
+def test_two_who_welcome_at_once_make_one_welcome(engine: Engine):
+    ingest(engine, make_sighting(), now=NOW - DAY)
+    reader = join(engine)
+
+    threads = [threading.Thread(target=run, args=[engine, *rest]) for run, *rest in
+               ((welcome, reader), (welcome, reader), (publish,))]  # fmt: skip
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert [kind for kind, _ in mails(engine)] == ["confirmation", "welcome"]
+    assert count(engine, PickRow) == 1
+
+
+def test_a_welcome_that_dies_is_made_later(engine: Engine):
+    ingest(engine, make_sighting(), now=NOW - DAY)
+    reader = join(engine)
+    with dying(engine, 14):
+        welcome(engine, reader)
+
+    assert [o.kind for o in publish(engine)] == ["welcome"]

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine
 
 from pipeline.domain import Match, Sighting, SourceState
 from pipeline.errors import SourceError
+from pipeline.matching.corpus import statistics
 from pipeline.matching.topics import match
 from pipeline.sources import Reading, Source
 from pipeline.storage import (
@@ -33,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 LEASE = timedelta(minutes=15)
 CHUNK = 500  # sightings or matches a transaction
+MATCHED_AT_ONCE = 2_000  # papers in memory
 LOOK_BACK = timedelta(days=14)  # a source without a cursor is read from here
 NEWS_BY = 12  # UTC hour by which a source has published what its calendar promised
 
@@ -255,20 +257,25 @@ def state_of(news_at: datetime | None, due: Calendar, now: datetime) -> SourceSt
 
 def _publish(run: _Run) -> list[SourceReport]:
     with reading(run.engine) as conn:
-        touched = papers.touched_since(conn, run.batch - 1)
+        touched = papers.touched_ids(conn, run.batch - 1)
         followed = topics.matched_through(conn, run.batch - 1)
-        corpus = papers.recent(conn, through_batch=run.batch)
+        corpus = statistics(papers.recent(conn, through_batch=run.batch) if followed else ())
     if not touched:
         return run.reports
-    found = list(match(followed, touched, corpus=corpus))
-    _write_matches(run, found)
-    new = sum(paper.batch == run.batch for paper in touched)
+    new = matches = 0
+    for chunk in in_chunks(touched, MATCHED_AT_ONCE):
+        with reading(run.engine) as conn:
+            some = list(papers.by_ids(conn, chunk).values())
+        found = list(match(followed, some, corpus=corpus))
+        _write_matches(run, found)
+        new += sum(paper.batch == run.batch for paper in some)
+        matches += len(found)
     with run.engine.begin() as conn:
         run.hold(conn)
-        batches.publish(conn, run.batch, token=run.token, papers=new, matches=len(found),
+        batches.publish(conn, run.batch, token=run.token, papers=new, matches=matches,
                         now=run.now)  # fmt: skip
         topics.advance(conn, [t.id for t in followed], from_batch=run.batch - 1, to_batch=run.batch)
-    log.info("batch published", batch=run.batch, papers=new, matches=len(found),
+    log.info("batch published", batch=run.batch, papers=new, matches=matches,
              topics=len(followed))  # fmt: skip
     return [replace(r, batch=run.batch) if r.touched else r for r in run.reports]
 

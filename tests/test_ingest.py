@@ -68,6 +68,18 @@ def test_what_is_new_is_published_as_one_batch(engine: Engine):
     assert [(b.number, b.papers) for b in rows(engine, BatchRow)] == [(1, 2)]
 
 
+def test_more_papers_than_are_held_at_once_are_all_matched(engine: Engine, monkeypatch):
+    monkeypatch.setattr(ingesting, "MATCHED_AT_ONCE", 3)
+    monkeypatch.setattr("pipeline.matching.topics.AT_ONCE", 2)
+    add_reader(engine, "cat:cs.IR")
+    bring_topics_up(engine, 0, NOW)
+
+    ingest(engine, *(make_sighting(f"3001.0000{n}", title=f"Paper {n}") for n in range(8)))
+
+    assert len(matches(engine)) == 8
+    assert [(b.papers, b.matches) for b in rows(engine, BatchRow)] == [(8, 8)]
+
+
 def test_nothing_new_is_no_batch(engine: Engine):
     sighting = make_sighting()
     ingest(engine, sighting)

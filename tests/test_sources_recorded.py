@@ -470,3 +470,11 @@ def test_the_weekend_repeat_brings_the_same_papers():
     )
 
     assert friday == saturday
+
+
+def test_more_papers_than_a_run_can_store_in_time_are_refused(tmp_path: Path):
+    path = tmp_path / "everything.jsonl"
+    path.write_text('{"id": "3001.00001", "title": "T", "abstract": "A"}\n' * 10_001)
+
+    with pytest.raises(SourceError, match="holds more than 10,000 papers; split it"):
+        read_file(path)

@@ -9,6 +9,7 @@ from functools import partial
 from sqlalchemy import Engine
 
 from pipeline.domain import Match, Paper
+from pipeline.matching.corpus import CorpusStatistics, statistics
 from pipeline.matching.topics import match
 from pipeline.storage import batches, papers, topics
 from pipeline.storage.database import in_chunks, reading, with_retries
@@ -32,7 +33,7 @@ def bring_topics_up(engine: Engine, batch: int, now: datetime) -> None:
         touched = papers.touched_batches(conn, [p.id for p in late_papers])
         # What an ingest run touches at this moment is matched, and becomes new, with its batch.
         waiting = [p for p in late_papers if touched.get(p.id, batch + 1) <= batch]
-        corpus = papers.recent(conn, through_batch=batch)
+        corpus = statistics(papers.recent(conn, through_batch=batch))
     for progress in _grouped(late):
         _bring_up(engine, progress, batch, floor, waiting, touched, corpus)
 
@@ -50,7 +51,7 @@ def _bring_up(
     floor: int,
     waiting: Sequence[Paper],
     touched: Mapping[int, int],
-    corpus: Sequence[Paper],
+    corpus: CorpusStatistics,
 ) -> None:
     stand = late[0].matched_through
     is_new = stand == topics.NEVER_MATCHED

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 
 from pipeline.domain import Match, Paper, Topic
-from pipeline.matching.corpus import statistics
+from pipeline.matching.corpus import CorpusStatistics, statistics
 from pipeline.matching.index import PaperIndex
 from pipeline.matching.query import parse
 
+AT_ONCE = 1_000  # papers in one index, which takes 50 KB each; more than most days bring
+
 
 def match(
-    topics: Iterable[Topic], papers: Sequence[Paper], *, corpus: Iterable[Paper]
+    topics: Iterable[Topic], papers: Sequence[Paper], *, corpus: CorpusStatistics
 ) -> Iterator[Match]:
-    """The matches above the floor, topic by topic, best first; `corpus` tells how rare a word is.
+    """The matches above the floor, in no order; `corpus` tells how rare a word is.
 
     Trending is no query: it never comes with matches.
     """
-    index = PaperIndex(papers, statistics(corpus))
-    for topic in topics:
-        for scored in index.search(parse(topic.query)):
-            yield Match(topic.id, papers[scored.paper].id, scored.score, scored.phrases)
+    queries = [(topic.id, parse(topic.query)) for topic in topics]
+    for start in range(0, len(papers) if queries else 0, AT_ONCE):
+        some = papers[start : start + AT_ONCE]
+        index = PaperIndex(some, corpus)
+        for topic_id, query in queries:
+            for scored in index.search(query):
+                yield Match(topic_id, some[scored.paper].id, scored.score, scored.phrases)
 
 
-def search(query: str, papers: Sequence[Paper], *, corpus: Iterable[Paper]) -> Iterator[Match]:
-    """What a topic that nobody follows yet would bring; its `topic_id` is 0."""
-    return match([Topic(0, query)], papers, corpus=corpus)
+def search(query: str, papers: Sequence[Paper], *, corpus: Iterable[Paper]) -> list[Match]:
+    """What a topic that nobody follows yet would bring, best first; its `topic_id` is 0."""
+    found = match([Topic(0, query)], papers, corpus=statistics(corpus))
+    return sorted(found, key=attrgetter("score"), reverse=True)

@@ -44,6 +44,12 @@ def touched_since(conn: Connection, batch: int) -> list[Paper]:
     return list(_papers(conn, _query().where(PaperRow.touched_batch > batch)))
 
 
+def touched_ids(conn: Connection, batch: int) -> list[int]:
+    """The same papers by their ids, oldest first."""
+    query = select(PaperRow.id).where(PaperRow.touched_batch > batch)
+    return list(conn.scalars(query.order_by(PaperRow.id)))
+
+
 def announced(
     conn: Connection, *, since: date | None = None, through_batch: int, limit: int | None = None
 ) -> list[Paper]:

@@ -232,6 +232,10 @@ def test_a_broken_file_does_not_keep_the_others_out(ready, day, tmp_path):
 
     assert answer.code == 1
     assert {(row["state"], row["new"]) for row in answer.rows} == {("fresh", 2), ("failed", 0)}
+    assert [line for line in answer.err.splitlines() if line.startswith("paperboy: ")] == [
+        "paperboy: broken.json is not JSON: Expecting property name enclosed in double quotes:"
+        " line 1 column 2 (char 1)"
+    ]
 
 
 def test_papers_are_listed_by_announced_date(full):

@@ -190,6 +190,14 @@ def test_postgresql_is_spoken_to_by_one_driver(scheme: str):
     assert engine.dialect.driver == "psycopg"
 
 
+@pytest.mark.parametrize("url", ["mysql://ada:s3cret@db/papers", "nosuch://ada:s3cret@db/papers"])
+def test_a_database_of_another_kind_is_named_without_its_password(url: str):
+    with pytest.raises(SettingsError, match="DATABASE_URL: must begin") as failure:
+        open_engine(url)
+
+    assert "s3cret" not in str(failure.value)
+
+
 def test_a_malformed_url_is_named():
     with pytest.raises(SettingsError, match="DATABASE_URL"):
         open_engine("paperboy")

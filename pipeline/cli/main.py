@@ -9,6 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from pipeline import logs, settings
 from pipeline.cli import bench, mail, operate, papers, subscribers
+from pipeline.cli.output import complain
 from pipeline.errors import PaperboyError
 from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
@@ -43,16 +44,12 @@ def main() -> None:
         logs.configure(settings.load())
         app(prog_name="paperboy")  # also where it is `python -m pipeline`
     except PaperboyError as error:
-        sys.exit(_complain(str(error)))
+        complain(str(error))
     except OperationalError as error:
-        sys.exit(_complain(f"the database cannot be used: {_first_line(error)}"))
+        complain(f"the database cannot be used: {_first_line(error)}")
     except BrokenPipeError:
-        sys.exit(1)  # whoever read our output has seen enough
-
-
-def _complain(message: str) -> int:
-    sys.stderr.write(f"paperboy: {message}\n")
-    return 1
+        pass  # whoever read our output has seen enough
+    sys.exit(1)
 
 
 def _first_line(error: OperationalError) -> str:

@@ -12,8 +12,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.errors import PaperboyError
-
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Now = Annotated[
     str | None,
@@ -79,10 +77,9 @@ def show(
         table(rows, columns, empty=empty)
 
 
-def fail(error: PaperboyError) -> typer.Exit:
-    """Say what went wrong in one clear line on stderr; raise what this returns."""
-    sys.stderr.write(f"paperboy: {error}\n")
-    return typer.Exit(1)
+def complain(message: str) -> None:
+    """Say what went wrong, in one line on stderr; the caller ends with exit code 1."""
+    sys.stderr.write(f"paperboy: {message}\n")
 
 
 def _plain(value: object) -> object:
@@ -100,5 +97,7 @@ def _shown(value: object) -> str:
         return ", ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:.2f}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
     # A title may hold what rich would take for markup.
     return str(value).replace("[", r"\[")

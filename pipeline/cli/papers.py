@@ -11,7 +11,7 @@ import typer
 
 from pipeline import ingest as ingesting
 from pipeline.bootstrap import Services, services
-from pipeline.cli.output import AsJson, Now, Since, UsageError, day, moment, show
+from pipeline.cli.output import AsJson, Now, Since, UsageError, complain, day, moment, show
 from pipeline.domain import SourceState
 from pipeline.errors import PaperboyError, SourceError
 from pipeline.ingest import SourceReport
@@ -72,6 +72,7 @@ def _ingest_files(
         try:
             found += recorded.read_file(path, fallback)
         except SourceError as error:
+            complain(error.message)
             failures.append(SourceReport(error.source, SourceState.FAILED, error=error.message))
     reports = ingesting.ingest_recorded(built.engine, found, now=clock) if found else []
     if found and not reports:

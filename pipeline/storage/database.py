@@ -39,8 +39,9 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    if parsed.drivername in {"postgres", "postgresql"}:
-        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in {"postgres", "postgresql"}:
+        raise SettingsError("DATABASE_URL: must begin with sqlite:// or postgresql://")
+    parsed = parsed.set(drivername="postgresql+psycopg")
     return create_engine(
         parsed,
         pool_size=pool_size,

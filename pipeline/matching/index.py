@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.matching.corpus import CorpusStatistics, Readable, statistics
+from pipeline.matching.corpus import CorpusStatistics, Readable
 from pipeline.matching.fields import Fields
 from pipeline.matching.floor import admitted
 from pipeline.matching.phrases import phrases
@@ -32,6 +33,14 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What a query finds, as arrays: places in the sequence that was indexed, and their scores."""
+
+    papers: npt.NDArray[np.int64]
+    scores: Counts
+
+
+@dataclass(frozen=True, slots=True)
 class _Found:
     """Which papers, and their scores: 0 wherever the mask is."""
 
@@ -49,8 +58,18 @@ class PaperIndex:
     def __init__(self, papers: Sequence[Readable], corpus: CorpusStatistics | None = None) -> None:
         self._postings = Postings(papers)
         self._fields = Fields(papers)
-        self._scorer = Scorer(self._postings, corpus or statistics(papers))
+        self._scorer = Scorer(self._postings, corpus or self._postings.statistics())
         self._size = len(papers)
+
+    def statistics(self) -> CorpusStatistics:
+        """Of the papers of this index alone."""
+        return self._postings.statistics()
+
+    def measured_by(self, corpus: CorpusStatistics) -> PaperIndex:
+        """The same papers, scored by what is rare elsewhere; nothing is read or copied."""
+        other = copy(self)
+        other._scorer = Scorer(self._postings, corpus)
+        return other
 
     def search(
         self,
@@ -65,18 +84,27 @@ class PaperIndex:
         Without the floor one word of several is enough. Phrases are the paper's own words, at
         most five.
         """
+        found = self.find(query, floor=floor)
+        best = np.argsort(-found.scores, kind="stable")[:top]
+        chosen = found.papers[best]
+        words = self.phrases(query, chosen) if with_phrases else {}
+        return [
+            Scored(int(paper), float(score), words.get(int(paper), ()))
+            for paper, score in zip(chosen, found.scores[best], strict=True)
+        ]
+
+    def find(self, query: Query, *, floor: bool = True) -> Found:
+        """Everything the query finds, in the order of the papers: to be counted, or sorted anew."""
         found = self._evaluate(query, floor=floor)
         papers = np.flatnonzero(found.mask)
         scores = np.round(found.scores[papers], 6)
         if not scores.any():
             scores = np.full(papers.size, _FILTERED)
-        best = np.argsort(-scores, kind="stable")[:top]
-        chosen = papers[best]
-        words = phrases(self._scorer, _positive(query), chosen) if with_phrases else {}
-        return [
-            Scored(int(paper), float(score), words.get(int(paper), ()))
-            for paper, score in zip(chosen, scores[best], strict=True)
-        ]
+        return Found(papers, scores)
+
+    def phrases(self, query: Query, papers: npt.NDArray[np.int64]) -> dict[int, tuple[str, ...]]:
+        """By which of its words each of the papers was found."""
+        return phrases(self._scorer, _positive(query), papers)
 
     def _evaluate(self, query: Query, *, floor: bool) -> _Found:
         match query:

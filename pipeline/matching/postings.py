@@ -6,17 +6,19 @@ import re
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.matching.corpus import KEYWORD_WEIGHT, TITLE_WEIGHT, Readable
+from pipeline.matching.corpus import KEYWORD_WEIGHT, TITLE_WEIGHT, CorpusStatistics, Readable
 from pipeline.matching.words import STOP_WORDS, Word, is_hyphen, stem, words
 
 Positions = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.float64]
 
 _ENDS_A_THOUGHT = re.compile(r"[.;:!?()\[\]]")
+_REMEMBERED = 4_096  # a site is asked for other words all day; it must not keep them all
 _GAP = -1  # stands between two texts, so that no phrase reaches from one into the next
 
 
@@ -42,6 +44,7 @@ class Postings:
 
     `stems`, `paper`, `zone`, `start`, `end` and `joint` have one entry a position: the number of
     the stem, the paper, where in it, the characters it covers there, and what follows it.
+    Threads may share it.
     """
 
     def __init__(self, papers: Sequence[Readable]) -> None:
@@ -51,8 +54,12 @@ class Postings:
         self._forms: set[str] = set()
         self._occurrences: dict[tuple[str, ...], Positions] = {}
         self._spellings: dict[str, list[tuple[str, ...]]] = {}
-        rows = np.array(list(self._rows()) or [(_GAP, 0, 0, 0, 0, 0, 0)], dtype=np.int32).T
-        self.stems, self.paper, self.zone, self._text, self.start, self.end, self.joint = rows
+        # Straight into one array: as tuples a few thousand papers would take half a gigabyte.
+        flat = np.fromiter(chain.from_iterable(self._rows()), dtype=np.int32)
+        rows = np.ascontiguousarray(flat.reshape(-1, 7).T)
+        self.stems, self.paper, self.start, self.end = rows[:4]
+        self.zone, self.joint = rows[4].astype(np.int8), rows[5].astype(np.int8)
+        self._text = rows[6].astype(np.int16)
         self._by_stem: Positions = np.argsort(self.stems, kind="stable")
         self._first: Positions = np.searchsorted(
             self.stems[self._by_stem], np.arange(-1, self._size + 1)
@@ -78,6 +85,14 @@ class Postings:
         """Weighted number of words, by paper."""
         return self.count(np.arange(self.stems.size))
 
+    def statistics(self) -> CorpusStatistics:
+        """What `corpus.statistics` says of these papers, without reading them again."""
+        written = self.stems != _GAP
+        pairs = self.stems[written].astype(np.int64) * self.papers + self.paper[written]
+        found = np.bincount(np.unique(pairs) // max(self.papers, 1), minlength=self._size)
+        frequencies = dict(zip(self._vocabulary, found.tolist(), strict=True))
+        return CorpusStatistics(self.papers, frequencies, float(self.lengths.sum()))
+
     def count(self, at: Positions) -> Counts:
         """What the mentions at these positions are worth together, by paper."""
         counts = np.bincount(self.paper[at], self.weights[at], minlength=self.papers)
@@ -87,6 +102,8 @@ class Postings:
         """Where the stems stand next to each other in this order: positions of the first."""
         found = self._occurrences.get(stems)
         if found is None:
+            if len(self._occurrences) >= _REMEMBERED:
+                self._occurrences.clear()
             found = self._occurrences[stems] = self._find(stems)
         return found
 
@@ -94,6 +111,8 @@ class Postings:
         """The stems of a word, and those of every way the papers write it as two words."""
         found = self._spellings.get(form)
         if found is None:
+            if len(self._spellings) >= _REMEMBERED:
+                self._spellings.clear()
             found = self._spellings[form] = self._spell(form)
         return found
 
@@ -157,8 +176,8 @@ class Postings:
                     known.add(word.form)
                     which = vocabulary.setdefault(stem(word.form), len(vocabulary))
                     joint = _joint(text, found, i)
-                    yield which, paper, zone, number, word.start, word.end, joint
-                yield _GAP, paper, zone, number, 0, 0, 0
+                    yield which, paper, word.start, word.end, zone, joint, number
+                yield _GAP, paper, 0, 0, zone, 0, number
 
 
 def _texts(paper: Readable) -> list[tuple[Zone, str]]:

@@ -1,0 +1,153 @@
+"""The mails of joining, changing and leaving: links that work, and not one word of a visitor."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import re
+from datetime import timedelta
+from email.message import EmailMessage
+
+import pytest
+from sqlalchemy import Engine
+
+from pipeline import bootstrap, settings, signup
+from pipeline.bootstrap import Services
+from pipeline.domain import Delivery, DeliveryKind, SubscriberStatus
+from pipeline.errors import RenderError
+from pipeline.signup import Wishes
+from pipeline.storage import deliveries
+from tests.factories import NOW, make_delivery
+
+HOUR = timedelta(hours=1)
+SITE = "https://papers.example.org"
+ADA, NEW = "ada@example.org", "ada@new.example"
+LETTERS = [kind for kind in DeliveryKind if kind not in {DeliveryKind.DIGEST, DeliveryKind.WELCOME}]
+
+
+@pytest.fixture
+def services(database_url: str) -> Services:
+    return bootstrap.build(settings.load(None, database_url=database_url, site_url=SITE))
+
+
+@pytest.fixture
+def engine(services: Services):
+    yield services.engine
+    services.engine.dispose()
+
+
+def ask(services: Services, now=NOW) -> None:
+    wishes = Wishes(('"win a prize at example.com"',))
+    signup.ask(
+        services.engine, ADA, wishes, ip=None, suppression_key=services.suppression_key, now=now
+    )
+
+
+def received(services: Services, now=NOW) -> EmailMessage:
+    """The one mail that is owed, as its reader's app sees it."""
+    with services.engine.begin() as conn:
+        (delivery,) = deliveries.claim(conn, 9, "token", HOUR, now)
+    return read(services, delivery, now)
+
+
+def read(services: Services, delivery: Delivery, now=NOW) -> EmailMessage:
+    wire = services.compose(delivery, None, now=now).replace(b"\r\n..", b"\r\n.")
+    return email.message_from_bytes(wire, policy=email.policy.default)
+
+
+def token(mail: EmailMessage, page: str) -> str:
+    """That of the one link to `page`, which both forms have."""
+    found = [
+        set(re.findall(rf"{SITE}/{page}/([\w.-]+)", mail.get_body((form,)).get_content()))
+        for form in ("plain", "html")
+    ]
+    assert found[0] == found[1]
+    (only,) = found[0]
+    return only
+
+
+def join(services: Services) -> int:
+    ask(services)
+    request_id = services.links.read_confirm(token(received(services), "confirm"), NOW)
+    return signup.confirm(services.engine, request_id, NOW).subscriber.id
+
+
+@pytest.mark.usefixtures("engine")
+def test_the_link_of_a_confirmation_confirms_its_request(services: Services):
+    """It ends with the request, however late the mail goes out."""
+    ask(services)
+
+    mail = received(services, NOW + 70 * HOUR)
+
+    assert mail["To"] == ADA
+    assert "for 2 hours" in " ".join(mail.get_body(("plain",)).get_content().split())
+    last = NOW + 72 * HOUR - timedelta(seconds=1)
+    request_id = services.links.read_confirm(token(mail, "confirm"), last)
+    confirmed = signup.confirm(services.engine, request_id, last)
+    assert confirmed.subscriber.status is SubscriberStatus.ACTIVE
+
+
+def test_the_way_back_leads_to_ones_own_preferences(services: Services, engine: Engine):
+    reader_id = join(services)
+    signup.ask_link(engine, ADA, ip=None, now=NOW)
+
+    mail = received(services)
+
+    assert services.links.read_preferences(token(mail, "preferences"), NOW) == reader_id
+    signup.leave(engine, token(mail, "unsubscribe"), NOW)
+
+
+def test_who_is_in_already_is_told(services: Services, engine: Engine):
+    reader_id = join(services)
+    ask(services, NOW + HOUR)
+
+    mail = received(services, NOW + HOUR)
+
+    assert mail["Subject"] == "You are subscribed already: Paperboy"
+    assert services.links.read_preferences(token(mail, "preferences"), NOW) == reader_id
+
+
+def test_the_link_to_the_records_is_no_link_to_the_preferences(services: Services, engine: Engine):
+    reader_id = join(services)
+    signup.ask_data_link(engine, reader_id, NOW)
+
+    mail = received(services)
+
+    assert services.links.read_data(token(mail, "data"), NOW + 23 * HOUR) == reader_id
+
+
+def test_a_new_address_is_asked_and_the_old_one_not_named(services: Services, engine: Engine):
+    signup.ask_new_address(
+        engine, join(services), NEW, ip=None, suppression_key=services.suppression_key, now=NOW
+    )
+
+    mail = received(services)
+
+    assert mail["To"] == NEW
+    assert ADA not in mail.as_string()
+    request_id = services.links.read_new_address(token(mail, "new-address"), NOW)
+    assert signup.confirm_new_address(engine, request_id, NOW).subscriber.email == NEW
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("kind", LETTERS)
+@pytest.mark.usefixtures("engine")
+def test_no_letter_belongs_to_a_list_or_says_a_visitors_words(services: Services, kind):
+    delivery = make_delivery(ADA, kind=kind, request_id=5)
+
+    mail = read(services, delivery)
+
+    for name in ("List-Unsubscribe", "List-Unsubscribe-Post", "List-Id", "Precedence"):
+        assert name not in mail
+    assert mail["Auto-Submitted"] == "auto-generated"
+    assert f":{kind}:" in mail["Feedback-ID"]
+    assert ADA not in mail.get_body(("html",)).get_content()
+    assert "<mj-" not in mail.get_body(("html",)).get_content()
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("kind", ["confirmation", "new-address", "digest"])
+@pytest.mark.usefixtures("engine")
+def test_a_mail_that_has_lost_its_matter_is_not_made(services: Services, kind: str):
+    with pytest.raises(RenderError):
+        services.compose(make_delivery(kind=DeliveryKind(kind)), None, now=NOW)

@@ -479,7 +479,8 @@ def test_who_has_had_todays_digest_is_not_welcomed_with_it_again(engine: Engine)
 
     assert welcome(engine, back, NOW + 2 * HOUR) is None
     assert publish(engine, NOW + 2 * HOUR) == []
-    assert signup.find(engine, ADA)[0].next_slot_at == NOW + DAY
+    now = signup.find(engine, ADA)[0]
+    assert (now.next_slot_at, now.welcome_due) == (NOW + DAY, False)
 
 
 def test_two_who_welcome_at_once_make_one_welcome(engine: Engine):

@@ -14,7 +14,10 @@ from structlog.types import EventDict, Processor, WrappedLogger
 # What a log line must not tell, and what stands in its place. The order counts: a password in a
 # URL and a Message-ID both look like an address.
 LOGIN = re.compile(r"(?<=://)[^/\s@]*:[^/\s@]*@")
-LINK = re.compile(r"(?<=/)(confirm|preferences|unsubscribe|digests)/[^/\s?#\"'<>]+")
+LINK = re.compile(
+    # A folder may be called data; only before a token it is a link.
+    r"(?<=/)(confirm|preferences|unsubscribe|digests|new-address|data(?=/\d+\.\d))/[^/\s?#\"'<>]+"
+)
 TOKEN = re.compile(
     r"[\w-]{8,}\.(?:[\w-]{4,}\.)?(?=[\w-]*[A-Z0-9])[\w-]{27,}"  # itsdangerous: payload.[time.]sum
 )

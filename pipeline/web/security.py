@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -9,8 +10,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PAGE_POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self'; frame-src 'self'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
+    "frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 MAIL_POLICY = (  # a mail brings its styles along, and is given nothing else
     "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; form-action 'none'; "
@@ -24,8 +25,17 @@ ALWAYS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 PERSONAL = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex, nofollow"}
-PERSONAL_PAGES = ("/unsubscribe/", "/confirm/", "/preferences/", "/digests/", "/mailbox")
-ONE_CLICK = "/unsubscribe/"
+PERSONAL_PAGES = (
+    "/confirm/",
+    "/data/",
+    "/digests/",
+    "/link",
+    "/mailbox",
+    "/new-address/",
+    "/preferences/",
+    "/unsubscribe/",
+)
+ONE_CLICK = re.compile(r"/unsubscribe/[^/]*")
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
@@ -55,7 +65,7 @@ class Guard:
 
     def _may_pass(self, method: str, path: str, headers: Headers) -> bool:
         # RFC 8058, section 3.1: a mail service posts here from wherever it likes.
-        if method in SAFE_METHODS or path.startswith(ONE_CLICK):
+        if method in SAFE_METHODS or ONE_CLICK.fullmatch(path):
             return True
         return is_same_origin(headers, self._site)
 

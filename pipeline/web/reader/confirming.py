@@ -1,0 +1,100 @@
+"""Yes, that was me: the page that a confirmation leads to."""
+
+from __future__ import annotations
+
+import structlog
+from fastapi import APIRouter
+from sqlalchemy.exc import DBAPIError
+from starlette.responses import Response
+
+from pipeline import signup
+from pipeline.bootstrap import Services
+from pipeline.domain import RequestKind, SubscriberStatus
+from pipeline.errors import InvalidTokenError
+from pipeline.web.pages import Pages
+from pipeline.web.reader.looking import LOOK, chosen, next_digest, now
+from pipeline.web.reader.wording import masked
+
+log = structlog.get_logger(__name__)
+
+
+def router(services: Services, pages: Pages) -> APIRouter:
+    routes = APIRouter()
+    engine, links = services.engine, services.links
+
+    @routes.api_route("/confirm/{token}", methods=LOOK)
+    def ask(token: str) -> Response:
+        request = _request(links.read_confirm(token, now()), RequestKind.JOIN)
+        if request.is_used:
+            return pages.message("You have confirmed this already", USED, personal=True)
+        wishes = request.wishes or signup.Wishes()
+        return pages.show(
+            "confirm.html",
+            chosen=chosen(request.email, wishes.labels, wishes.schedule, wishes.max_papers),
+            is_change=request.status is SubscriberStatus.ACTIVE,
+        )
+
+    @routes.post("/confirm/{token}")
+    def join(token: str) -> Response:
+        confirmed = signup.confirm(engine, links.read_confirm(token, now()), now())
+        welcomed = _welcome(confirmed.subscriber.id)
+        return _joined(confirmed.subscriber.id, welcomed=welcomed)
+
+    @routes.api_route("/new-address/{token}", methods=LOOK)
+    def ask_to_move(token: str) -> Response:
+        request = _request(links.read_new_address(token, now()), RequestKind.NEW_ADDRESS)
+        if request.is_used:
+            return pages.message("You have confirmed this already", USED, personal=True)
+        return pages.show("move.html", address=masked(request.email))
+
+    @routes.post("/new-address/{token}")
+    def move(token: str) -> Response:
+        confirmed = signup.confirm_new_address(engine, links.read_new_address(token, now()), now())
+        return pages.show(
+            "moved.html",
+            address=masked(confirmed.subscriber.email),
+            next_digest=next_digest(confirmed.subscriber, now()),
+            preferences=links.preferences(confirmed.subscriber.id, now()),
+        )
+
+    def _request(request_id: int, kind: RequestKind) -> signup.Request:
+        request = signup.read_request(engine, request_id, now())
+        if request.kind is not kind:
+            raise InvalidTokenError("this link is not one of ours any more")
+        return request
+
+    def _welcome(subscriber_id: int) -> bool:
+        """The first digest, at once. What fails here is left to the next edition to make up."""
+        try:
+            made = services.welcome(subscriber_id, now())
+        except DBAPIError:
+            log.exception("welcome put off", subscriber=subscriber_id)
+            return False
+        return made is not None and made.skipped is None
+
+    def _joined(subscriber_id: int, *, welcomed: bool) -> Response:
+        known = signup.wishes_of(engine, subscriber_id)
+        subscriber = known.subscriber
+        if subscriber.status is not SubscriberStatus.ACTIVE:
+            return pages.message("You have confirmed this already", USED, personal=True)
+        return pages.show(
+            "joined.html",
+            chosen=chosen(
+                subscriber.email,
+                [label for _, label in known.topics],
+                subscriber.schedule,
+                subscriber.max_papers,
+            ),
+            welcomed=welcomed,
+            digests=known.digests,
+            next_digest=next_digest(subscriber, now()),
+            preferences=links.preferences(subscriber.id, now()),
+        )
+
+    return routes
+
+
+USED = (
+    "There is nothing else to do. If you have left since, subscribe again on this site; else "
+    "your mail has a link to your preferences."
+)

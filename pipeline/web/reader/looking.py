@@ -1,0 +1,68 @@
+"""Whose link it is, and what they have chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Depends
+from sqlalchemy import Engine
+
+from pipeline.domain import Schedule, Subscriber, SubscriberStatus
+from pipeline.errors import NotFoundError
+from pipeline.signup import UNDO
+from pipeline.storage import subscribers
+from pipeline.storage.database import reading
+from pipeline.web.forms import Fields, fields
+from pipeline.web.reader.wording import first_after, masked, rhythm, when
+
+LOOK = ["GET", "HEAD"]
+Sent = Annotated[Fields, Depends(fields)]
+"""What a form sends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a reader has chosen, in words."""
+
+    address: str  # masked
+    topics: tuple[str, ...]
+    rhythm: str  # "Every day at 08:00, Europe/Paris time"
+    max_papers: int
+
+
+def chosen(email: str, topics: Sequence[str], schedule: Schedule, max_papers: int) -> Chosen:
+    return Chosen(masked(email), tuple(topics), rhythm(schedule), max_papers)
+
+
+def next_digest(subscriber: Subscriber, now: datetime) -> str:
+    """When the next one comes, in the reader's words; "" when none is planned."""
+    due_at = subscriber.next_slot_at
+    if subscriber.status is not SubscriberStatus.ACTIVE or due_at is None:
+        return ""
+    if subscriber.paused_until is not None:
+        due_at = max(due_at, first_after(subscriber.paused_until, subscriber.schedule))
+    return when(due_at, subscriber.schedule, now)
+
+
+def by_secret(engine: Engine, secret: str) -> Subscriber:
+    """Raises NotFoundError for a secret that is nobody's."""
+    with reading(engine) as conn:
+        subscriber = subscribers.by_secret(conn, secret)
+    if subscriber is None:
+        raise NotFoundError("this link belongs to nobody any more")
+    return subscriber
+
+
+def may_come_back(engine: Engine, subscriber_id: int, now: datetime) -> bool:
+    """Whether leaving can still be taken back by a click."""
+    with reading(engine) as conn:
+        record = subscribers.record_of(conn, subscriber_id)
+    left_at, confirmed_at = record["left_at"], record["confirmed_at"]
+    return confirmed_at is not None and left_at is not None and left_at > now - UNDO
+
+
+def now() -> datetime:
+    return datetime.now(UTC)

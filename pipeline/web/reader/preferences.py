@@ -1,0 +1,199 @@
+"""What a reader may change by the link in any mail, what that would bring, and why nothing came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from functools import cache
+from typing import Final
+
+from fastapi import APIRouter
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from pipeline import editions, signup, slots
+from pipeline.bootstrap import Services
+from pipeline.domain import Frequency, Subscriber, SubscriberStatus
+from pipeline.errors import QueryError
+from pipeline.matching.query import canonical
+from pipeline.rendering import views, words
+from pipeline.rendering.views import Card
+from pipeline.signup import Preferences
+from pipeline.web import wishing, zones
+from pipeline.web.curated import CURATED, GROUPS
+from pipeline.web.pages import Pages
+from pipeline.web.reader.looking import LOOK, Sent, next_digest, now
+from pipeline.web.reader.wording import FATES, SKIPS, masked
+from pipeline.web.wishing import Mistake, Typed
+
+ROOM: Final = views.Room(abstract=0, phrases=3, links=1)
+LONGEST_PAUSE: Final = timedelta(days=366)
+DONE: Final = {
+    "saved": "Saved. It counts from your next digest on.",
+    "paused": "Paused. Nothing comes until then; after it, a digest looks back a few days.",
+    "resumed": "Welcome back. The next digest looks back a few days.",
+    "mailed": "A link to your records is on its way to your address. It works for a day.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """The next digest, if it were made now."""
+
+    heading: str  # "Tomorrow, Wednesday 25 November, at 08:00 Europe/Paris"
+    cards: tuple[Card, ...]
+    more: int
+
+
+def router(services: Services, pages: Pages) -> APIRouter:
+    routes = APIRouter(prefix="/preferences/{token}")
+    engine = services.engine
+
+    @routes.api_route("", methods=LOOK)
+    def show(token: str, done: str = "") -> Response:
+        return _page(token, done=DONE.get(done, ""))
+
+    @routes.post("")
+    def change(token: str, form: Sent) -> Response:
+        subscriber_id = _whose(token)
+        typed = wishing.read(form)
+        wrong = mistakes(typed)
+        if wrong:
+            return _page(token, typed=typed, wrong=wrong)
+        signup.change(engine, subscriber_id, wishing.wishes(typed), now())
+        return _back(token, "saved")
+
+    @routes.post("/pause")
+    def pause(token: str, form: Sent) -> Response:
+        subscriber = signup.wishes_of(engine, _whose(token)).subscriber
+        day = read_pause(form.get("until", ""), slots.local_date(now(), subscriber.schedule))
+        if day is None:
+            return _page(token, pause_error=WRONG_PAUSE)
+        signup.pause(engine, subscriber.id, day, now())
+        return _back(token, "paused")
+
+    @routes.post("/resume")
+    def resume(token: str) -> Response:
+        signup.pause(engine, _whose(token), None, now())
+        return _back(token, "resumed")
+
+    @routes.post("/data")
+    def mail_data_link(token: str) -> Response:
+        signup.ask_data_link(engine, _whose(token), now())
+        return _back(token, "mailed")
+
+    def _whose(token: str) -> int:
+        return services.links.read_preferences(token, now())
+
+    def _back(token: str, done: str) -> Response:
+        """To the page itself, so that loading it again sends nothing again."""
+        return RedirectResponse(f"/preferences/{token}?done={done}", 303)
+
+    def _page(
+        token: str,
+        *,
+        done: str = "",
+        typed: Typed | None = None,
+        wrong: tuple[Mistake, ...] = (),
+        pause_error: str = "",
+    ) -> HTMLResponse:
+        known = signup.wishes_of(engine, _whose(token))
+        subscriber = known.subscriber
+        is_wrong = bool(pause_error or wrong)
+        return pages.show(
+            "preferences.html",
+            status=422 if is_wrong else 200,
+            token=token,
+            done=done,
+            typed=typed or typed_from(known),
+            wrong=wrong,
+            rhythms=wishing.RHYTHMS,
+            hours=wishing.HOURS,
+            groups=GROUPS,
+            regions=zones.by_region(),
+            pause_error=pause_error,
+            first_pause=slots.local_date(now(), subscriber.schedule) + timedelta(days=1),
+            address=masked(subscriber.email),
+            status_word=subscriber.status.value,
+            paused_until=_paused_until(subscriber, now()),
+            next_digest=next_digest(subscriber, now()),
+            outlook=None if is_wrong else _outlook(subscriber),
+            digests=[
+                (words.full_day(d.edition_on), services.links.digest(d.delivery_id, now()),
+                 FATES[d.status], d.papers)
+                for d in known.digests
+            ],
+            skips=[(words.full_day(skip.edition_on), SKIPS[skip.reason]) for skip in known.skips],
+            unsubscribe=services.links.unsubscribe(subscriber.secret),
+        )  # fmt: skip
+
+    def _outlook(subscriber: Subscriber) -> Outlook | None:
+        if subscriber.status is not SubscriberStatus.ACTIVE:
+            return None
+        digest = editions.preview(engine, subscriber.email, now=now())
+        cards = tuple(
+            views.card(pick.paper, views.reasons(pick.reasons, ROOM), pages.house, ROOM)
+            for pick in digest.picks
+        )
+        return Outlook(next_digest(subscriber, now()), cards, digest.more)
+
+    return routes
+
+
+# --- The form: pure -----------------------------------------------------------------------------
+
+WRONG_PAUSE = "Please give a day after today, at most a year from now."
+
+
+def typed_from(known: Preferences) -> Typed:
+    """The form as the reader left it: topics with a name by their name, the others as queries."""
+    schedule = known.subscriber.schedule
+    rhythm = schedule.frequency.value
+    if schedule.frequency is Frequency.WEEKLY:
+        rhythm = f"{rhythm}-{schedule.weekday.name.lower()}"
+    slugs = slugs_by_query()
+    own = [_line(*topic) for topic in known.topics if topic[0] not in slugs]
+    return Typed(
+        email=known.subscriber.email,
+        slugs=tuple(slugs[query] for query, _ in known.topics if query in slugs),
+        queries="\n".join(own),
+        hour=str(schedule.at.hour),
+        timezone=schedule.timezone,
+        rhythm=rhythm,
+        max_papers=str(known.subscriber.max_papers),
+    )
+
+
+def _line(query: str, label: str) -> str:
+    """A topic as it can be sent back: in the reader's words, while they still mean the same."""
+    try:
+        return label if canonical(label) == query else query
+    except QueryError:
+        return query
+
+
+@cache
+def slugs_by_query() -> Mapping[str, str]:
+    """The topics with a name, by their canonical query."""
+    return {canonical(topic.query): topic.slug for topic in CURATED}
+
+
+def mistakes(typed: Typed) -> tuple[Mistake, ...]:
+    """What is wrong in the form; it has no field for the address."""
+    return tuple(wrong for wrong in wishing.mistakes(typed) if wrong.field != "email")
+
+
+def read_pause(until: str, today: date) -> date | None:
+    try:
+        day = date.fromisoformat(until)
+    except ValueError:
+        return None
+    return day if today < day <= today + LONGEST_PAUSE else None
+
+
+def _paused_until(subscriber: Subscriber, at: datetime) -> str:
+    """The day of the first digest after a pause; "" when nothing is paused."""
+    until = subscriber.paused_until
+    if until is None or until <= slots.local_date(at, subscriber.schedule):
+        return ""
+    return words.full_day(until)

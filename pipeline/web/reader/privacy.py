@@ -1,0 +1,36 @@
+"""What is kept about readers, and for how long: told from what the code does."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from pipeline import purge
+from pipeline.bootstrap import Services
+from pipeline.rendering import words
+from pipeline.web.pages import Pages
+from pipeline.web.reader.looking import LOOK
+
+
+def router(services: Services, pages: Pages) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.api_route("/privacy", methods=LOOK)
+    def privacy() -> Response:
+        return pages.show(
+            "privacy.html",
+            pending=spoken(purge.PENDING),
+            ip=spoken(purge.IP),
+            counters=spoken(purge.COUNTERS),
+            asked=spoken(purge.ASKED),
+            digest=spoken(purge.DIGEST),
+            mail_server=services.settings.smtp.host,
+        )
+
+    return routes
+
+
+def spoken(span: timedelta) -> str:
+    return words.count(span.days, "day", "days")

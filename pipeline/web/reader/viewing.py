@@ -1,0 +1,79 @@
+"""A digest in the browser: the same papers, order, words and reasons as were sent."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Final
+
+from fastapi import APIRouter
+from starlette.responses import HTMLResponse, Response
+
+from pipeline.bootstrap import Services
+from pipeline.domain import Digest
+from pipeline.errors import ExpiredTokenError
+from pipeline.rendering import MailLinks
+from pipeline.storage import digests
+from pipeline.storage.database import reading
+from pipeline.storage.digests import Made
+from pipeline.web.pages import Pages
+from pipeline.web.reader.looking import LOOK, now
+from pipeline.web.security import MAIL_POLICY
+
+# The mail runs no script, sends no form and belongs to no site.
+POLICY: Final = MAIL_POLICY + (
+    "frame-ancestors 'none'; sandbox allow-popups allow-popups-to-escape-sandbox"
+)
+KEPT: Final = timedelta(days=90)
+BODY: Final = re.compile(r"<body[^>]*>", re.IGNORECASE)
+NEWER = (
+    '<p style="margin:0;padding:12px 20px;background:#1f1d1a;color:#ffffff;text-align:center;'
+    'font:14px/1.5 Helvetica,Arial,sans-serif">Our mails have been redesigned since this one was '
+    "sent. The papers, their order and the reasons are those of the mail.</p>"
+)
+
+
+def router(services: Services, pages: Pages) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.api_route("/digests/{token}", methods=LOOK)
+    def view(token: str) -> Response:
+        try:
+            delivery_id = services.links.read_digest(token, now())
+        except ExpiredTokenError:
+            return _no_longer_kept()
+        with reading(services.engine) as conn:
+            made = digests.made(conn, delivery_id)
+            digest = digests.load(conn, [delivery_id]).get(delivery_id)
+        if made is None or digest is None or not digest.picks or made.created_at <= now() - KEPT:
+            return _no_longer_kept()
+        html = _mail(delivery_id, digest, made)
+        return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
+
+    def _mail(delivery_id: int, digest: Digest, made: Made) -> str:
+        """The mail; its links live no longer here than in the inbox."""
+        site, links, renderer = services.settings.site_url, services.links, services.renderer
+        _, html, _ = renderer.page(
+            digest,
+            MailLinks(
+                subscribe=f"{site}/subscribe",
+                privacy=f"{site}/privacy",
+                archive=f"{site}/papers",
+                unsubscribe=links.unsubscribe(made.secret),
+                preferences=links.preferences(made.subscriber_id, made.created_at),
+                view=links.digest(delivery_id, made.created_at),
+            ),
+        )
+        if made.template == renderer.template_version:
+            return html
+        return BODY.sub(lambda body: body[0] + NEWER, html, count=1)
+
+    def _no_longer_kept() -> Response:
+        return pages.message(
+            "This digest is no longer kept",
+            "Digests can be read here for 90 days, and as long as their reader is known to us. "
+            "The papers themselves are where they were.",
+            status=410,
+        )
+
+    return routes

@@ -1,0 +1,78 @@
+"""Days, hours and reasons as a reader says them. Pure."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from typing import Final
+
+from pipeline import slots
+from pipeline.domain import DeliveryStatus, Frequency, Schedule, SkipReason
+from pipeline.rendering import words
+from pipeline.signup import Why
+
+SKIPS: Final = {
+    SkipReason.NOTHING_NEW: "No new papers had come in since your last digest.",
+    SkipReason.NOTHING_MATCHED: "New papers came in, but none on your topics.",
+    SkipReason.ALL_SENT_BEFORE: "Every paper on your topics had been sent to you before.",
+    SkipReason.PAUSED: "Your digest was paused.",
+    SkipReason.SUPPRESSED: "Mail to your address had come back, so we did not write.",
+}
+FATES: Final = {
+    DeliveryStatus.QUEUED: "On its way",
+    DeliveryStatus.LEASED: "On its way",
+    DeliveryStatus.SENDING: "On its way",
+    DeliveryStatus.SENT: "Sent",
+    DeliveryStatus.UNCERTAIN: "Probably sent: your mail server did not answer",
+    DeliveryStatus.FAILED: "Not sent: your mail server refused it",
+    DeliveryStatus.SUPPRESSED: "Not sent: your mail server knows no such address",
+    DeliveryStatus.CANCELLED: "Not sent: a newer digest took its place, or you had left",
+    DeliveryStatus.EXPIRED: "Not sent in time: its papers came with the next one",
+}
+WHYS: Final = {
+    Why.TOO_MANY: "Too many mails, or too many papers in them",
+    Why.NOT_RELEVANT: "The papers were not what I hoped for",
+    Why.NO_LONGER: "I do not need it any more",
+    Why.NEVER_ASKED: "I never asked for it",
+    Why.OTHER: "Something else",
+}
+
+
+def masked(email: str) -> str:
+    """Enough of an address for its owner to know it: "a•••@e•••.org"."""
+    name, _, domain = email.rpartition("@")
+    host, dot, top = domain.rpartition(".")
+    return f"{name[:1]}•••@{host[:1]}•••{dot}{top}" if dot else f"{name[:1]}•••@{top[:1]}•••"
+
+
+def rhythm(schedule: Schedule) -> str:
+    """ "Every Monday at 08:00, Europe/Paris time"."""
+    days = {
+        Frequency.DAILY: "Every day",
+        Frequency.WEEKDAYS: "Monday to Friday",
+        Frequency.WEEKLY: f"Every {schedule.weekday.name.capitalize()}",
+    }
+    return f"{days[schedule.frequency]} at {schedule.at:%H:%M}, {schedule.timezone} time"
+
+
+def when(slot: datetime, schedule: Schedule, now: datetime) -> str:
+    """ "Tomorrow, Wednesday 25 November, at 08:00 Europe/Paris"; by the reader's own clock."""
+    if slot <= now:
+        return "Within the next minutes"
+    tz = slots.zone(schedule.timezone)
+    local, today = slot.astimezone(tz), now.astimezone(tz).date()
+    return f"{_day(local.date(), today)}, at {local:%H:%M} {schedule.timezone}"
+
+
+def first_after(until: date, schedule: Schedule) -> datetime:
+    """The first slot whose digest is not paused any more."""
+    before = slots.slot_on(until, schedule) - timedelta(seconds=1)
+    return slots.first_slot(schedule, before)
+
+
+def _day(day: date, today: date) -> str:
+    spoken = words.days(day, day)
+    if day.year != today.year:
+        spoken += f" {day.year}"
+    if day == today:
+        return f"Today, {spoken}"
+    return f"Tomorrow, {spoken}" if day == today + timedelta(days=1) else spoken

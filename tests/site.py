@@ -1,0 +1,119 @@
+"""The site in a test: its pages, the readers behind them, and their mail."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Engine, update
+from starlette.testclient import TestClient
+
+from pipeline import ingest, settings, signup
+from pipeline.bootstrap import Services
+from pipeline.domain import Sighting, Subscriber, SuppressionReason
+from pipeline.signup import Wishes
+from pipeline.sources import Reading
+from pipeline.storage import subscribers
+from pipeline.storage.database import reading
+from pipeline.storage.schema import DeliveryRow, RequestRow, SubscriberRow
+from pipeline.web import create_app
+from tests.factories import make_schedule, make_sighting
+from tests.newsroom import rows
+
+URL = "https://papers.example.org"
+ADA = "ada.lovelace@example.org"
+ELSEWHERE = {"Origin": "https://elsewhere.example", "Sec-Fetch-Site": "cross-site"}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a reader sees of us, and what we know of the reader. The clock is the real one."""
+
+    services: Services
+    browser: TestClient
+
+    @property
+    def engine(self) -> Engine:
+        return self.services.engine
+
+    def get(self, url: str, **more: Any) -> Any:
+        return self.browser.get(path(url), **more)
+
+    def post(self, url: str, **more: Any) -> Any:
+        return self.browser.post(path(url), **more)
+
+    def ask(self, email: str = ADA, *topics: str, **schedule: Any) -> str:
+        """Somebody fills in the form; the link that their mail brings."""
+        wishes = Wishes(topics or ("retrieval",), make_schedule(**schedule), 5)
+        signup.ask(self.engine, email, wishes, ip=None, suppression_key=self.key, now=now())
+        request = rows(self.engine, RequestRow, RequestRow.id)[-1]
+        return self.services.links.confirm(request.id, now())
+
+    def reader(self, email: str = ADA, *topics: str, **schedule: Any) -> Subscriber:
+        wishes = Wishes(topics or ("retrieval",), make_schedule(**schedule), 5)
+        return signup.add(
+            self.engine, email, wishes, confirmed=True, suppression_key=self.key, now=now()
+        )
+
+    def again(self, subscriber: Subscriber) -> Subscriber:
+        """The same reader as they are now."""
+        with reading(self.engine) as conn:
+            known = subscribers.by_id(conn, subscriber.id)
+        assert known is not None
+        return known
+
+    def announce(self, *sightings: Sighting) -> None:
+        found = list(sightings) or [make_sighting(announced_on=now().date())]
+        ingest.ingest_recorded(self.engine, [("arxiv", Reading(sightings=found))], now=now())
+
+    def publish(self) -> None:
+        list(self.services.publish(now(), everyone=True))
+
+    def owed(self) -> list[Any]:
+        """Every delivery there is, oldest first, whatever became of it."""
+        return rows(self.engine, DeliveryRow, DeliveryRow.id)
+
+    def suppress(self, subscriber: Subscriber) -> None:
+        hash_ = subscribers.address_hash(subscriber.email, self.key)
+        with self.engine.begin() as conn:
+            subscribers.suppress(conn, hash_, SuppressionReason.MANUAL, now())
+
+    def alter(self, subscriber: Subscriber, **values: Any) -> None:
+        """What only time does."""
+        with self.engine.begin() as conn:
+            conn.execute(
+                update(SubscriberRow).where(SubscriberRow.id == subscriber.id).values(**values)
+            )
+
+    def preferences(self, subscriber: Subscriber) -> str:
+        return path(self.services.links.preferences(subscriber.id, now()))
+
+    def data(self, subscriber: Subscriber) -> str:
+        return path(self.services.links.data(subscriber.id, now()))
+
+    @property
+    def key(self) -> str:
+        return self.services.suppression_key
+
+
+def open_site(engine: Engine, **changes: Any) -> Site:
+    services = Services(settings.load(None, **{"site_url": URL, **changes}), engine)
+    browser = TestClient(
+        create_app(services), base_url=services.settings.site_url, follow_redirects=False
+    )
+    return Site(services, browser)
+
+
+def path(url: str) -> str:
+    """The part of an address that is asked of the server."""
+    return re.sub(r"^https?://[^/]+", "", url)
+
+
+def links_in(html: str) -> list[str]:
+    return [link.replace("&amp;", "&") for link in re.findall(r'href="([^"]+)"', html)]
+
+
+def now() -> datetime:
+    return datetime.now(UTC)

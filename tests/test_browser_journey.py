@@ -1,0 +1,221 @@
+"""A reader's whole way, in a real browser and a real mailbox: from the form to the way out."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from email.message import EmailMessage
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from sqlalchemy import Engine
+
+from pipeline import settings
+from pipeline.bootstrap import Services
+from pipeline.domain import SubscriberStatus
+from pipeline.storage.schema import SubscriberRow
+from pipeline.web import create_app
+from pipeline.web.server import listen, server
+from tests.conftest import CHROMIUM
+from tests.factories import make_sighting
+from tests.newsroom import rows
+from tests.servers import Inbox
+from tests.site import ADA, Site, now
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def backend() -> str:
+    """The smaller database is enough: what differs between the two is in storage."""
+    return "sqlite"
+
+
+@pytest.fixture
+def site(engine: Engine, inbox: Inbox) -> Iterator[Site]:
+    """The site on loopback, with links that lead to it, and mail that goes to the inbox."""
+    with listen("127.0.0.1", 0) as socket:
+        url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+        loaded = settings.load(None, site_url=url, smtp_url=inbox.url)
+        services = Services(loaded, engine)
+        running = server(create_app(services))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [socket]})
+        thread.start()
+        yield Site(services, browser=None)  # type: ignore[arg-type]
+        running.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        path = next(filter(None, map(shutil.which, CHROMIUM)))
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Reader:
+    """Somebody with a browser and a mailbox."""
+
+    tab: Page
+    site: Site
+    inbox: Inbox
+    complaints: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tab.on("console", self._hear)
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on("requestfailed", lambda request: self.complaints.append(request.url))
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            self.complaints.append(message.text)
+
+    def mail(self) -> EmailMessage:
+        """The newest mail, once the dispatcher has sent what is owed."""
+        before = len(self.inbox.received)
+        self.site.services.dispatch(once=True)
+        assert len(self.inbox.received) == before + 1
+        return self.inbox.received[-1].message
+
+    def open(self, page: str) -> None:
+        self.tab.goto(f"{self.site.services.settings.site_url}{page}")
+
+    def follow(self, mail: EmailMessage, kind: str) -> None:
+        [link, *_] = re.findall(rf"https?://\S+/{kind}/\S+", text_of(mail))
+        self.tab.goto(link)
+
+    def press(self, button: str) -> None:
+        self.tab.get_by_role("button", name=button, exact=True).last.click()
+
+    @property
+    def heading(self) -> str:
+        return self.tab.get_by_role("heading", level=1).inner_text()
+
+
+@pytest.fixture(params=[True, False], ids=["with scripts", "without scripts"])
+def reader(request, chromium: Browser, site: Site, inbox: Inbox) -> Iterator[Reader]:
+    context = chromium.new_context(
+        java_script_enabled=request.param, timezone_id="Europe/Paris", locale="en-GB"
+    )
+    yield Reader(context.new_page(), site, inbox)
+    context.close()
+
+
+def text_of(mail: EmailMessage) -> str:
+    part = mail.get_body(("plain",))
+    assert part is not None
+    text = part.get_content()
+    assert isinstance(text, str)
+    return text
+
+
+def test_from_the_form_to_the_way_out(reader, site, inbox):
+    """Sign up, confirm, read, change, leave; and then silence."""
+    site.announce(make_sighting(title="Retrieval, the first", announced_on=now().date()))
+
+    reader.open("/subscribe")
+    tab = reader.tab
+    for box in tab.locator('input[name="topic"]:checked').all():
+        box.uncheck()
+    tab.get_by_label("Topics in your own words").fill("retrieval")
+    tab.get_by_label("Your email address").fill(ADA)
+    reader.press("Subscribe")
+    assert reader.heading == "Look into your inbox"
+
+    question = reader.mail()
+    assert question["To"] == ADA
+    assert question["List-Unsubscribe"] is None
+    reader.follow(question, "confirm")
+    assert [row.status for row in rows(site.engine, SubscriberRow)] == [SubscriberStatus.PENDING]
+    reader.press("Yes, subscribe me")
+    assert reader.heading == "You are subscribed"
+    assert "Your first digest is on its way" in tab.inner_text("main")
+
+    welcome = reader.mail()
+    assert "Retrieval, the first" in text_of(welcome)
+    assert welcome["List-Unsubscribe-Post"] is None  # the trial site has no https
+    reader.follow(welcome, "digests")
+    assert "Retrieval, the first" in tab.inner_text("body")
+
+    reader.follow(welcome, "preferences")
+    assert tab.get_by_label("Topics in your own words").input_value() == "retrieval"
+    tab.get_by_label("Topics in your own words").fill("granite")
+    reader.press("Save")
+    assert tab.get_by_role("status").first.is_visible()
+    assert tab.get_by_label("Topics in your own words").input_value() == "granite"
+
+    site.announce(
+        make_sighting(title="Retrieval, the second", announced_on=now().date()),
+        make_sighting(title="Granite", announced_on=now().date()),
+    )
+    site.alter(rows(site.engine, SubscriberRow)[0], last_edition_on=None, last_slot_at=None)
+    site.publish()
+    digest = reader.mail()
+    assert "Granite" in text_of(digest)
+    assert "Retrieval" not in text_of(digest)
+
+    reader.follow(digest, "unsubscribe")
+    reader.press("Unsubscribe")
+    assert reader.heading == "You are unsubscribed"
+
+    site.announce(make_sighting(title="Granite once more", announced_on=now().date()))
+    site.alter(rows(site.engine, SubscriberRow)[0], last_edition_on=None, last_slot_at=None)
+    site.publish()
+    assert site.services.dispatch(once=True).sent == 0
+    assert len(inbox.received) == 3
+    assert reader.complaints == []
+
+
+def test_to_the_records_and_out_for_good(reader, site, inbox):
+    """The link for records comes by mail; the download is everything, and erasing is the end."""
+    site.announce(make_sighting(announced_on=now().date()))
+    ada = site.reader()
+    site.publish()
+    digest = reader.mail()
+
+    reader.follow(digest, "preferences")
+    reader.press("Mail me that link")
+    assert reader.tab.get_by_role("status").first.is_visible()
+    reader.follow(reader.mail(), "data")
+    with reader.tab.expect_download() as download:
+        reader.press("Download")
+    assert ADA in download.value.path().read_text("utf-8")
+    reader.press("Erase everything")
+    assert reader.heading == "Erase everything about you?"
+    reader.press("Yes, erase it")
+    assert reader.heading == "Everything is erased"
+
+    reader.follow(digest, "unsubscribe")
+    assert reader.heading == "This link leads nowhere any more"
+    assert ADA not in str(rows(site.engine, SubscriberRow))
+    assert ada.secret not in str(rows(site.engine, SubscriberRow))
+
+
+def test_a_pause_and_a_change_of_mind(reader, site):
+    ada = site.reader()
+    reader.tab.goto(site.services.links.preferences(ada.id, now()))
+
+    reader.tab.get_by_label("Pause until").fill("2099-01-01")
+    reader.press("Pause")
+    assert reader.tab.locator("#until-error").is_visible()
+
+    reader.tab.get_by_label("Pause until").fill(f"{now() + timedelta(days=9):%Y-%m-%d}")
+    reader.press("Pause")
+    assert "Paused until" in reader.tab.inner_text("main")
+
+    reader.press("Resume now")
+    assert "Paused until" not in reader.tab.inner_text("main")
+
+    reader.tab.goto(site.services.links.unsubscribe(ada.secret))
+    reader.press("Unsubscribe")
+    reader.press("That was a mistake: write to me again")
+    assert reader.heading == "You are subscribed again"
+    assert site.again(ada).status is SubscriberStatus.ACTIVE
+    assert [text for text in reader.complaints if "422" not in text] == []

@@ -1,0 +1,679 @@
+"""A reader's own pages: GET shows, POST does, and a link does no more than it was mailed for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine
+
+from pipeline import purge, signup
+from pipeline.domain import (
+    DeliveryKind,
+    DeliveryStatus,
+    Frequency,
+    SkipReason,
+    SubscriberStatus,
+)
+from pipeline.storage.schema import (
+    AskedRow,
+    DeliveryRow,
+    PaperVersionRow,
+    RequestRow,
+    SkipRow,
+    SubscriberRow,
+    SuppressionRow,
+)
+from pipeline.web.reader.wording import FATES, SKIPS, WHYS, masked, when
+from tests.factories import make_schedule, make_sighting
+from tests.newsroom import rows
+from tests.site import ADA, ELSEWHERE, Site, links_in, now, open_site, path
+
+NASTY = "<img src=x onerror=alert(1)>"
+PARIS = make_schedule(8, "Europe/Paris")
+
+
+@pytest.fixture
+def site(engine: Engine) -> Site:
+    return open_site(engine)
+
+
+def ids(html: str) -> set[str]:
+    return set(re.findall(r'href="https://arxiv.org/abs/([^"]+)"', html))
+
+
+# --- In the reader's words ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("slot", "spoken"),
+    [
+        (datetime(2026, 11, 24, 7, tzinfo=UTC), "Today, Tuesday 24 November, at 08:00"),
+        (datetime(2026, 11, 25, 7, tzinfo=UTC), "Tomorrow, Wednesday 25 November, at 08:00"),
+        (datetime(2026, 11, 30, 7, tzinfo=UTC), "Monday 30 November, at 08:00"),
+        (datetime(2027, 1, 4, 7, tzinfo=UTC), "Monday 4 January 2027, at 08:00"),
+    ],
+)
+def test_the_next_digest_is_told_by_the_readers_own_clock(slot, spoken):
+    at = datetime(2026, 11, 24, 5, tzinfo=UTC)
+
+    assert when(slot, PARIS, at) == f"{spoken} Europe/Paris"
+
+
+def test_a_day_is_the_readers_day_and_not_ours():
+    """At half past eleven at night in Paris it is tomorrow already in Tokyo."""
+    at = datetime(2026, 11, 24, 22, 30, tzinfo=UTC)
+    slot = datetime(2026, 11, 24, 23, tzinfo=UTC)
+
+    assert when(slot, make_schedule(8, "Asia/Tokyo"), at).startswith("Today, Wednesday 25")
+
+
+def test_every_reason_we_keep_has_words_for_it():
+    assert set(SKIPS) == set(SkipReason)
+    assert set(FATES) == set(DeliveryStatus)
+    assert set(WHYS) == set(signup.Why)
+
+
+@pytest.mark.parametrize(
+    ("email", "shown"),
+    [
+        ("ada@example.org", "a•••@e•••.org"),
+        ("a@b.co.uk", "a•••@b•••.uk"),
+        ("root@localhost", "r•••@l•••"),
+    ],
+)
+def test_an_address_is_shown_to_its_owner_only(email, shown):
+    assert masked(email) == shown
+
+
+# --- Confirming ---------------------------------------------------------------------------------
+
+
+def test_the_confirmation_shows_what_was_asked_for_and_one_button(site):
+    link = site.ask(ADA, "retrieval", NASTY, hour=6, timezone="Asia/Tokyo")
+
+    page = site.get(link).text
+
+    assert page.count("<button") == page.count("<form") == 1
+    assert "Every day at 06:00, Asia/Tokyo time" in page
+    assert "a•••@e•••.org" in page
+    assert ADA not in page
+    assert "&lt;img src=x" in page
+    assert "<img" not in page
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_no_scanner_confirms_anything(site, method):
+    link = site.ask()
+
+    answer = site.browser.request(method, path(link))
+
+    assert answer.status_code == 200
+    assert [row.status for row in rows(site.engine, SubscriberRow)] == [SubscriberStatus.PENDING]
+    assert [row.used_at for row in rows(site.engine, RequestRow)] == [None]
+
+
+def test_the_first_digest_is_owed_at_once_and_the_page_says_when_the_next_one_comes(site):
+    site.announce()
+    link = site.ask(hour=8, timezone="Europe/Paris")
+
+    answer = site.post(link)
+
+    [reader] = rows(site.engine, SubscriberRow)
+    welcome = site.owed()[-1]
+    assert (welcome.kind, welcome.status) == (DeliveryKind.WELCOME, DeliveryStatus.QUEUED)
+    assert "Your first digest is on its way" in answer.text
+    assert when(reader.next_slot_at, PARIS, now()) in answer.text
+    [preferences] = [to for to in links_in(answer.text) if "/preferences/" in to]
+    assert site.get(preferences).status_code == 200
+
+
+def test_a_site_without_papers_promises_none(site):
+    answer = site.post(site.ask())
+
+    assert answer.status_code == 200
+    assert "on its way" not in answer.text
+    assert [row.kind for row in site.owed()] == [DeliveryKind.CONFIRMATION]
+
+
+def test_confirming_twice_brings_one_welcome(site):
+    site.announce()
+    link = site.ask()
+
+    answers = [site.post(link) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert all("You are subscribed" in answer.text for answer in answers)
+    assert [row.kind for row in site.owed()].count(DeliveryKind.WELCOME) == 1
+    assert "confirmed this already" in site.get(link).text
+
+
+def test_nothing_is_confirmed_from_another_site(site):
+    answer = site.post(site.ask(), headers=ELSEWHERE)
+
+    assert answer.status_code == 403
+    assert [row.status for row in rows(site.engine, SubscriberRow)] == [SubscriberStatus.PENDING]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("flaw", ["old", "altered", "of another purpose", "of nobody"])
+def test_a_link_that_does_not_hold_leads_back_to_the_form(site, method, flaw):
+    link = site.ask()
+    links = site.services.links
+    bad = {
+        "old": links.confirm(1, now() - timedelta(hours=73)),
+        "altered": link.replace("/confirm/", "/confirm/4"),
+        "of another purpose": links.preferences(1, now()).replace("/preferences/", "/confirm/"),
+        "of nobody": links.confirm(4711, now()),
+    }[flaw]
+
+    answer = site.browser.request(method, path(bad))
+
+    assert answer.status_code == 410
+    assert 'href="/subscribe"' in answer.text
+    assert [row.status for row in rows(site.engine, SubscriberRow)] == [SubscriberStatus.PENDING]
+
+
+# --- Preferences --------------------------------------------------------------------------------
+
+CHOICE = {
+    "topic": ["trending"],
+    "queries": 'stones\r\n"small print"',
+    "frequency": "weekly-friday",
+    "hour": "6",
+    "timezone": "Asia/Tokyo",
+    "max_papers": "3",
+}
+
+
+def test_everything_that_was_chosen_can_be_chosen_anew(site):
+    ada = site.reader()
+
+    answer = site.post(site.preferences(ada), data=CHOICE)
+    page = site.get(answer.headers["location"]).text
+
+    assert answer.status_code == 303
+    assert 'role="status"' in page
+    known = signup.wishes_of(site.engine, ada.id)
+    assert known.subscriber.schedule.frequency is Frequency.WEEKLY
+    assert known.subscriber.schedule.weekday.name == "FRIDAY"
+    assert (known.subscriber.schedule.timezone, known.subscriber.max_papers) == ("Asia/Tokyo", 3)
+    assert [label for _, label in known.topics] == ["Trending", "stones", '"small print"']
+
+
+def test_the_form_sends_back_what_it_was_filled_with(site):
+    """Saving without a change changes nothing, whatever a topic is called."""
+    ada = site.reader()
+    site.post(site.preferences(ada), data=CHOICE)
+    before = signup.wishes_of(site.engine, ada.id)
+
+    page = site.get(site.preferences(ada)).text
+
+    assert re.search(r'value="trending" checked', page)
+    assert re.search(r">\s*stones\n&#34;small print&#34;</textarea>", page)
+    assert re.search(r'value="weekly-friday" selected', page)
+    assert re.search(r'value="6" selected', page)
+    assert before == signup.wishes_of(site.engine, ada.id)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("queries", "(never closed"),
+        ("hour", "25"),
+        ("timezone", "Mars/Olympus"),
+        ("frequency", "hourly"),
+        ("max_papers", "0"),
+        ("max_papers", "many"),
+    ],
+)
+def test_a_mistake_is_told_at_its_field_and_nothing_is_saved(site, field, value):
+    ada = site.reader()
+    before = signup.wishes_of(site.engine, ada.id)
+
+    answer = site.post(site.preferences(ada), data={**CHOICE, field: value})
+
+    assert answer.status_code in {200, 422}
+    assert f'aria-describedby="{field}-error"' in answer.text
+    assert f'id="{field}-error"' in answer.text
+    assert signup.wishes_of(site.engine, ada.id) == before
+
+
+def test_a_change_shows_what_it_would_bring(site):
+    site.announce(
+        make_sighting("3001.00001", title="On retrieval", announced_on=now().date()),
+        make_sighting("3001.00002", title="On granite", abstract="", announced_on=now().date()),
+    )
+    ada = site.reader(ADA, "retrieval")
+    assert ids(site.get(site.preferences(ada)).text) == {"3001.00001"}
+
+    answer = site.post(site.preferences(ada), data={**CHOICE, "topic": [], "queries": "granite"})
+
+    page = site.get(answer.headers["location"]).text
+    assert ids(page) == {"3001.00002"}
+    assert "granite" in page
+    assert site.owed() == []
+
+
+def test_a_title_from_a_source_is_only_text(site):
+    site.announce(make_sighting(title=f"Retrieval {NASTY}", announced_on=now().date()))
+    ada = site.reader(ADA, f"retrieval {NASTY}", "retrieval")
+
+    page = site.get(site.preferences(ada)).text
+
+    assert "<img" not in page
+    assert "&lt;img" in page
+
+
+def test_a_pause_lasts_until_its_day_or_until_it_is_ended(site):
+    ada = site.reader()
+    until = now().date() + timedelta(days=10)
+
+    paused = site.post(f"{site.preferences(ada)}/pause", data={"until": until.isoformat()})
+    page = site.get(paused.headers["location"]).text
+
+    assert site.again(ada).paused_until == until
+    assert "Paused until" in page
+    assert "Resume now" in page
+
+    site.post(f"{site.preferences(ada)}/resume")
+
+    assert "Paused until" not in site.get(site.preferences(ada)).text
+
+
+@pytest.mark.parametrize("days", [-1, 0, 400])
+def test_a_pause_ends_in_the_future_and_not_too_far_off(site, days):
+    ada = site.reader()
+    until = (now() + timedelta(days=days)).date()
+
+    answer = site.post(f"{site.preferences(ada)}/pause", data={"until": until.isoformat()})
+
+    assert answer.status_code == 422
+    assert 'aria-describedby="until-error"' in answer.text
+    assert site.again(ada).paused_until is None
+
+
+def test_why_nothing_came_is_told_in_plain_words(site):
+    ada = site.reader(ADA, "granite")
+    site.announce()
+    site.publish()
+
+    page = site.get(site.preferences(ada)).text
+
+    assert "Why nothing came" in page
+    assert SKIPS[SkipReason.NOTHING_MATCHED] in page
+
+
+def test_the_last_digests_can_be_read_from_here(site):
+    site.announce(make_sighting("3001.00001", announced_on=now().date()))
+    ada = site.reader()
+    site.publish()
+
+    page = site.get(site.preferences(ada)).text
+
+    [digest] = [to for to in links_in(page) if "/digests/" in to]
+    assert "3001.00001" in site.get(digest).text
+
+
+def test_the_preferences_of_who_has_left_offer_the_way_back_and_no_form(site):
+    ada = site.reader()
+    site.post(f"/unsubscribe/{ada.secret}")
+
+    page = site.get(site.preferences(ada)).text
+
+    assert "Nothing is sent to you now" in page
+    assert 'name="queries"' not in page
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_looking_at_preferences_changes_nothing(site, method):
+    ada = site.reader()
+    before = rows(site.engine, SubscriberRow)
+
+    for act in ("", "/pause", "/resume", "/data"):
+        site.browser.request(method, site.preferences(ada) + act)
+
+    assert rows(site.engine, SubscriberRow) == before
+    assert site.owed() == []
+
+
+def test_a_link_in_a_mail_ends_after_thirty_days_and_says_how_to_get_another(site):
+    ada = site.reader()
+    old = site.services.links.preferences(ada.id, now() - timedelta(days=30, seconds=1))
+
+    answers = [site.get(old), site.post(old, data=CHOICE)]
+
+    assert [answer.status_code for answer in answers] == [410, 410]
+    assert 'href="/link"' in answers[0].text
+    assert signup.wishes_of(site.engine, ada.id).subscriber.schedule == ada.schedule
+
+
+def test_a_form_that_is_no_form_is_refused(site):
+    ada = site.reader()
+
+    answers = [
+        site.post(site.preferences(ada), json=CHOICE),
+        site.post(site.preferences(ada), data={"queries": "x" * 200_000}),
+    ]
+
+    assert [answer.status_code for answer in answers] == [415, 413]
+
+
+# --- The way back -------------------------------------------------------------------------------
+
+
+def test_the_link_is_mailed_to_whoever_reads_us_and_the_page_does_not_tell(site):
+    site.reader()
+
+    answers = [site.post("/link", data={"email": to}) for to in (ADA, "nobody@example.org")]
+
+    assert answers[0].text == answers[1].text
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [row.kind for row in site.owed()] == [DeliveryKind.LINK]
+
+
+def test_what_is_no_address_is_told_so_at_its_field(site):
+    answer = site.post("/link", data={"email": NASTY})
+
+    assert answer.status_code == 422
+    assert 'aria-describedby="email-error"' in answer.text
+    assert "<img" not in answer.text
+
+
+def test_who_asks_too_often_is_told_when_to_come_back(site):
+    answers = [site.post("/link", data={"email": f"r{n}@example.org"}) for n in range(30)]
+
+    assert answers[-1].status_code == 429
+    assert int(answers[-1].headers["retry-after"]) > 0
+
+
+# --- What we hold -------------------------------------------------------------------------------
+
+
+def test_the_link_of_a_digest_reaches_no_records(site):
+    ada = site.reader()
+    stolen = site.preferences(ada).replace("/preferences/", "/data/")
+
+    answers = [
+        site.get(stolen),
+        site.post(f"{stolen}/export"),
+        site.post(f"{stolen}/erase", data={"sure": "yes"}),
+        site.post(f"{stolen}/address", data={"email": "eve@example.org"}),
+    ]
+
+    assert [answer.status_code for answer in answers] == [410] * 4
+    assert site.again(ada).email == ADA
+
+
+def test_records_are_reached_by_a_link_mailed_afresh(site):
+    ada = site.reader()
+
+    answer = site.post(f"{site.preferences(ada)}/data")
+
+    assert answer.status_code == 303
+    assert [(row.kind, row.status) for row in site.owed()] == [
+        (DeliveryKind.DATA_LINK, DeliveryStatus.QUEUED)
+    ]
+    assert site.get(site.data(ada)).status_code == 200
+    old = site.services.links.data(ada.id, now() - timedelta(hours=25))
+    assert site.get(old).status_code == 410
+
+
+def test_everything_can_be_taken_along(site):
+    site.announce()
+    ada = site.reader(ADA, "retrieval")
+    site.publish()
+
+    answer = site.post(f"{site.data(ada)}/export")
+
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-disposition"].startswith("attachment")
+    assert answer.headers["cache-control"] == "no-store"
+    held = json.loads(answer.text)
+    assert held["subscriber"]["email"] == ADA
+    assert [topic["query"] for topic in held["topics"]] == ["retrieval"]
+    assert len(held["mails"][0]["papers"]) == 1
+
+
+def test_erasing_asks_once_more_and_then_leaves_nothing(site):
+    site.announce()
+    ada = site.reader()
+    site.publish()
+    links = site.services.links
+    view = links.digest(site.owed()[0].id, now())
+    preferences, data = site.preferences(ada), site.data(ada)
+
+    asked = site.post(f"{data}/erase", data={"sure": ""})
+    assert "Erase everything about you?" in asked.text
+    assert site.again(ada).email == ADA
+
+    erased = site.post(f"{data}/erase", data={"sure": "yes"})
+
+    assert "Everything is erased" in erased.text
+    dump = str([rows(site.engine, table) for table in (SubscriberRow, DeliveryRow, RequestRow)])
+    assert "ada.lovelace" not in dump
+    assert [site.get(link).status_code for link in (preferences, data, view)] == [404, 404, 410]
+
+
+def test_the_new_address_is_asked_before_anything_moves(site):
+    ada = site.reader()
+    new = "ada@byron.example"
+
+    answer = site.post(f"{site.data(ada)}/address", data={"email": new})
+
+    [asked] = site.owed()
+    assert (asked.kind, asked.address) == (DeliveryKind.NEW_ADDRESS, new)
+    assert new not in answer.text
+    assert site.again(ada).email == ADA
+
+    link = site.services.links.new_address(asked.request_id, now())
+    page = site.get(link)
+    assert page.text.count("<button") == 1
+    assert site.again(ada).email == ADA
+    answers = [site.post(link) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert site.again(ada).email == new
+
+
+def test_an_address_that_is_none_is_told_so_at_its_field(site):
+    ada = site.reader()
+
+    answer = site.post(f"{site.data(ada)}/address", data={"email": "ada at byron"})
+
+    assert answer.status_code == 422
+    assert 'aria-describedby="email-error"' in answer.text
+    assert site.owed() == []
+
+
+# --- View in browser ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sent(site: Site) -> str:
+    """The link of a digest of two papers."""
+    site.announce(
+        make_sighting("3001.00001", title=f"Retrieval {NASTY}", announced_on=now().date()),
+        make_sighting("3001.00002", title="More retrieval", announced_on=now().date()),
+    )
+    site.reader()
+    site.publish()
+    return path(site.services.links.digest(site.owed()[0].id, now()))
+
+
+def test_the_browser_shows_the_very_mail(site, sent):
+    [owed] = site.owed()
+    before = site.get(sent).text
+    words = {**rows(site.engine, PaperVersionRow)[0].content, "title": "A later title"}
+    site.announce(
+        make_sighting("3001.00002", title=words["title"], upvotes=999, announced_on=now().date()),
+        make_sighting("3001.00003", title="Retrieval again", announced_on=now().date()),
+    )
+
+    answer = site.get(sent)
+
+    assert owed.id == site.owed()[0].id
+    assert answer.text == before
+    assert "A later title" not in answer.text
+    assert "3001.00003" not in answer.text
+    assert "redesigned" not in answer.text
+
+
+def test_a_mail_from_before_a_new_design_says_so(site, sent):
+    with site.engine.begin() as conn:
+        conn.execute(DeliveryRow.__table__.update().values(template="an older one"))
+
+    answer = site.get(sent)
+
+    assert "redesigned since" in answer.text
+    assert "3001.00001" in answer.text
+
+
+def test_nothing_in_a_mail_can_run_or_be_sent_from_our_site(site, sent):
+    answer = site.get(sent)
+
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "form-action 'none'" in policy
+    assert "sandbox" in policy
+    assert "allow-scripts" not in policy
+    assert "allow-same-origin" not in policy
+    assert "<img src=x" not in answer.text
+    assert answer.headers["x-robots-tag"].startswith("noindex")
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+def test_the_page_gives_no_longer_lives_to_the_links_in_it(site, sent):
+    """Otherwise an old digest would be a door that opens again with every look."""
+    with site.engine.begin() as conn:
+        conn.execute(DeliveryRow.__table__.update().values(created_at=now() - timedelta(days=31)))
+
+    [preferences, *_] = [to for to in links_in(site.get(sent).text) if "/preferences/" in to]
+
+    assert site.get(preferences).status_code == 410
+
+
+@pytest.mark.parametrize("end", ["ninety days", "an old link", "erased", "papers gone"])
+def test_a_digest_that_is_not_kept_any_more_is_told_so(site, sent, end):
+    [reader] = rows(site.engine, SubscriberRow)
+    [owed] = site.owed()
+    if end == "ninety days":
+        with site.engine.begin() as conn:
+            old = now() - timedelta(days=90)
+            conn.execute(DeliveryRow.__table__.update().values(created_at=old))
+    elif end == "an old link":
+        sent = site.services.links.digest(owed.id, now() - timedelta(days=90))
+    elif end == "erased":
+        signup.erase_by_id(site.engine, reader.id, now())
+    else:
+        with site.engine.begin() as conn:
+            conn.exec_driver_sql("DELETE FROM picks")
+
+    answer = site.get(sent)
+
+    assert answer.status_code == 410
+    assert "no longer kept" in answer.text
+
+
+def test_an_altered_digest_link_opens_nobody_elses(site, sent):
+    assert site.get(sent.replace("/digests/1.", "/digests/2.")).status_code == 410
+
+
+# --- All of them --------------------------------------------------------------------------------
+
+
+def personal_pages(site: Site) -> list[str]:
+    ada = site.reader()
+    links = site.services.links
+    return [
+        f"/unsubscribe/{ada.secret}",
+        links.confirm(1, now()),
+        links.new_address(1, now()),
+        site.preferences(ada),
+        site.data(ada),
+        links.digest(1, now()),
+        "/link",
+    ]
+
+
+def test_personal_pages_are_kept_found_and_passed_on_by_nobody(site):
+    for page in personal_pages(site):
+        answer = site.get(page)
+
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-robots-tag"].startswith("noindex")
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert "set-cookie" not in answer.headers
+        assert ADA not in answer.text
+
+
+def test_no_page_of_a_reader_is_pressed_from_another_site(site):
+    ada = site.reader()
+    before = rows(site.engine, SubscriberRow)
+    preferences, data = site.preferences(ada), site.data(ada)
+    posts = [
+        preferences, f"{preferences}/pause", f"{preferences}/resume", f"{preferences}/data",
+        f"{data}/export", f"{data}/erase", f"{data}/address", "/link",
+    ]  # fmt: skip
+
+    answers = [site.post(to, data={"sure": "yes"}, headers=ELSEWHERE) for to in posts]
+
+    assert {answer.status_code for answer in answers} == {403}
+    assert rows(site.engine, SubscriberRow) == before
+
+
+def test_neither_links_nor_addresses_reach_a_log(site, caplog, capsys):
+    caplog.set_level(logging.DEBUG)
+    site.announce()
+    link = site.ask()
+    site.post(link)
+    [reader] = rows(site.engine, SubscriberRow)
+    pages = [link, site.preferences(reader), site.data(reader), f"/unsubscribe/{reader.secret}"]
+
+    for page in pages:
+        site.get(page)
+    site.post(f"{site.preferences(reader)}/data")
+    site.post("/link", data={"email": ADA})
+    site.post(f"/unsubscribe/{reader.secret}")
+
+    logged = caplog.text + "".join(capsys.readouterr())
+    logged = re.sub(r"HTTP Request: .*", "", logged)  # the test's own client, not the site
+    assert "subscriber" in logged
+    for secret in (ADA, reader.secret, *(page.rsplit("/", 1)[1] for page in pages)):
+        assert secret not in logged
+
+
+# --- Privacy ------------------------------------------------------------------------------------
+
+
+def test_the_privacy_page_tells_what_the_code_does(engine):
+    site = open_site(engine, operator_name="Ada & Sons", operator_address="1 Quay, Ockham")
+
+    page = site.get("/privacy").text
+
+    for span in (purge.PENDING, purge.IP, purge.COUNTERS, purge.ASKED, purge.DIGEST):
+        assert f"<td>{span.days} days</td>" in page
+    assert "Ada &amp; Sons, 1 Quay, Ockham" in page
+
+
+def test_everything_about_a_reader_has_its_line_on_the_privacy_page():
+    """Whoever adds a column here adds what it is for to templates/privacy.html, and its name below.
+
+    These are the tables whose rows belong to a reader.
+    """
+    told = {
+        SubscriberRow: "id email email_key address_hash status at timezone frequency weekday "
+        "max_papers secret paused_until next_slot_at last_slot_at last_edition_on cursor "
+        "created_at confirmed_at left_at left_reason welcome_due",
+        RequestRow: "id kind subscriber_id email wishes created_at expires_at used_at ip",
+        SkipRow: "subscriber_id edition_on slot_at reason range_from range_to",
+        AskedRow: "id address_hash asked_at",
+        SuppressionRow: "hash reason since",
+    }
+
+    for table, columns in told.items():
+        assert set(table.__table__.c.keys()) == set(columns.split())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,9 +12,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import Response
 
 from pipeline.bootstrap import Services
-from pipeline.errors import InvalidTokenError, NotFoundError
+from pipeline.errors import InvalidTokenError, LimitError, NotFoundError
 from pipeline.mailbox import Mailbox
-from pipeline.web import health, letters, papers, reader
+from pipeline.web import health, letters, papers, reader, subscribe
 from pipeline.web.pages import Pages
 from pipeline.web.security import Guard
 
@@ -30,6 +32,10 @@ WORDS = {
         "The fault is ours. Nothing was changed; please try again later.",
     ),
 }
+TOO_MANY = (
+    "This site was asked to write to people too often from your network. "
+    "Please try again in an hour; nothing was changed."
+)
 LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
 
 
@@ -47,6 +53,7 @@ def create_app(services: Services, mailbox: Mailbox | None = None) -> FastAPI:
     )
     pages = Pages.of(services.settings, has_mailbox=mailbox is not None)
     app.include_router(health.router(services))
+    app.include_router(subscribe.router(services, pages))
     app.include_router(papers.router(services, pages))
     app.include_router(reader.router(services, pages))
     if mailbox is not None:
@@ -81,12 +88,14 @@ def _explain_errors(app: FastAPI, pages: Pages) -> None:
 
     @app.exception_handler(InvalidTokenError)
     def expired(_request: Request, error: InvalidTokenError) -> Response:
-        return pages.message(
-            "This link does not work any more",
-            f"The reason: {error}. Take the link from the newest mail you have.",
-            status=410,
-            personal=True,
-        )
+        return pages.show("gone.html", status=410, reason=str(error))
+
+    @app.exception_handler(LimitError)
+    def too_many(_request: Request, error: LimitError) -> Response:
+        wait = max(1, int((error.retry_at - datetime.now(UTC)).total_seconds()))
+        answer = pages.message("Too many at once", TOO_MANY, status=429)
+        answer.headers["Retry-After"] = str(wait)
+        return answer
 
     @app.exception_handler(Exception)
     def broken(_request: Request, _error: Exception) -> Response:

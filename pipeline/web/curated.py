@@ -29,26 +29,31 @@ CURATED: tuple[CuratedTopic, ...] = (
     *_topics(
         "Popular",
         trending=("Trending", TRENDING),
+        reasoning=(
+            "Reasoning",
+            '"chain of thought" OR ti:reasoning OR "test-time compute" OR "test-time scaling"',
+        ),
         large_language_models=(
             "Large language models",
             'ti:"language model" OR ti:LLM',
         ),
         agents=(
-            "Agents and tool use",
+            "Agents",
             'ti:agent OR ti:agentic OR "LLM agent" OR "language agent" OR "tool use" '
             'OR "function calling"',
         ),
-        reasoning=(
-            "Reasoning",
-            '"chain of thought" OR ti:reasoning OR "test-time compute" OR "test-time scaling"',
+        ai_for_science=(
+            "AI for science",
+            '"AI for science" OR "scientific discovery" OR "AI scientist" '
+            'OR "automated research" OR "hypothesis generation"',
         ),
         multimodal_models=(
-            "Multimodal and vision-language models",
+            "Multimodal models",
             'ti:multimodal OR "vision-language model" OR "multimodal large language model" '
             "OR VLM OR MLLM",
         ),
         diffusion_models=(
-            "Diffusion and flow models",
+            "Diffusion models",
             '"diffusion model" OR "flow matching" OR "rectified flow" OR "diffusion transformer" '
             'OR "score-based generative"',
         ),
@@ -58,14 +63,9 @@ CURATED: tuple[CuratedTopic, ...] = (
             'OR ti:"multi-armed bandit" OR ti:bandit',
         ),
         robot_learning=(
-            "Robot learning and embodied AI",
+            "Robot learning",
             '"vision-language-action" OR VLA OR "robot learning" OR "imitation learning" '
             'OR "robot manipulation" OR "embodied AI" OR "embodied agent"',
-        ),
-        ai_for_science=(
-            "AI for science",
-            '"AI for science" OR "scientific discovery" OR "AI scientist" '
-            'OR "automated research" OR "hypothesis generation"',
         ),
     ),
     *_topics(

@@ -1,0 +1,664 @@
+"""The form for signing up: nothing lost, nothing leaked, and a preview before any address."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import time_machine
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from sqlalchemy import Engine
+from starlette.requests import Request
+from starlette.testclient import TestClient
+
+import pipeline.web
+from pipeline import ingest, settings, signup
+from pipeline.bootstrap import Services
+from pipeline.domain import Frequency, Weekday
+from pipeline.errors import SettingsError
+from pipeline.matching.query import canonical
+from pipeline.signup import Wishes
+from pipeline.signup.wishes import as_json, from_json
+from pipeline.sources import Reading
+from pipeline.storage.schema import DeliveryRow, RequestRow, SubscriberRow
+from pipeline.web import create_app, curated, wishing, zones
+from pipeline.web.clients import Throttle, client_ip
+from pipeline.web.curated import BY_SLUG, CURATED
+from pipeline.web.server import listen, server
+from pipeline.web.wishing import Typed
+from tests.conftest import CHROMIUM
+from tests.factories import make_schedule, make_sighting
+from tests.newsroom import rows
+
+SITE = "https://papers.example.org"
+TEMPLATES = Path(pipeline.web.__file__).parent / "templates"
+FRIDAY = date(2030, 1, 4)
+GOOD = {
+    "email": "ada@example.org",
+    "topic": ["trending", "reinforcement-learning"],
+    "queries": '"small stones"\nmoss  on walls\n\n',
+    "frequency": "weekly-friday",
+    "hour": "7",
+    "timezone": "Asia/Tokyo",
+    "max_papers": "20",
+    "homepage": "",
+    "do": "subscribe",
+}
+
+
+@pytest.fixture
+def backend() -> str:
+    """One database is enough here: what differs between the two is in storage."""
+    return "sqlite"
+
+
+@pytest.fixture
+def services(engine: Engine) -> Services:
+    return Services(settings.load(None, site_url=SITE), engine)
+
+
+@pytest.fixture
+def site(services: Services) -> TestClient:
+    return TestClient(create_app(services), base_url=SITE, follow_redirects=False)
+
+
+@pytest.fixture
+def announce(engine: Engine):
+    def announce(*titles: str, on: date = FRIDAY, **more) -> None:
+        sightings = [make_sighting(title=title, announced_on=on, **more) for title in titles]
+        ingest.ingest_recorded(
+            engine, [("arxiv", Reading(sightings=sightings))], now=datetime.now(UTC)
+        )
+
+    return announce
+
+
+@pytest.fixture
+def asked(engine: Engine):
+    """The wishes of every request that was stored."""
+
+    def asked() -> list[Wishes]:
+        return [from_json(row.wishes) for row in rows(engine, RequestRow, RequestRow.id)]
+
+    return asked
+
+
+@pytest.fixture
+def stored(engine: Engine):
+    """How many rows a form has left behind."""
+
+    def stored() -> int:
+        return sum(len(rows(engine, row)) for row in (RequestRow, SubscriberRow, DeliveryRow))
+
+    return stored
+
+
+def form(**changes) -> dict:
+    return {**GOOD, **changes}
+
+
+def field(page: str, name: str) -> str:
+    """The opening tag of the field of that id."""
+    found = re.search(rf'<(?:input|select|textarea|fieldset)[^>]*\bid="{name}"[^>]*>', page)
+    assert found, f"no field {name}"
+    return found[0]
+
+
+# --- Topics to choose from ----------------------------------------------------------------------
+
+
+def test_every_topic_to_choose_is_a_query_of_its_own():
+    queries = [canonical(topic.query) for topic in CURATED]
+
+    assert [canonical(query) for query in queries] == queries
+    assert len(set(queries)) == len({topic.slug for topic in CURATED}) == len(CURATED) >= 70
+    assert len({topic.name for topic in CURATED}) == len(CURATED)
+    assert CURATED[0].query == "trending"
+    assert all(re.fullmatch("[a-z0-9-]+", topic.slug) for topic in CURATED)
+
+
+def test_every_archive_of_arxiv_has_a_topic():
+    others = {"cs", "econ", "eess", "math", "math-ph", "q-bio", "q-fin", "stat"}
+    physics = {"astro-ph", "cond-mat", "gr-qc", "nlin", "physics", "quant-ph"}
+    particles = {"hep-ex", "hep-lat", "hep-ph", "hep-th", "nucl-ex", "nucl-th"}
+
+    covered = {name for topic in CURATED for name in re.findall(r"cat:([\w-]+)", topic.query)}
+
+    assert others | physics | particles <= covered
+
+
+def test_a_topic_chosen_by_name_keeps_its_name_when_it_is_typed_again():
+    queries, names = curated.queries(["agents", "small  stones"])
+
+    assert queries == (BY_SLUG["agents"].query, "small  stones")
+    assert names == {BY_SLUG["agents"].query: "Agents"}
+
+
+def test_names_survive_being_stored():
+    wishes = Wishes(("cat:cs.RO", " moss "), make_schedule(), 5, {"cat:cs.RO": "Robots"})
+
+    assert from_json(as_json(wishes)) == wishes
+    assert wishes.labels == ("Robots", "moss")
+
+
+# --- The empty form -----------------------------------------------------------------------------
+
+
+def test_the_form_begins_with_good_defaults(site):
+    page = site.get("/subscribe").text
+
+    assert re.findall(r'value="([^"]*)" checked', page) == ["trending"]
+    assert '<option value="8" selected>08:00</option>' in page
+    assert '<option value="daily" selected>Every day</option>' in page
+    assert "<option selected>10</option>" in page
+    assert page.count("<h1") == 1
+    assert "data-guess" in field(page, "timezone")
+
+
+def test_a_topic_in_the_address_is_filled_in(site):
+    page = site.get("/subscribe", params={"topic": ["agents", 'moss "<b>on walls</b>"']}).text
+
+    assert re.findall(r'value="([^"]*)" checked', page) == ["agents"]
+    assert "moss &#34;&lt;b&gt;on walls&lt;/b&gt;&#34;</textarea>" in page
+
+
+def test_nobody_writes_a_script_or_a_style_into_a_page():
+    """`script-src 'self'` and `style-src 'self'` would silence them anyway."""
+    for template in TEMPLATES.rglob("*.html"):
+        source = template.read_text("utf-8")
+        assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", source, re.I), template
+        assert not re.search(r"<script(?![^>]*\ssrc=\"/)|<script[^>]*>(?!</script>)", source)
+
+
+def test_scripts_come_from_this_site_alone(site):
+    answer = site.get("/subscribe")
+
+    policy = answer.headers["content-security-policy"]
+    assert "script-src 'self';" in policy
+    assert "connect-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert re.findall(r'(?:src|<link[^>]* href)="(?!/)[^"]*"', answer.text) == []
+    for path in re.findall(r'(?:src|<link[^>]* href)="(/subscribe[^"]*)"', answer.text):
+        assert site.get(path).status_code == 200
+
+
+# --- Sending it ---------------------------------------------------------------------------------
+
+
+def test_a_good_form_is_answered_by_the_next_step_and_asks_the_owner(site, asked, engine):
+    answer = site.post("/subscribe", data=GOOD)
+
+    assert answer.status_code == 200
+    assert "Look into your inbox" in answer.text
+    assert "ada@example.org" in answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    [wishes] = asked()
+    assert wishes.labels == (
+        "Trending",
+        "Reinforcement learning",
+        '"small stones"',
+        "moss on walls",
+    )
+    assert wishes.topics[1] == BY_SLUG["reinforcement-learning"].query
+    assert wishes.max_papers == 20
+    assert wishes.schedule == make_schedule(
+        7, "Asia/Tokyo", frequency=Frequency.WEEKLY, weekday=Weekday.FRIDAY
+    )
+    assert len(rows(engine, DeliveryRow)) == 1
+
+
+def test_without_a_topic_it_is_trending(site, asked):
+    site.post("/subscribe", data={"email": "ada@example.org"})
+
+    [wishes] = asked()
+    assert wishes.topics == ()
+    assert wishes.schedule == make_schedule()
+
+
+@pytest.mark.parametrize(
+    ("typed", "understood"), [("8", 8), ("08", 8), ("08:00", 8), ("0", 0), ("23:00", 23)]
+)
+def test_an_hour_may_be_written_as_people_write_it(site, asked, typed, understood):
+    site.post("/subscribe", data=form(hour=typed))
+
+    assert asked()[0].schedule.at.hour == understood
+
+
+def test_known_and_unknown_addresses_get_the_same_page(site, engine, stored):
+    """Nobody learns from the form who is subscribed."""
+    signup.add(
+        engine,
+        "ada@example.org",
+        Wishes(),
+        confirmed=True,
+        suppression_key="development-only",
+        now=datetime.now(UTC),
+    )
+
+    known = site.post("/subscribe", data=GOOD)
+    unknown = site.post("/subscribe", data=form(email="eva@example.org"))
+
+    assert known.text.replace("ada@", "eva@") == unknown.text
+    assert (known.status_code, known.headers) == (
+        unknown.status_code,
+        unknown.headers | {"content-length": known.headers["content-length"]},
+    )
+
+
+def test_who_fills_in_the_trap_gets_the_same_page_and_nothing_happens(site, stored):
+    caught = site.post("/subscribe", data=form(homepage="https://spam.example"))
+    nothing = stored()
+    honest = site.post("/subscribe", data=GOOD)
+
+    assert nothing == 0
+    assert stored() > 0
+    assert (caught.status_code, caught.text) == (honest.status_code, honest.text)
+
+
+def test_the_trap_is_hidden_from_people_and_from_screen_readers(site):
+    page = site.get("/subscribe").text
+
+    trap = re.search(r'<p class="trap" aria-hidden="true">.*?</p>', page)
+    assert trap
+    assert 'tabindex="-1" autocomplete="off"' in trap[0]
+
+
+# --- Mistakes -----------------------------------------------------------------------------------
+
+MISTAKES = [
+    ("email", {"email": ""}, "Type the address"),
+    ("email", {"email": "ada"}, "must have an @-sign"),
+    ("email", {"email": "ada@example"}, "After the @"),
+    ("email", {"email": "ada@exa mple.org"}, "We cannot write to this address"),
+    ("email", {"email": "a" * 300 + "@example.org"}, "We cannot write to this address"),
+    ("queries", {"queries": "fine\n(moss"}, "This parenthesis is never closed."),
+    ("queries", {"queries": '"moss'}, "This quotation mark is never closed."),
+    ("queries", {"queries": "-moss"}, "This only leaves papers out"),
+    ("queries", {"queries": "moss au:"}, "au: needs a word right after the colon."),
+    ("queries", {"queries": "x" * 501}, "at most 500 characters; this one has 501"),
+    ("queries", {"queries": "\n".join(map(str, range(21)))}, "21 lines; 20 are the most"),
+    ("topics", {"topic": [topic.slug for topic in CURATED]}, "at most 50 topics"),
+    ("timezone", {"timezone": "Mars/Olympus"}, "“Mars/Olympus” is not known"),
+    ("timezone", {"timezone": "../../etc/passwd"}, "is not known"),
+    ("hour", {"hour": "24"}, "between 00:00 and 23:00"),
+    ("hour", {"hour": "half past"}, "between 00:00 and 23:00"),
+    ("frequency", {"frequency": "hourly"}, "how often"),
+    ("frequency", {"frequency": "weekly-someday"}, "how often"),
+    ("max_papers", {"max_papers": "0"}, "from 1 to 50"),
+    ("max_papers", {"max_papers": "51"}, "from 1 to 50"),
+    ("max_papers", {"max_papers": "many"}, "from 1 to 50"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "words"), MISTAKES)
+def test_a_mistake_is_told_at_its_field_and_nothing_is_lost(site, stored, name, changes, words):
+    sent = form(**changes)
+
+    answer = site.post("/subscribe", data=sent)
+
+    page = answer.text
+    assert answer.status_code == 422
+    assert stored() == 0
+    told = re.search(rf'id="{name}-mistake">(.*?)</div>', page, re.S)
+    assert told
+    assert words in told[1]
+    assert f'<a href="#{name}">' in page
+    assert 'aria-invalid="true"' in field(page, name)
+    assert f"{name}-mistake" in field(page, name)
+    assert "autofocus" in re.search(r'<div class="summary"[^>]*>', page)[0]
+    assert f'value="{sent["email"]}"' in page
+    assert sent["queries"] in page.replace("&#34;", '"')
+    assert set(re.findall(r'value="([^"]*)" checked', page)) == set(sent["topic"])
+
+
+def test_a_mistake_in_a_topic_is_pointed_at(site):
+    page = site.post("/subscribe", data=form(queries="green moss) on <walls>")).text
+
+    assert "green moss<mark>)</mark> on &lt;walls&gt;" in page
+
+
+def test_everything_that_is_wrong_is_told_at_once(site):
+    page = site.post("/subscribe", data=form(email="", queries="(", hour="")).text
+
+    assert len(re.findall(r'<li><a href="#', page)) == 3
+
+
+@pytest.mark.parametrize("name", ["Asia/Calcutta", "Europe/Kiev", "US/Eastern"])
+def test_a_browser_may_give_an_old_name_of_a_zone(site, name, asked):
+    wrong = site.post("/subscribe", data=form(timezone=name, email="")).text
+    site.post("/subscribe", data=form(timezone=name))
+
+    assert f"<option selected>{name}</option>" in wrong
+    assert asked()[0].schedule.timezone == name
+
+
+def test_every_zone_of_the_list_is_one():
+    names = [name for _, cities in zones.by_region() for name, _ in cities]
+
+    assert len(names) == len(set(names)) > 400
+    assert all(map(zones.is_known, names))
+    assert zones.city("America/Argentina/Buenos_Aires") == "Buenos Aires, Argentina"
+
+
+# --- Who may send it, and how often -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/subscribe", "/subscribe/preview"])
+def test_there_is_no_second_way_in(site, stored, path):
+    """Neither as JSON, nor as a file, nor from another site's page."""
+    fields = {"email": "ada@example.org"}
+
+    assert site.post(path, json=fields).status_code == 415
+    assert site.post(path, files={"email": (None, "ada@example.org")}).status_code == 415
+    assert site.post(path).status_code == 415
+    elsewhere = {"Origin": "https://elsewhere.example", "Sec-Fetch-Site": "cross-site"}
+    assert site.post(path, data=fields, headers=elsewhere).status_code == 403
+    assert stored() == 0
+
+
+def test_a_form_that_is_too_large_is_not_read(site):
+    assert site.post("/subscribe", data={"queries": "x" * 200_000}).status_code == 413
+    many = "&".join(["topic=agents"] * 1_000)
+    header = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert site.post("/subscribe", content=many, headers=header).status_code == 400
+    assert site.post("/subscribe", content=b"email=\xff", headers=header).status_code == 400
+
+
+@time_machine.travel("2030-01-04T10:10:00Z")
+def test_a_flood_from_one_place_is_stopped_in_words(services, stored):
+    site = TestClient(create_app(services), base_url=SITE, client=("192.0.2.7", 4711))
+    answers = [site.post("/subscribe", data=form(email=f"r{n}@example.org")) for n in range(5)]
+    before = stored()
+
+    stopped = site.post("/subscribe", data=form(email="r5@example.org"))
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert stopped.status_code == 429
+    assert 1 <= int(stopped.headers["retry-after"]) <= 3600
+    assert "Nothing was sent" in stopped.text
+    assert 'value="r5@example.org"' in stopped.text
+    assert stored() == before
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "seen"),
+    [
+        ("192.0.2.7", "203.0.113.9", "192.0.2.7"),  # anybody can write the header
+        ("10.0.0.1", "203.0.113.9", "203.0.113.9"),
+        ("10.0.0.1", "198.51.100.1, 203.0.113.9", "203.0.113.9"),
+        ("10.0.0.1", "203.0.113.9, 10.0.0.2", "203.0.113.9"),
+        ("10.0.0.1", "203.0.113.9, nonsense", "10.0.0.1"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "2001:db8::7", "2001:db8::7"),
+        ("testclient", "203.0.113.9", "testclient"),
+    ],
+)
+def test_only_our_own_proxies_are_believed(peer, forwarded, seen):
+    headers = [(b"x-forwarded-for", forwarded.encode())]
+    request = Request({"type": "http", "client": (peer, 1), "headers": headers})
+
+    assert client_ip(request, ("10.0.0.0/8",)) == seen
+    assert client_ip(request, ()) == peer
+
+
+def test_a_proxy_has_to_be_an_address():
+    assert settings.load(None, trusted_proxies="10.0.0.1, fd00::/8").trusted_proxies == (
+        "10.0.0.1",
+        "fd00::/8",
+    )
+    with pytest.raises(SettingsError, match="TRUSTED_PROXIES: must be addresses or networks"):
+        settings.load(None, trusted_proxies="proxy.example.org")
+
+
+def test_a_throttle_begins_anew_with_each_minute():
+    throttle = Throttle(2)
+
+    taken = [throttle.takes("a", second) for second in (0, 30, 59, 60)]
+
+    assert taken == [True, True, False, True]
+    assert throttle.takes("b", 60)
+
+
+# --- The preview --------------------------------------------------------------------------------
+
+
+def test_the_preview_shows_todays_papers_with_the_words_that_matched(site, announce):
+    announce("Moss on Walls", "Ferns", on=FRIDAY)
+    announce("Yesterday's Moss", on=FRIDAY - timedelta(days=1))
+
+    page = site.post("/subscribe/preview", data={"queries": "moss"}).text
+
+    assert "Your digest of Friday, 4 January 2030" in page
+    assert "Moss on Walls" in page
+    assert "Matched “Moss”" in page
+    assert "Ferns" not in page
+    assert "Yesterday&#39;s Moss" not in page
+    assert "about 1 paper a day" in page
+
+
+def test_on_a_day_without_a_paper_the_preview_looks_back_a_week(site, announce):
+    announce("Ferns", on=FRIDAY)
+    announce("Moss on Walls", on=FRIDAY - timedelta(days=3))
+
+    page = site.post("/subscribe/preview", data={"queries": "moss"}).text
+
+    assert "Nothing today; in the seven days up to Friday" in page
+    assert "Moss on Walls" in page
+    assert "nothing on 1 of 2 days" in page
+
+
+def test_a_weekly_reader_is_shown_a_week(site, announce):
+    announce("Moss Today", on=FRIDAY)
+    announce("Moss on Tuesday", on=FRIDAY - timedelta(days=3))
+
+    page = site.post(
+        "/subscribe/preview", data={"queries": "moss", "frequency": "weekly-monday"}
+    ).text
+
+    assert "Moss Today" in page
+    assert "Moss on Tuesday" in page
+
+
+def test_a_topic_that_drowns_or_starves_is_told_so(site, announce):
+    announce(*(f"Moss {n}" for n in range(25)), on=FRIDAY)
+    for day in range(1, 12):
+        announce(*(f"Moss {day} {n}" for n in range(20)), on=FRIDAY - timedelta(days=day))
+    announce("A rare Newt", on=FRIDAY)
+
+    page = site.post("/subscribe/preview", data={"queries": "ti:moss\nnewt\ngryphon"}).text
+
+    assert "about 20 papers a day" in page
+    assert "That is a lot" in page
+    assert "1 paper in 12 days, nothing on 11 of 12 days" in page
+    assert "That is rare" in page
+    assert "no paper in these days" in page
+    assert "Together" in page
+
+
+def test_trending_is_the_most_upvoted_of_the_week(site, announce):
+    announce("Liked", on=FRIDAY - timedelta(days=2), upvotes=7)
+    announce("Loved", on=FRIDAY - timedelta(days=3), upvotes=70)
+    announce("Unknown", on=FRIDAY)
+
+    page = site.post("/subscribe/preview", data={"topic": "trending"}).text
+
+    assert page.index("Loved") < page.index("Liked")
+    assert "Unknown" not in page
+
+
+def test_a_mistake_in_one_topic_keeps_no_other_from_the_preview(site, announce):
+    announce("Moss on Walls")
+
+    answer = site.post("/subscribe/preview", data={"queries": "moss\n(fern"})
+
+    assert answer.status_code == 200
+    assert "Moss on Walls" in answer.text
+    assert "<mark>(</mark>fern" in answer.text
+
+
+def test_the_preview_escapes_what_a_source_says(site, announce):
+    announce("Moss <img src=x onerror=alert(1)>")
+
+    page = site.post("/subscribe/preview", data={"queries": "moss"}).text
+
+    assert "<img" not in page
+    assert "&lt;img" in page
+
+
+def test_before_the_first_paper_the_preview_says_so(site):
+    assert (
+        "No papers have been read yet"
+        in site.post("/subscribe/preview", data={"queries": "moss"}).text
+    )
+
+
+def test_a_preview_stores_nothing_and_is_kept_by_nobody(site, announce, stored):
+    announce("Moss on Walls")
+
+    answer = site.post("/subscribe/preview", data=GOOD)
+
+    assert stored() == 0
+    assert answer.headers["cache-control"] == "no-store"
+    assert "ada@example.org" not in answer.text
+
+
+def test_without_a_script_a_button_shows_the_preview_and_loses_nothing(site, announce, stored):
+    announce("Moss on Walls")
+
+    answer = site.post("/subscribe", data=form(do="preview", queries="moss", email="ada@"))
+
+    assert answer.status_code == 200
+    assert "Moss on Walls" in answer.text
+    assert 'value="ada@"' in answer.text
+    assert "moss</textarea>" in answer.text
+    assert "data-guess" not in answer.text
+    assert stored() == 0
+
+
+def test_new_papers_reach_the_preview(site, announce):
+    announce("Moss on Walls")
+    site.post("/subscribe/preview", data={"queries": "moss"})
+    announce("Newest Moss", on=FRIDAY + timedelta(days=1))
+
+    def shown() -> bool:
+        return "Newest Moss" in site.post("/subscribe/preview", data={"queries": "moss"}).text
+
+    assert any(shown() or threading.Event().wait(0.1) for _ in range(50))
+
+
+def test_too_many_previews_are_refused_in_words(site, announce):
+    announce("Moss on Walls")
+
+    answers = [site.post("/subscribe/preview", data={"queries": "moss"}) for _ in range(130)]
+
+    assert answers[0].status_code == 200
+    assert answers[-1].status_code == 429
+    assert "Wait a moment" in answers[-1].text
+
+
+@pytest.mark.parametrize(
+    ("typed", "labels"),
+    [
+        (Typed(), ["Trending"]),
+        (Typed(slugs=("agents", "agents", "nonsense")), ["Agents"]),
+        (Typed(queries=" moss \r\n\nmoss\nfern"), ["moss", "fern"]),
+    ],
+)
+def test_what_the_form_asks_for(typed, labels):
+    assert [topic.label for topic in wishing.asked(typed)] == labels
+
+
+# --- In a real browser --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def url(engine: Engine) -> Iterator[str]:
+    """The site on loopback."""
+    with listen("127.0.0.1", 0) as socket:
+        url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+        running = server(create_app(Services(settings.load(None, site_url=url), engine)))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [socket]})
+        thread.start()
+        yield url
+        running.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=next(filter(None, map(shutil.which, CHROMIUM))),
+            args=["--no-sandbox"],
+        )
+        yield chromium
+        chromium.close()
+
+
+def phone(chromium: Browser, **more) -> Page:
+    return chromium.new_context(
+        viewport={"width": 375, "height": 700}, timezone_id="America/Lima", **more
+    ).new_page()
+
+
+@pytest.mark.browser
+def test_a_person_with_a_phone_signs_up(url, chromium, announce, asked):
+    """The zone is guessed, the preview follows what is chosen, and it never sends the address."""
+    announce("Moss on Walls")
+    tab, sent, complaints = phone(chromium), [], []
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("request", lambda request: sent.append((request.url, request.post_data or "")))
+
+    tab.goto(f"{url}/subscribe")
+    tab.get_by_label("Your email address").fill("ada@example.org")
+    tab.get_by_label("Trending").uncheck()
+    tab.get_by_label("Topics in your own words").fill("moss")
+    expect(tab.get_by_role("link", name="Moss on Walls")).to_be_visible()
+    previews = [data for path, data in sent if path.endswith("/subscribe/preview")]
+    tab.get_by_label("Your email address").press("Enter")
+
+    expect(tab.get_by_role("heading", level=1)).to_have_text("Look into your inbox")
+    [wishes] = asked()
+    assert wishes.topics == ("moss",)
+    assert wishes.schedule.timezone == "America/Lima"
+    assert previews
+    assert not any("ada" in data for data in previews)
+    assert complaints == []
+
+
+@pytest.mark.browser
+def test_topics_can_be_found_by_their_name(url, chromium):
+    tab = phone(chromium)
+
+    tab.goto(f"{url}/subscribe")
+    tab.get_by_text("topics, by field").click()
+    tab.get_by_label("Find a topic").fill("exoplan")
+
+    expect(tab.get_by_label("Planets and exoplanets")).to_be_visible()
+    expect(tab.get_by_label("Galaxies")).to_be_hidden()
+
+
+@pytest.mark.browser
+def test_without_scripts_the_same_form_previews_and_sends(url, chromium, announce, asked):
+    announce("Moss on Walls")
+    tab = phone(chromium, java_script_enabled=False)
+
+    tab.goto(f"{url}/subscribe")
+    tab.get_by_label("Topics in your own words").fill("moss")
+    tab.get_by_role("button", name="Preview").click()
+    expect(tab.get_by_role("link", name="Moss on Walls")).to_be_visible()
+    tab.get_by_label("Time zone").select_option("America/Lima")
+    tab.get_by_role("button", name="Subscribe").click()
+    expect(tab.locator("#summary")).to_be_focused()
+    tab.get_by_label("Your email address").fill("ada@example.org")
+    tab.get_by_label("Your email address").press("Enter")
+
+    expect(tab.get_by_role("heading", level=1)).to_have_text("Look into your inbox")
+    [wishes] = asked()
+    assert wishes.labels == ("Trending", "moss")
+    assert wishes.schedule.timezone == "America/Lima"

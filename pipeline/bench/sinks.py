@@ -27,8 +27,7 @@ POSTFIX_FOLDERS: Final = ("/usr/sbin", "/usr/libexec/postfix", "/usr/local/sbin"
 
 def postfix(program: str) -> str | None:
     """The path of one of Postfix's programs; None where Postfix is not installed."""
-    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *POSTFIX_FOLDERS))
-    return shutil.which(program, path=path)
+    return shutil.which(program) or shutil.which(program, path=os.pathsep.join(POSTFIX_FOLDERS))
 
 
 def bounded(command: Sequence[str]) -> list[str]:

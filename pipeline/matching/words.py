@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
@@ -43,7 +44,16 @@ _IDEOGRAPHS = re.compile(
 _HYPHENS = frozenset("-\u2010\u2011")
 
 _LONGEST_STEMMED = 40  # nothing longer is an English word
-_stemmer = snowballstemmer.stemmer("english")
+
+
+class _Stemmer(threading.local):
+    """One for each thread: a stemmer keeps the word it is at in itself."""
+
+    def __init__(self) -> None:
+        self.stem_word = snowballstemmer.stemmer("english").stemWord
+
+
+_stemmer = _Stemmer()
 
 
 class Word(NamedTuple):
@@ -79,7 +89,7 @@ def stem(form: str) -> str:
         return form
     if _is_plural_acronym(form):
         return form[:-1]
-    return str(_stemmer.stemWord(form.replace("isation", "ization")))
+    return str(_stemmer.stem_word(form.replace("isation", "ization")))
 
 
 def _is_plural_acronym(form: str) -> bool:

@@ -99,18 +99,22 @@ def router(services: Services, pages: Pages) -> APIRouter:
     ) -> HTMLResponse:
         known = signup.wishes_of(engine, _whose(token))
         subscriber = known.subscriber
+        shown = typed or typed_from(known)
         is_wrong = bool(pause_error or wrong)
         return pages.show(
             "preferences.html",
             status=422 if is_wrong else 200,
             token=token,
             done=done,
-            typed=typed or typed_from(known),
-            wrong=wrong,
-            rhythms=wishing.RHYTHMS,
-            hours=wishing.HOURS,
+            typed=shown,
+            mistakes=wrong,
             groups=GROUPS,
+            curated=len(CURATED),
+            hours=wishing.HOURS,
+            rhythms=wishing.RHYTHMS,
+            sizes=wishing.sizes(shown.max_papers),
             regions=zones.by_region(),
+            listed=zones.is_listed(shown.timezone),
             pause_error=pause_error,
             first_pause=slots.local_date(now(), subscriber.schedule) + timedelta(days=1),
             address=masked(subscriber.email),

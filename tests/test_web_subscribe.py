@@ -21,18 +21,19 @@ from pipeline import ingest, settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import Frequency, Weekday
 from pipeline.errors import SettingsError
-from pipeline.matching.query import canonical
+from pipeline.matching.index import PaperIndex
+from pipeline.matching.query import canonical, parse
 from pipeline.signup import Wishes
 from pipeline.signup.wishes import as_json, from_json
-from pipeline.sources import Reading
+from pipeline.sources import Reading, recorded
 from pipeline.storage.schema import DeliveryRow, RequestRow, SubscriberRow
 from pipeline.web import create_app, curated, wishing, zones
 from pipeline.web.clients import Throttle, client_ip
 from pipeline.web.curated import BY_SLUG, CURATED
 from pipeline.web.server import listen, server
 from pipeline.web.wishing import Typed
-from tests.conftest import CHROMIUM
-from tests.factories import make_schedule, make_sighting
+from tests.conftest import CHROMIUM, SHARED
+from tests.factories import make_paper, make_schedule, make_sighting
 from tests.newsroom import rows
 
 SITE = "https://papers.example.org"
@@ -130,6 +131,25 @@ def test_every_archive_of_arxiv_has_a_topic():
     covered = {name for topic in CURATED for name in re.findall(r"cat:([\w-]+)", topic.query)}
 
     assert others | physics | particles <= covered
+
+
+@pytest.mark.shared
+def test_topics_of_machine_learning_bring_some_papers_and_not_all():
+    """On ten days of arXiv: nobody chooses an empty topic, or one that is everything."""
+    [(_, found)] = recorded.read_file(SHARED / "arxiv_papers.jsonl.gz")
+    papers = [
+        make_paper(sighting.title, abstract=sighting.abstract, categories=sighting.categories)
+        for sighting in found.sightings[:2_000]
+    ]
+    index = PaperIndex(papers)
+    groups = {"Popular", "Language models", "Images, video and sound", "Machine learning"}
+    popular = [topic for topic in CURATED if topic.group in groups and topic.query != "trending"]
+
+    brought = {
+        topic.slug: len(index.search(parse(topic.query), with_phrases=False)) for topic in popular
+    }
+
+    assert {slug: number for slug, number in brought.items() if not 5 <= number <= 400} == {}
 
 
 def test_a_topic_chosen_by_name_keeps_its_name_when_it_is_typed_again():

@@ -205,7 +205,7 @@ CURATED: tuple[CuratedTopic, ...] = (
         learning_theory=(
             "Theory of learning",
             '"generalization bound" OR "sample complexity" OR "PAC learning" OR "neural tangent" '
-            'OR "regret bound" OR "convergence rate"',
+            'OR "regret bound" OR "convergence rate" OR "generalization error" OR ti:provable',
         ),
         graphs=(
             "Graph learning",

@@ -46,7 +46,7 @@ class Trial:
     heading: str  # "Your digest of Friday, 31 July 2026"
     cards: tuple[Card, ...]
     more: int
-    counted: str  # "Counted over the 21 days with news of 2 to 31 July"
+    counted: str  # "Counted over the 21 days with news of 2 to 31 July."
 
 
 def trial(
@@ -63,7 +63,7 @@ def trial(
         heading=heading,
         cards=tuple(_card(recent.papers[one.paper], one, house) for one in selection.picks),
         more=selection.more,
-        counted=_counted(recent.days),
+        counted=_counted(recent.days) if any(_is_counted(topic) for topic in asked) else "",
     )
 
 
@@ -133,11 +133,16 @@ def _rate(recent: Recent, topic: Asked) -> Rate:
 
 
 def _together(recent: Recent, asked: Iterable[Asked]) -> Rate | None:
-    queries = {topic.query for topic in asked if topic.query and topic.query != TRENDING}
+    queries = {topic.query for topic in asked if _is_counted(topic)}
     if len(queries) < 2:
         return None
     found = set[int]().union(*(_found(recent, query) for query in queries))
     return _counted_rate("Together", found, recent)
+
+
+def _is_counted(topic: Asked) -> bool:
+    """Trending has as many papers as are wanted."""
+    return topic.query not in {"", TRENDING}
 
 
 def _found(recent: Recent, query: str) -> set[int]:

@@ -1,13 +1,14 @@
-"""A pick as a piece of a mail: made once, kept, and given to every reader who gets it."""
+"""A pick as pieces of a mail: a paper is made once and kept, for every reader who gets it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from jinja2 import TemplateError
 
-from pipeline.domain import Paper, Pick
+from pipeline.domain import Paper, Pick, Reason
 from pipeline.errors import RenderError
 from pipeline.rendering import views
 from pipeline.rendering.gaps import Part, gap, part
@@ -17,8 +18,8 @@ from pipeline.rendering.templates import Templates
 from pipeline.rendering.views import Room, Why
 from pipeline.rendering.wire import escaped, fragment
 
-CARDS = 8_192  # of about 4 KB each
 PAPERS = 4_096  # of about 4 KB each
+REASONS = 16_384  # of about 1 KB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,18 @@ class WirePaper:
 
 
 @dataclass(frozen=True, slots=True)
-class WireCard:
-    """One paper, ready for any mail that shows it for the same reasons."""
+class WireReason:
+    """One reason at its place among those of a paper."""
+
+    has_phrases: bool
+    wire: dict[str, bytes]  # what goes into the gaps of both forms
+
+
+class WireCard(NamedTuple):  # made for each pick of each mail, and a tuple is made fastest
+    """One paper with a reader's reasons.
+
+    It is not kept: most readers have reasons of their own, and to fill gaps costs next to nothing.
+    """
 
     title: str
     text: bytes
@@ -45,27 +56,22 @@ class Cards:
     def __init__(self, house: House, templates: Templates) -> None:
         self._house = house
         self._templates = templates
-        self._cards: Recent[object, WireCard] = Recent(CARDS)
         self._papers: Recent[object, WirePaper] = Recent(PAPERS)
 
     def get(self, pick: Pick, room: Room) -> WireCard:
         """Raises RenderError for a paper that cannot be shown."""
-        key = _key(pick.paper, room)
-        return self._cards.get((key, pick.reasons), lambda: self._new_card(pick, room))
+        kinds: tuple[bool, ...] = ()
+        wire: dict[str, bytes] = {}
+        for place, reason in enumerate(pick.reasons[: views.REASONS]):
+            known = _wire_reason(reason, place, room.phrases)
+            kinds += (known.has_phrases,)
+            wire |= known.wire
+        paper = self._paper(pick.paper, kinds, room)
+        return WireCard(paper.title, paper.text.filled(wire), paper.html.filled(wire))
 
-    def _new_card(self, pick: Pick, room: Room) -> WireCard:
-        """Cheap where only the reasons are new: most readers have topics of their own."""
-        why = views.reasons(pick.reasons, room)
-        kinds = tuple(bool(reason.phrases) for reason in why)
-        paper = self._papers.get(
-            (_key(pick.paper, room), kinds),
-            lambda: self._new_paper(pick.paper, _unknown(kinds), room),
-        )
-        in_text, in_html = _reasons_wire(why)
-        return WireCard(
-            paper.title,
-            b"".join(paper.text.filled(in_text)),
-            b"".join(paper.html.filled(in_html)),
+    def _paper(self, paper: Paper, kinds: tuple[bool, ...], room: Room) -> WirePaper:
+        return self._papers.get(
+            (_key(paper), room, kinds), lambda: self._new_paper(paper, _unknown(kinds), room)
         )
 
     def _new_paper(self, paper: Paper, why: tuple[Why, ...], room: Room) -> WirePaper:
@@ -80,7 +86,7 @@ class Cards:
             raise RenderError(f"paper {paper.id}: {error}") from error
 
 
-def _key(paper: Paper, room: Room) -> object:
+def _key(paper: Paper) -> object:
     """All that a card shows but its reasons: the version stands for the paper's words."""
     return (
         paper.id,
@@ -92,7 +98,6 @@ def _key(paper: Paper, room: Room) -> object:
         paper.categories,
         paper.announced_on,
         paper.withdrawn,
-        room,
     )
 
 
@@ -104,12 +109,16 @@ def _unknown(kinds: tuple[bool, ...]) -> tuple[Why, ...]:
     )
 
 
-@lru_cache(maxsize=8_192)
-def _reasons_wire(why: tuple[Why, ...]) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """What fills the gaps of a card: in the text, in the HTML."""
-    in_text = {f"line_{n}": fragment(reason.line) for n, reason in enumerate(why)}
-    in_html = {}
-    for n, reason in enumerate(why):
-        in_html[f"label_{n}"] = escaped(reason.label)
-        in_html[f"phrases_{n}"] = escaped(reason.phrases)
-    return in_text, in_html
+@lru_cache(maxsize=REASONS)
+def _wire_reason(reason: Reason, place: int, phrases: int) -> WireReason:
+    """A reason at its place among those of a paper, with at most so many of its phrases.
+
+    Whoever follows a topic gets a paper for the same one, so it is made once for all of them.
+    """
+    why = views.why(reason, phrases)
+    wire = {
+        f"line_{place}": fragment(why.line),
+        f"label_{place}": escaped(why.label),
+        f"phrases_{place}": escaped(why.phrases),
+    }
+    return WireReason(bool(why.phrases), wire)

@@ -18,25 +18,36 @@ from pipeline.rendering.cards import Cards, WireCard
 from pipeline.rendering.gaps import Part, gap, part
 from pipeline.rendering.house import House, MailLinks
 from pipeline.rendering.recent import Recent
+from pipeline.rendering.templates import Form
 from pipeline.rendering.views import Edition, Personal
 from pipeline.rendering.wire import Rendered, escaped, fragment
 
 FRAMES = 512  # of about 15 KB each
 
-PERSONAL = tuple(field.name for field in fields(Personal))
-UNKNOWN = Personal(**{name: gap(name) for name in PERSONAL})  # while a frame is made ready
+# While a frame is made ready.
+UNKNOWN = Personal(**{field.name: gap(field.name) for field in fields(Personal)})
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WireForm:
+    """What stands around the cards, and which words of one reader it asks for."""
+
+    head: Part
+    tail: Part
+    asked: frozenset[str]
+
+    def around(self, cards: Iterable[bytes], wire: Mapping[str, bytes]) -> tuple[bytes, ...]:
+        return (self.head.filled(wire), *cards, self.tail.filled(wire))
 
 
 @dataclass(frozen=True, slots=True)
 class WireFrame:
     """Everything but the cards, ready for any mail of the same edition but for personal words."""
 
-    text_head: Part
-    text_tail: Part
-    html_head: Part
-    html_tail: Part
+    text: WireForm
+    html: WireForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +91,13 @@ class Renderer:
         cards = [card for _, card in self._shown(digest)]
         spoken = _words(digest, links, [card.title for card in cards])
         frame = self._frame(spoken.edition, links)
-        in_text, in_html = _personal_wire(spoken.personal)
+        said = spoken.personal
+        in_text = {name: fragment(getattr(said, name)) for name in frame.text.asked}
+        in_html = {name: escaped(getattr(said, name)) for name in frame.html.asked}
         return Rendered(
             spoken.subject,
-            _joined(frame.text_head, [card.text for card in cards], frame.text_tail, in_text),
-            _joined(frame.html_head, [card.html for card in cards], frame.html_tail, in_html),
+            frame.text.around([card.text for card in cards], in_text),
+            frame.html.around([card.html for card in cards], in_html),
         )
 
     def page(self, digest: Digest, links: MailLinks) -> tuple[str, str, str]:
@@ -174,16 +187,19 @@ class Renderer:
         )
 
     def _new_frame(self, context: Mapping[str, Any]) -> WireFrame:
-        text, html = self._templates.digest_text, self._templates.digest_html
         try:
             return WireFrame(
-                *(
-                    part(template.render(context, mail=UNKNOWN))
-                    for template in (text.head, text.tail, html.head, html.tail)
-                )
+                text=_wire_form(self._templates.digest_text, context),
+                html=_wire_form(self._templates.digest_html, context),
             )
         except TemplateError as error:
             raise RenderError(f"digest: {error}") from error
+
+
+def _wire_form(form: Form, context: Mapping[str, Any]) -> WireForm:
+    head = part(form.head.render(context, mail=UNKNOWN))
+    tail = part(form.tail.render(context, mail=UNKNOWN))
+    return WireForm(head, tail, frozenset(head.gaps + tail.gaps))
 
 
 def _words(digest: Digest, links: MailLinks, titles: list[str]) -> Words:
@@ -219,19 +235,6 @@ def _topics(labels: tuple[str, ...]) -> tuple[str, str]:
     """The reader's topics as a sentence has them, on one line and on several."""
     line = views.topics(labels)
     return line, words.wrap(line)
-
-
-def _personal_wire(personal: Personal) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """What fills the gaps of a frame: in the text, in the HTML."""
-    said = {name: getattr(personal, name) for name in PERSONAL}
-    in_text = {name: fragment(text) for name, text in said.items()}
-    return in_text, {name: escaped(text) for name, text in said.items()}
-
-
-def _joined(
-    head: Part, cards: Iterable[bytes], tail: Part, personal: Mapping[str, bytes]
-) -> tuple[bytes, ...]:
-    return (*head.filled(personal), *cards, *tail.filled(personal))
 
 
 def _render(template: Template, context: Mapping[str, Any]) -> str:

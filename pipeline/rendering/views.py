@@ -127,7 +127,7 @@ def card(paper: Paper, why: tuple[Why, ...], house: House, room: Room) -> Card:
 
 @lru_cache(maxsize=8_192)
 def reasons(given: tuple[Reason, ...], room: Room) -> tuple[Why, ...]:
-    return tuple(_why(reason, room.phrases) for reason in given[:REASONS])
+    return tuple(why(reason, room.phrases) for reason in given[:REASONS])
 
 
 def title(paper: Paper) -> str:
@@ -169,7 +169,8 @@ def topics(labels: tuple[str, ...]) -> str:
     return words.listed(shown)
 
 
-def _why(reason: Reason, most: int) -> Why:
+def why(reason: Reason, most: int) -> Why:
+    """With at most so many of its phrases."""
     label = words.cut_at_word(words.clean(reason.label), LABEL)
     shown = (words.cut_at_word(words.clean(p), LABEL) for p in reason.phrases[:most])
     phrases = ", ".join(f"“{phrase}”" for phrase in shown if phrase)

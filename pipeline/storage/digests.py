@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Text, cast, func, insert, select, update
 
 from pipeline.domain import (
     OWED,
@@ -159,14 +160,16 @@ def load(conn: Connection, delivery_ids: Iterable[int]) -> dict[int, Digest]:
     digests: dict[int, Digest] = {}
     for chunk in in_chunks(delivery_ids, CHUNK):
         picks = _picks(conn, chunk)
-        for row in conn.execute(_digests_of(chunk)):
+        rows = conn.execute(_digests_of(chunk)).all()
+        topics = {text: tuple(labels) for text, labels in _decoded(row.topics for row in rows)}
+        for row in rows:
             if not picks[row.id]:
                 continue
             digests[row.id] = digest_of(
                 row.edition_on,
                 picks[row.id],
                 more=row.more,
-                topics=tuple(row.topics),
+                topics=topics[row.topics],
                 welcome=row.kind == DeliveryKind.WELCOME,
             )
     return digests
@@ -175,18 +178,42 @@ def load(conn: Connection, delivery_ids: Iterable[int]) -> dict[int, Digest]:
 def _picks(conn: Connection, delivery_ids: Sequence[int]) -> defaultdict[int, list[Pick]]:
     """By delivery, in their order. Readers who got the same paper share one object."""
     rows = conn.execute(_picks_of(delivery_ids)).all()
-    papers = _papers_of(conn, {(row.paper_id, row.paper_version) for row in rows})
-    counted: dict[tuple[object, ...], Paper] = {}
+    reasons = _reasons(row[2] for row in rows)
+    papers = _counted(conn, {row[3:] for row in rows})
     picks: defaultdict[int, list[Pick]] = defaultdict(list)
-    for delivery_id, score, reasons, *key in rows:
-        id_, version, upvotes, comments = frozen = tuple(key)
-        if (id_, version) not in papers:
-            continue  # better one paper less than no mail
-        if frozen not in counted:
-            counted[frozen] = replace(papers[id_, version], upvotes=upvotes, comments=comments)
-        why = tuple(Reason(label, tuple(phrases)) for label, phrases in reasons)
-        picks[delivery_id].append(Pick(counted[frozen], why, score))
+    for delivery_id, score, why, *frozen in rows:
+        paper = papers.get(tuple(frozen))
+        if paper:  # better one paper less than no mail
+            picks[delivery_id].append(Pick(paper, reasons[why], score))
     return picks
+
+
+def _reasons(texts: Iterable[str]) -> dict[str, tuple[Reason, ...]]:
+    """By the JSON they are kept as."""
+    return {
+        text: tuple(Reason(label, tuple(phrases)) for label, phrases in reasons)
+        for text, reasons in _decoded(texts)
+    }
+
+
+def _decoded(texts: Iterable[str]) -> Iterable[tuple[str, Any]]:
+    """Each text once, and what it says as JSON: read all at once, in a fifth of the time."""
+    distinct = list(dict.fromkeys(texts))
+    return zip(distinct, json.loads(f"[{','.join(distinct)}]"), strict=True)
+
+
+def _counted(
+    conn: Connection, frozen: Collection[tuple[int, int, int | None, int | None]]
+) -> dict[tuple[int, int, int | None, int | None], Paper]:
+    """Papers with the counts of their moment, by (id, version, upvotes, comments)."""
+    papers = _papers_of(conn, {(id_, version) for id_, version, _, _ in frozen})
+    return {
+        (id_, version, upvotes, comments): replace(
+            papers[id_, version], upvotes=upvotes, comments=comments
+        )
+        for id_, version, upvotes, comments in frozen
+        if (id_, version) in papers
+    }
 
 
 def _papers_of(
@@ -301,7 +328,7 @@ def _picks_of(delivery_ids: Sequence[int]) -> Any:
         select(
             PickRow.delivery_id,
             PickRow.score,
-            PickRow.reasons,
+            cast(PickRow.reasons, Text),
             PickRow.paper_id,
             PickRow.paper_version,
             PickRow.upvotes,
@@ -337,7 +364,7 @@ def _digests_of(delivery_ids: Sequence[int]) -> Any:
         DeliveryRow.kind,
         DeliveryRow.edition_on,
         DeliveryRow.more,
-        DeliveryRow.topics,
+        cast(DeliveryRow.topics, Text).label("topics"),
     ).where(DeliveryRow.id.in_(delivery_ids), DeliveryRow.kind.in_(DIGESTS))
 
 

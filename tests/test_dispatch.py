@@ -246,7 +246,7 @@ def test_a_connection_lost_before_the_dot_is_opened_anew(engine, sink, moment, r
     sink.answers = {moment: [reply]}
 
     assert send(engine, sink) == Tally(sent=1)
-    assert row(engine, id_).attempts == 0
+    assert row(engine, id_).attempts == 1, "the lost connection is charged to nobody"
     assert len(sink.taken) == 1
 
 

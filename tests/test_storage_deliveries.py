@@ -233,6 +233,7 @@ def test_an_accepted_delivery_is_sent_for_good(engine):
 
     sent = row(engine, id_)
     assert (sent.status, sent.reason, sent.queue_id) == (Status.SENT, "accepted", "Q1")
+    assert sent.attempts == 1
     assert sent.sent_at is not None
     assert sent.lease is None
     assert claim(engine, now=NOW + timedelta(days=1)) == []

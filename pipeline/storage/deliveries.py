@@ -18,6 +18,7 @@ from sqlalchemy import (
     Connection,
     and_,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -305,6 +306,7 @@ def recover_leases(conn: Connection, now: datetime) -> Recovery:
         .values(
             status=DeliveryStatus.UNCERTAIN,
             reason="its sender stopped before the reply",
+            attempts=_ROW.attempts + 1,
             lease_until=None,
         )
     ).rowcount
@@ -600,6 +602,8 @@ _SENT: Final = (
     )
     .values(
         **_released(DeliveryStatus.SENT, "accepted"),
+        # An uncertain one was counted when it became so.
+        attempts=_ROW.attempts + case((_ROW.status == DeliveryStatus.UNCERTAIN, 0), else_=1),
         sent_at=bindparam("now"),
         queue_id=bindparam("queue_id"),
         reply=bindparam("reply"),

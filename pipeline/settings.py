@@ -117,6 +117,21 @@ class Settings(BaseSettings):
                 raise ValueError("must be addresses or networks such as 10.0.0.0/8") from error
         return value
 
+    @field_validator("logo_url")
+    @classmethod
+    def _https_address(cls, value: str | None) -> str | None:
+        # It stands in every mail, where other schemes are blocked or dangerous.
+        if value is not None and not (value.startswith("https://") and urlsplit(value).hostname):
+            raise ValueError("must look like https://papers.example.org/logo.png")
+        return value
+
+    @field_validator("smtp_ca_file")
+    @classmethod
+    def _readable_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError("must be a file that is there")
+        return value
+
     @field_validator("mail_from", "reply_to", "bounce_address", "unsubscribe_mailbox")
     @classmethod
     def _mail_address(cls, value: str | None) -> str | None:

@@ -198,6 +198,13 @@ def test_a_database_of_another_kind_is_named_without_its_password(url: str):
     assert "s3cret" not in str(failure.value)
 
 
+def test_a_malformed_port_is_named_without_the_password():
+    with pytest.raises(SettingsError, match="DATABASE_URL: must look like") as failure:
+        open_engine("postgresql://ada:s3cret@db:many/papers")
+
+    assert "s3cret" not in str(failure.value)
+
+
 def test_a_malformed_url_is_named():
     with pytest.raises(SettingsError, match="DATABASE_URL"):
         open_engine("paperboy")

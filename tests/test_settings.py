@@ -75,6 +75,9 @@ def test_a_file_that_is_not_there_is_no_mistake(tmp_path):
         ("LOG_LEVEL", "LOUD"),
         ("SMTP_TLS", "sometimes"),
         ("SMTP_CONNECTIONS", "0"),
+        ("SMTP_CA_FILE", "/nowhere/ca.pem"),
+        ("LOGO_URL", "javascript:alert(1)"),
+        ("LOGO_URL", "http://example.org/logo.png"),
     ],
 )
 def test_a_wrong_value_is_named(load, name, value):

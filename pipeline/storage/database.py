@@ -28,10 +28,8 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
     """An engine for `sqlite:///...` or `postgresql://...`; connects to nothing yet."""
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise SettingsError(
-            "DATABASE_URL: must look like postgresql://user:pass@host/db"
-        ) from error
+    except (ArgumentError, ValueError):  # with the password in its words
+        raise SettingsError("DATABASE_URL: must look like postgresql://user:pass@host/db") from None
     if parsed.get_backend_name() == "sqlite":
         engine = create_engine(
             parsed, connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False}

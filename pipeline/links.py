@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -41,7 +42,7 @@ class _ShortHMAC(HMACAlgorithm):
         super().__init__(hashlib.sha256)
 
     def get_signature(self, key: bytes, value: bytes) -> bytes:
-        return super().get_signature(key, value)[:16]
+        return hmac.digest(key, value, "sha256")[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +115,11 @@ class SignedLinks:
 def _signer(keys: Sequence[str], purpose: Purpose) -> Signer:
     if not keys or not all(keys):
         raise ValueError("signed links need at least one key, and none of them empty")
+    # Each purpose has keys of its own, derived here once and not for every link.
+    derived = [hmac.digest(key.encode(), f"paperboy.{purpose}".encode(), "sha256") for key in keys]
     return Signer(
-        list(reversed(keys)),  # itsdangerous signs with the last one
-        salt=f"paperboy.{purpose}",
-        key_derivation="hmac",
+        derived[::-1],  # itsdangerous signs with the last one
+        key_derivation="none",
         digest_method=hashlib.sha256,
         algorithm=_ShortHMAC(),
     )

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from email.header import Header
 from email.utils import format_datetime, formataddr, parseaddr
@@ -57,24 +57,25 @@ class Sender:
     reply_to: str | None = None
     bounce_address: str | None = None
     unsubscribe_mailbox: str | None = None
+    constant: _Constant = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
+        for given in fields(self):
+            value = getattr(self, given.name) if given.init else None
             if value is not None and _CONTROL.search(value):
-                raise SettingsError(f"{name.upper()}: must be one line")
+                raise SettingsError(f"{given.name.upper()}: must be one line")
         try:
-            _constant(self)
+            object.__setattr__(self, "constant", _constant(self))
         except AddressError as error:
             raise SettingsError(f"the sender's addresses: {error}") from error
 
     @property
     def address(self) -> str:
-        return _constant(self).address
+        return self.constant.address
 
     @property
     def host(self) -> str:
-        return _constant(self).host
+        return self.constant.host
 
     @property
     def one_click(self) -> bool:
@@ -84,7 +85,7 @@ class Sender:
     def message_id(self, dedupe_key: str) -> str:
         """The same for every attempt at one delivery, so that a mailbox can tell a copy."""
         mac = hmac.digest(self.key.encode(), f"message-id:{dedupe_key}".encode(), "sha256")
-        return f"<{base64.b32encode(mac[:20]).decode().lower()}@{self.host}>"
+        return f"<{mac[:16].hex()}@{self.host}>"
 
     def envelope(self, delivery_id: int) -> str:
         """The address that bounces of this delivery go to; plain where none is configured.
@@ -131,8 +132,8 @@ def compose_digest(
     headers = (
         *_personal_headers(sender, content, to, dedupe_key, now),
         *_leave_headers(sender, unsubscribe_url, secret),
-        f"Feedback-ID: {edition_on}:digest:list:{_sender_id(sender)}\r\n".encode(),
-        _constant(sender).of_list,
+        f"Feedback-ID: {edition_on}:digest:list:{sender.constant.id}\r\n".encode(),
+        sender.constant.of_list,
     )
     return _message(headers, content, dedupe_key)
 
@@ -152,8 +153,8 @@ def compose_confirmation(
     """
     headers = (
         *_personal_headers(sender, content, to, dedupe_key, now),
-        f"Feedback-ID: {now.date()}:{kind}:list:{_sender_id(sender)}\r\n".encode(),
-        _constant(sender).of_all,
+        f"Feedback-ID: {now.date()}:{kind}:list:{sender.constant.id}\r\n".encode(),
+        sender.constant.of_all,
     )
     return _message(headers, content, dedupe_key)
 
@@ -190,12 +191,12 @@ class _Constant:
 
     address: str  # of the sender, bare
     host: str  # of that address
+    id: str  # for Feedback-ID
     first: bytes
     of_all: bytes
     of_list: bytes
 
 
-@lru_cache(maxsize=32)
 def _constant(sender: Sender) -> _Constant:
     address = wire_address(parseaddr(sender.mail_from)[1])
     host = address.rpartition("@")[2]
@@ -219,17 +220,17 @@ def _constant(sender: Sender) -> _Constant:
             b"Precedence: bulk\r\n",
         )
     )
-    return _Constant(address, host, first, of_all, of_list + of_all)
+    return _Constant(address, host, _sender_id(host), first, of_all, of_list + of_all)
 
 
 def _personal_headers(
     sender: Sender, content: Content, to: str, dedupe_key: str, now: datetime
 ) -> tuple[bytes, ...]:
     return (
-        _constant(sender).first,
+        sender.constant.first,
         f"To: {wire_address(to)}\r\n".encode(),
         _subject(content.subject),
-        f"Date: {format_datetime(now)}\r\n".encode(),
+        _date(now.replace(microsecond=0)),
         f"Message-ID: {sender.message_id(dedupe_key)}\r\n".encode(),
     )
 
@@ -253,6 +254,12 @@ def _header(name: str, value: str) -> bytes:
         if _CONTROL.search(part) or not part.isascii() or len(part) > LINE:
             raise RenderError(f"{name}: not a line that a header can have")
     return f"{line}\r\n".encode()
+
+
+@lru_cache(maxsize=8)
+def _date(now: datetime) -> bytes:
+    """The same for every mail of a second."""
+    return f"Date: {format_datetime(now)}\r\n".encode()
 
 
 @lru_cache(maxsize=1_024)
@@ -280,10 +287,9 @@ def _phrase(name: str) -> str:
     return Header(name, "utf-8", FOLD, "Reply-To").encode(linesep="\r\n")
 
 
-@lru_cache(maxsize=32)
-def _sender_id(sender: Sender) -> str:
+def _sender_id(host: str) -> str:
     """5 to 15 characters that stay the same, as Gmail's feedback loop wants them."""
-    return "pb" + hashlib.sha256(sender.host.encode()).hexdigest()[:10]
+    return "pb" + hashlib.sha256(host.encode()).hexdigest()[:10]
 
 
 # --- Body ---------------------------------------------------------------------------------------

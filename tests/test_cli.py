@@ -430,3 +430,14 @@ def test_real_mail_is_refused_without_what_it_needs(full, monkeypatch):
 
     assert answer.code == 1
     assert "OPERATOR_ADDRESS" in answer.err
+
+
+@pytest.mark.parametrize("title", ["null", "5", '["T"]'])
+def test_a_title_to_rank_that_is_no_text_is_named(ready, tmp_path, title):
+    (tmp_path / "p.jsonl").write_text(f'{{"id": "a", "title": {title}}}\n')
+    (tmp_path / "t.jsonl").write_text('{"id": "t", "query": "graphs"}\n')
+
+    answer = ready("rank", "--papers", f"{tmp_path}/p.jsonl", "--topics", f"{tmp_path}/t.jsonl")
+
+    assert answer.code == 1
+    assert answer.err.endswith("p.jsonl, line 1: title is no text\n")

@@ -20,6 +20,7 @@ from pipeline.matching.evaluation import rank as rank_papers
 from pipeline.matching.query import canonical
 from pipeline.matching.topics import search
 from pipeline.sources import recorded
+from pipeline.sources.collect import text_in
 from pipeline.sources.text import clean
 from pipeline.storage import batches, papers, source_states
 from pipeline.storage.database import reading
@@ -158,9 +159,9 @@ def rank(
         PaperText(
             id=str(row["id"]),
             title=clean(row["title"]),
-            abstract=clean(row.get("abstract") or ""),
-            authors=tuple(row.get("authors") or ()),
-            categories=tuple(row.get("categories") or ()),
+            abstract=clean(text_in(row, "abstract")),
+            authors=_strings(row.get("authors")),
+            categories=_strings(row.get("categories")),
         )
         for row in _json_lines(papers_file, "id", "title")
     ]
@@ -174,6 +175,10 @@ def rank(
         as_json=True,
         empty="",
     )
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    return tuple(v for v in value if isinstance(v, str)) if isinstance(value, list) else ()
 
 
 def _json_lines(path: Path, *required: str) -> Iterator[dict[str, Any]]:
@@ -194,4 +199,6 @@ def _record(path: Path, number: int, line: str, required: tuple[str, ...]) -> di
     missing = [name for name in required if not isinstance(row, dict) or name not in row]
     if missing:
         raise PaperboyError(f"{path}, line {number}: {', '.join(missing)} is missing")
+    if wrong := [name for name in required if name != "id" and not isinstance(row[name], str)]:
+        raise PaperboyError(f"{path}, line {number}: {', '.join(wrong)} is no text")
     return dict(row)

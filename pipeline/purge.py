@@ -34,6 +34,7 @@ class Purged:
 
     pending: int
     requests: int
+    addresses: int
     ips: int
     counters: int
     asked: int
@@ -46,6 +47,7 @@ def purge(engine: Engine, now: datetime) -> Purged:
     purged = Purged(
         pending=_all(engine, partial(expiry.drop_pending, before=now - PENDING)),
         requests=_all(engine, partial(expiry.drop_requests, before=now - PENDING)),
+        addresses=_all(engine, partial(expiry.forget_addresses, before=now - PENDING)),
         ips=_all(engine, partial(expiry.forget_ips, before=now - IP)),
         counters=_all(engine, partial(expiry.drop_counters, before=now - COUNTERS)),
         asked=_all(engine, partial(expiry.drop_asked, before=now - ASKED)),

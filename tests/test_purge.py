@@ -178,3 +178,20 @@ def test_an_old_link_finds_no_new_request(engine: Engine):
         signup.confirm(engine, old, NOW)
     with pytest.raises(NotFoundError):
         signup.find(engine, ADA)
+
+
+def test_an_address_that_was_asked_and_did_not_answer_is_forgotten(engine: Engine):
+    """Also where a reader wanted to move to it: the mail that went there named it."""
+    reader = add_reader(engine, "cat:cs.IR")
+    signup.ask_new_address(
+        engine, reader.id, "mistyped@example.org", ip=None,
+        suppression_key=SUPPRESSION_KEY, now=NOW,
+    )  # fmt: skip
+    with engine.begin() as conn:
+        conn.execute(update(DeliveryRow).values(status=DeliveryStatus.SENT))
+
+    run(engine, NOW + 7 * DAY + HOUR)
+
+    kept = str([rows(engine, table) for table in (SubscriberRow, RequestRow, DeliveryRow)])
+    assert "mistyped" not in kept
+    assert ADA in kept

@@ -54,6 +54,20 @@ def drop_requests(conn: Connection, *, before: datetime, limit: int) -> int:
     return conn.execute(delete(RequestRow).where(RequestRow.id.in_(ids))).rowcount
 
 
+def forget_addresses(conn: Connection, *, before: datetime, limit: int) -> int:
+    """Where a mail went that did not go to its subscriber: an address that was asked, once."""
+    is_over = (
+        (DeliveryRow.created_at < before)
+        & DeliveryRow.status.not_in(list(OWED))
+        & (DeliveryRow.address != "")
+    )
+    ids = _locked(conn, select(DeliveryRow.id).where(is_over), limit)
+    # Not NULL: that would be the subscriber's own.
+    return conn.execute(
+        update(DeliveryRow).where(DeliveryRow.id.in_(ids)).values(address="")
+    ).rowcount
+
+
 def forget_ips(conn: Connection, *, before: datetime, limit: int) -> int:
     """From where an answered request came, and what for: the reader has it by now."""
     is_over = (RequestRow.created_at < before) & RequestRow.ip.is_not(None)

@@ -64,9 +64,8 @@ def router(services: Services, pages: Pages) -> APIRouter:
                 view=links.digest(delivery_id, made.created_at),
             ),
         )
-        if made.template == renderer.template_version:
-            return html
-        return BODY.sub(lambda body: body[0] + NEWER, html, count=1)
+        note = "" if made.template == renderer.template_version else NEWER
+        return in_main(html, note)
 
     def _no_longer_kept() -> Response:
         return pages.message(
@@ -77,3 +76,9 @@ def router(services: Services, pages: Pages) -> APIRouter:
         )
 
     return routes
+
+
+def in_main(html: str, note: str) -> str:
+    """The mail as the main part of a page, for who finds their way by landmarks; `note` first."""
+    opened = BODY.sub(lambda body: f"{body[0]}<main>{note}", html, count=1)
+    return opened.replace("</body>", "</main></body>", 1)

@@ -22,9 +22,9 @@ FATES: Final = {
     DeliveryStatus.LEASED: "On its way",
     DeliveryStatus.SENDING: "On its way",
     DeliveryStatus.SENT: "Sent",
-    DeliveryStatus.UNCERTAIN: "Probably sent: your mail server did not answer",
-    DeliveryStatus.FAILED: "Not sent: your mail server refused it",
-    DeliveryStatus.SUPPRESSED: "Not sent: your mail server knows no such address",
+    DeliveryStatus.UNCERTAIN: "Probably sent: the mail server did not answer",
+    DeliveryStatus.FAILED: "Not sent: the mail server refused it",
+    DeliveryStatus.SUPPRESSED: "Not sent: the mail server knows no such address",
     DeliveryStatus.CANCELLED: "Not sent: a newer digest took its place, or you had left",
     DeliveryStatus.EXPIRED: "Not sent in time: its papers came with the next one",
 }

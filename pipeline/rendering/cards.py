@@ -20,6 +20,8 @@ from pipeline.rendering.wire import escaped, fragment
 
 PAPERS = 4_096  # of about 4 KB each
 REASONS = 16_384  # of about 1 KB each
+# What the reasons of a paper put into the gaps of both forms, by their place.
+GAPS = tuple((f"line_{n}", f"label_{n}", f"phrases_{n}") for n in range(views.REASONS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,10 @@ class WirePaper:
 
 @dataclass(frozen=True, slots=True)
 class WireReason:
-    """One reason at its place among those of a paper."""
+    """One reason, for every card that shows it."""
 
     has_phrases: bool
-    wire: dict[str, bytes]  # what goes into the gaps of both forms
+    wire: tuple[bytes, bytes, bytes]  # its line, label and phrases
 
 
 class WireCard(NamedTuple):  # made for each pick of each mail, and a tuple is made fastest
@@ -62,10 +64,10 @@ class Cards:
         """Raises RenderError for a paper that cannot be shown."""
         kinds: tuple[bool, ...] = ()
         wire: dict[str, bytes] = {}
-        for place, reason in enumerate(pick.reasons[: views.REASONS]):
-            known = _wire_reason(reason, place, room.phrases)
+        for gaps, reason in zip(GAPS, pick.reasons, strict=False):  # as many as are shown
+            known = _wire_reason(reason, room.phrases)
             kinds += (known.has_phrases,)
-            wire |= known.wire
+            wire.update(zip(gaps, known.wire, strict=True))
         paper = self._paper(pick.paper, kinds, room)
         return WireCard(paper.title, paper.text.filled(wire), paper.html.filled(wire))
 
@@ -104,21 +106,17 @@ def _key(paper: Paper) -> object:
 def _unknown(kinds: tuple[bool, ...]) -> tuple[Why, ...]:
     """Stands for reasons of these kinds, with phrases or without, while a paper is made ready."""
     return tuple(
-        Why(gap(f"label_{n}"), gap(f"phrases_{n}") if has_phrases else "", gap(f"line_{n}"))
-        for n, has_phrases in enumerate(kinds)
+        Why(gap(label), gap(phrases) if has_phrases else "", gap(line))
+        for (line, label, phrases), has_phrases in zip(GAPS, kinds, strict=False)
     )
 
 
 @lru_cache(maxsize=REASONS)
-def _wire_reason(reason: Reason, place: int, phrases: int) -> WireReason:
-    """A reason at its place among those of a paper, with at most so many of its phrases.
+def _wire_reason(reason: Reason, phrases: int) -> WireReason:
+    """A reason with at most so many of its phrases.
 
     Whoever follows a topic gets a paper for the same one, so it is made once for all of them.
     """
     why = views.why(reason, phrases)
-    wire = {
-        f"line_{place}": fragment(why.line),
-        f"label_{place}": escaped(why.label),
-        f"phrases_{place}": escaped(why.phrases),
-    }
+    wire = (fragment(why.line), escaped(why.label), escaped(why.phrases))
     return WireReason(bool(why.phrases), wire)

@@ -532,7 +532,7 @@ def test_the_preview_escapes_what_a_source_says(site, announce):
 
 def test_before_the_first_paper_the_preview_says_so(site):
     assert (
-        "No papers have been read yet"
+        "There are no papers to show yet"
         in site.post("/subscribe/preview", data={"queries": "moss"}).text
     )
 
@@ -560,8 +560,9 @@ def test_without_a_script_a_button_shows_the_preview_and_loses_nothing(site, ann
     assert stored() == 0
 
 
-def test_new_papers_reach_the_preview(site, announce):
-    announce("Moss on Walls")
+@pytest.mark.parametrize("earlier", [(), ("Moss on Walls",)])
+def test_new_papers_reach_the_preview(site, announce, earlier):
+    announce(*earlier)
     site.post("/subscribe/preview", data={"queries": "moss"})
     announce("Newest Moss", on=FRIDAY + timedelta(days=1))
 
@@ -597,8 +598,9 @@ def test_what_the_form_asks_for(typed, labels):
 
 
 @pytest.fixture
-def url(engine: Engine) -> Iterator[str]:
-    """The site on loopback."""
+def url(engine: Engine, announce) -> Iterator[str]:
+    """The site on loopback, with one paper."""
+    announce("Moss on Walls")
     with listen("127.0.0.1", 0) as socket:
         url = f"http://127.0.0.1:{socket.getsockname()[1]}"
         running = server(create_app(Services(settings.load(None, site_url=url), engine)))
@@ -627,9 +629,8 @@ def phone(chromium: Browser, **more) -> Page:
 
 
 @pytest.mark.browser
-def test_a_person_with_a_phone_signs_up(url, chromium, announce, asked):
+def test_a_person_with_a_phone_signs_up(url, chromium, asked):
     """The zone is guessed, the preview follows what is chosen, and it never sends the address."""
-    announce("Moss on Walls")
     tab, sent, complaints = phone(chromium), [], []
     tab.on("console", lambda message: complaints.append(message.text))
     tab.on("request", lambda request: sent.append((request.url, request.post_data or "")))
@@ -664,8 +665,7 @@ def test_topics_can_be_found_by_their_name(url, chromium):
 
 
 @pytest.mark.browser
-def test_without_scripts_the_same_form_previews_and_sends(url, chromium, announce, asked):
-    announce("Moss on Walls")
+def test_without_scripts_the_same_form_previews_and_sends(url, chromium, asked):
     tab = phone(chromium, java_script_enabled=False)
 
     tab.goto(f"{url}/subscribe")

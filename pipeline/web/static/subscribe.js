@@ -12,7 +12,7 @@
 
   const zones = form.querySelector("#timezone[data-guess]");
   const guess = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  if (zones && guess) {
+  if (guess && zones?.value === "UTC") { // not what somebody chose before going back
     zones.value = guess;
     if (zones.value !== guess) zones.add(new Option(guess, guess, true, true), 1);
   }

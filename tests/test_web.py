@@ -309,7 +309,8 @@ def test_the_front_page_shows_the_latest_papers_escaped(browser, engine):
     page = browser.get("/").text
 
     assert "<img" not in page
-    assert page.index("Wednesday, 2 January 2030") < page.index("Tuesday, 1 January 2030")
+    assert "<h1>Wednesday, 2 January 2030</h1>" in page
+    assert 'href="/papers?date=2030-01-01"' in page
 
 
 @pytest.mark.parametrize("page", ["/", "/papers", "/subscribe", "/privacy", "/nowhere"])
@@ -321,7 +322,8 @@ def test_no_page_asks_anything_of_another_site_or_brings_a_script_along(browser,
     assert "unsafe" not in policy
     assert not re.search(r"<script(?![^>]* src=\"/)", answer.text)
     assert " style=" not in answer.text
-    assert re.findall(r'(?:src|<link[^>]* href)="(?!/)[^"]*"', answer.text) == []
+    asked = re.sub('<link rel="canonical"[^>]*>', "", answer.text)  # a name; nothing is fetched
+    assert re.findall(r'(?:src|<link[^>]* href)="(?!/)[^"]*"', asked) == []
 
 
 def test_an_unknown_page_and_a_wrong_method_are_answered_by_a_page(browser):

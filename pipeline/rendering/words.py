@@ -99,6 +99,11 @@ def full_day(on: date) -> str:
     return f"{_WEEKDAYS[on.weekday()]}, {on.day} {_MONTHS[on.month - 1]} {on.year}"
 
 
+def month(on: date) -> str:
+    """ "July 2026"."""
+    return f"{_MONTHS[on.month - 1]} {on.year}"
+
+
 def days(first: date, last: date) -> str:
     """ "Thursday 30 July", "28 to 31 July", "30 June to 2 July"."""
     if first == last:

@@ -14,7 +14,9 @@ from starlette.responses import Response
 from pipeline.bootstrap import Services
 from pipeline.errors import InvalidTokenError, LimitError, NotFoundError
 from pipeline.mailbox import Mailbox
-from pipeline.web import health, letters, papers, reader, subscribe
+from pipeline.web import files, health, letters, papers, reader, subscribe, topics
+from pipeline.web.caching import Compressed
+from pipeline.web.library import Library
 from pipeline.web.pages import Pages
 from pipeline.web.security import Guard
 
@@ -39,28 +41,35 @@ TOO_MANY = (
 LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
 
 
-def create_app(services: Services, mailbox: Mailbox | None = None) -> FastAPI:
+def create_app(
+    services: Services, mailbox: Mailbox | None = None, library: Library | None = None
+) -> FastAPI:
     """The site. With a `mailbox` its letters can be read by whoever reaches the site on loopback.
 
-    Connects to nothing until it is asked for a page.
+    Connects to nothing until it is served or asked for a page.
     """
+    library = library or Library(services.engine)
     app = FastAPI(
         title="Paperboy",
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a redirected one-click POST is often lost
+        lifespan=library.while_serving,
     )
     pages = Pages.of(services.settings, has_mailbox=mailbox is not None)
     app.include_router(health.router(services))
-    app.include_router(subscribe.router(services, pages))
-    app.include_router(papers.router(services, pages))
+    app.include_router(subscribe.router(services, pages, library))
+    app.include_router(files.router(services, pages.house))
+    app.include_router(papers.router(services, pages, library))
+    app.include_router(topics.router(services, pages, library))
     app.include_router(reader.router(services, pages))
     if mailbox is not None:
         app.include_router(letters.router(mailbox, pages))
         # A page elsewhere could give its own name our address and read the letters.
         hosts = [*LOOPBACK, services.settings.site_host]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    app.add_middleware(Compressed)
     app.add_middleware(Guard, site_url=services.settings.site_url)
     _explain_errors(app, pages)
     return app

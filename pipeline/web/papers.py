@@ -1,76 +1,123 @@
-"""Pages for everybody: the latest papers, and what this site is."""
+"""Pages for everybody: the papers of a day, a search, one paper."""
 
 from __future__ import annotations
 
-from itertools import groupby
-from pathlib import Path
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Request
+from sqlalchemy import Connection
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pipeline.bootstrap import Services
 from pipeline.domain import Paper
-from pipeline.rendering import House, views, words
-from pipeline.rendering.views import Card
-from pipeline.storage import batches, papers
+from pipeline.errors import QueryError
+from pipeline.matching.query import plain_words
+from pipeline.rendering import House, words
+from pipeline.storage import batches, catalog
 from pipeline.storage.database import reading
+from pipeline.web import asking, listing, navigation, showing
+from pipeline.web.asking import Asked
+from pipeline.web.caching import public
+from pipeline.web.catalog import Sort
+from pipeline.web.library import Library
 from pipeline.web.pages import Pages
+from pipeline.web.showing import Shown
 
-LATEST = 40  # papers on the front page
-ROOM = views.Room(abstract=280, phrases=0, links=1)
-STATIC = Path(__file__).parent / "static"
-AN_HOUR = {"Cache-Control": "public, max-age=3600"}
+LOOK = ["GET", "HEAD"]
+SIMILAR = 5
+Text = Annotated[str, Query()]
 
 
-def router(services: Services, pages: Pages) -> APIRouter:
+def router(services: Services, pages: Pages, library: Library) -> APIRouter:
     routes = APIRouter()
-    style = _style(pages.house)
 
-    @routes.api_route("/", methods=["GET", "HEAD"])
-    @routes.api_route("/papers", methods=["GET", "HEAD"])
-    def latest() -> Response:
+    @routes.api_route("/", methods=LOOK)
+    @routes.api_route("/papers", methods=LOOK)
+    def list_papers(
+        request: Request,
+        q: Text = "",
+        topic: Text = "",
+        date: Text = "",
+        week: Text = "",
+        month: Text = "",
+        sort: Text = "",
+        page: Text = "",
+    ) -> Response:
+        try:
+            asked = asking.read(
+                q=q, topic=topic, date=date, week=week, month=month, sort=sort, page=page
+            )
+        except ValueError as error:
+            raise HTTPException(422) from error
         with reading(services.engine) as conn:
-            through = batches.published(conn)
-            newest = papers.announced(conn, through_batch=through, limit=LATEST)
-        return pages.show("papers.html", days=by_day(newest, pages.house))
+            return public(request, _list(conn, asked, pages, library))
 
-    @routes.api_route("/subscribe", methods=["GET", "HEAD"])
-    def subscribe() -> Response:
-        return pages.show("subscribe.html")
-
-    @routes.api_route("/privacy", methods=["GET", "HEAD"])
-    def privacy() -> Response:
-        return pages.show("privacy.html")
-
-    @routes.api_route("/style.css", methods=["GET", "HEAD"])
-    def stylesheet() -> Response:
-        return Response(style, media_type="text/css", headers=AN_HOUR)
-
-    @routes.api_route("/icon.svg", methods=["GET", "HEAD"])
-    def icon() -> Response:
-        return Response(
-            (STATIC / "icon.svg").read_bytes(), media_type="image/svg+xml", headers=AN_HOUR
-        )
+    @routes.api_route("/papers/{key:path}", methods=LOOK)
+    def one_paper(request: Request, key: str) -> Response:
+        with reading(services.engine) as conn:
+            paper = catalog.by_key(conn, key)
+            if paper is None:
+                return pages.show("no_paper.html", status=404, key=words.clean(key))
+            seen = catalog.sightings_of(conn, [paper.id]).get(paper.id, ())
+            answer = pages.show(
+                "paper.html",
+                paper=showing.detailed(paper, seen, pages.house),
+                similar=_similar(conn, paper, library, pages.house),
+                canonical=showing.path_of(paper.key),
+            )
+        return public(request, answer)
 
     return routes
 
 
-def by_day(newest: list[Paper], house: House) -> list[tuple[str, list[Card]]]:
-    """Papers as cards under the day that announced them, most upvotes first."""
-    return [
-        (words.full_day(day), [_card(paper, house) for paper in sorted(group, key=_upvotes)])
-        for day, group in groupby(newest, key=lambda paper: paper.announced_on)
-    ]
+# --- Lists --------------------------------------------------------------------------------------
 
 
-def _upvotes(paper: Paper) -> int:
-    return -(paper.upvotes or 0)
+def _list(conn: Connection, asked: Asked, pages: Pages, library: Library) -> Response:
+    known = library.catalog(batches.published(conn))
+    asked = listing.with_period(asked, known.days)
+    try:
+        query = asked.parsed()
+    except QueryError as error:
+        return _mistaken(asked, error, pages)
+    chosen = listing.choose(library, conn, query, asked.period, asked.order)
+    page = listing.page(chosen, asked.page, conn, pages.house)
+    return pages.show(
+        "papers.html",
+        asked=asked,
+        page=page,
+        calendar=navigation.calendar(asked, known.days),
+        sorts=navigation.sorts(asked),
+        mistake=None,
+        newest=known.days[-1] if known.days else None,
+        counted=words.count(page.total, "paper", "papers"),
+        steps=navigation.steps(asked, page.number, page.last),
+        canonical=asked.but(page=page.number).address(),
+    )
 
 
-def _card(paper: Paper, house: House) -> Card:
-    return views.card(paper, (), house, ROOM)
+def _mistaken(asked: Asked, error: QueryError, pages: Pages) -> Response:
+    return pages.show(
+        "papers.html",
+        status=422,
+        asked=asked,
+        page=None,
+        calendar=None,
+        mistake=asking.mistake(error),
+        canonical="/papers",
+    )
 
 
-def _style(house: House) -> str:
-    accents = f":root {{ --light: {house.accent}; --dark: {house.accent_on_dark}; }}\n"
-    return accents + (STATIC / "style.css").read_text("utf-8")
+# --- One paper ----------------------------------------------------------------------------------
+
+
+def _similar(conn: Connection, paper: Paper, library: Library, house: House) -> list[Shown]:
+    """Papers that share the most telling words with the title; none while they are being read."""
+    shelves = library.ready()
+    if shelves is None:
+        return []
+    found = shelves.find(plain_words(" ".join((paper.title, *paper.keywords[:5]))), floor=False)
+    order = shelves.catalog.sorted(found.papers, Sort.BEST, found.scores)
+    ids = [id_ for id_ in shelves.catalog.ids[order[: SIMILAR + 1]].tolist() if id_ != paper.id]
+    return showing.shown(conn, ids[:SIMILAR], {}, house)

@@ -1,0 +1,90 @@
+"""Lists of papers: which, in what order, and the one page of them that is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+from sqlalchemy import Connection
+
+from pipeline.matching.query import Query
+from pipeline.rendering import House
+from pipeline.storage import batches
+from pipeline.web import periods, showing
+from pipeline.web.asking import Asked, pages
+from pipeline.web.catalog import Catalog, Places, Sort
+from pipeline.web.library import Library, Shelves
+from pipeline.web.periods import Days, Span
+from pipeline.web.showing import Shown
+
+SIZE = 30  # papers on a page
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Papers in the order of their list, as places in the catalog."""
+
+    catalog: Catalog
+    places: Places
+    query: Query | None = None
+    shelves: Shelves | None = None  # where the query was searched
+
+    @property
+    def total(self) -> int:
+        return self.places.size
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether older papers were left out, since they are still being read."""
+        return self.shelves is not None and not self.shelves.complete
+
+    def show(self, conn: Connection, part: slice, house: House) -> list[Shown]:
+        places = self.places[part]
+        found_by: dict[int, tuple[str, ...]] = {}
+        if self.shelves is not None and self.query is not None:
+            phrases = self.shelves.phrases(self.query, places)
+            found_by = {int(self.catalog.ids[place]): said for place, said in phrases.items()}
+        return showing.shown(conn, self.catalog.ids[places].tolist(), found_by, house)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list."""
+
+    papers: list[Shown]
+    total: int
+    number: int
+    last: int
+    is_partial: bool
+
+
+def choose(
+    library: Library, conn: Connection, query: Query | None, days: Days | None, order: Sort
+) -> Chosen:
+    """All papers of these days that the query finds; without one, all there are."""
+    if query is None:
+        catalog = library.catalog(batches.published(conn))
+        places = np.flatnonzero(catalog.within(days))
+        return Chosen(catalog, catalog.sorted(places, order))
+    library.catalog(batches.published(conn))  # so that a newer batch is noticed
+    shelves = library.shelves()
+    catalog, found = shelves.catalog, shelves.find(query)
+    inside = catalog.within(days)[found.papers]
+    places = catalog.sorted(found.papers[inside], order, found.scores[inside])
+    return Chosen(catalog, places, query, shelves)
+
+
+def page(chosen: Chosen, number: int, conn: Connection, house: House) -> Page:
+    """The page of this number, or the last there is."""
+    last = pages(chosen.total, SIZE)
+    number = min(max(number, 1), last)
+    part = slice((number - 1) * SIZE, number * SIZE)
+    return Page(chosen.show(conn, part, house), chosen.total, number, last, chosen.is_partial)
+
+
+def with_period(asked: Asked, days: tuple[date, ...]) -> Asked:
+    """Without a search and a period, the newest day is meant."""
+    if asked.period is None and not asked.is_search and days:
+        return asked.but(period=periods.around(days[-1], Span.DAY), page=asked.page)
+    return asked

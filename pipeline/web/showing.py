@@ -1,0 +1,148 @@
+"""What a page shows of a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from markupsafe import Markup
+from sqlalchemy import Connection
+
+from pipeline.domain import Paper
+from pipeline.rendering import House, views, words
+from pipeline.rendering.views import PaperLink
+from pipeline.storage import catalog, papers
+from pipeline.storage.catalog import Seen
+from pipeline.web.marking import marked, stems_of
+
+LEAD = 320  # columns of an abstract before "read on"
+ROOM = views.Room(abstract=LEAD, phrases=0, links=5)
+CATEGORIES = 3  # of a paper in a list
+NAMES = 60  # authors on a paper's own page
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One paper on a page. Any text but the title may be ""."""
+
+    url: str  # its own page
+    title: Markup
+    authors: str
+    byline: tuple[str, ...]  # "arXiv 30 Jul", "Hugging Face 31 Jul", "cs.CL", "3 comments"
+    upvotes: int
+    lead: Markup  # how the abstract begins
+    rest: Markup  # and how it goes on
+    links: tuple[PaperLink, ...]
+    withdrawn: bool
+
+
+def shown(
+    conn: Connection, ids: Sequence[int], found_by: dict[int, tuple[str, ...]], house: House
+) -> list[Shown]:
+    """These papers in this order; one that is gone is left out. `found_by`: phrases by id."""
+    known = papers.by_ids(conn, ids)
+    sightings = catalog.sightings_of(conn, ids)
+    return [
+        show(known[id_], sightings.get(id_, ()), found_by.get(id_, ()), house)
+        for id_ in ids
+        if id_ in known
+    ]
+
+
+def show(paper: Paper, seen: Iterable[Seen], phrases: Iterable[str], house: House) -> Shown:
+    card = views.card(paper, (), house, ROOM)
+    wanted = stems_of(phrases)
+    rest = _rest(words.clean(paper.abstract), card.abstract)
+    return Shown(
+        url=path_of(paper.key),
+        title=marked(card.title, wanted),
+        authors=card.authors,
+        byline=tuple(_byline(paper, seen)),
+        upvotes=paper.upvotes or 0,
+        lead=marked(card.abstract, wanted),
+        rest=marked(rest, wanted),
+        links=card.links,
+        withdrawn=paper.withdrawn,
+    )
+
+
+def _byline(paper: Paper, seen: Iterable[Seen]) -> Iterator[str]:
+    for one in seen:
+        yield f"{source_name(one.source)} {words.day(one.announced_on or paper.announced_on)}"
+    if paper.categories:
+        yield ", ".join(map(words.clean, paper.categories[:CATEGORIES]))
+    if paper.comments:
+        yield words.count(paper.comments, "comment", "comments")
+
+
+def source_name(source: str) -> str:
+    return views.SOURCES.get(source, words.clean(source))
+
+
+def path_of(key: str) -> str:
+    """The page of the paper of this key. Slashes of old ids and DOIs stay as they are."""
+    return f"/papers/{quote(key, safe='/:')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sighted:
+    """A row of the table of sightings."""
+
+    source: str
+    day: str
+    upvotes: int | None
+    comments: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Detailed:
+    """Everything we know of a paper. Any text but the title may be ""."""
+
+    title: str
+    authors: tuple[str, ...]
+    more_authors: int
+    abstract: str
+    summary: str  # for previews elsewhere
+    note: str
+    key: str
+    categories: tuple[str, ...]
+    keywords: tuple[str, ...]
+    sightings: tuple[Sighted, ...]
+    links: tuple[PaperLink, ...]
+    withdrawn: bool
+    day: str
+    day_address: str
+
+
+def detailed(paper: Paper, seen: tuple[Seen, ...], house: House) -> Detailed:
+    card = views.card(paper, (), house, ROOM)
+    names = tuple(words.clean(name) for name in paper.authors[:NAMES])
+    return Detailed(
+        title=card.title,
+        authors=names,
+        more_authors=max(paper.author_count, len(paper.authors)) - len(names),
+        abstract=words.clean(paper.abstract),
+        summary=words.cut_at_word(words.clean(paper.abstract), 200),
+        note=words.clean(paper.note),
+        key=paper.key,
+        categories=tuple(map(words.clean, paper.categories)),
+        keywords=tuple(map(words.clean, paper.keywords)),
+        sightings=tuple(_sighted(one) for one in seen),
+        links=card.links,
+        withdrawn=paper.withdrawn,
+        day=words.full_day(paper.announced_on),
+        day_address=f"/papers?date={paper.announced_on}",
+    )
+
+
+def _sighted(seen: Seen) -> Sighted:
+    day = words.full_day(seen.announced_on) if seen.announced_on else ""
+    return Sighted(source_name(seen.source), day, seen.upvotes, seen.comments)
+
+
+def _rest(abstract: str, lead: str) -> str:
+    """What `lead` leaves out of the abstract; "" when it is there in full."""
+    if lead == abstract:
+        return ""
+    return abstract[len(lead.removesuffix(words.ELLIPSIS).rstrip()) :].strip()

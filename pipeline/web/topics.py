@@ -1,0 +1,246 @@
+"""The archive of a topic: its papers of the last month, how many a day, and its feeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request
+from sqlalchemy import Connection
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from pipeline.bootstrap import Services
+from pipeline.domain import TRENDING
+from pipeline.errors import QueryError
+from pipeline.matching.query import canonical, parse
+from pipeline.rendering import words
+from pipeline.storage import catalog, papers
+from pipeline.storage.database import reading
+from pipeline.web import asking, feeds, listing, periods
+from pipeline.web.asking import Asked
+from pipeline.web.caching import public
+from pipeline.web.catalog import Sort
+from pipeline.web.curated import BY_SLUG, GROUPS
+from pipeline.web.feeds import Feed
+from pipeline.web.library import Library
+from pipeline.web.listing import Chosen
+from pipeline.web.pages import Pages
+from pipeline.web.periods import Days
+
+LOOK = ["GET", "HEAD"]
+DAYS = 30  # of papers on a topic's page
+FEED = 50  # papers in a feed
+CHART = 60  # units of height of its highest bar
+Text = Annotated[str, Query()]
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A topic as its pages name it; any query has them, a curated one has a nicer address."""
+
+    name: str
+    query: str  # as typed
+    path: str
+    parameters: str = ""  # "?q=..."
+
+    @property
+    def page(self) -> str:
+        return self.path + self.parameters
+
+    @property
+    def atom(self) -> str:
+        return f"{self.path}.atom{self.parameters}"
+
+    @property
+    def json(self) -> str:
+        return f"{self.path}.json{self.parameters}"
+
+
+def router(services: Services, pages: Pages, library: Library) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.api_route("/topics", methods=LOOK)
+    def all_topics(request: Request, q: Text = "", sort: Text = "", page: Text = "") -> Response:
+        if not q.strip():
+            return public(request, pages.show("topics.html", groups=GROUPS, mistake=None, q=""))
+        try:
+            topic = queried(q)
+        except QueryError as error:
+            mistake = asking.mistake(error)
+            return pages.show("topics.html", status=422, groups=GROUPS, mistake=mistake, q=q)
+        return archive(request, topic, sort, page)
+
+    @routes.api_route("/topics.{form}", methods=LOOK)
+    def queried_feed(request: Request, form: str, q: Text = "") -> Response:
+        try:
+            return feed(request, queried(q), form)
+        except QueryError as error:
+            raise HTTPException(422) from error
+
+    @routes.api_route("/topics/{slug}.{form}", methods=LOOK)
+    def curated_feed(request: Request, slug: str, form: str) -> Response:
+        return feed(request, curated(slug), form)
+
+    @routes.api_route("/topics/{slug}", methods=LOOK)
+    def curated_topic(request: Request, slug: str, sort: Text = "", page: Text = "") -> Response:
+        return archive(request, curated(slug), sort, page)
+
+    def archive(request: Request, topic: Named, sort: str, number: str) -> Response:
+        asked = asking.read(
+            q="", topic=topic.query, date="", week="", month="", sort=sort, page=number
+        )
+        order = asked.sort or (Sort.TRENDING if topic.query == TRENDING else Sort.NEWEST)
+        with reading(services.engine) as conn:
+            chosen, days = _chosen(library, conn, topic, order)
+            page = listing.page(chosen, asked.page, conn, pages.house)
+        return public(
+            request,
+            pages.show(
+                "topic.html",
+                topic=topic,
+                page=page,
+                counted=words.count(page.total, "paper", "papers"),
+                chart=chart(chosen, days) if days else None,
+                sorts=_sorts(topic, order),
+                steps=_steps(topic, asked.sort, page.number, page.last),
+                subscribe=Asked(topic=topic.query).subscribe(),
+                canonical=topic.page,
+            ),
+        )
+
+    def feed(request: Request, topic: Named, form: str) -> Response:
+        writers = {
+            "atom": (feeds.atom, feeds.ATOM_TYPE),
+            "json": (feeds.json_feed, feeds.JSON_TYPE),
+        }
+        if form not in writers:
+            raise HTTPException(404)
+        write, media_type = writers[form]
+        with reading(services.engine) as conn:
+            made = _feed(conn, topic, library, pages)
+        answer = Response(write(made), media_type=media_type)
+        return public(request, answer, seconds=600, modified=made.updated)
+
+    return routes
+
+
+def curated(slug: str) -> Named:
+    known = BY_SLUG.get(slug)
+    if known is None:
+        raise HTTPException(404)
+    return Named(known.name, known.query, f"/topics/{slug}")
+
+
+def queried(text: str) -> Named:
+    """Any query as a topic, under its canonical form. Raises QueryError."""
+    query = canonical(text)
+    return Named(words.clean(text), query, "/topics", f"?{urlencode({'q': query})}")
+
+
+def _chosen(
+    library: Library, conn: Connection, topic: Named, order: Sort
+) -> tuple[Chosen, Days | None]:
+    """Its papers of the last days that there were papers on; no days without any paper."""
+    query = None if topic.query == TRENDING else parse(topic.query)
+    known = listing.choose(library, conn, query, None, order)
+    if not known.catalog.days:
+        return known, None
+    days = periods.until(known.catalog.days[-1], DAYS)
+    inside = known.catalog.within(days)[known.places]
+    return replace(known, places=known.places[inside]), days
+
+
+def _feed(conn: Connection, topic: Named, library: Library, pages: Pages) -> Feed:
+    is_trending = topic.query == TRENDING
+    chosen, _ = _chosen(library, conn, topic, Sort.TRENDING if is_trending else Sort.NEWEST)
+    places = chosen.catalog.sorted(chosen.places[:FEED], Sort.NEWEST)
+    ids = chosen.catalog.ids[places].tolist()
+    known = papers.by_ids(conn, ids)
+    published = catalog.published_at(conn, chosen.catalog.batch)
+    return Feed(
+        title=f"{topic.name} · {pages.house.list_name}",
+        description=f"New research papers: {topic.name}",
+        site_url=pages.house.site_url,
+        page=topic.page,
+        atom=topic.atom,
+        json=topic.json,
+        updated=(published or datetime(1970, 1, 1, tzinfo=UTC)).replace(microsecond=0),
+        papers=[known[id_] for id_ in ids if id_ in known],
+    )
+
+
+# --- Papers per day -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One day of the chart, in its units; y counts from the top."""
+
+    x: int
+    y: int
+    height: int
+    label: str  # "31 Jul: 12 papers"
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    bars: tuple[Bar, ...]
+    height: int
+    first: str
+    last: str
+    summary: str  # what the chart says, for who cannot see it
+
+
+def chart(chosen: Chosen, days: Days) -> Chart:
+    counts = chosen.catalog.per_day(chosen.places, days)
+    most = max(counts.values())
+    return Chart(
+        bars=tuple(_bar(i, day, n, most) for i, (day, n) in enumerate(counts.items())),
+        height=CHART,
+        first=words.day(days.first),
+        last=words.day(days.last),
+        summary=_summary(counts),
+    )
+
+
+def _bar(place: int, day: date, papers: int, most: int) -> Bar:
+    height = max(1 if papers else 0, round(papers * CHART / max(most, 1)))
+    label = f"{words.day(day)}: {words.count(papers, 'paper', 'papers')}"
+    return Bar(place * 10, CHART - height, height, label)
+
+
+def _summary(counts: dict[date, int]) -> str:
+    busy = [n for n in counts.values() if n]
+    if not busy:
+        return "No papers in the last 30 days."
+    mean = round(sum(busy) / len(busy))
+    return (
+        f"About {words.count(mean, 'paper', 'papers')} on a day that brings any; "
+        f"{words.count(len(busy), 'day', 'days')} of the last {len(counts)} did."
+    )
+
+
+def _sorts(topic: Named, order: Sort) -> tuple[tuple[str, str, bool], ...]:
+    names = {Sort.NEWEST: "Newest", Sort.TRENDING: "Trending", Sort.BEST: "Best match"}
+    return tuple(
+        (name, _address(topic, sort=sort), sort is order)
+        for sort, name in names.items()
+        if sort is not Sort.BEST or topic.query != TRENDING
+    )
+
+
+def _steps(
+    topic: Named, sort: Sort | None, number: int, last: int
+) -> tuple[str | None, str | None]:
+    before = _address(topic, sort=sort, page=number - 1) if number > 1 else None
+    return before, _address(topic, sort=sort, page=number + 1) if number < last else None
+
+
+def _address(topic: Named, *, sort: Sort | None, page: int = 1) -> str:
+    more = {"sort": sort or "", "page": str(page) if page > 1 else ""}
+    given = urlencode({name: value for name, value in more.items() if value})
+    mark = "&" if topic.parameters else "?"
+    return f"{topic.page}{mark}{given}" if given else topic.page

@@ -1,97 +1,109 @@
-"""The papers of the last month, ready to be searched, once for all who look at this process."""
+"""The papers of the last month, as the preview of a digest looks at them."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import date, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final
 
-import structlog
-from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+import numpy as np
+from sqlalchemy import Connection, Engine
 
 from pipeline.domain import Paper
-from pipeline.matching.index import PaperIndex, Scored
+from pipeline.matching.index import Found
 from pipeline.matching.query import parse
 from pipeline.storage import batches, papers
 from pipeline.storage.database import reading
-
-log = structlog.get_logger(__name__)
+from pipeline.web.catalog import Mask, Places
+from pipeline.web.library import Library, Shelves
 
 DAYS: Final = 30
-MOST_PAPERS: Final = 8_000  # an index of so many takes about ten seconds and 200 MB to make
 
 
 class Recent:
-    """Papers announced within `DAYS` days before the newest one, newest first."""
+    """Papers announced within `DAYS` days up to the newest one; places are those of the catalog."""
 
-    def __init__(self, papers: Sequence[Paper], batch: int) -> None:
-        self.papers = _readable(papers)
-        self.batch = batch  # the newest one that was looked at
-        self.days = tuple(sorted({paper.announced_on for paper in self.papers}))
-        self._index = PaperIndex(self.papers)
-        self.search = lru_cache(maxsize=1_000)(self._search)
+    def __init__(self, shelves: Shelves) -> None:
+        self.shelves = shelves
+        self.found = lru_cache(maxsize=1_000)(self._found)
 
-    def _search(self, query: str) -> tuple[Scored, ...]:
-        """What a canonical query finds, best first."""
-        return tuple(self._index.search(parse(query)))
+    def _found(self, query: str) -> Found:
+        """What a canonical query finds, in no order."""
+        found = self.shelves.find(parse(query))
+        inside = self._within[found.papers]
+        return Found(found.papers[inside], found.scores[inside])
+
+    @cached_property
+    def days(self) -> tuple[date, ...]:
+        """Those with papers, in order; of a library still being filled, those it has reached."""
+        numbers = np.unique(self._newest[self._within])
+        return tuple(date.fromordinal(int(number)) for number in numbers)
 
     @property
-    def newest(self) -> date | None:
-        return self.days[-1] if self.days else None
+    def is_complete(self) -> bool:
+        return self.shelves.complete
+
+    def phrases(self, query: str, places: Places) -> dict[int, tuple[str, ...]]:
+        """By which of its words each of these papers was found."""
+        return self.shelves.phrases(parse(query), places)
+
+    def announced(self, places: Places, first: date, last: date) -> Mask:
+        """Which of these were announced in the days from `first` to `last`."""
+        days = self._newest[places]
+        inside: Mask = (days >= first.toordinal()) & (days <= last.toordinal())
+        return inside
+
+    def per_day(self, places: Places) -> dict[date, int]:
+        days, numbers = np.unique(self._newest[places], return_counts=True)
+        return {date.fromordinal(int(d)): int(n) for d, n in zip(days, numbers, strict=True)}
+
+    def most_upvoted(self, first: date, last: date, most: int) -> Found:
+        places = np.flatnonzero(self._within & (self.shelves.catalog.upvotes > 0))
+        places = places[self.announced(places, first, last)]
+        upvotes = self.shelves.catalog.upvotes[places]
+        best = np.argsort(-upvotes, kind="stable")[:most]
+        return Found(places[best], upvotes[best].astype(np.float64))
+
+    def read(self, conn: Connection, places: Iterable[int]) -> dict[int, Paper]:
+        """The papers at these places that can be read, by place."""
+        by_id = {int(self.shelves.catalog.ids[place]): place for place in places}
+        found = papers.by_ids(conn, by_id)
+        return {by_id[id_]: paper for id_, paper in found.items() if not paper.withdrawn}
+
+    @property
+    def _newest(self) -> Places:
+        return self.shelves.catalog.newest
+
+    @cached_property
+    def _within(self) -> Mask:
+        mask = np.zeros(self._newest.size, dtype=np.bool_)
+        if self._newest.size:
+            since = int(self._newest.max()) - timedelta(days=DAYS - 1).days
+            mask = self._newest >= since
+            mask[: int(self.shelves.starts[0])] = False
+        return mask
 
 
 class RecentPapers:
-    """Keeps one `Recent`, and makes the next one while the old one still answers."""
+    """What `Recent` says now, from the library that all pages share."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, library: Library, engine: Engine) -> None:
+        self._library = library
         self._engine = engine
         self._kept: Recent | None = None
-        self._lock = threading.Lock()  # held by whoever makes the next one
 
     @property
     def is_ready(self) -> bool:
-        """Whether an answer takes no time."""
+        """Whether somebody has asked before, so that nobody waits for it now."""
         return self._kept is not None
 
     def get(self) -> Recent:
-        """At most one batch behind; whoever is first of all waits until it is made."""
+        """At most one batch behind."""
+        with reading(self._engine) as conn:
+            self._library.catalog(batches.published(conn))  # lets it see that there is news
+        shelves = self._library.shelves()
         kept = self._kept
-        if kept is None:
-            with self._lock:
-                self._kept = self._kept or self._made()
-                return self._kept
-        if kept.batch != self._published() and self._lock.acquire(blocking=False):
-            threading.Thread(target=self._renew, name="recent papers", daemon=True).start()
+        if kept is None or kept.shelves is not shelves:
+            kept = self._kept = Recent(shelves)
         return kept
-
-    def _renew(self) -> None:
-        try:
-            self._kept = self._made()
-        except DBAPIError:
-            log.warning("recent papers not renewed", exc_info=True)  # whoever asks next tries again
-        finally:
-            self._lock.release()
-
-    def _made(self) -> Recent:
-        with reading(self._engine) as conn:
-            through = batches.published(conn)
-            newest = papers.announced(conn, through_batch=through, limit=1)
-            since = newest[0].announced_on - timedelta(days=DAYS - 1) if newest else None
-            found = papers.announced(conn, since=since, through_batch=through, limit=MOST_PAPERS)
-        made = Recent(found, through)
-        log.info("recent papers ready", papers=len(made.papers), batch=through)
-        return made
-
-    def _published(self) -> int:
-        with reading(self._engine) as conn:
-            return batches.published(conn)
-
-
-def _readable(found: Sequence[Paper]) -> list[Paper]:
-    """Without the withdrawn ones; where the limit cut a day in two, without that day."""
-    if len(found) == MOST_PAPERS:
-        found = [paper for paper in found if paper.announced_on > found[-1].announced_on]
-    return [paper for paper in found if not paper.withdrawn]

@@ -18,10 +18,12 @@ from pipeline.bootstrap import Services
 from pipeline.domain import Frequency
 from pipeline.errors import LimitError
 from pipeline.rendering import words
+from pipeline.storage.database import reading
 from pipeline.web import forms, wishing, zones
 from pipeline.web.clients import Throttle, client_ip
 from pipeline.web.curated import CURATED, GROUPS
 from pipeline.web.forms import Fields
+from pipeline.web.library import Library
 from pipeline.web.pages import Pages
 from pipeline.web.recent import RecentPapers
 from pipeline.web.trial import Trial, trial
@@ -37,10 +39,10 @@ TOPICS: Final = frozenset({"topics", "queries"})  # fields that a preview is abo
 Posted = Annotated[Fields, Depends(forms.fields)]
 
 
-def router(services: Services, pages: Pages) -> APIRouter:
+def router(services: Services, pages: Pages, library: Library) -> APIRouter:
     routes = APIRouter()
     settings = services.settings
-    recent = RecentPapers(services.engine)
+    recent = RecentPapers(library, services.engine)
     previews = Throttle(PREVIEWS_A_MINUTE)
     assets = {name: (STATIC / name).read_bytes() for name in ("subscribe.css", "subscribe.js")}
     version = sha256(b"".join(assets.values())).hexdigest()[:8]
@@ -107,7 +109,10 @@ def router(services: Services, pages: Pages) -> APIRouter:
     def _tried(typed: Typed) -> Trial | None:
         most = wishing.size(typed.max_papers) or settings.max_papers
         weekly = typed.rhythm.startswith(Frequency.WEEKLY)
-        return trial(recent.get(), wishing.asked(typed), most, pages.house, weekly=weekly)
+        asked = wishing.asked(typed)
+        looked_at = recent.get()
+        with reading(services.engine) as conn:
+            return trial(looked_at, conn, asked, most, pages.house, weekly=weekly)
 
     def _page(
         typed: Typed,

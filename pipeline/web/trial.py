@@ -1,22 +1,26 @@
-"""What a form would bring if it were sent: today's digest, and how many papers there are. Pure."""
+"""What a form would bring if it were sent: today's digest, and how many papers there are."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Final
 
+import numpy as np
+from sqlalchemy import Connection
+
 from pipeline.domain import TRENDING, Paper
+from pipeline.matching.index import Found
 from pipeline.matching.ranking import Candidate, Picked, Selection, TopicCandidates, pick
 from pipeline.rendering import House, views, words
 from pipeline.rendering.views import Card
+from pipeline.web.catalog import Places
 from pipeline.web.recent import Recent
 from pipeline.web.wishing import Asked, Mistake
 
 WEEK: Final = timedelta(days=7)
-TRENDING_POOL: Final = 300
+SPARE: Final = 20  # candidates of a topic beyond what a mail takes
 FLOOD: Final = 20  # papers a day
 TRICKLE: Final = 1  # papers a week
 ENOUGH_DAYS: Final = 5  # with news, to speak of an average
@@ -50,71 +54,79 @@ class Trial:
 
 
 def trial(
-    recent: Recent, asked: Sequence[Asked], max_papers: int, house: House, *, weekly: bool
-) -> Trial | None:
+    recent: Recent, conn: Connection, asked: Sequence[Asked], max_papers: int, house: House,
+    *, weekly: bool,
+) -> Trial | None:  # fmt: skip
     """None as long as there are no papers to try it on."""
-    newest = recent.newest
-    if newest is None:
+    if not recent.days:
         return None
-    heading, selection = _digest(recent, asked, max_papers, newest, weekly=weekly)
+    readable = [topic for topic in asked if topic.query]
+    heading, selection, papers = _digest(recent, conn, readable, max_papers, weekly=weekly)
     return Trial(
         rates=tuple(_rate(recent, topic) for topic in asked),
         together=_together(recent, asked),
         heading=heading,
-        cards=tuple(_card(recent.papers[one.paper], one, house) for one in selection.picks),
+        cards=tuple(_card(papers[one.paper], one, house) for one in selection.picks),
         more=selection.more,
-        counted=_counted(recent.days) if any(_is_counted(topic) for topic in asked) else "",
+        counted=_counted(recent) if any(_is_counted(topic) for topic in asked) else "",
     )
 
 
 # --- The digest ---------------------------------------------------------------------------------
 
+Papers = dict[int, Paper]
+"""By place."""
+
 
 def _digest(
-    recent: Recent, asked: Sequence[Asked], most: int, newest: date, *, weekly: bool
-) -> tuple[str, Selection]:
+    recent: Recent, conn: Connection, asked: Sequence[Asked], most: int, *, weekly: bool
+) -> tuple[str, Selection, Papers]:
     """Of the newest day, or of the week up to it where that is asked for, or nothing else came."""
-    today = Selection(())
+    newest = recent.days[-1]
     if not weekly:
-        today = _selected(recent, asked, most, newest, newest)
+        today, papers = _selected(recent, conn, asked, most, newest, newest)
         if today.picks:
-            return f"Your digest of {words.full_day(newest)}", today
-    week = _selected(recent, asked, most, newest - WEEK + timedelta(days=1), newest)
+            return f"Your digest of {words.full_day(newest)}", today, papers
+    first = newest - WEEK + timedelta(days=1)
     span = f"the seven days up to {words.full_day(newest)}"
-    return (f"Your digest of {span}" if weekly else f"Nothing today; in {span}"), week
+    heading = f"Your digest of {span}" if weekly else f"Nothing today; in {span}"
+    return heading, *_selected(recent, conn, asked, most, first, newest)
 
 
 def _selected(
-    recent: Recent, asked: Sequence[Asked], most: int, first: date, last: date
-) -> Selection:
+    recent: Recent, conn: Connection, asked: Sequence[Asked], most: int, first: date, last: date
+) -> tuple[Selection, Papers]:
+    matched = {topic: _between(recent, topic, most, first, last) for topic in asked}
+    best = {topic: _best(found, most) for topic, found in matched.items()}
+    papers = recent.read(conn, {int(place) for found in best.values() for place in found.papers})
     offers = [
-        TopicCandidates(topic.label, list(_candidates(recent, topic, most, first, last)))
-        for topic in asked
-        if topic.query
+        TopicCandidates(topic.label, list(_candidates(recent, topic, found, papers)))
+        for topic, found in best.items()
     ]
-    return pick(offers, most)
+    selection = pick(offers, most)
+    everything = set[int]().union(*(found.papers.tolist() for found in matched.values()))
+    return replace(selection, more=len(everything) - len(selection.picks)), papers
 
 
-def _candidates(
-    recent: Recent, topic: Asked, most: int, first: date, last: date
-) -> Iterator[Candidate]:
-    if topic.query == TRENDING:
-        yield from _trending(recent, most, last)
-        return
-    for found in recent.search(topic.query):
-        paper = recent.papers[found.paper]
-        if first <= paper.announced_on <= last:
-            yield Candidate(found.paper, found.score, found.phrases, paper.title, paper.upvotes)
+def _between(recent: Recent, topic: Asked, most: int, first: date, last: date) -> Found:
+    if topic.query == TRENDING:  # the most upvoted of the last days, as many as a mail takes
+        return recent.most_upvoted(last - WEEK + timedelta(days=1), last, most)
+    found = recent.found(topic.query)
+    inside = recent.announced(found.papers, first, last)
+    return Found(found.papers[inside], found.scores[inside])
 
 
-def _trending(recent: Recent, most: int, last: date) -> list[Candidate]:
-    """The most upvoted of the last days, as many as a mail takes."""
-    candidates = [
-        Candidate(number, float(paper.upvotes), (), paper.title, paper.upvotes)
-        for number, paper in enumerate(recent.papers)
-        if paper.upvotes and paper.announced_on > last - WEEK
-    ]
-    return sorted(candidates, key=lambda one: (-one.score, one.paper))[:most]
+def _best(found: Found, most: int) -> Found:
+    """Some more than a mail takes, since upvotes and near-duplicates have a say in it too."""
+    best = np.argsort(-found.scores, kind="stable")[: most + SPARE]
+    return Found(found.papers[best], found.scores[best])
+
+
+def _candidates(recent: Recent, topic: Asked, found: Found, papers: Papers) -> Iterator[Candidate]:
+    phrases = {} if topic.query == TRENDING else recent.phrases(topic.query, found.papers)
+    for place, score in zip(found.papers.tolist(), found.scores.tolist(), strict=True):
+        if paper := papers.get(place):
+            yield Candidate(place, score, phrases.get(place, ()), paper.title, paper.upvotes)
 
 
 def _card(paper: Paper, picked: Picked, house: House) -> Card:
@@ -129,15 +141,15 @@ def _rate(recent: Recent, topic: Asked) -> Rate:
         return Rate(topic.label, mistake=topic.mistake)
     if topic.query == TRENDING:
         return Rate(topic.label, pace="the most upvoted papers of the week")
-    return _counted_rate(topic.label, _found(recent, topic.query), recent)
+    return _counted_rate(topic.label, recent.found(topic.query).papers, recent)
 
 
 def _together(recent: Recent, asked: Iterable[Asked]) -> Rate | None:
-    queries = {topic.query for topic in asked if _is_counted(topic)}
-    if len(queries) < 2:
+    found = {topic.query: recent.found(topic.query) for topic in asked if _is_counted(topic)}
+    if len(found) < 2:
         return None
-    found = set[int]().union(*(_found(recent, query) for query in queries))
-    return _counted_rate("Together", found, recent)
+    places = np.unique(np.concatenate([one.papers for one in found.values()]))
+    return _counted_rate("Together", places, recent)
 
 
 def _is_counted(topic: Asked) -> bool:
@@ -145,24 +157,18 @@ def _is_counted(topic: Asked) -> bool:
     return topic.query not in {"", TRENDING}
 
 
-def _found(recent: Recent, query: str) -> set[int]:
-    return {one.paper for one in recent.search(query)}
-
-
-def _counted_rate(label: str, found: set[int], recent: Recent) -> Rate:
+def _counted_rate(label: str, places: Places, recent: Recent) -> Rate:
     """Averages over days on which anything was announced: a weekend says nothing about a topic."""
-    by_day = Counter(recent.papers[number].announced_on for number in found)
-    days = len(recent.days)
-    a_day = len(found) / days
+    found, days = places.size, len(recent.days)
+    a_day = found / days
     span = (recent.days[-1] - recent.days[0]).days + 1
     a_week = a_day * min(7.0, 7 * days / span) if span >= WEEK.days else a_day * 5
-    hint = _hint(len(found), a_day, a_week)
-    silent = days - len(by_day) if found else 0
+    silent = days - len(recent.per_day(places)) if found else 0
     return Rate(
         label,
-        pace=_pace(len(found), a_day, a_week, span),
+        pace=_pace(found, a_day, a_week, span),
         silence=f"nothing on {silent} of {words.count(days, 'day', 'days')}" if silent else "",
-        hint=hint,
+        hint=_hint(found, a_day, a_week),
     )
 
 
@@ -184,8 +190,11 @@ def _pace(found: int, a_day: float, a_week: float, span: int) -> str:
     return f"{words.count(found, 'paper', 'papers')} in {words.count(span, 'day', 'days')}"
 
 
-def _counted(days: Sequence[date]) -> str:
+def _counted(recent: Recent) -> str:
+    days = recent.days
     span = words.days(days[0], days[-1])
+    if not recent.is_complete:
+        return f"Counted over the newest papers only, of {span}; the others are still being read."
     if len(days) < ENOUGH_DAYS:
         return f"Counted over {words.count(len(days), 'day', 'days')} only: {span}."
     return f"Counted over the {len(days)} days with news of {span}."

@@ -6,6 +6,7 @@ it may run twice, late, or beside another process, and the row still tells the t
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,16 @@ from enum import StrEnum
 from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
+    Text,
+    Update,
     and_,
     bindparam,
     case,
+    cast,
+    column,
     delete,
     exists,
     func,
@@ -26,6 +32,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql
 
 from pipeline.domain import (
     OWED,
@@ -208,19 +215,14 @@ def settle(
 def _settle_sent(
     conn: Connection, settlements: Sequence[Settlement], token: str, now: datetime
 ) -> int:
-    return conn.execute(
-        _SENT,
-        [
-            {
-                "id_": settlement.delivery_id,
-                "token": token,
-                "now": now,
-                "queue_id": settlement.queue_id,
-                "reply": _cut(settlement.reply),
-            }
-            for settlement in settlements
-        ],
-    ).rowcount
+    lease = {"token": token, "now": now}
+    taken: list[dict[str, Any]] = [
+        {"id_": one.delivery_id, "queue_id": one.queue_id, "reply": _cut(one.reply)}
+        for one in settlements
+    ]
+    if conn.dialect.name == "postgresql":
+        return conn.execute(_SENT_TOGETHER, {"taken": json.dumps(taken), **lease}).rowcount
+    return conn.execute(_SENT, [one | lease for one in taken]).rowcount
 
 
 def _settle_one(conn: Connection, settlement: Settlement, token: str, now: datetime) -> bool:
@@ -577,7 +579,7 @@ def _cut(reply: str | None) -> str | None:
     return reply.replace("\0", "")[:LONGEST_REPLY] if reply else None
 
 
-# Both run for every message, so they are built once.
+# These run for every message, so they are built once.
 _MARK: Final = (
     update(DeliveryRow)
     .where(
@@ -592,20 +594,35 @@ _MARK: Final = (
     )
     .returning(_ROW.id)
 )
-_SENT: Final = (
-    update(DeliveryRow)
-    .where(
-        _ROW.id == bindparam("id_"),
-        _ROW.lease == bindparam("token"),
-        # Not by IN: it cannot run for many rows in one call.
-        or_(_ROW.status == DeliveryStatus.SENDING, _ROW.status == DeliveryStatus.UNCERTAIN),
+
+
+def _sent(id_: ColumnElement[int], queue_id: Any, reply: Any) -> Update:
+    return (
+        update(DeliveryRow)
+        .where(
+            _ROW.id == id_,
+            _ROW.lease == bindparam("token"),
+            # Not by IN: it cannot run for many rows in one call.
+            or_(_ROW.status == DeliveryStatus.SENDING, _ROW.status == DeliveryStatus.UNCERTAIN),
+        )
+        .values(
+            **_released(DeliveryStatus.SENT, "accepted"),
+            # An uncertain one was counted when it became so.
+            attempts=_ROW.attempts + case((_ROW.status == DeliveryStatus.UNCERTAIN, 0), else_=1),
+            sent_at=bindparam("now"),
+            queue_id=queue_id,
+            reply=reply,
+        )
     )
-    .values(
-        **_released(DeliveryStatus.SENT, "accepted"),
-        # An uncertain one was counted when it became so.
-        attempts=_ROW.attempts + case((_ROW.status == DeliveryStatus.UNCERTAIN, 0), else_=1),
-        sent_at=bindparam("now"),
-        queue_id=bindparam("queue_id"),
-        reply=bindparam("reply"),
-    )
-)
+
+
+def _sent_together() -> Update:
+    """The same for all rows of the JSON `taken` at once: half the work on PostgreSQL."""
+    rows = func.json_to_recordset(cast(bindparam("taken", type_=Text), postgresql.JSON))
+    columns = column("id_", BigInteger), column("queue_id", Text), column("reply", Text)
+    taken = rows.table_valued(*columns).render_derived("taken", with_types=True).c
+    return _sent(taken.id_, taken.queue_id, taken.reply)
+
+
+_SENT: Final = _sent(bindparam("id_"), bindparam("queue_id"), bindparam("reply"))
+_SENT_TOGETHER: Final = _sent_together()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.matching.postings import Counts, Positions
+from pipeline.matching.postings import Counts, Positions, Postings
 from pipeline.matching.scoring import Scorer, Unit
 from pipeline.matching.words import STOP_WORDS
 
@@ -54,23 +54,37 @@ def _covered(scorer: Scorer, units: list[Unit]) -> Mask:
 
 def _together(scorer: Scorer, units: list[Unit], span: int) -> Mask:
     """Enough of the words close to each other in one text, in any order."""
-    postings = scorer.postings
+    postings, least = scorer.postings, _least(units)
     common = min(unit.share for unit in units) >= COMMON_SHARE
-    at, covered = _windows(scorer, units, span if common else span + len(units))
-    return postings.count(at[covered >= _least(units)]) >= (2.0 if common else 1.0)
+    places = _places(scorer, units, least)
+    at, covered = _windows(postings, units, places, span if common else span + len(units))
+    return postings.count(at[covered >= least]) >= (2.0 if common else 1.0)
 
 
-def _windows(scorer: Scorer, units: list[Unit], window: int) -> tuple[Positions, Counts]:
-    """The idf of the words that stand in the window beginning at each mention of any."""
+def _places(scorer: Scorer, units: list[Unit], least: float) -> list[Positions]:
+    """Where each word stands, in the papers that have enough of the words anywhere."""
+    postings = scorer.postings
     places = [np.sort(scorer.where(unit.spellings)) for unit in units]
+    covered = np.zeros(postings.papers)
+    for unit, at in zip(units, places, strict=True):
+        mentioned = np.zeros(postings.papers, dtype=np.bool_)
+        mentioned[postings.paper[at]] = True
+        covered += unit.idf * mentioned
+    enough = covered >= least
+    return [at[enough[postings.paper[at]]] for at in places]
+
+
+def _windows(
+    postings: Postings, units: list[Unit], places: list[Positions], window: int
+) -> tuple[Positions, Counts]:
+    """The idf of the words that stand in the window beginning at each mention of any."""
     starts = np.concatenate(places)
     covered = np.zeros(starts.size)
     for unit, at in zip(units, places, strict=True):
         if at.size:
             nearest = at[np.minimum(np.searchsorted(at, starts), at.size - 1)]
             ahead = (nearest >= starts) & (nearest < starts + window)
-            texts = scorer.postings.texts
-            covered += unit.idf * (ahead & (texts[nearest] == texts[starts]))
+            covered += unit.idf * (ahead & (postings.texts[nearest] == postings.texts[starts]))
     return starts, covered
 
 

@@ -37,23 +37,26 @@ def phrases(
     scorer: Scorer, groups: Iterable[tuple[str, ...]], papers: npt.NDArray[np.int64]
 ) -> dict[int, tuple[str, ...]]:
     """For each of the papers, the telling runs of matched words, best first, none twice."""
-    marks = _marks(scorer, groups)
+    marks = _marks(scorer, groups, papers)
     return {int(paper): _of_paper(scorer, marks, int(paper)) for paper in papers}
 
 
-def _marks(scorer: Scorer, groups: Iterable[tuple[str, ...]]) -> _Marks:
+def _marks(
+    scorer: Scorer, groups: Iterable[tuple[str, ...]], papers: npt.NDArray[np.int64]
+) -> _Marks:
+    """What matched in these papers."""
     places: list[Positions] = []
     worth: list[Counts] = []
     for group in groups:
         for unit in scorer.units(group):
             for stems in unit.spellings:
-                found = scorer.postings.occurrences(stems)
+                found = _inside(scorer, stems, papers)
                 at = np.concatenate([found + i for i in range(len(stems))])
                 places.append(at)
                 worth.append(np.full(at.size, unit.idf))
         if len(group) > 1:
             for form in STOP_WORDS.intersection(group):
-                at = scorer.postings.occurrences((stem(form),))
+                at = _inside(scorer, (stem(form),), papers)
                 places.append(at)
                 worth.append(np.zeros(at.size))
     if not places:
@@ -63,6 +66,13 @@ def _marks(scorer: Scorer, groups: Iterable[tuple[str, ...]]) -> _Marks:
     best = np.zeros(at.size)
     np.maximum.at(best, which, np.concatenate(worth))
     return _Marks(at, best)
+
+
+def _inside(scorer: Scorer, stems: tuple[str, ...], papers: npt.NDArray[np.int64]) -> Positions:
+    found = scorer.postings.occurrences(stems)
+    bounds = [scorer.postings.words_of(int(paper)) for paper in papers]
+    ends = np.searchsorted(found, np.array(bounds, dtype=np.int64).reshape(-1, 2))
+    return np.concatenate([found[:0], *(found[low:high] for low, high in ends)])
 
 
 def _of_paper(scorer: Scorer, marks: _Marks, paper: int) -> tuple[str, ...]:

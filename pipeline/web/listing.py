@@ -16,7 +16,7 @@ from pipeline.web.asking import Asked, pages
 from pipeline.web.catalog import Catalog, Places, Sort
 from pipeline.web.library import Library, Shelves
 from pipeline.web.periods import Days, Span
-from pipeline.web.showing import Shown
+from pipeline.web.showing import FoundBy, Shown
 
 SIZE = 30  # papers on a page
 
@@ -41,11 +41,12 @@ class Chosen:
 
     def show(self, conn: Connection, part: slice, house: House) -> list[Shown]:
         places = self.places[part]
-        found_by: dict[int, tuple[str, ...]] = {}
-        if self.shelves is not None and self.query is not None:
-            phrases = self.shelves.phrases(self.query, places)
-            found_by = {int(self.catalog.ids[place]): said for place, said in phrases.items()}
-        return showing.shown(conn, self.catalog.ids[places].tolist(), found_by, house)
+        ids = self.catalog.ids
+        if self.shelves is None or self.query is None:
+            return showing.shown(conn, ids[places].tolist(), house)
+        phrases = self.shelves.phrases(self.query, places)
+        found_by = FoundBy(self.query, {int(ids[at]): said for at, said in phrases.items()})
+        return showing.shown(conn, ids[places].tolist(), house, found_by)
 
 
 @dataclass(frozen=True, slots=True)

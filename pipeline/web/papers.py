@@ -120,4 +120,4 @@ def _similar(conn: Connection, paper: Paper, library: Library, house: House) -> 
     found = shelves.find(plain_words(" ".join((paper.title, *paper.keywords[:5]))), floor=False)
     order = shelves.catalog.sorted(found.papers, Sort.BEST, found.scores)
     ids = [id_ for id_ in shelves.catalog.ids[order[: SIMILAR + 1]].tolist() if id_ != paper.id]
-    return showing.shown(conn, ids[:SIMILAR], {}, house)
+    return showing.shown(conn, ids[:SIMILAR], house)

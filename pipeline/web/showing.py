@@ -10,11 +10,12 @@ from markupsafe import Markup
 from sqlalchemy import Connection
 
 from pipeline.domain import Paper
+from pipeline.matching.query import Query
 from pipeline.rendering import House, views, words
 from pipeline.rendering.views import PaperLink
 from pipeline.storage import catalog, papers
 from pipeline.storage.catalog import Seen
-from pipeline.web.marking import marked, stems_of
+from pipeline.web.marking import Stems, asked_for, marked, stems_of
 
 LEAD = 320  # columns of an abstract before "read on"
 ROOM = views.Room(abstract=LEAD, phrases=0, links=5)
@@ -37,22 +38,34 @@ class Shown:
     withdrawn: bool
 
 
+@dataclass(frozen=True, slots=True)
+class FoundBy:
+    """Why papers are in a list: the query, and the words of each paper that it found."""
+
+    query: Query
+    phrases: dict[int, tuple[str, ...]]  # by paper id
+
+    def of(self, paper_id: int) -> frozenset[Stems]:
+        return asked_for(self.query) | stems_of(self.phrases.get(paper_id, ()))
+
+
 def shown(
-    conn: Connection, ids: Sequence[int], found_by: dict[int, tuple[str, ...]], house: House
+    conn: Connection, ids: Sequence[int], house: House, found_by: FoundBy | None = None
 ) -> list[Shown]:
-    """These papers in this order; one that is gone is left out. `found_by`: phrases by id."""
+    """These papers in this order, with what they were found by marked; one that is gone is left
+    out.
+    """
     known = papers.by_ids(conn, ids)
     sightings = catalog.sightings_of(conn, ids)
     return [
-        show(known[id_], sightings.get(id_, ()), found_by.get(id_, ()), house)
+        show(known[id_], sightings.get(id_, ()), found_by.of(id_) if found_by else (), house)
         for id_ in ids
         if id_ in known
     ]
 
 
-def show(paper: Paper, seen: Iterable[Seen], phrases: Iterable[str], house: House) -> Shown:
+def show(paper: Paper, seen: Iterable[Seen], wanted: Iterable[Stems], house: House) -> Shown:
     card = views.card(paper, (), house, ROOM)
-    wanted = stems_of(phrases)
     rest = _rest(words.clean(paper.abstract), card.abstract)
     return Shown(
         url=path_of(paper.key),

@@ -16,7 +16,7 @@ from pipeline.signup import asking
 from pipeline.signup.joining import REQUEST_EXPIRY, Confirmed, take
 from pipeline.signup.wishes import Wishes, checked, follow, known, next_slot, valid_address
 from pipeline.storage import confirmations, requests, subscribers
-from pipeline.storage.database import with_retries
+from pipeline.storage.database import retried, with_retries
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +24,7 @@ LINK_EXPIRY = timedelta(hours=24)  # of a mail that brings a link; the link itse
 TAKEN = "this address has a subscription of its own"
 
 
+@retried
 def change(engine: Engine, subscriber_id: int, wishes: Wishes, now: datetime) -> Subscriber:
     """Follow other topics, or be written to at another hour, from the next digest on.
 
@@ -43,6 +44,7 @@ def change(engine: Engine, subscriber_id: int, wishes: Wishes, now: datetime) ->
         return known(conn, subscriber_id)
 
 
+@retried
 def pause(engine: Engine, subscriber_id: int, until: date | None, now: datetime) -> Subscriber:
     """No digest for an edition before `until`; None, or a day that has come, resumes.
 

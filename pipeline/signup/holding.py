@@ -14,7 +14,7 @@ from pipeline.domain import DeliveryKind, DeliveryStatus, SkipReason, Subscriber
 from pipeline.errors import NotFoundError
 from pipeline.signup.wishes import known
 from pipeline.storage import confirmations, deliveries, digests, requests, subscribers, topics
-from pipeline.storage.database import reading, server_now
+from pipeline.storage.database import reading, retried, server_now
 from pipeline.storage.deliveries import CancelReason
 
 log = structlog.get_logger(__name__)
@@ -79,6 +79,7 @@ def wishes_of(engine: Engine, subscriber_id: int) -> Preferences:
     )
 
 
+@retried
 def ask_data_link(engine: Engine, subscriber_id: int, now: datetime) -> None:
     """Mail the link to export and erase, at most one an hour. Raises NotFoundError.
 
@@ -123,6 +124,7 @@ def erase(engine: Engine, email: str) -> None:
     erase_by_id(engine, subscriber.id, now)
 
 
+@retried
 def erase_by_id(engine: Engine, subscriber_id: int, now: datetime) -> None:
     """Forget who this reader is, everywhere, and cancel what they are owed. NotFoundError.
 

@@ -26,7 +26,7 @@ from pipeline.signup import asking
 from pipeline.signup import wishes as wishing
 from pipeline.signup.wishes import Wishes, checked, first_slot, follow, known, valid_address
 from pipeline.storage import batches, confirmations, deliveries, requests, subscribers
-from pipeline.storage.database import reading, with_retries
+from pipeline.storage.database import reading, retried, with_retries
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.requests import StoredRequest
 
@@ -58,6 +58,7 @@ class Confirmed:
     first_time: bool  # False where the button was pressed again
 
 
+@retried
 def add(
     engine: Engine,
     email: str,

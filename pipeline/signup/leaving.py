@@ -12,6 +12,7 @@ from pipeline.domain import Frequency, Subscriber, SubscriberStatus
 from pipeline.errors import InvalidTokenError, NotFoundError
 from pipeline.signup.wishes import first_slot, known
 from pipeline.storage import batches, deliveries, subscribers
+from pipeline.storage.database import retried
 from pipeline.storage.deliveries import CancelReason
 
 log = structlog.get_logger(__name__)
@@ -30,6 +31,7 @@ class Why(StrEnum):
     OTHER = "other"
 
 
+@retried
 def leave(engine: Engine, secret: str, now: datetime) -> Subscriber:
     """Unsubscribe, and cancel what is owed, at once. Leaving twice changes nothing.
 
@@ -44,12 +46,14 @@ def leave(engine: Engine, secret: str, now: datetime) -> Subscriber:
     return subscriber
 
 
+@retried
 def say_why(engine: Engine, secret: str, reason: Why) -> None:
     """Keep why they left; nothing is kept of who is here. Raises NotFoundError."""
     with engine.begin() as conn:
         subscribers.say_why(conn, _holder(conn, secret).id, reason)
 
 
+@retried
 def undo(engine: Engine, secret: str, now: datetime) -> Subscriber:
     """Take leaving back, with all wishes as they were; the next digest looks back a few days.
 

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import wraps
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -20,6 +21,7 @@ from pipeline.errors import SettingsError
 from pipeline.storage.schema import Table
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 BUSY_TIMEOUT = 10.0  # seconds a SQLite writer waits for another
 
@@ -99,6 +101,16 @@ def with_retries(work: Callable[[], T], *, attempts: int = 5) -> T:
                 raise
             time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311  (jitter)
     return work()
+
+
+def retried(transaction: Callable[P, T]) -> Callable[P, T]:
+    """`with_retries` around a function that is one transaction and what leads to it."""
+
+    @wraps(transaction)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return with_retries(lambda: transaction(*args, **kwargs))
+
+    return run
 
 
 def _is_passing(error: DBAPIError) -> bool:

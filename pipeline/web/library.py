@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from pipeline.matching.corpus import CorpusStatistics
 from pipeline.matching.evaluation import PaperText
@@ -162,8 +162,15 @@ class Library:
                     log.exception("the papers could not be read")
 
     def _load(self) -> Catalog:
-        with reading(self._engine) as conn:
+        with self._reading() as conn:
             return catalogs.load(conn)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """A connection outside the pool: the thread may outlive the pool by a moment."""
+        with reading(self._engine) as conn:
+            conn.detach()
+            yield conn
 
     def _fill(self, catalog: Catalog, kept: dict[bytes, Shelf]) -> Shelves:
         starts = _starts(catalog)
@@ -187,7 +194,7 @@ class Library:
         if self._closed:
             raise RuntimeError("the library is closed")
         ids = catalog.ids[start:end].tolist()
-        with reading(self._engine) as conn:
+        with self._reading() as conn:
             found = papers.by_ids(conn, ids)
         index = PaperIndex([found.get(id_, GONE) for id_ in ids])
         return Shelf(holds, index, index.statistics())

@@ -1,0 +1,496 @@
+"""The papers of a day, a week, a month; one paper; a topic's archive and its feeds."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import contextmanager, suppress
+from datetime import date, timedelta
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import event
+from starlette.testclient import TestClient
+
+from pipeline.domain import Links
+from pipeline.web import create_app, periods
+from pipeline.web.asking import pages
+from pipeline.web.curated import CURATED
+from pipeline.web.library import Library
+from pipeline.web.periods import Span
+from tests.factories import make_sighting
+from tests.newsroom import ingest
+from tests.site import URL, Site, open_site
+
+HOSTILE = "<img src=x onerror=alert(1)> & \"quotes\" </title><script>alert('x')</script> \u202eabc"
+WEDNESDAY = date(2030, 1, 2)
+DAY = timedelta(days=1)
+ATOM = "{http://www.w3.org/2005/Atom}"
+
+one_database = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def site(engine) -> Site:
+    return open_site(engine)
+
+
+def titles(page: str) -> list[str]:
+    found = re.findall(r'<h2 class="title"[^>]*><a [^>]*>(.*?)</a>', page)
+    return [re.sub("<[^>]+>", "", title) for title in found]
+
+
+# --- Lists --------------------------------------------------------------------------------------
+
+
+def test_the_newest_day_is_shown_with_the_most_upvotes_first(site, engine):
+    ingest(engine, make_sighting(title="Old", announced_on=WEDNESDAY - DAY, upvotes=90))
+    ingest(
+        engine,
+        make_sighting(title="Few", upvotes=2),
+        make_sighting(title="Many", upvotes=1_234),
+        make_sighting(title="None"),
+    )
+
+    page = site.get("/").text
+
+    assert "<h1>Wednesday, 2 January 2030</h1>" in page
+    assert titles(page) == ["Many", "Few", "None"]
+    assert "1,234" in page
+
+
+def test_a_paper_is_among_those_of_every_day_on_which_a_source_announced_it(site, engine):
+    """Hugging Face lists a paper days after arXiv; both days are its own."""
+    ingest(engine, make_sighting("2912.00001", title="Twice", announced_on=WEDNESDAY - 2 * DAY))
+    ingest(engine, make_sighting("2912.00001", title="Twice", source="huggingface", upvotes=7))
+
+    for day in ("2029-12-31", "2030-01-02"):
+        page = site.get(f"/papers?date={day}").text
+        assert titles(page) == ["Twice"]
+        assert "arXiv 31 Dec · Hugging Face 2 Jan" in page
+
+
+def test_neighbours_skip_days_without_papers(site, engine):
+    for days in (0, 5, 45):
+        ingest(engine, make_sighting(announced_on=WEDNESDAY - days * DAY))
+
+    page = site.get("/papers?date=2029-12-28").text
+
+    assert 'href="/papers?date=2029-11-18" rel="prev"' in page
+    assert 'href="/papers?date=2030-01-02" rel="next"' in page
+    month = site.get("/papers?month=2029-12").text
+    assert 'href="/papers?month=2029-11" rel="prev"' in month
+    assert 'href="/papers?month=2030-01" rel="next"' in month
+
+
+@one_database
+@pytest.mark.parametrize(
+    ("address", "heading"),
+    [
+        ("/papers?week=2030-W01", "Week 1: 31 December 2029 to 6 January 2030"),
+        ("/papers?month=2030-01", "January 2030"),
+        ("/papers?date=2030-01-01", "Tuesday, 1 January 2030"),
+    ],
+)
+def test_weeks_and_months_have_their_pages(site, engine, address, heading):
+    ingest(engine, make_sighting(title="Here", announced_on=WEDNESDAY))
+
+    page = site.get(address).text
+
+    assert f"<h1>{heading}</h1>" in page
+    assert titles(page) == ([] if "date=" in address else ["Here"])
+
+
+@one_database
+def test_an_empty_day_leads_to_the_days_around_it(site, engine):
+    ingest(engine, make_sighting(announced_on=WEDNESDAY))
+    ingest(engine, make_sighting(announced_on=WEDNESDAY + 3 * DAY))
+
+    page = site.get("/papers?date=2030-01-03").text
+
+    assert "Nothing was announced" in page
+    assert page.count('href="/papers?date=2030-01-02"') == 2
+    assert page.count('href="/papers?date=2030-01-05"') == 2
+
+
+@one_database
+def test_a_new_site_says_what_to_wait_for(site):
+    assert "No papers have been read yet" in site.get("/").text
+
+
+@one_database
+@pytest.mark.parametrize(
+    "address",
+    ["/papers?date=2030-13-01", "/papers?date=x", "/papers?week=2030-W60", "/papers?month=0000-00"],
+)
+def test_a_day_that_there_is_not_is_said_to_be_one(site, address):
+    assert site.get(address).status_code == 422
+
+
+@one_database
+def test_pages_follow_each_other_and_lose_nothing(site, engine):
+    ingest(engine, *(make_sighting(title=f"Paper {n}", upvotes=n) for n in range(70)))
+
+    first, second, third = (site.get(f"/papers?page={n}").text for n in (1, 2, 3))
+
+    assert len({*titles(first), *titles(second), *titles(third)}) == 70
+    assert "Page 2 of 3" in second
+    assert 'rel="prev"' in second
+    assert 'rel="next"' in second
+    assert titles(site.get("/papers?page=99").text) == titles(third)
+    assert titles(site.get("/papers?page=-1%00x").text) == titles(first)
+
+
+@one_database
+def test_a_page_takes_the_same_few_questions_whatever_it_shows(engine, questions):
+    library = Library(engine, background=False)
+    app = create_app(open_site(engine).services, library=library)
+    browser = TestClient(app, base_url=URL)
+    asked = []
+
+    for papers in (1, 29):
+        ingest(engine, *(make_sighting() for _ in range(papers)))
+        library.renew()
+        for address in ("/", "/papers?q=readers", "/topics?q=readers"):
+            with questions() as statements:
+                browser.get(address)
+            asked.append(len(statements))
+
+    assert asked[:3] == asked[3:]
+    assert max(asked) <= 4
+
+
+@pytest.fixture
+def questions(engine):
+    """Counts the statements that the site sends to the database."""
+
+    @contextmanager
+    def counting():
+        asked: list[str] = []
+
+        def note(_conn, _cursor, statement, *_rest) -> None:
+            if not statement.startswith(("BEGIN", "PRAGMA")):
+                asked.append(statement)
+
+        event.listen(engine, "before_cursor_execute", note)
+        yield asked
+        event.remove(engine, "before_cursor_execute", note)
+
+    return counting
+
+
+# --- One paper ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sighting", "addresses"),
+    [
+        ({"arxiv_id": "2912.00001"}, ["2912.00001", "2912.00001v3", "arXiv:2912.00001"]),
+        ({"arxiv_id": "astro-ph/0601001"}, ["astro-ph/0601001"]),
+        ({"arxiv_id": None, "doi": "10.1101/2030.01.02"}, ["doi:10.1101/2030.01.02"]),
+    ],
+)
+def test_a_paper_is_found_by_every_usual_form_of_its_name(site, engine, sighting, addresses):
+    ingest(engine, make_sighting(title="Found", **sighting))
+
+    for address in addresses:
+        answer = site.get(f"/papers/{address}")
+        assert answer.status_code == 200
+        assert '<h1 class="title" dir="auto">Found</h1>' in answer.text
+        assert f'<link rel="canonical" href="{URL}/papers/{addresses[0]}">' in answer.text
+
+
+def test_a_paper_without_any_id_has_a_page_that_its_list_leads_to(site, engine):
+    ingest(engine, make_sighting(None, title="Nameless"))
+
+    link = re.search(r'class="title"[^>]*><a href="(/papers/title:[^"]+)"', site.get("/").text)
+
+    assert link is not None
+    assert "Nameless" in site.get(link[1]).text
+
+
+@pytest.mark.parametrize("key", ["9999.99999", "title:", "doi:", "a%00b", "%F0%9F%98%80", "v1"])
+def test_an_unknown_paper_is_said_to_be_unknown(site, engine, key):
+    ingest(engine, make_sighting("2912.00001"))
+
+    answer = site.get(f"/papers/{key}")
+
+    assert answer.status_code == 404
+    assert "We do not know this paper" in answer.text
+
+
+@one_database
+def test_a_paper_shows_who_announced_it_when_and_how_it_was_liked(site, engine):
+    ingest(
+        engine,
+        make_sighting("2912.00001", announced_on=WEDNESDAY - DAY),
+        make_sighting("2912.00001", source="huggingface", upvotes=41, comments=3),
+    )
+
+    page = re.sub(r"\s+", " ", site.get("/papers/2912.00001").text)
+
+    assert '<th scope="row">arXiv</th><td>Tuesday, 1 January 2030</td>' in page
+    assert "Hugging Face</th><td>Wednesday, 2 January 2030</td>" in page
+    assert '<td class="number">41</td><td class="number">3</td>' in page
+
+
+@one_database
+def test_a_withdrawn_paper_is_called_so(site, engine):
+    ingest(engine, make_sighting("2912.00001"))
+    ingest(engine, make_sighting("2912.00001", version=2, withdrawn=True))
+
+    assert "Withdrawn by its authors" in site.get("/papers/2912.00001").text
+    assert "Withdrawn by its authors" in site.get("/").text
+
+
+@one_database
+@pytest.mark.parametrize("address", ["/", "/papers/2912.00001", "/papers?q=onerror", "/topics?q=x"])
+def test_nothing_that_a_source_says_becomes_markup(site, engine, address):
+    ingest(
+        engine,
+        make_sighting(
+            "2912.00001",
+            title=HOSTILE,
+            abstract=f"{HOSTILE} x. " * 30,
+            authors=(HOSTILE,),
+            categories=("cs.<b>",),
+            keywords=(HOSTILE,),
+            note=HOSTILE,
+            links=Links(code="https://example.org/?a=1&b=<i>"),
+        ),
+    )
+
+    page = site.get(address).text
+
+    assert "<img" not in page
+    assert "<script" not in page
+    assert "\u202e" not in page
+    assert "<b>cs" not in page
+    assert "<i>" not in page
+
+
+# --- Topics -------------------------------------------------------------------------------------
+
+
+@one_database
+def test_every_curated_topic_has_its_page_and_feeds(site, engine):
+    ingest(engine, make_sighting(title="An agent", abstract="An LLM agent learns."))
+
+    listed = site.get("/topics").text
+
+    for topic in CURATED:
+        assert f'href="/topics/{topic.slug}"' in listed
+    for form in ("", ".atom", ".json"):
+        assert site.get(f"/topics/{CURATED[0].slug}{form}").status_code == 200
+    assert site.get("/topics/nowhere").status_code == 404
+    assert site.get("/topics/nowhere.atom").status_code == 404
+    assert site.get("/topics/trending.rss").status_code == 404
+
+
+def test_a_topic_shows_the_month_up_to_its_newest_paper(site, engine):
+    for days in (0, 29, 30):
+        title = f"Retrieval, {days} days ago"
+        ingest(engine, make_sighting(title=title, announced_on=WEDNESDAY - days * DAY))
+
+    page = site.get("/topics?q=ti:retrieval").text
+
+    assert titles(page) == ["Retrieval, 0 days ago", "Retrieval, 29 days ago"]
+    assert "<title>2 Jan: 1 paper</title>" in page
+    assert page.count("<rect") == 30
+    assert 'href="/subscribe?topic=ti%3Aretrieval"' in page
+
+
+@one_database
+def test_trending_is_a_topic_too(site, engine):
+    ingest(engine, make_sighting(title="Few", upvotes=1), make_sighting(title="Many", upvotes=9))
+
+    assert titles(site.get("/topics/trending").text) == ["Many", "Few"]
+
+
+@one_database
+def test_an_atom_feed_has_what_its_standard_asks_for(site, engine):
+    ingest(engine, make_sighting("2912.00001", title=HOSTILE), make_sighting(authors=()))
+
+    answer = site.get("/topics.atom?q=readers")
+
+    feed = ElementTree.fromstring(answer.text)
+    assert answer.headers["content-type"] == "application/atom+xml"
+    assert [feed.findtext(ATOM + name) for name in ("id", "title", "updated")] == [
+        f"{URL}/topics.atom?q=readers",
+        "readers · Paperboy",
+        "2030-01-02T08:00:00Z",
+    ]
+    assert {link.get("rel") for link in feed.findall(ATOM + "link")} == {"self", "alternate"}
+    entries = feed.findall(ATOM + "entry")
+    assert f"{URL}/papers/2912.00001" in {entry.findtext(ATOM + "id") for entry in entries}
+    for entry in entries:
+        for name in ("id", "title", "updated", "summary", "author"):
+            assert entry.find(ATOM + name) is not None
+    assert any("<img src=x" in (entry.findtext(ATOM + "title") or "") for entry in entries)
+
+
+@one_database
+def test_a_json_feed_has_what_its_standard_asks_for(site, engine):
+    ingest(engine, make_sighting("2912.00001", title="Found"))
+
+    answer = site.get("/topics.json?q=readers")
+
+    feed = json.loads(answer.text)
+    assert answer.headers["content-type"] == "application/feed+json"
+    assert feed["version"] == "https://jsonfeed.org/version/1.1"
+    assert feed["feed_url"] == f"{URL}/topics.json?q=readers"
+    (item,) = feed["items"]
+    assert item["id"] == item["url"] == f"{URL}/papers/2912.00001"
+    assert item["external_url"] == "https://arxiv.org/abs/2912.00001"
+    assert item["date_published"] == "2030-01-02T00:00:00Z"
+
+
+@one_database
+def test_the_feeds_of_a_page_are_named_in_its_head(site, engine):
+    ingest(engine, make_sighting())
+
+    for page in ("/", "/papers?q=readers", "/topics/agents", "/topics?q=readers"):
+        for feed in re.findall(r'<link rel="alternate"[^>]* href="([^"]+)"', site.get(page).text):
+            assert site.get(feed.replace("&amp;", "&")).status_code == 200
+
+
+# --- For browsers, proxies, robots and friends --------------------------------------------------
+
+
+@one_database
+@pytest.mark.parametrize(
+    "address", ["/", "/papers?q=readers", "/papers/2912.00001", "/topics/agents", "/sitemap.xml"]
+)
+def test_who_has_a_page_already_is_told_so(site, engine, address):
+    ingest(engine, make_sighting("2912.00001"))
+    first = site.get(address)
+
+    again = site.get(address, headers={"If-None-Match": first.headers["etag"]})
+
+    assert first.headers["cache-control"].startswith("public, max-age=")
+    assert again.status_code == 304
+    assert again.text == ""
+    assert again.headers["etag"] == first.headers["etag"]
+
+
+@one_database
+def test_a_feed_tells_when_it_last_changed(site, engine):
+    ingest(engine, make_sighting())
+    first = site.get("/topics/trending.atom")
+
+    again = site.get(
+        "/topics/trending.atom", headers={"If-Modified-Since": first.headers["last-modified"]}
+    )
+
+    assert first.headers["last-modified"] == "Wed, 02 Jan 2030 08:00:00 GMT"
+    assert again.status_code == 304
+
+
+@one_database
+def test_public_pages_are_compressed_and_pages_with_a_secret_are_not(site, engine):
+    ingest(engine, *(make_sighting() for _ in range(10)))
+
+    assert site.get("/").headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in site.get("/preferences/x").headers
+
+
+@one_database
+def test_a_shared_link_has_words_and_a_picture_of_ours(site, engine):
+    ingest(engine, make_sighting("2912.00001", title='A "quoted" title', abstract="What it says."))
+
+    page = site.get("/papers/2912.00001").text
+
+    assert '<meta property="og:title" content="A &#34;quoted&#34; title">' in page
+    assert '<meta property="og:description" content="What it says.">' in page
+    assert f'<meta property="og:image" content="{URL}/share.png">' in page
+    picture = site.get("/share.png")
+    assert picture.content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(picture.content) < 60_000
+
+
+@one_database
+def test_a_personal_page_has_nothing_to_share(site):
+    page = site.get("/preferences/x").text
+
+    assert "og:" not in page
+    assert 'rel="canonical"' not in page
+
+
+@one_database
+def test_robots_are_led_to_papers_and_kept_out_of_personal_pages(site, engine):
+    ingest(engine, make_sighting("astro-ph/0601001"))
+
+    robots = site.get("/robots.txt").text
+    sitemap = ElementTree.fromstring(site.get("/sitemap.xml").text)
+
+    for path in ("/preferences/", "/confirm/", "/unsubscribe/", "/digests/", "/papers?"):
+        assert f"\nDisallow: {path}\n" in robots
+    assert f"\nSitemap: {URL}/sitemap.xml\n" in robots
+    places = {
+        place.text for place in sitemap.iter("{http://www.sitemaps.org/schemas/sitemap/0.9}loc")
+    }
+    assert {f"{URL}/", f"{URL}/papers/astro-ph/0601001", f"{URL}/topics/agents"} <= places
+
+
+# --- Arithmetic ---------------------------------------------------------------------------------
+
+spans = st.sampled_from(Span)
+some_days = st.dates(date(1991, 1, 1), date(9990, 1, 1))
+
+
+@given(some_days, spans)
+def test_a_period_is_named_so_that_it_is_found_again(day, span):
+    period = periods.around(day, span)
+
+    assert day in period
+    assert periods.read(span, period.name) == period
+
+
+@given(some_days, st.lists(some_days, max_size=20), spans)
+def test_neighbours_are_the_nearest_periods_with_papers(day, with_papers, span):
+    days = sorted(with_papers)
+    period = periods.around(day, span)
+
+    earlier, later = periods.before(period, days), periods.after(period, days)
+
+    if earlier is not None:
+        assert earlier.last < period.first
+        assert not [one for one in days if earlier.last < one < period.first]
+    if later is not None:
+        assert period.last < later.first
+        assert not [one for one in days if period.last < one < later.first]
+    outside = [one for one in days if one not in period]
+    assert bool(outside) == (earlier is not None or later is not None)
+
+
+@given(spans, st.text(max_size=12))
+def test_any_other_name_is_no_period(span, name):
+    with suppress(ValueError):
+        assert periods.read(span, name).name == name
+
+
+@given(st.integers(0, 10_000), st.integers(1, 100))
+def test_so_many_pages_hold_all_papers_and_none_is_empty(total, size):
+    last = pages(total, size)
+
+    assert last * size >= total
+    assert last == 1 or (last - 1) * size < total
+
+
+# --- The catalog --------------------------------------------------------------------------------
+
+
+def test_lists_follow_a_newer_batch_without_making_anybody_wait(engine):
+    """Whoever comes first after it may still get the list from before."""
+    library = Library(engine, background=False)
+    ingest(engine, make_sighting())
+    assert library.catalog(1).size == 1
+    ingest(engine, make_sighting())
+
+    behind = library.catalog(2)
+    library.renew()
+
+    assert behind.size == 1
+    assert library.catalog(2).size == 2

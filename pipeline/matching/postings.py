@@ -26,6 +26,7 @@ class Zone(IntEnum):
     TITLE = 0
     ABSTRACT = 1
     KEYWORDS = 2
+    NONE = 3  # between two texts
 
 
 class Joint(IntEnum):
@@ -36,7 +37,7 @@ class Joint(IntEnum):
     BREAK = 2  # the end of a sentence, a colon, a parenthesis
 
 
-ZONE_WEIGHTS = np.array([TITLE_WEIGHT, 1.0, KEYWORD_WEIGHT])
+ZONE_WEIGHTS = np.array([TITLE_WEIGHT, 1.0, KEYWORD_WEIGHT, 0.0])
 
 
 class Postings:
@@ -56,11 +57,11 @@ class Postings:
         self._spellings: dict[str, list[tuple[str, ...]]] = {}
         # Straight into one array: as tuples a few thousand papers would take half a gigabyte.
         flat = np.fromiter(chain.from_iterable(self._rows()), dtype=np.int32)
-        rows = np.ascontiguousarray(flat.reshape(-1, 7).T)
-        self.stems, self.paper, self.start, self.end = rows[:4]
+        rows = flat.reshape(-1, 7).T
+        self.stems, self.paper, self.start, self.end = (row.copy() for row in rows[:4])
         self.zone, self.joint = rows[4].astype(np.int8), rows[5].astype(np.int8)
         self._text = rows[6].astype(np.int16)
-        self._by_stem: Positions = np.argsort(self.stems, kind="stable")
+        self._by_stem = np.argsort(self.stems, kind="stable").astype(np.int32)
         self._first: Positions = np.searchsorted(
             self.stems[self._by_stem], np.arange(-1, self._size + 1)
         )
@@ -71,14 +72,9 @@ class Postings:
         return len(self._vocabulary)
 
     @cached_property
-    def weights(self) -> Counts:
-        """What one mention is worth, by position."""
-        return np.where(self.stems == _GAP, 0.0, ZONE_WEIGHTS[self.zone])
-
-    @cached_property
-    def texts(self) -> Positions:
+    def texts(self) -> npt.NDArray[np.int32]:
         """Which text of all texts of all papers, by position."""
-        return np.cumsum(self.stems == _GAP)
+        return np.cumsum(self.stems == _GAP, dtype=np.int32)
 
     @cached_property
     def lengths(self) -> Counts:
@@ -95,7 +91,7 @@ class Postings:
 
     def count(self, at: Positions) -> Counts:
         """What the mentions at these positions are worth together, by paper."""
-        counts = np.bincount(self.paper[at], self.weights[at], minlength=self.papers)
+        counts = np.bincount(self.paper[at], ZONE_WEIGHTS[self.zone[at]], minlength=self.papers)
         return counts[: self.papers].astype(np.float64, copy=False)
 
     def occurrences(self, stems: tuple[str, ...]) -> Positions:
@@ -162,7 +158,7 @@ class Postings:
         return at
 
     def _positions(self, number: int) -> Positions:
-        return self._by_stem[self._first[number + 1] : self._first[number + 2]]
+        return self._by_stem[self._first[number + 1] : self._first[number + 2]].astype(np.int64)
 
     def _count(self, number: int) -> int:
         return int(self._first[number + 2] - self._first[number + 1])
@@ -177,7 +173,7 @@ class Postings:
                     which = vocabulary.setdefault(stem(word.form), len(vocabulary))
                     joint = _joint(text, found, i)
                     yield which, paper, word.start, word.end, zone, joint, number
-                yield _GAP, paper, 0, 0, zone, 0, number
+                yield _GAP, paper, 0, 0, Zone.NONE, 0, number
 
 
 def _texts(paper: Readable) -> list[tuple[Zone, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import select
 import socket
 import ssl
 import time
@@ -221,18 +222,28 @@ class Wire:
     """Bytes out, replies in, and no waiting past `deadline` (a time of `time.monotonic`)."""
 
     def __init__(self, sock: socket.socket) -> None:
+        # A socket with a timeout asks the kernel before each write whether there is room, and
+        # there always is. We ask only when there was none.
+        sock.setblocking(False)
         self._sock = sock
+        self._decrypted = sock.pending if isinstance(sock, ssl.SSLSocket) else _nothing
         self._buffer = b""
         self.deadline = time.monotonic()
         self.quiet = True  # not in the middle of anything: QUIT would be understood
 
     def write(self, octets: bytes) -> None:
         self.quiet = False
-        try:
-            self._set_timeout()
-            self._sock.sendall(octets)
-        except OSError as error:
-            raise ConversationLost from error
+        self._time_left()
+        unsent = memoryview(octets)
+        while unsent:
+            try:
+                unsent = unsent[self._sock.send(unsent) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._wait_for(select.POLLOUT)
+            except ssl.SSLWantReadError:
+                self._wait_for(select.POLLIN)
+            except OSError as error:
+                raise ConversationLost from error
 
     def read_reply(self) -> Reply:
         lines: list[bytes] = []
@@ -252,7 +263,6 @@ class Wire:
         if self._buffer:
             return True
         try:
-            self._sock.settimeout(0)
             self._buffer = self._sock.recv(LONGEST_LINE)
         except (BlockingIOError, ssl.SSLWantReadError):
             return False
@@ -276,17 +286,32 @@ class Wire:
             self._buffer += self._receive()
 
     def _receive(self) -> bytes:
-        try:
-            self._set_timeout()
-            octets = self._sock.recv(LONGEST_LINE)
-        except OSError as error:
-            raise ConversationLost from error
+        octets = None
+        while octets is None:
+            if not self._decrypted():
+                self._wait_for(select.POLLIN)
+            try:
+                octets = self._sock.recv(LONGEST_LINE)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                continue  # it was only a part of a TLS record
+            except OSError as error:
+                raise ConversationLost from error
         if not octets:
             raise ConversationLost("the server hung up")
         return octets
 
-    def _set_timeout(self) -> None:
+    def _wait_for(self, event: int) -> None:
+        poll = select.poll()
+        poll.register(self._sock, event)
+        if not poll.poll(self._time_left() * 1_000):
+            raise ConversationLost("too slow")
+
+    def _time_left(self) -> float:
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise ConversationLost("too slow")
-        self._sock.settimeout(left)
+        return left
+
+
+def _nothing() -> int:
+    return 0

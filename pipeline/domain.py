@@ -301,3 +301,35 @@ class SuppressionReason(StrEnum):
     SOFT = "soft"  # refused edition after edition
     COMPLAINT = "complaint"  # called spam by its owner; only an operator lifts it
     MANUAL = "manual"  # put there by the operator
+
+
+# --- Feedback -----------------------------------------------------------------------------------
+
+
+class NoticeKind(StrEnum):
+    """What came back about a delivery, after the server had taken it or refused it later."""
+
+    HARD = "hard"  # the address does not exist
+    SOFT = "soft"  # not delivered, for any other reason; `Notice.verdict` says which
+    COMPLAINT = "complaint"  # its reader called it spam
+    AUTO_REPLY = "auto-reply"  # out of office, and other machines that answer
+    DELAYED = "delayed"  # a server is still trying
+    UNSUBSCRIBE = "unsubscribe"  # a mail that asks to leave
+    NONE = "none"  # none of these: left alone, never deleted
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One piece of news about a delivery, as a mail or a webhook brought it.
+
+    Strangers can write one, so what it names is a claim: whose delivery it is about is only known
+    once `message_id` or `envelope` has been found to be ours.
+    """
+
+    kind: NoticeKind
+    recipients: tuple[str, ...] = ()  # the addresses it is about, in its own spelling
+    status: str | None = None  # the enhanced code, "5.1.1"
+    reason: str = ""  # in its own words, cut
+    verdict: Verdict | None = None  # of a bounce, in the words of the reply table
+    message_id: str | None = None  # of the mail it is about, with its angle brackets
+    envelope: str | None = None  # the address it came back to, which may carry our token

@@ -105,7 +105,7 @@ def valkey(max_memory_mb: int = 64) -> Iterator[str]:
 
 def _start_valkey(max_memory_mb: int) -> tuple[Child, str]:
     for _ in range(5):  # somebody may take the port between our finding it and Valkey's
-        port = _free_port()
+        port = free_port()
         password = secrets.token_urlsafe(16)  # loopback is open to every user of this machine
         config = _valkey_config(port, password, max_memory_mb)
         child = Child([str(get_binary_path()), "-"], stdin=config, silent=True)
@@ -141,7 +141,8 @@ def _answers(child: Child, url: str) -> bool:
     return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Of loopback. Somebody else may take it before it is used."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port

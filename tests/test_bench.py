@@ -16,12 +16,17 @@ from sqlalchemy import Engine
 
 from pipeline.bench import oracle, outbox, send, sinks
 from pipeline.bench.outbox import Outbox
+from pipeline.bench.papers import Scribe
 from pipeline.bench.send import Leg, Plan, Report, Round
 from pipeline.bench.steps import Step
+from pipeline.bench.web import Spread
 from pipeline.bootstrap import Services
 from pipeline.errors import PaperboyError, SettingsError
+from pipeline.matching.evaluation import PaperText
+from pipeline.matching.index import PaperIndex
+from pipeline.matching.query import parse
 from pipeline.settings import Settings
-from tests.factories import NOW
+from tests.factories import NOW, make_paper
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Plan(mails=40, papers=3, rounds=1, sessions=4)
@@ -99,6 +104,17 @@ def test_people_get_a_table():
 )
 def test_wrong_use_ends_with_2(arguments: Sequence[str]):
     assert bench(*arguments).returncode == 2
+
+
+def test_a_site_is_asked_for_searches_and_its_last_line_has_the_figures():
+    done = bench("web", "--json", "--papers", "150", "--searches", "10")
+
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout.splitlines()[-1])
+    assert measured["papers"] == 150
+    assert 0 < measured["search_p50_ms"] <= measured["search_p99_ms"]
+    assert measured["ratio_floor"] > 1  # a search does more than nothing
+    assert {"/", "/subscribe", "/topics"} < set(measured["pages"])
 
 
 # --- A run --------------------------------------------------------------------------------------
@@ -201,3 +217,34 @@ def test_cpu_is_told_by_mail():
     assert measured["sender_cpu_us"] == 1_000
     assert measured["sink_cpu_us"] == 100
     assert measured["bytes_per_mail"] == 30
+
+
+# --- Papers and searches ------------------------------------------------------------------------
+
+
+def test_made_up_papers_are_the_same_in_every_run_and_each_has_its_own_id():
+    first = list(Scribe([make_paper()]).papers(300, NOW.date()))
+    again = list(Scribe([make_paper()]).papers(300, NOW.date()))
+
+    assert first == again
+    assert len({paper.arxiv_id for paper in first}) == 300
+    assert len({paper.announced_on for paper in first}) == 3
+
+
+def test_every_search_can_be_read_and_most_find_a_paper():
+    scribe = Scribe([make_paper()])
+    papers = list(scribe.papers(200, NOW.date()))
+    texts = [PaperText(paper.source_id, paper.title, paper.abstract, categories=paper.categories)
+             for paper in papers]  # fmt: skip
+    index = PaperIndex(texts)
+
+    found = [index.find(parse(search.query)).papers.size for search in scribe.searches(50, papers)]
+
+    assert sum(map(bool, found)) > 25
+
+
+def test_a_spread_tells_the_middle_and_the_slowest_of_a_hundred():
+    spread = Spread.of([0.001] * 98 + [0.5] * 2)
+
+    assert spread.p50 == 1
+    assert spread.p99 == 500

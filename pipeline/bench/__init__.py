@@ -5,4 +5,6 @@
 A leg delivers the same mails one way: `send` the real dispatcher, `rivals` what it is compared
 with. `sinks` has the servers that take the mail and forget it, `oracle` the proof that the fast
 way says what the slow way says, `steps` where the time goes.
+
+    web: papers (made up, stored) -> a server in a process of its own -> searches and pages
 """

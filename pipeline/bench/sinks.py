@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Final
 
+from pipeline.embedded import free_port
 from pipeline.errors import ServiceError
 
 BACKLOG: Final = 512
@@ -49,7 +50,7 @@ class Sink:
         """`program` is the path of smtp-sink; None takes our own. Raises ServiceError."""
         self.cpu = 0.0  # seconds
         for _ in range(5):  # somebody may take the port between our finding it and the server's
-            self.port = _free_port()
+            self.port = free_port()
             self._said: IO[bytes] = TemporaryFile()  # noqa: SIM115  (open as long as the server)
             self._process = subprocess.Popen(  # noqa: S603  (our own command, and no shell)
                 bounded(_command(program, self.port)),
@@ -111,10 +112,3 @@ def _command(program: str | None, port: int) -> list[str]:
     # Started by root, it wants to become somebody else.
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     return [program, *user, "-c", f"127.0.0.1:{port}", str(BACKLOG)]
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port

@@ -1,4 +1,4 @@
-"""Measurements: paperboy bench send."""
+"""Measurements: paperboy bench send, web."""
 
 from __future__ import annotations
 
@@ -17,11 +17,21 @@ from rich.table import Table
 from pipeline.cli.output import AsJson
 
 if TYPE_CHECKING:
+    from pipeline.bench import web as site
     from pipeline.bench.send import Plan, Report, Round
 
 # What is measured takes a second to import, which no other command should have to wait.
 
 app = typer.Typer(no_args_is_help=True)
+
+DatabaseURL = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        metavar="URL",
+        help="A PostgreSQL server, for a database that is dropped afterwards; else SQLite.",
+    ),
+]
 
 
 @app.callback()
@@ -37,14 +47,7 @@ def send(
     sessions: Annotated[
         int, typer.Option("--sessions", min=1, max=200, help="Connections at a time.")
     ] = 20,
-    database_url: Annotated[
-        str | None,
-        typer.Option(
-            "--database-url",
-            metavar="URL",
-            help="A PostgreSQL server, for a database that is dropped afterwards; else SQLite.",
-        ),
-    ] = None,
+    database_url: DatabaseURL = None,
     as_json: AsJson = False,
 ) -> None:
     """Send digests to a sink, beside smtp-source (C) and the plain way in Python."""
@@ -57,6 +60,41 @@ def send(
         sys.stdout.write(json.dumps(report.as_json()) + "\n")
     else:
         _show(report)
+
+
+@app.command()
+def web(
+    papers: Annotated[int, typer.Option("--papers", min=100, help="On the site.")] = 30_000,
+    searches: Annotated[int, typer.Option("--searches", min=10, help="How many.")] = 500,
+    database_url: DatabaseURL = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a site for searches and pages, beside SQLite's own full-text index."""
+    from pipeline.bench.web import Plan, run
+
+    console = Console(stderr=True)
+    plan = Plan(papers, searches, database_url)
+    with _sigterm_as_interrupt(), console.status("") as status:
+        report = run(plan, lambda step: status.update(f"{step} ..."))
+    if as_json:
+        sys.stdout.write(json.dumps(report.as_json()) + "\n")
+    else:
+        _show_site(report)
+
+
+def _show_site(report: site.Report) -> None:
+    console = Console(highlight=False)
+    console.print(
+        f"{report.plan.papers:,} papers, {report.plan.searches} searches, {report.database};"
+        f" all could be searched after {report.ready_s:g} s,"
+        f" memory {report.memory_mb or '?'} MB"
+    )
+    table = _table("", "half within, ms", "99 of 100 within, ms")
+    answers = {"a search": report.search, "in SQLite's FTS5, no page": report.fts5}
+    for what, spread in {**answers, **report.pages, "/healthz": report.floor}.items():
+        if spread:
+            table.add_row(what, f"{spread.p50:,.1f}", f"{spread.p99:,.1f}")
+    console.print(table)
 
 
 @contextmanager

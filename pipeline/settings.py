@@ -11,9 +11,15 @@ from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from pipeline.errors import SettingsError
+from pipeline.secret_files import SecretFiles
 
 DEVELOPMENT_KEY = "development-only"
 
@@ -48,6 +54,7 @@ def _split(value: Any) -> Any:
 
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+HasPassword = Annotated[str, Field(repr=False)]
 
 
 class Settings(BaseSettings):
@@ -56,8 +63,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     # Where things are
-    database_url: str = "sqlite:///paperboy.db"
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    database_url: HasPassword = "sqlite:///paperboy.db"
+    redis_url: HasPassword = "redis://127.0.0.1:6379/0"
     smtp_url: SecretStr = SecretStr("smtp://127.0.0.1:1025")
     site_url: str = "http://127.0.0.1:8000"
     trusted_proxies: Words = ()
@@ -98,6 +105,23 @@ class Settings(BaseSettings):
     # Logs
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     log_format: Annotated[str, Field(pattern="^(auto|json|text)$")] = "auto"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            init_settings,
+            env_settings,
+            SecretFiles(settings_cls, env_settings),
+            dotenv_settings,
+            SecretFiles(settings_cls, dotenv_settings),
+        )
 
     @field_validator("site_url")
     @classmethod
@@ -199,9 +223,11 @@ def load(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
 def child_environment(**changes: str) -> dict[str, str]:
     """The environment of a child process that is to read the settings we read, but for `changes`.
 
-    Names are upper case, as in `.env.example`.
+    Names are upper case, as in `.env.example`. A change stands in place of a file of ours, too.
     """
-    return {**os.environ, **changes}
+    files = {f"{name}_FILE" for name in changes}
+    ours = {name: value for name, value in os.environ.items() if name.upper() not in files}
+    return {**ours, **changes}
 
 
 def _explain(part: Any) -> str:

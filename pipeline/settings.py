@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from email.utils import parseaddr
 from ipaddress import ip_address, ip_network
@@ -85,6 +86,11 @@ class Settings(BaseSettings):
     secret_key: Annotated[Words, Field(repr=False)] = (DEVELOPMENT_KEY,)  # newest first
     suppression_key: SecretStr = SecretStr(DEVELOPMENT_KEY)
 
+    # Authenticity
+    dkim_keys: SecretStr | None = None  # read by `dkim.read_keys`
+    dkim_domain: str | None = None
+    dns_server: str | None = None
+
     # Sources
     contact: str | None = None
     sources: Words = ("huggingface", "arxiv")
@@ -163,6 +169,21 @@ class Settings(BaseSettings):
             raise ValueError("must look like Name <name@example.org>")
         return value
 
+    @field_validator("dkim_domain")
+    @classmethod
+    def _domain(cls, value: str | None) -> str | None:
+        # It stands in a header as it is.
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", value):
+            raise ValueError("must look like example.org (in punycode, if it has other letters)")
+        return value and value.lower()
+
+    @field_validator("dns_server")
+    @classmethod
+    def _dns_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            _parse_dns_server(value)
+        return value
+
     @field_validator("list_name", "operator_name", "operator_address", "note")
     @classmethod
     def _one_line(cls, value: str) -> str:
@@ -177,6 +198,11 @@ class Settings(BaseSettings):
     @property
     def smtp(self) -> SMTPServer:
         return _parse_smtp(self.smtp_url.get_secret_value())
+
+    @property
+    def dns(self) -> tuple[str, int] | None:
+        """The address and port of `dns_server`; None for the system's own."""
+        return _parse_dns_server(self.dns_server) if self.dns_server else None
 
     @property
     def sender(self) -> str:
@@ -247,3 +273,13 @@ def _parse_smtp(url: str) -> SMTPServer:
         password=unquote(parts.password) if parts.password else None,
         implicit_tls=implicit_tls,
     )
+
+
+def _parse_dns_server(server: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{server}")
+    try:
+        return str(ip_address(parts.hostname or "")), parts.port or 53
+    except ValueError:
+        raise ValueError(
+            "must be an address such as 192.0.2.53, [2001:db8::53] or 192.0.2.53:53"
+        ) from None

@@ -441,3 +441,53 @@ def test_a_title_to_rank_that_is_no_text_is_named(ready, tmp_path, title):
 
     assert answer.code == 1
     assert answer.err.endswith("p.jsonl, line 1: title is no text\n")
+
+
+# --- Keys that sign -----------------------------------------------------------------------------
+
+
+def test_a_new_key_is_a_file_and_a_record(paperboy, tmp_path, monkeypatch):
+    """It needs no database; what it prints can be published and set as it is."""
+    monkeypatch.setenv("MAIL_FROM", "papers@example.org")
+
+    made = paperboy("dkim", "new", "news1", "--json")
+    second = paperboy("dkim", "new", "news2", "--type", "ed25519", "--file", "own.pem")
+    monkeypatch.setenv("DKIM_KEYS", f"news1:{tmp_path}/dkim-news1.pem news2:own.pem")
+    records = paperboy("dkim", "records", "--json")
+
+    [row] = made.rows
+    assert (row["name"], row["type"]) == ("news1._domainkey.example.org", "TXT")
+    assert row["value"].startswith("v=DKIM1; k=rsa; p=")
+    assert (tmp_path / "dkim-news1.pem").stat().st_mode & 0o777 == 0o600
+    assert f"DKIM_KEYS=news2:{tmp_path / 'own.pem'}" in second.out
+    assert [(r["selector"], r["value"], r["signs"]) for r in records.rows] == [
+        ("news1", row["value"], True),
+        ("news2", records.rows[1]["value"], True),
+    ]
+    assert records.rows[1]["line"] in second.out
+    assert not (tmp_path / "paperboy.db").exists()
+
+
+def test_a_key_is_never_overwritten(paperboy, tmp_path):
+    """Mails that it has signed are still on their way."""
+    (tmp_path / "dkim-news1.pem").write_text("the old one")
+
+    answer = paperboy("dkim", "new", "news1")
+
+    assert answer.code == 1
+    assert "is there already" in answer.err
+    assert (tmp_path / "dkim-news1.pem").read_text() == "the old one"
+
+
+def test_a_selector_must_fit_into_the_dns(paperboy):
+    answer = paperboy("dkim", "new", "news_1")
+
+    assert answer.code == 1
+    assert "no selector" in answer.err
+
+
+def test_without_keys_there_is_nothing_to_publish(paperboy):
+    answer = paperboy("dkim", "records")
+
+    assert answer.code == 1
+    assert "paperboy dkim new" in answer.err

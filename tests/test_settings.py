@@ -78,6 +78,9 @@ def test_a_file_that_is_not_there_is_no_mistake(tmp_path):
         ("SMTP_TLS", "sometimes"),
         ("SMTP_CONNECTIONS", "0"),
         ("SMTP_CA_FILE", "/nowhere/ca.pem"),
+        ("DKIM_DOMAIN", "example.org; s=x"),
+        ("DNS_SERVER", "dns.example.org"),
+        ("DNS_SERVER", "192.0.2.53:dns"),
         ("LOGO_URL", "javascript:alert(1)"),
         ("LOGO_URL", "http://example.org/logo.png"),
     ],
@@ -156,6 +159,19 @@ def test_others_are_not_taken_for_loopback(load, host):
     assert not load(SMTP_URL=f"smtp://{host}:25").smtp.is_loopback
 
 
+@pytest.mark.parametrize(
+    ("server", "address"),
+    [
+        ("192.0.2.53", ("192.0.2.53", 53)),
+        ("192.0.2.53:5353", ("192.0.2.53", 5353)),
+        ("[2001:db8::53]", ("2001:db8::53", 53)),
+    ],
+)
+def test_a_name_server_is_an_address(load, server, address):
+    assert load(DNS_SERVER=server).dns == address
+    assert load(DNS_SERVER="").dns is None
+
+
 # --- Mail to real people ------------------------------------------------------------------------
 
 
@@ -205,6 +221,7 @@ SECRETS = {
     "DATABASE_URL": "postgresql://paperboy:hunter2@localhost/paperboy",
     "REDIS_URL": "redis://:hunter2@localhost/1",
     "HUGGINGFACE_TOKEN": "hf_token",
+    "DKIM_KEYS": "news1:/etc/paperboy/news1.pem\nnews2:/etc/paperboy/news2.pem",
 }
 
 

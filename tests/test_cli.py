@@ -443,6 +443,22 @@ def test_a_title_to_rank_that_is_no_text_is_named(ready, tmp_path, title):
     assert answer.err.endswith("p.jsonl, line 1: title is no text\n")
 
 
+# --- Wrong settings ----------------------------------------------------------------------------
+
+
+def test_a_wrong_setting_is_one_clear_line(paperboy, monkeypatch):
+    """For the doctor it is a finding, like others."""
+    monkeypatch.setenv("SMTP_URL", "smpt://me:hunter2@mail.example.org")
+
+    listed, examined = paperboy("subscribers", "list"), paperboy("doctor", "--json")
+
+    assert (listed.code, examined.code) == (1, 1)
+    assert listed.err.startswith("paperboy: SMTP_URL: must look like")
+    assert len(listed.err.splitlines()) == 1
+    assert [(row["check"], row["ok"]) for row in examined.rows] == [("settings", False)]
+    assert "hunter2" not in listed.err + examined.out + examined.err
+
+
 # --- Keys that sign -----------------------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ from pipeline.web.server import listen, server
 from tests.certificates import make_authority
 from tests.newsroom import rows
 from tests.servers import Inbox
-from tests.sinks import FEATURES, open_sink
+from tests.sinks import FEATURES, HANG_UP, open_sink
 
 NOW = datetime.now(UTC)
 REAL = {
@@ -213,6 +213,13 @@ def test_a_wrong_password_is_found(examine):
     assert "hunter2" not in str(wrong)
 
 
+def test_a_server_that_hangs_up_at_the_end_is_in_order(examine):
+    with open_sink(answers={"QUIT": HANG_UP}) as sink:
+        found = look(examine, smtp_url=f"smtp://127.0.0.1:{sink.port}")
+
+    assert [finding.ok for finding in found.values()] == [True, True, True]
+
+
 def test_a_server_that_takes_no_digest_is_found(examine):
     with open_sink(features=("SIZE 20000",)) as sink:
         small = look(examine, smtp_url=f"smtp://127.0.0.1:{sink.port}")["smtp extensions"]
@@ -379,8 +386,13 @@ def test_one_broken_check_does_not_stop_the_others(monkeypatch):
     assert "sample digest" in by_name
 
 
-def test_a_sender_that_cannot_be_is_no_end_either():
-    loaded = settings.load(None, mail_from="пост@example.org", site_url="http://127.0.0.1:1")
+def test_a_sender_that_cannot_be_is_no_end_either(tmp_path):
+    loaded = settings.load(
+        None,
+        database_url=f"sqlite:///{tmp_path / 'missing.db'}",
+        mail_from="пост@example.org",
+        site_url="http://127.0.0.1:1",
+    )
 
     found = {finding.check: finding for finding in doctor.examine(loaded, NOW)}
 
@@ -441,6 +453,19 @@ def test_it_ends_well_when_nothing_is_wrong(monkeypatch):
         assert row["detail"]
     named = {json.loads(line)["check"] for line in well.stdout.splitlines()}
     assert named > {"settings", "database", "redis", "smtp", "spf", "templates", "clock"}
+
+
+@pytest.mark.usefixtures("healthy")
+def test_settings_that_cannot_be_read_are_a_finding(monkeypatch):
+    """Nothing else can be looked at without them."""
+    monkeypatch.setenv("SMTP_URL", "smpt://me:hunter2@mail.example.org")
+
+    ill = CliRunner().invoke(app, ["doctor", "--json"])
+
+    [row] = map(json.loads, ill.stdout.splitlines())
+    assert (ill.exit_code, row["check"], row["ok"]) == (1, "settings", False)
+    assert "SMTP_URL" in row["detail"]
+    assert "hunter2" not in ill.output
 
 
 @pytest.mark.usefixtures("healthy")

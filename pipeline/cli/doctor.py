@@ -13,6 +13,7 @@ from rich.text import Text
 
 from pipeline import settings
 from pipeline.cli.output import AsJson, lines
+from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
     from pipeline.doctor import Finding
@@ -25,9 +26,7 @@ MARKS = {True: ("ok", "green"), False: ("FAIL", "bold red"), None: ("?", "yellow
 @app.command("doctor")
 def doctor_command(as_json: AsJson = False) -> None:
     """Look at settings, services, DNS and mails; say what is wrong and what to do about it."""
-    from pipeline import doctor  # it asks for DNS, TLS and HTTP, which take a moment to import
-
-    findings = doctor.examine(settings.load(), datetime.now(UTC))
+    findings = _findings(datetime.now(UTC))
     seen: list[Finding] = []
     if as_json:
         lines(asdict(finding) for finding in _noted(findings, seen))
@@ -36,6 +35,17 @@ def doctor_command(as_json: AsJson = False) -> None:
         _sum_up(seen)
     if any(finding.ok is False for finding in seen):
         raise typer.Exit(1)
+
+
+def _findings(now: datetime) -> Iterator[Finding]:
+    from pipeline import doctor  # it asks for DNS, TLS and HTTP, which take a moment to import
+
+    try:
+        loaded = settings.load()
+    except SettingsError as error:
+        yield doctor.Finding("settings", False, str(error), "correct this first, in .env")
+        return
+    yield from doctor.examine(loaded, now)
 
 
 def _noted(findings: Iterator[Finding], seen: list[Finding]) -> Iterator[Finding]:

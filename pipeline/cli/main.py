@@ -10,7 +10,8 @@ from sqlalchemy.exc import OperationalError
 from pipeline import logs, settings
 from pipeline.cli import bench, dkim, doctor, mail, operate, papers, subscribers
 from pipeline.cli.output import complain
-from pipeline.errors import PaperboyError
+from pipeline.errors import PaperboyError, SettingsError
+from pipeline.settings import Settings
 from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
 
@@ -43,7 +44,7 @@ def upgrade() -> None:
 def main() -> None:
     """Run the command line; a failure is one clear line on stderr and exit code 1."""
     try:
-        logs.configure(settings.load())
+        _configure_logs()
         app(prog_name="paperboy")  # also where it is `python -m pipeline`
     except PaperboyError as error:
         complain(str(error))
@@ -52,6 +53,13 @@ def main() -> None:
     except BrokenPipeError:
         pass  # whoever read our output has seen enough
     sys.exit(1)
+
+
+def _configure_logs() -> None:
+    try:
+        logs.configure(settings.load())
+    except SettingsError:  # the command that needs them says so: `doctor` in its own way
+        logs.configure(Settings.model_construct())
 
 
 def _first_line(error: OperationalError) -> str:

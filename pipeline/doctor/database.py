@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, text
 
 from pipeline.doctor.finding import Check, Finding, Patient, bad, good, unknown
 from pipeline.errors import SchemaError
 from pipeline.storage import migrate
 from pipeline.storage.database import reading
 
+UNASKED: Final = "the database cannot be asked"
 MOUNTS: Final = Path("/proc/mounts")
 # Where locks of a file are kept by convention, or not at all: SQLite warns of each.
 REMOTE: Final = frozenset(
@@ -22,44 +22,35 @@ REMOTE: Final = frozenset(
 
 
 def database(patient: Patient) -> Iterator[Finding]:
-    engine = patient.services.engine
-    name = "database"
-    if _is_missing(engine):
-        yield bad(name, f"there is no {engine.url.database} yet", "run: paperboy db upgrade")
+    dialect = patient.services.engine.dialect
+    if trouble := patient.database_trouble:
+        advice = "run: paperboy db upgrade" if dialect.name == "sqlite" else "start it"
+        yield bad("database", trouble, f"{advice}, or correct DATABASE_URL")
         return
-    try:
-        with reading(engine) as conn:
-            yield good(name, f"{engine.dialect.name} {_version(conn)} answers")
-    except DBAPIError as error:
-        yield bad(name, _first_line(error), "start it, or correct DATABASE_URL")
+    version = ".".join(map(str, dialect.server_version_info or ()))
+    yield good("database", f"{dialect.name} {version} answers")
 
 
 def migrations(patient: Patient) -> Iterator[Finding]:
-    engine = patient.services.engine
-    if _is_missing(engine):
-        yield unknown("migrations", "there is no database yet")
+    if patient.database_trouble:
+        yield unknown("migrations", UNASKED)
         return
     try:
-        migrate.check(engine)
-        yield good("migrations", "the tables are those that this version needs")
+        migrate.check(patient.services.engine)
     except SchemaError as error:
         yield bad("migrations", str(error), "run: paperboy db upgrade, or install what made it")
-    except DBAPIError:
-        yield unknown("migrations", "the database does not answer")
+    else:
+        yield good("migrations", "the tables are those that this version needs")
 
 
 def durability(patient: Patient) -> Iterator[Finding]:
     """That what was committed outlives a power cut; "nothing is lost" rests on it."""
+    if patient.database_trouble:
+        yield unknown("durability", UNASKED)
+        return
     engine = patient.services.engine
-    if _is_missing(engine):
-        yield unknown("durability", "there is no database yet")
-        return
-    try:
-        with reading(engine) as conn:
-            found = _sqlite(conn) if engine.dialect.name == "sqlite" else _postgresql(conn)
-    except DBAPIError:
-        yield unknown("durability", "the database does not answer")
-        return
+    with reading(engine) as conn:
+        found = _sqlite(conn) if engine.dialect.name == "sqlite" else _postgresql(conn)
     wrong = [f"{name} is {is_} and not {wanted}" for name, is_, wanted in found if is_ != wanted]
     if wrong:
         advice = "switch it back in the configuration of the database, else a crash loses mail"
@@ -94,16 +85,6 @@ def filesystem(path: Path, mounts: str) -> str:
     return kinds[max(inside, key=lambda where: len(where.parts))] if inside else "unknown"
 
 
-def _is_missing(engine: Engine) -> bool:
-    """A SQLite file that opening it would make."""
-    path = engine.url.database
-    return engine.dialect.name == "sqlite" and bool(path) and not Path(str(path)).exists()
-
-
-def _version(conn: Connection) -> str:
-    return ".".join(map(str, conn.dialect.server_version_info or ()))
-
-
 def _sqlite(conn: Connection) -> list[tuple[str, str, str]]:
     journal = conn.exec_driver_sql("PRAGMA journal_mode").scalar_one()
     synchronous = conn.exec_driver_sql("PRAGMA synchronous").scalar_one()
@@ -118,10 +99,6 @@ def _postgresql(conn: Connection) -> list[tuple[str, str, str]]:
     names = ("synchronous_commit", "fsync", "full_page_writes")
     found = {name: conn.execute(text(f"SHOW {name}")).scalar_one() for name in names}
     return [(name, str(value), "on") for name, value in found.items()]
-
-
-def _first_line(error: DBAPIError) -> str:
-    return str(error.orig).strip().splitlines()[0]
 
 
 CHECKS: tuple[Check, ...] = (database, migrations, durability, local_disk)

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parseaddr
 from functools import cached_property
+from pathlib import Path
 from typing import Final
+
+from sqlalchemy.exc import DBAPIError
 
 from pipeline import bootstrap
 from pipeline.bootstrap import Services
@@ -16,6 +19,7 @@ from pipeline.errors import TransportError
 from pipeline.message import wire_address
 from pipeline.settings import Settings
 from pipeline.smtp import Security, SMTPTransport, Traits
+from pipeline.storage.database import reading
 
 PATIENCE: Final = 4.0  # seconds for each answer from elsewhere
 
@@ -77,6 +81,19 @@ class Patient:
         """Whether the mail server is one of the sender's domain, and not a provider's."""
         host, domain = self.settings.smtp.host.lower(), self.sender_domain.lower()
         return not self.settings.smtp.is_loopback and f".{host}".endswith(f".{domain}")
+
+    @cached_property
+    def database_trouble(self) -> str | None:
+        """Why the database cannot be asked; a server that is silent is waited for once."""
+        engine = self.services.engine
+        path = engine.url.database
+        if engine.dialect.name == "sqlite" and path and not Path(path).exists():
+            return f"there is no {path} yet"  # and opening it would make it
+        try:
+            with reading(engine):
+                return None
+        except DBAPIError as error:
+            return str(error.orig).strip().splitlines()[0]
 
     @cached_property
     def mail_server(self) -> Traits | str:

@@ -12,7 +12,6 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import requests
-from sqlalchemy.exc import DBAPIError
 
 from pipeline.doctor.finding import PATIENCE, Check, Finding, Patient, bad, good, unknown
 from pipeline.doctor.services import SOON
@@ -85,12 +84,9 @@ def clock(patient: Patient) -> Iterator[Finding]:
 
 def _clocks(patient: Patient) -> Iterator[tuple[str, timedelta]]:
     engine = patient.services.engine
-    if engine.dialect.name != "sqlite":
-        try:
-            with reading(engine) as conn:
-                yield "the database", server_now(conn) - datetime.now(UTC)
-        except DBAPIError:
-            pass  # `database` tells
+    if engine.dialect.name != "sqlite" and not patient.database_trouble:
+        with reading(engine) as conn:
+            yield "the database", server_now(conn) - datetime.now(UTC)
     try:
         answer = requests.head(patient.settings.site_url, timeout=PATIENCE, allow_redirects=False)
         told = parsedate_to_datetime(answer.headers.get("Date", ""))

@@ -7,6 +7,7 @@ import socket
 import ssl
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -151,7 +152,8 @@ def _traits(smtp: smtplib.SMTP) -> Traits:
         tls = smtp.sock.version()
         ends_at = certificate_end(smtp.sock)
     found = Traits(dict(smtp.esmtp_features), tls, ends_at)
-    smtp.quit()  # it forgets the features
+    with suppress(OSError, smtplib.SMTPException):  # a server may hang up first
+        smtp.quit()  # which forgets the features
     return found
 
 

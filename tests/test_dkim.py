@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline import bootstrap, settings
+from pipeline import bootstrap, settings, signup
 from pipeline.bootstrap import Services
 from pipeline.dkim import Algorithm, Signer, aligned, check, new_key, read_keys
 from pipeline.domain import DeliveryKind, Verdict
 from pipeline.errors import SettingsError
+from pipeline.signup import Wishes
 from tests.factories import make_delivery, make_digest, make_paper, make_pick
 from tests.servers import Inbox
 
@@ -106,20 +107,33 @@ def post(services: Services, body: bytes) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("kind", DeliveryKind)
-def test_mails_of_every_kind_arrive_signed(house, inbox, kind):
+def test_mails_of_every_kind_arrive_signed(house, inbox):
     """Both signatures hold in the bytes that the server received, RSA first."""
-    services = house(dkim_keys=BOTH)
+    services, now = house(dkim_keys=BOTH), datetime.now(UTC)
     title = ". Möbius 多模态 = a < b & c " + "x" * 300
     digest = make_digest(make_pick(make_paper(title, abstract=".\n..\n. dots\n" * 9)))
-    delivery = make_delivery(kind=kind, request_id=1)
 
-    post(services, services.compose(delivery, digest, now=datetime.now(UTC)))
+    for kind in DeliveryKind:
+        post(services, services.compose(make_delivery(kind=kind, request_id=1), digest, now=now))
 
-    raw = inbox.only().raw
-    assert Mailbox(zone(services.signer)).accepts(raw) == [True, True]
-    assert re.findall(rb"v=1; a=(\S+);", raw) == [b"rsa-sha256", b"ed25519-sha256"]
-    assert max(map(len, raw.split(b"\r\n"))) <= 998
+    mailbox = Mailbox(zone(services.signer))
+    assert len(inbox.received) == len(DeliveryKind)
+    for mail in inbox.received:
+        assert mailbox.accepts(mail.raw) == [True, True], mail.message["Subject"]
+        assert re.findall(rb"v=1; a=(\S+);", mail.raw) == [b"rsa-sha256", b"ed25519-sha256"]
+        assert max(map(len, mail.raw.split(b"\r\n"))) <= 998
+
+
+def test_what_is_dispatched_is_signed(house, inbox, sqlite_url):
+    """All the way from the form: the outbox, the dispatcher, the wire."""
+    services = house(dkim_keys=BOTH, database_url=sqlite_url)
+    key, now = services.suppression_key, datetime.now(UTC)
+    wishes = Wishes(("retrieval",))
+    signup.ask(services.engine, "ada@example.org", wishes, ip=None, suppression_key=key, now=now)
+
+    assert services.dispatch(once=True).sent == 1
+
+    assert Mailbox(zone(services.signer)).accepts(inbox.only().raw) == [True, True]
 
 
 BODIES = {

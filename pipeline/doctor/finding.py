@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+import requests
 from sqlalchemy.exc import DBAPIError
 
 from pipeline import bootstrap
@@ -110,6 +112,20 @@ class Patient:
             return transport.look()
         except TransportError as error:
             return str(error)
+
+    @cached_property
+    def way_out(self) -> requests.Response | None:
+        """What the site answers to one click of nobody; None where it cannot be reached."""
+        nobody = secrets.token_urlsafe(16)  # of the length of a reader's secret, and no reader's
+        try:
+            return requests.post(
+                f"{self.settings.site_url}/unsubscribe/{nobody}",
+                data={"List-Unsubscribe": "One-Click"},
+                timeout=PATIENCE,
+                allow_redirects=False,
+            )
+        except requests.RequestException:
+            return None
 
     def domain_of(self, mailbox: str) -> str:
         """In ASCII, of `Name <name@example.org>`."""

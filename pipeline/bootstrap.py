@@ -12,12 +12,14 @@ from functools import cache, cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 
+import structlog
 from sqlalchemy import Connection, Engine
 
 from pipeline import editions, settings
 from pipeline import ingest as ingesting
 from pipeline import purge as purging
 from pipeline.dispatch import Dispatcher, Tally
+from pipeline.dkim import Signer, aligned, read_keys
 from pipeline.domain import Delivery, DeliveryKind, Digest, Verdict
 from pipeline.editions import Outcome
 from pipeline.errors import NotFoundError, RenderError, SettingsError, TransportError
@@ -36,6 +38,8 @@ from pipeline.sources.huggingface import HuggingFace
 from pipeline.storage import digests, http_validators, limits, migrate, subscribers
 from pipeline.storage.database import open_engine, reading, server_now
 from pipeline.storage.digests import DIGESTS
+
+log = structlog.get_logger(__name__)
 
 EMAILS = Path(__file__).resolve().parent.parent / "emails"
 
@@ -211,6 +215,26 @@ class Services:
             unsubscribe_mailbox=loaded.unsubscribe_mailbox,
         )
 
+    @cached_property
+    def signer(self) -> Signer | None:
+        """Who signs every mail; None without keys. Raises SettingsError for one that is no good."""
+        given = self.settings.dkim_keys
+        if given is None:
+            return None
+        signer = Signer(read_keys(given.get_secret_value()), self.signing_domain)
+        for key in filter(lambda key: key.is_short, signer.signing):
+            log.warning("DKIM key is short", selector=key.selector, bits=key.bits)
+        return signer
+
+    @property
+    def signing_domain(self) -> str:
+        """The domain that answers for our mail. Raises SettingsError for a stranger's."""
+        host = self.sender.host
+        domain = self.settings.dkim_domain or host
+        if not aligned(domain, host):
+            raise SettingsError(f"DKIM_DOMAIN: {domain} says nothing about mail from {host}")
+        return domain
+
     @property
     def suppression_key(self) -> str:
         return self.settings.suppression_key.get_secret_value()
@@ -234,6 +258,10 @@ class Services:
     ) -> bytes:
         """The bytes of one delivery, ready for DATA. Raises RenderError or AddressError."""
         now = now or datetime.now(UTC)
+        mail = self._unsigned(delivery, digest, now)
+        return self.signer.sign(mail, now) if self.signer else mail
+
+    def _unsigned(self, delivery: Delivery, digest: Digest | None, now: datetime) -> bytes:
         if delivery.kind not in DIGESTS:
             return compose_confirmation(
                 self.sender,
@@ -357,11 +385,17 @@ def load_digests(conn: Connection, claimed: Sequence[Delivery]) -> Mapping[int, 
 
 
 def build(loaded: Settings, *, check: bool = True) -> Services:
-    """The services of this process. Raises SchemaError unless the database fits this code."""
+    """The services of this process.
+
+    Raises SchemaError unless the database fits this code, and SettingsError for keys that cannot
+    sign: better now than when the first mail is due.
+    """
     engine = open_engine(loaded.database_url, pool_size=5)
+    built = Services(loaded, engine)
     if check:
         migrate.check(engine)
-    return Services(loaded, engine)
+        _ = built.signer
+    return built
 
 
 @cache

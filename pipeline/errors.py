@@ -13,6 +13,7 @@
   - InvalidTokenError  a link was altered, or cannot be used any more
       - ExpiredTokenError  its time is over
   - ServiceError       a service that we bring along did not start
+  - UnansweredError    no DNS server told whether a record exists
   - TransportError     no mail server could be reached, or it refuses us as a whole
 """
 
@@ -99,6 +100,10 @@ class ExpiredTokenError(InvalidTokenError):
 
 class ServiceError(PaperboyError):
     """A service that we bring along did not start."""
+
+
+class UnansweredError(PaperboyError):
+    """No DNS server told whether a record exists."""
 
 
 class TransportError(PaperboyError):

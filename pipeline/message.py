@@ -1,4 +1,4 @@
-"""A rendered mail -> the bytes on the wire: headers, MIME, and (not yet) a DKIM signature.
+"""A rendered mail -> the bytes on the wire: headers and MIME. `dkim` signs them.
 
 Made by hand: `email.message` folds long addresses into encoded words that no mail app reads, and
 takes a hundred times as long. The tests read every message back with it.
@@ -304,7 +304,7 @@ _HTML_PART = (
 
 
 def _message(headers: tuple[bytes, ...], content: Content, dedupe_key: str) -> bytes:
-    """All bytes but the final dot. A DKIM-Signature would go in front, over `headers` and body."""
+    """All bytes but the final dot."""
     boundary = _boundary(dedupe_key)
     return b"".join(
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from email.utils import parseaddr
 from ipaddress import ip_address, ip_network
@@ -11,9 +12,15 @@ from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from pipeline.errors import SettingsError
+from pipeline.secret_files import SecretFiles
 
 DEVELOPMENT_KEY = "development-only"
 
@@ -48,6 +55,7 @@ def _split(value: Any) -> Any:
 
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+HasPassword = Annotated[str, Field(repr=False)]
 
 
 class Settings(BaseSettings):
@@ -56,8 +64,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     # Where things are
-    database_url: str = "sqlite:///paperboy.db"
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    database_url: HasPassword = "sqlite:///paperboy.db"
+    redis_url: HasPassword = "redis://127.0.0.1:6379/0"
     smtp_url: SecretStr = SecretStr("smtp://127.0.0.1:1025")
     site_url: str = "http://127.0.0.1:8000"
     trusted_proxies: Words = ()
@@ -77,6 +85,11 @@ class Settings(BaseSettings):
     # Secrets
     secret_key: Annotated[Words, Field(repr=False)] = (DEVELOPMENT_KEY,)  # newest first
     suppression_key: SecretStr = SecretStr(DEVELOPMENT_KEY)
+
+    # Authenticity
+    dkim_keys: SecretStr | None = None  # read by `dkim.read_keys`
+    dkim_domain: str | None = None
+    dns_server: str | None = None
 
     # Sources
     contact: str | None = None
@@ -98,6 +111,23 @@ class Settings(BaseSettings):
     # Logs
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     log_format: Annotated[str, Field(pattern="^(auto|json|text)$")] = "auto"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            init_settings,
+            env_settings,
+            SecretFiles(settings_cls, env_settings),
+            dotenv_settings,
+            SecretFiles(settings_cls, dotenv_settings),
+        )
 
     @field_validator("site_url")
     @classmethod
@@ -139,6 +169,21 @@ class Settings(BaseSettings):
             raise ValueError("must look like Name <name@example.org>")
         return value
 
+    @field_validator("dkim_domain")
+    @classmethod
+    def _domain(cls, value: str | None) -> str | None:
+        # It stands in a header as it is.
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", value):
+            raise ValueError("must look like example.org (in punycode, if it has other letters)")
+        return value and value.lower()
+
+    @field_validator("dns_server")
+    @classmethod
+    def _dns_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            _parse_dns_server(value)
+        return value
+
     @field_validator("list_name", "operator_name", "operator_address", "note")
     @classmethod
     def _one_line(cls, value: str) -> str:
@@ -153,6 +198,11 @@ class Settings(BaseSettings):
     @property
     def smtp(self) -> SMTPServer:
         return _parse_smtp(self.smtp_url.get_secret_value())
+
+    @property
+    def dns(self) -> tuple[str, int] | None:
+        """The address and port of `dns_server`; None for the system's own."""
+        return _parse_dns_server(self.dns_server) if self.dns_server else None
 
     @property
     def sender(self) -> str:
@@ -199,9 +249,11 @@ def load(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
 def child_environment(**changes: str) -> dict[str, str]:
     """The environment of a child process that is to read the settings we read, but for `changes`.
 
-    Names are upper case, as in `.env.example`.
+    Names are upper case, as in `.env.example`. A change stands in place of a file of ours, too.
     """
-    return {**os.environ, **changes}
+    files = {f"{name}_FILE" for name in changes}
+    ours = {name: value for name, value in os.environ.items() if name.upper() not in files}
+    return {**ours, **changes}
 
 
 def _explain(part: Any) -> str:
@@ -221,3 +273,13 @@ def _parse_smtp(url: str) -> SMTPServer:
         password=unquote(parts.password) if parts.password else None,
         implicit_tls=implicit_tls,
     )
+
+
+def _parse_dns_server(server: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{server}")
+    try:
+        return str(ip_address(parts.hostname or "")), parts.port or 53
+    except ValueError:
+        raise ValueError(
+            "must be an address such as 192.0.2.53, [2001:db8::53] or 192.0.2.53:53"
+        ) from None

@@ -441,3 +441,69 @@ def test_a_title_to_rank_that_is_no_text_is_named(ready, tmp_path, title):
 
     assert answer.code == 1
     assert answer.err.endswith("p.jsonl, line 1: title is no text\n")
+
+
+# --- Wrong settings ----------------------------------------------------------------------------
+
+
+def test_a_wrong_setting_is_one_clear_line(paperboy, monkeypatch):
+    """For the doctor it is a finding, like others."""
+    monkeypatch.setenv("SMTP_URL", "smpt://me:hunter2@mail.example.org")
+
+    listed, examined = paperboy("subscribers", "list"), paperboy("doctor", "--json")
+
+    assert (listed.code, examined.code) == (1, 1)
+    assert listed.err.startswith("paperboy: SMTP_URL: must look like")
+    assert len(listed.err.splitlines()) == 1
+    assert [(row["check"], row["ok"]) for row in examined.rows] == [("settings", False)]
+    assert "hunter2" not in listed.err + examined.out + examined.err
+
+
+# --- Keys that sign -----------------------------------------------------------------------------
+
+
+def test_a_new_key_is_a_file_and_a_record(paperboy, tmp_path, monkeypatch):
+    """It needs no database; what it prints can be published and set as it is."""
+    monkeypatch.setenv("MAIL_FROM", "papers@example.org")
+
+    made = paperboy("dkim", "new", "news1", "--json")
+    second = paperboy("dkim", "new", "news2", "--type", "ed25519", "--file", "own.pem")
+    monkeypatch.setenv("DKIM_KEYS", f"news1:{tmp_path}/dkim-news1.pem news2:own.pem")
+    records = paperboy("dkim", "records", "--json")
+
+    [row] = made.rows
+    assert (row["name"], row["type"]) == ("news1._domainkey.example.org", "TXT")
+    assert row["value"].startswith("v=DKIM1; k=rsa; p=")
+    assert (tmp_path / "dkim-news1.pem").stat().st_mode & 0o777 == 0o600
+    assert f"DKIM_KEYS=news2:{tmp_path / 'own.pem'}" in second.out
+    assert [(r["selector"], r["value"], r["signs"]) for r in records.rows] == [
+        ("news1", row["value"], True),
+        ("news2", records.rows[1]["value"], True),
+    ]
+    assert records.rows[1]["line"] in second.out
+    assert not (tmp_path / "paperboy.db").exists()
+
+
+def test_a_key_is_never_overwritten(paperboy, tmp_path):
+    """Mails that it has signed are still on their way."""
+    (tmp_path / "dkim-news1.pem").write_text("the old one")
+
+    answer = paperboy("dkim", "new", "news1")
+
+    assert answer.code == 1
+    assert "is there already" in answer.err
+    assert (tmp_path / "dkim-news1.pem").read_text() == "the old one"
+
+
+def test_a_selector_must_fit_into_the_dns(paperboy):
+    answer = paperboy("dkim", "new", "news_1")
+
+    assert answer.code == 1
+    assert "no selector" in answer.err
+
+
+def test_without_keys_there_is_nothing_to_publish(paperboy):
+    answer = paperboy("dkim", "records")
+
+    assert answer.code == 1
+    assert "paperboy dkim new" in answer.err

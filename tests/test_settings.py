@@ -7,6 +7,7 @@ from pydantic import SecretStr
 
 from pipeline import settings
 from pipeline.errors import SettingsError
+from pipeline.secret_files import is_secret
 
 REAL = {
     "SMTP_URL": "smtp://paperboy:hunter2@mail.example.org:587",
@@ -22,6 +23,7 @@ REAL = {
 def _no_settings_from_outside(monkeypatch):
     for name in settings.Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
+        monkeypatch.delenv(f"{name.upper()}_FILE", raising=False)
 
 
 @pytest.fixture
@@ -76,6 +78,9 @@ def test_a_file_that_is_not_there_is_no_mistake(tmp_path):
         ("SMTP_TLS", "sometimes"),
         ("SMTP_CONNECTIONS", "0"),
         ("SMTP_CA_FILE", "/nowhere/ca.pem"),
+        ("DKIM_DOMAIN", "example.org; s=x"),
+        ("DNS_SERVER", "dns.example.org"),
+        ("DNS_SERVER", "192.0.2.53:dns"),
         ("LOGO_URL", "javascript:alert(1)"),
         ("LOGO_URL", "http://example.org/logo.png"),
     ],
@@ -154,6 +159,19 @@ def test_others_are_not_taken_for_loopback(load, host):
     assert not load(SMTP_URL=f"smtp://{host}:25").smtp.is_loopback
 
 
+@pytest.mark.parametrize(
+    ("server", "address"),
+    [
+        ("192.0.2.53", ("192.0.2.53", 53)),
+        ("192.0.2.53:5353", ("192.0.2.53", 5353)),
+        ("[2001:db8::53]", ("2001:db8::53", 53)),
+    ],
+)
+def test_a_name_server_is_an_address(load, server, address):
+    assert load(DNS_SERVER=server).dns == address
+    assert load(DNS_SERVER="").dns is None
+
+
 # --- Mail to real people ------------------------------------------------------------------------
 
 
@@ -192,3 +210,118 @@ def test_a_child_process_reads_the_same_settings(load, monkeypatch):
 
     assert child["LIST_NAME"] == "Papers"
     assert child["REDIS_URL"] == "redis://elsewhere"
+
+
+# --- Secrets in files ---------------------------------------------------------------------------
+
+SECRETS = {
+    "SECRET_KEY": "new-key old-key",
+    "SUPPRESSION_KEY": "never changed",
+    "SMTP_URL": "smtp://paperboy:hunter2@mail.example.org",
+    "DATABASE_URL": "postgresql://paperboy:hunter2@localhost/paperboy",
+    "REDIS_URL": "redis://:hunter2@localhost/1",
+    "HUGGINGFACE_TOKEN": "hf_token",
+    "DKIM_KEYS": "news1:/etc/paperboy/news1.pem\nnews2:/etc/paperboy/news2.pem",
+}
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Puts a secret into a file; its path."""
+
+    def mounted(content: str | bytes) -> str:
+        path = tmp_path / "secret"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)
+
+    return mounted
+
+
+def plain(value: object) -> object:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_may_lie_in_a_file(load, mounted, monkeypatch, name):
+    """The same as if it had been given as it is, without the line break that editors leave."""
+    in_file = load(**{f"{name}_FILE": mounted(SECRETS[name] + "\n")})
+    monkeypatch.delenv(f"{name}_FILE")
+    given = load(**{name: SECRETS[name]})
+
+    assert plain(getattr(in_file, name.lower())) == plain(getattr(given, name.lower()))
+    assert getattr(in_file, name.lower()) != getattr(load("", **{name: ""}), name.lower())
+
+
+def test_every_secret_is_among_those_that_may_lie_in_a_file():
+    """A new one is found by its type; what is not secret is not."""
+    found = {n.upper() for n, f in settings.Settings.model_fields.items() if is_secret(f)}
+
+    assert found >= set(SECRETS)
+    assert not found & {"SITE_URL", "MAIL_FROM", "REPLY_TO", "SMTP_CA_FILE"}
+
+
+def test_a_secret_may_end_in_spaces(load, mounted):
+    assert load(SUPPRESSION_KEY_FILE=mounted("a key \r\n")).suppression_key == SecretStr("a key ")
+
+
+def test_the_file_of_a_secret_may_be_named_in_the_env_file(load, mounted):
+    path = mounted("from the mounted file")
+
+    assert load(f"SUPPRESSION_KEY_FILE={path}").suppression_key == SecretStr(
+        "from the mounted file"
+    )
+
+
+def test_a_secret_given_both_ways_is_refused(load, mounted):
+    """Nobody can tell which of them is meant; both are named."""
+    with pytest.raises(SettingsError, match="SECRET_KEY and SECRET_KEY_FILE are both set"):
+        load(SECRET_KEY="one", SECRET_KEY_FILE=mounted("two"))
+    with pytest.raises(SettingsError, match="REDIS_URL and REDIS_URL_FILE are both set"):
+        load(f"REDIS_URL=redis://a\nREDIS_URL_FILE={mounted('redis://b')}", SECRET_KEY="")
+
+
+def test_the_environment_wins_over_a_file_that_the_env_file_names(load, mounted):
+    """As it does over everything in it."""
+    loaded = load(f"SUPPRESSION_KEY_FILE={mounted('old')}", SUPPRESSION_KEY="new")
+
+    assert loaded.suppression_key == SecretStr("new")
+
+
+@pytest.mark.parametrize("content", ["", "\n", "  \r\n"])
+def test_a_file_without_a_secret_is_named(load, mounted, content):
+    with pytest.raises(SettingsError, match=r"^SECRET_KEY_FILE: .* is empty$"):
+        load(SECRET_KEY_FILE=mounted(content))
+
+
+def test_a_file_that_cannot_be_read_is_named(load, tmp_path):
+    with pytest.raises(SettingsError, match=r"^SMTP_URL_FILE: .* cannot be read") as raised:
+        load(SMTP_URL_FILE=str(tmp_path / "missing"), SECRET_KEY_FILE=str(tmp_path))
+
+    assert "SECRET_KEY_FILE" in str(raised.value), "every wrong one is named at once"
+
+
+@pytest.mark.parametrize("content", ["smpt://paperboy:hunter2@example.org", b"hunter2\xff"])
+def test_what_a_file_holds_is_never_shown(load, mounted, content):
+    with pytest.raises(SettingsError, match="SMTP_URL") as raised:
+        load(SMTP_URL_FILE=mounted(content))
+
+    assert "hunter2" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_no_setting_shows_a_password(load):
+    loaded = load(**SECRETS)
+
+    assert "hunter2" not in repr(loaded)
+    assert "-key" not in repr(loaded)
+
+
+def test_what_a_child_process_is_told_replaces_a_file_of_ours(load, mounted, monkeypatch):
+    """A command that starts its own Valkey must not trip over the file with the other's URL."""
+    monkeypatch.setenv("REDIS_URL_FILE", mounted("redis://ours"))
+
+    child = settings.child_environment(REDIS_URL="redis://own")
+    for name in ("REDIS_URL", "REDIS_URL_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+    assert load(**{n: child[n] for n in child if n.startswith("REDIS")}).redis_url == "redis://own"

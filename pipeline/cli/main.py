@@ -8,9 +8,10 @@ import typer
 from sqlalchemy.exc import OperationalError
 
 from pipeline import logs, settings
-from pipeline.cli import bench, mail, operate, papers, subscribers
+from pipeline.cli import bench, dkim, doctor, mail, operate, papers, subscribers
 from pipeline.cli.output import complain
-from pipeline.errors import PaperboyError
+from pipeline.errors import PaperboyError, SettingsError
+from pipeline.settings import Settings
 from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
 
@@ -28,6 +29,8 @@ app.add_typer(mail.app)
 app.add_typer(mail.deliveries_app, name="deliveries")
 app.add_typer(subscribers.app, name="subscribers", help="Add, show, import, export and erase.")
 app.add_typer(subscribers.suppressions, name="suppressions", help="Addresses we do not write to.")
+app.add_typer(doctor.app)
+app.add_typer(dkim.app, name="dkim", help="Keys that sign the mail.")
 app.add_typer(bench.app, name="bench")
 app.add_typer(database, name="db", help="The database.")
 
@@ -41,7 +44,7 @@ def upgrade() -> None:
 def main() -> None:
     """Run the command line; a failure is one clear line on stderr and exit code 1."""
     try:
-        logs.configure(settings.load())
+        _configure_logs()
         app(prog_name="paperboy")  # also where it is `python -m pipeline`
     except PaperboyError as error:
         complain(str(error))
@@ -50,6 +53,13 @@ def main() -> None:
     except BrokenPipeError:
         pass  # whoever read our output has seen enough
     sys.exit(1)
+
+
+def _configure_logs() -> None:
+    try:
+        logs.configure(settings.load())
+    except SettingsError:  # the command that needs them says so: `doctor` in its own way
+        logs.configure(Settings.model_construct())
 
 
 def _first_line(error: OperationalError) -> str:

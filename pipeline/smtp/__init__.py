@@ -5,7 +5,7 @@
 """
 
 from pipeline.smtp.replies import Phase, Reply, verdict_of, without_addresses
-from pipeline.smtp.server import Security, SMTPTransport
+from pipeline.smtp.server import Security, SMTPTransport, Traits
 from pipeline.smtp.transport import Connection, Outcome, Transport
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Reply",
     "SMTPTransport",
     "Security",
+    "Traits",
     "Transport",
     "verdict_of",
     "without_addresses",

@@ -6,13 +6,19 @@ import smtplib
 import socket
 import ssl
 from base64 import b64encode
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.errors import TransportError
 from pipeline.settings import SMTPServer
 from pipeline.smtp.connection import Bounds, SMTPConnection
+
+T = TypeVar("T")
 
 CONNECT_PATIENCE = 30.0  # seconds, for each step of opening
 
@@ -26,6 +32,15 @@ class Security(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Traits:
+    """What a server showed of itself when it let us in."""
+
+    features: Mapping[str, str]  # by their names in lower case: {"size": "35882577"}
+    tls: str | None  # "TLSv1.3"; None where nothing is encrypted
+    certificate_ends_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class SMTPTransport:
     """Opens connections to one server. Certificates are verified against `ca_file`, else the
     system's authorities, and the server's name."""
@@ -35,8 +50,16 @@ class SMTPTransport:
     ca_file: Path | None = None
     greet_as: str = "localhost"  # our name in EHLO
     bounds: Bounds = field(default_factory=Bounds)
+    patience: float = CONNECT_PATIENCE
 
     def open(self) -> SMTPConnection:
+        return self._let_in(self._conversation)
+
+    def look(self) -> Traits:
+        """Come in as if there were mail, look around and leave. Raises TransportError."""
+        return self._let_in(_traits)
+
+    def _let_in(self, use: Callable[[smtplib.SMTP], T]) -> T:
         try:
             smtp = self._connect()
         except ssl.SSLError as error:
@@ -44,7 +67,8 @@ class SMTPTransport:
         except (OSError, smtplib.SMTPException) as error:
             raise TransportError(f"{self._name}: {_brief(error)}") from error
         try:
-            return self._prepare(smtp)
+            self._prepare(smtp)
+            return use(smtp)
         except TransportError:
             smtp.close()
             raise
@@ -62,22 +86,24 @@ class SMTPTransport:
     def _connect(self) -> smtplib.SMTP:
         if not self.server.implicit_tls:
             return smtplib.SMTP(
-                self.server.host, self.server.port, self.greet_as, timeout=CONNECT_PATIENCE
+                self.server.host, self.server.port, self.greet_as, timeout=self.patience
             )
         return smtplib.SMTP_SSL(
             self.server.host,
             self.server.port,
             self.greet_as,
-            timeout=CONNECT_PATIENCE,
+            timeout=self.patience,
             context=self._trust(),
         )
 
-    def _prepare(self, smtp: smtplib.SMTP) -> SMTPConnection:
+    def _prepare(self, smtp: smtplib.SMTP) -> None:
         smtp.ehlo_or_helo_if_needed()
         if self._wants_starttls:
             self._start_tls(smtp)
         if self.server.username:
             self._log_in(smtp, self.server.username, self.server.password or "")
+
+    def _conversation(self, smtp: smtplib.SMTP) -> SMTPConnection:
         sock = smtp.sock
         assert sock is not None  # noqa: S101  (smtplib has just talked over it)
         if smtp.file:
@@ -118,6 +144,26 @@ class SMTPTransport:
 
     def _trust(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=self.ca_file)
+
+
+def _traits(smtp: smtplib.SMTP) -> Traits:
+    tls, ends_at = None, None
+    if isinstance(smtp.sock, ssl.SSLSocket):
+        tls = smtp.sock.version()
+        ends_at = certificate_end(smtp.sock)
+    found = Traits(dict(smtp.esmtp_features), tls, ends_at)
+    with suppress(OSError, smtplib.SMTPException):  # a server may hang up first
+        smtp.quit()  # which forgets the features
+    return found
+
+
+def certificate_end(sock: ssl.SSLSocket) -> datetime | None:
+    """Until when the other side's certificate holds."""
+    shown = sock.getpeercert() or {}
+    not_after = shown.get("notAfter")
+    if not isinstance(not_after, str):
+        return None
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(not_after), UTC)
 
 
 def _base64(text: str) -> str:

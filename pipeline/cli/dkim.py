@@ -1,0 +1,92 @@
+"""Commands about the keys that sign: dkim new, records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import bootstrap, settings
+from pipeline.bootstrap import Services
+from pipeline.cli.output import AsJson, lines
+from pipeline.dkim import Algorithm, Key, new_key
+from pipeline.dkim.keys import ENOUGH, check_selector, read_key
+from pipeline.errors import PaperboyError
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def new(
+    selector: Annotated[str, typer.Argument(help="A name that was not used before: news2030a.")],
+    algorithm: Annotated[
+        Algorithm, typer.Option("--type", help="Ed25519 may stand beside RSA, not in its place.")
+    ] = Algorithm.RSA,
+    bits: Annotated[int, typer.Option("--bits", min=ENOUGH, max=4_096, help="Of RSA.")] = ENOUGH,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Where to put it; else dkim-SELECTOR.pem.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key, and say what to publish before it is used."""
+    check_selector(selector)
+    domain = _services().signing_domain
+    path = file or Path(f"dkim-{selector}.pem")
+    pem = new_key(algorithm, bits)
+    _keep(path, pem)
+    row = {"file": str(path), **_row(read_key(selector, pem), domain)}
+    if as_json:
+        lines([row])
+        return
+    typer.echo(f"The key is in {path}, for nobody else to read. Publish this:\n\n{row['line']}\n")
+    typer.echo("When `paperboy doctor` finds it there, sign with it by this setting:\n")
+    typer.echo(f"DKIM_KEYS={selector}:{path.resolve()}")
+
+
+@app.command()
+def records(as_json: AsJson = False) -> None:
+    """What to publish for the keys that are set."""
+    rows = list(_rows(_services()))
+    if as_json:
+        lines(rows)
+        return
+    for row in rows:
+        typer.echo(row["line"])
+
+
+def _services() -> Services:
+    return bootstrap.build(settings.load(), check=False)  # a key needs no database
+
+
+def _rows(built: Services) -> Iterator[dict[str, Any]]:
+    if built.signer is None:
+        raise PaperboyError("no key is set: see `paperboy dkim new --help`")
+    for key in built.signer.keys:
+        yield {"signs": key in built.signer.signing, **_row(key, built.signing_domain)}
+
+
+def _row(key: Key, domain: str) -> dict[str, Any]:
+    record = key.record(domain)
+    return {
+        "selector": key.selector,
+        "algorithm": key.algorithm,
+        "bits": key.bits,
+        "name": record.name,
+        "type": record.type,
+        "value": record.value,
+        "line": record.line,
+    }
+
+
+def _keep(path: Path, pem: str) -> None:
+    """Write a key that is not there yet, and that only we may read."""
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(pem)
+    except FileExistsError:
+        raise PaperboyError(f"{path} is there already; a new key needs a new selector") from None
+    except OSError as error:
+        raise PaperboyError(f"{path}: {error.strerror}") from error

@@ -1,0 +1,72 @@
+"""The command that looks for what is wrong: doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from pipeline import settings
+from pipeline.cli.output import AsJson, lines
+from pipeline.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pipeline.doctor import Finding
+
+app = typer.Typer()
+
+MARKS = {True: ("ok", "green"), False: ("FAIL", "bold red"), None: ("?", "yellow")}
+
+
+@app.command("doctor")
+def doctor_command(as_json: AsJson = False) -> None:
+    """Look at settings, services, DNS and mails; say what is wrong and what to do about it."""
+    findings = _findings(datetime.now(UTC))
+    seen: list[Finding] = []
+    if as_json:
+        lines(asdict(finding) for finding in _noted(findings, seen))
+    else:
+        _show(_noted(findings, seen))
+        _sum_up(seen)
+    if any(finding.ok is False for finding in seen):
+        raise typer.Exit(1)
+
+
+def _findings(now: datetime) -> Iterator[Finding]:
+    from pipeline import doctor  # it asks for DNS, TLS and HTTP, which take a moment to import
+
+    try:
+        loaded = settings.load()
+    except SettingsError as error:
+        yield doctor.Finding("settings", False, str(error), "correct this first, in .env")
+        return
+    yield from doctor.examine(loaded, now)
+
+
+def _noted(findings: Iterator[Finding], seen: list[Finding]) -> Iterator[Finding]:
+    for finding in findings:
+        seen.append(finding)
+        yield finding
+
+
+def _show(findings: Iterator[Finding]) -> None:
+    """As they come. A line that is to be copied into a zone file is never broken."""
+    console = Console(highlight=False)
+    for finding in findings:
+        word, style = MARKS[finding.ok]
+        line = Text.assemble((f"{word:<5}", style), (finding.check, "bold"), f": {finding.detail}")
+        console.print(line, soft_wrap=True)
+        if finding.advice:
+            console.print(Text(f"      -> {finding.advice}", "cyan"), soft_wrap=True)
+
+
+def _sum_up(seen: list[Finding]) -> None:
+    counts = {ok: sum(finding.ok is ok for finding in seen) for ok in MARKS}
+    Console(highlight=False).print(
+        f"\n{counts[True]} in order, {counts[False]} to mend, {counts[None]} could not be checked"
+    )

@@ -1,0 +1,104 @@
+"""Whether the database keeps what it is given, and fits this code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection, text
+
+from pipeline.doctor.finding import Check, Finding, Patient, bad, good, unknown
+from pipeline.errors import SchemaError
+from pipeline.storage import migrate
+from pipeline.storage.database import reading
+
+UNASKED: Final = "the database cannot be asked"
+MOUNTS: Final = Path("/proc/mounts")
+# Where locks of a file are kept by convention, or not at all: SQLite warns of each.
+REMOTE: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "9p", "glusterfs", "lustre", "vboxsf"}
+)
+
+
+def database(patient: Patient) -> Iterator[Finding]:
+    dialect = patient.services.engine.dialect
+    if trouble := patient.database_trouble:
+        advice = "run: paperboy db upgrade" if dialect.name == "sqlite" else "start it"
+        yield bad("database", trouble, f"{advice}, or correct DATABASE_URL")
+        return
+    version = ".".join(map(str, dialect.server_version_info or ()))
+    yield good("database", f"{dialect.name} {version} answers")
+
+
+def migrations(patient: Patient) -> Iterator[Finding]:
+    if patient.database_trouble:
+        yield unknown("migrations", UNASKED)
+        return
+    try:
+        migrate.check(patient.services.engine)
+    except SchemaError as error:
+        yield bad("migrations", str(error), "run: paperboy db upgrade, or install what made it")
+    else:
+        yield good("migrations", "the tables are those that this version needs")
+
+
+def durability(patient: Patient) -> Iterator[Finding]:
+    """That what was committed outlives a power cut; "nothing is lost" rests on it."""
+    if patient.database_trouble:
+        yield unknown("durability", UNASKED)
+        return
+    engine = patient.services.engine
+    with reading(engine) as conn:
+        found = _sqlite(conn) if engine.dialect.name == "sqlite" else _postgresql(conn)
+    wrong = [f"{name} is {is_} and not {wanted}" for name, is_, wanted in found if is_ != wanted]
+    if wrong:
+        advice = "switch it back in the configuration of the database, else a crash loses mail"
+        yield bad("durability", "; ".join(wrong), advice)
+    else:
+        yield good("durability", ", ".join(f"{name} is {is_}" for name, is_, _ in found))
+
+
+def local_disk(patient: Patient) -> Iterator[Finding]:
+    engine = patient.services.engine
+    if engine.dialect.name != "sqlite":
+        yield good("local disk", "a database server looks after its own disk")
+        return
+    try:
+        mounts = MOUNTS.read_text()
+    except OSError:
+        yield unknown("local disk", "this system does not say where its disks are")
+        return
+    path = Path(engine.url.database or ".").resolve()
+    kind = filesystem(path, mounts)
+    if kind in REMOTE or kind.startswith("fuse."):
+        advice = "move the file to a disk of this machine, or use PostgreSQL"
+        yield bad("local disk", f"{path} lies on {kind}, which does not keep locks", advice)
+    else:
+        yield good("local disk", f"the file lies on {kind}")
+
+
+def filesystem(path: Path, mounts: str) -> str:
+    """The kind of file system that holds `path`, by the words of /proc/mounts."""
+    kinds = {Path(where): kind for _, where, kind, *_ in map(str.split, mounts.splitlines())}
+    inside = [where for where in kinds if path.is_relative_to(where)]
+    return kinds[max(inside, key=lambda where: len(where.parts))] if inside else "unknown"
+
+
+def _sqlite(conn: Connection) -> list[tuple[str, str, str]]:
+    journal = conn.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+    synchronous = conn.exec_driver_sql("PRAGMA synchronous").scalar_one()
+    levels = {0: "off", 1: "normal", 2: "full", 3: "extra"}
+    return [
+        ("journal_mode", str(journal), "wal"),
+        ("synchronous", levels.get(synchronous, str(synchronous)), "full"),
+    ]
+
+
+def _postgresql(conn: Connection) -> list[tuple[str, str, str]]:
+    names = ("synchronous_commit", "fsync", "full_page_writes")
+    found = {name: conn.execute(text(f"SHOW {name}")).scalar_one() for name in names}
+    return [(name, str(value), "on") for name, value in found.items()]
+
+
+CHECKS: tuple[Check, ...] = (database, migrations, durability, local_disk)

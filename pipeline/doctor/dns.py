@@ -1,0 +1,199 @@
+"""Whether the DNS answers for the mail, and what to publish, record by record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.dkim import Key, Record, aligned
+from pipeline.dkim.checking import tags
+from pipeline.doctor import spf as reading_spf
+from pipeline.doctor.finding import Check, Finding, Patient, bad, good, unknown
+
+LOCAL = "the sender is on this machine, which has no records"
+
+
+def spf(patient: Patient) -> Iterator[Finding]:
+    """Mailboxes ask about the domain that bounces go to, not about that of From."""
+    if not patient.is_public:
+        yield unknown("spf", LOCAL)
+        return
+    domain = patient.envelope_domain
+    found = reading_spf.records(patient.resolver.texts(domain))
+    ours = patient.resolver.addresses(patient.settings.smtp.host) if patient.sends_itself else []
+    wanted = Record(domain, _spf_value(ours))
+    if len(found) != 1:
+        count = f"{len(found)} SPF records, and mailboxes obey none" if found else "no SPF record"
+        yield bad("spf", f"{domain} has {count}", f"publish one: {wanted.line}")
+        return
+    read = reading_spf.read(found[0], domain, patient.resolver)
+    outside = [address for address in ours if not read.covers(address)]
+    if read.problems:
+        yield bad("spf", f"{domain}: {'; '.join(read.problems)}", f"publish: {wanted.line}")
+    elif outside:
+        detail = f"{domain} does not let {', '.join(outside)} send, where our mail comes from"
+        yield bad("spf", detail, f"add it to the record: {wanted.line}")
+    else:
+        asks = f"asks {read.lookups} of {reading_spf.MOST_LOOKUPS} times"
+        sure = "" if ours else "whether it names your provider's servers, your provider knows"
+        yield good("spf", f"{domain} {asks}, ends in {read.end or 'a redirect'}", sure)
+
+
+def dkim(patient: Patient) -> Iterator[Finding]:
+    signer = patient.services.signer
+    if signer is None:
+        advice = "see to it that your mail server signs, or make a key: paperboy dkim new SELECTOR"
+        yield unknown("dkim", "we do not sign; whether the mail server does is not seen", advice)
+        return
+    if not patient.is_public:
+        yield unknown("dkim", LOCAL)
+        return
+    for key in signer.keys:
+        published = patient.resolver.texts(key.record(signer.domain).name)
+        yield _published(key, published, key.record(signer.domain), signs=key in signer.signing)
+
+
+def _published(key: Key, found: list[str], wanted: Record, *, signs: bool) -> Finding:
+    check, publish = f"dkim {key.selector}", f"publish: {wanted.line}"
+    if not found and not signs:
+        return good(check, "is not published, and does not sign yet", f"before it does, {publish}")
+    if not found:
+        return bad(check, f"signs, and {wanted.name} is not published", publish)
+    if len(found) > 1:
+        return bad(check, f"{wanted.name} has {len(found)} records", f"leave one, and {publish}")
+    said, ours = tags(found[0]), tags(wanted.value)
+    if not said.get("p"):
+        return bad(check, "is published as withdrawn", f"use a new selector, or {publish}")
+    if said["p"] != ours["p"] or said.get("k", "rsa") != ours["k"]:
+        return bad(check, "another key is published under this selector", publish)
+    testing = "take t=y out: it asks mailboxes to pay no heed" if "y" in said.get("t", "") else ""
+    use = "signs" if signs else "does not sign"
+    return good(check, f"is published, {key.algorithm} of {key.bits} bits, and {use}", testing)
+
+
+def dmarc(patient: Patient) -> Iterator[Finding]:
+    if not patient.is_public:
+        yield unknown("dmarc", LOCAL)
+        return
+    where, found = _dmarc_of(patient)
+    wanted = Record(
+        f"_dmarc.{patient.sender_domain}",
+        f"v=DMARC1; p=none; rua=mailto:dmarc@{patient.sender_domain}",
+    )
+    if len(found) != 1:
+        count = (
+            f"{len(found)} DMARC records, and mailboxes obey none" if found else "no DMARC record"
+        )
+        detail = f"{patient.sender_domain} has {count}"
+        yield bad("dmarc", detail, f"publish, with an address that takes reports: {wanted.line}")
+        return
+    said = tags(found[0])
+    policy = said.get("p", "").lower()
+    if policy not in {"none", "quarantine", "reject"}:
+        yield bad("dmarc", f"{where} has no policy (p=)", f"publish: {wanted.line}")
+        return
+    better = []
+    if policy == "none":
+        better.append("once the reports show no mail of yours failing, say p=quarantine")
+    if not said.get("rua", "").lower().startswith("mailto:"):
+        better.append("add rua=mailto:... to be told of failures")
+    yield good("dmarc", f"{where} says p={policy}", "; ".join(better))
+
+
+def dmarc_alignment(patient: Patient) -> Iterator[Finding]:
+    """That what SPF or DKIM speak for is the domain that readers see."""
+    if not patient.is_public:
+        yield unknown("dmarc alignment", LOCAL)
+        return
+    signer, sender = patient.services.signer, patient.sender_domain
+    said = tags(" ".join(_dmarc_of(patient)[1][:1]))
+    by_dkim = signer is not None and _aligned(sender, signer.domain, said.get("adkim", "r"))
+    by_spf = _aligned(sender, patient.envelope_domain, said.get("aspf", "r"))
+    if by_dkim or by_spf:
+        ways = [way for way, holds in (("DKIM", by_dkim), ("SPF", by_spf)) if holds]
+        better = "" if by_dkim else "forwarding breaks SPF: have the mail signed under this domain"
+        yield good("dmarc alignment", f"{sender} is spoken for by {' and '.join(ways)}", better)
+    else:
+        detail = f"neither signature nor bounces are under {sender}"
+        yield bad("dmarc alignment", detail, f"sign as {sender}, or choose bounces under it")
+
+
+def mx(patient: Patient) -> Iterator[Finding]:
+    """That answers and bounces can arrive."""
+    if not patient.is_public:
+        yield unknown("mx", LOCAL)
+        return
+    for domain, uses in _mail_domains(patient).items():
+        check, use = f"mx {domain}", " and ".join(uses)
+        servers = patient.resolver.exchanges(domain)
+        record = f"publish: {domain}. MX 10 <the server that takes its mail>."
+        if servers and servers[0]:
+            yield good(check, f"{servers[0]} takes its mail ({use})")
+        elif servers:
+            yield bad(check, f"says that it takes no mail, and {use} is there", record)
+        elif patient.resolver.addresses(domain):
+            yield good(check, f"has no MX, and takes mail by its address ({use})", record)
+        else:
+            yield bad(check, f"takes no mail, and {use} is there", record)
+
+
+def ptr(patient: Patient) -> Iterator[Finding]:
+    """That the address we send from has a name, and the name that address (FCrDNS)."""
+    host = patient.settings.smtp.host
+    if not patient.sends_itself:
+        where = "on this machine" if patient.settings.smtp.is_loopback else "a provider's"
+        yield unknown("ptr", f"the mail server is {where}; nobody but it knows what it sends from")
+        return
+    addresses = patient.resolver.addresses(host)
+    if not addresses:
+        yield bad("ptr", f"{host} has no address", f"publish: {host}. A <its address>")
+    for address in addresses:
+        names = patient.resolver.names(address)
+        back = [name for name in names if address in patient.resolver.addresses(name)]
+        advice = f"have whoever gave you {address} point it back (PTR) to {host}."
+        if back:
+            yield good("ptr", f"{address} is {back[0]}, and back")
+        elif names:
+            yield bad("ptr", f"{address} is {names[0]}, which is not at {address}", advice)
+        else:
+            yield bad("ptr", f"{address} has no name", advice)
+
+
+def _spf_value(addresses: list[str]) -> str:
+    ours = [f"ip{6 if ':' in address else 4}:{address}" for address in addresses]
+    allowed = ours or ["include:<the name that your mail provider gives for SPF>"]
+    return " ".join(["v=spf1", *allowed, "-all"])
+
+
+def _dmarc_of(patient: Patient) -> tuple[str, list[str]]:
+    """The record of the sender's domain, else of the nearest one above that has any."""
+    labels = patient.sender_domain.split(".")
+    for cut in range(len(labels) - 1):
+        where = f"_dmarc.{'.'.join(labels[cut:])}"
+        texts = patient.resolver.texts(where)
+        if found := [text for text in texts if text.replace(" ", "").startswith("v=DMARC1")]:
+            return where, found
+    return f"_dmarc.{patient.sender_domain}", []
+
+
+def _aligned(sender: str, other: str, mode: str) -> bool:
+    if mode.lower() == "s":  # strict (RFC 7489, section 3.1)
+        return sender.lower() == other.lower()
+    return aligned(sender, other)
+
+
+def _mail_domains(patient: Patient) -> dict[str, list[str]]:
+    loaded = patient.settings
+    boxes = {
+        "MAIL_FROM": loaded.sender,
+        "REPLY_TO": loaded.reply_to,
+        "BOUNCE_ADDRESS": loaded.bounce_address,
+        "UNSUBSCRIBE_MAILBOX": loaded.unsubscribe_mailbox,
+    }
+    domains: dict[str, list[str]] = {}
+    for name, box in boxes.items():
+        if box is not None:
+            domains.setdefault(patient.domain_of(box), []).append(name)
+    return domains
+
+
+CHECKS: tuple[Check, ...] = (spf, dkim, dmarc, dmarc_alignment, mx, ptr)

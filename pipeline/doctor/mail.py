@@ -1,0 +1,133 @@
+"""Make a mail of each kind, as for a reader, and look at it as a mailbox does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Final
+from urllib.parse import urlsplit
+
+from pipeline import dkim
+from pipeline.doctor import lint
+from pipeline.doctor.finding import Check, Finding, Patient, bad, good, unknown
+from pipeline.domain import Delivery, DeliveryKind, Digest, Links, Paper, Pick, Reason
+from pipeline.errors import PaperboyError, RenderError
+from pipeline.storage.digests import DIGESTS
+
+OURS: Final = "this is a mistake of Paperboy's, or of a template that was changed in emails/"
+PAPER_HOST: Final = "arxiv.org"
+
+
+def templates(patient: Patient) -> Iterator[Finding]:
+    try:
+        version = patient.services.renderer.template_version
+        yield good("templates", f"all of them work (version {version})")
+    except RenderError as error:
+        yield bad("templates", str(error), "correct it, or take the templates of this version back")
+
+
+def samples(patient: Patient) -> Iterator[Finding]:
+    """One finding for each kind of mail."""
+    for kind in DeliveryKind:
+        check = f"sample {kind}"
+        try:
+            mail = sample(patient, kind)
+        except PaperboyError as error:
+            yield bad(check, f"cannot be made: {error}", OURS)
+            continue
+        wrong = list(lint.problems(mail, _expected(patient, kind)))
+        if wrong:
+            yield bad(check, "; ".join(wrong), OURS)
+        else:
+            yield good(check, f"{len(mail):,} octets, and nothing is wrong with it")
+
+
+def sample_links(patient: Patient) -> Iterator[Finding]:
+    """Links to strangers are what filters judge a newsletter by."""
+    found = lint.links(sample(patient, DeliveryKind.DIGEST))
+    strangers = found - {patient.settings.site_host, PAPER_HOST}
+    if strangers:
+        yield bad("sample links", f"links lead to {', '.join(sorted(strangers))}", OURS)
+    else:
+        yield good("sample links", "links lead to the site and to the papers, nowhere else")
+
+
+def sample_signatures(patient: Patient) -> Iterator[Finding]:
+    signer = patient.services.signer
+    if signer is None:
+        yield unknown("sample signatures", "no key is set")
+        return
+    records = [key.record(signer.domain) for key in signer.signing]
+    published = {record.name: record.value for record in records}
+    checked = dkim.check(sample(patient, DeliveryKind.DIGEST), published.get)
+    broken = [f"{found.name}: {found.problem}" for found in checked if found.problem]
+    if broken or len(checked) != len(records):
+        yield bad("sample signatures", "; ".join(broken) or "there is none", OURS)
+    else:
+        yield good("sample signatures", f"{len(checked)} made, and each holds")
+
+
+def sample(patient: Patient, kind: DeliveryKind) -> bytes:
+    """A mail to nobody, as it would arrive. Raises PaperboyError where none can be made."""
+    now = patient.now
+    is_digest = kind in DIGESTS
+    delivery = Delivery(
+        id=0,
+        dedupe_key=f"doctor:{kind}",
+        kind=kind,
+        subscriber_id=0,
+        email="reader@example.org",
+        attempts=0,
+        edition_on=now.date() if is_digest else None,
+        expires_at=now + timedelta(hours=18),
+        created_at=now,
+        secret="x" * 22,
+        request_id=0,
+    )
+    digest = _digest(patient, welcome=kind is DeliveryKind.WELCOME) if is_digest else None
+    return patient.services.compose(delivery, digest, now=now).replace(b"\r\n.", b"\r\n")
+
+
+def _digest(patient: Patient, *, welcome: bool) -> Digest:
+    """One of as many papers as a reader gets who chose no number, each as long as they come."""
+    today = patient.now.date()
+    picks = tuple(
+        Pick(_paper(number, patient), (Reason("retrieval", ("dense retrieval",)),), 1.0)
+        for number in range(1, patient.settings.max_papers + 1)
+    )
+    return Digest(
+        today, picks, more=7, topics=("retrieval",), announced=(today, today), welcome=welcome
+    )
+
+
+def _paper(number: int, patient: Patient) -> Paper:
+    where = f"https://{PAPER_HOST}"
+    key = f"3001.{number:05}"
+    return Paper(
+        id=-number,  # no paper of the database
+        key=key,
+        version=1,
+        title=f"Dense Retrieval with a Title That Takes Two Lines in Most Mail Apps, {number}",
+        abstract="An abstract that says, at some length, what was done and what came of it. " * 20,
+        authors=("Ada Lovelace", "Charles Babbage", "Mary Somerville"),
+        author_count=12,
+        categories=("cs.IR", "cs.CL"),
+        keywords=(),
+        sources=("arxiv", "huggingface"),
+        announced_on=patient.now.date(),
+        upvotes=120,
+        comments=7,
+        links=Links(*(f"{where}/{page}/{key}" for page in ("abs", "pdf", "code", "p", "d"))),
+        batch=0,
+    )
+
+
+def _expected(patient: Patient, kind: DeliveryKind) -> lint.Expected:
+    return lint.Expected(
+        is_list=kind in DIGESTS,
+        is_https=urlsplit(patient.settings.site_url).scheme == "https",
+        operator_address=patient.settings.operator_address,
+    )
+
+
+CHECKS: tuple[Check, ...] = (templates, samples, sample_links, sample_signatures)

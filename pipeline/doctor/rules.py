@@ -1,0 +1,82 @@
+"""What the large mailbox providers ask of who sends much, summed up from all other findings.
+
+Their words: Google's "Email sender guidelines", Yahoo's "Sender requirements and recommendations",
+Microsoft's requirements for high-volume senders to Outlook.com.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.doctor.finding import Finding, Patient, unknown
+from pipeline.domain import DeliveryKind
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One demand of one provider, and the checks that together say whether it is met."""
+
+    provider: str
+    demand: str
+    checks: tuple[str, ...]
+
+
+AUTHENTICATED: Final = ("spf", "dkim")
+SAMPLES: Final = tuple(f"sample {kind}" for kind in DeliveryKind)
+WAY_OUT: Final = ("sample digest", "sample welcome", "site tls", "one-click")
+SEVERAL: Final = ("dkim ", "mx ")  # checks with a finding for each selector or domain
+
+RULES: Final = (
+    Rule("gmail", "SPF and DKIM for the sending domain", AUTHENTICATED),
+    Rule("gmail", "DMARC record, p=none or stricter", ("dmarc",)),
+    Rule("gmail", "From aligned with SPF or DKIM", ("dmarc alignment",)),
+    Rule("gmail", "forward and reverse DNS of the sending address", ("ptr",)),
+    Rule("gmail", "TLS on the way", ("smtp tls",)),
+    Rule("gmail", "one-click unsubscribe, and a link in the body", WAY_OUT),
+    Rule("gmail", "format of RFC 5322", SAMPLES),
+    Rule("yahoo", "SPF and DKIM for the sending domain", AUTHENTICATED),
+    Rule("yahoo", "DMARC record that passes, From aligned", ("dmarc", "dmarc alignment")),
+    Rule("yahoo", "one-click unsubscribe", WAY_OUT),
+    Rule("yahoo", "forward and reverse DNS of the sending address", ("ptr",)),
+    Rule("yahoo", "format of RFC 5321 and 5322", SAMPLES),
+    Rule("outlook", "SPF and DKIM pass", AUTHENTICATED),
+    Rule("outlook", "DMARC record, aligned with SPF or DKIM", ("dmarc", "dmarc alignment")),
+    Rule("outlook", "From and Reply-To that take answers", ("mx",)),
+    Rule("outlook", "a working, visible way to unsubscribe", WAY_OUT),
+)
+COMPLAINTS: Final = (
+    "below 0.3 %, better 0.1 %, of readers call it spam",
+    "register with Google Postmaster Tools and Yahoo's Sender Hub, which tell",
+)
+
+
+def judge(patient: Patient, findings: Sequence[Finding]) -> Iterator[Finding]:
+    if not patient.is_public:
+        yield unknown(
+            "sender rules", "they are asked of mail to others: MAIL_FROM is on this machine"
+        )
+        return
+    for rule in RULES:
+        yield _judged(rule, findings)
+    yield unknown("gmail, yahoo: complaints", f"{COMPLAINTS[0]}: not seen from here", COMPLAINTS[1])
+
+
+def _judged(rule: Rule, findings: Sequence[Finding]) -> Finding:
+    check = f"{rule.provider}: {rule.demand}"
+    used = [finding for finding in findings if _serves(finding.check, rule.checks)]
+    failed = [finding.check for finding in used if finding.ok is False]
+    unseen = [finding.check for finding in used if finding.ok is None]
+    if failed:
+        return Finding(check, False, "not met", f"see {', '.join(failed)}")
+    if unseen or not used:
+        return Finding(check, None, f"cannot be seen from here: {', '.join(unseen)}")
+    return Finding(check, True, "met")
+
+
+def _serves(check: str, names: Sequence[str]) -> bool:
+    """`dkim` is served by the finding of each selector, but not by that of the keys themselves."""
+    if check.startswith(SEVERAL) and check != "dkim keys":
+        check = check.partition(" ")[0]
+    return check in names

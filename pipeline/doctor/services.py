@@ -1,0 +1,110 @@
+"""Whether Redis and the mail server are there, and as they should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from pipeline.doctor.finding import PATIENCE, Check, Finding, Patient, bad, good, unknown
+
+SOON: Final = timedelta(days=14)  # a certificate that ends within it should have been renewed
+WANTED: Final = {"pipelining": "PIPELINING", "8bitmime": "8BITMIME", "size": "SIZE"}
+LARGEST_MAIL: Final = 90_000  # octets; see docs/mail.md
+
+
+def redis(patient: Patient) -> Iterator[Finding]:
+    url = patient.settings.redis_url
+    try:
+        where = f"{urlsplit(url).hostname}:{urlsplit(url).port or 6379}"
+        told = _told_by_redis(url)
+    except ValueError:
+        yield bad("redis", "REDIS_URL is no address", "it must look like redis://127.0.0.1:6379/0")
+        return
+    except RedisError:
+        advice = "start it, or correct REDIS_URL; `paperboy up` brings one of its own"
+        yield bad("redis", f"nothing that we may use answers at {where}", advice)
+        yield unknown("redis eviction", "Redis does not answer")
+        return
+    yield good("redis", f"{where} answers, version {told.get('redis_version', 'unknown')}")
+    policy = told.get("maxmemory_policy")
+    if policy == "noeviction":
+        yield good("redis eviction", "nothing is evicted")
+    elif policy is None:
+        yield unknown("redis eviction", "this server does not tell its maxmemory-policy")
+    else:
+        detail = f"maxmemory-policy is {policy}: when it is full, wake-ups vanish in silence"
+        yield bad("redis eviction", detail, "set maxmemory-policy noeviction")
+
+
+def _told_by_redis(url: str) -> dict[str, Any]:
+    client = Redis.from_url(
+        url,
+        socket_timeout=PATIENCE,
+        socket_connect_timeout=PATIENCE,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )
+    try:
+        return dict(client.info())
+    finally:
+        client.close()
+
+
+def smtp(patient: Patient) -> Iterator[Finding]:
+    """That the server lets us in, by connection, TLS and login."""
+    found, server = patient.mail_server, patient.settings.smtp
+    if isinstance(found, str):
+        advice = "start it, or correct SMTP_URL"
+        if "TLS" in found:
+            advice = "correct its certificate, or name its authority in SMTP_CA_FILE"
+        elif server.username and " 53" in found:
+            advice = "correct user and password in SMTP_URL"
+        elif server.is_loopback:
+            advice += "; `paperboy up` brings a mailbox of its own"
+        yield bad("smtp", found, advice)
+        return
+    login = f"lets {server.username} in" if server.username else "takes mail without a login"
+    yield good("smtp", f"{server.host}:{server.port} {login}")
+
+
+def smtp_tls(patient: Patient) -> Iterator[Finding]:
+    found, server = patient.mail_server, patient.settings.smtp
+    if isinstance(found, str):
+        yield unknown("smtp tls", "the mail server did not let us in")
+    elif found.tls is None and server.is_loopback:
+        yield good("smtp tls", "not needed: the mail server is on this machine")
+    elif found.tls is None:
+        advice = "set SMTP_TLS=auto" if "starttls" in found.features else "use smtps://, or another"
+        yield bad("smtp tls", "mail and password leave this machine unencrypted", advice)
+    elif found.certificate_ends_at and found.certificate_ends_at - patient.now < SOON:
+        soon = f"the certificate ends on {found.certificate_ends_at:%Y-%m-%d}"
+        yield bad("smtp tls", soon, "have it renewed: when it has ended, no mail leaves")
+    else:
+        how = "from the first byte" if server.implicit_tls else "by STARTTLS"
+        ends = found.certificate_ends_at
+        until = f", certificate until {ends:%Y-%m-%d}" if ends else ""
+        yield good("smtp tls", f"{found.tls} {how}{until}")
+
+
+def smtp_extensions(patient: Patient) -> Iterator[Finding]:
+    found = patient.mail_server
+    if isinstance(found, str):
+        yield unknown("smtp extensions", "the mail server did not let us in")
+        return
+    size = found.features.get("size", "")
+    if size.isdecimal() and 0 < int(size) < LARGEST_MAIL:
+        detail = f"takes at most {size} octets, and a digest may have {LARGEST_MAIL}"
+        yield bad("smtp extensions", detail, "raise its limit (Postfix: message_size_limit)")
+        return
+    offered = [name for key, name in WANTED.items() if key in found.features]
+    slow = "" if "pipelining" in found.features else "with PIPELINING sending would be quicker"
+    yield good("smtp extensions", f"offers {', '.join(offered) or 'none that we use'}", slow)
+
+
+CHECKS: tuple[Check, ...] = (redis, smtp, smtp_tls, smtp_extensions)

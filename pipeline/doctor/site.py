@@ -1,0 +1,96 @@
+"""Whether the site can be reached under the address that mails name, and whether clocks agree."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+from pipeline.doctor.finding import PATIENCE, Check, Finding, Patient, bad, good, unknown
+from pipeline.doctor.services import SOON
+from pipeline.smtp.server import certificate_end
+from pipeline.storage.database import reading, server_now
+
+SKEW: Final = timedelta(seconds=30)
+
+
+def site_tls(patient: Patient) -> Iterator[Finding]:
+    parts = urlsplit(patient.settings.site_url)
+    host, port = parts.hostname or "", parts.port or 443
+    if parts.scheme != "https":
+        if patient.settings.smtp.is_loopback:
+            yield unknown("site tls", "SITE_URL is no https address: enough to try Paperboy out")
+        else:
+            advice = "put a reverse proxy with a certificate in front of it"
+            yield bad("site tls", "SITE_URL is no https address", advice)
+        return
+    try:
+        tls, ends_at = _handshake(host, port)
+    except ssl.SSLError as error:
+        detail = f"{host}: {error.reason or error}"
+        yield bad("site tls", detail, "give it a certificate that browsers believe, for this name")
+    except OSError as error:
+        yield unknown("site tls", f"{host}:{port} cannot be reached from here: {error}")
+    else:
+        ends = f"certificate until {ends_at:%Y-%m-%d}" if ends_at else "with a certificate"
+        if ends_at and ends_at - patient.now < SOON:
+            yield bad("site tls", f"{host}: {ends}", "have it renewed: no link will work then")
+        else:
+            yield good("site tls", f"{host}: {tls}, {ends}")
+
+
+def one_click(patient: Patient) -> Iterator[Finding]:
+    """RFC 8058: a POST from a machine, without cookies, answered here and now."""
+    answer = patient.way_out
+    if answer is None:
+        yield unknown("one-click", f"{patient.settings.site_url} cannot be reached from here")
+        return
+    if answer.status_code != 200:
+        detail = f"a POST to /unsubscribe/... is answered by {answer.status_code}"
+        advice = "let POSTs to /unsubscribe/ through, with no login, page or redirect before it"
+        yield bad("one-click", detail, advice)
+    else:
+        yield good("one-click", "a POST to /unsubscribe/... is answered by 200")
+
+
+def clock(patient: Patient) -> Iterator[Finding]:
+    """Slots, links and signatures go by it; it is compared with whoever tells another's time."""
+    theirs = dict(_clocks(patient))
+    if not theirs:
+        yield unknown("clock", "nobody told us another time to compare with")
+        return
+    wrong = {who: skew for who, skew in theirs.items() if abs(skew) > SKEW}
+    if wrong:
+        told = ", ".join(f"{abs(s).total_seconds():.0f} s off {who}" for who, s in wrong.items())
+        yield bad("clock", told, "let NTP set the clocks (timedatectl set-ntp true)")
+    else:
+        yield good("clock", f"agrees with {' and '.join(theirs)}")
+
+
+def _clocks(patient: Patient) -> Iterator[tuple[str, timedelta]]:
+    engine = patient.services.engine
+    if engine.dialect.name != "sqlite" and not patient.database_trouble:
+        with reading(engine) as conn:
+            yield "the database", server_now(conn) - datetime.now(UTC)
+    told = patient.way_out.headers.get("Date") if patient.way_out is not None else None
+    if told is None:
+        return
+    with suppress(ValueError):  # no time that we could compare with
+        yield "the site", parsedate_to_datetime(told) - datetime.now(UTC)
+
+
+def _handshake(host: str, port: int) -> tuple[str | None, datetime | None]:
+    context = ssl.create_default_context()
+    with (
+        socket.create_connection((host, port), timeout=PATIENCE) as plain,
+        context.wrap_socket(plain, server_hostname=host) as sock,
+    ):
+        return sock.version(), certificate_end(sock)
+
+
+CHECKS: tuple[Check, ...] = (site_tls, one_click, clock)

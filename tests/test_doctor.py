@@ -1,0 +1,479 @@
+"""The doctor looks at everything, changes nothing, and finishes the round whatever breaks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from sqlalchemy import Engine
+from typer.testing import CliRunner
+
+from pipeline import doctor, settings
+from pipeline.bootstrap import Services
+from pipeline.cli import app
+from pipeline.doctor import database, services, site
+from pipeline.doctor import settings as settings_checks
+from pipeline.doctor.finding import Check, Finding, Patient
+from pipeline.storage import subscribers
+from pipeline.web import create_app
+from pipeline.web.server import listen, server
+from tests.certificates import make_authority
+from tests.newsroom import rows
+from tests.servers import Inbox
+from tests.sinks import FEATURES, HANG_UP, open_sink
+
+NOW = datetime.now(UTC)
+REAL = {
+    "smtp_url": "smtp://paperboy:hunter2@mail.example.org",
+    "site_url": "https://papers.example.org",
+    "mail_from": "Papers <papers@example.org>",
+    "operator_address": "1 Example Street, Exampletown",
+    "secret_key": "a-key-of-thirty-two-characters...",
+    "suppression_key": "another-key-of-that-many-chars...",
+}
+
+Examine = Callable[..., dict[str, Finding]]
+
+
+@pytest.fixture
+def examine() -> Iterator[Examine]:
+    """What one check finds under some settings, by the names of its findings."""
+    patients: list[Patient] = []
+
+    def examine(check: Check, now: datetime = NOW, **given: str) -> dict[str, Finding]:
+        patients.append(Patient(settings.load(None, **given), now))
+        return {finding.check: finding for finding in check(patients[-1])}
+
+    yield examine
+    for patient in patients:
+        patient.services.engine.dispose()
+
+
+# --- Settings -----------------------------------------------------------------------------------
+
+
+def test_settings_for_real_mail_are_in_order(examine):
+    for check in (settings_checks.settings, settings_checks.sender, settings_checks.secret_keys):
+        assert [finding.ok for finding in examine(check, **REAL).values()] == [True]
+
+
+def test_what_real_mail_lacks_is_named(examine):
+    found = examine(settings_checks.settings, **{**REAL, "operator_address": ""})["settings"]
+
+    assert found.ok is False
+    assert "OPERATOR_ADDRESS" in found.detail
+
+
+def test_a_secret_that_can_be_guessed_is_named(examine):
+    found = examine(settings_checks.secret_keys, **{**REAL, "secret_key": "hunter2"})
+    public = examine(settings_checks.secret_keys, smtp_url=REAL["smtp_url"])
+
+    assert found["secret keys"].ok is False
+    assert "SECRET_KEY" in found["secret keys"].detail
+    assert "hunter2" not in found["secret keys"].detail
+    assert public["secret keys"].ok is False
+
+
+def test_a_key_that_cannot_sign_is_named(examine):
+    found = examine(settings_checks.dkim_keys, dkim_keys="news1:/nowhere.pem")["dkim keys"]
+
+    assert found.ok is False
+    assert "DKIM_KEYS" in found.detail
+
+
+# --- Database -----------------------------------------------------------------------------------
+
+
+def test_a_database_that_is_up_to_date_is_in_order(examine, database_url):
+    for check in (database.database, database.migrations, database.local_disk):
+        assert [f.ok for f in examine(check, database_url=database_url).values()] == [True]
+
+
+def test_a_database_that_is_behind_is_found(examine, empty_database_url):
+    if empty_database_url.startswith("sqlite"):
+        Path(empty_database_url.removeprefix("sqlite:///")).touch()
+
+    found = examine(database.migrations, database_url=empty_database_url)["migrations"]
+
+    assert found.ok is False
+    assert "paperboy db upgrade" in found.advice
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_sqlite_keeps_what_was_committed(examine, database_url):
+    found = examine(database.durability, database_url=database_url)["durability"]
+
+    assert found.ok is True
+    assert found.detail == "journal_mode is wal, synchronous is full"
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_server_that_does_not_wait_for_its_disk_is_found(examine, database_url):
+    """That of the tests does not, to be quick."""
+    found = examine(database.durability, database_url=database_url)["durability"]
+
+    assert found.ok is False
+    assert "fsync is off" in found.detail
+    assert "synchronous_commit" not in found.detail, "we switch it on ourselves"
+
+
+def test_looking_makes_no_database(examine, tmp_path):
+    path = tmp_path / "paperboy.db"
+
+    for check in database.CHECKS:
+        examine(check, database_url=f"sqlite:///{path}")
+
+    assert not path.exists()
+
+
+def test_a_database_that_is_not_there_is_found_without_its_password(examine):
+    url = "postgresql://paperboy:hunter2@127.0.0.1:1/paperboy"
+
+    found = [f for check in database.CHECKS for f in examine(check, database_url=url).values()]
+
+    assert [finding.ok for finding in found] == [False, None, None, True]
+    assert "hunter2" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/srv/paperboy/paperboy.db", "nfs4"),
+        ("/srv/other.db", "ext4"),
+        ("/srv/paperboys/other.db", "ext4"),
+    ],
+)
+def test_the_disk_of_a_file_is_the_nearest_above_it(path, kind):
+    mounts = "proc /proc proc rw 0 0\n/dev/a / ext4 rw 0 0\nhost:/x /srv/paperboy nfs4 rw 0 0\n"
+
+    assert database.filesystem(Path(path), mounts) == kind
+
+
+# --- Redis --------------------------------------------------------------------------------------
+
+
+def test_redis_must_not_evict(examine, valkey):
+    with contextlib.closing(Redis.from_url(valkey)) as client:
+        assert [f.ok for f in examine(services.redis, redis_url=valkey).values()] == [True, True]
+
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        found = examine(services.redis, redis_url=valkey)["redis eviction"]
+        client.config_set("maxmemory-policy", "noeviction")
+
+    assert found.ok is False
+    assert "allkeys-lru" in found.detail
+
+
+@pytest.mark.parametrize("url", ["redis://:hunter2@127.0.0.1:1/0", "rabbit://:hunter2@h", "x"])
+def test_a_redis_that_is_not_there_is_found_without_its_password(examine, url):
+    found = examine(services.redis, redis_url=url)["redis"]
+
+    assert found.ok is False
+    assert "hunter2" not in str(found)
+
+
+# --- The mail server ----------------------------------------------------------------------------
+
+
+def look(examine: Examine, **given: str) -> dict[str, Finding]:
+    checks = (services.smtp, services.smtp_tls, services.smtp_extensions)
+    return {name: found for check in checks for name, found in examine(check, **given).items()}
+
+
+def test_a_mailbox_on_this_machine_is_enough(examine, inbox):
+    found = look(examine, smtp_url=inbox.url)
+
+    assert [finding.ok for finding in found.values()] == [True, True, True]
+    assert inbox.received == []
+
+
+def test_a_mail_server_that_is_not_there_is_found(examine):
+    found = look(examine, smtp_url="smtp://127.0.0.1:1")
+
+    assert [finding.ok for finding in found.values()] == [False, None, None]
+
+
+def test_a_wrong_password_is_found(examine):
+    script = {"features": (*FEATURES, "AUTH PLAIN"), "logins": {"me": "right"}}
+    with open_sink(**script) as sink:
+        wrong = look(examine, smtp_url=f"smtp://me:hunter2@127.0.0.1:{sink.port}")["smtp"]
+        right = look(examine, smtp_url=f"smtp://me:right@127.0.0.1:{sink.port}")["smtp"]
+
+    assert (wrong.ok, right.ok) == (False, True)
+    assert "user and password" in wrong.advice
+    assert "hunter2" not in str(wrong)
+
+
+def test_a_server_that_hangs_up_at_the_end_is_in_order(examine):
+    with open_sink(answers={"QUIT": HANG_UP}) as sink:
+        found = look(examine, smtp_url=f"smtp://127.0.0.1:{sink.port}")
+
+    assert [finding.ok for finding in found.values()] == [True, True, True]
+
+
+def test_a_server_that_takes_no_digest_is_found(examine):
+    with open_sink(features=("SIZE 20000",)) as sink:
+        small = look(examine, smtp_url=f"smtp://127.0.0.1:{sink.port}")["smtp extensions"]
+    with open_sink(features=("SIZE 0", "8BITMIME")) as sink:
+        plain = look(examine, smtp_url=f"smtp://127.0.0.1:{sink.port}")["smtp extensions"]
+
+    assert small.ok is False
+    assert plain.ok is True
+    assert "8BITMIME, SIZE" in plain.detail
+    assert "PIPELINING" in plain.advice
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def tls(authority: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority / "server.pem")
+    return context
+
+
+@pytest.mark.parametrize("implicit_tls", [True, False])
+def test_the_mail_servers_certificate_is_looked_at(examine, authority, tls, implicit_tls):
+    """Ours holds for two days more; a fortnight is when somebody should know."""
+    with open_sink(tls=tls, implicit_tls=implicit_tls) as sink:
+        given = {
+            "smtp_url": f"smtp{'s' if implicit_tls else ''}://127.0.0.1:{sink.port}",
+            "smtp_tls": "required",
+            "smtp_ca_file": str(authority / "ca.pem"),
+        }
+        ends_soon = examine(services.smtp_tls, **given)["smtp tls"]
+        holds = examine(services.smtp_tls, now=NOW - timedelta(days=30), **given)["smtp tls"]
+        del given["smtp_ca_file"]
+        stranger = examine(services.smtp, **given)["smtp"]
+
+    assert ends_soon.ok is False
+    assert holds.ok is True
+    assert holds.detail.startswith("TLSv1.")
+    assert stranger.ok is False
+    assert "SMTP_CA_FILE" in stranger.advice
+
+
+# --- The site -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def running_site(engine: Engine) -> Iterator[str]:
+    """The site on loopback; its address."""
+    with listen("127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        running = server(create_app(Services(settings.load(None, site_url=url), engine)))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield url
+        running.should_exit = True
+        thread.join()
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_the_way_out_is_tried_without_a_reader(examine, running_site, database_url, engine):
+    found = examine(site.one_click, site_url=running_site)["one-click"]
+    clock = examine(site.clock, site_url=running_site, database_url=database_url)["clock"]
+
+    assert found.ok is True
+    assert clock.ok is True
+    assert "the site" in clock.detail
+    assert rows(engine, subscribers.SubscriberRow, subscribers.SubscriberRow.id) == []
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """A site that says the same to everybody."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = threading.Thread(target=serve)
+        serving.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        serving.join()
+
+
+@pytest.mark.parametrize("status", ["302 Found\r\nLocation: /login", "405 No", "500 Broken"])
+def test_a_way_out_that_is_barred_is_found(examine, status):
+    """RFC 8058, section 3.1: a redirect is one, too."""
+    answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with answering(answer.encode()) as url:
+        found = examine(site.one_click, site_url=url)["one-click"]
+
+    assert found.ok is False
+    assert status[:3] in found.detail
+
+
+def test_a_clock_that_is_off_is_found(examine):
+    answer = b"HTTP/1.1 200 OK\r\nDate: Wed, 02 Jan 2030 08:00:00 GMT\r\nConnection: close\r\n\r\n"
+    with answering(answer) as url:
+        found = examine(site.clock, site_url=url)["clock"]
+
+    assert found.ok is False
+    assert "off the site" in found.detail
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_the_clock_of_the_database_counts_too(examine, database_url):
+    found = examine(site.clock, site_url="http://127.0.0.1:1", database_url=database_url)["clock"]
+
+    assert found.ok is True
+    assert found.detail == "agrees with the database"
+
+
+def test_a_site_that_cannot_be_reached_is_not_judged(examine):
+    for check in site.CHECKS:
+        for found in examine(check, site_url="https://127.0.0.1:1").values():
+            assert found.ok is None
+
+
+def test_the_certificate_of_the_site_is_looked_at(examine, authority, tls, monkeypatch):
+    with open_sink(tls=tls, implicit_tls=True) as sink:  # any server that speaks TLS
+        url = f"https://127.0.0.1:{sink.port}"
+        stranger = examine(site.site_tls, site_url=url)["site tls"]
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority / "ca.pem"))
+        ends_soon = examine(site.site_tls, site_url=url)["site tls"]
+        holds = examine(site.site_tls, now=NOW - timedelta(days=30), site_url=url)["site tls"]
+
+    assert (stranger.ok, ends_soon.ok, holds.ok) == (False, False, True)
+    assert "browsers believe" in stranger.advice
+
+
+def test_a_site_without_a_certificate_is_only_for_trying_out(examine):
+    given = {"site_url": "http://papers.example.org"}
+
+    assert examine(site.site_tls, **given)["site tls"].ok is None
+    assert examine(site.site_tls, smtp_url=REAL["smtp_url"], **given)["site tls"].ok is False
+
+
+# --- The whole round ----------------------------------------------------------------------------
+
+
+def test_one_broken_check_does_not_stop_the_others(monkeypatch):
+    """Whatever its mistake is; it is named, and the round goes on."""
+
+    def own_mistake(_patient: Patient) -> Iterator[Finding]:
+        yield Finding("first half", True, "")
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(services, "CHECKS", (own_mistake,))
+
+    found = list(doctor.examine(settings.load(None, site_url="http://127.0.0.1:1"), NOW))
+
+    by_name = {finding.check: finding for finding in found}
+    assert by_name["first half"].ok is True
+    assert by_name["own mistake"].ok is None
+    assert "ZeroDivisionError" in by_name["own mistake"].detail
+    assert "sample digest" in by_name
+
+
+def test_a_sender_that_cannot_be_is_no_end_either(tmp_path):
+    loaded = settings.load(
+        None,
+        database_url=f"sqlite:///{tmp_path / 'missing.db'}",
+        mail_from="пост@example.org",
+        site_url="http://127.0.0.1:1",
+    )
+
+    found = {finding.check: finding for finding in doctor.examine(loaded, NOW)}
+
+    assert found["sender"].ok is False
+    assert found["spf"].ok is False
+    assert found["database"].ok is False
+
+
+def test_a_silent_network_ends_soon(name_server_silent):
+    """Each answer is waited for, but not for long, and the DNS but once."""
+    loaded = settings.load(
+        None,
+        mail_from="papers@example.org",
+        smtp_url="smtp://127.0.0.1:1",
+        site_url="http://127.0.0.1:1",
+        dns_server=name_server_silent,
+    )
+    started = time.monotonic()
+
+    found = {finding.check: finding for finding in doctor.examine(loaded, NOW)}
+
+    assert time.monotonic() - started < 20
+    for check in ("spf", "dmarc", "dmarc alignment", "mx"):
+        assert found[check].ok is None
+        assert "no DNS server can be reached" in found[check].detail
+
+
+@pytest.fixture
+def name_server_silent() -> Iterator[str]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unread:
+        unread.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{unread.getsockname()[1]}"
+
+
+@pytest.fixture
+def healthy(sqlite_url: str, valkey: str, inbox: Inbox, tmp_path, monkeypatch) -> None:
+    """An installation on this machine with nothing to mend."""
+    monkeypatch.chdir(tmp_path)
+    for name in settings.Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("DATABASE_URL", sqlite_url)
+    monkeypatch.setenv("REDIS_URL", valkey)
+    monkeypatch.setenv("SMTP_URL", inbox.url)
+    monkeypatch.setenv("SITE_URL", "http://127.0.0.1:1")
+
+
+@pytest.mark.usefixtures("healthy")
+def test_it_ends_well_when_nothing_is_wrong(monkeypatch):
+    """Exit code 0, though not everything could be checked; 1 with the first thing to mend."""
+    well = CliRunner().invoke(app, ["doctor", "--json"])
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
+    ill = CliRunner().invoke(app, ["doctor", "--json"])
+
+    assert (well.exit_code, ill.exit_code) == (0, 1), well.stdout
+    for row in map(json.loads, well.stdout.splitlines()):
+        assert list(row) == ["check", "ok", "detail", "advice"]
+        assert row["ok"] in {True, None}
+        assert row["detail"]
+    named = {json.loads(line)["check"] for line in well.stdout.splitlines()}
+    assert named > {"settings", "database", "redis", "smtp", "spf", "templates", "clock"}
+
+
+@pytest.mark.usefixtures("healthy")
+def test_settings_that_cannot_be_read_are_a_finding(monkeypatch):
+    """Nothing else can be looked at without them."""
+    monkeypatch.setenv("SMTP_URL", "smpt://me:hunter2@mail.example.org")
+
+    ill = CliRunner().invoke(app, ["doctor", "--json"])
+
+    [row] = map(json.loads, ill.stdout.splitlines())
+    assert (ill.exit_code, row["check"], row["ok"]) == (1, "settings", False)
+    assert "SMTP_URL" in row["detail"]
+    assert "hunter2" not in ill.output
+
+
+@pytest.mark.usefixtures("healthy")
+def test_people_see_what_to_do(monkeypatch):
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
+
+    said = CliRunner().invoke(app, ["doctor"]).stdout
+
+    assert "FAIL redis: nothing that we may use answers at 127.0.0.1:1" in said
+    assert "-> start it, or correct REDIS_URL" in said
+    assert "1 to mend" in said

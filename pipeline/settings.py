@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.errors import SettingsError
@@ -95,6 +102,13 @@ class Settings(BaseSettings):
     smtp_messages_per_connection: Annotated[int, Field(ge=1)] = 500
     resend_uncertain_digests: bool = False
 
+    # What is kept about people, in days. No less than what a link that was mailed rests on: 72
+    # hours for a confirmation, 90 days for "never the same paper twice".
+    pending_days: Annotated[int, Field(ge=3, le=365)] = 7
+    ip_days: Annotated[int, Field(ge=3, le=365)] = 7
+    digest_days: Annotated[int, Field(ge=90, le=3650)] = 90
+    delivery_days: Annotated[int, Field(ge=90, le=3650)] = 396
+
     # Logs
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     log_format: Annotated[str, Field(pattern="^(auto|json|text)$")] = "auto"
@@ -149,6 +163,12 @@ class Settings(BaseSettings):
     def _smtp_address(cls, value: SecretStr) -> SecretStr:
         _parse_smtp(value.get_secret_value())
         return value
+
+    @model_validator(mode="after")
+    def _what_was_in_it_goes_first(self) -> Settings:
+        if self.delivery_days < self.digest_days:
+            raise ValueError("DELIVERY_DAYS: must not be less than DIGEST_DAYS")
+        return self
 
     @property
     def smtp(self) -> SMTPServer:
@@ -206,7 +226,8 @@ def child_environment(**changes: str) -> dict[str, str]:
 
 def _explain(part: Any) -> str:
     name = ".".join(map(str, part["loc"])).upper()
-    return f"{name}: {part['msg'].removeprefix('Value error, ')}"
+    said: str = part["msg"].removeprefix("Value error, ")
+    return f"{name}: {said}" if name else said  # what concerns two of them names them itself
 
 
 def _parse_smtp(url: str) -> SMTPServer:

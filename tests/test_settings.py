@@ -76,6 +76,10 @@ def test_a_file_that_is_not_there_is_no_mistake(tmp_path):
         ("SMTP_TLS", "sometimes"),
         ("SMTP_CONNECTIONS", "0"),
         ("SMTP_CA_FILE", "/nowhere/ca.pem"),
+        ("PENDING_DAYS", "2"),
+        ("IP_DAYS", "0"),
+        ("DIGEST_DAYS", "89"),
+        ("DELIVERY_DAYS", "for ever"),
         ("LOGO_URL", "javascript:alert(1)"),
         ("LOGO_URL", "http://example.org/logo.png"),
     ],
@@ -83,6 +87,11 @@ def test_a_file_that_is_not_there_is_no_mistake(tmp_path):
 def test_a_wrong_value_is_named(load, name, value):
     with pytest.raises(SettingsError, match=f"^{name}: "):
         load(**{name: value})
+
+
+def test_what_was_in_a_mail_is_not_kept_longer_than_the_mail(load):
+    with pytest.raises(SettingsError, match=r"^DELIVERY_DAYS: must not be less than DIGEST_DAYS$"):
+        load(DIGEST_DAYS="200", DELIVERY_DAYS="100")
 
 
 def test_every_wrong_value_is_named_at_once(load):

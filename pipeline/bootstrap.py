@@ -156,7 +156,7 @@ class Services:
         with reading(self.engine) as conn:
             subscriber = subscribers.by_email(conn, email)
         if subscriber is None:
-            raise NotFoundError(f"no subscriber has the address {email}")
+            raise NotFoundError("no subscriber has this address")
         return digest, Delivery(
             id=0,
             dedupe_key=f"preview:{now.isoformat()}:{subscriber.id}",

@@ -204,6 +204,14 @@ class Digest:
     welcome: bool = False  # the first digest, from the last days
 
 
+class Origin(StrEnum):
+    """Who says that somebody wants our mail, before the owner of the address has."""
+
+    FORM = "form"  # whoever filled it in
+    OPERATOR = "operator"
+    IMPORT = "import"  # a file of the operator's
+
+
 class RequestKind(StrEnum):
     """What a request becomes when its own token is POSTed."""
 

@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Engine
 
 from pipeline.storage import expiry
-from pipeline.storage.database import with_retries
+from pipeline.storage.database import wipe, with_retries
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +69,7 @@ def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
         skips=older(expiry.drop_skips, kept.digest),
         deliveries=older(expiry.drop_deliveries, kept.delivery),
     )
+    wipe(engine)
     log.info("purged", **asdict(purged))
     return purged
 

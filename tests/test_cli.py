@@ -302,6 +302,9 @@ def test_a_subscriber_is_added_shown_and_erased(ready):
     assert (shown["hour"], shown["timezone"], shown["max_papers"]) == (7, "Asia/Tokyo", 5)
     assert (shown["frequency"], shown["weekday"]) == ("weekly", "friday")
     assert len(shown["topics"]) == 2
+    [held] = ready("subscribers", "records", "ada@example.org").rows
+    assert held["subscriber"]["email"] == "ada@example.org"
+    assert [request["origin"] for request in held["requests"]] == ["operator"]
     assert ready("subscribers", "erase", "ada@example.org").code == 0
     assert ready("subscribers", "list", "--json").rows == []
 

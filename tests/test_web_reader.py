@@ -103,6 +103,7 @@ def test_the_confirmation_shows_what_was_asked_for_and_one_button(site):
     assert ADA not in page
     assert "&lt;img src=x" in page
     assert "<img" not in page
+    assert signup.WORDING in page
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -472,6 +473,7 @@ def test_the_new_address_is_asked_before_anything_moves(site):
     link = site.services.links.new_address(asked.request_id, now())
     page = site.get(link)
     assert page.text.count("<button") == 1
+    assert signup.WORDING in page.text
     assert site.again(ada).email == ADA
     answers = [site.post(link) for _ in range(2)]
 
@@ -671,7 +673,8 @@ def test_everything_about_a_reader_has_its_line_on_the_privacy_page():
         SubscriberRow: "id email email_key address_hash status at timezone frequency weekday "
         "max_papers secret paused_until next_slot_at last_slot_at last_edition_on cursor "
         "created_at confirmed_at left_at left_reason welcome_due",
-        RequestRow: "id kind subscriber_id email wishes created_at expires_at used_at ip blanked",
+        RequestRow: "id kind subscriber_id email wishes created_at expires_at used_at ip "
+        "blanked email_key origin wording",
         SkipRow: "subscriber_id edition_on slot_at reason range_from range_to",
         AskedRow: "id address_hash asked_at",
         SuppressionRow: "hash reason since",

@@ -15,6 +15,7 @@ from pipeline.bootstrap import Services, services
 from pipeline.cli.output import AsJson, Now, UsageError, lines, moment, show
 from pipeline.domain import (
     Frequency,
+    Origin,
     Schedule,
     Subscriber,
     SubscriberStatus,
@@ -162,6 +163,7 @@ def _import_row(
             confirmed=(row.get("status") or "") == SubscriberStatus.ACTIVE,
             suppression_key=built.suppression_key,
             now=clock,
+            origin=Origin.IMPORT,
         )
     except (PaperboyError, ValueError, typer.BadParameter) as error:
         return {"line": number, "email": email, "outcome": str(error)}
@@ -196,8 +198,14 @@ def export_csv(path: Annotated[Path, typer.Argument(metavar="CSV")]) -> None:
 
 
 @app.command()
+def records(email: Email) -> None:
+    """Everything that is kept about one subscriber, as JSON: what they may ask you for."""
+    lines([signup.export_of(services().engine, email)])
+
+
+@app.command()
 def erase(email: Email) -> None:
-    """Remove a subscriber and everything about them; a suppression stays."""
+    """Remove an address and everything about its subscriber; a suppression stays."""
     signup.erase(services().engine, email)
 
 

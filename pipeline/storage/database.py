@@ -73,6 +73,7 @@ def _prepare_sqlite(dbapi: sqlite3.Connection, _record: Any) -> None:
     dbapi.execute("PRAGMA journal_mode=WAL")
     dbapi.execute("PRAGMA synchronous=FULL")
     dbapi.execute("PRAGMA foreign_keys=ON")
+    dbapi.execute("PRAGMA secure_delete=ON")  # what was erased is overwritten, see `wipe`
 
 
 def _begin_sqlite(conn: Connection) -> None:
@@ -80,6 +81,24 @@ def _begin_sqlite(conn: Connection) -> None:
     # whatever the busy timeout; taking the write lock at once waits instead.
     read_only = conn.get_execution_options().get("read_only", False)
     conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def wipe(engine: Engine) -> None:
+    """Leave no old pages in SQLite's log, where what was erased can still be read by eye.
+
+    Waits a second for others; while somebody reads, it is left for the next time. PostgreSQL
+    keeps its log and its dead rows until it needs their place, and nobody can hurry it.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    pooled = engine.raw_connection()
+    try:
+        cursor = pooled.cursor()
+        cursor.execute("PRAGMA busy_timeout=1000")
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        pooled.invalidate()  # it is to be opened again with its own patience
+        pooled.close()
 
 
 def upsert(conn: Connection, table: type[Table]) -> Any:

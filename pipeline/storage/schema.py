@@ -262,6 +262,11 @@ class RequestRow(Table):
         Id, ForeignKey("subscribers.id", ondelete="CASCADE"), index=True
     )
     email: Mapped[str]
+    email_key: Mapped[str] = mapped_column(index=True)  # as in `subscribers`
+    origin: Mapped[str]
+    # The version of the words they agreed to by using it, see signup.consent; NULL where we showed
+    # them none: nobody has agreed yet, or the operator says that they did.
+    wording: Mapped[str | None]
     wishes: Mapped[dict[str, Any]]  # see storage.requests
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]

@@ -6,7 +6,7 @@ aware and in UTC; a date is the local date of whoever it is about.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from enum import IntEnum, StrEnum
 
@@ -163,7 +163,9 @@ class Subscriber:
     status: SubscriberStatus
     schedule: Schedule
     max_papers: int
-    secret: str  # random; the one-click link carries it, so it outlives every key
+    secret: str = field(
+        repr=False
+    )  # random; the one-click link carries it, so it outlives every key
     paused_until: date | None = None
     next_slot_at: datetime | None = None
     last_slot_at: datetime | None = None
@@ -281,7 +283,7 @@ class Delivery:
     edition_on: date | None
     expires_at: datetime
     created_at: datetime
-    secret: str  # the subscriber's, for the one-click link
+    secret: str = field(repr=False)  # the subscriber's, for the one-click link
     request_id: int | None = None  # what its link confirms, if anything
 
 

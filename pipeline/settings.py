@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parseaddr
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -35,7 +35,7 @@ class SMTPServer:
     host: str
     port: int
     username: str | None
-    password: str | None
+    password: str | None = field(repr=False)
     implicit_tls: bool
 
     @property
@@ -63,8 +63,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     # Where things are
-    database_url: str = "sqlite:///paperboy.db"
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    database_url: Annotated[str, Field(repr=False)] = "sqlite:///paperboy.db"
+    redis_url: Annotated[str, Field(repr=False)] = "redis://127.0.0.1:6379/0"
     smtp_url: SecretStr = SecretStr("smtp://127.0.0.1:1025")
     site_url: str = "http://127.0.0.1:8000"
     trusted_proxies: Words = ()

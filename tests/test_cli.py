@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from pipeline import bootstrap, cli
 
@@ -63,16 +63,6 @@ def _close() -> None:
     if bootstrap.services.cache_info().currsize:
         bootstrap.services().engine.dispose()
     bootstrap.services.cache_clear()
-
-
-@pytest.fixture
-def logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    logging.captureWarnings(capture=False)
-    root.handlers, root.level = handlers, level
 
 
 @pytest.fixture
@@ -444,3 +434,28 @@ def test_a_title_to_rank_that_is_no_text_is_named(ready, tmp_path, title):
 
     assert answer.code == 1
     assert answer.err.endswith("p.jsonl, line 1: title is no text\n")
+
+
+# --- What is told when something goes wrong -----------------------------------------------------
+
+
+def test_a_mistake_of_ours_is_told_without_the_address_it_tripped_over(ready, tmp_path):
+    """Python would print the error as it is, and the database quotes what it was given."""
+    with closing(sqlite3.connect(tmp_path / "paperboy.db")) as conn:
+        conn.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON subscribers BEGIN "
+            "SELECT RAISE(ABORT, 'not ada@example.org'); END"
+        )
+
+    answer = ready("subscribers", "add", "ada@example.org", "--confirmed")
+
+    assert answer.code == 1
+    assert "not [address]" in answer.err
+    assert "ada" not in answer.err
+    assert answer.err.endswith("IntegrityError; please report it\n")
+
+
+def test_a_failure_does_not_repeat_the_address_it_is_about(ready):
+    answer = ready("subscribers", "show", "ada@example.org")
+
+    assert (answer.code, answer.err) == (1, "paperboy: no subscriber has this address\n")

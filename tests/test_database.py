@@ -50,6 +50,14 @@ def test_a_row_that_points_nowhere_is_refused(engine: Engine):
         )
 
 
+def test_an_error_does_not_repeat_what_was_to_be_stored(engine: Engine):
+    """It would tell addresses to whatever shows or keeps the error."""
+    with pytest.raises(DBAPIError) as failed, engine.begin() as conn:
+        conn.execute(text("SELECT 1 FROM nowhere WHERE x = :x"), {"x": "ada@example.org"})
+
+    assert "ada" not in str(failed.value)
+
+
 def test_a_commit_is_on_the_disk(engine: Engine):
     """What is promised after a crash rests on it."""
     with engine.connect() as conn:

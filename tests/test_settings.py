@@ -111,9 +111,11 @@ def test_a_wrong_value_is_never_shown(load):
 
 
 def test_secrets_are_never_printed(load):
-    shown = repr(load(**REAL))
+    urls = {"DATABASE_URL": "postgresql://u:pw-1@db/x", "REDIS_URL": "redis://:pw-2@redis/0"}
+    loaded = load(**REAL, **urls)
+    shown = repr(loaded) + repr(loaded.smtp)
 
-    for secret in ("hunter2", REAL["SECRET_KEY"], REAL["SUPPRESSION_KEY"]):
+    for secret in ("hunter2", "pw-1", "pw-2", REAL["SECRET_KEY"], REAL["SUPPRESSION_KEY"]):
         assert secret not in shown
 
 

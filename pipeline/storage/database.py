@@ -34,7 +34,9 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
         raise SettingsError("DATABASE_URL: must look like postgresql://user:pass@host/db") from None
     if parsed.get_backend_name() == "sqlite":
         engine = create_engine(
-            parsed, connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False}
+            parsed,
+            hide_parameters=True,  # an error would repeat them: addresses, into whatever shows it
+            connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False},
         )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -47,6 +49,7 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
         pool_size=pool_size,
         max_overflow=10,
         pool_pre_ping=True,
+        hide_parameters=True,
         # A synchronous commit is what "nothing is lost" rests on, whatever the server's default.
         connect_args={"options": "-c synchronous_commit=on -c timezone=UTC", "connect_timeout": 10},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
 
@@ -71,7 +71,7 @@ class Made:
     """For whom a digest was compiled, when, and for which templates."""
 
     subscriber_id: int
-    secret: str  # the subscriber's
+    secret: str = field(repr=False)  # the subscriber's
     created_at: datetime
     template: str | None
 

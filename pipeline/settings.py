@@ -68,6 +68,7 @@ class Settings(BaseSettings):
     smtp_url: SecretStr = SecretStr("smtp://127.0.0.1:1025")
     site_url: str = "http://127.0.0.1:8000"
     trusted_proxies: Words = ()
+    metrics_token: Annotated[SecretStr | None, Field(min_length=16)] = None
 
     # Who writes
     mail_from: str = "Paperboy <paperboy@localhost>"

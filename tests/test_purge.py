@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
-from sqlalchemy import Engine, event, update
+from sqlalchemy import Engine, update
 
 from pipeline import bootstrap, editions, purge, settings, signup
 from pipeline.domain import DeliveryStatus, SubscriberStatus
@@ -32,6 +32,7 @@ from tests.dying import dying
 from tests.factories import NOW, make_sighting
 from tests.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows
 from tests.outbox import add_delivery
+from tests.plans import is_indexed, selecting
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 ADA = "ada@example.org"
@@ -344,31 +345,9 @@ def test_the_operator_decides_how_long(engine: Engine):
 
 def test_every_step_finds_what_is_over_by_an_index(engine: Engine):
     """So that a night costs what one day brought, and not what a year did."""
-    seen: list[tuple[str, object]] = []
-
-    def note(_conn, _cursor, statement, parameters, *_) -> None:
-        if statement.startswith("SELECT"):
-            seen.append((statement, parameters))
-
-    event.listen(engine, "before_cursor_execute", note)
-    run(engine, NOW)
-    event.remove(engine, "before_cursor_execute", note)
+    with selecting(engine) as seen:
+        run(engine, NOW)
 
     assert len(seen) == len(fields(Purged))
     for statement, parameters in seen:
         assert is_indexed(engine, statement, parameters), statement
-
-
-def is_indexed(engine: Engine, statement: str, parameters: object) -> bool:
-    """Whether the table it begins with is searched in an index, for more than its order."""
-    with engine.connect() as conn:
-        if engine.dialect.name == "sqlite":
-            plan = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            steps = [row[3] for row in plan]
-            return steps[0].startswith("SEARCH") and "INDEX" in steps[0]
-        conn.exec_driver_sql("SET LOCAL enable_seqscan = off")  # a small table needs no index
-        plan = conn.exec_driver_sql(f"EXPLAIN {statement}", parameters)
-        steps = [row[0] for row in plan]
-        return not any("Seq Scan" in step for step in steps) and any(
-            "Index Cond" in step for step in steps
-        )

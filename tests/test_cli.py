@@ -302,6 +302,7 @@ def test_a_subscriber_is_added_shown_and_erased(ready):
 def test_subscribers_survive_a_round_trip_through_a_file(full, tmp_path):
     before = full("subscribers", "list", "--json").rows
     assert full("subscribers", "export", "readers.csv").code == 0
+    assert (tmp_path / "readers.csv").stat().st_mode & 0o077 == 0
     full("subscribers", "erase", "ada@example.org")
 
     assert full("subscribers", "import", "readers.csv", "--now", BEFORE).code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, time
 from pathlib import Path
@@ -189,12 +190,17 @@ def export_csv(path: Annotated[Path, typer.Argument(metavar="CSV")]) -> None:
     """Write every subscriber to a CSV file that `import` reads."""
     rows = [_row(*known) for known in signup.everyone(services().engine)]
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with open(path, "w", encoding="utf-8", newline="", opener=_private) as file:
             writer = csv.DictWriter(file, CSV_COLUMNS, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(row | {"topics": "; ".join(row["topics"])} for row in rows)
     except OSError as error:
         raise PaperboyError(f"{path}: {error}") from error
+
+
+def _private(path: str, flags: int) -> int:
+    """A list of people is for whoever made it."""
+    return os.open(path, flags, 0o600)
 
 
 @app.command()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import wraps
+from functools import partial, wraps
 from itertools import islice
 from typing import Any, ParamSpec, TypeVar
 
@@ -38,6 +39,7 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
             hide_parameters=True,  # an error would repeat them: addresses, into whatever shows it
             connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False},
         )
+        event.listen(engine, "do_connect", partial(_keep_private, parsed.database))
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -68,6 +70,13 @@ def server_now(conn: Connection) -> datetime:
         return datetime.now(UTC)  # SQLite is a file on this machine: its clock is ours
     now: datetime = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
     return now.astimezone(UTC)
+
+
+def _keep_private(path: str | None, *_: Any) -> None:
+    """Make a new file that only its owner reads; SQLite's log beside it follows its example."""
+    if path and path != ":memory:":
+        with suppress(OSError):  # there is no such folder: SQLite says so better
+            os.close(os.open(path, os.O_CREAT, 0o600))
 
 
 def _prepare_sqlite(dbapi: sqlite3.Connection, _record: Any) -> None:

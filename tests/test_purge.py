@@ -261,6 +261,20 @@ def test_what_is_counted_is_counted_once_whoever_dies(
     assert counted == {("confirmation", "cancelled"): 5}
 
 
+def test_two_purges_at_once_count_a_mail_once(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(purge, "CHUNK", 3)
+    for _ in range(20):
+        add_delivery(engine, status=DeliveryStatus.SENT, created_at=NOW - 400 * DAY)
+    threads = [threading.Thread(target=run, args=[engine, NOW]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert count(engine, DeliveryRow) == 0
+    assert [row.count for row in rows(engine, DailyCountRow)] == [20]
+
+
 def test_an_edition_whose_deliveries_are_gone_is_not_made_again(engine: Engine):
     """Their dedupe keys are gone too; the reader's own calendar has moved on, at any clock."""
     add_reader(engine, "cat:cs.IR", now=NOW - HOUR)

@@ -407,7 +407,7 @@ def test_who_was_erased_can_join_again(engine: Engine):
     assert mails(engine)[-1] == ("confirmation", "queued")
 
 
-@pytest.mark.parametrize("after", range(1, 8))
+@pytest.mark.parametrize("after", range(1, 9))
 def test_erasing_that_dies_has_erased_nothing(engine: Engine, after: int):
     reader = erasable(engine)
     before = everything(engine)

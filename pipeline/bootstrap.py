@@ -26,7 +26,7 @@ from pipeline.errors import NotFoundError, RenderError, SettingsError, Transport
 from pipeline.ingest import SourceReport
 from pipeline.links import SignedLinks
 from pipeline.message import Sender, compose_confirmation, compose_digest
-from pipeline.purge import Purged
+from pipeline.purge import Purged, Retention
 from pipeline.rendering import House, MailLinks, Rendered, Renderer
 from pipeline.settings import Settings
 from pipeline.smtp import Security, SMTPTransport
@@ -160,7 +160,7 @@ class Services:
         with reading(self.engine) as conn:
             subscriber = subscribers.by_email(conn, email)
         if subscriber is None:
-            raise NotFoundError(f"no subscriber has the address {email}")
+            raise NotFoundError("no subscriber has this address")
         return digest, Delivery(
             id=0,
             dedupe_key=f"preview:{now.isoformat()}:{subscriber.id}",
@@ -176,7 +176,17 @@ class Services:
 
     def purge(self, now: datetime) -> Purged:
         """Forget what nobody needs any more."""
-        return purging.purge(self.engine, now)
+        return purging.purge(self.engine, now, self.retention)
+
+    @property
+    def retention(self) -> Retention:
+        loaded = self.settings
+        return Retention(
+            pending=timedelta(days=loaded.pending_days),
+            ip=timedelta(days=loaded.ip_days),
+            digest=timedelta(days=loaded.digest_days),
+            delivery=timedelta(days=loaded.delivery_days),
+        )
 
     # --- Mail -----------------------------------------------------------------------------------
 
@@ -198,7 +208,9 @@ class Services:
 
     @cached_property
     def links(self) -> SignedLinks:
-        return SignedLinks(self.settings.site_url, self.settings.secret_key)
+        return SignedLinks(
+            self.settings.site_url, self.settings.secret_key, view=self.retention.digest
+        )
 
     @cached_property
     def sender(self) -> Sender:

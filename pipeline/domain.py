@@ -6,7 +6,7 @@ aware and in UTC; a date is the local date of whoever it is about.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from enum import IntEnum, StrEnum
 
@@ -163,7 +163,9 @@ class Subscriber:
     status: SubscriberStatus
     schedule: Schedule
     max_papers: int
-    secret: str  # random; the one-click link carries it, so it outlives every key
+    secret: str = field(
+        repr=False
+    )  # random; the one-click link carries it, so it outlives every key
     paused_until: date | None = None
     next_slot_at: datetime | None = None
     last_slot_at: datetime | None = None
@@ -202,6 +204,14 @@ class Digest:
     topics: tuple[str, ...] = ()  # labels of what the reader follows
     announced: tuple[date, date] | None = None  # first and last announcement it covers
     welcome: bool = False  # the first digest, from the last days
+
+
+class Origin(StrEnum):
+    """Who says that somebody wants our mail, before the owner of the address has."""
+
+    FORM = "form"  # whoever filled it in
+    OPERATOR = "operator"
+    IMPORT = "import"  # a file of the operator's
 
 
 class RequestKind(StrEnum):
@@ -273,7 +283,7 @@ class Delivery:
     edition_on: date | None
     expires_at: datetime
     created_at: datetime
-    secret: str  # the subscriber's, for the one-click link
+    secret: str = field(repr=False)  # the subscriber's, for the one-click link
     request_id: int | None = None  # what its link confirms, if anything
 
 

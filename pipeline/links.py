@@ -29,7 +29,7 @@ class Purpose(StrEnum):
 LIFETIME = {
     Purpose.CONFIRM: timedelta(hours=72),
     Purpose.PREFERENCES: timedelta(days=30),
-    Purpose.DIGEST: timedelta(days=90),
+    Purpose.DIGEST: timedelta(days=90),  # unless digests are kept for longer
     Purpose.DATA: timedelta(hours=24),
     Purpose.NEW_ADDRESS: timedelta(hours=72),
 }
@@ -55,6 +55,7 @@ class SignedLinks:
 
     site_url: str
     keys: Sequence[str] = field(repr=False)  # newest first
+    view: timedelta = LIFETIME[Purpose.DIGEST]  # as long as what was in a digest is kept
     _signers: dict[Purpose, Signer] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -68,7 +69,7 @@ class SignedLinks:
         return self._signed(Purpose.PREFERENCES, subscriber_id, now)
 
     def digest(self, delivery_id: int, now: datetime) -> str:
-        return self._signed(Purpose.DIGEST, delivery_id, now)
+        return self._signed(Purpose.DIGEST, delivery_id, now, self.view)
 
     def data(self, subscriber_id: int, now: datetime) -> str:
         return self._signed(Purpose.DATA, subscriber_id, now)
@@ -97,8 +98,10 @@ class SignedLinks:
         """The request's id."""
         return self._read(Purpose.NEW_ADDRESS, token, now)
 
-    def _signed(self, purpose: Purpose, subject: int, now: datetime) -> str:
-        expiry = int((now + LIFETIME[purpose]).timestamp())
+    def _signed(
+        self, purpose: Purpose, subject: int, now: datetime, lifetime: timedelta | None = None
+    ) -> str:
+        expiry = int((now + (lifetime or LIFETIME[purpose])).timestamp())
         token = self._signers[purpose].sign(f"{subject}.{expiry}").decode()
         return f"{self.site_url}/{purpose}/{token}"
 

@@ -85,17 +85,18 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 def _redacted(value: Any) -> Any:
     if isinstance(value, str):
-        return _without_secrets(value)
+        return without_secrets(value)
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
         return {_redacted(key): _redacted(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_redacted(inner) for inner in value]
-    return _without_secrets(str(value))
+    return without_secrets(str(value))
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
+    """What may be told of `text`: no addresses, passwords or signed links."""
     text = LOGIN.sub("***@", text)
     text = LINK.sub(r"\1/[token]", text)
     text = TOKEN.sub("[token]", text)

@@ -16,16 +16,25 @@ import structlog
 from sqlalchemy import Engine
 
 from pipeline.storage import expiry
-from pipeline.storage.database import with_retries
+from pipeline.storage.database import wipe, with_retries
 
 log = structlog.get_logger(__name__)
 
-PENDING: Final = timedelta(days=7)  # an address that was never confirmed, and what was asked for it
-IP: Final = timedelta(days=7)  # of who asked
+# These two protect people from being flooded: shorter, and the limits of signup.asking forget what
+# they count; longer would serve nobody. So they are no settings.
 COUNTERS: Final = timedelta(days=2)  # of questions from one place: their names are IP addresses
-ASKED: Final = timedelta(days=30)
-DIGEST: Final = timedelta(days=90)  # what was in it, and why; that it was sent stays
+ASKED: Final = timedelta(days=30)  # questions to one address, under its hash
 CHUNK: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long the operator lets us keep things; what is older is forgotten."""
+
+    pending: timedelta = timedelta(days=7)  # an address never confirmed, and what was asked for it
+    ip: timedelta = timedelta(days=7)  # of who asked, and what they typed
+    digest: timedelta = timedelta(days=90)  # what was in it, and why; that it was sent stays
+    delivery: timedelta = timedelta(days=396)  # that somebody was sent a mail; how many stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +49,27 @@ class Purged:
     asked: int
     digests: int
     skips: int
+    deliveries: int
 
 
-def purge(engine: Engine, now: datetime) -> Purged:
+def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
     """Forget everything that is too old at `now`."""
+
+    def older(step: Callable[..., int], than: timedelta) -> int:
+        return _all(engine, partial(step, before=now - than))
+
     purged = Purged(
-        pending=_all(engine, partial(expiry.drop_pending, before=now - PENDING)),
-        requests=_all(engine, partial(expiry.drop_requests, before=now - PENDING)),
-        addresses=_all(engine, partial(expiry.forget_addresses, before=now - PENDING)),
-        ips=_all(engine, partial(expiry.forget_ips, before=now - IP)),
-        counters=_all(engine, partial(expiry.drop_counters, before=now - COUNTERS)),
-        asked=_all(engine, partial(expiry.drop_asked, before=now - ASKED)),
-        digests=_all(engine, partial(expiry.forget_digests, before=now - DIGEST)),
-        skips=_all(engine, partial(expiry.drop_skips, before=now - DIGEST)),
+        pending=older(expiry.drop_pending, kept.pending),
+        requests=older(expiry.drop_requests, kept.pending),
+        addresses=older(expiry.forget_addresses, kept.pending),
+        ips=older(expiry.blank_requests, kept.ip),
+        counters=older(expiry.drop_counters, COUNTERS),
+        asked=older(expiry.drop_asked, ASKED),
+        digests=older(expiry.blank_deliveries, kept.digest),
+        skips=older(expiry.drop_skips, kept.digest),
+        deliveries=older(expiry.drop_deliveries, kept.delivery),
     )
+    wipe(engine)
     log.info("purged", **asdict(purged))
     return purged
 

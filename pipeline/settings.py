@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parseaddr
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -35,7 +42,7 @@ class SMTPServer:
     host: str
     port: int
     username: str | None
-    password: str | None
+    password: str | None = field(repr=False)
     implicit_tls: bool
 
     @property
@@ -69,6 +76,7 @@ class Settings(BaseSettings):
     smtp_url: SecretStr = SecretStr("smtp://127.0.0.1:1025")
     site_url: str = "http://127.0.0.1:8000"
     trusted_proxies: Words = ()
+    metrics_token: Annotated[SecretStr | None, Field(min_length=16)] = None
 
     # Who writes
     mail_from: str = "Paperboy <paperboy@localhost>"
@@ -107,6 +115,13 @@ class Settings(BaseSettings):
     smtp_connections: Annotated[int, Field(ge=1, le=200)] = 10
     smtp_messages_per_connection: Annotated[int, Field(ge=1)] = 500
     resend_uncertain_digests: bool = False
+
+    # What is kept about people, in days. No less than what a link that was mailed rests on: 72
+    # hours for a confirmation, 90 days for "never the same paper twice".
+    pending_days: Annotated[int, Field(ge=3, le=365)] = 7
+    ip_days: Annotated[int, Field(ge=3, le=365)] = 7
+    digest_days: Annotated[int, Field(ge=90, le=3650)] = 90
+    delivery_days: Annotated[int, Field(ge=90, le=3650)] = 396
 
     # Logs
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
@@ -195,6 +210,12 @@ class Settings(BaseSettings):
         _parse_smtp(value.get_secret_value())
         return value
 
+    @model_validator(mode="after")
+    def _what_was_in_it_goes_first(self) -> Settings:
+        if self.delivery_days < self.digest_days:
+            raise ValueError("DELIVERY_DAYS: must not be less than DIGEST_DAYS")
+        return self
+
     @property
     def smtp(self) -> SMTPServer:
         return _parse_smtp(self.smtp_url.get_secret_value())
@@ -258,7 +279,8 @@ def child_environment(**changes: str) -> dict[str, str]:
 
 def _explain(part: Any) -> str:
     name = ".".join(map(str, part["loc"])).upper()
-    return f"{name}: {part['msg'].removeprefix('Value error, ')}"
+    said: str = part["msg"].removeprefix("Value error, ")
+    return f"{name}: {said}" if name else said  # what concerns two of them names them itself
 
 
 def _parse_smtp(url: str) -> SMTPServer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import uuid
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 from sqlalchemy import Engine
 
 from pipeline import embedded
@@ -155,6 +157,19 @@ def valkey() -> Iterator[str]:
 def inbox() -> Iterator[Inbox]:
     with servers.open_inbox() as inbox:
         yield inbox
+
+
+# --- Logging ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    logging.captureWarnings(capture=False)
+    root.handlers, root.level = handlers, level
 
 
 # --- The hour -----------------------------------------------------------------------------------

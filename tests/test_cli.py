@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from pipeline import bootstrap, cli
 
@@ -63,16 +63,6 @@ def _close() -> None:
     if bootstrap.services.cache_info().currsize:
         bootstrap.services().engine.dispose()
     bootstrap.services.cache_clear()
-
-
-@pytest.fixture
-def logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    logging.captureWarnings(capture=False)
-    root.handlers, root.level = handlers, level
 
 
 @pytest.fixture
@@ -302,6 +292,9 @@ def test_a_subscriber_is_added_shown_and_erased(ready):
     assert (shown["hour"], shown["timezone"], shown["max_papers"]) == (7, "Asia/Tokyo", 5)
     assert (shown["frequency"], shown["weekday"]) == ("weekly", "friday")
     assert len(shown["topics"]) == 2
+    [held] = ready("subscribers", "records", "ada@example.org").rows
+    assert held["subscriber"]["email"] == "ada@example.org"
+    assert [request["origin"] for request in held["requests"]] == ["operator"]
     assert ready("subscribers", "erase", "ada@example.org").code == 0
     assert ready("subscribers", "list", "--json").rows == []
 
@@ -309,6 +302,7 @@ def test_a_subscriber_is_added_shown_and_erased(ready):
 def test_subscribers_survive_a_round_trip_through_a_file(full, tmp_path):
     before = full("subscribers", "list", "--json").rows
     assert full("subscribers", "export", "readers.csv").code == 0
+    assert (tmp_path / "readers.csv").stat().st_mode & 0o077 == 0
     full("subscribers", "erase", "ada@example.org")
 
     assert full("subscribers", "import", "readers.csv", "--now", BEFORE).code == 0
@@ -507,3 +501,28 @@ def test_without_keys_there_is_nothing_to_publish(paperboy):
 
     assert answer.code == 1
     assert "paperboy dkim new" in answer.err
+
+
+# --- What is told when something goes wrong -----------------------------------------------------
+
+
+def test_a_mistake_of_ours_is_told_without_the_address_it_tripped_over(ready, tmp_path):
+    """Python would print the error as it is, and the database quotes what it was given."""
+    with closing(sqlite3.connect(tmp_path / "paperboy.db")) as conn:
+        conn.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON subscribers BEGIN "
+            "SELECT RAISE(ABORT, 'not ada@example.org'); END"
+        )
+
+    answer = ready("subscribers", "add", "ada@example.org", "--confirmed")
+
+    assert answer.code == 1
+    assert "not [address]" in answer.err
+    assert "ada" not in answer.err
+    assert answer.err.endswith("IntegrityError; please report it\n")
+
+
+def test_a_failure_does_not_repeat_the_address_it_is_about(ready):
+    answer = ready("subscribers", "show", "ada@example.org")
+
+    assert (answer.code, answer.err) == (1, "paperboy: no subscriber has this address\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import stat
 import threading
 import time
 from datetime import UTC, datetime, timedelta, timezone
@@ -48,6 +49,26 @@ def test_a_row_that_points_nowhere_is_refused(engine: Engine):
         conn.execute(
             insert(SubscriptionRow).values(subscriber_id=9, topic_id=9, label="", created_at=NOW)
         )
+
+
+def test_an_error_does_not_repeat_what_was_to_be_stored(engine: Engine):
+    """It would tell addresses to whatever shows or keeps the error."""
+    with pytest.raises(DBAPIError) as failed, engine.begin() as conn:
+        conn.execute(text("SELECT 1 FROM nowhere WHERE x = :x"), {"x": "ada@example.org"})
+
+    assert "ada" not in str(failed.value)
+
+
+def test_a_file_of_people_is_for_its_owner(tmp_path):
+    """SQLite would make it readable for every user of the machine; its log likewise."""
+    engine = open_engine(f"sqlite:///{tmp_path}/people.db")
+    with engine.begin() as conn:
+        conn.execute(text("CREATE TABLE people (name TEXT)"))
+
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()]
+    engine.dispose()
+
+    assert modes == [0o600] * 3
 
 
 def test_a_commit_is_on_the_disk(engine: Engine):

@@ -64,6 +64,33 @@ def test_upgrading_twice_changes_nothing(engine):
     migrate.check(engine)
 
 
+def test_requests_of_before_are_found_by_their_address(empty):
+    """And count as sent by the form, which all of them were."""
+    config = migrate._config()
+    with empty.begin() as conn:
+        config.attributes["connection"] = conn
+        migrate.command.upgrade(config, "0002")
+        conn.execute(text(READER))
+        conn.execute(text(REQUEST))
+
+    migrate.upgrade(empty)
+
+    with empty.connect() as conn:
+        found = conn.execute(text("SELECT email_key, origin, wording FROM requests")).all()
+    assert [tuple(row) for row in found] == [("ada@example.org", "form", None)]
+
+
+READER = (
+    "INSERT INTO subscribers (id, email, email_key, address_hash, status, at, timezone, frequency, "
+    "weekday, max_papers, secret, cursor, created_at) VALUES (1, 'a', 'a', 'a', 'active', '08:00', "
+    "'UTC', 'daily', 0, 5, 's', 0, '2030-01-02 08:00')"
+)
+REQUEST = (
+    "INSERT INTO requests (kind, subscriber_id, email, wishes, created_at, expires_at) VALUES "
+    "('join', 1, 'Ada@Example.org ', '{}', '2030-01-02 08:00', '2030-01-02 08:00')"
+)
+
+
 def test_several_processes_may_upgrade_at_once(empty_database_url):
     """One does the work, the others wait and find it done."""
     together = threading.Barrier(4)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import fields
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from sqlalchemy import Engine, update
 
-from pipeline import editions, purge, signup
+from pipeline import bootstrap, editions, purge, settings, signup
 from pipeline.domain import DeliveryStatus, SubscriberStatus
+from pipeline.editions.compiling import NEVER_TWICE
 from pipeline.errors import InvalidTokenError, NotFoundError
-from pipeline.purge import purge as run
+from pipeline.purge import Purged, Retention
 from pipeline.signup import Wishes
-from pipeline.storage import digests
+from pipeline.storage import digests, expiry
 from pipeline.storage.database import reading
 from pipeline.storage.schema import (
     AskedRow,
+    DailyCountRow,
     DeliveryRow,
     LimitRow,
     PickRow,
@@ -27,6 +31,8 @@ from pipeline.storage.schema import (
 from tests.dying import dying
 from tests.factories import NOW, make_sighting
 from tests.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows
+from tests.outbox import add_delivery
+from tests.plans import is_indexed, selecting
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 ADA = "ada@example.org"
@@ -38,6 +44,10 @@ def ask(engine: Engine, email: str = ADA, now=NOW) -> int:
         suppression_key=SUPPRESSION_KEY, now=now,
     )  # fmt: skip
     return max(row.id for row in rows(engine, RequestRow))
+
+
+def run(engine: Engine, now, **kept: timedelta) -> Purged:
+    return purge.purge(engine, now, Retention(**kept))
 
 
 def publish(engine: Engine, now=NOW) -> None:
@@ -105,7 +115,11 @@ def test_what_was_in_a_digest_is_kept_for_ninety_days(engine: Engine):
     ingest(engine, make_sighting(), now=NOW - HOUR)
     publish(engine)
     with engine.begin() as conn:
-        conn.execute(update(DeliveryRow).values(status=DeliveryStatus.SENT, reply=f"250 {ADA}"))
+        conn.execute(
+            update(DeliveryRow).values(
+                status=DeliveryStatus.SENT, reply=f"250 {ADA}", queue_id="4XyZ"
+            )
+        )
     publish(engine, NOW + DAY)
 
     run(engine, NOW + 89 * DAY)
@@ -114,7 +128,8 @@ def test_what_was_in_a_digest_is_kept_for_ninety_days(engine: Engine):
 
     assert (count(engine, PickRow), count(engine, SkipRow)) == (0, 0)
     (delivery,) = rows(engine, DeliveryRow)
-    assert (delivery.status, delivery.topics, delivery.reply) == ("sent", [], None)
+    assert (delivery.status, delivery.topics) == ("sent", [])
+    assert (delivery.reply, delivery.queue_id) == (None, None)
     with reading(engine) as conn:
         assert digests.load(conn, [delivery.id]) == {}
     assert signup.wishes_of(engine, reader.id).digests[0].papers == 0
@@ -195,3 +210,158 @@ def test_an_address_that_was_asked_and_did_not_answer_is_forgotten(engine: Engin
     kept = str([rows(engine, table) for table in (SubscriberRow, RequestRow, DeliveryRow)])
     assert "mistyped" not in kept
     assert ADA in kept
+
+
+# --- Deliveries of old --------------------------------------------------------------------------
+
+
+def sent(engine: Engine) -> None:
+    """The server has taken everything that was owed."""
+    with engine.begin() as conn:
+        owed = DeliveryRow.status == DeliveryStatus.QUEUED
+        conn.execute(update(DeliveryRow).where(owed).values(status=DeliveryStatus.SENT))
+
+
+def test_that_somebody_was_sent_a_mail_is_kept_for_thirteen_months(engine: Engine):
+    """How many were sent that day is kept for good."""
+    for name in ("ada", "bob"):
+        add_reader(engine, "cat:cs.IR", email=f"{name}@example.org", now=NOW - HOUR)
+    ingest(engine, make_sighting(), now=NOW - HOUR)
+    publish(engine)
+    sent(engine)
+
+    run(engine, NOW + 396 * DAY)
+    assert (count(engine, DeliveryRow), count(engine, DailyCountRow)) == (2, 0)
+    purged = run(engine, NOW + 396 * DAY + HOUR)
+
+    assert (purged.deliveries, count(engine, DeliveryRow)) == (2, 0)
+    counted = [(row.day, row.kind, row.status, row.count) for row in rows(engine, DailyCountRow)]
+    assert counted == [(NOW.date(), "digest", "sent", 2)]
+
+
+@pytest.mark.parametrize("after", range(1, 6))
+def test_what_is_counted_is_counted_once_whoever_dies(
+    engine: Engine, after: int, monkeypatch: pytest.MonkeyPatch
+):
+    """A row is deleted and counted in one transaction; the same day may come in many."""
+    monkeypatch.setattr(purge, "CHUNK", 2)
+    for number in range(5):
+        ask(engine, f"r{number}@example.org")
+    signed_up = [row.id for row in rows(engine, RequestRow)]
+    for request in signed_up:
+        signup.confirm(engine, request, NOW)
+    run(engine, NOW + 300 * DAY)
+    late = NOW + 400 * DAY
+    with dying(engine, after):
+        purge._all(engine, partial(expiry.drop_deliveries, before=late - 396 * DAY))
+
+    run(engine, late)
+
+    counted = {(row.kind, row.status): row.count for row in rows(engine, DailyCountRow)}
+    assert counted == {("confirmation", "cancelled"): 5}
+
+
+def test_two_purges_at_once_count_a_mail_once(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(purge, "CHUNK", 3)
+    for _ in range(20):
+        add_delivery(engine, status=DeliveryStatus.SENT, created_at=NOW - 400 * DAY)
+    threads = [threading.Thread(target=run, args=[engine, NOW]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert count(engine, DeliveryRow) == 0
+    assert [row.count for row in rows(engine, DailyCountRow)] == [20]
+
+
+def test_an_edition_whose_deliveries_are_gone_is_not_made_again(engine: Engine):
+    """Their dedupe keys are gone too; the reader's own calendar has moved on, at any clock."""
+    add_reader(engine, "cat:cs.IR", now=NOW - HOUR)
+    ingest(engine, make_sighting(), now=NOW - HOUR)
+    publish(engine)
+    sent(engine)
+    late = NOW + 400 * DAY
+    run(engine, late)
+    assert count(engine, DeliveryRow) == 0
+
+    for now in (NOW, NOW + HOUR, late):
+        for everyone in (False, True):
+            edition = {"now": now, "expiry": 18 * HOUR, "template": "1", "everyone": everyone}
+            list(editions.publish(engine, **edition))
+
+    assert count(engine, DeliveryRow) == 0  # nothing new has come in
+    assert [row.edition_on for row in rows(engine, SkipRow)] == [late.date()]
+
+
+def test_a_confirmation_whose_delivery_is_gone_is_not_mailed_again(engine: Engine):
+    """Its key names its request, whose number is never given to another."""
+    first = ask(engine)
+    signup.confirm(engine, first, NOW)
+    keys = {row.dedupe_key for row in rows(engine, DeliveryRow)}
+    run(engine, NOW + 400 * DAY)
+
+    ask(engine, now=NOW + 400 * DAY)
+    assert not signup.confirm(engine, first, NOW + 400 * DAY).first_time
+
+    assert not keys & {row.dedupe_key for row in rows(engine, DeliveryRow)}
+
+
+def test_no_paper_comes_twice_within_ninety_days_of_the_purge(engine: Engine):
+    """What a reader has had is known by the picks, and they are kept for as long."""
+    add_reader(engine, "trending", now=NOW - HOUR)
+    ingest(engine, make_sighting("3001.00001", upvotes=9), now=NOW - HOUR)
+    publish(engine)
+    sent(engine)
+    run(engine, NOW + 3 * DAY)
+
+    ingest(engine, make_sighting("3001.00001", upvotes=99), now=NOW + 4 * DAY - HOUR)
+    ingest(engine, make_sighting("3001.00002", upvotes=1), now=NOW + 4 * DAY - HOUR)
+    publish(engine, NOW + 4 * DAY)
+
+    picked = [row.paper_id for row in rows(engine, PickRow)]
+    assert sorted(picked) == sorted(set(picked))
+    assert timedelta(days=settings.load(None).digest_days) >= NEVER_TWICE
+
+
+def test_what_is_in_a_senders_hands_is_left_to_it(engine: Engine):
+    """However old: whoever holds it still writes what became of it."""
+    old = NOW - 500 * DAY
+    for status in DeliveryStatus:
+        add_delivery(engine, status=status, created_at=old)
+
+    run(engine, NOW)
+
+    left = {row.status for row in rows(engine, DeliveryRow)}
+    assert left == {"queued", "leased", "sending"}
+
+
+# --- Settings, and what it costs ----------------------------------------------------------------
+
+
+def test_the_operator_decides_how_long(engine: Engine):
+    loaded = settings.load(None, pending_days=3, ip_days=4, digest_days=100, delivery_days=200)
+    services = bootstrap.Services(loaded, engine)
+    signup.confirm(engine, ask(engine), NOW)
+    ask(engine, "bob@example.org")
+
+    services.purge(NOW + 3 * DAY + HOUR)
+    assert [row.email for row in rows(engine, SubscriberRow)] == [ADA]
+    assert rows(engine, RequestRow)[0].ip == "203.0.113.7"
+    services.purge(NOW + 4 * DAY + HOUR)
+    assert rows(engine, RequestRow)[0].ip is None
+    services.purge(NOW + 200 * DAY)
+    assert count(engine, DeliveryRow) == 1
+    services.purge(NOW + 200 * DAY + HOUR)
+
+    assert count(engine, DeliveryRow) == 0
+
+
+def test_every_step_finds_what_is_over_by_an_index(engine: Engine):
+    """So that a night costs what one day brought, and not what a year did."""
+    with selecting(engine) as seen:
+        run(engine, NOW)
+
+    assert len(seen) == len(fields(Purged))
+    for statement, parameters in seen:
+        assert is_indexed(engine, statement, parameters), statement

@@ -81,6 +81,10 @@ def test_a_file_that_is_not_there_is_no_mistake(tmp_path):
         ("DKIM_DOMAIN", "example.org; s=x"),
         ("DNS_SERVER", "dns.example.org"),
         ("DNS_SERVER", "192.0.2.53:dns"),
+        ("PENDING_DAYS", "2"),
+        ("IP_DAYS", "0"),
+        ("DIGEST_DAYS", "89"),
+        ("DELIVERY_DAYS", "for ever"),
         ("LOGO_URL", "javascript:alert(1)"),
         ("LOGO_URL", "http://example.org/logo.png"),
     ],
@@ -88,6 +92,11 @@ def test_a_file_that_is_not_there_is_no_mistake(tmp_path):
 def test_a_wrong_value_is_named(load, name, value):
     with pytest.raises(SettingsError, match=f"^{name}: "):
         load(**{name: value})
+
+
+def test_what_was_in_a_mail_is_not_kept_longer_than_the_mail(load):
+    with pytest.raises(SettingsError, match=r"^DELIVERY_DAYS: must not be less than DIGEST_DAYS$"):
+        load(DIGEST_DAYS="200", DELIVERY_DAYS="100")
 
 
 def test_every_wrong_value_is_named_at_once(load):
@@ -107,9 +116,11 @@ def test_a_wrong_value_is_never_shown(load):
 
 
 def test_secrets_are_never_printed(load):
-    shown = repr(load(**REAL))
+    urls = {"DATABASE_URL": "postgresql://u:pw-1@db/x", "REDIS_URL": "redis://:pw-2@redis/0"}
+    loaded = load(**REAL, **urls)
+    shown = repr(loaded) + repr(loaded.smtp)
 
-    for secret in ("hunter2", REAL["SECRET_KEY"], REAL["SUPPRESSION_KEY"]):
+    for secret in ("hunter2", "pw-1", "pw-2", REAL["SECRET_KEY"], REAL["SUPPRESSION_KEY"]):
         assert secret not in shown
 
 

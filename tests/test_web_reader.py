@@ -103,6 +103,7 @@ def test_the_confirmation_shows_what_was_asked_for_and_one_button(site):
     assert ADA not in page
     assert "&lt;img src=x" in page
     assert "<img" not in page
+    assert signup.WORDING in page
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -472,6 +473,7 @@ def test_the_new_address_is_asked_before_anything_moves(site):
     link = site.services.links.new_address(asked.request_id, now())
     page = site.get(link)
     assert page.text.count("<button") == 1
+    assert signup.WORDING in page.text
     assert site.again(ada).email == ADA
     answers = [site.post(link) for _ in range(2)]
 
@@ -650,13 +652,15 @@ def test_neither_links_nor_addresses_reach_a_log(site, caplog, capsys):
 # --- Privacy ------------------------------------------------------------------------------------
 
 
-def test_the_privacy_page_tells_what_the_code_does(engine):
-    site = open_site(engine, operator_name="Ada & Sons", operator_address="1 Quay, Ockham")
+def test_the_privacy_page_tells_what_the_settings_say(engine):
+    kept = {"pending_days": 5, "ip_days": 6, "digest_days": 101, "delivery_days": 202}
+    site = open_site(engine, operator_name="Ada & Sons", operator_address="1 Quay, Ockham", **kept)
 
     page = site.get("/privacy").text
 
-    for span in (purge.PENDING, purge.IP, purge.COUNTERS, purge.ASKED, purge.DIGEST):
-        assert f"<td>{span.days} days</td>" in page
+    for days in (*kept.values(), purge.COUNTERS.days, purge.ASKED.days):
+        assert f"<td>{days} days</td>" in page
+    assert "<td>90 days</td>" not in page
     assert "Ada &amp; Sons, 1 Quay, Ockham" in page
 
 
@@ -669,7 +673,8 @@ def test_everything_about_a_reader_has_its_line_on_the_privacy_page():
         SubscriberRow: "id email email_key address_hash status at timezone frequency weekday "
         "max_papers secret paused_until next_slot_at last_slot_at last_edition_on cursor "
         "created_at confirmed_at left_at left_reason welcome_due",
-        RequestRow: "id kind subscriber_id email wishes created_at expires_at used_at ip",
+        RequestRow: "id kind subscriber_id email wishes created_at expires_at used_at ip "
+        "blanked email_key origin wording",
         SkipRow: "subscriber_id edition_on slot_at reason range_from range_to",
         AskedRow: "id address_hash asked_at",
         SuppressionRow: "hash reason since",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import structlog
 import typer
 from sqlalchemy.exc import OperationalError
 
@@ -14,6 +15,8 @@ from pipeline.errors import PaperboyError, SettingsError
 from pipeline.settings import Settings
 from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
+
+log = structlog.get_logger(__name__)
 
 app = typer.Typer(
     name="paperboy",
@@ -47,11 +50,15 @@ def main() -> None:
         _configure_logs()
         app(prog_name="paperboy")  # also where it is `python -m pipeline`
     except PaperboyError as error:
-        complain(str(error))
+        complain(_told(error))
     except OperationalError as error:
-        complain(f"the database cannot be used: {_first_line(error)}")
+        complain(f"the database cannot be used: {logs.without_secrets(_first_line(error))}")
     except BrokenPipeError:
         pass  # whoever read our output has seen enough
+    except Exception as error:
+        # Python would print the traceback as it is, with whatever addresses its error quotes.
+        log.critical("a mistake of ours", exc_info=True)
+        complain(f"this should not have happened: {type(error).__name__}; please report it")
     sys.exit(1)
 
 
@@ -60,6 +67,11 @@ def _configure_logs() -> None:
         logs.configure(settings.load())
     except SettingsError:  # the command that needs them says so: `doctor` in its own way
         logs.configure(Settings.model_construct())
+
+
+def _told(error: PaperboyError) -> str:
+    """Our stderr ends in somebody's log. What we say of settings shows no value, but examples."""
+    return str(error) if isinstance(error, SettingsError) else logs.without_secrets(str(error))
 
 
 def _first_line(error: OperationalError) -> str:

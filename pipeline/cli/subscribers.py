@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, time
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.bootstrap import Services, services
 from pipeline.cli.output import AsJson, Now, UsageError, lines, moment, show
 from pipeline.domain import (
     Frequency,
+    Origin,
     Schedule,
     Subscriber,
     SubscriberStatus,
@@ -162,6 +164,7 @@ def _import_row(
             confirmed=(row.get("status") or "") == SubscriberStatus.ACTIVE,
             suppression_key=built.suppression_key,
             now=clock,
+            origin=Origin.IMPORT,
         )
     except (PaperboyError, ValueError, typer.BadParameter) as error:
         return {"line": number, "email": email, "outcome": str(error)}
@@ -187,7 +190,7 @@ def export_csv(path: Annotated[Path, typer.Argument(metavar="CSV")]) -> None:
     """Write every subscriber to a CSV file that `import` reads."""
     rows = [_row(*known) for known in signup.everyone(services().engine)]
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with open(path, "w", encoding="utf-8", newline="", opener=_private) as file:
             writer = csv.DictWriter(file, CSV_COLUMNS, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(row | {"topics": "; ".join(row["topics"])} for row in rows)
@@ -195,9 +198,20 @@ def export_csv(path: Annotated[Path, typer.Argument(metavar="CSV")]) -> None:
         raise PaperboyError(f"{path}: {error}") from error
 
 
+def _private(path: str, flags: int) -> int:
+    """A list of people is for whoever made it."""
+    return os.open(path, flags, 0o600)
+
+
+@app.command()
+def records(email: Email) -> None:
+    """Everything that is kept about one subscriber, as JSON: what they may ask you for."""
+    lines([signup.export_of(services().engine, email)])
+
+
 @app.command()
 def erase(email: Email) -> None:
-    """Remove a subscriber and everything about them; a suppression stays."""
+    """Remove an address and everything about its subscriber; a suppression stays."""
     signup.erase(services().engine, email)
 
 

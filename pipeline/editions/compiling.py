@@ -109,7 +109,7 @@ def preview(engine: Engine, email: str, *, now: datetime) -> Digest:
     with reading(engine) as conn:
         subscriber = subscribers.by_email(conn, email)
     if subscriber is None:
-        raise NotFoundError(f"no subscriber has the address {email}")
+        raise NotFoundError("no subscriber has this address")
     edition = _edition(engine, now, timedelta(0), "")
     bring_topics_up(engine, edition.through, now)
     slot = _slot_to_come(subscriber, now)

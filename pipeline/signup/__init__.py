@@ -5,6 +5,7 @@
     joining    the form stores a request; its token, POSTed, makes a subscriber
     changing   topics, hour, pauses, another address, the way back to all this
     leaving    out with one click, and back within a month
+    consent    the words that somebody agrees to
     holding    what we hold about a reader: to look at, to take along, to erase
 
 Every function is one transaction: killed anywhere it has done nothing. Whoever runs second finds
@@ -18,6 +19,7 @@ from pipeline.signup.changing import (
     confirm_new_address,
     pause,
 )
+from pipeline.signup.consent import WORDING
 from pipeline.signup.holding import (
     PastDigest,
     PastSkip,
@@ -27,6 +29,7 @@ from pipeline.signup.holding import (
     erase_by_id,
     everyone,
     export,
+    export_of,
     find,
     wishes_of,
 )
@@ -36,6 +39,7 @@ from pipeline.signup.wishes import Wishes, valid_address
 
 __all__ = [
     "UNDO",
+    "WORDING",
     "Confirmed",
     "PastDigest",
     "PastSkip",
@@ -55,6 +59,7 @@ __all__ = [
     "erase_by_id",
     "everyone",
     "export",
+    "export_of",
     "find",
     "leave",
     "pause",

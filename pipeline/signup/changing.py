@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
 from pipeline import slots
-from pipeline.domain import DeliveryKind, RequestKind, Subscriber, SubscriberStatus
+from pipeline.domain import DeliveryKind, Origin, RequestKind, Subscriber, SubscriberStatus
 from pipeline.errors import InvalidTokenError
 from pipeline.signup import asking
 from pipeline.signup.joining import REQUEST_EXPIRY, Confirmed, take
@@ -102,7 +102,8 @@ def _ask_new_address(
         may_mail = asking.may_mail(conn, hash_, now)
         request_id = requests.add(
             conn, RequestKind.NEW_ADDRESS, subscriber_id, email=address,
-            wishes={"address_hash": hash_}, ip=ip, expires_at=now + REQUEST_EXPIRY, now=now,
+            wishes={"address_hash": hash_}, ip=ip, origin=Origin.FORM,
+            expires_at=now + REQUEST_EXPIRY, now=now,
         )  # fmt: skip
         is_active = subscriber.status is SubscriberStatus.ACTIVE
         wanted = is_active and is_free and may_mail and not is_barred

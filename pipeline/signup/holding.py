@@ -12,15 +12,17 @@ from sqlalchemy import Connection, Engine
 
 from pipeline.domain import DeliveryKind, DeliveryStatus, SkipReason, Subscriber, SubscriberStatus
 from pipeline.errors import NotFoundError
+from pipeline.signup.consent import agreed_to
 from pipeline.signup.wishes import known
 from pipeline.storage import confirmations, deliveries, digests, requests, subscribers, topics
-from pipeline.storage.database import reading, retried, server_now
+from pipeline.storage.database import reading, retried, server_now, wipe
 from pipeline.storage.deliveries import CancelReason
 
 log = structlog.get_logger(__name__)
 
 LATELY = 10  # digests and skipped slots that a reader is shown
 DATA_LINK_EXPIRY = timedelta(hours=24)  # like the link in it
+UNKNOWN = "no subscriber has this address"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +101,16 @@ def export(engine: Engine, subscriber_id: int) -> dict[str, Any]:
     with reading(engine) as conn:
         known(conn, subscriber_id)
         record = subscribers.record_of(conn, subscriber_id)
-        followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
         mails = deliveries.record_of(conn, subscriber_id)
-        papers = digests.papers_of(conn, [mail["id"] for mail in mails])
+        papers = digests.record_of(conn, subscriber_id)
         suppression = subscribers.suppressed(conn, record["address_hash"])
         held = {
             "subscriber": record,
-            "topics": [{"query": s.topic.query, "label": s.label} for s in followed],
-            "requests": requests.of(conn, subscriber_id),
+            "topics": topics.record_of(conn, subscriber_id),
+            "requests": [
+                {**asked, "agreed_to": agreed_to(asked["wording"])}
+                for asked in requests.of(conn, subscriber_id)
+            ],
             "mails": [{**mail, "papers": papers[mail["id"]]} for mail in mails],
             "days_without_mail": digests.skips_of(conn, subscriber_id),
             "unanswered_questions": confirmations.times(conn, record["address_hash"]),
@@ -117,11 +121,28 @@ def export(engine: Engine, subscriber_id: int) -> dict[str, Any]:
     return exported
 
 
-def erase(engine: Engine, email: str) -> None:
-    """`erase_by_id` for the reader of this address, by the database's clock. NotFoundError."""
+def export_of(engine: Engine, email: str) -> dict[str, Any]:
+    """`export` for the reader of this address. Raises NotFoundError."""
     with reading(engine) as conn:
-        subscriber, now = _of(conn, email), server_now(conn)
-    erase_by_id(engine, subscriber.id, now)
+        subscriber = _of(conn, email)
+    return export(engine, subscriber.id)
+
+
+@retried
+def erase(engine: Engine, email: str) -> None:
+    """`erase_by_id` for this address, by the database's clock; also where it is nobody's.
+
+    Somebody may have typed it into a form. Raises NotFoundError where we do not know it at all.
+    """
+    with engine.begin() as conn:
+        now = server_now(conn)
+        subscriber = subscribers.by_email(conn, email, for_change=True)
+        if subscriber:
+            _erase(conn, subscriber, now)
+        elif not _forget_address(conn, email, now):
+            raise NotFoundError(UNKNOWN)
+    wipe(engine)
+    log.info("address erased", subscriber=subscriber.id if subscriber else None)
 
 
 @retried
@@ -132,18 +153,30 @@ def erase_by_id(engine: Engine, subscriber_id: int, now: datetime) -> None:
     keyed hash), how many mails were sent, and the keys that keep one from being sent twice.
     """
     with engine.begin() as conn:
-        known(conn, subscriber_id, for_change=True)
-        deliveries.cancel_owed(conn, [subscriber_id], CancelReason.LEFT)
-        deliveries.blank(conn, subscriber_id)
-        requests.blank(conn, subscriber_id, now)
-        subscribers.erase(conn, subscriber_id, now)
-    log.info("subscriber erased", subscriber=subscriber_id)
+        _erase(conn, known(conn, subscriber_id, for_change=True), now)
+    wipe(engine)
+    log.info("address erased", subscriber=subscriber_id)
+
+
+def _erase(conn: Connection, subscriber: Subscriber, now: datetime) -> None:
+    deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
+    deliveries.blank(conn, subscriber.id)
+    requests.blank(conn, subscriber.id, now)
+    _forget_address(conn, subscriber.email, now)
+    subscribers.erase(conn, subscriber.id, now)
+
+
+def _forget_address(conn: Connection, email: str, now: datetime) -> bool:
+    """Also where another reader wanted to move there; False when nobody ever named it."""
+    named = requests.forget_address(conn, email, now)
+    deliveries.forget_address(conn, named)
+    return bool(named)
 
 
 def _of(conn: Connection, email: str) -> Subscriber:
     subscriber = subscribers.by_email(conn, email)
     if subscriber is None:
-        raise NotFoundError(f"no subscriber has the address {email}")
+        raise NotFoundError(UNKNOWN)
     return subscriber
 
 

@@ -16,13 +16,14 @@ from sqlalchemy import Connection, Engine
 from pipeline import slots
 from pipeline.domain import (
     DeliveryKind,
+    Origin,
     RequestKind,
     Schedule,
     Subscriber,
     SubscriberStatus,
 )
 from pipeline.errors import AddressError, InvalidTokenError
-from pipeline.signup import asking
+from pipeline.signup import asking, consent
 from pipeline.signup import wishes as wishing
 from pipeline.signup.wishes import Wishes, checked, first_slot, follow, known, valid_address
 from pipeline.storage import batches, confirmations, deliveries, requests, subscribers
@@ -67,6 +68,7 @@ def add(
     confirmed: bool,
     suppression_key: str,
     now: datetime,
+    origin: Origin = Origin.OPERATOR,
 ) -> Subscriber:
     """A subscriber put in by the operator; without `confirmed` they are asked by mail first.
 
@@ -87,9 +89,14 @@ def add(
         follow(conn, subscriber_id, queries, now)
         if confirmed:
             _activate(conn, known(conn, subscriber_id), wishes.schedule, now)
+            # Where and when they agreed is for the operator to know; that it was said stays here.
+            requests.add(
+                conn, RequestKind.JOIN, subscriber_id, email=address, wishes={}, ip=None,
+                origin=origin, expires_at=now, now=now, used_at=now,
+            )  # fmt: skip
         else:
             hash_ = subscribers.address_hash(address, suppression_key)
-            request_id = _request(conn, subscriber_id, address, wishes, None, now)
+            request_id = _request(conn, subscriber_id, address, wishes, None, origin, now)
             _mail(conn, DeliveryKind.CONFIRMATION, subscriber_id, request_id, hash_, now)
         subscriber = known(conn, subscriber_id)
     log.info("subscriber added", subscriber=subscriber_id, status=subscriber.status)
@@ -129,7 +136,7 @@ def _ask(
         subscriber = _known_or_new(conn, address, suppression_key, now)
         is_barred = subscribers.suppressed(conn, hash_) is not None
         may_mail = asking.may_mail(conn, hash_, now)
-        request_id = _request(conn, subscriber.id, address, wishes, ip, now)
+        request_id = _request(conn, subscriber.id, address, wishes, ip, Origin.FORM, now)
         is_in = subscriber.status is SubscriberStatus.ACTIVE
         _mail(
             conn,
@@ -204,7 +211,7 @@ def take(
     subscriber = subscribers.by_id(conn, request.subscriber_id, for_change=True)
     if subscriber is None:
         raise InvalidTokenError(NOBODY_ASKED)
-    if requests.use(conn, request_id, now):
+    if requests.use(conn, request_id, now, wording=consent.CURRENT):
         requests.end_open(conn, subscriber.id, kind, now)
         return request, subscriber, True
     seen = requests.by_id(conn, request_id)
@@ -233,11 +240,12 @@ def _request(
     address: str,
     wishes: Wishes,
     ip: str | None,
+    origin: Origin,
     now: datetime,
 ) -> int:
     return requests.add(
         conn, RequestKind.JOIN, subscriber_id, email=address, wishes=wishing.as_json(wishes),
-        ip=ip, expires_at=now + REQUEST_EXPIRY, now=now,
+        ip=ip, origin=origin, expires_at=now + REQUEST_EXPIRY, now=now,
     )  # fmt: skip
 
 
@@ -262,7 +270,7 @@ def _return_of(conn: Connection, address: str, wishes: Wishes, now: datetime) ->
     """The id of a subscriber who is known, and not active: pending, with their new wishes."""
     found = subscribers.by_email(conn, address, for_change=True)
     if found is None or found.status is SubscriberStatus.ACTIVE:
-        raise AddressError(f"{address} is subscribed already")
+        raise AddressError("this address is subscribed already")
     subscribers.reopen(conn, found.id)
     subscribers.change_wishes(
         conn,

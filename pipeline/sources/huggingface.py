@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -48,7 +48,7 @@ class HuggingFace:
     """
 
     client: Client
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     site: str = "https://huggingface.co"
 
     @property

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import wraps
+from functools import partial, wraps
 from itertools import islice
 from typing import Any, ParamSpec, TypeVar
 
@@ -34,8 +35,11 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
         raise SettingsError("DATABASE_URL: must look like postgresql://user:pass@host/db") from None
     if parsed.get_backend_name() == "sqlite":
         engine = create_engine(
-            parsed, connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False}
+            parsed,
+            hide_parameters=True,  # an error would repeat them: addresses, into whatever shows it
+            connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False},
         )
+        event.listen(engine, "do_connect", partial(_keep_private, parsed.database))
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -47,6 +51,7 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
         pool_size=pool_size,
         max_overflow=10,
         pool_pre_ping=True,
+        hide_parameters=True,
         # A synchronous commit is what "nothing is lost" rests on, whatever the server's default.
         connect_args={"options": "-c synchronous_commit=on -c timezone=UTC", "connect_timeout": 10},
     )
@@ -67,12 +72,20 @@ def server_now(conn: Connection) -> datetime:
     return now.astimezone(UTC)
 
 
+def _keep_private(path: str | None, *_: Any) -> None:
+    """Make a new file that only its owner reads; SQLite's log beside it follows its example."""
+    if path and path != ":memory:":
+        with suppress(OSError):  # there is no such folder: SQLite says so better
+            os.close(os.open(path, os.O_CREAT, 0o600))
+
+
 def _prepare_sqlite(dbapi: sqlite3.Connection, _record: Any) -> None:
     # The driver must not open transactions of its own: see _begin_sqlite.
     dbapi.isolation_level = None
     dbapi.execute("PRAGMA journal_mode=WAL")
     dbapi.execute("PRAGMA synchronous=FULL")
     dbapi.execute("PRAGMA foreign_keys=ON")
+    dbapi.execute("PRAGMA secure_delete=ON")  # what was erased is overwritten, see `wipe`
 
 
 def _begin_sqlite(conn: Connection) -> None:
@@ -80,6 +93,24 @@ def _begin_sqlite(conn: Connection) -> None:
     # whatever the busy timeout; taking the write lock at once waits instead.
     read_only = conn.get_execution_options().get("read_only", False)
     conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def wipe(engine: Engine) -> None:
+    """Leave no old pages in SQLite's log, where what was erased can still be read by eye.
+
+    Waits a second for others; while somebody reads, it is left for the next time. PostgreSQL
+    keeps its log and its dead rows until it needs their place, and nobody can hurry it.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    pooled = engine.raw_connection()
+    try:
+        cursor = pooled.cursor()
+        cursor.execute("PRAGMA busy_timeout=1000")
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        pooled.invalidate()  # it is to be opened again with its own patience
+        pooled.close()
 
 
 def upsert(conn: Connection, table: type[Table]) -> Any:

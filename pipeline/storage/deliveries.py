@@ -28,6 +28,8 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    literal,
+    null,
     or_,
     select,
     update,
@@ -63,6 +65,7 @@ class CancelReason(StrEnum):
     LEFT = "left"  # its subscriber unsubscribed
     SUPERSEDED = "superseded"  # a newer digest covers its range
     OPERATOR = "cancelled by the operator"
+    ERASED = "its address was erased"
     SUPPRESSED = "suppressed"  # its address was suppressed: the status is `suppressed`
 
 
@@ -237,7 +240,7 @@ def _settle_one(conn: Connection, settlement: Settlement, token: str, now: datet
         update(DeliveryRow)
         .where(_ROW.id == settlement.delivery_id, _ROW.lease == token, _ROW.status.in_(left))
         .values(
-            reply=_cut(settlement.reply),
+            reply=_unless_blanked(literal(_cut(settlement.reply), Text)),
             attempts=_ROW.attempts + (1 if settlement.charged else 0),
             **values,
         )
@@ -257,7 +260,11 @@ def _suppress(conn: Connection, delivery_id: int, reason: SuppressionReason, now
     known = conn.execute(
         select(SubscriberRow.id, SubscriberRow.address_hash)
         .join(DeliveryRow, DeliveryRow.subscriber_id == SubscriberRow.id)
-        .where(DeliveryRow.id == delivery_id, DeliveryRow.address.is_(None))
+        .where(
+            DeliveryRow.id == delivery_id,
+            DeliveryRow.address.is_(None),
+            SubscriberRow.email != subscribers.ERASED,
+        )
     ).one_or_none()
     if known is None:
         return
@@ -421,8 +428,24 @@ def blank(conn: Connection, subscriber_id: int) -> None:
         update(DeliveryRow)
         .where(_ROW.subscriber_id == subscriber_id)
         # What a server said may name the address; the labels of topics are the reader's words.
-        .values(address=None, topics=[], reply=None)
+        .values(address=None, topics=[], more=0, reply=None, queue_id=None, blanked=True)
     )
+
+
+def forget_address(conn: Connection, request_ids: Collection[int]) -> None:
+    """Cancel what would ask an address about these requests, and forget where it went."""
+    for some in in_chunks(sorted(request_ids), CHUNK):
+        elsewhere = and_(_ROW.request_id.in_(some), _ROW.address.is_not(None))
+        conn.execute(
+            update(DeliveryRow)
+            .where(elsewhere, _ROW.status.in_(_OWED))
+            .values(**_released(DeliveryStatus.CANCELLED, CancelReason.ERASED))
+        )
+        conn.execute(
+            update(DeliveryRow)
+            .where(elsewhere)
+            .values(address="", reply=None, queue_id=None, blanked=True)
+        )
 
 
 # --- Reading ------------------------------------------------------------------------------------
@@ -479,24 +502,9 @@ def listing(conn: Connection, status: DeliveryStatus | None = None) -> list[Deli
 
 
 def record_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
-    """What is kept about this subscriber's mail, oldest first, but for the machinery."""
-    rows = conn.execute(
-        select(
-            _ROW.id,
-            _ROW.kind,
-            _ROW.address,
-            _ROW.status,
-            _ROW.reason,
-            _ROW.created_at,
-            _ROW.sent_at,
-            _ROW.edition_on,
-            _ROW.topics,
-            _ROW.queue_id,
-            _ROW.reply,
-        )
-        .where(_ROW.subscriber_id == subscriber_id)
-        .order_by(_ROW.id)
-    )
+    """What is kept about this subscriber's mail, oldest first, but for who is sending it."""
+    kept = [column for column in _ROW if column.name not in {"lease", "lease_until"}]
+    rows = conn.execute(select(*kept).where(_ROW.subscriber_id == subscriber_id).order_by(_ROW.id))
     return [dict(row._mapping) for row in rows]
 
 
@@ -574,6 +582,14 @@ def _released(status: DeliveryStatus, reason: str) -> dict[str, Any]:
     return {"status": status, "reason": reason, "lease": None, "lease_until": None}
 
 
+def _unless_blanked(words: ColumnElement[Any]) -> ColumnElement[Any]:
+    """What the server says of a mail whose reader was erased while it was on the wire is lost.
+
+    It may name the address. An UPDATE that waited for the erasing sees what it wrote.
+    """
+    return case((_ROW.blanked, null()), else_=words)
+
+
 def _cut(reply: str | None) -> str | None:
     # PostgreSQL takes no NUL in a text.
     return reply.replace("\0", "")[:LONGEST_REPLY] if reply else None
@@ -610,8 +626,8 @@ def _sent(id_: ColumnElement[int], queue_id: Any, reply: Any) -> Update:
             # An uncertain one was counted when it became so.
             attempts=_ROW.attempts + case((_ROW.status == DeliveryStatus.UNCERTAIN, 0), else_=1),
             sent_at=bindparam("now"),
-            queue_id=queue_id,
-            reply=reply,
+            queue_id=_unless_blanked(queue_id),
+            reply=_unless_blanked(reply),
         )
     )
 
@@ -624,5 +640,7 @@ def _sent_together() -> Update:
     return _sent(taken.id_, taken.queue_id, taken.reply)
 
 
-_SENT: Final = _sent(bindparam("id_"), bindparam("queue_id"), bindparam("reply"))
+_SENT: Final = _sent(
+    bindparam("id_"), bindparam("queue_id", type_=Text), bindparam("reply", type_=Text)
+)
 _SENT_TOGETHER: Final = _sent_together()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
 
@@ -71,7 +71,7 @@ class Made:
     """For whom a digest was compiled, when, and for which templates."""
 
     subscriber_id: int
-    secret: str  # the subscriber's
+    secret: str = field(repr=False)  # the subscriber's
     created_at: datetime
     template: str | None
 
@@ -269,6 +269,23 @@ def papers_of(conn: Connection, delivery_ids: Iterable[int]) -> defaultdict[int,
     return keys
 
 
+def record_of(conn: Connection, subscriber_id: int) -> defaultdict[int, list[dict[str, Any]]]:
+    """The picks of each of this subscriber's digests, in their order, and why each was picked."""
+    picks: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+    kept = [c for c in PickRow.__table__.c if c.name not in {"delivery_id", "paper_id"}]
+    for row in conn.execute(
+        select(PickRow.delivery_id, PaperRow.arxiv_id, PaperRow.doi, PaperRow.title_key, *kept)
+        .join(DeliveryRow, DeliveryRow.id == PickRow.delivery_id)
+        .join(PaperRow, PaperRow.id == PickRow.paper_id)
+        .where(DeliveryRow.subscriber_id == subscriber_id)
+        .order_by(PickRow.delivery_id, PickRow.position)
+    ):
+        delivery_id, *known = row[:4]
+        frozen = dict(zip([c.name for c in kept], row[4:], strict=True))
+        picks[delivery_id].append({"paper": paper_key(*known), **frozen})
+    return picks
+
+
 def latest(
     conn: Connection, subscriber_id: int, most: int
 ) -> list[tuple[int, date, DeliveryStatus, int]]:
@@ -302,7 +319,7 @@ def latest_skips(conn: Connection, subscriber_id: int, most: int) -> list[tuple[
 def skips_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
     """Every slot of this reader that brought no mail, oldest first."""
     rows = conn.execute(
-        select(SkipRow.edition_on, SkipRow.slot_at, SkipRow.reason)
+        select(*SkipRow.__table__.c)
         .where(SkipRow.subscriber_id == subscriber_id)
         .order_by(SkipRow.edition_on)
     )

@@ -1,19 +1,24 @@
 """What is kept for a time only: how to find it when it is too old, and to forget it.
 
 Each function takes at most `limit` rows and tells how many it took; 0 when nothing is left. Rows
-that somebody else holds at the moment are left for the next time.
+that somebody else holds at the moment are left for the next time. All of them find what is over
+by an index that leaves out what was forgotten before, so a night costs what one day brought.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Any, Final
 
-from sqlalchemy import Connection, Select, delete, exists, or_, select, update
+from sqlalchemy import Connection, Select, delete, exists, select, update
 
-from pipeline.domain import OWED, SubscriberStatus
+from pipeline.domain import OWED, DeliveryStatus, SubscriberStatus
+from pipeline.storage.database import upsert
 from pipeline.storage.schema import (
     AskedRow,
+    DailyCountRow,
     DeliveryRow,
     LimitRow,
     PickRow,
@@ -21,6 +26,8 @@ from pipeline.storage.schema import (
     SkipRow,
     SubscriberRow,
 )
+
+_IN_PLAY: Final = (*OWED, DeliveryStatus.SENDING)
 
 
 def drop_pending(conn: Connection, *, before: datetime, limit: int) -> int:
@@ -58,7 +65,7 @@ def forget_addresses(conn: Connection, *, before: datetime, limit: int) -> int:
     """Where a mail went that did not go to its subscriber: an address that was asked, once."""
     is_over = (
         (DeliveryRow.created_at < before)
-        & DeliveryRow.status.not_in(list(OWED))
+        & DeliveryRow.status.not_in(_IN_PLAY)
         & (DeliveryRow.address != "")
     )
     ids = _locked(conn, select(DeliveryRow.id).where(is_over), limit)
@@ -68,12 +75,12 @@ def forget_addresses(conn: Connection, *, before: datetime, limit: int) -> int:
     ).rowcount
 
 
-def forget_ips(conn: Connection, *, before: datetime, limit: int) -> int:
-    """From where an answered request came, and what for: the reader has it by now."""
-    is_over = (RequestRow.created_at < before) & RequestRow.ip.is_not(None)
+def blank_requests(conn: Connection, *, before: datetime, limit: int) -> int:
+    """From where a request came, and what for: the reader has it by now."""
+    is_over = ~RequestRow.blanked & (RequestRow.created_at < before)
     ids = _locked(conn, select(RequestRow.id).where(is_over), limit)
     return conn.execute(
-        update(RequestRow).where(RequestRow.id.in_(ids)).values(ip=None, wishes={})
+        update(RequestRow).where(RequestRow.id.in_(ids)).values(ip=None, wishes={}, blanked=True)
     ).rowcount
 
 
@@ -90,21 +97,55 @@ def drop_asked(conn: Connection, *, before: datetime, limit: int) -> int:
     return conn.execute(delete(AskedRow).where(AskedRow.id.in_(ids))).rowcount
 
 
-def forget_digests(conn: Connection, *, before: datetime, limit: int) -> int:
-    """What was in a digest, and the topics it was made for. That it was sent stays."""
-    has_picks = exists().where(PickRow.delivery_id == DeliveryRow.id)
+def blank_deliveries(conn: Connection, *, before: datetime, limit: int) -> int:
+    """What was in a digest, the topics it was made for, and what the mail server said of a mail.
+
+    That it was sent, and when, stays.
+    """
     is_over = (
-        (DeliveryRow.created_at < before)
-        & DeliveryRow.status.not_in(list(OWED))
-        & or_(has_picks, DeliveryRow.reply.is_not(None))
+        ~DeliveryRow.blanked
+        & (DeliveryRow.created_at < before)
+        & DeliveryRow.status.not_in(_IN_PLAY)
     )
     ids = _locked(conn, select(DeliveryRow.id).where(is_over), limit)
     conn.execute(delete(PickRow).where(PickRow.delivery_id.in_(ids)))
-    # What a server said may name the address.
-    conn.execute(
-        update(DeliveryRow).where(DeliveryRow.id.in_(ids)).values(topics=[], reply=None, more=0)
+    # What a server said may name the address, and so does its log under the number it gave.
+    return conn.execute(
+        update(DeliveryRow)
+        .where(DeliveryRow.id.in_(ids))
+        .values(topics=[], more=0, reply=None, queue_id=None, blanked=True)
+    ).rowcount
+
+
+def drop_deliveries(conn: Connection, *, before: datetime, limit: int) -> int:
+    """That somebody was sent a mail. How many were sent that day stays.
+
+    Their dedupe keys go with them: each names a date that its reader's calendar has long passed,
+    a request that was used or is gone, or an hour that is over.
+    """
+    is_over = (
+        DeliveryRow.blanked
+        & (DeliveryRow.created_at < before)
+        & DeliveryRow.status.not_in(_IN_PLAY)
     )
-    return len(ids)
+    found = select(DeliveryRow.id, DeliveryRow.created_at, DeliveryRow.kind, DeliveryRow.status)
+    rows = conn.execute(_free(found.where(is_over), limit)).all()
+    _count(conn, Counter((row.created_at.date(), row.kind, row.status) for row in rows))
+    ids = [row.id for row in rows]
+    return conn.execute(delete(DeliveryRow).where(DeliveryRow.id.in_(ids))).rowcount
+
+
+def _count(conn: Connection, counted: Counter[tuple[date, str, str]]) -> None:
+    for (day, kind, status), count in sorted(counted.items()):
+        statement = upsert(conn, DailyCountRow).values(
+            day=day, kind=kind, status=status, count=count
+        )
+        conn.execute(
+            statement.on_conflict_do_update(
+                index_elements=["day", "kind", "status"],
+                set_={"count": DailyCountRow.count + count},
+            )
+        )
 
 
 def drop_skips(conn: Connection, *, before: datetime, limit: int) -> int:
@@ -121,6 +162,10 @@ def drop_skips(conn: Connection, *, before: datetime, limit: int) -> int:
     )
 
 
-def _locked(conn: Connection, query: Select[Any], limit: int) -> list[Any]:
+def _locked(conn: Connection, query: Select[Any], limit: int) -> Sequence[Any]:
     """The ids that `query` finds and nobody else holds."""
-    return list(conn.execute(query.limit(limit).with_for_update(skip_locked=True)).scalars())
+    return conn.execute(_free(query, limit)).scalars().all()
+
+
+def _free(query: Select[*tuple[Any, ...]], limit: int) -> Select[*tuple[Any, ...]]:
+    return query.limit(limit).with_for_update(skip_locked=True)

@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from pipeline.domain import RequestKind
+from pipeline.domain import Origin, RequestKind
 from pipeline.storage.schema import RequestRow
+from pipeline.storage.subscribers import email_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +33,24 @@ def add(
     email: str,
     wishes: dict[str, Any],
     ip: str | None,
+    origin: Origin,
     expires_at: datetime,
     now: datetime,
+    used_at: datetime | None = None,
 ) -> int:
-    """The id of a new request, which its link will carry."""
+    """The id of a new request, which its link will carry; `used_at` where it needs no answer."""
     return conn.execute(
         insert(RequestRow)
         .values(
             kind=kind,
             subscriber_id=subscriber_id,
             email=email,
+            email_key=email_key(email),
+            origin=origin,
             wishes=wishes,
             created_at=now,
             expires_at=expires_at,
+            used_at=used_at,
             ip=ip,
         )
         .returning(RequestRow.id)
@@ -70,8 +76,8 @@ def by_id(conn: Connection, request_id: int) -> StoredRequest | None:
     return StoredRequest(id_, RequestKind(kind), *rest)
 
 
-def use(conn: Connection, request_id: int, now: datetime) -> bool:
-    """Take it, once; False when it was used before, or its time is over."""
+def use(conn: Connection, request_id: int, now: datetime, *, wording: str) -> bool:
+    """Take it, once, and keep what was agreed to; False when it was used, or its time is over."""
     won = conn.execute(
         update(RequestRow)
         .where(
@@ -79,7 +85,7 @@ def use(conn: Connection, request_id: int, now: datetime) -> bool:
             RequestRow.used_at.is_(None),
             RequestRow.expires_at > now,
         )
-        .values(used_at=now)
+        .values(used_at=now, wording=wording)
     )
     return won.rowcount == 1
 
@@ -103,7 +109,22 @@ def blank(conn: Connection, subscriber_id: int, now: datetime) -> None:
     conn.execute(
         update(RequestRow)
         .where(RequestRow.subscriber_id == subscriber_id)
-        .values(email="", wishes={}, ip=None, expires_at=now)
+        .values(email="", email_key="", wishes={}, ip=None, expires_at=now, blanked=True)
+    )
+
+
+def forget_address(conn: Connection, email: str, now: datetime) -> list[int]:
+    """Forget an address, whoever asked for it to be written to; the ids of those requests.
+
+    Nobody can use them any more. From where they were made stays for its time: it is of who asked.
+    """
+    return list(
+        conn.execute(
+            update(RequestRow)
+            .where(RequestRow.email_key == email_key(email))
+            .values(email="", email_key="", wishes={}, expires_at=now)
+            .returning(RequestRow.id)
+        ).scalars()
     )
 
 

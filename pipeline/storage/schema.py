@@ -20,8 +20,10 @@ from sqlalchemy import (
     MetaData,
     String,
     Text,
+    TextClause,
     TypeDecorator,
     false,
+    text,
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -51,6 +53,11 @@ class UTCDateTime(TypeDecorator[datetime]):
 # A BigInteger primary key does not count up by itself on SQLite.
 Id: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")
 Json: TypeEngine[Any] = JSON().with_variant(postgresql.JSONB(), "postgresql")
+
+
+def _only_where(condition: TextClause) -> dict[str, Any]:
+    """Of an index that leaves the other rows out."""
+    return {"sqlite_where": condition, "postgresql_where": condition}
 
 
 class Table(DeclarativeBase):
@@ -179,7 +186,7 @@ class LimitRow(Table):
     __tablename__ = "limits"
 
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
-    window_start: Mapped[datetime]
+    window_start: Mapped[datetime] = mapped_column(index=True)
     used: Mapped[int]
     free_at: Mapped[datetime]  # nobody may go before this
 
@@ -255,14 +262,25 @@ class RequestRow(Table):
         Id, ForeignKey("subscribers.id", ondelete="CASCADE"), index=True
     )
     email: Mapped[str]
+    email_key: Mapped[str] = mapped_column(index=True)  # as in `subscribers`
+    origin: Mapped[str]
+    # The version of the words they agreed to by using it, see signup.consent; NULL where we showed
+    # them none: nobody has agreed yet, or the operator says that they did.
+    wording: Mapped[str | None]
     wishes: Mapped[dict[str, Any]]  # see storage.requests
-    created_at: Mapped[datetime] = mapped_column(index=True)
+    created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
     ip: Mapped[str | None]  # of who asked; part of the record of consent, kept for days
+    # `ip` and `wishes` are no longer kept; what else is here stays as long as its reader.
+    blanked: Mapped[bool] = mapped_column(default=False, server_default=false())
 
-    # SQLite gives the number of a deleted row to a new one: an old link would confirm it.
-    __table_args__ = ({"sqlite_autoincrement": True},)
+    __table_args__ = (
+        Index(None, "blanked", "created_at"),
+        Index("ix_requests_open", "created_at", **_only_where(text("used_at IS NULL"))),
+        # SQLite gives the number of a deleted row to a new one: an old link would confirm it.
+        {"sqlite_autoincrement": True},
+    )
 
 
 class AskedRow(Table):
@@ -272,7 +290,7 @@ class AskedRow(Table):
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     address_hash: Mapped[str] = mapped_column(String(64), index=True)
-    asked_at: Mapped[datetime]
+    asked_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class SubscriptionRow(Table):
@@ -307,7 +325,7 @@ class SkipRow(Table):
         Id, ForeignKey("subscribers.id", ondelete="CASCADE"), primary_key=True
     )
     edition_on: Mapped[date] = mapped_column(primary_key=True)
-    slot_at: Mapped[datetime]
+    slot_at: Mapped[datetime] = mapped_column(index=True)
     reason: Mapped[str]
     range_from: Mapped[int]
     range_to: Mapped[int]
@@ -351,11 +369,26 @@ class DeliveryRow(Table):
     sent_at: Mapped[datetime | None]
     queue_id: Mapped[str | None]  # the server's name for it
     reply: Mapped[str | None]  # the server's last words, cut
+    # What it said, and what was said about it, is no longer kept; that it was sent is.
+    blanked: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     __table_args__ = (
+        Index(None, "blanked", "created_at"),
+        Index("ix_deliveries_elsewhere", "created_at", **_only_where(text("address <> ''"))),
         Index(None, "status", "not_before", "id"),
         Index(None, "status", "lease_until"),
     )
+
+
+class DailyCountRow(Table):
+    """How many deliveries of a day are no longer kept: a number without a name, for charts."""
+
+    __tablename__ = "daily_counts"
+
+    day: Mapped[date] = mapped_column(primary_key=True)  # in UTC, on which they were owed
+    kind: Mapped[str] = mapped_column(String(32), primary_key=True)
+    status: Mapped[str] = mapped_column(String(32), primary_key=True)
+    count: Mapped[int]
 
 
 class PickRow(Table):

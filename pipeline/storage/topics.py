@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
@@ -92,6 +93,17 @@ def followed_by(
             topic = Topic(row.id, row.query, TopicKind(row.kind))
             followed[row.subscriber_id].append(Subscription(topic, row.label))
     return {id_: tuple(followed[id_]) for id_ in subscriber_ids}
+
+
+def record_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
+    """What this subscriber follows, under which name, and since when."""
+    rows = conn.execute(
+        select(TopicRow.query, SubscriptionRow.label, SubscriptionRow.created_at.label("since"))
+        .join(TopicRow)
+        .where(SubscriptionRow.subscriber_id == subscriber_id)
+        .order_by(SubscriptionRow.created_at, SubscriptionRow.topic_id)
+    )
+    return [dict(row._mapping) for row in rows]
 
 
 def behind(conn: Connection, batch: int) -> list[TopicProgress]:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from pipeline.bootstrap import Services
 from pipeline.errors import InvalidTokenError, LimitError, NotFoundError
 from pipeline.mailbox import Mailbox
-from pipeline.web import files, health, letters, papers, reader, subscribe, topics
+from pipeline.web import files, health, letters, metrics, papers, reader, subscribe, topics
 from pipeline.web.caching import Compressed
 from pipeline.web.library import Library
 from pipeline.web.pages import Pages
@@ -59,6 +59,7 @@ def create_app(
     )
     pages = Pages.of(services.settings, has_mailbox=mailbox is not None)
     app.include_router(health.router(services))
+    app.include_router(metrics.router(services))
     app.include_router(subscribe.router(services, pages, library))
     app.include_router(files.router(services, pages.house))
     app.include_router(papers.router(services, pages, library))

@@ -1,32 +1,74 @@
-"""Whether this process lives, and whether it can do its work."""
+"""Whether this process lives, and whether the whole does its work."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
 from fastapi import APIRouter
 from sqlalchemy.exc import DBAPIError
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from pipeline.bootstrap import Services
 from pipeline.errors import SchemaError
-from pipeline.storage import migrate
+from pipeline.storage import migrate, progress
+from pipeline.storage.database import reading
+from pipeline.storage.progress import Progress
+
+# Sources are asked every hour, by a task that may be lost: two in a row are not yet an outage.
+ASKED_WITHIN: Final = timedelta(hours=3)
+# What was read is matched at once; a dead run is taken up by the next, an hour later.
+PUBLISHED_WITHIN: Final = timedelta(hours=3)
+# Digests are compiled every minute and mails taken every few seconds. A million readers of one
+# hour keep both busy for a while; half an hour in which the oldest has not moved is nobody there.
+COMPILED_WITHIN: Final = timedelta(minutes=30)
+TAKEN_WITHIN: Final = timedelta(minutes=30)
+NOT_STORED: Final = {"Cache-Control": "no-store"}
 
 
 def router(services: Services) -> APIRouter:
     routes = APIRouter()
+    started_at = datetime.now(UTC)
 
     @routes.api_route("/healthz", methods=["GET", "HEAD"])
     def alive() -> PlainTextResponse:
         return PlainTextResponse("alive\n")
 
     @routes.api_route("/readyz", methods=["GET", "HEAD"])
-    def ready() -> PlainTextResponse:
-        """Ready means that the database answers, and has the tables of this version."""
-        try:
-            migrate.check(services.engine)
-        except SchemaError as error:
-            return PlainTextResponse(f"{error}\n", 503)
-        except DBAPIError:
-            return PlainTextResponse("the database does not answer\n", 503)
-        return PlainTextResponse("ready\n")
+    def ready() -> JSONResponse:
+        """Ready means that the database shows progress, whichever process makes it."""
+        reasons = why_not_ready(services, datetime.now(UTC), started_at)
+        answer = {"ready": not reasons, "reasons": reasons}
+        return JSONResponse(answer, 503 if reasons else 200, headers=NOT_STORED)
 
     return routes
+
+
+def why_not_ready(services: Services, now: datetime, started_at: datetime) -> list[str]:
+    """What is wrong, for an operator; empty when all is well."""
+    try:
+        migrate.check(services.engine)
+        with reading(services.engine) as conn:
+            return stuck(progress.read(conn, now), now, started_at)
+    except SchemaError as error:
+        return [str(error)]
+    except DBAPIError:
+        return ["the database does not answer"]
+
+
+def stuck(made: Progress, now: datetime, started_at: datetime) -> list[str]:
+    """The steps that have waited too long. Pure.
+
+    A new installation has asked no source yet; it is given the time since this process started.
+    """
+    steps = (
+        ("no source was asked", made.asked_at(now) or started_at, ASKED_WITHIN),
+        ("papers were read and are not published", made.unpublished_since, PUBLISHED_WITHIN),
+        ("the hour of a reader has come and no digest", made.slot_since, COMPILED_WITHIN),
+        ("a mail is due and nobody sends it", made.due_since, TAKEN_WITHIN),
+    )
+    return [
+        f"{what}, for {(now - since) // timedelta(minutes=1)} minutes"
+        for what, since, patience in steps
+        if since is not None and now - since > patience
+    ]

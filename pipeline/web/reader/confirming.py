@@ -32,6 +32,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
             "confirm.html",
             chosen=chosen(request.email, wishes.labels, wishes.schedule, wishes.max_papers),
             is_change=request.status is SubscriberStatus.ACTIVE,
+            wording=signup.WORDING,
         )
 
     @routes.post("/confirm/{token}")
@@ -45,7 +46,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
         request = _request(links.read_new_address(token, now()), RequestKind.NEW_ADDRESS)
         if request.is_used:
             return pages.message("You have confirmed this already", USED, personal=True)
-        return pages.show("move.html", address=masked(request.email))
+        return pages.show("move.html", address=masked(request.email), wording=signup.WORDING)
 
     @routes.post("/new-address/{token}")
     def move(token: str) -> Response:

@@ -1,4 +1,4 @@
-"""What is kept about readers, and for how long: told from what the code does."""
+"""What is kept about readers, and for how long: told from what the purge does."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from pipeline.web.reader.looking import LOOK
 
 def router(services: Services, pages: Pages) -> APIRouter:
     routes = APIRouter()
+    kept = services.retention
 
     @routes.api_route("/privacy", methods=LOOK)
     def privacy() -> Response:
         return pages.show(
             "privacy.html",
-            pending=spoken(purge.PENDING),
-            ip=spoken(purge.IP),
+            pending=spoken(kept.pending),
+            ip=spoken(kept.ip),
             counters=spoken(purge.COUNTERS),
             asked=spoken(purge.ASKED),
-            digest=spoken(purge.DIGEST),
+            digest=spoken(kept.digest),
+            delivery=spoken(kept.delivery),
             mail_server=services.settings.smtp.host,
         )
 

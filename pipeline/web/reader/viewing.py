@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
 from typing import Final
 
 from fastapi import APIRouter
@@ -12,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 from pipeline.bootstrap import Services
 from pipeline.domain import Digest
 from pipeline.errors import ExpiredTokenError
-from pipeline.rendering import MailLinks
+from pipeline.rendering import MailLinks, words
 from pipeline.storage import digests
 from pipeline.storage.database import reading
 from pipeline.storage.digests import Made
@@ -24,7 +23,6 @@ from pipeline.web.security import MAIL_POLICY
 POLICY: Final = MAIL_POLICY + (
     "frame-ancestors 'none'; sandbox allow-popups allow-popups-to-escape-sandbox"
 )
-KEPT: Final = timedelta(days=90)
 BODY: Final = re.compile(r"<body[^>]*>", re.IGNORECASE)
 NEWER = (
     '<p style="margin:0;padding:12px 20px;background:#1f1d1a;color:#ffffff;text-align:center;'
@@ -35,6 +33,7 @@ NEWER = (
 
 def router(services: Services, pages: Pages) -> APIRouter:
     routes = APIRouter()
+    kept = services.retention.digest
 
     @routes.api_route("/digests/{token}", methods=LOOK)
     def view(token: str) -> Response:
@@ -45,7 +44,8 @@ def router(services: Services, pages: Pages) -> APIRouter:
         with reading(services.engine) as conn:
             made = digests.made(conn, delivery_id)
             digest = digests.load(conn, [delivery_id]).get(delivery_id)
-        if made is None or digest is None or not digest.picks or made.created_at <= now() - KEPT:
+        is_over = made is None or made.created_at <= now() - kept
+        if made is None or digest is None or not digest.picks or is_over:
             return _no_longer_kept()
         html = _mail(delivery_id, digest, made)
         return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
@@ -70,7 +70,8 @@ def router(services: Services, pages: Pages) -> APIRouter:
     def _no_longer_kept() -> Response:
         return pages.message(
             "This digest is no longer kept",
-            "Digests can be read here for 90 days, and as long as their reader is known to us. "
+            f"Digests can be read here for {words.count(kept.days, 'day', 'days')}, and as long "
+            "as their reader is known to us. "
             "The papers themselves are where they were.",
             status=410,
         )

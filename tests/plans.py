@@ -1,0 +1,42 @@
+"""How the databases would run a statement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+Selected = list[tuple[str, Any]]
+
+
+@contextmanager
+def selecting(engine: Engine) -> Iterator[Selected]:
+    """Every SELECT of the block, with its parameters."""
+    seen: Selected = []
+
+    def note(_conn: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT"):
+            seen.append((statement, parameters))
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+def is_indexed(engine: Engine, statement: str, parameters: Any) -> bool:
+    """Whether the table it begins with is searched in an index, for more than its order."""
+    with engine.connect() as conn:
+        if engine.dialect.name == "sqlite":
+            plan = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            steps = [row[3] for row in plan]
+            return steps[0].startswith("SEARCH") and "INDEX" in steps[0]
+        conn.exec_driver_sql("SET LOCAL enable_seqscan = off")  # a small table needs no index
+        plan = conn.exec_driver_sql(f"EXPLAIN {statement}", parameters)
+        steps = [row[0] for row in plan]
+        return not any("Seq Scan" in step for step in steps) and any(
+            "Index Cond" in step for step in steps
+        )

@@ -1,0 +1,426 @@
+"""What we hold about a reader: all of it can be taken along, and nothing is left when erased."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, MetaData, select, update
+from sqlalchemy import Table as AnyTable
+
+from pipeline import editions, purge, settings, signup
+from pipeline.bootstrap import Services
+from pipeline.domain import (
+    DeliveryStatus,
+    Origin,
+    Subscriber,
+    SuppressionReason,
+)
+from pipeline.errors import InvalidTokenError, NotFoundError
+from pipeline.purge import Retention
+from pipeline.signup import Wishes, consent
+from pipeline.storage import deliveries, subscribers
+from pipeline.storage.database import open_engine, reading
+from pipeline.storage.deliveries import Settlement
+from pipeline.storage.schema import DeliveryRow, RequestRow, SuppressionRow, Table
+from tests.factories import NOW, make_sighting
+from tests.newsroom import SUPPRESSION_KEY, add_reader, ingest, rows
+from tests.sinks import open_sink
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+ADA, NEW, BOB = "adele.harrow@example.org", "ada@new.example", "bob@example.org"
+IP = "203.0.113.7"
+TOPIC = "cat:cs.IR"
+
+
+def ask(engine: Engine, email: str = ADA, now=NOW, topic: str = TOPIC) -> int:
+    signup.ask(engine, email, Wishes((topic,)), ip=IP, suppression_key=SUPPRESSION_KEY, now=now)
+    return max(row.id for row in rows(engine, RequestRow))
+
+
+def ask_new(engine: Engine, reader: Subscriber, email: str, now=NOW) -> int:
+    signup.ask_new_address(
+        engine, reader.id, email, ip=IP, suppression_key=SUPPRESSION_KEY, now=now
+    )
+    return max(row.id for row in rows(engine, RequestRow))
+
+
+def publish(engine: Engine, now=NOW) -> None:
+    list(editions.publish(engine, now=now, expiry=18 * HOUR, template="1"))
+
+
+def with_traces(engine: Engine) -> Subscriber:
+    """A reader with a row in every table that knows readers."""
+    reader = signup.confirm(engine, ask(engine, now=NOW - 2 * DAY), NOW - 2 * DAY).subscriber
+    publish(engine, NOW - DAY)
+    ingest(engine, make_sighting())
+    publish(engine)
+    ask_new(engine, reader, NEW)
+    ask(engine, now=NOW)
+    with engine.begin() as conn:
+        hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
+        subscribers.suppress(conn, hash_, SuppressionReason.FULL, NOW)
+        conn.execute(update(DeliveryRow).values(reply=f"250 ok for <{ADA}>", queue_id="4XyZ"))
+    return reader
+
+
+# --- Looking at everything ----------------------------------------------------------------------
+
+
+def dump(engine: Engine) -> str:
+    """Every value of every table that the database has, whatever our code knows of them."""
+    found = MetaData()
+    with engine.connect() as conn:
+        found.reflect(conn)
+        return "\n".join(
+            f"{table.name}: {row}"
+            for table in found.sorted_tables
+            for row in conn.execute(select(table))
+        )
+
+
+def raw(engine: Engine) -> bytes:
+    """What is on the disk, read by eye."""
+    path = engine.url.database or ""
+    return b"".join(
+        Path(path + end).read_bytes() for end in ("", "-wal") if Path(path + end).exists()
+    )
+
+
+def is_anywhere(engine: Engine, *words: str) -> list[str]:
+    """Those of `words` that can be found in the database, in any case."""
+    told = dump(engine).casefold()
+    if engine.dialect.name == "sqlite":
+        told += raw(engine).decode("latin-1").casefold()
+    return [word for word in words if word.casefold() in told]
+
+
+# --- Erasing ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def neighbour(database_url: str) -> Iterator[Engine]:
+    """Another process that has the database open and is idle."""
+    other = open_engine(database_url)
+    with reading(other) as conn:
+        conn.execute(select(RequestRow.id)).all()
+    yield other
+    other.dispose()
+
+
+@pytest.fixture(params=["by its address", "by its link"])
+def erase(request: pytest.FixtureRequest, engine: Engine) -> Callable[[Subscriber], None]:
+    """What `paperboy subscribers erase` calls, and what the page does."""
+
+    def erase(reader: Subscriber) -> None:
+        if request.param == "by its address":
+            signup.erase(engine, f" {reader.email.upper()}")
+        else:
+            signup.erase_by_id(engine, reader.id, NOW)
+
+    return erase
+
+
+@pytest.mark.usefixtures("neighbour")
+def test_nothing_names_who_was_erased(engine: Engine, erase: Callable[[Subscriber], None]):
+    """In no table, and with SQLite in no byte of its file or its log."""
+    add_reader(engine, email=BOB)
+    reader = with_traces(engine)
+    keys = {row.dedupe_key for row in rows(engine, DeliveryRow)}
+    suppressed = [row.hash for row in rows(engine, SuppressionRow)]
+    names = (ADA, NEW, "harrow", "ada@", reader.secret, "4XyZ", IP)
+    assert is_anywhere(engine, *names) == list(names)
+
+    erase(reader)
+
+    assert is_anywhere(engine, *names) == [IP]  # in the counters, which tell nobody from another
+    assert is_anywhere(engine, BOB) == [BOB]
+    assert {row.dedupe_key for row in rows(engine, DeliveryRow)} == keys
+    assert [row.hash for row in rows(engine, SuppressionRow)] == suppressed
+    with pytest.raises(NotFoundError):
+        erase(reader)
+
+
+def test_the_place_they_asked_from_is_gone_when_its_counters_are(engine: Engine):
+    reader = with_traces(engine)
+    signup.erase_by_id(engine, reader.id, NOW)
+
+    purge.purge(engine, NOW + 3 * DAY, Retention())
+
+    assert is_anywhere(engine, IP) == []
+
+
+@pytest.mark.parametrize("status", [DeliveryStatus.QUEUED, DeliveryStatus.LEASED])
+def test_an_address_that_somebody_else_named_is_forgotten_too(
+    engine: Engine, status: DeliveryStatus
+):
+    """And not asked any more; the one who named it is left alone."""
+    bob = add_reader(engine, email=BOB)
+    request = ask_new(engine, bob, "Adele.Harrow@example.ORG")
+    ada = add_reader(engine, email=ADA)
+    if status is DeliveryStatus.LEASED:
+        with engine.begin() as conn:
+            assert len(deliveries.claim(conn, 9, "token", HOUR, NOW)) == 1
+
+    signup.erase_by_id(engine, ada.id, NOW)
+
+    assert is_anywhere(engine, "harrow") == []
+    [asked] = rows(engine, DeliveryRow)
+    assert (asked.status, asked.reason) == ("cancelled", "its address was erased")
+    with engine.begin() as conn:
+        assert deliveries.mark(conn, [asked.id], "token", HOUR, NOW) == set()
+    with pytest.raises(InvalidTokenError):
+        signup.confirm_new_address(engine, request, NOW)
+    assert signup.find(engine, BOB)[0] == bob
+
+
+def test_an_address_that_is_nobodys_can_be_erased(engine: Engine):
+    """Its owner was asked whether it is theirs, and wants to be forgotten."""
+    ask_new(engine, add_reader(engine, email=BOB), ADA)
+
+    signup.erase(engine, ADA)
+
+    assert is_anywhere(engine, "harrow") == []
+    with pytest.raises(NotFoundError):
+        signup.erase(engine, ADA)
+
+
+@pytest.mark.parametrize(
+    "settlement",
+    [
+        Settlement(0, DeliveryStatus.SENT, "accepted"),
+        Settlement(0, DeliveryStatus.QUEUED, "deferred at dot"),
+        Settlement(0, DeliveryStatus.FAILED, "soft at dot"),
+        Settlement(0, DeliveryStatus.SUPPRESSED, "hard at dot", suppression=SuppressionReason.HARD),
+    ],
+    ids=lambda settlement: settlement.status.value,
+)
+def test_what_a_server_says_after_the_erasing_is_not_kept(engine: Engine, settlement: Settlement):
+    """The dot was on the wire: the mail arrives, and the reply names its reader."""
+    reader = add_reader(engine, TOPIC, email=ADA, now=NOW - HOUR)
+    ingest(engine, make_sighting(), now=NOW - HOUR)
+    publish(engine)
+    [owed] = rows(engine, DeliveryRow)
+    with engine.begin() as conn:
+        deliveries.claim(conn, 1, "token", HOUR, NOW)
+        assert deliveries.mark(conn, [owed.id], "token", HOUR, NOW) == {owed.id}
+    said = replace(settlement, delivery_id=owed.id, reply=f"550 <{ADA}>", queue_id="4XyZ")
+
+    signup.erase_by_id(engine, reader.id, NOW)
+    with engine.begin() as conn:
+        assert deliveries.settle(conn, [said], "token", NOW)[settlement.status] == 1
+
+    assert is_anywhere(engine, "harrow", "4XyZ") == []
+    assert rows(engine, SuppressionRow) == []
+    with engine.begin() as conn:
+        assert deliveries.claim(conn, 9, "other", HOUR, NOW + DAY) == []
+
+
+def test_a_late_reply_about_an_uncertain_mail_is_not_kept(engine: Engine):
+    reader = add_reader(engine, TOPIC, email=ADA, now=NOW - HOUR)
+    ingest(engine, make_sighting(), now=NOW - HOUR)
+    publish(engine)
+    [owed] = rows(engine, DeliveryRow)
+    with engine.begin() as conn:
+        deliveries.claim(conn, 1, "token", HOUR, NOW)
+        deliveries.mark(conn, [owed.id], "token", HOUR, NOW)
+        deliveries.recover_leases(conn, NOW + 2 * HOUR)
+    signup.erase_by_id(engine, reader.id, NOW)
+
+    late = Settlement(owed.id, DeliveryStatus.SENT, "", reply=f"250 <{ADA}>", queue_id="4XyZ")
+    with engine.begin() as conn:
+        deliveries.settle(conn, [late], "token", NOW + 3 * HOUR)
+
+    assert [row.status for row in rows(engine, DeliveryRow)] == ["sent"]
+    assert is_anywhere(engine, "harrow", "4XyZ") == []
+
+
+@pytest.mark.parametrize("at_dot", [False, True])
+def test_a_sender_that_holds_the_address_in_memory_writes_it_nowhere(engine: Engine, at_dot: bool):
+    """Erased between claim and dot the mail ends without its dot; after it, it was too late."""
+    reader = add_reader(engine, TOPIC, email=ADA, now=NOW - HOUR)
+    ingest(engine, make_sighting(), now=NOW - HOUR)
+    publish(engine)
+
+    def erase() -> None:
+        signup.erase_by_id(engine, reader.id, NOW)
+
+    with open_sink(on_dot=erase if at_dot else None) as sink:
+        sink.answers["DOT"] = f"250 2.0.0 <{ADA}> queued as 4XyZ"
+        loaded = settings.load(None, smtp_url=f"smtp://127.0.0.1:{sink.port}", smtp_connections=1)
+        dispatcher = Services(loaded, engine).dispatcher(NOW)
+
+        def compose(delivery, digest) -> bytes:
+            if not at_dot:
+                erase()
+            return dispatcher.compose(delivery, digest)
+
+        tally = replace(dispatcher, compose=compose).drain(once=True)
+
+    assert (tally.sent, len(sink.taken)) == ((1, 1) if at_dot else (0, 0))
+    assert is_anywhere(engine, "harrow", "4XyZ") == []
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_what_a_reader_of_the_database_holds_up_is_wiped_by_the_next_purge(engine: Engine):
+    """SQLite keeps old pages for whoever still reads them."""
+    ada = with_traces(engine)
+    with reading(engine) as conn:
+        conn.execute(select(RequestRow.id)).all()
+        signup.erase_by_id(engine, ada.id, NOW)
+        assert "harrow" not in dump(engine)
+        assert b"harrow" in raw(engine)
+
+    purge.purge(engine, NOW, Retention())
+
+    assert is_anywhere(engine, "harrow") == []
+
+
+# --- Taking along -------------------------------------------------------------------------------
+
+# Where the rows of each table that knows people are found in an export, and what is left out.
+PLACES = {
+    "subscribers": ("subscriber", set()),
+    "subscriptions": ("topics", {"subscriber_id", "topic_id"}),  # the topic is told by its query
+    "requests": ("requests", set()),
+    "deliveries": ("mails", {"lease", "lease_until"}),  # who is sending it at the moment
+    "picks": ("mails", {"delivery_id", "paper_id"}),  # the paper is told by its outside name
+    "skips": ("days_without_mail", set()),
+    "asked": ("unanswered_questions", {"id", "address_hash"}),
+    "suppressions": ("suppression", {"hash"}),
+}
+OF_NOBODY = {
+    "limits": "counts by network address for two days, whoever sat there",
+    "daily_counts": "numbers of mails",
+}
+TELLS_OF_PEOPLE = re.compile(r"mail|address|recipient|subscriber|delivery|hash|(^|_)ip$")
+
+
+def tells_of_people(table: AnyTable) -> bool:
+    if any(TELLS_OF_PEOPLE.search(column.name) for column in table.columns):
+        return True
+    return any(key.column.table.name in PLACES for key in table.foreign_keys)
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from leaves(inner)
+    yield json.dumps(value)
+
+
+def test_every_table_that_tells_of_people_is_in_the_export_or_says_why_not():
+    """Whoever adds a table gives it a place above, or a reason."""
+    told = {table.name for table in Table.metadata.sorted_tables if tells_of_people(table)}
+
+    assert told - OF_NOBODY.keys() == PLACES.keys()
+
+
+def test_an_export_has_every_value_that_we_hold(engine: Engine):
+    reader = with_traces(engine)
+    with engine.begin() as conn:
+        conn.execute(update(DeliveryRow).values(lease="token", lease_until=NOW))
+
+    held = json.loads(json.dumps(signup.export(engine, reader.id)))
+
+    with reading(engine) as conn:
+        for name, (place, left_out) in PLACES.items():
+            table = Table.metadata.tables[name]
+            known = conn.execute(select(table)).mappings().all()
+            assert known, f"the reader of this test has no row in {name}"
+            values = {
+                json.dumps(signup.holding._plain(value))
+                for row in known
+                for column, value in row.items()
+                if column not in left_out
+            }
+            assert values <= set(leaves(held[place])), name
+
+
+def test_an_export_tells_of_nobody_else(engine: Engine):
+    add_reader(engine, email=BOB)
+    with_traces(engine)
+
+    assert BOB not in json.dumps(signup.export_of(engine, ADA))
+
+
+def test_an_export_of_nobody_is_refused(engine: Engine):
+    with pytest.raises(NotFoundError):
+        signup.export_of(engine, ADA)
+
+
+# --- The record of consent ----------------------------------------------------------------------
+
+
+def test_the_record_tells_when_from_where_and_what_was_agreed_to(engine: Engine):
+    reader = signup.confirm(engine, ask(engine), NOW + HOUR).subscriber
+
+    [record] = signup.export(engine, reader.id)["requests"]
+
+    assert (record["origin"], record["ip"], record["email"]) == (Origin.FORM, IP, ADA)
+    assert record["created_at"] == NOW.isoformat()
+    assert record["used_at"] == (NOW + HOUR).isoformat()
+    assert record["agreed_to"] == signup.WORDING
+
+
+def test_a_question_without_an_answer_is_no_consent(engine: Engine):
+    ask(engine)
+
+    [record] = signup.export_of(engine, ADA)["requests"]
+
+    assert (record["used_at"], record["wording"], record["agreed_to"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("origin", [Origin.OPERATOR, Origin.IMPORT])
+def test_who_was_put_in_as_confirmed_is_recorded_as_the_operators_word(
+    engine: Engine, origin: Origin
+):
+    signup.add(
+        engine, ADA, Wishes(), confirmed=True, suppression_key=SUPPRESSION_KEY, now=NOW,
+        origin=origin,
+    )  # fmt: skip
+
+    [record] = signup.export_of(engine, ADA)["requests"]
+
+    assert (record["origin"], record["ip"], record["agreed_to"]) == (origin, None, None)
+    assert record["used_at"] == NOW.isoformat()
+    with pytest.raises(InvalidTokenError):  # it was never a link
+        signup.confirm_new_address(engine, record["id"], NOW)
+
+
+def test_the_record_stays_as_long_as_its_reader_without_the_place(engine: Engine):
+    reader = signup.confirm(engine, ask(engine), NOW).subscriber
+    signup.leave(engine, reader.secret, NOW + DAY)
+
+    purge.purge(engine, NOW + 5 * 365 * DAY, Retention())
+
+    [record] = signup.export(engine, reader.id)["requests"]
+    assert (record["ip"], record["wishes"]) == (None, {})
+    assert (record["email"], record["agreed_to"]) == (ADA, signup.WORDING)
+    assert (record["created_at"], record["used_at"]) == (NOW.isoformat(), NOW.isoformat())
+
+
+def test_what_the_operator_typed_is_forgotten_like_what_a_form_was_sent(engine: Engine):
+    signup.add(
+        engine, ADA, Wishes((TOPIC,)), confirmed=False, suppression_key=SUPPRESSION_KEY, now=NOW
+    )
+    [request] = rows(engine, RequestRow)
+    signup.confirm(engine, request.id, NOW)
+
+    purge.purge(engine, NOW + 8 * DAY, Retention())
+
+    assert [row.wishes for row in rows(engine, RequestRow)] == [{}]
+
+
+def test_words_that_were_agreed_to_are_never_changed():
+    """Other words are another version: add one, and make it the current one."""
+    assert consent.WORDINGS == {
+        "1": "With this button you say: send me the digest of new papers, as often as I chose, "
+        "until I leave. Every mail has a link that leaves with one click."
+    }

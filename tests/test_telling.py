@@ -1,0 +1,237 @@
+"""What is written anywhere while everything runs: no address, no link, no password.
+
+The whole way of a reader through the real site, a real mail server that repeats whom it refuses,
+real errors and a real worker, at DEBUG; then everything that was written is searched.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+import structlog
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import IntegrityError
+
+from pipeline import embedded, ingest, logs, settings, signup
+from pipeline.bootstrap import Services
+from pipeline.errors import TransportError
+from pipeline.signup import Wishes
+from pipeline.sources import Reading
+from pipeline.storage.database import open_engine
+from pipeline.storage.schema import SubscriberRow
+from pipeline.tasks import client
+from pipeline.web import create_app
+from pipeline.web.server import listen, server
+from tests.factories import make_sighting
+from tests.newsroom import rows
+from tests.outbox import add_subscriber
+from tests.sinks import Sink, open_sink
+
+ADA, BOB, NEW = "ada.private@example.org", "bob.private@example.org", "new.private@example.org"
+SECRETS = {
+    "secret_key": "the-key-that-signs-links-of-mails",
+    "suppression_key": "the-key-that-hides-suppressions..",
+}
+SMTP_PASSWORD, DATABASE_PASSWORD = "pw-of-the-mail", "pw-of-the-database"
+FORM = {"email": ADA, "queries": "tea", "frequency": "daily", "hour": "7", "timezone": "UTC",
+        "max_papers": "5", "homepage": "", "do": "subscribe"}  # fmt: skip
+
+pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("logging_as_it_was")]
+
+
+@dataclass
+class Way:
+    """A reader's way, and everything on it that nobody else may see."""
+
+    services: Services
+    sink: Sink
+    site: str
+    secret: set[str] = field(default_factory=set)
+
+    def get(self, url: str) -> requests.Response:
+        return requests.get(self.site + urlsplit(url).path, timeout=30)
+
+    def post(self, url: str, **form: str) -> requests.Response:
+        return requests.post(self.site + urlsplit(url).path, data=form, timeout=30)
+
+    def send(self) -> None:
+        self.services.dispatch(once=True, clock=datetime.now(UTC))
+
+    def link(self, purpose: str) -> str:
+        """The newest link of this kind that was mailed."""
+        mails = [mail.body.replace(b"=\r\n", b"").decode() for mail in self.sink.taken]
+        found = [m for mail in mails for m in re.findall(rf"https?://\S+?/{purpose}/[\w.-]+", mail)]
+        self.secret.add(found[-1].rsplit("/", 1)[1])
+        return found[-1]
+
+
+@contextmanager
+def serving(services: Services) -> Iterator[str]:
+    with listen("127.0.0.1", 0) as socket:
+        running = server(create_app(services))
+        running.config.access_log = True  # ours is off: should anybody turn it on
+        logs.configure(services.settings)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [socket]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+        finally:
+            running.should_exit = True
+            thread.join(30)
+
+
+def with_password(database_url: str) -> str:
+    return database_url.replace("//postgres@", f"//postgres:{DATABASE_PASSWORD}@")
+
+
+@pytest.fixture
+def way(database_url: str, valkey: str, log_format: str) -> Iterator[Way]:
+    with open_sink(logins={"paperboy": SMTP_PASSWORD}, features=("AUTH PLAIN",)) as sink:
+        loaded = settings.load(
+            None,
+            database_url=with_password(database_url),
+            redis_url=valkey,
+            smtp_url=f"smtp://paperboy:{SMTP_PASSWORD}@127.0.0.1:{sink.port}",
+            log_level="DEBUG",
+            log_format=log_format,
+            smtp_connections=1,
+            **SECRETS,
+        )
+        services = Services(loaded, open_engine(loaded.database_url))
+        with serving(services) as site:
+            yield Way(services, sink, site)
+        services.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("backend", "log_format"), [("sqlite", "text"), ("postgresql", "json")], indirect=["backend"]
+)
+def test_nothing_that_is_written_names_anybody_or_opens_anything(
+    way: Way, valkey: str, log_format: str, capfd: pytest.CaptureFixture[str]
+):
+    join(way)
+    read(way)
+    be_refused(way)
+    leave(way)
+    fail(way)
+    written = "".join(capfd.readouterr())
+    if log_format == "json":  # a worker takes seconds to start
+        written += work(way, capfd)
+
+    for event in ("confirmed", "not accepted", "address erased", "IntegrityError", "UNIQUE",
+                  "/subscribe HTTP", "unsubscribe/[token]"):  # fmt: skip
+        assert event.casefold() in written.casefold(), "what is searched must be there"
+    passwords = {
+        SMTP_PASSWORD,
+        DATABASE_PASSWORD,
+        urlsplit(valkey).password or "",
+        *SECRETS.values(),
+    }
+    for word in {ADA, BOB, NEW, "private", *passwords, *way.secret}:
+        assert word not in written, word
+
+
+def join(way: Way) -> None:
+    way.sink.answers[f"RCPT {ADA}"] = [f"450 4.2.0 <{ADA}>: greylisted"]
+    assert way.post("/subscribe", **FORM).ok
+    way.send()
+    with way.services.engine.begin() as conn:
+        conn.execute(text("UPDATE deliveries SET not_before = created_at"))
+    way.send()
+    link = way.link("confirm")
+    assert way.get(link).ok
+    found = Reading((make_sighting(title="Tea leaves"),))
+    ingest.ingest_recorded(way.services.engine, [("arxiv", found)], now=datetime.now(UTC))
+    assert way.post(link).ok
+    way.secret |= {row.secret for row in rows(way.services.engine, SubscriberRow)}
+
+
+def read(way: Way) -> None:
+    way.sink.answers["DOT"] = f"250 2.0.0 Ok {ADA}"
+    way.send()
+    assert way.get(way.link("digests")).ok
+    preferences = way.link("preferences")
+    assert way.get(preferences).ok
+    way.post(preferences + "/data")
+    subscriber = rows(way.services.engine, SubscriberRow)[0]
+    signup.ask_data_link(way.services.engine, subscriber.id, datetime.now(UTC))
+    way.send()
+    data = way.link("data")
+    assert way.post(data + "/export").json()["subscriber"]["email"] == ADA
+    assert way.post(data + "/address", email=NEW).ok
+    way.send()
+    assert way.get(way.link("new-address")).ok
+    assert way.get(data + "x").status_code == 410
+
+
+def be_refused(way: Way) -> None:
+    """By a server that repeats the recipient, and by one that does not know us."""
+    for reply in (f"550 5.1.1 <{BOB}>: no such user", f"550 5.7.1 {BOB} blocked"):
+        way.sink.answers[f"RCPT {BOB}"] = [reply]
+        signup.add(
+            way.services.engine, BOB, Wishes(), confirmed=False,
+            suppression_key=way.services.suppression_key, now=datetime.now(UTC),
+        )  # fmt: skip
+        way.send()
+    way.sink.logins.clear()
+    signup.add(
+        way.services.engine, f"x{BOB}", Wishes(), confirmed=False,
+        suppression_key=way.services.suppression_key, now=datetime.now(UTC),
+    )  # fmt: skip
+    with pytest.raises(TransportError) as stopped:
+        way.send()
+    structlog.get_logger().error("stopped", error=str(stopped.value), settings=repr(way.services))
+    way.sink.logins["paperboy"] = SMTP_PASSWORD
+
+
+def leave(way: Way) -> None:
+    assert way.post(way.link("unsubscribe")).ok
+    assert way.post(way.link("data") + "/erase", sure="yes").ok
+
+
+def fail(way: Way) -> None:
+    """Errors quote what they failed at: SQLAlchemy the values, PostgreSQL the row."""
+    engine: Engine = way.services.engine
+    add_subscriber(engine, ADA)
+    try:
+        add_subscriber(engine, ADA)
+    except IntegrityError:
+        structlog.get_logger().exception("failed")
+    with engine.begin() as conn:
+        conn.execute(text("DROP TABLE asked"))
+    assert way.post("/subscribe", **FORM).status_code == 500
+
+
+def work(way: Way, capfd: pytest.CaptureFixture[str]) -> str:
+    """What a worker writes when its database is broken, and when it does what it should."""
+    loaded = way.services.settings
+    with way.services.engine.begin() as conn:
+        conn.execute(text("DROP TABLE skips"))
+        conn.execute(text("UPDATE subscribers SET status = 'pending', created_at = '2020-01-01'"))
+    environment = settings.child_environment(
+        DATABASE_URL=loaded.database_url,
+        REDIS_URL=loaded.redis_url,
+        SMTP_URL=loaded.smtp_url.get_secret_value(),
+        LOG_LEVEL="DEBUG",
+        LOG_FORMAT=loaded.log_format,
+        **{name.upper(): value for name, value in SECRETS.items()},
+    )
+    written = ""
+    with embedded.worker(environment, concurrency=1), client(loaded) as sender:
+        for name in ("dispatch", "purge"):
+            sender.send_task(f"paperboy.{name}", expires=60)
+        deadline = time.monotonic() + 60
+        while "raised unexpected" not in written:
+            assert time.monotonic() < deadline, written
+            time.sleep(0.1)
+            written += "".join(capfd.readouterr())
+    return written + "".join(capfd.readouterr())

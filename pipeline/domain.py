@@ -6,7 +6,7 @@ aware and in UTC; a date is the local date of whoever it is about.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from enum import IntEnum, StrEnum
 
@@ -306,6 +306,17 @@ class SuppressionReason(StrEnum):
 # --- Feedback -----------------------------------------------------------------------------------
 
 
+DISABLED = "5.2.1"  # the enhanced code of a mailbox that is switched off, perhaps for a while
+
+
+class StrikeKind(StrEnum):
+    """What counts against an address, once for each edition."""
+
+    FULL = "full"
+    SOFT = "soft"
+    DISABLED = "disabled"  # see above: the first one is only counted
+
+
 class NoticeKind(StrEnum):
     """What came back about a delivery, after the server had taken it or refused it later."""
 
@@ -333,3 +344,4 @@ class Notice:
     verdict: Verdict | None = None  # of a bounce, in the words of the reply table
     message_id: str | None = None  # of the mail it is about, with its angle brackets
     envelope: str | None = None  # the address it came back to, which may carry our token
+    secret: str | None = field(default=None, repr=False)  # of a wish to leave: from its link

@@ -13,7 +13,15 @@ from sqlalchemy import Connection, Engine
 from pipeline.domain import DeliveryKind, DeliveryStatus, SkipReason, Subscriber, SubscriberStatus
 from pipeline.errors import NotFoundError
 from pipeline.signup.wishes import known
-from pipeline.storage import confirmations, deliveries, digests, requests, subscribers, topics
+from pipeline.storage import (
+    confirmations,
+    deliveries,
+    digests,
+    events,
+    requests,
+    subscribers,
+    topics,
+)
 from pipeline.storage.database import reading, retried, server_now
 from pipeline.storage.deliveries import CancelReason
 
@@ -107,6 +115,7 @@ def export(engine: Engine, subscriber_id: int) -> dict[str, Any]:
             "subscriber": record,
             "topics": [{"query": s.topic.query, "label": s.label} for s in followed],
             "requests": requests.of(conn, subscriber_id),
+            "news": events.of(conn, subscriber_id),
             "mails": [{**mail, "papers": papers[mail["id"]]} for mail in mails],
             "days_without_mail": digests.skips_of(conn, subscriber_id),
             "unanswered_questions": confirmations.times(conn, record["address_hash"]),
@@ -135,6 +144,7 @@ def erase_by_id(engine: Engine, subscriber_id: int, now: datetime) -> None:
         known(conn, subscriber_id, for_change=True)
         deliveries.cancel_owed(conn, [subscriber_id], CancelReason.LEFT)
         deliveries.blank(conn, subscriber_id)
+        events.forget(conn, subscriber_id, subscribers.hash_of(conn, subscriber_id))
         requests.blank(conn, subscriber_id, now)
         subscribers.erase(conn, subscriber_id, now)
     log.info("subscriber erased", subscriber=subscriber_id)

@@ -21,6 +21,12 @@ from pipeline.dispatch import Dispatcher, Tally
 from pipeline.domain import Delivery, DeliveryKind, Digest, Verdict
 from pipeline.editions import Outcome
 from pipeline.errors import NotFoundError, RenderError, SettingsError, TransportError
+from pipeline.feedback import Feedback
+from pipeline.feedback.providers import Provider
+from pipeline.feedback.providers.fetching import fetch
+from pipeline.feedback.providers.generic import Generic
+from pipeline.feedback.providers.ses import SES
+from pipeline.feedback.providers.sns import SNS
 from pipeline.ingest import SourceReport
 from pipeline.links import SignedLinks
 from pipeline.message import Sender, compose_confirmation, compose_digest
@@ -275,6 +281,37 @@ class Services:
         if delivery.kind is DeliveryKind.LINK:
             return renderer.link(preferences, unsubscribe)
         return renderer.already_in(preferences, unsubscribe)
+
+    # --- Feedback -------------------------------------------------------------------------------
+
+    @cached_property
+    def feedback(self) -> Feedback:
+        return Feedback(self.engine, self.sender, self.suppression_key)
+
+    @cached_property
+    def providers(self) -> dict[str, Provider]:
+        """Who may tell of deliveries at /hooks/<name>: those the operator has set up."""
+        loaded = self.settings
+        providers: dict[str, Provider] = {}
+        if loaded.ses_topics:
+            providers["ses"] = SES(SNS(loaded.ses_topics, fetch))
+        if loaded.hook_secret:
+            providers["generic"] = Generic(loaded.hook_secret)
+        return providers
+
+    def receive_news(
+        self, name: str, headers: Mapping[str, str], body: bytes, now: datetime
+    ) -> int:
+        """Take what a provider posted; how many events there were.
+
+        Raises NotFoundError for a provider that is not set up, and what `Provider.receive` does.
+        """
+        if name not in self.providers:
+            raise NotFoundError("no such provider is set up")
+        events = self.providers[name].receive(headers, body, now)
+        for event in events:
+            self.feedback.take(name, event, now)
+        return len(events)
 
     # --- Dispatch -------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from email.utils import parseaddr
 from ipaddress import ip_address, ip_network
@@ -16,6 +17,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pipeline.errors import SettingsError
 
 DEVELOPMENT_KEY = "development-only"
+SHORTEST_SECRET = 32
+SNS_TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]{1,256}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,10 @@ class Settings(BaseSettings):
     smtp_messages_per_connection: Annotated[int, Field(ge=1)] = 500
     resend_uncertain_digests: bool = False
 
+    # Feedback
+    ses_topics: Words = ()
+    hook_secret: Annotated[Words, Field(repr=False)] = ()  # newest first
+
     # Logs
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     log_format: Annotated[str, Field(pattern="^(auto|json|text)$")] = "auto"
@@ -115,6 +122,20 @@ class Settings(BaseSettings):
                 ip_network(proxy)
             except ValueError as error:
                 raise ValueError("must be addresses or networks such as 10.0.0.0/8") from error
+        return value
+
+    @field_validator("ses_topics")
+    @classmethod
+    def _topics(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(SNS_TOPIC.fullmatch, value)):
+            raise ValueError("must look like arn:aws:sns:eu-west-1:123456789012:bounces")
+        return value
+
+    @field_validator("hook_secret")
+    @classmethod
+    def _long_enough(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(len(secret) < SHORTEST_SECRET for secret in value):
+            raise ValueError(f"must have at least {SHORTEST_SECRET} characters")
         return value
 
     @field_validator("logo_url")

@@ -18,10 +18,12 @@ from pipeline import editions, settings
 from pipeline import ingest as ingesting
 from pipeline import purge as purging
 from pipeline.dispatch import Dispatcher, Tally
-from pipeline.domain import Delivery, DeliveryKind, Digest, Verdict
+from pipeline.domain import Delivery, DeliveryKind, Digest, Notice, NoticeKind, Verdict
 from pipeline.editions import Outcome
 from pipeline.errors import NotFoundError, RenderError, SettingsError, TransportError
-from pipeline.feedback import Feedback
+from pipeline.feedback import Effect, Feedback
+from pipeline.feedback.imap import read_imap
+from pipeline.feedback.maildir import read_maildir
 from pipeline.feedback.providers import Provider
 from pipeline.feedback.providers.fetching import fetch
 from pipeline.feedback.providers.generic import Generic
@@ -61,6 +63,15 @@ class Preview:
     html: str
     text: str
     eml: bytes  # as it would be sent, without SMTP's doubled dots
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMail:
+    """A mail that came back: what it says, and what was done about it."""
+
+    name: str
+    notice: Notice
+    effect: Effect
 
 
 @dataclass(frozen=True)
@@ -312,6 +323,36 @@ class Services:
         for event in events:
             self.feedback.take(name, event, now)
         return len(events)
+
+    def read_bounces(
+        self, mails: Iterable[tuple[str, bytes]], read: Callable[[bytes], Notice], now: datetime
+    ) -> Iterator[ReadMail]:
+        """Apply mails that came back, given by name and octets, one by one as they are asked for.
+
+        `read` tells what a mail says. A mail that was applied before is not applied again.
+        """
+        for name, octets in mails:
+            notice = read(octets)
+            yield ReadMail(name, notice, self.feedback.take_mail(octets, notice, now))
+
+    def read_mailbox(
+        self, where: str, read: Callable[[bytes], Notice], now: datetime
+    ) -> list[ReadMail]:
+        """Apply what is new in a mailbox, an imap(s) address or a Maildir, and put it away there.
+
+        Raises MailboxError; what was applied until then is, and is not again the next time.
+        """
+        taken: list[ReadMail] = []
+
+        def take(name: str, octets: bytes) -> bool:
+            taken.extend(self.read_bounces([(name, octets)], read, now))
+            return taken[-1].notice.kind is not NoticeKind.NONE
+
+        if where.startswith(("imap://", "imaps://")):
+            read_imap(where, take)
+        else:
+            read_maildir(Path(where), take)
+        return taken
 
     # --- Dispatch -------------------------------------------------------------------------------
 

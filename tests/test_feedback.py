@@ -152,12 +152,15 @@ def test_our_message_id_is_as_good(engine, feedback, ada):
         Notice(NoticeKind.COMPLAINT, recipients=(ADA,), message_id="<T00001@example.org>"),
         Notice(NoticeKind.UNSUBSCRIBE, recipients=(ADA,)),
         Notice(NoticeKind.UNSUBSCRIBE, recipients=(ADA,), secret=SECRET[::-1]),
+        Notice(NoticeKind.UNSUBSCRIBE, recipients=(ADA,), secret="\0\udc80"),
+        Notice(HARD, message_id="\0\udc80@", envelope="\0+\udc80@", recipients=("\udc80@\0",)),
     ],
 )
 def test_a_stranger_can_claim_what_they_like(engine, feedback, ada, notice):
     send(engine, ada, queue_id="T00001")
 
     assert feedback.apply(notice, NOW) is Effect.NOT_OURS
+    assert feedback.take_mail(b"the same in a mail", notice, NOW) is Effect.NOT_OURS
 
     assert outbox.suppressions(engine) == {}
     assert rows(engine, StrikeRow) == []

@@ -7,11 +7,14 @@ provider, which may name a mail by the id it gave it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
+from typing import Final
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -26,6 +29,9 @@ from pipeline.storage.events import StoredEvent
 from pipeline.storage.tracing import Traced
 
 log = structlog.get_logger(__name__)
+
+
+MAIL: Final = "mail"  # stands for a provider where a mailbox brought the news
 
 
 class Effect(StrEnum):
@@ -83,6 +89,15 @@ class Feedback:
             _tell(done, event.kind, provider=provider)
         return tuple(done.effect for done in results)
 
+    def take_mail(self, octets: bytes, notice: Notice, now: datetime) -> Effect:
+        """`take` for a mail that came back, which is known again by its octets.
+
+        Not the mail is kept but what it was read as: the mailbox has it.
+        """
+        said = {"status": notice.status, "verdict": notice.verdict, "message": notice.message_id}
+        event = Event(hashlib.sha256(octets).hexdigest(), notice.kind, json.dumps(said), (notice,))
+        return self.take(MAIL, event, now)[0]
+
     def _apply_alone(self, notice: Notice, now: datetime) -> _Done:
         with self.engine.begin() as conn:
             return self._carry_out(conn, notice, None, now)
@@ -112,7 +127,9 @@ class Feedback:
         )
 
     def _hash(self, address: str) -> str:
-        return subscribers.address_hash(address, self.suppression_key)
+        # What a mail or an event calls an address need not even be text.
+        letters = address.encode("utf-8", "replace").decode()
+        return subscribers.address_hash(letters, self.suppression_key)
 
     # --- Whose news it is -----------------------------------------------------------------------
 
@@ -207,7 +224,7 @@ def _leave(
 
 def _asker(conn: Connection, notice: Notice) -> Subscriber | None:
     """Who asks to leave, by the secret that List-Unsubscribe puts into such a mail."""
-    if notice.secret is None:
+    if notice.secret is None or not notice.secret.isprintable():
         return None
     return subscribers.by_secret(conn, notice.secret, for_change=True)
 
@@ -230,7 +247,7 @@ def _story(notice: Notice) -> str:
     return f"accepted, then {notice.verdict or notice.kind}"
 
 
-def _tell(done: _Done, kind: str, provider: str = "mail") -> None:
+def _tell(done: _Done, kind: str, provider: str = MAIL) -> None:
     log.info(
         "news of a delivery",
         provider=provider,

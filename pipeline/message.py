@@ -94,6 +94,8 @@ class Sender:
 
         Found without a column or an index of its own: the key in it has one already.
         """
+        if not message_id.isascii():
+            return None
         name, _, proof = message_id.strip("<> ").rpartition("@")[0].rpartition(".")
         dedupe_key = name.replace(".", ":")
         made = self._proof(dedupe_key)

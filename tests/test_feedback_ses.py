@@ -63,6 +63,8 @@ def test_a_certificate_is_fetched_once(sns, there):
         posted("hello", after={"Type": "UnsubscribeConfirmation"}),
         posted("hello", after={"Message": None}),
         posted("hello", sha1=True),
+        posted("hello", SignatureVersion="1"),
+        posted("hello", SignatureVersion=2),
         posted("hello", sha1=True, after={"SignatureVersion": "2"}),
         posted("hello", TopicArn="arn:aws:sns:eu-west-1:666666666666:bounces"),
         posted("hello", Timestamp="2030-01-01T07:59:59.000Z"),

@@ -154,7 +154,14 @@ def test_a_message_id_of_ours_tells_its_delivery_and_a_made_up_one_nothing():
 
     assert sender.dedupe_key_of(ours) == "digest:2030-01-02:17"
     assert sender.dedupe_key_of(ours.strip("<>")) == "digest:2030-01-02:17"
-    for made_up in (theirs, ours.replace(".17.", ".18."), "", "<@>", "<né.né@example.org>"):
+    for made_up in (
+        theirs,
+        ours.replace(".17.", ".18."),
+        "",
+        "<@>",
+        "<né.né@example.org>",
+        "\udc80@",
+    ):
         assert sender.dedupe_key_of(made_up) is None
 
 

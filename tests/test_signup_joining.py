@@ -15,6 +15,7 @@ from sqlalchemy import Engine, event
 
 from pipeline import editions, signup
 from pipeline.domain import (
+    DeliveryKind,
     DeliveryStatus,
     SkipReason,
     Subscriber,
@@ -30,7 +31,7 @@ from pipeline.errors import (
 )
 from pipeline.signup import Wishes, asking
 from pipeline.signup.wishes import as_json, from_json
-from pipeline.storage import deliveries, subscribers
+from pipeline.storage import confirmations, deliveries, subscribers
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
     AskedRow,
@@ -428,6 +429,19 @@ def test_a_suppressed_reader_who_confirms_is_written_to_again(engine: Engine):
     assert [o.skipped for o in publish(engine, NOW + DAY)] == [None]
     assert mails(engine) == [("confirmation", "sent"), ("digest", "queued")]
     assert signup.find(engine, ADA)[0].id == reader.id
+
+
+def test_who_complained_gets_no_mail_whoever_put_it_into_the_outbox(engine: Engine):
+    suppress(engine, ADA, SuppressionReason.COMPLAINT)
+    signup.add(engine, ADA, WISHES, confirmed=False, suppression_key=SUPPRESSION_KEY, now=NOW)
+    assert mails(engine) == [], "not even the operator's question"
+
+    with engine.begin() as conn:
+        subscriber = subscribers.by_email(conn, ADA)
+        confirmations.enqueue(
+            conn, DeliveryKind.CONFIRMATION, subscriber.id, about=1, expires_at=NOW + DAY, now=NOW
+        )
+        assert deliveries.claim(conn, 100, "token", HOUR, NOW) == []
 
 
 def test_what_was_asked_before_a_suppression_is_not_sent_after_it(engine: Engine):

@@ -146,13 +146,17 @@ def test_a_confirmation_that_is_refused_is_no_edition(engine):
 def test_strikes_at_one_moment_see_each_other(engine):
     """Whoever comes second waits for the first, and knows that it is one too many."""
     subscriber = add_subscriber(engine)
-    sent = [send(engine, subscriber, days) for days in range(3)]
-    count(engine, sent[0])
+    first, second, third = (send(engine, subscriber, days) for days in range(3))
+    count(engine, first)
 
-    with ThreadPoolExecutor(2) as both:
-        found = list(both.map(lambda id_: count(engine, id_), sent[1:]))
+    with ThreadPoolExecutor(1) as beside:
+        with engine.begin() as conn:
+            assert strikes.count(conn, second, StrikeKind.SOFT, NOW) is None
+            waiting = beside.submit(count, engine, third)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
 
-    assert set(found) == {None, SuppressionReason.SOFT}
+        assert waiting.result() is SuppressionReason.SOFT
 
 
 def test_other_readers_and_what_is_long_ago_do_not_count(engine):

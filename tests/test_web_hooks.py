@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from datetime import timedelta
 from typing import Any
@@ -141,6 +143,13 @@ def test_what_a_bounce_says_is_read_by_the_table_for_replies():
     assert verdict() == ("soft", Verdict.SOFT)
     assert verdict(status="5.0.0", verdict="full") == ("soft", Verdict.FULL)
     assert verdict(status={}, reason=3, verdict=[]) == ("soft", Verdict.SOFT)
+
+
+def test_what_is_signed_is_the_time_a_dot_and_the_body():
+    """As docs/feedback.md tells those who write the other end."""
+    made = hmac.new(b"secret", b'1893571200.{"id": "1"}', hashlib.sha256).hexdigest()
+
+    assert sign("secret", "1893571200", b'{"id": "1"}') == made
 
 
 def test_one_of_several_signatures_is_enough():

@@ -66,7 +66,7 @@ def _strike(outcome: Outcome) -> StrikeKind | None:
     """What counts against the person; only a full mailbox does so with a 4yz too."""
     if outcome.verdict is Verdict.FULL:
         return StrikeKind.FULL
-    if outcome.verdict is not Verdict.SOFT or not outcome.permanent:
+    if outcome.verdict is not Verdict.SOFT:
         return None
     is_disabled = outcome.reply is not None and outcome.reply.enhanced == DISABLED
     return StrikeKind.DISABLED if is_disabled else StrikeKind.SOFT

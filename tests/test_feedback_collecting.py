@@ -190,6 +190,18 @@ def test_new_mails_of_a_maildir_are_read_once(maildir):
     assert names(maildir / "cur") == ["0.c:2,S", "1.a:2,S", "2.b:2,F"]
 
 
+def test_what_an_imap_server_moved_is_still_unread(maildir):
+    """Old mails that somebody read, flagged or threw away are left alone."""
+    for name in ("3.d:2,", "4.e:2,PR", "5.f", "6.g:2,F", "7.h:2,T", ".hidden"):
+        (maildir / "cur" / name).write_bytes(BOUNCE)
+    reader = Reader()
+
+    read_maildir(maildir, reader)
+
+    assert reader.names == ["1.a", "2.b", "3.d:2,", "4.e:2,PR", "5.f"]
+    assert {"3.d:2,S", "4.e:2,PRS", "5.f:2,S"} <= set(names(maildir / "cur"))
+
+
 def test_killed_in_a_maildir_a_mail_is_read_again(maildir):
     with pytest.raises(KeyboardInterrupt):
         read_maildir(maildir, Reader(dies_at=2))

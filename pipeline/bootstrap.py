@@ -20,9 +20,17 @@ from pipeline import ingest as ingesting
 from pipeline import purge as purging
 from pipeline.dispatch import Dispatcher, Tally
 from pipeline.dkim import Signer, aligned, read_keys
-from pipeline.domain import Delivery, DeliveryKind, Digest, Verdict
+from pipeline.domain import Delivery, DeliveryKind, Digest, Notice, NoticeKind, Verdict
 from pipeline.editions import Outcome
 from pipeline.errors import NotFoundError, RenderError, SettingsError, TransportError
+from pipeline.feedback import Effect, Feedback
+from pipeline.feedback.imap import read_imap
+from pipeline.feedback.maildir import read_maildir
+from pipeline.feedback.providers import Provider
+from pipeline.feedback.providers.fetching import fetch
+from pipeline.feedback.providers.generic import Generic
+from pipeline.feedback.providers.ses import SES
+from pipeline.feedback.providers.sns import SNS
 from pipeline.ingest import SourceReport
 from pipeline.links import SignedLinks
 from pipeline.message import Sender, compose_confirmation, compose_digest
@@ -59,6 +67,15 @@ class Preview:
     html: str
     text: str
     eml: bytes  # as it would be sent, without SMTP's doubled dots
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMail:
+    """A mail that came back: what it says, and what was done about it."""
+
+    name: str
+    notice: Notice
+    effect: Effect
 
 
 @dataclass(frozen=True)
@@ -186,6 +203,7 @@ class Services:
             ip=timedelta(days=loaded.ip_days),
             digest=timedelta(days=loaded.digest_days),
             delivery=timedelta(days=loaded.delivery_days),
+            event=timedelta(days=loaded.event_days),
         )
 
     # --- Mail -----------------------------------------------------------------------------------
@@ -315,6 +333,67 @@ class Services:
         if delivery.kind is DeliveryKind.LINK:
             return renderer.link(preferences, unsubscribe)
         return renderer.already_in(preferences, unsubscribe)
+
+    # --- Feedback -------------------------------------------------------------------------------
+
+    @cached_property
+    def feedback(self) -> Feedback:
+        return Feedback(self.engine, self.sender, self.suppression_key)
+
+    @cached_property
+    def providers(self) -> dict[str, Provider]:
+        """Who may tell of deliveries at /hooks/<name>: those the operator has set up."""
+        loaded = self.settings
+        providers: dict[str, Provider] = {}
+        if loaded.ses_topics:
+            providers["ses"] = SES(SNS(loaded.ses_topics, fetch))
+        if loaded.hook_secret:
+            providers["generic"] = Generic(loaded.hook_secret)
+        return providers
+
+    def receive_news(
+        self, name: str, headers: Mapping[str, str], body: bytes, now: datetime
+    ) -> int:
+        """Take what a provider posted; how many events there were.
+
+        Raises NotFoundError for a provider that is not set up, and what `Provider.receive` does.
+        """
+        if name not in self.providers:
+            raise NotFoundError("no such provider is set up")
+        events = self.providers[name].receive(headers, body, now)
+        for event in events:
+            self.feedback.take(name, event, now)
+        return len(events)
+
+    def read_bounces(
+        self, mails: Iterable[tuple[str, bytes]], read: Callable[[bytes], Notice], now: datetime
+    ) -> Iterator[ReadMail]:
+        """Apply mails that came back, given by name and octets, one by one as they are asked for.
+
+        `read` tells what a mail says. A mail that was applied before is not applied again.
+        """
+        for name, octets in mails:
+            notice = read(octets)
+            yield ReadMail(name, notice, self.feedback.take_mail(octets, notice, now))
+
+    def read_mailbox(
+        self, where: str, read: Callable[[bytes], Notice], now: datetime
+    ) -> list[ReadMail]:
+        """Apply what is new in a mailbox, an imap(s) address or a Maildir, and put it away there.
+
+        Raises MailboxError; what was applied until then is, and is not again the next time.
+        """
+        taken: list[ReadMail] = []
+
+        def take(name: str, octets: bytes) -> bool:
+            taken.extend(self.read_bounces([(name, octets)], read, now))
+            return taken[-1].notice.kind is not NoticeKind.NONE
+
+        if where.startswith(("imap://", "imaps://")):
+            read_imap(where, take)
+        else:
+            read_maildir(Path(where), take)
+        return taken
 
     # --- Dispatch -------------------------------------------------------------------------------
 

@@ -316,6 +316,17 @@ class SuppressionReason(StrEnum):
 # --- Feedback -----------------------------------------------------------------------------------
 
 
+DISABLED = "5.2.1"  # the enhanced code of a mailbox that is switched off, perhaps for a while
+
+
+class StrikeKind(StrEnum):
+    """What counts against an address, once for each edition."""
+
+    FULL = "full"
+    SOFT = "soft"
+    DISABLED = "disabled"  # see above: the first one is only counted
+
+
 class NoticeKind(StrEnum):
     """What came back about a delivery, after the server had taken it or refused it later."""
 
@@ -343,3 +354,4 @@ class Notice:
     verdict: Verdict | None = None  # of a bounce, in the words of the reply table
     message_id: str | None = None  # of the mail it is about, with its angle brackets
     envelope: str | None = None  # the address it came back to, which may carry our token
+    secret: str | None = field(default=None, repr=False)  # of a wish to leave: from its link

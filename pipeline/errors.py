@@ -12,6 +12,10 @@
   - RenderError        a template did not produce a mail
   - InvalidTokenError  a link was altered, or cannot be used any more
       - ExpiredTokenError  its time is over
+  - ForgedError        news that nobody we trust has signed
+  - EventError         signed news that cannot be read
+  - ProviderError      a provider could not be asked; what it sent may come again
+  - MailboxError       a mailbox that could not be read
   - ServiceError       a service that we bring along did not start
   - UnansweredError    no DNS server told whether a record exists
   - TransportError     no mail server could be reached, or it refuses us as a whole
@@ -96,6 +100,22 @@ class InvalidTokenError(PaperboyError):
 
 class ExpiredTokenError(InvalidTokenError):
     """The time of a link of ours is over."""
+
+
+class ForgedError(PaperboyError):
+    """News that nobody we trust has signed, or that was signed too long ago."""
+
+
+class EventError(PaperboyError):
+    """Signed news that cannot be read."""
+
+
+class ProviderError(PaperboyError):
+    """A provider could not be asked for what we need to believe it; the same may come again."""
+
+
+class MailboxError(PaperboyError):
+    """A mailbox that could not be read."""
 
 
 class ServiceError(PaperboyError):

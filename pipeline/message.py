@@ -83,9 +83,27 @@ class Sender:
         return self.site_url.startswith("https://")
 
     def message_id(self, dedupe_key: str) -> str:
-        """The same for every attempt at one delivery, so that a mailbox can tell a copy."""
+        """The same for every attempt at one delivery, so that a mailbox can tell a copy.
+
+        It tells us, and nobody else for certain, which delivery it is: see `dedupe_key_of`.
+        """
+        return f"<{dedupe_key.replace(':', '.')}.{self._proof(dedupe_key)}@{self.host}>"
+
+    def dedupe_key_of(self, message_id: str) -> str | None:
+        """The delivery that a Message-ID was made for; None if we did not make it.
+
+        Found without a column or an index of its own: the key in it has one already.
+        """
+        if not message_id.isascii():
+            return None
+        name, _, proof = message_id.strip("<> ").rpartition("@")[0].rpartition(".")
+        dedupe_key = name.replace(".", ":")
+        made = self._proof(dedupe_key)
+        return dedupe_key if hmac.compare_digest(made.encode(), proof.encode()) else None
+
+    def _proof(self, dedupe_key: str) -> str:
         mac = hmac.digest(self.key.encode(), f"message-id:{dedupe_key}".encode(), "sha256")
-        return f"<{mac[:16].hex()}@{self.host}>"
+        return mac[:16].hex()
 
     def envelope(self, delivery_id: int) -> str:
         """The address that bounces of this delivery go to; plain where none is configured.

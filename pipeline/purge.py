@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 from sqlalchemy import Engine
 
-from pipeline.storage import expiry
+from pipeline.storage import events, expiry, strikes
 from pipeline.storage.database import wipe, with_retries
 
 log = structlog.get_logger(__name__)
@@ -35,6 +35,7 @@ class Retention:
     ip: timedelta = timedelta(days=7)  # of who asked, and what they typed
     digest: timedelta = timedelta(days=90)  # what was in it, and why; that it was sent stays
     delivery: timedelta = timedelta(days=396)  # that somebody was sent a mail; how many stays
+    event: timedelta = timedelta(days=30)  # news about mails as it came; what it led to stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Purged:
     digests: int
     skips: int
     deliveries: int
+    events: int
+    strikes: int
 
 
 def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
@@ -68,6 +71,8 @@ def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
         digests=older(expiry.blank_deliveries, kept.digest),
         skips=older(expiry.drop_skips, kept.digest),
         deliveries=older(expiry.drop_deliveries, kept.delivery),
+        events=older(events.drop_events, kept.event),
+        strikes=older(strikes.drop_strikes, strikes.MEMORY),
     )
     wipe(engine)
     log.info("purged", **asdict(purged))

@@ -30,6 +30,8 @@ from pipeline.errors import SettingsError
 from pipeline.secret_files import SecretFiles
 
 DEVELOPMENT_KEY = "development-only"
+SHORTEST_SECRET = 32
+SNS_TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]{1,256}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,11 @@ class Settings(BaseSettings):
     ip_days: Annotated[int, Field(ge=3, le=365)] = 7
     digest_days: Annotated[int, Field(ge=90, le=3650)] = 90
     delivery_days: Annotated[int, Field(ge=90, le=3650)] = 396
+    event_days: Annotated[int, Field(ge=1, le=365)] = 30
+
+    # Feedback
+    ses_topics: Words = ()
+    hook_secret: Annotated[Words, Field(repr=False)] = ()  # newest first
 
     # Logs
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
@@ -160,6 +167,20 @@ class Settings(BaseSettings):
                 ip_network(proxy)
             except ValueError as error:
                 raise ValueError("must be addresses or networks such as 10.0.0.0/8") from error
+        return value
+
+    @field_validator("ses_topics")
+    @classmethod
+    def _topics(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(SNS_TOPIC.fullmatch, value)):
+            raise ValueError("must look like arn:aws:sns:eu-west-1:123456789012:bounces")
+        return value
+
+    @field_validator("hook_secret")
+    @classmethod
+    def _long_enough(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(len(secret) < SHORTEST_SECRET for secret in value):
+            raise ValueError(f"must have at least {SHORTEST_SECRET} characters")
         return value
 
     @field_validator("logo_url")

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from pipeline import embedded
 from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
-from tests import servers
+from tests import dovecot, servers
 from tests.factories import NOW
 from tests.servers import Inbox, PostgreSQLDatabase
 
@@ -55,6 +55,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _lacks("../shared/data is not here", "PAPERBOY_REQUIRE_SHARED")
     if item.get_closest_marker("browser") and not any(map(shutil.which, CHROMIUM)):
         _lacks("no Chromium is installed", "PAPERBOY_REQUIRE_BROWSER")
+    if item.get_closest_marker("dovecot") and not dovecot.program():
+        _lacks("no Dovecot is installed", "PAPERBOY_REQUIRE_DOVECOT")
 
 
 def _lacks(what: str, requirement: str) -> None:

@@ -79,6 +79,12 @@ def row(engine: Engine, delivery_id: int) -> Row[Any]:
         ).one()
 
 
+def alter(engine: Engine, delivery_id: int, **values: Any) -> None:
+    """What only time does, or somebody else."""
+    with engine.begin() as conn:
+        conn.execute(update(DeliveryRow).where(DeliveryRow.id == delivery_id).values(**values))
+
+
 def statuses(engine: Engine) -> list[str]:
     """Of all deliveries, in the order they were added."""
     with engine.connect() as conn:

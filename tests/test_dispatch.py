@@ -18,6 +18,7 @@ from pipeline.dispatch.committer import Committer, Lease
 from pipeline.dispatch.decisions import GAPS
 from pipeline.domain import (
     DeliveryStatus,
+    StrikeKind,
     SubscriberStatus,
     SuppressionReason,
     Verdict,
@@ -29,7 +30,7 @@ from pipeline.smtp.connection import Bounds
 from pipeline.storage import deliveries
 from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
 from tests import outbox
-from tests.factories import NOW, make_delivery
+from tests.factories import NOW, TODAY, make_delivery
 from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
 from tests.sinks import HANG_UP, STAY_SILENT, open_sink
 
@@ -607,3 +608,37 @@ def test_an_address_that_does_not_exist_is_suppressed():
 
     assert settled.status is Status.SUPPRESSED
     assert settled.suppression is SuppressionReason.HARD
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reply", "strike"),
+    [
+        (Verdict.SOFT, Reply(550, "5.0.0", "no"), StrikeKind.SOFT),
+        (Verdict.SOFT, Reply(550, "5.2.1", "disabled"), StrikeKind.DISABLED),
+        (Verdict.FULL, Reply(552, "5.2.2", "full"), StrikeKind.FULL),
+        (Verdict.FULL, Reply(452, "4.2.2", "full"), StrikeKind.FULL),
+        (Verdict.DEFERRED, Reply(451, "4.3.0", "later"), None),
+        (Verdict.BLOCKED, Reply(550, "5.7.1", "spam"), None),
+        (Verdict.AUTHENTICATION, Reply(550, "5.7.26", "no SPF"), None),
+        (Verdict.TOO_LARGE, Reply(552, "5.3.4", "too large"), None),
+        (Verdict.CONFIGURATION, Reply(535, "5.7.8", "no"), None),
+        (Verdict.THROTTLED, Reply(421, "4.7.28", "slow down"), None),
+    ],
+)
+def test_only_what_is_about_the_address_counts_against_it(verdict, reply, strike):
+    assert decide(verdict, reply).strike is strike
+
+
+def test_the_third_refused_edition_in_a_row_suppresses_and_cancels(engine, sink):
+    """The same count as that of bounces; what else is owed to the address ends with it."""
+    sink.answers = {"RCPT": "550 5.0.0 We would rather not"}
+    subscriber = add_subscriber(engine, "ada@example.org")
+    statuses = []
+    for days in range(3):
+        edition = {"edition_on": TODAY + timedelta(days=days), "subscriber_id": subscriber}
+        id_ = add_delivery(engine, **edition)
+        send(engine, sink)
+        statuses.append((row(engine, id_).status, bool(outbox.suppressions(engine))))
+
+    assert statuses == [("failed", False), ("failed", False), ("failed", True)]
+    assert outbox.suppressions(engine) == {"hash of ada@example.org": "soft"}

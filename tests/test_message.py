@@ -143,8 +143,26 @@ def test_a_message_id_belongs_to_a_delivery():
     assert first == make_sender().message_id("digest:2030-01-02:17")
     assert first != sender.message_id("digest:2030-01-02:18")
     assert first != make_sender(key="another").message_id("digest:2030-01-02:17")
-    assert re.fullmatch(r"<[0-9a-f]{32}@example\.org>", first)
+    assert re.fullmatch(r"<digest\.2030-01-02\.17\.[0-9a-f]{32}@example\.org>", first)
     assert read(digest_mail(sender))["Message-ID"] == first
+
+
+def test_a_message_id_of_ours_tells_its_delivery_and_a_made_up_one_nothing():
+    sender = make_sender()
+    ours = sender.message_id("digest:2030-01-02:17")
+    theirs = make_sender(key="another").message_id("digest:2030-01-02:17")
+
+    assert sender.dedupe_key_of(ours) == "digest:2030-01-02:17"
+    assert sender.dedupe_key_of(ours.strip("<>")) == "digest:2030-01-02:17"
+    for made_up in (
+        theirs,
+        ours.replace(".17.", ".18."),
+        "",
+        "<@>",
+        "<né.né@example.org>",
+        "\udc80@",
+    ):
+        assert sender.dedupe_key_of(made_up) is None
 
 
 def test_composing_twice_gives_the_same_bytes():

@@ -9,15 +9,16 @@ from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from pipeline import bootstrap, ingest, settings, signup
 from pipeline.bootstrap import Services
-from pipeline.domain import DeliveryStatus, Sighting
+from pipeline.domain import DeliveryStatus, Notice, NoticeKind, Sighting, Verdict
 from pipeline.signup import Wishes
 from pipeline.sources import Reading
 from pipeline.storage import deliveries, subscribers
 from pipeline.storage.database import reading
+from pipeline.storage.schema import DeliveryRow
 from tests.factories import make_sighting
 from tests.servers import Inbox, Received
 
@@ -33,6 +34,7 @@ def services(engine: Engine, database_url: str, inbox: Inbox) -> Iterator[Servic
         smtp_url=inbox.url,
         site_url="https://papers.example.org",
         mail_from="Paperboy <papers@example.org>",
+        bounce_address="bounces@example.org",
         operator_address="1 Analytical Way, London",
         smtp_connections=2,
     )
@@ -174,3 +176,89 @@ def test_an_address_that_does_not_exist_is_never_written_to_again(
         hash_ = subscribers.address_hash(reader.email, KEY)
         assert subscribers.suppressed(conn, hash_) is not None
         assert len(deliveries.listing(conn)) == 1, "nothing was compiled for it"
+
+
+def bounce_of(mail: Received, status: str = "5.1.1") -> bytes:
+    """What a server sends back that finds out later: a delivery status notification (RFC 3464)."""
+    return "\r\n".join(
+        (
+            "From: mailer-daemon@mx.example.net",
+            f"To: {mail.mail_from}",
+            "Subject: Undelivered Mail Returned to Sender",
+            'Content-Type: multipart/report; report-type=delivery-status; boundary="b"',
+            "",
+            "--b",
+            "Content-Type: message/delivery-status",
+            "",
+            "Reporting-MTA: dns; mx.example.net",
+            "",
+            f"Final-Recipient: rfc822; {mail.rcpt_to[0]}",
+            "Action: failed",
+            f"Status: {status}",
+            "",
+            "--b--",
+            "",
+        )
+    ).encode()
+
+
+def read(octets: bytes) -> Notice:
+    """A bounce as the one above is read."""
+    returned = email.message_from_bytes(octets)
+    fields = octets.decode().split("\r\n")
+    (status,) = (line.partition(": ")[2] for line in fields if line.startswith("Status: "))
+    verdict = Verdict.HARD if status == "5.1.1" else Verdict.SOFT
+    kind = NoticeKind.HARD if verdict is Verdict.HARD else NoticeKind.SOFT
+    return Notice(kind, status=status, verdict=verdict, envelope=returned["To"])
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_a_bounce_that_comes_later_ends_the_mail_to_that_address(
+    announce, subscribe, publish_and_send, services, inbox, settled
+):
+    """It comes back to the address made for that delivery; the next edition says why it is none.
+
+    And where the reply to that mail was lost, it tells that the mail was accepted.
+    """
+    reader = subscribe("gone@example.org", "quantum")
+    announce(make_sighting(title="Quantum tea"))
+    publish_and_send()
+    mail = inbox.only()
+    assert mail.mail_from.startswith("bounces+")
+    if not settled:
+        with services.engine.begin() as conn:
+            conn.execute(update(DeliveryRow).values(status="uncertain", sent_at=None))
+    back = [("1", bounce_of(mail)), ("2", bounce_of(mail))]
+
+    effects = [one.effect for one in services.read_bounces(back, read, TODAY)]
+    announce(make_sighting(title="Quantum cake"), days=1)
+    (skipped,) = services.publish(TODAY + timedelta(days=1), everyone=True)
+
+    assert effects == ["suppressed", "known"]
+    assert (skipped.subscriber_id, skipped.skipped) == (reader, "suppressed")
+    assert services.dispatch(once=True, clock=TODAY + timedelta(days=1)).sent == 0
+    with reading(services.engine) as conn:
+        (delivery,) = deliveries.listing(conn)
+    assert (delivery.status, delivery.reason) == ("sent", "accepted, then hard")
+
+
+def test_bounces_and_refusals_count_together(
+    announce, subscribe, publish_and_send, services, inbox
+):
+    """Two bounces and a refusal at the door make three editions in a row."""
+    subscribe("ada@example.org", "quantum")
+    for days in range(2):
+        announce(make_sighting(title=f"Quantum tea, part {days}"), days=days)
+        publish_and_send(days)
+        back = [(str(days), bounce_of(inbox.received[days], "5.0.0"))]
+        assert [r.effect for r in services.read_bounces(back, read, TODAY)] == ["counted"]
+    inbox.refuse["ada@example.org"] = "550 5.0.0 We would rather not"
+    announce(make_sighting(title="Quantum cake"), days=2)
+    publish_and_send(2)
+
+    with reading(services.engine) as conn:
+        hash_ = subscribers.address_hash("ada@example.org", KEY)
+        suppression = subscribers.suppressed(conn, hash_)
+
+    assert suppression is not None
+    assert suppression.reason == "soft"

@@ -87,6 +87,8 @@ def test_a_file_that_is_not_there_is_no_mistake(tmp_path):
         ("DELIVERY_DAYS", "for ever"),
         ("LOGO_URL", "javascript:alert(1)"),
         ("LOGO_URL", "http://example.org/logo.png"),
+        ("SES_TOPICS", "bounces"),
+        ("HOOK_SECRET", "hunter2"),
     ],
 )
 def test_a_wrong_value_is_named(load, name, value):

@@ -26,6 +26,7 @@ from pipeline.storage.schema import (
     AskedRow,
     DeliveryRow,
     RequestRow,
+    StrikeRow,
     SubscriberRow,
     SuppressionRow,
     Table,
@@ -176,6 +177,19 @@ def test_a_dead_new_address_says_nothing_about_the_old(engine: Engine):
         deliveries.settle(conn, [refused], "token", NOW)
 
     assert count(engine, SuppressionRow) == 0
+
+
+def test_a_new_address_that_answers_begins_without_strikes(engine: Engine):
+    """Somebody had it before, and let it overflow."""
+    reader = add_reader(engine)
+    with engine.begin() as conn:
+        hash_ = subscribers.address_hash(NEW, SUPPRESSION_KEY)
+        strike = {"address_hash": hash_, "edition_on": TODAY, "kind": "full", "noted_at": NOW}
+        conn.execute(StrikeRow.__table__.insert().values(strike))
+
+    signup.confirm_new_address(engine, ask_new(engine, reader), NOW)
+
+    assert count(engine, StrikeRow) == 0
 
 
 # --- The way back -------------------------------------------------------------------------------

@@ -18,17 +18,23 @@ from pipeline import editions, purge, settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import (
     DeliveryStatus,
+    Notice,
+    NoticeKind,
     Origin,
     Subscriber,
     SuppressionReason,
+    Verdict,
 )
 from pipeline.errors import InvalidTokenError, NotFoundError
+from pipeline.feedback import Feedback
+from pipeline.feedback.applying import Event
+from pipeline.message import Sender
 from pipeline.purge import Retention
 from pipeline.signup import Wishes, consent
 from pipeline.storage import deliveries, subscribers
 from pipeline.storage.database import open_engine, reading
 from pipeline.storage.deliveries import Settlement
-from pipeline.storage.schema import DeliveryRow, RequestRow, SuppressionRow, Table
+from pipeline.storage.schema import DeliveryRow, EventRow, RequestRow, SuppressionRow, Table
 from tests.factories import NOW, make_sighting
 from tests.newsroom import SUPPRESSION_KEY, add_reader, ingest, rows
 from tests.sinks import open_sink
@@ -37,6 +43,7 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 ADA, NEW, BOB = "adele.harrow@example.org", "ada@new.example", "bob@example.org"
 IP = "203.0.113.7"
 TOPIC = "cat:cs.IR"
+SENDER = Sender("papers@example.org", "Papers", "https://example.org", key=SUPPRESSION_KEY)
 
 
 def ask(engine: Engine, email: str = ADA, now=NOW, topic: str = TOPIC) -> int:
@@ -67,7 +74,27 @@ def with_traces(engine: Engine) -> Subscriber:
         hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
         subscribers.suppress(conn, hash_, SuppressionReason.FULL, NOW)
         conn.execute(update(DeliveryRow).values(reply=f"250 ok for <{ADA}>", queue_id="4XyZ"))
+    feedback = Feedback(engine, SENDER, SUPPRESSION_KEY)
+    feedback.take("generic", full(sent_to(engine, reader)), NOW)
     return reader
+
+
+def sent_to(engine: Engine, reader: Subscriber) -> str:
+    """The Message-ID of the last digest of this reader."""
+    with reading(engine) as conn:
+        key = conn.execute(
+            select(DeliveryRow.dedupe_key)
+            .where(DeliveryRow.subscriber_id == reader.id, DeliveryRow.edition_on.is_not(None))
+            .order_by(DeliveryRow.id.desc())
+            .limit(1)
+        ).scalar_one()
+    return SENDER.message_id(key)
+
+
+def full(message_id: str, id: str = "e1") -> Event:
+    """A provider's word that the mailbox of the reader is full."""
+    notice = Notice(NoticeKind.SOFT, (ADA,), "5.2.2", "full", Verdict.FULL, message_id)
+    return Event(id, "bounce", f"{ADA} is full", (notice,))
 
 
 # --- Looking at everything ----------------------------------------------------------------------
@@ -222,6 +249,18 @@ def test_what_a_server_says_after_the_erasing_is_not_kept(engine: Engine, settle
         assert deliveries.claim(conn, 9, "other", HOUR, NOW + DAY) == []
 
 
+def test_news_of_an_erased_reader_is_kept_without_a_word(engine: Engine):
+    """Providers tell of a mail for days, and name the address."""
+    reader = with_traces(engine)
+    message_id = sent_to(engine, reader)
+    signup.erase(engine, ADA)
+
+    Feedback(engine, SENDER, SUPPRESSION_KEY).take("generic", full(message_id, "e2"), NOW)
+
+    assert len(rows(engine, EventRow)) == 2
+    assert is_anywhere(engine, ADA) == []
+
+
 def test_a_late_reply_about_an_uncertain_mail_is_not_kept(engine: Engine):
     reader = add_reader(engine, TOPIC, email=ADA, now=NOW - HOUR)
     ingest(engine, make_sighting(), now=NOW - HOUR)
@@ -294,6 +333,8 @@ PLACES = {
     "skips": ("days_without_mail", set()),
     "asked": ("unanswered_questions", {"id", "address_hash"}),
     "suppressions": ("suppression", {"hash"}),
+    "strikes": ("refused_editions", {"address_hash"}),
+    "events": ("news", {"id", "delivery_id", "subscriber_id", "address_hash"}),
 }
 OF_NOBODY = {
     "limits": "counts by network address for two days, whoever sat there",

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, event
 
 from pipeline import editions, signup
 from pipeline.domain import (
+    DeliveryKind,
     DeliveryStatus,
     Origin,
     SkipReason,
@@ -31,7 +32,7 @@ from pipeline.errors import (
 )
 from pipeline.signup import Wishes, asking
 from pipeline.signup.wishes import as_json, from_json
-from pipeline.storage import deliveries, subscribers
+from pipeline.storage import confirmations, deliveries, subscribers
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
     AskedRow,
@@ -40,6 +41,7 @@ from pipeline.storage.schema import (
     PickRow,
     RequestRow,
     SkipRow,
+    StrikeRow,
     SubscriberRow,
     SubscriptionRow,
 )
@@ -50,7 +52,7 @@ from tests.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 ADA = "ada@example.org"
 WISHES = Wishes(("cat:cs.IR", "Dense  retrieval"), make_schedule(9, "Europe/Berlin"), 5)
-KINDS = ["new", "pending", "active", "unsubscribed", "suppressed"]
+KINDS = ["new", "pending", "active", "unsubscribed", "suppressed", "complained"]
 
 
 def ask(engine: Engine, email: str = ADA, wishes: Wishes = WISHES, **changes: Any) -> None:
@@ -66,10 +68,13 @@ def last_request(engine: Engine) -> int:
     return max(row.id for row in rows(engine, RequestRow))
 
 
+def hash_of(email: str) -> str:
+    return subscribers.address_hash(email, SUPPRESSION_KEY)
+
+
 def suppress(engine: Engine, email: str, reason: SuppressionReason) -> None:
     with engine.begin() as conn:
-        hash_ = subscribers.address_hash(email, SUPPRESSION_KEY)
-        subscribers.suppress(conn, hash_, reason, NOW)
+        subscribers.suppress(conn, hash_of(email), reason, NOW)
 
 
 def make_known(engine: Engine, kind: str) -> None:
@@ -83,6 +88,8 @@ def make_known(engine: Engine, kind: str) -> None:
             signup.leave(engine, reader.secret, before)
     if kind == "suppressed":
         suppress(engine, ADA, SuppressionReason.HARD)
+    if kind == "complained":
+        suppress(engine, ADA, SuppressionReason.COMPLAINT)
 
 
 @contextmanager
@@ -158,7 +165,8 @@ def test_nobody_retunes_a_stranger(engine: Engine):
         ("pending", ["confirmation", "confirmation"]),
         ("active", ["already-in"]),
         ("unsubscribed", ["confirmation"]),
-        ("suppressed", []),
+        ("suppressed", ["confirmation"]),
+        ("complained", []),
     ],
 )
 def test_each_kind_of_address_gets_its_mail(engine: Engine, kind: str, expected: list[str]):
@@ -389,6 +397,61 @@ def test_confirming_lifts_a_suppression_but_no_complaint(engine: Engine, reason:
         hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
         still = subscribers.suppressed(conn, hash_)
     assert (still is not None) == (reason is SuppressionReason.COMPLAINT)
+
+
+@pytest.mark.parametrize("reason", sorted(set(SuppressionReason) - {SuppressionReason.COMPLAINT}))
+def test_a_suppressed_address_is_asked_once_a_month(engine: Engine, reason: SuppressionReason):
+    """Its mailbox may work again; the mail that asks is the only one it gets."""
+    reader = add_reader(engine, "cat:cs.LG", now=NOW - 9 * DAY)
+    suppress(engine, ADA, reason)
+
+    for days in (0, 1, 29):
+        ask(engine, now=NOW + days * DAY)
+    assert mails(engine) == [("confirmation", "queued")]
+    send(engine)
+    ask(engine, now=NOW + 30 * DAY)
+
+    assert mails(engine) == [("confirmation", "sent"), ("confirmation", "queued")]
+    assert signup.find(engine, ADA) == (reader, ("cat:cs.lg",)), "nobody retunes a stranger"
+
+
+def test_a_suppressed_reader_who_confirms_is_written_to_again(engine: Engine):
+    ingest(engine, make_sighting())
+    reader = add_reader(engine, "cat:cs.IR", now=NOW - 9 * DAY)
+    suppress(engine, ADA, SuppressionReason.SOFT)
+    with engine.begin() as conn:
+        strike = {"address_hash": hash_of(ADA), "edition_on": TODAY, "kind": "soft"}
+        conn.execute(StrikeRow.__table__.insert().values(noted_at=NOW, **strike))
+    ask(engine)
+    send(engine)
+
+    signup.confirm(engine, last_request(engine), NOW)
+
+    assert count(engine, StrikeRow) == 0
+    assert [o.skipped for o in publish(engine, NOW + DAY)] == [None]
+    assert mails(engine) == [("confirmation", "sent"), ("digest", "queued")]
+    assert signup.find(engine, ADA)[0].id == reader.id
+
+
+def test_who_complained_gets_no_mail_whoever_put_it_into_the_outbox(engine: Engine):
+    suppress(engine, ADA, SuppressionReason.COMPLAINT)
+    signup.add(engine, ADA, WISHES, confirmed=False, suppression_key=SUPPRESSION_KEY, now=NOW)
+    assert mails(engine) == [], "not even the operator's question"
+
+    with engine.begin() as conn:
+        subscriber = subscribers.by_email(conn, ADA)
+        confirmations.enqueue(
+            conn, DeliveryKind.CONFIRMATION, subscriber.id, about=1, expires_at=NOW + DAY, now=NOW
+        )
+        assert deliveries.claim(conn, 100, "token", HOUR, NOW) == []
+
+
+def test_what_was_asked_before_a_suppression_is_not_sent_after_it(engine: Engine):
+    ask(engine, now=NOW - HOUR)
+    suppress(engine, ADA, SuppressionReason.HARD)
+
+    with engine.begin() as conn:
+        assert deliveries.claim(conn, 100, "token", HOUR, NOW) == []
 
 
 def test_confirming_at_once_happens_once(engine: Engine):

@@ -21,9 +21,11 @@ from pipeline.domain import (
 from pipeline.storage.schema import (
     AskedRow,
     DeliveryRow,
+    EventRow,
     PaperVersionRow,
     RequestRow,
     SkipRow,
+    StrikeRow,
     SubscriberRow,
     SuppressionRow,
 )
@@ -653,7 +655,13 @@ def test_neither_links_nor_addresses_reach_a_log(site, caplog, capsys):
 
 
 def test_the_privacy_page_tells_what_the_settings_say(engine):
-    kept = {"pending_days": 5, "ip_days": 6, "digest_days": 101, "delivery_days": 202}
+    kept = {
+        "pending_days": 5,
+        "ip_days": 6,
+        "digest_days": 101,
+        "delivery_days": 202,
+        "event_days": 31,
+    }
     site = open_site(engine, operator_name="Ada & Sons", operator_address="1 Quay, Ockham", **kept)
 
     page = site.get("/privacy").text
@@ -678,6 +686,9 @@ def test_everything_about_a_reader_has_its_line_on_the_privacy_page():
         SkipRow: "subscriber_id edition_on slot_at reason range_from range_to",
         AskedRow: "id address_hash asked_at",
         SuppressionRow: "hash reason since",
+        StrikeRow: "address_hash edition_on kind noted_at",
+        EventRow: "id provider event_id kind effect received_at delivery_id subscriber_id "
+        "address_hash raw",
     }
 
     for table, columns in told.items():

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import signup
+from pipeline import feedback, signup
 from pipeline.bootstrap import Services, services
 from pipeline.cli.output import AsJson, Now, UsageError, lines, moment, show
 from pipeline.domain import (
@@ -20,14 +20,12 @@ from pipeline.domain import (
     Schedule,
     Subscriber,
     SubscriberStatus,
-    SuppressionReason,
     Weekday,
 )
-from pipeline.errors import NotFoundError, PaperboyError
+from pipeline.errors import PaperboyError
 from pipeline.signup import Wishes
-from pipeline.storage import deliveries, subscribers
+from pipeline.storage import subscribers
 from pipeline.storage.database import reading
-from pipeline.storage.deliveries import CancelReason
 
 app = typer.Typer(no_args_is_help=True)
 suppressions = typer.Typer(no_args_is_help=True)
@@ -250,19 +248,12 @@ def list_suppressions(as_json: AsJson = False) -> None:
 def add_suppression(email: Email) -> None:
     """Never write to this address again; what it is owed is cancelled."""
     built = services()
-    hash_ = subscribers.address_hash(signup.valid_address(email), built.suppression_key)
-    with built.engine.begin() as conn:
-        subscribers.suppress(conn, hash_, SuppressionReason.MANUAL, datetime.now(UTC))
-        known = subscribers.by_email(conn, email)
-        if known:
-            deliveries.cancel_owed(conn, [known.id], CancelReason.SUPPRESSED)
+    address = signup.valid_address(email)
+    feedback.suppress(built.engine, address, built.suppression_key, datetime.now(UTC))
 
 
 @suppressions.command("remove")
 def remove_suppression(email: Email) -> None:
-    """Write to this address again."""
+    """Write to this address again, even after a complaint."""
     built = services()
-    with built.engine.begin() as conn:
-        lifted = subscribers.lift(conn, subscribers.address_hash(email, built.suppression_key))
-    if not lifted:
-        raise NotFoundError("this address is not suppressed")
+    feedback.lift(built.engine, email, built.suppression_key)

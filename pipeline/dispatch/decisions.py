@@ -6,7 +6,14 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from pipeline.domain import Delivery, DeliveryStatus, SuppressionReason, Verdict
+from pipeline.domain import (
+    DISABLED,
+    Delivery,
+    DeliveryStatus,
+    StrikeKind,
+    SuppressionReason,
+    Verdict,
+)
 from pipeline.smtp import Outcome
 from pipeline.storage.deliveries import Settlement
 
@@ -37,6 +44,7 @@ def settlement(delivery: Delivery, outcome: Outcome, *, spread: float) -> Settle
         reply=str(outcome.reply) if outcome.reply else None,
         queue_id=outcome.queue_id,
         charged=verdict not in _UNCHARGED,
+        strike=_strike(outcome),
     )
     if verdict is Verdict.ACCEPTED:
         return replace(settled, status=DeliveryStatus.SENT)
@@ -52,6 +60,16 @@ def settlement(delivery: Delivery, outcome: Outcome, *, spread: float) -> Settle
             settled, status=DeliveryStatus.SUPPRESSED, suppression=SuppressionReason.HARD
         )
     return replace(settled, unread=verdict in _OUR_FAULT)
+
+
+def _strike(outcome: Outcome) -> StrikeKind | None:
+    """What counts against the person; only a full mailbox does so with a 4yz too."""
+    if outcome.verdict is Verdict.FULL:
+        return StrikeKind.FULL
+    if outcome.verdict is not Verdict.SOFT:
+        return None
+    is_disabled = outcome.reply is not None and outcome.reply.enhanced == DISABLED
+    return StrikeKind.DISABLED if is_disabled else StrikeKind.SOFT
 
 
 def not_composed(delivery: Delivery, explanation: str) -> Settlement:

@@ -12,6 +12,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from pipeline.domain import SuppressionReason
 from pipeline.errors import LimitError
 from pipeline.storage import confirmations, limits
 
@@ -45,9 +46,20 @@ def count(conn: Connection, ip: str | None, now: datetime) -> None:
                 raise LimitError("too many requests from here; try again later", retry_at=retry_at)
 
 
-def may_mail(conn: Connection, address_hash: str, now: datetime) -> bool:
-    """Whether another unasked-for mail to this address would be bearable for its owner."""
+def may_mail(
+    conn: Connection,
+    address_hash: str,
+    now: datetime,
+    suppressed: SuppressionReason | None = None,
+) -> bool:
+    """Whether another unasked-for mail to this address would be bearable for its owner.
+
+    An address that is suppressed is asked at most once in a month, in case it works again; one
+    whose owner complained never.
+    """
     unanswered = confirmations.unanswered(conn, address_hash, since=now - UNANSWERED_SPAN)
+    if suppressed:
+        return suppressed is not SuppressionReason.COMPLAINT and unanswered.count == 0
     if unanswered.count >= UNANSWERED_MOST:
         return False
     return unanswered.last_at is None or unanswered.last_at <= now - PER_ADDRESS_REST

@@ -14,7 +14,16 @@ from pipeline.domain import DeliveryKind, DeliveryStatus, SkipReason, Subscriber
 from pipeline.errors import NotFoundError
 from pipeline.signup.consent import agreed_to
 from pipeline.signup.wishes import known
-from pipeline.storage import confirmations, deliveries, digests, requests, subscribers, topics
+from pipeline.storage import (
+    confirmations,
+    deliveries,
+    digests,
+    events,
+    requests,
+    strikes,
+    subscribers,
+    topics,
+)
 from pipeline.storage.database import reading, retried, server_now, wipe
 from pipeline.storage.deliveries import CancelReason
 
@@ -111,7 +120,9 @@ def export(engine: Engine, subscriber_id: int) -> dict[str, Any]:
                 {**asked, "agreed_to": agreed_to(asked["wording"])}
                 for asked in requests.of(conn, subscriber_id)
             ],
+            "news": events.of(conn, subscriber_id),
             "mails": [{**mail, "papers": papers[mail["id"]]} for mail in mails],
+            "refused_editions": strikes.of(conn, record["address_hash"]),
             "days_without_mail": digests.skips_of(conn, subscriber_id),
             "unanswered_questions": confirmations.times(conn, record["address_hash"]),
             "suppression": suppression
@@ -161,6 +172,7 @@ def erase_by_id(engine: Engine, subscriber_id: int, now: datetime) -> None:
 def _erase(conn: Connection, subscriber: Subscriber, now: datetime) -> None:
     deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
     deliveries.blank(conn, subscriber.id)
+    events.forget(conn, subscriber.id, subscribers.hash_of(conn, subscriber.id))
     requests.blank(conn, subscriber.id, now)
     _forget_address(conn, subscriber.email, now)
     subscribers.erase(conn, subscriber.id, now)

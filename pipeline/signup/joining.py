@@ -26,7 +26,7 @@ from pipeline.errors import AddressError, InvalidTokenError
 from pipeline.signup import asking, consent
 from pipeline.signup import wishes as wishing
 from pipeline.signup.wishes import Wishes, checked, first_slot, follow, known, valid_address
-from pipeline.storage import batches, confirmations, deliveries, requests, subscribers
+from pipeline.storage import batches, confirmations, deliveries, requests, strikes, subscribers
 from pipeline.storage.database import reading, retried, with_retries
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.requests import StoredRequest
@@ -96,8 +96,18 @@ def add(
             )  # fmt: skip
         else:
             hash_ = subscribers.address_hash(address, suppression_key)
+            suppressed = subscribers.suppressed(conn, hash_)
+            wanted = not suppressed or asking.may_mail(conn, hash_, now, suppressed.reason)
             request_id = _request(conn, subscriber_id, address, wishes, None, origin, now)
-            _mail(conn, DeliveryKind.CONFIRMATION, subscriber_id, request_id, hash_, now)
+            _mail(
+                conn,
+                DeliveryKind.CONFIRMATION,
+                subscriber_id,
+                request_id,
+                hash_,
+                now,
+                wanted=wanted,
+            )
         subscriber = known(conn, subscriber_id)
     log.info("subscriber added", subscriber=subscriber_id, status=subscriber.status)
     return subscriber
@@ -134,10 +144,11 @@ def _ask(
     with engine.begin() as conn:
         asking.count(conn, ip, now)
         subscriber = _known_or_new(conn, address, suppression_key, now)
-        is_barred = subscribers.suppressed(conn, hash_) is not None
-        may_mail = asking.may_mail(conn, hash_, now)
+        suppressed = subscribers.suppressed(conn, hash_)
+        may_mail = asking.may_mail(conn, hash_, now, suppressed.reason if suppressed else None)
         request_id = _request(conn, subscriber.id, address, wishes, ip, Origin.FORM, now)
-        is_in = subscriber.status is SubscriberStatus.ACTIVE
+        # An active reader whose address is suppressed hears nothing: they are asked as well.
+        is_in = subscriber.status is SubscriberStatus.ACTIVE and not suppressed
         _mail(
             conn,
             DeliveryKind.ALREADY_IN if is_in else DeliveryKind.CONFIRMATION,
@@ -145,7 +156,7 @@ def _ask(
             request_id,
             hash_,
             now,
-            wanted=may_mail and not is_barred,
+            wanted=may_mail,
         )
     log.info("asked", request=request_id)
 
@@ -194,6 +205,7 @@ def _confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
         _retune(conn, subscriber.id, wishes, now)
         hash_ = subscribers.hash_of(conn, subscriber.id)
         subscribers.forgive(conn, hash_)
+        strikes.clear(conn, hash_)
         confirmations.answered(conn, hash_)
         subscriber = known(conn, subscriber.id)
     log.info("confirmed", subscriber=subscriber.id, request=request_id, began=began)

@@ -41,11 +41,12 @@ from pipeline.domain import (
     Delivery,
     DeliveryKind,
     DeliveryStatus,
+    StrikeKind,
     SubscriberStatus,
     SuppressionReason,
 )
 from pipeline.errors import NotFoundError
-from pipeline.storage import subscribers
+from pipeline.storage import strikes, subscribers
 from pipeline.storage.database import in_chunks
 from pipeline.storage.schema import DeliveryRow, PickRow, SubscriberRow, SuppressionRow
 
@@ -88,6 +89,7 @@ class Settlement:
     charged: bool = False  # the try counts against the delivery
     delay: timedelta = timedelta(0)  # until the next try, where it is queued again
     suppression: SuppressionReason | None = None  # of its address, where it is suppressed
+    strike: StrikeKind | None = None  # against its address, which may be one too many
     unread: bool = False  # failed through us: its papers are still owed to the reader
 
 
@@ -245,11 +247,19 @@ def _settle_one(conn: Connection, settlement: Settlement, token: str, now: datet
             **values,
         )
     ).rowcount
-    if won and settlement.suppression:
-        _suppress(conn, settlement.delivery_id, settlement.suppression, now)
+    if won and (reason := settlement.suppression or _struck_out(conn, settlement, now)):
+        _suppress(conn, settlement.delivery_id, reason, now)
     if won and settlement.unread:
         set_cursors_back(conn, [settlement.delivery_id])
     return won == 1
+
+
+def _struck_out(
+    conn: Connection, settlement: Settlement, now: datetime
+) -> SuppressionReason | None:
+    if settlement.strike is None:
+        return None
+    return strikes.count(conn, settlement.delivery_id, settlement.strike, now)
 
 
 def _suppress(conn: Connection, delivery_id: int, reason: SuppressionReason, now: datetime) -> None:
@@ -563,12 +573,22 @@ def _is_welcome() -> ColumnElement[bool]:
 
 
 def _is_suppressed() -> ColumnElement[bool]:
-    """Nobody writes to the subscriber's own address; another one was looked at when given."""
+    """Nobody writes to the subscriber's own address; another one was looked at when given.
+
+    Who asks to join after the suppression may be asked whether that is so, unless they complained:
+    see signup.asking for how often.
+    """
+    may_be_asked = and_(
+        _ROW.kind == DeliveryKind.CONFIRMATION,
+        SuppressionRow.reason != SuppressionReason.COMPLAINT,
+        SuppressionRow.since <= _ROW.created_at,
+    )
     return and_(
         _ROW.address.is_(None),
         exists().where(
             SubscriberRow.id == _ROW.subscriber_id,
             SuppressionRow.hash == SubscriberRow.address_hash,
+            ~may_be_asked,
         ),
     )
 

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     TextClause,
     TypeDecorator,
+    UniqueConstraint,
     false,
     text,
 )
@@ -316,6 +317,37 @@ class SuppressionRow(Table):
     since: Mapped[datetime]
 
 
+class StrikeRow(Table):
+    """An edition that an address did not take, under its keyed hash: one for each edition."""
+
+    __tablename__ = "strikes"
+
+    address_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    edition_on: Mapped[date] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    noted_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class EventRow(Table):
+    """News about a delivery as it came, so that the same is taken once. Kept for a month."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    provider: Mapped[str] = mapped_column(String(32))  # "mail" for what a mailbox brought
+    event_id: Mapped[str] = mapped_column(String(256))  # the provider's own
+    kind: Mapped[str]  # the provider's word for it
+    effect: Mapped[str]  # what was done about it
+    received_at: Mapped[datetime] = mapped_column(index=True)
+    # Whose news it is, where that is known: erasing a reader must find what names them.
+    delivery_id: Mapped[int | None] = mapped_column(Id, index=True)
+    subscriber_id: Mapped[int | None] = mapped_column(Id, index=True)
+    address_hash: Mapped[str | None] = mapped_column(String(64), index=True)
+    raw: Mapped[str]
+
+    __table_args__ = (UniqueConstraint("provider", "event_id"),)
+
+
 class SkipRow(Table):
     """A slot that brought no mail, and why."""
 
@@ -377,6 +409,13 @@ class DeliveryRow(Table):
         Index("ix_deliveries_elsewhere", "created_at", **_only_where(text("address <> ''"))),
         Index(None, "status", "not_before", "id"),
         Index(None, "status", "lease_until"),
+        # Some providers name a mail in their news by nothing else.
+        Index(
+            None,
+            "queue_id",
+            sqlite_where=text("queue_id IS NOT NULL"),
+            postgresql_where=text("queue_id IS NOT NULL"),
+        ),
     )
 
 

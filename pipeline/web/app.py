@@ -14,7 +14,7 @@ from starlette.responses import Response
 from pipeline.bootstrap import Services
 from pipeline.errors import InvalidTokenError, LimitError, NotFoundError
 from pipeline.mailbox import Mailbox
-from pipeline.web import files, health, letters, metrics, papers, reader, subscribe, topics
+from pipeline.web import files, health, hooks, letters, metrics, papers, reader, subscribe, topics
 from pipeline.web.caching import Compressed
 from pipeline.web.library import Library
 from pipeline.web.pages import Pages
@@ -65,6 +65,7 @@ def create_app(
     app.include_router(papers.router(services, pages, library))
     app.include_router(topics.router(services, pages, library))
     app.include_router(reader.router(services, pages))
+    app.include_router(hooks.router(services))
     if mailbox is not None:
         app.include_router(letters.router(mailbox, pages))
         # A page elsewhere could give its own name our address and read the letters.

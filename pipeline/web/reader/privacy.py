@@ -10,6 +10,7 @@ from starlette.responses import Response
 from pipeline import purge
 from pipeline.bootstrap import Services
 from pipeline.rendering import words
+from pipeline.storage import strikes
 from pipeline.web.pages import Pages
 from pipeline.web.reader.looking import LOOK
 
@@ -28,6 +29,8 @@ def router(services: Services, pages: Pages) -> APIRouter:
             asked=spoken(purge.ASKED),
             digest=spoken(kept.digest),
             delivery=spoken(kept.delivery),
+            event=spoken(kept.event),
+            strike=spoken(strikes.MEMORY),
             mail_server=services.settings.smtp.host,
         )
 

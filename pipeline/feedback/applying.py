@@ -1,0 +1,260 @@
+"""Carry out what news about a delivery means: one transaction for each piece, each piece once.
+
+Strangers can write such news, so it moves something only where it proves whose it is: by a bounce
+address or a Message-ID that we made, by the secret of who asks to leave, or by the signature of a
+provider, which may name a mail by the id it gave it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from functools import partial
+from typing import Final
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from pipeline.domain import Notice, NoticeKind, StrikeKind, Subscriber, SuppressionReason
+from pipeline.feedback.decisions import Meaning, meaning, strike_of
+from pipeline.message import Sender
+from pipeline.storage import deliveries, events, strikes, subscribers, tracing
+from pipeline.storage.database import with_retries
+from pipeline.storage.deliveries import CancelReason
+from pipeline.storage.events import StoredEvent
+from pipeline.storage.tracing import Traced
+
+log = structlog.get_logger(__name__)
+
+
+MAIL: Final = "mail"  # stands for a provider where a mailbox brought the news
+
+
+class Effect(StrEnum):
+    """What was done about a notice."""
+
+    SUPPRESSED = "suppressed"
+    COUNTED = "counted"  # a strike, and not the last
+    LEFT = "left"
+    NOTED = "noted"  # information, or news about an address that nobody has any more
+    NOT_OURS = "not ours"  # nothing proves whose news it is: kept, not applied
+    KNOWN = "known"  # it came before
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One piece of news, verified: what a provider sent, or a mailbox held."""
+
+    id: str  # the provider's own: the same whenever the same news comes again
+    kind: str  # the provider's word for it
+    raw: str
+    notices: tuple[Notice, ...] = ()
+    queue_id: str | None = None  # of the mail, as the provider answered when it took it
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    effect: Effect
+    traced: Traced | None = None
+    subscriber_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """The use case. `sender` knows what we made, `suppression_key` what stands for an address."""
+
+    engine: Engine
+    sender: Sender
+    suppression_key: str = field(repr=False)
+
+    def apply(self, notice: Notice, now: datetime) -> Effect:
+        """Carry out one notice that proves by itself whose it is. Twice is as good as once."""
+        done = with_retries(partial(self._apply_alone, notice, now))
+        _tell(done, notice.kind)
+        return done.effect
+
+    def take(self, provider: str, event: Event, now: datetime) -> tuple[Effect, ...]:
+        """Keep an event and carry out its notices, together; KNOWN alone where it came before.
+
+        What the same provider says twice is done once, even where it was undone in between.
+        """
+        results = with_retries(partial(self._take, provider, event, now))
+        if results is None:
+            return (Effect.KNOWN,)
+        for done in results:
+            _tell(done, event.kind, provider=provider)
+        return tuple(done.effect for done in results)
+
+    def take_mail(self, octets: bytes, notice: Notice, now: datetime) -> Effect:
+        """`take` for a mail that came back, which is known again by its octets.
+
+        Not the mail is kept but what it was read as: the mailbox has it.
+        """
+        said = {"status": notice.status, "verdict": notice.verdict, "message": notice.message_id}
+        event = Event(hashlib.sha256(octets).hexdigest(), notice.kind, json.dumps(said), (notice,))
+        return self.take(MAIL, event, now)[0]
+
+    def _apply_alone(self, notice: Notice, now: datetime) -> _Done:
+        with self.engine.begin() as conn:
+            return self._carry_out(conn, notice, None, now)
+
+    def _take(self, provider: str, event: Event, now: datetime) -> list[_Done] | None:
+        kept = StoredEvent(provider, event.id, event.kind, event.raw)
+        with self.engine.begin() as conn:
+            event_id = events.add(conn, kept, now)
+            if event_id is None:
+                return None
+            results = [self._carry_out(conn, n, event.queue_id, now) for n in event.notices]
+            self._close(conn, event_id, event, results)
+        return results
+
+    def _close(
+        self, conn: Connection, event_id: int, event: Event, results: Sequence[_Done]
+    ) -> None:
+        named = [address for notice in event.notices for address in notice.recipients]
+        ours = next((done for done in results if done.subscriber_id), None)
+        events.close(
+            conn,
+            event_id,
+            effect=", ".join(sorted({done.effect for done in results})) or Effect.NOTED,
+            delivery_id=ours.traced.delivery_id if ours and ours.traced else None,
+            subscriber_id=ours.subscriber_id if ours else None,
+            address_hash=self._hash(named[0]) if named else None,
+        )
+        if any(done.traced and done.traced.is_erased for done in results):
+            events.blank(conn, event_id)
+
+    def _hash(self, address: str) -> str:
+        # What a mail or an event calls an address need not even be text.
+        letters = address.encode("utf-8", "replace").decode()
+        return subscribers.address_hash(letters, self.suppression_key)
+
+    # --- Whose news it is -----------------------------------------------------------------------
+
+    def _carry_out(
+        self, conn: Connection, notice: Notice, queue_id: str | None, now: datetime
+    ) -> _Done:
+        traced = self._trace(conn, notice, queue_id)
+        # The subscriber is locked before any delivery, as everybody does.
+        subscriber = _locked(conn, traced) if traced else None
+        if notice.kind is NoticeKind.UNSUBSCRIBE:
+            return _leave(conn, _asker(conn, notice) or subscriber, traced, now)
+        if traced is None:
+            return _Done(Effect.NOT_OURS)
+        if tracing.settle_uncertain(conn, traced.delivery_id, _story(notice), now):
+            log.info("uncertain delivery settled by news of it", delivery=traced.delivery_id)
+        effect = self._punish(conn, notice, traced, subscriber, now)
+        return _Done(effect, traced, traced.subscriber_id)
+
+    def _trace(self, conn: Connection, notice: Notice, queue_id: str | None) -> Traced | None:
+        """The delivery that this is proven to be about."""
+        dedupe_key = self.sender.dedupe_key_of(notice.message_id or "")
+        traced = tracing.by_dedupe_key(conn, dedupe_key) if dedupe_key else None
+        if traced:
+            return traced
+        delivery_id = self.sender.delivery_of(notice.envelope or "")
+        traced = tracing.by_id(conn, delivery_id) if delivery_id else None
+        if traced or not queue_id:
+            return traced
+        traced = tracing.by_queue_id(conn, queue_id)
+        # A server may give a name again, so the recipient must fit as well.
+        return traced if traced and self._went_to(traced, notice.recipients) else None
+
+    def _went_to(self, traced: Traced, recipients: Sequence[str]) -> bool:
+        went_to = self._hash(traced.address) if traced.address else traced.address_hash
+        return went_to in map(self._hash, recipients)
+
+    # --- What it does ---------------------------------------------------------------------------
+
+    def _punish(
+        self,
+        conn: Connection,
+        notice: Notice,
+        traced: Traced,
+        subscriber: Subscriber | None,
+        now: datetime,
+    ) -> Effect:
+        what = meaning(notice)
+        if what is Meaning.NOTHING:
+            return Effect.NOTED
+        tracing.tell(conn, traced.delivery_id, _story(notice))
+        if traced.address is not None:
+            return self._punish_other(conn, what, traced.address, now)
+        if subscriber is None:
+            return Effect.NOTED
+        if what is Meaning.COMPLAINT:
+            subscribers.leave(conn, subscriber.id, now)
+            return _suppress(conn, traced, SuppressionReason.COMPLAINT, now)
+        if traced.is_vouched:
+            return Effect.NOTED
+        if what is Meaning.HARD:
+            return _suppress(conn, traced, SuppressionReason.HARD, now)
+        return _strike(conn, traced, strike_of(notice), now)
+
+    def _punish_other(self, conn: Connection, what: Meaning, address: str, now: datetime) -> Effect:
+        """A mail that went to another address than its subscriber's says nothing about theirs."""
+        reasons = {
+            Meaning.COMPLAINT: SuppressionReason.COMPLAINT,
+            Meaning.HARD: SuppressionReason.HARD,
+        }
+        if what not in reasons or not address:
+            return Effect.NOTED
+        subscribers.suppress(conn, self._hash(address), reasons[what], now)
+        return Effect.SUPPRESSED
+
+
+def _locked(conn: Connection, traced: Traced) -> Subscriber | None:
+    """Whose news it is; None where the mail went elsewhere, or to who was erased or has moved."""
+    if traced.address is not None or not traced.is_current:
+        return None
+    return subscribers.by_id(conn, traced.subscriber_id, for_change=True)
+
+
+def _leave(
+    conn: Connection, subscriber: Subscriber | None, traced: Traced | None, now: datetime
+) -> _Done:
+    if subscriber is None:
+        return _Done(Effect.NOT_OURS, traced)
+    subscribers.leave(conn, subscriber.id, now)
+    deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
+    return _Done(Effect.LEFT, traced, subscriber.id)
+
+
+def _asker(conn: Connection, notice: Notice) -> Subscriber | None:
+    """Who asks to leave, by the secret that List-Unsubscribe puts into such a mail."""
+    if notice.secret is None or not notice.secret.isprintable():
+        return None
+    return subscribers.by_secret(conn, notice.secret, for_change=True)
+
+
+def _strike(conn: Connection, traced: Traced, strike: StrikeKind | None, now: datetime) -> Effect:
+    if strike is None or traced.edition_on is None:
+        return Effect.NOTED
+    enough = strikes.count(conn, traced.delivery_id, strike, now)
+    return _suppress(conn, traced, enough, now) if enough else Effect.COUNTED
+
+
+def _suppress(conn: Connection, traced: Traced, reason: SuppressionReason, now: datetime) -> Effect:
+    subscribers.suppress(conn, traced.address_hash, reason, now)
+    deliveries.cancel_owed(conn, [traced.subscriber_id], CancelReason.SUPPRESSED)
+    return Effect.SUPPRESSED
+
+
+def _story(notice: Notice) -> str:
+    """What the delivery's reason says from now on."""
+    return f"accepted, then {notice.verdict or notice.kind}"
+
+
+def _tell(done: _Done, kind: str, provider: str = MAIL) -> None:
+    log.info(
+        "news of a delivery",
+        provider=provider,
+        kind=kind,
+        effect=done.effect,
+        delivery=done.traced.delivery_id if done.traced else None,
+        subscriber=done.subscriber_id,
+    )

@@ -1,0 +1,159 @@
+"""A mailbox of bounces on another server, read over IMAP (RFC 3501).
+
+Nothing is ever deleted. What was understood is read and moved out of the way; what was not stays
+where it is, unread and flagged, so that somebody looks at it and we do not read it again.
+"""
+
+from __future__ import annotations
+
+import imaplib
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import structlog
+
+from pipeline.errors import MailboxError, SettingsError
+from pipeline.feedback.maildir import LARGEST, Take
+
+log = structlog.get_logger(__name__)
+
+TIMEOUT: Final = 30.0  # seconds without a word
+MOST: Final = 1_000  # mails a run; the next run goes on
+PUT_AWAY: Final = "Paperboy"  # the folder for what was understood
+NEW: Final = "UNSEEN UNFLAGGED UNDELETED"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A mailbox as `imap(s)://user:password@host:port/FOLDER` names it.
+
+    `imaps` speaks TLS from the first byte, `imap` turns it on by STARTTLS; on this machine it need
+    not be.
+    """
+
+    host: str
+    port: int
+    user: str
+    password: str
+    folder: str
+    implicit_tls: bool
+
+    @property
+    def is_loopback(self) -> bool:
+        with suppress(ValueError):
+            return ip_address(self.host).is_loopback
+        return self.host == "localhost"
+
+
+def parse(url: str) -> Address:
+    """Raises SettingsError, without showing what may hold a password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise SettingsError("a mailbox must look like imaps://user:password@host/FOLDER") from None
+    if parts.scheme not in {"imap", "imaps"} or not (parts.hostname and parts.username):
+        raise SettingsError("a mailbox must look like imaps://user:password@host/FOLDER")
+    implicit_tls = parts.scheme == "imaps"
+    return Address(
+        host=parts.hostname,
+        port=port or (993 if implicit_tls else 143),
+        user=unquote(parts.username),
+        password=unquote(parts.password or ""),
+        folder=unquote(parts.path.strip("/")) or "INBOX",
+        implicit_tls=implicit_tls,
+    )
+
+
+def read_imap(url: str, take: Take, *, ca_file: Path | None = None) -> int:
+    """Take every new mail, and put each away once it is taken; how many.
+
+    Killed in between, the same mail is taken again the next time. Raises MailboxError.
+    """
+    address = parse(url)
+    with _failures_of(address), _logged_in(address, ca_file) as imap:
+        _ask(imap.select(_quoted(address.folder)))
+        uids = _ask(imap.uid("SEARCH", NEW))[0].split()[:MOST]
+        abilities = _ask(imap.capability())[0].upper().split()  # more than before the login
+        away = _folder_for(imap, abilities) if uids and b"MOVE" in abilities else None
+        count = 0
+        for uid in uids:
+            octets = _octets(imap, uid)
+            if octets is None:
+                continue  # somebody else has taken it
+            _put_away(imap, uid, away, understood=take(f"{address.folder}/{uid.decode()}", octets))
+            count += 1
+    log.info("mailbox read", mails=count)
+    return count
+
+
+def _octets(imap: imaplib.IMAP4, uid: bytes) -> bytes | None:
+    """The first octets of a mail, which stays unread meanwhile."""
+    answer: list[Any] = _ask(imap.uid("FETCH", uid.decode(), f"(BODY.PEEK[]<0.{LARGEST}>)"))
+    return next((part[1] for part in answer if isinstance(part, tuple)), None)
+
+
+def _put_away(imap: imaplib.IMAP4, uid: bytes, away: str | None, *, understood: bool) -> None:
+    flag = r"(\Seen)" if understood else r"(\Flagged)"
+    _ask(imap.uid("STORE", uid.decode(), "+FLAGS.SILENT", flag))
+    if understood and away:  # RFC 6851; without it, what was read stays among what was not
+        _ask(imap.uid("MOVE", uid.decode(), _quoted(away)))
+
+
+def _folder_for(imap: imaplib.IMAP4, abilities: list[bytes]) -> str:
+    """Where understood mails go: below the prefix that this server wants (RFC 2342)."""
+    prefix = ""
+    if b"NAMESPACE" in abilities:
+        found = re.match(rb'\(\("([^"]*)"', _ask(imap.namespace())[0] or b"")
+        prefix = found[1].decode("ascii", "replace") if found else ""
+    name = f"{prefix}{PUT_AWAY}"
+    imap.create(_quoted(name))  # NO where it is there already
+    return name
+
+
+@contextmanager
+def _logged_in(address: Address, ca_file: Path | None) -> Iterator[imaplib.IMAP4]:
+    context = ssl.create_default_context(cafile=ca_file)
+    where: dict[str, Any] = {"host": address.host, "port": address.port, "timeout": TIMEOUT}
+    if address.implicit_tls:
+        imap: imaplib.IMAP4 = imaplib.IMAP4_SSL(ssl_context=context, **where)
+    else:
+        imap = imaplib.IMAP4(**where)
+    try:
+        if not address.implicit_tls and not address.is_loopback:
+            imap.starttls(context)  # fails where the server has none: no password in the clear
+        imap.login(address.user, address.password)
+        yield imap
+    finally:
+        with suppress(imaplib.IMAP4.error, OSError):
+            imap.logout()
+
+
+@contextmanager
+def _failures_of(address: Address) -> Iterator[None]:
+    try:
+        yield
+    except (imaplib.IMAP4.error, OSError) as error:
+        raise MailboxError(f"the mailbox at {address.host} cannot be read: {error}") from error
+
+
+def _ask(answer: tuple[str, list[Any]]) -> list[Any]:
+    """The lines of an answer; imaplib raises for BAD, and we for NO."""
+    state, lines = answer
+    if state != "OK":
+        raise imaplib.IMAP4.error(str(lines[0]))
+    return lines
+
+
+def _quoted(name: str) -> str:
+    """A folder's name as a quoted string; letters outside ASCII are for the operator to encode."""
+    if not (name.isascii() and name.isprintable()):
+        raise SettingsError("a folder's name must be in ASCII, as IMAP writes it (RFC 3501, 5.1.3)")
+    return '"' + name.replace("\\", r"\\").replace('"', r"\"") + '"'

@@ -1,0 +1,34 @@
+"""Ask a provider for something: a GET within bounds that goes nowhere else."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import requests
+
+from pipeline.errors import ProviderError
+
+LARGEST: Final = 64 * 1024  # octets; a certificate has 2,000
+LONGEST: Final = 15.0  # seconds, all together
+TIMEOUTS: Final = (5.0, 5.0)  # to connect, and between two pieces
+
+
+def fetch(url: str) -> bytes:
+    """The body of a 200. A redirect is not followed: the caller has chosen this host.
+
+    Raises ProviderError.
+    """
+    until = time.monotonic() + LONGEST
+    body = bytearray()
+    try:
+        with requests.get(url, timeout=TIMEOUTS, allow_redirects=False, stream=True) as answer:
+            if answer.status_code != requests.codes.ok:
+                raise ProviderError(f"the provider answered {answer.status_code}")
+            for piece in answer.iter_content(8 * 1024):
+                body += piece
+                if len(body) > LARGEST or time.monotonic() > until:
+                    raise ProviderError("the provider's answer was too large or too slow")
+    except requests.RequestException as error:
+        raise ProviderError(f"the provider does not answer: {type(error).__name__}") from error
+    return bytes(body)

@@ -1,0 +1,173 @@
+"""Amazon's notification service: messages signed by a certificate that lies at its own host.
+
+https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+import structlog
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from pipeline.errors import ForgedError, ProviderError
+
+log = structlog.get_logger(__name__)
+
+TOPIC: Final = re.compile(r"arn:(aws(?:-[a-z]+)*):sns:([a-z0-9-]+):\d{12}:[\w-]{1,256}")
+OLDEST: Final = timedelta(days=1)  # see docs/decisions/feedback-replays.md
+AHEAD: Final = timedelta(minutes=5)  # that another clock may be before ours
+VERSION: Final = "2"  # SHA-256; 1 is SHA-1
+
+_CERTIFICATE: Final = re.compile(r"/SimpleNotificationService-[0-9a-f]{32}\.pem")
+_MOST_KEYS: Final = 8
+_SIGNED: Final = {
+    "Notification": ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"),
+    "SubscriptionConfirmation": (
+        "Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type",
+    ),
+    "UnsubscribeConfirmation": (
+        "Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What somebody published to a topic of ours."""
+
+    id: str  # the same whenever it is sent again
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SNS:
+    """Opens messages of these topics. `fetch` gets what lies at an address of Amazon's."""
+
+    topics: Sequence[str]
+    fetch: Callable[[str], bytes]
+    _keys: dict[str, x509.Certificate] = field(default_factory=dict, repr=False)
+    _asking: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def open(self, body: bytes, now: datetime) -> Message | None:
+        """A message, verified; None for one about the subscription itself, which is seen to.
+
+        Raises ForgedError and ProviderError.
+        """
+        fields = _fields(body)
+        kind, topic = fields.get("Type", ""), fields.get("TopicArn", "")
+        if kind not in _SIGNED or topic not in self.topics:
+            raise ForgedError("not a message of a topic in SES_TOPICS")
+        self._verify(fields, now)
+        _check_age(fields.get("Timestamp", ""), now)
+        if kind == "Notification":
+            return Message(fields["MessageId"], fields["Message"])
+        if kind == "SubscriptionConfirmation":
+            self._confirm(fields["SubscribeURL"], topic)
+        log.warning("subscription to the topic", kind=kind, topic=topic)
+        return None
+
+    def _verify(self, fields: dict[str, str], now: datetime) -> None:
+        if fields.get("SignatureVersion") != VERSION:
+            raise ForgedError("the topic signs by SHA-1: set its SignatureVersion to 2")
+        url = fields.get("SigningCertURL", "")
+        _check_address(url, fields["TopicArn"], path=_CERTIFICATE)
+        certificate = self._certificate(url)
+        key = certificate.public_key()
+        valid = certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
+        if not valid or not isinstance(key, rsa.RSAPublicKey):
+            raise ForgedError("the certificate is not valid")
+        try:
+            signature = base64.b64decode(fields.get("Signature", ""), validate=True)
+            key.verify(signature, _canonical(fields), padding.PKCS1v15(), SHA256())
+        except (ValueError, InvalidSignature) as error:
+            raise ForgedError("the signature does not fit") from error
+
+    def _certificate(self, url: str) -> x509.Certificate:
+        """Fetched once: its address names its content.
+
+        One at a time, so that made-up addresses cannot keep every thread of the site waiting.
+        """
+        if url in self._keys:
+            return self._keys[url]
+        if not self._asking.acquire(blocking=False):
+            raise ProviderError("a certificate is being fetched")
+        try:
+            certificate = x509.load_pem_x509_certificate(self.fetch(url))
+        except ValueError as error:
+            raise ForgedError("what lies at the address is no certificate") from error
+        finally:
+            self._asking.release()
+        if len(self._keys) >= _MOST_KEYS:
+            self._keys.clear()
+        self._keys[url] = certificate
+        return certificate
+
+    def _confirm(self, url: str, topic: str) -> None:
+        """Answer yes: we want the messages of a topic that the operator named."""
+        query = _check_address(url, topic)
+        if query.get("Action") != ["ConfirmSubscription"] or query.get("TopicArn") != [topic]:
+            raise ForgedError("this address does something else")
+        self.fetch(url)
+
+
+def _fields(body: bytes) -> dict[str, str]:
+    """The texts of the envelope; whatever is not a text is no part of it."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ForgedError("not a message of SNS") from error
+    if not isinstance(found, dict):
+        raise ForgedError("not a message of SNS")
+    return {name: value for name, value in found.items() if isinstance(value, str)}
+
+
+def _canonical(fields: dict[str, str]) -> bytes:
+    """What is signed: names and values, each on a line; of the names only Subject may lack."""
+    names = [n for n in _SIGNED[fields["Type"]] if n in fields or n != "Subject"]
+    try:
+        return "".join(f"{name}\n{fields[name]}\n" for name in names).encode()
+    except (KeyError, UnicodeEncodeError) as error:
+        raise ForgedError("the message is not complete") from error
+
+
+def _check_age(timestamp: str, now: datetime) -> None:
+    try:
+        sent_at = datetime.fromisoformat(timestamp)
+    except ValueError as error:
+        raise ForgedError("the message has no time") from error
+    if sent_at.tzinfo is None or not now - OLDEST <= sent_at <= now + AHEAD:
+        raise ForgedError("the message is not of these days")
+
+
+def _check_address(
+    url: str, topic: str, path: re.Pattern[str] = re.compile("/")
+) -> dict[str, list[str]]:
+    """The query of an address at the host that this topic lives at; ForgedError for any other."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ForgedError("not an address") from error
+    if parts.scheme != "https" or parts.netloc != host_of(topic) or not path.fullmatch(parts.path):
+        raise ForgedError("this address is not one of SNS")
+    return parse_qs(parts.query)
+
+
+def host_of(topic: str) -> str:
+    """The host of SNS in a topic's region; ValueError for what is no topic."""
+    found = TOPIC.fullmatch(topic)
+    if not found:
+        raise ValueError(f"{topic!r} is not the ARN of a topic")
+    partition, region = found.groups()
+    return f"sns.{region}.amazonaws.com" + (".cn" if partition == "aws-cn" else "")

@@ -1,0 +1,109 @@
+"""Find the delivery that news is about, and write down that it arrived."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, func, select, update
+
+from pipeline.domain import DeliveryStatus, RequestKind
+from pipeline.storage import subscribers
+from pipeline.storage.schema import DeliveryRow, RequestRow, SubscriberRow
+
+_ROW = DeliveryRow.__table__.c
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A delivery that news is about, and whose news that is."""
+
+    delivery_id: int
+    subscriber_id: int
+    address: str | None  # where it went, if not to its subscriber's address; "" once forgotten
+    address_hash: str  # of its subscriber's address, now
+    edition_on: date | None
+    is_current: bool  # the subscriber's address is still the one it went to
+    is_erased: bool  # nobody may know any more whose it was
+    is_vouched: bool  # the subscriber has confirmed since: the address works, whatever is told
+
+
+def by_id(conn: Connection, delivery_id: int) -> Traced | None:
+    return _one(conn, _ROW.id == delivery_id)
+
+
+def by_dedupe_key(conn: Connection, dedupe_key: str) -> Traced | None:
+    return _one(conn, _ROW.dedupe_key == dedupe_key)
+
+
+def by_queue_id(conn: Connection, queue_id: str) -> Traced | None:
+    """The last delivery that a server took under this name: names are given again in time."""
+    return _one(conn, _ROW.queue_id == queue_id)
+
+
+def settle_uncertain(conn: Connection, delivery_id: int, reason: str, now: datetime) -> bool:
+    """Uncertain becomes sent, since news of it came back; False when it was not uncertain."""
+    won = conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.id == delivery_id, _ROW.status == DeliveryStatus.UNCERTAIN)
+        .values(
+            status=DeliveryStatus.SENT,
+            reason=reason,
+            sent_at=func.coalesce(_ROW.marked_at, now),
+            lease=None,
+            lease_until=None,
+        )
+    )
+    return won.rowcount == 1
+
+
+def tell(conn: Connection, delivery_id: int, reason: str) -> None:
+    """Say what became of a mail that had been accepted."""
+    conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.id == delivery_id, _ROW.status == DeliveryStatus.SENT)
+        .values(reason=reason)
+    )
+
+
+def _one(conn: Connection, condition: ColumnElement[bool]) -> Traced | None:
+    row = conn.execute(
+        select(
+            _ROW.id,
+            _ROW.subscriber_id,
+            _ROW.address,
+            _ROW.edition_on,
+            SubscriberRow.address_hash,
+            SubscriberRow.confirmed_at,
+            (SubscriberRow.email == subscribers.ERASED).label("is_erased"),
+            func.coalesce(_ROW.marked_at, _ROW.created_at).label("left_us_at"),
+        )
+        .join(SubscriberRow, SubscriberRow.id == _ROW.subscriber_id)
+        .where(condition)
+        .order_by(_ROW.id.desc())
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        return None
+    return Traced(
+        row.id,
+        row.subscriber_id,
+        row.address,
+        row.address_hash,
+        row.edition_on,
+        is_current=not _moved_since(conn, row),
+        is_erased=row.is_erased,
+        is_vouched=row.confirmed_at is not None and row.confirmed_at > row.left_us_at,
+    )
+
+
+def _moved_since(conn: Connection, row: Any) -> bool:
+    """Whether the subscriber has changed addresses since this delivery left us."""
+    moved_at = conn.execute(
+        select(func.max(RequestRow.used_at)).where(
+            RequestRow.subscriber_id == row.subscriber_id,
+            RequestRow.kind == RequestKind.NEW_ADDRESS,
+        )
+    ).scalar_one()
+    return moved_at is not None and moved_at > row.left_us_at

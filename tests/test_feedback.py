@@ -1,0 +1,500 @@
+"""News about a delivery: whose it must prove to be, and what it then does to the address."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import insert
+
+from pipeline import signup
+from pipeline.domain import (
+    DeliveryStatus,
+    Notice,
+    NoticeKind,
+    Origin,
+    RequestKind,
+    StrikeKind,
+    SubscriberStatus,
+    SuppressionReason,
+    Verdict,
+)
+from pipeline.errors import NotFoundError
+from pipeline.feedback import Effect, Event, Feedback, lift, suppress
+from pipeline.feedback.decisions import Meaning, meaning, strike_of
+from pipeline.message import Sender
+from pipeline.storage import deliveries, events, requests, subscribers
+from pipeline.storage.schema import EventRow, StrikeRow, SubscriberRow
+from tests import outbox
+from tests.dying import dying
+from tests.factories import NOW, TODAY
+from tests.newsroom import rows
+from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
+
+DAY = timedelta(days=1)
+KEY = "a key of the tests"
+ADA = "ada@example.org"
+HASH = subscribers.address_hash(ADA, KEY)
+SENDER = Sender(
+    mail_from="papers@example.org",
+    list_name="Papers",
+    site_url="https://papers.example.org",
+    key=KEY,
+    bounce_address="bounces@example.org",
+)
+HARD = NoticeKind.HARD
+SECRET = "abcdefghijklmnopqrstuv"
+
+
+@pytest.fixture
+def feedback(engine) -> Feedback:
+    return Feedback(engine, SENDER, KEY)
+
+
+@pytest.fixture
+def ada(engine) -> int:
+    return add_subscriber(engine, ADA, address_hash=HASH, secret=SECRET)
+
+
+def send(engine, subscriber_id, days=0, **changes):
+    """A digest of a later day that the server took."""
+    at = NOW + days * DAY
+    values = {"edition_on": TODAY + days * DAY, "status": "sent", "sent_at": at}
+    values |= {"marked_at": at, "created_at": at}
+    return add_delivery(engine, subscriber_id=subscriber_id, **{**values, **changes})
+
+
+def about(delivery_id, kind=HARD, **changes) -> Notice:
+    """A notice that came back to the address we made for this delivery."""
+    return Notice(kind, envelope=SENDER.envelope(delivery_id), **changes)
+
+
+def status_of(engine, subscriber_id):
+    (found,) = (r for r in rows(engine, SubscriberRow) if r.id == subscriber_id)
+    return found.status
+
+
+# --- What a notice means ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("notice", "expected"),
+    [
+        (Notice(HARD, verdict=Verdict.HARD), Meaning.HARD),
+        (Notice(HARD), Meaning.HARD),
+        (Notice(HARD, status="5.2.1", verdict=Verdict.HARD), Meaning.STRIKE),
+        (Notice(NoticeKind.SOFT, verdict=Verdict.SOFT), Meaning.STRIKE),
+        (Notice(NoticeKind.SOFT, verdict=Verdict.FULL), Meaning.STRIKE),
+        (Notice(NoticeKind.SOFT, status="5.0.0"), Meaning.STRIKE),
+        (Notice(NoticeKind.SOFT, status="4.4.7"), Meaning.NOTHING),
+        (Notice(NoticeKind.COMPLAINT), Meaning.COMPLAINT),
+        (Notice(NoticeKind.UNSUBSCRIBE), Meaning.LEAVE),
+        (Notice(NoticeKind.DELAYED, status="4.4.1"), Meaning.NOTHING),
+        (Notice(NoticeKind.AUTO_REPLY), Meaning.NOTHING),
+        (Notice(NoticeKind.NONE), Meaning.NOTHING),
+    ],
+)
+def test_a_notice_means_one_thing(notice, expected):
+    assert meaning(notice) is expected
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    sorted(set(Verdict) - {Verdict.HARD, Verdict.FULL, Verdict.SOFT}),
+)
+@pytest.mark.parametrize("kind", [HARD, NoticeKind.SOFT])
+def test_what_is_about_us_never_counts_against_the_person(kind, verdict):
+    """Not even where it says 5.2.1 beside it."""
+    for status in (None, "5.7.1", "5.2.1", "4.2.2"):
+        assert meaning(Notice(kind, status=status, verdict=verdict)) is Meaning.NOTHING
+
+
+def test_a_mailbox_that_is_switched_off_is_its_own_kind_of_strike():
+    assert strike_of(Notice(NoticeKind.SOFT, status="5.2.1", verdict=Verdict.SOFT)) is (
+        StrikeKind.DISABLED
+    )
+
+
+# --- Whose news it is ---------------------------------------------------------------------------
+
+
+def test_a_bounce_to_our_address_suppresses_and_cancels_at_once(engine, feedback, ada):
+    bounced = send(engine, ada)
+    owed = add_delivery(engine, subscriber_id=ada)
+    leased = add_delivery(engine, subscriber_id=ada, status="leased", lease="somebody's")
+
+    assert feedback.apply(about(bounced), NOW) is Effect.SUPPRESSED
+
+    assert outbox.suppressions(engine) == {HASH: "hard"}
+    assert outbox.statuses(engine) == ["sent", "suppressed", "suppressed"]
+    assert row(engine, bounced).reason == "accepted, then hard"
+    assert row(engine, owed).reason == row(engine, leased).reason == "suppressed"
+    with engine.begin() as conn:
+        marked = deliveries.mark(conn, [leased], "somebody's", DAY, NOW)
+    assert marked == set(), "the dot may not be sent any more"
+
+
+def test_our_message_id_is_as_good(engine, feedback, ada):
+    bounced = send(engine, ada)
+    message_id = SENDER.message_id(row(engine, bounced).dedupe_key)
+
+    assert feedback.apply(Notice(HARD, message_id=message_id), NOW) is Effect.SUPPRESSED
+
+
+@pytest.mark.parametrize(
+    "notice",
+    [
+        Notice(HARD, recipients=(ADA,), status="5.1.1"),
+        Notice(HARD, recipients=(ADA,), envelope="bounces@example.org"),
+        Notice(HARD, recipients=(ADA,), envelope="bounces+aaaaaaaaaaaaaaaa@example.org"),
+        Notice(HARD, recipients=(ADA,), message_id="<digest.2030-01-02.1@example.org>"),
+        Notice(NoticeKind.COMPLAINT, recipients=(ADA,), message_id="<T00001@example.org>"),
+        Notice(NoticeKind.UNSUBSCRIBE, recipients=(ADA,)),
+        Notice(NoticeKind.UNSUBSCRIBE, recipients=(ADA,), secret=SECRET[::-1]),
+        Notice(NoticeKind.UNSUBSCRIBE, recipients=(ADA,), secret="\0\udc80"),
+        Notice(HARD, message_id="\0\udc80@", envelope="\0+\udc80@", recipients=("\udc80@\0",)),
+    ],
+)
+def test_a_stranger_can_claim_what_they_like(engine, feedback, ada, notice):
+    send(engine, ada, queue_id="T00001")
+
+    assert feedback.apply(notice, NOW) is Effect.NOT_OURS
+    assert feedback.take_mail(b"the same in a mail", notice, NOW) is Effect.NOT_OURS
+
+    assert outbox.suppressions(engine) == {}
+    assert rows(engine, StrikeRow) == []
+    assert status_of(engine, ada) == SubscriberStatus.ACTIVE
+
+
+def test_a_proof_for_one_reader_hurts_no_other(engine, feedback, ada):
+    """Who bounces their own mail may name whom they like."""
+    mine = send(engine, add_subscriber(engine, "eve@example.org", address_hash="eve"))
+
+    feedback.apply(about(mine, recipients=(ADA,)), NOW)
+
+    assert outbox.suppressions(engine) == {"eve": "hard"}
+
+
+def test_a_queue_id_is_believed_from_a_provider_who_names_the_recipient(engine, feedback, ada):
+    send(engine, ada, queue_id="0100-000000")
+    claim = Notice(HARD, recipients=("Ada@Example.org",))
+
+    def take(id_, notice, queue_id):
+        return feedback.take("ses", Event(id_, "Bounce", "{}", (notice,), queue_id), NOW)
+
+    assert take("1", Notice(HARD, recipients=("eve@example.org",)), "0100-000000") == (
+        Effect.NOT_OURS,
+    )
+    assert take("2", claim, "0200-000000") == (Effect.NOT_OURS,)
+    assert take("3", claim, "0100-000000") == (Effect.SUPPRESSED,)
+
+
+# --- What it does -------------------------------------------------------------------------------
+
+
+def test_the_third_soft_bounce_in_a_row_suppresses(engine, feedback, ada):
+    soft = {"kind": NoticeKind.SOFT, "verdict": Verdict.SOFT, "status": "5.0.0"}
+
+    effects = [
+        feedback.apply(about(send(engine, ada, days), **soft), NOW + days * DAY)
+        for days in range(3)
+    ]
+
+    assert effects == [Effect.COUNTED, Effect.COUNTED, Effect.SUPPRESSED]
+    assert outbox.suppressions(engine) == {HASH: "soft"}
+
+
+def test_a_full_mailbox_is_given_two_weeks(engine, feedback, ada):
+    full = {"kind": NoticeKind.SOFT, "verdict": Verdict.FULL, "status": "5.2.2"}
+
+    effects = [
+        feedback.apply(about(send(engine, ada, days), **full), NOW + days * DAY)
+        for days in range(15)
+    ]
+
+    assert effects == [*[Effect.COUNTED] * 14, Effect.SUPPRESSED]
+    assert outbox.suppressions(engine) == {HASH: "full"}
+
+
+def test_a_mailbox_that_is_switched_off_is_hard_on_the_second_edition(engine, feedback, ada):
+    off = {"kind": NoticeKind.SOFT, "verdict": Verdict.SOFT, "status": "5.2.1"}
+
+    effects = [feedback.apply(about(send(engine, ada, days), **off), NOW) for days in range(2)]
+
+    assert effects == [Effect.COUNTED, Effect.SUPPRESSED]
+    assert outbox.suppressions(engine) == {HASH: "hard"}
+
+
+def test_a_complaint_leaves_and_only_an_operator_lifts_it(engine, feedback, ada):
+    owed = add_delivery(engine, subscriber_id=ada)
+
+    effect = feedback.apply(about(send(engine, ada), NoticeKind.COMPLAINT), NOW)
+
+    assert effect is Effect.SUPPRESSED
+    assert status_of(engine, ada) == SubscriberStatus.UNSUBSCRIBED
+    assert outbox.suppressions(engine) == {HASH: "complaint"}
+    assert row(engine, owed).status == DeliveryStatus.SUPPRESSED
+    with engine.begin() as conn:
+        subscribers.forgive(conn, HASH)
+    assert outbox.suppressions(engine) == {HASH: "complaint"}
+
+
+@pytest.mark.parametrize("kind", [NoticeKind.DELAYED, NoticeKind.AUTO_REPLY, NoticeKind.NONE])
+def test_information_is_only_noted(engine, feedback, ada, kind):
+    sent = send(engine, ada, reason="accepted")
+
+    assert feedback.apply(about(sent, kind), NOW) is Effect.NOTED
+
+    assert row(engine, sent).reason == "accepted"
+    assert outbox.suppressions(engine) == {}
+
+
+def test_a_mail_with_the_secret_leaves(engine, feedback, ada):
+    owed = add_delivery(engine, subscriber_id=ada)
+
+    for _ in range(2):
+        notice = Notice(NoticeKind.UNSUBSCRIBE, secret=SECRET)
+        assert feedback.apply(notice, NOW) is Effect.LEFT
+
+    assert status_of(engine, ada) == SubscriberStatus.UNSUBSCRIBED
+    assert (row(engine, owed).status, row(engine, owed).reason) == ("cancelled", "left")
+
+
+def test_an_answer_that_asks_to_leave_does_so_by_the_mail_it_answers(engine, feedback, ada):
+    sent = send(engine, ada)
+
+    assert feedback.apply(about(sent, NoticeKind.UNSUBSCRIBE), NOW) is Effect.LEFT
+
+    assert status_of(engine, ada) == SubscriberStatus.UNSUBSCRIBED
+
+
+@pytest.mark.parametrize("kind", [HARD, NoticeKind.DELAYED, NoticeKind.COMPLAINT])
+def test_news_of_an_uncertain_delivery_says_that_it_was_accepted(engine, feedback, ada, kind):
+    uncertain = send(engine, ada, status="uncertain", sent_at=None, lease="gone")
+
+    feedback.apply(about(uncertain, kind), NOW + DAY)
+
+    settled = row(engine, uncertain)
+    assert (settled.status, settled.sent_at, settled.lease) == ("sent", NOW, None)
+    assert settled.reason == f"accepted, then {kind}"
+
+
+def test_a_bounce_before_the_reply_is_recorded_leaves_the_sender_its_row(engine, feedback, ada):
+    """A webhook can be faster than the 250 that a dispatcher is about to write."""
+    sending = send(engine, ada, status="sending", sent_at=None, lease="mine")
+
+    assert feedback.apply(about(sending), NOW) is Effect.SUPPRESSED
+
+    assert row(engine, sending).status == DeliveryStatus.SENDING
+    accepted = deliveries.Settlement(sending, DeliveryStatus.SENT, "accepted")
+    with engine.begin() as conn:
+        assert deliveries.settle(conn, [accepted], "mine", NOW).total() == 1
+
+
+# --- Whom it is not about any more --------------------------------------------------------------
+
+
+def test_a_bounce_of_an_address_that_was_left_behind_spares_the_new_one(engine, feedback, ada):
+    old = send(engine, ada)
+    with engine.begin() as conn:
+        moved = requests.add(
+            conn, RequestKind.NEW_ADDRESS, ada, email="", wishes={}, ip=None,
+                origin=Origin.FORM,
+            expires_at=NOW + DAY, now=NOW,
+        )  # fmt: skip
+        assert requests.use(conn, moved, NOW + timedelta(hours=1), wording=None)
+    new = send(engine, ada, days=1)
+
+    assert feedback.apply(about(old), NOW + DAY) is Effect.NOTED
+    assert outbox.suppressions(engine) == {}
+    assert feedback.apply(about(new), NOW + DAY) is Effect.SUPPRESSED
+
+
+def test_a_bounce_from_before_the_last_confirmation_is_out_of_date(engine, feedback):
+    subscriber = add_subscriber(engine, ADA, confirmed_at=NOW + timedelta(hours=1))
+    before = send(engine, subscriber)
+
+    assert feedback.apply(about(before), NOW + DAY) is Effect.NOTED
+    assert feedback.apply(about(before, NoticeKind.COMPLAINT), NOW + DAY) is Effect.SUPPRESSED
+
+
+def test_who_was_erased_is_left_alone(engine, feedback, ada):
+    sent = send(engine, ada)
+    signup.erase_by_id(engine, ada, NOW)
+
+    for kind in (HARD, NoticeKind.COMPLAINT):
+        assert feedback.apply(about(sent, kind), NOW) is Effect.NOTED
+
+    assert outbox.suppressions(engine) == {}
+
+
+def test_a_mail_to_another_address_says_nothing_about_the_reader_s_own(engine, feedback, ada):
+    other = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
+
+    effect = feedback.apply(about(other, NoticeKind.COMPLAINT), NOW)
+
+    assert effect is Effect.SUPPRESSED
+    new = subscribers.address_hash("new@example.org", KEY)
+    assert outbox.suppressions(engine) == {new: "complaint"}
+    assert status_of(engine, ada) == SubscriberStatus.ACTIVE
+
+
+def test_a_confirmation_that_bounces_softly_counts_nowhere(engine, feedback):
+    confirmation = add_confirmation(engine, status="sent", sent_at=NOW)
+    soft = about(confirmation, NoticeKind.SOFT, verdict=Verdict.SOFT)
+
+    assert feedback.apply(soft, NOW) is Effect.NOTED
+
+
+# --- Once, whatever happens ---------------------------------------------------------------------
+
+
+def hard_event(delivery_id, id_="1"):
+    return Event(id_, "Bounce", "raw words", (about(delivery_id, recipients=(ADA,)),))
+
+
+def test_an_event_is_taken_once_even_where_it_was_undone(engine, feedback, ada):
+    sent = send(engine, ada)
+
+    assert feedback.take("ses", hard_event(sent), NOW) == (Effect.SUPPRESSED,)
+    with engine.begin() as conn:
+        subscribers.lift(conn, HASH)
+    assert feedback.take("ses", hard_event(sent), NOW) == (Effect.KNOWN,)
+
+    assert outbox.suppressions(engine) == {}
+    (kept,) = rows(engine, EventRow)
+    assert (kept.provider, kept.event_id, kept.effect) == ("ses", "1", "suppressed")
+    assert (kept.delivery_id, kept.subscriber_id, kept.address_hash) == (sent, ada, HASH)
+    assert feedback.take("generic", hard_event(sent), NOW) == (Effect.SUPPRESSED,)
+
+
+def test_an_event_that_comes_twice_at_once_is_taken_once(engine, feedback, ada):
+    soft = about(send(engine, ada), NoticeKind.SOFT, verdict=Verdict.SOFT)
+    together = threading.Barrier(4)
+
+    def take(_):
+        together.wait()
+        return feedback.take("ses", Event("1", "Bounce", "", (soft,)), NOW)
+
+    with ThreadPoolExecutor(4) as hooks:
+        effects = sorted(hooks.map(take, range(4)))
+
+    assert effects == [(Effect.COUNTED,), *[(Effect.KNOWN,)] * 3]
+
+
+def test_killed_at_any_statement_an_event_has_happened_or_not(engine, feedback, ada):
+    """Whatever was lost is done when it comes again."""
+    sent = send(engine, ada)
+    owed = add_delivery(engine, subscriber_id=ada)
+    statements = 0
+    while True:
+        with dying(engine, statements) as seen:
+            feedback.take("ses", hard_event(sent), NOW)
+        if len(seen) <= statements:
+            break
+        assert rows(engine, EventRow) == []
+        assert outbox.suppressions(engine) == {}
+        assert row(engine, owed).status == DeliveryStatus.QUEUED
+        statements += 1
+
+    assert statements > 5
+    assert outbox.suppressions(engine) == {HASH: "hard"}
+    assert row(engine, owed).status == DeliveryStatus.SUPPRESSED
+
+
+def test_bounces_beside_a_sender_end_with_one_truth(engine, feedback):
+    """Each mail was marked and goes out, or it was cancelled; never both, and no deadlock."""
+    readers = [add_subscriber(engine) for _ in range(12)]
+    bounced = [send(engine, reader) for reader in readers]
+    owed = [
+        add_delivery(engine, subscriber_id=reader, status="leased", lease="mine")
+        for reader in readers
+    ]
+
+    def mark(id_):
+        with engine.begin() as conn:
+            return deliveries.mark(conn, [id_], "mine", DAY, NOW)
+
+    with ThreadPoolExecutor(4) as both:
+        marks = [both.submit(mark, id_) for id_ in owed]
+        effects = [both.submit(feedback.apply, about(id_), NOW) for id_ in bounced]
+        marked = set().union(*(one.result() for one in marks))
+
+    assert {one.result() for one in effects} == {Effect.SUPPRESSED}
+    for id_ in owed:
+        assert row(engine, id_).status == ("sending" if id_ in marked else "suppressed")
+
+
+# --- What is kept -------------------------------------------------------------------------------
+
+
+def test_erasing_forgets_what_events_say_and_not_that_they_came(engine, feedback, ada):
+    sent = send(engine, ada)
+    feedback.take("ses", hard_event(sent), NOW)
+    stray = Event("2", "Bounce", f"to {ADA}", (Notice(HARD, recipients=(ADA,)),))
+    assert feedback.take("ses", stray, NOW) == (Effect.NOT_OURS,)
+    assert [event["kind"] for event in signup.export(engine, ada)["news"]] == ["Bounce"]
+
+    signup.erase_by_id(engine, ada, NOW)
+
+    assert [(kept.raw, kept.address_hash) for kept in rows(engine, EventRow)] == [("", None)] * 2
+    assert feedback.take("ses", hard_event(sent), NOW) == (Effect.KNOWN,)
+
+
+def test_events_are_dropped_when_they_are_old(engine, feedback):
+    for days in range(3):
+        feedback.take("ses", Event(str(days), "Send", ""), NOW + days * DAY)
+
+    with engine.begin() as conn:
+        dropped = [events.drop_events(conn, before=NOW + 2 * DAY, limit=1) for _ in range(3)]
+
+    assert dropped == [1, 1, 0]
+    assert [kept.event_id for kept in rows(engine, EventRow)] == ["2"]
+
+
+def test_a_suppression_by_the_operator_is_replaced_by_a_complaint(engine, feedback, ada):
+    outbox.suppress(engine, ada)
+
+    feedback.apply(about(send(engine, ada), NoticeKind.COMPLAINT), NOW)
+
+    assert outbox.suppressions(engine) == {HASH: SuppressionReason.COMPLAINT}
+
+
+# --- By the operator's hand ---------------------------------------------------------------------
+
+
+def test_the_operator_suppresses_and_what_is_owed_ends_with_it(engine, ada):
+    queued = add_delivery(engine, subscriber_id=ada)
+    leased = add_delivery(engine, subscriber_id=ada, status="leased", lease="mine")
+    statements = 0
+    while True:
+        with dying(engine, statements) as seen:
+            suppress(engine, ADA.upper(), KEY, NOW)
+        if len(seen) <= statements:
+            break
+        assert outbox.suppressions(engine) == {}
+        assert outbox.statuses(engine) == ["queued", "leased"]
+        statements += 1
+
+    assert outbox.suppressions(engine) == {HASH: "manual"}
+    assert [row(engine, id_).status for id_ in (queued, leased)] == ["suppressed"] * 2
+
+
+@pytest.mark.parametrize("reason", SuppressionReason)
+def test_the_operator_lifts_whatever_it_was_for_and_the_count_begins_anew(engine, ada, reason):
+    with engine.begin() as conn:
+        subscribers.suppress(conn, HASH, reason, NOW)
+        conn.execute(
+            insert(StrikeRow).values(
+                address_hash=HASH, edition_on=TODAY, kind=StrikeKind.SOFT, noted_at=NOW
+            )
+        )
+
+    lift(engine, ADA, KEY)
+
+    assert outbox.suppressions(engine) == {}
+    assert rows(engine, StrikeRow) == []
+    with pytest.raises(NotFoundError):
+        lift(engine, ADA, KEY)

@@ -1,0 +1,247 @@
+"""The webhooks: verified first, taken once, and nothing kept of what is forged."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from pipeline.domain import Verdict
+from pipeline.errors import EventError, ForgedError
+from pipeline.feedback.providers.generic import Generic, read, sign
+from pipeline.feedback.providers.ses import SES
+from pipeline.feedback.providers.sns import SNS
+from pipeline.storage.schema import EventRow
+from pipeline.web import hooks
+from tests import amazon, outbox
+from tests.factories import NOW
+from tests.newsroom import rows
+from tests.outbox import row
+from tests.site import ADA, ELSEWHERE, Site, now, open_site
+
+SECRET, OLD_SECRET = "n" * 32, "o" * 32
+
+
+@pytest.fixture
+def backend() -> str:
+    """What events do to either database is tested in test_feedback.py; here it is the door."""
+    return "sqlite"
+
+
+@pytest.fixture
+def site(engine: Engine) -> Site:
+    site = open_site(engine, hook_secret=f"{SECRET} {OLD_SECRET}", ses_topics=amazon.TOPIC)
+    there = amazon.Amazon()
+    site.services.providers["ses"] = SES(SNS((amazon.TOPIC,), there.fetch))
+    return site
+
+
+@pytest.fixture
+def sent(site: Site) -> Any:
+    """A digest to Ada that the server took."""
+    site.reader(ADA)
+    site.announce()
+    site.publish()
+    (delivery,) = site.owed()
+    outbox.alter(site.engine, delivery.id, status="sent", sent_at=now(), queue_id="0100-000000")
+    return delivery
+
+
+def post(site: Site, said: Any, *, secret=SECRET, at=None, body=None, url="/hooks/generic") -> Any:
+    body = json.dumps(said).encode() if body is None else body
+    at = str(int((at or now()).timestamp()))
+    headers = {
+        "X-Paperboy-Timestamp": at,
+        "X-Paperboy-Signature": f"v1={sign(secret, at, body)}",
+        "Content-Type": "application/json",
+    }
+    return site.post(url, content=body, headers={**headers, **ELSEWHERE})
+
+
+def bounced(sent, id_="e1", **changes):
+    return {"id": id_, "event": "bounce", "status": "5.1.1", "recipient": ADA, **changes}
+
+
+# --- Generic ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("secret", [SECRET, OLD_SECRET])
+def test_a_signed_bounce_suppresses_once(site, sent, secret):
+    """The old secret still opens, so that a new one can be handed out first."""
+    message_id = site.services.message_id(sent.dedupe_key)
+
+    answers = [
+        post(site, bounced(sent, message_id=message_id), secret=secret).status_code
+        for _ in range(2)
+    ]
+
+    assert answers == [200, 200]
+    assert list(outbox.suppressions(site.engine).values()) == ["hard"]
+    (kept,) = rows(site.engine, EventRow)
+    assert (kept.provider, kept.event_id, kept.kind) == ("generic", "e1", "bounce")
+    assert (kept.delivery_id, kept.effect) == (sent.id, "suppressed")
+    assert json.loads(kept.raw)["recipient"] == ADA
+
+
+def test_the_queue_id_and_the_recipient_name_a_mail_together(site, sent):
+    post(site, bounced(sent, queue_id="0100-000000", recipient="eve@example.org"))
+    assert outbox.suppressions(site.engine) == {}
+
+    post(site, bounced(sent, "e2", queue_id="0100-000000"))
+
+    assert list(outbox.suppressions(site.engine).values()) == ["hard"]
+
+
+@pytest.mark.parametrize("minutes", [-6, 6])
+def test_a_forged_or_old_event_is_refused_and_not_kept(site, sent, minutes):
+    said = bounced(sent, queue_id="0100-000000")
+    answers = [
+        post(site, said, secret="e" * 32),
+        post(site, said, at=now() + timedelta(minutes=minutes)),
+        site.post("/hooks/generic", json=said),
+        site.post("/hooks/generic", json=said, headers={"X-Paperboy-Signature": "v1="}),
+    ]
+
+    assert [answer.status_code for answer in answers] == [403] * 4
+    assert rows(site.engine, EventRow) == []
+    assert outbox.suppressions(site.engine) == {}
+    assert row(site.engine, sent.id).reason == sent.reason
+
+
+def test_many_events_come_at_once_and_unknown_ones_are_kept(site, sent):
+    said = [{"id": "a", "event": "opened"}, {"id": "b", "event": "delivered"}, {"id": "c"}]
+
+    assert post(site, said).status_code == 200
+
+    kept = [(event.event_id, event.kind, event.effect) for event in rows(site.engine, EventRow)]
+    assert sorted(kept) == [
+        ("a", "opened", "noted"), ("b", "delivered", "not ours"), ("c", "unknown", "noted"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'{"event": "bounce"}', b'[{"id": ""}]'])
+def test_signed_nonsense_is_the_sender_s_mistake(site, body):
+    assert post(site, None, body=body).status_code == 400
+    assert rows(site.engine, EventRow) == []
+
+
+def test_what_a_bounce_says_is_read_by_the_table_for_replies():
+    def verdict(**said):
+        (notice,) = read({"id": "1", "event": "bounce", **said}).notices
+        return notice.kind, notice.verdict
+
+    assert verdict(status="5.1.1") == ("hard", Verdict.HARD)
+    assert verdict(reason="550 5.2.2 mailbox full") == ("soft", Verdict.FULL)
+    assert verdict(reason="450 greylisted") == ("soft", Verdict.GREYLISTED)
+    assert verdict(status="5.7.1") == ("soft", Verdict.BLOCKED)
+    assert verdict(reason="no such user") == ("hard", Verdict.HARD)
+    assert verdict() == ("soft", Verdict.SOFT)
+    assert verdict(status="5.0.0", verdict="full") == ("soft", Verdict.FULL)
+    assert verdict(status={}, reason=3, verdict=[]) == ("soft", Verdict.SOFT)
+
+
+def test_what_is_signed_is_the_time_a_dot_and_the_body():
+    """As docs/feedback.md tells those who write the other end."""
+    made = hmac.new(b"secret", b'1893571200.{"id": "1"}', hashlib.sha256).hexdigest()
+
+    assert sign("secret", "1893571200", b'{"id": "1"}') == made
+
+
+def test_one_of_several_signatures_is_enough():
+    """Who sends changes its secret too."""
+    at, body = str(int(NOW.timestamp())), b'{"id": "1", "event": "delivered"}'
+    generic = Generic((SECRET,))
+
+    def receive(signature, at=at):
+        headers = {"x-paperboy-timestamp": at, "x-paperboy-signature": signature}
+        return generic.receive(headers, body, NOW)
+
+    assert receive(f"v1=00, v1={sign(SECRET, at, body)}")
+    for wrong in ("", "v1=é", f"v2={sign(SECRET, at, body)}", sign(SECRET, at, body + b" ")):
+        with pytest.raises(ForgedError):
+            receive(wrong)
+    with pytest.raises(ForgedError):
+        receive(f"v1={sign(SECRET, 'soon', body)}", at="soon")
+    with pytest.raises(EventError):
+        generic.receive(
+            {
+                "x-paperboy-timestamp": at,
+                "x-paperboy-signature": sign(SECRET, at, b"[" + b"{}," * 1000 + b"{}]"),
+            },
+            b"[" + b"{}," * 1000 + b"{}]",
+            NOW,
+        )
+
+
+# --- SES ----------------------------------------------------------------------------------------
+
+
+def timestamp():
+    return now().strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_bounce_from_ses_suppresses_once(site, sent, old):
+    said = amazon.bounce(old=old, mail=mail(), emailAddress=ADA)
+    body = amazon.posted(said, Timestamp=timestamp())
+
+    answers = [site.post("/hooks/ses", content=body, headers=ELSEWHERE) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert list(outbox.suppressions(site.engine).values()) == ["hard"]
+    (kept,) = rows(site.engine, EventRow)
+    assert (kept.kind, kept.delivery_id, kept.effect) == ("Bounce", sent.id, "suppressed")
+
+
+def test_a_forged_bounce_from_ses_changes_nothing(site, sent):
+    said = amazon.bounce(mail=mail(), emailAddress=ADA)
+    bodies = [
+        amazon.posted(said, Timestamp=timestamp(), signed_by="eve"),
+        amazon.posted("{}", Timestamp=timestamp(), after={"Message": json.dumps(said)}),
+        json.dumps(said).encode(),
+    ]
+
+    answers = [site.post("/hooks/ses", content=body).status_code for body in bodies]
+
+    assert answers == [403] * 3
+    assert rows(site.engine, EventRow) == []
+    assert outbox.suppressions(site.engine) == {}
+
+
+def test_what_cannot_be_verified_is_asked_for_again(site, sent):
+    site.services.providers["ses"] = SES(SNS((amazon.TOPIC,), amazon.Amazon(pages={}).fetch))
+
+    answer = site.post("/hooks/ses", content=amazon.posted("{}", Timestamp=timestamp()))
+
+    assert answer.status_code == 503
+
+
+def mail():
+    return amazon.mail(destination=[ADA], messageId="0100-000000", headers=[
+        {"name": "Message-ID", "value": "<somebody's@example.org>"},
+    ])  # fmt: skip
+
+
+# --- The door -----------------------------------------------------------------------------------
+
+
+def test_a_provider_that_is_not_set_up_is_not_there(engine):
+    site = open_site(engine)
+
+    for name in ("ses", "generic", "nobody", ""):
+        assert site.post(f"/hooks/{name}", content=b"{}").status_code == 404
+
+
+def test_a_body_that_is_too_large_is_refused_unread(site):
+    answer = post(site, None, body=b" " * (hooks.LARGEST + 1))
+
+    assert answer.status_code == 413
+
+
+def test_looking_at_a_hook_does_nothing(site):
+    assert site.get("/hooks/generic").status_code == 405

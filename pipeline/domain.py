@@ -6,7 +6,7 @@ aware and in UTC; a date is the local date of whoever it is about.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from enum import IntEnum, StrEnum
 
@@ -333,3 +333,4 @@ class Notice:
     verdict: Verdict | None = None  # of a bounce, in the words of the reply table
     message_id: str | None = None  # of the mail it is about, with its angle brackets
     envelope: str | None = None  # the address it came back to, which may carry our token
+    secret: str | None = field(default=None, repr=False)  # of a wish to leave: from its link

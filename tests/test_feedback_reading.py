@@ -126,7 +126,7 @@ def test_words_are_kept_on_one_line_without_control_characters():
 @example(b"\0" * 100)
 @example(b"Content-Type: multipart/report; boundary=\n\n--\n")
 @example(b"Subject: =?utf-7?b?2AA=?= =?punycode?q?x-?= =?unicode_escape?q?=5Cud800?=\n\n")
-@example(b"Content-Type: text/plain; charset=utf-7\n\n+2AA-")
+@example(b"Auto-Submitted: auto-replied\nSubject: =?utf-7?q?+2AA-?=\n\n")
 def test_no_octets_make_it_raise(octets):
     notice = read_mail(octets)
 
@@ -203,7 +203,7 @@ def test_only_the_start_of_a_huge_mail_is_read():
 
 def test_a_mail_within_mails_within_mails_is_left_alone():
     octets = b"hello"
-    for depth in range(500):
+    for depth in range(2_000):
         octets = b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n%b\n--b%d--\n" % (
             depth, depth, octets, depth
         )  # fmt: skip

@@ -51,8 +51,11 @@ class Reply:
         return " ".join(str(part) for part in (self.code, self.enhanced, self.text) if part)
 
 
+_ADDRESS: Final = re.compile(r"<?[^\s<>:;,]+@[^\s<>:;,]+>?")
+# For judging only: no end of a sentence and no Chinese or Japanese word belongs to an address.
+_WORD: Final = r"[^\s<>:;,@.\u3000-\u9fff\uac00-\ud7af\uff00-\uffef]"
 ADDRESS: Final = re.compile(
-    r"<?[^\s<>:;,@]{1,320}@[^\s<>:;,@.]{1,63}(?:\.[^\s<>:;,@.]{1,63}){0,8}>?"
+    rf"<?{_WORD}{{1,64}}(?:\.{_WORD}{{1,64}}){{0,8}}@{_WORD}{{1,63}}(?:\.{_WORD}{{1,63}}){{0,8}}>?"
 )
 _Rule = tuple[Callable[[Phase, Reply], bool], Verdict]
 
@@ -61,7 +64,7 @@ _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
 
 def without_addresses(reply: Reply) -> str:
     """The reply as it may be logged: servers like to repeat the recipient."""
-    return ADDRESS.sub("<address>", str(reply))
+    return _ADDRESS.sub("<address>", str(reply))
 
 
 def parse_reply(lines: list[bytes]) -> Reply:

@@ -101,7 +101,8 @@ GONE: Final = _any(
     r"OFR_?(006_)?41[68]|archived recipient|missing home directory|user not local"
     r"|address changed|has moved",
     r"can't accept user|no .{1,40} in name directory|^\s*does not exist|address no longer"
-    r"|no matches to nameserver query|never existed|no existing (user|mailbox)",
+    r"|unrecogni[sz]ed (recipient|o/r name)|no matches to nameserver query|never existed"
+    r"|no existing (user|mailbox)",
 )
 GONE_ELSEWHERE: Final = _any(
     # German
@@ -116,15 +117,17 @@ GONE_ELSEWHERE: Final = _any(
     # Spanish, Italian, Portuguese
     r"(usuario|destinatario|direcci[oó]n|buz[oó]n|cuenta).{0,60}(desconocid|no existe"
     r"|no se (ha )?encontr"
-    r"|no (es )?v[aá]lid|inexistente|inv[aá]lid)|no existe .{0,20}(usuario|persona|cuenta|buz)",
+    r"|no (es )?v[aá]lid|inexistente|inv[aá]lid)|no existe .{0,20}(usuario|persona|cuenta|buz)"
+    r"|no se (ha )?encontr.{0,12} (la |el )?(direcci|usuario|destinatario)",
     r"(utente|destinatario|indirizzo|casella|account).{0,60}(sconosciut|non (esiste|valid"
     r"|è stato trovat"
-    r"|è stata trovat|trovat)|inesistente)|nessun utente",
+    r"|è stata trovat|trovat)|inesistente)|nessun utente|impossibile trovare l.indirizzo",
     r"(usu[aá]rio|destinat[aá]rio|endere[cç]o|caixa|conta).{0,60}(desconhecid|n[aã]o (existe"
     r"|foi (encontr"
     r"|localiz)|encontr|é válid)|inexistente|inv[aá]lid)",
     # Dutch, the north
-    r"(gebruiker|ontvanger|adres|postvak|account).{0,60}(onbekend|bestaat niet|niet gevonden"
+    r"(gebruiker|ontvanger|adres|postvak|account).{0,60}(onbekend|bestaat niet"
+    r"|niet (worden )?gevonden"
     r"|ongeldig)",
     r"onbekende (gebruiker|ontvanger)",
     r"(mottagare|adress|användare|postlåda|modtager|mottaker|bruger|bruker"

@@ -171,8 +171,13 @@ ORDINARY = [
     ordinary("a paper of ours, quoted", "Subject: Fwd: Papers", f"Read this!\n\n--- Forwarded message ---\n"
              f"From: Papers <papers@papers.example.com>\nSubject: {TITLE}\n\n550 5.1.1 user unknown"),
     ordinary("made by a machine", "Subject: Build passed\nAuto-Submitted: auto-generated", "All green."),
+    ordinary("a parcel", "Subject: Delivery failed", f"Your parcel could not be delivered. Address unknown."
+             f" Write to {ADA}"),
+    ordinary("a programme's log", "Subject: login: user unknown", "root: user unknown"),
     ordinary("junk", "Subject: You have won\nContent-Type: text/html", "<p>Click <a href='x'>here</a>"),
     ordinary("no text", "Subject: Hello", ""),
+    Case("ordinary: a receipt of delivery", bounce(f"Delivery to the following recipients is complete:\n\n{ADA}",
+         subject="Delivered: Papers", sender="postmaster@example.org"), K.NONE, None, (), None),
     Case("ordinary: nothing at all", b"", K.NONE, recipients=(), message_id=None),
     Case("ordinary: no mail", b"\x00\x89PNG\r\n\x1a\n" * 20, K.NONE, recipients=(), message_id=None),
 ]  # fmt: skip

@@ -59,6 +59,13 @@ ONE_RECIPIENT = [
     case("no such domain, Postfix", "5.4.4",
          "x-postfix; Host or domain name not found. Name service error for name=example.org type=A:"
          " Host not found", K.HARD, "5.4.4"),
+    case("no such domain, Gmail", "4.0.0",
+         "smtp; DNS Error: 81 DNS type 'mx' lookup of example.org responded with code NXDOMAIN",
+         K.HARD, "5.1.2"),
+    case("takes no mail at all, Gmail", "4.0.0",
+         "smtp; The domain example.org doesn't receive email: returned Null MX", K.HARD, "5.1.2"),
+    case("no answer, Gmail", "4.0.0", "smtp; The recipient server did not accept our requests to connect",
+         K.SOFT, "4.0.0"),
     case("broken name server", "5.4.4", "x-postfix; Malformed name server reply", K.SOFT, "5.4.4"),
     # About us, and about the mail
     case("sender unknown", "5.1.8", "smtp; 550 5.1.8 Sender address rejected: Domain not found",
@@ -149,6 +156,10 @@ SHAPES = [
          report("Final-Recipient: utf-8; žofie@příklad.example\nAction: failed\nStatus: 5.1.1",
                 type="message/global-delivery-status", returned="message/global-headers"),
          K.HARD, "5.1.1", ("žofie@příklad.example",)),
+    Case("an address as Exchange writes it",
+         report("Final-Recipient: rfc822;IMCEAEX-_O=EXAMPLE_OU=FIRST+20ADMINISTRATIVE+20GROUP+20_CN=RECIPIENTS_CN=ADA"
+                "@example.org\nAction: failed\nStatus: 5.1.1"), K.HARD, "5.1.1",
+         ("IMCEAEX-_O=EXAMPLE_OU=FIRST+20ADMINISTRATIVE+20GROUP+20_CN=RECIPIENTS_CN=ADA@example.org",)),
     Case("headers of the mail only", report(recipient("5.1.1", None), returned="text/rfc822-headers"),
          K.HARD, "5.1.1"),
     Case("the reason stands in the words",

@@ -10,9 +10,12 @@ from pipeline.feedback.reading.mime import Headers
 
 MOST: Final = 100  # recipients of one notice
 
+# Among other words an address is ASCII: Chinese and Japanese leave no space around it.
 _ADDRESS: Final = re.compile(
-    r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@(?:[\w-]{1,63}\.){1,8}[\w-]{2,63}(?![\w@-])"
+    r"(?<![A-Za-z0-9.!#$%&'*+/=?^_`{|}~-])[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,250}"
+    r"@(?:[A-Za-z0-9_-]{1,63}\.){1,8}[A-Za-z0-9-]{2,63}(?![A-Za-z0-9_@-])"
 )
+_BARE: Final = re.compile(r"[^\s<>@;,]{1,250}@[^\s<>@;,]{1,255}")
 _TYPE: Final = re.compile(r"^\s*[\w-]{1,20}\s*;\s*")
 _STAFF: Final = re.compile(
     r"^(mailer-?daemon|postmaster|mail-?daemon|mdaemon|abuse|support|noreply|no-reply|hostmaster"
@@ -25,18 +28,17 @@ _CAME_BACK_TO: Final = ("x-original-to", "delivered-to", "envelope-to", "x-envel
 
 def addresses(text: str) -> list[str]:
     """All addresses of a text, each once, in its own spelling."""
-    found = (match[0].strip("'`=.").removeprefix("mailto=") for match in _ADDRESS.finditer(text))
+    found = (match[0].strip("'`=.").removeprefix("SMTP=") for match in _ADDRESS.finditer(text))
     return _once(address for address in found if not address.startswith("@"))[:MOST]
 
 
 def recipient(field: str) -> str | None:
     """The address of a Final-Recipient or Original-Recipient (RFC 3464, section 2.3.1)."""
     value = _TYPE.sub("", field[:1_000])
-    found = addresses(value)
-    if found:
-        return found[0]
     bare = value.strip(" <>\"'")
-    return bare if "@" in bare and " " not in bare else None
+    if _BARE.fullmatch(bare):
+        return bare
+    return next(iter(addresses(value)), None)
 
 
 def others(text: str, headers: Headers) -> list[str]:

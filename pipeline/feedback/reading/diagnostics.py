@@ -13,7 +13,9 @@ from pipeline.smtp.wordings import NO_HOST
 LONGEST: Final = 2_000  # characters of one diagnostic that are judged
 REASON: Final = 300  # characters of it that are kept
 
-_CODE: Final = re.compile(r"(?<![\w.:#/@=-])([45]\d\d)(?=[\s:;,#<(\[-]|$)(?!-\d)")
+_CODE: Final = re.compile(
+    r"(?<![\w./@=-])(?<!\d:)([45]\d\d)(?=[\s:;,#<()\[\]-]|$)(?!-\d|\) ?\d{3})"
+)
 _ENHANCED: Final = re.compile(r"(?<![\w.-])([245]\.[0-7]\.\d{1,3})(?![\w-]|\.\d)")
 _AGAIN: Final = re.compile(r"(?<!\S)[45]\d\d[ -](?=[#(<]?[245]\.\d\.\d|\D)")  # "550-...  550 ..."
 _NAMES: Final = re.compile(r"https?://\S{1,500}|\b(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,24}\b")
@@ -76,6 +78,10 @@ def codes(text: str) -> list[int]:
     return [found.start() for found in _CODE.finditer(text)]
 
 
+def has_code(text: str) -> bool:
+    return bool(_CODE.search(text) or _ENHANCED.search(text))
+
+
 def is_bare(line: str) -> bool:
     """Whether a line has an enhanced code without a basic one before it: "(#5.1.1)"."""
     return bool(_ENHANCED.search(line) and not _CODE.search(line))
@@ -84,6 +90,8 @@ def is_bare(line: str) -> bool:
 def _reply(text: str, status: str | None) -> tuple[Reply, Phase]:
     code = _CODE.search(text)
     enhanced = _ENHANCED.search(text, code.start() if code else 0) or _ENHANCED.search(text)
+    # Gmail says 4.0.0 of domains that do not exist: it is no class, it is no code at all.
+    status = None if status == "4.0.0" else status
     number = int(code[1]) if code else _basic(enhanced[1] if enhanced else status, 550)
     detail = enhanced[1] if enhanced and enhanced[1][0] == str(number)[0] else None
     words = text[code.end() :] if code else text

@@ -48,10 +48,13 @@ def read(mail: Mail) -> Notice | None:
 def _notice(kind: NoticeKind, fates: list[_Fate]) -> Notice:
     finding = fates[0].finding
     failed = kind in (NoticeKind.HARD, NoticeKind.SOFT)
+    status = finding.status
+    if kind is NoticeKind.DELAYED and status:
+        status = f"4{status[1:]}"  # whatever it may become: so far it has not failed
     return Notice(
         kind,
         recipients=tuple(dict.fromkeys(fate.recipient for fate in fates if fate.recipient)),
-        status=finding.status,
+        status=status,
         reason=finding.reason,
         verdict=finding.verdict if failed else None,
     )

@@ -8,8 +8,8 @@ from typing import Final
 
 from pipeline.domain import Notice, NoticeKind, Verdict
 from pipeline.feedback.reading.addresses import MOST, addresses, others
-from pipeline.feedback.reading.diagnostics import Finding, codes, is_bare, judge, plain
-from pipeline.feedback.reading.looks import is_delayed, is_returned
+from pipeline.feedback.reading.diagnostics import Finding, codes, has_code, is_bare, judge, plain
+from pipeline.feedback.reading.looks import is_daemon, is_delayed, is_returned
 from pipeline.feedback.reading.mime import Headers, Mail
 from pipeline.feedback.reading.returned import enclosed, evidence
 
@@ -46,6 +46,8 @@ def read_words(headers: Headers, text: str, returned: list[Headers]) -> Notice |
     if not is_returned(headers, text):
         return None
     whom = _whom(headers, text, returned)
+    if not (is_daemon(headers) or has_code(text) or returned) or not (whom or is_daemon(headers)):
+        return None  # a parcel could not be delivered, a programme names an unknown user
     if is_delayed(headers, text):
         return Notice(NoticeKind.DELAYED, whom, reason=_first_words(text))
     sections = list(_sections(text))

@@ -96,6 +96,11 @@ _GIVEN_UP: Final = re.compile(
     re.I,
 )
 _REPLY: Final = re.compile(r"^\s*(re|aw|antw|sv|odp|rv|fwd?|wg|tr|回复|返信)\s?[:\uff1a]", re.I)
+_ARRIVED: Final = re.compile(
+    r"^\s*(delivered|relayed|expanded|übermittelt|zugestellt|remis|distribué|entregado|consegnato"
+    r"|recapitato|entregue|bezorgd)\s?:",
+    re.I,
+)
 
 
 def is_returned(headers: Headers, text: str) -> bool:
@@ -103,6 +108,8 @@ def is_returned(headers: Headers, text: str) -> bool:
 
     A person who writes about a bounce answers to something, from an address of their own.
     """
+    if _ARRIVED.match(headers.get("subject")):
+        return False
     if "x-failed-recipients" in headers:
         return True
     opening = bool(_OPENING.search(text[:_START]))

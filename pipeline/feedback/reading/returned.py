@@ -18,7 +18,7 @@ _RETURNED: Final = (
     r"(?:the )?(?:header of the )?original (?:message|mail|email)(?: \(?headers?\)?)?"
     r"(?: (?:follows|is (?:following|included)|below)|:?\s?-|:?[ \t]*$| headers:| details)",
     r"original message as received|message (?:header|text|body)s? (?:follows?|suppressed)",
-    r"(?:un(?:sent|delivered)|returned) (?:message|mail) (?:below|follows|attached)",
+    r"(?:un(?:sent|delivered)|returned) (?:message|mail) (?:below|follows|attached|[ \t]*--)",
     r"message headers follow|(?:begin|start) of (?:returned|original)|included is a copy",
     r"a?\s?(?:summary|copy) of (?:the|your) (?:undelivered|original|returned) (?:message|mail)",
     r"your (?:original )?message (?:follows|reads|is included below)|the message (?:text )?follows",

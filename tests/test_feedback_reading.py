@@ -64,7 +64,8 @@ def test_a_mail_is_read_for_what_it_is(case):
 def test_lines_may_end_in_any_way(case):
     as_unix = case.octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    assert read_mail(as_unix.replace(b"\n", b"\r\n")) == read_mail(as_unix)
+    for end in (b"\r\n", b"\r", b"\r\r\n"):
+        assert read_mail(as_unix.replace(b"\n", end)) == read_mail(as_unix)
 
 
 @pytest.mark.parametrize(("case", "secret"), made_living.WISHES, ids=lambda value: str(value)[:20])
@@ -196,9 +197,18 @@ def test_only_the_start_of_a_huge_mail_is_read():
     tail = b"\n550 5.1.1 User unknown\n"
     huge = mail("From: MAILER-DAEMON@x.example\nSubject: Undelivered mail\n\nNot delivered.\n")
 
-    notice = read_mail(huge + b"\n" * LONGEST + tail)
+    mailed = huge + b"\n" * LONGEST + tail
 
-    assert notice.kind is NoticeKind.SOFT
+    assert read_mail(mailed).kind is NoticeKind.SOFT
+    assert len(take_apart(mailed).parts[0].octets) < LONGEST
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", "unicode_escape", "rot13", "nonsense"])
+def test_what_is_no_charset_of_mails_is_not_taken_for_one(charset):
+    """Python knows codecs by such names, some of them slow."""
+    octets = f"Content-Type: text/plain; charset={charset}\n\nab\\x41-kva".encode()
+
+    assert take_apart(octets).parts[0].text == "ab\\x41-kva"
 
 
 def test_a_mail_within_mails_within_mails_is_left_alone():

@@ -85,6 +85,7 @@ def read(text: str) -> Reply:
         (Phase.RCPT, "550 5.7.1 No such user", V.HARD),
         (Phase.RCPT, "550 5.1.0 Address rejected", V.HARD),
         (Phase.RCPT, "550 5.4.1 Recipient address rejected: Access denied", V.HARD),
+        (Phase.RCPT, "550 5.4.1 All recipient addresses rejected : Access denied", V.HARD),
         (Phase.RCPT, "550 Account closed", V.HARD),
         (Phase.RCPT, "550 Unrouteable address", V.HARD),
         (Phase.RCPT, "550 Domain example.org does not exist", V.HARD),

@@ -99,7 +99,7 @@ _HARD: Final = {"1.1", "1.2", "1.6", "1.10"}
 _REFUSED_BY_THE_READER: Final = re.compile("recipient preferences", re.I)
 _ABOUT_COMMANDS: Final = {500, 502, 503, 504, 521, 552}
 _REJECTED_ADDRESS: Final = re.compile("address rejected", re.I)
-_REFUSED_AT_THE_EDGE: Final = re.compile("recipient address rejected: access denied", re.I)
+_REFUSED_AT_THE_EDGE: Final = re.compile(r"recipient address(es)? rejected ?: access denied", re.I)
 
 
 def _detail(reply: Reply) -> str:

@@ -99,7 +99,7 @@ GONE: Final = _any(
     r"(does not|doesn't|did not) (exactly )?(match|have) .{0,30}(address|delivery point)"
     r"|account expired",
     r"OFR_?(006_)?41[68]|archived recipient|missing home directory|user not local"
-    r"|address changed|has moved",
+    r"|address changed|has moved|has been replaced by",
     r"can't accept user|no .{1,40} in name directory|^\s*does not exist|address no longer"
     r"|unrecogni[sz]ed (recipient|o/r name)|no matches to nameserver query|never existed"
     r"|no existing (user|mailbox)",
@@ -169,7 +169,7 @@ NO_HOST: Final = _any(
     r"(unknown|no such|non-?existent|bad destination|illegal|invalid|unresolvable"
     r"|unrouteable).{0,12}"
     r"\b(host|domain|system|mail domain)s?\b",
-    r"couldn't find (any host|a mail exchanger)|NXDOMAIN|no (MX|mail exchanger)|null ?MX"
+    r"couldn't find (any host|a mail exchanger)|NXDOMAIN|no (valid )?(MX|mail exchanger)|null ?MX"
     r"|does not accept (e-?)?mail|could not find a gateway|name or service not known|host_?unknown",
     r"(domäne|domaine?|dominio|домен|домена).{0,40}(nicht gefunden|existiert nicht|n.existe pas"
     r"|introuvable"

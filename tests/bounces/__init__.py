@@ -26,7 +26,7 @@ To: {ADA}
 Subject: {TITLE}
 
 {TITLE}
-550 5.1.1 <{ADA}>... User unknown
+550 5.1.1 <{GRACE}>... User unknown
 """
 
 

@@ -46,6 +46,8 @@ ONE_RECIPIENT = [
          K.SOFT, "5.7.1"),
     case("Microsoft, at the edge", "5.4.1", "smtp; 550 5.4.1 Recipient address rejected: Access denied",
          K.HARD, "5.4.1"),
+    case("Microsoft, handing on", "5.0.350",
+         "smtp; 550 5.0.350 Remote server returned an error -> 550 5.1.1 rejected", K.HARD, "5.1.1"),
     case("Microsoft, no such domain", "5.4.310", "smtp; 550 5.4.310 DNS domain x does not exist",
          K.HARD, "5.4.310"),
     case("Microsoft, restricted", "5.7.133", "smtp; 550 5.7.133 sender not authenticated", K.SOFT, "5.7.133"),

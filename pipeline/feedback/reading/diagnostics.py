@@ -89,7 +89,7 @@ def is_bare(line: str) -> bool:
 
 def _reply(text: str, status: str | None) -> tuple[Reply, Phase]:
     code = _CODE.search(text)
-    enhanced = _ENHANCED.search(text, code.start() if code else 0) or _ENHANCED.search(text)
+    enhanced = _enhanced(text, code.start() if code else 0)
     # Gmail says 4.0.0 of domains that do not exist: it is no class, it is no code at all.
     status = None if status == "4.0.0" else status
     number = int(code[1]) if code else _basic(enhanced[1] if enhanced else status, 550)
@@ -102,6 +102,16 @@ def _reply(text: str, status: str | None) -> tuple[Reply, Phase]:
     if number == 421:  # in a bounce: the mail was given up, not the connection
         number = 450
     return Reply(number, None if detail in _SAYS_NOTHING else detail, words), _phase(text)
+
+
+def _enhanced(text: str, start: int) -> re.Match[str] | None:
+    """The first code that tells: relays put one of their own before the far server's.
+
+    "550 5.0.350 Remote server returned an error -> 550 5.1.1 ..."
+    """
+    found = [*_ENHANCED.finditer(text, start)] or [*_ENHANCED.finditer(text)]
+    telling = (match for match in found if match[1] not in _SAYS_NOTHING and match[1][2] != "0")
+    return next(telling, found[0] if found else None)
 
 
 def _phase(text: str) -> Phase:

@@ -115,8 +115,7 @@ class Mail:
 
 def take_apart(octets: bytes) -> Mail:
     """Any octets at all: at worst a mail without headers, or without text."""
-    lines = octets[:LONGEST].replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\0", b"")
-    head, body = _split(lines.lstrip(b"\n"))
+    head, body = _split(_in_lines(octets[:LONGEST]).lstrip(b"\n"))
     headers = read_headers(head)
     parts: list[Part] = []
     _collect(headers, body, parts, depth=0, cut=False)
@@ -138,6 +137,13 @@ def read_headers(head: bytes) -> Headers:
 
 
 # --- Parts --------------------------------------------------------------------------------------
+
+
+def _in_lines(octets: bytes) -> bytes:
+    """Ends of lines as Unix has them, whatever a mail went through; no NUL."""
+    for end in (b"\r\r\n", b"\r\n", b"\r"):
+        octets = octets.replace(end, b"\n")
+    return octets.replace(b"\0", b"")
 
 
 def _split(octets: bytes) -> tuple[bytes, bytes]:

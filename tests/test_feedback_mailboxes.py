@@ -87,6 +87,12 @@ def test_the_mails_of_an_mbox_are_numbered(tmp_path):
     assert kinds(read(str(tmp_path / "box"))) == {"box#1": "hard", "box#2": "soft", "box#3": "hard"}
 
 
+def test_a_mail_that_quotes_another_is_one_where_its_name_says_so(tmp_path):
+    (tmp_path / "one.eml").write_bytes(FROM + FULL + b"\n" + FROM + GONE)
+
+    assert kinds(read(str(tmp_path / "one.eml"))) == {"one.eml": "soft"}
+
+
 @pytest.mark.parametrize("name", ["box", "one.eml"])
 def test_a_single_mail_keeps_its_name_whatever_its_first_line(tmp_path, name):
     (tmp_path / name).write_bytes(FROM + bounce(f"<{ADA}>:\n550 user unknown", after=""))

@@ -385,6 +385,13 @@ PROVIDERS = [
         "Mail delivery failure",
     ),
     case(
+        "whom to ask stands on a line, too",
+        f"The message could not be delivered.\n\n<{ADA}>:\n552 over quota\n\nAsk:\n\n<postmaster@example.org>:\n"
+        "550 no such user means that nobody is there.",
+        K.SOFT,
+        "5.2.2",
+    ),
+    case(
         "X.400",
         f"Your message was not delivered to   {ADA}\nfor the following reason:\n"
         "Diagnostic was Unrecognised O/R name",
@@ -469,7 +476,8 @@ ABROAD = [
     abroad("Chinese, full", "=?gb18030?B?z7XNs83L0MU=?=", f"无法投递到 {ADA}\n\n收件人的邮箱已满。", "gb2312",
            K.SOFT, "5.2.2"),
     abroad("Japanese", "Mail System Error - Returned Mail",
-           f"次のあて先へのメッセージは送信できませんでした。\n\n送信先メールアドレスが見つかりませんでした。\n\n<{ADA}>",
+           "次のあて先へのメッセージは送信できませんでした。\n\n送信先メールアドレスが見つかりませんでした。\n"
+           f"ご確認の上、再送信してください。\n\n<{ADA}>",
            "iso-2022-jp", K.HARD, "5.1.1", "7bit"),
     abroad("Japanese, full", "Mail error",
            f"送信できませんでした: <{ADA}>\n\n送信先のメールボックスが一杯です。", "shift_jis", K.SOFT, "5.2.2"),

@@ -144,6 +144,10 @@ SHAPES = [
         "5.1.1",
         (ADA, GRACE),
     ),
+    Case("words about one of two are not about the other",
+         report(f"Final-Recipient: rfc822; {ADA}\nAction: failed\nStatus: 5.0.0\n\n"
+                f"Final-Recipient: rfc822; {GRACE}\nAction: failed\nStatus: 5.1.1",
+                f"<{GRACE}>: 550 no such user"), K.HARD, "5.1.1", (GRACE,)),
     Case("Original-Recipient only",
          report(f"Reporting-MTA: dns; x\n\nOriginal-Recipient: rfc822;{ADA}\nAction: failed\n"
                 "Status: 5.1.1"), K.HARD, "5.1.1"),

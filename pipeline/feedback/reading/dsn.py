@@ -63,7 +63,7 @@ def _notice(kind: NoticeKind, fates: list[_Fate]) -> Notice:
 def _fates(mail: Mail, part: Part) -> Iterator[_Fate]:
     groups = list(_recipients(part))
     for group in groups:
-        finding = _finding(group, mail, cut=part.cut)
+        finding = _finding(group, mail, cut=part.cut, alone=len(groups) == 1)
         yield _Fate(_kind(group, finding), _name(group), finding)
 
 
@@ -107,7 +107,7 @@ def _name(group: Headers) -> str | None:
     return None
 
 
-def _finding(group: Headers, mail: Mail, *, cut: bool) -> Finding:
+def _finding(group: Headers, mail: Mail, *, cut: bool, alone: bool) -> Finding:
     status = first_status(group.get("status"))
     diagnostics = " ".join(value for name in _DIAGNOSTICS for value in group.all(name))
     comment = group.get("action").partition("(")[2] + group.get("status").partition("(")[2]
@@ -117,13 +117,12 @@ def _finding(group: Headers, mail: Mail, *, cut: bool) -> Finding:
         return Finding(Verdict.SOFT, finding.status, finding.reason)
     if finding.verdict not in VAGUE and finding.reason:
         return finding
+    if not alone:
+        return finding
     # The fields leave it open: ask what the report says to people.
     words = freeform.finding(mail)
-    if (
-        finding.verdict in VAGUE
-        and words.verdict not in VAGUE
-        and not (status or "").startswith("4")
-    ):
+    open_ = finding.verdict in VAGUE and not (status or "").startswith("4")
+    if open_ and words.verdict not in VAGUE:
         return Finding(words.verdict, words.status, finding.reason or words.reason)
     return Finding(finding.verdict, finding.status, finding.reason or words.reason)
 

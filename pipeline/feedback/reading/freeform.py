@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from pipeline.domain import Notice, NoticeKind, Verdict
@@ -49,48 +50,51 @@ def read_words(headers: Headers, text: str, returned: list[Headers]) -> Notice |
     if not (is_daemon(headers) or has_code(text) or returned) or not (whom or is_daemon(headers)):
         return None  # a parcel could not be delivered, a programme names an unknown user
     if is_delayed(headers, text):
-        return Notice(NoticeKind.DELAYED, whom, reason=_first_words(text))
-    sections = list(_sections(text))
-    found = [(_worst(_in_section(section)), name) for name, section in sections]
-    hard = tuple(name for finding, name in found if finding.verdict is Verdict.HARD and name)
-    worst = next((f for f, name in found if f.verdict is Verdict.HARD and name), None)
-    worst = worst or _worst([finding for finding, _ in found])
-    return Notice(
-        NoticeKind.HARD if worst.verdict is Verdict.HARD else NoticeKind.SOFT,
-        tuple(dict.fromkeys(hard)) or whom,
-        worst.status,
-        worst.reason or _first_words(text),
-        worst.verdict,
-    )
+        return Notice(NoticeKind.DELAYED, whom, reason=plain(text))
+    found = [(name, _mildest(_in_section(words))) for name, words in _sections(headers, text)]
+    gone = [(name, finding) for name, finding in found if finding.verdict is Verdict.HARD]
+    if gone:
+        named = tuple(dict.fromkeys(name for name, _ in gone if name))
+        return _failure(NoticeKind.HARD, named or whom, gone[0][1], text)
+    return _failure(NoticeKind.SOFT, whom, _mildest([finding for _, finding in found]), text)
+
+
+def _failure(kind: NoticeKind, whom: tuple[str, ...], finding: Finding, text: str) -> Notice:
+    return Notice(kind, whom, finding.status, finding.reason or plain(text), finding.verdict)
 
 
 def finding(mail: Mail) -> Finding:
     """What the human part of a report says, for what its fields leave open."""
-    return _worst(_in_section(evidence(mail.written)))
+    return _mildest(_in_section(evidence(mail.written)))
 
 
 def _whom(headers: Headers, text: str, returned: list[Headers]) -> tuple[str, ...]:
     named = addresses(headers.get("x-failed-recipients"))
-    named = named or _once_each(match[1] for match in _OF.finditer(text)) or others(text, headers)
+    named = named or [name for name, _, _ in _heads(headers, text)] or others(text, headers)
     if not named and returned:
         named = addresses(returned[0].get("to"))
-    return tuple(named[:MOST])
+    return tuple(dict.fromkeys(named))[:MOST]
 
 
-def _once_each(found: Iterator[str]) -> list[str]:
-    return [name for address in dict.fromkeys(found) for name in addresses(address)]
+def _heads(headers: Headers, text: str) -> list[tuple[str, int, int]]:
+    """Addresses at the head of their own lines, and where these begin and end."""
+    strangers = {name.lower() for name in others(text, headers)}
+    found = [
+        (addresses(head[1])[:1], head.start(), head.end())
+        for head in islice(_OF.finditer(text), MOST)
+    ]
+    return [(name, a, b) for names, a, b in found for name in names if name.lower() in strangers]
 
 
-def _sections(text: str) -> Iterator[tuple[str | None, str]]:
+def _sections(headers: Headers, text: str) -> Iterator[tuple[str | None, str]]:
     """The text of each address that stands at the head of its own lines, else the whole."""
-    heads = list(_OF.finditer(text))[:MOST]
-    names = {head[1].lower() for head in heads}
-    if len(names) < 2:
+    heads = _heads(headers, text)
+    if len({name.lower() for name, _, _ in heads}) < 2:
         yield None, text
         return
-    for number, head in enumerate(heads):
-        end = heads[number + 1].start() if number + 1 < len(heads) else len(text)
-        yield next(iter(addresses(head[1])), None), text[head.end() : end].lstrip(": ")
+    ends = [start for _, start, _ in heads[1:]]
+    for (name, _, behind), end in zip(heads, [*ends, len(text)], strict=True):
+        yield name, text[behind:end].lstrip(": ")
 
 
 def _in_section(text: str) -> list[Finding]:
@@ -111,13 +115,9 @@ def _paragraph(text: str) -> str:
     return re.split(r"\n[ \t]*\n|\n(?=<<<|>>>|[ \t]*-{3})", text, maxsplit=1)[0]
 
 
-def _worst(found: list[Finding]) -> Finding:
+def _mildest(found: list[Finding]) -> Finding:
     for verdict in _TELLING:
         for finding in found:
             if finding.verdict is verdict:
                 return finding
     return found[0] if found else Finding(Verdict.SOFT, "5.0.0", "")
-
-
-def _first_words(text: str) -> str:
-    return plain(text.strip())

@@ -7,6 +7,7 @@ from typing import Final
 
 from pipeline.feedback.reading.mime import Headers
 
+_BEFORE_THE_TITLE: Final = 45  # characters of a subject; behind them it may be a paper's
 _START: Final = 3_000  # characters in which a mail system says what it is about
 
 _DAEMON: Final = re.compile(
@@ -86,7 +87,7 @@ _LATER: Final = re.compile(
     r"|error).{0,60}(will|retr)|retry (for|until|every)|will be attempted"
     r"|verzögert|noch nicht (zugestellt|ausgeliefert)|weitere zustellversuche"
     r"|wird weiter versucht|retard[ée]|nouvelles? tentatives?|retrasad[oa]|se seguirá|ritardat"
-    r"|atrasad|vertraagd|opóźnion|задерж|отложен|将继续|繼續嘗試|再送|遅延|遅れて|지연",
+    r"|atrasad|vertraagd|opóźnion|задерж|отложен|将继续|繼續嘗試|再送を|遅延|遅れて|지연",
     re.I,
 )  # fmt: skip
 _GIVEN_UP: Final = re.compile(
@@ -123,7 +124,7 @@ def is_returned(headers: Headers, text: str) -> bool:
 
 def is_delayed(headers: Headers, text: str) -> bool:
     """Whether the mail system says that it goes on trying, and not that it has given up."""
-    said = f"{headers.get('subject')[:300]}\n{text[:_START]}"
+    said = f"{headers.get('subject')[:_BEFORE_THE_TITLE]}\n{text[:_START]}"
     return bool(_LATER.search(said)) and not _GIVEN_UP.search(said)
 
 

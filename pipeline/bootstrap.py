@@ -23,7 +23,7 @@ from pipeline.dkim import Signer, aligned, read_keys
 from pipeline.domain import Delivery, DeliveryKind, Digest, Notice, NoticeKind, Verdict
 from pipeline.editions import Outcome
 from pipeline.errors import NotFoundError, RenderError, SettingsError, TransportError
-from pipeline.feedback import Effect, Feedback
+from pipeline.feedback.applying import Effect, Feedback
 from pipeline.feedback.imap import read_imap
 from pipeline.feedback.maildir import read_maildir
 from pipeline.feedback.providers import Provider

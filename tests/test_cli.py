@@ -409,6 +409,67 @@ def test_send_fails_where_no_server_can_be_reached(full, closed_port, monkeypatc
     assert (row["status"], row["attempts"]) == ("queued", 0)
 
 
+DSN = """\
+From: MAILER-DAEMON@mx.example.org
+Subject: Undelivered Mail Returned to Sender
+MIME-Version: 1.0
+Content-Type: multipart/report; report-type=delivery-status; boundary="b"
+
+--b
+
+Your mail was not delivered.
+--b
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns; mx.example.org
+
+Final-Recipient: rfc822; ada@example.org
+Action: failed
+Status: 5.1.1
+Diagnostic-Code: smtp; 550 5.1.1 User unknown
+
+--b
+Content-Type: message/rfc822
+
+Message-ID: {}
+Subject: Papers
+
+.
+--b--
+"""
+
+
+def test_a_bounce_of_a_digest_stops_the_mail_to_its_address(full, inbox, monkeypatch, tmp_path):
+    """From the mail server's acceptance to the suppression, by commands alone; twice is once."""
+    monkeypatch.setenv("SMTP_URL", inbox.url)
+    full("publish", "--now", AT_EIGHT)
+    full("send", "--once", "--now", AT_EIGHT)
+    [sent] = full("deliveries", "--json").rows
+    (tmp_path / "1.eml").write_text(DSN.format(sent["message_id"]))
+
+    dry = full("bounces", "read", str(tmp_path / "1.eml"), "--dry-run", "--json")
+    first = full("bounces", "read", str(tmp_path / "1.eml"), "--json")
+    again = full("bounces", "read", str(tmp_path / "1.eml"), "--json")
+
+    [said] = dry.rows
+    assert (said["kind"], said["status"], "effect" in said) == ("hard", "5.1.1", False)
+    assert [row["effect"] for row in first.rows + again.rows] == ["suppressed", "known"]
+    [suppression] = full("suppressions", "list", "--json").rows
+    assert suppression["reason"] == "hard"
+
+
+def test_a_maildir_of_bounces_is_read_once(full, tmp_path):
+    for folder in ("cur", "new", "tmp"):
+        (tmp_path / "back" / folder).mkdir(parents=True)
+    (tmp_path / "back" / "new" / "1").write_text(DSN.format("<somebody@elsewhere.example>"))
+
+    first = full("bounces", "read", str(tmp_path / "back"), "--json")
+    again = full("bounces", "read", str(tmp_path / "back"), "--json")
+
+    assert [(row["kind"], row["effect"]) for row in first.rows] == [("hard", "not ours")]
+    assert again.rows == []
+
+
 @pytest.fixture
 def closed_port() -> Iterator[int]:
     """A port that nobody listens on, and that nobody else can take."""

@@ -22,8 +22,9 @@ from pipeline.domain import (
     Verdict,
 )
 from pipeline.errors import NotFoundError
-from pipeline.feedback import Effect, Event, Feedback, lift, suppress
+from pipeline.feedback.applying import Effect, Event, Feedback
 from pipeline.feedback.decisions import Meaning, meaning, strike_of
+from pipeline.feedback.suppressing import lift, suppress
 from pipeline.message import Sender
 from pipeline.storage import deliveries, events, requests, subscribers
 from pipeline.storage.schema import EventRow, StrikeRow, SubscriberRow

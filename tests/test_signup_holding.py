@@ -26,8 +26,7 @@ from pipeline.domain import (
     Verdict,
 )
 from pipeline.errors import InvalidTokenError, NotFoundError
-from pipeline.feedback import Feedback
-from pipeline.feedback.applying import Event
+from pipeline.feedback.applying import Event, Feedback
 from pipeline.message import Sender
 from pipeline.purge import Retention
 from pipeline.signup import Wishes, consent

@@ -9,7 +9,7 @@ import typer
 from sqlalchemy.exc import OperationalError
 
 from pipeline import logs, settings
-from pipeline.cli import bench, dkim, doctor, mail, operate, papers, subscribers
+from pipeline.cli import bench, bounces, dkim, doctor, mail, operate, papers, subscribers
 from pipeline.cli.output import complain
 from pipeline.errors import PaperboyError, SettingsError
 from pipeline.settings import Settings
@@ -34,6 +34,7 @@ app.add_typer(subscribers.app, name="subscribers", help="Add, show, import, expo
 app.add_typer(subscribers.suppressions, name="suppressions", help="Addresses we do not write to.")
 app.add_typer(doctor.app)
 app.add_typer(dkim.app, name="dkim", help="Keys that sign the mail.")
+app.add_typer(bounces.app, name="bounces", help="Mails that came back.")
 app.add_typer(bench.app, name="bench")
 app.add_typer(database, name="db", help="The database.")
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import feedback, signup
+from pipeline import signup
 from pipeline.bootstrap import Services, services
 from pipeline.cli.output import AsJson, Now, UsageError, lines, moment, show
 from pipeline.domain import (
@@ -23,6 +23,7 @@ from pipeline.domain import (
     Weekday,
 )
 from pipeline.errors import PaperboyError
+from pipeline.feedback import suppressing
 from pipeline.signup import Wishes
 from pipeline.storage import subscribers
 from pipeline.storage.database import reading
@@ -249,11 +250,11 @@ def add_suppression(email: Email) -> None:
     """Never write to this address again; what it is owed is cancelled."""
     built = services()
     address = signup.valid_address(email)
-    feedback.suppress(built.engine, address, built.suppression_key, datetime.now(UTC))
+    suppressing.suppress(built.engine, address, built.suppression_key, datetime.now(UTC))
 
 
 @suppressions.command("remove")
 def remove_suppression(email: Email) -> None:
     """Write to this address again, even after a complaint."""
     built = services()
-    feedback.lift(built.engine, email, built.suppression_key)
+    suppressing.lift(built.engine, email, built.suppression_key)

@@ -1,6 +1,5 @@
-"""What news about a delivery means: bounce mails and webhooks, and what they do to an address."""
+"""News about deliveries that arrives later: bounces, complaints, and what else comes back.
 
-from pipeline.feedback.applying import Effect, Event, Feedback
-from pipeline.feedback.suppressing import lift, suppress
-
-__all__ = ["Effect", "Event", "Feedback", "lift", "suppress"]
+`reading` turns the octets of one mail into a `Notice`; `mailboxes`, `maildir` and `imap` find the
+mails, `providers` read webhooks, and `applying` carries out what it all means.
+"""

@@ -8,11 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
 from pipeline.domain import Verdict
+from pipeline.smtp.wordings import (
+    ABOUT_THE_SENDER,
+    BLOCKED,
+    FOR_NOW,
+    FULL,
+    GONE,
+    GONE_ELSEWHERE,
+    LARGE,
+    NO_HOST,
+    SURELY_FULL,
+    SURELY_LARGE,
+    THROTTLING,
+)
 
 
 class Phase(StrEnum):
@@ -38,7 +51,12 @@ class Reply:
         return " ".join(str(part) for part in (self.code, self.enhanced, self.text) if part)
 
 
-_ADDRESS = re.compile(r"<?[^\s<>:;,]+@[^\s<>:;,]+>?")
+_ADDRESS: Final = re.compile(r"<?[^\s<>:;,]+@[^\s<>:;,]+>?")
+# For judging only: no end of a sentence and no Chinese or Japanese word belongs to an address.
+_WORD: Final = r"[^\s<>:;,@.\u3000-\u9fff\uac00-\ud7af\uff00-\uffef]"
+ADDRESS: Final = re.compile(
+    rf"<?{_WORD}{{1,64}}(?:\.{_WORD}{{1,64}}){{0,8}}@{_WORD}{{1,63}}(?:\.{_WORD}{{1,63}}){{0,8}}>?"
+)
 _Rule = tuple[Callable[[Phase, Reply], bool], Verdict]
 
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
@@ -67,29 +85,7 @@ def parse_reply(lines: list[bytes]) -> Reply:
     return Reply(code, enhanced, " ".join(filter(None, texts)))
 
 
-# --- The words providers use --------------------------------------------------------------------
-
-_THROTTLING: Final = re.compile(
-    r"""rate.?limit | limit.{0,20}rate | \brate\b | throttl | too\ (many|fast|quickly|much\ mail)
-      | TSS0?4 | sending\ (limit|quota) | temporarily\ deferred | slow\ down""",
-    re.I | re.X,
-)
-_FULL: Final = re.compile(r"full|quota|over.{0,10}limit|insufficient.{0,20}(mailbox|user)", re.I)
-_SURELY_FULL: Final = re.compile(r"mailbox.{0,20}\bfull\b|over.?quota|quota.{0,20}exceeded", re.I)
-_LARGE: Final = re.compile(
-    r"\b(message|mail|size|content|data)\b.{0,30}(too (large|big)|exceed)|exceed.{0,30}size", re.I
-)
-_BLOCKED: Final = re.compile(
-    r"\bDNS[BW]L|\bRBL\b|block|blacklist|denylist|spam|junk|listed (in|at|by|on)|reputation", re.I
-)
-_GONE: Final = re.compile(
-    r"""(user|recipient|mailbox|address|account|alias|person|member).{0,40}
-            (unknown|not\ found|not\ exist|n't\ (exist|have)|invalid|unavailable|unrouteable)
-      | (unknown|no\ such|invalid|non-?existent|bad|undeliverable)\ .{0,20}
-            (user|recipient|mailbox|address|account|person|here)
-      | n't\ have\ an?\ .{0,20}(account|mailbox)""",
-    re.I | re.X,
-)
+# --- What is wrong, by enhanced code -------------------------------------------------------------
 
 _AUTHENTICATION: Final = {"7.515", "7.509", "7.20", "7.21", "7.22", "7.23", "7.24"} | {
     "7.26",
@@ -99,6 +95,11 @@ _AUTHENTICATION: Final = {"7.515", "7.509", "7.20", "7.21", "7.22", "7.23", "7.2
 }
 _THROTTLED: Final = {"7.28", "7.650", "7.651"}
 _HARD: Final = {"1.1", "1.2", "1.6", "1.10"}
+# Facebook says 5.1.1 to it.
+_REFUSED_BY_THE_READER: Final = re.compile("recipient preferences", re.I)
+_ABOUT_COMMANDS: Final = {500, 502, 503, 504, 521, 552}
+_REJECTED_ADDRESS: Final = re.compile("address rejected", re.I)
+_REFUSED_AT_THE_EDGE: Final = re.compile(r"recipient address(es)? rejected ?: access denied", re.I)
 
 
 def _detail(reply: Reply) -> str:
@@ -121,21 +122,21 @@ def _drops_the_connection(_phase: Phase, reply: Reply) -> bool:
     return (
         reply.code == 421
         and _detail(reply) not in _AUTHENTICATION | _THROTTLED
-        and not _THROTTLING.search(reply.text)
+        and not THROTTLING.search(reply.text)
     )
 
 
 def _mailbox_is_full(_phase: Phase, reply: Reply) -> bool:
     if _detail(reply) == "2.2":
         return True
-    if _SURELY_FULL.search(reply.text) and not _is_about_sending(reply):
+    if SURELY_FULL.search(reply.text) and not _is_about_sending(reply):
         return True
     if reply.code not in {452, 552}:
         return False
     # Orange says 5.1.1 for a full mailbox, but then with 552.
     if reply.code == 552 and _detail(reply) == "1.1":
         return True
-    return _detail(reply) not in {"3.1", "3.4", "5.3"} and bool(_FULL.search(reply.text))
+    return _detail(reply) not in {"3.1", "3.4", "5.3"} and bool(FULL.search(reply.text))
 
 
 def _is_about_sending(reply: Reply) -> bool:
@@ -152,7 +153,7 @@ def _is_too_fast(_phase: Phase, reply: Reply) -> bool:
         return True
     if _detail(reply) in {"3.1", "5.3"} or _detail(reply) in _HARD:
         return False  # "too many recipients", "too many hops to that address": not about speed
-    return bool(_THROTTLING.search(reply.text)) and (reply.code < 500 or _is_about_sending(reply))
+    return bool(THROTTLING.search(reply.text)) and (reply.code < 500 or _is_about_sending(reply))
 
 
 def _greylists(_phase: Phase, reply: Reply) -> bool:
@@ -164,15 +165,24 @@ def _is_too_large(_phase: Phase, reply: Reply) -> bool:
         return True
     if "mailbox" in reply.text.lower() or _detail(reply) == "2.2":
         return False
-    return reply.code in {552, 554} and bool(_LARGE.search(reply.text))
+    if reply.code in {552, 554}:
+        return bool(LARGE.search(reply.text))
+    return reply.code >= 500 and bool(SURELY_LARGE.search(reply.text))
 
 
 def _blocks(_phase: Phase, reply: Reply) -> bool:
+    if _REFUSED_BY_THE_READER.search(reply.text):
+        return True
     if _detail(reply) in _HARD | {"2.1"}:
         return False  # the enhanced code is about the address, whatever else the text says
-    if reply.enhanced == "5.7.1":
+    if reply.code < 500:
+        return False
+    if BLOCKED.search(reply.text):
         return True
-    return reply.code >= 500 and bool(_BLOCKED.search(reply.text))
+    if reply.enhanced != "5.7.1":
+        return False
+    # Some say 5.7.1 to everything: "550 5.7.1 No such user". A policy is named as one.
+    return "policy" in reply.text.lower() or not _says_that_it_is_gone(reply.text)
 
 
 def _has_no_such_address(_phase: Phase, reply: Reply) -> bool:
@@ -180,12 +190,23 @@ def _has_no_such_address(_phase: Phase, reply: Reply) -> bool:
         return False
     if _detail(reply) in _HARD:
         return True
-    if _detail(reply) == "2.1":
-        return False  # disabled: perhaps for a while
     # Yahoo says "554 delivery error: dd This user doesn't have a yahoo.com account".
     if reply.code == 554 and "mailbox" in reply.text.lower() and not reply.enhanced:
         return True
-    return reply.code in {550, 551, 553, 554} and bool(_GONE.search(reply.text))
+    # Microsoft 365 says this where the whole directory is known at its edge.
+    if _detail(reply) == "4.1" and _REFUSED_AT_THE_EDGE.search(reply.text):
+        return True
+    if _detail(reply) == "1.0" and _REJECTED_ADDRESS.search(reply.text):
+        return not ABOUT_THE_SENDER.search(reply.text)
+    if _detail(reply) == "2.1" and "disabled" in reply.text.lower():
+        return "discontinued" in reply.text.lower()  # else perhaps for a while
+    return reply.code not in _ABOUT_COMMANDS and _says_that_it_is_gone(reply.text)
+
+
+def _says_that_it_is_gone(text: str) -> bool:
+    if FOR_NOW.search(text) or ABOUT_THE_SENDER.search(text):
+        return False
+    return any(words.search(text) for words in (GONE, NO_HOST, GONE_ELSEWHERE))
 
 
 _RULES: Final[tuple[_Rule, ...]] = (
@@ -210,6 +231,8 @@ def verdict_of(phase: Phase, reply: Reply) -> Verdict:
     connection is to blame, after it nobody can tell.
     """
     if reply.code >= 400:
+        # People may be called anything, so no word of their address is evidence.
+        reply = replace(reply, text=ADDRESS.sub("<>", reply.text))
         return next(verdict for fits, verdict in _RULES if fits(phase, reply))
     if phase is not Phase.DOT:
         return Verdict.CONNECTION

@@ -1,0 +1,109 @@
+"""Commands about what comes back: bounces read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.cli.output import AsJson, complain, show
+from pipeline.domain import Notice
+from pipeline.errors import PaperboyError
+from pipeline.feedback.mailboxes import Found, Unreadable, mail_from, mails_at, mails_named
+from pipeline.feedback.maildir import is_maildir
+from pipeline.feedback.reading import read_mail
+
+app = typer.Typer(no_args_is_help=True)
+
+IMAP = ("imap://", "imaps://")
+_COLUMNS = ("file", "kind", "recipients", "status", "reason")
+
+
+@app.callback()
+def bounces() -> None:
+    """Bounces, complaints and other mails that come back."""
+
+
+@app.command()
+def read(
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH|-|imap://...", help="A file, a folder, a Maildir, a mailbox; -: stdin."
+        ),
+    ],
+    names: Annotated[
+        bool, typer.Option("--names", help="PATH (or stdin) is a list of file names, one a line.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what each mail is; needs no database.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read mails that came back, and do what they mean: suppress, count, unsubscribe.
+
+    A mail that cannot be read is named on stderr, the others go on, and the exit code is 1. In a
+    mailbox over IMAP and in a Maildir only new mails are read, and put away once they are applied.
+    """
+    unreadable: list[str] = []
+    if dry_run:
+        mails = _readable(path, unreadable, names=names)
+        rows = (_row(name, read_mail(octets)) for name, octets in mails)
+        show(rows, _COLUMNS, as_json=as_json, empty="No mails there.")
+    else:
+        applied = _applied(path, unreadable, names=names)
+        show(applied, (*_COLUMNS, "effect"), as_json=as_json, empty="No new mails there.")
+    if unreadable:
+        raise typer.Exit(1)
+
+
+def _applied(path: str, unreadable: list[str], *, names: bool) -> Iterator[dict[str, Any]]:
+    from pipeline.bootstrap import services  # which a dry run can do without
+
+    built, now = services(), datetime.now(UTC)
+    if not names and (path.startswith(IMAP) or is_maildir(Path(path))):
+        mails = iter(built.read_mailbox(path, read_mail, now))
+    else:
+        mails = built.read_bounces(_readable(path, unreadable, names=names), read_mail, now)
+    for mail in mails:
+        yield {**_row(mail.name, mail.notice), "effect": mail.effect}
+
+
+def _readable(path: str, unreadable: list[str], *, names: bool) -> Iterator[tuple[str, bytes]]:
+    """Name and octets of each mail; what could not be read is added to `unreadable`."""
+    if path.startswith(IMAP):
+        raise PaperboyError("a mailbox is not read for a dry run: it would be marked as read")
+    for mail in _mails(path, names=names):
+        if isinstance(mail, Unreadable):
+            complain(f"{mail.name}: {mail.why}")
+            unreadable.append(mail.name)
+        else:
+            yield mail.name, mail.octets
+
+
+def _mails(path: str, *, names: bool) -> Iterator[Found | Unreadable]:
+    if not names:
+        yield from mail_from(sys.stdin.buffer) if path == "-" else mails_at(Path(path))
+        return
+    if path == "-":
+        yield from mails_named(sys.stdin.buffer)
+        return
+    try:
+        with Path(path).open("rb") as listed:
+            yield from mails_named(listed)
+    except OSError as error:
+        raise PaperboyError(f"{path}: {error.strerror}") from error
+
+
+def _row(name: str, notice: Notice) -> dict[str, Any]:
+    return {
+        "file": name,
+        "kind": notice.kind,
+        "recipients": notice.recipients,
+        "status": notice.status,
+        "reason": notice.reason,
+    }

@@ -1,0 +1,68 @@
+"""Addresses in a mail that came back: whom it is about, and where it came back to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from pipeline.feedback.reading.mime import Headers
+
+MOST: Final = 100  # recipients of one notice
+
+# Among other words an address is ASCII: Chinese and Japanese leave no space around it.
+_ADDRESS: Final = re.compile(
+    r"(?<![A-Za-z0-9.!#$%&'*+/=?^_`{|}~-])[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,250}"
+    r"@(?:[A-Za-z0-9_-]{1,63}\.){1,8}[A-Za-z0-9-]{2,63}(?![A-Za-z0-9_@-])"
+)
+_BARE: Final = re.compile(r"[^\s<>@;,]{1,250}@[^\s<>@;,]{1,255}")
+_TYPE: Final = re.compile(r"^\s*[\w-]{1,20}\s*;\s*")
+_STAFF: Final = re.compile(
+    r"^(mailer-?daemon|postmaster|mail-?daemon|mdaemon|abuse|support|noreply|no-reply|hostmaster"
+    r"|webmaster|helpdesk|system|root|ndr)$",
+    re.I,
+)
+_TOKEN: Final = re.compile(r"\+[a-z2-7]{16}@", re.I)  # as `message.Sender.envelope` writes it
+_CAME_BACK_TO: Final = ("x-original-to", "delivered-to", "envelope-to", "x-envelope-to", "to")
+
+
+def addresses(text: str) -> list[str]:
+    """All addresses of a text, each once, in its own spelling."""
+    found = (match[0].strip("'`=.").removeprefix("SMTP=") for match in _ADDRESS.finditer(text))
+    return _once(address for address in found if not address.startswith("@"))[:MOST]
+
+
+def recipient(field: str) -> str | None:
+    """The address of a Final-Recipient or Original-Recipient (RFC 3464, section 2.3.1)."""
+    value = _TYPE.sub("", field[:1_000])
+    bare = value.strip(" <>\"'")
+    if _BARE.fullmatch(bare):
+        return bare
+    return next(iter(addresses(value)), None)
+
+
+def others(text: str, headers: Headers) -> list[str]:
+    """The addresses of a text that are neither the writer's nor the reader's nor some staff's."""
+    ours = {address.lower() for name in ("from", "to", "return-path", "reply-to", *_CAME_BACK_TO)
+            for value in headers.all(name) for address in addresses(value)}  # fmt: skip
+    return [
+        address
+        for address in addresses(text)
+        if address.lower() not in ours and not _STAFF.match(address.partition("@")[0])
+    ]
+
+
+def came_back_to(headers: Headers) -> str | None:
+    """The address a mail was sent back to; of several the one that carries a token."""
+    found = [
+        address
+        for name in _CAME_BACK_TO
+        for value in headers.all(name)
+        for address in addresses(value)
+    ]
+    marked = (address for address in found if _TOKEN.search(address))
+    return next(marked, found[0] if found else None)
+
+
+def _once(found: Iterable[str]) -> list[str]:
+    return list({address.lower(): address for address in reversed(list(found))}.values())[::-1]

@@ -1,0 +1,138 @@
+"""Delivery status notifications: RFC 3464, RFC 6533, and the ways they are written in the wild."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.domain import Notice, NoticeKind, Verdict
+from pipeline.feedback.reading import freeform
+from pipeline.feedback.reading.addresses import MOST, recipient
+from pipeline.feedback.reading.diagnostics import VAGUE, Finding, first_status, judge, plain
+from pipeline.feedback.reading.mime import Headers, Mail, Part, read_headers
+
+TYPES: Final = ("message/delivery-status", "message/global-delivery-status")
+_LONGEST: Final = 100_000
+_NOT_FAILED: Final = ("delivered", "relayed", "expanded")
+_OF_A_RECIPIENT: Final = ("final-recipient", "original-recipient", "action", "status")
+_DIAGNOSTICS: Final = ("diagnostic-code", "x-supplementary-info", "x-notes")
+_APPROVAL: Final = re.compile(r"pre-?approved|guest list|challenge", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fate:
+    """What became of one recipient."""
+
+    kind: NoticeKind
+    recipient: str | None
+    finding: Finding
+
+
+def read(mail: Mail) -> Notice | None:
+    """What the report says of the recipients it is worst for; None where it reports nothing.
+
+    A notice is of one kind: a report that calls one address unknown and another full names the
+    unknown one only.
+    """
+    reports = [part for part in mail.parts if part.type in TYPES]
+    fates = [fate for part in reports for fate in _fates(mail, part)][:MOST]
+    for kind in (NoticeKind.HARD, NoticeKind.SOFT, NoticeKind.DELAYED, NoticeKind.AUTO_REPLY):
+        these = [fate for fate in fates if fate.kind is kind]
+        if these:
+            return _notice(kind, these)
+    return Notice(NoticeKind.NONE) if fates else None
+
+
+def _notice(kind: NoticeKind, fates: list[_Fate]) -> Notice:
+    finding = fates[0].finding
+    failed = kind in (NoticeKind.HARD, NoticeKind.SOFT)
+    status = finding.status
+    if kind is NoticeKind.DELAYED and status:
+        status = f"4{status[1:]}"  # whatever it may become: so far it has not failed
+    return Notice(
+        kind,
+        recipients=tuple(dict.fromkeys(fate.recipient for fate in fates if fate.recipient)),
+        status=status,
+        reason=finding.reason,
+        verdict=finding.verdict if failed else None,
+    )
+
+
+def _fates(mail: Mail, part: Part) -> Iterator[_Fate]:
+    groups = list(_recipients(part))
+    for group in groups:
+        finding = _finding(group, mail, cut=part.cut, alone=len(groups) == 1)
+        yield _Fate(_kind(group, finding), _name(group), finding)
+
+
+def _recipients(part: Part) -> Iterator[Headers]:
+    """The fields of each recipient, with what the report says of all of them behind.
+
+    Some leave out the empty line between two recipients, so a field that comes again begins
+    another one; some write Action only once, at the top.
+    """
+    octets = part.octets[:_LONGEST].rstrip(b" \t")
+    if part.cut:  # the last field may lack its end: "Diagnostic-Code: smtp; 55"
+        octets = octets[: octets.rfind(b"\n", 0, len(octets.rstrip(b"\n"))) + 1]
+    common: tuple[tuple[str, str], ...] = ()
+    for block in re.split(rb"\n[ \t]*\n", octets):
+        for group in _split(read_headers(block)):
+            if _name(group) is None:
+                common += tuple(field for field in group.fields if field[0] in _OF_A_RECIPIENT)
+            else:
+                yield Headers(group.fields + common)
+
+
+def _split(block: Headers) -> Iterator[Headers]:
+    fields: list[tuple[str, str]] = []
+    seen: set[str] = set()
+    for field in block.fields:
+        if field[0] in _OF_A_RECIPIENT and field[0] in seen:
+            yield Headers(tuple(fields))
+            fields, seen = [], set()
+        fields.append(field)
+        seen.add(field[0])
+    yield Headers(tuple(fields))
+
+
+def _name(group: Headers) -> str | None:
+    """Whom it is about. The final address comes first: it is the one that failed."""
+    for field in ("final-recipient", "original-recipient", "x-actual-recipient"):
+        for value in group.all(field):
+            found = recipient(value)
+            if found:
+                return found
+    return None
+
+
+def _finding(group: Headers, mail: Mail, *, cut: bool, alone: bool) -> Finding:
+    status = first_status(group.get("status"))
+    diagnostics = " ".join(value for name in _DIAGNOSTICS for value in group.all(name))
+    comment = group.get("action").partition("(")[2] + group.get("status").partition("(")[2]
+    finding = judge(diagnostics or comment, status)
+    if cut and not diagnostics:
+        # What would have followed Status decides: Orange says "552 5.1.1" of a full mailbox.
+        return Finding(Verdict.SOFT, finding.status, finding.reason)
+    if finding.verdict not in VAGUE and finding.reason:
+        return finding
+    if not alone:
+        return finding
+    # The fields leave it open: ask what the report says to people.
+    words = freeform.finding(mail)
+    open_ = finding.verdict in VAGUE and not (status or "").startswith("4")
+    if open_ and words.verdict not in VAGUE:
+        return Finding(words.verdict, words.status, finding.reason or words.reason)
+    return Finding(finding.verdict, finding.status, finding.reason or words.reason)
+
+
+def _kind(group: Headers, finding: Finding) -> NoticeKind:
+    action = group.get("action").lower()
+    if action.startswith(_NOT_FAILED) or (finding.status or "").startswith("2"):
+        return NoticeKind.NONE
+    if action.startswith("delayed") or ("will-retry-until" in group and not action):
+        return NoticeKind.DELAYED
+    if _APPROVAL.search(plain(group.get("diagnostic-code"))):
+        return NoticeKind.AUTO_REPLY  # a machine that asks who we are before it lets us in
+    return NoticeKind.HARD if finding.verdict is Verdict.HARD else NoticeKind.SOFT

@@ -1,0 +1,123 @@
+"""Bounces that follow no standard: read by layout (whom) and by wording (why)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from pipeline.domain import Notice, NoticeKind, Verdict
+from pipeline.feedback.reading.addresses import MOST, addresses, others
+from pipeline.feedback.reading.diagnostics import Finding, codes, has_code, is_bare, judge, plain
+from pipeline.feedback.reading.looks import is_daemon, is_delayed, is_returned
+from pipeline.feedback.reading.mime import Headers, Mail
+from pipeline.feedback.reading.returned import enclosed, evidence
+
+_MOST_CODES: Final = 20
+_AROUND: Final = 300  # characters behind a code that belong to it
+
+# "<ada@example.org>:", "  ada@example.org", " * ada@example.org", "Recipient: <ada@...>"
+_OF: Final = re.compile(
+    r"^[ \t>*•-]{0,20}(?:recipient(?: address)?:|address:|user:)?[ \t]{0,8}[<\"'\[(]{0,2}"
+    r"([^\s<>\"'\[\]()@:;,]{1,64}@[^\s<>\"'\[\]()@:;,]{3,255})[>\"'\])]{0,2}[ \t]{0,8}:?(?=[ \t]*$"
+    r"|:? )",
+    re.I | re.M,
+)
+_TELLING: Final = (
+    Verdict.TOO_LARGE,
+    Verdict.FULL,
+    Verdict.AUTHENTICATION,
+    Verdict.GREYLISTED,
+    Verdict.THROTTLED,
+    Verdict.BLOCKED,
+    Verdict.HARD,
+    Verdict.CONFIGURATION,
+    Verdict.CONNECTION,
+)
+"""Which of several findings about one address counts: whoever may be alive is."""
+
+
+def read(mail: Mail) -> Notice | None:
+    """A bounce or a delay in a mail system's own words; None for any other mail."""
+    return read_words(mail.headers, evidence(mail.written), enclosed(mail))
+
+
+def read_words(headers: Headers, text: str, returned: list[Headers]) -> Notice | None:
+    if not is_returned(headers, text):
+        return None
+    whom = _whom(headers, text, returned)
+    if not (is_daemon(headers) or has_code(text) or returned) or not (whom or is_daemon(headers)):
+        return None  # a parcel could not be delivered, a programme names an unknown user
+    if is_delayed(headers, text):
+        return Notice(NoticeKind.DELAYED, whom, reason=plain(text))
+    found = [(name, _mildest(_in_section(words))) for name, words in _sections(headers, text)]
+    gone = [(name, finding) for name, finding in found if finding.verdict is Verdict.HARD]
+    if gone:
+        named = tuple(dict.fromkeys(name for name, _ in gone if name))
+        return _failure(NoticeKind.HARD, named or whom, gone[0][1], text)
+    return _failure(NoticeKind.SOFT, whom, _mildest([finding for _, finding in found]), text)
+
+
+def _failure(kind: NoticeKind, whom: tuple[str, ...], finding: Finding, text: str) -> Notice:
+    return Notice(kind, whom, finding.status, finding.reason or plain(text), finding.verdict)
+
+
+def finding(mail: Mail) -> Finding:
+    """What the human part of a report says, for what its fields leave open."""
+    return _mildest(_in_section(evidence(mail.written)))
+
+
+def _whom(headers: Headers, text: str, returned: list[Headers]) -> tuple[str, ...]:
+    named = addresses(headers.get("x-failed-recipients"))
+    named = named or [name for name, _, _ in _heads(headers, text)] or others(text, headers)
+    if not named and returned:
+        named = addresses(returned[0].get("to"))
+    return tuple(dict.fromkeys(named))[:MOST]
+
+
+def _heads(headers: Headers, text: str) -> list[tuple[str, int, int]]:
+    """Addresses at the head of their own lines, and where these begin and end."""
+    strangers = {name.lower() for name in others(text, headers)}
+    found = [
+        (addresses(head[1])[:1], head.start(), head.end())
+        for head in islice(_OF.finditer(text), MOST)
+    ]
+    return [(name, a, b) for names, a, b in found for name in names if name.lower() in strangers]
+
+
+def _sections(headers: Headers, text: str) -> Iterator[tuple[str | None, str]]:
+    """The text of each address that stands at the head of its own lines, else the whole."""
+    heads = _heads(headers, text)
+    if len({name.lower() for name, _, _ in heads}) < 2:
+        yield None, text
+        return
+    ends = [start for _, start, _ in heads[1:]]
+    for (name, _, behind), end in zip(heads, [*ends, len(text)], strict=True):
+        yield name, text[behind:end].lstrip(": ")
+
+
+def _in_section(text: str) -> list[Finding]:
+    """One finding for each code with the words behind it; without codes, the words alone."""
+    begins = codes(text)[:_MOST_CODES]
+    ends = [*begins, len(text)][1:]
+    said = [
+        judge(_paragraph(text[b : min(e, b + _AROUND)])) for b, e in zip(begins, ends, strict=True)
+    ]
+    said += [judge(line) for line in text.split("\n") if is_bare(line)][:_MOST_CODES]
+    # A code of class 4 has said that it may pass: then words may not say that it does not.
+    if all(finding.verdict is Verdict.SOFT for finding in said):
+        said += [judge(paragraph) for paragraph in re.split(r"\n[ \t]*\n", text)[:_MOST_CODES]]
+    return said
+
+
+def _paragraph(text: str) -> str:
+    return re.split(r"\n[ \t]*\n|\n(?=<<<|>>>|[ \t]*-{3})", text, maxsplit=1)[0]
+
+
+def _mildest(found: list[Finding]) -> Finding:
+    for verdict in _TELLING:
+        for finding in found:
+            if finding.verdict is verdict:
+                return finding
+    return found[0] if found else Finding(Verdict.SOFT, "5.0.0", "")

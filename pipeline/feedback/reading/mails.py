@@ -1,0 +1,86 @@
+"""Octets of a mail in, a `Notice` out: the readers in order, and what all notices have."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Final
+
+from pipeline.domain import Notice, NoticeKind
+from pipeline.feedback.reading import arf, automatic, dsn, freeform, leaving, receipts
+from pipeline.feedback.reading.addresses import came_back_to
+from pipeline.feedback.reading.diagnostics import VAGUE
+from pipeline.feedback.reading.looks import is_daemon
+from pipeline.feedback.reading.mime import Headers, Mail, read_headers, take_apart
+from pipeline.feedback.reading.returned import answered, evidence, message_id
+
+_READERS: Final = (arf.read, dsn.read, receipts.read, leaving.read, freeform.read, automatic.read)
+_FORWARDED: Final = re.compile(
+    r"^[ \t>]*-{2,}.{0,40}(?:forwarded|original|weitergeleitete|transféré|reenviado).{0,40}$"
+    r"|^[ \t>]*begin forwarded message:.*$",
+    re.I | re.M,
+)
+_BOUNCES: Final = frozenset(
+    {NoticeKind.HARD, NoticeKind.SOFT, NoticeKind.DELAYED, NoticeKind.COMPLAINT}
+)
+
+
+def read_mail(octets: bytes) -> Notice:
+    """What a mail that came back says; NONE for any other mail, and for what is no mail at all."""
+    mail = take_apart(octets)
+    notice = _read(mail)
+    if notice is None or _is_vague(notice):
+        # A gateway may have wrapped the bounce once more, or somebody forwarded it.
+        notice = _enclosed(mail) or notice or _forwarded(mail) or Notice(NoticeKind.NONE)
+    return replace(notice, envelope=came_back_to(mail.headers))
+
+
+def _read(mail: Mail) -> Notice | None:
+    for reader in _READERS:
+        notice = reader(mail)
+        if notice is not None:
+            return replace(notice, message_id=_about(mail, notice))
+    return None
+
+
+def _is_vague(notice: Notice) -> bool:
+    return notice.kind is NoticeKind.SOFT and notice.verdict in VAGUE
+
+
+def _about(mail: Mail, notice: Notice) -> str | None:
+    if notice.kind is NoticeKind.UNSUBSCRIBE:
+        return answered(mail.headers)
+    if notice.kind is NoticeKind.AUTO_REPLY:
+        return answered(mail.headers) or message_id(mail, "")
+    return message_id(mail, mail.written) or answered(mail.headers)
+
+
+def _enclosed(mail: Mail) -> Notice | None:
+    """A bounce that somebody forwarded as an attachment, or that a gateway wrapped once more."""
+    for part in mail.parts:
+        if part.type != "message/rfc822":
+            continue
+        inner = take_apart(part.octets)
+        # A paper mail that came back is never read: its titles may say anything.
+        if is_daemon(inner.headers) or any(part.type in dsn.TYPES for part in inner.parts):
+            notice = _read(inner)
+            if notice and notice.kind in _BOUNCES:
+                return notice
+    return None
+
+
+def _forwarded(mail: Mail) -> Notice | None:
+    """A bounce that somebody forwarded by hand: its header stands among the words."""
+    text = mail.written[:50_000]
+    begins = _FORWARDED.search(text)
+    if begins is None:
+        return None
+    quoted = re.sub(r"^[ \t]*(?:>[ \t]?)+", "", text[begins.end() :], flags=re.M).strip("\n")
+    head, _, words = quoted.partition("\n\n")
+    headers = read_headers(head.replace("*", "").encode())
+    if "from" not in headers or not is_daemon(headers):
+        return None
+    notice = freeform.read_words(Headers(headers.fields), evidence(words), [])
+    if notice is None or notice.kind not in _BOUNCES:
+        return None
+    return replace(notice, message_id=message_id(mail, words))

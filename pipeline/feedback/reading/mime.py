@@ -1,0 +1,260 @@
+"""A mail taken apart: headers, and the parts as text. Bounded, forgiving, in one pass.
+
+Not `email.parser`: its modern policy raises on broken headers (`To: "`) and takes ten times as
+long. What cannot be understood is read as it stands.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import html
+import quopri
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+from typing import Final
+
+LONGEST: Final = 1 << 20  # octets of a mail that are read; what comes after is the returned mail
+_DEEPEST: Final = 6  # multiparts within multiparts
+_MOST_PARTS: Final = 60
+_LONGEST_HEAD: Final = 1 << 16
+_LONGEST_HTML: Final = 200_000  # octets of a page, and characters of a text
+_LONGEST_TEXT: Final = 100_000
+
+RETURNED: Final = (
+    "message/rfc822",
+    "message/global",
+    "message/global-headers",
+    "text/rfc822-headers",
+    "message/rfc822-headers",
+    "message/partial",
+)
+"""Types of the parts that hold the mail that came back, or its header."""
+
+_WORD: Final = re.compile(r"=\?([\w.:-]{1,40})(?:\*[\w-]{0,20})?\?([bqBQ])\?([^?\s]{0,2000})\?=")
+_BETWEEN_WORDS: Final = re.compile(r"(\?=)[ \t\n]{1,40}(=\?)")
+_PARAMETER: Final = re.compile(r';\s*([\w*-]{1,40})\s*=\s*(?:"([^"]{0,1000})"|([^\s;]{1,1000}))')
+_TAGS: Final = re.compile(r"<(?:!--|/?[a-zA-Z!])[^<>]{0,4000}>")
+_UNSEEN: Final = re.compile(r"<(style|script|head)\b", re.I)
+_BREAKS: Final = re.compile(
+    r"<(?:br|/p|/div|/tr|/h\d|/li|/td|/title|p|tr|li|h\d|div)\b[^<>]{0,1000}>", re.I
+)
+_CHARSETS: Final = {"unicode-1-1-utf-7": "utf-7", "gb2312": "gb18030", "gbk": "gb18030"} | {
+    "ks_c_5601-1987": "cp949",
+    "euc-kr": "cp949",
+    "shift_jis": "cp932",
+    "iso-2022-jp": "iso2022_jp_ext",
+    "x-unknown": "utf-8",
+    "unknown-8bit": "utf-8",
+}
+_NO_CHARSETS: Final = {"idna", "punycode", "undefined"} | {  # codecs, but slow or of no mail
+    "unicode-escape",
+    "raw-unicode-escape",
+    "oem",
+    "mbcs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """Header fields in their order; names without case, values unfolded, encoded words read."""
+
+    fields: tuple[tuple[str, str], ...] = ()
+
+    def get(self, name: str) -> str:
+        """The first value of that name; empty when there is none."""
+        return next((value for field, value in self.fields if field == name), "")
+
+    def all(self, name: str) -> list[str]:
+        return [value for field, value in self.fields if field == name]
+
+    def __contains__(self, name: str) -> bool:
+        return any(field == name for field, _ in self.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A leaf of a mail, or a mail within it, which is left closed."""
+
+    type: str  # "text/plain", in lower case
+    octets: bytes  # its transfer encoding undone
+    charset: str = ""
+    cut: bool = False  # the mail ended within it
+
+    @property
+    def text(self) -> str:
+        return _text(self.octets, self.charset)
+
+    @property
+    def words(self) -> str:
+        """Its text as a person reads it: of HTML, what is shown."""
+        if self.type != "text/html":
+            return self.text
+        seen = _BREAKS.sub("\n", _seen(self.text[:_LONGEST_HTML]))
+        lines = html.unescape(_TAGS.sub(" ", seen)).replace("\xa0", " ").split("\n")
+        return "\n".join(re.sub(r"[ \t]{2,}", " ", line).strip() for line in lines)
+
+
+@dataclass(frozen=True)
+class Mail:
+    headers: Headers
+    parts: tuple[Part, ...]
+
+    @cached_property
+    def written(self) -> str:
+        """All that a person would read of it, but for the mails within it; plain text first."""
+        before = list(takewhile(lambda part: part.type not in RETURNED, self.parts))
+        plain = "\n".join(part.text for part in before if part.type == "text/plain")
+        if len(plain.strip()) <= 20:
+            plain += "\n".join(part.words for part in before if part.type == "text/html")
+        return plain[:_LONGEST_TEXT]
+
+
+def take_apart(octets: bytes) -> Mail:
+    """Any octets at all: at worst a mail without headers, or without text."""
+    head, body = _split(_in_lines(octets[:LONGEST]).lstrip(b"\n"))
+    headers = read_headers(head)
+    parts: list[Part] = []
+    _collect(headers, body, parts, depth=0, cut=False)
+    return Mail(headers, tuple(parts))
+
+
+def read_headers(head: bytes) -> Headers:
+    """The fields of a header, of a delivery status or of a feedback report: all look alike."""
+    fields: list[tuple[str, str]] = []
+    for line in _text(head[:_LONGEST_HEAD], "").split("\n"):
+        if line[:1] in (" ", "\t") and fields:
+            name, value = fields.pop()
+            fields.append((name, f"{value} {line.strip()}"))
+            continue
+        name, colon, value = line.partition(":")
+        if colon and name and " " not in name.strip():
+            fields.append((name.strip().lower(), value.strip()))
+    return Headers(tuple((name, _decoded(value)) for name, value in fields))
+
+
+# --- Parts --------------------------------------------------------------------------------------
+
+
+def _in_lines(octets: bytes) -> bytes:
+    """Ends of lines as Unix has them, whatever a mail went through; no NUL."""
+    for end in (b"\r\r\n", b"\r\n", b"\r"):
+        octets = octets.replace(end, b"\n")
+    return octets.replace(b"\0", b"")
+
+
+def _split(octets: bytes) -> tuple[bytes, bytes]:
+    if octets.startswith(b"\n"):
+        return b"", octets[1:]
+    head, _, body = octets.partition(b"\n\n")
+    return head, body
+
+
+def _collect(headers: Headers, body: bytes, parts: list[Part], *, depth: int, cut: bool) -> None:
+    if len(parts) >= _MOST_PARTS:
+        return
+    type_, parameters = _content_type(headers)
+    boundary = parameters.get("boundary", "")
+    if type_.startswith("multipart/") and boundary and depth < _DEEPEST:
+        pieces = list(_pieces(body, boundary.encode("utf-8", "replace")))
+        for piece, unfinished in pieces:
+            inner = _split(piece)
+            _collect(read_headers(inner[0]), inner[1], parts, depth=depth + 1, cut=unfinished)
+        if pieces:
+            return
+    if type_.startswith("multipart/"):
+        type_ = "text/plain"
+    octets = _transferred(body, headers.get("content-transfer-encoding").lower())
+    parts.append(Part(type_, octets, parameters.get("charset", "").lower(), cut))
+
+
+def _pieces(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, bool]]:
+    """What stands between the boundaries, and whether the next boundary was missing."""
+    marks = list(re.finditer(rb"^--" + re.escape(boundary) + rb"(--)?[ \t]*$", body, re.M))
+    for number, mark in enumerate(marks[: _MOST_PARTS + 1]):
+        if mark[1]:
+            return
+        end = marks[number + 1].start() if number + 1 < len(marks) else len(body)
+        yield body[mark.end() + 1 : end], number + 1 == len(marks)
+
+
+def _content_type(headers: Headers) -> tuple[str, dict[str, str]]:
+    value = headers.get("content-type")[:4000]
+    type_ = value.partition(";")[0].strip().lower()
+    parameters = {
+        found[1].lower().rstrip("*"): found[2] if found[2] is not None else found[3]
+        for found in _PARAMETER.finditer(value)
+    }
+    return type_ if "/" in type_ else "text/plain", parameters
+
+
+def _transferred(body: bytes, encoding: str) -> bytes:
+    if "base64" in encoding:
+        return _base64(body)
+    if "quoted-printable" in encoding:
+        return quopri.decodestring(body)
+    return body
+
+
+def _base64(octets: bytes) -> bytes:
+    """As much as can be read; what follows the end, a footer of a list for example, is left."""
+    letters = re.sub(rb"[^A-Za-z0-9+/]", b"", octets.partition(b"=\n\n")[0])
+    letters = letters[: len(letters) // 4 * 4] + _padded(letters[len(letters) // 4 * 4 :])
+    try:
+        return base64.b64decode(letters)
+    except (binascii.Error, ValueError):
+        return octets
+
+
+def _padded(rest: bytes) -> bytes:
+    return b"" if len(rest) < 2 else rest.ljust(4, b"=")
+
+
+def _seen(page: str) -> str:
+    """HTML without what no reader sees; what is never closed is seen."""
+    kept, behind, lower = [], 0, page.lower()
+    for opening in _UNSEEN.finditer(page):
+        if opening.start() < behind:
+            continue
+        end = lower.find(f"</{opening[1].lower()}", opening.end())
+        if end < 0:
+            break
+        kept.append(page[behind : opening.start()])
+        behind = end
+    return " ".join((*kept, page[behind:]))
+
+
+# --- Characters ---------------------------------------------------------------------------------
+
+
+def _text(octets: bytes, charset: str) -> str:
+    """In its charset, else UTF-8, else one letter an octet; nothing is refused."""
+    charset = "" if charset.replace("_", "-") in _NO_CHARSETS else charset
+    for name in (_CHARSETS.get(charset, charset), "utf-8"):
+        try:
+            # UTF-7 can spell half a character, which nothing could write again.
+            return octets.decode(name or "ascii").encode("utf-8", "replace").decode()
+        except (LookupError, ValueError):
+            continue
+    if b"\x1b$" in octets:
+        return octets.decode("iso2022_jp_ext", "replace")
+    if charset in _CHARSETS or charset.startswith(("iso-2022", "utf")):
+        return octets.decode(_CHARSETS.get(charset, charset) if charset else "utf-8", "replace")
+    return octets.decode("latin-1")
+
+
+def _decoded(value: str) -> str:
+    if "=?" not in value:
+        return value
+    return _WORD.sub(_word, _BETWEEN_WORDS.sub(r"\1\2", value))
+
+
+def _word(found: re.Match[str]) -> str:
+    letters = found[3].encode("ascii", "replace")
+    octets = (
+        _base64(letters) if found[2] in "bB" else quopri.decodestring(letters.replace(b"_", b" "))
+    )
+    return _text(octets, found[1].lower())

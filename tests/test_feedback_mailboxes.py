@@ -1,0 +1,176 @@
+"""`paperboy bounces read` finds the mails wherever they lie, and one bad file stops no other."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pipeline import cli
+from pipeline.errors import PaperboyError
+from pipeline.feedback.mailboxes import Found, mails_at
+from tests.bounces import ADA, bounce, recipient, report
+from tests.running import Command
+
+GONE = report(recipient("5.1.1", "smtp; 550 5.1.1 No such user"))
+FULL = report(recipient("5.2.2", "smtp; 552 5.2.2 Mailbox full"))
+FROM = b"From MAILER-DAEMON@mx.example.com Wed Jan  2 08:00:00 2030\n"
+
+
+def read(*arguments: str, stdin: bytes = b"") -> Result:
+    options = ["bounces", "read", *arguments, "--dry-run", "--json"]
+    return CliRunner().invoke(cli.app, options, input=stdin)
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def kinds(result: Result) -> dict[str, str]:
+    return {Path(row["file"]).name: row["kind"] for row in rows(result)}
+
+
+def test_a_file_is_one_line(tmp_path):
+    (tmp_path / "one.eml").write_bytes(GONE)
+
+    result = read(str(tmp_path / "one.eml"))
+
+    assert result.exit_code == 0
+    assert rows(result) == [
+        {
+            "file": str(tmp_path / "one.eml"),
+            "kind": "hard",
+            "recipients": [ADA],
+            "status": "5.1.1",
+            "reason": "550 5.1.1 No such user",
+        }
+    ]
+
+
+def test_a_mail_may_come_on_stdin():
+    result = read("-", stdin=FULL)
+
+    assert [(row["file"], row["kind"], row["status"]) for row in rows(result)] == [
+        ("-", "soft", "5.2.2")
+    ]
+
+
+def test_every_file_of_a_folder_is_read_in_the_order_of_names(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "2.eml").write_bytes(FULL)
+    (tmp_path / "b" / "1").write_bytes(GONE)
+    (tmp_path / "a.eml").write_bytes(b"Subject: hello\n\nhello\n")
+    (tmp_path / ".hidden").write_bytes(GONE)
+    os.mkfifo(tmp_path / "c.eml")  # nobody will ever write to it
+
+    result = read(str(tmp_path))
+
+    assert list(kinds(result).items()) == [("a.eml", "none"), ("1", "hard"), ("2.eml", "soft")]
+
+
+def test_a_maildir_is_read_without_what_is_not_yet_delivered(tmp_path):
+    for folder in ("cur", "new", "tmp"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{folder}:2,S").write_bytes(GONE)
+
+    assert kinds(read(str(tmp_path))) == {"cur:2,S": "hard", "new:2,S": "hard"}
+
+
+def test_the_mails_of_an_mbox_are_numbered(tmp_path):
+    quoted = GONE.replace(b"This is an auto", b"From now on\n>From here on\nthis is an auto")
+    (tmp_path / "box").write_bytes(FROM + quoted + b"\n" + FROM + FULL + b"\n" + FROM + GONE)
+
+    assert kinds(read(str(tmp_path / "box"))) == {"box#1": "hard", "box#2": "soft", "box#3": "hard"}
+
+
+def test_a_mail_that_quotes_another_is_one_where_its_name_says_so(tmp_path):
+    (tmp_path / "one.eml").write_bytes(FROM + FULL + b"\n" + FROM + GONE)
+
+    assert kinds(read(str(tmp_path / "one.eml"))) == {"one.eml": "soft"}
+
+
+@pytest.mark.parametrize("name", ["box", "one.eml"])
+def test_a_single_mail_keeps_its_name_whatever_its_first_line(tmp_path, name):
+    (tmp_path / name).write_bytes(FROM + bounce(f"<{ADA}>:\n550 user unknown", after=""))
+
+    assert kinds(read(str(tmp_path / name))) == {name: "hard"}
+
+
+def test_names_may_come_on_stdin(tmp_path):
+    for name, octets in {"1.eml": GONE, "2.eml": FULL}.items():
+        (tmp_path / name).write_bytes(octets)
+    names = f"{tmp_path / '2.eml'}\n\n{tmp_path / '1.eml'}\r\n".encode()
+    (tmp_path / "names").write_bytes(names)
+
+    by_stdin = read("--names", "-", stdin=names)
+    by_file = read("--names", str(tmp_path / "names"))
+
+    assert kinds(by_stdin) == {"2.eml": "soft", "1.eml": "hard"}
+    assert by_file.stdout == by_stdin.stdout
+
+
+def test_an_unreadable_file_stops_no_other_and_is_told(tmp_path):
+    (tmp_path / "1.eml").write_bytes(GONE)
+    names = f"{tmp_path}/1.eml\n{tmp_path}/missing.eml\n{tmp_path}\n{tmp_path}/1.eml\n".encode()
+
+    result = read("--names", "-", stdin=names)
+
+    assert result.exit_code == 1
+    assert [row["kind"] for row in rows(result)] == ["hard", "hard"]
+    assert f"paperboy: {tmp_path}/missing.eml: No such file or directory\n" in result.stderr
+    assert f"paperboy: {tmp_path}: Is a directory\n" in result.stderr
+
+
+def test_a_name_that_is_no_text_can_be_told(tmp_path):
+    odd = os.fsencode(tmp_path) + b"/\xff.eml"
+    Path(os.fsdecode(odd)).write_bytes(GONE)
+
+    result = read(str(tmp_path))
+
+    assert result.exit_code == 0
+    assert rows(result)[0]["kind"] == "hard"
+
+
+def test_a_box_is_read_mail_by_mail(tmp_path):
+    """The first mail is there before the rest was read."""
+    box = tmp_path / "box"
+    box.write_bytes((FROM + GONE + b"\n") * 2_000)
+
+    first = next(iter(mails_at(box)))
+
+    assert isinstance(first, Found)
+    assert first.name.endswith("#1")
+    assert len(first.octets) < 2 * len(GONE)
+
+
+def test_for_people_it_is_a_table(tmp_path):
+    (tmp_path / "1.eml").write_bytes(GONE)
+
+    result = CliRunner().invoke(
+        cli.app, ["bounces", "read", str(tmp_path), "--dry-run"], env={"COLUMNS": "300"}
+    )
+
+    assert "hard" in result.stdout
+    assert ADA in result.stdout
+
+
+def test_a_list_of_names_that_is_not_there_is_an_error(tmp_path):
+    result = read("--names", str(tmp_path / "names"))
+
+    assert isinstance(result.exception, PaperboyError)
+    assert str(result.exception) == f"{tmp_path}/names: No such file or directory"
+
+
+def test_a_dry_run_needs_no_database(tmp_path):
+    (tmp_path / "mails").mkdir()
+    (tmp_path / "mails" / "1.eml").write_bytes(GONE)
+    command = Command(tmp_path / "mails", {"DATABASE_URL": "sqlite:////nowhere/paperboy.db"})
+
+    code, out, err = command.run("bounces", "read", ".", "--dry-run", "--json")
+
+    assert (code, err) == (0, "")
+    assert json.loads(out)["kind"] == "hard"

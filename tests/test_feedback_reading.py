@@ -1,0 +1,250 @@
+"""What comes back by mail is read for what it is, and nobody who is there is called gone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipeline.domain import NoticeKind, Verdict
+from pipeline.feedback.reading import read_mail
+from pipeline.feedback.reading.diagnostics import judge
+from pipeline.feedback.reading.mime import LONGEST, take_apart
+from pipeline.message import Sender
+from tests.bounces import Case, bounce, mail, recipient, report
+from tests.bounces import freeform as made_freeform
+from tests.bounces import living as made_living
+from tests.bounces import standard as made_standard
+
+CASES = [*made_standard.CASES, *made_freeform.CASES, *made_living.CASES]
+ALIVE = [case for case in CASES if case.kind is not NoticeKind.HARD]
+
+
+@pytest.fixture
+def steps() -> Callable[[Callable[[], object]], int]:
+    """How many lines of Python run: the same on a busy machine and on an idle one."""
+
+    def count(work: Callable[[], object]) -> int:
+        seen = 0
+
+        def trace(_frame: object, event: str, _argument: object) -> object:
+            nonlocal seen
+            seen += event == "line"
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            work()
+        finally:
+            sys.settrace(before)
+        return seen
+
+    return count
+
+
+def named(case: Case) -> str:
+    return case.name
+
+
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_a_mail_is_read_for_what_it_is(case):
+    notice = read_mail(case.octets)
+
+    assert notice.kind is case.kind
+    assert notice.status == case.status
+    assert notice.recipients == case.recipients
+    assert notice.message_id == case.message_id
+
+
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_lines_may_end_in_any_way(case):
+    as_unix = case.octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    for end in (b"\r\n", b"\r", b"\r\r\n"):
+        assert read_mail(as_unix.replace(b"\n", end)) == read_mail(as_unix)
+
+
+@pytest.mark.parametrize(("case", "secret"), made_living.WISHES, ids=lambda value: str(value)[:20])
+def test_a_wish_to_leave_keeps_the_secret_of_its_link(case, secret):
+    assert read_mail(case.octets).secret == secret
+
+
+def test_the_secret_of_a_wish_is_in_no_log():
+    notice = read_mail(made_living.WISHES[0][0].octets)
+
+    assert notice.secret
+    assert notice.secret not in repr(notice)
+
+
+def test_only_failures_have_a_verdict():
+    failures = (NoticeKind.HARD, NoticeKind.SOFT)
+
+    for case in CASES:
+        notice = read_mail(case.octets)
+        assert (notice.verdict is not None) == (notice.kind in failures), case.name
+        assert (notice.verdict is Verdict.HARD) == (notice.kind is NoticeKind.HARD), case.name
+
+
+# --- Whose delivery it is about -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("header", ["X-Original-To", "Delivered-To", "Envelope-To", "To"])
+def test_the_address_it_came_back_to_leads_to_its_delivery(header):
+    sender = Sender(
+        mail_from="papers@papers.example.com",
+        list_name="Papers",
+        site_url="https://papers.example.com",
+        key="k" * 40,
+        bounce_address="bounces@papers.example.com",
+    )
+    marked = f"{header}: <{sender.envelope(17)}>\nDelivered-To: postmaster@papers.example.com\n"
+
+    envelope = read_mail(marked.encode() + report(recipient("5.1.1", None))).envelope
+
+    assert envelope is not None
+    assert sender.delivery_of(envelope) == 17
+
+
+def test_words_are_kept_on_one_line_without_control_characters():
+    octets = report(recipient("5.1.1", "smtp; 550 \x1b[31mno\x07 such\n\tuser\u202e " + "x" * 5000))
+
+    reason = read_mail(octets).reason
+
+    assert reason.startswith("550 [31mno such user x")
+    assert reason.isprintable()
+    assert len(reason) <= 300
+
+
+# --- What strangers may send --------------------------------------------------------------------
+
+
+@given(st.binary(max_size=2_000))
+@example(b"")
+@example(b"\0" * 100)
+@example(b"Content-Type: multipart/report; boundary=\n\n--\n")
+@example(b"Subject: =?utf-7?b?2AA=?= =?punycode?q?x-?= =?unicode_escape?q?=5Cud800?=\n\n")
+@example(b"Auto-Submitted: auto-replied\nSubject: =?utf-7?q?+2AA-?=\n\n")
+def test_no_octets_make_it_raise(octets):
+    notice = read_mail(octets)
+
+    assert notice.kind is not NoticeKind.HARD
+    str(notice).encode()
+
+
+HEADS = [
+    b"From: MAILER-DAEMON@x.example\nSubject: Undelivered mail\n\n",
+    b"Content-Type: multipart/report; boundary=b\n\n--b\nContent-Type: message/delivery-status\n\n",
+    b"From: MAILER-DAEMON@x.example\nContent-Type: text/html; charset=gb2312\n\n",
+    b"Content-Type: multipart/mixed; boundary=b\nContent-Transfer-Encoding: base64\n\n--b\n",
+]
+BITS = [
+    b"--b",
+    b"\n",
+    b"\n\n",
+    b"550 ",
+    b"5.1.1",
+    b"<",
+    b">",
+    b"@",
+    b"Status: ",
+    b"\xff",
+    b" ",
+    b"=?",
+]
+
+
+@given(st.sampled_from(HEADS), st.lists(st.one_of(st.sampled_from(BITS), st.binary(max_size=9))))
+def test_what_looks_like_a_bounce_never_makes_it_raise(head, rest):
+    str(read_mail(head + b"".join(rest))).encode()
+
+
+@pytest.mark.parametrize("case", ALIVE, ids=named)
+def test_a_mail_cut_short_calls_nobody_gone(case):
+    """Cut anywhere; a prime step meets every part of a line in some mail."""
+    for end in range(0, len(case.octets), 23):
+        assert read_mail(case.octets[:end]).kind is not NoticeKind.HARD, case.octets[:end][-60:]
+
+
+def test_a_report_cut_before_its_reason_calls_nobody_gone():
+    """Orange writes 5.1.1 of full mailboxes; only the diagnostic behind it tells."""
+    whole = report(recipient("5.1.1", "smtp; 552 5.1.1 Boite pleine"))
+    cut = whole[: whole.index(b"tic-Code: smtp")]
+
+    notice = read_mail(cut)
+
+    assert (notice.kind, notice.status) == (NoticeKind.SOFT, "5.1.1")
+
+
+@pytest.mark.parametrize("what", ["subject", "name", "returned mail", "quoted mail"])
+def test_only_the_mail_system_is_believed(what):
+    """A title, a name, or the returned mail may say anything about unknown users."""
+    gone = "550 5.1.1 User unknown"
+    octets = {
+        "subject": bounce("The message could not be delivered.", subject=f"Undelivered: {gone}"),
+        "name": bounce("The message could not be delivered to <no.such.user@example.org>."),
+        "returned mail": bounce("The message could not be delivered."),
+        "quoted mail": bounce(f"The message could not be delivered.\n\n> {gone}\n>{gone}"),
+    }[what]
+
+    assert read_mail(octets).kind is NoticeKind.SOFT
+
+
+def test_only_the_start_of_a_huge_mail_is_read():
+    tail = b"\n550 5.1.1 User unknown\n"
+    huge = mail("From: MAILER-DAEMON@x.example\nSubject: Undelivered mail\n\nNot delivered.\n")
+
+    mailed = huge + b"\n" * LONGEST + tail
+
+    assert read_mail(mailed).kind is NoticeKind.SOFT
+    assert len(take_apart(mailed).parts[0].octets) < LONGEST
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", "unicode_escape", "rot13", "nonsense"])
+def test_what_is_no_charset_of_mails_is_not_taken_for_one(charset):
+    """Python knows codecs by such names, some of them slow."""
+    octets = f"Content-Type: text/plain; charset={charset}\n\nab\\x41-kva".encode()
+
+    assert take_apart(octets).parts[0].text == "ab\\x41-kva"
+
+
+def test_a_mail_within_mails_within_mails_is_left_alone():
+    octets = b"hello"
+    for depth in range(2_000):
+        octets = b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n%b\n--b%d--\n" % (
+            depth, depth, octets, depth
+        )  # fmt: skip
+
+    assert len(take_apart(octets).parts) == 1
+    assert read_mail(octets).kind is NoticeKind.NONE
+
+
+# --- Time ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["user ", "550 ", "<", "a@", "a", "=?utf-8?q?a?= ", "\n", "--b\n", "subject:\n ", "<style>",
+     "a: b\n", "<a@b.co>:\n", "550 5.1.1 user ", "no ", "(", "Final-Recipient: a@b.co\n"],
+)  # fmt: skip
+def test_twice_the_words_are_not_four_times_the_steps(words, steps):
+    """Counted in lines of ours that run: expressions are bounded by what they are given."""
+    head = "From: MAILER-DAEMON@x.example\nSubject: Undelivered mail\nContent-Type: text/html\n\n"
+
+    once = steps(lambda: read_mail((head + words * 500).encode()))
+    twice = steps(lambda: read_mail((head + words * 1_000).encode()))
+
+    assert twice < 2.2 * once + 500
+
+
+@pytest.mark.parametrize(
+    "word", ["user ", "no ", "x", "quota ", "domain ", "用户", "пользователь "]
+)
+def test_a_diagnostic_is_judged_by_its_start(word):
+    """No rule ever sees more, whatever a server writes."""
+    start = "550 5.1.1 unknown user "
+
+    assert judge(start + word * 100_000) == judge(start + word * 10_000)

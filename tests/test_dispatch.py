@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -354,6 +355,31 @@ def test_stopping_finishes_the_message_at_hand_and_gives_the_rest_back(engine, s
     assert tally.sent == after.count(Status.SENT) == len(sink.taken)
     assert 1 <= tally.sent < 50
     assert after.count(Status.QUEUED) == 50 - tally.sent
+
+
+@pytest.mark.parametrize(
+    ("answers", "left"),
+    [
+        ({"DOT": STAY_SILENT}, Status.UNCERTAIN),
+        ({"RCPT": STAY_SILENT}, Status.QUEUED),
+        ({"CONNECT": STAY_SILENT}, Status.QUEUED),
+    ],
+)
+def test_stopping_does_not_wait_for_a_silent_server_until_it_is_killed(
+    engine, sink, monkeypatch, answers, left
+):
+    """What has its dot is settled as uncertain by ourselves, and no lease is left behind."""
+    monkeypatch.setattr(crew, "GRACE", 0.1)
+    id_ = add_delivery(engine)
+    sink.answers = answers
+    started = time.monotonic()
+
+    with contextlib.suppress(DispatchStoppedError):
+        make_dispatcher(engine, sink).drain(stop=lambda: sink.connections > 0)
+
+    assert time.monotonic() - started < 10
+    assert row(engine, id_).status == left
+    assert row(engine, id_).lease_until is None
 
 
 def test_ctrl_c_finishes_the_message_at_hand_and_gives_the_rest_back(engine, sink):

@@ -232,7 +232,7 @@ class _Drain:
     # --- End ------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        self._crew.join(self._is_over)
+        self._crew.join(self._is_over, self._stop)
         self._committer.stop()
         self._transact(lambda conn: deliveries.give_back(conn, self._lease.token))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import psycopg
 import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from pipeline.dispatch import Dispatcher, DispatchStoppedError, Tally, crew, settlement
 from pipeline.dispatch.committer import Committer, Lease
@@ -27,7 +31,8 @@ from pipeline.errors import RenderError
 from pipeline.settings import SMTPServer
 from pipeline.smtp import Outcome, Phase, Reply, SMTPTransport
 from pipeline.smtp.connection import Bounds
-from pipeline.storage import deliveries
+from pipeline.storage import database, deliveries
+from pipeline.storage.database import open_engine
 from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
 from tests import outbox
 from tests.factories import NOW, make_delivery
@@ -487,6 +492,72 @@ def test_when_the_database_fails_no_dot_is_sent(engine, sink):
 
     assert sink.taken == []
     assert outbox.statuses(engine) == [Status.QUEUED] * 5
+
+
+@pytest.fixture
+def outage(backend, database_url, monkeypatch):
+    """Makes the database unusable: PostgreSQL hangs up on everybody, SQLite is locked."""
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(database, "LOOK_AGAIN", 0.02)
+
+    def hang_up():
+        with psycopg.connect(database_url) as conn:
+            conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    def lock():
+        with contextlib.closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as conn:
+            conn.execute("BEGIN IMMEDIATE")
+            time.sleep(2)  # longer than a few tries take
+
+    return hang_up if backend == "postgresql" else lock
+
+
+def test_a_database_that_goes_away_in_the_middle_costs_nothing(database_url, sink, outage):
+    """Replies that came meanwhile are written when it is back; nothing is uncertain."""
+    engine = open_engine(database_url)
+    for _ in range(40):
+        add_delivery(engine)
+    dots = iter(range(1_000))
+    sink.on_dot = lambda: outage() if next(dots) % 15 == 10 else None
+
+    send(engine, sink, chunk=10)
+
+    assert set(outbox.statuses(engine)) == {Status.SENT}
+    assert len(sink.recipients) == len(set(sink.recipients)) == 40
+    engine.dispose()
+
+
+def test_a_mark_whose_commit_was_done_unheard_is_granted_when_asked_again(engine):
+    """Without this it would be listed as uncertain, though nothing was sent."""
+    id_ = add_delivery(engine)
+    with engine.begin() as conn:
+        deliveries.claim(conn, 1, "mine", timedelta(minutes=6), NOW)
+    unheard = [OperationalError("COMMIT", {}, psycopg.OperationalError("the server is gone"))]
+
+    class Deaf:
+        """An engine whose connections lose the answer to their first commit."""
+
+        def connect(self):
+            conn = engine.connect()
+            event.listen(conn, "commit", lose_the_answer)
+            return conn
+
+    def lose_the_answer(conn):
+        conn.connection.dbapi_connection.commit()
+        if unheard:
+            raise unheard.pop()
+
+    committer = make_committer(Deaf())
+    committer.start()
+
+    granted = committer.mark(id_, None)
+    committer.stop()
+
+    assert granted
+    assert row(engine, id_).status == Status.SENDING
 
 
 def make_committer(engine, length=timedelta(minutes=6), clock=lambda _conn: NOW):

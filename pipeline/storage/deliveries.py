@@ -174,6 +174,17 @@ def mark(
     return set(conn.execute(_MARK, given).scalars())
 
 
+def marked(conn: Connection, ids: Sequence[int], token: str) -> set[int]:
+    """Those of `ids` that this lease has marked already, where the answer to a commit was lost."""
+    return set(
+        conn.execute(
+            select(_ROW.id).where(
+                _ROW.id.in_(ids), _ROW.lease == token, _ROW.status == DeliveryStatus.SENDING
+            )
+        ).scalars()
+    )
+
+
 def withdraw(conn: Connection, ids: Sequence[int], token: str) -> int:
     """End those of `ids` that could not be marked though the lease is ours; how many."""
     ours = and_(_ROW.id.in_(ids), _ROW.lease == token, _ROW.status == DeliveryStatus.LEASED)

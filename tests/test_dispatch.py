@@ -15,7 +15,7 @@ from datetime import timedelta
 
 import psycopg
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 
 from pipeline.dispatch import Dispatcher, DispatchStoppedError, Tally, crew, settlement
@@ -34,6 +34,7 @@ from pipeline.smtp.connection import Bounds
 from pipeline.storage import database, deliveries
 from pipeline.storage.database import open_engine
 from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
+from pipeline.storage.schema import DeliveryRow
 from tests import outbox
 from tests.factories import NOW, make_delivery
 from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
@@ -467,6 +468,20 @@ def test_killed_anywhere_the_table_tells_the_truth(database_url, engine, sink, p
     certain = 3 if left == Status.LEASED else 2
     assert tally == Tally(sent=certain, uncertain=3 - certain)
     assert len(sink.recipients) == len(set(sink.recipients)), "nobody got it twice"
+
+
+def test_what_a_wrong_clock_leased_is_not_held_for_ever(engine, sink):
+    """Leased by a sender that died while the clock was a year ahead."""
+    ids = [add_delivery(engine), add_delivery(engine)]
+    ahead = NOW + timedelta(days=365)
+    with engine.begin() as conn:
+        deliveries.claim(conn, 2, "dead", timedelta(minutes=6), NOW)
+        deliveries.mark(conn, ids[:1], "dead", timedelta(minutes=11), NOW)
+        conn.execute(update(DeliveryRow).values(lease_until=ahead))
+
+    tally = make_dispatcher(engine, sink).drain(once=True)
+
+    assert (tally.sent, tally.uncertain) == (1, 1)
 
 
 # --- The one who commits ------------------------------------------------------------------------

@@ -56,6 +56,7 @@ class Sink:
     implicit_tls: bool = False
     bytewise: bool = False  # each octet of a reply in a segment of its own
     on_dot: Callable[[], None] | None = None  # called when a dot has come, before the reply
+    on_moment: Callable[[str], None] | None = None  # the same for each reply, by its moment
     taken: list[Taken] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     connections: int = 0
@@ -68,6 +69,8 @@ class Sink:
         return [message.recipient for message in self.taken]
 
     def answer(self, moment: str, address: str = "") -> str:
+        if self.on_moment:
+            self.on_moment(moment)
         with self._lock:
             for key in (f"{moment} {address}", moment):
                 scripted = self.answers.get(key)
@@ -159,6 +162,8 @@ class _Conversation:
 
     def _greet(self) -> None:
         features = list(self.sink.features)
+        if self.sink.on_moment:
+            self.sink.on_moment("EHLO")
         if self.sink.tls and not isinstance(self.sock, ssl.SSLSocket):
             features.append("STARTTLS")
         if "EHLO" in self.sink.answers:

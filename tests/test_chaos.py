@@ -34,6 +34,7 @@ def sink():
         yield sink
 
 
+@pytest.mark.timeout(300)
 @on_sqlite
 def test_whoever_is_killed_nothing_is_lost_and_nothing_repeated(backend):
     """Six senders die at named steps and at random; `make chaos` kills hundreds, and servers."""

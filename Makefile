@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 PORT ?= 8000
+KILLS ?= 300
 
 # The first Python here that is new enough.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -34,6 +35,10 @@ up: $(VENV)/.installed ## Run everything in this terminal: site, workers and a m
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests on SQLite and PostgreSQL
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+.PHONY: chaos
+chaos: $(VENV)/.installed-dev ## Kill senders and servers for a quarter of an hour (KILLS=300 SEED=...)
+	$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: check
 check: lint locks test ## Everything that must hold before a change is merged

@@ -16,9 +16,15 @@ _numbers = itertools.count(1)
 
 
 def add_subscriber(engine: Engine, email: str = "", **changes: Any) -> int:
+    with engine.begin() as conn:
+        values = subscriber_values(email, **changes)
+        return conn.execute(insert(SubscriberRow).values(values)).inserted_primary_key[0]
+
+
+def subscriber_values(email: str = "", **changes: Any) -> dict[str, Any]:
     number = next(_numbers)
     address = email or f"reader{number}@example.org"
-    values = {
+    return {
         "email": address,
         "email_key": address,
         "address_hash": f"hash of {address}",
@@ -33,16 +39,19 @@ def add_subscriber(engine: Engine, email: str = "", **changes: Any) -> int:
         "created_at": NOW,
         **changes,
     }
-    with engine.begin() as conn:
-        return conn.execute(insert(SubscriberRow).values(values)).inserted_primary_key[0]
 
 
 def add_delivery(engine: Engine, email: str = "", **changes: Any) -> int:
     """A digest of batches (2, 5], due since now; of a subscriber of its own unless one is given."""
-    number = next(_numbers)
     subscriber_id = changes.pop("subscriber_id", None) or add_subscriber(engine, email)
-    values = {
-        "dedupe_key": f"digest:{TODAY}:{number}",
+    with engine.begin() as conn:
+        values = delivery_values(subscriber_id, **changes)
+        return conn.execute(insert(DeliveryRow).values(values)).inserted_primary_key[0]
+
+
+def delivery_values(subscriber_id: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "dedupe_key": f"digest:{TODAY}:{next(_numbers)}",
         "kind": DeliveryKind.DIGEST,
         "subscriber_id": subscriber_id,
         "status": DeliveryStatus.QUEUED,
@@ -57,8 +66,6 @@ def add_delivery(engine: Engine, email: str = "", **changes: Any) -> int:
         "topics": [],
         **changes,
     }
-    with engine.begin() as conn:
-        return conn.execute(insert(DeliveryRow).values(values)).inserted_primary_key[0]
 
 
 def add_confirmation(engine: Engine, email: str = "", **changes: Any) -> int:

@@ -88,11 +88,12 @@ def start_postgresql(run: Path) -> str:
     The server listens on a Unix socket in the run's folder and on no port.
     """
     socket_folder = run / "postgresql"
-    if not (socket_folder / "cluster" / "postmaster.pid").exists():
+    if not socket_folder.exists():
         socket_folder.mkdir()
         _give_away(socket_folder)
         initdb = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         _run(run, "initdb", "-D", "cluster", *initdb)
+    if not (socket_folder / "cluster" / "postmaster.pid").exists():
         options = " ".join(f"-c {name}={value!r}" for name, value in FAST.items())
         options += f" -k '{socket_folder}'"
         _run(run, "pg_ctl", "start", "-w", "-D", "cluster", "-l", "log", "-o", options)

@@ -7,11 +7,14 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 HANG_UP = "<hang up>"
 STAY_SILENT = "<stay silent>"
+DRIP = "<drip>"  # what follows, one octet every 50 ms
+ENDLESS = "<endless>"  # what follows, again and again
 
 PLAIN_FEATURES = ("ENHANCEDSTATUSCODES", "8BITMIME", "SIZE 1000000")
 FEATURES = (*PLAIN_FEATURES, "PIPELINING")
@@ -51,7 +54,9 @@ class Sink:
     logins: dict[str, str] = field(default_factory=dict)
     tls: ssl.SSLContext | None = None
     implicit_tls: bool = False
+    bytewise: bool = False  # each octet of a reply in a segment of its own
     on_dot: Callable[[], None] | None = None  # called when a dot has come, before the reply
+    on_moment: Callable[[str], None] | None = None  # the same for each reply, by its moment
     taken: list[Taken] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     connections: int = 0
@@ -64,6 +69,8 @@ class Sink:
         return [message.recipient for message in self.taken]
 
     def answer(self, moment: str, address: str = "") -> str:
+        if self.on_moment:
+            self.on_moment(moment)
         with self._lock:
             for key in (f"{moment} {address}", moment):
                 scripted = self.answers.get(key)
@@ -122,7 +129,7 @@ class _Conversation:
             self._start_tls()
         self._say(self.sink.answer("CONNECT"))
         while line := self.file.readline():
-            self._obey(line.decode().rstrip("\r\n"))
+            self._obey(line.decode("utf-8", "replace").rstrip("\r\n"))
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -155,6 +162,8 @@ class _Conversation:
 
     def _greet(self) -> None:
         features = list(self.sink.features)
+        if self.sink.on_moment:
+            self.sink.on_moment("EHLO")
         if self.sink.tls and not isinstance(self.sock, ssl.SSLSocket):
             features.append("STARTTLS")
         if "EHLO" in self.sink.answers:
@@ -165,6 +174,9 @@ class _Conversation:
         self._say(text)
 
     def _log_in(self, words: list[str]) -> None:
+        if "AUTH" in self.sink.answers:
+            self._say(self.sink.answer("AUTH"))
+            return
         mechanism, *initial = words
         if mechanism == "PLAIN":
             _, name, password = base64.b64decode(initial[0]).decode().split("\0")
@@ -222,9 +234,23 @@ class _Conversation:
             raise _HungUpError
         if reply == STAY_SILENT:
             return
+        while reply.startswith(ENDLESS):
+            self.sock.sendall(reply.removeprefix(ENDLESS).encode())
+        if reply.startswith(DRIP):
+            self._drip(reply.removeprefix(DRIP).encode() + b"\r\n", gap=0.05)
+            return
+        if self.sink.bytewise:
+            self._drip(reply.encode() + b"\r\n", gap=0)
+            return
         self.sock.sendall(reply.encode() + b"\r\n")
         if reply.startswith("421"):
             raise _HungUpError
+
+    def _drip(self, octets: bytes, gap: float) -> None:
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for octet in octets:
+            self.sock.sendall(bytes([octet]))
+            time.sleep(gap)
 
     def _start_tls(self) -> None:
         assert self.sink.tls is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -11,7 +13,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import psycopg
 import pytest
+from sqlalchemy import event, update
+from sqlalchemy.exc import OperationalError
 
 from pipeline.dispatch import Dispatcher, DispatchStoppedError, Tally, crew, settlement
 from pipeline.dispatch.committer import Committer, Lease
@@ -27,8 +32,10 @@ from pipeline.errors import RenderError
 from pipeline.settings import SMTPServer
 from pipeline.smtp import Outcome, Phase, Reply, SMTPTransport
 from pipeline.smtp.connection import Bounds
-from pipeline.storage import deliveries
+from pipeline.storage import database, deliveries
+from pipeline.storage.database import open_engine
 from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
+from pipeline.storage.schema import DeliveryRow
 from tests import outbox
 from tests.factories import NOW, TODAY, make_delivery
 from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
@@ -357,6 +364,31 @@ def test_stopping_finishes_the_message_at_hand_and_gives_the_rest_back(engine, s
     assert after.count(Status.QUEUED) == 50 - tally.sent
 
 
+@pytest.mark.parametrize(
+    ("answers", "left"),
+    [
+        ({"DOT": STAY_SILENT}, Status.UNCERTAIN),
+        ({"RCPT": STAY_SILENT}, Status.QUEUED),
+        ({"CONNECT": STAY_SILENT}, Status.QUEUED),
+    ],
+)
+def test_stopping_does_not_wait_for_a_silent_server_until_it_is_killed(
+    engine, sink, monkeypatch, answers, left
+):
+    """What has its dot is settled as uncertain by ourselves, and no lease is left behind."""
+    monkeypatch.setattr(crew, "GRACE", 0.1)
+    id_ = add_delivery(engine)
+    sink.answers = answers
+    started = time.monotonic()
+
+    with contextlib.suppress(DispatchStoppedError):
+        make_dispatcher(engine, sink).drain(stop=lambda: sink.connections > 0)
+
+    assert time.monotonic() - started < 10
+    assert row(engine, id_).status == left
+    assert row(engine, id_).lease_until is None
+
+
 def test_ctrl_c_finishes_the_message_at_hand_and_gives_the_rest_back(engine, sink):
     for _ in range(30):
         add_delivery(engine)
@@ -439,6 +471,20 @@ def test_killed_anywhere_the_table_tells_the_truth(database_url, engine, sink, p
     assert len(sink.recipients) == len(set(sink.recipients)), "nobody got it twice"
 
 
+def test_what_a_wrong_clock_leased_is_not_held_for_ever(engine, sink):
+    """Leased by a sender that died while the clock was a year ahead."""
+    ids = [add_delivery(engine), add_delivery(engine)]
+    ahead = NOW + timedelta(days=365)
+    with engine.begin() as conn:
+        deliveries.claim(conn, 2, "dead", timedelta(minutes=6), NOW)
+        deliveries.mark(conn, ids[:1], "dead", timedelta(minutes=11), NOW)
+        conn.execute(update(DeliveryRow).values(lease_until=ahead))
+
+    tally = make_dispatcher(engine, sink).drain(once=True)
+
+    assert (tally.sent, tally.uncertain) == (1, 1)
+
+
 # --- The one who commits ------------------------------------------------------------------------
 
 
@@ -462,6 +508,72 @@ def test_when_the_database_fails_no_dot_is_sent(engine, sink):
 
     assert sink.taken == []
     assert outbox.statuses(engine) == [Status.QUEUED] * 5
+
+
+@pytest.fixture
+def outage(backend, database_url, monkeypatch):
+    """Makes the database unusable: PostgreSQL hangs up on everybody, SQLite is locked."""
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 0.02)
+    monkeypatch.setattr(database, "LOOK_AGAIN", 0.02)
+
+    def hang_up():
+        with psycopg.connect(database_url) as conn:
+            conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    def lock():
+        with contextlib.closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as conn:
+            conn.execute("BEGIN IMMEDIATE")
+            time.sleep(2)  # longer than a few tries take
+
+    return hang_up if backend == "postgresql" else lock
+
+
+def test_a_database_that_goes_away_in_the_middle_costs_nothing(database_url, sink, outage):
+    """Replies that came meanwhile are written when it is back; nothing is uncertain."""
+    engine = open_engine(database_url)
+    for _ in range(40):
+        add_delivery(engine)
+    dots = iter(range(1_000))
+    sink.on_dot = lambda: outage() if next(dots) % 15 == 10 else None
+
+    send(engine, sink, chunk=10)
+
+    assert set(outbox.statuses(engine)) == {Status.SENT}
+    assert len(sink.recipients) == len(set(sink.recipients)) == 40
+    engine.dispose()
+
+
+def test_a_mark_whose_commit_was_done_unheard_is_granted_when_asked_again(engine):
+    """Without this it would be listed as uncertain, though nothing was sent."""
+    id_ = add_delivery(engine)
+    with engine.begin() as conn:
+        deliveries.claim(conn, 1, "mine", timedelta(minutes=6), NOW)
+    unheard = [OperationalError("COMMIT", {}, psycopg.OperationalError("the server is gone"))]
+
+    class Deaf:
+        """An engine whose connections lose the answer to their first commit."""
+
+        def connect(self):
+            conn = engine.connect()
+            event.listen(conn, "commit", lose_the_answer)
+            return conn
+
+    def lose_the_answer(conn):
+        conn.connection.dbapi_connection.commit()
+        if unheard:
+            raise unheard.pop()
+
+    committer = make_committer(Deaf())
+    committer.start()
+
+    granted = committer.mark(id_, None)
+    committer.stop()
+
+    assert granted
+    assert row(engine, id_).status == Status.SENDING
 
 
 def make_committer(engine, length=timedelta(minutes=6), clock=lambda _conn: NOW):

@@ -303,6 +303,10 @@ def answering(answer: bytes) -> Iterator[str]:
                 with connection:
                     connection.recv(4096)
                     connection.sendall(answer)
+                    # To close on something unread would be a reset, which may overtake the answer.
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(4096):
+                        pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = threading.Thread(target=serve)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 import time
 
@@ -344,6 +345,39 @@ def test_a_server_without_starttls_gets_no_mail_where_tls_is_required(connect, s
         connect(sink, security=Security.REQUIRED)
 
     assert not any(command.startswith("MAIL") for command in sink.commands)
+
+
+def test_what_was_slipped_in_behind_starttls_is_not_believed(connect, tls, authority):
+    """CVE-2011-0411: plain text that arrives together with the 220."""
+    with open_sink(tls=tls) as sink:
+        sink.answers = {"STARTTLS": "220 2.0.0 Go ahead\r\n250 slipped in"}
+
+        with pytest.raises(TransportError, match="in the clear"):
+            connect(sink, security=Security.REQUIRED, ca_file=authority / "ca.pem")
+
+
+def test_a_server_that_refuses_starttls_gets_no_mail(connect, tls, authority):
+    with open_sink(tls=tls) as sink:
+        sink.answers = {"STARTTLS": "454 4.7.0 TLS not available"}
+
+        with pytest.raises(TransportError, match="TLS not available"):
+            connect(sink, security=Security.REQUIRED, ca_file=authority / "ca.pem")
+
+
+def test_a_tls_handshake_that_nobody_answers_has_an_end():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = SMTPServer("127.0.0.1", listener.getsockname()[1], None, None, implicit_tls=True)
+
+        with pytest.raises(TransportError, match="slow"):
+            SMTPTransport(server, bounds=Bounds(opening=0.3)).open()
+
+
+def test_a_server_that_speaks_no_tls_is_told():
+    with open_sink() as sink:
+        server = SMTPServer("127.0.0.1", sink.port, None, None, implicit_tls=True)
+
+        with pytest.raises(TransportError, match="TLS failed"):
+            SMTPTransport(server).open()
 
 
 def test_on_loopback_tls_is_not_asked_for_by_itself(connect, tls):

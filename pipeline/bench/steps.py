@@ -21,6 +21,7 @@ from pipeline.dispatch import Dispatcher
 from pipeline.domain import Delivery, Digest
 from pipeline.smtp import Outcome, Transport
 from pipeline.smtp.transport import Connection as Conversation
+from pipeline.smtp.transport import never
 
 T = TypeVar("T")
 
@@ -114,9 +115,10 @@ class TimedTransport:
         self._transport = transport
         self._meter = meter
 
-    def open(self) -> Conversation:
+    def open(self, give_up: Callable[[], bool] = never) -> Conversation:
         with self._meter.measure(Step.SEND):
-            return cast(Conversation, TimedConversation(self._transport.open(), self._meter))
+            opened = self._transport.open(give_up)
+            return cast(Conversation, TimedConversation(opened, self._meter))
 
 
 class TimedConversation:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import count
 from typing import Final
 
 import structlog
@@ -19,7 +20,7 @@ from sqlalchemy import Connection, Engine
 
 from pipeline.domain import DeliveryStatus
 from pipeline.storage import deliveries
-from pipeline.storage.database import with_retries
+from pipeline.storage.database import outlast
 from pipeline.storage.deliveries import Settlement
 
 log = structlog.get_logger(__name__)
@@ -49,12 +50,19 @@ class _Request:
 class Committer:
     """The one thread of a drain that writes. `error` is what stopped it, if anything did."""
 
-    def __init__(self, engine: Engine, lease: Lease, clock: Callable[[Connection], datetime]):
+    def __init__(
+        self,
+        engine: Engine,
+        lease: Lease,
+        clock: Callable[[Connection], datetime],
+        gives_up: Callable[[float], bool] = lambda _away: False,
+    ) -> None:
         self.error: Exception | None = None
         self.written: Counter[DeliveryStatus] = Counter()
         self._engine = engine
         self._lease = lease
         self._clock = clock
+        self._gives_up = gives_up  # asked with the seconds that the database has been away
         self._wake = threading.Condition()
         self._requests: list[_Request] = []
         self._settlements: list[Settlement] = []
@@ -140,7 +148,7 @@ class Committer:
         On one connection, since taking one from the pool costs a round trip; and no longer than
         that, since an idle one may be dead when it is needed.
         """
-        with self._engine.connect() as conn:
+        with outlast(self._engine.connect, self._gives_up) as conn:
             self._write(conn)
             while self._gather(BURST_GAP):
                 self._write(conn)
@@ -156,16 +164,24 @@ class Committer:
         with self._wake:
             requests, self._requests = self._requests, []
             settlements, self._settlements = self._settlements, []
+        ids = [request.delivery_id for request in requests]
+        tries = count()
+
+        def commit() -> set[int]:
+            return self._commit(conn, ids, settlements, again=next(tries) > 0)
+
         try:
-            ids = [request.delivery_id for request in requests]
-            granted = with_retries(lambda: self._commit(conn, ids, settlements))
+            granted = outlast(commit, self._gives_up)
             for request in requests:
                 request.granted = request.delivery_id in granted
         finally:
             for request in requests:
                 request.answered.release()
 
-    def _commit(self, conn: Connection, ids: list[int], settlements: list[Settlement]) -> set[int]:
+    def _commit(
+        self, conn: Connection, ids: list[int], settlements: list[Settlement], *, again: bool
+    ) -> set[int]:
+        """The marks that are granted. `again`: a commit before may have been done unheard."""
         written: Counter[DeliveryStatus] = Counter()
         granted: set[int] = set()
         token = self._lease.token
@@ -174,7 +190,8 @@ class Committer:
             if settlements:
                 written = deliveries.settle(conn, settlements, token, now)
             if ids:
-                granted = deliveries.mark(conn, ids, token, self._lease.patience, now)
+                granted = deliveries.marked(conn, ids, token) if again else set()
+                granted |= deliveries.mark(conn, ids, token, self._lease.patience, now)
             lost = [id_ for id_ in ids if id_ not in granted]
             if lost:
                 written[DeliveryStatus.CANCELLED] += deliveries.withdraw(conn, lost, token)

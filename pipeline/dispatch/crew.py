@@ -24,6 +24,7 @@ JOIN_POLL: Final = 0.2  # seconds between looks at the stop flag
 REGROW_AFTER: Final = 30.0  # seconds that a crew stays small when the server has no more room
 IDLE: Final = 10.0  # seconds that an idle connection is kept
 LONGEST_PAUSE: Final = 8.0  # seconds between messages when the server finds us too fast
+GRACE: Final = 60.0  # seconds that a silent server has once we must stop; at 90 we are killed
 REOPENINGS: Final = (0.5, 1.0, 2.0, 4.0)  # seconds between tries, before the server is given up
 
 
@@ -41,6 +42,7 @@ class Crew:
         self._grow_at = 0.0
         self._pause = 0.0
         self._got_in = False  # a connection was opened in this drain
+        self._give_up_at: float | None = None
         self._lock = threading.Lock()
 
     def grow(self) -> None:
@@ -52,14 +54,24 @@ class Crew:
         self._count(1)
         carrier.start()
 
-    def join(self, is_over: Callable[[], bool]) -> None:
-        """Wait until everything ready is sent, or, once it is over, what is at hand."""
+    def join(self, is_over: Callable[[], bool], must_stop: Callable[[], bool]) -> None:
+        """Wait until everything ready is sent, or, once it is over, what is at hand.
+
+        Where we must stop, a silent server is not waited for beyond GRACE: we would be killed in
+        the middle of it. What has its dot is settled as uncertain, the rest given back.
+        """
         self.ready.close()
         for carrier in self._carriers:
             while carrier.is_alive():
                 if is_over():
                     self.ready.drop()
+                if must_stop() and self._give_up_at is None:
+                    self._give_up_at = time.monotonic() + GRACE
                 carrier.join(JOIN_POLL)
+
+    def gives_up(self) -> bool:
+        """Whether carriers must not wait for the server any longer."""
+        return self._give_up_at is not None and time.monotonic() >= self._give_up_at
 
     def halt(self, error: Exception) -> None:
         """Everybody finishes the message at hand, and takes no other."""
@@ -71,15 +83,15 @@ class Crew:
         """A connection; a lone carrier that was in before tries for a while."""
         for pause in REOPENINGS:
             try:
-                connection = self.transport.open()
+                connection = self.transport.open(self.gives_up)
             except TransportError:
-                if self._alive > 1 or not self._got_in or self.failure:
+                if self._alive > 1 or not self._got_in or self.failure or self._give_up_at:
                     raise
                 time.sleep(pause)
             else:
                 self._got_in = True
                 return connection
-        return self.transport.open()
+        return self.transport.open(self.gives_up)
 
     @property
     def is_over(self) -> bool:
@@ -178,6 +190,7 @@ class _Carrier(threading.Thread):
         if self._connection and self._connection.spent:
             self._hang_up()
         if self._connection is None:
+            self._settle_now()  # a server may let us wait for a minute
             self._connection = self._crew.open()
         return self._connection.begin(message.sender, message.delivery.email, message.body)
 

@@ -26,7 +26,7 @@ from pipeline.domain import Delivery, DeliveryKind, DeliveryStatus, Digest
 from pipeline.errors import RenderError, TransportError
 from pipeline.smtp import Transport
 from pipeline.storage import deliveries
-from pipeline.storage.database import reading, server_now, with_retries
+from pipeline.storage.database import outlast, reading, server_now
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +35,8 @@ T = TypeVar("T")
 POLL: Final = 0.2  # seconds between looks at the stop flag
 IDLE: Final = 2.0  # seconds between looks at an empty outbox
 TIDY_EVERY: Final = 30.0  # seconds
+OUTAGE: Final = 300.0  # seconds that the database may be away before a drain ends
+OUTAGE_AT_THE_END: Final = 15.0  # the same once we must stop
 MARGIN: Final = timedelta(minutes=1)  # by which a lease outlasts what it covers
 
 
@@ -110,11 +112,13 @@ class _Drain:
         self._stop = stop
         self._lease = Lease(uuid.uuid4().hex, plan.deadline + MARGIN, plan.patience + MARGIN)
         self._ready = Ready(plan.chunk)
-        self._committer = Committer(plan.engine, self._lease, plan.clock)
+        self._committer = Committer(plan.engine, self._lease, plan.clock, self._gives_up)
         self._crew = Crew(plan.connections, self._ready, self._committer, plan.transport)
         self._expired = 0
         self._found_uncertain = 0
         self._tidy_at = 0.0
+        self._claiming = False
+        self._gave_up = False
 
     def run(self) -> Tally:
         self._committer.start()
@@ -150,13 +154,22 @@ class _Drain:
 
     def _claim(self) -> tuple[list[Delivery], Mapping[int, Digest]]:
         claimed = self._transact(self._claim_by)
+        self._claiming = False
         if not claimed:
             return [], {}
+        return claimed, outlast(lambda: self._load(claimed), self._gives_up)
+
+    def _load(self, claimed: Sequence[Delivery]) -> Mapping[int, Digest]:
         with reading(self._plan.engine) as conn:
-            return claimed, self._plan.load(conn, claimed)
+            return self._plan.load(conn, claimed)
 
     def _claim_by(self, conn: Connection) -> list[Delivery]:
         now = self._now(conn)
+        if self._claiming:
+            # The try before may have been committed though we did not hear of it. Nobody would
+            # send what it took, and we would renew it; what is ready is claimed and made anew.
+            deliveries.give_back(conn, self._lease.token)
+        self._claiming = True
         if self._until and now >= self._until:
             self._once = True  # nothing more is claimed, and the drain ends
             return []
@@ -221,18 +234,27 @@ class _Drain:
         return self._plan.clock(conn)
 
     def _transact(self, work: Callable[[Connection], T]) -> T:
-        """In a transaction of its own, run again when a deadlock or a busy database ended it."""
+        """In a transaction of its own, run again until the database does it."""
 
         def attempt() -> T:
             with self._plan.engine.begin() as conn:
                 return work(conn)
 
-        return with_retries(attempt)
+        return outlast(attempt, self._gives_up)
+
+    def _gives_up(self, away: float) -> bool:
+        """Whether a database that has been away for so many seconds is not waited for any more.
+
+        Meanwhile replies that have come wait in memory. Whoever must stop cannot keep them long.
+        """
+        if away > (OUTAGE_AT_THE_END if self._stop() else OUTAGE):
+            self._gave_up = True  # once is enough for all that is still to be written
+        return self._gave_up
 
     # --- End ------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        self._crew.join(self._is_over)
+        self._crew.join(self._is_over, self._stop)
         self._committer.stop()
         self._transact(lambda conn: deliveries.give_back(conn, self._lease.token))
 

@@ -21,6 +21,7 @@ from pipeline.errors import TransportError
 from pipeline.message import wire_address
 from pipeline.settings import Settings
 from pipeline.smtp import Security, SMTPTransport, Traits
+from pipeline.smtp.connection import Bounds
 from pipeline.storage.database import reading
 
 PATIENCE: Final = 4.0  # seconds for each answer from elsewhere
@@ -106,7 +107,7 @@ class Patient:
             security=Security(loaded.smtp_tls),
             ca_file=loaded.smtp_ca_file,
             greet_as=loaded.site_host,
-            patience=PATIENCE,
+            bounds=Bounds(opening=PATIENCE),
         )
         try:
             return transport.look()

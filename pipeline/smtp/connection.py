@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import re
-import select
-import socket
-import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from pipeline.domain import Verdict
-from pipeline.smtp.replies import Phase, Reply, parse_reply, queue_id, verdict_of
+from pipeline.smtp.replies import Phase, Reply, queue_id, verdict_of
 from pipeline.smtp.transport import Outcome
+from pipeline.smtp.wire import ConversationLost, TooSlow, Wire
 
-LONGEST_LINE: Final = 4096  # octets; RFC 5321, section 4.5.3.1.5 promises 512
-MOST_LINES: Final = 100  # of one reply
 QUIT_PATIENCE: Final = 2.0  # seconds
 
 _UNSAFE = re.compile(r"[\x00-\x20<>\x7f]")
@@ -29,25 +25,22 @@ class Bounds:
 
     # RFC 5321, section 4.5.3.2: five minutes for MAIL and RCPT, ten for the reply to the dot,
     # since a server that is slow there has most likely taken the message.
-    deadline: float = 300.0  # for one whole attempt, up to the dot
+    deadline: float = 300.0  # for one whole attempt, up to the dot; opening is a part of it
+    opening: float = 60.0  # for getting in: connect, greeting, EHLO, TLS and login together
     patience: float = 600.0  # after the dot
     age: float = 300.0
     messages: int = 500
-
-
-class ConversationLost(Exception):  # noqa: N818  (an event of the conversation, caught here)
-    """The server went away, took too long or talks nonsense."""
 
 
 class SMTPConnection:
     """A logged-in conversation. Not safe for two threads at once."""
 
     def __init__(
-        self, sock: socket.socket, features: Mapping[str, str], bounds: Bounds = Bounds()
+        self, wire: Wire, features: Mapping[str, str], bounds: Bounds, opened_at: float
     ) -> None:
-        self._wire = Wire(sock)
+        self._wire = wire
         self._bounds = bounds
-        self._opened_at = time.monotonic()
+        self._opened_at = opened_at  # when we knocked, as `time.monotonic` tells it
         self._carried = 0
         self._closed = False
         self._pending = False  # a transaction is open that the next message must reset
@@ -69,16 +62,23 @@ class SMTPConnection:
         refusal = self._refuse_here(sender, recipient, body)
         if refusal:
             return refusal
+        # The first message is what the connection was opened for: one attempt, one deadline.
+        begun_at = time.monotonic() if self._carried else self._opened_at
+        self._wire.deadline = begun_at + self._bounds.deadline
         self._carried += 1
         commands = self._commands(sender, recipient, body)
-        self._wire.deadline = time.monotonic() + self._bounds.deadline
         try:
             refusal = (self._offer_at_once if self._pipelines else self._offer)(commands)
-            if refusal is None:
-                self._wire.write(body)
         except ConversationLost:
             return self._lost(Phase.DATA)
-        return refusal
+        if refusal:
+            return refusal
+        try:
+            self._wire.write(body)
+        except ConversationLost:
+            # A server that hangs up in the middle of a body has often said why.
+            return self._interrupted()
+        return None
 
     def finish(self) -> Outcome:
         wire = self._wire
@@ -143,7 +143,7 @@ class SMTPConnection:
     def _offer(self, commands: list[tuple[Phase, bytes]]) -> Outcome | None:
         if self._pending:
             self._wire.write(b"RSET\r\n")
-            self._wire.read_reply()
+            self._expect_reset()
         self._pending = True
         for phase, command in commands:
             self._wire.write(command)
@@ -157,20 +157,40 @@ class SMTPConnection:
         reset = b"RSET\r\n" if self._pending else b""
         self._wire.write(reset + b"".join(command for _, command in commands))
         if self._pending:
-            self._wire.read_reply()
+            self._expect_reset()
         self._pending = True
-        replies = []
-        for phase, _ in commands:
-            reply = self._wire.read_reply()
-            replies.append((phase, reply))
-            if reply.code == 421:  # RFC 5321, section 3.8: it hangs up, no more replies will come
-                return self._outcome(phase, reply)
+        replies = self._replies_to([phase for phase, _ in commands])
         refused = [(phase, reply) for phase, reply in replies if not _goes_on(phase, reply)]
+        if len(replies) < len(commands):
+            # The refusal counts, though the server hung up on it: who is unknown stays unknown.
+            return self._outcome(*refused[0]) if refused else self._lost(Phase.DATA)
         if not refused:
             return None
         if replies[-1][1].code == 354:
             self._leave_data(recipient_taken=_goes_on(*replies[1]))
         return self._outcome(*refused[0])
+
+    def _replies_to(self, phases: Sequence[Phase]) -> list[tuple[Phase, Reply]]:
+        """As far as they come; when some are missing, the connection is gone."""
+        replies: list[tuple[Phase, Reply]] = []
+        for phase in phases:
+            try:
+                reply = self._wire.read_reply()
+            except TooSlow:
+                raise
+            except ConversationLost:
+                self.abandon()
+                break
+            replies.append((phase, reply))
+            if reply.code == 421:  # RFC 5321, section 3.8: it hangs up, no more replies will come
+                self.abandon()
+                break
+        return replies
+
+    def _expect_reset(self) -> None:
+        """Else the last transaction may be open still, and MAIL would be answered by a 503."""
+        if not 200 <= self._wire.read_reply().code < 300:
+            raise ConversationLost("it does not reset")
 
     def _leave_data(self, *, recipient_taken: bool) -> None:
         """The server waits for a body that we must not send.
@@ -181,8 +201,11 @@ class SMTPConnection:
         if recipient_taken:
             self.abandon()
             return
-        self._wire.write(b".\r\n")
-        self._wire.read_reply()
+        try:
+            self._wire.write(b".\r\n")
+            self._wire.read_reply()
+        except ConversationLost:
+            self.abandon()
 
     # --- Outcomes -------------------------------------------------------------------------------
 
@@ -216,102 +239,3 @@ def _goes_on(phase: Phase, reply: Reply) -> bool:
 
 def _ours(verdict: Verdict, phase: Phase, code: int, enhanced: str, text: str) -> Outcome:
     return Outcome(verdict, phase, Reply(code, enhanced, text))
-
-
-class Wire:
-    """Bytes out, replies in, and no waiting past `deadline` (a time of `time.monotonic`)."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        # A socket with a timeout asks the kernel before each write whether there is room, and
-        # there always is. We ask only when there was none.
-        sock.setblocking(False)
-        self._sock = sock
-        self._decrypted = sock.pending if isinstance(sock, ssl.SSLSocket) else _nothing
-        self._buffer = b""
-        self.deadline = time.monotonic()
-        self.quiet = True  # not in the middle of anything: QUIT would be understood
-
-    def write(self, octets: bytes) -> None:
-        self.quiet = False
-        self._time_left()
-        unsent = memoryview(octets)
-        while unsent:
-            try:
-                unsent = unsent[self._sock.send(unsent) :]
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                self._wait_for(select.POLLOUT)
-            except ssl.SSLWantReadError:
-                self._wait_for(select.POLLIN)
-            except OSError as error:
-                raise ConversationLost from error
-
-    def read_reply(self) -> Reply:
-        lines: list[bytes] = []
-        while not lines or lines[-1][3:4] == b"-":
-            lines.append(self._read_line())
-            if len(lines) > MOST_LINES:
-                raise ConversationLost("a reply without end")
-        try:
-            reply = parse_reply(lines)
-        except ValueError as error:
-            raise ConversationLost("not a reply") from error
-        self.quiet = reply.code != 354 and not self._buffer
-        return reply
-
-    def stirs(self) -> bool:
-        """True when the server has said something unasked, or hung up."""
-        if self._buffer:
-            return True
-        try:
-            self._buffer = self._sock.recv(LONGEST_LINE)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return False
-        except OSError as error:
-            raise ConversationLost from error
-        return True
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self._sock.close()
-
-    def _read_line(self) -> bytes:
-        while True:
-            end = self._buffer.find(b"\n")
-            if end >= 0:
-                line = self._buffer[:end].rstrip(b"\r")
-                self._buffer = self._buffer[end + 1 :]
-                return line
-            if len(self._buffer) >= LONGEST_LINE:
-                raise ConversationLost("a line without end")
-            self._buffer += self._receive()
-
-    def _receive(self) -> bytes:
-        octets = None
-        while octets is None:
-            if not self._decrypted():
-                self._wait_for(select.POLLIN)
-            try:
-                octets = self._sock.recv(LONGEST_LINE)
-            except (BlockingIOError, ssl.SSLWantReadError):
-                continue  # it was only a part of a TLS record
-            except OSError as error:
-                raise ConversationLost from error
-        if not octets:
-            raise ConversationLost("the server hung up")
-        return octets
-
-    def _wait_for(self, event: int) -> None:
-        poll = select.poll()
-        poll.register(self._sock, event)
-        if not poll.poll(self._time_left() * 1_000):
-            raise ConversationLost("too slow")
-
-    def _time_left(self) -> float:
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise ConversationLost("too slow")
-        return left
-
-
-def _nothing() -> int:
-    return 0

@@ -1,26 +1,28 @@
-"""Open a conversation with a mail server: connect, EHLO, TLS, login."""
+"""Open a conversation with a mail server: connect, EHLO, TLS, login.
+
+Not by smtplib: its patience is for each read, so that a server which sends an octet now and then
+keeps us for hours, and it knows no one deadline for all steps.
+"""
 
 from __future__ import annotations
 
-import smtplib
+import re
 import socket
 import ssl
+import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
 
 from pipeline.errors import TransportError
 from pipeline.settings import SMTPServer
 from pipeline.smtp.connection import Bounds, SMTPConnection
-
-T = TypeVar("T")
-
-CONNECT_PATIENCE = 30.0  # seconds, for each step of opening
+from pipeline.smtp.replies import Reply
+from pipeline.smtp.transport import never
+from pipeline.smtp.wire import ConversationLost, Wire
 
 
 class Security(StrEnum):
@@ -50,66 +52,71 @@ class SMTPTransport:
     ca_file: Path | None = None
     greet_as: str = "localhost"  # our name in EHLO
     bounds: Bounds = field(default_factory=Bounds)
-    patience: float = CONNECT_PATIENCE
 
-    def open(self) -> SMTPConnection:
-        return self._let_in(self._conversation)
+    def open(self, give_up: Callable[[], bool] = never) -> SMTPConnection:
+        opened_at = time.monotonic()
+        wire, features = self._enter(opened_at + self.bounds.opening, give_up)
+        return SMTPConnection(wire, features, self.bounds, opened_at)
 
     def look(self) -> Traits:
         """Come in as if there were mail, look around and leave. Raises TransportError."""
-        return self._let_in(_traits)
+        opened_at = time.monotonic()
+        wire, features = self._enter(opened_at + self.bounds.opening, never)
+        tls = wire.encrypted
+        found = Traits(
+            features, tls.version() if tls else None, certificate_end(tls) if tls else None
+        )
+        SMTPConnection(wire, features, self.bounds, opened_at).close()
+        return found
 
-    def _let_in(self, use: Callable[[smtplib.SMTP], T]) -> T:
+    def _enter(
+        self, deadline: float, give_up: Callable[[], bool]
+    ) -> tuple[Wire, Mapping[str, str]]:
         try:
-            smtp = self._connect()
+            wire = self._connect(deadline, give_up)
+            try:
+                return wire, self._get_in(wire)
+            except BaseException:
+                wire.close()
+                raise
         except ssl.SSLError as error:
-            raise TransportError(f"{self._name}: TLS failed: {_brief(error)}") from error
-        except (OSError, smtplib.SMTPException) as error:
-            raise TransportError(f"{self._name}: {_brief(error)}") from error
-        try:
-            self._prepare(smtp)
-            return use(smtp)
-        except TransportError:
-            smtp.close()
-            raise
-        except ssl.SSLError as error:
-            smtp.close()
-            raise TransportError(f"{self._name}: TLS failed: {_brief(error)}") from error
-        except (OSError, smtplib.SMTPException) as error:
-            smtp.close()
-            raise TransportError(f"{self._name}: {_brief(error)}") from error
+            raise TransportError(f"{self._name}: TLS failed: {error}") from error
+        except (OSError, ConversationLost) as error:
+            raise TransportError(f"{self._name}: {error}") from error
 
     @property
     def _name(self) -> str:
         return f"{self.server.host}:{self.server.port}"
 
-    def _connect(self) -> smtplib.SMTP:
-        if not self.server.implicit_tls:
-            return smtplib.SMTP(
-                self.server.host, self.server.port, self.greet_as, timeout=self.patience
-            )
-        return smtplib.SMTP_SSL(
-            self.server.host,
-            self.server.port,
-            self.greet_as,
-            timeout=self.patience,
-            context=self._trust(),
-        )
-
-    def _prepare(self, smtp: smtplib.SMTP) -> None:
-        smtp.ehlo_or_helo_if_needed()
-        if self._wants_starttls:
-            self._start_tls(smtp)
-        if self.server.username:
-            self._log_in(smtp, self.server.username, self.server.password or "")
-
-    def _conversation(self, smtp: smtplib.SMTP) -> SMTPConnection:
-        sock = smtp.sock
-        assert sock is not None  # noqa: S101  (smtplib has just talked over it)
-        if smtp.file:
-            smtp.file.close()  # else the socket stays open for as long as its reader lives
+    def _connect(self, deadline: float, give_up: Callable[[], bool]) -> Wire:
+        address = (self.server.host, self.server.port)
+        sock = socket.create_connection(address, timeout=deadline - time.monotonic())
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return SMTPConnection(sock, dict(smtp.esmtp_features), self.bounds)
+        return Wire(sock, deadline, give_up)
+
+    def _get_in(self, wire: Wire) -> Mapping[str, str]:
+        """From the greeting to the login; what the server then says it can do."""
+        if self.server.implicit_tls:
+            wire.start_tls(self._trust(), self.server.host)
+        self._expect(220, wire.read_reply())
+        features = self._greet(wire)
+        if self._wants_starttls:
+            self._start_tls(wire, features)
+            features = self._greet(wire)  # RFC 3207, section 4.2: forget what was said before
+        if self.server.username:
+            self._log_in(wire, features, self.server.username, self.server.password or "")
+        return features
+
+    def _greet(self, wire: Wire) -> Mapping[str, str]:
+        wire.write(f"EHLO {self.greet_as}\r\n".encode())
+        reply, lines = wire.read_lines()
+        if reply.code == 250:
+            return _features(lines[1:])
+        if reply.code != 421:  # RFC 5321, section 3.2: an old server may know HELO only
+            wire.write(f"HELO {self.greet_as}\r\n".encode())
+            reply = wire.read_reply()
+        self._expect(250, reply)
+        return {}
 
     @property
     def _wants_starttls(self) -> bool:
@@ -117,44 +124,39 @@ class SMTPTransport:
             return False
         return self.security is Security.REQUIRED or not self.server.is_loopback
 
-    def _start_tls(self, smtp: smtplib.SMTP) -> None:
-        if not smtp.has_extn("starttls"):
+    def _start_tls(self, wire: Wire, features: Mapping[str, str]) -> None:
+        if "starttls" not in features:
             raise TransportError(
                 f"{self._name}: offers no STARTTLS, and mail must not leave unencrypted"
                 " (SMTP_TLS=off allows it)"
             )
-        smtp.starttls(context=self._trust())
-        smtp.ehlo()
+        wire.write(b"STARTTLS\r\n")
+        self._expect(220, wire.read_reply())
+        wire.start_tls(self._trust(), self.server.host)
 
-    def _log_in(self, smtp: smtplib.SMTP, username: str, password: str) -> None:
-        # Not by smtplib's own login: it takes nothing but ASCII, and prefers CRAM-MD5.
-        offered = smtp.esmtp_features.get("auth", "").upper().split()
+    def _log_in(
+        self, wire: Wire, features: Mapping[str, str], username: str, password: str
+    ) -> None:
+        offered = features.get("auth", "").upper().split()
         if "PLAIN" in offered:
             steps = ["AUTH PLAIN " + _base64(f"\0{username}\0{password}")]  # RFC 4616
         elif "LOGIN" in offered:
             steps = ["AUTH LOGIN", _base64(username), _base64(password)]
         else:
             raise TransportError(f"{self._name}: offers no login by PLAIN or LOGIN")
-        code, said = 334, b""
         for step in steps:
-            if code == 334:
-                code, said = smtp.docmd(step)
-        if code != 235:
-            raise smtplib.SMTPAuthenticationError(code, said)
+            wire.write(f"{step}\r\n".encode())
+            reply = wire.read_reply()
+            if reply.code != 334:
+                break
+        self._expect(235, reply)
+
+    def _expect(self, code: int, reply: Reply) -> None:
+        if reply.code != code:
+            raise TransportError(f"{self._name}: {str(reply)[:300]}")
 
     def _trust(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=self.ca_file)
-
-
-def _traits(smtp: smtplib.SMTP) -> Traits:
-    tls, ends_at = None, None
-    if isinstance(smtp.sock, ssl.SSLSocket):
-        tls = smtp.sock.version()
-        ends_at = certificate_end(smtp.sock)
-    found = Traits(dict(smtp.esmtp_features), tls, ends_at)
-    with suppress(OSError, smtplib.SMTPException):  # a server may hang up first
-        smtp.quit()  # which forgets the features
-    return found
 
 
 def certificate_end(sock: ssl.SSLSocket) -> datetime | None:
@@ -166,13 +168,20 @@ def certificate_end(sock: ssl.SSLSocket) -> datetime | None:
     return datetime.fromtimestamp(ssl.cert_time_to_seconds(not_after), UTC)
 
 
+def _features(lines: list[bytes]) -> dict[str, str]:
+    """What the lines of an EHLO offer: {"size": "1000000", "pipelining": ""}."""
+    features: dict[str, str] = {}
+    for line in lines:
+        # Old servers write "AUTH=LOGIN" beside or instead of "AUTH LOGIN".
+        name, _, words = re.sub("^AUTH=", "AUTH ", _text(line), flags=re.I).partition(" ")
+        known = features.get(name.lower(), "")
+        features[name.lower()] = f"{known} {words}".strip()
+    return features
+
+
+def _text(line: bytes) -> str:
+    return line[4:].decode("ascii", "replace").strip()
+
+
 def _base64(text: str) -> str:
     return b64encode(text.encode()).decode()
-
-
-def _brief(error: Exception) -> str:
-    if isinstance(error, smtplib.SMTPResponseException):
-        said = error.smtp_error
-        text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
-        return f"{error.smtp_code} {' '.join(text.split())}"[:300]
-    return str(error) or type(error).__name__

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.domain import Verdict
 from pipeline.smtp.replies import Phase, Reply
+
+
+def never() -> bool:
+    """What `give_up` is for whoever has all the time there is."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,5 +52,9 @@ class Connection(Protocol):
 
 
 class Transport(Protocol):
-    def open(self) -> Connection:
-        """A fresh connection; raises TransportError when no server lets us in."""
+    def open(self, give_up: Callable[[], bool] = ...) -> Connection:
+        """A fresh connection; raises TransportError when no server lets us in.
+
+        Once `give_up` is true, whatever waits for the server hangs up within a second or two:
+        before the dot that is a lost connection, after it nobody can tell.
+        """

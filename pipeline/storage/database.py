@@ -13,10 +13,11 @@ from functools import partial, wraps
 from itertools import islice
 from typing import Any, ParamSpec, TypeVar
 
+import structlog
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from pipeline.errors import SettingsError
 from pipeline.storage.schema import Table
@@ -24,7 +25,20 @@ from pipeline.storage.schema import Table
 T = TypeVar("T")
 P = ParamSpec("P")
 
+log = structlog.get_logger(__name__)
+
 BUSY_TIMEOUT = 10.0  # seconds a SQLite writer waits for another
+LOOK_AGAIN = 0.5  # seconds between tries while the database is away
+
+_SQLITE_AWAY = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_IOERR,  # also where a quota is used up
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
 
 
 def open_engine(url: str, *, pool_size: int = 5) -> Engine:
@@ -142,6 +156,48 @@ def retried(transaction: Callable[P, T]) -> Callable[P, T]:
         return with_retries(lambda: transaction(*args, **kwargs))
 
     return run
+
+
+def outlast(work: Callable[[], T], gives_up: Callable[[float], bool]) -> T:
+    """Run a whole transaction until the database does it: while it is away, full or busy, we wait.
+
+    `gives_up` is asked with the seconds that this has lasted. The transaction may have been
+    committed though its answer was lost, so `work` must be one that may run twice.
+    """
+    away_since: float | None = None
+    while True:
+        try:
+            done = with_retries(work)
+        except DBAPIError as error:
+            if not _is_away(error):
+                raise
+            now = time.monotonic()
+            if away_since is None:
+                away_since = now
+                log.warning("database away, waiting for it", error=_first_line(error))
+            if gives_up(now - away_since):
+                raise
+            time.sleep(LOOK_AGAIN)
+        else:
+            if away_since is not None:
+                log.info("database back", seconds=round(time.monotonic() - away_since, 1))
+            return done
+
+
+def _first_line(error: DBAPIError) -> str:
+    return next(iter(str(error.orig).strip().splitlines()), type(error.orig).__name__)
+
+
+def _is_away(error: DBAPIError) -> bool:
+    """It is not our statement that is wrong: the same one may work in a minute."""
+    if isinstance(error.orig, sqlite3.Error):
+        return error.orig.sqlite_errorcode & 0xFF in _SQLITE_AWAY
+    code = getattr(error.orig, "sqlstate", None)
+    # PostgreSQL, classes of codes: connection, resources (disk full), intervention, system error.
+    return error.connection_invalidated or (
+        isinstance(error, OperationalError)
+        and (code is None or code[:2] in {"08", "53", "57", "58"})
+    )
 
 
 def _is_passing(error: DBAPIError) -> bool:

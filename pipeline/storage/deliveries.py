@@ -52,6 +52,7 @@ from pipeline.storage.schema import DeliveryRow, PickRow, SubscriberRow, Suppres
 
 CHUNK: Final = 500  # rows of one statement, well under SQLite's limit of parameters
 LONGEST_REPLY: Final = 500  # characters kept of what a server said
+LONGEST_LEASE: Final = timedelta(hours=1)  # one that ends later was given by a wrong clock
 SECOND_CHANCE: Final = timedelta(hours=18)  # for a digest that the operator resends
 
 _ROW = DeliveryRow.__table__.c
@@ -177,6 +178,17 @@ def mark(
     until = now + patience
     given = {"ids": list(ids), "token": token, "now": now, "until": until}
     return set(conn.execute(_MARK, given).scalars())
+
+
+def marked(conn: Connection, ids: Sequence[int], token: str) -> set[int]:
+    """Those of `ids` that this lease has marked already, where the answer to a commit was lost."""
+    return set(
+        conn.execute(
+            select(_ROW.id).where(
+                _ROW.id.in_(ids), _ROW.lease == token, _ROW.status == DeliveryStatus.SENDING
+            )
+        ).scalars()
+    )
 
 
 def withdraw(conn: Connection, ids: Sequence[int], token: str) -> int:
@@ -314,14 +326,15 @@ def recover_leases(conn: Connection, now: datetime) -> Recovery:
 
     The lease stays on the uncertain ones, so that a sender that was only slow can still settle.
     """
+    over = or_(_ROW.lease_until <= now, _ROW.lease_until > now + LONGEST_LEASE)
     queued = conn.execute(
         update(DeliveryRow)
-        .where(_ROW.status == DeliveryStatus.LEASED, _ROW.lease_until <= now)
+        .where(_ROW.status == DeliveryStatus.LEASED, over)
         .values(**_released(DeliveryStatus.QUEUED, "its lease was over"))
     ).rowcount
     uncertain = conn.execute(
         update(DeliveryRow)
-        .where(_ROW.status == DeliveryStatus.SENDING, _ROW.lease_until <= now)
+        .where(_ROW.status == DeliveryStatus.SENDING, over)
         .values(
             status=DeliveryStatus.UNCERTAIN,
             reason="its sender stopped before the reply",

@@ -1,0 +1,161 @@
+"""Lines to and from a mail server, with an end to every wait."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from pipeline.smtp.replies import Reply, parse_reply
+from pipeline.smtp.transport import never
+
+LONGEST_LINE: Final = 4096  # octets; RFC 5321, section 4.5.3.1.5 promises 512
+MOST_LINES: Final = 100  # of one reply
+LOOK: Final = 1.0  # seconds at most between looks at `give_up` while the server is silent
+
+
+class ConversationLost(Exception):  # noqa: N818  (an event of the conversation, caught by `smtp`)
+    """The server went away, took too long or talks nonsense."""
+
+
+class TooSlow(ConversationLost):
+    """It is there and says nothing; what else it said may answer another question."""
+
+
+class Wire:
+    """Bytes out, replies in, and no waiting past `deadline` (a time of `time.monotonic`).
+
+    Nor much longer once `give_up` says so. Everything raises ConversationLost.
+    """
+
+    def __init__(
+        self, sock: socket.socket, deadline: float, give_up: Callable[[], bool] = never
+    ) -> None:
+        # A socket with a timeout asks the kernel before each write whether there is room, and
+        # there always is. We ask only when there was none.
+        sock.setblocking(False)
+        self._sock = sock
+        self._decrypted: Callable[[], int] = _nothing
+        self._buffer = b""
+        self._give_up = give_up
+        self.deadline = deadline
+        self.quiet = True  # not in the middle of anything: QUIT would be understood
+
+    def start_tls(self, context: ssl.SSLContext, host: str) -> None:
+        """Everything after this is encrypted; raises ssl.SSLError too."""
+        if self._buffer:
+            # CVE-2011-0411: what stands behind the reply to STARTTLS was put there by somebody
+            # in between, to be taken for the server's own words later.
+            raise ConversationLost("it spoke on in the clear after STARTTLS")
+        sock = context.wrap_socket(self._sock, server_hostname=host, do_handshake_on_connect=False)
+        self._sock, self._decrypted = sock, sock.pending
+        while True:
+            try:
+                return sock.do_handshake()
+            except ssl.SSLWantReadError:
+                self._wait_for(select.POLLIN)
+            except ssl.SSLWantWriteError:
+                self._wait_for(select.POLLOUT)
+
+    @property
+    def encrypted(self) -> ssl.SSLSocket | None:
+        """The socket under TLS; None where nothing is encrypted."""
+        return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
+
+    def write(self, octets: bytes) -> None:
+        self.quiet = False
+        self._time_left()
+        unsent = memoryview(octets)
+        while unsent:
+            try:
+                unsent = unsent[self._sock.send(unsent) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._wait_for(select.POLLOUT)
+            except ssl.SSLWantReadError:
+                self._wait_for(select.POLLIN)
+            except OSError as error:
+                raise ConversationLost("the server hung up") from error
+
+    def read_reply(self) -> Reply:
+        return self.read_lines()[0]
+
+    def read_lines(self) -> tuple[Reply, list[bytes]]:
+        """A reply, and the lines it is made of."""
+        lines: list[bytes] = []
+        while not lines or lines[-1][3:4] == b"-":
+            lines.append(self._read_line())
+            if len(lines) > MOST_LINES:
+                raise ConversationLost("a reply without end")
+        try:
+            reply = parse_reply(lines)
+        except ValueError as error:
+            raise ConversationLost("it says what is no reply") from error
+        self.quiet = reply.code != 354 and not self._buffer
+        return reply, lines
+
+    def stirs(self) -> bool:
+        """True when the server has said something unasked, or hung up."""
+        if self._buffer:
+            return True
+        try:
+            self._buffer = self._sock.recv(LONGEST_LINE)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except OSError as error:
+            raise ConversationLost("the server hung up") from error
+        return True
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._sock.close()
+
+    def _read_line(self) -> bytes:
+        while True:
+            end = self._buffer.find(b"\n")
+            if end >= 0:
+                line = self._buffer[:end].rstrip(b"\r")
+                self._buffer = self._buffer[end + 1 :]
+                return line
+            if len(self._buffer) >= LONGEST_LINE:
+                raise ConversationLost("a line without end")
+            self._buffer += self._receive()
+
+    def _receive(self) -> bytes:
+        octets = None
+        while octets is None:
+            if not self._decrypted():
+                self._wait_for(select.POLLIN)
+            try:
+                octets = self._sock.recv(LONGEST_LINE)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                continue  # it was only a part of a TLS record
+            except ssl.SSLWantWriteError:
+                self._wait_for(select.POLLOUT)  # TLS 1.2 may negotiate anew in the middle
+            except OSError as error:
+                raise ConversationLost("the server hung up") from error
+        if not octets:
+            raise ConversationLost("the server hung up")
+        return octets
+
+    def _wait_for(self, event: int) -> None:
+        """Until the socket is ready, or broken: then the next call tells."""
+        poll = select.poll()
+        poll.register(self._sock, event)
+        while not poll.poll(min(self._time_left(), LOOK) * 1_000):
+            """Nothing yet."""
+
+    def _time_left(self) -> float:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TooSlow("it is too slow")
+        if self._give_up():
+            raise TooSlow("we have to stop")
+        return left
+
+
+def _nothing() -> int:
+    return 0

@@ -1,0 +1,55 @@
+"""The long form: python -m tests.chaos [--kills 300] [--seed N] [--backend sqlite]..."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from dataclasses import asdict
+
+from tests.chaos.killing import kill
+from tests.chaos.stage import CONNECTIONS
+
+ROWS = (
+    "deliveries", "accepted", "resent", "copies", "uncertain_but_accepted", "most_uncertain",
+)  # fmt: skip
+
+
+def main() -> int:
+    given = _arguments()
+    print(f"seed {given.seed}", file=sys.stderr, flush=True)
+    held = True
+    for backend in given.backend or ["sqlite", "postgresql"]:
+        started = time.monotonic()
+        kills, happened, found = kill(backend, kills=given.kills, seed=given.seed)
+        held = held and found.holds(CONNECTIONS)
+        _show(backend, time.monotonic() - started, kills, asdict(found))
+        report = {"backend": backend, "seed": given.seed, "holds": found.holds(CONNECTIONS)}
+        print(json.dumps({**report, "kills": kills, "happened": happened, **asdict(found)}))
+    return 0 if held else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--backend", action="append", choices=["sqlite", "postgresql"])
+    return parser.parse_args()
+
+
+def _show(backend: str, seconds: float, kills: dict[str, int], found: dict[str, object]) -> None:
+    total = sum(kills.values())
+    print(f"\n{backend}: {total} kills in {seconds:.0f} s", file=sys.stderr)
+    for name, count in sorted(kills.items(), key=lambda pair: -pair[1]):
+        print(f"  {count:6} killed {name}", file=sys.stderr)
+    for name in ROWS:
+        print(f"  {found[name]:6} {name.replace('_', ' ')}", file=sys.stderr)
+    print(f"  {found['statuses']}", file=sys.stderr)
+    for wrong in ("lost", "twice"):
+        print(f"  {len(found[wrong]):6} {wrong} {found[wrong] or ''}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

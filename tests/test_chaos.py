@@ -1,0 +1,284 @@
+"""The promise about deliveries, with real processes that are killed: the short form."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pipeline.domain import DeliveryStatus
+from pipeline.signup import leaving
+from pipeline.smtp import SMTPTransport
+from pipeline.storage import deliveries
+from tests import outbox
+from tests.chaos.judging import judge
+from tests.chaos.killing import kill
+from tests.chaos.stage import CONNECTIONS
+from tests.factories import NOW
+from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
+from tests.running import SECONDS, Command, read_until, wait_until
+from tests.sinks import HANG_UP, open_sink
+from tests.test_dispatch import compose, make_dispatcher
+
+Status = DeliveryStatus
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def sink():
+    with open_sink() as sink:
+        yield sink
+
+
+@pytest.mark.timeout(300)
+@on_sqlite
+def test_whoever_is_killed_nothing_is_lost_and_nothing_repeated(backend):
+    """Six senders die at named steps and at random; `make chaos` kills hundreds, and servers."""
+    kills, _, found = kill(backend, kills=6, seed=int(time.time()), workers=False)
+
+    assert kills.total() >= 6
+    assert found.holds(CONNECTIONS), found
+
+
+@on_sqlite
+def test_the_judge_sees_what_is_lost_and_what_comes_twice(engine, tmp_path):
+    """Else the run above would prove nothing."""
+    marked = {"marked_at": NOW, "lease": "dead"}
+    rows = {
+        "twice": {"status": Status.SENT, "reason": "accepted"},
+        "never came": {"status": Status.SENT, "reason": "accepted"},
+        "still owed": {"status": Status.QUEUED},
+        "no mark": {"status": Status.UNCERTAIN, "lease": "dead"},
+        "refused": {"status": Status.FAILED, "reason": "soft at dot"},
+        "one": {"status": Status.UNCERTAIN, **marked},
+        "two": {"status": Status.UNCERTAIN, **marked},
+        "resent": {"status": Status.SENT, "reason": "accepted", "resent_at": NOW},
+    }
+    for key, values in rows.items():
+        add_delivery(engine, f"{key[:3]}@example.org", dedupe_key=key, **values)
+    ledger = tmp_path / "ledger"
+    accepted = ["twice", "twice", "refused", "one", "resent", "resent"]
+    ledger.write_text("".join(f"{key[:3]}@example.org <{key}>\n" for key in accepted))
+
+    found = judge(engine, ledger, lambda key: f"<{key}>")
+
+    assert found.twice == ("twice",)
+    assert {wrong.partition(":")[0] for wrong in found.lost} == {
+        "never came",
+        "still owed",
+        "no mark",
+        "refused",
+    }
+    assert found.most_uncertain == 3
+    assert not found.holds(CONNECTIONS)
+
+
+# --- Somebody leaves ----------------------------------------------------------------------------
+
+
+class Leaving:
+    """A sender to one reader, who leaves by one click at a step of one's choice."""
+
+    def __init__(self, engine, sink, step):
+        subscriber = add_subscriber(engine, "ada@example.org", secret="the secret")
+        self.id = add_delivery(engine, subscriber_id=subscriber)
+        add_delivery(engine, subscriber_id=subscriber)
+        self._engine = engine
+        self._step = step
+        self._left = False
+        sink.on_moment = self.at
+        self._dispatcher = make_dispatcher(
+            engine,
+            sink,
+            connections=1,
+            compose=self._compose,
+            load=self._load,
+        )
+        object.__setattr__(
+            self._dispatcher, "transport", _Watched(self._dispatcher.transport, self)
+        )
+
+    def run(self):
+        return self._dispatcher.drain(once=True)
+
+    def at(self, step):
+        if step == self._step and not self._left:
+            self._left = True
+            leaving.leave(self._engine, "the secret", NOW)
+
+    def _load(self, _conn, _deliveries):
+        return {}
+
+    def _compose(self, delivery, digest):
+        self.at("claimed")
+        body = compose(delivery, digest)
+        self.at("composed")
+        return body
+
+
+class _Watched:
+    """A transport that tells when the body is offered, the mark granted and the reply there."""
+
+    def __init__(self, transport: SMTPTransport, leaving: Leaving):
+        self._transport = transport
+        self._leaving = leaving
+
+    def open(self, give_up):
+        connection = self._transport.open(give_up)
+        begin, finish = connection.begin, connection.finish
+
+        def watched_begin(*args):
+            outcome = begin(*args)
+            self._leaving.at("offered")
+            return outcome
+
+        def watched_finish():
+            self._leaving.at("marked")
+            outcome = finish()
+            self._leaving.at("answered")
+            return outcome
+
+        connection.begin, connection.finish = watched_begin, watched_finish
+        return connection
+
+
+@pytest.mark.parametrize(
+    ("step", "messages"),
+    [
+        ("claimed", 0),
+        ("composed", 0),
+        ("CONNECT", 0),
+        ("EHLO", 0),
+        ("MAIL", 0),
+        ("RCPT", 0),
+        ("DATA", 0),
+        ("offered", 0),
+        ("marked", 1),
+        ("DOT", 1),
+        ("answered", 1),
+    ],
+)
+def test_after_leaving_nothing_comes_but_a_message_already_marked(engine, sink, step, messages):
+    reader = Leaving(engine, sink, step)
+
+    reader.run()
+
+    assert len(sink.taken) == messages
+    ended = Counter(outbox.statuses(engine))
+    assert ended == Counter({Status.SENT: messages, Status.CANCELLED: 2 - messages})
+
+
+# --- The slow one -------------------------------------------------------------------------------
+
+
+def test_a_sender_that_sleeps_through_its_lease_sends_nothing(engine, sink):
+    """Stopped before the mark, it wakes up when another has sent its message: its mark is lost."""
+    add_delivery(engine)
+    others = make_dispatcher(engine, sink, now=NOW + timedelta(hours=1))
+    composed = itertools.count()
+
+    def compose_late(delivery, digest):
+        if next(composed) == 0:
+            others.drain(once=True)
+        return compose(delivery, digest)
+
+    late = make_dispatcher(engine, sink, compose=compose_late).drain(once=True)
+
+    assert late.sent == 0
+    assert len(sink.taken) == 1
+    assert outbox.statuses(engine) == [Status.SENT]
+
+
+def test_a_late_250_makes_the_uncertain_one_sent(engine, sink):
+    """Taken over while it waited for the reply; the reply still counts, and nothing is resent."""
+    id_ = add_delivery(engine)
+
+    def take_over():
+        with engine.begin() as conn:
+            deliveries.recover_leases(conn, NOW + timedelta(hours=1))
+        assert row(engine, id_).status == Status.UNCERTAIN
+
+    sink.on_dot = take_over
+
+    make_dispatcher(engine, sink).drain(once=True)
+
+    assert row(engine, id_).status == Status.SENT
+    assert make_dispatcher(engine, sink, now=NOW + timedelta(hours=2)).drain(once=True).sent == 0
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=-400), timedelta(hours=2)])
+def test_a_clock_that_jumps_repeats_nothing(engine, sink, jump):
+    """In the middle of a drain, and another sender starts by the new time."""
+    ids = [add_delivery(engine, not_before=NOW - timedelta(days=500),
+                        expires_at=NOW + timedelta(days=1)) for _ in range(30)]  # fmt: skip
+    clock = [NOW]
+    dots = itertools.count()
+
+    def jump_once():
+        if next(dots) == 10:
+            clock[0] = NOW + jump
+            make_dispatcher(engine, sink, now=clock[0]).drain(once=True)
+
+    sink.on_dot = jump_once
+    make_dispatcher(engine, sink, chunk=10, clock=lambda _conn: clock[0]).drain(once=True)
+    make_dispatcher(engine, sink, now=clock[0] + timedelta(hours=1)).drain(once=True)
+
+    assert {row(engine, id_).status for id_ in ids} == {Status.SENT}
+    assert len(sink.recipients) == len(set(sink.recipients)) == 30
+
+
+# --- A full disk --------------------------------------------------------------------------------
+
+
+def owe_confirmations(engine, count):
+    """Due by the real clock, for real processes."""
+    now = datetime.now(UTC)
+    dates = {"not_before": now, "created_at": now, "expires_at": now + timedelta(hours=1)}
+    return [add_confirmation(engine, request_id=1, **dates) for _ in range(count)]
+
+
+@on_sqlite
+def test_a_full_disk_is_told_and_waited_out(database_url, engine, sink, tmp_path):
+    """The kernel refuses the process every write to a file, for a while."""
+    owe_confirmations(engine, 40)
+    sink.on_dot = lambda: time.sleep(0.02)
+    settings = {"DATABASE_URL": database_url, "SMTP_URL": f"smtp://127.0.0.1:{sink.port}"}
+    no_limit = resource.RLIM_INFINITY
+
+    with Command(tmp_path, settings | {"SMTP_CONNECTIONS": "2"}).start("send", "--once") as sender:
+        wait_until(lambda: len(sink.taken) > 5)
+        resource.prlimit(sender.pid, resource.RLIMIT_FSIZE, (0, no_limit))
+        read_until(sender, "database away")
+        resource.prlimit(sender.pid, resource.RLIMIT_FSIZE, (no_limit, no_limit))
+        sender.communicate(timeout=SECONDS)
+
+    assert sender.returncode == 0
+    assert set(outbox.statuses(engine)) == {Status.SENT}
+    assert len(sink.recipients) == len(set(sink.recipients)) == 40
+
+
+# --- What an operator decides -------------------------------------------------------------------
+
+
+@on_sqlite
+def test_an_operator_settles_what_is_uncertain(database_url, engine, sink, tmp_path):
+    """`deliveries resolve`: what is dropped is taken as accepted, what is resent is sent."""
+    to_drop, to_resend = owe_confirmations(engine, 2)
+    paperboy = Command(tmp_path, {"DATABASE_URL": database_url})
+    sink.answers = {"DOT": HANG_UP}
+    for _ in range(2):  # once more by themselves
+        make_dispatcher(engine, sink, now=datetime.now(UTC)).drain(once=True)
+    sink.answers = {}
+
+    dropped = paperboy.run("deliveries", "resolve", str(to_drop), "--drop")
+    resent = paperboy.run("deliveries", "resolve", str(to_resend), "--resend")
+    make_dispatcher(engine, sink, now=datetime.now(UTC)).drain(once=True)
+
+    assert (dropped[0], resent[0]) == (0, 0)
+    assert row(engine, to_drop).reason == "taken as accepted by the operator"
+    assert row(engine, to_resend).reason == "accepted"
+    assert len(sink.taken) == 1

@@ -14,6 +14,7 @@
       - ExpiredTokenError  its time is over
   - ServiceError       a service that we bring along did not start
   - TransportError     no mail server could be reached, or it refuses us as a whole
+      - RefusedError       it was reached, and refuses us as a whole: a setting is wrong
 """
 
 from __future__ import annotations
@@ -103,3 +104,7 @@ class ServiceError(PaperboyError):
 
 class TransportError(PaperboyError):
     """No mail server could be reached, or it refuses us as a whole (login, TLS, policy)."""
+
+
+class RefusedError(TransportError):
+    """The mail server was reached and refuses us as a whole: trying again at once is of no use."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from email.utils import parseaddr
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -39,6 +40,26 @@ class SMTPServer:
             return ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+RATE_UNITS = {
+    "second": timedelta(seconds=1),
+    "minute": timedelta(minutes=1),
+    "hour": timedelta(hours=1),
+    "day": timedelta(days=1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SendRate:
+    """How many mails the provider takes in any stretch of one unit of time: `50000/day`."""
+
+    most: int
+    unit: str  # of RATE_UNITS
+
+    @property
+    def window(self) -> timedelta:
+        return RATE_UNITS[self.unit]
 
 
 def _split(value: Any) -> Any:
@@ -93,6 +114,8 @@ class Settings(BaseSettings):
     smtp_ca_file: Path | None = None
     smtp_connections: Annotated[int, Field(ge=1, le=200)] = 10
     smtp_messages_per_connection: Annotated[int, Field(ge=1)] = 500
+    smtp_rates: Words = ()
+    smtp_senders: Annotated[int, Field(ge=1, le=100)] = 4
     resend_uncertain_digests: bool = False
 
     # Logs
@@ -144,6 +167,14 @@ class Settings(BaseSettings):
     def _one_line(cls, value: str) -> str:
         return " ".join(value.split())
 
+    @field_validator("smtp_rates")
+    @classmethod
+    def _known_rates(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        units = [_parse_rate(word).unit for word in value]
+        if len(units) != len(set(units)):
+            raise ValueError("must name each of second, minute, hour and day once at most")
+        return value
+
     @field_validator("smtp_url")
     @classmethod
     def _smtp_address(cls, value: SecretStr) -> SecretStr:
@@ -153,6 +184,10 @@ class Settings(BaseSettings):
     @property
     def smtp(self) -> SMTPServer:
         return _parse_smtp(self.smtp_url.get_secret_value())
+
+    @property
+    def rates(self) -> tuple[SendRate, ...]:
+        return tuple(map(_parse_rate, self.smtp_rates))
 
     @property
     def sender(self) -> str:
@@ -207,6 +242,13 @@ def child_environment(**changes: str) -> dict[str, str]:
 def _explain(part: Any) -> str:
     name = ".".join(map(str, part["loc"])).upper()
     return f"{name}: {part['msg'].removeprefix('Value error, ')}"
+
+
+def _parse_rate(word: str) -> SendRate:
+    most, _, unit = word.partition("/")
+    if not (most.isascii() and most.isdecimal() and int(most) >= 1 and unit in RATE_UNITS):
+        raise ValueError("must look like 14/second 50000/day; there are second, minute, hour, day")
+    return SendRate(int(most), unit)
 
 
 def _parse_smtp(url: str) -> SMTPServer:

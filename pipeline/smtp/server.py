@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from pipeline.errors import TransportError
+from pipeline.errors import RefusedError, TransportError
 from pipeline.settings import SMTPServer
 from pipeline.smtp.connection import Bounds, SMTPConnection
 
@@ -42,7 +42,7 @@ class SMTPTransport:
         except ssl.SSLError as error:
             raise TransportError(f"{self._name}: TLS failed: {_brief(error)}") from error
         except (OSError, smtplib.SMTPException) as error:
-            raise TransportError(f"{self._name}: {_brief(error)}") from error
+            raise self._failure(error) from error
         try:
             return self._prepare(smtp)
         except TransportError:
@@ -53,7 +53,11 @@ class SMTPTransport:
             raise TransportError(f"{self._name}: TLS failed: {_brief(error)}") from error
         except (OSError, smtplib.SMTPException) as error:
             smtp.close()
-            raise TransportError(f"{self._name}: {_brief(error)}") from error
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> TransportError:
+        refused = isinstance(error, smtplib.SMTPResponseException) and error.smtp_code >= 500
+        return (RefusedError if refused else TransportError)(f"{self._name}: {_brief(error)}")
 
     @property
     def _name(self) -> str:

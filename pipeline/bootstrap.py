@@ -119,6 +119,7 @@ class Services:
             expiry=timedelta(hours=self.settings.digest_expiry_hours),
             template=self.renderer.template_version,
             everyone=everyone,
+            longest_spread=timedelta(minutes=self.settings.digest_spread_minutes),
         )
 
     def welcome(self, subscriber_id: int, now: datetime) -> Outcome | None:

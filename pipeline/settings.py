@@ -108,6 +108,7 @@ class Settings(BaseSettings):
     # Digests
     max_papers: Annotated[int, Field(ge=1, le=50)] = 10
     digest_expiry_hours: Annotated[int, Field(ge=1, le=72)] = 18
+    digest_spread_minutes: Annotated[int, Field(ge=0, le=30)] = 10
 
     # Sending
     smtp_tls: Annotated[str, Field(pattern="^(auto|required|off)$")] = "auto"

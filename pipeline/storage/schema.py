@@ -364,7 +364,7 @@ class DeliveryRow(Table):
 
     __table_args__ = (
         # The outbox, in the order it is claimed in: as a whole, and for one domain.
-        _outbox("ix_deliveries_outbox", "precedence", "not_before", "id"),
+        _outbox("ix_deliveries_outbox", "precedence", "not_before", "id", "domain"),
         _outbox("ix_deliveries_outbox_domain", "domain", "precedence", "not_before", "id"),
         Index(None, "status", "lease_until"),
     )

@@ -34,7 +34,7 @@ def upgrade() -> None:
     _fill()
     op.drop_index("ix_deliveries_status_not_before_id", "deliveries")
     for name, columns in {
-        "ix_deliveries_outbox": ["precedence", "not_before", "id"],
+        "ix_deliveries_outbox": ["precedence", "not_before", "id", "domain"],
         "ix_deliveries_outbox_domain": ["domain", "precedence", "not_before", "id"],
     }.items():
         op.create_index(

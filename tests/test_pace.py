@@ -59,6 +59,13 @@ def test_what_was_under_way_counts_once():
     assert refuse(first, at=NOW + timedelta(seconds=30)) != first
 
 
+def test_what_is_taken_right_after_a_refusal_was_under_way():
+    blocked = refuse(state=BLOCKED)
+
+    assert pace.accepted(blocked, 5, NOW + timedelta(seconds=29)) == blocked
+    assert pace.accepted(blocked, 5, NOW + 31 * MINUTE).state is SLOWED
+
+
 def test_a_block_is_worse_than_slowness_at_once():
     blocked = refuse(refuse(), BLOCKED)
 
@@ -70,10 +77,11 @@ def test_a_block_is_worse_than_slowness_at_once():
 def test_what_is_taken_lets_it_grow_until_it_is_free():
     known = refuse()
 
-    grown = pace.accepted(known, 60)
+    grown = pace.accepted(known, 60, NOW + MINUTE)
     minutes = 0
     while known is not None:
-        known, minutes = pace.accepted(known, int(known.allowance)), minutes + 1
+        known = pace.accepted(known, int(known.allowance), NOW + MINUTE)
+        minutes += 1
 
     assert grown.allowance == 70, "a minute's worth adds ten"
     assert 50 <= minutes <= 60

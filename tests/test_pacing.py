@@ -329,7 +329,7 @@ def test_a_domain_that_takes_its_mail_is_free_in_the_end(engine, sink):
     assert slowed(engine) == {}
 
 
-def test_a_domain_that_blocks_us_is_stopped_and_told(engine, sink, capsys):
+def test_a_domain_that_blocks_us_is_stopped(engine, sink):
     for n in range(3):
         add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
     sink.answers = {"RCPT g0@gmail.com": "550 5.7.1 Blocked, <g0@gmail.com>"}

@@ -86,8 +86,13 @@ def refused(known: Pace | None, domain: str, state: PaceState, reply: str, now: 
     )
 
 
-def accepted(known: Pace, count: int) -> Pace | None:
-    """The pace after so many mails were taken; None: the domain is free."""
+def accepted(known: Pace, count: int, now: datetime) -> Pace | None:
+    """The pace after so many mails were taken; None: the domain is free.
+
+    As it was right after a refusal: those were under way.
+    """
+    if now < known.refused_at + GRACE:
+        return known
     allowance = known.allowance + STEP * count / max(known.allowance, STEP)
     if allowance >= FREE:
         return None

@@ -171,7 +171,7 @@ class Pacing:
             accepted = self._accepted.pop(domain, 0)
         if known is None:
             return None
-        grown = pace.accepted(known, accepted) if accepted else known
+        grown = pace.accepted(known, accepted, now) if accepted else known
         if grown is None or pace.is_forgotten(known, now):
             paces.free(conn, known)
             log.info("domain free again", domain=domain)

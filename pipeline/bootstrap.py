@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 from pipeline import editions, settings
 from pipeline import ingest as ingesting
 from pipeline import purge as purging
-from pipeline.dispatch import Dispatcher, Tally
+from pipeline.dispatch import Dispatcher, Rate, Tally
 from pipeline.dkim import Signer, aligned, read_keys
 from pipeline.domain import Delivery, DeliveryKind, Digest, Notice, NoticeKind, Verdict
 from pipeline.editions import Outcome
@@ -32,6 +32,7 @@ from pipeline.feedback.providers.generic import Generic
 from pipeline.feedback.providers.ses import SES
 from pipeline.feedback.providers.sns import SNS
 from pipeline.ingest import SourceReport
+from pipeline.limits import Bucket, SharedBucket
 from pipeline.links import SignedLinks
 from pipeline.message import Sender, compose_confirmation, compose_digest
 from pipeline.purge import Purged, Retention
@@ -57,6 +58,9 @@ GAPS = {
     # Hugging Face allows 500 requests in 5 minutes; half of that is plenty.
     "huggingface": timedelta(seconds=1.2),
 }
+
+
+CHUNK = 200  # deliveries a claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ class Services:
             expiry=timedelta(hours=self.settings.digest_expiry_hours),
             template=self.renderer.template_version,
             everyone=everyone,
+            longest_spread=timedelta(minutes=self.settings.digest_spread_minutes),
         )
 
     def welcome(self, subscriber_id: int, now: datetime) -> Outcome | None:
@@ -432,9 +437,29 @@ class Services:
             load=load_digests,
             sender=lambda delivery: self.sender.envelope(delivery.id),
             connections=self.settings.smtp_connections,
+            chunk=min([CHUNK, *(rate.most for rate in self.settings.rates)]),
+            rates=self._counted_rates,
+            bucket=self._bucket,
             resend=frozenset(resend),
             clock=server_now if clock is None else lambda _conn: clock,
         )
+
+    @property
+    def _counted_rates(self) -> list[Rate]:
+        """Those that are rows. A second is too short for one, and smoothed instead."""
+        return [
+            Rate(f"smtp:{rate.unit}", rate.most, rate.window)
+            for rate in self.settings.rates
+            if rate.unit != "second"
+        ]
+
+    @cached_property
+    def _bucket(self) -> Bucket | None:
+        rates = [rate for rate in self.settings.rates if rate.unit == "second"]
+        if not rates:
+            return None
+        loaded = self.settings
+        return SharedBucket(loaded.redis_url, "smtp", rates[0].most, loaded.smtp_senders)
 
 
 def _request_of(delivery: Delivery) -> int:

@@ -234,6 +234,13 @@ class SkipReason(StrEnum):
 # --- Deliveries ---------------------------------------------------------------------------------
 
 
+class Precedence(IntEnum):
+    """What leaves first, however long the others have waited."""
+
+    AWAITED = 0  # somebody has just asked for it and looks into their mailbox
+    DIGEST = 1
+
+
 class DeliveryKind(StrEnum):
     DIGEST = "digest"
     WELCOME = "welcome"  # the first digest, right after confirming
@@ -242,6 +249,10 @@ class DeliveryKind(StrEnum):
     LINK = "link"  # the way back to the preferences, asked for by hand
     DATA_LINK = "data-link"  # the way to export and erase, only ever mailed
     NEW_ADDRESS = "new-address"  # asks the new address of a subscriber whether it is theirs
+
+    @property
+    def precedence(self) -> Precedence:
+        return Precedence.DIGEST if self is DeliveryKind.DIGEST else Precedence.AWAITED
 
 
 class DeliveryStatus(StrEnum):
@@ -285,6 +296,7 @@ class Delivery:
     created_at: datetime
     secret: str = field(repr=False)  # the subscriber's, for the one-click link
     request_id: int | None = None  # what its link confirms, if anything
+    domain: str = ""  # whose servers take it in the end; see storage.mail_domains
 
 
 class Verdict(StrEnum):

@@ -19,6 +19,7 @@
   - ServiceError       a service that we bring along did not start
   - UnansweredError    no DNS server told whether a record exists
   - TransportError     no mail server could be reached, or it refuses us as a whole
+      - RefusedError       it was reached, and refuses us as a whole: a setting is wrong
 """
 
 from __future__ import annotations
@@ -128,3 +129,7 @@ class UnansweredError(PaperboyError):
 
 class TransportError(PaperboyError):
     """No mail server could be reached, or it refuses us as a whole (login, TLS, policy)."""
+
+
+class RefusedError(TransportError):
+    """The mail server was reached and refuses us as a whole: trying again at once is of no use."""

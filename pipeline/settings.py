@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
+from datetime import timedelta
 from email.utils import parseaddr
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -55,6 +56,26 @@ class SMTPServer:
             return ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+RATE_UNITS = {
+    "second": timedelta(seconds=1),
+    "minute": timedelta(minutes=1),
+    "hour": timedelta(hours=1),
+    "day": timedelta(days=1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SendRate:
+    """How many mails the provider takes in any stretch of one unit of time: `50000/day`."""
+
+    most: int
+    unit: str  # of RATE_UNITS
+
+    @property
+    def window(self) -> timedelta:
+        return RATE_UNITS[self.unit]
 
 
 def _split(value: Any) -> Any:
@@ -110,12 +131,15 @@ class Settings(BaseSettings):
     # Digests
     max_papers: Annotated[int, Field(ge=1, le=50)] = 10
     digest_expiry_hours: Annotated[int, Field(ge=1, le=72)] = 18
+    digest_spread_minutes: Annotated[int, Field(ge=0, le=30)] = 10
 
     # Sending
     smtp_tls: Annotated[str, Field(pattern="^(auto|required|off)$")] = "auto"
     smtp_ca_file: Path | None = None
     smtp_connections: Annotated[int, Field(ge=1, le=200)] = 10
     smtp_messages_per_connection: Annotated[int, Field(ge=1)] = 500
+    smtp_rates: Words = ()
+    smtp_senders: Annotated[int, Field(ge=1, le=100)] = 4
     resend_uncertain_digests: bool = False
 
     # What is kept about people, in days. No less than what a link that was mailed rests on: 72
@@ -225,6 +249,14 @@ class Settings(BaseSettings):
     def _one_line(cls, value: str) -> str:
         return " ".join(value.split())
 
+    @field_validator("smtp_rates")
+    @classmethod
+    def _known_rates(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        units = [_parse_rate(word).unit for word in value]
+        if len(units) != len(set(units)):
+            raise ValueError("must name each of second, minute, hour and day once at most")
+        return value
+
     @field_validator("smtp_url")
     @classmethod
     def _smtp_address(cls, value: SecretStr) -> SecretStr:
@@ -245,6 +277,10 @@ class Settings(BaseSettings):
     def dns(self) -> tuple[str, int] | None:
         """The address and port of `dns_server`; None for the system's own."""
         return _parse_dns_server(self.dns_server) if self.dns_server else None
+
+    @property
+    def rates(self) -> tuple[SendRate, ...]:
+        return tuple(map(_parse_rate, self.smtp_rates))
 
     @property
     def sender(self) -> str:
@@ -302,6 +338,13 @@ def _explain(part: Any) -> str:
     name = ".".join(map(str, part["loc"])).upper()
     said: str = part["msg"].removeprefix("Value error, ")
     return f"{name}: {said}" if name else said  # what concerns two of them names them itself
+
+
+def _parse_rate(word: str) -> SendRate:
+    most, _, unit = word.partition("/")
+    if not (most.isascii() and most.isdecimal() and int(most) >= 1 and unit in RATE_UNITS):
+        raise ValueError("must look like 14/second 50000/day; there are second, minute, hour, day")
+    return SendRate(int(most), unit)
 
 
 def _parse_smtp(url: str) -> SMTPServer:

@@ -37,6 +37,7 @@ def is_indexed(engine: Engine, statement: str, parameters: Any) -> bool:
         conn.exec_driver_sql("SET LOCAL enable_seqscan = off")  # a small table needs no index
         plan = conn.exec_driver_sql(f"EXPLAIN {statement}", parameters)
         steps = [row[0] for row in plan]
-        return not any("Seq Scan" in step for step in steps) and any(
+        table = statement.split("FROM ", 1)[1].split()[0]
+        return not any(f"Seq Scan on {table}" in step for step in steps) and any(
             "Index Cond" in step for step in steps
         )

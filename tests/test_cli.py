@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline import bootstrap, cli
+from tests.sinks import open_sink
 
 AT_EIGHT = "2030-01-02T08:00:00Z"
 BEFORE = "2030-01-01T12:00Z"
@@ -468,6 +469,70 @@ def test_a_maildir_of_bounces_is_read_once(full, tmp_path):
 
     assert [(row["kind"], row["effect"]) for row in first.rows] == [("hard", "not ours")]
     assert again.rows == []
+
+
+def test_send_is_no_failure_where_the_server_refuses_us_but_says_so(full, monkeypatch):
+    """It was reached; what waits is tried again by itself, once the breaker allows it."""
+    with open_sink(answers={"MAIL": "550 5.7.1 Sender not allowed"}) as sink:
+        monkeypatch.setenv("SMTP_URL", f"smtp://127.0.0.1:{sink.port}")
+        full("publish", "--json", "--now", AT_EIGHT)
+
+        first = full("send", "--once", "--json", "--now", AT_EIGHT)
+        second = full("send", "--once", "--json", "--now", AT_EIGHT)
+        status = full("sending", "status", "--json")
+
+    assert (first.code, second.code) == (0, 0)
+    assert first.rows[-1]["sent"] == second.rows[-1]["sent"] == 0
+    assert "paperboy: the server refuses us: 550 5.7.1 Sender not allowed" in first.err
+    assert "is left alone until 2030-01-02 08:01 UTC" in second.err
+    assert sink.connections == 1
+    [row] = status.rows
+    assert (row["what"], row["reason"]) == ("server", "550 5.7.1 Sender not allowed")
+    assert row["until"] == "2030-01-02T08:01:00+00:00"
+
+
+def test_sending_is_stopped_and_started_by_hand(full, inbox, monkeypatch):
+    monkeypatch.setenv("SMTP_URL", inbox.url)
+    full("publish", "--json", "--now", AT_EIGHT)
+
+    stopped = full("sending", "stop", "--reason", "wrong logo", "--json")
+    again = full("sending", "stop", "--json")
+    nothing = full("send", "--once", "--json", "--now", AT_EIGHT)
+    status = full("sending", "status", "--json")
+    full("sending", "start")
+    everything = full("send", "--once", "--json", "--now", AT_EIGHT)
+
+    assert stopped.rows == [{"state": "stopped", "changed": True}]
+    assert again.rows == [{"state": "stopped", "changed": False}]
+    assert (nothing.code, nothing.rows[-1]["sent"]) == (0, 0)
+    assert "sending is stopped (wrong logo): `paperboy sending start` goes on" in nothing.err
+    assert [(row["what"], row["name"]) for row in status.rows] == [("held", "everything")]
+    assert everything.rows[-1]["sent"] == 1
+    assert full("sending", "status").out == "Mail flows freely.\n"
+
+
+def test_an_edition_is_paused_resumed_and_cancelled_by_hand(full, inbox, monkeypatch):
+    monkeypatch.setenv("SMTP_URL", inbox.url)
+    full("publish", "--json", "--now", AT_EIGHT)
+
+    full("editions", "pause", "2030-01-02")
+    paused = full("send", "--once", "--json", "--now", AT_EIGHT)
+    [listed] = full("editions", "list", "--json").rows
+    full("editions", "resume", "2030-01-02")
+    cancelled = full("editions", "cancel", "2030-01-02", "--json")
+    [after] = full("editions", "list", "--json").rows
+
+    assert paused.rows[-1]["sent"] == 0
+    assert (listed["edition"], listed["paused"], listed["queued"]) == ("2030-01-02", True, 1)
+    assert cancelled.rows == [{"edition": "2030-01-02", "state": "cancelled", "deliveries": 1}]
+    assert (after["paused"], after["queued"], after["cancelled"]) == (False, 0, 1)
+    assert full("editions", "pause", "tomorrow").code == 2
+
+
+def test_a_domain_that_nothing_slows_cannot_be_released(ready):
+    answer = ready("sending", "release", "example.org")
+
+    assert (answer.code, answer.err) == (1, "paperboy: nothing slows mail to example.org\n")
 
 
 @pytest.fixture

@@ -190,8 +190,9 @@ def test_a_server_that_refuses_us_stops_everything_and_charges_nobody(engine, si
     assert {row(engine, id_).attempts for id_ in range(1, 21)} == {0}
     assert len(sink.commands) < 30, "the others did not try in vain"
     assert stopped.value.tally.sent == 0
+    assert stopped.value.refused
     sink.answers = {}
-    assert send(engine, sink) == Tally(sent=20)
+    assert send(engine, sink, now=NOW + timedelta(minutes=1)) == Tally(sent=20)
 
 
 def test_no_server_gives_every_lease_back(engine):

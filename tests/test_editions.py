@@ -24,7 +24,7 @@ from pipeline.domain import (
     SubscriberStatus,
     SuppressionReason,
 )
-from pipeline.editions import Outcome
+from pipeline.editions import Outcome, compiling
 from pipeline.errors import NotFoundError
 from pipeline.signup import Wishes
 from pipeline.storage import deliveries, digests, subscribers, topics
@@ -615,3 +615,41 @@ def test_a_compile_that_dies_leaves_whole_chunks(engine: Engine):
     assert left <= {0, 200, 210}
     assert 0 in left
     assert len(owed(engine)) == len(rows(engine, PickRow)) == 210
+
+
+# --- Many at the same hour ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("due", "minutes"), [(0, 0), (999, 0), (6_000, 1), (60_000, 10), (1_000_000, 10)]
+)
+def test_few_digests_leave_at_once_and_many_over_a_while(due, minutes):
+    assert compiling.spread(due, timedelta(minutes=10)) == timedelta(minutes=minutes)
+
+
+def test_readers_are_spread_evenly_and_stay_where_they_are():
+    shares = [compiling.share(id_) for id_ in range(1, 1001)]
+
+    tenths = Counter(int(share * 10) for share in shares)
+    assert set(tenths) == set(range(10))
+    assert all(90 <= count <= 110 for count in tenths.values())
+
+
+def test_of_many_each_digest_has_its_moment_and_a_welcome_does_not_wait(engine, monkeypatch):
+    monkeypatch.setattr(compiling, "MANY", 3)
+    monkeypatch.setattr(compiling, "share", lambda id_: id_ / 10)
+    ids = [join(engine, email=f"r{n}@example.org").id for n in range(3)]
+    ingest(engine, make_sighting())
+    with engine.begin() as conn:
+        conn.execute(
+            update(SubscriberRow).where(SubscriberRow.id == ids[0]).values(welcome_due=True)
+        )
+
+    run = editions.publish(
+        engine, now=NOW, expiry=EXPIRY, template="1", longest_spread=timedelta(minutes=10)
+    )
+    assert len(list(run)) == 3
+
+    due = {d.subscriber_id: d.not_before - NOW for d in rows(engine, DeliveryRow)}
+    spread = timedelta(seconds=0.03)
+    assert due == {ids[0]: timedelta(0), ids[1]: spread * ids[1] / 10, ids[2]: spread * ids[2] / 10}

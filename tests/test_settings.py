@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from pydantic import SecretStr
 
@@ -77,6 +79,10 @@ def test_a_file_that_is_not_there_is_no_mistake(tmp_path):
         ("LOG_LEVEL", "LOUD"),
         ("SMTP_TLS", "sometimes"),
         ("SMTP_CONNECTIONS", "0"),
+        ("SMTP_RATES", "14"),
+        ("SMTP_RATES", "0/day"),
+        ("SMTP_RATES", "14/fortnight"),
+        ("SMTP_RATES", "14/second 20/second"),
         ("SMTP_CA_FILE", "/nowhere/ca.pem"),
         ("DKIM_DOMAIN", "example.org; s=x"),
         ("DNS_SERVER", "dns.example.org"),
@@ -132,6 +138,15 @@ def test_lists_are_split_at_spaces_and_commas(load):
     assert loaded.sources == ("arxiv", "huggingface")
     assert loaded.secret_key == ("new", "old")
     assert loaded.arxiv_categories == ("cs.CL", "cs.*")
+
+
+def test_rates_are_numbers_of_mails_in_a_unit_of_time(load):
+    rates = load(SMTP_RATES="14/second, 50000/day").rates
+
+    assert [(rate.most, rate.window) for rate in rates] == [
+        (14, timedelta(seconds=1)),
+        (50_000, timedelta(days=1)),
+    ]
 
 
 def test_one_line_stays_one_line(load):

@@ -338,6 +338,7 @@ PLACES = {
 OF_NOBODY = {
     "limits": "counts by network address for two days, whoever sat there",
     "daily_counts": "numbers of mails",
+    "distrusts": "whose mail servers did not believe us, for the ten minutes in which that counts",
 }
 TELLS_OF_PEOPLE = re.compile(r"mail|address|recipient|subscriber|delivery|hash|(^|_)ip$")
 

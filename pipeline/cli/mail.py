@@ -12,14 +12,15 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.bootstrap import Services, services
-from pipeline.cli.output import AsJson, Now, lines, moment, show
+from pipeline.cli.output import AsJson, Now, complain, lines, moment, show
 from pipeline.dispatch import DispatchStoppedError, Tally
 from pipeline.domain import DeliveryStatus
 from pipeline.editions import Outcome
 from pipeline.errors import PaperboyError
-from pipeline.storage import deliveries, digests
+from pipeline.storage import deliveries, digests, holds
 from pipeline.storage.database import reading
 from pipeline.storage.deliveries import DeliveryView, Resolution
+from pipeline.storage.holds import Hold
 
 app = typer.Typer()
 deliveries_app = typer.Typer(invoke_without_command=True)
@@ -95,9 +96,22 @@ def send(
         try:
             tally = services().dispatch(once=once, clock=clock, stop=stopping)
         except DispatchStoppedError as error:
-            _show_tally(error.tally, as_json=as_json)
-            raise
+            tally = error.tally
+            if not error.refused:
+                _show_tally(tally, as_json=as_json)
+                raise
+            complain(str(error))  # the server was reached: what waits is tried again by itself
     _show_tally(tally, as_json=as_json)
+    with reading(services().engine) as conn:
+        for hold in holds.listing(conn):
+            complain(_held(hold))
+
+
+def _held(hold: Hold) -> str:
+    if hold.edition_on is None:
+        return f"sending is stopped ({hold.reason}): `paperboy sending start` goes on"
+    again = f"`paperboy editions resume {hold.edition_on}` goes on"
+    return f"the edition of {hold.edition_on} is paused ({hold.reason}): {again}"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import typer
 from sqlalchemy.exc import OperationalError
 
 from pipeline import logs, settings
-from pipeline.cli import bench, bounces, dkim, doctor, mail, operate, papers, subscribers
+from pipeline.cli import bench, bounces, dkim, doctor, mail, operate, pace, papers, subscribers
 from pipeline.cli.output import complain
 from pipeline.errors import PaperboyError, SettingsError
 from pipeline.settings import Settings
@@ -30,6 +30,8 @@ app.add_typer(operate.app)
 app.add_typer(papers.app)
 app.add_typer(mail.app)
 app.add_typer(mail.deliveries_app, name="deliveries")
+app.add_typer(pace.editions, name="editions", help="List, pause, resume and cancel editions.")
+app.add_typer(pace.sending, name="sending", help="Stop sending, start it, and how fast it goes.")
 app.add_typer(subscribers.app, name="subscribers", help="Add, show, import, export and erase.")
 app.add_typer(subscribers.suppressions, name="suppressions", help="Addresses we do not write to.")
 app.add_typer(doctor.app)

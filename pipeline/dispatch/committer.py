@@ -59,6 +59,7 @@ class Committer:
     ) -> None:
         self.error: Exception | None = None
         self.written: Counter[DeliveryStatus] = Counter()
+        self.held_up = threading.Event()  # something that was claimed must wait: claim anew
         self._engine = engine
         self._lease = lease
         self._clock = clock
@@ -184,6 +185,7 @@ class Committer:
         """The marks that are granted. `again`: a commit before may have been done unheard."""
         written: Counter[DeliveryStatus] = Counter()
         granted: set[int] = set()
+        handed_back = 0
         token = self._lease.token
         with conn.begin():
             now = self._clock(conn)
@@ -195,10 +197,13 @@ class Committer:
             lost = [id_ for id_ in ids if id_ not in granted]
             if lost:
                 written[DeliveryStatus.CANCELLED] += deliveries.withdraw(conn, lost, token)
+                handed_back = deliveries.hand_back(conn, lost, token)
             if time.monotonic() >= self._renew_at:
                 deliveries.renew(conn, token, self._lease.length, now)
                 self._renew_at = time.monotonic() + self._renewal_gap
         self._count(written, len(settlements), lost)
+        if handed_back:
+            self.held_up.set()
         return granted
 
     def _count(self, written: Counter[DeliveryStatus], settlements: int, lost: list[int]) -> None:

@@ -12,10 +12,12 @@ import structlog
 
 from pipeline.dispatch.committer import Committer
 from pipeline.dispatch.decisions import settlement
+from pipeline.dispatch.pace import Scope, scope
+from pipeline.dispatch.pacing import Pacing
 from pipeline.dispatch.ready import Message, Ready
 from pipeline.domain import Verdict
-from pipeline.errors import TransportError
-from pipeline.smtp import Connection, Outcome, Phase, Transport, without_addresses
+from pipeline.errors import RefusedError, TransportError
+from pipeline.smtp import Connection, Outcome, Transport, without_addresses
 from pipeline.storage.deliveries import Settlement
 
 log = structlog.get_logger(__name__)
@@ -31,10 +33,13 @@ REOPENINGS: Final = (0.5, 1.0, 2.0, 4.0)  # seconds between tries, before the se
 class Crew:
     """At most `size` carriers; `failure` is why they gave up, if they did."""
 
-    def __init__(self, size: int, ready: Ready, committer: Committer, transport: Transport) -> None:
+    def __init__(
+        self, size: int, ready: Ready, committer: Committer, transport: Transport, pacing: Pacing
+    ) -> None:
         self.failure: Exception | None = None
         self.ready = ready
         self.committer = committer
+        self.pacing = pacing
         self.transport = transport
         self._size = size
         self._carriers: list[_Carrier] = []
@@ -98,8 +103,8 @@ class Crew:
         return bool(self.failure or self.committer.error)
 
     def pace(self, outcome: Outcome) -> None:
-        """Slow down when the server says, before it knows the recipient, that we are too fast."""
-        if outcome.verdict is Verdict.THROTTLED and outcome.phase is Phase.MAIL:
+        """Slow down when our own server says that we are too fast, whoever the recipient is."""
+        if outcome.verdict is Verdict.THROTTLED and scope(outcome) is Scope.SERVER:
             self._pause = min(LONGEST_PAUSE, self._pause * 2 or 0.25)
         elif self._pause and outcome.verdict is Verdict.ACCEPTED:
             self._pause = self._pause / 2 if self._pause > 0.01 else 0.0
@@ -107,6 +112,11 @@ class Crew:
     def wait_for_turn(self) -> None:
         if self._pause:
             time.sleep(self._pause)
+
+    def refused(self, error: RefusedError) -> None:
+        """The server wants nothing from us: nobody tries again, here or elsewhere."""
+        self.halt(error)
+        self.pacing.refused(str(error))
 
     def leave(self, error: Exception | None = None) -> None:
         """A carrier goes; with the last one that found no server the drain is over.
@@ -139,6 +149,8 @@ class _Carrier(threading.Thread):
         try:
             while message := self._next():
                 self._carry(message)
+        except RefusedError as error:
+            self._crew.refused(error)
         except TransportError as error:
             log.warning("no connection", error=str(error))
             reason = error
@@ -177,6 +189,8 @@ class _Carrier(threading.Thread):
             outcome = self._finish(message)
         if outcome:
             self._note(message, outcome)
+        else:
+            self._crew.pacing.leave()
 
     def _offer(self, message: Message) -> Outcome | None:
         """Everything but the dot, on a fresh connection if the one we had is gone."""
@@ -214,7 +228,8 @@ class _Carrier(threading.Thread):
             )
         if outcome.verdict is Verdict.CONFIGURATION and outcome.reply:
             said = without_addresses(outcome.reply)
-            self._crew.halt(TransportError(f"the server refuses us: {said}"))
+            self._crew.halt(RefusedError(f"the server refuses us: {said}"))
+        self._crew.pacing.note(delivery, outcome)
 
     def _settle_now(self) -> None:
         if self._unsettled:

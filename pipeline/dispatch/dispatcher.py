@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, TypeVar
 
 import structlog
@@ -21,11 +22,14 @@ from sqlalchemy import Connection, Engine
 from pipeline.dispatch.committer import Committer, Lease
 from pipeline.dispatch.crew import Crew
 from pipeline.dispatch.decisions import not_composed, not_composed_yet
+from pipeline.dispatch.pacing import Claim, Pacing, Rate
 from pipeline.dispatch.ready import Message, Ready
 from pipeline.domain import Delivery, DeliveryKind, DeliveryStatus, Digest
-from pipeline.errors import RenderError, TransportError
+from pipeline.errors import RefusedError, RenderError, TransportError
+from pipeline.limits import Bucket
 from pipeline.smtp import Transport
 from pipeline.storage import deliveries
+from pipeline.storage.breakers import Breaker
 from pipeline.storage.database import outlast, reading, server_now
 
 log = structlog.get_logger(__name__)
@@ -34,6 +38,8 @@ T = TypeVar("T")
 
 POLL: Final = 0.2  # seconds between looks at the stop flag
 IDLE: Final = 2.0  # seconds between looks at an empty outbox
+LEAST_SLEEP: Final = 0.02  # seconds, where the next mail may leave at any moment
+SOON: Final = timedelta(minutes=1)  # what is due within it is waited for
 TIDY_EVERY: Final = 30.0  # seconds
 OUTAGE: Final = 300.0  # seconds that the database may be away before a drain ends
 OUTAGE_AT_THE_END: Final = 15.0  # the same once we must stop
@@ -53,14 +59,15 @@ class Tally:
 
 
 class DispatchStoppedError(TransportError):
-    """The drain ended early: no server lets us in, or it refuses us as a whole.
+    """The drain ended early: no server could be reached, or it refuses us as a whole (`refused`).
 
     `tally` has what was done until then; what was not sent is back in the outbox.
     """
 
-    def __init__(self, message: str, tally: Tally) -> None:
+    def __init__(self, message: str, tally: Tally, *, refused: bool = False) -> None:
         super().__init__(message)
         self.tally = tally
+        self.refused = refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +86,8 @@ class Dispatcher:
     # How long one attempt may last before and after the dot: what the transport keeps to.
     deadline: timedelta = timedelta(minutes=5)
     patience: timedelta = timedelta(minutes=10)
+    rates: Sequence[Rate] = ()
+    bucket: Bucket | None = None  # smooths what leaves in a second; None: as fast as it goes
 
     def drain(
         self,
@@ -111,9 +120,16 @@ class _Drain:
         self._until = until
         self._stop = stop
         self._lease = Lease(uuid.uuid4().hex, plan.deadline + MARGIN, plan.patience + MARGIN)
-        self._ready = Ready(plan.chunk)
         self._committer = Committer(plan.engine, self._lease, plan.clock, self._gives_up)
-        self._crew = Crew(plan.connections, self._ready, self._committer, plan.transport)
+        self._pacing = Pacing(
+            self._transact, plan.clock, self._lease, plan.chunk, plan.rates, plan.bucket
+        )
+        self._ready = Ready(self._pacing.chunk)
+        self._crew = Crew(
+            plan.connections, self._ready, self._committer, plan.transport, self._pacing
+        )
+        self._refusal: RefusedError | None = None
+        self._waited_since: datetime | None = None
         self._expired = 0
         self._found_uncertain = 0
         self._tidy_at = 0.0
@@ -129,9 +145,10 @@ class _Drain:
             raise
         finally:
             self._finish()
-        error = self._crew.failure or self._committer.error
+        error = self._crew.failure or self._committer.error or self._refusal
         if isinstance(error, TransportError):
-            raise DispatchStoppedError(str(error), self._tally()) from error
+            refused = isinstance(error, RefusedError)
+            raise DispatchStoppedError(str(error), self._tally(), refused=refused) from error
         if error:
             raise error
         return self._tally()
@@ -139,31 +156,24 @@ class _Drain:
     # --- Claim and compose ----------------------------------------------------------------------
 
     def _produce(self) -> None:
+        unsent: list[int] = []
         while not self._is_over():
+            self._claim_anew(unsent)
             self._tidy()
-            claimed, digests = self._claim()
-            if claimed:
-                self._compose_all(claimed, digests)
-            elif self._once:
+            tokens = self._pacing.tokens()
+            claim = self._transact(partial(self._claim, tokens))
+            self._claiming = False
+            if claim.deliveries:
+                unsent = self._compose_all(claim.deliveries)
+            elif self._once and not self._is_worth_waiting(claim):
                 return
             else:
-                self._sleep()
+                self._sleep(claim)
 
     def _is_over(self) -> bool:
         return bool(self._crew.failure or self._committer.error or self._stop())
 
-    def _claim(self) -> tuple[list[Delivery], Mapping[int, Digest]]:
-        claimed = self._transact(self._claim_by)
-        self._claiming = False
-        if not claimed:
-            return [], {}
-        return claimed, outlast(lambda: self._load(claimed), self._gives_up)
-
-    def _load(self, claimed: Sequence[Delivery]) -> Mapping[int, Digest]:
-        with reading(self._plan.engine) as conn:
-            return self._plan.load(conn, claimed)
-
-    def _claim_by(self, conn: Connection) -> list[Delivery]:
+    def _claim(self, tokens: int, conn: Connection) -> Claim:
         now = self._now(conn)
         if self._claiming:
             # The try before may have been committed though we did not hear of it. Nobody would
@@ -172,22 +182,43 @@ class _Drain:
         self._claiming = True
         if self._until and now >= self._until:
             self._once = True  # nothing more is claimed, and the drain ends
-            return []
-        lease = self._lease
-        return deliveries.claim(conn, self._plan.chunk, lease.token, lease.length, now)
+            return Claim((), now)
+        return self._pacing.claim(conn, tokens, now)
 
-    def _compose_all(self, claimed: Sequence[Delivery], digests: Mapping[int, Digest]) -> None:
-        for delivery in claimed:
+    def _compose_all(self, claimed: Sequence[Delivery]) -> list[int]:
+        """Hand them to the crew; the ids of those that found no place before it was over."""
+        digests = outlast(partial(self._load, claimed), self._gives_up)
+        for number, delivery in enumerate(claimed):
             body = self._compose(delivery, digests.get(delivery.id))
             if body is None:
+                self._pacing.leave()
                 continue
             message = Message(delivery, self._plan.sender(delivery), body)
             self._crew.grow()
             while not self._ready.put(message, POLL):
-                if self._is_over():
-                    return
+                if self._is_over() or self._is_outdated():
+                    return [one.id for one in claimed[number:]]
             if self._is_over():
-                return
+                return [one.id for one in claimed[number + 1 :]]
+        return []
+
+    def _load(self, claimed: Sequence[Delivery]) -> Mapping[int, Digest]:
+        with reading(self._plan.engine) as conn:
+            return self._plan.load(conn, claimed)
+
+    def _is_outdated(self) -> bool:
+        """Something we have claimed must wait by now."""
+        return self._committer.held_up.is_set() or self._pacing.stale.is_set()
+
+    def _claim_anew(self, unsent: list[int]) -> None:
+        """Give back what nobody has in hand, where some of it must wait; the rest comes again."""
+        if not self._is_outdated():
+            return
+        self._committer.held_up.clear()
+        self._pacing.stale.clear()
+        unsent += [message.delivery.id for message in self._ready.clear()]
+        token = self._lease.token
+        self._transact(lambda conn: deliveries.hand_back(conn, unsent, token))
 
     def _compose(self, delivery: Delivery, digest: Digest | None) -> bytes | None:
         try:
@@ -204,10 +235,25 @@ class _Drain:
             )
         return None
 
-    def _sleep(self) -> None:
-        woken_at = time.monotonic() + IDLE
-        while time.monotonic() < woken_at and not self._is_over():
-            time.sleep(POLL)
+    def _is_worth_waiting(self, claim: Claim) -> bool:
+        """Whether a drain that ends when nothing is due goes on: what is due leaves soon."""
+        if claim.breaker:
+            if self._pacing.trying:
+                return True
+            self._refusal = RefusedError(_why_not(claim.breaker))
+            return False
+        return claim.wait is not None and claim.wait <= SOON and not self._time_stands_still(claim)
+
+    def _time_stands_still(self, claim: Claim) -> bool:
+        """By a clock that somebody has set, nothing will ever leave later."""
+        before, self._waited_since = self._waited_since, claim.at
+        return bool(claim.wait) and before == claim.at
+
+    def _sleep(self, claim: Claim) -> None:
+        length = IDLE if claim.wait is None else min(IDLE, claim.wait.total_seconds())
+        woken_at = time.monotonic() + max(length, LEAST_SLEEP)
+        while (left := woken_at - time.monotonic()) > 0 and not self._is_over():
+            time.sleep(min(POLL, left))
 
     def _tidy(self) -> None:
         """What nobody else does: leases of the dead, and deliveries whose time is over."""
@@ -256,6 +302,7 @@ class _Drain:
     def _finish(self) -> None:
         self._crew.join(self._is_over, self._stop)
         self._committer.stop()
+        self._pacing.finish()
         self._transact(lambda conn: deliveries.give_back(conn, self._lease.token))
 
     def _tally(self) -> Tally:
@@ -268,6 +315,11 @@ class _Drain:
             cancelled=written[DeliveryStatus.CANCELLED],
             expired=self._expired,
         )
+
+
+def _why_not(breaker: Breaker) -> str:
+    until = f"{breaker.open_until:%Y-%m-%d %H:%M} UTC"
+    return f"the server refuses us and is left alone until {until}: {breaker.reply}"
 
 
 def _spread() -> float:

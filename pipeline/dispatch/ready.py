@@ -59,6 +59,14 @@ class Ready:
         with self._changed:
             return self._closed and not self._messages
 
+    def clear(self) -> list[Message]:
+        """Take out whatever waits, and go on."""
+        with self._changed:
+            waiting = list(self._messages)
+            self._messages.clear()
+            self._changed.notify_all()
+            return waiting
+
     def close(self) -> None:
         """Nothing more will be put; takers end when it is empty."""
         with self._changed:

@@ -36,6 +36,7 @@ class Edition:
     trending_floor: int
     expiry: timedelta
     template: str
+    spread: timedelta = timedelta(0)  # over which its digests leave; see compiling.spread
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from pipeline.storage.subscribers import Served
 log = structlog.get_logger(__name__)
 
 CHUNK = 200  # subscribers a transaction
+MANY = 1_000  # digests of one moment that leave over a while
 NEVER_TWICE = timedelta(days=90)
 TRENDING_DAYS = 7  # a listed paper gathers upvotes for about that long
 SILENT = (SkipReason.PAUSED, SkipReason.SUPPRESSED)  # whatever there is to say
@@ -67,18 +68,41 @@ def publish(
     expiry: timedelta,
     template: str,
     everyone: bool = False,
+    longest_spread: timedelta = timedelta(0),
 ) -> Iterator[Outcome]:
     """Compile the digests that are due at `now`, chunk by chunk; `everyone` whatever the hour.
 
-    Every outcome that is yielded is committed.
+    Every outcome that is yielded is committed. Where many are due, they leave over a while, of
+    `longest_spread` at most.
     """
-    run = _Run(engine, _edition(engine, now, expiry, template))
+    edition = _edition(engine, now, expiry, template)
+    if not everyone and longest_spread:
+        with reading(engine) as conn:
+            due = subscribers.count_due(conn, now)
+        edition = replace(edition, spread=spread(due, longest_spread))
+    run = _Run(engine, edition)
     last_id = 0
     while compiled := run.compile(
         partial(subscribers.due, now=now, everyone=everyone, after_id=last_id, limit=CHUNK)
     ):
         last_id, outcomes = compiled
         yield from outcomes
+
+
+def spread(due: int, longest: timedelta) -> timedelta:
+    """Over how long so many digests of one moment leave: a minute for each 6,000, none for few.
+
+    A hundred a second is what one sender does anyway; more of them would all knock at the same
+    second of the hour.
+    """
+    if due < MANY:
+        return timedelta(0)
+    return min(longest, timedelta(seconds=due / 100))
+
+
+def share(subscriber_id: int) -> float:
+    """A reader's place in the spread, in [0, 1): the same every day, and even among all."""
+    return subscriber_id * 2_654_435_769 % 2**32 / 2**32  # Fibonacci hashing
 
 
 def welcome(
@@ -324,7 +348,12 @@ def _new_digest(draft: Draft, digest: Digest, edition: Edition) -> NewDigest:
         range_from=draft.range_from,
         range_to=edition.through,
         template=edition.template,
+        delay=timedelta(0) if draft.subscriber.welcome_due else _delay(draft, edition),
     )
+
+
+def _delay(draft: Draft, edition: Edition) -> timedelta:
+    return edition.spread * share(draft.subscriber.id)
 
 
 def _outcome(draft: Draft, digest: Digest, skipped: SkipReason | None) -> Outcome:

@@ -15,7 +15,7 @@ from pipeline.errors import InvalidTokenError
 from pipeline.signup import asking
 from pipeline.signup.joining import REQUEST_EXPIRY, Confirmed, take
 from pipeline.signup.wishes import Wishes, checked, follow, known, next_slot, valid_address
-from pipeline.storage import confirmations, requests, strikes, subscribers
+from pipeline.storage import confirmations, deliveries, requests, strikes, subscribers
 from pipeline.storage.database import retried, with_retries
 
 log = structlog.get_logger(__name__)
@@ -139,6 +139,7 @@ def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Conf
         hash_ = request.wishes["address_hash"]
         if not subscribers.move(conn, subscriber.id, email=request.email, hash_=hash_):
             raise InvalidTokenError(TAKEN)
+        deliveries.readdress(conn, subscriber.id, request.email)
         subscribers.forgive(conn, hash_)
         strikes.clear(conn, hash_)
         confirmations.answered(conn, hash_)

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from pipeline.errors import TransportError
+from pipeline.errors import RefusedError, TransportError
 from pipeline.settings import SMTPServer
 from pipeline.smtp.connection import Bounds, SMTPConnection
 from pipeline.smtp.replies import Reply
@@ -153,7 +153,8 @@ class SMTPTransport:
 
     def _expect(self, code: int, reply: Reply) -> None:
         if reply.code != code:
-            raise TransportError(f"{self._name}: {str(reply)[:300]}")
+            refused = RefusedError if reply.code >= 500 else TransportError
+            raise refused(f"{self._name}: {str(reply)[:300]}")
 
     def _trust(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=self.ca_file)

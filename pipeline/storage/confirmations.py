@@ -14,7 +14,8 @@ from sqlalchemy import Connection, Select, delete, func, literal, select
 
 from pipeline.domain import DeliveryKind, DeliveryStatus
 from pipeline.storage.database import upsert
-from pipeline.storage.schema import AskedRow, DeliveryRow, Table
+from pipeline.storage.mail_domains import domain_of
+from pipeline.storage.schema import AskedRow, DeliveryRow, SubscriberRow, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ def enqueue(
 
     `address` is where it goes, if not to the subscriber's own. Nothing happens unless `wanted`.
     """
+    own = select(SubscriberRow.email).where(SubscriberRow.id == subscriber_id)
+    email = conn.execute(own).scalar_one_or_none() if address is None else address
     values = {
         "dedupe_key": f"{kind}:{subscriber_id}:{about}",
         "kind": kind,
@@ -49,6 +52,8 @@ def enqueue(
         "request_id": request_id,
         "status": DeliveryStatus.QUEUED,
         "attempts": 0,
+        "precedence": kind.precedence,
+        "domain": domain_of(email or ""),
         "not_before": now,
         "expires_at": expires_at,
         "created_at": now,

@@ -18,6 +18,8 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    ScalarResult,
+    Select,
     Text,
     Update,
     and_,
@@ -32,6 +34,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects import postgresql
@@ -41,14 +44,23 @@ from pipeline.domain import (
     Delivery,
     DeliveryKind,
     DeliveryStatus,
+    Precedence,
     StrikeKind,
     SubscriberStatus,
     SuppressionReason,
 )
 from pipeline.errors import NotFoundError
-from pipeline.storage import strikes, subscribers
+from pipeline.storage import holds, strikes, subscribers
 from pipeline.storage.database import in_chunks
-from pipeline.storage.schema import DeliveryRow, PickRow, SubscriberRow, SuppressionRow
+from pipeline.storage.mail_domains import domain_of
+from pipeline.storage.schema import (
+    IS_QUEUED,
+    DeliveryRow,
+    DomainPaceRow,
+    PickRow,
+    SubscriberRow,
+    SuppressionRow,
+)
 
 CHUNK: Final = 500  # rows of one statement, well under SQLite's limit of parameters
 LONGEST_REPLY: Final = 500  # characters kept of what a server said
@@ -124,29 +136,58 @@ class DeliveryView:
 
 
 def claim(
-    conn: Connection, limit: int, token: str, lease: timedelta, now: datetime
+    conn: Connection,
+    limit: int,
+    token: str,
+    lease: timedelta,
+    now: datetime,
+    *,
+    domain: str | None = None,
+    besides: Collection[str] = (),
 ) -> list[Delivery]:
-    """Take at most `limit` due deliveries, oldest first; empty when others have them all."""
-    due = (
+    """Take at most `limit` due deliveries; empty when others have them all.
+
+    What somebody waits for comes first, then the oldest. Only those for `domain`, where one is
+    given, and none for the domains `besides`. What is held up is left where it is.
+    """
+    place = _ROW.domain == domain if domain is not None else true()
+    if besides:
+        place &= _ROW.domain.not_in(sorted(besides))
+    taken: list[int] = []
+    for precedence in Precedence:
+        if len(taken) < limit:
+            due = _due(precedence, now).where(place).limit(limit - len(taken))
+            taken += _take(conn, due, token, now + lease)
+    return _read(conn, taken)
+
+
+def _due(precedence: Precedence, now: datetime) -> Select[tuple[int]]:
+    return (
         select(_ROW.id)
         .where(
-            _ROW.status == DeliveryStatus.QUEUED,
+            IS_QUEUED,
+            _ROW.precedence == precedence,
             _ROW.not_before <= now,
             _ROW.expires_at > now,
             _may_be_written_to(),
+            ~holds.is_held(),
         )
         .order_by(_ROW.not_before, _ROW.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True, of=DeliveryRow.__table__)
-        .cte("due")  # PostgreSQL might run a plain subquery twice, and claim more than the limit
     )
-    taken = conn.execute(
+
+
+def _take(
+    conn: Connection, due: Select[tuple[int]], token: str, until: datetime
+) -> ScalarResult[int]:
+    locked = due.with_for_update(skip_locked=True, of=DeliveryRow.__table__)
+    # PostgreSQL might run a plain subquery twice, and claim more than the limit.
+    chosen = locked.cte("due")
+    return conn.execute(
         update(DeliveryRow)
-        .where(_ROW.id.in_(select(due.c.id)))
-        .values(status=DeliveryStatus.LEASED, lease=token, lease_until=now + lease)
+        .where(_ROW.id.in_(select(chosen.c.id)))
+        .values(status=DeliveryStatus.LEASED, lease=token, lease_until=until)
         .returning(_ROW.id)
     ).scalars()
-    return _read(conn, list(taken))
 
 
 def renew(conn: Connection, token: str, lease: timedelta, now: datetime) -> int:
@@ -192,8 +233,11 @@ def marked(conn: Connection, ids: Sequence[int], token: str) -> set[int]:
 
 
 def withdraw(conn: Connection, ids: Sequence[int], token: str) -> int:
-    """End those of `ids` that could not be marked though the lease is ours; how many."""
-    ours = and_(_ROW.id.in_(ids), _ROW.lease == token, _ROW.status == DeliveryStatus.LEASED)
+    """End those of `ids` that could not be marked though the lease is ours; how many.
+
+    See `hand_back` for those that are only held up.
+    """
+    ours = _claimed_under(token, ids)
     suppressed = conn.execute(
         update(DeliveryRow)
         .where(ours, _is_suppressed())
@@ -205,6 +249,18 @@ def withdraw(conn: Connection, ids: Sequence[int], token: str) -> int:
         .values(**_released(DeliveryStatus.CANCELLED, CancelReason.LEFT))
     ).rowcount
     return suppressed + left
+
+
+def hand_back(conn: Connection, ids: Sequence[int], token: str) -> int:
+    """Queue again those of `ids` that are still only claimed, as if never tried; how many.
+
+    After a lost mark and `withdraw` these are the ones that were held up, and what has expired.
+    """
+    return conn.execute(
+        update(DeliveryRow)
+        .where(_claimed_under(token, ids))
+        .values(status=DeliveryStatus.QUEUED, lease=None, lease_until=None)
+    ).rowcount
 
 
 # --- Settle -------------------------------------------------------------------------------------
@@ -443,6 +499,52 @@ def set_cursors_back(conn: Connection, delivery_ids: Collection[int]) -> None:
         )
 
 
+def readdress(conn: Connection, subscriber_id: int, email: str) -> None:
+    """What is still owed to this subscriber goes to another address now, and at its pace."""
+    conn.execute(
+        update(DeliveryRow)
+        .where(
+            _ROW.subscriber_id == subscriber_id,
+            _ROW.address.is_(None),
+            _ROW.status.in_([*_OWED, DeliveryStatus.UNCERTAIN]),
+        )
+        .values(domain=domain_of(email))
+    )
+
+
+def cancel_edition(conn: Connection, edition_on: date, limit: int = CHUNK) -> int:
+    """End at most `limit` of what is queued or leased of this edition; the papers are owed anew."""
+    owed = (
+        select(_ROW.id)
+        .where(_ROW.edition_on == edition_on, _ROW.status.in_(_OWED))
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("owed")
+    )
+    ended = conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.id.in_(select(owed.c.id)), _ROW.status.in_(_OWED))
+        .values(**_released(DeliveryStatus.CANCELLED, CancelReason.OPERATOR))
+        .returning(_ROW.id)
+    ).scalars()
+    ids = list(ended)
+    set_cursors_back(conn, ids)
+    return len(ids)
+
+
+def editions(conn: Connection) -> dict[date, dict[DeliveryStatus, int]]:
+    """How many deliveries of each status an edition has, newest first."""
+    found: dict[date, dict[DeliveryStatus, int]] = {}
+    for edition_on, status, count in conn.execute(
+        select(_ROW.edition_on, _ROW.status, func.count())
+        .where(_ROW.edition_on.is_not(None))
+        .group_by(_ROW.edition_on, _ROW.status)
+        .order_by(_ROW.edition_on.desc())
+    ):
+        found.setdefault(edition_on, {})[DeliveryStatus(status)] = count
+    return found
+
+
 def blank(conn: Connection, subscriber_id: int) -> None:
     """Forget what these deliveries said and to whom; that there were so many stays."""
     mine = select(_ROW.id).where(_ROW.subscriber_id == subscriber_id)
@@ -451,7 +553,7 @@ def blank(conn: Connection, subscriber_id: int) -> None:
         update(DeliveryRow)
         .where(_ROW.subscriber_id == subscriber_id)
         # What a server said may name the address; the labels of topics are the reader's words.
-        .values(address=None, topics=[], more=0, reply=None, queue_id=None, blanked=True)
+        .values(address=None, domain="", topics=[], more=0, reply=None, queue_id=None, blanked=True)
     )
 
 
@@ -475,13 +577,19 @@ def forget_address(conn: Connection, request_ids: Collection[int]) -> None:
 
 
 def next_due_at(conn: Connection) -> datetime | None:
-    """When the first queued delivery may be tried; None when the outbox is empty."""
-    return conn.execute(
-        select(_ROW.not_before)
-        .where(_ROW.status == DeliveryStatus.QUEUED, _may_be_written_to())
-        .order_by(_ROW.not_before)
-        .limit(1)
-    ).scalar()
+    """When the first queued delivery may be tried; None when nothing but what is held up waits."""
+    slowed = exists().where(DomainPaceRow.domain == _ROW.domain)
+    waiting = IS_QUEUED, _may_be_written_to(), ~holds.is_held(), ~slowed
+    first = (
+        conn.execute(
+            select(_ROW.not_before)
+            .where(*waiting, _ROW.precedence == precedence)
+            .order_by(_ROW.not_before, _ROW.id)  # as the index has them
+            .limit(1)
+        ).scalar()
+        for precedence in Precedence
+    )
+    return min((moment for moment in first if moment), default=None)
 
 
 def counts(conn: Connection) -> dict[DeliveryStatus, int]:
@@ -554,15 +662,20 @@ def _read(conn: Connection, ids: Sequence[int]) -> list[Delivery]:
             _ROW.created_at,
             SubscriberRow.secret,
             _ROW.request_id,
+            _ROW.domain,
         )
         .join(SubscriberRow, SubscriberRow.id == _ROW.subscriber_id)
         .where(_ROW.id.in_(ids))
-        .order_by(_ROW.not_before, _ROW.id)
+        .order_by(_ROW.precedence, _ROW.not_before, _ROW.id)
     )
     return [Delivery(id_, key, DeliveryKind(kind), *rest) for id_, key, kind, *rest in rows]
 
 
 # --- Pieces of statements -----------------------------------------------------------------------
+
+
+def _claimed_under(token: str, ids: Sequence[int]) -> ColumnElement[bool]:
+    return and_(_ROW.id.in_(ids), _ROW.lease == token, _ROW.status == DeliveryStatus.LEASED)
 
 
 def _is_welcome() -> ColumnElement[bool]:
@@ -637,6 +750,7 @@ _MARK: Final = (
         _ROW.status == DeliveryStatus.LEASED,
         _ROW.expires_at > bindparam("now"),
         _may_be_written_to(),
+        ~holds.is_held(),
     )
     .values(
         status=DeliveryStatus.SENDING, marked_at=bindparam("now"), lease_until=bindparam("until")

@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Text, cast, func, insert, select, update
@@ -24,6 +24,7 @@ from pipeline.domain import (
 from pipeline.storage import subscribers
 from pipeline.storage.database import in_chunks
 from pipeline.storage.identity import paper_key
+from pipeline.storage.mail_domains import domain_of
 from pipeline.storage.papers import paper_from
 from pipeline.storage.schema import (
     DeliveryRow,
@@ -60,6 +61,7 @@ class NewDigest:
     range_from: int
     range_to: int
     template: str
+    delay: timedelta = timedelta(0)  # from now until it may leave
 
     @property
     def dedupe_key(self) -> str:
@@ -134,7 +136,9 @@ def enqueue(conn: Connection, digests: Sequence[NewDigest], now: datetime) -> No
     """Put digests in the outbox with everything that makes them what they are."""
     if not digests:
         return
-    conn.execute(insert(DeliveryRow), [_delivery_row(new, now) for new in digests])
+    domains = _domains(conn, [new.subscriber_id for new in digests])
+    rows = [_delivery_row(new, domains.get(new.subscriber_id, ""), now) for new in digests]
+    conn.execute(insert(DeliveryRow), rows)
     ids = _ids_of(conn, [new.dedupe_key for new in digests])
     picks = [row for new in digests for row in _pick_rows(ids[new.dedupe_key], new.digest)]
     for chunk in in_chunks(picks, CHUNK):
@@ -394,7 +398,18 @@ def _ids_of(conn: Connection, keys: Sequence[str]) -> dict[str, int]:
     }
 
 
-def _delivery_row(new: NewDigest, now: datetime) -> dict[str, Any]:
+def _domains(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, str]:
+    """Whose servers take their mail."""
+    return {
+        id_: domain_of(email)
+        for some in in_chunks(subscriber_ids, CHUNK)
+        for id_, email in conn.execute(
+            select(SubscriberRow.id, SubscriberRow.email).where(SubscriberRow.id.in_(some))
+        )
+    }
+
+
+def _delivery_row(new: NewDigest, domain: str, now: datetime) -> dict[str, Any]:
     return {
         "dedupe_key": new.dedupe_key,
         "kind": new.kind,
@@ -402,7 +417,9 @@ def _delivery_row(new: NewDigest, now: datetime) -> dict[str, Any]:
         "status": DeliveryStatus.QUEUED,
         "reason": None,
         "attempts": 0,
-        "not_before": now,
+        "precedence": new.kind.precedence,
+        "domain": domain,
+        "not_before": now + new.delay,
         "expires_at": new.expires_at,
         "created_at": now,
         "edition_on": new.digest.edition_on,

@@ -71,7 +71,7 @@ def forget_addresses(conn: Connection, *, before: datetime, limit: int) -> int:
     ids = _locked(conn, select(DeliveryRow.id).where(is_over), limit)
     # Not NULL: that would be the subscriber's own.
     return conn.execute(
-        update(DeliveryRow).where(DeliveryRow.id.in_(ids)).values(address="")
+        update(DeliveryRow).where(DeliveryRow.id.in_(ids)).values(address="", domain="")
     ).rowcount
 
 

@@ -6,7 +6,7 @@ A row changes state by one UPDATE that names the state it leaves, and the caller
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
@@ -365,6 +365,13 @@ class SkipRow(Table):
 
 # --- Deliveries ---------------------------------------------------------------------------------
 
+IS_QUEUED: Final = text("status = 'queued'")
+"""What the indexes of the outbox hold; SQLite uses them only where a query says just this."""
+
+
+def _outbox(name: str, *columns: str) -> Index:
+    return Index(name, *columns, postgresql_where=IS_QUEUED, sqlite_where=IS_QUEUED)
+
 
 class DeliveryRow(Table):
     """One message owed. The outbox is a query over this table, and the only queue there is."""
@@ -382,6 +389,8 @@ class DeliveryRow(Table):
     status: Mapped[str]
     reason: Mapped[str | None]  # why it is where it is; every terminal row has one
     attempts: Mapped[int]  # those that count against it
+    precedence: Mapped[int] = mapped_column(server_default="0")  # 0 leaves before 1; see Precedence
+    domain: Mapped[str] = mapped_column(server_default="")  # whose servers take it in the end
     not_before: Mapped[datetime]
     expires_at: Mapped[datetime]
     created_at: Mapped[datetime]
@@ -407,7 +416,9 @@ class DeliveryRow(Table):
     __table_args__ = (
         Index(None, "blanked", "created_at"),
         Index("ix_deliveries_elsewhere", "created_at", **_only_where(text("address <> ''"))),
-        Index(None, "status", "not_before", "id"),
+        # The outbox, in the order it is claimed in: as a whole, and for one domain.
+        _outbox("ix_deliveries_outbox", "precedence", "not_before", "id", "domain"),
+        _outbox("ix_deliveries_outbox_domain", "domain", "precedence", "not_before", "id"),
         Index(None, "status", "lease_until"),
         # Some providers name a mail in their news by nothing else.
         Index(
@@ -447,3 +458,57 @@ class PickRow(Table):
     upvotes: Mapped[int | None]
     comments: Mapped[int | None]
     reasons: Mapped[list[Any]]  # [[label, [phrase, ...]], ...]
+
+
+# --- The pace of sending ------------------------------------------------------------------------
+
+
+class HoldRow(Table):
+    """What must not be sent for now: everything, or the digests of one date."""
+
+    __tablename__ = "holds"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)  # see storage.holds
+    edition_on: Mapped[date | None]  # NULL: everything
+    since: Mapped[datetime]
+    reason: Mapped[str]
+
+
+class BreakerRow(Table):
+    """A mail server that refuses us as a whole; there is no row while it does not."""
+
+    __tablename__ = "breakers"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    refusals: Mapped[int]  # in a row
+    open_until: Mapped[datetime]  # nobody connects before this
+    probed_by: Mapped[str | None] = mapped_column(String(40))  # the lease of who tries it now
+    probe_until: Mapped[datetime | None]  # who tries it is taken for dead after this
+    since: Mapped[datetime]
+    reply: Mapped[str]  # the server's last words, without addresses
+
+
+class DomainPaceRow(Table):
+    """A recipient domain that found us too fast, or blocked us; there is no row for the others."""
+
+    __tablename__ = "domain_paces"
+
+    domain: Mapped[str] = mapped_column(String(255), primary_key=True)
+    state: Mapped[str]
+    allowance: Mapped[float]  # mails a minute
+    not_before: Mapped[datetime]  # the next mail to it
+    refusals: Mapped[int]  # since it was last free
+    since: Mapped[datetime]
+    refused_at: Mapped[datetime]  # the last time it was slowed
+    reply: Mapped[str]  # the server's words, without addresses
+
+
+class DistrustRow(Table):
+    """A refusal for want of authentication (SPF, DKIM, DMARC), kept for as long as it counts."""
+
+    __tablename__ = "distrusts"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    edition_on: Mapped[date | None]
+    subscriber_id: Mapped[int] = mapped_column(Id)
+    at: Mapped[datetime] = mapped_column(index=True)

@@ -12,7 +12,18 @@ from datetime import date, datetime
 from typing import Any, Final
 
 import idna
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, false, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    exists,
+    false,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from pipeline.domain import (
     Frequency,
@@ -345,6 +356,12 @@ def due(
         query.order_by(SubscriberRow.id).limit(limit).with_for_update(skip_locked=True)
     )
     return [_subscriber(row) for row in rows]
+
+
+def count_due(conn: Connection, now: datetime) -> int:
+    """How many active subscribers have a slot that has come."""
+    due = (SubscriberRow.status == SubscriberStatus.ACTIVE) & (SubscriberRow.next_slot_at <= now)
+    return conn.execute(select(func.count()).select_from(SubscriberRow).where(due)).scalar_one()
 
 
 def to_welcome(conn: Connection, subscriber_id: int) -> Subscriber | None:

@@ -1,0 +1,142 @@
+"""Commands about the pace of sending: stop and start it, pause and cancel editions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.bootstrap import services
+from pipeline.cli.output import AsJson, UsageError, day, lines, show
+from pipeline.dispatch import halting
+from pipeline.domain import DeliveryStatus
+from pipeline.storage import breakers, deliveries, holds, paces
+from pipeline.storage.database import reading
+
+editions = typer.Typer(no_args_is_help=True)
+sending = typer.Typer(no_args_is_help=True)
+
+EDITIONS = ("edition", "paused", "queued", "sent", "uncertain", "failed", "cancelled", "expired")
+STATE = ("what", "name", "since", "until", "mails_a_minute", "reason")
+
+Edition = Annotated[str, typer.Argument(metavar="DATE", help="Its day, YYYY-MM-DD.")]
+Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Shown wherever it is said.")]
+
+
+# --- Editions -----------------------------------------------------------------------------------
+
+
+@editions.command("list")
+def list_editions(as_json: AsJson = False) -> None:
+    """Every edition, newest first, and how far it is."""
+    with reading(services().engine) as conn:
+        counts = deliveries.editions(conn)
+        held = {hold.edition_on for hold in holds.listing(conn)}
+    days = sorted({*counts, *filter(None, held)}, reverse=True)
+    rows = (_edition_row(one, counts.get(one, {}), paused=one in held) for one in days)
+    show(rows, EDITIONS, as_json=as_json, empty="No editions.")
+
+
+def _edition_row(
+    edition_on: date, counts: dict[DeliveryStatus, int], *, paused: bool
+) -> dict[str, Any]:
+    def total(*statuses: DeliveryStatus) -> int:
+        return sum(counts.get(status, 0) for status in statuses)
+
+    status = DeliveryStatus
+    return {
+        "edition": edition_on,
+        "paused": paused,
+        "queued": total(status.QUEUED, status.LEASED, status.SENDING),
+        "sent": total(status.SENT),
+        "uncertain": total(status.UNCERTAIN),
+        "failed": total(status.FAILED, status.SUPPRESSED),
+        "cancelled": total(status.CANCELLED),
+        "expired": total(status.EXPIRED),
+    }
+
+
+@editions.command()
+def pause(edition: Edition, reason: Why = "", as_json: AsJson = False) -> None:
+    """Send no more of an edition until it is resumed; its digests still expire."""
+    paused = halting.stop(services().engine, datetime.now(UTC), _day(edition), reason)
+    _answer(as_json, edition=edition, state="paused", changed=paused)
+
+
+@editions.command()
+def resume(edition: Edition, as_json: AsJson = False) -> None:
+    """Go on sending an edition."""
+    resumed = halting.start(services().engine, _day(edition))
+    _answer(as_json, edition=edition, state="resumed", changed=resumed)
+
+
+@editions.command()
+def cancel(edition: Edition, as_json: AsJson = False) -> None:
+    """Send no more of it, ever; its papers come with the next digest."""
+    ended = halting.cancel(services().engine, _day(edition))
+    _answer(as_json, edition=edition, state="cancelled", deliveries=ended)
+
+
+def _day(text: str) -> date:
+    parsed = day(text, "DATE")
+    if parsed is None:
+        raise UsageError("DATE: say a day like 2030-01-02")
+    return parsed
+
+
+# --- All of it ----------------------------------------------------------------------------------
+
+
+@sending.command()
+def stop(reason: Why = "", as_json: AsJson = False) -> None:
+    """Send nothing at all until it is started again, whatever is restarted meanwhile."""
+    stopped = halting.stop(services().engine, datetime.now(UTC), None, reason)
+    _answer(as_json, state="stopped", changed=stopped)
+
+
+@sending.command()
+def start(as_json: AsJson = False) -> None:
+    """Go on sending, also to a server that has refused us."""
+    started = halting.start(services().engine)
+    _answer(as_json, state="started", changed=started)
+
+
+@sending.command()
+def release(domain: str, as_json: AsJson = False) -> None:
+    """Write to a slowed or blocking domain as to any other, at once."""
+    halting.release(services().engine, domain.lower())
+    _answer(as_json, state="released", domain=domain.lower())
+
+
+@sending.command()
+def status(as_json: AsJson = False) -> None:
+    """What stops or slows mail at the moment, and why."""
+    show(_state_rows(), STATE, as_json=as_json, empty="Mail flows freely.")
+
+
+def _state_rows() -> Iterable[dict[str, Any]]:
+    with reading(services().engine) as conn:
+        held, breaker, slowed = holds.listing(conn), breakers.get(conn), paces.listing(conn)
+    for hold in held:
+        name = hold.edition_on or holds.EVERYTHING
+        yield _state("held", name, hold.since, None, None, hold.reason)
+    if breaker:
+        yield _state(
+            "server", breakers.SMTP, breaker.since, breaker.open_until, None, breaker.reply
+        )
+    for one in slowed:
+        allowance = round(one.allowance, 1)
+        yield _state(one.state, one.domain, one.since, one.not_before, allowance, one.reply)
+
+
+def _state(*values: Any) -> dict[str, Any]:
+    return dict(zip(STATE, values, strict=True))
+
+
+def _answer(as_json: bool, **fields: Any) -> None:
+    if as_json:
+        lines([fields])
+        return
+    typer.echo(", ".join(f"{name} {value}" for name, value in fields.items() if value is not None))

@@ -1,0 +1,303 @@
+"""What a drain may claim now, and what its refusals change for everybody.
+
+A token first, then the claim: whoever may send N more claims at most N. Everything that counts is
+in rows, read and written in the transaction of the claim, so that a sender that dies there has
+taken nothing. Refusals are written at once, in short transactions of their own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final, Protocol, TypeVar
+
+import structlog
+from sqlalchemy import Connection
+
+from pipeline.dispatch import pace
+from pipeline.dispatch.committer import Lease
+from pipeline.dispatch.pace import Scope
+from pipeline.domain import Delivery, Verdict
+from pipeline.limits import Bucket
+from pipeline.smtp import Outcome, without_addresses
+from pipeline.storage import breakers, deliveries, distrusts, holds, paces, rates
+from pipeline.storage.breakers import Breaker
+from pipeline.storage.paces import Pace, PaceState
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+LONGEST_REPLY: Final = 300  # characters kept of what a server said
+
+
+class Transact(Protocol):
+    """Does some work in a transaction of its own, again where that failed."""
+
+    def __call__(self, work: Callable[[Connection], T]) -> T: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How many mails our own mail server takes from us in any stretch of this length."""
+
+    name: str  # of its row: "smtp:day"
+    most: int
+    window: timedelta
+
+    @property
+    def chunk(self) -> int:
+        """At most so many are claimed at once: what a claim leaves unsent counts all the same."""
+        return max(1, self.most // 50)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What was claimed; where that is nothing, until when there is no use in trying again."""
+
+    deliveries: Sequence[Delivery]
+    at: datetime
+    until: datetime | None = None  # None: nothing is due
+    breaker: Breaker | None = None  # what stands in the way, where that is the server
+
+    @property
+    def wait(self) -> timedelta | None:
+        return self.until - self.at if self.until else None
+
+
+class Pacing:
+    """The pace of one drain, which shares its rows with all others."""
+
+    def __init__(
+        self,
+        transact: Transact,
+        clock: Callable[[Connection], datetime],
+        lease: Lease,
+        chunk: int,
+        rates_: Sequence[Rate] = (),
+        bucket: Bucket | None = None,
+    ) -> None:
+        self._transact = transact
+        self._clock = clock
+        self._lease = lease
+        self._rates = tuple(rates_)
+        self._bucket = bucket
+        self.chunk = min([chunk, *(rate.chunk for rate in self._rates)])
+        self._slowed: frozenset[str] | None = None  # domains, at the last claim
+        self._accepted: Counter[str] = Counter()  # of the slowed domains, since the last claim
+        self._got_through = False  # while trying out: the server let us in
+        self._lock = threading.Lock()
+        self.trying = False  # the one mail that a half open breaker allows is ours
+        self.stale = threading.Event()  # a domain was slowed that claimed mails may be for
+
+    # --- Before a claim -------------------------------------------------------------------------
+
+    def tokens(self) -> int:
+        """How many mails this second has room for. Asks Redis: not inside a transaction."""
+        return self._bucket.take(self.chunk) if self._bucket else self.chunk
+
+    def claim(self, conn: Connection, tokens: int, now: datetime) -> Claim:
+        """Claim what may leave now, at most `tokens`."""
+        breaker = breakers.get(conn)
+        if breaker and self._got_through and breakers.close(conn, self._lease.token):
+            breaker = None
+        if breaker and not breakers.probe(conn, self._lease.token, now, self._lease.length):
+            return Claim((), now, max(breaker.open_until, now), breaker)
+        limit, free_at = self._left(conn, 1 if breaker else tokens, now)
+        claimed = self._claim(conn, limit, now) if limit else []
+        for rate in self._rates if claimed else ():
+            rates.take(conn, rate.name, len(claimed), rate.window, now)
+        if breaker and not claimed:
+            breakers.give_up(conn, self._lease.token)
+        self.trying = bool(breaker and claimed)
+        self._got_through = False
+        if claimed:
+            return Claim(claimed, now)
+        return Claim((), now, paces.next_turn(conn, now) if limit else free_at)
+
+    def _left(self, conn: Connection, tokens: int, now: datetime) -> tuple[int, datetime | None]:
+        """What all rates have room for, and when there will be more where that is nothing."""
+        limit = min(tokens, self.chunk)
+        until: datetime | None = now if limit == 0 else None
+        for rate in self._rates:
+            left = rates.left(conn, rate.name, rate.most, rate.window, now)
+            limit = min(limit, left)
+            if left == 0:
+                free_at = rates.free_at(conn, rate.name, rate.window, now)
+                until = max(until or now, free_at)
+        return limit, until
+
+    def _claim(self, conn: Connection, limit: int, now: datetime) -> list[Delivery]:
+        slowed = paces.listing(conn)
+        besides = frozenset(one.domain for one in slowed)
+        self._know(besides)
+        claimed: list[Delivery] = []
+        # Those first, since they get only a few turns, and would get none behind a long outbox.
+        for known in slowed:
+            if len(claimed) < limit:
+                claimed += self._claim_slowly(conn, known.domain, limit - len(claimed), now)
+        if len(claimed) < limit:
+            claimed += self._take(conn, limit - len(claimed), now, besides=besides)
+        return claimed
+
+    def _know(self, slowed: frozenset[str]) -> None:
+        """Where a domain was slowed since the last claim, what we hold may be for it."""
+        before, self._slowed = self._slowed, slowed
+        if before is not None and slowed - before:
+            self.stale.set()
+
+    def _claim_slowly(
+        self, conn: Connection, domain: str, limit: int, now: datetime
+    ) -> list[Delivery]:
+        """What a slowed domain may get now."""
+        grown = self._grow(conn, domain, now)
+        if grown is None:
+            return []  # free: the next claim has it
+        turns = min(limit, pace.turns(grown, now))
+        claimed = self._take(conn, turns, now, domain=domain) if turns else []
+        if claimed:
+            paces.replace(conn, grown, pace.spent(grown, len(claimed), now))
+        return claimed
+
+    def _learn(self, domain: str, conn: Connection) -> None:
+        self._grow(conn, domain, self._clock(conn))
+
+    def _grow(self, conn: Connection, domain: str, now: datetime) -> Pace | None:
+        """The pace of a domain after what it has taken since the last look; None: it is free.
+
+        Its row is ours until this transaction ends.
+        """
+        known = paces.get(conn, domain)
+        with self._lock:
+            accepted = self._accepted.pop(domain, 0)
+        if known is None:
+            return None
+        grown = pace.accepted(known, accepted, now) if accepted else known
+        if grown is None or pace.is_forgotten(known, now):
+            paces.free(conn, known)
+            log.info("domain free again", domain=domain)
+            return None
+        if grown != known:
+            paces.replace(conn, known, grown)
+        return grown
+
+    def _take(
+        self,
+        conn: Connection,
+        limit: int,
+        now: datetime,
+        *,
+        domain: str | None = None,
+        besides: frozenset[str] = frozenset(),
+    ) -> list[Delivery]:
+        lease = self._lease
+        return deliveries.claim(
+            conn, limit, lease.token, lease.length, now, domain=domain, besides=besides
+        )
+
+    # --- After a reply --------------------------------------------------------------------------
+
+    def note(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Draw the conclusions that are not about this delivery alone."""
+        if outcome.verdict is Verdict.CONNECTION:
+            self.leave()
+        elif outcome.verdict is not Verdict.CONFIGURATION:
+            self._got_through = self.trying
+        if outcome.verdict is Verdict.ACCEPTED:
+            if self._slowed and delivery.domain in self._slowed:
+                with self._lock:
+                    self._accepted[delivery.domain] += 1
+            return
+        said = without_addresses(outcome.reply)[:LONGEST_REPLY] if outcome.reply else ""
+        match pace.scope(outcome):
+            case Scope.DOMAIN if delivery.domain:
+                self._slow(delivery.domain, outcome.verdict, said)
+            case Scope.SENDER:
+                self._distrusted(delivery, said)
+            case Scope.SERVER if outcome.verdict is Verdict.CONFIGURATION:
+                self.refused(said)
+
+    def refused(self, said: str) -> None:
+        """The server was reached and wants nothing from us: leave it alone for a while."""
+        until = self._transact(lambda conn: self._open(conn, said))
+        self.trying = self._got_through = False
+        if until:
+            log.critical("the server refuses us", said=said, until=until.isoformat())
+
+    def finish(self) -> None:
+        """The drain ends: nobody else knows what it has learned since its last claim."""
+        self.leave()
+        for domain in list(self._accepted):
+            self._transact(partial(self._learn, domain))
+
+    def leave(self) -> None:
+        """The one mail that was to try the server out is done with, whatever became of it."""
+        if self.trying:
+            end = breakers.close if self._got_through else breakers.give_up
+            self._transact(lambda conn: end(conn, self._lease.token))
+            self.trying = self._got_through = False
+
+    def _open(self, conn: Connection, said: str) -> datetime | None:
+        """Until when the breaker is open now; None where somebody else has opened it."""
+        now = self._clock(conn)
+        known = breakers.get(conn)
+        length = pace.open_for(known.refusals + 1 if known else 1)
+        if known is None:
+            opened = breakers.open_first(conn, said, now, length)
+        else:
+            opened = breakers.open_again(conn, known, said, now, length)
+        return now + length if opened else None
+
+    def _slow(self, domain: str, verdict: Verdict, said: str) -> None:
+        state = PaceState.BLOCKED if verdict is Verdict.BLOCKED else PaceState.SLOWED
+        slowed = self._transact(lambda conn: self._write_pace(conn, domain, state, said))
+        if slowed is None:
+            return
+        self._know((self._slowed or frozenset()) | {domain})
+        tell = log.error if state is PaceState.BLOCKED else log.warning
+        tell(
+            f"domain {state}",
+            domain=domain,
+            said=said,
+            mails_a_minute=round(slowed.allowance, 1),
+            until=slowed.not_before.isoformat(),
+        )
+
+    def _write_pace(
+        self, conn: Connection, domain: str, state: PaceState, said: str
+    ) -> Pace | None:
+        now = self._clock(conn)
+        known = paces.get(conn, domain)
+        slowed = pace.refused(known, domain, state, said, now)
+        if known is None:
+            return slowed if paces.insert(conn, slowed) else None
+        return slowed if slowed != known and paces.replace(conn, known, slowed) else None
+
+    def _distrusted(self, delivery: Delivery, said: str) -> None:
+        log.critical("our domain is not believed to be ours", delivery=delivery.id, said=said)
+        edition_on = delivery.edition_on
+        self._transact(
+            lambda conn: distrusts.record(
+                conn,
+                edition_on,
+                delivery.subscriber_id,
+                self._clock(conn),
+                keep=pace.DISTRUST_WINDOW,
+            )
+        )
+        # Counted once that is on disk: of two senders, one at least sees what both have written.
+        if edition_on and self._transact(lambda conn: self._pause(conn, delivery)):
+            log.critical("edition paused", edition=str(edition_on))
+
+    def _pause(self, conn: Connection, delivery: Delivery) -> bool:
+        assert delivery.edition_on is not None  # noqa: S101  (the caller has looked)
+        now = self._clock(conn)
+        found = distrusts.count(conn, delivery.edition_on, since=now - pace.DISTRUST_WINDOW)
+        if not pace.is_distrusted(*found):
+            return False
+        why = "recipients' servers do not believe that our mail is ours: check SPF, DKIM and DMARC"
+        return holds.put(conn, delivery.edition_on, why, now)

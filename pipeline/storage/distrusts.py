@@ -1,0 +1,34 @@
+"""Refusals for want of authentication, counted for as long as they mean something together."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from pipeline.storage.schema import DistrustRow
+
+
+def record(
+    conn: Connection,
+    edition_on: date | None,
+    subscriber_id: int,
+    now: datetime,
+    *,
+    keep: timedelta,
+) -> None:
+    """Remember one, and forget what is older than `keep`."""
+    conn.execute(delete(DistrustRow).where(DistrustRow.at < now - keep))
+    conn.execute(
+        insert(DistrustRow).values(edition_on=edition_on, subscriber_id=subscriber_id, at=now)
+    )
+
+
+def count(conn: Connection, edition_on: date, *, since: datetime) -> tuple[int, int]:
+    """How many an edition has met since, and of how many recipients."""
+    refusals, recipients = conn.execute(
+        select(func.count(), func.count(DistrustRow.subscriber_id.distinct())).where(
+            DistrustRow.edition_on == edition_on, DistrustRow.at > since
+        )
+    ).one()
+    return refusals, recipients

@@ -1,0 +1,154 @@
+"""How fast to go on after a refusal: the arithmetic, without a database."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from pipeline.dispatch import pace
+from pipeline.dispatch.pace import Scope
+from pipeline.domain import Verdict
+from pipeline.smtp import Outcome, Phase, Reply, verdict_of
+from pipeline.storage.mail_domains import domain_of
+from pipeline.storage.paces import PaceState
+from tests.factories import NOW
+
+MINUTE = timedelta(minutes=1)
+SLOWED, BLOCKED = PaceState.SLOWED, PaceState.BLOCKED
+
+
+def refuse(known=None, state=SLOWED, at=NOW):
+    return pace.refused(known, "gmail.com", state, "450 slow down", at)
+
+
+@pytest.mark.parametrize(
+    ("phase", "reply", "scope"),
+    [
+        (Phase.MAIL, Reply(454, None, "Throttling failure: Maximum sending rate"), Scope.SERVER),
+        (Phase.DOT, Reply(454, None, "Throttling failure: Maximum sending rate"), Scope.SERVER),
+        (Phase.RCPT, Reply(421, "4.7.28", "unusual rate of mail"), Scope.DOMAIN),
+        (Phase.DOT, Reply(451, "4.7.650", "temporarily rate limited"), Scope.DOMAIN),
+        (Phase.DOT, Reply(554, "5.7.1", "blocked"), Scope.DOMAIN),
+        (Phase.DOT, Reply(550, "5.7.26", "not authenticated"), Scope.SENDER),
+        (Phase.MAIL, Reply(550, "5.7.1", "sender denied"), Scope.SERVER),
+        (Phase.RCPT, Reply(550, "5.1.1", "no such user"), Scope.NOBODY),
+        (Phase.RCPT, Reply(450, "4.2.0", "greylisted"), Scope.NOBODY),
+    ],
+)
+def test_a_refusal_is_about_somebody(phase, reply, scope):
+    assert pace.scope(Outcome(verdict_of(phase, reply), phase, reply)) is scope
+
+
+def test_each_refusal_halves_the_allowance_and_pauses_for_longer():
+    known, at, seen = None, NOW, []
+    for _ in range(8):
+        known = refuse(known, at=at)
+        seen.append((known.allowance, (known.not_before - at) / MINUTE))
+        at = known.not_before
+
+    assert seen == [
+        (60, 1), (30, 2), (15, 4), (7.5, 8), (3.75, 16), (1.875, 30), (1, 30), (1, 30),
+    ]  # fmt: skip
+
+
+def test_what_was_under_way_counts_once():
+    first = refuse()
+
+    assert refuse(first, at=NOW + timedelta(seconds=29)) == first
+    assert refuse(first, at=NOW + timedelta(seconds=30)) != first
+
+
+def test_what_is_taken_right_after_a_refusal_was_under_way():
+    blocked = refuse(state=BLOCKED)
+
+    assert pace.accepted(blocked, 5, NOW + timedelta(seconds=29)) == blocked
+    assert pace.accepted(blocked, 5, NOW + 31 * MINUTE).state is SLOWED
+
+
+def test_a_block_is_worse_than_slowness_at_once():
+    blocked = refuse(refuse(), BLOCKED)
+
+    assert (blocked.state, blocked.allowance) == (BLOCKED, pace.LEAST)
+    assert blocked.not_before == NOW + 30 * MINUTE
+    assert refuse(blocked, SLOWED, NOW + MINUTE).state is BLOCKED
+
+
+def test_what_is_taken_lets_it_grow_until_it_is_free():
+    known = refuse()
+
+    grown = pace.accepted(known, 60, NOW + MINUTE)
+    minutes = 0
+    while known is not None:
+        known = pace.accepted(known, int(known.allowance), NOW + MINUTE)
+        minutes += 1
+
+    assert grown.allowance == 70, "a minute's worth adds ten"
+    assert 50 <= minutes <= 60
+
+
+def test_turns_come_evenly_and_few_are_saved_up():
+    known = pace.replace(refuse(), not_before=NOW)
+
+    assert pace.turns(known, NOW - timedelta(seconds=1)) == 0
+    assert pace.turns(known, NOW) == 1
+    assert pace.turns(known, NOW + timedelta(seconds=3)) == 4
+    assert pace.turns(known, NOW + timedelta(hours=3)) == 6
+
+
+@pytest.mark.parametrize("allowance", [1, 7.5, 60, 599])
+def test_no_minute_brings_more_than_the_allowance_and_a_burst(allowance):
+    known = pace.replace(refuse(), not_before=NOW, allowance=allowance)
+    left = []
+    for step in range(0, 3 * 600, 7):  # every 0.7 s, for three minutes
+        now = NOW + step * timedelta(seconds=0.1)
+        turns = pace.turns(known, now)
+        known = pace.spent(known, turns, now)
+        left += [step] * turns
+
+    most = max(sum(start <= step < start + 600 for step in left) for start in left)
+    burst = allowance * pace.BURST / MINUTE
+    assert allowance * 0.95 - 1 <= most <= allowance + burst + 1
+
+
+def test_a_refusal_is_forgotten_after_a_day():
+    known = refuse()
+
+    assert not pace.is_forgotten(known, NOW + timedelta(hours=24))
+    assert pace.is_forgotten(known, NOW + timedelta(hours=24) + MINUTE)
+
+
+def test_the_breaker_stays_open_for_longer_each_time():
+    assert [pace.open_for(n) / MINUTE for n in range(1, 7)] == [1, 5, 15, 30, 60, 60]
+
+
+@pytest.mark.parametrize(
+    ("refusals", "recipients", "paused"),
+    [(2, 2, False), (3, 1, False), (30, 1, False), (3, 2, True), (4, 3, True)],
+)
+def test_distrust_pauses_an_edition_after_three_of_two_recipients(refusals, recipients, paused):
+    assert pace.is_distrusted(refusals, recipients) is paused
+
+
+@pytest.mark.parametrize(
+    ("email", "domain"),
+    [
+        ("ada@GoogleMail.com", "gmail.com"),
+        ("ada@gmail.com", "gmail.com"),
+        ("ada@hotmail.fr", "outlook.com"),
+        ("ada@msn.com", "outlook.com"),
+        ("ada@yahoo.co.uk", "yahoo.com"),
+        ("ada@yahoo.co.jp", "yahoo.co.jp"),
+        ("ada@mac.com", "icloud.com"),
+        ("ada@yahoo.example.org", "yahoo.example.org"),
+        ("ada@bücher.example", "xn--bcher-kva.example"),
+        ("", ""),
+    ],
+)
+def test_domains_of_one_provider_go_by_one_name(email, domain):
+    assert domain_of(email) == domain
+
+
+def test_every_verdict_has_a_scope():
+    for verdict in Verdict:
+        assert pace.scope(Outcome(verdict, Phase.DOT)) in Scope

@@ -1,0 +1,453 @@
+"""The pace of sending, with real servers: what waits, what goes on, and what everybody learns."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import date, timedelta
+
+import pytest
+from sqlalchemy import event
+
+from pipeline.dispatch import DispatchStoppedError, Rate, Tally, halting, pace
+from pipeline.dispatch.committer import Lease
+from pipeline.dispatch.pacing import Pacing
+from pipeline.domain import DeliveryStatus, Precedence
+from pipeline.limits import SharedBucket
+from pipeline.storage import breakers, deliveries, holds, paces
+from pipeline.storage.deliveries import CancelReason
+from pipeline.storage.paces import PaceState
+from tests import outbox
+from tests.dying import dying
+from tests.factories import NOW, TODAY
+from tests.outbox import add_confirmation, add_delivery, row
+from tests.sinks import open_sink
+from tests.test_dispatch import make_dispatcher, send
+
+Status = DeliveryStatus
+MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
+REFUSED = {"MAIL": "550 5.7.1 Sender not allowed"}
+SLOW_DOWN = "421 4.7.28 Too many mails, slow down"
+ON = {"gmail": {"domain": "gmail.com"}, "other": {"domain": "example.org"}}
+
+
+@pytest.fixture
+def sink():
+    with open_sink() as sink:
+        yield sink
+
+
+def read(engine, query, *args):
+    with engine.connect() as conn:
+        return query(conn, *args)
+
+
+def claim(engine, limit=10, now=NOW, **which):
+    with engine.begin() as conn:
+        claimed = deliveries.claim(conn, limit, "mine", 6 * MINUTE, now, **which)
+    return [delivery.id for delivery in claimed]
+
+
+def mark(engine, *ids):
+    with engine.begin() as conn:
+        return deliveries.mark(conn, ids, "mine", 11 * MINUTE, NOW)
+
+
+# --- What leaves first --------------------------------------------------------------------------
+
+
+def test_a_confirmation_does_not_queue_behind_digests(engine):
+    digests = [
+        add_delivery(engine, precedence=Precedence.DIGEST, not_before=NOW - MINUTE)
+        for _ in range(3)
+    ]
+    confirmation = add_confirmation(engine)
+
+    assert claim(engine, limit=2) == [confirmation, digests[0]]
+    assert claim(engine) == digests[1:]
+
+
+@pytest.mark.parametrize("domain", [None, "gmail.com"])
+def test_a_claim_reads_the_outbox_in_its_order(engine, domain):
+    """However long it is: by an index, without sorting."""
+    with engine.begin() as conn:
+        if engine.dialect.name == "postgresql":
+            conn.exec_driver_sql("SET LOCAL enable_seqscan = off")  # the table is empty
+        plans = []
+
+        def explain(_conn, cursor, statement, parameters, *_):
+            if "WITH due" in statement and not statement.startswith("EXPLAIN"):
+                how = "EXPLAIN" if engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+                cursor.execute(f"{how} {statement}", parameters)
+                plans.append(" ".join(str(line) for line in cursor.fetchall()))
+
+        event.listen(conn, "before_cursor_execute", explain)
+        deliveries.claim(conn, 10, "mine", MINUTE, NOW, domain=domain)
+
+    assert len(plans) == 2
+    for plan in plans:
+        assert ("ix_deliveries_outbox_domain" if domain else "ix_deliveries_outbox") in plan
+        assert "Sort" not in plan
+        assert "TEMP B-TREE FOR ORDER BY" not in plan
+
+
+def test_domains_can_be_claimed_alone_and_passed_by(engine):
+    gmail, other = add_delivery(engine, **ON["gmail"]), add_delivery(engine, **ON["other"])
+
+    assert claim(engine, domain="gmail.com", besides=["gmail.com"]) == []
+    assert claim(engine, besides=["gmail.com"]) == [other]
+    assert claim(engine, domain="gmail.com") == [gmail]
+
+
+# --- Holding up ---------------------------------------------------------------------------------
+
+
+def test_stopped_sending_sends_nothing_until_it_is_started(engine, sink):
+    add_delivery(engine)
+    add_confirmation(engine)
+
+    assert halting.stop(engine, NOW)
+    assert not halting.stop(engine, NOW), "twice changes nothing"
+    assert send(engine, sink) == Tally()
+    assert halting.start(engine)
+    assert not halting.start(engine)
+    assert send(engine, sink) == Tally(sent=2)
+
+
+def test_a_paused_edition_waits_and_everything_else_goes_on(engine, sink):
+    paused = add_delivery(engine)
+    add_delivery(engine, edition_on=date(2030, 1, 3))
+    add_confirmation(engine)
+    halting.stop(engine, NOW, TODAY)
+
+    assert send(engine, sink) == Tally(sent=2)
+    assert row(engine, paused).status == Status.QUEUED
+    halting.start(engine, TODAY)
+    assert send(engine, sink) == Tally(sent=1)
+
+
+@pytest.mark.parametrize("edition_on", [None, TODAY])
+def test_what_is_claimed_already_is_not_marked_and_goes_back_uncharged(engine, edition_on):
+    id_ = add_delivery(engine)
+    claim(engine)
+
+    halting.stop(engine, NOW, edition_on)
+
+    assert mark(engine, id_) == set()
+    with engine.begin() as conn:
+        assert deliveries.withdraw(conn, [id_], "mine") == 0
+        assert deliveries.hand_back(conn, [id_], "another's") == 0
+        assert deliveries.hand_back(conn, [id_], "mine") == 1
+        assert deliveries.hand_back(conn, [id_], "mine") == 0
+    assert (row(engine, id_).status, row(engine, id_).attempts) == (Status.QUEUED, 0)
+    assert claim(engine) == []
+
+
+def test_a_marked_delivery_is_finished(engine):
+    id_ = add_delivery(engine)
+    claim(engine)
+    mark(engine, id_)
+
+    halting.stop(engine, NOW)
+
+    with engine.begin() as conn:
+        assert deliveries.hand_back(conn, [id_], "mine") == 0
+    assert row(engine, id_).status == Status.SENDING
+
+
+def test_stopping_in_the_middle_of_a_drain_stops_it(engine, sink):
+    for _ in range(30):
+        add_delivery(engine)
+    sink.on_dot = lambda: halting.stop(engine, NOW)
+
+    tally = send(engine, sink)
+
+    assert tally.sent == len(sink.taken) <= 3, "what was marked on three connections"
+    assert tally.cancelled == 0
+    after = [row(engine, id_) for id_ in range(1, 31)]
+    assert sum(one.status == Status.QUEUED for one in after) == 30 - tally.sent
+    assert {one.attempts for one in after if one.status == Status.QUEUED} == {0}
+
+
+def test_a_paused_edition_expires_and_its_papers_are_owed_anew(engine, sink):
+    id_ = add_delivery(engine)
+    halting.stop(engine, NOW, TODAY)
+
+    assert send(engine, sink, now=NOW + timedelta(hours=18)) == Tally(expired=1)
+    assert outbox.cursor(engine, id_) == 2
+
+
+def test_a_cancelled_edition_owes_its_papers_anew_and_leaves_what_was_sent(engine):
+    owed, claimed = add_delivery(engine), add_delivery(engine, status="leased", lease="theirs")
+    sent = add_delivery(engine, status="sent")
+    other = add_delivery(engine, edition_on=date(2030, 1, 3))
+
+    assert halting.cancel(engine, TODAY) == 2
+    assert halting.cancel(engine, TODAY) == 0
+
+    ended = [row(engine, id_) for id_ in (owed, claimed)]
+    assert {(one.status, one.reason) for one in ended} == {
+        (Status.CANCELLED, CancelReason.OPERATOR)
+    }
+    assert outbox.cursor(engine, owed) == 2
+    assert (row(engine, sent).status, row(engine, other).status) == (Status.SENT, Status.QUEUED)
+
+
+# --- The breaker --------------------------------------------------------------------------------
+
+
+def refuse_us(engine, sink, now):
+    sink.answers = dict(REFUSED)
+    with pytest.raises(DispatchStoppedError) as stopped:
+        send(engine, sink, now=now)
+    assert stopped.value.refused
+    return read(engine, breakers.get)
+
+
+def test_a_server_that_refuses_us_is_left_alone_for_longer_each_time(engine, sink):
+    for _ in range(9):
+        add_delivery(engine)
+
+    first = refuse_us(engine, sink, NOW)
+    connections = sink.connections
+    refuse_us(engine, sink, NOW + 59 * SECOND)
+    untouched = sink.connections == connections
+    second = refuse_us(engine, sink, NOW + MINUTE)
+
+    assert (first.refusals, first.open_until) == (1, NOW + MINUTE), "three carriers count once"
+    assert untouched, "while it is open nobody connects"
+    assert (second.refusals, second.open_until) == (2, NOW + 6 * MINUTE)
+    assert sink.connections == connections + 1, "half open: one connection tries"
+    assert first.reply == "550 5.7.1 Sender not allowed"
+    assert {row(engine, id_).attempts for id_ in range(1, 10)} == {0}
+
+
+def test_it_closes_when_the_one_that_tries_gets_through(engine, sink):
+    for _ in range(9):
+        add_delivery(engine)
+    refuse_us(engine, sink, NOW)
+    sink.answers = {"RCPT": ["550 5.1.1 No such user"]}
+
+    assert send(engine, sink, now=NOW + MINUTE) == Tally(sent=8, failed=1)
+    assert read(engine, breakers.get) is None
+
+
+def test_only_one_sender_tries_and_another_takes_over_when_it_dies(engine):
+    with engine.begin() as conn:
+        breakers.open_first(conn, "no", NOW, MINUTE)
+        assert not breakers.probe(conn, "mine", NOW, 6 * MINUTE), "still open"
+        assert breakers.probe(conn, "mine", NOW + MINUTE, 6 * MINUTE)
+        assert not breakers.probe(conn, "theirs", NOW + MINUTE, 6 * MINUTE)
+        assert breakers.probe(conn, "theirs", NOW + 7 * MINUTE, 6 * MINUTE), "mine has died"
+        assert not breakers.close(conn, "mine"), "it was only slow: old news"
+        assert breakers.close(conn, "theirs")
+
+
+def test_an_empty_outbox_leaves_the_trying_to_others(engine, sink):
+    with engine.begin() as conn:
+        breakers.open_first(conn, "no", NOW, MINUTE)
+
+    assert send(engine, sink, now=NOW + MINUTE) == Tally()
+    with engine.begin() as conn:
+        assert breakers.probe(conn, "theirs", NOW + MINUTE, MINUTE)
+
+
+def test_starting_by_hand_tries_at_once(engine, sink):
+    add_delivery(engine)
+    refuse_us(engine, sink, NOW)
+    sink.answers = {}
+
+    assert halting.start(engine)
+
+    assert send(engine, sink) == Tally(sent=1)
+
+
+# --- Domains ------------------------------------------------------------------------------------
+
+
+def slowed(engine):
+    return {one.domain: one for one in read(engine, paces.listing)}
+
+
+def test_a_domain_that_finds_us_too_fast_waits_and_the_others_do_not(engine, sink):
+    """Even where its mail comes first in the outbox, and without a charge for waiting."""
+    gmail = [
+        add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"], not_before=NOW - MINUTE)
+        for n in range(20)
+    ]
+    for n in range(20):
+        add_delivery(engine, f"o{n}@example.org", **ON["other"])
+    sink.answers = {f"RCPT g{n}@gmail.com": SLOW_DOWN for n in range(20)}
+
+    tally = send(engine, sink, chunk=4, connections=1)
+
+    assert tally.sent == 20
+    assert tally.deferred <= 5, "the others of its claim were given back"
+    waiting = [row(engine, id_) for id_ in gmail]
+    assert {one.status for one in waiting} == {Status.QUEUED}
+    assert sum(one.attempts for one in waiting) == tally.deferred
+    known = slowed(engine)["gmail.com"]
+    assert (known.state, known.allowance, known.refusals) == (PaceState.SLOWED, 60, 1)
+    assert known.not_before == NOW + MINUTE
+    assert known.reply == SLOW_DOWN
+
+
+def put_pace(engine, **changes):
+    first = pace.refused(None, "gmail.com", PaceState.SLOWED, "slow", NOW - MINUTE)
+    with engine.begin() as conn:
+        paces.insert(conn, replace(first, **changes))
+
+
+def test_after_its_pause_it_gets_its_turns_and_grows(engine, sink):
+    for n in range(20):
+        add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
+    put_pace(engine, not_before=NOW - 3 * SECOND)
+
+    assert send(engine, sink).sent == 4, "one a second, and three saved up"
+    assert send(engine, sink).sent == 0
+    assert send(engine, sink, now=NOW + SECOND).sent == 1
+    assert slowed(engine)["gmail.com"].not_before > NOW + SECOND
+
+
+def test_two_senders_share_the_turns(engine, sink):
+    for n in range(40):
+        add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
+    put_pace(engine, not_before=NOW - 3 * SECOND)
+    dispatchers = [make_dispatcher(engine, sink) for _ in range(2)]
+
+    with ThreadPoolExecutor(2) as senders:
+        tallies = list(senders.map(lambda one: one.drain(once=True), dispatchers))
+
+    assert sum(tally.sent for tally in tallies) == 4
+
+
+def test_a_domain_that_takes_its_mail_is_free_in_the_end(engine, sink):
+    for n in range(3):
+        add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
+    put_pace(engine, not_before=NOW - MINUTE, allowance=pace.FREE - 0.01)
+
+    assert send(engine, sink, chunk=1).sent == 3
+    assert slowed(engine) == {}
+
+
+def test_a_domain_that_blocks_us_is_stopped(engine, sink):
+    for n in range(3):
+        add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
+    sink.answers = {"RCPT g0@gmail.com": "550 5.7.1 Blocked, <g0@gmail.com>"}
+
+    tally = send(engine, sink, chunk=1, connections=1)
+
+    known = slowed(engine)["gmail.com"]
+    assert tally.failed == 1
+    assert (known.state, known.not_before) == (PaceState.BLOCKED, NOW + timedelta(minutes=30))
+    assert known.reply == "550 5.7.1 Blocked, <address>", "no addresses"
+    assert send(engine, sink, now=NOW + timedelta(minutes=29)) == Tally()
+    halting.release(engine, "gmail.com")
+    assert send(engine, sink, now=NOW + timedelta(minutes=29)).sent >= 1
+
+
+# --- Distrust -----------------------------------------------------------------------------------
+
+NOT_OURS = "550 5.7.26 Not authenticated"
+
+
+@pytest.mark.parametrize(("recipients", "paused"), [(2, False), (3, True)])
+def test_an_edition_is_paused_when_nobody_believes_it_is_ours(engine, sink, recipients, paused):
+    for n in range(recipients):
+        add_delivery(engine, f"r{n}@example.org")
+    sink.answers = {"RCPT": NOT_OURS}
+
+    send(engine, sink, connections=1)
+
+    held = [hold.edition_on for hold in read(engine, holds.listing)]
+    assert held == ([TODAY] if paused else [])
+
+
+def test_one_server_alone_cannot_pause_an_edition(engine, sink):
+    subscriber_id = outbox.add_subscriber(engine)
+    sink.answers = {"RCPT": NOT_OURS}
+    for n in range(4):
+        add_delivery(engine, subscriber_id=subscriber_id, dedupe_key=f"number {n}")
+
+    send(engine, sink)
+
+    assert read(engine, holds.listing) == []
+
+
+# --- Rates --------------------------------------------------------------------------------------
+
+
+def test_two_dispatchers_together_keep_to_the_rate(engine, sink):
+    for _ in range(60):
+        add_delivery(engine, expires_at=NOW + timedelta(days=3))
+    day = Rate("smtp:day", 20, timedelta(days=1))
+    dispatchers = [make_dispatcher(engine, sink, rates=[day], chunk=7) for _ in range(2)]
+
+    with ThreadPoolExecutor(2) as senders:
+        tallies = list(senders.map(lambda one: one.drain(once=True), dispatchers))
+
+    assert sum(tally.sent for tally in tallies) == len(sink.taken) == 20
+    assert outbox.statuses(engine).count(Status.QUEUED) == 40
+    assert send(engine, sink, rates=[day], now=NOW + timedelta(hours=24)).sent == 0
+    assert send(engine, sink, rates=[day], now=NOW + timedelta(hours=25)).sent == 20
+
+
+def test_a_claim_that_finds_less_takes_only_that(engine, sink):
+    hour = Rate("smtp:hour", 20, timedelta(hours=1))
+    add_delivery(engine)
+    send(engine, sink, rates=[hour])
+    for _ in range(25):
+        add_delivery(engine)
+
+    assert send(engine, sink, rates=[hour]).sent == 19
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_killed_at_any_statement_of_a_claim_nothing_is_taken(engine, sink):
+    """The tokens and the deliveries they are for are written in one transaction."""
+    add_delivery(engine)
+    day = Rate("smtp:day", 1, timedelta(days=1))
+    pacing = make_dispatcher(engine, sink, rates=[day])
+    total = len(_statements_of_a_claim(engine, pacing, after=10_000, undo=True))
+
+    for after in range(total):
+        _statements_of_a_claim(engine, pacing, after=after)
+
+    assert total >= 6
+    assert send(engine, sink, rates=[day]).sent == 1
+
+
+def _statements_of_a_claim(engine, dispatcher, *, after, undo=False):
+    lease = Lease("mine", MINUTE, MINUTE)
+    with dying(engine, after) as seen, engine.connect() as conn:
+        pacing = Pacing(lambda work: work(conn), dispatcher.clock, lease, 10, dispatcher.rates)
+        pacing.claim(conn, 10, NOW)
+        assert undo, "it should have died"
+        conn.rollback()
+    return seen
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_flushing_redis_in_the_middle_costs_only_smoothness(engine, sink, valkey):
+    import redis
+
+    for _ in range(30):
+        add_delivery(engine)
+    bucket = SharedBucket(valkey, "smtp", 40, processes=1)
+    flushed = threading.Event()
+
+    def flush_once():
+        if not flushed.is_set():
+            flushed.set()
+            with redis.Redis.from_url(valkey) as client:
+                client.flushall()
+
+    sink.on_dot = flush_once
+
+    tally = send(engine, sink, bucket=bucket, chunk=10)
+
+    bucket.close()
+    assert flushed.is_set()
+    assert tally == Tally(sent=30)
+    assert len(set(sink.recipients)) == 30

@@ -1,0 +1,69 @@
+"""What a provider allows in a minute, an hour or a day, whoever sends and whenever it began."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+from pipeline.storage import rates
+from tests.factories import NOW
+
+HOUR = timedelta(hours=1)
+
+
+def take(engine, wanted, now=NOW, most=10):
+    with engine.begin() as conn:
+        count = min(wanted, rates.left(conn, "smtp:hour", most, HOUR, now))
+        if count:
+            rates.take(conn, "smtp:hour", count, HOUR, now)
+    return count
+
+
+def test_no_more_is_taken_than_is_allowed(engine):
+    assert [take(engine, 4), take(engine, 4), take(engine, 4), take(engine, 4)] == [4, 4, 2, 0]
+
+
+def test_no_stretch_of_an_hour_has_more_than_allowed_wherever_it_begins(engine):
+    minutes = [minute for minute in range(0, 180, 4) for _ in range(take(
+        engine, 3, NOW + timedelta(minutes=minute)))]  # fmt: skip
+
+    most = max(sum(start <= minute < start + 60 for minute in minutes) for start in minutes)
+    assert most == 10
+    assert len(minutes) >= 28, "and nearly all of it is used"
+
+
+def test_senders_at_the_same_moment_take_no_more_together(engine):
+    together = threading.Barrier(4)
+
+    def take_some(_number):
+        together.wait()
+        return sum(take(engine, 2) for _ in range(3))
+
+    with ThreadPoolExecutor(4) as senders:
+        assert sum(senders.map(take_some, range(4))) == 10
+
+
+def test_a_sender_that_dies_has_taken_nothing(engine):
+    with engine.connect() as conn:
+        rates.left(conn, "smtp:hour", 10, HOUR, NOW)
+        rates.take(conn, "smtp:hour", 10, HOUR, NOW)
+        conn.rollback()
+
+    assert take(engine, 10) == 10
+
+
+def test_it_tells_when_there_will_be_more(engine):
+    take(engine, 10)
+
+    with engine.begin() as conn:
+        free_at = rates.free_at(conn, "smtp:hour", HOUR, NOW)
+
+    assert take(engine, 1, free_at - timedelta(seconds=1)) == 0
+    assert take(engine, 1, free_at) == 1
+
+
+def test_a_clock_that_was_wrong_shuts_nobody_out(engine):
+    take(engine, 10, NOW + timedelta(days=400))
+
+    assert take(engine, 10) == 10

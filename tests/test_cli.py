@@ -131,6 +131,8 @@ def full(ready: Paperboy, day: str) -> Paperboy:
         "subscribers add ada@example.org --hour 24",
         "subscribers add ada@example.org --weekday someday",
         "subscribers add ada@example.org --frequency hourly",
+        "subscribers add ada@example.org --breadth all",
+        "match retrieval --breadth all",
         "deliveries --status lost",
         "deliveries resolve 1",
         "deliveries resolve 1 --resend --drop",
@@ -290,6 +292,8 @@ def test_a_subscriber_is_added_shown_and_erased(ready):
         "friday",
         "--max",
         "5",
+        "--breadth",
+        "fewer",
     ]
 
     [added] = ready(
@@ -301,6 +305,7 @@ def test_a_subscriber_is_added_shown_and_erased(ready):
     assert shown["status"] == "active"
     assert (shown["hour"], shown["timezone"], shown["max_papers"]) == (7, "Asia/Tokyo", 5)
     assert (shown["frequency"], shown["weekday"]) == ("weekly", "friday")
+    assert shown["breadth"] == "fewer"
     assert len(shown["topics"]) == 2
     assert ready("subscribers", "erase", "ada@example.org").code == 0
     assert ready("subscribers", "list", "--json").rows == []
@@ -313,7 +318,7 @@ def test_subscribers_survive_a_round_trip_through_a_file(full, tmp_path):
 
     assert full("subscribers", "import", "readers.csv", "--now", BEFORE).code == 0
 
-    kept = ("email", "status", "topics", "hour", "timezone", "frequency", "max_papers")
+    kept = ("email", "status", "topics", "hour", "timezone", "frequency", "max_papers", "breadth")
     after = full("subscribers", "list", "--json").rows
     assert [[row[k] for k in kept] for row in after] == [[row[k] for k in kept] for row in before]
 

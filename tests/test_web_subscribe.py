@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 import pipeline.web
 from pipeline import ingest, settings, signup
 from pipeline.bootstrap import Services
-from pipeline.domain import Frequency, Weekday
+from pipeline.domain import Breadth, Frequency, Weekday
 from pipeline.errors import SettingsError
 from pipeline.matching.index import PaperIndex
 from pipeline.matching.query import canonical, parse
@@ -47,6 +47,7 @@ GOOD = {
     "hour": "7",
     "timezone": "Asia/Tokyo",
     "max_papers": "20",
+    "breadth": "fewer",
     "homepage": "",
     "do": "subscribe",
 }
@@ -226,6 +227,7 @@ def test_a_good_form_is_answered_by_the_next_step_and_asks_the_owner(site, asked
     )
     assert wishes.topics[1] == BY_SLUG["reinforcement-learning"].query
     assert wishes.max_papers == 20
+    assert wishes.breadth is Breadth.FEWER
     assert wishes.schedule == make_schedule(
         7, "Asia/Tokyo", frequency=Frequency.WEEKLY, weekday=Weekday.FRIDAY
     )
@@ -312,6 +314,7 @@ MISTAKES = [
     ("max_papers", {"max_papers": "0"}, "from 1 to 50"),
     ("max_papers", {"max_papers": "51"}, "from 1 to 50"),
     ("max_papers", {"max_papers": "many"}, "from 1 to 50"),
+    ("breadth", {"breadth": "all"}, "how sure"),
 ]
 
 

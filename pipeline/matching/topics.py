@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 
-from pipeline.domain import Match, Paper, Topic
+from pipeline.domain import Breadth, Match, Paper, Topic
 from pipeline.matching.corpus import CorpusStatistics, statistics
 from pipeline.matching.index import PaperIndex
 from pipeline.matching.query import parse
@@ -16,7 +16,7 @@ AT_ONCE = 1_000  # papers in one index, which takes 50 KB each; more than most d
 def match(
     topics: Iterable[Topic], papers: Sequence[Paper], *, corpus: CorpusStatistics
 ) -> Iterator[Match]:
-    """The matches above the floor, in no order; `corpus` tells how rare a word is.
+    """The matches of every breadth, in no order; `corpus` tells how rare a word is.
 
     Trending is no query: it never comes with matches.
     """
@@ -25,11 +25,19 @@ def match(
         some = papers[start : start + AT_ONCE]
         index = PaperIndex(some, corpus)
         for topic_id, query in queries:
-            for scored in index.search(query):
-                yield Match(topic_id, some[scored.paper].id, scored.score, scored.phrases)
+            for scored in index.search(query, breadth=Breadth.MORE):
+                paper = some[scored.paper].id
+                yield Match(topic_id, paper, scored.score, scored.phrases, scored.breadth)
 
 
-def search(query: str, papers: Sequence[Paper], *, corpus: Iterable[Paper]) -> list[Match]:
+def search(
+    query: str,
+    papers: Sequence[Paper],
+    *,
+    corpus: Iterable[Paper],
+    breadth: Breadth = Breadth.BALANCED,
+) -> list[Match]:
     """What a topic that nobody follows yet would bring, best first; its `topic_id` is 0."""
     found = match([Topic(0, query)], papers, corpus=statistics(corpus))
-    return sorted(found, key=attrgetter("score"), reverse=True)
+    wanted = [one for one in found if one.breadth <= breadth]
+    return sorted(wanted, key=attrgetter("score"), reverse=True)

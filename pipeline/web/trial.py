@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from sqlalchemy import Connection
 
-from pipeline.domain import TRENDING, Paper
+from pipeline.domain import TRENDING, Breadth, Paper
 from pipeline.matching.index import Found
 from pipeline.matching.ranking import Candidate, Picked, Selection, TopicCandidates, pick
 from pipeline.rendering import House, views, words
@@ -30,6 +30,15 @@ DROWNS: Final = (
 )
 BARREN: Final = "Perhaps it is written in another way, or this site does not read that field."
 STARVES: Final = "That is rare. On a day without a paper for you, no mail comes."
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a form says of the digest beside its topics."""
+
+    papers: int  # at most
+    breadth: Breadth = Breadth.BALANCED
+    weekly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +63,16 @@ class Trial:
 
 
 def trial(
-    recent: Recent, conn: Connection, asked: Sequence[Asked], max_papers: int, house: House,
-    *, weekly: bool,
-) -> Trial | None:  # fmt: skip
+    recent: Recent, conn: Connection, asked: Sequence[Asked], wanted: Wanted, house: House
+) -> Trial | None:
     """None as long as there are no papers to try it on."""
     if not recent.days:
         return None
     readable = [topic for topic in asked if topic.query]
-    heading, selection, papers = _digest(recent, conn, readable, max_papers, weekly=weekly)
+    heading, selection, papers = _digest(recent, conn, readable, wanted)
     return Trial(
-        rates=tuple(_rate(recent, topic) for topic in asked),
-        together=_together(recent, asked),
+        rates=tuple(_rate(recent, topic, wanted.breadth) for topic in asked),
+        together=_together(recent, asked, wanted.breadth),
         heading=heading,
         cards=tuple(_card(papers[one.paper], one, house) for one in selection.picks),
         more=selection.more,
@@ -79,24 +87,30 @@ Papers = dict[int, Paper]
 
 
 def _digest(
-    recent: Recent, conn: Connection, asked: Sequence[Asked], most: int, *, weekly: bool
+    recent: Recent, conn: Connection, asked: Sequence[Asked], wanted: Wanted
 ) -> tuple[str, Selection, Papers]:
     """Of the newest day, or of the week up to it where that is asked for, or nothing else came."""
     newest = recent.days[-1]
-    if not weekly:
-        today, papers = _selected(recent, conn, asked, most, newest, newest)
+    if not wanted.weekly:
+        today, papers = _selected(recent, conn, asked, wanted, newest, newest)
         if today.picks:
             return f"Your digest of {words.full_day(newest)}", today, papers
     first = newest - WEEK + timedelta(days=1)
     span = f"the seven days up to {words.full_day(newest)}"
-    heading = f"Your digest of {span}" if weekly else f"Nothing today; in {span}"
-    return heading, *_selected(recent, conn, asked, most, first, newest)
+    heading = f"Your digest of {span}" if wanted.weekly else f"Nothing today; in {span}"
+    return heading, *_selected(recent, conn, asked, wanted, first, newest)
 
 
 def _selected(
-    recent: Recent, conn: Connection, asked: Sequence[Asked], most: int, first: date, last: date
+    recent: Recent,
+    conn: Connection,
+    asked: Sequence[Asked],
+    wanted: Wanted,
+    first: date,
+    last: date,
 ) -> tuple[Selection, Papers]:
-    matched = {topic: _between(recent, topic, most, first, last) for topic in asked}
+    most = wanted.papers
+    matched = {topic: _between(recent, topic, wanted, first, last) for topic in asked}
     best = {topic: _best(found, most) for topic, found in matched.items()}
     papers = recent.read(conn, {int(place) for found in best.values() for place in found.papers})
     offers = [
@@ -108,18 +122,16 @@ def _selected(
     return replace(selection, more=len(everything) - len(selection.picks)), papers
 
 
-def _between(recent: Recent, topic: Asked, most: int, first: date, last: date) -> Found:
+def _between(recent: Recent, topic: Asked, wanted: Wanted, first: date, last: date) -> Found:
     if topic.query == TRENDING:  # the most upvoted of the last days, as many as a mail takes
-        return recent.most_upvoted(last - WEEK + timedelta(days=1), last, most)
-    found = recent.found(topic.query)
-    inside = recent.announced(found.papers, first, last)
-    return Found(found.papers[inside], found.scores[inside])
+        return recent.most_upvoted(last - WEEK + timedelta(days=1), last, wanted.papers)
+    found = recent.found(topic.query, wanted.breadth)
+    return found.take(recent.announced(found.papers, first, last))
 
 
 def _best(found: Found, most: int) -> Found:
     """Some more than a mail takes, since upvotes and near-duplicates have a say in it too."""
-    best = np.argsort(-found.scores, kind="stable")[: most + SPARE]
-    return Found(found.papers[best], found.scores[best])
+    return found.take(np.argsort(-found.scores, kind="stable")[: most + SPARE])
 
 
 def _candidates(recent: Recent, topic: Asked, found: Found, papers: Papers) -> Iterator[Candidate]:
@@ -136,16 +148,18 @@ def _card(paper: Paper, picked: Picked, house: House) -> Card:
 # --- How many papers ----------------------------------------------------------------------------
 
 
-def _rate(recent: Recent, topic: Asked) -> Rate:
+def _rate(recent: Recent, topic: Asked, breadth: Breadth) -> Rate:
     if topic.mistake:
         return Rate(topic.label, mistake=topic.mistake)
     if topic.query == TRENDING:
         return Rate(topic.label, pace="the most upvoted papers of the week")
-    return _counted_rate(topic.label, recent.found(topic.query).papers, recent)
+    return _counted_rate(topic.label, recent.found(topic.query, breadth).papers, recent)
 
 
-def _together(recent: Recent, asked: Iterable[Asked]) -> Rate | None:
-    found = {topic.query: recent.found(topic.query) for topic in asked if _is_counted(topic)}
+def _together(recent: Recent, asked: Iterable[Asked], breadth: Breadth) -> Rate | None:
+    found = {
+        topic.query: recent.found(topic.query, breadth) for topic in asked if _is_counted(topic)
+    }
     if len(found) < 2:
         return None
     places = np.unique(np.concatenate([one.papers for one in found.values()]))

@@ -9,7 +9,7 @@ from datetime import time
 from functools import lru_cache
 from typing import Final
 
-from pipeline.domain import Frequency, Schedule, Weekday
+from pipeline.domain import Breadth, Frequency, Schedule, Weekday
 from pipeline.errors import AddressError, QueryError
 from pipeline.matching.query import canonical
 from pipeline.signup import Wishes, valid_address
@@ -31,6 +31,11 @@ RHYTHMS: Final = (
     (Frequency.WEEKDAYS.value, "Monday to Friday"),
     *((f"{WEEKLY}-{day.name.lower()}", f"Every {day.name.capitalize()}") for day in Weekday),
 )
+BREADTHS: Final = (
+    (Breadth.FEWER.name.lower(), "Fewer, surer"),
+    (Breadth.BALANCED.name.lower(), "Balanced"),
+    (Breadth.MORE.name.lower(), "More, broader"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Typed:
     timezone: str = ""  # "" while nobody has chosen one
     rhythm: str = DAILY  # one of RHYTHMS
     max_papers: str = "10"
+    breadth: str = Breadth.BALANCED.name.lower()  # one of BREADTHS
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -89,6 +95,7 @@ def read(fields: Fields) -> Typed:
         timezone=fields.get("timezone", "").strip(),
         rhythm=rhythm,
         max_papers=fields.get("max_papers", blank.max_papers).strip(),
+        breadth=fields.get("breadth", blank.breadth).strip(),
     )
 
 
@@ -118,7 +125,13 @@ def wishes(typed: Typed) -> Wishes:
         frequency=Frequency(frequency),
         weekday=Weekday[day.upper()] if day else Weekday.MONDAY,
     )
-    return Wishes(queries, schedule, size(typed.max_papers) or SIZES[0], names)
+    most, wanted = size(typed.max_papers) or SIZES[0], breadth(typed.breadth)
+    return Wishes(queries, schedule, most, names, wanted or Breadth.BALANCED)
+
+
+def breadth(typed: str) -> Breadth | None:
+    """How much they want to see; None where the form does not say so."""
+    return Breadth[typed.upper()] if typed in dict(BREADTHS) else None
 
 
 def size(max_papers: str) -> int | None:
@@ -167,6 +180,7 @@ def mistakes(typed: Typed) -> tuple[Mistake, ...]:
             "max_papers",
             f"Choose a number of papers from 1 to {MOST_PAPERS}.",
         ),
+        *_unless(breadth(typed.breadth) is not None, "breadth", "Choose how sure a match must be."),
         *_wrong_address(typed.email),
     )
 

@@ -8,7 +8,7 @@ import typer
 from sqlalchemy.exc import OperationalError
 
 from pipeline import logs, settings
-from pipeline.cli import bench, mail, operate, papers, subscribers
+from pipeline.cli import bench, bench_matching, mail, operate, papers, subscribers
 from pipeline.cli.output import complain
 from pipeline.errors import PaperboyError
 from pipeline.storage import migrate
@@ -29,6 +29,7 @@ app.add_typer(mail.deliveries_app, name="deliveries")
 app.add_typer(subscribers.app, name="subscribers", help="Add, show, import, export and erase.")
 app.add_typer(subscribers.suppressions, name="suppressions", help="Addresses we do not write to.")
 app.add_typer(bench.app, name="bench")
+bench.app.add_typer(bench_matching.app)
 app.add_typer(database, name="db", help="The database.")
 
 

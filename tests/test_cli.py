@@ -261,6 +261,15 @@ def test_match_tells_the_score_and_the_words(full):
     assert row["score"] > 0
 
 
+def test_match_asks_about_a_slip_and_answers_all_the_same(full):
+    answer = full("match", "retrieval OR tilte:nothing", "--json")
+
+    assert answer.code == 0
+    assert len(answer.rows) == 1
+    assert "did you mean ti: where tilte: is?" in answer.err
+    assert answer.err.rstrip().endswith("^")
+
+
 def test_rank_needs_no_database(paperboy, tmp_path):
     papers, topics = tmp_path / "papers.jsonl", tmp_path / "topics.jsonl"
     rows = [{"id": "a", "title": "Stones", "abstract": ""},

@@ -524,6 +524,29 @@ def test_a_mistake_in_one_topic_keeps_no_other_from_the_preview(site, announce):
     assert "<mark>(</mark>fern" in answer.text
 
 
+def test_the_preview_asks_what_a_slip_was_to_mean(site, announce):
+    announce("Moss on Walls")
+
+    page = site.post("/subscribe/preview", data={"queries": "moss cat:cs.ML\nfern"}).text
+
+    assert page.count("Did you mean cat:cs.LG? cat:cs.ML is unknown.") == 1
+
+
+def test_the_preview_takes_what_is_sure_enough_for_the_reader(site, announce):
+    announce("Walls", abstract="Moss once.")
+    announce("Moss", abstract="It grows.")
+
+    broad, narrow = (
+        site.post("/subscribe/preview", data={"queries": "moss", "breadth": breadth}).text
+        for breadth in ("more", "fewer")
+    )
+
+    assert "about 2 papers a day" in broad
+    assert "Walls" in broad
+    assert "about 1 paper a day" in narrow
+    assert "Walls" not in narrow
+
+
 def test_the_preview_escapes_what_a_source_says(site, announce):
     announce("Moss <img src=x onerror=alert(1)>")
 

@@ -16,6 +16,7 @@ from pipeline.domain import SourceState
 from pipeline.errors import PaperboyError, SourceError
 from pipeline.ingest import SourceReport
 from pipeline.matching.evaluation import rank as rank_papers
+from pipeline.matching.hints import hints
 from pipeline.matching.query import canonical
 from pipeline.matching.topics import search
 from pipeline.sources import recorded
@@ -128,9 +129,11 @@ def match(
     ] = "balanced",
     as_json: AsJson = False,
 ) -> None:
-    """The papers a topic would bring, best first."""
+    """The papers a topic would bring, best first. What looks like a slip is asked on stderr."""
     wanted = breadth_of(breadth)
     parsed = canonical(query)
+    for hint in hints(query):
+        complain(f"{hint.text}\n  {query}\n  {' ' * hint.position}^")
     built = services()
     with reading(built.engine) as conn:
         through = batches.published(conn)

@@ -153,7 +153,8 @@ def _rate(recent: Recent, topic: Asked, breadth: Breadth) -> Rate:
         return Rate(topic.label, mistake=topic.mistake)
     if topic.query == TRENDING:
         return Rate(topic.label, pace="the most upvoted papers of the week")
-    return _counted_rate(topic.label, recent.found(topic.query, breadth).papers, recent)
+    rate = _counted_rate(topic.label, recent.found(topic.query, breadth).papers, recent)
+    return replace(rate, hint=" ".join(filter(None, (*topic.hints, rate.hint))))
 
 
 def _together(recent: Recent, asked: Iterable[Asked], breadth: Breadth) -> Rate | None:

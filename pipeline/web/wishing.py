@@ -11,6 +11,7 @@ from typing import Final
 
 from pipeline.domain import Breadth, Frequency, Schedule, Weekday
 from pipeline.errors import AddressError, QueryError
+from pipeline.matching.hints import hints
 from pipeline.matching.query import canonical
 from pipeline.signup import Wishes, valid_address
 from pipeline.web import curated, zones
@@ -79,6 +80,7 @@ class Asked:
     label: str
     query: str  # canonical; "" where it cannot be read
     mistake: Mistake | None = None
+    hints: tuple[str, ...] = ()  # what may have been meant
 
 
 def read(fields: Fields) -> Typed:
@@ -155,7 +157,10 @@ def asked(typed: Typed) -> tuple[Asked, ...]:
 def _asked(line: str) -> Asked:
     mistake = _wrong_query(line)
     [query], names = curated.queries([line])
-    return Asked(names.get(query) or line, "" if mistake else _canonical(query), mistake)
+    if mistake:
+        return Asked(line, "", mistake)
+    told = () if query in names else tuple(f"{_sentence(hint.text)}." for hint in hints(line))
+    return Asked(names.get(query) or line, _canonical(query), hints=told)
 
 
 @lru_cache(maxsize=2_000)

@@ -261,12 +261,20 @@ def test_match_tells_the_score_and_the_words(full):
     assert row["score"] > 0
 
 
+def test_match_tells_people_how_often_and_what_to_write_instead(full):
+    answer = full("match", "retrieval cat:q-bio.TO")
+
+    assert "no paper in these days" in answer.out
+    assert "Broader: retrieval (about 1 paper a day)" in answer.out
+    assert "Broader" not in full("match", "retrieval cat:q-bio.TO", "--json").out
+
+
 def test_match_asks_about_a_slip_and_answers_all_the_same(full):
     answer = full("match", "retrieval OR tilte:nothing", "--json")
 
     assert answer.code == 0
     assert len(answer.rows) == 1
-    assert "did you mean ti: where tilte: is?" in answer.err
+    assert "did you mean ti:? tilte: is a word to look for" in answer.err
     assert answer.err.rstrip().endswith("^")
 
 

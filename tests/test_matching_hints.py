@@ -8,7 +8,7 @@ from pipeline.matching.hints import hints, nearest_category
 @pytest.mark.parametrize(
     ("query", "words", "position"),
     [
-        ("tilte:graphs", "did you mean ti: where tilte: is?", 0),
+        ("tilte:graphs", "did you mean ti:? tilte: is a word", 0),
         ("moss title:graphs", "did you mean ti:", 5),
         ("autor:Smith", "did you mean au:", 0),
         ('abtract:"thin layers"', "did you mean abs:", 0),

@@ -503,6 +503,25 @@ def test_a_topic_that_drowns_or_starves_is_told_so(site, announce):
     assert "Together" in page
 
 
+def test_the_preview_tells_what_to_write_instead_and_which_topics_are_alike(site, announce):
+    announce(*(f"Fine moss {n}" for n in range(3)), on=FRIDAY, abstract="")
+    announce(*(f"Note {n}" for n in range(20)), on=FRIDAY, abstract="On moss, that is fine moss.")
+    queries = 'fine moss\n"moss that grows" cat:cs.XY\nti:moss'
+
+    page = site.post("/subscribe/preview", data={"queries": queries}).text
+
+    assert 'Narrower: <code dir="auto">ti:&#34;fine moss&#34;</code>, about 3 papers a day' in page
+    assert "3 of its 3 papers come with “fine moss” too." in page
+
+
+def test_a_topic_that_brings_nothing_is_told_a_broader_one(site, announce):
+    announce(*(f"Moss {n}" for n in range(3)), on=FRIDAY)
+
+    page = site.post("/subscribe/preview", data={"queries": "moss cat:q-bio.TO"}).text
+
+    assert 'Broader: <code dir="auto">moss</code>, about 3 papers a day' in page
+
+
 def test_trending_is_the_most_upvoted_of_the_week(site, announce):
     announce("Liked", on=FRIDAY - timedelta(days=2), upvotes=7)
     announce("Loved", on=FRIDAY - timedelta(days=3), upvotes=70)

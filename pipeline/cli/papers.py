@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +14,15 @@ from pipeline.bench import labelled
 from pipeline.bootstrap import Services, services
 from pipeline.cli.output import AsJson, Now, Since, UsageError, complain, day, moment, show
 from pipeline.cli.subscribers import breadth_of
-from pipeline.domain import SourceState
+from pipeline.domain import Breadth, Paper, SourceState
 from pipeline.errors import PaperboyError, SourceError
 from pipeline.ingest import SourceReport
+from pipeline.matching import neighbours
+from pipeline.matching.corpus import statistics
 from pipeline.matching.evaluation import rank as rank_papers
 from pipeline.matching.hints import hints
-from pipeline.matching.query import canonical
-from pipeline.matching.topics import search
+from pipeline.matching.query import canonical, parse
+from pipeline.matching.topics import per_day, search
 from pipeline.sources import recorded
 from pipeline.storage import batches, papers, source_states
 from pipeline.storage.database import reading
@@ -151,6 +155,34 @@ def match(
     )
     columns = ("score", "paper", "title", "phrases")
     show(rows, columns, as_json=as_json, empty="No paper matches this topic.")
+    if not as_json and known:
+        for line in _rate(parsed, known, corpus, wanted):
+            typer.echo(line)
+
+
+def _rate(
+    query: str, known: Sequence[Paper], corpus: Iterable[Paper], breadth: Breadth
+) -> Iterator[str]:
+    """How often the topic would have brought papers lately, and what to write instead."""
+    from pipeline.web import rates  # with it comes the site, which no other command needs here
+
+    newest = max(paper.announced_on for paper in known)
+    lately = [p for p in known if p.announced_on > newest - timedelta(days=rates.DAYS)]
+    days = sorted({paper.announced_on for paper in lately})
+    tree = parse(query)
+    less, more = neighbours.narrower(tree), neighbours.broader(tree)
+    found = per_day((query, *less, *more), lately, corpus=statistics(corpus), breadth=breadth)
+    counts = {other: rates.count(on, days) for other, on in found.items()}
+    counted = counts.pop(query)
+    told = rates.rate(query, counted)
+    yield ", ".join(filter(None, (told.pace, told.silence)))
+    if told.hint:
+        yield told.hint
+    narrower = rates.narrower(counted, {other: counts[other] for other in less})
+    broader = rates.broader(counted, {other: counts[other] for other in more})
+    for one in (narrower, broader):
+        if one:
+            yield f"{one.word}: {one.query} ({one.pace})"
 
 
 @app.command()

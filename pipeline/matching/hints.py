@@ -101,7 +101,8 @@ def _fields(query: str, plain: str) -> Iterator[Hint]:
         near = [name] if name in _FIELDS else get_close_matches(name, _FIELDS, n=1, cutoff=0.75)
         if near and name not in set(Field):
             written = query[found.start() : found.end()]
-            yield Hint(f"did you mean {_FIELDS[near[0]]}: where {written} is?", found.start())
+            meant = _FIELDS[near[0]]
+            yield Hint(f"did you mean {meant}:? {written} is a word to look for", found.start())
 
 
 def _categories(plain: str) -> Iterator[Hint]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
 from operator import attrgetter
 
 from pipeline.domain import Breadth, Match, Paper, Topic
@@ -28,6 +30,20 @@ def match(
             for scored in index.search(query, breadth=Breadth.MORE):
                 paper = some[scored.paper].id
                 yield Match(topic_id, paper, scored.score, scored.phrases, scored.breadth)
+
+
+def per_day(
+    queries: Iterable[str], papers: Sequence[Paper], *, corpus: CorpusStatistics, breadth: Breadth
+) -> dict[str, Counter[date]]:
+    """How many of these papers each query finds, by the day they were announced."""
+    counted: dict[str, Counter[date]] = {query: Counter() for query in queries}
+    for start in range(0, len(papers), AT_ONCE):
+        some = papers[start : start + AT_ONCE]
+        index = PaperIndex(some, corpus)
+        for query, days in counted.items():
+            found = index.find(parse(query), breadth=breadth)
+            days.update(some[place].announced_on for place in found.papers.tolist())
+    return counted
 
 
 def search(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import date, timedelta
 from functools import cached_property, lru_cache
-from typing import Final
 
 import numpy as np
 from sqlalchemy import Connection, Engine
@@ -18,8 +17,7 @@ from pipeline.storage import batches, papers
 from pipeline.storage.database import reading
 from pipeline.web.catalog import Mask, Places
 from pipeline.web.library import Library, Shelves
-
-DAYS: Final = 30
+from pipeline.web.rates import DAYS
 
 
 class Recent:

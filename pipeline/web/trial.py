@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Final
@@ -11,25 +11,22 @@ import numpy as np
 from sqlalchemy import Connection
 
 from pipeline.domain import TRENDING, Breadth, Paper
+from pipeline.matching import neighbours
 from pipeline.matching.index import Found
+from pipeline.matching.query import parse
 from pipeline.matching.ranking import Candidate, Picked, Selection, TopicCandidates, pick
 from pipeline.rendering import House, views, words
 from pipeline.rendering.views import Card
+from pipeline.web import rates
 from pipeline.web.catalog import Places
+from pipeline.web.rates import Count, Instead, Rate
 from pipeline.web.recent import Recent
-from pipeline.web.wishing import Asked, Mistake
+from pipeline.web.wishing import Asked
 
 WEEK: Final = timedelta(days=7)
 SPARE: Final = 20  # candidates of a topic beyond what a mail takes
-FLOOD: Final = 20  # papers a day
-TRICKLE: Final = 1  # papers a week
 ENOUGH_DAYS: Final = 5  # with news, to speak of an average
 ROOM: Final = views.Room(abstract=0, phrases=4, links=1)
-DROWNS: Final = (
-    "That is a lot. The best come first; a narrower topic shows you more of what you are after."
-)
-BARREN: Final = "Perhaps it is written in another way, or this site does not read that field."
-STARVES: Final = "That is rare. On a day without a paper for you, no mail comes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +36,6 @@ class Wanted:
     papers: int  # at most
     breadth: Breadth = Breadth.BALANCED
     weekly: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """How often a topic, or all of them together, brings papers."""
-
-    label: str
-    pace: str = ""  # "about 12 papers a day"
-    silence: str = ""  # "nothing on 3 of 20 days"
-    hint: str = ""
-    mistake: Mistake | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +57,7 @@ def trial(
     readable = [topic for topic in asked if topic.query]
     heading, selection, papers = _digest(recent, conn, readable, wanted)
     return Trial(
-        rates=tuple(_rate(recent, topic, wanted.breadth) for topic in asked),
+        rates=tuple(_rates(recent, asked, wanted.breadth)),
         together=_together(recent, asked, wanted.breadth),
         heading=heading,
         cards=tuple(_card(papers[one.paper], one, house) for one in selection.picks),
@@ -148,13 +134,40 @@ def _card(paper: Paper, picked: Picked, house: House) -> Card:
 # --- How many papers ----------------------------------------------------------------------------
 
 
-def _rate(recent: Recent, topic: Asked, breadth: Breadth) -> Rate:
-    if topic.mistake:
-        return Rate(topic.label, mistake=topic.mistake)
-    if topic.query == TRENDING:
-        return Rate(topic.label, pace="the most upvoted papers of the week")
-    rate = _counted_rate(topic.label, recent.found(topic.query, breadth).papers, recent)
-    return replace(rate, hint=" ".join(filter(None, (*topic.hints, rate.hint))))
+def _rates(recent: Recent, asked: Sequence[Asked], breadth: Breadth) -> Iterator[Rate]:
+    papers = {one.label: _papers(recent, one, breadth) for one in asked if _is_counted(one)}
+    for topic in asked:
+        if topic.mistake:
+            yield Rate(topic.label, mistake=topic.mistake)
+        elif topic.query == TRENDING:
+            yield Rate(topic.label, pace="the most upvoted papers of the week")
+        else:
+            others = {label: found for label, found in papers.items() if label != topic.label}
+            yield _rate(recent, topic, breadth, others)
+
+
+def _rate(recent: Recent, topic: Asked, breadth: Breadth, others: Mapping[str, set[int]]) -> Rate:
+    places = recent.found(topic.query, breadth).papers
+    counted = _count(recent, places)
+    told = (*topic.hints, rates.overlap(places.tolist(), others))
+    return replace(
+        rates.rate(topic.label, counted, more=told),
+        instead=tuple(_instead(recent, topic.query, counted, breadth)),
+    )
+
+
+def _instead(recent: Recent, query: str, counted: Count, breadth: Breadth) -> Iterator[Instead]:
+    """What to write to see less, where there is a flood, or more, where hardly anything comes."""
+    tree = parse(query)
+    if counted.is_flood:
+        others, choose = neighbours.narrower(tree), rates.narrower
+    elif counted.is_trickle:
+        others, choose = neighbours.broader(tree), rates.broader
+    else:
+        return
+    counts = {other: _count(recent, recent.found(other, breadth).papers) for other in others}
+    if best := choose(counted, counts):
+        yield best
 
 
 def _together(recent: Recent, asked: Iterable[Asked], breadth: Breadth) -> Rate | None:
@@ -164,45 +177,20 @@ def _together(recent: Recent, asked: Iterable[Asked], breadth: Breadth) -> Rate 
     if len(found) < 2:
         return None
     places = np.unique(np.concatenate([one.papers for one in found.values()]))
-    return _counted_rate("Together", places, recent)
+    return rates.rate("Together", _count(recent, places))
+
+
+def _papers(recent: Recent, topic: Asked, breadth: Breadth) -> set[int]:
+    return set(recent.found(topic.query, breadth).papers.tolist())
+
+
+def _count(recent: Recent, places: Places) -> Count:
+    return rates.count(recent.per_day(places), recent.days)
 
 
 def _is_counted(topic: Asked) -> bool:
     """Trending has as many papers as are wanted."""
     return topic.query not in {"", TRENDING}
-
-
-def _counted_rate(label: str, places: Places, recent: Recent) -> Rate:
-    """Averages over days on which anything was announced: a weekend says nothing about a topic."""
-    found, days = places.size, len(recent.days)
-    a_day = found / days
-    span = (recent.days[-1] - recent.days[0]).days + 1
-    a_week = a_day * min(7.0, 7 * days / span) if span >= WEEK.days else a_day * 5
-    silent = days - len(recent.per_day(places)) if found else 0
-    return Rate(
-        label,
-        pace=_pace(found, a_day, a_week, span),
-        silence=f"nothing on {silent} of {words.count(days, 'day', 'days')}" if silent else "",
-        hint=_hint(found, a_day, a_week),
-    )
-
-
-def _hint(found: int, a_day: float, a_week: float) -> str:
-    if not found:
-        return BARREN
-    if a_day > FLOOD:
-        return DROWNS
-    return STARVES if a_week < TRICKLE else ""
-
-
-def _pace(found: int, a_day: float, a_week: float, span: int) -> str:
-    if not found:
-        return "no paper in these days"
-    if a_day >= 1:
-        return f"about {words.count(round(a_day), 'paper', 'papers')} a day"
-    if a_week >= 1:
-        return f"about {words.count(round(a_week), 'paper', 'papers')} a week"
-    return f"{words.count(found, 'paper', 'papers')} in {words.count(span, 'day', 'days')}"
 
 
 def _counted(recent: Recent) -> str:

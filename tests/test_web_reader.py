@@ -100,6 +100,7 @@ def test_the_confirmation_shows_what_was_asked_for_and_one_button(site):
 
     assert page.count("<button") == page.count("<form") == 1
     assert "Every day at 06:00, Asia/Tokyo time" in page
+    assert "<dd>Balanced</dd>" in page
     assert "a•••@e•••.org" in page
     assert ADA not in page
     assert "&lt;img src=x" in page

@@ -32,10 +32,17 @@ RHYTHMS: Final = (
     (Frequency.WEEKDAYS.value, "Monday to Friday"),
     *((f"{WEEKLY}-{day.name.lower()}", f"Every {day.name.capitalize()}") for day in Weekday),
 )
+
+
+def spelled(breadth: Breadth) -> str:
+    """As a form sends it."""
+    return breadth.name.lower()
+
+
 BREADTHS: Final = (
-    (Breadth.FEWER.name.lower(), "Fewer, surer"),
-    (Breadth.BALANCED.name.lower(), "Balanced"),
-    (Breadth.MORE.name.lower(), "More, broader"),
+    (spelled(Breadth.FEWER), "Fewer, surer"),
+    (spelled(Breadth.BALANCED), "Balanced"),
+    (spelled(Breadth.MORE), "More, broader"),
 )
 
 
@@ -50,7 +57,7 @@ class Typed:
     timezone: str = ""  # "" while nobody has chosen one
     rhythm: str = DAILY  # one of RHYTHMS
     max_papers: str = "10"
-    breadth: str = Breadth.BALANCED.name.lower()  # one of BREADTHS
+    breadth: str = spelled(Breadth.BALANCED)  # one of BREADTHS
 
     @property
     def lines(self) -> tuple[str, ...]:

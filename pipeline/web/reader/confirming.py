@@ -30,7 +30,9 @@ def router(services: Services, pages: Pages) -> APIRouter:
         wishes = request.wishes or signup.Wishes()
         return pages.show(
             "confirm.html",
-            chosen=chosen(request.email, wishes.labels, wishes.schedule, wishes.max_papers),
+            chosen=chosen(
+                request.email, wishes.labels, wishes.schedule, wishes.max_papers, wishes.breadth
+            ),
             is_change=request.status is SubscriberStatus.ACTIVE,
         )
 
@@ -84,6 +86,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
                 [label for _, label in known.topics],
                 subscriber.schedule,
                 subscriber.max_papers,
+                subscriber.breadth,
             ),
             welcomed=welcomed,
             digests=known.digests,

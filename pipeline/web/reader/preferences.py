@@ -166,7 +166,7 @@ def typed_from(known: Preferences) -> Typed:
         timezone=schedule.timezone,
         rhythm=rhythm,
         max_papers=str(known.subscriber.max_papers),
-        breadth=known.subscriber.breadth.name.lower(),
+        breadth=wishing.spelled(known.subscriber.breadth),
     )
 
 

@@ -31,6 +31,7 @@ from pipeline.web import create_app, curated, wishing, zones
 from pipeline.web.clients import Throttle, client_ip
 from pipeline.web.curated import BY_SLUG, CURATED
 from pipeline.web.server import listen, server
+from pipeline.web.trial import HELPED
 from pipeline.web.wishing import Typed
 from tests.conftest import CHROMIUM, SHARED
 from tests.factories import make_paper, make_schedule, make_sighting
@@ -520,6 +521,16 @@ def test_a_topic_that_brings_nothing_is_told_a_broader_one(site, announce):
     page = site.post("/subscribe/preview", data={"queries": "moss cat:q-bio.TO"}).text
 
     assert 'Broader: <code dir="auto">moss</code>, about 3 papers a day' in page
+
+
+def test_only_the_first_few_topics_are_searched_for_in_other_ways(site, announce):
+    """So that one preview costs a bounded number of searches."""
+    announce(*(f"Moss {n}" for n in range(3)), on=FRIDAY)
+    queries = "\n".join(f"moss cat:q-bio.TO -fern{n}" for n in range(9))
+
+    page = site.post("/subscribe/preview", data={"queries": queries}).text
+
+    assert page.count("Broader:") == HELPED == 5
 
 
 def test_trending_is_the_most_upvoted_of_the_week(site, announce):

@@ -24,6 +24,7 @@ from pipeline.web.recent import Recent
 from pipeline.web.wishing import Asked
 
 WEEK: Final = timedelta(days=7)
+HELPED: Final = 5  # topics that are told what to write instead; each costs some searches
 SPARE: Final = 20  # candidates of a topic beyond what a mail takes
 ENOUGH_DAYS: Final = 5  # with news, to speak of an average
 ROOM: Final = views.Room(abstract=0, phrases=4, links=1)
@@ -136,6 +137,7 @@ def _card(paper: Paper, picked: Picked, house: House) -> Card:
 
 def _rates(recent: Recent, asked: Sequence[Asked], breadth: Breadth) -> Iterator[Rate]:
     papers = {one.label: _papers(recent, one, breadth) for one in asked if _is_counted(one)}
+    helped = 0
     for topic in asked:
         if topic.mistake:
             yield Rate(topic.label, mistake=topic.mistake)
@@ -143,28 +145,29 @@ def _rates(recent: Recent, asked: Sequence[Asked], breadth: Breadth) -> Iterator
             yield Rate(topic.label, pace="the most upvoted papers of the week")
         else:
             others = {label: found for label, found in papers.items() if label != topic.label}
-            yield _rate(recent, topic, breadth, others)
+            counted = _count(recent, recent.found(topic.query, breadth).papers)
+            needs_help = helped < HELPED and (counted.is_flood or counted.is_trickle)
+            helped += needs_help
+            yield replace(
+                rates.rate(topic.label, counted, more=_told(topic, papers[topic.label], others)),
+                instead=tuple(
+                    _instead(recent, topic.query, counted, breadth) if needs_help else ()
+                ),
+            )
 
 
-def _rate(recent: Recent, topic: Asked, breadth: Breadth, others: Mapping[str, set[int]]) -> Rate:
-    places = recent.found(topic.query, breadth).papers
-    counted = _count(recent, places)
-    told = (*topic.hints, rates.overlap(places.tolist(), others))
-    return replace(
-        rates.rate(topic.label, counted, more=told),
-        instead=tuple(_instead(recent, topic.query, counted, breadth)),
-    )
+def _told(topic: Asked, papers: set[int], others: Mapping[str, set[int]]) -> tuple[str, ...]:
+    return (*topic.hints, rates.overlap(papers, others))
 
 
 def _instead(recent: Recent, query: str, counted: Count, breadth: Breadth) -> Iterator[Instead]:
     """What to write to see less, where there is a flood, or more, where hardly anything comes."""
     tree = parse(query)
-    if counted.is_flood:
-        others, choose = neighbours.narrower(tree), rates.narrower
-    elif counted.is_trickle:
-        others, choose = neighbours.broader(tree), rates.broader
-    else:
-        return
+    others, choose = (
+        (neighbours.narrower(tree), rates.narrower)
+        if counted.is_flood
+        else (neighbours.broader(tree), rates.broader)
+    )
     counts = {other: _count(recent, recent.found(other, breadth).papers) for other in others}
     if best := choose(counted, counts):
         yield best

@@ -61,6 +61,10 @@ bench: $(VENV)/.installed-dev ## Measure sending, matching and the site
 	$(BIN)/paperboy bench match
 	$(BIN)/paperboy bench web
 
+.PHONY: quality
+quality: $(VENV)/.installed-dev ## Score matching on labelled sets (SETS="folder ...")
+	$(BIN)/paperboy bench quality $(SETS)
+
 .PHONY: migration
 migration: export DATABASE_URL := sqlite:///var/draft.db
 migration: export PATH := $(CURDIR)/$(BIN):$(PATH)

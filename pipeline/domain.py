@@ -103,6 +103,17 @@ class Topic:
     kind: TopicKind = TopicKind.QUERY
 
 
+class Breadth(IntEnum):
+    """How much a reader wants to see: which matches are sure enough to be sent.
+
+    A reader gets every match whose breadth is at most their own.
+    """
+
+    FEWER = 1  # the paper is about the topic: in its title, or more than once
+    BALANCED = 2
+    MORE = 3  # mentions in passing, and words further apart
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """Why a paper belongs to a topic."""
@@ -111,6 +122,7 @@ class Match:
     paper_id: int
     score: float
     phrases: tuple[str, ...]  # the very words of the paper that matched, best first
+    breadth: Breadth = Breadth.BALANCED  # the narrowest that lets it through
 
 
 # --- Subscribers --------------------------------------------------------------------------------
@@ -172,6 +184,7 @@ class Subscriber:
     last_edition_on: date | None = None
     cursor: int = 0  # the last batch that a digest of theirs has covered
     welcome_due: bool = False  # has confirmed, and waits for the first digest
+    breadth: Breadth = Breadth.BALANCED
 
 
 # --- Digests ------------------------------------------------------------------------------------

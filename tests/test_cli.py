@@ -122,6 +122,8 @@ def full(ready: Paperboy, day: str) -> Paperboy:
         "subscribers add ada@example.org --hour 24",
         "subscribers add ada@example.org --weekday someday",
         "subscribers add ada@example.org --frequency hourly",
+        "subscribers add ada@example.org --breadth all",
+        "match retrieval --breadth all",
         "deliveries --status lost",
         "deliveries resolve 1",
         "deliveries resolve 1 --resend --drop",
@@ -250,6 +252,23 @@ def test_match_tells_the_score_and_the_words(full):
     assert row["score"] > 0
 
 
+def test_match_tells_people_how_often_and_what_to_write_instead(full):
+    answer = full("match", "retrieval cat:q-bio.TO")
+
+    assert "no paper in these days" in answer.out
+    assert "Broader: retrieval (about 1 paper a day)" in answer.out
+    assert "Broader" not in full("match", "retrieval cat:q-bio.TO", "--json").out
+
+
+def test_match_asks_about_a_slip_and_answers_all_the_same(full):
+    answer = full("match", "retrieval OR tilte:nothing", "--json")
+
+    assert answer.code == 0
+    assert len(answer.rows) == 1
+    assert "did you mean ti:? tilte: is a word to look for" in answer.err
+    assert answer.err.rstrip().endswith("^")
+
+
 def test_rank_needs_no_database(paperboy, tmp_path):
     papers, topics = tmp_path / "papers.jsonl", tmp_path / "topics.jsonl"
     rows = [{"id": "a", "title": "Stones", "abstract": ""},
@@ -281,6 +300,8 @@ def test_a_subscriber_is_added_shown_and_erased(ready):
         "friday",
         "--max",
         "5",
+        "--breadth",
+        "fewer",
     ]
 
     [added] = ready(
@@ -292,6 +313,7 @@ def test_a_subscriber_is_added_shown_and_erased(ready):
     assert shown["status"] == "active"
     assert (shown["hour"], shown["timezone"], shown["max_papers"]) == (7, "Asia/Tokyo", 5)
     assert (shown["frequency"], shown["weekday"]) == ("weekly", "friday")
+    assert shown["breadth"] == "fewer"
     assert len(shown["topics"]) == 2
     [held] = ready("subscribers", "records", "ada@example.org").rows
     assert held["subscriber"]["email"] == "ada@example.org"
@@ -308,7 +330,7 @@ def test_subscribers_survive_a_round_trip_through_a_file(full, tmp_path):
 
     assert full("subscribers", "import", "readers.csv", "--now", BEFORE).code == 0
 
-    kept = ("email", "status", "topics", "hour", "timezone", "frequency", "max_papers")
+    kept = ("email", "status", "topics", "hour", "timezone", "frequency", "max_papers", "breadth")
     after = full("subscribers", "list", "--json").rows
     assert [[row[k] for k in kept] for row in after] == [[row[k] for k in kept] for row in before]
 

@@ -14,10 +14,12 @@ from sqlalchemy import Engine, update
 
 from pipeline import editions, signup
 from pipeline.domain import (
+    Breadth,
     DeliveryKind,
     DeliveryStatus,
     Digest,
     Frequency,
+    Match,
     Schedule,
     SkipReason,
     Subscriber,
@@ -178,6 +180,64 @@ def test_no_more_papers_than_the_reader_wants(engine: Engine):
 
     assert len(outcome.papers) == 3
     assert owed(engine)[0].more == 2
+
+
+@pytest.mark.parametrize(
+    ("breadth", "expected"),
+    [
+        (Breadth.FEWER, {"3001.00001"}),
+        (Breadth.BALANCED, {"3001.00001", "3001.00002"}),
+        (Breadth.MORE, {"3001.00001", "3001.00002", "3001.00003"}),
+    ],
+)
+def test_a_reader_gets_what_is_sure_enough_for_them(engine: Engine, breadth, expected):
+    wishes = Wishes(("gentle rivers",), breadth=breadth)
+    signup.add(engine, "ada@example.org", wishes, confirmed=True,
+               suppression_key=SUPPRESSION_KEY, now=SOON)  # fmt: skip
+    ingest(
+        engine,
+        make_sighting("3001.00001", title="Gentle Rivers", abstract="On water."),
+        make_sighting("3001.00002", title="One", abstract="It tells of gentle rivers once."),
+        make_sighting("3001.00003", title="Two", abstract="Gentle as a stream of rivers is."),
+    )
+
+    (outcome,) = publish(engine)
+
+    assert set(outcome.papers) == expected
+
+
+def test_a_match_that_becomes_surer_is_new_to_whom_it_was_not_sure_enough_for(engine: Engine):
+    """And comes only once to a reader who had it already."""
+    for name, breadth in (("ada", Breadth.BALANCED), ("bob", Breadth.MORE)):
+        wishes = Wishes(("gentle rivers",), breadth=breadth)
+        signup.add(engine, f"{name}@example.org", wishes, confirmed=True,
+                   suppression_key=SUPPRESSION_KEY, now=SOON)  # fmt: skip
+    passing = make_sighting("3001.00001", title="Two", abstract="Gentle as a stream of rivers is.")
+    ingest(engine, passing)
+    first = {one.email: one.papers for one in publish(engine)}
+    settle(engine, DeliveryStatus.SENT)
+
+    ingest(engine, replace(passing, source="huggingface", keywords=("gentle rivers",)))
+    second = {one.email: one.papers for one in publish(engine, NOW + DAY)}
+
+    assert first == {"ada@example.org": (), "bob@example.org": ("3001.00001",)}
+    assert second == {"ada@example.org": ("3001.00001",), "bob@example.org": ()}
+    assert {batch for _, _, batch in matches(engine)} == {2}
+
+
+def test_a_match_that_becomes_less_sure_stays_as_it_is(engine: Engine):
+    reader = join(engine, "gentle rivers")
+    with reading(engine) as conn:
+        [topic] = [one.topic for one in topics.followed_by(conn, [reader.id])[reader.id]]
+    ingest(engine, make_sighting("3001.00001", title="Gentle Rivers"))
+    publish(engine)
+    [paper] = stored(engine)
+
+    with engine.begin() as conn:
+        weaker = Match(topic.id, paper.id, 0.5, ("rivers",), Breadth.MORE)
+        topics.add_matches(conn, [(weaker, 9)])
+
+    assert matches(engine) == {(topic.id, paper.id, 1)}
 
 
 def test_withdrawn_papers_are_not_picked(engine: Engine):

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from pipeline.domain import Breadth
 from pipeline.errors import QueryError
 from pipeline.matching.corpus import CorpusStatistics, statistics
 from pipeline.matching.evaluation import PaperText
@@ -223,6 +224,55 @@ class TestFloor:
         paper = make_paper(title, abstract, categories=("cs.LG",))
 
         assert bool(PaperIndex([paper], corpus).search(parse(query))) is found
+
+    @pytest.mark.parametrize(
+        ("query", "title", "abstract", "breadth"),
+        [
+            ("flow matching", "Flow Matching", "It is done.", Breadth.FEWER),
+            ("flow matching", "Untitled", "Flow matching is flow matching.", Breadth.FEWER),
+            ("flow matching", "Untitled", "We use flow matching.", Breadth.BALANCED),
+            ("flow matching", "Untitled", "We match the flow.", Breadth.BALANCED),
+            ("flow matching", "Untitled", "Matching of any such long flow.", Breadth.MORE),
+            ("flow matching", "Untitled", "Matching is one thing and the flow is another.", None),
+            ("mamba", "Untitled", "We use mamba.", Breadth.BALANCED),
+            ("mamba", "Untitled", "Mamba beats mamba.", Breadth.FEWER),
+            ("agent", "Untitled", "An agent meets an agent.", Breadth.MORE),
+            ("model", "Untitled", "A model.", None),
+            ('"mamba"', "Untitled", "We use mamba.", Breadth.BALANCED),
+            ('"mamba"', "Mamba", "It is used.", Breadth.FEWER),
+            ("ti:mamba", "Mamba", "It is used.", Breadth.FEWER),
+            ("cat:cs.LG", "Untitled", "Nothing.", Breadth.FEWER),
+            ("mamba cat:cs.LG", "Untitled", "We use mamba.", Breadth.BALANCED),
+            ("mamba -agent", "Mamba", "It is used.", Breadth.FEWER),
+            ("agent OR mamba", "Mamba", "An agent meets an agent.", Breadth.FEWER),
+            ("agent mamba cat:cs.LG", "Mamba", "An agent meets an agent.", None),
+        ],
+    )
+    def test_the_narrowest_breadth_that_lets_it_through(
+        self, corpus, query, title, abstract, breadth
+    ):
+        index = PaperIndex([make_paper(title, abstract, categories=("cs.LG",))], corpus)
+
+        found = {
+            one: [paper.breadth for paper in index.search(parse(query), breadth=one)]
+            for one in Breadth
+        }
+
+        assert found == {
+            one: [breadth] if breadth is not None and breadth <= one else [] for one in Breadth
+        }
+
+    def test_a_score_does_not_depend_on_the_breadth(self, corpus):
+        papers = [make_paper("Mamba", "It is used."), make_paper(abstract="An agent and an agent.")]
+        index = PaperIndex(papers, corpus)
+
+        narrow, broad = (
+            index.search(parse("agent OR mamba"), breadth=one)
+            for one in (Breadth.FEWER, Breadth.MORE)
+        )
+
+        assert len(broad) == 2
+        assert narrow == [broad[0]]
 
     def test_a_day_with_nothing_relevant_is_empty(self):
         papers = [make_paper(f"Deep learning model {i}", "A network learns.") for i in range(30)]

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, insert, select, update
 
-from pipeline.domain import DeliveryStatus, Sighting
+from pipeline.domain import Breadth, DeliveryStatus, Sighting
 from pipeline.storage import digests, sightings, topics
 from pipeline.storage.schema import (
     DeliveryRow,
@@ -208,6 +208,27 @@ def test_a_match_of_both_records_stays_where_it_first_arose(engine: Engine):
         (second.id, at_arxiv, 3),
         (third.id, at_arxiv, 4),
     }
+
+
+def test_of_two_matches_the_surer_one_stays(engine: Engine):
+    """It reaches readers whom the other was not sure enough for."""
+    at_arxiv, elsewhere = two_records(engine)
+    with engine.begin() as conn:
+        first, second = (topics.find_or_add(conn, query, NOW) for query in ("a", "b"))
+        in_passing, sure = (
+            [
+                replace(make_match(topic, make_paper(id=id_)), breadth=breadth)
+                for topic in (first, second)
+            ]
+            for id_, breadth in ((at_arxiv, Breadth.MORE), (elsewhere, Breadth.BALANCED))
+        )
+        topics.add_matches(
+            conn, [(in_passing[0], 3), (sure[0], 5), (in_passing[1], 5), (sure[1], 3)]
+        )
+
+    unite(engine)
+
+    assert matches(engine) == {(first.id, at_arxiv, 5), (second.id, at_arxiv, 3)}
 
 
 def test_a_digest_keeps_the_words_it_froze_when_records_unite(engine: Engine):

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from pipeline import purge, signup
 from pipeline.domain import (
+    Breadth,
     DeliveryKind,
     DeliveryStatus,
     Frequency,
@@ -101,6 +102,7 @@ def test_the_confirmation_shows_what_was_asked_for_and_one_button(site):
 
     assert page.count("<button") == page.count("<form") == 1
     assert "Every day at 06:00, Asia/Tokyo time" in page
+    assert "<dd>Balanced</dd>" in page
     assert "a•••@e•••.org" in page
     assert ADA not in page
     assert "&lt;img src=x" in page
@@ -189,6 +191,7 @@ CHOICE = {
     "hour": "6",
     "timezone": "Asia/Tokyo",
     "max_papers": "3",
+    "breadth": "more",
 }
 
 
@@ -204,6 +207,7 @@ def test_everything_that_was_chosen_can_be_chosen_anew(site):
     assert known.subscriber.schedule.frequency is Frequency.WEEKLY
     assert known.subscriber.schedule.weekday.name == "FRIDAY"
     assert (known.subscriber.schedule.timezone, known.subscriber.max_papers) == ("Asia/Tokyo", 3)
+    assert known.subscriber.breadth is Breadth.MORE
     assert [label for _, label in known.topics] == ["Trending", "stones", '"small print"']
 
 
@@ -219,6 +223,7 @@ def test_the_form_sends_back_what_it_was_filled_with(site):
     assert re.search(r">\s*stones\n&#34;small print&#34;</textarea>", page)
     assert re.search(r'value="weekly-friday" selected', page)
     assert re.search(r'value="6" selected', page)
+    assert re.search(r'value="more" selected', page)
     assert before == signup.wishes_of(site.engine, ada.id)
 
 
@@ -231,6 +236,7 @@ def test_the_form_sends_back_what_it_was_filled_with(site):
         ("frequency", "hourly"),
         ("max_papers", "0"),
         ("max_papers", "many"),
+        ("breadth", "all"),
     ],
 )
 def test_a_mistake_is_told_at_its_field_and_nothing_is_saved(site, field, value):
@@ -679,7 +685,7 @@ def test_everything_about_a_reader_has_its_line_on_the_privacy_page():
     """
     told = {
         SubscriberRow: "id email email_key address_hash status at timezone frequency weekday "
-        "max_papers secret paused_until next_slot_at last_slot_at last_edition_on cursor "
+        "max_papers breadth secret paused_until next_slot_at last_slot_at last_edition_on cursor "
         "created_at confirmed_at left_at left_reason welcome_due",
         RequestRow: "id kind subscriber_id email wishes created_at expires_at used_at ip "
         "blanked email_key origin wording",

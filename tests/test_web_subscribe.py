@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 import pipeline.web
 from pipeline import ingest, settings, signup
 from pipeline.bootstrap import Services
-from pipeline.domain import Frequency, Weekday
+from pipeline.domain import Breadth, Frequency, Weekday
 from pipeline.errors import SettingsError
 from pipeline.matching.index import PaperIndex
 from pipeline.matching.query import canonical, parse
@@ -31,6 +31,7 @@ from pipeline.web import create_app, curated, wishing, zones
 from pipeline.web.clients import Throttle, client_ip
 from pipeline.web.curated import BY_SLUG, CURATED
 from pipeline.web.server import listen, server
+from pipeline.web.trial import HELPED
 from pipeline.web.wishing import Typed
 from tests.conftest import CHROMIUM, SHARED
 from tests.factories import make_paper, make_schedule, make_sighting
@@ -47,6 +48,7 @@ GOOD = {
     "hour": "7",
     "timezone": "Asia/Tokyo",
     "max_papers": "20",
+    "breadth": "fewer",
     "homepage": "",
     "do": "subscribe",
 }
@@ -226,6 +228,7 @@ def test_a_good_form_is_answered_by_the_next_step_and_asks_the_owner(site, asked
     )
     assert wishes.topics[1] == BY_SLUG["reinforcement-learning"].query
     assert wishes.max_papers == 20
+    assert wishes.breadth is Breadth.FEWER
     assert wishes.schedule == make_schedule(
         7, "Asia/Tokyo", frequency=Frequency.WEEKLY, weekday=Weekday.FRIDAY
     )
@@ -312,6 +315,7 @@ MISTAKES = [
     ("max_papers", {"max_papers": "0"}, "from 1 to 50"),
     ("max_papers", {"max_papers": "51"}, "from 1 to 50"),
     ("max_papers", {"max_papers": "many"}, "from 1 to 50"),
+    ("breadth", {"breadth": "all"}, "how sure"),
 ]
 
 
@@ -500,6 +504,35 @@ def test_a_topic_that_drowns_or_starves_is_told_so(site, announce):
     assert "Together" in page
 
 
+def test_the_preview_tells_what_to_write_instead_and_which_topics_are_alike(site, announce):
+    announce(*(f"Fine moss {n}" for n in range(3)), on=FRIDAY, abstract="")
+    announce(*(f"Note {n}" for n in range(20)), on=FRIDAY, abstract="On moss, that is fine moss.")
+    queries = 'fine moss\n"moss that grows" cat:cs.XY\nti:moss'
+
+    page = site.post("/subscribe/preview", data={"queries": queries}).text
+
+    assert 'Narrower: <code dir="auto">ti:&#34;fine moss&#34;</code>, about 3 papers a day' in page
+    assert "3 of its 3 papers come with “fine moss” too." in page
+
+
+def test_a_topic_that_brings_nothing_is_told_a_broader_one(site, announce):
+    announce(*(f"Moss {n}" for n in range(3)), on=FRIDAY)
+
+    page = site.post("/subscribe/preview", data={"queries": "moss cat:q-bio.TO"}).text
+
+    assert 'Broader: <code dir="auto">moss</code>, about 3 papers a day' in page
+
+
+def test_only_the_first_few_topics_are_searched_for_in_other_ways(site, announce):
+    """So that one preview costs a bounded number of searches."""
+    announce(*(f"Moss {n}" for n in range(3)), on=FRIDAY)
+    queries = "\n".join(f"moss cat:q-bio.TO -fern{n}" for n in range(9))
+
+    page = site.post("/subscribe/preview", data={"queries": queries}).text
+
+    assert page.count("Broader:") == HELPED == 5
+
+
 def test_trending_is_the_most_upvoted_of_the_week(site, announce):
     announce("Liked", on=FRIDAY - timedelta(days=2), upvotes=7)
     announce("Loved", on=FRIDAY - timedelta(days=3), upvotes=70)
@@ -519,6 +552,29 @@ def test_a_mistake_in_one_topic_keeps_no_other_from_the_preview(site, announce):
     assert answer.status_code == 200
     assert "Moss on Walls" in answer.text
     assert "<mark>(</mark>fern" in answer.text
+
+
+def test_the_preview_asks_what_a_slip_was_to_mean(site, announce):
+    announce("Moss on Walls")
+
+    page = site.post("/subscribe/preview", data={"queries": "moss cat:cs.ML\nfern"}).text
+
+    assert page.count("Did you mean cat:cs.LG? cat:cs.ML is unknown.") == 1
+
+
+def test_the_preview_takes_what_is_sure_enough_for_the_reader(site, announce):
+    announce("Walls", abstract="Moss once.")
+    announce("Moss", abstract="It grows.")
+
+    broad, narrow = (
+        site.post("/subscribe/preview", data={"queries": "moss", "breadth": breadth}).text
+        for breadth in ("more", "fewer")
+    )
+
+    assert "about 2 papers a day" in broad
+    assert "Walls" in broad
+    assert "about 1 paper a day" in narrow
+    assert "Walls" not in narrow
 
 
 def test_the_preview_escapes_what_a_source_says(site, announce):

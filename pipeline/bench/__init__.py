@@ -7,4 +7,6 @@ with. `sinks` has the servers that take the mail and forget it, `oracle` the pro
 way says what the slow way says, `steps` where the time goes.
 
     web: papers (made up, stored) -> a server in a process of its own -> searches and pages
+    match: crowd (papers, topics and readers made up) -> topics against papers, beside others
+    quality: labelled (sets that people judged) -> how good the order and the floor are
 """

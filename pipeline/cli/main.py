@@ -9,7 +9,18 @@ import typer
 from sqlalchemy.exc import OperationalError
 
 from pipeline import logs, settings
-from pipeline.cli import bench, bounces, dkim, doctor, mail, operate, pace, papers, subscribers
+from pipeline.cli import (
+    bench,
+    bench_matching,
+    bounces,
+    dkim,
+    doctor,
+    mail,
+    operate,
+    pace,
+    papers,
+    subscribers,
+)
 from pipeline.cli.output import complain
 from pipeline.errors import PaperboyError, SettingsError
 from pipeline.settings import Settings
@@ -38,6 +49,7 @@ app.add_typer(doctor.app)
 app.add_typer(dkim.app, name="dkim", help="Keys that sign the mail.")
 app.add_typer(bounces.app, name="bounces", help="Mails that came back.")
 app.add_typer(bench.app, name="bench")
+bench.app.add_typer(bench_matching.app)
 app.add_typer(database, name="db", help="The database.")
 
 

@@ -78,7 +78,7 @@ def show(
 
 
 def complain(message: str) -> None:
-    """Say what went wrong, in one line on stderr; the caller ends with exit code 1."""
+    """Say what is or may be wrong on stderr; who fails ends with exit code 1."""
     sys.stderr.write(f"paperboy: {message}\n")
 
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pipeline import ingest as ingesting
+from pipeline.bench import labelled
 from pipeline.bootstrap import Services, services
 from pipeline.cli.output import AsJson, Now, Since, UsageError, complain, day, moment, show
-from pipeline.domain import SourceState
+from pipeline.cli.subscribers import breadth_of
+from pipeline.domain import Breadth, Paper, SourceState
 from pipeline.errors import PaperboyError, SourceError
 from pipeline.ingest import SourceReport
-from pipeline.matching.evaluation import PaperText, TopicText
+from pipeline.matching import neighbours
+from pipeline.matching.corpus import statistics
 from pipeline.matching.evaluation import rank as rank_papers
-from pipeline.matching.query import canonical
-from pipeline.matching.topics import search
+from pipeline.matching.hints import hints
+from pipeline.matching.query import canonical, parse
+from pipeline.matching.topics import per_day, search
 from pipeline.sources import recorded
-from pipeline.sources.collect import text_in
-from pipeline.sources.text import clean
 from pipeline.storage import batches, papers, source_states
 from pipeline.storage.database import reading
 
@@ -123,9 +125,19 @@ def sources(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def match(query: str, since: Since = None, as_json: AsJson = False) -> None:
-    """The papers a topic would bring, best first."""
+def match(
+    query: str,
+    since: Since = None,
+    breadth: Annotated[
+        str, typer.Option(help="fewer (surer), balanced or more (broader).")
+    ] = "balanced",
+    as_json: AsJson = False,
+) -> None:
+    """The papers a topic would bring, best first. What looks like a slip is asked on stderr."""
+    wanted = breadth_of(breadth)
     parsed = canonical(query)
+    for hint in hints(query):
+        complain(f"{hint.text}\n  {query}\n  {' ' * hint.position}^")
     built = services()
     with reading(built.engine) as conn:
         through = batches.published(conn)
@@ -139,10 +151,38 @@ def match(query: str, since: Since = None, as_json: AsJson = False) -> None:
             "score": round(found.score, 4),
             "phrases": found.phrases,
         }
-        for found in search(parsed, known, corpus=corpus)
+        for found in search(parsed, known, corpus=corpus, breadth=wanted)
     )
     columns = ("score", "paper", "title", "phrases")
     show(rows, columns, as_json=as_json, empty="No paper matches this topic.")
+    if not as_json and known:
+        for line in _rate(parsed, known, corpus, wanted):
+            typer.echo(line)
+
+
+def _rate(
+    query: str, known: Sequence[Paper], corpus: Iterable[Paper], breadth: Breadth
+) -> Iterator[str]:
+    """How often the topic would have brought papers lately, and what to write instead."""
+    from pipeline.web import rates  # with it comes the site, which no other command needs here
+
+    newest = max(paper.announced_on for paper in known)
+    lately = [p for p in known if p.announced_on > newest - timedelta(days=rates.DAYS)]
+    days = sorted({paper.announced_on for paper in lately})
+    tree = parse(query)
+    less, more = neighbours.narrower(tree), neighbours.broader(tree)
+    found = per_day((query, *less, *more), lately, corpus=statistics(corpus), breadth=breadth)
+    counts = {other: rates.count(on, days) for other, on in found.items()}
+    counted = counts.pop(query)
+    told = rates.rate(query, counted)
+    yield ", ".join(filter(None, (told.pace, told.silence)))
+    if told.hint:
+        yield told.hint
+    narrower = rates.narrower(counted, {other: counts[other] for other in less})
+    broader = rates.broader(counted, {other: counts[other] for other in more})
+    for one in (narrower, broader):
+        if one:
+            yield f"{one.word}: {one.query} ({one.pace})"
 
 
 @app.command()
@@ -155,19 +195,7 @@ def rank(
     ] = False,
 ) -> None:
     """Rank papers for topics, without a database and without a floor."""
-    documents = [
-        PaperText(
-            id=str(row["id"]),
-            title=clean(row["title"]),
-            abstract=clean(text_in(row, "abstract")),
-            authors=_strings(row.get("authors")),
-            categories=_strings(row.get("categories")),
-        )
-        for row in _json_lines(papers_file, "id", "title")
-    ]
-    topics = [
-        TopicText(str(row["id"]), row["query"]) for row in _json_lines(topics_file, "id", "query")
-    ]
+    documents, topics = labelled.papers_in(papers_file), labelled.topics_in(topics_file)
     rows = rank_papers(documents, topics, top=top, language=language)
     show(
         ({"topic": r.topic, "paper": r.paper, "score": r.score} for r in rows),
@@ -175,30 +203,3 @@ def rank(
         as_json=True,
         empty="",
     )
-
-
-def _strings(value: object) -> tuple[str, ...]:
-    return tuple(v for v in value if isinstance(v, str)) if isinstance(value, list) else ()
-
-
-def _json_lines(path: Path, *required: str) -> Iterator[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _record(path, number, line, required)
-    except (OSError, UnicodeDecodeError) as error:
-        raise PaperboyError(f"{path}: {error}") from error
-
-
-def _record(path: Path, number: int, line: str, required: tuple[str, ...]) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise PaperboyError(f"{path}, line {number}: not JSON ({error})") from error
-    missing = [name for name in required if not isinstance(row, dict) or name not in row]
-    if missing:
-        raise PaperboyError(f"{path}, line {number}: {', '.join(missing)} is missing")
-    if wrong := [name for name in required if name != "id" and not isinstance(row[name], str)]:
-        raise PaperboyError(f"{path}, line {number}: {', '.join(wrong)} is no text")
-    return dict(row)

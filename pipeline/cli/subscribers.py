@@ -15,6 +15,7 @@ from pipeline import signup
 from pipeline.bootstrap import Services, services
 from pipeline.cli.output import AsJson, Now, UsageError, lines, moment, show
 from pipeline.domain import (
+    Breadth,
     Frequency,
     Origin,
     Schedule,
@@ -40,6 +41,7 @@ COLUMNS = (
     "frequency",
     "weekday",
     "max_papers",
+    "breadth",
     "paused_until",
     "next_slot_at",
     "last_edition_on",
@@ -53,6 +55,7 @@ CSV_COLUMNS = (
     "frequency",
     "weekday",
     "max_papers",
+    "breadth",
 )
 Email = Annotated[str, typer.Argument(metavar="EMAIL")]
 
@@ -68,6 +71,9 @@ def add(
     frequency: Annotated[Frequency, typer.Option()] = Frequency.DAILY,
     weekday: Annotated[str, typer.Option(help="Of a weekly digest.")] = "monday",
     max_papers: Annotated[int | None, typer.Option("--max", min=1, max=50)] = None,
+    breadth: Annotated[
+        str, typer.Option(help="How much comes in: fewer (surer), balanced or more (broader).")
+    ] = "balanced",
     confirmed: Annotated[
         bool, typer.Option("--confirmed", help="They have agreed already: no mail to confirm.")
     ] = False,
@@ -77,7 +83,12 @@ def add(
     """Add a subscriber; without --confirmed they are asked by mail first."""
     clock, built = moment(now), services()
     schedule = Schedule(time(hour), timezone, frequency, weekday_of(weekday))
-    wishes = Wishes(tuple(topic or ()), schedule, max_papers or built.settings.max_papers)
+    wishes = Wishes(
+        tuple(topic or ()),
+        schedule,
+        max_papers or built.settings.max_papers,
+        breadth=breadth_of(breadth),
+    )
     signup.add(
         built.engine,
         email,
@@ -96,6 +107,13 @@ def weekday_of(name: str) -> Weekday:
         if folded == str(int(day)) or (len(folded) >= 2 and day.name.casefold().startswith(folded)):
             return day
     raise UsageError(f"--weekday: {name!r} is no day of the week")
+
+
+def breadth_of(name: str) -> Breadth:
+    try:
+        return Breadth[name.strip().upper()]
+    except KeyError:
+        raise UsageError(f"--breadth: {name!r} is not fewer, balanced or more") from None
 
 
 @app.command("list")
@@ -131,7 +149,7 @@ def import_csv(
     """Add the subscribers of a CSV file; those who have agreed say status `active`.
 
     Columns: email, and where wanted status, topics (separated by `;`), hour, timezone, frequency,
-    weekday, max_papers. A row that cannot be taken is named, the others are added.
+    weekday, max_papers, breadth. A row that cannot be taken is named, the others are added.
     """
     clock, built = moment(now), services()
     rows = [_import_row(built, number, row, clock) for number, row in _csv_rows(path)]
@@ -181,7 +199,9 @@ def _wishes(built: Services, row: Mapping[str, str | None]) -> Wishes:
     max_papers = int(row.get("max_papers") or built.settings.max_papers)
     if not 1 <= max_papers <= 50:
         raise PaperboyError(f"max_papers: {max_papers} is not between 1 and 50")
-    return Wishes(topics, schedule, max_papers)
+    return Wishes(
+        topics, schedule, max_papers, breadth=breadth_of(row.get("breadth") or "balanced")
+    )
 
 
 @app.command("export")
@@ -226,6 +246,7 @@ def _row(subscriber: Subscriber, topics: tuple[str, ...]) -> dict[str, Any]:
         "frequency": schedule.frequency,
         "weekday": schedule.weekday.name.casefold(),
         "max_papers": subscriber.max_papers,
+        "breadth": subscriber.breadth.name.casefold(),
         "paused_until": subscriber.paused_until,
         "next_slot_at": subscriber.next_slot_at,
         "last_edition_on": subscriber.last_edition_on,

@@ -121,7 +121,9 @@ class Candidates:
         return [
             self._candidate(match.paper_id, match.score, match.phrases)
             for match in self._matches[subscription.topic.id]
-            if match.batch > draft.range_from and self._is_readable(match.paper_id)
+            if match.batch > draft.range_from
+            and match.breadth <= draft.subscriber.breadth
+            and self._is_readable(match.paper_id)
         ]
 
     def _trending_for(self, draft: Draft) -> list[Candidate]:

@@ -2,6 +2,8 @@
 
 words        text as words that compare equal
 query        what a reader writes, as a tree and as one canonical text
+hints        what they may have meant
+neighbours   what to write to see less, or more
 corpus       which words are rare
 postings     where every word of some papers stands
 scoring, floor, fields, phrases    how well, whether at all, by whom, and by which words

@@ -1,4 +1,4 @@
-"""What keeps junk out: when bare words say enough about a paper to call it a match.
+"""What keeps junk out: when words say enough about a paper to call it a match, and for whom.
 
 Decided for each paper alone, so a day with nothing relevant brings nothing. The figures behind
 the constants are in docs/matching.md.
@@ -6,59 +6,110 @@ the constants are in docs/matching.md.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.domain import Breadth
 from pipeline.matching.postings import Counts, Positions, Postings
 from pipeline.matching.scoring import Scorer, Unit
 from pipeline.matching.words import STOP_WORDS
 
 Mask = npt.NDArray[np.bool_]
+Breadths = npt.NDArray[np.int8]
+"""For each paper the narrowest breadth that lets it through, or NEVER."""
 
-# A single word must be mentioned the more often the more papers have it; the title counts as
-# three mentions. From each share of papers on, so much is needed.
-WORD_NEEDS = ((0.0, 1.0), (0.02, 2.0), (0.1, 3.0), (0.3, 5.0))
+NEVER: Final = max(Breadth) + 1
+NARROWEST: Final = min(Breadth)
 
-# Several words must stand together, with as many others between them as there are words. Where
-# even the rarest is this common, next to each other, and twice or in the title.
+# Where even the rarest of several words is this common, they must be next to each other.
 COMMON_SHARE = 0.2
 LONGEST_TOGETHER = 4  # more words than this make a sentence: they may stand apart
+ABOUT = 2.0  # mentions that say more than one in passing; the title counts as three
 
 # How much of the idf of all words must be there: each word beyond the first may cost some.
 SLACK, LEAST_COVERED = 0.05, 0.5
 
 
-def admitted(scorer: Scorer, forms: tuple[str, ...]) -> Mask:
-    """Which papers the words, side by side, are enough for."""
-    units = scorer.units(forms)
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one breadth asks of bare words."""
+
+    single: tuple[float, ...]  # mentions of a single word, by how common it is: see SHARES
+    apart: int  # other words that may stand between several, for each of them
+    mentions: float  # of several words together
+    common: float | None  # the same of common words; None where they are like any others
+    covered: float  # what a sentence needs, beside what `_least` says
+
+
+SHARES = (0.0, 0.02, 0.1, 0.3)  # of the papers that have a word, from which on `single` counts
+RULES: Final = {
+    Breadth.MORE: Rule((1, 1, 2, 3), apart=2, mentions=1, common=None, covered=-0.1),
+    Breadth.BALANCED: Rule((1, 2, 3, 5), apart=1, mentions=1, common=ABOUT, covered=0),
+    Breadth.FEWER: Rule((ABOUT, 3, 4, 6), apart=0, mentions=ABOUT, common=3, covered=0.1),
+}
+
+
+def breadths(scorer: Scorer, forms: tuple[str, ...]) -> Breadths:
+    """Of every paper, by what bare words, side by side, say about it."""
+    found = np.full(scorer.postings.papers, NEVER, dtype=np.int8)
     if STOP_WORDS.issuperset(forms):
-        return np.zeros(scorer.postings.papers, dtype=np.bool_)
+        return found
+    for breadth, mask in _admitted(scorer, forms):
+        found[mask] = breadth
+    return found
+
+
+def named(scorer: Scorer, at: Positions) -> Breadths:
+    """Of every paper, by the mentions of what was asked for by name: it need only be there."""
+    mentions = scorer.postings.count(at)
+    found = np.where(mentions > 0, Breadth.BALANCED, NEVER)
+    return np.where(mentions >= ABOUT, Breadth.FEWER, found).astype(np.int8)
+
+
+def _admitted(scorer: Scorer, forms: tuple[str, ...]) -> list[tuple[Breadth, Mask]]:
+    """The broadest first, so that a narrower one has the last word."""
+    units = scorer.units(forms)
     if len(units) == 1:
-        return _mentioned(scorer, units[0])
+        mentions = scorer.postings.count(scorer.where(units[0].spellings))
+        return [(one, mentions >= _needed(rule, units[0])) for one, rule in RULES.items()]
     if len(units) > LONGEST_TOGETHER:
-        return _covered(scorer, units)
+        covered, whole = _covered(scorer, units), sum(unit.idf for unit in units)
+        return [
+            (one, covered >= _least(units) + rule.covered * whole) for one, rule in RULES.items()
+        ]
     return _together(scorer, units, _span(forms))
 
 
-def _mentioned(scorer: Scorer, unit: Unit) -> Mask:
-    need = max(need for share, need in WORD_NEEDS if unit.share >= share)
-    return scorer.postings.count(scorer.where(unit.spellings)) >= need
+def _needed(rule: Rule, unit: Unit) -> float:
+    return max(need for share, need in zip(SHARES, rule.single, strict=True) if unit.share >= share)
 
 
-def _covered(scorer: Scorer, units: list[Unit]) -> Mask:
+def _covered(scorer: Scorer, units: list[Unit]) -> Counts:
     covered = np.zeros(scorer.postings.papers)
     for unit in units:
         covered += unit.idf * (scorer.postings.count(scorer.where(unit.spellings)) > 0)
-    return covered >= _least(units)
+    return covered
 
 
-def _together(scorer: Scorer, units: list[Unit], span: int) -> Mask:
+def _together(scorer: Scorer, units: list[Unit], span: int) -> list[tuple[Breadth, Mask]]:
     """Enough of the words close to each other in one text, in any order."""
     postings, least = scorer.postings, _least(units)
-    common = min(unit.share for unit in units) >= COMMON_SHARE
     places = _places(scorer, units, least)
-    at, covered = _windows(postings, units, places, span if common else span + len(units))
-    return postings.count(at[covered >= least]) >= (2.0 if common else 1.0)
+    if not any(at.size for at in places):
+        return []
+    starts = np.concatenate(places)
+    is_common = min(unit.share for unit in units) >= COMMON_SHARE
+    admitted = []
+    for breadth, rule in RULES.items():
+        is_strict = is_common and rule.common is not None
+        window = span if is_strict else span + rule.apart * len(units)
+        at = starts[_windows(postings, units, places, starts, window) >= least]
+        need = rule.common if is_strict and rule.common else rule.mentions
+        admitted.append((breadth, postings.count(at) >= need))
+    return admitted
 
 
 def _places(scorer: Scorer, units: list[Unit], least: float) -> list[Positions]:
@@ -75,17 +126,20 @@ def _places(scorer: Scorer, units: list[Unit], least: float) -> list[Positions]:
 
 
 def _windows(
-    postings: Postings, units: list[Unit], places: list[Positions], window: int
-) -> tuple[Positions, Counts]:
-    """The idf of the words that stand in the window beginning at each mention of any."""
-    starts = np.concatenate(places)
+    postings: Postings,
+    units: list[Unit],
+    places: list[Positions],
+    starts: Positions,
+    window: int,
+) -> Counts:
+    """The idf of the words that stand in the window beginning at each of the starts."""
     covered = np.zeros(starts.size)
     for unit, at in zip(units, places, strict=True):
         if at.size:
             nearest = at[np.minimum(np.searchsorted(at, starts), at.size - 1)]
             ahead = (nearest >= starts) & (nearest < starts + window)
             covered += unit.idf * (ahead & (postings.texts[nearest] == postings.texts[starts]))
-    return starts, covered
+    return covered
 
 
 def _least(units: list[Unit]) -> float:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.domain import Breadth
 from pipeline.matching.corpus import CorpusStatistics, Readable
 from pipeline.matching.fields import Fields
-from pipeline.matching.floor import admitted
+from pipeline.matching.floor import NARROWEST, NEVER, Breadths, breadths, named
 from pipeline.matching.phrases import phrases
-from pipeline.matching.postings import Counts, Postings, Zone
+from pipeline.matching.postings import Counts, Positions, Postings, Zone
 from pipeline.matching.query import And, Field, Fielded, Not, Or, Phrase, Query, Words
 from pipeline.matching.scoring import Scorer
 
@@ -30,6 +31,7 @@ class Scored:
     paper: int
     score: float
     phrases: tuple[str, ...] = ()
+    breadth: Breadth = Breadth.BALANCED
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +40,18 @@ class Found:
 
     papers: npt.NDArray[np.int64]
     scores: Counts
+    breadths: Breadths
+
+    def take(self, chosen: Mask | npt.NDArray[np.int64]) -> Found:
+        """Some of them, by a mask or by their places in these arrays."""
+        return Found(self.papers[chosen], self.scores[chosen], self.breadths[chosen])
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Which papers, and their scores: 0 wherever the mask is."""
+    """Under which breadth each paper is found, and its score: 0 where it never is."""
 
-    mask: Mask
+    breadths: Breadths
     scores: Counts
 
 
@@ -76,6 +83,7 @@ class PaperIndex:
         query: Query,
         *,
         floor: bool = True,
+        breadth: Breadth = Breadth.BALANCED,
         top: int | None = None,
         with_phrases: bool = True,
     ) -> list[Scored]:
@@ -84,23 +92,30 @@ class PaperIndex:
         Without the floor one word of several is enough. Phrases are the paper's own words, at
         most five.
         """
-        found = self.find(query, floor=floor)
+        found = self.find(query, floor=floor, breadth=breadth)
         best = np.argsort(-found.scores, kind="stable")[:top]
         chosen = found.papers[best]
         words = self.phrases(query, chosen) if with_phrases else {}
         return [
-            Scored(int(paper), float(score), words.get(int(paper), ()))
-            for paper, score in zip(chosen, found.scores[best], strict=True)
+            Scored(int(paper), float(score), words.get(int(paper), ()), Breadth(int(needs)))
+            for paper, score, needs in zip(
+                chosen, found.scores[best], found.breadths[best], strict=True
+            )
         ]
 
-    def find(self, query: Query, *, floor: bool = True) -> Found:
-        """Everything the query finds, in the order of the papers: to be counted, or sorted anew."""
+    def find(
+        self, query: Query, *, floor: bool = True, breadth: Breadth = Breadth.BALANCED
+    ) -> Found:
+        """Everything the query finds, in the order of the papers: to be counted, or sorted anew.
+
+        A score does not depend on the breadth it is asked for with.
+        """
         found = self._evaluate(query, floor=floor)
-        papers = np.flatnonzero(found.mask)
+        papers = np.flatnonzero(found.breadths <= breadth)
         scores = np.round(found.scores[papers], 6)
         if not scores.any():
             scores = np.full(papers.size, _FILTERED)
-        return Found(papers, scores)
+        return Found(papers, scores, found.breadths[papers])
 
     def phrases(self, query: Query, papers: npt.NDArray[np.int64]) -> dict[int, tuple[str, ...]]:
         """By which of its words each of the papers was found."""
@@ -109,13 +124,11 @@ class PaperIndex:
     def _evaluate(self, query: Query, *, floor: bool) -> _Found:
         match query:
             case Words(forms):
-                scores = self._scorer.score(forms)
-                return _within(admitted(self._scorer, forms) if floor else scores > 0, scores)
+                return self._words(forms, floor=floor)
             case Phrase(forms):
-                return _within(self._has_phrase(forms), self._scorer.score(forms))
+                return _within(self._named(forms), self._scorer.score(forms))
             case Fielded(field, forms) if field in _ZONES:
-                mask = self._has_phrase(forms, _ZONES[field])
-                return _within(mask, self._scorer.score(forms))
+                return _within(self._named(forms, _ZONES[field]), self._scorer.score(forms))
             case Fielded(field, forms):
                 return self._nothing_scored(self._mask(self._fields.find(field, forms)))
             case Not(operand):
@@ -125,18 +138,23 @@ class PaperIndex:
             case Or(operands):
                 found = [self._evaluate(operand, floor=floor) for operand in operands]
                 return _Found(
-                    ~_every(~one.mask for one in found),
+                    np.minimum.reduce([one.breadths for one in found]),
                     np.maximum.reduce([one.scores for one in found]),
                 )
+
+    def _words(self, forms: tuple[str, ...], *, floor: bool) -> _Found:
+        scores = self._scorer.score(forms)
+        return _within(breadths(self._scorer, forms) if floor else _sure(scores > 0), scores)
 
     def _all(self, operands: tuple[Query, ...], *, floor: bool) -> _Found:
         # A word joined to another by AND is asked for by itself: it need only be there.
         several = sum(_brings_score(operand) for operand in operands) > 1
-        found = [
-            self._evaluate(one, floor=floor and not (several and _is_word(one))) for one in operands
-        ]
-        mask = _every(one.mask for one in found)
-        return _within(mask, np.add.reduce([one.scores for one in found]))
+        found = [self._evaluate(_by_name(one) if several else one, floor=floor) for one in operands]
+        together = np.maximum.reduce([one.breadths for one in found])
+        return _within(together, np.add.reduce([one.scores for one in found]))
+
+    def _named(self, forms: tuple[str, ...], zone: Zone | None = None) -> Breadths:
+        return named(self._scorer, self._places(forms, zone))
 
     def _holds(self, query: Query) -> Mask:
         """As yes or no, for what is left out: words side by side hold where all of them stand."""
@@ -150,15 +168,16 @@ class PaperIndex:
             case Or(operands):
                 return ~_every(~self._holds(operand) for operand in operands)
             case _:
-                return self._evaluate(query, floor=False).mask
+                return self._evaluate(query, floor=False).breadths < NEVER
 
-    def _has_phrase(self, forms: tuple[str, ...], zone: Zone | None = None) -> Mask:
-        at = self._scorer.where(tuple(self._scorer.phrase_spellings(forms)))
-        if zone is not None:
-            at = at[self._postings.zone[at] == zone]
+    def _has_phrase(self, forms: tuple[str, ...]) -> Mask:
         mask = np.zeros(self._size, dtype=np.bool_)
-        mask[self._postings.paper[at]] = True
+        mask[self._postings.paper[self._places(forms)]] = True
         return mask
+
+    def _places(self, forms: tuple[str, ...], zone: Zone | None = None) -> Positions:
+        at = self._scorer.where(tuple(self._scorer.phrase_spellings(forms)))
+        return at if zone is None else at[self._postings.zone[at] == zone]
 
     def _mask(self, papers: set[int]) -> Mask:
         mask = np.zeros(self._size, dtype=np.bool_)
@@ -166,11 +185,16 @@ class PaperIndex:
         return mask
 
     def _nothing_scored(self, mask: Mask) -> _Found:
-        return _Found(mask, np.zeros(self._size))
+        return _Found(_sure(mask), np.zeros(self._size))
 
 
-def _within(mask: Mask, scores: Counts) -> _Found:
-    return _Found(mask, np.where(mask, scores, 0.0))
+def _within(breadths: Breadths, scores: Counts) -> _Found:
+    return _Found(breadths, np.where(breadths < NEVER, scores, 0.0))
+
+
+def _sure(mask: Mask) -> Breadths:
+    """What is a matter of yes or no: found under every breadth, or under none."""
+    return np.where(mask, NARROWEST, NEVER).astype(np.int8)
 
 
 def _every(masks: Iterable[Mask]) -> Mask:
@@ -184,8 +208,9 @@ def _brings_score(query: Query) -> bool:
     return not isinstance(query, Not)
 
 
-def _is_word(query: Query) -> bool:
-    return isinstance(query, Words) and len(query.forms) == 1
+def _by_name(query: Query) -> Query:
+    """A single word as if it were in quotation marks."""
+    return Phrase(query.forms) if isinstance(query, Words) and len(query.forms) == 1 else query
 
 
 def _positive(query: Query) -> Iterator[tuple[str, ...]]:

@@ -213,6 +213,13 @@ _PIECE = re.compile(
     | (?P<chunk>(?:\\.|[^\s(){_QUOTES}])+)""",
     re.VERBOSE | re.IGNORECASE,
 )
+# A name written out as people write names: au:Geoffrey Hinton, au:Hinton, G. Every word of it has a
+# capital, to the end or to what cannot be a word of it.
+_NAME = r"(?:(?!(?:AND|OR|NOT|ANDNOT)\b)[^\W\d_a-z][\w.'\u2019-]*)"
+AUTHOR_NAME = re.compile(
+    rf"(?<![^\s(-])(?i:au):(?P<name>{_NAME},?(?:[^\S\n]+{_NAME})+)"
+    rf"(?=\s*(?:$|[(){_QUOTES}])|\s+(?:(?:AND|OR|NOT|ANDNOT)\b|-|(?i:ti|abs|au|cat|source):))"
+)
 _VALUE = re.compile(rf"(?:\\.|[^\s(){_QUOTES}])+")
 _OPERATORS = {
     "AND": (_Kind.AND,),
@@ -367,6 +374,8 @@ class _Parser:
         if self.text[end : end + 1] and self.text[end] in _QUOTES:
             closing = self._quoted(end)[1]
             raw = self.text[end + 1 : closing - 1]
+        elif field is Field.AUTHOR and (name := AUTHOR_NAME.match(self.text, start)):
+            raw, closing = name.group("name"), name.end()
         else:
             value = _VALUE.match(self.text, end)
             raw, closing = (value.group(), value.end()) if value else ("", end)

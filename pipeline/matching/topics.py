@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
 from operator import attrgetter
 
-from pipeline.domain import Match, Paper, Topic
+from pipeline.domain import Breadth, Match, Paper, Topic
 from pipeline.matching.corpus import CorpusStatistics, statistics
 from pipeline.matching.index import PaperIndex
 from pipeline.matching.query import parse
@@ -16,7 +18,7 @@ AT_ONCE = 1_000  # papers in one index, which takes 50 KB each; more than most d
 def match(
     topics: Iterable[Topic], papers: Sequence[Paper], *, corpus: CorpusStatistics
 ) -> Iterator[Match]:
-    """The matches above the floor, in no order; `corpus` tells how rare a word is.
+    """The matches of every breadth, in no order; `corpus` tells how rare a word is.
 
     Trending is no query: it never comes with matches.
     """
@@ -25,11 +27,33 @@ def match(
         some = papers[start : start + AT_ONCE]
         index = PaperIndex(some, corpus)
         for topic_id, query in queries:
-            for scored in index.search(query):
-                yield Match(topic_id, some[scored.paper].id, scored.score, scored.phrases)
+            for scored in index.search(query, breadth=Breadth.MORE):
+                paper = some[scored.paper].id
+                yield Match(topic_id, paper, scored.score, scored.phrases, scored.breadth)
 
 
-def search(query: str, papers: Sequence[Paper], *, corpus: Iterable[Paper]) -> list[Match]:
+def per_day(
+    queries: Iterable[str], papers: Sequence[Paper], *, corpus: CorpusStatistics, breadth: Breadth
+) -> dict[str, Counter[date]]:
+    """How many of these papers each query finds, by the day they were announced."""
+    counted: dict[str, Counter[date]] = {query: Counter() for query in queries}
+    for start in range(0, len(papers), AT_ONCE):
+        some = papers[start : start + AT_ONCE]
+        index = PaperIndex(some, corpus)
+        for query, days in counted.items():
+            found = index.find(parse(query), breadth=breadth)
+            days.update(some[place].announced_on for place in found.papers.tolist())
+    return counted
+
+
+def search(
+    query: str,
+    papers: Sequence[Paper],
+    *,
+    corpus: Iterable[Paper],
+    breadth: Breadth = Breadth.BALANCED,
+) -> list[Match]:
     """What a topic that nobody follows yet would bring, best first; its `topic_id` is 0."""
     found = match([Topic(0, query)], papers, corpus=statistics(corpus))
-    return sorted(found, key=attrgetter("score"), reverse=True)
+    wanted = [one for one in found if one.breadth <= breadth]
+    return sorted(wanted, key=attrgetter("score"), reverse=True)

@@ -38,6 +38,7 @@ def change(engine: Engine, subscriber_id: int, wishes: Wishes, now: datetime) ->
             subscriber_id,
             schedule=wishes.schedule,
             max_papers=wishes.max_papers,
+            breadth=wishes.breadth,
             next_slot_at=next_slot(subscriber, wishes.schedule, now),
         )
         follow(conn, subscriber_id, queries, now)

@@ -84,7 +84,8 @@ def add(
         status = SubscriberStatus.ACTIVE if confirmed else SubscriberStatus.PENDING
         subscriber_id = subscribers.add(
             conn, email=address, suppression_key=suppression_key, schedule=wishes.schedule,
-            max_papers=wishes.max_papers, status=status, cursor=cursor, next_slot_at=slot, now=now,
+            max_papers=wishes.max_papers, breadth=wishes.breadth, status=status, cursor=cursor,
+            next_slot_at=slot, now=now,
         ) or _return_of(conn, address, wishes, now)  # fmt: skip
         follow(conn, subscriber_id, queries, now)
         if confirmed:
@@ -289,6 +290,7 @@ def _return_of(conn: Connection, address: str, wishes: Wishes, now: datetime) ->
         found.id,
         schedule=wishes.schedule,
         max_papers=wishes.max_papers,
+        breadth=wishes.breadth,
         next_slot_at=first_slot(found, wishes.schedule, now),
     )
     return found.id
@@ -325,6 +327,7 @@ def _retune(conn: Connection, subscriber_id: int, wishes: Wishes, now: datetime)
         subscriber_id,
         schedule=wishes.schedule,
         max_papers=wishes.max_papers,
+        breadth=wishes.breadth,
         next_slot_at=wishing.next_slot(subscriber, wishes.schedule, now),
     )
     follow(conn, subscriber_id, checked(wishes), now)

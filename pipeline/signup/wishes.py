@@ -11,7 +11,15 @@ from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import Connection
 
 from pipeline import slots
-from pipeline.domain import Frequency, Schedule, Subscriber, SubscriberStatus, Topic, Weekday
+from pipeline.domain import (
+    Breadth,
+    Frequency,
+    Schedule,
+    Subscriber,
+    SubscriberStatus,
+    Topic,
+    Weekday,
+)
 from pipeline.errors import AddressError, NotFoundError, QueryError
 from pipeline.matching.query import canonical
 from pipeline.storage import subscribers, topics
@@ -27,6 +35,7 @@ class Wishes:
     schedule: Schedule = field(default_factory=Schedule)
     max_papers: int = 10
     names: Mapping[str, str] = field(default_factory=dict)  # what some of the queries are called
+    breadth: Breadth = Breadth.BALANCED
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -104,6 +113,7 @@ def as_json(wishes: Wishes) -> dict[str, Any]:
         "weekday": int(schedule.weekday),
         "max_papers": wishes.max_papers,
         "names": dict(wishes.names),
+        "breadth": int(wishes.breadth),
     }
 
 
@@ -115,4 +125,5 @@ def from_json(kept: dict[str, Any]) -> Wishes:
         Weekday(kept["weekday"]),
     )
     names = kept.get("names", {})  # a request from before there were names has none
-    return Wishes(tuple(kept["topics"]), schedule, kept["max_papers"], names)
+    breadth = Breadth(kept.get("breadth", Breadth.BALANCED))  # the same
+    return Wishes(tuple(kept["topics"]), schedule, kept["max_papers"], names, breadth)

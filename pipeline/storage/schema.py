@@ -18,6 +18,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    SmallInteger,
     String,
     Text,
     TextClause,
@@ -214,9 +215,10 @@ class MatchRow(Table):
     paper_id: Mapped[int] = mapped_column(
         Id, ForeignKey("papers.id", ondelete="CASCADE"), primary_key=True, index=True
     )
-    batch: Mapped[int] = mapped_column(index=True)  # in which it first arose; never moves
+    batch: Mapped[int] = mapped_column(index=True)  # in which it first arose under its breadth
     score: Mapped[float]
     phrases: Mapped[list[Any]]
+    breadth: Mapped[int] = mapped_column(SmallInteger, server_default="2")  # see domain.Breadth
 
     __table_args__ = (Index(None, "topic_id", "batch"),)
 
@@ -237,6 +239,7 @@ class SubscriberRow(Table):
     frequency: Mapped[str]
     weekday: Mapped[int]
     max_papers: Mapped[int]
+    breadth: Mapped[int] = mapped_column(SmallInteger, server_default="2")  # see domain.Breadth
     secret: Mapped[str] = mapped_column(unique=True)
     paused_until: Mapped[date | None]
     next_slot_at: Mapped[datetime | None]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
 
 from pipeline.domain import DeliveryStatus, Sighting
 from pipeline.storage.database import in_chunks, upsert
@@ -263,8 +263,12 @@ class _Chunk:
         self.changed.add(paper.id)
 
     def _merge_matches(self, paper_id: int, other_id: int) -> None:
-        """Where a topic matched both, the match that arose first stays: it has been read."""
+        """Where a topic matched both, the surer match stays; of equals the one that arose first.
+
+        That one has been read. A surer one counts for readers whom the other never reached.
+        """
         conn, theirs = self.conn, MatchRow.__table__.alias("theirs")
+        is_equal = MatchRow.breadth == theirs.c.breadth
         for loser, winner, is_later in (
             (paper_id, other_id, MatchRow.batch > theirs.c.batch),
             (other_id, paper_id, MatchRow.batch >= theirs.c.batch),
@@ -275,7 +279,7 @@ class _Chunk:
                     exists().where(
                         theirs.c.topic_id == MatchRow.topic_id,
                         theirs.c.paper_id == winner,
-                        is_later,
+                        or_(MatchRow.breadth > theirs.c.breadth, and_(is_equal, is_later)),
                     ),
                 )
             )

@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 
 from pipeline.domain import (
+    Breadth,
     Frequency,
     Schedule,
     Subscriber,
@@ -96,6 +97,7 @@ def add(
     cursor: int,
     next_slot_at: datetime | None,
     now: datetime,
+    breadth: Breadth = Breadth.BALANCED,
 ) -> int | None:
     """The id of a new subscriber; None where the address is known already."""
     confirmed_at = now if status is SubscriberStatus.ACTIVE else None
@@ -107,6 +109,7 @@ def add(
             address_hash=address_hash(email, suppression_key),
             status=status,
             max_papers=max_papers,
+            breadth=breadth,
             secret=secrets.token_urlsafe(16),
             next_slot_at=next_slot_at,
             cursor=cursor,
@@ -125,12 +128,18 @@ def change_wishes(
     *,
     schedule: Schedule,
     max_papers: int,
+    breadth: Breadth,
     next_slot_at: datetime | None,
 ) -> None:
     conn.execute(
         update(SubscriberRow)
         .where(SubscriberRow.id == subscriber_id)
-        .values(max_papers=max_papers, next_slot_at=next_slot_at, **_columns(schedule))
+        .values(
+            max_papers=max_papers,
+            breadth=breadth,
+            next_slot_at=next_slot_at,
+            **_columns(schedule),
+        )
     )
 
 
@@ -306,6 +315,7 @@ def erase(conn: Connection, subscriber_id: int, now: datetime) -> None:
             status=SubscriberStatus.UNSUBSCRIBED,
             secret=secrets.token_urlsafe(16),
             max_papers=1,
+            breadth=Breadth.BALANCED,
             paused_until=None,
             next_slot_at=None,
             last_slot_at=None,
@@ -502,4 +512,5 @@ def _subscriber(row: Any) -> Subscriber:
         last_edition_on=row.last_edition_on,
         cursor=row.cursor,
         welcome_due=row.welcome_due,
+        breadth=Breadth(row.breadth),
     )

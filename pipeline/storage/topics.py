@@ -10,12 +10,13 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from pipeline.domain import TRENDING, Match, Subscription, Topic, TopicKind
+from pipeline.domain import TRENDING, Breadth, Match, Subscription, Topic, TopicKind
 from pipeline.storage.database import in_chunks, upsert
 from pipeline.storage.schema import MatchRow, PaperRow, SubscriptionRow, TopicRow
 
 NEVER_MATCHED = -1
 CHUNK = 1_000
+GAINED = ("batch", "score", "phrases", "breadth")  # of a match that has become surer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class PublishedMatch:
     batch: int
     score: float
     phrases: tuple[str, ...]
+    breadth: Breadth
 
 
 def find_or_add(conn: Connection, canonical: str, now: datetime) -> Topic:
@@ -157,19 +159,23 @@ def advance(conn: Connection, topic_ids: Iterable[int], *, from_batch: int, to_b
         )
 
 
-def add_matches(conn: Connection, matches: Iterable[tuple[Match, int]]) -> int:
-    """Store (match, batch) pairs and return how many were new; one that is known never moves.
+def add_matches(conn: Connection, matches: Iterable[tuple[Match, int]]) -> None:
+    """Store (match, batch) pairs.
 
-    A paper that became part of another since it was read is left out.
+    One that is known never moves, unless it has become surer: then it is new to those whom it was
+    not sure enough for, and arises in this batch. A paper that became part of another since it
+    was read is left out.
     """
-    added = 0
     for read in in_chunks(matches, CHUNK):
         still_there = _lock_papers(conn, {match.paper_id for match, _ in read})
         chunk = [(match, batch) for match, batch in read if match.paper_id in still_there]
         if not chunk:
             continue
-        statement = upsert(conn, MatchRow).on_conflict_do_nothing(
-            index_elements=["topic_id", "paper_id"]
+        statement = upsert(conn, MatchRow)
+        statement = statement.on_conflict_do_update(
+            index_elements=["topic_id", "paper_id"],
+            set_={name: statement.excluded[name] for name in GAINED},
+            where=statement.excluded.breadth < MatchRow.breadth,
         )
         rows = [
             {
@@ -178,11 +184,11 @@ def add_matches(conn: Connection, matches: Iterable[tuple[Match, int]]) -> int:
                 "batch": batch,
                 "score": match.score,
                 "phrases": list(match.phrases),
+                "breadth": match.breadth,
             }
             for match, batch in chunk
         ]
-        added += conn.execute(statement.values(rows)).rowcount
-    return added
+        conn.execute(statement.values(rows))
 
 
 def _lock_papers(conn: Connection, paper_ids: Iterable[int]) -> set[int]:
@@ -216,12 +222,15 @@ def matches_of(
                 MatchRow.batch,
                 MatchRow.score,
                 MatchRow.phrases,
+                MatchRow.breadth,
             )
             .where(MatchRow.topic_id.in_(chunk), MatchRow.batch > after, MatchRow.batch <= through)
             .order_by(MatchRow.score.desc(), MatchRow.paper_id)
         ):
             found[row.topic_id].append(
-                PublishedMatch(row.paper_id, row.batch, row.score, tuple(row.phrases))
+                PublishedMatch(
+                    row.paper_id, row.batch, row.score, tuple(row.phrases), Breadth(row.breadth)
+                )
             )
     return found
 

@@ -14,6 +14,7 @@ import numpy as np
 import structlog
 from sqlalchemy import Connection, Engine
 
+from pipeline.domain import Breadth
 from pipeline.matching.corpus import CorpusStatistics
 from pipeline.matching.evaluation import PaperText
 from pipeline.matching.index import Found, PaperIndex
@@ -50,13 +51,19 @@ class Shelves:
     shelves: tuple[Shelf, ...]
     complete: bool = True  # False: only the newest papers, while the rest is being read
 
-    def find(self, query: Query, *, floor: bool = True) -> Found:
+    def find(
+        self, query: Query, *, floor: bool = True, breadth: Breadth = Breadth.BALANCED
+    ) -> Found:
         """Everything the query finds, in the order of the catalog."""
-        found = [shelf.index.find(query, floor=floor) for shelf in self.shelves]
+        found = [shelf.index.find(query, floor=floor, breadth=breadth) for shelf in self.shelves]
         if not found:
-            return Found(np.empty(0, dtype=np.int64), np.empty(0))
+            return Found(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int8))
         offset = [one.papers + start for one, start in zip(found, self.starts[:-1], strict=True)]
-        return Found(np.concatenate(offset), np.concatenate([one.scores for one in found]))
+        return Found(
+            np.concatenate(offset),
+            np.concatenate([one.scores for one in found]),
+            np.concatenate([one.breadths for one in found]),
+        )
 
     def phrases(self, query: Query, places: Places) -> dict[int, tuple[str, ...]]:
         """By which of its words each of these papers was found."""

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import date, timedelta
 from functools import cached_property, lru_cache
-from typing import Final
 
 import numpy as np
 from sqlalchemy import Connection, Engine
 
-from pipeline.domain import Paper
+from pipeline.domain import Breadth, Paper
+from pipeline.matching.floor import NARROWEST
 from pipeline.matching.index import Found
 from pipeline.matching.query import parse
 from pipeline.storage import batches, papers
 from pipeline.storage.database import reading
 from pipeline.web.catalog import Mask, Places
 from pipeline.web.library import Library, Shelves
-
-DAYS: Final = 30
+from pipeline.web.rates import DAYS
 
 
 class Recent:
@@ -26,13 +25,16 @@ class Recent:
 
     def __init__(self, shelves: Shelves) -> None:
         self.shelves = shelves
-        self.found = lru_cache(maxsize=1_000)(self._found)
+        self._found = lru_cache(maxsize=1_000)(self._find)
 
-    def _found(self, query: str) -> Found:
+    def found(self, query: str, breadth: Breadth = Breadth.BALANCED) -> Found:
         """What a canonical query finds, in no order."""
-        found = self.shelves.find(parse(query))
-        inside = self._within[found.papers]
-        return Found(found.papers[inside], found.scores[inside])
+        found = self._found(query)
+        return found.take(found.breadths <= breadth)
+
+    def _find(self, query: str) -> Found:
+        found = self.shelves.find(parse(query), breadth=Breadth.MORE)
+        return found.take(self._within[found.papers])
 
     @cached_property
     def days(self) -> tuple[date, ...]:
@@ -63,7 +65,8 @@ class Recent:
         places = places[self.announced(places, first, last)]
         upvotes = self.shelves.catalog.upvotes[places]
         best = np.argsort(-upvotes, kind="stable")[:most]
-        return Found(places[best], upvotes[best].astype(np.float64))
+        sure = np.full(best.size, NARROWEST, dtype=np.int8)
+        return Found(places[best], upvotes[best].astype(np.float64), sure)
 
     def read(self, conn: Connection, places: Iterable[int]) -> dict[int, Paper]:
         """The papers at these places that can be read, by place."""

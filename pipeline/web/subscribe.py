@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from pipeline import signup
 from pipeline.bootstrap import Services
-from pipeline.domain import Frequency
+from pipeline.domain import Breadth, Frequency
 from pipeline.errors import LimitError
 from pipeline.rendering import words
 from pipeline.storage.database import reading
@@ -26,7 +26,7 @@ from pipeline.web.forms import Fields
 from pipeline.web.library import Library
 from pipeline.web.pages import Pages
 from pipeline.web.recent import RecentPapers
-from pipeline.web.trial import Trial, trial
+from pipeline.web.trial import Trial, Wanted, trial
 from pipeline.web.wishing import Mistake, Typed
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -107,12 +107,15 @@ def router(services: Services, pages: Pages, library: Library) -> APIRouter:
         return client_ip(request, settings.trusted_proxies)
 
     def _tried(typed: Typed) -> Trial | None:
-        most = wishing.size(typed.max_papers) or settings.max_papers
-        weekly = typed.rhythm.startswith(Frequency.WEEKLY)
+        wanted = Wanted(
+            wishing.size(typed.max_papers) or settings.max_papers,
+            wishing.breadth(typed.breadth) or Breadth.BALANCED,
+            weekly=typed.rhythm.startswith(Frequency.WEEKLY),
+        )
         asked = wishing.asked(typed)
         looked_at = recent.get()
         with reading(services.engine) as conn:
-            return trial(looked_at, conn, asked, most, pages.house, weekly=weekly)
+            return trial(looked_at, conn, asked, wanted, pages.house)
 
     def _page(
         typed: Typed,
@@ -133,6 +136,7 @@ def router(services: Services, pages: Pages, library: Library) -> APIRouter:
             hours=wishing.HOURS,
             rhythms=wishing.RHYTHMS,
             sizes=wishing.sizes(typed.max_papers),
+            breadths=wishing.BREADTHS,
             regions=zones.by_region(),
             listed=zones.is_listed(typed.timezone),
             trap=TRAP,

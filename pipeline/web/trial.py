@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Final
@@ -10,37 +10,33 @@ from typing import Final
 import numpy as np
 from sqlalchemy import Connection
 
-from pipeline.domain import TRENDING, Paper
+from pipeline.domain import TRENDING, Breadth, Paper
+from pipeline.matching import neighbours
 from pipeline.matching.index import Found
+from pipeline.matching.query import parse
 from pipeline.matching.ranking import Candidate, Picked, Selection, TopicCandidates, pick
 from pipeline.rendering import House, views, words
 from pipeline.rendering.views import Card
+from pipeline.web import rates
 from pipeline.web.catalog import Places
+from pipeline.web.rates import Count, Instead, Rate
 from pipeline.web.recent import Recent
-from pipeline.web.wishing import Asked, Mistake
+from pipeline.web.wishing import Asked
 
 WEEK: Final = timedelta(days=7)
+HELPED: Final = 5  # topics that are told what to write instead; each costs some searches
 SPARE: Final = 20  # candidates of a topic beyond what a mail takes
-FLOOD: Final = 20  # papers a day
-TRICKLE: Final = 1  # papers a week
 ENOUGH_DAYS: Final = 5  # with news, to speak of an average
 ROOM: Final = views.Room(abstract=0, phrases=4, links=1)
-DROWNS: Final = (
-    "That is a lot. The best come first; a narrower topic shows you more of what you are after."
-)
-BARREN: Final = "Perhaps it is written in another way, or this site does not read that field."
-STARVES: Final = "That is rare. On a day without a paper for you, no mail comes."
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
-    """How often a topic, or all of them together, brings papers."""
+class Wanted:
+    """What a form says of the digest beside its topics."""
 
-    label: str
-    pace: str = ""  # "about 12 papers a day"
-    silence: str = ""  # "nothing on 3 of 20 days"
-    hint: str = ""
-    mistake: Mistake | None = None
+    papers: int  # at most
+    breadth: Breadth = Breadth.BALANCED
+    weekly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +50,16 @@ class Trial:
 
 
 def trial(
-    recent: Recent, conn: Connection, asked: Sequence[Asked], max_papers: int, house: House,
-    *, weekly: bool,
-) -> Trial | None:  # fmt: skip
+    recent: Recent, conn: Connection, asked: Sequence[Asked], wanted: Wanted, house: House
+) -> Trial | None:
     """None as long as there are no papers to try it on."""
     if not recent.days:
         return None
     readable = [topic for topic in asked if topic.query]
-    heading, selection, papers = _digest(recent, conn, readable, max_papers, weekly=weekly)
+    heading, selection, papers = _digest(recent, conn, readable, wanted)
     return Trial(
-        rates=tuple(_rate(recent, topic) for topic in asked),
-        together=_together(recent, asked),
+        rates=tuple(_rates(recent, asked, wanted.breadth)),
+        together=_together(recent, asked, wanted.breadth),
         heading=heading,
         cards=tuple(_card(papers[one.paper], one, house) for one in selection.picks),
         more=selection.more,
@@ -79,24 +74,30 @@ Papers = dict[int, Paper]
 
 
 def _digest(
-    recent: Recent, conn: Connection, asked: Sequence[Asked], most: int, *, weekly: bool
+    recent: Recent, conn: Connection, asked: Sequence[Asked], wanted: Wanted
 ) -> tuple[str, Selection, Papers]:
     """Of the newest day, or of the week up to it where that is asked for, or nothing else came."""
     newest = recent.days[-1]
-    if not weekly:
-        today, papers = _selected(recent, conn, asked, most, newest, newest)
+    if not wanted.weekly:
+        today, papers = _selected(recent, conn, asked, wanted, newest, newest)
         if today.picks:
             return f"Your digest of {words.full_day(newest)}", today, papers
     first = newest - WEEK + timedelta(days=1)
     span = f"the seven days up to {words.full_day(newest)}"
-    heading = f"Your digest of {span}" if weekly else f"Nothing today; in {span}"
-    return heading, *_selected(recent, conn, asked, most, first, newest)
+    heading = f"Your digest of {span}" if wanted.weekly else f"Nothing today; in {span}"
+    return heading, *_selected(recent, conn, asked, wanted, first, newest)
 
 
 def _selected(
-    recent: Recent, conn: Connection, asked: Sequence[Asked], most: int, first: date, last: date
+    recent: Recent,
+    conn: Connection,
+    asked: Sequence[Asked],
+    wanted: Wanted,
+    first: date,
+    last: date,
 ) -> tuple[Selection, Papers]:
-    matched = {topic: _between(recent, topic, most, first, last) for topic in asked}
+    most = wanted.papers
+    matched = {topic: _between(recent, topic, wanted, first, last) for topic in asked}
     best = {topic: _best(found, most) for topic, found in matched.items()}
     papers = recent.read(conn, {int(place) for found in best.values() for place in found.papers})
     offers = [
@@ -108,18 +109,16 @@ def _selected(
     return replace(selection, more=len(everything) - len(selection.picks)), papers
 
 
-def _between(recent: Recent, topic: Asked, most: int, first: date, last: date) -> Found:
+def _between(recent: Recent, topic: Asked, wanted: Wanted, first: date, last: date) -> Found:
     if topic.query == TRENDING:  # the most upvoted of the last days, as many as a mail takes
-        return recent.most_upvoted(last - WEEK + timedelta(days=1), last, most)
-    found = recent.found(topic.query)
-    inside = recent.announced(found.papers, first, last)
-    return Found(found.papers[inside], found.scores[inside])
+        return recent.most_upvoted(last - WEEK + timedelta(days=1), last, wanted.papers)
+    found = recent.found(topic.query, wanted.breadth)
+    return found.take(recent.announced(found.papers, first, last))
 
 
 def _best(found: Found, most: int) -> Found:
     """Some more than a mail takes, since upvotes and near-duplicates have a say in it too."""
-    best = np.argsort(-found.scores, kind="stable")[: most + SPARE]
-    return Found(found.papers[best], found.scores[best])
+    return found.take(np.argsort(-found.scores, kind="stable")[: most + SPARE])
 
 
 def _candidates(recent: Recent, topic: Asked, found: Found, papers: Papers) -> Iterator[Candidate]:
@@ -136,58 +135,65 @@ def _card(paper: Paper, picked: Picked, house: House) -> Card:
 # --- How many papers ----------------------------------------------------------------------------
 
 
-def _rate(recent: Recent, topic: Asked) -> Rate:
-    if topic.mistake:
-        return Rate(topic.label, mistake=topic.mistake)
-    if topic.query == TRENDING:
-        return Rate(topic.label, pace="the most upvoted papers of the week")
-    return _counted_rate(topic.label, recent.found(topic.query).papers, recent)
+def _rates(recent: Recent, asked: Sequence[Asked], breadth: Breadth) -> Iterator[Rate]:
+    papers = {one.label: _papers(recent, one, breadth) for one in asked if _is_counted(one)}
+    helped = 0
+    for topic in asked:
+        if topic.mistake:
+            yield Rate(topic.label, mistake=topic.mistake)
+        elif topic.query == TRENDING:
+            yield Rate(topic.label, pace="the most upvoted papers of the week")
+        else:
+            others = {label: found for label, found in papers.items() if label != topic.label}
+            counted = _count(recent, recent.found(topic.query, breadth).papers)
+            needs_help = helped < HELPED and (counted.is_flood or counted.is_trickle)
+            helped += needs_help
+            yield replace(
+                rates.rate(topic.label, counted, more=_told(topic, papers[topic.label], others)),
+                instead=tuple(
+                    _instead(recent, topic.query, counted, breadth) if needs_help else ()
+                ),
+            )
 
 
-def _together(recent: Recent, asked: Iterable[Asked]) -> Rate | None:
-    found = {topic.query: recent.found(topic.query) for topic in asked if _is_counted(topic)}
+def _told(topic: Asked, papers: set[int], others: Mapping[str, set[int]]) -> tuple[str, ...]:
+    return (*topic.hints, rates.overlap(papers, others))
+
+
+def _instead(recent: Recent, query: str, counted: Count, breadth: Breadth) -> Iterator[Instead]:
+    """What to write to see less, where there is a flood, or more, where hardly anything comes."""
+    tree = parse(query)
+    others, choose = (
+        (neighbours.narrower(tree), rates.narrower)
+        if counted.is_flood
+        else (neighbours.broader(tree), rates.broader)
+    )
+    counts = {other: _count(recent, recent.found(other, breadth).papers) for other in others}
+    if best := choose(counted, counts):
+        yield best
+
+
+def _together(recent: Recent, asked: Iterable[Asked], breadth: Breadth) -> Rate | None:
+    found = {
+        topic.query: recent.found(topic.query, breadth) for topic in asked if _is_counted(topic)
+    }
     if len(found) < 2:
         return None
     places = np.unique(np.concatenate([one.papers for one in found.values()]))
-    return _counted_rate("Together", places, recent)
+    return rates.rate("Together", _count(recent, places))
+
+
+def _papers(recent: Recent, topic: Asked, breadth: Breadth) -> set[int]:
+    return set(recent.found(topic.query, breadth).papers.tolist())
+
+
+def _count(recent: Recent, places: Places) -> Count:
+    return rates.count(recent.per_day(places), recent.days)
 
 
 def _is_counted(topic: Asked) -> bool:
     """Trending has as many papers as are wanted."""
     return topic.query not in {"", TRENDING}
-
-
-def _counted_rate(label: str, places: Places, recent: Recent) -> Rate:
-    """Averages over days on which anything was announced: a weekend says nothing about a topic."""
-    found, days = places.size, len(recent.days)
-    a_day = found / days
-    span = (recent.days[-1] - recent.days[0]).days + 1
-    a_week = a_day * min(7.0, 7 * days / span) if span >= WEEK.days else a_day * 5
-    silent = days - len(recent.per_day(places)) if found else 0
-    return Rate(
-        label,
-        pace=_pace(found, a_day, a_week, span),
-        silence=f"nothing on {silent} of {words.count(days, 'day', 'days')}" if silent else "",
-        hint=_hint(found, a_day, a_week),
-    )
-
-
-def _hint(found: int, a_day: float, a_week: float) -> str:
-    if not found:
-        return BARREN
-    if a_day > FLOOD:
-        return DROWNS
-    return STARVES if a_week < TRICKLE else ""
-
-
-def _pace(found: int, a_day: float, a_week: float, span: int) -> str:
-    if not found:
-        return "no paper in these days"
-    if a_day >= 1:
-        return f"about {words.count(round(a_day), 'paper', 'papers')} a day"
-    if a_week >= 1:
-        return f"about {words.count(round(a_week), 'paper', 'papers')} a week"
-    return f"{words.count(found, 'paper', 'papers')} in {words.count(span, 'day', 'days')}"
 
 
 def _counted(recent: Recent) -> str:

@@ -9,8 +9,9 @@ from datetime import time
 from functools import lru_cache
 from typing import Final
 
-from pipeline.domain import Frequency, Schedule, Weekday
+from pipeline.domain import Breadth, Frequency, Schedule, Weekday
 from pipeline.errors import AddressError, QueryError
+from pipeline.matching.hints import hints
 from pipeline.matching.query import canonical
 from pipeline.signup import Wishes, valid_address
 from pipeline.web import curated, zones
@@ -33,6 +34,18 @@ RHYTHMS: Final = (
 )
 
 
+def spelled(breadth: Breadth) -> str:
+    """As a form sends it."""
+    return breadth.name.lower()
+
+
+BREADTHS: Final = (
+    (spelled(Breadth.FEWER), "Fewer, surer"),
+    (spelled(Breadth.BALANCED), "Balanced"),
+    (spelled(Breadth.MORE), "More, broader"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Typed:
     """The form as it stands, right or wrong."""
@@ -44,6 +57,7 @@ class Typed:
     timezone: str = ""  # "" while nobody has chosen one
     rhythm: str = DAILY  # one of RHYTHMS
     max_papers: str = "10"
+    breadth: str = spelled(Breadth.BALANCED)  # one of BREADTHS
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -73,6 +87,7 @@ class Asked:
     label: str
     query: str  # canonical; "" where it cannot be read
     mistake: Mistake | None = None
+    hints: tuple[str, ...] = ()  # what may have been meant
 
 
 def read(fields: Fields) -> Typed:
@@ -89,6 +104,7 @@ def read(fields: Fields) -> Typed:
         timezone=fields.get("timezone", "").strip(),
         rhythm=rhythm,
         max_papers=fields.get("max_papers", blank.max_papers).strip(),
+        breadth=fields.get("breadth", blank.breadth).strip(),
     )
 
 
@@ -118,7 +134,13 @@ def wishes(typed: Typed) -> Wishes:
         frequency=Frequency(frequency),
         weekday=Weekday[day.upper()] if day else Weekday.MONDAY,
     )
-    return Wishes(queries, schedule, size(typed.max_papers) or SIZES[0], names)
+    most, wanted = size(typed.max_papers) or SIZES[0], breadth(typed.breadth)
+    return Wishes(queries, schedule, most, names, wanted or Breadth.BALANCED)
+
+
+def breadth(typed: str) -> Breadth | None:
+    """How much they want to see; None where the form does not say so."""
+    return Breadth[typed.upper()] if typed in dict(BREADTHS) else None
 
 
 def size(max_papers: str) -> int | None:
@@ -142,7 +164,10 @@ def asked(typed: Typed) -> tuple[Asked, ...]:
 def _asked(line: str) -> Asked:
     mistake = _wrong_query(line)
     [query], names = curated.queries([line])
-    return Asked(names.get(query) or line, "" if mistake else _canonical(query), mistake)
+    if mistake:
+        return Asked(line, "", mistake)
+    told = () if query in names else tuple(f"{_sentence(hint.text)}." for hint in hints(line))
+    return Asked(names.get(query) or line, _canonical(query), hints=told)
 
 
 @lru_cache(maxsize=2_000)
@@ -167,6 +192,7 @@ def mistakes(typed: Typed) -> tuple[Mistake, ...]:
             "max_papers",
             f"Choose a number of papers from 1 to {MOST_PAPERS}.",
         ),
+        *_unless(breadth(typed.breadth) is not None, "breadth", "Choose how sure a match must be."),
         *_wrong_address(typed.email),
     )
 

@@ -30,7 +30,9 @@ def router(services: Services, pages: Pages) -> APIRouter:
         wishes = request.wishes or signup.Wishes()
         return pages.show(
             "confirm.html",
-            chosen=chosen(request.email, wishes.labels, wishes.schedule, wishes.max_papers),
+            chosen=chosen(
+                request.email, wishes.labels, wishes.schedule, wishes.max_papers, wishes.breadth
+            ),
             is_change=request.status is SubscriberStatus.ACTIVE,
             wording=signup.WORDING,
         )
@@ -85,6 +87,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
                 [label for _, label in known.topics],
                 subscriber.schedule,
                 subscriber.max_papers,
+                subscriber.breadth,
             ),
             welcomed=welcomed,
             digests=known.digests,

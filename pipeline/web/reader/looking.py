@@ -10,13 +10,14 @@ from typing import Annotated
 from fastapi import Depends
 from sqlalchemy import Engine
 
-from pipeline.domain import Schedule, Subscriber, SubscriberStatus
+from pipeline.domain import Breadth, Schedule, Subscriber, SubscriberStatus
 from pipeline.errors import NotFoundError
 from pipeline.signup import UNDO
 from pipeline.storage import subscribers
 from pipeline.storage.database import reading
 from pipeline.web.forms import Fields, fields
 from pipeline.web.reader.wording import first_after, masked, rhythm, when
+from pipeline.web.wishing import BREADTHS, spelled
 
 LOOK = ["GET", "HEAD"]
 Sent = Annotated[Fields, Depends(fields)]
@@ -31,10 +32,15 @@ class Chosen:
     topics: tuple[str, ...]
     rhythm: str  # "Every day at 08:00, Europe/Paris time"
     max_papers: int
+    breadth: str  # "Fewer, surer"
 
 
-def chosen(email: str, topics: Sequence[str], schedule: Schedule, max_papers: int) -> Chosen:
-    return Chosen(masked(email), tuple(topics), rhythm(schedule), max_papers)
+def chosen(
+    email: str, topics: Sequence[str], schedule: Schedule, max_papers: int, breadth: Breadth
+) -> Chosen:
+    return Chosen(
+        masked(email), tuple(topics), rhythm(schedule), max_papers, dict(BREADTHS)[spelled(breadth)]
+    )
 
 
 def next_digest(subscriber: Subscriber, now: datetime) -> str:

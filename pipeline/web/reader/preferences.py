@@ -113,6 +113,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
             hours=wishing.HOURS,
             rhythms=wishing.RHYTHMS,
             sizes=wishing.sizes(shown.max_papers),
+            breadths=wishing.BREADTHS,
             regions=zones.by_region(),
             listed=zones.is_listed(shown.timezone),
             pause_error=pause_error,
@@ -165,6 +166,7 @@ def typed_from(known: Preferences) -> Typed:
         timezone=schedule.timezone,
         rhythm=rhythm,
         max_papers=str(known.subscriber.max_papers),
+        breadth=wishing.spelled(known.subscriber.breadth),
     )
 
 

@@ -6,7 +6,7 @@
   if (!form) return;
 
   const PAUSE = 350; // ms without a key, before a preview is asked for
-  const PREVIEWED = ["topic", "queries", "frequency", "max_papers"]; // never the address
+  const PREVIEWED = ["topic", "queries", "frequency", "max_papers", "breadth"]; // never the address
 
   // --- The time zone ---------------------------------------------------------------------------
 

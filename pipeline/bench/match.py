@@ -1,0 +1,194 @@
+"""Topics against papers, beside SQLite's full-text search and the plain way, in one run."""
+
+from __future__ import annotations
+
+import resource
+import sqlite3
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.bench import crowd
+from pipeline.bench.crowd import Followed
+from pipeline.domain import Match, Paper, Topic
+from pipeline.errors import PaperboyError
+from pipeline.matching.corpus import CorpusStatistics, statistics
+from pipeline.matching.index import PaperIndex
+from pipeline.matching.query import Words, parse
+from pipeline.matching.ranking import Candidate, TopicCandidates, pick
+from pipeline.matching.topics import match
+from pipeline.matching.words import forms, stem
+
+MOST: Final = 10  # papers of a digest
+SAMPLE: Final = 200  # topics tried the plain way, and digests chosen one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    papers: int
+    topics: int
+    readers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Seconds are of this machine at this hour; the ratios are what counts."""
+
+    plan: Plan
+    index_s: float  # reading the papers
+    match_s: float  # all topics, with the words that matched
+    matches: int
+    memory_mb: float  # more at the peak than before
+    fts5_s: float  # the same topics, in SQLite's C; every word must stand in the paper
+    plain_s: float  # the same in plain Python over sets of words, from a sample
+    pick_us: float  # a reader, as digests are compiled
+    arrays_s: float  # all readers at once, as arrays: the best of their topics and nothing else
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "papers": self.plan.papers,
+            "topics": self.plan.topics,
+            "readers": self.plan.readers,
+            "index_s": round(self.index_s, 3),
+            "match_s": round(self.match_s, 3),
+            "us_per_topic": round(1e6 * self.match_s / self.plan.topics, 1),
+            "matches": self.matches,
+            "memory_mb": round(self.memory_mb, 1),
+            "ratio_fts5": round(self.fts5_s / self.match_s, 3),
+            "ratio_plain": round(self.plain_s / self.match_s, 3),
+            "pick_us": round(self.pick_us, 1),
+            "arrays_s": round(self.arrays_s, 2),
+            "readers_per_s": round(1e6 / self.pick_us),
+        }
+
+
+def run(plan: Plan) -> Report:
+    """Raises PaperboyError where what is measured does not do its work."""
+    papers = crowd.papers(plan.papers)
+    topics = crowd.topics(plan.topics, papers)
+    corpus = statistics(papers)
+    before = _peak_mb()
+    index_s, _ = _timed(lambda: PaperIndex(papers, corpus))
+    match_s, found = _timed(lambda: list(match(topics, papers, corpus=corpus)))
+    memory = _peak_mb() - before
+    _check(topics, papers, found, corpus)
+    followed = crowd.readers(plan.readers, len(topics))
+    return Report(
+        plan,
+        index_s,
+        match_s - index_s,
+        len(found),
+        memory,
+        _fts5(topics, papers),
+        _plain(topics[:SAMPLE], papers) * len(topics) / min(SAMPLE, len(topics)),
+        _picking(found, papers, followed[:SAMPLE]),
+        _timed(lambda: fan_out(found, followed, len(topics)))[0],
+    )
+
+
+def _timed(work: Any) -> tuple[float, Any]:
+    started = time.process_time()
+    outcome = work()
+    return time.process_time() - started, outcome
+
+
+def _peak_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def _check(
+    topics: Sequence[Topic],
+    papers: Sequence[Paper],
+    found: Sequence[Match],
+    corpus: CorpusStatistics,
+) -> None:
+    """A few topics by themselves find what they found among all."""
+    of = defaultdict(set)
+    for one in found:
+        of[one.topic_id].add(one.paper_id)
+    for topic in topics[:: max(1, len(topics) // 20)]:
+        alone = {one.paper_id for one in match([topic], papers, corpus=corpus)}
+        if alone != of[topic.id]:
+            raise PaperboyError(f"the topic {topic.query!r} finds other papers by itself")
+
+
+# --- What it is compared with -------------------------------------------------------------------
+
+
+def _fts5(topics: Sequence[Topic], papers: Sequence[Paper]) -> float:
+    """Every topic asked of SQLite: all words must be there, ranked by its own BM25."""
+    database = sqlite3.connect(":memory:")
+    database.execute("CREATE VIRTUAL TABLE p USING fts5(title, abstract, tokenize='porter')")
+    database.executemany("INSERT INTO p VALUES (?, ?)", ((p.title, p.abstract) for p in papers))
+    asked = [" ".join(f'"{form}"' for form in forms(topic.query)) for topic in topics]
+
+    def search() -> None:
+        for query in asked:
+            database.execute(
+                "SELECT rowid, bm25(p, 3, 1) FROM p WHERE p MATCH ?", (query,)
+            ).fetchall()
+
+    seconds, _ = _timed(search)
+    database.close()
+    return seconds
+
+
+def _plain(topics: Sequence[Topic], papers: Sequence[Paper]) -> float:
+    """Every topic compared with every paper: are all its words there?"""
+    words = [{stem(form) for form in forms(f"{p.title} {p.abstract}")} for p in papers]
+    asked = [_stems(topic) for topic in topics]
+    seconds, _ = _timed(lambda: [[i for i, has in enumerate(words) if one <= has] for one in asked])
+    return seconds
+
+
+def _stems(topic: Topic) -> set[str]:
+    query = parse(topic.query)
+    return {stem(form) for form in query.forms} if isinstance(query, Words) else set()
+
+
+# --- Fan-out ------------------------------------------------------------------------------------
+
+
+def _picking(found: Sequence[Match], papers: Sequence[Paper], followed: Followed) -> float:
+    """Microseconds a reader, with every topic's candidates made once for all."""
+    offers: dict[int, list[Candidate]] = defaultdict(list)
+    for one in found:
+        paper = papers[one.paper_id]
+        offers[one.topic_id].append(Candidate(one.paper_id, one.score, one.phrases, paper.title))
+    wanted = [
+        [TopicCandidates(str(topic), offers[topic]) for topic in dict.fromkeys(row)]
+        for row in followed.tolist()
+    ]
+    seconds, _ = _timed(lambda: [pick(one, MOST) for one in wanted])
+    return 1e6 * seconds / len(wanted)
+
+
+def fan_out(found: Sequence[Match], followed: Followed, topic_count: int) -> npt.NDArray[np.int64]:
+    """For each reader the best papers of all their topics, as rows of at most `MOST`, -1 for none.
+
+    Shares of topics and near-duplicates are left out: it tells what the mere joining costs.
+    """
+    topic = np.array([one.topic_id for one in found], dtype=np.int64)
+    order = np.lexsort((-np.array([one.score for one in found]), topic))
+    paper = np.array([one.paper_id for one in found], dtype=np.int64)[order]
+    score = np.array([one.score for one in found])[order]
+    starts = np.searchsorted(topic[order], np.arange(topic_count + 1))
+    best = np.full((topic_count, MOST), -1, dtype=np.int64)
+    worth = np.full((topic_count, MOST), -np.inf)
+    for rank in range(MOST):
+        has = starts[:-1] + rank < starts[1:]
+        at = starts[:-1][has] + rank
+        best[has, rank], worth[has, rank] = paper[at], score[at] / score[starts[:-1][has]]
+    rows = []
+    for some in np.array_split(followed, max(1, len(followed) // 50_000)):
+        papers, values = best[some].reshape(len(some), -1), worth[some].reshape(len(some), -1)
+        first = np.argsort(-values, axis=1, kind="stable")[:, :MOST]
+        rows.append(np.take_along_axis(papers, first, axis=1))
+    return np.concatenate(rows)

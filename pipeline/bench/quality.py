@@ -1,0 +1,157 @@
+"""How good matching is on labelled sets: the order, the floor, and days with nothing to say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.bench.labelled import LabelledSet
+from pipeline.domain import Breadth
+from pipeline.matching.evaluation import PaperText, TopicText
+from pipeline.matching.index import PaperIndex
+from pipeline.matching.query import plain_words
+
+DEPTH: Final = 10
+RESAMPLES: Final = 2_000  # of the bootstrap
+DAYS, DAY = 50, 30  # quiet days tried for a topic, and papers of one
+
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class FloorQuality:
+    """What readers of one breadth would get, in percent; means over topics."""
+
+    precision: float
+    recall: float
+    papers: float  # a topic, not in percent
+    quiet: float  # of days without a relevant paper, those that brought nothing
+    elsewhere: float | None = None  # the same of days of another set, of which none is relevant
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    name: str
+    topics: int
+    ndcg: float
+    error: float  # standard, of the mean, by resampling topics
+    floors: Mapping[Breadth, FloorQuality]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "set": self.name,
+            "topics": self.topics,
+            "ndcg@10": round(self.ndcg, 1),
+            "error": round(self.error, 1),
+            "floor": {
+                breadth.name.lower(): {
+                    "precision": round(one.precision, 1),
+                    "recall": round(one.recall, 1),
+                    "papers": round(one.papers, 1),
+                    "quiet": round(one.quiet, 1),
+                    "elsewhere": None if one.elsewhere is None else round(one.elsewhere, 1),
+                }
+                for breadth, one in self.floors.items()
+            },
+        }
+
+
+def measure(labelled: LabelledSet, elsewhere: Sequence[PaperText] = ()) -> Quality:
+    """`elsewhere` are papers of other fields, for days on which nothing should be sent."""
+    index = PaperIndex(labelled.papers)
+    others = PaperIndex(elsewhere, index.statistics()) if elsewhere else None
+    ranks = [_ndcg(index, labelled, topic) for topic in labelled.topics]
+    chance = np.random.default_rng(0)  # the same days, and the same error, each time
+    means = chance.choice(ranks, (RESAMPLES, len(ranks))).mean(axis=1)
+    floors = [_floors(index, labelled, topic, chance) for topic in labelled.topics]
+    quiet = [_elsewhere(others, len(elsewhere), topic, chance) for topic in labelled.topics]
+    return Quality(
+        labelled.name,
+        len(ranks),
+        float(np.mean(ranks)),
+        float(means.std()),
+        {
+            breadth: replace(
+                _mean([one[breadth] for one in floors]),
+                elsewhere=float(np.mean([one[breadth] for one in quiet])) if others else None,
+            )
+            for breadth in Breadth
+        },
+    )
+
+
+# --- The order ----------------------------------------------------------------------------------
+
+
+def _ndcg(index: PaperIndex, labelled: LabelledSet, topic: TopicText) -> float:
+    """Of 100; the gain of a grade is 2^grade - 1, the discount of a rank log2(rank + 1)."""
+    grades = labelled.grades[topic.id]
+    found = index.find(plain_words(topic.query), floor=False)
+    best_first = found.papers[np.argsort(-found.scores, kind="stable")]
+    ids = [labelled.papers[paper].id for paper in best_first.tolist()]
+    if labelled.is_judged:
+        ids = [id_ for id_ in ids if id_ in grades]
+    best = _gain(sorted(grades.values(), reverse=True))
+    return 100 * _gain([grades.get(id_, 0) for id_ in ids]) / best if best else 0.0
+
+
+def _gain(grades: Sequence[int]) -> float:
+    return sum((2.0**grade - 1) / math.log2(i + 2) for i, grade in enumerate(grades[:DEPTH]))
+
+
+# --- The floor ----------------------------------------------------------------------------------
+
+
+def _floors(
+    index: PaperIndex, labelled: LabelledSet, topic: TopicText, chance: np.random.Generator
+) -> dict[Breadth, FloorQuality]:
+    grades = labelled.grades[topic.id]
+    ids = [paper.id for paper in labelled.papers]
+    judged = np.array([id_ in grades or not labelled.is_judged for id_ in ids])
+    relevant = np.array([grades.get(id_, 0) >= labelled.relevant_from for id_ in ids])
+    worthless = np.flatnonzero(np.array([grades.get(id_, 0) == 0 for id_ in ids]))
+    days = chance.choice(worthless, (DAYS, min(DAY, worthless.size)))
+    found = index.find(plain_words(topic.query), breadth=max(Breadth))
+    floors = {}
+    for breadth in Breadth:
+        sent = np.zeros(len(ids), dtype=np.bool_)
+        sent[found.papers[found.breadths <= breadth]] = True
+        right = (sent & relevant).sum()
+        floors[breadth] = FloorQuality(
+            precision=_share(right, (sent & judged).sum()),
+            recall=_share(right, relevant.sum()),
+            papers=float(sent.sum()),
+            quiet=100 * float((~sent[days].any(axis=1)).mean()),
+        )
+    return floors
+
+
+def _elsewhere(
+    others: PaperIndex | None, papers: int, topic: TopicText, chance: np.random.Generator
+) -> dict[Breadth, float]:
+    """Of days of papers about something else, how many in 100 bring nothing."""
+    if others is None:
+        return dict.fromkeys(Breadth, math.nan)
+    days = chance.integers(0, papers, (DAYS, DAY))
+    found = others.find(plain_words(topic.query), breadth=max(Breadth))
+    quiet = {}
+    for breadth in Breadth:
+        here = np.isin(days, found.papers[found.breadths <= breadth])
+        quiet[breadth] = 100 * float((~here.any(axis=1)).mean())
+    return quiet
+
+
+def _share(some: float, of_all: float) -> float:
+    """In percent; NaN of nothing."""
+    return 100 * float(some) / float(of_all) if of_all else math.nan
+
+
+def _mean(floors: Iterable[FloorQuality]) -> FloorQuality:
+    """Topics that were sent nothing have no precision, those without a paper no recall."""
+    rows = [(one.precision, one.recall, one.papers, one.quiet) for one in floors]
+    return FloorQuality(*(float(column) for column in np.nanmean(np.array(rows), axis=0)))

@@ -1,0 +1,86 @@
+"""Measurements: paperboy bench match, paperboy bench quality."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.output import AsJson, show
+
+if TYPE_CHECKING:
+    from pipeline.bench.quality import Quality
+
+# As in cli.bench: what is measured takes long to import.
+
+app = typer.Typer()
+
+COMPARED = (
+    ("papers read, s", "index_s"),
+    ("topics matched, s", "match_s"),
+    ("a topic, µs", "us_per_topic"),
+    ("matches", "matches"),
+    ("memory, MB", "memory_mb"),
+    ("SQLite's FTS5 takes so much of that", "ratio_fts5"),
+    ("plain Python takes so much of that", "ratio_plain"),
+    ("a digest chosen, µs", "pick_us"),
+    ("all readers at once as arrays, s", "arrays_s"),
+)
+BREADTHS = ("fewer", "balanced", "more")
+
+
+@app.command()
+def match(
+    papers: Annotated[int, typer.Option("--papers", min=1)] = 1_000,
+    topics: Annotated[int, typer.Option("--topics", min=1)] = 10_000,
+    readers: Annotated[int, typer.Option("--readers", min=1)] = 100_000,
+    as_json: AsJson = False,
+) -> None:
+    """Match made-up topics with made-up papers, beside SQLite's FTS5 and plain Python."""
+    from pipeline.bench.match import Plan, run
+
+    measured = run(Plan(papers, topics, readers)).as_json()
+    if as_json:
+        sys.stdout.write(json.dumps(measured) + "\n")
+        return
+    rows = ({"measured": title, "CPU": measured[name]} for title, name in COMPARED)
+    show(rows, ("measured", "CPU"), as_json=False, empty="")
+
+
+@app.command()
+def quality(
+    sets: Annotated[list[Path], typer.Argument(metavar="SET...", help="Folders of labelled sets.")],
+    elsewhere: Annotated[
+        Path | None,
+        typer.Option(metavar="SET", help="A set of other fields: days of it should bring nothing."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the order and the floor on labelled sets; see docs/matching.md."""
+    from pipeline.bench import labelled
+    from pipeline.bench.quality import measure
+
+    others = labelled.read(elsewhere).papers if elsewhere else ()
+    measured = (measure(labelled.read(folder), others) for folder in sets)
+    if as_json:
+        for one in measured:
+            sys.stdout.write(json.dumps(one.as_json()) + "\n")
+        return
+    known = list(measured)
+    show(
+        (one.as_json() for one in known),
+        ("set", "topics", "ndcg@10", "error"),
+        as_json=False,
+        empty="",
+    )
+    columns = ("set", "breadth", "precision", "recall", "papers", "quiet", "elsewhere")
+    floors = (row for one in known for row in _floors(one))
+    show(floors, columns, as_json=False, empty="")
+
+
+def _floors(measured: Quality) -> list[dict[str, Any]]:
+    told = measured.as_json()
+    return [{"set": told["set"], "breadth": name, **told["floor"][name]} for name in BREADTHS]

@@ -1,0 +1,125 @@
+"""What a reader may have meant: queries that can be read, and yet look like a slip. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final
+
+from pipeline.matching.query import AUTHOR_NAME, Field
+
+# https://arxiv.org/category_taxonomy
+_TAXONOMY: Final = """
+cs AI AR CC CE CG CL CR CV CY DB DC DL DM DS ET FL GL GR GT HC IR IT LG LO MA MM MS NA NE NI OH OS
+ PF PL RO SC SD SE SI SY
+econ EM GN TH
+eess AS IV SP SY
+math AC AG AP AT CA CO CT CV DG DS FA GM GN GR GT HO IT KT LO MG MP NA NT OA OC PR QA RA RT SG SP ST
+astro-ph CO EP GA HE IM SR
+cond-mat dis-nn mes-hall mtrl-sci other quant-gas soft stat-mech str-el supr-con
+gr-qc
+hep-ex
+hep-lat
+hep-ph
+hep-th
+math-ph
+nlin AO CD CG PS SI
+nucl-ex
+nucl-th
+physics acc-ph ao-ph app-ph atm-clus atom-ph bio-ph chem-ph class-ph comp-ph data-an ed-ph flu-dyn
+ gen-ph geo-ph hist-ph ins-det med-ph optics plasm-ph pop-ph soc-ph space-ph
+q-bio BM CB GN MN NC OT PE QM SC TO
+q-fin CP EC GN MF PM PR RM ST TR
+quant-ph
+stat AP CO ME ML OT TH
+"""
+_ARCHIVES: Final = {
+    archive: tuple(f"{archive}.{part}" for part in parts)
+    for archive, *parts in map(str.split, _TAXONOMY.strip().replace("\n ", " ").split("\n"))
+}
+CATEGORIES: Final = {
+    name.lower(): name for archive, parts in _ARCHIVES.items() for name in (archive, *parts)
+}
+# What people call a category that has another name.
+_CALLED: Final = {"cs.ml": "cs.LG", "cs.nlp": "cs.CL", "cs.rl": "cs.LG"}
+_FIELDS: Final = {
+    **{field.value: field for field in Field},
+    "title": Field.TITLE,
+    "abstract": Field.ABSTRACT,
+    "author": Field.AUTHOR,
+    "authors": Field.AUTHOR,
+    "category": Field.CATEGORY,
+    "categories": Field.CATEGORY,
+    "subject": Field.CATEGORY,
+}
+_QUOTED = re.compile(r"[\"\u201c\u201d\u201e][^\"\u201c\u201d\u201e]*[\"\u201c\u201d\u201e]")
+_NAMED = re.compile(r"(?<![^\s(-])([A-Za-z]{2,12}):(?=[\w\"\u201c])")
+_CATEGORY = re.compile(r"(?<![^\s(-])cat:([A-Za-z0-9.*-]+)", re.IGNORECASE)
+_LOWER = re.compile(r"(?<=\s)(and|or|not)(?=\s)")
+_SYNTAX = re.compile(r"(?<![^\s(-])(?:ti|abs|au|cat|source):|[\"\u201c(]", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A question, or how we read it; `position` is the character it is about."""
+
+    text: str
+    position: int
+
+
+def hints(query: str) -> tuple[Hint, ...]:
+    """What to ask whoever wrote this, in its order; most queries raise no question."""
+    plain = _QUOTED.sub(lambda found: f'"{" " * (len(found.group()) - 1)}', query)
+    found = [*_fields(query, plain), *_categories(plain), *_operators(plain), *_authors(query)]
+    return tuple(sorted(found, key=lambda hint: hint.position))
+
+
+def nearest_category(name: str) -> str | None:
+    """What was meant by a category that arXiv does not have; None where it has it, or who knows."""
+    folded = name.lower()
+    stem = folded.removesuffix("*").removesuffix(".")
+    if stem in CATEGORIES or (folded.endswith("*") and _begins_one(stem)):
+        return None
+    if stem in _CALLED:
+        return _CALLED[stem]
+    alike = [known for known in CATEGORIES if known.rpartition(".")[2] == stem.rpartition(".")[2]]
+    near = get_close_matches(stem, alike, n=1, cutoff=0.3) or get_close_matches(
+        stem, CATEGORIES, n=1, cutoff=0.75
+    )
+    return CATEGORIES[near[0]] if near else None
+
+
+def _begins_one(stem: str) -> bool:
+    return any(known.startswith(stem) for known in CATEGORIES)
+
+
+def _fields(query: str, plain: str) -> Iterator[Hint]:
+    for found in _NAMED.finditer(plain):
+        name = found.group(1).lower()
+        near = [name] if name in _FIELDS else get_close_matches(name, _FIELDS, n=1, cutoff=0.75)
+        if near and name not in set(Field):
+            written = query[found.start() : found.end()]
+            meant = _FIELDS[near[0]]
+            yield Hint(f"did you mean {meant}:? {written} is a word to look for", found.start())
+
+
+def _categories(plain: str) -> Iterator[Hint]:
+    for found in _CATEGORY.finditer(plain):
+        if meant := nearest_category(found.group(1)):
+            yield Hint(f"did you mean cat:{meant}? {found.group()} is unknown", found.start())
+
+
+def _operators(plain: str) -> Iterator[Hint]:
+    """In lower case they are words; where nothing else is syntax, it is a sentence."""
+    if _SYNTAX.search(plain):
+        for found in _LOWER.finditer(plain):
+            word = found.group()
+            yield Hint(f"did you mean {word.upper()}? {word} is a word to look for", found.start())
+
+
+def _authors(query: str) -> Iterator[Hint]:
+    for found in AUTHOR_NAME.finditer(query):
+        name = " ".join(found.group("name").split())
+        yield Hint(f"read as the author “{name}”; put AND before a word", found.start())

@@ -1,0 +1,166 @@
+"""Matching is measured honestly: what is timed does its work, what is scored is scored right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.bench import crowd, labelled, match, quality
+from pipeline.bench.match import Plan
+from pipeline.domain import Breadth, Match
+from pipeline.errors import PaperboyError
+
+ROOT = Path(__file__).resolve().parent.parent
+FILLER = "We study a question and answer it with some care"
+PAPERS = [
+    {"id": "about", "title": "Gentle rivers", "abstract": FILLER},
+    {"id": "says", "title": "One", "abstract": f"Of gentle rivers. {FILLER}"},
+    {"id": "passes", "title": "Two", "abstract": f"Gentle as a stream of rivers. {FILLER}"},
+    *({"id": f"other {n}", "title": f"Number {n}", "abstract": FILLER} for n in range(40)),
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def folder(grades, papers=PAPERS, topics=({"id": "t", "query": "gentle rivers"},)) -> Path:
+        rows = [
+            {"topic": topic, "paper": paper, "grade": g} for (topic, paper), g in grades.items()
+        ]
+        files = {"papers": papers, "topics": topics, "qrels": rows}
+        for name, some in files.items():
+            (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
+        return tmp_path
+
+    return folder
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", "bench", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+
+
+# --- Quality ------------------------------------------------------------------------------------
+
+
+def test_a_perfect_order_has_a_hundred_and_a_worse_one_less(folder):
+    best_first = quality.measure(labelled.read(folder({("t", "about"): 2, ("t", "says"): 1})))
+    wrong = quality.measure(labelled.read(folder({("t", "passes"): 2, ("t", "says"): 1})))
+
+    assert best_first.ndcg == pytest.approx(100)
+    assert 0 < wrong.ndcg < 100
+    assert best_first.error == 0  # of one topic
+
+
+def test_the_floor_is_told_by_breadth(folder):
+    measured = quality.measure(labelled.read(folder({("t", "about"): 1, ("t", "passes"): 1})))
+
+    told = {breadth: (f.precision, f.recall, f.papers) for breadth, f in measured.floors.items()}
+    assert told == {
+        Breadth.FEWER: (100, 50, 1),
+        Breadth.BALANCED: (50, 50, 2),
+        Breadth.MORE: (pytest.approx(100 * 2 / 3), 100, 3),
+    }
+
+
+def test_a_day_is_quiet_where_none_of_its_papers_is_sent(folder):
+    """One of 42 papers without a grade is sent; half of the days of thirty have it."""
+    grades = {("t", "about"): 1, ("t", "passes"): 1}
+
+    measured = quality.measure(labelled.read(folder(grades)))
+
+    assert measured.floors[Breadth.FEWER].quiet == 100
+    assert 20 < measured.floors[Breadth.BALANCED].quiet < 80
+
+
+def test_days_of_another_field_are_quiet(folder):
+    known = labelled.read(folder({("t", "about"): 1}))
+
+    others = [paper for paper in known.papers if paper.id.startswith("other")]
+
+    measured = quality.measure(known, others)
+
+    assert measured.floors[Breadth.MORE].elsewhere == 100
+    assert quality.measure(known, known.papers).floors[Breadth.MORE].elsewhere < 100
+
+
+def test_where_papers_were_judged_one_by_one_the_others_do_not_count(folder):
+    """The unknown paper ranks between two that are known."""
+    judged = {("t", "about"): 1, ("t", "passes"): 1, ("t", "other 1"): 0}
+    unjudged = {key: grade for key, grade in judged.items() if grade}
+
+    assert quality.measure(labelled.read(folder(judged))).ndcg == pytest.approx(100)
+    assert quality.measure(labelled.read(folder(unjudged))).ndcg < 100
+
+
+def test_the_command_tells_one_object_a_set(folder):
+    path = folder({("t", "about"): 1})
+
+    done = bench("quality", str(path), "--elsewhere", str(path), "--json")
+
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["set"], told["topics"], told["ndcg@10"]) == (path.name, 1, 100.0)
+    assert set(told["floor"]) == {"fewer", "balanced", "more"}
+    assert set(told["floor"]["more"]) == {"precision", "recall", "papers", "quiet", "elsewhere"}
+
+
+@pytest.mark.parametrize(
+    ("grades", "papers", "message"),
+    [
+        ({}, PAPERS, "no grades"),
+        ({("t", "about"): "good"}, PAPERS, "'good' is no whole number"),
+        ({("t", "about"): 1}, [{"id": "about"}], "line 1: title is missing"),
+    ],
+)
+def test_a_broken_set_is_told_with_its_place(folder, grades, papers, message):
+    with pytest.raises(PaperboyError, match=message):
+        labelled.read(folder(grades, papers))
+
+
+# --- Speed --------------------------------------------------------------------------------------
+
+
+def test_a_tiny_run_has_all_figures():
+    done = bench("match", "--papers", "30", "--topics", "60", "--readers", "50", "--json")
+
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    assert measured["matches"] >= 60  # a topic stands in a paper, so it finds one
+    for name in ("index_s", "match_s", "ratio_fts5", "ratio_plain", "pick_us", "readers_per_s"):
+        assert measured[name] > 0
+
+
+def test_a_run_whose_topics_find_other_papers_fails(monkeypatch):
+    real = match.match
+    monkeypatch.setattr(
+        match, "match", lambda topics, *args, **kw: list(real(topics, *args, **kw))[:: len(topics)]
+    )
+
+    with pytest.raises(PaperboyError, match="finds other papers by itself"):
+        match.run(Plan(papers=20, topics=10, readers=5))
+
+
+def test_topics_are_different_and_readers_follow_some_of_them():
+    papers = crowd.papers(50)
+
+    queries = [topic.query for topic in crowd.topics(300, papers)]
+
+    assert len(set(queries)) == 300
+    assert papers == crowd.papers(50)
+    assert crowd.readers(1_000, 300).max() < 300
+
+
+def test_arrays_fan_out_the_best_of_all_topics_of_a_reader():
+    found = [Match(0, 7, 4.0, ()), Match(0, 8, 1.0, ()), Match(2, 9, 2.0, ())]
+
+    rows = match.fan_out(found, np.array([[0, 2], [1, 1]]), topic_count=3)
+
+    assert rows[0, :3].tolist() == [7, 9, 8]
+    assert rows[1].max() == -1

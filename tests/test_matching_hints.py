@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline.matching.hints import hints, nearest_category
+
+
+@pytest.mark.parametrize(
+    ("query", "words", "position"),
+    [
+        ("tilte:graphs", "did you mean ti:? tilte: is a word", 0),
+        ("moss title:graphs", "did you mean ti:", 5),
+        ("autor:Smith", "did you mean au:", 0),
+        ('abtract:"thin layers"', "did you mean abs:", 0),
+        ("moss cat:cs.ML", "did you mean cat:cs.LG? cat:cs.ML is unknown", 5),
+        ("cat:lg", "did you mean cat:cs.LG?", 0),
+        ("cat:csCL", "did you mean cat:cs.CL?", 0),
+        ("-cat:astro-ph.XX moss", "did you mean cat:astro-ph?", 1),
+        ("ti:moss or ti:fern", "did you mean OR? or is a word", 8),
+        ('"thin layers" and moss', "did you mean AND?", 14),
+        ("moss au:Ada Lovelace", "read as the author “Ada Lovelace”", 5),
+    ],
+)
+def test_a_slip_is_asked_about_where_it_is(query, words, position):
+    [hint] = hints(query)
+
+    assert hint.text.startswith(words)
+    assert hint.position == position
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "flow matching",
+        "BERT: a study",
+        "a ratio of 3:4, at http://example.org",
+        "unknown:field",
+        '"tilte:graphs"',
+        "cats and dogs",
+        "ti:moss OR ti:fern",
+        "cat:cs.LG cat:cs.lg cat:cs.* cat:cs cat:cs.L* cat:hep-th cat:q-bio.*",
+        "cat:neuroscience",
+        "au:lovelace_a",
+        'au:"Ada Lovelace"',
+        "au:Lovelace engines",
+    ],
+)
+def test_what_is_no_slip_raises_no_question(query):
+    assert hints(query) == ()
+
+
+@pytest.mark.parametrize("name", ["cs.LG", "math.*", "cond-mat.dis-nn", "nothing.like-it"])
+def test_a_category_that_exists_or_is_like_none_has_no_other(name):
+    assert nearest_category(name) is None

@@ -1,0 +1,179 @@
+"""Whatever is asked of whatever papers: the index finds what a slow reading by hand finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import QueryError
+from pipeline.matching.evaluation import PaperText
+from pipeline.matching.index import PaperIndex
+from pipeline.matching.query import (
+    And,
+    Field,
+    Fielded,
+    Not,
+    Or,
+    Phrase,
+    Query,
+    Words,
+    canonical,
+    parse,
+    write,
+)
+from pipeline.matching.words import STOP_WORDS, stem
+
+# None is a compound of others, and "the" is a stop word.
+WORDS = ("graph", "graphs", "tree", "trees", "moss", "fern", "the")
+CATEGORIES = ("cs.LG", "cs.CL", "math.CO")
+AUTHORS = ("Ada Lovelace", "A. Turing", "Grace Hopper")
+
+
+# --- Queries, as people may write them ----------------------------------------------------------
+
+words = st.sampled_from(WORDS)
+terms = st.one_of(
+    words,
+    st.lists(words, min_size=1, max_size=3).map(lambda some: f'"{" ".join(some)}"'),
+    st.builds("{}:{}".format, st.sampled_from(["ti", "abs"]), words),
+    st.sampled_from(["cat:cs.*", "cat:cs", *(f"cat:{name}" for name in CATEGORIES)]),
+    st.sampled_from(["au:lovelace", "au:lovelace_a", "au:Grace Hopper", 'au:"Turing, Alan"']),
+    st.sampled_from(["source:arxiv", "source:huggingface"]),
+)
+
+
+def _joined(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    operator = st.sampled_from([" ", " AND ", " OR ", " NOT ", " ANDNOT ", " -"])
+    pair = st.builds("{}{}{}".format, inner, operator, inner)
+    return pair | pair.map("({})".format) | inner.map("graph -({})".format)
+
+
+queries = terms | _joined(terms) | _joined(terms | _joined(terms))
+texts = st.lists(words, max_size=6).map(" ".join)
+papers = st.lists(
+    st.builds(
+        PaperText,
+        id=st.just("p"),
+        title=texts,
+        abstract=texts,
+        authors=st.lists(st.sampled_from(AUTHORS), max_size=2).map(tuple),
+        categories=st.lists(st.sampled_from(CATEGORIES), max_size=2).map(tuple),
+        sources=st.lists(st.sampled_from(["arxiv", "huggingface"]), max_size=1).map(tuple),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def readable(text: str) -> Query | None:
+    """None for a query that only leaves papers out."""
+    try:
+        return parse(text)
+    except QueryError as error:
+        assert "only leaves papers out" in error.message  # noqa: PT017
+        return None
+
+
+# --- Reading by hand ----------------------------------------------------------------------------
+
+
+def holds(query: Query, paper: PaperText, *, whole: bool = False) -> bool:
+    """Without a floor: one telling word of a group is enough, unless it is to be left out."""
+    match query:
+        case Words(forms):
+            telling = [form for form in forms if form not in STOP_WORDS] or list(forms)
+            every = all if whole else any
+            wanted = forms if whole else telling
+            return every(_stands((form,), (paper.title, paper.abstract)) for form in wanted)
+        case Phrase(forms):
+            return _stands(forms, (paper.title, paper.abstract))
+        case Fielded(Field.TITLE, forms):
+            return _stands(forms, (paper.title,))
+        case Fielded(Field.ABSTRACT, forms):
+            return _stands(forms, (paper.abstract,))
+        case Fielded(Field.CATEGORY, (name,)):
+            return any(f"{one}.".lower().startswith(f"{name}.") for one in paper.categories)
+        case Fielded(Field.SOURCE, (name,)):
+            return name in paper.sources
+        case Fielded(Field.AUTHOR, names):
+            return any(_is_called(author, names) for author in paper.authors)
+        case Not(operand):
+            return not holds(operand, paper, whole=True)
+        case And(operands):
+            return all(holds(one, paper, whole=whole) for one in operands)
+        case Or(operands):
+            return any(holds(one, paper, whole=whole) for one in operands)
+    raise AssertionError(query)
+
+
+def _stands(forms: tuple[str, ...], texts: tuple[str, ...]) -> bool:
+    wanted = [stem(form) for form in forms]
+    return any(wanted == run for text in texts for run in _runs(text, len(wanted)))
+
+
+def _runs(text: str, length: int) -> Iterator[list[str]]:
+    stems = [stem(word) for word in text.split()]
+    for start in range(len(stems) - length + 1):
+        yield stems[start : start + length]
+
+
+def _is_called(author: str, names: tuple[str, ...]) -> bool:
+    """Of these few authors, whose names share no initial."""
+    known = author.lower().replace(".", "").split()
+    return all(
+        any(name == one or (1 in {len(name), len(one)} and name[0] == one[0]) for one in known)
+        for name in names
+    )
+
+
+# --- What always holds --------------------------------------------------------------------------
+
+
+@settings(max_examples=300)
+@given(queries, papers)
+def test_the_index_finds_what_a_reading_by_hand_finds(text, some):
+    query = readable(text)
+    if query is None:
+        return
+
+    found = {one.paper for one in PaperIndex(some).search(query, floor=False)}
+
+    assert found == {place for place, paper in enumerate(some) if holds(query, paper)}
+
+
+@given(queries, papers)
+def test_a_floor_only_takes_away(text, some):
+    query = readable(text)
+    if query is None:
+        return
+    index = PaperIndex(some)
+
+    kept = {one.paper for one in index.search(query)}
+
+    assert kept <= {one.paper for one in index.search(query, floor=False)}
+
+
+@given(queries)
+def test_what_is_written_is_read_as_what_it_was(text):
+    query = readable(text)
+    if query is None:
+        return
+
+    assert parse(write(query)) == query
+    assert write(query) == canonical(text)
+
+
+@given(queries, queries, papers)
+def test_queries_of_one_canonical_text_find_the_same(one, other, some):
+    """Also with what `AND` and `OR` join the other way round."""
+    index = PaperIndex(some)
+    pairs = [
+        (f"({one}) {operator} ({other})", f"({other}) {operator} ({one})")
+        for operator in ("AND", "OR")
+    ]
+    for left, right in pairs:
+        if (first := readable(left)) is not None and (second := readable(right)) is not None:
+            assert canonical(left) == canonical(right)
+            assert index.search(first) == index.search(second)

@@ -112,7 +112,7 @@ class PostgreSQLDatabase:
     server: str  # a URL with a place for the database's {name}
     name: str
     template: str = "template0"
-    revision: str | None = None  # the last migration when it was made
+    shape: tuple[str, int] | None = None  # last migration and relations when it was made
 
     @property
     def url(self) -> str:
@@ -127,7 +127,7 @@ class PostgreSQLDatabase:
         with self._server() as conn:
             conn.execute(f"CREATE DATABASE {self.name} TEMPLATE {self.template}")
         with psycopg.connect(self.url) as conn:
-            self.revision = _revision(conn)
+            self.shape = _shape(conn)
 
     def drop(self) -> None:
         with self._server() as conn:
@@ -151,9 +151,9 @@ class PostgreSQLDatabase:
             conn.execute(query, [self.name])
 
     def _clear(self) -> bool:
-        """Whether emptying was enough: a test of migrations leaves other tables behind."""
+        """Whether emptying was enough: some tests leave other tables behind, or fewer."""
         with psycopg.connect(self.url, autocommit=True) as conn:
-            if _revision(conn) != self.revision:
+            if _shape(conn) != self.shape:
                 return False
             conn.execute(EMPTY_EVERY_TABLE)
             return True
@@ -179,12 +179,15 @@ END $$
 """
 
 
-def _revision(conn: psycopg.Connection) -> str | None:
+def _shape(conn: psycopg.Connection) -> tuple[str, int] | None:
+    """The last migration, and how many tables and indexes there are."""
     try:
-        row = conn.execute("SELECT version_num FROM alembic_version").fetchone()
+        return conn.execute(
+            "SELECT version_num, (SELECT count(*) FROM pg_class"
+            " WHERE relnamespace = 'public'::regnamespace) FROM alembic_version"
+        ).fetchone()
     except psycopg.errors.UndefinedTable:
         return None
-    return row[0] if row else None
 
 
 def _run(run: Path, program: str, *args: str) -> None:

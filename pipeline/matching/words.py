@@ -8,8 +8,6 @@ import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
 
-import snowballstemmer
-
 _COMMON = """
 a about above after again all also am an and any are as at be because been before being
 between both but by can could did do does doing down during each few for from further had
@@ -50,6 +48,8 @@ class _Stemmer(threading.local):
     """One for each thread: a stemmer keeps the word it is at in itself."""
 
     def __init__(self) -> None:
+        import snowballstemmer  # which brings thirty languages: not before a word is to be stemmed
+
         self.stem_word = snowballstemmer.stemmer("english").stemWord
 
 

@@ -347,16 +347,6 @@ def due(
     return [_subscriber(row) for row in rows]
 
 
-def to_welcome(conn: Connection, subscriber_id: int) -> Subscriber | None:
-    """This subscriber, locked, if they wait for their first digest."""
-    waits = and_(
-        SubscriberRow.id == subscriber_id,
-        SubscriberRow.status == SubscriberStatus.ACTIVE,
-        SubscriberRow.welcome_due,
-    )
-    return _one(conn, waits, for_change=True)
-
-
 def no_welcome(conn: Connection, subscriber_ids: Sequence[int]) -> None:
     """These have had the edition of their day: there is nothing to welcome them with."""
     conn.execute(

@@ -45,10 +45,10 @@ class Site:
     def post(self, url: str, **more: Any) -> Any:
         return self.browser.post(path(url), **more)
 
-    def ask(self, email: str = ADA, *topics: str, **schedule: Any) -> str:
+    def ask(self, email: str = ADA, *topics: str, ip: str | None = None, **schedule: Any) -> str:
         """Somebody fills in the form; the link that their mail brings."""
         wishes = Wishes(topics or ("retrieval",), make_schedule(**schedule), 5)
-        signup.ask(self.engine, email, wishes, ip=None, suppression_key=self.key, now=now())
+        signup.ask(self.engine, email, wishes, ip=ip, suppression_key=self.key, now=now())
         request = rows(self.engine, RequestRow, RequestRow.id)[-1]
         return self.services.links.confirm(request.id, now())
 

@@ -143,16 +143,6 @@ class Services:
             longest_spread=timedelta(minutes=self.settings.digest_spread_minutes),
         )
 
-    def welcome(self, subscriber_id: int, now: datetime) -> Outcome | None:
-        """The first digest of a reader who has just confirmed; None where none is due."""
-        return editions.welcome(
-            self.engine,
-            subscriber_id,
-            now,
-            expiry=timedelta(hours=self.settings.digest_expiry_hours),
-            template=self.renderer.template_version,
-        )
-
     def preview(self, email: str, now: datetime) -> Preview:
         """The digest this subscriber would get next; nothing moves. Raises NotFoundError."""
         digest, delivery = self._next_digest(email, now)

@@ -12,13 +12,17 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+import structlog
 from celery import Celery
 from celery.schedules import crontab
 from celery.signals import setup_logging, worker_shutting_down
 from kombu.entity import Queue
+from kombu.exceptions import OperationalError
 
 from pipeline import bootstrap, logs, settings
 from pipeline.bootstrap import Services
+
+log = structlog.get_logger(__name__)
 
 QUEUES = ("ingest", "edition", "dispatch")
 DRAIN = timedelta(seconds=60)  # of one dispatch task; then another may have the child
@@ -45,6 +49,18 @@ def client(loaded: settings.Settings) -> Celery:
     sender = Celery("paperboy", set_as_current=False)
     sender.conf.update(celery_settings(loaded))
     return sender
+
+
+def wake_editions(loaded: settings.Settings) -> None:
+    """Have what is due compiled now; where no broker answers, it is compiled within a minute.
+
+    Takes seconds then, so nobody should wait for it.
+    """
+    try:
+        with client(loaded) as sender:
+            sender.send_task("paperboy.publish", retry=False, expires=PUBLISH_EVERY)
+    except OperationalError as error:
+        log.warning("wake-up lost", task="paperboy.publish", error=str(error))
 
 
 def celery_settings(loaded: settings.Settings) -> dict[str, Any]:

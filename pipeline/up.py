@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,7 +41,9 @@ def run(port: int) -> None:
         _house(Path(folder), socket.getsockname()[1]) as house,
     ):
         _wake_if_new(house.services)
-        server = web.server(create_app(house.services, house.mailbox))
+        wake_editions = partial(tasks.wake_editions, house.services.settings)
+        app = create_app(house.services, house.mailbox, wake_editions=wake_editions)
+        server = web.server(app)
         _announce(house)
         with _watching(house.children, server):
             server.run(sockets=[socket])
@@ -84,9 +87,10 @@ def _house(folder: Path, port: int) -> Iterator[House]:
 
 @contextmanager
 def _workers(environment: dict[str, str], folder: Path) -> Iterator[tuple[Child, ...]]:
-    # A sender holds its process for up to a minute; nobody else should have to wait for it.
+    # A sender holds its process for up to a minute, and reading the sources takes as long; who has
+    # just confirmed should wait for neither.
     with (
-        embedded.worker(environment, queues=("ingest", "edition"), concurrency=1) as compiling,
+        embedded.worker(environment, queues=("ingest", "edition"), concurrency=2) as compiling,
         embedded.worker(environment, queues=("dispatch",), concurrency=1) as sending,
         embedded.beat(environment, folder) as ticking,
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -44,10 +45,10 @@ class Site:
     def post(self, url: str, **more: Any) -> Any:
         return self.browser.post(path(url), **more)
 
-    def ask(self, email: str = ADA, *topics: str, **schedule: Any) -> str:
+    def ask(self, email: str = ADA, *topics: str, ip: str | None = None, **schedule: Any) -> str:
         """Somebody fills in the form; the link that their mail brings."""
         wishes = Wishes(topics or ("retrieval",), make_schedule(**schedule), 5)
-        signup.ask(self.engine, email, wishes, ip=None, suppression_key=self.key, now=now())
+        signup.ask(self.engine, email, wishes, ip=ip, suppression_key=self.key, now=now())
         request = rows(self.engine, RequestRow, RequestRow.id)[-1]
         return self.services.links.confirm(request.id, now())
 
@@ -68,8 +69,8 @@ class Site:
         found = list(sightings) or [make_sighting(announced_on=now().date())]
         ingest.ingest_recorded(self.engine, [("arxiv", Reading(sightings=found))], now=now())
 
-    def publish(self) -> None:
-        list(self.services.publish(now(), everyone=True))
+    def publish(self, *, everyone: bool = True) -> None:
+        list(self.services.publish(now(), everyone=everyone))
 
     def owed(self) -> list[Any]:
         """Every delivery there is, oldest first, whatever became of it."""
@@ -98,10 +99,14 @@ class Site:
         return self.services.suppression_key
 
 
-def open_site(engine: Engine, **changes: Any) -> Site:
+def open_site(
+    engine: Engine, *, wake_editions: Callable[[], None] = lambda: None, **changes: Any
+) -> Site:
     services = Services(settings.load(None, **{"site_url": URL, **changes}), engine)
     browser = TestClient(
-        create_app(services), base_url=services.settings.site_url, follow_redirects=False
+        create_app(services, wake_editions=wake_editions),
+        base_url=services.settings.site_url,
+        follow_redirects=False,
     )
     return Site(services, browser)
 

@@ -137,8 +137,9 @@ def test_from_the_form_to_the_way_out(reader, site, inbox):
     assert [row.status for row in rows(site.engine, SubscriberRow)] == [SubscriberStatus.PENDING]
     reader.press("Yes, subscribe me")
     reader.reads("You are subscribed")
-    reader.sees("Your first digest is on its way")
+    reader.sees("Your first digest is being put together")
 
+    site.publish(everyone=False)
     welcome = reader.mail()
     assert "Retrieval, the first" in text_of(welcome)
     assert welcome["List-Unsubscribe-Post"] is None  # the trial site has no https

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+import redis
 from sqlalchemy import Engine
 
 from pipeline import ingest, signup
@@ -21,6 +22,7 @@ from pipeline.storage import subscribers
 from pipeline.storage.database import reading
 from tests.factories import NOW, make_sighting
 from tests.running import Command, read_until, wait_until
+from tests.site import open_site, path
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -160,7 +162,7 @@ def backend() -> str:
 
 
 def test_up_serves_pages_and_mail_until_it_is_stopped(tmp_path, engine: Engine, database_url):
-    """A reader is asked by mail, confirms on the page the mail leads to, and nothing stays."""
+    """A reader is asked by mail, confirms on the page it leads to, is welcomed; nothing stays."""
     # With papers there, it has no reason to ask the sources at once.
     recorded = Reading(sightings=[make_sighting()])
     assert ingest.ingest_recorded(engine, [("arxiv", recorded)], now=NOW)
@@ -173,10 +175,11 @@ def test_up_serves_pages_and_mail_until_it_is_stopped(tmp_path, engine: Engine, 
             assert "Retrieval for Patient Readers" in browser.get("/").text
             assert browser.get("/readyz").status_code == 200
 
-            signup.add(engine, "ada@example.org", signup.Wishes(), confirmed=False,
+            signup.add(engine, "ada@example.org", signup.Wishes(("retrieval",)), confirmed=False,
                        suppression_key="k", now=NOW.now(NOW.tzinfo))  # fmt: skip
             wait_until(lambda: "ada@example.org" in browser.get("/mailbox").text)
             _confirm(browser)
+            wait_until(lambda: browser.get("/mailbox").text.count("ada@example.org") == 2)
         assert _status(engine, "ada@example.org") is SubscriberStatus.ACTIVE
         assert len(command.processes()) >= 5  # itself, Valkey, two workers, a beat
 
@@ -188,13 +191,19 @@ def test_up_serves_pages_and_mail_until_it_is_stopped(tmp_path, engine: Engine, 
     assert list(command.temporary.iterdir()) == []
 
 
-def test_serve_runs_the_site_alone_until_it_is_stopped(tmp_path, database_url):
-    command = Command(tmp_path, {"DATABASE_URL": database_url})
+def test_serve_runs_the_site_alone_until_it_is_stopped(tmp_path, database_url, valkey, engine):
+    """It compiles nothing itself: where somebody confirms, it wakes a worker."""
+    command = Command(tmp_path, {"DATABASE_URL": database_url, "REDIS_URL": valkey})
+    link = open_site(engine).ask("ada@example.org")
     with command.start("serve", "--port", "0") as process:
         port = read_until(process, "Serving").split()[-1]
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as browser:
             page = browser.get("/unsubscribe/a-secret-of-nobody")
             assert browser.get("/mailbox").status_code == 404
+            with redis.Redis.from_url(valkey) as broker:
+                broker.flushall()
+                assert browser.post(path(link)).status_code == 200
+                wait_until(lambda: broker.llen("edition") == 1)
 
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)

@@ -6,21 +6,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 import redis
 from sqlalchemy import Engine, update
 
 from pipeline import editions, embedded, ingest, settings, signup
-from pipeline.domain import DeliveryStatus
+from pipeline.domain import DeliveryKind, DeliveryStatus
 from pipeline.signup import Wishes
 from pipeline.sources import Reading
 from pipeline.storage import deliveries
 from pipeline.storage.database import reading
 from pipeline.storage.schema import DeliveryRow
-from pipeline.tasks import client
+from pipeline.tasks import client, wake_editions
 from tests.factories import make_sighting
 from tests.sinks import Sink, open_sink
+from tests.site import open_site
 
 READERS = 120
 PATIENCE = 60.0  # seconds
@@ -173,6 +175,29 @@ def test_a_worker_that_is_asked_to_stop_gives_the_rest_back(
     assert told[DeliveryStatus.UNCERTAIN] == 0
     assert told[DeliveryStatus.SENT] == len(sink.taken) < READERS
     assert told[DeliveryStatus.QUEUED] == READERS - len(sink.taken)
+
+
+@on_sqlite
+def test_who_has_confirmed_is_welcomed_without_the_clock(engine, broker, environment):
+    """The site wakes a worker, which matches the new topic and compiles the first digest."""
+    site = open_site(
+        engine,
+        wake_editions=partial(
+            wake_editions, settings.load(None, redis_url=environment["REDIS_URL"])
+        ),
+    )
+    site.announce()
+
+    with embedded.worker(environment, queues=("edition",), concurrency=1):
+        site.post(site.ask())
+        until(lambda: statuses(engine)[DeliveryStatus.QUEUED] == 1)
+
+    assert site.owed()[-1].kind == DeliveryKind.WELCOME
+
+
+def test_a_broker_that_does_not_answer_keeps_nobody_from_confirming():
+    """What the clock brings within a minute is worth a line in the log, and no error."""
+    wake_editions(settings.load(None, redis_url="redis://127.0.0.1:1/0"))
 
 
 @on_sqlite

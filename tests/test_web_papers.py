@@ -233,7 +233,10 @@ def test_a_paper_shows_who_announced_it_when_and_how_it_was_liked(site, engine):
 
     assert '<th scope="row">arXiv</th><td>Tuesday, 1 January 2030</td>' in page
     assert "Hugging Face</th><td>Wednesday, 2 January 2030</td>" in page
-    assert '<td class="number">41</td><td class="number">3</td>' in page
+    assert (
+        '<td class="number" data-of="upvotes">41</td><td class="number" data-of="comments">3</td>'
+        in page
+    )
 
 
 @one_database

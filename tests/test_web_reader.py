@@ -23,6 +23,7 @@ from pipeline.storage.schema import (
     AskedRow,
     DeliveryRow,
     EventRow,
+    MatchRow,
     PaperVersionRow,
     RequestRow,
     SkipRow,
@@ -121,26 +122,42 @@ def test_no_scanner_confirms_anything(site, method):
     assert [row.used_at for row in rows(site.engine, RequestRow)] == [None]
 
 
-def test_the_first_digest_is_owed_at_once_and_the_page_says_when_the_next_one_comes(site):
+def test_the_first_digest_comes_at_once_and_the_page_says_when_the_next_one_comes(site):
     site.announce()
     link = site.ask(hour=8, timezone="Europe/Paris")
 
     answer = site.post(link)
+    site.publish(everyone=False)
 
     [reader] = rows(site.engine, SubscriberRow)
     welcome = site.owed()[-1]
     assert (welcome.kind, welcome.status) == (DeliveryKind.WELCOME, DeliveryStatus.QUEUED)
-    assert "Your first digest is on its way" in answer.text
+    assert "Your first digest is being put together" in answer.text
     assert when(reader.next_slot_at, PARIS, now()) in answer.text
     [preferences] = [to for to in links_in(answer.text) if "/preferences/" in to]
     assert site.get(preferences).status_code == 200
 
 
-def test_a_site_without_papers_promises_none(site):
-    answer = site.post(site.ask())
+def test_confirming_matches_nothing_and_wakes_whoever_does(engine):
+    """A new topic is matched to weeks of papers, which takes longer than a reader waits."""
+    woken = []
+    site = open_site(engine, wake_editions=lambda: woken.append(rows(engine, SubscriberRow)[0]))
+    site.announce()
 
-    assert answer.status_code == 200
-    assert "on its way" not in answer.text
+    site.post(site.ask())
+
+    assert [reader.welcome_due for reader in woken] == [True]
+    assert rows(engine, MatchRow) == []
+
+
+def test_who_confirms_again_after_a_day_without_papers_is_told_so(site):
+    link = site.ask()
+    site.post(link)
+    site.publish(everyone=False)
+
+    answer = site.post(link)
+
+    assert "The last days had no paper on your topics" in answer.text
     assert [row.kind for row in site.owed()] == [DeliveryKind.CONFIRMATION]
 
 
@@ -148,7 +165,10 @@ def test_confirming_twice_brings_one_welcome(site):
     site.announce()
     link = site.ask()
 
-    answers = [site.post(link) for _ in range(3)]
+    answers = []
+    for _ in range(3):
+        answers.append(site.post(link))
+        site.publish(everyone=False)
 
     assert [answer.status_code for answer in answers] == [200, 200, 200]
     assert all("You are subscribed" in answer.text for answer in answers)
@@ -251,19 +271,21 @@ def test_a_mistake_is_told_at_its_field_and_nothing_is_saved(site, field, value)
     assert signup.wishes_of(site.engine, ada.id) == before
 
 
-def test_a_change_shows_what_it_would_bring(site):
+def test_a_change_shows_what_it_would_bring(engine):
+    """Once it is looked up, which nobody waits for: the next look at the page has it."""
+    site = open_site(engine, wake_editions=lambda: site.publish(everyone=False))
     site.announce(
         make_sighting("3001.00001", title="On retrieval", announced_on=now().date()),
         make_sighting("3001.00002", title="On granite", abstract="", announced_on=now().date()),
     )
     ada = site.reader(ADA, "retrieval")
-    assert ids(site.get(site.preferences(ada)).text) == {"3001.00001"}
+    assert "being looked up" in site.get(site.preferences(ada)).text
 
     answer = site.post(site.preferences(ada), data={**CHOICE, "topic": [], "queries": "granite"})
 
     page = site.get(answer.headers["location"]).text
     assert ids(page) == {"3001.00002"}
-    assert "granite" in page
+    assert "being looked up" not in page
     assert site.owed() == []
 
 

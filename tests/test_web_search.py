@@ -144,6 +144,12 @@ def test_the_invitation_carries_what_was_searched(site, engine):
 
 
 @one_database
+@pytest.mark.parametrize("page", ["/papers?topic=agents", "/topics/agents"])
+def test_a_topic_with_a_name_is_subscribed_to_by_its_name(site, page):
+    assert 'href="/subscribe?topic=agents"' in site.get(page).text
+
+
+@one_database
 def test_a_paper_leads_to_similar_ones_once_they_are_read(site, engine):
     ingest(
         engine,

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -60,11 +61,14 @@ def serve(
     port: Port = 8000,
 ) -> None:
     """Run the site alone."""
+    from pipeline import tasks
     from pipeline.bootstrap import services
     from pipeline.web import create_app
     from pipeline.web.server import listen, server
 
-    site = server(create_app(services()))
+    ours = services()
+    wake_editions = partial(tasks.wake_editions, ours.settings)
+    site = server(create_app(ours, wake_editions=wake_editions))
     with _sigterm_as_interrupt(), suppress(KeyboardInterrupt), listen(host, port) as socket:
         typer.echo(f"Serving on {host}, port {socket.getsockname()[1]}", err=True)
         site.run(sockets=[socket])

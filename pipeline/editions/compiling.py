@@ -25,6 +25,7 @@ from pipeline.domain import (
     Schedule,
     SkipReason,
     Subscriber,
+    Subscription,
 )
 from pipeline.editions.candidates import Candidates, Draft, Edition
 from pipeline.editions.catching_up import bring_topics_up
@@ -105,46 +106,51 @@ def share(subscriber_id: int) -> float:
     return subscriber_id * 2_654_435_769 % 2**32 / 2**32  # Fibonacci hashing
 
 
-def welcome(
-    engine: Engine,
-    subscriber_id: int,
-    now: datetime,
-    *,
-    expiry: timedelta,
-    template: str,
-) -> Outcome | None:
-    """The first digest of a reader who has just confirmed, in the place of today's edition.
-
-    None where they do not wait for one: it was made before, another run is at it, they left, or
-    they have had the edition of this day. Whoever dies before calling this leaves it to `publish`.
-    """
-    run = _Run(engine, _edition(engine, now, expiry, template))
-    compiled = run.compile(partial(_one_to_welcome, subscriber_id=subscriber_id))
-    return compiled[1][0] if compiled and compiled[1] else None
-
-
-def _one_to_welcome(conn: Connection, subscriber_id: int) -> list[Subscriber]:
-    subscriber = subscribers.to_welcome(conn, subscriber_id)
-    return [subscriber] if subscriber else []
-
-
 def preview(engine: Engine, email: str, *, now: datetime) -> Digest:
     """The digest this address would get next; nothing moves. Raises NotFoundError."""
+    subscriber = _known(engine, email)
+    edition = _edition(engine, now, timedelta(0), "")
+    bring_topics_up(engine, edition.through, now)
+    with reading(engine) as conn:
+        followed = topics.followed_by(conn, [subscriber.id])[subscriber.id]
+        return _next(conn, edition, subscriber, followed)
+
+
+def outlook(engine: Engine, email: str, *, now: datetime) -> Digest | None:
+    """The same without matching anything, which takes a minute for a topic that nobody followed.
+
+    None while a topic of theirs waits to be matched.
+    """
+    subscriber = _known(engine, email)
+    edition = _edition(engine, now, timedelta(0), "")
+    with reading(engine) as conn:
+        followed = topics.followed_by(conn, [subscriber.id])[subscriber.id]
+        if topics.is_any_behind(conn, {s.topic.id for s in followed}, edition.through):
+            return None
+        return _next(conn, edition, subscriber, followed)
+
+
+def _known(engine: Engine, email: str) -> Subscriber:
     with reading(engine) as conn:
         subscriber = subscribers.by_email(conn, email)
     if subscriber is None:
         raise NotFoundError("no subscriber has this address")
-    edition = _edition(engine, now, timedelta(0), "")
-    bring_topics_up(engine, edition.through, now)
-    slot = _slot_to_come(subscriber, now)
-    with reading(engine) as conn:
-        followed = topics.followed_by(conn, [subscriber.id])[subscriber.id]
-        seen = digests.sent_before(conn, [subscriber.id], since=now - NEVER_TWICE)
-        draft = Draft(subscriber, slot, slots.local_date(slot, subscriber.schedule),
-                      _range_from(subscriber, edition))  # fmt: skip
-        candidates = Candidates(edition)
-        candidates.load(conn, [draft], {subscriber.id: followed})
-        digest, _ = candidates.digest(draft, followed, seen.get(subscriber.id, set()))
+    return subscriber
+
+
+def _next(
+    conn: Connection,
+    edition: Edition,
+    subscriber: Subscriber,
+    followed: Sequence[Subscription],
+) -> Digest:
+    slot = _slot_to_come(subscriber, edition.now)
+    seen = digests.sent_before(conn, [subscriber.id], since=edition.now - NEVER_TWICE)
+    draft = Draft(subscriber, slot, slots.local_date(slot, subscriber.schedule),
+                  _range_from(subscriber, edition))  # fmt: skip
+    candidates = Candidates(edition)
+    candidates.load(conn, [draft], {subscriber.id: followed})
+    digest, _ = candidates.digest(draft, followed, seen.get(subscriber.id, set()))
     return digest
 
 

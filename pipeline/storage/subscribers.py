@@ -374,16 +374,6 @@ def count_due(conn: Connection, now: datetime) -> int:
     return conn.execute(select(func.count()).select_from(SubscriberRow).where(due)).scalar_one()
 
 
-def to_welcome(conn: Connection, subscriber_id: int) -> Subscriber | None:
-    """This subscriber, locked, if they wait for their first digest."""
-    waits = and_(
-        SubscriberRow.id == subscriber_id,
-        SubscriberRow.status == SubscriberStatus.ACTIVE,
-        SubscriberRow.welcome_due,
-    )
-    return _one(conn, waits, for_change=True)
-
-
 def no_welcome(conn: Connection, subscriber_ids: Sequence[int]) -> None:
     """These have had the edition of their day: there is nothing to welcome them with."""
     conn.execute(

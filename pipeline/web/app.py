@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
@@ -42,9 +43,16 @@ LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
 
 
 def create_app(
-    services: Services, mailbox: Mailbox | None = None, library: Library | None = None
+    services: Services,
+    mailbox: Mailbox | None = None,
+    library: Library | None = None,
+    *,
+    wake_editions: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The site. With a `mailbox` its letters can be read by whoever reaches the site on loopback.
+
+    `wake_editions` is called, after the answer, where somebody waits for their first digest or has
+    changed their topics; without it these wait for the clock.
 
     Connects to nothing until it is served or asked for a page.
     """
@@ -64,8 +72,8 @@ def create_app(
     app.include_router(files.router(services, pages.house))
     app.include_router(papers.router(services, pages, library))
     app.include_router(topics.router(services, pages, library))
-    app.include_router(reader.router(services, pages))
     app.include_router(hooks.router(services))
+    app.include_router(reader.router(services, pages, wake_editions))
     if mailbox is not None:
         app.include_router(letters.router(mailbox, pages))
         # A page elsewhere could give its own name our address and read the letters.

@@ -80,7 +80,8 @@ class Asked:
 
     def subscribe(self) -> str:
         """The form, with what was asked here filled in."""
-        return f"/subscribe?{urlencode({'topic': self.query})}" if self.query else "/subscribe"
+        wanted = self.query if self.q else self.topic
+        return f"/subscribe?{urlencode({'topic': wanted})}" if wanted else "/subscribe"
 
 
 def read(*, q: str, topic: str, date: str, week: str, month: str, sort: str, page: str) -> Asked:

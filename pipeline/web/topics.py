@@ -58,6 +58,11 @@ class Named:
     def json(self) -> str:
         return f"{self.path}.json{self.parameters}"
 
+    @property
+    def wish(self) -> str:
+        """What the form calls it: a slug, or the query."""
+        return self.query if self.parameters else self.path.removeprefix("/topics/")
+
 
 def router(services: Services, pages: Pages, library: Library) -> APIRouter:
     routes = APIRouter()
@@ -106,7 +111,7 @@ def router(services: Services, pages: Pages, library: Library) -> APIRouter:
                 chart=chart(chosen, days) if days else None,
                 sorts=_sorts(topic, order),
                 steps=_steps(topic, asked.sort, page.number, page.last),
-                subscribe=Asked(topic=topic.query).subscribe(),
+                subscribe=Asked(topic=topic.wish).subscribe(),
                 canonical=topic.page,
             ),
         )

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +28,12 @@ STYLE: Final = Path(__file__).parents[1] / "static" / "preferences.css"
 AN_HOUR: Final = {"Cache-Control": "public, max-age=3600"}
 
 
-def router(services: Services, pages: Pages) -> APIRouter:
+def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) -> APIRouter:
     routes = APIRouter()
-    for part in (confirming, preferences, holding, leaving, viewing, privacy):
+    for part in (holding, leaving, viewing, privacy):
         routes.include_router(part.router(services, pages))
+    for asking in (confirming, preferences):
+        routes.include_router(asking.router(services, pages, wake_editions))
 
     @routes.api_route("/preferences.css", methods=LOOK)
     def stylesheet() -> Response:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import structlog
+from collections.abc import Callable
+
 from fastapi import APIRouter
-from sqlalchemy.exc import DBAPIError
+from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from pipeline import signup
@@ -15,10 +16,8 @@ from pipeline.web.pages import Pages
 from pipeline.web.reader.looking import LOOK, chosen, next_digest, now
 from pipeline.web.reader.wording import masked
 
-log = structlog.get_logger(__name__)
 
-
-def router(services: Services, pages: Pages) -> APIRouter:
+def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) -> APIRouter:
     routes = APIRouter()
     engine, links = services.engine, services.links
 
@@ -40,8 +39,10 @@ def router(services: Services, pages: Pages) -> APIRouter:
     @routes.post("/confirm/{token}")
     def join(token: str) -> Response:
         confirmed = signup.confirm(engine, links.read_confirm(token, now()), now())
-        welcomed = _welcome(confirmed.subscriber.id)
-        return _joined(confirmed.subscriber.id, welcomed=welcomed)
+        answer = _joined(confirmed.subscriber.id)
+        # A topic that nobody followed is matched to weeks of papers first: not while they wait.
+        answer.background = BackgroundTask(wake_editions)
+        return answer
 
     @routes.api_route("/new-address/{token}", methods=LOOK)
     def ask_to_move(token: str) -> Response:
@@ -66,16 +67,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
             raise InvalidTokenError("this link is not one of ours any more")
         return request
 
-    def _welcome(subscriber_id: int) -> bool:
-        """The first digest, at once. What fails here is left to the next edition to make up."""
-        try:
-            made = services.welcome(subscriber_id, now())
-        except DBAPIError:
-            log.exception("welcome put off", subscriber=subscriber_id)
-            return False
-        return made is not None and made.skipped is None
-
-    def _joined(subscriber_id: int, *, welcomed: bool) -> Response:
+    def _joined(subscriber_id: int) -> Response:
         known = signup.wishes_of(engine, subscriber_id)
         subscriber = known.subscriber
         if subscriber.status is not SubscriberStatus.ACTIVE:
@@ -89,7 +81,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
                 subscriber.max_papers,
                 subscriber.breadth,
             ),
-            welcomed=welcomed,
+            is_welcome_due=subscriber.welcome_due,
             digests=known.digests,
             next_digest=next_digest(subscriber, now()),
             preferences=links.preferences(subscriber.id, now()),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cache
 from typing import Final
 
 from fastapi import APIRouter
+from starlette.background import BackgroundTask
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from pipeline import editions, signup, slots
@@ -40,12 +41,12 @@ DONE: Final = {
 class Outlook:
     """The next digest, if it were made now."""
 
-    heading: str  # "Tomorrow, Wednesday 25 November, at 08:00 Europe/Paris"
     cards: tuple[Card, ...]
     more: int
+    is_ready: bool = True  # False while a topic waits to be matched
 
 
-def router(services: Services, pages: Pages) -> APIRouter:
+def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) -> APIRouter:
     routes = APIRouter(prefix="/preferences/{token}")
     engine = services.engine
 
@@ -61,7 +62,9 @@ def router(services: Services, pages: Pages) -> APIRouter:
         if wrong:
             return _page(token, typed=typed, wrong=wrong)
         signup.change(engine, subscriber_id, wishing.wishes(typed), now())
-        return _back(token, "saved")
+        answer = _back(token, "saved")
+        answer.background = BackgroundTask(wake_editions)  # which matches new topics
+        return answer
 
     @routes.post("/pause")
     def pause(token: str, form: Sent) -> Response:
@@ -135,12 +138,14 @@ def router(services: Services, pages: Pages) -> APIRouter:
     def _outlook(subscriber: Subscriber) -> Outlook | None:
         if subscriber.status is not SubscriberStatus.ACTIVE:
             return None
-        digest = editions.preview(engine, subscriber.email, now=now())
+        digest = editions.outlook(engine, subscriber.email, now=now())
+        if digest is None:
+            return Outlook((), 0, is_ready=False)
         cards = tuple(
             views.card(pick.paper, views.reasons(pick.reasons, ROOM), pages.house, ROOM)
             for pick in digest.picks
         )
-        return Outlook(next_digest(subscriber, now()), cards, digest.more)
+        return Outlook(cards, digest.more)
 
     return routes
 

@@ -24,13 +24,14 @@ from pipeline.domain import Delivery, DeliveryKind, Digest, Notice, NoticeKind, 
 from pipeline.editions import Outcome
 from pipeline.errors import NotFoundError, RenderError, SettingsError, TransportError
 from pipeline.feedback.applying import Effect, Feedback
-from pipeline.feedback.imap import read_imap
+from pipeline.feedback.imap import is_imap, read_imap
 from pipeline.feedback.maildir import read_maildir
 from pipeline.feedback.providers import Provider
 from pipeline.feedback.providers.fetching import fetch
 from pipeline.feedback.providers.generic import Generic
 from pipeline.feedback.providers.ses import SES
 from pipeline.feedback.providers.sns import SNS
+from pipeline.feedback.reading import read_mail
 from pipeline.ingest import SourceReport
 from pipeline.limits import Bucket, SharedBucket
 from pipeline.links import SignedLinks
@@ -384,11 +385,17 @@ class Services:
             taken.extend(self.read_bounces([(name, octets)], read, now))
             return taken[-1].notice.kind is not NoticeKind.NONE
 
-        if where.startswith(("imap://", "imaps://")):
+        if is_imap(where):
             read_imap(where, take)
         else:
             read_maildir(Path(where), take)
         return taken
+
+    def read_own_mailbox(self, now: datetime) -> None:
+        """Apply what is new in the mailbox of the settings, if there is one. MailboxError."""
+        if self.settings.bounce_mailbox:
+            where = self.settings.bounce_mailbox.get_secret_value()
+            self.read_mailbox(where, read_mail, now)
 
     # --- Dispatch -------------------------------------------------------------------------------
 

@@ -153,6 +153,7 @@ class Settings(BaseSettings):
     # Feedback
     ses_topics: Words = ()
     hook_secret: Annotated[Words, Field(repr=False)] = ()  # newest first
+    bounce_mailbox: SecretStr | None = None
 
     # Logs
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
@@ -205,6 +206,14 @@ class Settings(BaseSettings):
     def _long_enough(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if any(len(secret) < SHORTEST_SECRET for secret in value):
             raise ValueError(f"must have at least {SHORTEST_SECRET} characters")
+        return value
+
+    @field_validator("bounce_mailbox")
+    @classmethod
+    def _imap_address(cls, value: SecretStr | None) -> SecretStr | None:
+        parts = urlsplit(value.get_secret_value()) if value else None
+        if parts and (parts.scheme not in {"imap", "imaps"} or not parts.hostname):
+            raise ValueError("must look like imaps://user:password@mail.example.org/INBOX")
         return value
 
     @field_validator("logo_url")

@@ -28,6 +28,7 @@ QUEUES = ("ingest", "edition", "dispatch")
 DRAIN = timedelta(seconds=60)  # of one dispatch task; then another may have the child
 DISPATCH_EVERY = 5.0  # seconds
 PUBLISH_EVERY = 60.0
+BOUNCES_EVERY = 600.0
 INGEST_AT = crontab(minute="7")  # arXiv and Hugging Face publish on the hour
 
 PURGE_AT = crontab(hour="3", minute="40")
@@ -90,6 +91,7 @@ def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
             "paperboy.ingest": {"queue": "ingest"},
             "paperboy.publish": {"queue": "edition"},
             "paperboy.purge": {"queue": "edition"},
+            "paperboy.bounces": {"queue": "edition"},
             "paperboy.dispatch": {"queue": "dispatch"},
         },
         "worker_prefetch_multiplier": 1,
@@ -104,6 +106,7 @@ def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
                 "schedule": PURGE_AT,
                 "options": {"expires": 6 * 3600},  # no newer one follows before tomorrow
             },
+            "bounces": {"task": "paperboy.bounces", "schedule": BOUNCES_EVERY, "options": wake_up},
             "dispatch": {
                 "task": "paperboy.dispatch",
                 "schedule": DISPATCH_EVERY,
@@ -127,6 +130,11 @@ def publish() -> None:
 @app.task(name="paperboy.purge")
 def purge() -> None:
     _services().purge(datetime.now(UTC))
+
+
+@app.task(name="paperboy.bounces")
+def bounces() -> None:
+    _services().read_own_mailbox(datetime.now(UTC))
 
 
 @app.task(name="paperboy.dispatch")

@@ -13,7 +13,8 @@ from sqlalchemy import Engine, update
 
 from pipeline import bootstrap, ingest, settings, signup
 from pipeline.bootstrap import Services
-from pipeline.domain import DeliveryStatus, Notice, NoticeKind, Sighting, Verdict
+from pipeline.domain import DeliveryStatus, Sighting
+from pipeline.feedback.reading import read_mail
 from pipeline.signup import Wishes
 from pipeline.sources import Reading
 from pipeline.storage import deliveries, subscribers
@@ -202,16 +203,6 @@ def bounce_of(mail: Received, status: str = "5.1.1") -> bytes:
     ).encode()
 
 
-def read(octets: bytes) -> Notice:
-    """A bounce as the one above is read."""
-    returned = email.message_from_bytes(octets)
-    fields = octets.decode().split("\r\n")
-    (status,) = (line.partition(": ")[2] for line in fields if line.startswith("Status: "))
-    verdict = Verdict.HARD if status == "5.1.1" else Verdict.SOFT
-    kind = NoticeKind.HARD if verdict is Verdict.HARD else NoticeKind.SOFT
-    return Notice(kind, status=status, verdict=verdict, envelope=returned["To"])
-
-
 @pytest.mark.parametrize("settled", [True, False])
 def test_a_bounce_that_comes_later_ends_the_mail_to_that_address(
     announce, subscribe, publish_and_send, services, inbox, settled
@@ -230,7 +221,7 @@ def test_a_bounce_that_comes_later_ends_the_mail_to_that_address(
             conn.execute(update(DeliveryRow).values(status="uncertain", sent_at=None))
     back = [("1", bounce_of(mail)), ("2", bounce_of(mail))]
 
-    effects = [one.effect for one in services.read_bounces(back, read, TODAY)]
+    effects = [one.effect for one in services.read_bounces(back, read_mail, TODAY)]
     announce(make_sighting(title="Quantum cake"), days=1)
     (skipped,) = services.publish(TODAY + timedelta(days=1), everyone=True)
 
@@ -251,7 +242,7 @@ def test_bounces_and_refusals_count_together(
         announce(make_sighting(title=f"Quantum tea, part {days}"), days=days)
         publish_and_send(days)
         back = [(str(days), bounce_of(inbox.received[days], "5.0.0"))]
-        assert [r.effect for r in services.read_bounces(back, read, TODAY)] == ["counted"]
+        assert [r.effect for r in services.read_bounces(back, read_mail, TODAY)] == ["counted"]
     inbox.refuse["ada@example.org"] = "550 5.0.0 We would rather not"
     announce(make_sighting(title="Quantum cake"), days=2)
     publish_and_send(2)

@@ -95,6 +95,7 @@ def test_a_file_that_is_not_there_is_no_mistake(tmp_path):
         ("LOGO_URL", "http://example.org/logo.png"),
         ("SES_TOPICS", "bounces"),
         ("HOOK_SECRET", "hunter2"),
+        ("BOUNCE_MAILBOX", "https://mail.example.org"),
     ],
 )
 def test_a_wrong_value_is_named(load, name, value):

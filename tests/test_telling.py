@@ -157,6 +157,7 @@ def join(way: Way) -> None:
 
 def read(way: Way) -> None:
     way.sink.answers["DOT"] = f"250 2.0.0 Ok {ADA}"
+    list(way.services.publish(datetime.now(UTC)))
     way.send()
     assert way.get(way.link("digests")).ok
     preferences = way.link("preferences")

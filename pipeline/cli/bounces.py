@@ -10,16 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.output import AsJson, complain, show
+from pipeline.cli.output import AsJson, UsageError, complain, show
 from pipeline.domain import Notice
 from pipeline.errors import PaperboyError
+from pipeline.feedback.imap import is_imap
 from pipeline.feedback.mailboxes import Found, Unreadable, mail_from, mails_at, mails_named
 from pipeline.feedback.maildir import is_maildir
 from pipeline.feedback.reading import read_mail
 
 app = typer.Typer(no_args_is_help=True)
 
-IMAP = ("imap://", "imaps://")
 _COLUMNS = ("file", "kind", "recipients", "status", "reason")
 
 
@@ -65,7 +65,7 @@ def _applied(path: str, unreadable: list[str], *, names: bool) -> Iterator[dict[
     from pipeline.bootstrap import services  # which a dry run can do without
 
     built, now = services(), datetime.now(UTC)
-    if not names and (path.startswith(IMAP) or is_maildir(Path(path))):
+    if not names and (is_imap(path) or is_maildir(Path(path))):
         mails = iter(built.read_mailbox(path, read_mail, now))
     else:
         mails = built.read_bounces(_readable(path, unreadable, names=names), read_mail, now)
@@ -75,8 +75,8 @@ def _applied(path: str, unreadable: list[str], *, names: bool) -> Iterator[dict[
 
 def _readable(path: str, unreadable: list[str], *, names: bool) -> Iterator[tuple[str, bytes]]:
     """Name and octets of each mail; what could not be read is added to `unreadable`."""
-    if path.startswith(IMAP):
-        raise PaperboyError("a mailbox is not read for a dry run: it would be marked as read")
+    if is_imap(path):
+        raise UsageError("a mailbox is not read for a dry run: it would be marked as read")
     for mail in _mails(path, names=names):
         if isinstance(mail, Unreadable):
             complain(f"{mail.name}: {mail.why}")

@@ -52,6 +52,10 @@ class Address:
         return self.host == "localhost"
 
 
+def is_imap(where: str) -> bool:
+    return where.startswith(("imap://", "imaps://"))
+
+
 def parse(url: str) -> Address:
     """Raises SettingsError, without showing what may hold a password."""
     try:

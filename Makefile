@@ -112,5 +112,6 @@ $(VENV)/.installed: $(VENV)/.python requirements.txt pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	@echo "Installing what the tests need ..." >&2
-	@$(INSTALL) --require-hashes -r requirements-dev.txt
+	@# Tests start hundreds of processes, and where PYTHONDONTWRITEBYTECODE is set each would compile.
+	@$(INSTALL) --compile-bytecode --require-hashes -r requirements-dev.txt
 	@touch $@

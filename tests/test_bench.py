@@ -13,7 +13,9 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import Engine
+from typer.testing import CliRunner
 
+from pipeline import cli
 from pipeline.bench import oracle, outbox, send, sinks
 from pipeline.bench.outbox import Outbox
 from pipeline.bench.papers import Scribe
@@ -103,7 +105,7 @@ def test_people_get_a_table():
     "arguments", [["send", "--mails", "0"], ["send", "--papers", "51"], ["nonsense"], []]
 )
 def test_wrong_use_ends_with_2(arguments: Sequence[str]):
-    assert bench(*arguments).returncode == 2
+    assert CliRunner().invoke(cli.app, ["bench", *arguments]).exit_code == 2
 
 
 def test_a_site_is_asked_for_searches_and_its_last_line_has_the_figures():

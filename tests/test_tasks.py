@@ -116,6 +116,7 @@ def test_a_wake_up_sends_what_is_owed(engine, broker, environment, sink, owed, w
     assert sorted(sink.recipients) == sorted(owed)
 
 
+@on_sqlite
 def test_flushall_in_the_middle_loses_and_repeats_nothing(
     engine, broker, environment, sink, owed, wake
 ):
@@ -132,6 +133,7 @@ def test_flushall_in_the_middle_loses_and_repeats_nothing(
     assert Counter(sink.recipients) == Counter(owed)
 
 
+@on_postgresql
 def test_a_killed_worker_leaves_one_uncertain_mail_a_connection_at_most(
     engine, broker, environment, sink, owed, wake
 ):

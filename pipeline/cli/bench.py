@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from pipeline.cli.interrupting import interruptible
 from pipeline.cli.output import AsJson
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def send(
     from pipeline.bench.send import Plan, run
 
     plan = Plan(mails, papers, rounds, sessions, database_url)
-    with _sigterm_as_interrupt(), _progress(plan) as told:
+    with interruptible(), _progress(plan) as told:
         report = run(plan, told)
     if as_json:
         sys.stdout.write(json.dumps(report.as_json()) + "\n")
@@ -74,7 +74,7 @@ def web(
 
     console = Console(stderr=True)
     plan = Plan(papers, searches, database_url)
-    with _sigterm_as_interrupt(), console.status("") as status:
+    with interruptible(), console.status("") as status:
         report = run(plan, lambda step: status.update(f"{step} ..."))
     if as_json:
         sys.stdout.write(json.dumps(report.as_json()) + "\n")
@@ -151,17 +151,3 @@ def _table(first: str, *others: str) -> Table:
     for other in others:
         table.add_column(other, justify="right")
     return table
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends us by an exception, so that children and databases are put away."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(_number: int, _frame: Any) -> NoReturn:
-    raise KeyboardInterrupt

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
+from pipeline.cli.interrupting import interruptible
 from pipeline.cli.output import UsageError
 
 # What these commands run takes a second to import, which no other command should have to wait:
@@ -39,9 +38,15 @@ def demo_command(
     if papers and live:
         raise UsageError("say one of --papers and --live")
     files = (papers,) if papers else demo.SAMPLE
-    with _sigterm_as_interrupt():
+    with interruptible() as interrupt:
         try:
-            demo.run(files=files, live=live, mail_dir=mail_dir, now=datetime.now(UTC))
+            demo.run(
+                files=files,
+                live=live,
+                mail_dir=mail_dir,
+                now=datetime.now(UTC),
+                stop=lambda: interrupt.came,
+            )
         except KeyboardInterrupt:
             raise typer.Exit(STOPPED) from None
 
@@ -51,7 +56,7 @@ def up_command(port: Port = 8000) -> None:
     """Run site, workers and clock in this terminal, with a mailbox where no mail server is set."""
     from pipeline import up
 
-    with _sigterm_as_interrupt(), suppress(KeyboardInterrupt):
+    with interruptible(), suppress(KeyboardInterrupt):
         up.run(port)
 
 
@@ -69,20 +74,6 @@ def serve(
     ours = services()
     wake_editions = partial(tasks.wake_editions, ours.settings)
     site = server(create_app(ours, wake_editions=wake_editions))
-    with _sigterm_as_interrupt(), suppress(KeyboardInterrupt), listen(host, port) as socket:
+    with interruptible(), suppress(KeyboardInterrupt), listen(host, port) as socket:
         typer.echo(f"Serving on {host}, port {socket.getsockname()[1]}", err=True)
         site.run(sockets=[socket])
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends us as Ctrl-C does: by an exception, which lets everything be put away."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(_number: int, _frame: Any) -> NoReturn:
-    raise KeyboardInterrupt

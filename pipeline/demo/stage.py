@@ -32,6 +32,7 @@ class Stage:
     services: Services
     worker: Child
     mailbox: Mailbox
+    stop: Callable[[], bool]
 
     def work(
         self, task: str, count: Callable[[], int], goal: int, done: Callable[[int], None]
@@ -44,6 +45,8 @@ class Stage:
         wake_at = time.monotonic()
         while (so_far := count()) < goal:
             done(so_far)
+            if self.stop():
+                raise KeyboardInterrupt
             if not self.worker.is_running():
                 raise ServiceError("the Celery worker ended early")
             if time.monotonic() > deadline:
@@ -60,7 +63,7 @@ class Stage:
 
 
 @contextmanager
-def stage(folder: Path) -> Iterator[Stage]:
+def stage(folder: Path, stop: Callable[[], bool]) -> Iterator[Stage]:
     box = Mailbox(folder / "mail")
     with embedded.valkey() as redis, mailbox.serve("127.0.0.1", 0, box) as port:
         ours = {
@@ -79,7 +82,7 @@ def stage(folder: Path) -> Iterator[Stage]:
         try:
             environment = settings.child_environment(**ours)
             with embedded.worker(environment, concurrency=1) as worker:
-                yield Stage(services, worker, box)
+                yield Stage(services, worker, box, stop)
         finally:
             services.engine.dispose()
 

@@ -27,11 +27,17 @@ ON_THE_WAY = frozenset({DeliveryStatus.QUEUED, DeliveryStatus.LEASED, DeliverySt
 
 
 def run(
-    *, files: tuple[Path, ...] = SAMPLE, live: bool = False, mail_dir: Path, now: datetime
+    *,
+    files: tuple[Path, ...] = SAMPLE,
+    live: bool = False,
+    mail_dir: Path,
+    now: datetime,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Send three digests to `mail_dir`, and tell why each paper is in them.
 
-    Raises PaperboyError unless everything that was owed arrived.
+    Raises KeyboardInterrupt once `stop` says so, and PaperboyError unless everything that was owed
+    arrived.
     """
     started, story = clock.monotonic(), Story()
     if mail_dir.exists() and not mail_dir.is_dir():
@@ -39,7 +45,7 @@ def run(
     found = None if live else [answer for path in files for answer in recorded.read_file(path)]
     with TemporaryDirectory(prefix="paperboy-demo-") as folder, ExitStack() as stack:
         with story.step("Starting Valkey, a Celery worker and a mailbox"):
-            ours = stack.enter_context(stage(Path(folder)))
+            ours = stack.enter_context(stage(Path(folder), stop))
         with story.step("Subscribing three readers", len(READERS)) as done:
             schedules = _subscribe(ours.services, now, done)
         with story.step("Reading today's papers" if live else "Reading recorded papers"):

@@ -52,8 +52,8 @@ class Scribe:
         self._chance = Random(1)  # noqa: S311  (made up, not secret)
 
     def papers(self, count: int, newest: date) -> Iterator[Sighting]:
-        """Newest first, so many a day."""
-        for number in range(count):
+        """Oldest first, as they would have come, so many a day."""
+        for number in reversed(range(count)):
             announced_on = newest - timedelta(days=number // A_DAY)
             arxiv_id = f"{announced_on:%y%m}.{number % 100_000:05d}"
             yield Sighting(

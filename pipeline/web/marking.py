@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from markupsafe import Markup, escape
 
 from pipeline.matching.query import And, Field, Fielded, Or, Phrase, Query, Words
-from pipeline.matching.words import STOP_WORDS, Word, forms, stem, words
+from pipeline.matching.words import STOP_WORDS, stem, stems
 
 Stems = tuple[str, ...]
 TEXTS = {Field.TITLE, Field.ABSTRACT}
@@ -21,10 +21,10 @@ def marked(text: str, phrases: Iterable[Stems]) -> Markup:
     wanted = set(phrases)
     if not wanted:
         return escape(text)
-    found = words(text)
+    found, spans = stems(text)
     pieces, at = [], 0
-    for first, last in _joined(_mentions([stem(word.form) for word in found], wanted)):
-        start, end = _span(found, first, last)
+    for first, last in _joined(_mentions(found, wanted)):
+        start, end = spans[first][0], spans[last][1]
         pieces += [escape(text[at:start]), Markup("<mark>{}</mark>").format(text[start:end])]
         at = end
     return Markup("").join([*pieces, escape(text[at:])])
@@ -32,9 +32,7 @@ def marked(text: str, phrases: Iterable[Stems]) -> Markup:
 
 def stems_of(phrases: Iterable[str]) -> frozenset[Stems]:
     """Phrases as `marked` compares them."""
-    return frozenset(
-        stems for phrase in phrases if (stems := tuple(stem(form) for form in forms(phrase)))
-    )
+    return frozenset(stemmed for phrase in phrases if (stemmed := tuple(stems(phrase)[0])))
 
 
 def asked_for(query: Query) -> frozenset[Stems]:
@@ -68,20 +66,16 @@ def _joined(mentions: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         yield first, last
 
 
-def _mentions(stems: list[str], phrases: set[Stems]) -> Iterator[tuple[int, int]]:
+def _mentions(found: list[str], phrases: set[Stems]) -> Iterator[tuple[int, int]]:
     """First and last word of each mention, in order; of two at one place the longer one."""
     by_first: dict[str, list[Stems]] = {}
     for phrase in sorted(phrases, key=len, reverse=True):
         by_first.setdefault(phrase[0], []).append(phrase)
     end = 0
-    for i, first in enumerate(stems):
+    for i, first in enumerate(found):
         if i < end or first not in by_first:
             continue
-        found = (p for p in by_first[first] if tuple(stems[i : i + len(p)]) == p)
-        if (here := next(found, None)) is not None:
+        here = next((p for p in by_first[first] if tuple(found[i : i + len(p)]) == p), None)
+        if here is not None:
             end = i + len(here)
             yield i, end - 1
-
-
-def _span(found: list[Word], first: int, last: int) -> tuple[int, int]:
-    return found[first].start, found[last].end

@@ -24,7 +24,7 @@ from tests.chaos.victims import STEPS, run_send
 SENDERS = 3  # at a time, beside the workers
 AT_RANDOM = "at a random moment"
 LONGEST = 12.0  # seconds that a sender lives which does not come to its step
-BROKER_EVERY, DATABASE_EVERY, WORKER_EVERY, FLUSH_EVERY = 41, 29, 61, 25  # kills
+BROKER_EVERY, DATABASE_EVERY, WORKER_EVERY, BEAT_EVERY, FLUSH_EVERY = 41, 29, 61, 35, 25  # kills
 FINISH = 300.0  # seconds in which the living must end what the dead have left
 
 
@@ -112,6 +112,8 @@ class Killing:
             self.kills["a child of a Celery worker"] += 1
         if self._is_time_for("a whole Celery worker", WORKER_EVERY):
             worker.restart()
+        if self._is_time_for("beat", BEAT_EVERY):
+            worker.restart_a_beat()
         if self._is_time_for("Valkey", BROKER_EVERY):
             self._stage.kill_valkey()
             self._stage.start_valkey()
@@ -137,7 +139,8 @@ class _Workers:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._environment = {**stage.environment, "CHAOS_WORKER": "1"}
-        self._beats = ExitStack()
+        self._stack = ExitStack()
+        self._beats: list[tuple[Child, Path]] = []
         self._woken_at = 0.0
         self._child: Child | None = None
 
@@ -146,18 +149,27 @@ class _Workers:
         for number in range(2):
             folder = self._stage.folder / f"beat{number}"
             folder.mkdir()
-            self._beats.enter_context(embedded.beat(self._stage.environment, folder))
+            self._start_beat(folder)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._child:
             self._child.kill()
-        self._beats.close()
+        self._stack.close()
 
     def _start(self) -> None:
         options = ["--pool=prefork", "--concurrency=2", "--queues=dispatch", "--loglevel=CRITICAL"]
         command = embedded._celery("tests.chaos.victims", "worker", *options)
         self._child = Child(command, environment=self._environment, silent=True)
+
+    def _start_beat(self, folder: Path) -> None:
+        beat = self._stack.enter_context(embedded.beat(self._stage.environment, folder))
+        self._beats.append((beat, folder))
+
+    def restart_a_beat(self) -> None:
+        beat, folder = self._beats.pop(0)
+        beat.kill()
+        self._start_beat(folder)
 
     def restart(self) -> None:
         if self._child:

@@ -89,7 +89,9 @@ def test_a_claim_reads_the_outbox_in_its_order(engine, domain):
 
     assert len(plans) == 2
     for plan in plans:
-        assert ("ix_deliveries_outbox_domain" if domain else "ix_deliveries_outbox") in plan
+        # Of two indexes that have the order, PostgreSQL takes either for an empty table.
+        chosen = domain and engine.dialect.name == "sqlite"
+        assert ("ix_deliveries_outbox_domain" if chosen else "ix_deliveries_outbox") in plan
         assert "Sort" not in plan
         assert "TEMP B-TREE FOR ORDER BY" not in plan
 

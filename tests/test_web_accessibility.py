@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 from sqlalchemy import Engine
 
 from tests.conftest import CHROMIUM
@@ -89,6 +89,7 @@ class Visitor:
         answer = arrive(tab, self.site, stop)
         if answer.status != stop.status:
             self._complain(f"answered with {answer.status}")
+        expect(tab.locator(".busy")).to_have_count(0)  # a preview is there before it is judged
         tab.evaluate(self._axe)
         self._look(tab, WCAG if stop.is_mail else RULES)
         self._view(tab, DESK, "dark")

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import json
 import resource
-import signal
-import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import update
 
 from pipeline.domain import DeliveryStatus
 from pipeline.signup import leaving
 from pipeline.smtp import SMTPTransport
 from pipeline.storage import deliveries
-from pipeline.storage.schema import DeliveryRow
 from tests import outbox
 from tests.chaos.judging import judge
 from tests.chaos.killing import kill
@@ -244,32 +239,6 @@ def owe_confirmations(engine, count):
     now = datetime.now(UTC)
     dates = {"not_before": now, "created_at": now, "expires_at": now + timedelta(hours=1)}
     return [add_confirmation(engine, request_id=1, **dates) for _ in range(count)]
-
-
-@on_sqlite
-def test_a_paused_process_that_wakes_up_repeats_nothing(database_url, engine, sink, tmp_path):
-    """SIGSTOP before the mark; its message is sent by another after the lease, then it goes on."""
-    [id_] = owe_confirmations(engine, 1)
-    paused = threading.Event()
-
-    def pause(moment):
-        if moment == "RCPT" and not paused.is_set():
-            sender.send_signal(signal.SIGSTOP)
-            paused.set()
-
-    sink.on_moment = pause
-    settings = {"DATABASE_URL": database_url, "SMTP_URL": f"smtp://127.0.0.1:{sink.port}"}
-    with Command(tmp_path, settings).start("send", "--once", "--json") as sender:
-        assert paused.wait(SECONDS)
-        with engine.begin() as conn:
-            conn.execute(update(DeliveryRow).values(lease_until=datetime.now(UTC)))
-        other = make_dispatcher(engine, sink, now=datetime.now(UTC)).drain(once=True)
-        sender.send_signal(signal.SIGCONT)
-        out, _ = sender.communicate(timeout=SECONDS)
-
-    assert (other.sent, json.loads(out.splitlines()[-1])["sent"]) == (1, 0)
-    assert len(sink.taken) == 1
-    assert row(engine, id_).status == Status.SENT
 
 
 @on_sqlite

@@ -287,7 +287,7 @@ def test_a_domain_that_finds_us_too_fast_waits_and_the_others_do_not(engine, sin
     tally = send(engine, sink, chunk=4, connections=1)
 
     assert tally.sent == 20
-    assert tally.deferred <= 5, "the others of its claim were given back"
+    assert tally.deferred <= 8, "of two claims at most: the rest were given back"
     waiting = [row(engine, id_) for id_ in gmail]
     assert {one.status for one in waiting} == {Status.QUEUED}
     assert sum(one.attempts for one in waiting) == tally.deferred

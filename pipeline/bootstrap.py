@@ -432,7 +432,7 @@ class Services:
             transport=self.transport,
             compose=partial(self.compose, now=clock),
             load=load_digests,
-            sender=lambda delivery: self.sender.envelope(delivery.id),
+            sender=lambda delivery: self.sender.envelope(delivery.id, delivery.dedupe_key),
             connections=self.settings.smtp_connections,
             chunk=min([CHUNK, *(rate.most for rate in self.settings.rates)]),
             rates=self._counted_rates,

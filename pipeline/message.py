@@ -105,7 +105,7 @@ class Sender:
         mac = hmac.digest(self.key.encode(), f"message-id:{dedupe_key}".encode(), "sha256")
         return mac[:16].hex()
 
-    def envelope(self, delivery_id: int) -> str:
+    def envelope(self, delivery_id: int, dedupe_key: str) -> str:
         """The address that bounces of this delivery go to; plain where none is configured.
 
         The token is in lower-case base32: many relays change the case of what they pass on.
@@ -113,22 +113,34 @@ class Sender:
         if self.bounce_address is None:
             return self.address
         local, _, domain = wire_address(parseaddr(self.bounce_address)[1]).rpartition("@")
-        return f"{local}+{self._bounce_token(delivery_id)}@{domain}"
+        return f"{local}+{self._bounce_token(delivery_id, dedupe_key)}@{domain}"
 
-    def delivery_of(self, envelope: str) -> int | None:
-        """The delivery that a bounce address was made for; None if we did not make it."""
-        token = envelope.rpartition("@")[0].rpartition("+")[2].lower()
-        try:
-            delivery_id = int.from_bytes(base64.b32decode(token.upper())[:5])
-        except ValueError:
-            return None
-        made = self._bounce_token(delivery_id)
-        return delivery_id if hmac.compare_digest(made.encode(), token.encode()) else None
+    def is_envelope_of(self, envelope: str, delivery_id: int, dedupe_key: str) -> bool:
+        """Whether we made this bounce address for this delivery.
 
-    def _bounce_token(self, delivery_id: int) -> str:
+        An id alone says little: after a backup was restored, another delivery may have it.
+        """
+        made = self._bounce_token(delivery_id, dedupe_key)
+        return hmac.compare_digest(made.encode(), _token(envelope).encode())
+
+    def _bounce_token(self, delivery_id: int, dedupe_key: str) -> str:
         number = delivery_id.to_bytes(5)
-        mac = hmac.digest(self.key.encode(), b"bounce:" + number, "sha256")
+        proved = b"bounce:" + number + dedupe_key.encode()
+        mac = hmac.digest(self.key.encode(), proved, "sha256")
         return base64.b32encode(number + mac[:5]).decode().lower()
+
+
+def named_by(envelope: str) -> int | None:
+    """The delivery that a bounce address names, proven or not; None where it names none."""
+    try:
+        octets = base64.b32decode(_token(envelope).upper())
+    except ValueError:
+        return None
+    return int.from_bytes(octets[:5]) if len(octets) == 10 else None
+
+
+def _token(envelope: str) -> str:
+    return envelope.rpartition("@")[0].rpartition("+")[2].lower()
 
 
 def compose_digest(

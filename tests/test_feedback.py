@@ -67,9 +67,10 @@ def send(engine, subscriber_id, days=0, **changes):
     return add_delivery(engine, subscriber_id=subscriber_id, **{**values, **changes})
 
 
-def about(delivery_id, kind=HARD, **changes) -> Notice:
+def about(engine, delivery_id, kind=HARD, **changes) -> Notice:
     """A notice that came back to the address we made for this delivery."""
-    return Notice(kind, envelope=SENDER.envelope(delivery_id), **changes)
+    envelope = SENDER.envelope(delivery_id, row(engine, delivery_id).dedupe_key)
+    return Notice(kind, envelope=envelope, **changes)
 
 
 def status_of(engine, subscriber_id):
@@ -126,7 +127,7 @@ def test_a_bounce_to_our_address_suppresses_and_cancels_at_once(engine, feedback
     owed = add_delivery(engine, subscriber_id=ada)
     leased = add_delivery(engine, subscriber_id=ada, status="leased", lease="somebody's")
 
-    assert feedback.apply(about(bounced), NOW) is Effect.SUPPRESSED
+    assert feedback.apply(about(engine, bounced), NOW) is Effect.SUPPRESSED
 
     assert outbox.suppressions(engine) == {HASH: "hard"}
     assert outbox.statuses(engine) == ["sent", "suppressed", "suppressed"]
@@ -173,7 +174,7 @@ def test_a_proof_for_one_reader_hurts_no_other(engine, feedback, ada):
     """Who bounces their own mail may name whom they like."""
     mine = send(engine, add_subscriber(engine, "eve@example.org", address_hash="eve"))
 
-    feedback.apply(about(mine, recipients=(ADA,)), NOW)
+    feedback.apply(about(engine, mine, recipients=(ADA,)), NOW)
 
     assert outbox.suppressions(engine) == {"eve": "hard"}
 
@@ -199,7 +200,7 @@ def test_the_third_soft_bounce_in_a_row_suppresses(engine, feedback, ada):
     soft = {"kind": NoticeKind.SOFT, "verdict": Verdict.SOFT, "status": "5.0.0"}
 
     effects = [
-        feedback.apply(about(send(engine, ada, days), **soft), NOW + days * DAY)
+        feedback.apply(about(engine, send(engine, ada, days), **soft), NOW + days * DAY)
         for days in range(3)
     ]
 
@@ -211,7 +212,7 @@ def test_a_full_mailbox_is_given_two_weeks(engine, feedback, ada):
     full = {"kind": NoticeKind.SOFT, "verdict": Verdict.FULL, "status": "5.2.2"}
 
     effects = [
-        feedback.apply(about(send(engine, ada, days), **full), NOW + days * DAY)
+        feedback.apply(about(engine, send(engine, ada, days), **full), NOW + days * DAY)
         for days in range(15)
     ]
 
@@ -222,7 +223,9 @@ def test_a_full_mailbox_is_given_two_weeks(engine, feedback, ada):
 def test_a_mailbox_that_is_switched_off_is_hard_on_the_second_edition(engine, feedback, ada):
     off = {"kind": NoticeKind.SOFT, "verdict": Verdict.SOFT, "status": "5.2.1"}
 
-    effects = [feedback.apply(about(send(engine, ada, days), **off), NOW) for days in range(2)]
+    effects = [
+        feedback.apply(about(engine, send(engine, ada, days), **off), NOW) for days in range(2)
+    ]
 
     assert effects == [Effect.COUNTED, Effect.SUPPRESSED]
     assert outbox.suppressions(engine) == {HASH: "hard"}
@@ -231,7 +234,7 @@ def test_a_mailbox_that_is_switched_off_is_hard_on_the_second_edition(engine, fe
 def test_a_complaint_leaves_and_only_an_operator_lifts_it(engine, feedback, ada):
     owed = add_delivery(engine, subscriber_id=ada)
 
-    effect = feedback.apply(about(send(engine, ada), NoticeKind.COMPLAINT), NOW)
+    effect = feedback.apply(about(engine, send(engine, ada), NoticeKind.COMPLAINT), NOW)
 
     assert effect is Effect.SUPPRESSED
     assert status_of(engine, ada) == SubscriberStatus.UNSUBSCRIBED
@@ -246,7 +249,7 @@ def test_a_complaint_leaves_and_only_an_operator_lifts_it(engine, feedback, ada)
 def test_information_is_only_noted(engine, feedback, ada, kind):
     sent = send(engine, ada, reason="accepted")
 
-    assert feedback.apply(about(sent, kind), NOW) is Effect.NOTED
+    assert feedback.apply(about(engine, sent, kind), NOW) is Effect.NOTED
 
     assert row(engine, sent).reason == "accepted"
     assert outbox.suppressions(engine) == {}
@@ -266,7 +269,7 @@ def test_a_mail_with_the_secret_leaves(engine, feedback, ada):
 def test_an_answer_that_asks_to_leave_does_so_by_the_mail_it_answers(engine, feedback, ada):
     sent = send(engine, ada)
 
-    assert feedback.apply(about(sent, NoticeKind.UNSUBSCRIBE), NOW) is Effect.LEFT
+    assert feedback.apply(about(engine, sent, NoticeKind.UNSUBSCRIBE), NOW) is Effect.LEFT
 
     assert status_of(engine, ada) == SubscriberStatus.UNSUBSCRIBED
 
@@ -275,7 +278,7 @@ def test_an_answer_that_asks_to_leave_does_so_by_the_mail_it_answers(engine, fee
 def test_news_of_an_uncertain_delivery_says_that_it_was_accepted(engine, feedback, ada, kind):
     uncertain = send(engine, ada, status="uncertain", sent_at=None, lease="gone")
 
-    feedback.apply(about(uncertain, kind), NOW + DAY)
+    feedback.apply(about(engine, uncertain, kind), NOW + DAY)
 
     settled = row(engine, uncertain)
     assert (settled.status, settled.sent_at, settled.lease) == ("sent", NOW, None)
@@ -286,7 +289,7 @@ def test_a_bounce_before_the_reply_is_recorded_leaves_the_sender_its_row(engine,
     """A webhook can be faster than the 250 that a dispatcher is about to write."""
     sending = send(engine, ada, status="sending", sent_at=None, lease="mine")
 
-    assert feedback.apply(about(sending), NOW) is Effect.SUPPRESSED
+    assert feedback.apply(about(engine, sending), NOW) is Effect.SUPPRESSED
 
     assert row(engine, sending).status == DeliveryStatus.SENDING
     accepted = deliveries.Settlement(sending, DeliveryStatus.SENT, "accepted")
@@ -308,17 +311,19 @@ def test_a_bounce_of_an_address_that_was_left_behind_spares_the_new_one(engine, 
         assert requests.use(conn, moved, NOW + timedelta(hours=1), wording=None)
     new = send(engine, ada, days=1)
 
-    assert feedback.apply(about(old), NOW + DAY) is Effect.NOTED
+    assert feedback.apply(about(engine, old), NOW + DAY) is Effect.NOTED
     assert outbox.suppressions(engine) == {}
-    assert feedback.apply(about(new), NOW + DAY) is Effect.SUPPRESSED
+    assert feedback.apply(about(engine, new), NOW + DAY) is Effect.SUPPRESSED
 
 
 def test_a_bounce_from_before_the_last_confirmation_is_out_of_date(engine, feedback):
     subscriber = add_subscriber(engine, ADA, confirmed_at=NOW + timedelta(hours=1))
     before = send(engine, subscriber)
 
-    assert feedback.apply(about(before), NOW + DAY) is Effect.NOTED
-    assert feedback.apply(about(before, NoticeKind.COMPLAINT), NOW + DAY) is Effect.SUPPRESSED
+    assert feedback.apply(about(engine, before), NOW + DAY) is Effect.NOTED
+    assert (
+        feedback.apply(about(engine, before, NoticeKind.COMPLAINT), NOW + DAY) is Effect.SUPPRESSED
+    )
 
 
 def test_who_was_erased_is_left_alone(engine, feedback, ada):
@@ -326,7 +331,7 @@ def test_who_was_erased_is_left_alone(engine, feedback, ada):
     signup.erase_by_id(engine, ada, NOW)
 
     for kind in (HARD, NoticeKind.COMPLAINT):
-        assert feedback.apply(about(sent, kind), NOW) is Effect.NOTED
+        assert feedback.apply(about(engine, sent, kind), NOW) is Effect.NOTED
 
     assert outbox.suppressions(engine) == {}
 
@@ -334,7 +339,7 @@ def test_who_was_erased_is_left_alone(engine, feedback, ada):
 def test_a_mail_to_another_address_says_nothing_about_the_reader_s_own(engine, feedback, ada):
     other = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
 
-    effect = feedback.apply(about(other, NoticeKind.COMPLAINT), NOW)
+    effect = feedback.apply(about(engine, other, NoticeKind.COMPLAINT), NOW)
 
     assert effect is Effect.SUPPRESSED
     new = subscribers.address_hash("new@example.org", KEY)
@@ -344,7 +349,7 @@ def test_a_mail_to_another_address_says_nothing_about_the_reader_s_own(engine, f
 
 def test_a_confirmation_that_bounces_softly_counts_nowhere(engine, feedback):
     confirmation = add_confirmation(engine, status="sent", sent_at=NOW)
-    soft = about(confirmation, NoticeKind.SOFT, verdict=Verdict.SOFT)
+    soft = about(engine, confirmation, NoticeKind.SOFT, verdict=Verdict.SOFT)
 
     assert feedback.apply(soft, NOW) is Effect.NOTED
 
@@ -359,20 +364,20 @@ def hard_event(delivery_id, id_="1"):
 def test_an_event_is_taken_once_even_where_it_was_undone(engine, feedback, ada):
     sent = send(engine, ada)
 
-    assert feedback.take("ses", hard_event(sent), NOW) == (Effect.SUPPRESSED,)
+    assert feedback.take("ses", hard_event(engine, sent), NOW) == (Effect.SUPPRESSED,)
     with engine.begin() as conn:
         subscribers.lift(conn, HASH)
-    assert feedback.take("ses", hard_event(sent), NOW) == (Effect.KNOWN,)
+    assert feedback.take("ses", hard_event(engine, sent), NOW) == (Effect.KNOWN,)
 
     assert outbox.suppressions(engine) == {}
     (kept,) = rows(engine, EventRow)
     assert (kept.provider, kept.event_id, kept.effect) == ("ses", "1", "suppressed")
     assert (kept.delivery_id, kept.subscriber_id, kept.address_hash) == (sent, ada, HASH)
-    assert feedback.take("generic", hard_event(sent), NOW) == (Effect.SUPPRESSED,)
+    assert feedback.take("generic", hard_event(engine, sent), NOW) == (Effect.SUPPRESSED,)
 
 
 def test_an_event_that_comes_twice_at_once_is_taken_once(engine, feedback, ada):
-    soft = about(send(engine, ada), NoticeKind.SOFT, verdict=Verdict.SOFT)
+    soft = about(engine, send(engine, ada), NoticeKind.SOFT, verdict=Verdict.SOFT)
     together = threading.Barrier(4)
 
     def take(_):
@@ -392,7 +397,7 @@ def test_killed_at_any_statement_an_event_has_happened_or_not(engine, feedback, 
     statements = 0
     while True:
         with dying(engine, statements) as seen:
-            feedback.take("ses", hard_event(sent), NOW)
+            feedback.take("ses", hard_event(engine, sent), NOW)
         if len(seen) <= statements:
             break
         assert rows(engine, EventRow) == []
@@ -420,7 +425,7 @@ def test_bounces_beside_a_sender_end_with_one_truth(engine, feedback):
 
     with ThreadPoolExecutor(4) as both:
         marks = [both.submit(mark, id_) for id_ in owed]
-        effects = [both.submit(feedback.apply, about(id_), NOW) for id_ in bounced]
+        effects = [both.submit(feedback.apply, about(engine, id_), NOW) for id_ in bounced]
         marked = set().union(*(one.result() for one in marks))
 
     assert {one.result() for one in effects} == {Effect.SUPPRESSED}
@@ -433,7 +438,7 @@ def test_bounces_beside_a_sender_end_with_one_truth(engine, feedback):
 
 def test_erasing_forgets_what_events_say_and_not_that_they_came(engine, feedback, ada):
     sent = send(engine, ada)
-    feedback.take("ses", hard_event(sent), NOW)
+    feedback.take("ses", hard_event(engine, sent), NOW)
     stray = Event("2", "Bounce", f"to {ADA}", (Notice(HARD, recipients=(ADA,)),))
     assert feedback.take("ses", stray, NOW) == (Effect.NOT_OURS,)
     assert [event["kind"] for event in signup.export(engine, ada)["news"]] == ["Bounce"]
@@ -458,7 +463,7 @@ def test_events_are_dropped_when_they_are_old(engine, feedback):
 def test_a_suppression_by_the_operator_is_replaced_by_a_complaint(engine, feedback, ada):
     outbox.suppress(engine, ada)
 
-    feedback.apply(about(send(engine, ada), NoticeKind.COMPLAINT), NOW)
+    feedback.apply(about(engine, send(engine, ada), NoticeKind.COMPLAINT), NOW)
 
     assert outbox.suppressions(engine) == {HASH: SuppressionReason.COMPLAINT}
 

@@ -94,6 +94,7 @@ def test_only_failures_have_a_verdict():
 
 @pytest.mark.parametrize("header", ["X-Original-To", "Delivered-To", "Envelope-To", "To"])
 def test_the_address_it_came_back_to_leads_to_its_delivery(header):
+    key = "digest:2030-01-02:17"
     sender = Sender(
         mail_from="papers@papers.example.com",
         list_name="Papers",
@@ -101,12 +102,14 @@ def test_the_address_it_came_back_to_leads_to_its_delivery(header):
         key="k" * 40,
         bounce_address="bounces@papers.example.com",
     )
-    marked = f"{header}: <{sender.envelope(17)}>\nDelivered-To: postmaster@papers.example.com\n"
+    marked = (
+        f"{header}: <{sender.envelope(17, key)}>\nDelivered-To: postmaster@papers.example.com\n"
+    )
 
     envelope = read_mail(marked.encode() + report(recipient("5.1.1", None))).envelope
 
     assert envelope is not None
-    assert sender.delivery_of(envelope) == 17
+    assert sender.is_envelope_of(envelope, 17, key)
 
 
 def test_words_are_kept_on_one_line_without_control_characters():

@@ -13,7 +13,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import AddressError, RenderError, SettingsError
-from pipeline.message import Sender, compose_confirmation, compose_digest, wire_address
+from pipeline.message import (
+    Sender,
+    compose_confirmation,
+    compose_digest,
+    named_by,
+    wire_address,
+)
 from pipeline.rendering import Rendered
 from pipeline.rendering.wire import fragment
 from tests.factories import NOW
@@ -291,16 +297,31 @@ def test_a_bounce_address_names_its_delivery():
     """Even when a relay on the way changed the case; a made-up one names none."""
     sender = make_sender(bounce_address="bounces@example.org")
 
-    envelope = sender.envelope(123_456)
+    envelope = sender.envelope(123_456, "digest:2030-01-02:17")
     assert re.fullmatch(r"bounces\+[a-z2-7]{16}@example\.org", envelope)
-    assert sender.delivery_of(envelope.upper()) == 123_456
-    assert sender.delivery_of("bounces+aaaaaaaaaaaaaaaa@example.org") is None
-    assert sender.delivery_of("bounces@example.org") is None
-    assert sender.delivery_of("bounces+né@example.org") is None
+    assert named_by(envelope.upper()) == 123_456
+    assert sender.is_envelope_of(envelope.upper(), 123_456, "digest:2030-01-02:17")
+    assert named_by("bounces@example.org") is None
+    assert named_by("bounces+né@example.org") is None
+
+
+@pytest.mark.parametrize(
+    ("delivery_id", "dedupe_key"),
+    [(123_457, "digest:2030-01-02:17"), (123_456, "digest:2030-01-02:18")],
+)
+def test_a_bounce_address_proves_one_delivery(delivery_id, dedupe_key):
+    """Nor is it enough to have the same id, which a restored backup gives again."""
+    sender = make_sender(bounce_address="bounces@example.org")
+
+    envelope = sender.envelope(123_456, "digest:2030-01-02:17")
+
+    assert not sender.is_envelope_of(envelope, delivery_id, dedupe_key)
+    assert not sender.is_envelope_of("bounces+aaaaaaaaaaaaaaaa@example.org", 0, dedupe_key)
+    assert not sender.is_envelope_of("bounces+né@example.org", delivery_id, dedupe_key)
 
 
 def test_without_a_bounce_address_the_sender_takes_bounces():
-    assert make_sender().envelope(17) == "papers@example.org"
+    assert make_sender().envelope(17, "digest:2030-01-02:17") == "papers@example.org"
 
 
 # --- Body ---------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ class Patient:
     @property
     def envelope_domain(self) -> str:
         """Where bounces go, which is what SPF is asked about."""
-        address = self.services.sender.envelope(0)
+        address = self.services.sender.envelope(0, "")
         return address.rpartition("@")[2]
 
     @property

@@ -156,8 +156,7 @@ class Feedback:
         traced = tracing.by_dedupe_key(conn, dedupe_key) if dedupe_key else None
         if traced:
             return traced
-        delivery_id = self.sender.delivery_of(notice.envelope or "")
-        traced = tracing.by_id(conn, delivery_id) if delivery_id else None
+        traced = self._trace_envelope(conn, notice.envelope or "")
         if traced or not queue_id:
             return traced
         traced = tracing.by_queue_id(conn, queue_id)
@@ -166,6 +165,13 @@ class Feedback:
 
     def _went_to(self, traced: Traced, recipients: Sequence[str]) -> bool:
         went_to = self._hash(traced.address) if traced.address else traced.address_hash
+    def _trace_envelope(self, conn: Connection, envelope: str) -> Traced | None:
+        delivery_id = named_by(envelope)
+        traced = tracing.by_id(conn, delivery_id) if delivery_id else None
+        if traced and self.sender.is_envelope_of(envelope, traced.delivery_id, traced.dedupe_key):
+            return traced
+        return None
+
         return went_to in map(self._hash, recipients)
 
     # --- What it does ---------------------------------------------------------------------------

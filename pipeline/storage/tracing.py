@@ -20,6 +20,7 @@ class Traced:
     """A delivery that news is about, and whose news that is."""
 
     delivery_id: int
+    dedupe_key: str
     subscriber_id: int
     address: str | None  # where it went, if not to its subscriber's address; "" once forgotten
     address_hash: str  # of its subscriber's address, now
@@ -71,6 +72,7 @@ def _one(conn: Connection, condition: ColumnElement[bool]) -> Traced | None:
     row = conn.execute(
         select(
             _ROW.id,
+            _ROW.dedupe_key,
             _ROW.subscriber_id,
             _ROW.address,
             _ROW.edition_on,
@@ -88,6 +90,7 @@ def _one(conn: Connection, condition: ColumnElement[bool]) -> Traced | None:
         return None
     return Traced(
         row.id,
+        row.dedupe_key,
         row.subscriber_id,
         row.address,
         row.address_hash,

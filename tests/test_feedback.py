@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -357,8 +358,8 @@ def test_a_confirmation_that_bounces_softly_counts_nowhere(engine, feedback):
 # --- Once, whatever happens ---------------------------------------------------------------------
 
 
-def hard_event(delivery_id, id_="1"):
-    return Event(id_, "Bounce", "raw words", (about(delivery_id, recipients=(ADA,)),))
+def hard_event(engine, delivery_id, id_="1"):
+    return Event(id_, "Bounce", f"to {ADA}", (about(engine, delivery_id, recipients=(ADA,)),))
 
 
 def test_an_event_is_taken_once_even_where_it_was_undone(engine, feedback, ada):
@@ -446,7 +447,30 @@ def test_erasing_forgets_what_events_say_and_not_that_they_came(engine, feedback
     signup.erase_by_id(engine, ada, NOW)
 
     assert [(kept.raw, kept.address_hash) for kept in rows(engine, EventRow)] == [("", None)] * 2
-    assert feedback.take("ses", hard_event(sent), NOW) == (Effect.KNOWN,)
+    assert feedback.take("ses", hard_event(engine, sent), NOW) == (Effect.KNOWN,)
+
+
+@pytest.mark.parametrize("notices", [(), (Notice(HARD, recipients=(ADA,)),)])
+def test_news_that_traces_to_nobody_is_kept_without_addresses(engine, feedback, notices):
+    """It may be about somebody who was erased before: nothing would tell, and nothing blank it."""
+    raw = json.dumps({"to": [ADA, f"<{ADA}>"], "why": f"smtp;550 {ADA}: gone", "at": "12:30"})
+
+    feedback.take("ses", Event("1", "Bounce", raw, notices), NOW)
+
+    (kept,) = rows(engine, EventRow)
+    assert ADA not in kept.raw
+    assert json.loads(kept.raw) == {
+        "to": ["<address>", "<<address>>"],
+        "why": "smtp;550 <address>: gone",
+        "at": "12:30",
+    }
+
+
+def test_news_that_traces_to_a_reader_is_kept_as_it_came(engine, feedback, ada):
+    feedback.take("ses", hard_event(engine, send(engine, ada)), NOW)
+
+    (kept,) = rows(engine, EventRow)
+    assert kept.raw == f"to {ADA}"
 
 
 def test_events_are_dropped_when_they_are_old(engine, feedback):

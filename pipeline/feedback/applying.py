@@ -21,7 +21,8 @@ from sqlalchemy import Connection, Engine
 
 from pipeline.domain import Notice, NoticeKind, StrikeKind, Subscriber, SuppressionReason
 from pipeline.feedback.decisions import Meaning, meaning, strike_of
-from pipeline.message import Sender
+from pipeline.feedback.reading.addresses import masked
+from pipeline.message import Sender, named_by
 from pipeline.storage import deliveries, events, strikes, subscribers, tracing
 from pipeline.storage.database import with_retries
 from pipeline.storage.deliveries import CancelReason
@@ -120,6 +121,7 @@ class Feedback:
         events.close(
             conn,
             event_id,
+            raw=event.raw if ours else masked(event.raw),
             effect=", ".join(sorted({done.effect for done in results})) or Effect.NOTED,
             delivery_id=ours.traced.delivery_id if ours and ours.traced else None,
             subscriber_id=ours.subscriber_id if ours else None,
@@ -163,8 +165,6 @@ class Feedback:
         # A server may give a name again, so the recipient must fit as well.
         return traced if traced and self._went_to(traced, notice.recipients) else None
 
-    def _went_to(self, traced: Traced, recipients: Sequence[str]) -> bool:
-        went_to = self._hash(traced.address) if traced.address else traced.address_hash
     def _trace_envelope(self, conn: Connection, envelope: str) -> Traced | None:
         delivery_id = named_by(envelope)
         traced = tracing.by_id(conn, delivery_id) if delivery_id else None
@@ -172,6 +172,8 @@ class Feedback:
             return traced
         return None
 
+    def _went_to(self, traced: Traced, recipients: Sequence[str]) -> bool:
+        went_to = self._hash(traced.address) if traced.address else traced.address_hash
         return went_to in map(self._hash, recipients)
 
     # --- What it does ---------------------------------------------------------------------------

@@ -49,6 +49,7 @@ def close(
     conn: Connection,
     id_: int,
     *,
+    raw: str,
     effect: str,
     delivery_id: int | None,
     subscriber_id: int | None,
@@ -59,6 +60,7 @@ def close(
         update(EventRow)
         .where(EventRow.id == id_)
         .values(
+            raw=raw,
             effect=effect,
             delivery_id=delivery_id,
             subscriber_id=subscriber_id,

@@ -16,6 +16,7 @@ _ADDRESS: Final = re.compile(
     r"@(?:[A-Za-z0-9_-]{1,63}\.){1,8}[A-Za-z0-9-]{2,63}(?![A-Za-z0-9_@-])"
 )
 _BARE: Final = re.compile(r"[^\s<>@;,]{1,250}@[^\s<>@;,]{1,255}")
+_ANY: Final = re.compile(r"[^\s<>@:;,'\"\\]{1,250}@[^\s<>@:;,'\"\\]{1,255}")  # rather too much
 _TYPE: Final = re.compile(r"^\s*[\w-]{1,20}\s*;\s*")
 _STAFF: Final = re.compile(
     r"^(mailer-?daemon|postmaster|mail-?daemon|mdaemon|abuse|support|noreply|no-reply|hostmaster"
@@ -30,6 +31,11 @@ def addresses(text: str) -> list[str]:
     """All addresses of a text, each once, in its own spelling."""
     found = (match[0].strip("'`=.").removeprefix("SMTP=") for match in _ADDRESS.finditer(text))
     return _once(address for address in found if not address.startswith("@"))[:MOST]
+
+
+def masked(text: str) -> str:
+    """The text without any address, such as may be kept where nobody knows whose it is."""
+    return _ANY.sub("<address>", text)
 
 
 def recipient(field: str) -> str | None:

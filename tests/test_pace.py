@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.dispatch import pace
 from pipeline.dispatch.pace import Scope
@@ -109,6 +111,34 @@ def test_no_minute_brings_more_than_the_allowance_and_a_burst(allowance):
     most = max(sum(start <= step < start + 600 for step in left) for start in left)
     burst = allowance * pace.BURST / MINUTE
     assert allowance * 0.95 - 1 <= most <= allowance + burst + 1
+
+
+def test_fewer_are_under_way_after_each_refusal():
+    known, at, seen = None, NOW, []
+    for _ in range(4):
+        known = refuse(known, at=at)
+        seen.append(pace.at_once(known))
+        at = known.not_before
+
+    assert seen == [4, 2, 1, 1]
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(1, 2_000)), max_size=60))
+def test_some_mail_may_always_be_under_way_and_in_the_end_any(story):
+    """Whatever was refused (None) and taken before."""
+    known, at = refuse(), NOW
+    for taken in story:
+        at += MINUTE
+        known = pace.accepted(known, taken, at) if taken and known else refuse(known, at=at)
+        assert known is None or pace.at_once(known) >= 1
+
+    minutes = 0
+    while known is not None:
+        before = pace.at_once(known)
+        at, minutes = at + MINUTE, minutes + 1
+        known = pace.accepted(known, max(1, int(known.allowance)), at)
+        assert known is None or pace.at_once(known) >= before
+    assert minutes <= 70
 
 
 def test_a_refusal_is_forgotten_after_a_day():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date, timedelta
@@ -324,6 +325,124 @@ def test_two_senders_share_the_turns(engine, sink):
         tallies = list(senders.map(lambda one: one.drain(once=True), dispatchers))
 
     assert sum(tally.sent for tally in tallies) == 4
+
+
+def test_only_what_is_under_way_now_leaves_less_room(engine):
+    """A lease that is over, and mail of another domain, hold nothing."""
+    for lease, status, length in [
+        ("mine", Status.LEASED, MINUTE),
+        ("mine", Status.SENDING, MINUTE),
+        ("hers", Status.SENDING, MINUTE),
+        ("dead", Status.LEASED, -SECOND),
+    ]:
+        held = {"status": status, "lease": lease, "lease_until": NOW + length}
+        add_delivery(engine, **ON["gmail"], **held)
+        add_delivery(engine, **ON["other"], **held)
+    add_delivery(engine, **ON["gmail"])
+
+    found = read(engine, deliveries.in_hand, "gmail.com", "mine", NOW)
+
+    assert (found.ours, found.others) == (2, 1)
+
+
+def claim_paced(engine, token, now=NOW, limit=10):
+    lease = Lease(token, 6 * MINUTE, 11 * MINUTE)
+    with engine.begin() as conn:
+        return Pacing(None, None, lease, 50).claim(conn, limit, now)
+
+
+def test_what_others_have_in_hand_leaves_less_room(engine):
+    """Also what a dead sender holds, until its lease is over."""
+    for n in range(6):
+        add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
+    put_pace(engine, not_before=NOW - MINUTE, allowance=45)
+    assert len(claim_paced(engine, "hers", limit=2).deliveries) == 2
+
+    first, second = claim_paced(engine, "mine"), claim_paced(engine, "mine", NOW + MINUTE)
+    theirs = claim_paced(engine, "theirs", NOW + MINUTE)
+    later = claim_paced(engine, "theirs", NOW + 6 * MINUTE)
+
+    assert [len(one.deliveries) for one in (first, second, theirs, later)] == [1, 0, 0, 3]
+    assert (second.wait, second.is_ours) == (SECOND, True)
+    assert (theirs.wait, theirs.is_ours) == (SECOND, False)
+
+
+def test_two_claims_at_once_take_no_more_than_there_is_room(engine):
+    for n in range(6):
+        add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
+    put_pace(engine, not_before=NOW - MINUTE, allowance=45)
+
+    with ThreadPoolExecutor(2) as senders:
+        claims = list(senders.map(lambda token: claim_paced(engine, token), ["one", "two"]))
+
+    assert sum(len(one.deliveries) for one in claims) == 3
+
+
+class Crowd:
+    """A domain that wants at most `most` mails at a time; each takes a moment."""
+
+    def __init__(self, sink, most):
+        self.most_seen, self.refused, self._open, self._most = 0, 0, 0, most
+        self._lock = threading.Lock()
+        sink.answers = self
+        sink.on_dot = lambda: time.sleep(0.05)
+
+    def get(self, key):
+        moment, _, address = key.partition(" ")
+        if not address.endswith("@gmail.com") or moment not in ("RCPT", "DOT"):
+            return None
+        with self._lock:
+            if moment == "DOT":
+                self._open -= 1
+                return None
+            if self._open >= self._most:
+                self.refused += 1
+                return "421 4.7.28 Too many at once, slow down"
+            self._open += 1
+            self.most_seen = max(self.most_seen, self._open)
+            return None
+
+    def __contains__(self, _key):
+        return False
+
+
+def test_no_more_are_under_way_than_a_slowed_domain_bears(engine, sink):
+    """A drain waits for its own before it claims more, and the other connections go on."""
+    crowd = Crowd(sink, most=3)
+    for n in range(4):
+        add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
+        add_delivery(engine, f"o{n}@example.org", **ON["other"])
+    put_pace(engine, not_before=NOW - MINUTE, allowance=45)
+
+    tally = send(engine, sink, connections=6)
+
+    assert tally == Tally(sent=8)
+    assert (crowd.most_seen, crowd.refused) == (3, 0)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_crowded_domain_gets_its_mail_and_nobody_else_waits(engine, sink):
+    """It takes two at a time, which nobody has told us: we come down to that, and go up again."""
+    crowd = Crowd(sink, most=2)
+    ids = [add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"]) for n in range(12)]
+    others = [add_delivery(engine, f"o{n}@example.org", **ON["other"]) for n in range(12)]
+
+    first = make_dispatcher(engine, sink, connections=6).drain(once=True)
+    assert {row(engine, id_).status for id_ in others} == {Status.SENT}
+    assert first.deferred == crowd.refused > 0
+    seen, now = [], NOW
+    while any(row(engine, id_).status == Status.QUEUED for id_ in ids):
+        known = slowed(engine)["gmail.com"]
+        seen.append(pace.at_once(known))
+        now = max(known.not_before, now) + 10 * SECOND
+        with ThreadPoolExecutor(2) as senders:
+            both = [make_dispatcher(engine, sink, connections=6, now=now) for _ in range(2)]
+            list(senders.map(lambda one: one.drain(once=True), both))
+
+    assert {row(engine, id_).status for id_ in ids} == {Status.SENT}
+    assert len(sink.recipients) == len(set(sink.recipients)) == 24
+    assert crowd.most_seen <= 2
+    assert min(seen) <= 2 < max(seen)
 
 
 def test_a_domain_that_takes_its_mail_is_free_in_the_end(engine, sink):

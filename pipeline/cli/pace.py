@@ -10,7 +10,7 @@ import typer
 
 from pipeline.bootstrap import services
 from pipeline.cli.output import AsJson, UsageError, day, lines, show
-from pipeline.dispatch import halting
+from pipeline.dispatch import halting, pace
 from pipeline.domain import DeliveryStatus
 from pipeline.storage import breakers, deliveries, holds, paces
 from pipeline.storage.database import reading
@@ -19,7 +19,7 @@ editions = typer.Typer(no_args_is_help=True)
 sending = typer.Typer(no_args_is_help=True)
 
 EDITIONS = ("edition", "paused", "queued", "sent", "uncertain", "failed", "cancelled", "expired")
-STATE = ("what", "name", "since", "until", "mails_a_minute", "reason")
+STATE = ("what", "name", "since", "until", "mails_a_minute", "at_once", "reason")
 
 Edition = Annotated[str, typer.Argument(metavar="DATE", help="Its day, YYYY-MM-DD.")]
 Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Shown wherever it is said.")]
@@ -121,18 +121,31 @@ def _state_rows() -> Iterable[dict[str, Any]]:
         held, breaker, slowed = holds.listing(conn), breakers.get(conn), paces.listing(conn)
     for hold in held:
         name = hold.edition_on or holds.EVERYTHING
-        yield _state("held", name, hold.since, None, None, hold.reason)
+        yield _state("held", name, hold.since, reason=hold.reason)
     if breaker:
         yield _state(
-            "server", breakers.SMTP, breaker.since, breaker.open_until, None, breaker.reply
+            "server",
+            breakers.SMTP,
+            breaker.since,
+            until=breaker.open_until,
+            reason=breaker.reply,
         )
     for one in slowed:
-        allowance = round(one.allowance, 1)
-        yield _state(one.state, one.domain, one.since, one.not_before, allowance, one.reply)
+        yield _state(
+            one.state,
+            one.domain,
+            one.since,
+            until=one.not_before,
+            mails_a_minute=round(one.allowance, 1),
+            at_once=pace.at_once(one),
+            reason=one.reply,
+        )
 
 
-def _state(*values: Any) -> dict[str, Any]:
-    return dict(zip(STATE, values, strict=True))
+def _state(what: str, name: Any, since: datetime, **values: Any) -> dict[str, Any]:
+    """Every field, in its order."""
+    known = {"what": what, "name": name, "since": since, **values}
+    return {field: known.get(field) for field in STATE}
 
 
 def _answer(as_json: bool, **fields: Any) -> None:

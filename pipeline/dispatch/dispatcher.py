@@ -242,6 +242,8 @@ class _Drain:
                 return True
             self._refusal = RefusedError(_why_not(claim.breaker))
             return False
+        if claim.is_ours:
+            return True
         return claim.wait is not None and claim.wait <= SOON and not self._time_stands_still(claim)
 
     def _time_stands_still(self, claim: Claim) -> bool:

@@ -54,6 +54,7 @@ FIRST: Final = 60.0  # mails a minute, after the first refusal
 LEAST: Final = 1.0
 FREE: Final = 600.0  # who takes that many a minute needs no pace of its own
 STEP: Final = 10.0  # what a minute's worth of taken mails adds
+AT_ONCE: Final = timedelta(seconds=4)  # a minute's mails are so many at a time if each takes that
 BURST: Final = timedelta(seconds=5)  # that may be saved up
 GRACE: Final = timedelta(seconds=30)  # refusals of what was under way count as one
 FORGOTTEN: Final = timedelta(days=1)
@@ -110,6 +111,15 @@ def turns(known: Pace, now: datetime) -> int:
         return 0
     saved = min(now - known.not_before, BURST)
     return 1 + int(saved / _gap(known))
+
+
+def at_once(known: Pace) -> int:
+    """How many mails for this domain may be under way at the same time, in all senders' hands.
+
+    It shrinks and grows with the allowance: 4 after the first refusal, then 2, then 1. A server
+    that takes its time gets less than its allowance by that, for it counts connections, too.
+    """
+    return max(1, int(known.allowance * (AT_ONCE / MINUTE)))
 
 
 def spent(known: Pace, count: int, now: datetime) -> Pace:

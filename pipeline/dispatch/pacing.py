@@ -26,6 +26,7 @@ from pipeline.limits import Bucket
 from pipeline.smtp import Outcome, without_addresses
 from pipeline.storage import breakers, deliveries, distrusts, holds, paces, rates
 from pipeline.storage.breakers import Breaker
+from pipeline.storage.deliveries import InHand
 from pipeline.storage.paces import Pace, PaceState
 
 log = structlog.get_logger(__name__)
@@ -33,6 +34,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 LONGEST_REPLY: Final = 300  # characters kept of what a server said
+A_MOMENT: Final = timedelta(seconds=1)  # in which some mail that is under way will be done with
 
 
 class Transact(Protocol):
@@ -63,6 +65,7 @@ class Claim:
     at: datetime
     until: datetime | None = None  # None: nothing is due
     breaker: Breaker | None = None  # what stands in the way, where that is the server
+    is_ours: bool = False  # what stands in the way is what we hold: it will be done with
 
     @property
     def wait(self) -> timedelta | None:
@@ -88,6 +91,7 @@ class Pacing:
         self._bucket = bucket
         self.chunk = min([chunk, *(rate.chunk for rate in self._rates)])
         self._slowed: frozenset[str] | None = None  # domains, at the last claim
+        self._crowding = InHand(0, 0)  # what left no room for another mail to its domain, just now
         self._accepted: Counter[str] = Counter()  # of the slowed domains, since the last claim
         self._got_through = False  # while trying out: the server let us in
         self._lock = threading.Lock()
@@ -117,7 +121,12 @@ class Pacing:
         self._got_through = False
         if claimed:
             return Claim(claimed, now)
-        return Claim((), now, paces.next_turn(conn, now) if limit else free_at)
+        if not limit:
+            return Claim((), now, free_at)
+        until = paces.next_turn(conn, now)
+        if self._crowding.total:
+            until = min(until or now + A_MOMENT, now + A_MOMENT)
+        return Claim((), now, until, is_ours=self._crowding.ours > 0)
 
     def _left(self, conn: Connection, tokens: int, now: datetime) -> tuple[int, datetime | None]:
         """What all rates have room for, and when there will be more where that is nothing."""
@@ -135,6 +144,7 @@ class Pacing:
         slowed = paces.listing(conn)
         besides = frozenset(one.domain for one in slowed)
         self._know(besides)
+        self._crowding = InHand(0, 0)
         claimed: list[Delivery] = []
         # Those first, since they get only a few turns, and would get none behind a long outbox.
         for known in slowed:
@@ -158,10 +168,20 @@ class Pacing:
         if grown is None:
             return []  # free: the next claim has it
         turns = min(limit, pace.turns(grown, now))
+        if turns:
+            turns = min(turns, self._room(conn, grown, now))
         claimed = self._take(conn, turns, now, domain=domain) if turns else []
         if claimed:
             paces.replace(conn, grown, pace.spent(grown, len(claimed), now))
         return claimed
+
+    def _room(self, conn: Connection, known: Pace, now: datetime) -> int:
+        """How many more may be under way to a slowed domain."""
+        held = deliveries.in_hand(conn, known.domain, self._lease.token, now)
+        room = max(0, pace.at_once(known) - held.total)
+        if room == 0:
+            self._crowding += held
+        return room
 
     def _learn(self, domain: str, conn: Connection) -> None:
         self._grow(conn, domain, self._clock(conn))

@@ -132,6 +132,21 @@ class DeliveryView:
     reply: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class InHand:
+    """How many deliveries for one domain are claimed or on the wire, under leases that last."""
+
+    ours: int
+    others: int
+
+    @property
+    def total(self) -> int:
+        return self.ours + self.others
+
+    def __add__(self, other: InHand) -> InHand:
+        return InHand(self.ours + other.ours, self.others + other.others)
+
+
 # --- Claim, hold, mark --------------------------------------------------------------------------
 
 
@@ -159,6 +174,18 @@ def claim(
             due = _due(precedence, now).where(place).limit(limit - len(taken))
             taken += _take(conn, due, token, now + lease)
     return _read(conn, taken)
+
+
+def in_hand(conn: Connection, domain: str, token: str, now: datetime) -> InHand:
+    """What all senders together hold for this domain; `token` is ours."""
+    is_ours = _ROW.lease == token
+    held = conn.execute(
+        select(
+            func.count().filter(is_ours).label("ours"),
+            func.count().filter(~is_ours).label("others"),
+        ).where(_ROW.status.in_(_IN_HAND), _ROW.lease_until > now, _ROW.domain == domain)
+    ).one()
+    return InHand(held.ours, held.others)
 
 
 def _due(precedence: Precedence, now: datetime) -> Select[tuple[int]]:

@@ -35,6 +35,7 @@ from pipeline.feedback.reading import read_mail
 from pipeline.ingest import SourceReport
 from pipeline.limits import Bucket, SharedBucket
 from pipeline.links import SignedLinks
+from pipeline.matching.mentions import find
 from pipeline.message import Sender, compose_confirmation, compose_digest
 from pipeline.purge import Purged, Retention
 from pipeline.rendering import House, MailLinks, Rendered, Renderer
@@ -218,6 +219,7 @@ class Services:
                 note=loaded.note,
             ),
             EMAILS,
+            find,
         )
 
     @cached_property

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from markupsafe import escape
 
 from pipeline.domain import Digest, Links, Reason
 from pipeline.errors import RenderError
+from pipeline.matching.mentions import find
 from pipeline.message import Sender, compose_digest
 from pipeline.rendering import House, MailLinks, Renderer, colors, views, words
 from pipeline.rendering.house import SHEET, SHEET_DARK
@@ -44,7 +46,7 @@ LINKS = MailLinks(
 SMALL = 90_000  # bytes; Gmail clips at 102 KB
 
 ABSTRACT = "We show that a reader who follows one topic finds more than one who follows ten. " * 25
-RENDERER = Renderer(HOUSE, EMAILS)
+RENDERER = Renderer(HOUSE, EMAILS, find)
 
 
 def decoded(wire: tuple[bytes, ...]) -> str:
@@ -333,6 +335,66 @@ def test_a_topic_without_words_matches_none():
     assert "Matched “" not in html
 
 
+MARK = re.compile(r'<span class="mark"[^>]*>(.*?)</span>')
+
+
+def marks(html: str) -> list[str]:
+    return MARK.findall(html)
+
+
+def test_the_words_that_matched_are_marked_where_they_stand():
+    """However the paper writes them; the subject, the preview line and the text have no marks."""
+    paper = make_paper(
+        "A < B & Multi-Modal <Agents>",
+        abstract="Agents that are multimodal & an agent's agent: <agents>. Reagents are none.",
+    )
+    why = (Reason("one", ("Multi-Modal",)), Reason("two", ("Agents",)))
+
+    subject, html, text = render(make_digest(make_pick(paper, reasons=why)))
+
+    assert marks(html) == [
+        "Multi-Modal", "Agents",
+        "Agents", "multimodal", "agent&#39;s agent", "agents",
+    ]  # fmt: skip
+    assert "A &lt; B &amp; <span" in html
+    assert "A < B & Multi-Modal <Agents>" in Seen(html).text
+    assert "span" not in subject + text
+    assert "multimodal & an agent's agent: <agents>. Reagents are none." in Seen(html).text
+
+
+def test_only_what_is_said_to_have_matched_is_marked():
+    """A paper that came without words has none; a long list of papers shows fewer words of each."""
+    paper = make_paper("one two three four five")
+    phrases = ("one", "two", "three", "four", "five")
+    few = make_digest(*[make_pick(paper, reasons=(Reason("x", phrases),))] * 2)
+    many = make_digest(*[make_pick(paper, reasons=(Reason("x", phrases),))] * 21)
+
+    assert marks(render(make_digest(make_pick(paper, reasons=())))[1]) == []
+    assert marks(render(few)[1]) == ["one two three four"] * 2
+    assert marks(render(many)[1]) == ["one two"] * 21
+
+
+def test_a_text_that_says_nothing_else_is_marked_a_few_times():
+    paper = make_paper("A Title", abstract="agents and " * 30)
+
+    _, html, _ = render(make_digest(make_pick(paper, reasons=(Reason("x", ("agents",)),))))
+
+    assert marks(html) == ["agents"] * 8
+
+
+@settings(deadline=None, max_examples=60)
+@given(texts, st.lists(texts, max_size=3).map(tuple))
+def test_marks_change_no_word(title, phrases):
+    """Nor do they let markup through."""
+    pick = make_pick(make_paper(title), reasons=(Reason("x", phrases),))
+
+    _, html, _ = render(make_digest(pick))
+
+    unmarked = MARK.sub(r"\1", html)
+    assert str(escape(words.clean(title))) in unmarked
+    assert Seen(html).text == Seen(unmarked).text
+
+
 def test_a_card_has_every_link_of_its_paper():
     links = Links(*(f"https://x.example/{name}" for name in "abcde"))
 
@@ -399,7 +461,9 @@ def test_the_first_digest_says_welcome():
 
 def test_the_operator_has_a_word():
     noted = Renderer(
-        replace(HOUSE, note="No digest on <Friday>.", logo_url="https://x.example/l.png"), EMAILS
+        replace(HOUSE, note="No digest on <Friday>.", logo_url="https://x.example/l.png"),
+        EMAILS,
+        find,
     )
 
     _, html, text = render(make_digest(), noted)
@@ -554,13 +618,16 @@ def spoil(path: Path, old: str, new: str) -> None:
         ("digest.txt", "{{ mail.more }}", "{{ mail.more | upper }}"),  # changes a reader's words
         ("digest.mjml", "{% if edition.has_more %}", "{% if mail.more == '2 more papers' %}"),
         ("partials/card.txt", "{{ why.line }}", "{{ why.line | upper }}"),
+        ("partials/mark.mjml", "{{ words }}", "{{ word }}"),
+        ("partials/mark.mjml", "{{ words }}", "{{ words"),
+        ("partials/mark.mjml", "{{ words }}", "these"),
     ],
 )
 def test_a_broken_template_stops_the_start(folder, name, old, new):
     spoil(folder / name, old, new)
 
     with pytest.raises(RenderError):
-        Renderer(HOUSE, folder)
+        Renderer(HOUSE, folder, find)
 
 
 def test_no_mjml_is_left_in_a_mail():
@@ -569,11 +636,11 @@ def test_no_mjml_is_left_in_a_mail():
 
 
 def test_the_version_changes_with_any_letter(folder):
-    before = Renderer(HOUSE, folder).template_version
+    before = Renderer(HOUSE, folder, find).template_version
 
     assert before == RENDERER.template_version
     spoil(folder / "partials" / "footer.mjml", "Forwarded", "Passed on")
-    assert Renderer(HOUSE, folder).template_version != before
+    assert Renderer(HOUSE, folder, find).template_version != before
 
 
 # --- Kept cards ---------------------------------------------------------------------------------

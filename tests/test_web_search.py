@@ -15,12 +15,13 @@ from starlette.testclient import TestClient
 
 from pipeline.matching.corpus import statistics
 from pipeline.matching.index import PaperIndex
+from pipeline.matching.mentions import stems_of
 from pipeline.matching.query import parse
 from pipeline.matching.words import stem
 from pipeline.web import create_app
 from pipeline.web import library as libraries
 from pipeline.web.library import Library
-from pipeline.web.marking import asked_for, marked, stems_of
+from pipeline.web.marking import asked_for, marked
 from tests.factories import make_paper, make_sighting
 from tests.newsroom import ingest, stored
 from tests.site import URL, Site, open_site

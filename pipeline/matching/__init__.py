@@ -7,6 +7,7 @@ neighbours   what to write to see less, or more
 corpus       which words are rare
 postings     where every word of some papers stands
 scoring, floor, fields, phrases    how well, whether at all, by whom, and by which words
+mentions     where a text says what matched
 index        papers -> scores
 topics       many topics against papers -> matches
 ranking      matches -> picks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from pipeline.errors import RenderError
 from pipeline.rendering import views
 from pipeline.rendering.gaps import Part, gap, part
 from pipeline.rendering.house import House
+from pipeline.rendering.marks import Marks, phrases_of
 from pipeline.rendering.recent import Recent
 from pipeline.rendering.templates import Templates
 from pipeline.rendering.views import Room, Why
@@ -20,6 +21,7 @@ from pipeline.rendering.wire import escaped, fragment
 
 PAPERS = 4_096  # of about 4 KB each
 REASONS = 16_384  # of about 1 KB each
+MARKED = 16_384  # of about 1 KB each
 # What the reasons of a paper put into the gaps of both forms, by their place.
 GAPS = tuple((f"line_{n}", f"label_{n}", f"phrases_{n}") for n in range(views.REASONS))
 
@@ -29,6 +31,7 @@ class WirePaper:
     """One paper, ready for any mail but for the reader's reasons."""
 
     title: str
+    abstract: str
     text: Part
     html: Part
 
@@ -55,9 +58,11 @@ class WireCard(NamedTuple):  # made for each pick of each mail, and a tuple is m
 class Cards:
     """Safe in threads; what two of them make at the same time is the same."""
 
-    def __init__(self, house: House, templates: Templates) -> None:
+    def __init__(self, house: House, templates: Templates, marks: Marks) -> None:
         self._house = house
         self._templates = templates
+        self._marks = marks
+        self._marked: Recent[object, dict[str, bytes]] = Recent(MARKED)
         self._papers: Recent[object, WirePaper] = Recent(PAPERS)
 
     def get(self, pick: Pick, room: Room) -> WireCard:
@@ -69,7 +74,18 @@ class Cards:
             kinds += (known.has_phrases,)
             wire.update(zip(gaps, known.wire, strict=True))
         paper = self._paper(pick.paper, kinds, room)
+        phrases = phrases_of(pick.reasons, room)
+        wire |= self._marked.get(
+            (paper.title, paper.abstract, phrases), lambda: self._with_marks(paper, phrases)
+        )
         return WireCard(paper.title, paper.text.filled(wire), paper.html.filled(wire))
+
+    def _with_marks(self, paper: WirePaper, phrases: tuple[str, ...]) -> dict[str, bytes]:
+        """Its title and abstract, for every reader for whom the same words matched."""
+        return {
+            "title": fragment(self._marks.marked(paper.title, phrases)),
+            "abstract": fragment(self._marks.marked(paper.abstract, phrases)),
+        }
 
     def _paper(self, paper: Paper, kinds: tuple[bool, ...], room: Room) -> WirePaper:
         return self._papers.get(
@@ -78,9 +94,14 @@ class Cards:
 
     def _new_paper(self, paper: Paper, why: tuple[Why, ...], room: Room) -> WirePaper:
         try:
-            card = views.card(paper, why, self._house, room)
+            card = replace(
+                views.card(paper, why, self._house, room),
+                title_marked=gap("title"),
+                abstract_marked=gap("abstract"),
+            )
             return WirePaper(
                 title=card.title,
+                abstract=card.abstract,
                 text=part(self._templates.digest_text.card.render(pick=card)),
                 html=part(self._templates.digest_html.card.render(pick=card)),
             )

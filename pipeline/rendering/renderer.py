@@ -17,6 +17,7 @@ from pipeline.rendering import templates, trial, views, words
 from pipeline.rendering.cards import Cards, WireCard
 from pipeline.rendering.gaps import Part, gap, part
 from pipeline.rendering.house import House, MailLinks
+from pipeline.rendering.marks import Find, Marks, phrases_of
 from pipeline.rendering.recent import Recent
 from pipeline.rendering.templates import Form
 from pipeline.rendering.views import Edition, Personal
@@ -62,10 +63,11 @@ class Words:
 class Renderer:
     """Raises RenderError at once when a template in `folder` is broken, not in the first mail."""
 
-    def __init__(self, house: House, folder: Path) -> None:
+    def __init__(self, house: House, folder: Path, find: Find) -> None:
         self._house = house
         self._templates = templates.load(folder, house)
-        self._cards = Cards(house, self._templates)
+        self._marks = Marks(find, self._templates.mark)
+        self._cards = Cards(house, self._templates, self._marks)
         self._frames: Recent[object, WireFrame] = Recent(FRAMES)
         trial.run(
             self.digest,
@@ -104,7 +106,10 @@ class Renderer:
         """Subject, HTML and text of the same mail as plain strings, made the plain way."""
         room = views.room(len(digest.picks))
         cards = [
-            views.card(pick.paper, views.reasons(pick.reasons, room), self._house, room)
+            self._marks.on(
+                views.card(pick.paper, views.reasons(pick.reasons, room), self._house, room),
+                phrases_of(pick.reasons, room),
+            )
             for pick, _ in self._shown(digest)
         ]
         spoken = _words(digest, links, [card.title for card in cards])

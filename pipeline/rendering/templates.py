@@ -45,6 +45,7 @@ class Letter:
 class Templates:
     digest_html: Form
     digest_text: Form
+    mark: Template  # around words that matched
     letters: Mapping[str, Letter]  # by the name of their files
     version: str  # changes with any letter of any template
 
@@ -58,6 +59,7 @@ def load(folder: Path, house: House) -> Templates:
         return Templates(
             digest_html=_form(html, _html(folder, "digest.mjml")),
             digest_text=_form(text, _source(folder, "digest.txt")),
+            mark=html.from_string(_source(folder, "partials/mark.mjml").strip()),
             letters={
                 name: Letter(
                     html=html.from_string(_html(folder, f"{name}.mjml")),

@@ -69,7 +69,7 @@ FULL = Digest(
                 links=Links(*(f"{SITE}/{name}" for name in "abcde")),
                 withdrawn=True,
             ),
-            (Reason("Search", ("dense retrieval", "reranker")), Reason("Trending")),
+            (Reason("Search", ("dense retrieval", "title")), Reason("Trending")),
             1.0,
         ),
     ),

@@ -72,6 +72,8 @@ class Card:
     why: tuple[Why, ...]
     links: tuple[PaperLink, ...]
     withdrawn: bool
+    title_marked: str = ""  # both as HTML, with the words that matched; see `marks`
+    abstract_marked: str = ""
 
     @property
     def topics(self) -> tuple[str, ...]:

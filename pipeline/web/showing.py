@@ -10,12 +10,13 @@ from markupsafe import Markup
 from sqlalchemy import Connection
 
 from pipeline.domain import Paper
+from pipeline.matching.mentions import Stems, stems_of
 from pipeline.matching.query import Query
 from pipeline.rendering import House, views, words
 from pipeline.rendering.views import PaperLink
 from pipeline.storage import catalog, papers
 from pipeline.storage.catalog import Seen
-from pipeline.web.marking import Stems, asked_for, marked, stems_of
+from pipeline.web.marking import asked_for, marked
 
 LEAD = 320  # columns of an abstract before "read on"
 ROOM = views.Room(abstract=LEAD, phrases=0, links=5)

@@ -1,0 +1,95 @@
+"""Where a text mentions the words that matched, however it writes them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from pipeline.matching.words import forms, is_hyphen, stem, stems
+
+Stems = tuple[str, ...]
+Span = tuple[int, int]  # of characters: from, and up to
+BETWEEN = " -\u2010\u2011"  # what stands between words of one expression
+
+
+def stems_of(phrases: Iterable[str]) -> frozenset[Stems]:
+    """Phrases as `mentions` compares them."""
+    wanted: set[Stems] = set()
+    for phrase in phrases:
+        stemmed = tuple(stems(phrase)[0])
+        if stemmed:
+            wanted.add(stemmed)
+        if len(stemmed) == 2 and any(map(is_hyphen, phrase)):
+            wanted.add((_as_one(phrase),))
+    return frozenset(wanted)
+
+
+def find(text: str, phrases: tuple[str, ...]) -> list[Span]:
+    """`mentions` of phrases as somebody wrote them."""
+    return mentions(text, _known_stems_of(phrases))
+
+
+@lru_cache(maxsize=8_192)
+def _known_stems_of(phrases: tuple[str, ...]) -> frozenset[Stems]:
+    return stems_of(phrases)
+
+
+def mentions(text: str, wanted: Iterable[Stems]) -> list[Span]:
+    """Every mention of a phrase, in order; those with nothing but a space between are one.
+
+    It may be written in another way than the phrase: "Language Models", "language-model"; also
+    "multi-modal" for "multimodal", and the other way round.
+    """
+    phrases = set(wanted)
+    if not phrases:
+        return []
+    found, spans, compounds = _read(text)
+    joined: list[Span] = []
+    for first, last in _places(found, compounds, phrases):
+        start, end = spans[first][0], spans[last][1]
+        if joined and not text[joined[-1][1] : start].strip(BETWEEN):
+            start = joined.pop()[0]
+        joined.append((start, end))
+    return joined
+
+
+@lru_cache(maxsize=1_024)
+def _read(text: str) -> tuple[list[str], list[Span], dict[int, str]]:
+    """Many readers get the same text, each for words of their own."""
+    found, spans = stems(text)
+    return found, spans, _compounds(text, spans)
+
+
+def _compounds(text: str, spans: list[Span]) -> dict[int, str]:
+    """Words with a hyphen between, as one word, by the place of the first."""
+    pairs = enumerate(itertools.pairwise(spans))
+    return {
+        i: _as_one(text[first[0] : second[1]])
+        for i, (first, second) in pairs
+        if is_hyphen(text[first[1] : second[0]])
+    }
+
+
+def _as_one(words: str) -> str:
+    return stem("".join(forms(words)))
+
+
+def _places(
+    found: list[str], compounds: dict[int, str], phrases: set[Stems]
+) -> Iterator[tuple[int, int]]:
+    """First and last word of each mention, in order; of two at one place the longer one."""
+    by_first: dict[str, list[Stems]] = {}
+    for phrase in sorted(phrases, key=len, reverse=True):
+        by_first.setdefault(phrase[0], []).append(phrase)
+    end = 0
+    for i, first in enumerate(found):
+        if i < end:
+            continue
+        known = by_first.get(first, ())
+        length = next((len(p) for p in known if tuple(found[i : i + len(p)]) == p), 0)
+        if length < 2 and (compounds.get(i),) in phrases:
+            length = 2
+        if length:
+            end = i + length
+            yield i, end - 1

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import resource
 import time
 from collections import Counter
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from pipeline import settings
+from pipeline.bootstrap import Services
 from pipeline.domain import DeliveryStatus
 from pipeline.signup import leaving
 from pipeline.smtp import SMTPTransport
@@ -17,7 +21,10 @@ from pipeline.storage import deliveries
 from tests import outbox
 from tests.chaos.judging import judge
 from tests.chaos.killing import kill
-from tests.chaos.stage import CONNECTIONS
+from tests.chaos.sleeping import wait_until_asleep, wake
+from tests.chaos.stage import CONNECTIONS, Stage
+from tests.chaos.stage import open_sink as open_sink_process
+from tests.chaos.victims import OUTSIDE, run_send
 from tests.factories import NOW
 from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
 from tests.running import SECONDS, Command, read_until, wait_until
@@ -25,6 +32,7 @@ from tests.sinks import HANG_UP, open_sink
 from tests.test_dispatch import compose, make_dispatcher
 
 Status = DeliveryStatus
+PAST_THE_MARK = {"between mark and dot", "between 250 and settling"}
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 
@@ -191,6 +199,65 @@ def test_a_sender_that_sleeps_through_its_lease_sends_nothing(engine, sink):
     assert late.sent == 0
     assert len(sink.taken) == 1
     assert outbox.statuses(engine) == [Status.SENT]
+
+
+@pytest.fixture
+def stage(engine, database_url, tmp_path):
+    """Twenty messages that are owed, and a mail server that writes down what it accepts."""
+    with open_sink_process(tmp_path / "ledger") as port:
+        stage = Stage(tmp_path, database_url, port)
+        stage.paper()
+        stage.owe(20)
+        yield stage
+        stage.engine.dispose()
+
+
+@pytest.mark.parametrize("step", OUTSIDE)
+def test_a_sender_that_wakes_up_after_its_lease_sends_nothing_that_is_not_its_own(
+    stage, tmp_path, step
+):
+    """A real process under a real SIGSTOP; the next sender takes over what it held."""
+    loaded = settings.load(None, database_url=stage.database_url, smtp_url=stage.smtp_url)
+    others = Services(loaded, stage.engine)
+
+    with asleep_at(stage, step, tmp_path / "alarm") as sleeper:
+        others.dispatch(once=True, clock=datetime.now(UTC) + timedelta(hours=1))
+        assert stage.count(Status.LEASED, Status.SENDING) == 0
+        assert (step in PAST_THE_MARK) <= stage.count(Status.UNCERTAIN) <= 1
+        wake(sleeper, tmp_path / "alarm")
+    stage.make_due()
+    others.dispatch(once=True)
+
+    found = judge(stage.engine, stage.ledger, stage.message_id)
+    assert sleeper.exitcode == 0
+    assert found.holds(1), found
+    assert found.copies == 0
+    assert found.statuses[Status.SENT] == found.accepted == 18
+
+
+@contextmanager
+def asleep_at(stage, step, alarm):
+    """A sender that is stopped with a digest in hand, its threads in no transaction."""
+    passes = 1 if step == "after the claim" else 6
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.chaos.victims"])
+    process = processes.Process(
+        target=run_send,
+        args=(
+            {**stage.environment, "SMTP_CONNECTIONS": "1"},
+            step,
+            passes,
+        ),
+        kwargs={"alarm": alarm, "in_a_hurry": False},
+        daemon=True,
+    )
+    process.start()
+    try:
+        wait_until_asleep(process.pid, stage.engine)
+        yield process
+    finally:
+        process.kill()
+        process.join()
 
 
 def test_a_late_250_makes_the_uncertain_one_sent(engine, sink):

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -17,10 +18,11 @@ from pipeline.bootstrap import Services
 from pipeline.domain import DeliveryStatus
 from pipeline.signup import leaving
 from pipeline.smtp import SMTPTransport
-from pipeline.storage import deliveries
-from tests import outbox
+from pipeline.storage import deliveries, migrate
+from pipeline.storage.database import open_engine
+from tests import outbox, servers
 from tests.chaos.judging import judge
-from tests.chaos.killing import kill
+from tests.chaos.killing import children, kill
 from tests.chaos.sleeping import wait_until_asleep, wake
 from tests.chaos.stage import CONNECTIONS, Stage
 from tests.chaos.stage import open_sink as open_sink_process
@@ -326,6 +328,50 @@ def test_a_full_disk_is_told_and_waited_out(database_url, engine, sink, tmp_path
     assert sender.returncode == 0
     assert set(outbox.statuses(engine)) == {Status.SENT}
     assert len(sink.recipients) == len(set(sink.recipients)) == 40
+
+
+@pytest.fixture
+def own_postgresql():
+    """The folder of a PostgreSQL of this test's own, and its URL."""
+    folder = servers.open_run_folder()
+    try:
+        yield folder, servers.start_postgresql(folder).format(name="postgres")
+    finally:
+        servers.close_run_folder(folder)
+
+
+def test_a_full_disk_under_postgresql_is_told_and_waited_out(own_postgresql, sink, tmp_path):
+    """No log can be written: PostgreSQL panics, cannot recover and ends, until there is room."""
+    folder, url = own_postgresql
+    engine = open_engine(url)
+    migrate.upgrade(engine)
+    owe_confirmations(engine, 40)
+    engine.dispose()
+    sink.on_dot = lambda: time.sleep(0.02)
+    settings = {"DATABASE_URL": url, "SMTP_URL": f"smtp://127.0.0.1:{sink.port}"}
+
+    with Command(tmp_path, settings | {"SMTP_CONNECTIONS": "2"}).start("send", "--once") as sender:
+        wait_until(lambda: len(sink.taken) > 5)
+        fill_the_disk_of(folder)
+        said = read_until(sender, "database away")
+        servers.start_postgresql(folder)
+        _, rest = sender.communicate(timeout=SECONDS)
+
+    assert sender.returncode == 0
+    assert said.count("database away") == 1
+    assert "Traceback" not in rest
+    assert set(outbox.statuses(engine)) == {Status.SENT}
+    engine.dispose()
+    assert len(sink.recipients) == len(set(sink.recipients)) == 40
+
+
+def fill_the_disk_of(folder):
+    """The kernel refuses the server every write to a file; returns when the server has ended."""
+    pidfile = folder / "postgresql" / "cluster" / "postmaster.pid"
+    postmaster = int(pidfile.read_text().split()[0])
+    servers.limit_files_of(postmaster, *children(postmaster))
+    wait_until(lambda: not Path(f"/proc/{postmaster}").exists())
+    pidfile.unlink(missing_ok=True)
 
 
 # --- What an operator decides -------------------------------------------------------------------

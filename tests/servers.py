@@ -16,6 +16,7 @@ from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import SMTP as SMTP_POLICY
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -105,6 +106,12 @@ def stop_postgresql(run: Path) -> None:
         _run(run, "pg_ctl", "stop", "-w", "-D", "cluster", "-m", "immediate")
 
 
+def limit_files_of(*pids: int) -> None:
+    """From now on the kernel refuses these processes of the server every write to a file."""
+    for pid in pids:  # one may have ended meanwhile
+        subprocess.run(["prlimit", "--pid", str(pid), "--fsize=0:"], check=False, **_as_its_user())
+
+
 @dataclass
 class PostgreSQLDatabase:
     """A database on the run's server, made as a copy of `template`."""
@@ -192,7 +199,6 @@ def _shape(conn: psycopg.Connection) -> tuple[str, int] | None:
 
 def _run(run: Path, program: str, *args: str) -> None:
     folder = run / "postgresql"
-    owner = _unprivileged()
     with (folder / "setup.log").open("ab") as log:
         subprocess.run(
             [str(_programs(run) / program), *args],
@@ -202,13 +208,18 @@ def _run(run: Path, program: str, *args: str) -> None:
             stdout=log,
             stderr=log,
             check=True,
-            **({"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner else {}),
+            **_as_its_user(),
         )
 
 
 def _unprivileged() -> pwd.struct_passwd | None:
     """Whom to become, since PostgreSQL refuses to run as root; None when we are not root."""
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+
+
+def _as_its_user() -> dict[str, Any]:
+    owner = _unprivileged()
+    return {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner else {}
 
 
 def _give_away(folder: Path) -> None:

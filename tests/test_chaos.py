@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import resource
 import time
 from collections import Counter
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from pipeline import settings
+from pipeline.bootstrap import Services
 from pipeline.domain import DeliveryStatus
 from pipeline.signup import leaving
 from pipeline.smtp import SMTPTransport
-from pipeline.storage import deliveries
-from tests import outbox
+from pipeline.storage import deliveries, migrate
+from pipeline.storage.database import open_engine
+from tests import outbox, servers
 from tests.chaos.judging import judge
-from tests.chaos.killing import kill
-from tests.chaos.stage import CONNECTIONS
+from tests.chaos.killing import children, kill
+from tests.chaos.sleeping import wait_until_asleep, wake
+from tests.chaos.stage import CONNECTIONS, Stage
+from tests.chaos.stage import open_sink as open_sink_process
+from tests.chaos.victims import OUTSIDE, run_send
 from tests.factories import NOW
 from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
 from tests.running import SECONDS, Command, read_until, wait_until
@@ -25,6 +34,7 @@ from tests.sinks import HANG_UP, open_sink
 from tests.test_dispatch import compose, make_dispatcher
 
 Status = DeliveryStatus
+PAST_THE_MARK = {"between mark and dot", "between 250 and settling"}
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 
@@ -193,6 +203,65 @@ def test_a_sender_that_sleeps_through_its_lease_sends_nothing(engine, sink):
     assert outbox.statuses(engine) == [Status.SENT]
 
 
+@pytest.fixture
+def stage(engine, database_url, tmp_path):
+    """Twenty messages that are owed, and a mail server that writes down what it accepts."""
+    with open_sink_process(tmp_path / "ledger") as port:
+        stage = Stage(tmp_path, database_url, port)
+        stage.paper()
+        stage.owe(20)
+        yield stage
+        stage.engine.dispose()
+
+
+@pytest.mark.parametrize("step", OUTSIDE)
+def test_a_sender_that_wakes_up_after_its_lease_sends_nothing_that_is_not_its_own(
+    stage, tmp_path, step
+):
+    """A real process under a real SIGSTOP; the next sender takes over what it held."""
+    loaded = settings.load(None, database_url=stage.database_url, smtp_url=stage.smtp_url)
+    others = Services(loaded, stage.engine)
+
+    with asleep_at(stage, step, tmp_path / "alarm") as sleeper:
+        others.dispatch(once=True, clock=datetime.now(UTC) + timedelta(hours=1))
+        assert stage.count(Status.LEASED, Status.SENDING) == 0
+        assert (step in PAST_THE_MARK) <= stage.count(Status.UNCERTAIN) <= 1
+        wake(sleeper, tmp_path / "alarm")
+    stage.make_due()
+    others.dispatch(once=True)
+
+    found = judge(stage.engine, stage.ledger, stage.message_id)
+    assert sleeper.exitcode == 0
+    assert found.holds(1), found
+    assert found.copies == 0
+    assert found.statuses[Status.SENT] == found.accepted == 18
+
+
+@contextmanager
+def asleep_at(stage, step, alarm):
+    """A sender that is stopped with a digest in hand, its threads in no transaction."""
+    passes = 1 if step == "after the claim" else 6
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.chaos.victims"])
+    process = processes.Process(
+        target=run_send,
+        args=(
+            {**stage.environment, "SMTP_CONNECTIONS": "1"},
+            step,
+            passes,
+        ),
+        kwargs={"alarm": alarm, "in_a_hurry": False},
+        daemon=True,
+    )
+    process.start()
+    try:
+        wait_until_asleep(process.pid, stage.engine)
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
 def test_a_late_250_makes_the_uncertain_one_sent(engine, sink):
     """Taken over while it waited for the reply; the reply still counts, and nothing is resent."""
     id_ = add_delivery(engine)
@@ -259,6 +328,50 @@ def test_a_full_disk_is_told_and_waited_out(database_url, engine, sink, tmp_path
     assert sender.returncode == 0
     assert set(outbox.statuses(engine)) == {Status.SENT}
     assert len(sink.recipients) == len(set(sink.recipients)) == 40
+
+
+@pytest.fixture
+def own_postgresql():
+    """The folder of a PostgreSQL of this test's own, and its URL."""
+    folder = servers.open_run_folder()
+    try:
+        yield folder, servers.start_postgresql(folder).format(name="postgres")
+    finally:
+        servers.close_run_folder(folder)
+
+
+def test_a_full_disk_under_postgresql_is_told_and_waited_out(own_postgresql, sink, tmp_path):
+    """No log can be written: PostgreSQL panics, cannot recover and ends, until there is room."""
+    folder, url = own_postgresql
+    engine = open_engine(url)
+    migrate.upgrade(engine)
+    owe_confirmations(engine, 40)
+    engine.dispose()
+    sink.on_dot = lambda: time.sleep(0.02)
+    settings = {"DATABASE_URL": url, "SMTP_URL": f"smtp://127.0.0.1:{sink.port}"}
+
+    with Command(tmp_path, settings | {"SMTP_CONNECTIONS": "2"}).start("send", "--once") as sender:
+        wait_until(lambda: len(sink.taken) > 5)
+        fill_the_disk_of(folder)
+        said = read_until(sender, "database away")
+        servers.start_postgresql(folder)
+        _, rest = sender.communicate(timeout=SECONDS)
+
+    assert sender.returncode == 0
+    assert said.count("database away") == 1
+    assert "Traceback" not in rest
+    assert set(outbox.statuses(engine)) == {Status.SENT}
+    engine.dispose()
+    assert len(sink.recipients) == len(set(sink.recipients)) == 40
+
+
+def fill_the_disk_of(folder):
+    """The kernel refuses the server every write to a file; returns when the server has ended."""
+    pidfile = folder / "postgresql" / "cluster" / "postmaster.pid"
+    postmaster = int(pidfile.read_text().split()[0])
+    servers.limit_files_of(postmaster, *children(postmaster))
+    wait_until(lambda: not Path(f"/proc/{postmaster}").exists())
+    pidfile.unlink(missing_ok=True)
 
 
 # --- What an operator decides -------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Kill senders, workers, the broker and the database, again and again, while mail is owed."""
+"""Kill senders, workers, the broker and the database, and stop senders, while mail is owed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,18 @@ from pipeline import embedded, settings
 from pipeline.embedded import Child
 from pipeline.tasks import client
 from tests.chaos.judging import Judgement, judge
+from tests.chaos.sleeping import Sleeper
 from tests.chaos.stage import OPEN, Stage, open_stage
-from tests.chaos.victims import STEPS, run_send
+from tests.chaos.victims import OUTSIDE, STEPS, run_send
 
 SENDERS = 3  # at a time, beside the workers
 AT_RANDOM = "at a random moment"
+ASLEEP = "senders put to sleep"
+AT_ONCE = Path("/")  # an alarm that has rung: it wakes by the first SIGCONT
+NAP = 4.0  # seconds: longer than a lease, and shorter than anybody waits for a locked SQLite
 LONGEST = 12.0  # seconds that a sender lives which does not come to its step
 BROKER_EVERY, DATABASE_EVERY, WORKER_EVERY, BEAT_EVERY, FLUSH_EVERY = 41, 29, 61, 35, 25  # kills
+NAP_EVERY = 15  # kills, too
 FINISH = 300.0  # seconds in which the living must end what the dead have left
 
 
@@ -40,6 +45,7 @@ class Killing:
         self._processes.set_forkserver_preload(["tests.chaos.victims"])
         self._senders: list[tuple[ForkServerProcess, str, float]] = []
         self._steps = [*STEPS]
+        self._sleepers: list[Sleeper] = []
 
     def run(self, kills: int, *, workers: bool) -> None:
         with ExitStack() as stack:
@@ -50,11 +56,16 @@ class Killing:
                 self._keep_senders()
                 time.sleep(self._random.uniform(0.01, 0.15))
                 self._kill_the_old()
+                self._put_to_sleep()
+                self._watch_sleepers()
                 if worker:
                     self._disturb(worker)
             for process, _, _ in self._senders:
                 process.kill()
                 process.join()
+            while self._sleepers:
+                self._watch_sleepers()
+                time.sleep(0.1)
 
     def finish(self) -> None:
         """Let a sender that nobody kills do what is left."""
@@ -83,9 +94,12 @@ class Killing:
         self._steps.append(self._steps.pop(0))
         return self._steps[-1]
 
-    def _start(self, step: str | None, passes: int) -> ForkServerProcess:
+    def _start(self, step: str | None, passes: int, alarm: Path | None = None) -> ForkServerProcess:
         process = self._processes.Process(
-            target=run_send, args=(self._stage.environment, step, passes), daemon=True
+            target=run_send,
+            args=(self._stage.environment, step, passes),
+            kwargs={"alarm": alarm},
+            daemon=True,
         )
         process.start()
         return process
@@ -103,6 +117,19 @@ class Killing:
             if process.exitcode == -signal.SIGKILL:
                 self.kills[step] += 1
         self._senders = living
+
+    def _put_to_sleep(self) -> None:
+        """Now and then one sender more, which is stopped at a step or at any moment."""
+        if not self._is_time_for(ASLEEP, NAP_EVERY, deadly=False):
+            return
+        step = self._random.choice([*OUTSIDE, None, None])
+        passes = self._random.randint(1, STEPS[step][3]) if step else 1
+        process = self._start(step, passes, AT_ONCE)
+        stops_at = None if step else time.monotonic() + self._random.uniform(0.5, 3.0)
+        self._sleepers.append(Sleeper(process, NAP, time.monotonic() + LONGEST, stops_at))
+
+    def _watch_sleepers(self) -> None:
+        self._sleepers = [sleeper for sleeper in self._sleepers if sleeper.lives()]
 
     # --- The rest of the house ------------------------------------------------------------------
 
@@ -184,16 +211,16 @@ class _Workers:
                 sender.send_task("paperboy.dispatch", expires=60, retry=False)
 
     def kill_a_child(self, chance: random.Random) -> bool:
-        children = _children(self._child.pid) if self._child else []
-        if not children:
+        found = children(self._child.pid) if self._child else []
+        if not found:
             return False
         with suppress(ProcessLookupError):
-            os.kill(chance.choice(children), signal.SIGKILL)
+            os.kill(chance.choice(found), signal.SIGKILL)
             return True
         return False
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     with suppress(OSError):
         return [int(word) for word in
                 Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]  # fmt: skip

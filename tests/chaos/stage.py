@@ -48,10 +48,14 @@ class Stage:
         return settings.child_environment(
             DATABASE_URL=self.database_url,
             REDIS_URL=self.redis_url,
-            SMTP_URL=f"smtp://127.0.0.1:{self.smtp_port}",
+            SMTP_URL=self.smtp_url,
             SMTP_CONNECTIONS=str(CONNECTIONS),
             LOG_LEVEL="ERROR",
         )
+
+    @property
+    def smtp_url(self) -> str:
+        return f"smtp://127.0.0.1:{self.smtp_port}"
 
     @property
     def redis_url(self) -> str:
@@ -107,6 +111,11 @@ class Stage:
                 .values(not_before=datetime.now(UTC))
             )
 
+    def paper(self) -> None:
+        """What the digests are about."""
+        found = Reading((make_sighting(title="Tea leaves"),))
+        ingest.ingest_recorded(self.engine, [("arxiv", found)], now=datetime.now(UTC))
+
     # --- Services -------------------------------------------------------------------------------
 
     def start_valkey(self) -> None:
@@ -158,10 +167,9 @@ def _pick(delivery_id: int, paper_id: int) -> dict[str, object]:
 def open_stage(backend: str) -> Iterator[Stage]:
     folder = servers.open_run_folder()
     try:
-        with _open_sink(folder / "ledger") as port:
+        with open_sink(folder / "ledger") as port:
             stage = Stage(folder, _make_database(folder, backend), port)
-            found = Reading((make_sighting(title="Tea leaves"),))
-            ingest.ingest_recorded(stage.engine, [("arxiv", found)], now=datetime.now(UTC))
+            stage.paper()
             stage.start_valkey()
             try:
                 yield stage
@@ -183,7 +191,7 @@ def _make_database(folder: Path, backend: str) -> str:
 
 
 @contextmanager
-def _open_sink(ledger: Path) -> Iterator[int]:
+def open_sink(ledger: Path) -> Iterator[int]:
     ledger.touch()
     command = [sys.executable, "-m", "tests.chaos.sink", str(ledger)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

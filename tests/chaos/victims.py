@@ -1,14 +1,17 @@
-"""Real senders that kill themselves at a named step, or live until somebody kills them."""
+"""Real senders that kill or stop themselves at a named step, or live until somebody kills them."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any, Final
 
 from celery.signals import worker_process_init
@@ -17,20 +20,21 @@ from pipeline import bootstrap
 from pipeline.bootstrap import Services
 from pipeline.cli import main as command_line
 from pipeline.dispatch import dispatcher
+from pipeline.dispatch.committer import Committer
 from pipeline.smtp.connection import SMTPConnection
 from pipeline.storage import deliveries
 from pipeline.tasks import app
 
-__all__ = ["STEPS", "app", "run_send"]
+__all__ = ["OUTSIDE", "STEPS", "app", "run_send"]
 
 BEFORE, AFTER = True, False
 
 # Where it dies, and how often it may come by before that: a step of each message, or of a drain.
 STEPS: Final[Mapping[str, tuple[Any, str, bool, int]]] = {
     "in the claim's transaction": (deliveries, "claim", AFTER, 1),
-    "after the claim": (dispatcher._Drain, "_claim", AFTER, 1),
+    "after the claim": (dispatcher._Drain, "_compose_all", BEFORE, 1),
     "after composing": (Services, "compose", AFTER, 12),
-    "before the mark": (deliveries, "mark", BEFORE, 8),
+    "before the mark": (Committer, "mark", BEFORE, 8),
     "in the mark's transaction": (deliveries, "mark", AFTER, 8),
     "between mark and dot": (SMTPConnection, "finish", BEFORE, 8),
     "between 250 and settling": (SMTPConnection, "finish", AFTER, 8),
@@ -42,39 +46,74 @@ STEPS: Final[Mapping[str, tuple[Any, str, bool, int]]] = {
 }
 
 
-def run_send(environment: Mapping[str, str], step: str | None, passes: int) -> None:
-    """`paperboy send --once` in this process, which `step` ends at the given pass."""
+# Where it may fall asleep: the thread at the step is in no transaction.
+OUTSIDE: Final = (
+    "after the claim",
+    "after composing",
+    "before the mark",
+    "between mark and dot",
+    "between 250 and settling",
+)
+
+
+def run_send(
+    environment: Mapping[str, str],
+    step: str | None,
+    passes: int,
+    *,
+    alarm: Path | None = None,
+    in_a_hurry: bool = True,
+) -> None:
+    """`paperboy send --once` in this process, which `step` ends at the given pass.
+
+    With an `alarm` it falls asleep there instead, once, and wakes up for good by SIGCONT when that
+    file exists; before, it falls asleep again.
+    """
     os.environ.update(environment)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-    hurry()
+    if in_a_hurry:
+        hurry()
     if step:
-        die_at(step, passes)
+        blow_at(step, passes, partial(_sleep, alarm) if alarm else _die)
     sys.argv = ["paperboy", "send", "--once"]
     command_line()
 
 
-def die_at(step: str, passes: int) -> None:
+def blow_at(step: str, passes: int, blow: Callable[[], None]) -> None:
     owner, name, before, _ = STEPS[step]
-    setattr(owner, name, _deadly(getattr(owner, name), before, passes))
+    setattr(owner, name, _struck(getattr(owner, name), before, passes, blow))
 
 
-def _deadly(step: Callable[..., Any], before: bool, passes: int) -> Callable[..., Any]:
-    seen: list[None] = []
+def _struck(
+    step: Callable[..., Any], before: bool, passes: int, blow: Callable[[], None]
+) -> Callable[..., Any]:
+    passing = itertools.count(1)  # several threads come by
 
     @wraps(step)
     def run(*args: Any, **kwargs: Any) -> Any:
-        seen.append(None)
-        last = len(seen) >= passes
-        if last and before:
-            os.kill(os.getpid(), signal.SIGKILL)
+        its_turn = next(passing) == passes
+        if its_turn and before:
+            blow()
         done = step(*args, **kwargs)
-        if last:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if its_turn and not before:
+            blow()
         return done
 
     return run
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _sleep(alarm: Path) -> None:
+    while True:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(0.05)  # this thread may run on for a moment; and another end its transaction
+        if alarm.exists():
+            return
 
 
 def hurry() -> None:
@@ -94,4 +133,4 @@ if os.environ.get("CHAOS_WORKER"):
     def _arm(**_: Any) -> None:
         step = random.choice([*STEPS, None, None, None])
         if step:
-            die_at(step, random.randint(1, STEPS[step][3]))
+            blow_at(step, random.randint(1, STEPS[step][3]), _die)

@@ -7,6 +7,7 @@ neighbours   what to write to see less, or more
 corpus       which words are rare
 postings     where every word of some papers stands
 scoring, floor, fields, phrases    how well, whether at all, by whom, and by which words
+meaning      how alike a topic and a paper are, where a model tells
 index        papers -> scores
 topics       many topics against papers -> matches
 ranking      matches -> picks

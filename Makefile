@@ -32,6 +32,10 @@ demo: $(VENV)/.installed ## Send a few digests to a folder; needs nothing but Py
 up: $(VENV)/.installed ## Run everything in this terminal: site, workers and a mailbox (PORT=8000)
 	$(BIN)/paperboy up --port $(PORT)
 
+.PHONY: semantic
+semantic: $(VENV)/.installed ## Install what runs a model of meaning (docs/matching.md)
+	@$(INSTALL) --require-hashes -r requirements-semantic.txt
+
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests on SQLite and PostgreSQL
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
@@ -78,14 +82,17 @@ migration: $(VENV)/.installed-dev ## Draft a migration from the schema: make mig
 lock: $(VENV)/.python ## Choose the versions of all packages again (ARGS=--upgrade for newer ones)
 	$(COMPILE) $(ARGS) pyproject.toml --group build -o requirements.txt
 	$(COMPILE) $(ARGS) pyproject.toml --group dev -o requirements-dev.txt
+	$(COMPILE) $(ARGS) pyproject.toml --extra semantic -o requirements-semantic.txt
 
 .PHONY: locks
 locks: $(VENV)/.python ## Check that the lock files say what pyproject.toml asks for
-	@mkdir -p var && cp requirements.txt requirements-dev.txt var/
+	@mkdir -p var && cp requirements.txt requirements-dev.txt requirements-semantic.txt var/
 	@$(COMPILE) pyproject.toml --group build -o var/requirements.txt
 	@$(COMPILE) pyproject.toml --group dev -o var/requirements-dev.txt
+	@$(COMPILE) pyproject.toml --extra semantic -o var/requirements-semantic.txt
 	@diff -I '^ *#' requirements.txt var/requirements.txt \
 		&& diff -I '^ *#' requirements-dev.txt var/requirements-dev.txt \
+		&& diff -I '^ *#' requirements-semantic.txt var/requirements-semantic.txt \
 		|| { echo "The lock files are out of date: run make lock"; exit 1; }
 
 .PHONY: clean

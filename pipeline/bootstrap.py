@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parseaddr
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import structlog
 from sqlalchemy import Connection, Engine
 
@@ -22,6 +24,7 @@ from pipeline.dispatch import Dispatcher, Rate, Tally
 from pipeline.dkim import Signer, aligned, read_keys
 from pipeline.domain import Delivery, DeliveryKind, Digest, Notice, NoticeKind, Verdict
 from pipeline.editions import Outcome
+from pipeline.embedding import Model
 from pipeline.errors import NotFoundError, RenderError, SettingsError, TransportError
 from pipeline.feedback.applying import Effect, Feedback
 from pipeline.feedback.imap import is_imap, read_imap
@@ -46,8 +49,14 @@ from pipeline.sources import Source, Validator
 from pipeline.sources.arxiv import Arxiv
 from pipeline.sources.http import Client, user_agent
 from pipeline.sources.huggingface import HuggingFace
-from pipeline.storage import digests, http_validators, limits, migrate, subscribers
-from pipeline.storage.database import open_engine, reading, server_now
+from pipeline.storage import digests, embeddings, http_validators, limits, migrate, subscribers
+from pipeline.storage.database import (
+    in_chunks,
+    open_engine,
+    reading,
+    server_now,
+    with_retries,
+)
 from pipeline.storage.digests import DIGESTS
 
 log = structlog.get_logger(__name__)
@@ -63,6 +72,8 @@ GAPS = {
 
 
 CHUNK = 200  # deliveries a claim
+EMBEDDED_AT_ONCE = 50  # papers whose vectors are kept together: some seconds of work
+TOPICS_KEPT = 20_000  # in memory, 1.5 KB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +120,7 @@ class Services:
         return [makers[name]() for name in wanted]
 
     def ingest(self, now: datetime) -> list[SourceReport]:
-        return ingesting.ingest(self.engine, self.sources(), now=now)
+        return ingesting.ingest(self.engine, self.sources(), now=now, embedder=self.meanings)
 
     def _huggingface(self) -> Source:
         token = self.settings.huggingface_token
@@ -133,6 +144,19 @@ class Services:
             wait = limits.take_turn(conn, limit, gap=GAPS.get(limit, timedelta(seconds=1)))
         time.sleep(wait.total_seconds())
 
+    # --- Meaning --------------------------------------------------------------------------------
+
+    @cached_property
+    def meanings(self) -> KeptEmbeddings | None:
+        """None where words decide alone. Raises SettingsError where the model cannot be read."""
+        places = self.settings.semantic_model
+        return KeptEmbeddings(self.engine, Model(places)) if places else None
+
+    @property
+    def known_meanings(self) -> KeptEmbeddings | None:
+        """The same for who cannot wait: what is not known yet stays unknown."""
+        return replace(self.meanings, makes=False) if self.meanings else None
+
     # --- Editions -------------------------------------------------------------------------------
 
     def publish(self, now: datetime, *, everyone: bool = False) -> Iterator[Outcome]:
@@ -143,6 +167,7 @@ class Services:
             template=self.renderer.template_version,
             everyone=everyone,
             longest_spread=timedelta(minutes=self.settings.digest_spread_minutes),
+            embedder=self.meanings,
         )
 
     def preview(self, email: str, now: datetime) -> Preview:
@@ -170,7 +195,7 @@ class Services:
 
     def _next_digest(self, email: str, now: datetime) -> tuple[Digest, Delivery]:
         """A subscriber's next digest, and the delivery it would be: one without a row."""
-        digest = editions.preview(self.engine, email, now=now)
+        digest = editions.preview(self.engine, email, now=now, embedder=self.meanings)
         with reading(self.engine) as conn:
             subscriber = subscribers.by_email(conn, email)
         if subscriber is None:
@@ -470,6 +495,45 @@ def _request_of(delivery: Delivery) -> int:
 def _hours_left(delivery: Delivery, now: datetime) -> int:
     """Until its link ends, as a mail says it."""
     return max(1, round((delivery.expires_at - now) / timedelta(hours=1)))
+
+
+@dataclass(frozen=True)
+class KeptEmbeddings:
+    """What a model makes of papers, made once and kept; see `matching.meaning.Embedder`.
+
+    May run twice and beside itself: both make the same. No transaction is open while it works.
+    """
+
+    engine: Engine
+    model: Model
+    makes: bool = True
+
+    def papers(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        by_key = {embeddings.key(text): text for text in texts}
+        with reading(self.engine) as conn:
+            known = embeddings.get(conn, self.model.name, by_key)
+        missing = [key for key in by_key if key not in known] if self.makes else []
+        for keys in in_chunks(missing, EMBEDDED_AT_ONCE):
+            made = self.model.embed([by_key[key] for key in keys]).astype("<f2")
+            new = {key: vector.tobytes() for key, vector in zip(keys, made, strict=True)}
+            with_retries(partial(self._keep, new))
+            known |= new
+        unknown = np.full(self.model.size, np.nan, dtype="<f2").tobytes()
+        rows = [known.get(embeddings.key(text), unknown) for text in texts]
+        vectors = np.frombuffer(b"".join(rows), dtype="<f2").reshape(len(rows), -1)
+        return vectors.astype(np.float32)
+
+    def topic(self, text: str) -> npt.NDArray[np.float32]:
+        return self._topic(text)
+
+    @cached_property
+    def _topic(self) -> Callable[[str], npt.NDArray[np.float32]]:
+        """Topics are few and short, and those of visitors are nobody's business: not stored."""
+        return lru_cache(maxsize=TOPICS_KEPT)(lambda text: self.model.embed([text])[0])
+
+    def _keep(self, vectors: Mapping[str, bytes]) -> None:
+        with self.engine.begin() as conn:
+            embeddings.add(conn, self.model.name, vectors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine
 from pipeline.domain import Match, Sighting, SourceState
 from pipeline.errors import SourceError
 from pipeline.matching.corpus import statistics
+from pipeline.matching.meaning import Embedder
 from pipeline.matching.topics import match
 from pipeline.sources import Reading, Source
 from pipeline.storage import (
@@ -63,6 +64,7 @@ class _Run:
     token: int
     batch: int
     now: datetime
+    embedder: Embedder | None = None
     reports: list[SourceReport] = field(default_factory=list)
 
     def hold(self, conn: Connection) -> None:
@@ -70,32 +72,44 @@ class _Run:
 
 
 def ingest(
-    engine: Engine, sources: Iterable[Source], *, now: datetime, since: date | None = None
+    engine: Engine,
+    sources: Iterable[Source],
+    *,
+    now: datetime,
+    since: date | None = None,
+    embedder: Embedder | None = None,
 ) -> list[SourceReport]:
     """Read `sources` and publish what is new; one broken source does not stop the others.
 
     Empty when another run is at work. Raises LeaseLostError when another run took over because
     this one was silent for too long; nothing it wrote then is visible.
     """
-    return _ingest(engine, now, (partial(_read, source=s, since=since) for s in sources))
+    looks = (partial(_read, source=s, since=since) for s in sources)
+    return _ingest(engine, now, looks, embedder)
 
 
 def ingest_recorded(
-    engine: Engine, readings: Iterable[tuple[str, Reading]], *, now: datetime
+    engine: Engine,
+    readings: Iterable[tuple[str, Reading]],
+    *,
+    now: datetime,
+    embedder: Embedder | None = None,
 ) -> list[SourceReport]:
     """The same for recorded answers, (source, reading) each.
 
     What we know of the live sources stays as it is.
     """
-    return _ingest(
-        engine, now, (partial(_store_recorded, name=name, found=found) for name, found in readings)
-    )
+    looks = (partial(_store_recorded, name=name, found=found) for name, found in readings)
+    return _ingest(engine, now, looks, embedder)
 
 
 def _ingest(
-    engine: Engine, now: datetime, looks: Iterable[Callable[[_Run], SourceReport]]
+    engine: Engine,
+    now: datetime,
+    looks: Iterable[Callable[[_Run], SourceReport]],
+    embedder: Embedder | None,
 ) -> list[SourceReport]:
-    run = _begin(engine, now)
+    run = _begin(engine, now, embedder)
     if run is None:
         log.info("ingest skipped, another run is at work")
         return []
@@ -108,7 +122,7 @@ def _ingest(
             batches.release_lease(conn, run.token)
 
 
-def _begin(engine: Engine, now: datetime) -> _Run | None:
+def _begin(engine: Engine, now: datetime, embedder: Embedder | None) -> _Run | None:
     with engine.begin() as conn:
         clock = server_now(conn)
         token = batches.take_lease(conn, now=clock, until=clock + LEASE)
@@ -118,7 +132,7 @@ def _begin(engine: Engine, now: datetime) -> _Run | None:
         dropped = topics.drop_unpublished(conn, published)
     if dropped:
         log.warning("matches of a dead run dropped", batch=published + 1, matches=dropped)
-    return _Run(engine, token, published + 1, now)
+    return _Run(engine, token, published + 1, now, embedder)
 
 
 # --- One source ---------------------------------------------------------------------------------
@@ -266,7 +280,7 @@ def _publish(run: _Run) -> list[SourceReport]:
     for chunk in in_chunks(touched, MATCHED_AT_ONCE):
         with reading(run.engine) as conn:
             some = list(papers.by_ids(conn, chunk).values())
-        found = list(match(followed, some, corpus=corpus))
+        found = list(match(followed, some, corpus=corpus, embedder=run.embedder))
         _write_matches(run, found)
         new += sum(paper.batch == run.batch for paper in some)
         matches += len(found)

@@ -128,6 +128,9 @@ class Settings(BaseSettings):
     arxiv_categories: Words = ("cs.AI", "cs.CL", "cs.CV", "cs.LG", "stat.ML")
     huggingface_token: SecretStr | None = None
 
+    # Matching
+    semantic_model: Words = ()  # places, read by `embedding.Model`
+
     # Digests
     max_papers: Annotated[int, Field(ge=1, le=50)] = 10
     digest_expiry_hours: Annotated[int, Field(ge=1, le=72)] = 18

@@ -166,6 +166,21 @@ def test_a_failure_ends_in_1_and_says_what_failed(ready, arguments):
 
 
 @pytest.mark.parametrize(
+    "arguments", ["match retrieval", "publish", "rank --papers p.jsonl --topics t.jsonl"]
+)
+def test_a_model_that_is_not_there_is_named(ready, monkeypatch, tmp_path, arguments):
+    """Matching by words alone instead would be another order than the one that was asked for."""
+    for name in ("p.jsonl", "t.jsonl"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("SEMANTIC_MODEL", str(tmp_path / "no-model"))
+
+    answer = ready(*arguments.split())
+
+    assert answer.code == 1
+    assert f"{tmp_path / 'no-model'} is no folder and no installed package" in answer.err
+
+
+@pytest.mark.parametrize(
     "arguments", ["papers", "subscribers list", "publish", "send --once", "serve", "deliveries"]
 )
 def test_a_database_without_tables_is_refused_with_the_remedy(paperboy, arguments):

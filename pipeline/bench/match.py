@@ -8,7 +8,10 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,9 +20,11 @@ import numpy.typing as npt
 from pipeline.bench import crowd
 from pipeline.bench.crowd import Followed
 from pipeline.domain import Match, Paper, Topic
+from pipeline.embedding import Embeddings, Model
 from pipeline.errors import PaperboyError
 from pipeline.matching.corpus import CorpusStatistics, statistics
 from pipeline.matching.index import PaperIndex
+from pipeline.matching.meaning import Meaning
 from pipeline.matching.query import Words, parse
 from pipeline.matching.ranking import Candidate, TopicCandidates, pick
 from pipeline.matching.topics import match
@@ -27,6 +32,8 @@ from pipeline.matching.words import forms, stem
 
 MOST: Final = 10  # papers of a digest
 SAMPLE: Final = 200  # topics tried the plain way, and digests chosen one by one
+STATUS: Final = Path("/proc/self/status")
+READ: Final = 100  # papers that a model reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,8 @@ class Report:
     fts5_s: float  # the same topics, in SQLite's C; every word must stand in the paper
     plain_s: float  # the same in plain Python over sets of words, from a sample
     pick_us: float  # a reader, as digests are compiled
+    embed_s: float | None  # the model reads 1,000 papers; None without a model
+    embed_mb: float | None  # more at the peak than before it was loaded
     arrays_s: float  # all readers at once, as arrays: the best of their topics and nothing else
 
     def as_json(self) -> dict[str, Any]:
@@ -63,13 +72,18 @@ class Report:
             "ratio_fts5": round(self.fts5_s / self.match_s, 3),
             "ratio_plain": round(self.plain_s / self.match_s, 3),
             "pick_us": round(self.pick_us, 1),
+            "embed_s": None if self.embed_s is None else round(self.embed_s, 1),
+            "embed_mb": None if self.embed_mb is None else round(self.embed_mb, 1),
             "arrays_s": round(self.arrays_s, 2),
             "readers_per_s": round(1e6 / self.pick_us),
         }
 
 
-def run(plan: Plan) -> Report:
-    """Raises PaperboyError where what is measured does not do its work."""
+def run(plan: Plan, model: Sequence[str] = ()) -> Report:
+    """`model` has the places of one that is measured too.
+
+    Raises PaperboyError where what is measured does not do its work.
+    """
     papers = crowd.papers(plan.papers)
     topics = crowd.topics(plan.topics, papers)
     corpus = statistics(papers)
@@ -78,6 +92,7 @@ def run(plan: Plan) -> Report:
     match_s, found = _timed(lambda: list(match(topics, papers, corpus=corpus)))
     memory = _peak_mb() - before
     _check(topics, papers, found, corpus)
+    embed_s, embed_mb = _model_costs(model)
     followed = crowd.readers(plan.readers, len(topics))
     return Report(
         plan,
@@ -88,8 +103,29 @@ def run(plan: Plan) -> Report:
         _fts5(topics, papers),
         _plain(topics[:SAMPLE], papers) * len(topics) / min(SAMPLE, len(topics)),
         _picking(found, papers, followed[:SAMPLE]),
+        embed_s,
+        embed_mb,
         _timed(lambda: fan_out(found, followed, len(topics)))[0],
     )
+
+
+def _model_costs(places: Sequence[str]) -> tuple[float | None, float | None]:
+    """Seconds for 1,000 papers, and megabytes: in a process of its own, whose peak is the model's.
+
+    None of both where there is no model. Raises SettingsError.
+    """
+    if not places:
+        return None, None
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as own:
+        return own.submit(_read, tuple(places)).result()
+
+
+def _read(places: Sequence[str]) -> tuple[float, float]:
+    papers = crowd.papers(READ)
+    before = _peak_mb()
+    embedder = Embeddings(Model(places))
+    seconds, _ = _timed(lambda: Meaning(papers, embedder))
+    return 1_000 * seconds / len(papers), _peak_mb() - before
 
 
 def _timed(work: Any) -> tuple[float, Any]:
@@ -99,6 +135,9 @@ def _timed(work: Any) -> tuple[float, Any]:
 
 
 def _peak_mb() -> float:
+    # Linux: getrusage() starts a child with the peak of its parent, this does not.
+    if STATUS.exists():
+        return int(STATUS.read_text().split("VmHWM:")[1].split()[0]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 

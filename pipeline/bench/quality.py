@@ -14,6 +14,7 @@ from pipeline.bench.labelled import LabelledSet
 from pipeline.domain import Breadth
 from pipeline.matching.evaluation import PaperText, TopicText
 from pipeline.matching.index import PaperIndex
+from pipeline.matching.meaning import Embedder
 from pipeline.matching.query import plain_words
 
 DEPTH: Final = 10
@@ -61,9 +62,13 @@ class Quality:
         }
 
 
-def measure(labelled: LabelledSet, elsewhere: Sequence[PaperText] = ()) -> Quality:
+def measure(
+    labelled: LabelledSet,
+    elsewhere: Sequence[PaperText] = (),
+    embedder: Embedder | None = None,
+) -> Quality:
     """`elsewhere` are papers of other fields, for days on which nothing should be sent."""
-    index = PaperIndex(labelled.papers)
+    index = PaperIndex(labelled.papers, embedder=embedder)
     others = PaperIndex(elsewhere, index.statistics()) if elsewhere else None
     ranks = [_ndcg(index, labelled, topic) for topic in labelled.topics]
     chance = np.random.default_rng(0)  # the same days, and the same error, each time

@@ -27,6 +27,8 @@ COMPARED = (
     ("SQLite's FTS5 takes so much of that", "ratio_fts5"),
     ("plain Python takes so much of that", "ratio_plain"),
     ("a digest chosen, µs", "pick_us"),
+    ("the model reads 1,000 papers, s", "embed_s"),
+    ("memory of the model, MB", "embed_mb"),
     ("all readers at once as arrays, s", "arrays_s"),
 )
 BREADTHS = ("fewer", "balanced", "more")
@@ -41,12 +43,14 @@ def match(
 ) -> None:
     """Match made-up topics with made-up papers, beside SQLite's FTS5 and plain Python."""
     from pipeline.bench.match import Plan, run
+    from pipeline.settings import load
 
-    measured = run(Plan(papers, topics, readers)).as_json()
+    measured = run(Plan(papers, topics, readers), load().semantic_model).as_json()
     if as_json:
         sys.stdout.write(json.dumps(measured) + "\n")
         return
-    rows = ({"measured": title, "CPU": measured[name]} for title, name in COMPARED)
+    told = [(title, name) for title, name in COMPARED if measured[name] is not None]
+    rows = ({"measured": title, "CPU": measured[name]} for title, name in told)
     show(rows, ("measured", "CPU"), as_json=False, empty="")
 
 
@@ -62,9 +66,12 @@ def quality(
     """Score the order and the floor on labelled sets; see docs/matching.md."""
     from pipeline.bench import labelled
     from pipeline.bench.quality import measure
+    from pipeline.embedding import from_settings
+    from pipeline.settings import load
 
     others = labelled.read(elsewhere).papers if elsewhere else ()
-    measured = (measure(labelled.read(folder), others) for folder in sets)
+    embedder = from_settings(load().semantic_model)
+    measured = (measure(labelled.read(folder), others, embedder) for folder in sets)
     if as_json:
         for one in measured:
             sys.stdout.write(json.dumps(one.as_json()) + "\n")

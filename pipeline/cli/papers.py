@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline import embedding, settings
 from pipeline import ingest as ingesting
 from pipeline.bench import labelled
 from pipeline.bootstrap import Services, services
@@ -51,7 +52,9 @@ def ingest(
         reports, failed = _ingest_files(built, file, fallback, clock)
     else:
         sources = built.sources(source or built.settings.sources)
-        reports = ingesting.ingest(built.engine, sources, now=clock, since=first_day)
+        reports = ingesting.ingest(
+            built.engine, sources, now=clock, since=first_day, embedder=built.meanings
+        )
         failed = bool(reports) and all(r.state is SourceState.FAILED for r in reports)
         if not reports:
             raise PaperboyError("another ingest is running; try again when it is done")
@@ -77,7 +80,11 @@ def _ingest_files(
         except SourceError as error:
             complain(error.message)
             failures.append(SourceReport(error.source, SourceState.FAILED, error=error.message))
-    reports = ingesting.ingest_recorded(built.engine, found, now=clock) if found else []
+    reports = (
+        ingesting.ingest_recorded(built.engine, found, now=clock, embedder=built.meanings)
+        if found
+        else []
+    )
     if found and not reports:
         raise PaperboyError("another ingest is running; try again when it is done")
     return [*reports, *failures], bool(failures)
@@ -151,7 +158,7 @@ def match(
             "score": round(found.score, 4),
             "phrases": found.phrases,
         }
-        for found in search(parsed, known, corpus=corpus, breadth=wanted)
+        for found in search(parsed, known, corpus=corpus, breadth=wanted, embedder=built.meanings)
     )
     columns = ("score", "paper", "title", "phrases")
     show(rows, columns, as_json=as_json, empty="No paper matches this topic.")
@@ -196,7 +203,8 @@ def rank(
 ) -> None:
     """Rank papers for topics, without a database and without a floor."""
     documents, topics = labelled.papers_in(papers_file), labelled.topics_in(topics_file)
-    rows = rank_papers(documents, topics, top=top, language=language)
+    embedder = embedding.from_settings(settings.load().semantic_model)
+    rows = rank_papers(documents, topics, top=top, language=language, embedder=embedder)
     show(
         ({"topic": r.topic, "paper": r.paper, "score": r.score} for r in rows),
         ("topic", "paper", "score"),

@@ -84,7 +84,7 @@ def _ingest(
 ) -> list[SourceReport]:
     """Store what was `found` in files; None asks the real sources."""
     if found is not None:
-        return ingest_recorded(services.engine, found, now=now)
+        return ingest_recorded(services.engine, found, now=now, embedder=services.meanings)
     reports = services.ingest(now)
     failed = [report for report in reports if report.state is SourceState.FAILED]
     if len(failed) == len(reports):

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from pipeline.domain import Match, Paper
 from pipeline.matching.corpus import CorpusStatistics, statistics
+from pipeline.matching.meaning import Embedder
 from pipeline.matching.topics import match
 from pipeline.storage import batches, papers, topics
 from pipeline.storage.database import in_chunks, reading, with_retries
@@ -18,7 +19,9 @@ from pipeline.storage.topics import TopicProgress
 BACKFILL_DAYS = 30  # of a new topic
 
 
-def bring_topics_up(engine: Engine, batch: int, now: datetime) -> None:
+def bring_topics_up(
+    engine: Engine, batch: int, now: datetime, embedder: Embedder | None = None
+) -> None:
     """Match every followed topic that is behind through `batch`.
 
     May run twice and beside an ingest: a match that is known stays as it is.
@@ -35,7 +38,7 @@ def bring_topics_up(engine: Engine, batch: int, now: datetime) -> None:
         waiting = [p for p in late_papers if touched.get(p.id, batch + 1) <= batch]
         corpus = statistics(papers.recent(conn, through_batch=batch))
     for progress in _grouped(late):
-        _bring_up(engine, progress, batch, floor, waiting, touched, corpus)
+        _bring_up(engine, progress, batch, floor, waiting, touched, corpus, embedder)
 
 
 def _grouped(late: Sequence[TopicProgress]) -> Iterator[list[TopicProgress]]:
@@ -52,12 +55,13 @@ def _bring_up(
     waiting: Sequence[Paper],
     touched: Mapping[int, int],
     corpus: CorpusStatistics,
+    embedder: Embedder | None,
 ) -> None:
     stand = late[0].matched_through
     is_new = stand == topics.NEVER_MATCHED
     unseen = [p for p in waiting if (p.batch if is_new else touched[p.id]) > max(floor, stand)]
     arose = {p.id: arose_in(p.batch, touched[p.id], stand) for p in unseen}
-    found = match([p.topic for p in late], unseen, corpus=corpus)
+    found = match([p.topic for p in late], unseen, corpus=corpus, embedder=embedder)
     for chunk in in_chunks(found, 1_000):
         with_retries(partial(_add, engine, [(new, arose[new.paper_id]) for new in chunk]))
     with engine.begin() as conn:

@@ -30,6 +30,7 @@ from pipeline.domain import (
 from pipeline.editions.candidates import Candidates, Draft, Edition
 from pipeline.editions.catching_up import bring_topics_up
 from pipeline.errors import NotFoundError
+from pipeline.matching.meaning import Embedder
 from pipeline.storage import batches, digests, subscribers, topics
 from pipeline.storage.database import reading, with_retries
 from pipeline.storage.digests import NewDigest
@@ -70,6 +71,7 @@ def publish(
     template: str,
     everyone: bool = False,
     longest_spread: timedelta = timedelta(0),
+    embedder: Embedder | None = None,
 ) -> Iterator[Outcome]:
     """Compile the digests that are due at `now`, chunk by chunk; `everyone` whatever the hour.
 
@@ -81,7 +83,7 @@ def publish(
         with reading(engine) as conn:
             due = subscribers.count_due(conn, now)
         edition = replace(edition, spread=spread(due, longest_spread))
-    run = _Run(engine, edition)
+    run = _Run(engine, edition, embedder)
     last_id = 0
     while compiled := run.compile(
         partial(subscribers.due, now=now, everyone=everyone, after_id=last_id, limit=CHUNK)
@@ -106,11 +108,13 @@ def share(subscriber_id: int) -> float:
     return subscriber_id * 2_654_435_769 % 2**32 / 2**32  # Fibonacci hashing
 
 
-def preview(engine: Engine, email: str, *, now: datetime) -> Digest:
+def preview(
+    engine: Engine, email: str, *, now: datetime, embedder: Embedder | None = None
+) -> Digest:
     """The digest this address would get next; nothing moves. Raises NotFoundError."""
     subscriber = _known(engine, email)
     edition = _edition(engine, now, timedelta(0), "")
-    bring_topics_up(engine, edition.through, now)
+    bring_topics_up(engine, edition.through, now, embedder)
     with reading(engine) as conn:
         followed = topics.followed_by(conn, [subscriber.id])[subscriber.id]
         return _next(conn, edition, subscriber, followed)
@@ -172,14 +176,15 @@ def _edition(engine: Engine, now: datetime, expiry: timedelta, template: str) ->
 class _Run:
     """One run: what it has read serves one chunk of readers after the other."""
 
-    def __init__(self, engine: Engine, edition: Edition) -> None:
+    def __init__(self, engine: Engine, edition: Edition, embedder: Embedder | None) -> None:
         self._engine = engine
+        self._embedder = embedder
         self._edition = edition
         self._stale = 0
         self._read_anew()
 
     def _read_anew(self) -> None:
-        bring_topics_up(self._engine, self._edition.through, self._edition.now)
+        bring_topics_up(self._engine, self._edition.through, self._edition.now, self._embedder)
         self._candidates = Candidates(self._edition)
 
     def compile(

@@ -8,6 +8,7 @@ corpus       which words are rare
 postings     where every word of some papers stands
 scoring, floor, fields, phrases    how well, whether at all, by whom, and by which words
 mentions     where a text says what matched
+meaning      how alike a topic and a paper are, where a model tells
 index        papers -> scores
 topics       many topics against papers -> matches
 ranking      matches -> picks

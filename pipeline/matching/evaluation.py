@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.matching.index import PaperIndex
+from pipeline.matching.meaning import Embedder
 from pipeline.matching.query import parse, plain_words
 
 DEEPEST_RANK = 1_000
@@ -43,6 +44,7 @@ def rank(
     top: int = DEEPEST_RANK,
     *,
     language: bool = False,
+    embedder: Embedder | None = None,
 ) -> Iterator[Ranked]:
     """For each topic in turn its papers, best first, equal scores by id, at most `top`.
 
@@ -51,7 +53,7 @@ def rank(
     listed.
     """
     rows = sorted(papers, key=lambda paper: paper.id)
-    index = PaperIndex(rows)
+    index = PaperIndex(rows, embedder=embedder)
     for topic in topics:
         query = parse(topic.query) if language else plain_words(topic.query)
         for found in index.search(query, floor=False, top=top, with_phrases=False):

@@ -13,6 +13,7 @@ from pipeline.domain import Breadth
 from pipeline.matching.corpus import CorpusStatistics, Readable
 from pipeline.matching.fields import Fields
 from pipeline.matching.floor import NARROWEST, NEVER, Breadths, breadths, named
+from pipeline.matching.meaning import WEIGHT, Embedder, Meaning
 from pipeline.matching.phrases import phrases
 from pipeline.matching.postings import Counts, Positions, Postings, Zone
 from pipeline.matching.query import And, Field, Fielded, Not, Or, Phrase, Query, Words
@@ -59,11 +60,18 @@ class PaperIndex:
     """Some papers, ready for any number of queries.
 
     `corpus` says which words are rare; without it the papers themselves do, which is fair for
-    thousands of papers and not for twenty.
+    thousands of papers and not for twenty. With an embedder what a paper means has a say in its
+    score; whether it is found is a matter of its words alone.
     """
 
-    def __init__(self, papers: Sequence[Readable], corpus: CorpusStatistics | None = None) -> None:
+    def __init__(
+        self,
+        papers: Sequence[Readable],
+        corpus: CorpusStatistics | None = None,
+        embedder: Embedder | None = None,
+    ) -> None:
         self._postings = Postings(papers)
+        self._meaning = Meaning(papers, embedder) if embedder and papers else None
         self._fields = Fields(papers)
         self._scorer = Scorer(self._postings, corpus or self._postings.statistics())
         self._size = len(papers)
@@ -126,9 +134,9 @@ class PaperIndex:
             case Words(forms):
                 return self._words(forms, floor=floor)
             case Phrase(forms):
-                return _within(self._named(forms), self._scorer.score(forms))
+                return _within(self._named(forms), self._score(forms))
             case Fielded(field, forms) if field in _ZONES:
-                return _within(self._named(forms, _ZONES[field]), self._scorer.score(forms))
+                return _within(self._named(forms, _ZONES[field]), self._score(forms))
             case Fielded(field, forms):
                 return self._nothing_scored(self._mask(self._fields.find(field, forms)))
             case Not(operand):
@@ -144,7 +152,19 @@ class PaperIndex:
 
     def _words(self, forms: tuple[str, ...], *, floor: bool) -> _Found:
         scores = self._scorer.score(forms)
-        return _within(breadths(self._scorer, forms) if floor else _sure(scores > 0), scores)
+        found = breadths(self._scorer, forms) if floor else _sure(scores > 0)
+        return _within(found, self._score(forms, scores))
+
+    def _score(self, forms: tuple[str, ...], scores: Counts | None = None) -> Counts:
+        """By words, and by what is meant; `scores` where those by words are known already.
+
+        The unit is the topic's own (what its words are worth together), so that the scores of
+        one topic can be compared from batch to batch.
+        """
+        by_words = self._scorer.score(forms) if scores is None else scores
+        if self._meaning is None:
+            return by_words
+        return by_words + WEIGHT * self._scorer.worth(forms) * self._meaning.likeness(forms)
 
     def _all(self, operands: tuple[Query, ...], *, floor: bool) -> _Found:
         # A word joined to another by AND is asked for by itself: it need only be there.

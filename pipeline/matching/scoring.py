@@ -45,6 +45,10 @@ class Scorer:
             self._add_phrase(total, forms)
         return total
 
+    def worth(self, forms: tuple[str, ...]) -> float:
+        """The idf of the words together: what a paper of average length gets for one of each."""
+        return sum(unit.idf for unit in self.units(forms))
+
     def units(self, forms: tuple[str, ...]) -> list[Unit]:
         """The words that tell something, with the ways the papers write them."""
         telling = [i for i, form in enumerate(forms) if form not in STOP_WORDS]

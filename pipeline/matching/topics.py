@@ -10,13 +10,18 @@ from operator import attrgetter
 from pipeline.domain import Breadth, Match, Paper, Topic
 from pipeline.matching.corpus import CorpusStatistics, statistics
 from pipeline.matching.index import PaperIndex
+from pipeline.matching.meaning import Embedder
 from pipeline.matching.query import parse
 
 AT_ONCE = 1_000  # papers in one index, which takes 50 KB each; more than most days bring
 
 
 def match(
-    topics: Iterable[Topic], papers: Sequence[Paper], *, corpus: CorpusStatistics
+    topics: Iterable[Topic],
+    papers: Sequence[Paper],
+    *,
+    corpus: CorpusStatistics,
+    embedder: Embedder | None = None,
 ) -> Iterator[Match]:
     """The matches of every breadth, in no order; `corpus` tells how rare a word is.
 
@@ -25,7 +30,7 @@ def match(
     queries = [(topic.id, parse(topic.query)) for topic in topics]
     for start in range(0, len(papers) if queries else 0, AT_ONCE):
         some = papers[start : start + AT_ONCE]
-        index = PaperIndex(some, corpus)
+        index = PaperIndex(some, corpus, embedder)
         for topic_id, query in queries:
             for scored in index.search(query, breadth=Breadth.MORE):
                 paper = some[scored.paper].id
@@ -52,8 +57,9 @@ def search(
     *,
     corpus: Iterable[Paper],
     breadth: Breadth = Breadth.BALANCED,
+    embedder: Embedder | None = None,
 ) -> list[Match]:
     """What a topic that nobody follows yet would bring, best first; its `topic_id` is 0."""
-    found = match([Topic(0, query)], papers, corpus=statistics(corpus))
+    found = match([Topic(0, query)], papers, corpus=statistics(corpus), embedder=embedder)
     wanted = [one for one in found if one.breadth <= breadth]
     return sorted(wanted, key=attrgetter("score"), reverse=True)

@@ -206,6 +206,16 @@ class TopicRow(Table):
     created_at: Mapped[datetime]
 
 
+class EmbeddingRow(Table):
+    """What a model made of a text; nothing refers to it, and it can be made again."""
+
+    __tablename__ = "embeddings"
+
+    model: Mapped[str] = mapped_column(String(16), primary_key=True)  # hash of its files
+    text_key: Mapped[str] = mapped_column(String(32), primary_key=True)  # hash of what was read
+    vector: Mapped[bytes]  # of float16, little endian
+
+
 class MatchRow(Table):
     __tablename__ = "matches"
 

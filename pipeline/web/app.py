@@ -56,7 +56,7 @@ def create_app(
 
     Connects to nothing until it is served or asked for a page.
     """
-    library = library or Library(services.engine)
+    library = library or Library(services.engine, embedder=services.known_meanings)
     app = FastAPI(
         title="Paperboy",
         openapi_url=None,

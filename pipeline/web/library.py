@@ -18,6 +18,7 @@ from pipeline.domain import Breadth
 from pipeline.matching.corpus import CorpusStatistics
 from pipeline.matching.evaluation import PaperText
 from pipeline.matching.index import Found, PaperIndex
+from pipeline.matching.meaning import Embedder
 from pipeline.matching.query import Query
 from pipeline.storage import papers
 from pipeline.storage.database import reading
@@ -85,9 +86,15 @@ class Library:
     """
 
     def __init__(
-        self, engine: Engine, *, patience: float = PATIENCE, background: bool = True
+        self,
+        engine: Engine,
+        *,
+        patience: float = PATIENCE,
+        background: bool = True,
+        embedder: Embedder | None = None,
     ) -> None:
         self._engine = engine
+        self._embedder = embedder
         self._patience = patience
         self._background = background
         self._lock = threading.Lock()
@@ -203,7 +210,7 @@ class Library:
         ids = catalog.ids[start:end].tolist()
         with self._reading() as conn:
             found = papers.by_ids(conn, ids)
-        index = PaperIndex([found.get(id_, GONE) for id_ in ids])
+        index = PaperIndex([found.get(id_, GONE) for id_ in ids], embedder=self._embedder)
         return Shelf(holds, index, index.statistics())
 
 

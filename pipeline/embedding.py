@@ -1,0 +1,139 @@
+"""Run a sentence-embedding model from a folder or an installed package: ONNX, on the CPU, offline.
+
+Needs the extra `semantic`; nothing of it is imported before a model is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import SettingsError
+
+Vectors = npt.NDArray[np.float32]
+
+MODEL, TOKENIZER = ("model.onnx", "onnx/model.onnx"), ("tokenizer.json",)
+MOST_TOKENS: Final = 256  # what small models were trained to read; an abstract has about 250
+
+
+class Model:
+    """Texts to vectors of length 1.
+
+    `places` are folders or names of installed packages; each file is taken from the first that
+    has it. Raises SettingsError, naming the place, where that is not a model.
+    """
+
+    def __init__(self, places: Sequence[str]) -> None:
+        where = " ".join(places)
+        model, tokenizer = _find(places, MODEL), _find(places, TOKENIZER)
+        digest = hashlib.sha256(model)
+        digest.update(tokenizer)
+        self.name = digest.hexdigest()[:16]  # of what is in the files: a new model has a new name
+        try:
+            self._session, self._tokenizer = _open(model, tokenizer)
+        except ImportError as error:
+            raise SettingsError(
+                f"SEMANTIC_MODEL needs {error.name}: run `make semantic`"
+            ) from error
+        except Exception as error:  # both libraries raise errors without a common base
+            raise SettingsError(f"SEMANTIC_MODEL: {where} is not a model: {error}") from error
+        self._inputs = {one.name for one in self._session.get_inputs()}
+        self.size = self._try(where)  # of a vector
+
+    def _try(self, where: str) -> int:
+        try:
+            return self._one("a try").size
+        except Exception as error:  # see above
+            raise SettingsError(
+                f"SEMANTIC_MODEL: {where} is not a model of sentences: {error}"
+            ) from error
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """A row for each text."""
+        # One by one: side by side they are filled up to the longest, which takes as long and
+        # three times the memory.
+        return np.array([self._one(text) for text in texts], dtype=np.float32)
+
+    def _one(self, text: str) -> Vectors:
+        ids = np.array([self._tokenizer.encode(text).ids], dtype=np.int64)
+        if not ids.size:  # no words, and a tokenizer that adds no marks
+            return np.zeros(self.size, dtype=np.float32)
+        given = {
+            "input_ids": ids,
+            "attention_mask": np.ones_like(ids),
+            "token_type_ids": np.zeros_like(ids),
+        }
+        found = self._session.run(None, {n: v for n, v in given.items() if n in self._inputs})[0]
+        vector = found.reshape(-1, found.shape[-1]).mean(axis=0)  # over tokens, if it has them
+        return np.asarray(vector / (np.linalg.norm(vector) or 1.0), dtype=np.float32)
+
+
+class Embeddings:
+    """A model as matching asks it, without a memory: for files that are read once."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def papers(self, texts: Sequence[str]) -> Vectors:
+        return self._model.embed(texts)
+
+    def topic(self, text: str) -> Vectors:
+        return np.asarray(self._model.embed([text])[0])
+
+
+def from_settings(places: Sequence[str]) -> Embeddings | None:
+    """None where none is named."""
+    return Embeddings(Model(places)) if places else None
+
+
+def _open(model: bytes, tokenizer: bytes) -> tuple[Any, Any]:
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # workers share the machine
+    options.enable_cpu_mem_arena = False  # which keeps what the longest text took
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    reader = Tokenizer.from_buffer(tokenizer)
+    reader.enable_truncation(MOST_TOKENS)
+    reader.no_padding()
+    return session, reader
+
+
+def _find(places: Iterable[str], names: tuple[str, ...]) -> bytes:
+    looked = []
+    for place in places:
+        folder = _folder(place)
+        looked.append(place)
+        for name in names:
+            if (folder / name).is_file():
+                return (folder / name).read_bytes()
+            for archive in sorted(folder.glob("*.zip")):
+                if (found := _in_archive(archive, name)) is not None:
+                    return found
+    raise SettingsError(f"SEMANTIC_MODEL: no {names[0]} in {' or '.join(looked)}")
+
+
+def _folder(place: str) -> Path:
+    """Of a place; a package is found without being imported."""
+    if Path(place).is_dir():
+        return Path(place)
+    found = find_spec(place) if place.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise SettingsError(f"SEMANTIC_MODEL: {place} is no folder and no installed package")
+    return Path(found.submodule_search_locations[0])
+
+
+def _in_archive(archive: Path, name: str) -> bytes | None:
+    try:
+        with zipfile.ZipFile(archive) as files:
+            return files.read(name) if name in files.namelist() else None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise SettingsError(f"SEMANTIC_MODEL: {archive} cannot be read: {error}") from error

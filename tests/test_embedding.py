@@ -1,0 +1,338 @@
+"""Matching by meaning: a real model changes the order, lets nothing in, and reads a paper once."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import zipfile
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import editions
+from pipeline import ingest as ingesting
+from pipeline.bench import labelled, match, quality
+from pipeline.bootstrap import KeptEmbeddings, Services
+from pipeline.embedding import MOST_TOKENS, Embeddings, Model, from_settings
+from pipeline.errors import SettingsError
+from pipeline.matching.evaluation import PaperText
+from pipeline.matching.index import PaperIndex
+from pipeline.matching.query import parse
+from pipeline.settings import Settings
+from pipeline.sources import Reading
+from pipeline.storage import papers
+from pipeline.storage.database import reading
+from pipeline.storage.schema import EmbeddingRow, MatchRow
+from pipeline.web.library import Library
+from tests.factories import NOW, make_sighting
+from tests.newsroom import add_reader, count, matches, rows, stored
+from tests.tiny_model import MODEL, write_model, write_tokenizer
+
+FILLER = "We study a question and answer it with some care"
+ABOUT_STREAMS = PaperText("1", "Rivers", "brook brook brook brook brook brook brook brook brook")
+ABOUT_MOONS = PaperText("2", "Rivers", "moon moon moon")
+NO_SUCH_WORD = PaperText("3", "Brook", "brook brook brook")
+OTHERS = [PaperText(f"{n}", f"Paper {n}", FILLER) for n in range(10, 40)]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return write_model(tmp_path / "model")
+
+
+@pytest.fixture
+def model(folder) -> Model:
+    return Model([str(folder)])
+
+
+class Counting:
+    """A model that remembers what it was asked for."""
+
+    def __init__(self, model: Model, name: str = "") -> None:
+        self.model, self.name, self.size = model, name or model.name, model.size
+        self.read: list[str] = []
+
+    def embed(self, texts):
+        self.read += texts
+        return self.model.embed(texts)
+
+
+def store(engine, *found, embedder=None, now=NOW):
+    readings = [("arxiv", Reading(sightings=found))]
+    ingesting.ingest_recorded(engine, readings, now=now, embedder=embedder)
+
+
+def follow(engine, query, email):
+    """A topic that the next ingest matches."""
+    add_reader(engine, query, email=email)
+    editions.bring_topics_up(engine, 0, NOW)
+
+
+# --- The model ----------------------------------------------------------------------------------
+
+
+def test_words_that_mean_the_same_are_near_and_others_are_not(model):
+    river, brook, moon = model.embed(["rivers", "brook", "moon"])
+
+    assert np.linalg.norm([river, brook, moon], axis=1) == pytest.approx(1)
+    assert river @ brook > 0.95
+    assert river @ moon < 0.5
+
+
+def test_what_is_beyond_the_longest_text_is_not_read(model):
+    short, long = model.embed(["rivers " * MOST_TOKENS, "rivers " * MOST_TOKENS + "moon " * 50])
+
+    assert short == pytest.approx(long)
+
+
+def test_a_text_without_words_has_a_vector_too(model):
+    assert not np.isnan(model.embed(["", "..."])).any()
+
+
+def test_no_place_means_no_model():
+    assert from_settings(()) is None
+
+
+def test_the_name_of_a_model_is_what_its_files_say(folder, tmp_path):
+    copied = write_model(tmp_path / "elsewhere")
+    changed = write_model(tmp_path / "changed")
+    tokenizer = json.loads((changed / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["creek"] = 2
+    (changed / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+    assert Model([str(copied)]).name == Model([str(folder)]).name
+    assert Model([str(changed)]).name != Model([str(folder)]).name
+
+
+def test_a_model_may_lie_in_two_packages_one_of_them_zipped(tmp_path, monkeypatch):
+    """Neither is imported: what a package does when it is loaded is not ours to start."""
+    for name in ("tiny_weights", "tiny_words"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "tiny_weights/onnx").mkdir()
+    (tmp_path / "tiny_weights/onnx/model.onnx").write_bytes(MODEL)
+    write_tokenizer(tmp_path / "tokenizer.json")
+    with zipfile.ZipFile(tmp_path / "tiny_words/model.zip", "w") as archive:
+        archive.write(tmp_path / "tokenizer.json", "tokenizer.json")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    assert Model(["tiny_weights", "tiny_words"]).embed(["moon"]).shape == (1, 3)
+
+
+@pytest.mark.parametrize("broken", ["model.onnx", "tokenizer.json"])
+def test_a_broken_folder_is_named(folder, broken):
+    (folder / broken).write_bytes(b"{ half a file")
+
+    with pytest.raises(SettingsError, match="is not a model") as refused:
+        Model([str(folder)])
+
+    assert str(folder) in str(refused.value)
+
+
+@pytest.mark.parametrize("missing", ["model.onnx", "tokenizer.json"])
+def test_a_missing_file_is_named_with_where_it_was_looked_for(folder, missing):
+    (folder / missing).unlink()
+
+    with pytest.raises(SettingsError, match=f"no {missing} in {folder}"):
+        Model([str(folder)])
+
+
+def test_a_place_that_is_nowhere_is_named():
+    with pytest.raises(SettingsError, match="no_such_package is no folder and no installed"):
+        Model(["no_such_package"])
+
+
+def test_without_the_extra_it_says_what_to_install(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+    with pytest.raises(SettingsError, match="make semantic"):
+        Model([str(folder)])
+
+
+# --- The order ----------------------------------------------------------------------------------
+
+
+def test_of_two_papers_with_the_same_words_the_one_that_means_it_comes_first(model):
+    some = [ABOUT_MOONS, ABOUT_STREAMS, *OTHERS]
+    by_words = PaperIndex(some).search(parse("rivers"))
+    by_meaning = PaperIndex(some, embedder=Embeddings(model)).search(parse("rivers"))
+
+    assert [one.paper for one in by_words] == [0, 1]  # which is shorter
+    assert [one.paper for one in by_meaning] == [1, 0]
+
+
+@pytest.mark.parametrize("query", ["rivers", '"rivers"', "ti:rivers", "rivers OR zebras"])
+def test_meaning_lets_no_paper_in_and_keeps_none_out(model, query):
+    some = [NO_SUCH_WORD, ABOUT_MOONS, ABOUT_STREAMS, *OTHERS]
+    by_words = PaperIndex(some).search(parse(query))
+    by_meaning = PaperIndex(some, embedder=Embeddings(model)).search(parse(query))
+
+    assert {one.paper for one in by_meaning} == {one.paper for one in by_words} == {1, 2}
+    assert {(one.paper, one.breadth, one.phrases) for one in by_meaning} == {
+        (one.paper, one.breadth, one.phrases) for one in by_words
+    }
+
+
+def test_a_query_that_only_filters_scores_as_before(model):
+    some = [replace(ABOUT_MOONS, categories=("cs.CL",)), ABOUT_STREAMS]
+
+    found = PaperIndex(some, embedder=Embeddings(model)).search(parse("cat:cs"))
+
+    assert [one.score for one in found] == [1]
+
+
+def test_a_score_does_not_depend_on_the_other_papers_of_its_batch(model):
+    corpus = PaperIndex([ABOUT_MOONS, ABOUT_STREAMS, *OTHERS]).statistics()
+    alone = PaperIndex([ABOUT_STREAMS], corpus, Embeddings(model)).search(parse("rivers"))
+    among = PaperIndex([ABOUT_MOONS, ABOUT_STREAMS], corpus, Embeddings(model))
+
+    assert alone[0].score == pytest.approx(among.search(parse("rivers"))[0].score)
+
+
+def test_a_labelled_set_is_measured_with_the_model(tmp_path, model):
+    some = [ABOUT_MOONS, ABOUT_STREAMS, *OTHERS]
+    files = {
+        "papers": [{"id": p.id, "title": p.title, "abstract": p.abstract} for p in some],
+        "topics": [{"id": "t", "query": "rivers"}],
+        "qrels": [{"topic": "t", "paper": "1", "grade": 1}],
+    }
+    for name, lines in files.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    known = labelled.read(tmp_path)
+
+    assert quality.measure(known, embedder=Embeddings(model)).ndcg > quality.measure(known).ndcg
+
+
+def test_what_the_model_costs_is_measured_where_there_is_one(folder):
+    plan = match.Plan(papers=20, topics=5, readers=10)
+    with_model = match.run(plan, [str(folder)]).as_json()
+
+    assert with_model["embed_s"] > 0
+    assert with_model["embed_mb"] > 0
+    assert match.run(plan).as_json()["embed_s"] is None
+
+
+# --- Once a paper -------------------------------------------------------------------------------
+
+
+def test_a_paper_is_read_once_however_often_it_is_matched(engine, model):
+    """By ingest for a topic that is followed, and again for one that is new."""
+    counting = Counting(model)
+    kept = KeptEmbeddings(engine, counting)
+    follow(engine, "rivers", "ada@example.org")
+    store(engine, make_sighting("3001.00001", title="Rivers"), embedder=kept)
+    by_ingest = [text for text in counting.read if text.startswith("Rivers. ")]
+    add_reader(engine, "ti:rivers", email="bob@example.org")
+    editions.bring_topics_up(engine, 1, NOW, KeptEmbeddings(engine, counting))
+
+    assert len(by_ingest) == 1
+    assert [text for text in counting.read if text.startswith("Rivers. ")] == by_ingest
+    assert count(engine, EmbeddingRow) == 1
+    assert len(matches(engine)) == 2
+
+
+def test_words_that_change_and_a_new_model_are_read_again(engine, model):
+    texts = ["rivers", "a moon"]
+    KeptEmbeddings(engine, model).papers(texts)
+    counting = Counting(model)
+    KeptEmbeddings(engine, counting).papers(["rivers", "a brook"])
+    renamed = Counting(model, name="another")
+    KeptEmbeddings(engine, renamed).papers(texts)
+
+    assert counting.read == ["a brook"]
+    assert renamed.read == texts
+    assert count(engine, EmbeddingRow) == 5
+
+
+def test_what_was_kept_before_a_death_is_not_made_again(engine, model, monkeypatch):
+    """Killed in the middle, the next run makes the rest."""
+    monkeypatch.setattr("pipeline.bootstrap.EMBEDDED_AT_ONCE", 2)
+    texts = [f"rivers {n}" for n in range(5)]
+
+    class Dying(Counting):
+        def embed(self, some):
+            if len(self.read) >= 4:
+                raise KeyboardInterrupt
+            return super().embed(some)
+
+    with pytest.raises(KeyboardInterrupt):
+        KeptEmbeddings(engine, Dying(model)).papers(texts)
+    counting = Counting(model)
+    vectors = KeptEmbeddings(engine, counting).papers(texts)
+
+    assert counting.read == [texts[4]]
+    assert vectors == pytest.approx(model.embed(texts), abs=1e-3)
+
+
+def test_two_at_the_same_papers_do_not_hinder_each_other(engine, model):
+    texts = [f"rivers {n} moon" for n in range(120)]
+    made = []
+
+    def work(some):
+        made.append(len(KeptEmbeddings(engine, model).papers(some)))
+
+    threads = [threading.Thread(target=work, args=(some,)) for some in (texts, texts[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert made == [120, 120]
+    assert count(engine, EmbeddingRow) == 120
+
+
+def test_the_site_makes_nothing_and_takes_what_is_unknown_for_average(engine, model):
+    """Reading a month of papers takes minutes; nobody who opens a page waits for it."""
+    kept = KeptEmbeddings(engine, model)
+    store(engine, make_sighting(title="Rivers", abstract="brook brook"),
+          make_sighting(title="Rivers", abstract="moon moon"))  # fmt: skip
+    kept.papers([f"{p.title}. {p.abstract}" for p in stored(engine)])
+    store(engine, make_sighting(title="Rivers", abstract="brook"), now=NOW + timedelta(1))
+    waiting = replace(kept, makes=False)
+    library = Library(engine, background=False, embedder=waiting)
+    library.renew()
+
+    found = library.shelves().find(parse("rivers"))
+
+    assert count(engine, EmbeddingRow) == 2
+    streams, moons, unknown = found.scores.tolist()
+    assert moons < unknown < streams
+
+
+def test_what_visitors_try_is_not_stored(engine, model):
+    KeptEmbeddings(engine, model).topic("a secret wish")
+
+    assert count(engine, EmbeddingRow) == 0
+
+
+def test_a_vector_takes_two_bytes_a_dimension(engine, model):
+    KeptEmbeddings(engine, model).papers(["rivers"])
+
+    assert len(rows(engine, EmbeddingRow)[0].vector) == 6
+
+
+def test_services_read_the_model_of_the_settings(engine, folder):
+    with_model = Services(Settings(semantic_model=(str(folder),)), engine)
+
+    assert with_model.meanings is with_model.meanings is not None
+    assert with_model.known_meanings == replace(with_model.meanings, makes=False)
+    assert Services(Settings(), engine).meanings is None
+
+
+def test_ingest_keeps_the_order_by_meaning(engine, model):
+    follow(engine, "rivers", "ada@example.org")
+    store(
+        engine,
+        make_sighting("3001.00001", title="Rivers", abstract="moon moon moon"),
+        make_sighting("3001.00002", title="Rivers", abstract="brook brook brook"),
+        embedder=KeptEmbeddings(engine, model),
+    )
+
+    with reading(engine) as conn:
+        ids = {paper.key: paper.id for paper in papers.announced(conn, through_batch=1)}
+    scores = {row.paper_id: row.score for row in rows(engine, MatchRow)}
+    assert scores[ids["3001.00002"]] > scores[ids["3001.00001"]]

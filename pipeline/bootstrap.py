@@ -22,7 +22,16 @@ from pipeline import ingest as ingesting
 from pipeline import purge as purging
 from pipeline.dispatch import Dispatcher, Rate, Tally
 from pipeline.dkim import Signer, aligned, read_keys
-from pipeline.domain import Delivery, DeliveryKind, Digest, Notice, NoticeKind, Verdict
+from pipeline.domain import (
+    Delivery,
+    DeliveryKind,
+    Digest,
+    Notice,
+    NoticeKind,
+    QuietNote,
+    Told,
+    Verdict,
+)
 from pipeline.editions import Outcome
 from pipeline.embedding import Model
 from pipeline.errors import NotFoundError, RenderError, SettingsError, TransportError
@@ -167,6 +176,7 @@ class Services:
             template=self.renderer.template_version,
             everyone=everyone,
             longest_spread=timedelta(minutes=self.settings.digest_spread_minutes),
+            quiet_days=self.settings.quiet_note_days,
             embedder=self.meanings,
         )
 
@@ -306,36 +316,54 @@ class Services:
             view=self.links.digest(delivery.id, now),
         )
 
+    def load(self, conn: Connection, claimed: Sequence[Delivery]) -> Mapping[int, Told]:
+        """What digests tell, as it was frozen, and notes, as it is now; by delivery."""
+        told: dict[int, Told] = {**digests.load(conn, [delivery.id for delivery in claimed])}
+        quiet = [one.id for one in claimed if one.kind is DeliveryKind.QUIET_NOTE]
+        if quiet:
+            told |= editions.load_notes(conn, quiet, self.settings.quiet_note_days)
+        return told
+
     def compose(
-        self, delivery: Delivery, digest: Digest | None, *, now: datetime | None = None
+        self, delivery: Delivery, told: Told | None, *, now: datetime | None = None
     ) -> bytes:
         """The bytes of one delivery, ready for DATA. Raises RenderError or AddressError."""
         now = now or datetime.now(UTC)
-        mail = self._unsigned(delivery, digest, now)
+        mail = self._unsigned(delivery, told, now)
         return self.signer.sign(mail, now) if self.signer else mail
 
-    def _unsigned(self, delivery: Delivery, digest: Digest | None, now: datetime) -> bytes:
-        if delivery.kind not in DIGESTS:
-            return compose_confirmation(
-                self.sender,
-                self._letter(delivery, now),
-                to=delivery.email,
-                dedupe_key=delivery.dedupe_key,
-                now=now,
-                kind=delivery.kind,
-            )
-        if digest is None:
-            raise RenderError("the papers of this digest are no longer kept")
+    def _unsigned(self, delivery: Delivery, told: Told | None, now: datetime) -> bytes:
+        if delivery.kind is DeliveryKind.QUIET_NOTE or delivery.kind in DIGESTS:
+            return self._edition_mail(delivery, told, now)
+        return compose_confirmation(
+            self.sender,
+            self._letter(delivery, now),
+            to=delivery.email,
+            dedupe_key=delivery.dedupe_key,
+            now=now,
+            kind=delivery.kind,
+        )
+
+    def _edition_mail(self, delivery: Delivery, told: Told | None, now: datetime) -> bytes:
+        """What a slot brings its reader: list mail, which can be left by one click."""
         mail_links = self.mail_links(delivery, now)
+        match told:
+            case Digest():
+                content = self.renderer.digest(told, mail_links)
+            case QuietNote():
+                content = self.renderer.quiet_note(told, mail_links)
+            case None:
+                raise RenderError("the papers of this digest are no longer kept")
         return compose_digest(
             self.sender,
-            self.renderer.digest(digest, mail_links),
+            content,
             to=delivery.email,
             dedupe_key=delivery.dedupe_key,
             unsubscribe_url=mail_links.unsubscribe,
             secret=delivery.secret,
-            edition_on=digest.edition_on,
+            edition_on=told.edition_on,
             now=now,
+            kind="note" if isinstance(told, QuietNote) else "digest",
         )
 
     def _letter(self, delivery: Delivery, now: datetime) -> Rendered:
@@ -458,7 +486,7 @@ class Services:
             engine=self.engine,
             transport=self.transport,
             compose=partial(self.compose, now=clock),
-            load=load_digests,
+            load=self.load,
             sender=lambda delivery: self.sender.envelope(delivery.id, delivery.dedupe_key),
             connections=self.settings.smtp_connections,
             chunk=min([CHUNK, *(rate.most for rate in self.settings.rates)]),
@@ -557,10 +585,6 @@ def _spare_what_stays() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def load_digests(conn: Connection, claimed: Sequence[Delivery]) -> Mapping[int, Digest]:
-    return digests.load(conn, [delivery.id for delivery in claimed])
 
 
 def build(loaded: Settings, *, check: bool = True) -> Services:

@@ -219,6 +219,24 @@ class Digest:
     welcome: bool = False  # the first digest, from the last days
 
 
+@dataclass(frozen=True, slots=True)
+class QuietNote:
+    """Why a reader got no digest for a while, and what would bring one."""
+
+    edition_on: date
+    since: date  # the first of the quiet days
+    announced: int  # papers of these days
+    topics: tuple[str, ...]  # labels of what the reader follows
+    breadth: Breadth
+    in_passing: int  # papers of these days that the broadest setting lets through
+    wider: tuple[tuple[str, str], ...]  # a label, and a query that finds more
+    follows_trending: bool
+
+
+Told = Digest | QuietNote
+"""What a slot may bring its reader."""
+
+
 class Origin(StrEnum):
     """Who says that somebody wants our mail, before the owner of the address has."""
 
@@ -262,10 +280,12 @@ class DeliveryKind(StrEnum):
     LINK = "link"  # the way back to the preferences, asked for by hand
     DATA_LINK = "data-link"  # the way to export and erase, only ever mailed
     NEW_ADDRESS = "new-address"  # asks the new address of a subscriber whether it is theirs
+    QUIET_NOTE = "quiet-note"  # says why no digest came for a while, and what to widen
 
     @property
     def precedence(self) -> Precedence:
-        return Precedence.DIGEST if self is DeliveryKind.DIGEST else Precedence.AWAITED
+        is_awaited = self not in {DeliveryKind.DIGEST, DeliveryKind.QUIET_NOTE}
+        return Precedence.AWAITED if is_awaited else Precedence.DIGEST
 
 
 class DeliveryStatus(StrEnum):

@@ -153,6 +153,7 @@ def compose_digest(
     secret: str,
     edition_on: date,
     now: datetime,
+    kind: str = "digest",
 ) -> bytes:
     """A digest, ready for DATA: lines end in CRLF, leading dots are doubled, no final dot.
 
@@ -162,7 +163,7 @@ def compose_digest(
     headers = (
         *_personal_headers(sender, content, to, dedupe_key, now),
         *_leave_headers(sender, unsubscribe_url, secret),
-        f"Feedback-ID: {edition_on}:digest:list:{sender.constant.id}\r\n".encode(),
+        f"Feedback-ID: {edition_on}:{kind}:list:{sender.constant.id}\r\n".encode(),
         sender.constant.of_list,
     )
     return _message(headers, content, dedupe_key)

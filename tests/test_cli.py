@@ -380,6 +380,7 @@ def test_publish_compiles_what_is_due_once(full):
         "papers": ["3001.00001"],
         "outcome": "queued",
         "reason": None,
+        "noted": False,
     }
 
 

@@ -22,7 +22,8 @@ from tests.factories import NOW, make_delivery
 HOUR = timedelta(hours=1)
 SITE = "https://papers.example.org"
 ADA, NEW = "ada@example.org", "ada@new.example"
-LETTERS = [kind for kind in DeliveryKind if kind not in {DeliveryKind.DIGEST, DeliveryKind.WELCOME}]
+OF_AN_EDITION = {DeliveryKind.DIGEST, DeliveryKind.WELCOME, DeliveryKind.QUIET_NOTE}
+LETTERS = [kind for kind in DeliveryKind if kind not in OF_AN_EDITION]
 
 
 @pytest.fixture

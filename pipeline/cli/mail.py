@@ -25,7 +25,7 @@ from pipeline.storage.holds import Hold
 app = typer.Typer()
 deliveries_app = typer.Typer(invoke_without_command=True)
 
-PUBLISHED = ("subscriber", "email", "kind", "edition", "papers", "outcome", "reason")
+PUBLISHED = ("subscriber", "email", "kind", "edition", "papers", "outcome", "reason", "noted")
 OWED = ("id", "email", "kind", "edition", "status", "attempts", "message_id", "reason", "papers")
 
 
@@ -52,6 +52,7 @@ def _outcome_row(outcome: Outcome) -> dict[str, Any]:
         "papers": list(outcome.papers),
         "outcome": "skipped" if outcome.skipped else "queued",
         "reason": outcome.skipped,
+        "noted": outcome.noted,
     }
 
 

@@ -24,7 +24,7 @@ from pipeline.dispatch.crew import Crew
 from pipeline.dispatch.decisions import not_composed, not_composed_yet
 from pipeline.dispatch.pacing import Claim, Pacing, Rate
 from pipeline.dispatch.ready import Message, Ready
-from pipeline.domain import Delivery, DeliveryKind, DeliveryStatus, Digest
+from pipeline.domain import Delivery, DeliveryKind, DeliveryStatus, Told
 from pipeline.errors import RefusedError, RenderError, TransportError
 from pipeline.limits import Bucket
 from pipeline.smtp import Transport
@@ -76,8 +76,8 @@ class Dispatcher:
 
     engine: Engine
     transport: Transport
-    compose: Callable[[Delivery, Digest | None], bytes]  # ready for the wire, without the dot
-    load: Callable[[Connection, Sequence[Delivery]], Mapping[int, Digest]]  # by delivery id
+    compose: Callable[[Delivery, Told | None], bytes]  # ready for the wire, without the dot
+    load: Callable[[Connection, Sequence[Delivery]], Mapping[int, Told]]  # by delivery id
     sender: Callable[[Delivery], str]  # the envelope's, for bounces
     connections: int = 10
     chunk: int = 200  # deliveries a claim
@@ -202,7 +202,7 @@ class _Drain:
                 return [one.id for one in claimed[number + 1 :]]
         return []
 
-    def _load(self, claimed: Sequence[Delivery]) -> Mapping[int, Digest]:
+    def _load(self, claimed: Sequence[Delivery]) -> Mapping[int, Told]:
         with reading(self._plan.engine) as conn:
             return self._plan.load(conn, claimed)
 
@@ -220,7 +220,7 @@ class _Drain:
         token = self._lease.token
         self._transact(lambda conn: deliveries.hand_back(conn, unsent, token))
 
-    def _compose(self, delivery: Delivery, digest: Digest | None) -> bytes | None:
+    def _compose(self, delivery: Delivery, digest: Told | None) -> bytes | None:
         try:
             return self._plan.compose(delivery, digest)
         except RenderError as error:

@@ -10,9 +10,22 @@ from urllib.parse import urlsplit
 from pipeline import dkim
 from pipeline.doctor import lint
 from pipeline.doctor.finding import Check, Finding, Patient, bad, good, unknown
-from pipeline.domain import Delivery, DeliveryKind, Digest, Links, Paper, Pick, Reason
+from pipeline.domain import (
+    Breadth,
+    Delivery,
+    DeliveryKind,
+    Digest,
+    Links,
+    Paper,
+    Pick,
+    QuietNote,
+    Reason,
+    Told,
+)
 from pipeline.errors import PaperboyError, RenderError
 from pipeline.storage.digests import DIGESTS
+
+OF_AN_EDITION: Final = (*DIGESTS, DeliveryKind.QUIET_NOTE)
 
 OURS: Final = "this is a mistake of Paperboy's, or of a template that was changed in emails/"
 PAPER_HOST: Final = "arxiv.org"
@@ -70,7 +83,7 @@ def sample_signatures(patient: Patient) -> Iterator[Finding]:
 def sample(patient: Patient, kind: DeliveryKind) -> bytes:
     """A mail to nobody, as it would arrive. Raises PaperboyError where none can be made."""
     now = patient.now
-    is_digest = kind in DIGESTS
+    is_edition = kind in OF_AN_EDITION
     delivery = Delivery(
         id=0,
         dedupe_key=f"doctor:{kind}",
@@ -78,14 +91,24 @@ def sample(patient: Patient, kind: DeliveryKind) -> bytes:
         subscriber_id=0,
         email="reader@example.org",
         attempts=0,
-        edition_on=now.date() if is_digest else None,
+        edition_on=now.date() if is_edition else None,
         expires_at=now + timedelta(hours=18),
         created_at=now,
         secret="x" * 22,
         request_id=0,
     )
-    digest = _digest(patient, welcome=kind is DeliveryKind.WELCOME) if is_digest else None
-    return patient.services.compose(delivery, digest, now=now).replace(b"\r\n.", b"\r\n")
+    told = _told(patient, kind) if is_edition else None
+    return patient.services.compose(delivery, told, now=now).replace(b"\r\n.", b"\r\n")
+
+
+def _told(patient: Patient, kind: DeliveryKind) -> Told:
+    if kind is not DeliveryKind.QUIET_NOTE:
+        return _digest(patient, welcome=kind is DeliveryKind.WELCOME)
+    today = patient.now.date()
+    wider = (("dense retrieval", "retrieval"),)
+    return QuietNote(
+        today, today, 7, ("dense retrieval",), Breadth.BALANCED, 2, wider, follows_trending=False
+    )
 
 
 def _digest(patient: Patient, *, welcome: bool) -> Digest:
@@ -124,7 +147,7 @@ def _paper(number: int, patient: Patient) -> Paper:
 
 def _expected(patient: Patient, kind: DeliveryKind) -> lint.Expected:
     return lint.Expected(
-        is_list=kind in DIGESTS,
+        is_list=kind in OF_AN_EDITION,
         is_https=urlsplit(patient.settings.site_url).scheme == "https",
         operator_address=patient.settings.operator_address,
     )

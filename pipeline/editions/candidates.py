@@ -36,6 +36,7 @@ class Edition:
     trending_floor: int
     expiry: timedelta
     template: str
+    quiet_days: int = 0  # after which a reader is told why nothing came; 0: never
     spread: timedelta = timedelta(0)  # over which its digests leave; see compiling.spread
 
 

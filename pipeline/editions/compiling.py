@@ -27,13 +27,15 @@ from pipeline.domain import (
     Subscriber,
     Subscription,
 )
+from pipeline.editions import quiet
 from pipeline.editions.candidates import Candidates, Draft, Edition
 from pipeline.editions.catching_up import bring_topics_up
 from pipeline.errors import NotFoundError
 from pipeline.matching.meaning import Embedder
-from pipeline.storage import batches, digests, subscribers, topics
+from pipeline.storage import batches, digests, notes, subscribers, topics
 from pipeline.storage.database import reading, with_retries
 from pipeline.storage.digests import NewDigest
+from pipeline.storage.notes import NewNote
 from pipeline.storage.subscribers import Served
 
 log = structlog.get_logger(__name__)
@@ -61,6 +63,7 @@ class Outcome:
     edition_on: date
     papers: tuple[str, ...]  # their keys, in order
     skipped: SkipReason | None = None
+    noted: bool = False  # they are told why nothing came
 
 
 def publish(
@@ -71,14 +74,15 @@ def publish(
     template: str,
     everyone: bool = False,
     longest_spread: timedelta = timedelta(0),
+    quiet_days: int = 0,
     embedder: Embedder | None = None,
 ) -> Iterator[Outcome]:
     """Compile the digests that are due at `now`, chunk by chunk; `everyone` whatever the hour.
 
     Every outcome that is yielded is committed. Where many are due, they leave over a while, of
-    `longest_spread` at most.
+    `longest_spread` at most. Who gets nothing for `quiet_days` is told why; nobody where that is 0.
     """
-    edition = _edition(engine, now, expiry, template)
+    edition = replace(_edition(engine, now, expiry, template), quiet_days=quiet_days)
     if not everyone and longest_spread:
         with reading(engine) as conn:
             due = subscribers.count_due(conn, now)
@@ -323,7 +327,39 @@ def _write(
             if skip is not None
         ],
     )
-    return [_outcome(*m) for m in won]
+    noted = _note(conn, edition, [d for d, _, skip in won if skip is SkipReason.NOTHING_MATCHED])
+    return [_outcome(*m, noted=m[0].subscriber.id in noted) for m in won]
+
+
+def _note(conn: Connection, edition: Edition, drafts: Sequence[Draft]) -> set[int]:
+    """Owe a note to those of them for whom nothing matched for too long; who they are."""
+    if not drafts or not edition.quiet_days:
+        return set()
+    since = min(draft.edition_on for draft in drafts) - quiet.longest(edition.quiet_days)
+    heard = notes.heard(conn, [draft.subscriber.id for draft in drafts], since=since)
+    due = [
+        draft
+        for draft in drafts
+        if quiet.is_due(
+            heard[draft.subscriber.id],
+            draft.edition_on,
+            draft.subscriber.schedule.frequency,
+            edition.quiet_days,
+        )
+    ]
+    notes.enqueue(conn, [_new_note(draft, edition) for draft in due], edition.now)
+    return {draft.subscriber.id for draft in due}
+
+
+def _new_note(draft: Draft, edition: Edition) -> NewNote:
+    return NewNote(
+        subscriber_id=draft.subscriber.id,
+        email=draft.subscriber.email,
+        edition_on=draft.edition_on,
+        slot_at=draft.slot_at,
+        expires_at=_expires_at(draft, edition),
+        delay=_delay(draft, edition),
+    )
 
 
 def _range(draft: Draft, skipped: SkipReason | None, edition: Edition) -> tuple[int, int]:
@@ -355,7 +391,7 @@ def _new_digest(draft: Draft, digest: Digest, edition: Edition) -> NewDigest:
         kind=_kind(draft),
         digest=digest,
         slot_at=draft.slot_at,
-        expires_at=max(draft.slot_at, edition.now) + edition.expiry,
+        expires_at=_expires_at(draft, edition),
         range_from=draft.range_from,
         range_to=edition.through,
         template=edition.template,
@@ -363,13 +399,17 @@ def _new_digest(draft: Draft, digest: Digest, edition: Edition) -> NewDigest:
     )
 
 
+def _expires_at(draft: Draft, edition: Edition) -> datetime:
+    return max(draft.slot_at, edition.now) + edition.expiry
+
+
 def _delay(draft: Draft, edition: Edition) -> timedelta:
     return edition.spread * share(draft.subscriber.id)
 
 
-def _outcome(draft: Draft, digest: Digest, skipped: SkipReason | None) -> Outcome:
+def _outcome(draft: Draft, digest: Digest, skipped: SkipReason | None, *, noted: bool) -> Outcome:
     log.info("slot served", subscriber=draft.subscriber.id, edition=str(draft.edition_on),
-             papers=len(digest.picks), skipped=skipped)  # fmt: skip
+             papers=len(digest.picks), skipped=skipped, noted=noted)  # fmt: skip
     return Outcome(
         draft.subscriber.id,
         draft.subscriber.email,
@@ -377,6 +417,7 @@ def _outcome(draft: Draft, digest: Digest, skipped: SkipReason | None) -> Outcom
         draft.edition_on,
         tuple(pick.paper.key for pick in digest.picks),
         skipped,
+        noted,
     )
 
 

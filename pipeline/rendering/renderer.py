@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from jinja2 import Template, TemplateError
 
-from pipeline.domain import Digest, Pick
+from pipeline.domain import Digest, Pick, QuietNote
 from pipeline.errors import RenderError
 from pipeline.rendering import templates, trial, views, words
 from pipeline.rendering.cards import Cards, WireCard
@@ -78,6 +78,7 @@ class Renderer:
                 partial(self.link, trial.SITE, trial.SITE),
                 partial(self.data_link, trial.SITE),
                 partial(self.new_address, trial.SITE),
+                *(partial(self.quiet_note, note, trial.LINKS) for note in trial.NOTES),
             ],
         )
 
@@ -162,6 +163,13 @@ class Renderer:
             "Please confirm your new address: {}",
             confirm_url=confirm_url,
             hours=hours,
+        )
+
+    def quiet_note(self, note: QuietNote, links: MailLinks) -> Rendered:
+        """Says why nothing came, and what to widen."""
+        days = words.days(note.since, note.edition_on)
+        return self._letter(
+            "quiet_note", f"Nothing for you, {days}: {{}}", note=views.quiet_note(note), links=links
         )
 
     def _letter(self, name: str, subject: str, **said: object) -> Rendered:

@@ -15,7 +15,7 @@ from pipeline.errors import RenderError
 from pipeline.rendering import words
 from pipeline.rendering.house import House
 
-LETTERS = ("confirmation", "already_in", "link", "data_link", "new_address")
+LETTERS = ("confirmation", "already_in", "link", "data_link", "new_address", "quiet_note")
 
 _INCLUDE = re.compile(r'<mj-include path="([^"]+)" />')
 _LOOP = re.compile(

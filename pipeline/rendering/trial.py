@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import date
 
-from pipeline.domain import Digest, Links, Paper, Pick, Reason
+from pipeline.domain import Breadth, Digest, Links, Paper, Pick, QuietNote, Reason
 from pipeline.errors import RenderError
 from pipeline.rendering.house import MailLinks
 from pipeline.rendering.wire import Rendered, plain
@@ -53,6 +53,11 @@ def _paper(**changes: object) -> Paper:
     }
     return Paper(**{**bare, **changes})  # type: ignore[arg-type]
 
+
+NOTES = (
+    QuietNote(DAY, DAY, 1, ("Search",), Breadth.FEWER, 2, (("Search", "a b"),), False),
+    QuietNote(DAY, DAY, 0, (), Breadth.MORE, 0, (), True),
+)
 
 BARE = Digest(DAY, (Pick(_paper(), (), 1.0),))
 FULL = Digest(

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TypeGuard
 from urllib.parse import quote, urlsplit
 
-from pipeline.domain import Digest, Paper, Reason
+from pipeline.domain import Breadth, Digest, Paper, QuietNote, Reason
 from pipeline.rendering import words
 from pipeline.rendering.house import House
 
@@ -16,6 +16,12 @@ TITLE = 300
 LABEL = 60
 REASONS = 4  # topics of one paper
 TOPICS = 12  # in the footer
+
+BREADTHS = {
+    Breadth.FEWER: "fewer, surer",
+    Breadth.BALANCED: "balanced",
+    Breadth.MORE: "more, broader",
+}
 
 SOURCES = {
     "arxiv": "arXiv",
@@ -107,6 +113,40 @@ class Personal:
     unsubscribe: str
     preferences: str
     view: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Why nothing came. Any text but `days` and `announced` may be ""."""
+
+    days: str  # "19 to 25 November"
+    announced: str  # "1,412 papers were announced"
+    topics: str
+    breadth: str  # what the reader's setting is called, where a broader one would bring something
+    in_passing: str  # "3 papers"
+    wider: tuple[tuple[str, str], ...]  # a label, and a query that finds more
+    may_trend: bool
+
+
+def quiet_note(note: QuietNote) -> Note:
+    brings = note.in_passing > 0 and note.breadth is not Breadth.MORE
+    return Note(
+        days=words.days(note.since, note.edition_on),
+        announced=_were_announced(note.announced),
+        topics=topics(note.topics),
+        breadth=BREADTHS[note.breadth] if brings else "",
+        in_passing=words.count(note.in_passing, "paper", "papers") if brings else "",
+        wider=tuple((_label(label), _label(query)) for label, query in note.wider),
+        may_trend=not note.follows_trending,
+    )
+
+
+def _were_announced(papers: int) -> str:
+    return f"{words.count(papers, 'paper was', 'papers were')} announced"
+
+
+def _label(text: str) -> str:
+    return words.cut_at_word(words.clean(text), LABEL)
 
 
 def room(papers: int) -> Room:

@@ -92,7 +92,8 @@ def supersede(
 ) -> dict[int, Superseded]:
     """Cancel the digests these subscribers are still owed; the marked ones are beyond recall.
 
-    Of several for one subscriber the one that reaches back furthest is returned.
+    So is a note that says why there was none. Of several digests for one subscriber the one that
+    reaches back furthest is returned.
     """
     oldest: dict[int, Superseded] = {}
     for chunk in in_chunks(subscriber_ids, CHUNK):
@@ -100,13 +101,20 @@ def supersede(
             update(DeliveryRow)
             .where(
                 DeliveryRow.subscriber_id.in_(chunk),
-                DeliveryRow.kind.in_(DIGESTS),
+                DeliveryRow.kind.in_((*DIGESTS, DeliveryKind.QUIET_NOTE)),
                 DeliveryRow.status.in_(OWED),
             )
             .values(status=DeliveryStatus.CANCELLED, reason=reason, lease=None, lease_until=None)
-            .returning(DeliveryRow.id, DeliveryRow.subscriber_id, DeliveryRow.range_from)
+            .returning(
+                DeliveryRow.id,
+                DeliveryRow.subscriber_id,
+                DeliveryRow.kind,
+                DeliveryRow.range_from,
+            )
         )
         for row in rows:
+            if row.kind not in DIGESTS:
+                continue
             gone = Superseded(row.id, row.subscriber_id, row.range_from or 0)
             known = oldest.get(row.subscriber_id, gone)
             oldest[row.subscriber_id] = min(known, gone, key=lambda s: s.range_from)

@@ -1,0 +1,184 @@
+"""Notes that say why nothing came: for whom one is due, what it tells, and into the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from sqlalchemy import Connection, case, func, insert, select
+
+from pipeline.domain import (
+    Breadth,
+    DeliveryKind,
+    DeliveryStatus,
+    Frequency,
+    SkipReason,
+    Subscription,
+    TopicKind,
+)
+from pipeline.storage import batches, topics
+from pipeline.storage.database import in_chunks
+from pipeline.storage.digests import DIGESTS, REACHED
+from pipeline.storage.mail_domains import domain_of
+from pipeline.storage.schema import DeliveryRow, MatchRow, PaperRow, SkipRow, SubscriberRow
+
+CHUNK = 500
+KEPT_QUIET = (SkipReason.PAUSED, SkipReason.SUPPRESSED)
+NOTE = DeliveryKind.QUIET_NOTE
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """When a reader last heard from us, or kept us from writing."""
+
+    joined_on: date
+    digest_on: date | None  # the edition of the last digest, whatever became of it
+    silent_on: date | None  # the last edition that was kept back: they had paused, or were barred
+    note_on: date | None  # of the last note that reached them, or still may
+
+
+@dataclass(frozen=True, slots=True)
+class NewNote:
+    """A note about to be owed, in the place of the digest that its reader does not get."""
+
+    subscriber_id: int
+    email: str
+    edition_on: date
+    slot_at: datetime
+    expires_at: datetime
+    delay: timedelta = timedelta(0)  # from now until it may leave
+
+    @property
+    def dedupe_key(self) -> str:
+        return f"{NOTE}:{self.edition_on}:{self.subscriber_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who is to be told, and what they follow now."""
+
+    subscriber_id: int
+    edition_on: date
+    frequency: Frequency
+    breadth: Breadth
+    followed: tuple[Subscription, ...]
+
+
+def heard(conn: Connection, subscriber_ids: Sequence[int], *, since: date) -> dict[int, Heard]:
+    """For each of them; of digests, notes and silences only those of editions from `since` on."""
+    joined: dict[int, date] = {}
+    last: dict[tuple[int, str], date] = {}
+    what = case((DeliveryRow.kind == NOTE, "note"), else_="digest")
+    for chunk in in_chunks(subscriber_ids, CHUNK):
+        for id_, at in conn.execute(
+            select(
+                SubscriberRow.id,
+                func.coalesce(SubscriberRow.confirmed_at, SubscriberRow.created_at),
+            ).where(SubscriberRow.id.in_(chunk))
+        ):
+            joined[id_] = at.date()
+        counts = (DeliveryRow.kind != NOTE) | DeliveryRow.status.in_(REACHED)
+        for id_, kind, on in conn.execute(
+            select(DeliveryRow.subscriber_id, what, func.max(DeliveryRow.edition_on))
+            .where(
+                DeliveryRow.subscriber_id.in_(chunk),
+                DeliveryRow.kind.in_((*DIGESTS, NOTE)),
+                DeliveryRow.edition_on >= since,
+                counts,
+            )
+            .group_by(DeliveryRow.subscriber_id, what)
+        ):
+            last[id_, kind] = on
+        for id_, on in conn.execute(
+            select(SkipRow.subscriber_id, func.max(SkipRow.edition_on))
+            .where(
+                SkipRow.subscriber_id.in_(chunk),
+                SkipRow.edition_on >= since,
+                SkipRow.reason.in_(KEPT_QUIET),
+            )
+            .group_by(SkipRow.subscriber_id)
+        ):
+            last[id_, "silent"] = on
+    return {
+        id_: Heard(on, *(last.get((id_, what)) for what in ("digest", "silent", "note")))
+        for id_, on in joined.items()
+    }
+
+
+def enqueue(conn: Connection, notes: Sequence[NewNote], now: datetime) -> None:
+    """Put notes in the outbox; what they say is read when they leave."""
+    rows = [
+        {
+            "dedupe_key": note.dedupe_key,
+            "kind": NOTE,
+            "subscriber_id": note.subscriber_id,
+            "status": DeliveryStatus.QUEUED,
+            "attempts": 0,
+            "precedence": NOTE.precedence,
+            "domain": domain_of(note.email),
+            "not_before": now + note.delay,
+            "expires_at": note.expires_at,
+            "created_at": now,
+            "edition_on": note.edition_on,
+            "slot_at": note.slot_at,
+            "more": 0,
+            "topics": [],
+        }
+        for note in notes
+    ]
+    if rows:
+        conn.execute(insert(DeliveryRow), rows)
+
+
+def asked(conn: Connection, delivery_ids: Collection[int]) -> dict[int, Asked]:
+    """By delivery; what is no note is left out."""
+    found: dict[int, Asked] = {}
+    for chunk in in_chunks(sorted(delivery_ids), CHUNK):
+        rows = conn.execute(
+            select(
+                DeliveryRow.id,
+                DeliveryRow.edition_on,
+                DeliveryRow.subscriber_id,
+                SubscriberRow.frequency,
+                SubscriberRow.breadth,
+            )
+            .join(SubscriberRow, SubscriberRow.id == DeliveryRow.subscriber_id)
+            .where(DeliveryRow.id.in_(chunk), DeliveryRow.kind == NOTE)
+        ).all()
+        followed = topics.followed_by(conn, [row.subscriber_id for row in rows])
+        for row in rows:
+            found[row.id] = Asked(
+                row.subscriber_id,
+                row.edition_on,
+                Frequency(row.frequency),
+                Breadth(row.breadth),
+                tuple(followed.get(row.subscriber_id, ())),
+            )
+    return found
+
+
+def announced(conn: Connection, first: date, last: date) -> int:
+    """How many papers that readers can see were announced on these days."""
+    query = select(func.count()).where(
+        PaperRow.announced_on >= first,
+        PaperRow.announced_on <= last,
+        PaperRow.batch <= batches.published(conn),
+    )
+    return conn.execute(query).scalar_one()
+
+
+def matched(conn: Connection, followed: Collection[Subscription], first: date, last: date) -> int:
+    """How many papers of these days any of the topics would bring at its broadest."""
+    ids = [one.topic.id for one in followed if one.topic.kind is TopicKind.QUERY]
+    query = (
+        select(func.count(MatchRow.paper_id.distinct()))
+        .join(PaperRow, PaperRow.id == MatchRow.paper_id)
+        .where(
+            MatchRow.topic_id.in_(ids),
+            MatchRow.batch <= batches.published(conn),
+            PaperRow.announced_on >= first,
+            PaperRow.announced_on <= last,
+        )
+    )
+    return conn.execute(query).scalar_one()

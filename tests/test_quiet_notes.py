@@ -1,0 +1,351 @@
+"""A quiet week: who is told why nothing came, once, and what the note says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import date, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine, update
+
+from pipeline import bootstrap, editions, settings, signup
+from pipeline.domain import (
+    Breadth,
+    DeliveryKind,
+    DeliveryStatus,
+    Frequency,
+    QuietNote,
+    Schedule,
+    SkipReason,
+    SuppressionReason,
+    Weekday,
+)
+from pipeline.editions import Outcome, quiet
+from pipeline.storage import subscribers
+from pipeline.storage.database import reading
+from pipeline.storage.notes import Heard
+from pipeline.storage.schema import DeliveryRow, SkipRow, SubscriberRow
+from tests.dying import dying
+from tests.factories import NOW, TODAY, make_sighting
+from tests.newsroom import SUPPRESSION_KEY, add_reader, ingest, published, rows
+from tests.servers import Inbox
+from tests.test_rendering import LINKS, RENDERER, Seen, decoded
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+NOTE = DeliveryKind.QUIET_NOTE
+OTHER = "quantum gravity"  # what the papers of `day` are not about
+
+
+def publish(engine: Engine, day: int, **changes) -> list[Outcome]:
+    settled = {"expiry": timedelta(hours=18), "template": "1", "quiet_days": 7, **changes}
+    return list(editions.publish(engine, now=NOW + day * DAY, **settled))
+
+
+def day(engine: Engine, number: int, title: str = "Tea leaves", **changes) -> list[Outcome]:
+    """One day with one paper, and everybody's slot."""
+    sighting = make_sighting(title=title, announced_on=TODAY + number * DAY)
+    ingest(engine, sighting, now=NOW + number * DAY)
+    return publish(engine, number, **changes)
+
+
+def days(engine: Engine, first: int, last: int, **changes) -> list[int]:
+    """The days from first to last on which somebody was told; all but the last has arrived."""
+    told = []
+    for n in range(first, last + 1):
+        end(engine, DeliveryStatus.SENT)
+        told += [n] * any(outcome.noted for outcome in day(engine, n, **changes))
+    return told
+
+
+def notes(engine: Engine) -> list:
+    return [row for row in rows(engine, DeliveryRow, DeliveryRow.id) if row.kind == NOTE]
+
+
+def end(engine: Engine, status: DeliveryStatus) -> None:
+    with engine.begin() as conn:
+        conn.execute(
+            update(DeliveryRow)
+            .where(DeliveryRow.status == DeliveryStatus.QUEUED)
+            .values(status=status, reason="as the test has it")
+        )
+
+
+# --- When ---------------------------------------------------------------------------------------
+
+
+def heard(joined: int = -90, digest: int | None = None, **changes: int) -> Heard:
+    """By days before or after today."""
+
+    def on(days: int | None) -> date | None:
+        return None if days is None else TODAY + days * DAY
+
+    return Heard(
+        TODAY + joined * DAY, on(digest), on(changes.get("silent")), on(changes.get("note"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("known", "frequency", "expected"),
+    [
+        (heard(joined=-7), Frequency.DAILY, True),
+        (heard(joined=-6), Frequency.DAILY, False),
+        (heard(digest=-7), Frequency.DAILY, True),
+        (heard(digest=-6), Frequency.WEEKDAYS, False),
+        (heard(silent=-6), Frequency.DAILY, False),
+        (heard(silent=-7), Frequency.DAILY, True),
+        (heard(note=-29), Frequency.DAILY, False),
+        (heard(note=-30), Frequency.DAILY, True),
+        (heard(digest=-7), Frequency.WEEKLY, False),
+        (heard(digest=-14), Frequency.WEEKLY, True),
+    ],
+)
+def test_a_note_is_due_after_a_week_of_nothing_and_once_a_month(known, frequency, expected):
+    """A weekly reader has missed two digests by then."""
+    assert quiet.is_due(known, TODAY, frequency, 7) is expected
+
+
+def test_where_the_operator_wants_none_nobody_is_told():
+    assert not quiet.is_due(heard(), TODAY, Frequency.DAILY, 0)
+
+
+# --- Who ----------------------------------------------------------------------------------------
+
+
+def test_whose_topics_bring_nothing_for_a_week_is_told_once(engine: Engine):
+    """And again after a month; the slot counts as before, and no digest is superseded by it."""
+    reader = add_reader(engine, OTHER, now=NOW - HOUR)
+
+    told = days(engine, 1, 40)
+
+    assert told == [7, 37]
+    assert [row.dedupe_key for row in notes(engine)] == [
+        f"quiet-note:{TODAY + n * DAY}:{reader.id}" for n in told
+    ]
+    assert {row.reason for row in rows(engine, SkipRow)} == {SkipReason.NOTHING_MATCHED}
+    (row,) = rows(engine, SubscriberRow)
+    assert row.cursor == published(engine)
+    assert notes(engine)[0].precedence == 1
+
+
+def test_a_digest_begins_the_week_anew(engine: Engine):
+    add_reader(engine, OTHER, now=NOW - HOUR)
+    days(engine, 1, 5)
+    day(engine, 6, title="Quantum gravity of teapots")
+
+    assert days(engine, 7, 12) == []
+    assert days(engine, 13, 13) == [13]
+
+
+def test_a_weekly_reader_is_told_after_two_weeks(engine: Engine):
+    weekday = Weekday((TODAY + DAY).weekday())
+    schedule = Schedule(frequency=Frequency.WEEKLY, weekday=weekday)
+    add_reader(engine, OTHER, schedule=schedule, now=NOW - HOUR)
+
+    assert days(engine, 1, 21) == [15]
+
+
+def test_nobody_is_told_where_nothing_was_announced(engine: Engine):
+    """That is no matter of topics."""
+    add_reader(engine, OTHER, now=NOW - HOUR)
+
+    outcomes = [publish(engine, n)[0] for n in range(1, 10)]
+
+    assert {one.skipped for one in outcomes} == {SkipReason.NOTHING_NEW}
+    assert notes(engine) == []
+    assert days(engine, 10, 10) == [10]
+
+
+def test_whoever_paused_or_is_barred_is_not_told_soon(engine: Engine):
+    paused = add_reader(engine, OTHER, email="ada@example.org", now=NOW - HOUR)
+    barred = add_reader(engine, OTHER, email="bob@example.org", now=NOW - HOUR)
+    with engine.begin() as conn:
+        conn.execute(
+            update(SubscriberRow)
+            .where(SubscriberRow.id == paused.id)
+            .values(paused_until=TODAY + 9 * DAY)
+        )
+        row = next(r for r in rows(engine, SubscriberRow) if r.id == barred.id)
+        subscribers.suppress(conn, row.address_hash, SuppressionReason.HARD, NOW)
+
+    assert days(engine, 1, 14) == []
+    (told,) = [outcome for outcome in day(engine, 15) if outcome.noted]
+    assert told.subscriber_id == paused.id
+
+
+def test_a_note_of_which_nothing_came_is_made_again(engine: Engine):
+    """It expired in an outage, or the next slot came before it left: there is never but one."""
+    add_reader(engine, OTHER, now=NOW - HOUR)
+    days(engine, 1, 7)
+
+    assert day(engine, 8)[0].noted
+    assert [row.status for row in notes(engine)] == ["cancelled", "queued"]
+    end(engine, DeliveryStatus.EXPIRED)
+    assert day(engine, 9)[0].noted
+    end(engine, DeliveryStatus.SENT)
+    assert not day(engine, 10)[0].noted
+
+
+def test_a_digest_takes_the_place_of_a_note_and_covers_no_more_than_its_own(engine: Engine):
+    add_reader(engine, OTHER, now=NOW - HOUR)
+    days(engine, 1, 7)
+
+    (outcome,) = day(engine, 8, title="Quantum gravity of teapots")
+
+    assert (outcome.kind, len(outcome.papers)) == (DeliveryKind.DIGEST, 1)
+    note, digest = rows(engine, DeliveryRow, DeliveryRow.id)
+    assert (note.status, digest.status) == ("cancelled", "queued")
+    assert (digest.range_from, digest.range_to) == (published(engine) - 1, published(engine))
+
+
+def test_who_leaves_gets_no_note(engine: Engine):
+    reader = add_reader(engine, OTHER, now=NOW - HOUR)
+    days(engine, 1, 7)
+
+    signup.leave(engine, reader.secret, NOW)
+
+    assert [row.status for row in notes(engine)] == ["cancelled"]
+
+
+def test_compiling_twice_or_dying_tells_everybody_once(engine: Engine):
+    for n in range(3):
+        add_reader(engine, OTHER, email=f"r{n}@example.org", now=NOW - HOUR)
+    days(engine, 1, 6)
+    ingest(engine, make_sighting(title="Tea", announced_on=TODAY), now=NOW + 7 * DAY)
+    editions.bring_topics_up(engine, published(engine), NOW + 7 * DAY)
+    for after in range(4, 40):
+        with dying(engine, after) as statements:
+            publish(engine, 7)
+        served = [
+            row for row in rows(engine, SubscriberRow) if row.last_edition_on == TODAY + 7 * DAY
+        ]
+        assert {row.id for row in served} == {row.subscriber_id for row in notes(engine)}
+        if len(statements) <= after:
+            break
+
+    publish(engine, 7)
+
+    assert Counter(row.subscriber_id for row in notes(engine)).most_common(1)[0][1] == 1
+    assert len(notes(engine)) == 3
+
+
+# --- What it says -------------------------------------------------------------------------------
+
+
+def loaded(engine: Engine) -> QuietNote:
+    with reading(engine) as conn:
+        (note,) = quiet.load(conn, [row.id for row in notes(engine)], 7).values()
+    return note
+
+
+def test_a_note_knows_what_would_have_brought_more(engine: Engine):
+    """What mentions the topic in passing, what finds more, and whether Trending is followed."""
+    add_reader(engine, OTHER, '"tea leaves" cat:cs.XX', now=NOW - HOUR)
+    days(engine, 1, 6)
+    abstract = "We find that gravity waves move like slow quantum tea in a pot."
+    ingest(
+        engine,
+        make_sighting(title="Pots", abstract=abstract, announced_on=TODAY + 7 * DAY),
+        now=NOW + 7 * DAY,
+    )
+    publish(engine, 7)
+
+    note = loaded(engine)
+
+    assert (note.since, note.edition_on) == (TODAY + DAY, TODAY + 7 * DAY)
+    assert note.announced == 7
+    assert note.topics == (OTHER, '"tea leaves" cat:cs.XX')
+    assert note.breadth is Breadth.BALANCED
+    assert note.in_passing == 1
+    assert note.wider == (('"tea leaves" cat:cs.XX', "tea leaves cat:cs.xx"),)
+    assert not note.follows_trending
+
+
+def test_what_is_no_note_tells_nothing(engine: Engine):
+    add_reader(engine, "cat:cs.IR", now=NOW - HOUR)
+    day(engine, 1)
+
+    with reading(engine) as conn:
+        assert quiet.load(conn, [row.id for row in rows(engine, DeliveryRow)], 7) == {}
+
+
+WORDY = QuietNote(
+    edition_on=date(2030, 1, 9),
+    since=date(2030, 1, 3),
+    announced=1412,
+    topics=("a < b & <script>", "שלום 🦋", "x" * 200),
+    breadth=Breadth.BALANCED,
+    in_passing=3,
+    wider=(("a < b & <script>", '"q" & <q>'),),
+    follows_trending=False,
+)
+
+
+def test_a_note_says_why_and_what_to_do():
+    mail = RENDERER.quiet_note(WORDY, LINKS)
+    html, text = decoded(mail.html), decoded(mail.text)
+    seen = " ".join(Seen(html).text.split())
+
+    assert mail.subject == "Nothing for you, 3 to 9 January: Bits & Papers"
+    for said in (seen, " ".join(text.split())):
+        assert "1,412 papers were announced in these days" in said
+        assert "a < b & <script>, שלום 🦋 and xxx" in said
+        assert "3 papers of these days would have come" in said
+        assert 'Widen a < b & <script>. This finds more: "q" & <q>' in said
+        assert "Follow Trending" in said
+    assert "<script>" not in html
+    assert {LINKS.unsubscribe, LINKS.preferences, LINKS.privacy} <= set(Seen(html).links)
+    for link in (LINKS.unsubscribe, LINKS.preferences, LINKS.privacy, "12 Sample Street"):
+        assert link in text
+    assert max(map(len, text.splitlines())) <= 76
+
+
+def test_a_note_gives_no_advice_that_is_followed_already():
+    bare = QuietNote(TODAY, TODAY, 1, (), Breadth.MORE, 4, (), follows_trending=True)
+
+    mail = RENDERER.quiet_note(bare, LINKS)
+
+    for said in (Seen(decoded(mail.html)).text, decoded(mail.text)):
+        said = " ".join(said.split())
+        assert "1 paper was announced" in said
+        assert "none of them was surely about what you follow. So no digest came" in said
+        assert "rather have more" not in said
+        assert "Trending" not in said
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_note_arrives_as_list_mail_that_one_click_leaves(
+    engine: Engine, database_url: str, inbox: Inbox
+):
+    """All the way: compiled, claimed, worked out, sent."""
+    loaded = settings.load(
+        None,
+        database_url=database_url,
+        smtp_url=inbox.url,
+        site_url="https://papers.example.org",
+        mail_from="Paperboy <papers@example.org>",
+        operator_address="1 Analytical Way, London",
+    )
+    services = bootstrap.build(loaded)
+    start = datetime(2030, 1, 2, 8, tzinfo=NOW.tzinfo)
+    signup.add(
+        services.engine,
+        "ada@example.org",
+        signup.Wishes((OTHER,)),
+        confirmed=True,
+        suppression_key=SUPPRESSION_KEY,
+        now=start - HOUR,
+    )
+    for n in range(1, 8):
+        at = start + n * DAY
+        ingest(services.engine, make_sighting(title="Tea", announced_on=at.date()), now=at)
+        list(services.publish(at))
+
+    tally = services.dispatch(once=True, clock=start + 7 * DAY)
+
+    assert tally.sent == 1
+    (mail,) = inbox.received
+    assert mail.message["Subject"] == "Nothing for you, 3 to 9 January: Paperboy"
+    assert "List-Unsubscribe-Post" in mail.message
+    assert mail.message["Feedback-ID"].startswith("2030-01-09:note:list:")
+    assert "7 papers were announced" in mail.message.get_body(("plain",)).get_content()
+    services.engine.dispose()

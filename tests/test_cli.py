@@ -275,6 +275,17 @@ def test_match_tells_people_how_often_and_what_to_write_instead(full):
     assert "Broader" not in full("match", "retrieval cat:q-bio.TO", "--json").out
 
 
+def test_match_tells_which_topic_with_a_name_brings_the_same(ready, tmp_path):
+    path = tmp_path / "agents.json"
+    titles = ["Agents at Tea", "Agents at Sea", "Sea Agents", "Bees"]
+    path.write_text(json.dumps([_entry(f"3001.{n:05}", t, n) for n, t in enumerate(titles)]))
+    assert ready("ingest", "--file", str(path), "--now", "2030-01-02T06:00Z").code == 0
+
+    assert "3 of its 3 papers come with “Agents” too." in ready("match", "agents").out
+    assert "come with" not in ready("match", "bees").out
+    assert "come with" not in ready("match", "agents", "--json").out
+
+
 def test_match_asks_about_a_slip_and_answers_all_the_same(full):
     answer = full("match", "retrieval OR tilte:nothing", "--json")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from pipeline.bench import labelled
 from pipeline.bootstrap import Services, services
 from pipeline.cli.output import AsJson, Now, Since, UsageError, complain, day, moment, show
 from pipeline.cli.subscribers import breadth_of
-from pipeline.domain import Breadth, Paper, SourceState
+from pipeline.domain import TRENDING, Breadth, Paper, SourceState
 from pipeline.errors import PaperboyError, SourceError
 from pipeline.ingest import SourceReport
 from pipeline.matching import neighbours
@@ -23,7 +24,7 @@ from pipeline.matching.corpus import statistics
 from pipeline.matching.evaluation import rank as rank_papers
 from pipeline.matching.hints import hints
 from pipeline.matching.query import canonical, parse
-from pipeline.matching.topics import per_day, search
+from pipeline.matching.topics import found_by, search
 from pipeline.sources import recorded
 from pipeline.storage import batches, papers, source_states
 from pipeline.storage.database import reading
@@ -140,7 +141,7 @@ def match(
     ] = "balanced",
     as_json: AsJson = False,
 ) -> None:
-    """The papers a topic would bring, best first. What looks like a slip is asked on stderr."""
+    """The papers a topic would bring, best first; how often, and what to write instead."""
     wanted = breadth_of(breadth)
     parsed = canonical(query)
     for hint in hints(query):
@@ -171,17 +172,24 @@ def _rate(
     query: str, known: Sequence[Paper], corpus: Iterable[Paper], breadth: Breadth
 ) -> Iterator[str]:
     """How often the topic would have brought papers lately, and what to write instead."""
-    from pipeline.web import rates  # with it comes the site, which no other command needs here
+    # With them comes the site, which no other command needs here.
+    from pipeline.web import rates
+    from pipeline.web.curated import CURATED
 
     newest = max(paper.announced_on for paper in known)
     lately = [p for p in known if p.announced_on > newest - timedelta(days=rates.DAYS)]
     days = sorted({paper.announced_on for paper in lately})
     tree = parse(query)
     less, more = neighbours.narrower(tree), neighbours.broader(tree)
-    found = per_day((query, *less, *more), lately, corpus=statistics(corpus), breadth=breadth)
-    counts = {other: rates.count(on, days) for other, on in found.items()}
-    counted = counts.pop(query)
-    told = rates.rate(query, counted)
+    named = {topic.name: canonical(topic.query) for topic in CURATED if topic.query != TRENDING}
+    found = found_by(
+        {query, *less, *more, *named.values()}, lately, corpus=statistics(corpus), breadth=breadth
+    )
+    counts = {other: rates.count(_per_day(listed), days) for other, listed in found.items()}
+    counted = counts[query]
+    keys = {other: {paper.id for paper in listed} for other, listed in found.items()}
+    others = {name: keys[other] for name, other in named.items() if other != query}
+    told = rates.rate(query, counted, more=(rates.overlap(keys[query], others),))
     yield ", ".join(filter(None, (told.pace, told.silence)))
     if told.hint:
         yield told.hint
@@ -190,6 +198,10 @@ def _rate(
     for one in (narrower, broader):
         if one:
             yield f"{one.word}: {one.query} ({one.pace})"
+
+
+def _per_day(found: Iterable[Paper]) -> Counter[date]:
+    return Counter(paper.announced_on for paper in found)
 
 
 @app.command()

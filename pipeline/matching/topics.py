@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import date
 from operator import attrgetter
 
 from pipeline.domain import Breadth, Match, Paper, Topic
@@ -37,18 +35,18 @@ def match(
                 yield Match(topic_id, paper, scored.score, scored.phrases, scored.breadth)
 
 
-def per_day(
+def found_by(
     queries: Iterable[str], papers: Sequence[Paper], *, corpus: CorpusStatistics, breadth: Breadth
-) -> dict[str, Counter[date]]:
-    """How many of these papers each query finds, by the day they were announced."""
-    counted: dict[str, Counter[date]] = {query: Counter() for query in queries}
+) -> dict[str, list[Paper]]:
+    """Which of these papers each query finds."""
+    found: dict[str, list[Paper]] = {query: [] for query in queries}
     for start in range(0, len(papers), AT_ONCE):
         some = papers[start : start + AT_ONCE]
         index = PaperIndex(some, corpus)
-        for query, days in counted.items():
-            found = index.find(parse(query), breadth=breadth)
-            days.update(some[place].announced_on for place in found.papers.tolist())
-    return counted
+        for query, listed in found.items():
+            places = index.find(parse(query), breadth=breadth).papers
+            listed.extend(some[place] for place in places.tolist())
+    return found
 
 
 def search(

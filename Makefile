@@ -41,7 +41,7 @@ test: $(VENV)/.installed-dev ## Run the tests on SQLite and PostgreSQL
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 .PHONY: chaos
-chaos: $(VENV)/.installed-dev ## Kill senders and servers for a quarter of an hour (KILLS=300 SEED=...)
+chaos: $(VENV)/.installed-dev ## Kill senders, ingest, compiling and servers for ten minutes (KILLS=300 SEED=...)
 	$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: check

@@ -89,8 +89,8 @@ def start_postgresql(run: Path) -> str:
     The server listens on a Unix socket in the run's folder and on no port.
     """
     socket_folder = run / "postgresql"
-    if not socket_folder.exists():
-        socket_folder.mkdir()
+    if not (socket_folder / "cluster").exists():
+        socket_folder.mkdir(exist_ok=True)
         _give_away(socket_folder)
         initdb = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         _run(run, "initdb", "-D", "cluster", *initdb)
@@ -104,12 +104,6 @@ def start_postgresql(run: Path) -> str:
 def stop_postgresql(run: Path) -> None:
     if (run / "postgresql" / "cluster" / "postmaster.pid").exists():
         _run(run, "pg_ctl", "stop", "-w", "-D", "cluster", "-m", "immediate")
-
-
-def limit_files_of(*pids: int) -> None:
-    """From now on the kernel refuses these processes of the server every write to a file."""
-    for pid in pids:  # one may have ended meanwhile
-        subprocess.run(["prlimit", "--pid", str(pid), "--fsize=0:"], check=False, **_as_its_user())
 
 
 @dataclass

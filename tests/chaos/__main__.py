@@ -9,8 +9,9 @@ import sys
 import time
 from dataclasses import asdict
 
+from tests.chaos.compiling import compile_in_chaos
 from tests.chaos.killing import kill
-from tests.chaos.stage import CONNECTIONS
+from tests.chaos.stage import CONNECTIONS, open_stage
 
 ROWS = (
     "deliveries", "accepted", "resent", "copies", "uncertain_but_accepted", "most_uncertain",
@@ -28,7 +29,21 @@ def main() -> int:
         _show(backend, time.monotonic() - started, kills, asdict(found))
         report = {"backend": backend, "seed": given.seed, "holds": found.holds(CONNECTIONS)}
         print(json.dumps({**report, "kills": kills, "happened": happened, **asdict(found)}))
+        held = _compile(backend, given.kills // 3, given.seed) and held
     return 0 if held else 1
+
+
+def _compile(backend: str, kills: int, seed: int) -> bool:
+    """Ingest and compiling, on a database of their own."""
+    started = time.monotonic()
+    with open_stage(backend) as stage:
+        story = compile_in_chaos(stage, kills=kills, seed=seed)
+    report = {"backend": backend, "seed": seed, "holds": story.holds, **asdict(story)}
+    print(f"\n{backend}, ingest and publish: {time.monotonic() - started:.0f} s", file=sys.stderr)
+    for name, value in report.items():
+        print(f"  {name}: {value}", file=sys.stderr, flush=True)
+    print(json.dumps({"phase": "compiling", **report}), flush=True)
+    return story.holds
 
 
 def _arguments() -> argparse.Namespace:

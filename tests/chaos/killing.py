@@ -232,6 +232,7 @@ def kill(
 ) -> tuple[Counter[str], Counter[str], Judgement]:
     """Who was killed where, what else happened, and what was true afterwards."""
     with open_stage(backend) as stage:
+        stage.paper()
         killing = Killing(stage, seed)
         killing.run(kills, workers=workers)
         killing.finish()

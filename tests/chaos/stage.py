@@ -169,7 +169,6 @@ def open_stage(backend: str) -> Iterator[Stage]:
     try:
         with open_sink(folder / "ledger") as port:
             stage = Stage(folder, _make_database(folder, backend), port)
-            stage.paper()
             stage.start_valkey()
             try:
                 yield stage

@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial, wraps
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from celery.signals import worker_process_init
 
-from pipeline import bootstrap
+from pipeline import bootstrap, ingest
 from pipeline.bootstrap import Services
 from pipeline.cli import main as command_line
 from pipeline.dispatch import dispatcher
@@ -69,15 +69,21 @@ def run_send(
     With an `alarm` it falls asleep there instead, once, and wakes up for good by SIGCONT when that
     file exists; before, it falls asleep again.
     """
-    os.environ.update(environment)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
     if in_a_hurry:
         hurry()
     if step:
         blow_at(step, passes, partial(_sleep, alarm) if alarm else _die)
-    sys.argv = ["paperboy", "send", "--once"]
+    run_command(environment, ["send", "--once"])
+
+
+def run_command(environment: Mapping[str, str], arguments: Sequence[str]) -> None:
+    """`paperboy ARGUMENTS` in this process, unheard. Who ingests holds the lease for a second."""
+    os.environ.update(environment)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    ingest.LEASE = timedelta(seconds=1)
+    sys.argv = ["paperboy", *arguments]
     command_line()
 
 

@@ -1,4 +1,4 @@
-"""Run a sentence-embedding model from a folder or an installed package: ONNX, on the CPU, offline.
+"""Run a sentence-embedding model: ONNX, on the CPU, from a folder, an installed package or a hub.
 
 Needs the extra `semantic`; nothing of it is imported before a model is asked for.
 """
@@ -6,8 +6,10 @@ Needs the extra `semantic`; nothing of it is imported before a model is asked fo
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -20,13 +22,15 @@ from pipeline.errors import SettingsError
 Vectors = npt.NDArray[np.float32]
 
 MODEL, TOKENIZER = ("model.onnx", "onnx/model.onnx"), ("tokenizer.json",)
+HUB_NAME: Final = re.compile(r"[\w.-]+/[\w.-]+")  # "organisation/model"
 MOST_TOKENS: Final = 256  # what small models were trained to read; an abstract has about 250
 
 
 class Model:
     """Texts to vectors of length 1.
 
-    `places` are folders or names of installed packages; each file is taken from the first that
+    `places` are folders, names of installed packages, or of models on the hub, which are fetched
+    once and kept where `huggingface_hub` keeps such things; each file is taken from the first that
     has it. Raises SettingsError, naming the place, where that is not a model.
     """
 
@@ -110,15 +114,48 @@ def _open(model: bytes, tokenizer: bytes) -> tuple[Any, Any]:
 def _find(places: Iterable[str], names: tuple[str, ...]) -> bytes:
     looked = []
     for place in places:
-        folder = _folder(place)
         looked.append(place)
-        for name in names:
-            if (folder / name).is_file():
-                return (folder / name).read_bytes()
-            for archive in sorted(folder.glob("*.zip")):
-                if (found := _in_archive(archive, name)) is not None:
-                    return found
+        is_on_hub = HUB_NAME.fullmatch(place) and not Path(place).is_dir()
+        found = _from_hub(place, names) if is_on_hub else _in_folder(_folder(place), names)
+        if found is not None:
+            return found
     raise SettingsError(f"SEMANTIC_MODEL: no {names[0]} in {' or '.join(looked)}")
+
+
+def _in_folder(folder: Path, names: tuple[str, ...]) -> bytes | None:
+    for name in names:
+        if (folder / name).is_file():
+            return (folder / name).read_bytes()
+        for archive in sorted(folder.glob("*.zip")):
+            if (found := _in_archive(archive, name)) is not None:
+                return found
+    return None
+
+
+def _from_hub(place: str, names: tuple[str, ...]) -> bytes | None:
+    """What was fetched before is not fetched again, and needs no network."""
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise SettingsError(f"SEMANTIC_MODEL needs {error.name}: run `make semantic`") from error
+    for name in names:
+        with suppress(LocalEntryNotFoundError):
+            return Path(hf_hub_download(place, name, local_files_only=True)).read_bytes()
+    for name in names:
+        try:
+            return Path(hf_hub_download(place, name)).read_bytes()
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError):  # what it also says without a network
+                raise _unfetched(place, error) from error
+        except Exception as error:  # of HTTP, of the hub, of the disk
+            raise _unfetched(place, error) from error
+    return None
+
+
+def _unfetched(place: str, error: Exception) -> SettingsError:
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return SettingsError(f"SEMANTIC_MODEL: {place} cannot be fetched: {first}")
 
 
 def _folder(place: str) -> Path:

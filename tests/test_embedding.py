@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import subprocess
 import sys
 import threading
 import zipfile
 from dataclasses import replace
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -70,6 +75,98 @@ def follow(engine, query, email):
     """A topic that the next ingest matches."""
     add_reader(engine, query, email=email)
     editions.bring_topics_up(engine, 0, NOW)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of a model hub as two files need; `asked` are the files that were sent."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    asked: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def _answer(self, *, with_body: bool) -> None:
+        name = self.path.partition("/resolve/main/")[2].partition("?")[0]
+        name = name or self.path.rpartition(f"/{'c' * 40}/")[2]
+        content = self.files.get(name) if self.path.startswith("/reading/group/") else None
+        self.send_response(200 if content else 404)
+        self.send_header("X-Repo-Commit", "c" * 40)
+        self.send_header("Content-Length", str(len(content or b"")))
+        if content:
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        else:
+            known = self.path.startswith("/reading/group/")
+            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
+        self.end_headers()
+        if with_body and content:
+            self.asked.append(name)
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(folder):
+    Hub.files = {
+        "onnx/model.onnx": MODEL,
+        "tokenizer.json": (folder / "tokenizer.json").read_bytes(),
+    }
+    Hub.asked = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        serving.join()
+
+
+LOAD = """
+import sys
+from pipeline.embedding import Model
+from pipeline.errors import SettingsError
+try:
+    print(Model(sys.argv[1:]).name)
+except SettingsError as error:
+    print(error)
+"""
+
+
+def load_in_a_process(hub: str, home: Path, place: str) -> str:
+    """The hub's library reads where its hub is when it is imported."""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, place], env=environment, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_a_model_of_a_hub_is_fetched_once_and_works_without_it(hub, folder, tmp_path):
+    """Over HTTP, by the hub's own library; the second time the hub is away."""
+    expected = Model([str(folder)]).name
+
+    first = load_in_a_process(hub, tmp_path / "home", "reading/group")
+    second = load_in_a_process("http://127.0.0.1:9", tmp_path / "home", "reading/group")
+
+    assert first == second == expected
+    assert sorted(Hub.asked) == ["onnx/model.onnx", "tokenizer.json"]
+
+
+def test_a_model_that_no_hub_has_is_named(hub, tmp_path):
+    said = load_in_a_process(hub, tmp_path / "home", "nobody/has-it")
+
+    assert said.startswith("SEMANTIC_MODEL: nobody/has-it cannot be fetched:")
 
 
 # --- The model ----------------------------------------------------------------------------------

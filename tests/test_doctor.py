@@ -30,6 +30,7 @@ from tests.certificates import make_authority
 from tests.newsroom import rows
 from tests.servers import Inbox
 from tests.sinks import FEATURES, HANG_UP, open_sink
+from tests.tiny_model import write_model
 
 NOW = datetime.now(UTC)
 REAL = {
@@ -91,6 +92,16 @@ def test_a_key_that_cannot_sign_is_named(examine):
 
 
 # --- Database -----------------------------------------------------------------------------------
+
+
+def test_a_model_of_meanings_is_tried_where_one_is_named(examine, tmp_path):
+    """One that cannot be read would stop ingest and compiling."""
+    check, folder = settings_checks.semantic_model, write_model(tmp_path / "model")
+
+    assert examine(check) == {}
+    assert "vectors of 3" in examine(check, semantic_model=str(folder))["semantic model"].detail
+    found = examine(check, semantic_model=str(tmp_path / "nowhere"))["semantic model"]
+    assert (found.ok, "nowhere" in found.detail) == (False, True)
 
 
 def test_a_database_that_is_up_to_date_is_in_order(examine, database_url):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pipeline.doctor.finding import Check, Finding, Patient, bad, good, unknown
+from pipeline.embedding import Model
 from pipeline.errors import SettingsError
 from pipeline.settings import DEVELOPMENT_KEY
 
@@ -60,4 +61,17 @@ def dkim_keys(patient: Patient) -> Iterator[Finding]:
     yield good("dkim keys", f"signing for {signer.domain} with {used}", advice if short else "")
 
 
-CHECKS: tuple[Check, ...] = (settings, sender, secret_keys, dkim_keys)
+def semantic_model(patient: Patient) -> Iterator[Finding]:
+    """Only where one is named: it would stop ingest and compiling."""
+    places = patient.settings.semantic_model
+    if not places:
+        return
+    try:
+        model = Model(places)
+    except SettingsError as error:
+        yield bad("semantic model", str(error), "correct it in .env; docs/matching.md tells how")
+        return
+    yield good("semantic model", f"it reads; vectors of {model.size}, known as {model.name}")
+
+
+CHECKS: tuple[Check, ...] = (settings, sender, secret_keys, dkim_keys, semantic_model)

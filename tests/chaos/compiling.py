@@ -157,7 +157,8 @@ def _papers(day: int, number: int) -> Iterator[dict[str, object]]:
     """As Hugging Face lists them: one for each topic, whose words its title has."""
     on = (START + day * DAY).date()
     for topic_number, topic in enumerate(TOPICS):
-        arxiv_id = f"30{day:02}.{number:04}{topic_number}"
+        month = f"{30 + day // 12}{day % 12 + 1:02}"
+        arxiv_id = f"{month}.{number:04}{topic_number}"
         title = f"{topic.title()} of House {arxiv_id}"  # equal titles would be one to a reader
         yield {
             "paper": {

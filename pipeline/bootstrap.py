@@ -363,7 +363,7 @@ class Services:
             secret=delivery.secret,
             edition_on=told.edition_on,
             now=now,
-            kind="note" if isinstance(told, QuietNote) else "digest",
+            kind=DeliveryKind.QUIET_NOTE if isinstance(told, QuietNote) else "digest",
         )
 
     def _letter(self, delivery: Delivery, now: datetime) -> Rendered:

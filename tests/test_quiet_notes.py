@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import date, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, update
@@ -73,14 +74,19 @@ def end(engine: Engine, status: DeliveryStatus) -> None:
 # --- When ---------------------------------------------------------------------------------------
 
 
-def heard(joined: int = -90, digest: int | None = None, **changes: int) -> Heard:
+def heard(joined: int = -90, digest: int | None = None, **changes: Any) -> Heard:
     """By days before or after today."""
 
     def on(days: int | None) -> date | None:
         return None if days is None else TODAY + days * DAY
 
     return Heard(
-        TODAY + joined * DAY, on(digest), on(changes.get("silent")), on(changes.get("note"))
+        TODAY + joined * DAY,
+        on(changes.get("followed")),
+        on(digest),
+        on(changes.get("silent")),
+        on(changes.get("note")),
+        tuple(TODAY - n * DAY for n in changes.get("unmatched", (0, 1, 2, 7, 14))),
     )
 
 
@@ -93,6 +99,12 @@ def heard(joined: int = -90, digest: int | None = None, **changes: int) -> Heard
         (heard(digest=-6), Frequency.WEEKDAYS, False),
         (heard(silent=-6), Frequency.DAILY, False),
         (heard(silent=-7), Frequency.DAILY, True),
+        (heard(followed=-6), Frequency.DAILY, False),
+        (heard(followed=-7), Frequency.DAILY, True),
+        (heard(unmatched=(0, 6, 7)), Frequency.DAILY, False),
+        (heard(unmatched=(0, 1, 6)), Frequency.DAILY, True),
+        (heard(unmatched=(0, 13)), Frequency.WEEKLY, True),
+        (heard(unmatched=(0, 14)), Frequency.WEEKLY, False),
         (heard(note=-29), Frequency.DAILY, False),
         (heard(note=-30), Frequency.DAILY, True),
         (heard(digest=-7), Frequency.WEEKLY, False),
@@ -145,14 +157,23 @@ def test_a_weekly_reader_is_told_after_two_weeks(engine: Engine):
 
 
 def test_nobody_is_told_where_nothing_was_announced(engine: Engine):
-    """That is no matter of topics."""
+    """That is no matter of topics; it takes some days with papers to be sure that it is."""
     add_reader(engine, OTHER, now=NOW - HOUR)
 
     outcomes = [publish(engine, n)[0] for n in range(1, 10)]
 
     assert {one.skipped for one in outcomes} == {SkipReason.NOTHING_NEW}
     assert notes(engine) == []
-    assert days(engine, 10, 10) == [10]
+    assert days(engine, 10, 12) == [12]
+
+
+def test_new_topics_begin_the_week_anew(engine: Engine):
+    reader = add_reader(engine, OTHER, now=NOW - HOUR)
+    days(engine, 1, 5)
+    signup.change(engine, reader.id, signup.Wishes((OTHER, "slow trains")), NOW + 5 * DAY)
+
+    assert days(engine, 6, 11) == []
+    assert days(engine, 12, 12) == [12]
 
 
 def test_whoever_paused_or_is_barred_is_not_told_soon(engine: Engine):
@@ -307,7 +328,7 @@ def test_a_note_gives_no_advice_that_is_followed_already():
     for said in (Seen(decoded(mail.html)).text, decoded(mail.text)):
         said = " ".join(said.split())
         assert "1 paper was announced" in said
-        assert "none of them was surely about what you follow. So no digest came" in said
+        assert "none was surely about what you follow. So no digest came" in said
         assert "rather have more" not in said
         assert "Trending" not in said
 
@@ -346,6 +367,6 @@ def test_a_note_arrives_as_list_mail_that_one_click_leaves(
     (mail,) = inbox.received
     assert mail.message["Subject"] == "Nothing for you, 3 to 9 January: Paperboy"
     assert "List-Unsubscribe-Post" in mail.message
-    assert mail.message["Feedback-ID"].startswith("2030-01-09:note:list:")
+    assert mail.message["Feedback-ID"].startswith("2030-01-09:quiet-note:list:")
     assert "7 papers were announced" in mail.message.get_body(("plain",)).get_content()
     services.engine.dispose()

@@ -21,6 +21,8 @@ from pipeline.storage.notes import Asked, Heard
 
 AGAIN: Final = timedelta(days=30)
 WIDER: Final = 3  # topics that are told a broader form
+# Editions that had papers: where none were read, or none announced, it is no matter of topics.
+LEAST: Final = {Frequency.DAILY: 3, Frequency.WEEKDAYS: 3, Frequency.WEEKLY: 2}
 
 
 def window(frequency: Frequency, days: int) -> timedelta:
@@ -37,28 +39,38 @@ def is_due(heard: Heard, edition_on: date, frequency: Frequency, days: int) -> b
     """Whether somebody who gets nothing today is to be told why; never where `days` is 0."""
     if days == 0:
         return False
+    quiet = window(frequency, days)
+    if sum(on > edition_on - quiet for on in heard.unmatched) < LEAST[frequency]:
+        return False
     if heard.note_on is not None and edition_on < heard.note_on + AGAIN:
         return False
-    last = max(on for on in (heard.joined_on, heard.digest_on, heard.silent_on) if on)
-    return edition_on >= last + window(frequency, days)
+    known = (heard.joined_on, heard.followed_on, heard.digest_on, heard.silent_on)
+    last = max(on for on in known if on)
+    return edition_on >= last + quiet
 
 
 def load(conn: Connection, delivery_ids: Collection[int], days: int) -> dict[int, QuietNote]:
     """What the notes among these deliveries say today, by delivery."""
     asked = notes.asked(conn, delivery_ids)
-    return {id_: _note(conn, one, days) for id_, one in asked.items()}
+    spans = {id_: _span(one, days) for id_, one in asked.items()}
+    announced = {span: notes.announced(conn, *span) for span in set(spans.values())}
+    return {id_: _note(conn, one, spans[id_], announced[spans[id_]]) for id_, one in asked.items()}
 
 
-def _note(conn: Connection, asked: Asked, days: int) -> QuietNote:
+def _span(asked: Asked, days: int) -> tuple[date, date]:
+    """First and last of the quiet days."""
     first = asked.edition_on - window(asked.frequency, max(days, 1)) + timedelta(days=1)
-    span = (first, asked.edition_on)
+    return first, asked.edition_on
+
+
+def _note(conn: Connection, asked: Asked, span: tuple[date, date], announced: int) -> QuietNote:
     return QuietNote(
         edition_on=asked.edition_on,
-        since=first,
-        announced=notes.announced(conn, *span),
+        since=span[0],
+        announced=announced,
         topics=tuple(one.label for one in asked.followed),
         breadth=asked.breadth,
-        in_passing=notes.matched(conn, asked.followed, *span),
+        in_passing=notes.matched(conn, asked, *span),
         wider=tuple(_wider(asked.followed))[:WIDER],
         follows_trending=any(one.topic.query == TRENDING for one in asked.followed),
     )

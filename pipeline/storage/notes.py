@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from sqlalchemy import Connection, case, func, insert, select
+from sqlalchemy import Connection, case, exists, func, insert, select
 
 from pipeline.domain import (
     Breadth,
@@ -21,7 +22,15 @@ from pipeline.storage import batches, topics
 from pipeline.storage.database import in_chunks
 from pipeline.storage.digests import DIGESTS, REACHED
 from pipeline.storage.mail_domains import domain_of
-from pipeline.storage.schema import DeliveryRow, MatchRow, PaperRow, SkipRow, SubscriberRow
+from pipeline.storage.schema import (
+    DeliveryRow,
+    MatchRow,
+    PaperRow,
+    PickRow,
+    SkipRow,
+    SubscriberRow,
+    SubscriptionRow,
+)
 
 CHUNK = 500
 KEPT_QUIET = (SkipReason.PAUSED, SkipReason.SUPPRESSED)
@@ -33,9 +42,11 @@ class Heard:
     """When a reader last heard from us, or kept us from writing."""
 
     joined_on: date
+    followed_on: date | None  # since when they follow what they follow
     digest_on: date | None  # the edition of the last digest, whatever became of it
     silent_on: date | None  # the last edition that was kept back: they had paused, or were barred
     note_on: date | None  # of the last note that reached them, or still may
+    unmatched: tuple[date, ...]  # editions that had papers, of which none matched
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,7 @@ def heard(conn: Connection, subscriber_ids: Sequence[int], *, since: date) -> di
     """For each of them; of digests, notes and silences only those of editions from `since` on."""
     joined: dict[int, date] = {}
     last: dict[tuple[int, str], date] = {}
+    unmatched: defaultdict[int, list[date]] = defaultdict(list)
     what = case((DeliveryRow.kind == NOTE, "note"), else_="digest")
     for chunk in in_chunks(subscriber_ids, CHUNK):
         for id_, at in conn.execute(
@@ -100,8 +112,29 @@ def heard(conn: Connection, subscriber_ids: Sequence[int], *, since: date) -> di
             .group_by(SkipRow.subscriber_id)
         ):
             last[id_, "silent"] = on
+        for id_, on in conn.execute(
+            select(SkipRow.subscriber_id, SkipRow.edition_on).where(
+                SkipRow.subscriber_id.in_(chunk),
+                SkipRow.edition_on >= since,
+                SkipRow.reason == SkipReason.NOTHING_MATCHED,
+            )
+        ):
+            unmatched[id_].append(on)
+        for id_, at in conn.execute(
+            select(SubscriptionRow.subscriber_id, func.max(SubscriptionRow.created_at))
+            .where(SubscriptionRow.subscriber_id.in_(chunk))
+            .group_by(SubscriptionRow.subscriber_id)
+        ):
+            last[id_, "followed"] = at.date()
     return {
-        id_: Heard(on, *(last.get((id_, what)) for what in ("digest", "silent", "note")))
+        id_: Heard(
+            joined_on=on,
+            followed_on=last.get((id_, "followed")),
+            digest_on=last.get((id_, "digest")),
+            silent_on=last.get((id_, "silent")),
+            note_on=last.get((id_, "note")),
+            unmatched=tuple(unmatched[id_]),
+        )
         for id_, on in joined.items()
     }
 
@@ -168,14 +201,20 @@ def announced(conn: Connection, first: date, last: date) -> int:
     return conn.execute(query).scalar_one()
 
 
-def matched(conn: Connection, followed: Collection[Subscription], first: date, last: date) -> int:
-    """How many papers of these days any of the topics would bring at its broadest."""
-    ids = [one.topic.id for one in followed if one.topic.kind is TopicKind.QUERY]
+def matched(conn: Connection, asked: Asked, first: date, last: date) -> int:
+    """How many papers of these days, not sent yet, their topics would bring at the broadest."""
+    ids = [one.topic.id for one in asked.followed if one.topic.kind is TopicKind.QUERY]
+    had = exists().where(
+        PickRow.paper_id == MatchRow.paper_id,
+        PickRow.delivery_id == DeliveryRow.id,
+        DeliveryRow.subscriber_id == asked.subscriber_id,
+    )
     query = (
         select(func.count(MatchRow.paper_id.distinct()))
         .join(PaperRow, PaperRow.id == MatchRow.paper_id)
         .where(
             MatchRow.topic_id.in_(ids),
+            ~had,
             MatchRow.batch <= batches.published(conn),
             PaperRow.announced_on >= first,
             PaperRow.announced_on <= last,

@@ -72,6 +72,8 @@ def test_what_nobody_sees_goes(written, read):
         (r"S$^4$C and CaO$_2$", "S⁴C and CaO₂"),
         (r"$\alpha$-stable $\mathcal{F}_x$", "α-stable ℱ_x"),
         (r"an error of $10^{-3}$", "an error of 10⁻³"),
+        (r"in $O(n\log n)$ or $2\log\log n$", "in O(n log n) or 2 log log n"),
+        (r"$\max_x f$ and $\sin(x)\cos x$", "max_x f and sin(x) cos x"),
         (r"90\% of $50\%$, i.e. 100% $\gamma % x$", "90% of 50%, i.e. 100% γ% x"),
         ("it costs $5 and $10", "it costs $5 and $10"),
         ("US$0.50 for $x^2$", "US$0.50 for x²"),

@@ -66,6 +66,11 @@ _LINKED = re.compile(r"\\href\s?\{([^{}]*)\}\s?\{[^{}]*\}")
 _ESCAPED = re.compile(r"\\([%&#_$ ])")
 _TIE = re.compile(r"(?<=[^\W\d_][.\w])~(?=\w)")
 
+# TeX sets \log apart from what is before it; as text it would be one word with it.
+_FUNCTION = re.compile(
+    r"(?<=[\w)\]])\\(?=(?:log|ln|lg|exp|sin|cos|tan|max|min|lim|sup|inf|det|gcd)(?![A-Za-z]))"
+)
+
 _RAISED = str.maketrans("0123456789+-n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ")
 _LOWERED = str.maketrans("0123456789+-", "₀₁₂₃₄₅₆₇₈₉₊₋")
 _RAISED_PART = re.compile(r"\^(?:\{([0-9+\-n]{1,4})\}|([0-9n]))")
@@ -153,6 +158,7 @@ def _converted(formula: str) -> str:
     formula = _LOWERED_PART.sub(lambda m: (m[1] or m[2]).translate(_LOWERED), formula)
     if _PLAIN_FORMULA.fullmatch(formula):
         return formula
+    formula = _FUNCTION.sub(r"\\ \\", formula)
     try:
         text: str = _READER.latex_to_text(re.sub(r"(?<!\\)[%&#]", r"\\\g<0>", formula))
     except (LatexWalkerError, RecursionError, ValueError, IndexError, KeyError, TypeError):

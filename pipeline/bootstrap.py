@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from pipeline import editions, settings
 from pipeline import ingest as ingesting
@@ -102,6 +104,11 @@ class ReadMail:
     name: str
     notice: Notice
     effect: Effect
+
+    @property
+    def is_understood(self) -> bool:
+        """Whether the mailbox may put it away; any other is flagged for an operator to look at."""
+        return self.notice.kind is not NoticeKind.NONE and self.effect is not Effect.FAILED
 
 
 @dataclass(frozen=True)
@@ -421,11 +428,19 @@ class Services:
     ) -> Iterator[ReadMail]:
         """Apply mails that came back, given by name and octets, one by one as they are asked for.
 
-        `read` tells what a mail says. A mail that was applied before is not applied again.
+        `read` tells what a mail says. A mail that was applied before is not applied again. One
+        that cannot be applied is FAILED, and the others go on; a database that is away raises.
         """
         for name, octets in mails:
             notice = read(octets)
-            yield ReadMail(name, notice, self.feedback.take_mail(octets, notice, now))
+            try:
+                effect = self.feedback.take_mail(octets, notice, now)
+            except (OperationalError, InterfaceError, InternalError, PoolTimeoutError):
+                raise
+            except Exception:
+                log.exception("bounce.not_applied", mail=name[:200], kind=notice.kind)
+                effect = Effect.FAILED
+            yield ReadMail(name, notice, effect)
 
     def read_mailbox(
         self, where: str, read: Callable[[bytes], Notice], now: datetime
@@ -438,7 +453,7 @@ class Services:
 
         def take(name: str, octets: bytes) -> bool:
             taken.extend(self.read_bounces([(name, octets)], read, now))
-            return taken[-1].notice.kind is not NoticeKind.NONE
+            return taken[-1].is_understood
 
         if is_imap(where):
             read_imap(where, take)

@@ -19,7 +19,7 @@ from celery.signals import setup_logging, worker_shutting_down
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
-from pipeline import bootstrap, logs, settings
+from pipeline import bootstrap, broker, logs, settings
 from pipeline.bootstrap import Services
 
 log = structlog.get_logger(__name__)
@@ -69,6 +69,7 @@ def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
     wake_up = {"expires": 60}  # a wake-up nobody took in time is followed by a newer one
     return {
         "broker_url": loaded.redis_url,
+        "broker_transport": broker.TRANSPORT,
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": {
             "visibility_timeout": 3600,  # above any task

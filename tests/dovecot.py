@@ -48,6 +48,11 @@ default_internal_user = {user}
 default_login_user = {user}
 default_internal_group = {group}
 first_valid_uid = 1
+auth_username_chars =
+passdb {{
+  driver = passwd-file
+  args = scheme=PLAIN {folder}/passwords
+}}
 passdb {{
   driver = static
   args = password={password}
@@ -87,10 +92,17 @@ class Dovecot:
     port: int
     tls_port: int
     user: str = "bounces"
+    password: str = PASSWORD
+    passwords: tuple[str, ...] = ()
 
     def account(self) -> Dovecot:
         """An empty one, of a test's own."""
         return replace(self, user=f"bounces{next(_numbers)}")
+
+    def guarded(self, password: str) -> Dovecot:
+        """The account with this password, one of `passwords`; its name is no plain word."""
+        number = self.passwords.index(password)
+        return replace(self, user=f"ada döe {number}", password=password)
 
     @property
     def certificate(self) -> Path:
@@ -101,11 +113,13 @@ class Dovecot:
         scheme: str = "imap",
         *,
         host: str = "127.0.0.1",
-        password: str = PASSWORD,
+        password: str = "",
         box: str = "",
     ) -> str:
+        password = password or self.password
         port = self.port if scheme == "imap" else self.tls_port
-        return f"{scheme}://{self.user}:{quote(password, safe='')}@{host}:{port}/{box}"
+        user = quote(self.user, safe="")
+        return f"{scheme}://{user}:{quote(password, safe='')}@{host}:{port}/{box}"
 
     def deliver(self, *mails: bytes, box: str = "INBOX") -> None:
         with self._client() as imap:
@@ -127,7 +141,8 @@ class Dovecot:
     @contextlib.contextmanager
     def _client(self) -> Iterator[imaplib.IMAP4]:
         imap = imaplib.IMAP4("127.0.0.1", self.port, timeout=10)
-        imap.login(self.user, PASSWORD)
+        account = f"\0{self.user}\0{self.password}".encode()
+        imap.authenticate("PLAIN", lambda _: account)
         yield imap
         imap.logout()
 
@@ -137,11 +152,16 @@ def program() -> str | None:
 
 
 @contextlib.contextmanager
-def open_dovecot(prefix: str = "", *, capability: str = "") -> Iterator[Dovecot]:
-    """`prefix` is that of its namespace; `capability` all that it says it can, if not all."""
+def open_dovecot(
+    prefix: str = "", *, capability: str = "", passwords: tuple[str, ...] = ()
+) -> Iterator[Dovecot]:
+    """`prefix` is that of its namespace; `capability` all that it says it can, if not all.
+
+    `passwords` are those of accounts that accept no other, see `Dovecot.guarded`.
+    """
     folder = Path(tempfile.mkdtemp(prefix="paperboy-dovecot-"))
     try:
-        server = Dovecot(folder, _free_port(), _free_port())
+        server = Dovecot(folder, _free_port(), _free_port(), passwords=passwords)
         _write_files(server, prefix, capability)
         with _running(server):
             yield server
@@ -177,6 +197,8 @@ def _write_files(server: Dovecot, prefix: str, capability: str) -> None:
     owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
     group = grp.getgrgid(owner.pw_gid).gr_name
     server.folder.chmod(0o755)
+    users = (f"ada döe {n}:{{PLAIN}}{p}::::::\n" for n, p in enumerate(server.passwords))
+    (server.folder / "passwords").write_text("".join(users))
     for name in ("mail", "home", "run", "state"):
         (server.folder / name).mkdir(mode=0o755)
     for name in ("mail", "home"):

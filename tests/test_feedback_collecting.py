@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import socketserver
+import threading
+from typing import Any, ClassVar
+
 import pytest
 
 from pipeline.errors import MailboxError, SettingsError
+from pipeline.feedback import imap
 from pipeline.feedback.imap import parse, read_imap
 from pipeline.feedback.maildir import LARGEST, read_maildir
 from tests import dovecot
@@ -12,13 +17,14 @@ from tests.dovecot import FAR_AWAY, Dovecot
 
 BOUNCE = b"Subject: Undelivered Mail\r\n\r\nno such user\r\n"
 LETTER = b"Subject: Hello\r\n\r\nhow are you?\r\n"
+PASSWORDS = ("pass wörd", 'a"b\\c', "密码", "{3}", "p%40ss")
 SEEN, FLAGGED = {r"\Seen"}, {r"\Flagged"}
 
 
 @pytest.fixture(scope="module")
 def server():
     """One that wants its folders below INBOX, as many do."""
-    with dovecot.open_dovecot(prefix="INBOX.") as server:
+    with dovecot.open_dovecot(prefix="INBOX.", passwords=PASSWORDS) as server:
         yield server
 
 
@@ -129,6 +135,111 @@ def test_a_wrong_password_is_named_and_not_shown(account):
 
 
 @pytest.mark.dovecot
+@pytest.mark.parametrize("password", PASSWORDS)
+def test_names_and_passwords_may_hold_any_letters(server, password):
+    account = server.guarded(password)
+    account.deliver(BOUNCE)
+
+    assert read_imap(account.url(), Reader()) == 1
+
+
+class PlainImap(socketserver.StreamRequestHandler):
+    """A small IMAP server with the manners of some providers; `ways` says which, `seen` the lines.
+
+    It offers LOGIN only, wants ID before SELECT, answers an empty SEARCH without a SEARCH line, and
+    sends bodies as `body`: a literal, or a quoted string.
+    """
+
+    ways: ClassVar[dict[str, Any]] = {}
+    seen: ClassVar[list[bytes]] = []
+
+    def handle(self) -> None:
+        identified = False
+        self.say(b"* OK ready")
+        while line := self.rfile.readline().strip():
+            self.seen.append(line)
+            tag, command, *rest = line.split(b" ", 2)
+            if command == b"CAPABILITY":
+                self.say(b"* CAPABILITY IMAP4rev1 ID")
+            elif command == b"ID":
+                identified = True
+            elif command == b"SELECT":
+                if not identified:
+                    self.say(tag + b" NO SELECT Unsafe Login")
+                    continue
+                self.say(b"* %d EXISTS" % self.ways["mails"])
+            elif rest and rest[0].startswith(b"SEARCH") and self.ways["mails"]:
+                self.say(b"* SEARCH 7")
+            elif rest and rest[0].startswith(b"FETCH"):
+                self.say(
+                    b"* 1 FETCH (FLAGS ())", b"* 1 FETCH (UID 7 BODY[]<0> " + self.ways["body"]
+                )
+            self.say(tag + b" OK done")
+
+    def say(self, *lines: bytes) -> None:
+        self.wfile.write(b"".join(line + b"\r\n" for line in lines))
+
+
+@pytest.fixture
+def plain_imap():
+    PlainImap.seen.clear()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), PlainImap) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("body", "octets"),
+    [
+        (b"{4}\r\nab\r\n)", b"ab\r\n"),
+        (b'"a \\"b\\" \\\\c")', b'a "b" \\c'),
+        (b'"")', b""),
+    ],
+)
+def test_a_server_with_manners_of_its_own_is_read(plain_imap, body, octets):
+    """The name is quoted, the client says who it is, and a body may be a quoted string."""
+    PlainImap.ways = {"mails": 1, "body": body}
+    reader = Reader()
+
+    assert read_imap(f"imap://ada%20d%C3%B6e:p%22w@127.0.0.1:{plain_imap}", reader) == 1
+
+    assert reader.read == [octets]
+    assert any(line.endswith(' LOGIN "ada döe" "p\\"w"'.encode()) for line in PlainImap.seen)
+
+
+def test_an_empty_folder_may_be_answered_without_a_search_line(plain_imap):
+    PlainImap.ways = {"mails": 0}
+
+    assert read_imap(f"imap://ada:pw@127.0.0.1:{plain_imap}", Reader()) == 0
+
+
+def test_no_line_break_of_a_password_becomes_a_command(plain_imap):
+    PlainImap.ways = {"mails": 0}
+
+    with pytest.raises(SettingsError, match="line breaks"):
+        read_imap(f"imap://ada:pw%0D%0Ax@127.0.0.1:{plain_imap}", Reader())
+
+    assert not any(b"LOGIN" in line for line in PlainImap.seen)
+
+
+@pytest.mark.dovecot
+def test_more_new_mails_than_a_line_holds_are_read_in_slices(account, monkeypatch):
+    """`imaplib` refuses lines of over 1 MB, so no SEARCH covers the whole folder."""
+    monkeypatch.setattr(imap, "SLICE", 3)
+    account.deliver(*(BOUNCE.replace(b"user", b"user %d" % n) for n in range(8)))
+    reader = Reader()
+
+    assert read_imap(account.url(), reader) == 8
+    assert read_imap(account.url(), Reader()) == 0
+
+    assert len(set(reader.read)) == 8
+
+
+@pytest.mark.dovecot
 def test_a_server_that_cannot_move_keeps_it_read(request):
     with dovecot.open_dovecot(capability="IMAP4rev1") as server:
         server.deliver(BOUNCE, LETTER)
@@ -223,6 +334,15 @@ def test_two_who_read_one_maildir_lose_nothing(maildir):
     assert read_maildir(maildir, beside) == 1
     assert names(maildir / "new") == []
     assert names(maildir / "cur") == ["0.c:2,S", "1.a:2,S", "2.b:2,F"]
+
+
+def test_a_file_that_cannot_be_opened_stops_no_other(maildir):
+    (maildir / "new" / "0.loop").symlink_to("0.loop")  # root may open all but this
+    reader = Reader()
+
+    assert read_maildir(maildir, reader) == 2
+
+    assert reader.names == ["1.a", "2.b"]
 
 
 def test_a_folder_that_is_none_is_said_to_be_none(tmp_path):

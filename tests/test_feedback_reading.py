@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from base64 import b64encode
 from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.domain import NoticeKind, Verdict
-from pipeline.feedback.reading import read_mail
+from pipeline.domain import Notice, NoticeKind, Verdict
+from pipeline.feedback.reading import mails, read_mail
 from pipeline.feedback.reading.diagnostics import judge
-from pipeline.feedback.reading.mime import LONGEST, take_apart
+from pipeline.feedback.reading.mails import _read_mail
+from pipeline.feedback.reading.mime import _CHARSETS, LONGEST, _text, take_apart
 from pipeline.message import Sender
 from tests.bounces import Case, bounce, mail, recipient, report
 from tests.bounces import freeform as made_freeform
@@ -132,7 +134,8 @@ def test_words_are_kept_on_one_line_without_control_characters():
 @example(b"Subject: =?utf-7?b?2AA=?= =?punycode?q?x-?= =?unicode_escape?q?=5Cud800?=\n\n")
 @example(b"Auto-Submitted: auto-replied\nSubject: =?utf-7?q?+2AA-?=\n\n")
 def test_no_octets_make_it_raise(octets):
-    notice = read_mail(octets)
+    """Nor need the guard around it catch anything."""
+    notice = _read_mail(octets)
 
     assert notice.kind is not NoticeKind.HARD
     str(notice).encode()
@@ -162,7 +165,7 @@ BITS = [
 
 @given(st.sampled_from(HEADS), st.lists(st.one_of(st.sampled_from(BITS), st.binary(max_size=9))))
 def test_what_looks_like_a_bounce_never_makes_it_raise(head, rest):
-    str(read_mail(head + b"".join(rest))).encode()
+    str(_read_mail(head + b"".join(rest))).encode()
 
 
 @pytest.mark.parametrize("case", ALIVE, ids=named)
@@ -206,7 +209,11 @@ def test_only_the_start_of_a_huge_mail_is_read():
     assert len(take_apart(mailed).parts[0].octets) < LONGEST
 
 
-@pytest.mark.parametrize("charset", ["punycode", "idna", "unicode_escape", "rot13", "nonsense"])
+OTHER_CODECS = ("punycode", "-punycode", "_idna", "unicode_escape", "rot13", "undefined", "zlib")
+NO_CODECS = ("utf8mb5", "nonsense", "\xe9", ".", "mbcs", "charmap", "x" * 4_000, "encodings.zlib")
+
+
+@pytest.mark.parametrize("charset", [*OTHER_CODECS, *NO_CODECS])
 def test_what_is_no_charset_of_mails_is_not_taken_for_one(charset):
     """Python knows codecs by such names, some of them slow."""
     octets = f"Content-Type: text/plain; charset={charset}\n\nab\\x41-kva".encode()
@@ -251,3 +258,57 @@ def test_a_diagnostic_is_judged_by_its_start(word):
     start = "550 5.1.1 unknown user "
 
     assert judge(start + word * 100_000) == judge(start + word * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("charset", "octets"),
+    [
+        ("utf8mb4", "Ä€".encode()),
+        ("UTF_8", "Ä€".encode()),
+        ("iso-8859-15", "Ä€".encode("iso8859_15")),
+        ("Windows-1252", "Ä€".encode("cp1252")),
+        ("utf-16", "Ä€".encode("utf-16")),
+    ],
+)
+def test_a_charset_is_known_by_any_spelling(charset, octets):
+    head = f"Content-Type: text/plain; charset={charset}\n\n".encode()
+
+    # UTF-16 has NUL in it, which `take_apart` removes: it is sent encoded.
+    head = head.replace(b"\n\n", b"\nContent-Transfer-Encoding: base64\n\n")
+    assert take_apart(head + b64encode(octets)).parts[0].text == "Ä€"
+
+
+@pytest.mark.parametrize("name", ["euc-kr", "ks_c_5601-1987", "gb2312", "iso-2022-jp", "shift_jis"])
+def test_eastern_charsets_are_read_by_their_widest_form(name):
+    word, wide = {
+        "euc-kr": ("똠", "cp949"),
+        "ks_c_5601-1987": ("똠", "cp949"),
+        "gb2312": ("镕", "gb18030"),
+        "iso-2022-jp": ("丂", "iso2022_jp_ext"),
+        "shift_jis": ("①", "cp932"),
+    }[name]
+    head = f"Content-Type: text/plain; charset={name}\n\n".encode()
+
+    assert take_apart(head + word.encode(wide)).parts[0].text == word
+
+
+@pytest.mark.parametrize("codec", sorted(set(_CHARSETS.values())))
+@pytest.mark.parametrize("unit", [b"A", b"\xff", b"\x1b$", b"~{", b"+AAA-", b"\x80\xd8"])
+def test_no_charset_decodes_in_python(steps, codec, unit):
+    """Codecs written in Python may be quadratic: punycode took 304 s of CPU for 1 MB."""
+    _text(unit, codec)  # imports the codec
+
+    short, long = (steps(lambda n=n: _text(unit * n, codec)) for n in (100, 1_000))
+
+    assert long <= short + 10
+
+
+def test_a_mail_that_a_reader_fails_at_is_no_notice(monkeypatch):
+    """It is logged and flagged, and the next mail is read."""
+
+    def fail(octets):
+        raise KeyError(octets)
+
+    monkeypatch.setattr(mails, "_read_mail", fail)
+
+    assert read_mail(b"x") == Notice(NoticeKind.NONE, reason="cannot be read: KeyError")

@@ -10,10 +10,12 @@ from email.message import EmailMessage
 
 import pytest
 from sqlalchemy import Engine, update
+from sqlalchemy.exc import OperationalError
 
 from pipeline import bootstrap, ingest, settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import DeliveryStatus, Sighting
+from pipeline.feedback.applying import Feedback
 from pipeline.feedback.reading import read_mail
 from pipeline.signup import Wishes
 from pipeline.sources import Reading
@@ -231,6 +233,50 @@ def test_a_bounce_that_comes_later_ends_the_mail_to_that_address(
     with reading(services.engine) as conn:
         (delivery,) = deliveries.listing(conn)
     assert (delivery.status, delivery.reason) == ("sent", "accepted, then hard")
+
+
+def test_a_mail_that_cannot_be_applied_stops_no_other(
+    announce, subscribe, publish_and_send, services, inbox, tmp_path, monkeypatch
+):
+    """It is flagged in the mailbox for an operator, is not read again, and the rest is applied."""
+    subscribe("gone@example.org", "quantum")
+    announce(make_sighting(title="Quantum tea"))
+    publish_and_send()
+    for name in ("cur", "new", "tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "new" / "1").write_bytes(b"Subject: one\n\n")
+    (tmp_path / "new" / "2").write_bytes(bounce_of(inbox.only()))
+    apply = Feedback.take_mail
+
+    def apply_some(feedback, octets, *given):
+        if octets.startswith(b"Subject: one"):
+            raise KeyError("a mistake of ours")
+        return apply(feedback, octets, *given)
+
+    monkeypatch.setattr(Feedback, "take_mail", apply_some)
+
+    taken = services.read_mailbox(str(tmp_path), read_mail, TODAY)
+    again = services.read_mailbox(str(tmp_path), read_mail, TODAY)
+
+    assert [(one.name, one.effect) for one in taken] == [("1", "failed"), ("2", "suppressed")]
+    assert again == []
+    assert sorted(path.name for path in (tmp_path / "cur").iterdir()) == ["1:2,F", "2:2,S"]
+
+
+def test_a_database_that_is_away_leaves_the_mail_unread(services, tmp_path, monkeypatch):
+    for name in ("cur", "new", "tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "new" / "1").write_bytes(b"Subject: one\n\n")
+
+    def away(*_):
+        raise OperationalError("INSERT", {}, Exception("gone"))
+
+    monkeypatch.setattr(Feedback, "take_mail", away)
+
+    with pytest.raises(OperationalError):
+        services.read_mailbox(str(tmp_path), read_mail, TODAY)
+
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["1"]
 
 
 def test_bounces_and_refusals_count_together(

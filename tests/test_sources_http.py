@@ -278,7 +278,20 @@ def test_redirects_are_followed_without_the_token_for_another_host(site, client)
 
 
 @pytest.mark.parametrize(
-    "target", ["ftp://example.org/x", "file:///etc/passwd", "http://user:pass@example.org/", ""]
+    "target",
+    [
+        "ftp://example.org/x",
+        "file:///etc/passwd",
+        "http://user:pass@example.org/",
+        "",
+        "http://[::1",
+        "http://[",
+        "//[",
+        "http://[x]/",
+        "http://a:b/",
+        "http://.example.org/",
+        "http://a.example:99999/",
+    ],
 )
 def test_a_redirect_to_anything_but_the_web_is_refused(site, client, target):
     site.replies["/"] = Reply(status=302, headers={"Location": target})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -213,3 +215,86 @@ def test_beat_wakes_the_workers(engine, broker, environment, sink, owed, tmp_pat
         until(lambda: sent(engine) == READERS)
 
     assert Counter(sink.recipients) == Counter(owed)
+
+
+def envelope(**changes: object) -> bytes:
+    """A message as Celery puts it into a list of Redis, with `changes` to its members."""
+    message = {
+        "body": base64.b64encode(b"[[], {}, {}]").decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"lang": "py", "task": "paperboy.publish", "id": "1", "root_id": "1"},
+        "properties": {
+            "correlation_id": "1",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": "dispatch"},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": "1",
+        },
+        **changes,
+    }
+    return json.dumps(message).encode()
+
+
+UNREADABLE = {
+    "no JSON": b"garbage",
+    "no text": b"\xff\xfe\x00",
+    "empty": b"",
+    "a list": b"[1, 2]",
+    "a number": b"17",
+    "null": b"null",
+    "nested deeply": b"[" * 200_000,
+    "no members": b"{}",
+    "no delivery tag": envelope(properties={}),
+    "a tag that is a list": envelope(
+        properties={
+            "delivery_tag": [1],
+            "delivery_info": {"exchange": "", "routing_key": "dispatch"},
+        }
+    ),
+    "a tag that is null": envelope(
+        properties={
+            "delivery_tag": None,
+            "delivery_info": {"exchange": "", "routing_key": "dispatch"},
+        }
+    ),
+    "no base64": envelope(body="*"),
+    "a body that is a number": envelope(body=17),
+    "a body that is no JSON": envelope(body=base64.b64encode(b"{").decode()),
+    "pickle": envelope(**{"content-type": "application/x-python-serialize"}),
+    "an unknown encoding": envelope(**{"content-encoding": "utf8mb4"}),
+    "an unknown compression": envelope(headers={"compression": "x", "task": "paperboy.publish"}),
+    "headers that are a list": envelope(headers=[1]),
+    "headers that are null": envelope(headers=None),
+    "an unknown task": envelope(headers={"lang": "py", "task": "rm", "id": "1"}),
+    "arguments that no task takes": envelope(body=base64.b64encode(b"[[1], {}, {}]").decode()),
+    "a body that is a list of nothing": envelope(body=base64.b64encode(b"[]").decode()),
+    "a date that is none": envelope(
+        headers={"lang": "py", "task": "paperboy.publish", "id": "1", "expires": "soon"}
+    ),
+    "an eta that is none": envelope(
+        headers={"lang": "py", "task": "paperboy.publish", "id": "1", "eta": [1]}
+    ),
+    "a task that is a number": envelope(headers={"lang": "py", "task": 17, "id": 17}),
+}
+
+
+@on_sqlite
+def test_unreadable_messages_in_the_broker_stop_no_worker(
+    engine, broker, environment, sink, owed, wake
+):
+    """Each is dropped and logged, whatever another program or version left in the queue."""
+    for message in UNREADABLE.values():
+        broker.lpush("dispatch", message)
+    broker.hset("unacked", "junk", b"garbage")
+    broker.hset("unacked", "list", b"[1]")
+    broker.zadd("unacked_index", {"junk": 1, "list": 2, "gone": 3})
+
+    with embedded.worker(environment, concurrency=1) as worker:
+        wake("dispatch")
+        until(lambda: sent(engine) == READERS or not worker.is_running)
+
+        assert worker.is_running
+    assert sorted(sink.recipients) == sorted(owed)
+    assert broker.zcard("unacked_index") == 0

@@ -224,6 +224,7 @@ def test_a_confirmation_brings_nobody_back_who_has_left(browser, services, subsc
         (ELSEWHERE, False),
         ({"Sec-Fetch-Site": "same-site", "Origin": "null"}, False),
         ({"Origin": "https://elsewhere.example"}, False),
+        ({"Origin": "http://[::1"}, False),
         ({"Sec-Fetch-Site": "same-origin", "Origin": "null"}, True),
         ({"Origin": SITE}, True),
         ({"Origin": "null"}, True),  # our own pages where a browser sends nothing better

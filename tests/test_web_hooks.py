@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from pipeline.domain import Verdict
 from pipeline.errors import EventError, ForgedError
+from pipeline.feedback.providers import generic
 from pipeline.feedback.providers.generic import Generic, read, sign
 from pipeline.feedback.providers.ses import SES
 from pipeline.feedback.providers.sns import SNS
@@ -143,6 +144,21 @@ def test_what_a_bounce_says_is_read_by_the_table_for_replies():
     assert verdict() == ("soft", Verdict.SOFT)
     assert verdict(status="5.0.0", verdict="full") == ("soft", Verdict.FULL)
     assert verdict(status={}, reason=3, verdict=[]) == ("soft", Verdict.SOFT)
+
+
+def test_a_thousand_signatures_cost_one_for_each_secret(monkeypatch):
+    """A megabyte hashed for each signature that a stranger lists took 16 s of CPU."""
+    hashed = []
+    monkeypatch.setattr(generic, "sign", lambda *given: hashed.append(given) or "0" * 64)
+    headers = {
+        "x-paperboy-timestamp": str(int(NOW.timestamp())),
+        "x-paperboy-signature": ",".join(["v1=ff"] * 1_000),
+    }
+
+    with pytest.raises(ForgedError):
+        Generic([SECRET, OLD_SECRET]).receive(headers, b"{}", NOW)
+
+    assert len(hashed) == 2
 
 
 def test_what_is_signed_is_the_time_a_dot_and_the_body():

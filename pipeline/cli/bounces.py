@@ -13,6 +13,7 @@ import typer
 from pipeline.cli.output import AsJson, UsageError, complain, show
 from pipeline.domain import Notice
 from pipeline.errors import PaperboyError
+from pipeline.feedback.applying import Effect
 from pipeline.feedback.imap import is_imap
 from pipeline.feedback.mailboxes import Found, Unreadable, mail_from, mails_at, mails_named
 from pipeline.feedback.maildir import is_maildir
@@ -55,7 +56,7 @@ def read(
         rows = (_row(name, read_mail(octets)) for name, octets in mails)
         show(rows, _COLUMNS, as_json=as_json, empty="No mails there.")
     else:
-        applied = _applied(path, unreadable, names=names)
+        applied = _applied(path, unreadable, names=names)  # a mail that fails is added, too
         show(applied, (*_COLUMNS, "effect"), as_json=as_json, empty="No new mails there.")
     if unreadable:
         raise typer.Exit(1)
@@ -70,6 +71,9 @@ def _applied(path: str, unreadable: list[str], *, names: bool) -> Iterator[dict[
     else:
         mails = built.read_bounces(_readable(path, unreadable, names=names), read_mail, now)
     for mail in mails:
+        if mail.effect is Effect.FAILED:
+            complain(f"{mail.name}: could not be applied, the log says why")
+            unreadable.append(mail.name)
         yield {**_row(mail.name, mail.notice), "effect": mail.effect}
 
 

@@ -44,6 +44,7 @@ class Effect(StrEnum):
     NOTED = "noted"  # information, or news about an address that nobody has any more
     NOT_OURS = "not ours"  # nothing proves whose news it is: kept, not applied
     KNOWN = "known"  # it came before
+    FAILED = "failed"  # a mistake of ours or a value that the database refuses: see the log
 
 
 @dataclass(frozen=True, slots=True)

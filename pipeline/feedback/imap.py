@@ -26,8 +26,11 @@ log = structlog.get_logger(__name__)
 
 TIMEOUT: Final = 30.0  # seconds without a word
 MOST: Final = 1_000  # mails a run; the next run goes on
+SLICE: Final = 20_000  # messages that one SEARCH covers
 PUT_AWAY: Final = "Paperboy"  # the folder for what was understood
 NEW: Final = "UNSEEN UNFLAGGED UNDELETED"
+
+_QUOTED_BODY: Final = re.compile(rb'BODY\[\](?:<0>)? "((?:[^"\\]|\\.)*)"', re.I | re.S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +86,9 @@ def read_imap(url: str, take: Take, *, ca_file: Path | None = None) -> int:
     """
     address = parse(url)
     with _failures_of(address), _logged_in(address, ca_file) as imap:
-        _ask(imap.select(_quoted(address.folder)))
-        uids = _ask(imap.uid("SEARCH", NEW))[0].split()[:MOST]
-        abilities = _ask(imap.capability())[0].upper().split()  # more than before the login
+        exists = _ask(imap.select(_quoted(address.folder)))[0]
+        uids = _new_uids(imap, int(exists or 0))
+        abilities = _capabilities(imap)  # more than before the login
         away = _folder_for(imap, abilities) if uids and b"MOVE" in abilities else None
         count = 0
         for uid in uids:
@@ -98,10 +101,34 @@ def read_imap(url: str, take: Take, *, ca_file: Path | None = None) -> int:
     return count
 
 
+def _new_uids(imap: imaplib.IMAP4, exists: int) -> list[bytes]:
+    """Return the UIDs of at most `MOST` new mails, of `exists` in the folder.
+
+    Searched by slices of message numbers: `imaplib` refuses a line of more than 1 MB, which is
+    what 125,000 UIDs fill. An empty result may come without any SEARCH line (RFC 3501, 7.2.5).
+    """
+    uids: dict[bytes, None] = {}
+    for first in range(1, exists + 1, SLICE):
+        found = f"{first}:{min(exists, first + SLICE - 1)}"
+        for line in _ask(imap.uid("SEARCH", found, NEW)):
+            uids |= dict.fromkeys((line or b"").split())
+        if len(uids) >= MOST:
+            break
+    return list(uids)[:MOST]
+
+
 def _octets(imap: imaplib.IMAP4, uid: bytes) -> bytes | None:
-    """The first octets of a mail, which stays unread meanwhile."""
-    answer: list[Any] = _ask(imap.uid("FETCH", uid.decode(), f"(BODY.PEEK[]<0.{LARGEST}>)"))
-    return next((part[1] for part in answer if isinstance(part, tuple)), None)
+    """Return the first octets of a mail without marking it as read; None if it is gone.
+
+    A server may send them as a literal or as a quoted string (RFC 3501, 4.3).
+    """
+    for part in _ask(imap.uid("FETCH", uid.decode(), f"(BODY.PEEK[]<0.{LARGEST}>)")):
+        if isinstance(part, tuple):
+            return bytes(part[1])
+        quoted = _QUOTED_BODY.search(part or b"")
+        if quoted:
+            return re.sub(rb"\\(.)", rb"\1", quoted[1], flags=re.S)
+    return None
 
 
 def _put_away(imap: imaplib.IMAP4, uid: bytes, away: str | None, *, understood: bool) -> None:
@@ -133,18 +160,50 @@ def _logged_in(address: Address, ca_file: Path | None) -> Iterator[imaplib.IMAP4
     try:
         if not address.implicit_tls and not address.is_loopback:
             imap.starttls(context)  # fails where the server has none: no password in the clear
-        imap.login(address.user, address.password)
+        _log_in(imap, address)
         yield imap
     finally:
         with suppress(imaplib.IMAP4.error, OSError):
             imap.logout()
 
 
+def _log_in(imap: imaplib.IMAP4, address: Address) -> None:
+    """Log in with any characters in name and password, then identify this client.
+
+    `imaplib` sends the name unquoted and refuses letters outside ASCII. RFC 4616 has UTF-8 for
+    AUTHENTICATE PLAIN; where only LOGIN is offered, servers that know such names take UTF-8 too.
+    """
+    abilities = _capabilities(imap)
+    user, password = address.user.encode(), address.password.encode()
+    if b"\0" in user + password:
+        raise SettingsError("a mailbox's name and password must not contain NUL")
+    if b"AUTH=PLAIN" in abilities:
+        imap.authenticate("PLAIN", lambda _: b"\0%b\0%b" % (user, password))
+    else:
+        given: list[Any] = [_string(user), _string(password)]  # `imaplib` takes bytes, too
+        _ask(imap.xatom("LOGIN", *given))
+        imap.state = "AUTH"
+    if b"ID" in _capabilities(imap):
+        # RFC 2971. Netease (163.com, 126.com, yeah.net) refuses SELECT to clients without it.
+        imap.xatom("ID", '("name" "Paperboy")')
+
+
+def _capabilities(imap: imaplib.IMAP4) -> list[bytes]:
+    return b" ".join(line or b"" for line in _ask(imap.capability())).upper().split()
+
+
+def _string(octets: bytes) -> bytes:
+    """Quote a string for a command (RFC 3501, 4.3). Raises SettingsError for line breaks."""
+    if b"\r" in octets or b"\n" in octets:
+        raise SettingsError("a mailbox's name and password must not contain line breaks")
+    return b'"' + octets.replace(b"\\", rb"\\").replace(b'"', rb"\"") + b'"'
+
+
 @contextmanager
 def _failures_of(address: Address) -> Iterator[None]:
     try:
         yield
-    except (imaplib.IMAP4.error, OSError) as error:
+    except (imaplib.IMAP4.error, OSError, ValueError) as error:  # ValueError: a broken response
         raise MailboxError(f"the mailbox at {address.host} cannot be read: {error}") from error
 
 
@@ -153,7 +212,7 @@ def _ask(answer: tuple[str, list[Any]]) -> list[Any]:
     state, lines = answer
     if state != "OK":
         raise imaplib.IMAP4.error(str(lines[0]))
-    return lines
+    return lines or [None]
 
 
 def _quoted(name: str) -> str:

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from pipeline.errors import MailboxError
+
+log = structlog.get_logger(__name__)
 
 LARGEST: Final = 1024 * 1024  # octets of a mail that are read
 INFO: Final = ":2,"  # between a file's name and its flags, as all who read a Maildir know them
@@ -25,7 +29,8 @@ def read_maildir(folder: Path, take: Take) -> int:
     """Take every mail that nobody has read, and mark each in `cur` once it is taken; how many.
 
     Killed in between, the same mail is taken again the next time. Nothing is deleted: what was not
-    understood is flagged for somebody to look at. Raises MailboxError.
+    understood is flagged for an operator to look at. A file that cannot be opened is logged and
+    left, and the others are read. Raises MailboxError.
     """
     count = 0
     for file in _unread(folder):
@@ -35,7 +40,8 @@ def read_maildir(folder: Path, take: Take) -> int:
         except FileNotFoundError:
             continue  # somebody else has taken it
         except OSError as error:
-            raise MailboxError(f"{folder}: {error.strerror}") from error
+            log.warning("maildir.unreadable", mail=file.name[:200], error=error.strerror)
+            continue
         _put_away(file, understood=take(file.name, octets))
         count += 1
     return count

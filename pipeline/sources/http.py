@@ -157,6 +157,9 @@ class Client:
                 judged = self._judge(response, request)
         except ForbiddenAddressError as error:
             raise SourceError(request.source, str(error), retryable=False) from error
+        except ValueError as error:  # requests parses the Location even if it does not follow it
+            why = f"{url} redirects to something that is no URL: {error}"
+            raise SourceError(request.source, why[:300], retryable=False) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             if not guard.stopped:
                 again = SourceError(request.source, _reason(error, url))

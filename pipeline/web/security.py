@@ -84,7 +84,12 @@ def is_same_origin(headers: Headers, site: str) -> bool:
     if fetched_from is not None:
         return fetched_from in {"same-origin", "none"}
     origin = headers.get("origin", "null")
-    return origin == "null" or urlsplit(origin).netloc in {site, headers.get("host")}
+    if origin == "null":
+        return True
+    try:
+        return urlsplit(origin).netloc in {site, headers.get("host")}
+    except ValueError:  # "http://[::1": brackets without an end
+        return False
 
 
 def _add_headers(headers: MutableHeaders, path: str) -> None:

@@ -6,6 +6,8 @@ import re
 from dataclasses import replace
 from typing import Final
 
+import structlog
+
 from pipeline.domain import Notice, NoticeKind
 from pipeline.feedback.reading import arf, automatic, dsn, freeform, leaving, receipts
 from pipeline.feedback.reading.addresses import came_back_to
@@ -13,6 +15,8 @@ from pipeline.feedback.reading.diagnostics import VAGUE
 from pipeline.feedback.reading.looks import is_daemon
 from pipeline.feedback.reading.mime import Headers, Mail, read_headers, take_apart
 from pipeline.feedback.reading.returned import answered, evidence, message_id
+
+log = structlog.get_logger(__name__)
 
 _READERS: Final = (arf.read, dsn.read, receipts.read, leaving.read, freeform.read, automatic.read)
 _FORWARDED: Final = re.compile(
@@ -26,7 +30,19 @@ _BOUNCES: Final = frozenset(
 
 
 def read_mail(octets: bytes) -> Notice:
-    """What a mail that came back says; NONE for any other mail, and for what is no mail at all."""
+    """Return what a mail that came back says; NONE for any other mail, and for no mail at all.
+
+    Never raises: a mail that a reader of ours fails at is logged and is NONE, or one stranger's
+    mail would be read first, and fail, at every run for ever.
+    """
+    try:
+        return _read_mail(octets)
+    except Exception as error:
+        log.exception("bounce.unreadable", octets=len(octets))
+        return Notice(NoticeKind.NONE, reason=f"cannot be read: {type(error).__name__}")
+
+
+def _read_mail(octets: bytes) -> Notice:
     mail = take_apart(octets)
     notice = _read(mail)
     if notice is None or _is_vague(notice):

@@ -13,6 +13,7 @@ import quopri
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from encodings.aliases import aliases
 from functools import cached_property
 from itertools import takewhile
 from typing import Final
@@ -42,20 +43,75 @@ _UNSEEN: Final = re.compile(r"<(style|script|head)\b", re.I)
 _BREAKS: Final = re.compile(
     r"<(?:br|/p|/div|/tr|/h\d|/li|/td|/title|p|tr|li|h\d|div)\b[^<>]{0,1000}>", re.I
 )
-_CHARSETS: Final = {"unicode-1-1-utf-7": "utf-7", "gb2312": "gb18030", "gbk": "gb18030"} | {
-    "ks_c_5601-1987": "cp949",
-    "euc-kr": "cp949",
+_CODECS: Final = (
+    *("ascii", "utf_8", "utf_16", "utf_16_be", "utf_16_le", "utf_32", "utf_32_be", "utf_32_le"),
+    *("utf_7", "latin_1", *(f"iso8859_{part}" for part in range(2, 17) if part != 12)),
+    *(f"cp125{page}" for page in range(9)),
+    *("cp437", "cp720", "cp737", "cp775", "cp850", "cp852", "cp855", "cp857", "cp858", "cp860"),
+    *("cp861", "cp862", "cp863", "cp864", "cp865", "cp866", "cp869", "cp874", "cp1006", "cp1125"),
+    *("koi8_r", "koi8_u", "koi8_t", "kz1048", "ptcp154", "tis_620"),
+    *("mac_roman", "mac_cyrillic", "mac_greek", "mac_latin2", "mac_iceland", "mac_turkish"),
+    *("gb18030", "hz", "big5", "big5hkscs", "cp949", "cp950", "johab", "iso2022_kr"),
+    *("cp932", "euc_jp", "euc_jis_2004", "shift_jis_2004", "iso2022_jp_ext", "iso2022_jp_2004"),
+)
+"""The only codecs that a mail may choose: for text, written in C or as a table, linear in time.
+
+Python's `codecs` would also open compressors, `idna` and `punycode` (quadratic), or import a module
+of the name that a stranger wrote.
+"""
+
+_WIDER: Final = {
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "cp936": "gb18030",
+    "euc_kr": "cp949",
+    "ks_c_5601_1987": "cp949",
     "shift_jis": "cp932",
-    "iso-2022-jp": "iso2022_jp_ext",
-    "x-unknown": "utf-8",
-    "unknown-8bit": "utf-8",
+    "iso2022_jp": "iso2022_jp_ext",
+    "iso2022_jp_1": "iso2022_jp_ext",
+    "iso2022_jp_2": "iso2022_jp_2004",
+    "utf_8_sig": "utf_8",
 }
-_NO_CHARSETS: Final = {"idna", "punycode", "undefined"} | {  # codecs, but slow or of no mail
-    "unicode-escape",
-    "raw-unicode-escape",
-    "oem",
-    "mbcs",
+"""Codecs replaced by one that reads more of what is sent under their name."""
+
+_MISNAMED: Final = {
+    "unicode11utf7": "utf_7",
+    "utf8mb3": "utf_8",
+    "utf8mb4": "utf_8",
+    "unicode": "utf_16",
+    "xunknown": "utf_8",
+    "unknown8bit": "utf_8",
+    "unknown": "utf_8",
+    "default": "utf_8",
+    "ansi": "cp1252",
+    "xgbk": "gb18030",
+    "xsjis": "cp932",
+    "xeucjp": "euc_jp",
+    "iso88598i": "iso8859_8",
+    "iso88598e": "iso8859_8",
+    "macintosh": "mac_roman",
+    "xmacroman": "mac_roman",
+    "xmaccyrillic": "mac_cyrillic",
 }
+"""Labels seen in mails that Python's aliases lack; see `_label`."""
+
+
+def _label(charset: str) -> str:
+    """A charset's name without what differs between spellings: "UTF-8", "utf_8" -> "utf8"."""
+    return re.sub(r"[^a-z0-9]", "", charset[:40].lower())
+
+
+_CHARSETS: Final = (
+    {_label(name): name for name in _CODECS}
+    | {
+        _label(alias): _WIDER.get(codec, codec)
+        for alias, codec in aliases.items()
+        if codec in _CODECS or codec in _WIDER
+    }
+    | {_label(name): codec for name, codec in _WIDER.items()}
+    | _MISNAMED
+)
+"""Codecs by label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +224,7 @@ def _collect(headers: Headers, body: bytes, parts: list[Part], *, depth: int, cu
     if type_.startswith("multipart/"):
         type_ = "text/plain"
     octets = _transferred(body, headers.get("content-transfer-encoding").lower())
-    parts.append(Part(type_, octets, parameters.get("charset", "").lower(), cut))
+    parts.append(Part(type_, octets, parameters.get("charset", ""), cut))
 
 
 def _pieces(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, bool]]:
@@ -231,18 +287,21 @@ def _seen(page: str) -> str:
 
 
 def _text(octets: bytes, charset: str) -> str:
-    """In its charset, else UTF-8, else one letter an octet; nothing is refused."""
-    charset = "" if charset.replace("_", "-") in _NO_CHARSETS else charset
-    for name in (_CHARSETS.get(charset, charset), "utf-8"):
+    """Decode by `charset` if it is allowed, else as UTF-8, else as ISO 2022 or Latin-1.
+
+    Never raises; octets that fit no charset become U+FFFD or one letter each.
+    """
+    declared = _CHARSETS.get(_label(charset))
+    for name in (declared, "utf_8"):
         try:
             # UTF-7 can spell half a character, which nothing could write again.
             return octets.decode(name or "ascii").encode("utf-8", "replace").decode()
-        except (LookupError, ValueError):
+        except ValueError:
             continue
     if b"\x1b$" in octets:
         return octets.decode("iso2022_jp_ext", "replace")
-    if charset in _CHARSETS or charset.startswith(("iso-2022", "utf")):
-        return octets.decode(_CHARSETS.get(charset, charset) if charset else "utf-8", "replace")
+    if declared and declared != "ascii":
+        return octets.decode(declared, "replace").encode("utf-8", "replace").decode()
     return octets.decode("latin-1")
 
 
@@ -257,4 +316,4 @@ def _word(found: re.Match[str]) -> str:
     octets = (
         _base64(letters) if found[2] in "bB" else quopri.decodestring(letters.replace(b"_", b" "))
     )
-    return _text(octets, found[1].lower())
+    return _text(octets, found[1])

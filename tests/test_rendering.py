@@ -156,7 +156,7 @@ def test_fragments_can_be_joined_in_any_order(parts):
 @example(["x" * 75 + "From here", "From " * 40, ">" * 70 + "From here to é" + "é" * 30])
 @example(["From " + "x" * 71, "From " + "x" * 70 + "é", "From " + "x" * 67 + "é.\n"])
 @example(["a \n", "b\t", " ", ".", ".\n", "\n"])
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(
     st.lists(
         st.lists(st.sampled_from(["From ", ">", "x", "é", "=", " ", ".", "\n", "x" * 70, "y" * 60]))

@@ -99,7 +99,7 @@ def _ask_new_address(
         subscriber = known(conn, subscriber_id, for_change=True)
         holder = subscribers.by_email(conn, address)
         is_free = holder is None or holder.status is SubscriberStatus.PENDING
-        is_barred = subscribers.suppressed(conn, hash_) is not None
+        is_barred = subscribers.barred(conn, address, suppression_key) is not None
         may_mail = asking.may_mail(conn, hash_, now)
         request_id = requests.add(
             conn, RequestKind.NEW_ADDRESS, subscriber_id, email=address,

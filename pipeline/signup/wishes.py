@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, time
 from typing import Any
 
-from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import Connection
 
 from pipeline import slots
@@ -20,8 +19,9 @@ from pipeline.domain import (
     Topic,
     Weekday,
 )
-from pipeline.errors import AddressError, NotFoundError, QueryError
+from pipeline.errors import NotFoundError, QueryError
 from pipeline.matching.query import canonical
+from pipeline.message import normal_address
 from pipeline.storage import subscribers, topics
 
 MOST_TOPICS = 100  # of one reader; each is matched for everybody
@@ -51,15 +51,8 @@ Queries = list[tuple[str, str]]
 
 
 def valid_address(email: str) -> str:
-    """`email` as we write it on an envelope. Raises AddressError that says what is wrong."""
-    try:
-        # Whether the domain exists is for the confirmation to find out.
-        return validate_email(
-            email.strip(), check_deliverability=False, globally_deliverable=False,
-            allow_smtputf8=False,
-        ).normalized  # fmt: skip
-    except EmailNotValidError as error:
-        raise AddressError(f"{email!r} is not an address we can write to: {error}") from error
+    """`email` as it is kept and shown. Raises AddressError that says what is wrong."""
+    return normal_address(email.strip())
 
 
 def checked(wishes: Wishes) -> Queries:

@@ -579,14 +579,18 @@ def test_nothing_in_a_mail_can_run_or_be_sent_from_our_site(site, sent):
     assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-def test_the_page_gives_no_longer_lives_to_the_links_in_it(site, sent):
-    """Otherwise an old digest would be a door that opens again with every look."""
-    with site.engine.begin() as conn:
-        conn.execute(DeliveryRow.__table__.update().values(created_at=now() - timedelta(days=31)))
+def test_a_digest_page_that_is_passed_on_gives_nothing_away(site, sent):
+    """No link of it acts for its reader: not the secret, no token, not even its own address."""
+    [reader] = rows(site.engine, SubscriberRow)
 
-    [preferences, *_] = [to for to in links_in(site.get(sent).text) if "/preferences/" in to]
+    page = site.get(sent).text
 
-    assert site.get(preferences).status_code == 410
+    assert reader.secret not in page
+    assert sent.rpartition("/")[2] not in page
+    assert reader.email not in page
+    for to in links_in(page):
+        assert not re.search("/(unsubscribe|preferences|digests|data|confirm|new-address)/", to), to
+    assert [to for to in links_in(page) if to.endswith("/link")]
 
 
 @pytest.mark.parametrize("end", ["ninety days", "an old link", "erased", "papers gone"])

@@ -175,7 +175,9 @@ def _erase(conn: Connection, subscriber: Subscriber, now: datetime) -> None:
     events.forget(conn, subscriber.id, subscribers.hash_of(conn, subscriber.id))
     requests.blank(conn, subscriber.id, now)
     _forget_address(conn, subscriber.email, now)
+    followed = topics.followed_by(conn, [subscriber.id])[subscriber.id]
     subscribers.erase(conn, subscriber.id, now)
+    topics.delete_unfollowed(conn, among=[s.topic.id for s in followed])
 
 
 def _forget_address(conn: Connection, email: str, now: datetime) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from typing import Any
@@ -84,6 +85,12 @@ def next_slot(subscriber: Subscriber, schedule: Schedule, now: datetime) -> date
 def first_slot(subscriber: Subscriber, schedule: Schedule, now: datetime) -> datetime:
     """The first slot of a reader who begins, perhaps again: never twice a day."""
     return slots.first_slot(schedule, now, subscriber.last_slot_at, subscriber.last_edition_on)
+
+
+def version_of(subscriber: Subscriber, topics: Iterable[tuple[str, str]]) -> str:
+    """Return a fingerprint of what a reader has chosen; `topics` are (query, label)."""
+    chosen = (subscriber.schedule, subscriber.max_papers, subscriber.breadth, tuple(topics))
+    return hashlib.sha256(repr(chosen).encode()).hexdigest()[:16]
 
 
 def known(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> Subscriber:

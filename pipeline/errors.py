@@ -7,6 +7,7 @@
   - LeaseLostError     somebody else took over what we were doing
   - QueryError         a topic that cannot be read; carries `query` and `position`
   - AddressError       an email address that cannot be written to
+  - ConflictError      the record has changed since the form was shown
   - LimitError         too much was asked for from one place; carries `retry_at`
   - NotFoundError      the named thing does not exist
   - RenderError        a template did not produce a mail
@@ -77,6 +78,10 @@ class QueryError(PaperboyError):
 
 class AddressError(PaperboyError):
     """An email address that cannot be written to."""
+
+
+class ConflictError(PaperboyError):
+    """The record has changed since the form that would replace it was shown."""
 
 
 class LimitError(PaperboyError):

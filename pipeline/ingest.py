@@ -162,8 +162,10 @@ def _store(run: _Run, source: Source, known: SourceRecord | None, found: Reading
     total = _store_all(run, found)
     record = after_reading(
         known, source.name, news=total.touched, due=source.news_due, cursor=found.cursor,
-        now=run.now,
+        gaps=found.gaps, now=run.now,
     )  # fmt: skip
+    for line in found.gaps:
+        log.warning("announcement missing", source=source.name, error=line)
     with run.engine.begin() as conn:
         # The cursor and the validators move only now that everything before them is kept.
         run.hold(conn)
@@ -203,7 +205,7 @@ def _report(name: str, state: SourceState, total: sightings.Stored, found: Readi
         sightings=total.sightings,
         new=total.new,
         touched=total.touched,
-        error="; ".join(found.skipped) or None,
+        error="; ".join((*found.gaps, *found.skipped)) or None,
     )
 
 
@@ -239,6 +241,7 @@ def after_reading(
     due: Calendar,
     cursor: str | None,
     now: datetime,
+    gaps: Sequence[str] = (),
 ) -> SourceRecord:
     """What to remember of a source that answered, `news` papers new or new to it. Pure."""
     news_at = now if news else (known.news_at if known else None)
@@ -252,6 +255,7 @@ def after_reading(
         read_at=now,
         news_at=news_at,
         cursor=cursor or (known.cursor if known else None),
+        error="; ".join(gaps) or None,
     )
 
 

@@ -19,6 +19,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 import idna
+from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 
 from pipeline.errors import AddressError, RenderError, SettingsError
 
@@ -26,9 +27,16 @@ LINE = 998  # RFC 5322, section 2.1.1: octets of a line, without its CRLF
 FOLD = 76
 
 # RFC 5322, section 3.2.3: dot-atom, as far as real mailboxes go. A quoted local part is refused.
-_LOCAL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LOCAL = re.compile(rf"{_ATOM}(\.{_ATOM})*")
 _DOMAIN = re.compile(
     r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
+)
+# Nearly every address is like this: there is nothing to look up, and a mail takes no longer.
+_ORDINARY = re.compile(
+    rf"(?=[^@]{{1,64}}@)(?=.{{1,254}}\Z){_LOCAL.pattern}"
+    r"@((?!..--)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+"
+    r"(?!(?:arpa|invalid|local|localhost|onion|test)\Z)[a-z]{2,63}"
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BOUNCE_TOKEN = 16  # characters of base32: 40 bits of an id, 40 bits of proof
@@ -112,7 +120,7 @@ class Sender:
         """
         if self.bounce_address is None:
             return self.address
-        local, _, domain = wire_address(parseaddr(self.bounce_address)[1]).rpartition("@")
+        local, _, domain = own_address(parseaddr(self.bounce_address)[1]).rpartition("@")
         return f"{local}+{self._bounce_token(delivery_id, dedupe_key)}@{domain}"
 
     def is_envelope_of(self, envelope: str, delivery_id: int, dedupe_key: str) -> bool:
@@ -190,8 +198,41 @@ def compose_confirmation(
     return _message(headers, content, dedupe_key)
 
 
+def normal_address(address: str) -> str:
+    """`address` as it is kept and shown: trimmed, its domain in lower case and in Unicode.
+
+    The one validator of recipients: whatever it returns, `wire_address` takes, and whatever it
+    refuses, with an AddressError that says why, `wire_address` refuses too.
+    """
+    return address if _ORDINARY.fullmatch(address) else _validated(address).normalized
+
+
 def wire_address(address: str) -> str:
-    """`address` in ASCII, its domain in punycode (RFC 5890). Raises AddressError."""
+    """A recipient in ASCII, its domain in punycode (RFC 5890). Raises AddressError."""
+    if _ORDINARY.fullmatch(address):
+        return address
+    return _validated(address).ascii_email or ""  # never empty without SMTPUTF8
+
+
+def _validated(address: str) -> ValidatedEmail:
+    try:
+        # Whether the domain exists is for the confirmation to find out. `strict` counts the 64
+        # octets of a local part (RFC 5321, section 4.5.3.1.1).
+        return validate_email(
+            address.strip(), check_deliverability=False, globally_deliverable=False,
+            allow_smtputf8=False, strict=True,
+        )  # fmt: skip
+    except EmailNotValidError as error:
+        raise AddressError(
+            f"{_shown(address)} is an address we cannot write to: {error}"
+        ) from error
+
+
+def own_address(address: str) -> str:
+    """An address of the operator's in ASCII, which may be one of this machine alone.
+
+    Raises AddressError.
+    """
     local, at, domain = address.rpartition("@")
     if not at or len(local) > 64 or not _LOCAL.fullmatch(local):
         raise AddressError(f"{_shown(address)} has a local part we cannot write to (RFC 5321)")
@@ -229,9 +270,9 @@ class _Constant:
 
 
 def _constant(sender: Sender) -> _Constant:
-    address = wire_address(parseaddr(sender.mail_from)[1])
+    address = own_address(parseaddr(sender.mail_from)[1])
     host = address.rpartition("@")[2]
-    contact = wire_address(parseaddr(sender.contact)[1]) if sender.contact else address
+    contact = own_address(parseaddr(sender.contact)[1]) if sender.contact else address
     first = _header("From", _mailbox(sender.mail_from))
     first += _header("Reply-To", _mailbox(sender.reply_to or sender.mail_from))
     of_all = b"".join(
@@ -269,7 +310,7 @@ def _personal_headers(
 def _leave_headers(sender: Sender, unsubscribe_url: str, secret: str) -> tuple[bytes, ...]:
     ways = [f"<{unsubscribe_url}>"]
     if sender.unsubscribe_mailbox:
-        mailbox = wire_address(parseaddr(sender.unsubscribe_mailbox)[1])
+        mailbox = own_address(parseaddr(sender.unsubscribe_mailbox)[1])
         ways.append(f"<mailto:{mailbox}?subject=unsubscribe%20{quote(secret, safe='')}>")
     # An address is never folded: apps cut it at the fold. Each stands on a line of its own.
     leave = _header("List-Unsubscribe", ",\r\n ".join(ways))
@@ -308,7 +349,7 @@ def _subject(subject: str) -> bytes:
 
 def _mailbox(mailbox: str) -> str:
     name, address = parseaddr(mailbox)
-    return f"{_phrase(name)} <{wire_address(address)}>" if name else wire_address(address)
+    return f"{_phrase(name)} <{own_address(address)}>" if name else own_address(address)
 
 
 def _phrase(name: str) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 from sqlalchemy import Engine
 
-from pipeline.storage import events, expiry, strikes
+from pipeline.storage import events, expiry, strikes, topics
 from pipeline.storage.database import wipe, with_retries
 
 log = structlog.get_logger(__name__)
@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 COUNTERS: Final = timedelta(days=2)  # of questions from one place: their names are IP addresses
 ASKED: Final = timedelta(days=30)  # questions to one address, under its hash
 CHUNK: Final = 500
+TOPICS: Final = 20  # in one transaction, for each has thousands of matches
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Purged:
     deliveries: int
     events: int
     strikes: int
+    topics: int
 
 
 def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
@@ -73,20 +75,21 @@ def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
         deliveries=older(expiry.drop_deliveries, kept.delivery),
         events=older(events.drop_events, kept.event),
         strikes=older(strikes.drop_strikes, strikes.MEMORY),
+        topics=_all(engine, topics.delete_unfollowed, TOPICS),
     )
     wipe(engine)
     log.info("purged", **asdict(purged))
     return purged
 
 
-def _all(engine: Engine, step: Callable[..., int]) -> int:
-    """Repeat a step of at most CHUNK rows until it finds none; how many there were."""
+def _all(engine: Engine, step: Callable[..., int], limit: int = CHUNK) -> int:
+    """Repeat a step of at most `limit` rows until it finds none; how many there were."""
     total = 0
-    while done := with_retries(partial(_once, engine, step)):
+    while done := with_retries(partial(_once, engine, step, limit)):
         total += done
     return total
 
 
-def _once(engine: Engine, step: Callable[..., int]) -> int:
+def _once(engine: Engine, step: Callable[..., int], limit: int) -> int:
     with engine.begin() as conn:
-        return step(conn, limit=CHUNK)
+        return step(conn, limit=limit)

@@ -109,7 +109,7 @@ def _is_set(wished: Settings, name: str) -> bool:
 
 def _upgrade(loaded: Settings) -> None:
     engine = open_engine(loaded.database_url)
-    migrate.upgrade(engine)
+    migrate.upgrade(engine, suppression_key=loaded.suppression_key.get_secret_value())
     engine.dispose()
 
 

@@ -35,12 +35,15 @@ class Press:
     validators: tuple[tuple[str, Validator], ...] = ()
     asked: list[tuple[date, str | None]] | None = None
     quiet: bool = False  # its calendar promises nothing
+    gaps: tuple[str, ...] = ()
 
     def read(self, *, since: date, cursor: str | None, now: datetime) -> Reading:
         if self.asked is not None:
             self.asked.append((since, cursor))
         self.news()
-        return Reading(tuple(self.sightings), self.cursor, validators=self.validators)
+        return Reading(
+            tuple(self.sightings), self.cursor, gaps=self.gaps, validators=self.validators
+        )
 
     def news_due(self, on: date) -> bool:
         return not self.quiet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mailbox
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -122,6 +123,29 @@ def test_mails_of_every_kind_arrive_signed(house, inbox):
         assert mailbox.accepts(mail.raw) == [True, True], mail.message["Subject"]
         assert re.findall(rb"v=1; a=(\S+);", mail.raw) == [b"rsa-sha256", b"ed25519-sha256"]
         assert max(map(len, mail.raw.split(b"\r\n"))) <= 998
+
+
+def test_signatures_survive_a_mailbox_file(house, inbox, tmp_path):
+    """A mailbox file quotes lines that begin with "From ", in mails of every kind."""
+    services, now = (
+        house(dkim_keys=BOTH, list_name="From here", note="From us to you"),
+        datetime.now(UTC),
+    )
+    lines = "From the first line\nFrom the next\n" + "x" * 75 + "From afar, " * 30
+    digest = make_digest(make_pick(make_paper("From Here to There", abstract=lines)))
+    file = mailbox.mbox(tmp_path / "mails")
+
+    for kind in DeliveryKind:
+        post(services, services.compose(make_delivery(kind=kind, request_id=1), digest, now=now))
+    for mail in inbox.received:
+        file.add(mail.raw.replace(b"\r\n", b"\n"))
+    file.flush()
+
+    signer = Mailbox(zone(services.signer))
+    kept = [file.get_bytes(key).replace(b"\n", b"\r\n") for key in file.keys()]  # noqa: SIM118
+    file.close()
+    assert len(kept) == len(DeliveryKind)
+    assert [signer.accepts(raw) for raw in kept] == [[True, True]] * len(kept)
 
 
 def test_what_is_dispatched_is_signed(house, inbox, sqlite_url):

@@ -23,7 +23,9 @@ from pipeline.cli import app
 from pipeline.doctor import database, services, site
 from pipeline.doctor import settings as settings_checks
 from pipeline.doctor.finding import Check, Finding, Patient
-from pipeline.storage import subscribers
+from pipeline.domain import SourceState
+from pipeline.storage import source_states, subscribers
+from pipeline.storage.source_states import SourceRecord
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
 from tests.certificates import make_authority
@@ -137,6 +139,20 @@ def test_a_server_that_does_not_wait_for_its_disk_is_found(examine, database_url
     assert "synchronous_commit" not in found.detail, "we switch it on ourselves"
 
 
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_an_announcement_that_is_missing_is_found(examine, engine, database_url):
+    with engine.begin() as conn:
+        for name, error in (("arxiv", "the feed of 2030-01-01 was missed"), ("other", None)):
+            state = SourceState.FRESH
+            source_states.put(conn, SourceRecord(name, state, NOW, NOW, read_at=NOW, error=error))
+
+    found = examine(database.sources, database_url=database_url)
+
+    assert found["source arxiv"].ok is False
+    assert "the feed of 2030-01-01 was missed" in found["source arxiv"].detail
+    assert found["source other"].ok is True
+
+
 def test_looking_makes_no_database(examine, tmp_path):
     path = tmp_path / "paperboy.db"
 
@@ -151,7 +167,7 @@ def test_a_database_that_is_not_there_is_found_without_its_password(examine):
 
     found = [f for check in database.CHECKS for f in examine(check, database_url=url).values()]
 
-    assert [finding.ok for finding in found] == [False, None, None, True]
+    assert [finding.ok for finding in found] == [False, None, None, True, None]
     assert "hunter2" not in str(found)
 
 

@@ -172,6 +172,19 @@ def test_a_source_goes_on_from_its_own_cursor(engine: Engine):
     assert asked == [(two_weeks_ago, None), (two_weeks_ago, "page 2"), (NOW.date(), None)]
 
 
+def test_an_announcement_that_is_missing_is_kept_in_the_state_of_its_source(engine: Engine):
+    """What came is stored all the same; the line goes when the gap is filled."""
+    with_gap = Press(sightings=[make_sighting()], gaps=("the feed of 2030-01-01 was missed",))
+
+    (report,) = ingesting.ingest(engine, [with_gap], now=NOW)
+    kept = record(engine, with_gap.name)
+    ingesting.ingest(engine, [Press()], now=NOW)
+
+    assert (report.new, report.error) == (1, "the feed of 2030-01-01 was missed")
+    assert (kept.state, kept.error) == (SourceState.FRESH, report.error)
+    assert record(engine, with_gap.name).error is None
+
+
 def test_papers_known_from_elsewhere_are_news_of_the_source_that_lists_them(engine: Engine):
     """Hugging Face lists what arXiv announced: it is fresh though no paper is new."""
     ingest(engine, make_sighting("3001.00001"))

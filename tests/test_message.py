@@ -258,10 +258,9 @@ def test_a_sender_that_cannot_be_written_to_is_refused_at_once():
     ("address", "wire"),
     [
         ("ada@example.org", "ada@example.org"),
-        ("Ada.Lovelace+papers@Example.ORG", "Ada.Lovelace+papers@Example.ORG"),
+        ("Ada.Lovelace+papers@Example.ORG", "Ada.Lovelace+papers@example.org"),
         ("ada@bücher.example", "ada@xn--bcher-kva.example"),
         ("ada@例え.テスト", "ada@xn--r8jz45g.xn--zckzah"),
-        ("paperboy@localhost", "paperboy@localhost"),
     ],
 )
 def test_domains_travel_in_ascii(address, wire):

@@ -152,6 +152,28 @@ def test_fragments_can_be_joined_in_any_order(parts):
     assert max(map(len, b"".join(wire).split(b"\r\n"))) <= 77  # with a doubled dot
 
 
+@example(["From a\n", "From b", ">From c\n>>From d", " From e"])
+@example(["x" * 75 + "From here", "From " * 40, ">" * 70 + "From here to é" + "é" * 30])
+@example(["From " + "x" * 71, "From " + "x" * 70 + "é", "From " + "x" * 67 + "é.\n"])
+@example(["a \n", "b\t", " ", ".", ".\n", "\n"])
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["From ", ">", "x", "é", "=", " ", ".", "\n", "x" * 70, "y" * 60]))
+        .map("".join)
+    )
+)  # fmt: skip
+def test_no_line_looks_like_the_start_of_a_mail_in_a_mailbox_file(parts):
+    """A mailbox file quotes lines with "From ", which breaks DKIM; and no line ends in a space."""
+    wire = tuple(map(fragment, parts))
+
+    lines = b"".join(wire).split(b"\r\n")
+    assert not [line for line in lines if re.match(rb">*From ", line)]
+    assert not [line for line in lines if line.endswith((b" ", b"\t")) or line == b"."]
+    assert max(map(len, lines)) <= 77  # with a doubled dot
+    assert decoded(wire) == "".join(parts)
+
+
 # --- Hostile and unusual papers -----------------------------------------------------------------
 
 

@@ -569,3 +569,34 @@ def test_a_welcome_that_dies_is_made_later(engine: Engine):
         welcome(engine, reader)
 
     assert [o.kind for o in publish(engine)] == ["welcome"]
+
+
+# --- What confirming leaves as it is, and what it records ---------------------------------------
+
+
+def test_confirming_other_wishes_leaves_todays_digest_in_the_outbox(engine: Engine):
+    """A reader who changes topics by the form still gets what is queued for today."""
+    reader = add_reader(engine, "cat:cs.IR")
+    ingest(engine, make_sighting())
+    list(editions.publish(engine, now=NOW, expiry=timedelta(hours=18), template="1", everyone=True))
+    ask(engine, reader.email)
+    request = max(row.id for row in rows(engine, RequestRow))
+
+    signup.confirm(engine, request, NOW)
+
+    digests = [row for row in rows(engine, DeliveryRow) if row.kind == DeliveryKind.DIGEST]
+    assert [row.status for row in digests] == [DeliveryStatus.QUEUED]
+
+
+def test_who_confirmed_by_mail_may_take_leaving_back(engine: Engine):
+    """Only a confirmed reader comes back by a click, so confirming records its time."""
+    ask(engine, ADA)
+    confirmed = signup.confirm(engine, rows(engine, RequestRow)[0].id, NOW)
+    [row] = rows(engine, SubscriberRow)
+    signup.leave(engine, row.secret, NOW + timedelta(hours=1))
+
+    back = signup.undo(engine, row.secret, NOW + timedelta(hours=2))
+
+    assert confirmed.subscriber.status is SubscriberStatus.ACTIVE
+    assert row.confirmed_at == NOW
+    assert back.status is SubscriberStatus.ACTIVE

@@ -225,6 +225,67 @@ def test_missed_days_are_filled_from_the_api(site, arxiv):
     assert query == ("(cat:cs.AI OR cat:cs.CL) AND submittedDate:[202607230000 TO 202607292359]")
 
 
+def on_friday(*names: str) -> Reply:
+    """The API with Thursday's papers: handed in on Wednesday."""
+    return Reply(api(*(api_entry(f"{name}v1", published="2026-07-29T12:00:00Z") for name in names)))
+
+
+def test_a_missed_day_is_asked_for_until_the_api_has_it(site, arxiv):
+    """The API is behind on Friday and down on Monday; nothing that the feed brings waits for it."""
+    friday = read(arxiv, cursor="2026-07-29/x")
+    site.replies[FEED] = Reply(feed(feed_entry("2608.00001v1", on="2026-08-03T00:00:00-04:00")))
+    site.replies[API] = Reply(status=500)
+    monday = read(arxiv, cursor=friday.cursor, now=NOW + timedelta(days=3))
+    site.replies[API] = on_friday("2607.00003")
+    later = read(arxiv, cursor=monday.cursor, now=NOW + timedelta(days=3, hours=1))
+    asked = len(asked_of_the_api(site))
+    last = read(arxiv, cursor=later.cursor, now=NOW + timedelta(days=3, hours=2))
+
+    assert [s.arxiv_id for s in friday.sightings] == ["2607.28624"]
+    assert ["does not have it yet" in line for line in friday.gaps] == [True]
+    assert [s.arxiv_id for s in monday.sightings] == ["2608.00001"]
+    assert ["the API failed" in line for line in monday.gaps] == [True]
+    assert {s.arxiv_id: s.announced_on for s in later.sightings} == {
+        "2607.00003": date(2026, 7, 30)
+    }
+    assert (later.gaps, last.gaps, last.sightings) == ((), (), ())
+    assert len(asked_of_the_api(site)) == asked, "what has come is not asked for again"
+
+
+def test_a_failing_api_is_an_error_where_the_feed_has_nothing_to_lose(site, arxiv):
+    first = read(arxiv, cursor="2026-07-29/x")
+    site.replies[API] = Reply(status=500)
+
+    with pytest.raises(SourceError):
+        read(arxiv, cursor=first.cursor, now=NOW + timedelta(hours=1))
+
+
+def test_a_day_without_papers_of_its_own_is_known_by_a_later_one(site, arxiv):
+    """A holiday that the calendar does not know, or a category with nothing that day."""
+    site.replies[API] = Reply(api(api_entry(published="2026-07-29T19:00:00Z")))
+
+    reading = read(arxiv, cursor="2026-07-29/x")
+
+    assert reading.gaps == ()
+    assert reading.cursor is not None
+    assert "2026-07-30" not in reading.cursor
+
+
+def test_a_day_the_api_never_has_is_given_up_aloud(site, arxiv):
+    """It is asked for a week, reported for two more, and forgotten then."""
+    cursor = read(arxiv, cursor="2026-07-29/x").cursor
+
+    said = {}
+    for days in range(1, 24):
+        reading = read(arxiv, cursor=cursor, now=NOW + timedelta(days=days))
+        cursor = reading.cursor or cursor
+        said[days] = [line for line in reading.gaps if "2026-07-30" in line]
+
+    assert all("asked again" in said[days][0] for days in range(1, 7))
+    assert all("given up" in said[days][0] for days in range(7, 21))
+    assert said[21] == []
+
+
 def test_a_first_look_fills_from_since(site, arxiv):
     arxiv.read(since=date(2026, 7, 1), cursor=None, now=NOW)
 

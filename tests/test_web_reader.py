@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -19,6 +21,7 @@ from pipeline.domain import (
     SkipReason,
     SubscriberStatus,
 )
+from pipeline.errors import ConflictError
 from pipeline.storage.schema import (
     AskedRow,
     DeliveryRow,
@@ -161,6 +164,25 @@ def test_who_confirms_again_after_a_day_without_papers_is_told_so(site):
     assert [row.kind for row in site.owed()] == [DeliveryKind.CONFIRMATION]
 
 
+def test_who_comes_back_on_the_day_of_a_digest_is_promised_the_next_one(site):
+    """Left and joined again on one day: today's edition is made, and the page does not lie."""
+    site.announce()
+    ada = site.reader()
+    site.publish()
+    signup.leave(site.engine, ada.secret, now())
+    link = site.ask()
+
+    page = site.post(link).text
+    before = len(site.owed())
+    site.publish(everyone=False)
+
+    assert "in your inbox in a few minutes" not in page
+    assert "Your next digest also covers the last days" in page
+    assert "Next digest" in page
+    assert len(site.owed()) == before
+    assert not site.again(ada).welcome_due
+
+
 def test_confirming_twice_brings_one_welcome(site):
     site.announce()
     link = site.ask()
@@ -229,6 +251,54 @@ def test_everything_that_was_chosen_can_be_chosen_anew(site):
     assert (known.subscriber.schedule.timezone, known.subscriber.max_papers) == ("Asia/Tokyo", 3)
     assert known.subscriber.breadth is Breadth.MORE
     assert [label for _, label in known.topics] == ["Trending", "stones", '"small print"']
+
+
+def test_a_second_window_does_not_undo_what_the_first_one_saved(site):
+    """It is shown what is saved now, keeps its own input, and saves with one more press."""
+    ada = site.reader(ADA, "retrieval")
+    url = site.preferences(ada)
+    seen = seen_in(site.get(url).text)
+    site.post(url, data={**CHOICE, "queries": "stones", "seen": seen})
+
+    stale = site.post(url, data={**CHOICE, "queries": "rivers", "hour": "9", "seen": seen})
+
+    assert stale.status_code == 409
+    assert [label for _, label in signup.wishes_of(site.engine, ada.id).topics] == [
+        "Trending",
+        "stones",
+    ]
+    assert "Trending, stones. Every Friday at 06:00" in stale.text
+    assert re.search(r">\s*rivers</textarea>", stale.text)
+    assert re.search(r'value="9" selected', stale.text)
+
+    again = site.post(
+        url, data={**CHOICE, "queries": "rivers", "hour": "9", "seen": seen_in(stale.text)}
+    )
+
+    assert again.status_code == 303
+    assert signup.wishes_of(site.engine, ada.id).topics[-1][1] == "rivers"
+
+
+def test_of_two_windows_that_save_at_once_one_is_told(site):
+    """The comparison is made under the lock of the reader's row."""
+    ada = site.reader()
+    seen = signup.wishes_of(site.engine, ada.id).version
+    together = threading.Barrier(2)
+
+    def save(topic: str) -> bool:
+        together.wait()
+        try:
+            signup.change(site.engine, ada.id, signup.Wishes((topic,)), now(), seen=seen)
+        except ConflictError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as windows:
+        assert sorted(windows.map(save, ["stones", "rivers"])) == [False, True]
+
+
+def seen_in(html: str) -> str:
+    return re.findall(r'name="seen" value="([^"]+)"', html)[0]
 
 
 def test_the_form_sends_back_what_it_was_filled_with(site):
@@ -579,14 +649,18 @@ def test_nothing_in_a_mail_can_run_or_be_sent_from_our_site(site, sent):
     assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-def test_the_page_gives_no_longer_lives_to_the_links_in_it(site, sent):
-    """Otherwise an old digest would be a door that opens again with every look."""
-    with site.engine.begin() as conn:
-        conn.execute(DeliveryRow.__table__.update().values(created_at=now() - timedelta(days=31)))
+def test_a_digest_page_that_is_passed_on_gives_nothing_away(site, sent):
+    """No link of it acts for its reader: not the secret, no token, not even its own address."""
+    [reader] = rows(site.engine, SubscriberRow)
 
-    [preferences, *_] = [to for to in links_in(site.get(sent).text) if "/preferences/" in to]
+    page = site.get(sent).text
 
-    assert site.get(preferences).status_code == 410
+    assert reader.secret not in page
+    assert sent.rpartition("/")[2] not in page
+    assert reader.email not in page
+    for to in links_in(page):
+        assert not re.search("/(unsubscribe|preferences|digests|data|confirm|new-address)/", to), to
+    assert [to for to in links_in(page) if to.endswith("/link")]
 
 
 @pytest.mark.parametrize("end", ["ninety days", "an old link", "erased", "papers gone"])

@@ -56,7 +56,9 @@ app.add_typer(database, name="db", help="The database.")
 @database.command()
 def upgrade() -> None:
     """Bring the database to the tables this version needs."""
-    migrate.upgrade(open_engine(settings.load().database_url))
+    loaded = settings.load()
+    key = loaded.suppression_key.get_secret_value()
+    migrate.upgrade(open_engine(loaded.database_url), suppression_key=key)
 
 
 def main() -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from pipeline.doctor.finding import Check, Finding, Patient, bad, good, unknown
+from pipeline.domain import SourceState
 from pipeline.errors import SchemaError
-from pipeline.storage import migrate
+from pipeline.storage import migrate, source_states
 from pipeline.storage.database import reading
 
 UNASKED: Final = "the database cannot be asked"
@@ -101,4 +103,26 @@ def _postgresql(conn: Connection) -> list[tuple[str, str, str]]:
     return [(name, str(value), "on") for name, value in found.items()]
 
 
-CHECKS: tuple[Check, ...] = (database, migrations, durability, local_disk)
+def sources(patient: Patient) -> Iterator[Finding]:
+    """Whether each source was read the last time, and no announcement is missing."""
+    if patient.database_trouble:
+        yield unknown("sources", UNASKED)
+        return
+    try:
+        with reading(patient.services.engine) as conn:
+            records = source_states.listing(conn)
+    except DBAPIError:  # a database that is behind; `migrations` says so
+        yield unknown("sources", UNASKED)
+        return
+    for record in records:
+        check, read = f"source {record.source}", record.read_at
+        if record.error is None:
+            yield good(check, f"was read on {read:%Y-%m-%d at %H:%M} UTC" if read else "is new")
+        elif record.state is SourceState.FAILED:
+            yield bad(check, f"{record.error}, {record.failures} times", "see its log lines")
+        else:
+            advice = "wait, or read that day by hand: paperboy ingest --file, --since"
+            yield bad(check, record.error, advice)
+
+
+CHECKS: tuple[Check, ...] = (database, migrations, durability, local_disk, sources)

@@ -8,6 +8,7 @@ from pipeline.dkim import Key, Record, aligned
 from pipeline.dkim.checking import tags
 from pipeline.doctor import spf as reading_spf
 from pipeline.doctor.finding import Check, Finding, Patient, bad, good, unknown
+from pipeline.doctor.spf import Result
 
 LOCAL = "the sender is on this machine, which has no records"
 
@@ -25,17 +26,54 @@ def spf(patient: Patient) -> Iterator[Finding]:
         count = f"{len(found)} SPF records, and mailboxes obey none" if found else "no SPF record"
         yield bad("spf", f"{domain} has {count}", f"publish one: {wanted.line}")
         return
-    read = reading_spf.read(found[0], domain, patient.resolver)
-    outside = [address for address in ours if not read.covers(address)]
-    if read.problems:
-        yield bad("spf", f"{domain}: {'; '.join(read.problems)}", f"publish: {wanted.line}")
-    elif outside:
-        detail = f"{domain} does not let {', '.join(outside)} send, where our mail comes from"
-        yield bad("spf", detail, f"add it to the record: {wanted.line}")
-    else:
-        asks = f"asks {read.lookups} of {reading_spf.MOST_LOOKUPS} times"
-        sure = "" if ours else "whether it names your provider's servers, your provider knows"
-        yield good("spf", f"{domain} {asks}, ends in {read.end or 'a redirect'}", sure)
+    yield _spf_judged(found[0], domain, ours, patient, f"publish: {wanted.line}")
+
+
+def _spf_judged(
+    record: str, domain: str, ours: list[str], patient: Patient, publish: str
+) -> Finding:
+    host = patient.settings.smtp.host
+    others = reading_spf.read(record, domain, patient.resolver)
+    read = {
+        address: reading_spf.read(record, domain, patient.resolver, address, host)
+        for address in ours
+    }
+    by_result = {
+        result: [address for address, reading in read.items() if reading.result is result]
+        for result in Result
+    }
+    end = [] if others.problems and others.end is None else _spf_end(others.end)
+    problems = [*end, *(p for found in read.values() for p in found.problems)]
+    if not ours:
+        problems += others.problems
+        if not others.permits and others.result not in {Result.PERMERROR, Result.UNSURE}:
+            problems.append("lets nobody send")
+    if problems:
+        return bad("spf", f"{domain}: {'; '.join(dict.fromkeys(problems))}", publish)
+    refused = [a for a in ours if read[a].result not in {Result.PASS, Result.UNSURE}]
+    if refused:
+        why = f"{read[refused[0]].result} at {domain}"
+        detail = (
+            f"{domain} does not let {', '.join(refused)} send, where our mail comes from ({why})"
+        )
+        return bad("spf", detail, f"add it to the record, before its end; {publish}")
+    if by_result[Result.UNSURE]:
+        detail = (
+            f"whether {domain} lets {', '.join(by_result[Result.UNSURE])} send depends on the mail"
+        )
+        return unknown("spf", detail, publish)
+    asks = f"asks {others.lookups} of {reading_spf.MOST_LOOKUPS} times"
+    advice = "whether it names your provider's servers, your provider knows" if not ours else ""
+    if others.problems:
+        advice = f"mail from other servers fails: {'; '.join(others.problems)}"
+    return good("spf", f"{domain} {asks}, ends in {others.end}", advice)
+
+
+def _spf_end(end: str | None) -> Iterator[str]:
+    if end is None:
+        yield "does not end in -all or ~all, so it says nothing about others"
+    elif end.lower() in {"all", "+all"}:
+        yield "ends in +all, which lets everybody send in your name"
 
 
 def dkim(patient: Patient) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from pipeline import bootstrap
 from pipeline.bootstrap import Services
 from pipeline.doctor.resolver import Resolver
 from pipeline.errors import TransportError
-from pipeline.message import wire_address
+from pipeline.message import own_address
 from pipeline.settings import Settings
 from pipeline.smtp import Security, SMTPTransport, Traits
 from pipeline.smtp.connection import Bounds
@@ -130,7 +130,7 @@ class Patient:
 
     def domain_of(self, mailbox: str) -> str:
         """In ASCII, of `Name <name@example.org>`."""
-        return wire_address(parseaddr(mailbox)[1]).rpartition("@")[2]
+        return own_address(parseaddr(mailbox)[1]).rpartition("@")[2]
 
 
 Check = Callable[[Patient], Iterator[Finding]]

@@ -1,36 +1,99 @@
-"""Read an SPF record as a mailbox does: how often it asks the DNS, and what it lets through."""
+"""Evaluate an SPF record as a mailbox does (RFC 7208): the first term that matches decides."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
 from pipeline.doctor.resolver import Resolver
 
 MOST_LOOKUPS: Final = 10  # RFC 7208, section 4.6.4
+MOST_VOID_LOOKUPS: Final = 2  # the same: lookups without an answer
+MOST_EXCHANGES: Final = 10  # the same: names that one "mx" may bring
 
-_MODIFIER = re.compile(r"(?P<name>[a-z][\w.-]*)=(?P<value>.*)", re.IGNORECASE)
-_MECHANISM = re.compile(
-    r"[+?~-]?(?P<name>all|include|a|mx|ptr|ip4|ip6|exists)"
-    r"(?::(?P<value>[^/]+))?(?P<length>(?:/\d+)?(?://\d+)?)",
+
+class Result(StrEnum):
+    """RFC 7208, section 2.6. A temporary error is an UnansweredError of the resolver."""
+
+    PASS = "pass"  # noqa: S105
+    FAIL = "fail"
+    SOFTFAIL = "softfail"
+    NEUTRAL = "neutral"
+    PERMERROR = "permerror"  # the record is void
+    UNSURE = "unsure"  # depends on the mail: a macro
+
+
+_QUALIFIERS: Final = {
+    "+": Result.PASS, "-": Result.FAIL, "~": Result.SOFTFAIL, "?": Result.NEUTRAL,
+}  # fmt: skip
+_MECHANISMS: Final = frozenset({"all", "include", "a", "mx", "ptr", "ip4", "ip6", "exists"})
+_MODIFIER: Final = re.compile(r"(?P<name>[a-z][a-z0-9_.-]*)=(?P<value>[!-~]*)", re.IGNORECASE)
+_MECHANISM: Final = re.compile(
+    r"(?P<qualifier>[+?~-]?)(?P<name>[a-z0-9]+)(?::(?P<value>[!-.0-~]*))?(?P<length>/[!-~]*)?",
     re.IGNORECASE,
 )
-_ASKS: Final = frozenset({"include", "a", "mx", "ptr", "exists"})
+_LENGTH: Final = r"(?:0|[1-9][0-9]{0,2})"
+_DUAL_LENGTH: Final = re.compile(rf"(?:/(?P<v4>{_LENGTH}))?(?://(?P<v6>{_LENGTH}))?")
+_MACRO: Final = re.compile(
+    r"%(?:(?P<sign>[%_-])|\{(?P<letter>[slodiphcrtv])(?P<last>[0-9]*)(?P<back>r?)"
+    r"(?P<divider>[.+,/_=-]*)\})",
+    re.IGNORECASE,
+)
+_SIGNS: Final = {"%": "%", "_": " ", "-": "%20"}
+_TOP_LABEL: Final = re.compile(r".*\.(?=[a-z0-9-]*[a-z-])[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.?", re.I)
+
+Address = IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One mechanism of a record."""
+
+    text: str
+    result: Result  # of the record, where it matches
+    name: str
+    value: str | None
+    length: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record whose syntax is right."""
+
+    terms: tuple[Term, ...]
+    redirect: str | None
+
+    @property
+    def end(self) -> str | None:
+        """What happens to all others: the first "all", else the redirect; None for neither."""
+        for term in self.terms:
+            if term.name == "all":
+                return term.text
+        return None if self.redirect is None else f"redirect={self.redirect}"
 
 
 @dataclass
 class Reading:
-    """What a record comes to, with all that it includes."""
+    """What a record comes to for one address, with all that it includes."""
 
+    result: Result = Result.NEUTRAL
     lookups: int = 0
-    end: str | None = None  # the "all" of the record itself, "-all"; or its redirect
-    problems: list[str] = field(default_factory=list)
-    networks: list[IPv4Network | IPv6Network] = field(default_factory=list)
+    void_lookups: int = 0
+    end: str | None = None  # of the record itself: "-all", or its redirect
+    problems: list[str] = field(default_factory=list)  # each of them voids the record
+    permits: bool = False  # some term lets somebody send
 
-    def covers(self, address: str) -> bool:
-        return any(ip_address(address) in network for network in self.networks)
+
+class _VoidError(Exception):
+    """A permanent error: no mailbox obeys this record."""
+
+
+class _UnsureError(Exception):
+    """A macro asks for a word of the mail that is not known here."""
 
 
 def records(texts: list[str]) -> list[str]:
@@ -38,74 +101,207 @@ def records(texts: list[str]) -> list[str]:
     return [text for text in texts if text.lower().split(" ")[0] == "v=spf1"]
 
 
-def read(record: str, domain: str, resolver: Resolver) -> Reading:
-    """Raises UnansweredError where the DNS says nothing about what it includes."""
+def parse(record: str) -> Record:
+    """Raise ValueError for a term that voids the record, before anything is evaluated."""
+    terms, redirect, seen = [], None, set()
+    for text in filter(None, record.split(" ")[1:]):
+        if found := _MODIFIER.fullmatch(text):
+            name = found["name"].lower()
+            if name not in {"redirect", "exp"}:
+                continue  # RFC 7208, section 6: unknown modifiers are ignored
+            if name in seen:
+                raise ValueError(f"has {name}= twice, which voids the record")
+            seen.add(name)
+            _check_domain(found["value"], text)
+            redirect = found["value"] if name == "redirect" else redirect
+        else:
+            terms.append(_term(text))
+    return Record(tuple(terms), redirect)
+
+
+def _term(text: str) -> Term:
+    found = _MECHANISM.fullmatch(text)
+    if found is None or found["name"].lower() not in _MECHANISMS:
+        raise ValueError(f"{text!r} means nothing, which voids the record")
+    name, value, length = found["name"].lower(), found["value"], found["length"] or ""
+    if name in {"ip4", "ip6"}:
+        _check_network(name, value, length, text)
+    elif name == "all":
+        if value is not None or length:
+            raise ValueError(f"{text!r} means nothing, which voids the record")
+    elif name in {"include", "exists"} or value is not None:
+        _check_domain(value or "", text)
+    if name in {"a", "mx"}:
+        _lengths(length, text)
+    elif length and name not in {"ip4", "ip6"}:
+        raise ValueError(f"{text!r} has a length, which voids the record")
+    return Term(text, _QUALIFIERS[found["qualifier"] or "+"], name, value, length)
+
+
+def _check_network(name: str, value: str | None, length: str, text: str) -> None:
+    try:
+        network = ip_network(f"{value or ''}{length}", strict=False)
+    except ValueError:
+        network = None
+    is_length = not length or re.fullmatch(rf"/{_LENGTH}", length)
+    if network is None or not is_length or network.version != int(name[2]):
+        raise ValueError(f"{text!r} is no network")
+
+
+def _check_domain(value: str, text: str) -> None:
+    rest = _MACRO.sub("", value)
+    if "%" in rest or not value:
+        raise ValueError(f"{text!r} has no domain, which voids the record")
+    ends_in_macro = any(macro.end() == len(value) for macro in _MACRO.finditer(value))
+    if not ends_in_macro and not _TOP_LABEL.fullmatch(value):
+        raise ValueError(f"{text!r} names no domain, which voids the record")
+
+
+def _lengths(length: str, text: str) -> tuple[int, int]:
+    found = _DUAL_LENGTH.fullmatch(length)
+    bits = (int((found and found["v4"]) or 32), int((found and found["v6"]) or 128))
+    if found is None or bits[0] > 32 or bits[1] > 128:
+        raise ValueError(f"{text!r} has a wrong length, which voids the record")
+    return bits
+
+
+def read(
+    record: str, domain: str, resolver: Resolver, address: str | None = None, helo: str = ""
+) -> Reading:
+    """Evaluate `record` for a mail from `address`; without one, as if no term matched but "all".
+
+    `helo` is the name our server says. Raises UnansweredError where the DNS does not answer.
+    """
     reading = Reading()
-    _Walk(resolver, reading).through(record, domain, outer=True)
-    if reading.lookups > MOST_LOOKUPS:
-        problem = f"asks the DNS more than {MOST_LOOKUPS} times, where mailboxes give up"
-        reading.problems.append(problem)
-    if reading.end is None:
-        reading.problems.append("does not end in -all or ~all, so it says nothing about others")
-    elif reading.end.lower() in {"all", "+all"}:
-        reading.problems.append("ends in +all, which lets everybody send in your name")
+    sender = ip_address(address) if address else None
+    try:
+        reading.end = parse(record).end
+        reading.result = _Evaluation(resolver, reading, sender, helo).check(record, domain)
+    except (ValueError, _VoidError) as error:
+        reading.problems.append(str(error))
+        reading.result = Result.PERMERROR
+    except _UnsureError:
+        reading.result = Result.UNSURE
     return reading
 
 
 @dataclass
-class _Walk:
+class _Evaluation:
+    """The function check_host() of RFC 7208, section 4."""
+
     resolver: Resolver
     reading: Reading
+    sender: Address | None
+    helo: str
 
-    def through(self, record: str, domain: str, *, outer: bool = False) -> None:
-        for term in record.split()[1:]:
-            if self.reading.lookups > MOST_LOOKUPS:
-                return  # a loop, or as good as one
-            if found := _MODIFIER.fullmatch(term):
-                self._modify(found, outer=outer)
-            elif found := _MECHANISM.fullmatch(term):
-                self._meet(found, domain, outer=outer)
-            else:
-                self.reading.problems.append(f"{term!r} means nothing, which voids the record")
+    def check(self, record: str, domain: str) -> Result:
+        """Raise _VoidError, _UnsureError or UnansweredError where there is no result."""
+        try:
+            parsed = parse(record)
+        except ValueError as error:
+            raise _VoidError(str(error)) from error
+        return self._first_match(parsed, parsed.terms, domain)
 
-    def _modify(self, found: re.Match[str], *, outer: bool) -> None:
-        if found["name"].lower() == "redirect":
-            self.reading.lookups += 1
-            self._include(found["value"], outer=outer)
+    def _first_match(self, record: Record, terms: Sequence[Term], domain: str) -> Result:
+        for place, term in enumerate(terms):
+            if term.result is Result.PASS and term.name not in {"all", "include"}:
+                self.reading.permits = True
+            try:
+                if self._matches(term, domain):
+                    return term.result
+            except _UnsureError:
+                # It matters only where the rest of the record comes to something else.
+                rest = self._first_match(record, terms[place + 1 :], domain)
+                if (rest is Result.PASS) is (term.result is Result.PASS):
+                    return rest
+                raise
+        if record.redirect is None or any(term.name == "all" for term in record.terms):
+            return Result.NEUTRAL
+        self._count()
+        return self._other("redirects to", self._expand(record.redirect, domain))
 
-    def _meet(self, found: re.Match[str], domain: str, *, outer: bool) -> None:
-        name, value = found["name"].lower(), found["value"] or ""
-        if name in _ASKS:
-            self.reading.lookups += 1
-        if name == "all" and outer:
-            self.reading.end = found[0]
-        elif name in {"ip4", "ip6"}:
-            self._allow(f"{value}{found['length']}", f"{found[0]!r} is no network")
-        elif name == "include":
-            self._include(value)
-        elif name in {"a", "mx"}:
-            self._allow_hosts(name, value or domain)
+    def _matches(self, term: Term, domain: str) -> bool:
+        if term.name == "all":
+            return True
+        if term.name in {"ip4", "ip6"}:
+            return self._lies_in(f"{term.value}{term.length}")
+        self._count()
+        if term.name == "ptr":
+            return False  # RFC 7208, section 5.5: not to be used; large mailboxes skip it
+        target = domain if term.value is None else self._expand(term.value, domain)
+        if term.name == "include":
+            return self._other("includes", target) is Result.PASS
+        if term.name == "exists":
+            found = self._asked(self.resolver.addresses, target)
+            return self.sender is not None and any(":" not in address for address in found)
+        return self._is_host(term, target)
 
-    def _include(self, domain: str, *, outer: bool = False) -> None:
-        if "%" in domain:  # a macro: depends on the mail
-            return
+    def _is_host(self, term: Term, target: str) -> bool:
+        hosts = [target]
+        if term.name == "mx":
+            hosts = [host for host in self._asked(self.resolver.exchanges, target) if host]
+            if len(hosts) > MOST_EXCHANGES:
+                raise _VoidError(f"{target} has more than {MOST_EXCHANGES} mail servers")
+            addresses = [found for host in hosts for found in self.resolver.addresses(host)]
+        else:
+            addresses = self._asked(self._addresses, target)
+        v4, v6 = _lengths(term.length, term.text)
+        return any(
+            self._lies_in(f"{address}/{v6 if ':' in address else v4}") for address in addresses
+        )
+
+    def _addresses(self, name: str) -> list[str]:
+        """Of the sender's family: nothing else is asked for (RFC 7208, section 5)."""
+        found = self.resolver.addresses(name)
+        if self.sender is None:
+            return found
+        return [address for address in found if (":" in address) is (self.sender.version == 6)]
+
+    def _other(self, verb: str, domain: str) -> Result:
         found = records(self.resolver.texts(domain))
         if len(found) != 1:
-            problem = f"includes {domain}, which has {len(found) or 'no'} SPF record"
-            self.reading.problems.append(problem + ("s" if len(found) > 1 else ""))
-            return
-        self.through(found[0], domain, outer=outer)
+            count = f"{len(found) or 'no'} SPF record{'s' if len(found) > 1 else ''}"
+            raise _VoidError(f"{verb} {domain}, which has {count}")
+        return self.check(found[0], domain)
 
-    def _allow_hosts(self, name: str, domain: str) -> None:
-        if "%" in domain:
-            return
-        hosts = self.resolver.exchanges(domain) if name == "mx" else [domain]
-        for host in filter(None, hosts[:MOST_LOOKUPS]):
-            for address in self.resolver.addresses(host):
-                self._allow(address, "")
+    def _lies_in(self, network: str) -> bool:
+        return self.sender is not None and self.sender in ip_network(network, strict=False)
 
-    def _allow(self, network: str, problem: str) -> None:
-        try:
-            self.reading.networks.append(ip_network(network, strict=False))
-        except ValueError:
-            self.reading.problems.append(problem)
+    def _count(self) -> None:
+        self.reading.lookups += 1
+        if self.reading.lookups > MOST_LOOKUPS:
+            raise _VoidError(
+                f"asks the DNS more than {MOST_LOOKUPS} times, where mailboxes give up"
+            )
+
+    def _asked(self, ask: Callable[[str], list[str]], name: str) -> list[str]:
+        """Count an empty answer. Raises _VoidError."""
+        found = ask(name)
+        if not found:
+            self.reading.void_lookups += 1
+        if self.reading.void_lookups > MOST_VOID_LOOKUPS:
+            raise _VoidError(
+                f"asks the DNS for more than {MOST_VOID_LOOKUPS} names that do not exist, "
+                f"{name} among them, where mailboxes give up"
+            )
+        return found
+
+    def _expand(self, value: str, domain: str) -> str:
+        """RFC 7208, section 7. Raise _UnsureError for a word that only a mail has."""
+        known = {"d": domain, "o": domain, "h": self.helo}
+        if self.sender is not None:
+            octets = self.sender.packed.hex() if self.sender.version == 6 else ""
+            known["i"] = ".".join(octets) or str(self.sender)
+            known["v"] = "in-addr" if self.sender.version == 4 else "ip6"
+
+        def word(macro: re.Match[str]) -> str:
+            if macro["sign"]:
+                return _SIGNS[macro["sign"]]
+            whole = known.get(macro["letter"].lower())
+            if not whole:
+                raise _UnsureError
+            parts = re.split(f"[{re.escape(macro['divider'] or '.')}]", whole)
+            parts = parts[::-1] if macro["back"] else parts
+            return ".".join(parts[-int(macro["last"]) :] if macro["last"] else parts)
+
+        return _MACRO.sub(word, value).rstrip(".").lower()

@@ -32,6 +32,7 @@ def lift(engine: Engine, email: str, suppression_key: str) -> None:
     """
     hash_ = subscribers.address_hash(email, suppression_key)
     with engine.begin() as conn:
-        if not subscribers.lift(conn, hash_):
+        barred = subscribers.barred(conn, email, suppression_key)
+        if barred is None or not subscribers.lift(conn, barred.hash):
             raise NotFoundError("this address is not suppressed")
         strikes.clear(conn, hash_)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from binascii import a2b_qp, b2a_qp
 from dataclasses import dataclass
 
 from markupsafe import escape
 
 LINE = 76  # RFC 2045, section 6.7, rule 5: the "=" of a soft break included
+
+# A mailbox file (mbox) puts ">" before such a line, and the body no longer fits its DKIM
+# signature (RFC 4155, appendix A). The second form is quoted by programs that can undo it.
+_FROM_LINE = re.compile(rb"^(>*)From ", re.MULTILINE)
+_LONG_LINE = re.compile(rb"^.{77,}$", re.MULTILINE)
+_GROWN = (b"=46rom ", b"=20\n", b"=09\n")  # `b2a_qp` does not count the escape of a last space
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +30,18 @@ def fragment(text: str) -> bytes:
     """`text` in 7-bit lines of at most 76 with CRLF, leading dots doubled (RFC 5321, 4.5.2).
 
     It ends in a line break, a soft one where `text` has none: what follows starts a line of its
-    own on the wire, so that the joined fragments decode to the joined texts.
+    own on the wire, so that the joined fragments decode to the joined texts. No line begins with
+    "From ", whether `text` or a soft break starts it.
     """
     if not text:
         return b""
     encoded = b2a_qp(text.encode())
     if not encoded.endswith(b"\n"):
         encoded = _soft_break(encoded)
+    if b"From " in encoded:
+        encoded = _FROM_LINE.sub(rb"\1=46rom ", encoded)
+    if any(grown in encoded for grown in _GROWN):
+        encoded = _LONG_LINE.sub(_divide, encoded)
     encoded = encoded.replace(b"\n", b"\r\n").replace(b"\n.", b"\n..")
     return b"." + encoded if encoded.startswith(b".") else encoded
 
@@ -44,6 +56,14 @@ def plain(wire: tuple[bytes, ...]) -> str:
     body = b"".join(wire).replace(b"\r\n", b"\n")
     undotted = body.removeprefix(b".").replace(b"\n.", b"\n")
     return a2b_qp(undotted).decode()
+
+
+def _divide(line: re.Match[bytes]) -> bytes:
+    """Divide a line that grew a few octets too long."""
+    cut = LINE - 1
+    octet = line[0].rfind(b"=", cut - 2, cut)  # "=C3" is not divided
+    cut = octet if octet >= 0 else cut
+    return line[0][:cut] + b"=\n" + line[0][cut:]
 
 
 def _soft_break(encoded: bytes) -> bytes:

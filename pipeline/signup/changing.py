@@ -11,11 +11,19 @@ from sqlalchemy.exc import IntegrityError
 
 from pipeline import slots
 from pipeline.domain import DeliveryKind, Origin, RequestKind, Subscriber, SubscriberStatus
-from pipeline.errors import InvalidTokenError
+from pipeline.errors import ConflictError, InvalidTokenError
 from pipeline.signup import asking
 from pipeline.signup.joining import REQUEST_EXPIRY, Confirmed, take
-from pipeline.signup.wishes import Wishes, checked, follow, known, next_slot, valid_address
-from pipeline.storage import confirmations, deliveries, requests, strikes, subscribers
+from pipeline.signup.wishes import (
+    Wishes,
+    checked,
+    follow,
+    known,
+    next_slot,
+    valid_address,
+    version_of,
+)
+from pipeline.storage import confirmations, deliveries, requests, strikes, subscribers, topics
 from pipeline.storage.database import retried, with_retries
 
 log = structlog.get_logger(__name__)
@@ -25,14 +33,27 @@ TAKEN = "this address has a subscription of its own"
 
 
 @retried
-def change(engine: Engine, subscriber_id: int, wishes: Wishes, now: datetime) -> Subscriber:
+def change(
+    engine: Engine,
+    subscriber_id: int,
+    wishes: Wishes,
+    now: datetime,
+    *,
+    seen: str | None = None,
+) -> Subscriber:
     """Follow other topics, or be written to at another hour, from the next digest on.
 
-    Raises QueryError, SettingsError and NotFoundError before anything is stored.
+    `seen` is the `Preferences.version` that the form was shown with. Raises ConflictError where
+    another one is in force, and QueryError, SettingsError and NotFoundError, before anything is
+    stored.
     """
     queries = checked(wishes)
     with engine.begin() as conn:
         subscriber = known(conn, subscriber_id, for_change=True)
+        if seen is not None:
+            followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
+            if seen != version_of(subscriber, [(s.topic.query, s.label) for s in followed]):
+                raise ConflictError("the preferences have changed since this form was shown")
         subscribers.change_wishes(
             conn,
             subscriber_id,
@@ -99,7 +120,7 @@ def _ask_new_address(
         subscriber = known(conn, subscriber_id, for_change=True)
         holder = subscribers.by_email(conn, address)
         is_free = holder is None or holder.status is SubscriberStatus.PENDING
-        is_barred = subscribers.suppressed(conn, hash_) is not None
+        is_barred = subscribers.barred(conn, address, suppression_key) is not None
         may_mail = asking.may_mail(conn, hash_, now)
         request_id = requests.add(
             conn, RequestKind.NEW_ADDRESS, subscriber_id, email=address,

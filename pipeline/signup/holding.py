@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 from pipeline.domain import DeliveryKind, DeliveryStatus, SkipReason, Subscriber, SubscriberStatus
 from pipeline.errors import NotFoundError
 from pipeline.signup.consent import agreed_to
-from pipeline.signup.wishes import known
+from pipeline.signup.wishes import known, version_of
 from pipeline.storage import (
     confirmations,
     deliveries,
@@ -56,6 +56,11 @@ class Preferences:
     topics: tuple[tuple[str, str], ...]  # (query, label)
     digests: tuple[PastDigest, ...]  # newest first
     skips: tuple[PastSkip, ...]  # newest first
+
+    @property
+    def version(self) -> str:
+        """What `signup.change` compares with, so that no form replaces what it did not show."""
+        return version_of(self.subscriber, self.topics)
 
 
 def everyone(engine: Engine) -> Iterator[tuple[Subscriber, tuple[str, ...]]]:
@@ -175,7 +180,9 @@ def _erase(conn: Connection, subscriber: Subscriber, now: datetime) -> None:
     events.forget(conn, subscriber.id, subscribers.hash_of(conn, subscriber.id))
     requests.blank(conn, subscriber.id, now)
     _forget_address(conn, subscriber.email, now)
+    followed = topics.followed_by(conn, [subscriber.id])[subscriber.id]
     subscribers.erase(conn, subscriber.id, now)
+    topics.delete_unfollowed(conn, among=[s.topic.id for s in followed])
 
 
 def _forget_address(conn: Connection, email: str, now: datetime) -> bool:

@@ -97,7 +97,7 @@ def add(
             )  # fmt: skip
         else:
             hash_ = subscribers.address_hash(address, suppression_key)
-            suppressed = subscribers.suppressed(conn, hash_)
+            suppressed = subscribers.barred(conn, address, suppression_key)
             wanted = not suppressed or asking.may_mail(conn, hash_, now, suppressed.reason)
             request_id = _request(conn, subscriber_id, address, wishes, None, origin, now)
             _mail(
@@ -145,7 +145,7 @@ def _ask(
     with engine.begin() as conn:
         asking.count(conn, ip, now)
         subscriber = _known_or_new(conn, address, suppression_key, now)
-        suppressed = subscribers.suppressed(conn, hash_)
+        suppressed = subscribers.barred(conn, address, suppression_key)
         may_mail = asking.may_mail(conn, hash_, now, suppressed.reason if suppressed else None)
         request_id = _request(conn, subscriber.id, address, wishes, ip, Origin.FORM, now)
         # An active reader whose address is suppressed hears nothing: they are asked as well.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from typing import Any
 
-from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import Connection
 
 from pipeline import slots
@@ -20,8 +20,9 @@ from pipeline.domain import (
     Topic,
     Weekday,
 )
-from pipeline.errors import AddressError, NotFoundError, QueryError
+from pipeline.errors import NotFoundError, QueryError
 from pipeline.matching.query import canonical
+from pipeline.message import normal_address
 from pipeline.storage import subscribers, topics
 
 MOST_TOPICS = 100  # of one reader; each is matched for everybody
@@ -51,15 +52,8 @@ Queries = list[tuple[str, str]]
 
 
 def valid_address(email: str) -> str:
-    """`email` as we write it on an envelope. Raises AddressError that says what is wrong."""
-    try:
-        # Whether the domain exists is for the confirmation to find out.
-        return validate_email(
-            email.strip(), check_deliverability=False, globally_deliverable=False,
-            allow_smtputf8=False,
-        ).normalized  # fmt: skip
-    except EmailNotValidError as error:
-        raise AddressError(f"{email!r} is not an address we can write to: {error}") from error
+    """`email` as it is kept and shown. Raises AddressError that says what is wrong."""
+    return normal_address(email.strip())
 
 
 def checked(wishes: Wishes) -> Queries:
@@ -91,6 +85,12 @@ def next_slot(subscriber: Subscriber, schedule: Schedule, now: datetime) -> date
 def first_slot(subscriber: Subscriber, schedule: Schedule, now: datetime) -> datetime:
     """The first slot of a reader who begins, perhaps again: never twice a day."""
     return slots.first_slot(schedule, now, subscriber.last_slot_at, subscriber.last_edition_on)
+
+
+def version_of(subscriber: Subscriber, topics: Iterable[tuple[str, str]]) -> str:
+    """Return a fingerprint of what a reader has chosen; `topics` are (query, label)."""
+    chosen = (subscriber.schedule, subscriber.max_papers, subscriber.breadth, tuple(topics))
+    return hashlib.sha256(repr(chosen).encode()).hexdigest()[:16]
 
 
 def known(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> Subscriber:

@@ -25,6 +25,7 @@ class Reading:
     cursor: str | None = None  # where the source wants to go on; None keeps the old one
     unchanged: bool = False  # the server said so (304), or it is yesterday's answer again
     skipped: tuple[str, ...] = ()  # one clear line for each entry that could not be read
+    gaps: tuple[str, ...] = ()  # the same for each announcement that is missing as a whole
     # By URL; to be remembered only in the transaction that keeps the sightings, for a server
     # that is told "I have it" never gives it again.
     validators: tuple[tuple[str, Validator], ...] = ()

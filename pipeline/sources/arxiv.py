@@ -31,6 +31,8 @@ _MOST_RESULTS = 30_000  # of one query
 _WINDOW = timedelta(days=7)
 _LONGEST_HOLD = timedelta(days=6)  # over a holiday and a weekend, before an announcement
 _DAY = timedelta(days=1)
+_ASKED_FOR = timedelta(days=7)  # the API is a day or two behind; then a missed day is given up
+_REPORTED_FOR = timedelta(days=21)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +85,39 @@ class ArxivAPI:
 
 @dataclass(frozen=True, slots=True)
 class _Cursor:
-    """The last feed day that was read, and a fingerprint of that feed.
+    """The last feed day that was read, a fingerprint of that feed, and the days still missing.
 
-    The feed has been seen to come again under the next day's date.
+    The feed has been seen to come again under the next day's date. A missing day stays until the
+    API has papers of it or of a later one, and is reported for a while when that never happens.
     """
 
     day: date
     fingerprint: str = ""
+    missing: tuple[date, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.day.isoformat()}/{self.fingerprint}"
+        days = "".join(f"/{day.isoformat()}" for day in self.missing)
+        return f"{self.day.isoformat()}/{self.fingerprint}{days}"
 
     @classmethod
     def parse(cls, text: str | None) -> Self | None:
-        day, _, fingerprint = (text or "").partition("/")
+        day, _, rest = (text or "").partition("/")
+        fingerprint, *missing = rest.split("/")
         try:
-            return cls(date.fromisoformat(day), fingerprint)
+            return cls(
+                date.fromisoformat(day), fingerprint, tuple(map(date.fromisoformat, missing))
+            )
         except ValueError:
             return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """What the API has of the days that were missed."""
+
+    sightings: tuple[Sighting, ...] = ()
+    latest: date = date.min  # the last feed day it has papers of: it is no further behind
+    error: SourceError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +153,21 @@ class Arxiv:
         fresh = () if repeated else feed.sightings
         day = max((s.announced_on for s in fresh if s.announced_on), default=None)
 
-        end = day or now.astimezone(NEW_YORK).date()
-        missed = tuple(feed_days(last.day + _DAY if last else since, end))
-        filled = self._missed(missed, now) if missed else ()
+        today = now.astimezone(NEW_YORK).date()
+        new = tuple(feed_days(last.day + _DAY if last else since, day or today))
+        missing = tuple(sorted({*(last.missing if last else ()), *new}))
+        asked = tuple(d for d in missing if last is None or today - d <= _ASKED_FOR)
+        filled = self._fill(asked, now, keep_feed=bool(last and fresh))
+        left = tuple(d for d in missing if d > filled.latest or d not in asked)
+        left = tuple(d for d in left if today - d <= (_REPORTED_FOR if last else _ASKED_FOR))
+        moved = _next_cursor(last, day, new, fingerprint, left)
         return Reading(
-            sightings=(*filled, *fresh),
-            cursor=_next_cursor(last, day, missed, fingerprint),
-            unchanged=repeated and not filled,
+            sightings=(*filled.sightings, *fresh),
+            cursor=moved if moved != cursor else None,
+            unchanged=repeated and not filled.sightings,
             skipped=feed.skipped,
             validators=feed.validators,
+            gaps=tuple(_gaps(left, today, filled.error)),
         )
 
     def _feed(self, categories: tuple[str, ...], now: datetime, *, conditional: bool) -> _Feed:
@@ -168,20 +191,36 @@ class Arxiv:
         # Unconditional: half a feed that has not changed would be missing from the whole.
         return _joined([self._feed(half, now, conditional=False) for half in halves])
 
-    def _missed(self, days: tuple[date, ...], now: datetime) -> tuple[Sighting, ...]:
+    def _fill(self, days: tuple[date, ...], now: datetime, *, keep_feed: bool) -> _Filled:
+        """Ask the API for the papers of `days`; with `keep_feed` its failure costs only them.
+
+        The feed is gone at midnight, and the API can be asked again tomorrow.
+        """
+        if not days:
+            return _Filled()
+        try:
+            return self._missed(days, now)
+        except SourceError as error:
+            if not keep_feed:
+                raise
+            return _Filled(error=error)
+
+    def _missed(self, days: tuple[date, ...], now: datetime) -> _Filled:
         """The papers that were due on `days`, by the schedule: the API does not tell the day."""
         api = ArxivAPI(self.client, self.api_base)
         query = " OR ".join(f"cat:{category}" for category in self.categories)
         found: dict[str, Sighting] = {}
+        latest = date.min
         for first, last in _windows(days[0] - _LONGEST_HOLD, days[-1]):
             for answer in api.search(query, now=now, since=first, until=last):
                 for sighting in answer.sightings:
                     if sighting.published_at is None:
                         continue
                     day = first_feed_day(sighting.published_at)
+                    latest = max(latest, day)
                     if day in days:
                         found[sighting.source_id] = replace(sighting, announced_on=day)
-        return tuple(found.values())
+        return _Filled(tuple(found.values()), latest)
 
 
 def _understood(body: bytes) -> Answer:
@@ -208,13 +247,28 @@ def _fingerprint(sightings: tuple[Sighting, ...]) -> str:
 
 
 def _next_cursor(
-    last: _Cursor | None, day: date | None, missed: tuple[date, ...], fingerprint: str
+    last: _Cursor | None,
+    day: date | None,
+    new: tuple[date, ...],
+    fingerprint: str,
+    missing: tuple[date, ...],
 ) -> str | None:
     if day is not None and (last is None or day >= last.day):
-        return str(_Cursor(day, fingerprint))
-    if missed:
-        return str(_Cursor(missed[-1], last.fingerprint if last else ""))
-    return None
+        return str(_Cursor(day, fingerprint, missing))
+    reached = new[-1] if new else last.day if last else None
+    if reached is None:
+        return None
+    return str(_Cursor(reached, last.fingerprint if last else "", missing))
+
+
+def _gaps(missing: tuple[date, ...], today: date, error: SourceError | None) -> Iterator[str]:
+    """One clear line for each day that is missing, and why."""
+    for day in missing:
+        if today - day > _ASKED_FOR:
+            yield f"the feed of {day} was missed, and the API never had its papers: given up"
+        else:
+            why = f"the API failed: {error.message}" if error else "the API does not have it yet"
+            yield f"the feed of {day} was missed, and {why}; it is asked again"
 
 
 def _windows(first: date, last: date) -> Iterator[tuple[date, date]]:

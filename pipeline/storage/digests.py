@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -70,10 +70,8 @@ class NewDigest:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """For whom a digest was compiled, when, and for which templates."""
+    """When a digest was compiled, and for which templates."""
 
-    subscriber_id: int
-    secret: str = field(repr=False)  # the subscriber's
     created_at: datetime
     template: str | None
 
@@ -251,12 +249,7 @@ def reader_of(conn: Connection, delivery_id: int) -> int | None:
 def made(conn: Connection, delivery_id: int) -> Made | None:
     """None for what is no digest, and for one whose reader was erased."""
     row = conn.execute(
-        select(
-            DeliveryRow.subscriber_id,
-            SubscriberRow.secret,
-            DeliveryRow.created_at,
-            DeliveryRow.template,
-        )
+        select(DeliveryRow.created_at, DeliveryRow.template)
         .join(SubscriberRow, SubscriberRow.id == DeliveryRow.subscriber_id)
         .where(
             DeliveryRow.id == delivery_id,

@@ -17,10 +17,11 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 UPGRADE_LOCK = 7_461_283_905  # any number, as long as every version of Paperboy takes the same
 
 
-def upgrade(engine: Engine) -> None:
+def upgrade(engine: Engine, *, suppression_key: str | None = None) -> None:
     """Run what is missing, all or nothing. Others that start meanwhile wait, then find it done.
 
-    Raises SchemaError when the database was upgraded by newer code.
+    `suppression_key` lets migration 0013 move hashes of addresses; without it they stay. Raises
+    SchemaError when the database was upgraded by newer code.
     """
     config = _config()
     with engine.begin() as conn:  # on SQLite this is BEGIN IMMEDIATE: one writer at a time
@@ -28,6 +29,7 @@ def upgrade(engine: Engine) -> None:
             conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
         _refuse_newer(_current(conn))
         config.attributes["connection"] = conn
+        config.attributes["suppression_key"] = suppression_key
         command.upgrade(config, "head")
 
 

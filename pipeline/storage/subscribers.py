@@ -66,21 +66,51 @@ class Suppression:
 
 
 def email_key(email: str) -> str:
-    """The one form of an address: trimmed, NFC, case folded, its domain in IDNA.
+    """Return the one form of an address: trimmed, NFC, lower case, its domain in punycode.
 
-    Dots and plus signs stay: they may be another mailbox.
+    The domain follows IDNA 2008 (RFC 5890): `straße.de` and `strasse.de` are two, like a final
+    and a medial sigma, and a name with and without a joiner. The local part is put into lower
+    case, not case folded, which would make one of "ß" and "ss". Dots and plus signs stay: they may
+    be another mailbox.
     """
-    local, _, domain = unicodedata.normalize("NFC", email.strip()).casefold().rpartition("@")
+    local, _, domain = _nfc(email.strip()).rpartition("@")
+    return f"{_nfc(local.lower())}@{_domain_key(domain)}"
+
+
+def _domain_key(domain: str) -> str:
     try:
-        ascii_domain = idna.encode(domain, uts46=True).decode()
+        key = idna.encode(domain, uts46=True).decode()  # not transitional: deviations stay
     except idna.IDNAError:
-        ascii_domain = domain
-    return f"{local}@{ascii_domain}"
+        key = _nfc(domain.lower())
+    return key.removesuffix(".")  # of an absolute name
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def folded_key(email: str) -> str:
+    """Return the key of an address as it was before migration 0013, its domain case folded.
+
+    A suppression is known by its hash alone. One from before counts for each address that it may
+    have been made for.
+    """
+    local, _, domain = _nfc(email.strip()).rpartition("@")
+    return email_key(f"{local}@{domain.casefold()}")
 
 
 def address_hash(email: str, suppression_key: str) -> str:
     """What stands for an address in `suppressions`: keyed, so that it cannot be guessed back."""
-    return hmac.new(suppression_key.encode(), email_key(email).encode(), hashlib.sha256).hexdigest()
+    return _hash(email_key(email), suppression_key)
+
+
+def folded_hash(email: str, suppression_key: str) -> str:
+    """Return the hash of `folded_key`, as `suppressions` had it before migration 0013."""
+    return _hash(folded_key(email), suppression_key)
+
+
+def _hash(key: str, suppression_key: str) -> str:
+    return hmac.new(suppression_key.encode(), key.encode(), hashlib.sha256).hexdigest()
 
 
 # --- Subscribers --------------------------------------------------------------------------------
@@ -430,6 +460,19 @@ def forgive(conn: Connection, hash_: str) -> None:
             SuppressionRow.hash == hash_, SuppressionRow.reason != SuppressionReason.COMPLAINT
         )
     )
+
+
+def barred(conn: Connection, email: str, suppression_key: str) -> Suppression | None:
+    """Return the suppression of an address, or one from before 0013 that may be of it."""
+    found = suppressed(conn, address_hash(email, suppression_key))
+    if found is not None or folded_key(email) == email_key(email):
+        return found
+    row = conn.execute(
+        select(*SuppressionRow.__table__.c).where(
+            SuppressionRow.hash == folded_hash(email, suppression_key), SuppressionRow.folded
+        )
+    ).one_or_none()
+    return None if row is None else _suppression(row)
 
 
 def lift(conn: Connection, hash_: str) -> bool:

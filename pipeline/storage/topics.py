@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, insert, select, update
+from sqlalchemy.orm import InstrumentedAttribute
 
 from pipeline.domain import TRENDING, Breadth, Match, Subscription, Topic, TopicKind
 from pipeline.storage.database import in_chunks, upsert
@@ -41,13 +42,45 @@ class PublishedMatch:
 def find_or_add(conn: Connection, canonical: str, now: datetime) -> Topic:
     """The topic of this canonical query; equal queries are one topic."""
     kind = TopicKind.TRENDING if canonical == TRENDING else TopicKind.QUERY
-    conn.execute(
+    add = (
         upsert(conn, TopicRow)
         .values(query=canonical, kind=kind, matched_through=NEVER_MATCHED, created_at=now)
         .on_conflict_do_nothing(index_elements=["query"])
     )
-    row = conn.execute(select(TopicRow.id, TopicRow.kind).where(TopicRow.query == canonical)).one()
-    return Topic(row.id, canonical, TopicKind(row.kind))
+    # The lock keeps the row until this transaction ends; one that `delete_unfollowed` holds is
+    # waited for, and added anew once it is gone.
+    find = (
+        select(TopicRow.id, TopicRow.kind)
+        .where(TopicRow.query == canonical)
+        .with_for_update(key_share=True, read=True)
+    )
+    while True:
+        conn.execute(add)
+        row = conn.execute(find).one_or_none()
+        if row is not None:
+            return Topic(row.id, canonical, TopicKind(row.kind))
+
+
+def delete_unfollowed(
+    conn: Connection, *, among: Sequence[int] | None = None, limit: int | None = None
+) -> int:
+    """Delete topics without a subscriber, with their matches, and return how many.
+
+    A query may be personal. Digests keep what they were made for; a reader who follows the query
+    again gets it matched anew. `among` are looked at and waited for; without it, topics that
+    another transaction holds are left for the next time.
+    """
+    is_unfollowed = and_(
+        TopicRow.kind == TopicKind.QUERY,
+        ~exists().where(SubscriptionRow.topic_id == TopicRow.id),
+    )
+    found = select(TopicRow.id).where(is_unfollowed).order_by(TopicRow.id).limit(limit)
+    if among is not None:
+        found = found.where(TopicRow.id.in_(among))
+    locked = found.with_for_update(skip_locked=among is None)
+    ids = conn.execute(locked).scalars().all()
+    # Asked again under the lock: a reader may have followed it before the lock was had.
+    return conn.execute(delete(TopicRow).where(TopicRow.id.in_(ids), is_unfollowed)).rowcount
 
 
 def follow(
@@ -164,11 +197,16 @@ def add_matches(conn: Connection, matches: Iterable[tuple[Match, int]]) -> None:
 
     One that is known never moves, unless it has become surer: then it is new to those whom it was
     not sure enough for, and arises in this batch. A paper that became part of another since it
-    was read is left out.
+    was read is left out, and a topic that was deleted.
     """
     for read in in_chunks(matches, CHUNK):
-        still_there = _lock_papers(conn, {match.paper_id for match, _ in read})
-        chunk = [(match, batch) for match, batch in read if match.paper_id in still_there]
+        papers = _lock(conn, PaperRow.id, {match.paper_id for match, _ in read})
+        topics = _lock(conn, TopicRow.id, {match.topic_id for match, _ in read})
+        chunk = [
+            (match, batch)
+            for match, batch in read
+            if match.paper_id in papers and match.topic_id in topics
+        ]
         if not chunk:
             continue
         statement = upsert(conn, MatchRow)
@@ -191,14 +229,11 @@ def add_matches(conn: Connection, matches: Iterable[tuple[Match, int]]) -> None:
         conn.execute(statement.values(rows))
 
 
-def _lock_papers(conn: Connection, paper_ids: Iterable[int]) -> set[int]:
-    """Those of these papers that exist, and will until this transaction ends."""
+def _lock(conn: Connection, id_: InstrumentedAttribute[int], ids: Iterable[int]) -> set[int]:
+    """Return those of these rows that exist, and will until this transaction ends."""
     return set(
         conn.execute(
-            select(PaperRow.id)
-            .where(PaperRow.id.in_(paper_ids))
-            .order_by(PaperRow.id)
-            .with_for_update(key_share=True, read=True)
+            select(id_).where(id_.in_(ids)).order_by(id_).with_for_update(key_share=True, read=True)
         ).scalars()
     )
 

@@ -11,6 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp
 
 from pipeline.bootstrap import Services
 from pipeline.errors import InvalidTokenError, LimitError, NotFoundError
@@ -39,7 +41,21 @@ TOO_MANY = (
     "This site was asked to write to people too often from your network. "
     "Please try again in an hour; nothing was changed."
 )
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+REPEATED_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")  # of an error, in its page
 LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
+
+
+class Site(FastAPI):
+    """An application whose every answer passes the guard, also that of the outermost handler.
+
+    Middleware that is added to an application runs inside its handler of uncaught exceptions.
+    """
+
+    site_url: str
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Guard(super().build_middleware_stack(), self.site_url)
 
 
 def create_app(
@@ -57,7 +73,7 @@ def create_app(
     Connects to nothing until it is served or asked for a page.
     """
     library = library or Library(services.engine, embedder=services.known_meanings)
-    app = FastAPI(
+    app = Site(
         title="Paperboy",
         openapi_url=None,
         docs_url=None,
@@ -65,6 +81,7 @@ def create_app(
         redirect_slashes=False,  # a redirected one-click POST is often lost
         lifespan=library.while_serving,
     )
+    app.site_url = services.settings.site_url
     pages = Pages.of(services.settings, has_mailbox=mailbox is not None)
     app.include_router(health.router(services))
     app.include_router(metrics.router(services))
@@ -80,16 +97,38 @@ def create_app(
         hosts = [*LOOPBACK, services.settings.site_host]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.add_middleware(Compressed)
-    app.add_middleware(Guard, site_url=services.settings.site_url)
     _explain_errors(app, pages)
     return app
 
 
+def _allowed(app: FastAPI, request: Request) -> list[str]:
+    """The methods of this address: it may have a route for each (RFC 9110, section 10.2.1)."""
+    scope = {"type": "http", "path": request.scope["path"], "root_path": "", "headers": []}
+    return [
+        method
+        for method in METHODS
+        if method == "OPTIONS"
+        or any(
+            route.matches({**scope, "method": method})[0] is Match.FULL
+            for route in app.router.routes
+        )
+    ]
+
+
 def _explain_errors(app: FastAPI, pages: Pages) -> None:
     @app.exception_handler(HTTPException)
-    def refused(_request: Request, error: HTTPException) -> Response:
+    def refused(request: Request, error: HTTPException) -> Response:
+        headers = {
+            name: value for name, value in (error.headers or {}).items() if name in REPEATED_HEADERS
+        }
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_allowed(app, request))
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=headers)
         title, text = WORDS.get(error.status_code, ("That did not work", str(error.detail)))
-        return pages.message(title, text, status=error.status_code)
+        answer = pages.message(title, text, status=error.status_code)
+        answer.headers.update(headers)
+        return answer
 
     @app.exception_handler(RequestValidationError)
     def malformed(_request: Request, _error: RequestValidationError) -> Response:

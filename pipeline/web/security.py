@@ -37,7 +37,8 @@ PERSONAL_PAGES = (
 )
 ONE_CLICK = re.compile(r"/unsubscribe/[^/]*")
 HOOKS = re.compile(r"/hooks/[^/]*")
-SAFE_METHODS = frozenset({"GET", "HEAD"})
+BROKEN = "Something went wrong. The fault is ours.\n"
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Guard:
@@ -52,14 +53,22 @@ class Guard:
             await self._app(scope, receive, send)
             return
         path: str = scope["path"]
+        has_started = False
 
         async def send_guarded(message: Message) -> None:
+            nonlocal has_started
             if message["type"] == "http.response.start":
+                has_started = True
                 _add_headers(MutableHeaders(scope=message), path)
             await send(message)
 
         if self._may_pass(scope["method"], path, Headers(scope=scope)):
-            await self._app(scope, receive, send_guarded)
+            try:
+                await self._app(scope, receive, send_guarded)
+            except Exception:
+                if not has_started:  # even the page that says so is broken
+                    await PlainTextResponse(BROKEN, 500)(scope, receive, send_guarded)
+                raise
             return
         refusal = PlainTextResponse("This form can only be sent from its own page.", 403)
         await refusal(scope, receive, send_guarded)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 from fastapi import APIRouter
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
-from pipeline import signup
+from pipeline import signup, slots
 from pipeline.bootstrap import Services
-from pipeline.domain import RequestKind, SubscriberStatus
+from pipeline.domain import RequestKind, Subscriber, SubscriberStatus
 from pipeline.errors import InvalidTokenError
 from pipeline.web.pages import Pages
 from pipeline.web.reader.looking import LOOK, chosen, next_digest, now
@@ -82,12 +83,19 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
                 subscriber.breadth,
             ),
             is_welcome_due=subscriber.welcome_due,
+            had_today=_had_today(subscriber, now()),
             digests=known.digests,
             next_digest=next_digest(subscriber, now()),
             preferences=links.preferences(subscriber.id, now()),
         )
 
     return routes
+
+
+def _had_today(subscriber: Subscriber, at: datetime) -> bool:
+    """Whether the edition of this day has been made: there is one a day."""
+    last = subscriber.last_edition_on
+    return last is not None and last >= slots.local_date(at, subscriber.schedule)
 
 
 USED = (

@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from pipeline import editions, signup, slots
 from pipeline.bootstrap import Services
 from pipeline.domain import Frequency, Subscriber, SubscriberStatus
-from pipeline.errors import QueryError
+from pipeline.errors import ConflictError, QueryError
 from pipeline.matching.query import canonical
 from pipeline.rendering import views, words
 from pipeline.rendering.views import Card
@@ -23,7 +23,7 @@ from pipeline.signup import Preferences
 from pipeline.web import wishing, zones
 from pipeline.web.curated import CURATED, GROUPS
 from pipeline.web.pages import Pages
-from pipeline.web.reader.looking import LOOK, Sent, next_digest, now
+from pipeline.web.reader.looking import LOOK, Chosen, Sent, chosen, next_digest, now
 from pipeline.web.reader.wording import FATES, SKIPS, masked
 from pipeline.web.wishing import Mistake, Typed
 
@@ -61,7 +61,12 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
         wrong = mistakes(typed)
         if wrong:
             return _page(token, typed=typed, wrong=wrong)
-        signup.change(engine, subscriber_id, wishing.wishes(typed), now())
+        try:
+            signup.change(
+                engine, subscriber_id, wishing.wishes(typed), now(), seen=form.get("seen")
+            )
+        except ConflictError:
+            return _page(token, typed=typed, is_stale=True)
         answer = _back(token, "saved")
         answer.background = BackgroundTask(wake_editions)  # which matches new topics
         return answer
@@ -99,16 +104,19 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
         typed: Typed | None = None,
         wrong: tuple[Mistake, ...] = (),
         pause_error: str = "",
+        is_stale: bool = False,
     ) -> HTMLResponse:
         known = signup.wishes_of(engine, _whose(token))
         subscriber = known.subscriber
         shown = typed or typed_from(known)
-        is_wrong = bool(pause_error or wrong)
+        is_wrong = bool(pause_error or wrong or is_stale)
         return pages.show(
             "preferences.html",
-            status=422 if is_wrong else 200,
+            status=409 if is_stale else 422 if is_wrong else 200,
             token=token,
             done=done,
+            seen=known.version,
+            saved_meanwhile=_chosen(known) if is_stale else None,
             typed=shown,
             mistakes=wrong,
             groups=GROUPS,
@@ -172,6 +180,14 @@ def typed_from(known: Preferences) -> Typed:
         rhythm=rhythm,
         max_papers=str(known.subscriber.max_papers),
         breadth=wishing.spelled(known.subscriber.breadth),
+    )
+
+
+def _chosen(known: Preferences) -> Chosen:
+    subscriber = known.subscriber
+    labels = [label for _, label in known.topics]
+    return chosen(
+        subscriber.email, labels, subscriber.schedule, subscriber.max_papers, subscriber.breadth
     )
 
 

@@ -47,21 +47,21 @@ def router(services: Services, pages: Pages) -> APIRouter:
         is_over = made is None or made.created_at <= now() - kept
         if made is None or digest is None or not digest.picks or is_over:
             return _no_longer_kept()
-        html = _mail(delivery_id, digest, made)
+        html = _mail(digest, made)
         return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
 
-    def _mail(delivery_id: int, digest: Digest, made: Made) -> str:
-        """The mail; its links live no longer here than in the inbox."""
-        site, links, renderer = services.settings.site_url, services.links, services.renderer
+    def _mail(digest: Digest, made: Made) -> str:
+        """The mail without the links that act for its reader: people pass a page on."""
+        site, renderer = services.settings.site_url, services.renderer
         _, html, _ = renderer.page(
             digest,
             MailLinks(
                 subscribe=f"{site}/subscribe",
                 privacy=f"{site}/privacy",
                 archive=f"{site}/papers",
-                unsubscribe=links.unsubscribe(made.secret),
-                preferences=links.preferences(made.subscriber_id, made.created_at),
-                view=links.digest(delivery_id, made.created_at),
+                unsubscribe="",
+                preferences=f"{site}/link",
+                view="",
             ),
         )
         note = "" if made.template == renderer.template_version else NEWER

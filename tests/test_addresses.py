@@ -1,0 +1,224 @@
+"""Addresses: which ones we write to, and which two are one person's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from email_validator import validate_email
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, select, text
+
+from pipeline import signup
+from pipeline.domain import SuppressionReason
+from pipeline.errors import AddressError
+from pipeline.message import _ORDINARY, wire_address
+from pipeline.signup import Wishes, valid_address
+from pipeline.storage import migrate, subscribers
+from pipeline.storage.database import open_engine
+from pipeline.storage.schema import DeliveryRow
+from pipeline.storage.subscribers import address_hash, email_key
+from tests.factories import NOW
+
+KEY = "k" * 32
+
+
+@pytest.fixture
+def empty(empty_database_url: str) -> Iterator[Engine]:
+    engine = open_engine(empty_database_url)
+    yield engine
+    engine.dispose()
+
+
+# --- One person ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ada@fußball.example", "ada@fussball.example"),
+        ("ada@ΚΌΣΜΟς.example", "ada@κόσμοσ.example"),
+        ("ada@නිශ්‍ර.example", "ada@නිශ්ර.example"),  # with a joiner, and without
+        ("ada@نامه‌ای.example", "ada@نامهای.example"),
+        ("weiß@example.org", "weiss@example.org"),
+        ("\u0131lgaz@example.org", "ilgaz@example.org"),
+        ("a.da@example.org", "ada@example.org"),
+        ("ada+x@example.org", "ada@example.org"),
+    ],
+)
+def test_two_people_stay_two(one, other):
+    assert email_key(one) != email_key(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ada@FUẞBALL.example", "ada@fußball.example"),
+        ("ada@xn--fuball-cta.example", "ada@fußball.EXAMPLE"),
+        ("ADA@example.org", " ada@Example.org. "),
+        ("ada@cafe\u0301.example", "ada@café.example"),
+        ("ada@\uff45xample\u3002org", "ada@example.org"),
+        ("JOSE\u0301@example.org", "josé@example.org"),
+    ],
+)
+def test_one_person_is_one_however_the_address_is_written(one, other):
+    assert email_key(one) == email_key(other)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_a_key_is_its_own_key(local, domain):
+    key = email_key(f"{local}@{domain}")
+
+    assert email_key(key) == key
+
+
+def test_a_stranger_with_a_similar_domain_is_not_the_reader(engine):
+    """Both may subscribe, and what one does, or is suppressed for, leaves the other alone."""
+    for domain in ("fußball.example", "fussball.example"):
+        signup.add(engine, f"ada@{domain}", Wishes(), confirmed=True, suppression_key=KEY, now=NOW)
+
+    with engine.begin() as conn:
+        hash_ = address_hash("ada@fußball.example", KEY)
+        subscribers.suppress(conn, hash_, SuppressionReason.COMPLAINT, NOW)
+
+        assert len(subscribers.listing(conn)) == 2
+        assert subscribers.barred(conn, "ada@fussball.example", KEY) is None
+        assert subscribers.barred(conn, "ada@FUẞBALL.example", KEY) is not None
+
+
+# --- Readers of before --------------------------------------------------------------------------
+
+OLD_READER = (
+    "INSERT INTO subscribers (id, email, email_key, address_hash, status, at, timezone, frequency, "
+    "weekday, max_papers, secret, cursor, created_at) VALUES (:id, :email, :key, :hash, 'active', "
+    "'08:00', 'UTC', 'daily', 0, 5, :key, 0, '2030-01-02 08:00')"
+)
+
+
+def test_readers_whose_domain_was_folded_keep_what_is_known_of_them(empty):
+    """A new key and a new hash; the suppression of before holds for both, a new one for one."""
+    folded = address_hash("ada@fussball.example", KEY)
+    other = address_hash("bob@example.org", KEY)
+    with empty.begin() as conn:
+        config = migrate._config()
+        config.attributes["connection"] = conn
+        migrate.command.upgrade(config, "0008")
+        ada = {"id": 1, "email": "ada@fußball.example", "key": "ada@fussball.example"}
+        bob = {"id": 2, "email": "bob@example.org", "key": "bob@example.org"}
+        conn.execute(text(OLD_READER), [{**ada, "hash": folded}, {**bob, "hash": other}])
+        conn.execute(
+            text("INSERT INTO suppressions VALUES (:hash, 'complaint', '2030-01-02 08:00')"),
+            [{"hash": folded}, {"hash": address_hash("eve@weiss.example", KEY)}],
+        )
+        conn.execute(
+            text("INSERT INTO strikes VALUES (:hash, '2030-01-02', 'soft', '2030-01-02 08:00')"),
+            {"hash": folded},
+        )
+
+    migrate.upgrade(empty, suppression_key=KEY)
+
+    hash_ = address_hash("ada@fußball.example", KEY)
+    with empty.begin() as conn:
+        found = subscribers.by_email(conn, "ADA@FUẞBALL.example")
+        assert found is not None
+        assert found.id == 1
+        assert subscribers.by_email(conn, "ada@fussball.example") is None
+        assert subscribers.hash_of(conn, 1) == hash_
+        assert subscribers.suppressed_among(conn, [1, 2]) == {1}
+        assert subscribers.hash_of(conn, 2) == other
+        strikes = conn.execute(text("SELECT address_hash FROM strikes")).scalars().all()
+        assert set(strikes) == {folded, hash_}
+        for email in ("eve@weiß.example", "eve@weiss.example", "ada@fussball.example"):
+            assert subscribers.barred(conn, email, KEY) is not None, email
+        assert subscribers.barred(conn, "eve@weisz.example", KEY) is None
+
+
+def test_a_suppression_of_before_holds_for_who_asks_again(engine):
+    """It is known by its hash alone: whether of "ß" or of "ss" nobody can tell any more."""
+    with engine.begin() as conn:
+        subscribers.suppress(
+            conn, address_hash("eve@weiss.example", KEY), SuppressionReason.COMPLAINT, NOW
+        )
+        conn.execute(text("UPDATE suppressions SET folded = true"))
+
+    signup.ask(
+        engine, "eve@weiß.example", Wishes(), ip=None, suppression_key=KEY, now=NOW
+    )  # fmt: skip
+    signup.ask(
+        engine, "eva@weiß.example", Wishes(), ip=None, suppression_key=KEY,
+        now=NOW + timedelta(minutes=1),
+    )  # fmt: skip
+
+    with engine.connect() as conn:
+        statuses = conn.execute(select(DeliveryRow.status).order_by(DeliveryRow.id)).scalars()
+        assert list(statuses) == ["queued"]
+
+
+# --- Which ones we write to ---------------------------------------------------------------------
+
+
+def accepted(takes, address: str) -> str | None:
+    try:
+        return takes(address)
+    except AddressError:
+        return None
+
+
+LABEL = "l" * 63
+PARTS = [
+    "a", "A", "ada", "é", "ü", "ß", "例え", "İ", ".", "..", "-", "--", "@", "+", "'", '"', " ",
+    "(c)", "[", "]", "127.0.0.1", "IPv6:::1", "xn--", "_", "!", ",", ";", ":", "<", ">", "\\", "\n",
+    "\u200d", "\u202e", "\0", "\u3002", "\uff11", "x" * 63, "x" * 64, LABEL, "é" * 50, "localhost",
+    "test", "\t", "example", "org", "invalid", "local", "onion", "arpa",
+]  # fmt: skip
+
+
+@example(["x" * 64, "@", "example", ".", "org"])
+@example(["x" * 65, "@", "example", ".", "org"])
+@example(["é", "@", "example", ".", "org"])
+@example(["ada", "@", LABEL, ".", "org"])
+@example(["ada", "@", LABEL, "l", ".", "org"])
+@example(["ada", "@", "ü" * 58, ".", "org"])
+@example(["ada", "@", f"{LABEL}.{LABEL}.{LABEL}.{'l' * 57}", ".", "org"])
+@example(["x" * 64, "@", f"{LABEL}.{LABEL}.{'l' * 57}", ".", "org"])
+@example(["x" * 64, "@", f"{LABEL}.{LABEL}.{'l' * 58}", ".", "org"])
+@example(["ada", "@", f"{'é' * 50}.{'é' * 50}.{'é' * 50}.{'é' * 50}", ".", "org"])
+@example(["ada", "@", "example", ".", "org", "."])
+@example(['"ada"', "@", "example", ".", "org"])
+@example(["ada", "@", "[", "127.0.0.1", "]"])
+@example(["ada", "(c)", "@", "example", ".", "org"])
+@example(["ada", "@", "x", ".", "test"])
+@example(["ada", "@", "localhost"])
+@example(["ada", "@", "xn--", "a", ".", "org"])
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.sampled_from(PARTS), max_size=9))
+def test_the_form_and_the_envelope_take_the_same_addresses(parts):
+    """What is kept goes into an envelope that RFC 5321 allows; what is refused is refused twice."""
+    address = "".join(parts)
+
+    kept, wire = accepted(valid_address, address), accepted(wire_address, address)
+
+    assert (kept is None) == (wire is None)
+    if kept is not None and wire is not None:
+        assert wire_address(kept) == wire
+        assert wire.isascii()
+        assert len(wire) <= 254
+        assert len(wire.rpartition("@")[0]) <= 64
+        assert all(0 < len(label) <= 63 for label in wire.rpartition("@")[2].split("."))
+        assert not re.search(r"[\s<>()\[\]\\,;:\"\x00-\x1f]", wire)
+        assert email_key(kept) == email_key(wire)
+
+
+@example("a@b.co")
+@settings(deadline=None, max_examples=150)
+@given(st.from_regex(_ORDINARY, fullmatch=True))
+def test_an_ordinary_address_needs_no_second_look(address):
+    found = validate_email(
+        address, check_deliverability=False, globally_deliverable=False, strict=True
+    )
+
+    assert found.ascii_email == found.normalized == address

@@ -1,0 +1,156 @@
+"""Topics that nobody follows are forgotten, whoever begins to follow them at that moment."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from sqlalchemy import Engine, text
+
+from pipeline import editions, purge, signup
+from pipeline.editions import bring_topics_up
+from pipeline.purge import Retention
+from pipeline.signup import Wishes, holding
+from pipeline.storage import subscribers, topics
+from pipeline.storage.database import reading
+from pipeline.storage.schema import MatchRow, PickRow, SubscriptionRow, TopicRow
+from tests.factories import NOW, make_match, make_sighting
+from tests.newsroom import add_reader, count, ingest, published, rows, stored
+
+MINE, OURS = "my illness", "cat:cs.ir"
+
+
+def queries(engine: Engine) -> set[str]:
+    return {row.query for row in rows(engine, TopicRow)}
+
+
+def matched(engine: Engine) -> None:
+    ingest(engine, make_sighting(title="My illness, and yours"))
+    bring_topics_up(engine, published(engine), NOW)
+
+
+def test_erasing_a_reader_deletes_the_queries_that_only_they_followed(engine: Engine):
+    """With their matches; the others' topics stay, and so does the digest that was made."""
+    ada = add_reader(engine, MINE, OURS, "Trending")
+    add_reader(engine, OURS, email="bob@example.org")
+    matched(engine)
+    list(editions.publish(engine, now=NOW, expiry=Retention().ip, template="1", everyone=True))
+    picks = count(engine, PickRow)
+
+    signup.erase_by_id(engine, ada.id, NOW)
+
+    assert queries(engine) == {OURS, "trending"}
+    assert {row.topic_id for row in rows(engine, MatchRow)} == {
+        row.topic_id for row in rows(engine, SubscriptionRow)
+    }
+    assert picks > count(engine, PickRow) > 0, "only the digests of who was erased are blank"
+
+
+def test_a_night_deletes_topics_that_nobody_follows_any_more(engine: Engine):
+    ada = add_reader(engine, *(f"illness {n}" for n in range(purge.TOPICS + 5)), MINE)
+    matched(engine)
+    signup.change(engine, ada.id, Wishes((OURS,)), NOW)
+
+    purged = purge.purge(engine, NOW, Retention())
+
+    assert purged.topics == purge.TOPICS + 6
+    assert queries(engine) == {OURS}
+    assert count(engine, MatchRow) == 0
+    assert purge.purge(engine, NOW, Retention()).topics == 0
+
+
+def test_who_has_left_and_may_come_back_keeps_their_topics(engine: Engine):
+    ada = add_reader(engine, MINE)
+    signup.leave(engine, ada.secret, NOW)
+
+    purge.purge(engine, NOW, Retention())
+
+    assert queries(engine) == {MINE}
+
+
+def test_a_query_followed_anew_is_matched_anew(engine: Engine):
+    ada = add_reader(engine, MINE)
+    matched(engine)
+    found = count(engine, MatchRow)
+    signup.erase_by_id(engine, ada.id, NOW)
+
+    add_reader(engine, MINE, email="bob@example.org")
+    bring_topics_up(engine, published(engine), NOW)
+
+    assert count(engine, MatchRow) == found == 1
+
+
+def test_a_reader_who_follows_a_topic_while_it_is_deleted_gets_a_new_one(engine: Engine):
+    """Erasing was first: whoever waits for its lock finds no row, and adds one."""
+    ada = add_reader(engine, MINE)
+    with ThreadPoolExecutor(1) as other:
+        with engine.begin() as conn:
+            reader = subscribers.by_id(conn, ada.id, for_change=True)
+            assert reader is not None
+            holding._erase(conn, reader, NOW)
+            following = other.submit(add_reader, engine, MINE, email="bob@example.org")
+            time.sleep(0.3)
+        bob = following.result(timeout=30)
+
+    with reading(engine) as conn:
+        [followed] = topics.followed_by(conn, [bob.id])[bob.id]
+    assert followed.topic.query == MINE
+    assert queries(engine) == {MINE}
+
+
+def test_a_topic_that_is_followed_while_it_would_be_deleted_stays(engine: Engine):
+    """Following was first: erasing waits for its lock, and looks again."""
+    ada = add_reader(engine, MINE)
+    bob = add_reader(engine, OURS, email="bob@example.org")
+    with ThreadPoolExecutor(1) as other:
+        with engine.begin() as conn:
+            topic = topics.find_or_add(conn, MINE, NOW)
+            topics.follow(conn, bob.id, [(topic, MINE)], NOW)
+            erasing = other.submit(signup.erase_by_id, engine, ada.id, NOW)
+            time.sleep(0.3)
+        erasing.result(timeout=30)
+
+    assert [row.topic_id for row in rows(engine, SubscriptionRow)] == [topic.id]
+    assert MINE in queries(engine)
+
+
+def test_readers_come_and_go_at_once_and_none_loses_a_topic(engine: Engine):
+    """Erasing, purging and joining at the same moment, over and over."""
+    stop = threading.Event()
+
+    def purge_all_the_time() -> None:
+        while not stop.is_set():
+            purge.purge(engine, NOW, Retention())
+
+    def come_and_go(number: int) -> int:
+        for turn in range(4):
+            reader = add_reader(engine, MINE, OURS, email=f"r{number}.{turn}@example.org")
+            signup.erase_by_id(engine, reader.id, NOW)
+        last = add_reader(engine, MINE, OURS, email=f"r{number}.stays@example.org")
+        return last.id
+
+    with ThreadPoolExecutor(4) as others:
+        purging = others.submit(purge_all_the_time)
+        stayed = [job.result(timeout=120) for job in [others.submit(come_and_go, n) for n in "abc"]]
+        stop.set()
+        purging.result(timeout=120)
+
+    with reading(engine) as conn:
+        followed = topics.followed_by(conn, stayed)
+    assert all({s.topic.query for s in followed[id_]} == {MINE, OURS} for id_ in stayed)
+    assert queries(engine) == {MINE, OURS}
+
+
+def test_matches_of_a_topic_that_was_deleted_meanwhile_are_left_out(engine: Engine):
+    """An ingest run that read it before goes on with the others."""
+    add_reader(engine, MINE, OURS)
+    matched(engine)
+    mine, ours = (next(r for r in rows(engine, TopicRow) if r.query == q) for q in (MINE, OURS))
+    [paper] = stored(engine)
+    with engine.begin() as conn:
+        conn.execute(text("DELETE FROM subscriptions"))
+        topics.delete_unfollowed(conn, among=[mine.id])
+        topics.add_matches(conn, [(make_match(t, paper), 1) for t in (mine, ours)])
+
+    assert {row.topic_id for row in rows(engine, MatchRow)} == {ours.id}

@@ -1,0 +1,138 @@
+"""Every answer of the site, whatever was asked: its headers, and what it allows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from fastapi.routing import APIRoute
+from starlette.testclient import TestClient
+
+from pipeline import settings
+from pipeline.bootstrap import Services
+from pipeline.mailbox import Mailbox
+from pipeline.web import create_app, health
+from pipeline.web.app import METHODS
+from pipeline.web.pages import Pages
+from pipeline.web.security import ALWAYS
+
+SITE = "http://127.0.0.1:8000"
+CROSS_SITE = {"Origin": "https://mail.example", "Sec-Fetch-Site": "cross-site"}
+
+
+@pytest.fixture
+def backend() -> str:
+    return "sqlite"
+
+
+@pytest.fixture
+def app(engine, tmp_path):
+    services = Services(settings.load(None, site_url=SITE), engine)
+    return create_app(services, Mailbox(tmp_path / "mailbox"))
+
+
+@pytest.fixture
+def browser(app) -> TestClient:
+    return TestClient(app, base_url=SITE, follow_redirects=False, raise_server_exceptions=False)
+
+
+def paths_of(router) -> list[str]:
+    """One address of each route, and two that do not exist."""
+    found = set(_paths(router.routes))
+    assert {"/papers", "/hooks/{provider}", "/healthz", "/mailbox/{letter_id}"} <= found
+    return [
+        *(re.sub(r"{[^}]*}", "x", path) for path in sorted(found)),
+        "/no/such/page",
+        "/data/x/y",
+    ]
+
+
+def _paths(routes) -> Iterator[str]:
+    for route in routes:
+        if isinstance(route, APIRoute):
+            yield route.path
+        else:
+            yield from _paths(route.original_router.routes)
+
+
+def is_guarded(answer) -> bool:
+    return all(name in answer.headers for name in ALWAYS)
+
+
+def test_every_answer_has_the_security_headers(app, browser):
+    """All routes, all methods, from the site itself: found or not, allowed or not."""
+    seen = set()
+    for path in paths_of(app):
+        for method in (*METHODS, "TRACE", "BREW"):
+            answer = browser.request(method, path, headers={"Sec-Fetch-Site": "same-origin"})
+            seen.add(answer.status_code)
+            assert is_guarded(answer), (method, path, answer.status_code)
+    assert {200, 204, 403, 404, 405, 410, 415} <= seen
+
+
+def test_a_method_that_is_not_allowed_says_which_are(app, browser):
+    """RFC 9110, section 15.5.6; a page may have one route to look and another to send."""
+    for path in paths_of(app):
+        answers = {method: browser.request(method, path) for method in METHODS}
+        refused = [answer for answer in answers.values() if answer.status_code == 405]
+        allowed = {method for method in METHODS if answers[method].status_code not in {405, 404}}
+        for answer in refused:
+            named = set(answer.headers["Allow"].split(", "))
+            assert allowed <= named, path
+            assert not {m for m in named if answers[m].status_code == 405}, path
+        if answers["OPTIONS"].status_code == 204:
+            assert answers["OPTIONS"].content == b""
+            assert "OPTIONS" in answers["OPTIONS"].headers["Allow"]
+
+    assert browser.put("/subscribe").headers["Allow"] == "GET, HEAD, OPTIONS, POST"
+
+
+def test_looking_without_the_body_is_looking(app, browser):
+    """HEAD answers as GET does wherever there is a GET."""
+    for path in paths_of(app):
+        looked, headed = browser.get(path), browser.head(path)
+        if looked.status_code != 405:
+            assert headed.status_code == looked.status_code, path
+
+
+@pytest.mark.parametrize("headers", [CROSS_SITE, {"Sec-Fetch-Site": "same-site"}])
+def test_a_link_on_another_site_leads_here(app, browser, headers):
+    """Each link of a mail is clicked in somebody's webmail."""
+    for path in paths_of(app):
+        for method in ("GET", "HEAD"):
+            answer = browser.request(method, path, headers=headers)
+            assert path == "/metrics" or answer.status_code != 403, (method, path)
+
+
+@pytest.mark.parametrize("headers", [CROSS_SITE, {"Sec-Fetch-Site": "same-site"}])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_a_form_on_another_site_is_refused(app, browser, method, headers):
+    """But for one-click, which mail services post, and hooks, which sign what they say."""
+    open_to_all = {"/unsubscribe/x", "/hooks/x"}
+    for path in paths_of(app):
+        answer = browser.request(method, path, headers=headers)
+        assert (answer.status_code == 403) is (path not in open_to_all), path
+
+
+def test_an_uncaught_error_is_answered_with_the_same_headers(browser, monkeypatch):
+    """The outermost handler makes that page, outside all other middleware."""
+    monkeypatch.setattr(health, "why_not_ready", lambda *_: 1 / 0)
+
+    answer = browser.get("/readyz")
+
+    assert answer.status_code == 500
+    assert "Something went wrong" in answer.text
+    assert is_guarded(answer)
+
+
+def test_an_error_that_no_page_can_tell_of_is_answered_in_plain_words(browser, monkeypatch):
+    monkeypatch.setattr(health, "why_not_ready", lambda *_: 1 / 0)
+    monkeypatch.setattr(Pages, "show", lambda *_, **__: 1 / 0)
+
+    answer = browser.get("/readyz")
+
+    assert answer.status_code == 500
+    assert "Something went wrong" in answer.text
+    assert "ZeroDivisionError" not in answer.text
+    assert is_guarded(answer)

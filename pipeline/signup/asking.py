@@ -16,6 +16,7 @@ from pipeline.domain import SuppressionReason
 from pipeline.errors import LimitError
 from pipeline.storage import confirmations, limits
 
+EVERYBODY: Final = "everywhere"  # the name of a counter that all share
 COUNTERS: Final = "ask:"  # what the names of these limits begin with
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
@@ -35,9 +36,9 @@ def count(conn: Connection, ip: str | None, now: datetime) -> None:
     taken in one order, from the narrowest to the one that all share, so nobody waits in a circle.
     """
     for name, limit in (
-        (_host(ip), FROM_ONE_IP),
-        (_network(ip), FROM_ONE_NETWORK),
-        ("everywhere", FROM_EVERYWHERE),
+        (host(ip), FROM_ONE_IP),
+        (network(ip), FROM_ONE_NETWORK),
+        (EVERYBODY, FROM_EVERYWHERE),
     ):
         for window, most in limit:
             key = f"{COUNTERS}{name}:{window // HOUR}h"
@@ -65,19 +66,27 @@ def may_mail(
     return unanswered.last_at is None or unanswered.last_at <= now - PER_ADDRESS_REST
 
 
-def _host(ip: str | None) -> str:
-    """One customer: an IPv4 address, or the /64 that an IPv6 customer has all of."""
+def scopes(ip: str | None) -> list[tuple[str, int]]:
+    """Return the names that `ip` is counted under, each with its multiple of one client's limit.
+
+    A customer has a whole IPv6 /64, often a /56 or /48, so rotating inside one must not help.
+    """
     address = _parsed(ip)
     if address is None:
-        return ip or ""
-    return str(address) if address.version == 4 else _block(address, 64)
+        return [(ip or "", 1)]
+    if address.version == 4:
+        return [(str(address), 1), (_block(address, 24), 4)]
+    return [(_block(address, 64), 1), (_block(address, 56), 2), (_block(address, 48), 4)]
 
 
-def _network(ip: str | None) -> str:
-    address = _parsed(ip)
-    if address is None:
-        return ""
-    return _block(address, 24 if address.version == 4 else 48)
+def host(ip: str | None) -> str:
+    """Return one customer: an IPv4 address, or the /64 around an IPv6 address."""
+    return scopes(ip)[0][0]
+
+
+def network(ip: str | None) -> str:
+    """Return the IPv4 /24 or IPv6 /48 around `ip`; "" where it is no address."""
+    return scopes(ip)[-1][0] if _parsed(ip) else ""
 
 
 def _parsed(ip: str | None) -> IPv4Address | IPv6Address | None:

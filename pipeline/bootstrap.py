@@ -54,6 +54,7 @@ from pipeline.message import Sender, compose_confirmation, compose_digest
 from pipeline.purge import Purged, Retention
 from pipeline.rendering import House, MailLinks, Rendered, Renderer
 from pipeline.settings import Settings
+from pipeline.signup.asking import Limits
 from pipeline.smtp import Security, SMTPTransport
 from pipeline.smtp.connection import Bounds
 from pipeline.sources import Source, Validator
@@ -84,7 +85,7 @@ GAPS = {
 
 CHUNK = 200  # deliveries a claim
 EMBEDDED_AT_ONCE = 50  # papers whose vectors are kept together: some seconds of work
-TOPICS_KEPT = 20_000  # in memory, 1.5 KB each
+TOPICS_KEPT = 4_000  # in memory, 1.5 KB each, and at most 8 KB of text
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +305,11 @@ class Services:
         if not aligned(domain, host):
             raise SettingsError(f"DKIM_DOMAIN: {domain} says nothing about mail from {host}")
         return domain
+
+    @property
+    def signup_limits(self) -> Limits:
+        loaded = self.settings
+        return Limits(loaded.signups_per_hour, loaded.signups_per_day, loaded.site_signups_per_hour)
 
     @property
     def suppression_key(self) -> str:

@@ -13,9 +13,17 @@ from pipeline import slots
 from pipeline.domain import DeliveryKind, Origin, RequestKind, Subscriber, SubscriberStatus
 from pipeline.errors import InvalidTokenError
 from pipeline.signup import asking
+from pipeline.signup.asking import Limits
 from pipeline.signup.joining import REQUEST_EXPIRY, Confirmed, take
 from pipeline.signup.wishes import Wishes, checked, follow, known, next_slot, valid_address
-from pipeline.storage import confirmations, deliveries, requests, strikes, subscribers
+from pipeline.storage import (
+    confirmations,
+    deliveries,
+    requests,
+    strikes,
+    subscribers,
+    topics,
+)
 from pipeline.storage.database import retried, with_retries
 
 log = structlog.get_logger(__name__)
@@ -28,11 +36,16 @@ TAKEN = "this address has a subscription of its own"
 def change(engine: Engine, subscriber_id: int, wishes: Wishes, now: datetime) -> Subscriber:
     """Follow other topics, or be written to at another hour, from the next digest on.
 
-    Raises QueryError, SettingsError and NotFoundError before anything is stored.
+    Raises QueryError, SettingsError, NotFoundError and LimitError before anything is stored.
     """
     queries = checked(wishes)
     with engine.begin() as conn:
         subscriber = known(conn, subscriber_id, for_change=True)
+        followed = {
+            one.topic.query for one in topics.followed_by(conn, [subscriber_id])[subscriber_id]
+        }
+        added = {query for query, _ in queries} - followed
+        asking.count_new_topics(conn, subscriber_id, len(added), now)
         subscribers.change_wishes(
             conn,
             subscriber_id,
@@ -72,6 +85,7 @@ def ask_new_address(
     ip: str | None,
     suppression_key: str,
     now: datetime,
+    limits: Limits | None = None,
 ) -> None:
     """Ask the owner of `email` whether this reader's mail should go there from now on.
 
@@ -81,7 +95,7 @@ def ask_new_address(
     """
     address = valid_address(email)
     with_retries(
-        partial(_ask_new_address, engine, subscriber_id, address, ip, suppression_key, now)
+        partial(_ask_new_address, engine, subscriber_id, address, ip, suppression_key, now, limits)
     )
 
 
@@ -92,18 +106,19 @@ def _ask_new_address(
     ip: str | None,
     suppression_key: str,
     now: datetime,
+    limits: Limits | None,
 ) -> None:
-    hash_ = subscribers.address_hash(address, suppression_key)
+    to = asking.recipient(address, ip, suppression_key)
     with engine.begin() as conn:
-        asking.count(conn, ip, now)
+        asking.count(conn, ip, now, limits)
         subscriber = known(conn, subscriber_id, for_change=True)
         holder = subscribers.by_email(conn, address)
         is_free = holder is None or holder.status is SubscriberStatus.PENDING
-        is_barred = subscribers.suppressed(conn, hash_) is not None
-        may_mail = asking.may_mail(conn, hash_, now)
+        is_barred = subscribers.suppressed(conn, to.hash) is not None
+        may_mail = asking.may_mail(conn, to, now)
         request_id = requests.add(
             conn, RequestKind.NEW_ADDRESS, subscriber_id, email=address,
-            wishes={"address_hash": hash_}, ip=ip, origin=Origin.FORM,
+            wishes={"address_hash": to.hash}, ip=ip, origin=Origin.FORM,
             expires_at=now + REQUEST_EXPIRY, now=now,
         )  # fmt: skip
         is_active = subscriber.status is SubscriberStatus.ACTIVE
@@ -112,7 +127,9 @@ def _ask_new_address(
             conn, DeliveryKind.NEW_ADDRESS, subscriber_id, about=request_id, request_id=request_id,
             address=address, expires_at=now + REQUEST_EXPIRY, now=now, wanted=wanted,
         )  # fmt: skip
-        confirmations.record(conn, hash_, now, wanted=wanted)
+        confirmations.record(
+            conn, to.hash, now, inbox=to.inbox, requester=to.requester, wanted=wanted
+        )
     log.info("asked for another address", subscriber=subscriber_id, request=request_id)
 
 
@@ -152,27 +169,44 @@ def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Conf
 # --- The way back -------------------------------------------------------------------------------
 
 
-def ask_link(engine: Engine, email: str, *, ip: str | None, now: datetime) -> None:
+def ask_link(
+    engine: Engine,
+    email: str,
+    *,
+    ip: str | None,
+    suppression_key: str,
+    now: datetime,
+    limits: Limits | None = None,
+) -> None:
     """Mail an active reader the way back to their preferences, under the limits of the form.
 
     The same answer, and the same work, for any address. Raises AddressError and LimitError.
     """
     address = valid_address(email)
-    with_retries(partial(_ask_link, engine, address, ip, now))
+    with_retries(partial(_ask_link, engine, address, ip, suppression_key, now, limits))
 
 
-def _ask_link(engine: Engine, address: str, ip: str | None, now: datetime) -> None:
+def _ask_link(
+    engine: Engine,
+    address: str,
+    ip: str | None,
+    suppression_key: str,
+    now: datetime,
+    limits: Limits | None,
+) -> None:
+    to = asking.recipient(address, ip, suppression_key)
     with engine.begin() as conn:
-        asking.count(conn, ip, now)
+        asking.count(conn, ip, now, limits)
         subscriber = subscribers.by_email(conn, address, for_change=True)
         subscriber_id = subscriber.id if subscriber else 0
-        hash_ = subscribers.hash_of(conn, subscriber_id)
-        is_barred = subscribers.suppressed(conn, hash_) is not None
-        may_mail = asking.may_mail(conn, hash_, now)
+        is_barred = subscribers.suppressed(conn, to.hash) is not None
+        may_mail = asking.may_mail(conn, to, now)
         is_active = subscriber is not None and subscriber.status is SubscriberStatus.ACTIVE
         wanted = is_active and may_mail and not is_barred
         confirmations.enqueue(
             conn, DeliveryKind.LINK, subscriber_id, about=f"{now:%Y%m%dT%H%M%S}",
             expires_at=now + LINK_EXPIRY, now=now, wanted=wanted,
         )  # fmt: skip
-        confirmations.record(conn, hash_, now, wanted=wanted)
+        confirmations.record(
+            conn, to.hash, now, inbox=to.inbox, requester=to.requester, wanted=wanted
+        )

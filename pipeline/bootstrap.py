@@ -63,6 +63,7 @@ from pipeline.sources.http import Client, user_agent
 from pipeline.sources.huggingface import HuggingFace
 from pipeline.storage import digests, embeddings, http_validators, limits, migrate, subscribers
 from pipeline.storage.database import (
+    POOL_TIMEOUT,
     in_chunks,
     open_engine,
     reading,
@@ -608,13 +609,14 @@ def _spare_what_stays() -> None:
     gc.freeze()
 
 
-def build(loaded: Settings, *, check: bool = True) -> Services:
+def build(loaded: Settings, *, check: bool = True, pool_timeout: float = POOL_TIMEOUT) -> Services:
     """The services of this process.
 
+    `pool_timeout` is how many seconds a thread waits for a free connection to the database.
     Raises SchemaError unless the database fits this code, and SettingsError for keys that cannot
     sign: better now than when the first mail is due.
     """
-    engine = open_engine(loaded.database_url, pool_size=5)
+    engine = open_engine(loaded.database_url, pool_timeout=pool_timeout)
     built = Services(loaded, engine)
     if check:
         migrate.check(engine)

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from pipeline.storage.database import open_engine
 from pipeline.web import bounds
 from pipeline.web import server as servers
 from pipeline.web.bounds import (
@@ -107,6 +108,58 @@ def test_a_huge_address_or_header_is_refused_by_a_page(site: Site, path, headers
 
 def test_a_search_of_the_longest_query_fits(site: Site):
     assert site.get("/papers", params={"q": "\u96fb" * 2_000}).status_code == 200
+
+
+ODD = (
+    "/papers?page=999999999",
+    "/papers?page=-1",
+    "/papers?page=\u0663",
+    "/papers?date=0001-01-01",
+    "/papers?date=9999-12-31",
+    "/papers?week=0001-W01",
+    "/papers?week=9999-W52",
+    "/papers?week=9999-W53",
+    "/papers?month=0001-01",
+    "/papers?month=9999-12",
+    "/papers?month=9999-12&date=0001-01-01&week=1",
+    "/papers?q=%00%ff%fe&sort=best&page=7",
+    "/papers?q=" + "(" * 1_900,
+    "/papers?q=" + "-" * 1_900,
+    "/papers?q=" + "-(" * 900,
+    "/papers?q=" + "a%20OR%20" * 280 + "a",
+    "/papers?q=" + "au:a%20" * 280,
+    "/papers?q=" + "cat:*%20OR%20" * 180 + "cat:*",
+    "/papers?q=" + "%EF%B7%BA" * 1_000,
+    "/papers?q=" + "%5C%22o" * 600,
+    "/papers?topic=" + "a" * 1_900,
+    "/papers/" + "../" * 100 + "etc/passwd",
+    "/papers/%00",
+    "/papers/" + "a/" * 2_000,
+    "/topics?q=" + "a%20" * 480 + "&page=99999",
+    "/topics/agents.rss",
+    "/topics/agents.atom.atom",
+    "/topics.atom?q=(",
+    "/topics.json",
+    "/topics/%00.json",
+    "/subscribe?" + "&".join(["topic=moss"] * 1_000),
+    "/subscribe?topic=" + "a" * 20_000,
+    "/unsubscribe/" + "a" * 5_000,
+    "/preferences/" + "a" * 5_000,
+    "/confirm/" + "." * 5_000,
+    "/digests/%ff",
+    "/data/%00",
+)
+
+
+@pytest.mark.parametrize("path", ODD, ids=lambda path: path[:40])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_no_address_is_a_mistake_of_ours_or_takes_long(site: Site, method: str, path: str):
+    started = time.thread_time()
+
+    answer = site.browser.request(method, path, headers={"Range": "bytes=0-,5-,9-"})
+
+    assert answer.status_code < 500
+    assert time.thread_time() - started < 5
 
 
 @pytest.mark.parametrize("path", ["/subscribe", "/link", "/hooks/generic", "/nowhere"])
@@ -372,9 +425,21 @@ def test_a_database_that_is_busy_is_answered_by_503(engine: Engine, error: Excep
     assert "<h1>" in answer.text
 
 
-def test_connections_that_run_out_are_waited_for_briefly(engine: Engine):
-    """Quick to refuse: a visitor has gone after half a minute, and holds a thread meanwhile."""
-    assert engine.pool.timeout() <= 5
+def test_connections_that_run_out_are_waited_for_briefly(database_url: str):
+    engine = open_engine(database_url, pool_timeout=0.3)
+    site = open_site(engine)
+    site.get("/papers")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(PoolTimeoutError):
+            while True:
+                stack.enter_context(engine.connect())
+        started = time.monotonic()
+
+        answer = site.get("/papers")
+
+    engine.dispose()
+    assert answer.status_code == 503
+    assert time.monotonic() - started < 10
 
 
 # --- Throttles ----------------------------------------------------------------------------------

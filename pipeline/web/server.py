@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.errors import ServiceError
 
+POOL_TIMEOUT: Final = 5.0  # seconds to wait for a free connection to the database, then 503
 GRACE = 5  # seconds for answers that are on their way when we are told to stop
 HEADER_SECONDS: Final = 10.0  # for the headers of a request, and for what follows an answer
 WRITE_SECONDS: Final = 60.0  # for a visitor to take an answer that is written

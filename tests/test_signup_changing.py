@@ -20,6 +20,7 @@ from pipeline.domain import (
 )
 from pipeline.errors import InvalidTokenError, LimitError, NotFoundError
 from pipeline.signup import Why, Wishes
+from pipeline.signup.asking import Limits
 from pipeline.storage import deliveries, subscribers
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
@@ -231,13 +232,12 @@ def test_asking_for_the_way_back_takes_the_same_work_for_all(engine: Engine):
 
 
 def test_the_form_and_the_way_back_share_their_limits(engine: Engine):
+    given = {"ip": IP, "suppression_key": SUPPRESSION_KEY, "now": NOW, "limits": Limits(5, 20)}
     for number in range(5):
-        signup.ask_link(
-            engine, f"r{number}@example.org", ip=IP, suppression_key=SUPPRESSION_KEY, now=NOW
-        )
+        signup.ask_link(engine, f"r{number}@example.org", **given)
 
     with pytest.raises(LimitError):
-        ask(engine, ADA)
+        signup.ask(engine, ADA, Wishes(), **given)
 
 
 # --- Leaving ------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ from pipeline.message import Sender, compose_confirmation, compose_digest
 from pipeline.purge import Purged, Retention
 from pipeline.rendering import House, MailLinks, Rendered, Renderer
 from pipeline.settings import Settings
+from pipeline.signup.asking import Limits
 from pipeline.smtp import Security, SMTPTransport
 from pipeline.smtp.connection import Bounds
 from pipeline.sources import Source, Validator
@@ -62,6 +63,7 @@ from pipeline.sources.http import Client, user_agent
 from pipeline.sources.huggingface import HuggingFace
 from pipeline.storage import digests, embeddings, http_validators, limits, migrate, subscribers
 from pipeline.storage.database import (
+    POOL_TIMEOUT,
     in_chunks,
     open_engine,
     reading,
@@ -84,7 +86,7 @@ GAPS = {
 
 CHUNK = 200  # deliveries a claim
 EMBEDDED_AT_ONCE = 50  # papers whose vectors are kept together: some seconds of work
-TOPICS_KEPT = 20_000  # in memory, 1.5 KB each
+TOPICS_KEPT = 4_000  # in memory, 1.5 KB each, and at most 8 KB of text
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +306,11 @@ class Services:
         if not aligned(domain, host):
             raise SettingsError(f"DKIM_DOMAIN: {domain} says nothing about mail from {host}")
         return domain
+
+    @property
+    def signup_limits(self) -> Limits:
+        loaded = self.settings
+        return Limits(loaded.signups_per_hour, loaded.signups_per_day, loaded.site_signups_per_hour)
 
     @property
     def suppression_key(self) -> str:
@@ -602,13 +609,14 @@ def _spare_what_stays() -> None:
     gc.freeze()
 
 
-def build(loaded: Settings, *, check: bool = True) -> Services:
+def build(loaded: Settings, *, check: bool = True, pool_timeout: float = POOL_TIMEOUT) -> Services:
     """The services of this process.
 
+    `pool_timeout` is how many seconds a thread waits for a free connection to the database.
     Raises SchemaError unless the database fits this code, and SettingsError for keys that cannot
     sign: better now than when the first mail is due.
     """
-    engine = open_engine(loaded.database_url, pool_size=5)
+    engine = open_engine(loaded.database_url, pool_timeout=pool_timeout)
     built = Services(loaded, engine)
     if check:
         migrate.check(engine)

@@ -101,6 +101,12 @@ class Settings(BaseSettings):
     trusted_proxies: Words = ()
     metrics_token: Annotated[SecretStr | None, Field(min_length=16)] = None
 
+    # Limits
+    signups_per_hour: Annotated[int, Field(ge=1, le=100_000)] = 50
+    signups_per_day: Annotated[int, Field(ge=1, le=100_000)] = 100
+    site_signups_per_hour: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    previews_per_minute: Annotated[int, Field(ge=1, le=10_000)] = 120
+
     # Who writes
     mail_from: str = "Paperboy <paperboy@localhost>"
     reply_to: str | None = None

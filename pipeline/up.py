@@ -76,7 +76,7 @@ def _house(folder: Path, port: int) -> Iterator[House]:
         loaded = settings.load(Path(".env"), **ours)
         loaded.check_real_mail()
         _upgrade(loaded)
-        services = bootstrap.build(loaded)
+        services = bootstrap.build(loaded, pool_timeout=web.POOL_TIMEOUT)
         stack.callback(services.engine.dispose)
         # Celery warns of being run by root, which is for whoever runs us to decide.
         ours["pythonwarnings"] = "ignore::UserWarning"

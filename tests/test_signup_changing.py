@@ -20,6 +20,7 @@ from pipeline.domain import (
 )
 from pipeline.errors import InvalidTokenError, LimitError, NotFoundError
 from pipeline.signup import Why, Wishes
+from pipeline.signup.asking import Limits
 from pipeline.storage import deliveries, subscribers
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
@@ -205,7 +206,9 @@ def test_the_way_back_is_mailed_to_who_is_here(engine: Engine, kind: str, expect
             signup.leave(engine, reader.secret, SOON)
 
     for hours in (0, 1, 23):
-        signup.ask_link(engine, ADA, ip=None, now=NOW + hours * HOUR)
+        signup.ask_link(
+            engine, ADA, ip=None, suppression_key=SUPPRESSION_KEY, now=NOW + hours * HOUR
+        )
 
     assert [kind for kind, _ in mails(engine)].count("link") == expected
 
@@ -218,7 +221,9 @@ def test_asking_for_the_way_back_takes_the_same_work_for_all(engine: Engine):
         statements: list[str] = []
         listener = lambda *_, to=statements: to.append(" ".join(_[2].split()[:3]))  # noqa: E731
         event.listen(engine, "before_cursor_execute", listener)
-        signup.ask_link(engine, email, ip=f"198.51.{number}.1", now=NOW)
+        signup.ask_link(
+            engine, email, ip=f"198.51.{number}.1", suppression_key=SUPPRESSION_KEY, now=NOW
+        )
         event.remove(engine, "before_cursor_execute", listener)
         seen.append(statements)
 
@@ -227,11 +232,12 @@ def test_asking_for_the_way_back_takes_the_same_work_for_all(engine: Engine):
 
 
 def test_the_form_and_the_way_back_share_their_limits(engine: Engine):
+    given = {"ip": IP, "suppression_key": SUPPRESSION_KEY, "now": NOW, "limits": Limits(5, 20)}
     for number in range(5):
-        signup.ask_link(engine, f"r{number}@example.org", ip=IP, now=NOW)
+        signup.ask_link(engine, f"r{number}@example.org", **given)
 
     with pytest.raises(LimitError):
-        ask(engine, ADA)
+        signup.ask(engine, ADA, Wishes(), **given)
 
 
 # --- Leaving ------------------------------------------------------------------------------------
@@ -445,3 +451,22 @@ def test_erasing_while_a_digest_is_compiled_leaves_nothing(engine: Engine):
 
     assert {status for _, status in mails(engine)} <= {"cancelled"}
     assert "cat:cs.IR" not in everything(engine)
+
+
+def test_a_reader_adds_a_bounded_number_of_topics_a_day(engine: Engine):
+    """Each is matched to a month of papers; saving again what is followed costs nothing."""
+    reader = add_reader(engine, "retrieval")
+
+    def change(*queries: str, now=NOW) -> None:
+        signup.change(engine, reader.id, Wishes(queries), now)
+
+    for day in range(2):
+        change(*(f"first {day} {n}" for n in range(50)), now=NOW + day * DAY)
+        change(*(f"second {day} {n}" for n in range(50)), now=NOW + day * DAY)
+    for _ in range(9):
+        change(*(f"second 1 {n}" for n in range(50)), now=NOW + DAY)
+    with pytest.raises(LimitError):
+        change("third", now=NOW + DAY)
+
+    assert len(signup.find(engine, reader.email)[1]) == 50
+    change("third", now=NOW + 2 * DAY)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -30,7 +31,8 @@ from pipeline.errors import (
     QueryError,
     SettingsError,
 )
-from pipeline.signup import Wishes, asking
+from pipeline.signup import Wishes
+from pipeline.signup.asking import Limits, inbox_of
 from pipeline.signup.wishes import as_json, from_json
 from pipeline.storage import confirmations, deliveries, subscribers
 from pipeline.storage.deliveries import Settlement
@@ -55,8 +57,12 @@ WISHES = Wishes(("cat:cs.IR", "Dense  retrieval"), make_schedule(9, "Europe/Berl
 KINDS = ["new", "pending", "active", "unsubscribed", "suppressed", "complained"]
 
 
+IP = "203.0.113.7"
+FEW = Limits(per_hour=5, per_day=20, everybody=2_000)
+
+
 def ask(engine: Engine, email: str = ADA, wishes: Wishes = WISHES, **changes: Any) -> None:
-    given = {"ip": "203.0.113.7", "suppression_key": SUPPRESSION_KEY, "now": NOW}
+    given = {"ip": IP, "suppression_key": SUPPRESSION_KEY, "now": NOW, "limits": FEW}
     assert signup.ask(engine, email, wishes, **{**given, **changes}) is None
 
 
@@ -227,6 +233,84 @@ def test_an_address_is_asked_once_a_day_and_three_times_a_month(engine: Engine):
     assert len(mails(engine)) == 4
 
 
+def sent_at(engine: Engine) -> list[timedelta]:
+    return [row.asked_at - NOW for row in rows(engine, AskedRow, AskedRow.asked_at)]
+
+
+def most_in_a_month(times: list[timedelta]) -> int:
+    return max(sum(start <= at < start + 30 * DAY for at in times) for start in times)
+
+
+def test_a_stranger_keeps_the_owner_of_an_address_out_for_less_than_a_day(engine: Engine):
+    """The stranger asks twice a day for 60 days; the owner asks from elsewhere."""
+    for hour in range(0, 60 * 24, 12):
+        ask(engine, ip="198.51.100.1", now=NOW + hour * HOUR, limits=Limits(10**6, 10**6, 10**6))
+    before = sent_at(engine)
+    assert most_in_a_month(before) <= 12
+
+    tries = 0
+    while len(sent_at(engine)) == len(before):
+        tries += 1
+        ask(engine, now=NOW + 60 * DAY + tries * HOUR, limits=Limits(10**6, 10**6, 10**6))
+
+    assert tries <= 24
+
+
+@pytest.mark.parametrize("networks", [1, 1_000])
+def test_there_is_always_a_link_that_works_or_a_new_mail(engine: Engine, networks: int):
+    """Whoever asks, from one network or from a thousand; also for an owner in the same network."""
+    for step in range(0, 60 * 24, 12):
+        ip = f"198.{step % networks % 250}.{step % networks // 250}.1"
+        ask(engine, ip=ip, now=NOW + step * HOUR, limits=Limits(10**6, 10**6, 10**6))
+        newest = sent_at(engine)[-1]
+        assert step * HOUR - newest < 72 * HOUR, "the link in the newest mail has ended"
+
+    assert most_in_a_month(sent_at(engine)) <= (12 if networks == 1 else 18)
+    gaps = [later - one for one, later in pairwise(sent_at(engine))]
+    assert min(gaps) >= DAY
+
+
+def test_one_inbox_has_one_limit_whatever_its_address(engine: Engine):
+    """For limits only: they are other readers all the same."""
+    for email in ("ada+1@example.org", "ada@example.org", "Ada+x+y@example.org"):
+        ask(engine, email)
+    for email in ("a.d.a@gmail.com", "ada+x@googlemail.com", "ada@gmail.com"):
+        ask(engine, email, ip="198.51.100.1")
+    ask(engine, "a.da@example.org", ip="192.0.2.1")
+
+    assert len(mails(engine)) == 3
+    assert count(engine, SubscriberRow) == 7
+
+
+def test_answering_for_one_address_frees_its_inbox(engine: Engine):
+    ask(engine, "ada+papers@example.org")
+    signup.confirm(engine, last_request(engine), NOW)
+
+    ask(engine, "ada@example.org")
+
+    assert [kind for kind, _ in mails(engine)] == ["confirmation", "confirmation"]
+
+
+def test_a_plus_alone_is_no_empty_name():
+    assert inbox_of("+@Example.org") == "+@example.org"
+    assert inbox_of("...@gmail.com") == "...@gmail.com"
+
+
+@pytest.mark.parametrize("reason", [SuppressionReason.HARD])
+def test_a_stranger_does_not_use_up_the_month_of_a_suppressed_address(engine: Engine, reason):
+    """One mail for each network, and three in all: it most likely bounces again."""
+    add_reader(engine, "cat:cs.LG", now=NOW - 9 * DAY)
+    suppress(engine, ADA, reason)
+    for day in range(20):
+        ask(engine, ip="198.51.100.1", now=NOW + day * DAY)
+    assert len(mails(engine)) == 1
+
+    for day in range(20, 29):
+        ask(engine, ip=f"203.0.{day}.1", now=NOW + day * DAY)
+
+    assert len(mails(engine)) == 3
+
+
 def test_answering_begins_the_count_anew(engine: Engine):
     reader = join(engine)
     signup.leave(engine, reader.secret, NOW + HOUR)
@@ -253,24 +337,32 @@ def test_one_place_asks_five_times_an_hour(engine: Engine, ip: str):
     ask(engine, "r5@example.org", ip=ip, now=NOW + HOUR)
 
 
-def test_a_network_shares_a_limit(engine: Engine, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(asking, "FROM_ONE_NETWORK", ((DAY, 2),))
-    for network in ("203.0.113.{}", "2001:db8:7:{}::1"):
-        for host in (1, 2):
-            ask(engine, f"{host}@{len(network)}.example", ip=network.format(host))
+def test_a_network_shares_a_limit(engine: Engine):
+    """Rotating inside an IPv4 /24 or an IPv6 /48 does not help for long."""
+    one = Limits(per_hour=1)
+    for network in ("203.0.113.{}", "2001:db8:7:{}00::1"):
+        for host in (1, 2, 3, 4):
+            ask(engine, f"{host}@{len(network)}.org", ip=network.format(host), limits=one)
         with pytest.raises(LimitError):
-            ask(engine, "more@example.org", ip=network.format(3))
+            ask(engine, "more@example.org", ip=network.format(5), limits=one)
 
-    ask(engine, "more@example.org", ip="203.0.114.1")
+    ask(engine, "more@example.org", ip="203.0.114.1", limits=one)
 
 
-def test_the_budget_of_all_is_shared(engine: Engine, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(asking, "FROM_EVERYWHERE", ((HOUR, 2),))
+def test_a_seminar_room_behind_one_address_can_sign_up(engine: Engine):
+    for number in range(40):
+        ask(engine, f"r{number}@example.org", limits=Limits())
+
+    assert len(mails(engine)) == 40
+
+
+def test_the_budget_of_all_is_shared(engine: Engine):
+    two = Limits(everybody=2)
     for number in range(2):
-        ask(engine, f"r{number}@example.org", ip=f"198.51.{number}.1")
+        ask(engine, f"r{number}@example.org", ip=f"198.51.{number}.1", limits=two)
 
     with pytest.raises(LimitError):
-        ask(engine, ip="198.51.9.1")
+        ask(engine, ip="198.51.9.1", limits=two)
 
 
 @pytest.mark.parametrize("wrong_by", [-HOUR, timedelta(0), 400 * DAY])

@@ -90,7 +90,7 @@ def test_the_link_of_a_confirmation_confirms_its_request(services: Services):
 
 def test_the_way_back_leads_to_ones_own_preferences(services: Services, engine: Engine):
     reader_id = join(services)
-    signup.ask_link(engine, ADA, ip=None, now=NOW)
+    signup.ask_link(engine, ADA, ip=None, suppression_key=services.suppression_key, now=NOW)
 
     mail = received(services)
 

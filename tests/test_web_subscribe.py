@@ -394,7 +394,8 @@ def test_a_form_that_is_too_large_is_not_read(site):
 
 
 @time_machine.travel("2030-01-04T10:10:00Z")
-def test_a_flood_from_one_place_is_stopped_in_words(services, stored):
+def test_a_flood_from_one_place_is_stopped_in_words(engine, stored):
+    services = Services(settings.load(None, site_url=SITE, signups_per_hour=5), engine)
     site = TestClient(create_app(services), base_url=SITE, client=("192.0.2.7", 4711))
     answers = [site.post("/subscribe", data=form(email=f"r{n}@example.org")) for n in range(5)]
     before = stored()
@@ -419,6 +420,17 @@ def test_a_flood_from_one_place_is_stopped_in_words(services, stored):
         ("10.0.0.1", "203.0.113.9, nonsense", "10.0.0.1"),
         ("10.0.0.1", "", "10.0.0.1"),
         ("::ffff:10.0.0.1", "2001:db8::7", "2001:db8::7"),
+        ("10.0.0.1", "198.51.100.7:40123", "198.51.100.7"),
+        ("10.0.0.1", "[2001:db8::7]:40123", "2001:db8::7"),
+        ("10.0.0.1", "[2001:db8::7]", "2001:db8::7"),
+        ("10.0.0.1", '"[2001:db8::7]:40123"', "2001:db8::7"),
+        ("10.0.0.1", "fe80::1%eth0", "fe80::1"),
+        ("10.0.0.1", "::ffff:198.51.100.7", "198.51.100.7"),
+        ("10.0.0.1", "::FFFF:198.51.100.7:443", "198.51.100.7"),
+        ("10.0.0.1", "198.51.100.7, , 10.0.0.2:80,", "198.51.100.7"),
+        ("10.0.0.1", "unknown, 198.51.100.7", "198.51.100.7"),
+        ("10.0.0.1", "198.51.100.7:http", "10.0.0.1"),
+        ("10.0.0.1", "198.51.100.7.example:80", "10.0.0.1"),
         ("testclient", "203.0.113.9", "testclient"),
     ],
 )
@@ -428,6 +440,30 @@ def test_only_our_own_proxies_are_believed(peer, forwarded, seen):
 
     assert client_ip(request, ("10.0.0.0/8",)) == seen
     assert client_ip(request, ()) == peer
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "seen"),
+    [
+        ("for=192.0.2.60;proto=http;by=203.0.113.43", "192.0.2.60"),
+        ('For="[2001:db8:cafe::17]:4711"', "2001:db8:cafe::17"),
+        ("for=198.51.100.1, for=192.0.2.43", "192.0.2.43"),
+        ("proto=https ; for=192.0.2.43:99 , for=10.0.0.9", "192.0.2.43"),
+        ("for=192.0.2.43, for=_hidden", "10.0.0.1"),
+        ("for=unknown", "10.0.0.1"),
+        ("by=192.0.2.43", "10.0.0.1"),
+    ],
+)
+def test_forwarded_is_read_where_there_is_nothing_else(forwarded, seen):
+    """RFC 7239. Beside X-Forwarded-For it is what the visitor sent."""
+
+    def ip(*headers: tuple[bytes, bytes]) -> str | None:
+        request = Request({"type": "http", "client": ("10.0.0.1", 1), "headers": headers})
+        return client_ip(request, ("10.0.0.0/8",))
+
+    standard = (b"forwarded", forwarded.encode())
+    assert ip(standard) == seen
+    assert ip(standard, (b"x-forwarded-for", b"203.0.113.9")) == "203.0.113.9"
 
 
 def test_a_proxy_has_to_be_an_address():

@@ -221,7 +221,7 @@ def _refusals(site: Site) -> Iterator[Stop]:
     yield Stop("422", "/papers?date=yesterday", 422)
     yield Stop("500", "/broken", 500)
     with suppress(LimitError):
-        for number in range(10):  # until nobody here may ask any more
+        for number in range(60):  # until nobody here may ask any more
             site.ask(f"reader{number}@example.org", ip="127.0.0.1")
     yield Stop("429", "/subscribe", 429, (*WISHES, ("email", "one-more@example.org")))
     yield Stop("429-link", "/link", 429, (("email", "one-more@example.org"),))

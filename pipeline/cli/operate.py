@@ -66,12 +66,11 @@ def serve(
     port: Port = 8000,
 ) -> None:
     """Run the site alone."""
-    from pipeline import tasks
-    from pipeline.bootstrap import services
+    from pipeline import bootstrap, settings, tasks
     from pipeline.web import create_app
-    from pipeline.web.server import listen, server
+    from pipeline.web.server import POOL_TIMEOUT, listen, server
 
-    ours = services()
+    ours = bootstrap.build(settings.load(), pool_timeout=POOL_TIMEOUT)
     wake_editions = partial(tasks.wake_editions, ours.settings)
     site = server(create_app(ours, wake_editions=wake_editions))
     with interruptible(), suppress(KeyboardInterrupt), listen(host, port) as socket:

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address, ip_network
 from typing import Final
 from urllib.parse import urlsplit
 
 from pipeline.doctor.finding import PATIENCE, Check, Finding, Patient, bad, good, unknown
 from pipeline.doctor.services import SOON
 from pipeline.smtp.server import certificate_end
+from pipeline.storage import limits
 from pipeline.storage.database import reading, server_now
 
 SKEW: Final = timedelta(seconds=30)
@@ -58,6 +60,28 @@ def one_click(patient: Patient) -> Iterator[Finding]:
         yield good("one-click", "a POST to /unsubscribe/... is answered by 200")
 
 
+def proxies(patient: Patient) -> Iterator[Finding]:
+    """Behind a proxy that is not named all visitors count as one, and share one limit."""
+    if patient.database_trouble:
+        yield unknown("proxies", patient.database_trouble)
+        return
+    with reading(patient.services.engine) as conn:
+        seen = limits.noted(conn, limits.PROXIES)
+    named = [ip_network(proxy) for proxy in patient.settings.trusted_proxies]
+    unnamed = [one for one in seen if not any(ip_address(one) in network for network in named)]
+    if unnamed:
+        wanted = " ".join((*patient.settings.trusted_proxies, *unnamed))
+        detail = (
+            f"requests were forwarded by {', '.join(unnamed)}, which TRUSTED_PROXIES does not "
+            "name: everybody behind it counts as one visitor"
+        )
+        yield bad("proxies", detail, f"if that is your reverse proxy: TRUSTED_PROXIES={wanted}")
+    elif named:
+        yield good("proxies", f"visitors are told apart behind {', '.join(map(str, named))}")
+    else:
+        yield good("proxies", "no request came through a reverse proxy")
+
+
 def clock(patient: Patient) -> Iterator[Finding]:
     """Slots, links and signatures go by it; it is compared with whoever tells another's time."""
     theirs = dict(_clocks(patient))
@@ -93,4 +117,4 @@ def _handshake(host: str, port: int) -> tuple[str | None, datetime | None]:
         return sock.version(), certificate_end(sock)
 
 
-CHECKS: tuple[Check, ...] = (site_tls, one_click, clock)
+CHECKS: tuple[Check, ...] = (site_tls, one_click, proxies, clock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from pipeline.errors import QueryError
 from pipeline.matching.query import And, Field, Fielded, Not, Or, Phrase, Query, Words, parse, write
@@ -20,9 +21,10 @@ def broader(query: Query) -> tuple[str, ...]:
     """As canonical texts: without quotation marks, without one condition, without one word."""
     others = [_with_words(query, _unquoted)]
     if isinstance(query, And):
-        others += [_all(_without(query.operands, i)) for i in range(len(query.operands))]
+        some = range(min(len(query.operands), MOST))
+        others += [_all(_without(query.operands, i)) for i in some]
     if isinstance(query, Words) and len(query.forms) > 2:
-        others += [Words(rest) for rest in _shorter(query.forms)]
+        others += [Words(rest) for rest in islice(_shorter(query.forms), MOST)]
     return _others(query, others)[:MOST]
 
 

@@ -18,7 +18,12 @@ Positions = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.float64]
 
 _ENDS_A_THOUGHT = re.compile(r"[.;:!?()\[\]]")
-_REMEMBERED = 4_096  # a site is asked for other words all day; it must not keep them all
+# A site is asked for other words all day; it must not keep them all.
+_REMEMBERED = 4_096  # entries of each cache
+_LEAST_KEPT = 1 << 20  # octets of positions that are kept, or
+_KEPT_SHARE = 2  # octets for each position of the index, if that is more
+_LONGEST_KEPT = 8  # stems
+_LONGEST_SPLIT = 40  # letters; nothing longer is written as two words
 _GAP = -1  # stands between two texts, so that no phrase reaches from one into the next
 
 
@@ -54,6 +59,7 @@ class Postings:
         self._vocabulary: dict[str, int] = {}
         self._forms: set[str] = set()
         self._occurrences: dict[tuple[str, ...], Positions] = {}
+        self._kept = 0  # octets in `_occurrences`
         self._spellings: dict[str, list[tuple[str, ...]]] = {}
         # Straight into one array: as tuples a few thousand papers would take half a gigabyte.
         flat = np.fromiter(chain.from_iterable(self._rows()), dtype=np.int32)
@@ -98,13 +104,24 @@ class Postings:
         """Where the stems stand next to each other in this order: positions of the first."""
         found = self._occurrences.get(stems)
         if found is None:
-            if len(self._occurrences) >= _REMEMBERED:
-                self._occurrences.clear()
-            found = self._occurrences[stems] = self._find(stems)
+            found = self._find(stems)
+            self._keep(stems, found)
         return found
+
+    def _keep(self, stems: tuple[str, ...], found: Positions) -> None:
+        if len(stems) > _LONGEST_KEPT or any(len(stem) > _LONGEST_SPLIT for stem in stems):
+            return
+        room = max(_LEAST_KEPT, _KEPT_SHARE * self.stems.size)
+        if len(self._occurrences) >= _REMEMBERED or self._kept + found.nbytes > room:
+            self._occurrences, self._kept = {}, 0
+        if found.nbytes <= room:
+            self._occurrences[stems] = found
+            self._kept += found.nbytes
 
     def spellings(self, form: str) -> list[tuple[str, ...]]:
         """The stems of a word, and those of every way the papers write it as two words."""
+        if len(form) > _LONGEST_SPLIT:
+            return [(form,)]
         found = self._spellings.get(form)
         if found is None:
             if len(self._spellings) >= _REMEMBERED:

@@ -42,6 +42,7 @@ _IDEOGRAPHS = re.compile(
 _HYPHENS = frozenset("-\u2010\u2011")
 
 _LONGEST_STEMMED = 40  # nothing longer is an English word
+_REMEMBERED = 1 << 15  # words; at most 40 letters each, so at most some 20 MB for three caches
 
 
 class _Stemmer(threading.local):
@@ -95,11 +96,14 @@ def is_hyphen(text: str) -> bool:
     return text in _HYPHENS
 
 
-@lru_cache(maxsize=1 << 17)
 def stem(form: str) -> str:
     """What a folded word shares with its plural and its other endings (Snowball English)."""
-    if len(form) > _LONGEST_STEMMED:
-        return form
+    # Longer ones are not kept: visitors can invent them without end.
+    return form if len(form) > _LONGEST_STEMMED else _stem(form)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _stem(form: str) -> str:
     if _is_plural_acronym(form):
         return form[:-1]
     return str(_stemmer.stem_word(form.replace("isation", "ization")))
@@ -112,13 +116,19 @@ def _is_plural_acronym(form: str) -> bool:
     return not set(form) & set("aeiouy") or form in {"cpus", "gpus", "npus", "tpus"}
 
 
-@lru_cache(maxsize=1 << 17)
 def _stems(raw: str) -> tuple[str, ...]:
+    return _known_stems(raw) if len(raw) <= _LONGEST_STEMMED else _make_stems(raw)
+
+
+def _make_stems(raw: str) -> tuple[str, ...]:
     return tuple(stem(form) for form in _fold(raw))
 
 
-@lru_cache(maxsize=1 << 17)
 def _fold(raw: str) -> tuple[str, ...]:
+    return _known_forms(raw) if len(raw) <= _LONGEST_STEMMED else _make_forms(raw)
+
+
+def _make_forms(raw: str) -> tuple[str, ...]:
     if raw.isascii() and raw.isalnum():
         return (raw.lower(),)
     if raw.startswith("\\") and raw[1:].isalpha():
@@ -127,6 +137,10 @@ def _fold(raw: str) -> tuple[str, ...]:
     if raw[-1] in "+#":
         return (raw.lower(),)
     return tuple(_GREEK.get(piece, piece) for piece in _IDEOGRAPHS.findall(_without_marks(raw)))
+
+
+_known_stems = lru_cache(maxsize=_REMEMBERED)(_make_stems)
+_known_forms = lru_cache(maxsize=_REMEMBERED)(_make_forms)
 
 
 def _without_marks(raw: str) -> str:

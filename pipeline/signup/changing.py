@@ -13,6 +13,7 @@ from pipeline import slots
 from pipeline.domain import DeliveryKind, Origin, RequestKind, Subscriber, SubscriberStatus
 from pipeline.errors import ConflictError, InvalidTokenError
 from pipeline.signup import asking
+from pipeline.signup.asking import Limits
 from pipeline.signup.joining import REQUEST_EXPIRY, Confirmed, take
 from pipeline.signup.wishes import (
     Wishes,
@@ -43,17 +44,19 @@ def change(
 ) -> Subscriber:
     """Follow other topics, or be written to at another hour, from the next digest on.
 
-    `seen` is the `Preferences.version` that the form was shown with. Raises ConflictError where
-    another one is in force, and QueryError, SettingsError and NotFoundError, before anything is
-    stored.
+    `seen` is the `Preferences.version` that the form was shown with. Raises ConflictError if another is
+    in force, and QueryError, SettingsError, NotFoundError and LimitError, before anything is stored.
     """
     queries = checked(wishes)
     with engine.begin() as conn:
         subscriber = known(conn, subscriber_id, for_change=True)
-        if seen is not None:
-            followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
-            if seen != version_of(subscriber, [(s.topic.query, s.label) for s in followed]):
-                raise ConflictError("the preferences have changed since this form was shown")
+        followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
+        if seen is not None and seen != version_of(
+            subscriber, [(s.topic.query, s.label) for s in followed]
+        ):
+            raise ConflictError("the preferences have changed since this form was shown")
+        added = {query for query, _ in queries} - {one.topic.query for one in followed}
+        asking.count_new_topics(conn, subscriber_id, len(added), now)
         subscribers.change_wishes(
             conn,
             subscriber_id,
@@ -93,6 +96,7 @@ def ask_new_address(
     ip: str | None,
     suppression_key: str,
     now: datetime,
+    limits: Limits | None = None,
 ) -> None:
     """Ask the owner of `email` whether this reader's mail should go there from now on.
 
@@ -102,7 +106,7 @@ def ask_new_address(
     """
     address = valid_address(email)
     with_retries(
-        partial(_ask_new_address, engine, subscriber_id, address, ip, suppression_key, now)
+        partial(_ask_new_address, engine, subscriber_id, address, ip, suppression_key, now, limits)
     )
 
 
@@ -113,18 +117,19 @@ def _ask_new_address(
     ip: str | None,
     suppression_key: str,
     now: datetime,
+    limits: Limits | None,
 ) -> None:
-    hash_ = subscribers.address_hash(address, suppression_key)
+    to = asking.recipient(address, ip, suppression_key)
     with engine.begin() as conn:
-        asking.count(conn, ip, now)
+        asking.count(conn, ip, now, limits)
         subscriber = known(conn, subscriber_id, for_change=True)
         holder = subscribers.by_email(conn, address)
         is_free = holder is None or holder.status is SubscriberStatus.PENDING
         is_barred = subscribers.barred(conn, address, suppression_key) is not None
-        may_mail = asking.may_mail(conn, hash_, now)
+        may_mail = asking.may_mail(conn, to, now)
         request_id = requests.add(
             conn, RequestKind.NEW_ADDRESS, subscriber_id, email=address,
-            wishes={"address_hash": hash_}, ip=ip, origin=Origin.FORM,
+            wishes={"address_hash": to.hash}, ip=ip, origin=Origin.FORM,
             expires_at=now + REQUEST_EXPIRY, now=now,
         )  # fmt: skip
         is_active = subscriber.status is SubscriberStatus.ACTIVE
@@ -133,7 +138,9 @@ def _ask_new_address(
             conn, DeliveryKind.NEW_ADDRESS, subscriber_id, about=request_id, request_id=request_id,
             address=address, expires_at=now + REQUEST_EXPIRY, now=now, wanted=wanted,
         )  # fmt: skip
-        confirmations.record(conn, hash_, now, wanted=wanted)
+        confirmations.record(
+            conn, to.hash, now, inbox=to.inbox, requester=to.requester, wanted=wanted
+        )
     log.info("asked for another address", subscriber=subscriber_id, request=request_id)
 
 
@@ -173,27 +180,44 @@ def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Conf
 # --- The way back -------------------------------------------------------------------------------
 
 
-def ask_link(engine: Engine, email: str, *, ip: str | None, now: datetime) -> None:
+def ask_link(
+    engine: Engine,
+    email: str,
+    *,
+    ip: str | None,
+    suppression_key: str,
+    now: datetime,
+    limits: Limits | None = None,
+) -> None:
     """Mail an active reader the way back to their preferences, under the limits of the form.
 
     The same answer, and the same work, for any address. Raises AddressError and LimitError.
     """
     address = valid_address(email)
-    with_retries(partial(_ask_link, engine, address, ip, now))
+    with_retries(partial(_ask_link, engine, address, ip, suppression_key, now, limits))
 
 
-def _ask_link(engine: Engine, address: str, ip: str | None, now: datetime) -> None:
+def _ask_link(
+    engine: Engine,
+    address: str,
+    ip: str | None,
+    suppression_key: str,
+    now: datetime,
+    limits: Limits | None,
+) -> None:
+    to = asking.recipient(address, ip, suppression_key)
     with engine.begin() as conn:
-        asking.count(conn, ip, now)
+        asking.count(conn, ip, now, limits)
         subscriber = subscribers.by_email(conn, address, for_change=True)
         subscriber_id = subscriber.id if subscriber else 0
-        hash_ = subscribers.hash_of(conn, subscriber_id)
-        is_barred = subscribers.suppressed(conn, hash_) is not None
-        may_mail = asking.may_mail(conn, hash_, now)
+        is_barred = subscribers.barred(conn, address, suppression_key) is not None
+        may_mail = asking.may_mail(conn, to, now)
         is_active = subscriber is not None and subscriber.status is SubscriberStatus.ACTIVE
         wanted = is_active and may_mail and not is_barred
         confirmations.enqueue(
             conn, DeliveryKind.LINK, subscriber_id, about=f"{now:%Y%m%dT%H%M%S}",
             expires_at=now + LINK_EXPIRY, now=now, wanted=wanted,
         )  # fmt: skip
-        confirmations.record(conn, hash_, now, wanted=wanted)
+        confirmations.record(
+            conn, to.hash, now, inbox=to.inbox, requester=to.requester, wanted=wanted
+        )

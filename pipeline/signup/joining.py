@@ -7,7 +7,7 @@ takes the same statements and gets the same answer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 import structlog
@@ -25,6 +25,7 @@ from pipeline.domain import (
 from pipeline.errors import AddressError, InvalidTokenError
 from pipeline.signup import asking, consent
 from pipeline.signup import wishes as wishing
+from pipeline.signup.asking import Limits, Recipient
 from pipeline.signup.wishes import Wishes, checked, first_slot, follow, known, valid_address
 from pipeline.storage import batches, confirmations, deliveries, requests, strikes, subscribers
 from pipeline.storage.database import reading, retried, with_retries
@@ -34,7 +35,7 @@ from pipeline.storage.requests import StoredRequest
 log = structlog.get_logger(__name__)
 
 WELCOME_DAYS = 7  # how far back the first digest looks
-REQUEST_EXPIRY = timedelta(hours=72)  # like the token in its mail
+REQUEST_EXPIRY = asking.LINK_LIFE  # like the token in its mail
 NOBODY_ASKED = "this link is not one of ours any more"
 
 
@@ -96,16 +97,16 @@ def add(
                 origin=origin, expires_at=now, now=now, used_at=now,
             )  # fmt: skip
         else:
-            hash_ = subscribers.address_hash(address, suppression_key)
+            to = asking.recipient(address, None, suppression_key)
             suppressed = subscribers.barred(conn, address, suppression_key)
-            wanted = not suppressed or asking.may_mail(conn, hash_, now, suppressed.reason)
+            wanted = not suppressed or asking.may_mail(conn, to, now, suppressed.reason)
             request_id = _request(conn, subscriber_id, address, wishes, None, origin, now)
             _mail(
                 conn,
                 DeliveryKind.CONFIRMATION,
                 subscriber_id,
                 request_id,
-                hash_,
+                to,
                 now,
                 wanted=wanted,
             )
@@ -122,15 +123,16 @@ def ask(
     ip: str | None,
     suppression_key: str,
     now: datetime,
+    limits: Limits | None = None,
 ) -> None:
-    """Somebody wants mail sent to `email`; its owner is asked, if they may be.
+    """Store a request for mail to `email`, and ask its owner unless limits forbid it.
 
     Raises what is wrong in the form (AddressError, QueryError, SettingsError), and LimitError,
     before it looks at who that is.
     """
     address = valid_address(email)
     checked(wishes)
-    with_retries(partial(_ask, engine, address, wishes, ip, suppression_key, now))
+    with_retries(partial(_ask, engine, address, wishes, ip, suppression_key, now, limits))
 
 
 def _ask(
@@ -140,13 +142,14 @@ def _ask(
     ip: str | None,
     suppression_key: str,
     now: datetime,
+    limits: Limits | None,
 ) -> None:
-    hash_ = subscribers.address_hash(address, suppression_key)
+    to = asking.recipient(address, ip, suppression_key)
     with engine.begin() as conn:
-        asking.count(conn, ip, now)
+        asking.count(conn, ip, now, limits)
         subscriber = _known_or_new(conn, address, suppression_key, now)
         suppressed = subscribers.barred(conn, address, suppression_key)
-        may_mail = asking.may_mail(conn, hash_, now, suppressed.reason if suppressed else None)
+        may_mail = asking.may_mail(conn, to, now, suppressed.reason if suppressed else None)
         request_id = _request(conn, subscriber.id, address, wishes, ip, Origin.FORM, now)
         # An active reader whose address is suppressed hears nothing: they are asked as well.
         is_in = subscriber.status is SubscriberStatus.ACTIVE and not suppressed
@@ -155,7 +158,7 @@ def _ask(
             DeliveryKind.ALREADY_IN if is_in else DeliveryKind.CONFIRMATION,
             subscriber.id,
             request_id,
-            hash_,
+            to,
             now,
             wanted=may_mail,
         )
@@ -267,7 +270,7 @@ def _mail(
     kind: DeliveryKind,
     subscriber_id: int,
     request_id: int,
-    hash_: str,
+    to: Recipient,
     now: datetime,
     *,
     wanted: bool = True,
@@ -276,7 +279,7 @@ def _mail(
         conn, kind, subscriber_id, about=request_id, request_id=request_id,
         expires_at=now + REQUEST_EXPIRY, now=now, wanted=wanted,
     )  # fmt: skip
-    confirmations.record(conn, hash_, now, wanted=wanted)
+    confirmations.record(conn, to.hash, now, inbox=to.inbox, requester=to.requester, wanted=wanted)
 
 
 def _return_of(conn: Connection, address: str, wishes: Wishes, now: datetime) -> int:

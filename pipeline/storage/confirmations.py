@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, literal, select
+from sqlalchemy import Connection, Select, case, delete, func, literal, or_, select
 
 from pipeline.domain import DeliveryKind, DeliveryStatus
 from pipeline.storage.database import upsert
@@ -20,9 +20,10 @@ from pipeline.storage.schema import AskedRow, DeliveryRow, SubscriberRow, Table
 
 @dataclass(frozen=True, slots=True)
 class Unanswered:
-    """Questions that were mailed to one address, and not answered yet."""
+    """Questions that were mailed to one inbox, and not answered yet."""
 
     count: int
+    by_requester: int  # that one network caused
     last_at: datetime | None
 
 
@@ -67,21 +68,35 @@ def enqueue(
     )
 
 
-def record(conn: Connection, address_hash: str, now: datetime, *, wanted: bool = True) -> None:
+def record(
+    conn: Connection,
+    address_hash: str,
+    now: datetime,
+    *,
+    inbox: str,
+    requester: str,
+    wanted: bool = True,
+) -> None:
     """Count a question that was mailed to this address, if one was."""
-    values = {"address_hash": address_hash, "asked_at": now}
+    values = {
+        "address_hash": address_hash,
+        "asked_at": now,
+        "inbox": inbox,
+        "requester": requester,
+    }
     conn.execute(
         upsert(conn, AskedRow).from_select(list(values), _row_if(AskedRow, values, wanted=wanted))
     )
 
 
-def unanswered(conn: Connection, address_hash: str, *, since: datetime) -> Unanswered:
-    count, last_at = conn.execute(
-        select(func.count(), func.max(AskedRow.asked_at)).where(
-            AskedRow.address_hash == address_hash, AskedRow.asked_at > since
-        )
+def unanswered(conn: Connection, inbox: str, *, since: datetime, requester: str = "") -> Unanswered:
+    is_theirs = case((AskedRow.requester == requester, 1), else_=0)
+    count, by_requester, last_at = conn.execute(
+        select(
+            func.count(), func.coalesce(func.sum(is_theirs), 0), func.max(AskedRow.asked_at)
+        ).where(AskedRow.inbox == inbox, AskedRow.asked_at > since)
     ).one()
-    return Unanswered(count, last_at)
+    return Unanswered(count, int(by_requester), last_at)
 
 
 def times(conn: Connection, address_hash: str) -> list[datetime]:
@@ -91,8 +106,11 @@ def times(conn: Connection, address_hash: str) -> list[datetime]:
 
 
 def answered(conn: Connection, address_hash: str) -> None:
-    """Begin to count anew: the owner of this address has answered."""
-    conn.execute(delete(AskedRow).where(AskedRow.address_hash == address_hash))
+    """Begin to count anew: the owner of this inbox has answered."""
+    same = select(AskedRow.inbox).where(AskedRow.address_hash == address_hash)
+    conn.execute(
+        delete(AskedRow).where(or_(AskedRow.address_hash == address_hash, AskedRow.inbox.in_(same)))
+    )
 
 
 def _row_if(table: type[Table], values: dict[str, Any], *, wanted: bool) -> Select[Any]:

@@ -28,6 +28,7 @@ P = ParamSpec("P")
 log = structlog.get_logger(__name__)
 
 BUSY_TIMEOUT = 10.0  # seconds a SQLite writer waits for another
+POOL_TIMEOUT = 30.0  # seconds to wait for a free connection
 LOOK_AGAIN = 0.5  # seconds between tries while the database is away
 
 _SQLITE_AWAY = frozenset(
@@ -41,7 +42,7 @@ _SQLITE_AWAY = frozenset(
 )
 
 
-def open_engine(url: str, *, pool_size: int = 5) -> Engine:
+def open_engine(url: str, *, pool_size: int = 5, pool_timeout: float = POOL_TIMEOUT) -> Engine:
     """An engine for `sqlite:///...` or `postgresql://...`; connects to nothing yet."""
     try:
         parsed = make_url(url)
@@ -51,6 +52,7 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
         engine = create_engine(
             parsed,
             hide_parameters=True,  # an error would repeat them: addresses, into whatever shows it
+            pool_timeout=pool_timeout,
             connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False},
         )
         event.listen(engine, "do_connect", partial(_keep_private, parsed.database))
@@ -63,7 +65,8 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
     return create_engine(
         parsed,
         pool_size=pool_size,
-        max_overflow=10,
+        max_overflow=15,  # with the five kept, one for each place in a lane of the site
+        pool_timeout=pool_timeout,
         pool_pre_ping=True,
         hide_parameters=True,
         # A synchronous commit is what "nothing is lost" rests on, whatever the server's default.

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Select, delete, exists, select, update
 
 from pipeline.domain import OWED, DeliveryStatus, SubscriberStatus
 from pipeline.storage.database import upsert
+from pipeline.storage.limits import PROXIES
 from pipeline.storage.schema import (
     AskedRow,
     DailyCountRow,
@@ -85,8 +86,9 @@ def blank_requests(conn: Connection, *, before: datetime, limit: int) -> int:
 
 
 def drop_counters(conn: Connection, *, before: datetime, limit: int) -> int:
-    """Counters of questions from one place; see signup.asking for their names."""
-    is_over = LimitRow.name.startswith("ask:") & (LimitRow.window_start < before)
+    """Counters of questions (see signup.asking for their names), and proxies no longer seen."""
+    is_ours = LimitRow.name.startswith("ask:") | LimitRow.name.startswith(PROXIES)
+    is_over = is_ours & (LimitRow.window_start < before)
     names = _locked(conn, select(LimitRow.name).where(is_over), limit)
     return conn.execute(delete(LimitRow).where(LimitRow.name.in_(names))).rowcount
 

@@ -305,6 +305,10 @@ class AskedRow(Table):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     address_hash: Mapped[str] = mapped_column(String(64), index=True)
     asked_at: Mapped[datetime] = mapped_column(index=True)
+    # Hashes for limits, see signup.asking: of the inbox, which several addresses may lead to, and
+    # of the network that asked.
+    inbox: Mapped[str] = mapped_column(String(64), index=True, server_default="")
+    requester: Mapped[str] = mapped_column(String(16), server_default="")
 
 
 class SubscriptionRow(Table):

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import Response
@@ -18,9 +20,12 @@ from pipeline.bootstrap import Services
 from pipeline.errors import InvalidTokenError, LimitError, NotFoundError
 from pipeline.mailbox import Mailbox
 from pipeline.web import files, health, hooks, letters, metrics, papers, reader, subscribe, topics
+from pipeline.web.bounds import RETRY_AFTER, Bounds, one_at_a_time
 from pipeline.web.caching import Compressed
+from pipeline.web.clients import Meter
 from pipeline.web.library import Library
 from pipeline.web.pages import Pages
+from pipeline.web.proxies import ProxyWatch
 from pipeline.web.security import Guard
 
 log = structlog.get_logger(__name__)
@@ -32,9 +37,17 @@ WORDS = {
         "That was not understood",
         "Something in the address or the form is not as it should be.",
     ),
+    429: (
+        "Too many searches in one minute",
+        "Please wait a moment, then load this page again.",
+    ),
     500: (
         "Something went wrong",
         "The fault is ours. Nothing was changed; please try again later.",
+    ),
+    503: (
+        "The site cannot reach its database at the moment",
+        "Please try again in a minute.",
     ),
 }
 TOO_MANY = (
@@ -83,12 +96,13 @@ def create_app(
     )
     app.site_url = services.settings.site_url
     pages = Pages.of(services.settings, has_mailbox=mailbox is not None)
+    wake_editions, meter = one_at_a_time(wake_editions), Meter(services.settings)
     app.include_router(health.router(services))
     app.include_router(metrics.router(services))
-    app.include_router(subscribe.router(services, pages, library))
+    app.include_router(subscribe.router(services, pages, library, meter))
     app.include_router(files.router(services, pages.house))
-    app.include_router(papers.router(services, pages, library))
-    app.include_router(topics.router(services, pages, library))
+    app.include_router(papers.router(services, pages, library, meter))
+    app.include_router(topics.router(services, pages, library, meter))
     app.include_router(hooks.router(services))
     app.include_router(reader.router(services, pages, wake_editions))
     if mailbox is not None:
@@ -97,6 +111,9 @@ def create_app(
         hosts = [*LOOPBACK, services.settings.site_host]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.add_middleware(Compressed)
+    proxies = services.settings.trusted_proxies
+    watch = ProxyWatch(services.engine, proxies)
+    app.add_middleware(Bounds, pages=pages, trusted_proxies=proxies, watch=watch)
     _explain_errors(app, pages)
     return app
 
@@ -153,6 +170,15 @@ def _explain_errors(app: FastAPI, pages: Pages) -> None:
         wait = max(1, int((error.retry_at - datetime.now(UTC)).total_seconds()))
         answer = pages.message("Too many at once", TOO_MANY, status=429)
         answer.headers["Retry-After"] = str(wait)
+        return answer
+
+    @app.exception_handler(PoolTimeoutError)
+    @app.exception_handler(OperationalError)
+    def unavailable(_request: Request, error: SQLAlchemyError) -> Response:
+        """Answer 503 while the database is away, busy or out of connections."""
+        log.warning("database unavailable", error=type(error).__name__)
+        answer = pages.message(*WORDS[503], status=503)
+        answer.headers["Retry-After"] = str(RETRY_AFTER)
         return answer
 
     @app.exception_handler(Exception)

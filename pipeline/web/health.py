@@ -31,7 +31,8 @@ def router(services: Services) -> APIRouter:
     started_at = datetime.now(UTC)
 
     @routes.api_route("/healthz", methods=["GET", "HEAD"])
-    def alive() -> PlainTextResponse:
+    async def alive() -> PlainTextResponse:
+        """Answer in the event loop: it needs no thread, whatever occupies the pool."""
         return PlainTextResponse("alive\n")
 
     @routes.api_route("/readyz", methods=["GET", "HEAD"])

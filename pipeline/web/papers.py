@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -20,6 +21,7 @@ from pipeline.web import asking, listing, navigation, showing
 from pipeline.web.asking import Asked
 from pipeline.web.caching import public
 from pipeline.web.catalog import Sort
+from pipeline.web.clients import Meter
 from pipeline.web.library import Library
 from pipeline.web.pages import Pages
 from pipeline.web.showing import Shown
@@ -29,7 +31,7 @@ SIMILAR = 5
 Text = Annotated[str, Query()]
 
 
-def router(services: Services, pages: Pages, library: Library) -> APIRouter:
+def router(services: Services, pages: Pages, library: Library, meter: Meter) -> APIRouter:
     routes = APIRouter()
 
     @routes.api_route("/", methods=LOOK)
@@ -50,7 +52,8 @@ def router(services: Services, pages: Pages, library: Library) -> APIRouter:
             )
         except ValueError as error:
             raise HTTPException(422) from error
-        with reading(services.engine) as conn:
+        counted = meter.search(request) if asked.is_search else nullcontext()
+        with counted, reading(services.engine) as conn:
             return public(request, _list(conn, asked, pages, library))
 
     @routes.api_route("/papers/{key:path}", methods=LOOK)

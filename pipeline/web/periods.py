@@ -80,7 +80,8 @@ def around(day: date, span: Span) -> Period:
         return Period(day, day, span)
     if span is Span.WEEK:
         monday = day - timedelta(days=day.weekday())
-        return Period(monday, monday + timedelta(days=6), span)
+        sunday = min(monday.toordinal() + 6, date.max.toordinal())  # the last week has no Sunday
+        return Period(monday, date.fromordinal(sunday), span)
     last = monthrange(day.year, day.month)[1]
     return Period(day.replace(day=1), day.replace(day=last), span)
 
@@ -93,10 +94,7 @@ def read(span: Span, name: str) -> Period:
     year, number, *day = (int(part) for part in found.groups())
     is_week = span is Span.WEEK
     first = date.fromisocalendar(year, number, 1) if is_week else date(year, number, *(day or [1]))
-    try:
-        return around(first, span)
-    except OverflowError as error:  # the last days of the year 9999
-        raise ValueError(f"no such {span}: {name!r}") from error
+    return around(first, span)
 
 
 def before(period: Period, days: Sequence[date]) -> Period | None:

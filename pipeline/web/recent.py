@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable
 from datetime import date, timedelta
-from functools import cached_property, lru_cache
+from functools import cached_property
+from typing import Final
 
 import numpy as np
 from sqlalchemy import Connection, Engine
@@ -19,18 +22,36 @@ from pipeline.web.catalog import Mask, Places
 from pipeline.web.library import Library, Shelves
 from pipeline.web.rates import DAYS
 
+MOST_KEPT: Final = 16 * 1024 * 1024  # octets of what queries found
+
 
 class Recent:
     """Papers announced within `DAYS` days up to the newest one; places are those of the catalog."""
 
     def __init__(self, shelves: Shelves) -> None:
         self.shelves = shelves
-        self._found = lru_cache(maxsize=1_000)(self._find)
+        self._found: OrderedDict[str, Found] = OrderedDict()
+        self._kept = 0  # octets in `_found`
+        self._lock = threading.Lock()
 
     def found(self, query: str, breadth: Breadth = Breadth.BALANCED) -> Found:
         """What a canonical query finds, in no order."""
-        found = self._found(query)
+        with self._lock:
+            found = self._found.get(query)
+        if found is None:
+            found = self._find(query)
+            self._keep(query, found)
         return found.take(found.breadths <= breadth)
+
+    def _keep(self, query: str, found: Found) -> None:
+        """Remember what a query found; what was found longest ago gives way."""
+        with self._lock:
+            if query in self._found:
+                return
+            self._found[query] = found
+            self._kept += _octets(query, found)
+            while self._kept > MOST_KEPT:
+                self._kept -= _octets(*self._found.popitem(last=False))
 
     def _find(self, query: str) -> Found:
         found = self.shelves.find(parse(query), breadth=Breadth.MORE)
@@ -86,6 +107,11 @@ class Recent:
             mask = self._newest >= since
             mask[: int(self.shelves.starts[0])] = False
         return mask
+
+
+def _octets(query: str, found: Found) -> int:
+    arrays = found.papers.nbytes + found.scores.nbytes + found.breadths.nbytes
+    return 4 * len(query) + arrays + 500
 
 
 class RecentPapers:

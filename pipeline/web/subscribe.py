@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -20,7 +19,7 @@ from pipeline.errors import LimitError
 from pipeline.rendering import words
 from pipeline.storage.database import reading
 from pipeline.web import forms, wishing, zones
-from pipeline.web.clients import Throttle, client_ip
+from pipeline.web.clients import Meter, client_ip
 from pipeline.web.curated import CURATED, GROUPS
 from pipeline.web.forms import Fields
 from pipeline.web.library import Library
@@ -32,25 +31,25 @@ from pipeline.web.wishing import Mistake, Typed
 STATIC: Final = Path(__file__).parent / "static"
 A_DAY: Final = {"Cache-Control": "public, max-age=86400"}
 PERSONAL: Final = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex, nofollow"}
-PREVIEWS_A_MINUTE: Final = 60  # of one client; somebody who types quickly asks for about 30
 TRAP: Final = "homepage"  # a field that no person sees; whoever fills it in is a machine
 TOPICS: Final = frozenset({"topics", "queries"})  # fields that a preview is about
 
 Posted = Annotated[Fields, Depends(forms.fields)]
 
 
-def router(services: Services, pages: Pages, library: Library) -> APIRouter:
+def router(services: Services, pages: Pages, library: Library, meter: Meter) -> APIRouter:
     routes = APIRouter()
     settings = services.settings
     recent = RecentPapers(library, services.engine)
-    previews = Throttle(PREVIEWS_A_MINUTE)
     assets = {name: (STATIC / name).read_bytes() for name in ("subscribe.css", "subscribe.js")}
     version = sha256(b"".join(assets.values())).hexdigest()[:8]
 
     @routes.api_route("/subscribe", methods=["GET", "HEAD"])
-    def form(topic: Annotated[list[str], Query()] = []) -> Response:  # noqa: B006
+    def form(request: Request, topic: Annotated[list[str], Query()] = []) -> Response:  # noqa: B006
+        """Show the form; with a preview unless nothing is read yet, or the visitor had too many."""
         typed = wishing.prefilled(topic, settings.max_papers)
-        return _page(typed, tried=_tried(typed) if recent.is_ready else None)
+        shows_preview = recent.is_ready and meter.allows(request)
+        return _page(typed, tried=_tried(request, typed) if shows_preview else None)
 
     @routes.post("/subscribe")
     def send(request: Request, fields: Posted) -> Response:
@@ -70,6 +69,7 @@ def router(services: Services, pages: Pages, library: Library) -> APIRouter:
                 ip=_ip(request),
                 suppression_key=services.suppression_key,
                 now=now,
+                limits=services.signup_limits,
             )
         except LimitError as error:
             answer = _page(typed, (Mistake("", _too_often(error, now)),), status=429)
@@ -80,9 +80,9 @@ def router(services: Services, pages: Pages, library: Library) -> APIRouter:
     @routes.post("/subscribe/preview")
     def preview(request: Request, fields: Posted) -> Response:
         """The preview by itself, for our script; what it sends holds no address."""
-        if not _may_preview(request):
+        if not meter.allows(request):
             return _private(pages.show("subscribe_busy.html", status=429))
-        tried = _tried(wishing.read(fields))
+        tried = _tried(request, wishing.read(fields))
         return _private(pages.show("subscribe_preview.html", tried=tried))
 
     @routes.api_route("/subscribe.css", methods=["GET", "HEAD"])
@@ -96,26 +96,25 @@ def router(services: Services, pages: Pages, library: Library) -> APIRouter:
     def _previewed(request: Request, typed: Typed) -> Response:
         """The whole page again, with the preview, for whoever runs no scripts."""
         about_topics = tuple(m for m in wishing.mistakes(typed) if m.field in TOPICS)
-        if not _may_preview(request):
+        if not meter.allows(request):
             return _page(typed, (Mistake("", TOO_MANY_PREVIEWS),), status=429)
-        return _page(typed, about_topics, tried=_tried(typed), status=422 if about_topics else 200)
-
-    def _may_preview(request: Request) -> bool:
-        return previews.takes(_ip(request), time.monotonic())
+        tried, status = _tried(request, typed), 422 if about_topics else 200
+        return _page(typed, about_topics, tried=tried, status=status)
 
     def _ip(request: Request) -> str | None:
         return client_ip(request, settings.trusted_proxies)
 
-    def _tried(typed: Typed) -> Trial | None:
+    def _tried(request: Request, typed: Typed) -> Trial | None:
         wanted = Wanted(
             wishing.size(typed.max_papers) or settings.max_papers,
             wishing.breadth(typed.breadth) or Breadth.BALANCED,
             weekly=typed.rhythm.startswith(Frequency.WEEKLY),
         )
-        asked = wishing.asked(typed)
-        looked_at = recent.get()
-        with reading(services.engine) as conn:
-            return trial(looked_at, conn, asked, wanted, pages.house)
+        with meter.charged(request):
+            asked = wishing.asked(typed)
+            looked_at = recent.get()
+            with reading(services.engine) as conn:
+                return trial(looked_at, conn, asked, wanted, pages.house)
 
     def _page(
         typed: Typed,
@@ -153,7 +152,7 @@ def router(services: Services, pages: Pages, library: Library) -> APIRouter:
     return routes
 
 
-TOO_MANY_PREVIEWS: Final = "That were many previews in a minute. Wait a moment, then try again."
+TOO_MANY_PREVIEWS: Final = "Too many previews in one minute. Wait a moment, then try again."
 
 
 def _too_often(error: LimitError, now: datetime) -> str:

@@ -23,6 +23,7 @@ from pipeline.web import asking, feeds, listing, periods
 from pipeline.web.asking import Asked
 from pipeline.web.caching import public
 from pipeline.web.catalog import Sort
+from pipeline.web.clients import Meter
 from pipeline.web.curated import BY_SLUG, GROUPS
 from pipeline.web.feeds import Feed
 from pipeline.web.library import Library
@@ -64,7 +65,7 @@ class Named:
         return self.query if self.parameters else self.path.removeprefix("/topics/")
 
 
-def router(services: Services, pages: Pages, library: Library) -> APIRouter:
+def router(services: Services, pages: Pages, library: Library, meter: Meter) -> APIRouter:
     routes = APIRouter()
 
     @routes.api_route("/topics", methods=LOOK)
@@ -98,7 +99,7 @@ def router(services: Services, pages: Pages, library: Library) -> APIRouter:
             q="", topic=topic.query, date="", week="", month="", sort=sort, page=number
         )
         order = asked.sort or (Sort.TRENDING if topic.query == TRENDING else Sort.NEWEST)
-        with reading(services.engine) as conn:
+        with meter.search(request), reading(services.engine) as conn:
             chosen, days = _chosen(library, conn, topic, order)
             page = listing.page(chosen, asked.page, conn, pages.house)
         return public(
@@ -124,7 +125,7 @@ def router(services: Services, pages: Pages, library: Library) -> APIRouter:
         if form not in writers:
             raise HTTPException(404)
         write, media_type = writers[form]
-        with reading(services.engine) as conn:
+        with meter.search(request), reading(services.engine) as conn:
             made = _feed(conn, topic, library, pages)
         answer = Response(write(made), media_type=media_type)
         return public(request, answer, seconds=600, modified=made.updated)

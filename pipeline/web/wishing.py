@@ -14,7 +14,7 @@ from pipeline.errors import AddressError, QueryError
 from pipeline.matching.hints import hints
 from pipeline.matching.query import canonical
 from pipeline.signup import Wishes, valid_address
-from pipeline.web import curated, zones
+from pipeline.web import curated, typos, zones
 from pipeline.web.curated import BY_SLUG, CuratedTopic
 from pipeline.web.forms import Fields
 
@@ -51,6 +51,7 @@ class Typed:
     """The form as it stands, right or wrong."""
 
     email: str = ""
+    insists: bool = False  # on this address, having been asked about it
     slugs: tuple[str, ...] = ()  # topics chosen by name
     queries: str = ""  # own ones, one in each line
     hour: str = "8"
@@ -78,6 +79,8 @@ class Mistake:
     before: str = ""
     at: str = ""
     after: str = ""
+    suggestion: str = ""  # what was most likely meant, to be taken by one press
+    kept: str = ""  # what was typed, where it may be kept by one press
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,10 @@ def read(fields: Fields) -> Typed:
     rhythm = fields.get("frequency", blank.rhythm)
     if rhythm == WEEKLY:
         rhythm = f"{WEEKLY}-{fields.get('weekday', 'monday').lower()}"
+    email = (fields.get("suggested") or fields.get("email", "")).strip()
     return Typed(
-        email=fields.get("email", "").strip(),
+        email=email,
+        insists=bool(email) and email in fields.getlist("insist"),
         slugs=tuple(fields.getlist("topic")),
         queries=fields.get("queries", ""),
         hour=_hour(fields.get("hour", blank.hour)),
@@ -170,7 +175,7 @@ def _asked(line: str) -> Asked:
     return Asked(names.get(query) or line, _canonical(query), hints=told)
 
 
-@lru_cache(maxsize=2_000)
+@lru_cache(maxsize=256)  # of at most 500 letters, and of topics to choose
 def _canonical(query: str) -> str:
     return canonical(query)
 
@@ -193,7 +198,7 @@ def mistakes(typed: Typed) -> tuple[Mistake, ...]:
             f"Choose a number of papers from 1 to {MOST_PAPERS}.",
         ),
         *_unless(breadth(typed.breadth) is not None, "breadth", "Choose how sure a match must be."),
-        *_wrong_address(typed.email),
+        *wrong_address(typed.email, insists=typed.insists),
     )
 
 
@@ -251,12 +256,22 @@ def _wrong_zone(name: str) -> tuple[Mistake, ...]:
     )
 
 
-def _wrong_address(email: str) -> tuple[Mistake, ...]:
+def wrong_address(email: str, *, insists: bool = False) -> tuple[Mistake, ...]:
+    """What is wrong with an address, or looks wrong unless its owner `insists`."""
     if not email:
         return (Mistake("email", "Type the address that your digest is to go to."),)
+    doubted = typos.doubt(email)
+    if doubted and not (insists and doubted.may_insist):
+        text = f"Did you mean {doubted.suggestion}?"
+        kept = email if doubted.may_insist else ""
+        return (Mistake("email", text, suggestion=doubted.suggestion, kept=kept),)
     try:
         valid_address(email)
     except AddressError as error:
         return (Mistake("email", f"We cannot write to this address. {error.__cause__}"),)
-    fine = "." in email.rpartition("@")[2]
-    return _unless(fine, "email", "Is this all of it? After the @ we miss something like “.org”.")
+    domain = email.rpartition("@")[2]
+    if typos.is_numeric(domain):
+        return (Mistake("email", "After the @ we need a domain such as example.org, not numbers."),)
+    return _unless(
+        "." in domain, "email", "Is this all of it? After the @ we miss something like “.org”."
+    )

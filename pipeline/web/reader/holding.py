@@ -56,6 +56,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
                 ip=client_ip(request, services.settings.trusted_proxies),
                 suppression_key=services.suppression_key,
                 now=now(),
+                limits=services.signup_limits,
             )
         except AddressError:
             return _page(token, status=422, email=email, error=WRONG_ADDRESS)
@@ -71,7 +72,12 @@ def router(services: Services, pages: Pages) -> APIRouter:
         email = form.get("email", "")
         try:
             signup.ask_link(
-                engine, email, ip=client_ip(request, services.settings.trusted_proxies), now=now()
+                engine,
+                email,
+                ip=client_ip(request, services.settings.trusted_proxies),
+                suppression_key=services.suppression_key,
+                now=now(),
+                limits=services.signup_limits,
             )
         except AddressError:
             return pages.show("link.html", status=422, email=email, error=WRONG_ADDRESS)

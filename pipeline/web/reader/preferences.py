@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from pipeline import editions, signup, slots
 from pipeline.bootstrap import Services
 from pipeline.domain import Frequency, Subscriber, SubscriberStatus
-from pipeline.errors import ConflictError, QueryError
+from pipeline.errors import ConflictError, LimitError, QueryError
 from pipeline.matching.query import canonical
 from pipeline.rendering import views, words
 from pipeline.rendering.views import Card
@@ -67,6 +67,12 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
             )
         except ConflictError:
             return _page(token, typed=typed, is_stale=True)
+        except LimitError as error:
+            refused = _page(token, typed=typed, wrong=(Mistake("topics", TOO_MANY_NEW),))
+            refused.status_code = 429
+            wait = (error.retry_at - now()).total_seconds()
+            refused.headers["Retry-After"] = str(max(1, int(wait)))
+            return refused
         answer = _back(token, "saved")
         answer.background = BackgroundTask(wake_editions)  # which matches new topics
         return answer
@@ -160,6 +166,9 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
 
 # --- The form: pure -----------------------------------------------------------------------------
 
+TOO_MANY_NEW = (
+    "You have added very many topics today, so nothing was changed. Please try again tomorrow."
+)
 WRONG_PAUSE = "Please give a day after today, at most a year from now."
 
 

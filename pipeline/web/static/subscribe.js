@@ -84,7 +84,7 @@
         signal: asking.signal,
       });
       if (answer.ok) shownFor = fields;
-      if (!answer.ok && answer.status !== 429) throw new Error(answer.status);
+      if (!answer.ok && ![429, 503].includes(answer.status)) throw new Error(answer.status);
       result.innerHTML = await answer.text();
       section.classList.add("live");
     } catch (error) {

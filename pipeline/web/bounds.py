@@ -1,0 +1,323 @@
+"""Bound every request: its size, the time for its body, and how many of its kind run at once.
+
+Plain endpoints share a pool of 40 threads. Each request waits here, without a thread, for a place
+in the lane of its path, so that no lane can take the threads of another: a flood of previews never
+slows health checks or one-click unsubscribing. Waiting is bounded in number and time; past that
+the answer is 503 with Retry-After. A slow visitor holds neither a thread nor a place: the body is
+read before, and the place is given back when the answer starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import parse_qs
+from weakref import WeakKeyDictionary
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.signup.asking import host
+from pipeline.web.clients import client_ip
+from pipeline.web.forms import LARGEST_FORM
+from pipeline.web.hooks import LARGEST
+from pipeline.web.pages import Pages
+from pipeline.web.proxies import ProxyWatch
+from pipeline.web.security import HOOKS, ONE_CLICK, SAFE_METHODS
+
+log = structlog.get_logger(__name__)
+
+LONGEST_ADDRESS: Final = 24 * 1024  # octets of path and query; a query of 2,000 letters fits
+LARGEST_HEADERS: Final = 32 * 1024  # octets of all together
+BODY_SECONDS: Final = 20.0  # for a whole body
+BODIES: Final = 32 * 1024 * 1024  # octets of all bodies that are held at once
+RETRY_AFTER: Final = 10  # seconds
+LOG_EVERY: Final = 60.0  # seconds between two lines about refusals of one lane
+FOR_PROGRAMS: Final = ("/hooks/", "/metrics", "/readyz")  # whose refusals are plain text
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A kind of request: how many run at once, how many wait, and for how many seconds."""
+
+    name: str
+    at_once: int
+    waiting: int
+    patience: float
+
+
+# Together they take 19 of the 40 threads; the others are for paths without a lane, which are quick.
+OPERATING: Final = Lane("operating", 2, 16, 10.0)
+LEAVING: Final = Lane("leaving", 4, 200, 20.0)
+PROVIDERS: Final = Lane("providers", 2, 32, 10.0)
+CHANGING: Final = Lane("changing", 3, 64, 10.0)  # sign-ups, confirmations, wishes
+SEARCHING: Final = Lane("searching", 2, 32, 5.0)  # whatever evaluates queries
+SHOWING: Final = Lane("showing", 6, 64, 8.0)
+
+_SEARCHES: Final = ("/preferences/", "/topics", "/sitemap.xml")
+_CHANGES: Final = ("/confirm/", "/data/", "/link", "/new-address/", "/preferences/", "/subscribe")
+_SHOWS: Final = (*_CHANGES, "/digests/", "/mailbox", "/papers", "/privacy")
+_FREE: Final = ("/papers.css",)
+
+
+def lane_of(method: str, path: str, query: bytes, body: bytes) -> Lane | None:
+    """Return the lane of a request; None for answers that cost next to nothing."""
+    if path in {"/readyz", "/metrics"}:
+        return OPERATING
+    if path.startswith("/unsubscribe/"):
+        return LEAVING
+    if path.startswith("/hooks/"):
+        return PROVIDERS
+    if path in _FREE:
+        return None
+    is_reading = method in SAFE_METHODS
+    if is_reading and _evaluates(path, query):
+        return SEARCHING
+    if path == "/subscribe/preview" or (path == "/subscribe" and _wants_preview(body)):
+        return SEARCHING
+    if not is_reading and path.startswith(_CHANGES):
+        return CHANGING
+    return SHOWING if path == "/" or path.startswith(_SHOWS) else None
+
+
+def _evaluates(path: str, query: bytes) -> bool:
+    is_list = path in {"/", "/papers"} or path == "/subscribe"
+    return path.startswith(_SEARCHES) or (is_list and any(n in query for n in (b"q=", b"topic=")))
+
+
+def _wants_preview(body: bytes) -> bool:
+    with suppress(ValueError):
+        return "preview" in parse_qs(body.decode("latin-1"), max_num_fields=500).get("do", ())
+    return False
+
+
+@dataclass(slots=True)
+class _Gate:
+    """The places of one lane, in one event loop."""
+
+    lane: Lane
+    places: asyncio.Semaphore
+    clients: Counter[str] = field(default_factory=Counter)  # running and waiting
+
+    @asynccontextmanager
+    async def place(self, client: str) -> AsyncIterator[Callable[[], None]]:
+        """Wait for a place and yield what gives it back early. Raises TimeoutError when full."""
+        most = self.lane.at_once + self.lane.waiting
+        # One client gets half of the room at most, so that a flood leaves some for others.
+        if self.clients.total() >= most or self.clients[client] >= most // 2:
+            raise TimeoutError
+        self.clients[client] += 1
+        try:
+            async with asyncio.timeout(self.lane.patience):
+                await self.places.acquire()
+        except BaseException:
+            self._leave(client)
+            raise
+        is_held = True
+
+        def give_back() -> None:
+            nonlocal is_held
+            if is_held:
+                is_held = False
+                self.places.release()
+                self._leave(client)
+
+        try:
+            yield give_back
+        finally:
+            give_back()
+
+    def _leave(self, client: str) -> None:
+        self.clients[client] -= 1
+        if self.clients[client] <= 0:
+            del self.clients[client]
+
+
+class _Refusal(Exception):  # noqa: N818  (never leaves this module)
+    """A request that is answered here, with this status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+WORDS: Final = {
+    408: ("That took too long", "The form did not arrive in time. Please send it again."),
+    413: ("That is too much", "This is more than a form can hold."),
+    414: ("This address is too long", "Shorten it, or start from the front page."),
+    431: ("Your browser sent too much", "Its headers are too large; delete the cookies for us."),
+    503: ("Very busy at the moment", "Nothing was changed. Please try again in a few seconds."),
+}
+
+
+class Bounds:
+    """ASGI middleware; outermost but for the headers that every answer gets."""
+
+    def __init__(
+        self, app: ASGIApp, pages: Pages, trusted_proxies: tuple[str, ...], watch: ProxyWatch
+    ) -> None:
+        self._app = app
+        self._pages = pages
+        self._proxies = trusted_proxies
+        self._watch = watch
+        self._held = 0  # octets of bodies
+        self._logged: dict[str, float] = {}  # lane -> when a refusal was last logged
+        # Semaphores belong to one event loop; tests run one for each request.
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Gate]] = (
+            WeakKeyDictionary()
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self._watch.see(HTTPConnection(scope))
+        try:
+            _check_size(scope)
+            body = await self._body(scope, receive)
+        except _Refusal as refusal:
+            await self._refuse(refusal.status, scope, receive, send)
+            return
+        if body is None:  # the visitor has gone
+            return
+        try:
+            await self._run(scope, _replayed(body, receive), send, body)
+        finally:
+            self._held -= len(body)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
+        lane = lane_of(scope["method"], scope["path"], scope["query_string"], body)
+        if lane is None:
+            await self._app(scope, receive, send)
+            return
+        client = host(client_ip(HTTPConnection(scope), self._proxies))
+        is_running = False
+        try:
+            async with self._gate(lane).place(client) as give_back:
+                is_running = True
+
+                async def send_and_give_back(message: Message) -> None:
+                    if message["type"] == "http.response.start":
+                        give_back()
+                    await send(message)
+
+                await self._app(scope, receive, send_and_give_back)
+        except TimeoutError:
+            if is_running:  # one of the endpoint's own
+                raise
+            self._log(lane)
+            await self._refuse(503, scope, receive, send)
+
+    def _log(self, lane: Lane) -> None:
+        """Log a refusal, once a minute for each lane: a flood must not fill the disk."""
+        now = time.monotonic()
+        if now - self._logged.get(lane.name, -LOG_EVERY) >= LOG_EVERY:
+            self._logged[lane.name] = now
+            log.warning("requests refused", lane=lane.name)
+
+    def _gate(self, lane: Lane) -> _Gate:
+        gates = self._loops.setdefault(asyncio.get_running_loop(), {})
+        return gates.setdefault(lane.name, _Gate(lane, asyncio.Semaphore(lane.at_once)))
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The whole body, counted in `_held`; b"" where nobody reads it."""
+        # RFC 8058: a mail service posts one-click in one of two encodings; the address says it all.
+        if scope["method"] in SAFE_METHODS or ONE_CLICK.fullmatch(scope["path"]):
+            return b""
+        most = LARGEST if HOOKS.fullmatch(scope["path"]) else LARGEST_FORM
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal() and (len(announced) > 15 or int(announced) > most):
+            raise _Refusal(413)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        self._held -= len(body)
+                        return None
+                    self._hold(message.get("body", b""), body, most)
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            self._held -= len(body)
+            raise _Refusal(408) from None
+        except _Refusal:
+            self._held -= len(body)
+            raise
+
+    def _hold(self, chunk: bytes, body: bytearray, most: int) -> None:
+        body += chunk
+        self._held += len(chunk)
+        if len(body) > most:
+            raise _Refusal(413)
+        if self._held > BODIES:
+            raise _Refusal(503)
+
+    async def _refuse(self, status: int, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._refusal(status, scope["path"])(scope, receive, send)
+
+    def _refusal(self, status: int, path: str) -> Response:
+        title, text = WORDS[status]
+        answer: Response
+        if path.startswith(FOR_PROGRAMS):
+            answer = PlainTextResponse(f"{title}: {text}\n", status)
+        elif path == "/subscribe/preview":
+            answer = self._pages.show("subscribe_busy.html", status=status)
+        else:
+            answer = self._pages.message(title, text, status=status, personal=True)
+        answer.headers["Cache-Control"] = "no-store"
+        if status == 503:
+            answer.headers["Retry-After"] = str(RETRY_AFTER)
+        else:  # the rest of what was sent is not read
+            answer.headers["Connection"] = "close"
+        return answer
+
+
+def _check_size(scope: Scope) -> None:
+    if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > LONGEST_ADDRESS:
+        raise _Refusal(414)
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEADERS:
+        raise _Refusal(431)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """`receive` for an application that reads `body` once; afterwards it waits for the end."""
+    is_read = False
+
+    async def receive_body() -> Message:
+        nonlocal is_read
+        if is_read:
+            return await receive()
+        is_read = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_body
+
+
+def one_at_a_time(work: Callable[[], None]) -> Callable[[], None]:
+    """Return `work` that is skipped while it runs, and run once more afterwards.
+
+    For wake-ups after an answer: while the broker is away they would fill the pool of threads.
+    """
+    running, wanted = threading.Lock(), threading.Event()
+
+    def run() -> None:
+        wanted.set()
+        while wanted.is_set() and running.acquire(blocking=False):
+            try:
+                wanted.clear()
+                work()
+            finally:
+                running.release()
+
+    return run

@@ -1,0 +1,164 @@
+"""Ask about addresses that look mistyped: ada@gmial.com, ada@gmail, ada@gmail,com. Pure.
+
+Only a question, and without DNS: the domain may exist. Real providers with names near those of
+larger ones are listed, so that their customers are not asked.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.errors import AddressError
+from pipeline.signup import valid_address
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Large providers, and the endings of their domains; the first is suggested.
+_PROVIDERS: Final = {
+    name: tuple(endings.split())
+    for name, endings in {
+        "gmail": "com",
+        "googlemail": "com",
+        "yahoo": "com co.uk co.in co.jp co.id co.nz co.kr co.za com.br com.ar com.mx com.au com.cn"
+        " com.tw com.hk com.sg com.ph com.vn com.tr com.my ca de fr it es in gr ie se no dk pl ro"
+        " nl be at cz fi hu pt",
+        "hotmail": "com co.uk co.jp co.th com.br com.ar com.tr com.au com.mx ca de fr it es nl be"
+        " se no dk gr fi at ch cl ru hu",
+        "outlook": "com co.uk co.th co.id com.br com.ar com.tr com.au com.gr com.vn de fr it es jp"
+        " kr in ie be at dk pt cz cl hu lv sa sg ph my sk id",
+        "icloud": "com",
+        "protonmail": "com ch",
+        "rocketmail": "com",
+        "rediffmail": "com",
+        "fastmail": "com fm net org us cn de es uk co.uk com.au jp nl se in to mx",
+        "tutanota": "com de",
+    }.items()
+}
+# Providers near one of those, and others whose short names look like a slip.
+_REAL: Final = _words(
+    """
+    mail.com email.com ymail.com gmx.com gmx.net gmx.de gmx.at gmx.ch gmx.us gmx.co.uk gmx.fr gmx.es
+    gmx.li gmx.eu gmx.info gmx.org web.de me.com mac.com aol.com aim.com msn.com live.com qq.com
+    hotmail.co outlook.co hushmail.com hotmail.org gmailnator.com yahoo-inc.com
+    """
+)
+_WRONG_ENDINGS: Final = {  # no top-level domains, and what was meant
+    **dict.fromkeys(_words("con cmo ocm comm coom ccom cpm vom xom cim cok c0m conm clm"), "com"),
+    **dict.fromkeys(_words("nte ent nett met"), "net"),
+    **dict.fromkeys(_words("ogr rog orgg ogrg"), "org"),
+    **dict.fromkeys(_words("eud eduu deu"), "edu"),
+}
+# Top-level domains that exist, and are a slip after the name of a provider with another one.
+_SLIPS: Final = _words("co cm om ne c m")
+_GENERIC_SECOND: Final = _words("co com org net")
+_LEAST_FUZZY: Final = 5  # letters of a name; shorter ones are all alike
+_TWO_SLIPS: Final = 9  # letters from which on two slips are one mistake
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """An address that was most likely meant, and whether the typed one can be written to."""
+
+    suggestion: str
+    may_insist: bool
+
+
+def doubt(email: str) -> Doubt | None:
+    """What to ask about a typed address; None where nothing looks wrong, or nothing is known."""
+    tidy = _tidy(email)
+    local, at, domain = tidy.rpartition("@")
+    if not (local and at):
+        return None
+    meant = f"{local}@{_meant(domain.lower()) or domain}"
+    if meant.casefold() == email.strip().casefold() or not _is_possible(meant):
+        return None
+    return Doubt(meant, may_insist=_is_possible(email))
+
+
+def is_numeric(domain: str) -> bool:
+    """Whether a domain ends in digits, as IP addresses do: no top-level domain does (RFC 3696)."""
+    return domain.rpartition(".")[2].isdecimal()
+
+
+def _is_possible(email: str) -> bool:
+    domain = email.rpartition("@")[2]
+    try:
+        valid_address(email)
+    except AddressError:
+        return False
+    return "." in domain and not is_numeric(domain)
+
+
+def _tidy(email: str) -> str:
+    """Without what surrounds an address where it was copied from, and with a point for a comma."""
+    text = re.sub(r"(?i)^mailto:", "", email.strip().strip("<>\"'").strip())
+    local, at, domain = text.rpartition("@")
+    domain = re.sub(r"\s*[.,;]\s*", ".", domain.strip()).strip(".")
+    return f"{local.strip().rstrip('@')}{at}{domain}"
+
+
+def _meant(domain: str) -> str | None:
+    """The domain that was most likely meant; None for one that may well be right."""
+    domain = domain.removeprefix("www.")
+    if domain in _REAL:
+        return domain
+    if "." not in domain:
+        return _without_a_point(domain)
+    body, _, ending = domain.rpartition(".")
+    fixed = f"{body}.{_WRONG_ENDINGS[ending]}" if ending in _WRONG_ENDINGS else domain
+    name, _, ending = fixed.partition(".")
+    provider = name if name in _PROVIDERS else _nearest(name)
+    if provider is None or fixed in _REAL:
+        return fixed
+    endings = _PROVIDERS[provider]
+    if ending in endings:
+        return f"{provider}.{ending}"
+    only_one = len(endings) == 1 and _looks_like_an_ending(ending)
+    if ending in _SLIPS or (provider == name and only_one):
+        return f"{provider}.{endings[0]}"
+    return fixed
+
+
+def _without_a_point(domain: str) -> str | None:
+    for ending in ("com", ""):
+        name = domain.removesuffix(ending)
+        provider = name if name in _PROVIDERS else _nearest(name)
+        if provider:
+            return f"{provider}.{_PROVIDERS[provider][0]}"
+    return None
+
+
+def _looks_like_an_ending(text: str) -> bool:
+    first, _, second = text.partition(".")
+    return not second or (first in _GENERIC_SECOND and len(second) == 2)
+
+
+def _nearest(name: str) -> str | None:
+    """The provider whose name is a slip or two away; none of another first letter."""
+    for provider in _PROVIDERS:
+        most = 2 if len(provider) >= _TWO_SLIPS else 1
+        near = abs(len(name) - len(provider)) <= most and len(provider) >= _LEAST_FUZZY
+        begins = name[:1] == provider[:1] or name[:2] == provider[1::-1]
+        if near and begins and slips(name, provider) <= most:
+            return provider
+    return None
+
+
+def slips(typed: str, meant: str) -> int:
+    """Letters left out, added, changed or swapped (optimal string alignment)."""
+    before: list[int] = []
+    last = list(range(len(meant) + 1))
+    for i, letter in enumerate(typed, 1):
+        row = [i]
+        for j, other in enumerate(meant, 1):
+            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == meant[j - 2] and typed[i - 2] == other:
+                cost = min(cost, before[j - 2] + 1)
+            row.append(cost)
+        before, last = last, row
+    return last[-1]

@@ -1,0 +1,101 @@
+"""A proxy that the settings do not name is noticed: behind it everybody counts as one visitor."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine
+from starlette.testclient import TestClient
+
+from pipeline import settings
+from pipeline.bootstrap import Services
+from pipeline.doctor import site as checks
+from pipeline.doctor.finding import Finding, Patient
+from pipeline.storage import expiry, limits
+from pipeline.storage.database import reading
+from pipeline.web import create_app
+from pipeline.web.proxies import is_proxy
+from tests.site import now
+
+PUBLIC = "9.9.9.9"  # addresses of examples count as private
+DAY = timedelta(days=1)
+FORWARDED = {"X-Forwarded-For": "203.0.113.9"}
+
+
+def ask(engine: Engine, peer: str, times: int = 3, headers=FORWARDED, **changes: str) -> None:
+    loaded = settings.load(None, **changes)
+    app = create_app(Services(loaded, engine))
+    browser = TestClient(app, base_url=loaded.site_url, client=(peer, 5000))
+    with browser:  # one event loop, so that what it stores beside the answers is stored
+        for _ in range(times):
+            browser.get("/healthz", headers=headers)
+        time.sleep(0.2)
+
+
+def seen(engine: Engine) -> list[str]:
+    with reading(engine) as conn:
+        return limits.noted(conn, limits.PROXIES)
+
+
+def doctor(url: str, **changes: str) -> Finding:
+    patient = Patient(settings.load(None, database_url=url, **changes), now())
+    (finding,) = checks.proxies(patient)
+    patient.services.engine.dispose()
+    return finding
+
+
+@pytest.mark.parametrize(
+    "header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "CF-Connecting-IP", "Via"]
+)
+def test_the_doctor_says_which_address_to_name(engine: Engine, database_url: str, header: str):
+    ask(engine, "172.18.0.1", headers={header: "203.0.113.9"})
+
+    found = doctor(database_url, trusted_proxies="10.0.0.1")
+    named = doctor(database_url, trusted_proxies="10.0.0.1 172.16.0.0/12")
+
+    assert found.ok is False
+    assert "172.18.0.1" in found.detail
+    assert found.advice.endswith("TRUSTED_PROXIES=10.0.0.1 172.18.0.1")
+    assert named.ok
+
+
+def test_a_proxy_is_noticed_once_an_hour(engine: Engine, capsys: pytest.CaptureFixture[str]):
+    ask(engine, "172.18.0.1", times=50)
+
+    assert seen(engine) == ["172.18.0.1"]
+    assert capsys.readouterr().out.count("proxy not in TRUSTED_PROXIES") <= 1
+
+
+@pytest.mark.parametrize(
+    ("peer", "times", "headers", "changes"),
+    [
+        ("172.18.0.1", 9, FORWARDED, {"trusted_proxies": "172.16.0.0/12"}),  # it is named
+        ("172.18.0.1", 9, {}, {}),  # nothing was forwarded
+        (PUBLIC, 9, FORWARDED, {}),  # a visitor who wrote the header
+        ("172.18.0.1", 2, FORWARDED, {}),  # somebody tried something out
+    ],
+)
+def test_others_are_not_taken_for_a_proxy(engine, database_url, peer, times, headers, changes):
+    ask(engine, peer, times, headers, **changes)
+
+    assert seen(engine) == []
+    assert doctor(database_url, **changes).ok
+
+
+def test_a_public_proxy_is_one_that_sends_most_requests():
+    assert is_proxy(PUBLIC, 20, 40)
+    assert not is_proxy(PUBLIC, 19, 19)
+    assert not is_proxy(PUBLIC, 20, 41)
+    assert is_proxy("100.64.0.7", 3, 1_000)
+    assert is_proxy("fd00::7", 3, 1_000)
+
+
+def test_a_proxy_that_is_seen_no_longer_is_forgotten(engine: Engine):
+    with engine.begin() as conn:
+        limits.note(conn, "proxy:10.0.0.7", now() - 3 * DAY)
+        limits.note(conn, "proxy:10.0.0.8", now())
+        expiry.drop_counters(conn, before=now() - 2 * DAY, limit=100)
+
+    assert seen(engine) == ["10.0.0.8"]

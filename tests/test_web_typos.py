@@ -1,0 +1,168 @@
+"""An address that looks mistyped is asked about, and those of real providers are not."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from sqlalchemy import Engine
+
+from pipeline.storage.schema import RequestRow
+from pipeline.web.typos import doubt, slips
+from tests.newsroom import rows
+from tests.site import Site, open_site
+
+FORM = {"topic": "agents", "hour": "8", "timezone": "UTC", "max_papers": "10", "do": "subscribe"}
+
+REAL = sorted(
+    set(
+        str.split(
+            """
+gmail.com googlemail.com gmx.net gmx.de gmx.at gmx.ch gmx.com gmx.co.uk web.de mail.com
+email.com ymail.com rocketmail.com yahoo.com yahoo.co.uk yahoo.com.br yahoo.de yahoo.fr
+hotmail.com hotmail.co.uk hotmail.fr live.com live.nl live.co.uk outlook.com outlook.de
+outlook.com.br msn.com icloud.com me.com mac.com aol.com aim.com proton.me protonmail.com
+protonmail.ch pm.me posteo.de mailbox.org tutanota.com tuta.io fastmail.com fastmail.fm hey.com
+zoho.com hushmail.com qq.com 163.com 126.com 139.com foxmail.com sina.com sohu.com naver.com
+hanmail.net daum.net mail.ru bk.ru inbox.ru list.ru ya.ru yandex.ru yandex.com ukr.net wp.pl
+o2.pl onet.pl op.pl interia.pl seznam.cz centrum.cz free.fr orange.fr orange.com sfr.fr
+laposte.net wanadoo.fr libero.it tin.it alice.it virgilio.it t-online.de freenet.de arcor.de
+bluewin.ch hispeed.ch telenet.be skynet.be ziggo.nl xs4all.nl telia.com comcast.net verizon.net
+att.net sbcglobal.net cox.net charter.net rogers.com shaw.ca sympatico.ca bigpond.com
+optusnet.com.au btinternet.com virginmedia.com sky.com uol.com.br bol.com.br terra.com.br
+rediffmail.com riseup.net disroot.org kolabnow.com runbox.com mailfence.com gmail.mit.edu
+mail.utoronto.ca ox.ac.uk cam.ac.uk mit.edu ethz.ch cern.ch uni-muenchen.de inria.fr
+u-tokyo.ac.jp tsinghua.edu.cn iitb.ac.in usp.br example.cm example.co example.om x.com t.co xn--
+mnchen-3ya.de
+"""
+        )
+    )
+)
+
+
+@pytest.fixture
+def backend() -> str:
+    """One database is enough: nothing here is in storage."""
+    return "sqlite"
+
+
+@pytest.fixture
+def site(engine: Engine) -> Site:
+    return open_site(engine)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("ada@gmail", "ada@gmail.com"),
+        ("ada@gmailcom", "ada@gmail.com"),
+        ("ada@hotmial", "ada@hotmail.com"),
+        ("ada@gmial.com", "ada@gmail.com"),
+        ("Ada.L+x@GMIAL.COM", "Ada.L+x@gmail.com"),
+        ("ada@gamil.com", "ada@gmail.com"),
+        ("ada@gmal.com", "ada@gmail.com"),
+        ("ada@gmaill.com", "ada@gmail.com"),
+        ("ada@gnail.com", "ada@gmail.com"),
+        ("ada@gmail.con", "ada@gmail.com"),
+        ("ada@gmail.co", "ada@gmail.com"),
+        ("ada@gmail.cm", "ada@gmail.com"),
+        ("ada@gmail.co.uk", "ada@gmail.com"),
+        ("ada@www.gmail.com", "ada@gmail.com"),
+        ("ada@gmail,com", "ada@gmail.com"),
+        ("ada@gmail.com,", "ada@gmail.com"),
+        ("<ada@gmail.com>", "ada@gmail.com"),
+        ("mailto:ada@example.org", "ada@example.org"),
+        ("ada@gmail. com", "ada@gmail.com"),
+        ("ada@@example.org", "ada@example.org"),
+        ("ada@yaho.com", "ada@yahoo.com"),
+        ("ada@yahooo.co.uk", "ada@yahoo.co.uk"),
+        ("ada@hotmai.fr", "ada@hotmail.fr"),
+        ("ada@outlok.de", "ada@outlook.de"),
+        ("ada@iclould.com", "ada@icloud.com"),
+        ("ada@icluod.com", "ada@icloud.com"),
+        ("ada@prtonmial.com", "ada@protonmail.com"),
+        ("ada@example.con", "ada@example.com"),
+        ("ada@cs.example.eud", "ada@cs.example.edu"),
+    ],
+)
+def test_a_slip_is_asked_about(typed: str, meant: str):
+    found = doubt(typed)
+
+    assert found is not None
+    assert found.suggestion == meant
+    assert doubt(meant) is None, "a suggestion raises no question of its own"
+
+
+@pytest.mark.parametrize("domain", REAL)
+def test_a_real_provider_is_not_asked_about(domain: str):
+    assert doubt(f"ada@{domain}") is None
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["", "@", "ada", "@gmail.com", "ada@", "ada@localhost", "ada@255.255.255.255", "a@[::1]"],
+)
+def test_nothing_is_suggested_for_what_is_no_address(typed: str):
+    assert doubt(typed) is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant", "expected"),
+    [("gmail", "gmail", 0), ("gmial", "gmail", 1), ("gmai", "gmail", 1), ("gamli", "gmail", 2)],
+)
+def test_slips_are_counted(typed: str, meant: str, expected: int):
+    assert slips(typed, meant) == expected
+
+
+def buttons(html: str) -> dict[str, str]:
+    return dict(re.findall(r'name="(suggested|insist)" value="([^"]*)"', html))
+
+
+def asked(engine: Engine) -> list[str]:
+    return [row.email for row in rows(engine, RequestRow, RequestRow.id)]
+
+
+def test_one_press_takes_the_suggestion(site: Site, engine: Engine):
+    """Without a script: the button sends the whole form again."""
+    fields = {**FORM, "email": "ada@gmial.com"}
+    doubted = site.post("/subscribe", data=fields)
+    offered = buttons(doubted.text)
+    taken = site.post(
+        "/subscribe", data={**FORM, "email": "ada@gmial.com", "suggested": offered["suggested"]}
+    )
+
+    assert doubted.status_code == 422
+    assert "Did you mean ada@gmail.com?" in doubted.text
+    assert offered == {"suggested": "ada@gmail.com", "insist": "ada@gmial.com"}
+    assert taken.status_code == 200
+    assert asked(engine) == ["ada@gmail.com"]
+
+
+def test_one_press_keeps_what_was_typed(site: Site, engine: Engine):
+    fields = {**FORM, "email": "ada@gmial.com", "insist": "ada@gmial.com"}
+    kept = site.post("/subscribe", data={**fields, "queries": "(open"})
+    other = site.post("/subscribe", data={**fields, "email": "ada@gmal.com"})
+    sent = site.post("/subscribe", data=fields)
+
+    assert kept.status_code == 422
+    assert "Did you mean" not in kept.text
+    assert '<input type="hidden" name="insist" value="ada@gmial.com">' in kept.text
+    assert "Did you mean ada@gmail.com?" in other.text, "another address is another question"
+    assert sent.status_code == 200
+    assert asked(engine) == ["ada@gmial.com"]
+
+
+@pytest.mark.parametrize("typed", ["ada@gmail", "ada@localhost", "ada@255.255.255.255", "a@x.1"])
+def test_what_cannot_be_a_domain_cannot_be_insisted_on(site: Site, engine: Engine, typed: str):
+    answer = site.post("/subscribe", data={**FORM, "email": typed, "insist": typed})
+
+    assert answer.status_code == 422
+    assert 'id="email-mistake"' in answer.text
+    assert "insist" not in buttons(answer.text)
+    assert asked(engine) == []
+
+
+def test_a_suggestion_is_escaped(site: Site):
+    answer = site.post("/subscribe", data={**FORM, "email": '"<b>\'x"@gmial.com'})
+
+    assert "<b>'x" not in answer.text

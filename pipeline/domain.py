@@ -336,17 +336,19 @@ class Verdict(StrEnum):
     """What the mail server said about one message, in the words of the reply table."""
 
     ACCEPTED = "accepted"
-    DEFERRED = "deferred"  # any other 4xx: again later, never counts against the person
+    DEFERRED = "deferred"  # again later: a 4xx, or trouble on the way; never counts for a reader
     GREYLISTED = "greylisted"  # again after at least five minutes, same server
-    THROTTLED = "throttled"  # we are too fast for that provider
+    THROTTLED = "throttled"  # we are too fast, or over a quota of ours
     CONNECTION = "connection"  # 421, EOF or a timeout before the dot: reopen, nobody is charged
-    CONFIGURATION = "configuration"  # our login or our sender address is refused: stop and alert
-    AUTHENTICATION = "authentication"  # SPF, DKIM or DMARC: alert
-    BLOCKED = "blocked"  # policy or blocklist: never punish the person
+    CONFIGURATION = "configuration"  # our login, account or sender address: stop and alert
+    AUTHENTICATION = "authentication"  # SPF, DKIM, DMARC or PTR: alert
+    BLOCKED = "blocked"  # policy, reputation, content or blocklist: never punish the person
     TOO_LARGE = "too large"  # ours: fail, alert, keep the person
     FULL = "full"  # the mailbox is full
     HARD = "hard"  # no such address: suppress
-    SOFT = "soft"  # any other 5xx
+    NO_DOMAIN = "no domain"  # its domain is not found: one strike, gone at the second edition
+    DISABLED = "disabled"  # switched off, perhaps for a while: like the one before
+    SOFT = "soft"  # any other 5xx that may be about the mailbox
     UNKNOWN = "unknown"  # the reply to the dot was lost: nobody can tell
 
 
@@ -369,7 +371,16 @@ class StrikeKind(StrEnum):
 
     FULL = "full"
     SOFT = "soft"
-    DISABLED = "disabled"  # see above: the first one is only counted
+    DISABLED = "disabled"  # switched off, or its domain is not found: the first is only counted
+
+
+STRIKES: dict[Verdict, StrikeKind] = {
+    Verdict.FULL: StrikeKind.FULL,
+    Verdict.SOFT: StrikeKind.SOFT,
+    Verdict.DISABLED: StrikeKind.DISABLED,
+    Verdict.NO_DOMAIN: StrikeKind.DISABLED,
+}
+"""Verdicts that count against an address, and how. All others are about us, or mere information."""
 
 
 class NoticeKind(StrEnum):

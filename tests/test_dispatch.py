@@ -727,7 +727,10 @@ def test_an_address_that_does_not_exist_is_suppressed():
     ("verdict", "reply", "strike"),
     [
         (Verdict.SOFT, Reply(550, "5.0.0", "no"), StrikeKind.SOFT),
-        (Verdict.SOFT, Reply(550, "5.2.1", "disabled"), StrikeKind.DISABLED),
+        (Verdict.DISABLED, Reply(550, "5.2.1", "disabled"), StrikeKind.DISABLED),
+        (Verdict.NO_DOMAIN, Reply(550, "5.1.2", "no such domain"), StrikeKind.DISABLED),
+        (Verdict.DEFERRED, Reply(550, "5.1.1", "timed out"), None),
+        (Verdict.GREYLISTED, Reply(550, None, "greylisted"), None),
         (Verdict.FULL, Reply(552, "5.2.2", "full"), StrikeKind.FULL),
         (Verdict.FULL, Reply(452, "4.2.2", "full"), StrikeKind.FULL),
         (Verdict.DEFERRED, Reply(451, "4.3.0", "later"), None),
@@ -740,6 +743,30 @@ def test_an_address_that_does_not_exist_is_suppressed():
 )
 def test_only_what_is_about_the_address_counts_against_it(verdict, reply, strike):
     assert decide(verdict, reply).strike is strike
+
+
+@pytest.mark.parametrize("verdict", [Verdict.DEFERRED, Verdict.GREYLISTED, Verdict.THROTTLED])
+def test_trouble_on_the_way_is_tried_again_whatever_its_code(verdict):
+    assert decide(verdict, Reply(550, "5.4.1", "timed out")).status is Status.QUEUED
+
+
+ODD = ["a" * 3_900, "\0 nul \x1b[31m red", "queued as " + "B" * 3_900, "\u202e\u5b57" * 600]
+
+
+@pytest.mark.parametrize("moment", ["MAIL", "RCPT", "DATA", "DOT"])
+@pytest.mark.parametrize("words", ODD, ids=["long", "controls", "a long name", "other scripts"])
+def test_no_words_of_a_server_end_a_drain(engine, sink, moment, words):
+    """They are cleaned where they are parsed, so that every database can hold them."""
+    code = {"MAIL": "450", "DOT": "250"}.get(moment, "550")
+    sink.answers = {moment: [f"{code} {words}"]}
+    first = add_delivery(engine, subscriber_id=add_subscriber(engine, "ada@example.org"))
+
+    send(engine, sink)
+
+    settled = row(engine, first)
+    assert settled.status != "leased"
+    assert (settled.reply or "").isprintable()
+    assert len(settled.queue_id or "") <= 200
 
 
 def test_the_third_refused_edition_in_a_row_suppresses_and_cancels(engine, sink):

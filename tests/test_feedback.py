@@ -12,6 +12,7 @@ from sqlalchemy import insert
 
 from pipeline import signup
 from pipeline.domain import (
+    STRIKES,
     DeliveryStatus,
     Notice,
     NoticeKind,
@@ -88,6 +89,11 @@ def status_of(engine, subscriber_id):
         (Notice(HARD, verdict=Verdict.HARD), Meaning.HARD),
         (Notice(HARD), Meaning.HARD),
         (Notice(HARD, status="5.2.1", verdict=Verdict.HARD), Meaning.STRIKE),
+        (Notice(HARD, status="5.4.4", verdict=Verdict.NO_DOMAIN), Meaning.STRIKE),
+        (Notice(HARD, status="5.2.1", verdict=Verdict.DISABLED), Meaning.STRIKE),
+        (Notice(NoticeKind.SOFT, status="5.7.1"), Meaning.NOTHING),
+        (Notice(NoticeKind.SOFT, status="5.6.0"), Meaning.NOTHING),
+        (Notice(NoticeKind.SOFT, status="5.1.8"), Meaning.NOTHING),
         (Notice(NoticeKind.SOFT, verdict=Verdict.SOFT), Meaning.STRIKE),
         (Notice(NoticeKind.SOFT, verdict=Verdict.FULL), Meaning.STRIKE),
         (Notice(NoticeKind.SOFT, status="5.0.0"), Meaning.STRIKE),
@@ -105,7 +111,7 @@ def test_a_notice_means_one_thing(notice, expected):
 
 @pytest.mark.parametrize(
     "verdict",
-    sorted(set(Verdict) - {Verdict.HARD, Verdict.FULL, Verdict.SOFT}),
+    sorted(set(Verdict) - {Verdict.HARD, *STRIKES}),
 )
 @pytest.mark.parametrize("kind", [HARD, NoticeKind.SOFT])
 def test_what_is_about_us_never_counts_against_the_person(kind, verdict):
@@ -118,6 +124,7 @@ def test_a_mailbox_that_is_switched_off_is_its_own_kind_of_strike():
     assert strike_of(Notice(NoticeKind.SOFT, status="5.2.1", verdict=Verdict.SOFT)) is (
         StrikeKind.DISABLED
     )
+    assert strike_of(Notice(HARD, verdict=Verdict.NO_DOMAIN)) is StrikeKind.DISABLED
 
 
 # --- Whose news it is ---------------------------------------------------------------------------
@@ -232,6 +239,17 @@ def test_a_mailbox_that_is_switched_off_is_hard_on_the_second_edition(engine, fe
     assert outbox.suppressions(engine) == {HASH: "hard"}
 
 
+def test_a_domain_that_is_not_found_is_hard_on_the_second_edition(engine, feedback, ada):
+    lost = {"kind": HARD, "verdict": Verdict.NO_DOMAIN, "status": "5.4.4"}
+
+    effects = [
+        feedback.apply(about(engine, send(engine, ada, days), **lost), NOW) for days in range(2)
+    ]
+
+    assert effects == [Effect.COUNTED, Effect.SUPPRESSED]
+    assert outbox.suppressions(engine) == {HASH: "hard"}
+
+
 def test_a_complaint_leaves_and_only_an_operator_lifts_it(engine, feedback, ada):
     owed = add_delivery(engine, subscriber_id=ada)
 
@@ -334,6 +352,17 @@ def test_who_was_erased_is_left_alone(engine, feedback, ada):
     for kind in (HARD, NoticeKind.COMPLAINT):
         assert feedback.apply(about(engine, sent, kind), NOW) is Effect.NOTED
 
+    assert outbox.suppressions(engine) == {}
+
+
+@pytest.mark.parametrize("verdict", [*STRIKES, Verdict.BLOCKED, Verdict.DEFERRED])
+def test_a_soft_bounce_of_a_mail_to_a_new_address_is_noted(engine, feedback, ada, verdict):
+    """It has no edition to count; nothing is suppressed, neither there nor here."""
+    other = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
+
+    effect = feedback.apply(about(engine, other, NoticeKind.SOFT, verdict=verdict), NOW)
+
+    assert effect is Effect.NOTED
     assert outbox.suppressions(engine) == {}
 
 

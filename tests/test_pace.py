@@ -36,6 +36,12 @@ def refuse(known=None, state=SLOWED, at=NOW):
         (Phase.MAIL, Reply(550, "5.7.1", "sender denied"), Scope.SERVER),
         (Phase.RCPT, Reply(550, "5.1.1", "no such user"), Scope.NOBODY),
         (Phase.RCPT, Reply(450, "4.2.0", "greylisted"), Scope.NOBODY),
+        (Phase.DOT, Reply(550, "5.7.1", "You have exceeded your monthly quota"), Scope.SERVER),
+        (Phase.DOT, Reply(450, None, "Sending quota of the hour reached"), Scope.SERVER),
+        (Phase.RCPT, Reply(550, "5.2.1", "receiving mail at a rate"), Scope.DOMAIN),
+        (Phase.DOT, Reply(554, None, "Transaction failed"), Scope.NOBODY),
+        (Phase.DOT, Reply(550, "5.6.0", "Malformed header"), Scope.NOBODY),
+        (Phase.RCPT, Reply(550, "5.1.1", "your IP is on a blocklist"), Scope.DOMAIN),
     ],
 )
 def test_a_refusal_is_about_somebody(phase, reply, scope):

@@ -298,16 +298,16 @@ TABLE = [
     ("550 5.7.1 Policy", Verdict.BLOCKED),
     ("554 Listed by a DNSBL", Verdict.BLOCKED),
     ("550 5.1.1 No such user", Verdict.HARD),
-    ("553 5.1.2 No such domain", Verdict.HARD),
+    ("553 5.1.2 No such domain", Verdict.NO_DOMAIN),
     ("550 User unknown", Verdict.HARD),
     ("554 delivery error: dd This user doesn't have a mailbox", Verdict.HARD),
-    ("550 5.2.1 Mailbox disabled", Verdict.SOFT),
+    ("550 5.2.1 Mailbox disabled", Verdict.DISABLED),
     ("552 5.3.4 Message too big", Verdict.TOO_LARGE),
     ("452 4.3.1 Insufficient system storage", Verdict.DEFERRED),
     ("452 4.5.3 Too many recipients", Verdict.DEFERRED),
     ("452 Later", Verdict.DEFERRED),
     ("451 4.3.0 Later", Verdict.DEFERRED),
-    ("554 5.6.0 Something", Verdict.SOFT),
+    ("554 5.6.0 Something", Verdict.BLOCKED),
 ]
 SHOWN = {"MAIL": Phase.MAIL, "RCPT": Phase.RCPT, "DATA": Phase.DATA, "DOT": Phase.DOT}
 
@@ -321,7 +321,10 @@ def test_what_a_reply_means_at_each_phase(connect, sink, reply, verdict):
 
         outcome = send(connect(sink))
 
+        # "Unknown user" after DATA may be a filter; Yahoo alone looks only then.
+        too_late = moment in {"DATA", "DOT"} and "dd This user" not in reply
+        expected = Verdict.SOFT if verdict is Verdict.HARD and too_late else verdict
         refuses_us = moment == "MAIL" and code[0] == "5" and verdict is not Verdict.TOO_LARGE
-        assert outcome.verdict is (Verdict.CONFIGURATION if refuses_us else verdict), moment
+        assert outcome.verdict is (Verdict.CONFIGURATION if refuses_us else expected), moment
         assert outcome.phase is phase
     assert sink.taken == []

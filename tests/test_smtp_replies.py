@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.domain import Verdict
+from pipeline.domain import STRIKES, Verdict
 from pipeline.smtp.replies import (
+    LONGEST,
     Phase,
     Reply,
+    Subject,
     parse_reply,
     queue_id,
+    subject_of,
     verdict_of,
     without_addresses,
 )
@@ -72,8 +77,7 @@ def read(text: str) -> Reply:
         (Phase.RCPT, "554 5.7.1 Relay access denied", V.BLOCKED),
         # No such address
         (Phase.RCPT, "550 5.1.1 No such user", V.HARD),
-        (Phase.RCPT, "550 5.1.1 Recipient rejected: blocked", V.HARD),
-        (Phase.RCPT, "550 5.1.2 Bad domain", V.HARD),
+        (Phase.RCPT, "550 5.1.1 Recipient rejected", V.HARD),
         (Phase.RCPT, "550 5.1.6 Moved away", V.HARD),
         (Phase.RCPT, "550 5.1.10 Recipient not found", V.HARD),
         (Phase.RCPT, "550 No such user here", V.HARD),
@@ -88,7 +92,6 @@ def read(text: str) -> Reply:
         (Phase.RCPT, "550 5.4.1 All recipient addresses rejected : Access denied", V.HARD),
         (Phase.RCPT, "550 Account closed", V.HARD),
         (Phase.RCPT, "550 Unrouteable address", V.HARD),
-        (Phase.RCPT, "550 Domain example.org does not exist", V.HARD),
         (Phase.RCPT, "501 5.1.3 Odbiorca nie istnieje", V.HARD),
         (Phase.RCPT, "550 Empfänger unbekannt", V.HARD),
         (Phase.RCPT, "550 收件人地址不存在", V.HARD),
@@ -96,17 +99,53 @@ def read(text: str) -> Reply:
         # Words like those, about somebody or something else
         (Phase.RCPT, "550 Sender address rejected: domain not found", V.BLOCKED),
         (Phase.RCPT, "550 5.1.0 Sender address rejected", V.BLOCKED),
-        (Phase.RCPT, "550 Cannot find your reverse hostname", V.SOFT),
+        (Phase.RCPT, "550 Cannot find your reverse hostname", V.BLOCKED),
+        (Phase.RCPT, "550 5.1.1 Recipient rejected: blocked", V.BLOCKED),
+        (Phase.RCPT, "550 5.1.1 Sender address rejected: User unknown in table", V.BLOCKED),
+        (Phase.RCPT, "550 Account 192.0.2.9 unknown", V.BLOCKED),
+        (Phase.RCPT, "550 5.1.1 https://www.spamhaus.org/query/ip/192.0.2.9", V.BLOCKED),
+        (Phase.RCPT, "550 5.1.8 User unknown at your domain", V.BLOCKED),
+        (Phase.RCPT, "550 5.7.1 Something", V.BLOCKED),
+        (Phase.RCPT, "550 5.6.9 Something", V.BLOCKED),
+        (Phase.RCPT, "550 5.7.1 Mailbox full", V.BLOCKED),
+        (Phase.RCPT, "550 5.7.1 Quota of this hour reached", V.THROTTLED),
+        (Phase.DOT, "552 Your sending quota is full", V.THROTTLED),
+        (Phase.DOT, "550 SubmissionQuotaExceeded", V.THROTTLED),
+        (Phase.RCPT, "550 Your SMTP account is suspended", V.CONFIGURATION),
+        (Phase.RCPT, "550 SMTP AUTH is required", V.CONFIGURATION),
+        (Phase.DOT, "550 No DKIM signature", V.AUTHENTICATION),
+        (Phase.DOT, "550 5.7.25 Rejected", V.AUTHENTICATION),
+        (Phase.RCPT, "550 5.2.1 Too many messages for this user, slow down", V.THROTTLED),
         (Phase.RCPT, "550 Mailbox temporarily unavailable", V.SOFT),
-        (Phase.RCPT, "550 Recipient server unavailable or busy", V.SOFT),
+        (Phase.RCPT, "550 Recipient server unavailable or busy", V.DEFERRED),
         (Phase.RCPT, "550 5.1.1 Refused due to recipient preferences", V.BLOCKED),
         (Phase.RCPT, "502 Unknown user command", V.SOFT),
         (Phase.RCPT, "550 Not taken from <unknown.user@example.org>", V.SOFT),
         (Phase.DOT, "550 Message contains an invalid address in a header", V.SOFT),
         # Disabled: perhaps for a while, unless it says that it is for good
-        (Phase.RCPT, "550 5.2.1 Mailbox disabled", V.SOFT),
-        (Phase.RCPT, "550 5.2.1 This account has been disabled or discontinued", V.HARD),
-        (Phase.RCPT, "550 5.2.1 The account that you tried to reach is inactive", V.HARD),
+        (Phase.RCPT, "550 5.2.1 Mailbox disabled", V.DISABLED),
+        (Phase.RCPT, "550 5.2.1 This account has been disabled or discontinued", V.DISABLED),
+        (Phase.RCPT, "550 5.2.1 The account that you tried to reach is inactive", V.DISABLED),
+        (Phase.RCPT, "550 5.2.1 No such user", V.DISABLED),
+        # No domain: perhaps for a while too, unless it says itself that it takes no mail
+        (Phase.RCPT, "550 5.1.2 Bad domain", V.NO_DOMAIN),
+        (Phase.RCPT, "550 Domain example.org does not exist", V.NO_DOMAIN),
+        (Phase.RCPT, "450 4.1.2 Domain not found", V.DEFERRED),
+        (Phase.RCPT, "550 5.1.10 Recipient address has null MX", V.HARD),
+        (Phase.RCPT, "550 5.4.4 example.org has a nullMX record", V.HARD),
+        (Phase.RCPT, "556 5.1.10 No", V.HARD),
+        (Phase.RCPT, "550 The domain example.org does not accept mail", V.HARD),
+        (Phase.RCPT, "550 5.7.27 Sender address has null MX", V.AUTHENTICATION),
+        # The way
+        (Phase.RCPT, "550 5.1.1 Unverified address: connection timed out", V.DEFERRED),
+        (Phase.RCPT, "550 Callout failed: User unknown", V.DEFERRED),
+        (Phase.RCPT, "550 5.7.1 Greylisted", V.GREYLISTED),
+        # Said of the message, after the recipient was taken
+        (Phase.DOT, "550 5.1.1 User unknown", V.SOFT),
+        (Phase.DATA, "550 No such user", V.SOFT),
+        (Phase.DOT, "554 delivery error: dd No such mailbox", V.HARD),
+        (Phase.RCPT, "550 Message refused", V.BLOCKED),
+        (Phase.DOT, "552 5.2.2 Mailbox full", V.FULL),
         # Ours
         (Phase.DOT, "552 5.3.4 Message too big", V.TOO_LARGE),
         (Phase.MAIL, "552 5.3.4 Message size exceeds fixed limit", V.TOO_LARGE),
@@ -121,7 +160,8 @@ def read(text: str) -> Reply:
         (Phase.DOT, "499 What?", V.DEFERRED),
         # Anything else for good
         (Phase.RCPT, "550 5.0.0 No", V.SOFT),
-        (Phase.DOT, "554 Transaction failed", V.SOFT),
+        (Phase.DOT, "554 Transaction failed", V.BLOCKED),
+        (Phase.RCPT, "554 Transaction failed", V.SOFT),
         # Accepted, or out of step
         (Phase.DOT, "250 2.0.0 Ok: queued as FULLQUOTA", V.ACCEPTED),
         (Phase.DOT, "251 Forwarded at any rate", V.ACCEPTED),
@@ -138,6 +178,44 @@ def test_every_reply_means_something_and_only_a_2yz_is_acceptance(phase, code, t
     verdict = verdict_of(phase, Reply(code, None, text))
 
     assert (verdict is V.ACCEPTED) == (code < 300 and phase is Phase.DOT)
+
+
+ABOUT_US = [
+    "your IP is on a blocklist",
+    "sender rejected",
+    "no PTR record",
+    "spam",
+    "message limit of the hour reached",
+    "relay access denied",
+    "DMARC policy",
+    "policy violation",
+    "listed at bl.spamcop.net",
+    "authentication required",
+]
+
+
+@given(
+    st.sampled_from([p for p in Phase if p not in {Phase.MAIL, Phase.LOGIN}]),
+    st.sampled_from([550, 551, 552, 553, 554, 571, 452, 450]),
+    st.sampled_from([None, "5.1.1", "5.2.1", "5.2.2", "5.1.2", "5.1.0", "5.0.0", "5.7.1", "5.4.1"]),
+    st.sampled_from(ABOUT_US),
+)
+def test_words_about_us_decide_before_any_code(phase, code, enhanced, words):
+    reply = Reply(code, enhanced, words)
+
+    assert subject_of(phase, reply) is Subject.US or code < 500
+    assert verdict_of(phase, reply) not in {*STRIKES, V.HARD}
+
+
+@given(
+    st.sampled_from(Phase),
+    st.sampled_from(["5.1.7", "5.1.8", "5.6.0", "5.6.7", "5.7.0", "5.7.1", "5.7.99", "5.7.708"]),
+    st.text(max_size=20),
+)
+def test_codes_about_the_sender_or_the_content_never_count(phase, enhanced, text):
+    letters = "".join(letter for letter in text if letter.isascii())
+
+    assert verdict_of(phase, Reply(550, enhanced, letters)) not in {*STRIKES, V.HARD}
 
 
 @given(st.sampled_from(Phase), st.integers(400, 499), st.text(max_size=80))
@@ -172,6 +250,23 @@ def test_an_enhanced_code_stands_first_and_agrees(text, enhanced):
 def test_what_is_no_reply_is_no_reply(text):
     with pytest.raises(ValueError):  # noqa: PT011  (int's own)
         read(text)
+
+
+@given(st.lists(st.binary(max_size=6_000), min_size=1, max_size=4))
+@example([b"550 " + b"a" * 4_000])
+@example([b"550-a\0b\x1b[31m", b"550 \xed\xa0\x80\xe2\x80\xae"])
+def test_a_reply_is_printable_and_bounded(lines):
+    """Once and for all where it is parsed: whatever keeps it, it fits."""
+    reply = parse_reply([b"550 " + line[4:] for line in lines])
+
+    assert not any(unicodedata.category(letter) in {"Cc", "Cf", "Cs"} for letter in reply.text)
+    assert len(reply.text) <= LONGEST
+    reply.text.encode()
+
+
+def test_a_name_too_long_to_be_looked_up_is_none():
+    assert queue_id(read("250 Ok: queued as " + "A" * 900)) is None
+    assert queue_id(read("250 Ok: queued as " + "A" * 200)) == "A" * 200
 
 
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=4))

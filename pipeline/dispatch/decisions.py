@@ -7,10 +7,9 @@ from datetime import timedelta
 from typing import Final
 
 from pipeline.domain import (
-    DISABLED,
+    STRIKES,
     Delivery,
     DeliveryStatus,
-    StrikeKind,
     SuppressionReason,
     Verdict,
 )
@@ -25,6 +24,9 @@ RECONNECT_GAP: Final = timedelta(minutes=1)
 
 # What says that nobody was asked: the message was not judged, the connection or we were.
 _UNCHARGED: Final = {Verdict.CONNECTION, Verdict.CONFIGURATION}
+
+# Refusals that may end by themselves, whatever their code says.
+_PASSING: Final = {Verdict.THROTTLED, Verdict.GREYLISTED, Verdict.DEFERRED}
 
 # Refusals that are about us. The reader did nothing wrong and is still owed the papers.
 _OUR_FAULT: Final = {Verdict.TOO_LARGE, Verdict.AUTHENTICATION, Verdict.BLOCKED}
@@ -44,7 +46,7 @@ def settlement(delivery: Delivery, outcome: Outcome, *, spread: float) -> Settle
         reply=str(outcome.reply) if outcome.reply else None,
         queue_id=outcome.queue_id,
         charged=verdict not in _UNCHARGED,
-        strike=_strike(outcome),
+        strike=STRIKES.get(verdict),
     )
     if verdict is Verdict.ACCEPTED:
         return replace(settled, status=DeliveryStatus.SENT)
@@ -53,23 +55,13 @@ def settlement(delivery: Delivery, outcome: Outcome, *, spread: float) -> Settle
     if verdict in _UNCHARGED:
         delay = RECONNECT_GAP if verdict is Verdict.CONNECTION else timedelta(0)
         return replace(settled, status=DeliveryStatus.QUEUED, delay=delay * (1 + spread))
-    if verdict is Verdict.THROTTLED or not outcome.permanent:
+    if verdict in _PASSING or not outcome.permanent:
         return replace(settled, status=DeliveryStatus.QUEUED, delay=_gap(delivery, spread))
     if verdict is Verdict.HARD:
         return replace(
             settled, status=DeliveryStatus.SUPPRESSED, suppression=SuppressionReason.HARD
         )
     return replace(settled, unread=verdict in _OUR_FAULT)
-
-
-def _strike(outcome: Outcome) -> StrikeKind | None:
-    """What counts against the person; only a full mailbox does so with a 4yz too."""
-    if outcome.verdict is Verdict.FULL:
-        return StrikeKind.FULL
-    if outcome.verdict is not Verdict.SOFT:
-        return None
-    is_disabled = outcome.reply is not None and outcome.reply.enhanced == DISABLED
-    return StrikeKind.DISABLED if is_disabled else StrikeKind.SOFT
 
 
 def not_composed(delivery: Delivery, explanation: str) -> Settlement:

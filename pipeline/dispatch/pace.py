@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from pipeline.domain import Verdict
-from pipeline.smtp import Outcome, Phase
+from pipeline.smtp import OUR_PLAN, Outcome, Phase, Subject, subject_of
 from pipeline.storage.paces import Pace, PaceState
 
 MINUTE: Final = timedelta(minutes=1)
@@ -29,6 +29,8 @@ def scope(outcome: Outcome) -> Scope:
             return Scope.SERVER
         case Verdict.THROTTLED:
             return Scope.SERVER if _is_about_our_quota(outcome) else Scope.DOMAIN
+        case Verdict.BLOCKED if _is_about_this_message(outcome):
+            return Scope.NOBODY
         case Verdict.BLOCKED:
             return Scope.DOMAIN
         case Verdict.AUTHENTICATION:
@@ -45,7 +47,19 @@ def _is_about_our_quota(outcome: Outcome) -> bool:
     if outcome.phase is Phase.MAIL:
         return True
     reply = outcome.reply
-    return reply is not None and reply.code == 454 and "throttling failure" in reply.text.lower()
+    if reply is None:
+        return False
+    is_failure = reply.code == 454 and "throttling failure" in reply.text.lower()
+    return is_failure or bool(OUR_PLAN.search(reply.text))
+
+
+def _is_about_this_message(outcome: Outcome) -> bool:
+    """A refusal that names nobody, or the format of this one mail (x.6.z)."""
+    reply = outcome.reply
+    if reply is None:
+        return True
+    is_format = reply.enhanced is not None and reply.enhanced[2:].startswith("6.")
+    return is_format or subject_of(outcome.phase, reply) is Subject.UNCLEAR
 
 
 # --- A domain's pace: halved by a refusal, grown by what is taken -------------------------------

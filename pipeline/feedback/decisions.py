@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pipeline.domain import DISABLED, Notice, NoticeKind, StrikeKind, Verdict
+from pipeline.domain import DISABLED, STRIKES, Notice, NoticeKind, StrikeKind, Verdict
+
+_NOT_THE_READER = ("4", "5.6.", "5.7.", "5.1.7", "5.1.8")
 
 
 class Meaning(StrEnum):
@@ -31,17 +33,15 @@ def meaning(notice: Notice) -> Meaning:
 
 
 def strike_of(notice: Notice) -> StrikeKind | None:
-    """What a bounce counts as; None where it does not count against the person.
+    """Return what a bounce counts as; None where it does not count against the person.
 
     Blocked, throttled, deferred, too large or not authenticated: that is about us.
     """
-    if notice.status == DISABLED and notice.verdict in {None, Verdict.SOFT, Verdict.HARD}:
+    if notice.verdict is not None:
+        is_disabled = notice.status == DISABLED and notice.verdict in {Verdict.SOFT, Verdict.HARD}
+        return StrikeKind.DISABLED if is_disabled else STRIKES.get(notice.verdict)
+    if notice.status == DISABLED:
         return StrikeKind.DISABLED
-    if notice.verdict is Verdict.FULL:
-        return StrikeKind.FULL
-    if notice.verdict is Verdict.SOFT:
-        return StrikeKind.SOFT
-    is_bare = notice.kind is NoticeKind.SOFT and notice.verdict is None
-    # RFC 3463, section 2: 4.y.z is a failure for now, and says little about the address.
-    is_passing = notice.status is not None and notice.status.startswith("4")
-    return StrikeKind.SOFT if is_bare and not is_passing else None
+    # RFC 3463: 4.y.z may pass, and says little about the address; x.6.z and x.7.z are about us.
+    is_about_us = notice.status is not None and notice.status.startswith(_NOT_THE_READER)
+    return None if notice.kind is NoticeKind.HARD or is_about_us else StrikeKind.SOFT

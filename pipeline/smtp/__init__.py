@@ -4,19 +4,32 @@
 `server` how a connection is opened.
 """
 
-from pipeline.smtp.replies import Phase, Reply, verdict_of, without_addresses
+from pipeline.smtp.replies import (
+    Phase,
+    Reply,
+    Subject,
+    printable,
+    subject_of,
+    verdict_of,
+    without_addresses,
+)
 from pipeline.smtp.server import Security, SMTPTransport, Traits
 from pipeline.smtp.transport import Connection, Outcome, Transport
+from pipeline.smtp.wordings import OUR_PLAN
 
 __all__ = [
+    "OUR_PLAN",
     "Connection",
     "Outcome",
     "Phase",
     "Reply",
     "SMTPTransport",
     "Security",
+    "Subject",
     "Traits",
     "Transport",
+    "printable",
+    "subject_of",
     "verdict_of",
     "without_addresses",
 ]

@@ -122,7 +122,7 @@ class SMTPConnection:
             return _ours(Verdict.SOFT, Phase.RCPT, 553, "5.1.3", "not an address")
         if not (recipient.isascii() or self._takes_utf8):
             # RFC 6531, section 3.3: without SMTPUTF8 such an address cannot be given to it.
-            return _ours(Verdict.SOFT, Phase.RCPT, 553, "5.6.7", "the server lacks SMTPUTF8")
+            return _ours(Verdict.BLOCKED, Phase.RCPT, 553, "5.6.7", "the server lacks SMTPUTF8")
         if 0 < self._size_limit < len(body):
             text = f"{len(body)} octets; the server takes {self._size_limit}"
             return _ours(Verdict.TOO_LARGE, Phase.MAIL, 552, "5.3.4", text)

@@ -1,30 +1,47 @@
-"""What a reply of a mail server means for one message: a table, and nothing else.
+"""Judge a reply of a mail server: first about whom it speaks, then what follows for one message.
 
-The order of evidence is fixed: the phase, then what single providers are known to mean, then the
-enhanced code (RFC 3463), then the text, then the basic code. The first rule that fits wins.
+A pure table, and the only one: bounce mails and webhooks are judged by it too. docs/replies.md
+shows real replies beside the result, and a test keeps that page true.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from pipeline.domain import Verdict
 from pipeline.smtp.wordings import (
-    ABOUT_THE_SENDER,
-    BLOCKED,
+    ABOUT_A_SENDER,
+    ABOUT_US,
+    BLOCKLIST,
+    DISABLED,
     FOR_NOW,
     FULL,
     GONE,
     GONE_ELSEWHERE,
+    GOOGLE_PAGE,
     LARGE,
+    LOGIN,
+    MAILBOX,
     NO_HOST,
+    NULL_MX,
+    OUR_ACCOUNT,
+    OUR_MESSAGE,
+    OUR_PROOFS,
+    OUR_QUOTA,
+    PASSING_CHECK,
+    REFUSED_AT_THE_EDGE,
+    REFUSED_BY_THE_READER,
+    REJECTED_ADDRESS,
+    REMARKS,
     SURELY_FULL,
     SURELY_LARGE,
+    THE_WAY,
     THROTTLING,
+    YAHOO,
 )
 
 
@@ -39,36 +56,48 @@ class Phase(StrEnum):
     DOT = "dot"  # after the final dot: only the reply tells
 
 
+class Subject(StrEnum):
+    """About whom a refusal speaks. Only MAILBOX, and some that are UNCLEAR, count for a reader."""
+
+    US = "us"  # our server, name, IP, domain, From, login, quota, rate, reputation, content
+    WAY = "way"  # DNS, greylisting, timeouts: what lies between the servers
+    MAILBOX = "mailbox"  # named by words, or by a code that cannot mean us
+    UNCLEAR = "unclear"  # "554 Transaction failed", "550 Message refused"
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A server's answer: `Reply(550, "5.1.1", "no such user")`."""
 
     code: int
     enhanced: str | None
-    text: str  # its lines joined by a space, without codes
+    text: str  # its lines joined by a space, without codes; printable and bounded if parsed
 
     def __str__(self) -> str:
         return " ".join(str(part) for part in (self.code, self.enhanced, self.text) if part)
 
 
-_ADDRESS: Final = re.compile(r"<?[^\s<>:;,]+@[^\s<>:;,]+>?")
-# For judging only: no end of a sentence and no Chinese or Japanese word belongs to an address.
-_WORD: Final = r"[^\s<>:;,@.\u3000-\u9fff\uac00-\ud7af\uff00-\uffef]"
-ADDRESS: Final = re.compile(
-    rf"<?{_WORD}{{1,64}}(?:\.{_WORD}{{1,64}}){{0,8}}@{_WORD}{{1,63}}(?:\.{_WORD}{{1,63}}){{0,8}}>?"
+LONGEST: Final = 1_000  # characters of a reply that are kept and judged
+
+# --- Parsing ------------------------------------------------------------------------------------
+
+# IronPort and its kin write "550 #5.1.0 Address rejected".
+_ENHANCED = re.compile(r"[#(]{0,2}([245]\.\d{1,3}\.\d{1,3})\)?(?:\s+|$)")
+_UNPRINTABLE: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]+"
 )
-_Rule = tuple[Callable[[Phase, Reply], bool], Verdict]
-
-_ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
 
 
-def without_addresses(reply: Reply) -> str:
-    """The reply as it may be logged: servers like to repeat the recipient."""
-    return _ADDRESS.sub("<address>", str(reply))
+def printable(text: str, most: int = LONGEST) -> str:
+    """Return `text` as a database and a terminal can hold it: one line, bounded, no controls.
+
+    Every server's words pass here once, where they are parsed: replies, bounces and webhooks.
+    """
+    return " ".join(_UNPRINTABLE.sub(" ", text[: 4 * most]).split())[:most].rstrip()
 
 
 def parse_reply(lines: list[bytes]) -> Reply:
-    """The reply made of these lines, without their ends; ValueError when it is not one."""
+    """Return the reply made of these lines, without their ends; ValueError when it is not one."""
     texts = []
     enhanced = None
     for line in lines:
@@ -79,27 +108,64 @@ def parse_reply(lines: list[bytes]) -> Reply:
             enhanced = enhanced or found[1]
             text = text[found.end() :]
         texts.append(text)
-    code = int(lines[-1][:3])
-    if not 200 <= code <= 599:
-        raise ValueError(f"{code} is not a reply code")
-    return Reply(code, enhanced, " ".join(filter(None, texts)))
+    if not re.fullmatch(rb"[2-5]\d\d", lines[-1][:3]):
+        raise ValueError(f"{lines[-1][:3]!r} is not a reply code")
+    return Reply(int(lines[-1][:3]), enhanced, printable(" ".join(filter(None, texts))))
+
+
+# --- Words that are judged ----------------------------------------------------------------------
+
+_ADDRESS: Final = re.compile(r"<?[^\s<>:;,]+@[^\s<>:;,]+>?")
+# For judging only: no end of a sentence and no Chinese or Japanese word belongs to an address.
+_WORD: Final = r"[^\s<>:;,()@.\u3000-\u9fff\uac00-\ud7af\uff00-\uffef]"
+ADDRESS: Final = re.compile(
+    rf"<?{_WORD}{{1,64}}(?:\.{_WORD}{{1,64}}){{0,8}}@{_WORD}{{1,63}}(?:\.{_WORD}{{1,63}}){{0,8}}>?"
+)
+_URL: Final = re.compile(r"(?:https?://|\bwww\.)[^\s<>\"']{1,500}", re.I)
+_HOST: Final = re.compile(r"(?<![\w.-])(?:[a-z0-9_-]{1,63}\.){1,8}[a-z]{2,24}\b")
+_IP: Final = re.compile(
+    r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.]*\d)|(?<!\w)(?:[0-9a-f]{0,4}:){3,7}[0-9a-f]{1,4}",
+    re.I,
+)
+
+
+def without_addresses(reply: Reply) -> str:
+    """The reply as it may be logged: servers like to repeat the recipient."""
+    return _ADDRESS.sub("<address>", str(reply))
+
+
+def evidence(text: str) -> str:
+    """Return the words of `text` that say something.
+
+    People and hosts may be called anything, so names of theirs are no evidence. Pages are: they
+    name a blocklist, or the reason ("support.google.com/mail/?p=NoSuchUser").
+    """
+    text = ADDRESS.sub(" <> ", _URL.sub(_page, text[: 2 * LONGEST]))
+    text = _HOST.sub(_name, _IP.sub(" IPNUMBER ", text)).replace("_", " ")
+    return REMARKS.sub(" ", text)
+
+
+def _page(found: re.Match[str]) -> str:
+    reason = GOOGLE_PAGE.search(found[0])
+    return f" {reason[1]} " if reason else _name(found)
+
+
+def _name(found: re.Match[str]) -> str:
+    return " blocklist " if BLOCKLIST.search(found[0]) else " "
 
 
 # --- What is wrong, by enhanced code -------------------------------------------------------------
 
-_AUTHENTICATION: Final = {"7.515", "7.509", "7.20", "7.21", "7.22", "7.23", "7.24"} | {
+_PROOFS: Final = {"7.515", "7.509", "7.20", "7.21", "7.22", "7.23", "7.24", "7.25"} | {
     "7.26",
     "7.27",
     "7.30",
     "7.32",
 }
-_THROTTLED: Final = {"7.28", "7.650", "7.651"}
-_HARD: Final = {"1.1", "1.2", "1.6", "1.10"}
-# Facebook says 5.1.1 to it.
-_REFUSED_BY_THE_READER: Final = re.compile("recipient preferences", re.I)
+_THROTTLED: Final = {"7.28", "7.650", "7.651", "2.121", "2.122", "4.5"}
+_SENDER: Final = {"1.7", "1.8"}  # RFC 3463: the sender's address, or its system, is wrong
+_GONE: Final = {"1.1", "1.6", "1.10"}
 _ABOUT_COMMANDS: Final = {500, 502, 503, 504, 521, 552}
-_REJECTED_ADDRESS: Final = re.compile("address rejected", re.I)
-_REFUSED_AT_THE_EDGE: Final = re.compile(r"recipient address(es)? rejected ?: access denied", re.I)
 
 
 def _detail(reply: Reply) -> str:
@@ -107,139 +173,193 @@ def _detail(reply: Reply) -> str:
     return reply.enhanced[2:] if reply.enhanced else ""
 
 
-# --- The rules, in the order they are tried -----------------------------------------------------
+# --- About whom ---------------------------------------------------------------------------------
 
 
-def _refuses_us(phase: Phase, reply: Reply) -> bool:
-    if reply.code in {530, 535, 538}:
+def subject_of(phase: Phase, reply: Reply) -> Subject:
+    """Decide about whom a refusal (4yz or 5yz) speaks. Words about us decide before any code.
+
+    In doubt it is not the reader: a wrong "gone" silences somebody for good, a wrong "us" costs
+    one more mail.
+    """
+    return _subject(phase, reply, evidence(reply.text))
+
+
+def _subject(phase: Phase, reply: Reply, words: str) -> Subject:
+    if _refuses_our_login(phase, reply) or _is_too_large(reply, words):
+        return Subject.US
+    if PASSING_CHECK.search(words):
+        return Subject.WAY
+    if reply.code == 556 or (NULL_MX.search(words) and not ABOUT_A_SENDER.search(words)):
+        return Subject.MAILBOX  # RFC 7504 and 7505: its domain takes no mail at all
+    if _speaks_about_us(phase, reply, words):
+        return Subject.US
+    if _names_the_mailbox(reply, words):
+        return Subject.MAILBOX
+    return Subject.WAY if THE_WAY.search(words) else Subject.UNCLEAR
+
+
+def _refuses_our_login(phase: Phase, reply: Reply) -> bool:
+    if reply.code in {530, 535, 538} or phase is Phase.LOGIN:
         return True
-    return phase is Phase.LOGIN or (
-        phase is Phase.MAIL and reply.code >= 500 and _detail(reply) != "3.4"
-    )
+    return phase is Phase.MAIL and reply.code >= 500 and _detail(reply) != "3.4"
 
 
-def _drops_the_connection(_phase: Phase, reply: Reply) -> bool:
-    return (
-        reply.code == 421
-        and _detail(reply) not in _AUTHENTICATION | _THROTTLED
-        and not THROTTLING.search(reply.text)
-    )
-
-
-def _mailbox_is_full(_phase: Phase, reply: Reply) -> bool:
-    if _detail(reply) == "2.2":
+def _speaks_about_us(phase: Phase, reply: Reply, words: str) -> bool:
+    if REFUSED_AT_THE_EDGE.search(words) and _detail(reply) == "4.1":
+        return False  # Microsoft 365 says this where the whole directory is known at its edge
+    if _detail(reply) in _PROOFS | _THROTTLED or REFUSED_BY_THE_READER.search(words):
         return True
-    if SURELY_FULL.search(reply.text) and not _is_about_sending(reply):
+    if SURELY_FULL.search(words) and not OUR_QUOTA.search(words):
+        return _detail(reply).startswith("7.")
+    if any(said.search(words) for said in (ABOUT_US, OUR_QUOTA, OUR_PROOFS, LOGIN, OUR_ACCOUNT)):
+        return True
+    if phase is Phase.RCPT and reply.enhanced == "4.2.1" and reply.code == 450:
+        return True  # Gmail: this reader gets mail too quickly
+    if _detail(reply) in _SENDER or _detail(reply).startswith(("6.", "7.")):
+        return not (_says_that_it_is_gone(words) and MAILBOX.search(words))
+    return False
+
+
+def _names_the_mailbox(reply: Reply, words: str) -> bool:
+    if _detail(reply) in _GONE | {"1.2", "2.1"} or _is_full(reply, words):
+        return True
+    return any(names(reply, words) for names in (_is_no_address, _has_no_domain, _is_switched_off))
+
+
+# --- What follows -------------------------------------------------------------------------------
+
+
+def _about_us(phase: Phase, reply: Reply, words: str) -> Verdict:
+    if _is_too_large(reply, words):
+        return Verdict.TOO_LARGE
+    if _refuses_our_login(phase, reply):
+        return Verdict.CONFIGURATION
+    if _detail(reply) in _PROOFS:
+        return Verdict.AUTHENTICATION
+    if _detail(reply) in _THROTTLED or reply.enhanced == "4.2.1":
+        return Verdict.THROTTLED
+    if OUR_QUOTA.search(words):
+        return Verdict.DEFERRED if _detail(reply) in {"3.1", "5.3"} else Verdict.THROTTLED
+    if reply.code < 500:
+        is_known = BLOCKLIST.search(reply.text) or not THROTTLING.search(words)
+        return Verdict.DEFERRED if is_known else Verdict.THROTTLED
+    if LOGIN.search(words) or OUR_ACCOUNT.search(words):
+        return Verdict.CONFIGURATION
+    return Verdict.AUTHENTICATION if OUR_PROOFS.search(words) else Verdict.BLOCKED
+
+
+def _about_the_way(_phase: Phase, _reply: Reply, words: str) -> Verdict:
+    greylists = re.search(r"gr[ae]y.?list", words, re.I)
+    return Verdict.GREYLISTED if greylists else Verdict.DEFERRED
+
+
+def _about_the_mailbox(phase: Phase, reply: Reply, words: str) -> Verdict:
+    if _is_full(reply, words):
+        return Verdict.FULL
+    if reply.code < 500:
+        return Verdict.DEFERRED
+    if reply.code == 556 or NULL_MX.search(words):
+        return Verdict.HARD
+    if _detail(reply) == "2.1":
+        return Verdict.DISABLED
+    if _detail(reply) == "1.2" or _has_no_domain(reply, words):
+        return Verdict.NO_DOMAIN
+    if not (_detail(reply) in _GONE or _is_no_address(reply, words)):
+        return Verdict.DISABLED
+    # Japanese carriers say it at the dot for a filter of the reader's own; Yahoo says it there
+    # because it looks only then, and in words of its own.
+    too_late = phase in {Phase.DATA, Phase.DOT} and not YAHOO.search(words)
+    return Verdict.SOFT if too_late else Verdict.HARD
+
+
+def _unclear(phase: Phase, reply: Reply, words: str) -> Verdict:
+    if reply.code < 500:
+        return Verdict.DEFERRED
+    # After the recipient was taken, what is refused is the message, which is ours.
+    is_ours = phase in {Phase.DATA, Phase.DOT} or OUR_MESSAGE.search(words)
+    return Verdict.BLOCKED if is_ours else Verdict.SOFT
+
+
+_VERDICTS: Final[dict[Subject, Callable[[Phase, Reply, str], Verdict]]] = {
+    Subject.US: _about_us,
+    Subject.WAY: _about_the_way,
+    Subject.MAILBOX: _about_the_mailbox,
+    Subject.UNCLEAR: _unclear,
+}
+
+
+def verdict_of(phase: Phase, reply: Reply) -> Verdict:
+    """Decide what `reply` means for the message that was in `phase`.
+
+    A 3yz, or a 2yz too early, means that the server and we are out of step: before the dot the
+    connection is to blame, after it nobody can tell.
+    """
+    if reply.code < 400:
+        if phase is not Phase.DOT:
+            return Verdict.CONNECTION
+        return Verdict.ACCEPTED if reply.code < 300 else Verdict.UNKNOWN
+    words = evidence(reply.text)
+    verdict = _VERDICTS[_subject(phase, reply, words)](phase, reply, words)
+    is_told_why = verdict in {Verdict.THROTTLED, Verdict.AUTHENTICATION, Verdict.CONFIGURATION}
+    # RFC 5321, section 3.8: with 421 the server hangs up, whoever it speaks about.
+    return Verdict.CONNECTION if reply.code == 421 and not is_told_why else verdict
+
+
+# --- Facts --------------------------------------------------------------------------------------
+
+
+def _is_too_large(reply: Reply, words: str) -> bool:
+    if reply.enhanced in {"5.3.4", "5.2.3"}:
+        return True
+    if "mailbox" in words.lower() or _detail(reply) == "2.2":
+        return False
+    if reply.code in {552, 554}:
+        return bool(LARGE.search(words)) and not OUR_QUOTA.search(words)
+    return reply.code >= 500 and bool(SURELY_LARGE.search(words))
+
+
+def _is_full(reply: Reply, words: str) -> bool:
+    if OUR_QUOTA.search(words):
+        return False
+    if _detail(reply) == "2.2" or SURELY_FULL.search(words):
         return True
     if reply.code not in {452, 552}:
         return False
     # Orange says 5.1.1 for a full mailbox, but then with 552.
     if reply.code == 552 and _detail(reply) == "1.1":
         return True
-    return _detail(reply) not in {"3.1", "3.4", "5.3"} and bool(FULL.search(reply.text))
+    return _detail(reply) not in {"3.1", "3.4", "5.3"} and bool(FULL.search(words))
 
 
-def _is_about_sending(reply: Reply) -> bool:
-    """Quotas of ours, not of the reader's mailbox ("daily user sending quota exceeded")."""
-    return _detail(reply) in {"4.5", "5.3", "7.28"} or "sending" in reply.text.lower()
-
-
-def _distrusts_our_domain(_phase: Phase, reply: Reply) -> bool:
-    return _detail(reply) in _AUTHENTICATION
-
-
-def _is_too_fast(_phase: Phase, reply: Reply) -> bool:
-    if _detail(reply) in _THROTTLED or (reply.code == 450 and reply.enhanced == "4.2.1"):
-        return True
-    if _detail(reply) in {"3.1", "5.3"} or _detail(reply) in _HARD:
-        return False  # "too many recipients", "too many hops to that address": not about speed
-    return bool(THROTTLING.search(reply.text)) and (reply.code < 500 or _is_about_sending(reply))
-
-
-def _greylists(_phase: Phase, reply: Reply) -> bool:
-    return reply.code in {450, 451} and bool(re.search("gr[ae]y.?list", reply.text, re.I))
-
-
-def _is_too_large(_phase: Phase, reply: Reply) -> bool:
-    if reply.enhanced in {"5.3.4", "5.2.3"}:
-        return True
-    if "mailbox" in reply.text.lower() or _detail(reply) == "2.2":
-        return False
-    if reply.code in {552, 554}:
-        return bool(LARGE.search(reply.text))
-    return reply.code >= 500 and bool(SURELY_LARGE.search(reply.text))
-
-
-def _blocks(_phase: Phase, reply: Reply) -> bool:
-    if _REFUSED_BY_THE_READER.search(reply.text):
-        return True
-    if _detail(reply) in _HARD | {"2.1"}:
-        return False  # the enhanced code is about the address, whatever else the text says
-    if reply.code < 500:
-        return False
-    if BLOCKED.search(reply.text):
-        return True
-    if reply.enhanced != "5.7.1":
-        return False
-    # Some say 5.7.1 to everything: "550 5.7.1 No such user". A policy is named as one.
-    return "policy" in reply.text.lower() or not _says_that_it_is_gone(reply.text)
-
-
-def _has_no_such_address(_phase: Phase, reply: Reply) -> bool:
-    if reply.code < 500:
-        return False
-    if _detail(reply) in _HARD:
-        return True
+def _is_no_address(reply: Reply, words: str) -> bool:
     # Yahoo says "554 delivery error: dd This user doesn't have a yahoo.com account".
-    if reply.code == 554 and "mailbox" in reply.text.lower() and not reply.enhanced:
+    if reply.code == 554 and "mailbox" in words.lower() and not reply.enhanced:
+        return not DISABLED.search(words) or _says_that_it_is_gone(words)
+    if _detail(reply) == "4.1" and REFUSED_AT_THE_EDGE.search(words):
         return True
-    # Microsoft 365 says this where the whole directory is known at its edge.
-    if _detail(reply) == "4.1" and _REFUSED_AT_THE_EDGE.search(reply.text):
+    if _detail(reply) == "1.0" and REJECTED_ADDRESS.search(words):
         return True
-    if _detail(reply) == "1.0" and _REJECTED_ADDRESS.search(reply.text):
-        return not ABOUT_THE_SENDER.search(reply.text)
-    if _detail(reply) == "2.1" and "disabled" in reply.text.lower():
-        return "discontinued" in reply.text.lower()  # else perhaps for a while
-    return reply.code not in _ABOUT_COMMANDS and _says_that_it_is_gone(reply.text)
+    return reply.code not in _ABOUT_COMMANDS and _says_that_it_is_gone(words)
 
 
-def _says_that_it_is_gone(text: str) -> bool:
-    if FOR_NOW.search(text) or ABOUT_THE_SENDER.search(text):
+def _has_no_domain(_reply: Reply, words: str) -> bool:
+    return bool(NO_HOST.search(words)) and not FOR_NOW.search(words)
+
+
+def _is_switched_off(_reply: Reply, words: str) -> bool:
+    return bool(DISABLED.search(words))
+
+
+def _says_that_it_is_gone(words: str) -> bool:
+    if FOR_NOW.search(words):
         return False
-    return any(words.search(text) for words in (GONE, NO_HOST, GONE_ELSEWHERE))
-
-
-_RULES: Final[tuple[_Rule, ...]] = (
-    (_refuses_us, Verdict.CONFIGURATION),
-    (_drops_the_connection, Verdict.CONNECTION),
-    (_is_too_large, Verdict.TOO_LARGE),
-    (_mailbox_is_full, Verdict.FULL),
-    (_distrusts_our_domain, Verdict.AUTHENTICATION),
-    (_greylists, Verdict.GREYLISTED),
-    (_is_too_fast, Verdict.THROTTLED),
-    (_blocks, Verdict.BLOCKED),
-    (_has_no_such_address, Verdict.HARD),
-    (lambda _phase, reply: reply.code >= 500, Verdict.SOFT),
-    (lambda _phase, _reply: True, Verdict.DEFERRED),
-)
-
-
-def verdict_of(phase: Phase, reply: Reply) -> Verdict:
-    """What `reply` means for the message that was in `phase`.
-
-    A 3yz, or a 2yz too early, means that the server and we are out of step: before the dot the
-    connection is to blame, after it nobody can tell.
-    """
-    if reply.code >= 400:
-        # People may be called anything, so no word of their address is evidence.
-        reply = replace(reply, text=ADDRESS.sub("<>", reply.text))
-        return next(verdict for fits, verdict in _RULES if fits(phase, reply))
-    if phase is not Phase.DOT:
-        return Verdict.CONNECTION
-    return Verdict.ACCEPTED if reply.code < 300 else Verdict.UNKNOWN
+    return any(said.search(words) for said in (GONE, GONE_ELSEWHERE))
 
 
 # --- Queue ids ----------------------------------------------------------------------------------
+
+LONGEST_NAME: Final = 200  # characters
 
 _QUEUE_IDS: Final = (
     re.compile(r"queued as ([\w.-]+)", re.I),  # Postfix and its kin
@@ -252,9 +372,12 @@ _QUEUE_IDS: Final = (
 
 
 def queue_id(reply: Reply) -> str | None:
-    """The name the server gave the message it took, where its 250 says one."""
+    """Return the name that the server gave the message it took, where its 250 says one.
+
+    None for one too long to be a name: it is looked up, and an index bounds what it holds.
+    """
     for pattern in _QUEUE_IDS:
         found = pattern.search(reply.text)
         if found:
-            return found[1]
+            return found[1] if len(found[1]) <= LONGEST_NAME else None
     return None

@@ -39,7 +39,7 @@ SENDMAIL = """
 
    ----- Transcript of session follows -----
 ... while talking to mx.example.org.:
->>> RCPT To:<{address}>
+>>> {said}
 <<< {reason}
 """
 
@@ -60,8 +60,8 @@ def postfix(name: str, reason: str, kind: K, status: str | None) -> Case:
     return Case(f"Postfix: {name}", bounce(text, after=""), kind, status, message_id=None)
 
 
-def sendmail(name: str, reason: str, kind: K, status: str | None) -> Case:
-    text = SENDMAIL.format(address=ADA, reason=reason)
+def sendmail(name: str, reason: str, kind: K, status: str | None, said: str = "") -> Case:
+    text = SENDMAIL.format(address=ADA, reason=reason, said=said or f"RCPT To:<{ADA}>")
     end = "   ----- Original message follows -----"
     return Case(f"Sendmail: {name}", bounce(text, after=end), kind, status)
 
@@ -82,6 +82,14 @@ SERVERS = [
     exim("spam", "host mx.example.org: 554 5.7.1 Your mail looks like spam", K.SOFT, "5.7.1"),
     postfix("gone", "host mx.example.org said: 550 5.1.1 User unknown", K.HARD, "5.1.1"),
     postfix("policy", "host mx.example.org said: 554 5.7.1 Access denied", K.SOFT, "5.7.1"),
+    sendmail("its own guess", "550 Rejected\n550 5.1.1 <ada@example.org>... User unknown", K.SOFT, "5.0.0"),
+    sendmail("its own guess of a policy", "550 Access denied\n550 5.1.1 <ada@example.org>... User unknown",
+             K.SOFT, "5.7.1"),
+    sendmail("a filter of the reader's", "550 Unknown user ada@example.org\n554 5.0.0 Service unavailable",
+             K.SOFT, "5.0.0", "DATA"),
+    sendmail("gone, after DATA was sent too",
+             "550 Unknown user\n550 5.1.1 <ada@example.org>... User unknown\n>>> DATA\n<<< 503 Bad sequence",
+             K.HARD, "5.1.1"),
     sendmail("gone", "550 MAILBOX NOT FOUND", K.HARD, "5.1.1"),
     sendmail("its own words after theirs", "554 Blocked\n550 5.1.1 <ada@example.org>... User unknown",
              K.SOFT, "5.7.1"),
@@ -103,6 +111,41 @@ def case(
     octets = bounce(text, sender=sender, subject=subject, after=after)
     return Case(name, octets, kind, status, message_id=message_id)
 
+
+CARRIERS = [
+    case(
+        "a full mailbox, by a carrier",
+        f"""
+        Your mail sent on: Wed, 2 Jan 2030 08:00:00 +0900
+            Could not be delivered to: <{ADA}>
+            As their mailbox is full.
+        """,
+        K.SOFT,
+        "5.2.2",
+        "<no-reply@mobile.example.jp>",
+        "Mail delivery",
+    ),
+    case(
+        "a lost domain, by a carrier",
+        f"""
+        Your mail attempted to be delivered on: Wed, 2 Jan 2030 08:00:00 +0900
+            Could not be delivered to: <{ADA}>
+            As the remote domain doesnt exist.
+        """,
+        K.HARD,
+        "5.1.2",
+        "<no-reply@mobile.example.jp>",
+        "Mail delivery",
+    ),
+    case(
+        "a quota, by a carrier",
+        f"The user(s) account is temporarily over quota.\n\n<{ADA}>",
+        K.SOFT,
+        "5.2.2",
+        "Postmaster@mobile.example.jp",
+        "Mail System Error - Returned Mail",
+    ),
+]
 
 EXCHANGE = "Microsoft Exchange <postmaster@example.org>"
 
@@ -553,4 +596,4 @@ WRAPPINGS = [
     ),
 ]  # fmt: skip
 
-CASES = [*SERVERS, *GROUPWARE, *PROVIDERS, *ABROAD, *WRAPPINGS]
+CASES = [*SERVERS, *CARRIERS, *GROUPWARE, *PROVIDERS, *ABROAD, *WRAPPINGS]

@@ -9,6 +9,7 @@ from pipeline.domain import NoticeKind as K
 from tests.bounces import ADA, GRACE, MESSAGE_ID, ORIGINAL, TITLE, Case, bounce, encoded, mail
 
 LIST_UNSUBSCRIBE = "List-Unsubscribe: <https://papers.example.com/unsubscribe/x>"
+TOKEN = "-k3_0pQ7hV9xYcD2mNfLw-"  # of the length of ours; its ends are letters of it, too
 SECRET = "Zk3_0pQ7-hV9xYcD2mNfLwRt8sUaBe1G"
 
 
@@ -151,6 +152,29 @@ WISHES = [
     wish("by our link", f"To: leave@papers.example.com\nSubject: unsubscribe {SECRET}", SECRET),
     wish("in capitals", f"To: leave@papers.example.com\nSubject: UNSUBSCRIBE {SECRET}", SECRET),
     wish("by address", f"To: leave+unsubscribe-{SECRET}@papers.example.com\nSubject: x", SECRET),
+    *(
+        wish(f"marked: {mark}", f"To: leave@papers.example.com\nSubject: {mark}", TOKEN)
+        for mark in (
+            f"[EXTERNAL] unsubscribe {TOKEN}",
+            f"[External Sender] AW: unsubscribe {TOKEN}",
+            f"Fwd: Re: unsubscribe {TOKEN}",
+            f"{{Spam?}} unsubscribe {TOKEN}",
+            f"***JUNK*** Unsubscribe {TOKEN}",
+            f"EXTERN: unsubscribe {TOKEN}",
+            f"'unsubscribe {TOKEN}'",
+            f"unsubscribe {TOKEN}.",
+            f"unsubscribe {TOKEN} -- sent from my phone",
+            f"unsubscribe%20{TOKEN}",
+            f"unsubscribe%2520{TOKEN}",
+            f"unsubscribe=20{TOKEN}",
+            f"unsubscribe+{TOKEN}",
+            f"unsubscribe=<{TOKEN}>",
+            f"unsubscribe\n {TOKEN}",
+            f"=?utf-8?q?=5BEXTERNAL=5D_unsubscribe_{TOKEN.replace('_', '=5F')}?=",
+        )
+    ),
+    wish("marked, by hand", "To: papers@papers.example.com\nSubject: [EXTERNAL] Re: Unsubscribe"),
+    wish("quoted, by hand", 'To: papers@papers.example.com\nSubject: "AW: Abmelden"'),
     wish("by hand", "To: papers@papers.example.com\nSubject: Unsubscribe"),
     wish("politely", "To: papers@papers.example.com\nSubject: Please unsubscribe me"),
     wish("in German", "To: papers@papers.example.com\nSubject: Abmelden"),
@@ -165,6 +189,9 @@ def ordinary(name: str, head: str, text: str) -> Case:
 ORDINARY = [
     ordinary("a letter", "Subject: Thank you", "I like the papers."),
     ordinary("about bounces", "Subject: Re: Mail delivery failed", f"> 550 5.1.1 {TITLE}\n\nWhy did I get this?"),
+    ordinary("about leaving", "Subject: Re: unsubscribe functionality-is-broken-here", "Look."),
+    ordinary("a way to leave, quoted", "Subject: Fwd: Papers", f"See https://papers.example.com/unsubscribe/{SECRET}\n"
+             f"unsubscribe {SECRET}"),
     ordinary("about unsubscribing", "Subject: How do I unsubscribe from one topic?", "Thanks!"),
     ordinary("a newsletter about mail", f"Subject: {TITLE}\n{LIST_UNSUBSCRIBE}", f"{TITLE}\n\nUser unknown."),
     ordinary("a paper of ours, come home", f"Subject: {TITLE}\n{LIST_UNSUBSCRIBE}", ORIGINAL),

@@ -16,6 +16,7 @@ from pipeline.domain import Notice, NoticeKind, Verdict
 from pipeline.errors import EventError, ForgedError
 from pipeline.feedback.applying import Event
 from pipeline.feedback.providers.wording import bounce_verdict, record, status, text
+from pipeline.feedback.providers.wording import said as words_of
 
 TIMESTAMP: Final = "x-paperboy-timestamp"  # seconds since 1970
 SIGNATURE: Final = "x-paperboy-signature"  # v1=<hexadecimal HMAC-SHA-256>, or several with commas
@@ -70,7 +71,7 @@ def read(said: dict[str, Any]) -> Event:
     id_, kind = said.get("id"), text(said.get("event"), 64)
     if not isinstance(id_, str) or not 0 < len(id_) <= 256:
         raise EventError("an event needs an `id` of at most 256 characters")
-    code, words = status(said.get("status")), text(said.get("reason"))
+    code, words = status(said.get("status")), words_of(said.get("reason"))
     verdict = _verdict(said, code, words) if kind == "bounce" else None
     bounce = NoticeKind.HARD if verdict is Verdict.HARD else NoticeKind.SOFT
     notice = Notice(

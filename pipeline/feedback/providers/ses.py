@@ -16,6 +16,7 @@ from pipeline.domain import Notice, NoticeKind, Verdict
 from pipeline.feedback.applying import Event
 from pipeline.feedback.providers.sns import SNS, Message
 from pipeline.feedback.providers.wording import bounce_verdict, record, records, status, text
+from pipeline.feedback.providers.wording import said as words_of
 
 LARGEST_RAW: Final = 256 * 1024  # what SNS carries
 
@@ -80,7 +81,7 @@ def _notices(kind: str, said: dict[str, Any], about: Notice) -> Iterator[Notice]
 
 def _bounces(bounce: dict[str, Any], about: Notice) -> Iterator[Notice]:
     for recipient in records(bounce.get("bouncedRecipients")):
-        code, words = status(recipient.get("status")), text(recipient.get("diagnosticCode"))
+        code, words = status(recipient.get("status")), words_of(recipient.get("diagnosticCode"))
         verdict = _verdict(
             text(bounce.get("bounceType")), text(bounce.get("bounceSubType")), code, words
         )
@@ -109,7 +110,7 @@ def _verdict(type_: str, subtype: str, code: str | None, words: str) -> Verdict:
 
 
 def _no_harder_than_soft(verdict: Verdict) -> Verdict:
-    return Verdict.SOFT if verdict is Verdict.HARD else verdict
+    return Verdict.SOFT if verdict in {Verdict.HARD, Verdict.NO_DOMAIN} else verdict
 
 
 def _complaint(complaint: dict[str, Any], about: Notice) -> Notice:

@@ -6,12 +6,12 @@ import re
 from typing import Any, Final
 
 from pipeline.domain import Verdict
-from pipeline.smtp import Phase, Reply, verdict_of
+from pipeline.feedback.reading.diagnostics import judge
+from pipeline.smtp import printable
 
 LONGEST: Final = 1_000  # characters of a value that is kept
 
 _STATUS: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
-_REPLY: Final = re.compile(r"(?:[\w-]*;)?\s*([245]\d\d)[ -]?(?:#?[245]\.\d{1,3}\.\d{1,3}\s+)?(.*)")
 
 
 def text(value: Any, most: int = LONGEST) -> str:
@@ -35,11 +35,14 @@ def status(value: Any) -> str | None:
     return found[0] if found else None
 
 
+def said(value: Any) -> str:
+    """The words of a server, as they may be kept and shown."""
+    return printable(text(value))
+
+
 def bounce_verdict(status: str | None, words: str) -> Verdict:
-    """What a bounce means by the table for replies; `words` are those of the server, if known.
+    """Judge a bounce as a bounce mail is judged; `words` are those of the server, if known.
 
     Whatever says nothing else was refused for good, or nobody would call it a bounce.
     """
-    said = _REPLY.match(words)
-    code = int(said[1]) if said else 450 if status and status[0] == "4" else 550
-    return verdict_of(Phase.RCPT, Reply(code, status, said[2] if said else words))
+    return judge(words, status).verdict

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.domain import Verdict
-from pipeline.smtp.replies import ADDRESS, Phase, Reply, verdict_of
-from pipeline.smtp.wordings import NO_HOST
+from pipeline.smtp.replies import Phase, Reply, Subject, evidence, printable, subject_of, verdict_of
+from pipeline.smtp.wordings import FOR_GOOD, GONE, GONE_ELSEWHERE, NULL_MX
 
 LONGEST: Final = 2_000  # characters of one diagnostic that are judged
 REASON: Final = 300  # characters of it that are kept
@@ -18,18 +18,31 @@ _CODE: Final = re.compile(
 )
 _ENHANCED: Final = re.compile(r"(?<![\w.-])([245]\.[0-7]\.\d{1,3})(?![\w-]|\.\d)")
 _AGAIN: Final = re.compile(r"(?<!\S)[45]\d\d[ -](?=[#(<]?[245]\.\d\.\d|\D)")  # "550-...  550 ..."
-_NAMES: Final = re.compile(r"https?://\S{1,500}|\b(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,24}\b")
 _IN_REPLY_TO: Final = re.compile(
     r"\(in reply to (end of )?([A-Z]{4})[^)]{0,30}\)|after (end of data|mail from)", re.I
 )
 _UNTYPED: Final = re.compile(r"^\s*(?:smtp|x-[\w-]{1,30}|x400|dns|unknown|unix)\s*;\s*", re.I)
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]+")
+# Sendmail shows what the far server said behind "<<<", and below it what it makes of that: 5.1.1
+# "User unknown" of every 550 to RCPT, 5.0.0 "Service unavailable" of every refusal of the message.
+_FAR_LINE: Final = re.compile(r"^[ \t]*<<<[ \t]*[45]\d\d", re.M)
+_RELAY_LINE: Final = re.compile(r"^[ \t]*[45]\d\d(?: \d\.\d\.\d)? .{0,200}$\n?", re.M)
+_AT_THE_DOT: Final = re.compile(r"in reply to end of DATA|after end of data", re.I)
+# With pipelining the reply to RCPT stands below DATA too; then Sendmail's 5.1.1 follows.
+_BELOW_DATA: Final = re.compile(
+    r"^[ \t]*>>> (?:DATA|\.)[ \t]*\n(?:[ \t]*<<<[^\n]*(?:\n|\Z)){1,20}"
+    r"(?![ \t]*5\d\d[ -]5\.1\.\d )",
+    re.M,
+)
 _SAYS_NOTHING: Final = {"5.0.0", "4.0.0", "2.0.0", "5.3.0", "5.5.0", "5.7.0", "5.4.0", "5.2.0"}
 _BY_VERDICT: Final = {
     Verdict.HARD: "5.1.1",
+    Verdict.NO_DOMAIN: "5.1.2",
+    Verdict.DISABLED: "5.2.1",
     Verdict.FULL: "5.2.2",
     Verdict.TOO_LARGE: "5.3.4",
     Verdict.BLOCKED: "5.7.1",
+    Verdict.AUTHENTICATION: "5.7.1",
+    Verdict.CONFIGURATION: "5.7.1",
 }
 
 VAGUE: Final = frozenset({Verdict.SOFT, Verdict.DEFERRED})
@@ -43,29 +56,69 @@ class Finding:
     verdict: Verdict
     status: str | None
     reason: str
+    for_good: bool = False  # the address is gone, though it may take two editions to believe it
+    is_vague: bool = False  # it does not say about whom it speaks
 
 
-def judge(diagnostic: str, status: str | None = None) -> Finding:
-    """The words first, by their own codes; `status` decides where they leave it open.
+def judge(diagnostic: str, status: str | None = None, phase: Phase | None = None) -> Finding:
+    """Judge the words first, by their own codes; `status` decides where they leave it open.
 
     Sendmail writes 5.1.1 for any 550 it does not know, and others 5.0.0 for everything: what the
-    far server said is better evidence than the report's own field.
+    far server said is better evidence than the report's own field. `phase` is that of the refusal
+    where the diagnostic itself does not tell.
     """
-    text = _CONTROL.sub(" ", _UNTYPED.sub("", diagnostic[:LONGEST]))
-    reason = plain(text)
-    reply, phase = _reply(text, status)
+    text = printable(_UNTYPED.sub("", diagnostic[:LONGEST]), LONGEST)
+    reply = _reply(text, status)
+    phase = _phase(text) or phase or Phase.RCPT
     verdict = verdict_of(phase, reply)
     if status and verdict in VAGUE and reply.enhanced != status:
         by_status = Reply(_basic(status, reply.code), status, reply.text)
         decided = verdict_of(phase, by_status)
         if decided not in VAGUE or not reply.enhanced:
-            return Finding(decided, _telling(decided, status, reply), reason)
-    return Finding(verdict, _telling(verdict, reply.enhanced or status, reply), reason)
+            return _found(phase, by_status, status, text)
+    return _found(phase, reply, reply.enhanced or status, text)
+
+
+def _found(phase: Phase, reply: Reply, status: str | None, text: str) -> Finding:
+    verdict = verdict_of(phase, reply)
+    return Finding(
+        verdict,
+        _telling(verdict, status, reply),
+        text[:REASON].rstrip(),
+        _is_for_good(verdict, text),
+        subject_of(phase, reply) is Subject.UNCLEAR,
+    )
+
+
+def _is_for_good(verdict: Verdict, text: str) -> bool:
+    if verdict is Verdict.DISABLED:
+        words = evidence(text)
+        return any(said.search(words) for said in (FOR_GOOD, GONE, GONE_ELSEWHERE))
+    return verdict in {Verdict.HARD, Verdict.NO_DOMAIN}
 
 
 def plain(text: str) -> str:
-    """A reason as it may be kept and shown: one line, cut, no control characters."""
-    return " ".join(_CONTROL.sub(" ", text[:LONGEST]).split())[:REASON].strip()
+    """Return a reason as it may be kept and shown: one line, cut, no control characters."""
+    return printable(text, REASON)
+
+
+def far_words(text: str) -> str:
+    """Return a transcript without the lines that a relay added to what the far server said."""
+    return _RELAY_LINE.sub("", text) if _FAR_LINE.search(text) else text
+
+
+def has_relay_lines(text: str) -> bool:
+    """Whether codes in a report may be a relay's own guess."""
+    return bool(_FAR_LINE.search(text)) and bool(_RELAY_LINE.search(text))
+
+
+def phase_of(text: str) -> Phase | None:
+    """Return the phase of the refusal that a report shows: DOT where the message was refused."""
+    if _AT_THE_DOT.search(text):
+        return Phase.DOT
+    refusal, data = _FAR_LINE.search(text), _BELOW_DATA.search(text)
+    is_at_the_dot = refusal and data and data.start() < refusal.start() < data.end()
+    return Phase.DOT if is_at_the_dot else None
 
 
 def first_status(text: str) -> str | None:
@@ -87,7 +140,7 @@ def is_bare(line: str) -> bool:
     return bool(_ENHANCED.search(line) and not _CODE.search(line))
 
 
-def _reply(text: str, status: str | None) -> tuple[Reply, Phase]:
+def _reply(text: str, status: str | None) -> Reply:
     code = _CODE.search(text)
     enhanced = _enhanced(text, code.start() if code else 0)
     # Gmail says 4.0.0 of domains that do not exist: it is no class, it is no code at all.
@@ -97,11 +150,10 @@ def _reply(text: str, status: str | None) -> tuple[Reply, Phase]:
     words = text[code.end() :] if code else text
     if not re.search(r"\w{4}", words):
         words = text  # "User unknown: 550"
-    words = _AGAIN.sub(" ", _ENHANCED.sub(" ", ADDRESS.sub("<>", words)))
-    words = _NAMES.sub(" ", words).replace("_", " ")
+    words = _AGAIN.sub(" ", _ENHANCED.sub(" ", words))
     if number == 421:  # in a bounce: the mail was given up, not the connection
         number = 450
-    return Reply(number, None if detail in _SAYS_NOTHING else detail, words), _phase(text)
+    return Reply(number, None if detail in _SAYS_NOTHING else detail, words)
 
 
 def _enhanced(text: str, start: int) -> re.Match[str] | None:
@@ -114,11 +166,10 @@ def _enhanced(text: str, start: int) -> re.Match[str] | None:
     return next(telling, found[0] if found else None)
 
 
-def _phase(text: str) -> Phase:
-    """After the dot a mail is refused for what it says, at MAIL FROM for who sent it."""
+def _phase(text: str) -> Phase | None:
     found = _IN_REPLY_TO.search(text)
     if found is None:
-        return Phase.RCPT
+        return None
     where = f"{found[1] or ''}{found[2] or ''}{found[3] or ''}".lower()
     if "mail" in where:
         return Phase.MAIL
@@ -136,10 +187,8 @@ def _telling(verdict: Verdict, status: str | None, reply: Reply) -> str:
     """The enhanced code of a finding; where the report's own says nothing, the one that does."""
     if status and status not in _SAYS_NOTHING:
         return status
-    if verdict is Verdict.HARD and NO_HOST.search(reply.text):
-        return "5.1.2"
+    if verdict is Verdict.HARD and (reply.code == 556 or NULL_MX.search(reply.text)):
+        return "5.1.10"
     if verdict is Verdict.FULL and reply.code < 500:
         return "4.2.2"
-    if verdict is Verdict.SOFT and "disabled" in reply.text.lower():
-        return "5.2.1"
     return _BY_VERDICT.get(verdict) or status or f"{str(reply.code)[0]}.0.0"

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pipeline.domain import Notice, NoticeKind, Verdict
 from pipeline.feedback.reading import freeform
 from pipeline.feedback.reading.addresses import MOST, recipient
-from pipeline.feedback.reading.diagnostics import VAGUE, Finding, first_status, judge, plain
+from pipeline.feedback.reading.diagnostics import (
+    VAGUE,
+    Finding,
+    first_status,
+    has_relay_lines,
+    judge,
+    phase_of,
+    plain,
+)
 from pipeline.feedback.reading.mime import Headers, Mail, Part, read_headers
+from pipeline.feedback.reading.returned import evidence
 
 TYPES: Final = ("message/delivery-status", "message/global-delivery-status")
 _LONGEST: Final = 100_000
@@ -111,7 +120,14 @@ def _finding(group: Headers, mail: Mail, *, cut: bool, alone: bool) -> Finding:
     status = first_status(group.get("status"))
     diagnostics = " ".join(value for name in _DIAGNOSTICS for value in group.all(name))
     comment = group.get("action").partition("(")[2] + group.get("status").partition("(")[2]
-    finding = judge(diagnostics or comment, status)
+    told = evidence(mail.written) if alone else ""
+    trusted = status
+    if diagnostics and status == "5.1.1" and has_relay_lines(told):
+        trusted = None  # Sendmail's guess of a 550 that it did not understand
+    finding = judge(diagnostics or comment, trusted, phase_of(told))
+    if finding.verdict is Verdict.HARD and status == "5.2.0" and not first_status(diagnostics):
+        # Sendmail's status of "unknown user" at the dot, which carriers say of a reader's filter.
+        return Finding(Verdict.SOFT, status, finding.reason)
     if cut and not diagnostics:
         # What would have followed Status decides: Orange says "552 5.1.1" of a full mailbox.
         return Finding(Verdict.SOFT, finding.status, finding.reason)
@@ -123,8 +139,8 @@ def _finding(group: Headers, mail: Mail, *, cut: bool, alone: bool) -> Finding:
     words = freeform.finding(mail)
     open_ = finding.verdict in VAGUE and not (status or "").startswith("4")
     if open_ and words.verdict not in VAGUE:
-        return Finding(words.verdict, words.status, finding.reason or words.reason)
-    return Finding(finding.verdict, finding.status, finding.reason or words.reason)
+        return replace(words, reason=finding.reason or words.reason)
+    return replace(finding, reason=finding.reason or words.reason)
 
 
 def _kind(group: Headers, finding: Finding) -> NoticeKind:
@@ -135,4 +151,4 @@ def _kind(group: Headers, finding: Finding) -> NoticeKind:
         return NoticeKind.DELAYED
     if _APPROVAL.search(plain(group.get("diagnostic-code"))):
         return NoticeKind.AUTO_REPLY  # a machine that asks who we are before it lets us in
-    return NoticeKind.HARD if finding.verdict is Verdict.HARD else NoticeKind.SOFT
+    return NoticeKind.HARD if finding.for_good else NoticeKind.SOFT

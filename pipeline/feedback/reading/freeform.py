@@ -9,8 +9,17 @@ from typing import Final
 
 from pipeline.domain import Notice, NoticeKind, Verdict
 from pipeline.feedback.reading.addresses import MOST, addresses, others
-from pipeline.feedback.reading.diagnostics import Finding, codes, has_code, is_bare, judge, plain
-from pipeline.feedback.reading.looks import is_daemon, is_delayed, is_returned
+from pipeline.feedback.reading.diagnostics import (
+    Finding,
+    codes,
+    far_words,
+    has_code,
+    is_bare,
+    judge,
+    phase_of,
+    plain,
+)
+from pipeline.feedback.reading.looks import is_carrier, is_daemon, is_delayed, is_returned
 from pipeline.feedback.reading.mime import Headers, Mail
 from pipeline.feedback.reading.returned import enclosed, evidence
 
@@ -31,8 +40,11 @@ _TELLING: Final = (
     Verdict.GREYLISTED,
     Verdict.THROTTLED,
     Verdict.BLOCKED,
-    Verdict.HARD,
     Verdict.CONFIGURATION,
+    Verdict.DISABLED,
+    Verdict.NO_DOMAIN,
+    Verdict.HARD,
+    Verdict.SOFT,
     Verdict.CONNECTION,
 )
 """Which of several findings about one address counts: whoever may be alive is."""
@@ -47,12 +59,13 @@ def read_words(headers: Headers, text: str, returned: list[Headers]) -> Notice |
     if not is_returned(headers, text):
         return None
     whom = _whom(headers, text, returned)
-    if not (is_daemon(headers) or has_code(text) or returned) or not (whom or is_daemon(headers)):
+    is_system = is_daemon(headers) or is_carrier(headers, text)
+    if not (is_system or has_code(text) or returned) or not (whom or is_daemon(headers)):
         return None  # a parcel could not be delivered, a programme names an unknown user
     if is_delayed(headers, text):
         return Notice(NoticeKind.DELAYED, whom, reason=plain(text))
     found = [(name, _mildest(_in_section(words))) for name, words in _sections(headers, text)]
-    gone = [(name, finding) for name, finding in found if finding.verdict is Verdict.HARD]
+    gone = [(name, finding) for name, finding in found if finding.for_good]
     if gone:
         named = tuple(dict.fromkeys(name for name, _ in gone if name))
         return _failure(NoticeKind.HARD, named or whom, gone[0][1], text)
@@ -99,15 +112,21 @@ def _sections(headers: Headers, text: str) -> Iterator[tuple[str | None, str]]:
 
 def _in_section(text: str) -> list[Finding]:
     """One finding for each code with the words behind it; without codes, the words alone."""
+    phase = phase_of(text)
+    text = far_words(text)
     begins = codes(text)[:_MOST_CODES]
     ends = [*begins, len(text)][1:]
     said = [
-        judge(_paragraph(text[b : min(e, b + _AROUND)])) for b, e in zip(begins, ends, strict=True)
+        judge(_paragraph(text[b : min(e, b + _AROUND)]), phase=phase)
+        for b, e in zip(begins, ends, strict=True)
     ]
-    said += [judge(line) for line in text.split("\n") if is_bare(line)][:_MOST_CODES]
+    said += [judge(line, phase=phase) for line in text.split("\n") if is_bare(line)][:_MOST_CODES]
     # A code of class 4 has said that it may pass: then words may not say that it does not.
-    if all(finding.verdict is Verdict.SOFT for finding in said):
-        said += [judge(paragraph) for paragraph in re.split(r"\n[ \t]*\n", text)[:_MOST_CODES]]
+    if all(finding.verdict is Verdict.SOFT and finding.is_vague for finding in said):
+        said += [
+            judge(paragraph, phase=phase)
+            for paragraph in re.split(r"\n[ \t]*\n", text)[:_MOST_CODES]
+        ]
     return said
 
 
@@ -116,8 +135,10 @@ def _paragraph(text: str) -> str:
 
 
 def _mildest(found: list[Finding]) -> Finding:
-    for verdict in _TELLING:
-        for finding in found:
-            if finding.verdict is verdict:
-                return finding
+    # Whatever did not arrive "was rejected": that alone is weaker than any word that tells why.
+    for vague in (False, True):
+        for verdict in _TELLING:
+            for finding in found:
+                if finding.verdict is verdict and finding.is_vague is vague:
+                    return finding
     return found[0] if found else Finding(Verdict.SOFT, "5.0.0", "")

@@ -96,6 +96,17 @@ _GIVEN_UP: Final = re.compile(
     r"|could not be delivered .{0,40}for (more than )?\d+ day",
     re.I,
 )
+# Carriers send bounces under names of their own: "Your mail sent on: ... Could not be delivered to:
+# <...> As their mailbox is full".
+_FAILED_TO: Final = re.compile(
+    r"^[ \t]{0,12}(?:(?:it |they )?(?:could|can)(?: ?not|n.t) be delivered"
+    r"|(?:was|were) not delivered|undeliverable|delivery failed|配信できません|送信できません)"
+    r"(?: to)?[ \t]{0,4}[:\uff1a]?[ \t\n]{0,12}<?[^\s<>@]{1,64}@",
+    re.I | re.M,
+)
+_MACHINE: Final = re.compile(
+    r"no-?reply|do-?not-?reply|auto(?:mail|send|reply)?@|system|info@|^$", re.I
+)
 _REPLY: Final = re.compile(r"^\s*(re|aw|antw|sv|odp|rv|fwd?|wg|tr|回复|返信)\s?[:\uff1a]", re.I)
 _ARRIVED: Final = re.compile(
     r"^\s*(delivered|relayed|expanded|übermittelt|zugestellt|remis|distribué|entregado|consegnato"
@@ -119,7 +130,13 @@ def is_returned(headers: Headers, text: str) -> bool:
         return opening or subject
     answers = _REPLY.match(headers.get("subject")) or headers.get("in-reply-to")
     of_a_list = "list-id" in headers or "list-unsubscribe" in headers
-    return subject and opening and not answers and not of_a_list
+    return ((subject and opening) or is_carrier(headers, text)) and not answers and not of_a_list
+
+
+def is_carrier(headers: Headers, text: str) -> bool:
+    """Whether a machine without a daemon's name says at once that a mail did not get to someone."""
+    is_machine = _MACHINE.search(headers.get("from")[:300]) or headers.get("return-path") == "<>"
+    return bool(is_machine and _FAILED_TO.search(text[:600]))
 
 
 def is_delayed(headers: Headers, text: str) -> bool:

@@ -1,0 +1,41 @@
+"""The page of replies says what the code does: every row of its table is judged again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pipeline.domain import STRIKES, Verdict
+from pipeline.smtp.replies import Phase, Subject, parse_reply, subject_of, verdict_of
+
+PAGE = (Path(__file__).parents[1] / "docs" / "replies.md").read_text()
+ROW = re.compile(r"^\| (\w+) \| `([^`]+)` \| (\w+) \| ([\w ]+) \| ([^|]+) \|$", re.M)
+ROWS = ROW.findall(PAGE)
+COUNTED = {*STRIKES, Verdict.HARD}
+
+
+def test_no_row_of_the_table_is_overlooked():
+    table = PAGE.partition("| phase | reply |")[2].partition("\n\n")[0]
+
+    assert len(ROWS) == table.count("\n") - 1 >= 150
+
+
+def test_every_reply_is_judged_as_the_page_says():
+    judged = [
+        (phase, reply, str(subject_of(Phase(phase), said)), str(verdict_of(Phase(phase), said)))
+        for phase, reply, *_ in ROWS
+        for said in [parse_reply([reply.encode()])]
+    ]
+
+    assert judged == [row[:4] for row in ROWS]
+
+
+def test_nothing_about_us_or_the_way_counts_against_a_reader():
+    counted = {about for _, _, about, verdict, _ in ROWS if Verdict(verdict) in COUNTED}
+
+    assert counted <= {Subject.MAILBOX, Subject.UNCLEAR}
+
+
+def test_the_page_explains_every_subject_and_every_verdict():
+    for word in (*Subject, *(set(Verdict) - {Verdict.UNKNOWN})):
+        assert f"`{word}`" in PAGE, word

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 from sqlalchemy import Engine
 
-from pipeline.storage import events, expiry, strikes
+from pipeline.storage import events, expiry, refusals, strikes
 from pipeline.storage.database import wipe, with_retries
 
 log = structlog.get_logger(__name__)
@@ -53,6 +53,7 @@ class Purged:
     deliveries: int
     events: int
     strikes: int
+    refusals: int
 
 
 def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
@@ -73,6 +74,7 @@ def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
         deliveries=older(expiry.drop_deliveries, kept.delivery),
         events=older(events.drop_events, kept.event),
         strikes=older(strikes.drop_strikes, strikes.MEMORY),
+        refusals=older(refusals.drop_refusals, strikes.MEMORY),
     )
     wipe(engine)
     log.info("purged", **asdict(purged))

@@ -1,11 +1,11 @@
 """Hand one message to a mail server. The only part that speaks SMTP.
 
 `transport` has the seam, `replies` what a reply means, `connection` the words of one transaction,
-`server` how a connection is opened.
+`server` how a connection is opened, `oauth` where its access tokens come from.
 """
 
 from pipeline.smtp.replies import Phase, Reply, verdict_of, without_addresses
-from pipeline.smtp.server import Security, SMTPTransport, Traits
+from pipeline.smtp.server import Security, SMTPTransport, Traits, transport_of
 from pipeline.smtp.transport import Connection, Outcome, Transport
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Security",
     "Traits",
     "Transport",
+    "transport_of",
     "verdict_of",
     "without_addresses",
 ]

@@ -55,7 +55,7 @@ from pipeline.purge import Purged, Retention
 from pipeline.rendering import House, MailLinks, Rendered, Renderer
 from pipeline.settings import Settings
 from pipeline.signup.asking import Limits
-from pipeline.smtp import Security, SMTPTransport
+from pipeline.smtp import SMTPTransport, transport_of
 from pipeline.smtp.connection import Bounds
 from pipeline.sources import Source, Validator
 from pipeline.sources.arxiv import Arxiv
@@ -478,14 +478,8 @@ class Services:
 
     @cached_property
     def transport(self) -> SMTPTransport:
-        loaded = self.settings
-        return SMTPTransport(
-            loaded.smtp,
-            security=Security(loaded.smtp_tls),
-            ca_file=loaded.smtp_ca_file,
-            greet_as=loaded.site_host,
-            bounds=Bounds(messages=loaded.smtp_messages_per_connection),
-        )
+        bounds = Bounds(messages=self.settings.smtp_messages_per_connection)
+        return transport_of(self.settings, bounds)
 
     def dispatch(
         self,
@@ -510,6 +504,7 @@ class Services:
             compose=partial(self.compose, now=clock),
             load=self.load,
             sender=lambda delivery: self.sender.envelope(delivery.id, delivery.dedupe_key),
+            server=f"{self.settings.smtp.host}:{self.settings.smtp.port}"[:255],
             connections=self.settings.smtp_connections,
             chunk=min([CHUNK, *(rate.most for rate in self.settings.rates)]),
             rates=self._counted_rates,

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 from sqlalchemy import Engine
 
-from pipeline.storage import events, expiry, strikes, topics
+from pipeline.storage import events, expiry, refusals, strikes, topics
 from pipeline.storage.database import wipe, with_retries
 
 log = structlog.get_logger(__name__)
@@ -55,6 +55,7 @@ class Purged:
     events: int
     strikes: int
     topics: int
+    refusals: int
 
 
 def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
@@ -76,6 +77,7 @@ def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
         events=older(events.drop_events, kept.event),
         strikes=older(strikes.drop_strikes, strikes.MEMORY),
         topics=_all(engine, topics.delete_unfollowed, TOPICS),
+        refusals=older(refusals.drop_refusals, strikes.MEMORY),
     )
     wipe(engine)
     log.info("purged", **asdict(purged))

@@ -146,6 +146,11 @@ class Settings(BaseSettings):
     # Sending
     smtp_tls: Annotated[str, Field(pattern="^(auto|required|off)$")] = "auto"
     smtp_ca_file: Path | None = None
+    smtp_oauth_command: SecretStr | None = None
+    smtp_oauth_token_url: str | None = None
+    smtp_oauth_client_id: str | None = None
+    smtp_oauth_client_secret: SecretStr | None = None
+    smtp_oauth_refresh_token: SecretStr | None = None
     smtp_connections: Annotated[int, Field(ge=1, le=200)] = 10
     smtp_messages_per_connection: Annotated[int, Field(ge=1)] = 500
     smtp_rates: Words = ()
@@ -286,6 +291,29 @@ class Settings(BaseSettings):
     def _what_was_in_it_goes_first(self) -> Settings:
         if self.delivery_days < self.digest_days:
             raise ValueError("DELIVERY_DAYS: must not be less than DIGEST_DAYS")
+        return self
+
+    @field_validator("smtp_oauth_token_url")
+    @classmethod
+    def _token_address(cls, value: str | None) -> str | None:
+        # The refresh token goes there.
+        parts = urlsplit(value or "")
+        is_here = parts.scheme == "http" and parts.hostname in {"127.0.0.1", "localhost", "::1"}
+        if value is not None and not (is_here or (parts.scheme == "https" and parts.hostname)):
+            raise ValueError("must look like https://oauth2.googleapis.com/token")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source_of_tokens(self) -> Settings:
+        if self.smtp_oauth_command and self.smtp_oauth_refresh_token:
+            raise ValueError("SMTP_OAUTH_COMMAND and SMTP_OAUTH_REFRESH_TOKEN: set only one")
+        if self.smtp_oauth_refresh_token:
+            for name in ("smtp_oauth_token_url", "smtp_oauth_client_id"):
+                if not getattr(self, name):
+                    raise ValueError(f"{name.upper()}: needed beside SMTP_OAUTH_REFRESH_TOKEN")
+        is_used = self.smtp_oauth_command or self.smtp_oauth_refresh_token
+        if is_used and not self.smtp.username:
+            raise ValueError("SMTP_URL: must name the user that SMTP_OAUTH_... logs in")
         return self
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import time, timedelta
+from datetime import date, time, timedelta
 from typing import Any
 
 from sqlalchemy import Engine, Row, insert, select, update
@@ -66,6 +66,18 @@ def delivery_values(subscriber_id: int, **changes: Any) -> dict[str, Any]:
         "topics": [],
         **changes,
     }
+
+
+def accept_others(engine: Engine, edition_on: date | None = TODAY, count: int = 2) -> list[int]:
+    """Deliveries of the same edition to others, which the server has taken."""
+    single = {"range_from": None, "range_to": None, "kind": DeliveryKind.LINK}
+    changes = {} if edition_on else single
+    return [
+        add_delivery(
+            engine, edition_on=edition_on, status=DeliveryStatus.SENT, sent_at=NOW, **changes
+        )
+        for _ in range(count)
+    ]
 
 
 def add_confirmation(engine: Engine, email: str = "", **changes: Any) -> int:

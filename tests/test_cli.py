@@ -492,9 +492,11 @@ Subject: Papers
 def test_a_bounce_of_a_digest_stops_the_mail_to_its_address(full, inbox, monkeypatch, tmp_path):
     """From the mail server's acceptance to the suppression, by commands alone; twice is once."""
     monkeypatch.setenv("SMTP_URL", inbox.url)
+    add = ("subscribers", "add", "bob@example.org", "--topic", "retrieval", "--confirmed")
+    full(*add, "--now", BEFORE)
     full("publish", "--now", AT_EIGHT)
     full("send", "--once", "--now", AT_EIGHT)
-    [sent] = full("deliveries", "--json").rows
+    [sent] = (one for one in full("deliveries", "--json").rows if one["email"][:3] == "ada")
     (tmp_path / "1.eml").write_text(DSN.format(sent["message_id"]))
 
     dry = full("bounces", "read", str(tmp_path / "1.eml"), "--dry-run", "--json")
@@ -506,6 +508,16 @@ def test_a_bounce_of_a_digest_stops_the_mail_to_its_address(full, inbox, monkeyp
     assert [row["effect"] for row in first.rows + again.rows] == ["suppressed", "known"]
     [suppression] = full("suppressions", "list", "--json").rows
     assert suppression["reason"] == "hard"
+
+    undo = ("suppressions", "undo", "--since", "2020-01-01")
+    dry = full(*undo, "--dry-run", "--json").rows
+    assert dry[0]["count"] == 1
+    assert dry[-1] == {"found": 1, "lifted": 0, "dry_run": True}
+    assert full(*undo, "--reply", "no such words", "--json").rows[-1]["found"] == 0
+    assert full("suppressions", "undo", "--since", "noon").code == 2
+    assert full(*undo, "--reason", "complaint").code == 2
+    assert "1 found, 1 lifted" in full(*undo).out
+    assert full("suppressions", "list", "--json").rows == []
 
 
 def test_a_maildir_of_bounces_is_read_once(full, tmp_path):

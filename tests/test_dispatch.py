@@ -11,14 +11,14 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
 from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 
-from pipeline.dispatch import Dispatcher, DispatchStoppedError, Tally, crew, settlement
+from pipeline.dispatch import Dispatcher, DispatchStoppedError, Tally, crew, halting, settlement
 from pipeline.dispatch.committer import Committer, Lease
 from pipeline.dispatch.decisions import GAPS
 from pipeline.domain import (
@@ -777,8 +777,30 @@ def test_the_third_refused_edition_in_a_row_suppresses_and_cancels(engine, sink)
     for days in range(3):
         edition = {"edition_on": TODAY + timedelta(days=days), "subscriber_id": subscriber}
         id_ = add_delivery(engine, **edition)
+        outbox.accept_others(engine, edition["edition_on"])
         send(engine, sink)
         statuses.append((row(engine, id_).status, bool(outbox.suppressions(engine))))
 
     assert statuses == [("failed", False), ("failed", False), ("failed", True)]
     assert outbox.suppressions(engine) == {"hash of ada@example.org": "soft"}
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_drain_ends_by_itself_where_all_that_is_due_may_not_leave(engine, sink):
+    """By the clock on the wall, which goes on: a wait for such mail would never end."""
+    now = datetime.now(UTC)
+    times = {"not_before": now - timedelta(hours=1), "expires_at": now + timedelta(hours=9)}
+    add_delivery(engine, edition_on=TODAY, **times)
+    halting.stop(engine, now, TODAY)
+    claims = []
+    event.listen(engine, "begin", lambda _conn: claims.append(1))
+    gives_up = time.monotonic() + 20
+
+    dispatcher = make_dispatcher(engine, sink, clock=database.server_now)
+    assert dispatcher.drain(once=True, stop=lambda: time.monotonic() > gives_up) == Tally()
+
+    assert time.monotonic() < gives_up
+    before = len(claims)
+    stops = time.monotonic() + 1.5
+    dispatcher.drain(stop=lambda: time.monotonic() > stops)
+    assert len(claims) - before < 25, "an idle sender looks every two seconds"

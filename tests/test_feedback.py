@@ -62,7 +62,8 @@ def ada(engine) -> int:
 
 
 def send(engine, subscriber_id, days=0, **changes):
-    """A digest of a later day that the server took."""
+    """A digest of a later day that the server took, as it took those of others."""
+    outbox.accept_others(engine, TODAY + days * DAY, count=1)
     at = NOW + days * DAY
     values = {"edition_on": TODAY + days * DAY, "status": "sent", "sent_at": at}
     values |= {"marked_at": at, "created_at": at}
@@ -138,7 +139,7 @@ def test_a_bounce_to_our_address_suppresses_and_cancels_at_once(engine, feedback
     assert feedback.apply(about(engine, bounced), NOW) is Effect.SUPPRESSED
 
     assert outbox.suppressions(engine) == {HASH: "hard"}
-    assert outbox.statuses(engine) == ["sent", "suppressed", "suppressed"]
+    assert outbox.statuses(engine) == ["sent", "sent", "suppressed", "suppressed"]
     assert row(engine, bounced).reason == "accepted, then hard"
     assert row(engine, owed).reason == row(engine, leased).reason == "suppressed"
     with engine.begin() as conn:
@@ -395,8 +396,7 @@ def test_an_event_is_taken_once_even_where_it_was_undone(engine, feedback, ada):
     sent = send(engine, ada)
 
     assert feedback.take("ses", hard_event(engine, sent), NOW) == (Effect.SUPPRESSED,)
-    with engine.begin() as conn:
-        subscribers.lift(conn, HASH)
+    lift(engine, ADA, KEY)
     assert feedback.take("ses", hard_event(engine, sent), NOW) == (Effect.KNOWN,)
 
     assert outbox.suppressions(engine) == {}
@@ -557,3 +557,30 @@ def test_the_operator_lifts_whatever_it_was_for_and_the_count_begins_anew(engine
     assert rows(engine, StrikeRow) == []
     with pytest.raises(NotFoundError):
         lift(engine, ADA, KEY)
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict"),
+    [
+        (NoticeKind.SOFT, Verdict.SOFT),
+        (NoticeKind.SOFT, Verdict.FULL),
+        (NoticeKind.HARD, Verdict.BLOCKED),
+    ],
+)
+def test_a_soft_bounce_of_a_mail_to_a_new_address_counts_nowhere(
+    engine, feedback, ada, kind, verdict
+):
+    other = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
+
+    assert feedback.apply(about(engine, other, kind, verdict=verdict), NOW) is Effect.NOTED
+    assert outbox.suppressions(engine) == {}
+    assert rows(engine, StrikeRow) == []
+
+
+def test_a_hard_bounce_of_a_mail_to_a_new_address_bars_that_address_alone(engine, feedback, ada):
+    outbox.accept_others(engine, None)
+    other = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
+
+    assert feedback.apply(about(engine, other), NOW) is Effect.SUPPRESSED
+    new = subscribers.address_hash("new@example.org", KEY)
+    assert outbox.suppressions(engine) == {new: "hard"}

@@ -28,6 +28,7 @@ def sent(sqlite_url, tmp_path, monkeypatch):
         built.engine, ADA, address_hash=subscribers.address_hash(ADA, key)
     )
     id_ = outbox.add_delivery(built.engine, subscriber_id=subscriber, status="sent", sent_at=NOW)
+    outbox.accept_others(built.engine)
     bounced_to = built.sender.envelope(id_, outbox.row(built.engine, id_).dedupe_key)
     back = GONE.replace(b"To: ", b"To: " + bounced_to.encode() + b"\r\nX-To: ", 1)
     for folder in ("new", "cur", "tmp"):

@@ -165,6 +165,7 @@ def test_an_address_that_does_not_exist_is_never_written_to_again(
 ):
     """550 5.1.1 suppresses the address; the next edition passes it by."""
     subscribe("gone@example.org", "quantum")
+    subscribe("ada@example.org", "quantum")
     inbox.refuse["gone@example.org"] = "550 5.1.1 No such user here"
     announce(make_sighting(title="Quantum tea"))
     publish_and_send()
@@ -173,12 +174,13 @@ def test_an_address_that_does_not_exist_is_never_written_to_again(
 
     publish_and_send(days=1)
 
-    assert inbox.received == []
+    assert {mail.rcpt_to[0] for mail in inbox.received} == {"ada@example.org"}
     with reading(services.engine) as conn:
         reader = subscribers.by_email(conn, "gone@example.org")
         hash_ = subscribers.address_hash(reader.email, KEY)
         assert subscribers.suppressed(conn, hash_) is not None
-        assert len(deliveries.listing(conn)) == 1, "nothing was compiled for it"
+        mails = [one for one in deliveries.listing(conn) if one.email == "gone@example.org"]
+        assert len(mails) == 1, "nothing was compiled for it"
 
 
 def bounce_of(mail: Received, status: str = "5.1.1") -> bytes:
@@ -214,24 +216,30 @@ def test_a_bounce_that_comes_later_ends_the_mail_to_that_address(
     And where the reply to that mail was lost, it tells that the mail was accepted.
     """
     reader = subscribe("gone@example.org", "quantum")
+    subscribe("ada@example.org", "quantum")
     announce(make_sighting(title="Quantum tea"))
     publish_and_send()
-    mail = inbox.only()
+    (mail,) = (one for one in inbox.received if one.rcpt_to == ("gone@example.org",))
     assert mail.mail_from.startswith("bounces+")
     if not settled:
         with services.engine.begin() as conn:
-            conn.execute(update(DeliveryRow).values(status="uncertain", sent_at=None))
+            conn.execute(
+                update(DeliveryRow)
+                .where(DeliveryRow.subscriber_id == reader)
+                .values(status="uncertain", sent_at=None)
+            )
     back = [("1", bounce_of(mail)), ("2", bounce_of(mail))]
 
     effects = [one.effect for one in services.read_bounces(back, read_mail, TODAY)]
     announce(make_sighting(title="Quantum cake"), days=1)
-    (skipped,) = services.publish(TODAY + timedelta(days=1), everyone=True)
+    served = services.publish(TODAY + timedelta(days=1), everyone=True)
+    (skipped,) = (one for one in served if one.subscriber_id == reader)
 
     assert effects == ["suppressed", "known"]
     assert (skipped.subscriber_id, skipped.skipped) == (reader, "suppressed")
-    assert services.dispatch(once=True, clock=TODAY + timedelta(days=1)).sent == 0
+    assert services.dispatch(once=True, clock=TODAY + timedelta(days=1)).sent == 1
     with reading(services.engine) as conn:
-        (delivery,) = deliveries.listing(conn)
+        (delivery,) = (one for one in deliveries.listing(conn) if one.email == "gone@example.org")
     assert (delivery.status, delivery.reason) == ("sent", "accepted, then hard")
 
 
@@ -284,10 +292,12 @@ def test_bounces_and_refusals_count_together(
 ):
     """Two bounces and a refusal at the door make three editions in a row."""
     subscribe("ada@example.org", "quantum")
+    subscribe("bob@example.org", "quantum")
     for days in range(2):
         announce(make_sighting(title=f"Quantum tea, part {days}"), days=days)
         publish_and_send(days)
-        back = [(str(days), bounce_of(inbox.received[days], "5.0.0"))]
+        mails = [mail for mail in inbox.received if mail.rcpt_to == ("ada@example.org",)]
+        back = [(str(days), bounce_of(mails[days], "5.0.0"))]
         assert [r.effect for r in services.read_bounces(back, read_mail, TODAY)] == ["counted"]
     inbox.refuse["ada@example.org"] = "550 5.0.0 We would rather not"
     announce(make_sighting(title="Quantum cake"), days=2)

@@ -7,13 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
+from pipeline.dispatch import pace
 from pipeline.domain import DeliveryKind, DeliveryStatus, SubscriberStatus, SuppressionReason
 from pipeline.errors import NotFoundError
-from pipeline.storage import deliveries
+from pipeline.storage import deliveries, guard, holds, paces
 from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
+from pipeline.storage.paces import PaceState
+from pipeline.storage.schema import DeliveryRow
 from tests import outbox
-from tests.factories import NOW
+from tests.factories import NOW, TODAY
 from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
 
 LEASE = timedelta(minutes=6)
@@ -269,18 +273,26 @@ def test_a_deferred_delivery_waits_and_is_charged(engine):
     assert row(engine, id_).attempts == 1
 
 
-def test_a_refused_address_is_suppressed_with_all_that_is_owed_to_it(engine):
+def test_a_refusal_keeps_its_delivery_owed_until_the_guard_has_judged_it(engine):
+    """Whoever dies between the refusal and the judgement has lost neither."""
     subscriber_id = add_subscriber(engine, "gone@example.org")
     refused = in_hand(engine, add_delivery(engine, subscriber_id=subscriber_id))
-    owed = add_delivery(engine, subscriber_id=subscriber_id)
-
-    settle(
-        engine, Settlement(refused, Status.SUPPRESSED, "hard", suppression=SuppressionReason.HARD)
+    owed = add_delivery(engine, subscriber_id=subscriber_id, edition_on=TODAY + timedelta(days=1))
+    hard = Settlement(
+        refused, Status.SUPPRESSED, "hard", reply="550 gone", suppression=SuppressionReason.HARD
     )
 
+    written = settle(engine, hard)
+
+    assert written == {Status.QUEUED: 1}
+    assert outbox.suppressions(engine) == {}
+    assert row(engine, refused).not_before == NOW + timedelta(hours=1)
+    outbox.accept_others(engine)
+    with engine.begin() as conn:
+        assert guard.judge(conn, NOW).counted == {refused}
     assert outbox.suppressions(engine) == {"hash of gone@example.org": "hard"}
-    assert outbox.statuses(engine) == [Status.SUPPRESSED, Status.SUPPRESSED]
-    assert row(engine, owed).reason == "suppressed"
+    assert outbox.statuses(engine)[:2] == [Status.SUPPRESSED, Status.SUPPRESSED]
+    assert (row(engine, refused).reason, row(engine, owed).reason) == ("hard", "suppressed")
     assert outbox.cursor(engine, refused) == 5
 
 
@@ -524,3 +536,69 @@ def test_the_next_due_moment_is_the_earliest(engine):
 
     with engine.connect() as conn:
         assert deliveries.next_due_at(conn) == NOW + timedelta(hours=1)
+
+
+@pytest.mark.parametrize("precedence", [0, 1])
+def test_what_may_not_leave_is_not_waited_for(engine, precedence):
+    """A sender that waited for it would poll all the time, and a drain would never end."""
+    day = {"precedence": precedence}
+    add_delivery(engine, **day, domain="slowed.example")
+    add_delivery(engine, **day, edition_on=TODAY + timedelta(days=3))
+    left, gone = add_subscriber(engine), add_subscriber(engine)
+    add_delivery(engine, **day, subscriber_id=left)
+    add_delivery(engine, **day, subscriber_id=gone)
+    add_delivery(engine, **day, status=Status.SENT)
+    outbox.set_status(engine, left, SubscriberStatus.UNSUBSCRIBED)
+    outbox.suppress(engine, gone)
+    with engine.begin() as conn:
+        slow = pace.refused(None, "slowed.example", PaceState.SLOWED, "slow", NOW)
+        paces.insert(conn, slow)
+        holds.put(conn, TODAY + timedelta(days=3), "held", NOW)
+
+    with engine.connect() as conn:
+        assert deliveries.next_due_at(conn) is None
+    add_delivery(engine, **day, not_before=NOW + timedelta(hours=1))
+    with engine.connect() as conn:
+        assert deliveries.next_due_at(conn) == NOW + timedelta(hours=1)
+
+
+def test_resending_by_hand_never_shortens_the_life_of_a_digest(engine):
+    """It gets at least another 18 hours, and keeps what it has where that is more."""
+    later, sooner = NOW + timedelta(hours=40), NOW + timedelta(hours=1)
+    long, short = (
+        add_delivery(engine, status=Status.UNCERTAIN, expires_at=end) for end in (later, sooner)
+    )
+
+    with engine.begin() as conn:
+        for id_ in (long, short):
+            deliveries.resolve(conn, id_, Resolution.RESEND, NOW)
+
+    assert row(engine, long).expires_at == later
+    assert row(engine, short).expires_at == NOW + timedelta(hours=18)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_claim_does_not_wait_for_rows_that_another_sender_is_claiming(engine):
+    """SQLite has one writer at a time; PostgreSQL passes locked rows by."""
+    first, second = add_delivery(engine), add_delivery(engine)
+
+    with engine.begin() as mine, engine.begin() as theirs:
+        theirs.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
+        taken = deliveries.claim(mine, 1, "mine", LEASE, NOW)
+        others = deliveries.claim(theirs, 5, "theirs", LEASE, NOW)
+
+    assert [one.id for one in taken] == [first]
+    assert [one.id for one in others] == [second]
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_expiring_does_not_wait_for_what_a_sender_holds(engine):
+    over = {"expires_at": NOW - timedelta(hours=1)}
+    held, free = add_delivery(engine, **over), add_delivery(engine, **over)
+
+    with engine.begin() as mine, engine.begin() as theirs:
+        theirs.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
+        mine.execute(update(DeliveryRow).where(DeliveryRow.id == held).values(attempts=1))
+        assert deliveries.expire_due(theirs, NOW) == 1
+
+    assert (status_of(engine, held), status_of(engine, free)) == (Status.QUEUED, Status.EXPIRED)

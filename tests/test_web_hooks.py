@@ -50,6 +50,7 @@ def sent(site: Site) -> Any:
     site.publish()
     (delivery,) = site.owed()
     outbox.alter(site.engine, delivery.id, status="sent", sent_at=now(), queue_id="0100-000000")
+    outbox.accept_others(site.engine, row(site.engine, delivery.id).edition_on)
     return delivery
 
 

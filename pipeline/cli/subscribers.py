@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,12 +22,13 @@ from pipeline.domain import (
     Schedule,
     Subscriber,
     SubscriberStatus,
+    SuppressionReason,
     Weekday,
 )
 from pipeline.errors import PaperboyError
 from pipeline.feedback import suppressing
 from pipeline.signup import Wishes
-from pipeline.storage import subscribers
+from pipeline.storage import guard, subscribers
 from pipeline.storage.database import reading
 
 app = typer.Typer(no_args_is_help=True)
@@ -264,6 +266,71 @@ def list_suppressions(as_json: AsJson = False) -> None:
         known = subscribers.suppressions(conn)
     rows = ({"hash": s.hash, "reason": s.reason, "since": s.since} for s in known)
     show(rows, ("hash", "reason", "since"), as_json=as_json, empty="No address is suppressed.")
+
+
+@suppressions.command()
+def undo(
+    since: Annotated[str, typer.Option(metavar="ISO", help="Only suppressions made since then.")],
+    until: Annotated[
+        str | None, typer.Option(metavar="ISO", help="Only those made before then.")
+    ] = None,
+    reason: Annotated[
+        list[str] | None, typer.Option(help="hard, soft or full; may repeat. All, if not given.")
+    ] = None,
+    reply: Annotated[
+        str, typer.Option(metavar="TEXT", help="Only those whose reply contains this text.")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Lift many suppressions at once, with their strikes, and owe again what they ended.
+
+    Complaints, suppressions by hand and readers who have left are never touched.
+    """
+    built, now = services(), datetime.now(UTC)
+    found = suppressing.undoable(
+        built.engine,
+        _time("--since", since),
+        _time("--until", until) if until else None,
+        _reasons(reason or ()),
+        reply,
+    )
+    groups = Counter(
+        (one.reason, one.edition_on, f"{one.since:%Y-%m-%d}", one.wording) for one in found
+    )
+    rows = [
+        {"reason": why, "edition": edition, "day": day, "reply": said, "count": count}
+        for (why, edition, day, said), count in groups.most_common()
+    ]
+    show(
+        rows,
+        ("reason", "edition", "day", "reply", "count"),
+        as_json=as_json,
+        empty="No suppression fits.",
+    )
+    lifted = 0 if dry_run else suppressing.undo(built.engine, found, now)
+    if as_json:
+        lines([{"found": len(found), "lifted": lifted, "dry_run": dry_run}])
+    else:
+        typer.echo(f"{len(found)} found, {lifted} lifted" + (" (dry run)" if dry_run else ""))
+
+
+def _time(option: str, text: str) -> datetime:
+    """An ISO date or time; UTC where it names no zone."""
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{option}: {text!r} is no ISO time such as 2030-01-02T08:00") from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def _reasons(names: Iterable[str]) -> tuple[SuppressionReason, ...]:
+    """Those named, or all that a refusal can lead to."""
+    allowed = {str(reason): reason for reason in guard.OURS}
+    for name in names:
+        if name not in allowed:
+            raise UsageError(f"--reason: {name!r} is not hard, soft or full")
+    return tuple(allowed[name] for name in names) or guard.OURS
 
 
 @suppressions.command("add")

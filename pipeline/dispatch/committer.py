@@ -19,9 +19,10 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from pipeline.domain import DeliveryStatus
-from pipeline.storage import deliveries
+from pipeline.storage import deliveries, guard, refusals
 from pipeline.storage.database import outlast
 from pipeline.storage.deliveries import Settlement
+from pipeline.storage.guard import Trip
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,7 @@ class Lease:
     token: str
     length: timedelta  # of a claim; renewed while it waits, and longer than one attempt
     patience: timedelta  # of a mark: how long the reply to the dot may take
+    server: str = "smtp"  # that the deliveries are handed to
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class Committer:
         self.error: Exception | None = None
         self.written: Counter[DeliveryStatus] = Counter()
         self.held_up = threading.Event()  # something that was claimed must wait: claim anew
+        self.on_trip: Callable[[Trip], None] = lambda _trip: None  # an edition was held
         self._engine = engine
         self._lease = lease
         self._clock = clock
@@ -71,6 +74,8 @@ class Committer:
         self._idle = False
         self._crowd = 1
         self._renew_at = time.monotonic() + self._renewal_gap
+        self._refused: set[int] = set()  # since the last look of the guard
+        self._watch_at = 0.0
         self._thread = threading.Thread(target=self._run, name="committer")
 
     def start(self) -> None:
@@ -178,6 +183,26 @@ class Committer:
         finally:
             for request in requests:
                 request.answered.release()
+        self._watch(conn, settlements)
+
+    def _watch(self, conn: Connection, settlements: list[Settlement]) -> None:
+        """Have the guard look at the editions of new refusals, for a fifth of our time at most."""
+        self._refused |= {one.delivery_id for one in settlements if one.is_refusal}
+        begun_at = time.monotonic()
+        if not self._refused or begun_at < self._watch_at:
+            return
+
+        def look() -> list[Trip]:
+            with conn.begin():
+                editions = refusals.editions_of(conn, self._refused)
+                return guard.watch(conn, editions, self._clock(conn))
+
+        trips = outlast(look, self._gives_up)
+        self._refused.clear()
+        self._watch_at = time.monotonic() + 4 * (time.monotonic() - begun_at)
+        for trip in trips:
+            self.held_up.set()
+            self.on_trip(trip)
 
     def _commit(
         self, conn: Connection, ids: list[int], settlements: list[Settlement], *, again: bool
@@ -190,7 +215,7 @@ class Committer:
         with conn.begin():
             now = self._clock(conn)
             if settlements:
-                written = deliveries.settle(conn, settlements, token, now)
+                written = deliveries.settle(conn, settlements, token, now, self._lease.server)
             if ids:
                 granted = deliveries.marked(conn, ids, token) if again else set()
                 granted |= deliveries.mark(conn, ids, token, self._lease.patience, now)

@@ -15,7 +15,7 @@ from pipeline.dispatch.decisions import settlement
 from pipeline.dispatch.pace import Scope, scope
 from pipeline.dispatch.pacing import Pacing
 from pipeline.dispatch.ready import Message, Ready
-from pipeline.domain import Verdict
+from pipeline.domain import DeliveryStatus, Verdict
 from pipeline.errors import RefusedError, TransportError
 from pipeline.smtp import Connection, Outcome, Transport, without_addresses
 from pipeline.storage.deliveries import Settlement
@@ -26,6 +26,8 @@ JOIN_POLL: Final = 0.2  # seconds between looks at the stop flag
 REGROW_AFTER: Final = 30.0  # seconds that a crew stays small when the server has no more room
 IDLE: Final = 10.0  # seconds that an idle connection is kept
 LONGEST_PAUSE: Final = 8.0  # seconds between messages when the server finds us too fast
+MOST_REFUSED: Final = 4  # messages in a row, before each further one has to wait
+LONGEST_REFUSED_PAUSE: Final = 1.0  # seconds
 GRACE: Final = 60.0  # seconds that a silent server has once we must stop; at 90 we are killed
 REOPENINGS: Final = (0.5, 1.0, 2.0, 4.0)  # seconds between tries, before the server is given up
 
@@ -46,6 +48,7 @@ class Crew:
         self._alive = 0
         self._grow_at = 0.0
         self._pause = 0.0
+        self._refused = 0  # messages in a row, whoever they were for
         self._got_in = False  # a connection was opened in this drain
         self._give_up_at: float | None = None
         self._lock = threading.Lock()
@@ -109,9 +112,20 @@ class Crew:
         elif self._pause and outcome.verdict is Verdict.ACCEPTED:
             self._pause = self._pause / 2 if self._pause > 0.01 else 0.0
 
+    def count_refusal(self, settled: Settlement) -> None:
+        """Send slower while nothing is accepted: the guard needs a moment to see why."""
+        if settled.is_refusal:
+            self._refused += 1
+        elif settled.status is DeliveryStatus.SENT:
+            self._refused = 0
+
     def wait_for_turn(self) -> None:
-        if self._pause:
-            time.sleep(self._pause)
+        too_many = self._refused - MOST_REFUSED
+        pause = self._pause
+        if too_many > 0:
+            pause = max(pause, min(LONGEST_REFUSED_PAUSE, 0.02 * 1.5 ** min(too_many, 20)))
+        if pause:
+            time.sleep(pause)
 
     def refused(self, error: RefusedError) -> None:
         """The server wants nothing from us: nobody tries again, here or elsewhere."""
@@ -222,6 +236,7 @@ class _Carrier(threading.Thread):
         self._crew.pace(outcome)
         delivery = message.delivery
         self._unsettled = settlement(delivery, outcome, spread=random.random())  # noqa: S311
+        self._crew.count_refusal(self._unsettled)
         if outcome.verdict is not Verdict.ACCEPTED:
             log.warning(
                 "not accepted", delivery=delivery.id, verdict=outcome.verdict, phase=outcome.phase

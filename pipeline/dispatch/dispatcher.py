@@ -28,9 +28,10 @@ from pipeline.domain import Delivery, DeliveryKind, DeliveryStatus, Told
 from pipeline.errors import RefusedError, RenderError, TransportError
 from pipeline.limits import Bucket
 from pipeline.smtp import Transport
-from pipeline.storage import deliveries
+from pipeline.storage import deliveries, guard, holds
 from pipeline.storage.breakers import Breaker
 from pipeline.storage.database import outlast, reading, server_now
+from pipeline.storage.guard import Trip
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +89,7 @@ class Dispatcher:
     patience: timedelta = timedelta(minutes=10)
     rates: Sequence[Rate] = ()
     bucket: Bucket | None = None  # smooths what leaves in a second; None: as fast as it goes
+    server: str = "smtp"  # the name of what `transport` opens, by which refusals are told apart
 
     def drain(
         self,
@@ -119,7 +121,9 @@ class _Drain:
         self._once = once
         self._until = until
         self._stop = stop
-        self._lease = Lease(uuid.uuid4().hex, plan.deadline + MARGIN, plan.patience + MARGIN)
+        self._lease = Lease(
+            uuid.uuid4().hex, plan.deadline + MARGIN, plan.patience + MARGIN, plan.server
+        )
         self._committer = Committer(plan.engine, self._lease, plan.clock, self._gives_up)
         self._pacing = Pacing(
             self._transact, plan.clock, self._lease, plan.chunk, plan.rates, plan.bucket
@@ -128,7 +132,9 @@ class _Drain:
         self._crew = Crew(
             plan.connections, self._ready, self._committer, plan.transport, self._pacing
         )
+        self._committer.on_trip = self._hold
         self._refusal: RefusedError | None = None
+        self._counted = 0  # refusals that ended a delivery which we had queued again
         self._waited_since: datetime | None = None
         self._expired = 0
         self._found_uncertain = 0
@@ -268,10 +274,33 @@ class _Drain:
             log.warning(
                 "leases recovered", queued=found.queued, uncertain=found.uncertain, resent=resent
             )
+        self._judge()
         expired = deliveries.CHUNK
         while expired == deliveries.CHUNK:
             expired = self._transact(lambda conn: deliveries.expire_due(conn, self._now(conn)))
             self._expired += expired
+
+    def _judge(self) -> None:
+        """Have the guard count what is certainly about its reader, and hold what is not."""
+        counted = guard.CHUNK
+        while counted >= guard.CHUNK:
+            judged = self._transact(
+                lambda conn: guard.judge(conn, self._now(conn), server=self._lease.server)
+            )
+            counted = len(judged.counted)
+            self._counted += judged.ended
+            for trip in judged.trips:
+                self._hold(trip)
+
+    def _hold(self, trip: Trip) -> None:
+        """The server refuses too many: stop at once, as where it refuses our login."""
+        log.critical(
+            "edition held: too many refusals",
+            edition=str(trip.edition_on or holds.EVERYTHING),
+            refused=trip.refused,
+            reason=trip.reason,
+        )
+        self._crew.halt(RefusedError(f"sending is held: {trip.reason}"))
 
     def _recover(self, conn: Connection) -> tuple[deliveries.Recovery, int]:
         now = self._now(conn)
@@ -305,14 +334,18 @@ class _Drain:
         self._crew.join(self._is_over, self._stop)
         self._committer.stop()
         self._pacing.finish()
+        if not self._committer.error:
+            self._judge()
         self._transact(lambda conn: deliveries.give_back(conn, self._lease.token))
 
     def _tally(self) -> Tally:
         written = self._committer.written
         return Tally(
             sent=written[DeliveryStatus.SENT],
-            deferred=written[DeliveryStatus.QUEUED],
-            failed=written[DeliveryStatus.FAILED] + written[DeliveryStatus.SUPPRESSED],
+            deferred=max(0, written[DeliveryStatus.QUEUED] - self._counted),
+            failed=written[DeliveryStatus.FAILED]
+            + written[DeliveryStatus.SUPPRESSED]
+            + self._counted,
             uncertain=written[DeliveryStatus.UNCERTAIN] + self._found_uncertain,
             cancelled=written[DeliveryStatus.CANCELLED],
             expired=self._expired,

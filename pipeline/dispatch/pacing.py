@@ -24,7 +24,7 @@ from pipeline.dispatch.pace import Scope
 from pipeline.domain import Delivery, Verdict
 from pipeline.limits import Bucket
 from pipeline.smtp import Outcome, without_addresses
-from pipeline.storage import breakers, deliveries, distrusts, holds, paces, rates
+from pipeline.storage import breakers, deliveries, distrusts, holds, paces, rates, refusals
 from pipeline.storage.breakers import Breaker
 from pipeline.storage.deliveries import InHand
 from pipeline.storage.paces import Pace, PaceState
@@ -95,6 +95,7 @@ class Pacing:
         self._accepted: Counter[str] = Counter()  # of the slowed domains, since the last claim
         self._got_through = False  # while trying out: the server let us in
         self._lock = threading.Lock()
+        self._tried_for = ""  # what opened the breaker that is tried
         self.trying = False  # the one mail that a half open breaker allows is ours
         self.stale = threading.Event()  # a domain was slowed that claimed mails may be for
 
@@ -118,6 +119,7 @@ class Pacing:
         if breaker and not claimed:
             breakers.give_up(conn, self._lease.token)
         self.trying = bool(breaker and claimed)
+        self._tried_for = breaker.reply if breaker else ""
         self._got_through = False
         if claimed:
             return Claim(claimed, now)
@@ -226,6 +228,9 @@ class Pacing:
         if outcome.verdict is Verdict.CONNECTION:
             self.leave()
         elif outcome.verdict is not Verdict.CONFIGURATION:
+            if self.trying and self._is_the_same(outcome):
+                self.refused(self._tried_for)
+                return
             self._got_through = self.trying
         if outcome.verdict is Verdict.ACCEPTED:
             if self._slowed and delivery.domain in self._slowed:
@@ -240,6 +245,13 @@ class Pacing:
                 self._distrusted(delivery, said)
             case Scope.SERVER if outcome.verdict is Verdict.CONFIGURATION:
                 self.refused(said)
+
+    def _is_the_same(self, outcome: Outcome) -> bool:
+        """The mail that tries a half open breaker is refused like those that opened it."""
+        if outcome.reply is None or not outcome.permanent:
+            return False
+        said = refusals.wording(str(outcome.reply))
+        return bool(said) and self._tried_for.endswith(said)
 
     def refused(self, said: str) -> None:
         """The server was reached and wants nothing from us: leave it alone for a while."""
@@ -320,4 +332,4 @@ class Pacing:
         if not pace.is_distrusted(*found):
             return False
         why = "recipients' servers do not believe that our mail is ours: check SPF, DKIM and DMARC"
-        return holds.put(conn, delivery.edition_on, why, now)
+        return holds.put(conn, delivery.edition_on, why, now, automatic=True)

@@ -20,7 +20,7 @@ from pipeline.doctor.resolver import Resolver
 from pipeline.errors import TransportError
 from pipeline.message import own_address
 from pipeline.settings import Settings
-from pipeline.smtp import Security, SMTPTransport, Traits
+from pipeline.smtp import Traits, transport_of
 from pipeline.smtp.connection import Bounds
 from pipeline.storage.database import reading
 
@@ -101,16 +101,8 @@ class Patient:
     @cached_property
     def mail_server(self) -> Traits | str:
         """What the mail server is like, or why it did not let us in."""
-        loaded = self.settings
-        transport = SMTPTransport(
-            loaded.smtp,
-            security=Security(loaded.smtp_tls),
-            ca_file=loaded.smtp_ca_file,
-            greet_as=loaded.site_host,
-            bounds=Bounds(opening=PATIENCE),
-        )
         try:
-            return transport.look()
+            return transport_of(self.settings, Bounds(opening=PATIENCE)).look()
         except TransportError as error:
             return str(error)
 

@@ -12,6 +12,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pipeline.doctor.finding import PATIENCE, Check, Finding, Patient, bad, good, unknown
+from pipeline.storage import breakers, guard, holds
+from pipeline.storage.database import reading
 
 SOON: Final = timedelta(days=14)  # a certificate that ends within it should have been renewed
 WANTED: Final = {"pipelining": "PIPELINING", "8bitmime": "8BITMIME", "size": "SIZE"}
@@ -107,4 +109,36 @@ def smtp_extensions(patient: Patient) -> Iterator[Finding]:
     yield good("smtp extensions", f"offers {', '.join(offered) or 'none that we use'}", slow)
 
 
-CHECKS: tuple[Check, ...] = (redis, smtp, smtp_tls, smtp_extensions)
+def sending(patient: Patient) -> Iterator[Finding]:
+    """Report each hold that the program has put, an open circuit breaker, and refusals that wait.
+
+    Holds by the operator are their own decision.
+    """
+    if patient.database_trouble:
+        yield unknown("sending", "the database cannot be asked")
+        return
+    with reading(patient.services.engine) as conn:
+        held = [hold for hold in holds.listing(conn) if hold.automatic]
+        breaker, waiting = breakers.get(conn), guard.waiting(conn)
+    for hold in held:
+        name = f"the edition of {hold.edition_on}" if hold.edition_on else "everything"
+        resume = f"editions resume {hold.edition_on}" if hold.edition_on else "sending start"
+        advice = (
+            "nobody was charged and the papers are still owed: correct what the server refuses,"
+            f" then run paperboy {resume}"
+        )
+        yield bad("sending", f"{name} is held: {hold.reason}", advice)
+    if breaker:
+        until = f"{breaker.open_until:%Y-%m-%d %H:%M} UTC"
+        detail = f"the mail server refuses us and is left alone until {until}: {breaker.reply}"
+        yield bad("sending", detail, "correct the reason, then run paperboy sending start")
+    if held or breaker:
+        return
+    if waiting:
+        detail = f"{waiting} refusals count against nobody, since nobody else was accepted"
+        yield good("sending", detail, "look at: paperboy deliveries --status queued")
+    else:
+        yield good("sending", "nothing is held")
+
+
+CHECKS: tuple[Check, ...] = (redis, smtp, smtp_tls, smtp_extensions, sending)

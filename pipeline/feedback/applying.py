@@ -19,11 +19,11 @@ from typing import Final
 import structlog
 from sqlalchemy import Connection, Engine
 
-from pipeline.domain import Notice, NoticeKind, StrikeKind, Subscriber, SuppressionReason
+from pipeline.domain import Notice, NoticeKind, Subscriber, SuppressionReason
 from pipeline.feedback.decisions import Meaning, meaning, strike_of
 from pipeline.feedback.reading.addresses import masked
 from pipeline.message import Sender, named_by
-from pipeline.storage import deliveries, events, strikes, subscribers, tracing
+from pipeline.storage import deliveries, events, guard, refusals, subscribers, tracing
 from pipeline.storage.database import with_retries
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.events import StoredEvent
@@ -40,6 +40,7 @@ class Effect(StrEnum):
 
     SUPPRESSED = "suppressed"
     COUNTED = "counted"  # a strike, and not the last
+    HELD = "held"  # it counts once others of its edition have got theirs, see storage.guard
     LEFT = "left"
     NOTED = "noted"  # information, or news about an address that nobody has any more
     NOT_OURS = "not ours"  # nothing proves whose news it is: kept, not applied
@@ -192,7 +193,7 @@ class Feedback:
             return Effect.NOTED
         tracing.tell(conn, traced.delivery_id, _story(notice))
         if traced.address is not None:
-            return self._punish_other(conn, what, traced.address, now)
+            return self._punish_other(conn, what, notice, traced, now)
         if subscriber is None:
             return Effect.NOTED
         if what is Meaning.COMPLAINT:
@@ -200,20 +201,24 @@ class Feedback:
             return _suppress(conn, traced, SuppressionReason.COMPLAINT, now)
         if traced.is_vouched:
             return Effect.NOTED
-        if what is Meaning.HARD:
-            return _suppress(conn, traced, SuppressionReason.HARD, now)
-        return _strike(conn, traced, strike_of(notice), now)
-
-    def _punish_other(self, conn: Connection, what: Meaning, address: str, now: datetime) -> Effect:
-        """A mail that went to another address than its subscriber's says nothing about theirs."""
-        reasons = {
-            Meaning.COMPLAINT: SuppressionReason.COMPLAINT,
-            Meaning.HARD: SuppressionReason.HARD,
-        }
-        if what not in reasons or not address:
+        kind = refusals.HARD if what is Meaning.HARD else strike_of(notice)
+        if kind is None or (traced.edition_on is None and kind != refusals.HARD):
             return Effect.NOTED
-        subscribers.suppress(conn, self._hash(address), reasons[what], now)
-        return Effect.SUPPRESSED
+        return _count(conn, notice, traced, traced.address_hash, kind, now)
+
+    def _punish_other(
+        self, conn: Connection, what: Meaning, notice: Notice, traced: Traced, now: datetime
+    ) -> Effect:
+        """A mail that went to another address than its subscriber's says nothing about theirs."""
+        if not traced.address:
+            return Effect.NOTED
+        address_hash = self._hash(traced.address)
+        if what is Meaning.COMPLAINT:
+            subscribers.suppress(conn, address_hash, SuppressionReason.COMPLAINT, now)
+            return Effect.SUPPRESSED
+        if what is not Meaning.HARD:
+            return Effect.NOTED
+        return _count(conn, notice, traced, address_hash, refusals.HARD, now)
 
 
 def _locked(conn: Connection, traced: Traced) -> Subscriber | None:
@@ -240,11 +245,42 @@ def _asker(conn: Connection, notice: Notice) -> Subscriber | None:
     return subscribers.by_secret(conn, notice.secret, for_change=True)
 
 
-def _strike(conn: Connection, traced: Traced, strike: StrikeKind | None, now: datetime) -> Effect:
-    if strike is None or traced.edition_on is None:
+def _count(
+    conn: Connection,
+    notice: Notice,
+    traced: Traced,
+    address_hash: str,
+    kind: str,
+    now: datetime,
+) -> Effect:
+    """Record a bounce and have the guard judge its edition, in this transaction."""
+    recipient = refusals.recipient_of(conn, traced.delivery_id)
+    if recipient is None:
         return Effect.NOTED
-    enough = strikes.count(conn, traced.delivery_id, strike, now)
-    return _suppress(conn, traced, enough, now) if enough else Effect.COUNTED
+    said = notice.reason or " ".join(filter(None, (notice.status, notice.verdict)))
+    bounce = refusals.Refusal(
+        traced.delivery_id,
+        traced.edition_on,
+        address_hash,
+        recipient.domain,
+        kind,
+        ends_as=None,
+        wording=refusals.wording(said, recipient.email),
+        server="",
+        at=now,
+    )
+    refusals.record(conn, bounce)
+    for trip in guard.judge(conn, now, editions=[traced.edition_on]).trips:
+        log.critical(
+            "edition held: too many bounces",
+            edition=str(trip.edition_on),
+            refused=trip.refused,
+            reason=trip.reason,
+        )
+    if not refusals.is_counted(conn, traced.delivery_id):
+        return Effect.HELD
+    barred = subscribers.suppressed(conn, address_hash)
+    return Effect.SUPPRESSED if barred else Effect.COUNTED
 
 
 def _suppress(conn: Connection, traced: Traced, reason: SuppressionReason, now: datetime) -> Effect:

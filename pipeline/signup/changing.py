@@ -44,8 +44,9 @@ def change(
 ) -> Subscriber:
     """Follow other topics, or be written to at another hour, from the next digest on.
 
-    `seen` is the `Preferences.version` that the form was shown with. Raises ConflictError if another is
-    in force, and QueryError, SettingsError, NotFoundError and LimitError, before anything is stored.
+    `seen` is the `Preferences.version` that the form was shown with. Raises ConflictError if
+    another is in force, and QueryError, SettingsError, NotFoundError and LimitError, before
+    anything is stored.
     """
     queries = checked(wishes)
     with engine.begin() as conn:

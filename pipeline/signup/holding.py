@@ -19,6 +19,7 @@ from pipeline.storage import (
     deliveries,
     digests,
     events,
+    refusals,
     requests,
     strikes,
     subscribers,
@@ -128,6 +129,7 @@ def export(engine: Engine, subscriber_id: int) -> dict[str, Any]:
             "news": events.of(conn, subscriber_id),
             "mails": [{**mail, "papers": papers[mail["id"]]} for mail in mails],
             "refused_editions": strikes.of(conn, record["address_hash"]),
+            "refused_mails": refusals.of(conn, record["address_hash"]),
             "days_without_mail": digests.skips_of(conn, subscriber_id),
             "unanswered_questions": confirmations.times(conn, record["address_hash"]),
             "suppression": suppression

@@ -1,7 +1,7 @@
 """Hand one message to a mail server. The only part that speaks SMTP.
 
 `transport` has the seam, `replies` what a reply means, `connection` the words of one transaction,
-`server` how a connection is opened.
+`server` how a connection is opened, `oauth` where its access tokens come from.
 """
 
 from pipeline.smtp.replies import (
@@ -13,7 +13,7 @@ from pipeline.smtp.replies import (
     verdict_of,
     without_addresses,
 )
-from pipeline.smtp.server import Security, SMTPTransport, Traits
+from pipeline.smtp.server import Security, SMTPTransport, Traits, transport_of
 from pipeline.smtp.transport import Connection, Outcome, Transport
 from pipeline.smtp.wordings import OUR_PLAN
 
@@ -30,6 +30,7 @@ __all__ = [
     "Transport",
     "printable",
     "subject_of",
+    "transport_of",
     "verdict_of",
     "without_addresses",
 ]

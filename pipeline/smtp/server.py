@@ -10,19 +10,24 @@ import re
 import socket
 import ssl
 import time
-from base64 import b64encode
-from collections.abc import Callable, Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from pipeline.errors import RefusedError, TransportError
-from pipeline.settings import SMTPServer
+from pipeline.settings import Settings, SMTPServer
 from pipeline.smtp.connection import Bounds, SMTPConnection
+from pipeline.smtp.oauth import Tokens, tokens_of
 from pipeline.smtp.replies import Reply
 from pipeline.smtp.transport import never
-from pipeline.smtp.wire import ConversationLost, Wire
+from pipeline.smtp.wire import ConversationLost, TooSlow, Wire
+
+MOST_CONNECTIONS: Final = 3  # to log in: by one mechanism, by another, with a new token
+PASSWORD_WAYS: Final = ("PLAIN", "LOGIN")
 
 
 class Security(StrEnum):
@@ -42,6 +47,25 @@ class Traits:
     certificate_ends_at: datetime | None
 
 
+class _LoginRefused(Exception):  # noqa: N818  (an event of the login, caught by `_enter`)
+    """The server refused one way of logging in; another one, or a new token, may be taken.
+
+    `mechanism` is what it refused: the name of a mechanism, or an access token.
+    """
+
+    def __init__(self, mechanism: str, said: str) -> None:
+        super().__init__(said or f"hung up at AUTH {mechanism}")
+        self.mechanism = mechanism
+        self.said = said  # "" where it hung up without a reply
+
+
+@dataclass(slots=True)
+class _Logins:
+    """What a server has taught us about logging in; shared by the connections of a transport."""
+
+    refused: set[str] = field(default_factory=set)  # mechanisms that another one is tried before
+
+
 @dataclass(frozen=True, slots=True)
 class SMTPTransport:
     """Opens connections to one server. Certificates are verified against `ca_file`, else the
@@ -52,6 +76,8 @@ class SMTPTransport:
     ca_file: Path | None = None
     greet_as: str = "localhost"  # our name in EHLO
     bounds: Bounds = field(default_factory=Bounds)
+    tokens: Tokens | None = None  # in place of a password
+    _logins: _Logins = field(default_factory=_Logins, repr=False)
 
     def open(self, give_up: Callable[[], bool] = never) -> SMTPConnection:
         opened_at = time.monotonic()
@@ -72,10 +98,23 @@ class SMTPTransport:
     def _enter(
         self, deadline: float, give_up: Callable[[], bool]
     ) -> tuple[Wire, Mapping[str, str]]:
+        last: _LoginRefused | None = None
+        for _ in range(MOST_CONNECTIONS):
+            try:
+                return self._enter_once(deadline, give_up, last)
+            except _LoginRefused as refused:
+                if last and refused.mechanism == last.mechanism:
+                    break
+                last = refused
+        raise RefusedError(f"{self._name}: {last}")
+
+    def _enter_once(
+        self, deadline: float, give_up: Callable[[], bool], last: _LoginRefused | None
+    ) -> tuple[Wire, Mapping[str, str]]:
         try:
             wire = self._connect(deadline, give_up)
             try:
-                return wire, self._get_in(wire)
+                return wire, self._get_in(wire, last)
             except BaseException:
                 wire.close()
                 raise
@@ -94,7 +133,7 @@ class SMTPTransport:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return Wire(sock, deadline, give_up)
 
-    def _get_in(self, wire: Wire) -> Mapping[str, str]:
+    def _get_in(self, wire: Wire, last: _LoginRefused | None = None) -> Mapping[str, str]:
         """From the greeting to the login; what the server then says it can do."""
         if self.server.implicit_tls:
             wire.start_tls(self._trust(), self.server.host)
@@ -104,7 +143,7 @@ class SMTPTransport:
             self._start_tls(wire, features)
             features = self._greet(wire)  # RFC 3207, section 4.2: forget what was said before
         if self.server.username:
-            self._log_in(wire, features, self.server.username, self.server.password or "")
+            self._log_in(wire, features, self.server.username, last)
         return features
 
     def _greet(self, wire: Wire) -> Mapping[str, str]:
@@ -135,21 +174,130 @@ class SMTPTransport:
         wire.start_tls(self._trust(), self.server.host)
 
     def _log_in(
-        self, wire: Wire, features: Mapping[str, str], username: str, password: str
+        self,
+        wire: Wire,
+        features: Mapping[str, str],
+        username: str,
+        last: _LoginRefused | None,
     ) -> None:
+        """Log in by the first mechanism that the server takes; `last` was refused before.
+
+        Raises _LoginRefused where another connection may have more luck.
+        """
         offered = features.get("auth", "").upper().split()
-        if "PLAIN" in offered:
-            steps = ["AUTH PLAIN " + _base64(f"\0{username}\0{password}")]  # RFC 4616
-        elif "LOGIN" in offered:
-            steps = ["AUTH LOGIN", _base64(username), _base64(password)]
-        else:
-            raise TransportError(f"{self._name}: offers no login by PLAIN or LOGIN")
+        if self.tokens:
+            self._log_in_by_token(wire, offered, username, self.tokens, last)
+            return
+        ways = self._ways(offered)
+        if last:
+            ways = [way for way in ways if way not in self._logins.refused] or ways
+        said = last.said if last else ""
+        for mechanism in ways:
+            reply = self._try(wire, mechanism, username, said, is_only=len(ways) == 1)
+            if reply.code == 235:
+                self._logins.refused = set(PASSWORD_WAYS[: PASSWORD_WAYS.index(mechanism)])
+                return
+            if reply.code == 421 and said:
+                raise _LoginRefused(mechanism, said)
+            if reply.code < 500:
+                self._expect(235, reply)
+            said = str(reply)[:300]
+            self._logins.refused.add(mechanism)
+        self._logins.refused.clear()
+        raise RefusedError(f"{self._name}: {said}")
+
+    def _ways(self, offered: Sequence[str]) -> list[str]:
+        """The mechanisms to try, in order: those that were refused before come last."""
+        ways = [mechanism for mechanism in PASSWORD_WAYS if mechanism in offered]
+        if ways:
+            return sorted(ways, key=lambda mechanism: mechanism in self._logins.refused)
+        if {"XOAUTH2", "OAUTHBEARER"} & set(offered):
+            raise TransportError(
+                f"{self._name}: takes a login by OAuth only ({' '.join(offered)}): set"
+                " SMTP_OAUTH_COMMAND or SMTP_OAUTH_REFRESH_TOKEN"
+            )
+        if offered:
+            raise TransportError(
+                f"{self._name}: offers no login by PLAIN, LOGIN or XOAUTH2, but"
+                f" {' '.join(offered)[:100]}"
+            )
+        raise TransportError(
+            f"{self._name}: offers no login by PLAIN or LOGIN; some servers offer one only where"
+            " the connection is encrypted, or on port 587"
+        )
+
+    def _try(self, wire: Wire, mechanism: str, username: str, said: str, *, is_only: bool) -> Reply:
+        """The reply to one login by password; `said` is what the one before it was told.
+
+        Some servers hang up on a login that they refuse, with a reply or without: the next
+        connection begins with another mechanism.
+        """
+        password = self.server.password or ""
+        plain = _base64(f"\0{username}\0{password}")  # RFC 4616
+        steps = {
+            "PLAIN": [f"AUTH PLAIN {plain}", plain],  # some ask for it although it was sent
+            "LOGIN": ["AUTH LOGIN", _base64(username), _base64(password)],
+        }[mechanism]
+        try:
+            return self._answer(wire, steps)
+        except TooSlow:
+            raise
+        except ConversationLost as error:
+            if said:
+                raise _LoginRefused(mechanism, said) from error
+            if is_only or self._logins.refused:
+                raise
+            self._logins.refused.add(mechanism)
+            raise _LoginRefused(mechanism, "") from error
+
+    def _answer(self, wire: Wire, steps: Sequence[str]) -> Reply:
+        """Say one step after the other, as long as the server asks for more."""
         for step in steps:
             wire.write(f"{step}\r\n".encode())
             reply = wire.read_reply()
             if reply.code != 334:
                 break
-        self._expect(235, reply)
+        return reply
+
+    def _log_in_by_token(
+        self,
+        wire: Wire,
+        offered: Sequence[str],
+        username: str,
+        tokens: Tokens,
+        last: _LoginRefused | None,
+    ) -> None:
+        """Log in by an access token; a refused one is replaced, once, on a new connection."""
+        mechanism = next((way for way in ("XOAUTH2", "OAUTHBEARER") if way in offered), None)
+        if mechanism is None:
+            raise TransportError(
+                f"{self._name}: offers no login by XOAUTH2 or OAUTHBEARER, but"
+                f" {' '.join(offered)[:100] or 'none'}"
+            )
+        token = tokens.get(refused=last.mechanism if last else None)
+        if mechanism == "XOAUTH2":
+            first = f"user={username}\1auth=Bearer {token}\1\1"
+        else:  # RFC 7628, section 3.1
+            name = username.replace("=", "=3D").replace(",", "=2C")
+            first = (
+                f"n,a={name},\1host={self.server.host}\1port={self.server.port}"
+                f"\1auth=Bearer {token}\1\1"
+            )
+        wire.write(f"AUTH {mechanism} {_base64(first)}\r\n".encode())
+        reply, why = wire.read_reply(), ""
+        if reply.code == 334:
+            # RFC 7628, section 3.2.3: the error, to be answered before the refusal comes.
+            why = f" ({_challenge(reply.text)})"
+            wire.write(b"\r\n" if mechanism == "XOAUTH2" else b"AQ==\r\n")
+            reply = wire.read_reply()
+        if reply.code == 235:
+            return
+        if reply.code < 500:
+            self._expect(235, reply)
+        said = f"{str(reply)[:300]}{why}"
+        if last is None:
+            raise _LoginRefused(token, said)
+        raise RefusedError(f"{self._name}: {said}")
 
     def _expect(self, code: int, reply: Reply) -> None:
         if reply.code != code:
@@ -182,6 +330,27 @@ def _features(lines: list[bytes]) -> dict[str, str]:
 
 def _text(line: bytes) -> str:
     return line[4:].decode("ascii", "replace").strip()
+
+
+def _challenge(text: str) -> str:
+    """The error that stands in a challenge: `{"status":"401","scope":"..."}`."""
+    try:
+        said = b64decode(text.split(" ")[-1], validate=False).decode("utf-8", "replace")
+    except ValueError:
+        said = text
+    return "".join(letter if letter.isprintable() else " " for letter in said)[:200]
+
+
+def transport_of(loaded: Settings, bounds: Bounds) -> SMTPTransport:
+    """The transport that the settings name."""
+    return SMTPTransport(
+        loaded.smtp,
+        security=Security(loaded.smtp_tls),
+        ca_file=loaded.smtp_ca_file,
+        greet_as=loaded.site_host,
+        bounds=bounds,
+        tokens=tokens_of(loaded),
+    )
 
 
 def _base64(text: str) -> str:

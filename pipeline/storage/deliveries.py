@@ -50,7 +50,7 @@ from pipeline.domain import (
     SuppressionReason,
 )
 from pipeline.errors import NotFoundError
-from pipeline.storage import holds, strikes, subscribers
+from pipeline.storage import holds, refusals, subscribers
 from pipeline.storage.database import in_chunks
 from pipeline.storage.mail_domains import domain_of
 from pipeline.storage.schema import (
@@ -58,6 +58,7 @@ from pipeline.storage.schema import (
     DeliveryRow,
     DomainPaceRow,
     PickRow,
+    RefusalRow,
     SubscriberRow,
     SuppressionRow,
 )
@@ -70,6 +71,7 @@ SECOND_CHANCE: Final = timedelta(hours=18)  # for a digest that the operator res
 _ROW = DeliveryRow.__table__.c
 _OWED: Final = tuple(OWED)
 _IN_HAND: Final = (DeliveryStatus.LEASED, DeliveryStatus.SENDING)
+_REFUSED: Final = (DeliveryStatus.FAILED, DeliveryStatus.SUPPRESSED)
 _STILL_COUNTS: Final = (DeliveryStatus.SENDING, DeliveryStatus.SENT, DeliveryStatus.UNCERTAIN)
 
 
@@ -104,6 +106,12 @@ class Settlement:
     suppression: SuppressionReason | None = None  # of its address, where it is suppressed
     strike: StrikeKind | None = None  # against its address, which may be one too many
     unread: bool = False  # failed through us: its papers are still owed to the reader
+
+    @property
+    def is_refusal(self) -> bool:
+        """A server refused it in a way that may count against its address, or for good."""
+        has_ended = self.status in {DeliveryStatus.FAILED, DeliveryStatus.SUPPRESSED}
+        return self.strike is not None or (has_ended and self.reply is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,11 +302,16 @@ def hand_back(conn: Connection, ids: Sequence[int], token: str) -> int:
 
 
 def settle(
-    conn: Connection, settlements: Iterable[Settlement], token: str, now: datetime
+    conn: Connection,
+    settlements: Iterable[Settlement],
+    token: str,
+    now: datetime,
+    server: str = "smtp",
 ) -> Counter[DeliveryStatus]:
     """Write what became of deliveries held under `token`; how many were still ours, by status.
 
-    A late acceptance turns an uncertain delivery into a sent one.
+    A late acceptance turns an uncertain delivery into a sent one. A refusal by `server` that may
+    count against an address is only recorded: its delivery stays queued until `guard` decides.
     """
     groups: dict[DeliveryStatus, list[Settlement]] = {}
     for settlement in settlements:
@@ -308,7 +321,11 @@ def settle(
         if status is DeliveryStatus.SENT:
             written[status] = _settle_sent(conn, group, token, now)
         else:
-            written[status] = sum(_settle_one(conn, one, token, now) for one in group)
+            written.update(
+                settled
+                for one in group
+                if (settled := _settle_one(conn, one, token, now, server)) is not None
+            )
     return written
 
 
@@ -325,14 +342,21 @@ def _settle_sent(
     return conn.execute(_SENT, [one | lease for one in taken]).rowcount
 
 
-def _settle_one(conn: Connection, settlement: Settlement, token: str, now: datetime) -> bool:
+def _settle_one(
+    conn: Connection, settlement: Settlement, token: str, now: datetime, server: str
+) -> DeliveryStatus | None:
+    """Write one settlement; return the status written, None where the delivery is not ours."""
+    refusal, attempts = _refusal(conn, settlement, now, server)
+    status, delay = settlement.status, settlement.delay
+    if refusal and refusal.ends_as:
+        status, delay = DeliveryStatus.QUEUED, refusals.next_try(attempts)
     left: tuple[DeliveryStatus, ...] = _IN_HAND
-    values: dict[str, Any] = _released(settlement.status, settlement.reason)
-    if settlement.status is DeliveryStatus.UNCERTAIN:
+    values: dict[str, Any] = _released(status, settlement.reason)
+    if status is DeliveryStatus.UNCERTAIN:
         left = (DeliveryStatus.SENDING,)
         del values["lease"]  # a late 250 may still come, under the same token
-    if settlement.status is DeliveryStatus.QUEUED:
-        values |= {"not_before": now + settlement.delay, "marked_at": None}
+    if status is DeliveryStatus.QUEUED:
+        values |= {"not_before": now + delay, "marked_at": None}
     won = conn.execute(
         update(DeliveryRow)
         .where(_ROW.id == settlement.delivery_id, _ROW.lease == token, _ROW.status.in_(left))
@@ -342,40 +366,46 @@ def _settle_one(conn: Connection, settlement: Settlement, token: str, now: datet
             **values,
         )
     ).rowcount
-    if won and (reason := settlement.suppression or _struck_out(conn, settlement, now)):
-        _suppress(conn, settlement.delivery_id, reason, now)
-    if won and settlement.unread:
-        set_cursors_back(conn, [settlement.delivery_id])
-    return won == 1
-
-
-def _struck_out(
-    conn: Connection, settlement: Settlement, now: datetime
-) -> SuppressionReason | None:
-    if settlement.strike is None:
+    if not won:
         return None
-    return strikes.count(conn, settlement.delivery_id, settlement.strike, now)
+    if refusal:
+        refusals.record(conn, refusal)
+    if settlement.unread:
+        set_cursors_back(conn, [settlement.delivery_id])
+    return status
 
 
-def _suppress(conn: Connection, delivery_id: int, reason: SuppressionReason, now: datetime) -> None:
-    """Write to this address no more, and end what is still owed to it.
+def _refusal(
+    conn: Connection, settlement: Settlement, now: datetime, server: str
+) -> tuple[refusals.Refusal | None, int]:
+    """What a settlement says against its address or about our server, and the tries before it.
 
-    What was refused at another address says nothing about the subscriber's own.
+    A refusal at another address than the subscriber's own, and one of a single mail that is not
+    about a missing mailbox, count against no address.
     """
-    known = conn.execute(
-        select(SubscriberRow.id, SubscriberRow.address_hash)
-        .join(DeliveryRow, DeliveryRow.subscriber_id == SubscriberRow.id)
-        .where(
-            DeliveryRow.id == delivery_id,
-            DeliveryRow.address.is_(None),
-            SubscriberRow.email != subscribers.ERASED,
-        )
-    ).one_or_none()
-    if known is None:
-        return
-    subscriber_id, address_hash = known
-    subscribers.suppress(conn, address_hash, reason, now)
-    cancel_owed(conn, [subscriber_id], CancelReason.SUPPRESSED)
+    if not settlement.is_refusal:
+        return None, 0
+    has_ended = settlement.status in _REFUSED
+    recipient = refusals.recipient_of(conn, settlement.delivery_id)
+    if recipient is None or recipient.email == subscribers.ERASED:
+        return None, 0
+    kind: str | None = settlement.strike if recipient.edition_on else None
+    if settlement.suppression is SuppressionReason.HARD:
+        kind = refusals.HARD
+    if recipient.is_elsewhere:
+        kind = None
+    refusal = refusals.Refusal(
+        settlement.delivery_id,
+        recipient.edition_on,
+        recipient.address_hash,
+        recipient.domain,
+        kind,
+        settlement.status if has_ended and kind else None,
+        refusals.wording(settlement.reply or settlement.reason, recipient.email),
+        server,
+        now,
+    )
+    return refusal, recipient.attempts
 
 
 # --- What ends without a sender -----------------------------------------------------------------
@@ -426,6 +456,51 @@ def recover_leases(conn: Connection, now: datetime) -> Recovery:
         )
     ).rowcount
     return Recovery(queued=queued, uncertain=uncertain)
+
+
+def requeue_refused(conn: Connection, delivery_ids: Collection[int], now: datetime) -> None:
+    """Owe these refused deliveries again, at once and without the charge of their last try.
+
+    Where the time of one is over, or a newer digest of its reader exists, only its papers are owed.
+    """
+    newer = DeliveryRow.__table__.alias("newer").c
+    superseded = exists().where(
+        newer.subscriber_id == _ROW.subscriber_id,
+        newer.id != _ROW.id,
+        newer.range_to >= _ROW.range_to,
+        newer.status.in_([*_OWED, *_STILL_COUNTS]),
+    )
+    for some in in_chunks(sorted(delivery_ids), CHUNK):
+        refused = _ROW.id.in_(some), _ROW.status.in_(_REFUSED)
+        conn.execute(
+            update(DeliveryRow)
+            .where(
+                _ROW.id.in_(some),
+                _ROW.status.in_((DeliveryStatus.QUEUED, *_REFUSED)),
+                _ROW.expires_at > now,
+                ~superseded,
+            )
+            .values(
+                **_released(DeliveryStatus.QUEUED, "refused with many others, and owed again"),
+                not_before=now,
+                marked_at=None,
+                attempts=case((_ROW.attempts > 0, _ROW.attempts - 1), else_=0),
+            )
+        )
+        over = list(conn.execute(select(_ROW.id).where(*refused)).scalars())
+        set_cursors_back(conn, over)
+
+
+def take_back(conn: Connection, delivery_ids: Collection[int], reason: str) -> None:
+    """End accepted deliveries that came back as not delivered; their papers are owed anew."""
+    for some in in_chunks(sorted(delivery_ids), CHUNK):
+        ended = conn.execute(
+            update(DeliveryRow)
+            .where(_ROW.id.in_(some), _ROW.status == DeliveryStatus.SENT)
+            .values(**_released(DeliveryStatus.FAILED, reason))
+            .returning(_ROW.id)
+        ).scalars()
+        set_cursors_back(conn, list(ended))
 
 
 def resend_uncertain(conn: Connection, kinds: Collection[DeliveryKind], now: datetime) -> int:
@@ -576,6 +651,7 @@ def blank(conn: Connection, subscriber_id: int) -> None:
     """Forget what these deliveries said and to whom; that there were so many stays."""
     mine = select(_ROW.id).where(_ROW.subscriber_id == subscriber_id)
     conn.execute(delete(PickRow).where(PickRow.delivery_id.in_(mine)))
+    conn.execute(delete(RefusalRow).where(RefusalRow.delivery_id.in_(mine)))
     conn.execute(
         update(DeliveryRow)
         .where(_ROW.subscriber_id == subscriber_id)

@@ -23,13 +23,27 @@ class Hold:
     edition_on: date | None  # None: everything
     since: datetime
     reason: str
+    automatic: bool = False  # put by the program: the operator must be told
 
 
-def put(conn: Connection, edition_on: date | None, reason: str, now: datetime) -> bool:
+def put(
+    conn: Connection,
+    edition_on: date | None,
+    reason: str,
+    now: datetime,
+    *,
+    automatic: bool = False,
+) -> bool:
     """Hold an edition up, or everything; False where it is held up already."""
     held = conn.execute(
         upsert(conn, HoldRow)
-        .values(name=_name(edition_on), edition_on=edition_on, since=now, reason=reason)
+        .values(
+            name=_name(edition_on),
+            edition_on=edition_on,
+            since=now,
+            reason=reason,
+            automatic=automatic,
+        )
         .on_conflict_do_nothing(index_elements=["name"])
         .returning(HoldRow.name)
     )
@@ -44,7 +58,9 @@ def lift(conn: Connection, edition_on: date | None) -> bool:
 
 def listing(conn: Connection) -> list[Hold]:
     """Everything first, then by edition."""
-    rows = conn.execute(select(HoldRow.edition_on, HoldRow.since, HoldRow.reason))
+    rows = conn.execute(
+        select(HoldRow.edition_on, HoldRow.since, HoldRow.reason, HoldRow.automatic)
+    )
     holds = [Hold(*row) for row in rows]
     return sorted(holds, key=lambda hold: hold.edition_on or date.min)
 

@@ -10,7 +10,9 @@ from typing import Final
 from sqlalchemy import Connection, func, select
 
 from pipeline.domain import TERMINAL, DeliveryStatus, SubscriberStatus
-from pipeline.storage import batches, deliveries, source_states
+from pipeline.storage import batches, breakers, deliveries, guard, holds, source_states
+from pipeline.storage.breakers import Breaker
+from pipeline.storage.holds import Hold
 from pipeline.storage.schema import (
     BatchRow,
     DeliveryRow,
@@ -34,6 +36,9 @@ class Progress:
     slot_since: datetime | None  # a reader's hour has come, and nothing was compiled
     due_since: datetime | None  # a mail could be tried, and nobody has taken it
     sources: tuple[SourceRecord, ...]
+    held: tuple[Hold, ...] = ()  # by the program: nothing of it leaves before the operator acts
+    breaker: Breaker | None = None  # of the mail server, which refuses us
+    refusals: int = 0  # that count against nobody, since nobody else was accepted
 
     def asked_at(self, now: datetime) -> datetime | None:
         """When a source was last tried; one that is not to be asked yet is as good as tried."""
@@ -63,6 +68,9 @@ def read(conn: Connection, now: datetime) -> Progress:
         ),
         due_since=due_at if due_at and due_at <= now else None,
         sources=tuple(source_states.listing(conn)),
+        held=tuple(hold for hold in holds.listing(conn) if hold.automatic),
+        breaker=breakers.get(conn),
+        refusals=guard.waiting(conn),
     )
 
 

@@ -348,6 +348,25 @@ class StrikeRow(Table):
     noted_at: Mapped[datetime] = mapped_column(index=True)
 
 
+class RefusalRow(Table):
+    """The last refusal or bounce of a delivery; see `storage.guard` for when it counts."""
+
+    __tablename__ = "refusals"
+
+    delivery_id: Mapped[int] = mapped_column(
+        Id, ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True
+    )
+    edition_on: Mapped[date | None] = mapped_column(index=True)  # NULL: a single mail
+    address_hash: Mapped[str] = mapped_column(String(64), index=True)  # as in `suppressions`
+    domain: Mapped[str]
+    kind: Mapped[str | None]  # see storage.refusals; NULL: it counts against no address
+    ends_as: Mapped[str | None]  # the status of its delivery once it counts; NULL: unchanged
+    wording: Mapped[str]  # normalised, without addresses
+    server: Mapped[str] = mapped_column(String(255))  # that refused; "" for a bounce
+    at: Mapped[datetime] = mapped_column(index=True)
+    counted: Mapped[bool] = mapped_column(default=False, server_default=false())
+
+
 class EventRow(Table):
     """News about a delivery as it came, so that the same is taken once. Kept for a month."""
 
@@ -492,6 +511,7 @@ class HoldRow(Table):
     edition_on: Mapped[date | None]  # NULL: everything
     since: Mapped[datetime]
     reason: Mapped[str]
+    automatic: Mapped[bool] = mapped_column(default=False, server_default=false())  # not by hand
 
 
 class BreakerRow(Table):

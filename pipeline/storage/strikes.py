@@ -15,6 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, and_, case, delete, func, select
 
 from pipeline.domain import DeliveryStatus, StrikeKind, SuppressionReason
+from pipeline.storage import refusals
 from pipeline.storage.database import upsert
 from pipeline.storage.schema import DeliveryRow, StrikeRow, SubscriberRow
 
@@ -110,6 +111,7 @@ def of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
 def clear(conn: Connection, address_hash: str) -> None:
     """Begin to count anew: somebody has vouched for this address."""
     conn.execute(delete(StrikeRow).where(StrikeRow.address_hash == address_hash))
+    refusals.clear(conn, address_hash)
 
 
 def drop_strikes(conn: Connection, *, before: datetime, limit: int) -> int:

@@ -442,13 +442,20 @@ def serve(conn: Connection, served: Served) -> bool:
 
 
 def suppress(conn: Connection, hash_: str, reason: SuppressionReason, now: datetime) -> None:
-    """Stop writing to an address; a complaint replaces any other reason, nothing replaces it."""
+    """Stop writing to an address.
+
+    A complaint replaces any other reason and is replaced by none; the operator's own word is
+    replaced by a complaint only.
+    """
+    kept = {SuppressionReason.COMPLAINT}
+    if reason is not SuppressionReason.COMPLAINT:
+        kept.add(SuppressionReason.MANUAL)
     statement = upsert(conn, SuppressionRow).values(hash=hash_, reason=reason, since=now)
     conn.execute(
         statement.on_conflict_do_update(
             index_elements=["hash"],
             set_={"reason": reason, "since": now},
-            where=SuppressionRow.reason != SuppressionReason.COMPLAINT,
+            where=SuppressionRow.reason.not_in(kept),
         )
     )
 

@@ -23,6 +23,8 @@ PUBLISHED_WITHIN: Final = timedelta(hours=3)
 # hour keep both busy for a while; half an hour in which the oldest has not moved is nobody there.
 COMPILED_WITHIN: Final = timedelta(minutes=30)
 TAKEN_WITHIN: Final = timedelta(minutes=30)
+# A restart of the mail server opens the circuit breaker for a minute.
+REFUSED_WITHIN: Final = timedelta(minutes=10)
 NOT_STORED: Final = {"Cache-Control": "no-store"}
 
 
@@ -67,8 +69,16 @@ def stuck(made: Progress, now: datetime, started_at: datetime) -> list[str]:
         ("papers were read and are not published", made.unpublished_since, PUBLISHED_WITHIN),
         ("the hour of a reader has come and no digest", made.slot_since, COMPILED_WITHIN),
         ("a mail is due and nobody sends it", made.due_since, TAKEN_WITHIN),
+        (
+            "the mail server refuses us",
+            made.breaker.since if made.breaker else None,
+            REFUSED_WITHIN,
+        ),
     )
-    return [
+    held = [
+        f"sending of {hold.edition_on or 'everything'} is held: {hold.reason}" for hold in made.held
+    ]
+    return held + [
         f"{what}, for {(now - since) // timedelta(minutes=1)} minutes"
         for what, since, patience in steps
         if since is not None and now - since > patience

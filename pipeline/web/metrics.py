@@ -79,6 +79,9 @@ def read(services: Services, now: datetime, started_at: datetime) -> CollectorRe
         "suppressions", "Addresses that are not written to", ("reason",),
         {(reason,): n for reason, n in suppressions.items()},
     )  # fmt: skip
+    figures.one("held", "Editions that the program holds until you act", len(made.held))
+    figures.one("breaker_open", "1 while the mail server refuses us", float(bool(made.breaker)))
+    figures.one("refusals_waiting", "Refusals that count against nobody so far", made.refusals)
     figures.one("published_batch", "The newest batch that readers may see", made.batch)
     figures.age("due_seconds", "How long the oldest mail that is due has waited", made.due_since)
     figures.age("slot_seconds", "How long the oldest digest is overdue", made.slot_since)

@@ -1,0 +1,193 @@
+"""Refusals and bounces of deliveries, as evidence: one row for each delivery, the last one said.
+
+A row is written in the transaction that learns of the refusal and counts against no address by
+itself: `guard` decides, from all rows of an edition, whether it does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, delete, select
+
+from pipeline.domain import DeliveryStatus, StrikeKind
+from pipeline.storage.database import in_chunks, upsert
+from pipeline.storage.schema import DeliveryRow, RefusalRow, SubscriberRow
+
+CHUNK: Final = 500
+LONGEST_WORDING: Final = 200
+
+HARD: Final = "hard"
+"""The kind of a refusal that suppresses an address at once; the other kinds are StrikeKind."""
+
+FIRST_GAP: Final = timedelta(hours=1)
+MOST_DOUBLINGS: Final = 3
+
+_ADDRESS: Final = re.compile(r"<?[^\s<>:;,()]+@[^\s<>:;,()]+>?")
+_CODE: Final = re.compile(r"[245]\d\d|[245]\.\d{1,3}\.\d{1,3}")
+_MARKS: Final = " \t<>()[]{}\"'.,:;!?-"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A refusal of one delivery, or a bounce that came back for it."""
+
+    delivery_id: int
+    edition_on: date | None
+    address_hash: str
+    domain: str
+    kind: str | None  # StrikeKind or HARD; None: it counts against no address
+    ends_as: DeliveryStatus | None
+    wording: str
+    server: str  # "" for a bounce
+    at: datetime
+
+    @property
+    def strike(self) -> StrikeKind | None:
+        return StrikeKind(self.kind) if self.kind and self.kind != HARD else None
+
+
+def wording(text: str, address: str = "") -> str:
+    """Normalise a reply, so that two servers' replies of one wording become equal.
+
+    Addresses, host names, numbers and queue ids are replaced by `#`, and so is the local part of
+    the address it was said about; reply codes stay.
+    """
+    local = address.rpartition("@")[0].casefold()
+    words: list[str] = []
+    for word in _ADDRESS.sub(" # ", text.replace("\0", "").casefold()).split():
+        bare = word.strip(_MARKS)
+        if not bare:
+            continue
+        is_plain = bool(_CODE.fullmatch(bare)) or not re.search(r"[\d./@:_=\\]", bare)
+        if bare == local or not is_plain:
+            bare = "#"
+        if not (bare == "#" and words[-1:] == ["#"]):
+            words.append(bare)
+    return " ".join(words)[:LONGEST_WORDING]
+
+
+def next_try(attempts: int) -> timedelta:
+    """When to try a refused delivery again while its refusal does not count: 1, 2, 4, 8 hours."""
+    return FIRST_GAP * (1 << min(attempts, MOST_DOUBLINGS))
+
+
+def record(conn: Connection, refusal: Refusal) -> None:
+    """Keep a refusal in place of an older one of the same delivery; it is not counted yet.
+
+    One that is counted already stays as it is, unless the new one says more: that the address does
+    not exist, or that the delivery is over.
+    """
+    values = {
+        "edition_on": refusal.edition_on,
+        "address_hash": refusal.address_hash,
+        "domain": refusal.domain,
+        "kind": refusal.kind,
+        "ends_as": refusal.ends_as,
+        "wording": refusal.wording,
+        "server": refusal.server,
+        "at": refusal.at,
+        "counted": False,
+    }
+    statement = upsert(conn, RefusalRow).values(delivery_id=refusal.delivery_id, **values)
+    replaceable = ~RefusalRow.counted
+    if refusal.kind == HARD or refusal.ends_as:
+        replaceable |= RefusalRow.kind != HARD
+    conn.execute(
+        statement.on_conflict_do_update(
+            index_elements=["delivery_id"], set_=values, where=replaceable
+        )
+    )
+
+
+def is_counted(conn: Connection, delivery_id: int) -> bool:
+    """Whether the refusal of this delivery counts against its address."""
+    return bool(
+        conn.scalar(select(RefusalRow.counted).where(RefusalRow.delivery_id == delivery_id))
+    )
+
+
+def of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
+    """What servers said about this address, oldest first; for its owner's export."""
+    rows = conn.execute(
+        select(RefusalRow.at, RefusalRow.kind, RefusalRow.wording, RefusalRow.counted)
+        .where(RefusalRow.address_hash == address_hash)
+        .order_by(RefusalRow.at)
+    )
+    return [dict(row._mapping) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Where a delivery went: what its refusal is about."""
+
+    edition_on: date | None
+    is_elsewhere: bool  # not to its subscriber's own address
+    email: str
+    address_hash: str  # of its subscriber's own address
+    domain: str
+    attempts: int
+
+
+def recipient_of(conn: Connection, delivery_id: int) -> Recipient | None:
+    row = conn.execute(
+        select(
+            DeliveryRow.edition_on,
+            DeliveryRow.address,
+            SubscriberRow.email,
+            SubscriberRow.address_hash,
+            DeliveryRow.domain,
+            DeliveryRow.attempts,
+        )
+        .join(SubscriberRow, SubscriberRow.id == DeliveryRow.subscriber_id)
+        .where(DeliveryRow.id == delivery_id)
+    ).one_or_none()
+    if row is None:
+        return None
+    return Recipient(
+        row.edition_on,
+        row.address is not None,
+        row.address or row.email,
+        row.address_hash,
+        row.domain,
+        row.attempts,
+    )
+
+
+def editions_of(conn: Connection, delivery_ids: Collection[int]) -> set[date | None]:
+    """The editions whose deliveries these are, as far as they have refusals; None: single mails."""
+    found: set[date | None] = set()
+    for some in in_chunks(delivery_ids, CHUNK):
+        found.update(
+            conn.execute(
+                select(RefusalRow.edition_on).where(RefusalRow.delivery_id.in_(some)).distinct()
+            ).scalars()
+        )
+    return found
+
+
+def discard(conn: Connection, delivery_ids: Collection[int]) -> None:
+    """Delete the refusals of these deliveries: they count against nobody."""
+    for some in in_chunks(sorted(delivery_ids), CHUNK):
+        conn.execute(delete(RefusalRow).where(RefusalRow.delivery_id.in_(some)))
+
+
+def clear(conn: Connection, address_hash: str) -> None:
+    """Delete what this address refused: its owner, or an operator, vouches for it."""
+    conn.execute(delete(RefusalRow).where(RefusalRow.address_hash == address_hash))
+
+
+def drop_refusals(conn: Connection, *, before: datetime, limit: int) -> int:
+    """Delete at most `limit` refusals from before then; return how many."""
+    old = (
+        select(RefusalRow.delivery_id)
+        .where(RefusalRow.at < before)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    ids = list(conn.execute(old).scalars())
+    return conn.execute(delete(RefusalRow).where(RefusalRow.delivery_id.in_(ids))).rowcount

@@ -1,0 +1,679 @@
+"""The guard: refusals that are about us count against no reader, whatever their words."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from pipeline import settings
+from pipeline.dispatch import DispatchStoppedError, halting
+from pipeline.doctor import services
+from pipeline.doctor.finding import Patient
+from pipeline.domain import (
+    DeliveryStatus,
+    Notice,
+    NoticeKind,
+    StrikeKind,
+    SuppressionReason,
+    Verdict,
+)
+from pipeline.feedback.applying import Effect, Event, Feedback
+from pipeline.feedback.suppressing import undo, undoable
+from pipeline.storage import (
+    breakers,
+    deliveries,
+    guard,
+    holds,
+    progress,
+    refusals,
+    subscribers,
+)
+from pipeline.storage.deliveries import Settlement
+from pipeline.storage.refusals import wording
+from pipeline.storage.schema import RefusalRow, StrikeRow
+from pipeline.web.health import stuck
+from tests import outbox
+from tests.dying import dying
+from tests.factories import NOW, TODAY
+from tests.newsroom import rows
+from tests.outbox import accept_others, add_confirmation, add_delivery, add_subscriber, row
+from tests.sinks import open_sink
+from tests.test_dispatch import send
+from tests.test_feedback import KEY, SENDER
+
+Status = DeliveryStatus
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+NONSENSE = "554 Zbrwl qmpf: vurolimantsch hentu"
+UNKNOWN = "550 5.1.1 User unknown"
+
+
+@pytest.fixture
+def sink():
+    with open_sink() as sink:
+        yield sink
+
+
+@pytest.fixture
+def feedback(engine):
+    return Feedback(engine, SENDER, KEY)
+
+
+def address(number: int) -> str:
+    return f"reader{number}@d{number % 40}.example"
+
+
+def add_readers(engine, count: int = 100) -> list[int]:
+    """Deliveries of one edition, to readers over many domains."""
+    return [add_delivery(engine, address(n), domain=f"d{n % 40}.example") for n in range(count)]
+
+
+def send_all(engine, sink, **changes):
+    """One drain; the reason where the guard, or the breaker, has stopped it."""
+    try:
+        send(engine, sink, connections=10, **changes)
+    except DispatchStoppedError as stopped:
+        return str(stopped)
+    return None
+
+
+def judge(engine, now=NOW, **which):
+    with engine.begin() as conn:
+        return guard.judge(conn, now, **which)
+
+
+def held(engine):
+    with engine.connect() as conn:
+        return {hold.edition_on: hold.automatic for hold in holds.listing(conn)}
+
+
+def nobody_is_charged(engine) -> bool:
+    return (
+        outbox.suppressions(engine) == {}
+        and rows(engine, StrikeRow) == []
+        and not any(refusal.counted for refusal in rows(engine, RefusalRow))
+    )
+
+
+def mend(engine, *editions):
+    for edition_on in (*editions, None):
+        halting.start(engine, edition_on)
+
+
+# --- A wording ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("550 5.1.1 <ada@example.org> unknown", "550 5.1.1 <bob@example.net> unknown"),
+        ("554 id 4Xk2b: refused by mx1.example.org[192.0.2.1]", "554 ID 9aB1c: refused by mx2.a"),
+        ("550 no user ada here", "550 no user Bob here"),
+        ("550 Вы: 12 писем", "550 вы: 7 писем"),
+    ],
+)
+def test_replies_of_one_wording_are_equal_whatever_they_name(one, other):
+    assert wording(one, "ada@example.org") == wording(other, "bob@example.net")
+
+
+def test_a_wording_keeps_its_codes_and_no_address():
+    said = wording("550 5.1.1 <ada@example.org>: user\0 unknown", "ada@example.org")
+
+    assert said == "550 5.1.1 # user unknown"
+    assert wording("550 5.7.1 user unknown") != wording("550 5.1.1 user unknown")
+
+
+# --- Decisions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("refused", "domains", "size", "expected"),
+    [
+        (5, 3, 10, True),
+        (4, 3, 10, False),
+        (5, 2, 10, False),
+        (6, 6, 200, False),
+        (10, 3, 200, True),
+        (19, 9, 10**6, False),
+        (20, 3, 10**6, True),
+    ],
+)
+def test_a_row_of_refusals_is_too_long_by_the_size_of_its_edition(refused, domains, size, expected):
+    assert guard.too_many_in_a_row(refused, domains, size) is expected
+
+
+@pytest.mark.parametrize(
+    ("wordings", "tried", "expected"),
+    [
+        ({"a": 20}, 100, "a"),
+        ({"a": 19}, 19, None),
+        ({"a": 20}, 101, None),
+        ({}, 0, None),
+        (dict.fromkeys("abcdefghijklmnopqrst", 1), 40, ""),
+        ({"a": 10, "b": 9}, 20, None),
+    ],
+)
+def test_a_share_is_too_large_for_one_wording_or_for_all(wordings, tried, expected):
+    assert guard.too_large_a_share(Counter(wordings), tried) == expected
+
+
+# --- A server that refuses everybody ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("moment", "reply"),
+    [
+        ("RCPT", UNKNOWN),
+        ("RCPT", "552 5.2.2 Über quota"),
+        ("DATA", "550 5.2.1 x"),
+        ("DOT", NONSENSE),
+    ],
+)
+def test_a_server_that_refuses_everybody_charges_nobody(engine, sink, moment, reply):
+    ids = add_readers(engine)
+    sink.answers = {moment: reply}
+
+    assert send_all(engine, sink).startswith("sending is held: ")
+
+    assert nobody_is_charged(engine)
+    assert set(outbox.statuses(engine)) == {Status.QUEUED}
+    assert held(engine) == {TODAY: True}
+    with engine.connect() as conn:
+        assert breakers.get(conn)
+    sink.answers = {}
+    mend(engine, TODAY)
+    assert send_all(engine, sink, now=NOW + HOUR) is None
+    assert sorted(sink.recipients) == sorted(address(n) for n in range(len(ids)))
+
+
+def test_after_the_guard_has_opened_few_mails_are_still_tried(engine, sink):
+    add_readers(engine)
+    sink.answers = {"RCPT": NONSENSE}
+
+    send_all(engine, sink)
+    tried = sum(command.startswith("RCPT") for command in sink.commands)
+    send_all(engine, sink, now=NOW + timedelta(minutes=1))
+
+    assert tried < 90
+    assert sum(command.startswith("RCPT") for command in sink.commands) == tried
+
+
+def test_a_wording_for_a_third_of_an_edition_charges_nobody(engine, sink):
+    add_readers(engine)
+    refused = [address(n) for n in range(100) if n % 10 < 3]
+    sink.answers = {f"RCPT {one}": NONSENSE for one in refused}
+
+    said = send_all(engine, sink)
+
+    assert "refused alike" in said or "in a row" in said
+    assert nobody_is_charged(engine)
+    assert held(engine) == {TODAY: True}
+    sink.answers = {}
+    mend(engine, TODAY)
+    send_all(engine, sink, now=NOW + HOUR)
+    assert sorted(sink.recipients) == sorted(address(n) for n in range(100))
+
+
+def test_words_that_differ_each_time_charge_nobody_either(engine, sink):
+    """A server that refuses six of ten, each in words of its own."""
+    add_readers(engine)
+    chance = random.Random(4)
+    sink.answers = {
+        f"RCPT {address(n)}": "550 " + "".join(chance.choices("abcdefghij", k=12))
+        for n in range(100)
+        if n % 10 < 6
+    }
+
+    assert send_all(engine, sink)
+    assert nobody_is_charged(engine)
+
+
+def test_six_unknown_readers_of_a_hundred_are_suppressed(engine, sink):
+    """Also those that come first, before anybody was accepted."""
+    add_readers(engine)
+    unknown = {address(n) for n in (0, 1, 2, 40, 70, 99)}
+    sink.answers = {f"RCPT {one}": UNKNOWN for one in unknown}
+
+    assert send_all(engine, sink) is None
+
+    assert outbox.suppressions(engine) == {f"hash of {one}": "hard" for one in unknown}
+    assert Counter(outbox.statuses(engine)) == {Status.SENT: 94, Status.SUPPRESSED: 6}
+    assert held(engine) == {}
+
+
+def test_two_senders_at_once_hold_an_edition_once(engine, sink):
+    add_readers(engine)
+    sink.answers = {"RCPT": NONSENSE}
+
+    with ThreadPoolExecutor(2) as senders:
+        said = list(senders.map(lambda _: send_all(engine, sink, chunk=20), range(2)))
+
+    assert any(said)
+    judge(engine)
+    assert nobody_is_charged(engine)
+    assert set(outbox.statuses(engine)) == {Status.QUEUED}
+
+
+def test_a_server_that_goes_bad_in_the_middle_of_an_edition(engine, sink):
+    """What was accepted before says nothing about a row of refusals after it."""
+    for _ in range(40):
+        add_delivery(engine, edition_on=TODAY, status=Status.SENT, sent_at=NOW - HOUR)
+    add_readers(engine, 40)
+    sink.answers = {"DOT": UNKNOWN}
+
+    assert send_all(engine, sink)
+    assert nobody_is_charged(engine)
+
+
+def test_confirmations_that_are_all_refused_stay_owed(engine, sink):
+    for n in range(12):
+        add_confirmation(engine, address(n), domain=f"d{n}.example")
+    sink.answers = {"RCPT": UNKNOWN}
+
+    assert "in a row" in send_all(engine, sink)
+
+    assert nobody_is_charged(engine)
+    assert set(outbox.statuses(engine)) == {Status.QUEUED}
+    assert held(engine) == {}, "there is no edition to hold; the breaker is open"
+    sink.answers = {}
+    assert send_all(engine, sink, now=NOW + HOUR) is None
+    assert len(sink.taken) == 12
+
+
+# --- Few readers --------------------------------------------------------------------------------
+
+
+def refuse(engine, delivery_id, now=NOW, kind=SuppressionReason.HARD, server="mx"):
+    """Claim and refuse one delivery, as a sender writes it."""
+    with engine.begin() as conn:
+        claimed = deliveries.claim(conn, 500, "mine", HOUR, now)
+        status = Status.SUPPRESSED if kind is SuppressionReason.HARD else Status.FAILED
+        how = {"suppression": kind} if kind is SuppressionReason.HARD else {"strike": kind}
+        one = Settlement(delivery_id, status, "refused", reply=UNKNOWN, charged=True, **how)
+        deliveries.settle(conn, [one], "mine", now, server)
+        deliveries.hand_back(conn, [d.id for d in claimed], "mine")
+
+
+def test_a_lab_of_three_on_one_domain_suppresses_the_unknown_one(engine, sink):
+    for name in ("ada", "bob", "gone"):
+        add_delivery(engine, f"{name}@lab.example", domain="lab.example")
+    sink.answers = {"RCPT gone@lab.example": UNKNOWN}
+
+    assert send_all(engine, sink) is None
+    assert outbox.suppressions(engine) == {"hash of gone@lab.example": "hard"}
+
+
+def test_three_readers_who_are_all_refused_are_kept(engine, sink):
+    for name in ("ada", "bob", "cyn"):
+        add_delivery(engine, f"{name}@lab.example", domain="lab.example")
+    sink.answers = {"RCPT": UNKNOWN}
+
+    assert send_all(engine, sink) is None
+    assert outbox.suppressions(engine) == {}
+    sink.answers = {}
+    assert send_all(engine, sink, now=NOW + HOUR) is None
+    assert len(sink.taken) == 3
+    assert judge(engine, NOW + HOUR).counted == set()
+    assert nobody_is_charged(engine)
+
+
+def days_of(engine, subscriber_id, count=5):
+    """Refuse a digest a day, none of them accepted for anybody."""
+    for day in range(count):
+        now = NOW + day * DAY
+        id_ = add_delivery(
+            engine, subscriber_id=subscriber_id, edition_on=TODAY + day * DAY,
+            not_before=now, expires_at=now + 18 * HOUR, created_at=now,
+        )  # fmt: skip
+        refuse(engine, id_, now)
+        judge(engine, now)
+        with engine.begin() as conn:
+            deliveries.expire_due(conn, now + 20 * HOUR)
+
+
+def test_an_only_reader_who_is_always_refused_holds_everything(engine):
+    """Nobody can tell a wrong address from a broken server; the operator can."""
+    reader = add_subscriber(engine)
+
+    days_of(engine, reader, 3)
+
+    assert held(engine) == {None: True}
+    assert nobody_is_charged(engine)
+    halting.start(engine)
+    days_of(engine, reader, 2)
+    assert held(engine) == {}, "it begins anew"
+
+
+def test_a_reader_refused_in_three_editions_counts_once_other_mail_is_accepted(engine):
+    reader = add_subscriber(engine, "gone@example.org")
+    accept_others(engine, None)
+
+    days_of(engine, reader, 3)
+
+    assert held(engine) == {}
+    assert outbox.suppressions(engine) == {"hash of gone@example.org": "hard"}
+
+
+def test_refusals_that_an_acceptance_lies_between_never_add_up(engine):
+    """Three bad days of a server in a year are no reason, where the reader is alive."""
+    reader = add_subscriber(engine, "ada@example.org")
+    accept_others(engine, None)
+    for day in range(3):
+        now = NOW + day * 2 * DAY
+        edition = {"subscriber_id": reader, "edition_on": TODAY + day * 2 * DAY}
+        id_ = add_delivery(engine, **edition, not_before=now, expires_at=now + DAY)
+        refuse(engine, id_, now)
+        outbox.alter(engine, id_, status=Status.EXPIRED)
+        judge(engine, now)
+        add_delivery(
+            engine, subscriber_id=reader, edition_on=TODAY + (day * 2 + 1) * DAY,
+            status=Status.SENT, sent_at=now + DAY,
+        )  # fmt: skip
+
+    judge(engine, NOW + 9 * DAY)
+
+    assert nobody_is_charged(engine)
+    assert held(engine) == {}
+
+
+# --- Who else, killed here, twice ---------------------------------------------------------------
+
+
+def test_killed_at_any_statement_a_refusal_is_written_with_its_delivery(engine):
+    id_ = add_delivery(engine)
+    statements = 0
+    while True:
+        with dying(engine, statements) as seen:
+            refuse(engine, id_)
+        if len(seen) <= statements:
+            break
+        assert (row(engine, id_).status, row(engine, id_).attempts) == (Status.QUEUED, 0)
+        assert rows(engine, RefusalRow) == []
+        statements += 1
+
+    assert (row(engine, id_).status, row(engine, id_).attempts) == (Status.QUEUED, 1)
+    assert len(rows(engine, RefusalRow)) == 1
+
+
+def test_killed_at_any_statement_a_judgement_is_made_the_next_time(engine):
+    gone = add_delivery(engine, "gone@example.org")
+    refuse(engine, gone)
+    accept_others(engine)
+    statements = 0
+    while True:
+        with dying(engine, statements) as seen:
+            judge(engine)
+        if len(seen) <= statements:
+            break
+        assert outbox.suppressions(engine) == {}
+        assert row(engine, gone).status == Status.QUEUED
+        statements += 1
+
+    assert outbox.suppressions(engine) == {"hash of gone@example.org": "hard"}
+    assert row(engine, gone).status == Status.SUPPRESSED
+    assert judge(engine).counted == set(), "twice changes nothing"
+
+
+def test_killed_at_any_statement_an_edition_is_held_with_all_that_follows(engine):
+    for n, id_ in enumerate(add_readers(engine, 8)):
+        outbox.alter(engine, id_, attempts=1)
+        record(engine, id_, n)
+    statements = 0
+    while True:
+        with dying(engine, statements) as seen:
+            judge(engine)
+        if len(seen) <= statements:
+            break
+        assert held(engine) == {}
+        assert len(rows(engine, RefusalRow)) == 8
+        statements += 1
+
+    assert statements > 5
+    assert held(engine) == {TODAY: True}
+    assert nobody_is_charged(engine)
+    assert judge(engine).trips == []
+
+
+def record(engine, delivery_id, number=0, *, server="mx", at=NOW, kind="hard", **changes):
+    with engine.begin() as conn:
+        refusals.record(
+            conn,
+            refusals.Refusal(
+                delivery_id, TODAY, f"hash of {address(number)}", f"d{number}.example", kind,
+                Status.SUPPRESSED if server else None, "no", server, at, **changes,
+            ),
+        )  # fmt: skip
+
+
+def test_a_delivery_that_is_tried_again_meanwhile_is_not_judged(engine):
+    id_ = add_delivery(engine, "gone@example.org")
+    refuse(engine, id_)
+    accept_others(engine)
+    outbox.alter(engine, id_, status=Status.LEASED, lease="another's", lease_until=NOW + HOUR)
+
+    assert judge(engine).counted == set()
+    assert outbox.suppressions(engine) == {}
+
+
+def test_what_the_server_takes_in_the_end_was_no_refusal(engine):
+    id_ = add_delivery(engine)
+    refuse(engine, id_)
+    accept_others(engine)
+    outbox.alter(engine, id_, status=Status.SENT, sent_at=NOW)
+
+    assert judge(engine).counted == set()
+    assert nobody_is_charged(engine)
+    assert row(engine, id_).status == Status.SENT
+
+
+def test_refusals_by_a_server_that_was_replaced_count_against_nobody(engine):
+    id_ = add_delivery(engine)
+    refuse(engine, id_, server="old")
+    accept_others(engine)
+
+    assert judge(engine, server="new").counted == set()
+
+    assert nobody_is_charged(engine)
+    assert (row(engine, id_).not_before, row(engine, id_).attempts) == (NOW, 0)
+
+
+def test_a_reader_who_has_moved_meanwhile_is_not_charged_at_the_new_address(engine):
+    reader = add_subscriber(engine, "old@example.org")
+    id_ = add_delivery(engine, subscriber_id=reader)
+    refuse(engine, id_, kind=StrikeKind.SOFT)
+    with engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE subscribers SET address_hash = 'new'")
+    accept_others(engine)
+
+    judge(engine)
+
+    assert rows(engine, StrikeRow) == []
+
+
+def test_refusals_of_an_edition_end_in_reverse_what_they_began(engine):
+    """Late bounces of one wording take back the suppressions that the first of them made."""
+    owed_tomorrow = []
+    for n, id_ in enumerate(add_readers(engine, 60)):
+        outbox.alter(engine, id_, status=Status.SENT, sent_at=NOW)
+        if n < 25:
+            record(engine, id_, n, server="", at=NOW)
+            subscriber = row(engine, id_).subscriber_id
+            owed_tomorrow.append(
+                add_delivery(engine, subscriber_id=subscriber, edition_on=TODAY + DAY,
+                             range_from=5, range_to=7)
+            )  # fmt: skip
+            judge(engine)
+
+    assert nobody_is_charged(engine)
+    assert {row(engine, id_).status for id_ in owed_tomorrow} == {Status.QUEUED}
+    assert set(held(engine)) == {TODAY, TODAY + DAY}
+
+
+def test_a_suppression_by_hand_and_a_complaint_are_never_taken_back(engine):
+    reader = add_subscriber(engine, "ada@example.org")
+    outbox.suppress(engine, reader)
+    with engine.begin() as conn:
+        assert not guard.lift(conn, "hash of ada@example.org", since=NOW - DAY)
+    assert outbox.suppressions(engine) == {"hash of ada@example.org": "manual"}
+
+
+# --- Bounces and webhooks -----------------------------------------------------------------------
+
+
+def bounce(engine, feedback, delivery_id, reason=UNKNOWN, provider=None, now=NOW):
+    envelope = SENDER.envelope(delivery_id, row(engine, delivery_id).dedupe_key)
+    notice = Notice(
+        NoticeKind.HARD, envelope=envelope, status="5.1.1", verdict=Verdict.HARD, reason=reason
+    )
+    if provider is None:
+        return feedback.apply(notice, now)
+    return feedback.take(provider, Event(str(delivery_id), "Bounce", "{}", (notice,)), now)[0]
+
+
+@pytest.mark.parametrize("provider", [None, "ses", "generic"])
+def test_an_edition_that_bounces_as_a_whole_charges_nobody(engine, sink, feedback, provider):
+    ids = add_readers(engine)
+    send_all(engine, sink)
+
+    for id_ in ids:
+        bounce(engine, feedback, id_, provider=provider)
+
+    assert outbox.suppressions(engine) == {}
+    assert rows(engine, StrikeRow) == []
+    assert held(engine) == {TODAY: True}
+    returned = [id_ for id_ in ids if row(engine, id_).status == Status.FAILED]
+    assert len(returned) >= 20
+    assert {outbox.cursor(engine, id_) for id_ in returned} == {2}, "their papers are owed"
+
+
+@pytest.mark.parametrize("provider", [None, "ses", "generic"])
+def test_six_bounces_of_a_hundred_count(engine, sink, feedback, provider):
+    ids = add_readers(engine)
+    send_all(engine, sink)
+
+    effects = {bounce(engine, feedback, id_, provider=provider) for id_ in ids[::17]}
+
+    assert effects == {Effect.SUPPRESSED}
+    assert len(outbox.suppressions(engine)) == 6
+    assert held(engine) == {}
+
+
+def test_an_edition_whose_only_mail_bounces_waits_for_others(engine, sink, feedback):
+    id_ = add_delivery(engine, "gone@example.org")
+    send_all(engine, sink)
+
+    assert bounce(engine, feedback, id_) is Effect.HELD
+    assert outbox.suppressions(engine) == {}
+    accept_others(engine)
+    assert judge(engine).counted == {id_}
+    assert outbox.suppressions(engine) == {"hash of gone@example.org": "hard"}
+
+
+# --- The operator -------------------------------------------------------------------------------
+
+
+def test_the_operator_is_told_in_every_place(engine, sink, database_url):
+    add_readers(engine, 40)
+    sink.answers = {"RCPT": NONSENSE}
+    send_all(engine, sink)
+
+    with engine.connect() as conn:
+        made = progress.read(conn, NOW)
+    patient = Patient(settings.load(None, database_url=database_url), NOW)
+    found = list(services.sending(patient))
+    patient.services.engine.dispose()
+
+    assert "zbrwl" in made.held[0].reason
+    (told,) = [why for why in stuck(made, NOW, NOW) if "is held" in why]
+    assert f"sending of {TODAY} is held: " in told
+    assert [finding.ok for finding in found] == [False, False]
+    assert f"paperboy editions resume {TODAY}" in found[0].advice
+    assert "User" not in found[0].detail
+
+
+def test_a_hold_by_hand_is_no_reason_to_alert(engine):
+    halting.stop(engine, NOW, TODAY)
+    with engine.connect() as conn:
+        assert stuck(progress.read(conn, NOW), NOW, NOW) == []
+
+
+def suppressed_reader(engine, number, reply, days=0, reason="hard"):
+    """A reader as an older version left them: suppressed after one refusal, with what it ended."""
+    reader = add_subscriber(engine, address(number))
+    at = NOW + days * DAY
+    refused = add_delivery(
+        engine, subscriber_id=reader, status=Status.SUPPRESSED, reply=reply,
+        edition_on=TODAY + days * DAY, created_at=at, expires_at=at + 18 * HOUR,
+    )  # fmt: skip
+    with engine.begin() as conn:
+        subscribers.suppress(conn, f"hash of {address(number)}", SuppressionReason(reason), at)
+    return refused
+
+
+def test_a_mass_suppression_is_undone_by_what_it_names(engine):
+    ids = [suppressed_reader(engine, n, f"550 5.7.25 {address(n)} no PTR") for n in range(6)]
+    suppressed_reader(engine, 10, UNKNOWN)
+    suppressed_reader(engine, 11, "550 5.7.25 no PTR", days=-2)
+    for n, reason in ((12, "complaint"), (13, "manual")):
+        suppressed_reader(engine, n, "550 5.7.25 no PTR", reason=reason)
+
+    found = undoable(engine, NOW, reply="no ptr")
+
+    assert Counter(one.wording for one in found) == {"550 5.7.25 # no ptr": 6}
+    assert {one.edition_on for one in found} == {TODAY}
+    assert undo(engine, found, NOW + HOUR) == 6
+    assert undo(engine, found, NOW + HOUR) == 0, "twice changes nothing"
+    assert undoable(engine, NOW, reply="no ptr") == []
+    assert set(outbox.suppressions(engine).values()) == {"hard", "complaint", "manual"}
+    assert {row(engine, id_).status for id_ in ids} == {Status.QUEUED}, "they are owed again"
+
+
+def test_undoing_by_time_and_reason(engine):
+    for n, (days, reason) in enumerate([(0, "hard"), (0, "soft"), (1, "full"), (2, "hard")]):
+        suppressed_reader(engine, n, UNKNOWN, days=days, reason=reason)
+
+    def count(**which):
+        return len(undoable(engine, **{"since": NOW, **which}))
+
+    assert count() == 4
+    assert count(until=NOW + DAY) == 2
+    assert count(reasons=[SuppressionReason.SOFT, SuppressionReason.COMPLAINT]) == 1
+    assert count(since=NOW + 2 * DAY) == 1
+
+
+def test_what_was_over_when_it_was_undone_comes_with_the_next_digest(engine):
+    refused = suppressed_reader(engine, 1, UNKNOWN)
+
+    undo(engine, undoable(engine, NOW), NOW + 2 * DAY)
+
+    assert row(engine, refused).status == Status.SUPPRESSED
+    assert outbox.cursor(engine, refused) == 2
+
+
+def test_a_complaint_that_comes_meanwhile_is_not_lifted(engine):
+    suppressed_reader(engine, 1, UNKNOWN)
+    found = undoable(engine, NOW)
+    with engine.begin() as conn:
+        subscribers.suppress(conn, f"hash of {address(1)}", SuppressionReason.COMPLAINT, NOW + HOUR)
+
+    assert undo(engine, found, NOW + HOUR) == 0
+    assert set(outbox.suppressions(engine).values()) == {"complaint"}
+
+
+def test_killed_at_any_statement_an_undoing_is_done_by_the_next(engine):
+    suppressed_reader(engine, 1, UNKNOWN)
+    statements = 0
+    while True:
+        found = undoable(engine, NOW)
+        with dying(engine, statements) as seen:
+            undo(engine, found, NOW + HOUR)
+        if len(seen) <= statements:
+            break
+        assert len(outbox.suppressions(engine)) == 1
+        statements += 1
+
+    assert statements > 2
+    assert outbox.suppressions(engine) == {}

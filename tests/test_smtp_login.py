@@ -1,0 +1,389 @@
+"""Logging in to a mail server: by password or by token, whatever it offers and refuses."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
+
+import pytest
+
+from pipeline import settings
+from pipeline.doctor.finding import Patient
+from pipeline.errors import RefusedError, SettingsError, TransportError
+from pipeline.settings import SMTPServer
+from pipeline.smtp import Security, SMTPTransport
+from pipeline.smtp.oauth import Endpoint, Tokens, run
+from tests.factories import NOW
+
+HANG_UP = "<hang up>"
+
+
+@dataclass
+class LoginServer:
+    """A mail server that offers `auth`, and answers each mechanism from a list, then by 235."""
+
+    auth: str = "AUTH PLAIN LOGIN"
+    answers: dict[str, list[str]] = field(default_factory=dict)
+    tried: list[str] = field(default_factory=list)  # "connection mechanism"
+    said: list[str] = field(default_factory=list)  # decoded
+    connections: int = 0
+    port: int = 0
+
+    def talk(self, sock: socket.socket) -> None:
+        self.connections += 1
+        with sock, sock.makefile("rwb") as file:
+
+            def say(line: str) -> None:
+                if line == HANG_UP:
+                    raise OSError
+                file.write(f"{line}\r\n".encode())
+                file.flush()
+
+            say("220 sink")
+            while line := file.readline().decode().strip():
+                verb, _, rest = line.partition(" ")
+                if verb == "EHLO":
+                    say(f"250-sink\r\n250 {self.auth}" if self.auth else "250 sink")
+                elif verb == "AUTH":
+                    self.log_in(rest, say, file)
+                elif verb == "QUIT":
+                    say("221 bye")
+                    return
+
+    def log_in(self, rest: str, say, file) -> None:
+        mechanism, _, initial = rest.partition(" ")
+        self.tried.append(f"{self.connections} {mechanism}")
+        if initial:
+            self.said.append(base64.b64decode(initial).decode())
+        scripted = self.answers.get(mechanism)
+        answer = scripted.pop(0) if scripted else "235 in"
+        if answer.startswith("334"):
+            say(answer)
+            self.said.append(file.readline().decode().strip())
+            answer = scripted.pop(0) if scripted else "235 in"
+        elif mechanism == "LOGIN" and answer.startswith("235"):
+            for challenge in ("VXNlcm5hbWU6", "UGFzc3dvcmQ6"):
+                say(f"334 {challenge}")
+                self.said.append(base64.b64decode(file.readline()).decode())
+        for part in answer.split("|"):
+            say(part)
+
+    def serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError):
+                self.talk(sock)
+
+
+@contextlib.contextmanager
+def serving(**script) -> Iterator[LoginServer]:
+    server = LoginServer(**script)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server.port = listener.getsockname()[1]
+        thread = threading.Thread(target=server.serve, args=(listener,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def transport(server: LoginServer, tokens: Tokens | None = None) -> SMTPTransport:
+    known = SMTPServer("127.0.0.1", server.port, "ada", "secret", implicit_tls=False)
+    return SMTPTransport(known, Security.OFF, tokens=tokens)
+
+
+# --- By password --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offer", ["AUTH PLAIN LOGIN", "AUTH=LOGIN PLAIN", "AUTH=PLAIN LOGIN"])
+@pytest.mark.parametrize(
+    "refusal", ["535 5.7.3 Authentication unsuccessful", "504 5.7.4 Unknown", "553 no"]
+)
+def test_login_is_tried_where_plain_is_refused(offer, refusal):
+    with serving(auth=offer, answers={"PLAIN": [refusal]}) as server:
+        transport(server).open().close()
+
+    assert server.tried == ["1 PLAIN", "1 LOGIN"]
+    assert server.said[-2:] == ["ada", "secret"]
+
+
+def test_what_worked_is_tried_first_the_next_time():
+    with serving(answers={"PLAIN": ["535 no"]}) as server:
+        mine = transport(server)
+        mine.open().close()
+        mine.open().close()
+
+    assert server.tried == ["1 PLAIN", "1 LOGIN", "2 LOGIN"]
+
+
+@pytest.mark.parametrize("refusal", ["535 5.7.8 no|<hang up>", "535 no|421 bye", HANG_UP])
+def test_a_server_that_hangs_up_on_a_refused_login_is_asked_anew_by_another(refusal):
+    with serving(answers={"PLAIN": [refusal]}) as server:
+        transport(server).open().close()
+
+    assert server.tried[-1] == "2 LOGIN"
+    assert server.connections == 2
+
+
+def test_a_login_that_is_refused_both_ways_is_a_refusal_in_the_last_words():
+    refused = {"PLAIN": ["504 5.5.4 what"], "LOGIN": ["535 5.7.8 Bad credentials"]}
+    with serving(answers=refused) as server, pytest.raises(RefusedError, match="Bad credentials"):
+        transport(server).open()
+
+    assert server.tried == ["1 PLAIN", "1 LOGIN"]
+
+
+@pytest.mark.parametrize("reply", ["454 4.7.0 Temporary", "421 4.3.0 Busy"])
+def test_a_login_refused_for_now_is_no_refusal(reply):
+    with (
+        serving(answers={"PLAIN": [reply]}) as server,
+        pytest.raises(TransportError, match=reply[:3]) as raised,
+    ):
+        transport(server).open()
+
+    assert not isinstance(raised.value, RefusedError)
+    assert server.tried == ["1 PLAIN"]
+
+
+def test_a_server_that_is_gone_at_every_login_is_no_refusal():
+    with (
+        serving(answers={"PLAIN": [HANG_UP] * 3, "LOGIN": [HANG_UP] * 3}) as server,
+        pytest.raises(TransportError) as raised,
+    ):
+        transport(server).open()
+
+    assert not isinstance(raised.value, RefusedError)
+    assert server.connections <= 3
+
+
+@pytest.mark.parametrize(
+    ("offer", "words"),
+    [
+        ("AUTH CRAM-MD5 DIGEST-MD5", "but CRAM-MD5 DIGEST-MD5"),
+        ("AUTH XOAUTH2", "SMTP_OAUTH_COMMAND"),
+        ("AUTH=OAUTHBEARER", "SMTP_OAUTH_REFRESH_TOKEN"),
+        ("", "encrypted, or on port 587"),
+    ],
+)
+def test_a_server_that_offers_nothing_we_can_say_is_told_clearly(offer, words):
+    with serving(auth=offer) as server, pytest.raises(TransportError, match=words):
+        transport(server).open()
+
+
+# --- By token -----------------------------------------------------------------------------------
+
+OAUTH = "AUTH LOGIN PLAIN XOAUTH2"
+
+
+def given(*texts: str) -> Tokens:
+    left = list(texts)
+    return Tokens(lambda: settings_token(left.pop(0)))
+
+
+def settings_token(text: str):
+    from pipeline.smtp.oauth import Token
+
+    return Token(text)
+
+
+def test_a_token_is_said_as_gmail_and_microsoft_want_it():
+    with serving(auth=OAUTH) as server:
+        transport(server, given("t1")).open().close()
+
+    assert server.said == ["user=ada\1auth=Bearer t1\1\1"]
+
+
+def test_oauthbearer_is_said_where_xoauth2_is_not_offered():
+    with serving(auth="AUTH OAUTHBEARER") as server:
+        transport(server, given("t1")).open().close()
+
+    assert server.said == [f"n,a=ada,\1host=127.0.0.1\1port={server.port}\1auth=Bearer t1\1\1"]
+
+
+def test_a_refused_token_is_replaced_once_and_its_error_is_answered_by_an_empty_line():
+    challenge = base64.b64encode(b'{"status":"401","schemes":"bearer"}').decode()
+    refused = [f"334 {challenge}", "535 5.7.8 not accepted"]
+    with serving(auth=OAUTH, answers={"XOAUTH2": refused}) as server:
+        transport(server, given("old", "new")).open().close()
+
+    assert server.said == ["user=ada\1auth=Bearer old\1\1", "", "user=ada\1auth=Bearer new\1\1"]
+    assert server.connections == 2
+
+
+def test_a_token_that_is_refused_again_is_a_refusal_with_the_servers_error():
+    challenge = base64.b64encode(b'{"status":"401"}').decode()
+    refused = [f"334 {challenge}", "535 no"] * 2
+    with (
+        serving(auth=OAUTH, answers={"XOAUTH2": refused}) as server,
+        pytest.raises(RefusedError, match=r'535 no .*"status":"401"'),
+    ):
+        transport(server, given("old", "new")).open()
+
+
+def test_a_token_serves_all_connections_until_it_expires():
+    asked = []
+    tokens = Tokens(lambda: asked.append(1) or settings_token(f"t{len(asked)}"))
+    with serving(auth=OAUTH) as server:
+        mine = transport(server, tokens)
+        for _ in range(3):
+            mine.open().close()
+
+    assert len(asked) == 1
+    assert tokens.get(refused="t1") == "t2"
+    assert tokens.get(refused="t1") == "t2", "another connection has replaced it already"
+
+
+# --- Where tokens come from ---------------------------------------------------------------------
+
+
+def test_a_command_prints_a_token(tmp_path):
+    assert run(f"{sys.executable} -c 'print(\"abc\")'").text == "abc"
+    answer = tmp_path / "answer"
+    answer.write_text(json.dumps({"access_token": "def", "expires_in": 100}))
+    assert (run(f"cat {answer}").text, run(f"cat {answer}").expires_in) == ("def", 100)
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "words"),
+    [
+        ("/nowhere/tokens s3cret", RefusedError, "No such file"),
+        ("false s3cret", TransportError, "status 1"),
+        ("true s3cret", RefusedError, "did not print"),
+        ("echo two s3cret", RefusedError, "did not print"),
+        ("echo 's3cret", RefusedError, "malformed"),
+    ],
+)
+def test_a_command_that_gives_no_token_is_told_without_its_words(command, error, words):
+    with pytest.raises(error, match=words) as raised:
+        run(command)
+
+    assert "s3cret" not in str(raised.value)
+
+
+@dataclass
+class Answers:
+    """A token endpoint on loopback."""
+
+    said: list[tuple[int, object]]
+    asked: list[dict[str, list[str]]] = field(default_factory=list)
+    url: str = ""
+
+
+@contextlib.contextmanager
+def token_endpoint(*said: tuple[int, object]) -> Iterator[Answers]:
+    answers = Answers(list(said))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            answers.asked.append(parse_qs(body))
+            status, content = answers.said.pop(0)
+            octets = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(octets)))
+            self.end_headers()
+            self.wfile.write(octets)
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    answers.url = f"http://127.0.0.1:{server.server_port}/token"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield answers
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_refresh_token_is_changed_for_an_access_token_and_replaced_by_a_newer_one():
+    with token_endpoint(
+        (200, {"access_token": "a1", "expires_in": 3600, "refresh_token": "r2"}),
+        (200, {"access_token": "a2", "expires_in": "3600"}),
+    ) as answers:
+        endpoint = Endpoint(answers.url, "client", "hush", "r1")
+        first, second = endpoint.refresh(), endpoint.refresh()
+
+    assert (first.text, first.expires_in, second.text) == ("a1", 3600, "a2")
+    assert answers.asked[0] == {
+        "grant_type": ["refresh_token"],
+        "client_id": ["client"],
+        "client_secret": ["hush"],
+        "refresh_token": ["r1"],
+    }
+    assert answers.asked[1]["refresh_token"] == ["r2"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        ((400, {"error": "invalid_grant", "error_description": "gone"}), RefusedError, "gone"),
+        ((401, "no"), RefusedError, "401"),
+        ((503, "later"), TransportError, "503"),
+        ((302, ""), TransportError, "302"),
+        ((200, "<html>"), TransportError, "JSON"),
+        ((200, []), TransportError, "JSON"),
+        ((200, {"token": "x"}), RefusedError, "no access_token"),
+    ],
+)
+def test_an_endpoint_that_gives_no_token_is_told_without_secrets(answer, error, words):
+    with token_endpoint(answer) as answers, pytest.raises(error, match=words) as raised:
+        Endpoint(answers.url, "client", "hush", "r3fresh").refresh()
+
+    assert type(raised.value) is error
+    assert "r3fresh" not in str(raised.value)
+    assert "hush" not in str(raised.value)
+
+
+def test_an_endpoint_that_is_gone_may_be_back_later():
+    with token_endpoint() as answers:
+        pass
+
+    with pytest.raises(TransportError, match="cannot be reached"):
+        Endpoint(answers.url, "client", None, "r1").refresh()
+
+
+# --- Settings -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_", "words"),
+    [
+        ({"smtp_oauth_command": "x", "smtp_oauth_refresh_token": "y"}, "set only one"),
+        ({"smtp_oauth_refresh_token": "y"}, "SMTP_OAUTH_TOKEN_URL: needed"),
+        ({"smtp_oauth_token_url": "http://oauth.example/token"}, "SMTP_OAUTH_TOKEN_URL: must"),
+        ({"smtp_oauth_command": "x", "smtp_url": "smtp://mail.example"}, "must name the user"),
+    ],
+)
+def test_settings_that_fit_no_login_are_named(given_, words):
+    with pytest.raises(SettingsError, match=words):
+        settings.load(None, **{"smtp_url": "smtp://ada@mail.example", **given_})
+
+
+def test_the_doctor_logs_in_as_the_sender_does():
+    with serving(auth="AUTH XOAUTH2") as server:
+        loaded = settings.load(
+            None,
+            smtp_url=f"smtp://ada@127.0.0.1:{server.port}",
+            smtp_oauth_command="echo t1",
+        )
+        found = Patient(loaded, NOW).mail_server
+
+    assert not isinstance(found, str)
+    assert server.said == ["user=ada\1auth=Bearer t1\1\1"]

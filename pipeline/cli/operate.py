@@ -8,13 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
+from pipeline import settings
 from pipeline.cli.interrupting import interruptible
 from pipeline.cli.output import UsageError
+from pipeline.setting_values import is_loopback
 
 # What these commands run takes a second to import, which no other command should have to wait:
 # they import it themselves.
+
+log = structlog.get_logger(__name__)
 
 app = typer.Typer()
 
@@ -67,11 +72,16 @@ def serve(
 ) -> None:
     """Run the site alone."""
     from pipeline import tasks
-    from pipeline.bootstrap import services
+    from pipeline.bootstrap import services, tell_keys, warn_of_settings
     from pipeline.web import create_app
     from pipeline.web.server import listen, server
 
+    settings.load().check_site(host)
     ours = services()
+    warn_of_settings()
+    tell_keys(ours)
+    if is_loopback(ours.settings.site_host) and not is_loopback(host):
+        log.warning("links lead to this machine only: set SITE_URL", listening_on=host)
     wake_editions = partial(tasks.wake_editions, ours.settings)
     site = server(create_app(ours, wake_editions=wake_editions))
     with interruptible(), suppress(KeyboardInterrupt), listen(host, port) as socket:

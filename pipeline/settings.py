@@ -382,8 +382,9 @@ class Settings(BaseSettings):
     def mailbox_url(self, url: str | None = None) -> str:
         """Return the URL of an IMAP mailbox with its password, by default BOUNCE_MAILBOX.
 
-        A `url` without a password gets BOUNCE_MAILBOX_PASSWORD, or that of BOUNCE_MAILBOX where
-        it is the same login; so that no password need stand on a command line.
+        A `url` without a password gets that of BOUNCE_MAILBOX if it is the same login, or
+        BOUNCE_MAILBOX_PASSWORD if there is no BOUNCE_MAILBOX: no password need stand on a command
+        line, and none reaches another server.
         """
         example = "a mailbox must look like imaps://user@host/FOLDER"
         own, found = None, None
@@ -397,13 +398,12 @@ class Settings(BaseSettings):
             raise SettingsError("BOUNCE_MAILBOX: is not set")
         if found.password is not None:
             return str(found)
+        if own and (own.username, own.host) != (found.username, found.host):
+            return str(found)
+        password = own.password if own else None
         if self.bounce_mailbox_password is not None:
             password = self.bounce_mailbox_password.get_secret_value()
-        elif own and (own.username, own.host) == (found.username, found.host):
-            password = own.password or ""
-        else:
-            password = ""
-        return str(replace(found, password=password)) if password else str(found)
+        return str(replace(found, password=password))
 
     @property
     def is_public(self) -> bool:

@@ -427,10 +427,18 @@ def test_a_mailbox_gets_its_password_from_a_setting_of_its_own(load):
 
     assert loaded.mailbox_url() == "imaps://ada:p%2Fw%23%40@mail.example.org/Back"
     assert loaded.mailbox_url("imaps://eva:own@x.example") == "imaps://eva:own@x.example"
+    assert load(BOUNCE_MAILBOX="").mailbox_url("imap://eva@x.example").endswith("%40@x.example")
 
 
-def test_a_password_goes_to_no_other_mailbox_than_its_own(load):
-    loaded = load(BOUNCE_MAILBOX="imaps://ada:pw@mail.example.org/Back")
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"BOUNCE_MAILBOX": "imaps://ada:pw@mail.example.org/Back"},
+        {"BOUNCE_MAILBOX": "imaps://ada@mail.example.org", "BOUNCE_MAILBOX_PASSWORD": "pw"},
+    ],
+)
+def test_a_password_goes_to_no_other_mailbox_than_its_own(load, given):
+    loaded = load(**given)
 
     assert loaded.mailbox_url("imaps://ada@mail.example.org") == "imaps://ada:pw@mail.example.org"
     assert loaded.mailbox_url("imaps://ada@evil.example") == "imaps://ada@evil.example"

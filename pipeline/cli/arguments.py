@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -35,10 +36,10 @@ def hide_passwords(arguments: Sequence[str]) -> None:
 
 def _password_of(argument: str) -> str | None:
     """Return the password of a URL as it stands in the argument, still encoded."""
-    scheme, separator, rest = argument.partition("://")
-    if not separator:
+    url = re.search(r"[A-Za-z][A-Za-z0-9+.]*://(.*)", argument, re.DOTALL)
+    if url is None:
         return None
     with suppress(ValueError):
-        if parse_login_url(argument[argument.find(scheme) :]).password:
-            return rest.rpartition("@")[0].partition(":")[2]
+        if parse_login_url(url[0]).password:
+            return url[1].rpartition("@")[0].partition(":")[2]
     return None

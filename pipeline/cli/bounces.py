@@ -58,7 +58,8 @@ def read(
     The password of a mailbox comes from BOUNCE_MAILBOX_PASSWORD or BOUNCE_MAILBOX, else it is asked
     for: on a command line, other users of this machine would see it.
     """
-    path = _with_password(path)
+    if path is None or not dry_run:
+        path = _with_password(path)
     unreadable: list[str] = []
     if dry_run:
         mails = _readable(path, unreadable, names=names)

@@ -70,7 +70,7 @@ def upgrade() -> None:
         loaded.secret_key,
         hidden.get_secret_value() if hidden else None,
         now=datetime.now(UTC),
-        link_life=timedelta.max,
+        link_life=timedelta(),
     )
 
 

@@ -48,7 +48,7 @@ from pipeline.feedback.providers.sns import SNS
 from pipeline.feedback.reading import read_mail
 from pipeline.ingest import SourceReport
 from pipeline.limits import Bucket, SharedBucket
-from pipeline.links import SignedLinks
+from pipeline.links import LIFETIME, SignedLinks
 from pipeline.matching.mentions import find
 from pipeline.message import Sender, compose_confirmation, compose_digest
 from pipeline.purge import Purged, Retention
@@ -61,7 +61,15 @@ from pipeline.sources import Source, Validator
 from pipeline.sources.arxiv import Arxiv
 from pipeline.sources.http import Client, user_agent
 from pipeline.sources.huggingface import HuggingFace
-from pipeline.storage import digests, embeddings, http_validators, limits, migrate, subscribers
+from pipeline.storage import (
+    digests,
+    embeddings,
+    http_validators,
+    keys,
+    limits,
+    migrate,
+    subscribers,
+)
 from pipeline.storage.database import (
     POOL_TIMEOUT,
     in_chunks,
@@ -71,6 +79,7 @@ from pipeline.storage.database import (
     with_retries,
 )
 from pipeline.storage.digests import DIGESTS
+from pipeline.storage.keys import Keys
 
 log = structlog.get_logger(__name__)
 
@@ -119,6 +128,25 @@ class Services:
 
     settings: Settings
     engine: Engine
+    other_keys: Keys | None = None  # instead of those of the installation
+
+    @cached_property
+    def keys(self) -> Keys:
+        """The keys of this installation, from the settings or the database; see `storage.keys`.
+
+        Makes those that are missing. Raises SettingsError for a changed SUPPRESSION_KEY.
+        """
+        if self.other_keys is not None:
+            return self.other_keys
+        loaded = self.settings
+        hidden = loaded.suppression_key
+        return keys.in_use(
+            self.engine,
+            loaded.secret_key,
+            hidden.get_secret_value() if hidden else None,
+            now=datetime.now(UTC),
+            link_life=max(self.retention.digest, *LIFETIME.values()),
+        )
 
     # --- Sources --------------------------------------------------------------------------------
 
@@ -268,9 +296,7 @@ class Services:
 
     @cached_property
     def links(self) -> SignedLinks:
-        return SignedLinks(
-            self.settings.site_url, self.settings.secret_key, view=self.retention.digest
-        )
+        return SignedLinks(self.settings.site_url, self.keys.secret, view=self.retention.digest)
 
     @cached_property
     def sender(self) -> Sender:
@@ -314,7 +340,7 @@ class Services:
 
     @property
     def suppression_key(self) -> str:
-        return self.settings.suppression_key.get_secret_value()
+        return self.keys.suppression
 
     def message_id(self, dedupe_key: str) -> str:
         return self.sender.message_id(dedupe_key)
@@ -471,8 +497,7 @@ class Services:
     def read_own_mailbox(self, now: datetime) -> None:
         """Apply what is new in the mailbox of the settings, if there is one. MailboxError."""
         if self.settings.bounce_mailbox:
-            where = self.settings.bounce_mailbox.get_secret_value()
-            self.read_mailbox(where, read_mail, now)
+            self.read_mailbox(self.settings.mailbox_url(), read_mail, now)
 
     # --- Dispatch -------------------------------------------------------------------------------
 
@@ -558,9 +583,9 @@ class KeptEmbeddings:
         with reading(self.engine) as conn:
             known = embeddings.get(conn, self.model.name, by_key)
         missing = [key for key in by_key if key not in known] if self.makes else []
-        for keys in in_chunks(missing, EMBEDDED_AT_ONCE):
-            made = self.model.embed([by_key[key] for key in keys]).astype("<f2")
-            new = {key: vector.tobytes() for key, vector in zip(keys, made, strict=True)}
+        for chunk in in_chunks(missing, EMBEDDED_AT_ONCE):
+            made = self.model.embed([by_key[key] for key in chunk]).astype("<f2")
+            new = {key: vector.tobytes() for key, vector in zip(chunk, made, strict=True)}
             with_retries(partial(self._keep, new))
             known |= new
         unknown = np.full(self.model.size, np.nan, dtype="<f2").tobytes()
@@ -609,14 +634,31 @@ def build(loaded: Settings, *, check: bool = True, pool_timeout: float = POOL_TI
 
     `pool_timeout` is how many seconds a thread waits for a free connection to the database.
     Raises SchemaError unless the database fits this code, and SettingsError for keys that cannot
-    sign: better now than when the first mail is due.
+    be used: better now than when the first mail is due.
     """
     engine = open_engine(loaded.database_url, pool_timeout=pool_timeout)
     built = Services(loaded, engine)
     if check:
         migrate.check(engine)
-        _ = built.signer
+        _ = built.keys, built.signer
     return built
+
+
+def warn_of_settings() -> None:
+    """Log what is doubtful about the settings, once at the start of a service."""
+    for suspicion in settings.suspicions():
+        log.warning("doubtful setting", detail=suspicion.text)
+
+
+def tell_keys(built: Services) -> None:
+    """Log where the keys come from, once at the start of a service. Never the keys."""
+    loaded = built.settings
+    log.info(
+        "keys in use",
+        secret_key="settings" if loaded.secret_key else "made once, in the database",
+        suppression_key="settings" if loaded.suppression_key else "made once, in the database",
+        suppression_fingerprint=keys.fingerprint(built.suppression_key),
+    )
 
 
 @cache

@@ -1,16 +1,21 @@
-"""Every setting, read once from the environment and `.env`; nothing else reads os.environ."""
+"""Every setting, read once from the environment and `.env`; nothing else reads os.environ.
+
+`setting_values` parses what is easily misread, `env_file` reads `.env`, `secret_files` the files of
+secrets.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from email.utils import parseaddr
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import unquote, urlsplit
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import (
     BeforeValidator,
@@ -22,16 +27,31 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    DotEnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from pydantic_settings.sources.utils import parse_env_vars
 
+from pipeline import env_file as env_files
 from pipeline.errors import SettingsError
-from pipeline.secret_files import SecretFiles
+from pipeline.secret_files import SecretFiles, is_secret
+from pipeline.setting_values import (
+    LoginURL,
+    format_mailbox,
+    is_loopback,
+    is_reserved,
+    parse_login_url,
+    parse_mailbox,
+    parse_place,
+    parse_site_url,
+)
 
-DEVELOPMENT_KEY = "development-only"
-SHORTEST_SECRET = 32
+SHORTEST_SECRET = 32  # characters: 128 bits even where each is a hexadecimal digit
+LONGEST_LINE = 500  # characters of a text setting
+MOST_A_WINDOW = 1_000_000_000  # mails; as many as a column of the database holds
+RELAY_PORTS: Final = frozenset({25, 465, 587})  # on loopback: a mail server that reaches the world
 SNS_TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]{1,256}")
 
 
@@ -40,6 +60,7 @@ class SMTPServer:
     """A mail server as `smtp(s)://user:pass@host:port` names it.
 
     `smtps` speaks TLS from the first byte (port 465), `smtp` turns it on by STARTTLS (port 587).
+    `mailbox` is the built-in mailbox of `up` and the demo, which delivers to nobody.
     """
 
     host: str
@@ -47,15 +68,11 @@ class SMTPServer:
     username: str | None
     password: str | None = field(repr=False)
     implicit_tls: bool
+    is_mailbox: bool = False
 
     @property
     def is_loopback(self) -> bool:
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
 
 RATE_UNITS = {
@@ -120,8 +137,9 @@ class Settings(BaseSettings):
     note: str = ""
 
     # Secrets
-    secret_key: Annotated[Words, Field(repr=False)] = (DEVELOPMENT_KEY,)  # newest first
-    suppression_key: SecretStr = SecretStr(DEVELOPMENT_KEY)
+    # Where one is not set, `storage.keys` has it.
+    secret_key: Annotated[Words, Field(repr=False)] = ()  # newest first
+    suppression_key: SecretStr | None = None
 
     # Authenticity
     dkim_keys: SecretStr | None = None  # read by `dkim.read_keys`
@@ -152,7 +170,7 @@ class Settings(BaseSettings):
     smtp_oauth_client_secret: SecretStr | None = None
     smtp_oauth_refresh_token: SecretStr | None = None
     smtp_connections: Annotated[int, Field(ge=1, le=200)] = 10
-    smtp_messages_per_connection: Annotated[int, Field(ge=1)] = 500
+    smtp_messages_per_connection: Annotated[int, Field(ge=1, le=1_000_000)] = 500
     smtp_rates: Words = ()
     smtp_senders: Annotated[int, Field(ge=1, le=100)] = 4
     resend_uncertain_digests: bool = False
@@ -169,6 +187,7 @@ class Settings(BaseSettings):
     ses_topics: Words = ()
     hook_secret: Annotated[Words, Field(repr=False)] = ()  # newest first
     bounce_mailbox: SecretStr | None = None
+    bounce_mailbox_password: SecretStr | None = None
 
     # Logs
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
@@ -183,21 +202,50 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        assert isinstance(dotenv_settings, DotEnvSettingsSource)  # noqa: S101
+        from_file = _EnvFile(settings_cls, env_file=dotenv_settings.env_file)
         return (
             init_settings,
             env_settings,
             SecretFiles(settings_cls, env_settings),
-            dotenv_settings,
-            SecretFiles(settings_cls, dotenv_settings),
+            from_file,
+            SecretFiles(settings_cls, from_file),
         )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:  # a byte of the environment that is not UTF-8
+                raise ValueError("must be UTF-8 text") from None
+        return value
 
     @field_validator("site_url")
     @classmethod
     def _http_address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("must look like https://papers.example.org")
-        return value.rstrip("/")
+        return parse_site_url(value)
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_address(cls, value: str) -> str:
+        if value.strip().startswith("sqlite"):
+            return value.strip()  # a path, with whatever characters it has
+        example = "must look like sqlite:///paperboy.db or postgresql://user:password@host/name"
+        url = _login_url(value, example)
+        if url.scheme.partition("+")[0] not in {"postgres", "postgresql"}:
+            raise ValueError(example)
+        return str(url)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_address(cls, value: str) -> str:
+        example = "must look like redis://:password@127.0.0.1:6379/0, or rediss:// with TLS"
+        url = _login_url(value, example)
+        if url.scheme not in {"redis", "rediss"} or not url.host:
+            raise ValueError(example)
+        return str(url)
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -226,18 +274,25 @@ class Settings(BaseSettings):
     @field_validator("bounce_mailbox")
     @classmethod
     def _imap_address(cls, value: SecretStr | None) -> SecretStr | None:
-        parts = urlsplit(value.get_secret_value()) if value else None
-        if parts and (parts.scheme not in {"imap", "imaps"} or not parts.hostname):
-            raise ValueError("must look like imaps://user:password@mail.example.org/INBOX")
-        return value
+        if value is None:
+            return None
+        example = "must look like imaps://user:password@mail.example.org/INBOX"
+        url = _login_url(value.get_secret_value(), example)
+        if url.scheme not in {"imap", "imaps"} or not url.host or url.query:
+            raise ValueError(example)
+        return SecretStr(str(url))
 
     @field_validator("logo_url")
     @classmethod
     def _https_address(cls, value: str | None) -> str | None:
         # It stands in every mail, where other schemes are blocked or dangerous.
-        if value is not None and not (value.startswith("https://") and urlsplit(value).hostname):
-            raise ValueError("must look like https://papers.example.org/logo.png")
-        return value
+        if value is None:
+            return None
+        example = "must look like https://papers.example.org/logo.png"
+        url = _login_url(value, example)
+        if url.scheme != "https" or not url.host or url.username or url.password:
+            raise ValueError(example)
+        return str(url)
 
     @field_validator("smtp_ca_file")
     @classmethod
@@ -246,11 +301,16 @@ class Settings(BaseSettings):
             raise ValueError("must be a file that is there")
         return value
 
-    @field_validator("mail_from", "reply_to", "bounce_address", "unsubscribe_mailbox")
+    @field_validator("mail_from", "reply_to", "bounce_address", "unsubscribe_mailbox", "contact")
     @classmethod
     def _mail_address(cls, value: str | None) -> str | None:
-        if value is not None and ("@" not in parseaddr(value)[1] or not value.isprintable()):
-            raise ValueError("must look like Name <name@example.org>")
+        return None if value is None else format_mailbox(*parse_mailbox(value))
+
+    @field_validator("bounce_address")
+    @classmethod
+    def _room_for_a_token(cls, value: str | None) -> str | None:
+        if value is not None and len(parseaddr(value)[1].rpartition("@")[0]) > 64 - 17:
+            raise ValueError("must have at most 47 characters before the @: a token is added")
         return value
 
     @field_validator("dkim_domain")
@@ -271,7 +331,12 @@ class Settings(BaseSettings):
     @field_validator("list_name", "operator_name", "operator_address", "note")
     @classmethod
     def _one_line(cls, value: str) -> str:
-        return " ".join(value.split())
+        line = " ".join(value.split())
+        if re.search(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", line):
+            raise ValueError("must have no control characters")
+        if len(line) > LONGEST_LINE:
+            raise ValueError(f"must have at most {LONGEST_LINE} characters")
+        return line
 
     @field_validator("smtp_rates")
     @classmethod
@@ -316,6 +381,16 @@ class Settings(BaseSettings):
             raise ValueError("SMTP_URL: must name the user that SMTP_OAUTH_... logs in")
         return self
 
+    @model_validator(mode="after")
+    def _one_password(self) -> Settings:
+        if self.bounce_mailbox_password is None:
+            return self
+        if self.bounce_mailbox is None:
+            return self  # for `bounces read imaps://user@host`
+        if parse_login_url(self.bounce_mailbox.get_secret_value()).password is not None:
+            raise ValueError("BOUNCE_MAILBOX_PASSWORD: BOUNCE_MAILBOX has a password already")
+        return self
+
     @property
     def smtp(self) -> SMTPServer:
         return _parse_smtp(self.smtp_url.get_secret_value())
@@ -338,19 +413,71 @@ class Settings(BaseSettings):
     def site_host(self) -> str:
         return urlsplit(self.site_url).hostname or "localhost"
 
-    def check_real_mail(self) -> None:
-        """Raise SettingsError unless everything is set that mail to real people needs.
+    def mailbox_url(self, url: str | None = None) -> str:
+        """Return the URL of an IMAP mailbox with its password, by default BOUNCE_MAILBOX.
 
-        A server on loopback is a mailbox of ours and needs nothing.
+        A `url` without a password gets that of BOUNCE_MAILBOX if it is the same login, or
+        BOUNCE_MAILBOX_PASSWORD if there is no BOUNCE_MAILBOX: no password need stand on a command
+        line, and none reaches another server.
         """
-        if self.smtp.is_loopback:
+        example = "a mailbox must look like imaps://user@host/FOLDER"
+        own, found = None, None
+        try:
+            if self.bounce_mailbox is not None:
+                own = parse_login_url(self.bounce_mailbox.get_secret_value())
+            found = _login_url(url, example) if url else own
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+        if found is None:
+            raise SettingsError("BOUNCE_MAILBOX: is not set")
+        if found.password is not None:
+            return str(found)
+        if own and (own.username, own.host) != (found.username, found.host):
+            return str(found)
+        password = own.password if own else None
+        if self.bounce_mailbox_password is not None:
+            password = self.bounce_mailbox_password.get_secret_value()
+        return str(replace(found, password=password))
+
+    @property
+    def is_public(self) -> bool:
+        """Whether others can reach the site by SITE_URL.
+
+        Not on loopback, and not under a name that is reserved for examples and tests.
+        """
+        return not (is_loopback(self.site_host) or is_reserved(self.site_host))
+
+    @property
+    def sends_real_mail(self) -> bool:
+        """Whether mail may reach people: everywhere but in the built-in mailbox and in trials.
+
+        A relay on loopback sends to the world, too: it is a trial only where the site is not public
+        and the port is none of a mail server's.
+        """
+        server = self.smtp
+        if server.is_mailbox:
+            return False
+        return self.is_public or not server.is_loopback or server.port in RELAY_PORTS
+
+    @property
+    def weak_keys(self) -> list[str]:
+        """The names of key settings that hold a key short enough to be guessed."""
+        given = {"SECRET_KEY": self.secret_key}
+        if self.suppression_key is not None:
+            given["SUPPRESSION_KEY"] = (self.suppression_key.get_secret_value(),)
+        return [name for name, keys in given.items() if any(len(k) < SHORTEST_SECRET for k in keys)]
+
+    def check_real_mail(self) -> None:
+        """Raise SettingsError unless everything is set that mail to real people needs."""
+        if not self.sends_real_mail:
             return
         given = {
-            "SECRET_KEY": DEVELOPMENT_KEY not in self.secret_key,
-            "SUPPRESSION_KEY": self.suppression_key.get_secret_value() != DEVELOPMENT_KEY,
-            "MAIL_FROM": not self.sender.endswith("@localhost"),
+            "MAIL_FROM": not is_loopback(self.sender.rpartition("@")[2]),
             "OPERATOR_ADDRESS": bool(self.operator_address),
-            "SITE_URL (an https address)": self.site_url.startswith("https://"),
+            "SITE_URL (an https address)": self.site_url.startswith("https://")
+            and not is_loopback(self.site_host),
+            f"SECRET_KEY ({SHORTEST_SECRET} characters or more)": "SECRET_KEY"
+            not in self.weak_keys,
         }
         missing = [name for name, is_set in given.items() if not is_set]
         if missing:
@@ -358,17 +485,49 @@ class Settings(BaseSettings):
                 f"real mail to {self.smtp.host} needs these settings: {', '.join(missing)}"
             )
 
+    def check_site(self, host: str) -> None:
+        """Raise SettingsError unless the site may be served on `host`, the address it binds."""
+        if (self.is_public or not is_loopback(host)) and "SECRET_KEY" in self.weak_keys:
+            raise SettingsError(
+                f"SECRET_KEY: others reach this site, so each key must have {SHORTEST_SECRET} "
+                "characters or more; without SECRET_KEY Paperboy makes one itself"
+            )
+
 
 def load(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
-    """The settings of this process: `overrides`, then the environment, then `env_file`.
+    """Return the settings of this process: `overrides`, then the environment, then `env_file`.
 
     Raises SettingsError that names every wrong setting, without its value.
     """
+    env_files.read(env_file, _NAMES)  # refused in our words, before others read it
     try:
         return Settings(_env_file=env_file, **overrides)
     except ValidationError as error:
         parts = error.errors(include_input=False, include_url=False)
         raise SettingsError("; ".join(map(_explain, parts))) from None
+
+
+def suspicions(env_file: Path | None = Path(".env")) -> list[env_files.Suspicion]:
+    """Return names that are probably mistyped settings, and settings that are given twice."""
+    entries = env_files.read(env_file, _NAMES)
+    found = env_files.misnomers(entries, os.environ, _NAMES)
+    return [*found, *env_files.duplicates(entries, _NAMES)]
+
+
+class _EnvFile(DotEnvSettingsSource):
+    """`.env` as `env_file` reads it: a value stands for itself, `${...}` is not expanded."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        path = Path(self.env_file) if isinstance(self.env_file, str | os.PathLike) else None
+        given = env_files.values(env_files.read(path, _NAMES))
+        return parse_env_vars(given, False, bool(self.env_ignore_empty), None)
+
+
+_NAMES: Final = frozenset(
+    name.upper() + ending
+    for name, field_ in Settings.model_fields.items()
+    for ending in (("", "_FILE") if is_secret(field_) else ("",))
+)
 
 
 def child_environment(**changes: str) -> dict[str, str]:
@@ -389,29 +548,46 @@ def _explain(part: Any) -> str:
 
 def _parse_rate(word: str) -> SendRate:
     most, _, unit = word.partition("/")
-    if not (most.isascii() and most.isdecimal() and int(most) >= 1 and unit in RATE_UNITS):
+    if not (most.isascii() and most.isdecimal() and len(most) <= 10 and unit in RATE_UNITS):
         raise ValueError("must look like 14/second 50000/day; there are second, minute, hour, day")
+    if not 1 <= int(most) <= MOST_A_WINDOW:
+        raise ValueError(f"must be between 1 and {MOST_A_WINDOW} mails")
     return SendRate(int(most), unit)
 
 
-def _parse_smtp(url: str) -> SMTPServer:
-    parts = urlsplit(url)
-    if parts.scheme not in {"smtp", "smtps"} or not parts.hostname:
-        raise ValueError("must look like smtp://user:password@mail.example.org:587")
-    implicit_tls = parts.scheme == "smtps"
+def _login_url(value: str, example: str) -> LoginURL:
+    try:
+        return parse_login_url(value)
+    except ValueError as error:
+        raise ValueError(f"{example} (it {error})") from None
+
+
+def _parse_smtp(value: str) -> SMTPServer:
+    example = "must look like smtp://user:password@mail.example.org:587"
+    url = _login_url(value, example)
+    if url.scheme not in {"smtp", "smtps", "mailbox"} or not url.host:
+        raise ValueError(example)
+    if url.path.strip("/") or url.query:
+        raise ValueError(f"{example} (it has a path behind the host)")
+    if url.password and not url.username:
+        raise ValueError(f"{example} (it has a password and no user)")
+    if url.scheme == "mailbox" and not (is_loopback(url.host) and url.port):
+        raise ValueError("mailbox:// is the built-in mailbox, on a port of this machine")
+    implicit_tls = url.scheme == "smtps"
     return SMTPServer(
-        host=parts.hostname,
-        port=parts.port or (465 if implicit_tls else 587),
-        username=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
+        host=url.host,
+        port=url.port or (465 if implicit_tls else 587),
+        username=url.username,
+        password=url.password or None,
         implicit_tls=implicit_tls,
+        is_mailbox=url.scheme == "mailbox",
     )
 
 
 def _parse_dns_server(server: str) -> tuple[str, int]:
-    parts = urlsplit(f"//{server}")
     try:
-        return str(ip_address(parts.hostname or "")), parts.port or 53
+        host, port = parse_place(server)
+        return str(ip_address(host)), port or 53
     except ValueError:
         raise ValueError(
             "must be an address such as 192.0.2.53, [2001:db8::53] or 192.0.2.53:53"

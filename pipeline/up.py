@@ -17,7 +17,7 @@ from uvicorn import Server
 from pipeline import bootstrap, embedded, mailbox, settings, tasks
 from pipeline.bootstrap import Services
 from pipeline.embedded import Child
-from pipeline.errors import ServiceError
+from pipeline.errors import ServiceError, SettingsError
 from pipeline.mailbox import Mailbox
 from pipeline.settings import Settings
 from pipeline.storage import batches, migrate
@@ -40,6 +40,8 @@ def run(port: int) -> None:
         TemporaryDirectory(prefix="paperboy-") as folder,
         _house(Path(folder), socket.getsockname()[1]) as house,
     ):
+        bootstrap.warn_of_settings()
+        bootstrap.tell_keys(house.services)
         _wake_if_new(house.services)
         wake_editions = partial(tasks.wake_editions, house.services.settings)
         app = create_app(house.services, house.mailbox, wake_editions=wake_editions)
@@ -70,11 +72,17 @@ def _house(folder: Path, port: int) -> Iterator[House]:
             ours["redis_url"] = stack.enter_context(embedded.valkey())
         box = None
         if not _is_set(wished, "smtp_url"):
+            if wished.is_public:  # its page would show all mails to whoever reaches the site
+                raise SettingsError(
+                    f"SMTP_URL: is not set, and {wished.site_url} is a public site; the built-in "
+                    "mailbox is for trials on this machine"
+                )
             box = Mailbox(MAILBOX)
             smtp_port = stack.enter_context(mailbox.serve(HOST, 0, box))
-            ours["smtp_url"] = f"smtp://{HOST}:{smtp_port}"
+            ours["smtp_url"] = f"mailbox://{HOST}:{smtp_port}"
         loaded = settings.load(Path(".env"), **ours)
         loaded.check_real_mail()
+        loaded.check_site(HOST)
         _upgrade(loaded)
         services = bootstrap.build(loaded, pool_timeout=web.POOL_TIMEOUT)
         stack.callback(services.engine.dispose)
@@ -109,7 +117,8 @@ def _is_set(wished: Settings, name: str) -> bool:
 
 def _upgrade(loaded: Settings) -> None:
     engine = open_engine(loaded.database_url)
-    migrate.upgrade(engine, suppression_key=loaded.suppression_key.get_secret_value())
+    key = loaded.suppression_key.get_secret_value() if loaded.suppression_key else None
+    migrate.upgrade(engine, suppression_key=key)
     engine.dispose()
 
 

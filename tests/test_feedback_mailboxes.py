@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pipeline import cli
-from pipeline.errors import PaperboyError
+from pipeline.bootstrap import services
+from pipeline.errors import MailboxError, PaperboyError
 from pipeline.feedback.mailboxes import Found, mails_at
 from tests.bounces import ADA, bounce, recipient, report
 from tests.running import Command
@@ -174,3 +177,42 @@ def test_a_dry_run_needs_no_database(tmp_path):
 
     assert (code, err) == (0, "")
     assert json.loads(out)["kind"] == "hard"
+
+
+# --- The password of a mailbox ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_without_a_path_the_mailbox_of_the_settings_is_read(database_url, monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("BOUNCE_MAILBOX", "imap://ada:Zk9/q#w@127.0.0.1:1/Back")
+    services.cache_clear()
+
+    read = CliRunner().invoke(cli.app, ["bounces", "read"])
+    typed = CliRunner().invoke(cli.app, ["bounces", "read", "imap://eva:Zk9/q@127.0.0.1:1"])
+    services.cache_clear()
+
+    assert isinstance(read.exception, MailboxError)
+    assert "127.0.0.1" in str(read.exception)
+    assert "on the command line" not in read.output
+    assert "on the command line is seen by others" in typed.output
+    assert "Zk9" not in str(read.exception) + str(typed.exception) + read.output + typed.output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows where arguments are")
+@pytest.mark.parametrize("password", ["Zk9qw", "Zk9/q#w", "Zk9%2Fqw", "Zk9@qw"])
+def test_a_password_on_the_command_line_is_hidden_from_the_list_of_processes(password):
+    """Where it was, so that other users no longer read it by ps."""
+    program = (
+        "import sys; from pathlib import Path; from pipeline.cli.arguments import hide_passwords;"
+        "hide_passwords(sys.argv); print(Path('/proc/self/cmdline').read_text(), sys.argv[1])"
+    )
+    url = f"--url=imap://ada:{password}@127.0.0.1:1/INBOX"
+
+    said = subprocess.run(
+        [sys.executable, "-c", program, url], capture_output=True, text=True, check=True
+    ).stdout
+
+    seen, _, kept = said.partition(" --url")
+    assert "ada:" + "*" * len(password) + "@127.0.0.1" in seen
+    assert kept.strip() == url.removeprefix("--url"), "we ourselves still have it"

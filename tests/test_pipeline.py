@@ -26,7 +26,6 @@ from tests.factories import make_sighting
 from tests.servers import Inbox, Received
 
 TODAY = datetime.now(UTC).replace(hour=9, minute=0, second=0, microsecond=0)
-KEY = "development-only"
 
 
 @pytest.fixture
@@ -56,11 +55,11 @@ def announce(engine: Engine) -> Callable[..., None]:
 
 
 @pytest.fixture
-def subscribe(engine: Engine) -> Callable[..., int]:
+def subscribe(services: Services) -> Callable[..., int]:
     def subscribe(address: str, *topics: str) -> int:
-        wishes = Wishes(topics)
+        wishes, key = Wishes(topics), services.suppression_key
         return signup.add(
-            engine, address, wishes, confirmed=True, suppression_key=KEY, now=TODAY
+            services.engine, address, wishes, confirmed=True, suppression_key=key, now=TODAY
         ).id
 
     return subscribe
@@ -177,7 +176,7 @@ def test_an_address_that_does_not_exist_is_never_written_to_again(
     assert {mail.rcpt_to[0] for mail in inbox.received} == {"ada@example.org"}
     with reading(services.engine) as conn:
         reader = subscribers.by_email(conn, "gone@example.org")
-        hash_ = subscribers.address_hash(reader.email, KEY)
+        hash_ = subscribers.address_hash(reader.email, services.suppression_key)
         assert subscribers.suppressed(conn, hash_) is not None
         mails = [one for one in deliveries.listing(conn) if one.email == "gone@example.org"]
         assert len(mails) == 1, "nothing was compiled for it"
@@ -304,7 +303,7 @@ def test_bounces_and_refusals_count_together(
     publish_and_send(2)
 
     with reading(services.engine) as conn:
-        hash_ = subscribers.address_hash("ada@example.org", KEY)
+        hash_ = subscribers.address_hash("ada@example.org", services.suppression_key)
         suppression = subscribers.suppressed(conn, hash_)
 
     assert suppression is not None

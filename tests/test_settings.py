@@ -81,6 +81,31 @@ def test_a_file_that_is_not_there_is_no_mistake(tmp_path):
         ("SMTP_CONNECTIONS", "0"),
         ("SMTP_RATES", "14"),
         ("SMTP_RATES", "0/day"),
+        ("SMTP_RATES", "1,000/day"),
+        ("SMTP_RATES", "99999999999999999999/day"),
+        ("SMTP_RATES", "-1/day"),
+        ("SMTP_MESSAGES_PER_CONNECTION", "99999999999999999999"),
+        ("MAX_PAPERS", "-1"),
+        ("MAX_PAPERS", "NaN"),
+        ("MAX_PAPERS", "1e1"),
+        ("DIGEST_DAYS", "1,000"),
+        ("PENDING_DAYS", "7 days"),
+        ("DNS_SERVER", "192.0.2.53:0"),
+        ("SMTP_URL", "smtp://mail.example.org:0"),
+        ("SMTP_URL", "smtp://mail.example.org/path"),
+        ("SMTP_URL", "smtp://:password@mail.example.org"),
+        ("SMTP_URL", "mailbox://mail.example.org:25"),
+        ("REDIS_URL", "rabbit://h"),
+        ("REDIS_URL", "x"),
+        ("DATABASE_URL", "mysql://h/x"),
+        ("DATABASE_URL", "paperboy.db"),
+        ("CONTACT", "https://example.org/contact"),
+        ("BOUNCE_ADDRESS", "a@example.org, b@example.org"),
+        ("BOUNCE_ADDRESS", f"{'x' * 50}@example.org"),
+        ("LIST_NAME", "Papers \x07"),
+        ("NOTE", "x" * 501),
+        ("NOTE", "caf\udce9"),
+        ("LOGO_URL", "https://user:pw@example.org/logo.png"),
         ("SMTP_RATES", "14/fortnight"),
         ("SMTP_RATES", "14/second 20/second"),
         ("SMTP_CA_FILE", "/nowhere/ca.pem"),
@@ -208,21 +233,56 @@ def test_real_mail_is_allowed_when_everything_is_set(load):
     load(**REAL).check_real_mail()
 
 
-@pytest.mark.parametrize("missing", sorted(set(REAL) - {"SMTP_URL"}))
-def test_real_mail_needs_each_of_these(load, missing):
-    """CAN-SPAM wants a postal address; keys that everybody knows sign nothing."""
+@pytest.mark.parametrize("server", ["smtp://mail.example.org", "smtp://127.0.0.1:25"])
+@pytest.mark.parametrize("missing", ["MAIL_FROM", "OPERATOR_ADDRESS", "SITE_URL"])
+def test_real_mail_needs_each_of_these(load, missing, server):
+    """CAN-SPAM wants a postal address. A relay on this machine sends to the world, too."""
     environment = {name: value for name, value in REAL.items() if name != missing}
+    environment["SMTP_URL"] = server
 
     with pytest.raises(SettingsError, match=missing):
         load(**environment).check_real_mail()
 
 
-def test_real_mail_is_refused_while_an_old_key_is_the_public_one(load):
+def test_real_mail_is_refused_while_an_old_key_can_be_guessed(load):
     """A link signed with it could be made by anybody."""
-    given = {**REAL, "SECRET_KEY": f"{REAL['SECRET_KEY']} development-only"}
+    given = {**REAL, "SECRET_KEY": f"{REAL['SECRET_KEY']} changeme"}
 
     with pytest.raises(SettingsError, match="SECRET_KEY"):
         load(**given).check_real_mail()
+
+
+@pytest.mark.parametrize(
+    ("server", "site", "is_real"),
+    [
+        ("smtp://mail.example.org", "http://127.0.0.1:8000", True),
+        ("smtp://127.0.0.1:25", "http://127.0.0.1:8000", True),
+        ("smtp://localhost", "http://localhost:8000", True),  # port 587
+        ("smtp://[::1]:465", "https://papers.example.org", True),
+        ("smtp://127.0.0.1:2525", "https://papers.of-a-lab.org", True),
+        ("smtp://127.0.0.1:2525", "http://192.168.1.7:8000", True),
+        ("smtp://127.0.0.1:2525", "http://papers", True),
+        ("smtp://127.0.0.1:2525", "https://papers.example.org", False),
+        ("smtp://127.0.0.1:2525", "https://papers.test", False),
+        ("smtp://127.0.0.1:2525", "http://[::1]:8000", False),
+        ("mailbox://127.0.0.1:2525", "https://papers.of-a-lab.org", False),
+    ],
+)
+def test_what_is_real_mail_is_decided_by_the_site_too(load, server, site, is_real):
+    assert load(SMTP_URL=server, SITE_URL=site).sends_real_mail is is_real
+
+
+@pytest.mark.parametrize(
+    ("host", "site"),
+    [("0.0.0.0", "http://127.0.0.1:8000"), ("::", "http://localhost"), ("", "http://localhost"),
+     ("127.0.0.1", "https://papers.of-a-lab.org")],
+)  # fmt: skip
+def test_a_site_that_others_reach_needs_a_long_key_or_none(load, host, site):
+    load(SITE_URL=site).check_site(host)
+    load(SITE_URL="http://localhost", SECRET_KEY="short").check_site("127.0.0.1")
+
+    with pytest.raises(SettingsError, match=r"^SECRET_KEY: "):
+        load(SITE_URL=site, SECRET_KEY="short").check_site(host)
 
 
 def test_settings_do_not_change_once_loaded(load):
@@ -354,3 +414,38 @@ def test_what_a_child_process_is_told_replaces_a_file_of_ours(load, mounted, mon
         monkeypatch.delenv(name, raising=False)
 
     assert load(**{n: child[n] for n in child if n.startswith("REDIS")}).redis_url == "redis://own"
+
+
+# --- The mailbox of bounces ---------------------------------------------------------------------
+
+
+def test_a_mailbox_gets_its_password_from_a_setting_of_its_own(load):
+    """So that it stands neither in a URL nor on a command line."""
+    loaded = load(
+        BOUNCE_MAILBOX="imaps://ada@mail.example.org/Back", BOUNCE_MAILBOX_PASSWORD="p/w#@"
+    )
+
+    assert loaded.mailbox_url() == "imaps://ada:p%2Fw%23%40@mail.example.org/Back"
+    assert loaded.mailbox_url("imaps://eva:own@x.example") == "imaps://eva:own@x.example"
+    assert load(BOUNCE_MAILBOX="").mailbox_url("imap://eva@x.example").endswith("%40@x.example")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"BOUNCE_MAILBOX": "imaps://ada:pw@mail.example.org/Back"},
+        {"BOUNCE_MAILBOX": "imaps://ada@mail.example.org", "BOUNCE_MAILBOX_PASSWORD": "pw"},
+    ],
+)
+def test_a_password_goes_to_no_other_mailbox_than_its_own(load, given):
+    loaded = load(**given)
+
+    assert loaded.mailbox_url("imaps://ada@mail.example.org") == "imaps://ada:pw@mail.example.org"
+    assert loaded.mailbox_url("imaps://ada@evil.example") == "imaps://ada@evil.example"
+
+
+def test_a_mailbox_without_or_with_two_passwords_is_named(load):
+    with pytest.raises(SettingsError, match=r"^BOUNCE_MAILBOX: is not set"):
+        load().mailbox_url()
+    with pytest.raises(SettingsError, match=r"^BOUNCE_MAILBOX_PASSWORD: "):
+        load(BOUNCE_MAILBOX="imaps://ada:pw@h.example", BOUNCE_MAILBOX_PASSWORD="pw")

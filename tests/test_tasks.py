@@ -15,6 +15,7 @@ import redis
 from sqlalchemy import Engine, update
 
 from pipeline import editions, embedded, ingest, settings, signup
+from pipeline.bootstrap import Services
 from pipeline.domain import OWED, DeliveryKind, DeliveryStatus
 from pipeline.signup import Wishes
 from pipeline.sources import Reading
@@ -64,11 +65,12 @@ def sink() -> Iterator[Sink]:
 def owed(engine: Engine) -> list[str]:
     """A digest in the outbox for each of many readers."""
     now = datetime.now(UTC)
+    key = Services(settings.load(None), engine).suppression_key
     readers = [f"reader{number}@example.org" for number in range(READERS)]
     for reader in readers:
         signup.add(
             engine, reader, Wishes(("tea",)), confirmed=True,
-            suppression_key="development-only", now=now,
+            suppression_key=key, now=now,
         )  # fmt: skip
     found = Reading((make_sighting(title="Tea leaves"),))
     ingest.ingest_recorded(engine, [("arxiv", found)], now=now)

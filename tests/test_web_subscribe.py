@@ -259,7 +259,7 @@ def test_known_and_unknown_addresses_get_the_same_page(site, engine, stored):
         "ada@example.org",
         Wishes(),
         confirmed=True,
-        suppression_key="development-only",
+        suppression_key=Services(settings.load(None), engine).suppression_key,
         now=datetime.now(UTC),
     )
 

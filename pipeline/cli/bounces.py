@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from pipeline import settings
 from pipeline.cli.output import AsJson, UsageError, complain, show
 from pipeline.domain import Notice
 from pipeline.errors import PaperboyError
@@ -18,6 +20,7 @@ from pipeline.feedback.imap import is_imap
 from pipeline.feedback.mailboxes import Found, Unreadable, mail_from, mails_at, mails_named
 from pipeline.feedback.maildir import is_maildir
 from pipeline.feedback.reading import read_mail
+from pipeline.setting_values import parse_login_url
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -32,11 +35,13 @@ def bounces() -> None:
 @app.command()
 def read(
     path: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="PATH|-|imap://...", help="A file, a folder, a Maildir, a mailbox; -: stdin."
+            metavar="[PATH|-|imap://...]",
+            help="A file, a folder, a Maildir, a mailbox (imaps://user@host/FOLDER); -: stdin; "
+            "nothing: BOUNCE_MAILBOX.",
         ),
-    ],
+    ] = None,
     names: Annotated[
         bool, typer.Option("--names", help="PATH (or stdin) is a list of file names, one a line.")
     ] = False,
@@ -49,7 +54,12 @@ def read(
 
     A mail that cannot be read is named on stderr, the others go on, and the exit code is 1. In a
     mailbox over IMAP and in a Maildir only new mails are read, and put away once they are applied.
+
+    The password of a mailbox comes from BOUNCE_MAILBOX_PASSWORD or BOUNCE_MAILBOX, else it is asked
+    for: on a command line, other users of this machine would see it.
     """
+    if path is None or not dry_run:
+        path = _with_password(path)
     unreadable: list[str] = []
     if dry_run:
         mails = _readable(path, unreadable, names=names)
@@ -60,6 +70,30 @@ def read(
         show(applied, (*_COLUMNS, "effect"), as_json=as_json, empty="No new mails there.")
     if unreadable:
         raise typer.Exit(1)
+
+
+def _with_password(path: str | None) -> str:
+    """Return the place to read; that of a mailbox with its password."""
+    if path is not None and not is_imap(path):
+        return path
+    if path is not None and _password_in(path):
+        complain(
+            "a password on the command line is seen by others on this machine and kept by the "
+            "shell: leave it out, and set BOUNCE_MAILBOX_PASSWORD or wait to be asked"
+        )
+    url = settings.load().mailbox_url(path)
+    if _password_in(url) or not sys.stdin.isatty():
+        return url
+    address = parse_login_url(url)
+    secret = typer.prompt(f"Password of {address.username} at {address.host}", hide_input=True)
+    return str(replace(address, password=secret))
+
+
+def _password_in(url: str) -> str | None:
+    try:
+        return parse_login_url(url).password
+    except ValueError:
+        return None  # `mailbox_url` says what is wrong with it
 
 
 def _applied(path: str, unreadable: list[str], *, names: bool) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime, timedelta
 
 import structlog
 import typer
@@ -15,17 +16,20 @@ from pipeline.cli import (
     bounces,
     dkim,
     doctor,
+    keys,
     mail,
     operate,
     pace,
     papers,
     subscribers,
 )
+from pipeline.cli.arguments import hide_passwords
 from pipeline.cli.output import complain
 from pipeline.errors import PaperboyError, SettingsError
 from pipeline.settings import Settings
 from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
+from pipeline.storage.keys import in_use as keys_in_use
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +51,7 @@ app.add_typer(subscribers.app, name="subscribers", help="Add, show, import, expo
 app.add_typer(subscribers.suppressions, name="suppressions", help="Addresses we do not write to.")
 app.add_typer(doctor.app)
 app.add_typer(dkim.app, name="dkim", help="Keys that sign the mail.")
+app.add_typer(keys.app, name="keys", help="Keys that sign links and hide addresses.")
 app.add_typer(bounces.app, name="bounces", help="Mails that came back.")
 app.add_typer(bench.app, name="bench")
 bench.app.add_typer(bench_matching.app)
@@ -55,15 +60,18 @@ app.add_typer(database, name="db", help="The database.")
 
 @database.command()
 def upgrade() -> None:
-    """Bring the database to the tables this version needs."""
+    """Bring the database to the tables this version needs, with keys where none are set."""
     loaded = settings.load()
-    key = loaded.suppression_key.get_secret_value()
-    migrate.upgrade(open_engine(loaded.database_url), suppression_key=key)
+    engine = open_engine(loaded.database_url)
+    key = loaded.suppression_key.get_secret_value() if loaded.suppression_key else None
+    migrate.upgrade(engine, suppression_key=key)
+    keys_in_use(engine, loaded.secret_key, key, now=datetime.now(UTC), link_life=timedelta())
 
 
 def main() -> None:
     """Run the command line; a failure is one clear line on stderr and exit code 1."""
     try:
+        hide_passwords(sys.argv)
         _configure_logs()
         app(prog_name="paperboy")  # also where it is `python -m pipeline`
     except PaperboyError as error:

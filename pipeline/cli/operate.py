@@ -8,13 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
+from pipeline import settings
 from pipeline.cli.interrupting import interruptible
 from pipeline.cli.output import UsageError
+from pipeline.setting_values import is_loopback
 
 # What these commands run takes a second to import, which no other command should have to wait:
 # they import it themselves.
+
+log = structlog.get_logger(__name__)
 
 app = typer.Typer()
 
@@ -66,11 +71,18 @@ def serve(
     port: Port = 8000,
 ) -> None:
     """Run the site alone."""
-    from pipeline import bootstrap, settings, tasks
+    from pipeline import bootstrap, tasks
+    from pipeline.bootstrap import tell_keys, warn_of_settings
     from pipeline.web import create_app
     from pipeline.web.server import POOL_TIMEOUT, listen, server
 
-    ours = bootstrap.build(settings.load(), pool_timeout=POOL_TIMEOUT)
+    loaded = settings.load()
+    loaded.check_site(host)
+    ours = bootstrap.build(loaded, pool_timeout=POOL_TIMEOUT)
+    warn_of_settings()
+    tell_keys(ours)
+    if is_loopback(ours.settings.site_host) and not is_loopback(host):
+        log.warning("links lead to this machine only: set SITE_URL", listening_on=host)
     wake_editions = partial(tasks.wake_editions, ours.settings)
     site = server(create_app(ours, wake_editions=wake_editions))
     with interruptible(), suppress(KeyboardInterrupt), listen(host, port) as socket:

@@ -70,7 +70,7 @@ def stage(folder: Path, stop: Callable[[], bool]) -> Iterator[Stage]:
             **_unless_set(SHOWN_AS),
             "DATABASE_URL": f"sqlite:///{folder / 'demo.db'}",
             "REDIS_URL": redis,
-            "SMTP_URL": f"smtp://127.0.0.1:{port}",
+            "SMTP_URL": f"mailbox://127.0.0.1:{port}",
             "SMTP_TLS": "auto",
             # Celery warns of being run by root, which is for whoever runs us to decide.
             "PYTHONWARNINGS": "ignore::UserWarning",

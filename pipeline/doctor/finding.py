@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parseaddr
 from functools import cached_property
@@ -23,6 +23,7 @@ from pipeline.settings import Settings
 from pipeline.smtp import Traits, transport_of
 from pipeline.smtp.connection import Bounds
 from pipeline.storage.database import reading
+from pipeline.storage.keys import Keys
 
 PATIENCE: Final = 4.0  # seconds for each answer from elsewhere
 
@@ -58,7 +59,9 @@ class Patient:
 
     @cached_property
     def services(self) -> Services:
-        return bootstrap.build(self.settings, check=False)
+        """With keys of its own: making or changing those of the installation is not for us."""
+        built = bootstrap.build(self.settings, check=False)
+        return replace(built, other_keys=Keys.random())
 
     @cached_property
     def resolver(self) -> Resolver:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from datetime import timedelta
 
 from pipeline.doctor.finding import Check, Finding, Patient, bad, good, unknown
 from pipeline.embedding import Model
-from pipeline.errors import SettingsError
-from pipeline.settings import DEVELOPMENT_KEY
-
-ENOUGH: Final = 32  # characters: 128 bits even where each is a hexadecimal digit
+from pipeline.errors import SchemaError, SettingsError
+from pipeline.settings import SHORTEST_SECRET, suspicions
+from pipeline.storage import keys, migrate
+from pipeline.storage.database import reading
+from pipeline.storage.keys import KeptKey, KeyName
 
 
 def settings(patient: Patient) -> Iterator[Finding]:
@@ -19,8 +20,9 @@ def settings(patient: Patient) -> Iterator[Finding]:
     except SettingsError as error:
         yield bad("settings", str(error), "set them in .env; .env.example explains each")
         return
-    if patient.settings.smtp.is_loopback:
-        yield good("settings", "mail stays on this machine, so nothing has to be set")
+    if not patient.settings.sends_real_mail:
+        detail = "a trial: SITE_URL is not public and mail stays here, so nothing has to be set"
+        yield good("settings", detail)
     else:
         yield good("settings", "everything is set that mail to real people needs")
 
@@ -32,18 +34,62 @@ def sender(patient: Patient) -> Iterator[Finding]:
         yield bad("sender", str(error), "correct it in .env")
 
 
+def names(patient: Patient) -> Iterator[Finding]:
+    """Names that are probably mistyped, and settings that are given twice."""
+    for suspicion in suspicions():
+        if suspicion.is_sure:
+            yield bad("names", suspicion.text, "correct it; .env.example has every name")
+        else:
+            yield unknown("names", suspicion.text, "take it for another program's, or correct it")
+
+
 def secret_keys(patient: Patient) -> Iterator[Finding]:
-    suppression = patient.settings.suppression_key.get_secret_value()
-    given = {"SECRET_KEY": patient.settings.secret_key, "SUPPRESSION_KEY": (suppression,)}
-    public = [name for name, keys in given.items() if DEVELOPMENT_KEY in keys]
-    short = [name for name, keys in given.items() if min(map(len, keys)) < ENOUGH]
-    if public and patient.settings.smtp.is_loopback:
-        yield unknown("secret keys", "those of the development: good enough to try Paperboy out")
-    elif short:
-        detail = f"too short to be safe: {', '.join(short)}"
-        yield bad("secret keys", detail, "make one with: openssl rand -hex 32")
-    else:
-        yield good("secret keys", "long enough, and not those that everybody knows")
+    """Where each key comes from, and whether it can be guessed."""
+    loaded = patient.settings
+    if loaded.weak_keys:
+        detail = f"shorter than {SHORTEST_SECRET} characters: {', '.join(loaded.weak_keys)}"
+        advice = "make one with: openssl rand -hex 32"
+        if loaded.weak_keys == [KeyName.SUPPRESSION]:
+            advice = "keep it: a new one would lose who must not be written to"
+        yield bad("secret keys", detail, advice)
+        return
+    hidden = loaded.suppression_key
+    given = loaded.secret_key, hidden.get_secret_value() if hidden else None
+    known = _kept_keys(patient)
+    if known is None:
+        missing = [n for n, key in zip(KeyName, given, strict=True) if not key]
+        if missing:
+            yield unknown("secret keys", f"{' and '.join(missing)}: the database cannot be asked")
+        else:
+            yield good("secret keys", "both from the settings, and long enough")
+        return
+    try:
+        keys.settled(known, *given, now=patient.now, link_life=timedelta())
+    except SettingsError as error:
+        yield bad("secret keys", str(error), "set it back")
+        return
+    sources = [_source(n, key, known.get(n)) for n, key in zip(KeyName, given, strict=True)]
+    yield good("secret keys", "; ".join(sources))
+
+
+def _source(name: KeyName, given: object, row: KeptKey | None) -> str:
+    if given:
+        return f"{name} from the settings"
+    if row is None:
+        return f"{name} will be made at the first start"
+    return f"{name} made by Paperboy on {row.made_at:%Y-%m-%d}, kept in the database"
+
+
+def _kept_keys(patient: Patient) -> dict[KeyName, KeptKey] | None:
+    """What the database knows of the keys; None where it cannot be asked."""
+    if patient.database_trouble:
+        return None
+    try:
+        migrate.check(patient.services.engine)
+    except SchemaError:
+        return None
+    with reading(patient.services.engine) as conn:
+        return keys.kept(conn)
 
 
 def dkim_keys(patient: Patient) -> Iterator[Finding]:
@@ -74,4 +120,4 @@ def semantic_model(patient: Patient) -> Iterator[Finding]:
     yield good("semantic model", f"it reads; vectors of {model.size}, known as {model.name}")
 
 
-CHECKS: tuple[Check, ...] = (settings, sender, secret_keys, dkim_keys, semantic_model)
+CHECKS: tuple[Check, ...] = (settings, names, sender, secret_keys, dkim_keys, semantic_model)

@@ -25,7 +25,7 @@ def site_tls(patient: Patient) -> Iterator[Finding]:
     parts = urlsplit(patient.settings.site_url)
     host, port = parts.hostname or "", parts.port or 443
     if parts.scheme != "https":
-        if patient.settings.smtp.is_loopback:
+        if not (patient.settings.is_public or patient.settings.sends_real_mail):
             yield unknown("site tls", "SITE_URL is no https address: enough to try Paperboy out")
         else:
             advice = "put a reverse proxy with a certificate in front of it"

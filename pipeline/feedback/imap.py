@@ -12,15 +12,15 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import structlog
 
 from pipeline.errors import MailboxError, SettingsError
 from pipeline.feedback.maildir import LARGEST, Take
+from pipeline.setting_values import is_loopback, parse_login_url
 
 log = structlog.get_logger(__name__)
 
@@ -50,30 +50,27 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        with suppress(ValueError):
-            return ip_address(self.host).is_loopback
-        return self.host == "localhost"
+        return is_loopback(self.host)
 
 
 def is_imap(where: str) -> bool:
-    return where.startswith(("imap://", "imaps://"))
+    return where.lower().startswith(("imap://", "imaps://"))
 
 
 def parse(url: str) -> Address:
     """Raises SettingsError, without showing what may hold a password."""
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        parts = parse_login_url(url)
     except ValueError:
         raise SettingsError("a mailbox must look like imaps://user:password@host/FOLDER") from None
-    if parts.scheme not in {"imap", "imaps"} or not (parts.hostname and parts.username):
+    if parts.scheme not in {"imap", "imaps"} or not (parts.host and parts.username):
         raise SettingsError("a mailbox must look like imaps://user:password@host/FOLDER")
     implicit_tls = parts.scheme == "imaps"
     return Address(
-        host=parts.hostname,
-        port=port or (993 if implicit_tls else 143),
-        user=unquote(parts.username),
-        password=unquote(parts.password or ""),
+        host=parts.host,
+        port=parts.port or (993 if implicit_tls else 143),
+        user=parts.username,
+        password=parts.password or "",
         folder=unquote(parts.path.strip("/")) or "INBOX",
         implicit_tls=implicit_tls,
     )

@@ -337,6 +337,18 @@ class SuppressionRow(Table):
     folded: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
+class KeyRow(Table):
+    """A key that Paperboy made itself, or the fingerprint of one in the settings."""
+
+    __tablename__ = "keys"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)  # of its setting
+    value: Mapped[str | None]  # NULL: it stands in the settings only
+    fingerprint: Mapped[str] = mapped_column(String(16))
+    made_at: Mapped[datetime]
+    retired_at: Mapped[datetime | None]  # since when a setting stands in its place
+
+
 class StrikeRow(Table):
     """An edition that an address did not take, under its keyed hash: one for each edition."""
 

@@ -20,11 +20,11 @@ from pipeline.web.reader.wording import masked
 
 def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) -> APIRouter:
     routes = APIRouter()
-    engine, links = services.engine, services.links
+    engine = services.engine
 
     @routes.api_route("/confirm/{token}", methods=LOOK)
     def ask(token: str) -> Response:
-        request = _request(links.read_confirm(token, now()), RequestKind.JOIN)
+        request = _request(services.links.read_confirm(token, now()), RequestKind.JOIN)
         if request.is_used:
             return pages.message("You have confirmed this already", USED, personal=True)
         wishes = request.wishes or signup.Wishes()
@@ -39,7 +39,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
 
     @routes.post("/confirm/{token}")
     def join(token: str) -> Response:
-        confirmed = signup.confirm(engine, links.read_confirm(token, now()), now())
+        confirmed = signup.confirm(engine, services.links.read_confirm(token, now()), now())
         answer = _joined(confirmed.subscriber.id)
         # A topic that nobody followed is matched to weeks of papers first: not while they wait.
         answer.background = BackgroundTask(wake_editions)
@@ -47,19 +47,21 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
 
     @routes.api_route("/new-address/{token}", methods=LOOK)
     def ask_to_move(token: str) -> Response:
-        request = _request(links.read_new_address(token, now()), RequestKind.NEW_ADDRESS)
+        request = _request(services.links.read_new_address(token, now()), RequestKind.NEW_ADDRESS)
         if request.is_used:
             return pages.message("You have confirmed this already", USED, personal=True)
         return pages.show("move.html", address=masked(request.email), wording=signup.WORDING)
 
     @routes.post("/new-address/{token}")
     def move(token: str) -> Response:
-        confirmed = signup.confirm_new_address(engine, links.read_new_address(token, now()), now())
+        confirmed = signup.confirm_new_address(
+            engine, services.links.read_new_address(token, now()), now()
+        )
         return pages.show(
             "moved.html",
             address=masked(confirmed.subscriber.email),
             next_digest=next_digest(confirmed.subscriber, now()),
-            preferences=links.preferences(confirmed.subscriber.id, now()),
+            preferences=services.links.preferences(confirmed.subscriber.id, now()),
         )
 
     def _request(request_id: int, kind: RequestKind) -> signup.Request:
@@ -86,7 +88,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
             had_today=_had_today(subscriber, now()),
             digests=known.digests,
             next_digest=next_digest(subscriber, now()),
-            preferences=links.preferences(subscriber.id, now()),
+            preferences=services.links.preferences(subscriber.id, now()),
         )
 
     return routes

@@ -1,0 +1,45 @@
+"""Hide passwords on our command line from the list of processes."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline.setting_values import parse_login_url
+
+START_AND_END = (48, 49)  # fields of /proc/self/stat that say where the arguments are, proc(5)
+FIRST_FIELD = 3  # behind the name in parentheses, which may hold spaces
+
+
+def hide_passwords(arguments: Sequence[str]) -> None:
+    """Overwrite the passwords of URLs among `arguments` where `ps` reads them.
+
+    Works on Linux, and does nothing elsewhere. They can be seen until we get here, and the history
+    of the shell keeps them: the commands that take one warn of it.
+    """
+    found = [secret for argument in arguments if (secret := _password_of(argument))]
+    if not found or sys.platform != "linux":
+        return
+    with suppress(OSError, ValueError, IndexError):
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        start, end = (int(fields[at - FIRST_FIELD]) for at in START_AND_END)
+        memory = (ctypes.c_char * (end - start)).from_address(start)
+        octets = memory.raw
+        for secret in found:
+            octets = octets.replace(secret.encode(), b"*" * len(secret.encode()))
+        memory.raw = octets
+
+
+def _password_of(argument: str) -> str | None:
+    """Return the password of a URL as it stands in the argument, still encoded."""
+    url = re.search(r"[A-Za-z][A-Za-z0-9+.]*://(.*)", argument, re.DOTALL)
+    if url is None:
+        return None
+    with suppress(ValueError):
+        if parse_login_url(url[0]).password:
+            return url[1].rpartition("@")[0].partition(":")[2]
+    return None

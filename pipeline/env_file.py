@@ -1,0 +1,226 @@
+"""Read `.env` and refuse what would be read as something else; find names that are no setting.
+
+The parser is python-dotenv's; values are taken as they stand, `${...}` is not expanded. No message
+repeats a value: it may be a password.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Final
+
+from dotenv.parser import Binding, parse_stream
+
+from pipeline.errors import SettingsError
+
+PREFIX: Final = "PAPERBOY_"
+OF_TESTS: Final = "PAPERBOY_REQUIRE_"  # see tests/conftest.py
+
+# Names that stand in the same file with good reason: of Docker Compose and of what it starts, of
+# Python, of libraries, of the system.
+OTHERS: Final = re.compile(
+    r"(POSTGRES|PG|COMPOSE|DOCKER|BUILDKIT|REDIS_(?!URL)|VALKEY|CELERY|C_FORCE_ROOT|FORKED_BY|"
+    r"UVICORN|PYTHON|PIP|UV_|VIRTUAL_ENV|HF_|OMP_|REQUESTS_|CURL_|SSL_CERT|HTTPS?_PROXY|NO_PROXY|"
+    r"ALL_PROXY|SOURCE_DATE|TZ$|LANG|LC_|PATH$|HOME$|USER$|SHELL$|TERM|PWD|PUID$|PGID$|UID$|GID$|"
+    r"TRAEFIK|CADDY|NGINX|VIRTUAL_HOST|LETSENCRYPT|ACME)"
+)
+
+# What other programs call it, or a part of it.
+ELSEWHERE: Final = {
+    "SMTP_HOST": "SMTP_URL",
+    "SMTP_SERVER": "SMTP_URL",
+    "SMTP_PORT": "SMTP_URL",
+    "SMTP_USER": "SMTP_URL",
+    "SMTP_USERNAME": "SMTP_URL",
+    "SMTP_PASS": "SMTP_URL",
+    "SMTP_PASSWORD": "SMTP_URL",
+    "EMAIL_HOST": "SMTP_URL",
+    "EMAIL_HOST_USER": "SMTP_URL",
+    "EMAIL_HOST_PASSWORD": "SMTP_URL",
+    "SMTP_FROM": "MAIL_FROM",
+    "FROM_EMAIL": "MAIL_FROM",
+    "EMAIL_FROM": "MAIL_FROM",
+    "DEFAULT_FROM_EMAIL": "MAIL_FROM",
+    "BASE_URL": "SITE_URL",
+    "PUBLIC_URL": "SITE_URL",
+    "POSTAL_ADDRESS": "OPERATOR_ADDRESS",
+    "DB_URL": "DATABASE_URL",
+    "BROKER_URL": "REDIS_URL",
+}
+
+# Values in which a number sign is more likely meant than a comment behind it.
+FREE_TEXT: Final = re.compile(
+    r"OPERATOR_ADDRESS|OPERATOR_NAME|LIST_NAME|NOTE|MAIL_FROM|(SMTP|DATABASE|REDIS)_URL|"
+    r"BOUNCE_MAILBOX|.*_(KEY|KEYS|SECRET|TOKEN|PASSWORD)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """A setting that probably does not do what was meant."""
+
+    text: str
+    is_sure: bool  # False: the name may belong to another program
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One `NAME=value` of the file, as it is read."""
+
+    name: str  # upper case
+    value: str | None  # None: a name without an equals sign
+    line: int
+    raw: str  # what stands behind the equals sign
+
+    @property
+    def is_unquoted(self) -> bool:
+        return not self.raw.startswith(("'", '"'))
+
+
+def read(path: Path | None, known: Iterable[str]) -> list[Entry]:
+    """Return the entries of `.env`; none where there is no such file.
+
+    Raises SettingsError that names every line which cannot be read as it was meant.
+    """
+    if path is None or not path.is_file():
+        return []
+    entries, problems, names = [], [], set(known)
+    for binding in parse_stream(io.StringIO(_text(path))):
+        place = f"{path}, line {_line(binding)}"
+        if binding.error:
+            problems.append(f"{place}: cannot be read; is a quotation mark missing?")
+        elif binding.key is not None:
+            raw = binding.original.string.partition("=")[2].strip()
+            entry = Entry(binding.key.upper(), binding.value, _line(binding), raw)
+            entries.append(entry)
+            if entry.name in names:
+                problems += [f"{place}: {entry.name} {problem}" for problem in _problems(entry)]
+    if problems:
+        raise SettingsError("; ".join(problems))
+    return entries
+
+
+def values(entries: Iterable[Entry]) -> dict[str, str | None]:
+    """Return the values by lower-case name; the last of several counts."""
+    return {entry.name.lower(): entry.value for entry in entries}
+
+
+def duplicates(entries: Iterable[Entry], known: Iterable[str]) -> list[Suspicion]:
+    """Find settings that the file gives more than once with different values."""
+    given: dict[str, list[Entry]] = {}
+    for entry in entries:
+        given.setdefault(entry.name, []).append(entry)
+    return [
+        Suspicion(
+            f"{name} stands in lines {', '.join(str(one.line) for one in found)} of .env; "
+            f"line {found[-1].line} counts",
+            is_sure=True,
+        )
+        for name, found in given.items()
+        if name in set(known) and len({one.value for one in found}) > 1
+    ]
+
+
+def misnomers(
+    entries: Iterable[Entry], environment: Mapping[str, str], known: Iterable[str]
+) -> Iterator[Suspicion]:
+    """Find names that are no setting: all of `.env`, and near misses in the environment.
+
+    The environment is full of other programs' names; only one that carries our prefix or is a slip
+    away from a setting is found.
+    """
+    names, seen = sorted(known), set()
+    for entry in entries:
+        name = entry.name
+        if name in names or OTHERS.match(name) or name.startswith(OF_TESTS) or name in seen:
+            continue
+        seen.add(name)
+        yield _misnomer(name, f".env, line {entry.line}", _meant(name, names))
+    for name in sorted({name.upper() for name in environment} - set(names) - seen):
+        if OTHERS.match(name) or name.startswith(OF_TESTS):
+            continue
+        meant = _meant(name, names) if name.startswith(PREFIX) else _slip(name, names)
+        if meant or name.startswith(PREFIX):
+            yield _misnomer(name, "the environment", meant)
+
+
+def _misnomer(name: str, place: str, meant: str | None) -> Suspicion:
+    question = f"; did you mean {meant}?" if meant else ""
+    is_sure = meant is not None or name.startswith(PREFIX)
+    return Suspicion(f"{name} ({place}) is not a setting{question}", is_sure)
+
+
+def _text(path: Path) -> str:
+    try:
+        octets = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        text = octets.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = octets.count(b"\n", 0, error.start) + 1
+        raise SettingsError(f"{path}, line {line}: is not UTF-8; save the file as UTF-8") from None
+    if "\0" in text:
+        raise SettingsError(f"{path}: has NUL characters; save the file as UTF-8")
+    return text
+
+
+def _line(binding: Binding) -> int:
+    """Return the line of the name: what was read may begin with empty lines."""
+    string = binding.original.string
+    before = string[: len(string) - len(string.lstrip())]
+    return binding.original.line + len(re.findall(r"\r\n|\n|\r", before))
+
+
+def _problems(entry: Entry) -> Iterator[str]:
+    if entry.is_unquoted and FREE_TEXT.fullmatch(entry.name) and re.search(r"\s#", entry.raw):
+        yield (
+            "is cut at a # with a space before it; put the value in single quotes, or the "
+            "comment on a line of its own"
+        )
+    if not entry.raw.startswith("'") and re.search(r"\$\{\w*[^}]*\}", entry.raw):
+        yield (
+            "holds ${...}, which some programs replace and Paperboy does not; put the value in "
+            "single quotes, or write it out"
+        )
+
+
+def _meant(name: str, names: list[str]) -> str | None:
+    bare = name.removeprefix(PREFIX)
+    if bare in names:
+        return bare
+    if bare in ELSEWHERE:
+        return ELSEWHERE[bare]
+    if bare.endswith("_FILE") and bare.removesuffix("_FILE") in names:
+        return bare.removesuffix("_FILE")
+    return next(iter(get_close_matches(bare.strip(":"), names, n=1, cutoff=0.75)), None)
+
+
+def _slip(name: str, names: list[str]) -> str | None:
+    """Return the setting that one slip of the hand turns into `name`, two in a long name."""
+    if len(name) < 7:
+        return None
+    allowed = 1 if len(name) < 11 else 2
+    near = get_close_matches(name, names, n=3, cutoff=0.75)
+    return next((one for one in near if _distance(name, one, allowed) <= allowed), None)
+
+
+def _distance(one: str, other: str, limit: int) -> int:
+    """Return the number of insertions, deletions, substitutions and swaps of neighbours."""
+    if abs(len(one) - len(other)) > limit:
+        return limit + 1
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        before, last, row = row, before, [i]
+        for j, b in enumerate(other, 1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (a != b))
+            if last and j > 1 and a == other[j - 2] and one[i - 2] == b:
+                cost = min(cost, last[j - 2] + 1)
+            row.append(cost)
+    return row[-1]

@@ -1,0 +1,185 @@
+"""`.env` is read as it was meant, or the line is named; so is a name that is no setting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import settings
+from pipeline.env_file import misnomers, read
+from pipeline.errors import SettingsError
+from pipeline.settings import Settings
+
+NAMES = {name.upper() for name in Settings.model_fields} | {"SECRET_KEY_FILE"}
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch):
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes `.env`; its path."""
+
+    def written(content: str | bytes) -> Path:
+        path = tmp_path / ".env"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return written
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "NOTE=Tea\n",
+        "NOTE=Tea   \r\nMAX_PAPERS=5\r\n",
+        "\ufeffNOTE=Tea\n",
+        "export NOTE=Tea\n",
+        "note = 'Tea'\n",
+        'NOTE="Tea" # said Ada\n',
+        "\n\n# NOTE=Coffee\nNOTE=Tea",
+        "NOTE=\nNOTE=Tea\n",
+    ],
+)
+def test_what_editors_and_shells_write_is_read(written, content):
+    assert settings.load(written(content)).note == "Tea"
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("NOTE='Room #4, p${x} $HOME'", "Room #4, p${x} $HOME"),
+        ("NOTE=p$x", "p$x"),
+        ("NOTE=#4", "#4"),
+        ("NOTE=4#4", "4#4"),
+        ("NOTE=''", ""),
+        ("NOTE", ""),
+        ("NOTE= # nothing", ""),
+    ],
+)
+def test_a_value_stands_for_itself(written, monkeypatch, line, meant):
+    monkeypatch.setenv("x", "expanded")
+
+    assert settings.load(written(line)).note == meant
+
+
+def test_a_password_is_not_expanded(written, monkeypatch):
+    monkeypatch.setenv("x", "expanded")
+    path = written("SMTP_URL='smtp://ada:p${x}#@mail.example'")
+
+    assert settings.load(path).smtp.password == "p${x}#"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("MAX_PAPERS=5\nOPERATOR_ADDRESS=1 Example Street #4, Town\n", 2),
+        ("\n\nOPERATOR_ADDRESS=1 Example Street # 4, Town", 3),
+        ("SMTP_URL=smtp://ada:Zk9 #w@mail.example", 1),
+        ("SECRET_KEY=Zk9\t#w", 1),
+        ("SMTP_URL=smtp://ada:Zk9${x}@mail.example", 1),
+        ('SECRET_KEY="Zk9', 1),
+        ("MAX_PAPERS=5\r\nSECRET_KEY='Zk9\r\n", 2),
+        ('SECRET_KEY="Zk9" Zk9', 1),
+        ("SITE_URL: https://Zk9.example", 1),
+        (b"# caf\xc3\xa9\nNOTE=caf\xe9 Zk9\n", 2),
+        (b"\xff\xfeN\x00O\x00T\x00E\x00=\x00Z\x00", 1),
+    ],
+)
+def test_a_line_that_would_be_misread_is_named_and_not_shown(written, content, line):
+    with pytest.raises(SettingsError, match=f", line {line}: ") as raised:
+        settings.load(written(content))
+
+    assert "Zk9" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_a_comment_behind_a_number_is_a_comment(written):
+    assert settings.load(written("MAX_PAPERS=5 # few\nSOURCES=arxiv # only")).max_papers == 5
+
+
+def test_another_programs_lines_are_its_own(written):
+    """Docker Compose reads the same file, and may replace what it likes in its own values."""
+    path = written("POSTGRES_PASSWORD=${DB_PASSWORD} # from elsewhere\nNOTE=Tea")
+
+    assert settings.load(path).note == "Tea"
+
+
+def test_a_file_that_may_not_be_read_is_named(written, monkeypatch):
+    path = written("NOTE=Tea")
+    monkeypatch.setattr(Path, "read_bytes", _forbidden)
+
+    with pytest.raises(SettingsError, match=r"\.env: cannot be read: Permission denied"):
+        settings.load(path)
+
+
+def _forbidden(_path: Path) -> bytes:
+    raise PermissionError(13, "Permission denied")
+
+
+# --- Names that are no setting ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("OPERATOR_ADRESS", "OPERATOR_ADDRESS"),
+        ("SITEURL", "SITE_URL"),
+        ("MAIL-FROM", "MAIL_FROM"),
+        ("SMTP_PASSWORD", "SMTP_URL"),
+        ("BASE_URL", "SITE_URL"),
+        ("PAPERBOY_SITE_URL", "SITE_URL"),
+        ("SITE_URL_FILE", "SITE_URL"),
+        ("DKIM_KEY", "DKIM_KEYS"),
+        ("SECRETKEY", "SECRET_KEY"),
+    ],
+)
+def test_a_mistyped_name_in_the_file_is_found(written, name, meant):
+    [found] = misnomers(read(written(f"NOTE=Tea\n{name}=x"), NAMES), {}, NAMES)
+
+    assert found.text == f"{name} (.env, line 2) is not a setting; did you mean {meant}?"
+    assert found.is_sure
+
+
+def test_an_unknown_name_in_the_file_may_be_anothers(written):
+    [found] = misnomers(read(written("GREETING=x"), NAMES), {}, NAMES)
+
+    assert found.text == "GREETING (.env, line 1) is not a setting"
+    assert not found.is_sure
+
+
+def test_names_of_compose_and_of_the_system_are_not_reported(written):
+    others = "POSTGRES_PASSWORD COMPOSE_PROJECT_NAME DOCKER_HOST TZ HTTPS_PROXY CELERY_BROKER_URL"
+    path = written("".join(f"{name}=x\n" for name in [*others.split(), *NAMES]))
+
+    assert list(misnomers(read(path, NAMES), {}, NAMES)) == []
+
+
+@pytest.mark.parametrize("name", ["OPERATOR_ADRESS", "SITE_ULR", "PAPERBOY_ANYTHING", "MAIL_FORM"])
+def test_a_slip_in_the_environment_is_found(name):
+    [found] = misnomers([], {name: "x", "EDITOR": "vi"}, NAMES)
+
+    assert found.text.startswith(f"{name} (the environment) is not a setting")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PATH", "HOME", "HOSTNAME", "LOGNAME", "MAIL", "SOURCE", "SITE", "SECRET", "SMTP_HOST",
+     "GITHUB_TOKEN", "DATABASE_NAME", "API_KEY", "LANG", "PYTHONPATH", "REDIS_PORT", "SHLVL",
+     "KUBERNETES_SERVICE_HOST", "DEBIAN_FRONTEND", "SSH_CLIENT", "_", "PAPERBOY_REQUIRE_SHARED"],
+)  # fmt: skip
+def test_other_programs_names_in_the_environment_are_left_alone(name):
+    assert list(misnomers([], {name: "x"}, NAMES)) == []
+
+
+def test_a_setting_that_is_given_twice_is_found(written, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    written("MAX_PAPERS=5\nNOTE=Tea\nMAX_PAPERS=6\nNOTE=Tea\n")
+
+    found = [one.text for one in settings.suspicions() if "lines" in one.text]
+
+    assert found == ["MAX_PAPERS stands in lines 1, 3 of .env; line 3 counts"]

@@ -1,0 +1,271 @@
+"""Keys that nobody set are made once, are the same for every process, and are known to nobody."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, select, update
+from starlette.testclient import TestClient
+
+from pipeline import bootstrap, doctor, settings
+from pipeline.bootstrap import Services
+from pipeline.domain import SuppressionReason
+from pipeline.errors import InvalidTokenError, SettingsError
+from pipeline.links import SignedLinks
+from pipeline.storage import keys, subscribers
+from pipeline.storage.database import open_engine, reading
+from pipeline.storage.keys import KeyName, fingerprint
+from pipeline.storage.schema import KeyRow, StrikeRow, SubscriberRow, SuppressionRow
+from pipeline.web import create_app
+from tests.newsroom import SUPPRESSION_KEY, add_reader, rows
+
+ROOT = Path(__file__).resolve().parents[1]
+ADA, BOB = "ada@example.org", "bob@example.org"
+LONG, OTHER = "a-key-of-thirty-two-characters...", "another-key-of-that-many-chars..."
+NOW = datetime.now(UTC)
+RELAY = {"smtp_url": "smtp://127.0.0.1:25", "site_url": "https://papers.of-a-lab.org"}
+
+
+def open_services(engine: Engine, **given: str) -> Services:
+    return Services(settings.load(None, **given), engine)
+
+
+def test_keys_are_made_once_and_kept(engine):
+    made = open_services(engine).keys
+
+    again = open_services(engine).keys
+
+    assert made == again
+    assert len(made.secret[0]) >= 43
+    assert made.secret[0] != made.suppression
+    assert "secret" not in repr(made)
+    assert made.suppression not in repr(made)
+
+
+def test_processes_that_start_at_once_have_the_same_keys(database_url):
+    """The first insert wins, and the others read it."""
+    script = (
+        "import sys; from datetime import UTC, datetime, timedelta;"
+        "from pipeline.storage.database import open_engine;"
+        "from pipeline.storage.keys import in_use; sys.stdin.read(1);"
+        "k = in_use(open_engine(sys.argv[1]), (), None,"
+        " now=datetime.now(UTC), link_life=timedelta(1));"
+        "print(*k.secret, k.suppression)"
+    )
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", script, database_url],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    started = [start() for _ in range(3)]
+    said = {process.communicate("x", timeout=100)[0].splitlines()[-1] for process in started}
+
+    assert len(said) == 1
+    assert len(said.pop().split()) == 2
+
+
+def test_threads_that_ask_at_once_have_the_same_keys(engine):
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: open_services(engine).keys, range(16)))
+
+    assert len(set(found)) == 1
+    assert len(rows(engine, KeyRow)) == 2
+
+
+def test_a_process_killed_between_the_keys_leaves_no_half(engine):
+    """Both are made in one transaction; what it left undone is done by the next."""
+    with engine.connect() as conn:
+        assert len(keys.settle(conn, (), None, NOW)) == 2
+        conn.rollback()
+
+    assert rows(engine, KeyRow) == []
+    assert len(open_services(engine).keys.secret) == 1
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_link_signed_with_any_key_in_the_repository_is_refused(engine):
+    """A public https site, a relay on this machine, and no keys: the fault this began with."""
+    services = open_services(engine, **RELAY)
+    site = TestClient(create_app(services), base_url=RELAY["site_url"])
+    reader = add_reader(engine)
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    words = set()
+    for name in filter(None, tracked.split("\0")):
+        if (ROOT / name).is_file():
+            text = (ROOT / name).read_bytes().decode("utf-8", "ignore")
+            words |= {w for w in re.findall(r"[\w.-]{8,64}", text) if "key" in w or "-" in w}
+
+    for word in sorted(words):
+        forged = SignedLinks(RELAY["site_url"], [word]).data(reader.id, NOW)
+        with pytest.raises(InvalidTokenError):
+            services.links.read_data(forged.rpartition("/")[2], NOW)
+
+    link = SignedLinks(RELAY["site_url"], ["development" + "-only"]).data(reader.id, NOW)
+    assert site.get(link).status_code == 410
+    assert site.post(f"{link}/export").status_code == 410
+    assert site.get(services.links.data(reader.id, NOW)).status_code == 200
+    assert len(words) > 100
+
+
+# --- A key that is set later --------------------------------------------------------------------
+
+
+def test_a_secret_key_that_is_set_signs_and_the_made_one_is_accepted_for_a_while(engine):
+    before = open_services(engine)
+    link = before.links.preferences(1, NOW).rpartition("/")[2]
+
+    later = open_services(engine, secret_key=LONG)
+
+    assert later.keys.secret == (LONG, before.keys.secret[0])
+    assert later.links.read_preferences(link, NOW) == 1
+    with engine.begin() as conn:
+        conn.execute(
+            update(KeyRow)
+            .where(KeyRow.name == KeyName.SECRET)
+            .values(retired_at=NOW - timedelta(days=91))
+        )
+    assert open_services(engine, secret_key=LONG).keys.secret == (LONG,)
+    assert open_services(engine).keys.secret == before.keys.secret, "taken back into use"
+
+
+def test_no_key_is_made_where_both_are_set(engine):
+    found = open_services(engine, secret_key=LONG, suppression_key=OTHER).keys
+
+    assert (found.secret, found.suppression) == ((LONG,), OTHER)
+    assert [row.value for row in rows(engine, KeyRow)] == [None]
+
+
+def test_another_suppression_key_stops_the_start(engine, database_url):
+    """With it, everybody who is suppressed would be written to again."""
+    made = open_services(engine).keys
+
+    for given in ({"suppression_key": OTHER}, {"suppression_key": f"{made.suppression} "}):
+        with pytest.raises(SettingsError, match=r"^SUPPRESSION_KEY: .*never be changed") as raised:
+            bootstrap.build(settings.load(None, database_url=database_url, **given))
+        assert made.suppression not in str(raised.value)
+        assert fingerprint(made.suppression) in str(raised.value)
+    moved = open_services(engine, suppression_key=made.suppression)
+    assert moved.suppression_key == made.suppression, "the same key may move to the settings"
+
+
+def test_a_suppression_key_that_was_set_and_is_missing_stops_the_start(engine):
+    _ = open_services(engine, suppression_key=OTHER).keys
+
+    with pytest.raises(SettingsError, match=r"^SUPPRESSION_KEY: is missing"):
+        _ = open_services(engine).keys
+
+
+def test_a_renewed_key_voids_the_links_of_the_old_one(engine):
+    """For who has lost a backup; leaving goes by the reader's own secret and still works."""
+    before = open_services(engine)
+    link = before.links.data(1, NOW).rpartition("/")[2]
+
+    with engine.begin() as conn:
+        assert keys.renew_secret(conn, NOW)
+
+    later = open_services(engine)
+    with pytest.raises(InvalidTokenError):
+        later.links.read_data(link, NOW)
+    assert later.suppression_key == before.suppression_key
+
+
+# --- Databases from before ----------------------------------------------------------------------
+
+
+def test_suppressions_of_an_older_database_move_to_the_new_key(engine):
+    """It ran on a key that everybody knew; nobody who was suppressed is written to again."""
+    ada, _ = add_reader(engine), add_reader(engine, email=BOB)
+    old = subscribers.address_hash(ADA, SUPPRESSION_KEY)
+    with engine.begin() as conn:
+        subscribers.suppress(conn, old, SuppressionReason.HARD, NOW)
+        conn.execute(
+            StrikeRow.__table__.insert().values(
+                address_hash=old, edition_on=NOW.date(), kind="soft", noted_at=NOW
+            )
+        )
+
+    key = open_services(engine).suppression_key
+
+    new = subscribers.address_hash(ADA, key)
+    with reading(engine) as conn:
+        assert subscribers.suppressed(conn, new) is not None
+        assert conn.execute(select(SuppressionRow.hash)).scalars().all() == [new]
+        assert conn.execute(select(StrikeRow.address_hash)).scalars().all() == [new]
+        known = select(SubscriberRow.address_hash).where(SubscriberRow.id == ada.id)
+        assert conn.execute(known).scalar_one() == new
+
+
+def test_a_suppression_that_cannot_move_stops_the_start_and_changes_nothing(engine):
+    lost = subscribers.address_hash("erased@example.org", SUPPRESSION_KEY)
+    add_reader(engine)
+    with engine.begin() as conn:
+        subscribers.suppress(conn, lost, SuppressionReason.COMPLAINT, NOW)
+
+    with pytest.raises(SettingsError, match=r"^SUPPRESSION_KEY: is missing"):
+        _ = open_services(engine).keys
+
+    assert rows(engine, KeyRow) == []
+    assert open_services(engine, suppression_key=SUPPRESSION_KEY).suppression_key == SUPPRESSION_KEY
+
+
+def test_a_key_that_an_older_database_was_not_made_with_is_refused(engine):
+    add_reader(engine)
+
+    with pytest.raises(SettingsError, match=r"^SUPPRESSION_KEY: is not the key"):
+        _ = open_services(engine, suppression_key=OTHER).keys
+
+
+# --- What the doctor says -----------------------------------------------------------------------
+
+
+def looked_at(database_url: str, **given: str) -> tuple[bool | None, str]:
+    found = doctor.examine(settings.load(None, database_url=database_url, **given), NOW)
+    finding = next(one for one in found if one.check == "secret keys")
+    return finding.ok, finding.detail
+
+
+def test_the_doctor_tells_where_the_keys_come_from_and_makes_none(engine, database_url):
+    assert looked_at(database_url)[1].count("will be made at the first start") == 2
+    assert rows(engine, KeyRow) == []
+
+    made = open_services(engine).keys
+
+    ok, detail = looked_at(database_url, **RELAY)
+    assert ok is True
+    assert re.findall(r"(\w+) made by Paperboy on", detail) == ["SECRET_KEY", "SUPPRESSION_KEY"]
+    assert made.suppression not in detail
+    assert looked_at(database_url, suppression_key=OTHER)[0] is False
+    ok, detail = looked_at(database_url, secret_key=LONG, suppression_key=made.suppression)
+    assert (ok, detail.count("from the settings")) == (True, 2)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_keys_are_never_logged(database_url, capfd):
+    environment = {**os.environ, "DATABASE_URL": database_url, "LOG_LEVEL": "DEBUG"}
+    paperboy = [sys.executable, "-m", "pipeline"]
+    for command in (["db", "upgrade"], ["keys", "list"]):
+        subprocess.run([*paperboy, *command], env=environment, cwd=ROOT, check=True, timeout=100)
+    engine = open_engine(database_url)
+    values = [row.value for row in rows(engine, KeyRow)]
+    engine.dispose()
+    written = "".join(capfd.readouterr())
+    shown = subprocess.run(
+        [*paperboy, "keys", "show"], env=environment, cwd=ROOT, capture_output=True, text=True,
+        check=True, timeout=100,
+    ).stdout  # fmt: skip
+
+    assert "key made" in written
+    for value in values:
+        assert value not in written
+        assert value in shown

@@ -55,10 +55,10 @@ def may_mail(
     """Whether another unasked-for mail to this address would be bearable for its owner.
 
     An address that is suppressed is asked at most once in a month, in case it works again; one
-    whose owner complained never.
+    whose owner complained never. An erased one is asked like any other.
     """
     unanswered = confirmations.unanswered(conn, address_hash, since=now - UNANSWERED_SPAN)
-    if suppressed:
+    if suppressed and suppressed is not SuppressionReason.ERASED:
         return suppressed is not SuppressionReason.COMPLAINT and unanswered.count == 0
     if unanswered.count >= UNANSWERED_MOST:
         return False

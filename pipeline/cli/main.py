@@ -13,6 +13,7 @@ from pipeline.cli import (
     bench,
     bench_matching,
     bounces,
+    database,
     dkim,
     doctor,
     mail,
@@ -24,8 +25,6 @@ from pipeline.cli import (
 from pipeline.cli.output import complain
 from pipeline.errors import PaperboyError, SettingsError
 from pipeline.settings import Settings
-from pipeline.storage import migrate
-from pipeline.storage.database import open_engine
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-database = typer.Typer(no_args_is_help=True)
 app.add_typer(operate.app)
 app.add_typer(papers.app)
 app.add_typer(mail.app)
@@ -50,13 +48,7 @@ app.add_typer(dkim.app, name="dkim", help="Keys that sign the mail.")
 app.add_typer(bounces.app, name="bounces", help="Mails that came back.")
 app.add_typer(bench.app, name="bench")
 bench.app.add_typer(bench_matching.app)
-app.add_typer(database, name="db", help="The database.")
-
-
-@database.command()
-def upgrade() -> None:
-    """Bring the database to the tables this version needs."""
-    migrate.upgrade(open_engine(settings.load().database_url))
+app.add_typer(database.app, name="db", help="The database.")
 
 
 def main() -> None:

@@ -151,6 +151,7 @@ class Member:
     """A row of a list, checked."""
 
     email: str
+    key: str  # the one form of the address
     status: SubscriberStatus
     wishes: Wishes
     queries: tuple[tuple[str, str], ...]  # (canonical, label)
@@ -167,10 +168,6 @@ class Member:
     last_edition_on: date | None = None
     covered_until: datetime | None = None
     welcome_due: bool = False
-
-    @property
-    def key(self) -> str:
-        return subscribers.email_key(self.email)
 
     @property
     def has_left(self) -> bool:
@@ -271,6 +268,7 @@ def member(
     wishes = _wishes(cells, is_ours=is_ours, max_papers=max_papers)
     one = Member(
         email,
+        subscribers.email_key(email),
         SubscriberStatus.PENDING,
         wishes,
         _queries(wishes),
@@ -509,6 +507,8 @@ class Import:
     confirmed: bool = False  # the operator vouches that the active ones have agreed
     skip_hashes: bool = False
     dry_run: bool = False
+    _hashes: dict[str, str] = field(default_factory=dict, repr=False)  # of this chunk's addresses
+    _cursors: dict[datetime | None, int] = field(default_factory=dict, repr=False)
     _seen: set[int] = field(default_factory=set, repr=False)  # of a dry run, which stores nothing
 
     def run(self, given: SubscriberList) -> Iterator[Imported]:
@@ -524,6 +524,8 @@ class Import:
         return with_retries(partial(self._chunk, records, is_ours=is_ours))
 
     def _chunk(self, records: Sequence[Record], *, is_ours: bool) -> list[Imported]:
+        self._hashes.clear()
+        self._cursors.clear()
         results: dict[int, Imported] = {}
         members: dict[int, Member] = {}
         hashes: dict[int, Suppression] = {}
@@ -626,7 +628,9 @@ class Import:
         return results
 
     def _address_hash(self, key: str) -> str:
-        return subscribers.address_hash(key, self.suppression_key)
+        if key not in self._hashes:
+            self._hashes[key] = subscribers.address_hash(key, self.suppression_key)
+        return self._hashes[key]
 
     def _meet(self, conn: Connection, record: Record, one: Member, known: Known) -> Imported:
         """A row about an address that is stored already."""
@@ -736,10 +740,14 @@ class Import:
 
     def _place(self, conn: Connection, one: Member) -> tuple[int, date | None]:
         """Where a reader stands in our batches, and the first day whose papers are new to them."""
-        if one.covered_until is None:
-            return batches.look_back(conn, self.now, days=joining.WELCOME_DAYS), None
-        cursor = batches.last_before(conn, one.covered_until)
-        return cursor, moves.papers_from(one.covered_until)
+        until = one.covered_until
+        if until not in self._cursors:
+            self._cursors[until] = (
+                batches.last_before(conn, until)
+                if until
+                else batches.look_back(conn, self.now, days=joining.WELCOME_DAYS)
+            )
+        return self._cursors[until], moves.papers_from(until) if until else None
 
     def _consent(self, subscriber_id: int, one: Member) -> dict[str, Any]:
         agreed_at = one.consent.agreed_at or one.confirmed_at or self.now

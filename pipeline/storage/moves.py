@@ -18,7 +18,6 @@ from pipeline.domain import (
     SubscriberStatus,
     Subscription,
     SuppressionReason,
-    Topic,
 )
 from pipeline.storage import subscribers, topics
 from pipeline.storage.database import in_chunks, upsert
@@ -28,6 +27,7 @@ from pipeline.storage.schema import (
     SubscriberRow,
     SubscriptionRow,
     SuppressionRow,
+    TopicRow,
 )
 from pipeline.storage.subscribers import Suppression
 
@@ -184,14 +184,13 @@ def papers_from(covered_until: datetime) -> date:
 
 def add(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Add subscribers; the ids of those that were added, by the one form of their address."""
-    added: dict[str, int] = {}
-    for some in in_chunks(rows, CHUNK):
-        statement = upsert(conn, SubscriberRow).on_conflict_do_nothing()
-        found = conn.execute(
-            statement.values(some).returning(SubscriberRow.id, SubscriberRow.email_key)
-        )
-        added |= {row.email_key: row.id for row in found}
-    return added
+    if not rows:
+        return {}
+    statement = upsert(conn, SubscriberRow).on_conflict_do_nothing()
+    found = conn.execute(
+        statement.returning(SubscriberRow.id, SubscriberRow.email_key), [dict(row) for row in rows]
+    )
+    return {row.email_key: row.id for row in found}
 
 
 def begin_anew(conn: Connection, subscriber_id: int, values: Mapping[str, Any]) -> bool:
@@ -234,15 +233,23 @@ def follow(
     conn: Connection, followed: Mapping[int, Sequence[tuple[str, str]]], now: datetime
 ) -> None:
     """Let new subscribers follow (canonical query, label) pairs, in their order."""
-    # In one order for everybody: two that add the same topics must not wait in a circle.
-    queries = sorted({query for pairs in followed.values() for query, _ in pairs})
-    found: dict[str, Topic] = {query: topics.find_or_add(conn, query, now) for query in queries}
-    rows = []
+    queries = {query for pairs in followed.values() for query, _ in pairs}
+    known = select(TopicRow.id, TopicRow.query)
+    found: dict[str, int] = {}
+    for some in in_chunks(queries, CHUNK):
+        # A topic that nobody follows may be deleted at any moment, unless it is locked.
+        lock = known.where(TopicRow.query.in_(some)).order_by(TopicRow.id)
+        rows = conn.execute(lock.with_for_update(key_share=True, read=True))
+        found |= {row.query: row.id for row in rows}
+    # New ones in one order for everybody: two that add the same topics must not wait in a circle.
+    for query in sorted(queries - found.keys()):
+        found[query] = topics.find_or_add(conn, query, now).id
+    subscriptions = []
     for subscriber_id, pairs in followed.items():
         labels: dict[int, str] = {}
         for query, label in pairs:
-            labels.setdefault(found[query].id, label)
-        rows += [
+            labels.setdefault(found[query], label)
+        subscriptions += [
             {
                 "subscriber_id": subscriber_id,
                 "topic_id": topic_id,
@@ -251,8 +258,8 @@ def follow(
             }
             for place, (topic_id, label) in enumerate(labels.items())
         ]
-    for some in in_chunks(rows, CHUNK):
-        conn.execute(insert(SubscriptionRow), some)
+    for chunk in in_chunks(subscriptions, CHUNK):
+        conn.execute(insert(SubscriptionRow), chunk)
 
 
 def add_consents(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -115,7 +115,7 @@ def add(
             cursor=cursor,
             created_at=now,
             confirmed_at=confirmed_at,
-            **_columns(schedule),
+            **columns_of(schedule),
         )
         .on_conflict_do_nothing(index_elements=["email_key"])
         .returning(SubscriberRow.id)
@@ -138,7 +138,7 @@ def change_wishes(
             max_papers=max_papers,
             breadth=breadth,
             next_slot_at=next_slot_at,
-            **_columns(schedule),
+            **columns_of(schedule),
         )
     )
 
@@ -326,7 +326,7 @@ def erase(conn: Connection, subscriber_id: int, now: datetime) -> None:
             left_reason=None,
             welcome_due=False,
             papers_from=None,
-            **_columns(Schedule()),
+            **columns_of(Schedule()),
         )
     )
 
@@ -482,7 +482,7 @@ def suppressions(conn: Connection) -> list[Suppression]:
 # --- Rows ---------------------------------------------------------------------------------------
 
 
-def _columns(schedule: Schedule) -> dict[str, Any]:
+def columns_of(schedule: Schedule) -> dict[str, Any]:
     return {
         "at": schedule.at,
         "timezone": schedule.timezone,

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from pipeline import editions, settings
+from pipeline import editions, restore, settings
 from pipeline import ingest as ingesting
 from pipeline import purge as purging
 from pipeline.dispatch import Dispatcher, Rate, Tally
@@ -516,6 +516,7 @@ class Services:
     ) -> Tally:
         """Drain the outbox; `clock` replaces the database's. Raises DispatchStoppedError."""
         self.settings.check_real_mail()
+        restore.hold_if_restored(self.engine, clock or datetime.now(UTC))
         return self.dispatcher(clock).drain(once=once, until=until, stop=stop)
 
     def dispatcher(self, clock: datetime | None = None) -> Dispatcher:

@@ -185,6 +185,7 @@ class Subscriber:
     cursor: int = 0  # the last batch that a digest of theirs has covered
     welcome_due: bool = False  # has confirmed, and waits for the first digest
     breadth: Breadth = Breadth.BALANCED
+    papers_from: date | None = None  # those announced before were sent by another database
 
 
 # --- Digests ------------------------------------------------------------------------------------
@@ -358,6 +359,7 @@ class SuppressionReason(StrEnum):
     SOFT = "soft"  # refused edition after edition
     COMPLAINT = "complaint"  # called spam by its owner; only an operator lifts it
     MANUAL = "manual"  # put there by the operator
+    ERASED = "erased"  # erased on request: no import brings it back, but its owner may join again
 
 
 # --- Feedback -----------------------------------------------------------------------------------

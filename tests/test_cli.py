@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import sqlite3
@@ -352,13 +353,57 @@ def test_subscribers_survive_a_round_trip_through_a_file(full, tmp_path):
     before = full("subscribers", "list", "--json").rows
     assert full("subscribers", "export", "readers.csv").code == 0
     assert (tmp_path / "readers.csv").stat().st_mode & 0o077 == 0
-    full("subscribers", "erase", "ada@example.org")
+    (tmp_path / "paperboy.db").unlink()
+    full("db", "upgrade")
 
     assert full("subscribers", "import", "readers.csv", "--now", BEFORE).code == 0
 
     kept = ("email", "status", "topics", "hour", "timezone", "frequency", "max_papers", "breadth")
     after = full("subscribers", "list", "--json").rows
     assert [[row[k] for k in kept] for row in after] == [[row[k] for k in kept] for row in before]
+
+
+def test_an_export_replaces_no_file_unless_it_must(full, tmp_path):
+    kept = tmp_path / "readers.csv"
+    kept.write_text("mine")
+
+    refused = full("subscribers", "export", "readers.csv")
+    assert (refused.code, kept.read_text()) == (1, "mine")
+    assert "readers.csv" in refused.err
+
+    assert full("subscribers", "export", "readers.csv", "--force").code == 0
+    assert kept.read_text().startswith("email,status,topics")
+    assert kept.stat().st_mode & 0o077 == 0
+    assert [path.name for path in tmp_path.glob(".readers*")] == []
+    assert full("subscribers", "export", "nowhere/readers.csv").code == 1
+
+
+def test_an_import_reads_stdin_and_names_what_it_rejects(ready, tmp_path, monkeypatch):
+    """Good rows are stored whatever the others are; a dry run answers alike and stores nothing."""
+    text = b"email;hour\nada@example.org;7\nbob@example.org;late\n"
+    for options, stored in ((["--dry-run"], 0), ([], 1)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+        rejects = f"rejects{stored}.csv"
+        answer = ready("subscribers", "import", "-", "--json", "--rejects", rejects, *options)
+
+        assert answer.code == 1
+        assert [(row["line"], row["outcome"]) for row in answer.rows] == [
+            (2, "added"),
+            (3, "rejected"),
+        ]
+        assert "late" in answer.rows[1]["reason"]
+        assert "bob@example.org" in (tmp_path / rejects).read_text()
+        assert len(ready("subscribers", "list", "--json").rows) == stored
+
+
+def test_an_export_to_stdout_is_an_import_from_stdin(full, monkeypatch):
+    text = full("subscribers", "export", "-").out
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+    answer = full("subscribers", "import", "-", "--json")
+
+    assert answer.code == 0
+    assert {row["outcome"] for row in answer.rows} == {"known"}
 
 
 def test_a_suppression_is_a_hash_and_can_be_lifted(ready):

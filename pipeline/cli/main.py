@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime, timedelta
 
 import structlog
 import typer
@@ -14,6 +13,7 @@ from pipeline.cli import (
     bench,
     bench_matching,
     bounces,
+    database,
     dkim,
     doctor,
     keys,
@@ -27,9 +27,6 @@ from pipeline.cli.arguments import hide_passwords
 from pipeline.cli.output import complain
 from pipeline.errors import PaperboyError, SettingsError
 from pipeline.settings import Settings
-from pipeline.storage import migrate
-from pipeline.storage.database import open_engine
-from pipeline.storage.keys import in_use as keys_in_use
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-database = typer.Typer(no_args_is_help=True)
 app.add_typer(operate.app)
 app.add_typer(papers.app)
 app.add_typer(mail.app)
@@ -55,17 +51,7 @@ app.add_typer(keys.app, name="keys", help="Keys that sign links and hide address
 app.add_typer(bounces.app, name="bounces", help="Mails that came back.")
 app.add_typer(bench.app, name="bench")
 bench.app.add_typer(bench_matching.app)
-app.add_typer(database, name="db", help="The database.")
-
-
-@database.command()
-def upgrade() -> None:
-    """Bring the database to the tables this version needs, with keys where none are set."""
-    loaded = settings.load()
-    engine = open_engine(loaded.database_url)
-    key = loaded.suppression_key.get_secret_value() if loaded.suppression_key else None
-    migrate.upgrade(engine, suppression_key=key)
-    keys_in_use(engine, loaded.secret_key, key, now=datetime.now(UTC), link_life=timedelta())
+app.add_typer(database.app, name="db", help="The database.")
 
 
 def main() -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, time
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from pipeline.errors import PaperboyError
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Now = Annotated[
@@ -75,6 +80,37 @@ def show(
         lines(rows)
     else:
         table(rows, columns, empty=empty)
+
+
+@contextmanager
+def new_private_file(path: Path, *, force: bool = False) -> Iterator[TextIO]:
+    """A file about people, which only its owner can read: there when it is whole, else not at all.
+
+    Raises PaperboyError where there is a file of this name, unless `force` replaces it.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    refusal = PaperboyError(f"{path}: there is a file already; choose another name, or use --force")
+    if path.exists() and not force:
+        raise refusal
+    try:
+        with open(partial, "x", encoding="utf-8", newline="", opener=_private) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if force:
+            partial.replace(path)
+        else:
+            os.link(partial, path)  # which, unlike a rename, replaces nothing
+    except FileExistsError:
+        raise refusal from None
+    except OSError as error:
+        raise PaperboyError(f"{path}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def complain(message: str) -> None:

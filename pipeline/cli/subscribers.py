@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import csv
-import os
+import shutil
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, time
 from pathlib import Path
-from typing import Annotated, Any
+from tempfile import SpooledTemporaryFile
+from typing import Annotated, Any, BinaryIO, TextIO
 
 import typer
 
 from pipeline import signup
 from pipeline.bootstrap import Services, services
-from pipeline.cli.output import AsJson, Now, UsageError, lines, moment, show
-from pipeline.domain import (
-    Breadth,
-    Frequency,
-    Origin,
-    Schedule,
-    Subscriber,
-    SubscriberStatus,
-    SuppressionReason,
-    Weekday,
+from pipeline.cli.output import (
+    AsJson,
+    Now,
+    UsageError,
+    complain,
+    lines,
+    moment,
+    new_private_file,
+    show,
 )
+from pipeline.domain import Breadth, Frequency, Schedule, Subscriber, SuppressionReason
 from pipeline.errors import PaperboyError
 from pipeline.feedback import suppressing
 from pipeline.signup import Wishes
+from pipeline.signup.moving import Imported, Outcome
 from pipeline.storage import guard, subscribers
 from pipeline.storage.database import reading
 
@@ -47,17 +51,6 @@ COLUMNS = (
     "paused_until",
     "next_slot_at",
     "last_edition_on",
-)
-CSV_COLUMNS = (
-    "email",
-    "status",
-    "topics",
-    "hour",
-    "timezone",
-    "frequency",
-    "weekday",
-    "max_papers",
-    "breadth",
 )
 Email = Annotated[str, typer.Argument(metavar="EMAIL")]
 
@@ -84,7 +77,11 @@ def add(
 ) -> None:
     """Add a subscriber; without --confirmed they are asked by mail first."""
     clock, built = moment(now), services()
-    schedule = Schedule(time(hour), timezone, frequency, weekday_of(weekday))
+    try:
+        day = signup.moving.weekday(weekday)
+    except PaperboyError as error:
+        raise UsageError(f"--{error}") from None
+    schedule = Schedule(time(hour), timezone, frequency, day)
     wishes = Wishes(
         tuple(topic or ()),
         schedule,
@@ -102,20 +99,11 @@ def add(
     _show_one(built, email, as_json=as_json)
 
 
-def weekday_of(name: str) -> Weekday:
-    """A weekday by its English name, its first letters or its number (0 is Monday)."""
-    folded = name.strip().casefold()
-    for day in Weekday:
-        if folded == str(int(day)) or (len(folded) >= 2 and day.name.casefold().startswith(folded)):
-            return day
-    raise UsageError(f"--weekday: {name!r} is no day of the week")
-
-
 def breadth_of(name: str) -> Breadth:
     try:
-        return Breadth[name.strip().upper()]
-    except KeyError:
-        raise UsageError(f"--breadth: {name!r} is not fewer, balanced or more") from None
+        return signup.moving.breadth(name)
+    except PaperboyError as error:
+        raise UsageError(f"--{error}") from None
 
 
 @app.command("list")
@@ -146,82 +134,134 @@ def _show_one(built: Services, email: str, *, as_json: bool) -> None:
 
 @app.command("import")
 def import_csv(
-    path: Annotated[Path, typer.Argument(metavar="CSV")], now: Now = None, as_json: AsJson = False
+    path: Annotated[str, typer.Argument(metavar="CSV|-", help="A file; -: stdin.")],
+    confirmed: Annotated[
+        bool,
+        typer.Option(
+            "--confirmed", help="You can prove that the active ones have agreed: ask nobody."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would become of each row.")
+    ] = False,
+    rejects: Annotated[
+        Path | None,
+        typer.Option("--rejects", metavar="FILE", help="Write the rows that cannot be read here."),
+    ] = None,
+    skip_hashes: Annotated[
+        bool,
+        typer.Option(
+            "--skip-hashes", help="Leave out suppressed hashes made with another SUPPRESSION_KEY."
+        ),
+    ] = False,
+    now: Now = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Add the subscribers of a CSV file; those who have agreed say status `active`.
+    """Add the subscribers of a CSV file: of our own export, a spreadsheet or another newsletter.
 
-    Columns: email, and where wanted status, topics (separated by `;`), hour, timezone, frequency,
-    weekday, max_papers, breadth. A row that cannot be taken is named, the others are added.
+    Of our own export everybody keeps their status, and nobody is written to. Of another list the
+    active ones are asked by mail to confirm, unless you say --confirmed; those that unsubscribed,
+    bounced or complained there are kept as such. Delimiter, encoding and columns are found out;
+    docs/moving.md has the names. A row that cannot be taken is named, the others are added, and
+    the exit code is 1.
     """
-    clock, built = moment(now), services()
-    rows = [_import_row(built, number, row, clock) for number, row in _csv_rows(path)]
-    show(rows, ("line", "email", "outcome"), as_json=as_json, empty="The file has no rows.")
-    if any(row["outcome"] != "added" for row in rows):
+    built = services()
+    run = signup.moving.Import(
+        built.engine,
+        built.suppression_key,
+        moment(now),
+        max_papers=built.settings.max_papers,
+        confirmed=confirmed,
+        skip_hashes=skip_hashes,
+        dry_run=dry_run,
+    )
+    counts: Counter[tuple[str, str]] = Counter()
+    with _opened(path) as binary, _rejected(rejects) as reject:
+        given = signup.csv_reader.SubscriberList(binary, path)
+        for one in run.run(given):
+            counts[one.outcome, one.status] += 1
+            row = _imported_row(one)
+            if one.outcome is Outcome.REJECTED:
+                reject([str(one.record.line), one.reason, *one.record.raw])
+                if not as_json:
+                    complain(f"line {one.record.line}: {one.email}: {one.reason}")
+            if as_json:
+                lines([row])
+    if not as_json:
+        rows = [
+            {"outcome": outcome, "status": status, "rows": count}
+            for (outcome, status), count in sorted(counts.items())
+        ]
+        show(rows, ("outcome", "status", "rows"), as_json=False, empty="The file has no rows.")
+    if dry_run:
+        complain("this was a dry run: nothing was stored")
+    if any(outcome == Outcome.REJECTED for outcome, _ in counts):
         raise typer.Exit(1)
 
 
-def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+def _imported_row(one: Imported) -> dict[str, Any]:
+    return {
+        "line": one.record.line,
+        "email": one.email,
+        "outcome": one.outcome,
+        "status": one.status,
+        "reason": one.reason,
+    }
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    """A file to be read twice; what comes on stdin is kept until it has been."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if "email" not in (reader.fieldnames or ()):
-                raise PaperboyError(f"{path}: the first line must name its columns, with email")
-            return [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        if path == "-":
+            with SpooledTemporaryFile(max_size=8_000_000) as kept:
+                shutil.copyfileobj(sys.stdin.buffer, kept)
+                yield kept  # type: ignore[misc]
+            return
+        with open(path, "rb") as binary:
+            yield binary
+    except (OSError, UnicodeError) as error:
         raise PaperboyError(f"{path}: {error}") from error
 
 
-def _import_row(
-    built: Services, number: int, row: Mapping[str, str | None], clock: datetime
-) -> dict[str, Any]:
-    email = row.get("email") or ""
-    try:
-        signup.add(
-            built.engine,
-            email,
-            _wishes(built, row),
-            confirmed=(row.get("status") or "") == SubscriberStatus.ACTIVE,
-            suppression_key=built.suppression_key,
-            now=clock,
-            origin=Origin.IMPORT,
-        )
-    except (PaperboyError, ValueError, typer.BadParameter) as error:
-        return {"line": number, "email": email, "outcome": str(error)}
-    return {"line": number, "email": email, "outcome": "added"}
-
-
-def _wishes(built: Services, row: Mapping[str, str | None]) -> Wishes:
-    topics = tuple(t.strip() for t in (row.get("topics") or "").split(";") if t.strip())
-    schedule = Schedule(
-        time(int(row.get("hour") or 8)),
-        row.get("timezone") or "UTC",
-        Frequency(row.get("frequency") or Frequency.DAILY),
-        weekday_of(row.get("weekday") or "monday"),
-    )
-    max_papers = int(row.get("max_papers") or built.settings.max_papers)
-    if not 1 <= max_papers <= 50:
-        raise PaperboyError(f"max_papers: {max_papers} is not between 1 and 50")
-    return Wishes(
-        topics, schedule, max_papers, breadth=breadth_of(row.get("breadth") or "balanced")
-    )
+@contextmanager
+def _rejected(path: Path | None) -> Iterator[Callable[[list[str]], object]]:
+    """A function that writes a rejected row to `path`, where there is one."""
+    if path is None:
+        yield lambda _row: None
+        return
+    with new_private_file(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(["line", "reason", "row"])
+        yield lambda row: writer.writerow(map(signup.csv_reader.escape_cell, row))
 
 
 @app.command("export")
-def export_csv(path: Annotated[Path, typer.Argument(metavar="CSV")]) -> None:
-    """Write every subscriber to a CSV file that `import` reads."""
-    rows = [_row(*known) for known in signup.everyone(services().engine)]
-    try:
-        with open(path, "w", encoding="utf-8", newline="", opener=_private) as file:
-            writer = csv.DictWriter(file, CSV_COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(row | {"topics": "; ".join(row["topics"])} for row in rows)
-    except OSError as error:
-        raise PaperboyError(f"{path}: {error}") from error
+def export_csv(
+    path: Annotated[str, typer.Argument(metavar="CSV|-", help="A new file; -: stdout.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file if there is one.")
+    ] = False,
+) -> None:
+    """Write every subscriber and every suppressed address to a CSV file that `import` reads.
+
+    Whoever has the file can unsubscribe everybody in it: keep it as you keep the database.
+    """
+    built = services()
+    rows = signup.moving.exported(built.engine, built.suppression_key)
+    if path == "-":
+        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        _write(sys.stdout, rows)
+        return
+    with new_private_file(Path(path), force=force) as file:
+        _write(file, rows)
 
 
-def _private(path: str, flags: int) -> int:
-    """A list of people is for whoever made it."""
-    return os.open(path, flags, 0o600)
+def _write(file: TextIO, rows: Iterable[Mapping[str, str]]) -> None:
+    escape = signup.csv_reader.escape_cell
+    writer = csv.writer(file, lineterminator="\r\n" if file is not sys.stdout else "\n")
+    writer.writerow(signup.csv_reader.OURS)
+    writer.writerows([escape(cell) for cell in row.values()] for row in rows)
 
 
 @app.command()

@@ -124,7 +124,7 @@ class Candidates:
             for match in self._matches[subscription.topic.id]
             if match.batch > draft.range_from
             and match.breadth <= draft.subscriber.breadth
-            and self._is_readable(match.paper_id)
+            and self._is_news(match.paper_id, draft.subscriber)
         ]
 
     def _trending_for(self, draft: Draft) -> list[Candidate]:
@@ -139,16 +139,19 @@ class Candidates:
         return [
             self._candidate(paper.id, float(paper.upvotes), ())
             for paper in pool
-            if self._is_readable(paper.id)
+            if self._is_news(paper.id, draft.subscriber)
         ]
 
     def _candidate(self, paper_id: int, score: float, phrases: tuple[str, ...]) -> Candidate:
         paper = self._papers[paper_id]
         return Candidate(paper_id, score, phrases, title=paper.title, upvotes=paper.upvotes)
 
-    def _is_readable(self, paper_id: int) -> bool:
+    def _is_news(self, paper_id: int, subscriber: Subscriber) -> bool:
+        """Whether the paper can be read, and no database before this one has sent it."""
         paper = self._papers.get(paper_id)
-        return paper is not None and not paper.withdrawn
+        if paper is None or paper.withdrawn:
+            return False
+        return subscriber.papers_from is None or paper.announced_on >= subscriber.papers_from
 
 
 def _offered(

@@ -7,11 +7,14 @@
     leaving    out with one click, and back within a month
     consent    the words that somebody agrees to
     holding    what we hold about a reader: to look at, to take along, to erase
+    moving     everybody at once, to another installation and from other newsletters
+    csv_reader lists as spreadsheets and other newsletters write them
 
 Every function is one transaction: killed anywhere it has done nothing. Whoever runs second finds
 the row locked, waits, and then finds it changed; the UPDATEs name the state they leave.
 """
 
+from pipeline.signup import csv_reader, moving
 from pipeline.signup.changing import (
     ask_link,
     ask_new_address,
@@ -55,6 +58,7 @@ __all__ = [
     "change",
     "confirm",
     "confirm_new_address",
+    "csv_reader",
     "erase",
     "erase_by_id",
     "everyone",
@@ -62,6 +66,7 @@ __all__ = [
     "export_of",
     "find",
     "leave",
+    "moving",
     "pause",
     "read_request",
     "say_why",

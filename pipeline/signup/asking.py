@@ -115,11 +115,12 @@ def may_mail(
     At most one a day. Once a network has caused 3 without an answer in 30 days, or all together
     13, one in 72 hours: as long as a link lives, so that the owner has either a link that works or
     a new mail. That makes at most 12 and 18 mails in any 30 days. An address that is suppressed is
-    asked once a month for each network, in case it works again; one whose owner complained never.
+    asked once a month for each network, in case it works again; one whose owner complained never;
+    an erased one like any other.
     """
     sent = confirmations.unanswered(conn, to.inbox, since=now - SPAN, requester=to.requester)
     has_rested = sent.last_at is None or sent.last_at <= now - INBOX_REST
-    if suppressed:
+    if suppressed and suppressed is not SuppressionReason.ERASED:
         is_new = sent.by_requester == 0 and sent.count < MOST_SUPPRESSED
         return suppressed is not SuppressionReason.COMPLAINT and is_new and has_rested
     if sent.by_requester >= MOST_OF_ONE or sent.count >= MOST_OF_ALL:

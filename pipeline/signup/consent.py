@@ -19,5 +19,5 @@ WORDING: Final = WORDINGS[CURRENT]
 
 
 def agreed_to(version: str | None) -> str | None:
-    """The words of a version; None where nobody has agreed to any."""
-    return WORDINGS[version] if version else None
+    """The words of a version; None for no version, and for one of a newer Paperboy's."""
+    return WORDINGS.get(version) if version else None

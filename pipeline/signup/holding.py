@@ -167,8 +167,9 @@ def erase(engine: Engine, email: str) -> None:
 def erase_by_id(engine: Engine, subscriber_id: int, now: datetime) -> None:
     """Forget who this reader is, everywhere, and cancel what they are owed. NotFoundError.
 
-    What stays names nobody: that the address is suppressed and how often it was asked (under its
-    keyed hash), how many mails were sent, and the keys that keep one from being sent twice.
+    What stays names nobody: that the address was erased or is suppressed and how often it was asked
+    (under its keyed hash), how many mails were sent, and the keys that keep one from being sent
+    twice.
     """
     with engine.begin() as conn:
         _erase(conn, known(conn, subscriber_id, for_change=True), now)
@@ -178,6 +179,7 @@ def erase_by_id(engine: Engine, subscriber_id: int, now: datetime) -> None:
 
 def _erase(conn: Connection, subscriber: Subscriber, now: datetime) -> None:
     deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
+    subscribers.remember_erased(conn, subscribers.hash_of(conn, subscriber.id), now)
     deliveries.blank(conn, subscriber.id)
     events.forget(conn, subscriber.id, subscribers.hash_of(conn, subscriber.id))
     requests.blank(conn, subscriber.id, now)

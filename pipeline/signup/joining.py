@@ -81,6 +81,9 @@ def add(
     queries = checked(wishes)
     slot = slots.first_slot(wishes.schedule, now)
     with engine.begin() as conn:
+        # The operator vouches for the address, also where it was erased once.
+        hash_ = subscribers.address_hash(address, suppression_key)
+        subscribers.forget_erased(conn, hash_)
         cursor = batches.look_back(conn, now, days=WELCOME_DAYS)
         status = SubscriberStatus.ACTIVE if confirmed else SubscriberStatus.PENDING
         subscriber_id = subscribers.add(
@@ -100,16 +103,7 @@ def add(
             to = asking.recipient(address, None, suppression_key)
             suppressed = subscribers.barred(conn, address, suppression_key)
             wanted = not suppressed or asking.may_mail(conn, to, now, suppressed.reason)
-            request_id = _request(conn, subscriber_id, address, wishes, None, origin, now)
-            _mail(
-                conn,
-                DeliveryKind.CONFIRMATION,
-                subscriber_id,
-                request_id,
-                to,
-                now,
-                wanted=wanted,
-            )
+            ask_to_confirm(conn, subscriber_id, address, wishes, to, origin, now, wanted=wanted)
         subscriber = known(conn, subscriber_id)
     log.info("subscriber added", subscriber=subscriber_id, status=subscriber.status)
     return subscriber
@@ -248,6 +242,23 @@ def _known_or_new(
     if subscriber is None:
         raise AssertionError("a subscriber who was there a moment ago, and locked, is gone")
     return subscriber
+
+
+def ask_to_confirm(
+    conn: Connection,
+    subscriber_id: int,
+    address: str,
+    wishes: Wishes,
+    to: Recipient,
+    origin: Origin,
+    now: datetime,
+    *,
+    wanted: bool,
+) -> None:
+    """Store a request that the operator or a list makes, and owe its mail where it is wanted."""
+    request_id = _request(conn, subscriber_id, address, wishes, None, origin, now)
+    kind = DeliveryKind.CONFIRMATION
+    _mail(conn, kind, subscriber_id, request_id, to, now, wanted=wanted)
 
 
 def _request(

@@ -261,6 +261,8 @@ class SubscriberRow(Table):
     left_at: Mapped[datetime | None]
     left_reason: Mapped[str | None]  # one of the answers to the one question, if they gave it
     welcome_due: Mapped[bool] = mapped_column(default=False, server_default=false())
+    # Papers announced before this day were sent by another database; NULL: there was none.
+    papers_from: Mapped[date | None]
 
     __table_args__ = (Index(None, "status", "next_slot_at"),)
 
@@ -524,6 +526,18 @@ class HoldRow(Table):
     since: Mapped[datetime]
     reason: Mapped[str]
     automatic: Mapped[bool] = mapped_column(default=False, server_default=false())  # not by hand
+
+
+class DatabaseCopyRow(Table):
+    """One row: where this database was when mail was last sent from it; see storage.copies."""
+
+    __tablename__ = "database_copy"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    identity: Mapped[str]  # of server and tables; a restored dump has another
+    noted_at: Mapped[datetime]
+
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
 
 class BreakerRow(Table):

@@ -145,7 +145,7 @@ def add(
             cursor=cursor,
             created_at=now,
             confirmed_at=confirmed_at,
-            **_columns(schedule),
+            **columns_of(schedule),
         )
         .on_conflict_do_nothing(index_elements=["email_key"])
         .returning(SubscriberRow.id)
@@ -168,7 +168,7 @@ def change_wishes(
             max_papers=max_papers,
             breadth=breadth,
             next_slot_at=next_slot_at,
-            **_columns(schedule),
+            **columns_of(schedule),
         )
     )
 
@@ -355,7 +355,8 @@ def erase(conn: Connection, subscriber_id: int, now: datetime) -> None:
             left_at=now,
             left_reason=None,
             welcome_due=False,
-            **_columns(Schedule()),
+            papers_from=None,
+            **columns_of(Schedule()),
         )
     )
 
@@ -375,7 +376,7 @@ def by_id(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> 
 
 def listing(conn: Connection) -> list[Subscriber]:
     known = _query().where(_IS_SOMEBODY).order_by(SubscriberRow.id)
-    return [_subscriber(row) for row in conn.execute(known)]
+    return [subscriber_of(row) for row in conn.execute(known)]
 
 
 def due(
@@ -395,7 +396,7 @@ def due(
     rows = conn.execute(
         query.order_by(SubscriberRow.id).limit(limit).with_for_update(skip_locked=True)
     )
-    return [_subscriber(row) for row in rows]
+    return [subscriber_of(row) for row in rows]
 
 
 def count_due(conn: Connection, now: datetime) -> int:
@@ -460,6 +461,24 @@ def suppress(conn: Connection, hash_: str, reason: SuppressionReason, now: datet
     )
 
 
+def remember_erased(conn: Connection, hash_: str, now: datetime) -> None:
+    """Keep, under its hash, that an address was erased; a suppression it has already stays."""
+    conn.execute(
+        upsert(conn, SuppressionRow)
+        .values(hash=hash_, reason=SuppressionReason.ERASED, since=now)
+        .on_conflict_do_nothing(index_elements=["hash"])
+    )
+
+
+def forget_erased(conn: Connection, hash_: str) -> None:
+    """Let an erased address be a subscriber again; other suppressions stay."""
+    conn.execute(
+        delete(SuppressionRow).where(
+            SuppressionRow.hash == hash_, SuppressionRow.reason == SuppressionReason.ERASED
+        )
+    )
+
+
 def forgive(conn: Connection, hash_: str) -> None:
     """Write to the address again, for its owner has answered; a complaint stays."""
     conn.execute(
@@ -479,7 +498,7 @@ def barred(conn: Connection, email: str, suppression_key: str) -> Suppression | 
             SuppressionRow.hash == folded_hash(email, suppression_key), SuppressionRow.folded
         )
     ).one_or_none()
-    return None if row is None else _suppression(row)
+    return None if row is None else suppression_of(row)
 
 
 def lift(conn: Connection, hash_: str) -> bool:
@@ -492,7 +511,7 @@ def suppressed(conn: Connection, hash_: str) -> Suppression | None:
     row = conn.execute(
         select(*SuppressionRow.__table__.c).where(SuppressionRow.hash == hash_)
     ).one_or_none()
-    return None if row is None else _suppression(row)
+    return None if row is None else suppression_of(row)
 
 
 def suppressed_among(conn: Connection, subscriber_ids: Sequence[int]) -> set[int]:
@@ -507,13 +526,13 @@ def suppressed_among(conn: Connection, subscriber_ids: Sequence[int]) -> set[int
 
 def suppressions(conn: Connection) -> list[Suppression]:
     query = select(*SuppressionRow.__table__.c).order_by(SuppressionRow.since)
-    return [_suppression(row) for row in conn.execute(query)]
+    return [suppression_of(row) for row in conn.execute(query)]
 
 
 # --- Rows ---------------------------------------------------------------------------------------
 
 
-def _columns(schedule: Schedule) -> dict[str, Any]:
+def columns_of(schedule: Schedule) -> dict[str, Any]:
     return {
         "at": schedule.at,
         "timezone": schedule.timezone,
@@ -531,14 +550,14 @@ def _one(
 ) -> Subscriber | None:
     query = _query().where(condition)
     row = conn.execute(query.with_for_update() if for_change else query).one_or_none()
-    return None if row is None else _subscriber(row)
+    return None if row is None else subscriber_of(row)
 
 
-def _suppression(row: Any) -> Suppression:
+def suppression_of(row: Any) -> Suppression:
     return Suppression(row.hash, SuppressionReason(row.reason), row.since)
 
 
-def _subscriber(row: Any) -> Subscriber:
+def subscriber_of(row: Any) -> Subscriber:
     return Subscriber(
         id=row.id,
         email=row.email,
@@ -553,4 +572,5 @@ def _subscriber(row: Any) -> Subscriber:
         cursor=row.cursor,
         welcome_due=row.welcome_due,
         breadth=Breadth(row.breadth),
+        papers_from=row.papers_from,
     )

@@ -1,0 +1,115 @@
+"""Commands about the database: db upgrade, db settle."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy import Engine
+from sqlalchemy.engine import make_url
+
+from pipeline import settings
+from pipeline.bootstrap import services
+from pipeline.cli.output import AsJson, Now, UsageError, complain, lines, moment, show
+from pipeline.errors import PaperboyError
+from pipeline.restore import Assume, Settling
+from pipeline.signup.csv_reader import SubscriberList
+from pipeline.storage import migrate
+from pipeline.storage.database import open_engine
+from pipeline.storage.keys import in_use as keys_in_use
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def upgrade() -> None:
+    """Bring the database to the tables this version needs, with keys where none are set."""
+    loaded = settings.load()
+    engine = open_engine(loaded.database_url)
+    key = loaded.suppression_key.get_secret_value() if loaded.suppression_key else None
+    migrate.upgrade(engine, suppression_key=key)
+    keys_in_use(engine, loaded.secret_key, key, now=datetime.now(UTC), link_life=timedelta())
+
+
+@app.command()
+def settle(
+    sent_until: Annotated[
+        str,
+        typer.Option(
+            "--sent-until", metavar="ISO", help="When the old database last sent anything."
+        ),
+    ],
+    assume: Annotated[
+        Assume,
+        typer.Option(
+            "--assume", help="sent: what was due until then is not sent again; unsent: it is."
+        ),
+    ] = Assume.SENT,
+    old_database: Annotated[
+        str | None,
+        typer.Option(
+            "--old-database",
+            metavar="URL|-",
+            help="The old database, if it can be read; -: its URL comes on stdin.",
+        ),
+    ] = None,
+    leavers: Annotated[
+        Path | None,
+        typer.Option("--leavers", metavar="CSV", help="Addresses that have left since the dump."),
+    ] = None,
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
+    """Settle a restored database, so that nothing is sent twice, nor to who left since the dump.
+
+    Everything is held; `paperboy sending start` goes on. docs/moving.md has the whole procedure.
+    """
+    built, clock, until = services(), moment(now), _moment(sent_until)
+    if until > clock:
+        raise UsageError("--sent-until: lies in the future")
+    with ExitStack() as opened:
+        old = opened.enter_context(_old(old_database)) if old_database else None
+        settling = Settling(
+            built.engine, built.suppression_key, until, clock, built.settings.max_papers, assume,
+            old,
+        )  # fmt: skip
+        try:
+            binary = opened.enter_context(open(leavers, "rb")) if leavers else None
+        except OSError as error:
+            raise PaperboyError(f"{leavers}: {error.strerror}") from error
+        settled = settling.run(SubscriberList(binary, str(leavers)) if binary else None)
+    row = asdict(settled)
+    if as_json:
+        lines([row])
+    else:
+        told = ({"": name.replace("_", " "), "value": value} for name, value in row.items())
+        show(told, ("", "value"), as_json=False, empty="")
+    complain("everything is held: look at this, then run `paperboy sending start`")
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return moment(text)
+    except UsageError:
+        raise UsageError(f"--sent-until: {text!r} is not a time like 2030-01-02T08:00Z") from None
+
+
+@contextmanager
+def _old(url: str) -> Iterator[Engine]:
+    """The replaced database, which is only read. A password belongs on stdin, not in `ps`."""
+    given = sys.stdin.readline().strip() if url == "-" else url
+    engine = open_engine(given)
+    path = make_url(given).database
+    if engine.dialect.name == "sqlite" and not (path and Path(path).is_file()):
+        raise PaperboyError("--old-database: there is no such file")
+    try:
+        migrate.check(engine)
+        yield engine
+    finally:
+        engine.dispose()

@@ -1,0 +1,354 @@
+"""Settle a restored copy of the database, before anything is sent from it.
+
+The copy is as old as its dump. What was sent since would be sent again, also to those who have left
+since, and new rows would take numbers that links in mails sent since name. So everything is held
+until the copy is settled: from the database that it replaces, where that can still be read, else
+by what the operator knows. Each step may run twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from functools import partial
+from typing import Any, Final
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from pipeline import signup, slots
+from pipeline.domain import DeliveryKind, DeliveryStatus, Subscriber, SubscriberStatus
+from pipeline.errors import PaperboyError
+from pipeline.signup.csv_reader import Record, SubscriberList, address_in
+from pipeline.signup.moving import Import, Outcome
+from pipeline.storage import batches, copies, deliveries, holds, moves, subscribers
+from pipeline.storage.database import reading, with_retries
+from pipeline.storage.deliveries import CancelReason
+
+log = structlog.get_logger(__name__)
+
+REASON: Final = "this database was restored: run `paperboy db settle`"
+NOT_TAKEN: Final = frozenset({"id", "cursor", "papers_from", "secret"})  # of a replaced row
+
+
+class Assume(StrEnum):
+    """What the old database did between the dump and its end, where it cannot be asked."""
+
+    SENT = "sent"  # it went on sending: what was due then has reached its readers
+    UNSENT = "unsent"  # it sent nothing more: what the copy owes is still owed
+
+
+@dataclass
+class Settled:
+    """What was found and settled."""
+
+    taken_as_sent: int = 0  # deliveries that are uncertain now
+    settled: int = 0  # deliveries whose end the old database knew
+    copied: int = 0  # digests that the old database had made since
+    moved_on: int = 0  # readers whose slots of that time are taken as served
+    changed: int = 0  # readers whose row is now as the old database has it
+    left: list[str] = field(default_factory=list)
+    erased: int = 0
+    joined: list[str] = field(default_factory=list)
+    suppressed: int = 0
+    unknown: list[str] = field(default_factory=list)  # what could not be taken over, and why
+
+
+def hold_if_restored(engine: Engine, now: datetime) -> bool:
+    """Hold everything where this is a restored copy of the database that mail was last sent from.
+
+    True where it was found to be one this time. It costs two small queries; SQLite cannot be asked.
+    """
+    with reading(engine) as conn:
+        found = copies.identity(conn)
+        if found is None or found == copies.noted_identity(conn):
+            return False
+    return with_retries(partial(_hold, engine, found, now))
+
+
+def _hold(engine: Engine, found: str, now: datetime) -> bool:
+    with engine.begin() as conn:
+        noted = copies.noted_identity(conn)
+        copies.note_identity(conn, found, now)
+        if noted is None or noted == found:
+            return False
+        holds.put(conn, None, REASON, now)
+    log.critical("restored database: nothing is sent before `paperboy db settle`")
+    return True
+
+
+@dataclass(frozen=True)
+class Settling:
+    """One run. `old` is the replaced database, where it can still be read."""
+
+    engine: Engine
+    suppression_key: str = field(repr=False)
+    sent_until: datetime
+    now: datetime
+    max_papers: int
+    assume: Assume = Assume.SENT
+    old: Engine | None = None
+    result: Settled = field(default_factory=Settled)
+
+    def run(self, leavers: SubscriberList | None = None) -> Settled:
+        """Settle the copy; it stays held. Raises PaperboyError for an `old` that is another's."""
+        if self.old:
+            self._refuse_another(self.old)
+        self._once(self._hold_and_reserve)
+        if self.old:
+            self._take_subscribers(self.old)
+            self._take_suppressions(self.old)
+            self._take_joined(self.old)
+            self._take_deliveries(self.old)
+        if leavers:
+            self._leave(leavers)
+        if self.assume is Assume.SENT and self.old is None:
+            while done := self._once(self._take_as_sent):
+                self.result.taken_as_sent += done
+            while done := self._once(self._move_on):
+                self.result.moved_on += done
+        log.info("restored database settled", assumed=self.assume)
+        return self.result
+
+    def _once(self, step: Any) -> int:
+        def transaction() -> int:
+            with self.engine.begin() as conn:
+                return int(step(conn) or 0)
+
+        return with_retries(transaction)
+
+    def _hold_and_reserve(self, conn: Connection) -> None:
+        holds.put(conn, None, REASON, self.now)
+        found = copies.identity(conn)
+        if found:
+            copies.note_identity(conn, found, self.now)
+        ours = copies.highest_ids(conn)
+        if self.old is None:
+            top = {table: id_ + copies.GAP for table, id_ in ours.items()}
+        else:
+            with reading(self.old) as theirs:
+                old = copies.highest_ids(theirs)
+            top = {table: max(id_, old[table]) + copies.CHUNK for table, id_ in ours.items()}
+        copies.reserve_ids(conn, top, self.now)
+
+    def _refuse_another(self, old: Engine) -> None:
+        """Two databases of one history have secrets in common, unless one has no readers."""
+        with reading(old) as theirs, reading(self.engine) as ours:
+            their_rows = copies.subscribers_after(theirs, 0)
+            our_rows = copies.subscribers_after(ours, 0)
+            shared = copies.by_secret(ours, [row["secret"] for row in their_rows])
+            if their_rows and our_rows and not shared:
+                raise PaperboyError("--old-database: this copy was not made of that database")
+
+    # --- What the operator knows ----------------------------------------------------------------
+
+    def _take_as_sent(self, conn: Connection) -> int:
+        return copies.take_as_sent(conn, self.sent_until, self.now)
+
+    def _move_on(self, conn: Connection) -> int:
+        due = copies.due_then(conn, self.sent_until)
+        for one in due:
+            copies.move_on(conn, one.id, moved_on(one, self.sent_until))
+        return len(due)
+
+    def _leave(self, leavers: SubscriberList) -> None:
+        for record in leavers:
+            email = address_in(record.cells.get("email", ""))
+            status = record.cells.get("status", "").casefold()
+            if status in {SubscriberStatus.ACTIVE, SubscriberStatus.PENDING}:
+                continue
+            if not self._once(partial(self._leave_one, email)):
+                self.result.unknown.append(f"{email}: no subscriber has this address")
+
+    def _leave_one(self, email: str, conn: Connection) -> int:
+        found = subscribers.by_email(conn, email, for_change=True) if "@" in email else None
+        if found is None:
+            return 0
+        if subscribers.leave(conn, found.id, min(self.sent_until, self.now)):
+            self.result.left.append(found.email)
+        deliveries.cancel_owed(conn, [found.id], CancelReason.LEFT)
+        return 1
+
+    # --- What the replaced database knows -------------------------------------------------------
+
+    def _take_subscribers(self, old: Engine) -> None:
+        last_id = 0
+        while True:
+            with reading(old) as conn:
+                rows = copies.subscribers_after(conn, last_id)
+            if not rows:
+                return
+            last_id = rows[-1]["id"]
+            for row in rows:
+                if row["email"] == subscribers.ERASED:
+                    self._take_erasure(row, old)
+                else:
+                    self._once(partial(self._take_subscriber, row))
+
+    def _take_subscriber(self, theirs: Mapping[str, Any], conn: Connection) -> None:
+        found = copies.by_secret(conn, [theirs["secret"]]).get(theirs["secret"])
+        if found is None:
+            return
+        values = {name: theirs[name] for name in theirs if name not in NOT_TAKEN}
+        same = all(found[name] == value for name, value in values.items())
+        if same:
+            return
+        other = subscribers.by_email(conn, theirs["email"])
+        if other and other.id != found["id"]:
+            if other.status is not SubscriberStatus.PENDING:
+                self.result.unknown.append(f"{theirs['email']}: another subscriber has it here")
+                return
+            subscribers.drop(conn, other.id)
+        copies.move_on(conn, found["id"], values)
+        if theirs["status"] == SubscriberStatus.UNSUBSCRIBED:
+            deliveries.cancel_owed(conn, [found["id"]], CancelReason.LEFT)
+            if found["status"] != SubscriberStatus.UNSUBSCRIBED:
+                self.result.left.append(theirs["email"])
+        self.result.changed += 1
+
+    def _take_erasure(self, theirs: Mapping[str, Any], old: Engine) -> None:
+        """Erase who was erased there; the secret is new there, so the number tells."""
+        with reading(self.engine) as conn:
+            ours = subscribers.by_id(conn, theirs["id"])
+        if ours is None:
+            return
+        with reading(old) as conn:
+            lives_on = copies.by_secret(conn, [ours.secret])
+        if not lives_on:
+            signup.erase_by_id(self.engine, ours.id, self.now)
+            self.result.erased += 1
+
+    def _take_suppressions(self, old: Engine) -> None:
+        with reading(old) as conn:
+            theirs = copies.all_suppressions(conn)
+
+        def suppress(conn: Connection) -> int:
+            return moves.suppress(conn, theirs)
+
+        self.result.suppressed += self._once(suppress)
+
+    def _take_joined(self, old: Engine) -> None:
+        """Add who joined since, with all that the old database keeps about them."""
+        key = moves.key_fingerprint(self.suppression_key)
+        taking = Import(self.engine, self.suppression_key, self.now, self.max_papers)
+        with reading(old) as conn:
+            for stored in moves.everyone(conn):
+                with reading(self.engine) as ours:
+                    if copies.by_secret(ours, [stored.subscriber.secret]):
+                        continue
+                cells = {k: v for k, v in signup.moving.exported_row(stored, key).items() if v}
+                [done] = taking.take([Record(0, cells, ())], is_ours=True)
+                if done.outcome is Outcome.ADDED:
+                    self.result.joined.append(done.email)
+                else:
+                    self.result.unknown.append(f"{done.email}: {done.reason}")
+
+    def _take_deliveries(self, old: Engine) -> None:
+        last_id = 0
+        while True:
+            with reading(old) as conn:
+                rows = copies.deliveries_after(conn, last_id)
+                if not rows:
+                    return
+                picks = copies.picks_of(conn, [row["id"] for row in rows])
+                secrets = {
+                    row["subscriber_id"]: one.secret
+                    for row in rows
+                    if (one := subscribers.by_id(conn, row["subscriber_id"]))
+                }
+            last_id = rows[-1]["id"]
+            self._once(partial(self._take_some, rows, picks, secrets))
+
+    def _take_some(
+        self,
+        rows: Sequence[dict[str, Any]],
+        picks: Sequence[Mapping[str, Any]],
+        secrets: Mapping[int, str],
+        conn: Connection,
+    ) -> None:
+        ours = copies.by_dedupe_key(conn, [row["dedupe_key"] for row in rows])
+        readers = copies.by_secret(conn, list(secrets.values()))
+        counts: Counter[str] = Counter()
+        for row in rows:
+            theirs = row | _ended(row)
+            known = ours.get(row["dedupe_key"])
+            reader = readers.get(secrets.get(row["subscriber_id"], ""))
+            if reader is None or reader["id"] != row["subscriber_id"]:
+                continue  # somebody who joined since has another number here
+            frozen = [pick for pick in picks if pick["delivery_id"] == row["id"]]
+            if known:
+                is_theirs = known.subscriber_id == reader["id"] and known.status not in _ENDED
+                if is_theirs and known.status != theirs["status"]:
+                    copies.take_over(conn, known.id, theirs)
+                    if not copies.replace_picks(conn, known.id, frozen):
+                        self._pass_over(conn, theirs)
+                    counts["settled"] += 1
+            elif row["kind"] in _COPIED:
+                self._copy(conn, theirs, frozen)
+                counts["copied"] += 1
+        self.result.settled += counts["settled"]
+        self.result.copied += counts["copied"]
+
+    def _copy(
+        self, conn: Connection, theirs: Mapping[str, Any], picks: Sequence[Mapping[str, Any]]
+    ) -> None:
+        through = {"range_to": _within(conn, theirs["range_to"])}
+        free = {"lease": None, "lease_until": None}
+        if not copies.add_delivery(conn, {**theirs, **free, **through}, picks):
+            self._pass_over(conn, theirs)
+
+    def _pass_over(self, conn: Connection, theirs: Mapping[str, Any]) -> None:
+        """Papers of a digest were not read here yet: when they are, they are no news."""
+        since = moves.papers_from(theirs["created_at"])
+        copies.move_on(conn, theirs["subscriber_id"], {"papers_from": since})
+
+
+_COPIED: Final = (DeliveryKind.DIGEST, DeliveryKind.WELCOME, DeliveryKind.QUIET_NOTE)
+_ENDED: Final = frozenset(
+    {
+        DeliveryStatus.SENT,
+        DeliveryStatus.FAILED,
+        DeliveryStatus.SUPPRESSED,
+        DeliveryStatus.CANCELLED,
+        DeliveryStatus.EXPIRED,
+    }
+)
+
+
+def _ended(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the dead sender of the old database leaves of a delivery that was in its hands."""
+    match DeliveryStatus(row["status"]):
+        case DeliveryStatus.LEASED:
+            return {"status": DeliveryStatus.QUEUED, "reason": "its sender was replaced"}
+        case DeliveryStatus.SENDING:
+            return {"status": DeliveryStatus.UNCERTAIN, "reason": copies.TAKEN}
+        case _:
+            return {}
+
+
+def _within(conn: Connection, batch: int | None) -> int | None:
+    """A batch of the old database's later days has no number here."""
+    return None if batch is None else min(batch, batches.published(conn))
+
+
+def moved_on(one: Subscriber, sent_until: datetime) -> dict[str, Any]:
+    """Where a reader stands whose slots until then were served by another database. Pure."""
+    if one.next_slot_at is None or one.next_slot_at > sent_until:
+        since = moves.papers_from(sent_until)  # the welcome was sent, and no slot has come
+        return {"welcome_due": False, "papers_from": max(since, one.papers_from or since)}
+    slot = slots.newest_slot(
+        one.schedule, sent_until, one.next_slot_at, one.last_slot_at, one.last_edition_on
+    )
+    edition_on = slots.local_date(slot, one.schedule)
+    was_paused = one.paused_until is not None and edition_on < one.paused_until
+    since = moves.papers_from(slot)
+    return {
+        "welcome_due": False,
+        "last_slot_at": slot,
+        "last_edition_on": edition_on,
+        "next_slot_at": slots.next_slot(one.schedule, slot, edition_on),
+        "papers_from": one.papers_from if was_paused else max(since, one.papers_from or since),
+    }

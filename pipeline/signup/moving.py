@@ -1,0 +1,819 @@
+"""Take subscribers from one installation to another, and from other newsletters.
+
+An export has everything that a move needs. An import of it keeps every status and writes to nobody.
+Of a foreign list the active ones are asked by mail, unless the operator vouches for their consent;
+those that left, bounced or complained there are kept as such and not written to.
+
+An import is a series of transactions of a few hundred rows. Killed, it goes on where it stopped
+when it is run again: what is known already is left as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, time
+from enum import StrEnum
+from functools import lru_cache, partial
+from secrets import token_urlsafe
+from typing import Any, Final, TypeVar
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from pipeline import slots
+from pipeline.domain import (
+    Breadth,
+    Frequency,
+    Origin,
+    RequestKind,
+    Schedule,
+    SubscriberStatus,
+    SuppressionReason,
+    Weekday,
+)
+from pipeline.errors import AddressError, PaperboyError, QueryError
+from pipeline.matching.query import canonical
+from pipeline.signup import asking, joining
+from pipeline.signup.csv_reader import OURS, Record, SubscriberList, join_words, split_words
+from pipeline.signup.wishes import MOST_TOPICS, Wishes, checked, valid_address
+from pipeline.storage import batches, deliveries, moves, subscribers
+from pipeline.storage.database import in_chunks, reading, with_retries
+from pipeline.storage.deliveries import CancelReason
+from pipeline.storage.moves import Known, Stored
+from pipeline.storage.subscribers import Suppression
+
+log = structlog.get_logger(__name__)
+
+Words = TypeVar("Words", bound=StrEnum)
+
+CHUNK: Final = 500  # rows a transaction
+SUPPRESSED: Final = "suppressed"  # the status of a row that is nothing but a suppressed hash
+OTHER_KEY: Final = (
+    "the suppressed addresses in this file are hashes made with another SUPPRESSION_KEY: set the "
+    "one of the old installation here first, or leave them out with --skip-hashes"
+)
+
+
+# --- Export -------------------------------------------------------------------------------------
+
+
+def exported(engine: Engine, suppression_key: str) -> Iterator[dict[str, str]]:
+    """The rows of an export by column, from one moment; suppressed hashes come first."""
+    key = moves.key_fingerprint(suppression_key)
+    with reading(engine) as conn:
+        if conn.dialect.name == "postgresql":
+            conn = conn.execution_options(isolation_level="REPEATABLE READ")
+        for one in moves.suppressions_without_subscriber(conn):
+            yield _row(
+                {
+                    "status": SUPPRESSED,
+                    "suppressed": one.reason,
+                    "suppressed_since": one.since,
+                    "address_hash": one.hash,
+                    "key": key,
+                }
+            )
+        for stored in moves.everyone(conn):
+            yield exported_row(stored, key)
+
+
+def exported_row(stored: Stored, key: str) -> dict[str, str]:
+    """The row of one subscriber; `key` is the fingerprint of the suppression key."""
+    return _row(_told(stored, key))
+
+
+def _told(stored: Stored, key: str) -> dict[str, Any]:
+    subscriber, record = stored.subscriber, stored.record
+    schedule, consent = subscriber.schedule, stored.consent or {}
+    queries = [one.topic.query for one in stored.topics]
+    labels = [one.label for one in stored.topics]
+    at = schedule.at
+    return {
+        "email": subscriber.email,
+        "status": subscriber.status,
+        "topics": join_words(queries),
+        "names": join_words(labels) if labels != queries else "",
+        "hour": at.hour if at == time(at.hour) else f"{at:%H:%M}",
+        "timezone": schedule.timezone,
+        "frequency": schedule.frequency,
+        "weekday": schedule.weekday.name.casefold(),
+        "max_papers": subscriber.max_papers,
+        "breadth": subscriber.breadth.name.casefold(),
+        "paused_until": subscriber.paused_until,
+        "joined_at": record["created_at"],
+        "confirmed_at": record["confirmed_at"],
+        "left_at": record["left_at"],
+        "left_reason": record["left_reason"],
+        "consent_asked_at": consent.get("created_at"),
+        "consent_at": consent.get("used_at"),
+        "consent_origin": consent.get("origin"),
+        "consent_wording": consent.get("wording"),
+        "consent_ip": consent.get("ip"),
+        "secret": subscriber.secret,
+        "last_slot_at": subscriber.last_slot_at,
+        "last_edition_on": subscriber.last_edition_on,
+        "covered_until": stored.covered_until,
+        "welcome_due": "yes" if subscriber.welcome_due else "",
+        "suppressed": stored.suppression.reason if stored.suppression else None,
+        "suppressed_since": stored.suppression.since if stored.suppression else None,
+        "key": key,
+    }
+
+
+def _row(values: Mapping[str, Any]) -> dict[str, str]:
+    return {column: _as_cell(values.get(column)) for column in OURS}
+
+
+def _as_cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value.isoformat() if isinstance(value, datetime | date) else str(value)
+
+
+# --- What a row of a list says ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """When and how somebody agreed, as far as it is known."""
+
+    asked_at: datetime | None = None
+    agreed_at: datetime | None = None
+    origin: Origin = Origin.IMPORT
+    wording: str | None = None
+    ip: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A row of a list, checked."""
+
+    email: str
+    key: str  # the one form of the address
+    status: SubscriberStatus
+    wishes: Wishes
+    queries: tuple[tuple[str, str], ...]  # (canonical, label)
+    must_ask: bool = False  # pending, and to be asked by mail
+    suppression: tuple[SuppressionReason, datetime] | None = None
+    paused_until: date | None = None
+    joined_at: datetime | None = None
+    confirmed_at: datetime | None = None
+    left_at: datetime | None = None
+    left_reason: str | None = None
+    consent: Consent = field(default_factory=Consent)
+    secret: str = field(default="", repr=False)
+    last_slot_at: datetime | None = None
+    last_edition_on: date | None = None
+    covered_until: datetime | None = None
+    welcome_due: bool = False
+
+    @property
+    def has_left(self) -> bool:
+        return self.status is SubscriberStatus.UNSUBSCRIBED
+
+
+class Outcome(StrEnum):
+    """What became of a row."""
+
+    ADDED = "added"
+    KNOWN = "known"  # the address is here already, and stays as it is
+    UNSUBSCRIBED = "unsubscribed"  # the address was here, and the row says that it has left
+    LEFT_OUT = "left out"  # erased here, or a hash that was not wanted
+    REJECTED = "rejected"  # the row cannot be read; the reason says why
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A row of a list and what became of it."""
+
+    record: Record
+    email: str
+    outcome: Outcome
+    status: str = ""  # active, pending, unsubscribed, suppressed; "asked" where a mail is owed
+    reason: str = ""
+
+
+class _Standing(StrEnum):
+    """What other newsletters say of an address, the gravest last."""
+
+    ACTIVE = "active"
+    PENDING = "pending"
+    LEFT = "left"
+    BLOCKED = "blocked"
+    BOUNCED = "bounced"
+    COMPLAINED = "complained"
+
+
+_GRAVITY: Final = list(_Standing)
+_REASONS: Final = {
+    _Standing.BLOCKED: SuppressionReason.MANUAL,
+    _Standing.BOUNCED: SuppressionReason.HARD,
+    _Standing.COMPLAINED: SuppressionReason.COMPLAINT,
+}
+_WORDS: Final = {
+    _Standing.ACTIVE: (
+        "active subscribed enabled confirmed regular premium gifted comped complimentary free paid "
+        "paying trialed trial trialing member optedin optin yes true 1 verified valid on engaged "
+        "pastdue unpaid churning"
+    ),
+    _Standing.PENDING: (
+        "pending unconfirmed unactivated unverified notconfirmed awaitingconfirmation "
+        "pendingconfirmation waiting requested upcoming notverified doubleoptin"
+    ),
+    _Standing.LEFT: (
+        "unsubscribed inactive disabled removed left optedout optout churned deleted archived "
+        "nonsubscribed notsubscribed neversubscribed cancelled canceled expired paused no false 0 "
+        "off transactional nomail unsubscribe"
+    ),
+    _Standing.BLOCKED: (
+        "blocklisted blacklisted blocked suppressed banned donotcontact donotmail spammy malicious "
+        "excluded"
+    ),
+    _Standing.BOUNCED: (
+        "cleaned bounced bounce hardbounced hardbounce softbounced softbounce bouncing "
+        "undeliverable undelivered invalid dead nonexistent"
+    ),
+    _Standing.COMPLAINED: (
+        "complained complaint complaints complaining spam markedasspam reportedspam abuse junk "
+        "reported spamcomplaint"
+    ),
+}
+_STANDINGS: Final = {word: one for one, words in _WORDS.items() for word in words.split()}
+_FLAGS: Final = {
+    "is_left": _Standing.LEFT,
+    "is_bounced": _Standing.BOUNCED,
+    "is_complaint": _Standing.COMPLAINED,
+    "is_blocked": _Standing.BLOCKED,
+}
+_MOMENTS: Final = {
+    "left_on": _Standing.LEFT,
+    "bounced_on": _Standing.BOUNCED,
+    "complained_on": _Standing.COMPLAINED,
+}
+_NO: Final = frozenset({"", "no", "n", "false", "f", "0", "off", "never", "none", "null", "-"})
+
+
+def member(
+    record: Record, *, is_ours: bool, confirmed: bool, max_papers: int, now: datetime
+) -> Member:
+    """The member that a row tells of. Raises PaperboyError with what is wrong in it."""
+    if record.problem:
+        raise PaperboyError(record.problem)
+    cells = record.cells
+    if not cells.get("email"):
+        raise AddressError("the row has no email address")
+    email = valid_address(cells["email"])
+    wishes = _wishes(cells, is_ours=is_ours, max_papers=max_papers)
+    one = Member(
+        email,
+        subscribers.email_key(email),
+        SubscriberStatus.PENDING,
+        wishes,
+        _queries(wishes),
+        must_ask=True,
+        joined_at=_moment(cells, "joined_at", strict=is_ours),
+    )
+    if is_ours and cells.get("status", "").casefold() in set(SubscriberStatus):
+        return _as_exported(one, cells)
+    return _as_foreign(one, cells, confirmed=confirmed, now=now)
+
+
+def _as_exported(one: Member, cells: Mapping[str, str]) -> Member:
+    status = _one_of(SubscriberStatus, cells["status"].casefold(), "status")
+    secret = cells.get("secret", "")
+    if secret and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", secret):
+        raise PaperboyError("secret: not one of ours")
+    moment, day = partial(_moment, cells), partial(_day, cells)
+    suppression = None
+    if cells.get("suppressed"):
+        reason = _one_of(SuppressionReason, cells["suppressed"], "suppressed")
+        suppression = (reason, moment("suppressed_since") or datetime.min.replace(tzinfo=UTC))
+    return replace(
+        one,
+        status=status,
+        # Somebody who waits to be confirmed follows nothing: their request has their wishes.
+        queries=() if status is SubscriberStatus.PENDING and not one.wishes.topics else one.queries,
+        must_ask=False,
+        suppression=suppression,
+        paused_until=day("paused_until"),
+        confirmed_at=moment("confirmed_at"),
+        left_at=moment("left_at"),
+        left_reason=cells.get("left_reason"),
+        consent=Consent(
+            moment("consent_asked_at"),
+            moment("consent_at"),
+            _one_of(Origin, cells.get("consent_origin") or Origin.IMPORT, "consent_origin"),
+            cells.get("consent_wording"),
+            cells.get("consent_ip"),
+        ),
+        secret=secret,
+        last_slot_at=moment("last_slot_at"),
+        last_edition_on=day("last_edition_on"),
+        covered_until=moment("covered_until"),
+        welcome_due=bool(cells.get("welcome_due")),
+    )
+
+
+def _as_foreign(one: Member, cells: Mapping[str, str], *, confirmed: bool, now: datetime) -> Member:
+    standing, since = _standing(cells)
+    agreed_at = _moment(cells, "consent_at", strict=False) or _moment(
+        cells, "confirmed_at", strict=False
+    )
+    consent = Consent(
+        _moment(cells, "consent_asked_at", strict=False),
+        agreed_at,
+        Origin.IMPORT,
+        None,
+        cells.get("consent_ip") or cells.get("optin_ip"),
+    )
+    one = replace(one, consent=consent)
+    if standing is _Standing.PENDING:
+        return replace(one, must_ask=False)
+    if standing is None or standing is _Standing.ACTIVE:
+        if not confirmed:
+            return one
+        return replace(one, status=SubscriberStatus.ACTIVE, must_ask=False, confirmed_at=agreed_at)
+    reason = _REASONS.get(standing)
+    return replace(
+        one,
+        status=SubscriberStatus.UNSUBSCRIBED,
+        must_ask=False,
+        left_at=since,
+        suppression=(reason, since or now) if reason else None,
+    )
+
+
+def _standing(cells: Mapping[str, str]) -> tuple[_Standing | None, datetime | None]:
+    """The gravest thing that a foreign row says of its address, and since when."""
+    found: list[tuple[_Standing, datetime | None]] = []
+    if cells.get("status"):
+        word = _STANDINGS.get(_letters(cells["status"]))
+        if word is None:
+            raise PaperboyError(
+                f"status: {cells['status']!r} is no word that we know; write active, pending, "
+                "unsubscribed, bounced, complained or blocked"
+            )
+        found.append((word, None))
+    kind = _STANDINGS.get(_letters(cells.get("kind", "")))
+    if kind:
+        found.append((kind, None))
+    if "is_subscribed" in cells:
+        is_no = _letters(cells["is_subscribed"]) in _NO
+        found.append((_Standing.LEFT if is_no else _Standing.ACTIVE, None))
+    for column, standing in _FLAGS.items():
+        if _letters(cells.get(column, "")) not in _NO:
+            found.append((standing, None))
+    if _letters(cells.get("suppressed", "")) not in _NO:
+        found.append((_Standing.BLOCKED, None))
+    for column, standing in _MOMENTS.items():
+        if _letters(cells.get(column, "")) not in _NO:
+            found.append((standing, _moment(cells, column, strict=False)))
+    if _letters(cells.get("left_at", "")) not in _NO:
+        found.append((_Standing.LEFT, _moment(cells, "left_at", strict=False)))
+    if not found:
+        return None, None
+    gravest = max(found, key=lambda one: _GRAVITY.index(one[0]))[0]
+    return gravest, max((at for _, at in found if at), default=None)
+
+
+def _letters(word: str) -> str:
+    return "".join(c for c in word.casefold() if c.isalnum())
+
+
+def _wishes(cells: Mapping[str, str], *, is_ours: bool, max_papers: int) -> Wishes:
+    topics = split_words(cells.get("topics", ""))
+    names = split_words(cells.get("names", "")) if is_ours else ()
+    if names and len(names) != len(topics):
+        raise PaperboyError(f"names: {len(names)} names of {len(topics)} topics")
+    most = _number(cells, "max_papers", max_papers)
+    if not 1 <= most <= 50:
+        raise PaperboyError(f"max_papers: {most} is not between 1 and 50")
+    return Wishes(
+        topics,
+        Schedule(
+            _hour(cells.get("hour", "")),
+            _zone(cells.get("timezone", ""), is_ours=is_ours),
+            _one_of(Frequency, (cells.get("frequency") or "daily").casefold(), "frequency"),
+            weekday(cells.get("weekday") or "monday"),
+        ),
+        most,
+        names=dict(zip(topics, names, strict=False)),
+        breadth=breadth(cells.get("breadth") or "balanced"),
+    )
+
+
+def _queries(wishes: Wishes) -> tuple[tuple[str, str], ...]:
+    try:
+        checked(replace(wishes, topics=()))  # the time zone
+        queries = wishes.topics or ("Trending",)
+        if len(queries) > MOST_TOPICS:
+            return tuple(checked(wishes))  # which says what is wrong
+        return tuple((_canonical(query), wishes.label(query)) for query in queries)
+    except QueryError as error:
+        raise PaperboyError(f"topics: {error.message}: {error.query!r}") from error
+
+
+_canonical: Final[Callable[[str], str]] = lru_cache(maxsize=10_000)(canonical)
+
+
+def weekday(name: str) -> Weekday:
+    """A weekday by its English name, its first letters or its number (0 is Monday)."""
+    folded = name.strip().casefold()
+    for day in Weekday:
+        if folded == str(int(day)) or (len(folded) >= 2 and day.name.casefold().startswith(folded)):
+            return day
+    raise PaperboyError(f"weekday: {name!r} is no day of the week")
+
+
+def breadth(name: str) -> Breadth:
+    try:
+        return Breadth[name.strip().upper()]
+    except KeyError:
+        raise PaperboyError(f"breadth: {name!r} is not fewer, balanced or more") from None
+
+
+def _hour(text: str) -> time:
+    matched = re.fullmatch(r"(\d{1,2})(?:[:.](\d\d))?(?::00)?", text or "8")
+    if matched is None or int(matched[1]) > 23 or int(matched[2] or 0) > 59:
+        raise PaperboyError(f"hour: {text!r} is no hour from 0 to 23")
+    return time(int(matched[1]), int(matched[2] or 0))
+
+
+def _zone(name: str, *, is_ours: bool) -> str:
+    """Other newsletters guess time zones, and name them in their own ways: then it is UTC."""
+    if not name or is_ours:
+        return name or "UTC"
+    try:
+        slots.zone(name)
+    except PaperboyError:
+        return "UTC"
+    return name
+
+
+def _number(cells: Mapping[str, str], column: str, default: int) -> int:
+    text = cells.get(column)
+    if not text:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise PaperboyError(f"{column}: {text!r} is no number") from None
+
+
+def _one_of(words: type[Words], text: str, column: str) -> Words:
+    try:
+        return words(text)
+    except ValueError:
+        raise PaperboyError(f"{column}: {text!r} is none of {', '.join(words)}") from None
+
+
+def _moment(cells: Mapping[str, str], column: str, *, strict: bool = True) -> datetime | None:
+    """A time; without a zone it is UTC. In a foreign list one that cannot be read is unknown."""
+    text = cells.get(column)
+    if not text:
+        return None
+    try:
+        parsed = datetime.fromisoformat(text.removesuffix(" UTC"))
+    except ValueError:
+        if strict:
+            raise PaperboyError(f"{column}: {text!r} is no time") from None
+        return None
+    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+
+
+def _day(cells: Mapping[str, str], column: str) -> date | None:
+    text = cells.get(column)
+    if not text:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise PaperboyError(f"{column}: {text!r} is no day") from None
+
+
+# --- Import -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Import:
+    """One run of an import; `dry_run` decides the same and writes nothing."""
+
+    engine: Engine
+    suppression_key: str = field(repr=False)
+    now: datetime
+    max_papers: int
+    confirmed: bool = False  # the operator vouches that the active ones have agreed
+    skip_hashes: bool = False
+    dry_run: bool = False
+    _hashes: dict[str, str] = field(default_factory=dict, repr=False)  # of this chunk's addresses
+    _cursors: dict[datetime | None, int] = field(default_factory=dict, repr=False)
+    _seen: set[int] = field(default_factory=set, repr=False)  # of a dry run, which stores nothing
+
+    def run(self, given: SubscriberList) -> Iterator[Imported]:
+        """What became of every row, in order; each is committed. Raises PaperboyError.
+
+        That is for a file that cannot be imported as a whole.
+        """
+        for records in in_chunks(given, CHUNK):
+            yield from self.take(records, is_ours=given.is_ours)
+
+    def take(self, records: Sequence[Record], *, is_ours: bool) -> list[Imported]:
+        """`run` for a few records, in one transaction."""
+        return with_retries(partial(self._chunk, records, is_ours=is_ours))
+
+    def _chunk(self, records: Sequence[Record], *, is_ours: bool) -> list[Imported]:
+        self._hashes.clear()
+        self._cursors.clear()
+        results: dict[int, Imported] = {}
+        members: dict[int, Member] = {}
+        hashes: dict[int, Suppression] = {}
+        for place, record in enumerate(records):
+            try:
+                if is_ours and _is_hash(record):
+                    hashes[place] = self._hash_of(record)
+                    continue
+                members[place] = member(
+                    record, is_ours=is_ours, confirmed=self.confirmed,
+                    max_papers=self.max_papers, now=self.now,
+                )  # fmt: skip
+            except _OtherKeyError:
+                if not self.skip_hashes:
+                    raise PaperboyError(OTHER_KEY) from None
+                results[place] = _result(
+                    record, Outcome.LEFT_OUT, SUPPRESSED, "its hash is of another key"
+                )
+            except PaperboyError as error:
+                results[place] = _result(record, Outcome.REJECTED, "", str(error))
+        with self._transaction() as conn:
+            results |= self._suppress(conn, records, hashes)
+            results |= self._store(conn, records, members)
+        return [results[place] for place in sorted(results)]
+
+    def _transaction(self) -> Any:
+        return reading(self.engine) if self.dry_run else self.engine.begin()
+
+    def _hash_of(self, record: Record) -> Suppression:
+        cells = record.cells
+        if cells.get("key") != moves.key_fingerprint(self.suppression_key):
+            raise _OtherKeyError
+        reason = _one_of(SuppressionReason, cells.get("suppressed", ""), "suppressed")
+        since = _moment(cells, "suppressed_since") or self.now
+        return Suppression(cells["address_hash"], reason, since)
+
+    def _suppress(
+        self, conn: Connection, records: Sequence[Record], hashes: Mapping[int, Suppression]
+    ) -> dict[int, Imported]:
+        before = moves.suppressions_among(conn, [one.hash for one in hashes.values()])
+        if not self.dry_run:
+            moves.suppress(conn, hashes.values())
+        return {
+            place: _result(
+                records[place],
+                Outcome.KNOWN if one.hash in before else Outcome.ADDED,
+                SUPPRESSED,
+                f"{one.reason}, by its hash",
+            )
+            for place, one in hashes.items()
+        }
+
+    # --- Members --------------------------------------------------------------------------------
+
+    def _store(
+        self, conn: Connection, records: Sequence[Record], members: Mapping[int, Member]
+    ) -> dict[int, Imported]:
+        keys = sorted({one.key for one in members.values()})
+        known = moves.known(conn, keys, lock=not self.dry_run)
+        hashes = {key: self._address_hash(key) for key in keys}
+        suppressed = moves.suppressions_among(conn, list(hashes.values()))
+        results: dict[int, Imported] = {}
+        new: dict[str, int] = {}  # by key, the place of the row that adds it
+        for place, one in members.items():
+            record, key = records[place], one.key
+            suppression = suppressed.get(hashes[key])
+            if _is_erased(suppression, one):
+                reason = "was erased here on request"
+                results[place] = _result(record, Outcome.LEFT_OUT, "", reason)
+            elif key in new:
+                earlier = members[new[key]]
+                results[place] = _result(record, Outcome.KNOWN, reason="is in the file twice")
+                if one.has_left and not earlier.has_left:
+                    # The row that says no is heard, wherever it stands.
+                    first = new[key]
+                    results[first] = _result(
+                        records[first], Outcome.KNOWN, reason="another row says that they left"
+                    )
+                    del results[place]
+                    new[key] = place
+            elif key in known:
+                results[place] = self._meet(conn, record, one, known[key])
+                if results[place].outcome is Outcome.ADDED:
+                    known[key] = replace(known[key], status=one.status)
+            elif hash(key) in self._seen:
+                outcome = Outcome.UNSUBSCRIBED if one.has_left else Outcome.KNOWN
+                results[place] = _result(record, outcome, reason="is in the file twice")
+            else:
+                new[key] = place
+        added = self._add(conn, [members[place] for place in new.values()])
+        for key, place in new.items():
+            one, record = members[place], records[place]
+            if key not in added:  # somebody has added it this moment
+                results[place] = _result(record, Outcome.KNOWN, reason="is subscribed already")
+                continue
+            asked = one.must_ask and self._ask(conn, added[key], one, suppressed.get(hashes[key]))
+            results[place] = _added(record, one, asked=asked)
+            if self.dry_run:
+                self._seen.add(hash(key))
+        return results
+
+    def _address_hash(self, key: str) -> str:
+        if key not in self._hashes:
+            self._hashes[key] = subscribers.address_hash(key, self.suppression_key)
+        return self._hashes[key]
+
+    def _meet(self, conn: Connection, record: Record, one: Member, known: Known) -> Imported:
+        """A row about an address that is stored already."""
+        if one.has_left:
+            return self._part(conn, record, one, known)
+        was_waiting = known.status is SubscriberStatus.PENDING
+        if was_waiting and one.status is SubscriberStatus.ACTIVE:
+            return self._activate(conn, record, one, known)
+        if known.status is SubscriberStatus.UNSUBSCRIBED:
+            return _result(record, Outcome.KNOWN, known.status, "has left, and is not asked again")
+        reason = "waits to be confirmed" if was_waiting else "is subscribed already"
+        return _result(record, Outcome.KNOWN, known.status, reason)
+
+    def _part(self, conn: Connection, record: Record, one: Member, known: Known) -> Imported:
+        """Somebody left elsewhere: that holds here, unless they have confirmed here since."""
+        has_left = known.status is SubscriberStatus.UNSUBSCRIBED
+        left_later = one.left_at is not None and (
+            known.confirmed_at is None or known.confirmed_at <= one.left_at
+        )
+        if not (has_left or left_later or known.is_imported):
+            reason = (
+                "has confirmed here since it left there"
+                if one.left_at
+                else "is subscribed here, and the row does not say when it left"
+            )
+            return _result(record, Outcome.KNOWN, known.status, reason)
+        if not self.dry_run:
+            self._suppress_member(conn, one)
+        if has_left:
+            return _result(record, Outcome.KNOWN, known.status, "has left already")
+        if not self.dry_run and moves.leave(conn, known.id, one.left_at or self.now):
+            deliveries.cancel_owed(conn, [known.id], CancelReason.LEFT)
+        return _result(record, Outcome.UNSUBSCRIBED, SubscriberStatus.UNSUBSCRIBED)
+
+    def _activate(self, conn: Connection, record: Record, one: Member, known: Known) -> Imported:
+        """An address that waits to be confirmed, and has been confirmed elsewhere."""
+        if not self.dry_run:
+            values = self._values(conn, one)
+            secrets = moves.secrets_in_use(conn, [one.secret]) if one.secret else {""}
+            del values["email"], values["email_key"], values["address_hash"]
+            if one.secret in secrets:
+                del values["secret"]
+            if moves.begin_anew(conn, known.id, values):
+                deliveries.cancel_owed(conn, [known.id], CancelReason.SUPERSEDED)
+                moves.unfollow(conn, known.id)
+                moves.follow(conn, {known.id: one.queries}, self.now)
+                moves.add_consents(conn, [self._consent(known.id, one)])
+                self._suppress_member(conn, one)
+        return _added(record, one, asked=False)
+
+    def _add(self, conn: Connection, members: Sequence[Member]) -> dict[str, int]:
+        """Add subscribers with all that hangs on them; their ids by the form of their address."""
+        if self.dry_run:
+            return {one.key: 0 for one in members}
+        members = sorted(members, key=lambda one: one.key)
+        taken = moves.secrets_in_use(conn, [one.secret for one in members if one.secret])
+        rows = []
+        for one in members:
+            values = self._values(conn, one)
+            if not one.secret or one.secret in taken:
+                values["secret"] = token_urlsafe(16)
+            taken.add(values["secret"])
+            rows.append(values)
+        added = moves.add(conn, rows)
+        stored = [(added[one.key], one) for one in members if one.key in added]
+        moves.follow(conn, {id_: one.queries for id_, one in stored}, self.now)
+        agreed = [(id_, one) for id_, one in stored if not one.must_ask and _has_agreed(one)]
+        moves.add_consents(conn, [self._consent(id_, one) for id_, one in agreed])
+        for _, one in stored:
+            self._suppress_member(conn, one)
+        return added
+
+    def _values(self, conn: Connection, one: Member) -> dict[str, Any]:
+        is_active = one.status is SubscriberStatus.ACTIVE
+        schedule = one.wishes.schedule
+        cursor, since = self._place(conn, one)
+        return {
+            "email": one.email,
+            "email_key": one.key,
+            "address_hash": self._address_hash(one.key),
+            "status": one.status,
+            "at": schedule.at,
+            "timezone": schedule.timezone,
+            "frequency": schedule.frequency,
+            "weekday": int(schedule.weekday),
+            "max_papers": one.wishes.max_papers,
+            "breadth": one.wishes.breadth,
+            "secret": one.secret,
+            "paused_until": one.paused_until,
+            "next_slot_at": None if one.has_left else self._next_slot(one),
+            "last_slot_at": one.last_slot_at,
+            "last_edition_on": one.last_edition_on,
+            "cursor": cursor,
+            "papers_from": since,
+            "created_at": one.joined_at or self.now,
+            "confirmed_at": one.confirmed_at or (self.now if is_active else None),
+            "left_at": (one.left_at or self.now) if one.has_left else None,
+            "left_reason": one.left_reason if one.has_left else None,
+            "welcome_due": one.welcome_due and is_active,
+        }
+
+    def _next_slot(self, one: Member) -> datetime:
+        schedule = one.wishes.schedule
+        if one.last_slot_at and one.last_edition_on:
+            return slots.next_slot(schedule, one.last_slot_at, one.last_edition_on)
+        return slots.first_slot(schedule, self.now, one.last_slot_at, one.last_edition_on)
+
+    def _place(self, conn: Connection, one: Member) -> tuple[int, date | None]:
+        """Where a reader stands in our batches, and the first day whose papers are new to them."""
+        until = one.covered_until
+        if until not in self._cursors:
+            self._cursors[until] = (
+                batches.last_before(conn, until)
+                if until
+                else batches.look_back(conn, self.now, days=joining.WELCOME_DAYS)
+            )
+        return self._cursors[until], moves.papers_from(until) if until else None
+
+    def _consent(self, subscriber_id: int, one: Member) -> dict[str, Any]:
+        agreed_at = one.consent.agreed_at or one.confirmed_at or self.now
+        return {
+            "kind": RequestKind.JOIN,
+            "subscriber_id": subscriber_id,
+            "email": one.email,
+            "email_key": one.key,
+            "origin": one.consent.origin,
+            "wording": one.consent.wording,
+            "wishes": {},
+            "created_at": one.consent.asked_at or agreed_at,
+            "expires_at": agreed_at,
+            "used_at": agreed_at,
+            "ip": one.consent.ip,
+        }
+
+    def _suppress_member(self, conn: Connection, one: Member) -> None:
+        if one.suppression:
+            reason, since = one.suppression
+            moves.suppress(conn, [Suppression(self._address_hash(one.key), reason, since)])
+
+    def _ask(
+        self, conn: Connection, subscriber_id: int, one: Member, suppressed: Suppression | None
+    ) -> bool:
+        """Owe a confirmation, if its owner may be asked; whether it is owed."""
+        to = asking.recipient(one.email, None, self.suppression_key)
+        wanted = asking.may_mail(conn, to, self.now, suppressed.reason if suppressed else None)
+        if self.dry_run:
+            return wanted
+        joining.ask_to_confirm(
+            conn, subscriber_id, one.email, one.wishes, to, Origin.IMPORT, self.now,
+            wanted=wanted,
+        )  # fmt: skip
+        return wanted
+
+
+class _OtherKeyError(PaperboyError):
+    """A hash that was made with another key."""
+
+
+def _is_hash(record: Record) -> bool:
+    cells = record.cells
+    return not cells.get("email") and bool(cells.get("address_hash"))
+
+
+def _is_erased(suppression: Suppression | None, one: Member) -> bool:
+    """Erased here, and not confirmed elsewhere since."""
+    if suppression is None or suppression.reason is not SuppressionReason.ERASED:
+        return False
+    return one.confirmed_at is None or one.confirmed_at <= suppression.since
+
+
+def _has_agreed(one: Member) -> bool:
+    return one.status is SubscriberStatus.ACTIVE or one.consent.agreed_at is not None
+
+
+def _added(record: Record, one: Member, *, asked: bool) -> Imported:
+    if asked:
+        return _result(record, Outcome.ADDED, "asked")
+    if one.suppression:
+        return _result(record, Outcome.ADDED, SUPPRESSED, one.suppression[0])
+    reason = "may not be asked for now" if one.must_ask else ""
+    return _result(record, Outcome.ADDED, one.status, reason)
+
+
+def _result(record: Record, outcome: Outcome, status: str = "", reason: str = "") -> Imported:
+    email = record.cells.get("email") or next(iter(record.raw), "")[:100]
+    return Imported(record, email, outcome, status, reason)

@@ -1,0 +1,300 @@
+"""Restored copies of a database: known again, and kept apart from the one that they replace."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from secrets import token_urlsafe
+from typing import Any, Final
+
+from sqlalchemy import Connection, delete, func, insert, or_, select, text, update
+
+from pipeline.domain import (
+    OWED,
+    DeliveryKind,
+    DeliveryStatus,
+    Schedule,
+    SubscriberStatus,
+)
+from pipeline.storage import subscribers
+from pipeline.storage.database import upsert
+from pipeline.storage.schema import (
+    DatabaseCopyRow,
+    DeliveryRow,
+    PaperRow,
+    PickRow,
+    RequestRow,
+    SubscriberRow,
+    SuppressionRow,
+)
+from pipeline.storage.subscribers import Suppression
+
+CHUNK: Final = 500
+GAP: Final = 1_000_000  # numbers that the replaced database may have given, where nobody can tell
+TAKEN: Final = "may have been sent before the restore"
+
+_ROW = DeliveryRow.__table__.c
+_OPEN: Final = (*OWED, DeliveryStatus.SENDING)
+
+
+# --- Which database this is ---------------------------------------------------------------------
+
+
+def identity(conn: Connection) -> str | None:
+    """Tell a restored dump from the database it was made of. None for SQLite, where nothing does.
+
+    A dump is restored into tables with other numbers, on a server or in a database with another.
+    """
+    if conn.dialect.name == "sqlite":
+        return None
+    may_ask = text("SELECT has_function_privilege('pg_control_system()', 'execute')")
+    server = "-"
+    if conn.execute(may_ask).scalar_one():
+        server = conn.execute(
+            text("SELECT system_identifier FROM pg_control_system()")
+        ).scalar_one()
+    database = text(
+        "SELECT oid, 'deliveries'::regclass::oid FROM pg_database WHERE datname=current_database()"
+    )
+    return ":".join(map(str, (server, *conn.execute(database).one())))
+
+
+def noted_identity(conn: Connection) -> str | None:
+    return conn.execute(select(DatabaseCopyRow.identity)).scalar_one_or_none()
+
+
+def note_identity(conn: Connection, identity: str, now: datetime) -> None:
+    values = {"identity": identity, "noted_at": now}
+    conn.execute(
+        upsert(conn, DatabaseCopyRow)
+        .values(id=1, **values)
+        .on_conflict_do_update(index_elements=["id"], set_=values)
+    )
+
+
+# --- Numbers ------------------------------------------------------------------------------------
+
+
+def highest_ids(conn: Connection) -> dict[str, int]:
+    """The highest number of each table whose numbers stand in links."""
+    return {
+        table.__tablename__: conn.execute(select(func.max(table.id))).scalar_one() or 0
+        for table in (SubscriberRow, DeliveryRow, RequestRow)
+    }
+
+
+def reserve_ids(conn: Connection, through: Mapping[str, int], now: datetime) -> None:
+    """Never give these numbers, which the replaced database has given to others.
+
+    A link in a mail names a number of ours: it would open the preferences of somebody else.
+    """
+    if conn.dialect.name == "postgresql":
+        for table, top in through.items():
+            conn.execute(
+                text("SELECT setval(pg_get_serial_sequence(:table, 'id'), :top)"),
+                {"table": table, "top": max(top, 1)},
+            )
+        return
+    # SQLite gives the number after the highest that is there: so there is one, and it is nobody.
+    subscriber_id = _placeholder(conn, through["subscribers"], now)
+    top = through["deliveries"]
+    conn.execute(
+        upsert(conn, DeliveryRow)
+        .values(
+            id=top, dedupe_key=f"reserved:{top}", kind=DeliveryKind.DIGEST,
+            subscriber_id=subscriber_id, status=DeliveryStatus.CANCELLED,
+            reason="keeps numbers of a replaced database apart", attempts=0, not_before=now,
+            expires_at=now, created_at=now, more=0, topics=[], blanked=True,
+        )
+        .on_conflict_do_nothing()
+    )  # fmt: skip
+    request_id = conn.execute(
+        upsert(conn, RequestRow)
+        .values(
+            id=through["requests"], kind="join", subscriber_id=subscriber_id, email="",
+            email_key="", origin="operator", wishes={}, created_at=now, expires_at=now,
+            blanked=True,
+        )
+        .on_conflict_do_nothing()
+        .returning(RequestRow.id)
+    ).scalar_one_or_none()  # fmt: skip
+    if request_id:
+        conn.execute(delete(RequestRow).where(RequestRow.id == request_id))
+
+
+def _placeholder(conn: Connection, id_: int, now: datetime) -> int:
+    """A row like that of an erased subscriber."""
+    conn.execute(
+        upsert(conn, SubscriberRow)
+        .values(
+            id=id_, email=subscribers.ERASED, email_key=f"erased:{id_}",
+            address_hash=f"erased:{id_}", secret=token_urlsafe(16), max_papers=1, cursor=0,
+            status=SubscriberStatus.UNSUBSCRIBED, created_at=now, left_at=now,
+            **subscribers.columns_of(Schedule()),
+        )
+        .on_conflict_do_nothing()
+    )  # fmt: skip
+    return id_
+
+
+# --- What was sent meanwhile ----------------------------------------------------------------------
+
+
+def take_as_sent(conn: Connection, sent_until: datetime, now: datetime, limit: int = CHUNK) -> int:
+    """Take at most `limit` of what was owed then as sent, perhaps; how many.
+
+    They become uncertain, and nothing but an operator resends them.
+    """
+    open_then = (
+        select(_ROW.id)
+        .where(
+            or_(_ROW.created_at <= sent_until, _ROW.slot_at <= sent_until),
+            or_(
+                _ROW.status.in_(_OPEN),
+                (_ROW.status == DeliveryStatus.UNCERTAIN) & _ROW.resent_at.is_(None),
+            ),
+        )
+        .limit(limit)
+    )
+    return conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.id.in_(open_then))
+        .values(
+            status=DeliveryStatus.UNCERTAIN,
+            reason=TAKEN,
+            resent_at=now,
+            lease=None,
+            lease_until=None,
+        )
+    ).rowcount
+
+
+def due_then(conn: Connection, sent_until: datetime, limit: int = CHUNK) -> list[Any]:
+    """Active subscribers with a slot that has come until then, not moved on yet."""
+    query = (
+        select(*SubscriberRow.__table__.c)
+        .where(
+            SubscriberRow.status == SubscriberStatus.ACTIVE,
+            or_(
+                SubscriberRow.next_slot_at <= sent_until,
+                SubscriberRow.welcome_due & (SubscriberRow.confirmed_at <= sent_until),
+            ),
+        )
+        .order_by(SubscriberRow.id)
+        .limit(limit)
+        .with_for_update()
+    )
+    return [subscribers.subscriber_of(row) for row in conn.execute(query)]
+
+
+def move_on(conn: Connection, subscriber_id: int, values: Mapping[str, Any]) -> None:
+    conn.execute(
+        update(SubscriberRow).where(SubscriberRow.id == subscriber_id).values(**dict(values))
+    )
+
+
+# --- From the replaced database -------------------------------------------------------------------
+
+
+def subscribers_after(conn: Connection, last_id: int, limit: int = CHUNK) -> list[dict[str, Any]]:
+    """The rows of subscribers after this id, also of those that were erased."""
+    query = select(*SubscriberRow.__table__.c).where(SubscriberRow.id > last_id)
+    rows = conn.execute(query.order_by(SubscriberRow.id).limit(limit))
+    return [dict(row._mapping) for row in rows]
+
+
+def by_secret(conn: Connection, secrets: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The rows of subscribers with these secrets, which no erasing has changed."""
+    query = select(*SubscriberRow.__table__.c).where(SubscriberRow.secret.in_(secrets))
+    return {row.secret: dict(row._mapping) for row in conn.execute(query)}
+
+
+def all_suppressions(conn: Connection) -> list[Suppression]:
+    query = select(*SuppressionRow.__table__.c).order_by(SuppressionRow.hash)
+    return [subscribers.suppression_of(row) for row in conn.execute(query)]
+
+
+def deliveries_after(conn: Connection, last_id: int, limit: int = CHUNK) -> list[dict[str, Any]]:
+    query = select(*_ROW).where(_ROW.id > last_id).order_by(_ROW.id).limit(limit)
+    return [dict(row._mapping) for row in conn.execute(query)]
+
+
+def by_dedupe_key(conn: Connection, keys: Collection[str]) -> dict[str, Any]:
+    """(id, status, subscriber_id) of the deliveries with these keys."""
+    query = select(_ROW.dedupe_key, _ROW.id, _ROW.status, _ROW.subscriber_id)
+    return {row.dedupe_key: row for row in conn.execute(query.where(_ROW.dedupe_key.in_(keys)))}
+
+
+def take_over(conn: Connection, delivery_id: int, theirs: Mapping[str, Any]) -> None:
+    """Let a delivery be what the replaced database says has become of it."""
+    names = ("status", "reason", "attempts", "marked_at", "resent_at", "sent_at", "queue_id",
+             "reply", "not_before")  # fmt: skip
+    conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.id == delivery_id, _ROW.status.in_((*_OPEN, DeliveryStatus.UNCERTAIN)))
+        .values(lease=None, lease_until=None, **{name: theirs[name] for name in names})
+    )
+
+
+def picks_of(conn: Connection, delivery_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """The picks of these deliveries, each with what its paper is known by anywhere."""
+    query = (
+        select(*PickRow.__table__.c, PaperRow.arxiv_id, PaperRow.doi, PaperRow.title_key)
+        .join(PaperRow, PaperRow.id == PickRow.paper_id)
+        .where(PickRow.delivery_id.in_(delivery_ids))
+        .order_by(PickRow.delivery_id, PickRow.position)
+    )
+    return [dict(row._mapping) for row in conn.execute(query)]
+
+
+def add_delivery(
+    conn: Connection, theirs: Mapping[str, Any], picks: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Add a digest that the replaced database made, under its number where that is free.
+
+    False where a paper of it is not known here.
+    """
+    values = dict(theirs)
+    if conn.execute(select(_ROW.id).where(_ROW.id == values["id"])).first():
+        del values["id"]
+    delivery_id = conn.execute(
+        insert(DeliveryRow).values(**values).returning(DeliveryRow.id)
+    ).scalar_one()
+    return add_picks(conn, delivery_id, picks)
+
+
+def replace_picks(conn: Connection, delivery_id: int, picks: Sequence[Mapping[str, Any]]) -> bool:
+    """Let a digest hold what the replaced database sent under its key; see `add_picks`."""
+    conn.execute(delete(PickRow).where(PickRow.delivery_id == delivery_id))
+    return add_picks(conn, delivery_id, picks)
+
+
+def add_picks(conn: Connection, delivery_id: int, picks: Sequence[Mapping[str, Any]]) -> bool:
+    """Add the picks whose papers are known here; False where one is not."""
+    rows = []
+    for pick in picks:
+        paper = _paper_like(conn, pick)
+        if paper:
+            names = ("position", "score", "upvotes", "comments", "reasons")
+            rows.append(
+                {
+                    "delivery_id": delivery_id,
+                    "paper_id": paper.id,
+                    "paper_version": paper.version,
+                    **{name: pick[name] for name in names},
+                }
+            )
+    if rows:
+        conn.execute(insert(PickRow), rows)
+    return len(rows) == len(picks)
+
+
+def _paper_like(conn: Connection, pick: Mapping[str, Any]) -> Any:
+    """Our paper that is the same work, if we have it."""
+    for column in (PaperRow.arxiv_id, PaperRow.doi, PaperRow.title_key):
+        if pick[column.name]:
+            query = select(PaperRow.id, PaperRow.version).where(column == pick[column.name])
+            found = conn.execute(query.order_by(PaperRow.id).limit(1)).first()
+            if found:
+                return found
+    return None

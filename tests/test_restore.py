@@ -1,0 +1,307 @@
+"""A restored copy sends nothing twice, and nothing to who left since its dump."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import make_url
+
+from pipeline import editions, restore, signup
+from pipeline.domain import DeliveryStatus, SubscriberStatus, SuppressionReason
+from pipeline.errors import PaperboyError
+from pipeline.restore import Assume, Settled, Settling
+from pipeline.signup.csv_reader import SubscriberList
+from pipeline.storage import copies, deliveries, digests, holds, subscribers
+from pipeline.storage.database import open_engine, reading
+from pipeline.storage.deliveries import Settlement
+from pipeline.storage.schema import DeliveryRow, SubscriberRow
+from tests.factories import NOW, TODAY, make_sighting
+from tests.newsroom import SUPPRESSION_KEY, add_reader, ingest, rows
+
+ADA, BOB, EVE, DAN = "ada@example.org", "bob@example.org", "eve@example.org", "dan@example.org"
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+DIED = NOW + DAY + HOUR
+RESTORED = DIED + HOUR
+PAPERS = [
+    make_sighting(f"3001.7000{n}", title=f"Paper {n}", announced_on=TODAY + n * DAY)
+    for n in range(3)
+]
+
+
+@pytest.fixture
+def dump(engine: Engine, tmp_path: Path, postgresql_database) -> Iterator[Callable[[], Engine]]:
+    """Copy the database as it is now; what is made of it is another, restored one."""
+    made: list[tuple[Engine, str | None]] = []
+
+    def copy() -> Engine:
+        if engine.dialect.name == "sqlite":
+            path = tmp_path / f"copy{len(made)}.db"
+            with (
+                closing(sqlite3.connect(engine.url.database or "")) as source,
+                closing(sqlite3.connect(path)) as target,
+            ):
+                source.backup(target)
+            made.append((open_engine(f"sqlite:///{path}"), None))
+            return made[-1][0]
+        name = f"{engine.url.database}_copy{len(made)}"
+        engine.dispose()
+        url = make_url(postgresql_database.url)
+        admin = open_engine(url.set(database="postgres").render_as_string(hide_password=False))
+        with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+            conn.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{engine.url.database}"'))
+        admin.dispose()
+        copied = open_engine(url.set(database=name).render_as_string(hide_password=False))
+        made.append((copied, name))
+        return copied
+
+    yield copy
+    for copied, name in made:
+        copied.dispose()
+        if name:
+            url = make_url(postgresql_database.url).set(database="postgres")
+            admin = open_engine(url.render_as_string(hide_password=False))
+            with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+                conn.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+            admin.dispose()
+
+
+def send(engine: Engine, now: datetime) -> list[tuple[str, tuple[str, ...]]]:
+    """Send what may be sent: (address, titles) of each mail."""
+    with engine.begin() as conn:
+        claimed = deliveries.claim(conn, 100, "ours", HOUR, now)
+        ids = deliveries.mark(conn, [one.id for one in claimed], "ours", HOUR, now)
+        frozen = digests.load(conn, ids)
+        sent = [Settlement(id_, DeliveryStatus.SENT, "accepted") for id_ in ids]
+        deliveries.settle(conn, sent, "ours", now)
+    return sorted(
+        (one.email, tuple(pick.paper.title for pick in frozen[one.id].picks))
+        for one in claimed
+        if one.id in ids
+    )
+
+
+def publish(engine: Engine, now: datetime) -> None:
+    expiry = timedelta(hours=18)
+    list(editions.publish(engine, now=now, expiry=expiry, template="1"))
+
+
+def leave(engine: Engine, email: str, now: datetime) -> None:
+    with reading(engine) as conn:
+        found = subscribers.by_email(conn, email)
+    signup.leave(engine, found.secret, now)
+
+
+def statuses(engine: Engine) -> dict[str, str]:
+    with reading(engine) as conn:
+        return {one.email: one.status for one in subscribers.listing(conn)}
+
+
+def settle(engine: Engine, leavers: str = "", **options) -> Settled:
+    given = SubscriberList(io.BytesIO(leavers.encode()), "leavers.csv") if leavers else None
+    return Settling(engine, SUPPRESSION_KEY, DIED, RESTORED, 10, **options).run(given)
+
+
+def go_on(engine: Engine) -> None:
+    with engine.begin() as conn:
+        holds.lift(conn, None)
+
+
+@pytest.fixture
+def history(engine: Engine, dump) -> tuple[Engine, list[tuple[str, tuple[str, ...]]]]:
+    """A copy with three queued digests, and what the old database has sent since."""
+    for email in (ADA, BOB, EVE):
+        add_reader(engine, "cat:cs.IR", email=email, now=NOW - HOUR)
+    ingest(engine, PAPERS[0], now=NOW - HOUR)
+    publish(engine, NOW)
+    copy = dump()
+    sent = send(engine, NOW)
+    leave(engine, BOB, NOW + HOUR)
+    signup.erase(engine, EVE)
+    add_reader(engine, "cat:cs.IR", email=DAN, now=NOW + HOUR)
+    ingest(engine, PAPERS[1], now=NOW + DAY - HOUR)
+    publish(engine, NOW + DAY)
+    return copy, sent + send(engine, NOW + DAY)
+
+
+def test_without_settling_a_copy_repeats_everything(history):
+    """What this module is for: the fault itself."""
+    copy, sent = history
+
+    assert set(send(copy, NOW + HOUR)) <= set(sent)
+    assert (BOB, ("Paper 0",)) in sent
+
+
+@pytest.mark.parametrize("ingest_first", [True, False])
+def test_nothing_is_sent_twice_and_nothing_to_leavers(history, ingest_first):
+    """The old database is lost; who left is known from a list."""
+    copy, _ = history
+    if ingest_first:
+        ingest(copy, *PAPERS[:2], now=RESTORED)
+    settled = settle(copy, leavers=f"email\n{BOB}\n{EVE}\nnobody@example.org\n")
+    assert settled.left == [BOB, EVE]
+    assert len(settled.unknown) == 1
+    assert send(copy, RESTORED) == []  # held
+    go_on(copy)
+    if not ingest_first:
+        ingest(copy, *PAPERS[:2], now=RESTORED)
+    publish(copy, RESTORED)
+    assert send(copy, RESTORED) == []
+
+    ingest(copy, PAPERS[2], now=NOW + 2 * DAY - HOUR)
+    publish(copy, NOW + 2 * DAY)
+
+    assert send(copy, NOW + 2 * DAY) == [(ADA, ("Paper 2",))]
+    assert statuses(copy) == {ADA: "active", BOB: "unsubscribed", EVE: "unsubscribed"}
+
+
+@pytest.mark.parametrize("ingest_first", [True, False])
+@pytest.mark.parametrize("published_first", [True, False])
+def test_the_old_database_tells_who_left_joined_and_was_sent_what(
+    history, engine, ingest_first, published_first
+):
+    copy, _ = history
+    if ingest_first:
+        ingest(copy, *PAPERS[:2], now=RESTORED)
+    if published_first:  # somebody was too quick: what it made is known again, and held
+        with copy.begin() as conn:
+            holds.put(conn, None, "restored", RESTORED)
+        publish(copy, RESTORED)
+    settled = settle(copy, old=engine)
+    assert (settled.left, settled.joined, settled.erased) == ([BOB], [DAN], 1)
+    assert settled.unknown == []
+    go_on(copy)
+    ingest(copy, *PAPERS[:2], now=RESTORED)
+    publish(copy, RESTORED)
+    assert send(copy, RESTORED) == []
+
+    ingest(copy, PAPERS[2], now=NOW + 2 * DAY - HOUR)
+    publish(copy, NOW + 2 * DAY)
+
+    assert send(copy, NOW + 2 * DAY) == [(ADA, ("Paper 2",)), (DAN, ("Paper 2",))]
+    assert statuses(copy) == {ADA: "active", BOB: "unsubscribed", DAN: "active"}
+    with reading(copy) as conn, reading(engine) as old:
+        for email in (BOB, DAN):  # the links of their mails still work
+            theirs = subscribers.by_email(old, email)
+            assert subscribers.by_secret(conn, theirs.secret).email == email
+
+
+def test_settling_twice_changes_nothing_more(history, engine):
+    copy, _ = history
+    settle(copy, old=engine)
+    before = statuses(copy), rows(copy, DeliveryRow, DeliveryRow.dedupe_key)
+
+    again = settle(copy, old=engine)
+
+    assert (again.left, again.joined, again.erased, again.copied) == ([], [], 0, 0)
+    kept = rows(copy, DeliveryRow, DeliveryRow.dedupe_key)
+    real = [row for row in kept if not row.dedupe_key.startswith("reserved:")]
+    assert real == [row for row in before[1] if not row.dedupe_key.startswith("reserved:")]
+    assert statuses(copy) == before[0]
+
+
+def test_a_suppression_of_the_old_database_holds(history, engine):
+    copy, _ = history
+    with engine.begin() as conn:
+        hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
+        subscribers.suppress(conn, hash_, SuppressionReason.COMPLAINT, NOW + HOUR)
+
+    settle(copy, old=engine)
+
+    with reading(copy) as conn:
+        assert subscribers.suppressed(conn, hash_).reason is SuppressionReason.COMPLAINT
+
+
+def test_what_was_not_sent_is_sent_once(history):
+    """The old database died right after its dump."""
+    copy, _ = history
+    settle(copy, assume=Assume.UNSENT)
+    go_on(copy)
+
+    assert [email for email, _ in send(copy, NOW + HOUR)] == [ADA, BOB, EVE]
+    assert send(copy, NOW + HOUR) == []
+
+
+def test_numbers_of_the_old_database_are_given_to_nobody_else(history, engine):
+    """A link in a mail names a number: it must not open the preferences of somebody else."""
+    copy, _ = history
+    with reading(engine) as conn:
+        given = copies.highest_ids(conn)
+    settle(copy)
+
+    for number in range(3):
+        add_reader(copy, email=f"new{number}@example.org", now=RESTORED)
+
+    new = [row.id for row in rows(copy, SubscriberRow) if row.email.startswith("new")]
+    assert min(new) > given["subscribers"]
+    with reading(copy) as conn:
+        assert copies.highest_ids(conn)["requests"] > given["requests"]
+
+
+def test_an_uncertain_delivery_of_the_copy_is_not_resent_by_itself(history):
+    copy, _ = history
+    settle(copy)
+
+    with copy.begin() as conn:
+        kinds = [row.kind for row in rows(copy, DeliveryRow)]
+        assert deliveries.resend_uncertain(conn, set(kinds), NOW + HOUR) == 0
+
+
+@pytest.mark.parametrize("step", ["_move_on", "_take_as_sent", "_leave_one"])
+def test_killed_in_the_middle_it_is_held_and_can_be_run_again(history, monkeypatch, step):
+    copy, _ = history
+
+    def die(*_args):
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Settling, step, die)
+        with pytest.raises(SystemExit):
+            settle(copy, leavers=f"{BOB}\n{EVE}\n")
+    assert send(copy, NOW + HOUR) == []
+
+    settle(copy, leavers=f"{BOB}\n{EVE}\n")
+    go_on(copy)
+    publish(copy, RESTORED)
+    assert send(copy, RESTORED) == []
+    assert statuses(copy)[BOB] == SubscriberStatus.UNSUBSCRIBED
+
+
+def test_the_database_of_another_installation_is_refused(engine, tmp_path, sqlite_template):
+    path = tmp_path / "stranger.db"
+    shutil.copyfile(sqlite_template, path)
+    stranger = open_engine(f"sqlite:///{path}")
+    add_reader(stranger, email=ADA)
+    add_reader(engine, email=BOB)
+
+    with pytest.raises(PaperboyError, match="not made of that database"):
+        settle(engine, old=stranger)
+    stranger.dispose()
+    assert statuses(engine) == {BOB: "active"}
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_restored_postgresql_holds_itself(engine, dump):
+    assert not restore.hold_if_restored(engine, NOW)
+    copy = dump()
+
+    assert not restore.hold_if_restored(engine, NOW)
+    assert restore.hold_if_restored(copy, NOW)
+    assert not restore.hold_if_restored(copy, NOW)  # an operator who starts it again is obeyed
+
+    with reading(copy) as conn:
+        assert holds.listing(conn)[0].reason == restore.REASON
+
+
+def test_a_database_that_was_not_restored_is_not_held(engine):
+    for _ in range(2):
+        assert not restore.hold_if_restored(engine, NOW)
+    with reading(engine) as conn:
+        assert holds.listing(conn) == []

@@ -1,0 +1,563 @@
+"""Lists of subscribers are read as others write them, and moved without a mail or a loss."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from sqlalchemy import Engine, select
+
+from pipeline import signup
+from pipeline.domain import (
+    Breadth,
+    Frequency,
+    Schedule,
+    SubscriberStatus,
+    SuppressionReason,
+    Weekday,
+)
+from pipeline.errors import PaperboyError
+from pipeline.signup import Why, Wishes, moving
+from pipeline.signup.csv_reader import (
+    OURS,
+    SubscriberList,
+    escape_cell,
+    join_words,
+    split_words,
+    unescape_cell,
+)
+from pipeline.signup.moving import Import, Imported, Outcome
+from pipeline.storage import subscribers
+from pipeline.storage.database import open_engine, reading
+from pipeline.storage.schema import (
+    BatchRow,
+    DeliveryRow,
+    RequestRow,
+    SubscriberRow,
+    SubscriptionRow,
+    SuppressionRow,
+    TopicRow,
+)
+from tests.factories import NOW
+
+KEY = "a suppression key"
+ADA, BOB, EVE = "ada@example.org", "bob@example.org", "eve@example.org"
+FOREIGN_HEADER = "Email Address,Status\n"
+
+
+def listed(text: str | bytes, encoding: str = "utf-8") -> SubscriberList:
+    octets = text.encode(encoding) if isinstance(text, str) else text
+    return SubscriberList(io.BytesIO(octets), "list.csv")
+
+
+def addresses(text: str | bytes, encoding: str = "utf-8") -> list[str]:
+    return [record.cells["email"] for record in listed(text, encoding) if not record.problem]
+
+
+def imported(engine: Engine, text: str | bytes, **options) -> list[Imported]:
+    run = Import(engine, options.pop("key", KEY), options.pop("now", NOW), 10, **options)
+    return list(run.run(listed(text)))
+
+
+def exported(engine: Engine, key: str = KEY) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(OURS)
+    for row in moving.exported(engine, key):
+        writer.writerow([escape_cell(cell) for cell in row.values()])
+    return file.getvalue()
+
+
+def statuses(engine: Engine) -> dict[str, str]:
+    with reading(engine) as conn:
+        return {one.email: one.status for one in subscribers.listing(conn)}
+
+
+def mails(engine: Engine) -> int:
+    with reading(engine) as conn:
+        return len(conn.execute(select(DeliveryRow.id)).all())
+
+
+def add(engine: Engine, email: str, *topics: str, **wishes) -> None:
+    signup.add(
+        engine, email, Wishes(topics, **wishes), confirmed=True, suppression_key=KEY,
+        now=NOW - timedelta(days=30),
+    )  # fmt: skip
+
+
+def secret_of(engine: Engine, email: str) -> str:
+    with reading(engine) as conn:
+        found = subscribers.by_email(conn, email)
+    assert found
+    return found.secret
+
+
+@pytest.fixture
+def other(tmp_path: Path, sqlite_template: Path):
+    """The database of another installation."""
+    path = tmp_path / "other.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    engine = open_engine(f"sqlite:///{path}")
+    yield engine
+    engine.dispose()
+
+
+# --- Files as others write them -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("email,topics\nada@example.org,robots\n", "utf-8"),
+        ("email,topics\nada@example.org,robots\n", "utf-8-sig"),
+        ("email,topics\r\nada@example.org,robots\r\n", "utf-16"),
+        ("email,topics\nada@example.org,robots\n", "utf-16-le"),
+        ("email,topics\nada@example.org,robots\n", "utf-32"),
+        ("email,topics\nada@example.org,Mühle €\n", "cp1252"),
+        ("email\ttopics\rada@example.org\trobots\r", "utf-8"),
+        ("E-Mail|Topics\nada@example.org|robots\n", "utf-8"),
+        ("sep=;\nEMAIL;Topics\nada@example.org;robots\n", "utf-8"),
+        ('"sep=|"\r\nemail|x\r\nada@example.org|1\r\n', "utf-8-sig"),
+        ('Email Address,First Name\n"ada@example.org","Ada, Countess"\n', "utf-8"),
+        ('email,notes\nada@example.org,"two\nlines, and ""quotes"""\n', "utf-8"),
+        ("First Name;E-Mail-Adresse;\nAda;ada@example.org;\n;;\n", "utf-8"),
+        ("email,,\nada@example.org,,\n\n,,\n", "utf-8"),
+        ("\n\nemail\n\nada@example.org\n\n", "utf-8"),
+        ("ada@example.org", "utf-8"),
+        ("Ada Lovelace <ada@example.org>\n", "utf-8"),
+        ('"Lovelace, Ada" <ada@example.org>\n', "utf-8"),
+        ("Lovelace, Ada <ada@example.org>\n", "utf-8"),
+        ("Name,Contact\nAda,ada@example.org\n", "utf-8"),
+        ("Members of the list\nada@example.org\n", "utf-8"),
+        ("List of readers;;\nName;Email;City\nAda;ada@example.org;London\n", "utf-8"),
+        ("email\n  <ada@example.org> ;\n", "utf-8"),
+        ("email\nmailto:ada@example.org\n", "utf-8"),
+        ("Email \u00a0,x\n\u00a0ada@example.org\u200b,1\n", "utf-8"),
+    ],
+)
+def test_lists_of_spreadsheets_and_newsletters_are_read(text, encoding):
+    assert addresses(text, encoding) == [ADA]
+
+
+def test_addresses_on_one_line_are_all_read():
+    assert addresses("ada@example.org, bob@example.org; eve@example.org\n")[:1] == [ADA]
+    assert addresses("ada@example.org;bob@example.org\neve@example.org\n") == [ADA, BOB, EVE]
+
+
+def test_a_file_in_two_encodings_keeps_every_letter():
+    octets = "email,topics\n" + "ada@example.org,Mühle\n"
+    records = listed(octets.encode() + "bob@example.org,Mühle\n".encode("cp1252"))
+
+    assert [record.cells["topics"] for record in records] == ["Mühle", "Mühle"]
+
+
+def test_an_unclosed_quotation_mark_costs_its_own_line_only():
+    text = f'email,topics\nada@example.org,"robots\nbob@example.org,x\n{EVE},y\n'
+    records = list(listed(text))
+
+    assert [record.line for record in records if record.problem] == [2]
+    assert [record.cells["email"] for record in records if not record.problem] == [BOB, EVE]
+
+
+def test_a_quotation_mark_that_swallows_the_rest_of_a_long_list_costs_one_line():
+    many = "".join(f"reader{n}@example.org,x\n" for n in range(3_000))
+    records = list(listed(f'email,topics\nada@example.org,"robots\n{many}'))
+
+    assert [record.line for record in records if record.problem] == [2]
+    assert len(records) == 3_001
+
+
+def test_a_line_without_end_is_one_bad_row():
+    records = list(listed(f"email,x\nada@example.org,{'x' * 300_000}\nbob@example.org,y\n"))
+
+    assert records[0].problem
+    assert records[-1].cells["email"] == BOB
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "a,b\n1,2\n", "\0\0\0\0", "name\nAda\n"])
+def test_a_file_without_addresses_says_so(text):
+    with pytest.raises(PaperboyError, match=r"list\.csv"):
+        list(listed(text))
+
+
+def test_wishes_in_the_attributes_of_listmonk_are_read():
+    text = (
+        'uuid,email,name,attributes,status\n1,ada@example.org,Ada,"{""topics"": [""a;b""], '
+        '""timezone"": ""Europe/Paris"", ""city"": 3}",enabled\n'
+    )
+    [record] = listed(text)
+
+    assert split_words(record.cells["topics"]) == ("a;b",)
+    assert record.cells["timezone"] == "Europe/Paris"
+
+
+# --- Cells --------------------------------------------------------------------------------------
+
+
+@given(st.text())
+@example("'=x")
+@example("\t=x")
+@example("\uff1dx")
+@example(" @x")
+def test_a_cell_starts_no_formula_and_can_be_undone(cell):
+    written = escape_cell(cell)
+
+    assert written.lstrip(" \0\n")[:1] not in {
+        "=",
+        "+",
+        "-",
+        "@",
+        "\t",
+        "\r",
+        "\uff1d",
+        "\uff0b",
+        "\uff0d",
+        "\uff20",
+    }
+    assert unescape_cell(written) == cell
+
+
+WORD = st.text(min_size=1).filter(str.strip)
+
+
+@given(st.lists(WORD, max_size=5))
+@example(["a;b", 'say "this"', "-word", "=cmd|' /C calc'!A0", "two\nlines", "😀", "שלום", "'x"])
+@example(["[x]"])
+@example(["a, b;=1+1"])
+def test_words_survive_a_cell_and_hide_no_formula_behind_another_delimiter(words):
+    cell = join_words(words)
+
+    assert list(split_words(cell)) == words
+    for delimiter in ",;\t|\n":
+        for part in cell.split(delimiter)[1:]:
+            assert part.strip(' "')[:1] not in {"=", "+", "-", "@"}
+
+
+def test_topics_of_people_are_separated_by_semicolons_outside_quotation_marks():
+    assert split_words('robots; "a;b" ;\nti:x') == ("robots", '"a;b"', "ti:x")
+
+
+# --- Moving -------------------------------------------------------------------------------------
+
+
+def test_everything_that_a_move_needs_survives_it(engine, other):
+    """All columns of a subscriber, but for what is a number of this database or a calendar."""
+    schedule = Schedule(time(6), "Europe/Paris", Frequency.WEEKLY, Weekday.THURSDAY)
+    add(engine, ADA, "a;b", '"deep learning" -survey', "=x", schedule=schedule, max_papers=7,
+        breadth=Breadth.FEWER, names={"a;b": "=Mine; \"too\""})  # fmt: skip
+    add(engine, BOB, "robots")
+    signup.leave(engine, secret_of(engine, BOB), NOW - timedelta(days=3))
+    signup.say_why(engine, secret_of(engine, BOB), Why.OTHER)
+    signup.ask(engine, EVE, Wishes(("x",)), ip="192.0.2.1", suppression_key=KEY, now=NOW)
+    with engine.begin() as conn:
+        conn.execute(BatchRow.__table__.insert().values(
+            number=1, published_at=NOW - timedelta(hours=2), papers=1, matches=1))  # fmt: skip
+        conn.execute(SubscriberRow.__table__.update().where(SubscriberRow.email == ADA).values(
+            cursor=1, paused_until=date(2030, 2, 1), last_slot_at=NOW - timedelta(days=6),
+            last_edition_on=NOW.date() - timedelta(days=6)))  # fmt: skip
+        subscribers.suppress(conn, "0" * 64, SuppressionReason.COMPLAINT, NOW)
+        hash_ = subscribers.address_hash(BOB, KEY)
+        subscribers.suppress(conn, hash_, SuppressionReason.HARD, NOW)
+
+    before = mails(other)
+    results = imported(other, exported(engine))
+
+    assert {one.outcome for one in results} == {Outcome.ADDED}
+    assert mails(other) == before == 0
+    moved = {
+        "id", "email_key", "address_hash", "cursor", "papers_from", "next_slot_at"
+    }  # fmt: skip
+    kept = [c.name for c in SubscriberRow.__table__.c if c.name not in moved]
+    assert rows(other, SubscriberRow, kept) == rows(engine, SubscriberRow, kept)
+    assert rows(other, SuppressionRow) == rows(engine, SuppressionRow)
+    assert followed(other) == followed(engine)
+    used = ["created_at", "used_at", "origin", "wording", "ip"]
+    theirs = [row for row in rows(engine, RequestRow, used) if row["used_at"]]
+    assert rows(other, RequestRow, used) == theirs
+
+
+def test_every_column_of_a_subscriber_is_moved_or_made_anew():
+    """A new column must be given its place in the export, or named here with the reason."""
+    of_this_database = {"id", "email_key", "address_hash", "cursor", "papers_from", "next_slot_at"}
+    under_another_name = {"at": "hour", "created_at": "joined_at"}
+    for column in SubscriberRow.__table__.c:
+        name = under_another_name.get(column.name, column.name)
+        assert name in OURS or column.name in of_this_database, column.name
+
+
+def rows(engine: Engine, table, names: list[str] | None = None) -> list[dict]:
+    with reading(engine) as conn:
+        columns = [table.__table__.c[name] for name in names] if names else table.__table__.c
+        found = [dict(row._mapping) for row in conn.execute(select(*columns))]
+    return sorted(found, key=str)
+
+
+def followed(engine: Engine) -> list[tuple[str, str, str]]:
+    query = (
+        select(SubscriberRow.email, TopicRow.query, SubscriptionRow.label)
+        .join_from(SubscriptionRow, SubscriberRow)
+        .join(TopicRow)
+        .order_by(SubscriberRow.email, SubscriptionRow.created_at, TopicRow.query)
+    )
+    with reading(engine) as conn:
+        return [tuple(row) for row in conn.execute(query)]
+
+
+def test_an_import_that_runs_twice_adds_nobody_twice(engine, other):
+    for number in range(7):
+        add(engine, f"reader{number}@example.org")
+    text = exported(engine)
+    imported(other, text)
+
+    again = imported(other, text)
+
+    assert {one.outcome for one in again} == {Outcome.KNOWN}
+    assert len(statuses(other)) == 7
+
+
+def test_an_import_killed_in_the_middle_goes_on_where_it_stopped(engine, monkeypatch):
+    monkeypatch.setattr(moving, "CHUNK", 3)
+    text = "email\n" + "".join(f"reader{n}@example.org\n" for n in range(10))
+    run = Import(engine, KEY, NOW, 10).run(listed(text))
+    for _ in range(4):
+        next(run)
+    run.close()
+    assert len(statuses(engine)) == 6
+
+    counts = Counter(one.outcome for one in imported(engine, text))
+
+    assert counts == {Outcome.KNOWN: 6, Outcome.ADDED: 4}
+    assert mails(engine) == 10
+
+
+def test_a_killed_chunk_leaves_nothing(engine, monkeypatch):
+    def die(*_args, **_options):
+        raise SystemExit
+
+    monkeypatch.setattr(moving.moves, "add_consents", die)
+    with pytest.raises(SystemExit):
+        imported(engine, "email\nada@example.org\n", confirmed=True)
+
+    assert statuses(engine) == {}
+
+
+def test_hashes_of_another_key_are_refused_and_nothing_is_stored(engine, other):
+    add(engine, ADA)
+    with engine.begin() as conn:
+        subscribers.suppress(conn, "0" * 64, SuppressionReason.HARD, NOW)
+    text = exported(engine)
+
+    with pytest.raises(PaperboyError, match="SUPPRESSION_KEY"):
+        imported(other, text, key="another key")
+    assert statuses(other) == {}
+
+    results = imported(other, text, key="another key", skip_hashes=True)
+    assert [one.outcome for one in results] == [Outcome.LEFT_OUT, Outcome.ADDED]
+
+
+def test_a_suppressed_subscriber_stays_suppressed_under_another_key(engine, other):
+    add(engine, ADA)
+    with engine.begin() as conn:
+        hash_ = subscribers.address_hash(ADA, KEY)
+        subscribers.suppress(conn, hash_, SuppressionReason.COMPLAINT, NOW)
+
+    imported(other, exported(engine), key="another key")
+
+    with reading(other) as conn:
+        hash_ = subscribers.address_hash(ADA, "another key")
+        assert subscribers.suppressed(conn, hash_).reason is SuppressionReason.COMPLAINT
+
+
+def test_an_erased_reader_does_not_come_back_with_an_old_export(engine):
+    add(engine, ADA)
+    text = exported(engine)
+    with reading(engine) as conn:
+        found = subscribers.by_email(conn, ADA)
+    signup.erase_by_id(engine, found.id, NOW)
+
+    [result] = imported(engine, text)
+
+    assert result.outcome is Outcome.LEFT_OUT
+    assert statuses(engine) == {}
+    for options in ({}, {"confirmed": True}):
+        later = NOW + timedelta(days=1)
+        [result] = imported(engine, f"email\n{ADA}\n", now=later, **options)
+        assert result.outcome is Outcome.LEFT_OUT
+    assert mails(engine) == 0
+
+
+def test_an_erased_reader_may_join_again_at_once(engine):
+    add(engine, ADA)
+    signup.erase(engine, ADA)
+    now = datetime.now(UTC) + timedelta(minutes=1)
+
+    signup.ask(engine, ADA, Wishes(), ip=None, suppression_key=KEY, now=now)
+
+    assert mails(engine) == 1
+    add(engine, ADA)
+    with reading(engine) as conn:
+        assert subscribers.suppressions(conn) == []
+
+
+def test_a_taken_secret_is_replaced(engine, other):
+    """Two readers with one secret would unsubscribe each other."""
+    add(engine, ADA)
+    text = exported(engine).replace(ADA, BOB)
+    imported(engine, text)
+
+    assert statuses(engine) == {ADA: "active", BOB: "active"}
+    assert secret_of(engine, ADA) != secret_of(engine, BOB)
+
+
+# --- Lists of other newsletters -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "status", "suppressed"),
+    [
+        ("email,status", "unsubscribed", "unsubscribed", None),
+        ("email,Status", "Cleaned", "unsubscribed", "hard"),
+        ("email,status", "blocklisted", "unsubscribed", "manual"),
+        ("email,status", "disabled", "unsubscribed", None),
+        ("email,subscriber_type", "unactivated", "pending", None),
+        ("email,type", "complained", "unsubscribed", "complaint"),
+        ("email,status", "Non-Subscribed", "unsubscribed", None),
+        ("Email Address,UNSUB_TIME", "2029-05-01 10:00:00", "unsubscribed", None),
+        ("Email Address,CLEAN_TIME", "2029-05-01 10:00:00", "unsubscribed", "hard"),
+        ("email,subscribed_to_emails", "false", "unsubscribed", None),
+        ("email,Email disabled", "TRUE", "unsubscribed", None),
+        ("email,is_unsubscribed", "1", "unsubscribed", None),
+        ("email,blacklisted", "yes", "unsubscribed", "manual"),
+        ("email,unsubscribed", "false", "pending", None),
+    ],
+)
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_who_left_elsewhere_is_kept_and_never_mailed(
+    engine, header, row, status, suppressed, confirmed
+):
+    [result] = imported(engine, f"{header}\n{ADA},{row}\n", confirmed=confirmed)
+
+    assert result.outcome is Outcome.ADDED
+    is_free = (header, row) == ("email,unsubscribed", "false")
+    assert statuses(engine)[ADA] == ("active" if is_free and confirmed else status)
+    assert mails(engine) == (1 if is_free and not confirmed else 0)
+    with reading(engine) as conn:
+        reasons = [one.reason for one in subscribers.suppressions(conn)]
+    assert reasons == ([suppressed] if suppressed else [])
+
+
+@pytest.mark.parametrize("status", ["subscribed", "Active", "enabled", "regular", ""])
+def test_the_active_ones_of_another_list_are_asked_unless_the_operator_vouches(
+    engine, other, status
+):
+    text = f"Email Address,Status,Extra\n{ADA},{status},x\n"
+    [asked] = imported(engine, text)
+    [taken] = imported(other, text, confirmed=True)
+
+    assert (asked.outcome, asked.status) == (Outcome.ADDED, "asked")
+    assert statuses(engine) == {ADA: "pending"}
+    assert mails(engine) == 1
+    assert taken.status == "active"
+    assert mails(other) == 0
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("chunk", [1, 500])
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_of_two_rows_the_one_that_says_no_is_heard(engine, monkeypatch, order, chunk, confirmed):
+    monkeypatch.setattr(moving, "CHUNK", chunk)
+    two = [f"{ADA},subscribed,\n", f"{ADA},unsubscribed,2029-01-01\n"][::order]
+    imported(engine, "Email,Status,Unsub_time\n" + "".join(two), confirmed=confirmed)
+
+    assert statuses(engine) == {ADA: "unsubscribed"}
+    with reading(engine) as conn:
+        owed = conn.execute(select(DeliveryRow.id).where(DeliveryRow.status == "queued")).all()
+    assert owed == []
+
+
+def test_an_old_list_does_not_unsubscribe_who_joined_here_since(engine):
+    add(engine, ADA)
+
+    [without_time] = imported(engine, f"email,status\n{ADA},unsubscribed\n")
+    [earlier] = imported(engine, f"email,unsub_time\n{ADA},2029-01-01\n")
+    assert [without_time.outcome, earlier.outcome] == [Outcome.KNOWN, Outcome.KNOWN]
+    assert statuses(engine) == {ADA: SubscriberStatus.ACTIVE}
+
+    [later] = imported(engine, f"email,unsub_time\n{ADA},2030-01-01\n")
+    assert later.outcome is Outcome.UNSUBSCRIBED
+    assert statuses(engine) == {ADA: SubscriberStatus.UNSUBSCRIBED}
+
+
+def test_who_has_left_here_is_not_asked_again(engine):
+    add(engine, ADA)
+    signup.leave(engine, secret_of(engine, ADA), NOW)
+
+    for options in ({}, {"confirmed": True}):
+        [result] = imported(engine, f"email\n{ADA}\n", **options)
+        assert result.outcome is Outcome.KNOWN
+    assert statuses(engine) == {ADA: SubscriberStatus.UNSUBSCRIBED}
+    assert mails(engine) == 0
+
+
+def test_bad_rows_are_named_by_line_and_reason_and_the_others_are_added(engine):
+    text = (
+        "email,topics,hour,status\n"
+        "ada@example.org,robots,7,\n"
+        "no-address,robots,7,\n"
+        "bob@example.org,(,7,\n"
+        "bob@example.org,x,25,\n"
+        "bob@example.org,x,7,whatever\n"
+        "bob@example.org,x,7,active,extra\n"
+        ",x,7,\n"
+        "eve@example.org,robots,7,\n"
+    )
+    results = imported(engine, text)
+
+    bad = {one.record.line: one.reason for one in results if one.outcome is Outcome.REJECTED}
+    assert sorted(bad) == [3, 4, 5, 6, 7, 8]
+    assert "no-address" in bad[3]
+    assert "topics" in bad[4]
+    assert "25" in bad[5]
+    assert "whatever" in bad[6]
+    assert "5 cells" in bad[7]
+    assert "no email" in bad[8]
+    assert set(statuses(engine)) == {ADA, EVE}
+
+
+def test_a_dry_run_says_the_same_and_stores_nothing(engine, other):
+    add(engine, ADA, "a;b")
+    add(engine, BOB)
+    signup.leave(engine, secret_of(engine, BOB), NOW)
+    add(other, ADA)
+    foreign = f"email,status\n{ADA},x\n{EVE},subscribed\n{EVE},subscribed\n{BOB},bounced\n"
+    for text in (exported(engine), foreign):
+        before = statuses(other), mails(other)
+        tried = imported(other, text, dry_run=True)
+        assert (statuses(other), mails(other)) == before
+
+        done = imported(other, text)
+        assert [(o.outcome, o.status) for o in tried] == [(o.outcome, o.status) for o in done]
+
+
+def test_a_moved_reader_gets_neither_old_papers_nor_a_gap(engine, other):
+    """Papers announced on days that the old installation has covered are not new ones."""
+    add(engine, ADA)
+    with engine.begin() as conn:
+        conn.execute(BatchRow.__table__.insert().values(
+            number=5, published_at=NOW, papers=1, matches=1))  # fmt: skip
+        conn.execute(SubscriberRow.__table__.update().values(
+            cursor=5, last_slot_at=NOW, last_edition_on=NOW.date()))  # fmt: skip
+
+    imported(other, exported(engine))
+
+    with reading(other) as conn:
+        moved = subscribers.by_email(conn, ADA)
+    assert moved.papers_from == NOW.date() + timedelta(days=1)
+    assert moved.next_slot_at == NOW + timedelta(days=1)
+    assert moved.cursor == 0

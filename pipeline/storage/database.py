@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial, wraps
+from functools import wraps
 from itertools import islice
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,6 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from pipeline.errors import SettingsError
+from pipeline.storage import sqlite_file
 from pipeline.storage.schema import Table
 
 T = TypeVar("T")
@@ -53,8 +53,8 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
             hide_parameters=True,  # an error would repeat them: addresses, into whatever shows it
             connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False},
         )
-        event.listen(engine, "do_connect", partial(_keep_private, parsed.database))
         event.listen(engine, "connect", _prepare_sqlite)
+        sqlite_file.guard(engine)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if parsed.get_backend_name() not in {"postgres", "postgresql"}:
@@ -84,13 +84,6 @@ def server_now(conn: Connection) -> datetime:
         return datetime.now(UTC)  # SQLite is a file on this machine: its clock is ours
     now: datetime = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
     return now.astimezone(UTC)
-
-
-def _keep_private(path: str | None, *_: Any) -> None:
-    """Make a new file that only its owner reads; SQLite's log beside it follows its example."""
-    if path and path != ":memory:":
-        with suppress(OSError):  # there is no such folder: SQLite says so better
-            os.close(os.open(path, os.O_CREAT, 0o600))
 
 
 def _prepare_sqlite(dbapi: sqlite3.Connection, _record: Any) -> None:

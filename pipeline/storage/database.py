@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sqlite3
 import time
@@ -20,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from pipeline.errors import SettingsError
 from pipeline.storage import sqlite_file
-from pipeline.storage.schema import Table
+from pipeline.storage.schema import Table, storable
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -51,6 +52,8 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
         engine = create_engine(
             parsed,
             hide_parameters=True,  # an error would repeat them: addresses, into whatever shows it
+            json_serializer=_write_json,
+            json_deserializer=_read_json,
             connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False},
         )
         event.listen(engine, "connect", _prepare_sqlite)
@@ -66,9 +69,39 @@ def open_engine(url: str, *, pool_size: int = 5) -> Engine:
         max_overflow=10,
         pool_pre_ping=True,
         hide_parameters=True,
+        json_serializer=_write_json,
         # A synchronous commit is what "nothing is lost" rests on, whatever the server's default.
         connect_args={"options": "-c synchronous_commit=on -c timezone=UTC", "connect_timeout": 10},
     )
+
+
+def _write_json(value: Any) -> str:
+    """JSON that both databases take: PostgreSQL refuses an escaped NUL or lone surrogate."""
+    text = json.dumps(value)
+    if "\\u0000" in text or "\\ud" in text:
+        return json.dumps(_storable(json.loads(text)))
+    return text
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, list):
+        return [_storable(one) for one in value]
+    if isinstance(value, dict):
+        return {storable(name): _storable(one) for name, one in value.items()}
+    return value
+
+
+def _read_json(text: str) -> Any:
+    """The value, or None for a broken one: one such row must not end a whole query.
+
+    Whoever reads a row of it then finds that nothing is there, and sets that row aside.
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 @contextmanager

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import wraps
+from functools import partial, wraps
 from itertools import islice
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -20,6 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from pipeline.errors import SettingsError
+from pipeline.logs import set_aside
 from pipeline.storage import sqlite_file
 from pipeline.storage.schema import Table, storable
 
@@ -102,6 +103,62 @@ def _read_json(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return None
+
+
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError)
+"""What a row raises whose values are not what this code knows: a word, a shape, a time zone."""
+
+
+def readable(
+    conn: Connection, kind: str, query: Any, id_: Any, read: Callable[[Any], T]
+) -> Iterator[T]:
+    """What `read` makes of each row of `query`; a row that it cannot read is set aside.
+
+    `id_` is the column that names a row.
+    """
+    return _readable(conn, query, id_, read, partial(set_aside, kind))
+
+
+def unreadable(
+    conn: Connection, query: Any, id_: Any, read: Callable[[Any], object]
+) -> list[tuple[object, str]]:
+    """The rows that `readable` sets aside: the id and what is wrong with each."""
+    wrong: list[tuple[object, str]] = []
+
+    def note(key: object, error: Exception) -> None:
+        wrong.append((key, f"{type(error).__name__}: {error}"))
+
+    for _ in _readable(conn, query, id_, read, note):
+        pass
+    return wrong
+
+
+Aside: TypeAlias = Callable[[object, Exception], None]
+
+
+def _readable(
+    conn: Connection, query: Any, id_: Any, read: Callable[[Any], T], aside: Aside
+) -> Iterator[T]:
+    """A value that its own column cannot convert breaks the result: then rows are read singly."""
+    try:
+        rows: Iterable[Any] = conn.execute(query).all()
+    except UNREADABLE:
+        rows = _one_by_one(conn, query, id_, aside)
+    for row in rows:
+        try:
+            value = read(row)
+        except UNREADABLE as error:
+            aside(getattr(row, id_.key), error)
+            continue
+        yield value
+
+
+def _one_by_one(conn: Connection, query: Any, id_: Any, aside: Aside) -> Iterator[Any]:
+    for (key,) in conn.execute(query.with_only_columns(id_)).all():
+        try:
+            yield from conn.execute(query.where(id_ == key)).all()
+        except UNREADABLE as error:
+            aside(key, error)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pipeline.bootstrap import Services
 from pipeline.dispatch import Tally
 from pipeline.doctor import rows as doctor
 from pipeline.doctor.finding import Finding, Patient
-from pipeline.domain import DeliveryStatus
+from pipeline.domain import DeliveryStatus, Subscriber
 from pipeline.storage import source_states
 from pipeline.storage.database import reading
 from pipeline.storage.schema import (
@@ -39,8 +39,8 @@ SEA = {"title": "Sea shells", "arxiv_id": "3001.00002", "source_id": "3001.00002
 
 
 @pytest.fixture
-def services(engine: Engine, inbox) -> Iterator[Services]:
-    yield Services(settings.load(None, smtp_url=inbox.url), engine)
+def services(engine: Engine, inbox) -> Services:
+    return Services(settings.load(None, smtp_url=inbox.url), engine)
 
 
 @pytest.fixture(autouse=True)

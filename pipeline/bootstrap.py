@@ -591,6 +591,7 @@ class KeptEmbeddings:
             known |= new
         unknown = np.full(self.model.size, np.nan, dtype="<f2").tobytes()
         rows = [known.get(embeddings.key(text), unknown) for text in texts]
+        rows = [row if len(row) == len(unknown) else unknown for row in rows]  # a broken one
         vectors = np.frombuffer(b"".join(rows), dtype="<f2").reshape(len(rows), -1)
         return vectors.astype(np.float32)
 

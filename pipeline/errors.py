@@ -3,6 +3,7 @@
 * PaperboyError
   - SettingsError      a setting is missing or malformed; names it
   - SchemaError        the database is behind the code, or ahead of it
+  - DatabaseFileError  the file of a SQLite database was replaced, deleted or open over a fork
   - SourceError        a source could not be read; carries `source`, `retryable`, `retry_at`
   - LeaseLostError     somebody else took over what we were doing
   - QueryError         a topic that cannot be read; carries `query` and `position`
@@ -38,6 +39,10 @@ class SettingsError(PaperboyError):
 
 class SchemaError(PaperboyError):
     """The database does not have the tables this code was written for."""
+
+
+class DatabaseFileError(PaperboyError):
+    """The file of a SQLite database is no longer the one that this process has opened."""
 
 
 class SourceError(PaperboyError):

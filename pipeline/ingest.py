@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine
 
 from pipeline.domain import Match, Sighting, SourceState
 from pipeline.errors import SourceError
+from pipeline.logs import set_aside
 from pipeline.matching.corpus import statistics
 from pipeline.matching.meaning import Embedder
 from pipeline.matching.topics import match
@@ -281,10 +282,17 @@ def _publish(run: _Run) -> list[SourceReport]:
     if not touched:
         return run.reports
     new = matches = 0
+    unmatched: set[object] = set()
+
+    def aside(kind: str, id_: object, error: Exception) -> None:
+        set_aside(kind, id_, error)
+        if kind == "topic":
+            unmatched.add(id_)
+
     for chunk in in_chunks(touched, MATCHED_AT_ONCE):
         with reading(run.engine) as conn:
             some = list(papers.by_ids(conn, chunk).values())
-        found = list(match(followed, some, corpus=corpus, embedder=run.embedder))
+        found = list(match(followed, some, corpus=corpus, embedder=run.embedder, set_aside=aside))
         _write_matches(run, found)
         new += sum(paper.batch == run.batch for paper in some)
         matches += len(found)
@@ -292,7 +300,9 @@ def _publish(run: _Run) -> list[SourceReport]:
         run.hold(conn)
         batches.publish(conn, run.batch, token=run.token, papers=new, matches=matches,
                         now=run.now)  # fmt: skip
-        topics.advance(conn, [t.id for t in followed], from_batch=run.batch - 1, to_batch=run.batch)
+        # A topic that could not be matched stays behind, and is caught up once it can be.
+        matched = [t.id for t in followed if t.id not in unmatched]
+        topics.advance(conn, matched, from_batch=run.batch - 1, to_batch=run.batch)
     log.info("batch published", batch=run.batch, papers=new, matches=matches,
              topics=len(followed))  # fmt: skip
     return [replace(r, batch=run.batch) if r.touched else r for r in run.reports]

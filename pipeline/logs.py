@@ -34,6 +34,11 @@ NOISY = {  # loggers that say at INFO what we count as DEBUG
     "uvicorn.access": logging.INFO,
 }
 
+log = structlog.get_logger(__name__)
+
+MOST_SET_ASIDE = 10_000  # rows that are remembered as logged
+LONGEST_REASON = 200
+
 
 class Wishes(Protocol):
     """The settings that count here."""
@@ -74,6 +79,20 @@ def configure(settings: Wishes) -> None:
         )
     )
     _take_over(handler, settings.log_level)
+
+
+_set_aside: set[tuple[str, object]] = set()
+
+
+def set_aside(kind: str, id_: object, error: Exception) -> None:
+    """Log a stored row that cannot be handled and is left out; once in a process for each row.
+
+    `paperboy doctor` finds the same rows by trying each of them.
+    """
+    if (kind, id_) not in _set_aside and len(_set_aside) < MOST_SET_ASIDE:
+        _set_aside.add((kind, id_))
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
+        log.error("row set aside", kind=kind, id=id_, error=f"{type(error).__name__}: {reason}")
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

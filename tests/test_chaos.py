@@ -31,6 +31,7 @@ from tests.chaos.sleeping import wait_until_asleep, wake
 from tests.chaos.stage import CONNECTIONS, Stage
 from tests.chaos.stage import open_sink as open_sink_process
 from tests.chaos.victims import OUTSIDE, run_send
+from tests.chaos.visiting import visit
 from tests.factories import NOW
 from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
 from tests.running import SECONDS, Command, read_until, wait_until
@@ -71,6 +72,17 @@ def test_ingest_and_compiling_may_die_at_any_moment(database_url, engine, tmp_pa
     assert sum(story.kills.values()) >= 4
     assert story.holds, story
     assert story.picks > story.digests > 0
+
+
+@pytest.mark.timeout(600)
+@on_sqlite
+def test_other_processes_may_open_and_close_the_database(backend):
+    """Sign-ups, senders, commands, plain clients, VACUUM and backups at once: no row is lost."""
+    visited = visit(backend, signups=20, workers=False)
+
+    assert visited.holds(CONNECTIONS), visited
+    assert visited.acknowledged >= 20
+    assert visited.copies > 0
 
 
 @on_sqlite

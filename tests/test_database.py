@@ -10,14 +10,21 @@ from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 
 import pytest
-from sqlalchemy import Engine, insert, select, text, update
+from sqlalchemy import Connection, Engine, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from pipeline.domain import SourceState
 from pipeline.errors import SettingsError
 from pipeline.storage import database, http_validators, limits, source_states
 from pipeline.storage.database import in_chunks, open_engine, reading, server_now, with_retries
-from pipeline.storage.schema import BatchRow, IngestStateRow, LimitRow, SubscriptionRow
+from pipeline.storage.schema import (
+    BatchRow,
+    IngestStateRow,
+    LimitRow,
+    PaperRow,
+    PaperVersionRow,
+    SubscriptionRow,
+)
 from pipeline.storage.source_states import SourceRecord
 from tests.factories import NOW
 from tests.newsroom import rows
@@ -290,3 +297,28 @@ def test_a_source_and_its_validators_are_overwritten(engine: Engine):
 
 def test_a_writer_waits_ten_seconds_for_another():
     assert database.BUSY_TIMEOUT == 10.0
+
+
+@pytest.mark.parametrize("strange", ["a\0b", "a\ud800b", "\udfff", "a\U0001f9eab", "ﷺ"])
+def test_any_text_can_be_stored(engine: Engine, strange: str):
+    """A NUL ends a statement on PostgreSQL, and half a surrogate pair on both."""
+    stored = strange.replace("\0", "\ufffd").replace("\ud800", "\ufffd").replace("\udfff", "\ufffd")
+    with engine.begin() as conn:
+        http_validators.put(conn, strange, strange, None, NOW)
+        paper = add_paper(conn, {"title": strange, strange: [strange]})
+
+    with reading(engine) as conn:
+        assert http_validators.get(conn, strange) == (stored, None)
+        content = conn.execute(
+            select(PaperVersionRow.content).where(PaperVersionRow.paper_id == paper)
+        ).scalar_one()
+    assert content == {"title": stored, stored: [stored]}
+
+
+def add_paper(conn: Connection, content: dict[str, object]) -> int:
+    days = {"announced_on": NOW.date(), "created_at": NOW}
+    numbers = {"version": 1, "batch": 1, "touched_batch": 1}
+    values = {"title_key": "t", "author_key": "", **numbers, **days}
+    paper = conn.execute(insert(PaperRow).values(values).returning(PaperRow.id)).scalar_one()
+    conn.execute(insert(PaperVersionRow).values(paper_id=paper, version=1, content=content))
+    return paper

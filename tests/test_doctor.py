@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import ssl
 import threading
@@ -25,6 +26,7 @@ from pipeline.doctor import settings as settings_checks
 from pipeline.doctor.finding import Check, Finding, Patient
 from pipeline.domain import SourceState
 from pipeline.storage import source_states, subscribers
+from pipeline.storage.database import reading
 from pipeline.storage.source_states import SourceRecord
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
@@ -33,6 +35,7 @@ from tests.newsroom import rows
 from tests.servers import Inbox
 from tests.sinks import FEATURES, HANG_UP, open_sink
 from tests.tiny_model import write_model
+from tests.visitors import locks
 
 NOW = datetime.now(UTC)
 REAL = {
@@ -184,6 +187,62 @@ def test_the_disk_of_a_file_is_the_nearest_above_it(path, kind):
     mounts = "proc /proc proc rw 0 0\n/dev/a / ext4 rw 0 0\nhost:/x /srv/paperboy nfs4 rw 0 0\n"
 
     assert database.filesystem(Path(path), mounts) == kind
+
+
+def test_a_file_mounted_by_itself_is_found(examine, tmp_path, monkeypatch):
+    """As `-v ./paperboy.db:/srv/paperboy.db` does: its WAL is another one on each side."""
+    path = tmp_path / "with space" / "paperboy.db"
+    mounts = tmp_path / "mounts"
+    escaped = str(path).replace(" ", "\\040")
+    mounts.write_text(f"/dev/a / ext4 rw 0 0\n/dev/a {escaped} ext4 rw 0 0\n")
+    monkeypatch.setattr(database, "MOUNTS", mounts)
+
+    found = examine(database.local_disk, database_url=f"sqlite:///{path}")["local disk"]
+
+    assert found.ok is False
+    assert "mount the folder" in found.advice
+
+
+@pytest.mark.parametrize("kind", ["overlay", "tmpfs"])
+def test_a_disk_that_goes_with_its_container_is_pointed_out(examine, tmp_path, monkeypatch, kind):
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"overlay / {kind} rw 0 0\n")
+    monkeypatch.setattr(database, "MOUNTS", mounts)
+
+    found = examine(database.local_disk, database_url=f"sqlite:///{tmp_path}/p.db")["local disk"]
+
+    assert found.ok is True
+    assert "volume" in found.advice
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_file_that_others_may_read_is_named_and_left_alone(examine, engine, tmp_path):
+    """Looking at it opens nothing: the locks of a site in this process would be gone."""
+    url, path = str(engine.url), tmp_path / "paperboy.db"
+    path.chmod(0o600)
+    private = examine(database.database_file, database_url=url)["database file"]
+    path.chmod(0o640)
+
+    with reading(engine):
+        wide = examine(database.database_file, database_url=url)["database file"]
+        held = locks(path)
+
+    assert (private.ok, wide.ok) == (True, False)
+    assert wide.advice.startswith(f"run: chmod 600 {path}")
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert str(os.getpid()) in held
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_file_with_two_names_is_found(examine, database_url, tmp_path):
+    path = tmp_path / "paperboy.db"
+    path.chmod(0o600)
+    path.with_name("same.db").hardlink_to(path)
+
+    found = examine(database.database_file, database_url=database_url)["database file"]
+
+    assert found.ok is False
+    assert "2 names" in found.detail
 
 
 # --- Redis --------------------------------------------------------------------------------------

@@ -249,6 +249,55 @@ def test_withdrawn_papers_are_not_picked(engine: Engine):
     assert papers(publish(engine)) == [("3001.00002",)]
 
 
+def test_a_withdrawn_paper_is_not_mailed_as_trending(engine: Engine):
+    """Also where it has more upvotes than every other."""
+    join(engine, "Trending")
+    listed = [
+        make_sighting(f"3001.0000{n}", source="huggingface", upvotes=n, title=title)
+        for n, title in enumerate(["Ant", "Bee"], 1)
+    ]
+    ingest(engine, *listed)
+    ingest(engine, replace(listed[1], version=2, withdrawn=True, upvotes=90), now=NOW + HOUR)
+
+    assert papers(publish(engine, NOW + HOUR)) == [("3001.00001",)]
+
+
+def test_a_welcome_takes_the_place_of_today_and_tomorrows_digest_still_comes(engine: Engine):
+    """It is out of turn: the slot that comes next is not used up by it."""
+    reader = join(engine)
+    tomorrow = NOW + DAY
+    alter_reader(engine, reader, welcome_due=True, next_slot_at=tomorrow)
+    ingest(engine, make_sighting("3001.00001", title="Tea leaves"))
+
+    (welcome,) = publish(engine, NOW)
+    (delivery,) = owed(engine)
+    settle(engine, DeliveryStatus.SENT)
+    ingest(engine, make_sighting("3001.00002", title="Sea shells"), now=NOW + HOUR)
+    (digest,) = publish(engine, tomorrow)
+
+    assert (welcome.kind, welcome.edition_on) == (DeliveryKind.WELCOME, NOW.date())
+    assert delivery.slot_at == NOW
+    assert (digest.kind, digest.edition_on) == (DeliveryKind.DIGEST, tomorrow.date())
+    assert papers([welcome, digest]) == [("3001.00001",), ("3001.00002",)]
+
+
+def test_a_welcome_is_not_put_on_an_older_slot_that_was_missed(engine: Engine):
+    """A weekly reader whose slot is overdue is welcomed today, not under last week's date."""
+    reader = join(engine)
+    weekly = {"frequency": "weekly", "weekday": (NOW.weekday() - 2) % 7}
+    alter_reader(engine, reader, welcome_due=True, next_slot_at=NOW - 2 * DAY, **weekly)
+    ingest(engine, make_sighting("3001.00001"))
+
+    (welcome,) = publish(engine, NOW)
+
+    assert (welcome.kind, welcome.edition_on) == (DeliveryKind.WELCOME, NOW.date())
+
+
+def alter_reader(engine: Engine, reader: Subscriber, **values: Any) -> None:
+    with engine.begin() as conn:
+        conn.execute(update(SubscriberRow).where(SubscriberRow.id == reader.id).values(**values))
+
+
 def test_picks_are_frozen(engine: Engine):
     """What comes later does not change what was promised."""
     join(engine, "cat:cs.IR", '"patient readers"')

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import random
+import sys
 import time
+import unicodedata
+from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.domain import TRENDING, TopicKind
 from pipeline.errors import QueryError
 from pipeline.matching.query import (
+    LARGEST_CANONICAL,
     LONGEST_QUERY,
     And,
     Field,
@@ -22,6 +27,9 @@ from pipeline.matching.query import (
     plain_words,
     topic_kind,
 )
+from pipeline.storage import topics
+from pipeline.storage.database import in_chunks
+from tests.factories import NOW
 
 SYNTAX = ['"', "(", ")", "-", "--", "AND", "OR", "NOT", "ANDNOT", "ti:", "cat:", "au:", "source:"]
 WORDS = [
@@ -218,3 +226,79 @@ class TestTopicKind:
     @pytest.mark.parametrize("text", ['"trending"', "ti:trending", "trending topics"])
     def test_anything_else_is_a_query(self, text):
         assert topic_kind(text) is TopicKind.QUERY
+
+
+# --- What is stored can be read again -----------------------------------------------------------
+
+
+def assert_read_again(text: str) -> None:
+    """A query that can be read is stored in a form that reads as the same query."""
+    try:
+        stored = canonical(text)
+    except QueryError:
+        return
+    assert parse(stored) == parse(text), ascii(text)
+    assert canonical(stored) == stored, ascii(text)
+    assert len(stored.encode()) <= LARGEST_CANONICAL
+
+
+def changing_code_points() -> Iterator[str]:
+    """Every code point that normalising may change; the others are letters that stay."""
+    for letter in map(chr, range(sys.maxunicode + 1)):
+        category = unicodedata.category(letter)
+        decomposes = unicodedata.normalize("NFKD", letter).casefold() != letter
+        if category not in {"Cn", "Co", "Cs"} and (decomposes or category != "Lo"):
+            yield letter
+
+
+def test_every_code_point_is_stored_in_a_form_that_is_read_again():
+    """Alone, inside a word, in a phrase, in a name, and left out."""
+    for letters in in_chunks(changing_code_points(), 60):
+        assert_read_again(" ".join(letters))
+        assert_read_again(" ".join(f"a{letter}b" for letter in letters))
+        assert_read_again(" ".join(f'"x{letter} {letter}"' for letter in letters))
+        assert_read_again(" ".join(f"au:{letter}o" for letter in letters))
+        assert_read_again("z " + " ".join(f"-{letter}q" for letter in letters))
+
+
+STRANGE = st.sampled_from(
+    "\ufdfa\ufdfb\xdf\u0130\u0345\u03c2\ufb03\u1e9e\ud800\0\U0001f9ea\u8a9e\u03b1\u03a9\xe9"
+    "\\{}'\u2019-+#"
+)
+SIGNS = st.sampled_from([" ", " OR ", " AND ", " NOT ", "-", '"', "(", ")", "ti:", "au:", "cat:"])
+
+
+@given(st.lists(st.one_of(STRANGE, SIGNS, st.characters()), max_size=60).map("".join))
+def test_mixed_texts_are_stored_in_a_form_that_is_read_again(text: str):
+    assert_read_again(text)
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(STRANGE, st.characters()), min_size=1, max_size=4).map("".join))
+def test_texts_near_the_limit_are_stored_or_refused(unit: str):
+    """Normalising may lengthen a text past the limit: U+FDFA becomes fifteen letters."""
+    for length in (130, 700, LONGEST_QUERY):
+        assert_read_again((unit * length)[:length])
+        assert_read_again(" ".join(unit * length)[:length])
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufdfa" * 140, "\ufdfaa \ufdfab " * 70, "\u03b1lpha\u8a9e" * 280]
+)
+def test_a_topic_that_normalising_makes_too_long_is_refused(text: str):
+    assert len(text) <= LONGEST_QUERY
+
+    with pytest.raises(QueryError, match="too long"):
+        canonical(text)
+
+
+def test_the_longest_topics_fit_into_the_index_of_either_database(engine):
+    """PostgreSQL refuses an index entry of more than 2,704 bytes."""
+    letters = random.Random(1)
+    # Ideographs of the first plane are words of one letter, with a space between them.
+    for first, last, size in ((0x4E00, 0x9FA5, 4), (0x20000, 0x2A6DF, 4), (0x61, 0x7A, 1)):
+        count = min(LONGEST_QUERY, LARGEST_CANONICAL // size)
+        text = "".join(chr(letters.randint(first, last)) for _ in range(count))
+        with engine.begin() as conn:
+            topic = topics.find_or_add(conn, canonical(text), NOW)
+        assert canonical(topic.query) == topic.query

@@ -27,10 +27,11 @@ from pipeline.dispatch.ready import Message, Ready
 from pipeline.domain import Delivery, DeliveryKind, DeliveryStatus, Told
 from pipeline.errors import RefusedError, RenderError, TransportError
 from pipeline.limits import Bucket
+from pipeline.logs import set_aside
 from pipeline.smtp import Transport
 from pipeline.storage import deliveries, guard, holds
 from pipeline.storage.breakers import Breaker
-from pipeline.storage.database import outlast, reading, server_now
+from pipeline.storage.database import UNREADABLE, outlast, reading, server_now
 from pipeline.storage.guard import Trip
 
 log = structlog.get_logger(__name__)
@@ -210,7 +211,17 @@ class _Drain:
 
     def _load(self, claimed: Sequence[Delivery]) -> Mapping[int, Told]:
         with reading(self._plan.engine) as conn:
-            return self._plan.load(conn, claimed)
+            try:
+                return self._plan.load(conn, claimed)
+            except UNREADABLE:
+                log.exception("deliveries loaded one by one")
+            found: dict[int, Told] = {}
+            for delivery in claimed:  # one that cannot be read must not hold up the others
+                try:
+                    found |= self._plan.load(conn, [delivery])
+                except UNREADABLE as error:
+                    set_aside("delivery", delivery.id, error)
+            return found
 
     def _is_outdated(self) -> bool:
         """Something we have claimed must wait by now."""

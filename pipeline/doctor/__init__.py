@@ -12,14 +12,14 @@ from datetime import datetime
 
 import structlog
 
-from pipeline.doctor import database, dns, mail, rules, services, settings, site
+from pipeline.doctor import database, dns, mail, rows, rules, services, settings, site
 from pipeline.doctor.finding import Check, Finding, Patient, bad, unknown
 from pipeline.errors import PaperboyError, UnansweredError
 from pipeline.settings import Settings
 
 __all__ = ["Finding", "examine"]
 
-AREAS = (settings, database, services, site, dns, mail)
+AREAS = (settings, database, rows, services, site, dns, mail)
 
 log = structlog.get_logger(__name__)
 

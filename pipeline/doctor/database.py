@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -12,15 +16,19 @@ from sqlalchemy.exc import DBAPIError
 from pipeline.doctor.finding import Check, Finding, Patient, bad, good, unknown
 from pipeline.domain import SourceState
 from pipeline.errors import SchemaError
-from pipeline.storage import migrate, source_states
+from pipeline.storage import migrate, source_states, sqlite_file
 from pipeline.storage.database import reading
 
 UNASKED: Final = "the database cannot be asked"
 MOUNTS: Final = Path("/proc/mounts")
 # Where locks of a file are kept by convention, or not at all: SQLite warns of each.
 REMOTE: Final = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "9p", "glusterfs", "lustre", "vboxsf"}
-)
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "9p", "virtiofs", "glusterfs",
+     "lustre", "ocfs2", "gfs2", "vboxsf", "vmhgfs", "prl_fs", "drvfs"}
+)  # fmt: skip
+FLEETING: Final = frozenset({"overlay", "aufs", "tmpfs", "ramfs"})
+ESCAPED: Final = re.compile(r"\\([0-7]{3})")
+OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 def database(patient: Patient) -> Iterator[Finding]:
@@ -76,15 +84,53 @@ def local_disk(patient: Patient) -> Iterator[Finding]:
     if kind in REMOTE or kind.startswith("fuse."):
         advice = "move the file to a disk of this machine, or use PostgreSQL"
         yield bad("local disk", f"{path} lies on {kind}, which does not keep locks", advice)
+    elif path in mounted(mounts):
+        # Each side keeps a WAL of its own beside its name of the file, and neither sees the other.
+        advice = "mount the folder that holds it, so that its -wal and -shm are shared too"
+        yield bad("local disk", f"{path} is mounted as a single file", advice)
+    elif kind in FLEETING:
+        advice = f"{kind} is emptied with its container or machine: put the file on a volume"
+        yield good("local disk", f"the file lies on {kind}", advice)
     else:
         yield good("local disk", f"the file lies on {kind}")
 
 
+def database_file(patient: Patient) -> Iterator[Finding]:
+    """Who may read and write a SQLite file, and that it has one name. It is never opened."""
+    path = sqlite_file.path_of(patient.services.engine.url)
+    if patient.services.engine.dialect.name != "sqlite" or path is None or not path.exists():
+        return
+    real = path.resolve()
+    files = [real, *(Path(f"{real}{end}") for end in ("-wal", "-shm"))]
+    found = [(file, file.stat().st_mode) for file in files if file.exists()]
+    wide = [str(file) for file, mode in found if mode & OTHERS]
+    if wide:
+        # Changing permissions is the operator's: a group may be meant to read the file.
+        advice = f"run: chmod 600 {shlex.join(wide)}"
+        yield bad("database file", f"other users may read {', '.join(wide)}", advice)
+    elif real.stat().st_nlink > 1:
+        advice = "remove the other hard links: each name has a WAL of its own; copy with a backup"
+        yield bad("database file", f"{real} has {real.stat().st_nlink} names", advice)
+    elif not all(os.access(place, os.W_OK) for place in (real, real.parent)):
+        advice = f"give the user that runs Paperboy the right to write {real} and its folder"
+        yield bad("database file", f"{real} or its folder cannot be written", advice)
+    else:
+        yield good("database file", f"only its owner reads {real}")
+
+
 def filesystem(path: Path, mounts: str) -> str:
     """The kind of file system that holds `path`, by the words of /proc/mounts."""
-    kinds = {Path(where): kind for _, where, kind, *_ in map(str.split, mounts.splitlines())}
+    kinds = mounted(mounts)
     inside = [where for where in kinds if path.is_relative_to(where)]
     return kinds[max(inside, key=lambda where: len(where.parts))] if inside else "unknown"
+
+
+def mounted(mounts: str) -> dict[Path, str]:
+    """The kind of file system at each mount point; spaces in /proc/mounts are octal escapes."""
+    return {
+        Path(ESCAPED.sub(lambda found: chr(int(found[1], 8)), where)): kind
+        for _, where, kind, *_ in map(str.split, mounts.splitlines())
+    }
 
 
 def _sqlite(conn: Connection) -> list[tuple[str, str, str]]:
@@ -125,4 +171,11 @@ def sources(patient: Patient) -> Iterator[Finding]:
             yield bad(check, record.error, advice)
 
 
-CHECKS: tuple[Check, ...] = (database, migrations, durability, local_disk, sources)
+CHECKS: tuple[Check, ...] = (
+    database,
+    migrations,
+    durability,
+    local_disk,
+    database_file,
+    sources,
+)

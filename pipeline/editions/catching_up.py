@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from sqlalchemy import Engine
 
-from pipeline.domain import Match, Paper
-from pipeline.matching.corpus import CorpusStatistics, statistics
+from pipeline.domain import Match, Paper, Topic
+from pipeline.errors import QueryError
+from pipeline.logs import set_aside
+from pipeline.matching.corpus import statistics
 from pipeline.matching.meaning import Embedder
-from pipeline.matching.topics import match
+from pipeline.matching.query import parse
+from pipeline.matching.topics import SetAside, match
 from pipeline.storage import batches, papers, topics
 from pipeline.storage.database import in_chunks, reading, with_retries
 from pipeline.storage.topics import TopicProgress
@@ -21,15 +25,24 @@ BACKFILL_DAYS = 30  # of a new topic
 
 def bring_topics_up(
     engine: Engine, batch: int, now: datetime, embedder: Embedder | None = None
-) -> None:
-    """Match every followed topic that is behind through `batch`.
+) -> frozenset[int]:
+    """Match every followed topic that is behind through `batch`; the ids of those that fail.
 
+    A topic that fails stays where it is, and is caught up by the first version that can read it.
     May run twice and beside an ingest: a match that is known stays as it is.
     """
+    failed: set[int] = set()
+
+    def aside(kind: str, id_: Any, error: Exception) -> None:
+        set_aside(kind, id_, error)
+        if kind == "topic":
+            failed.add(id_)
+
     with reading(engine) as conn:
-        late = topics.behind(conn, batch)
+        behind = topics.behind(conn, batch)
+        late = [progress for progress in behind if _can_be_read(progress.topic, aside)]
         if not late:
-            return
+            return frozenset(failed)
         floor = batches.look_back(conn, now, days=BACKFILL_DAYS)
         after = min(max(floor, progress.matched_through) for progress in late)
         late_papers = papers.touched_since(conn, after)
@@ -38,7 +51,24 @@ def bring_topics_up(
         waiting = [p for p in late_papers if touched.get(p.id, batch + 1) <= batch]
         corpus = statistics(papers.recent(conn, through_batch=batch))
     for progress in _grouped(late):
-        _bring_up(engine, progress, batch, floor, waiting, touched, corpus, embedder)
+        found = partial(match, corpus=corpus, embedder=embedder, set_aside=aside)
+        _bring_up(engine, progress, batch, floor, waiting, touched, found, failed)
+    return frozenset(failed)
+
+
+def unreadable(late: Iterable[TopicProgress]) -> frozenset[int]:
+    """The ids of those of these topics whose stored text is no query any more."""
+    return frozenset(p.topic.id for p in late if not _can_be_read(p.topic, set_aside))
+
+
+def _can_be_read(topic: Topic, aside: SetAside) -> bool:
+    """Asked before papers are read: a topic that never can be read must cost nothing each time."""
+    try:
+        parse(topic.query)
+    except QueryError as error:
+        aside("topic", topic.id, error)
+        return False
+    return True
 
 
 def _grouped(late: Sequence[TopicProgress]) -> Iterator[list[TopicProgress]]:
@@ -54,18 +84,19 @@ def _bring_up(
     floor: int,
     waiting: Sequence[Paper],
     touched: Mapping[int, int],
-    corpus: CorpusStatistics,
-    embedder: Embedder | None,
+    matches: Callable[[list[Topic], list[Paper]], Iterator[Match]],
+    failed: Collection[int],
 ) -> None:
     stand = late[0].matched_through
     is_new = stand == topics.NEVER_MATCHED
     unseen = [p for p in waiting if (p.batch if is_new else touched[p.id]) > max(floor, stand)]
     arose = {p.id: arose_in(p.batch, touched[p.id], stand) for p in unseen}
-    found = match([p.topic for p in late], unseen, corpus=corpus, embedder=embedder)
+    found = matches([p.topic for p in late], unseen)
     for chunk in in_chunks(found, 1_000):
         with_retries(partial(_add, engine, [(new, arose[new.paper_id]) for new in chunk]))
     with engine.begin() as conn:
-        topics.advance(conn, [p.topic.id for p in late], from_batch=stand, to_batch=batch)
+        done = [p.topic.id for p in late if p.topic.id not in failed]
+        topics.advance(conn, done, from_batch=stand, to_batch=batch)
 
 
 def _add(engine: Engine, found: Sequence[tuple[Match, int]]) -> None:

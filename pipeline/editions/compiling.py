@@ -8,7 +8,7 @@ time takes other readers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -29,8 +29,9 @@ from pipeline.domain import (
 )
 from pipeline.editions import quiet
 from pipeline.editions.candidates import Candidates, Draft, Edition
-from pipeline.editions.catching_up import bring_topics_up
-from pipeline.errors import NotFoundError
+from pipeline.editions.catching_up import bring_topics_up, unreadable
+from pipeline.errors import NotFoundError, PaperboyError
+from pipeline.logs import set_aside
 from pipeline.matching.meaning import Embedder
 from pipeline.storage import batches, digests, notes, subscribers, topics
 from pipeline.storage.database import reading, with_retries
@@ -118,9 +119,9 @@ def preview(
     """The digest this address would get next; nothing moves. Raises NotFoundError."""
     subscriber = _known(engine, email)
     edition = _edition(engine, now, timedelta(0), "")
-    bring_topics_up(engine, edition.through, now, embedder)
+    failed = bring_topics_up(engine, edition.through, now, embedder)
     with reading(engine) as conn:
-        followed = topics.followed_by(conn, [subscriber.id])[subscriber.id]
+        followed = _without(failed, topics.followed_by(conn, [subscriber.id]))[subscriber.id]
         return _next(conn, edition, subscriber, followed)
 
 
@@ -132,7 +133,8 @@ def outlook(engine: Engine, email: str, *, now: datetime) -> Digest | None:
     subscriber = _known(engine, email)
     edition = _edition(engine, now, timedelta(0), "")
     with reading(engine) as conn:
-        followed = topics.followed_by(conn, [subscriber.id])[subscriber.id]
+        failed = unreadable(topics.behind(conn, edition.through))
+        followed = _without(failed, topics.followed_by(conn, [subscriber.id]))[subscriber.id]
         if topics.is_any_behind(conn, {s.topic.id for s in followed}, edition.through):
             return None
         return _next(conn, edition, subscriber, followed)
@@ -188,7 +190,9 @@ class _Run:
         self._read_anew()
 
     def _read_anew(self) -> None:
-        bring_topics_up(self._engine, self._edition.through, self._edition.now, self._embedder)
+        self._failed = bring_topics_up(
+            self._engine, self._edition.through, self._edition.now, self._embedder
+        )
         self._candidates = Candidates(self._edition)
 
     def compile(
@@ -215,10 +219,36 @@ class _Run:
             chosen = choose(conn)
             if not chosen:
                 return None
-            drafts = [draft for s in chosen if (draft := _draft(s, self._edition))]
-            subscribers.no_welcome(conn, _unwelcome(chosen, drafts))
-            outcomes = _compile(conn, self._edition, self._candidates, drafts)
+            planned = list(_planned(chosen, self._edition))
+            drafts = [draft for _, draft in planned if draft]
+            subscribers.no_welcome(conn, _unwelcome([s for s, _ in planned], drafts))
+            outcomes = _compile(conn, self._edition, self._candidates, drafts, self._failed)
         return chosen[-1].id, outcomes
+
+
+def _planned(
+    chosen: Sequence[Subscriber], edition: Edition
+) -> Iterator[tuple[Subscriber, Draft | None]]:
+    """Each reader and the slot to serve; one whose calendar cannot be computed is set aside."""
+    for subscriber in chosen:
+        try:
+            draft = _draft(subscriber, edition)
+            if draft:
+                slots.next_slot(subscriber.schedule, draft.slot_at, draft.edition_on)
+        except (PaperboyError, ValueError, OverflowError) as error:
+            set_aside("subscriber", subscriber.id, error)
+        else:
+            yield subscriber, draft
+
+
+def _without(
+    failed: Container[int], followed: Mapping[int, Sequence[Subscription]]
+) -> dict[int, list[Subscription]]:
+    """What they follow but for topics that cannot be matched: those must not hold up the rest."""
+    return {
+        reader: [one for one in subscriptions if one.topic.id not in failed]
+        for reader, subscriptions in followed.items()
+    }
 
 
 def _unwelcome(chosen: Sequence[Subscriber], drafts: Sequence[Draft]) -> list[int]:
@@ -270,7 +300,11 @@ def _is_paused(draft: Draft) -> bool:
 
 
 def _compile(
-    conn: Connection, edition: Edition, candidates: Candidates, drafts: Sequence[Draft]
+    conn: Connection,
+    edition: Edition,
+    candidates: Candidates,
+    drafts: Sequence[Draft],
+    failed: Container[int],
 ) -> list[Outcome]:
     barred = subscribers.suppressed_among(conn, [draft.subscriber.id for draft in drafts])
     silent = [(draft, reason) for draft in drafts if (reason := _why_silent(draft, barred))]
@@ -284,7 +318,7 @@ def _compile(
         else d
         for d in awake
     ]
-    followed = topics.followed_by(conn, ids)
+    followed = _without(failed, topics.followed_by(conn, ids))
     wanted = {one.topic.id for subscriptions in followed.values() for one in subscriptions}
     if topics.is_any_behind(conn, wanted, edition.through):
         raise _TopicsBehindError

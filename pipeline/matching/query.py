@@ -20,7 +20,8 @@ from pipeline.domain import TRENDING, TopicKind
 from pipeline.errors import QueryError
 from pipeline.matching.words import forms
 
-LONGEST_QUERY = 2_000  # characters; a long abstract has as many
+LONGEST_QUERY = 2_000  # characters, as typed and in canonical form; a long abstract has as many
+LARGEST_CANONICAL = 2_600  # bytes in UTF-8: PostgreSQL indexes at most 2,704 of one value
 DEEPEST_QUERY = 20  # parentheses and negations inside each other
 
 
@@ -75,17 +76,32 @@ Query: TypeAlias = Words | Phrase | Fielded | Not | And | Or
 def parse(text: str) -> Query:
     """The tree of `text`, normalised: equal for two forms of one query.
 
-    Raises QueryError, and nothing else, for a text that is not a query.
+    Raises QueryError, and nothing else, for a text that is not a query. What it returns can be
+    written and parsed again: normalising may lengthen a text (U+FDFA becomes 15 letters), so the
+    limit holds for both forms.
     """
     query = _Parser(text).query()
     if not _finds_something(query):
         raise QueryError(text, "this only leaves papers out; say also what to find", 0)
+    if len(write(query)) > LONGEST_QUERY:
+        raise _too_long(text)
     return query
 
 
 def canonical(text: str) -> str:
-    """The one way to write the query: what equal topics share. Raises QueryError as parse does."""
-    return write(parse(text))
+    """The one way to write the query: what equal topics share, and what is stored.
+
+    Raises QueryError as parse does, and for a text that does not fit into an index.
+    """
+    written = write(parse(text))
+    if len(written.encode()) > LARGEST_CANONICAL:
+        raise _too_long(text)
+    return written
+
+
+def _too_long(text: str) -> QueryError:
+    most = f"{LONGEST_QUERY:,} characters, or {LARGEST_CANONICAL // 4} of any script"
+    return QueryError(text[:60] + "...", f"this topic is too long: it may have {most}", 0)
 
 
 def topic_kind(text: str) -> TopicKind:

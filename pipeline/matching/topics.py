@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
+from typing import TypeAlias
 
 from pipeline.domain import Breadth, Match, Paper, Topic
+from pipeline.errors import QueryError
 from pipeline.matching.corpus import CorpusStatistics, statistics
 from pipeline.matching.index import PaperIndex
 from pipeline.matching.meaning import Embedder
-from pipeline.matching.query import parse
+from pipeline.matching.query import Query, parse
+
+SetAside: TypeAlias = Callable[[str, object, Exception], None]
+"""Told the kind of a row, its id and what it raised."""
 
 AT_ONCE = 1_000  # papers in one index, which takes 50 KB each; more than most days bring
 
@@ -20,19 +25,61 @@ def match(
     *,
     corpus: CorpusStatistics,
     embedder: Embedder | None = None,
+    set_aside: SetAside | None = None,
 ) -> Iterator[Match]:
     """The matches of every breadth, in no order; `corpus` tells how rare a word is.
 
-    Trending is no query: it never comes with matches.
+    A topic or a paper that raises is left out and given to `set_aside`; without it, the error is
+    raised. Trending is no query: it never comes with matches.
     """
-    queries = [(topic.id, parse(topic.query)) for topic in topics]
+    queries = dict(_parsed(topics, set_aside))
     for start in range(0, len(papers) if queries else 0, AT_ONCE):
-        some = papers[start : start + AT_ONCE]
-        index = PaperIndex(some, corpus, embedder)
-        for topic_id, query in queries:
-            for scored in index.search(query, breadth=Breadth.MORE):
+        some, index = _indexed(papers[start : start + AT_ONCE], corpus, embedder, set_aside)
+        for topic, query in list(queries.items()):
+            try:
+                found = list(index.search(query, breadth=Breadth.MORE))
+            except Exception as error:
+                if set_aside is None:
+                    raise
+                set_aside("topic", topic.id, error)
+                del queries[topic]
+                continue
+            for scored in found:
                 paper = some[scored.paper].id
-                yield Match(topic_id, paper, scored.score, scored.phrases, scored.breadth)
+                yield Match(topic.id, paper, scored.score, scored.phrases, scored.breadth)
+
+
+def _parsed(topics: Iterable[Topic], set_aside: SetAside | None) -> Iterator[tuple[Topic, Query]]:
+    for topic in topics:
+        try:
+            yield topic, parse(topic.query)
+        except QueryError as error:
+            if set_aside is None:
+                raise
+            set_aside("topic", topic.id, error)
+
+
+def _indexed(
+    papers: Sequence[Paper],
+    corpus: CorpusStatistics,
+    embedder: Embedder | None,
+    set_aside: SetAside | None,
+) -> tuple[Sequence[Paper], PaperIndex]:
+    """An index of all papers; where that fails, of those that can be indexed by themselves."""
+    try:
+        return papers, PaperIndex(papers, corpus, embedder)
+    except Exception:
+        if set_aside is None:
+            raise
+    good = []
+    for paper in papers:
+        try:
+            PaperIndex([paper], corpus, embedder)
+        except Exception as error:  # noqa: BLE001  (one paper must not stop the others)
+            set_aside("paper", paper.id, error)
+        else:
+            good.append(paper)
+    return good, PaperIndex(good, corpus, embedder)
 
 
 def found_by(

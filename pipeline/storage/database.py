@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import json
 import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial, wraps
 from itertools import islice
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -20,7 +20,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from pipeline.errors import SettingsError
-from pipeline.storage.schema import Table
+from pipeline.logs import set_aside
+from pipeline.storage import sqlite_file
+from pipeline.storage.schema import Table, storable
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -53,10 +55,12 @@ def open_engine(url: str, *, pool_size: int = 5, pool_timeout: float = POOL_TIME
             parsed,
             hide_parameters=True,  # an error would repeat them: addresses, into whatever shows it
             pool_timeout=pool_timeout,
+            json_serializer=_write_json,
+            json_deserializer=_read_json,
             connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False},
         )
-        event.listen(engine, "do_connect", partial(_keep_private, parsed.database))
         event.listen(engine, "connect", _prepare_sqlite)
+        sqlite_file.guard(engine)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if parsed.get_backend_name() not in {"postgres", "postgresql"}:
@@ -69,9 +73,95 @@ def open_engine(url: str, *, pool_size: int = 5, pool_timeout: float = POOL_TIME
         pool_timeout=pool_timeout,
         pool_pre_ping=True,
         hide_parameters=True,
+        json_serializer=_write_json,
         # A synchronous commit is what "nothing is lost" rests on, whatever the server's default.
         connect_args={"options": "-c synchronous_commit=on -c timezone=UTC", "connect_timeout": 10},
     )
+
+
+def _write_json(value: Any) -> str:
+    """JSON that both databases take: PostgreSQL refuses an escaped NUL or lone surrogate."""
+    text = json.dumps(value)
+    if "\\u0000" in text or "\\ud" in text:
+        return json.dumps(_storable(json.loads(text)))
+    return text
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, list):
+        return [_storable(one) for one in value]
+    if isinstance(value, dict):
+        return {storable(name): _storable(one) for name, one in value.items()}
+    return value
+
+
+def _read_json(text: str) -> Any:
+    """The value, or None for a broken one: one such row must not end a whole query.
+
+    Whoever reads a row of it then finds that nothing is there, and sets that row aside.
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError)
+"""What a row raises whose values are not what this code knows: a word, a shape, a time zone."""
+
+
+def readable(
+    conn: Connection, kind: str, query: Any, id_: Any, read: Callable[[Any], T]
+) -> Iterator[T]:
+    """What `read` makes of each row of `query`; a row that it cannot read is set aside.
+
+    `id_` is the column that names a row.
+    """
+    return _readable(conn, query, id_, read, partial(set_aside, kind))
+
+
+def unreadable(
+    conn: Connection, query: Any, id_: Any, read: Callable[[Any], object]
+) -> list[tuple[object, str]]:
+    """The rows that `readable` sets aside: the id and what is wrong with each."""
+    wrong: list[tuple[object, str]] = []
+
+    def note(key: object, error: Exception) -> None:
+        wrong.append((key, f"{type(error).__name__}: {error}"))
+
+    for _ in _readable(conn, query, id_, read, note):
+        pass
+    return wrong
+
+
+Aside: TypeAlias = Callable[[object, Exception], None]
+
+
+def _readable(
+    conn: Connection, query: Any, id_: Any, read: Callable[[Any], T], aside: Aside
+) -> Iterator[T]:
+    """A value that its own column cannot convert breaks the result: then rows are read singly."""
+    try:
+        rows: Iterable[Any] = conn.execute(query).all()
+    except UNREADABLE:
+        rows = _one_by_one(conn, query, id_, aside)
+    for row in rows:
+        try:
+            value = read(row)
+        except UNREADABLE as error:
+            aside(getattr(row, id_.key), error)
+            continue
+        yield value
+
+
+def _one_by_one(conn: Connection, query: Any, id_: Any, aside: Aside) -> Iterator[Any]:
+    for (key,) in conn.execute(query.with_only_columns(id_)).all():
+        try:
+            yield from conn.execute(query.where(id_ == key)).all()
+        except UNREADABLE as error:
+            aside(key, error)
 
 
 @contextmanager
@@ -87,13 +177,6 @@ def server_now(conn: Connection) -> datetime:
         return datetime.now(UTC)  # SQLite is a file on this machine: its clock is ours
     now: datetime = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
     return now.astimezone(UTC)
-
-
-def _keep_private(path: str | None, *_: Any) -> None:
-    """Make a new file that only its owner reads; SQLite's log beside it follows its example."""
-    if path and path != ":memory:":
-        with suppress(OSError):  # there is no such folder: SQLite says so better
-            os.close(os.open(path, os.O_CREAT, 0o600))
 
 
 def _prepare_sqlite(dbapi: sqlite3.Connection, _record: Any) -> None:

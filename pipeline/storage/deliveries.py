@@ -50,8 +50,8 @@ from pipeline.domain import (
     SuppressionReason,
 )
 from pipeline.errors import NotFoundError
-from pipeline.storage import holds, refusals, subscribers
-from pipeline.storage.database import in_chunks
+from pipeline.storage import database, holds, refusals, subscribers
+from pipeline.storage.database import in_chunks, readable
 from pipeline.storage.mail_domains import domain_of
 from pipeline.storage.schema import (
     IS_QUEUED,
@@ -63,6 +63,7 @@ from pipeline.storage.schema import (
     SuppressionRow,
 )
 
+UNREADABLE_REST: Final = timedelta(hours=1)  # until an unreadable delivery is tried again
 CHUNK: Final = 500  # rows of one statement, well under SQLite's limit of parameters
 LONGEST_REPLY: Final = 500  # characters kept of what a server said
 LONGEST_LEASE: Final = timedelta(hours=1)  # one that ends later was given by a wrong clock
@@ -176,12 +177,26 @@ def claim(
     place = _ROW.domain == domain if domain is not None else true()
     if besides:
         place &= _ROW.domain.not_in(sorted(besides))
-    taken: list[int] = []
-    for precedence in Precedence:
-        if len(taken) < limit:
-            due = _due(precedence, now).where(place).limit(limit - len(taken))
-            taken += _take(conn, due, token, now + lease)
-    return _read(conn, taken)
+    while True:
+        taken: list[int] = []
+        for precedence in Precedence:
+            if len(taken) < limit:
+                due = _due(precedence, now).where(place).limit(limit - len(taken))
+                taken += _take(conn, due, token, now + lease)
+        found = _read(conn, taken)
+        _postpone(conn, set(taken) - {delivery.id for delivery in found}, now + UNREADABLE_REST)
+        if found or not taken:
+            return found
+
+
+def _postpone(conn: Connection, ids: Collection[int], until: datetime) -> None:
+    """Queue deliveries that cannot be read for later, behind those that can."""
+    for chunk in in_chunks(sorted(ids), CHUNK):
+        conn.execute(
+            update(DeliveryRow)
+            .where(_ROW.id.in_(chunk))
+            .values(status=DeliveryStatus.QUEUED, lease=None, lease_until=None, not_before=until)
+        )
 
 
 def in_hand(conn: Connection, domain: str, token: str, now: datetime) -> InHand:
@@ -732,7 +747,16 @@ def listing(conn: Connection, status: DeliveryStatus | None = None) -> list[Deli
     )
     if status:
         query = query.where(_ROW.status == status)
-    return [_view(row) for row in conn.execute(query)]
+    return list(readable(conn, "delivery", query, _ROW.id, _view))
+
+
+def unreadable(conn: Connection) -> list[tuple[object, str]]:
+    """Deliveries of an unknown kind or status, and why; one chunk of them at most."""
+    is_known = _ROW.kind.in_(list(DeliveryKind)) & _ROW.status.in_(list(DeliveryStatus))
+    query = select(_ROW.id, _ROW.kind, _ROW.status).where(~is_known).limit(CHUNK)
+    return database.unreadable(
+        conn, query, _ROW.id, lambda row: (DeliveryKind(row.kind), DeliveryStatus(row.status))
+    )
 
 
 def record_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
@@ -752,7 +776,7 @@ def _read(conn: Connection, ids: Sequence[int]) -> list[Delivery]:
     """The deliveries of these ids, oldest first."""
     if not ids:
         return []
-    rows = conn.execute(
+    query = (
         select(
             _ROW.id,
             _ROW.dedupe_key,
@@ -771,7 +795,12 @@ def _read(conn: Connection, ids: Sequence[int]) -> list[Delivery]:
         .where(_ROW.id.in_(ids))
         .order_by(_ROW.precedence, _ROW.not_before, _ROW.id)
     )
-    return [Delivery(id_, key, DeliveryKind(kind), *rest) for id_, key, kind, *rest in rows]
+    return list(readable(conn, "delivery", query, _ROW.id, _delivery))
+
+
+def _delivery(row: Any) -> Delivery:
+    id_, key, kind, *rest = row
+    return Delivery(id_, key, DeliveryKind(kind), *rest)
 
 
 # --- Pieces of statements -----------------------------------------------------------------------

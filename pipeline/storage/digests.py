@@ -21,8 +21,9 @@ from pipeline.domain import (
     Reason,
     SkipReason,
 )
+from pipeline.logs import set_aside
 from pipeline.storage import subscribers
-from pipeline.storage.database import in_chunks
+from pipeline.storage.database import UNREADABLE, in_chunks
 from pipeline.storage.identity import paper_key
 from pipeline.storage.mail_domains import domain_of
 from pipeline.storage.papers import paper_from
@@ -201,15 +202,35 @@ def _picks(conn: Connection, delivery_ids: Sequence[int]) -> defaultdict[int, li
 def _reasons(texts: Iterable[str]) -> dict[str, tuple[Reason, ...]]:
     """By the JSON they are kept as."""
     return {
-        text: tuple(Reason(label, tuple(phrases)) for label, phrases in reasons)
+        text: tuple(Reason(*one) for one in map(_reason, reasons) if one)
         for text, reasons in _decoded(texts)
     }
+
+
+def _reason(stored: Any) -> tuple[str, tuple[str, ...]] | None:
+    """None for what is not [label, [phrase, ...]]."""
+    match stored:
+        case [str(label), [*phrases]]:
+            return label, tuple(map(str, phrases))
+        case _:
+            return None
 
 
 def _decoded(texts: Iterable[str]) -> Iterable[tuple[str, Any]]:
     """Each text once, and what it says as JSON: read all at once, in a fifth of the time."""
     distinct = list(dict.fromkeys(texts))
-    return zip(distinct, json.loads(f"[{','.join(distinct)}]"), strict=True)
+    try:
+        return zip(distinct, json.loads(f"[{','.join(distinct)}]"), strict=True)
+    except ValueError:  # one that is broken, or NULL, would break all
+        return [(text, _decoded_alone(text)) for text in distinct]
+
+
+def _decoded_alone(text: str | None) -> Any:
+    """Empty for a broken text: a digest without the reasons of a pick is better than none."""
+    try:
+        return json.loads(text or "[]")
+    except ValueError:
+        return []
 
 
 def _counted(
@@ -235,9 +256,13 @@ def _papers_of(
     """
     papers: dict[tuple[int, int], Paper] = {}
     for ids in in_chunks(sorted({id_ for id_, _ in wanted}), CHUNK):
-        for row in conn.execute(_versions_of(ids)):
-            if (row.id, row.version) in wanted:
+        versions = _versions_of(ids)
+        rows = (row for row in conn.execute(versions) if (row.id, row.version) in wanted)
+        for row in rows:
+            try:
                 papers[row.id, row.version] = paper_from(row, row.content)
+            except UNREADABLE as error:
+                set_aside("paper", row.id, error)
     return papers
 
 

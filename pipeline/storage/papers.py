@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, Select, select
 
 from pipeline.domain import Links, Paper
-from pipeline.storage.database import in_chunks
+from pipeline.storage import database
+from pipeline.storage.database import in_chunks, readable
 from pipeline.storage.identity import paper_key
 from pipeline.storage.schema import PaperRow, PaperVersionRow
 
@@ -99,9 +100,18 @@ def touched_batches(conn: Connection, ids: Iterable[int]) -> dict[int, int]:
     return found
 
 
+def unreadable(conn: Connection) -> Iterator[tuple[object, str]]:
+    """Papers that cannot be read, and why."""
+    ids = conn.scalars(select(PaperRow.id).order_by(PaperRow.id)).all()
+    for chunk in in_chunks(ids, CHUNK):
+        query = _query().where(PaperRow.id.in_(chunk))
+        yield from database.unreadable(
+            conn, query, PaperRow.id, lambda row: paper_from(row, row.content)
+        )
+
+
 def _papers(conn: Connection, query: Select[Any]) -> Iterator[Paper]:
-    for row in conn.execute(query):
-        yield paper_from(row, row.content)
+    return readable(conn, "paper", query, PaperRow.id, lambda row: paper_from(row, row.content))
 
 
 def paper_from(row: Any, content: dict[str, Any]) -> Paper:

@@ -5,6 +5,7 @@ A row changes state by one UPDATE that names the state it leaves, and the caller
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, time
 from typing import Any, Final
 
@@ -31,6 +32,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeEngine
 
+UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+
 
 class UTCDateTime(TypeDecorator[datetime]):
     """An aware datetime in UTC. SQLite keeps no zone, so it is taken off and put back."""
@@ -50,6 +53,23 @@ class UTCDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class AnyText(TypeDecorator[str]):
+    """Text that both databases take: NUL and half a surrogate pair become U+FFFD."""
+
+    impl = Text()
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
+        return (
+            value if value is None or (value.isascii() and "\0" not in value) else storable(value)
+        )
+
+
+def storable(text: str) -> str:
+    """`text` without what PostgreSQL refuses, and what cannot be written as UTF-8."""
+    return UNSTORABLE.sub("\ufffd", text)
 
 
 # A BigInteger primary key does not count up by itself on SQLite.
@@ -78,7 +98,7 @@ class Table(DeclarativeBase):
         datetime: UTCDateTime(),
         dict[str, Any]: Json,
         list[Any]: Json,
-        str: Text(),
+        str: AnyText(),
     }
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, select
 
 from pipeline.domain import SourceState
-from pipeline.storage.database import upsert
+from pipeline.storage import database
+from pipeline.storage.database import readable, upsert
 from pipeline.storage.schema import SourceStateRow
 
 
@@ -29,15 +31,19 @@ class SourceRecord:
 
 
 def get(conn: Connection, source: str) -> SourceRecord | None:
-    row = conn.execute(
-        select(*SourceStateRow.__table__.c).where(SourceStateRow.source == source)
-    ).one_or_none()
-    return None if row is None else _record(row._asdict())
+    query = select(*SourceStateRow.__table__.c).where(SourceStateRow.source == source)
+    return next(readable(conn, "source", query, SourceStateRow.source, _of_row), None)
 
 
 def listing(conn: Connection) -> list[SourceRecord]:
-    rows = conn.execute(select(*SourceStateRow.__table__.c).order_by(SourceStateRow.source))
-    return [_record(row._asdict()) for row in rows]
+    query = select(*SourceStateRow.__table__.c).order_by(SourceStateRow.source)
+    return list(readable(conn, "source", query, SourceStateRow.source, _of_row))
+
+
+def unreadable(conn: Connection) -> list[tuple[object, str]]:
+    """Sources whose state cannot be read, and why."""
+    query = select(*SourceStateRow.__table__.c)
+    return database.unreadable(conn, query, SourceStateRow.source, _of_row)
 
 
 def put(conn: Connection, record: SourceRecord) -> None:
@@ -47,6 +53,10 @@ def put(conn: Connection, record: SourceRecord) -> None:
         .values(values)
         .on_conflict_do_update(index_elements=["source"], set_=values)
     )
+
+
+def _of_row(row: Any) -> SourceRecord:
+    return _record(row._asdict())
 
 
 def _record(values: dict[str, object]) -> SourceRecord:

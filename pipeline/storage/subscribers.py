@@ -6,10 +6,12 @@ import hashlib
 import hmac
 import secrets
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from types import SimpleNamespace
 from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import idna
 from sqlalchemy import (
@@ -34,7 +36,9 @@ from pipeline.domain import (
     SuppressionReason,
     Weekday,
 )
-from pipeline.storage.database import upsert
+from pipeline.logs import set_aside
+from pipeline.storage import database
+from pipeline.storage.database import UNREADABLE, in_chunks, readable, upsert
 from pipeline.storage.schema import SkipRow, SubscriberRow, SubscriptionRow, SuppressionRow
 
 ERASED: Final = ""  # in the place of an address
@@ -376,7 +380,7 @@ def by_id(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> 
 
 def listing(conn: Connection) -> list[Subscriber]:
     known = _query().where(_IS_SOMEBODY).order_by(SubscriberRow.id)
-    return [subscriber_of(row) for row in conn.execute(known)]
+    return list(readable(conn, "subscriber", known, SubscriberRow.id, _mendable))
 
 
 def due(
@@ -393,10 +397,23 @@ def due(
     )
     if not everyone:
         query = query.where(or_(SubscriberRow.next_slot_at <= now, SubscriberRow.welcome_due))
-    rows = conn.execute(
-        query.order_by(SubscriberRow.id).limit(limit).with_for_update(skip_locked=True)
-    )
-    return [subscriber_of(row) for row in rows]
+    query = query.order_by(SubscriberRow.id).limit(limit).with_for_update(skip_locked=True)
+    while True:
+        found = list(readable(conn, "subscriber", query, SubscriberRow.id, subscriber_of))
+        # Rows that cannot be read must not look like the end to the caller.
+        last_id = None if found else conn.scalars(query.with_only_columns(SubscriberRow.id)).all()
+        if not last_id:
+            return found
+        query = query.where(SubscriberRow.id > last_id[-1])
+
+
+def unreadable(conn: Connection) -> Iterator[tuple[object, str]]:
+    """Active subscribers whose wishes cannot be read, and why."""
+    is_active = SubscriberRow.status == SubscriberStatus.ACTIVE
+    ids = conn.scalars(select(SubscriberRow.id).where(is_active).order_by(SubscriberRow.id)).all()
+    for chunk in in_chunks(ids, 500):
+        query = _query().where(SubscriberRow.id.in_(chunk))
+        yield from database.unreadable(conn, query, SubscriberRow.id, subscriber_of)
 
 
 def count_due(conn: Connection, now: datetime) -> int:
@@ -550,14 +567,34 @@ def _one(
 ) -> Subscriber | None:
     query = _query().where(condition)
     row = conn.execute(query.with_for_update() if for_change else query).one_or_none()
-    return None if row is None else subscriber_of(row)
+    return None if row is None else _mendable(row)
 
 
 def suppression_of(row: Any) -> Suppression:
     return Suppression(row.hash, SuppressionReason(row.reason), row.since)
 
 
+def _mendable(row: Any) -> Subscriber:
+    """A subscriber whose wishes, where they cannot be read, are the defaults.
+
+    They can so leave, and store wishes that can be read, by their own page.
+    """
+    try:
+        return subscriber_of(row)
+    except UNREADABLE as error:
+        set_aside("subscriber", row.id, error)
+        wishes = {**columns_of(Schedule()), "max_papers": 10, "breadth": Breadth.BALANCED}
+        return subscriber_of(SimpleNamespace(**{**row._mapping, **wishes}))
+
+
 def subscriber_of(row: Any) -> Subscriber:
+    """Raises one of UNREADABLE for wishes that this code, or this time zone database, lacks."""
+    if row.max_papers < 1:
+        raise ValueError(f"max_papers is {row.max_papers}")
+    try:
+        ZoneInfo(row.timezone)
+    except (ZoneInfoNotFoundError, OSError) as error:
+        raise ValueError(f"unknown time zone {row.timezone!r}") from error
     return Subscriber(
         id=row.id,
         email=row.email,

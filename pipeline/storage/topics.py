@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, delete, exists, func, insert, select, u
 from sqlalchemy.orm import InstrumentedAttribute
 
 from pipeline.domain import TRENDING, Breadth, Match, Subscription, Topic, TopicKind
-from pipeline.storage.database import in_chunks, upsert
+from pipeline.storage.database import in_chunks, readable, upsert
 from pipeline.storage.schema import MatchRow, PaperRow, SubscriptionRow, TopicRow
 
 NEVER_MATCHED = -1
@@ -113,7 +113,7 @@ def followed_by(
     """What each of these subscribers follows, in the order they chose it."""
     followed: defaultdict[int, list[Subscription]] = defaultdict(list)
     for chunk in in_chunks(subscriber_ids, CHUNK):
-        for row in conn.execute(
+        query = (
             select(
                 SubscriptionRow.subscriber_id,
                 SubscriptionRow.label,
@@ -124,10 +124,26 @@ def followed_by(
             .join(TopicRow)
             .where(SubscriptionRow.subscriber_id.in_(chunk))
             .order_by(SubscriptionRow.created_at, SubscriptionRow.topic_id)
-        ):
-            topic = Topic(row.id, row.query, TopicKind(row.kind))
-            followed[row.subscriber_id].append(Subscription(topic, row.label))
+        )
+        for subscriber_id, one in readable(conn, "topic", query, TopicRow.id, _subscription):
+            followed[subscriber_id].append(one)
     return {id_: tuple(followed[id_]) for id_ in subscriber_ids}
+
+
+def _subscription(row: Any) -> tuple[int, Subscription]:
+    topic = Topic(row.id, row.query, TopicKind(row.kind))
+    return row.subscriber_id, Subscription(topic, row.label)
+
+
+def followed(conn: Connection) -> list[Topic]:
+    """Every query that somebody follows."""
+    rows = conn.execute(
+        select(TopicRow.id, TopicRow.query)
+        .where(TopicRow.kind != TopicKind.TRENDING)
+        .where(TopicRow.id.in_(select(SubscriptionRow.topic_id)))
+        .order_by(TopicRow.id)
+    )
+    return [Topic(row.id, row.query) for row in rows]
 
 
 def record_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
@@ -153,6 +169,19 @@ def behind(conn: Connection, batch: int) -> list[TopicProgress]:
         .order_by(TopicRow.id)
     )
     return [TopicProgress(Topic(r.id, r.query), r.matched_through) for r in rows]
+
+
+def count_behind(conn: Connection, batch: int) -> int:
+    """How many of `behind` there are."""
+    return conn.execute(
+        select(func.count())
+        .select_from(TopicRow)
+        .where(
+            TopicRow.matched_through < batch,
+            TopicRow.kind == TopicKind.QUERY,
+            TopicRow.id.in_(select(SubscriptionRow.topic_id)),
+        )
+    ).scalar_one()
 
 
 def is_any_behind(conn: Connection, topic_ids: Iterable[int], batch: int) -> bool:
@@ -250,7 +279,7 @@ def matches_of(
     found: dict[int, list[PublishedMatch]] = {}
     for chunk in in_chunks(topic_ids, CHUNK):
         found |= {topic_id: [] for topic_id in chunk}
-        for row in conn.execute(
+        query = (
             select(
                 MatchRow.topic_id,
                 MatchRow.paper_id,
@@ -261,13 +290,16 @@ def matches_of(
             )
             .where(MatchRow.topic_id.in_(chunk), MatchRow.batch > after, MatchRow.batch <= through)
             .order_by(MatchRow.score.desc(), MatchRow.paper_id)
-        ):
-            found[row.topic_id].append(
-                PublishedMatch(
-                    row.paper_id, row.batch, row.score, tuple(row.phrases), Breadth(row.breadth)
-                )
-            )
+        )
+        for topic_id, one in readable(conn, "match of paper", query, MatchRow.paper_id, _match):
+            found[topic_id].append(one)
     return found
+
+
+def _match(row: Any) -> tuple[int, PublishedMatch]:
+    return row.topic_id, PublishedMatch(
+        row.paper_id, row.batch, row.score, tuple(row.phrases), Breadth(row.breadth)
+    )
 
 
 def count(conn: Connection) -> int:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from pipeline.bootstrap import Services
-from pipeline.errors import SchemaError
+from pipeline.errors import DatabaseFileError, SchemaError
 from pipeline.storage import migrate, progress
 from pipeline.storage.database import reading
 from pipeline.storage.progress import Progress
@@ -53,7 +53,7 @@ def why_not_ready(services: Services, now: datetime, started_at: datetime) -> li
         migrate.check(services.engine)
         with reading(services.engine) as conn:
             return stuck(progress.read(conn, now), now, started_at)
-    except SchemaError as error:
+    except (DatabaseFileError, SchemaError) as error:
         return [str(error)]
     except DBAPIError:
         return ["the database does not answer"]

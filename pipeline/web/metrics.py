@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from pipeline.bootstrap import Services
 from pipeline.domain import SourceState
-from pipeline.storage import progress
+from pipeline.storage import progress, topics
 from pipeline.storage.database import reading
 from pipeline.web.health import NOT_STORED, stuck
 
@@ -66,6 +66,7 @@ def read(services: Services, now: datetime, started_at: datetime) -> CollectorRe
         unsettled = progress.unsettled(conn)
         last_day = progress.last_day(conn, now)
         suppressions = progress.suppressions(conn)
+        behind = topics.count_behind(conn, made.batch)
     figures = _Figures(now)
     figures.one("ready", "1 where /readyz says so", float(not stuck(made, now, started_at)))
     figures.many(
@@ -82,6 +83,8 @@ def read(services: Services, now: datetime, started_at: datetime) -> CollectorRe
     figures.one("held", "Editions that the program holds until you act", len(made.held))
     figures.one("breaker_open", "1 while the mail server refuses us", float(bool(made.breaker)))
     figures.one("refusals_waiting", "Refusals that count against nobody so far", made.refusals)
+    # A topic that cannot be matched stays behind; a new one is caught up within a minute.
+    figures.one("topics_behind", "Followed topics that wait to be matched", behind)
     figures.one("published_batch", "The newest batch that readers may see", made.batch)
     figures.age("due_seconds", "How long the oldest mail that is due has waited", made.due_since)
     figures.age("slot_seconds", "How long the oldest digest is overdue", made.slot_since)

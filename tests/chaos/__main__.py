@@ -12,6 +12,7 @@ from dataclasses import asdict
 from tests.chaos.compiling import compile_in_chaos
 from tests.chaos.killing import kill
 from tests.chaos.stage import CONNECTIONS, open_stage
+from tests.chaos.visiting import visit
 
 ROWS = (
     "deliveries", "accepted", "resent", "copies", "uncertain_but_accepted", "most_uncertain",
@@ -30,6 +31,8 @@ def main() -> int:
         report = {"backend": backend, "seed": given.seed, "holds": found.holds(CONNECTIONS)}
         print(json.dumps({**report, "kills": kills, "happened": happened, **asdict(found)}))
         held = _compile(backend, given.kills // 3, given.seed) and held
+        if backend == "sqlite":  # the only one that is a file
+            held = _visit(given.kills) and held
     return 0 if held else 1
 
 
@@ -44,6 +47,19 @@ def _compile(backend: str, kills: int, seed: int) -> bool:
         print(f"  {name}: {value}", file=sys.stderr, flush=True)
     print(json.dumps({"phase": "compiling", **report}), flush=True)
     return story.holds
+
+
+def _visit(signups: int) -> bool:
+    """Other processes open and close the file beside site, workers and senders."""
+    started = time.monotonic()
+    visited = visit("sqlite", signups=signups)
+    holds = visited.holds(CONNECTIONS)
+    report = {"phase": "visiting", "backend": "sqlite", "holds": holds, **asdict(visited)}
+    print(f"\nsqlite, other processes: {time.monotonic() - started:.0f} s", file=sys.stderr)
+    for name in ("acknowledged", "visits", "copies", "lost", "broken"):
+        print(f"  {name}: {report[name]}", file=sys.stderr, flush=True)
+    print(json.dumps(report), flush=True)
+    return holds
 
 
 def _arguments() -> argparse.Namespace:

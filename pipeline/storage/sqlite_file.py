@@ -1,0 +1,144 @@
+"""Guard the file of a SQLite database: who may read it, which file it is, and forks.
+
+SQLite locks a file by POSIX locks, which belong to a process: closing any descriptor of the file
+drops all of them (https://sqlite.org/howtocorrupt.html, section 2.2). Other processes then delete
+the WAL that this one goes on writing to. So nothing of Paperboy opens a live database, its `-wal`
+or its `-shm`; only SQLite does.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+import structlog
+from sqlalchemy import URL, Engine, event
+
+from pipeline.errors import DatabaseFileError
+
+Identity: TypeAlias = tuple[int, int]
+"""The device and inode of a file: what its locks, and its name, belong to."""
+
+log = structlog.get_logger(__name__)
+
+_creating = threading.Lock()
+_open: Counter[Identity] = Counter()  # connections of this process
+_inherited: set[Identity] = set()  # files that our parent had open when it forked
+
+
+def path_of(url: URL) -> Path | None:
+    """The file of this database; None for one in memory, or named by a `file:` URI."""
+    name = url.database
+    if not name or name.startswith((":memory:", "file:")):
+        return None
+    return Path(os.path.abspath(name))  # with symbolic links as they are: SQLite follows them
+
+
+def guard(engine: Engine) -> None:
+    """Create the file for its owner only; refuse it when it is replaced, or open over a fork."""
+    path = path_of(engine.url)
+    if path is None:
+        return
+    guarded = _Guard(path)
+    event.listen(engine, "do_connect", guarded.before_connect)
+    event.listen(engine, "connect", guarded.on_connect)
+    event.listen(engine, "checkout", guarded.on_checkout)
+    event.listen(engine, "close", guarded.on_close)
+
+
+class _Guard:
+    """What one engine knows of its file. Once it has refused the file, it always does."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity: Identity | None = None  # of the file that this engine opened first
+        self._refused: str | None = None
+
+    def before_connect(self, *_: Any) -> None:
+        """Raise DatabaseFileError rather than open a file in another's place, or after a fork."""
+        found = self._check_file()
+        if found is None:
+            _create_private(self._path)
+        else:
+            self._check_fork(found)
+
+    def on_connect(self, _dbapi: Any, record: Any) -> None:
+        found = identity(self._path)
+        if found is None:
+            return
+        self._identity = self._identity or found
+        record.info.update(file=found, beside=self._beside())
+        _open[found] += 1
+
+    def on_checkout(self, _dbapi: Any, record: Any, _proxy: Any) -> None:
+        """Raise DatabaseFileError where this connection writes to what nobody else reads."""
+        self._check_fork(record.info.get("file"))
+        self._check_file()
+        known, found = record.info.get("beside", ()), self._beside()
+        if any(old and old != new for old, new in zip(known, found, strict=False)):
+            self._refuse("its -wal or -shm was deleted")
+        record.info["beside"] = found  # they exist after the first transaction
+
+    def on_close(self, _dbapi: Any, record: Any) -> None:
+        known = record.info.pop("file", None)
+        if known is not None:
+            _open[known] -= 1
+
+    def _check_file(self) -> Identity | None:
+        found = identity(self._path)
+        if self._refused or (self._identity is not None and found != self._identity):
+            self._refuse("it was deleted" if found is None else "another file took its place")
+        return found
+
+    def _check_fork(self, found: Identity | None) -> None:
+        if found in _inherited:
+            raise DatabaseFileError(
+                f"{self._path} was open when this process was forked, and SQLite's locks do not "
+                "survive a fork: open the database in the child only"
+            )
+
+    def _refuse(self, happened: str) -> NoReturn:
+        if self._refused is None:
+            self._refused = happened
+            log.critical("database file refused", path=str(self._path), happened=happened)
+        raise DatabaseFileError(
+            f"{self._path}: {self._refused} while Paperboy was running, so nothing is written any "
+            "more; stop every Paperboy process, put a whole copy back if rows are missing (no "
+            "-wal or -shm of another file beside it), and start again"
+        )
+
+    def _beside(self) -> tuple[Identity | None, ...]:
+        """The WAL and its index. They stay the same files while any connection is open."""
+        real = os.path.realpath(self._path)
+        return tuple(identity(Path(f"{real}{end}")) for end in ("-wal", "-shm"))
+
+
+def identity(path: Path) -> Identity | None:
+    """Which file is at `path`, without opening it; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _create_private(path: Path) -> None:
+    """Create a file that only its owner reads; SQLite gives its WAL the same permissions.
+
+    One that exists is never opened. Threads take turns: one that connects to the new file before
+    its descriptor is closed here would lose its locks.
+    """
+    with _creating, suppress(OSError):  # no such folder: SQLite reports that better
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def _after_fork() -> None:
+    _inherited.update(file for file, connections in _open.items() if connections > 0)
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

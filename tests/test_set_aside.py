@@ -1,0 +1,348 @@
+"""One stored row that cannot be handled is set aside by name; everybody else gets their mail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text, update
+from structlog.testing import capture_logs
+
+from pipeline import editions, logs, settings
+from pipeline.bootstrap import Services
+from pipeline.dispatch import Tally
+from pipeline.doctor import rows as doctor
+from pipeline.doctor.finding import Finding, Patient
+from pipeline.domain import DeliveryStatus, Subscriber
+from pipeline.storage import source_states
+from pipeline.storage.database import reading
+from pipeline.storage.schema import (
+    DeliveryRow,
+    PaperVersionRow,
+    PickRow,
+    SourceStateRow,
+    SubscriberRow,
+    TopicRow,
+)
+from tests import newsroom
+from tests.factories import NOW, make_sighting
+from tests.newsroom import ingest, rows
+from tests.site import open_site
+
+BOB = "bob@example.org"
+EVE = "eve@example.org"
+LATER = NOW + timedelta(days=1)
+TEA = {"title": "Tea leaves", "arxiv_id": "3001.00001", "source_id": "3001.00001"}
+SEA = {"title": "Sea shells", "arxiv_id": "3001.00002", "source_id": "3001.00002"}
+
+
+@pytest.fixture
+def services(engine: Engine, inbox) -> Services:
+    return Services(settings.load(None, smtp_url=inbox.url), engine)
+
+
+@pytest.fixture(autouse=True)
+def set_aside(monkeypatch) -> Iterator[Callable[[], set[tuple[str, object]]]]:
+    """What was logged as set aside."""
+    monkeypatch.setattr(logs, "_set_aside", set())
+    with capture_logs() as entries:
+        yield lambda: {
+            (entry["kind"], entry["id"]) for entry in entries if entry["event"] == "row set aside"
+        }
+
+
+def add_reader(engine: Engine, *queries: str, email: str) -> Subscriber:
+    """Due at NOW."""
+    return newsroom.add_reader(engine, *queries, email=email, now=NOW - timedelta(hours=1))
+
+
+def alter(engine: Engine, table: Any, condition: Any, **values: Any) -> None:
+    with engine.begin() as conn:
+        conn.execute(update(table).where(condition).values(**values))
+
+
+def alter_as_text(engine: Engine, statement: str) -> None:
+    """What our own types would not let through: an older version, or somebody's hand."""
+    with engine.begin() as conn:
+        conn.execute(text(statement))
+
+
+def publish_and_send(services: Services, now: datetime = NOW) -> Tally:
+    list(services.publish(now))
+    return services.dispatch(once=True, clock=now)
+
+
+def findings(engine: Engine, services: Services) -> list[Finding]:
+    patient = Patient(services.settings, NOW)
+    vars(patient)["services"] = services
+    return list(doctor.stored_rows(patient))
+
+
+def named_by_the_doctor(engine: Engine, services: Services) -> str:
+    return "; ".join(f.detail for f in findings(engine, services) if f.ok is False)
+
+
+def recipients(inbox) -> list[str]:
+    return sorted(mail.rcpt_to[0] for mail in inbox.received)
+
+
+# --- Topics -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stored", ["\ufdfa" * 2_100, "(tea", '"', "", "-tea"])
+def test_a_topic_that_cannot_be_read_stops_nobody(engine, services, inbox, set_aside, stored):
+    eve = add_reader(engine, "broken", "tea", email=EVE)
+    add_reader(engine, "sea", email=BOB)
+    alter(engine, TopicRow, TopicRow.query == "broken", query=stored)
+    (topic,) = [row for row in rows(engine, TopicRow) if row.query == stored]
+    ingest(engine, make_sighting(**TEA), make_sighting(**SEA))
+
+    publish_and_send(services)
+
+    assert recipients(inbox) == [BOB, EVE], "its reader gets the other topics"
+    assert set_aside() == {("topic", topic.id)}
+    assert f"topic {topic.id}" in named_by_the_doctor(engine, services)
+    assert editions.preview(engine, eve.email, now=LATER).topics == ("tea",)
+    assert editions.outlook(engine, eve.email, now=LATER) is not None
+
+
+def test_a_topic_that_can_be_read_again_is_caught_up(engine, services, inbox):
+    """Nothing it missed is lost: it stays behind until a version reads it."""
+    add_reader(engine, "sea", email=EVE)
+    alter(engine, TopicRow, TopicRow.query == "sea", query="(sea")
+    ingest(engine, make_sighting(**SEA))
+    publish_and_send(services)
+    assert recipients(inbox) == []
+
+    alter(engine, TopicRow, TopicRow.query == "(sea", query="sea")
+    ingest(engine, make_sighting(**TEA), now=LATER)
+    list(services.publish(LATER))
+
+    behind = [row.matched_through for row in rows(engine, TopicRow)]
+    assert behind == [newsroom.published(engine)]
+    assert newsroom.matches(engine)
+
+
+@pytest.mark.parametrize("kind", ["unheard of", ""])
+def test_a_topic_of_an_unknown_kind_stops_nobody(engine, services, inbox, kind):
+    add_reader(engine, "tea", email=EVE)
+    add_reader(engine, "sea", email=BOB)
+    alter(engine, TopicRow, TopicRow.query == "tea", kind=kind)
+    ingest(engine, make_sighting(**TEA), make_sighting(**SEA))
+
+    publish_and_send(services)
+
+    assert recipients(inbox) == [BOB]
+
+
+# --- Papers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content", [{}, [], None, {"title": None}, "no object", {"announced": {"arxiv": "tomorrow"}}]
+)
+def test_a_paper_that_cannot_be_read_stops_nobody(engine, services, inbox, set_aside, content):
+    add_reader(engine, "tea", "sea", email=BOB)
+    ingest(engine, make_sighting(**TEA), make_sighting(**SEA))
+    alter(engine, PaperVersionRow, PaperVersionRow.paper_id == 1, content=content)
+
+    publish_and_send(services)
+    site = open_site(engine)
+
+    assert recipients(inbox) == [BOB]
+    assert ("paper", 1) in set_aside()
+    assert "paper 1" in named_by_the_doctor(engine, services)
+    assert site.get("/").status_code == 200
+
+
+def test_a_paper_that_breaks_after_it_was_picked_stops_nobody(engine, services, inbox, set_aside):
+    add_reader(engine, "tea", "sea", email=BOB)
+    add_reader(engine, "tea", email=EVE)
+    ingest(engine, make_sighting(**TEA), make_sighting(**SEA))
+    list(services.publish(NOW))
+    (tea,) = [
+        r.paper_id for r in rows(engine, PaperVersionRow) if r.content["title"] == "Tea leaves"
+    ]
+    alter(engine, PaperVersionRow, PaperVersionRow.paper_id == tea, content={"title": 5})
+
+    services.dispatch(once=True, clock=NOW)
+
+    assert recipients(inbox) == [BOB], "with what is left of it"
+    assert ("paper", tea) in set_aside()
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("column", ["paper_versions SET content", "picks SET reasons"])
+def test_broken_json_in_a_column_stops_nobody(engine, services, inbox, column):
+    """PostgreSQL refuses it; a SQLite file takes anything."""
+    add_reader(engine, "tea", email=EVE)
+    add_reader(engine, "sea", email=BOB)
+    ingest(engine, make_sighting(**TEA), make_sighting(**SEA))
+    list(services.publish(NOW))
+    alter_as_text(engine, f"UPDATE {column} = '{{broken' WHERE paper_id = 1")
+
+    services.dispatch(once=True, clock=NOW)
+
+    assert BOB in recipients(inbox) or EVE in recipients(inbox)
+
+
+def test_a_paper_of_ten_megabytes_stops_nobody(engine, services, inbox):
+    add_reader(engine, "tea", email=EVE)
+    ingest(engine, make_sighting(**TEA), make_sighting(**SEA))
+    alter(
+        engine, PaperVersionRow, PaperVersionRow.paper_id == 2,
+        content=rows(engine, PaperVersionRow)[1].content | {"abstract": "word \ufdfa " * 900_000},
+    )  # fmt: skip
+
+    publish_and_send(services)
+
+    assert recipients(inbox) == [EVE]
+
+
+# --- Readers ------------------------------------------------------------------------------------
+
+BAD_WISHES: list[dict[str, Any]] = [
+    {"timezone": "Mars/Olympus"},
+    {"timezone": "../../etc/passwd"},
+    {"timezone": ""},
+    {"frequency": "hourly"},
+    {"weekday": 9},
+    {"max_papers": 0},
+    {"max_papers": -3},
+    {"breadth": 77},
+]
+
+
+@pytest.mark.parametrize("wishes", BAD_WISHES, ids=lambda wishes: str(wishes))
+def test_a_reader_whose_wishes_cannot_be_read_stops_nobody(
+    engine, services, inbox, set_aside, wishes
+):
+    eve = add_reader(engine, "tea", email=EVE)
+    add_reader(engine, "tea", email=BOB)
+    alter(engine, SubscriberRow, SubscriberRow.id == eve.id, **wishes)
+    ingest(engine, make_sighting(**TEA))
+
+    publish_and_send(services)
+
+    assert recipients(inbox) == [BOB]
+    assert ("subscriber", eve.id) in set_aside()
+    assert f"subscriber {eve.id}" in named_by_the_doctor(engine, services)
+
+
+@pytest.mark.parametrize("wishes", BAD_WISHES, ids=lambda wishes: str(wishes))
+def test_such_a_reader_can_still_leave_and_mend_it(engine, wishes):
+    site = open_site(engine)
+    eve = site.reader(EVE)
+    site.alter(eve, **wishes)
+
+    page = site.get(site.preferences(eve))
+    left = site.post(f"/unsubscribe/{eve.secret}", data={"List-Unsubscribe": "One-Click"})
+
+    assert (page.status_code, left.status_code) == (200, 200)
+    assert [r.status for r in rows(engine, SubscriberRow)] == ["unsubscribed"]
+
+
+def test_a_whole_chunk_of_unreadable_readers_hides_nobody_behind_it(
+    engine, services, inbox, monkeypatch
+):
+    monkeypatch.setattr("pipeline.editions.compiling.CHUNK", 2)
+    for number in range(5):
+        add_reader(engine, "tea", email=f"eve{number}@example.org")
+    alter(engine, SubscriberRow, SubscriberRow.id > 0, breadth=77)
+    add_reader(engine, "tea", email=BOB)
+    ingest(engine, make_sighting(**TEA))
+
+    publish_and_send(services)
+
+    assert recipients(inbox) == [BOB]
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("column", ["at", "created_at", "paused_until"])
+def test_a_value_that_its_column_cannot_convert_stops_nobody(
+    engine, services, inbox, set_aside, column
+):
+    """It breaks the whole result of a query, before any row of it is seen."""
+    eve = add_reader(engine, "tea", email=EVE)
+    add_reader(engine, "tea", email=BOB)
+    alter_as_text(engine, f"UPDATE subscribers SET {column} = '25:61' WHERE id = {eve.id}")
+    ingest(engine, make_sighting(**TEA))
+
+    publish_and_send(services)
+
+    assert recipients(inbox) == [BOB]
+    assert ("subscriber", eve.id) in set_aside()
+
+
+# --- Deliveries ---------------------------------------------------------------------------------
+
+
+def test_deliveries_of_an_unknown_kind_hold_up_nobody(engine, services, inbox, set_aside):
+    """More of them than one claim takes, and all of them older."""
+    for number in range(4):
+        add_reader(engine, "tea", email=f"eve{number}@example.org")
+    ingest(engine, make_sighting(**TEA))
+    list(services.publish(NOW))
+    alter(engine, DeliveryRow, DeliveryRow.id > 0, kind="postcard")
+    add_reader(engine, "tea", email=BOB)
+    list(services.publish(NOW))
+
+    tally = services.dispatch(once=True, clock=NOW + timedelta(minutes=1))
+
+    assert (tally.sent, recipients(inbox)) == (1, [BOB])
+    assert {kind for kind, _ in set_aside()} == {"delivery"}
+    strange = [r for r in rows(engine, DeliveryRow) if r.kind == "postcard"]
+    assert {r.status for r in strange} == {DeliveryStatus.QUEUED}, "kept for a version that can"
+    assert "delivery" in named_by_the_doctor(engine, services)
+
+
+def test_a_pick_whose_paper_is_gone_is_left_out(engine, services, inbox):
+    add_reader(engine, "tea", "sea", email=BOB)
+    ingest(engine, make_sighting(**TEA), make_sighting(**SEA))
+    list(services.publish(NOW))
+    alter(engine, PickRow, PickRow.position == 0, paper_version=99)
+
+    services.dispatch(once=True, clock=NOW)
+
+    assert recipients(inbox) == [BOB]
+
+
+def test_a_template_that_raises_for_one_reader_stops_nobody(engine, services, inbox, monkeypatch):
+    eve = add_reader(engine, "tea", email=EVE)
+    add_reader(engine, "tea", email=BOB)
+    ingest(engine, make_sighting(**TEA))
+    compose = Services.compose
+
+    def fail_for_eve(self, delivery, told, **more):
+        if delivery.subscriber_id == eve.id:
+            raise ZeroDivisionError
+        return compose(self, delivery, told, **more)
+
+    monkeypatch.setattr(Services, "compose", fail_for_eve)
+    publish_and_send(services)
+
+    assert recipients(inbox) == [BOB]
+
+
+# --- Sources, and all in order ------------------------------------------------------------------
+
+
+def test_a_source_in_an_unknown_state_is_read_anew(engine, services):
+    ingest(engine, make_sighting(**TEA))
+    alter(engine, SourceStateRow, SourceStateRow.source == "arxiv", state="bored")
+
+    assert "source arxiv" in named_by_the_doctor(engine, services)
+    assert open_site(engine).get("/readyz").status_code in {200, 503}
+    assert ingest(engine, make_sighting(**SEA), now=LATER)
+    with reading(engine) as conn:
+        assert [record.source for record in source_states.listing(conn)] == ["arxiv"]
+
+
+def test_the_doctor_finds_nothing_where_all_is_well(engine, services):
+    add_reader(engine, "tea", email=EVE)
+    ingest(engine, make_sighting(**TEA))
+    list(services.publish(NOW))
+
+    assert [finding.ok for finding in findings(engine, services)] == [True]

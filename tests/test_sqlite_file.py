@@ -1,0 +1,210 @@
+"""A SQLite file that several processes use at once keeps every row that was committed."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, insert, text
+from structlog.testing import capture_logs
+
+from pipeline import settings
+from pipeline.bootstrap import Services
+from pipeline.errors import DatabaseFileError
+from pipeline.storage.database import open_engine, reading
+from pipeline.storage.schema import BatchRow
+from pipeline.web.health import why_not_ready
+from tests.factories import NOW
+from tests.newsroom import rows
+from tests.visitors import locks, visiting
+
+pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[MutableMapping[str, Any]]]:
+    with capture_logs() as entries:
+        yield entries
+
+
+def path_of(engine: Engine) -> Path:
+    return Path(engine.url.database or "")
+
+
+def add_batch(engine: Engine, number: int) -> None:
+    with engine.begin() as conn:
+        conn.execute(insert(BatchRow).values(number=number, published_at=NOW, papers=0, matches=0))
+
+
+# --- Locks --------------------------------------------------------------------------------------
+
+
+def test_a_second_connection_keeps_the_locks_of_the_first(engine: Engine):
+    """Closing any descriptor of a file drops all POSIX locks that the process holds on it."""
+    path = path_of(engine)
+    shm = path.with_name(f"{path.name}-shm")
+
+    with reading(engine), reading(engine):
+        held_on_file, held_on_shm = locks(path), locks(shm)
+
+    assert str(os.getpid()) in held_on_file
+    assert str(os.getpid()) in held_on_shm
+
+
+def test_a_second_engine_keeps_the_locks_of_the_first(engine: Engine, database_url: str):
+    """By another name of the same file: relative, or through a symbolic link."""
+    path = path_of(engine)
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    relative = os.path.relpath(path)
+
+    with reading(engine):
+        for name in (link, relative):
+            other = open_engine(f"sqlite:///{name}")
+            with reading(other):
+                pass
+            other.dispose()
+        held = locks(path)
+
+    assert str(os.getpid()) in held
+
+
+def test_rows_survive_a_process_that_comes_and_goes(engine: Engine):
+    """The last connection to close deletes the WAL; it must see that there are others."""
+    path = path_of(engine)
+
+    with visiting(str(path), processes=2):
+        for number in range(1, 151):
+            with reading(engine):  # held, so that the pool opens a second connection
+                add_batch(engine, number)
+
+    with closing(sqlite3.connect(path)) as conn:
+        assert conn.execute("SELECT count(*) FROM batches").fetchone() == (150,)
+        assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with reading(engine) as conn:
+        assert conn.execute(text("SELECT count(*) FROM batches")).scalar_one() == 150
+
+
+# --- Another file in its place ------------------------------------------------------------------
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def replace(path: Path) -> None:
+    copy = path.with_name("restored.db")
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    copy.rename(path)
+
+
+def clean_up(path: Path) -> None:
+    path.with_name(f"{path.name}-wal").unlink()
+
+
+@pytest.mark.parametrize("happen", [delete, replace, clean_up])
+def test_a_file_that_is_replaced_is_refused_for_good(engine: Engine, happen, logged):
+    """Rows written to a file without a name would be answered by 200 and lost."""
+    add_batch(engine, 1)
+    happen(path_of(engine))
+    left = sorted(path_of(engine).parent.iterdir())
+
+    for number in (2, 3):
+        with pytest.raises(DatabaseFileError, match="nothing is written any more"):
+            add_batch(engine, number)
+
+    assert [path for path in left if path.name == "paperboy.db"] == [
+        path for path in path_of(engine).parent.iterdir() if path.name == "paperboy.db"
+    ], "no empty file takes its place"
+    assert [entry["event"] for entry in logged].count("database file refused") == 1
+
+
+def test_the_site_reports_a_replaced_file(engine: Engine):
+    services = Services(settings.load(None), engine)
+    assert "replaced" not in str(why_not_ready(services, NOW, NOW))
+
+    replace(path_of(engine))
+
+    (reason,) = why_not_ready(services, NOW, NOW)
+    assert "another file took its place" in reason
+
+
+def test_a_restored_file_is_read_after_a_restart(engine: Engine, database_url: str):
+    add_batch(engine, 1)
+    path = path_of(engine)
+    engine.dispose()
+    replace(path)
+
+    restarted = open_engine(database_url)
+    add_batch(restarted, 2)
+
+    assert len(rows(restarted, BatchRow)) == 2
+    restarted.dispose()
+
+
+def test_other_processes_may_vacuum_and_checkpoint(engine: Engine):
+    """The file and its WAL stay the same ones; nothing is refused."""
+    path = path_of(engine)
+
+    for number in range(1, 6):
+        add_batch(engine, number)
+        with closing(sqlite3.connect(path, timeout=30)) as conn:
+            conn.execute("VACUUM")
+            conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    assert len(rows(engine, BatchRow)) == 5
+
+
+def test_a_dangling_link_makes_a_private_file(tmp_path: Path, backend: str):
+    (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
+    engine = open_engine(f"sqlite:///{tmp_path}/link.db")
+    with engine.begin() as conn:
+        conn.execute(text("CREATE TABLE t (x)"))
+    engine.dispose()
+
+    assert stat.S_IMODE((tmp_path / "real.db").stat().st_mode) == 0o600
+
+
+# --- Forks --------------------------------------------------------------------------------------
+
+
+def in_a_fork(work: Callable[[], object]) -> str:
+    """The name of the error that `work` raises in a forked child, or ``."""
+    reading_end, writing_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            name = ""
+        except BaseException as error:  # noqa: BLE001  (it must reach the parent)
+            name = type(error).__name__
+        os.write(writing_end, name.encode())
+        os._exit(0)  # without closing what the parent has open
+    os.close(writing_end)
+    os.waitpid(pid, 0)
+    with os.fdopen(reading_end) as pipe:
+        return pipe.read()
+
+
+def test_a_connection_is_not_used_over_a_fork(engine: Engine, database_url: str):
+    """The child holds no locks, and SQLite in it believes it does."""
+    add_batch(engine, 1)
+
+    assert in_a_fork(lambda: add_batch(engine, 2)) == "DatabaseFileError"
+    assert in_a_fork(lambda: add_batch(open_engine(database_url), 3)) == "DatabaseFileError"
+    assert len(rows(engine, BatchRow)) == 1
+
+
+def test_a_child_opens_what_its_parent_has_closed(engine: Engine, database_url: str):
+    add_batch(engine, 1)
+    engine.dispose()
+
+    assert in_a_fork(lambda: add_batch(open_engine(database_url), 2)) == ""
+    assert len(rows(engine, BatchRow)) == 2

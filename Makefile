@@ -44,6 +44,10 @@ test: $(VENV)/.installed-dev ## Run the tests on SQLite and PostgreSQL
 chaos: $(VENV)/.installed-dev ## Kill senders, ingest, compiling and servers for ten minutes (KILLS=300 SEED=...)
 	$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
+.PHONY: mutants
+mutants: $(VENV)/.installed-dev ## Change the code and see whether a test fails (MODULES=... SAMPLE=5)
+	$(BIN)/python -m tests.mutants $(MODULES) --sample $(or $(SAMPLE),5) $(if $(SEED),--seed $(SEED))
+
 .PHONY: check
 check: lint locks test ## Everything that must hold before a change is merged
 

@@ -20,7 +20,7 @@ UPGRADE_LOCK = 7_461_283_905  # any number, as long as every version of Paperboy
 def upgrade(engine: Engine, *, suppression_key: str | None = None) -> None:
     """Run what is missing, all or nothing. Others that start meanwhile wait, then find it done.
 
-    `suppression_key` lets migration 0013 move hashes of addresses; without it they stay. Raises
+    `suppression_key` lets migration 0011 move hashes of addresses; without it they stay. Raises
     SchemaError when the database was upgraded by newer code.
     """
     config = _config()

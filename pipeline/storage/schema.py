@@ -354,7 +354,7 @@ class SuppressionRow(Table):
     hash: Mapped[str] = mapped_column(String(64), primary_key=True)
     reason: Mapped[str]
     since: Mapped[datetime]
-    # From before migration 0013, which told apart domains that case folding had made one: it
+    # From before migration 0011, which told apart domains that case folding had made one: it
     # counts for each address that it may have been made for.
     folded: Mapped[bool] = mapped_column(default=False, server_default=false())
 

@@ -94,7 +94,7 @@ def _nfc(text: str) -> str:
 
 
 def folded_key(email: str) -> str:
-    """Return the key of an address as it was before migration 0013, its domain case folded.
+    """Return the key of an address as it was before migration 0011, its domain case folded.
 
     A suppression is known by its hash alone. One from before counts for each address that it may
     have been made for.
@@ -109,7 +109,7 @@ def address_hash(email: str, suppression_key: str) -> str:
 
 
 def folded_hash(email: str, suppression_key: str) -> str:
-    """Return the hash of `folded_key`, as `suppressions` had it before migration 0013."""
+    """Return the hash of `folded_key`, as `suppressions` had it before migration 0011."""
     return _hash(folded_key(email), suppression_key)
 
 
@@ -506,7 +506,7 @@ def forgive(conn: Connection, hash_: str) -> None:
 
 
 def barred(conn: Connection, email: str, suppression_key: str) -> Suppression | None:
-    """Return the suppression of an address, or one from before 0013 that may be of it."""
+    """Return the suppression of an address, or one from before 0011 that may be of it."""
     found = suppressed(conn, address_hash(email, suppression_key))
     if found is not None or folded_key(email) == email_key(email):
         return found

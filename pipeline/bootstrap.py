@@ -641,8 +641,12 @@ def build(loaded: Settings, *, check: bool = True, pool_timeout: float = POOL_TI
     engine = open_engine(loaded.database_url, pool_timeout=pool_timeout)
     built = Services(loaded, engine)
     if check:
-        migrate.check(engine)
-        _ = built.keys, built.signer
+        try:
+            migrate.check(engine)
+            _ = built.keys, built.signer
+        except Exception:
+            engine.dispose()
+            raise
     return built
 
 

@@ -202,8 +202,8 @@ def _insert(conn: Connection, name: KeyName, key: str, now: datetime, *, keep: b
         "fingerprint": fingerprint(key),
         "made_at": now,
     }
-    inserted = upsert(conn, KeyRow).values(row).on_conflict_do_nothing(index_elements=["name"])
-    return conn.execute(inserted).rowcount == 1
+    absent = upsert(conn, KeyRow).values(row).on_conflict_do_nothing(index_elements=["name"])
+    return conn.execute(absent.returning(KeyRow.name)).first() is not None
 
 
 def _alter_secret(conn: Connection, *, retired_at: datetime | None) -> None:

@@ -363,6 +363,24 @@ def test_subscribers_survive_a_round_trip_through_a_file(full, tmp_path):
     assert [[row[k] for k in kept] for row in after] == [[row[k] for k in kept] for row in before]
 
 
+def test_a_restored_database_is_settled_and_held(full, tmp_path):
+    until = ("db", "settle", "--now", AT_EIGHT, "--json", "--sent-until")
+    assert full(*until, "2031-01-01T00:00Z").code == 2
+    assert full(*until, "yesterday").code == 2
+    missing = full(*until, BEFORE, "--old-database", f"sqlite:///{tmp_path / 'no.db'}")
+    assert (missing.code, (tmp_path / "no.db").exists()) == (1, False)
+    (tmp_path / "left.csv").write_text("email\nada@example.org\n")
+
+    settled = full(*until, BEFORE, "--leavers", "left.csv")
+
+    assert (settled.code, settled.rows[0]["left"]) == (0, ["ada@example.org"])
+    assert full("subscribers", "show", "ada@example.org", "--json").rows[0]["status"] == (
+        "unsubscribed"
+    )
+    [held] = full("sending", "status", "--json").rows
+    assert "paperboy db settle" in held["reason"]
+
+
 def test_an_export_replaces_no_file_unless_it_must(full, tmp_path):
     kept = tmp_path / "readers.csv"
     kept.write_text("mine")

@@ -243,7 +243,7 @@ def test_what_a_server_says_after_the_erasing_is_not_kept(engine: Engine, settle
         assert deliveries.settle(conn, [said], "token", NOW)[settlement.status] == 1
 
     assert is_anywhere(engine, "harrow", "4XyZ") == []
-    assert rows(engine, SuppressionRow) == []
+    assert {row.reason for row in rows(engine, SuppressionRow)} <= {SuppressionReason.ERASED}
     with engine.begin() as conn:
         assert deliveries.claim(conn, 9, "other", HOUR, NOW + DAY) == []
 

@@ -492,7 +492,10 @@ def test_confirming_lifts_a_suppression_but_no_complaint(engine: Engine, reason:
     assert (still is not None) == (reason is SuppressionReason.COMPLAINT)
 
 
-@pytest.mark.parametrize("reason", sorted(set(SuppressionReason) - {SuppressionReason.COMPLAINT}))
+@pytest.mark.parametrize(
+    "reason",
+    sorted(set(SuppressionReason) - {SuppressionReason.COMPLAINT, SuppressionReason.ERASED}),
+)
 def test_a_suppressed_address_is_asked_once_a_month(engine: Engine, reason: SuppressionReason):
     """Its mailbox may work again; the mail that asks is the only one it gets."""
     reader = add_reader(engine, "cat:cs.LG", now=NOW - 9 * DAY)

@@ -11,6 +11,7 @@ from pipeline.errors import QueryError
 from pipeline.matching.corpus import CorpusStatistics, statistics
 from pipeline.matching.evaluation import PaperText
 from pipeline.matching.index import PaperIndex
+from pipeline.matching.mentions import find
 from pipeline.matching.query import parse, plain_words
 
 FILLER = "We study a question and answer it with some care in this work"
@@ -57,6 +58,52 @@ class TestSpelling:
     )
     def test_spelling_hides_no_paper(self, query, title):
         assert finds(make_paper(title), query)
+
+    @pytest.mark.parametrize(
+        ("query", "title"),
+        [
+            ("IFN-gamma", "IFN\u03b3 in Mice"),
+            ("IFN\u03b3", "IFN-gamma in Mice"),
+            ("\u03b1-helix", "Alpha helices in Water"),
+            ("GPT4", "What GPT-4 Knows"),
+            ("3D", "A 3-D Print"),
+            ("C++", "Parsing C++20"),
+            ("UNet", "UNet++ for Lungs"),
+            ("R&D", "R & D in Firms"),
+            ("u s elections", "Elections in the U.S."),
+            ("WHO", "What the WHO Recommends"),
+            ('"can bus"', "Signals of a CAN Bus"),
+            ("kNN", "k-NN at Scale"),
+        ],
+    )
+    def test_marks_and_letters_hide_no_paper(self, query, title):
+        assert finds(make_paper(title), query)
+
+    @pytest.mark.parametrize(
+        ("query", "title"),
+        [
+            ('"B* tree"', "A B Tree"),
+            ("C++20", "Parsing C++"),
+            ("UNet++", "UNet for Lungs"),
+            ("C++", "Vitamin C"),
+            ('"WHO guidelines"', "Who guidelines help"),
+            ("universities", "The Early Universe"),
+            ('"organization"', "Organs on a Chip"),
+            (".NET", "A Net of Wires"),
+        ],
+    )
+    def test_another_word_is_not_found(self, query, title):
+        assert not finds(make_paper(title), query)
+
+    def test_what_matched_is_what_is_marked(self):
+        title = "Labelled Corpora for TNF\u03b1"
+        [found] = PaperIndex([make_paper(title), make_paper()]).search(
+            parse("labeled AND corpus AND TNFalpha")
+        )
+
+        marks = {title[start:end] for start, end in find(title, found.phrases)}
+
+        assert marks == {"Labelled Corpora", "TNF\u03b1"}
 
     @pytest.mark.parametrize(
         ("query", "text"),
@@ -261,6 +308,29 @@ class TestFloor:
         assert found == {
             one: [breadth] if breadth is not None and breadth <= one else [] for one in Breadth
         }
+
+    @pytest.mark.parametrize("breadth", Breadth)
+    def test_a_topic_of_five_words_needs_more_than_one_of_them(self, corpus, breadth):
+        paper = make_paper("Untitled", "A glacier and nothing else.")
+        index = PaperIndex([paper], corpus)
+
+        assert index.search(parse("glacier mamba lichen quartz fjord"), breadth=breadth) == []
+
+    def test_a_long_topic_with_fewer_papers_asks_for_more_of_its_words(self, corpus):
+        """Of six rare words a paper must have all, five, or four to be found by each breadth."""
+        words = ["glacier", "lichen", "quartz", "fjord", "mamba", "heron"]
+        papers = [make_paper("Untitled", f"Of {' '.join(words[:n])} now.") for n in (6, 5, 4, 3)]
+        index = PaperIndex(papers, corpus)
+
+        found = {
+            breadth: [one.paper for one in index.search(parse(" ".join(words)), breadth=breadth)]
+            for breadth in Breadth
+        }
+
+        narrow, balanced, broad = (set(found[one]) for one in sorted(Breadth))
+        assert narrow < balanced <= broad or narrow <= balanced < broad
+        assert 0 in narrow
+        assert 3 not in broad
 
     def test_a_score_does_not_depend_on_the_breadth(self, corpus):
         papers = [make_paper("Mamba", "It is used."), make_paper(abstract="An agent and an agent.")]

@@ -185,6 +185,9 @@ class TestCanonical:
             ("flow matching", '"flow matching"'),
             ("flow matching", "flow AND matching"),
             ("ti:flow", "abs:flow"),
+            ("WHO", "who"),
+            ("C++", "C"),
+            ("B*", "B"),
         ],
     )
     def test_different_wishes_stay_different(self, one, other):

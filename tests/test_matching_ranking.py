@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,6 +89,21 @@ class TestPick:
 
         assert [one.paper for one in selection.picks] == [1]
         assert selection.more == 1
+
+    @pytest.mark.parametrize(
+        "titles",
+        [
+            ("Trees from Moss", "Moss from Trees"),
+            ("Learning to Prune", "Pruning to Learn"),
+            ("Mossy Tree Graphs", "Mossy Trees Graph"),
+        ],
+    )
+    def test_other_titles_of_the_same_words_wait_for_room(self, titles):
+        papers = [Candidate(1, 9.0, title=titles[0]), Candidate(2, 8.0, title=titles[1])]
+        papers.append(Candidate(3, 1.0, title="Something else"))
+
+        assert picked(TopicCandidates("a", papers), most=2) == [1, 3]
+        assert picked(TopicCandidates("a", papers), most=3) == [1, 3, 2]
 
     def test_papers_without_a_title_are_not_alike(self):
         assert picked(TopicCandidates("a", [Candidate(1, 2.0), Candidate(2, 1.0)])) == [1, 2]

@@ -36,6 +36,90 @@ def test_spellings_a_reader_would_call_the_same(one, other):
     assert stems(one)[0] == stems(other)[0]
 
 
+SAME = [
+    # Plurals
+    "matrix matrices", "appendix appendices", "basis bases", "axis axes", "crisis crises",
+    "parenthesis parentheses", "larva larvae", "formula formulae formulas", "fungus fungi",
+    "radius radii", "bacterium bacteria", "maximum maxima", "polyhedron polyhedra",
+    "lemma lemmata lemmas", "virus viruses", "census censuses", "alias aliases", "quiz quizzes",
+    "tooth teeth", "woman women", "shelf shelves", "fly flies", "movie movies", "hero heroes",
+    "shoe shoes", "cache caches", "branch branches", "kinase kinases", "phase phases",
+    "VAE VAEs", "TPU TPUs", "KG KGs", "DNA DNAs", "topic topics", "heuristic heuristics",
+    # Verbs
+    "prune prunes pruned pruning", "plan plans planned planning", "study studied studying",
+    "add added adding", "image imaging", "force forcing", "encode encoding", "format formatted",
+    "process processing", "install installed", "agree agreed", "die dying", "score scoring",
+    # British and American
+    "flavour flavor flavours", "honour honor honoured honored", "neighbourhood neighborhood",
+    "tumour tumor", "harbouring harboring", "theatre theater", "litre liter", "epicentre epicenter",
+    "kilometre kilometer kilometres", "generalise generalize generalised generalizing",
+    "quantise quantize quantisation quantization", "hydrolyse hydrolyze", "dialogue dialog",
+    "offence offense", "anaemia anemia", "leukaemia leukemia", "paediatric pediatric",
+    "oestrogen estrogen", "foetus fetus", "diarrhoea diarrhea", "archaeology archeology",
+    "labelled labeled labelling", "travelling traveling", "signalled signaled", "fuelled fueled",
+    "traveller traveler", "fulfil fulfill", "enrolment enrollment", "aluminium aluminum",
+    "programme program programmes", "artefact artifact", "manoeuvring maneuvering", "disc disk",
+    "judgement judgment", "ageing aging", "plough plow", "mould mold", "learnt learned",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spellings", SAME)
+def test_the_forms_of_one_word_are_one(spellings):
+    assert len({stem(one) for word in spellings.split() for one in forms(word)}) == 1
+
+
+DIFFERENT = [
+    "universe university", "organ organization", "general generative", "policy police",
+    "import important", "author authority", "animate animal", "integral integer", "human humane",
+    "moral morale", "negative negation", "community communication", "experience experiment",
+    "polar polarization", "vector vectorization", "norm normal", "cause causal", "past paste",
+    "gene gen", "mode mod", "plan plane", "rat rate", "bar bare", "dynamics dynamic",
+    "ethics ethnic", "generic genetic", "relate relative", "compute compete", "wander wand",
+    "advise advice", "basis based", "market marketing", "rate rating", "new news", "gps gp",
+    "hour our", "genre gener", "massacre massacer", "exercise exercize", "wise wize",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", DIFFERENT)
+def test_a_shared_beginning_does_not_make_one_word(pair):
+    one, other = pair.split()
+
+    assert stem(one) != stem(other)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("\u03b23-integrin", ("beta3", "integrin")),
+        ("IFN\u03b3", ("ifngamma",)),
+        ("\u03b1\u03b2", ("alphabeta",)),
+        ("\u0394G", ("deltag",)),
+        ("\u03c6\u03af\u03bb\u03bf\u03c2", ("\u03c6\u03b9\u03bb\u03bf\u03c3",)),
+        ("10 \u00b5m", ("10", "um")),
+        ("C++20 and C++", ("c++20", "and", "c++")),
+        ("F# or C#", ("f#", "or", "c#")),
+        ("U2Net++ runs", ("u2net++", "runs")),
+        ("B* and LPA*", ("b*", "and", "LPA*")),
+        ("neur* 3*x *a*", ("neur", "3", "x", "a")),
+        ("H&E and AT&T", ("h&e", "and", "at&t")),
+        ("on .NET 9, example.net", ("on", ".net", "9", "example", "net")),
+        ("the WHO says who", ("the", "WHO", "says", "who")),
+        ("IT staff", ("IT", "staff")),
+        ("U.S. and A.I.", ("US", "and", "ai")),
+        ("WHO CAN TRAIN IT", ("who", "can", "train", "it")),
+    ],
+)
+def test_marks_and_capitals_that_make_another_word(text, read):
+    assert forms(text) == read
+
+
+@given(st.text(alphabet=st.sampled_from("WHOITUSaA*+#&.\u03b1\u03b2 NET\\17"), max_size=30))
+def test_reading_forms_with_marks_again_changes_nothing(text):
+    once = forms(text)
+
+    assert forms(" ".join(once)) == once
+
+
 @pytest.mark.parametrize(("one", "other"), [("c", "C++"), ("generative", "general"), ("bus", "bu")])
 def test_different_words_stay_different(one, other):
     assert stems(one)[0] != stems(other)[0]

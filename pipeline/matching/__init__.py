@@ -1,6 +1,8 @@
 """Which papers belong to which topic, and which of them a reader gets. Pure: no clock, no I/O.
 
 words        text as words that compare equal
+english      the base form of a word
+names        whether an author may be the person asked for
 query        what a reader writes, as a tree and as one canonical text
 hints        what they may have meant
 neighbours   what to write to see less, or more

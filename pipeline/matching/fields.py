@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 from pipeline.matching.corpus import Readable
+from pipeline.matching.names import keys, may_be_called, wanted_keys
 from pipeline.matching.query import Field
-from pipeline.matching.words import forms
 
 
 class Fields:
@@ -17,12 +18,7 @@ class Fields:
     def __init__(self, papers: Sequence[Readable]) -> None:
         self._by_category = _by_name((i, one) for i, p in enumerate(papers) for one in p.categories)
         self._by_source = _by_name((i, one) for i, p in enumerate(papers) for one in p.sources)
-        self._by_surname: dict[str, set[tuple[int, tuple[str, ...]]]] = defaultdict(set)
-        for i, paper in enumerate(papers):
-            for author in paper.authors:
-                names = forms(author)
-                for name in names:
-                    self._by_surname[name].add((i, names))
+        self._authors = [paper.authors for paper in papers]
 
     def find(self, field: Field, wanted: tuple[str, ...]) -> set[int]:
         if field is Field.AUTHOR:
@@ -43,11 +39,19 @@ class Fields:
             ]
         return set().union(*(self._by_category[name] for name in names))
 
+    @cached_property
+    def _by_key(self) -> dict[str, set[tuple[int, str]]]:
+        """Papers and their authors by `keys`; made when a topic first asks for an author."""
+        found: dict[str, set[tuple[int, str]]] = defaultdict(set)
+        for paper, authors in enumerate(self._authors):
+            for author in authors:
+                for key in keys(author):
+                    found[key].add((paper, author))
+        return dict(found)
+
     def _by_author(self, wanted: tuple[str, ...]) -> set[int]:
-        """Papers by an author who may be called so: any order of names, initials for names."""
-        longest = max(wanted, key=len)
-        candidates = self._by_surname.get(longest, ())
-        return {paper for paper, names in candidates if _may_be_called(names, wanted)}
+        candidates = set().union(*(self._by_key.get(key, ()) for key in wanted_keys(wanted)))
+        return {paper for paper, author in candidates if may_be_called(author, wanted)}
 
 
 def _by_name(pairs: Iterable[tuple[int, str]]) -> dict[str, set[int]]:
@@ -55,20 +59,3 @@ def _by_name(pairs: Iterable[tuple[int, str]]) -> dict[str, set[int]]:
     for paper, name in pairs:
         found[re.sub(r"[^a-z0-9.-]", "", name.lower())].add(paper)
     return dict(found)
-
-
-def _may_be_called(names: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
-    """Every wanted name is one of the author's, each used once; whole names choose first."""
-    left = list(names)
-    for name in sorted(wanted, key=len, reverse=True):
-        same = (
-            name if name in left else next((one for one in left if _abbreviates(one, name)), None)
-        )
-        if same is None:
-            return False
-        left.remove(same)
-    return True
-
-
-def _abbreviates(one: str, other: str) -> bool:
-    return min(len(one), len(other)) == 1 and one[0] == other[0]

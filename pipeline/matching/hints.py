@@ -57,6 +57,8 @@ _FIELDS: Final = {
 _QUOTED = re.compile(r"[\"\u201c\u201d\u201e][^\"\u201c\u201d\u201e]*[\"\u201c\u201d\u201e]")
 _NAMED = re.compile(r"(?<![^\s(-])([A-Za-z]{2,12}):(?=[\w\"\u201c])")
 _CATEGORY = re.compile(r"(?<![^\s(-])cat:([A-Za-z0-9.*-]+)", re.IGNORECASE)
+_WITH_FIELD = re.compile(r"cat:(?:\([^()]*\)|\s*[^\s()]+(?:[,;]\s+[\w-]+\.[\w-]+)*)", re.IGNORECASE)
+_BARE_CATEGORY = re.compile(r"(?<![^\s(,;-])[a-z-]{1,8}\.[A-Za-z-]{2,10}(?![\w:.-]*\w)")
 _LOWER = re.compile(r"(?<=\s)(and|or|not)(?=\s)")
 _SYNTAX = re.compile(r"(?<![^\s(-])(?:ti|abs|au|cat|source):|[\"\u201c(]", re.IGNORECASE)
 
@@ -109,6 +111,10 @@ def _categories(plain: str) -> Iterator[Hint]:
     for found in _CATEGORY.finditer(plain):
         if meant := nearest_category(found.group(1)):
             yield Hint(f"did you mean cat:{meant}? {found.group()} is unknown", found.start())
+    rest = _WITH_FIELD.sub(lambda found: " " * len(found.group()), plain)
+    for found in _BARE_CATEGORY.finditer(rest):
+        if name := CATEGORIES.get(found.group().lower()):
+            yield Hint(f"did you mean cat:{name}? {found.group()} is read as words", found.start())
 
 
 def _operators(plain: str) -> Iterator[Hint]:

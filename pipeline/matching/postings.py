@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.matching.corpus import KEYWORD_WEIGHT, TITLE_WEIGHT, CorpusStatistics, Readable
-from pipeline.matching.words import STOP_WORDS, Word, is_hyphen, stem, words
+from pipeline.matching.words import ACRONYMS, STOP_WORDS, Word, is_hyphen, stem, words
 
 Positions = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.float64]
@@ -24,6 +24,7 @@ _LEAST_KEPT = 1 << 20  # octets of positions that are kept, or
 _KEPT_SHARE = 2  # octets for each position of the index, if that is more
 _LONGEST_KEPT = 8  # stems
 _LONGEST_SPLIT = 40  # letters; nothing longer is written as two words
+_MARKED = re.compile(r"(\w+)(?:\+\+|\*)")
 _GAP = -1  # stands between two texts, so that no phrase reaches from one into the next
 
 
@@ -133,8 +134,11 @@ class Postings:
         """The stem of two words written as one, where the papers write them so."""
         if left in STOP_WORDS or right in STOP_WORDS:
             return None
-        whole = stem(left + right)
-        return (whole,) if whole in self._vocabulary else None
+        # U.S. was read as two words once; it is kept in capitals, unlike the word us.
+        for whole in (stem(left + right), (left + right).upper()):
+            if whole in self._vocabulary:
+                return (whole,)
+        return None
 
     def words_of(self, paper: int) -> tuple[int, int]:
         """The first position of a paper, and the first that is not its own any more."""
@@ -149,16 +153,37 @@ class Postings:
         whole = stem(form)
         spellings: dict[tuple[str, ...], None] = {(whole,): None}
         for candidate in dict.fromkeys((form, whole)):
-            for cut in range(1, len(candidate) - 1):
+            for cut in range(1, len(candidate)):
                 if candidate[:cut] in self._forms and self._splits(candidate, cut):
                     spellings[stem(candidate[:cut]), stem(candidate[cut:])] = None
+        if form.upper() in ACRONYMS:  # "can bus" finds the CAN bus, as typed in a hurry
+            spellings[(form.upper(),)] = None
+        spellings.update(dict.fromkeys(self._marked_spellings(form)))
         return list(spellings)
+
+    def _marked_spellings(self, form: str) -> list[tuple[str, ...]]:
+        """PointNet++ for PointNet, C++17 for C++, and R & D for R&D; C is neither C++ nor C#."""
+        if "&" in form:
+            return [tuple(form.split("&"))]
+        if len(form) == 1 or not (form.isalnum() or form.endswith("++")):
+            return []
+        name = form.removesuffix("++")
+        return [(one,) for one in self._marked.get(name, ()) if one.lower().startswith(form)]
+
+    @cached_property
+    def _marked(self) -> dict[str, list[str]]:
+        """Words with a mark (C++17), by the word before the mark."""
+        marked: dict[str, list[str]] = {}
+        for one in self._vocabulary:
+            if (found := _MARKED.match(one)) is not None:
+                marked.setdefault(found.group(1).lower(), []).append(one)
+        return marked
 
     def _splits(self, form: str, cut: int) -> bool:
         """Whether the papers write it in two. "in formation" is no information: ask a hyphen."""
         left, right = form[:cut], form[cut:]
         at = self.occurrences((stem(left), stem(right)))
-        if len(left) == 1 or left in STOP_WORDS:
+        if 1 in {len(left), len(right)} or left in STOP_WORDS:
             return bool((self.joint[at] == Joint.HYPHEN).any())
         return bool(at.size)
 

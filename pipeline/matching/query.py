@@ -18,7 +18,8 @@ from typing import TypeAlias
 
 from pipeline.domain import TRENDING, TopicKind
 from pipeline.errors import QueryError
-from pipeline.matching.words import forms
+from pipeline.matching.names import author_forms
+from pipeline.matching.words import calm, forms, forms_as_written
 
 LONGEST_QUERY = 2_000  # characters, as typed and in canonical form; a long abstract has as many
 LARGEST_CANONICAL = 2_600  # bytes in UTF-8: PostgreSQL indexes at most 2,704 of one value
@@ -222,9 +223,17 @@ class _Piece:
 
 
 _QUOTES = '"\u201c\u201d\u201e'
+# What typing aids and other keyboards make of the marks of the language.
+_TYPED = str.maketrans(
+    "\uff08\uff09\uff1a\uff0c\uff1b\uff5c\uff0b\uff0d\uff02\u201f\u00ab\u00bb\u300c\u300d"
+    "\u300e\u300f\u301d\u301e\u301f\u275d\u275e",
+    "():,;|+-" + '"' * 13,
+)
+_DASH = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63"
 _PIECE = re.compile(
     rf"""(?P<open>\() | (?P<close>\)) | (?P<quote>[{_QUOTES}])
-    | (?P<minus>(?<![^\s(])-(?=[^\s\-)]))
+    | (?P<minus>(?<![^\s(])(?:-(?=[^\s\-)])
+        | [{_DASH}](?=["(]|[^\W\d_])(?![^{_DASH}]*[^\s{_DASH}][{_DASH}](?:\s|$))))
     | (?P<field>(?:ti|abs|au|cat|source):)
     | (?P<chunk>(?:\\.|[^\s(){_QUOTES}])+)""",
     re.VERBOSE | re.IGNORECASE,
@@ -237,7 +246,16 @@ AUTHOR_NAME = re.compile(
     rf"(?=\s*(?:$|[(){_QUOTES}])|\s+(?:(?:AND|OR|NOT|ANDNOT)\b|-|(?i:ti|abs|au|cat|source):))"
 )
 _VALUE = re.compile(rf"(?:\\.|[^\s(){_QUOTES}])+")
+# Names of categories in a row: cat:cs.LG,cs.CL. Behind a space only what cannot be a word.
+_CATEGORY = r"[A-Za-z][\w-]*(?:\.[\w*-]+)?\*?"
+_LISTED = re.compile(
+    rf"{_CATEGORY}(?:[,;|+/&]{_CATEGORY}|\s*[,;|+/&]\s*[A-Za-z][\w-]*\.[A-Za-z*][\w*-]*)+"
+)
+_SPACED_CATEGORY = re.compile(r"\s+(?=[a-z-]{2,8}\.(?:[A-Z*]|[a-z]+-[a-z]))")
 _OPERATORS = {
+    "&&": (_Kind.AND,),
+    "||": (_Kind.OR,),
+    "|": (_Kind.OR,),
     "AND": (_Kind.AND,),
     "OR": (_Kind.OR,),
     "NOT": (_Kind.NOT,),
@@ -253,7 +271,10 @@ class _Parser:
             raise QueryError(
                 text[:60] + "...", f"a topic has at most {LONGEST_QUERY} characters", 0
             )
-        self.text = text
+        self.written = text
+        self.text = text.translate(_TYPED)
+        self.is_calm = calm(self.text) == self.text
+        self.scopes: list[Field | None] = []  # of the open parentheses: ti:(graphs OR trees)
         self.pieces = _without_stray_operators(text, self._pieces())
         self.at = 0
         self.depth = 0
@@ -278,7 +299,7 @@ class _Parser:
         return taken
 
     def _mistake(self, message: str, position: int) -> QueryError:
-        return QueryError(self.text, message, position)
+        return QueryError(self.written, message, position)
 
     # The grammar
 
@@ -352,14 +373,17 @@ class _Parser:
         start, end = match.span()
         match match.lastgroup:
             case "open":
+                self.scopes.append(self._scope)
                 return [_Piece(_Kind.OPEN, start)], end
             case "close":
+                self.scopes = self.scopes[:-1]
                 return [_Piece(_Kind.CLOSE, start)], end
             case "minus":
                 return self._minus(start), end
             case "quote":
                 phrase, end = self._quoted(start)
-                return [_Piece(_Kind.TERM, start, Phrase(phrase))], end
+                term = self._of_scope(self.text[start + 1 : end - 1]) or Phrase(phrase)
+                return [_Piece(_Kind.TERM, start, term)], end
             case "field":
                 return self._fielded(Field(match.group()[:-1].lower()), start, end)
             case _:
@@ -375,7 +399,7 @@ class _Parser:
         closing = re.compile(rf"(?<!\\)[{_QUOTES}]").search(self.text, start + 1)
         if closing is None:
             raise self._mistake("this quotation mark is never closed", start)
-        phrase = forms(self.text[start + 1 : closing.start()])
+        phrase = self._forms(self.text[start + 1 : closing.start()])
         if not phrase:
             raise self._mistake("there is no word between the quotation marks", start)
         return phrase, closing.end()
@@ -383,31 +407,64 @@ class _Parser:
     def _chunk(self, chunk: str, start: int) -> list[_Piece]:
         if chunk in _OPERATORS:
             return [_Piece(kind, start) for kind in _OPERATORS[chunk]]
-        found = forms(chunk)
-        return [_Piece(_Kind.TERM, start, Words(found))] if found else []
+        found = self._forms(chunk)
+        term = self._of_scope(chunk) or Words(found)
+        return [_Piece(_Kind.TERM, start, term)] if found else []
+
+    def _forms(self, raw: str) -> tuple[str, ...]:
+        """As capitals count in the whole query."""
+        return forms_as_written(raw) if self.is_calm else forms(raw.lower())
+
+    @property
+    def _scope(self) -> Field | None:
+        return self.scopes[-1] if self.scopes else None
+
+    def _of_scope(self, raw: str) -> Query | None:
+        """A term between the parentheses of a field; None outside, and for mere punctuation."""
+        return self._in_field(self._scope, raw) if self._scope else None
+
+    def _in_field(self, field: Field, raw: str) -> Query | None:
+        values = _field_values(field, raw) if field in _NAMED else [self._words_of(field, raw)]
+        terms = [Fielded(field, value) for value in values if value]
+        return _any_of(terms) if terms else None
+
+    def _words_of(self, field: Field, raw: str) -> tuple[str, ...]:
+        return author_forms(raw) if field is Field.AUTHOR else self._forms(raw)
 
     def _fielded(self, field: Field, start: int, end: int) -> tuple[list[_Piece], int]:
         if self.text[end : end + 1] and self.text[end] in _QUOTES:
             closing = self._quoted(end)[1]
             raw = self.text[end + 1 : closing - 1]
+        elif self.text[end : end + 1] == "(":
+            self.scopes.append(field)
+            return [_Piece(_Kind.OPEN, start)], end + 1
         elif field is Field.AUTHOR and (name := AUTHOR_NAME.match(self.text, start)):
             raw, closing = name.group("name"), name.end()
         else:
-            value = _VALUE.match(self.text, end)
+            if field is Field.CATEGORY and (space := _SPACED_CATEGORY.match(self.text, end)):
+                end = space.end()
+            listed = _LISTED.match(self.text, end) if field in _NAMED else None
+            value = listed or _VALUE.match(self.text, end)
             raw, closing = (value.group(), value.end()) if value else ("", end)
-        found = _field_value(field, raw)
-        if not found:
+        term = self._in_field(field, raw)
+        if term is None:
             raise self._mistake(f"{field}: needs a word right after the colon", start)
-        return [_Piece(_Kind.TERM, start, Fielded(field, found))], closing
+        return [_Piece(_Kind.TERM, start, term)], closing
 
 
-def _field_value(field: Field, raw: str) -> tuple[str, ...]:
-    if field not in {Field.CATEGORY, Field.SOURCE}:
-        return forms(raw)
-    name = re.sub(r"[^a-z0-9.*-]", "", raw.lower())
-    if field is Field.CATEGORY:
-        name = re.sub(r"\*+$", "*", name).removesuffix(".*")
-    return (name,) if re.search(r"[a-z0-9]", name) else ()
+_NAMED = frozenset({Field.CATEGORY, Field.SOURCE})
+"""Fields whose value is a name, or several with commas: any of them."""
+
+
+def _field_values(field: Field, raw: str) -> list[tuple[str, ...]]:
+    values: list[tuple[str, ...]] = []
+    for part in re.split(r"[,;|+/&]", raw.lower()):
+        name = re.sub(r"[^a-z0-9.*-]", "", part)
+        if field is Field.CATEGORY:
+            name = re.sub(r"\*+$", "*", name).removesuffix(".*").rstrip(".")
+        if re.search(r"[a-z0-9]", name):
+            values.append((name,))
+    return values
 
 
 def _without_stray_operators(text: str, pieces: list[_Piece]) -> list[_Piece]:

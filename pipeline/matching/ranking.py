@@ -11,6 +11,7 @@ from pipeline.domain import Reason
 from pipeline.matching.words import STOP_WORDS, forms, stem
 
 UPVOTE_WEIGHT = 0.1  # the most upvotes of the day weigh a tenth of the best score of a topic
+NEARLY_EQUAL = 0.99  # Learning to Reason, Reasoning to Learn
 NEAR_DUPLICATE = 0.8  # the share of its words that one title has in common with another
 
 
@@ -95,19 +96,18 @@ class _Shelf:
     by_paper: dict[int, list[_Offer]]
     shares: list[int]
     chosen: list[int] = field(default_factory=list)
-    titles: list[frozenset[str]] = field(default_factory=list)
+    titles: list[str] = field(default_factory=list)
 
     def put(self, paper: int) -> None:
         self.chosen.append(paper)
-        self.titles.append(_title_words(self.by_paper[paper][0].candidate.title))
+        self.titles.append(self.by_paper[paper][0].candidate.title)
         for offer in self.by_paper[paper]:
             self.shares[offer.topic] += 1
 
     def takes(self, candidate: Candidate, limit: float) -> bool:
         if candidate.paper in self.chosen:
             return False
-        title = _title_words(candidate.title)
-        return all(_alike(title, other) < limit for other in self.titles)
+        return all(_alike(candidate.title, other) < limit for other in self.titles)
 
 
 def _turns(offers: list[list[_Offer]], shelf: _Shelf, limit: float) -> Iterator[int]:
@@ -158,6 +158,18 @@ def _title_words(title: str) -> frozenset[str]:
     return frozenset(stem(form) for form in forms(title)) - STOP_WORDS
 
 
-def _alike(one: frozenset[str], other: frozenset[str]) -> float:
-    """The share of common words (Jaccard); titles without words are like none."""
-    return len(one & other) / len(one | other) if one and other else 0.0
+@lru_cache(maxsize=1 << 14)
+def _title_text(title: str) -> str:
+    """The letters of a title, whatever its capitals, accents, hyphens and punctuation."""
+    return "".join(forms(title))
+
+
+def _alike(one: str, other: str) -> float:
+    """The share of common words (Jaccard), below 1 for different titles of the same words.
+
+    Titles without words are like none.
+    """
+    ours, theirs = _title_words(one), _title_words(other)
+    if ours == theirs and ours:
+        return 1.0 if _title_text(one) == _title_text(other) else NEARLY_EQUAL
+    return len(ours & theirs) / len(ours | theirs) if ours and theirs else 0.0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import threading
 import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
+
+from pipeline.matching.english import base
 
 _COMMON = """
 a about above after again all also am an and any are as at be because been before being
@@ -26,14 +27,32 @@ _LETTER_NAMES = """
 alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau
 upsilon phi chi psi omega
 """
-_GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", _LETTER_NAMES.split(), strict=True))
+_GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψως", [*_LETTER_NAMES.split(), "sigma"], strict=True))
 _GREEK_NAMES = frozenset(_GREEK.values())
+# Up to three letters in a row are symbols (beta2, TNFalpha in Greek); more are a Greek word.
+_GREEK_SYMBOLS = re.compile("(?<![\u03b1-\u03c9])[\u03b1-\u03c9]{1,3}(?![\u03b1-\u03c9])")
+_MICRO = re.compile(r"μ(?=(?:m|s|l|g|w|v|a|k|mol|m2)$)")  # the unit, not the letter: µm
+
+ACRONYMS = frozenset(
+    {"WHO", "IT", "US", "CAN", "ALL", "ME", "NO", "AM", "AS", "DO", "HE", "HER", "IF"}
+)
+"""Names whose small letters are stop words. They keep their capitals as forms."""
+_ALWAYS_CAPITALS = ACRONYMS | {"AND", "OR", "NOT", "ANDNOT"}
+_AN_ACRONYM = re.compile(rf"\b(?:{'|'.join(sorted(ACRONYMS))})\b|(?:[A-Z]\.){{2}}")
+_SMALL = str.maketrans({chr(letter): chr(letter + 32) for letter in range(65, 91)})
 
 # TeX writes an accent as a command before its letter: \"o, \'{e}, {\"u}, \c{c}.
 _ACCENT = r"\{?\\(?:[\"'`^~=.]\s?\{?\\?[A-Za-z]\}?|[uvHckr]\{[A-Za-z]\})\}?"
 _LETTER = rf"(?:[^\W_]|[\u0300-\u036f]|{_ACCENT})"
+# Marks that make another word of the one before them: C++17, PointNet++, C#, A*, RRT*, R&D.
+_MARK = (
+    r"\+\+(?:\d{2}|\d[a-z])?(?![\w+])|(?<=(?<!\w)[A-Za-z])\#(?!\w)"
+    r"|(?:(?<=(?<![\w*])[A-Za-z])|(?<=[A-Z][A-Z0-9]))\*(?![\w*])"
+    r"|(?:(?<=(?<![\w&])[A-Za-z])|(?<=(?<![\w&])[A-Za-z]{2}))&[A-Za-z](?![\w&])"
+)
 _WORD = re.compile(
-    rf"\\[A-Za-z]{{2,}}(?![A-Za-z])|[A-Za-z](?:\+\+|\#)(?!\w)|{_LETTER}(?:{_LETTER}|['\u2019](?=[^\W_]))*"
+    rf"\\[A-Za-z]{{2,}}(?![A-Za-z])|(?<!\w)(?:[A-Z]\.){{2,4}}(?!\w)|(?<![\w.])\.(?:NET|net)(?!\w)"
+    rf"|{_LETTER}(?:{_LETTER}|['\u2019](?=[^\W_]))*(?:{_MARK})?"
 )
 _ACCENT_COMMAND = re.compile(r"\\(?:[\"'`^~=.]\s?|[uvHckr](?=\{))|[{}\\]")
 _IDEOGRAPHS = re.compile(
@@ -41,20 +60,9 @@ _IDEOGRAPHS = re.compile(
 )
 _HYPHENS = frozenset("-\u2010\u2011")
 
+_PLURAL_NUMBER = re.compile(r"[a-z][a-z0-9]*\ds$")  # h100s
 _LONGEST_STEMMED = 40  # nothing longer is an English word
 _REMEMBERED = 1 << 15  # words; at most 40 letters each, so at most some 20 MB for three caches
-
-
-class _Stemmer(threading.local):
-    """One for each thread: a stemmer keeps the word it is at in itself."""
-
-    def __init__(self) -> None:
-        import snowballstemmer  # which brings thirty languages: not before a word is to be stemmed
-
-        self.stem_word = snowballstemmer.stemmer("english").stemWord
-
-
-_stemmer = _Stemmer()
 
 
 class Word(NamedTuple):
@@ -66,21 +74,21 @@ class Word(NamedTuple):
 
 
 def words(text: str) -> list[Word]:
-    """The words of `text` in order, without case, accents, punctuation or TeX markup."""
+    """Return the words of `text` in order, without case, accents, punctuation or TeX markup."""
     found: list[Word] = []
-    for match in _WORD.finditer(text):
+    for match in _WORD.finditer(calm(text)):
         start, end = match.span()
         found.extend(Word(form, start, end) for form in _fold(match.group()))
     return found
 
 
 def stems(text: str) -> tuple[list[str], list[tuple[int, int]]]:
-    """The stem of each of its words in order, and from where to where that word stands.
+    """Return the stem of each word in order, and the span of each.
 
     The same as `stem` of each of `words`, in a third of the time.
     """
     found, spans = [], []
-    for match in _WORD.finditer(text):
+    for match in _WORD.finditer(calm(text)):
         for one in _stems(match.group()):
             found.append(one)
             spans.append(match.span())
@@ -88,8 +96,26 @@ def stems(text: str) -> tuple[list[str], list[tuple[int, int]]]:
 
 
 def forms(text: str) -> tuple[str, ...]:
-    """The words of `text` alone. Reading the forms again gives the same forms."""
+    """Return the words of `text` alone. Reading the forms again gives the same forms."""
+    return forms_as_written(calm(text))
+
+
+def forms_as_written(text: str) -> tuple[str, ...]:
+    """`forms` of a part of a text: capitals count, whatever the part looks like by itself."""
     return tuple(form for match in _WORD.finditer(text) for form in _fold(match.group()))
+
+
+def calm(text: str) -> str:
+    """Return a text in capitals in small letters, and any other as it is; no character moves.
+
+    "WHO" names an organization, but not in "WHO IS AFRAID OF GRAPHS?".
+    """
+    if _AN_ACRONYM.search(text) is None:
+        return text
+    others = [raw for raw in _WORD.findall(text) if raw not in _ALWAYS_CAPITALS and _fold(raw)]
+    has_small = any(letter.islower() for raw in others for letter in raw)
+    has_capitals = any(letter.isupper() for raw in others for letter in raw)
+    return text.translate(_SMALL) if has_capitals and not has_small else text
 
 
 def is_hyphen(text: str) -> bool:
@@ -97,23 +123,18 @@ def is_hyphen(text: str) -> bool:
 
 
 def stem(form: str) -> str:
-    """What a folded word shares with its plural and its other endings (Snowball English)."""
+    """Return what a folded word shares with its plural and its other inflected forms."""
     # Longer ones are not kept: visitors can invent them without end.
-    return form if len(form) > _LONGEST_STEMMED else _stem(form)
+    if len(form) > _LONGEST_STEMMED or not form.isascii():
+        return form
+    return _stem(form)
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def _stem(form: str) -> str:
-    if _is_plural_acronym(form):
-        return form[:-1]
-    return str(_stemmer.stem_word(form.replace("isation", "ization")))
-
-
-def _is_plural_acronym(form: str) -> bool:
-    """True for llms and gpus, which Snowball leaves alone for want of a vowel before the s."""
-    if len(form) < 4 or not form.endswith("s") or form.endswith("ss"):
-        return False
-    return not set(form) & set("aeiouy") or form in {"cpus", "gpus", "npus", "tpus"}
+    if form.isalpha():
+        return base(form) if form.islower() else form
+    return form[:-1] if _PLURAL_NUMBER.search(form) else form
 
 
 def _stems(raw: str) -> tuple[str, ...]:
@@ -130,13 +151,26 @@ def _fold(raw: str) -> tuple[str, ...]:
 
 def _make_forms(raw: str) -> tuple[str, ...]:
     if raw.isascii() and raw.isalnum():
-        return (raw.lower(),)
+        return (raw if raw in ACRONYMS else raw.lower(),)
     if raw.startswith("\\") and raw[1:].isalpha():
         name = raw[1:].lower()
         return (name,) if name in _GREEK_NAMES else ()
-    if raw[-1] in "+#":
-        return (raw.lower(),)
-    return tuple(_GREEK.get(piece, piece) for piece in _IDEOGRAPHS.findall(_without_marks(raw)))
+    if raw.isascii() and (raw[0] == "." or raw[-1] in "+#*" or "&" in raw or "++" in raw):
+        return (raw if raw[-1] == "*" and len(raw) > 2 else raw.lower(),)
+    if raw[-1] == ".":  # U.S.
+        name = raw.replace(".", "")
+        return (name if name in ACRONYMS else name.lower(),)
+    return tuple(map(_with_letter_names, _IDEOGRAPHS.findall(_without_marks(raw))))
+
+
+def _with_letter_names(piece: str) -> str:
+    """Greek letters by name where they are symbols; a Greek word stays as it is."""
+    if piece.isascii():
+        return piece
+    piece = _MICRO.sub("u", piece)
+    return _GREEK_SYMBOLS.sub(
+        lambda found: "".join(_GREEK[letter] for letter in found.group()), piece
+    )
 
 
 _known_stems = lru_cache(maxsize=_REMEMBERED)(_make_stems)

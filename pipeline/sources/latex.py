@@ -1,5 +1,7 @@
 """The TeX that people write into titles, names and abstracts, as Unicode text."""
 
+# ruff: noqa: RUF001  (letters that look alike are what this is about)
+
 from __future__ import annotations
 
 import re
@@ -15,22 +17,28 @@ from pylatexenc.latexwalker import LatexWalkerError
 
 _MOST_FORMULAS = 100  # in one text; later ones stay as they are written
 _DEEPEST_BRACES = 8
+_DEEPEST_STYLES = 5  # commands inside each other: \emph{\textbf{...}}, {\'{\^e}}
 _seconds_left: ContextVar[float | None] = ContextVar("seconds left for formulas", default=None)
 
-_FORMULA = re.compile(r"(?<![\\$])(\$\$?)([^$]{1,300})\1(?!\$)")
+_FORMULA = re.compile(
+    r"(?<![\\$])(?P<sign>\$\$?)(?P<a>[^$]{1,300})(?P=sign)(?!\$)"
+    r"|(?<!\\)\\\((?P<b>[^$]{1,300}?)(?<!\\)\\\)|(?<!\\)\\\[(?P<c>[^$]{1,300}?)(?<!\\)\\\]"
+)
+_OPERATOR = re.compile(r"[<>=~+±\u00d7≤≥≈-]{1,2}")  # more than $>$25 runs
+_DEGREES = re.compile(r"\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![A-Za-z]))")
 _TEXLIKE = re.compile(r"[\\^_{]")
-_PLAIN_FORMULA = re.compile(r"[\w\s.,:;+*/=<>()\[\]!|-]+")
+_PLAIN_FORMULA = re.compile(r"[\w\s.,:;+*/=<>()\[\]!|°-]+")
 
 _COMBINING = {
     "'": "\u0301", "`": "\u0300", "^": "\u0302", '"': "\u0308", "~": "\u0303", "=": "\u0304",
     ".": "\u0307", "u": "\u0306", "v": "\u030c", "H": "\u030b", "c": "\u0327", "k": "\u0328",
     "r": "\u030a", "d": "\u0323", "b": "\u0331",
 }  # fmt: skip
-_PLAIN = r"\\[ij](?![A-Za-z])|[A-Za-z]"  # what an accent can sit on
+_PLAIN = r"\\[ij](?![A-Za-z])|[^\W\d_]"  # what an accent can sit on; another accent may be there
 _ACCENT = re.compile(
-    rf"""(?P<open>\{{)?\\(?:
+    rf"""(?P<open>(?<!\\[A-Za-z])\{{)?\\(?:
         (?P<sign>['`^"~=.])\s?(?:\{{\s?(?P<a>{_PLAIN})\s?\}}|(?P<b>{_PLAIN}))
-      | (?P<word>[uvHckrdb])(?:\{{\s?(?P<c>{_PLAIN})\s?\}}|\s(?P<d>{_PLAIN})(?![A-Za-z]))
+      | (?P<word>[uvHckrdb])(?:\{{\s?(?P<c>{_PLAIN})\s?\}}|\s(?P<d>{_PLAIN}))
     )(?P<close>\}})?""",
     re.X,
 )
@@ -46,11 +54,24 @@ _GREEK = {
         "lambda", "mu", "nu", "xi", "pi", "rho", "sigma", "tau", "phi", "chi", "psi", "omega",
     )
 }  # fmt: skip
+_CAPITALS = {
+    name: unicodedata.lookup(f"GREEK CAPITAL LETTER {name.upper().replace('LAMBDA', 'LAMDA')}")
+    for name in ("Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega")
+}
 _SIGNS = {
-    "deg": "°", "times": "\u00d7", "pm": "±", "sim": "~", "leq": "≤", "geq": "≥", "approx": "≈",
-    "rightarrow": "→", "infty": "∞", "ldots": "…", "eg": "e.g.", "ie": "i.e.", "etc": "etc",
+    "deg": "°", "textdegree": "°", "times": "\u00d7", "pm": "±", "sim": "~", "leq": "≤", "le": "≤",
+    "geq": "≥", "ge": "≥", "neq": "≠", "ne": "≠", "approx": "≈", "rightarrow": "→", "to": "→",
+    "leftarrow": "←", "infty": "∞", "ldots": "…", "dots": "…", "cdot": "·", "eg": "e.g.",
+    "ie": "i.e.", "etc": "etc", "textless": "<", "textgreater": ">", "textendash": "–",
+    "textemdash": "—", "textquoteleft": "‘", "textquoteright": "’", "textquotedblleft": "“",
+    "textquotedblright": "”", "textregistered": "®", "texttrademark": "™", "copyright": "©",
+    "pounds": "£", "texteuro": "€", "euro": "€", "textmu": "µ", "textbullet": "•", "textbar": "|",
+    "textasciitilde": "~", "textasciicircum": "^", "S": "§", "P": "¶", "dag": "†", "ddag": "‡",
+    "ell": "ℓ", "LaTeX": "LaTeX", "TeX": "TeX", "BibTeX": "BibTeX", "varepsilon": "ε",
+    "varphi": "φ", "vartheta": "θ", "textunderscore": "_", "textdollar": "$", "textpm": "±",
+    "texttimes": "\u00d7", "lq": "‘", "rq": "’",
 }  # fmt: skip
-_SYMBOLS = _LETTERS | _GREEK | _SIGNS
+_SYMBOLS = _LETTERS | _GREEK | _CAPITALS | _SIGNS
 _SYMBOL = re.compile(
     rf"(?P<open>\{{)?\\(?P<name>{'|'.join(_SYMBOLS)})(?![A-Za-z])"
     r"(?:\{\}|(?P<close>\})|(?P<gap> ))?"
@@ -61,10 +82,36 @@ _STYLED = re.compile(
     r"\\(?:emph|text(?:it|bf|tt|sc|sf|rm|up)?|underline|mbox|url|math(?:rm|it|bf|tt|sf)"
     r"|it|bf|tt|em|sc)\s?\{([^{}]*)\}"
 )
-_STYLED_GROUP = re.compile(r"\{\\(?:bf|it|em|tt|sc) ([^{}]*)\}")
+_STYLED_TEXT = re.compile(
+    r"\\(?:text(?:md|sl|normal)|math(?:bb|cal|frak|scr|ds)|boldsymbol|bm|ensuremath|operatorname|hbox"
+    r"|uline|section|subsection|paragraph)\*?\s?\{([^{}]*)\}"
+)
+_STYLED_GROUP = re.compile(
+    r"\{\\(?:bf|it|em|tt|sc|rm|sl|sf|small|large|bfseries|itshape) ([^{}]*)\}"
+)
+_COLORED = re.compile(r"\\(?:textcolor|colorbox)\s?(?:\[[^\[\]]*\])?\{[^{}]*\}\s?\{([^{}]*)\}")
+_SCRIPT = re.compile(r"\\text(super|sub)script\s?\{([^{}]*)\}")
 _LINKED = re.compile(r"\\href\s?\{([^{}]*)\}\s?\{[^{}]*\}")
+# What is no part of the sentence, with what stands before it.
+_ASIDE = re.compile(
+    r"[~ ]{0,2}\\(?:[a-zA-Z]{0,6}cite[a-z]{0,8}\*?|footnote(?:text)?|thanks|label|index"
+    r"|(?:eq|auto|c|C)?ref|color|vspace|hspace|todo)\s?(?:\[[^\[\]]{0,100}\]){0,2}"
+    r"\{(?:[^{}]|\{[^{}]{0,200}\}){0,400}\}"
+)
+_LAYOUT = re.compile(
+    r"\\(?:begin|end)\{[a-z]{1,20}\*?\}(?:\[[^\[\]]{0,40}\])?|\\\\(?:\[[^\[\]]{0,10}\])?(?=\s|$)"
+    r"|\\(?:noindent|newline|linebreak|par|item|xspace|quad|qquad|centering|smallskip|medskip|bigskip"
+    r"|protect|footnotemark)(?![A-Za-z])(?:\{\})?"
+)
 _ESCAPED = re.compile(r"\\([%&#_$ ])")
-_TIE = re.compile(r"(?<=[^\W\d_][.\w])~(?=\w)")
+_SET = re.compile(r"\\([{}])")
+_SPACE = re.compile(r"(?<!\\)\\([,;:!/-])")
+_NOTHING = re.compile(r"\\([~^])\{\}")
+# {BERT} keeps its capitals in a bibliography. Sets, as in {0, 1}, stay.
+_KEPT_CAPITALS = re.compile(r"(?<![\\\w^_$}])\{([^\W\d_a-z][\w .'-]{0,80})\}")
+_QUOTED = re.compile(r"``(?P<two>[^`]{1,300}?)''|(?<![\w`])`(?P<one>[^`'\n]{1,80})'(?![\w'])")
+_DASHES = re.compile(r"(?<=[\w)\].,%”])(---?)(?=[\w(\[“$\\])|(?<= )(---?)(?= )")
+_TIE = re.compile(r"(?<=[^\W\d_][.\w])~(?=\w)|(?<=\d)~(?=[^\W\d_])")
 
 # TeX sets \log apart from what is before it; as text it would be one word with it.
 _FUNCTION = re.compile(
@@ -82,16 +129,47 @@ def untex(text: str) -> str:
 
     Never fails: what cannot be read stays as it was written.
     """
-    if "$" in text:
+    if "$" in text or "\\(" in text or "\\[" in text:
         text = _without_formulas(text)
     if "\\" in text:
-        # Styles first: the braces of \textbf{\'E} belong to the command, not to the accent.
-        text = _STYLED.sub(r"\1", _LINKED.sub(r"\1", text))
-        text = _STYLED_GROUP.sub(r"\1", text)
-        text = _ACCENT.sub(_accented, _TORN.sub(_mended, text))
-        text = _STYLED.sub(r"\1", _SYMBOL.sub(_symbol, text))
-        text = _ESCAPED.sub(r"\1", text)
+        text = _without_commands(text)
+    if "{" in text:
+        text = _KEPT_CAPITALS.sub(r"\1", text).replace("{,}", ",")
+    if "`" in text:
+        text = _QUOTED.sub(_quoted, text)
+    if "--" in text:
+        text = _DASHES.sub(_dash, text)
     return _TIE.sub(" ", text)
+
+
+def _without_commands(text: str) -> str:
+    text = _LAYOUT.sub(" ", _ASIDE.sub("", text))
+    for _ in range(_DEEPEST_STYLES):
+        before = text
+        # Styles first: the braces of \textbf{\'E} belong to the command, not to the accent.
+        text = _COLORED.sub(r"\1", _STYLED.sub(r"\1", _LINKED.sub(r"\1", text)))
+        text = _STYLED_TEXT.sub(r"\1", _STYLED_GROUP.sub(r"\1", text))
+        text = _SCRIPT.sub(_script, text)
+        text = _ACCENT.sub(_accented, _TORN.sub(_mended, text))
+        if text == before:
+            break
+    text = _DEGREES.sub("°", text)
+    text = _STYLED.sub(r"\1", _SYMBOL.sub(_symbol, _NOTHING.sub(r"\1", text)))
+    text = _SPACE.sub(lambda found: " " if found.group(1) in ",;:" else "", text)
+    return _SET.sub(r"\1", _ESCAPED.sub(r"\1", text))
+
+
+def _script(match: re.Match[str]) -> str:
+    table = _RAISED if match[1] == "super" else _LOWERED
+    return match[2].translate(table) if set(match[2]) <= {chr(one) for one in table} else match[2]
+
+
+def _quoted(match: re.Match[str]) -> str:
+    return f"“{match['two']}”" if match["two"] else f"‘{match['one']}’"
+
+
+def _dash(match: re.Match[str]) -> str:
+    return "–" if len(match.group()) == 2 else "—"
 
 
 @contextmanager
@@ -116,8 +194,8 @@ def _without_formulas(text: str) -> str:
             break
         at = match.end()
         if not _is_formula(match):
-            at = match.start() + len(match[1])
-        elif formula := _converted_in_time(match[2].strip()):
+            at = match.start() + len(match["sign"] or "\\(")
+        elif formula := _converted_in_time((match["a"] or match["b"] or match["c"]).strip()):
             parts += [text[done : match.start()], formula]
             done = at
     return "".join(parts) + text[done:]
@@ -125,9 +203,13 @@ def _without_formulas(text: str) -> str:
 
 def _is_formula(match: re.Match[str]) -> bool:
     """Braces in pairs, and Pandoc's rule: no space just inside, no digit behind: "$5 and $10"."""
-    inner, behind = match[2], match.string[match.end() : match.end() + 1]
+    inner, behind = match["a"], match.string[match.end() : match.end() + 1]
+    if inner is None:
+        return True  # \( and \[ mean nothing else
     if inner.count("{") != inner.count("}"):
         return False
+    if _OPERATOR.fullmatch(inner):
+        return True
     if _TEXLIKE.search(inner):
         return not inner[0].isdigit() or inner[-1] != " "
     return inner == inner.strip() and not behind.isdigit()
@@ -153,7 +235,7 @@ def _converted(formula: str) -> str:
     """Empty when it cannot be read."""
     if formula.count("{") > 40 or _brace_depth(formula) > _DEEPEST_BRACES:
         return ""
-    formula = _STYLED.sub(r"\1", formula)
+    formula = _DEGREES.sub("°", _STYLED.sub(r"\1", formula))
     formula = _RAISED_PART.sub(lambda m: (m[1] or m[2]).translate(_RAISED), formula)
     formula = _LOWERED_PART.sub(lambda m: (m[1] or m[2]).translate(_LOWERED), formula)
     if _PLAIN_FORMULA.fullmatch(formula):
@@ -182,12 +264,17 @@ def _brace_depth(text: str) -> int:
 def _accented(match: re.Match[str]) -> str:
     mark = _COMBINING[match["sign"] or match["word"]]
     letter = (match["a"] or match["b"] or match["c"] or match["d"]).removeprefix("\\")
-    return _unbraced(match, unicodedata.normalize("NFC", letter + mark))
+    accented = unicodedata.normalize("NFC", letter + mark)
+    if match["d"] and len(accented) > 1:
+        return match[0]  # no such letter: not an accent, but a command and a word
+    return _unbraced(match, accented)
 
 
 def _symbol(match: re.Match[str]) -> str:
-    # TeX eats the space behind a command, which people mean to only within a word: stra\ss e.
-    gap = "" if match["name"] in _LETTERS else match["gap"] or ""
+    # TeX eats the space behind a command, which people mean to only within a word: stra\ss e,
+    # \Delta F508.
+    glued = match["name"] in _LETTERS or match["name"] in _CAPITALS
+    gap = "" if glued else match["gap"] or ""
     return _unbraced(match, _SYMBOLS[match["name"]]) + gap
 
 

@@ -51,6 +51,12 @@ _HTML = _words(
 _BLOCK = _words("p br div li tr td th h1 h2 h3 h4 h5 h6 title sec jats:p jats:title")
 
 
+_WITHOUT_END = _words("br hr wbr")
+_NEVER_TEXT = _words("script style iframe")
+_STANDS_ALONE = _BLOCK | _words("div ul ol table tbody thead section article html body head dl")
+_INSIDE_TAG = re.compile(r"<[A-Za-z/!]*$")
+
+
 def clean(text: str, limit: int = ABSTRACT_LIMIT) -> str:
     """`text` as one line of plain text of at most `limit` characters, cut with an ellipsis.
 
@@ -81,24 +87,111 @@ def clean_keywords(words: Iterable[str]) -> tuple[str, ...]:
 
 
 _SUFFIX = re.compile(r"(?:Jr|Sr|II|III|IV|Ph\.?D|M\.?D)\.?$", re.I)
-_BETWEEN_NAMES = re.compile(r"\s*[,;]\s*(?:and\s+)?|\s+and\s+")
+_GROUP = (
+    r"(?:Collaborations?|Consorti(?:um|a)|Team|Group|Project|Network|Initiative|Committee"
+    r"|Task Force)\b"
+)
+_ON_BEHALF = re.compile(
+    rf"\s*\(?\b(?:for|on behalf of|representing|from)\s+"
+    rf"((?:the\s+)?(?:[^\s,;:()]+\s+){{0,8}}?{_GROUP})\)?",
+    re.I,
+)
+_GROUP_THEN_NAMES = re.compile(rf"({_GROUP})\s*:", re.I)
+_OTHERS = re.compile(
+    r"[\s,;]*(?:\bet\.?\s+al(?:ii|ia)?\b\.?|(?:\band|&)\s+(?:\d+\s+)?(?:many\s+)?others\b\.?|\.{3}|…)",
+    re.I,
+)
+_BETWEEN_NAMES = re.compile(r"\s*[,;|]\s*(?:(?:and\b|&)\s*)?|\s+(?:and|&)\s+")
+_BETWEEN_INVERTED = re.compile(r"\s*;\s*(?:and\s+)?|\s+(?:and|&)\s+")
+_INVERTED = re.compile(r"[^\s,.]+(?:[\s-][^\s,.]+){0,3},\s*[^,]+$")  # Lovelace, Ada
+_INITIALS = re.compile(r"(?:[A-Z]\.?[\s-]?){1,4}$")
+_FOOTNOTE = re.compile(r"(?<=\w)[\s\d*†‡§¶¹²³⁴⁵]*[\d*†‡§¶¹²³⁴⁵]$")
 
 
 def split_authors(text: str) -> tuple[str, ...]:
-    """Names out of one string with commas and "and"; affiliations in brackets are left out."""
-    parts = [part.strip() for part in _BETWEEN_NAMES.split(_without_brackets(_fold(text)))]
+    """Names out of one string, however they are joined; a collaboration counts as a name.
+
+    Affiliations in brackets and "et al." are left out. "Lovelace, Ada; Hopper, Grace" are two.
+    """
+    text = _ON_BEHALF.sub(r", \1, ", _fold(text[: NAME_LIMIT * MOST_AUTHORS]))
+    text = _OTHERS.sub(",", _GROUP_THEN_NAMES.sub(r"\1,", _without_brackets(text)))
     names: list[str] = []
-    for part in parts:
+    for part in _parts(text):
         if names and _SUFFIX.match(part):
             names[-1] += f", {part}"
-        elif part:
-            names.append(part)
+        elif name := _FOOTNOTE.sub("", part).strip("*†‡§¶ "):
+            names.append(name)
     return clean_names(names)
 
 
+def _parts(text: str) -> list[str]:
+    inverted = [part for part in _BETWEEN_INVERTED.split(text) if part.strip(" ,")]
+    is_list = ";" in text or all(" " not in part.partition(",")[0].strip() for part in inverted)
+    if (
+        len(inverted) > 1
+        and is_list
+        and all(_INVERTED.match(part.strip(" ,")) for part in inverted)
+    ):
+        return [part.strip(" ,") for part in inverted]
+    parts = [part for part in map(str.strip, _BETWEEN_NAMES.split(text)) if part]
+    surnames, initials = parts[::2], parts[1::2]
+    is_inverted = len(surnames) == len(initials) and all(map(_INITIALS.match, initials))
+    if is_inverted and not any("." in name or _INITIALS.match(name) for name in surnames):
+        return [", ".join(pair) for pair in zip(surnames, initials, strict=True)]
+    return parts
+
+
+_WORK = (
+    r"(?:paper|submission|article|manuscript|preprint|pre-print|work|report|note|document|e-?print"
+    r"|version)"
+)
+_BEING = (
+    r"(?:(?:has|have|had|is|was|are|were|will|be|been|being|hereby|now|already|therefore|thus"
+    r"|temporarily|permanently|voluntarily|since|also|officially)\s+)*"
+)
+_WITHDRAWN = re.compile(
+    rf"(?:^\W*{_BEING}"
+    rf"|(?:^\W*|\b(?:this|the|our|present|current|entire|whole|arxiv)\s+(?:arxiv\s+)?){_WORK}\s*"
+    rf"(?:\([^()]*\)\s*)?:?\s*{_BEING}|^\W*(?:it|this)\s+{_BEING})(?:withdrawn|retracted)\b",
+    re.I,
+)
+_AUTHORS_WITHDREW = re.compile(
+    rf"\b(?:i|we|authors?|administrators?|admins?)\s+"
+    rf"(?:(?:have|has|hereby|would like to|wish to|decided to)\s+)*"
+    rf"(?:withdr[ae]w(?:n|s)?|retract(?:ed|s)?)\s+(?:this|the|our)\s+(?:entire\s+)?{_WORK}\b"
+    r"|\bwithdrawn\s+by\s+(?:the\s+)?(?:authors?|submitter|arxiv)\b",
+    re.I,
+)
+_ELSEWHERE = re.compile(
+    r"\s+(?:and\s+\w+\s+)?"
+    r"(?:from\s+(?!(?:the\s+)?arxiv\b)|(?:submission|paper|article|manuscript|preprint)\b)",
+    re.I,
+)
+_OF_ANOTHER = re.compile(
+    r"\b(?:submitted|accepted|replaces?|supersedes?|not|never|mistakenly|erroneously|(?:v|version\s*)\d+"
+    r"|(?:first|second|previous|earlier|older|original|old|prior|initial|former)\s+(?:\w+\s+)?"
+    r"|(?:version|part|section|proof|claim|code|data\w*|results?)s?\s+(?:\w+\s+)?(?:of|in)\s+(?:this|the|our))\b"
+    r"|withdrawn (?:by mistake|in error)\b",
+    re.I,
+)
+_SAID = re.compile(r"\b(?:withdr[ae]w\w*|retract\w*)(?: by mistake| in error)?", re.I)
+
+
 def is_withdrawn(note: str) -> bool:
-    """Whether arXiv's comment says that the paper itself is withdrawn, not moved elsewhere."""
-    return re.search(r"\bwithdrawn\b(?!\s+from\b)", note, re.I) is not None
+    """Whether arXiv's comment says that the paper itself is withdrawn.
+
+    Not one version of it, a part, another paper, or its submission to a conference.
+    """
+    note = _fold(note)
+    for sentence in re.split(r"[.;!?](?:\s|$)|\s-+\s|[\[\]]", note):
+        said = _SAID.search(sentence)
+        if said is None or _OF_ANOTHER.search(sentence, 0, said.end()):
+            continue
+        for clause in (sentence, *sentence.split(",")):
+            found = _WITHDRAWN.search(clause.strip()) or _AUTHORS_WITHDREW.search(clause.strip())
+            if found and not _ELSEWHERE.match(clause.strip(), found.end()):
+                return True
+    return False
 
 
 def https_link(url: object) -> str | None:
@@ -132,19 +225,57 @@ def _strip_tags(text: str) -> str:
     for _ in range(3 if "<" in text else 0):
         before = text
         text = _WITH_CONTENT.sub(" ", text)
-        text = _TAG.sub(_replace_tag, _DECLARATION.sub("", text))
+        text = _without_tags(_DECLARATION.sub("", text))
         if text == before:
             break
     return text
 
 
-def _replace_tag(match: re.Match[str]) -> str:
-    closing, name, rest = match[1], match[2].lower(), match[3].strip(" /\t\r\n")
+def _without_tags(text: str) -> str:
+    found = list(_TAG.finditer(text))
+    paired = _paired(text, found)
+    parts, done = [], 0
+    for match in found:
+        if match.start() in paired or _is_markup(text, match):
+            parts += [text[done : match.start()], " " if match[2].lower() in _BLOCK else ""]
+            done = match.end()
+    return "".join(parts) + text[done:]
+
+
+def _paired(text: str, found: list[re.Match[str]]) -> set[int]:
+    """Where the tags of HTML begin that have a partner. A <code> token has none."""
+    paired: set[int] = set()
+    waiting: dict[str, list[re.Match[str]]] = {}
+    for match in found:
+        name = match[2].lower()
+        if name not in _HTML:
+            continue
+        if not match[1]:
+            waiting.setdefault(name, []).append(match)
+        elif opened := waiting.get(name):
+            first = opened.pop()
+            # "between <code> and </code>" names two tokens; <b>bold</b> touches its words.
+            if name in _STANDS_ALONE or not (_is_apart(text, first) and _is_apart(text, match)):
+                paired |= {first.start(), match.start()}
+    return paired
+
+
+def _is_apart(text: str, match: re.Match[str]) -> bool:
+    around = text[match.start() - 1 : match.start()] + text[match.end() : match.end() + 1]
+    return not around.strip(" .,;:!?")
+
+
+def _is_markup(text: str, match: re.Match[str]) -> bool:
+    """Whether a tag without a partner is markup, and no words in angle brackets."""
+    name, rest = match[2].lower(), match[3].strip(" /\t\r\n")
     # "a <b and c> d" is a comparison: words without a value are no attributes.
-    is_tag = (name in _HTML and not rest) or "=" in rest or (not rest and bool(match[3]))
-    if not is_tag and not (closing and name in _HTML):
-        return match[0]
-    return " " if name in _BLOCK else ""
+    if "=" in rest or (not rest and match[3]) or (name in _NEVER_TEXT and not rest):
+        return True
+    if name not in _HTML or rest:
+        return False
+    if _INSIDE_TAG.search(text, max(0, match.start() - 12), match.start()):
+        return True
+    return name in _WITHOUT_END or (name in _BLOCK and not _is_apart(text, match))
 
 
 def _without_brackets(text: str) -> str:

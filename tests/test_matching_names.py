@@ -1,0 +1,73 @@
+"""An author is found however the name is printed, and never taken for somebody else."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.matching.names import author_forms, keys, may_be_called, wanted_keys
+
+SAME = [
+    ("Frederika Holm", "F. Holm"),
+    ("Frederika Holm", "Holm, F."),
+    ("Benedict Tan Li", "B. T. Li"),
+    ("Tanizaki Rin", "T. Rin"),
+    ("Jean-Luc Holm", "J.-L. Holm"),
+    ("Jean-Luc Holm", "Jean Luc Holm"),
+    ("Jean-Luc Holm", "Holm JL"),
+    ("Holm JA", "Jane A. Holm"),
+    ("Xiaoming Li", "Xiao-Ming Li"),
+    ("Xiaoming Li", "X.-M. Li"),
+    ("Omar AlSayed", "Omar Al-Sayed"),
+    ("Ali Sayed", "Ali al-Sayed"),
+    ("Piet van der Velde", "P. van der Velde"),
+    ("Piet Vandervelde", "Piet van der Velde"),
+    ("Piet van der Velde", "Piet Velde"),
+    ("Ana de la Torre", "A. Delatorre"),
+    ("J\u00fcrgen M\u00fcller", "Juergen Mueller"),
+    ("Juergen Mueller", "J\u00fcrgen M\u00fcller"),
+    ("Jurgen Muller", "J\u00fcrgen M\u00fcller"),
+    ("S\u00f8ren \u00d8stby", "Soeren Oestby"),
+    ("\u0141ukasz Wr\u00f3bel", "Lukasz Wrobel"),
+    ("Anna Wei\u00df", "A. Weiss"),
+    ("L\u00fc Wei", "Lyu Wei"),
+    ("Dmitry Orlov", "Dmitrii Orlov"),
+    ("Ana Ruiz", "Ana Ruiz-Soler"),
+    ("Ana Ruiz Soler", "Ana Ruiz-Soler"),
+    ("John Holm", "John Holm Jr."),
+    ("John Holm III", "J. Holm III"),
+    ("Holm, Ada", "Ada Holm"),
+    ("Ada Holm", "ADA HOLM"),
+    ("Theodor Holm", "Th. Holm"),
+    ("Sean O'Neil", "Sean O\u2019Neil"),
+    ("Andrew Ng", "A. Y. Ng"),
+]
+DIFFERENT = [
+    ("Frederika Holm", "P. Holm"),
+    ("Maria Holm", "Maria H. Lund"),
+    ("John Holm Jr", "John Holm Sr."),
+    ("John Holm", "Jane Holm"),
+    ("Xue Li", "Xu Li"),
+    ("Bo Li", "Barbara Olivia Li"),
+    ("Michal Holm", "Michael Holm"),
+    ("Minh Le", "Minh Tran"),
+    ("Le Minh", "Tran Minh"),
+    ("E. Holm", "Anna Holm"),
+    ("A. K. Holm", "A. Holm"),
+    ("Jan van Dam", "Jan van Delft"),
+    ("Jae Moon", "Jaehyun Moon"),
+    ("Mary Ann Holm", "Mary Beth Holm"),
+    ("Elsa Cho", "E. Cheng"),
+]
+
+
+@pytest.mark.parametrize(("asked", "printed"), SAME)
+def test_one_person_printed_in_two_ways(asked, printed):
+    wanted = author_forms(asked)
+
+    assert may_be_called(printed, wanted)
+    assert keys(printed) & wanted_keys(wanted)
+
+
+@pytest.mark.parametrize(("asked", "printed"), DIFFERENT)
+def test_two_persons_with_like_names(asked, printed):
+    assert not may_be_called(printed, author_forms(asked))

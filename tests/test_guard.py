@@ -169,7 +169,6 @@ def test_a_share_is_too_large_for_one_wording_or_for_all(wordings, tried, expect
         ("RCPT", UNKNOWN),
         ("RCPT", "552 5.2.2 Über quota"),
         ("DATA", "550 5.2.1 x"),
-        ("DOT", NONSENSE),
     ],
 )
 def test_a_server_that_refuses_everybody_charges_nobody(engine, sink, moment, reply):
@@ -187,6 +186,24 @@ def test_a_server_that_refuses_everybody_charges_nobody(engine, sink, moment, re
     mend(engine, TODAY)
     assert send_all(engine, sink, now=NOW + HOUR) is None
     assert sorted(sink.recipients) == sorted(address(n) for n in range(len(ids)))
+
+
+def test_words_that_nobody_knows_charge_nobody(engine, sink):
+    """After the dot they speak about the mail: a few fail through us, then the edition is held."""
+    ids = add_readers(engine)
+    sink.answers = {"DOT": NONSENSE}
+
+    assert send_all(engine, sink).startswith("sending is held: ")
+
+    assert nobody_is_charged(engine)
+    ended = Counter(outbox.statuses(engine))
+    assert set(ended) <= {Status.QUEUED, Status.FAILED}
+    assert ended[Status.FAILED] <= 30
+    assert held(engine) == {TODAY: True}
+    sink.answers = {}
+    mend(engine, TODAY)
+    assert send_all(engine, sink, now=NOW + HOUR) is None
+    assert len(sink.recipients) == len(ids) - ended[Status.FAILED]
 
 
 def test_after_the_guard_has_opened_few_mails_are_still_tried(engine, sink):

@@ -20,7 +20,7 @@ from pipeline.domain import DeliveryKind, DeliveryStatus, SubscriberStatus
 from pipeline.embedded import Child, free_port
 from pipeline.sources import Reading
 from pipeline.storage import migrate
-from pipeline.storage.database import open_engine
+from pipeline.storage.database import open_engine, reading
 from pipeline.storage.schema import DeliveryRow, PaperRow, PickRow, SubscriberRow
 from tests import servers
 from tests.factories import make_sighting
@@ -78,7 +78,6 @@ class Stage:
         """Deliveries to readers of their own: digests, each tenth a confirmation or refused."""
         now = datetime.now(UTC)
         people = [_reader(self.owed + number, now) for number in range(count)]
-        self.owed += count
         with self.engine.begin() as conn:
             conn.execute(insert(SubscriberRow), people)
             found = conn.execute(
@@ -96,9 +95,10 @@ class Stage:
                 )
             ).scalars()
             conn.execute(insert(PickRow), [_pick(id_, paper) for id_ in digests])
+        self.owed += count
 
     def count(self, *statuses: DeliveryStatus) -> int:
-        with self.engine.connect() as conn:
+        with reading(self.engine) as conn:  # which waits for no writer
             query = select(func.count()).where(DeliveryRow.status.in_(statuses))
             return conn.execute(query).scalar_one()
 

@@ -6,6 +6,7 @@ SQLite clients, VACUUM and copies by the backup API. Nobody is killed here: `kil
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import requests
@@ -23,6 +25,7 @@ from sqlalchemy import Engine, select
 
 from pipeline import embedded, settings
 from pipeline.embedded import Child, free_port
+from pipeline.storage.database import with_retries
 from pipeline.storage.schema import SubscriberRow
 from pipeline.tasks import client
 from tests.chaos.judging import Judgement, judge
@@ -32,6 +35,7 @@ from tests.visitors import visiting
 
 OWED = 60  # deliveries that wait at a time
 PLAIN_CLIENTS = 2
+VACUUM_EVERY = 10.0  # seconds; it holds others up
 FINISH = 120.0  # seconds in which the rest is sent
 START = 120.0  # seconds until the site answers
 COMMANDS = (["deliveries"], ["subscribers", "list"], ["send", "--once"])
@@ -64,6 +68,7 @@ class Visiting:
         self._stage = stage
         self._path = Path(stage.engine.url.database or "")
         self._over = threading.Event()
+        self._numbers = itertools.count()
         self._failures: list[BaseException] = []
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(["tests.chaos.victims"])
@@ -95,7 +100,7 @@ class Visiting:
         deadline = time.monotonic() + FINISH
         while self._stage.count(*OPEN):
             assert time.monotonic() < deadline, "what is owed is not sent"
-            self._stage.make_due()
+            with_retries(self._stage.make_due)
             self._command(["send", "--once"])
 
     # --- Who comes ------------------------------------------------------------------------------
@@ -106,7 +111,7 @@ class Visiting:
                 if number >= signups and self._has_seen(signups // COMMANDS_A_SIGNUP):
                     return
                 if self._stage.count(*OPEN) < OWED:
-                    self._stage.owe(OWED)
+                    with_retries(partial(self._stage.owe, OWED))
                 email = f"signed{number}@example.org"
                 address = f"10.{number >> 8 & 255}.{number & 255}.1"  # a network of its own
                 answer = browser.post(
@@ -125,7 +130,7 @@ class Visiting:
         return all(self.visits[f"paperboy {name}"] >= visits for name in NAMES)
 
     def _add(self) -> None:
-        email = f"added{self.visits['paperboy subscribers']}@example.org"
+        email = f"added{next(self._numbers)}@example.org"
         if self._command(["subscribers", "add", email, "--topic", "tea leaves"]) == 0:
             self.acknowledged.append(email)
 
@@ -133,10 +138,10 @@ class Visiting:
         process = self._processes.Process(
             target=run_command, args=(self._stage.environment, arguments), daemon=True
         )
+        name = f"paperboy {arguments[0]}"
+        self.visits[name] += 1  # now: a sender goes on as long as there is mail
         process.start()
         process.join()
-        name = f"paperboy {arguments[0]}"
-        self.visits[name] += 1
         if process.exitcode:
             self.visits[f"{name}: exit code {process.exitcode}"] += 1
         return process.exitcode
@@ -155,7 +160,7 @@ class Visiting:
     def _vacuum(self) -> None:
         subprocess.run(_script(VACUUM, self._path), check=True)
         self.visits["VACUUM"] += 1
-        self._over.wait(3.0)
+        self._over.wait(VACUUM_EVERY)
 
     def _wake(self) -> None:
         url = self._stage.redis_url

@@ -1,9 +1,9 @@
 """Settle a restored copy of the database, before anything is sent from it.
 
-The copy is as old as its dump. What was sent since would be sent again, also to those who have left
-since, and new rows would take numbers that links in mails sent since name. So everything is held
-until the copy is settled: from the database that it replaces, where that can still be read, else
-by what the operator knows. Each step may run twice.
+The copy is as old as its dump. Without settling, mails sent after the dump are sent again, also to
+subscribers that have left since, and new rows reuse ids that are in links of mails already sent.
+All sending is held until the copy is settled, from the replaced database if it can be read, else
+from the time of its last mail and a list of unsubscribed addresses. Each step is idempotent.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Assume(StrEnum):
 
 @dataclass
 class Settled:
-    """What was found and settled."""
+    """The counts and addresses of one run."""
 
     taken_as_sent: int = 0  # deliveries that are uncertain now
     settled: int = 0  # deliveries whose end the old database knew
@@ -58,9 +58,9 @@ class Settled:
 
 
 def hold_if_restored(engine: Engine, now: datetime) -> bool:
-    """Hold everything where this is a restored copy of the database that mail was last sent from.
+    """Hold all sending if this database is a restored copy of the one that last sent mail.
 
-    True where it was found to be one this time. It costs two small queries; SQLite cannot be asked.
+    Return True if the hold was set by this call. Two small queries; never detects SQLite.
     """
     with reading(engine) as conn:
         found = copies.identity(conn)
@@ -210,7 +210,7 @@ class Settling:
         self.result.changed += 1
 
     def _take_erasure(self, theirs: Mapping[str, Any], old: Engine) -> None:
-        """Erase who was erased there; the secret is new there, so the number tells."""
+        """Erase a subscriber erased in the old database; matched by id, as the secret is new."""
         with reading(self.engine) as conn:
             ours = subscribers.by_id(conn, theirs["id"])
         if ours is None:
@@ -231,7 +231,7 @@ class Settling:
         self.result.suppressed += self._once(suppress)
 
     def _take_joined(self, old: Engine) -> None:
-        """Add who joined since, with all that the old database keeps about them."""
+        """Import the subscribers that joined after the dump."""
         key = moves.key_fingerprint(self.suppression_key)
         taking = Import(self.engine, self.suppression_key, self.now, self.max_papers)
         with reading(old) as conn:
@@ -277,7 +277,7 @@ class Settling:
             known = ours.get(row["dedupe_key"])
             reader = readers.get(secrets.get(row["subscriber_id"], ""))
             if reader is None or reader["id"] != row["subscriber_id"]:
-                continue  # somebody who joined since has another number here
+                continue  # joined after the dump: has another id here
             frozen = [pick for pick in picks if pick["delivery_id"] == row["id"]]
             if known:
                 is_theirs = known.subscriber_id == reader["id"] and known.status not in _ENDED
@@ -301,7 +301,7 @@ class Settling:
             self._pass_over(conn, theirs)
 
     def _pass_over(self, conn: Connection, theirs: Mapping[str, Any]) -> None:
-        """Papers of a digest were not read here yet: when they are, they are no news."""
+        """Skip papers announced up to this digest: some are not ingested here yet."""
         since = moves.papers_from(theirs["created_at"])
         copies.move_on(conn, theirs["subscriber_id"], {"papers_from": since})
 
@@ -319,7 +319,7 @@ _ENDED: Final = frozenset(
 
 
 def _ended(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What the dead sender of the old database leaves of a delivery that was in its hands."""
+    """Return the values that end a lease of the old database."""
     match DeliveryStatus(row["status"]):
         case DeliveryStatus.LEASED:
             return {"status": DeliveryStatus.QUEUED, "reason": "its sender was replaced"}
@@ -335,7 +335,7 @@ def _within(conn: Connection, batch: int | None) -> int | None:
 
 
 def moved_on(one: Subscriber, sent_until: datetime) -> dict[str, Any]:
-    """Where a reader stands whose slots until then were served by another database. Pure."""
+    """Return the columns of a subscriber whose slots until then were served elsewhere. Pure."""
     if one.next_slot_at is None or one.next_slot_at > sent_until:
         since = moves.papers_from(sent_until)  # the welcome was sent, and no slot has come
         return {"welcome_due": False, "papers_from": max(since, one.papers_from or since)}

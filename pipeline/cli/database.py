@@ -66,7 +66,7 @@ def settle(
     now: Now = None,
     as_json: AsJson = False,
 ) -> None:
-    """Settle a restored database, so that nothing is sent twice, nor to who left since the dump.
+    """Settle a restored database: no mail is sent twice, none to addresses that left since.
 
     Everything is held; `paperboy sending start` goes on. docs/moving.md has the whole procedure.
     """

@@ -253,7 +253,7 @@ def _with_attributes(cells: dict[str, str]) -> dict[str, str]:
     return cells
 
 
-# --- What the file is ---------------------------------------------------------------------------
+# --- Layout ---------------------------------------------------------------------------
 
 
 def _layout(sample: Sequence[str], name: str) -> _Layout:

@@ -1,6 +1,6 @@
 """Take subscribers from one installation to another, and from other newsletters.
 
-An export has everything that a move needs. An import of it keeps every status and writes to nobody.
+An export holds every column a move needs. Importing it keeps each status and sends no mail.
 Of a foreign list the active ones are asked by mail, unless the operator vouches for their consent;
 those that left, bounced or complained there are kept as such and not written to.
 
@@ -137,7 +137,7 @@ def _as_cell(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """When and how somebody agreed, as far as it is known."""
+    """The record of consent: time, origin, version of the wording, network address."""
 
     asked_at: datetime | None = None
     agreed_at: datetime | None = None
@@ -175,7 +175,7 @@ class Member:
 
 
 class Outcome(StrEnum):
-    """What became of a row."""
+    """The result of importing a row."""
 
     ADDED = "added"
     KNOWN = "known"  # the address is here already, and stays as it is
@@ -186,7 +186,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A row of a list and what became of it."""
+    """A row of a list and the result of importing it."""
 
     record: Record
     email: str
@@ -196,7 +196,7 @@ class Imported:
 
 
 class _Standing(StrEnum):
-    """What other newsletters say of an address, the gravest last."""
+    """The status of an address in another newsletter, least severe first."""
 
     ACTIVE = "active"
     PENDING = "pending"
@@ -258,7 +258,7 @@ _NO: Final = frozenset({"", "no", "n", "false", "f", "0", "off", "never", "none"
 def member(
     record: Record, *, is_ours: bool, confirmed: bool, max_papers: int, now: datetime
 ) -> Member:
-    """The member that a row tells of. Raises PaperboyError with what is wrong in it."""
+    """Parse and validate a row. Raise PaperboyError if a cell is invalid, naming its column."""
     if record.problem:
         raise PaperboyError(record.problem)
     cells = record.cells
@@ -293,7 +293,7 @@ def _as_exported(one: Member, cells: Mapping[str, str]) -> Member:
     return replace(
         one,
         status=status,
-        # Somebody who waits to be confirmed follows nothing: their request has their wishes.
+        # A pending subscriber follows no topic: the wishes are stored in the request.
         queries=() if status is SubscriberStatus.PENDING and not one.wishes.topics else one.queries,
         must_ask=False,
         suppression=suppression,
@@ -346,7 +346,7 @@ def _as_foreign(one: Member, cells: Mapping[str, str], *, confirmed: bool, now: 
 
 
 def _standing(cells: Mapping[str, str]) -> tuple[_Standing | None, datetime | None]:
-    """The gravest thing that a foreign row says of its address, and since when."""
+    """Return the most severe status in a foreign row and its time; None if it has no status."""
     found: list[tuple[_Standing, datetime | None]] = []
     if cells.get("status"):
         word = _STANDINGS.get(_letters(cells["status"]))
@@ -409,7 +409,7 @@ def _queries(wishes: Wishes) -> tuple[tuple[str, str], ...]:
         checked(replace(wishes, topics=()))  # the time zone
         queries = wishes.topics or ("Trending",)
         if len(queries) > MOST_TOPICS:
-            return tuple(checked(wishes))  # which says what is wrong
+            return tuple(checked(wishes))  # raises QueryError
         return tuple((_canonical(query), wishes.label(query)) for query in queries)
     except QueryError as error:
         raise PaperboyError(f"topics: {error.message}: {error.query!r}") from error
@@ -618,7 +618,7 @@ class Import:
         added = self._add(conn, [members[place] for place in new.values()])
         for key, place in new.items():
             one, record = members[place], records[place]
-            if key not in added:  # somebody has added it this moment
+            if key not in added:  # added concurrently
                 results[place] = _result(record, Outcome.KNOWN, reason="is subscribed already")
                 continue
             asked = one.must_ask and self._ask(conn, added[key], one, suppressed.get(hashes[key]))
@@ -633,7 +633,7 @@ class Import:
         return self._hashes[key]
 
     def _meet(self, conn: Connection, record: Record, one: Member, known: Known) -> Imported:
-        """A row about an address that is stored already."""
+        """Return the result for an address that is already stored."""
         if one.has_left:
             return self._part(conn, record, one, known)
         was_waiting = known.status is SubscriberStatus.PENDING
@@ -645,7 +645,7 @@ class Import:
         return _result(record, Outcome.KNOWN, known.status, reason)
 
     def _part(self, conn: Connection, record: Record, one: Member, known: Known) -> Imported:
-        """Somebody left elsewhere: that holds here, unless they have confirmed here since."""
+        """Unsubscribe a known address if the row is newer than its confirmation here."""
         has_left = known.status is SubscriberStatus.UNSUBSCRIBED
         left_later = one.left_at is not None and (
             known.confirmed_at is None or known.confirmed_at <= one.left_at
@@ -666,7 +666,7 @@ class Import:
         return _result(record, Outcome.UNSUBSCRIBED, SubscriberStatus.UNSUBSCRIBED)
 
     def _activate(self, conn: Connection, record: Record, one: Member, known: Known) -> Imported:
-        """An address that waits to be confirmed, and has been confirmed elsewhere."""
+        """Activate a pending address that the list reports as active."""
         if not self.dry_run:
             values = self._values(conn, one)
             secrets = moves.secrets_in_use(conn, [one.secret]) if one.secret else {""}
@@ -739,7 +739,7 @@ class Import:
         return slots.first_slot(schedule, self.now, one.last_slot_at, one.last_edition_on)
 
     def _place(self, conn: Connection, one: Member) -> tuple[int, date | None]:
-        """Where a reader stands in our batches, and the first day whose papers are new to them."""
+        """Return the cursor and the first day whose papers are new to this subscriber."""
         until = one.covered_until
         if until not in self._cursors:
             self._cursors[until] = (
@@ -773,7 +773,7 @@ class Import:
     def _ask(
         self, conn: Connection, subscriber_id: int, one: Member, suppressed: Suppression | None
     ) -> bool:
-        """Owe a confirmation, if its owner may be asked; whether it is owed."""
+        """Queue a confirmation if the limits per address allow it; return whether it was queued."""
         to = asking.recipient(one.email, None, self.suppression_key)
         wanted = asking.may_mail(conn, to, self.now, suppressed.reason if suppressed else None)
         if self.dry_run:

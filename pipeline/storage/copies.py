@@ -30,7 +30,7 @@ from pipeline.storage.schema import (
 from pipeline.storage.subscribers import Suppression
 
 CHUNK: Final = 500
-GAP: Final = 1_000_000  # numbers that the replaced database may have given, where nobody can tell
+GAP: Final = 1_000_000  # ids the replaced database may have used, if it cannot be read
 TAKEN: Final = "may have been sent before the restore"
 
 _ROW = DeliveryRow.__table__.c
@@ -84,9 +84,9 @@ def highest_ids(conn: Connection) -> dict[str, int]:
 
 
 def reserve_ids(conn: Connection, through: Mapping[str, int], now: datetime) -> None:
-    """Never give these numbers, which the replaced database has given to others.
+    """Never assign ids up to these, which the replaced database may have assigned.
 
-    A link in a mail names a number of ours: it would open the preferences of somebody else.
+    Links contain ids: with a reused id, an old link opens the preferences of another reader.
     """
     if conn.dialect.name == "postgresql":
         for table, top in through.items():
@@ -95,7 +95,7 @@ def reserve_ids(conn: Connection, through: Mapping[str, int], now: datetime) -> 
                 {"table": table, "top": max(top, 1)},
             )
         return
-    # SQLite gives the number after the highest that is there: so there is one, and it is nobody.
+    # SQLite assigns max(id) + 1, so a placeholder row keeps the highest id.
     subscriber_id = _placeholder(conn, through["subscribers"], now)
     top = through["deliveries"]
     conn.execute(
@@ -137,7 +137,7 @@ def _placeholder(conn: Connection, id_: int, now: datetime) -> int:
     return id_
 
 
-# --- What was sent meanwhile ----------------------------------------------------------------------
+# --- Sent after the dump ----------------------------------------------------------------------
 
 
 def take_as_sent(conn: Connection, sent_until: datetime, now: datetime, limit: int = CHUNK) -> int:

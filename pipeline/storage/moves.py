@@ -53,7 +53,7 @@ class Known:
     id: int
     status: SubscriberStatus
     confirmed_at: datetime | None
-    is_imported: bool  # nobody but an import has asked for it
+    is_imported: bool  # every request to join came from an import
 
 
 def key_fingerprint(suppression_key: str) -> str:
@@ -172,7 +172,7 @@ def secrets_in_use(conn: Connection, secrets: Collection[str]) -> set[str]:
 
 
 def papers_from(covered_until: datetime) -> date:
-    """The first day whose papers are new to a reader who had everything until that moment.
+    """Return the first day whose papers are new to a reader served until that moment.
 
     arXiv's feed of a day is complete by six o'clock UTC, and read within the hour.
     """
@@ -204,7 +204,7 @@ def begin_anew(conn: Connection, subscriber_id: int, values: Mapping[str, Any]) 
 
 
 def leave(conn: Connection, subscriber_id: int, left_at: datetime) -> bool:
-    """Unsubscribe who left elsewhere at `left_at`; False where they have left here before.
+    """Unsubscribe a subscriber as of `left_at`; return False if already unsubscribed.
 
     The caller cancels what is owed in the same transaction.
     """
@@ -237,11 +237,11 @@ def follow(
     known = select(TopicRow.id, TopicRow.query)
     found: dict[str, int] = {}
     for some in in_chunks(queries, CHUNK):
-        # A topic that nobody follows may be deleted at any moment, unless it is locked.
+        # Lock: a topic without subscriptions may be deleted concurrently.
         lock = known.where(TopicRow.query.in_(some)).order_by(TopicRow.id)
         rows = conn.execute(lock.with_for_update(key_share=True, read=True))
         found |= {row.query: row.id for row in rows}
-    # New ones in one order for everybody: two that add the same topics must not wait in a circle.
+    # Insert in sorted order, so that concurrent imports do not deadlock.
     for query in sorted(queries - found.keys()):
         found[query] = topics.find_or_add(conn, query, now).id
     subscriptions = []
@@ -272,7 +272,7 @@ def suppress(conn: Connection, suppressions: Iterable[Suppression]) -> int:
     """Suppress these addresses as well, each since when it is; how many were not before.
 
     One that is suppressed already stays as it is, but for a complaint, which outranks the rest.
-    Nothing but a complaint stands against a reader who has confirmed here since.
+    Except for a complaint, a suppression older than a confirmation here is ignored.
     """
     new = 0
     for some in in_chunks(suppressions, CHUNK):

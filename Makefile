@@ -38,6 +38,7 @@ semantic: $(VENV)/.installed ## Install what runs a model of meaning (docs/match
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests on SQLite and PostgreSQL
+	@$(BIN)/python -m compileall -q pipeline  # the tests start hundreds of commands
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 .PHONY: chaos
@@ -117,12 +118,12 @@ $(VENV)/.python:
 
 $(VENV)/.installed: $(VENV)/.python requirements.txt pyproject.toml
 	@echo "Installing Paperboy into $(VENV) ..." >&2
-	@$(INSTALL) --require-hashes -r requirements.txt
+	@# Where PYTHONDONTWRITEBYTECODE is set, every command would compile all that it imports.
+	@$(INSTALL) --compile-bytecode --require-hashes -r requirements.txt
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	@echo "Installing what the tests need ..." >&2
-	@# Tests start hundreds of processes, and where PYTHONDONTWRITEBYTECODE is set each would compile.
 	@$(INSTALL) --compile-bytecode --require-hashes -r requirements-dev.txt
 	@touch $@

@@ -165,6 +165,15 @@ def test_hostile_text_is_cleaned_quickly(piece):
     assert time.process_time() - started < 1
 
 
+@pytest.mark.parametrize("piece", ["; ", ", ", "for the ", "for a b c ", "Team: ", "(", "H. A., "])
+def test_a_long_string_of_authors_is_split_at_once(piece):
+    started = time.process_time()
+
+    split_authors(piece * (30_000 // len(piece)))
+
+    assert time.process_time() - started < 1
+
+
 @pytest.mark.parametrize(
     ("written", "names"),
     [

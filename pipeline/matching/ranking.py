@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from pipeline.domain import Reason
 from pipeline.matching.words import STOP_WORDS, forms, stem
@@ -96,18 +97,19 @@ class _Shelf:
     by_paper: dict[int, list[_Offer]]
     shares: list[int]
     chosen: list[int] = field(default_factory=list)
-    titles: list[str] = field(default_factory=list)
+    titles: list[_Title] = field(default_factory=list)
 
     def put(self, paper: int) -> None:
         self.chosen.append(paper)
-        self.titles.append(self.by_paper[paper][0].candidate.title)
+        self.titles.append(_title(self.by_paper[paper][0].candidate.title))
         for offer in self.by_paper[paper]:
             self.shares[offer.topic] += 1
 
     def takes(self, candidate: Candidate, limit: float) -> bool:
         if candidate.paper in self.chosen:
             return False
-        return all(_alike(candidate.title, other) < limit for other in self.titles)
+        title = _title(candidate.title)
+        return all(_alike(title, other) < limit for other in self.titles)
 
 
 def _turns(offers: list[list[_Offer]], shelf: _Shelf, limit: float) -> Iterator[int]:
@@ -153,23 +155,23 @@ def _picked(offers: list[_Offer], topics: Sequence[TopicCandidates]) -> Picked:
     )
 
 
+class _Title(NamedTuple):
+    words: frozenset[str]  # their stems
+    letters: str  # without capitals, accents, hyphens and punctuation
+
+
 @lru_cache(maxsize=1 << 14)  # the papers of one edition meet every reader
-def _title_words(title: str) -> frozenset[str]:
-    return frozenset(stem(form) for form in forms(title)) - STOP_WORDS
+def _title(title: str) -> _Title:
+    found = forms(title)
+    return _Title(frozenset(map(stem, found)) - STOP_WORDS, "".join(found))
 
 
-@lru_cache(maxsize=1 << 14)
-def _title_text(title: str) -> str:
-    """The letters of a title, whatever its capitals, accents, hyphens and punctuation."""
-    return "".join(forms(title))
-
-
-def _alike(one: str, other: str) -> float:
+def _alike(one: _Title, other: _Title) -> float:
     """The share of common words (Jaccard), below 1 for different titles of the same words.
 
     Titles without words are like none.
     """
-    ours, theirs = _title_words(one), _title_words(other)
-    if ours == theirs and ours:
-        return 1.0 if _title_text(one) == _title_text(other) else NEARLY_EQUAL
+    ours, theirs = one.words, other.words
+    if ours and ours == theirs:
+        return 1.0 if one.letters == other.letters else NEARLY_EQUAL
     return len(ours & theirs) / len(ours | theirs) if ours and theirs else 0.0

@@ -98,7 +98,8 @@ _ON_BEHALF = re.compile(
 )
 _GROUP_THEN_NAMES = re.compile(rf"({_GROUP})\s*:", re.I)
 _OTHERS = re.compile(
-    r"[\s,;]*(?:\bet\.?\s+al(?:ii|ia)?\b\.?|(?:\band|&)\s+(?:\d+\s+)?(?:many\s+)?others\b\.?|\.{3}|…)",
+    r"[\s,;]{0,3}(?:\bet\.?\s+al(?:ii|ia)?\b\.?"
+    r"|(?:\band|&)\s+(?:\d+\s+)?(?:many\s+)?others\b\.?|\.{3}|…)",
     re.I,
 )
 _BETWEEN_NAMES = re.compile(r"\s*[,;|]\s*(?:(?:and\b|&)\s*)?|\s+(?:and|&)\s+")

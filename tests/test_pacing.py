@@ -470,7 +470,8 @@ def test_a_domain_that_takes_its_mail_is_free_in_the_end(engine, sink):
         add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
     put_pace(engine, not_before=NOW - MINUTE, allowance=pace.FREE - 0.01)
 
-    assert send(engine, sink, chunk=1).sent == 3
+    # The clock stands still: a drain may end before its last mail has let the domain go.
+    assert sum(send(engine, sink, chunk=1).sent for _ in range(2)) == 3
     assert slowed(engine) == {}
 
 

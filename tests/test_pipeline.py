@@ -265,7 +265,7 @@ def test_a_mail_that_cannot_be_applied_stops_no_other(
     taken = services.read_mailbox(str(tmp_path), read_mail, TODAY)
     again = services.read_mailbox(str(tmp_path), read_mail, TODAY)
 
-    assert [(one.name, one.effect) for one in taken] == [("1", "failed"), ("2", "suppressed")]
+    assert [(one.name, one.effect) for one in taken] == [("1", "failed"), ("2", "held")]
     assert again == []
     assert sorted(path.name for path in (tmp_path / "cur").iterdir()) == ["1:2,F", "2:2,S"]
 

@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 WELCOME_DAYS = 7  # how far back the first digest looks
 REQUEST_EXPIRY = asking.LINK_LIFE  # like the token in its mail
+MOST_TRIES = 3
 NOBODY_ASKED = "this link is not one of ours any more"
 
 
@@ -233,15 +234,20 @@ def take(
 def _known_or_new(
     conn: Connection, address: str, suppression_key: str, now: datetime
 ) -> Subscriber:
-    """The subscriber of this address, locked; a new one has no wishes before they confirm."""
-    subscribers.add(
-        conn, email=address, suppression_key=suppression_key, schedule=Schedule(), max_papers=1,
-        status=SubscriberStatus.PENDING, cursor=0, next_slot_at=None, now=now,
-    )  # fmt: skip
-    subscriber = subscribers.by_email(conn, address, for_change=True)
-    if subscriber is None:
-        raise AssertionError("a subscriber who was there a moment ago, and locked, is gone")
-    return subscriber
+    """Return the subscriber of this address, locked; a new one has no wishes before they confirm.
+
+    PostgreSQL does not wait for a row that another transaction is deleting (a purge), neither at ON
+    CONFLICT DO NOTHING nor to find it: the row is then inserted at the second try.
+    """
+    for _ in range(MOST_TRIES):
+        subscribers.add(
+            conn, email=address, suppression_key=suppression_key, schedule=Schedule(), max_papers=1,
+            status=SubscriberStatus.PENDING, cursor=0, next_slot_at=None, now=now,
+        )  # fmt: skip
+        subscriber = subscribers.by_email(conn, address, for_change=True)
+        if subscriber:
+            return subscriber
+    raise AssertionError(f"a subscriber was deleted {MOST_TRIES} times while it was added")
 
 
 def ask_to_confirm(

@@ -13,6 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 import structlog
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from sqlalchemy import Engine
 
 from pipeline import embedded
@@ -26,6 +28,13 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 run_folder = pytest.StashKey[Path]()
+
+# How long an example takes says how busy the machine is. In CI Hypothesis has its own profile.
+if "CI" not in os.environ:
+    hypothesis_settings.register_profile(
+        "steady", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    hypothesis_settings.load_profile("steady")
 
 
 # --- One run, in one process or several ---------------------------------------------------------

@@ -82,11 +82,12 @@ def email_key(email: str) -> str:
 
 
 def _domain_key(domain: str) -> str:
+    domain = domain.rstrip(".").rstrip()  # an absolute name ends in a dot
     try:
-        key = idna.encode(domain, uts46=True).decode()  # not transitional: deviations stay
+        # Not transitional: deviations stay. UTS 46 knows other dots, which end a name too.
+        return idna.encode(domain, uts46=True).decode().removesuffix(".")
     except idna.IDNAError:
-        key = _nfc(domain.lower())
-    return key.removesuffix(".")  # of an absolute name
+        return _nfc(domain.lower())
 
 
 def _nfc(text: str) -> str:

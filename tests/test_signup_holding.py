@@ -330,9 +330,13 @@ PLACES = {
     "deliveries": ("mails", {"lease", "lease_until"}),  # who is sending it at the moment
     "picks": ("mails", {"delivery_id", "paper_id"}),  # the paper is told by its outside name
     "skips": ("days_without_mail", set()),
-    "asked": ("unanswered_questions", {"id", "address_hash"}),
-    "suppressions": ("suppression", {"hash"}),
+    "asked": ("unanswered_questions", {"id", "address_hash", "inbox", "requester"}),
+    "suppressions": ("suppression", {"hash", "folded"}),
     "strikes": ("refused_editions", {"address_hash"}),
+    "refusals": (
+        "refused_mails",
+        {"delivery_id", "edition_on", "address_hash", "domain", "ends_as", "server"},
+    ),
     "events": ("news", {"id", "delivery_id", "subscriber_id", "address_hash"}),
 }
 OF_NOBODY = {

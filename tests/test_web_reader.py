@@ -28,6 +28,7 @@ from pipeline.storage.schema import (
     EventRow,
     MatchRow,
     PaperVersionRow,
+    RefusalRow,
     RequestRow,
     SkipRow,
     StrikeRow,
@@ -782,13 +783,15 @@ def test_everything_about_a_reader_has_its_line_on_the_privacy_page():
     told = {
         SubscriberRow: "id email email_key address_hash status at timezone frequency weekday "
         "max_papers breadth secret paused_until next_slot_at last_slot_at last_edition_on cursor "
-        "created_at confirmed_at left_at left_reason welcome_due",
+        "created_at confirmed_at left_at left_reason welcome_due papers_from",
         RequestRow: "id kind subscriber_id email wishes created_at expires_at used_at ip "
         "blanked email_key origin wording",
         SkipRow: "subscriber_id edition_on slot_at reason range_from range_to",
         AskedRow: "id address_hash asked_at inbox requester",
-        SuppressionRow: "hash reason since",
+        SuppressionRow: "hash reason since folded",
         StrikeRow: "address_hash edition_on kind noted_at",
+        RefusalRow: "delivery_id edition_on address_hash domain kind ends_as wording server at "
+        "counted",
         EventRow: "id provider event_id kind effect received_at delivery_id subscriber_id "
         "address_hash raw",
     }

@@ -17,7 +17,7 @@ from pipeline.matching.corpus import statistics
 from pipeline.matching.index import PaperIndex
 from pipeline.matching.mentions import stems_of
 from pipeline.matching.query import parse
-from pipeline.matching.words import stem
+from pipeline.matching.words import _stem
 from pipeline.web import create_app
 from pipeline.web import library as libraries
 from pipeline.web.library import Library
@@ -295,11 +295,11 @@ def test_an_index_counts_its_papers_as_the_corpus_does():
 def test_threads_stem_the_same_words_alike():
     words = [f"{one}{end}" for one in ("index", "read", "relat") for end in ("ing", "ed", "ional")]
     words = [f"{word}{n}x" for word in words for n in "abcdefghij"] * 20
-    alone = [stem.__wrapped__(word) for word in words]
+    alone = [_stem.__wrapped__(word) for word in words]
     together: list[list[str]] = []
 
     threads = [
-        threading.Thread(target=lambda: together.append([stem.__wrapped__(w) for w in words]))
+        threading.Thread(target=lambda: together.append([_stem.__wrapped__(w) for w in words]))
         for _ in range(4)
     ]
     for thread in threads:

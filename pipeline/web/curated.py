@@ -200,7 +200,7 @@ CURATED: tuple[CuratedTopic, ...] = (
         optimization_for_learning=(
             "Training and optimization",
             '"stochastic gradient" OR SGD OR "Adam optimizer" OR "adaptive optimizer" '
-            'OR "learning rate schedule" OR ti:optimizer',
+            'OR "learning rate" OR "weight decay" OR ti:optimizer',
         ),
         learning_theory=(
             "Theory of learning",

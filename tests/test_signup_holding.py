@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, MetaData, select, update
+from sqlalchemy import Engine, MetaData, insert, select, update
 from sqlalchemy import Table as AnyTable
 
 from pipeline import editions, purge, settings, signup
@@ -34,7 +34,14 @@ from pipeline.signup import Wishes, consent
 from pipeline.storage import deliveries, subscribers
 from pipeline.storage.database import open_engine, reading
 from pipeline.storage.deliveries import Settlement
-from pipeline.storage.schema import DeliveryRow, EventRow, RequestRow, SuppressionRow, Table
+from pipeline.storage.schema import (
+    DeliveryRow,
+    EventRow,
+    RequestRow,
+    StrikeRow,
+    SuppressionRow,
+    Table,
+)
 from tests.factories import NOW, make_sighting
 from tests.newsroom import SUPPRESSION_KEY, add_reader, ingest, rows
 from tests.sinks import open_sink
@@ -73,6 +80,8 @@ def with_traces(engine: Engine) -> Subscriber:
     with engine.begin() as conn:
         hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
         subscribers.suppress(conn, hash_, SuppressionReason.FULL, NOW)
+        struck = {"address_hash": hash_, "edition_on": NOW.date(), "kind": "full", "noted_at": NOW}
+        conn.execute(insert(StrikeRow).values(struck))
         conn.execute(update(DeliveryRow).values(reply=f"250 ok for <{ADA}>", queue_id="4XyZ"))
     feedback = Feedback(engine, SENDER, SUPPRESSION_KEY)
     feedback.take("generic", full(sent_to(engine, reader)), NOW)

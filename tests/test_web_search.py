@@ -17,7 +17,7 @@ from pipeline.matching.corpus import statistics
 from pipeline.matching.index import PaperIndex
 from pipeline.matching.mentions import stems_of
 from pipeline.matching.query import parse
-from pipeline.matching.words import _stem
+from pipeline.matching.words import _stem, stem
 from pipeline.web import create_app
 from pipeline.web import library as libraries
 from pipeline.web.library import Library

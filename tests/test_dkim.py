@@ -80,19 +80,19 @@ class Mailbox:
 
 
 @pytest.fixture
-def house(inbox: Inbox) -> Iterator[Callable[..., Services]]:
-    """Paperboys whose mail goes to the inbox."""
+def house(inbox: Inbox, sqlite_url: str) -> Iterator[Callable[..., Services]]:
+    """Paperboys whose mail goes to the inbox; the database has the keys of their links."""
     made: list[Services] = []
 
     def house(**changes: str) -> Services:
-        loaded = settings.load(
-            None,
-            smtp_url=inbox.url,
-            site_url="https://papers.example.org",
-            mail_from="Bücherbote <papers@example.org>",
-            operator_address="1 Analytical Way, London",
-            **changes,
-        )
+        given = {
+            "database_url": sqlite_url,
+            "smtp_url": inbox.url,
+            "site_url": "https://papers.example.org",
+            "mail_from": "Bücherbote <papers@example.org>",
+            "operator_address": "1 Analytical Way, London",
+        }
+        loaded = settings.load(None, **{**given, **changes})
         made.append(bootstrap.build(loaded, check=False))
         return made[-1]
 

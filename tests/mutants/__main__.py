@@ -11,23 +11,27 @@ mutants behave as the original does.
 from __future__ import annotations
 
 import argparse
+import compileall
+import importlib.util
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from typing import Final, NoReturn
+
+import pytest
 
 from tests.mutants.making import Mutant, mutants
 
 ROOT = Path(__file__).parents[2]
-LONGEST = 900.0  # seconds for the tests of one mutant; one that hangs is noticed
-TESTS = {
+LONGEST: Final = 600  # seconds for the tests of one mutant; one that hangs is noticed
+TESTS: Final = {
     "pipeline/matching/*.py": "tests/test_matching_*.py tests/test_sources_text.py",
     "pipeline/smtp/*.py": "tests/test_smtp*.py",
     "pipeline/dispatch/*.py": "tests/test_dispatch.py tests/test_pac*.py tests/test_storage_*.py",
@@ -42,6 +46,11 @@ TESTS = {
     "pipeline/settings.py": "tests/test_settings.py",
 }
 """Tests by the modules that they are about; the first pattern that fits a module counts."""
+LIBRARIES: Final = (
+    *("alembic.config", "celery", "hypothesis", "mjml", "numpy", "pydantic_settings"),
+    *("redis", "requests", "sqlalchemy.orm", "starlette.testclient", "structlog", "typer"),
+)
+"""What most tests import. Loaded once, for that is half the time of a mutant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,9 @@ def main() -> int:
     modules = [Path(name) for name in options.modules] or _central()
     chosen = [(m, one) for m in modules for one in _sample(m, options.sample, options.seed)]
     print(f"{len(chosen)} mutants of {len(modules)} modules, seed {options.seed}", flush=True)
+    for result in _run([(m, Mutant(0, "unchanged", _source(m))) for m in modules], options):
+        if not result.survived:
+            raise SystemExit(f"the tests of {result.module} fail as they are")
     survivors = 0
     for number, result in enumerate(_run(chosen, options), 1):
         survivors += result.survived
@@ -88,28 +100,33 @@ def _central() -> list[Path]:
     return [Path("pipeline", f"{name}.py") for name in names]
 
 
+def _source(module: Path) -> str:
+    return (ROOT / module).read_text()
+
+
 def _sample(module: Path, size: int, seed: int) -> list[Mutant]:
-    found = mutants((ROOT / module).read_text())
+    found = mutants(_source(module))
     if not size or size >= len(found):
         return found
     return sorted(random.Random(f"{seed} {module}").sample(found, size), key=lambda one: one.line)
 
 
 def _run(chosen: list[tuple[Path, Mutant]], options: argparse.Namespace) -> Iterator[Result]:
-    copies: SimpleQueue[Path] = SimpleQueue()
+    """Test each mutant in a process of its own, forked from this one: it has the libraries."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    waiting, running = chosen[::-1], dict[int, tuple[Path, Path, Mutant]]()
     with tempfile.TemporaryDirectory(prefix="paperboy-mutants-") as folder:
-        for number in range(options.workers):
-            copies.put(_copy(Path(folder, str(number), "paperboy")))
-
-        def survives(one: tuple[Path, Mutant]) -> Result:
-            copy = copies.get()
-            try:
-                return Result(*one, survived=_survives(copy, *one, options.tests))
-            finally:
-                copies.put(copy)
-
-        with ThreadPoolExecutor(options.workers) as pool:
-            yield from pool.map(survives, chosen)
+        free = [_copy(Path(folder, str(n), "paperboy")) for n in range(options.workers)]
+        while waiting or running:
+            while waiting and free:
+                copy, (module, mutant) = free.pop(), waiting.pop()
+                running[_fork(copy, module, mutant, options.tests)] = (copy, module, mutant)
+            ended, status = os.wait()
+            copy, module, mutant = running.pop(ended)
+            _write(copy / module, _source(module))
+            free.append(copy)
+            yield Result(module, mutant, survived=status == 0)
 
 
 def _copy(target: Path) -> Path:
@@ -121,18 +138,49 @@ def _copy(target: Path) -> Path:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
+    compileall.compile_dir(target / "pipeline", quiet=1)
     return target
 
 
-def _survives(copy: Path, module: Path, mutant: Mutant, tests: str | None) -> bool:
-    patterns = (tests or _tests_of(module)).split()
-    files = sorted({str(p.relative_to(ROOT)) for one in patterns for p in ROOT.glob(one)})
-    original = (copy / module).read_text()
-    (copy / module).write_text(mutant.source)
+def _write(module: Path, source: str) -> None:
+    """Replace a module; its compiled form could pass for that of a change of the same second."""
+    module.write_text(source)
+    Path(importlib.util.cache_from_source(str(module))).unlink(missing_ok=True)
+
+
+def _fork(copy: Path, module: Path, mutant: Mutant, tests: str | None) -> int:
+    files = _files(module, tests)
+    sys.stdout.flush()
+    if child := os.fork():
+        return child
+    os.setsid()
+    signal.signal(signal.SIGALRM, lambda *_: _end(1))
+    signal.alarm(LONGEST)
+    survived = False
     try:
-        return _passes(copy, files, "-k", "not postgresql") and _passes(copy, files)
+        _write(copy / module, mutant.source)
+        os.chdir(copy)
+        os.environ["PYTHONPATH"] = sys.path[0] = str(copy)
+        silence = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(silence, standard)
+        survived = _passes(files, "not postgresql") and _passes(files, "postgresql")
     finally:
-        (copy / module).write_text(original)
+        _end(int(not survived))
+
+
+def _end(status: int) -> NoReturn:
+    """End this process, and the servers and commands that its tests have started."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)
+    os._exit(status)
+
+
+def _files(module: Path, tests: str | None) -> list[str]:
+    """The test files of a module, those that are named like it first."""
+    patterns = (tests or _tests_of(module)).split()
+    files = {str(p.relative_to(ROOT)) for one in patterns for p in ROOT.glob(one)}
+    return sorted(files, key=lambda name: (module.stem not in name, name))
 
 
 def _tests_of(module: Path) -> str:
@@ -142,18 +190,14 @@ def _tests_of(module: Path) -> str:
     raise SystemExit(f"no tests are named for {module}: give them with --tests")
 
 
-def _passes(copy: Path, files: list[str], *options: str) -> bool:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:randomly", "-p",
-               "no:cacheprovider", "-m", "not browser and not shared and not dovecot"]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        ran = subprocess.run(
-            [*command, *files, *options],
-            cwd=copy, env=environment, capture_output=True, timeout=LONGEST,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return False
-    return ran.returncode == 0
+def _passes(files: list[str], chosen: str) -> bool:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("pipeline", "tests")]:
+        del sys.modules[name]
+    status = pytest.main(
+        ["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist",
+         "-m", "not browser and not shared and not dovecot", "-k", chosen, *files]
+    )  # fmt: skip
+    return status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
 if __name__ == "__main__":

@@ -146,18 +146,22 @@ def test_a_row_of_refusals_is_too_long_by_the_size_of_its_edition(refused, domai
 
 
 @pytest.mark.parametrize(
-    ("wordings", "tried", "expected"),
+    ("wordings", "tried", "size", "expected"),
     [
-        ({"a": 20}, 100, "a"),
-        ({"a": 19}, 19, None),
-        ({"a": 20}, 101, None),
-        ({}, 0, None),
-        (dict.fromkeys("abcdefghijklmnopqrst", 1), 40, ""),
-        ({"a": 10, "b": 9}, 20, None),
+        ({"a": 20}, 100, 100, "a"),
+        ({"a": 19}, 19, 100, None),
+        ({"a": 20}, 101, 101, None),
+        ({}, 0, 0, None),
+        (dict.fromkeys("abcdefghijklmnopqrst", 1), 40, 100, ""),
+        ({"a": 10, "b": 9}, 20, 100, None),
+        ({"a": 5}, 5, 10, "a"),
+        ({"a": 5}, 5, 11, None),
+        ({"a": 4}, 4, 4, None),
+        ({"a": 3, "b": 2}, 10, 10, ""),
     ],
 )
-def test_a_share_is_too_large_for_one_wording_or_for_all(wordings, tried, expected):
-    assert guard.too_large_a_share(Counter(wordings), tried) == expected
+def test_a_share_is_too_large_for_one_wording_or_for_all(wordings, tried, size, expected):
+    assert guard.too_large_a_share(Counter(wordings), tried, size) == expected
 
 
 # --- A server that refuses everybody ------------------------------------------------------------
@@ -261,6 +265,35 @@ def test_six_unknown_readers_of_a_hundred_are_suppressed(engine, sink):
     assert held(engine) == {}
 
 
+def test_a_server_that_distrusts_us_leaves_nothing_failed(engine, sink):
+    """Also what was under way when the third refusal held the edition."""
+    add_readers(engine, 60)
+    sink.answers = {"RCPT": "550 5.7.25 The IP address sending this message has no PTR record"}
+
+    send_all(engine, sink)
+
+    assert held(engine) == {TODAY: True}
+    assert set(outbox.statuses(engine)) == {Status.QUEUED}
+    assert sum(command.startswith("RCPT") for command in sink.commands) < 40
+    sink.answers = {}
+    halting.start(engine, TODAY)
+    assert send_all(engine, sink, now=NOW + timedelta(minutes=1)) is None
+    assert Counter(sink.recipients) == Counter(address(n) for n in range(60))
+
+
+def test_an_edition_goes_on_at_full_speed_once_it_is_resumed(engine, sink):
+    """The domains that passed on what was about us are not written to slowly."""
+    add_readers(engine, 60)
+    sink.answers = {"RCPT": "554 5.7.1 Relay access denied"}
+    assert "in a row" in send_all(engine, sink)
+
+    sink.answers = {}
+    halting.start(engine, TODAY)
+
+    assert send_all(engine, sink, now=NOW + timedelta(minutes=1)) is None
+    assert Counter(sink.recipients) == Counter(address(n) for n in range(60))
+
+
 def test_two_senders_at_once_hold_an_edition_once(engine, sink):
     add_readers(engine)
     sink.answers = {"RCPT": NONSENSE}
@@ -321,6 +354,63 @@ def test_a_lab_of_three_on_one_domain_suppresses_the_unknown_one(engine, sink):
 
     assert send_all(engine, sink) is None
     assert outbox.suppressions(engine) == {"hash of gone@lab.example": "hard"}
+
+
+def add_lab(engine) -> list[str]:
+    """Two readers at their own server, ten at another."""
+    here = [f"reader{n}@lab.example" for n in range(2)]
+    there = [f"reader{n}@far.example" for n in range(10)]
+    for one in (*here, *there):
+        add_delivery(engine, one, domain=one.partition("@")[2])
+    return there
+
+
+@pytest.mark.parametrize("reply", [NONSENSE, UNKNOWN])
+def test_a_lab_of_twelve_is_held_where_one_domain_refuses_ten(engine, sink, reply):
+    there = add_lab(engine)
+    sink.answers = {f"RCPT {one}": reply for one in there}
+
+    assert "refused alike" in send_all(engine, sink)
+
+    assert nobody_is_charged(engine)
+    assert held(engine) == {TODAY: True}
+    sink.answers = {}
+    halting.start(engine, TODAY)
+    assert send_all(engine, sink, now=NOW + timedelta(minutes=1)) is None
+    assert len(set(sink.recipients)) == len(sink.taken) == 12
+
+
+def test_ten_dead_readers_of_twelve_are_suppressed_by_hand_and_the_edition_ends(engine, sink):
+    """Resuming alone holds it again; nine addresses are enough, the tenth counts by itself."""
+    there = add_lab(engine)
+    sink.answers = {f"RCPT {one}": UNKNOWN for one in there}
+    send_all(engine, sink)
+    halting.start(engine, TODAY)
+    assert send_all(engine, sink, now=NOW + timedelta(minutes=1))
+    assert held(engine) == {TODAY: True}
+
+    with engine.begin() as conn:
+        for one in there[:9]:
+            subscribers.suppress(conn, f"hash of {one}", SuppressionReason.MANUAL, NOW)
+            known = subscribers.by_email(conn, one)
+            deliveries.cancel_owed(conn, [known.id], deliveries.CancelReason.SUPPRESSED)
+    halting.start(engine, TODAY)
+
+    assert send_all(engine, sink, now=NOW + timedelta(minutes=2)) is None
+    assert held(engine) == {}
+    assert outbox.suppressions(engine)[f"hash of {there[9]}"] == "hard"
+    assert len(sink.taken) == 2
+
+
+def test_strangers_who_ask_for_five_dead_addresses_hold_nothing(engine, sink):
+    asked = [f"nobody{n}@d1.example" for n in range(6)]
+    for one in asked:
+        add_confirmation(engine, one, domain="d1.example")
+    add_readers(engine, 10)
+    sink.answers = {f"RCPT {one}": UNKNOWN for one in asked}
+
+    assert send_all(engine, sink) is None
+    assert len(sink.taken) == 10
 
 
 def test_three_readers_who_are_all_refused_are_kept(engine, sink):

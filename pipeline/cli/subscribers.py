@@ -374,11 +374,14 @@ def _reasons(names: Iterable[str]) -> tuple[SuppressionReason, ...]:
 
 
 @suppressions.command("add")
-def add_suppression(email: Email) -> None:
-    """Never write to this address again; what it is owed is cancelled."""
+def add_suppression(
+    emails: Annotated[list[str], typer.Argument(metavar="EMAIL...", help="One or more.")],
+) -> None:
+    """Never write to these addresses again; what they are owed is cancelled."""
     built = services()
-    address = signup.valid_address(email)
-    suppressing.suppress(built.engine, address, built.suppression_key, datetime.now(UTC))
+    addresses = [signup.valid_address(email) for email in emails]
+    for address in addresses:
+        suppressing.suppress(built.engine, address, built.suppression_key, datetime.now(UTC))
 
 
 @suppressions.command("remove")

@@ -194,6 +194,9 @@ class _Carrier(threading.Thread):
             self._connection = None
 
     def _carry(self, message: Message) -> None:
+        if self._crew.pacing.hands_back(message.delivery):
+            self._crew.pacing.leave()
+            return
         try:
             outcome = self._offer(message)
         except TransportError:

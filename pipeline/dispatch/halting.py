@@ -32,11 +32,15 @@ def stop(engine: Engine, now: datetime, edition_on: date | None = None, reason: 
 def start(engine: Engine, edition_on: date | None = None) -> bool:
     """Let it go on; False where nothing held it up.
 
-    Everything: a server that refused us is tried at once. What pauses for itself stays paused.
+    Everything, or an edition that the program has held: a server that refused us is tried at once.
+    What pauses for itself stays paused.
     """
     with engine.begin() as conn:
+        was_held = any(
+            one.automatic and one.edition_on == edition_on for one in holds.listing(conn)
+        )
         started = holds.lift(conn, edition_on)
-        if edition_on is None:
+        if edition_on is None or was_held:
             started = breakers.forget(conn) or started
     log.warning("sending goes on", edition=_name(edition_on), new=started)
     return started

@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -24,7 +24,7 @@ from pipeline.dispatch.pace import Scope
 from pipeline.domain import Delivery, Verdict
 from pipeline.limits import Bucket
 from pipeline.smtp import Outcome, without_addresses
-from pipeline.storage import breakers, deliveries, distrusts, holds, paces, rates, refusals
+from pipeline.storage import breakers, deliveries, distrusts, guard, paces, rates, refusals
 from pipeline.storage.breakers import Breaker
 from pipeline.storage.deliveries import InHand
 from pipeline.storage.paces import Pace, PaceState
@@ -97,7 +97,8 @@ class Pacing:
         self._lock = threading.Lock()
         self._tried_for = ""  # what opened the breaker that is tried
         self.trying = False  # the one mail that a half open breaker allows is ours
-        self.stale = threading.Event()  # a domain was slowed that claimed mails may be for
+        self._paused: set[date] = set()  # editions that this drain has paused
+        self.stale = threading.Event()  # what was claimed may have to wait now
 
     # --- Before a claim -------------------------------------------------------------------------
 
@@ -122,6 +123,7 @@ class Pacing:
         self._tried_for = breaker.reply if breaker else ""
         self._got_through = False
         if claimed:
+            self._paused.difference_update(one.edition_on for one in claimed if one.edition_on)
             return Claim(claimed, now)
         if not limit:
             return Claim((), now, free_at)
@@ -253,6 +255,13 @@ class Pacing:
         said = refusals.wording(str(outcome.reply))
         return bool(said) and self._tried_for.endswith(said)
 
+    def hands_back(self, delivery: Delivery) -> bool:
+        """Put a claimed delivery back into the outbox where its edition was paused meanwhile."""
+        if delivery.edition_on not in self._paused:
+            return False
+        self._transact(lambda conn: deliveries.hand_back(conn, [delivery.id], self._lease.token))
+        return True
+
     def refused(self, said: str) -> None:
         """The server was reached and wants nothing from us: leave it alone for a while."""
         until = self._transact(lambda conn: self._open(conn, said))
@@ -322,14 +331,15 @@ class Pacing:
             )
         )
         # Counted once that is on disk: of two senders, one at least sees what both have written.
-        if edition_on and self._transact(lambda conn: self._pause(conn, delivery)):
+        if edition_on and self._transact(lambda conn: self._pause(conn, edition_on)):
             log.critical("edition paused", edition=str(edition_on))
+            self._paused.add(edition_on)
+            self.stale.set()
 
-    def _pause(self, conn: Connection, delivery: Delivery) -> bool:
-        assert delivery.edition_on is not None  # noqa: S101  (the caller has looked)
+    def _pause(self, conn: Connection, edition_on: date) -> bool:
         now = self._clock(conn)
-        found = distrusts.count(conn, delivery.edition_on, since=now - pace.DISTRUST_WINDOW)
+        found = distrusts.count(conn, edition_on, since=now - pace.DISTRUST_WINDOW)
         if not pace.is_distrusted(*found):
             return False
         why = "recipients' servers do not believe that our mail is ours: check SPF, DKIM and DMARC"
-        return holds.put(conn, delivery.edition_on, why, now, automatic=True)
+        return guard.hold(conn, edition_on, why, now)

@@ -124,8 +124,9 @@ def sending(patient: Patient) -> Iterator[Finding]:
         name = f"the edition of {hold.edition_on}" if hold.edition_on else "everything"
         resume = f"editions resume {hold.edition_on}" if hold.edition_on else "sending start"
         advice = (
-            "nobody was charged and the papers are still owed: correct what the server refuses,"
-            f" then run paperboy {resume}"
+            "nobody was charged and the papers are still owed: correct what the server refuses, or"
+            " run paperboy suppressions add with the addresses that do not exist (paperboy"
+            f" deliveries --status queued), then run paperboy {resume}"
         )
         yield bad("sending", f"{name} is held: {hold.reason}", advice)
     if breaker:

@@ -10,6 +10,7 @@ and again.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from sqlalchemy import (
 )
 
 from pipeline.domain import DeliveryStatus, StrikeKind, SuppressionReason
-from pipeline.storage import breakers, deliveries, holds, refusals, strikes, subscribers
+from pipeline.storage import breakers, deliveries, holds, paces, refusals, strikes, subscribers
 from pipeline.storage.database import in_chunks
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.schema import (
@@ -52,6 +53,7 @@ EDITIONS_ALONE: Final = 3  # that refuse a reader while nobody else is accepted
 RECENT: Final = timedelta(days=1)  # single mails are judged together with those of one day
 LIVES: Final = timedelta(days=4)  # longer than any single mail is tried
 OPEN_FOR: Final = timedelta(minutes=15)
+A_MOMENT: Final = timedelta(minutes=1)  # in which a refusal is written
 OURS: Final = (SuppressionReason.HARD, SuppressionReason.SOFT, SuppressionReason.FULL)
 """What a refusal may lead to; complaints and suppressions by hand are never taken back here."""
 
@@ -89,15 +91,24 @@ def too_many_in_a_row(refused: int, domains: int, size: int) -> bool:
     return refused >= most and domains >= DOMAINS_IN_A_ROW
 
 
-def too_large_a_share(wordings: Counter[str], tried: int) -> str | None:
-    """The wording that too much of an edition met; "" where only all of them together are."""
+def too_large_a_share(wordings: Counter[str], tried: int, size: int) -> str | None:
+    """The wording that too much of an edition met; "" where only all of them together are.
+
+    A few count where they are half of all `size` deliveries of the edition, tried or not: a large
+    list may begin with a few dead addresses.
+    """
     if not wordings:
         return None
     worst, count = wordings.most_common(1)[0]
-    if count >= LEAST_IN_ALL and count >= LARGE_SHARE * tried:
+    if _is_large(count, LARGE_SHARE * tried, size):
         return worst
-    total = wordings.total()
-    return "" if total >= LEAST_IN_ALL and total >= LARGEST_SHARE * tried else None
+    return "" if _is_large(wordings.total(), LARGEST_SHARE * tried, size) else None
+
+
+def _is_large(count: int, share: float, size: int) -> bool:
+    if count >= LEAST_IN_ALL:
+        return count >= share
+    return count >= LEAST_IN_A_ROW and count >= LARGEST_SHARE * size
 
 
 # --- Watch: hold an edition ---------------------------------------------------------------------
@@ -129,6 +140,17 @@ def _watch(conn: Connection, edition_on: date | None, now: datetime) -> Trip | N
     return trip
 
 
+def hold(conn: Connection, edition_on: date, reason: str, now: datetime) -> bool:
+    """Hold an edition for a reason its caller knows, and owe what it was refused again.
+
+    False where it is held already.
+    """
+    if not holds.put(conn, edition_on, reason, now, automatic=True):
+        return False
+    _void_all(conn, edition_on, now)
+    return True
+
+
 def _held(conn: Connection) -> set[date | None]:
     """The editions that were held by the program; None: everything."""
     return {hold.edition_on for hold in holds.listing(conn) if hold.automatic}
@@ -146,11 +168,21 @@ def _void_all(conn: Connection, edition_on: date | None, now: datetime) -> None:
         select(*_REFUSAL).where(_refusals_of(edition_on, now)).with_for_update()
     ).all()
     _void(conn, rows, now)
+    _free_domains(conn, rows)
+
+
+def _free_domains(conn: Connection, rows: Sequence[Row[Any]]) -> None:
+    """Write to these domains at full speed once sending goes on: it was not they who refused."""
+    found = [row for row in rows if row.server]
+    if found:
+        # A domain is slowed a moment before its refusal is written.
+        since = min(row.at for row in found) - A_MOMENT
+        paces.free_slowed_since(conn, {row.domain for row in found}, since)
 
 
 def _in_a_row(conn: Connection, edition_on: date | None, now: datetime) -> str | None:
     mine = _deliveries_of(edition_on, now)
-    size = conn.scalar(select(func.count()).select_from(DeliveryRow).where(mine)) or 0
+    size = _size(conn, edition_on, now)
     accepted_at = conn.scalar(
         select(func.max(_ROW.sent_at)).where(mine, _ROW.status == DeliveryStatus.SENT)
     )
@@ -165,12 +197,17 @@ def _in_a_row(conn: Connection, edition_on: date | None, now: datetime) -> str |
     return f"{refused} refusals in a row at {domains} domains: {sample}"
 
 
+def _size(conn: Connection, edition_on: date | None, now: datetime) -> int:
+    mine = _deliveries_of(edition_on, now)
+    return conn.scalar(select(func.count()).select_from(DeliveryRow).where(mine)) or 0
+
+
 def _share(conn: Connection, edition_on: date | None, now: datetime) -> str | None:
     wordings = _wordings(conn, edition_on, now)
-    if wordings.total() < LEAST_IN_ALL:
-        return None
     tried = _tried(conn, edition_on, now)
-    worst = too_large_a_share(wordings, tried)
+    # Single mails have no size: strangers may have asked for a few to addresses of their invention.
+    size = _size(conn, edition_on, now) if edition_on else sys.maxsize
+    worst = too_large_a_share(wordings, tried, size)
     if worst is None:
         return None
     if not worst:
@@ -336,27 +373,33 @@ def judge(
 
 
 def _open_editions(conn: Connection) -> list[date | None]:
+    """Editions with refusals to judge; held ones too, whose last refusals may have come late."""
     rows = conn.execute(select(_REFUSAL.edition_on).where(_is_open()).distinct())
-    return sorted(rows.scalars(), key=lambda one: one or date.min)
+    found = set(rows.scalars()) | _held(conn)
+    return sorted(found, key=lambda one: one or date.min)
 
 
 def _judge(
     conn: Connection, edition_on: date | None, server: str | None, now: datetime, into: Judgement
 ) -> None:
     into.trips += watch(conn, [edition_on], now)
+    is_held = edition_on in _held(conn)
+    # Where an edition is held, also what failed through us is owed again.
+    judged = or_(_is_open(), _is_by_a_server()) if is_held else _is_open()
     rows: Sequence[Any] = conn.execute(
         select(*_REFUSAL, _ROW.status, _ROW.subscriber_id, SubscriberRow.address_hash.label("own"))
         .select_from(_joined())
         .join(SubscriberRow, SubscriberRow.id == _ROW.subscriber_id)
-        .where(_refusals_of(edition_on, None), _is_open())
+        .where(_refusals_of(edition_on, None), judged)
         .order_by(_REFUSAL.delivery_id)
         .limit(CHUNK)
         .with_for_update(of=RefusalRow.__table__)
     ).all()
     if not rows:
         return
-    if edition_on in _held(conn):
+    if is_held:
         _void(conn, rows, now)
+        _free_domains(conn, rows)
         return
     others = _accepted(conn, edition_on, now)
     suspicious = _suspicious(conn, edition_on, now) if any(row.server for row in rows) else set()
@@ -507,6 +550,10 @@ def _joined() -> Any:
 def _is_open() -> ColumnElement[bool]:
     """May count against an address, and does not yet."""
     return and_(~_REFUSAL.counted, _REFUSAL.kind.is_not(None))
+
+
+def _is_by_a_server() -> ColumnElement[bool]:
+    return and_(~_REFUSAL.counted, _REFUSAL.server != "")
 
 
 def _is_void_bounce() -> ColumnElement[bool]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
@@ -19,8 +20,10 @@ from sqlalchemy import (
     update,
 )
 
-from pipeline.storage.database import upsert
+from pipeline.storage.database import in_chunks, upsert
 from pipeline.storage.schema import IS_QUEUED, DeliveryRow, DomainPaceRow
+
+CHUNK: Final = 500
 
 
 class PaceState(StrEnum):
@@ -83,6 +86,16 @@ def free_by_name(conn: Connection, domain: str) -> bool:
     """The operator's word; False where it is free already."""
     freed = conn.execute(delete(DomainPaceRow).where(DomainPaceRow.domain == domain))
     return freed.rowcount == 1
+
+
+def free_slowed_since(conn: Connection, domains: Collection[str], since: datetime) -> None:
+    """Write to those of these domains that were slowed since then as to any other."""
+    for some in in_chunks(sorted(domains), CHUNK):
+        conn.execute(
+            delete(DomainPaceRow).where(
+                DomainPaceRow.domain.in_(some), DomainPaceRow.refused_at >= since
+            )
+        )
 
 
 def next_turn(conn: Connection, now: datetime) -> datetime | None:

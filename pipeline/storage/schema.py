@@ -5,6 +5,7 @@ A row changes state by one UPDATE that names the state it leaves, and the caller
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import UTC, date, datetime, time
 from typing import Any, Final
@@ -32,6 +33,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeEngine
 
+LONGEST_SOURCE_ID: Final = 512
 UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
@@ -65,6 +67,35 @@ class AnyText(TypeDecorator[str]):
         return (
             value if value is None or (value.isascii() and "\0" not in value) else storable(value)
         )
+
+
+class BoundedText(TypeDecorator[str]):
+    """Text of at most `length` characters that both databases take: see `bounded`.
+
+    SQLite stores any length, PostgreSQL refuses the whole statement.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
+        return None if value is None else bounded(value, self.length)
+
+
+def bounded(text: str, most: int) -> str:
+    """`text` as it can be stored, where it is too long its beginning and a hash of all of it.
+
+    Equal texts stay equal, and different ones different: what is stored is found again.
+    """
+    clean = storable(text)
+    if len(clean) <= most:
+        return clean
+    digest = hashlib.sha256(clean.encode()).hexdigest()
+    return f"{clean[: max(0, most - len(digest) - 1)]}#{digest}"[-most:]
 
 
 def storable(text: str) -> str:
@@ -140,8 +171,8 @@ class PaperVersionRow(Table):
 class SightingRow(Table):
     __tablename__ = "sightings"
 
-    source: Mapped[str] = mapped_column(String(64), primary_key=True)
-    source_id: Mapped[str] = mapped_column(String(512), primary_key=True)
+    source: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)
+    source_id: Mapped[str] = mapped_column(BoundedText(LONGEST_SOURCE_ID), primary_key=True)
     paper_id: Mapped[int] = mapped_column(
         Id, ForeignKey("papers.id", ondelete="CASCADE"), index=True
     )
@@ -179,7 +210,7 @@ class IngestStateRow(Table):
 class SourceStateRow(Table):
     __tablename__ = "source_states"
 
-    source: Mapped[str] = mapped_column(String(64), primary_key=True)
+    source: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)
     state: Mapped[str]
     since: Mapped[datetime]  # when it entered this state
     checked_at: Mapped[datetime]
@@ -207,7 +238,7 @@ class LimitRow(Table):
 
     __tablename__ = "limits"
 
-    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    name: Mapped[str] = mapped_column(BoundedText(200), primary_key=True)
     window_start: Mapped[datetime] = mapped_column(index=True)
     used: Mapped[int]
     free_at: Mapped[datetime]  # nobody may go before this
@@ -231,8 +262,8 @@ class EmbeddingRow(Table):
 
     __tablename__ = "embeddings"
 
-    model: Mapped[str] = mapped_column(String(16), primary_key=True)  # hash of its files
-    text_key: Mapped[str] = mapped_column(String(32), primary_key=True)  # hash of what was read
+    model: Mapped[str] = mapped_column(BoundedText(16), primary_key=True)  # hash of its files
+    text_key: Mapped[str] = mapped_column(BoundedText(32), primary_key=True)  # hash of a text
     vector: Mapped[bytes]  # of float16, little endian
 
 
@@ -262,7 +293,7 @@ class SubscriberRow(Table):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     email: Mapped[str]  # as we write it on the envelope
     email_key: Mapped[str] = mapped_column(unique=True)  # see storage.subscribers.email_key
-    address_hash: Mapped[str] = mapped_column(String(64), index=True)  # as in `suppressions`
+    address_hash: Mapped[str] = mapped_column(BoundedText(64), index=True)  # as in `suppressions`
     status: Mapped[str]
     at: Mapped[time]
     timezone: Mapped[str]
@@ -325,12 +356,12 @@ class AskedRow(Table):
     __tablename__ = "asked"
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
-    address_hash: Mapped[str] = mapped_column(String(64), index=True)
+    address_hash: Mapped[str] = mapped_column(BoundedText(64), index=True)
     asked_at: Mapped[datetime] = mapped_column(index=True)
     # Hashes for limits, see signup.asking: of the inbox, which several addresses may lead to, and
     # of the network that asked.
-    inbox: Mapped[str] = mapped_column(String(64), index=True, server_default="")
-    requester: Mapped[str] = mapped_column(String(16), server_default="")
+    inbox: Mapped[str] = mapped_column(BoundedText(64), index=True, server_default="")
+    requester: Mapped[str] = mapped_column(BoundedText(16), server_default="")
 
 
 class SubscriptionRow(Table):
@@ -351,7 +382,7 @@ class SuppressionRow(Table):
 
     __tablename__ = "suppressions"
 
-    hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    hash: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)
     reason: Mapped[str]
     since: Mapped[datetime]
     # From before migration 0011, which told apart domains that case folding had made one: it
@@ -364,9 +395,9 @@ class KeyRow(Table):
 
     __tablename__ = "keys"
 
-    name: Mapped[str] = mapped_column(String(32), primary_key=True)  # of its setting
+    name: Mapped[str] = mapped_column(BoundedText(32), primary_key=True)  # of its setting
     value: Mapped[str | None]  # NULL: it stands in the settings only
-    fingerprint: Mapped[str] = mapped_column(String(16))
+    fingerprint: Mapped[str] = mapped_column(BoundedText(16))
     made_at: Mapped[datetime]
     retired_at: Mapped[datetime | None]  # since when a setting stands in its place
 
@@ -376,7 +407,7 @@ class StrikeRow(Table):
 
     __tablename__ = "strikes"
 
-    address_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    address_hash: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)
     edition_on: Mapped[date] = mapped_column(primary_key=True)
     kind: Mapped[str]
     noted_at: Mapped[datetime] = mapped_column(index=True)
@@ -391,12 +422,12 @@ class RefusalRow(Table):
         Id, ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True
     )
     edition_on: Mapped[date | None] = mapped_column(index=True)  # NULL: a single mail
-    address_hash: Mapped[str] = mapped_column(String(64), index=True)  # as in `suppressions`
+    address_hash: Mapped[str] = mapped_column(BoundedText(64), index=True)  # as in `suppressions`
     domain: Mapped[str]
     kind: Mapped[str | None]  # see storage.refusals; NULL: it counts against no address
     ends_as: Mapped[str | None]  # the status of its delivery once it counts; NULL: unchanged
     wording: Mapped[str]  # normalised, without addresses
-    server: Mapped[str] = mapped_column(String(255))  # that refused; "" for a bounce
+    server: Mapped[str] = mapped_column(BoundedText(255))  # that refused; "" for a bounce
     at: Mapped[datetime] = mapped_column(index=True)
     counted: Mapped[bool] = mapped_column(default=False, server_default=false())
 
@@ -407,15 +438,15 @@ class EventRow(Table):
     __tablename__ = "events"
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
-    provider: Mapped[str] = mapped_column(String(32))  # "mail" for what a mailbox brought
-    event_id: Mapped[str] = mapped_column(String(256))  # the provider's own
+    provider: Mapped[str] = mapped_column(BoundedText(32))  # "mail" for what a mailbox brought
+    event_id: Mapped[str] = mapped_column(BoundedText(256))  # the provider's own
     kind: Mapped[str]  # the provider's word for it
     effect: Mapped[str]  # what was done about it
     received_at: Mapped[datetime] = mapped_column(index=True)
     # Whose news it is, where that is known: erasing a reader must find what names them.
     delivery_id: Mapped[int | None] = mapped_column(Id, index=True)
     subscriber_id: Mapped[int | None] = mapped_column(Id, index=True)
-    address_hash: Mapped[str | None] = mapped_column(String(64), index=True)
+    address_hash: Mapped[str | None] = mapped_column(BoundedText(64), index=True)
     raw: Mapped[str]
 
     __table_args__ = (UniqueConstraint("provider", "event_id"),)
@@ -476,7 +507,7 @@ class DeliveryRow(Table):
     topics: Mapped[list[Any]]  # labels followed at that moment
     template: Mapped[str | None]  # version of the template it was compiled for
     # The lease, and what became of it.
-    lease: Mapped[str | None] = mapped_column(String(40), index=True)
+    lease: Mapped[str | None] = mapped_column(BoundedText(40), index=True)
     lease_until: Mapped[datetime | None]
     marked_at: Mapped[datetime | None]
     resent_at: Mapped[datetime | None]  # queued again though it may have been accepted
@@ -509,8 +540,8 @@ class DailyCountRow(Table):
     __tablename__ = "daily_counts"
 
     day: Mapped[date] = mapped_column(primary_key=True)  # in UTC, on which they were owed
-    kind: Mapped[str] = mapped_column(String(32), primary_key=True)
-    status: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(BoundedText(32), primary_key=True)
+    status: Mapped[str] = mapped_column(BoundedText(32), primary_key=True)
     count: Mapped[int]
 
 
@@ -541,7 +572,7 @@ class HoldRow(Table):
 
     __tablename__ = "holds"
 
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)  # see storage.holds
+    name: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)  # see storage.holds
     edition_on: Mapped[date | None]  # NULL: everything
     since: Mapped[datetime]
     reason: Mapped[str]
@@ -565,10 +596,10 @@ class BreakerRow(Table):
 
     __tablename__ = "breakers"
 
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)
     refusals: Mapped[int]  # in a row
     open_until: Mapped[datetime]  # nobody connects before this
-    probed_by: Mapped[str | None] = mapped_column(String(40))  # the lease of who tries it now
+    probed_by: Mapped[str | None] = mapped_column(BoundedText(40))  # the lease of who tries it now
     probe_until: Mapped[datetime | None]  # who tries it is taken for dead after this
     since: Mapped[datetime]
     reply: Mapped[str]  # the server's last words, without addresses
@@ -579,7 +610,7 @@ class DomainPaceRow(Table):
 
     __tablename__ = "domain_paces"
 
-    domain: Mapped[str] = mapped_column(String(255), primary_key=True)
+    domain: Mapped[str] = mapped_column(BoundedText(255), primary_key=True)
     state: Mapped[str]
     allowance: Mapped[float]  # mails a minute
     not_before: Mapped[datetime]  # the next mail to it

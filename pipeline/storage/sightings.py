@@ -22,12 +22,14 @@ from pipeline.storage.identity import (
     with_arxiv_id,
 )
 from pipeline.storage.schema import (
+    LONGEST_SOURCE_ID,
     DeliveryRow,
     MatchRow,
     PaperRow,
     PaperVersionRow,
     PickRow,
     SightingRow,
+    bounded,
 )
 
 CHUNK = 500
@@ -381,7 +383,8 @@ class _Chunk:
 
 def _sighting_key(sighting: Sighting) -> tuple[str, str]:
     source_id = sighting.source_id or sighting.arxiv_id or sighting.doi
-    return sighting.source, source_id or f"title:{title_key(sighting.title)}"
+    name = source_id or f"title:{title_key(sighting.title)}"
+    return sighting.source, bounded(name, LONGEST_SOURCE_ID)
 
 
 def _known(row: Any) -> KnownPaper:

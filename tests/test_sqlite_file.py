@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,12 +18,15 @@ from structlog.testing import capture_logs
 
 from pipeline import settings
 from pipeline.bootstrap import Services
+from pipeline.doctor.database import database_file
+from pipeline.doctor.finding import Patient
 from pipeline.errors import DatabaseFileError
 from pipeline.storage.database import open_engine, reading
 from pipeline.storage.schema import BatchRow
 from pipeline.web.health import why_not_ready
 from tests.factories import NOW
 from tests.newsroom import rows
+from tests.running import Command
 from tests.visitors import locks, visiting
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -208,3 +213,40 @@ def test_a_child_opens_what_its_parent_has_closed(engine: Engine, database_url: 
 
     assert in_a_fork(lambda: add_batch(open_engine(database_url), 2)) == ""
     assert len(rows(engine, BatchRow)) == 2
+
+
+# --- What the operator is told ------------------------------------------------------------------
+
+
+def test_a_broken_file_is_named_with_what_to_do(tmp_path: Path, backend: str):
+    file = tmp_path / "broken.db"
+    file.write_bytes(b"SQLite format 3\0" + b"\x10" * 8_000)
+    engine = open_engine(f"sqlite:///{file}")
+
+    with pytest.raises(DatabaseFileError, match="put a whole copy back") as raised:
+        add_batch(engine, 1)
+
+    assert str(file) in str(raised.value)
+
+
+def test_a_command_names_the_file_that_cannot_be_opened(tmp_path: Path, backend: str):
+    command = Command(tmp_path, {"DATABASE_URL": f"sqlite:///{tmp_path}/no/folder.db"})
+
+    code, _, err = command.run("deliveries")
+
+    assert code == 1
+    assert f"{tmp_path}/no/folder.db: unable to open database file; the user that runs" in err
+
+
+def test_a_full_disk_is_reported_before_it_is_full(engine: Engine, monkeypatch):
+    left = SimpleNamespace(free=5 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: left)
+    loaded = settings.load(None, database_url=f"sqlite:///{path_of(engine)}")
+    path_of(engine).chmod(0o600)
+
+    found = list(database_file(Patient(loaded, NOW)))
+    reasons = why_not_ready(Services(loaded, engine), NOW, NOW)
+
+    assert [(one.check, one.ok) for one in found] == [("database file", False)]
+    assert "5 MB are free" in found[0].detail
+    assert reasons == ["the disk of the database is full: 5 MB are left"]

@@ -381,7 +381,7 @@ def test_a_pause_lasts_until_its_day_or_until_it_is_ended(site):
     assert "Paused until" in page
     assert "Resume now" in page
 
-    site.post(f"{site.preferences(ada)}/resume")
+    site.post(f"{site.preferences(ada)}/resume", data={"seen": until.isoformat()})
 
     assert "Paused until" not in site.get(site.preferences(ada)).text
 
@@ -798,3 +798,50 @@ def test_everything_about_a_reader_has_its_line_on_the_privacy_page():
 
     for table, columns in told.items():
         assert set(table.__table__.c.keys()) == set(columns.split())
+
+
+# --- What expires with the page -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shown", ["", "/leave"])
+def test_no_page_behind_the_link_of_the_preferences_has_the_secret(site, shown):
+    """The secret never expires: whoever saw the page once could unsubscribe its reader for ever."""
+    ada = site.reader()
+    page = site.preferences(ada)
+
+    assert ada.secret not in site.get(page + shown).text
+    assert f"{page.partition('example.org')[2]}/leave" in site.get(page).text
+    site.post(f"{page}/leave")
+    assert site.again(ada).status is SubscriberStatus.UNSUBSCRIBED
+    assert ada.secret not in site.get(page + shown).text
+    assert ada.secret not in site.post(f"{page}/leave/why", data={"why": "too-many"}).text
+    site.post(f"{page}/leave/undo")
+    assert site.again(ada).status is SubscriberStatus.ACTIVE
+
+
+def test_a_page_elsewhere_cannot_unsubscribe_by_the_link_of_the_preferences(site):
+    ada = site.reader()
+
+    answer = site.post(f"{site.preferences(ada)}/leave", headers=ELSEWHERE)
+
+    assert answer.status_code == 403
+    assert site.again(ada).status is SubscriberStatus.ACTIVE
+
+
+def test_a_second_tab_does_not_undo_the_pause_of_the_first(site):
+    ada = site.reader()
+    page = site.preferences(ada)
+    until, later = (str(now().date() + timedelta(days=days)) for days in (7, 14))
+    site.post(f"{page}/pause", data={"until": until, "seen": ""})
+
+    stale = [
+        site.post(f"{page}/pause", data={"until": later, "seen": ""}),
+        site.post(f"{page}/resume", data={"seen": later}),
+    ]
+
+    assert [answer.status_code for answer in stale] == [409, 409]
+    assert all("changed in another window" in answer.text for answer in stale)
+    assert str(site.again(ada).paused_until) == until
+    assert f'name="seen" value="{until}"' in stale[0].text
+    site.post(f"{page}/resume", data={"seen": until}, follow_redirects=False)
+    assert "Paused until" not in site.get(page).text

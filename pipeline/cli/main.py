@@ -6,7 +6,8 @@ import sys
 
 import structlog
 import typer
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from pipeline import logs, settings
 from pipeline.cli import (
@@ -27,6 +28,7 @@ from pipeline.cli.arguments import hide_passwords
 from pipeline.cli.output import complain
 from pipeline.errors import PaperboyError, SettingsError
 from pipeline.settings import Settings
+from pipeline.storage import sqlite_file
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +65,7 @@ def main() -> None:
     except PaperboyError as error:
         complain(_told(error))
     except OperationalError as error:
-        complain(f"the database cannot be used: {logs.without_secrets(_first_line(error))}")
+        complain(f"the database cannot be used: {logs.without_secrets(_explained(error))}")
     except BrokenPipeError:
         pass  # whoever read our output has seen enough
     except Exception as error:
@@ -85,5 +87,9 @@ def _told(error: PaperboyError) -> str:
     return str(error) if isinstance(error, SettingsError) else logs.without_secrets(str(error))
 
 
-def _first_line(error: OperationalError) -> str:
-    return str(error.orig).strip().splitlines()[0]
+def _explained(error: OperationalError) -> str:
+    try:
+        url = make_url(settings.load().database_url)
+    except (SettingsError, ArgumentError):
+        return str(error.orig).strip().splitlines()[0]
+    return sqlite_file.explain(error, url)

@@ -18,6 +18,7 @@ from pipeline.domain import SourceState
 from pipeline.errors import SchemaError
 from pipeline.storage import migrate, source_states, sqlite_file
 from pipeline.storage.database import reading
+from pipeline.storage.sqlite_file import LEAST_SPACE
 
 UNASKED: Final = "the database cannot be asked"
 MOUNTS: Final = Path("/proc/mounts")
@@ -114,6 +115,9 @@ def database_file(patient: Patient) -> Iterator[Finding]:
     elif not all(os.access(place, os.W_OK) for place in (real, real.parent)):
         advice = f"give the user that runs Paperboy the right to write {real} and its folder"
         yield bad("database file", f"{real} or its folder cannot be written", advice)
+    elif (free := sqlite_file.free_space(patient.services.engine.url) or 0) < LEAST_SPACE:
+        advice = "make room on this disk, else nothing more can be stored"
+        yield bad("database file", f"{free >> 20} MB are free for {real}", advice)
     else:
         yield good("database file", f"only its owner reads {real}")
 

@@ -17,11 +17,12 @@ from sqlalchemy.exc import DBAPIError
 from pipeline import bootstrap
 from pipeline.bootstrap import Services
 from pipeline.doctor.resolver import Resolver
-from pipeline.errors import TransportError
+from pipeline.errors import DatabaseFileError, TransportError
 from pipeline.message import own_address
 from pipeline.settings import Settings
 from pipeline.smtp import Traits, transport_of
 from pipeline.smtp.connection import Bounds
+from pipeline.storage import sqlite_file
 from pipeline.storage.database import reading
 from pipeline.storage.keys import Keys
 
@@ -98,8 +99,10 @@ class Patient:
         try:
             with reading(engine):
                 return None
+        except DatabaseFileError as error:
+            return str(error)
         except DBAPIError as error:
-            return str(error.orig).strip().splitlines()[0]
+            return sqlite_file.explain(error, engine.url)
 
     @cached_property
     def mail_server(self) -> Traits | str:

@@ -21,6 +21,7 @@ from pipeline.signup.changing import (
     change,
     confirm_new_address,
     pause,
+    pause_of,
 )
 from pipeline.signup.consent import WORDING
 from pipeline.signup.holding import (
@@ -68,6 +69,7 @@ __all__ = [
     "leave",
     "moving",
     "pause",
+    "pause_of",
     "read_request",
     "say_why",
     "undo",

@@ -70,15 +70,32 @@ def change(
         return known(conn, subscriber_id)
 
 
+def pause_of(subscriber: Subscriber, now: datetime) -> date | None:
+    """Return the day before which nothing is sent; None where nothing is paused."""
+    until = subscriber.paused_until
+    is_over = until is None or until <= slots.local_date(now, subscriber.schedule)
+    return None if is_over else until
+
+
 @retried
-def pause(engine: Engine, subscriber_id: int, until: date | None, now: datetime) -> Subscriber:
+def pause(
+    engine: Engine,
+    subscriber_id: int,
+    until: date | None,
+    now: datetime,
+    *,
+    seen: str | None = None,
+) -> Subscriber:
     """No digest for an edition before `until`; None, or a day that has come, resumes.
 
-    The digest after a pause looks back a few days, however long the pause was. Raises
+    The digest after a pause looks back a few days, however long the pause was. `seen` is the pause
+    that the form was shown with, "" for none. Raises ConflictError if another is in force, and
     NotFoundError.
     """
     with engine.begin() as conn:
         subscriber = known(conn, subscriber_id, for_change=True)
+        if seen is not None and seen != str(pause_of(subscriber, now) or ""):
+            raise ConflictError("the pause has changed since this form was shown")
         today = slots.local_date(now, subscriber.schedule)
         until = until or today
         if until > today or subscriber.paused_until is not None:

@@ -9,14 +9,18 @@ or its `-shm`; only SQLite does.
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 import threading
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 import structlog
 from sqlalchemy import URL, Engine, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError
 
 from pipeline.errors import DatabaseFileError
 
@@ -24,6 +28,26 @@ Identity: TypeAlias = tuple[int, int]
 """The device and inode of a file: what its locks, and its name, belong to."""
 
 log = structlog.get_logger(__name__)
+
+LEAST_SPACE: Final = 16 * 1024 * 1024  # bytes: a WAL grows to 4 MB before it is written back
+
+_MAY_NOT: Final = (
+    "; the user that runs Paperboy must be able to write the file and its folder, and the disk must"
+    " not be mounted read-only"
+)
+_PUT_BACK: Final = (
+    "; stop every Paperboy process, put a whole copy back, without the -wal and -shm of this file,"
+    " and start again"
+)
+_ADVICE: Final = {
+    sqlite3.SQLITE_FULL: "; make room on this disk: nothing more is stored until then",
+    sqlite3.SQLITE_IOERR: "; look at the disk, its quota and its log",
+    sqlite3.SQLITE_READONLY: _MAY_NOT,
+    sqlite3.SQLITE_CANTOPEN: _MAY_NOT,
+    sqlite3.SQLITE_CORRUPT: _PUT_BACK,
+    sqlite3.SQLITE_NOTADB: _PUT_BACK,
+}
+_BROKEN: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _creating = threading.Lock()
 _open: Counter[Identity] = Counter()  # connections of this process
@@ -48,6 +72,14 @@ def guard(engine: Engine) -> None:
     event.listen(engine, "connect", guarded.on_connect)
     event.listen(engine, "checkout", guarded.on_checkout)
     event.listen(engine, "close", guarded.on_close)
+    event.listen(engine, "handle_error", _name_file)
+
+
+def _name_file(context: ExceptionContext) -> None:
+    """Raise DatabaseFileError in place of an error that says the file is no whole database."""
+    error = context.sqlalchemy_exception
+    if context.engine and isinstance(error, DBAPIError) and is_broken(error):
+        raise DatabaseFileError(explain(error, context.engine.url)) from error
 
 
 class _Guard:
@@ -115,6 +147,31 @@ class _Guard:
         """The WAL and its index. They stay the same files while any connection is open."""
         real = os.path.realpath(self._path)
         return tuple(identity(Path(f"{real}{end}")) for end in ("-wal", "-shm"))
+
+
+def explain(error: DBAPIError, url: URL) -> str:
+    """Return the first line of what SQLite or PostgreSQL says, for SQLite with file and advice."""
+    said = next(iter(str(error.orig).strip().splitlines()), type(error.orig).__name__)
+    path = path_of(url)
+    if path is None or not isinstance(error.orig, sqlite3.Error):
+        return said
+    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    return f"{path}: {said}{_ADVICE.get(code, '')}"
+
+
+def is_broken(error: DBAPIError) -> bool:
+    """Whether SQLite finds no whole database in its file."""
+    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    return isinstance(error.orig, sqlite3.Error) and code in _BROKEN
+
+
+def free_space(url: URL) -> int | None:
+    """Bytes free for the file of this database and its WAL; None where nothing says."""
+    path = path_of(url) if url.get_backend_name() == "sqlite" else None
+    try:
+        return shutil.disk_usage(os.path.realpath(path.parent)).free if path else None
+    except OSError:
+        return None
 
 
 def identity(path: Path) -> Identity | None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -17,7 +17,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from pipeline.bootstrap import Services
-from pipeline.errors import InvalidTokenError, LimitError, NotFoundError
+from pipeline.errors import DatabaseFileError, InvalidTokenError, LimitError, NotFoundError
 from pipeline.mailbox import Mailbox
 from pipeline.web import files, health, hooks, letters, metrics, papers, reader, subscribe, topics
 from pipeline.web.bounds import RETRY_AFTER, Bounds, one_at_a_time
@@ -174,7 +174,8 @@ def _explain_errors(app: FastAPI, pages: Pages) -> None:
 
     @app.exception_handler(PoolTimeoutError)
     @app.exception_handler(OperationalError)
-    def unavailable(_request: Request, error: SQLAlchemyError) -> Response:
+    @app.exception_handler(DatabaseFileError)
+    def unavailable(_request: Request, error: Exception) -> Response:
         """Answer 503 while the database is away, busy or out of connections."""
         log.warning("database unavailable", error=type(error).__name__)
         answer = pages.message(*WORDS[503], status=503)

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from pipeline.bootstrap import Services
 from pipeline.errors import DatabaseFileError, SchemaError
-from pipeline.storage import migrate, progress
+from pipeline.storage import migrate, progress, sqlite_file
 from pipeline.storage.database import reading
 from pipeline.storage.progress import Progress
 
@@ -51,6 +51,9 @@ def why_not_ready(services: Services, now: datetime, started_at: datetime) -> li
     """What is wrong, for an operator; empty when all is well."""
     try:
         migrate.check(services.engine)
+        free = sqlite_file.free_space(services.engine.url)
+        if free is not None and free < sqlite_file.LEAST_SPACE:
+            return [f"the disk of the database is full: {free >> 20} MB are left"]
         with reading(services.engine) as conn:
             return stuck(progress.read(conn, now), now, started_at)
     except (DatabaseFileError, SchemaError) as error:

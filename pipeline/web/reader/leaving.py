@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final
+from collections.abc import Callable
+from typing import Final
 
 from fastapi import APIRouter, Depends
+from starlette.requests import Request
 from starlette.responses import Response
 
 from pipeline import signup
@@ -28,34 +30,49 @@ def readable(secret: str) -> str:
     return secret
 
 
-Secret = Annotated[str, Depends(readable)]
-
-
 def router(services: Services, pages: Pages) -> APIRouter:
-    routes = APIRouter(prefix="/unsubscribe")
-    engine = services.engine
+    """Leave by the secret in a mail, and from the preferences, whose own link expires.
 
-    @routes.api_route("/{secret}", methods=LOOK)
-    def ask(secret: Secret) -> Response:
+    The secret never expires, so no page that is reached in another way shows it.
+    """
+
+    def secret_of(token: str) -> str:
+        subscriber_id = services.links.read_preferences(token, now())
+        return signup.wishes_of(services.engine, subscriber_id).subscriber.secret
+
+    routes = APIRouter()
+    routes.include_router(_routes(services, pages, readable), prefix="/unsubscribe/{secret}")
+    routes.include_router(_routes(services, pages, secret_of), prefix="/preferences/{token}/leave")
+    return routes
+
+
+def _routes(services: Services, pages: Pages, secret_of: Callable[[str], str]) -> APIRouter:
+    """`secret_of` reads the secret from what stands in the address of the page."""
+    routes = APIRouter()
+    engine = services.engine
+    from_the_address = Depends(secret_of)
+
+    @routes.api_route("", methods=LOOK)
+    def ask(request: Request, secret: str = from_the_address) -> Response:
         subscriber = by_secret(engine, secret)
         if subscriber.status is SubscriberStatus.UNSUBSCRIBED:
-            return _left(secret, subscriber)
+            return _left(request, subscriber)
         return pages.show("unsubscribe.html", address=masked(subscriber.email))
 
     # RFC 8058, section 3.1: answer here; a redirected POST is often lost. The body says what the
     # address says already, in one of two encodings, so nobody reads it.
-    @routes.post("/{secret}")
-    def leave(secret: Secret) -> Response:
+    @routes.post("")
+    def leave(request: Request, secret: str = from_the_address) -> Response:
         try:
-            return _left(secret, signup.leave(engine, secret, now()))
+            return _left(request, signup.leave(engine, secret, now()))
         except NotFoundError:
             if len(secret) != WHOLE:
                 raise
             # Most likely it was erased since: a mail service must not be told of a failure.
-            return pages.show("left.html", address="", secret="", whys=(), may_undo=False)
+            return pages.show("left.html", address="", place="", whys=(), may_undo=False)
 
-    @routes.post("/{secret}/undo")
-    def undo(secret: Secret) -> Response:
+    @routes.post("/undo")
+    def undo(secret: str = from_the_address) -> Response:
         subscriber = signup.undo(engine, secret, now())
         return pages.show(
             "back.html",
@@ -64,21 +81,26 @@ def router(services: Services, pages: Pages) -> APIRouter:
             preferences=services.links.preferences(subscriber.id, now()),
         )
 
-    @routes.post("/{secret}/why")
-    def say_why(secret: Secret, form: Sent) -> Response:
+    @routes.post("/why")
+    def say_why(request: Request, form: Sent, secret: str = from_the_address) -> Response:
         if form.get("why") not in set(Why):
-            return _left(secret, by_secret(engine, secret), status=422)
+            return _left(request, by_secret(engine, secret), status=422)
         signup.say_why(engine, secret, Why(form["why"]))
-        return pages.show("thanks.html", secret=secret)
+        return pages.show("thanks.html", place=_place(request))
 
-    def _left(secret: str, subscriber: Subscriber, *, status: int = 200) -> Response:
+    def _left(request: Request, subscriber: Subscriber, *, status: int = 200) -> Response:
         return pages.show(
             "left.html",
             status=status,
             address=masked(subscriber.email),
-            secret=secret,
+            place=_place(request),
             whys=[(why.value, label) for why, label in WHYS.items()],
             may_undo=may_come_back(engine, subscriber.id, now()),
         )
 
     return routes
+
+
+def _place(request: Request) -> str:
+    """The path of the page to leave from, whichever of its forms was sent."""
+    return request.url.path.removesuffix("/why")

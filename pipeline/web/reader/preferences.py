@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from functools import cache
 from typing import Final
 
@@ -83,13 +83,18 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
         day = read_pause(form.get("until", ""), slots.local_date(now(), subscriber.schedule))
         if day is None:
             return _page(token, pause_error=WRONG_PAUSE)
-        signup.pause(engine, subscriber.id, day, now())
-        return _back(token, "paused")
+        return _pause(token, day, form)
 
     @routes.post("/resume")
-    def resume(token: str) -> Response:
-        signup.pause(engine, _whose(token), None, now())
-        return _back(token, "resumed")
+    def resume(token: str, form: Sent) -> Response:
+        return _pause(token, None, form)
+
+    def _pause(token: str, day: date | None, form: Sent) -> Response:
+        try:
+            signup.pause(engine, _whose(token), day, now(), seen=form.get("seen"))
+        except ConflictError:
+            return _page(token, pause_error=PAUSED_MEANWHILE, status=409)
+        return _back(token, "paused" if day else "resumed")
 
     @routes.post("/data")
     def mail_data_link(token: str) -> Response:
@@ -111,14 +116,16 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
         wrong: tuple[Mistake, ...] = (),
         pause_error: str = "",
         is_stale: bool = False,
+        status: int = 422,
     ) -> HTMLResponse:
         known = signup.wishes_of(engine, _whose(token))
         subscriber = known.subscriber
+        pause = signup.pause_of(subscriber, now())
         shown = typed or typed_from(known)
         is_wrong = bool(pause_error or wrong or is_stale)
         return pages.show(
             "preferences.html",
-            status=409 if is_stale else 422 if is_wrong else 200,
+            status=409 if is_stale else status if is_wrong else 200,
             token=token,
             done=done,
             seen=known.version,
@@ -137,7 +144,8 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
             first_pause=slots.local_date(now(), subscriber.schedule) + timedelta(days=1),
             address=masked(subscriber.email),
             status_word=subscriber.status.value,
-            paused_until=_paused_until(subscriber, now()),
+            paused_until=words.full_day(pause) if pause else "",
+            seen_pause=pause or "",
             next_digest=next_digest(subscriber, now()),
             outlook=None if is_wrong else _outlook(subscriber),
             digests=[
@@ -146,7 +154,6 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
                 for d in known.digests
             ],
             skips=[(words.full_day(skip.edition_on), SKIPS[skip.reason]) for skip in known.skips],
-            unsubscribe=services.links.unsubscribe(subscriber.secret),
         )  # fmt: skip
 
     def _outlook(subscriber: Subscriber) -> Outlook | None:
@@ -168,6 +175,9 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
 
 TOO_MANY_NEW = (
     "You have added very many topics today, so nothing was changed. Please try again tomorrow."
+)
+PAUSED_MEANWHILE = (
+    "Your pause was changed in another window, and is shown here as it is now. Please decide again."
 )
 WRONG_PAUSE = "Please give a day after today, at most a year from now."
 
@@ -225,11 +235,3 @@ def read_pause(until: str, today: date) -> date | None:
     except ValueError:
         return None
     return day if today < day <= today + LONGEST_PAUSE else None
-
-
-def _paused_until(subscriber: Subscriber, at: datetime) -> str:
-    """The day of the first digest after a pause; "" when nothing is paused."""
-    until = subscriber.paused_until
-    if until is None or until <= slots.local_date(at, subscriber.schedule):
-        return ""
-    return words.full_day(until)

@@ -131,6 +131,22 @@ def test_a_file_that_is_replaced_is_refused_for_good(engine: Engine, happen, log
     assert [entry["event"] for entry in logged].count("database file refused") == 1
 
 
+@pytest.mark.parametrize("happen", [delete, replace])
+def test_a_connection_that_is_kept_stores_nothing_in_a_file_without_a_name(engine: Engine, happen):
+    """A sender keeps one for many transactions, and sends mail between them."""
+    insertion = insert(BatchRow).values(published_at=NOW, papers=0, matches=0)
+    with engine.connect() as conn:
+        with conn.begin():
+            conn.execute(insertion.values(number=1))
+        kept = conn.begin()
+        conn.execute(insertion.values(number=2))
+        happen(path_of(engine))
+        with pytest.raises(DatabaseFileError):
+            kept.commit()
+        with pytest.raises(DatabaseFileError):
+            conn.begin()
+
+
 def test_the_site_reports_a_replaced_file(engine: Engine):
     services = Services(settings.load(None), engine)
     assert "replaced" not in str(why_not_ready(services, NOW, NOW))

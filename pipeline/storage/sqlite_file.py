@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeAlias
 
 import structlog
-from sqlalchemy import URL, Engine, event
+from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 
@@ -71,6 +71,9 @@ def guard(engine: Engine) -> None:
     event.listen(engine, "do_connect", guarded.before_connect)
     event.listen(engine, "connect", guarded.on_connect)
     event.listen(engine, "checkout", guarded.on_checkout)
+    # A connection may be kept for many transactions, and mails are sent between them.
+    event.listen(engine, "begin", guarded.on_transaction)
+    event.listen(engine, "commit", guarded.on_transaction)
     event.listen(engine, "close", guarded.on_close)
     event.listen(engine, "handle_error", _name_file)
 
@@ -107,13 +110,19 @@ class _Guard:
         _open[found] += 1
 
     def on_checkout(self, _dbapi: Any, record: Any, _proxy: Any) -> None:
+        self._check(record.info)
+
+    def on_transaction(self, conn: Connection) -> None:
+        self._check(conn.info)
+
+    def _check(self, info: dict[Any, Any]) -> None:
         """Raise DatabaseFileError where this connection writes to what nobody else reads."""
-        self._check_fork(record.info.get("file"))
+        self._check_fork(info.get("file"))
         self._check_file()
-        known, found = record.info.get("beside", ()), self._beside()
+        known, found = info.get("beside", ()), self._beside()
         if any(old and old != new for old, new in zip(known, found, strict=False)):
             self._refuse("its -wal or -shm was deleted")
-        record.info["beside"] = found  # they exist after the first transaction
+        info["beside"] = found  # they exist after the first transaction
 
     def on_close(self, _dbapi: Any, record: Any) -> None:
         known = record.info.pop("file", None)

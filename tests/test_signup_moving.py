@@ -561,3 +561,17 @@ def test_a_moved_reader_gets_neither_old_papers_nor_a_gap(engine, other):
     assert moved.papers_from == NOW.date() + timedelta(days=1)
     assert moved.next_slot_at == NOW + timedelta(days=1)
     assert moved.cursor == 0
+
+
+def test_a_suppression_from_before_0011_is_still_known_after_a_move(engine, other):
+    """Its hash is of another form of the address, which only its mark has looked up."""
+    address = "ada@straße.example"
+    old = subscribers.folded_hash(address, KEY)
+    with engine.begin() as conn:
+        subscribers.suppress(conn, old, SuppressionReason.COMPLAINT, NOW, folded=True)
+
+    imported(other, exported(engine))
+
+    with reading(other) as conn:
+        assert subscribers.barred(conn, address, KEY).reason is SuppressionReason.COMPLAINT
+        assert subscribers.suppressed(conn, old).folded

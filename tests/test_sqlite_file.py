@@ -143,6 +143,7 @@ def test_a_connection_that_is_kept_stores_nothing_in_a_file_without_a_name(engin
         happen(path_of(engine))
         with pytest.raises(DatabaseFileError):
             kept.commit()
+        kept.rollback()
         with pytest.raises(DatabaseFileError):
             conn.begin()
 

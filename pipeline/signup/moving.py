@@ -72,6 +72,7 @@ def exported(engine: Engine, suppression_key: str) -> Iterator[dict[str, str]]:
                     "suppressed": one.reason,
                     "suppressed_since": one.since,
                     "address_hash": one.hash,
+                    "folded": "yes" if one.folded else "",
                     "key": key,
                 }
             )
@@ -560,7 +561,7 @@ class Import:
             raise _OtherKeyError
         reason = _one_of(SuppressionReason, cells.get("suppressed", ""), "suppressed")
         since = _moment(cells, "suppressed_since") or self.now
-        return Suppression(cells["address_hash"], reason, since)
+        return Suppression(cells["address_hash"], reason, since, cells.get("folded") == "yes")
 
     def _suppress(
         self, conn: Connection, records: Sequence[Record], hashes: Mapping[int, Suppression]
@@ -661,7 +662,7 @@ class Import:
             self._suppress_member(conn, one)
         if has_left:
             return _result(record, Outcome.KNOWN, known.status, "has left already")
-        if not self.dry_run and moves.leave(conn, known.id, one.left_at or self.now):
+        if not self.dry_run and subscribers.leave(conn, known.id, one.left_at or self.now):
             deliveries.cancel_owed(conn, [known.id], CancelReason.LEFT)
         return _result(record, Outcome.UNSUBSCRIBED, SubscriberStatus.UNSUBSCRIBED)
 

@@ -203,27 +203,6 @@ def begin_anew(conn: Connection, subscriber_id: int, values: Mapping[str, Any]) 
     return won.rowcount == 1
 
 
-def leave(conn: Connection, subscriber_id: int, left_at: datetime) -> bool:
-    """Unsubscribe a subscriber as of `left_at`; return False if already unsubscribed.
-
-    The caller cancels what is owed in the same transaction.
-    """
-    won = conn.execute(
-        update(SubscriberRow)
-        .where(
-            SubscriberRow.id == subscriber_id,
-            SubscriberRow.status != SubscriberStatus.UNSUBSCRIBED,
-        )
-        .values(
-            status=SubscriberStatus.UNSUBSCRIBED,
-            left_at=left_at,
-            next_slot_at=None,
-            welcome_due=False,
-        )
-    )
-    return won.rowcount == 1
-
-
 def unfollow(conn: Connection, subscriber_id: int) -> None:
     """Let a subscriber follow nothing, before they follow something else."""
     conn.execute(delete(SubscriptionRow).where(SubscriptionRow.subscriber_id == subscriber_id))
@@ -283,7 +262,7 @@ def suppress(conn: Connection, suppressions: Iterable[Suppression]) -> int:
             again = confirmed.get(one.hash)
             if not is_complaint and (one.hash in before or (again and again > one.since)):
                 continue
-            subscribers.suppress(conn, one.hash, one.reason, one.since)
+            subscribers.suppress(conn, one.hash, one.reason, one.since, folded=one.folded)
             new += one.hash not in before
     return new
 

@@ -64,6 +64,7 @@ class Suppression:
     hash: str
     reason: SuppressionReason
     since: datetime
+    folded: bool = False  # its hash was made before migration 0011: see `barred`
 
 
 # --- Addresses: pure ----------------------------------------------------------------------------
@@ -460,7 +461,14 @@ def serve(conn: Connection, served: Served) -> bool:
 # --- Suppressions -------------------------------------------------------------------------------
 
 
-def suppress(conn: Connection, hash_: str, reason: SuppressionReason, now: datetime) -> None:
+def suppress(
+    conn: Connection,
+    hash_: str,
+    reason: SuppressionReason,
+    now: datetime,
+    *,
+    folded: bool = False,
+) -> None:
     """Stop writing to an address.
 
     A complaint replaces any other reason and is replaced by none; the operator's own word is
@@ -469,7 +477,9 @@ def suppress(conn: Connection, hash_: str, reason: SuppressionReason, now: datet
     kept = {SuppressionReason.COMPLAINT}
     if reason is not SuppressionReason.COMPLAINT:
         kept.add(SuppressionReason.MANUAL)
-    statement = upsert(conn, SuppressionRow).values(hash=hash_, reason=reason, since=now)
+    statement = upsert(conn, SuppressionRow).values(
+        hash=hash_, reason=reason, since=now, folded=folded
+    )
     conn.execute(
         statement.on_conflict_do_update(
             index_elements=["hash"],
@@ -572,7 +582,7 @@ def _one(
 
 
 def suppression_of(row: Any) -> Suppression:
-    return Suppression(row.hash, SuppressionReason(row.reason), row.since)
+    return Suppression(row.hash, SuppressionReason(row.reason), row.since, row.folded)
 
 
 def _mendable(row: Any) -> Subscriber:

@@ -106,6 +106,7 @@ def pause(
 # --- Another address ----------------------------------------------------------------------------
 
 
+@retried
 def ask_new_address(
     engine: Engine,
     subscriber_id: int,
@@ -123,20 +124,6 @@ def ask_new_address(
     NotFoundError.
     """
     address = valid_address(email)
-    with_retries(
-        partial(_ask_new_address, engine, subscriber_id, address, ip, suppression_key, now, limits)
-    )
-
-
-def _ask_new_address(
-    engine: Engine,
-    subscriber_id: int,
-    address: str,
-    ip: str | None,
-    suppression_key: str,
-    now: datetime,
-    limits: Limits | None,
-) -> None:
     to = asking.recipient(address, ip, suppression_key)
     with engine.begin() as conn:
         asking.count(conn, ip, now, limits)
@@ -198,6 +185,7 @@ def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Conf
 # --- The way back -------------------------------------------------------------------------------
 
 
+@retried
 def ask_link(
     engine: Engine,
     email: str,
@@ -212,17 +200,6 @@ def ask_link(
     The same answer, and the same work, for any address. Raises AddressError and LimitError.
     """
     address = valid_address(email)
-    with_retries(partial(_ask_link, engine, address, ip, suppression_key, now, limits))
-
-
-def _ask_link(
-    engine: Engine,
-    address: str,
-    ip: str | None,
-    suppression_key: str,
-    now: datetime,
-    limits: Limits | None,
-) -> None:
     to = asking.recipient(address, ip, suppression_key)
     with engine.begin() as conn:
         asking.count(conn, ip, now, limits)

@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 WORDS = {
     404: ("This page does not exist", "The address may be mistyped, or the page may have moved."),
-    405: ("That does not work here", "This page cannot be asked in that way."),
+    405: ("That does not work here", "This address takes no request of this kind."),
     422: (
         "That was not understood",
         "Something in the address or the form is not as it should be.",
@@ -43,7 +43,7 @@ WORDS = {
     ),
     500: (
         "Something went wrong",
-        "The fault is ours. Nothing was changed; please try again later.",
+        "The fault is ours. Please try again later, and see whether your last change was saved.",
     ),
     503: (
         "The site cannot reach its database at the moment",

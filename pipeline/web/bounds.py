@@ -73,7 +73,9 @@ def lane_of(method: str, path: str, query: bytes, body: bytes) -> Lane | None:
     """Return the lane of a request; None for answers that cost next to nothing."""
     if path in {"/readyz", "/metrics"}:
         return OPERATING
-    if path.startswith("/unsubscribe/"):
+    if path.startswith("/unsubscribe/") or (
+        path.startswith("/preferences/") and path.split("/")[3:4] == ["leave"]
+    ):
         return LEAVING
     if path.startswith("/hooks/"):
         return PROVIDERS

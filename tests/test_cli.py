@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -72,9 +73,9 @@ def _close() -> None:
 
 
 @pytest.fixture
-def ready(paperboy: Paperboy) -> Paperboy:
+def ready(paperboy: Paperboy, tmp_path: Path, sqlite_template: Path) -> Paperboy:
     """The same with the tables in place."""
-    assert paperboy("db", "upgrade").code == 0
+    shutil.copy(sqlite_template, tmp_path / "paperboy.db")
     return paperboy
 
 

@@ -408,7 +408,7 @@ class Services:
         return Dispatcher(
             engine=self.engine,
             transport=self.transport,
-            compose=partial(self.composer.compose, now=clock),
+            compose=partial(self.compose, now=clock),
             load=self.load,
             sender=lambda delivery: self.sender.envelope(delivery.id, delivery.dedupe_key),
             server=f"{self.settings.smtp.host}:{self.settings.smtp.port}"[:255],

@@ -160,7 +160,7 @@ class TestParse:
     )
     def test_a_query_has_at_most_two_thousand_characters(self, text, longer):
         assert isinstance(parse(text), Words)
-        with pytest.raises(QueryError, match="2,?000") as caught:
+        with pytest.raises(QueryError, match=r"2,?000") as caught:
             parse(longer)
 
         assert caught.value.query == longer[:60] + "..."

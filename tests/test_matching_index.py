@@ -44,6 +44,8 @@ class TestSpelling:
             ("multi modal learning", "Multimodal learning"),
             ('"multi-modal learning"', "Multimodal learning"),
             ('"multimodal learning"', "Multi-modal learning"),
+            ('"deep multimodal learning"', "Deep multi-modal learning"),
+            ('"deep multi modal learning"', "Deep multimodal learning"),
             ("dataset", "A Data Set of Stars"),
             ("data sets", "Datasets of Stars"),
             ("online", "On-line Learning"),
@@ -90,6 +92,10 @@ class TestSpelling:
             ("universities", "The Early Universe"),
             ('"organization"', "Organs on a Chip"),
             (".NET", "A Net of Wires"),
+            ('"multimodal learning"', "Multi-modal Moss and Learning"),
+            ('"learning multimodal"', "Multi-modal Moss and Learning"),
+            ('"multi-modal learning"', "Multimodal Moss and Learning"),
+            ('"learning multi-modal"', "Multimodal Moss and Learning"),
         ],
     )
     def test_another_word_is_not_found(self, query, title):

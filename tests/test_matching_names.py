@@ -83,6 +83,7 @@ DIFFERENT = [
     ("Ada Holm", "Ada"),
     ("Ada Ada Holm", "Ada Holm"),
     ("J. J. Holm", "J. Holm"),
+    ("A. Jr.", "A. Roe"),
 ]
 
 

@@ -41,6 +41,9 @@ SAME = [
     ("Sean O'Neil", "Sean O\u2019Neil"),
     ("Andrew Ng", "A. Y. Ng"),
     ("ng jp", "J. P. Ng"),
+    ("ng jp", "John Paul Ng"),
+    ("roe jp", "John Paul Roe"),
+    ("Theodor Holm", "Holm Th."),
     ("Roe KA", "Karl A. Roe"),
     ("John Doe", "Doe JP"),
     ("John Doe", "Doe, JP"),
@@ -84,6 +87,7 @@ DIFFERENT = [
     ("Ada Ada Holm", "Ada Holm"),
     ("J. J. Holm", "J. Holm"),
     ("A. Jr.", "A. Roe"),
+    ("Bo Holm", "Berta Olga Holm"),
 ]
 
 

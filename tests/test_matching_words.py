@@ -88,6 +88,11 @@ DIFFERENT = [
     "gene gen", "mode mod", "plan plane", "rat rate", "bar bare", "dynamics dynamic",
     "ethics ethnic", "generic genetic", "relate relative", "compute compete", "wander wand",
     "advise advice", "basis based", "market marketing", "rate rating", "new news", "gps gp",
+    "pie py", "die dy", "vgg vg", "gas ga", "yes ye", "ids id", "specimen speciman", "sing s",
+    "bed b", "feed fe", "red r", "king k", "precise precize", "premise premize", "lyre lyer",
+    "acre acer", "clockwise clockwize", "skill skil", "full ful", "wall wal", "pull pul",
+    "synagogue synagog", "vogue vog", "fence fense", "pence pense", "physics physic",
+    "four for", "pour por", "omen oman", "ring r",
     "hour our", "genre gener", "massacre massacer", "exercise exercize", "wise wize",
 ]  # fmt: skip
 

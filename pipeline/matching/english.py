@@ -244,7 +244,7 @@ def _restored(stem: str) -> str:
 
 def _ends_like(stem: str, known: frozenset[str]) -> bool:
     """Whether it is one of them, alone or behind a prefix: overload, re-edit."""
-    return stem in known or _PREFIX.sub("", stem, count=1) in known
+    return stem in known or _PREFIX.sub("", stem) in known
 
 
 # --- Spelling -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a list of subscribers says: its layout, its cells and its rows. No database is needed."""
+"""Read lists of subscribers: layout, cells and rows, without a database."""
 
 from __future__ import annotations
 

@@ -97,6 +97,11 @@ def answer(*args: Any, app=echo, **more: Any) -> Answer:
 # --- Size ---------------------------------------------------------------------------------------
 
 
+def test_the_figures_of_a_request():
+    assert (bounds.BODIES, bounds.BODY_SECONDS) == (32 * MIB, 20.0)
+    assert (bounds.RETRY_AFTER, bounds.LOG_EVERY) == (10, 60.0)
+
+
 def test_an_address_has_at_most_24_kib():
     path, query = "/" + "a" * 999, b"b" * (24 * KIB - 1_000)
 

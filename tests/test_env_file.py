@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline import settings
@@ -228,6 +228,12 @@ def test_a_name_with_our_prefix_is_surely_meant_for_us(name, meant):
 words = st.text(alphabet="abc", max_size=5)
 
 
+@example("abc", "ac", 3)
+@example("ac", "abc", 3)
+@example("abcd", "acbd", 3)
+@example("abc", "abb", 3)
+@example("", "ab", 3)
+@example("ab", "", 3)
 @given(words, words, st.integers(0, 3))
 def test_letters_that_differ_are_counted_as_in_a_slow_count(one: str, other: str, limit: int):
     def slow(one: str, other: str) -> int:

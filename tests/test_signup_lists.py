@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime, time
+from typing import Any, cast
 
 import pytest
+from sqlalchemy import Engine
 
-from pipeline.domain import Breadth, Frequency, Origin, SubscriberStatus, SuppressionReason, Weekday
+from pipeline.domain import (
+    Breadth,
+    Frequency,
+    Origin,
+    SubscriberStatus,
+    Subscription,
+    SuppressionReason,
+    Weekday,
+)
 from pipeline.errors import PaperboyError
-from pipeline.signup import csv_reader
+from pipeline.signup import csv_reader, moving
 from pipeline.signup.csv_reader import (
     LONGEST_LINE,
     OURS,
@@ -20,8 +31,18 @@ from pipeline.signup.csv_reader import (
     join_words,
     split_words,
 )
-from pipeline.signup.moving import Member, breadth, member, weekday
-from tests.factories import NOW
+from pipeline.signup.moving import (
+    Import,
+    Member,
+    Outcome,
+    breadth,
+    exported_row,
+    member,
+    weekday,
+)
+from pipeline.storage.moves import Known, Stored
+from pipeline.storage.subscribers import Suppression
+from tests.factories import NOW, make_schedule, make_subscriber, make_topic
 
 ADA, BOB = "ada@example.org", "bob@example.org"
 
@@ -471,3 +492,194 @@ def test_a_sample_tells_the_layout():
     assert found(text) == [(51, ADA, "")]
     with pytest.raises(PaperboyError, match="no column"):
         listed("x\n" * 50 + "email\nada@example.org\n")
+
+
+# --- Rows of our own ----------------------------------------------------------------------------
+
+
+def stored(**changes: Any) -> Stored:
+    given: dict[str, Any] = {
+        "subscriber": make_subscriber(ADA, id=1, secret="s"),
+        "record": dict.fromkeys(("created_at", "confirmed_at", "left_at", "left_reason")),
+        "topics": (Subscription(make_topic("moss"), "moss"),),
+        "consent": None,
+        "suppression": None,
+        "covered_until": None,
+    }
+    return Stored(**{**given, **changes})
+
+
+def test_an_export_leaves_out_what_is_not_known():
+    row = exported_row(stored(), "a key")
+
+    assert {column: cell for column, cell in row.items() if cell} == {
+        "email": ADA, "status": "active", "topics": "moss", "hour": "8", "timezone": "UTC",
+        "frequency": "daily", "weekday": "monday", "max_papers": "10", "breadth": "balanced",
+        "secret": "s", "key": "a key",
+    }  # fmt: skip
+    assert tuple(row) == OURS
+
+
+def test_an_export_says_what_is_known():
+    schedule = replace(make_schedule(), at=time(6, 30))
+    consent = {
+        "created_at": NOW, "used_at": NOW, "origin": "form", "wording": "2", "ip": "192.0.2.1"
+    }  # fmt: skip
+    reader = make_subscriber(
+        schedule=schedule, welcome_due=True, last_slot_at=NOW, last_edition_on=NOW.date(),
+        paused_until=NOW.date(),
+    )  # fmt: skip
+    one = stored(
+        subscriber=reader,
+        record={"created_at": NOW, "confirmed_at": NOW, "left_at": NOW, "left_reason": "other"},
+        topics=(Subscription(make_topic("moss"), "My moss"), Subscription(make_topic("a"), "a")),
+        consent=consent,
+        suppression=Suppression("0", SuppressionReason.HARD, NOW),
+        covered_until=NOW,
+    )
+
+    row = exported_row(one, "a key")
+
+    now, today = "2030-01-02T08:00:00+00:00", "2030-01-02"
+    assert (row["names"], row["hour"], row["welcome_due"]) == ("My moss; a", "06:30", "yes")
+    assert (row["suppressed"], row["left_reason"], row["consent_wording"]) == ("hard", "other", "2")
+    assert (row["consent_origin"], row["consent_ip"]) == ("form", "192.0.2.1")
+    for column in ("joined_at", "confirmed_at", "left_at", "consent_asked_at", "consent_at",
+                   "last_slot_at", "covered_until", "suppressed_since"):  # fmt: skip
+        assert row[column] == now, column
+    assert row["last_edition_on"] == row["paused_until"] == today
+
+
+# --- What becomes of a row ----------------------------------------------------------------------
+
+
+ACTIVE = SubscriberStatus.ACTIVE
+
+
+def dry_run() -> Import:
+    """An import that stores nothing: these decisions need no database."""
+    return Import(cast("Engine", None), "a suppression key", NOW, 10, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("here", "confirmed_at", "is_imported", "left_at", "outcome", "status", "reason"),
+    [
+        (LEFT, MAY, False, None, Outcome.KNOWN, "unsubscribed", "has left already"),
+        (ACTIVE, MAY, False, None, Outcome.KNOWN, "active", "does not say when it left"),
+        (ACTIVE, JUNE, False, MAY, Outcome.KNOWN, "active", "confirmed here since"),
+        (ACTIVE, MAY, False, MAY, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
+        (ACTIVE, MAY, False, JUNE, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
+        (ACTIVE, None, False, MAY, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
+        (ACTIVE, JUNE, True, MAY, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
+        (PENDING, None, True, None, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
+    ],
+)
+def test_a_row_of_a_reader_who_left_elsewhere(
+    here, confirmed_at, is_imported, left_at, outcome, status, reason
+):
+    left = replace(read({}), status=LEFT, left_at=left_at)
+    known = Known(1, here, confirmed_at, is_imported)
+
+    result = dry_run()._meet(cast("Any", None), Record(2, {"email": ADA}, ()), left, known)
+
+    assert (result.outcome, result.status, result.email) == (outcome, status, ADA)
+    assert reason in result.reason
+    assert bool(reason) is bool(result.reason)
+
+
+@pytest.mark.parametrize(
+    ("here", "row", "outcome", "status", "reason"),
+    [
+        (PENDING, ACTIVE, Outcome.ADDED, "active", ""),
+        (PENDING, PENDING, Outcome.KNOWN, "pending", "waits to be confirmed"),
+        (ACTIVE, ACTIVE, Outcome.KNOWN, "active", "is subscribed already"),
+        (ACTIVE, PENDING, Outcome.KNOWN, "active", "is subscribed already"),
+        (LEFT, ACTIVE, Outcome.KNOWN, "unsubscribed", "has left, and is not asked again"),
+    ],
+)
+def test_a_row_of_a_reader_who_is_here(here, row, outcome, status, reason):
+    one = replace(read({}), status=row, must_ask=False)
+    known = Known(1, here, None, is_imported=False)
+
+    result = dry_run()._meet(cast("Any", None), Record(2, {"email": ADA}, ()), one, known)
+
+    assert (result.outcome, result.status, result.reason) == (outcome, status, reason)
+
+
+@pytest.mark.parametrize(
+    ("reason", "confirmed_at", "is_erased"),
+    [
+        (None, None, False),
+        (SuppressionReason.HARD, None, False),
+        (SuppressionReason.ERASED, None, True),
+        (SuppressionReason.ERASED, MAY, True),
+        (SuppressionReason.ERASED, JUNE, True),
+        (SuppressionReason.ERASED, JUNE + (JUNE - MAY), False),
+    ],
+)
+def test_an_erased_reader_stays_away_unless_they_confirmed_since(reason, confirmed_at, is_erased):
+    suppression = Suppression("0", reason, JUNE) if reason else None
+
+    assert moving._is_erased(suppression, replace(read({}), confirmed_at=confirmed_at)) is is_erased
+
+
+@pytest.mark.parametrize(
+    ("cells", "raw", "email"),
+    [
+        ({"email": ADA}, ("x",), ADA),
+        ({}, ("x" * 200, "y"), "x" * 100),
+        ({}, (), ""),
+    ],
+)
+def test_a_result_names_its_row_by_address_or_first_cell(cells, raw, email):
+    result = moving._result(Record(2, cells, raw), Outcome.REJECTED, "", "why")
+
+    assert (result.email, result.reason) == (email, "why")
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked", "status", "reason"),
+    [
+        ({}, True, "asked", ""),
+        ({}, False, "pending", "may not be asked for now"),
+        ({"must_ask": False}, False, "pending", ""),
+        ({"suppression": (SuppressionReason.HARD, NOW)}, False, "suppressed", "hard"),
+    ],
+)
+def test_the_result_of_a_row_that_was_added(changes, asked, status, reason):
+    result = moving._added(
+        Record(2, {}, ()), replace(read({}, is_ours=False), **changes), asked=asked
+    )
+
+    assert (result.outcome, result.status, result.reason) == (Outcome.ADDED, status, reason)
+
+
+def test_consent_is_dated_by_the_row_or_by_the_import():
+    one = read({}, is_ours=False)
+    for agreed_at, confirmed_at, asked_at, expected in (
+        (None, None, None, (NOW, NOW)),
+        (None, MAY, None, (MAY, MAY)),
+        (JUNE, MAY, None, (JUNE, JUNE)),
+        (JUNE, None, MAY, (MAY, JUNE)),
+    ):
+        consent = replace(one.consent, agreed_at=agreed_at, asked_at=asked_at)
+        given = replace(one, consent=consent, confirmed_at=confirmed_at)
+
+        row = dry_run()._consent(7, given)
+
+        assert (row["created_at"], row["used_at"]) == expected
+        assert (row["subscriber_id"], row["email"], row["origin"]) == (7, ADA, Origin.IMPORT)
+        assert row["expires_at"] == row["used_at"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "is_hash"),
+    [
+        ({"address_hash": "0"}, True),
+        ({"address_hash": "0", "email": ADA}, False),
+        ({"email": ADA}, False),
+        ({}, False),
+    ],
+)
+def test_a_row_without_an_address_may_be_a_hash(cells, is_hash):
+    assert moving._is_hash(Record(2, cells, ())) is is_hash

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
@@ -162,6 +162,12 @@ def test_slips_are_counted(typed: str, meant: str, expected: int):
 words = st.text(alphabet="abc", max_size=5)
 
 
+@example("abc", "ac")
+@example("ac", "abc")
+@example("abcd", "acbd")
+@example("abc", "abb")
+@example("", "ab")
+@example("ab", "")
 @given(words, words)
 def test_slips_are_those_of_a_slow_count(typed: str, meant: str):
     def slow(one: str, other: str) -> int:

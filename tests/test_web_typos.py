@@ -86,6 +86,7 @@ def site(engine: Engine) -> Site:
         ("ada@example.con", "ada@example.com"),
         ("ada@cs.example.eud", "ada@cs.example.edu"),
         ("ada@mgail.com", "ada@gmail.com"),
+        ("ada@gmail.mit.eud", "ada@gmail.mit.edu"),
         ("ada@ohtmail.de", "ada@hotmail.de"),
         ("ada@gmail.com.br", "ada@gmail.com"),
         ("ada@gmail.org.uk", "ada@gmail.com"),
@@ -145,7 +146,18 @@ def test_only_an_address_that_can_be_written_to_may_be_kept(typed: str, may_insi
 
 @pytest.mark.parametrize(
     "typed",
-    ["", "@", "ada", "@gmail.com", "ada@", "ada@localhost", "ada@255.255.255.255", "a@[::1]"],
+    [
+        "",
+        "@",
+        "ada",
+        "gmial.com",
+        "@gmial.com",
+        "@gmail.com",
+        "ada@",
+        "ada@localhost",
+        "ada@255.255.255.255",
+        "a@[::1]",
+    ],
 )
 def test_nothing_is_suggested_for_what_is_no_address(typed: str):
     assert doubt(typed) is None

@@ -71,9 +71,7 @@ class Doubt:
 def doubt(email: str) -> Doubt | None:
     """What to ask about a typed address; None where nothing looks wrong, or nothing is known."""
     tidy = _tidy(email)
-    local, at, domain = tidy.rpartition("@")
-    if not (local and at):
-        return None
+    local, _, domain = tidy.rpartition("@")
     meant = f"{local}@{_meant(domain.lower()) or domain}"
     if meant.casefold() == email.strip().casefold() or not _is_possible(meant):
         return None

@@ -172,7 +172,7 @@ def test_how_far_each_frequency_looks_back():
     }
     assert compiling.TRENDING_DAYS == 7
     assert timedelta(days=90) == compiling.NEVER_TWICE
-    assert compiling.CHUNK == 200
+    assert (compiling.CHUNK, compiling.MOST_FRESH_STARTS) == (200, 20)
 
 
 @pytest.mark.parametrize(

@@ -325,6 +325,13 @@ def gates(bounded: Bounds) -> list[bounds._Gate]:
     return [gate for by_lane in bounded._loops.values() for gate in by_lane.values()]
 
 
+def test_a_form_of_too_many_fields_is_no_preview():
+    fields = b"a=1&" * 499
+
+    assert lane_of("POST", "/subscribe", b"", fields + b"do=preview") is SEARCHING
+    assert lane_of("POST", "/subscribe", b"", fields + b"a=1&do=preview") is CHANGING
+
+
 async def _flood(lane: Lane, peers: list[str], app, monkeypatch) -> list[int]:
     monkeypatch.setattr(bounds, "SHOWING", lane)
     bounded = make_bounds(app)

@@ -88,6 +88,8 @@ DIFFERENT = [
     ("J. J. Holm", "J. Holm"),
     ("A. Jr.", "A. Roe"),
     ("Bo Holm", "Berta Olga Holm"),
+    ("Anna Frey", "Anna Frei"),
+    ("Ada Bo Cy Du El Fa Gu", "Adabo Cydu El Fa Gu"),  # of seven names none are joined
 ]
 
 

@@ -195,6 +195,7 @@ def _passes(files: list[str], chosen: str) -> bool:
         del sys.modules[name]
     status = pytest.main(
         ["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist",
+         "-W", "ignore::pytest.PytestAssertRewriteWarning",  # of plugins that are loaded already
          "-m", "not browser and not shared and not dovecot", "-k", chosen, *files]
     )  # fmt: skip
     return status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)

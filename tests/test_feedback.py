@@ -605,6 +605,18 @@ def test_the_operator_lifts_whatever_it_was_for_and_the_count_begins_anew(engine
         lift(engine, ADA, KEY)
 
 
+def test_a_complaint_about_a_mail_to_a_new_address_bars_that_address_alone(engine, feedback, ada):
+    new = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
+    blank = send(engine, ada, address="", kind="new-address", edition_on=None)
+
+    assert feedback.apply(about(engine, new, NoticeKind.COMPLAINT), NOW) is Effect.SUPPRESSED
+    assert feedback.apply(about(engine, blank, NoticeKind.COMPLAINT), NOW) is Effect.NOTED
+
+    hash_ = subscribers.address_hash("new@example.org", KEY)
+    assert outbox.suppressions(engine) == {hash_: "complaint"}
+    assert status_of(engine, ada) == SubscriberStatus.ACTIVE
+
+
 @pytest.mark.parametrize(
     ("kind", "verdict"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from base64 import b64encode
 
 import pytest
@@ -180,6 +181,18 @@ def test_what_is_read_of_a_mail_is_bounded():
 )
 def test_a_text_is_decoded_by_its_charset_or_by_the_best_guess(octets, charset, text):
     assert mime._text(octets, charset) == text
+
+
+@pytest.mark.parametrize("part", [part for part in range(1, 17) if part != 12])
+def test_each_part_of_iso_8859_is_read_as_it_says(part):
+    octets = bytes([0xA1, 0xC1, 0xE1])
+
+    assert mime._text(octets, f"ISO-8859-{part}") == octets.decode(f"iso8859_{part}", "replace")
+
+
+def test_every_charset_is_one_that_python_has():
+    for codec in mime._CHARSETS.values():
+        assert codecs.lookup(codec).name
 
 
 def test_a_long_encoded_part_is_decoded_whole():

@@ -477,6 +477,31 @@ def test_a_reader_refused_for_days_counts_if_another_mail_was_accepted(engine, c
 
 
 @pytest.mark.parametrize(
+    ("own", "counts"),
+    [
+        ({}, False),
+        ({"sent_at": NOW}, True),
+        ({"status": Status.FAILED}, True),
+        ({"address": "other@example.org"}, True),
+        ({"came_back": True}, True),
+        ({"subscriber_id": None}, True),
+    ],
+)
+def test_a_later_mail_that_a_reader_got_ends_an_old_refusal(engine, own, counts):
+    reader = add_subscriber(engine, "gone@example.org")
+    refused = add_delivery(engine, subscriber_id=reader)
+    refuse(engine, refused)
+    accept_others(engine)
+    later = {"subscriber_id": reader, "status": Status.SENT, "sent_at": NOW + HOUR} | own
+    came_back = later.pop("came_back", False)
+    id_ = add_delivery(engine, **SINGLE | later)
+    if came_back:
+        record(engine, id_, server="", kind=None, edition_on=None)
+
+    assert judge(engine, NOW + DAY).counted == ({refused} if counts else set())
+
+
+@pytest.mark.parametrize(
     ("waiting", "counts"),
     [
         ({}, False),

@@ -231,6 +231,7 @@ def test_settling_twice_makes_no_key_again_and_keeps_when_one_was_retired(engine
     assert settle(5)[1] == first, "taken back into use"
     for key in first.values():
         assert key.fingerprint == fingerprint(key.value)
+        assert key.value not in repr(key)
         assert (len(key.value), key.made_at, key.retired_at) == (43, NOW, None)
 
 

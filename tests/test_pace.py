@@ -20,8 +20,8 @@ MINUTE = timedelta(minutes=1)
 SLOWED, BLOCKED = PaceState.SLOWED, PaceState.BLOCKED
 
 
-def refuse(known=None, state=SLOWED, at=NOW):
-    return pace.refused(known, "gmail.com", state, "450 slow down", at)
+def refuse(known=None, state=SLOWED, at=NOW, reply="450 slow down"):
+    return pace.refused(known, "gmail.com", state, reply, at)
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,10 @@ def test_a_later_refusal_never_shortens_a_pause():
     known = pace.replace(refuse(), not_before=NOW + 60 * MINUTE)
 
     assert refuse(known, at=NOW + MINUTE).not_before == NOW + 60 * MINUTE
-    again = refuse(known, BLOCKED, NOW + timedelta(seconds=1))
+    again = refuse(known, BLOCKED, NOW + timedelta(seconds=1), "550 blocked")
     assert (again.refusals, again.state) == (1, BLOCKED), "it counts anew, and at once"
-    assert again.reply == "450 slow down"
+    assert (again.reply, again.domain, again.since) == ("550 blocked", "gmail.com", NOW)
+    assert again.refused_at == NOW + timedelta(seconds=1)
 
 
 def test_an_outcome_without_a_reply_is_about_a_domain_or_its_message():

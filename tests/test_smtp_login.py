@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import json
 import socket
 import sys
@@ -317,6 +318,9 @@ def token_endpoint(*said: tuple[int, object]) -> Iterator[Answers]:
             status, content = answers.said.pop(0)
             octets = content.encode() if isinstance(content, str) else json.dumps(content).encode()
             self.send_response(status)
+            if "gzip" in self.headers.get("Accept-Encoding", ""):
+                octets = gzip.compress(octets)
+                self.send_header("Content-Encoding", "gzip")
             self.send_header("Content-Length", str(len(octets)))
             self.end_headers()
             self.wfile.write(octets)
@@ -417,6 +421,7 @@ def test_the_settings_name_the_source_of_tokens(tmp_path):
             smtp_oauth_client_secret="hush", smtp_oauth_refresh_token="r1",
         )  # fmt: skip
         assert named.get() == "t2"
+    assert "hush" not in repr(Endpoint(answers.url, "client", "hush", "r1"))
     assert answers.asked[0]["client_secret"] == ["hush"]
     assert answers.asked[0]["refresh_token"] == ["r1"]
 

@@ -169,6 +169,12 @@ def read(text: str) -> Reply:
         (Phase.RCPT, "499 4.1.1 No such user", V.DEFERRED),
         (Phase.MAIL, "552 5.3.4 Too big", V.TOO_LARGE),
         (Phase.RCPT, "500 Message too large", V.TOO_LARGE),
+        (Phase.RCPT, "550 5.3.4 No", V.TOO_LARGE),
+        (Phase.RCPT, "550 5.2.3 No", V.TOO_LARGE),
+        (Phase.DOT, "552 The content is too big", V.TOO_LARGE),
+        (Phase.DOT, "554 The content is too big", V.TOO_LARGE),
+        (Phase.DOT, "553 The content is too big", V.BLOCKED),
+        (Phase.RCPT, "452 Message too large", V.DEFERRED),
         # Anything else for good
         (Phase.RCPT, "550 5.0.0 No", V.SOFT),
         (Phase.DOT, "554 Transaction failed", V.BLOCKED),

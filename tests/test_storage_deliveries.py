@@ -940,6 +940,9 @@ def test_what_lost_its_mark_is_ended_or_handed_back(engine):
     outbox.set_status(engine, 1, SubscriberStatus.UNSUBSCRIBED)
     outbox.suppress(engine, 2)
     outbox.alter(engine, taken, lease="theirs")
+    for reader in (1, 2):
+        add_delivery(engine, subscriber_id=reader, status=Status.LEASED, lease="theirs")
+        add_delivery(engine, subscriber_id=reader, status=Status.LEASED, lease="mine")
     ids = [left, gone, held, taken]
 
     assert only(engine, lambda conn: deliveries.withdraw(conn, ids, "mine"), {left, gone}) == 2
@@ -1012,6 +1015,50 @@ def test_a_refusal_is_recorded_with_the_strike_that_it_may_become(engine, change
     is_open = (kept and kept[1]) or told["status"] == Status.QUEUED
     expected = Status.QUEUED if is_open else told["status"]
     assert status_of(engine, id_) == (expected if "token" not in changes else Status.SENDING)
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_only_what_was_on_the_wire_can_be_accepted(engine, status):
+    id_ = add_delivery(engine, status=status, lease="mine", attempts=1)
+
+    written = settle(engine, Settlement(id_, Status.SENT, "accepted", queue_id="Q1"))
+
+    is_taken = status in (Status.SENDING, Status.UNCERTAIN)
+    found = row(engine, id_)
+    assert written.total() == is_taken
+    assert (found.status, found.queue_id) == ((Status.SENT, "Q1") if is_taken else (status, None))
+    assert found.attempts == (2 if status is Status.SENDING else 1)
+
+
+@pytest.mark.parametrize(
+    ("other", "cursor"),
+    [
+        ({"range_to": 4}, 2),
+        ({"range_from": 3}, 2),
+        ({}, 5),
+        ({"subscriber_id": None}, 2),
+        ({"status": Status.EXPIRED}, 2),
+    ],
+)
+def test_papers_are_owed_unless_another_digest_to_the_reader_has_them_all(engine, other, cursor):
+    reader = add_subscriber(engine)
+    ended = add_delivery(engine, subscriber_id=reader, status=Status.CANCELLED)
+    add_delivery(engine, **{"subscriber_id": reader, "status": Status.SENT} | other)
+
+    with engine.begin() as conn:
+        deliveries.set_cursors_back(conn, [ended])
+
+    assert outbox.cursor(engine, ended) == cursor
+
+
+def test_papers_of_a_delivery_that_is_still_owed_are_owed_anew(engine):
+    """It covers its own range, which is no reason."""
+    id_ = add_delivery(engine)
+
+    with engine.begin() as conn:
+        deliveries.set_cursors_back(conn, [id_])
+
+    assert outbox.cursor(engine, id_) == 2
 
 
 # --- Holds --------------------------------------------------------------------------------------

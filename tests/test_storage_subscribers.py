@@ -6,6 +6,7 @@ from datetime import date, time, timedelta
 
 import pytest
 from sqlalchemy import insert, select, update
+from sqlalchemy.exc import OperationalError
 
 from pipeline.domain import (
     Breadth,
@@ -280,6 +281,30 @@ def test_a_reader_is_found_by_address_secret_or_number(engine):
     assert call(engine, subscribers.by_email, "c@example.org") is None
     assert call(engine, subscribers.by_secret, "secret") is None
     assert call(engine, subscribers.by_id, 3) is None
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_reader_is_locked_only_for_a_change(engine):
+    """A page that shows somebody waits for nobody."""
+    two(engine)
+    secret = row(engine, 1)["secret"]
+    finders = (
+        (subscribers.by_id, 1), (subscribers.by_email, "a@example.org"),
+        (subscribers.by_secret, secret),
+    )  # fmt: skip
+
+    for find, key in finders:
+        with engine.begin() as mine, engine.connect() as theirs:
+            assert find(mine, key, for_change=True).id == 1
+            theirs.exec_driver_sql("SET lock_timeout = '50ms'")
+            assert find(theirs, key).id == 1
+            with pytest.raises(OperationalError):
+                find(theirs, key, for_change=True)
+            theirs.rollback()
+        with engine.begin() as mine, engine.connect() as theirs:
+            theirs.exec_driver_sql("SET lock_timeout = '50ms'")
+            assert find(mine, key).id == 1
+            assert find(theirs, key, for_change=True).id == 1
 
 
 # --- Slots --------------------------------------------------------------------------------------

@@ -317,6 +317,7 @@ def test_who_is_due_is_active_and_their_slot_has_come(engine):
         for changes in (
             soon, {"next_slot_at": NOW + SECOND}, {"next_slot_at": None, "welcome_due": True},
             soon | {"status": PENDING}, soon | {"status": LEFT}, soon, {"next_slot_at": None},
+            soon | {"status": PENDING},
         )
     ]  # fmt: skip
 
@@ -429,10 +430,12 @@ def test_what_ends_a_suppression_depends_on_its_reason(engine, reason):
 
     suppress()
     call(engine, subscribers.forget_erased, "one")
-    assert ("one" in suppressions(engine)) is (reason is not Reason.ERASED)
+    assert set(suppressions(engine)) == ({"other"} if reason is Reason.ERASED else {"one", "other"})
     suppress()
     call(engine, subscribers.forgive, "one")
-    assert ("one" in suppressions(engine)) is (reason is Reason.COMPLAINT)
+    assert set(suppressions(engine)) == (
+        {"one", "other"} if reason is Reason.COMPLAINT else {"other"}
+    )
     suppress()
     call(engine, subscribers.remember_erased, "one", NOW + DAY)
     assert call(engine, subscribers.suppressed, "one").reason is reason

@@ -619,10 +619,10 @@ SINGLE = {"edition_on": None, "range_from": None, "range_to": None}
 
 def only(engine, of, changed):
     """Call `of` with a connection; return the ids of the deliveries that it has changed."""
-    before = rows(engine, DeliveryRow)
+    before = rows(engine, DeliveryRow, DeliveryRow.id)
     with engine.begin() as conn:
         result = of(conn)
-    after = rows(engine, DeliveryRow)
+    after = rows(engine, DeliveryRow, DeliveryRow.id)
     assert {a.id for a, b in zip(after, before, strict=True) if vars_of(a) != vars_of(b)} == changed
     return result
 

@@ -572,6 +572,21 @@ def test_bounces_and_what_was_taken_later_are_no_row(engine):
     assert judge(engine).trips == []
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("a" * 20, "20 of 20 mails were refused alike: a"),
+        ("abcdefghijklmnopqrst", "20 of 20 mails were refused, in various words"),
+    ],
+)
+def test_a_hold_says_whether_one_wording_or_many_were_met(engine, words, reason):
+    """At two domains, which make no row."""
+    for n, said in enumerate(words):
+        record(engine, add_delivery(engine, address(n)), n % 2, wording=said)
+
+    assert [trip.reason for trip in judge(engine).trips] == [reason]
+
+
 def test_a_hold_opens_the_breaker_and_a_later_one_opens_it_again(engine):
     for day in range(2):
         now = NOW + day * DAY

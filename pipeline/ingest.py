@@ -20,7 +20,7 @@ from pipeline.logs import set_aside
 from pipeline.matching.corpus import statistics
 from pipeline.matching.meaning import Embedder
 from pipeline.matching.topics import match
-from pipeline.sources import Reading, Source
+from pipeline.sources import Reading, Source, Validator
 from pipeline.storage import (
     batches,
     http_validators,
@@ -39,6 +39,19 @@ CHUNK = 500  # sightings or matches a transaction
 MATCHED_AT_ONCE = 2_000  # papers in memory
 LOOK_BACK = timedelta(days=14)  # a source without a cursor is read from here
 NEWS_BY = 12  # UTC hour by which a source has published what its calendar promised
+
+
+@dataclass(frozen=True, slots=True)
+class StoredValidators:
+    """Read the validators of conditional requests; ingest stores new ones with the papers."""
+
+    engine: Engine
+
+    def get(self, url: str) -> Validator | None:
+        with reading(self.engine) as conn:
+            known = http_validators.get(conn, url)
+        return Validator(*known) if known else None
+
 
 Calendar = Callable[[date], bool]
 """Whether a source promises news on a UTC day: `Source.news_due`."""

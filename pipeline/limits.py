@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Final, Protocol
 
-import redis
 import structlog
-from redis.exceptions import RedisError
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +57,9 @@ class SharedBucket:
     """One bucket for all processes, in Redis; while that is away, each has its share."""
 
     def __init__(self, url: str, name: str, rate: float, processes: int) -> None:
+        import redis  # takes half a second, and most installations have no limit per second
+
+        self._errors = redis.RedisError
         self._client = redis.Redis.from_url(
             url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE
         )
@@ -72,7 +73,7 @@ class SharedBucket:
         if time.monotonic() >= self._ask_at:
             try:
                 return self._ask(wanted)
-            except RedisError as error:
+            except self._errors as error:
                 log.warning("no Redis to smooth with", error=type(error).__name__)
                 self._ask_at = time.monotonic() + LOOK_AGAIN
         return self._share.take(wanted)

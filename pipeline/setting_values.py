@@ -7,6 +7,7 @@ ValueError in words that repeat no part of the value: it may hold a password.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
@@ -219,11 +220,8 @@ def _display_name(name: str) -> str:
     elif "<" in name or ">" in name:
         raise ValueError("must be one address: Name <name@example.org>")
     if "=?" in name:
-        try:
-            name = str(make_header(decode_header(name)))
-        except (HeaderParseError, UnicodeError, LookupError, ValueError):
-            raise ValueError("has an encoded word in its name that cannot be read") from None
-        name = " ".join(name.split())
+        with suppress(HeaderParseError, LookupError, ValueError):
+            name = " ".join(str(make_header(decode_header(name))).split())
         if "=?" in name:
             raise ValueError("has an encoded word in its name that cannot be read")
     if not name.replace("\u200d", "").isprintable():  # which joins parts of an emoji

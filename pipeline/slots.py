@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from itertools import count
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pipeline.domain import Frequency, Schedule, Weekday
@@ -60,10 +61,9 @@ def first_slot(
     last_edition_on: date | None = None,
 ) -> datetime:
     """The first slot strictly after `after`, of a reader who has had none, or who comes back."""
-    yesterday = local_date(after, schedule) - timedelta(days=1)
     return next(
         slot
-        for slot in _slots_from(yesterday, schedule)
+        for slot in _slots_from(local_date(after, schedule), schedule)
         if slot > after and may_follow(slot, schedule, last_slot_at, last_edition_on)
     )
 
@@ -89,7 +89,7 @@ def newest_slot(
 ) -> datetime:
     """The slot to serve at `now`, where `next_slot_at` is due: after an outage only the newest."""
     today = local_date(now, schedule)
-    for days in range(9):
+    for days in count():
         day = today - timedelta(days=days)
         if not is_slot_day(day, schedule):
             continue

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+from alembic import command
 from email_validator import validate_email
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -109,7 +110,7 @@ def test_readers_whose_domain_was_folded_keep_what_is_known_of_them(empty):
     with empty.begin() as conn:
         config = migrate._config()
         config.attributes["connection"] = conn
-        migrate.command.upgrade(config, "0008")
+        command.upgrade(config, "0008")
         ada = {"id": 1, "email": "ada@fußball.example", "key": "ada@fussball.example"}
         bob = {"id": 2, "email": "bob@example.org", "key": "bob@example.org"}
         conn.execute(text(OLD_READER), [{**ada, "hash": folded}, {**bob, "hash": other}])

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import socket
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from email import message_from_bytes
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline import bootstrap, cli
+from pipeline.cli.main import COMMANDS
 from tests.sinks import open_sink
 
 AT_EIGHT = "2030-01-02T08:00:00Z"
@@ -68,9 +73,9 @@ def _close() -> None:
 
 
 @pytest.fixture
-def ready(paperboy: Paperboy) -> Paperboy:
+def ready(paperboy: Paperboy, tmp_path: Path, sqlite_template: Path) -> Paperboy:
     """The same with the tables in place."""
-    assert paperboy("db", "upgrade").code == 0
+    shutil.copy(sqlite_template, tmp_path / "paperboy.db")
     return paperboy
 
 
@@ -104,6 +109,50 @@ def full(ready: Paperboy, day: str) -> Paperboy:
     assert ready(*add, "--now", BEFORE).code == 0
     assert ready("ingest", "--file", day, "--now", "2030-01-02T06:00Z").code == 0
     return ready
+
+
+# --- The commands -------------------------------------------------------------------------------
+
+
+def test_every_command_of_the_command_line_can_be_reached():
+    for name, entry in COMMANDS.items():
+        command = entry.load(name)
+
+        assert getattr(command, "commands", None) if entry.group else command.callback
+
+
+def test_no_command_is_left_out_of_the_table():
+    modules = (p for p in Path(cli.__file__).parent.glob("*.py") if "Typer(" in p.read_text())
+    defined = {
+        name or function.__name__
+        for module in modules
+        if module.stem not in ("main", "bench_matching")
+        for app in [getattr(import_module(f"pipeline.cli.{module.stem}"), "app", None)]
+        if app and (module.stem, "app") not in {(e.module, e.group) for e in COMMANDS.values()}
+        for name, function in ((c.name, c.callback) for c in app.registered_commands)
+    }
+
+    assert defined <= set(COMMANDS)
+    assert {"send", "rank", "doctor"} <= defined
+
+
+def test_help_imports_neither_the_database_nor_the_settings():
+    program = (
+        "import sys; sys.argv = ['paperboy', '--help']\n"
+        "from pipeline.cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'sqlalchemy', 'pydantic', 'numpy', 'rich'} & set(sys.modules)))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert ran.stdout.splitlines()[-1] == "[]"
+    assert "subscribers" in ran.stdout
+
+
+def test_the_version_is_printed(paperboy):
+    assert paperboy("--version").out == f"paperboy {version('paperboy')}\n"
 
 
 # --- How commands end ---------------------------------------------------------------------------

@@ -18,26 +18,23 @@ import pytest
 from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 
-from pipeline.dispatch import Dispatcher, DispatchStoppedError, Tally, crew, halting, settlement
+from pipeline.dispatch import Dispatcher, DispatchStoppedError, Tally, crew, halting
 from pipeline.dispatch.committer import Committer, Lease
 from pipeline.dispatch.decisions import GAPS
 from pipeline.domain import (
     DeliveryStatus,
-    StrikeKind,
     SubscriberStatus,
-    SuppressionReason,
-    Verdict,
 )
 from pipeline.errors import RenderError
 from pipeline.settings import SMTPServer
-from pipeline.smtp import Outcome, Phase, Reply, SMTPTransport
+from pipeline.smtp import SMTPTransport
 from pipeline.smtp.connection import Bounds
 from pipeline.storage import database, deliveries
 from pipeline.storage.database import open_engine
 from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
 from pipeline.storage.schema import DeliveryRow
 from tests import outbox
-from tests.factories import NOW, TODAY, make_delivery
+from tests.factories import NOW, TODAY
 from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
 from tests.sinks import HANG_UP, STAY_SILENT, open_sink
 
@@ -663,91 +660,7 @@ def _wait_for(condition, seconds=10):
         time.sleep(0.02)
 
 
-# --- Decisions ----------------------------------------------------------------------------------
-
-
-def decide(verdict, reply=None, spread=0.0, **delivery):
-    outcome = Outcome(verdict, Phase.RCPT, reply)
-    return settlement(make_delivery(**delivery), outcome, spread=spread)
-
-
-def test_gaps_grow_with_what_was_charged_and_the_last_repeats():
-    delays = [decide(Verdict.DEFERRED, attempts=n).delay for n in range(6)]
-
-    assert delays == [*GAPS, GAPS[-1], GAPS[-1]]
-
-
-def test_a_spread_lengthens_a_gap_and_never_shortens_it():
-    assert decide(Verdict.GREYLISTED, spread=0.999).delay > timedelta(minutes=5)
-    assert decide(Verdict.GREYLISTED, spread=0.0).delay == timedelta(minutes=5)
-
-
-@pytest.mark.parametrize("verdict", [Verdict.CONNECTION, Verdict.CONFIGURATION])
-def test_what_judged_no_message_is_charged_to_none(verdict):
-    settled = decide(verdict, Reply(550, None, "no"))
-
-    assert (settled.status, settled.charged) == (Status.QUEUED, False)
-
-
-@pytest.mark.parametrize(
-    ("verdict", "unread"),
-    [
-        (Verdict.TOO_LARGE, True),
-        (Verdict.BLOCKED, True),
-        (Verdict.AUTHENTICATION, True),
-        (Verdict.SOFT, False),
-        (Verdict.FULL, False),
-    ],
-)
-def test_a_refusal_for_good_fails_and_the_papers_are_owed_where_it_was_us(verdict, unread):
-    settled = decide(verdict, Reply(550, None, "no"))
-
-    assert (settled.status, settled.unread) == (Status.FAILED, unread)
-    assert settled.suppression is None
-
-
-@pytest.mark.parametrize(
-    "verdict",
-    [Verdict.DEFERRED, Verdict.FULL, Verdict.BLOCKED, Verdict.AUTHENTICATION, Verdict.THROTTLED],
-)
-def test_a_refusal_for_now_waits(verdict):
-    settled = decide(verdict, Reply(450, None, "later"))
-
-    assert (settled.status, settled.charged) == (Status.QUEUED, True)
-
-
-def test_an_address_that_does_not_exist_is_suppressed():
-    settled = decide(Verdict.HARD, Reply(550, "5.1.1", "no such user"))
-
-    assert settled.status is Status.SUPPRESSED
-    assert settled.suppression is SuppressionReason.HARD
-
-
-@pytest.mark.parametrize(
-    ("verdict", "reply", "strike"),
-    [
-        (Verdict.SOFT, Reply(550, "5.0.0", "no"), StrikeKind.SOFT),
-        (Verdict.DISABLED, Reply(550, "5.2.1", "disabled"), StrikeKind.DISABLED),
-        (Verdict.NO_DOMAIN, Reply(550, "5.1.2", "no such domain"), StrikeKind.DISABLED),
-        (Verdict.DEFERRED, Reply(550, "5.1.1", "timed out"), None),
-        (Verdict.GREYLISTED, Reply(550, None, "greylisted"), None),
-        (Verdict.FULL, Reply(552, "5.2.2", "full"), StrikeKind.FULL),
-        (Verdict.FULL, Reply(452, "4.2.2", "full"), StrikeKind.FULL),
-        (Verdict.DEFERRED, Reply(451, "4.3.0", "later"), None),
-        (Verdict.BLOCKED, Reply(550, "5.7.1", "spam"), None),
-        (Verdict.AUTHENTICATION, Reply(550, "5.7.26", "no SPF"), None),
-        (Verdict.TOO_LARGE, Reply(552, "5.3.4", "too large"), None),
-        (Verdict.CONFIGURATION, Reply(535, "5.7.8", "no"), None),
-        (Verdict.THROTTLED, Reply(421, "4.7.28", "slow down"), None),
-    ],
-)
-def test_only_what_is_about_the_address_counts_against_it(verdict, reply, strike):
-    assert decide(verdict, reply).strike is strike
-
-
-@pytest.mark.parametrize("verdict", [Verdict.DEFERRED, Verdict.GREYLISTED, Verdict.THROTTLED])
-def test_trouble_on_the_way_is_tried_again_whatever_its_code(verdict):
-    assert decide(verdict, Reply(550, "5.4.1", "timed out")).status is Status.QUEUED
+# --- Odd words of servers -------------------------------------------------------------------------
 
 
 ODD = ["a" * 3_900, "\0 nul \x1b[31m red", "queued as " + "B" * 3_900, "\u202e\u5b57" * 600]

@@ -345,6 +345,19 @@ def test_a_preview_moves_nothing(engine: Engine):
 # --- Sources and topics -------------------------------------------------------------------------
 
 
+def test_a_preview_leaves_out_the_papers_of_ninety_days(engine: Engine):
+    reader = join(engine)
+    ingest(engine, make_sighting("3001.00001"))
+    publish(engine)
+    settle(engine, DeliveryStatus.SENT)
+    with engine.begin() as conn:
+        conn.execute(update(SubscriberRow).values(cursor=0))
+
+    previews = [editions.preview(engine, reader.email, now=NOW + n * DAY) for n in (1, 89, 91)]
+
+    assert [len(digest.picks) for digest in previews] == [0, 0, 1]
+
+
 def test_a_paper_of_monday_listed_on_tuesday_reaches_each_reader_once(engine: Engine):
     """Categories come from arXiv, upvotes and keywords a day later from Hugging Face."""
     queries = {"cat": "cat:cs.IR", "hf": "source:huggingface", "top": "Trending"}

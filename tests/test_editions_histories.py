@@ -334,18 +334,18 @@ class History:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_random_history_misses_nothing_and_repeats_nothing(engine: Engine, seed: int):
-    for part in range(4):
+    for part in range(2):
         empty(engine)
         History(engine, random.Random(f"{seed}.{part}")).live(steps=40)
 
 
 def test_rivals_at_every_step_miss_nothing_and_repeat_nothing(engine: Engine):
-    """Ingest, two compilers, a sender and the readers themselves, all at once for thirty days."""
+    """Ingest, two compilers, a sender and the readers themselves, all at once for ten days."""
     history = History(engine, random.Random(7))
     history.begin()
     errors: list[BaseException] = []
     together = threading.Barrier(5)
-    days = [NOW + n * DAY / 2 for n in range(60)]
+    days = [NOW + n * DAY / 2 for n in range(20)]
 
     def work(step: Callable[[History], None], seed: int) -> None:
         mine = replace(history, dice=random.Random(seed), known=[])

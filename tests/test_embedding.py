@@ -21,7 +21,7 @@ import pytest
 from pipeline import editions
 from pipeline import ingest as ingesting
 from pipeline.bench import labelled, match, quality
-from pipeline.bootstrap import KeptEmbeddings, Services
+from pipeline.bootstrap import Services
 from pipeline.embedding import MOST_TOKENS, Embeddings, Model, from_settings
 from pipeline.errors import SettingsError
 from pipeline.matching.evaluation import PaperText
@@ -31,6 +31,7 @@ from pipeline.settings import Settings
 from pipeline.sources import Reading
 from pipeline.storage import papers
 from pipeline.storage.database import reading
+from pipeline.storage.embeddings import CachedEmbeddings
 from pipeline.storage.schema import EmbeddingRow, MatchRow
 from pipeline.web.library import Library
 from tests.factories import NOW, make_sighting
@@ -319,12 +320,12 @@ def test_what_the_model_costs_is_measured_where_there_is_one(folder):
 def test_a_paper_is_read_once_however_often_it_is_matched(engine, model):
     """By ingest for a topic that is followed, and again for one that is new."""
     counting = Counting(model)
-    kept = KeptEmbeddings(engine, counting)
+    kept = CachedEmbeddings(engine, counting)
     follow(engine, "rivers", "ada@example.org")
     store(engine, make_sighting("3001.00001", title="Rivers"), embedder=kept)
     by_ingest = [text for text in counting.read if text.startswith("Rivers. ")]
     add_reader(engine, "ti:rivers", email="bob@example.org")
-    editions.bring_topics_up(engine, 1, NOW, KeptEmbeddings(engine, counting))
+    editions.bring_topics_up(engine, 1, NOW, CachedEmbeddings(engine, counting))
 
     assert len(by_ingest) == 1
     assert [text for text in counting.read if text.startswith("Rivers. ")] == by_ingest
@@ -334,11 +335,11 @@ def test_a_paper_is_read_once_however_often_it_is_matched(engine, model):
 
 def test_words_that_change_and_a_new_model_are_read_again(engine, model):
     texts = ["rivers", "a moon"]
-    KeptEmbeddings(engine, model).papers(texts)
+    CachedEmbeddings(engine, model).papers(texts)
     counting = Counting(model)
-    KeptEmbeddings(engine, counting).papers(["rivers", "a brook"])
+    CachedEmbeddings(engine, counting).papers(["rivers", "a brook"])
     renamed = Counting(model, name="another")
-    KeptEmbeddings(engine, renamed).papers(texts)
+    CachedEmbeddings(engine, renamed).papers(texts)
 
     assert counting.read == ["a brook"]
     assert renamed.read == texts
@@ -347,7 +348,7 @@ def test_words_that_change_and_a_new_model_are_read_again(engine, model):
 
 def test_what_was_kept_before_a_death_is_not_made_again(engine, model, monkeypatch):
     """Killed in the middle, the next run makes the rest."""
-    monkeypatch.setattr("pipeline.bootstrap.EMBEDDED_AT_ONCE", 2)
+    monkeypatch.setattr("pipeline.storage.embeddings.EMBEDDED_AT_ONCE", 2)
     texts = [f"rivers {n}" for n in range(5)]
 
     class Dying(Counting):
@@ -357,9 +358,9 @@ def test_what_was_kept_before_a_death_is_not_made_again(engine, model, monkeypat
             return super().embed(some)
 
     with pytest.raises(KeyboardInterrupt):
-        KeptEmbeddings(engine, Dying(model)).papers(texts)
+        CachedEmbeddings(engine, Dying(model)).papers(texts)
     counting = Counting(model)
-    vectors = KeptEmbeddings(engine, counting).papers(texts)
+    vectors = CachedEmbeddings(engine, counting).papers(texts)
 
     assert counting.read == [texts[4]]
     assert vectors == pytest.approx(model.embed(texts), abs=1e-3)
@@ -370,7 +371,7 @@ def test_two_at_the_same_papers_do_not_hinder_each_other(engine, model):
     made = []
 
     def work(some):
-        made.append(len(KeptEmbeddings(engine, model).papers(some)))
+        made.append(len(CachedEmbeddings(engine, model).papers(some)))
 
     threads = [threading.Thread(target=work, args=(some,)) for some in (texts, texts[::-1])]
     for thread in threads:
@@ -384,7 +385,7 @@ def test_two_at_the_same_papers_do_not_hinder_each_other(engine, model):
 
 def test_the_site_makes_nothing_and_takes_what_is_unknown_for_average(engine, model):
     """Reading a month of papers takes minutes; nobody who opens a page waits for it."""
-    kept = KeptEmbeddings(engine, model)
+    kept = CachedEmbeddings(engine, model)
     store(engine, make_sighting(title="Rivers", abstract="brook brook"),
           make_sighting(title="Rivers", abstract="moon moon"))  # fmt: skip
     kept.papers([f"{p.title}. {p.abstract}" for p in stored(engine)])
@@ -401,13 +402,13 @@ def test_the_site_makes_nothing_and_takes_what_is_unknown_for_average(engine, mo
 
 
 def test_what_visitors_try_is_not_stored(engine, model):
-    KeptEmbeddings(engine, model).topic("a secret wish")
+    CachedEmbeddings(engine, model).topic("a secret wish")
 
     assert count(engine, EmbeddingRow) == 0
 
 
 def test_a_vector_takes_two_bytes_a_dimension(engine, model):
-    KeptEmbeddings(engine, model).papers(["rivers"])
+    CachedEmbeddings(engine, model).papers(["rivers"])
 
     assert len(rows(engine, EmbeddingRow)[0].vector) == 6
 
@@ -426,7 +427,7 @@ def test_ingest_keeps_the_order_by_meaning(engine, model):
         engine,
         make_sighting("3001.00001", title="Rivers", abstract="moon moon moon"),
         make_sighting("3001.00002", title="Rivers", abstract="brook brook brook"),
-        embedder=KeptEmbeddings(engine, model),
+        embedder=CachedEmbeddings(engine, model),
     )
 
     with reading(engine) as conn:

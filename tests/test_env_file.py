@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from pipeline import settings
-from pipeline.env_file import misnomers, read
+from pipeline.env_file import _distance, duplicates, misnomers, read, values
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 
@@ -174,6 +176,119 @@ def test_a_slip_in_the_environment_is_found(name):
 )  # fmt: skip
 def test_other_programs_names_in_the_environment_are_left_alone(name):
     assert list(misnomers([], {name: "x"}, NAMES)) == []
+
+
+def test_a_wrong_name_is_reported_once(written):
+    entries = read(written("GREETING=x\nNOTE=Tea\nGREETING=y\nOPERATOR_ADRESS=x\n"), NAMES)
+    environment = {"OPERATOR_ADRESS": "x", "operator_adress": "y", "NOTE": "Tea"}
+
+    found = [one.text.partition(" is not")[0] for one in misnomers(entries, environment, NAMES)]
+
+    assert found == ["GREETING (.env, line 1)", "OPERATOR_ADRESS (.env, line 4)"]
+
+
+@pytest.mark.parametrize(
+    ("known", "name", "is_found"),
+    [
+        ("ABCDEF", "ABCDEX", False),  # short names are all alike
+        ("ABCDEFG", "ABCDEFX", True),
+        ("ABCDEFG", "ABCDEF", False),
+        ("ABCDEFG", "BACDEFG", True),
+        ("ABCDEFGHIJ", "ABCDEFGHXJ", True),
+        ("ABCDEFGHIJ", "ABCDEFGXXJ", False),
+        ("ABCDEFGHIJ", "ABCDEFGH", False),
+        ("ABCDEFGHIJK", "ABCDEFGHXXK", True),
+        ("ABCDEFGHIJK", "ABCDEFGHI", False),  # nine letters: one slip
+        ("ABCDEFGHIJKLM", "ABCDEFGHIJK", True),
+        ("ABCDEFGHIJKLMN", "ABCDEFGHIJK", False),
+        ("ABCDEFGHIJKLMN", "ABCDEFGHIXXXMN", False),
+    ],
+)
+def test_a_slip_in_the_environment_is_one_letter_or_two_in_a_long_name(known, name, is_found):
+    assert bool(list(misnomers([], {name: "x"}, [known]))) is is_found
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("PAPERBOY_SMTP_PASSWORD", "SMTP_URL"),
+        ("PAPERBOY_SITE_URL_FILE", "SITE_URL"),
+        ("PAPERBOY_OPERATOR_ADRESS", "OPERATOR_ADDRESS"),
+        ("PAPERBOY_XYZZY", None),
+    ],
+)
+def test_a_name_with_our_prefix_is_surely_meant_for_us(name, meant):
+    [found] = misnomers([], {name: "x"}, NAMES)
+
+    question = f"; did you mean {meant}?" if meant else ""
+    assert found.text == f"{name} (the environment) is not a setting{question}"
+    assert found.is_sure
+
+
+words = st.text(alphabet="abc", max_size=5)
+
+
+@example("abc", "ac", 3)
+@example("ac", "abc", 3)
+@example("abcd", "acbd", 3)
+@example("abc", "abb", 3)
+@example("", "ab", 3)
+@example("ab", "", 3)
+@given(words, words, st.integers(0, 3))
+def test_letters_that_differ_are_counted_as_in_a_slow_count(one: str, other: str, limit: int):
+    def slow(one: str, other: str) -> int:
+        if not one or not other:
+            return len(one) + len(other)
+        counts = [slow(one[1:], other) + 1, slow(one, other[1:]) + 1]
+        counts.append(slow(one[1:], other[1:]) + (one[0] != other[0]))
+        if len(one) > 1 and one[:2] == other[1::-1]:
+            counts.append(slow(one[2:], other[2:]) + 1)
+        return min(counts)
+
+    counted, right = _distance(one, other, limit), slow(one, other)
+
+    assert counted == right or (counted > limit and right > limit)
+
+
+def test_no_file_has_no_entries(tmp_path):
+    assert read(None, NAMES) == read(tmp_path / ".env", NAMES) == read(tmp_path, NAMES) == []
+
+
+def test_a_file_with_nul_characters_is_refused(written):
+    with pytest.raises(SettingsError, match="has NUL characters"):
+        read(written("NOTE=Zk9\0\n"), NAMES)
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_entries_know_their_lines(written, line_end):
+    content = line_end.join(["", "# a comment", "NOTE=Tea", "", "", "export MAX_PAPERS='5'", ""])
+
+    entries = read(written(content), NAMES)
+
+    assert [(one.name, one.value, one.line, one.is_unquoted) for one in entries] == [
+        ("NOTE", "Tea", 3, True),
+        ("MAX_PAPERS", "5", 6, False),
+    ]
+    assert values(entries) == {"note": "Tea", "max_papers": "5"}
+
+
+def test_every_line_that_would_be_misread_is_named_at_once(written):
+    path = written('NOTE=a #b\nLIST_NAME="a ${x} b"\nSOURCES=a #b\nSECRET_KEY="open\n')
+
+    with pytest.raises(SettingsError) as raised:
+        read(path, NAMES)
+
+    places = [one.split(": ")[0] for one in str(raised.value).split("; ") if ".env" in one]
+    assert places == [f"{path}, line {line}" for line in (1, 2, 4)]
+
+
+def test_only_settings_that_differ_are_given_twice(written):
+    entries = read(written("NOTE=a\nNOTE=a\nOTHER=a\nOTHER=b\nLIST_NAME=a\nLIST_NAME=b"), NAMES)
+
+    [found] = duplicates(entries, NAMES)
+
+    assert found.text == "LIST_NAME stands in lines 5, 6 of .env; line 6 counts"
+    assert found.is_sure
 
 
 def test_a_setting_that_is_given_twice_is_found(written, monkeypatch, tmp_path):

@@ -29,7 +29,7 @@ from pipeline.feedback.decisions import Meaning, meaning, strike_of
 from pipeline.feedback.suppressing import lift, suppress
 from pipeline.message import Sender
 from pipeline.storage import deliveries, events, requests, subscribers
-from pipeline.storage.schema import EventRow, StrikeRow, SubscriberRow
+from pipeline.storage.schema import EventRow, RefusalRow, StrikeRow, SubscriberRow
 from tests import outbox
 from tests.dying import dying
 from tests.factories import NOW, TODAY
@@ -406,6 +406,52 @@ def test_an_event_is_taken_once_even_where_it_was_undone(engine, feedback, ada):
     assert feedback.take("generic", hard_event(engine, sent), NOW) == (Effect.SUPPRESSED,)
 
 
+def test_an_event_is_kept_with_what_was_done_and_whose_news_it_was(engine, feedback, ada):
+    bounced = send(engine, ada)
+    notices = (about(engine, bounced, recipients=("Ada@example.org",)), Notice(NoticeKind.NONE))
+    raw = '{"to": "ada@example.org"}'
+
+    done = feedback.take("ses", Event("1", "Bounce", raw, notices), NOW)
+    assert feedback.take("ses", Event("2", "Delivery", raw), NOW + DAY) == ()
+    stranger = Notice(NoticeKind.UNSUBSCRIBE, secret=SECRET)
+    assert feedback.take("ses", Event("3", "Leave", raw, (stranger,)), NOW) == (Effect.LEFT,)
+
+    assert done == (Effect.SUPPRESSED, Effect.NOT_OURS)
+    first, second, third = sorted(rows(engine, EventRow), key=lambda one: one.event_id)
+    assert (first.effect, first.delivery_id, first.subscriber_id) == (
+        "not ours, suppressed", bounced, ada
+    )  # fmt: skip
+    assert (first.address_hash, first.raw, first.received_at) == (HASH, raw, NOW)
+    assert (second.effect, second.delivery_id, second.subscriber_id) == ("noted", None, None)
+    assert (second.address_hash, "ada" in second.raw) == (None, False)
+    assert (third.effect, third.delivery_id, third.subscriber_id) == ("left", None, ada)
+    assert third.raw == raw
+
+
+@pytest.mark.parametrize(
+    ("notice", "wording"),
+    [
+        ({"reason": "550 5.1.1 <ada@example.org> unknown"}, "550 5.1.1 # unknown"),
+        ({"status": "5.1.1", "verdict": Verdict.HARD}, "5.1.1 hard"),
+        ({"status": "5.1.1"}, "5.1.1"),
+        ({}, ""),
+    ],
+)
+def test_a_bounce_is_recorded_in_its_words_or_its_codes(engine, feedback, ada, notice, wording):
+    """It waits where none of its edition was accepted."""
+    bounced = add_delivery(
+        engine, subscriber_id=ada, status="sent", sent_at=NOW, domain="example.org"
+    )
+
+    assert feedback.apply(about(engine, bounced, **notice), NOW) is Effect.HELD
+
+    (refusal,) = rows(engine, RefusalRow)
+    assert (refusal.delivery_id, refusal.edition_on, refusal.address_hash) == (bounced, TODAY, HASH)
+    assert (refusal.domain, refusal.kind, refusal.ends_as) == ("example.org", "hard", None)
+    assert (refusal.wording, refusal.server, refusal.at) == (wording, "", NOW)
+    assert outbox.suppressions(engine) == {}
+
+
 def test_an_event_that_comes_twice_at_once_is_taken_once(engine, feedback, ada):
     soft = about(engine, send(engine, ada), NoticeKind.SOFT, verdict=Verdict.SOFT)
     together = threading.Barrier(4)
@@ -557,6 +603,18 @@ def test_the_operator_lifts_whatever_it_was_for_and_the_count_begins_anew(engine
     assert rows(engine, StrikeRow) == []
     with pytest.raises(NotFoundError):
         lift(engine, ADA, KEY)
+
+
+def test_a_complaint_about_a_mail_to_a_new_address_bars_that_address_alone(engine, feedback, ada):
+    new = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
+    blank = send(engine, ada, address="", kind="new-address", edition_on=None)
+
+    assert feedback.apply(about(engine, new, NoticeKind.COMPLAINT), NOW) is Effect.SUPPRESSED
+    assert feedback.apply(about(engine, blank, NoticeKind.COMPLAINT), NOW) is Effect.NOTED
+
+    hash_ = subscribers.address_hash("new@example.org", KEY)
+    assert outbox.suppressions(engine) == {hash_: "complaint"}
+    assert status_of(engine, ada) == SubscriberStatus.ACTIVE
 
 
 @pytest.mark.parametrize(

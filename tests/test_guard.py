@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import insert, update
 
 from pipeline import settings
 from pipeline.dispatch import DispatchStoppedError, halting
 from pipeline.doctor import services
 from pipeline.doctor.finding import Patient
 from pipeline.domain import (
+    DeliveryKind,
     DeliveryStatus,
     Notice,
     NoticeKind,
@@ -124,6 +126,21 @@ def test_a_wording_keeps_its_codes_and_no_address():
 
     assert said == "550 5.1.1 # user unknown"
     assert wording("550 5.7.1 user unknown") != wording("550 5.1.1 user unknown")
+    assert wording("550 - gone <!> (ada) 7 mx1.example.org", "ada@example.org") == "550 gone #"
+    assert wording("5551 id4 gone") == "# gone"
+    assert wording("no " * 100) == ("no " * 100)[:200]
+
+
+@pytest.mark.parametrize(("attempts", "hours"), [(0, 1), (1, 2), (2, 4), (3, 8), (4, 8), (60, 8)])
+def test_a_refused_delivery_is_retried_after_twice_the_gap_each_time(attempts, hours):
+    assert refusals.next_try(attempts) == hours * HOUR
+
+
+@pytest.mark.parametrize("kind", ["hard", None, *StrikeKind])
+def test_a_refusal_is_a_strike_unless_it_is_hard_or_counts_for_nothing(kind):
+    refusal = refusals.Refusal(1, TODAY, "hash", "d.example", kind, None, "no", "mx", NOW)
+
+    assert refusal.strike is (kind if isinstance(kind, StrikeKind) else None)
 
 
 # --- Decisions ----------------------------------------------------------------------------------
@@ -154,6 +171,10 @@ def test_a_row_of_refusals_is_too_long_by_the_size_of_its_edition(refused, domai
         ({}, 0, 0, None),
         (dict.fromkeys("abcdefghijklmnopqrst", 1), 40, 100, ""),
         ({"a": 10, "b": 9}, 20, 100, None),
+        ({"a": 10, "b": 10}, 40, 100, ""),
+        ({"a": 10, "b": 10}, 41, 100, None),
+        ({"a": 20, "b": 25}, 125, 200, "b"),
+        ({"a": 20, "b": 25}, 126, 200, None),
         ({"a": 5}, 5, 10, "a"),
         ({"a": 5}, 5, 11, None),
         ({"a": 4}, 4, 4, None),
@@ -486,6 +507,361 @@ def test_refusals_that_an_acceptance_lies_between_never_add_up(engine):
     assert held(engine) == {}
 
 
+# --- What is looked at, by its edges ------------------------------------------------------------
+
+SECOND = timedelta(seconds=1)
+SINGLE = {"edition_on": None, "range_from": None, "range_to": None, "kind": DeliveryKind.LINK}
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        ({}, True),
+        ({"sent_at": NOW - DAY + SECOND}, True),
+        ({"sent_at": NOW - DAY}, False),
+        ({"created_at": NOW - guard.LIVES + SECOND}, True),
+        ({"created_at": NOW - guard.LIVES}, False),
+        ({"blanked": True}, False),
+        ({"status": Status.UNCERTAIN}, False),
+        ({"edition_on": TODAY}, False),
+    ],
+)
+def test_a_single_mail_is_judged_beside_the_single_mails_of_a_day(engine, changes, counts):
+    gone = add_delivery(engine, "gone@example.org", **SINGLE)
+    refuse(engine, gone)
+    add_delivery(engine, **SINGLE | {"status": Status.SENT, "sent_at": NOW} | changes)
+
+    assert judge(engine).counted == ({gone} if counts else set())
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        ({}, True),
+        ({"created_at": NOW - guard.LIVES + SECOND}, True),
+        ({"created_at": NOW - guard.LIVES}, False),
+        ({"sent_at": NOW - SECOND}, False),
+        ({"status": Status.UNCERTAIN}, False),
+        ({"blanked": True}, False),
+        ({"subscriber_id": 1, "address": "other@example.org"}, False),
+        ({"came_back": True}, False),
+    ],
+)
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_reader_refused_for_days_counts_if_another_mail_was_accepted(engine, changes, counts):
+    reader = add_subscriber(engine, "gone@example.org")
+    if changes.get("subscriber_id"):
+        changes = changes | {"subscriber_id": reader}
+    accepted = {"status": Status.SENT, "sent_at": NOW} | changes
+    came_back = accepted.pop("came_back", False)
+    other = add_delivery(engine, **SINGLE | accepted)
+    if came_back:
+        record(engine, other, server="", kind=None)
+
+    days_of(engine, reader, 3)
+
+    assert held(engine) == ({} if counts else {None: True})
+    assert bool(outbox.suppressions(engine)) is counts
+    if not counts:
+        assert {one.address_hash for one in rows(engine, RefusalRow)} <= {f"hash of {address(0)}"}
+
+
+@pytest.mark.parametrize(
+    ("own", "counts"),
+    [
+        ({}, False),
+        ({"sent_at": NOW}, True),
+        ({"status": Status.FAILED}, True),
+        ({"address": "other@example.org"}, True),
+        ({"came_back": True}, True),
+        ({"subscriber_id": None}, True),
+    ],
+)
+def test_a_later_mail_that_a_reader_got_ends_an_old_refusal(engine, own, counts):
+    reader = add_subscriber(engine, "gone@example.org")
+    refused = add_delivery(engine, subscriber_id=reader)
+    refuse(engine, refused)
+    accept_others(engine)
+    later = {"subscriber_id": reader, "status": Status.SENT, "sent_at": NOW + HOUR} | own
+    came_back = later.pop("came_back", False)
+    id_ = add_delivery(engine, **SINGLE | later)
+    if came_back:
+        record(engine, id_, server="", kind=None, edition_on=None)
+
+    assert judge(engine, NOW + DAY).counted == ({refused} if counts else set())
+
+
+@pytest.mark.parametrize(
+    ("waiting", "counts"),
+    [
+        ({}, False),
+        ({"not_before": NOW + SECOND}, True),
+        ({"expires_at": NOW}, True),
+        ({"expires_at": NOW + SECOND}, False),
+        ({"status": Status.LEASED}, False),
+        ({"status": Status.SENDING}, False),
+        ({"status": Status.CANCELLED}, True),
+        ({"edition_on": TODAY + DAY}, True),
+    ],
+)
+def test_a_wording_of_a_fifth_waits_while_its_edition_is_under_way(engine, waiting, counts):
+    gone = add_delivery(engine, "gone@example.org")
+    refuse(engine, gone)
+    accept_others(engine, count=3)
+    add_delivery(engine, **waiting)
+
+    assert judge(engine).counted == ({gone} if counts else set())
+
+
+@pytest.mark.parametrize(("accepted", "counts"), [(4, False), (5, True)])
+def test_a_wording_is_suspicious_from_a_fifth_of_what_was_tried(engine, accepted, counts):
+    gone = add_delivery(engine, "gone@example.org")
+    refuse(engine, gone)
+    accept_others(engine, count=accepted)
+    add_delivery(engine)
+
+    assert judge(engine).counted == ({gone} if counts else set())
+
+
+@pytest.mark.parametrize(
+    ("oldest", "trips"), [(NOW, True), (NOW - DAY + SECOND, True), (NOW - DAY, False)]
+)
+def test_single_mails_of_one_day_make_a_row(engine, oldest, trips):
+    for n in range(5):
+        id_ = add_delivery(engine, address(n), **SINGLE)
+        record(engine, id_, n, edition_on=None, at=NOW if n else oldest)
+
+    with engine.begin() as conn:
+        assert bool(guard.watch(conn, [None], NOW)) is trips
+
+
+@pytest.mark.parametrize(
+    ("sent_at", "refused"), [(NOW - SECOND, 5), (NOW, None), (NOW + SECOND, None)]
+)
+def test_an_acceptance_ends_a_row_of_refusals(engine, sent_at, refused):
+    accept_others(engine, count=1)
+    outbox.alter(engine, 1, sent_at=sent_at)
+    for n in range(5):
+        record(engine, add_delivery(engine, address(n)), n)
+
+    trips = judge(engine).trips
+
+    assert [trip.refused for trip in trips] == ([refused] if refused else [])
+    if refused:
+        assert trips[0].reason == "5 refusals in a row at 5 domains: no"
+
+
+def test_bounces_and_what_was_taken_later_are_no_row(engine):
+    """Five of a row, of which one came back later and one was taken in the end."""
+    for n in range(6):
+        id_ = add_delivery(engine, address(n))
+        record(engine, id_, n, server="" if n == 0 else "mx")
+        if n == 1:
+            outbox.alter(engine, id_, status=Status.SENT, sent_at=NOW - HOUR)
+
+    assert judge(engine).trips == []
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("a" * 20, "20 of 20 mails were refused alike: a"),
+        ("abcdefghijklmnopqrst", "20 of 20 mails were refused, in various words"),
+    ],
+)
+def test_a_hold_says_whether_one_wording_or_many_were_met(engine, words, reason):
+    """At two domains, which make no row."""
+    for n, said in enumerate(words):
+        record(engine, add_delivery(engine, address(n)), n % 2, wording=said)
+
+    assert [trip.reason for trip in judge(engine).trips] == [reason]
+
+
+def test_a_hold_opens_the_breaker_and_a_later_one_opens_it_again(engine):
+    for day in range(2):
+        now = NOW + day * DAY
+        for n in range(5):
+            id_ = add_delivery(engine, address(10 * day + n), edition_on=TODAY + day * DAY)
+            record(engine, id_, n, edition_on=TODAY + day * DAY, at=now)
+        assert judge(engine, now).trips[0].edition_on == TODAY + day * DAY
+        with engine.connect() as conn:
+            breaker = breakers.get(conn)
+        assert (breaker.open_until, breaker.refusals) == (now + guard.OPEN_FOR, day + 1)
+
+
+def test_the_judgement_tells_how_many_deliveries_it_has_ended(engine):
+    """One that is queued ends; one that came back, or has expired, has ended before."""
+    accept_others(engine)
+    queued, bounced, expired = (add_delivery(engine, address(n)) for n in range(3))
+    for n, id_ in enumerate((queued, bounced, expired)):
+        record(engine, id_, n, server="" if id_ == bounced else "mx")
+    outbox.alter(engine, bounced, status=Status.SENT, sent_at=NOW)
+    outbox.alter(engine, expired, status=Status.EXPIRED)
+    with engine.connect() as conn:
+        assert guard.waiting(conn) == 3
+
+    judgement = judge(engine)
+
+    assert (judgement.counted, judgement.ended) == ({queued, bounced, expired}, 1)
+    assert outbox.statuses(engine)[2:] == [Status.SUPPRESSED, Status.SENT, Status.EXPIRED]
+    assert judge(engine).ended == 0
+    with engine.connect() as conn:
+        assert guard.waiting(conn) == 0
+
+
+def test_an_old_address_that_is_gone_is_suppressed_and_the_new_one_gets_its_mail(engine):
+    reader = add_subscriber(engine, "old@example.org")
+    refuse(engine, add_delivery(engine, subscriber_id=reader))
+    owed = add_delivery(engine, subscriber_id=reader, edition_on=TODAY + DAY)
+    with engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE subscribers SET address_hash = 'new'")
+    accept_others(engine)
+
+    judge(engine)
+
+    assert outbox.suppressions(engine) == {"hash of old@example.org": "hard"}
+    assert row(engine, owed).status == Status.QUEUED
+
+
+def test_only_the_named_editions_are_judged(engine):
+    ids = [add_delivery(engine, address(n), edition_on=TODAY + n * DAY) for n in range(2)]
+    for n, id_ in enumerate(ids):
+        accept_others(engine, TODAY + n * DAY)
+        record(engine, id_, n, edition_on=TODAY + n * DAY)
+
+    assert judge(engine, editions=[TODAY + DAY]).counted == {ids[1]}
+    assert judge(engine).counted == {ids[0]}
+
+
+def test_the_operator_s_undoing_lifts_one_suppression_with_its_strikes(engine):
+    """What it has ended is owed again, what ended before stays; other readers' rows stay."""
+    readers = [add_subscriber(engine, address(n)) for n in range(2)]
+    for reader, n in zip(readers, range(2), strict=True):
+        add_delivery(engine, subscriber_id=reader, status=Status.SUPPRESSED,
+                     expires_at=NOW - SECOND)  # fmt: skip
+        add_delivery(engine, subscriber_id=reader, status=Status.SUPPRESSED, range_from=5,
+                     range_to=7, expires_at=NOW + HOUR)  # fmt: skip
+        with engine.begin() as conn:
+            conn.execute(
+                insert(StrikeRow).values(
+                    address_hash=f"hash of {address(n)}", edition_on=TODAY, kind="soft",
+                    noted_at=NOW,
+                )
+            )  # fmt: skip
+            subscribers.suppress(conn, f"hash of {address(n)}", SuppressionReason.HARD, NOW)
+
+    with engine.begin() as conn:
+        assert not guard.restore(conn, f"hash of {address(0)}", NOW + SECOND, NOW)
+        assert guard.restore(conn, f"hash of {address(0)}", NOW, NOW)
+
+    assert outbox.suppressions(engine) == {f"hash of {address(1)}": "hard"}
+    assert outbox.statuses(engine) == [
+        Status.SUPPRESSED, Status.QUEUED, Status.SUPPRESSED, Status.SUPPRESSED
+    ]  # fmt: skip
+    assert [one.address_hash for one in rows(engine, StrikeRow)] == [f"hash of {address(1)}"]
+
+
+def test_the_cause_of_a_suppression_is_the_newest_refusal_that_counted(engine):
+    reader = add_subscriber(engine, address(0))
+    for hours, said, counted in ((0, "first", True), (1, "second", True), (2, "third", False)):
+        id_ = add_delivery(engine, subscriber_id=reader)
+        record(engine, id_, at=NOW + hours * HOUR, wording=said, counted=counted)
+    record(engine, add_delivery(engine), 1, at=NOW + 3 * HOUR, wording="other", counted=True)
+
+    with engine.connect() as conn:
+        assert guard.cause(conn, f"hash of {address(0)}") == (TODAY, "second")
+        assert guard.cause(conn, "hash of nobody") == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"status": Status.FAILED, "reply": "550 b"}, "550 b"),
+        ({"status": Status.SUPPRESSED, "reply": "550 b"}, "550 b"),
+        ({"status": Status.FAILED, "reply": None}, "550 a"),
+        ({"status": Status.SENT, "reply": "250 b"}, "550 a"),
+        (
+            {"status": Status.SENT, "reply": "250", "reason": "accepted, then hard"},
+            "accepted then hard",
+        ),
+        ({"status": Status.FAILED, "reply": "550 b", "address": "other@example.org"}, "550 a"),
+        ({"status": Status.FAILED, "reply": "550 b", "subscriber_id": None}, "550 a"),
+    ],
+)
+def test_without_a_refusal_the_newest_refused_delivery_is_the_cause(engine, changes, said):
+    reader = add_subscriber(engine, address(0))
+    add_delivery(engine, subscriber_id=reader, status=Status.FAILED, reply="550 a")
+    add_delivery(engine, **{"subscriber_id": reader} | changes)
+
+    with engine.connect() as conn:
+        assert guard.cause(conn, f"hash of {address(0)}") == (TODAY, said)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        ({"kind": "soft"}, {"kind": "full"}, "full"),
+        ({"kind": "hard"}, {"kind": "soft", "server": ""}, "soft"),
+        ({"kind": "soft", "counted": True}, {"kind": "full", "server": ""}, "soft"),
+        ({"kind": "soft", "counted": True}, {"kind": "full"}, "full"),
+        ({"kind": "soft", "counted": True}, {"kind": "hard", "server": ""}, "hard"),
+        ({"kind": "hard", "counted": True}, {"kind": "soft"}, "hard"),
+    ],
+)
+def test_a_counted_refusal_is_replaced_only_by_one_that_says_more(engine, first, second, kept):
+    id_ = add_delivery(engine, address(0))
+    record(engine, id_, wording="first", **first)
+    record(engine, id_, wording="second", **second)
+
+    (refusal,) = rows(engine, RefusalRow)
+    is_new = refusal.wording == "second"
+    assert (refusal.kind, refusal.counted) == (kept, first.get("counted", False) and not is_new)
+    with engine.connect() as conn:
+        assert refusals.is_counted(conn, id_) is refusal.counted
+        assert not refusals.is_counted(conn, id_ + 1)
+
+
+def test_the_refusals_of_an_address_are_listed_oldest_first_and_cleared_alone(engine):
+    for n, hours in ((0, 2), (1, 0), (0, 1)):
+        record(engine, add_delivery(engine, subscriber_id=None), n, at=NOW + hours * HOUR,
+               edition_on=None if hours == 1 else TODAY)  # fmt: skip
+
+    with engine.begin() as conn:
+        said = refusals.of(conn, f"hash of {address(0)}")
+        assert [one["at"] for one in said] == [NOW + HOUR, NOW + 2 * HOUR]
+        assert said[0] == {"at": NOW + HOUR, "kind": "hard", "wording": "no", "counted": False}
+        assert refusals.editions_of(conn, [1, 2]) == {TODAY}
+        assert refusals.editions_of(conn, [1, 3, 4]) == {TODAY, None}
+        refusals.clear(conn, f"hash of {address(0)}")
+    assert [one.delivery_id for one in rows(engine, RefusalRow)] == [2]
+
+
+def test_old_refusals_are_dropped_a_few_at_a_time(engine):
+    for n in range(4):
+        record(engine, add_delivery(engine), n, at=NOW + n * HOUR)
+
+    with engine.begin() as conn:
+        drop = refusals.drop_refusals
+        dropped = [drop(conn, before=NOW + 3 * HOUR, limit=2) for _ in range(3)]
+
+    assert dropped == [2, 1, 0]
+    assert [one.delivery_id for one in rows(engine, RefusalRow)] == [4]
+
+
+def test_the_recipient_of_a_delivery_is_where_it_goes_not_whose_it_is(engine):
+    own = add_delivery(engine, address(0), domain="d0.example", attempts=2)
+    moved = add_delivery(engine, address(1), address="new@d.example", domain="d.example", **SINGLE)
+
+    with engine.connect() as conn:
+        found = [refusals.recipient_of(conn, id_) for id_ in (own, moved, moved + 1)]
+
+    assert found == [
+        refusals.Recipient(TODAY, False, address(0), f"hash of {address(0)}", "d0.example", 2),
+        refusals.Recipient(None, True, "new@d.example", f"hash of {address(1)}", "d.example", 0),
+        None,
+    ]
+
+
 # --- Who else, killed here, twice ---------------------------------------------------------------
 
 
@@ -544,15 +920,17 @@ def test_killed_at_any_statement_an_edition_is_held_with_all_that_follows(engine
     assert judge(engine).trips == []
 
 
-def record(engine, delivery_id, number=0, *, server="mx", at=NOW, kind="hard", **changes):
+def record(
+    engine, delivery_id, number=0, *, server="mx", at=NOW, kind="hard", edition_on=TODAY,
+    wording="no", counted=False,
+):  # fmt: skip
+    ends_as = Status.SUPPRESSED if server else None
+    values = (edition_on, f"hash of {address(number)}", f"d{number}.example", kind, ends_as)
     with engine.begin() as conn:
-        refusals.record(
-            conn,
-            refusals.Refusal(
-                delivery_id, TODAY, f"hash of {address(number)}", f"d{number}.example", kind,
-                Status.SUPPRESSED if server else None, "no", server, at, **changes,
-            ),
-        )  # fmt: skip
+        refusals.record(conn, refusals.Refusal(delivery_id, *values, wording, server, at))
+        if counted:
+            this = RefusalRow.delivery_id == delivery_id
+            conn.execute(update(RefusalRow).where(this).values(counted=True))
 
 
 def test_a_delivery_that_is_tried_again_meanwhile_is_not_judged(engine):

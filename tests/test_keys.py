@@ -180,6 +180,86 @@ def test_a_renewed_key_voids_the_links_of_the_old_one(engine):
     assert later.suppression_key == before.suppression_key
 
 
+HOUR = timedelta(hours=1)
+SECRET, SUPPRESSION = KeyName.SECRET, KeyName.SUPPRESSION
+
+
+def kept(name, value, retired_at=None):
+    return keys.KeptKey(name, value, fingerprint(value or OTHER), NOW, retired_at)
+
+
+@pytest.mark.parametrize(
+    ("secret", "given", "signs"),
+    [
+        (None, (), None),
+        (None, (LONG,), (LONG,)),
+        (("made", None), (), ("made",)),
+        (("made", None), (LONG,), None),
+        (("made", NOW), (), None),
+        (("made", NOW), (LONG,), (LONG, "made")),
+        (("made", NOW - HOUR + timedelta(seconds=1)), (LONG, OTHER), (LONG, OTHER, "made")),
+        (("made", NOW - HOUR), (LONG,), (LONG,)),
+        ((LONG, NOW), (LONG,), (LONG,)),
+        ((None, NOW), (LONG,), (LONG,)),
+    ],
+)
+def test_the_keys_in_use_follow_from_what_is_kept_and_set(secret, given, signs):
+    known = {SUPPRESSION: kept(SUPPRESSION, "hides")}
+    if secret:
+        known[SECRET] = kept(SECRET, *secret)
+
+    found = keys.settled(known, given, None, now=NOW, link_life=HOUR)
+
+    assert found == (signs and keys.Keys(signs, "hides"))
+    without = {SECRET: kept(SECRET, "made")}
+    assert keys.settled(without, (), None, now=NOW, link_life=HOUR) is None
+
+
+def test_settling_twice_makes_no_key_again_and_keeps_when_one_was_retired(engine):
+    def settle(hours, secret=(), suppression=None):
+        with engine.begin() as conn:
+            made = keys.settle(conn, secret, suppression, NOW + hours * HOUR)
+            found = keys.kept(conn)
+        return made, found
+
+    made, first = settle(0)
+    assert made == [SECRET, SUPPRESSION]
+    assert settle(1) == ([], first)
+    assert settle(2, (LONG,))[0] == []
+    assert settle(3, (LONG,))[1][SECRET].retired_at == NOW + 2 * HOUR
+    assert settle(4, (LONG,))[1][SUPPRESSION] == first[SUPPRESSION]
+    assert settle(5)[1] == first, "taken back into use"
+    for key in first.values():
+        assert key.fingerprint == fingerprint(key.value)
+        assert key.value not in repr(key)
+        assert (len(key.value), key.made_at, key.retired_at) == (43, NOW, None)
+
+
+def test_a_key_that_was_set_is_never_renewed(engine):
+    with engine.begin() as conn:
+        assert keys.settle(conn, (LONG,), OTHER, NOW) == []
+        assert not keys.renew_secret(conn, NOW)
+        assert keys.kept(conn) == {SUPPRESSION: kept(SUPPRESSION, None)}
+
+
+def test_a_renewed_key_has_its_own_fingerprint_and_leaves_the_other(engine):
+    with engine.begin() as conn:
+        keys.settle(conn, (), None, NOW)
+        before = keys.kept(conn)
+        assert keys.renew_secret(conn, NOW + HOUR)
+        after = keys.kept(conn)
+
+    assert after[SUPPRESSION] == before[SUPPRESSION]
+    renewed = after[SECRET]
+    assert (renewed.made_at, renewed.fingerprint) == (NOW + HOUR, fingerprint(renewed.value))
+    assert renewed.value != before[SECRET].value
+
+
+def test_a_fingerprint_is_sixteen_hexadecimal_digits_of_its_key():
+    assert re.fullmatch(r"[0-9a-f]{16}", fingerprint(LONG))
+    assert fingerprint(LONG) != fingerprint(OTHER)
+
+
 # --- Databases from before ----------------------------------------------------------------------
 
 
@@ -198,6 +278,9 @@ def test_suppressions_of_an_older_database_move_to_the_new_key(engine):
     key = open_services(engine).suppression_key
 
     new = subscribers.address_hash(ADA, key)
+    assert (
+        fingerprint(key) == {row.name: row.fingerprint for row in rows(engine, KeyRow)}[SUPPRESSION]
+    )
     with reading(engine) as conn:
         assert subscribers.suppressed(conn, new) is not None
         assert conn.execute(select(SuppressionRow.hash)).scalars().all() == [new]
@@ -220,6 +303,7 @@ def test_a_suppression_that_cannot_move_stops_the_start_and_changes_nothing(engi
 
 
 def test_a_key_that_an_older_database_was_not_made_with_is_refused(engine):
+    add_reader(engine, email=BOB)
     add_reader(engine)
 
     with pytest.raises(SettingsError, match=r"^SUPPRESSION_KEY: is not the key"):

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline.errors import InvalidTokenError
+from pipeline.errors import ExpiredTokenError, InvalidTokenError
 from pipeline.links import LIFETIME, Purpose, SignedLinks
 from tests.factories import NOW
 
@@ -58,6 +58,47 @@ def test_a_link_works_until_its_time_is_over(links, purpose):
         READ[purpose](links, token, NOW + LIFETIME[purpose])
 
 
+@pytest.mark.parametrize(
+    ("purpose", "hours"),
+    [
+        (Purpose.CONFIRM, 72),
+        (Purpose.PREFERENCES, 30 * 24),
+        (Purpose.DIGEST, 90 * 24),
+        (Purpose.DATA, 24),
+        (Purpose.NEW_ADDRESS, 72),
+    ],
+)
+def test_how_long_each_link_works(purpose, hours):
+    assert LIFETIME[purpose] == timedelta(hours=hours)
+
+
+def test_a_digest_can_be_viewed_for_as_long_as_digests_are_kept():
+    kept = timedelta(days=400)
+    links = SignedLinks(SITE, (NEW,), view=kept)
+    token = token_of(links.digest(17, NOW))
+
+    assert links.read_digest(token, NOW + kept - timedelta(seconds=1)) == 17
+    with pytest.raises(ExpiredTokenError):
+        links.read_digest(token, NOW + kept)
+    assert token_of(links.preferences(17, NOW)) == token_of(
+        SignedLinks(SITE, (NEW,)).preferences(17, NOW)
+    )
+
+
+def test_an_expired_link_is_not_called_forged(links):
+    token = token_of(links.data(17, NOW))
+
+    with pytest.raises(ExpiredTokenError, match="has expired"):
+        links.read_data(token, NOW + timedelta(days=1))
+    with pytest.raises(InvalidTokenError, match="not one of ours"):
+        links.read_data(token.replace("17.", "18.", 1), NOW)
+
+
+def test_links_of_the_same_site_and_keys_are_equal(links):
+    assert links == SignedLinks(SITE, (NEW,))
+    assert links != SignedLinks(SITE, (OLD,))
+
+
 @pytest.mark.parametrize("made", Purpose)
 @pytest.mark.parametrize("used", Purpose)
 def test_a_link_for_one_purpose_is_none_for_another(links, made, used):
@@ -103,6 +144,12 @@ def test_tokens_are_short_and_need_no_escape(links):
 
     assert len(token) <= 48
     assert set(token) <= set(string.ascii_letters + string.digits + "-_.")
+
+
+def test_three_keys_sign_with_the_first():
+    links = SignedLinks(SITE, (NEW, OLD, "the key before that"))
+
+    assert links.digest(17, NOW) == SignedLinks(SITE, (NEW,)).digest(17, NOW)
 
 
 def test_the_way_out_needs_no_key():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from alembic import command
 from sqlalchemy import text
 
 from pipeline.domain import DeliveryKind, Digest, Precedence
@@ -97,7 +98,7 @@ def old_engine(empty_database_url):
     with engine.begin() as conn:
         config = migrate._config()
         config.attributes["connection"] = conn
-        migrate.command.upgrade(config, "0002")
+        command.upgrade(config, "0002")
     yield engine
     engine.dispose()
 

@@ -44,6 +44,8 @@ class TestSpelling:
             ("multi modal learning", "Multimodal learning"),
             ('"multi-modal learning"', "Multimodal learning"),
             ('"multimodal learning"', "Multi-modal learning"),
+            ('"deep multimodal learning"', "Deep multi-modal learning"),
+            ('"deep multi modal learning"', "Deep multimodal learning"),
             ("dataset", "A Data Set of Stars"),
             ("data sets", "Datasets of Stars"),
             ("online", "On-line Learning"),
@@ -90,6 +92,10 @@ class TestSpelling:
             ("universities", "The Early Universe"),
             ('"organization"', "Organs on a Chip"),
             (".NET", "A Net of Wires"),
+            ('"multimodal learning"', "Multi-modal Moss and Learning"),
+            ('"learning multimodal"', "Multi-modal Moss and Learning"),
+            ('"multi-modal learning"', "Multimodal Moss and Learning"),
+            ('"learning multi-modal"', "Multimodal Moss and Learning"),
         ],
     )
     def test_another_word_is_not_found(self, query, title):
@@ -373,6 +379,52 @@ class TestPhrases:
         (found,) = PaperIndex([paper]).search(parse("deep learning"))
 
         assert found.phrases == ("deep learning",)
+
+    @pytest.mark.parametrize(
+        ("query", "abstract", "phrases"),
+        [
+            (
+                "c1 OR d1 OR e1 OR f1 OR g1 OR h1",
+                "C1. D1. E1. F1. G1. H1",
+                ["C1", "D1", "E1", "F1", "G1"],
+            ),
+            ("moss", "Moss. The moss, mosses", ["Moss"]),
+            ("the", "The moss of the fern", ["The"]),
+            ("moss of", "So moss of moss is", ["moss of moss"]),
+            ("the moss", "In the moss the", ["moss"]),
+            ("moss fern", "Fern moss, moss fern moss. Fern", ["Fern moss, moss fern moss"]),
+            ("moss OR fern", "Moss is fern: moss fern", ["moss fern"]),
+            ("moss OR cat:cs.LG", "Nothing", []),
+            ("ti:so", "Moss", ["So"]),
+            ("cat:cs.LG", "Nothing", []),
+        ],
+    )
+    def test_the_runs_of_words_that_matched(self, query, abstract, phrases):
+        others = [make_paper("So", "Moss"), make_paper("So", "Moss of fern")]
+        papers = [others[0], make_paper("So", abstract, categories=("cs.LG",)), others[1]]
+
+        found = {
+            one.paper: one.phrases for one in PaperIndex(papers).search(parse(query), floor=False)
+        }
+
+        assert found.get(1) == tuple(phrases)
+
+    def test_a_run_that_tells_little_is_left_out(self):
+        """Less than three tenths of what the best one tells."""
+        texts = ["moss fern lichen. Heron", "moss fern heron. Quartz"]
+        corpus = CorpusStatistics(800, {"quartz": 600}, 80_000.0)
+
+        found = [
+            PaperIndex([make_paper("So", text)], corpus).search(
+                parse("moss OR fern OR lichen OR heron OR quartz"), floor=False
+            )[0]
+            for text in texts
+        ]
+
+        assert [one.phrases for one in found] == [
+            ("moss fern lichen", "Heron"),
+            ("moss fern heron",),
+        ]
 
     def test_what_is_left_out_is_no_reason(self):
         (found,) = PaperIndex([make_paper("Graphs and Trees")]).search(parse("graphs -leaves"))

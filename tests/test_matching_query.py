@@ -151,6 +151,95 @@ class TestParse:
 
         assert time.perf_counter() - started < 1
 
+    @pytest.mark.parametrize(
+        ("text", "longer"),
+        [
+            ("x" * 2_000, "x" * 2_001),  # as typed
+            ("x" * 1_998 + "\xdf", "x" * 1_999 + "\xdf"),  # as it is written again: with "ss"
+        ],
+    )
+    def test_a_query_has_at_most_two_thousand_characters(self, text, longer):
+        assert isinstance(parse(text), Words)
+        with pytest.raises(QueryError, match=r"2,?000") as caught:
+            parse(longer)
+
+        assert caught.value.query == longer[:60] + "..."
+        assert caught.value.position == 0
+
+    @pytest.mark.parametrize("beside", ["", "a (b) (c) " * 12, "a -(b c) -d-e NOT f " * 12])
+    @pytest.mark.parametrize(
+        ("opening", "closing", "most"), [("(", ")", 20), ("NOT ", "", 20), ("-(", ")", 10)]
+    )
+    def test_twenty_parentheses_and_negations_go_inside_each_other(
+        self, beside, opening, closing, most
+    ):
+        """Those that are closed again do not count."""
+        deep, deeper = (f"{beside}z {opening * n}y{closing * n}" for n in (most, most + 1))
+
+        parse(deep + " x")
+        with pytest.raises(QueryError, match="too many parentheses"):
+            parse(deeper)
+
+    @pytest.mark.parametrize(
+        ("text", "read"),
+        [
+            ("ti:(moss (fern OR heron)) otter", "otter ti:moss (ti:fern OR ti:heron)"),
+            ("ti:((moss) fern) otter", "otter ti:fern ti:moss"),
+            ('ti:(abs:moss "red fern") "wet otter"', 'abs:moss ti:"red fern" "wet otter"'),
+            ("au:(Ada Holm OR Roe)", "au:ada au:holm OR au:roe"),
+            ("(moss) fern", "moss fern"),
+        ],
+    )
+    def test_a_field_holds_for_all_inside_its_parentheses(self, text, read):
+        assert canonical(text) == canonical(read)
+
+    @pytest.mark.parametrize(
+        ("text", "read"),
+        [
+            ("moss -(-fern)", "moss fern"),
+            ("moss NOT NOT fern", "moss fern"),
+            ("-(-moss)", "moss"),
+            ("moss -red-fern otter", 'moss otter -"red fern"'),
+            ("moss -NOT fern", "moss fern -not"),
+            ("moss OR OR fern", "fern OR moss or"),
+            ("(AND fern)", "and fern"),
+            ("moss NOT OR fern", "fern OR moss not"),
+            ("-moss AND fern", "fern -moss"),
+            ("moss | fern || heron", "fern OR heron OR moss"),
+            ("moss && fern", "fern AND moss"),
+        ],
+    )
+    def test_signs_and_operators_beside_each_other(self, text, read):
+        assert canonical(text) == read
+
+    @pytest.mark.parametrize(
+        ("text", "read"),
+        [
+            ("cat: cs.LG moss", "moss cat:cs.lg"),
+            ("cat:cs.LG, cs.CL moss", "moss (cat:cs.cl OR cat:cs.lg)"),
+            ("cat:cs.LG|cs.CL", "cat:cs.cl OR cat:cs.lg"),
+            ("cat:cs.L** cat:cs.CL.", "cat:cs.cl cat:cs.l*"),
+            ("source:arxiv,huggingface", "source:arxiv OR source:huggingface"),
+        ],
+    )
+    def test_names_of_categories_and_sources(self, text, read):
+        assert canonical(text) == read
+
+    @pytest.mark.parametrize("text", ["ti: cs.LG", "source: cs.LG", "au: cs.LG", "cat:, moss"])
+    def test_a_value_stands_right_behind_its_colon(self, text):
+        with pytest.raises(QueryError, match=r"needs a word right after the colon"):
+            parse(text)
+
+    @pytest.mark.parametrize(
+        ("text", "position"),
+        [("moss (cat:) x", 6), ("moss “ ”", 5), ("moss (fern", 5), ("moss AND )", 9)],
+    )
+    def test_the_place_of_a_mistake_is_that_in_the_text_as_typed(self, text, position):
+        with pytest.raises(QueryError) as caught:
+            parse(text)
+
+        assert (caught.value.query, caught.value.position) == (text, position)
+
     def test_a_long_sentence_is_a_query(self):
         assert isinstance(parse("word and more " * (LONGEST_QUERY // 15)), Words)
 
@@ -293,6 +382,15 @@ def test_a_topic_that_normalising_makes_too_long_is_refused(text: str):
 
     with pytest.raises(QueryError, match="too long"):
         canonical(text)
+
+
+def test_a_stored_topic_has_at_most_2600_bytes():
+    assert len(canonical("\u0436" * 1_300).encode()) == 2_600
+    with pytest.raises(QueryError, match="2,000 characters, or 650 of any script") as caught:
+        canonical("\u0436" * 1_300 + "a")
+
+    assert caught.value.query == "\u0436" * 60 + "..."
+    assert caught.value.position == 0
 
 
 def test_the_longest_topics_fit_into_the_index_of_either_database(engine):

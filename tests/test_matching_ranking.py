@@ -64,6 +64,36 @@ class TestPick:
         assert picked(TopicCandidates("a", close)) == [2, 1]
         assert picked(TopicCandidates("a", far)) == [1, 2]
 
+    @pytest.mark.parametrize(
+        ("scores", "upvotes", "picked"),
+        [
+            ((0.25, 0.5), (None, None), [1.0, 0.5]),  # 1 is the best of the topic
+            ((8.0, 4.0), (3, 15), [1.05, 0.6]),  # of the logarithms 4 and 16, at most a tenth
+            ((8.0, 4.0), (0, -1), [1.0, 0.5]),
+            ((8.0, 8.0), (1, 1), [1.1, 1.1]),
+            ((0.0, 0.0), (None, 1), [0.1, 0.0]),
+            ((3.0, 1.0), (None, None), [1.0, 0.333333]),
+        ],
+    )
+    def test_the_score_is_a_share_of_the_best_and_a_tenth_for_upvotes(
+        self, scores, upvotes, picked
+    ):
+        papers = [
+            Candidate(paper, score, title=f"number{paper}", upvotes=votes)
+            for paper, score, votes in zip((1, 2), scores, upvotes, strict=True)
+        ]
+
+        assert [one.score for one in pick([TopicCandidates("a", papers)], 2).picks] == picked
+
+    def test_upvotes_of_another_topic_make_a_paper_less_popular(self):
+        one = TopicCandidates("a", [Candidate(1, 1.0, title="x", upvotes=3)])
+        other = TopicCandidates("b", [Candidate(2, 1.0, title="y", upvotes=15)])
+
+        assert {each.paper: each.score for each in pick([one, other], 2).picks} == {
+            1: 1.05,
+            2: 1.1,
+        }
+
     def test_ties_go_to_the_lower_id(self):
         papers = [Candidate(paper, 1.0, title=f"number{paper}") for paper in (3, 1, 2)]
 
@@ -78,6 +108,24 @@ class TestPick:
 
         assert picked(TopicCandidates("a", papers), most=2) == [1, 3]
         assert picked(TopicCandidates("a", papers), most=3) == [1, 3, 2]
+
+    @pytest.mark.parametrize(
+        ("title", "order"),
+        [
+            ("moss fern lichen quartz heron", [1, 3, 2]),  # 4 of 5 words in common
+            ("moss fern lichen quartz heron of the", [1, 3, 2]),
+            ("moss fern lichen quartz heron otter", [1, 2, 3]),
+            ("moss fern lichen heron", [1, 2, 3]),
+        ],
+    )
+    def test_four_fifths_of_the_words_make_a_near_duplicate(self, title, order):
+        papers = [
+            Candidate(1, 9.0, title="moss fern lichen quartz"),
+            Candidate(2, 8.0, title=title),
+            Candidate(3, 1.0, title="Something else"),
+        ]
+
+        assert picked(TopicCandidates("a", papers)) == order
 
     def test_an_equal_title_never_comes_twice(self):
         papers = [

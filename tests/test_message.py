@@ -18,6 +18,8 @@ from pipeline.message import (
     compose_confirmation,
     compose_digest,
     named_by,
+    normal_address,
+    own_address,
     wire_address,
 )
 from pipeline.rendering import Rendered
@@ -122,6 +124,64 @@ def test_replies_go_to_the_sender_where_nothing_else_is_set():
     lines = header_lines(digest_mail(make_sender(reply_to=None)))
 
     assert b"Reply-To: Paperboy <papers@example.org>" in lines
+
+
+def test_feedback_loops_learn_the_day_and_the_kind_of_mail_but_no_reader():
+    """The last part stays the same for years: Gmail's figures are by it."""
+    confirmation = compose_confirmation(
+        make_sender(), make_content(), to="ada@example.org", dedupe_key="link:1", now=NOW,
+        kind="link",
+    )  # fmt: skip
+
+    feedback = b"Feedback-ID: 2030-01-02:%s:list:pbbfabc37432"
+    assert feedback % b"digest" in header_lines(digest_mail())
+    assert feedback % b"link" in header_lines(confirmation)
+    assert feedback % b"quiet" in header_lines(digest_mail(kind="quiet"))
+
+
+def test_questions_go_to_the_contact_where_there_is_one():
+    lines = header_lines(digest_mail(make_sender(contact="Ada <help@example.org>")))
+
+    assert b"List-Help: <mailto:help@example.org?subject=help>" in lines
+    assert b"List-Owner: <mailto:help@example.org>" in lines
+    assert b"From: Paperboy <papers@example.org>" in lines
+
+
+def test_a_line_of_a_header_has_at_most_998_octets():
+    """RFC 5322, section 2.1.1."""
+    room = 998 - len("List-Unsubscribe: <>")
+    plain = make_sender(unsubscribe_mailbox=None)
+
+    assert b"x" * room in digest_mail(plain, unsubscribe_url="x" * room)
+    with pytest.raises(RenderError, match="List-Unsubscribe"):
+        digest_mail(plain, unsubscribe_url="x" * (room + 1))
+
+
+def test_a_header_in_other_letters_than_ascii_is_refused():
+    with pytest.raises(RenderError, match="List-Unsubscribe"):
+        digest_mail(unsubscribe_url="https://b\xfccher.example/")
+
+
+def test_a_message_carries_the_second_it_was_composed_in():
+    mail = digest_mail(now=NOW.replace(microsecond=999_999))
+
+    assert b"Date: Wed, 02 Jan 2030 08:00:00 +0000" in header_lines(mail)
+
+
+def test_a_subject_is_encoded_only_where_it_must_be():
+    """A word that fits into the first line stays plain."""
+    plain, long = ("x" * n for n in (76 - len("Subject: "), 77 - len("Subject: ")))
+
+    assert f"Subject: {plain}".encode() in header_lines(digest_mail(content=make_content(plain)))
+    assert b"Subject: =?utf-8?" in digest_mail(content=make_content(long))
+
+
+def test_a_sender_shows_its_address_and_never_its_key():
+    sender = make_sender()
+
+    assert (sender.address, sender.host) == ("papers@example.org", "example.org")
+    assert "a key for tests" not in repr(sender)
+    assert sender == make_sender()
 
 
 def test_a_confirmation_has_nothing_to_unsubscribe_from():
@@ -292,6 +352,51 @@ def test_an_address_we_cannot_write_to_is_refused(address):
         wire_address(address)
 
 
+@pytest.mark.parametrize("check", [wire_address, normal_address, own_address])
+def test_a_local_part_has_at_most_64_characters(check):
+    longest = "a" * 64 + "@example.org"
+
+    assert check(longest) == longest
+    with pytest.raises(AddressError, match=r"local part|too long before the @"):
+        check("a" + longest)
+
+
+def test_an_address_of_the_operator_has_at_most_254_characters():
+    longest = f"{'a' * 64}@{'b' * 189}"
+
+    assert own_address(longest) == longest
+    with pytest.raises(AddressError, match="domain"):
+        own_address(f"{longest}b")
+
+
+@pytest.mark.parametrize("address", ["papers@localhost", "papers@mail.internal", "a.b+c@x.test"])
+def test_an_address_of_the_operator_may_be_of_this_machine_alone(address):
+    assert own_address(address) == address
+
+
+@pytest.mark.parametrize("address", ["papers", "@localhost", "a..b@x.test", '"a b"@x.test'])
+def test_an_address_without_a_plain_local_part_is_not_the_operators(address):
+    with pytest.raises(AddressError, match="local part"):
+        own_address(address)
+
+
+def test_a_long_address_is_shown_shortened():
+    with pytest.raises(AddressError) as caught:
+        own_address("a" * 100 + "@example.org")
+
+    assert f"'{'a' * 80}' has" in str(caught.value)
+
+
+def test_an_address_is_kept_trimmed_with_its_domain_in_small_letters_and_unicode():
+    assert normal_address(" Ada@XN--bcher-kva.Example ") == "Ada@b\xfccher.example"
+    assert wire_address(" Ada@XN--bcher-kva.Example ") == "Ada@xn--bcher-kva.example"
+
+
+def test_a_domain_that_has_no_ascii_form_is_refused():
+    with pytest.raises(AddressError, match="not a domain"):
+        own_address("ada@b\xfc cher.example")
+
+
 def test_a_bounce_address_names_its_delivery():
     """Even when a relay on the way changed the case; a made-up one names none."""
     sender = make_sender(bounce_address="bounces@example.org")
@@ -301,6 +406,8 @@ def test_a_bounce_address_names_its_delivery():
     assert named_by(envelope.upper()) == 123_456
     assert sender.is_envelope_of(envelope.upper(), 123_456, "digest:2030-01-02:17")
     assert named_by("bounces@example.org") is None
+    assert named_by("bounces+aaaaaaaa@example.org") is None  # five octets
+    assert named_by(f"bounces+{'a' * 24}@example.org") is None  # fifteen
     assert named_by("bounces+né@example.org") is None
 
 

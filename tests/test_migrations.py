@@ -6,8 +6,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from pipeline.errors import SchemaError
@@ -58,6 +60,12 @@ def test_a_database_ahead_of_the_code_is_refused(engine):
         migrate.upgrade(engine)
 
 
+def test_the_file_names_of_migrations_are_their_revisions():
+    scripts = ScriptDirectory.from_config(migrate._config())
+
+    assert migrate.revisions() == [one.revision for one in scripts.walk_revisions()][::-1]
+
+
 def test_upgrading_twice_changes_nothing(engine):
     migrate.upgrade(engine)
 
@@ -69,7 +77,7 @@ def test_requests_of_before_are_found_by_their_address(empty):
     config = migrate._config()
     with empty.begin() as conn:
         config.attributes["connection"] = conn
-        migrate.command.upgrade(config, "0002")
+        command.upgrade(config, "0002")
         conn.execute(text(READER))
         conn.execute(text(REQUEST))
 
@@ -110,7 +118,7 @@ def test_several_processes_may_upgrade_at_once(empty_database_url):
 
 def test_a_failed_upgrade_leaves_nothing_behind(empty, monkeypatch):
     """All or nothing: half-made tables would be in the way of the next try."""
-    monkeypatch.setattr(migrate.command, "upgrade", _fail_half_way)
+    monkeypatch.setattr(command, "upgrade", _fail_half_way)
 
     with pytest.raises(RuntimeError):
         migrate.upgrade(empty)

@@ -20,8 +20,8 @@ MINUTE = timedelta(minutes=1)
 SLOWED, BLOCKED = PaceState.SLOWED, PaceState.BLOCKED
 
 
-def refuse(known=None, state=SLOWED, at=NOW):
-    return pace.refused(known, "gmail.com", state, "450 slow down", at)
+def refuse(known=None, state=SLOWED, at=NOW, reply="450 slow down"):
+    return pace.refused(known, "gmail.com", state, reply, at)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,70 @@ def test_each_refusal_halves_the_allowance_and_pauses_for_longer():
     assert seen == [
         (60, 1), (30, 2), (15, 4), (7.5, 8), (3.75, 16), (1.875, 30), (1, 30), (1, 30),
     ]  # fmt: skip
+
+
+def test_each_block_in_a_row_pauses_for_longer():
+    known, at, pauses = None, NOW, []
+    for _ in range(5):
+        known = refuse(known, BLOCKED, at)
+        pauses.append((known.not_before - at) / MINUTE)
+        at = known.not_before
+
+    assert pauses == [30, 60, 120, 240, 240]
+    assert (known.refusals, known.allowance, known.refused_at) == (5, 1, at - 240 * MINUTE)
+
+
+def test_a_later_refusal_never_shortens_a_pause():
+    known = pace.replace(refuse(), not_before=NOW + 60 * MINUTE)
+
+    assert refuse(known, at=NOW + MINUTE).not_before == NOW + 60 * MINUTE
+    again = refuse(known, BLOCKED, NOW + timedelta(seconds=1), "550 blocked")
+    assert (again.refusals, again.state) == (1, BLOCKED), "it counts anew, and at once"
+    assert (again.reply, again.domain, again.since) == ("550 blocked", "gmail.com", NOW)
+    assert again.refused_at == NOW + timedelta(seconds=1)
+
+
+def test_an_outcome_without_a_reply_is_about_a_domain_or_its_message():
+    assert pace.scope(Outcome(Verdict.BLOCKED, Phase.DOT)) is Scope.NOBODY
+    assert pace.scope(Outcome(Verdict.THROTTLED, Phase.DOT)) is Scope.DOMAIN
+    assert pace.scope(Outcome(Verdict.THROTTLED, Phase.MAIL)) is Scope.SERVER
+
+
+@pytest.mark.parametrize(
+    ("allowance", "count", "grown"),
+    [
+        (1, 1, 2),
+        (1, 10, 11),
+        (60, 60, 70),
+        (60, 30, 65),
+        (20, 10, 25),
+        (590, 589, 599.98),
+        (590, 590, None),
+    ],
+)
+def test_taken_mails_let_the_allowance_grow(allowance, count, grown):
+    known = pace.replace(refuse(), allowance=allowance)
+
+    found = pace.accepted(known, count, NOW + timedelta(seconds=30))
+
+    assert (found and round(found.allowance, 2)) == grown
+
+
+def test_a_turn_is_spent_from_now_or_from_what_was_saved():
+    known = pace.replace(refuse(), not_before=NOW, allowance=60)
+
+    assert pace.spent(known, 3, NOW).not_before == NOW + timedelta(seconds=3)
+    late = pace.spent(known, 3, NOW + MINUTE)
+    assert late.not_before == NOW + MINUTE - timedelta(seconds=2)
+
+
+@pytest.mark.parametrize(("refused_at", "not_before"), [(0, -9), (-9, 0)])
+def test_a_pace_is_forgotten_a_day_after_its_pause(refused_at, not_before):
+    times = {"refused_at": NOW + refused_at * MINUTE, "not_before": NOW + not_before * MINUTE}
+    known = pace.replace(refuse(), **times)
+
+    assert not pace.is_forgotten(known, NOW + timedelta(days=1, seconds=-1))
+    assert pace.is_forgotten(known, NOW + timedelta(days=1))
 
 
 def test_what_was_under_way_counts_once():
@@ -152,6 +216,10 @@ def test_a_refusal_is_forgotten_after_a_day():
 
     assert not pace.is_forgotten(known, NOW + timedelta(hours=24))
     assert pace.is_forgotten(known, NOW + timedelta(hours=24) + MINUTE)
+
+
+def test_distrust_counts_the_refusals_of_ten_minutes():
+    assert pace.DISTRUST_WINDOW == 10 * MINUTE
 
 
 def test_the_breaker_stays_open_for_longer_each_time():

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, text, update
 from sqlalchemy.engine import make_url
 
 from pipeline import editions, restore, signup
@@ -23,7 +23,7 @@ from pipeline.storage import copies, deliveries, digests, holds, subscribers
 from pipeline.storage.database import open_engine, reading
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import DeliveryRow, SubscriberRow
-from tests.factories import NOW, TODAY, make_sighting
+from tests.factories import NOW, TODAY, make_sighting, make_subscriber
 from tests.newsroom import SUPPRESSION_KEY, add_reader, ingest, rows
 
 ADA, BOB, EVE, DAN = "ada@example.org", "bob@example.org", "eve@example.org", "dan@example.org"
@@ -305,3 +305,101 @@ def test_a_database_that_was_not_restored_is_not_held(engine):
         assert not restore.hold_if_restored(engine, NOW)
     with reading(engine) as conn:
         assert holds.listing(conn) == []
+
+
+# --- Each row -----------------------------------------------------------------------------------
+
+
+def test_a_settling_counts_what_it_has_done(history, engine):
+    copy, _ = history
+
+    blind = settle(copy, leavers=f"email,status\n{BOB},unsubscribed\n{ADA},active\n{EVE},pending\n")
+
+    assert (blind.taken_as_sent, blind.moved_on, blind.left) == (2, 2, [BOB])
+    assert (blind.settled, blind.copied, blind.changed, blind.joined) == (0, 0, 0, [])
+    with engine.begin() as conn:
+        subscribers.suppress(conn, "hash of another", SuppressionReason.HARD, NOW)
+    told = settle(copy, old=engine)
+    assert (told.settled, told.copied, told.changed) == (1, 1, 1)
+    assert (told.left, told.joined, told.erased, told.suppressed) == ([], [DAN], 1, 1)
+    assert (told.taken_as_sent, told.moved_on) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "kept"),
+    [
+        ("sent", "queued", "sent"),
+        ("failed", "queued", "failed"),
+        ("leased", "queued", "queued"),
+        ("leased", "uncertain", "queued"),
+        ("sending", "queued", "uncertain"),
+        ("cancelled", "uncertain", "cancelled"),
+        ("sent", "failed", "failed"),
+        ("queued", "sent", "sent"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_the_end_of_a_delivery_is_taken_from_the_old_database(engine, dump, theirs, ours, kept):
+    add_reader(engine, "cat:cs.IR", email=ADA, now=NOW - HOUR)
+    ingest(engine, PAPERS[0], now=NOW - HOUR)
+    publish(engine, NOW)
+    copy = dump()
+    for database, status in ((engine, theirs), (copy, ours)):
+        with database.begin() as conn:
+            conn.execute(update(DeliveryRow).values(status=status, reply=status))
+
+    settled = settle(copy, old=engine)
+
+    (delivery,) = [row for row in rows(copy, DeliveryRow) if row.dedupe_key.startswith("digest:")]
+    assert delivery.status == kept
+    assert settled.settled == (kept != ours)
+    assert delivery.lease is None
+
+
+@pytest.mark.parametrize(("status", "is_moved"), [("pending", True), ("active", False)])
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_moved_reader_keeps_the_address_unless_another_has_it(engine, dump, status, is_moved):
+    ada = add_reader(engine, email=ADA)
+    copy = dump()
+    with engine.begin() as conn:
+        subscribers.move(conn, ada.id, email=BOB, hash_="moved")
+    bob = add_reader(copy, email=BOB)
+    with copy.begin() as conn:
+        mine = update(SubscriberRow).where(SubscriberRow.id == bob.id)
+        conn.execute(mine.values(status=status))
+
+    settled = settle(copy, old=engine)
+
+    assert statuses(copy) == ({BOB: "active"} if is_moved else {ADA: "active", BOB: "active"})
+    assert settled.changed == is_moved
+    assert settled.unknown == ([] if is_moved else [f"{BOB}: another subscriber has it here"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"next_slot_at": None}, {"papers_from": TODAY + 2 * DAY}),
+        ({"next_slot_at": DIED + timedelta(seconds=1)}, {"papers_from": TODAY + 2 * DAY}),
+        ({"next_slot_at": None, "papers_from": TODAY + 3 * DAY}, {"papers_from": TODAY + 3 * DAY}),
+        ({}, {"edition": 1, "papers_from": TODAY + 2 * DAY}),
+        ({"papers_from": TODAY + 5 * DAY}, {"edition": 1, "papers_from": TODAY + 5 * DAY}),
+        ({"paused_until": TODAY + DAY}, {"edition": 1, "papers_from": TODAY + 2 * DAY}),
+        ({"paused_until": TODAY + 2 * DAY}, {"edition": 1, "papers_from": None}),
+        (
+            {"paused_until": TODAY + 2 * DAY, "papers_from": TODAY},
+            {"edition": 1, "papers_from": TODAY},
+        ),
+    ],
+)
+def test_a_reader_is_moved_past_the_slots_that_were_served_elsewhere(changes, expected):
+    found = restore.moved_on(make_subscriber(**changes), DIED)
+
+    assert found.pop("welcome_due") is False
+    slot = NOW + DAY
+    if edition := expected.pop("edition", None):
+        expected |= {
+            "last_slot_at": slot,
+            "last_edition_on": TODAY + edition * DAY,
+            "next_slot_at": slot + DAY,
+        }
+    assert found == expected

@@ -15,8 +15,10 @@ from pipeline.setting_values import (
     format_mailbox,
     is_loopback,
     is_reserved,
+    parse_host,
     parse_login_url,
     parse_mailbox,
+    parse_place,
     parse_site_url,
 )
 
@@ -78,6 +80,65 @@ def test_a_refusal_shows_no_part_of_a_url(url):
         parse_login_url(url)
 
     assert "Zk9" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "smtp://h",
+        "smtp://:@h",
+        "smtp://ada@h:25",
+        "smtp://ada:@h",
+        "smtp://:pw@h",
+        "smtp://ada:pw@[2001:db8::1]:465/x?y=z",
+        "redis://h/0?timeout=5",
+        "postgresql:///db?host=/run",
+    ],
+)
+def test_a_plain_url_stays_as_it_is(url):
+    assert str(parse_login_url(url)) == url
+    assert parse_login_url(f"  {url}\n") == parse_login_url(url)
+
+
+@pytest.mark.parametrize(
+    ("place", "port"),
+    [("h", None), ("h:", None), ("h:1", 1), ("h:65535", 65_535), ("h:00025", 25), ("[::1]:25", 25)],
+)
+def test_a_port_is_between_1_and_65535(place, port):
+    assert parse_place(place)[1] == port
+
+
+@pytest.mark.parametrize("place", ["h:0", "h:65536", "h:000025", "h:99999", "h:00000", "h:123456"])
+def test_any_other_port_is_refused(place):
+    with pytest.raises(ValueError, match="between 1 and 65535"):
+        parse_place(place)
+
+
+LABEL = "a" * 63
+
+
+def test_a_domain_has_labels_of_63_and_253_characters_in_all():
+    longest = ".".join([LABEL] * 3 + ["b" * 61])
+
+    assert parse_host(longest) == parse_host(f"{longest.upper()}.") == longest
+    for too_long in (f"{longest}b", f"{LABEL}a.example", f"{LABEL}..example", "a-.example"):
+        with pytest.raises(ValueError, match="no domain name"):
+            parse_host(too_long)
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("[1.2.3.4]", "no IPv6 address"),
+        ("[fe80::1%eth0]", "only this machine"),
+        ("b\xfc cher.example", "no domain name"),
+    ],
+)
+def test_what_is_wrong_with_a_host_is_said(host, reason):
+    with pytest.raises(ValueError, match=reason) as raised:
+        parse_host(host)
+
     assert raised.value.__cause__ is None
 
 
@@ -165,6 +226,55 @@ def test_a_name_is_what_stands_before_the_bracket(value, name):
 def test_a_mailbox_that_could_be_read_in_two_ways_is_refused(value):
     with pytest.raises(ValueError, match=r"must|has"):
         parse_mailbox(value)
+
+
+def test_a_mailbox_has_a_name_of_200_and_a_local_part_of_64_characters():
+    assert parse_mailbox("x" * 200 + " <p@x.example>") == ("x" * 200, "p@x.example")
+    assert parse_mailbox("x" * 64 + "@x.example") == ("", "x" * 64 + "@x.example")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("p", "one address"),
+        ("a@b@x.example", "one address"),
+        ("a@x.example, b@x.example", "one address"),
+        ("A <a@x.example> <b@x.example>", "one address"),
+        ("p..q@x.example", "part before the @"),
+        ("p@.x.example", "domain that mail servers"),
+        ("p@[::1]", "domain that mail servers"),
+        ("p@a..b", "domain that mail servers"),
+        ("p@192.0.2.1", "domain that mail servers"),
+        ('Pap"ers <p@x.example>', "quotation marks"),
+        ("=?utf-8?b?zz <p@x.example>", "encoded word"),
+        ("=?utf-8?q?=3D=3Fx?= <p@x.example>", "encoded word"),
+        ("=?klingon?q?x?= <p@x.example>", "encoded word"),
+        ("\u202eP <p@x.example>", "cannot be printed"),
+        ("x" * 201 + " <p@x.example>", "more than 200 characters"),
+        ("P\n<p@x.example>", "one line"),
+    ],
+)
+def test_what_is_wrong_with_a_mailbox_is_said(value, reason):
+    with pytest.raises(ValueError, match=reason) as raised:
+        parse_mailbox(value)
+
+    assert raised.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("", "p@x.example"),
+        ("Papers Daily!", "Papers Daily! <p@x.example>"),
+        ("Papers, Daily", '"Papers, Daily" <p@x.example>'),
+        ("B\xfccher", '"B\xfccher" <p@x.example>'),
+        ('a"b\\c', '"a\\"b\\\\c" <p@x.example>'),
+        ("\U0001f469\u200d\U0001f52c", '"\U0001f469\u200d\U0001f52c" <p@x.example>'),
+    ],
+)
+def test_a_name_is_quoted_where_it_must_be(name, written):
+    assert format_mailbox(name, "p@x.example") == written
+    assert parse_mailbox(written) == (name, "p@x.example")
 
 
 @given(st.text(max_size=60), st.sampled_from(["p@papers.example", "p.q+r@bücher.example"]))

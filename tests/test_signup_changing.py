@@ -18,7 +18,7 @@ from pipeline.domain import (
     SubscriberStatus,
     SuppressionReason,
 )
-from pipeline.errors import InvalidTokenError, LimitError, NotFoundError
+from pipeline.errors import ConflictError, InvalidTokenError, LimitError, NotFoundError
 from pipeline.signup import Why, Wishes
 from pipeline.signup.asking import Limits
 from pipeline.storage import deliveries, subscribers
@@ -82,6 +82,71 @@ def test_a_pause_can_be_ended(engine: Engine):
 
     assert (paused.paused_until, resumed.paused_until) == (TODAY + 9 * DAY, TODAY)
     assert signup.pause(engine, add_reader(engine, email=NEW).id, None, NOW).paused_until is None
+
+
+def test_a_day_that_has_come_ends_a_pause(engine: Engine):
+    reader = add_reader(engine)
+    signup.pause(engine, reader.id, TODAY + 9 * DAY, NOW)
+
+    for until in (TODAY - 9 * DAY, TODAY):
+        assert signup.pause(engine, reader.id, until, NOW).paused_until == TODAY
+    assert signup.pause(engine, reader.id, TODAY + DAY, NOW).paused_until == TODAY + DAY
+
+
+# --- Preferences --------------------------------------------------------------------------------
+
+
+def version(engine: Engine, reader: Subscriber) -> str:
+    return signup.wishes_of(engine, reader.id).version
+
+
+def test_of_two_changes_of_one_form_the_second_is_refused(engine: Engine):
+    """Also when both are sent at once."""
+    reader, refused = add_reader(engine, "retrieval"), []
+    seen = version(engine, reader)
+
+    def change(query: str) -> None:
+        try:
+            signup.change(engine, reader.id, Wishes((query,)), NOW, seen=seen)
+        except ConflictError:
+            refused.append(query)
+
+    threads = [threading.Thread(target=change, args=[f"topic {n}"]) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert len(refused) == 3
+    (kept,) = find_topics(engine)
+    assert kept not in refused
+    assert version(engine, reader) != seen
+    signup.change(engine, reader.id, Wishes(("moss",)), NOW, seen=version(engine, reader))
+    signup.change(engine, reader.id, Wishes(("fern",)), NOW)
+    assert find_topics(engine) == ["fern"]
+
+
+def find_topics(engine: Engine) -> list[str]:
+    return list(signup.find(engine, ADA)[1])
+
+
+def test_a_link_that_was_not_mailed_within_a_day_is_not_mailed_any_more(engine: Engine):
+    add_reader(engine)
+
+    signup.ask_link(engine, ADA, ip=None, suppression_key=SUPPRESSION_KEY, now=NOW)
+
+    assert [row.expires_at - NOW for row in rows(engine, DeliveryRow)] == [DAY]
+
+
+def test_a_link_is_mailed_to_no_suppressed_reader(engine: Engine):
+    add_reader(engine)
+    with engine.begin() as conn:
+        hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
+        subscribers.suppress(conn, hash_, SuppressionReason.HARD, NOW)
+
+    signup.ask_link(engine, ADA, ip=None, suppression_key=SUPPRESSION_KEY, now=NOW)
+
+    assert mails(engine) == []
 
 
 # --- Another address ----------------------------------------------------------------------------

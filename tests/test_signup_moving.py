@@ -494,6 +494,15 @@ def test_an_old_list_does_not_unsubscribe_who_joined_here_since(engine):
     assert statuses(engine) == {ADA: SubscriberStatus.UNSUBSCRIBED}
 
 
+def test_a_waiting_reader_who_is_listed_twice_is_added_once(engine):
+    signup.ask(engine, ADA, Wishes(), ip=None, suppression_key=KEY, now=NOW)
+
+    results = imported(engine, f"email,status\n{ADA},active\n{ADA},active\n", confirmed=True)
+
+    assert [one.outcome for one in results] == [Outcome.ADDED, Outcome.KNOWN]
+    assert statuses(engine) == {ADA: SubscriberStatus.ACTIVE}
+
+
 def test_who_has_left_here_is_not_asked_again(engine):
     add(engine, ADA)
     signup.leave(engine, secret_of(engine, ADA), NOW)

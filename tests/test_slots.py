@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo, available_timezones
@@ -83,6 +84,61 @@ def test_known_oddities_of_the_clock(day, hour, timezone, expected):
     assert slot == datetime.fromisoformat(expected).replace(tzinfo=UTC)
 
 
+@pytest.mark.parametrize(
+    ("hour", "day", "timezone", "end"),
+    [
+        (2, date(2030, 3, 31), "Europe/Berlin", "2030-03-31T01:00"),
+        (8, date(2011, 12, 30), "Pacific/Apia", "2011-12-30T10:00"),
+        (23, date(2024, 3, 30), "America/Nuuk", "2024-03-31T01:00"),
+    ],
+)
+def test_every_minute_of_a_gap_is_its_end(hour, day, timezone, end):
+    for minute in range(60):
+        schedule = replace(make_schedule(hour, timezone), at=time(hour, minute))
+
+        slot = slots.slot_on(day, schedule)
+
+        assert slot == datetime.fromisoformat(end).replace(tzinfo=UTC)
+
+
+@patient
+@given(moments, schedules)
+def test_the_first_slot_is_that_of_the_first_day_that_has_one_ahead(after, schedule):
+    today = slots.local_date(after, schedule)
+    days = (today + timedelta(days=n) for n in range(-2, 10))
+    ahead = [slots.slot_on(day, schedule) for day in days if slots.is_slot_day(day, schedule)]
+
+    assert slots.first_slot(schedule, after) == min(slot for slot in ahead if slot > after)
+
+
+def test_the_slot_of_this_very_instant_is_not_ahead():
+    eight = datetime(2030, 1, 2, 8, tzinfo=UTC)
+
+    assert slots.first_slot(make_schedule(8), eight - timedelta(microseconds=1)) == eight
+    assert slots.first_slot(make_schedule(8), eight) == eight + timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("hours", "days", "follows"),
+    [
+        (20, 1, True),
+        (20 - 1 / 3600, 1, False),  # a second less
+        (24, 0, False),  # the date of this one was served
+        (24, -1, False),
+        (24, None, True),
+        (None, 1, True),
+        (None, 0, False),
+        (None, None, True),
+    ],
+)
+def test_slots_are_twenty_hours_and_a_date_apart(hours, days, follows):
+    slot = datetime(2030, 1, 2, 8, tzinfo=UTC)
+    last_slot_at = None if hours is None else slot - timedelta(hours=hours)
+    last_edition_on = None if days is None else slot.date() - timedelta(days=days)
+
+    assert slots.may_follow(slot, make_schedule(8), last_slot_at, last_edition_on) is follows
+
+
 @patient
 @given(moments, schedules)
 def test_the_first_slot_lies_ahead_within_a_week_and_a_bit(after, schedule):
@@ -102,9 +158,12 @@ def test_a_returning_reader_waits_for_a_day_that_had_no_edition():
     )
 
 
-def test_an_unknown_zone_is_named():
-    with pytest.raises(SettingsError, match="Mars/Olympus"):
-        slots.slot_on(EARLIEST, make_schedule(timezone="Mars/Olympus"))
+@pytest.mark.parametrize("name", ["Mars/Olympus", "Europe", "../etc/passwd", "x" * 300, "a\0b"])
+def test_an_unknown_zone_is_named(name):
+    with pytest.raises(SettingsError, match="unknown time zone") as caught:
+        slots.slot_on(EARLIEST, make_schedule(timezone=name))
+
+    assert repr(name) in str(caught.value)
 
 
 # --- Days ---------------------------------------------------------------------------------------
@@ -173,6 +232,42 @@ def test_after_an_outage_only_the_newest_slot_is_served(start, schedule, days_aw
     following = slots.next_slot(schedule, slot, slots.local_date(slot, schedule))
     assert slot <= now
     assert following > now or following - slot < timedelta(hours=24)  # its date was had already
+
+
+WEDNESDAY = datetime(2030, 1, 2, 8, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("frequency", "due", "now", "served"),
+    [
+        (Frequency.DAILY, 0, 0, 0),
+        (Frequency.DAILY, 0, 3, 3),  # at the very instant
+        (Frequency.DAILY, 0, 2.9, 2),
+        (Frequency.DAILY, 0, 40.5, 40),
+        (Frequency.WEEKDAYS, 0, 4.5, 2),  # on a Sunday that of Friday
+        (Frequency.WEEKDAYS, 0, 5, 5),
+        (Frequency.WEEKLY, -2, 4.9, -2),  # on a Monday before the hour that of a week ago
+        (Frequency.WEEKLY, -2, 5, 5),
+        (Frequency.WEEKLY, -2, 30, 26),
+    ],
+)
+def test_after_an_outage_of_days(frequency, due, now, served):
+    schedule = make_schedule(8, frequency=frequency)
+
+    slot = slots.newest_slot(schedule, WEDNESDAY + now * DAY, WEDNESDAY + due * DAY, None, None)
+
+    assert slot == WEDNESDAY + served * DAY
+
+
+def test_after_an_outage_a_slot_that_may_not_follow_is_passed_over():
+    """They chose a later hour: that of today comes too soon after the last one."""
+    schedule = make_schedule(8)
+    last = WEDNESDAY + 2 * DAY - timedelta(hours=19)
+
+    slot = slots.newest_slot(schedule, WEDNESDAY + 2 * DAY, WEDNESDAY, last, last.date())
+
+    assert slot == WEDNESDAY
 
 
 @patient

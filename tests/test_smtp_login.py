@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import json
 import socket
 import sys
@@ -20,7 +21,7 @@ from pipeline.doctor.finding import Patient
 from pipeline.errors import RefusedError, SettingsError, TransportError
 from pipeline.settings import SMTPServer
 from pipeline.smtp import Security, SMTPTransport
-from pipeline.smtp.oauth import Endpoint, Tokens, run
+from pipeline.smtp.oauth import Endpoint, Token, Tokens, run, tokens_of
 from tests.factories import NOW
 
 HANG_UP = "<hang up>"
@@ -246,6 +247,30 @@ def test_a_token_serves_all_connections_until_it_expires():
     assert tokens.get(refused="t1") == "t2", "another connection has replaced it already"
 
 
+@pytest.mark.parametrize(
+    ("expires_in", "seconds", "asked"),
+    [(100, 39, 1), (100, 40, 2), (60, 0, 2), (0, 0, 2), (None, 1_739, 1), (None, 1_740, 2)],
+)
+def test_a_token_is_used_until_a_minute_before_it_expires(monkeypatch, expires_in, seconds, asked):
+    clock = [1_000.0]
+    monkeypatch.setattr("pipeline.smtp.oauth.time.monotonic", lambda: clock[0])
+    first = Token("t1") if expires_in is None else Token("t1", expires_in)
+    given = iter([first, Token("t2", 3600)])
+    tokens = Tokens(lambda: next(given))
+    assert tokens.get() == "t1"
+    clock[0] += seconds
+
+    assert tokens.get() == f"t{asked}"
+    assert "t1" not in repr(tokens)
+    assert "t1" not in repr(Token("t1"))
+
+
+@pytest.mark.parametrize("text", ["", "t\u00f6ken", "two\nlines", "nul\0"])
+def test_what_cannot_stand_in_a_command_is_no_token(text):
+    with pytest.raises(RefusedError, match="is none"):
+        Tokens(lambda: Token(text)).get()
+
+
 # --- Where tokens come from ---------------------------------------------------------------------
 
 
@@ -293,6 +318,9 @@ def token_endpoint(*said: tuple[int, object]) -> Iterator[Answers]:
             status, content = answers.said.pop(0)
             octets = content.encode() if isinstance(content, str) else json.dumps(content).encode()
             self.send_response(status)
+            if "gzip" in self.headers.get("Accept-Encoding", ""):
+                octets = gzip.compress(octets)
+                self.send_header("Content-Encoding", "gzip")
             self.send_header("Content-Length", str(len(octets)))
             self.end_headers()
             self.wfile.write(octets)
@@ -340,6 +368,13 @@ def test_a_refresh_token_is_changed_for_an_access_token_and_replaced_by_a_newer_
         ((200, "<html>"), TransportError, "JSON"),
         ((200, []), TransportError, "JSON"),
         ((200, {"token": "x"}), RefusedError, "no access_token"),
+        ((200, {"access_token": ""}), RefusedError, "no access_token"),
+        ((200, {"access_token": 7}), RefusedError, "no access_token"),
+        ((200, {"access_token": "x" * 16_385}), RefusedError, "no access_token"),
+        ((403, ["no"]), RefusedError, "answers 403$"),
+        ((400, {"error": 7, "error_description": "e" * 300}), RefusedError, "400: e{200}$"),
+        ((201, {"access_token": "x"}), TransportError, "201"),
+        ((404, {"error": "gone"}), TransportError, "404: gone"),
     ],
 )
 def test_an_endpoint_that_gives_no_token_is_told_without_secrets(answer, error, words):
@@ -349,6 +384,55 @@ def test_an_endpoint_that_gives_no_token_is_told_without_secrets(answer, error, 
     assert type(raised.value) is error
     assert "r3fresh" not in str(raised.value)
     assert "hush" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [
+        ({"access_token": "x" * 16_384}, 1_800),
+        ({"access_token": "x", "expires_in": 0}, 0),
+        ({"access_token": "x", "expires_in": "later"}, 1_800),
+        ({"access_token": "x", "expires_in": [1]}, 1_800),
+        ({"access_token": "x", "refresh_token": 7}, 1_800),
+        ({"access_token": "x", "refresh_token": ""}, 1_800),
+    ],
+)
+def test_an_answer_may_be_odd_and_have_a_token(answer, seconds):
+    with token_endpoint((200, answer)) as answers:
+        endpoint = Endpoint(answers.url, "client", "", "r3fresh")
+        found = endpoint.refresh()
+
+    assert (found.text, found.expires_in) == (answer["access_token"], seconds)
+    assert endpoint.refresh_token == "r3fresh"
+    assert "client_secret" not in answers.asked[0]
+    assert "r3fresh" not in repr(endpoint)
+
+
+def test_the_settings_name_the_source_of_tokens(tmp_path):
+    def given_(**which):
+        return tokens_of(settings.load(None, smtp_url="smtp://ada@mail.example", **which))
+
+    assert given_() is None
+    said = given_(smtp_oauth_command="echo t1")
+    assert said.get() == "t1"
+    with token_endpoint((200, {"access_token": "t2"})) as answers:
+        named = given_(
+            smtp_oauth_token_url=answers.url, smtp_oauth_client_id="client",
+            smtp_oauth_client_secret="hush", smtp_oauth_refresh_token="r1",
+        )  # fmt: skip
+        assert named.get() == "t2"
+    assert "hush" not in repr(Endpoint(answers.url, "client", "hush", "r1"))
+    assert answers.asked[0]["client_secret"] == ["hush"]
+    assert answers.asked[0]["refresh_token"] == ["r1"]
+
+
+def test_a_command_may_print_one_long_token_and_no_more(tmp_path):
+    printed = tmp_path / "printed"
+    printed.write_text("x" * 16_384)
+    assert len(run(f"cat {printed}").text) == 16_384
+    printed.write_text("x" * 16_385)
+    with pytest.raises(RefusedError, match="did not print"):
+        run(f"cat {printed}")
 
 
 def test_an_endpoint_that_is_gone_may_be_back_later():

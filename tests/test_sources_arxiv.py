@@ -14,6 +14,7 @@ from pipeline.sources.arxiv import Arxiv, ArxivAPI
 from pipeline.sources.arxiv_calendar import feed_day, first_feed_day
 from pipeline.sources.arxiv_formats import read_xml
 from pipeline.sources.arxiv_listing import read_listing
+from pipeline.sources.collect import Skipped
 from pipeline.sources.documents import DocumentError
 from pipeline.sources.http import Client
 from tests.source_answers import (
@@ -406,6 +407,122 @@ def test_oai_says_where_to_go_on_and_when_there_is_nothing():
     assert read_xml(oai(error='<error code="noRecordsMatch">none</error>')).sightings == ()
     with pytest.raises(DocumentError, match="badArgument"):
         read_xml(oai(error='<error code="badArgument">no such set</error>'))
+
+
+def test_an_oai_record_is_new_for_a_week_after_its_first_version():
+    def updates(first):
+        return read_xml(oai(oai_record(first=first))).sightings[0].update_only
+
+    changed = oai_record()
+    on = date.fromisoformat(changed.partition("<datestamp>")[2][:10])
+    assert updates(f"{on - timedelta(days=7):%a, %d %b %Y} 12:00:00 GMT") is False
+    assert updates(f"{on - timedelta(days=8):%a, %d %b %Y} 12:00:00 GMT") is True
+    assert updates("long ago") is False
+
+
+@pytest.mark.parametrize(("version", "expected"), [("v12", 12), ("v9999", 9999), ("v10000", None)])
+def test_the_version_of_a_record_is_its_last_one(version, expected):
+    record = oai_record()
+    last = record.rindex('version="v')
+    end = record.index('"', last + 9)
+    changed = record[:last] + f'version="{version}' + record[end:]
+
+    assert read_xml(oai(changed)).sightings[0].version == expected
+
+
+@pytest.mark.parametrize(
+    ("total", "expected"),
+    [
+        ("7", 7),
+        ("0", 0),
+        ("999999999", 999_999_999),
+        ("1000000000", None),
+        ("many", None),
+        ("", None),
+    ],
+)
+def test_the_total_of_an_answer_is_a_number_or_unknown(total, expected):
+    answer = read_xml(api(api_entry()).replace(b">1<", f">{total}<".encode()))
+
+    assert (answer.total, answer.entries) == (expected, 1)
+
+
+def test_an_error_of_the_api_says_why_in_few_words():
+    said = "x" * 300
+    with pytest.raises(DocumentError, match=r"of the API: x{199}…$"):
+        read_xml(api_error().replace(b"incorrect id format for abc", said.encode()))
+    with pytest.raises(DocumentError, match=r"of the API: no reason given$"):
+        read_xml(api_error().replace(b"incorrect id format for abc", b""))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ("<subtitle>no such list</subtitle>", "Feed error no such list"),
+        ("<description>no list</description>", "Feed error no list"),
+        ("", "Feed error"),
+    ],
+)
+def test_an_error_of_a_feed_says_why(fields, words):
+    answer = feed(title="Feed error").replace(b"</title>", f"</title>{fields}".encode())
+
+    with pytest.raises(DocumentError, match=f"error of the feed: {words}$"):
+        read_xml(answer)
+
+
+def test_an_answer_that_breaks_off_gives_the_entries_before():
+    whole = feed(feed_entry(), feed_entry("2607.28625v1"))
+    skipped = Skipped()
+    cut = whole[: whole.rindex(b"<title>")]
+
+    (sighting,) = read_xml(cut, skipped=skipped).sightings
+
+    assert sighting.arxiv_id == "2607.28624"
+    assert [line.partition(": ")[0] for line in skipped.lines] == ["entry 2", "the end"]
+    with pytest.raises(DocumentError):
+        read_xml(cut, whole=True)
+    with pytest.raises(DocumentError, match="no whole entry before"):
+        read_xml(feed(feed_entry())[:-200])
+    assert read_xml(whole, whole=True).entries == 2
+    with pytest.raises(DocumentError, match="unknown kind, <html>"):
+        read_xml(b"<html></html>")
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (rss_item().replace("oai:arXiv.org:2607.28624v1</guid>", "</guid>"), "2607.28624"),
+        (rss_item(kind="replace"), "replaced"),
+        (rss_item(kind="cross"), "cross"),
+        (rss_item().replace("<arxiv:announce_type>new</arxiv:announce_type>", ""), "new"),
+        (rss_item(kind="replace").replace(
+            "<arxiv:announce_type>replace</arxiv:announce_type>", ""), "replaced"),
+        (rss_item().replace("arXiv:2607.28624v1 Announce Type: new \nAbstract: ", ""), "new"),
+        (rss_item().replace("Fri, 31 Jul 2026 00:00:00 -0400", "on a Friday"), "undated"),
+    ],
+)  # fmt: skip
+def test_an_item_of_a_feed_is_read_from_whichever_field_has_it(entry, expected):
+    (sighting,) = read_xml(rss(entry)).sightings
+
+    assert (sighting.arxiv_id, sighting.abstract) == ("2607.28624", "We do things.")
+    assert sighting.update_only is (expected == "replaced")
+    assert sighting.announced_on == (None if expected == "undated" else FRIDAY)
+    assert sighting.categories == ("cs.AI",)
+
+
+def test_a_paper_of_several_categories_is_a_candidate_when_it_once_is():
+    entries = [
+        feed_entry(kind="replace", title="Old", categories=("cs.LG",)),
+        feed_entry(kind="new", title="New", categories=("cs.AI", "cs.LG")),
+        feed_entry(kind="new", title="Again", categories=("cs.CL",)),
+        feed_entry("2607.28625v1"),
+    ]
+
+    found = read_xml(feed(*entries))
+
+    assert [one.title for one in found.sightings] == ["New", "A paper"]
+    assert found.sightings[0].categories == ("cs.AI", "cs.LG", "cs.CL")
+    assert found.entries == 4
 
 
 def test_a_listing_page_tells_new_from_replaced():

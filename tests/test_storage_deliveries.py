@@ -7,17 +7,24 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
 from pipeline.dispatch import pace
-from pipeline.domain import DeliveryKind, DeliveryStatus, SubscriberStatus, SuppressionReason
+from pipeline.domain import (
+    DeliveryKind,
+    DeliveryStatus,
+    StrikeKind,
+    SubscriberStatus,
+    SuppressionReason,
+)
 from pipeline.errors import NotFoundError
-from pipeline.storage import deliveries, guard, holds, paces
+from pipeline.storage import deliveries, guard, holds, paces, refusals, subscribers
 from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
 from pipeline.storage.paces import PaceState
-from pipeline.storage.schema import DeliveryRow
+from pipeline.storage.schema import DeliveryRow, RefusalRow, RequestRow, SubscriberRow
 from tests import outbox
 from tests.factories import NOW, TODAY
+from tests.newsroom import rows
 from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
 
 LEASE = timedelta(minutes=6)
@@ -602,3 +609,489 @@ def test_expiring_does_not_wait_for_what_a_sender_holds(engine):
         assert deliveries.expire_due(theirs, NOW) == 1
 
     assert (status_of(engine, held), status_of(engine, free)) == (Status.QUEUED, Status.EXPIRED)
+
+
+# --- Each condition of a statement --------------------------------------------------------------
+
+SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
+SINGLE = {"edition_on": None, "range_from": None, "range_to": None}
+
+
+def only(engine, of, changed):
+    """Call `of` with a connection; return the ids of the deliveries that it has changed."""
+    before = rows(engine, DeliveryRow, DeliveryRow.id)
+    with engine.begin() as conn:
+        result = of(conn)
+    after = rows(engine, DeliveryRow, DeliveryRow.id)
+    assert {a.id for a, b in zip(after, before, strict=True) if vars_of(a) != vars_of(b)} == changed
+    return result
+
+
+def vars_of(delivery):
+    return {column.name: getattr(delivery, column.name) for column in DeliveryRow.__table__.c}
+
+
+@pytest.mark.parametrize(
+    ("lease_until", "is_over"),
+    [
+        (NOW, True),
+        (NOW + SECOND, False),
+        (NOW + HOUR, False),
+        (NOW + HOUR + SECOND, True),
+    ],
+)
+def test_a_lease_is_over_when_it_has_ended_or_was_given_by_a_wrong_clock(
+    engine, lease_until, is_over
+):
+    held = {"lease": "theirs", "lease_until": lease_until, "attempts": 1}
+    claimed = add_delivery(engine, status=Status.LEASED, **held)
+    on_the_wire = add_delivery(engine, status=Status.SENDING, **held)
+    ended = add_delivery(engine, status=Status.SENT, **held)
+
+    changed = {claimed, on_the_wire} if is_over else set()
+    found = only(engine, lambda conn: deliveries.recover_leases(conn, NOW), changed)
+
+    assert found == deliveries.Recovery(queued=int(is_over), uncertain=int(is_over))
+    assert row(engine, ended).lease == "theirs"
+    if is_over:
+        one, other = row(engine, claimed), row(engine, on_the_wire)
+        assert (one.status, one.attempts, one.lease) == (Status.QUEUED, 1, None)
+        assert (other.status, other.attempts, other.lease) == (Status.UNCERTAIN, 2, "theirs")
+        assert other.lease_until is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "newer", "status", "attempts", "cursor"),
+    [
+        ({}, None, "queued", 2, 5),
+        ({"status": "suppressed"}, None, "queued", 2, 5),
+        ({"status": "queued", "not_before": NOW + HOUR}, None, "queued", 2, 5),
+        ({"attempts": 0}, None, "queued", 0, 5),
+        ({"status": "sent"}, None, "sent", 3, 5),
+        ({"status": "expired"}, None, "expired", 3, 5),
+        ({"expires_at": NOW}, None, "failed", 3, 2),
+        ({"expires_at": NOW + SECOND}, None, "queued", 2, 5),
+        ({}, {"status": "sent"}, "failed", 3, 2),
+        ({}, {"status": "sent", "range_from": 2}, "failed", 3, 5),
+        ({}, {"status": "uncertain"}, "failed", 3, 2),
+        ({}, {"status": "queued"}, "failed", 3, 2),
+        ({}, {"status": "cancelled"}, "queued", 2, 5),
+        ({}, {"status": "sent", "range_to": 4}, "queued", 2, 5),
+    ],
+)
+def test_a_refused_delivery_is_owed_again_or_else_its_papers(
+    engine, changes, newer, status, attempts, cursor
+):
+    reader = add_subscriber(engine)
+    refused = {"status": Status.FAILED, "attempts": 3, "marked_at": NOW, "lease": "theirs"}
+    id_ = add_delivery(engine, subscriber_id=reader, **refused | changes)
+    if newer:
+        add_delivery(engine, subscriber_id=reader, **{"range_from": 4, "range_to": 5} | newer)
+    other = add_delivery(engine, **refused)
+
+    with engine.begin() as conn:
+        deliveries.requeue_refused(conn, [id_], NOW)
+
+    found = row(engine, id_)
+    assert (found.status, found.attempts, outbox.cursor(engine, id_)) == (status, attempts, cursor)
+    if status == "queued":
+        assert (found.not_before, found.marked_at, found.lease) == (NOW, None, None)
+    assert (row(engine, other).attempts, outbox.cursor(engine, other)) == (3, 5)
+
+
+def test_what_came_back_after_it_was_accepted_is_owed_again(engine):
+    ids = {status: add_delivery(engine, status=status) for status in Status}
+    other = add_delivery(engine, status=Status.SENT)
+    back = ids[Status.SENT]
+
+    only(engine, lambda conn: deliveries.take_back(conn, ids.values(), "came back"), {back})
+
+    assert (status_of(engine, back), row(engine, back).reason) == (Status.FAILED, "came back")
+    assert {outbox.cursor(engine, id_) for id_ in {*ids.values(), other} - {back}} == {5}
+    assert outbox.cursor(engine, back) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_resent"),
+    [
+        ({}, True),
+        ({"status": Status.SENT}, False),
+        ({"kind": DeliveryKind.LINK}, False),
+        ({"resent_at": NOW - HOUR}, False),
+        ({"expires_at": NOW}, False),
+        ({"expires_at": NOW + SECOND}, True),
+    ],
+)
+def test_what_is_uncertain_is_resent_while_it_may_be(engine, changes, is_resent):
+    uncertain = {"status": Status.UNCERTAIN, "not_before": NOW - DAY, "lease": "theirs"}
+    id_ = add_delivery(engine, **uncertain | {"kind": DeliveryKind.CONFIRMATION} | changes)
+
+    assert only(engine, lambda conn: deliveries.resend_uncertain(
+        conn, [DeliveryKind.CONFIRMATION], NOW
+    ), {id_} if is_resent else set()) == int(is_resent)  # fmt: skip
+
+    if is_resent:
+        found = row(engine, id_)
+        assert (found.status, found.lease, found.resent_at) == (Status.QUEUED, None, NOW)
+        assert found.not_before == NOW
+
+
+def test_cancelling_ends_what_is_owed_to_these_readers_alone(engine):
+    reader = add_subscriber(engine)
+    ids = {s: add_delivery(engine, subscriber_id=reader, status=s, lease="theirs") for s in Status}
+    add_delivery(engine)
+    owed = {ids[Status.QUEUED], ids[Status.LEASED]}
+
+    ended = only(engine, lambda conn: deliveries.cancel_owed(
+        conn, [reader], CancelReason.LEFT
+    ), owed)  # fmt: skip
+
+    assert set(ended) == owed
+    for id_ in owed:
+        found = row(engine, id_)
+        assert (found.status, found.reason, found.lease) == (Status.CANCELLED, "left", None)
+    with engine.begin() as conn:
+        assert deliveries.cancel_owed(conn, [reader], CancelReason.SUPPRESSED) == []
+    suppressed = add_delivery(engine, subscriber_id=reader)
+    with engine.begin() as conn:
+        deliveries.cancel_owed(conn, [reader], CancelReason.SUPPRESSED)
+    assert status_of(engine, suppressed) == Status.SUPPRESSED
+
+
+def test_an_edition_is_cancelled_in_bounded_steps_and_its_papers_are_owed(engine):
+    ids = {status: add_delivery(engine, status=status) for status in Status}
+    add_delivery(engine, edition_on=TODAY + DAY)
+    owed = {ids[Status.QUEUED], ids[Status.LEASED]}
+
+    def cancel(conn):
+        return [deliveries.cancel_edition(conn, TODAY, limit=1) for _ in range(3)]
+
+    assert only(engine, cancel, owed) == [1, 1, 0]
+
+    assert {row(engine, id_).reason for id_ in owed} == {"cancelled by the operator"}
+    assert {id_ for id_ in ids.values() if outbox.cursor(engine, id_) == 2} == owed
+
+
+def test_the_editions_are_counted_by_status_newest_first(engine):
+    for status, day in (("sent", 0), ("sent", 0), ("queued", 0), ("failed", 1)):
+        add_delivery(engine, status=status, edition_on=TODAY + day * DAY)
+    add_confirmation(engine)
+
+    with engine.connect() as conn:
+        found = deliveries.editions(conn)
+
+    assert list(found.items()) == [
+        (TODAY + DAY, {Status.FAILED: 1}),
+        (TODAY, {Status.SENT: 2, Status.QUEUED: 1}),
+    ]
+
+
+def test_what_is_owed_to_a_moved_reader_takes_the_pace_of_the_new_domain(engine):
+    reader = add_subscriber(engine)
+    ids = {s: add_delivery(engine, subscriber_id=reader, status=s, domain="old.example")
+           for s in Status}  # fmt: skip
+    add_delivery(engine, domain="old.example")
+    add_delivery(engine, subscriber_id=reader, address="x@old.example", domain="old.example")
+    owed = {ids[status] for status in (Status.QUEUED, Status.LEASED, Status.UNCERTAIN)}
+
+    only(engine, lambda conn: deliveries.readdress(conn, reader, "ada@new.example"), owed)
+
+    assert {row(engine, id_).domain for id_ in owed} == {"new.example"}
+
+
+WORDS = {"reply": "550 <ada@example.org>", "queue_id": "Q1"}
+
+
+def test_the_deliveries_of_an_erased_reader_say_nothing(engine):
+    reader = add_subscriber(engine)
+    said = WORDS | {"address": "a@b.example", "domain": "b.example", "topics": ["AI"], "more": 3}
+    mine = add_delivery(engine, subscriber_id=reader, **said)
+    other = add_delivery(engine, **said)
+    with engine.begin() as conn:
+        for id_ in (mine, other):
+            refusal = ("hash", "b.example", "hard", None, "no", "mx", NOW)
+            refusals.record(conn, refusals.Refusal(id_, TODAY, *refusal))
+
+    only(engine, lambda conn: deliveries.blank(conn, reader), {mine})
+
+    found = row(engine, mine)
+    assert (found.address, found.domain, found.topics, found.more) == (None, "", [], 0)
+    assert (found.reply, found.queue_id, found.blanked) == (None, None, True)
+    assert [one.delivery_id for one in rows(engine, RefusalRow)] == [other]
+
+
+def test_a_request_that_is_forgotten_is_asked_about_no_more(engine):
+    """Its mail to another address ends and names it no more; other mail stays as it is."""
+    add_confirmation(engine)
+    with engine.begin() as conn:
+        requested = [
+            conn.execute(insert(RequestRow).values(
+                kind="join", subscriber_id=1, email="", email_key="", origin="form", wishes={},
+                created_at=NOW, expires_at=NOW + DAY,
+            )).inserted_primary_key[0]
+            for n in range(2)
+        ]  # fmt: skip
+    asked = WORDS | {"address": "new@example.org", "request_id": requested[0]}
+    owed = add_delivery(engine, **asked)
+    sent = add_delivery(engine, **asked, status=Status.SENT)
+    add_delivery(engine, **asked | {"address": None})
+    add_delivery(engine, **asked | {"request_id": requested[1]})
+    add_delivery(engine, **asked | {"request_id": None})
+
+    only(engine, lambda conn: deliveries.forget_address(conn, requested[:1]), {owed, sent})
+
+    for id_, status in ((owed, Status.CANCELLED), (sent, Status.SENT)):
+        found = row(engine, id_)
+        assert (found.status, found.address, found.blanked) == (status, "", True)
+        assert (found.reply, found.queue_id) == (None, None)
+    assert row(engine, owed).reason == "its address was erased"
+
+
+LEFT = {"status": SubscriberStatus.UNSUBSCRIBED, "left_at": NOW}
+PENDING = {"status": SubscriberStatus.PENDING}
+
+
+@pytest.mark.parametrize(
+    ("reader", "changes", "is_welcome"),
+    [
+        ({}, {}, True),
+        (PENDING, {}, False),
+        (PENDING, {"kind": "confirmation"}, True),
+        (PENDING, {"kind": "data-link"}, False),
+        (LEFT, {}, False),
+        (LEFT, {"kind": "confirmation"}, True),
+        (LEFT, {"kind": "data-link"}, True),
+        (LEFT, {"kind": "link"}, False),
+        (LEFT, {"kind": "confirmation", "created_at": NOW - SECOND}, False),
+        ({"email": ""}, {}, False),
+    ],
+)
+def test_each_reader_gets_the_mail_that_they_want(engine, reader, changes, is_welcome):
+    id_ = add_delivery(engine, subscriber_id=add_subscriber(engine, **reader), **changes)
+    add_delivery(engine, status=Status.SENT)
+    if "email" in reader:
+        with engine.begin() as conn:
+            conn.execute(update(SubscriberRow).values(email=reader["email"]))
+
+    assert claim(engine) == ([id_] if is_welcome else [])
+
+
+@pytest.mark.parametrize(
+    ("reason", "since", "changes", "is_written"),
+    [
+        ("hard", NOW, {}, False),
+        ("hard", NOW, {"address": "new@example.org"}, True),
+        ("hard", NOW, {"kind": "confirmation"}, True),
+        ("hard", NOW + SECOND, {"kind": "confirmation"}, False),
+        ("complaint", NOW, {"kind": "confirmation"}, False),
+        ("hard", NOW, {"kind": "link"}, False),
+    ],
+)
+def test_a_suppressed_address_gets_nothing_but_what_it_asks_for_anew(
+    engine, reason, since, changes, is_written
+):
+    id_ = add_delivery(engine, "ada@example.org", **changes)
+    with engine.begin() as conn:
+        reason = SuppressionReason(reason)
+        subscribers.suppress(conn, "hash of ada@example.org", reason, since)
+
+    assert claim(engine) == ([id_] if is_written else [])
+
+
+def test_a_claim_takes_awaited_mail_first_of_a_domain_or_besides_some(engine):
+    late, early = (add_delivery(engine, not_before=NOW - n * HOUR, precedence=1) for n in (1, 2))
+    awaited = add_delivery(engine, not_before=NOW, precedence=0)
+    slow = add_delivery(engine, not_before=NOW, precedence=1, domain="slow.example")
+    add_delivery(engine, not_before=NOW + SECOND)
+
+    def take(limit, **which):
+        with engine.begin() as conn:
+            taken = deliveries.claim(conn, limit, "mine", LEASE, NOW, **which)
+            deliveries.give_back(conn, "mine")
+        return [one.id for one in taken]
+
+    assert take(9) == [awaited, early, late, slow]
+    assert take(2) == [awaited, early]
+    assert take(1) == [awaited]
+    assert take(9, domain="slow.example") == [slow]
+    assert take(9, besides={"slow.example", ""}) == []
+    assert take(9, besides={"slow.example"}) == [awaited, early, late]
+
+
+def test_what_is_in_hand_for_a_domain_is_counted_by_whose_it_is(engine):
+    held = {"domain": "d.example", "lease": "mine", "lease_until": NOW + SECOND}
+    for status in Status:
+        add_delivery(engine, status=status, **held)
+    add_delivery(engine, status=Status.LEASED, **held | {"lease": "theirs"})
+    add_delivery(engine, status=Status.LEASED, **held | {"lease_until": NOW})
+    add_delivery(engine, status=Status.LEASED, **held | {"domain": "other.example"})
+
+    with engine.connect() as conn:
+        found = deliveries.in_hand(conn, "d.example", "mine", NOW)
+
+    assert found == deliveries.InHand(ours=2, others=1)
+    assert found.total == 3
+    assert found + found == deliveries.InHand(ours=4, others=2)
+
+
+def test_what_lost_its_mark_is_ended_or_handed_back(engine):
+    left, gone, held, taken, other = (add_delivery(engine, address_of(n)) for n in range(5))
+    claim(engine)
+    outbox.set_status(engine, 1, SubscriberStatus.UNSUBSCRIBED)
+    outbox.suppress(engine, 2)
+    outbox.alter(engine, taken, lease="theirs")
+    for reader in (1, 2):
+        add_delivery(engine, subscriber_id=reader, status=Status.LEASED, lease="theirs")
+        add_delivery(engine, subscriber_id=reader, status=Status.LEASED, lease="mine")
+    ids = [left, gone, held, taken]
+
+    assert only(engine, lambda conn: deliveries.withdraw(conn, ids, "mine"), {left, gone}) == 2
+    assert only(engine, lambda conn: deliveries.hand_back(conn, ids, "mine"), {held}) == 1
+
+    found = [(row(engine, id_).status, row(engine, id_).reason) for id_ in (left, gone)]
+    assert found == [(Status.CANCELLED, "left"), (Status.SUPPRESSED, "suppressed")]
+    assert (status_of(engine, held), row(engine, held).lease) == (Status.QUEUED, None)
+    assert (status_of(engine, taken), status_of(engine, other)) == (Status.LEASED, Status.LEASED)
+    assert row(engine, left).lease is None
+
+
+def address_of(number):
+    return f"reader{number}@example.org"
+
+
+def test_the_record_of_a_reader_is_their_own_mail_without_the_sender_s_lease(engine):
+    reader = add_subscriber(engine)
+    ids = [add_delivery(engine, subscriber_id=reader) for _ in range(2)]
+    add_delivery(engine)
+
+    with engine.connect() as conn:
+        found = deliveries.record_of(conn, reader)
+
+    assert [one["id"] for one in found] == ids
+    columns = {column.name for column in DeliveryRow.__table__.c}
+    assert set(found[0]) == columns - {"lease", "lease_until"}
+
+
+def test_deliveries_of_an_unknown_kind_or_status_are_named(engine):
+    good, *bad = (add_delivery(engine) for _ in range(3))
+    for id_, wrong in zip(bad, ({"kind": "pigeon"}, {"status": "lost"}), strict=True):
+        outbox.alter(engine, id_, **wrong)
+
+    with engine.connect() as conn:
+        assert [id_ for id_, _why in deliveries.unreadable(conn)] == bad
+        assert [view.id for view in deliveries.listing(conn)] == [good]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, ("hard", "suppressed")),
+        ({"status": Status.FAILED, "suppression": None, "strike": "soft"}, ("soft", "failed")),
+        ({"status": Status.FAILED, "suppression": None}, (None, None)),
+        ({"status": Status.QUEUED, "suppression": None, "strike": "full"}, ("full", None)),
+        ({"status": Status.QUEUED, "suppression": None}, None),
+        ({"status": Status.FAILED, "suppression": None, "reply": None}, None),
+        ({"address": "new@example.org"}, (None, None)),
+        ({**SINGLE}, ("hard", "suppressed")),
+        ({**SINGLE, "status": Status.FAILED, "suppression": None, "strike": "soft"}, (None, None)),
+        ({"token": "theirs"}, None),
+    ],
+)
+def test_a_refusal_is_recorded_with_the_strike_that_it_may_become(engine, changes, kept):
+    fields = set(Settlement.__dataclass_fields__)
+    of_the_row = {k: v for k, v in changes.items() if k in {"address", *SINGLE}}
+    id_ = in_hand(engine, add_delivery(engine, "ada@example.org", **of_the_row))
+    told = {
+        "status": Status.SUPPRESSED, "reason": "hard", "reply": "550 gone", "charged": True,
+        "suppression": SuppressionReason.HARD,
+    }  # fmt: skip
+    told |= {k: v for k, v in changes.items() if k in fields}
+    told["strike"] = StrikeKind(told["strike"]) if told.get("strike") else None
+
+    settle(engine, Settlement(id_, **told), token=changes.get("token", "mine"))
+
+    found = [(one.kind, one.ends_as) for one in rows(engine, RefusalRow)]
+    assert found == ([kept] if kept else [])
+    is_open = (kept and kept[1]) or told["status"] == Status.QUEUED
+    expected = Status.QUEUED if is_open else told["status"]
+    assert status_of(engine, id_) == (expected if "token" not in changes else Status.SENDING)
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_only_what_was_on_the_wire_can_be_accepted(engine, status):
+    id_ = add_delivery(engine, status=status, lease="mine", attempts=1)
+
+    written = settle(engine, Settlement(id_, Status.SENT, "accepted", queue_id="Q1"))
+
+    is_taken = status in (Status.SENDING, Status.UNCERTAIN)
+    found = row(engine, id_)
+    assert written.total() == is_taken
+    assert (found.status, found.queue_id) == ((Status.SENT, "Q1") if is_taken else (status, None))
+    assert found.attempts == (2 if status is Status.SENDING else 1)
+
+
+@pytest.mark.parametrize(
+    ("other", "cursor"),
+    [
+        ({"range_to": 4}, 2),
+        ({"range_from": 3}, 2),
+        ({}, 5),
+        ({"subscriber_id": None}, 2),
+        ({"status": Status.EXPIRED}, 2),
+    ],
+)
+def test_papers_are_owed_unless_another_digest_to_the_reader_has_them_all(engine, other, cursor):
+    reader = add_subscriber(engine)
+    ended = add_delivery(engine, subscriber_id=reader, status=Status.CANCELLED)
+    add_delivery(engine, **{"subscriber_id": reader, "status": Status.SENT} | other)
+
+    with engine.begin() as conn:
+        deliveries.set_cursors_back(conn, [ended])
+
+    assert outbox.cursor(engine, ended) == cursor
+
+
+def test_papers_of_a_delivery_that_is_still_owed_are_owed_anew(engine):
+    """It covers its own range, which is no reason."""
+    id_ = add_delivery(engine)
+
+    with engine.begin() as conn:
+        deliveries.set_cursors_back(conn, [id_])
+
+    assert outbox.cursor(engine, id_) == 2
+
+
+# --- Holds --------------------------------------------------------------------------------------
+
+
+def test_what_is_held_is_everything_or_one_edition_and_is_held_once(engine):
+    later = add_delivery(engine, edition_on=TODAY + DAY)
+    first = add_delivery(engine)
+    single = add_confirmation(engine)
+
+    def held():
+        held_up = claim(engine)
+        with engine.begin() as conn:
+            deliveries.give_back(conn, "mine")
+        return {first, later, single} - set(held_up)
+
+    def call(function, *args, **options):
+        with engine.begin() as conn:
+            return function(conn, *args, **options)
+
+    assert held() == set()
+    assert call(holds.put, TODAY + DAY, "late", NOW) is True
+    assert call(holds.put, TODAY, "bad", NOW + HOUR, automatic=True) is True
+    assert call(holds.put, TODAY, "again", NOW) is False
+    assert held() == {first, later}
+    assert call(holds.put, None, "all", NOW) is True
+    assert held() == {first, later, single}
+    assert call(holds.listing) == [
+        holds.Hold(None, NOW, "all"),
+        holds.Hold(TODAY, NOW + HOUR, "bad", automatic=True),
+        holds.Hold(TODAY + DAY, NOW, "late"),
+    ]
+    assert call(holds.lift, None) is True
+    assert call(holds.lift, None) is False
+    assert call(holds.lift, TODAY) is True
+    assert held() == {later}

@@ -53,6 +53,13 @@ def editions(letters: str, every: int = 1) -> list[Past]:
         ("FFF.FF.FF", 3, SuppressionReason.FULL),
         ("F.FFFF", 4, None),  # the first one is paid off, so the weeks count from the second
         ("", 1, None),
+        (".FFFF", 7, None),
+        ("..FFFFF", 7, SuppressionReason.FULL),
+        ("FFFF.FF", 3, SuppressionReason.FULL),
+        ("FFFF.F", 4, None),
+        ("SFSFS", 1, SuppressionReason.SOFT),
+        ("D.SD", 1, None),
+        ("DFFD", 1, SuppressionReason.HARD),
     ],
 )
 def test_a_row_of_editions_is_enough_or_not(letters, every, reason):
@@ -179,3 +186,92 @@ def test_strikes_are_dropped_when_they_are_old(engine):
     assert dropped == [1, 1, 0]
     assert [row.edition_on for row in rows(engine, StrikeRow)] == [TODAY + 2 * DAY]
     assert outbox.statuses(engine) == ["sent"] * 3
+
+
+@pytest.mark.parametrize(("days", "reason"), [(120, SuppressionReason.SOFT), (121, None)])
+def test_a_row_may_begin_a_hundred_and_twenty_days_back(engine, days, reason):
+    subscriber = add_subscriber(engine)
+    sent = [send(engine, subscriber, day) for day in (-days, -1, 0)]
+
+    assert [count(engine, id_) for id_ in sent][-1] is reason
+
+
+def test_a_mail_to_another_address_is_no_edition_of_its_reader(engine):
+    subscriber = add_subscriber(engine)
+
+    assert count(engine, send(engine, subscriber, address="new@example.org")) is None
+    assert rows(engine, StrikeRow) == []
+
+
+def test_the_last_news_of_an_edition_says_what_it_was(engine):
+    id_ = send(engine, add_subscriber(engine))
+    kinds = []
+    for kind, hours in (("soft", 2), ("full", 1), ("disabled", 2), ("soft", 3)):
+        count(engine, id_, StrikeKind(kind), NOW + hours * DAY / 24)
+        kinds += [row.kind for row in rows(engine, StrikeRow)]
+
+    assert kinds == ["soft", "soft", "disabled", "soft"]
+
+
+def test_news_is_later_than_the_acceptance_by_whatever_clock(engine):
+    """A bounce that our clock says came before the 250 is still news of that mail."""
+    subscriber = add_subscriber(engine)
+    for days in range(3):
+        id_ = send(engine, subscriber, days)
+        found = count(engine, id_, now=NOW - DAY)
+        noted = max(row.noted_at for row in rows(engine, StrikeRow))
+        assert noted == NOW + days * DAY
+
+    assert found is SuppressionReason.SOFT
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_taken"),
+    [
+        ({"sent_at": None, "marked_at": NOW + DAY}, True),
+        ({"sent_at": None, "marked_at": None, "created_at": NOW + DAY}, True),
+        ({"sent_at": NOW, "marked_at": NOW + DAY}, False),
+        ({"sent_at": None, "marked_at": NOW, "created_at": NOW + DAY}, False),
+    ],
+)
+def test_an_edition_was_taken_when_its_row_says_so_best(engine, changes, is_taken):
+    subscriber = add_subscriber(engine)
+    queued = {"status": DeliveryStatus.QUEUED}
+    ids = [send(engine, subscriber, days, **queued) for days in range(3)]
+    count(engine, ids[0], now=NOW)
+    outbox.alter(engine, ids[0], status="sent", **changes)
+
+    found = [count(engine, id_, now=NOW) for id_ in ids[1:]]
+
+    assert found[-1] is (None if is_taken else SuppressionReason.SOFT)
+
+
+def test_the_strikes_of_an_address_are_listed_and_cleared_alone(engine):
+    ada, bob = add_subscriber(engine, "ada@example.org"), add_subscriber(engine, "bob@example.org")
+    for subscriber, days in ((ada, 1), (bob, 0), (ada, 0)):
+        count(engine, send(engine, subscriber, days), now=NOW + DAY)
+
+    with engine.begin() as conn:
+        found = strikes.of(conn, "hash of ada@example.org")
+        assert [strike["edition_on"] for strike in found] == [TODAY, TODAY + DAY]
+        assert found[0] == {"edition_on": TODAY, "kind": "soft", "noted_at": NOW + DAY}
+        strikes.clear(conn, "hash of ada@example.org")
+
+    assert [row.address_hash for row in rows(engine, StrikeRow)] == ["hash of bob@example.org"]
+
+
+def test_dropping_an_old_strike_keeps_what_is_new_of_its_address_and_edition(engine):
+    """Each is known by both: what shares only one of them stays."""
+    ada, bob = add_subscriber(engine, "ada@example.org"), add_subscriber(engine, "bob@example.org")
+    for subscriber, days, noted in ((ada, 0, -9), (ada, 1, 2), (bob, 0, 2)):
+        id_ = send(engine, subscriber, days, sent_at=NOW - 9 * DAY)
+        count(engine, id_, now=NOW + noted * DAY)
+
+    with engine.begin() as conn:
+        assert strikes.drop_strikes(conn, before=NOW, limit=9) == 1
+
+    kept = {(row.address_hash, row.edition_on) for row in rows(engine, StrikeRow)}
+    assert kept == {
+        ("hash of ada@example.org", TODAY + DAY),
+        ("hash of bob@example.org", TODAY),
+    }

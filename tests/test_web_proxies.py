@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine
+from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
 from pipeline import settings
@@ -16,7 +19,7 @@ from pipeline.doctor.finding import Finding, Patient
 from pipeline.storage import expiry, limits
 from pipeline.storage.database import reading
 from pipeline.web import create_app
-from pipeline.web.proxies import is_proxy
+from pipeline.web.proxies import ProxyWatch, is_proxy
 from tests.site import now
 
 PUBLIC = "9.9.9.9"  # addresses of examples count as private
@@ -88,8 +91,76 @@ def test_a_public_proxy_is_one_that_sends_most_requests():
     assert is_proxy(PUBLIC, 20, 40)
     assert not is_proxy(PUBLIC, 19, 19)
     assert not is_proxy(PUBLIC, 20, 41)
+    assert not is_proxy("10.0.0.7", 2, 2)
     assert is_proxy("100.64.0.7", 3, 1_000)
     assert is_proxy("fd00::7", 3, 1_000)
+
+
+class Watched(ProxyWatch):
+    """A watch whose clock is set by hand; it keeps the peers that it would store."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock, self.stored = 0.0, list[str]()
+        monkeypatch.setattr("pipeline.web.proxies.time.monotonic", lambda: self.clock)
+        loop = SimpleNamespace(run_in_executor=lambda _, __, peer: self.stored.append(peer))
+        monkeypatch.setattr("pipeline.web.proxies.asyncio.get_running_loop", lambda: loop)
+        super().__init__(cast("Engine", None), ())
+
+    def sees(self, peer: str, times: int = 1, *, forwarded: bool = True) -> list[str]:
+        headers = [(b"x-forwarded-for", b"203.0.113.9")] if forwarded else []
+        request = HTTPConnection({"type": "http", "client": (peer, 5000), "headers": headers})
+        for _ in range(times):
+            self.see(request)
+        return self.stored
+
+
+def test_few_forwarded_requests_of_a_near_peer_make_it_a_proxy(monkeypatch):
+    watch = Watched(monkeypatch)
+
+    assert watch.sees("10.0.0.7", 9, forwarded=False) == []
+    assert watch.sees("10.0.0.7", 2) == []
+    assert watch.sees("10.0.0.7") == ["10.0.0.7"]
+
+
+def test_many_forwarded_requests_and_half_of_all_make_a_public_peer_a_proxy(monkeypatch):
+    watch = Watched(monkeypatch)
+
+    watch.sees("198.51.99.1", 25, forwarded=False)
+    assert watch.sees(PUBLIC, 24) == []  # of 49
+    assert watch.sees(PUBLIC) == [PUBLIC]
+
+
+def test_requests_are_counted_and_proxies_noticed_by_the_hour(monkeypatch):
+    watch = Watched(monkeypatch)
+
+    watch.sees("10.0.0.7", 2)
+    watch.clock = 3_600.0
+    assert watch.sees("10.0.0.7") == ["10.0.0.7"]  # still the same hour
+    watch.clock = 7_199.0
+    assert watch.sees("10.0.0.7", 9) == ["10.0.0.7"]
+    watch.clock = 7_200.0
+    assert watch.sees("10.0.0.7") == ["10.0.0.7"] * 2
+    watch.clock = 20_000.0
+    assert watch.sees("10.0.0.7", 2) == ["10.0.0.7"] * 2  # counted anew
+    assert watch.sees("10.0.0.7") == ["10.0.0.7"] * 3
+
+
+def test_a_thousand_peers_are_counted_at_a_time(monkeypatch):
+    watch = Watched(monkeypatch)
+
+    for number in range(999):
+        watch.sees(f"10.0.{number // 250}.{number % 250}")
+    watch.sees("10.9.0.1")
+    assert watch.sees("10.9.0.2", 9) == []  # the 1,001st
+    assert watch.sees("10.9.0.1", 2) == ["10.9.0.1"]
+
+
+def test_a_database_that_is_away_keeps_no_answer_back(tmp_path):
+    engine = create_engine(f"sqlite:///{tmp_path}/empty.db")
+
+    ProxyWatch(engine, ())._store("10.0.0.7")
+
+    engine.dispose()
 
 
 def test_a_proxy_that_is_seen_no_longer_is_forgotten(engine: Engine):

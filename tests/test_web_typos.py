@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from pipeline.storage.schema import RequestRow
@@ -83,6 +85,21 @@ def site(engine: Engine) -> Site:
         ("ada@prtonmial.com", "ada@protonmail.com"),
         ("ada@example.con", "ada@example.com"),
         ("ada@cs.example.eud", "ada@cs.example.edu"),
+        ("ada@mgail.com", "ada@gmail.com"),
+        ("ada@gmail.mit.eud", "ada@gmail.mit.edu"),
+        ("ada@ohtmail.de", "ada@hotmail.de"),
+        ("ada@gmail.com.br", "ada@gmail.com"),
+        ("ada@gmail.org.uk", "ada@gmail.com"),
+        ("ada@gmail.net", "ada@gmail.com"),
+        ("ada@yahoo.c", "ada@yahoo.com"),
+        ("ada@yahoo", "ada@yahoo.com"),
+        ("ada@yahoocom", "ada@yahoo.com"),
+        ("ada@outlook.ne", "ada@outlook.com"),
+        ("ada@rediffmial", "ada@rediffmail.com"),
+        ("ada@example.ogr", "ada@example.org"),
+        ("ada@example.nte", "ada@example.net"),
+        ("ada@example;org", "ada@example.org"),
+        ("'ada@example.org'", "ada@example.org"),
     ],
 )
 def test_a_slip_is_asked_about(typed: str, meant: str):
@@ -99,8 +116,48 @@ def test_a_real_provider_is_not_asked_about(domain: str):
 
 
 @pytest.mark.parametrize(
+    "domain",
+    [
+        *("gmail.ac.uk", "gmail.com.info", "gmail.co.uka", "gmail.x.y.uk"),
+        *("ymail.example", "gmxyz.com", "gmalil.de", "xmail.com", "amgil.com", "lgmail.com"),
+        *("fstmal.com", "tuttanotas.com", "rcketmal.org", "yahoo.example", "outlook.museum"),
+    ],
+)
+def test_a_domain_that_may_be_right_is_not_asked_about(domain: str):
+    assert doubt(f"ada@{domain}") is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "may_insist"),
+    [
+        ("ada@gmial.com", True),
+        ("ada@gmail.co.uk", True),
+        ("ada@gmail", False),
+        ("ada@gmail,com", False),
+        ("ada@@example.org", False),
+    ],
+)
+def test_only_an_address_that_can_be_written_to_may_be_kept(typed: str, may_insist: bool):
+    found = doubt(typed)
+
+    assert found is not None
+    assert found.may_insist is may_insist
+
+
+@pytest.mark.parametrize(
     "typed",
-    ["", "@", "ada", "@gmail.com", "ada@", "ada@localhost", "ada@255.255.255.255", "a@[::1]"],
+    [
+        "",
+        "@",
+        "ada",
+        "gmial.com",
+        "@gmial.com",
+        "@gmail.com",
+        "ada@",
+        "ada@localhost",
+        "ada@255.255.255.255",
+        "a@[::1]",
+    ],
 )
 def test_nothing_is_suggested_for_what_is_no_address(typed: str):
     assert doubt(typed) is None
@@ -112,6 +169,29 @@ def test_nothing_is_suggested_for_what_is_no_address(typed: str):
 )
 def test_slips_are_counted(typed: str, meant: str, expected: int):
     assert slips(typed, meant) == expected
+
+
+words = st.text(alphabet="abc", max_size=5)
+
+
+@example("abc", "ac")
+@example("ac", "abc")
+@example("abcd", "acbd")
+@example("abc", "abb")
+@example("", "ab")
+@example("ab", "")
+@given(words, words)
+def test_slips_are_those_of_a_slow_count(typed: str, meant: str):
+    def slow(one: str, other: str) -> int:
+        if not one or not other:
+            return len(one) + len(other)
+        counts = [slow(one[1:], other) + 1, slow(one, other[1:]) + 1]
+        counts.append(slow(one[1:], other[1:]) + (one[0] != other[0]))
+        if len(one) > 1 and one[:2] == other[1::-1]:
+            counts.append(slow(one[2:], other[2:]) + 1)
+        return min(counts)
+
+    assert slips(typed, meant) == slow(typed, meant)
 
 
 def buttons(html: str) -> dict[str, str]:

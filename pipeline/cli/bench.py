@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from pipeline.cli import bench_matching
 from pipeline.cli.interrupting import interruptible
 from pipeline.cli.output import AsJson
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # What is measured takes a second to import, which no other command should have to wait.
 
 app = typer.Typer(no_args_is_help=True)
+app.add_typer(bench_matching.app)
 
 DatabaseURL = Annotated[
     str | None,

@@ -3,91 +3,149 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import structlog
 import typer
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from typer.core import TyperGroup
 
-from pipeline import logs, settings
-from pipeline.cli import (
-    bench,
-    bench_matching,
-    bounces,
-    database,
-    dkim,
-    doctor,
-    keys,
-    mail,
-    operate,
-    pace,
-    papers,
-    subscribers,
-)
 from pipeline.cli.arguments import hide_passwords
-from pipeline.cli.output import complain
 from pipeline.errors import PaperboyError, SettingsError
-from pipeline.settings import Settings
-from pipeline.storage import sqlite_file
 
-log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from sqlalchemy.exc import OperationalError
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command or a group of commands that is imported when it is run."""
+
+    module: str  # in pipeline/cli
+    help: str
+    group: str = ""  # the module's Typer that is the whole group; "": one command of its `app`
+
+    def load(self, name: str) -> Any:
+        """Import the command. The type that Typer gives it is private to Typer."""
+        app: typer.Typer = getattr(
+            import_module(f"pipeline.cli.{self.module}"), self.group or "app"
+        )
+        app.rich_markup_mode = None
+        group = typer.main.get_group(app)
+        return group if self.group else group.commands[name]
+
+
+COMMANDS: Final = {
+    "demo": Entry("operate", "Send three digests to a folder; needs no settings."),
+    "up": Entry("operate", "Run the site, workers and schedule in this terminal."),
+    "serve": Entry("operate", "Run the site."),
+    "ingest": Entry("papers", "Fetch new papers from the sources and publish a batch."),
+    "papers": Entry("papers", "List papers, newest first."),
+    "sources": Entry("papers", "List the sources and the result of their last fetch."),
+    "match": Entry("papers", "List the papers that match a topic, and how many a week."),
+    "rank": Entry("papers", "Rank papers for topics, without a database or a threshold."),
+    "publish": Entry("mail", "Compile the digests that are due into the outbox."),
+    "preview": Entry("mail", "Render a subscriber's next digest; changes nothing."),
+    "send": Entry("mail", "Send what is due in the outbox, from this process."),
+    "deliveries": Entry("mail", "List deliveries and their status.", "deliveries_app"),
+    "editions": Entry("pace", "List, pause, resume and cancel editions.", "editions"),
+    "sending": Entry("pace", "Show, pause and resume sending, and its limits.", "sending"),
+    "subscribers": Entry("subscribers", "Add, show, import, export and erase subscribers.", "app"),
+    "suppressions": Entry("subscribers", "List, add and remove blocked addresses.", "suppressions"),
+    "doctor": Entry("doctor", "Check settings, services, DNS and mail, and suggest repairs."),
+    "dkim": Entry("dkim", "Manage the keys that sign mail.", "app"),
+    "keys": Entry("keys", "Manage the keys that sign links and hash addresses.", "app"),
+    "bounces": Entry("bounces", "Read bounce mails and provider events.", "app"),
+    "bench": Entry("bench", "Measure sending, matching and the site.", "app"),
+    "db": Entry("database", "Create, upgrade and settle the database.", "app"),
+}
+"""In the order of `paperboy --help`."""
+
+
+class _Commands(TyperGroup):
+    """Import a command when it is run: help and completion need no more than its entry."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, COMMANDS[name].load(name) if name else command, rest
+
 
 app = typer.Typer(
-    name="paperboy",
+    cls=_Commands,
     help="A self-hosted daily newsletter of research papers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(operate.app)
-app.add_typer(papers.app)
-app.add_typer(mail.app)
-app.add_typer(mail.deliveries_app, name="deliveries")
-app.add_typer(pace.editions, name="editions", help="List, pause, resume and cancel editions.")
-app.add_typer(pace.sending, name="sending", help="Stop sending, start it, and how fast it goes.")
-app.add_typer(subscribers.app, name="subscribers", help="Add, show, import, export and erase.")
-app.add_typer(subscribers.suppressions, name="suppressions", help="Addresses we do not write to.")
-app.add_typer(doctor.app)
-app.add_typer(dkim.app, name="dkim", help="Keys that sign the mail.")
-app.add_typer(keys.app, name="keys", help="Keys that sign links and hide addresses.")
-app.add_typer(bounces.app, name="bounces", help="Mails that came back.")
-app.add_typer(bench.app, name="bench")
-bench.app.add_typer(bench_matching.app)
-app.add_typer(database.app, name="db", help="The database.")
+for _name, _entry in COMMANDS.items():
+    app.command(_name, help=_entry.help)(lambda: None)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"paperboy {version('paperboy')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _configure(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    from pipeline import logs, settings
+
+    try:
+        logs.configure(settings.load())
+    except SettingsError:  # reported by the command that needs the settings
+        logs.configure(settings.Settings.model_construct())
 
 
 def main() -> None:
     """Run the command line; a failure is one clear line on stderr and exit code 1."""
     try:
         hide_passwords(sys.argv)
-        _configure_logs()
-        app(prog_name="paperboy")  # also where it is `python -m pipeline`
-    except PaperboyError as error:
-        complain(_told(error))
-    except OperationalError as error:
-        complain(f"the database cannot be used: {logs.without_secrets(_explained(error))}")
+        app(prog_name="paperboy")  # also as `python -m pipeline`
     except BrokenPipeError:
-        pass  # whoever read our output has seen enough
-    except Exception as error:
-        # Python would print the traceback as it is, with whatever addresses its error quotes.
-        log.critical("a mistake of ours", exc_info=True)
-        complain(f"this should not have happened: {type(error).__name__}; please report it")
+        pass  # the reader of our output has stopped
+    except Exception as error:  # noqa: BLE001  it is logged there
+        _report(error)
     sys.exit(1)
 
 
-def _configure_logs() -> None:
-    try:
-        logs.configure(settings.load())
-    except SettingsError:  # the command that needs them says so: `doctor` in its own way
-        logs.configure(Settings.model_construct())
+def _report(error: Exception) -> None:
+    """Print the reason without addresses and passwords: our stderr ends in a log."""
+    import structlog
+    from sqlalchemy.exc import OperationalError
 
+    from pipeline import logs
+    from pipeline.cli.output import complain
 
-def _told(error: PaperboyError) -> str:
-    """Our stderr ends in somebody's log. What we say of settings shows no value, but examples."""
-    return str(error) if isinstance(error, SettingsError) else logs.without_secrets(str(error))
+    match error:
+        case SettingsError():  # names the setting and shows no value
+            complain(str(error))
+        case PaperboyError():
+            complain(logs.without_secrets(str(error)))
+        case OperationalError():
+            complain(f"the database cannot be used: {logs.without_secrets(_explained(error))}")
+        case _:
+            # Python would print the traceback with the addresses that its error quotes.
+            structlog.get_logger(__name__).critical("unexpected error", exc_info=error)
+            complain(f"unexpected error: {type(error).__name__}; please report it")
 
 
 def _explained(error: OperationalError) -> str:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    from pipeline import settings
+    from pipeline.storage import sqlite_file
+
     try:
         url = make_url(settings.load().database_url)
     except (SettingsError, ArgumentError):

@@ -7,13 +7,14 @@ is there. Killed anywhere, the table tells what is sure and lists what is not.
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Final, TypeVar
 
 import structlog
@@ -370,3 +371,14 @@ def _why_not(breaker: Breaker) -> str:
 
 def _spread() -> float:
     return random.random()  # noqa: S311  (spreads retries, guards nothing)
+
+
+@cache
+def freeze_gc_once() -> None:
+    """Exclude the objects that exist so far from garbage collection, once a process.
+
+    Loading digests allocates so much that collections start every few claims; walking through all
+    imported modules then takes more CPU than the loading itself. Frozen objects are never freed.
+    """
+    gc.collect()
+    gc.freeze()

@@ -244,7 +244,7 @@ def _restored(stem: str) -> str:
 
 def _ends_like(stem: str, known: frozenset[str]) -> bool:
     """Whether it is one of them, alone or behind a prefix: overload, re-edit."""
-    return stem in known or _PREFIX.sub("", stem, count=1) in known
+    return stem in known or _PREFIX.sub("", stem) in known
 
 
 # --- Spelling -----------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def base(word: str) -> str:
     It need not be a word of the language: only the equality of two base forms means something.
     """
     plain = _plain_verb(_singular(word))
-    if plain.endswith("ie") and len(plain) > 4:
+    if plain.endswith("ie") and len(plain) > 3:
         plain = plain[:-2] + "y"  # movies, queries
     plain = _american(plain)
     if plain.endswith("ization"):

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations, islice
+from itertools import combinations
 from typing import Final
 
 from pipeline.matching.words import forms_as_written
@@ -37,7 +37,6 @@ _SHORT_SURNAMES: Final = frozenset(
     }
 )  # fmt: skip
 _VOWEL: Final = re.compile(r"[aeiouy]|^ng$")
-_MOST_SPELLINGS: Final = 6
 _LONGEST_JOINED: Final = 6  # names; of a longer one nothing is joined
 
 _WITH_E: Final = {
@@ -138,7 +137,7 @@ class _Way:
 @lru_cache(maxsize=1 << 15)
 def _ways(author: str) -> tuple[_Way, ...]:
     first = _fold(author.partition(",")[0]) if "," in author else ()
-    spelled = islice(dict.fromkeys(_spellings(author)), _MOST_SPELLINGS)
+    spelled = dict.fromkeys(_spellings(author))
     joined = dict.fromkeys(names for spelling in spelled for names in _joined(spelling))
     return tuple(_Way(names, _surname(names, first)) for names in joined)
 

@@ -45,8 +45,8 @@ def _marks(
     scorer: Scorer, groups: Iterable[tuple[str, ...]], papers: npt.NDArray[np.int64]
 ) -> _Marks:
     """What matched in these papers."""
-    places: list[Positions] = []
-    worth: list[Counts] = []
+    places: list[Positions] = [papers[:0]]
+    worth: list[Counts] = [np.empty(0)]
     for group in groups:
         for unit in scorer.units(group):
             for stems in unit.spellings:
@@ -54,13 +54,10 @@ def _marks(
                 at = np.concatenate([found + i for i in range(len(stems))])
                 places.append(at)
                 worth.append(np.full(at.size, unit.idf))
-        if len(group) > 1:
-            for form in STOP_WORDS.intersection(group):
-                at = _inside(scorer, (stem(form),), papers)
-                places.append(at)
-                worth.append(np.zeros(at.size))
-    if not places:
-        return _Marks(np.empty(0, dtype=np.int64), np.empty(0))
+        for form in STOP_WORDS.intersection(group):
+            at = _inside(scorer, (stem(form),), papers)
+            places.append(at)
+            worth.append(np.zeros(at.size))
     every = np.concatenate(places)
     at, which = np.unique(every, return_inverse=True)
     best = np.zeros(at.size)
@@ -71,7 +68,7 @@ def _marks(
 def _inside(scorer: Scorer, stems: tuple[str, ...], papers: npt.NDArray[np.int64]) -> Positions:
     found = scorer.postings.occurrences(stems)
     bounds = [scorer.postings.words_of(int(paper)) for paper in papers]
-    ends = np.searchsorted(found, np.array(bounds, dtype=np.int64).reshape(-1, 2))
+    ends = np.searchsorted(found, np.array(bounds, dtype=np.int64))
     return np.concatenate([found[:0], *(found[low:high] for low, high in ends)])
 
 

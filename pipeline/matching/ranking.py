@@ -128,22 +128,21 @@ def _turns(offers: list[list[_Offer]], shelf: _Shelf, limit: float) -> Iterator[
 
 def _offers(topics: Sequence[TopicCandidates]) -> list[list[_Offer]]:
     """By topic, best first."""
-    upvotes = [one.upvotes or 0 for topic in topics for one in topic.candidates]
-    most = math.log1p(max([0, *upvotes])) or 1.0
+    most = max([0.0, *(_popularity(one) for topic in topics for one in topic.candidates)]) or 1.0
     return [_offers_of(number, topic.candidates, most) for number, topic in enumerate(topics)]
 
 
 def _offers_of(topic: int, candidates: Sequence[Candidate], most: float) -> list[_Offer]:
-    best = max((one.score for one in candidates), default=0.0) or 1.0
+    best = max([0.0, *(one.score for one in candidates)]) or 1.0
     offers = [
-        _Offer(one.score / best + UPVOTE_WEIGHT * _popularity(one, most), topic, one)
+        _Offer(one.score / best + UPVOTE_WEIGHT * _popularity(one) / most, topic, one)
         for one in candidates
     ]
     return sorted(offers, key=lambda offer: offer.order)
 
 
-def _popularity(candidate: Candidate, most: float) -> float:
-    return math.log1p(max(0, candidate.upvotes or 0)) / most
+def _popularity(candidate: Candidate) -> float:
+    return math.log1p(max(0, candidate.upvotes or 0))
 
 
 def _picked(offers: list[_Offer], topics: Sequence[TopicCandidates]) -> Picked:

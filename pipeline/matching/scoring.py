@@ -61,8 +61,8 @@ class Scorer:
         return list(units.values())
 
     def _joins(self, forms: tuple[str, ...], i: int) -> list[tuple[str, ...]]:
-        pairs = zip(forms[max(0, i - 1) : i + 1], forms[max(1, i) : i + 2], strict=False)
-        joined = (self.postings.joined(left, right) for left, right in pairs)
+        neighbours = pairwise(forms[max(0, i - 1) : i + 2])
+        joined = (self.postings.joined(left, right) for left, right in neighbours)
         return [one for one in joined if one is not None]
 
     def _pairs(self, forms: tuple[str, ...]) -> list[Unit]:

@@ -290,7 +290,7 @@ def _mail(
     to: Recipient,
     now: datetime,
     *,
-    wanted: bool = True,
+    wanted: bool,
 ) -> None:
     confirmations.enqueue(
         conn, kind, subscriber_id, about=request_id, request_id=request_id,

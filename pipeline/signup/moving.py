@@ -156,7 +156,7 @@ class Member:
     status: SubscriberStatus
     wishes: Wishes
     queries: tuple[tuple[str, str], ...]  # (canonical, label)
-    must_ask: bool = False  # pending, and to be asked by mail
+    must_ask: bool  # pending, and to be asked by mail
     suppression: tuple[SuppressionReason, datetime] | None = None
     paused_until: date | None = None
     joined_at: datetime | None = None

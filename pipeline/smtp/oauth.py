@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import requests
-
 from pipeline.errors import RefusedError, TransportError
 from pipeline.settings import Settings
 
@@ -110,6 +108,8 @@ class Endpoint:
     refresh_token: str = field(repr=False)
 
     def refresh(self) -> Token:
+        import requests  # for the few installations that log in by OAuth
+
         form = {
             "grant_type": "refresh_token",
             "client_id": self.client_id,

@@ -1,16 +1,77 @@
-"""What a model made of texts, by what they say: a paper whose words change gets another."""
+"""Cache the embeddings of texts by model and by a hash of the text."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from typing import TYPE_CHECKING, Protocol
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Engine, select
 
-from pipeline.storage.database import in_chunks, upsert
+from pipeline.storage.database import in_chunks, reading, upsert, with_retries
 from pipeline.storage.schema import EmbeddingRow
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 CHUNK = 500
+EMBEDDED_AT_ONCE = 50  # papers whose vectors are stored together: some seconds of work
+TOPICS_KEPT = 4_000  # in memory, 1.5 KB each, and at most 8 KB of text
+
+
+class Model(Protocol):
+    """Turns texts into vectors of length 1; see `pipeline.embedding`."""
+
+    name: str  # of the model's files: another model has another name
+    size: int  # of a vector
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class CachedEmbeddings:
+    """Embed each paper once; see `matching.meaning.Embedder`.
+
+    Idempotent and safe beside itself: two processes store the same vector. No transaction is open
+    while the model runs. With `makes=False` papers that are not cached get rows of NaN.
+    """
+
+    engine: Engine
+    model: Model
+    makes: bool = True
+
+    def papers(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        import numpy as np
+
+        by_key = {key(text): text for text in texts}
+        with reading(self.engine) as conn:
+            known = get(conn, self.model.name, by_key)
+        missing = [text_key for text_key in by_key if text_key not in known] if self.makes else []
+        for chunk in in_chunks(missing, EMBEDDED_AT_ONCE):
+            made = self.model.embed([by_key[text_key] for text_key in chunk]).astype("<f2")
+            new = {text_key: row.tobytes() for text_key, row in zip(chunk, made, strict=True)}
+            with_retries(partial(self._add, new))
+            known |= new
+        unknown = np.full(self.model.size, np.nan, dtype="<f2").tobytes()
+        rows = [known.get(key(text), unknown) for text in texts]
+        rows = [row if len(row) == len(unknown) else unknown for row in rows]  # a damaged one
+        vectors = np.frombuffer(b"".join(rows), dtype="<f2").reshape(len(rows), -1)
+        return vectors.astype(np.float32)
+
+    def topic(self, text: str) -> npt.NDArray[np.float32]:
+        return self._topic(text)
+
+    @cached_property
+    def _topic(self) -> Callable[[str], npt.NDArray[np.float32]]:
+        """Cache topics in memory only: those of visitors are private, and all are short."""
+        return lru_cache(maxsize=TOPICS_KEPT)(lambda text: self.model.embed([text])[0])
+
+    def _add(self, vectors: Mapping[str, bytes]) -> None:
+        with self.engine.begin() as conn:
+            add(conn, self.model.name, vectors)
 
 
 def key(text: str) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 from pipeline.errors import SchemaError
 from pipeline.storage.database import reading
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 UPGRADE_LOCK = 7_461_283_905  # any number, as long as every version of Paperboy takes the same
@@ -23,6 +23,8 @@ def upgrade(engine: Engine, *, suppression_key: str | None = None) -> None:
     `suppression_key` lets migration 0011 move hashes of addresses; without it they stay. Raises
     SchemaError when the database was upgraded by newer code.
     """
+    from alembic import command  # `check` runs in every command, and can do without
+
     config = _config()
     with engine.begin() as conn:  # on SQLite this is BEGIN IMMEDIATE: one writer at a time
         if conn.dialect.name == "postgresql":
@@ -34,18 +36,23 @@ def upgrade(engine: Engine, *, suppression_key: str | None = None) -> None:
 
 
 def check(engine: Engine) -> None:
-    """Raise SchemaError unless the database is exactly where this code is."""
+    """Raise SchemaError unless the database is at the newest revision of this code."""
     with reading(engine) as conn:
         current = _current(conn)
     _refuse_newer(current)
-    if current != _scripts().get_current_head():
+    if current != revisions()[-1]:
         behind = "behind" if current else "empty"
         raise SchemaError(f"the database is {behind}: run `paperboy db upgrade`")
 
 
+def revisions() -> list[str]:
+    """Return the revisions of this code, oldest first: the numbers that its files begin with."""
+    files = (MIGRATIONS / "versions").glob("[0-9]*_*.py")
+    return sorted(path.name.partition("_")[0] for path in files)
+
+
 def _refuse_newer(current: str | None) -> None:
-    known = {script.revision for script in _scripts().walk_revisions()}
-    if current is not None and current not in known:
+    if current is not None and current not in revisions():
         raise SchemaError(
             f"the database is ahead of this version of Paperboy (it is at {current}): "
             "install the newer version again"
@@ -53,14 +60,15 @@ def _refuse_newer(current: str | None) -> None:
 
 
 def _current(conn: Connection) -> str | None:
-    return MigrationContext.configure(conn).get_current_revision()
-
-
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
+    """Return the revision of the database; None before its first migration."""
+    if not inspect(conn).has_table("alembic_version"):
+        return None
+    return conn.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def _config() -> Config:
+    from alembic.config import Config
+
     config = Config()
     # A percent sign in the path would be read as an interpolation.
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))

@@ -18,7 +18,8 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Large providers, and the endings of their domains; the first is suggested.
+# Large providers, and the endings of their domains; the first is suggested. Each name has five
+# letters or more: shorter ones are all alike.
 _PROVIDERS: Final = {
     name: tuple(endings.split())
     for name, endings in {
@@ -56,7 +57,6 @@ _WRONG_ENDINGS: Final = {  # no top-level domains, and what was meant
 # Top-level domains that exist, and are a slip after the name of a provider with another one.
 _SLIPS: Final = _words("co cm om ne c m")
 _GENERIC_SECOND: Final = _words("co com org net")
-_LEAST_FUZZY: Final = 5  # letters of a name; shorter ones are all alike
 _TWO_SLIPS: Final = 9  # letters from which on two slips are one mistake
 
 
@@ -71,9 +71,7 @@ class Doubt:
 def doubt(email: str) -> Doubt | None:
     """What to ask about a typed address; None where nothing looks wrong, or nothing is known."""
     tidy = _tidy(email)
-    local, at, domain = tidy.rpartition("@")
-    if not (local and at):
-        return None
+    local, _, domain = tidy.rpartition("@")
     meant = f"{local}@{_meant(domain.lower()) or domain}"
     if meant.casefold() == email.strip().casefold() or not _is_possible(meant):
         return None
@@ -142,7 +140,7 @@ def _nearest(name: str) -> str | None:
     """The provider whose name is a slip or two away; none of another first letter."""
     for provider in _PROVIDERS:
         most = 2 if len(provider) >= _TWO_SLIPS else 1
-        near = abs(len(name) - len(provider)) <= most and len(provider) >= _LEAST_FUZZY
+        near = abs(len(name) - len(provider)) <= most  # comparing long names takes a while
         begins = name[:1] == provider[:1] or name[:2] == provider[1::-1]
         if near and begins and slips(name, provider) <= most:
             return provider

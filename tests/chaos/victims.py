@@ -16,11 +16,12 @@ from typing import Any, Final
 
 from celery.signals import worker_process_init
 
-from pipeline import bootstrap, ingest
+from pipeline import dispatch, ingest
 from pipeline.bootstrap import Services
 from pipeline.cli import main as command_line
 from pipeline.dispatch import dispatcher
 from pipeline.dispatch.committer import Committer
+from pipeline.smtp import connection
 from pipeline.smtp.connection import SMTPConnection
 from pipeline.storage import deliveries
 from pipeline.tasks import app
@@ -127,8 +128,8 @@ def hurry() -> None:
     short = timedelta(seconds=2)
     dispatcher.MARGIN = timedelta(seconds=1)
     dispatcher.TIDY_EVERY = 0.5
-    bootstrap.Dispatcher = partial(bootstrap.Dispatcher, deadline=short, patience=short)
-    bootstrap.Bounds = partial(bootstrap.Bounds, opening=2.0, deadline=2.0, patience=2.0)
+    dispatch.Dispatcher = partial(dispatch.Dispatcher, deadline=short, patience=short)
+    connection.Bounds = partial(connection.Bounds, opening=2.0, deadline=2.0, patience=2.0)
 
 
 # Celery imports this module as its app: its prefork children die by themselves, too.

@@ -1,0 +1,78 @@
+"""Preview a subscriber's next digest, and send a preview by mail. Neither changes a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy import Engine
+
+from pipeline import editions
+from pipeline.dispatch.compose import Composer
+from pipeline.domain import Delivery, DeliveryKind, Digest, Verdict
+from pipeline.errors import NotFoundError, TransportError
+from pipeline.matching.meaning import Embedder
+from pipeline.smtp import Transport
+from pipeline.storage import subscribers
+from pipeline.storage.database import reading
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A digest as its reader would see it."""
+
+    subject: str
+    html: str
+    text: str
+    eml: bytes  # as it would be sent, without SMTP's doubled dots
+
+
+@dataclass(frozen=True, slots=True)
+class Previewer:
+    engine: Engine
+    composer: Composer
+    embedder: Embedder | None
+
+    def preview(self, email: str, now: datetime) -> Preview:
+        """Return the digest that this subscriber would get next. Raises NotFoundError."""
+        digest, delivery = self._next_digest(email, now)
+        links = self.composer.mail_links(delivery, now)
+        subject, html, text = self.composer.renderer.page(digest, links)
+        eml = self.composer.compose(delivery, digest, now=now)
+        return Preview(subject, html, text, eml.replace(b"\r\n..", b"\r\n."))
+
+    def send(self, transport: Transport, email: str, address: str, now: datetime) -> None:
+        """Send the preview of a subscriber's digest to `address`, once and without a delivery.
+
+        Raises NotFoundError, and TransportError with the server's reply if it is refused.
+        """
+        digest, delivery = self._next_digest(email, now)
+        body = self.composer.compose(replace(delivery, email=address), digest, now=now)
+        connection = transport.open()
+        try:
+            mail_from = self.composer.sender.address
+            outcome = connection.begin(mail_from, address, body) or connection.finish()
+        finally:
+            connection.close()
+        if outcome.verdict is not Verdict.ACCEPTED:
+            raise TransportError(f"the preview was not taken: {outcome.reply or outcome.verdict}")
+
+    def _next_digest(self, email: str, now: datetime) -> tuple[Digest, Delivery]:
+        """Return the digest, and the delivery it would be: one without a row."""
+        digest = editions.preview(self.engine, email, now=now, embedder=self.embedder)
+        with reading(self.engine) as conn:
+            subscriber = subscribers.by_email(conn, email)
+        if subscriber is None:
+            raise NotFoundError("no subscriber has this address")
+        return digest, Delivery(
+            id=0,
+            dedupe_key=f"preview:{now.isoformat()}:{subscriber.id}",
+            kind=DeliveryKind.DIGEST,
+            subscriber_id=subscriber.id,
+            email=subscriber.email,
+            attempts=0,
+            edition_on=digest.edition_on,
+            expires_at=now,
+            created_at=now,
+            secret=subscriber.secret,
+        )

@@ -1,0 +1,126 @@
+"""Messages in the broker that Celery could not parse, by the field that is wrong."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any
+
+import pytest
+from kombu.transport import redis
+
+from pipeline import broker
+
+ARGUMENTS = b64encode(b"[[], {}, {}]").decode()
+PLAIN = {"properties.body_encoding": None}
+MISSING = object()
+
+
+def message(**changes: Any) -> dict[str, Any]:
+    """A wake-up as Celery writes it; `changes` by path, MISSING for none."""
+    made: dict[str, Any] = {
+        "body": ARGUMENTS,
+        "headers": {"task": "pipeline.dispatch", "id": "1"},
+        "properties": {"delivery_tag": "t", "delivery_info": {}, "body_encoding": "base64"},
+    }
+    for path, value in changes.items():
+        *parents, name = path.split(".")
+        place = made
+        for parent in parents:
+            place = place[parent]
+        if value is MISSING:
+            del place[name]
+        else:
+            place[name] = value
+    return made
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, None),
+        ({"body": "[[1], {}, {}]", **PLAIN}, None),
+        ({"properties": []}, "no properties or no headers"),
+        ({"headers": []}, "no properties or no headers"),
+        ({"headers": MISSING}, "no properties or no headers"),
+        ({"properties.delivery_tag": 7}, "no delivery tag"),
+        ({"properties.delivery_info": []}, "no delivery info"),
+        ({"headers.task": None}, "no task or no id"),
+        ({"headers.id": MISSING}, "no task or no id"),
+        ({"body": 7}, "no arguments"),
+        ({"body": MISSING}, "no arguments"),
+        ({"body": "***"}, "no arguments"),
+        ({"body": b64encode(b"\xff").decode()}, "no arguments"),
+        ({"body": ARGUMENTS, **PLAIN}, "no arguments"),
+        ({"body": "[[], {}]", **PLAIN}, "no arguments"),
+        ({"body": "[[], {}, {}, {}]", **PLAIN}, "no arguments"),
+        ({"body": "[{}, {}, {}]", **PLAIN}, "no arguments"),
+        ({"body": "[[], [], {}]", **PLAIN}, "no arguments"),
+        ({"body": '{"a": 1, "b": 2, "c": 3}', **PLAIN}, "no arguments"),
+        ({"body": "[" * 100_000, **PLAIN}, "no arguments"),
+    ],
+)
+def test_a_message_that_celery_cannot_parse_is_named_by_its_fault(changes, fault):
+    assert broker.fault(message(**changes)) == fault
+
+
+@pytest.mark.parametrize("other", [None, [], "text", 7])
+def test_what_is_no_object_is_no_message(other):
+    assert broker.fault(other) == "not an object"
+
+
+@pytest.mark.parametrize(
+    ("queue", "given", "is_delivered"),
+    [
+        ("dispatch", message(), True),
+        ("dispatch", message(body="***"), False),
+        ("worker@host.celery.pidbox", {"method": "ping"}, True),
+    ],
+)
+def test_a_faulty_message_is_dropped_but_not_remote_control(
+    monkeypatch, queue, given, is_delivered
+):
+    delivered = []
+    monkeypatch.setattr(redis.Transport, "_deliver", lambda _self, *what: delivered.append(what))
+
+    broker.Transport._deliver(object.__new__(broker.Transport), given, queue)
+
+    assert delivered == ([(given, queue)] if is_delivered else [])
+
+
+def test_what_redis_holds_that_is_no_json_is_taken_off_its_queue(monkeypatch):
+    channel = object.__new__(broker.Channel)
+    monkeypatch.setattr(redis.Channel, "_brpop_read", lambda _self, **options: options)
+    assert channel._brpop_read(a=1) == {"a": 1}
+
+    def fail(_self, **_options):
+        raise UnicodeDecodeError("utf-8", b"", 0, 1, "no")
+
+    monkeypatch.setattr(redis.Channel, "_brpop_read", fail)
+    assert channel._brpop_read() is True
+
+
+def test_what_cannot_be_restored_is_removed_from_the_indices(monkeypatch):
+    restored, removed = [], []
+
+    def restore(_self, tag, client=None, leftmost=False):
+        if tag == "bad":
+            raise KeyError("properties")
+        restored.append((tag, client, leftmost))
+
+    class Indices:
+        def __init__(self, tag):
+            self.tag = tag
+
+        def execute(self):
+            removed.append(self.tag)
+
+    monkeypatch.setattr(redis.QoS, "restore_by_tag", restore)
+    monkeypatch.setattr(redis.QoS, "_remove_from_indices", lambda _self, tag: Indices(tag))
+    qos = object.__new__(broker.QoS)
+
+    qos.restore_by_tag("good", client="c", leftmost=True)
+    qos.restore_by_tag("plain")
+    qos.restore_by_tag("bad")
+
+    assert restored == [("good", "c", True), ("plain", None, False)]
+    assert removed == ["bad"]

@@ -1,0 +1,231 @@
+"""The floor and the score have the figures of docs/matching.md, worked out by hand here."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.domain import Breadth
+from pipeline.matching.corpus import CorpusStatistics
+from pipeline.matching.evaluation import PaperText
+from pipeline.matching.index import PaperIndex
+from pipeline.matching.query import parse, plain_words
+
+# Base forms, none of which is a compound of others.
+WORDS = (
+    *("moss", "fern", "lichen", "quartz", "fjord", "heron", "glacier", "mamba"),
+    *("basalt", "otter", "maple", "comet", "anvil", "tulip", "walnut", "pebble"),
+)
+
+
+def corpus(share: float = 0.01) -> CorpusStatistics:
+    """800 papers, which count as 1,000, of which a share has each of the words."""
+    found = round(1_000 * share)
+    return CorpusStatistics(800, dict.fromkeys(WORDS, found), 80_000.0)
+
+
+def found_by(query: str, *papers: PaperText, share: float = 0.01) -> dict[int, Breadth]:
+    """Return each paper that is found by any breadth, and the narrowest that finds it."""
+    index = PaperIndex(papers, corpus(share))
+    found = {
+        one: {paper.paper: paper.breadth for paper in index.search(parse(query), breadth=one)}
+        for one in Breadth
+    }
+    for breadth in Breadth:
+        assert found[breadth] == {
+            paper: needs for paper, needs in found[Breadth.MORE].items() if needs <= breadth
+        }
+    return found[Breadth.MORE]
+
+
+def abstracts(*texts: str) -> list[PaperText]:
+    return [PaperText("p", "", text) for text in texts]
+
+
+def least_found(found: dict[int, Breadth]) -> list[int | None]:
+    """Return the first paper that each breadth finds, the narrowest breadth first."""
+    return [
+        min((paper for paper, needs in found.items() if needs <= one), default=None)
+        for one in sorted(Breadth)
+    ]
+
+
+# --- The floor ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "mentions"),
+    [
+        (0.0, [2, 1, 1]),
+        (0.019, [2, 1, 1]),
+        (0.02, [3, 2, 1]),
+        (0.099, [3, 2, 1]),
+        (0.1, [4, 3, 2]),
+        (0.299, [4, 3, 2]),
+        (0.3, [6, 5, 3]),
+        (0.8, [6, 5, 3]),
+    ],
+)
+def test_mentions_that_one_word_needs(share, mentions):
+    found = found_by("moss", *abstracts(*("moss " * n for n in range(8))), share=share)
+
+    assert least_found(found) == mentions
+
+
+@pytest.mark.parametrize(
+    ("paper", "breadth"),
+    [
+        (PaperText("p", "moss", ""), Breadth.FEWER),  # three mentions
+        (PaperText("p", "", "moss moss"), Breadth.BALANCED),
+        (PaperText("p", "", "", keywords=("moss",)), Breadth.BALANCED),
+        (PaperText("p", "", "moss", keywords=("moss",)), Breadth.FEWER),
+        (PaperText("p", "", "moss"), Breadth.MORE),
+    ],
+)
+def test_mentions_in_titles_and_keywords_count_more(paper, breadth):
+    assert found_by("moss", paper, share=0.02) == {0: breadth}
+
+
+@pytest.mark.parametrize(
+    ("query", "apart"),
+    [
+        ("moss fern", [0, 2, 4]),
+        ("moss fern lichen", [0, 3, 6]),
+        ("moss fern lichen quartz", [0, 4, 8]),
+        ("moss of the fern", [2, 4, 6]),  # as far apart as in the query, and so much further
+        ("of moss fern the", [0, 2, 4]),
+    ],
+)
+def test_words_that_may_stand_between_several(query, apart):
+    first, *others = [word for word in query.split() if word in WORDS]
+    gaps = range(12)
+    far = " so" * 20
+    twice = [f"{' '.join([first, *['so'] * n, *others])}{far} " * 2 for n in gaps]
+
+    found = found_by(query, *abstracts(*twice))
+
+    assert [max(n for n in gaps if found.get(n, 9) <= one) for one in sorted(Breadth)] == apart
+
+
+@pytest.mark.parametrize(
+    ("share", "mentions"), [(0.199, [2, 1, 1]), (0.2, [3, 2, 1]), (0.3, [3, 2, 1])]
+)
+def test_mentions_that_several_words_need(share, mentions):
+    texts = ["moss fern so so so so so " * n for n in range(4)]
+
+    found = found_by("moss fern", *abstracts(*texts), share=share)
+
+    assert least_found(found) == mentions
+
+
+def test_common_words_must_be_neighbours_except_for_the_broadest():
+    texts = ("moss fern " * 5, "moss so fern so so so so " * 5)
+
+    assert found_by("moss fern", *abstracts(*texts), share=0.2) == {
+        0: Breadth.FEWER,
+        1: Breadth.MORE,
+    }
+
+
+def test_one_rare_word_makes_several_no_common_ones():
+    rare = CorpusStatistics(800, {"moss": 300, "fern": 1}, 80_000.0)
+    index = PaperIndex(abstracts("moss so fern"), rare)
+
+    assert len(index.search(parse("moss fern"))) == 1
+
+
+def test_of_two_or_three_words_all_and_of_four_as_much_must_be_there():
+    for count in (2, 3, 4):
+        query = " ".join(WORDS[:count])
+        without_one = " ".join(WORDS[: count - 1])
+        assert found_by(query, *abstracts(without_one * 3)) == {}
+
+
+@pytest.mark.parametrize("count", range(5, 17))
+def test_words_of_a_sentence_that_must_be_there(count):
+    """80 % of five, 5 points less for each further word, down to half; 10 points by breadth."""
+    texts = [" ".join(WORDS[:n]) for n in range(count + 1)]
+
+    found = found_by(" ".join(WORDS[:count]), *abstracts(*texts))
+
+    percent = max(50, 105 - 5 * count)
+    assert least_found(found) == [-(-count * (percent + points) // 100) for points in (10, 0, -10)]
+
+
+@pytest.mark.parametrize(
+    ("paper", "breadth"),
+    [
+        (PaperText("p", "fern moss", ""), Breadth.FEWER),
+        (PaperText("p", "", "fern moss"), Breadth.BALANCED),
+        (PaperText("p", "", "fern moss is fern moss"), Breadth.FEWER),
+        (PaperText("p", "", "", keywords=("fern moss",)), Breadth.FEWER),
+    ],
+)
+def test_a_quoted_phrase_need_only_be_there(paper, breadth):
+    assert found_by('"fern moss"', paper, share=0.5) == {0: breadth}
+
+
+def test_a_phrase_that_is_not_there_is_found_by_no_breadth():
+    assert found_by('"fern moss"', *abstracts("moss fern")) == {}
+
+
+# --- The score ----------------------------------------------------------------------------------
+
+few = st.sampled_from([*WORDS[:4], "the"])
+runs = st.lists(few, max_size=7).map(tuple)
+papers = st.lists(st.tuples(runs, runs, st.lists(runs, max_size=1)), min_size=1, max_size=4)
+frequencies = st.fixed_dictionaries({word: st.integers(0, 800) for word in (*WORDS[:4], "the")})
+
+
+def count(run, texts):
+    """Return how often the words stand in each text, next to each other."""
+    return [
+        sum(text[i : i + len(run)] == run for i in range(len(text) - len(run) + 1))
+        for text in texts
+    ]
+
+
+def score_by_hand(query, texts, numbers):
+    """BM25 of words and of pairs of neighbours, and the whole as a phrase."""
+    weights = [3, 1, *[2] * (len(texts) - 2)]
+    length = sum(weight * len(text) for weight, text in zip(weights, texts, strict=True))
+
+    def idf(word):
+        return math.log(1 + (800 - numbers[word] + 0.5) / (numbers[word] + 0.5))
+
+    def bm25(run, worth):
+        found = zip(weights, count(run, texts), strict=True)
+        mentions = sum(weight * times for weight, times in found)
+        return worth * mentions * 2 / (mentions + 0.1 + 0.9 * length / 100) if mentions else 0.0
+
+    telling = [i for i, word in enumerate(query) if word != "the"]
+    score = sum(bm25((word,), idf(word)) for word in {query[i] for i in telling} or {*query})
+    for left, right in pairwise(telling):
+        worth = (idf(query[left]) + idf(query[right])) / 2
+        score += bm25(query[left : right + 1], worth / 2)
+    if len(query) > 1:
+        whole = count(query, texts)
+        score += 2 * min(4, sum(whole)) + (4 if whole[0] else 0)
+    return score
+
+
+@given(st.lists(few, min_size=1, max_size=4).map(tuple), papers, frequencies)
+def test_the_score_is_that_of_the_page(query, some, numbers):
+    index = PaperIndex(
+        [
+            PaperText("p", " ".join(title), " ".join(abstract), keywords=tuple(map(" ".join, keys)))
+            for title, abstract, keys in some
+        ],
+        CorpusStatistics(800, numbers, 80_000.0),
+    )
+
+    found = index.search(plain_words(" ".join(query)), floor=False)
+
+    scores = [score_by_hand(query, [title, text, *keys], numbers) for title, text, keys in some]
+    assert {one.paper for one in found} == {i for i, score in enumerate(scores) if score}
+    for one in found:
+        assert one.score == pytest.approx(scores[one.paper], abs=1e-5)

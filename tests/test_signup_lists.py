@@ -1,0 +1,687 @@
+"""Read lists of subscribers: layout, cells and rows, without a database."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from datetime import UTC, date, datetime, time
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import Engine
+
+from pipeline.domain import (
+    Breadth,
+    Frequency,
+    Origin,
+    SubscriberStatus,
+    Subscription,
+    SuppressionReason,
+    Weekday,
+)
+from pipeline.errors import PaperboyError
+from pipeline.signup import csv_reader, moving
+from pipeline.signup.csv_reader import (
+    OURS,
+    Record,
+    SubscriberList,
+    address_in,
+    join_words,
+    split_words,
+)
+from pipeline.signup.moving import (
+    Import,
+    Member,
+    Outcome,
+    breadth,
+    exported_row,
+    member,
+    weekday,
+)
+from pipeline.storage.moves import Known, Stored
+from pipeline.storage.subscribers import Suppression
+from tests.factories import NOW, make_schedule, make_subscriber, make_topic
+
+ADA, BOB = "ada@example.org", "bob@example.org"
+
+
+def listed(text: str | bytes, encoding: str = "utf-8") -> SubscriberList:
+    octets = text.encode(encoding) if isinstance(text, str) else text
+    return SubscriberList(io.BytesIO(octets), "list.csv")
+
+
+def found(text: str | bytes, encoding: str = "utf-8") -> list[tuple[int, str, str]]:
+    return [(one.line, one.cells.get("email", ""), one.problem) for one in listed(text, encoding)]
+
+
+# --- Layout -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("email\nada@example.org\nbob@example.org\n", [2, 3]),
+        ("\n\nemail\n\nada@example.org\nbob@example.org\n", [5, 6]),
+        ("sep=;\nemail;x\nada@example.org;1\nbob@example.org;2\n", [3, 4]),
+        ("sep=;\n\nName;Post\nAda;ada@example.org\nBob;bob@example.org\n", [4, 5]),
+        ("sep=;\nada@example.org;1\nbob@example.org;2\n", [2, 3]),
+        ("SEP=#\nemail#x\nada@example.org#1\nbob@example.org#2\n", [3, 4]),
+        ("ada@example.org\nbob@example.org\n", [1, 2]),
+        ("\nada@example.org\n\nbob@example.org\n", [2, 4]),
+        ("The readers\n\nName,Post\nAda,ada@example.org\nBob,bob@example.org\n", [4, 5]),
+        ('email,x\nada@example.org,"a\nb"\nbob@example.org,\n', [2, 4]),
+    ],
+)
+def test_a_record_knows_the_line_where_it_begins(text, lines):
+    expected = [(line, email, "") for line, email in zip(lines, (ADA, BOB), strict=True)]
+
+    assert found(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ("Name,One,Two\nAda,ada@example.org,x\nBob,bob@example.org,eve@example.org\n", [ADA, BOB]),
+        ("Name,One\nAda,x,ada@example.org\nBob,y,bob@example.org\n", [ADA, BOB]),  # no third name
+        ("One,Two\nx\ny,ada@example.org\nz,bob@example.org\n", [ADA, BOB]),
+        ("Email,Email 2\nada@example.org,\nbob@example.org,eve@example.org\n", [ADA, BOB]),
+        ("E-mail,Other\n,ada@example.org\n", [""]),
+        ("ada@example.org,bob@example.org\n", [ADA, BOB]),
+        ("ada@example.org,Ada,eve@example.org\nBob,bob@example.org\n", [ADA, BOB]),
+        ("ada@example.org\nnobody\n", [ADA, "nobody"]),
+    ],
+)
+def test_the_column_of_addresses_is_found(text, addresses):
+    assert [email for _, email, _ in found(text)] == addresses
+
+
+@pytest.mark.parametrize(
+    ("header", "is_ours"),
+    [
+        (",".join(OURS), True),
+        ("email,status,topics,hour,timezone,frequency", True),
+        ("email,status,topics,hour,timezone,frequency,", True),
+        ("email,status,topics,hour,timezone", False),
+        ("email,status,topics,hour,timezone,frequency,city", False),
+        ("email", False),
+        ("bob@example.org", False),
+        ("Name,Post", False),
+    ],
+)
+def test_our_own_export_is_known_by_its_columns(header, is_ours):
+    assert listed(f"{header}\nada@example.org\n").is_ours is is_ours
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("Max_Papers", "max_papers"),
+        ("max papers", "max_papers"),
+        ("Paused Until", "paused_until"),
+        ("\ufeffJoined-At", "joined_at"),
+        ("Opt-in time", "consent_asked_at"),
+        ("\uff34\uff4f\uff50\uff49\uff43", "topics"),  # full-width letters
+        ("city", None),
+    ],
+)
+def test_columns_are_known_by_their_letters(name, column):
+    [record] = listed(f"email,{name}\nada@example.org,x\n")
+
+    assert record.cells == {"email": ADA, **({column: "x"} if column else {})}
+
+
+def test_cells_beyond_the_columns_are_a_mistake_unless_empty():
+    text = "email,x\nada@example.org,1,,\nbob@example.org,1,,y\n"
+
+    assert found(text) == [
+        (2, ADA, ""),
+        (3, BOB, "4 cells where the first line names 2"),
+    ]
+
+
+def test_a_file_without_addresses_says_what_to_do():
+    with pytest.raises(PaperboyError, match=r"list\.csv: no column holds email addresses; name"):
+        listed("a,b\n1,2\n")
+    with pytest.raises(PaperboyError, match=r"list\.csv: the file is empty"):
+        listed("\n \n")
+
+
+def test_a_list_can_be_read_twice():
+    twice = listed("email\nada@example.org\n")
+
+    assert list(twice) == list(twice)
+    assert len(list(twice)) == 1
+
+
+# --- Text ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_encodings_are_told_apart(encoding):
+    text = "email,topics\nada@example.org,\xfc\u20ac\n"
+    [record] = listed(text, encoding)
+
+    assert record.cells == {"email": ADA, "topics": "\xfc\u20ac"}
+
+
+def test_a_few_nul_characters_make_no_other_encoding():
+    head = b"email\nada@example.org\0\n"
+
+    assert found(head) == [(2, ADA, "")]
+
+
+def test_octets_that_no_encoding_has_are_kept_as_something():
+    [record] = listed(b"email,topics\nada@example.org,a\x81\x8d\x8f\x90\x9d\xe4b\n")
+
+    assert record.cells["topics"] == "a\x81\x8d\x8f\x90\x9d\xe4b"
+
+
+@pytest.mark.parametrize(("length", "problem"), [(0, ""), (1, "the line is too long")])
+def test_a_line_has_a_longest_length(length, problem):
+    row = "ada@example.org,"
+    long = row + "x" * (100_000 - len(row) - 1 + length)
+
+    records = list(listed(f"email,x\n{long}\nbob@example.org,\n"))
+
+    assert records[0].problem == problem
+    assert records[-1].cells["email"] == BOB
+    assert len(records[0].raw[0]) <= 200
+
+
+@pytest.mark.parametrize(("lines", "is_whole"), [(1_000, True), (1_001, False)])
+def test_a_record_has_a_longest_number_of_lines(lines, is_whole):
+    note = "\n".join(["x"] * lines)
+
+    records = list(listed(f'email,x\nada@example.org,"{note}"\nbob@example.org,\n'))
+
+    assert bool(records[0].problem) is not is_whole
+    assert records[-1].cells.get("email") == BOB
+    assert len(records) == (2 if is_whole else lines + 1)
+
+
+def test_an_unclosed_quotation_mark_is_named_with_its_line():
+    assert found('email,x\nada@example.org,"a\nbob@example.org,b\n') == [
+        (2, "", "a quotation mark is opened here and not closed"),
+        (3, BOB, ""),
+    ]
+    assert found('email,x\nbob@example.org,b\nada@example.org,"a') == [
+        (2, BOB, ""),
+        (3, ADA, ""),
+    ]
+
+
+# --- Cells --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "address"),
+    [
+        (" ada@example.org; ", ADA),
+        ("'ada@example.org'", ADA),
+        ("mailto:ada@example.org", ADA),
+        ("Ada < mailto:ada@example.org >", ADA),
+        ("\u200bada@example.org\xa0", ADA),
+        ("Ada", "Ada"),
+    ],
+)
+def test_an_address_is_taken_out_of_its_cell(cell, address):
+    assert address_in(cell) == address
+
+
+@pytest.mark.parametrize(
+    ("words", "cell"),
+    [
+        (["robots", "ti:a b (c)"], "robots; ti:a b (c)"),
+        ([], ""),
+        (["a;b"], '["a\\u003bb"]'),
+        (["a, b"], '["a, b"]'),
+        (["-a"], '["\\u002da"]'),
+        (["a "], '["a "]'),
+    ],
+)
+def test_words_are_joined_plainly_where_they_can(words, cell):
+    assert join_words(words) == cell
+    assert split_words(cell) == tuple(words)
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (" a ;; b\n c;", ("a", "b", "c")),
+        ('say "x; y"; z', ('say "x; y"', "z")),
+        ('"open; a', ('"open', "a")),
+        (' ["a", "b"]', ("a", "b")),
+        ("[a, b]", ("[a, b]",)),
+        ("[1]", ("[1]",)),
+        ('["a", 1]', ('["a", 1]',)),
+    ],
+)
+def test_words_that_people_write_are_split(cell, words):
+    assert split_words(cell) == words
+
+
+@pytest.mark.parametrize(
+    ("attributes", "cells"),
+    [
+        ({"topics": ["a", "b;c"], "hour": 7}, {"topics": '["a", "b\\u003bc"]', "hour": "7"}),
+        ({"topics": "a", "max_papers": True, "timezone": None}, {"topics": "a"}),
+        ({"topics": ["a", 1], "city": "Paris"}, {}),
+        (
+            {"frequency": "weekly", "weekday": "friday"},
+            {"frequency": "weekly", "weekday": "friday"},
+        ),
+        (["topics"], {}),
+    ],
+)
+def test_attributes_are_cells_where_no_column_says_otherwise(attributes, cells):
+    row = json.dumps(attributes).replace('"', '""')
+    [record] = listed(f'email,attributes,hour\nada@example.org,"{row}",\n')
+
+    del record.cells["attributes"]
+    assert record.cells == {"email": ADA, **cells}
+
+
+def test_a_column_counts_more_than_an_attribute_and_the_first_of_two_most():
+    text = 'email,attributes,hour,Hour\nada@example.org,"{""hour"": 7}",8,9\nbob@example.org,{,,9\n'
+    first, second = listed(text)
+
+    assert first.cells["hour"] == "8"
+    assert second.cells["hour"] == "9"
+
+
+def test_a_formula_is_read_without_its_apostrophe():
+    [record] = listed("email,topics\nada@example.org,'=x\n")
+
+    assert record.cells["topics"] == "=x"
+
+
+# --- Rows ---------------------------------------------------------------------------------------
+
+
+def read(
+    cells: dict[str, str], *, is_ours: bool = True, confirmed: bool = False, problem: str = ""
+) -> Member:
+    record = Record(2, {"email": ADA, **cells}, (), problem)
+    return member(record, is_ours=is_ours, confirmed=confirmed, max_papers=10, now=NOW)
+
+
+def test_a_row_of_ours_is_read_whole():
+    one = read(
+        {
+            "status": "active", "topics": "a; b", "names": "A; B", "hour": "6:30",
+            "timezone": "Europe/Paris", "frequency": "Weekly", "weekday": "fr", "max_papers": "7",
+            "breadth": "fewer", "paused_until": "2030-02-01", "joined_at": "2029-01-01T00:00:00",
+            "confirmed_at": "2029-01-01T01:00:00+01:00", "consent_asked_at": "2029-01-01",
+            "consent_at": "2029-01-02 00:00:00 UTC", "consent_origin": "form",
+            "consent_wording": "2", "consent_ip": "192.0.2.1", "secret": "x" * 64,
+            "last_slot_at": "2030-01-01T08:00:00Z", "last_edition_on": "2030-01-01",
+            "covered_until": "2030-01-01T09:00:00Z", "welcome_due": "yes",
+            "suppressed": "complaint", "suppressed_since": "2029-05-05",
+        }
+    )  # fmt: skip
+
+    schedule = one.wishes.schedule
+    assert (schedule.at, schedule.timezone) == (time(6, 30), "Europe/Paris")
+    assert (schedule.frequency, schedule.weekday) == (Frequency.WEEKLY, Weekday.FRIDAY)
+    assert (one.wishes.max_papers, one.wishes.breadth) == (7, Breadth.FEWER)
+    assert one.queries == (("a", "A"), ("b", "B"))
+    assert (one.status, one.must_ask, one.has_left) == (SubscriberStatus.ACTIVE, False, False)
+    assert one.joined_at == one.confirmed_at == datetime(2029, 1, 1, tzinfo=UTC)
+    assert one.paused_until == date(2030, 2, 1)
+    assert one.consent.asked_at == datetime(2029, 1, 1, tzinfo=UTC)
+    assert one.consent.agreed_at == datetime(2029, 1, 2, tzinfo=UTC)
+    assert (one.consent.origin, one.consent.wording) == (Origin.FORM, "2")
+    assert (one.consent.ip, one.secret) == ("192.0.2.1", "x" * 64)
+    assert one.last_slot_at == datetime(2030, 1, 1, 8, tzinfo=UTC)
+    assert one.last_edition_on == date(2030, 1, 1)
+    assert one.covered_until == datetime(2030, 1, 1, 9, tzinfo=UTC)
+    assert one.welcome_due
+    assert one.suppression == (SuppressionReason.COMPLAINT, datetime(2029, 5, 5, tzinfo=UTC))
+
+
+def test_a_row_with_nothing_but_an_address_has_the_usual_wishes():
+    one = read({}, is_ours=False)
+
+    assert (one.status, one.must_ask, one.welcome_due) == (SubscriberStatus.PENDING, True, False)
+    assert one.queries == (("trending", "Trending"),)
+    assert (one.wishes.max_papers, one.wishes.breadth) == (10, Breadth.BALANCED)
+    assert one.wishes.schedule.at == time(8)
+    assert one.suppression is None
+    assert (one.joined_at, one.left_at, one.consent.agreed_at) == (None, None, None)
+
+
+@pytest.mark.parametrize(("topics", "queries"), [("", ()), ("a", (("a", "a"),))])
+def test_a_pending_row_of_ours_follows_what_it_names(topics, queries):
+    assert read({"status": "pending", "topics": topics}).queries == queries
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ({"email": ""}, "no email address"),
+        ({"email": "ada"}, "ada"),
+        ({"names": "A; B", "topics": "a"}, "names: 2 names of 1 topics"),
+        ({"max_papers": "0"}, "0 is not between 1 and 50"),
+        ({"max_papers": "51"}, "51 is not between 1 and 50"),
+        ({"max_papers": "x"}, "max_papers: 'x' is no number"),
+        ({"hour": "24"}, "hour: '24' is no hour"),
+        ({"hour": "7:60"}, "hour: '7:60' is no hour"),
+        ({"hour": "seven"}, "is no hour"),
+        ({"frequency": "hourly"}, "frequency: 'hourly' is none of"),
+        ({"weekday": "m"}, "weekday: 'm' is no day"),
+        ({"weekday": "7"}, "weekday: '7' is no day"),
+        ({"breadth": "x"}, "breadth: 'x' is not fewer"),
+        ({"timezone": "Mars"}, "Mars"),
+        ({"topics": "a; ("}, r"topics: .*'\('"),
+        ({"topics": "; ".join(map(str, range(500)))}, "topics: "),
+        ({"joined_at": "x"}, "joined_at: 'x' is no time"),
+        ({"status": "active", "paused_until": "x"}, "paused_until: 'x' is no day"),
+        ({"status": "active", "secret": "x y"}, "secret: not one of ours"),
+        ({"status": "active", "secret": "x" * 65}, "secret: not one of ours"),
+        ({"status": "active", "suppressed": "x"}, "suppressed: 'x' is none of"),
+        ({"status": "active", "consent_origin": "x"}, "consent_origin: 'x' is none of"),
+        ({"status": "whatever"}, "status: 'whatever' is no word that we know"),
+    ],
+)
+def test_a_row_that_cannot_be_read_says_why(cells, reason):
+    with pytest.raises(PaperboyError, match=reason):
+        read(cells)
+
+
+def test_the_problem_of_a_record_is_that_of_its_row():
+    with pytest.raises(PaperboyError, match="4 cells"):
+        read({}, problem="4 cells")
+
+
+@pytest.mark.parametrize(
+    ("cells", "read_as"),
+    [
+        ({"max_papers": "50"}, 50),
+        ({"max_papers": "1"}, 1),
+        ({"hour": "0"}, time(0)),
+        ({"hour": "23:59"}, time(23, 59)),
+        ({"hour": "07.30"}, time(7, 30)),
+        ({"hour": "7:00:00"}, time(7)),
+        ({"timezone": "Pacific Time (US)"}, "UTC"),
+        ({"timezone": "Europe/Paris"}, "Europe/Paris"),
+        ({"joined_at": "yesterday"}, None),
+    ],
+)
+def test_wishes_in_a_foreign_list(cells, read_as):
+    one = read(cells, is_ours=False)
+
+    schedule = one.wishes.schedule
+    found = {
+        "max_papers": one.wishes.max_papers, "hour": schedule.at, "timezone": schedule.timezone,
+        "joined_at": one.joined_at,
+    }  # fmt: skip
+    assert found[next(iter(cells))] == read_as
+
+
+@pytest.mark.parametrize("name", ["tuesday", " TUE", "tu", "1"])
+def test_a_weekday_is_named_or_numbered(name):
+    assert weekday(name) is Weekday.TUESDAY
+    assert breadth(" More ") is Breadth.MORE
+
+
+LEFT, PENDING = SubscriberStatus.UNSUBSCRIBED, SubscriberStatus.PENDING
+MAY, JUNE = datetime(2029, 5, 1, tzinfo=UTC), datetime(2029, 6, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("cells", "status", "reason", "left_at"),
+    [
+        ({"kind": "regular"}, PENDING, None, None),
+        ({"kind": "unknown"}, PENDING, None, None),
+        ({"status": "Un-Subscribed"}, LEFT, None, None),
+        ({"status": "subscribed", "left_on": "2029-05-01"}, LEFT, None, MAY),
+        ({"left_at": "2029-05-01"}, LEFT, None, MAY),
+        ({"left_at": "never"}, PENDING, None, None),
+        ({"left_on": "2029-05-01", "bounced_on": "2029-06-01"}, LEFT, "hard", JUNE),
+        ({"complained_on": "2029-05-01", "bounced_on": "2029-06-01"}, LEFT, "complaint", JUNE),
+        ({"complained_on": "soon"}, LEFT, "complaint", NOW),
+        ({"is_blocked": "1", "status": "unsubscribed"}, LEFT, "manual", NOW),
+        ({"is_bounced": "1", "is_blocked": "1"}, LEFT, "hard", NOW),
+        ({"is_bounced": "no", "is_complaint": "0", "is_left": "false"}, PENDING, None, None),
+        ({"suppressed": "yes"}, LEFT, "manual", NOW),
+        ({"suppressed": "no"}, PENDING, None, None),
+        ({"is_subscribed": "no"}, LEFT, None, None),
+        ({"is_subscribed": ""}, LEFT, None, None),
+        ({"is_subscribed": "yes"}, PENDING, None, None),
+        ({"is_subscribed": "yes", "status": "bounced"}, LEFT, "hard", NOW),
+    ],
+)
+def test_the_gravest_word_of_a_foreign_row_counts(cells, status, reason, left_at):
+    one = read(cells, is_ours=False)
+
+    assert one.status is status
+    assert one.must_ask is (status is PENDING)
+    found = one.suppression or (None, one.left_at)
+    assert found == (reason, left_at)
+
+
+@pytest.mark.parametrize(
+    ("cells", "confirmed", "status", "must_ask", "confirmed_at"),
+    [
+        ({"status": "pending"}, True, PENDING, False, None),
+        ({"status": "active"}, False, PENDING, True, None),
+        ({"status": "active"}, True, SubscriberStatus.ACTIVE, False, None),
+        ({"consent_at": "2029-05-01"}, True, SubscriberStatus.ACTIVE, False, MAY),
+        ({"confirmed_at": "2029-05-01"}, True, SubscriberStatus.ACTIVE, False, MAY),
+        ({"confirmed_at": "2029-05-01"}, False, PENDING, True, None),
+    ],
+)
+def test_only_the_operator_vouches_for_consent(cells, confirmed, status, must_ask, confirmed_at):
+    one = read(cells, is_ours=False, confirmed=confirmed)
+
+    assert (one.status, one.must_ask, one.confirmed_at) == (status, must_ask, confirmed_at)
+
+
+def test_the_consent_of_a_foreign_row_is_kept():
+    one = read({"consent_asked_at": "2029-05-01", "consent_at": "2029-06-01",
+                "confirmed_at": "2029-05-01", "optin_ip": "192.0.2.1"}, is_ours=False)  # fmt: skip
+
+    assert (one.consent.asked_at, one.consent.agreed_at) == (MAY, JUNE)
+    assert (one.consent.ip, one.consent.origin) == ("192.0.2.1", Origin.IMPORT)
+
+
+def test_a_sample_tells_the_layout():
+    """Only its first fifty lines."""
+    text = "x\n" * 49 + "email\nada@example.org\n"
+
+    assert csv_reader.SAMPLE == 50
+    assert found(text) == [(51, ADA, "")]
+    with pytest.raises(PaperboyError, match="no column"):
+        listed("x\n" * 50 + "email\nada@example.org\n")
+
+
+# --- Rows of our own ----------------------------------------------------------------------------
+
+
+def stored(**changes: Any) -> Stored:
+    given: dict[str, Any] = {
+        "subscriber": make_subscriber(ADA, id=1, secret="s"),
+        "record": dict.fromkeys(("created_at", "confirmed_at", "left_at", "left_reason")),
+        "topics": (Subscription(make_topic("moss"), "moss"),),
+        "consent": None,
+        "suppression": None,
+        "covered_until": None,
+    }
+    return Stored(**{**given, **changes})
+
+
+def test_an_export_leaves_out_what_is_not_known():
+    row = exported_row(stored(), "a key")
+
+    assert {column: cell for column, cell in row.items() if cell} == {
+        "email": ADA, "status": "active", "topics": "moss", "hour": "8", "timezone": "UTC",
+        "frequency": "daily", "weekday": "monday", "max_papers": "10", "breadth": "balanced",
+        "secret": "s", "key": "a key",
+    }  # fmt: skip
+    assert tuple(row) == OURS
+
+
+def test_an_export_says_what_is_known():
+    schedule = replace(make_schedule(), at=time(6, 30))
+    consent = {
+        "created_at": NOW, "used_at": NOW, "origin": "form", "wording": "2", "ip": "192.0.2.1"
+    }  # fmt: skip
+    reader = make_subscriber(
+        schedule=schedule, welcome_due=True, last_slot_at=NOW, last_edition_on=NOW.date(),
+        paused_until=NOW.date(),
+    )  # fmt: skip
+    one = stored(
+        subscriber=reader,
+        record={"created_at": NOW, "confirmed_at": NOW, "left_at": NOW, "left_reason": "other"},
+        topics=(Subscription(make_topic("moss"), "My moss"), Subscription(make_topic("a"), "a")),
+        consent=consent,
+        suppression=Suppression("0", SuppressionReason.HARD, NOW),
+        covered_until=NOW,
+    )
+
+    row = exported_row(one, "a key")
+
+    now, today = "2030-01-02T08:00:00+00:00", "2030-01-02"
+    assert (row["names"], row["hour"], row["welcome_due"]) == ("My moss; a", "06:30", "yes")
+    assert (row["suppressed"], row["left_reason"], row["consent_wording"]) == ("hard", "other", "2")
+    assert (row["consent_origin"], row["consent_ip"]) == ("form", "192.0.2.1")
+    for column in ("joined_at", "confirmed_at", "left_at", "consent_asked_at", "consent_at",
+                   "last_slot_at", "covered_until", "suppressed_since"):  # fmt: skip
+        assert row[column] == now, column
+    assert row["last_edition_on"] == row["paused_until"] == today
+
+
+# --- What becomes of a row ----------------------------------------------------------------------
+
+
+ACTIVE = SubscriberStatus.ACTIVE
+
+
+def dry_run() -> Import:
+    """An import that stores nothing: these decisions need no database."""
+    return Import(cast("Engine", None), "a suppression key", NOW, 10, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("here", "confirmed_at", "is_imported", "left_at", "outcome", "status", "reason"),
+    [
+        (LEFT, MAY, False, None, Outcome.KNOWN, "unsubscribed", "has left already"),
+        (ACTIVE, MAY, False, None, Outcome.KNOWN, "active", "does not say when it left"),
+        (ACTIVE, JUNE, False, MAY, Outcome.KNOWN, "active", "confirmed here since"),
+        (ACTIVE, MAY, False, MAY, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
+        (ACTIVE, MAY, False, JUNE, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
+        (ACTIVE, None, False, MAY, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
+        (ACTIVE, JUNE, True, MAY, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
+        (PENDING, None, True, None, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
+    ],
+)
+def test_a_row_of_a_reader_who_left_elsewhere(
+    here, confirmed_at, is_imported, left_at, outcome, status, reason
+):
+    left = replace(read({}), status=LEFT, left_at=left_at)
+    known = Known(1, here, confirmed_at, is_imported)
+
+    result = dry_run()._meet(cast("Any", None), Record(2, {"email": ADA}, ()), left, known)
+
+    assert (result.outcome, result.status, result.email) == (outcome, status, ADA)
+    assert reason in result.reason
+    assert bool(reason) is bool(result.reason)
+
+
+@pytest.mark.parametrize(
+    ("here", "row", "outcome", "status", "reason"),
+    [
+        (PENDING, ACTIVE, Outcome.ADDED, "active", ""),
+        (PENDING, PENDING, Outcome.KNOWN, "pending", "waits to be confirmed"),
+        (ACTIVE, ACTIVE, Outcome.KNOWN, "active", "is subscribed already"),
+        (ACTIVE, PENDING, Outcome.KNOWN, "active", "is subscribed already"),
+        (LEFT, ACTIVE, Outcome.KNOWN, "unsubscribed", "has left, and is not asked again"),
+    ],
+)
+def test_a_row_of_a_reader_who_is_here(here, row, outcome, status, reason):
+    one = replace(read({}), status=row, must_ask=False)
+    known = Known(1, here, None, is_imported=False)
+
+    result = dry_run()._meet(cast("Any", None), Record(2, {"email": ADA}, ()), one, known)
+
+    assert (result.outcome, result.status, result.reason) == (outcome, status, reason)
+
+
+@pytest.mark.parametrize(
+    ("reason", "confirmed_at", "is_erased"),
+    [
+        (None, None, False),
+        (SuppressionReason.HARD, None, False),
+        (SuppressionReason.ERASED, None, True),
+        (SuppressionReason.ERASED, MAY, True),
+        (SuppressionReason.ERASED, JUNE, True),
+        (SuppressionReason.ERASED, JUNE + (JUNE - MAY), False),
+    ],
+)
+def test_an_erased_reader_stays_away_unless_they_confirmed_since(reason, confirmed_at, is_erased):
+    suppression = Suppression("0", reason, JUNE) if reason else None
+
+    assert moving._is_erased(suppression, replace(read({}), confirmed_at=confirmed_at)) is is_erased
+
+
+@pytest.mark.parametrize(
+    ("cells", "raw", "email"),
+    [
+        ({"email": ADA}, ("x",), ADA),
+        ({}, ("x" * 200, "y"), "x" * 100),
+        ({}, (), ""),
+    ],
+)
+def test_a_result_names_its_row_by_address_or_first_cell(cells, raw, email):
+    result = moving._result(Record(2, cells, raw), Outcome.REJECTED, "", "why")
+
+    assert (result.email, result.reason) == (email, "why")
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked", "status", "reason"),
+    [
+        ({}, True, "asked", ""),
+        ({}, False, "pending", "may not be asked for now"),
+        ({"must_ask": False}, False, "pending", ""),
+        ({"suppression": (SuppressionReason.HARD, NOW)}, False, "suppressed", "hard"),
+    ],
+)
+def test_the_result_of_a_row_that_was_added(changes, asked, status, reason):
+    result = moving._added(
+        Record(2, {}, ()), replace(read({}, is_ours=False), **changes), asked=asked
+    )
+
+    assert (result.outcome, result.status, result.reason) == (Outcome.ADDED, status, reason)
+
+
+def test_consent_is_dated_by_the_row_or_by_the_import():
+    one = read({}, is_ours=False)
+    for agreed_at, confirmed_at, asked_at, expected in (
+        (None, None, None, (NOW, NOW)),
+        (None, MAY, None, (MAY, MAY)),
+        (JUNE, MAY, None, (JUNE, JUNE)),
+        (JUNE, None, MAY, (MAY, JUNE)),
+    ):
+        consent = replace(one.consent, agreed_at=agreed_at, asked_at=asked_at)
+        given = replace(one, consent=consent, confirmed_at=confirmed_at)
+
+        row = dry_run()._consent(7, given)
+
+        assert (row["created_at"], row["used_at"]) == expected
+        assert (row["subscriber_id"], row["email"], row["origin"]) == (7, ADA, Origin.IMPORT)
+        assert row["expires_at"] == row["used_at"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "is_hash"),
+    [
+        ({"address_hash": "0"}, True),
+        ({"address_hash": "0", "email": ADA}, False),
+        ({"email": ADA}, False),
+        ({}, False),
+    ],
+)
+def test_a_row_without_an_address_may_be_a_hash(cells, is_hash):
+    assert moving._is_hash(Record(2, cells, ())) is is_hash

@@ -1,0 +1,140 @@
+"""The guard before every page: who may post, and the headers that every answer has."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+
+from pipeline.web.security import ALWAYS, BROKEN, PERSONAL, Guard, is_same_origin
+
+SITE = "papers.example.org"
+
+
+async def hello(scope, receive, send) -> None:
+    await PlainTextResponse("hello")(scope, receive, send)
+
+
+def ask(app=hello, method="POST", path="/subscribe", type_="http", **headers: str) -> Any:
+    """Return the status, headers and body of the answer, and the error that came out."""
+    sent, error = [], None
+
+    async def send(message) -> None:
+        sent.append(message)
+
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": type_, "method": method, "path": path, "headers": raw}
+    try:
+        asyncio.run(Guard(app, f"https://{SITE}")(scope, None, send))
+    except RuntimeError as raised:
+        error = str(raised)
+    if type_ != "http" or not sent:
+        return sent, error
+    body = b"".join(message.get("body", b"") for message in sent[1:]).decode()
+    return sent[0]["status"], Headers(raw=sent[0]["headers"]), body, error
+
+
+@pytest.mark.parametrize(
+    ("headers", "same"),
+    [
+        ({}, True),
+        ({"origin": "null"}, True),
+        ({"origin": f"https://{SITE}"}, True),
+        ({"origin": "http://inside:8000", "host": "inside:8000"}, True),
+        ({"origin": "https://elsewhere.example", "host": "inside:8000"}, False),
+        ({"origin": f"https://{SITE}.elsewhere.example"}, False),
+        ({"origin": "elsewhere"}, False),
+        ({"origin": "http://[::1"}, False),
+        ({"sec-fetch-site": "same-origin", "origin": "https://elsewhere.example"}, True),
+        ({"sec-fetch-site": "none"}, True),
+        ({"sec-fetch-site": "same-site", "origin": f"https://{SITE}"}, False),
+        ({"sec-fetch-site": "cross-site", "origin": "null"}, False),
+        ({"sec-fetch-site": ""}, False),
+    ],
+)
+def test_what_a_browser_says_of_the_page_that_sends_a_form(headers, same):
+    assert is_same_origin(Headers(headers), SITE) is same
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/subscribe", 200),
+        ("HEAD", "/subscribe", 200),
+        ("OPTIONS", "/subscribe", 200),
+        ("POST", "/subscribe", 403),
+        ("PUT", "/subscribe", 403),
+        ("POST", "/unsubscribe/secret", 200),
+        ("POST", "/unsubscribe/secret/more", 403),
+        ("POST", "/x/unsubscribe/secret", 403),
+        ("POST", "/hooks/ses", 200),
+        ("POST", "/hooks/ses/more", 403),
+        ("POST", "/confirm/token", 403),
+    ],
+)
+def test_only_programs_may_post_from_elsewhere(method, path, status):
+    found, headers, body, _ = ask(method=method, path=path, sec_fetch_site="cross-site")
+
+    assert found == status
+    refusal = "This form can only be sent from its own page."
+    assert body == ("hello" if status == 200 else refusal)
+    assert headers["content-security-policy"] == ALWAYS["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    ("path", "is_personal"),
+    [
+        ("/", False),
+        ("/papers", False),
+        ("/links", True),
+        ("/preferences/token", True),
+        ("/preferences", False),
+        ("/unsubscribe/secret", True),
+        ("/digests/token", True),
+        ("/my/data/", False),
+    ],
+)
+def test_personal_pages_are_neither_kept_nor_listed(path, is_personal):
+    _, headers, _, _ = ask(method="GET", path=path)
+
+    for name, value in ALWAYS.items():
+        assert headers[name] == value
+    for name, value in PERSONAL.items():
+        assert headers.get(name) == (value if is_personal else None)
+
+
+def test_a_header_of_the_page_itself_stays():
+    async def page(scope, receive, send) -> None:
+        answer = PlainTextResponse("", headers={"Referrer-Policy": "origin"})
+        await answer(scope, receive, send)
+
+    _, headers, _, _ = ask(page, method="GET")
+
+    assert headers.getlist("referrer-policy") == ["origin"]
+
+
+def test_an_application_that_breaks_is_answered_once():
+    async def broken(scope, receive, send) -> None:
+        raise RuntimeError("before")
+
+    async def breaking(scope, receive, send) -> None:
+        await hello(scope, receive, send)
+        raise RuntimeError("after")
+
+    status, headers, body, error = ask(broken)
+    assert (status, body, error) == (500, BROKEN, "before")
+    assert headers["x-content-type-options"] == "nosniff"
+    status, _, body, error = ask(breaking)
+    assert (status, body, error) == (200, "hello", "after")
+
+
+def test_what_is_no_request_passes_untouched():
+    async def start(scope, receive, send) -> None:
+        await send({"type": "lifespan.startup.complete"})
+
+    sent, error = ask(start, type_="lifespan", sec_fetch_site="cross-site")
+
+    assert (sent, error) == ([{"type": "lifespan.startup.complete"}], None)

@@ -37,8 +37,13 @@ semantic: $(VENV)/.installed ## Install what runs a model of meaning (docs/match
 	@$(INSTALL) --require-hashes -r requirements-semantic.txt
 
 .PHONY: test
-test: $(VENV)/.installed-dev ## Run the tests on SQLite and PostgreSQL
+test: $(VENV)/.installed-dev ## Run the tests: on SQLite, and on PostgreSQL what concerns it alone
 	@$(BIN)/python -m compileall -q pipeline  # the tests start hundreds of commands
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not repeated" $(ARGS)
+
+.PHONY: test-all
+test-all: $(VENV)/.installed-dev ## Run every test on SQLite and PostgreSQL
+	@$(BIN)/python -m compileall -q pipeline
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 .PHONY: chaos
@@ -50,7 +55,7 @@ mutants: $(VENV)/.installed-dev ## Change the code and see whether a test fails 
 	$(BIN)/python -m tests.mutants $(MODULES) --sample $(or $(SAMPLE),5) $(if $(SEED),--seed $(SEED))
 
 .PHONY: check
-check: lint locks test ## Everything that must hold before a change is merged
+check: lint locks test-all ## Everything that must hold before a change is merged
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Look for mistakes without running anything

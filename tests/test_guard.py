@@ -635,6 +635,19 @@ def test_single_mails_of_one_day_make_a_row(engine, oldest, trips):
         assert bool(guard.watch(conn, [None], NOW)) is trips
 
 
+@pytest.mark.parametrize(("sent_at", "trips"), [(NOW, True), (NOW + SECOND, False)])
+def test_dead_addresses_of_strangers_open_no_breaker_once_a_digest_is_accepted(
+    engine, sent_at, trips
+):
+    outbox.alter(engine, add_delivery(engine), status=Status.SENT, sent_at=sent_at)
+    for n in range(6):
+        id_ = add_delivery(engine, address(n), **SINGLE)
+        record(engine, id_, n, edition_on=None, at=NOW + n * SECOND)
+
+    with engine.begin() as conn:
+        assert bool(guard.watch(conn, [None], NOW + HOUR)) is trips
+
+
 @pytest.mark.parametrize(
     ("sent_at", "refused"), [(NOW - SECOND, 5), (NOW, None), (NOW + SECOND, None)]
 )
@@ -643,6 +656,8 @@ def test_an_acceptance_ends_a_row_of_refusals(engine, sent_at, refused):
     outbox.alter(engine, 1, sent_at=sent_at)
     for n in range(5):
         record(engine, add_delivery(engine, address(n)), n)
+    for n in range(5, 10):  # five are less than half of the edition
+        add_delivery(engine, address(n))
 
     trips = judge(engine).trips
 
@@ -658,6 +673,8 @@ def test_bounces_and_what_was_taken_later_are_no_row(engine):
         record(engine, id_, n, server="" if n == 0 else "mx")
         if n == 1:
             outbox.alter(engine, id_, status=Status.SENT, sent_at=NOW - HOUR)
+    for n in range(6, 12):  # five are less than half of the edition
+        add_delivery(engine, address(n))
 
     assert judge(engine).trips == []
 

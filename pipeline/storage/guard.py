@@ -127,6 +127,8 @@ def _watch(conn: Connection, edition_on: date | None, now: datetime) -> Trip | N
     found = conn.scalar(select(func.count()).select_from(_joined()).where(standing)) or 0
     if found < LEAST_IN_A_ROW:
         return None
+    if edition_on is None and _accepts_digests(conn, now):
+        return None
     reason = _in_a_row(conn, edition_on, now) or _share(conn, edition_on, now)
     if reason is None:
         return None
@@ -138,6 +140,29 @@ def _watch(conn: Connection, edition_on: date | None, now: datetime) -> Trip | N
         return None
     _hold(conn, trip, now)
     return trip
+
+
+def _accepts_digests(conn: Connection, now: datetime) -> bool:
+    """Return whether a digest was accepted since the first of the refused single mails.
+
+    Then they say nothing about us: anybody may ask for mails to addresses that do not exist, and
+    must not be able to open the circuit breaker with it.
+    """
+    since = conn.scalar(
+        select(func.min(_REFUSAL.at)).select_from(_joined()).where(_standing(None, now))
+    )
+    found = conn.execute(
+        select(_ROW.id)
+        .where(
+            ~_ROW.blanked,
+            _ROW.created_at > now - LIVES,
+            _ROW.edition_on.is_not(None),
+            _ROW.status == DeliveryStatus.SENT,
+            _ROW.sent_at > since,
+        )
+        .limit(1)
+    )
+    return found.first() is not None
 
 
 def hold(conn: Connection, edition_on: date, reason: str, now: datetime) -> bool:

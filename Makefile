@@ -37,12 +37,12 @@ semantic: $(VENV)/.installed ## Install what runs a model of meaning (docs/match
 	@$(INSTALL) --require-hashes -r requirements-semantic.txt
 
 .PHONY: test
-test: $(VENV)/.installed-dev ## Run the tests: on SQLite, and on PostgreSQL what concerns it alone
+test: $(VENV)/.installed-dev ## Run the tests that are quick; those of the database on SQLite
 	@$(BIN)/python -m compileall -q pipeline  # the tests start hundreds of commands
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not repeated" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not full" $(ARGS)
 
 .PHONY: test-all
-test-all: $(VENV)/.installed-dev ## Run every test on SQLite and PostgreSQL
+test-all: $(VENV)/.installed-dev ## Run every test, those of the database on SQLite and PostgreSQL
 	@$(BIN)/python -m compileall -q pipeline
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 

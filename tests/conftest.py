@@ -77,7 +77,7 @@ def _lacks(what: str, requirement: str) -> None:
 # --- Databases ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.repeated)])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.full)])
 def backend(request: pytest.FixtureRequest) -> str:
     """Which database a test runs on: both, unless it parametrises this fixture indirectly."""
     return request.param

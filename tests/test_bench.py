@@ -35,6 +35,8 @@ TINY = Plan(mails=40, papers=3, rounds=1, sessions=4)
 
 LOSES_ONE = f"""#!{sys.executable}
 import asyncio, runpy, sys
+
+pytestmark = pytest.mark.full
 sink = runpy.run_path({str(Path(sinks.__file__).with_name("python_sink.py"))!r})
 class Forgetful(sink["Counter"]):
     messages = -1

@@ -39,6 +39,8 @@ from pipeline.storage.schema import DeliveryRow, MatchRow, PickRow, SkipRow
 from tests.factories import NOW, make_sighting
 from tests.newsroom import SUPPRESSION_KEY, add_reader, empty, ingest, rows, store, stored
 
+pytestmark = pytest.mark.full
+
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 EXPIRY = timedelta(hours=18)
 FIELDS = ("cs.IR", "cs.LG", "q-bio.NC", "math.CO")

@@ -22,7 +22,7 @@ from pipeline.links import SignedLinks
 from pipeline.storage import keys, subscribers
 from pipeline.storage.database import open_engine, reading
 from pipeline.storage.keys import KeyName, fingerprint
-from pipeline.storage.schema import KeyRow, StrikeRow, SubscriberRow, SuppressionRow
+from pipeline.storage.schema import KeyRow, StrikeRow, SubscriberRow, SuppressionRow, Table
 from pipeline.web import create_app
 from tests.newsroom import SUPPRESSION_KEY, add_reader, rows
 
@@ -287,6 +287,17 @@ def test_suppressions_of_an_older_database_move_to_the_new_key(engine):
         assert conn.execute(select(StrikeRow.address_hash)).scalars().all() == [new]
         known = select(SubscriberRow.address_hash).where(SubscriberRow.id == ada.id)
         assert conn.execute(known).scalar_one() == new
+
+
+def test_every_column_with_the_hash_of_an_address_moves_to_a_new_key():
+    columns = {
+        f"{table.name}.{column.name}"
+        for table in Table.metadata.tables.values()
+        for column in table.columns
+        if column.name == "address_hash" or (table.name, column.name) == ("suppressions", "hash")
+    }
+
+    assert {f"{one.class_.__tablename__}.{one.key}" for one in keys.HASHES} == columns
 
 
 def test_a_suppression_that_cannot_move_stops_the_start_and_changes_nothing(engine):

@@ -10,6 +10,8 @@ import pytest
 from pipeline.errors import QueryError
 from pipeline.matching.evaluation import PaperText, Ranked, TopicText, rank
 
+pytestmark = pytest.mark.full
+
 SETS = Path(__file__).parents[2] / "shared" / "data" / "eval"
 
 

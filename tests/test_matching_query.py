@@ -343,6 +343,7 @@ def changing_code_points() -> Iterator[str]:
             yield letter
 
 
+@pytest.mark.full
 def test_every_code_point_is_stored_in_a_form_that_is_read_again():
     """Alone, inside a word, in a phrase, in a name, and left out."""
     for letters in in_chunks(changing_code_points(), 60):

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from tests.conftest import CHROMIUM
 from tests.tour import Stop, arrive, open_tour, tour
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.full]
 
 PHONE, DESK = 375, 1280
 NARROWEST = 320  # WCAG 2.2, 1.4.10: nothing scrolls sideways

@@ -151,15 +151,15 @@ ODD = (
 )
 
 
-@pytest.mark.parametrize("path", ODD, ids=lambda path: path[:40])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_no_address_is_a_mistake_of_ours_or_takes_long(site: Site, method: str, path: str):
-    started = time.thread_time()
+def test_no_odd_address_fails_or_takes_long(site: Site, method: str):
+    for path in ODD:
+        started = time.thread_time()
 
-    answer = site.browser.request(method, path, headers={"Range": "bytes=0-,5-,9-"})
+        answer = site.browser.request(method, path, headers={"Range": "bytes=0-,5-,9-"})
 
-    assert answer.status_code < 500
-    assert time.thread_time() - started < 5
+        assert answer.status_code < 500, path[:80]
+        assert time.thread_time() - started < 5, path[:80]
 
 
 @pytest.mark.parametrize("path", ["/subscribe", "/link", "/hooks/generic", "/nowhere"])

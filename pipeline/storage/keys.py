@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 import structlog
 from sqlalchemy import Connection, Engine, exists, select, update
@@ -23,6 +24,7 @@ from pipeline.storage.schema import (
     AskedRow,
     EventRow,
     KeyRow,
+    RefusalRow,
     StrikeRow,
     SubscriberRow,
     SuppressionRow,
@@ -36,6 +38,17 @@ class KeyName(StrEnum):
 
     SECRET = "SECRET_KEY"  # signs links  # noqa: S105
     SUPPRESSION = "SUPPRESSION_KEY"  # hides addresses, and makes Message-IDs
+
+
+HASHES: Final = (
+    SubscriberRow.address_hash,
+    SuppressionRow.hash,
+    StrikeRow.address_hash,
+    RefusalRow.address_hash,
+    AskedRow.address_hash,
+    EventRow.address_hash,
+)
+"""The columns with hashes of addresses, which change with SUPPRESSION_KEY."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,15 +255,8 @@ def _hash_anew(conn: Connection, key: str) -> None:
         )
     ).all()
     moved = {row.address_hash: subscribers.address_hash(row.email, key) for row in known}
-    columns = (
-        SubscriberRow.address_hash,
-        SuppressionRow.hash,
-        StrikeRow.address_hash,
-        AskedRow.address_hash,
-        EventRow.address_hash,
-    )
     for old, new in moved.items():
-        for column in columns:
+        for column in HASHES:
             conn.execute(update(column.class_).where(column == old).values({column.key: new}))
     lost = select(SuppressionRow.hash).where(
         ~exists().where(SubscriberRow.address_hash == SuppressionRow.hash)

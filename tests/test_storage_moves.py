@@ -122,7 +122,7 @@ def test_an_import_replaces_who_is_pending_and_unsubscribes_who_is_not_gone(engi
         10,
     ]
     leaves = status is not SubscriberStatus.UNSUBSCRIBED
-    assert call(engine, moves.leave, ada, NOW + DAY) is leaves
+    assert call(engine, subscribers.leave, ada, NOW + DAY) is leaves
     found = rows(engine, SubscriberRow, SubscriberRow.id)
     assert found[1].status == status
     if leaves:

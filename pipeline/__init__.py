@@ -1,11 +1,11 @@
 """Paperboy: a daily newsletter of research papers.
 
-A paper meets these modules top to bottom, and never travels back up:
+A paper passes through these modules from left to right, and never back:
 
     sources -> ingest -> matching -> editions -> rendering -> message -> smtp -> inbox
                                         |                        |
                                      storage  <---------------- dispatch
 
-`domain` has the words, `tasks` says when each step runs, `cli` runs the same steps by hand, and
-`bootstrap` joins the parts.
+`domain` defines the types, `tasks` schedules each step, `cli` runs the same steps by hand, and
+`bootstrap` builds and connects the parts.
 """

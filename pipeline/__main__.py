@@ -1,4 +1,4 @@
-"""`python -m pipeline`: the same as the `paperboy` command."""
+"""Run the `paperboy` command with `python -m pipeline`."""
 
 from pipeline.cli import main
 

@@ -1,4 +1,4 @@
-"""Build the real objects and join them, in one place. Tests build their own."""
+"""Build the services of a process and connect them. Tests build their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from pipeline import settings
 from pipeline.errors import SettingsError
 from pipeline.storage.database import POOL_TIMEOUT, open_engine
 
-# Each part is imported where it is made: a command needs few of them, and all take a second.
+# Import each part lazily, where it is built: a command needs few of them, and importing all takes a
+# second.
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
@@ -49,29 +50,29 @@ log = structlog.get_logger(__name__)
 EMAILS = Path(__file__).resolve().parent.parent / "emails"
 
 GAPS = {
-    # arXiv's terms of use: one request per 3 s, all machines and interfaces together.
+    # arXiv's terms of use: one request per 3 s, for all machines and interfaces together.
     "arxiv": timedelta(seconds=3),
-    # Hugging Face allows 500 requests in 5 minutes; half of that is plenty.
+    # Hugging Face allows 500 requests in 5 minutes; half of that is enough.
     "huggingface": timedelta(seconds=1.2),
 }
 
 
-CHUNK = 200  # deliveries a claim
+CHUNK = 200  # deliveries claimed at once
 
 
 @dataclass(frozen=True)
 class Services:
-    """The parts of one process, each made when it is first asked for. Make it after a fork."""
+    """Services of one process, each built on first use. Build it after a fork."""
 
     settings: Settings
     engine: Engine
-    other_keys: Keys | None = None  # instead of those of the installation
+    other_keys: Keys | None = None  # override the keys of the installation
 
     @cached_property
     def keys(self) -> Keys:
-        """The keys of this installation, from the settings or the database; see `storage.keys`.
+        """Return this installation's keys, from the settings or the database; see `storage.keys`.
 
-        Makes those that are missing. Raises SettingsError for a changed SUPPRESSION_KEY.
+        Generates and stores missing keys. Raises SettingsError if SUPPRESSION_KEY has changed.
         """
         from pipeline.links import LIFETIME
         from pipeline.storage import keys
@@ -91,9 +92,9 @@ class Services:
     # --- Sources --------------------------------------------------------------------------------
 
     def sources(self, names: Iterable[str] = ()) -> list[Source]:
-        """The live sources of these names, else all that are switched on.
+        """Return the live sources with these names, by default those in SOURCES.
 
-        Raises SettingsError for one we do not have.
+        Raises SettingsError for an unknown name.
         """
         wanted = list(names) or list(self.settings.sources)
         makers: dict[str, Callable[[], Source]] = {
@@ -106,6 +107,7 @@ class Services:
         return [makers[name]() for name in wanted]
 
     def ingest(self, now: datetime) -> list[SourceReport]:
+        """Read all enabled sources and publish a batch; see `ingest.ingest`."""
         from pipeline.ingest import ingest
 
         return ingest(self.engine, self.sources(), now=now, embedder=self.meanings)
@@ -134,18 +136,24 @@ class Services:
         )
 
     def _wait_turn(self, limit: str) -> None:
-        """Sleep until it is our turn; the turns are rows, so all workers share them."""
+        """Sleep until a request fits the rate limit `limit`.
+
+        Turns are database rows, so all workers share the limit.
+        """
         from pipeline.storage import limits
 
         with self.engine.begin() as conn:
             wait = limits.take_turn(conn, limit, gap=GAPS.get(limit, timedelta(seconds=1)))
         time.sleep(wait.total_seconds())
 
-    # --- Meaning --------------------------------------------------------------------------------
+    # --- Embeddings -----------------------------------------------------------------------------
 
     @cached_property
     def meanings(self) -> CachedEmbeddings | None:
-        """None without SEMANTIC_MODEL. Raises SettingsError where the model cannot be loaded."""
+        """Return the cached embedding model; None without SEMANTIC_MODEL.
+
+        Raises SettingsError if the model cannot be loaded.
+        """
         places = self.settings.semantic_model
         if not places:
             return None
@@ -156,12 +164,16 @@ class Services:
 
     @property
     def known_meanings(self) -> CachedEmbeddings | None:
-        """The same for requests, which cannot wait for the model: papers must be cached."""
+        """Return the embeddings for web requests, which cannot wait for the model to embed papers.
+
+        Papers that are not cached get vectors of NaN. None without SEMANTIC_MODEL.
+        """
         return replace(self.meanings, makes=False) if self.meanings else None
 
     # --- Editions -------------------------------------------------------------------------------
 
     def publish(self, now: datetime, *, everyone: bool = False) -> Iterator[Outcome]:
+        """Compile due digests, chunk by chunk as the result is iterated; see `editions.publish`."""
         from pipeline import editions
 
         return editions.publish(
@@ -179,6 +191,7 @@ class Services:
         return self._previewer.preview(email, now)
 
     def send_preview(self, email: str, address: str, now: datetime) -> None:
+        """Mail a preview to `address`; raise SettingsError if real mail lacks a setting."""
         self.settings.check_real_mail()
         self._previewer.send(self.transport, email, address, now)
 
@@ -246,7 +259,8 @@ class Services:
             mail_from=loaded.mail_from,
             list_name=loaded.list_name,
             site_url=loaded.site_url,
-            # The one key that is never rotated: a delivery keeps its Message-ID for good.
+            # Use the only key that is never rotated: the Message-ID of a delivery must never
+            # change.
             key=self.suppression_key,
             contact=parseaddr(loaded.contact)[1] if loaded.contact else None,
             reply_to=loaded.reply_to,
@@ -256,7 +270,10 @@ class Services:
 
     @cached_property
     def signer(self) -> Signer | None:
-        """None without DKIM_KEYS. Raises SettingsError for a key that cannot sign."""
+        """Return the DKIM signer; None without DKIM_KEYS. Log a warning for each short key.
+
+        Raises SettingsError if a key cannot sign.
+        """
         from pipeline.dkim import Signer, read_keys
 
         given = self.settings.dkim_keys
@@ -269,7 +286,7 @@ class Services:
 
     @property
     def signing_domain(self) -> str:
-        """The DKIM domain. Raises SettingsError for one that is not aligned with MAIL_FROM."""
+        """Return the DKIM domain. Raises SettingsError if it is not aligned with MAIL_FROM."""
         from pipeline.dkim import aligned
 
         host = self.sender.host
@@ -307,7 +324,7 @@ class Services:
         return self.composer.compose(delivery, told, now=now)
 
     def load(self, conn: Connection, claimed: Sequence[Delivery]) -> Mapping[int, Told]:
-        """Load contents by delivery id: frozen digests, and current no-match notices."""
+        """Return contents by delivery id: frozen digests, and no-match notices as of now."""
         from pipeline import editions
         from pipeline.domain import DeliveryKind
         from pipeline.storage import digests
@@ -328,7 +345,7 @@ class Services:
 
     @cached_property
     def providers(self) -> dict[str, Provider]:
-        """The providers whose webhooks are accepted at /hooks/<name>: those with a setting."""
+        """Return the configured providers by name; their webhooks are accepted at /hooks/<name>."""
         from pipeline.feedback.providers.fetching import fetch
         from pipeline.feedback.providers.generic import Generic
         from pipeline.feedback.providers.ses import SES
@@ -352,6 +369,7 @@ class Services:
     def read_bounces(
         self, mails: Iterable[tuple[str, bytes]], read: Callable[[bytes], Notice], now: datetime
     ) -> Iterator[ReadMail]:
+        """Process `mails` with the parser `read`; yield a result for each."""
         from pipeline.feedback.process import process_mails
 
         return process_mails(self.feedback, mails, read, now)
@@ -364,7 +382,7 @@ class Services:
         return process_mailbox(self.feedback, where, read, now)
 
     def read_own_mailbox(self, now: datetime) -> None:
-        """Apply the new mails of BOUNCE_MAILBOX, if it is set. Raises MailboxError."""
+        """Process the new mails of BOUNCE_MAILBOX, if it is set. Raises MailboxError."""
         from pipeline.feedback.reading import read_mail
 
         if self.settings.bounce_mailbox:
@@ -388,7 +406,11 @@ class Services:
         stop: Callable[[], bool] = lambda: False,
         clock: datetime | None = None,
     ) -> Tally:
-        """Drain the outbox; `clock` replaces the database's. Raises DispatchStoppedError."""
+        """Send due deliveries; see `Dispatcher.drain`. `clock` replaces the database's clock.
+
+        Holds all sending first if the database is a restored copy. Raises SettingsError if a
+        setting that real mail needs is missing, and DispatchStoppedError if no server can be used.
+        """
         from pipeline import restore
 
         self.settings.check_real_mail()
@@ -396,6 +418,11 @@ class Services:
         return self.dispatcher(clock).drain(once=once, until=until, stop=stop)
 
     def dispatcher(self, clock: datetime | None = None) -> Dispatcher:
+        """Build a dispatcher; once per process, exclude existing objects from garbage collection.
+
+        A claim is never larger than the smallest quota. Uncertain confirmations are sent again,
+        uncertain digests only with RESEND_UNCERTAIN_DIGESTS.
+        """
         from pipeline.dispatch import Dispatcher
         from pipeline.dispatch.dispatcher import freeze_gc_once
         from pipeline.domain import DeliveryKind
@@ -422,7 +449,10 @@ class Services:
 
     @property
     def _counted_rates(self) -> list[Rate]:
-        """Quotas counted in rows. Limits per second are too short for that: see `_bucket`."""
+        """Return the quotas that are counted in rows.
+
+        A window of one second is too short for that: see `_bucket`.
+        """
         from pipeline.dispatch import Rate
 
         return [
@@ -433,6 +463,7 @@ class Services:
 
     @cached_property
     def _bucket(self) -> Bucket | None:
+        """Return the shared token bucket of the limit per second; None without such a limit."""
         rates = [rate for rate in self.settings.rates if rate.unit == "second"]
         if not rates:
             return None
@@ -443,11 +474,11 @@ class Services:
 
 
 def build(loaded: Settings, *, check: bool = True, pool_timeout: float = POOL_TIMEOUT) -> Services:
-    """The services of this process.
+    """Build the services of this process.
 
-    `pool_timeout` is how many seconds a thread waits for a free connection to the database.
-    Raises SchemaError unless the database fits this code, and SettingsError for keys that cannot
-    be used: better now than when the first mail is due.
+    `pool_timeout` is the time in seconds that a thread waits for a free database connection. With
+    `check`, raises SchemaError if the database does not fit this code, and SettingsError if the
+    keys cannot be used: at start instead of when the first mail is due.
     """
     from pipeline.storage import migrate
 
@@ -464,13 +495,13 @@ def build(loaded: Settings, *, check: bool = True, pool_timeout: float = POOL_TI
 
 
 def warn_of_settings() -> None:
-    """Log what is doubtful about the settings, once at the start of a service."""
+    """Log a warning for each doubtful setting, once at the start of a service."""
     for suspicion in settings.suspicions():
         log.warning("doubtful setting", detail=suspicion.text)
 
 
 def tell_keys(built: Services) -> None:
-    """Log where the keys come from, once at the start of a service. Never the keys."""
+    """Log the origin of the keys and a fingerprint at the start of a service; never the keys."""
     from pipeline.storage import keys
 
     loaded = built.settings
@@ -484,5 +515,5 @@ def tell_keys(built: Services) -> None:
 
 @cache
 def services() -> Services:
-    """The services of a command of one process, from the environment."""
+    """Return the cached services of a single-process command, from the environment."""
     return build(settings.load())

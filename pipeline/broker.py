@@ -1,8 +1,8 @@
-"""The Redis transport of Celery, made to drop messages that Celery cannot parse.
+"""Celery's Redis transport, extended to drop messages that Celery cannot parse.
 
-kombu trusts what it finds in Redis: a message that is no JSON, or JSON of another shape, raises in
-the worker's event loop and ends the worker; one that was taken and not acknowledged is restored at
-the next start and ends that worker, too. A wake-up carries nothing, so dropping it costs a minute.
+kombu trusts the content of Redis. A message that is not JSON, or is JSON of another shape, raises
+in the worker's event loop and ends the worker. If it was taken and not acknowledged, it is restored
+at the next start and ends that worker, too. A task carries no data, so dropping one costs a minute.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from kombu.transport import redis
 log = structlog.get_logger(__name__)
 
 TRANSPORT: Final = f"{__name__}:Transport"
-"""The value of Celery's `broker_transport`."""
+"""Value of Celery's setting `broker_transport`."""
 
 _UNPARSABLE: Final = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
 
 
 def fault(message: Any) -> str | None:
-    """Return why Celery could not parse this message (protocol 2); None if it can.
+    """Return the reason why Celery could not parse this message (protocol 2); None if it can.
 
     https://docs.celeryq.dev/en/stable/internals/protocol.html
     """
@@ -43,7 +43,7 @@ def fault(message: Any) -> str | None:
 
 
 def _has_arguments(body: Any, properties: dict[str, Any]) -> bool:
-    """Whether the body is `[args, kwargs, embed]`, encoded as its properties say."""
+    """Return whether the body is `[args, kwargs, embed]`, encoded as its properties say."""
     if not isinstance(body, str):
         return False
     try:
@@ -61,7 +61,7 @@ def _has_arguments(body: Any, properties: dict[str, Any]) -> bool:
 
 
 class QoS(redis.QoS):
-    """Unacknowledged messages; one that cannot be restored is removed."""
+    """Unacknowledged messages. A message that cannot be restored is removed and logged."""
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         try:
@@ -75,7 +75,7 @@ class Channel(redis.Channel):
     QoS = QoS
 
     def _brpop_read(self, **options: Any) -> Any:
-        """Deliver the next message. Raises what the callbacks raise, but nothing about JSON."""
+        """Deliver the next message; drop it if it is not JSON. Raises other errors of callbacks."""
         try:
             return super()._brpop_read(**options)
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -87,7 +87,10 @@ class Transport(redis.Transport):
     Channel = Channel
 
     def _deliver(self, message: Any, queue: str) -> None:
-        """Pass a message on to its consumer, or drop it; remote control has a form of its own."""
+        """Pass a message to its consumer, or drop and log it if it is malformed.
+
+        Remote control messages (`.pidbox`) have another format and are not checked.
+        """
         reason = None if queue.endswith(".pidbox") else fault(message)
         if reason:
             log.warning("broker.message_dropped", queue=queue, reason=reason)

@@ -1,7 +1,7 @@
-"""The words of the newsletter, as plain values.
+"""Domain types: frozen dataclasses and enums without behaviour of their own.
 
-Everything else in the project speaks in these types; this module imports none of it. Times are
-aware and in UTC; a date is the local date of whoever it is about.
+Every other module uses these types; this module imports none of them. Each datetime is aware and
+in UTC. Each date is a local date: of the reader, or of the source that announced a paper.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from enum import IntEnum, StrEnum
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Where a paper lives. Every address is http(s), or None."""
+    """URLs of a paper. Each is http(s), or None if unknown."""
 
     abstract: str | None = None
     pdf: str | None = None
@@ -26,39 +26,39 @@ class Links:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """One source's announcement of a paper, cleaned: plain text, no control characters, no markup.
+    """One source's announcement of a paper: plain text, no markup, no control characters.
 
-    Only `source`, `source_id` and `title` are sure; an unknown count is None, not 0.
+    Only `source`, `source_id` and `title` are always given. A count is None, not 0, if unknown.
     """
 
     source: str
-    source_id: str  # the source's own name for it, without a version; "" when it gave none
+    source_id: str  # the source's id, without a version; "" if it gave none
     title: str
     abstract: str = ""
     authors: tuple[str, ...] = ()
-    author_count: int | None = None  # where a source tells only how many; else len(authors)
+    author_count: int | None = None  # set if a source gives only a count; else len(authors)
     categories: tuple[str, ...] = ()  # arXiv's, primary first
     keywords: tuple[str, ...] = ()
     arxiv_id: str | None = None  # "2503.02130" or "astro-ph/0601001": a string, no version
-    doi: str | None = None  # lower case, no resolver in front
+    doi: str | None = None  # lower case, without a resolver URL
     version: int | None = None
     announced_on: date | None = None  # the day the source announced it
-    published_at: datetime | None = None  # when its first version appeared
+    published_at: datetime | None = None  # publication time of the first version
     upvotes: int | None = None
     comments: int | None = None
     links: Links = Links()
     note: str = ""  # arXiv's comment: "12 pages, accepted at ..."
     withdrawn: bool = False
-    update_only: bool = False  # a replacement: may change a paper we know, never makes a new one
+    update_only: bool = False  # a replacement: may update a known paper, never adds one
 
 
 @dataclass(frozen=True, slots=True)
 class Paper:
-    """One work, whatever sources announced it, as it stands at `version` of our record."""
+    """One work, merged from all its sightings, at `version` of our record."""
 
     id: int
-    key: str  # outside name: the arXiv id, else "doi:...", else "title:<hash>"
-    version: int  # of our record of its words, 1, 2, 3...; not the version at arXiv
+    key: str  # public identifier: the arXiv id, else "doi:...", else "title:<hash>"
+    version: int  # of our record of its text: 1, 2, 3...; not the version at arXiv
     title: str
     abstract: str
     authors: tuple[str, ...]
@@ -76,17 +76,17 @@ class Paper:
 
 
 class SourceState(StrEnum):
-    """What people can see of a source."""
+    """State of a source, as shown by the command line and the metrics."""
 
-    FRESH = "fresh"  # it gave something new the last time news was due
+    FRESH = "fresh"  # it returned new papers the last time they were due
     QUIET = "quiet"  # nothing new, and nothing was due: a weekend or a holiday
-    STALE = "stale"  # news was due and it gave yesterday's again, or nothing
-    FAILED = "failed"  # it could not be read; why, since when and when we try again are kept
+    STALE = "stale"  # papers were due and it returned nothing new
+    FAILED = "failed"  # reading it failed; the error, its start and the next retry are stored
 
 
 # --- Topics and matches -------------------------------------------------------------------------
 
-TRENDING = "trending"  # the query of the built-in topic: most upvotes first, no words to match
+TRENDING = "trending"  # query of the built-in topic: most upvotes first, no text matching
 
 
 class TopicKind(StrEnum):
@@ -96,47 +96,47 @@ class TopicKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A query over papers; equal queries are one topic, however many follow it."""
+    """A query over papers. Equal queries are one topic, shared by all its followers."""
 
     id: int
-    query: str  # the canonical form that `matching.query` writes
+    query: str  # canonical form, as `matching.query` writes it
     kind: TopicKind = TopicKind.QUERY
 
 
 class Breadth(IntEnum):
-    """How much a reader wants to see: which matches are sure enough to be sent.
+    """Minimum certainty of a match before it is sent to a reader.
 
-    A reader gets every match whose breadth is at most their own.
+    A reader gets every match if its breadth is at most their own.
     """
 
-    FEWER = 1  # the paper is about the topic: in its title, or more than once
+    FEWER = 1  # the paper is about the topic: matched in its title, or more than once
     BALANCED = 2
-    MORE = 3  # mentions in passing, and words further apart
+    MORE = 3  # also passing mentions, and words further apart
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Why a paper belongs to a topic."""
+    """A paper that matches a topic, with its score and the matched phrases."""
 
     topic_id: int
     paper_id: int
     score: float
-    phrases: tuple[str, ...]  # the very words of the paper that matched, best first
-    breadth: Breadth = Breadth.BALANCED  # the narrowest that lets it through
+    phrases: tuple[str, ...]  # phrases as the paper spells them, best first
+    breadth: Breadth = Breadth.BALANCED  # the narrowest breadth that includes it
 
 
 # --- Subscribers --------------------------------------------------------------------------------
 
 
 class SubscriberStatus(StrEnum):
-    PENDING = "pending"  # asked to subscribe, has not proved that the address is theirs
+    PENDING = "pending"  # signed up, address not confirmed yet
     ACTIVE = "active"
-    UNSUBSCRIBED = "unsubscribed"  # their choice; our own decision is a suppression
+    UNSUBSCRIBED = "unsubscribed"  # by their own choice; our decision is a suppression
 
 
 class Frequency(StrEnum):
     DAILY = "daily"
-    WEEKDAYS = "weekdays"  # Monday to Friday, by the reader's calendar
+    WEEKDAYS = "weekdays"  # Monday to Friday in the reader's time zone
     WEEKLY = "weekly"  # on `Schedule.weekday`
 
 
@@ -152,7 +152,7 @@ class Weekday(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When a reader wants the digest, by the reader's own clock."""
+    """Delivery time of a reader's digests, in the reader's local time."""
 
     at: time = time(8)
     timezone: str = "UTC"  # IANA name
@@ -162,7 +162,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A subscriber follows a topic, under the name they know it by."""
+    """A topic that a subscriber follows, with the subscriber's label for it."""
 
     topic: Topic
     label: str
@@ -177,15 +177,15 @@ class Subscriber:
     max_papers: int
     secret: str = field(
         repr=False
-    )  # random; the one-click link carries it, so it outlives every key
+    )  # random; part of the one-click link, so it is not derived from a key that may be rotated
     paused_until: date | None = None
     next_slot_at: datetime | None = None
     last_slot_at: datetime | None = None
     last_edition_on: date | None = None
-    cursor: int = 0  # the last batch that a digest of theirs has covered
-    welcome_due: bool = False  # has confirmed, and waits for the first digest
+    cursor: int = 0  # the last batch covered by their digests
+    welcome_due: bool = False  # confirmed, first digest not compiled yet
     breadth: Breadth = Breadth.BALANCED
-    papers_from: date | None = None  # those announced before were sent by another database
+    papers_from: date | None = None  # skip papers announced before: another database sent them
 
 
 # --- Digests ------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ class Subscriber:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a paper was picked: a topic the reader follows, and the words that matched it."""
+    """Reason for a pick: the label of a followed topic, and the phrases that matched it."""
 
     label: str
     phrases: tuple[str, ...] = ()
@@ -201,7 +201,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """One paper in a digest, with the counts as they were when it was compiled."""
+    """One paper in a digest, with its counts as of compilation."""
 
     paper: Paper
     reasons: tuple[Reason, ...]
@@ -210,78 +210,78 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """One subscriber's share of an edition."""
+    """One subscriber's content of an edition."""
 
-    edition_on: date  # the reader's local date of the slot
+    edition_on: date  # local date of the slot, in the reader's time zone
     picks: tuple[Pick, ...]
-    more: int = 0  # papers that matched too and found no place
-    topics: tuple[str, ...] = ()  # labels of what the reader follows
-    announced: tuple[date, date] | None = None  # first and last announcement it covers
-    welcome: bool = False  # the first digest, from the last days
+    more: int = 0  # further matches, left out because `max_papers` was reached
+    topics: tuple[str, ...] = ()  # labels of the followed topics
+    announced: tuple[date, date] | None = None  # first and last announcement date covered
+    welcome: bool = False  # first digest, compiled from recent papers
 
 
 @dataclass(frozen=True, slots=True)
 class QuietNote:
-    """Why a reader got no digest for a while, and what would bring one."""
+    """Content of a no-match notice: the reader got no digest for a while, and how to get one."""
 
     edition_on: date
-    since: date  # the first of the quiet days
-    announced: int  # papers of these days
-    topics: tuple[str, ...]  # labels of what the reader follows
+    since: date  # first day without a digest
+    announced: int  # papers announced from then to `edition_on`
+    topics: tuple[str, ...]  # labels of the followed topics
     breadth: Breadth
-    in_passing: int  # papers of these days that the broadest setting lets through
-    wider: tuple[tuple[str, str], ...]  # a label, and a query that finds more
+    in_passing: int  # those of them that the broadest setting includes
+    wider: tuple[tuple[str, str], ...]  # (label, query that finds more)
     follows_trending: bool
 
 
 Told = Digest | QuietNote
-"""What a slot may bring its reader."""
+"""Content that a slot may produce for its reader."""
 
 
 class Origin(StrEnum):
-    """Who says that somebody wants our mail, before the owner of the address has."""
+    """Origin of a sign-up, before the owner of the address has confirmed it."""
 
-    FORM = "form"  # whoever filled it in
+    FORM = "form"  # entered by an unverified visitor
     OPERATOR = "operator"
-    IMPORT = "import"  # a file of the operator's
+    IMPORT = "import"  # from a file of the operator
 
 
 class RequestKind(StrEnum):
-    """What a request becomes when its own token is POSTed."""
+    """Effect of a request when its token is sent back by POST."""
 
     JOIN = "join"
     NEW_ADDRESS = "new-address"
 
 
 class SkipReason(StrEnum):
-    """Why a slot brought no mail."""
+    """Reason for a slot without mail."""
 
     NOTHING_NEW = "nothing new"  # no batch was published since the last digest
     NOTHING_MATCHED = "nothing matched"
     ALL_SENT_BEFORE = "all sent before"
     PAUSED = "paused"
-    SUPPRESSED = "suppressed"  # we do not write to this address
+    SUPPRESSED = "suppressed"  # the address is on the suppression list
 
 
 # --- Deliveries ---------------------------------------------------------------------------------
 
 
 class Precedence(IntEnum):
-    """What leaves first, however long the others have waited."""
+    """Sending order: a lower value is sent first, however long the others have waited."""
 
-    AWAITED = 0  # somebody has just asked for it and looks into their mailbox
+    AWAITED = 0  # transactional mail: the recipient is waiting for it
     DIGEST = 1
 
 
 class DeliveryKind(StrEnum):
     DIGEST = "digest"
-    WELCOME = "welcome"  # the first digest, right after confirming
+    WELCOME = "welcome"  # first digest, right after confirmation
     CONFIRMATION = "confirmation"
-    ALREADY_IN = "already-in"  # somebody asked to join an address that has
-    LINK = "link"  # the way back to the preferences, asked for by hand
-    DATA_LINK = "data-link"  # the way to export and erase, only ever mailed
-    NEW_ADDRESS = "new-address"  # asks the new address of a subscriber whether it is theirs
-    QUIET_NOTE = "quiet-note"  # says why no digest came for a while, and what to widen
+    ALREADY_IN = "already-in"  # sent if an address signs up that is subscribed already
+    LINK = "link"  # link to the preferences page, on request
+    DATA_LINK = "data-link"  # link to export and erase personal data; only ever mailed
+    NEW_ADDRESS = "new-address"  # asks the new address of a subscriber for confirmation
+    QUIET_NOTE = "quiet-note"  # no-match notice: why no digest came, and how to widen the topics
 
     @property
     def precedence(self) -> Precedence:
@@ -290,19 +290,19 @@ class DeliveryKind(StrEnum):
 
 
 class DeliveryStatus(StrEnum):
-    QUEUED = "queued"  # owed, waiting for its turn
-    LEASED = "leased"  # claimed by a sender; nothing that counts is on the wire
-    SENDING = "sending"  # marked: the final dot may be on the wire
+    QUEUED = "queued"  # waiting to be claimed, at once or later
+    LEASED = "leased"  # claimed by a sender; no data that matters has been sent yet
+    SENDING = "sending"  # marked in flight: the final dot may have been sent
     SENT = "sent"  # accepted by the mail server
-    UNCERTAIN = "uncertain"  # the reply to the dot was lost: it may have been accepted
-    FAILED = "failed"  # refused for good, or impossible to build
-    SUPPRESSED = "suppressed"  # refused for good because of the address
-    CANCELLED = "cancelled"  # its subscriber left, or a newer digest covers it
-    EXPIRED = "expired"  # its time was over before a server took it
+    UNCERTAIN = "uncertain"  # reply to the final dot lost: may have been accepted
+    FAILED = "failed"  # permanently rejected, or impossible to compose
+    SUPPRESSED = "suppressed"  # permanently rejected because of the address
+    CANCELLED = "cancelled"  # the subscriber left, or a newer digest covers it
+    EXPIRED = "expired"  # `expires_at` passed before a server accepted it
 
 
 OWED = frozenset({DeliveryStatus.QUEUED, DeliveryStatus.LEASED})
-"""Statuses in which nothing can have reached the reader yet."""
+"""Statuses of deliveries that cannot have reached the reader yet."""
 
 TERMINAL = frozenset(
     {
@@ -317,63 +317,64 @@ TERMINAL = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message owed to one subscriber, claimed from the outbox under a lease."""
+    """One message to one subscriber, claimed from the outbox under a lease."""
 
     id: int
     dedupe_key: str  # "digest:2030-01-02:17"
     kind: DeliveryKind
     subscriber_id: int
     email: str
-    attempts: int  # tries charged to it so far, this one not counted
+    attempts: int  # attempts counted so far, without the current one
     edition_on: date | None
     expires_at: datetime
     created_at: datetime
-    secret: str = field(repr=False)  # the subscriber's, for the one-click link
-    request_id: int | None = None  # what its link confirms, if anything
-    domain: str = ""  # whose servers take it in the end; see storage.mail_domains
+    secret: str = field(repr=False)  # the subscriber's secret, for the one-click link
+    request_id: int | None = None  # the request that its link confirms, if any
+    domain: str = ""  # recipient's mail provider, for throttling; see storage.mail_domains
 
 
 class Verdict(StrEnum):
-    """What the mail server said about one message, in the words of the reply table."""
+    """Classification of a mail server's reply to one message; see the reply table."""
 
     ACCEPTED = "accepted"
-    DEFERRED = "deferred"  # again later: a 4xx, or trouble on the way; never counts for a reader
-    GREYLISTED = "greylisted"  # again after at least five minutes, same server
-    THROTTLED = "throttled"  # we are too fast, or over a quota of ours
-    CONNECTION = "connection"  # 421, EOF or a timeout before the dot: reopen, nobody is charged
-    CONFIGURATION = "configuration"  # our login, account or sender address: stop and alert
+    DEFERRED = "deferred"  # retry later: a 4xx or a network error; never counts against a reader
+    GREYLISTED = "greylisted"  # retry after at least five minutes, on the same server
+    THROTTLED = "throttled"  # we send too fast, or exceed a quota of our account
+    CONNECTION = "connection"  # 421, EOF or timeout before the dot: reconnect, charge no attempt
+    CONFIGURATION = "configuration"  # our login, account or sender address: stop sending and alert
     AUTHENTICATION = "authentication"  # SPF, DKIM, DMARC or PTR: alert
-    BLOCKED = "blocked"  # policy, reputation, content or blocklist: never punish the person
-    TOO_LARGE = "too large"  # ours: fail, alert, keep the person
+    BLOCKED = "blocked"  # policy, reputation, content or blocklist: never penalise the reader
+    TOO_LARGE = "too large"  # our fault: fail and alert, keep the subscriber
     FULL = "full"  # the mailbox is full
-    HARD = "hard"  # no such address: suppress
-    NO_DOMAIN = "no domain"  # its domain is not found: one strike, gone at the second edition
-    DISABLED = "disabled"  # switched off, perhaps for a while: like the one before
-    SOFT = "soft"  # any other 5xx that may be about the mailbox
-    UNKNOWN = "unknown"  # the reply to the dot was lost: nobody can tell
+    HARD = "hard"  # hard bounce, no such address: suppress
+    NO_DOMAIN = "no domain"  # domain not found: one strike, suppressed at the second edition
+    DISABLED = "disabled"  # mailbox disabled, perhaps temporarily: counted like NO_DOMAIN
+    SOFT = "soft"  # soft bounce: any other 5xx that may be about the mailbox
+    UNKNOWN = "unknown"  # reply to the dot lost: result unknown
 
 
 class SuppressionReason(StrEnum):
+    """Reason for sending no more mail to an address."""
     HARD = "hard"  # the address does not exist
-    FULL = "full"  # full for weeks
-    SOFT = "soft"  # refused edition after edition
-    COMPLAINT = "complaint"  # called spam by its owner; only an operator lifts it
-    MANUAL = "manual"  # put there by the operator
-    ERASED = "erased"  # erased on request: no import brings it back, but its owner may join again
+    FULL = "full"  # the mailbox has been full for weeks
+    SOFT = "soft"  # soft bounces, edition after edition
+    COMPLAINT = "complaint"  # reported as spam by the recipient; only an operator lifts it
+    MANUAL = "manual"  # added by the operator
+    ERASED = "erased"  # erased on request: imports skip it, but its owner may subscribe again
 
 
 # --- Feedback -----------------------------------------------------------------------------------
 
 
-DISABLED = "5.2.1"  # the enhanced code of a mailbox that is switched off, perhaps for a while
+DISABLED = "5.2.1"  # enhanced status code of a mailbox that is disabled, perhaps temporarily
 
 
 class StrikeKind(StrEnum):
-    """What counts against an address, once for each edition."""
+    """Kinds of strikes against an address, counted once per edition."""
 
     FULL = "full"
     SOFT = "soft"
-    DISABLED = "disabled"  # switched off, or its domain is not found: the first is only counted
+    DISABLED = "disabled"  # mailbox disabled or domain not found: the second suppresses
 
 
 STRIKES: dict[Verdict, StrikeKind] = {
@@ -382,34 +383,34 @@ STRIKES: dict[Verdict, StrikeKind] = {
     Verdict.DISABLED: StrikeKind.DISABLED,
     Verdict.NO_DOMAIN: StrikeKind.DISABLED,
 }
-"""Verdicts that count against an address, and how. All others are about us, or mere information."""
+"""Strike per verdict. Verdicts that are not listed are about us or informational: no strike."""
 
 
 class NoticeKind(StrEnum):
-    """What came back about a delivery, after the server had taken it or refused it later."""
+    """Kinds of feedback about a delivery that arrive after the SMTP session."""
 
-    HARD = "hard"  # the address does not exist
-    SOFT = "soft"  # not delivered, for any other reason; `Notice.verdict` says which
-    COMPLAINT = "complaint"  # its reader called it spam
-    AUTO_REPLY = "auto-reply"  # out of office, and other machines that answer
+    HARD = "hard"  # hard bounce: the address does not exist
+    SOFT = "soft"  # soft bounce, any other reason: see `Notice.verdict`
+    COMPLAINT = "complaint"  # reported as spam by the recipient
+    AUTO_REPLY = "auto-reply"  # out of office and other automatic replies
     DELAYED = "delayed"  # a server is still trying
-    UNSUBSCRIBE = "unsubscribe"  # a mail that asks to leave
-    NONE = "none"  # none of these: left alone, never deleted
+    UNSUBSCRIBE = "unsubscribe"  # a mail that asks to unsubscribe
+    NONE = "none"  # none of these: left in the mailbox, never deleted
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One piece of news about a delivery, as a mail or a webhook brought it.
+    """One bounce, complaint, automatic reply or unsubscribe request, from a mail or a webhook.
 
-    Strangers can write one, so what it names is a claim: whose delivery it is about is only known
-    once `message_id` or `envelope` has been found to be ours.
+    Anyone can send one, so its fields are claims: the delivery is known only after `message_id` or
+    `envelope` has been verified as made by us.
     """
 
     kind: NoticeKind
-    recipients: tuple[str, ...] = ()  # the addresses it is about, in its own spelling
-    status: str | None = None  # the enhanced code, "5.1.1"
-    reason: str = ""  # in its own words, cut
-    verdict: Verdict | None = None  # of a bounce, in the words of the reply table
-    message_id: str | None = None  # of the mail it is about, with its angle brackets
-    envelope: str | None = None  # the address it came back to, which may carry our token
-    secret: str | None = field(default=None, repr=False)  # of a wish to leave: from its link
+    recipients: tuple[str, ...] = ()  # addresses it is about, as spelled there
+    status: str | None = None  # enhanced status code, "5.1.1"
+    reason: str = ""  # diagnostic text, truncated
+    verdict: Verdict | None = None  # of a bounce
+    message_id: str | None = None  # Message-ID of the mail it is about, with angle brackets
+    envelope: str | None = None  # envelope address it was returned to, which may carry our token
+    secret: str | None = field(default=None, repr=False)  # UNSUBSCRIBE: from its link

@@ -1,4 +1,4 @@
-"""Services that Paperboy brings along: a Valkey, Celery workers, a beat, as child processes."""
+"""Embedded services as child processes: a Valkey server, Celery workers and a Celery beat."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from pipeline.errors import ServiceError
 
 APP = "pipeline.tasks"
 QUEUES = ("ingest", "edition", "dispatch")
-START_TIMEOUT = 10.0  # seconds until a Valkey must answer
-STOP_TIMEOUT = 75.0  # seconds for a worker to finish what it has: a dispatch task takes up to 60
+START_TIMEOUT = 10.0  # seconds until a Valkey server must answer
+STOP_TIMEOUT = 75.0  # seconds for a worker to finish its task: a dispatch task takes up to 60
 
-# Runs first in the child, then becomes the real program. Linux sends the signal when the parent
-# dies, even by SIGKILL; the comparison catches a parent that died before we asked.
+# Runs first in the child, then replaces itself with the real program. Linux sends the signal if the
+# parent dies, even by SIGKILL; the comparison catches a parent that died before the call.
 _GUARD = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -37,10 +37,10 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class Child:
-    """A process of ours, with whatever it starts itself.
+    """A child process with its descendants.
 
-    Ctrl-C in the terminal does not reach it: whoever started it stops it, in its own order. On
-    Linux it is told to stop when the thread that started it ends, however that comes about.
+    It has its own session, so Ctrl-C in the terminal does not reach it: its parent stops it, in the
+    right order. On Linux it gets SIGTERM if the thread that started it ends for any reason.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class Child:
         stdin: bytes | None = None,
         silent: bool = False,
     ) -> None:
-        """Start `command`, a path and its arguments; `environment` is all of it, None is ours."""
-        # Our own stdout is for answers; what a child has to tell is on its stderr.
+        """Start `command`, a path and its arguments, with `environment`; None inherits ours."""
+        # Our stdout is for results, so the child logs to stderr.
         self._process = subprocess.Popen(  # noqa: S603  (our own command, and no shell)
             [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *command],
             env=environment,
@@ -73,7 +73,7 @@ class Child:
         return self._process.poll() is None
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
-        """Ask it to finish; kill it after `timeout` seconds. Nothing when it has ended."""
+        """Send SIGTERM and wait; kill it after `timeout` seconds. Has no effect if it has ended."""
         self._process.terminate()
         try:
             self._process.wait(timeout)
@@ -81,7 +81,7 @@ class Child:
             self.kill()
 
     def kill(self) -> None:
-        """End it and the processes it started at once, as a crash of the machine would."""
+        """Kill its process group at once, like a crash of the machine."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
@@ -92,9 +92,10 @@ class Child:
 
 @contextmanager
 def valkey(max_memory_mb: int = 64) -> Iterator[str]:
-    """A Valkey of our own on a free port of loopback; yields its URL.
+    """Run a Valkey server on a free loopback port; yield its URL.
 
-    It keeps nothing on disk, and refuses writes when its memory is full. Raises ServiceError.
+    It stores nothing on disk, and rejects writes when its memory is full. Raises ServiceError if it
+    does not start.
     """
     child, url = _start_valkey(max_memory_mb)
     try:
@@ -104,9 +105,9 @@ def valkey(max_memory_mb: int = 64) -> Iterator[str]:
 
 
 def _start_valkey(max_memory_mb: int) -> tuple[Child, str]:
-    for _ in range(5):  # somebody may take the port between our finding it and Valkey's
+    for _ in range(5):  # retry: another process may take the port before Valkey binds it
         port = free_port()
-        password = secrets.token_urlsafe(16)  # loopback is open to every user of this machine
+        password = secrets.token_urlsafe(16)  # loopback is open to every local user
         config = _valkey_config(port, password, max_memory_mb)
         child = Child([str(get_binary_path()), "-"], stdin=config, silent=True)
         url = f"redis://:{password}@127.0.0.1:{port}/0"
@@ -130,11 +131,11 @@ def _valkey_config(port: int, password: str, max_memory_mb: int) -> bytes:
 
 
 def _answers(child: Child, url: str) -> bool:
-    """Whether the server answers in time; False at once when its process has ended."""
+    """Return whether the server answers in time; False at once if its process has ended."""
     deadline = time.monotonic() + START_TIMEOUT
     with redis.Redis.from_url(url, socket_timeout=1) as client:
         while child.is_running() and time.monotonic() < deadline:
-            # The port may belong to another server by now, which then refuses our password.
+            # The port may belong to another server by now, which then rejects our password.
             with suppress(redis.ConnectionError, redis.TimeoutError):
                 return bool(client.ping())
             time.sleep(0.02)
@@ -142,7 +143,7 @@ def _answers(child: Child, url: str) -> bool:
 
 
 def free_port() -> int:
-    """Of loopback. Somebody else may take it before it is used."""
+    """Return a free loopback port. Another process may take it before it is used."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
@@ -159,9 +160,9 @@ def worker(
     concurrency: int = 2,
     app: str = APP,
 ) -> Iterator[Child]:
-    """A Celery worker with `concurrency` processes; it reads its settings from `environment`."""
+    """Run a Celery worker with `concurrency` processes and its settings from `environment`."""
     options = [f"--concurrency={concurrency}", f"--queues={','.join(queues)}", "--pool=prefork"]
-    # Mingling and gossip are for workers that know of each other; ours meet in the database.
+    # Mingling and gossip are for workers that know each other; ours coordinate in the database.
     options += ["--without-mingle", "--without-gossip", f"--hostname=paperboy{_mark()}"]
     with _running(_celery(app, "worker", *options), environment) as child:
         yield child
@@ -169,7 +170,7 @@ def worker(
 
 @contextmanager
 def beat(environment: Mapping[str, str], folder: Path, *, app: str = APP) -> Iterator[Child]:
-    """The clock that wakes the workers; it remembers in `folder` when it last did."""
+    """Run Celery beat, which stores its last run times in `folder`."""
     options = [f"--schedule={folder / 'beat'}", "--pidfile="]
     with _running(_celery(app, "beat", *options), environment) as child:
         yield child

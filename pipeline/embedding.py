@@ -1,6 +1,6 @@
 """Run a sentence-embedding model: ONNX, on the CPU, from a folder, an installed package or a hub.
 
-Needs the extra `semantic`; nothing of it is imported before a model is asked for.
+Requires the extra `semantic`, which is imported only when a model is loaded.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Vectors = npt.NDArray[np.float32]
 
 MODEL, TOKENIZER = ("model.onnx", "onnx/model.onnx"), ("tokenizer.json",)
 HUB_NAME: Final = re.compile(r"[\w.-]+/[\w.-]+")  # "organisation/model"
-MOST_TOKENS: Final = 256  # what small models were trained to read; an abstract has about 250
+MOST_TOKENS: Final = 256  # context length of small models; an abstract has about 250
 
 
 class Model:
-    """Texts to vectors of length 1.
+    """A model that embeds texts as vectors of length 1.
 
-    `places` are folders, names of installed packages, or of models on the hub, which are fetched
-    once and kept where `huggingface_hub` keeps such things; each file is taken from the first that
-    has it. Raises SettingsError, naming the place, where that is not a model.
+    `places` are folders, names of installed packages, or names of models on the hub, which are
+    downloaded once into the cache of `huggingface_hub`. Each file is taken from the first place
+    that has it. Raises SettingsError, naming the place, if a file is missing or is not a model.
     """
 
     def __init__(self, places: Sequence[str]) -> None:
@@ -39,17 +39,17 @@ class Model:
         model, tokenizer = _find(places, MODEL), _find(places, TOKENIZER)
         digest = hashlib.sha256(model)
         digest.update(tokenizer)
-        self.name = digest.hexdigest()[:16]  # of what is in the files: a new model has a new name
+        self.name = digest.hexdigest()[:16]  # hash of the files: a new model has a new name
         try:
             self._session, self._tokenizer = _open(model, tokenizer)
         except ImportError as error:
             raise SettingsError(
                 f"SEMANTIC_MODEL needs {error.name}: run `make semantic`"
             ) from error
-        except Exception as error:  # both libraries raise errors without a common base
+        except Exception as error:  # both libraries raise errors without a common base class
             raise SettingsError(f"SEMANTIC_MODEL: {where} is not a model: {error}") from error
         self._inputs = {one.name for one in self._session.get_inputs()}
-        self.size = self._try(where)  # of a vector
+        self.size = self._try(where)  # dimensions of a vector
 
     def _try(self, where: str) -> int:
         try:
@@ -60,14 +60,14 @@ class Model:
             ) from error
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """A row for each text."""
-        # One by one: side by side they are filled up to the longest, which takes as long and
-        # three times the memory.
+        """Return an array with one row per text."""
+        # Embed one by one: a batch is padded to its longest text, which takes as long and three
+        # times the memory.
         return np.array([self._one(text) for text in texts], dtype=np.float32)
 
     def _one(self, text: str) -> Vectors:
         ids = np.array([self._tokenizer.encode(text).ids], dtype=np.int64)
-        if not ids.size:  # no words, and a tokenizer that adds no marks
+        if not ids.size:  # no words, and a tokenizer that adds no special tokens
             return np.zeros(self.size, dtype=np.float32)
         given = {
             "input_ids": ids,
@@ -75,12 +75,12 @@ class Model:
             "token_type_ids": np.zeros_like(ids),
         }
         found = self._session.run(None, {n: v for n, v in given.items() if n in self._inputs})[0]
-        vector = found.reshape(-1, found.shape[-1]).mean(axis=0)  # over tokens, if it has them
+        vector = found.reshape(-1, found.shape[-1]).mean(axis=0)  # mean over tokens, if it has them
         return np.asarray(vector / (np.linalg.norm(vector) or 1.0), dtype=np.float32)
 
 
 class Embeddings:
-    """A model as matching asks it, without a memory: for files that are read once."""
+    """A model behind the interface of matching, without a cache: for files that are read once."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -93,7 +93,7 @@ class Embeddings:
 
 
 def from_settings(places: Sequence[str]) -> Embeddings | None:
-    """None where none is named."""
+    """Return the embeddings of SEMANTIC_MODEL; None if it names no place."""
     return Embeddings(Model(places)) if places else None
 
 
@@ -102,8 +102,8 @@ def _open(model: bytes, tokenizer: bytes) -> tuple[Any, Any]:
     from tokenizers import Tokenizer
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # workers share the machine
-    options.enable_cpu_mem_arena = False  # which keeps what the longest text took
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # workers share the CPUs
+    options.enable_cpu_mem_arena = False  # it keeps the memory of the longest text allocated
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     reader = Tokenizer.from_buffer(tokenizer)
     reader.enable_truncation(MOST_TOKENS)
@@ -112,6 +112,7 @@ def _open(model: bytes, tokenizer: bytes) -> tuple[Any, Any]:
 
 
 def _find(places: Iterable[str], names: tuple[str, ...]) -> bytes:
+    """Return the file from the first place that has it. Raises SettingsError if none does."""
     looked = []
     for place in places:
         looked.append(place)
@@ -133,7 +134,10 @@ def _in_folder(folder: Path, names: tuple[str, ...]) -> bytes | None:
 
 
 def _from_hub(place: str, names: tuple[str, ...]) -> bytes | None:
-    """What was fetched before is not fetched again, and needs no network."""
+    """Return a file of a hub model, from the local cache if it has been downloaded before.
+
+    Needs no network then. None if the model lacks the file.
+    """
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -146,9 +150,9 @@ def _from_hub(place: str, names: tuple[str, ...]) -> bytes | None:
         try:
             return Path(hf_hub_download(place, name)).read_bytes()
         except EntryNotFoundError as error:
-            if isinstance(error, LocalEntryNotFoundError):  # what it also says without a network
+            if isinstance(error, LocalEntryNotFoundError):  # also raised without a network
                 raise _unfetched(place, error) from error
-        except Exception as error:  # of HTTP, of the hub, of the disk
+        except Exception as error:  # errors of HTTP, the hub or the disk
             raise _unfetched(place, error) from error
     return None
 
@@ -159,7 +163,7 @@ def _unfetched(place: str, error: Exception) -> SettingsError:
 
 
 def _folder(place: str) -> Path:
-    """Of a place; a package is found without being imported."""
+    """Return the folder of a place; a package is located without being imported."""
     if Path(place).is_dir():
         return Path(place)
     found = find_spec(place) if place.isidentifier() else None
@@ -169,6 +173,7 @@ def _folder(place: str) -> Path:
 
 
 def _in_archive(archive: Path, name: str) -> bytes | None:
+    """Return a file of a zip archive or None. Raises SettingsError if the archive is damaged."""
     try:
         with zipfile.ZipFile(archive) as files:
             return files.read(name) if name in files.namelist() else None

@@ -1,7 +1,7 @@
-"""Read `.env` and refuse what would be read as something else; find names that are no setting.
+"""Parse `.env`, reject ambiguous values, and find names that are no setting.
 
-The parser is python-dotenv's; values are taken as they stand, `${...}` is not expanded. No message
-repeats a value: it may be a password.
+The parser is python-dotenv's. Values are literal: `${...}` is not expanded. No message repeats a
+value, which may be a password.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dotenv.parser import Binding, parse_stream
 from pipeline.errors import SettingsError
 
 PREFIX: Final = "PAPERBOY_"
-OF_TESTS: Final = "PAPERBOY_REQUIRE_"  # see tests/conftest.py
+OF_TESTS: Final = "PAPERBOY_REQUIRE_"  # prefix of the tests; see tests/conftest.py
 
-# Names that stand in the same file with good reason: of Docker Compose and of what it starts, of
+# Names that may validly be in the same file: of Docker Compose and the services it starts, of
 # Python, of libraries, of the system.
 OTHERS: Final = re.compile(
     r"(POSTGRES|PG|COMPOSE|DOCKER|BUILDKIT|REDIS_(?!URL)|VALKEY|CELERY|C_FORCE_ROOT|FORKED_BY|"
@@ -30,7 +30,7 @@ OTHERS: Final = re.compile(
     r"TRAEFIK|CADDY|NGINX|VIRTUAL_HOST|LETSENCRYPT|ACME)"
 )
 
-# What other programs call it, or a part of it.
+# Names of the same setting, or of a part of it, in other programs.
 ELSEWHERE: Final = {
     "SMTP_HOST": "SMTP_URL",
     "SMTP_SERVER": "SMTP_URL",
@@ -53,7 +53,7 @@ ELSEWHERE: Final = {
     "BROKER_URL": "REDIS_URL",
 }
 
-# Values in which a number sign is more likely meant than a comment behind it.
+# Settings in which a number sign is more likely part of the value than the start of a comment.
 FREE_TEXT: Final = re.compile(
     r"OPERATOR_ADDRESS|OPERATOR_NAME|LIST_NAME|NOTE|MAIL_FROM|(SMTP|DATABASE|REDIS)_URL|"
     r"BOUNCE_MAILBOX|.*_(KEY|KEYS|SECRET|TOKEN|PASSWORD)"
@@ -62,7 +62,7 @@ FREE_TEXT: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """A setting that probably does not do what was meant."""
+    """A setting that probably does not have the intended effect."""
 
     text: str
     is_sure: bool  # False: the name may belong to another program
@@ -70,12 +70,12 @@ class Suspicion:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One `NAME=value` of the file, as it is read."""
+    """One `NAME=value` of the file, as parsed."""
 
     name: str  # upper case
-    value: str | None  # None: a name without an equals sign
+    value: str | None  # None if the name has no equals sign
     line: int
-    raw: str  # what stands behind the equals sign
+    raw: str  # text after the equals sign
 
     @property
     def is_unquoted(self) -> bool:
@@ -83,9 +83,9 @@ class Entry:
 
 
 def read(path: Path | None, known: Iterable[str]) -> list[Entry]:
-    """Return the entries of `.env`; none where there is no such file.
+    """Return the entries of `.env`; an empty list if there is no such file.
 
-    Raises SettingsError that names every line which cannot be read as it was meant.
+    Raises SettingsError that names every malformed or ambiguous line.
     """
     if path is None or not path.is_file():
         return []
@@ -106,12 +106,12 @@ def read(path: Path | None, known: Iterable[str]) -> list[Entry]:
 
 
 def values(entries: Iterable[Entry]) -> dict[str, str | None]:
-    """Return the values by lower-case name; the last of several counts."""
+    """Return the values by lower-case name; the last one wins if a name is repeated."""
     return {entry.name.lower(): entry.value for entry in entries}
 
 
 def duplicates(entries: Iterable[Entry], known: Iterable[str]) -> list[Suspicion]:
-    """Find settings that the file gives more than once with different values."""
+    """Return settings that the file defines more than once with different values."""
     given: dict[str, list[Entry]] = {}
     for entry in entries:
         given.setdefault(entry.name, []).append(entry)
@@ -131,8 +131,8 @@ def misnomers(
 ) -> Iterator[Suspicion]:
     """Find names that are no setting: all of `.env`, and near misses in the environment.
 
-    The environment is full of other programs' names; only one that carries our prefix or is a slip
-    away from a setting is found.
+    The environment is full of other programs' names. A name there is reported only if it has our
+    prefix or is a small typo of a setting.
     """
     names, seen = sorted(known), set()
     for entry in entries:
@@ -156,6 +156,7 @@ def _misnomer(name: str, place: str, meant: str | None) -> Suspicion:
 
 
 def _text(path: Path) -> str:
+    """Return the file's text. Raises SettingsError if it is not readable UTF-8 or has NULs."""
     try:
         octets = path.read_bytes()
     except OSError as error:
@@ -171,13 +172,14 @@ def _text(path: Path) -> str:
 
 
 def _line(binding: Binding) -> int:
-    """Return the line of the name: what was read may begin with empty lines."""
+    """Return the line of the name: the parsed string may begin with empty lines."""
     string = binding.original.string
     before = string[: len(string) - len(string.lstrip())]
     return binding.original.line + len(re.findall(r"\r\n|\n|\r", before))
 
 
 def _problems(entry: Entry) -> Iterator[str]:
+    """Yield ambiguities of an entry: a comment behind free text, or `${...}`."""
     if entry.is_unquoted and FREE_TEXT.fullmatch(entry.name) and re.search(r"\s#", entry.raw):
         yield (
             "is cut at a # with a space before it; put the value in single quotes, or the "
@@ -191,6 +193,7 @@ def _problems(entry: Entry) -> Iterator[str]:
 
 
 def _meant(name: str, names: list[str]) -> str | None:
+    """Return the setting that `name` probably means; None if there is no similar one."""
     bare = name.removeprefix(PREFIX)
     if bare in names:
         return bare
@@ -202,7 +205,7 @@ def _meant(name: str, names: list[str]) -> str | None:
 
 
 def _slip(name: str, names: list[str]) -> str | None:
-    """Return the setting that one slip of the hand turns into `name`, two in a long name."""
+    """Return the setting that `name` is a typo of: one edit away, or two if the name is long."""
     if len(name) < 7:
         return None
     allowed = 1 if len(name) < 11 else 2
@@ -211,7 +214,10 @@ def _slip(name: str, names: list[str]) -> str | None:
 
 
 def _distance(one: str, other: str, limit: int) -> int:
-    """Return the number of insertions, deletions, substitutions and swaps of neighbours."""
+    """Return the edit distance: insertions, deletions, substitutions and swaps of neighbours.
+
+    Returns `limit + 1` if the lengths differ by more than `limit`.
+    """
     if abs(len(one) - len(other)) > limit:
         return limit + 1
     before: list[int] = []

@@ -1,27 +1,27 @@
-"""Everything Paperboy raises on purpose.
+"""Exceptions that Paperboy raises on purpose.
 
 * PaperboyError
   - SettingsError      a setting is missing or malformed; names it
-  - SchemaError        the database is behind the code, or ahead of it
+  - SchemaError        the database schema is behind the code, or ahead of it
   - DatabaseFileError  the file of a SQLite database was replaced, deleted or open over a fork
   - SourceError        a source could not be read; carries `source`, `retryable`, `retry_at`
-  - LeaseLostError     somebody else took over what we were doing
-  - QueryError         a topic that cannot be read; carries `query` and `position`
-  - AddressError       an email address that cannot be written to
+  - LeaseLostError     another process took over our lease
+  - QueryError         a topic could not be parsed; carries `query` and `position`
+  - AddressError       an email address cannot be written to
   - ConflictError      the record has changed since the form was shown
-  - LimitError         too much was asked for from one place; carries `retry_at`
+  - LimitError         a rate limit was exceeded; carries `retry_at`
   - NotFoundError      the named thing does not exist
   - RenderError        a template did not produce a mail
-  - InvalidTokenError  a link was altered, or cannot be used any more
-      - ExpiredTokenError  its time is over
-  - ForgedError        news that nobody we trust has signed
-  - EventError         signed news that cannot be read
-  - ProviderError      a provider could not be asked; what it sent may come again
-  - MailboxError       a mailbox that could not be read
-  - ServiceError       a service that we bring along did not start
-  - UnansweredError    no DNS server told whether a record exists
-  - TransportError     no mail server could be reached, or it refuses us as a whole
-      - RefusedError       it was reached, and refuses us as a whole: a setting is wrong
+  - InvalidTokenError  a link was altered, or is not valid any more
+      - ExpiredTokenError  the link has expired
+  - ForgedError        a webhook has no valid signature, or one that is too old
+  - EventError         a signed webhook could not be parsed
+  - ProviderError      a provider did not answer yet; the webhook may be retried
+  - MailboxError       a mailbox could not be read
+  - ServiceError       an embedded service did not start
+  - UnansweredError    no DNS server answered whether a record exists
+  - TransportError     no mail server could be reached, or it rejects all our mail
+      - RefusedError       an immediate retry is useless: a setting is wrong, or sending is held
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from datetime import datetime
 
 
 class PaperboyError(Exception):
-    """Base class, so that an entry point can catch all of ours and nothing else."""
+    """Base class, so that an entry point can catch our exceptions and no others."""
 
 
 class SettingsError(PaperboyError):
@@ -38,18 +38,18 @@ class SettingsError(PaperboyError):
 
 
 class SchemaError(PaperboyError):
-    """The database does not have the tables this code was written for."""
+    """The database does not have the tables that this code requires."""
 
 
 class DatabaseFileError(PaperboyError):
-    """The file of a SQLite database is no longer the one that this process has opened."""
+    """The file of a SQLite database is no longer the one that this process opened."""
 
 
 class SourceError(PaperboyError):
     """A source could not be read.
 
-    `retryable` is False where asking again cannot help (a malformed answer file, a refused
-    request); `retry_at` is the earliest moment the source allows, where it named one.
+    `retryable` is False if a retry cannot help (a malformed answer file, a rejected request).
+    `retry_at` is the earliest retry that the source allows, if it named one.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class SourceError(PaperboyError):
 
 
 class LeaseLostError(PaperboyError):
-    """Somebody else holds what we held; whatever we were about to write must not be written."""
+    """Another process holds the lease; the pending write must be abandoned."""
 
 
 class QueryError(PaperboyError):
-    """A topic that cannot be read. `position` is the 0-based character it went wrong at."""
+    """A topic that could not be parsed. `position` is the 0-based index of the wrong character."""
 
     def __init__(self, query: str, message: str, position: int) -> None:
         super().__init__(f"{message}\n  {query}\n  {' ' * position}^")
@@ -90,7 +90,7 @@ class ConflictError(PaperboyError):
 
 
 class LimitError(PaperboyError):
-    """Too much was asked for from one place, or altogether; it tells nothing about any address."""
+    """A rate limit per client, reader or site was exceeded; reveals nothing about any address."""
 
     def __init__(self, message: str, *, retry_at: datetime) -> None:
         super().__init__(message)
@@ -106,23 +106,23 @@ class RenderError(PaperboyError):
 
 
 class InvalidTokenError(PaperboyError):
-    """A link was altered, or cannot be used any more."""
+    """A link was altered, or is not valid any more."""
 
 
 class ExpiredTokenError(InvalidTokenError):
-    """The time of a link of ours is over."""
+    """A link of ours has expired."""
 
 
 class ForgedError(PaperboyError):
-    """News that nobody we trust has signed, or that was signed too long ago."""
+    """A webhook that no trusted party has signed, or that was signed too long ago."""
 
 
 class EventError(PaperboyError):
-    """Signed news that cannot be read."""
+    """A signed webhook that could not be parsed."""
 
 
 class ProviderError(PaperboyError):
-    """A provider could not be asked for what we need to believe it; the same may come again."""
+    """A provider did not answer yet, so its webhook is not verified; it may be retried."""
 
 
 class MailboxError(PaperboyError):
@@ -130,16 +130,16 @@ class MailboxError(PaperboyError):
 
 
 class ServiceError(PaperboyError):
-    """A service that we bring along did not start."""
+    """An embedded service that did not start."""
 
 
 class UnansweredError(PaperboyError):
-    """No DNS server told whether a record exists."""
+    """No DNS server answered whether a record exists."""
 
 
 class TransportError(PaperboyError):
-    """No mail server could be reached, or it refuses us as a whole (login, TLS, policy)."""
+    """No mail server could be reached, or it rejects all our mail (login, TLS, policy)."""
 
 
 class RefusedError(TransportError):
-    """The mail server was reached and refuses us as a whole: trying again at once is of no use."""
+    """The server rejects all our mail, or sending is held: an immediate retry is useless."""

@@ -1,7 +1,7 @@
-"""Read every source, and publish what is new as a batch.
+"""Read every source, match new papers to topics, and publish them as a batch.
 
-Nothing of a run is visible before its last transaction. A run that dies leaves papers that the
-next run matches and publishes, and matches that the next run deletes.
+A run becomes visible only with its last transaction. If a run crashes, the next run matches and
+publishes the papers that it stored, and deletes its matches.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from pipeline.storage.source_states import SourceRecord
 log = structlog.get_logger(__name__)
 
 LEASE = timedelta(minutes=15)
-CHUNK = 500  # sightings or matches a transaction
+CHUNK = 500  # sightings or matches per transaction
 MATCHED_AT_ONCE = 2_000  # papers in memory
-LOOK_BACK = timedelta(days=14)  # a source without a cursor is read from here
-NEWS_BY = 12  # UTC hour by which a source has published what its calendar promised
+LOOK_BACK = timedelta(days=14)  # a source without a cursor is read from this long ago
+NEWS_BY = 12  # UTC hour by which a source publishes on a day that its calendar lists
 
 
 @dataclass(frozen=True, slots=True)
 class StoredValidators:
-    """Read the validators of conditional requests; ingest stores new ones with the papers."""
+    """Validators of conditional requests, read only: ingest stores new ones with the papers."""
 
     engine: Engine
 
@@ -54,12 +54,12 @@ class StoredValidators:
 
 
 Calendar = Callable[[date], bool]
-"""Whether a source promises news on a UTC day: `Source.news_due`."""
+"""Return whether a source publishes on a UTC day; see `Source.news_due`."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """What one run got from one source. `batch` is None where nothing new came of it."""
+    """Result of reading one source. `batch` is None if no new paper came from it."""
 
     source: str
     state: SourceState
@@ -82,6 +82,11 @@ class _Run:
     reports: list[SourceReport] = field(default_factory=list)
 
     def hold(self, conn: Connection) -> None:
+        """Renew the lease and lock its row for the rest of the transaction.
+
+        Every writing transaction of a run calls this first. Raises LeaseLostError if another run
+        has taken the lease over.
+        """
         batches.hold_lease(conn, self.token, until=server_now(conn) + LEASE)
 
 
@@ -93,10 +98,11 @@ def ingest(
     since: date | None = None,
     embedder: Embedder | None = None,
 ) -> list[SourceReport]:
-    """Read `sources` and publish what is new; one broken source does not stop the others.
+    """Read `sources` and publish new papers; return a report per source.
 
-    Empty when another run is at work. Raises LeaseLostError when another run took over because
-    this one was silent for too long; nothing it wrote then is visible.
+    An error of one source does not stop the others. Returns an empty list if another run holds the
+    lease. Raises LeaseLostError if another run took over the lease after it had expired; then none
+    of this run's writes is visible.
     """
     looks = (partial(_read, source=s, since=since) for s in sources)
     return _ingest(engine, now, looks, embedder)
@@ -109,9 +115,9 @@ def ingest_recorded(
     now: datetime,
     embedder: Embedder | None = None,
 ) -> list[SourceReport]:
-    """The same for recorded answers, (source, reading) each.
+    """Ingest recorded responses, given as (source, reading), in the same way.
 
-    What we know of the live sources stays as it is.
+    The stored state of the live sources does not change.
     """
     looks = (partial(_store_recorded, name=name, found=found) for name, found in readings)
     return _ingest(engine, now, looks, embedder)
@@ -137,6 +143,7 @@ def _ingest(
 
 
 def _begin(engine: Engine, now: datetime, embedder: Embedder | None) -> _Run | None:
+    """Take the lease and delete matches of a crashed run; return None if another run holds it."""
     with engine.begin() as conn:
         clock = server_now(conn)
         token = batches.take_lease(conn, now=clock, until=clock + LEASE)
@@ -153,6 +160,10 @@ def _begin(engine: Engine, now: datetime, embedder: Embedder | None) -> _Run | N
 
 
 def _read(run: _Run, source: Source, since: date | None) -> SourceReport:
+    """Read one source and store its papers; return a report of the error if that fails.
+
+    A source with a `next_try_at` in the future is skipped.
+    """
     with reading(run.engine) as conn:
         known = source_states.get(conn, source.name)
     if known and known.next_try_at and known.next_try_at > run.now:
@@ -166,7 +177,7 @@ def _read(run: _Run, source: Source, since: date | None) -> SourceReport:
         )
     except SourceError as error:
         return _failed(run, known, error)
-    except Exception as error:  # a bug in how one source is read must not stop the others
+    except Exception as error:  # a bug in one source must not stop the others
         log.exception("source is broken", source=source.name)
         return _failed(run, known, SourceError(source.name, f"cannot be read: {error!r}"))
     return _store(run, source, known, found)
@@ -181,7 +192,7 @@ def _store(run: _Run, source: Source, known: SourceRecord | None, found: Reading
     for line in found.gaps:
         log.warning("announcement missing", source=source.name, error=line)
     with run.engine.begin() as conn:
-        # The cursor and the validators move only now that everything before them is kept.
+        # Advance the cursor and the validators only after all papers before them are stored.
         run.hold(conn)
         source_states.put(conn, record)
         for url, validator in found.validators:
@@ -199,7 +210,7 @@ def _store_recorded(run: _Run, name: str, found: Reading) -> SourceReport:
 def _store_all(run: _Run, found: Reading) -> sightings.Stored:
     total = sightings.Stored()
     for chunk in in_chunks(found.sightings, CHUNK):
-        # Digests that are compiled meanwhile hold the papers they pick: waits may cross.
+        # Compilation locks the papers that it picks, so concurrent transactions may deadlock.
         total = total + with_retries(partial(_store_chunk, run, chunk))
     return total
 
@@ -234,7 +245,7 @@ def _failed(run: _Run, known: SourceRecord | None, error: SourceError) -> Source
 
 
 def after_failure(known: SourceRecord | None, error: SourceError, now: datetime) -> SourceRecord:
-    """What to remember of a source that could not be read. Pure."""
+    """Return the new record of a source that could not be read. Pure."""
     record = known or SourceRecord(error.source, SourceState.FAILED, now, now)
     return replace(
         record,
@@ -257,7 +268,7 @@ def after_reading(
     now: datetime,
     gaps: Sequence[str] = (),
 ) -> SourceRecord:
-    """What to remember of a source that answered, `news` papers new or new to it. Pure."""
+    """Return the new record of a source that was read, with `news` new or changed papers. Pure."""
     news_at = now if news else (known.news_at if known else None)
     state = state_of(news_at, due, now)
     unchanged = known is not None and known.state is state
@@ -274,7 +285,11 @@ def after_reading(
 
 
 def state_of(news_at: datetime | None, due: Calendar, now: datetime) -> SourceState:
-    """Fresh, quiet or stale: whether a day that promised news has passed without any. Pure."""
+    """Return FRESH, QUIET or STALE. Pure.
+
+    STALE means that a day on which the source was due has passed without new papers; today counts
+    from NEWS_BY.
+    """
     today = now.date()
     if news_at is not None and news_at.date() >= today:
         return SourceState.FRESH
@@ -288,6 +303,7 @@ def state_of(news_at: datetime | None, due: Calendar, now: datetime) -> SourceSt
 
 
 def _publish(run: _Run) -> list[SourceReport]:
+    """Match the new and changed papers and publish them as a batch, if there are any."""
     with reading(run.engine) as conn:
         touched = papers.touched_ids(conn, run.batch - 1)
         followed = topics.matched_through(conn, run.batch - 1)
@@ -313,7 +329,8 @@ def _publish(run: _Run) -> list[SourceReport]:
         run.hold(conn)
         batches.publish(conn, run.batch, token=run.token, papers=new, matches=matches,
                         now=run.now)  # fmt: skip
-        # A topic that could not be matched stays behind, and is caught up once it can be.
+        # A topic that could not be matched keeps its position, and is matched later if that
+        # succeeds.
         matched = [t.id for t in followed if t.id not in unmatched]
         topics.advance(conn, matched, from_batch=run.batch - 1, to_batch=run.batch)
     log.info("batch published", batch=run.batch, papers=new, matches=matches,

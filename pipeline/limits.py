@@ -1,4 +1,4 @@
-"""Spread what many processes do over each second. Smoothness only: nothing is lost with it."""
+"""Token buckets that throttle all processes to a rate per second; losing one loses no mail."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-BURST: Final = 0.25  # seconds' worth that may be saved up
-LOOK_AGAIN: Final = 10.0  # seconds until a Redis that was away is asked again
-PATIENCE: Final = 0.5  # seconds for its answer
+BURST: Final = 0.25  # seconds of tokens that a bucket holds at most
+LOOK_AGAIN: Final = 10.0  # seconds until an unavailable Redis is tried again
+PATIENCE: Final = 0.5  # timeout in seconds
 
-# A bucket that nobody has touched, or that was flushed away, starts empty: it fills from now on.
+# A new or expired bucket starts empty and fills from now on.
 _TAKE: Final = """
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
@@ -29,14 +29,17 @@ return taken
 
 
 class Bucket(Protocol):
-    """Tokens that come at a steady rate."""
+    """A token bucket that fills at a steady rate."""
 
     def take(self, wanted: int) -> int:
-        """At most `wanted` tokens, as many as there are now; what is not used is lost."""
+        """Return up to `wanted` tokens, as many as there are now; unused tokens are lost."""
 
 
 class OwnBucket:
-    """A bucket of this process alone. It starts empty, and holds a quarter of a second's worth."""
+    """A bucket of this process only.
+
+    It starts empty and holds at most `BURST` seconds of tokens, or one if that is more.
+    """
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
@@ -54,10 +57,10 @@ class OwnBucket:
 
 
 class SharedBucket:
-    """One bucket for all processes, in Redis; while that is away, each has its share."""
+    """A bucket in Redis, shared by all processes. Without Redis, each process takes its share."""
 
     def __init__(self, url: str, name: str, rate: float, processes: int) -> None:
-        import redis  # takes half a second, and most installations have no limit per second
+        import redis  # import takes half a second, and few installations need it
 
         self._errors = redis.RedisError
         self._client = redis.Redis.from_url(
@@ -70,6 +73,7 @@ class SharedBucket:
         self._ask_at = 0.0
 
     def take(self, wanted: int) -> int:
+        """Return tokens from Redis, or for LOOK_AGAIN s after an error from our own share."""
         if time.monotonic() >= self._ask_at:
             try:
                 return self._ask(wanted)

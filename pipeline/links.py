@@ -1,4 +1,4 @@
-"""Signed links: proof that we made an address, for what, and until when; never whose mail it is."""
+"""Signed links: they prove purpose and expiry, and contain no email address."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from pipeline.errors import ExpiredTokenError, InvalidTokenError
 
 
 class Purpose(StrEnum):
-    """What a link is for, as its address says it. A link for one purpose is none for another."""
+    """Purpose of a link, as in its URL. A token is valid for one purpose only."""
 
-    CONFIRM = "confirm"  # a request to subscribe, or for other wishes
-    PREFERENCES = "preferences"  # changes wishes, and nothing that could hurt
+    CONFIRM = "confirm"  # confirms a request to subscribe or to change preferences
+    PREFERENCES = "preferences"  # changes preferences; no export, no erasure
     DIGEST = "digests"  # view in browser
-    DATA = "data"  # export and erase; only ever mailed on demand
-    NEW_ADDRESS = "new-address"  # a request to be written to at another address
+    DATA = "data"  # exports and erases; only ever mailed on request
+    NEW_ADDRESS = "new-address"  # confirms a change of address
 
 
 LIFETIME = {
     Purpose.CONFIRM: timedelta(hours=72),
     Purpose.PREFERENCES: timedelta(days=30),
-    Purpose.DIGEST: timedelta(days=90),  # unless digests are kept for longer
+    Purpose.DIGEST: timedelta(days=90),  # longer if digests are retained for longer
     Purpose.DATA: timedelta(hours=24),
     Purpose.NEW_ADDRESS: timedelta(hours=72),
 }
 
 
 class _ShortHMAC(HMACAlgorithm):
-    """The first 128 bits of HMAC-SHA-256 (RFC 2104, section 5, allows half): 22 characters."""
+    """First 128 bits of HMAC-SHA-256, 22 characters (RFC 2104, section 5, allows half)."""
 
     def __init__(self) -> None:
         super().__init__(hashlib.sha256)
@@ -47,15 +47,15 @@ class _ShortHMAC(HMACAlgorithm):
 
 @dataclass(frozen=True, slots=True)
 class SignedLinks:
-    """Makes and reads the links in mails. The newest key signs; any of `keys` is believed.
+    """Sign and verify the links in mails. The newest key signs; every key in `keys` verifies.
 
-    A token is `subject.expiry.signature`, in characters that need no escape in an address; the
-    subject is an id of ours.
+    A token is `subject.expiry.signature`, in characters that need no escape in a URL. The subject
+    is a row id.
     """
 
     site_url: str
     keys: Sequence[str] = field(repr=False)  # newest first
-    view: timedelta = LIFETIME[Purpose.DIGEST]  # as long as what was in a digest is kept
+    view: timedelta = LIFETIME[Purpose.DIGEST]  # as long as the content of a digest is retained
     _signers: dict[Purpose, Signer] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -78,11 +78,14 @@ class SignedLinks:
         return self._signed(Purpose.NEW_ADDRESS, request_id, now)
 
     def unsubscribe(self, secret: str) -> str:
-        """The way out never expires: `secret` is the subscriber's own, so no key can break it."""
+        """Return the unsubscribe URL, which never expires.
+
+        `secret` is stored with the subscriber, so no key rotation invalidates the URL.
+        """
         return f"{self.site_url}/unsubscribe/{quote(secret, safe='')}"
 
     def read_confirm(self, token: str, now: datetime) -> int:
-        """The request's id; raises InvalidTokenError, like every `read_`."""
+        """Return the request id. Raises InvalidTokenError, like every `read_` method."""
         return self._read(Purpose.CONFIRM, token, now)
 
     def read_preferences(self, token: str, now: datetime) -> int:
@@ -95,7 +98,7 @@ class SignedLinks:
         return self._read(Purpose.DATA, token, now)
 
     def read_new_address(self, token: str, now: datetime) -> int:
-        """The request's id."""
+        """Return the request id."""
         return self._read(Purpose.NEW_ADDRESS, token, now)
 
     def _signed(
@@ -118,10 +121,10 @@ class SignedLinks:
 def _signer(keys: Sequence[str], purpose: Purpose) -> Signer:
     if not keys or not all(keys):
         raise ValueError("signed links need at least one key, and none of them empty")
-    # Each purpose has keys of its own, derived here once and not for every link.
+    # Derive the keys of each purpose once, here, and not for every link.
     derived = [hmac.digest(key.encode(), f"paperboy.{purpose}".encode(), "sha256") for key in keys]
     return Signer(
-        derived[::-1],  # itsdangerous signs with the last one
+        derived[::-1],  # itsdangerous signs with the last key
         key_derivation="none",
         digest_method=hashlib.sha256,
         algorithm=_ShortHMAC(),

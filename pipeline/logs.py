@@ -1,4 +1,4 @@
-"""Logs: events with ids, on stderr, as coloured text for people or as JSON for programs."""
+"""Structured logs on stderr: events with ids, as coloured text or as JSON for programs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any, Protocol, TextIO
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
-# What a log line must not tell, and what stands in its place. The order counts: a password in a
+# Secrets that are redacted in log lines, and their replacements. The order matters: a password in a
 # URL and a Message-ID both look like an address.
 LOGIN = re.compile(r"(?<=://)[^/\s@]*:[^/\s@]*@")
 LINK = re.compile(
-    # A folder may be called data; only before a token it is a link.
+    # A folder may be called data, so `data/` is a link only if a token follows.
     r"(?<=/)(confirm|preferences|unsubscribe|digests|new-address|data(?=/\d+\.\d))/[^/\s?#\"'<>]+"
 )
 TOKEN = re.compile(
     r"[\w-]{8,}\.(?:[\w-]{4,}\.)?(?=[\w-]*[A-Z0-9])[\w-]{27,}"  # itsdangerous: payload.[time.]sum
 )
 ADDRESS = re.compile(r"[^\s@<>\"'(),:;=\[\]{}]+@[^\s@<>\"'(),:;=\[\]{}]+")
-MESSAGE_ID_KEYS = frozenset({"message_id"})  # made from a delivery's id, and needed to find it
+MESSAGE_ID_KEYS = frozenset({"message_id"})  # not redacted: needed to find the delivery
 
-NOISY = {  # loggers that say at INFO what we count as DEBUG
+NOISY = {  # minimum levels of loggers with an INFO that we count as DEBUG
     "alembic": logging.WARNING,
     "celery.app.trace": logging.WARNING,
     "celery.worker.strategy": logging.WARNING,
@@ -36,23 +36,23 @@ NOISY = {  # loggers that say at INFO what we count as DEBUG
 
 log = structlog.get_logger(__name__)
 
-MOST_SET_ASIDE = 10_000  # rows that are remembered as logged
+MOST_SET_ASIDE = 10_000  # rows remembered as logged
 LONGEST_REASON = 200
 
 
 class Wishes(Protocol):
-    """The settings that count here."""
+    """The settings that `configure` reads."""
 
     @property
     def log_level(self) -> str: ...
 
     @property
     def log_format(self) -> str:
-        """`text`, `json`, or `auto`: text where stderr is a terminal."""
+        """Return `text`, `json`, or `auto`: text if stderr is a terminal, else JSON."""
 
 
 def configure(settings: Wishes) -> None:
-    """Send our logs and those of the libraries to stderr, one event a line."""
+    """Send our logs and those of libraries to stderr, one event per line."""
     wanted = settings.log_format
     as_text = wanted == "text" or (wanted == "auto" and sys.stderr.isatty())
     shared = _shared_processors()
@@ -85,7 +85,7 @@ _set_aside: set[tuple[str, object]] = set()
 
 
 def set_aside(kind: str, id_: object, error: Exception) -> None:
-    """Log a stored row that cannot be handled and is left out; once in a process for each row.
+    """Log an invalid stored row that is skipped, once per process and row.
 
     `paperboy doctor` finds the same rows by trying each of them.
     """
@@ -96,7 +96,7 @@ def set_aside(kind: str, id_: object, error: Exception) -> None:
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Take addresses, passwords and signed links out of every value of an event."""
+    """Redact addresses, passwords and signed links in every value of an event."""
     return {
         key: value if key in MESSAGE_ID_KEYS else _redacted(value) for key, value in event.items()
     }
@@ -115,7 +115,7 @@ def _redacted(value: Any) -> Any:
 
 
 def without_secrets(text: str) -> str:
-    """What may be told of `text`: no addresses, passwords or signed links."""
+    """Return `text` with addresses, passwords and signed links redacted."""
     text = LOGIN.sub("***@", text)
     text = LINK.sub(r"\1/[token]", text)
     text = TOKEN.sub("[token]", text)
@@ -123,7 +123,7 @@ def without_secrets(text: str) -> str:
 
 
 def _address(found: re.Match[str]) -> str:
-    # What is left of a URL's login, `smtp://***@host`, tells nothing more.
+    # The rest of a URL's login, `smtp://***@host`, is redacted already.
     return found.group() if "***@" in found.group() else "[address]"
 
 
@@ -147,7 +147,7 @@ def _renderer(*, as_text: bool) -> Processor:
 
 
 def _take_over(handler: logging.Handler, level: str) -> None:
-    """Make ours the only handler, so that nobody else prints an address."""
+    """Make `handler` the only log handler, so that no library logs an address."""
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
@@ -160,7 +160,7 @@ def _take_over(handler: logging.Handler, level: str) -> None:
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to whatever stderr is at that moment, which a test or a fork may have changed."""
+    """A handler that writes to the current stderr, which a test or a fork may have replaced."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -171,4 +171,4 @@ class _Stderr(logging.StreamHandler[TextIO]):
 
     @stream.setter
     def stream(self, _stream: TextIO) -> None:
-        """Nothing to keep."""
+        """Ignore assignments: the stream is always the current stderr."""

@@ -1,4 +1,4 @@
-"""The built-in mailbox: takes mail on loopback and keeps every message as a file."""
+"""The built-in mailbox: accepts mail on loopback and stores every message as a file."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from aiosmtpd.controller import Controller
 
 from pipeline.errors import NotFoundError
 
-ID = re.compile(r"\d{20}-\d+-\d+")  # nanoseconds, process, counter: sorts by arrival
+ID = re.compile(r"\d{20}-\d+-\d+")  # nanoseconds, process id, counter: sorts by arrival
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What a list of mail shows of one message, decoded for people."""
+    """Decoded headers and size of one message, for a list of mail."""
 
     id: str
-    mail_from: str  # from the envelope: where a bounce would go
+    mail_from: str  # envelope sender, which a bounce would be sent to
     sender: str
     to: str
     subject: str
-    date: datetime | None  # None where the header is missing or malformed
+    date: datetime | None  # None if the header is missing or malformed
     size: int  # octets
 
 
 @dataclass(frozen=True, slots=True)
 class OpenLetter:
-    """One message with its parts; a part is None where the message has none."""
+    """One message with its parts. A part is None if the message has none."""
 
     letter: Letter
     headers: tuple[tuple[str, str], ...]  # as received, unfolded
@@ -51,7 +51,7 @@ class OpenLetter:
 
 
 class Mailbox:
-    """A folder of messages. One process may write while others read: a file appears whole."""
+    """A folder of messages. One process may write while others read: each file appears complete."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,12 +60,13 @@ class Mailbox:
         (folder / "new").mkdir(exist_ok=True)
 
     def keep(self, mail_from: str, raw: bytes) -> str:
-        """Store a message as received; its id.
+        """Store a message as received and return its id.
 
-        It outlives this process, but maybe not a power cut: this is a mailbox for trying out.
+        It survives this process but possibly not a power failure (no fsync): this mailbox is for
+        trials.
         """
         id_ = f"{time.time_ns():020}-{os.getpid()}-{next(self._counter)}"
-        # RFC 5321, section 4.4: the last server writes down where errors would have gone.
+        # RFC 5321, section 4.4: the delivering server records the envelope sender.
         return_path = f"Return-Path: <{mail_from}>\r\n".encode("utf-8", "replace")
         unfinished = self.folder / "tmp" / id_
         unfinished.write_bytes(return_path + raw)
@@ -73,16 +74,16 @@ class Mailbox:
         return id_
 
     def messages(self, limit: int = 200) -> list[Letter]:
-        """The newest messages, newest first."""
+        """Return the newest messages, newest first."""
         ids = sorted((path.stem for path in (self.folder / "new").glob("*.eml")), reverse=True)
         letters = []
         for id_ in ids[:limit]:
-            with suppress(FileNotFoundError):  # deleted since we looked
+            with suppress(FileNotFoundError):  # deleted since the folder was listed
                 letters.append(self._summary(id_))
         return letters
 
     def read(self, id_: str) -> OpenLetter:
-        """Raises NotFoundError for an id that is not in the box."""
+        """Return a message with its parts. Raises NotFoundError if the id is unknown."""
         path = self._path(id_)
         try:
             raw = path.read_bytes()
@@ -94,7 +95,7 @@ class Mailbox:
             headers=tuple((name, _unfolded(value)) for name, value in message.items()),
             text=_part(message, "text/plain"),
             html=_part(message, "text/html"),
-            raw=raw.partition(b"\r\n")[2],  # without the Return-Path that we wrote
+            raw=raw.partition(b"\r\n")[2],  # without the Return-Path that `keep` added
         )
 
     def _summary(self, id_: str) -> Letter:
@@ -103,22 +104,22 @@ class Mailbox:
             return _letter(id_, message, os.fstat(file.fileno()).st_size)
 
     def _path(self, id_: str) -> Path:
-        if not ID.fullmatch(id_):  # it may come from an address bar
+        if not ID.fullmatch(id_):  # it may come from the URL of a request
             raise NotFoundError(f"{id_!r} is not the id of a message")
         return self.folder / "new" / f"{id_}.eml"
 
 
 @contextmanager
 def serve(host: str, port: int, mailbox: Mailbox) -> Iterator[int]:
-    """Take mail for `mailbox` until the block ends; yields the port, which may be asked as 0."""
+    """Accept mail for `mailbox` until the block ends; yield the bound port (`port` may be 0)."""
     with listen(_Keeper(mailbox), host, port) as bound:
         yield bound
 
 
 @contextmanager
 def listen(handler: Any, host: str, port: int) -> Iterator[int]:
-    """Speak SMTP in a thread, with the hooks of an aiosmtpd `handler`; yields the bound port."""
-    # Without a name, aiosmtpd asks DNS for ours, which takes seconds where there is none.
+    """Run an SMTP server in a thread, with the hooks of an aiosmtpd `handler`; yield its port."""
+    # Without a name, aiosmtpd queries DNS for ours, which takes seconds if there is no DNS server.
     server = _Server(handler, hostname=host, port=port, server_hostname="localhost")
     server.start()
     try:
@@ -128,13 +129,16 @@ def listen(handler: Any, host: str, port: int) -> Iterator[int]:
 
 
 async def greet(_server: Any, session: Any, _envelope: Any, name: str, lines: list[str]) -> Any:
-    """Offer what aiosmtpd can do and does not say: it reads commands one by one as they come."""
+    """Add the extensions to EHLO that aiosmtpd supports but does not announce.
+
+    It reads commands one by one, so PIPELINING is safe.
+    """
     session.host_name = name
     return [lines[0], "250-PIPELINING", "250-ENHANCEDSTATUSCODES", *lines[1:]]
 
 
 class _Keeper:
-    """The hooks that aiosmtpd calls, under its names."""
+    """aiosmtpd hooks, named as aiosmtpd expects."""
 
     handle_EHLO = staticmethod(greet)  # noqa: N815
 
@@ -147,7 +151,7 @@ class _Keeper:
 
 
 class _Server(Controller):
-    """A controller whose port the system may choose."""
+    """A controller that supports port 0, which lets the system choose."""
 
     def _trigger_server(self) -> None:
         assert isinstance(self.server, asyncio.Server)  # noqa: S101  (start() has just made it)
@@ -172,7 +176,7 @@ def _shown(message: Message, header: str) -> str:
     try:
         return str(make_header(decode_header(value)))
     except (LookupError, ValueError):
-        return value  # an unknown character set: better as it came than not at all
+        return value  # unknown character set: return it undecoded
 
 
 def _unfolded(value: object) -> str:
@@ -187,7 +191,7 @@ def _date(message: Message) -> datetime | None:
 
 
 def _part(message: Message, content_type: str) -> str | None:
-    """The first part of that type, decoded."""
+    """Return the first part of that type, decoded; None if there is none."""
     for part in message.walk():
         if part.get_content_type() == content_type:
             payload = part.get_payload(decode=True)

@@ -1,7 +1,7 @@
-"""A rendered mail -> the bytes on the wire: headers and MIME. `dkim` signs them.
+"""Compose a rendered mail into wire bytes: headers and MIME. `dkim` signs them.
 
-Made by hand: `email.message` folds long addresses into encoded words that no mail app reads, and
-takes a hundred times as long. The tests read every message back with it.
+Written by hand because `email.message` folds long addresses into encoded words that no mail app
+reads, and takes a hundred times as long. The tests parse every message back with it.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 
 from pipeline.errors import AddressError, RenderError, SettingsError
 
-LINE = 998  # RFC 5322, section 2.1.1: octets of a line, without its CRLF
+LINE = 998  # RFC 5322, section 2.1.1: maximum octets of a line, without CRLF
 FOLD = 76
 
-# RFC 5322, section 3.2.3: dot-atom, as far as real mailboxes go. A quoted local part is refused.
+# RFC 5322, section 3.2.3: dot-atom, in the form real mailboxes use. Quoted local parts are
+# rejected.
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LOCAL = re.compile(rf"{_ATOM}(\.{_ATOM})*")
 _DOMAIN = re.compile(
     r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
 )
-# Nearly every address is like this: there is nothing to look up, and a mail takes no longer.
+# Fast path: nearly every address matches and needs no validator, which keeps composing fast.
 _ORDINARY = re.compile(
     rf"(?=[^@]{{1,64}}@)(?=.{{1,254}}\Z){_LOCAL.pattern}"
     r"@((?!..--)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+"
     r"(?!(?:arpa|invalid|local|localhost|onion|test)\Z)[a-z]{2,63}"
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_BOUNCE_TOKEN = 16  # characters of base32: 40 bits of an id, 40 bits of proof
+_BOUNCE_TOKEN = 16  # characters of base32: 40 bits of the id, 40 bits of MAC
 
 
 class Content(Protocol):
-    """What a mail says: a subject in words, and quoted-printable bodies ready for the wire."""
+    """Rendered mail: a decoded subject, and quoted-printable bodies ready for the wire."""
 
     @property
     def subject(self) -> str: ...
@@ -55,19 +56,20 @@ class Content(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who writes, as the headers say it. Raises SettingsError for what cannot stand in one."""
+    """Sender identity in headers. Raises SettingsError for values that a header cannot have."""
 
     mail_from: str  # "Paperboy <papers@example.org>"
     list_name: str
     site_url: str
-    key: str = field(repr=False)  # makes Message-IDs and bounce addresses unguessable
-    contact: str | None = None  # an address for List-Owner and List-Help; else `mail_from`
+    key: str = field(repr=False)  # MAC key; makes Message-IDs and bounce addresses unguessable
+    contact: str | None = None  # address for List-Owner and List-Help; else `mail_from`
     reply_to: str | None = None
     bounce_address: str | None = None
     unsubscribe_mailbox: str | None = None
     constant: _Constant = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        """Compute the constant headers; raise SettingsError if a value is not valid in them."""
         for given in fields(self):
             value = getattr(self, given.name) if given.init else None
             if value is not None and _CONTROL.search(value):
@@ -87,20 +89,20 @@ class Sender:
 
     @property
     def one_click(self) -> bool:
-        """RFC 8058, section 3.1: the address of a one-click POST must be https."""
+        """Return whether one-click unsubscribe is possible: RFC 8058, section 3.1, needs https."""
         return self.site_url.startswith("https://")
 
     def message_id(self, dedupe_key: str) -> str:
-        """The same for every attempt at one delivery, so that a mailbox can tell a copy.
+        """Return the Message-ID, the same for every attempt, so that mailboxes detect duplicates.
 
-        It tells us, and nobody else for certain, which delivery it is: see `dedupe_key_of`.
+        It identifies the delivery, provably only for us: see `dedupe_key_of`.
         """
         return f"<{dedupe_key.replace(':', '.')}.{self._proof(dedupe_key)}@{self.host}>"
 
     def dedupe_key_of(self, message_id: str) -> str | None:
-        """The delivery that a Message-ID was made for; None if we did not make it.
+        """Return the dedupe key in a Message-ID; None if its MAC is not ours.
 
-        Found without a column or an index of its own: the key in it has one already.
+        Needs no column or index for Message-IDs: the dedupe key is indexed already.
         """
         if not message_id.isascii():
             return None
@@ -114,9 +116,10 @@ class Sender:
         return mac[:16].hex()
 
     def envelope(self, delivery_id: int, dedupe_key: str) -> str:
-        """The address that bounces of this delivery go to; plain where none is configured.
+        """Return the envelope sender, which bounces of this delivery are sent to.
 
-        The token is in lower-case base32: many relays change the case of what they pass on.
+        The token is in lower-case base32, because many relays change the case of an address.
+        Without `bounce_address` it is the bare `mail_from`.
         """
         if self.bounce_address is None:
             return self.address
@@ -124,9 +127,9 @@ class Sender:
         return f"{local}+{self._bounce_token(delivery_id, dedupe_key)}@{domain}"
 
     def is_envelope_of(self, envelope: str, delivery_id: int, dedupe_key: str) -> bool:
-        """Whether we made this bounce address for this delivery.
+        """Return whether we made this bounce address for this delivery.
 
-        An id alone says little: after a backup was restored, another delivery may have it.
+        The id alone is no proof: after a restore from a backup, another delivery may have it.
         """
         made = self._bounce_token(delivery_id, dedupe_key)
         return hmac.compare_digest(made.encode(), _token(envelope).encode())
@@ -139,7 +142,7 @@ class Sender:
 
 
 def named_by(envelope: str) -> int | None:
-    """The delivery that a bounce address names, proven or not; None where it names none."""
+    """Return the delivery id in a bounce address, not verified; None if it has no token."""
     try:
         octets = base64.b32decode(_token(envelope).upper())
     except ValueError:
@@ -163,10 +166,10 @@ def compose_digest(
     now: datetime,
     kind: str = "digest",
 ) -> bytes:
-    """A digest, ready for DATA: lines end in CRLF, leading dots are doubled, no final dot.
+    """Return a digest ready for DATA: CRLF line ends, leading dots doubled, no final dot.
 
-    `secret` is the subscriber's, for leaving by mail. Raises AddressError for an address that
-    cannot be written to.
+    `secret` is the subscriber's, for the unsubscribe mailbox. Raises AddressError if `to` cannot be
+    written to, and RenderError if a header would be invalid.
     """
     headers = (
         *_personal_headers(sender, content, to, dedupe_key, now),
@@ -186,9 +189,9 @@ def compose_confirmation(
     now: datetime,
     kind: str = "confirmation",
 ) -> bytes:
-    """A confirmation, ready for DATA like a digest; there is nothing yet to unsubscribe from.
+    """Return a transactional mail ready for DATA, in the form of `compose_digest`.
 
-    Any other single mail that somebody asked for is made like it: it belongs to no list.
+    It has no list or unsubscribe headers: each is a single mail on request and belongs to no list.
     """
     headers = (
         *_personal_headers(sender, content, to, dedupe_key, now),
@@ -199,25 +202,25 @@ def compose_confirmation(
 
 
 def normal_address(address: str) -> str:
-    """`address` as it is kept and shown: trimmed, its domain in lower case and in Unicode.
+    """Return `address` as it is stored and shown: trimmed, its domain in lower case and in Unicode.
 
-    The one validator of recipients: whatever it returns, `wire_address` takes, and whatever it
-    refuses, with an AddressError that says why, `wire_address` refuses too.
+    The only validator of recipients: `wire_address` accepts each address that this returns, and
+    rejects each that this rejects. Raises AddressError with the reason.
     """
     return address if _ORDINARY.fullmatch(address) else _validated(address).normalized
 
 
 def wire_address(address: str) -> str:
-    """A recipient in ASCII, its domain in punycode (RFC 5890). Raises AddressError."""
+    """Return a recipient in ASCII, its domain in punycode (RFC 5890). Raises AddressError."""
     if _ORDINARY.fullmatch(address):
         return address
-    return _validated(address).ascii_email or ""  # never empty without SMTPUTF8
+    return _validated(address).ascii_email or ""  # never None without SMTPUTF8
 
 
 def _validated(address: str) -> ValidatedEmail:
     try:
-        # Whether the domain exists is for the confirmation to find out. `strict` counts the 64
-        # octets of a local part (RFC 5321, section 4.5.3.1.1).
+        # No DNS lookup: the confirmation mail shows whether the domain exists. `strict` counts the
+        # 64 octets of a local part (RFC 5321, section 4.5.3.1.1).
         return validate_email(
             address.strip(), check_deliverability=False, globally_deliverable=False,
             allow_smtputf8=False, strict=True,
@@ -229,7 +232,7 @@ def _validated(address: str) -> ValidatedEmail:
 
 
 def own_address(address: str) -> str:
-    """An address of the operator's in ASCII, which may be one of this machine alone.
+    """Return one of the operator's addresses in ASCII; its domain may be local to this machine.
 
     Raises AddressError.
     """
@@ -244,10 +247,12 @@ def own_address(address: str) -> str:
 
 
 def _shown(address: str) -> str:
+    """Return at most 80 characters of an address, escaped to ASCII for error messages."""
     return ascii(address[:80])
 
 
 def _punycode(domain: str) -> str:
+    """Return the domain in punycode, normalised by UTS #46. Raises AddressError."""
     try:
         return idna.encode(domain, uts46=True).decode()
     except idna.IDNAError as error:
@@ -259,17 +264,18 @@ def _punycode(domain: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Constant:
-    """What every mail of a sender has, worked out once."""
+    """Parts that are the same in every mail of a sender, computed once."""
 
-    address: str  # of the sender, bare
-    host: str  # of that address
-    id: str  # for Feedback-ID
+    address: str  # bare address of the sender
+    host: str  # its domain
+    id: str  # sender id in Feedback-ID
     first: bytes
     of_all: bytes
     of_list: bytes
 
 
 def _constant(sender: Sender) -> _Constant:
+    """Return the constant headers of a sender. Raises AddressError or RenderError."""
     address = own_address(parseaddr(sender.mail_from)[1])
     host = address.rpartition("@")[2]
     contact = own_address(parseaddr(sender.contact)[1]) if sender.contact else address
@@ -279,7 +285,7 @@ def _constant(sender: Sender) -> _Constant:
         (
             b"MIME-Version: 1.0\r\n",
             b"Auto-Submitted: auto-generated\r\n",  # RFC 3834, section 5
-            b"X-Auto-Response-Suppress: All\r\n",  # the same for Exchange
+            b"X-Auto-Response-Suppress: All\r\n",  # equivalent for Exchange
         )
     )
     of_list = b"".join(
@@ -308,11 +314,12 @@ def _personal_headers(
 
 
 def _leave_headers(sender: Sender, unsubscribe_url: str, secret: str) -> tuple[bytes, ...]:
+    """Return List-Unsubscribe, with a mailto: if there is a mailbox, and its one-click header."""
     ways = [f"<{unsubscribe_url}>"]
     if sender.unsubscribe_mailbox:
         mailbox = own_address(parseaddr(sender.unsubscribe_mailbox)[1])
         ways.append(f"<mailto:{mailbox}?subject=unsubscribe%20{quote(secret, safe='')}>")
-    # An address is never folded: apps cut it at the fold. Each stands on a line of its own.
+    # Never fold inside a URL: mail apps truncate it at the fold. Each has a line of its own.
     leave = _header("List-Unsubscribe", ",\r\n ".join(ways))
     if not sender.one_click:
         return (leave,)
@@ -320,7 +327,7 @@ def _leave_headers(sender: Sender, unsubscribe_url: str, secret: str) -> tuple[b
 
 
 def _header(name: str, value: str) -> bytes:
-    """One header, maybe folded. Nothing in `value` can start another: that is refused."""
+    """Return one header, which may be folded. Raises RenderError to prevent header injection."""
     line = f"{name}: {value}"
     for part in line.split("\r\n "):
         if _CONTROL.search(part) or not part.isascii() or len(part) > LINE:
@@ -330,16 +337,20 @@ def _header(name: str, value: str) -> bytes:
 
 @lru_cache(maxsize=8)
 def _date(now: datetime) -> bytes:
-    """The same for every mail of a second."""
+    """Return the Date header, cached: all mails of one second share it."""
     return f"Date: {format_datetime(now)}\r\n".encode()
 
 
 @lru_cache(maxsize=1_024)
 def _subject(subject: str) -> bytes:
-    """Folded; words outside ASCII, or too long for a line, or that look encoded, are encoded."""
+    """Return the folded Subject header.
+
+    Encoded per RFC 2047 if it is not ASCII, has a word too long for a line, or contains "=?".
+    Raises RenderError for control characters.
+    """
     if _CONTROL.search(subject):
         raise RenderError("Subject: must be one line")
-    # RFC 2047, section 2: encoded words can be folded anywhere, plain ones only between words.
+    # RFC 2047, section 2: encoded words can be folded anywhere, plain words only between them.
     foldable = all(len(word) <= FOLD - len("Subject: ") for word in subject.split())
     plain = subject.isascii() and foldable and "=?" not in subject
     header = Header(subject, "us-ascii" if plain else "utf-8", FOLD, "Subject")
@@ -353,14 +364,14 @@ def _mailbox(mailbox: str) -> str:
 
 
 def _phrase(name: str) -> str:
-    """`name` as it stands before an address: quoted or encoded where it must be."""
+    """Return `name` as a display name, quoted or encoded where necessary."""
     if name.isascii():
         return formataddr((name, "a@b")).removesuffix(" <a@b>")
     return Header(name, "utf-8", FOLD, "Reply-To").encode(linesep="\r\n")
 
 
 def _sender_id(host: str) -> str:
-    """5 to 15 characters that stay the same, as Gmail's feedback loop wants them."""
+    """Return a stable id of 5 to 15 characters, as required by Gmail's feedback loop."""
     return "pb" + hashlib.sha256(host.encode()).hexdigest()[:10]
 
 
@@ -376,7 +387,7 @@ _HTML_PART = (
 
 
 def _message(headers: tuple[bytes, ...], content: Content, dedupe_key: str) -> bytes:
-    """All bytes but the final dot."""
+    """Return the whole message without the final dot."""
     boundary = _boundary(dedupe_key)
     return b"".join(
         (
@@ -394,5 +405,8 @@ def _message(headers: tuple[bytes, ...], content: Content, dedupe_key: str) -> b
 
 
 def _boundary(dedupe_key: str) -> bytes:
-    """Cannot occur in a body: quoted-printable never has "=_" (RFC 2045, section 6.7)."""
+    """Return a MIME boundary that no body contains: "=_" never occurs in quoted-printable.
+
+    RFC 2045, section 6.7.
+    """
     return b"=_" + hashlib.sha256(dedupe_key.encode()).hexdigest()[:24].encode()

@@ -1,4 +1,4 @@
-"""Preview a subscriber's next digest, and send a preview by mail. Neither changes a row."""
+"""Preview a subscriber's next digest, and mail a preview. Neither changes a row."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pipeline.storage.database import reading
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A digest as its reader would see it."""
+    """A digest in the form its reader would get."""
 
     subject: str
     html: str
     text: str
-    eml: bytes  # as it would be sent, without SMTP's doubled dots
+    eml: bytes  # wire bytes, without SMTP's doubled dots
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Previewer:
     embedder: Embedder | None
 
     def preview(self, email: str, now: datetime) -> Preview:
-        """Return the digest that this subscriber would get next. Raises NotFoundError."""
+        """Return the subscriber's next digest. Raises NotFoundError if the address is unknown."""
         digest, delivery = self._next_digest(email, now)
         links = self.composer.mail_links(delivery, now)
         subject, html, text = self.composer.renderer.page(digest, links)
@@ -42,9 +42,10 @@ class Previewer:
         return Preview(subject, html, text, eml.replace(b"\r\n..", b"\r\n."))
 
     def send(self, transport: Transport, email: str, address: str, now: datetime) -> None:
-        """Send the preview of a subscriber's digest to `address`, once and without a delivery.
+        """Mail the preview of a subscriber's digest to `address`: no delivery row, no retry.
 
-        Raises NotFoundError, and TransportError with the server's reply if it is refused.
+        Raises NotFoundError if no subscriber has `email`, and TransportError with the server's
+        reply if the mail is rejected.
         """
         digest, delivery = self._next_digest(email, now)
         body = self.composer.compose(replace(delivery, email=address), digest, now=now)
@@ -58,7 +59,7 @@ class Previewer:
             raise TransportError(f"the preview was not taken: {outcome.reply or outcome.verdict}")
 
     def _next_digest(self, email: str, now: datetime) -> tuple[Digest, Delivery]:
-        """Return the digest, and the delivery it would be: one without a row."""
+        """Return the next digest and an unsaved delivery for it."""
         digest = editions.preview(self.engine, email, now=now, embedder=self.embedder)
         with reading(self.engine) as conn:
             subscriber = subscribers.by_email(conn, email)

@@ -1,7 +1,7 @@
-"""Forget what nobody needs any more: addresses never confirmed, and old traces of readers.
+"""Delete or redact expired rows: unconfirmed addresses and old data about readers.
 
-Runs beside everything else, and may run twice or be killed: each step deletes what is too old at
-that moment, in transactions of a few rows.
+Runs concurrently with everything else. It is idempotent and may be killed: each step takes the rows
+that are too old at that moment, in transactions of a few rows.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from pipeline.storage.database import wipe, with_retries
 
 log = structlog.get_logger(__name__)
 
-# These two protect people from being flooded: shorter, and the limits of signup.asking forget what
-# they count; longer would serve nobody. So they are no settings.
-COUNTERS: Final = timedelta(days=2)  # of questions from one place: their names are IP addresses
-ASKED: Final = timedelta(days=30)  # questions to one address, under its hash
+# No settings, because both protect addresses from confirmation floods: with a shorter period, the
+# limits of signup.asking would lose rows that they count; a longer one has no benefit.
+COUNTERS: Final = timedelta(days=2)  # rate limit counters; their names contain IP addresses
+ASKED: Final = timedelta(days=30)  # confirmations to one address, by its hash
 CHUNK: Final = 500
-TOPICS: Final = 20  # in one transaction, for each has thousands of matches
+TOPICS: Final = 20  # per transaction, because each has thousands of matches
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long the operator lets us keep things; what is older is forgotten."""
+    """Retention periods chosen by the operator; older data is deleted or redacted."""
 
-    pending: timedelta = timedelta(days=7)  # an address never confirmed, and what was asked for it
-    ip: timedelta = timedelta(days=7)  # of who asked, and what they typed
-    digest: timedelta = timedelta(days=90)  # what was in it, and why; that it was sent stays
-    delivery: timedelta = timedelta(days=396)  # that somebody was sent a mail; how many stays
-    event: timedelta = timedelta(days=30)  # news about mails as it came; what it led to stays
+    pending: timedelta = timedelta(days=7)  # unconfirmed addresses and unanswered requests
+    ip: timedelta = timedelta(days=7)  # IP address and form values of a request
+    digest: timedelta = timedelta(days=90)  # picks and reasons of a digest; its delivery stays
+    delivery: timedelta = timedelta(days=396)  # delivery rows; the counts per day stay
+    event: timedelta = timedelta(days=30)  # raw feedback events; their effects stay
 
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """How many rows of each kind were forgotten."""
+    """Numbers of rows deleted or redacted, by kind."""
 
     pending: int
     requests: int
@@ -59,7 +59,11 @@ class Purged:
 
 
 def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
-    """Forget everything that is too old at `now`."""
+    """Delete or redact all rows that are too old at `now`; return the counts.
+
+    Repeats each step until no row is left, then truncates SQLite's WAL, which may still contain the
+    deleted data.
+    """
 
     def older(step: Callable[..., int], than: timedelta) -> int:
         return _all(engine, partial(step, before=now - than))
@@ -85,7 +89,7 @@ def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
 
 
 def _all(engine: Engine, step: Callable[..., int], limit: int = CHUNK) -> int:
-    """Repeat a step of at most `limit` rows until it finds none; how many there were."""
+    """Repeat a step of at most `limit` rows until it finds none; return the total."""
     total = 0
     while done := with_retries(partial(_once, engine, step, limit)):
         total += done

@@ -1,9 +1,9 @@
-"""Settle a restored copy of the database, before anything is sent from it.
+"""Settle a restored copy of the database before any mail is sent from it.
 
 The copy is as old as its dump. Without settling, mails sent after the dump are sent again, also to
-subscribers that have left since, and new rows reuse ids that are in links of mails already sent.
-All sending is held until the copy is settled, from the replaced database if it can be read, else
-from the time of its last mail and a list of unsubscribed addresses. Each step is idempotent.
+subscribers that have unsubscribed since, and new rows reuse ids that are in links of mails already
+sent. All sending is held until the copy is settled, from the replaced database if it can be read,
+else from the time of its last mail and a list of unsubscribed addresses. Each step is idempotent.
 """
 
 from __future__ import annotations
@@ -31,36 +31,37 @@ from pipeline.storage.deliveries import CancelReason
 log = structlog.get_logger(__name__)
 
 REASON: Final = "this database was restored: run `paperboy db settle`"
-NOT_TAKEN: Final = frozenset({"id", "cursor", "papers_from", "secret"})  # of a replaced row
+NOT_TAKEN: Final = frozenset({"id", "cursor", "papers_from", "secret"})  # kept from our own row
 
 
 class Assume(StrEnum):
-    """What the old database did between the dump and its end, where it cannot be asked."""
+    """Assumed sending of the old database after the dump, if it cannot be read."""
 
-    SENT = "sent"  # it went on sending: what was due then has reached its readers
-    UNSENT = "unsent"  # it sent nothing more: what the copy owes is still owed
+    SENT = "sent"  # it kept sending: deliveries due then have reached their readers
+    UNSENT = "unsent"  # it sent nothing more: queued deliveries of the copy are still due
 
 
 @dataclass
 class Settled:
-    """The counts and addresses of one run."""
+    """Counts and addresses of one run."""
 
-    taken_as_sent: int = 0  # deliveries that are uncertain now
-    settled: int = 0  # deliveries whose end the old database knew
-    copied: int = 0  # digests that the old database had made since
-    moved_on: int = 0  # readers whose slots of that time are taken as served
-    changed: int = 0  # readers whose row is now as the old database has it
+    taken_as_sent: int = 0  # deliveries marked uncertain
+    settled: int = 0  # deliveries updated to the status in the old database
+    copied: int = 0  # digests and notices compiled by the old database after the dump
+    moved_on: int = 0  # readers with slots up to that time marked as served
+    changed: int = 0  # reader rows updated from the old database
     left: list[str] = field(default_factory=list)
     erased: int = 0
     joined: list[str] = field(default_factory=list)
     suppressed: int = 0
-    unknown: list[str] = field(default_factory=list)  # what could not be taken over, and why
+    unknown: list[str] = field(default_factory=list)  # not taken over, with the reason
 
 
 def hold_if_restored(engine: Engine, now: datetime) -> bool:
     """Hold all sending if this database is a restored copy of the one that last sent mail.
 
-    Return True if the hold was set by this call. Two small queries; never detects SQLite.
+    Return True if this call set the hold. Takes two small queries. Restored copies of SQLite are
+    never detected.
     """
     with reading(engine) as conn:
         found = copies.identity(conn)
@@ -70,6 +71,7 @@ def hold_if_restored(engine: Engine, now: datetime) -> bool:
 
 
 def _hold(engine: Engine, found: str, now: datetime) -> bool:
+    """Store the identity of this database; hold sending if another was stored."""
     with engine.begin() as conn:
         noted = copies.noted_identity(conn)
         copies.note_identity(conn, found, now)
@@ -82,7 +84,7 @@ def _hold(engine: Engine, found: str, now: datetime) -> bool:
 
 @dataclass(frozen=True)
 class Settling:
-    """One run. `old` is the replaced database, where it can still be read."""
+    """One run of settling. `old` is the replaced database, if it can still be read."""
 
     engine: Engine
     suppression_key: str = field(repr=False)
@@ -94,7 +96,11 @@ class Settling:
     result: Settled = field(default_factory=Settled)
 
     def run(self, leavers: SubscriberList | None = None) -> Settled:
-        """Settle the copy; it stays held. Raises PaperboyError for an `old` that is another's."""
+        """Settle the copy and return the counts; sending stays held.
+
+        Raises PaperboyError if `old` has another history. Without `old`, and if `assume` is SENT,
+        marks open deliveries uncertain and slots served, in batches of one transaction each.
+        """
         if self.old:
             self._refuse_another(self.old)
         self._once(self._hold_and_reserve)
@@ -114,6 +120,7 @@ class Settling:
         return self.result
 
     def _once(self, step: Any) -> int:
+        """Run `step` in one transaction, retry it after a deadlock; return its count."""
         def transaction() -> int:
             with self.engine.begin() as conn:
                 return int(step(conn) or 0)
@@ -121,6 +128,7 @@ class Settling:
         return with_retries(transaction)
 
     def _hold_and_reserve(self, conn: Connection) -> None:
+        """Hold sending, store this copy's identity, reserve the ids of the replaced database."""
         holds.put(conn, None, REASON, self.now)
         found = copies.identity(conn)
         if found:
@@ -135,7 +143,10 @@ class Settling:
         copies.reserve_ids(conn, top, self.now)
 
     def _refuse_another(self, old: Engine) -> None:
-        """Two databases of one history have secrets in common, unless one has no readers."""
+        """Raise PaperboyError if the databases have no subscriber secret in common.
+
+        Two databases of one history share secrets, unless one has no subscribers.
+        """
         with reading(old) as theirs, reading(self.engine) as ours:
             their_rows = copies.subscribers_after(theirs, 0)
             our_rows = copies.subscribers_after(ours, 0)
@@ -143,7 +154,7 @@ class Settling:
             if their_rows and our_rows and not shared:
                 raise PaperboyError("--old-database: this copy was not made of that database")
 
-    # --- What the operator knows ----------------------------------------------------------------
+    # --- From the operator ----------------------------------------------------------------------
 
     def _take_as_sent(self, conn: Connection) -> int:
         return copies.take_as_sent(conn, self.sent_until, self.now)
@@ -155,6 +166,7 @@ class Settling:
         return len(due)
 
     def _leave(self, leavers: SubscriberList) -> None:
+        """Unsubscribe the addresses of the list, except rows with status active or pending."""
         for record in leavers:
             email = address_in(record.cells.get("email", ""))
             status = record.cells.get("status", "").casefold()
@@ -164,6 +176,7 @@ class Settling:
                 self.result.unknown.append(f"{email}: no subscriber has this address")
 
     def _leave_one(self, email: str, conn: Connection) -> int:
+        """Unsubscribe one address and cancel its queued deliveries; return 0 if it is not found."""
         found = subscribers.by_email(conn, email, for_change=True) if "@" in email else None
         if found is None:
             return 0
@@ -172,7 +185,7 @@ class Settling:
         deliveries.cancel_owed(conn, [found.id], CancelReason.LEFT)
         return 1
 
-    # --- What the replaced database knows -------------------------------------------------------
+    # --- From the replaced database -------------------------------------------------------------
 
     def _take_subscribers(self, old: Engine) -> None:
         last_id = 0
@@ -189,6 +202,11 @@ class Settling:
                     self._once(partial(self._take_subscriber, row))
 
     def _take_subscriber(self, theirs: Mapping[str, Any], conn: Connection) -> None:
+        """Copy the columns of one subscriber, matched by secret.
+
+        If another row here has the new address, delete it if it is pending, else report the
+        conflict.
+        """
         found = copies.by_secret(conn, [theirs["secret"]]).get(theirs["secret"])
         if found is None:
             return
@@ -247,6 +265,7 @@ class Settling:
                     self.result.unknown.append(f"{done.email}: {done.reason}")
 
     def _take_deliveries(self, old: Engine) -> None:
+        """Take over the deliveries of the old database in chunks, one transaction each."""
         last_id = 0
         while True:
             with reading(old) as conn:
@@ -269,6 +288,7 @@ class Settling:
         secrets: Mapping[int, str],
         conn: Connection,
     ) -> None:
+        """Update the deliveries known here, and copy digests and notices that are missing here."""
         ours = copies.by_dedupe_key(conn, [row["dedupe_key"] for row in rows])
         readers = copies.by_secret(conn, list(secrets.values()))
         counts: Counter[str] = Counter()
@@ -295,6 +315,7 @@ class Settling:
     def _copy(
         self, conn: Connection, theirs: Mapping[str, Any], picks: Sequence[Mapping[str, Any]]
     ) -> None:
+        """Add a delivery of the old database without its lease, its batch at most ours."""
         through = {"range_to": _within(conn, theirs["range_to"])}
         free = {"lease": None, "lease_until": None}
         if not copies.add_delivery(conn, {**theirs, **free, **through}, picks):
@@ -319,7 +340,7 @@ _ENDED: Final = frozenset(
 
 
 def _ended(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that end a lease of the old database."""
+    """Return the values that end a lease of the old database; empty if it had none."""
     match DeliveryStatus(row["status"]):
         case DeliveryStatus.LEASED:
             return {"status": DeliveryStatus.QUEUED, "reason": "its sender was replaced"}
@@ -330,14 +351,14 @@ def _ended(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _within(conn: Connection, batch: int | None) -> int | None:
-    """A batch of the old database's later days has no number here."""
+    """Return the batch, at most the last one published here: this copy has no later ones."""
     return None if batch is None else min(batch, batches.published(conn))
 
 
 def moved_on(one: Subscriber, sent_until: datetime) -> dict[str, Any]:
-    """Return the columns of a subscriber whose slots until then were served elsewhere. Pure."""
+    """Return new columns of a subscriber with slots up to `sent_until` served elsewhere. Pure."""
     if one.next_slot_at is None or one.next_slot_at > sent_until:
-        since = moves.papers_from(sent_until)  # the welcome was sent, and no slot has come
+        since = moves.papers_from(sent_until)  # only the welcome was sent
         return {"welcome_due": False, "papers_from": max(since, one.papers_from or since)}
     slot = slots.newest_slot(
         one.schedule, sent_until, one.next_slot_at, one.last_slot_at, one.last_edition_on

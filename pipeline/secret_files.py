@@ -1,4 +1,4 @@
-"""Secrets from files: `NAME_FILE=/run/secrets/name` in place of `NAME=...`."""
+"""Read secrets from files: `NAME_FILE=/run/secrets/name` replaces `NAME=...`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pipeline.errors import SettingsError
 
 
 class SecretFiles(PydanticBaseSettingsSource):
-    """The secrets whose files are named in one place: the environment, or `.env`.
+    """Settings source: secrets from files named in one place, the environment or `.env`.
 
-    Raises SettingsError for a secret that the same place gives both ways, and for a file without
-    one. It names the setting, and never shows what a file holds.
+    Raises SettingsError if a place gives both NAME and NAME_FILE, or if a file cannot be read or is
+    empty. The message names the setting, and never includes the content of a file.
     """
 
     def __init__(self, settings: type[BaseSettings], place: PydanticBaseSettingsSource) -> None:
@@ -53,7 +53,7 @@ class SecretFiles(PydanticBaseSettingsSource):
 
 
 def is_secret(field: FieldInfo) -> bool:
-    """Whether a setting may lie in a file: whatever its type or its field keeps out of a repr."""
+    """Return whether a setting may be in a file: if its type or field hides it from the repr."""
     kinds = (field.annotation, *get_args(field.annotation))
     return SecretStr in kinds or field.repr is False
 
@@ -63,7 +63,7 @@ def _read(name: str, path: Path) -> str:
         secret = path.read_text("utf-8").rstrip("\r\n")
     except OSError as error:
         raise SettingsError(f"{name}: {path} cannot be read: {error.strerror}") from None
-    except ValueError:  # a stray byte, which would stand in its words
+    except ValueError:  # invalid UTF-8; the original message would show the byte
         raise SettingsError(f"{name}: {path} cannot be read: it is no text") from None
     if not secret.strip():
         raise SettingsError(f"{name}: {path} is empty")

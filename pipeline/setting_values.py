@@ -1,7 +1,7 @@
-"""Parse settings that are easily misread: URLs with a login, the site's address, mailboxes.
+"""Parse settings with ambiguous syntax: URLs with a login, the site's address, mailboxes.
 
-Each function returns a canonical form that every library reads in the same way, or raises
-ValueError in words that repeat no part of the value: it may hold a password.
+Each function returns a canonical form that all libraries parse in the same way, or raises
+ValueError. The message repeats no part of the value, which may contain a password.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 
 import idna
 
-LONGEST_NAME: Final = 200  # characters of a display name: it must fit the line of a header
+LONGEST_NAME: Final = 200  # characters in a display name, which must fit one header line
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _PLACE = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\[\]@:/?#\\]*)(?::(?P<port>[0-9]*))?", re.DOTALL)
@@ -33,7 +33,7 @@ _LOCAL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`
 
 @dataclass(frozen=True, slots=True)
 class LoginURL:
-    """A URL such as `smtp://user:password@host:port/path?query`, its login decoded."""
+    """A URL such as `smtp://user:password@host:port/path?query`, with its login decoded."""
 
     scheme: str
     username: str | None
@@ -44,7 +44,7 @@ class LoginURL:
     query: str  # as given, with its question mark
 
     def __str__(self) -> str:
-        """Return the URL with its login percent-encoded; RFC 3986 has one reading of it."""
+        """Return the URL with its login percent-encoded, which RFC 3986 parses unambiguously."""
         login = quote(self.username or "", safe="")
         if self.password is not None:
             login += f":{quote(self.password, safe='')}"
@@ -56,10 +56,10 @@ class LoginURL:
 
 
 def parse_login_url(url: str) -> LoginURL:
-    """Parse a URL whose password may hold `/ # ? @ : %` as it is, as providers hand it out.
+    """Parse a URL; its password may contain `/ # ? @ : %` unescaped, as providers print it.
 
-    The login ends at the last @ before the host. A percent sign begins an escape only where the
-    whole part decodes to UTF-8.
+    The login ends at the last @ before the host. Percent escapes are decoded only if the whole part
+    decodes to UTF-8. Raises ValueError.
     """
     url = url.strip()
     parts = _URL.fullmatch(url)
@@ -79,7 +79,7 @@ def parse_login_url(url: str) -> LoginURL:
 
 
 def _split_login(rest: str) -> tuple[str | None, str]:
-    """Return the login, None without one, and what follows its @."""
+    """Return the login, or None if there is none, and the rest after its @."""
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     behind = rest[len(authority) :]
     tail = behind.partition("?")
@@ -92,7 +92,7 @@ def _split_login(rest: str) -> tuple[str | None, str]:
 
 
 def parse_place(place: str) -> tuple[str, int | None]:
-    """Split `host:port`; the port is None where none is given."""
+    """Split `host:port`; the port is None if it is not given. Raises ValueError."""
     found = _PLACE.fullmatch(place)
     if not found:
         raise ValueError("has no readable host and port")
@@ -103,7 +103,10 @@ def parse_place(place: str) -> tuple[str, int | None]:
 
 
 def parse_host(host: str) -> str:
-    """Return a host in lower case and punycode; an IPv6 address without brackets."""
+    """Return the host in lower case and punycode; an IPv6 address without brackets.
+
+    Raises ValueError if it is no domain name or address, or has an IPv6 zone.
+    """
     if host.startswith("["):
         try:
             address = IPv6Address(host[1:-1])
@@ -128,7 +131,7 @@ def _decoded(part: str) -> str:
     try:
         return unquote(part, errors="strict")
     except UnicodeDecodeError:
-        return part  # no escape of ours: a percent sign of the password
+        return part  # not an escape: a percent sign of the password
 
 
 # --- The address of the site --------------------------------------------------------------------
@@ -137,7 +140,10 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def parse_site_url(value: str) -> str:
-    """Return the origin of the site, in the form that browsers send: every link begins with it."""
+    """Return the origin of the site, in the form that browsers send: the prefix of every link.
+
+    Raises ValueError.
+    """
     value = value.strip()
     parts = _URL.fullmatch(value)
     if not parts or parts["scheme"].lower() not in _DEFAULT_PORTS or _CONTROL.search(value):
@@ -150,7 +156,7 @@ def parse_site_url(value: str) -> str:
     if not host:
         raise ValueError("must look like https://papers.example.org")
     if re.fullmatch(r"(.*\.)?([0-9]+|0x[0-9a-f]*)", host) and not _is_address(host):
-        # Browsers read 127.1 and 0x7f.1 as addresses, and ask for another host than ours.
+        # Browsers parse 127.1 and 0x7f.1 as addresses, and would connect to another host.
         raise ValueError("has a host that is neither an address nor a domain name")
     host = f"[{host}]" if ":" in host else host
     return f"{scheme}://{host}" + ("" if port in {None, _DEFAULT_PORTS[scheme]} else f":{port}")
@@ -161,7 +167,7 @@ _RESERVED_DOMAINS: Final = ("example.com", "example.net", "example.org")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, by name or address."""
+    """Return whether a host name or address is this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -177,7 +183,7 @@ def _is_address(host: str) -> bool:
 
 
 def is_reserved(host: str) -> bool:
-    """Whether a domain is set aside for examples and tests: nobody can reach a site there."""
+    """Return whether a domain is reserved for examples and tests: no site is reachable there."""
     below = f".{host}"
     return host.rpartition(".")[2] in _RESERVED or below.endswith(
         tuple(f".{domain}" for domain in _RESERVED_DOMAINS)
@@ -190,8 +196,9 @@ def is_reserved(host: str) -> bool:
 def parse_mailbox(value: str) -> tuple[str, str]:
     """Split `Name <local@domain>`, or a bare address, into name and address.
 
-    The name is what stands before the angle bracket, quoted or not, commas, colons and parentheses
-    included; RFC 2047 words in it are decoded. More than one address is refused.
+    The name is the text before the angle bracket, quoted or not; it may contain commas, colons and
+    parentheses. RFC 2047 encoded words in it are decoded. Raises ValueError if it is malformed or
+    has more than one address.
     """
     if _CONTROL.search(value.strip()):
         raise ValueError("must be one line: Name <name@example.org>")
@@ -203,7 +210,7 @@ def parse_mailbox(value: str) -> tuple[str, str]:
 
 
 def format_mailbox(name: str, address: str) -> str:
-    """Return a mailbox that `email.utils.parseaddr` splits as `parse_mailbox` did."""
+    """Return a mailbox that `email.utils.parseaddr` splits as `parse_mailbox` does."""
     if not name:
         return address
     if re.fullmatch(r"[\w!#$%&'*+/=?^`{|}~ -]+", name, re.ASCII):
@@ -224,7 +231,7 @@ def _display_name(name: str) -> str:
             name = " ".join(str(make_header(decode_header(name))).split())
         if "=?" in name:
             raise ValueError("has an encoded word in its name that cannot be read")
-    if not name.replace("\u200d", "").isprintable():  # which joins parts of an emoji
+    if not name.replace("\u200d", "").isprintable():  # zero-width joiner, a part of many emoji
         raise ValueError("has a character in its name that cannot be printed")
     if len(name) > LONGEST_NAME:
         raise ValueError(f"has a name of more than {LONGEST_NAME} characters")

@@ -1,7 +1,7 @@
-"""Every setting, read once from the environment and `.env`; nothing else reads os.environ.
+"""Settings, read once from the environment and `.env`. No other module reads os.environ.
 
-`setting_values` parses what is easily misread, `env_file` reads `.env`, `secret_files` the files of
-secrets.
+`setting_values` parses URLs and mailboxes, `env_file` parses `.env`, `secret_files` reads secrets
+from files.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ from pipeline.setting_values import (
     parse_site_url,
 )
 
-SHORTEST_SECRET = 32  # characters: 128 bits even where each is a hexadecimal digit
-LONGEST_LINE = 500  # characters of a text setting
-MOST_A_WINDOW = 1_000_000_000  # mails; as many as a column of the database holds
-RELAY_PORTS: Final = frozenset({25, 465, 587})  # on loopback: a mail server that reaches the world
+SHORTEST_SECRET = 32  # characters: 128 bits even if each is a hexadecimal digit
+LONGEST_LINE = 500  # characters in a text setting
+MOST_A_WINDOW = 1_000_000_000  # mails; the limit of the database column
+RELAY_PORTS: Final = frozenset({25, 465, 587})  # on loopback: a server that relays to the internet
 SNS_TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]{1,256}")
 
 
 @dataclass(frozen=True, slots=True)
 class SMTPServer:
-    """A mail server as `smtp(s)://user:pass@host:port` names it.
+    """A mail server, parsed from `smtp(s)://user:pass@host:port`.
 
-    `smtps` speaks TLS from the first byte (port 465), `smtp` turns it on by STARTTLS (port 587).
-    `mailbox` is the built-in mailbox of `up` and the demo, which delivers to nobody.
+    `smtps` uses TLS from the first byte (port 465), `smtp` uses STARTTLS (port 587). `is_mailbox`
+    is true for the built-in mailbox of `up` and the demo, which delivers no mail.
     """
 
     host: str
@@ -85,10 +85,10 @@ RATE_UNITS = {
 
 @dataclass(frozen=True, slots=True)
 class SendRate:
-    """How many mails the provider takes in any stretch of one unit of time: `50000/day`."""
+    """A rate limit of the provider: `most` mails in any window of one unit, as in `50000/day`."""
 
     most: int
-    unit: str  # of RATE_UNITS
+    unit: str  # a key of RATE_UNITS
 
     @property
     def window(self) -> timedelta:
@@ -96,6 +96,7 @@ class SendRate:
 
 
 def _split(value: Any) -> Any:
+    """Return the words of a list setting, separated by commas or whitespace."""
     if isinstance(value, str):
         return tuple(word for word in value.replace(",", " ").split() if word)
     return value
@@ -106,11 +107,11 @@ HasPassword = Annotated[str, Field(repr=False)]
 
 
 class Settings(BaseSettings):
-    """What an operator decides; `.env.example` explains each. Names there are upper case."""
+    """Validated settings of a process, immutable; `.env.example` documents each in upper case."""
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
-    # Where things are
+    # Services and URLs
     database_url: HasPassword = "sqlite:///paperboy.db"
     redis_url: HasPassword = "redis://127.0.0.1:6379/0"
     smtp_url: SecretStr = SecretStr("smtp://127.0.0.1:1025")
@@ -124,7 +125,7 @@ class Settings(BaseSettings):
     site_signups_per_hour: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     previews_per_minute: Annotated[int, Field(ge=1, le=10_000)] = 120
 
-    # Who writes
+    # Sender and branding
     mail_from: str = "Paperboy <paperboy@localhost>"
     reply_to: str | None = None
     bounce_address: str | None = None
@@ -137,12 +138,12 @@ class Settings(BaseSettings):
     note: str = ""
 
     # Secrets
-    # Where one is not set, `storage.keys` has it.
+    # If unset, `storage.keys` generates one and stores it in the database.
     secret_key: Annotated[Words, Field(repr=False)] = ()  # newest first
     suppression_key: SecretStr | None = None
 
-    # Authenticity
-    dkim_keys: SecretStr | None = None  # read by `dkim.read_keys`
+    # DKIM and DNS
+    dkim_keys: SecretStr | None = None  # parsed by `dkim.read_keys`
     dkim_domain: str | None = None
     dns_server: str | None = None
 
@@ -153,7 +154,7 @@ class Settings(BaseSettings):
     huggingface_token: SecretStr | None = None
 
     # Matching
-    semantic_model: Words = ()  # places, read by `embedding.Model`
+    semantic_model: Words = ()  # folders, packages or hub names; see `embedding.Model`
 
     # Digests
     max_papers: Annotated[int, Field(ge=1, le=50)] = 10
@@ -175,7 +176,7 @@ class Settings(BaseSettings):
     smtp_senders: Annotated[int, Field(ge=1, le=100)] = 4
     resend_uncertain_digests: bool = False
 
-    # What is kept about people, in days. No less than what a link that was mailed rests on: 72
+    # Retention of personal data, in days. Minimums are set by the links that were mailed: 72
     # hours for a confirmation, 90 days for "never the same paper twice".
     pending_days: Annotated[int, Field(ge=3, le=365)] = 7
     ip_days: Annotated[int, Field(ge=3, le=365)] = 7
@@ -202,6 +203,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources, highest priority first.
+
+        Init arguments, environment, secret files named by the environment, `.env`, secret files
+        named by `.env`.
+        """
         assert isinstance(dotenv_settings, DotEnvSettingsSource)  # noqa: S101
         from_file = _EnvFile(settings_cls, env_file=dotenv_settings.env_file)
         return (
@@ -215,10 +221,11 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _is_text(cls, value: Any) -> Any:
+        """Reject values that are not UTF-8, before other validators put them into messages."""
         if isinstance(value, str) and not value.isascii():
             try:
                 value.encode()
-            except UnicodeEncodeError:  # a byte of the environment that is not UTF-8
+            except UnicodeEncodeError:  # a byte in the environment that is not UTF-8
                 raise ValueError("must be UTF-8 text") from None
         return value
 
@@ -230,8 +237,9 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _database_address(cls, value: str) -> str:
+        """Return the URL with its login percent-encoded; a SQLite path stays as it is."""
         if value.strip().startswith("sqlite"):
-            return value.strip()  # a path, with whatever characters it has
+            return value.strip()  # a path, which may have any characters
         example = "must look like sqlite:///paperboy.db or postgresql://user:password@host/name"
         url = _login_url(value, example)
         if url.scheme.partition("+")[0] not in {"postgres", "postgresql"}:
@@ -285,7 +293,7 @@ class Settings(BaseSettings):
     @field_validator("logo_url")
     @classmethod
     def _https_address(cls, value: str | None) -> str | None:
-        # It stands in every mail, where other schemes are blocked or dangerous.
+        # It is part of every mail, where other schemes are blocked or dangerous.
         if value is None:
             return None
         example = "must look like https://papers.example.org/logo.png"
@@ -309,6 +317,7 @@ class Settings(BaseSettings):
     @field_validator("bounce_address")
     @classmethod
     def _room_for_a_token(cls, value: str | None) -> str | None:
+        """Leave room in the 64 octets of the local part for a plus sign and a token of 16."""
         if value is not None and len(parseaddr(value)[1].rpartition("@")[0]) > 64 - 17:
             raise ValueError("must have at most 47 characters before the @: a token is added")
         return value
@@ -316,7 +325,7 @@ class Settings(BaseSettings):
     @field_validator("dkim_domain")
     @classmethod
     def _domain(cls, value: str | None) -> str | None:
-        # It stands in a header as it is.
+        # It is written to a header unescaped.
         if value is not None and not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", value):
             raise ValueError("must look like example.org (in punycode, if it has other letters)")
         return value and value.lower()
@@ -331,6 +340,11 @@ class Settings(BaseSettings):
     @field_validator("list_name", "operator_name", "operator_address", "note")
     @classmethod
     def _one_line(cls, value: str) -> str:
+        """Return the text with runs of whitespace collapsed.
+
+        Raises ValueError for control characters, bidirectional overrides, or more than LONGEST_LINE
+        characters.
+        """
         line = " ".join(value.split())
         if re.search(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", line):
             raise ValueError("must have no control characters")
@@ -341,6 +355,7 @@ class Settings(BaseSettings):
     @field_validator("smtp_rates")
     @classmethod
     def _known_rates(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Raise ValueError if a rate is malformed or a unit is repeated."""
         units = [_parse_rate(word).unit for word in value]
         if len(units) != len(set(units)):
             raise ValueError("must name each of second, minute, hour and day once at most")
@@ -354,6 +369,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _what_was_in_it_goes_first(self) -> Settings:
+        """Require that a delivery row outlives the content of its digest."""
         if self.delivery_days < self.digest_days:
             raise ValueError("DELIVERY_DAYS: must not be less than DIGEST_DAYS")
         return self
@@ -361,7 +377,7 @@ class Settings(BaseSettings):
     @field_validator("smtp_oauth_token_url")
     @classmethod
     def _token_address(cls, value: str | None) -> str | None:
-        # The refresh token goes there.
+        # The refresh token is sent there, so only https or loopback is accepted.
         parts = urlsplit(value or "")
         is_here = parts.scheme == "http" and parts.hostname in {"127.0.0.1", "localhost", "::1"}
         if value is not None and not (is_here or (parts.scheme == "https" and parts.hostname)):
@@ -370,6 +386,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _one_source_of_tokens(self) -> Settings:
+        """Require one complete source of OAuth tokens, if any, and a user to log in."""
         if self.smtp_oauth_command and self.smtp_oauth_refresh_token:
             raise ValueError("SMTP_OAUTH_COMMAND and SMTP_OAUTH_REFRESH_TOKEN: set only one")
         if self.smtp_oauth_refresh_token:
@@ -383,21 +400,23 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _one_password(self) -> Settings:
+        """Raise ValueError if BOUNCE_MAILBOX_PASSWORD is set and BOUNCE_MAILBOX has a password."""
         if self.bounce_mailbox_password is None:
             return self
         if self.bounce_mailbox is None:
-            return self  # for `bounces read imaps://user@host`
+            return self  # used by `bounces read imaps://user@host`
         if parse_login_url(self.bounce_mailbox.get_secret_value()).password is not None:
             raise ValueError("BOUNCE_MAILBOX_PASSWORD: BOUNCE_MAILBOX has a password already")
         return self
 
     @property
     def smtp(self) -> SMTPServer:
+        """Return the parsed `smtp_url`."""
         return _parse_smtp(self.smtp_url.get_secret_value())
 
     @property
     def dns(self) -> tuple[str, int] | None:
-        """The address and port of `dns_server`; None for the system's own."""
+        """Return the address and port of `dns_server`; None for the system resolver."""
         return _parse_dns_server(self.dns_server) if self.dns_server else None
 
     @property
@@ -406,7 +425,7 @@ class Settings(BaseSettings):
 
     @property
     def sender(self) -> str:
-        """The bare address of `mail_from`."""
+        """Return the bare address of `mail_from`."""
         return parseaddr(self.mail_from)[1]
 
     @property
@@ -416,9 +435,10 @@ class Settings(BaseSettings):
     def mailbox_url(self, url: str | None = None) -> str:
         """Return the URL of an IMAP mailbox with its password, by default BOUNCE_MAILBOX.
 
-        A `url` without a password gets that of BOUNCE_MAILBOX if it is the same login, or
-        BOUNCE_MAILBOX_PASSWORD if there is no BOUNCE_MAILBOX: no password need stand on a command
-        line, and none reaches another server.
+        A `url` without a password gets that of BOUNCE_MAILBOX if user and host are the same, or
+        BOUNCE_MAILBOX_PASSWORD if BOUNCE_MAILBOX is not set: no password needs to be on a command
+        line, and none is sent to another server. Raises SettingsError if no mailbox is set or
+        the URL is malformed.
         """
         example = "a mailbox must look like imaps://user@host/FOLDER"
         own, found = None, None
@@ -441,18 +461,18 @@ class Settings(BaseSettings):
 
     @property
     def is_public(self) -> bool:
-        """Whether others can reach the site by SITE_URL.
+        """Return whether others can reach the site by SITE_URL.
 
-        Not on loopback, and not under a name that is reserved for examples and tests.
+        False on loopback, and under a domain that is reserved for examples and tests.
         """
         return not (is_loopback(self.site_host) or is_reserved(self.site_host))
 
     @property
     def sends_real_mail(self) -> bool:
-        """Whether mail may reach people: everywhere but in the built-in mailbox and in trials.
+        """Return whether mail may reach people: False for the built-in mailbox and for trials.
 
-        A relay on loopback sends to the world, too: it is a trial only where the site is not public
-        and the port is none of a mail server's.
+        A relay on loopback can send to the internet, too: it counts as a trial only if the site is
+        not public and the port is not in RELAY_PORTS.
         """
         server = self.smtp
         if server.is_mailbox:
@@ -461,14 +481,14 @@ class Settings(BaseSettings):
 
     @property
     def weak_keys(self) -> list[str]:
-        """The names of key settings that hold a key short enough to be guessed."""
+        """Return the names of key settings with a key short enough to be guessed."""
         given = {"SECRET_KEY": self.secret_key}
         if self.suppression_key is not None:
             given["SUPPRESSION_KEY"] = (self.suppression_key.get_secret_value(),)
         return [name for name, keys in given.items() if any(len(k) < SHORTEST_SECRET for k in keys)]
 
     def check_real_mail(self) -> None:
-        """Raise SettingsError unless everything is set that mail to real people needs."""
+        """Raise SettingsError if mail to real people lacks a required setting, naming each."""
         if not self.sends_real_mail:
             return
         given = {
@@ -486,7 +506,10 @@ class Settings(BaseSettings):
             )
 
     def check_site(self, host: str) -> None:
-        """Raise SettingsError unless the site may be served on `host`, the address it binds."""
+        """Raise SettingsError if a site that others can reach has a weak SECRET_KEY.
+
+        `host` is the address it binds.
+        """
         if (self.is_public or not is_loopback(host)) and "SECRET_KEY" in self.weak_keys:
             raise SettingsError(
                 f"SECRET_KEY: others reach this site, so each key must have {SHORTEST_SECRET} "
@@ -497,9 +520,9 @@ class Settings(BaseSettings):
 def load(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
     """Return the settings of this process: `overrides`, then the environment, then `env_file`.
 
-    Raises SettingsError that names every wrong setting, without its value.
+    Raises SettingsError that names every invalid setting, without its value.
     """
-    env_files.read(env_file, _NAMES)  # refused in our words, before others read it
+    env_files.read(env_file, _NAMES)  # raises our own messages before pydantic parses the file
     try:
         return Settings(_env_file=env_file, **overrides)
     except ValidationError as error:
@@ -515,7 +538,7 @@ def suspicions(env_file: Path | None = Path(".env")) -> list[env_files.Suspicion
 
 
 class _EnvFile(DotEnvSettingsSource):
-    """`.env` as `env_file` reads it: a value stands for itself, `${...}` is not expanded."""
+    """`.env` as parsed by `env_file`: values are literal, `${...}` is not expanded."""
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         path = Path(self.env_file) if isinstance(self.env_file, str | os.PathLike) else None
@@ -531,9 +554,9 @@ _NAMES: Final = frozenset(
 
 
 def child_environment(**changes: str) -> dict[str, str]:
-    """The environment of a child process that is to read the settings we read, but for `changes`.
+    """Return the environment of a child process that must read our settings, except for `changes`.
 
-    Names are upper case, as in `.env.example`. A change stands in place of a file of ours, too.
+    Names are upper case, as in `.env.example`. A change also replaces a `NAME_FILE` of ours.
     """
     files = {f"{name}_FILE" for name in changes}
     ours = {name: value for name, value in os.environ.items() if name.upper() not in files}
@@ -541,9 +564,10 @@ def child_environment(**changes: str) -> dict[str, str]:
 
 
 def _explain(part: Any) -> str:
+    """Return a validation error as text, with the name of the setting and without its value."""
     name = ".".join(map(str, part["loc"])).upper()
     said: str = part["msg"].removeprefix("Value error, ")
-    return f"{name}: {said}" if name else said  # what concerns two of them names them itself
+    return f"{name}: {said}" if name else said  # a message about two settings names both
 
 
 def _parse_rate(word: str) -> SendRate:
@@ -556,6 +580,7 @@ def _parse_rate(word: str) -> SendRate:
 
 
 def _login_url(value: str, example: str) -> LoginURL:
+    """Parse a URL. Raises ValueError that shows `example` and the reason."""
     try:
         return parse_login_url(value)
     except ValueError as error:
@@ -563,6 +588,7 @@ def _login_url(value: str, example: str) -> LoginURL:
 
 
 def _parse_smtp(value: str) -> SMTPServer:
+    """Parse an SMTP URL; the default port is 465 for `smtps`, else 587. Raises ValueError."""
     example = "must look like smtp://user:password@mail.example.org:587"
     url = _login_url(value, example)
     if url.scheme not in {"smtp", "smtps", "mailbox"} or not url.host:
@@ -585,6 +611,7 @@ def _parse_smtp(value: str) -> SMTPServer:
 
 
 def _parse_dns_server(server: str) -> tuple[str, int]:
+    """Return the address and port, by default 53. Raises ValueError for a host name."""
     try:
         host, port = parse_place(server)
         return str(ip_address(host)), port or 53

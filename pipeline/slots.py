@@ -1,7 +1,7 @@
-"""The calendar of a reader: at which instants a digest is due. Pure.
+"""Calendar of a reader: the instants at which a digest is due. Pure.
 
-A calendar slot is the reader's hour on a day of their frequency. The edition's date is the local
-date of the slot, not of the clock that serves it.
+A calendar slot is the reader's delivery time on a day of their frequency. The date of an edition is
+the local date of the slot, not the date on which it is compiled.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pipeline.domain import Frequency, Schedule, Weekday
 from pipeline.errors import SettingsError
 
 REST = timedelta(hours=20)
-"""The least time between two slots, so that moving between zones never brings two mails a day."""
+"""Minimum time between two slots, so that a change of time zone never causes two mails a day."""
 
 
 def zone(name: str) -> ZoneInfo:
-    """The IANA time zone `name`. Raises SettingsError that names it."""
+    """Return the IANA time zone `name`. Raises SettingsError that names it if it is unknown."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
@@ -27,13 +27,13 @@ def zone(name: str) -> ZoneInfo:
 
 
 def slot_on(day: date, schedule: Schedule) -> datetime:
-    """The instant, in UTC, of the reader's hour on `day`.
+    """Return the instant, in UTC, of the reader's delivery time on `day`.
 
-    An hour that does not exist is the first instant after the gap; one that comes twice is the
-    first of the two.
+    A local time in a DST gap becomes the first instant after the gap. If a local time occurs twice,
+    the first is returned.
     """
     tz = zone(schedule.timezone)
-    local = datetime.combine(day, schedule.at, tzinfo=tz)  # fold=0: the first of two
+    local = datetime.combine(day, schedule.at, tzinfo=tz)  # fold=0: the first of the two
     instant = local.astimezone(UTC)
     if instant.astimezone(tz).replace(tzinfo=None) == local.replace(tzinfo=None):
         return instant
@@ -41,10 +41,12 @@ def slot_on(day: date, schedule: Schedule) -> datetime:
 
 
 def local_date(instant: datetime, schedule: Schedule) -> date:
+    """Return the date of `instant` in the reader's time zone."""
     return instant.astimezone(zone(schedule.timezone)).date()
 
 
 def is_slot_day(day: date, schedule: Schedule) -> bool:
+    """Return whether the reader's frequency includes `day`."""
     match schedule.frequency:
         case Frequency.DAILY:
             return True
@@ -60,7 +62,10 @@ def first_slot(
     last_slot_at: datetime | None = None,
     last_edition_on: date | None = None,
 ) -> datetime:
-    """The first slot strictly after `after`, of a reader who has had none, or who comes back."""
+    """Return the first slot strictly after `after`, for a reader that is new or returns.
+
+    `last_slot_at` and `last_edition_on` are of the last slot served, if any.
+    """
     return next(
         slot
         for slot in _slots_from(local_date(after, schedule), schedule)
@@ -69,9 +74,9 @@ def first_slot(
 
 
 def next_slot(schedule: Schedule, last_slot_at: datetime, last_edition_on: date) -> datetime:
-    """The first calendar slot with a date after the last edition's, at least 20 h after its slot.
+    """Return the first calendar slot dated after the last edition and at least 20 h after its slot.
 
-    It may lie in the past: then it is due.
+    If it is in the past, it is due.
     """
     return next(
         slot
@@ -87,7 +92,7 @@ def newest_slot(
     last_slot_at: datetime | None,
     last_edition_on: date | None,
 ) -> datetime:
-    """The slot to serve at `now`, where `next_slot_at` is due: after an outage only the newest."""
+    """Return the slot to serve at `now` when `next_slot_at` is due: after an outage, the newest."""
     today = local_date(now, schedule)
     for days in count():
         day = today - timedelta(days=days)
@@ -107,7 +112,7 @@ def may_follow(
     last_slot_at: datetime | None,
     last_edition_on: date | None,
 ) -> bool:
-    """Whether a slot keeps its distance from the last one served, in hours and in dates."""
+    """Return whether a slot is at least `REST` and one local date after the last one served."""
     if last_slot_at is not None and slot - last_slot_at < REST:
         return False
     return last_edition_on is None or local_date(slot, schedule) > last_edition_on
@@ -121,8 +126,8 @@ def _slots_from(day: date, schedule: Schedule) -> Iterator[datetime]:
 
 
 def _end_of_gap(local: datetime, tz: ZoneInfo) -> datetime:
-    """The instant at which the clock jumped over `local`, which lies in the gap."""
-    # PEP 495: in a gap, fold=1 takes the offset after the jump and so lies before it in time.
+    """Return the instant at which the clock jumped over `local`, which lies in a DST gap."""
+    # PEP 495: in a gap, fold=1 takes the offset after the jump, and so lies before it in time.
     before = local.replace(fold=1).astimezone(UTC)
     after = local.replace(fold=0).astimezone(UTC)
     old_offset = before.astimezone(tz).utcoffset()

@@ -1,7 +1,7 @@
-"""Celery: when each step runs, nothing about how.
+"""Celery tasks and their schedule; no logic of their own.
 
-A task is a wake-up. The truth is in the database, so a task that is lost, late or run twice costs
-time and nothing else; none takes arguments, returns anything or schedules another.
+A task is a wake-up: all state is in the database, so a lost, late or repeated task costs only time.
+No task takes arguments, returns a result or schedules another task.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.bootstrap import Services
 log = structlog.get_logger(__name__)
 
 QUEUES = ("ingest", "edition", "dispatch")
-DRAIN = timedelta(seconds=60)  # of one dispatch task; then another may have the child
+DRAIN = timedelta(seconds=60)  # run time of one dispatch task; then it frees its worker process
 DISPATCH_EVERY = 5.0  # seconds
 PUBLISH_EVERY = 60.0
 BOUNCES_EVERY = 600.0
@@ -33,8 +33,8 @@ INGEST_AT = crontab(minute="7")  # arXiv and Hugging Face publish on the hour
 
 PURGE_AT = crontab(hour="3", minute="40")
 
-# SIGTERM reaches the worker but not a task in one of its prefork children, so the worker sets
-# a byte of memory that all of them share.
+# SIGTERM reaches the worker but not a task in one of its prefork child processes, so the worker
+# sets a byte of shared memory that all of them read.
 _stopping = mmap.mmap(-1, 1)
 
 app = Celery("paperboy")
@@ -46,16 +46,17 @@ def _configure(sender: Celery, **_: Any) -> None:
 
 
 def client(loaded: settings.Settings) -> Celery:
-    """Something to send wake-ups with, by name, to the workers of these settings."""
+    """Return a Celery app to send tasks by name to the workers of these settings."""
     sender = Celery("paperboy", set_as_current=False)
     sender.conf.update(celery_settings(loaded))
     return sender
 
 
 def wake_editions(loaded: settings.Settings) -> None:
-    """Have what is due compiled now; where no broker answers, it is compiled within a minute.
+    """Wake the edition worker to compile due digests now; without a broker, log a warning.
 
-    Takes seconds then, so nobody should wait for it.
+    Compilation then starts with the next scheduled task, within a minute. If no broker answers,
+    this call takes seconds, so no request should wait for it.
     """
     try:
         with client(loaded) as sender:
@@ -65,15 +66,15 @@ def wake_editions(loaded: settings.Settings) -> None:
 
 
 def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
-    """Celery's configuration; see docs/decisions/celery-wakes-only.md for why."""
-    wake_up = {"expires": 60}  # a wake-up nobody took in time is followed by a newer one
+    """Return Celery's configuration; for the reasons see docs/decisions/celery-wakes-only.md."""
+    wake_up = {"expires": 60}  # an expired wake-up is followed by a newer one
     return {
         "broker_url": loaded.redis_url,
         "broker_transport": broker.TRANSPORT,
         "broker_connection_retry_on_startup": True,
         "broker_transport_options": {
-            "visibility_timeout": 3600,  # above any task
-            # A killed worker's task comes back at once instead of after minutes.
+            "visibility_timeout": 3600,  # longer than any task runs
+            # Redeliver the task of a killed worker within seconds instead of minutes.
             "unacked_restore_interval": 2,
             "unacked_restore_throttle": 1,
             "socket_timeout": 10,
@@ -105,7 +106,7 @@ def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
             "purge": {
                 "task": "paperboy.purge",
                 "schedule": PURGE_AT,
-                "options": {"expires": 6 * 3600},  # no newer one follows before tomorrow
+                "options": {"expires": 6 * 3600},  # the next one follows a day later
             },
             "bounces": {"task": "paperboy.bounces", "schedule": BOUNCES_EVERY, "options": wake_up},
             "dispatch": {
@@ -125,7 +126,7 @@ def ingest() -> None:
 @app.task(name="paperboy.publish")
 def publish() -> None:
     for _ in _services().publish(datetime.now(UTC)):
-        """Compiled chunk by chunk, as it is asked for."""
+        """The generator compiles each chunk when it is consumed."""
 
 
 @app.task(name="paperboy.purge")
@@ -144,7 +145,7 @@ def dispatch() -> None:
 
 
 def _services() -> Services:
-    """This process's own: engines, sockets and threads are made after the fork."""
+    """Return the services of this process; engines, sockets and threads are made after the fork."""
     return _services_of(os.getpid())
 
 
@@ -155,6 +156,7 @@ def _services_of(_pid: int) -> Services:
 
 @worker_shutting_down.connect
 def _stop(**_: Any) -> None:
+    """Set the shared stop flag, which running dispatch tasks poll."""
     _stopping[0] = 1
 
 

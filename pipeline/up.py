@@ -1,4 +1,4 @@
-"""Everything in one terminal: the site, the workers, the clock, and a mailbox to look into."""
+"""Run the site, the workers, the scheduler and a mailbox in one terminal."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from pipeline.web import create_app
 from pipeline.web import server as web
 
 HOST = "127.0.0.1"
-MAILBOX = Path("paperboy-mail")  # beside paperboy.db, where that is not set either
-LOOK_EVERY = 1.0  # seconds between looks at the children
+MAILBOX = Path("paperboy-mail")  # next to paperboy.db, the default of DATABASE_URL
+LOOK_EVERY = 1.0  # seconds between checks of the child processes
 
 
 def run(port: int) -> None:
-    """Serve until SIGTERM or Ctrl-C. Raises ServiceError when a child ends before us.
+    """Serve until SIGTERM or Ctrl-C. Raises ServiceError if a child process ends by itself.
 
-    A stop is a KeyboardInterrupt here: whoever calls us turns SIGTERM into one.
+    A stop arrives as KeyboardInterrupt: the caller must convert SIGTERM.
     """
     with (
         web.listen(HOST, port) as socket,
@@ -53,16 +53,20 @@ def run(port: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """What runs, and how to reach it."""
+    """The running services and child processes."""
 
     services: Services
-    mailbox: Mailbox | None  # None where a real mail server is set
+    mailbox: Mailbox | None  # None if SMTP_URL is set
     children: tuple[Child, ...]
 
 
 @contextmanager
 def _house(folder: Path, port: int) -> Iterator[House]:
-    """Start what the settings do not name; stop it in the opposite order."""
+    """Start the services that the settings do not name; stop them in reverse order.
+
+    Upgrades the database. Raises SettingsError if the built-in mailbox would be public, or if the
+    settings do not suffice for real mail or for the site.
+    """
     wished = settings.load()
     with ExitStack() as stack:
         ours: dict[str, str] = {"database_url": wished.database_url}
@@ -72,7 +76,7 @@ def _house(folder: Path, port: int) -> Iterator[House]:
             ours["redis_url"] = stack.enter_context(embedded.valkey())
         box = None
         if not _is_set(wished, "smtp_url"):
-            if wished.is_public:  # its page would show all mails to whoever reaches the site
+            if wished.is_public:  # the mailbox page would show all mails to every visitor
                 raise SettingsError(
                     f"SMTP_URL: is not set, and {wished.site_url} is a public site; the built-in "
                     "mailbox is for trials on this machine"
@@ -86,7 +90,7 @@ def _house(folder: Path, port: int) -> Iterator[House]:
         _upgrade(loaded)
         services = bootstrap.build(loaded, pool_timeout=web.POOL_TIMEOUT)
         stack.callback(services.engine.dispose)
-        # Celery warns of being run by root, which is for whoever runs us to decide.
+        # Celery warns if root runs it; that is the operator's decision.
         ours["pythonwarnings"] = "ignore::UserWarning"
         environment = settings.child_environment(**{k.upper(): v for k, v in ours.items()})
         children = stack.enter_context(_workers(environment, folder))
@@ -95,8 +99,8 @@ def _house(folder: Path, port: int) -> Iterator[House]:
 
 @contextmanager
 def _workers(environment: dict[str, str], folder: Path) -> Iterator[tuple[Child, ...]]:
-    # A sender holds its process for up to a minute, and reading the sources takes as long; who has
-    # just confirmed should wait for neither.
+    # Dispatch occupies its process for up to a minute, and ingest for as long. Two workers keep the
+    # first digest after a confirmation from waiting for either.
     with (
         embedded.worker(environment, queues=("ingest", "edition"), concurrency=2) as compiling,
         embedded.worker(environment, queues=("dispatch",), concurrency=1) as sending,
@@ -105,7 +109,7 @@ def _workers(environment: dict[str, str], folder: Path) -> Iterator[tuple[Child,
         try:
             yield compiling, sending, ticking
         finally:
-            # The clock first, so that nobody is woken any more; the workers then side by side.
+            # Stop beat first, so that it wakes no worker any more; then both workers in parallel.
             ticking.stop()
             with ThreadPoolExecutor() as pool:
                 pool.map(Child.stop, (compiling, sending))
@@ -123,7 +127,7 @@ def _upgrade(loaded: Settings) -> None:
 
 
 def _wake_if_new(services: Services) -> None:
-    """Read papers at once where there are none: an empty site for an hour looks broken."""
+    """Start ingest if no batch is published: a site that is empty for an hour looks broken."""
     with reading(services.engine) as conn:
         if batches.published(conn):
             return
@@ -145,7 +149,10 @@ def _announce(house: House) -> None:
 
 @contextmanager
 def _watching(children: tuple[Child, ...], server: Server) -> Iterator[None]:
-    """End the server when a child ends, so that nobody takes half a house for a whole one."""
+    """Stop the server if a child process ends, so that the site never runs without its workers.
+
+    Raises ServiceError then.
+    """
     leaving = threading.Event()
     fallen = threading.Event()
 

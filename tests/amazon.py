@@ -1,4 +1,4 @@
-"""SNS in small: a certificate, messages signed by it, and what lies at its addresses."""
+"""A small Amazon SNS: a certificate, messages signed with it, and the pages at its URLs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def certificate(name: str = "sns", *, begins: datetime = NOW - timedelta(days=3_
 
 @dataclass
 class Amazon:
-    """What is fetched from there, in `asked`; `pages` has what lies where."""
+    """A fetcher that returns `pages` by URL; it records each URL in `asked`.
+
+    It raises ProviderError if no page has the URL.
+    """
 
     pages: dict[str, bytes] = field(
         default_factory=lambda: {CERTIFICATE: certificate(), SUBSCRIBE: b"<Confirmed/>"}
@@ -69,7 +72,7 @@ def posted(
     after: dict[str, Any] | None = None,
     **changes: Any,
 ) -> bytes:
-    """The body of a POST as SNS makes it; `after` are changes made when it was signed already."""
+    """Return the body of a POST as SNS makes it; `after` changes fields once they are signed."""
     text = message if isinstance(message, str) else json.dumps(message)
     fields: dict[str, Any] = {
         "Type": "Notification",
@@ -94,7 +97,7 @@ def about_subscription(type_: str = "SubscriptionConfirmation", **changes: Any) 
     return posted("You have chosen to subscribe", **given)
 
 
-# --- What SES says ------------------------------------------------------------------------------
+# --- Events of SES ------------------------------------------------------------------------------
 
 
 def mail(**changes: Any) -> dict[str, Any]:
@@ -110,7 +113,7 @@ def mail(**changes: Any) -> dict[str, Any]:
 def bounce(
     type_: str = "Permanent", subtype: str = "General", *, old: bool = False, **changes: Any
 ) -> dict[str, Any]:
-    """A bounce; `old` as a notification, else as an event of a configuration set."""
+    """Return a bounce: as a notification if `old`, else as an event of a configuration set."""
     about = changes.pop("mail", mail())
     recipient = {"emailAddress": ADDRESS, "action": "failed", **changes}
     return {

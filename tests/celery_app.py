@@ -1,4 +1,4 @@
-"""A Celery app as small as can be, for the worker and the beat that embedded.py starts."""
+"""A minimal Celery app for the worker and the beat that embedded.py starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ app.conf.update(
 
 @app.task
 def note(word: str) -> None:
-    """Write the word and this process's id where the test looks for them."""
+    """Append the word and the id of this process to the file that the test reads."""
     with open(os.environ["NOTES"], "a") as notes:
         notes.write(f"{word} {os.getpid()}\n")
 

@@ -1,4 +1,4 @@
-"""A certificate authority of our own, for servers on loopback."""
+"""A private certificate authority for servers on loopback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
 def make_authority(folder: Path) -> Path:
-    """Puts `ca.pem` into `folder`, and `server.pem` for 127.0.0.1 by it, which ends in 2 days."""
+    """Write `ca.pem` and `server.pem` (for 127.0.0.1, valid for 2 more days); return `folder`."""
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
     start = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)

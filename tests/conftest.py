@@ -1,4 +1,4 @@
-"""What tests stand on: both databases, Valkey, a mail server, and the hour it is."""
+"""Fixtures for both databases, Valkey, a mail server and a fixed time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 run_folder = pytest.StashKey[Path]()
 
-# How long an example takes says how busy the machine is. In CI Hypothesis has its own profile.
+# The run time of an example depends on the load of the machine, so no deadline is set. In CI
+# Hypothesis loads its own profile.
 if "CI" not in os.environ:
     hypothesis_settings.register_profile(
         "steady", deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -37,7 +38,7 @@ if "CI" not in os.environ:
     hypothesis_settings.load_profile("steady")
 
 
-# --- One run, in one process or several ---------------------------------------------------------
+# --- A test run, in one process or several ------------------------------------------------------
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,7 +57,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         servers.close_run_folder(config.stash[run_folder])
 
 
-# --- What a machine may lack --------------------------------------------------------------------
+# --- Requirements that a machine may lack -------------------------------------------------------
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -79,13 +80,13 @@ def _lacks(what: str, requirement: str) -> None:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.full)])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Which database a test runs on: both, unless it parametrises this fixture indirectly."""
+    """Return the name of the database: both in turn, unless a test parametrises this indirectly."""
     return request.param
 
 
 @pytest.fixture
 def database_url(backend: str, request: pytest.FixtureRequest) -> str:
-    """A database of this test's own, with the tables that the migrations make."""
+    """Return the URL of a database for this test only, with the tables of the migrations."""
     return request.getfixturevalue(f"{backend}_url")
 
 
@@ -99,7 +100,7 @@ def engine(database_url: str) -> Iterator[Engine]:
 @pytest.fixture
 def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
     path = tmp_path / "paperboy.db"
-    shutil.copy(sqlite_template, path)  # with its mode: for its owner only
+    shutil.copy(sqlite_template, path)  # keeps the file mode: readable by its owner only
     return f"sqlite:///{path}"
 
 
@@ -110,7 +111,7 @@ def postgresql_url(postgresql_database: PostgreSQLDatabase) -> str:
 
 @pytest.fixture
 def empty_database_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """A database without a single table."""
+    """Return the URL of a database without tables."""
     if backend == "sqlite":
         return f"sqlite:///{tmp_path / 'empty.db'}"
     url: str = request.getfixturevalue("postgresql_url")
@@ -156,7 +157,7 @@ def _migrate(url: str) -> None:
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[str]:
-    """The URL of a Valkey that the tests of this process share; whoever cares empties it first."""
+    """The URL of a Valkey server for all tests of this process; a test empties it if it must."""
     with embedded.valkey() as url:
         yield url
 
@@ -183,7 +184,7 @@ def logging_as_it_was() -> Iterator[None]:
     root.handlers, root.level = handlers, level
 
 
-# --- The hour -----------------------------------------------------------------------------------
+# --- Time ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ SOA = "ns.example.org. hostmaster.example.org. 1 3600 600 86400 60"
 
 @dataclass
 class NameServer:
-    """`zone` maps a name and a type to records as a zone file has them, or to SERVFAIL."""
+    """A name server: `zone` maps (name, type) to records in zone file syntax, or to SERVFAIL."""
 
     zone: dict[tuple[str, str], list[str] | str] = field(default_factory=dict)
     silent: bool = False
-    closed: bool = False  # that of a network without a way out: there is no such name, ever
+    closed: bool = False  # an offline network's server: NXDOMAIN without an SOA, for any name
     asked: list[tuple[str, str]] = field(default_factory=list)
     port: int = 0
 
@@ -69,12 +69,12 @@ def open_name_server() -> Iterator[NameServer]:
         try:
             yield server
         finally:
-            listener.sendto(b"", listener.getsockname())  # the end
+            listener.sendto(b"", listener.getsockname())  # an empty datagram ends `serve`
             serving.join()
 
 
 def txt(text: str) -> list[str]:
-    """One TXT record, in strings of at most 255 octets."""
+    """Return one TXT record, split into strings of at most 255 octets."""
     return [" ".join(f'"{text[at : at + 255]}"' for at in range(0, len(text), 255))]
 
 

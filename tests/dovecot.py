@@ -1,4 +1,4 @@
-"""A real IMAP server on loopback: Dovecot, with a configuration and a folder of its own."""
+"""A real IMAP server on loopback: Dovecot, with its own configuration and folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cryptography.x509.oid import NameOID
 from tests.site import now
 
 PASSWORD = "p@ss/word"
-FAR_AWAY = "127.1"  # reaches this machine, and does not look like it
+FAR_AWAY = "127.1"  # resolves to this machine, but is not recognised as loopback
 
 _numbers = itertools.count(1)
 
@@ -86,7 +86,7 @@ protocol imap {{
 
 @dataclass(frozen=True, slots=True)
 class Dovecot:
-    """A running server, and the account on it that is meant; any name is an account."""
+    """A running server and one account on it; the server accepts any name as an account."""
 
     folder: Path
     port: int
@@ -96,11 +96,11 @@ class Dovecot:
     passwords: tuple[str, ...] = ()
 
     def account(self) -> Dovecot:
-        """An empty one, of a test's own."""
+        """Return an empty account for a single test."""
         return replace(self, user=f"bounces{next(_numbers)}")
 
     def guarded(self, password: str) -> Dovecot:
-        """The account with this password, one of `passwords`; its name is no plain word."""
+        """Return the account with this password, one of `passwords`; its name needs quoting."""
         number = self.passwords.index(password)
         return replace(self, user=f"ada döe {number}", password=password)
 
@@ -127,7 +127,7 @@ class Dovecot:
                 imap.append(box, "", None, mail)
 
     def holds(self, box: str = "INBOX") -> list[tuple[bytes, set[str]]]:
-        """The mails of a folder and their flags, oldest first."""
+        """Return the mails of a folder with their flags, oldest first; `[]` if there is none."""
         with self._client() as imap:
             if imap.select(f'"{box}"', readonly=True)[0] != "OK":
                 return []
@@ -155,9 +155,10 @@ def program() -> str | None:
 def open_dovecot(
     prefix: str = "", *, capability: str = "", passwords: tuple[str, ...] = ()
 ) -> Iterator[Dovecot]:
-    """`prefix` is that of its namespace; `capability` all that it says it can, if not all.
+    """Start Dovecot with the namespace `prefix`; stop it and delete its folder at the end.
 
-    `passwords` are those of accounts that accept no other, see `Dovecot.guarded`.
+    `capability` replaces the capabilities that it announces, unless it is empty. `passwords` belong
+    to accounts that accept no other password, see `Dovecot.guarded`.
     """
     folder = Path(tempfile.mkdtemp(prefix="paperboy-dovecot-"))
     try:

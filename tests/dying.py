@@ -1,4 +1,4 @@
-"""Processes that die: at a statement of one's choice, or for real.
+"""Processes that are killed: at a chosen statement, or by a real SIGKILL.
 
 python -m tests.dying URL    ingests 260 papers, and is killed at the second chunk of matches
 """
@@ -18,12 +18,12 @@ from pipeline.storage.database import open_engine
 
 
 class DiedError(BaseException):
-    """Not an Exception, for nobody may catch it: a dead process cleans nothing up."""
+    """Simulated death of a process: no Exception, so that no handler catches it and cleans up."""
 
 
 @contextmanager
 def dying(engine: Engine, after: int) -> Iterator[list[str]]:
-    """Let `after` statements through, and no other; yields those that were asked for."""
+    """Execute `after` statements, then raise DiedError at the next; yield the statements seen."""
     seen: list[str] = []
 
     def count(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -41,7 +41,7 @@ def dying(engine: Engine, after: int) -> Iterator[list[str]]:
 
 
 def end_lease(engine: Engine) -> None:
-    """Let the lease of a dead run be over, as if a quarter of an hour had passed."""
+    """Expire the lease of a dead run, as if a quarter of an hour had passed."""
     with engine.begin() as conn:
         conn.execute(
             text("UPDATE ingest_state SET lease_until = '2000-01-01' WHERE lease_until IS NOT NULL")

@@ -1,4 +1,4 @@
-"""The words of the newsletter, ready made; a test names only what matters to it."""
+"""Factories for the objects of the domain; a test names only the values that matter to it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _numbers = itertools.count(1)
 
 
 def make_sighting(arxiv_id: str | None = "", **changes: Any) -> Sighting:
-    """A sighting at arXiv of a paper of its own; `arxiv_id=None` for one without an arXiv id."""
+    """Return a sighting at arXiv of a new paper; `arxiv_id=None` for one without an arXiv id."""
     if arxiv_id == "":
         arxiv_id = f"3001.{next(_numbers):05}"
     defaults = {
@@ -55,7 +55,7 @@ def make_sighting(arxiv_id: str | None = "", **changes: Any) -> Sighting:
 
 
 def make_paper(title: str = "", **changes: Any) -> Paper:
-    """A paper as it stands in the database; never the same one twice."""
+    """Return a paper as the database returns it, with an id and a key of its own."""
     number = changes.pop("id", None) or next(_numbers)
     key = changes.pop("key", f"3001.{number:05}")
     authors = changes.pop("authors", ("Ada Lovelace", "Charles Babbage"))
@@ -90,7 +90,7 @@ def make_pick(paper: Paper | None = None, **changes: Any) -> Pick:
 
 
 def make_digest(*picks: Pick, **changes: Any) -> Digest:
-    """A digest of the given picks, or of one when none are given."""
+    """Return a digest of the given picks, or of one default pick if none are given."""
     defaults = {
         "edition_on": TODAY,
         "picks": picks or (make_pick(),),
@@ -106,7 +106,7 @@ def make_schedule(hour: int = 8, timezone: str = "UTC", **changes: Any) -> Sched
 
 
 def make_subscriber(email: str = "", **changes: Any) -> Subscriber:
-    """An active daily reader, due at eight o'clock UTC."""
+    """Return an active daily subscriber, due at eight o'clock UTC."""
     number = changes.pop("id", None) or next(_numbers)
     defaults = {
         "status": SubscriberStatus.ACTIVE,
@@ -120,7 +120,7 @@ def make_subscriber(email: str = "", **changes: Any) -> Subscriber:
 
 
 def make_delivery(email: str = "ada@example.org", **changes: Any) -> Delivery:
-    """A digest owed since now, claimed for its first attempt."""
+    """Return a digest delivery created now and claimed for its first attempt."""
     number = changes.pop("id", None) or next(_numbers)
     edition_on: date | None = changes.pop("edition_on", TODAY)
     defaults = {

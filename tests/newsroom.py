@@ -1,4 +1,4 @@
-"""A newsroom in small: sources that say what a test wants, and questions about what was kept."""
+"""A small pipeline for tests: scripted sources, and queries about the stored rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SUPPRESSION_KEY = "a key of the tests"
 
 @dataclass
 class Press:
-    """A source that announces what it is told; `news` may raise instead."""
+    """A source that returns the given sightings; `news` may raise instead."""
 
     name: str = "arxiv"
     sightings: Sequence[Sighting] = ()
@@ -34,7 +34,7 @@ class Press:
     cursor: str | None = None
     validators: tuple[tuple[str, Validator], ...] = ()
     asked: list[tuple[date, str | None]] | None = None
-    quiet: bool = False  # its calendar promises nothing
+    quiet: bool = False  # its calendar expects no announcement
     gaps: tuple[str, ...] = ()
 
     def read(self, *, since: date, cursor: str | None, now: datetime) -> Reading:
@@ -50,26 +50,26 @@ class Press:
 
 
 def ingest(engine: Engine, *found: Sighting, now: datetime = NOW) -> list[SourceReport]:
-    """One run over these sightings, each announced by its own source."""
+    """Run one ingestion of these sightings, each returned by its own source."""
     names = sorted({sighting.source for sighting in found})
     sources = [Press(name, [s for s in found if s.source == name]) for name in names]
     return ingesting.ingest(engine, sources, now=now)
 
 
 def store(engine: Engine, *found: Sighting, batch: int = 1) -> Stored:
-    """Only the storing: nothing is matched or published."""
+    """Store the sightings only; nothing is matched or published."""
     with engine.begin() as conn:
         return sightings.store(conn, found, batch=batch, now=NOW)
 
 
 def stored(engine: Engine) -> list[Paper]:
-    """Every paper, oldest first, visible or not."""
+    """Return all papers, oldest first, visible or not."""
     with reading(engine) as conn:
         return sorted(papers.touched_since(conn, 0), key=lambda paper: paper.id)
 
 
 def touched(engine: Engine) -> dict[str, int]:
-    """The batch each paper was last to be matched under, by its key."""
+    """Return the batch in which each paper was last to be matched, by the paper's key."""
     with reading(engine) as conn:
         known = papers.touched_since(conn, 0)
         batch_of = papers.touched_batches(conn, [paper.id for paper in known])
@@ -82,7 +82,7 @@ def published(engine: Engine) -> int:
 
 
 def matches(engine: Engine) -> set[tuple[int, int, int]]:
-    """(topic, paper, batch) of every match, visible or not."""
+    """Return (topic, paper, batch) of each match, visible or not."""
     with reading(engine) as conn:
         rows = conn.execute(select(MatchRow.topic_id, MatchRow.paper_id, MatchRow.batch))
         return {(row.topic_id, row.paper_id, row.batch) for row in rows}
@@ -96,7 +96,7 @@ def add_reader(
     max_papers: int = 10,
     now: datetime = NOW,
 ) -> Subscriber:
-    """An active reader, due at eight o'clock UTC, who gets what is published from now on."""
+    """Add an active subscriber, due at eight o'clock UTC, to papers published from now on."""
     wishes = Wishes(queries, schedule or Schedule(), max_papers)
     return signup.add(
         engine, email, wishes, confirmed=True, suppression_key=SUPPRESSION_KEY, now=now
@@ -114,7 +114,7 @@ def count(engine: Engine, table: type[Table]) -> int:
 
 
 def empty(engine: Engine) -> None:
-    """Forget everything, so that one database serves many generated histories."""
+    """Delete all rows, so that one database serves many generated histories."""
     with engine.begin() as conn:
         for table in reversed(Table.metadata.sorted_tables):
             if table.name != "ingest_state":

@@ -42,7 +42,7 @@ def subscriber_values(email: str = "", **changes: Any) -> dict[str, Any]:
 
 
 def add_delivery(engine: Engine, email: str = "", **changes: Any) -> int:
-    """A digest of batches (2, 5], due since now; of a subscriber of its own unless one is given."""
+    """Add a digest of batches (2, 5], due now, for a new subscriber unless one is given."""
     subscriber_id = changes.pop("subscriber_id", None) or add_subscriber(engine, email)
     with engine.begin() as conn:
         values = delivery_values(subscriber_id, **changes)
@@ -69,7 +69,7 @@ def delivery_values(subscriber_id: int, **changes: Any) -> dict[str, Any]:
 
 
 def accept_others(engine: Engine, edition_on: date | None = TODAY, count: int = 2) -> list[int]:
-    """Deliveries of the same edition to others, which the server has taken."""
+    """Add deliveries of the same edition to other subscribers, accepted by the server."""
     single = {"range_from": None, "range_to": None, "kind": DeliveryKind.LINK}
     changes = {} if edition_on else single
     return [
@@ -99,13 +99,13 @@ def row(engine: Engine, delivery_id: int) -> Row[Any]:
 
 
 def alter(engine: Engine, delivery_id: int, **values: Any) -> None:
-    """What only time does, or somebody else."""
+    """Change a row as the passage of time or another process would."""
     with engine.begin() as conn:
         conn.execute(update(DeliveryRow).where(DeliveryRow.id == delivery_id).values(**values))
 
 
 def statuses(engine: Engine) -> list[str]:
-    """Of all deliveries, in the order they were added."""
+    """Return the status of each delivery, in the order of their creation."""
     with engine.connect() as conn:
         return list(conn.execute(select(DeliveryRow.status).order_by(DeliveryRow.id)).scalars())
 
@@ -134,7 +134,7 @@ def suppressions(engine: Engine) -> dict[str, str]:
 
 
 def cursor(engine: Engine, delivery_id: int) -> int:
-    """Of the subscriber whose delivery it is."""
+    """Return the cursor of the subscriber of this delivery."""
     with engine.connect() as conn:
         return conn.execute(
             select(SubscriberRow.cursor)

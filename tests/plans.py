@@ -1,4 +1,4 @@
-"""How the databases would run a statement."""
+"""Query plans of the databases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Selected = list[tuple[str, Any]]
 
 @contextmanager
 def selecting(engine: Engine) -> Iterator[Selected]:
-    """Every SELECT of the block, with its parameters."""
+    """Collect each SELECT of the block with its parameters."""
     seen: Selected = []
 
     def note(_conn: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -28,9 +28,10 @@ def selecting(engine: Engine) -> Iterator[Selected]:
 
 
 def _forget_statistics(conn: Connection) -> None:
-    """Until this transaction ends: whether autovacuum has looked at a test's few rows is chance.
+    """Delete the planner's statistics until the end of this transaction (PostgreSQL).
 
-    A table it has found small is read whole, by whatever index; one it never saw is taken for big.
+    It is a matter of chance if autovacuum has analysed the few rows of a test: a table it found
+    small is scanned as a whole, by any index; a table it never saw is assumed to be big.
     """
     ours = "relnamespace = 'public'::regnamespace"
     conn.exec_driver_sql(
@@ -40,14 +41,14 @@ def _forget_statistics(conn: Connection) -> None:
 
 
 def is_indexed(engine: Engine, statement: str, parameters: Any) -> bool:
-    """Whether the table it begins with is searched in an index, for more than its order."""
+    """Return if the plan searches the statement's first table by an index, not only sorts by it."""
     with engine.connect() as conn:
         if engine.dialect.name == "sqlite":
             plan = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
             steps = [row[3] for row in plan]
             return steps[0].startswith("SEARCH") and "INDEX" in steps[0]
         _forget_statistics(conn)
-        conn.exec_driver_sql("SET LOCAL enable_seqscan = off")  # a small table needs no index
+        conn.exec_driver_sql("SET LOCAL enable_seqscan = off")  # a small table is scanned otherwise
         plan = conn.exec_driver_sql(f"EXPLAIN {statement}", parameters)
         steps = [row[0] for row in plan]
         table = statement.split("FROM ", 1)[1].split()[0]

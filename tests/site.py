@@ -1,4 +1,4 @@
-"""The site in a test: its pages, the readers behind them, and their mail."""
+"""The site in a test: its pages, the subscribers behind them, and their mail."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ELSEWHERE = {"Origin": "https://elsewhere.example", "Sec-Fetch-Site": "cross-sit
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a reader sees of us, and what we know of the reader. The clock is the real one."""
+    """The pages of the site and the rows behind them. The clock is the real one."""
 
     services: Services
     browser: TestClient
@@ -46,7 +46,7 @@ class Site:
         return self.browser.post(path(url), **more)
 
     def ask(self, email: str = ADA, *topics: str, ip: str | None = None, **schedule: Any) -> str:
-        """Somebody fills in the form; the link that their mail brings."""
+        """Request a subscription as the form does; return the confirmation link of its mail."""
         wishes = Wishes(topics or ("retrieval",), make_schedule(**schedule), 5)
         signup.ask(self.engine, email, wishes, ip=ip, suppression_key=self.key, now=now())
         request = rows(self.engine, RequestRow, RequestRow.id)[-1]
@@ -59,7 +59,7 @@ class Site:
         )
 
     def again(self, subscriber: Subscriber) -> Subscriber:
-        """The same reader as they are now."""
+        """Return the subscriber as stored now."""
         with reading(self.engine) as conn:
             known = subscribers.by_id(conn, subscriber.id)
         assert known is not None
@@ -73,7 +73,7 @@ class Site:
         list(self.services.publish(now(), everyone=everyone))
 
     def owed(self) -> list[Any]:
-        """Every delivery there is, oldest first, whatever became of it."""
+        """Return all deliveries, oldest first, in any status."""
         return rows(self.engine, DeliveryRow, DeliveryRow.id)
 
     def suppress(self, subscriber: Subscriber) -> None:
@@ -82,7 +82,7 @@ class Site:
             subscribers.suppress(conn, hash_, SuppressionReason.MANUAL, now())
 
     def alter(self, subscriber: Subscriber, **values: Any) -> None:
-        """What only time does."""
+        """Change the row of a subscriber as the passage of time would."""
         with self.engine.begin() as conn:
             conn.execute(
                 update(SubscriberRow).where(SubscriberRow.id == subscriber.id).values(**values)
@@ -112,7 +112,7 @@ def open_site(
 
 
 def path(url: str) -> str:
-    """The part of an address that is asked of the server."""
+    """Return the path and query of a URL."""
     return re.sub(r"^https?://[^/]+", "", url)
 
 

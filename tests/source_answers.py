@@ -1,4 +1,4 @@
-"""Answers in the shape of arXiv's, with words of our own."""
+"""Responses in the formats of arXiv, with our own text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A web server on loopback that answers as a source would, or as one never should."""
+"""A web server on loopback that responds like a source, or as no source should."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ Answer = Reply | Callable[[BaseHTTPRequestHandler], None]
 
 @dataclass
 class Site:
-    """`replies` by path (with its query, or without); a list is used up one by one."""
+    """A web site: `replies` by path, with or without its query.
+
+    A list is consumed one reply per request; its last reply is repeated. Other paths return 404.
+    """
 
     url: str = ""
     replies: dict[str, Answer | list[Answer]] = field(default_factory=dict)
@@ -54,7 +57,7 @@ def serve(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
                 else:
                     reply(self)
             except OSError:
-                self.close_connection = True  # the client had enough
+                self.close_connection = True  # the client closed the connection
 
         def log_message(self, *args: object) -> None:
             pass
@@ -63,7 +66,7 @@ def serve(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
     server.daemon_threads = True
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
-        server.handle_error = lambda *args: None  # a client that does not trust us
+        server.handle_error = lambda *args: None  # the client does not trust the certificate
     site.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -1,4 +1,4 @@
-"""Addresses: which ones we write to, and which two are one person's."""
+"""Email addresses: validation, and the key by which two spellings are one subscriber."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def empty(empty_database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-# --- One person ---------------------------------------------------------------------------------
+# --- The same subscriber ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def empty(empty_database_url: str) -> Iterator[Engine]:
     [
         ("ada@fußball.example", "ada@fussball.example"),
         ("ada@ΚΌΣΜΟς.example", "ada@κόσμοσ.example"),
-        ("ada@නිශ්‍ර.example", "ada@නිශ්ර.example"),  # with a joiner, and without
+        ("ada@නිශ්‍ර.example", "ada@නිශ්ර.example"),  # with and without a joiner
         ("ada@نامه‌ای.example", "ada@نامهای.example"),
         ("weiß@example.org", "weiss@example.org"),
         ("\u0131lgaz@example.org", "ilgaz@example.org"),
@@ -81,7 +81,7 @@ def test_a_key_is_its_own_key(local, domain):
 
 
 def test_a_stranger_with_a_similar_domain_is_not_the_reader(engine):
-    """Both may subscribe, and what one does, or is suppressed for, leaves the other alone."""
+    """Both may subscribe; a suppression of one address does not affect the other."""
     for domain in ("fußball.example", "fussball.example"):
         signup.add(engine, f"ada@{domain}", Wishes(), confirmed=True, suppression_key=KEY, now=NOW)
 
@@ -94,7 +94,7 @@ def test_a_stranger_with_a_similar_domain_is_not_the_reader(engine):
         assert subscribers.barred(conn, "ada@FUẞBALL.example", KEY) is not None
 
 
-# --- Readers of before --------------------------------------------------------------------------
+# --- Subscribers from before the migration ------------------------------------------------------
 
 OLD_READER = (
     "INSERT INTO subscribers (id, email, email_key, address_hash, status, at, timezone, frequency, "
@@ -104,7 +104,7 @@ OLD_READER = (
 
 
 def test_readers_whose_domain_was_folded_keep_what_is_known_of_them(empty):
-    """A new key and a new hash; the suppression of before holds for both, a new one for one."""
+    """The migration writes a new key and hash; old suppressions match both, later ones only one."""
     folded = address_hash("ada@fussball.example", KEY)
     other = address_hash("bob@example.org", KEY)
     with empty.begin() as conn:
@@ -142,7 +142,7 @@ def test_readers_whose_domain_was_folded_keep_what_is_known_of_them(empty):
 
 
 def test_a_suppression_of_before_holds_for_who_asks_again(engine):
-    """It is known by its hash alone: whether of "ß" or of "ss" nobody can tell any more."""
+    """A folded suppression is a hash only, so it matches both "ß" and "ss"."""
     with engine.begin() as conn:
         subscribers.suppress(
             conn, address_hash("eve@weiss.example", KEY), SuppressionReason.COMPLAINT, NOW
@@ -162,7 +162,7 @@ def test_a_suppression_of_before_holds_for_who_asks_again(engine):
         assert list(statuses) == ["queued"]
 
 
-# --- Which ones we write to ---------------------------------------------------------------------
+# --- Validation ---------------------------------------------------------------------------------
 
 
 def accepted(takes, address: str) -> str | None:
@@ -201,7 +201,7 @@ PARTS = [
 @settings(deadline=None, max_examples=150)
 @given(st.lists(st.sampled_from(PARTS), max_size=9))
 def test_the_form_and_the_envelope_take_the_same_addresses(parts):
-    """What is kept goes into an envelope that RFC 5321 allows; what is refused is refused twice."""
+    """Each accepted address fits an RFC 5321 envelope; form and envelope reject the same ones."""
     address = "".join(parts)
 
     kept, wire = accepted(valid_address, address), accepted(wire_address, address)

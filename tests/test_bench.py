@@ -1,4 +1,4 @@
-"""Sending is measured honestly: every mail arrives, says the right words, and is counted."""
+"""The sending benchmark: every mail arrives, has the right content, and is counted once."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def make_leg(per_second: float, **changes: object) -> Leg:
 
 
 def make_report(*rates: tuple[float, float, float]) -> Report:
-    """Of rounds with these rates: ours, smtp-source's, the plain way's."""
+    """Return a report of rounds with these rates: ours, smtp-source's, the plain client's."""
     rounds = [
         Round(make_leg(ours), make_leg(plain), make_leg(theirs), make_leg(theirs))
         for ours, theirs, plain in rates
@@ -117,7 +117,7 @@ def test_a_site_is_asked_for_searches_and_its_last_line_has_the_figures():
     measured = json.loads(done.stdout.splitlines()[-1])
     assert measured["papers"] == 150
     assert 0 < measured["search_p50_ms"] <= measured["search_p99_ms"]
-    assert measured["ratio_floor"] > 1  # a search does more than nothing
+    assert measured["ratio_floor"] > 1  # a search takes longer than an empty request
     assert {"/", "/subscribe", "/topics"} < set(measured["pages"])
 
 
@@ -179,7 +179,7 @@ def test_a_database_file_of_yours_is_not_touched(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-# --- What is sent -------------------------------------------------------------------------------
+# --- Content of the mails -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)

@@ -1,4 +1,4 @@
-"""Matching is measured honestly: what is timed does its work, what is scored is scored right."""
+"""The matching benchmark: the timed code does its work, and the scores are right."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_perfect_order_has_a_hundred_and_a_worse_one_less(folder):
 
     assert best_first.ndcg == pytest.approx(100)
     assert 0 < wrong.ndcg < 100
-    assert best_first.error == 0  # of one topic
+    assert best_first.error == 0  # the standard error of a single topic
 
 
 def test_the_floor_is_told_by_breadth(folder):
@@ -70,7 +70,7 @@ def test_the_floor_is_told_by_breadth(folder):
 
 
 def test_a_day_is_quiet_where_none_of_its_papers_is_sent(folder):
-    """One of 42 papers without a grade is sent; half of the days of thirty have it."""
+    """One of the 41 ungraded papers is sent; about half of the days, of 30 papers each, have it."""
     grades = {("t", "about"): 1, ("t", "passes"): 1}
 
     measured = quality.measure(labelled.read(folder(grades)))
@@ -91,7 +91,7 @@ def test_days_of_another_field_are_quiet(folder):
 
 
 def test_where_papers_were_judged_one_by_one_the_others_do_not_count(folder):
-    """The unknown paper ranks between two that are known."""
+    """An ungraded paper, ranked between two graded ones, does not change the score."""
     judged = {("t", "about"): 1, ("t", "passes"): 1, ("t", "other 1"): 0}
     unjudged = {key: grade for key, grade in judged.items() if grade}
 
@@ -132,7 +132,7 @@ def test_a_tiny_run_has_all_figures():
 
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)
-    assert measured["matches"] >= 60  # a topic stands in a paper, so it finds one
+    assert measured["matches"] >= 60  # each topic occurs in a paper, so it matches at least one
     for name in ("index_s", "match_s", "ratio_fts5", "ratio_plain", "pick_us", "readers_per_s"):
         assert measured[name] > 0
 

@@ -1,4 +1,4 @@
-"""Values from outside that are too long for their column, or no text, fail nothing."""
+"""Values from outside that are too long for their column, or invalid text, raise no error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages in the broker that Celery could not parse, by the field that is wrong."""
+"""Messages in the broker that Celery cannot parse are dropped, with the faulty field named."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MISSING = object()
 
 
 def message(**changes: Any) -> dict[str, Any]:
-    """A wake-up as Celery writes it; `changes` by path, MISSING for none."""
+    """Return a wake-up in Celery's format, changed by dotted path; MISSING deletes a field."""
     made: dict[str, Any] = {
         "body": ARGUMENTS,
         "headers": {"task": "pipeline.dispatch", "id": "1"},

@@ -1,4 +1,4 @@
-"""A reader's whole way, in a real browser and a real mailbox: from the form to the way out."""
+"""The whole journey of a reader in a real browser and mailbox: from sign-up to unsubscribe."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def backend() -> str:
-    """The smaller database is enough: what differs between the two is in storage."""
+    """Run on SQLite only: the two databases differ in storage alone."""
     return "sqlite"
 
 
 @pytest.fixture
 def site(engine: Engine, inbox: Inbox) -> Iterator[Site]:
-    """The site on loopback, with links that lead to it, and mail that goes to the inbox."""
+    """Run the site on loopback: its links lead to itself, its mail goes to the inbox."""
     with listen("127.0.0.1", 0) as socket:
         url = f"http://127.0.0.1:{socket.getsockname()[1]}"
         loaded = settings.load(None, site_url=url, smtp_url=inbox.url)
@@ -61,7 +61,7 @@ def chromium() -> Iterator[Browser]:
 
 @dataclass
 class Reader:
-    """Somebody with a browser and a mailbox."""
+    """A reader with a browser and a mailbox; `complaints` has the console's errors and warnings."""
 
     tab: Page
     site: Site
@@ -77,7 +77,7 @@ class Reader:
             self.complaints.append(message.text)
 
     def mail(self) -> EmailMessage:
-        """The newest mail, once the dispatcher has sent what is owed."""
+        """Return the newest mail after the dispatcher has sent the queued one."""
         before = len(self.inbox.received)
         self.site.services.dispatch(once=True)
         assert len(self.inbox.received) == before + 1
@@ -118,7 +118,7 @@ def text_of(mail: EmailMessage) -> str:
 
 
 def test_from_the_form_to_the_way_out(reader, site, inbox):
-    """Sign up, confirm, read, change, leave; and then silence."""
+    """Sign up, confirm, read, change topics and unsubscribe; no mail is sent afterwards."""
     site.announce(make_sighting(title="Retrieval, the first", announced_on=now().date()))
 
     reader.open("/subscribe")
@@ -142,7 +142,7 @@ def test_from_the_form_to_the_way_out(reader, site, inbox):
     site.publish(everyone=False)
     welcome = reader.mail()
     assert "Retrieval, the first" in text_of(welcome)
-    assert welcome["List-Unsubscribe-Post"] is None  # the trial site has no https
+    assert welcome["List-Unsubscribe-Post"] is None  # one-click unsubscribe needs https
     reader.follow(welcome, "digests")
     reader.sees("Retrieval, the first")
 
@@ -176,7 +176,7 @@ def test_from_the_form_to_the_way_out(reader, site, inbox):
 
 
 def test_to_the_records_and_out_for_good(reader, site, inbox):
-    """The link for records comes by mail; the download is everything, and erasing is the end."""
+    """The link to personal data comes by mail; after erasing, no link of the reader works."""
     site.announce(make_sighting(announced_on=now().date()))
     ada = site.reader()
     site.publish()

@@ -1,4 +1,4 @@
-"""A password stays in the settings: no command, log or error of a library repeats a part of it."""
+"""Secrets are redacted: no command, log or library error prints a part of a password."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.bootstrap import services
 from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
 
-CANARY = "cAnArY/1#x@y?z:%w"  # with all that breaks URLs
+CANARY = "cAnArY/1#x@y?z:%w"  # has every character that breaks a URL
 PARTS = ("cAnArY", "1#x", "y?z", "1%23x", "y%3Fz")
 CLOSED = "127.0.0.1:1"
 GIVEN = {
@@ -36,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture
 def said(monkeypatch, tmp_path, database_url, capfd):
-    """All that a command writes, its error included, as `main` would tell it."""
+    """Return a function that runs a command through `main` and returns its stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     for name, value in {**GIVEN, "DATABASE_URL": database_url}.items():
         monkeypatch.setenv(name, value)

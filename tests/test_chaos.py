@@ -1,4 +1,4 @@
-"""The promise about deliveries, with real processes that are killed: the short form."""
+"""The delivery guarantee when real processes are killed or stopped: the short run."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_whoever_is_killed_nothing_is_lost_and_nothing_repeated(backend):
 @pytest.mark.timeout(300)
 @on_sqlite
 def test_ingest_and_compiling_may_die_at_any_moment(database_url, engine, tmp_path):
-    """Real processes at the same time; no paper is missing, none comes twice, no batch is half."""
+    """Ingest and publish are killed at once: no paper is lost or repeated, no batch is half."""
     with open_sink_process(tmp_path / "ledger") as port:
         stage = Stage(tmp_path, database_url, port)
 
@@ -77,7 +77,7 @@ def test_ingest_and_compiling_may_die_at_any_moment(database_url, engine, tmp_pa
 @pytest.mark.timeout(600)
 @on_sqlite
 def test_other_processes_may_open_and_close_the_database(backend):
-    """Sign-ups, senders, commands, plain clients, VACUUM and backups at once: no row is lost."""
+    """Sign-ups, senders, commands, plain clients, VACUUM, backups at once: no row is lost."""
     visited = visit(backend, signups=20, workers=False)
 
     assert visited.holds(CONNECTIONS), visited
@@ -87,7 +87,7 @@ def test_other_processes_may_open_and_close_the_database(backend):
 
 @on_sqlite
 def test_the_judge_sees_what_is_lost_and_what_comes_twice(engine, tmp_path):
-    """Else the run above would prove nothing."""
+    """If the judge missed a fault, the chaos runs would prove nothing."""
     marked = {"marked_at": NOW, "lease": "dead"}
     rows = {
         "twice": {"status": Status.SENT, "reason": "accepted"},
@@ -118,11 +118,11 @@ def test_the_judge_sees_what_is_lost_and_what_comes_twice(engine, tmp_path):
     assert not found.holds(CONNECTIONS)
 
 
-# --- Somebody leaves ----------------------------------------------------------------------------
+# --- Unsubscribing during a delivery ------------------------------------------------------------
 
 
 class Leaving:
-    """A sender to one reader, who leaves by one click at a step of one's choice."""
+    """A sender to one subscriber; the subscriber unsubscribes with one click at the given step."""
 
     def __init__(self, engine, sink, step):
         subscriber = add_subscriber(engine, "ada@example.org", secret="the secret")
@@ -162,7 +162,7 @@ class Leaving:
 
 
 class _Watched:
-    """A transport that tells when the body is offered, the mark granted and the reply there."""
+    """A transport that reports the moments offered, marked and answered of each message."""
 
     def __init__(self, transport: SMTPTransport, leaving: Leaving):
         self._transport = transport
@@ -213,11 +213,11 @@ def test_after_leaving_nothing_comes_but_a_message_already_marked(engine, sink, 
     assert ended == Counter({Status.SENT: messages, Status.CANCELLED: 2 - messages})
 
 
-# --- The slow one -------------------------------------------------------------------------------
+# --- A slow sender ------------------------------------------------------------------------------
 
 
 def test_a_sender_that_sleeps_through_its_lease_sends_nothing(engine, sink):
-    """Stopped before the mark, it wakes up when another has sent its message: its mark is lost."""
+    """Stopped before the mark; another sender has sent the message meanwhile, so its mark fails."""
     add_delivery(engine)
     others = make_dispatcher(engine, sink, now=NOW + timedelta(hours=1))
     composed = itertools.count()
@@ -236,7 +236,7 @@ def test_a_sender_that_sleeps_through_its_lease_sends_nothing(engine, sink):
 
 @pytest.fixture
 def stage(engine, database_url, tmp_path):
-    """Twenty messages that are owed, and a mail server that writes down what it accepts."""
+    """Return a stage with twenty queued messages and a mail server that logs accepted ones."""
     with open_sink_process(tmp_path / "ledger") as port:
         stage = Stage(tmp_path, database_url, port)
         stage.paper()
@@ -249,7 +249,7 @@ def stage(engine, database_url, tmp_path):
 def test_a_sender_that_wakes_up_after_its_lease_sends_nothing_that_is_not_its_own(
     stage, tmp_path, step
 ):
-    """A real process under a real SIGSTOP; the next sender takes over what it held."""
+    """A real process is stopped by SIGSTOP; the next sender takes over its deliveries."""
     loaded = settings.load(None, database_url=stage.database_url, smtp_url=stage.smtp_url)
     others = Services(loaded, stage.engine)
 
@@ -270,7 +270,7 @@ def test_a_sender_that_wakes_up_after_its_lease_sends_nothing_that_is_not_its_ow
 
 @contextmanager
 def asleep_at(stage, step, alarm):
-    """A sender that is stopped with a digest in hand, its threads in no transaction."""
+    """Start a sender that stops with a digest in progress, its threads in no transaction."""
     passes = 1 if step == "after the claim" else 6
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["tests.chaos.victims"])
@@ -294,7 +294,7 @@ def asleep_at(stage, step, alarm):
 
 
 def test_a_late_250_makes_the_uncertain_one_sent(engine, sink):
-    """Taken over while it waited for the reply; the reply still counts, and nothing is resent."""
+    """The lease expires while the reply is pending; the reply counts, and nothing is resent."""
     id_ = add_delivery(engine)
 
     def take_over():
@@ -312,7 +312,7 @@ def test_a_late_250_makes_the_uncertain_one_sent(engine, sink):
 
 @pytest.mark.parametrize("jump", [timedelta(days=-400), timedelta(hours=2)])
 def test_a_clock_that_jumps_repeats_nothing(engine, sink, jump):
-    """In the middle of a drain, and another sender starts by the new time."""
+    """The clock jumps during a drain, and another sender starts with the new time."""
     ids = [add_delivery(engine, not_before=NOW - timedelta(days=500),
                         expires_at=NOW + timedelta(days=1)) for _ in range(30)]  # fmt: skip
     clock = [NOW]
@@ -335,7 +335,7 @@ def test_a_clock_that_jumps_repeats_nothing(engine, sink, jump):
 
 
 def owe_confirmations(engine, count):
-    """Due by the real clock, for real processes."""
+    """Queue confirmations that are due by the real clock, for real processes; return their ids."""
     now = datetime.now(UTC)
     dates = {"not_before": now, "created_at": now, "expires_at": now + timedelta(hours=1)}
     return [add_confirmation(engine, request_id=1, **dates) for _ in range(count)]
@@ -343,7 +343,7 @@ def owe_confirmations(engine, count):
 
 @on_sqlite
 def test_a_full_disk_is_told_and_waited_out(database_url, engine, sink, tmp_path):
-    """The kernel refuses the process every write to a file, for a while."""
+    """The kernel rejects every write of the process for a while; sending resumes afterwards."""
     owe_confirmations(engine, 40)
     sink.on_dot = lambda: time.sleep(0.02)
     settings = {"DATABASE_URL": database_url, "SMTP_URL": f"smtp://127.0.0.1:{sink.port}"}
@@ -363,7 +363,7 @@ def test_a_full_disk_is_told_and_waited_out(database_url, engine, sink, tmp_path
 
 @pytest.fixture
 def small_postgresql():
-    """A server of its own, on a disk of 192 MB in memory that only it has; its folder and URL."""
+    """Yield the folder and URL of a PostgreSQL server on its own 192 MB tmpfs disk."""
     folder = servers.open_run_folder()
     try:
         with small_disk(folder / "postgresql"):
@@ -386,7 +386,7 @@ def small_disk(place):
 
 
 def test_a_full_disk_under_postgresql_is_told_and_waited_out(small_postgresql, sink, tmp_path):
-    """No table can grow and no log either, whichever comes first; there is room again later."""
+    """Neither tables nor WAL can grow; sending resumes when there is room again."""
     folder, url = small_postgresql
     engine = open_engine(url)
     migrate.upgrade(engine)
@@ -410,7 +410,7 @@ def test_a_full_disk_under_postgresql_is_told_and_waited_out(small_postgresql, s
     assert "database away" not in rest
     assert "database back" in rest
     assert "Traceback" not in rest
-    assert paperboy.run("send", "--once")[0] == 0  # what was owed while the first ended
+    assert paperboy.run("send", "--once")[0] == 0  # queued while the first ended
     statuses = outbox.statuses(engine)
     engine.dispose()
     assert set(statuses) == {Status.SENT}
@@ -418,7 +418,7 @@ def test_a_full_disk_under_postgresql_is_told_and_waited_out(small_postgresql, s
 
 
 def fill(disk):
-    """To the last page."""
+    """Write a file until the disk is full to the last page; return its path."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (1 << 20, 1 << 12):
@@ -429,7 +429,7 @@ def fill(disk):
 
 
 def restart_what_has_ended(folder):
-    """Where the log was what could not be written, PostgreSQL has panicked."""
+    """Start PostgreSQL again if it has panicked, as it does when the WAL cannot be written."""
     pidfile = folder / "postgresql" / "cluster" / "postmaster.pid"
     with suppress(FileNotFoundError):
         if Path(f"/proc/{pidfile.read_text().split()[0]}").exists():
@@ -438,16 +438,16 @@ def restart_what_has_ended(folder):
     servers.start_postgresql(folder)
 
 
-# --- What an operator decides -------------------------------------------------------------------
+# --- Decisions of the operator ------------------------------------------------------------------
 
 
 @on_sqlite
 def test_an_operator_settles_what_is_uncertain(database_url, engine, sink, tmp_path):
-    """`deliveries resolve`: what is dropped is taken as accepted, what is resent is sent."""
+    """`deliveries resolve`: --drop treats a message as accepted, --resend sends it again."""
     to_drop, to_resend = owe_confirmations(engine, 2)
     paperboy = Command(tmp_path, {"DATABASE_URL": database_url})
     sink.answers = {"DOT": HANG_UP}
-    for _ in range(2):  # once more by themselves
+    for _ in range(2):  # the second drain is the automatic resend
         make_dispatcher(engine, sink, now=datetime.now(UTC)).drain(once=True)
     sink.answers = {}
 

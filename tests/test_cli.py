@@ -1,4 +1,4 @@
-"""The command line keeps its word: options, fields, exit codes, one clear line on failure."""
+"""The command line: options, output fields, exit codes, and one clear line on failure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TITLE = "Retrieval for Patient Readers"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command said, and how it ended."""
+    """The exit code, stdout and stderr of a command."""
 
     code: int
     out: str
@@ -47,7 +47,7 @@ Paperboy = Callable[..., Answer]
 
 @pytest.fixture
 def paperboy(tmp_path, monkeypatch, capfd, logging_as_it_was) -> Iterator[Paperboy]:
-    """`paperboy ...` in an empty folder, and on a database that nobody has touched."""
+    """Return a function that runs `paperboy ...` in an empty folder, with no database file yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'paperboy.db'}")
     monkeypatch.setenv("COLUMNS", "200")
@@ -66,7 +66,7 @@ def paperboy(tmp_path, monkeypatch, capfd, logging_as_it_was) -> Iterator[Paperb
 
 
 def _close() -> None:
-    """Every command is a process of its own elsewhere."""
+    """Dispose of the cached services: outside the tests each command is a separate process."""
     if bootstrap.services.cache_info().currsize:
         bootstrap.services().engine.dispose()
     bootstrap.services.cache_clear()
@@ -74,14 +74,14 @@ def _close() -> None:
 
 @pytest.fixture
 def ready(paperboy: Paperboy, tmp_path: Path, sqlite_template: Path) -> Paperboy:
-    """The same with the tables in place."""
+    """Return `paperboy` with the tables created."""
     shutil.copy(sqlite_template, tmp_path / "paperboy.db")
     return paperboy
 
 
 @pytest.fixture
 def day(tmp_path: Path) -> str:
-    """A recorded answer of Hugging Face with two papers of ours."""
+    """Return the path of a recorded Hugging Face response with two test papers."""
     path = tmp_path / "day.json"
     path.write_text(json.dumps([_entry("3001.00001", TITLE, 7), _entry("3001.00002", "Stones", 9)]))
     return str(path)
@@ -104,7 +104,7 @@ def _entry(arxiv_id: str, title: str, upvotes: int) -> dict[str, Any]:
 
 @pytest.fixture
 def full(ready: Paperboy, day: str) -> Paperboy:
-    """With two papers, and a reader who follows retrieval and is due at eight."""
+    """Return `paperboy` with two papers and one subscriber, to retrieval and due at eight."""
     add = ("subscribers", "add", "ada@example.org", "--topic", "retrieval", "--confirmed")
     assert ready(*add, "--now", BEFORE).code == 0
     assert ready("ingest", "--file", day, "--now", "2030-01-02T06:00Z").code == 0
@@ -155,7 +155,7 @@ def test_the_version_is_printed(paperboy):
     assert paperboy("--version").out == f"paperboy {version('paperboy')}\n"
 
 
-# --- How commands end ---------------------------------------------------------------------------
+# --- Exit codes ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_failure_ends_in_1_and_says_what_failed(ready, arguments):
     "arguments", ["match retrieval", "publish", "rank --papers p.jsonl --topics t.jsonl"]
 )
 def test_a_model_that_is_not_there_is_named(ready, monkeypatch, tmp_path, arguments):
-    """Matching by words alone instead would be another order than the one that was asked for."""
+    """Falling back to word matching would return another order than the requested one."""
     for name in ("p.jsonl", "t.jsonl"):
         (tmp_path / name).touch()
     monkeypatch.setenv("SEMANTIC_MODEL", str(tmp_path / "no-model"))
@@ -446,7 +446,7 @@ def test_an_export_replaces_no_file_unless_it_must(full, tmp_path):
 
 
 def test_an_import_reads_stdin_and_names_what_it_rejects(ready, tmp_path, monkeypatch):
-    """Good rows are stored whatever the others are; a dry run answers alike and stores nothing."""
+    """Valid rows are stored although others fail; a dry run reports the same and stores nothing."""
     text = b"email;hour\nada@example.org;7\nbob@example.org;late\n"
     for options, stored in ((["--dry-run"], 0), ([], 1)):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
@@ -488,7 +488,7 @@ def test_a_suppression_is_a_hash_and_can_be_lifted(ready):
 
 
 def test_publish_compiles_what_is_due_once(full):
-    """`--now` is the clock: nobody is due before the hour, and nobody twice."""
+    """`--now` sets the clock: no digest is compiled before its hour, and none twice."""
     early = full("publish", "--json", "--now", "2030-01-02T07:59Z")
     due = full("publish", "--json", "--now", AT_EIGHT)
     again = full("publish", "--json", "--now", AT_EIGHT)
@@ -556,7 +556,7 @@ def test_a_mail_that_is_refused_is_no_failure_of_the_command(full, inbox, monkey
 
     answer = full("send", "--once", "--json", "--now", AT_EIGHT)
 
-    # Nobody else was accepted, so it counts against nobody yet and is tried again.
+    # No other recipient was accepted yet, so no strike is recorded and it is retried.
     assert (answer.code, answer.rows[-1]["deferred"]) == (0, 1)
 
 
@@ -603,7 +603,7 @@ Subject: Papers
 
 
 def test_a_bounce_of_a_digest_stops_the_mail_to_its_address(full, inbox, monkeypatch, tmp_path):
-    """From the mail server's acceptance to the suppression, by commands alone; twice is once."""
+    """Bounce, suppression and undo by commands alone; a second read of the bounce has no effect."""
     monkeypatch.setenv("SMTP_URL", inbox.url)
     add = ("subscribers", "add", "bob@example.org", "--topic", "retrieval", "--confirmed")
     full(*add, "--now", BEFORE)
@@ -646,7 +646,7 @@ def test_a_maildir_of_bounces_is_read_once(full, tmp_path):
 
 
 def test_send_is_no_failure_where_the_server_refuses_us_but_says_so(full, monkeypatch):
-    """It was reached; what waits is tried again by itself, once the breaker allows it."""
+    """The server was reached; queued mail is retried once the circuit breaker allows it."""
     with open_sink(answers={"MAIL": "550 5.7.1 Sender not allowed"}) as sink:
         monkeypatch.setenv("SMTP_URL", f"smtp://127.0.0.1:{sink.port}")
         full("publish", "--json", "--now", AT_EIGHT)
@@ -711,7 +711,7 @@ def test_a_domain_that_nothing_slows_cannot_be_released(ready):
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port that nobody listens on, and that nobody else can take."""
+    """Return a port that refuses connections; it stays bound, so no other process can take it."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
@@ -741,7 +741,7 @@ def test_a_title_to_rank_that_is_no_text_is_named(ready, tmp_path, title):
 
 
 def test_a_wrong_setting_is_one_clear_line(paperboy, monkeypatch):
-    """For the doctor it is a finding, like others."""
+    """The doctor reports the same error as a finding."""
     monkeypatch.setenv("SMTP_URL", "smpt://me:hunter2@mail.example.org")
 
     listed, examined = paperboy("subscribers", "list"), paperboy("doctor", "--json")
@@ -753,11 +753,11 @@ def test_a_wrong_setting_is_one_clear_line(paperboy, monkeypatch):
     assert "hunter2" not in listed.err + examined.out + examined.err
 
 
-# --- Keys that sign -----------------------------------------------------------------------------
+# --- DKIM keys ----------------------------------------------------------------------------------
 
 
 def test_a_new_key_is_a_file_and_a_record(paperboy, tmp_path, monkeypatch):
-    """It needs no database; what it prints can be published and set as it is."""
+    """It needs no database; the printed record and setting can be used unchanged."""
     monkeypatch.setenv("MAIL_FROM", "papers@example.org")
 
     made = paperboy("dkim", "new", "news1", "--json")
@@ -779,7 +779,7 @@ def test_a_new_key_is_a_file_and_a_record(paperboy, tmp_path, monkeypatch):
 
 
 def test_a_key_is_never_overwritten(paperboy, tmp_path):
-    """Mails that it has signed are still on their way."""
+    """Mails that it has signed may still be in transit."""
     (tmp_path / "dkim-news1.pem").write_text("the old one")
 
     answer = paperboy("dkim", "new", "news1")
@@ -803,11 +803,11 @@ def test_without_keys_there_is_nothing_to_publish(paperboy):
     assert "paperboy dkim new" in answer.err
 
 
-# --- What is told when something goes wrong -----------------------------------------------------
+# --- Error messages -----------------------------------------------------------------------------
 
 
 def test_a_mistake_of_ours_is_told_without_the_address_it_tripped_over(ready, tmp_path):
-    """Python would print the error as it is, and the database quotes what it was given."""
+    """Python would print the error unchanged, and the database quotes the value in it."""
     with closing(sqlite3.connect(tmp_path / "paperboy.db")) as conn:
         conn.execute(
             "CREATE TRIGGER no BEFORE INSERT ON subscribers BEGIN "

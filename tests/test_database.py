@@ -1,4 +1,4 @@
-"""Both databases keep the same promises: times, locks, retries and limits."""
+"""Both databases behave alike: times, locks, retries and limits."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_row_that_points_nowhere_is_refused(engine: Engine):
 
 
 def test_an_error_does_not_repeat_what_was_to_be_stored(engine: Engine):
-    """It would tell addresses to whatever shows or keeps the error."""
+    """The statement's parameters can be addresses, and errors are logged."""
     with pytest.raises(DBAPIError) as failed, engine.begin() as conn:
         conn.execute(text("SELECT 1 FROM nowhere WHERE x = :x"), {"x": "ada@example.org"})
 
@@ -67,7 +67,7 @@ def test_an_error_does_not_repeat_what_was_to_be_stored(engine: Engine):
 
 
 def test_a_file_of_people_is_for_its_owner(tmp_path):
-    """SQLite would make it readable for every user of the machine; its log likewise."""
+    """SQLite would create the file and its WAL readable for every user of the machine."""
     engine = open_engine(f"sqlite:///{tmp_path}/people.db")
     with engine.begin() as conn:
         conn.execute(text("CREATE TABLE people (name TEXT)"))
@@ -79,7 +79,7 @@ def test_a_file_of_people_is_for_its_owner(tmp_path):
 
 
 def test_a_commit_is_on_the_disk(engine: Engine):
-    """What is promised after a crash rests on it."""
+    """The guarantees after a crash depend on it."""
     with engine.connect() as conn:
         if engine.dialect.name == "sqlite":
             assert conn.execute(text("PRAGMA synchronous")).scalar() == 2  # FULL
@@ -99,7 +99,7 @@ def test_reading_does_not_wait_for_a_writer(engine: Engine):
 
 
 def test_writers_that_read_first_lose_no_update(engine: Engine):
-    """Ten threads count; a lock that is upgraded late would fail or forget."""
+    """Ten threads increment a counter; a lock upgraded late would fail or lose an update."""
 
     def count_one() -> None:
         with engine.begin() as conn:
@@ -169,7 +169,7 @@ def test_it_is_not_run_again_for_ever_nor_for_a_mistake():
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_a_deadlock_is_survived(engine: Engine):
-    """Two transactions that take two rows in opposite order: PostgreSQL ends one of them."""
+    """Two transactions lock two rows in opposite order: PostgreSQL aborts one, which is retried."""
     with engine.begin() as conn:
         for number in (1, 2):
             conn.execute(
@@ -208,7 +208,7 @@ def test_a_deadlock_is_survived(engine: Engine):
     assert [batch.papers for batch in rows(engine, BatchRow)] == [2, 2]
 
 
-# --- Addresses of databases ---------------------------------------------------------------------
+# --- Database URLs ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
@@ -247,7 +247,7 @@ def test_chunks_hold_everything_once():
 
 
 def test_turns_are_apart_whoever_takes_them(engine: Engine):
-    """arXiv's three seconds hold for all processes together."""
+    """arXiv's three seconds between requests hold over all processes."""
     turns: list[datetime] = []
     lock = threading.Lock()
 
@@ -301,7 +301,7 @@ def test_a_writer_waits_ten_seconds_for_another():
 
 @pytest.mark.parametrize("strange", ["a\0b", "a\ud800b", "\udfff", "a\U0001f9eab", "ﷺ"])
 def test_any_text_can_be_stored(engine: Engine, strange: str):
-    """A NUL ends a statement on PostgreSQL, and half a surrogate pair on both."""
+    """PostgreSQL rejects a NUL, and both databases reject half a surrogate pair."""
     stored = strange.replace("\0", "\ufffd").replace("\ud800", "\ufffd").replace("\udfff", "\ufffd")
     with engine.begin() as conn:
         http_validators.put(conn, strange, strange, None, NOW)

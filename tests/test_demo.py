@@ -1,4 +1,4 @@
-"""One command shows everything and leaves nothing; another runs everything until it is stopped."""
+"""`demo` shows a whole run and leaves only its mail; `up` and `serve` run until stopped."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ READERS = ("ada@example.org", "grace@example.net", "rohini@example.com")
 
 
 def recorded_answer() -> str:
-    """What Hugging Face says of a day, with papers of ours."""
+    """Return a day's response of Hugging Face with test papers."""
     return json.dumps(
         [
             {
@@ -62,7 +62,7 @@ def recorded_answer() -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """A demo that has ended."""
+    """The result of a demo that has ended."""
 
     command: Command
     code: int
@@ -72,7 +72,7 @@ class Shown:
 
     @property
     def words(self) -> str:
-        """What it printed, without the line breaks of its tables."""
+        """Return the output without the line breaks of its tables."""
         return " ".join(self.out.split())
 
 
@@ -162,8 +162,8 @@ def backend() -> str:
 
 
 def test_up_serves_pages_and_mail_until_it_is_stopped(tmp_path, engine: Engine, database_url):
-    """A reader is asked by mail, confirms on the page it leads to, is welcomed; nothing stays."""
-    # With papers there, it has no reason to ask the sources at once.
+    """A subscriber confirms through the mail of the site and is welcomed; no process is left."""
+    # If papers exist, `up` has no reason to query the sources at once.
     recorded = Reading(sightings=[make_sighting()])
     assert ingest.ingest_recorded(engine, [("arxiv", recorded)], now=NOW)
     folder = tmp_path / "here"
@@ -192,7 +192,7 @@ def test_up_serves_pages_and_mail_until_it_is_stopped(tmp_path, engine: Engine, 
 
 
 def test_serve_runs_the_site_alone_until_it_is_stopped(tmp_path, database_url, valkey, engine):
-    """It compiles nothing itself: where somebody confirms, it wakes a worker."""
+    """The site compiles nothing itself: when a subscriber confirms, it wakes a worker."""
     command = Command(tmp_path, {"DATABASE_URL": database_url, "REDIS_URL": valkey})
     link = open_site(engine).ask("ada@example.org")
     with command.start("serve", "--port", "0") as process:

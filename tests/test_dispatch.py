@@ -1,4 +1,4 @@
-"""From the outbox to the mail server: what is sent, what is written, what a crash leaves."""
+"""Dispatching: messages sent, statuses written, and the rows that a crash leaves behind."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def send(engine, sink, **changes):
     return make_dispatcher(engine, sink, **changes).drain(once=True)
 
 
-# --- The way it should go -----------------------------------------------------------------------
+# --- Successful delivery ------------------------------------------------------------------------
 
 
 def test_what_is_due_is_sent_once(engine, sink):
@@ -305,7 +305,7 @@ def test_patience_after_the_dot_has_an_end(engine, sink):
     assert send(engine, sink, bounds=Bounds(patience=0.2)) == Tally(uncertain=1)
 
 
-# --- Leaving in time ----------------------------------------------------------------------------
+# --- Unsubscribing in time ----------------------------------------------------------------------
 
 
 def leave(engine, subscriber_id):
@@ -314,7 +314,7 @@ def leave(engine, subscriber_id):
 
 
 def test_leaving_between_claim_and_dot_is_in_time(engine, sink):
-    """The body is on the wire already; without its dot it is withdrawn."""
+    """The body is on the wire already; without the final dot the server discards it."""
     subscriber_id = add_subscriber(engine, "ada@example.org")
     add_delivery(engine, subscriber_id=subscriber_id)
     add_delivery(engine, "bob@example.org")
@@ -332,7 +332,7 @@ def test_leaving_between_claim_and_dot_is_in_time(engine, sink):
 
 
 def test_who_is_no_subscriber_any_more_is_not_written_to(engine, sink):
-    """Even where whoever changed the subscriber forgot the outbox."""
+    """The mark checks the subscriber's status, even if the queued delivery was not cancelled."""
     subscriber_id = add_subscriber(engine)
     id_ = add_delivery(engine, subscriber_id=subscriber_id)
 
@@ -345,7 +345,7 @@ def test_who_is_no_subscriber_any_more_is_not_written_to(engine, sink):
     assert (row(engine, id_).status, row(engine, id_).reason) == (Status.CANCELLED, "left")
 
 
-# --- Stopping and dying -------------------------------------------------------------------------
+# --- Shutdown and crashes -----------------------------------------------------------------------
 
 
 def test_stopping_finishes_the_message_at_hand_and_gives_the_rest_back(engine, sink):
@@ -373,7 +373,7 @@ def test_stopping_finishes_the_message_at_hand_and_gives_the_rest_back(engine, s
 def test_stopping_does_not_wait_for_a_silent_server_until_it_is_killed(
     engine, sink, monkeypatch, answers, left
 ):
-    """What has its dot is settled as uncertain by ourselves, and no lease is left behind."""
+    """If the dot was sent, the message is settled as uncertain; no lease is left behind."""
     monkeypatch.setattr(crew, "GRACE", 0.1)
     id_ = add_delivery(engine)
     sink.answers = answers
@@ -451,7 +451,7 @@ CHILD = """
     ],
 )
 def test_killed_anywhere_the_table_tells_the_truth(database_url, engine, sink, point, left, taken):
-    """What is certainly unsent is sent by the next drain, the one that is not is listed."""
+    """The next drain sends messages that were certainly unsent; one in doubt becomes uncertain."""
     ids = [add_delivery(engine, f"reader{number}@example.net") for number in range(3)]
 
     child = subprocess.run(
@@ -470,7 +470,7 @@ def test_killed_anywhere_the_table_tells_the_truth(database_url, engine, sink, p
 
 
 def test_what_a_wrong_clock_leased_is_not_held_for_ever(engine, sink):
-    """Leased by a sender that died while the clock was a year ahead."""
+    """The leases expire in a year: a sender claimed them while its clock was wrong, and died."""
     ids = [add_delivery(engine), add_delivery(engine)]
     ahead = NOW + timedelta(days=365)
     with engine.begin() as conn:
@@ -483,11 +483,11 @@ def test_what_a_wrong_clock_leased_is_not_held_for_ever(engine, sink):
     assert (tally.sent, tally.uncertain) == (1, 1)
 
 
-# --- The one who commits ------------------------------------------------------------------------
+# --- Group commit -------------------------------------------------------------------------------
 
 
 def test_when_the_database_fails_no_dot_is_sent(engine, sink):
-    """A mark that is not on disk is no mark; the error is told, and the truth is on disk."""
+    """No dot is sent if the mark is not committed; the error is raised and the rows stay queued."""
     for _ in range(5):
         add_delivery(engine)
     failing = threading.Event()
@@ -510,7 +510,7 @@ def test_when_the_database_fails_no_dot_is_sent(engine, sink):
 
 @pytest.fixture
 def outage(backend, database_url, monkeypatch):
-    """Makes the database unusable: PostgreSQL hangs up on everybody, SQLite is locked."""
+    """Return a function that cuts off the database: PostgreSQL hangs up, SQLite is locked."""
     monkeypatch.setattr(database, "BUSY_TIMEOUT", 0.02)
     monkeypatch.setattr(database, "LOOK_AGAIN", 0.02)
 
@@ -524,13 +524,13 @@ def outage(backend, database_url, monkeypatch):
     def lock():
         with contextlib.closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as conn:
             conn.execute("BEGIN IMMEDIATE")
-            time.sleep(2)  # longer than a few tries take
+            time.sleep(2)  # longer than a few retries take
 
     return hang_up if backend == "postgresql" else lock
 
 
 def test_a_database_that_goes_away_in_the_middle_costs_nothing(database_url, sink, outage):
-    """Replies that came meanwhile are written when it is back; nothing is uncertain."""
+    """Replies received during the outage are written afterwards; no delivery becomes uncertain."""
     engine = open_engine(database_url)
     for _ in range(40):
         add_delivery(engine)
@@ -545,14 +545,14 @@ def test_a_database_that_goes_away_in_the_middle_costs_nothing(database_url, sin
 
 
 def test_a_mark_whose_commit_was_done_unheard_is_granted_when_asked_again(engine):
-    """Without this it would be listed as uncertain, though nothing was sent."""
+    """If it were not granted, the delivery would become uncertain although nothing was sent."""
     id_ = add_delivery(engine)
     with engine.begin() as conn:
         deliveries.claim(conn, 1, "mine", timedelta(minutes=6), NOW)
     unheard = [OperationalError("COMMIT", {}, psycopg.OperationalError("the server is gone"))]
 
     class Deaf:
-        """An engine whose connections lose the answer to their first commit."""
+        """An engine that commits, but raises at the first commit as if the reply were lost."""
 
         def connect(self):
             conn = engine.connect()
@@ -596,7 +596,7 @@ def test_a_waiting_claim_is_renewed(engine):
 
 
 def test_a_settlement_goes_before_the_mark_in_the_same_commit(engine):
-    """The uncertain set stays one for each connection."""
+    """At most one delivery per connection can become uncertain."""
     first, second = add_delivery(engine), add_delivery(engine)
     with engine.begin() as conn:
         deliveries.claim(conn, 2, "mine", timedelta(minutes=6), NOW)
@@ -626,7 +626,7 @@ def test_what_is_settled_while_it_stops_is_written(engine):
     assert not committer.mark(id_, None), "nobody is there to write it"
 
 
-# --- Being a good guest -------------------------------------------------------------------------
+# --- Throttling and idle connections ------------------------------------------------------------
 
 
 def test_a_server_that_finds_us_too_fast_is_given_time(engine, sink):
@@ -660,7 +660,7 @@ def _wait_for(condition, seconds=10):
         time.sleep(0.02)
 
 
-# --- Odd words of servers -------------------------------------------------------------------------
+# --- Malformed replies ----------------------------------------------------------------------------
 
 
 ODD = ["a" * 3_900, "\0 nul \x1b[31m red", "queued as " + "B" * 3_900, "\u202e\u5b57" * 600]
@@ -669,7 +669,7 @@ ODD = ["a" * 3_900, "\0 nul \x1b[31m red", "queued as " + "B" * 3_900, "\u202e\u
 @pytest.mark.parametrize("moment", ["MAIL", "RCPT", "DATA", "DOT"])
 @pytest.mark.parametrize("words", ODD, ids=["long", "controls", "a long name", "other scripts"])
 def test_no_words_of_a_server_end_a_drain(engine, sink, moment, words):
-    """They are cleaned where they are parsed, so that every database can hold them."""
+    """Replies are cleaned when they are parsed, so that every database can store them."""
     code = {"MAIL": "450", "DOT": "250"}.get(moment, "550")
     sink.answers = {moment: [f"{code} {words}"]}
     first = add_delivery(engine, subscriber_id=add_subscriber(engine, "ada@example.org"))
@@ -683,7 +683,7 @@ def test_no_words_of_a_server_end_a_drain(engine, sink, moment, words):
 
 
 def test_the_third_refused_edition_in_a_row_suppresses_and_cancels(engine, sink):
-    """The same count as that of bounces; what else is owed to the address ends with it."""
+    """Refusals during the SMTP session count as strikes, as bounces do."""
     sink.answers = {"RCPT": "550 5.0.0 We would rather not"}
     subscriber = add_subscriber(engine, "ada@example.org")
     statuses = []
@@ -700,7 +700,7 @@ def test_the_third_refused_edition_in_a_row_suppresses_and_cancels(engine, sink)
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_drain_ends_by_itself_where_all_that_is_due_may_not_leave(engine, sink):
-    """By the clock on the wall, which goes on: a wait for such mail would never end."""
+    """The test uses the real clock: if a drain waited for paused mail, it would never return."""
     now = datetime.now(UTC)
     times = {"not_before": now - timedelta(hours=1), "expires_at": now + timedelta(hours=9)}
     add_delivery(engine, edition_on=TODAY, **times)

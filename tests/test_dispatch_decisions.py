@@ -1,4 +1,4 @@
-"""What a verdict means for its delivery: the decision alone, without a database."""
+"""The settlement that each SMTP verdict leads to: the decision alone, without a database."""
 
 from __future__ import annotations
 

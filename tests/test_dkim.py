@@ -1,4 +1,4 @@
-"""Signatures hold for whoever receives the mail, and stop holding with the first changed byte."""
+"""DKIM signatures: valid for the receiver, and invalid once a byte has changed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DOMAIN = "example.org"
 
 @cache
 def pem(algorithm: Algorithm = Algorithm.RSA, number: int = 0) -> str:
-    """A key for tests; another number is another key."""
+    """Return a private key for tests; each number is another key."""
     return new_key(algorithm)
 
 
@@ -49,19 +49,19 @@ def signer_with(keys: str = BOTH, domain: str = DOMAIN) -> Signer:
 
 
 def zone(signer: Signer) -> dict[str, str]:
-    """What is published about all keys of a signer."""
+    """Return the DNS records of all keys of a signer, by name."""
     records = (key.record(signer.domain) for key in signer.keys)
     return {record.name: record.value for record in records}
 
 
 @dataclass(frozen=True)
 class Mailbox:
-    """A mailbox that checks signatures with dkimpy."""
+    """A receiver that verifies signatures with dkimpy."""
 
     published: dict[str, str]
 
     def accepts(self, raw: bytes) -> list[bool]:
-        """Whether each signature holds, in their order."""
+        """Return whether each signature is valid, in their order."""
         count = len(re.findall(rb"(?m)^DKIM-Signature:", raw))
         return [self._holds(raw, number) for number in range(count)]
 
@@ -81,7 +81,10 @@ class Mailbox:
 
 @pytest.fixture
 def house(inbox: Inbox, sqlite_url: str) -> Iterator[Callable[..., Services]]:
-    """Paperboys whose mail goes to the inbox; the database has the keys of their links."""
+    """Return a function that builds services with changed settings and mail to the inbox.
+
+    The database has the keys of their links.
+    """
     made: list[Services] = []
 
     def house(**changes: str) -> Services:
@@ -109,7 +112,7 @@ def post(services: Services, body: bytes) -> None:
 
 
 def test_mails_of_every_kind_arrive_signed(house, inbox):
-    """Both signatures hold in the bytes that the server received, RSA first."""
+    """Both signatures are valid in the bytes that the server received, RSA first."""
     services, now = house(dkim_keys=BOTH), datetime.now(UTC)
     title = ". Möbius 多模态 = a < b & c " + "x" * 300
     digest = make_digest(make_pick(make_paper(title, abstract=".\n..\n. dots\n" * 9)))
@@ -126,7 +129,7 @@ def test_mails_of_every_kind_arrive_signed(house, inbox):
 
 
 def test_signatures_survive_a_mailbox_file(house, inbox, tmp_path):
-    """A mailbox file quotes lines that begin with "From ", in mails of every kind."""
+    """An mbox file escapes lines that begin with "From ", so no mail of any kind may have one."""
     services, now = (
         house(dkim_keys=BOTH, list_name="From here", note="From us to you"),
         datetime.now(UTC),
@@ -149,7 +152,7 @@ def test_signatures_survive_a_mailbox_file(house, inbox, tmp_path):
 
 
 def test_what_is_dispatched_is_signed(house, inbox, sqlite_url):
-    """All the way from the form: the outbox, the dispatcher, the wire."""
+    """From the sign-up form through outbox and dispatcher to the wire."""
     services = house(dkim_keys=BOTH, database_url=sqlite_url)
     key, now = services.suppression_key, datetime.now(UTC)
     wishes = Wishes(("retrieval",))
@@ -193,7 +196,7 @@ def test_without_keys_a_mail_is_as_it_was(house):
     assert signed.compose(delivery, digest, now=now).endswith(b"\r\n" + mail)
 
 
-# --- What is covered ----------------------------------------------------------------------------
+# --- Signed headers -----------------------------------------------------------------------------
 
 MAIL = (
     b"From: Papers <papers@example.org>\r\n"
@@ -220,7 +223,7 @@ def signed(keys: str = ED25519, mail: bytes = MAIL + b"Hello\r\n") -> bytes:
 
 
 def judged(raw: bytes, keys: str = ED25519) -> list[bool]:
-    """Whether each signature holds, on which dkimpy and our own check must agree."""
+    """Return whether each signature is valid; dkimpy and our own check must agree."""
     published = zone(signer_with(keys))
     accepted = Mailbox(published).accepts(raw)
     assert [found.problem is None for found in check(raw, published.get)] == accepted
@@ -236,7 +239,7 @@ def test_a_changed_header_breaks_it(keys, name):
 
     assert judged(raw, keys) == [True]
     assert judged(changed, keys) == [False]
-    if name != b"From":  # without one dkimpy refuses to look
+    if name != b"From":  # dkimpy raises if there is no From
         assert judged(taken_away, keys) == [False]
 
 
@@ -248,7 +251,7 @@ def test_a_changed_body_breaks_it():
 
 
 def test_nobody_can_put_another_sender_in_front():
-    """RFC 6376, section 8.15: the second From that is not there is signed, too."""
+    """RFC 6376, section 8.15: From is signed once more than it occurs, so none can be added."""
     raw = signed()
 
     for forged in (
@@ -266,7 +269,7 @@ def test_what_servers_put_in_front_changes_nothing():
 
 
 def test_white_space_may_change_on_the_way():
-    """Relaxed: servers fold headers anew and trim lines."""
+    """Relaxed canonicalization: servers refold headers and trim lines."""
     raw = signed(mail=MAIL + b"two  words \r\n")
     refolded = raw.replace(b"To: ada", b"TO:\r\n   ada").replace(
         b"two  words \r\n", b"two words\r\n"
@@ -311,7 +314,7 @@ def sorted_as(said: dict[str, str]) -> list[bytes]:
 @example("a\t \r\n \r\n\r\n")
 @given(st.text(st.sampled_from("a. \t=é"), max_size=8).map(str) | st.text(max_size=40))
 def test_any_text_is_signed_as_it_is_received(text):
-    """Dots are doubled on the wire only; what the receiver sees is what was signed."""
+    """Dots are doubled on the wire only; the signature covers the text that the receiver sees."""
     body = re.sub(r"\r\n|[\r\n\0]", "\r\n", text).encode() + b"\r\n"
     wire = MAIL + re.sub(rb"(?m)^\.", b"..", body)
 
@@ -325,7 +328,7 @@ def test_any_text_is_signed_as_it_is_received(text):
 
 
 def test_the_first_key_of_each_kind_signs():
-    """The others are old ones, still published, or new ones, published and not used yet."""
+    """Other keys are old ones, still published, or new ones, published and not used yet."""
     keys = f"old:{pem(Algorithm.ED25519, 1)} {BOTH} next:{pem(Algorithm.RSA, 1)}"
     signer = signer_with(keys)
 
@@ -334,7 +337,7 @@ def test_the_first_key_of_each_kind_signs():
 
 
 def test_a_key_is_given_as_a_file_or_as_it_is(tmp_path):
-    """In whatever shape a variable or a mounted file brings it."""
+    """Line breaks may be kept, escaped or lost in a variable or a mounted file."""
     path = tmp_path / "key.pem"
     path.write_text(pem())
     escaped, one_line = pem().replace("\n", "\\n"), pem().replace("\n", " ")
@@ -346,7 +349,7 @@ def test_a_key_is_given_as_a_file_or_as_it_is(tmp_path):
 
 
 def too_short() -> str:
-    p, q, e = 2**521 - 1, 2**127 - 1, 65_537  # two primes of Mersenne
+    p, q, e = 2**521 - 1, 2**127 - 1, 65_537  # two Mersenne primes
     d = pow(e, -1, (p - 1) * (q - 1))
     numbers = rsa.RSAPrivateNumbers(
         p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), rsa.RSAPublicNumbers(e, p * q)
@@ -376,7 +379,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("keys", "problem"), WRONG.items(), ids=list(WRONG.values()))
 def test_a_wrong_key_stops_the_start_by_its_name(keys, problem, tmp_path):
-    """And is not shown, since half a key is a secret too."""
+    """The error does not show the key, since half a key is a secret too."""
     loaded = settings.load(None, database_url=f"sqlite:///{tmp_path / 'p.db'}", dkim_keys=keys)
 
     with pytest.raises(SettingsError, match=f"^DKIM_KEYS: .*{problem}") as raised:
@@ -422,7 +425,7 @@ def test_domains_of_one_sender_are_aligned(one, other, same):
 
 
 def test_a_long_record_is_published_in_pieces():
-    """A string of the DNS holds 255 octets; mailboxes join them."""
+    """A DNS string holds at most 255 octets; receivers join them."""
     record = signer_with(RSA).keys[0].record(DOMAIN)
 
     name, kind, pieces = record.line.split(" ", 2)

@@ -1,4 +1,4 @@
-"""The doctor looks at everything, changes nothing, and finishes the round whatever breaks."""
+"""`doctor` runs every check, changes nothing, and continues if a check raises."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Examine = Callable[..., dict[str, Finding]]
 
 @pytest.fixture
 def examine() -> Iterator[Examine]:
-    """What one check finds under some settings, by the names of its findings."""
+    """Return a function that runs one check with some settings; it returns findings by name."""
     patients: list[Patient] = []
 
     def examine(check: Check, now: datetime = NOW, **given: str) -> dict[str, Finding]:
@@ -101,7 +101,7 @@ def test_a_key_that_cannot_sign_is_named(examine):
 
 
 def test_a_model_of_meanings_is_tried_where_one_is_named(examine, tmp_path):
-    """One that cannot be read would stop ingest and compiling."""
+    """A model that cannot be loaded would stop ingest and publish."""
     check, folder = settings_checks.semantic_model, write_model(tmp_path / "model")
 
     assert examine(check) == {}
@@ -135,7 +135,7 @@ def test_sqlite_keeps_what_was_committed(examine, database_url):
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_a_server_that_does_not_wait_for_its_disk_is_found(examine, database_url):
-    """That of the tests does not, to be quick."""
+    """The PostgreSQL server of the tests runs with fsync off, for speed."""
     found = examine(database.durability, database_url=database_url)["durability"]
 
     assert found.ok is False
@@ -190,7 +190,7 @@ def test_the_disk_of_a_file_is_the_nearest_above_it(path, kind):
 
 
 def test_a_file_mounted_by_itself_is_found(examine, tmp_path, monkeypatch):
-    """As `-v ./paperboy.db:/srv/paperboy.db` does: its WAL is another one on each side."""
+    """A file mounted with `-v ./paperboy.db:/srv/paperboy.db` has a separate WAL on each side."""
     path = tmp_path / "with space" / "paperboy.db"
     mounts = tmp_path / "mounts"
     escaped = str(path).replace(" ", "\\040")
@@ -217,7 +217,7 @@ def test_a_disk_that_goes_with_its_container_is_pointed_out(examine, tmp_path, m
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_file_that_others_may_read_is_named_and_left_alone(examine, engine, tmp_path):
-    """Looking at it opens nothing: the locks of a site in this process would be gone."""
+    """The check does not open the file: closing it would drop this process's locks on it."""
     url, path = str(engine.url), tmp_path / "paperboy.db"
     path.chmod(0o600)
     private = examine(database.database_file, database_url=url)["database file"]
@@ -332,7 +332,7 @@ def tls(authority: Path) -> ssl.SSLContext:
 
 @pytest.mark.parametrize("implicit_tls", [True, False])
 def test_the_mail_servers_certificate_is_looked_at(examine, authority, tls, implicit_tls):
-    """Ours holds for two days more; a fortnight is when somebody should know."""
+    """The test certificate expires in two days; the doctor warns if fewer than 14 are left."""
     with open_sink(tls=tls, implicit_tls=implicit_tls) as sink:
         given = {
             "smtp_url": f"smtp{'s' if implicit_tls else ''}://127.0.0.1:{sink.port}",
@@ -356,7 +356,7 @@ def test_the_mail_servers_certificate_is_looked_at(examine, authority, tls, impl
 
 @pytest.fixture
 def running_site(engine: Engine) -> Iterator[str]:
-    """The site on loopback; its address."""
+    """Run the site on loopback; yield its URL."""
     with listen("127.0.0.1", 0) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         running = server(create_app(Services(settings.load(None, site_url=url), engine)))
@@ -380,7 +380,7 @@ def test_the_way_out_is_tried_without_a_reader(examine, running_site, database_u
 
 @contextlib.contextmanager
 def answering(answer: bytes) -> Iterator[str]:
-    """A site that says the same to everybody."""
+    """Run a site that sends the same response to each request; yield its URL."""
 
     def serve() -> None:
         with contextlib.suppress(OSError):
@@ -389,7 +389,7 @@ def answering(answer: bytes) -> Iterator[str]:
                 with connection:
                     connection.recv(4096)
                     connection.sendall(answer)
-                    # To close on something unread would be a reset, which may overtake the answer.
+                    # Closing with unread input would send a reset, which may overtake the response.
                     connection.shutdown(socket.SHUT_WR)
                     while connection.recv(4096):
                         pass
@@ -404,7 +404,7 @@ def answering(answer: bytes) -> Iterator[str]:
 
 @pytest.mark.parametrize("status", ["302 Found\r\nLocation: /login", "405 No", "500 Broken"])
 def test_a_way_out_that_is_barred_is_found(examine, status):
-    """RFC 8058, section 3.1: a redirect is one, too."""
+    """RFC 8058, section 3.1: a redirect fails, too."""
     answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     with answering(answer.encode()) as url:
         found = examine(site.one_click, site_url=url)["one-click"]
@@ -449,7 +449,7 @@ def test_the_certificate_of_the_site_is_looked_at(examine, authority, tls, monke
 
 
 def test_a_site_without_a_certificate_is_only_for_trying_out(examine):
-    """By SITE_URL: a relay on this machine makes no trial of a site that others reach."""
+    """http is a trial only if SITE_URL is not public and no relay or server sends real mail."""
     given, relay = {"site_url": "http://papers.example.org"}, "smtp://127.0.0.1:25"
     public = {"site_url": "http://papers.of-a-lab.org", "smtp_url": "smtp://127.0.0.1:2525"}
 
@@ -459,11 +459,11 @@ def test_a_site_without_a_certificate_is_only_for_trying_out(examine):
     assert examine(site.site_tls, **public)["site tls"].ok is False
 
 
-# --- The whole round ----------------------------------------------------------------------------
+# --- All checks ---------------------------------------------------------------------------------
 
 
 def test_one_broken_check_does_not_stop_the_others(monkeypatch):
-    """Whatever its mistake is; it is named, and the round goes on."""
+    """The check that raised is reported by name, and the others still run."""
 
     def own_mistake(_patient: Patient) -> Iterator[Finding]:
         yield Finding("first half", True, "")
@@ -496,7 +496,7 @@ def test_a_sender_that_cannot_be_is_no_end_either(tmp_path):
 
 
 def test_a_silent_network_ends_soon(name_server_silent):
-    """Each answer is waited for, but not for long, and the DNS but once."""
+    """Each check has a timeout, and a silent DNS is waited for only once."""
     loaded = settings.load(
         None,
         mail_from="papers@example.org",
@@ -523,7 +523,7 @@ def name_server_silent() -> Iterator[str]:
 
 @pytest.fixture
 def healthy(sqlite_url: str, valkey: str, inbox: Inbox, tmp_path, monkeypatch) -> None:
-    """An installation on this machine with nothing to mend."""
+    """Set up an installation on this machine in which no check fails."""
     monkeypatch.chdir(tmp_path)
     for name in settings.Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
@@ -535,7 +535,7 @@ def healthy(sqlite_url: str, valkey: str, inbox: Inbox, tmp_path, monkeypatch) -
 
 @pytest.mark.usefixtures("healthy")
 def test_it_ends_well_when_nothing_is_wrong(monkeypatch):
-    """Exit code 0, though not everything could be checked; 1 with the first thing to mend."""
+    """The exit code is 0 even if some checks could not run, and 1 if one fails."""
     well = CliRunner().invoke(app, ["doctor", "--json"])
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
     ill = CliRunner().invoke(app, ["doctor", "--json"])
@@ -551,7 +551,7 @@ def test_it_ends_well_when_nothing_is_wrong(monkeypatch):
 
 @pytest.mark.usefixtures("healthy")
 def test_settings_that_cannot_be_read_are_a_finding(monkeypatch):
-    """Nothing else can be looked at without them."""
+    """No other check can run without settings."""
     monkeypatch.setenv("SMTP_URL", "smpt://me:hunter2@mail.example.org")
 
     ill = CliRunner().invoke(app, ["doctor", "--json"])

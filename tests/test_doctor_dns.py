@@ -1,4 +1,4 @@
-"""The doctor reads the DNS as mailboxes do, and says what to publish, record by record."""
+"""`doctor` reads the DNS as mailbox providers do, and returns the records to publish."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def record(number: int = 0) -> Record:
 
 @pytest.fixture
 def name_server() -> Iterator[NameServer]:
-    """The zone of a newsletter that sends itself, with nothing wrong in it."""
+    """Run a name server with a correct zone of a newsletter that sends its own mail."""
     with open_name_server() as server:
         server.zone |= {
             ("example.org", "TXT"): [
@@ -64,7 +64,7 @@ Examine = Callable[..., list[Finding]]
 
 @pytest.fixture
 def examine(name_server: NameServer) -> Examine:
-    """What one check finds in the zone as it is now."""
+    """Return a function that runs one check on the current zone; it returns the findings."""
 
     def examine(check: Check, **changes: str) -> list[Finding]:
         given = {
@@ -149,7 +149,7 @@ def test_a_sender_on_this_machine_is_not_looked_up(examine, name_server, check):
     ],
 )
 def test_what_voids_an_spf_record_is_said(one, name_server, published, problem):
-    """With the record that would do, for the address that our server has."""
+    """The advice has a valid record for the address of our server."""
     name_server.zone["example.org", "TXT"] = [line for text in published for line in txt(text)]
     name_server.zone["_spf.example.org", "TXT"] = txt("v=spf1 ip4:192.0.2.25 -all")
     name_server.zone["_strict.example.net", "TXT"] = txt("v=spf1 -ip4:192.0.2.25 ip4:192.0.2.0/24")
@@ -173,7 +173,7 @@ def test_what_voids_an_spf_record_is_said(one, name_server, published, problem):
         "v=spf1 a:near.example.org/24 -all",
         "v=spf1 ~include:_strict.example.net mx -all",
         "v=spf1 exists:%{ir}.%{v}.listed.example.org -all",
-        "v=spf1 exists:%{l}.example.org mx ~all",  # whether or not, the next one matches
+        "v=spf1 exists:%{l}.example.org mx ~all",  # matched by the next mechanism in either case
         "v=spf1 a:a.example.org a:b.example.org mx -all",
         "v=spf1  mx   unknown=word -all ",
         "v=spf1 ip4:192.0.2.25 " + "a:mail.example.org " * 11 + "-all",
@@ -215,7 +215,7 @@ def test_a_record_that_lets_nobody_send_is_wrong_for_any_provider(one, name_serv
 
 
 def test_lookups_are_counted_through_what_is_included(name_server):
-    """RFC 7208, section 4.6.4: include, a, mx, ptr, exists and redirect, wherever they stand."""
+    """RFC 7208, section 4.6.4: include, a, mx, ptr, exists and redirect count, nested ones too."""
     resolver = Resolver(("127.0.0.1", name_server.port))
 
     read = spf.read("v=spf1 include:_spf.example.net ptr -all", "example.org", resolver)
@@ -281,7 +281,7 @@ def test_a_key_in_testing_is_mentioned(examine, name_server):
 
 
 def test_a_key_is_published_before_it_is_used(examine):
-    """One that does not sign yet does no harm; the advice is what to publish."""
+    """A key that does not sign yet is no error; the advice has the record to publish."""
     later = examine(dns.dkim, dkim_keys=f"{KEYS} news3:{key(3)}")[2]
 
     assert later.ok is True
@@ -341,7 +341,7 @@ def test_the_policy_of_the_domain_above_counts(one):
             {"dkim_domain": "mail.example.org", "bounce_address": "b@example.net"},
             False,
         ),
-        ("", {"bounce_address": "b@example.net"}, True),  # the signature is
+        ("", {"bounce_address": "b@example.net"}, True),  # the signature is aligned
         ("; aspf=s; adkim=s", {"bounce_address": "b@news.example.org"}, True),
         (
             "; aspf=s; adkim=s",
@@ -356,7 +356,7 @@ def test_one_of_both_must_speak_for_the_sender(one, name_server, modes, changes,
     assert one(dns.dmarc_alignment, **changes).ok is ok
 
 
-# --- Where mail arrives, and what we are called -------------------------------------------------
+# --- MX and PTR ---------------------------------------------------------------------------------
 
 
 def test_every_address_must_take_mail(examine, name_server):
@@ -429,7 +429,7 @@ def test_a_dns_that_fails_on_one_name_is_asked_about_others(name_server):
 
 
 def test_the_dns_of_a_closed_network_tells_nothing(name_server):
-    """It says of every name that there is none; that is no missing record."""
+    """It answers for every name that it does not exist; that must not count as a missing record."""
     name_server.zone.clear()
     name_server.closed = True
     resolver = Resolver(("127.0.0.1", name_server.port))

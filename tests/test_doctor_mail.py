@@ -1,4 +1,4 @@
-"""The doctor sees what mailboxes would hold against a mail."""
+"""`doctor` reports everything in a mail that mailbox providers would reject or penalise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def patient() -> Iterator[Patient]:
 
 @pytest.mark.parametrize("check", mail.CHECKS, ids=lambda check: check.__name__)
 def test_nothing_is_wrong_with_our_own_mail(patient, check):
-    """Of every kind, and with as many papers as a digest can have."""
+    """Samples of every kind pass each check, with as many papers as a digest can have."""
     findings = list(check(patient))
 
     assert findings
@@ -99,7 +99,7 @@ def test_links_to_strangers_are_seen(patient):
 
 
 def test_a_page_that_is_not_encrypted_has_no_one_click(patient):
-    """RFC 8058 asks for https; on a machine of one's own its absence is no mistake."""
+    """RFC 8058 requires https; a local site without it is no error."""
     raw = mail.sample(patient, DeliveryKind.DIGEST).replace(b"List-Unsubscribe-Post", b"X-Post")
 
     assert list(lint.problems(raw, Expected(is_list=True, is_https=False))) == []
@@ -121,7 +121,7 @@ def judge(patient: Patient, **changes: bool | None) -> dict[str, bool | None]:
 
 
 def test_rules_are_met_when_what_they_rest_on_is_in_order(patient):
-    """All but the one about complaints, which only the providers can count."""
+    """The rule about complaints stays unknown: only the providers can count them."""
     judged = judge(patient)
 
     assert [check for check, ok in judged.items() if ok is not True] == ["gmail, yahoo: complaints"]

@@ -1,4 +1,4 @@
-"""Editions: whoever is due gets what is theirs, all of it, once."""
+"""Editions: each due reader gets every matching paper, once."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def loaded(engine: Engine, delivery_id: int) -> Digest:
 
 
 def settle(engine: Engine, status: DeliveryStatus, now: datetime = NOW) -> None:
-    """Let everything that is queued end like this."""
+    """Claim and mark every queued delivery, and settle it with `status`."""
     with engine.begin() as conn:
         ids = [d.id for d in deliveries.claim(conn, 1_000, "token", HOUR, now)]
         deliveries.mark(conn, ids, "token", HOUR, now)
@@ -127,7 +127,7 @@ def test_nobody_is_served_before_their_slot_or_twice(engine: Engine):
 
 
 def test_by_hand_todays_edition_takes_todays_own_slot(engine: Engine):
-    """Two hours ahead: at the hour itself there is nothing left to do."""
+    """A digest published two hours early uses today's slot, so no digest is due at the hour."""
     reader = join(engine, now=NOW - 3 * HOUR)
     ingest(engine, make_sighting())
 
@@ -207,7 +207,7 @@ def test_a_reader_gets_what_is_sure_enough_for_them(engine: Engine, breadth, exp
 
 
 def test_a_match_that_becomes_surer_is_new_to_whom_it_was_not_sure_enough_for(engine: Engine):
-    """And comes only once to a reader who had it already."""
+    """A reader with a lower threshold has had the paper already, and does not get it again."""
     for name, breadth in (("ada", Breadth.BALANCED), ("bob", Breadth.MORE)):
         wishes = Wishes(("gentle rivers",), breadth=breadth)
         signup.add(engine, f"{name}@example.org", wishes, confirmed=True,
@@ -250,7 +250,7 @@ def test_withdrawn_papers_are_not_picked(engine: Engine):
 
 
 def test_a_withdrawn_paper_is_not_mailed_as_trending(engine: Engine):
-    """Also where it has more upvotes than every other."""
+    """Even if it has more upvotes than every other paper."""
     join(engine, "Trending")
     listed = [
         make_sighting(f"3001.0000{n}", source="huggingface", upvotes=n, title=title)
@@ -263,7 +263,7 @@ def test_a_withdrawn_paper_is_not_mailed_as_trending(engine: Engine):
 
 
 def test_a_welcome_takes_the_place_of_today_and_tomorrows_digest_still_comes(engine: Engine):
-    """It is out of turn: the slot that comes next is not used up by it."""
+    """A welcome does not use up the next slot."""
     reader = join(engine)
     tomorrow = NOW + DAY
     alter_reader(engine, reader, welcome_due=True, next_slot_at=tomorrow)
@@ -282,7 +282,7 @@ def test_a_welcome_takes_the_place_of_today_and_tomorrows_digest_still_comes(eng
 
 
 def test_a_welcome_is_not_put_on_an_older_slot_that_was_missed(engine: Engine):
-    """A weekly reader whose slot is overdue is welcomed today, not under last week's date."""
+    """A weekly reader with an overdue slot is welcomed today, not under last week's date."""
     reader = join(engine)
     weekly = {"frequency": "weekly", "weekday": (NOW.weekday() - 2) % 7}
     alter_reader(engine, reader, welcome_due=True, next_slot_at=NOW - 2 * DAY, **weekly)
@@ -299,7 +299,7 @@ def alter_reader(engine: Engine, reader: Subscriber, **values: Any) -> None:
 
 
 def test_picks_are_frozen(engine: Engine):
-    """What comes later does not change what was promised."""
+    """A queued digest does not change when its papers change."""
     join(engine, "cat:cs.IR", '"patient readers"')
     paper = make_sighting("3001.00001", version=1, upvotes=5, title="For Patient Readers")
     ingest(engine, paper)
@@ -406,11 +406,11 @@ def test_trending_is_the_top_by_upvotes_and_quiet_without_news(engine: Engine):
 
     assert papers(first) == [("3001.00004", "3001.00003")]
     assert [outcome.skipped for outcome in quiet] == [SkipReason.NOTHING_NEW]
-    assert papers(last) == [("3001.00002", "3001.00001")]  # the top of what was not sent yet
+    assert papers(last) == [("3001.00002", "3001.00001")]  # the top of those not sent yet
 
 
 def test_an_unpublished_paper_does_not_wake_trending(engine: Engine):
-    """A run that died had stored it."""
+    """The paper is in a batch that an ingest run stored, but did not publish before it died."""
     join(engine, "Trending")
     ingest(engine, make_sighting("3001.00001", source="huggingface", upvotes=1))
     publish(engine)
@@ -423,7 +423,7 @@ def test_an_unpublished_paper_does_not_wake_trending(engine: Engine):
 
 
 def test_a_new_topic_is_filled_under_the_papers_own_batches(engine: Engine):
-    """Thirty days back, and no further."""
+    """The backfill covers thirty days and no more."""
     for number, days_ago in enumerate((40, 20, 3), start=1):
         ingest(engine, make_sighting(f"3001.0000{number}"), now=NOW - days_ago * DAY)
     reader = join(engine)
@@ -431,12 +431,12 @@ def test_a_new_topic_is_filled_under_the_papers_own_batches(engine: Engine):
     outcomes = publish(engine)
 
     assert {batch for _, _, batch in matches(engine)} == {2, 3}
-    assert papers(outcomes) == [("3001.00003",)]  # a week back for who is new
+    assert papers(outcomes) == [("3001.00003",)]  # a new reader gets a week back
     assert owed(engine)[0].range_from == reader.cursor == 2
 
 
 def test_a_topic_that_nobody_followed_for_a_while_catches_up_on_what_papers_gained(engine: Engine):
-    """The paper was there before, and fits since it was cross-listed."""
+    """The paper was stored before, and matches since it was cross-listed."""
     reader = join(engine, "cat:cs.LG")
     paper = make_sighting("3001.00001", categories=("cs.IR",))
     ingest(engine, paper)
@@ -450,7 +450,7 @@ def test_a_topic_that_nobody_followed_for_a_while_catches_up_on_what_papers_gain
 
 
 def test_what_a_run_at_work_has_touched_belongs_to_its_batch(engine: Engine):
-    """Found under the paper's old batch, it would lie behind the reader's cursor for ever."""
+    """If it matched under the paper's old batch, the reader's cursor would skip it for ever."""
     reader = join(engine, "cat:q-bio")
     paper = make_sighting("3001.00001", categories=("cs.IR",))
     ingest(engine, paper)
@@ -468,7 +468,7 @@ def test_what_a_run_at_work_has_touched_belongs_to_its_batch(engine: Engine):
 
 
 def test_a_topic_followed_while_we_compile_loses_nothing(engine: Engine):
-    """The last reader asks for another topic after the first chunk was compiled."""
+    """The last reader changes topics after the first chunk was compiled."""
     crowd(engine, 201)
     ingest(engine, make_sighting("3001.00001"), make_sighting("3001.00002", categories=("q-bio",)))
     running = editions.publish(engine, now=NOW, expiry=EXPIRY, template="1")
@@ -501,7 +501,7 @@ def test_a_paper_united_with_another_while_we_compile_stops_nobody(engine: Engin
     assert {len(set(outcome.papers)) for outcome in outcomes[-1:]} == {1}
 
 
-# --- Superseding and what ends without arriving --------------------------------------------------
+# --- Superseded and undelivered digests ----------------------------------------------------------
 
 
 def test_a_new_digest_supersedes_an_unsent_one_and_covers_its_range(engine: Engine):
@@ -538,7 +538,7 @@ def test_a_marked_digest_is_beyond_recall(engine: Engine):
 @pytest.mark.parametrize(
     ("ends", "again"),
     [
-        (DeliveryStatus.FAILED, True),  # through us
+        (DeliveryStatus.FAILED, True),  # because of us
         (DeliveryStatus.EXPIRED, True),
         (DeliveryStatus.CANCELLED, True),  # by the operator
         (DeliveryStatus.UNCERTAIN, False),
@@ -619,7 +619,7 @@ def test_a_pause_that_is_ended_early_looks_back_no_further(engine: Engine):
     assert papers(publish(engine, NOW + 20 * DAY)) == [("3001.00002",)]
 
 
-# --- Who is served ------------------------------------------------------------------------------
+# --- Due readers --------------------------------------------------------------------------------
 
 
 def test_only_active_readers_are_served(engine: Engine):
@@ -633,7 +633,7 @@ def test_only_active_readers_are_served(engine: Engine):
 
 
 def test_a_suppressed_reader_gets_a_reason_and_after_it_the_last_days(engine: Engine):
-    """A suppression that is lifted is undone like a pause."""
+    """When the suppression is lifted, the digest looks back as after a pause."""
     reader = join(engine)
     hash_ = subscribers.address_hash(reader.email, SUPPRESSION_KEY)
     with engine.begin() as conn:
@@ -678,11 +678,11 @@ def test_who_comes_back_the_same_day_waits_for_tomorrow(engine: Engine):
     assert outcome.skipped is SkipReason.ALL_SENT_BEFORE
 
 
-# --- Many at once, and death --------------------------------------------------------------------
+# --- Concurrency and crashes --------------------------------------------------------------------
 
 
 def crowd(engine: Engine, count: int) -> None:
-    """So many readers of one topic, all due."""
+    """Add `count` subscribers to one topic, all of them due."""
     with engine.begin() as conn:
         topic = topics.find_or_add(conn, "cat:cs.ir", SOON)
         for number in range(count):
@@ -718,7 +718,7 @@ def test_publishing_at_once_gives_everybody_one_digest(engine: Engine):
 
 
 def test_a_compile_that_dies_leaves_whole_chunks(engine: Engine):
-    """Whoever was served is served wholly, the others not at all; the next run goes on."""
+    """Each chunk is committed as a whole or not at all; the next run continues with the others."""
     crowd(engine, 210)
     ingest(engine, make_sighting())
     editions.bring_topics_up(engine, published(engine), NOW)
@@ -739,7 +739,7 @@ def test_a_compile_that_dies_leaves_whole_chunks(engine: Engine):
     assert len(owed(engine)) == len(rows(engine, PickRow)) == 210
 
 
-# --- Many at the same hour ----------------------------------------------------------------------
+# --- Spreading a large edition ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

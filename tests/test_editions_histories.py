@@ -1,7 +1,7 @@
-"""Months of a newsletter at random: nothing missed, nothing twice, whatever happens.
+"""Random histories of a newsletter: no paper is missed and none is sent twice.
 
-A simple reading of the rules stands beside the code: after every publishing it looks at the
-tables and asks what each reader should have got.
+A simple model of the rules runs next to the code: after every publish it reads the tables and
+computes the papers that each reader should have received.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ ENDS = (
 
 @dataclass
 class History:
-    """One random run of a newsletter. `faithful` readers never change topics, pause or leave."""
+    """One random history; `faithful` readers never change topics, pause or unsubscribe."""
 
     engine: Engine
     dice: random.Random
@@ -98,15 +98,15 @@ class History:
             self.dice.choice(list(Weekday)),
         )
 
-    # --- What happens ---------------------------------------------------------------------------
+    # --- Events ---------------------------------------------------------------------------------
 
     def time_passes(self) -> None:
         self.now += self.dice.choice([HOUR, 5 * HOUR, 13 * HOUR, DAY, 2 * DAY])
 
     def papers_appear(self) -> None:
-        """New ones, and known ones that are cross-listed or listed by Hugging Face.
+        """Ingest new papers, and known ones that are cross-listed or listed by Hugging Face.
 
-        Now and then a run dies before it publishes them.
+        One run in five dies before it publishes its batch.
         """
         found = [self.new_paper() for _ in range(self.dice.randrange(4))]
         for sighting in self.dice.sample(self.known, min(len(self.known), self.dice.randrange(3))):
@@ -125,7 +125,7 @@ class History:
         number = self.number
         sighting = make_sighting(
             f"3001.{number:05}",
-            title=f"w{number}a w{number}b w{number}c",  # near another's, it would give way
+            title=f"w{number}a w{number}b w{number}c",  # similar titles would be merged
             categories=tuple(self.dice.sample(FIELDS, self.dice.randint(1, 2))),
         )
         self.known.append(sighting)
@@ -139,7 +139,7 @@ class History:
         self._publish(everyone=True)
 
     def mail_is_sent(self) -> None:
-        """Some is claimed, some of that marked, and what is marked ends in any way."""
+        """Claim some deliveries, mark some of those, and settle the marked ones at random."""
         with self.engine.begin() as conn:
             claimed = deliveries.claim(conn, self.dice.randint(1, 9), "token", HOUR, self.now)
             ids = [delivery.id for delivery in claimed]
@@ -153,7 +153,7 @@ class History:
                 "token",
                 self.now,
             )  # fmt: skip
-            if self.dice.random() < 0.5:  # else it stays leased, and may be superseded so
+            if self.dice.random() < 0.5:  # else it stays leased, and may be superseded
                 deliveries.give_back(conn, "token")
             for id_, end in ends:
                 if end is DeliveryStatus.UNCERTAIN and self.dice.random() < 0.3:
@@ -178,7 +178,7 @@ class History:
         signup.pause(self.engine, reader.id, (self.now + days * DAY).date(), self.now)
 
     def somebody_leaves(self) -> None:
-        """They are back before long: at once, if they had left already."""
+        """Unsubscribe an active reader, or sign up again one that has left."""
         reader = self.dice.choice(self.readers[2:])
         if self.as_stored(reader).status is SubscriberStatus.ACTIVE:
             signup.leave(self.engine, reader.secret, self.now)
@@ -189,7 +189,7 @@ class History:
             confirmed=True, suppression_key=SUPPRESSION_KEY, now=self.now,
         )  # fmt: skip
 
-    # --- What must be true ----------------------------------------------------------------------
+    # --- Invariants -----------------------------------------------------------------------------
 
     def _publish(self, *, everyone: bool) -> None:
         before = {reader.id: self.as_stored(reader) for reader in self.readers}
@@ -212,7 +212,7 @@ class History:
     def check(
         self, outcome: Outcome, old: Subscriber, owed: list[Any], had: set[int], floors: Any
     ) -> None:
-        """Against the reader as they stood before, and what they were owed then."""
+        """Check the outcome against the reader's row and queued deliveries before the publish."""
         new = self.as_stored(old)
         if outcome.skipped is SkipReason.PAUSED:
             assert old.paused_until is not None
@@ -263,7 +263,7 @@ class History:
             assert len(when) == 1 or max(when) - min(when) > 90 * DAY
 
     def come_to_rest(self) -> None:
-        """Everything is settled and compiled: the faithful have had all that ever matched."""
+        """Settle and compile everything; faithful readers must have had each paper that matched."""
         ingest(self.engine, now=self.now)
         for _ in range(3):
             self.now += 8 * DAY
@@ -285,7 +285,7 @@ class History:
         names = {query.split(":")[1].lower() for query in self.queries_of(reader)}
         return bool(names & {c.lower() for c in (*paper.categories, *paper.sources)})
 
-    # --- Questions ------------------------------------------------------------------------------
+    # --- Queries --------------------------------------------------------------------------------
 
     def as_stored(self, reader: Subscriber) -> Subscriber:
         with reading(self.engine) as conn:
@@ -316,7 +316,7 @@ class History:
         return [d for d in self.digests_of(reader) if d.status in OWED]
 
     def record_of(self, outcome: Outcome) -> Any:
-        """Its delivery, or the row that says why there is none."""
+        """Return the delivery of the outcome, or the row with the reason if there is none."""
         found = rows(self.engine, DeliveryRow if outcome.skipped is None else SkipRow)
         place = (outcome.subscriber_id, outcome.edition_on)
         (record,) = (r for r in found if (r.subscriber_id, r.edition_on) == place)
@@ -327,7 +327,7 @@ class History:
         return {pick.paper_id for pick in picks if pick.delivery_id in delivery_ids}
 
     def had(self, reader: Subscriber) -> set[int]:
-        """What reached them in 90 days, or still may."""
+        """Return the ids of papers that reached the reader in 90 days, or still may."""
         since = self.now - 90 * DAY
         reached = [d for d in self.digests_of(reader) if d.status in REACHED]
         return self.picked([d.id for d in reached if d.created_at >= since])
@@ -342,7 +342,7 @@ def test_a_random_history_misses_nothing_and_repeats_nothing(engine: Engine, see
 
 
 def test_rivals_at_every_step_miss_nothing_and_repeat_nothing(engine: Engine):
-    """Ingest, two compilers, a sender and the readers themselves, all at once for ten days."""
+    """Ingest, two compilers, a sender and changing readers run concurrently for ten days."""
     history = History(engine, random.Random(7))
     history.begin()
     errors: list[BaseException] = []

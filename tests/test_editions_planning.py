@@ -1,4 +1,4 @@
-"""Plan an edition for each reader: slot, batches, silence and papers, without a database."""
+"""Planning of an edition per reader (slot, batches, skips and papers) without a database."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def make_subscription(topic: Topic) -> Subscription:
     return Subscription(topic, f"My {topic.query}")
 
 
-# --- When ---------------------------------------------------------------------------------------
+# --- Slots --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_hundred_digests_a_second_leave_from_a_thousand_on(due, longest, secon
 
 
 def test_the_place_of_a_reader_in_the_spread_stays_for_ever():
-    """Another figure would move every reader to another minute."""
+    """A changed hash constant would move every reader to another minute."""
     assert compiling.share(0) == 0
     assert [round(compiling.share(id_), 9) for id_ in (1, 2, 1_000_000)] == [
         round(id_ * 2654435769 % 4294967296 / 4294967296, 9) for id_ in (1, 2, 1_000_000)
@@ -144,7 +144,7 @@ def test_a_digest_expires_some_hours_after_its_slot_or_now(slot_at, expires_at):
     assert compiling._expires_at(draft, make_edition()) == expires_at
 
 
-# --- Which batches ------------------------------------------------------------------------------
+# --- Batches ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_welcome_leaves_at_once_and_others_in_their_turn():
         assert new.delay == turn
 
 
-# --- Which papers -------------------------------------------------------------------------------
+# --- Papers -------------------------------------------------------------------------------------
 
 
 def make_candidates(*papers: Any, edition: Edition | None = None, **state: Any) -> Candidates:

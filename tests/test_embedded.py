@@ -1,4 +1,4 @@
-"""The services that come along start, do their work, and leave nothing running."""
+"""The embedded services (Valkey, worker, beat) start, do their work, and leave no process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.settings import child_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 APP = "tests.celery_app"
-SECONDS = 30  # how long a process may take on a busy machine
+SECONDS = 30  # in which a process must act on a busy machine
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def environment(valkey, notes):
 
 @pytest.fixture
 def wake(valkey):
-    """Send a task by name, as another process would."""
+    """Return a function that sends a task by name, as another process would."""
     with Celery("sender", broker=valkey, set_as_current=False) as sender:
         yield lambda name, *args: sender.send_task(f"{APP}.{name}", args=args, queue="edition")
 
@@ -59,7 +59,7 @@ def _wait(condition) -> None:
 
 
 def _is_gone(pid: int) -> bool:
-    """Whether the process has ended; one that nobody has buried yet has ended too."""
+    """Return whether the process has ended; True for a zombie, too."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -76,7 +76,7 @@ def _answers(url: str) -> bool:
 
 
 def test_valkey_keeps_nothing_and_drops_nothing(valkey):
-    """A full one says so; it never drops a wake-up in silence."""
+    """When it is full it returns an error; it never evicts a wake-up silently."""
     with redis.Redis.from_url(valkey, decode_responses=True) as client:
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         assert client.config_get("maxmemory")["maxmemory"] != "0"
@@ -140,7 +140,7 @@ def test_beat_wakes_the_workers(environment, notes, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system cannot tell us of a parent's death")
 def test_children_die_with_a_parent_that_is_killed(environment):
-    """Nothing of ours is left behind by `kill -9`, which no handler sees."""
+    """`kill -9` runs no handler, and still no process of ours is left."""
     script = f"""
 import time
 from pipeline import embedded
@@ -162,7 +162,7 @@ with embedded.valkey() as url, embedded.worker(child_environment(), app="{APP}")
 
 
 def test_a_child_of_a_parent_that_is_gone_never_starts(tmp_path):
-    """The parent may die before the child has asked to be told."""
+    """The parent may die before the child has requested its death signal."""
     guard = [sys.executable, "-I", "-S", "-c", embedded._GUARD, str(os.getppid())]
     proof = tmp_path / "proof"
 

@@ -1,4 +1,4 @@
-"""Matching by meaning: a real model changes the order, lets nothing in, and reads a paper once."""
+"""Semantic matching: a model changes only the order, and each paper is embedded once."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def model(folder) -> Model:
 
 
 class Counting:
-    """A model that remembers what it was asked for."""
+    """A model that records the texts it embeds."""
 
     def __init__(self, model: Model, name: str = "") -> None:
         self.model, self.name, self.size = model, name or model.name, model.size
@@ -73,13 +73,13 @@ def store(engine, *found, embedder=None, now=NOW):
 
 
 def follow(engine, query, email):
-    """A topic that the next ingest matches."""
+    """Add a reader with a topic that the next ingest matches."""
     add_reader(engine, query, email=email)
     editions.bring_topics_up(engine, 0, NOW)
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of a model hub as two files need; `asked` are the files that were sent."""
+    """A model hub reduced to two files; `asked` has the names of the files that were sent."""
 
     files: ClassVar[dict[str, bytes]] = {}
     asked: ClassVar[list[str]] = []
@@ -138,7 +138,7 @@ except SettingsError as error:
 
 
 def load_in_a_process(hub: str, home: Path, place: str) -> str:
-    """The hub's library reads where its hub is when it is imported."""
+    """Load a model in a new process: the hub's library reads its settings at import."""
     environment = {
         **os.environ,
         "HF_ENDPOINT": hub,
@@ -154,7 +154,7 @@ def load_in_a_process(hub: str, home: Path, place: str) -> str:
 
 
 def test_a_model_of_a_hub_is_fetched_once_and_works_without_it(hub, folder, tmp_path):
-    """Over HTTP, by the hub's own library; the second time the hub is away."""
+    """The hub's own library fetches it over HTTP; the second time the hub is unreachable."""
     expected = Model([str(folder)]).name
 
     first = load_in_a_process(hub, tmp_path / "home", "reading/group")
@@ -207,7 +207,7 @@ def test_the_name_of_a_model_is_what_its_files_say(folder, tmp_path):
 
 
 def test_a_model_may_lie_in_two_packages_one_of_them_zipped(tmp_path, monkeypatch):
-    """Neither is imported: what a package does when it is loaded is not ours to start."""
+    """Neither package is imported: importing would run its code."""
     for name in ("tiny_weights", "tiny_words"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('imported')")
@@ -259,7 +259,7 @@ def test_of_two_papers_with_the_same_words_the_one_that_means_it_comes_first(mod
     by_words = PaperIndex(some).search(parse("rivers"))
     by_meaning = PaperIndex(some, embedder=Embeddings(model)).search(parse("rivers"))
 
-    assert [one.paper for one in by_words] == [0, 1]  # which is shorter
+    assert [one.paper for one in by_words] == [0, 1]  # the shorter one
     assert [one.paper for one in by_meaning] == [1, 0]
 
 
@@ -314,11 +314,11 @@ def test_what_the_model_costs_is_measured_where_there_is_one(folder):
     assert match.run(plan).as_json()["embed_s"] is None
 
 
-# --- Once a paper -------------------------------------------------------------------------------
+# --- Caching ------------------------------------------------------------------------------------
 
 
 def test_a_paper_is_read_once_however_often_it_is_matched(engine, model):
-    """By ingest for a topic that is followed, and again for one that is new."""
+    """Ingest embeds it for a followed topic; a new topic reuses the cached vector."""
     counting = Counting(model)
     kept = CachedEmbeddings(engine, counting)
     follow(engine, "rivers", "ada@example.org")
@@ -347,7 +347,7 @@ def test_words_that_change_and_a_new_model_are_read_again(engine, model):
 
 
 def test_what_was_kept_before_a_death_is_not_made_again(engine, model, monkeypatch):
-    """Killed in the middle, the next run makes the rest."""
+    """If a run is killed in the middle, the next one embeds only the rest."""
     monkeypatch.setattr("pipeline.storage.embeddings.EMBEDDED_AT_ONCE", 2)
     texts = [f"rivers {n}" for n in range(5)]
 
@@ -384,7 +384,7 @@ def test_two_at_the_same_papers_do_not_hinder_each_other(engine, model):
 
 
 def test_the_site_makes_nothing_and_takes_what_is_unknown_for_average(engine, model):
-    """Reading a month of papers takes minutes; nobody who opens a page waits for it."""
+    """Embedding a month of papers takes minutes, and no visitor should wait for it."""
     kept = CachedEmbeddings(engine, model)
     store(engine, make_sighting(title="Rivers", abstract="brook brook"),
           make_sighting(title="Rivers", abstract="moon moon"))  # fmt: skip

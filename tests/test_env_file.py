@@ -1,4 +1,4 @@
-"""`.env` is read as it was meant, or the line is named; so is a name that is no setting."""
+"""`.env` is parsed as intended, or the line is reported; unknown names are reported, too."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _no_settings_from_outside(monkeypatch):
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes `.env`; its path."""
+    """Return a function that writes `.env` and returns its path."""
 
     def written(content: str | bytes) -> Path:
         path = tmp_path / ".env"
@@ -105,7 +105,7 @@ def test_a_comment_behind_a_number_is_a_comment(written):
 
 
 def test_another_programs_lines_are_its_own(written):
-    """Docker Compose reads the same file, and may replace what it likes in its own values."""
+    """Docker Compose reads the same file, and may expand variables in its own values."""
     path = written("POSTGRES_PASSWORD=${DB_PASSWORD} # from elsewhere\nNOTE=Tea")
 
     assert settings.load(path).note == "Tea"
@@ -123,7 +123,7 @@ def _forbidden(_path: Path) -> bytes:
     raise PermissionError(13, "Permission denied")
 
 
-# --- Names that are no setting ------------------------------------------------------------------
+# --- Unknown names ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_wrong_name_is_reported_once(written):
 @pytest.mark.parametrize(
     ("known", "name", "is_found"),
     [
-        ("ABCDEF", "ABCDEX", False),  # short names are all alike
+        ("ABCDEF", "ABCDEX", False),  # short names are too similar
         ("ABCDEFG", "ABCDEFX", True),
         ("ABCDEFG", "ABCDEF", False),
         ("ABCDEFG", "BACDEFG", True),
@@ -198,7 +198,7 @@ def test_a_wrong_name_is_reported_once(written):
         ("ABCDEFGHIJ", "ABCDEFGXXJ", False),
         ("ABCDEFGHIJ", "ABCDEFGH", False),
         ("ABCDEFGHIJK", "ABCDEFGHXXK", True),
-        ("ABCDEFGHIJK", "ABCDEFGHI", False),  # nine letters: one slip
+        ("ABCDEFGHIJK", "ABCDEFGHI", False),  # nine letters: one typing error
         ("ABCDEFGHIJKLM", "ABCDEFGHIJK", True),
         ("ABCDEFGHIJKLMN", "ABCDEFGHIJK", False),
         ("ABCDEFGHIJKLMN", "ABCDEFGHIXXXMN", False),

@@ -1,4 +1,4 @@
-"""News about a delivery: whose it must prove to be, and what it then does to the address."""
+"""Feedback about a delivery: the proof that it is ours, and its effect on the address."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def ada(engine) -> int:
 
 
 def send(engine, subscriber_id, days=0, **changes):
-    """A digest of a later day that the server took, as it took those of others."""
+    """Add a digest accepted `days` later, in an edition with another accepted one."""
     outbox.accept_others(engine, TODAY + days * DAY, count=1)
     at = NOW + days * DAY
     values = {"edition_on": TODAY + days * DAY, "status": "sent", "sent_at": at}
@@ -71,7 +71,7 @@ def send(engine, subscriber_id, days=0, **changes):
 
 
 def about(engine, delivery_id, kind=HARD, **changes) -> Notice:
-    """A notice that came back to the address we made for this delivery."""
+    """Return a notice that came back to the envelope address of this delivery."""
     envelope = SENDER.envelope(delivery_id, row(engine, delivery_id).dedupe_key)
     return Notice(kind, envelope=envelope, **changes)
 
@@ -81,7 +81,7 @@ def status_of(engine, subscriber_id):
     return found.status
 
 
-# --- What a notice means ------------------------------------------------------------------------
+# --- The meaning of a notice --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_notice_means_one_thing(notice, expected):
 )
 @pytest.mark.parametrize("kind", [HARD, NoticeKind.SOFT])
 def test_what_is_about_us_never_counts_against_the_person(kind, verdict):
-    """Not even where it says 5.2.1 beside it."""
+    """Even if the status is one that would count, such as 5.2.1."""
     for status in (None, "5.7.1", "5.2.1", "4.2.2"):
         assert meaning(Notice(kind, status=status, verdict=verdict)) is Meaning.NOTHING
 
@@ -128,7 +128,7 @@ def test_a_mailbox_that_is_switched_off_is_its_own_kind_of_strike():
     assert strike_of(Notice(HARD, verdict=Verdict.NO_DOMAIN)) is StrikeKind.DISABLED
 
 
-# --- Whose news it is ---------------------------------------------------------------------------
+# --- Finding the delivery -----------------------------------------------------------------------
 
 
 def test_a_bounce_to_our_address_suppresses_and_cancels_at_once(engine, feedback, ada):
@@ -180,7 +180,7 @@ def test_a_stranger_can_claim_what_they_like(engine, feedback, ada, notice):
 
 
 def test_a_proof_for_one_reader_hurts_no_other(engine, feedback, ada):
-    """Who bounces their own mail may name whom they like."""
+    """A bounce of one's own mail may name any recipient, but proves only its own delivery."""
     mine = send(engine, add_subscriber(engine, "eve@example.org", address_hash="eve"))
 
     feedback.apply(about(engine, mine, recipients=(ADA,)), NOW)
@@ -202,7 +202,7 @@ def test_a_queue_id_is_believed_from_a_provider_who_names_the_recipient(engine, 
     assert take("3", claim, "0100-000000") == (Effect.SUPPRESSED,)
 
 
-# --- What it does -------------------------------------------------------------------------------
+# --- Effects ------------------------------------------------------------------------------------
 
 
 def test_the_third_soft_bounce_in_a_row_suppresses(engine, feedback, ada):
@@ -306,7 +306,7 @@ def test_news_of_an_uncertain_delivery_says_that_it_was_accepted(engine, feedbac
 
 
 def test_a_bounce_before_the_reply_is_recorded_leaves_the_sender_its_row(engine, feedback, ada):
-    """A webhook can be faster than the 250 that a dispatcher is about to write."""
+    """A webhook can arrive before the dispatcher has written the 250."""
     sending = send(engine, ada, status="sending", sent_at=None, lease="mine")
 
     assert feedback.apply(about(engine, sending), NOW) is Effect.SUPPRESSED
@@ -317,7 +317,7 @@ def test_a_bounce_before_the_reply_is_recorded_leaves_the_sender_its_row(engine,
         assert deliveries.settle(conn, [accepted], "mine", NOW).total() == 1
 
 
-# --- Whom it is not about any more --------------------------------------------------------------
+# --- Outdated addresses -------------------------------------------------------------------------
 
 
 def test_a_bounce_of_an_address_that_was_left_behind_spares_the_new_one(engine, feedback, ada):
@@ -358,7 +358,7 @@ def test_who_was_erased_is_left_alone(engine, feedback, ada):
 
 @pytest.mark.parametrize("verdict", [*STRIKES, Verdict.BLOCKED, Verdict.DEFERRED])
 def test_a_soft_bounce_of_a_mail_to_a_new_address_is_noted(engine, feedback, ada, verdict):
-    """It has no edition to count; nothing is suppressed, neither there nor here."""
+    """It has no edition to count, so no address is suppressed."""
     other = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
 
     effect = feedback.apply(about(engine, other, NoticeKind.SOFT, verdict=verdict), NOW)
@@ -385,7 +385,7 @@ def test_a_confirmation_that_bounces_softly_counts_nowhere(engine, feedback):
     assert feedback.apply(soft, NOW) is Effect.NOTED
 
 
-# --- Once, whatever happens ---------------------------------------------------------------------
+# --- Exactly once -------------------------------------------------------------------------------
 
 
 def hard_event(engine, delivery_id, id_="1"):
@@ -438,7 +438,7 @@ def test_an_event_is_kept_with_what_was_done_and_whose_news_it_was(engine, feedb
     ],
 )
 def test_a_bounce_is_recorded_in_its_words_or_its_codes(engine, feedback, ada, notice, wording):
-    """It waits where none of its edition was accepted."""
+    """The refusal is held if no delivery of its edition was accepted."""
     bounced = add_delivery(
         engine, subscriber_id=ada, status="sent", sent_at=NOW, domain="example.org"
     )
@@ -467,7 +467,7 @@ def test_an_event_that_comes_twice_at_once_is_taken_once(engine, feedback, ada):
 
 
 def test_killed_at_any_statement_an_event_has_happened_or_not(engine, feedback, ada):
-    """Whatever was lost is done when it comes again."""
+    """An event that was rolled back is applied when it comes again."""
     sent = send(engine, ada)
     owed = add_delivery(engine, subscriber_id=ada)
     statements = 0
@@ -487,7 +487,7 @@ def test_killed_at_any_statement_an_event_has_happened_or_not(engine, feedback, 
 
 
 def test_bounces_beside_a_sender_end_with_one_truth(engine, feedback):
-    """Each mail was marked and goes out, or it was cancelled; never both, and no deadlock."""
+    """Each mail is either marked and sent or cancelled, and no transaction deadlocks."""
     readers = [add_subscriber(engine) for _ in range(12)]
     bounced = [send(engine, reader) for reader in readers]
     owed = [
@@ -509,7 +509,7 @@ def test_bounces_beside_a_sender_end_with_one_truth(engine, feedback):
         assert row(engine, id_).status == ("sending" if id_ in marked else "suppressed")
 
 
-# --- What is kept -------------------------------------------------------------------------------
+# --- Stored events ------------------------------------------------------------------------------
 
 
 def test_erasing_forgets_what_events_say_and_not_that_they_came(engine, feedback, ada):
@@ -527,7 +527,7 @@ def test_erasing_forgets_what_events_say_and_not_that_they_came(engine, feedback
 
 @pytest.mark.parametrize("notices", [(), (Notice(HARD, recipients=(ADA,)),)])
 def test_news_that_traces_to_nobody_is_kept_without_addresses(engine, feedback, notices):
-    """It may be about somebody who was erased before: nothing would tell, and nothing blank it."""
+    """It may concern an erased subscriber, so no later erasure would redact it."""
     raw = json.dumps({"to": [ADA, f"<{ADA}>"], "why": f"smtp;550 {ADA}: gone", "at": "12:30"})
 
     feedback.take("ses", Event("1", "Bounce", raw, notices), NOW)
@@ -567,7 +567,7 @@ def test_a_suppression_by_the_operator_is_replaced_by_a_complaint(engine, feedba
     assert outbox.suppressions(engine) == {HASH: SuppressionReason.COMPLAINT}
 
 
-# --- By the operator's hand ---------------------------------------------------------------------
+# --- Actions of the operator --------------------------------------------------------------------
 
 
 def test_the_operator_suppresses_and_what_is_owed_ends_with_it(engine, ada):

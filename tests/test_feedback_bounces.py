@@ -1,4 +1,4 @@
-"""`paperboy bounces read` and the workers do what mails that came back ask for, once."""
+"""`paperboy bounces read` and the workers apply each returned mail once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GONE = report(recipient("5.1.1", "smtp; 550 5.1.1 No such user"))
 
 @pytest.fixture
 def sent(sqlite_url, tmp_path, monkeypatch):
-    """A digest that went to Ada; the bounce of it, as a file and in a Maildir."""
+    """Store a sent digest, and its bounce in a file and in a Maildir; yield the services."""
     monkeypatch.setenv("DATABASE_URL", sqlite_url)
     monkeypatch.setenv("BOUNCE_ADDRESS", "bounces@example.org")
     bootstrap.services.cache_clear()
@@ -43,12 +43,12 @@ def sent(sqlite_url, tmp_path, monkeypatch):
 def apply(*arguments):
     result = CliRunner().invoke(cli.app, ["bounces", "read", *map(str, arguments), "--json"])
     assert result.exit_code == 0, result.output
-    # Logs are not set up here, and go there too.
+    # Logging is not set up here, so logs go to stdout, too.
     return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
 
 
 def test_what_is_read_is_applied_once(sent, tmp_path):
-    """From a file, and the same mail again from a Maildir, where it is put away."""
+    """The mail is read from a file, and again from a Maildir, where it is marked as seen."""
     (first,), (again,) = apply(tmp_path / "back.eml"), apply(tmp_path / "Maildir")
 
     assert (first["kind"], first["effect"]) == ("hard", "suppressed")

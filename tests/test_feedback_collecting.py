@@ -1,4 +1,4 @@
-"""Mailboxes of bounces: every mail is applied, then put away, and none is ever deleted."""
+"""Bounce mailboxes: every mail is applied, then moved or flagged, and none is ever deleted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEEN, FLAGGED = {r"\Seen"}, {r"\Flagged"}
 
 @pytest.fixture(scope="module")
 def server():
-    """One that wants its folders below INBOX, as many do."""
+    """Run a server that requires folders below INBOX, as many do."""
     with dovecot.open_dovecot(prefix="INBOX.", passwords=PASSWORDS) as server:
         yield server
 
@@ -34,7 +34,7 @@ def account(server) -> Dovecot:
 
 
 class Reader:
-    """Understands bounces; dies at the mail whose number is `dies_at`."""
+    """A callback that recognises bounces; it raises at the mail with the number `dies_at`."""
 
     def __init__(self, dies_at: int = 0) -> None:
         self.read: list[bytes] = []
@@ -144,10 +144,10 @@ def test_names_and_passwords_may_hold_any_letters(server, password):
 
 
 class PlainImap(socketserver.StreamRequestHandler):
-    """A small IMAP server with the manners of some providers; `ways` says which, `seen` the lines.
+    """A small IMAP server with the quirks of some providers: `ways` sets them, `seen` has lines.
 
-    It offers LOGIN only, wants ID before SELECT, answers an empty SEARCH without a SEARCH line, and
-    sends bodies as `body`: a literal, or a quoted string.
+    It offers LOGIN only, requires ID before SELECT, answers an empty SEARCH without a SEARCH line,
+    and sends bodies as `body`: a literal, or a quoted string.
     """
 
     ways: ClassVar[dict[str, Any]] = {}
@@ -201,7 +201,7 @@ def plain_imap():
     ],
 )
 def test_a_server_with_manners_of_its_own_is_read(plain_imap, body, octets):
-    """The name is quoted, the client says who it is, and a body may be a quoted string."""
+    """The user name is quoted, the client sends ID, and a body may be a quoted string."""
     PlainImap.ways = {"mails": 1, "body": body}
     reader = Reader()
 
@@ -302,7 +302,7 @@ def test_new_mails_of_a_maildir_are_read_once(maildir):
 
 
 def test_what_an_imap_server_moved_is_still_unread(maildir):
-    """Old mails that somebody read, flagged or threw away are left alone."""
+    """Mails in `cur` that are seen, flagged or trashed are left alone."""
     for name in ("3.d:2,", "4.e:2,PR", "5.f", "6.g:2,F", "7.h:2,T", ".hidden"):
         (maildir / "cur" / name).write_bytes(BOUNCE)
     reader = Reader()
@@ -324,7 +324,7 @@ def test_killed_in_a_maildir_a_mail_is_read_again(maildir):
 
 
 def test_two_who_read_one_maildir_lose_nothing(maildir):
-    """Another one puts a mail away while it is applied here."""
+    """Another process moves a mail while it is applied here."""
 
     def beside(name, octets):
         if name == "1.a":
@@ -337,7 +337,7 @@ def test_two_who_read_one_maildir_lose_nothing(maildir):
 
 
 def test_a_file_that_cannot_be_opened_stops_no_other(maildir):
-    (maildir / "new" / "0.loop").symlink_to("0.loop")  # root may open all but this
+    (maildir / "new" / "0.loop").symlink_to("0.loop")  # even root cannot open it
     reader = Reader()
 
     assert read_maildir(maildir, reader) == 2

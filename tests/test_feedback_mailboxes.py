@@ -1,4 +1,4 @@
-"""`paperboy bounces read` finds the mails wherever they lie, and one bad file stops no other."""
+"""`paperboy bounces read` finds mails in every format, and one bad file stops no other."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_every_file_of_a_folder_is_read_in_the_order_of_names(tmp_path):
     (tmp_path / "b" / "1").write_bytes(GONE)
     (tmp_path / "a.eml").write_bytes(b"Subject: hello\n\nhello\n")
     (tmp_path / ".hidden").write_bytes(GONE)
-    os.mkfifo(tmp_path / "c.eml")  # nobody will ever write to it
+    os.mkfifo(tmp_path / "c.eml")  # a FIFO without a writer would block
 
     result = read(str(tmp_path))
 
@@ -139,7 +139,7 @@ def test_a_name_that_is_no_text_can_be_told(tmp_path):
 
 
 def test_a_box_is_read_mail_by_mail(tmp_path):
-    """The first mail is there before the rest was read."""
+    """The first mail is returned before the rest of the file is read."""
     box = tmp_path / "box"
     box.write_bytes((FROM + GONE + b"\n") * 2_000)
 
@@ -202,7 +202,7 @@ def test_without_a_path_the_mailbox_of_the_settings_is_read(database_url, monkey
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows where arguments are")
 @pytest.mark.parametrize("password", ["Zk9qw", "Zk9/q#w", "Zk9%2Fqw", "Zk9@qw"])
 def test_a_password_on_the_command_line_is_hidden_from_the_list_of_processes(password):
-    """Where it was, so that other users no longer read it by ps."""
+    """The password is overwritten in place, so that other users cannot read it with ps."""
     program = (
         "import sys; from pathlib import Path; from pipeline.cli.arguments import hide_passwords;"
         "hide_passwords(sys.argv); print(Path('/proc/self/cmdline').read_text(), sys.argv[1])"

@@ -1,4 +1,4 @@
-"""A mail taken apart: headers, parts, encodings and pages, and the bounds of each."""
+"""Parsing of a mail (headers, parts, encodings, HTML), and the limits of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes back by mail is read for what it is, and nobody who is there is called gone."""
+"""Returned mails are classified correctly, and no existing address is called gone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALIVE = [case for case in CASES if case.kind is not NoticeKind.HARD]
 
 @pytest.fixture
 def steps() -> Callable[[Callable[[], object]], int]:
-    """How many lines of Python run: the same on a busy machine and on an idle one."""
+    """Return a function that counts executed lines of Python: no timing, so load has no effect."""
 
     def count(work: Callable[[], object]) -> int:
         seen = 0
@@ -89,12 +89,12 @@ def test_only_failures_have_a_verdict():
         notice = read_mail(case.octets)
         assert (notice.verdict is not None) == (notice.kind in failures), case.name
         is_gone = notice.verdict is Verdict.HARD
-        # An account that is switched off and a domain that is not found are gone the second time.
+        # Disabled accounts and missing domains may be HARD; they suppress at the second edition.
         may_be_gone = notice.verdict in {Verdict.DISABLED, Verdict.NO_DOMAIN}
         assert is_gone <= (notice.kind is NoticeKind.HARD) <= (is_gone or may_be_gone), case.name
 
 
-# --- Whose delivery it is about -----------------------------------------------------------------
+# --- Finding the delivery -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("header", ["X-Original-To", "Delivered-To", "Envelope-To", "To"])
@@ -127,7 +127,7 @@ def test_words_are_kept_on_one_line_without_control_characters():
     assert len(reason) <= 300
 
 
-# --- What strangers may send --------------------------------------------------------------------
+# --- Untrusted input ----------------------------------------------------------------------------
 
 
 @given(st.binary(max_size=2_000))
@@ -137,7 +137,7 @@ def test_words_are_kept_on_one_line_without_control_characters():
 @example(b"Subject: =?utf-7?b?2AA=?= =?punycode?q?x-?= =?unicode_escape?q?=5Cud800?=\n\n")
 @example(b"Auto-Submitted: auto-replied\nSubject: =?utf-7?q?+2AA-?=\n\n")
 def test_no_octets_make_it_raise(octets):
-    """Nor need the guard around it catch anything."""
+    """The parser itself raises nothing, so the guard around it has nothing to catch."""
     notice = _read_mail(octets)
 
     assert notice.kind is not NoticeKind.HARD
@@ -173,13 +173,13 @@ def test_what_looks_like_a_bounce_never_makes_it_raise(head, rest):
 
 @pytest.mark.parametrize("case", ALIVE, ids=named)
 def test_a_mail_cut_short_calls_nobody_gone(case):
-    """Cut anywhere; a prime step meets every part of a line in some mail."""
+    """Cut at every 23rd octet: a prime step hits every part of a line in some mail."""
     for end in range(0, len(case.octets), 23):
         assert read_mail(case.octets[:end]).kind is not NoticeKind.HARD, case.octets[:end][-60:]
 
 
 def test_a_report_cut_before_its_reason_calls_nobody_gone():
-    """Orange writes 5.1.1 of full mailboxes; only the diagnostic behind it tells."""
+    """Orange sends 5.1.1 for full mailboxes; only the diagnostic after it says so."""
     whole = report(recipient("5.1.1", "smtp; 552 5.1.1 Boite pleine"))
     cut = whole[: whole.index(b"tic-Code: smtp")]
 
@@ -190,7 +190,7 @@ def test_a_report_cut_before_its_reason_calls_nobody_gone():
 
 @pytest.mark.parametrize("what", ["subject", "name", "returned mail", "quoted mail"])
 def test_only_the_mail_system_is_believed(what):
-    """A title, a name, or the returned mail may say anything about unknown users."""
+    """A subject, an address or a returned mail may contain any text about unknown users."""
     gone = "550 5.1.1 User unknown"
     octets = {
         "subject": bounce("The message could not be delivered.", subject=f"Undelivered: {gone}"),
@@ -218,7 +218,7 @@ NO_CODECS = ("utf8mb5", "nonsense", "\xe9", ".", "mbcs", "charmap", "x" * 4_000,
 
 @pytest.mark.parametrize("charset", [*OTHER_CODECS, *NO_CODECS])
 def test_what_is_no_charset_of_mails_is_not_taken_for_one(charset):
-    """Python knows codecs by such names, some of them slow."""
+    """Python has codecs of such names, some of them slow."""
     octets = f"Content-Type: text/plain; charset={charset}\n\nab\\x41-kva".encode()
 
     assert take_apart(octets).parts[0].text == "ab\\x41-kva"
@@ -235,7 +235,7 @@ def test_a_mail_within_mails_within_mails_is_left_alone():
     assert read_mail(octets).kind is NoticeKind.NONE
 
 
-# --- Time ---------------------------------------------------------------------------------------
+# --- Running time -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_a_mail_within_mails_within_mails_is_left_alone():
      "a: b\n", "<a@b.co>:\n", "550 5.1.1 user ", "no ", "(", "Final-Recipient: a@b.co\n"],
 )  # fmt: skip
 def test_twice_the_words_are_not_four_times_the_steps(words, steps):
-    """Counted in lines of ours that run: expressions are bounded by what they are given."""
+    """The count is of our own lines; regular expressions are bounded by their input."""
     head = "From: MAILER-DAEMON@x.example\nSubject: Undelivered mail\nContent-Type: text/html\n\n"
 
     once = steps(lambda: read_mail((head + words * 500).encode()))
@@ -257,7 +257,7 @@ def test_twice_the_words_are_not_four_times_the_steps(words, steps):
     "word", ["user ", "no ", "x", "quota ", "domain ", "用户", "пользователь "]
 )
 def test_a_diagnostic_is_judged_by_its_start(word):
-    """No rule ever sees more, whatever a server writes."""
+    """The rules see a bounded prefix, however long the reply is."""
     start = "550 5.1.1 unknown user "
 
     assert judge(start + word * 100_000) == judge(start + word * 10_000)
@@ -276,7 +276,7 @@ def test_a_diagnostic_is_judged_by_its_start(word):
 def test_a_charset_is_known_by_any_spelling(charset, octets):
     head = f"Content-Type: text/plain; charset={charset}\n\n".encode()
 
-    # UTF-16 has NUL in it, which `take_apart` removes: it is sent encoded.
+    # `take_apart` removes NUL, which UTF-16 has, so the body is sent as base64.
     head = head.replace(b"\n\n", b"\nContent-Transfer-Encoding: base64\n\n")
     assert take_apart(head + b64encode(octets)).parts[0].text == "Ä€"
 
@@ -307,7 +307,7 @@ def test_no_charset_decodes_in_python(steps, codec, unit):
 
 
 def test_a_mail_that_a_reader_fails_at_is_no_notice(monkeypatch):
-    """It is logged and flagged, and the next mail is read."""
+    """The error is logged, the mail is flagged, and the next mail is read."""
 
     def fail(octets):
         raise KeyError(octets)

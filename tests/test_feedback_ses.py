@@ -1,4 +1,4 @@
-"""Amazon SES through SNS: only what its certificate signed is believed, and what it then means."""
+"""Amazon SES through SNS: only messages signed by its certificate are accepted and applied."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sns(there) -> SNS:
     return SNS((TOPIC,), there.fetch)
 
 
-# --- Who says it --------------------------------------------------------------------------------
+# --- Authentication -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("subject", [{}, {"Subject": "Amazon SES\nnotification"}])
@@ -199,7 +199,7 @@ def test_the_end_of_a_subscription_is_only_noted(sns, there):
     assert there.asked == [CERTIFICATE]
 
 
-# --- What it says -------------------------------------------------------------------------------
+# --- Events -------------------------------------------------------------------------------------
 
 
 def notices(said) -> tuple[Notice, ...]:
@@ -288,7 +288,7 @@ def test_other_events_punish_nobody(type_, kinds):
 
 
 def test_the_mail_is_named_in_every_way_that_there_is():
-    """SES sends another Message-ID than ours, and tells both."""
+    """SES replaces our Message-ID; its events have both."""
     headers = [{"name": "Message-Id", "value": "<ours@example.org>"}]
     mail = amazon.mail(
         headers=headers,

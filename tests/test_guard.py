@@ -1,4 +1,4 @@
-"""The guard: refusals that are about us count against no reader, whatever their words."""
+"""The guard: refusals caused by the sender count against no subscriber, with any reply text."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def address(number: int) -> str:
 
 
 def add_readers(engine, count: int = 100) -> list[int]:
-    """Deliveries of one edition, to readers over many domains."""
+    """Queue deliveries of one edition to readers at 40 domains and return their ids."""
     return [add_delivery(engine, address(n), domain=f"d{n % 40}.example") for n in range(count)]
 
 
 def send_all(engine, sink, **changes):
-    """One drain; the reason where the guard, or the breaker, has stopped it."""
+    """Drain the queue once; return the reason if the guard or the breaker stopped it, else None."""
     try:
         send(engine, sink, connections=10, **changes)
     except DispatchStoppedError as stopped:
@@ -105,7 +105,7 @@ def mend(engine, *editions):
         halting.start(engine, edition_on)
 
 
-# --- A wording ----------------------------------------------------------------------------------
+# --- Reply wordings -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_share_is_too_large_for_one_wording_or_for_all(wordings, tried, size, 
     assert guard.too_large_a_share(Counter(wordings), tried, size) == expected
 
 
-# --- A server that refuses everybody ------------------------------------------------------------
+# --- A server that refuses every reader ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_server_that_refuses_everybody_charges_nobody(engine, sink, moment, re
 
 
 def test_words_that_nobody_knows_charge_nobody(engine, sink):
-    """After the dot they speak about the mail: a few fail through us, then the edition is held."""
+    """After the dot a reply is about the message: a few fail, then the edition is held."""
     ids = add_readers(engine)
     sink.answers = {"DOT": NONSENSE}
 
@@ -260,7 +260,7 @@ def test_a_wording_for_a_third_of_an_edition_charges_nobody(engine, sink):
 
 
 def test_words_that_differ_each_time_charge_nobody_either(engine, sink):
-    """A server that refuses six of ten, each in words of its own."""
+    """Hold sending if a server refuses six of ten readers, each with a different reply text."""
     add_readers(engine)
     chance = random.Random(4)
     sink.answers = {
@@ -274,7 +274,7 @@ def test_words_that_differ_each_time_charge_nobody_either(engine, sink):
 
 
 def test_six_unknown_readers_of_a_hundred_are_suppressed(engine, sink):
-    """Also those that come first, before anybody was accepted."""
+    """Also when they are refused first, before any recipient was accepted."""
     add_readers(engine)
     unknown = {address(n) for n in (0, 1, 2, 40, 70, 99)}
     sink.answers = {f"RCPT {one}": UNKNOWN for one in unknown}
@@ -287,7 +287,7 @@ def test_six_unknown_readers_of_a_hundred_are_suppressed(engine, sink):
 
 
 def test_a_server_that_distrusts_us_leaves_nothing_failed(engine, sink):
-    """Also what was under way when the third refusal held the edition."""
+    """Deliveries in flight return to the queue, too, when the third refusal holds the edition."""
     add_readers(engine, 60)
     sink.answers = {"RCPT": "550 5.7.25 The IP address sending this message has no PTR record"}
 
@@ -303,7 +303,7 @@ def test_a_server_that_distrusts_us_leaves_nothing_failed(engine, sink):
 
 
 def test_an_edition_goes_on_at_full_speed_once_it_is_resumed(engine, sink):
-    """The domains that passed on what was about us are not written to slowly."""
+    """Domains that passed on a refusal about the sender are not throttled."""
     add_readers(engine, 60)
     sink.answers = {"RCPT": "554 5.7.1 Relay access denied"}
     assert "in a row" in send_all(engine, sink)
@@ -329,7 +329,7 @@ def test_two_senders_at_once_hold_an_edition_once(engine, sink):
 
 
 def test_a_server_that_goes_bad_in_the_middle_of_an_edition(engine, sink):
-    """What was accepted before says nothing about a row of refusals after it."""
+    """Earlier acceptances do not excuse a row of refusals that follows them."""
     for _ in range(40):
         add_delivery(engine, edition_on=TODAY, status=Status.SENT, sent_at=NOW - HOUR)
     add_readers(engine, 40)
@@ -358,7 +358,7 @@ def test_confirmations_that_are_all_refused_stay_owed(engine, sink):
 
 
 def refuse(engine, delivery_id, now=NOW, kind=SuppressionReason.HARD, server="mx"):
-    """Claim and refuse one delivery, as a sender writes it."""
+    """Claim one delivery and settle it as refused, as a sender does."""
     with engine.begin() as conn:
         claimed = deliveries.claim(conn, 500, "mine", HOUR, now)
         status = Status.SUPPRESSED if kind is SuppressionReason.HARD else Status.FAILED
@@ -378,7 +378,7 @@ def test_a_lab_of_three_on_one_domain_suppresses_the_unknown_one(engine, sink):
 
 
 def add_lab(engine) -> list[str]:
-    """Two readers at their own server, ten at another."""
+    """Queue two readers at one server and ten at another; return the addresses of the ten."""
     here = [f"reader{n}@lab.example" for n in range(2)]
     there = [f"reader{n}@far.example" for n in range(10)]
     for one in (*here, *there):
@@ -402,7 +402,7 @@ def test_a_lab_of_twelve_is_held_where_one_domain_refuses_ten(engine, sink, repl
 
 
 def test_ten_dead_readers_of_twelve_are_suppressed_by_hand_and_the_edition_ends(engine, sink):
-    """Resuming alone holds it again; nine addresses are enough, the tenth counts by itself."""
+    """Resuming alone holds it again; if nine are suppressed, the tenth counts by itself."""
     there = add_lab(engine)
     sink.answers = {f"RCPT {one}": UNKNOWN for one in there}
     send_all(engine, sink)
@@ -449,7 +449,7 @@ def test_three_readers_who_are_all_refused_are_kept(engine, sink):
 
 
 def days_of(engine, subscriber_id, count=5):
-    """Refuse a digest a day, none of them accepted for anybody."""
+    """Refuse one digest a day while no reader is accepted."""
     for day in range(count):
         now = NOW + day * DAY
         id_ = add_delivery(
@@ -463,7 +463,7 @@ def days_of(engine, subscriber_id, count=5):
 
 
 def test_an_only_reader_who_is_always_refused_holds_everything(engine):
-    """Nobody can tell a wrong address from a broken server; the operator can."""
+    """A wrong address and a broken server look the same here; the operator has to decide."""
     reader = add_subscriber(engine)
 
     days_of(engine, reader, 3)
@@ -486,7 +486,7 @@ def test_a_reader_refused_in_three_editions_counts_once_other_mail_is_accepted(e
 
 
 def test_refusals_that_an_acceptance_lies_between_never_add_up(engine):
-    """Three bad days of a server in a year are no reason, where the reader is alive."""
+    """Three bad days of a server in a year do not add up if the reader accepts mail in between."""
     reader = add_subscriber(engine, "ada@example.org")
     accept_others(engine, None)
     for day in range(3):
@@ -507,7 +507,7 @@ def test_refusals_that_an_acceptance_lies_between_never_add_up(engine):
     assert held(engine) == {}
 
 
-# --- What is looked at, by its edges ------------------------------------------------------------
+# --- Conditions, at their limits ----------------------------------------------------------------
 
 SECOND = timedelta(seconds=1)
 SINGLE = {"edition_on": None, "range_from": None, "range_to": None, "kind": DeliveryKind.LINK}
@@ -667,7 +667,7 @@ def test_an_acceptance_ends_a_row_of_refusals(engine, sent_at, refused):
 
 
 def test_bounces_and_what_was_taken_later_are_no_row(engine):
-    """Five of a row, of which one came back later and one was taken in the end."""
+    """Six refusals do not make a row if one is a later bounce and one was accepted in the end."""
     for n in range(6):
         id_ = add_delivery(engine, address(n))
         record(engine, id_, n, server="" if n == 0 else "mx")
@@ -687,7 +687,7 @@ def test_bounces_and_what_was_taken_later_are_no_row(engine):
     ],
 )
 def test_a_hold_says_whether_one_wording_or_many_were_met(engine, words, reason):
-    """At two domains, which make no row."""
+    """At two domains only, so that the refusals make no row."""
     for n, said in enumerate(words):
         record(engine, add_delivery(engine, address(n)), n % 2, wording=said)
 
@@ -707,7 +707,7 @@ def test_a_hold_opens_the_breaker_and_a_later_one_opens_it_again(engine):
 
 
 def test_the_judgement_tells_how_many_deliveries_it_has_ended(engine):
-    """One that is queued ends; one that came back, or has expired, has ended before."""
+    """Return the number of queued deliveries ended; bounced and expired ones had ended before."""
     accept_others(engine)
     queued, bounced, expired = (add_delivery(engine, address(n)) for n in range(3))
     for n, id_ in enumerate((queued, bounced, expired)):
@@ -751,7 +751,7 @@ def test_only_the_named_editions_are_judged(engine):
 
 
 def test_the_operator_s_undoing_lifts_one_suppression_with_its_strikes(engine):
-    """What it has ended is owed again, what ended before stays; other readers' rows stay."""
+    """Deliveries return to the queue unless they have expired; rows of other readers stay."""
     readers = [add_subscriber(engine, address(n)) for n in range(2)]
     for reader, n in zip(readers, range(2), strict=True):
         add_delivery(engine, subscriber_id=reader, status=Status.SUPPRESSED,
@@ -879,7 +879,7 @@ def test_the_recipient_of_a_delivery_is_where_it_goes_not_whose_it_is(engine):
     ]
 
 
-# --- Who else, killed here, twice ---------------------------------------------------------------
+# --- Concurrency, crashes, repetition -----------------------------------------------------------
 
 
 def test_killed_at_any_statement_a_refusal_is_written_with_its_delivery(engine):
@@ -996,7 +996,7 @@ def test_a_reader_who_has_moved_meanwhile_is_not_charged_at_the_new_address(engi
 
 
 def test_refusals_of_an_edition_end_in_reverse_what_they_began(engine):
-    """Late bounces of one wording take back the suppressions that the first of them made."""
+    """Late bounces of one wording lift the suppressions that the first of them caused."""
     owed_tomorrow = []
     for n, id_ in enumerate(add_readers(engine, 60)):
         outbox.alter(engine, id_, status=Status.SENT, sent_at=NOW)
@@ -1103,7 +1103,7 @@ def test_a_hold_by_hand_is_no_reason_to_alert(engine):
 
 
 def suppressed_reader(engine, number, reply, days=0, reason="hard"):
-    """A reader as an older version left them: suppressed after one refusal, with what it ended."""
+    """Suppress a reader after one refusal, as an older version did; return the delivery's id."""
     reader = add_subscriber(engine, address(number))
     at = NOW + days * DAY
     refused = add_delivery(

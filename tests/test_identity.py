@@ -1,4 +1,4 @@
-"""Which announcements are one work: the rules, without a database."""
+"""Deduplication: the rules for when sightings are one paper, without a database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TITLE = "Attention for Patient Readers"
 
 
 def known(sighting: Sighting, id_: int = 1, **changes: Any) -> KnownPaper:
-    """The record of a paper that this sighting alone announced."""
+    """Return the record of a paper announced by this sighting alone."""
     values = {
         "arxiv_id": sighting.arxiv_id,
         "doi": sighting.doi,
@@ -90,7 +90,7 @@ def test_people_know_a_paper_by_its_arxiv_id_then_its_doi_then_its_title():
 @pytest.mark.parametrize(
     ("doi", "arxiv_id"),
     [
-        ("10.48550/arxiv.2503.02130", "2503.02130"),  # keeps its zero
+        ("10.48550/arxiv.2503.02130", "2503.02130"),  # the trailing zero is kept
         ("10.48550/arxiv.astro-ph/0601001", "astro-ph/0601001"),
         ("10.48550/arxiv.2503.02130v2", "2503.02130"),
     ],
@@ -101,11 +101,11 @@ def test_a_doi_minted_by_arxiv_is_its_id(doi, arxiv_id):
     assert (sighting.arxiv_id, sighting.doi) == (arxiv_id, None)
 
 
-# --- One work -----------------------------------------------------------------------------------
+# --- One paper ----------------------------------------------------------------------------------
 
 
 def test_an_arxiv_id_says_more_than_a_doi():
-    """Both records are the work when the second has no arXiv id; surest first."""
+    """If one record has no arXiv id, both match, and the match by arXiv id is returned first."""
     by_doi = known(without_id(doi="10.1/x"), 1)
     by_arxiv = known(make_sighting("3001.00001"), 2)
 
@@ -123,7 +123,7 @@ def test_two_arxiv_ids_are_two_works_whatever_else_is_equal():
 
 
 def test_a_sighting_never_joins_two_arxiv_ids_together():
-    """It was announced under one of them, and tells the DOI of the other."""
+    """If the DOI is that of the other, the sighting matches only the paper it announced."""
     first = known(make_sighting("3001.00001"), 1)
     second = known(make_sighting("3001.00002", doi="10.1/x"), 2)
 
@@ -133,7 +133,7 @@ def test_a_sighting_never_joins_two_arxiv_ids_together():
 
 
 def test_a_source_that_learns_the_arxiv_id_of_what_it_announced_means_the_same_work():
-    """Even when the title changed meanwhile."""
+    """Also if the title has changed since."""
     paper = known(without_id())
 
     found = same_work(make_sighting("3001.00001", title="Something else"), [paper], seen=paper)
@@ -149,7 +149,7 @@ def test_equal_title_and_first_author_are_one_work():
 
 
 def test_of_two_equal_records_the_older_one_is_meant():
-    """Two arXiv papers of one title and author: whatever order the database gives them in."""
+    """Of two arXiv papers with one title and author the first is returned, in any row order."""
     first = known(make_sighting("3001.00001", title=TITLE), 1)
     second = known(make_sighting("3001.00002", title=TITLE), 2)
 
@@ -171,7 +171,7 @@ def test_a_paper_with_an_id_takes_over_the_record_that_had_none():
     assert ids(same_work(make_sighting("3001.00001", title=TITLE), [anonymous])) == [1]
 
 
-# --- The words of several -----------------------------------------------------------------------
+# --- Merged content -----------------------------------------------------------------------------
 
 
 def test_a_newer_version_changes_the_words_and_an_older_one_does_not():
@@ -184,7 +184,7 @@ def test_a_newer_version_changes_the_words_and_an_older_one_does_not():
 
 
 def test_another_sources_version_numbers_mean_nothing():
-    """bioRxiv's third version does not keep arXiv's second from being read."""
+    """Version 3 at bioRxiv does not block version 2 from arXiv."""
     elsewhere = content_of(make_sighting(None, source="biorxiv", version=3))
     at_arxiv = merged(elsewhere, content_of(make_sighting("3001.00001", title="One")))
 

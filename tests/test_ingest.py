@@ -1,4 +1,4 @@
-"""Ingest: every source is read, and what is new is published once, whoever dies meanwhile."""
+"""Ingest: fetch every source and publish new papers once, even if a process dies meanwhile."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_nothing_new_is_no_batch(engine: Engine):
 
 
 def test_a_match_stays_in_the_batch_it_first_arose_in(engine: Engine):
-    """arXiv announces on Monday, Hugging Face lists on Tuesday: each topic gets it when it fits."""
+    """arXiv announces on Monday, Hugging Face lists on Tuesday: each match keeps its own batch."""
     add_reader(engine, "cat:cs.IR", "source:huggingface")
     bring_topics_up(engine, 0, NOW)
 
@@ -173,7 +173,7 @@ def test_a_source_goes_on_from_its_own_cursor(engine: Engine):
 
 
 def test_an_announcement_that_is_missing_is_kept_in_the_state_of_its_source(engine: Engine):
-    """What came is stored all the same; the line goes when the gap is filled."""
+    """The papers that arrived are stored; the error is cleared when the gap is filled."""
     with_gap = Press(sightings=[make_sighting()], gaps=("the feed of 2030-01-01 was missed",))
 
     (report,) = ingesting.ingest(engine, [with_gap], now=NOW)
@@ -186,7 +186,7 @@ def test_an_announcement_that_is_missing_is_kept_in_the_state_of_its_source(engi
 
 
 def test_papers_known_from_elsewhere_are_news_of_the_source_that_lists_them(engine: Engine):
-    """Hugging Face lists what arXiv announced: it is fresh though no paper is new."""
+    """Hugging Face lists a paper known from arXiv: FRESH is returned though no paper is new."""
     ingest(engine, make_sighting("3001.00001"))
 
     (report,) = ingest(engine, make_sighting("3001.00001", source="huggingface"), now=NOW + HOUR)
@@ -213,7 +213,7 @@ def recorded_reading(*sightings: Sighting) -> ingesting.Reading:
 
 
 def test_validators_are_kept_only_with_the_answer_they_belong_to(engine: Engine):
-    """A server that is told "I have it" never gives it again."""
+    """If a validator were stored alone, the server would return 304 and papers would be lost."""
     url = "https://example.org/feed"
     source = Press("feed", [make_sighting(None, source="feed")],
                    validators=((url, Validator('"1"')),))  # fmt: skip
@@ -241,7 +241,7 @@ MONDAY = datetime(2030, 1, 7, 13, tzinfo=NOW.tzinfo)
     [
         (MONDAY, True, MONDAY, SourceState.FRESH),
         (MONDAY, True, MONDAY + 5 * HOUR, SourceState.FRESH),
-        (MONDAY, True, MONDAY + 22 * HOUR, SourceState.QUIET),  # Tuesday morning: not yet
+        (MONDAY, True, MONDAY + 22 * HOUR, SourceState.QUIET),  # Tuesday morning: not due yet
         (MONDAY, True, MONDAY + 24 * HOUR, SourceState.STALE),  # Tuesday afternoon
         (MONDAY, False, MONDAY + 240 * HOUR, SourceState.QUIET),
         (None, True, MONDAY, SourceState.STALE),
@@ -255,7 +255,7 @@ def test_a_source_is_stale_when_a_day_that_promised_news_had_none(
     assert state_of(news_at, lambda _day: due, now) is state
 
 
-# --- One at a time ------------------------------------------------------------------------------
+# --- One run at a time --------------------------------------------------------------------------
 
 
 def test_of_two_ingests_at_once_one_works_and_the_other_gives_way(engine: Engine):
@@ -279,12 +279,12 @@ def test_of_two_ingests_at_once_one_works_and_the_other_gives_way(engine: Engine
 
     assert (len(first), second) == (1, [])
     assert (published(engine), len(stored(engine))) == (1, 1)
-    assert len(ingest(engine, make_sighting())) == 1  # the lease was given back
+    assert len(ingest(engine, make_sighting())) == 1  # the lease was released
 
 
 @pytest.mark.parametrize("moment", ["reading", "matching"])
 def test_a_run_taken_for_dead_that_wakes_up_writes_nothing(engine: Engine, moment: str):
-    """Another has taken the lease, worked and given it back meanwhile."""
+    """Meanwhile another run has taken the lease, finished and released it."""
     add_reader(engine, "retrieval")
     theirs, ours = make_sighting("3001.00001"), make_sighting("3001.00002")
 
@@ -293,7 +293,7 @@ def test_a_run_taken_for_dead_that_wakes_up_writes_nothing(engine: Engine, momen
         ingest(engine, theirs)
 
     sources = [Press("arxiv", [ours], sleep)]
-    if moment == "matching":  # everything is stored; a last source is slow
+    if moment == "matching":  # everything is stored; the last source is slow
         sources = [Press("arxiv", [ours]), Press("feed", news=sleep)]
 
     with pytest.raises(LeaseLostError):
@@ -318,11 +318,11 @@ def test_only_the_holder_of_the_lease_publishes(engine: Engine):
         batches.hold_lease(conn, token, until=NOW + HOUR)
 
 
-# --- Death --------------------------------------------------------------------------------------
+# --- Crashes ------------------------------------------------------------------------------------
 
 
 def ready_to_match(engine: Engine) -> None:
-    """Two readers whose topics are matched through the published batch."""
+    """Add a reader with two topics that are matched through the published batch."""
     add_reader(engine, "au:lovelace", "cat:cs.IR")
     bring_topics_up(engine, published(engine), NOW)
 
@@ -331,7 +331,7 @@ def ready_to_match(engine: Engine) -> None:
     ("backend", "step"), [("sqlite", 3), ("postgresql", 9)], indirect=["backend"]
 )
 def test_whenever_a_run_dies_the_next_publishes_everything_once(engine: Engine, step: int):
-    """Death before any statement of a run; leftovers are dropped."""
+    """Kill a run before each of its statements; the next run drops leftovers."""
     found = [make_sighting("3001.00001"), make_sighting("3001.00002"),
              make_sighting("3001.00001", source="huggingface")]  # fmt: skip
     after, died = 1, True
@@ -356,7 +356,7 @@ def test_whenever_a_run_dies_the_next_publishes_everything_once(engine: Engine, 
 
 
 def test_matches_of_a_dead_run_that_are_none_any_more_are_dropped(engine: Engine):
-    """The paper was withdrawn from the category since."""
+    """The paper has been removed from the category since."""
     ready_to_match(engine)
     store(engine, make_sighting("3001.00001", categories=("math.CO",), authors=()))
     (paper,) = stored(engine)
@@ -378,7 +378,7 @@ def test_a_killed_process_leaves_what_the_next_one_finishes(engine: Engine, data
     assert killed.returncode == -signal.SIGKILL
     assert (published(engine), len(stored(engine))) == (0, 260)
     assert count(engine, MatchRow) == 500
-    assert ingest(engine, make_sighting()) == []  # it may still be alive
+    assert ingest(engine, make_sighting()) == []  # its lease has not expired yet
     end_lease(engine)
 
     ingest(engine)
@@ -388,7 +388,7 @@ def test_a_killed_process_leaves_what_the_next_one_finishes(engine: Engine, data
     assert {batch for _, _, batch in matches(engine)} == {1}
 
 
-# --- All that was recorded ----------------------------------------------------------------------
+# --- Recorded answers ---------------------------------------------------------------------------
 
 
 @pytest.mark.shared

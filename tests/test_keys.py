@@ -1,4 +1,4 @@
-"""Keys that nobody set are made once, are the same for every process, and are known to nobody."""
+"""Keys that are not set are generated once, are secret, and are the same for every process."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_keys_are_made_once_and_kept(engine):
 
 
 def test_processes_that_start_at_once_have_the_same_keys(database_url):
-    """The first insert wins, and the others read it."""
+    """The first insert wins; the other processes read its row."""
     script = (
         "import sys; from datetime import UTC, datetime, timedelta;"
         "from pipeline.storage.database import open_engine;"
@@ -82,7 +82,7 @@ def test_threads_that_ask_at_once_have_the_same_keys(engine):
 
 
 def test_a_process_killed_between_the_keys_leaves_no_half(engine):
-    """Both are made in one transaction; what it left undone is done by the next."""
+    """Both keys are made in one transaction; if it rolls back, the next start makes them."""
     with engine.connect() as conn:
         assert len(keys.settle(conn, (), None, NOW)) == 2
         conn.rollback()
@@ -93,7 +93,7 @@ def test_a_process_killed_between_the_keys_leaves_no_half(engine):
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_link_signed_with_any_key_in_the_repository_is_refused(engine):
-    """A public https site, a relay on this machine, and no keys: the fault this began with."""
+    """Signed links of a public https site with a local relay and no keys: the original bug."""
     services = open_services(engine, **RELAY)
     site = TestClient(create_app(services), base_url=RELAY["site_url"])
     reader = add_reader(engine)
@@ -118,7 +118,7 @@ def test_a_link_signed_with_any_key_in_the_repository_is_refused(engine):
     assert len(words) > 100
 
 
-# --- A key that is set later --------------------------------------------------------------------
+# --- Keys set later -----------------------------------------------------------------------------
 
 
 def test_a_secret_key_that_is_set_signs_and_the_made_one_is_accepted_for_a_while(engine):
@@ -147,7 +147,7 @@ def test_no_key_is_made_where_both_are_set(engine):
 
 
 def test_another_suppression_key_stops_the_start(engine, database_url):
-    """With it, everybody who is suppressed would be written to again."""
+    """If another key were accepted, suppressed addresses would receive mail again."""
     made = open_services(engine).keys
 
     for given in ({"suppression_key": OTHER}, {"suppression_key": f"{made.suppression} "}):
@@ -167,7 +167,7 @@ def test_a_suppression_key_that_was_set_and_is_missing_stops_the_start(engine):
 
 
 def test_a_renewed_key_voids_the_links_of_the_old_one(engine):
-    """For who has lost a backup; leaving goes by the reader's own secret and still works."""
+    """If a backup was lost; unsubscribe links depend on the subscriber's secret and still work."""
     before = open_services(engine)
     link = before.links.data(1, NOW).rpartition("/")[2]
 
@@ -260,11 +260,11 @@ def test_a_fingerprint_is_sixteen_hexadecimal_digits_of_its_key():
     assert fingerprint(LONG) != fingerprint(OTHER)
 
 
-# --- Databases from before ----------------------------------------------------------------------
+# --- Databases of older versions ----------------------------------------------------------------
 
 
 def test_suppressions_of_an_older_database_move_to_the_new_key(engine):
-    """It ran on a key that everybody knew; nobody who was suppressed is written to again."""
+    """That database used a public key; suppressed addresses must receive no mail afterwards."""
     ada, _ = add_reader(engine), add_reader(engine, email=BOB)
     old = subscribers.address_hash(ADA, SUPPRESSION_KEY)
     with engine.begin() as conn:
@@ -321,7 +321,7 @@ def test_a_key_that_an_older_database_was_not_made_with_is_refused(engine):
         _ = open_services(engine, suppression_key=OTHER).keys
 
 
-# --- What the doctor says -----------------------------------------------------------------------
+# --- The doctor ---------------------------------------------------------------------------------
 
 
 def looked_at(database_url: str, **given: str) -> tuple[bool | None, str]:

@@ -1,4 +1,4 @@
-"""Smoothing by the second: one bucket in a real Valkey, a share without it."""
+"""Rate limits per second: one token bucket in a real Valkey, or a share per process without it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def client(valkey):
 
 
 def take_for(bucket, seconds):
-    """All tokens that a greedy sender gets in so many seconds."""
+    """Return the number of tokens that a greedy sender takes in this many seconds."""
     end, taken = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         taken += bucket.take(1000)

@@ -1,4 +1,4 @@
-"""Signed links: who may do what with which address, and until when."""
+"""Signed links: which action a token allows, for which id, and until when it is valid."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def links() -> SignedLinks:
 
 @pytest.mark.parametrize("purpose", Purpose)
 def test_a_link_leads_back_to_what_it_was_made_for(links, purpose):
-    """And its address says what it is for."""
+    """The path of the link names its purpose, and reading its token returns the id."""
     link = MAKE[purpose](links, 17, NOW)
 
     assert link.startswith(f"{SITE}/{purpose}/")
@@ -111,10 +111,10 @@ def test_a_link_for_one_purpose_is_none_for_another(links, made, used):
 
 
 def test_changing_one_character_breaks_a_link(links):
-    """Whichever it is: the id, the time, the signature."""
+    """At any position: in the id, the time or the signature."""
     token = token_of(links.preferences(17, NOW))
 
-    for position, character in enumerate(token[:-1]):  # the last has bits that mean nothing
+    for position, character in enumerate(token[:-1]):  # the last character has unused bits
         other = "x" if character != "x" else "y"
         altered = token[:position] + other + token[position + 1 :]
         with pytest.raises(InvalidTokenError):
@@ -128,7 +128,7 @@ def test_nonsense_is_no_link(links, token):
 
 
 def test_a_link_signed_with_the_old_key_still_works():
-    """The newest key signs, all verify; a key that is gone verifies nothing."""
+    """The newest key signs, every key verifies; links of a removed key are refused."""
     old = token_of(SignedLinks(SITE, (OLD,)).digest(17, NOW))
     rotated = SignedLinks(SITE, (NEW, OLD))
     fresh = token_of(rotated.digest(17, NOW))
@@ -153,7 +153,7 @@ def test_three_keys_sign_with_the_first():
 
 
 def test_the_way_out_needs_no_key():
-    """Its address is the subscriber's secret, whatever the keys are today."""
+    """The unsubscribe link contains the subscriber's secret and does not depend on the keys."""
     assert (
         SignedLinks(SITE, (OLD,)).unsubscribe("k3h_d82-x")
         == SignedLinks(SITE, (NEW,)).unsubscribe("k3h_d82-x")

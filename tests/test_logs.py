@@ -18,7 +18,7 @@ from pipeline.links import Purpose
 
 @pytest.fixture(autouse=True)
 def _quiet_afterwards():
-    """Give logging back as pytest had it."""
+    """Restore the logging configuration of pytest."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -33,7 +33,7 @@ def _configure(level: str, log_format: str) -> None:
 
 @pytest.fixture
 def logged(capfd):
-    """What was logged as JSON since the last look."""
+    """Return a function that parses the JSON lines logged since its last call."""
     _configure("INFO", "json")
     return lambda: [json.loads(line) for line in capfd.readouterr().err.splitlines()]
 
@@ -92,7 +92,7 @@ def test_the_secret_of_a_one_click_link_is_left_out_of_the_access_log(logged):
 
 @pytest.mark.parametrize("purpose", list(Purpose))
 def test_no_link_of_ours_is_told_whatever_it_is_for(logged, purpose):
-    """Our own tokens are shorter than those of others; the page before them gives them away."""
+    """Our tokens are too short to be recognised alone: redact them by the path before them."""
     token = "17.1798076718.FaI6S2jHrxU86G-_z3WwNw"
 
     structlog.get_logger().info("asked", path=f"/{purpose}/{token}", file="/srv/data/papers.json")
@@ -123,7 +123,7 @@ def test_what_helps_finding_a_mail_stays(logged):
 
 
 def test_a_traceback_keeps_its_place_and_loses_its_addresses(logged):
-    """SQLAlchemy quotes the values of a failed statement."""
+    """Addresses are redacted: SQLAlchemy quotes the parameters of a failed statement."""
     engine = create_engine("sqlite://")
     try:
         with engine.connect() as conn:
@@ -139,7 +139,7 @@ def test_a_traceback_keeps_its_place_and_loses_its_addresses(logged):
 
 
 def test_libraries_log_through_the_same_door(logged):
-    """Celery and uvicorn bring handlers of their own, which print what they like."""
+    """Handlers of Celery and uvicorn would print lines without redaction."""
     logger = logging.getLogger("celery.worker.test")
     logger.addHandler(logging.StreamHandler())
     _configure("INFO", "json")

@@ -1,4 +1,4 @@
-"""Whose servers take a mail: kept with each delivery, wherever it comes from or goes."""
+"""Recipient domains: stored with each delivery, and changed or redacted with its address."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_domain_is_forgotten_with_the_address(engine):
 
 @pytest.fixture
 def old_engine(empty_database_url):
-    """A database of the version before deliveries had a domain."""
+    """Yield an engine at revision 0002, before deliveries had a domain."""
     engine = open_engine(empty_database_url)
     with engine.begin() as conn:
         config = migrate._config()

@@ -1,4 +1,4 @@
-"""The built-in mailbox keeps what it is sent, byte by byte, and shows it to people."""
+"""The built-in mailbox: store each message byte for byte and show it in a browser."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_an_id_that_is_not_in_the_box_is_not_found(box, id_):
     ],
 )
 def test_a_malformed_message_is_still_listed_and_opened(box, raw):
-    """Somebody looking for a mistake in a mail needs to see that mail."""
+    """An operator who debugs a mail needs to see it as it was sent."""
     id_ = box.keep("", raw)
 
     assert [letter.id for letter in box.messages()] == [id_]
@@ -144,7 +144,7 @@ def test_stops_while_a_client_is_connected(box):
 
 
 def test_a_test_inbox_refuses_whom_it_is_told_to(inbox):
-    """The server that other tests send to: refusals at RCPT and at the dot."""
+    """The SMTP server of other tests refuses at RCPT or at the dot if a test asks for it."""
     inbox.refuse["ada@example.org"] = "450 4.2.0 Greylisted"
     inbox.refuse_at_dot["bob@example.org"] = "550 5.7.1 Looks like spam"
 

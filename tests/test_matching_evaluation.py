@@ -73,7 +73,7 @@ def ndcg_at_10(folder: Path, ranked: list[Ranked], run: Path) -> float:
     ],
 )
 def test_labelled_sets_are_ranked_as_well_as_published(name, least, tmp_path):
-    """The figures of docs/matching.md, with a point or so for a word read differently."""
+    """The figures of docs/matching.md, with about a point of tolerance for tokenizer changes."""
     folder = SETS / name
     papers = [
         PaperText(row["id"], row["title"], row.get("abstract") or "")

@@ -1,4 +1,4 @@
-"""The floor and the score have the figures of docs/matching.md, worked out by hand here."""
+"""The relevance threshold and the score match docs/matching.md, computed here by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.matching.evaluation import PaperText
 from pipeline.matching.index import PaperIndex
 from pipeline.matching.query import parse, plain_words
 
-# Base forms, none of which is a compound of others.
+# Base forms, none of which is a compound of the others.
 WORDS = (
     *("moss", "fern", "lichen", "quartz", "fjord", "heron", "glacier", "mamba"),
     *("basalt", "otter", "maple", "comet", "anvil", "tulip", "walnut", "pebble"),
@@ -23,7 +23,7 @@ WORDS = (
 
 
 def corpus(share: float = 0.01) -> CorpusStatistics:
-    """800 papers, which count as 1,000, of which a share has each of the words."""
+    """Return statistics of 800 papers, counted as 1,000, of which a share has each of the words."""
     found = round(1_000 * share)
     return CorpusStatistics(800, dict.fromkeys(WORDS, found), 80_000.0)
 
@@ -54,7 +54,7 @@ def least_found(found: dict[int, Breadth]) -> list[int | None]:
     ]
 
 
-# --- The floor ----------------------------------------------------------------------------------
+# --- The relevance threshold --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_mentions_in_titles_and_keywords_count_more(paper, breadth):
         ("moss fern", [0, 2, 4]),
         ("moss fern lichen", [0, 3, 6]),
         ("moss fern lichen quartz", [0, 4, 8]),
-        ("moss of the fern", [2, 4, 6]),  # as far apart as in the query, and so much further
+        ("moss of the fern", [2, 4, 6]),  # the distance in the query is added
         ("of moss fern the", [0, 2, 4]),
     ],
 )
@@ -147,7 +147,7 @@ def test_of_two_or_three_words_all_and_of_four_as_much_must_be_there():
 
 @pytest.mark.parametrize("count", range(5, 17))
 def test_words_of_a_sentence_that_must_be_there(count):
-    """80 % of five, 5 points less for each further word, down to half; 10 points by breadth."""
+    """80 % of five words, 5 points less per further word, at least half; 10 points by breadth."""
     texts = [" ".join(WORDS[:n]) for n in range(count + 1)]
 
     found = found_by(" ".join(WORDS[:count]), *abstracts(*texts))
@@ -190,7 +190,7 @@ def count(run, texts):
 
 
 def score_by_hand(query, texts, numbers):
-    """BM25 of words and of pairs of neighbours, and the whole as a phrase."""
+    """Return the score: BM25 of words and of adjacent pairs, and the whole query as a phrase."""
     weights = [3, 1, *[2] * (len(texts) - 2)]
     length = sum(weight * len(text) for weight, text in zip(weights, texts, strict=True))
 

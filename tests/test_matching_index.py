@@ -28,7 +28,7 @@ def titles(papers, query, **options):
 
 
 def finds(paper, query, **options):
-    """Whether the query finds this paper, among others about nothing of the kind."""
+    """Return whether the query finds this paper among unrelated ones."""
     others = [make_paper(f"Paper {i}") for i in range(20)]
     found = PaperIndex([paper, *others]).search(parse(query), **options)
     return 0 in [one.paper for one in found]
@@ -203,7 +203,7 @@ class TestOrder:
         assert len(PaperIndex(papers).search(parse("graphs"), top=2)) == 2
 
     def test_a_small_batch_is_scored_by_the_corpus(self):
-        """What is rare is told by thousands of papers, not by the twenty of today."""
+        """Rarity is measured in a corpus of thousands of papers, not in a batch of twenty."""
         corpus = CorpusStatistics(10_000, {"model": 8_000, "mamba": 10}, 1_000_000.0)
         papers = [make_paper("A model"), make_paper("A mamba")]
 
@@ -253,7 +253,7 @@ class TestFloor:
 
     @pytest.fixture
     def corpus(self):
-        """Nine papers of ten have a model, one of six an agent, few a mamba."""
+        """Return statistics: nine papers of ten have a model, one of six an agent, few a mamba."""
         return CorpusStatistics(10_000, {"model": 9_000, "agent": 1_600, "mamba": 20}, 1_500_000.0)
 
     @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ class TestFloor:
         assert index.search(parse("glacier mamba lichen quartz fjord"), breadth=breadth) == []
 
     def test_a_long_topic_with_fewer_papers_asks_for_more_of_its_words(self, corpus):
-        """Of six rare words a paper must have all, five, or four to be found by each breadth."""
+        """Of six rare words a paper must have six, five or four, depending on the breadth."""
         words = ["glacier", "lichen", "quartz", "fjord", "mamba", "heron"]
         papers = [make_paper("Untitled", f"Of {' '.join(words[:n])} now.") for n in (6, 5, 4, 3)]
         index = PaperIndex(papers, corpus)
@@ -359,7 +359,7 @@ class TestFloor:
 
 class TestPhrases:
     def test_the_words_of_the_paper_best_first(self):
-        """As written there, the longest story first, what it says already left out."""
+        """Phrases are returned as printed, the longest first, without words already covered."""
         paper = make_paper("Videos", "Matching flows is hard. Flow Matching of two, each flow.")
 
         (found,) = PaperIndex([paper]).search(parse("flow matching OR video"))
@@ -410,7 +410,7 @@ class TestPhrases:
         assert found.get(1) == tuple(phrases)
 
     def test_a_run_that_tells_little_is_left_out(self):
-        """Less than three tenths of what the best one tells."""
+        """If it weighs less than three tenths of the best run."""
         texts = ["moss fern lichen. Heron", "moss fern heron. Quartz"]
         corpus = CorpusStatistics(800, {"quartz": 600}, 80_000.0)
 
@@ -470,7 +470,7 @@ class TestStatistics:
         assert PaperIndex([make_paper("Graphs")], nothing).search(parse("graphs"))
 
 
-# --- What the operators mean, by a slow reading of small papers -----------------------------------
+# --- Operators, compared with a slow evaluation of small papers ---------------------------------
 
 ALPHABET = ["apple", "brick", "cloud", "dress"]
 words = st.sampled_from(ALPHABET)

@@ -1,4 +1,4 @@
-"""An author is found however the name is printed, and never taken for somebody else."""
+"""Author names match in each printed form and never match another person."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ DIFFERENT = [
     ("A. Jr.", "A. Roe"),
     ("Bo Holm", "Berta Olga Holm"),
     ("Anna Frey", "Anna Frei"),
-    ("Ada Bo Cy Du El Fa Gu", "Adabo Cydu El Fa Gu"),  # of seven names none are joined
+    ("Ada Bo Cy Du El Fa Gu", "Adabo Cydu El Fa Gu"),  # if there are seven names, none are joined
 ]
 
 

@@ -1,4 +1,4 @@
-"""Whatever is asked of whatever papers: the index finds what a slow reading by hand finds."""
+"""Property tests: the index returns the papers that a slow evaluation by hand returns."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from pipeline.matching.query import (
 )
 from pipeline.matching.words import STOP_WORDS, stem
 
-# None is a compound of others, and "the" is a stop word.
+# No word is a compound of others, and "the" is a stop word.
 WORDS = ("graph", "graphs", "tree", "trees", "moss", "fern", "the")
 CATEGORIES = ("cs.LG", "cs.CL", "math.CO")
 AUTHORS = ("Ada Lovelace", "A. Turing", "Grace Hopper")
 
 
-# --- Queries, as people may write them ----------------------------------------------------------
+# --- Queries ------------------------------------------------------------------------------------
 
 words = st.sampled_from(WORDS)
 terms = st.one_of(
@@ -68,7 +68,7 @@ papers = st.lists(
 
 
 def readable(text: str) -> Query | None:
-    """None for a query that only leaves papers out."""
+    """Return the parsed query, or None if it only excludes papers."""
     try:
         return parse(text)
     except QueryError as error:
@@ -76,11 +76,14 @@ def readable(text: str) -> Query | None:
         return None
 
 
-# --- Reading by hand ----------------------------------------------------------------------------
+# --- Evaluation by hand -------------------------------------------------------------------------
 
 
 def holds(query: Query, paper: PaperText, *, whole: bool = False) -> bool:
-    """Without a floor: one telling word of a group is enough, unless it is to be left out."""
+    """Return whether the paper matches, without a threshold.
+
+    Any significant word of a group is enough; if the group is excluded (`whole`), all must occur.
+    """
     match query:
         case Words(forms):
             telling = [form for form in forms if form not in STOP_WORDS] or list(forms)
@@ -120,7 +123,7 @@ def _runs(text: str, length: int) -> Iterator[list[str]]:
 
 
 def _is_called(author: str, names: tuple[str, ...]) -> bool:
-    """Of these few authors, whose names share no initial."""
+    """Return whether the author has these names; the few test authors share no initial."""
     known = author.lower().replace(".", "").split()
     return all(
         any(name == one or (1 in {len(name), len(one)} and name[0] == one[0]) for one in known)
@@ -128,7 +131,7 @@ def _is_called(author: str, names: tuple[str, ...]) -> bool:
     )
 
 
-# --- What always holds --------------------------------------------------------------------------
+# --- Properties ---------------------------------------------------------------------------------
 
 
 @settings(max_examples=300)
@@ -167,7 +170,7 @@ def test_what_is_written_is_read_as_what_it_was(text):
 
 @given(queries, queries, papers)
 def test_queries_of_one_canonical_text_find_the_same(one, other, some):
-    """Also with what `AND` and `OR` join the other way round."""
+    """Also when the operands of `AND` and `OR` are swapped."""
     index = PaperIndex(some)
     pairs = [
         (f"({one}) {operator} ({other})", f"({other}) {operator} ({one})")

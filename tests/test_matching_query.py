@@ -106,7 +106,7 @@ class TestParse:
         ],
     )
     def test_titles_are_words(self, title, words):
-        """Odd punctuation, unknown fields and operators at the edge are no mistakes."""
+        """Odd punctuation, unknown fields and operators at the edge raise no error."""
         assert canonical(title) == words
 
     @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ class TestParse:
         ("text", "longer"),
         [
             ("x" * 2_000, "x" * 2_001),  # as typed
-            ("x" * 1_998 + "\xdf", "x" * 1_999 + "\xdf"),  # as it is written again: with "ss"
+            ("x" * 1_998 + "\xdf", "x" * 1_999 + "\xdf"),  # in its canonical form: with "ss"
         ],
     )
     def test_a_query_has_at_most_two_thousand_characters(self, text, longer):
@@ -173,7 +173,7 @@ class TestParse:
     def test_twenty_parentheses_and_negations_go_inside_each_other(
         self, beside, opening, closing, most
     ):
-        """Those that are closed again do not count."""
+        """Groups that are closed again do not count."""
         deep, deeper = (f"{beside}z {opening * n}y{closing * n}" for n in (most, most + 1))
 
         parse(deep + " x")
@@ -289,7 +289,7 @@ class TestCanonical:
 
     @given(queries)
     def test_reading_it_again_changes_nothing(self, text):
-        """The canonical text means the same, and is its own canonical text."""
+        """The canonical text parses to the same query and is its own canonical text."""
         try:
             tree = parse(text)
         except QueryError as error:
@@ -320,11 +320,11 @@ class TestTopicKind:
         assert topic_kind(text) is TopicKind.QUERY
 
 
-# --- What is stored can be read again -----------------------------------------------------------
+# --- Stored queries can be parsed again ---------------------------------------------------------
 
 
 def assert_read_again(text: str) -> None:
-    """A query that can be read is stored in a form that reads as the same query."""
+    """Assert that a query, if valid, is stored in a form that parses to the same query."""
     try:
         stored = canonical(text)
     except QueryError:
@@ -335,7 +335,7 @@ def assert_read_again(text: str) -> None:
 
 
 def changing_code_points() -> Iterator[str]:
-    """Every code point that normalising may change; the others are letters that stay."""
+    """Yield each code point that normalising may change; the others are letters that stay."""
     for letter in map(chr, range(sys.maxunicode + 1)):
         category = unicodedata.category(letter)
         decomposes = unicodedata.normalize("NFKD", letter).casefold() != letter
@@ -345,7 +345,7 @@ def changing_code_points() -> Iterator[str]:
 
 @pytest.mark.full
 def test_every_code_point_is_stored_in_a_form_that_is_read_again():
-    """Alone, inside a word, in a phrase, in a name, and left out."""
+    """Alone, inside a word, in a phrase, in a name, and excluded."""
     for letters in in_chunks(changing_code_points(), 60):
         assert_read_again(" ".join(letters))
         assert_read_again(" ".join(f"a{letter}b" for letter in letters))
@@ -397,7 +397,7 @@ def test_a_stored_topic_has_at_most_2600_bytes():
 def test_the_longest_topics_fit_into_the_index_of_either_database(engine):
     """PostgreSQL refuses an index entry of more than 2,704 bytes."""
     letters = random.Random(1)
-    # Ideographs of the first plane are words of one letter, with a space between them.
+    # Ideographs are words of one letter; their canonical text has a space between each.
     for first, last, size in ((0x4E00, 0x9FA5, 4), (0x20000, 0x2A6DF, 4), (0x61, 0x7A, 1)):
         count = min(LONGEST_QUERY, LARGEST_CANONICAL // size)
         text = "".join(chr(letters.randint(first, last)) for _ in range(count))

@@ -9,7 +9,7 @@ from pipeline.matching.ranking import Candidate, TopicCandidates, pick
 
 
 def topic(label, *scores, first=1, **fields):
-    """A topic whose papers, numbered from `first`, have these scores and titles of their own."""
+    """Return a topic of papers numbered from `first`, with these scores and distinct titles."""
     papers = enumerate(scores, first)
     return TopicCandidates(
         label,
@@ -35,7 +35,7 @@ class TestPick:
         assert pick([], 5).picks == pick([TopicCandidates("a", [])], 5).picks == ()
 
     def test_a_loud_topic_leaves_room_for_a_quiet_one(self):
-        """Scores of one topic say nothing about those of another."""
+        """Scores can be compared within one topic only."""
         loud = topic("loud", *range(100, 80, -1))
         quiet = topic("quiet", 0.2, 0.1, first=101)
 
@@ -67,8 +67,8 @@ class TestPick:
     @pytest.mark.parametrize(
         ("scores", "upvotes", "picked"),
         [
-            ((0.25, 0.5), (None, None), [1.0, 0.5]),  # 1 is the best of the topic
-            ((8.0, 4.0), (3, 15), [1.05, 0.6]),  # of the logarithms 4 and 16, at most a tenth
+            ((0.25, 0.5), (None, None), [1.0, 0.5]),  # 1 is the best score of the topic
+            ((8.0, 4.0), (3, 15), [1.05, 0.6]),  # logarithms of 4 and 16, at most a tenth
             ((8.0, 4.0), (0, -1), [1.0, 0.5]),
             ((8.0, 8.0), (1, 1), [1.1, 1.1]),
             ((0.0, 0.0), (None, 1), [0.1, 0.0]),
@@ -177,7 +177,7 @@ topics = st.lists(
 
 @given(topics, st.integers(-1, 8), st.randoms())
 def test_what_always_holds(some, most, chance):
-    """No paper twice, never too many, all accounted for, whatever the order of candidates."""
+    """No paper twice, never too many, all counted, and the order of candidates has no effect."""
     selection = pick(some, most)
     shuffled = [
         TopicCandidates(one.label, chance.sample(list(one.candidates), len(one.candidates)))

@@ -1,4 +1,4 @@
-"""The bytes on the wire: headers as their RFCs want them, and nothing that breaks a line."""
+"""Messages on the wire: headers as their RFCs require, and no injected line breaks."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def digest_mail(sender: Sender | None = None, content: Rendered | None = None, *
 
 
 def read(mail: bytes) -> EmailMessage:
-    """The message as a mail server hands it on: without the doubled dots."""
+    """Return the message as a mail server forwards it: with dot-stuffing removed."""
     undotted = re.sub(rb"(?m)^\.", b"", mail)
     return email.message_from_bytes(undotted, policy=email.policy.default)
 
@@ -96,7 +96,7 @@ def test_a_digest_has_every_header_once():
 
 
 def test_the_way_out_is_one_click_and_unfolded():
-    """RFC 8058: https, whole, in plain letters, beside the mailbox where there is one."""
+    """RFC 8058: an https URL, unfolded, in ASCII, next to the mailbox if one is set."""
     lines = header_lines(digest_mail())
 
     start = lines.index(f"List-Unsubscribe: <{LEAVE}>,".encode())
@@ -111,7 +111,7 @@ def test_no_mailbox_no_mailto():
 
 
 def test_without_https_there_is_no_one_click():
-    """The page and the mailbox still say how to leave; RFC 8058 wants https for the one click."""
+    """RFC 8058 requires https for one click; the page and the mailbox are still offered."""
     leave = "http://127.0.0.1:8000/unsubscribe/k3hd82hs"
     plain = make_sender(site_url="http://127.0.0.1:8000", unsubscribe_mailbox=None)
     mail = digest_mail(plain, unsubscribe_url=leave)
@@ -127,7 +127,7 @@ def test_replies_go_to_the_sender_where_nothing_else_is_set():
 
 
 def test_feedback_loops_learn_the_day_and_the_kind_of_mail_but_no_reader():
-    """The last part stays the same for years: Gmail's figures are by it."""
+    """The last part stays the same for years: Gmail reports its figures by it."""
     confirmation = compose_confirmation(
         make_sender(), make_content(), to="ada@example.org", dedupe_key="link:1", now=NOW,
         kind="link",
@@ -148,7 +148,7 @@ def test_questions_go_to_the_contact_where_there_is_one():
 
 
 def test_a_line_of_a_header_has_at_most_998_octets():
-    """RFC 5322, section 2.1.1."""
+    """RFC 5322, section 2.1.1; RenderError is raised if a line is longer."""
     room = 998 - len("List-Unsubscribe: <>")
     plain = make_sender(unsubscribe_mailbox=None)
 
@@ -169,7 +169,7 @@ def test_a_message_carries_the_second_it_was_composed_in():
 
 
 def test_a_subject_is_encoded_only_where_it_must_be():
-    """A word that fits into the first line stays plain."""
+    """A word stays plain if it fits into the first line."""
     plain, long = ("x" * n for n in (76 - len("Subject: "), 77 - len("Subject: ")))
 
     assert f"Subject: {plain}".encode() in header_lines(digest_mail(content=make_content(plain)))
@@ -202,7 +202,7 @@ def test_a_confirmation_has_nothing_to_unsubscribe_from():
 
 
 def test_a_message_id_belongs_to_a_delivery():
-    """The same at every attempt, and nobody can guess another reader's."""
+    """It is the same at every attempt, and the id of another reader's mail cannot be guessed."""
     sender = make_sender()
 
     first = sender.message_id("digest:2030-01-02:17")
@@ -247,7 +247,7 @@ def test_composing_twice_gives_the_same_bytes():
     ],
 )
 def test_any_subject_is_read_back_as_it_was(subject):
-    """RFC 2047: encoded words of at most 75, lines of at most 76 where there is a place to fold."""
+    """RFC 2047: encoded words of at most 75, lines of at most 76 if they can be folded."""
     mail = digest_mail(content=make_content(subject))
 
     lines = header_lines(mail)
@@ -277,7 +277,7 @@ def test_names_with_specials_are_quoted():
     assert b'From: "Papers, daily" <papers@example.org>' in header_lines(mail)
 
 
-# --- Nothing gets in ----------------------------------------------------------------------------
+# --- Header injection ---------------------------------------------------------------------------
 
 BREAKS = ["\r\nBcc: eve@example.org", "\nBcc: eve@example.org", "\rx", "\0"]
 
@@ -347,7 +347,7 @@ def test_domains_travel_in_ascii(address, wire):
     ],
 )
 def test_an_address_we_cannot_write_to_is_refused(address):
-    """Without SMTPUTF8 a local part is ASCII; the reason is said."""
+    """Without SMTPUTF8 a local part must be ASCII; the error states the reason."""
     with pytest.raises(AddressError, match=r"cannot write to|not a domain"):
         wire_address(address)
 
@@ -398,7 +398,7 @@ def test_a_domain_that_has_no_ascii_form_is_refused():
 
 
 def test_a_bounce_address_names_its_delivery():
-    """Even when a relay on the way changed the case; a made-up one names none."""
+    """Also if a relay on the way changed the case; None is returned for an invented address."""
     sender = make_sender(bounce_address="bounces@example.org")
 
     envelope = sender.envelope(123_456, "digest:2030-01-02:17")
@@ -416,7 +416,7 @@ def test_a_bounce_address_names_its_delivery():
     [(123_457, "digest:2030-01-02:17"), (123_456, "digest:2030-01-02:18")],
 )
 def test_a_bounce_address_proves_one_delivery(delivery_id, dedupe_key):
-    """Nor is it enough to have the same id, which a restored backup gives again."""
+    """The same id is not enough: a restored backup assigns ids again."""
     sender = make_sender(bounce_address="bounces@example.org")
 
     envelope = sender.envelope(123_456, "digest:2030-01-02:17")
@@ -445,7 +445,7 @@ def test_text_comes_first_then_html():
 
 
 def test_the_boundary_cannot_occur_in_a_body():
-    """Quoted-printable has no "=_" (RFC 2045, section 6.7)."""
+    """Quoted-printable never contains "=_" (RFC 2045, section 6.7)."""
     assert read(digest_mail()).get_boundary().startswith("=_")
 
 
@@ -453,7 +453,7 @@ def test_the_boundary_cannot_occur_in_a_body():
 @example("." + "x" * 75)
 @given(st.text())
 def test_every_text_arrives_as_it_left(text):
-    """Seven bits, short lines, dots doubled, one boundary, whatever a paper says."""
+    """ASCII only, short lines, dots doubled, one boundary, for every text of a paper."""
     text = re.sub(r"\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", "\n", text) + "\n"
 
     mail = digest_mail(content=make_content(text=text))

@@ -1,4 +1,4 @@
-"""The database is exactly what the code was written for, or the code refuses it."""
+"""Migrations: the database has the schema that the code expects, or the code refuses it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def empty(empty_database_url):
 
 
 def test_migrations_make_the_tables_of_the_schema(engine):
-    """A table or column added to the schema needs a migration."""
+    """Fails if a table or column was added to the schema without a migration."""
     with engine.connect() as conn:
         context = MigrationContext.configure(conn, opts={"compare_type": True})
 
@@ -50,7 +50,7 @@ def test_an_empty_database_is_refused_with_the_command_to_run(empty):
 
 
 def test_a_database_ahead_of_the_code_is_refused(engine):
-    """Old code never touches tables it does not know, not even to upgrade them."""
+    """Old code never changes tables it does not know, not even to upgrade them."""
     with engine.begin() as conn:
         conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
@@ -73,7 +73,7 @@ def test_upgrading_twice_changes_nothing(engine):
 
 
 def test_requests_of_before_are_found_by_their_address(empty):
-    """And count as sent by the form, which all of them were."""
+    """Their origin is the form, which was the only one then."""
     config = migrate._config()
     with empty.begin() as conn:
         config.attributes["connection"] = conn
@@ -100,7 +100,7 @@ REQUEST = (
 
 
 def test_several_processes_may_upgrade_at_once(empty_database_url):
-    """One does the work, the others wait and find it done."""
+    """One process does the upgrade; the others wait and return when it is done."""
     together = threading.Barrier(4)
 
     def upgrade() -> None:
@@ -117,7 +117,7 @@ def test_several_processes_may_upgrade_at_once(empty_database_url):
 
 
 def test_a_failed_upgrade_leaves_nothing_behind(empty, monkeypatch):
-    """All or nothing: half-made tables would be in the way of the next try."""
+    """Partly created tables would make the next attempt fail."""
     monkeypatch.setattr(command, "upgrade", _fail_half_way)
 
     with pytest.raises(RuntimeError):

@@ -1,4 +1,4 @@
-"""Mutants differ from a module in one place each, and leave alone what no test should notice."""
+"""Mutants differ from a module in one place each and skip code that tests need not cover."""
 
 from __future__ import annotations
 

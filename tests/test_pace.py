@@ -1,4 +1,4 @@
-"""How fast to go on after a refusal: the arithmetic, without a database."""
+"""Throttling after a refusal: the arithmetic, without a database."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_turns_come_evenly_and_few_are_saved_up():
 def test_no_minute_brings_more_than_the_allowance_and_a_burst(allowance):
     known = pace.replace(refuse(), not_before=NOW, allowance=allowance)
     left = []
-    for step in range(0, 3 * 600, 7):  # every 0.7 s, for three minutes
+    for step in range(0, 3 * 600, 7):  # one step per 0.7 s, for three minutes
         now = NOW + step * timedelta(seconds=0.1)
         turns = pace.turns(known, now)
         known = pace.spent(known, turns, now)
@@ -195,7 +195,7 @@ def test_fewer_are_under_way_after_each_refusal():
 
 @given(st.lists(st.one_of(st.none(), st.integers(1, 2_000)), max_size=60))
 def test_some_mail_may_always_be_under_way_and_in_the_end_any(story):
-    """Whatever was refused (None) and taken before."""
+    """After any history of refusals (None) and accepted mails."""
     known, at = refuse(), NOW
     for taken in story:
         at += MINUTE

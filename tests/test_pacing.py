@@ -1,4 +1,4 @@
-"""The pace of sending, with real servers: what waits, what goes on, and what everybody learns."""
+"""Throttling with real servers: which mail waits, which is sent, and what all senders share."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def mark(engine, *ids):
         return deliveries.mark(conn, ids, "mine", 11 * MINUTE, NOW)
 
 
-# --- What leaves first --------------------------------------------------------------------------
+# --- Precedence ---------------------------------------------------------------------------------
 
 
 def test_a_confirmation_does_not_queue_behind_digests(engine):
@@ -71,10 +71,10 @@ def test_a_confirmation_does_not_queue_behind_digests(engine):
 
 @pytest.mark.parametrize("domain", [None, "gmail.com"])
 def test_a_claim_reads_the_outbox_in_its_order(engine, domain):
-    """However long it is: by an index, without sorting."""
+    """By an index and without sorting, however long the queue is."""
     with engine.begin() as conn:
         if engine.dialect.name == "postgresql":
-            # The table is empty: it would be read whole, and sorted.
+            # The table is empty: PostgreSQL would scan it sequentially and sort.
             for way in ("seqscan", "bitmapscan", "sort"):
                 conn.exec_driver_sql(f"SET LOCAL enable_{way} = off")
         plans = []
@@ -90,7 +90,7 @@ def test_a_claim_reads_the_outbox_in_its_order(engine, domain):
 
     assert len(plans) == 2
     for plan in plans:
-        # Of two indexes that have the order, PostgreSQL takes either for an empty table.
+        # If two indexes have the order, PostgreSQL uses either for an empty table.
         chosen = domain and engine.dialect.name == "sqlite"
         assert ("ix_deliveries_outbox_domain" if chosen else "ix_deliveries_outbox") in plan
         assert "Sort" not in plan
@@ -105,7 +105,7 @@ def test_domains_can_be_claimed_alone_and_passed_by(engine):
     assert claim(engine, domain="gmail.com") == [gmail]
 
 
-# --- Holding up ---------------------------------------------------------------------------------
+# --- Pauses -------------------------------------------------------------------------------------
 
 
 def test_stopped_sending_sends_nothing_until_it_is_started(engine, sink):
@@ -199,7 +199,7 @@ def test_a_cancelled_edition_owes_its_papers_anew_and_leaves_what_was_sent(engin
     assert (row(engine, sent).status, row(engine, other).status) == (Status.SENT, Status.QUEUED)
 
 
-# --- The breaker --------------------------------------------------------------------------------
+# --- The circuit breaker ------------------------------------------------------------------------
 
 
 def refuse_us(engine, sink, now):
@@ -276,7 +276,7 @@ def slowed(engine):
 
 
 def test_a_domain_that_finds_us_too_fast_waits_and_the_others_do_not(engine, sink):
-    """Even where its mail comes first in the outbox, and without a charge for waiting."""
+    """Also if its mail is first in the queue; waiting does not count as an attempt."""
     gmail = [
         add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"], not_before=NOW - MINUTE)
         for n in range(20)
@@ -328,7 +328,7 @@ def test_two_senders_share_the_turns(engine, sink):
 
 
 def test_only_what_is_under_way_now_leaves_less_room(engine):
-    """A lease that is over, and mail of another domain, hold nothing."""
+    """Expired leases and mail of other domains are not counted."""
     for lease, status, length in [
         ("mine", Status.LEASED, MINUTE),
         ("mine", Status.SENDING, MINUTE),
@@ -352,7 +352,7 @@ def claim_paced(engine, token, now=NOW, limit=10):
 
 
 def test_what_others_have_in_hand_leaves_less_room(engine):
-    """Also what a dead sender holds, until its lease is over."""
+    """Deliveries of a dead sender count, too, until its lease expires."""
     for n in range(6):
         add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
     put_pace(engine, not_before=NOW - MINUTE, allowance=45)
@@ -379,9 +379,9 @@ def test_two_claims_at_once_take_no_more_than_there_is_room(engine):
 
 
 class Crowd:
-    """A domain that wants at most `most` mails at a time; each takes a moment.
+    """A domain that accepts at most `most` mails at a time; each takes a moment.
 
-    After `crowd_up` each mail stays until another was refused: on a busy machine the connections
+    After `crowd_up` each mail stays open until another was refused: on a busy machine connections
     may otherwise come one after the other, so that nothing is ever refused.
     """
 
@@ -421,7 +421,7 @@ class Crowd:
 
 
 def test_no_more_are_under_way_than_a_slowed_domain_bears(engine, sink):
-    """A drain waits for its own before it claims more, and the other connections go on."""
+    """A drain waits for its own mail before it claims more; other connections continue."""
     crowd = Crowd(sink, most=3)
     for n in range(4):
         add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
@@ -436,7 +436,7 @@ def test_no_more_are_under_way_than_a_slowed_domain_bears(engine, sink):
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_a_crowded_domain_gets_its_mail_and_nobody_else_waits(engine, sink):
-    """It takes two at a time, which nobody has told us: we come down to that, and go up again."""
+    """It accepts two at a time, a limit found by refusals: slow down to it, then speed up again."""
     crowd = Crowd(sink, most=2)
     ids = [add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"]) for n in range(12)]
     others = [add_delivery(engine, f"o{n}@example.org", **ON["other"]) for n in range(12)]
@@ -449,10 +449,10 @@ def test_a_crowded_domain_gets_its_mail_and_nobody_else_waits(engine, sink):
     while any(row(engine, id_).status == Status.QUEUED for id_ in ids):
         known = slowed(engine)["gmail.com"]
         seen.append(pace.at_once(known))
-        if min(seen) > 2:  # more than it takes, and it has not told us yet
+        if min(seen) > 2:  # above its limit, and not refused yet
             crowd.crowd_up()
         now = max(known.not_before, now) + 10 * SECOND
-        for id_ in ids:  # else chance, which spreads retries, says how many come at a time
+        for id_ in ids:  # if left to retry jitter, the number at a time would be random
             if row(engine, id_).status == Status.QUEUED:
                 alter(engine, id_, not_before=now)
         with ThreadPoolExecutor(2) as senders:
@@ -470,7 +470,7 @@ def test_a_domain_that_takes_its_mail_is_free_in_the_end(engine, sink):
         add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
     put_pace(engine, not_before=NOW - MINUTE, allowance=pace.FREE - 0.01)
 
-    # The clock stands still: a drain may end before its last mail has let the domain go.
+    # The clock stands still: a drain may return before its last mail lifts the throttle.
     assert sum(send(engine, sink, chunk=1).sent for _ in range(2)) == 3
     assert slowed(engine) == {}
 
@@ -491,7 +491,7 @@ def test_a_domain_that_blocks_us_is_stopped(engine, sink):
     assert send(engine, sink, now=NOW + timedelta(minutes=29)).sent >= 1
 
 
-# --- Distrust -----------------------------------------------------------------------------------
+# --- Authentication failures --------------------------------------------------------------------
 
 NOT_OURS = "550 5.7.26 Not authenticated"
 
@@ -519,7 +519,7 @@ def test_one_server_alone_cannot_pause_an_edition(engine, sink):
     assert read(engine, holds.listing) == []
 
 
-# --- Rates --------------------------------------------------------------------------------------
+# --- Quotas -------------------------------------------------------------------------------------
 
 
 def test_two_dispatchers_together_keep_to_the_rate(engine, sink):
@@ -549,7 +549,7 @@ def test_a_claim_that_finds_less_takes_only_that(engine, sink):
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_killed_at_any_statement_of_a_claim_nothing_is_taken(engine, sink):
-    """The tokens and the deliveries they are for are written in one transaction."""
+    """Tokens and their deliveries are written in one transaction."""
     add_delivery(engine)
     day = Rate("smtp:day", 1, timedelta(days=1))
     pacing = make_dispatcher(engine, sink, rates=[day])

@@ -1,4 +1,4 @@
-"""One paper, all the way from a source to an inbox, through the real database and real SMTP."""
+"""One paper on its way from a source to an inbox, through a real database and real SMTP."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def body(mail: Received, kind: str) -> str:
 
 
 def test_a_new_paper_reaches_the_inbox(announce, subscribe, publish_and_send, inbox):
-    """A paper announced this morning is in the reader's inbox, with the reason and a way out."""
+    """A paper announced this morning arrives with its reason and an unsubscribe link."""
     subscribe("ada@example.org", "quantum")
     announce(make_sighting(title="Quantum bounds: a < b & c <script>alert(1)</script>"))
 
@@ -101,7 +101,7 @@ def test_a_new_paper_reaches_the_inbox(announce, subscribe, publish_and_send, in
 
 
 def test_publishing_and_sending_twice_sends_once(announce, subscribe, publish_and_send, inbox):
-    """A second run on the same day changes nothing."""
+    """When publishing runs again on the same day, nothing is sent."""
     subscribe("ada@example.org", "quantum")
     announce(make_sighting(title="Quantum tea"))
 
@@ -112,7 +112,7 @@ def test_publishing_and_sending_twice_sends_once(announce, subscribe, publish_an
 
 
 def test_who_left_gets_nothing(announce, subscribe, services, publish_and_send, inbox):
-    """Somebody who leaves after the edition was compiled gets nothing of it."""
+    """If a subscriber leaves after the edition was compiled, its queued digest is cancelled."""
     subscribe("ada@example.org", "quantum")
     announce(make_sighting(title="Quantum tea"))
     list(services.publish(TODAY, everyone=True))
@@ -147,7 +147,7 @@ def test_arxiv_on_monday_hugging_face_on_tuesday(announce, subscribe, publish_an
 
 
 def test_a_busy_server_puts_it_back_in_the_outbox(announce, subscribe, services, inbox):
-    """450 keeps the delivery queued, and a later try sends it."""
+    """The delivery returns to the queue after a 450 and is sent by a later retry."""
     subscribe("ada@example.org", "quantum")
     announce(make_sighting(title="Quantum tea"))
     list(services.publish(TODAY, everyone=True))
@@ -162,7 +162,7 @@ def test_a_busy_server_puts_it_back_in_the_outbox(announce, subscribe, services,
 def test_an_address_that_does_not_exist_is_never_written_to_again(
     announce, subscribe, publish_and_send, services, inbox
 ):
-    """550 5.1.1 suppresses the address; the next edition passes it by."""
+    """The address is suppressed after 550 5.1.1, and the next edition skips it."""
     subscribe("gone@example.org", "quantum")
     subscribe("ada@example.org", "quantum")
     inbox.refuse["gone@example.org"] = "550 5.1.1 No such user here"
@@ -183,7 +183,7 @@ def test_an_address_that_does_not_exist_is_never_written_to_again(
 
 
 def bounce_of(mail: Received, status: str = "5.1.1") -> bytes:
-    """What a server sends back that finds out later: a delivery status notification (RFC 3464)."""
+    """Return a delivery status notification (RFC 3464), sent after the mail was accepted."""
     return "\r\n".join(
         (
             "From: mailer-daemon@mx.example.net",
@@ -210,9 +210,9 @@ def bounce_of(mail: Received, status: str = "5.1.1") -> bytes:
 def test_a_bounce_that_comes_later_ends_the_mail_to_that_address(
     announce, subscribe, publish_and_send, services, inbox, settled
 ):
-    """It comes back to the address made for that delivery; the next edition says why it is none.
+    """A bounce to its envelope address suppresses the reader; the next edition is skipped.
 
-    And where the reply to that mail was lost, it tells that the mail was accepted.
+    If the reply to the mail was lost (uncertain), the bounce also proves that it was accepted.
     """
     reader = subscribe("gone@example.org", "quantum")
     subscribe("ada@example.org", "quantum")
@@ -245,7 +245,7 @@ def test_a_bounce_that_comes_later_ends_the_mail_to_that_address(
 def test_a_mail_that_cannot_be_applied_stops_no_other(
     announce, subscribe, publish_and_send, services, inbox, tmp_path, monkeypatch
 ):
-    """It is flagged in the mailbox for an operator, is not read again, and the rest is applied."""
+    """The mail is flagged for an operator and not parsed again; the others are applied."""
     subscribe("gone@example.org", "quantum")
     announce(make_sighting(title="Quantum tea"))
     publish_and_send()
@@ -289,7 +289,7 @@ def test_a_database_that_is_away_leaves_the_mail_unread(services, tmp_path, monk
 def test_bounces_and_refusals_count_together(
     announce, subscribe, publish_and_send, services, inbox
 ):
-    """Two bounces and a refusal at the door make three editions in a row."""
+    """Two bounces and one refusal at SMTP time make three editions in a row."""
     subscribe("ada@example.org", "quantum")
     subscribe("bob@example.org", "quantum")
     for days in range(2):

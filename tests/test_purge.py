@@ -1,4 +1,4 @@
-"""Purging: what was promised to be forgotten is forgotten, and nothing else."""
+"""Purging: personal data is deleted after the promised time, and all other data is kept."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_who_asks_again_is_kept(engine: Engine):
 
 
 def test_who_was_a_reader_is_not_forgotten_with_a_question(engine: Engine):
-    """Asked again by the operator and silent, they have left as before."""
+    """If the operator adds them again and they do not confirm, they stay unsubscribed."""
     reader = add_reader(engine)
     signup.leave(engine, reader.secret, NOW)
     signup.add(engine, ADA, Wishes(), confirmed=False, suppression_key=SUPPRESSION_KEY, now=NOW)
@@ -87,7 +87,7 @@ def test_who_was_a_reader_is_not_forgotten_with_a_question(engine: Engine):
 
 
 def test_the_place_somebody_asked_from_is_forgotten(engine: Engine):
-    """After a week in the record of consent, which stays; after two days in the counters."""
+    """The IP address leaves the consent record after a week and the counters after two days."""
     signup.confirm(engine, ask(engine), NOW)
 
     run(engine, NOW + 3 * DAY)
@@ -168,7 +168,7 @@ def test_a_purge_that_dies_is_finished_by_the_next(engine: Engine, after: int):
 
 
 def test_a_question_asked_during_the_purge_is_answered(engine: Engine):
-    """Whichever is first, the question and its subscriber stay together."""
+    """Whichever runs first, the request and its subscriber are both kept."""
     ask(engine, now=NOW - 8 * DAY)
     threads = [
         threading.Thread(target=run, args=[engine, NOW]),
@@ -184,7 +184,7 @@ def test_a_question_asked_during_the_purge_is_answered(engine: Engine):
 
 
 def test_an_old_link_finds_no_new_request(engine: Engine):
-    """On SQLite a deleted row gives its number to the next."""
+    """By default SQLite assigns the id of a deleted row again."""
     old = ask(engine, now=NOW - 8 * DAY)
     run(engine, NOW)
 
@@ -196,7 +196,7 @@ def test_an_old_link_finds_no_new_request(engine: Engine):
 
 
 def test_an_address_that_was_asked_and_did_not_answer_is_forgotten(engine: Engine):
-    """Also where a reader wanted to move to it: the mail that went there named it."""
+    """Also if a reader wanted to move to it: the confirmation mail contained the address."""
     reader = add_reader(engine, "cat:cs.IR")
     signup.ask_new_address(
         engine, reader.id, "mistyped@example.org", ip=None,
@@ -212,18 +212,18 @@ def test_an_address_that_was_asked_and_did_not_answer_is_forgotten(engine: Engin
     assert ADA in kept
 
 
-# --- Deliveries of old --------------------------------------------------------------------------
+# --- Old deliveries -----------------------------------------------------------------------------
 
 
 def sent(engine: Engine) -> None:
-    """The server has taken everything that was owed."""
+    """Settle every queued delivery as sent."""
     with engine.begin() as conn:
         owed = DeliveryRow.status == DeliveryStatus.QUEUED
         conn.execute(update(DeliveryRow).where(owed).values(status=DeliveryStatus.SENT))
 
 
 def test_that_somebody_was_sent_a_mail_is_kept_for_thirteen_months(engine: Engine):
-    """How many were sent that day is kept for good."""
+    """The number of mails sent on a day is kept for good."""
     for name in ("ada", "bob"):
         add_reader(engine, "cat:cs.IR", email=f"{name}@example.org", now=NOW - HOUR)
     ingest(engine, make_sighting(), now=NOW - HOUR)
@@ -243,7 +243,7 @@ def test_that_somebody_was_sent_a_mail_is_kept_for_thirteen_months(engine: Engin
 def test_what_is_counted_is_counted_once_whoever_dies(
     engine: Engine, after: int, monkeypatch: pytest.MonkeyPatch
 ):
-    """A row is deleted and counted in one transaction; the same day may come in many."""
+    """A row is deleted and counted in one transaction; one day may be spread over many chunks."""
     monkeypatch.setattr(purge, "CHUNK", 2)
     for number in range(5):
         ask(engine, f"r{number}@example.org")
@@ -276,7 +276,7 @@ def test_two_purges_at_once_count_a_mail_once(engine: Engine, monkeypatch: pytes
 
 
 def test_an_edition_whose_deliveries_are_gone_is_not_made_again(engine: Engine):
-    """Their dedupe keys are gone too; the reader's own calendar has moved on, at any clock."""
+    """Their dedupe keys are deleted, too, but each reader's calendar has moved on, at any clock."""
     add_reader(engine, "cat:cs.IR", now=NOW - HOUR)
     ingest(engine, make_sighting(), now=NOW - HOUR)
     publish(engine)
@@ -290,12 +290,12 @@ def test_an_edition_whose_deliveries_are_gone_is_not_made_again(engine: Engine):
             edition = {"now": now, "expiry": 18 * HOUR, "template": "1", "everyone": everyone}
             list(editions.publish(engine, **edition))
 
-    assert count(engine, DeliveryRow) == 0  # nothing new has come in
+    assert count(engine, DeliveryRow) == 0  # no new papers were ingested
     assert [row.edition_on for row in rows(engine, SkipRow)] == [late.date()]
 
 
 def test_a_confirmation_whose_delivery_is_gone_is_not_mailed_again(engine: Engine):
-    """Its key names its request, whose number is never given to another."""
+    """Its dedupe key contains the id of its request, which is never assigned again."""
     first = ask(engine)
     signup.confirm(engine, first, NOW)
     keys = {row.dedupe_key for row in rows(engine, DeliveryRow)}
@@ -308,7 +308,7 @@ def test_a_confirmation_whose_delivery_is_gone_is_not_mailed_again(engine: Engin
 
 
 def test_no_paper_comes_twice_within_ninety_days_of_the_purge(engine: Engine):
-    """What a reader has had is known by the picks, and they are kept for as long."""
+    """Picks record the papers that a reader has received, and they are kept for as long."""
     add_reader(engine, "trending", now=NOW - HOUR)
     ingest(engine, make_sighting("3001.00001", upvotes=9), now=NOW - HOUR)
     publish(engine)
@@ -325,7 +325,7 @@ def test_no_paper_comes_twice_within_ninety_days_of_the_purge(engine: Engine):
 
 
 def test_what_is_in_a_senders_hands_is_left_to_it(engine: Engine):
-    """However old: whoever holds it still writes what became of it."""
+    """At any age: the sender with the lease still has to record the outcome."""
     old = NOW - 500 * DAY
     for status in DeliveryStatus:
         add_delivery(engine, status=status, created_at=old)
@@ -336,7 +336,7 @@ def test_what_is_in_a_senders_hands_is_left_to_it(engine: Engine):
     assert left == {"queued", "leased", "sending"}
 
 
-# --- Settings, and what it costs ----------------------------------------------------------------
+# --- Settings and cost --------------------------------------------------------------------------
 
 
 def test_the_operator_decides_how_long(engine: Engine):
@@ -358,12 +358,12 @@ def test_the_operator_decides_how_long(engine: Engine):
 
 
 def test_every_step_finds_what_is_over_by_an_index(engine: Engine):
-    """So that a night costs what one day brought, and not what a year did."""
+    """So that a nightly purge costs as much as one day added, not as much as a year did."""
     with selecting(engine) as seen:
         run(engine, NOW)
 
     assert len(seen) == len(fields(Purged))
     for statement, parameters in seen:
-        # Topics are not dated: whether anybody follows one is looked up for each, by an index.
+        # Topics have no date: the followers of each are looked up by an index.
         if "FROM topics" not in statement:
             assert is_indexed(engine, statement, parameters), statement

@@ -1,4 +1,4 @@
-"""A quiet week: who is told why nothing came, once, and what the note says."""
+"""The notice after a week without matches: recipients, when it is due, and its content."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.test_rendering import LINKS, RENDERER, Seen, decoded
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NOTE = DeliveryKind.QUIET_NOTE
-OTHER = "quantum gravity"  # what the papers of `day` are not about
+OTHER = "quantum gravity"  # a topic that no paper of `day` matches
 
 
 def publish(engine: Engine, day: int, **changes) -> list[Outcome]:
@@ -43,14 +43,14 @@ def publish(engine: Engine, day: int, **changes) -> list[Outcome]:
 
 
 def day(engine: Engine, number: int, title: str = "Tea leaves", **changes) -> list[Outcome]:
-    """One day with one paper, and everybody's slot."""
+    """Ingest one paper on that day, publish, and return the outcome of each due slot."""
     sighting = make_sighting(title=title, announced_on=TODAY + number * DAY)
     ingest(engine, sighting, now=NOW + number * DAY)
     return publish(engine, number, **changes)
 
 
 def days(engine: Engine, first: int, last: int, **changes) -> list[int]:
-    """The days from first to last on which somebody was told; all but the last has arrived."""
+    """Return the days in this range with a notice; mail of all but the last day is sent."""
     told = []
     for n in range(first, last + 1):
         end(engine, DeliveryStatus.SENT)
@@ -75,7 +75,7 @@ def end(engine: Engine, status: DeliveryStatus) -> None:
 
 
 def heard(joined: int = -90, digest: int | None = None, **changes: Any) -> Heard:
-    """By days before or after today."""
+    """Return a last-contact record; arguments are days before or after today."""
 
     def on(days: int | None) -> date | None:
         return None if days is None else TODAY + days * DAY
@@ -112,7 +112,7 @@ def heard(joined: int = -90, digest: int | None = None, **changes: Any) -> Heard
     ],
 )
 def test_a_note_is_due_after_a_week_of_nothing_and_once_a_month(known, frequency, expected):
-    """A weekly reader has missed two digests by then."""
+    """By then a weekly reader has missed two digests."""
     assert quiet.is_due(known, TODAY, frequency, 7) is expected
 
 
@@ -120,11 +120,11 @@ def test_where_the_operator_wants_none_nobody_is_told():
     assert not quiet.is_due(heard(), TODAY, Frequency.DAILY, 0)
 
 
-# --- Who ----------------------------------------------------------------------------------------
+# --- Recipients ---------------------------------------------------------------------------------
 
 
 def test_whose_topics_bring_nothing_for_a_week_is_told_once(engine: Engine):
-    """And again after a month; the slot counts as before, and no digest is superseded by it."""
+    """And again after a month; the slot counts as before, and the notice supersedes no digest."""
     reader = add_reader(engine, OTHER, now=NOW - HOUR)
 
     told = days(engine, 1, 40)
@@ -157,7 +157,7 @@ def test_a_weekly_reader_is_told_after_two_weeks(engine: Engine):
 
 
 def test_nobody_is_told_where_nothing_was_announced(engine: Engine):
-    """That is no matter of topics; it takes some days with papers to be sure that it is."""
+    """The topics are not the reason then; a notice is due only after some days with papers."""
     add_reader(engine, OTHER, now=NOW - HOUR)
 
     outcomes = [publish(engine, n)[0] for n in range(1, 10)]
@@ -194,7 +194,7 @@ def test_whoever_paused_or_is_barred_is_not_told_soon(engine: Engine):
 
 
 def test_a_note_of_which_nothing_came_is_made_again(engine: Engine):
-    """It expired in an outage, or the next slot came before it left: there is never but one."""
+    """If it expired in an outage or was cancelled by the next slot, it is queued again, once."""
     add_reader(engine, OTHER, now=NOW - HOUR)
     days(engine, 1, 7)
 
@@ -249,7 +249,7 @@ def test_compiling_twice_or_dying_tells_everybody_once(engine: Engine):
     assert len(notes(engine)) == 3
 
 
-# --- What it says -------------------------------------------------------------------------------
+# --- Content ------------------------------------------------------------------------------------
 
 
 def loaded(engine: Engine) -> QuietNote:
@@ -259,7 +259,7 @@ def loaded(engine: Engine) -> QuietNote:
 
 
 def test_a_note_knows_what_would_have_brought_more(engine: Engine):
-    """What mentions the topic in passing, what finds more, and whether Trending is followed."""
+    """Passing mentions, a wider query that matches, and whether Trending is followed."""
     add_reader(engine, OTHER, '"tea leaves" cat:cs.XX', now=NOW - HOUR)
     days(engine, 1, 6)
     abstract = "We find that gravity waves move like slow quantum tea in a pot."
@@ -337,7 +337,7 @@ def test_a_note_gives_no_advice_that_is_followed_already():
 def test_a_note_arrives_as_list_mail_that_one_click_leaves(
     engine: Engine, database_url: str, inbox: Inbox
 ):
-    """All the way: compiled, claimed, worked out, sent."""
+    """The whole way: compile, claim, render, send."""
     loaded = settings.load(
         None,
         database_url=database_url,

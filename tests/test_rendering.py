@@ -1,4 +1,4 @@
-"""What readers see: the right words, safely, in both forms, and small enough."""
+"""Rendered mails: correct content, escaped, in HTML and text, within the size limit."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ RENDERER = Renderer(HOUSE, EMAILS, find)
 
 
 def decoded(wire: tuple[bytes, ...]) -> str:
-    """What a mail app makes of a body: dots undone, quoted-printable decoded."""
+    """Return a body as a mail client decodes it: dot-stuffing and quoted-printable removed."""
     body = re.sub(rb"(?m)^\.", b"", b"".join(wire))
     return quopri.decodestring(body).decode().replace("\r\n", "\n")
 
@@ -65,7 +65,7 @@ def one(**changes) -> Digest:
 
 
 class Seen(HTMLParser):
-    """The text of a page as a reader sees it, and where its links lead."""
+    """Parse a page into its visible text and the targets of its links."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Seen(HTMLParser):
         self.text += data
 
 
-# --- The fast way and the plain way -------------------------------------------------------------
+# --- Joined fragments and plain templates -------------------------------------------------------
 
 characters = st.characters(exclude_categories=["Cs"])
 texts = st.text(characters, max_size=60) | st.sampled_from(
@@ -116,7 +116,7 @@ mail_links = st.builds(MailLinks, urls, urls, urls, urls, urls, urls)
 @settings(deadline=None, max_examples=60)
 @given(digests, mail_links)
 def test_joining_ready_pieces_gives_what_one_template_gives(digest, links):
-    """The fast way is right: it equals plain Jinja, byte for byte once decoded."""
+    """The fast path returns the same as plain Jinja, byte for byte when decoded."""
     mail = RENDERER.digest(digest, links)
     subject, html, text = RENDERER.page(digest, links)
 
@@ -128,7 +128,7 @@ def test_joining_ready_pieces_gives_what_one_template_gives(digest, links):
 @settings(deadline=None, max_examples=60)
 @given(digests)
 def test_a_body_is_ready_for_the_wire(digest):
-    """Lines of at most 76 and CRLF, seven bits, dots doubled, the last line ended for good."""
+    """ASCII lines of at most 76 with CRLF, dots doubled, and no soft line break at the end."""
     mail = RENDERER.digest(digest, LINKS)
 
     for wire in (mail.text, mail.html):
@@ -164,7 +164,7 @@ def test_fragments_can_be_joined_in_any_order(parts):
     )
 )  # fmt: skip
 def test_no_line_looks_like_the_start_of_a_mail_in_a_mailbox_file(parts):
-    """A mailbox file quotes lines with "From ", which breaks DKIM; and no line ends in a space."""
+    """Mailbox files quote lines with "From ", which breaks DKIM; no line may end in a space."""
     wire = tuple(map(fragment, parts))
 
     lines = b"".join(wire).split(b"\r\n")
@@ -202,7 +202,7 @@ def test_template_marks_in_a_paper_mean_nothing():
 
 
 def test_what_cannot_be_seen_is_taken_out():
-    """Controls, NUL and the marks that turn the direction of a line around."""
+    """Control characters, NUL and marks that override the text direction are removed."""
     subject, html, text = render(one(title="A\0 good\u202e title\x1b[31m\ud800 \ue000view\ue001"))
 
     for shown in (subject, html, text):
@@ -310,7 +310,7 @@ def test_a_mail_about_nothing_is_refused(digest):
         RENDERER.digest(digest, LINKS)
 
 
-# --- What a mail says ---------------------------------------------------------------------------
+# --- Content of a mail --------------------------------------------------------------------------
 
 
 def test_both_forms_show_the_same_papers_in_the_same_order():
@@ -365,7 +365,7 @@ def marks(html: str) -> list[str]:
 
 
 def test_the_words_that_matched_are_marked_where_they_stand():
-    """However the paper writes them; the subject, the preview line and the text have no marks."""
+    """In any spelling the paper uses; the subject, the preview line and the text are not marked."""
     paper = make_paper(
         "A < B & Multi-Modal <Agents>",
         abstract="Agents that are multimodal & an agent's agent: <agents>. Reagents are none.",
@@ -385,7 +385,7 @@ def test_the_words_that_matched_are_marked_where_they_stand():
 
 
 def test_only_what_is_said_to_have_matched_is_marked():
-    """A paper that came without words has none; a long list of papers shows fewer words of each."""
+    """If a pick has no phrases, nothing is marked; long digests mark fewer phrases per paper."""
     paper = make_paper("one two three four five")
     phrases = ("one", "two", "three", "four", "five")
     few = make_digest(*[make_pick(paper, reasons=(Reason("x", phrases),))] * 2)
@@ -407,7 +407,7 @@ def test_a_text_that_says_nothing_else_is_marked_a_few_times():
 @settings(deadline=None, max_examples=60)
 @given(texts, st.lists(texts, max_size=3).map(tuple))
 def test_marks_change_no_word(title, phrases):
-    """Nor do they let markup through."""
+    """Markup in a paper stays escaped when phrases are marked."""
     pick = make_pick(make_paper(title), reasons=(Reason("x", phrases),))
 
     _, html, _ = render(make_digest(pick))
@@ -496,7 +496,7 @@ def test_the_operator_has_a_word():
 
 
 def test_nothing_is_loaded_from_elsewhere():
-    """No picture, font or style sheet: nothing is missing offline, nothing tells who reads."""
+    """No picture, font or style sheet: a mail is complete offline and does not track its reader."""
     html = render(make_digest())[1]
 
     assert not re.search(r"<(img|link|script|iframe)\b|url\(|@import", html)
@@ -571,7 +571,7 @@ def size(digest: Digest) -> int:
 )
 @pytest.mark.parametrize("papers", [20, 30, 50])
 def test_a_mail_stays_under_90_kb(papers, abstract):
-    """Past twenty papers abstracts give way, not papers."""
+    """If there are more than twenty papers, abstracts are cut and papers are kept."""
     links = Links(*(f"https://papers.example.com/{'x' * 20}/{name}" for name in "abcde"))
     long = [
         make_pick(
@@ -613,7 +613,7 @@ def test_a_real_day_of_papers_stays_under_90_kb():
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """The templates, for a test to spoil."""
+    """Return a copy of the templates that a test may break."""
     return Path(shutil.copytree(EMAILS, tmp_path / "emails"))
 
 
@@ -627,17 +627,17 @@ def spoil(path: Path, old: str, new: str) -> None:
     ("name", "old", "new"),
     [
         ("digest.mjml", "</mj-column>", ""),  # not MJML
-        ("digest.mjml", "<mj-text css", "<mj-txt css"),  # a tag nobody knows
+        ("digest.mjml", "<mj-text css", "<mj-txt css"),  # an unknown tag
         ("partials/card.mjml", "{% endif %}", ""),  # not Jinja
         ("partials/card.txt", "{% endif %}", ""),
         ("digest.mjml", "{% for pick in picks %}", "{% for paper in picks %}"),
         ("digest.mjml", "partials/card.mjml", "partials/crad.mjml"),
         ("confirmation.txt", "{{ confirm_url }}", "{{ confirm_url"),
-        ("confirmation.mjml", "{{ hours }}", "{{ ours }}"),  # a name nobody knows
+        ("confirmation.mjml", "{{ hours }}", "{{ ours }}"),  # an unknown name
         ("partials/footer.mjml", "{{ house.host }}", "{{ house.hots }}"),
         ("partials/card.mjml", "{{ pick.counts }}", "{{ pick.count }}"),
         ("partials/welcome.mjml", "Welcome.", "{{ welcome }}"),
-        ("digest.txt", "{{ mail.more }}", "{{ mail.more | upper }}"),  # changes a reader's words
+        ("digest.txt", "{{ mail.more }}", "{{ mail.more | upper }}"),  # alters visible text
         ("digest.mjml", "{% if edition.has_more %}", "{% if mail.more == '2 more papers' %}"),
         ("partials/card.txt", "{{ why.line }}", "{{ why.line | upper }}"),
         ("partials/mark.mjml", "{{ words }}", "{{ word }}"),
@@ -665,7 +665,7 @@ def test_the_version_changes_with_any_letter(folder):
     assert Renderer(HOUSE, folder, find).template_version != before
 
 
-# --- Kept cards ---------------------------------------------------------------------------------
+# --- Cached cards -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -712,7 +712,7 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes():
     assert len(kept) == 2
 
 
-# --- Words and colours --------------------------------------------------------------------------
+# --- Text and colours ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -777,7 +777,7 @@ def test_many_topics_are_counted():
 
 @given(st.integers(0, 0xFFFFFF).map("#{:06x}".format))
 def test_any_accent_can_be_read_in_light_and_dark(accent):
-    """WCAG 2.2, 1.4.3: at least 4.5 : 1."""
+    """WCAG 2.2, 1.4.3: a contrast of at least 4.5 : 1."""
     house = replace(HOUSE, accent_color=accent)
 
     assert colors.contrast(house.accent, SHEET) >= 4.5

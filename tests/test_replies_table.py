@@ -1,4 +1,4 @@
-"""The page of replies says what the code does: every row of its table is judged again."""
+"""The documented reply table: the code must classify every row as the page states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies around the code keeps its word: the compose file, the settings, the make targets."""
+"""Files around the code: the compose file, the settings and the make targets are consistent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SERVICES = yaml.safe_load(COMPOSE)["services"]
 
 
 def _tracked() -> list[Path]:
-    """The files of the repository, those not committed yet included."""
+    """Return the files of the repository, including those not committed yet."""
     listing = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -43,7 +43,7 @@ def _tracked() -> list[Path]:
 
 
 def _examples() -> dict[str, str]:
-    """Names in .env.example and the defaults it states."""
+    """Return the names in .env.example and the defaults it states."""
     lines = "\n".join(re.findall(r"^#([A-Z_]+=.*)$", ENV_EXAMPLE, re.MULTILINE))
     return {name: value or "" for name, value in dotenv_values(stream=StringIO(lines)).items()}
 
@@ -75,7 +75,7 @@ def _written(value: object) -> str:
 
 
 def test_env_example_explains_each_setting():
-    """Every block of names follows a comment in words."""
+    """Each block of names must follow a comment in words."""
     for block in re.split(r"\n\n+", ENV_EXAMPLE):
         lines = block.splitlines()
         names = [line for line in lines if re.match(r"#[A-Z_]+=", line)]
@@ -161,7 +161,7 @@ def test_the_image_contains_what_it_copies():
 
 
 def test_the_readme_names_commands_that_exist():
-    """Every `make X` and `paperboy X` in the documents is one that works."""
+    """Every `make X` and `paperboy X` in the documents must exist."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     commands = set(COMMANDS)
 
@@ -195,7 +195,7 @@ def test_every_module_says_its_job_in_its_first_line():
 
 
 def test_no_file_names_a_machine_or_a_registry():
-    """Somebody else's checkout lies elsewhere, and installs from wherever it likes."""
+    """Other checkouts have other paths and may install from other registries."""
     own_name = Path(__file__).name
     forbidden = re.compile(
         r"(?<![\w.])/(?:home|root|Users|work|opt)/\w+"

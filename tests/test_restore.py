@@ -1,4 +1,4 @@
-"""A restored copy sends nothing twice, and nothing to who left since its dump."""
+"""Restoring a dump: nothing is sent twice, and nothing to addresses unsubscribed since."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PAPERS = [
 
 @pytest.fixture
 def dump(engine: Engine, tmp_path: Path, postgresql_database) -> Iterator[Callable[[], Engine]]:
-    """Copy the database as it is now; what is made of it is another, restored one."""
+    """Return a function that copies the current database and returns the copy as a restored one."""
     made: list[tuple[Engine, str | None]] = []
 
     def copy() -> Engine:
@@ -74,7 +74,7 @@ def dump(engine: Engine, tmp_path: Path, postgresql_database) -> Iterator[Callab
 
 
 def send(engine: Engine, now: datetime) -> list[tuple[str, tuple[str, ...]]]:
-    """Send what may be sent: (address, titles) of each mail."""
+    """Send the due deliveries and return (address, titles) of each mail."""
     with engine.begin() as conn:
         claimed = deliveries.claim(conn, 100, "ours", HOUR, now)
         ids = deliveries.mark(conn, [one.id for one in claimed], "ours", HOUR, now)
@@ -116,7 +116,7 @@ def go_on(engine: Engine) -> None:
 
 @pytest.fixture
 def history(engine: Engine, dump) -> tuple[Engine, list[tuple[str, tuple[str, ...]]]]:
-    """A copy with three queued digests, and what the old database has sent since."""
+    """Return a copy with three queued digests, and the mails the original has sent since."""
     for email in (ADA, BOB, EVE):
         add_reader(engine, "cat:cs.IR", email=email, now=NOW - HOUR)
     ingest(engine, PAPERS[0], now=NOW - HOUR)
@@ -132,7 +132,7 @@ def history(engine: Engine, dump) -> tuple[Engine, list[tuple[str, tuple[str, ..
 
 
 def test_without_settling_a_copy_repeats_everything(history):
-    """What this module is for: the fault itself."""
+    """The failure that settling prevents."""
     copy, sent = history
 
     assert set(send(copy, NOW + HOUR)) <= set(sent)
@@ -141,14 +141,14 @@ def test_without_settling_a_copy_repeats_everything(history):
 
 @pytest.mark.parametrize("ingest_first", [True, False])
 def test_nothing_is_sent_twice_and_nothing_to_leavers(history, ingest_first):
-    """The old database is lost; who left is known from a list."""
+    """The original database is lost; unsubscribed addresses are read from a list."""
     copy, _ = history
     if ingest_first:
         ingest(copy, *PAPERS[:2], now=RESTORED)
     settled = settle(copy, leavers=f"email\n{BOB}\n{EVE}\nnobody@example.org\n")
     assert settled.left == [BOB, EVE]
     assert len(settled.unknown) == 1
-    assert send(copy, RESTORED) == []  # held
+    assert send(copy, RESTORED) == []  # sending is held
     go_on(copy)
     if not ingest_first:
         ingest(copy, *PAPERS[:2], now=RESTORED)
@@ -170,7 +170,7 @@ def test_the_old_database_tells_who_left_joined_and_was_sent_what(
     copy, _ = history
     if ingest_first:
         ingest(copy, *PAPERS[:2], now=RESTORED)
-    if published_first:  # somebody was too quick: what it made is known again, and held
+    if published_first:  # if published too early, the digests are held and recognised
         with copy.begin() as conn:
             holds.put(conn, None, "restored", RESTORED)
         publish(copy, RESTORED)
@@ -188,7 +188,7 @@ def test_the_old_database_tells_who_left_joined_and_was_sent_what(
     assert send(copy, NOW + 2 * DAY) == [(ADA, ("Paper 2",)), (DAN, ("Paper 2",))]
     assert statuses(copy) == {ADA: "active", BOB: "unsubscribed", DAN: "active"}
     with reading(copy) as conn, reading(engine) as old:
-        for email in (BOB, DAN):  # the links of their mails still work
+        for email in (BOB, DAN):  # links in their mails still work
             theirs = subscribers.by_email(old, email)
             assert subscribers.by_secret(conn, theirs.secret).email == email
 
@@ -220,7 +220,7 @@ def test_a_suppression_of_the_old_database_holds(history, engine):
 
 
 def test_what_was_not_sent_is_sent_once(history):
-    """The old database died right after its dump."""
+    """The original database was lost right after its dump."""
     copy, _ = history
     settle(copy, assume=Assume.UNSENT)
     go_on(copy)
@@ -230,7 +230,7 @@ def test_what_was_not_sent_is_sent_once(history):
 
 
 def test_numbers_of_the_old_database_are_given_to_nobody_else(history, engine):
-    """A link in a mail names a number: it must not open the preferences of somebody else."""
+    """Links contain ids: a link of one reader must not open the preferences of another."""
     copy, _ = history
     with reading(engine) as conn:
         given = copies.highest_ids(conn)
@@ -294,7 +294,7 @@ def test_a_restored_postgresql_holds_itself(engine, dump):
 
     assert not restore.hold_if_restored(engine, NOW)
     assert restore.hold_if_restored(copy, NOW)
-    assert not restore.hold_if_restored(copy, NOW)  # an operator who starts it again is obeyed
+    assert not restore.hold_if_restored(copy, NOW)  # no second hold after an operator resumes
 
     with reading(copy) as conn:
         assert holds.listing(conn)[0].reason == restore.REASON
@@ -307,7 +307,7 @@ def test_a_database_that_was_not_restored_is_not_held(engine):
         assert holds.listing(conn) == []
 
 
-# --- Each row -----------------------------------------------------------------------------------
+# --- Single rows --------------------------------------------------------------------------------
 
 
 def test_a_settling_counts_what_it_has_done(history, engine):

@@ -1,4 +1,4 @@
-"""The sample edition: well-formed, broad enough for a demo, and in our own words."""
+"""The sample edition: well-formed, varied enough for a demo, and in our own words."""
 
 import gzip
 import json
@@ -42,7 +42,7 @@ def summaries() -> dict[str, str]:
 
 
 def recorded_huggingface() -> dict[str, list[Json]]:
-    """A paper may be on the page of more than one day."""
+    """Return the entries by arXiv id; a paper may be on the page of more than one day."""
     found: dict[str, list[Json]] = {}
     for page in sorted((RECORDED / "hf_daily_papers").glob("2026-07-*.json")):
         for entry in json.loads(page.read_text("utf-8")):
@@ -66,7 +66,7 @@ def runs(text: str, length: int) -> Iterator[tuple[str, ...]]:
 
 
 def facts(entry: Json) -> Json:
-    """An entry of the daily page, down to the facts that the samples keep."""
+    """Return the facts of a daily-page entry that the samples keep."""
     paper = entry["paper"]
     kept = ("id", "publishedAt", "submittedOnDailyAt", "title", "upvotes")
     return {

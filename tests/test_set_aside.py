@@ -1,4 +1,4 @@
-"""One stored row that cannot be handled is set aside by name; everybody else gets their mail."""
+"""A stored row that cannot be parsed is skipped and logged; all other readers get their mail."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def services(engine: Engine, inbox) -> Services:
 
 @pytest.fixture(autouse=True)
 def set_aside(monkeypatch) -> Iterator[Callable[[], set[tuple[str, object]]]]:
-    """What was logged as set aside."""
+    """Return a function that returns (kind, id) of each row logged as set aside."""
     monkeypatch.setattr(logs, "_set_aside", set())
     with capture_logs() as entries:
         yield lambda: {
@@ -54,7 +54,7 @@ def set_aside(monkeypatch) -> Iterator[Callable[[], set[tuple[str, object]]]]:
 
 
 def add_reader(engine: Engine, *queries: str, email: str) -> Subscriber:
-    """Due at NOW."""
+    """Return a new reader with a slot due at NOW."""
     return newsroom.add_reader(engine, *queries, email=email, now=NOW - timedelta(hours=1))
 
 
@@ -64,7 +64,7 @@ def alter(engine: Engine, table: Any, condition: Any, **values: Any) -> None:
 
 
 def alter_as_text(engine: Engine, statement: str) -> None:
-    """What our own types would not let through: an older version, or somebody's hand."""
+    """Store a value that our types refuse, as an older version or a manual change might."""
     with engine.begin() as conn:
         conn.execute(text(statement))
 
@@ -109,7 +109,7 @@ def test_a_topic_that_cannot_be_read_stops_nobody(engine, services, inbox, set_a
 
 
 def test_a_topic_that_can_be_read_again_is_caught_up(engine, services, inbox):
-    """Nothing it missed is lost: it stays behind until a version reads it."""
+    """The topic stays behind until a version can parse it, and then no match is lost."""
     add_reader(engine, "sea", email=EVE)
     alter(engine, TopicRow, TopicRow.query == "sea", query="(sea")
     ingest(engine, make_sighting(**SEA))
@@ -176,7 +176,7 @@ def test_a_paper_that_breaks_after_it_was_picked_stops_nobody(engine, services, 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("column", ["paper_versions SET content", "picks SET reasons"])
 def test_broken_json_in_a_column_stops_nobody(engine, services, inbox, column):
-    """PostgreSQL refuses it; a SQLite file takes anything."""
+    """PostgreSQL refuses broken JSON; SQLite stores any text."""
     add_reader(engine, "tea", email=EVE)
     add_reader(engine, "sea", email=BOB)
     ingest(engine, make_sighting(**TEA), make_sighting(**SEA))
@@ -264,7 +264,7 @@ def test_a_whole_chunk_of_unreadable_readers_hides_nobody_behind_it(
 def test_a_value_that_its_column_cannot_convert_stops_nobody(
     engine, services, inbox, set_aside, column
 ):
-    """It breaks the whole result of a query, before any row of it is seen."""
+    """If a value cannot be converted, the query fails before any of its rows is returned."""
     eve = add_reader(engine, "tea", email=EVE)
     add_reader(engine, "tea", email=BOB)
     alter_as_text(engine, f"UPDATE subscribers SET {column} = '25:61' WHERE id = {eve.id}")
@@ -280,7 +280,7 @@ def test_a_value_that_its_column_cannot_convert_stops_nobody(
 
 
 def test_deliveries_of_an_unknown_kind_hold_up_nobody(engine, services, inbox, set_aside):
-    """More of them than one claim takes, and all of them older."""
+    """There are more of them than one claim takes, and all are older."""
     for number in range(4):
         add_reader(engine, "tea", email=f"eve{number}@example.org")
     ingest(engine, make_sighting(**TEA))
@@ -326,7 +326,7 @@ def test_a_template_that_raises_for_one_reader_stops_nobody(engine, services, in
     assert recipients(inbox) == [BOB]
 
 
-# --- Sources, and all in order ------------------------------------------------------------------
+# --- Sources, and a healthy database ------------------------------------------------------------
 
 
 def test_a_source_in_an_unknown_state_is_read_anew(engine, services):

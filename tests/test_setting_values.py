@@ -1,4 +1,4 @@
-"""A value is read as it was meant or refused, and a refusal repeats no part of it."""
+"""Setting values are parsed as intended or refused; the error repeats no part of a value."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PASSWORD = st.text(
 
 @given(PASSWORD)
 def test_a_password_never_changes_the_host(password):
-    """Whatever providers make; and every library reads the canonical form in the same way."""
+    """For any password; every library parses the canonical form in the same way."""
     for scheme, tail in (("smtp", ""), ("redis", "/0"), ("postgresql", "/papers")):
         url = parse_login_url(f"{scheme}://ada:{password}@mail.example:587{tail}")
 
@@ -51,7 +51,7 @@ def test_a_password_never_changes_the_host(password):
         ("smtp://ada%40x.example:p%3A%2Fw@h", "ada@x.example", "p:/w", "h"),
         ("smtp://ada@x.example:pw@h", "ada@x.example", "pw", "h"),
         ("smtp://ada:50%off@h", "ada", "50%off", "h"),
-        ("smtp://ada:p%ffx@h", "ada", "p%ffx", "h"),  # no UTF-8, so no escape
+        ("smtp://ada:p%ffx@h", "ada", "p%ffx", "h"),  # not UTF-8, so not an escape
         ("smtp://ada:app pass word@h", "ada", "app pass word", "h"),
         ("redis://:pw@h/0", None, "pw", "h"),
         ("postgresql://u:p@h/db?application_name=a@b", "u", "p", "h"),
@@ -142,7 +142,7 @@ def test_what_is_wrong_with_a_host_is_said(host, reason):
     assert raised.value.__cause__ is None
 
 
-# --- The address of the site --------------------------------------------------------------------
+# --- The site URL -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_what_is_wrong_with_a_host_is_said(host, reason):
     ],
 )
 def test_the_site_is_the_origin_that_browsers_send(value, meant):
-    """They leave out the default port and write a domain in punycode: else each POST is refused."""
+    """Browsers omit the default port and send punycode; if origins differ, POSTs are refused."""
     assert parse_site_url(value) == meant.replace("db8:0:0::1", "db8::1")
 
 

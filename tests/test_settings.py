@@ -1,4 +1,4 @@
-"""Settings come from the environment or `.env`, and a wrong one stops the start by its name."""
+"""Settings are read from the environment or `.env`; if one is wrong, the error names it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _no_settings_from_outside(monkeypatch):
 
 @pytest.fixture
 def load(monkeypatch, tmp_path):
-    """Settings of an environment, with the lines of a `.env` file."""
+    """Return a function that loads settings from variables and the lines of a `.env` file."""
 
     def load(env_file: str = "", **environment: str) -> settings.Settings:
         for name, value in environment.items():
@@ -57,7 +57,7 @@ def test_the_environment_wins_over_the_file(load):
 
 
 def test_an_empty_value_means_the_default(load):
-    """An .env file with its lines left open works."""
+    """An .env file with empty values is valid."""
     assert load("MAX_PAPERS=\nREPLY_TO=").max_papers == 10
 
 
@@ -142,7 +142,7 @@ def test_every_wrong_value_is_named_at_once(load):
 
 
 def test_a_wrong_value_is_never_shown(load):
-    """A mistyped address of a mail server has its password in it."""
+    """If the URL of a mail server is mistyped, it still contains the password."""
     with pytest.raises(SettingsError) as raised:
         load(SMTP_URL="smpt://paperboy:hunter2@mail.example.org")
 
@@ -226,7 +226,7 @@ def test_a_name_server_is_an_address(load, server, address):
     assert load(DNS_SERVER="").dns is None
 
 
-# --- Mail to real people ------------------------------------------------------------------------
+# --- Mail to real recipients --------------------------------------------------------------------
 
 
 def test_real_mail_is_allowed_when_everything_is_set(load):
@@ -236,7 +236,7 @@ def test_real_mail_is_allowed_when_everything_is_set(load):
 @pytest.mark.parametrize("server", ["smtp://mail.example.org", "smtp://127.0.0.1:25"])
 @pytest.mark.parametrize("missing", ["MAIL_FROM", "OPERATOR_ADDRESS", "SITE_URL"])
 def test_real_mail_needs_each_of_these(load, missing, server):
-    """CAN-SPAM wants a postal address. A relay on this machine sends to the world, too."""
+    """CAN-SPAM requires a postal address; a relay on this machine sends to the world, too."""
     environment = {name: value for name, value in REAL.items() if name != missing}
     environment["SMTP_URL"] = server
 
@@ -245,7 +245,7 @@ def test_real_mail_needs_each_of_these(load, missing, server):
 
 
 def test_real_mail_is_refused_while_an_old_key_can_be_guessed(load):
-    """A link signed with it could be made by anybody."""
+    """If a key can be guessed, links signed with it can be forged."""
     given = {**REAL, "SECRET_KEY": f"{REAL['SECRET_KEY']} changeme"}
 
     with pytest.raises(SettingsError, match="SECRET_KEY"):
@@ -316,7 +316,7 @@ SECRETS = {
 
 @pytest.fixture
 def mounted(tmp_path):
-    """Puts a secret into a file; its path."""
+    """Return a function that writes a secret to a file and returns the path."""
 
     def mounted(content: str | bytes) -> str:
         path = tmp_path / "secret"
@@ -332,7 +332,7 @@ def plain(value: object) -> object:
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_may_lie_in_a_file(load, mounted, monkeypatch, name):
-    """The same as if it had been given as it is, without the line break that editors leave."""
+    """It equals a value given directly; the line break that editors append is removed."""
     in_file = load(**{f"{name}_FILE": mounted(SECRETS[name] + "\n")})
     monkeypatch.delenv(f"{name}_FILE")
     given = load(**{name: SECRETS[name]})
@@ -342,7 +342,7 @@ def test_a_secret_may_lie_in_a_file(load, mounted, monkeypatch, name):
 
 
 def test_every_secret_is_among_those_that_may_lie_in_a_file():
-    """A new one is found by its type; what is not secret is not."""
+    """Secrets are found by their type; other settings are not included."""
     found = {n.upper() for n, f in settings.Settings.model_fields.items() if is_secret(f)}
 
     assert found >= set(SECRETS)
@@ -362,7 +362,7 @@ def test_the_file_of_a_secret_may_be_named_in_the_env_file(load, mounted):
 
 
 def test_a_secret_given_both_ways_is_refused(load, mounted):
-    """Nobody can tell which of them is meant; both are named."""
+    """The intended one is ambiguous, so the error names both."""
     with pytest.raises(SettingsError, match="SECRET_KEY and SECRET_KEY_FILE are both set"):
         load(SECRET_KEY="one", SECRET_KEY_FILE=mounted("two"))
     with pytest.raises(SettingsError, match="REDIS_URL and REDIS_URL_FILE are both set"):
@@ -370,7 +370,7 @@ def test_a_secret_given_both_ways_is_refused(load, mounted):
 
 
 def test_the_environment_wins_over_a_file_that_the_env_file_names(load, mounted):
-    """As it does over everything in it."""
+    """The environment has precedence over everything in `.env`."""
     loaded = load(f"SUPPRESSION_KEY_FILE={mounted('old')}", SUPPRESSION_KEY="new")
 
     assert loaded.suppression_key == SecretStr("new")
@@ -406,7 +406,7 @@ def test_no_setting_shows_a_password(load):
 
 
 def test_what_a_child_process_is_told_replaces_a_file_of_ours(load, mounted, monkeypatch):
-    """A command that starts its own Valkey must not trip over the file with the other's URL."""
+    """If a command starts its own Valkey, a REDIS_URL_FILE for another must not conflict."""
     monkeypatch.setenv("REDIS_URL_FILE", mounted("redis://ours"))
 
     child = settings.child_environment(REDIS_URL="redis://own")
@@ -416,11 +416,11 @@ def test_what_a_child_process_is_told_replaces_a_file_of_ours(load, mounted, mon
     assert load(**{n: child[n] for n in child if n.startswith("REDIS")}).redis_url == "redis://own"
 
 
-# --- The mailbox of bounces ---------------------------------------------------------------------
+# --- The bounce mailbox -------------------------------------------------------------------------
 
 
 def test_a_mailbox_gets_its_password_from_a_setting_of_its_own(load):
-    """So that it stands neither in a URL nor on a command line."""
+    """So that it is neither in a URL nor on a command line."""
     loaded = load(
         BOUNCE_MAILBOX="imaps://ada@mail.example.org/Back", BOUNCE_MAILBOX_PASSWORD="p/w#@"
     )

@@ -1,4 +1,4 @@
-"""Sightings become papers: each work once, whoever announces it and in whatever order."""
+"""Sightings become papers: each work is stored once, from any source and in any order."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ TITLE = "Attention for Patient Readers"
 
 
 def listed(arxiv_id: str, **changes: object) -> Sighting:
-    """What Hugging Face says about a paper of arXiv."""
+    """Return the sighting of an arXiv paper at Hugging Face."""
     values = {"source": "huggingface", "categories": (), "keywords": ("agents",), "upvotes": 7}
     return make_sighting(arxiv_id, **{**values, **changes})
 
 
-# --- Each work once -----------------------------------------------------------------------------
+# --- One paper per work -------------------------------------------------------------------------
 
 
 def test_storing_twice_changes_nothing(engine: Engine):
@@ -118,7 +118,7 @@ def test_replacements_and_withdrawals_create_nothing(engine: Engine, change: dic
 
 
 def test_what_a_dead_run_stored_is_news_to_the_run_that_takes_over(engine: Engine):
-    """Its batch was never published, so the next run writes the same number."""
+    """Its batch was never published, so the next run uses the same number."""
     sighting = make_sighting()
     store(engine, sighting)
 
@@ -142,7 +142,7 @@ def test_one_reading_that_tells_two_things_about_a_paper_settles_on_the_last(eng
 
 
 def test_papers_of_one_title_and_two_dois_in_one_feed_are_two(engine: Engine):
-    """A feed that names its entries by DOI alone."""
+    """If a feed identifies its entries by DOI alone."""
     first, second = (
         make_sighting(None, source="feed", source_id="", title="Editorial", doi=doi, authors=(who,))
         for doi, who in (("10.1/a", "Ada Lovelace"), ("10.1/b", "Grace Hopper"))
@@ -153,11 +153,11 @@ def test_papers_of_one_title_and_two_dois_in_one_feed_are_two(engine: Engine):
     assert [paper.key for paper in stored(engine)] == ["doi:10.1/a", "doi:10.1/b"]
 
 
-# --- Two records, one work ----------------------------------------------------------------------
+# --- Two records of one work --------------------------------------------------------------------
 
 
 def two_records(engine: Engine) -> tuple[int, int]:
-    """A paper of bioRxiv, and the same at arXiv before anybody knew."""
+    """Store one work as two papers, from arXiv and bioRxiv; return their ids in this order."""
     store(engine, make_sighting("3001.00001", title="At arXiv", categories=("cs.IR",)))
     store(
         engine,
@@ -211,7 +211,7 @@ def test_a_match_of_both_records_stays_where_it_first_arose(engine: Engine):
 
 
 def test_of_two_matches_the_surer_one_stays(engine: Engine):
-    """It reaches readers whom the other was not sure enough for."""
+    """It reaches readers with a narrower breadth, too."""
     at_arxiv, elsewhere = two_records(engine)
     with engine.begin() as conn:
         first, second = (topics.find_or_add(conn, query, NOW) for query in ("a", "b"))
@@ -232,7 +232,7 @@ def test_of_two_matches_the_surer_one_stays(engine: Engine):
 
 
 def test_a_digest_keeps_the_words_it_froze_when_records_unite(engine: Engine):
-    """The reader has had the work, under whichever name."""
+    """The reader counts as having received the work, under either record."""
     at_arxiv, elsewhere = two_records(engine)
     reader = add_subscriber(engine)
     delivery = add_delivery(engine, subscriber_id=reader, status=DeliveryStatus.SENT)
@@ -252,7 +252,7 @@ def test_a_digest_keeps_the_words_it_froze_when_records_unite(engine: Engine):
     ("status", "picks"), [(DeliveryStatus.QUEUED, 1), (DeliveryStatus.SENT, 2)]
 )
 def test_a_waiting_digest_does_not_show_one_work_twice(engine: Engine, status: str, picks: int):
-    """One that was sent with both is kept as it was sent."""
+    """A sent digest that shows both is kept as it was sent."""
     at_arxiv, elsewhere = two_records(engine)
     delivery = add_delivery(engine, status=status)
     pick(engine, delivery, elsewhere, position=0)
@@ -276,7 +276,7 @@ def pick(engine: Engine, delivery_id: int, paper_id: int, position: int = 0) -> 
 
 
 def test_an_owed_digest_is_found_whatever_its_state(engine: Engine):
-    """Sent, owed or uncertain counts; what certainly did not arrive does not."""
+    """Sent, queued or uncertain counts; a delivery that certainly did not arrive does not."""
     store(engine, make_sighting())
     (paper,) = stored(engine)
     reader = add_subscriber(engine)
@@ -303,7 +303,7 @@ WORKS = (
     make_sighting("3001.00003", title="A fourth", authors=("Ada Lovelace",)),
     make_sighting("3001.00004", title="A fourth", authors=("Ada Lovelace",)),
 )
-"""Some share a title, two of them an author too, and no source tells all that identifies one."""
+"""Some share a title, two of them an author, too, and no source has all the identifiers."""
 
 
 @st.composite
@@ -338,7 +338,7 @@ def _announcement(draw: st.DrawFn, work: Sighting) -> Sighting:
 def test_no_order_of_sightings_loses_or_mixes_a_work(
     engine: Engine, announcements: list[Sighting], chunk: int
 ):
-    """Each arXiv id is one paper of its own, and all that was told stands somewhere."""
+    """Each arXiv id is one paper, and every category and keyword is stored with some paper."""
     empty(engine)
     for batch, start in enumerate(range(0, len(announcements), chunk), start=1):
         store(engine, *announcements[start : start + chunk], batch=batch)
@@ -359,7 +359,7 @@ def test_no_order_of_sightings_loses_or_mixes_a_work(
 )
 @given(announcements=announcements_of_works())
 def test_reading_the_same_again_makes_no_new_paper(engine: Engine, announcements: list[Sighting]):
-    """Records may still unite, for what was told last is known now when the first is read."""
+    """When stored again, records may still unite: later identifiers are known by then."""
     empty(engine)
     store(engine, *announcements)
     store(engine, *announcements, batch=2)

@@ -1,4 +1,4 @@
-"""Signing up and leaving: what a reader does to their own subscription, and to nobody else's."""
+"""Signing up and leaving: readers change their own subscriptions and no others."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ SOON = NOW - HOUR
 
 
 def ask(engine: Engine, email: str = "ada@example.org", *queries: str) -> Subscriber:
-    """Somebody who has not confirmed yet."""
+    """Add a subscriber with a pending confirmation and return it."""
     return signup.add(
         engine, email, Wishes(queries), confirmed=False, suppression_key=SUPPRESSION_KEY, now=SOON
     )
 
 
 def request_of(engine: Engine, reader: Subscriber) -> int:
-    """The last thing that was asked for in this name."""
+    """Return the id of the newest request of this subscriber."""
     return max(r.id for r in rows(engine, RequestRow) if r.subscriber_id == reader.id)
 
 
@@ -140,7 +140,7 @@ def test_dots_and_plus_signs_are_other_mailboxes(engine: Engine):
 
 
 def test_confirming_makes_active_and_answers_the_question(engine: Engine):
-    """A confirmation that still waits is not sent any more; confirming twice changes nothing."""
+    """A queued confirmation mail is cancelled; when confirmed again, nothing changes."""
     pending = ask(engine)
 
     first = signup.confirm(engine, request_of(engine, pending), SOON)
@@ -165,7 +165,7 @@ def test_an_old_link_does_not_bring_back_who_left(engine: Engine):
 
 
 def test_who_left_is_asked_again_and_can_come_back(engine: Engine):
-    """With what they wish now, and without the pause of their former life."""
+    """With the topics requested now, and without the pause of the earlier subscription."""
     reader = add_reader(engine, "cat:cs.IR")
     signup.pause(engine, reader.id, TODAY + 99 * DAY, NOW)
     signup.leave(engine, reader.secret, NOW)
@@ -189,7 +189,7 @@ def test_a_reader_changes_what_and_when(engine: Engine):
         engine, reader.id, Wishes(("cat:cs.LG",), make_schedule(9, "Europe/Berlin"), 3), NOW
     )
 
-    assert changed.next_slot_at == NOW + DAY  # nine in Berlin is eight in London, just over
+    assert changed.next_slot_at == NOW + DAY  # nine in Berlin is eight in London, just past
     assert changed.max_papers == 3
     assert signup.find(engine, reader.email)[1] == ("cat:cs.lg",)
 
@@ -215,7 +215,7 @@ def test_whoever_left_is_not_due_after_a_change(engine: Engine):
 
 @pytest.mark.parametrize("state", [DeliveryStatus.QUEUED, DeliveryStatus.LEASED])
 def test_leaving_cancels_what_is_owed(engine: Engine, state: DeliveryStatus):
-    """A sender that had claimed it cannot mark it any more."""
+    """If a sender had claimed it, it can no longer be marked as sending."""
     reader = add_reader(engine, "cat:cs.IR", now=SOON)
     ingest(engine, make_sighting())
     publish(engine)
@@ -238,7 +238,7 @@ def test_leaving_cancels_what_is_owed(engine: Engine, state: DeliveryStatus):
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_leaving_while_a_digest_is_compiled_cancels_it(engine: Engine):
-    """Whichever of the two comes first, nothing is owed to somebody who has left."""
+    """Whichever comes first, no delivery to the unsubscribed reader stays queued."""
     for number in range(5):
         reader = add_reader(engine, "cat:cs.IR", email=f"r{number}@example.org", now=SOON)
         ingest(engine, make_sighting())
@@ -258,7 +258,7 @@ def test_leaving_while_a_digest_is_compiled_cancels_it(engine: Engine):
 
 
 def test_erasing_leaves_numbers_and_the_suppression(engine: Engine):
-    """And nothing that names anybody."""
+    """No personal data is kept."""
     reader = add_reader(engine, "cat:cs.IR", now=SOON)
     hash_ = subscribers.address_hash(reader.email, SUPPRESSION_KEY)
     ingest(engine, make_sighting())
@@ -308,7 +308,7 @@ def test_two_who_sign_up_at_once_are_one_subscriber(engine: Engine):
 
 
 def test_digests_and_confirmations_have_their_own_numbers(engine: Engine):
-    """The key of a delivery is built of facts that do not change."""
+    """A dedupe key is built from facts that do not change."""
     pending = ask(engine)
     ask(engine)
 

@@ -1,4 +1,4 @@
-"""Changing one's mind: another address, the way back, leaving and its undoing, what we hold."""
+"""Account changes: a new address, the account link, leaving and undo, personal data."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def mails(engine: Engine) -> list[tuple[str, str]]:
 
 
 def claim(engine: Engine, now=NOW) -> list[str]:
-    """The addresses that a sender would now write to."""
+    """Claim the due deliveries and return their addresses."""
     with engine.begin() as conn:
         return [d.email for d in deliveries.claim(conn, 100, "token", HOUR, now)]
 
@@ -101,7 +101,7 @@ def version(engine: Engine, reader: Subscriber) -> str:
 
 
 def test_of_two_changes_of_one_form_the_second_is_refused(engine: Engine):
-    """Also when both are sent at once."""
+    """Also if several are submitted at once."""
     reader, refused = add_reader(engine, "retrieval"), []
     seen = version(engine, reader)
 
@@ -190,7 +190,7 @@ def test_nobody_learns_who_has_an_address(engine: Engine, why: str):
 
 
 def test_a_form_cannot_keep_an_address_from_its_owner(engine: Engine):
-    """Whoever typed it into the form has not made it a subscription."""
+    """An address typed into the form is not a subscription until it is confirmed."""
     reader = add_reader(engine)
     ask(engine, NEW, now=NOW - 2 * DAY)
 
@@ -226,7 +226,7 @@ def test_a_request_for_one_thing_is_none_for_another(engine: Engine):
 
 
 def test_a_dead_new_address_says_nothing_about_the_old(engine: Engine):
-    """And a dead old one does not keep the question from the new."""
+    """And if the old address is suppressed, the new one is still asked to confirm."""
     reader = add_reader(engine)
     with engine.begin() as conn:
         hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
@@ -246,7 +246,7 @@ def test_a_dead_new_address_says_nothing_about_the_old(engine: Engine):
 
 
 def test_a_new_address_that_answers_begins_without_strikes(engine: Engine):
-    """Somebody had it before, and let it overflow."""
+    """An earlier owner may have let the mailbox overflow."""
     reader = add_reader(engine)
     with engine.begin() as conn:
         hash_ = subscribers.address_hash(NEW, SUPPRESSION_KEY)
@@ -258,7 +258,7 @@ def test_a_new_address_that_answers_begins_without_strikes(engine: Engine):
     assert count(engine, StrikeRow) == 0
 
 
-# --- The way back -------------------------------------------------------------------------------
+# --- The account link ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("active", 1), ("left", 0), ("pending", 0)])
@@ -333,7 +333,7 @@ def test_a_weekly_reader_looks_back_a_fortnight(engine: Engine):
 
 
 def test_an_undo_comes_too_late_or_never(engine: Engine):
-    """After a month; and for who never was a subscriber."""
+    """InvalidTokenError is raised after a month, or if the subscriber was never confirmed."""
     reader = add_reader(engine, now=NOW - 40 * DAY)
     signup.leave(engine, reader.secret, NOW - 30 * DAY)
     ask(engine, "bob@example.org")
@@ -371,7 +371,7 @@ def test_an_uncertain_question_is_not_asked_again_of_who_left(engine: Engine):
     assert claim(engine, NOW + HOUR) == []
 
 
-# --- What we hold -------------------------------------------------------------------------------
+# --- Personal data ------------------------------------------------------------------------------
 
 
 def test_preferences_show_the_last_ten_of_everything(engine: Engine):
@@ -393,7 +393,7 @@ def test_preferences_show_the_last_ten_of_everything(engine: Engine):
 
 
 def test_the_link_to_the_records_is_mailed_once_an_hour(engine: Engine):
-    """Also to who has left: they may want to be forgotten."""
+    """Also after unsubscribing: a former reader may want to be erased."""
     reader = add_reader(engine)
     for minutes in (0, 5, 65):
         signup.ask_data_link(engine, reader.id, NOW + timedelta(minutes=minutes))
@@ -426,12 +426,12 @@ def test_an_export_is_everything_we_hold(engine: Engine):
 
 
 def everything(engine: Engine) -> str:
-    """Every value of every table, as text."""
+    """Return every value of every table as text."""
     return "\n".join(repr(row) for table in Table.__subclasses__() for row in rows(engine, table))
 
 
 def erasable(engine: Engine) -> Subscriber:
-    """A reader with traces in every table that may have some."""
+    """Return a reader with rows in every table that may contain personal data."""
     ask(engine, ADA, now=NOW - 2 * DAY)
     (request,) = rows(engine, RequestRow)
     reader = signup.confirm(engine, request.id, NOW - 2 * DAY).subscriber
@@ -458,7 +458,7 @@ def test_erasing_forgets_who_it_was_everywhere(engine: Engine, claimed: bool):
     assert not [word for word in (ADA, NEW, "ada@", "cat:cs.IR", reader.secret) if word in left]
     assert Counter(status for _, status in mails(engine)) == {"cancelled": 3}
     assert {d.dedupe_key for d in rows(engine, DeliveryRow)} == keys
-    assert count(engine, AskedRow) == 1  # of the new address: the counters stay
+    assert count(engine, AskedRow) == 1  # for the new address: counters stay
     for lost in (signup.export, signup.wishes_of):
         with pytest.raises(NotFoundError):
             lost(engine, reader.id)
@@ -467,7 +467,7 @@ def test_erasing_forgets_who_it_was_everywhere(engine: Engine, claimed: bool):
 
 
 def test_no_link_of_somebody_erased_opens_anything_of_others(engine: Engine):
-    """On SQLite a deleted row gives its number to the next."""
+    """By default SQLite assigns the id of a deleted row again."""
     gone = erasable(engine)
     old_requests = [row.id for row in rows(engine, RequestRow)]
     signup.erase_by_id(engine, gone.id, NOW)
@@ -519,7 +519,7 @@ def test_erasing_while_a_digest_is_compiled_leaves_nothing(engine: Engine):
 
 
 def test_a_reader_adds_a_bounded_number_of_topics_a_day(engine: Engine):
-    """Each is matched to a month of papers; saving again what is followed costs nothing."""
+    """Each is matched to a month of papers; if a topic is followed already, saving it is free."""
     reader = add_reader(engine, "retrieval")
 
     def change(*queries: str, now=NOW) -> None:

@@ -1,4 +1,4 @@
-"""What we hold about a reader: all of it can be taken along, and nothing is left when erased."""
+"""Personal data: all of it can be exported, and none is left after erasing."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def publish(engine: Engine, now=NOW) -> None:
 
 
 def with_traces(engine: Engine) -> Subscriber:
-    """A reader with a row in every table that knows readers."""
+    """Return a reader with a row in every table that refers to readers."""
     reader = signup.confirm(engine, ask(engine, now=NOW - 2 * DAY), NOW - 2 * DAY).subscriber
     publish(engine, NOW - DAY)
     ingest(engine, make_sighting())
@@ -89,7 +89,7 @@ def with_traces(engine: Engine) -> Subscriber:
 
 
 def sent_to(engine: Engine, reader: Subscriber) -> str:
-    """The Message-ID of the last digest of this reader."""
+    """Return the Message-ID of the last digest of this reader."""
     with reading(engine) as conn:
         key = conn.execute(
             select(DeliveryRow.dedupe_key)
@@ -101,16 +101,16 @@ def sent_to(engine: Engine, reader: Subscriber) -> str:
 
 
 def full(message_id: str, id: str = "e1") -> Event:
-    """A provider's word that the mailbox of the reader is full."""
+    """Return the event of a provider that reports the reader's mailbox as full."""
     notice = Notice(NoticeKind.SOFT, (ADA,), "5.2.2", "full", Verdict.FULL, message_id)
     return Event(id, "bounce", f"{ADA} is full", (notice,))
 
 
-# --- Looking at everything ----------------------------------------------------------------------
+# --- Searching the whole database ---------------------------------------------------------------
 
 
 def dump(engine: Engine) -> str:
-    """Every value of every table that the database has, whatever our code knows of them."""
+    """Return every value of every table in the database, including tables unknown to our code."""
     found = MetaData()
     with engine.connect() as conn:
         found.reflect(conn)
@@ -122,14 +122,14 @@ def dump(engine: Engine) -> str:
 
 
 def raw(engine: Engine) -> bytes:
-    """What is on the disk, read by another process: closing a file here drops SQLite's locks."""
+    """Return the bytes on disk, read by a subprocess: closing a file here drops SQLite's locks."""
     path = engine.url.database or ""
     files = [path + end for end in ("", "-wal") if Path(path + end).exists()]
     return subprocess.run(["cat", *files], capture_output=True, check=True).stdout
 
 
 def is_anywhere(engine: Engine, *words: str) -> list[str]:
-    """Those of `words` that can be found in the database, in any case."""
+    """Return those of `words` that occur anywhere in the database, in any case."""
     told = dump(engine).casefold()
     if engine.dialect.name == "sqlite":
         told += raw(engine).decode("latin-1").casefold()
@@ -141,7 +141,7 @@ def is_anywhere(engine: Engine, *words: str) -> list[str]:
 
 @pytest.fixture
 def neighbour(database_url: str) -> Iterator[Engine]:
-    """Another process that has the database open and is idle."""
+    """Yield a second engine with an idle connection to the database, like another process."""
     other = open_engine(database_url)
     with reading(other) as conn:
         conn.execute(select(RequestRow.id)).all()
@@ -151,7 +151,7 @@ def neighbour(database_url: str) -> Iterator[Engine]:
 
 @pytest.fixture(params=["by its address", "by its link"])
 def erase(request: pytest.FixtureRequest, engine: Engine) -> Callable[[Subscriber], None]:
-    """What `paperboy subscribers erase` calls, and what the page does."""
+    """Return the function behind `paperboy subscribers erase`, or the one behind the page."""
 
     def erase(reader: Subscriber) -> None:
         if request.param == "by its address":
@@ -164,7 +164,7 @@ def erase(request: pytest.FixtureRequest, engine: Engine) -> Callable[[Subscribe
 
 @pytest.mark.usefixtures("neighbour")
 def test_nothing_names_who_was_erased(engine: Engine, erase: Callable[[Subscriber], None]):
-    """In no table, and with SQLite in no byte of its file or its log."""
+    """In no table, and with SQLite in no byte of its file or its WAL."""
     add_reader(engine, email=BOB)
     reader = with_traces(engine)
     keys = {row.dedupe_key for row in rows(engine, DeliveryRow)}
@@ -174,7 +174,7 @@ def test_nothing_names_who_was_erased(engine: Engine, erase: Callable[[Subscribe
 
     erase(reader)
 
-    assert is_anywhere(engine, *names) == [IP]  # in the counters, which tell nobody from another
+    assert is_anywhere(engine, *names) == [IP]  # in counters, which are not linked to readers
     assert is_anywhere(engine, BOB) == [BOB]
     assert {row.dedupe_key for row in rows(engine, DeliveryRow)} == keys
     assert [row.hash for row in rows(engine, SuppressionRow)] == suppressed
@@ -195,7 +195,7 @@ def test_the_place_they_asked_from_is_gone_when_its_counters_are(engine: Engine)
 def test_an_address_that_somebody_else_named_is_forgotten_too(
     engine: Engine, status: DeliveryStatus
 ):
-    """And not asked any more; the one who named it is left alone."""
+    """Its confirmation mail is cancelled; the reader who requested it is not changed."""
     bob = add_reader(engine, email=BOB)
     request = ask_new(engine, bob, "Adele.Harrow@example.ORG")
     ada = add_reader(engine, email=ADA)
@@ -216,7 +216,7 @@ def test_an_address_that_somebody_else_named_is_forgotten_too(
 
 
 def test_an_address_that_is_nobodys_can_be_erased(engine: Engine):
-    """Its owner was asked whether it is theirs, and wants to be forgotten."""
+    """Its owner received a confirmation mail and wants to be erased."""
     ask_new(engine, add_reader(engine, email=BOB), ADA)
 
     signup.erase(engine, ADA)
@@ -237,7 +237,7 @@ def test_an_address_that_is_nobodys_can_be_erased(engine: Engine):
     ids=lambda settlement: settlement.status.value,
 )
 def test_what_a_server_says_after_the_erasing_is_not_kept(engine: Engine, settlement: Settlement):
-    """The dot was on the wire: the mail arrives, and the reply names its reader."""
+    """The dot was sent: the mail arrives, and the reply contains the address."""
     reader = add_reader(engine, TOPIC, email=ADA, now=NOW - HOUR)
     ingest(engine, make_sighting(), now=NOW - HOUR)
     publish(engine)
@@ -258,7 +258,7 @@ def test_what_a_server_says_after_the_erasing_is_not_kept(engine: Engine, settle
 
 
 def test_news_of_an_erased_reader_is_kept_without_a_word(engine: Engine):
-    """Providers tell of a mail for days, and name the address."""
+    """Providers report on a mail for days, and their reports contain the address."""
     reader = with_traces(engine)
     message_id = sent_to(engine, reader)
     signup.erase(engine, ADA)
@@ -290,7 +290,7 @@ def test_a_late_reply_about_an_uncertain_mail_is_not_kept(engine: Engine):
 
 @pytest.mark.parametrize("at_dot", [False, True])
 def test_a_sender_that_holds_the_address_in_memory_writes_it_nowhere(engine: Engine, at_dot: bool):
-    """Erased between claim and dot the mail ends without its dot; after it, it was too late."""
+    """If erased between claim and dot, the mail is aborted; after the dot it is delivered."""
     reader = add_reader(engine, TOPIC, email=ADA, now=NOW - HOUR)
     ingest(engine, make_sighting(), now=NOW - HOUR)
     publish(engine)
@@ -316,7 +316,7 @@ def test_a_sender_that_holds_the_address_in_memory_writes_it_nowhere(engine: Eng
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_what_a_reader_of_the_database_holds_up_is_wiped_by_the_next_purge(engine: Engine):
-    """SQLite keeps old pages for whoever still reads them."""
+    """SQLite keeps old pages while another transaction still reads them."""
     ada = with_traces(engine)
     with reading(engine) as conn:
         conn.execute(select(RequestRow.id)).all()
@@ -329,15 +329,15 @@ def test_what_a_reader_of_the_database_holds_up_is_wiped_by_the_next_purge(engin
     assert is_anywhere(engine, "harrow") == []
 
 
-# --- Taking along -------------------------------------------------------------------------------
+# --- Export -------------------------------------------------------------------------------------
 
-# Where the rows of each table that knows people are found in an export, and what is left out.
+# For each table with personal data: its place in an export, and the columns left out.
 PLACES = {
     "subscribers": ("subscriber", set()),
-    "subscriptions": ("topics", {"subscriber_id", "topic_id"}),  # the topic is told by its query
+    "subscriptions": ("topics", {"subscriber_id", "topic_id"}),  # the query identifies the topic
     "requests": ("requests", set()),
-    "deliveries": ("mails", {"lease", "lease_until"}),  # who is sending it at the moment
-    "picks": ("mails", {"delivery_id", "paper_id"}),  # the paper is told by its outside name
+    "deliveries": ("mails", {"lease", "lease_until"}),  # the sender that holds it at the moment
+    "picks": ("mails", {"delivery_id", "paper_id"}),  # the public key identifies the paper
     "skips": ("days_without_mail", set()),
     "asked": ("unanswered_questions", {"id", "address_hash", "inbox", "requester"}),
     "suppressions": ("suppression", {"hash", "folded"}),
@@ -370,7 +370,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def test_every_table_that_tells_of_people_is_in_the_export_or_says_why_not():
-    """Whoever adds a table gives it a place above, or a reason."""
+    """A new table must get a place above, or a reason."""
     told = {table.name for table in Table.metadata.sorted_tables if tells_of_people(table)}
 
     assert told - OF_NOBODY.keys() == PLACES.keys()
@@ -409,7 +409,7 @@ def test_an_export_of_nobody_is_refused(engine: Engine):
         signup.export_of(engine, ADA)
 
 
-# --- The record of consent ----------------------------------------------------------------------
+# --- The consent record -------------------------------------------------------------------------
 
 
 def test_the_record_tells_when_from_where_and_what_was_agreed_to(engine: Engine):
@@ -444,7 +444,7 @@ def test_who_was_put_in_as_confirmed_is_recorded_as_the_operators_word(
 
     assert (record["origin"], record["ip"], record["agreed_to"]) == (origin, None, None)
     assert record["used_at"] == NOW.isoformat()
-    with pytest.raises(InvalidTokenError):  # it was never a link
+    with pytest.raises(InvalidTokenError):  # no link was ever sent for it
         signup.confirm_new_address(engine, record["id"], NOW)
 
 
@@ -473,7 +473,7 @@ def test_what_the_operator_typed_is_forgotten_like_what_a_form_was_sent(engine: 
 
 
 def test_words_that_were_agreed_to_are_never_changed():
-    """Other words are another version: add one, and make it the current one."""
+    """If the wording changes, add another version and make it the current one."""
     assert consent.WORDINGS == {
         "1": "With this button you say: send me the digest of new papers, as often as I chose, "
         "until I leave. Every mail has a link that leaves with one click."

@@ -1,4 +1,4 @@
-"""Joining: only the owner of an address can subscribe it, and nobody learns whether it is known."""
+"""Joining: only the owner of an address can subscribe it, and replies never reveal its state."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def suppress(engine: Engine, email: str, reason: SuppressionReason) -> None:
 
 
 def make_known(engine: Engine, kind: str) -> None:
-    """Let the address be of this kind for three days, and nobody be asked lately."""
+    """Put the address in this state three days ago, without a recent confirmation mail."""
     before = NOW - 3 * DAY
     if kind == "pending":
         ask(engine, now=before)
@@ -100,7 +100,7 @@ def make_known(engine: Engine, kind: str) -> None:
 
 @contextmanager
 def watching(engine: Engine) -> Iterator[list[str]]:
-    """The statements that are run, and COMMIT or ROLLBACK where a transaction ends."""
+    """Yield a list of the statements run, with COMMIT or ROLLBACK when a transaction ends."""
     seen: list[str] = []
     hooks = {
         "before_cursor_execute": lambda _c, _cursor, statement, *_: seen.append(
@@ -121,12 +121,12 @@ def publish(engine: Engine, now=NOW) -> list[editions.Outcome]:
 
 
 def welcome(engine: Engine, reader: Subscriber, now=NOW) -> editions.Outcome | None:
-    """What compiling brings this reader, who has just confirmed."""
+    """Publish and return the outcome for this reader, or None if nothing was due."""
     return next((o for o in publish(engine, now) if o.subscriber_id == reader.id), None)
 
 
 def send(engine: Engine, now=NOW) -> None:
-    """Let the mail server take everything that is owed."""
+    """Claim, mark and settle all due deliveries as sent."""
     with engine.begin() as conn:
         ids = [d.id for d in deliveries.claim(conn, 100, "token", HOUR, now)]
         assert deliveries.mark(conn, ids, "token", HOUR, now) == set(ids)
@@ -135,12 +135,12 @@ def send(engine: Engine, now=NOW) -> None:
 
 
 def join(engine: Engine, *queries: str, now=NOW) -> Subscriber:
-    """A reader who has just confirmed, and has had no welcome yet."""
+    """Return a newly confirmed reader without a welcome mail."""
     ask(engine, wishes=Wishes(queries or ("cat:cs.IR",)), now=now)
     return signup.confirm(engine, last_request(engine), now).subscriber
 
 
-# --- Asking -------------------------------------------------------------------------------------
+# --- Requests -----------------------------------------------------------------------------------
 
 
 def test_a_form_changes_nothing_but_asks(engine: Engine):
@@ -156,7 +156,7 @@ def test_a_form_changes_nothing_but_asks(engine: Engine):
 
 
 def test_nobody_retunes_a_stranger(engine: Engine):
-    """An active reader hears that somebody asked; a request in their name opens nothing."""
+    """An active reader is notified of the request, which changes nothing."""
     reader = add_reader(engine, "cat:cs.LG")
 
     ask(engine)
@@ -185,7 +185,7 @@ def test_each_kind_of_address_gets_its_mail(engine: Engine, kind: str, expected:
 
 
 def test_every_kind_of_address_takes_the_same_work(engine: Engine):
-    """The same statements in one transaction, also where the address was asked too often."""
+    """The same statements in one transaction, also if the address is over its limit."""
     seen = {}
     for number, kind in enumerate([*KINDS, "asked"]):
         for reader, _ in list(signup.everyone(engine)):
@@ -242,7 +242,7 @@ def most_in_a_month(times: list[timedelta]) -> int:
 
 
 def test_a_stranger_keeps_the_owner_of_an_address_out_for_less_than_a_day(engine: Engine):
-    """The stranger asks twice a day for 60 days; the owner asks from elsewhere."""
+    """The stranger requests twice a day for 60 days; the owner then requests from elsewhere."""
     for hour in range(0, 60 * 24, 12):
         ask(engine, ip="198.51.100.1", now=NOW + hour * HOUR, limits=Limits(10**6, 10**6, 10**6))
     before = sent_at(engine)
@@ -258,7 +258,7 @@ def test_a_stranger_keeps_the_owner_of_an_address_out_for_less_than_a_day(engine
 
 @pytest.mark.parametrize("networks", [1, 1_000])
 def test_there_is_always_a_link_that_works_or_a_new_mail(engine: Engine, networks: int):
-    """Whoever asks, from one network or from a thousand; also for an owner in the same network."""
+    """With requests from one network or a thousand; also if the owner is in the same network."""
     for step in range(0, 60 * 24, 12):
         ip = f"198.{step % networks % 250}.{step % networks // 250}.1"
         ask(engine, ip=ip, now=NOW + step * HOUR, limits=Limits(10**6, 10**6, 10**6))
@@ -271,7 +271,7 @@ def test_there_is_always_a_link_that_works_or_a_new_mail(engine: Engine, network
 
 
 def test_one_inbox_has_one_limit_whatever_its_address(engine: Engine):
-    """For limits only: they are other readers all the same."""
+    """For limits only: they are separate subscribers."""
     for email in ("ada+1@example.org", "ada@example.org", "Ada+x+y@example.org"):
         ask(engine, email)
     for email in ("a.d.a@gmail.com", "ada+x@googlemail.com", "ada@gmail.com"):
@@ -298,7 +298,7 @@ def test_a_plus_alone_is_no_empty_name():
 
 @pytest.mark.parametrize("reason", [SuppressionReason.HARD])
 def test_a_stranger_does_not_use_up_the_month_of_a_suppressed_address(engine: Engine, reason):
-    """One mail for each network, and three in all: it most likely bounces again."""
+    """One mail per network and three in all: the address most likely bounces again."""
     add_reader(engine, "cat:cs.LG", now=NOW - 9 * DAY)
     suppress(engine, ADA, reason)
     for day in range(20):
@@ -322,7 +322,7 @@ def test_answering_begins_the_count_anew(engine: Engine):
 
 @pytest.mark.parametrize("ip", ["203.0.113.7", "::ffff:203.0.113.7", "2001:db8:1:2::9", "socket"])
 def test_one_place_asks_five_times_an_hour(engine: Engine, ip: str):
-    """For whatever address; the sixth is told, and leaves no trace."""
+    """For any address; the sixth request raises LimitError and stores nothing."""
     add_reader(engine, email="r9@example.org")
     for number in range(5):
         ask(engine, f"r{number}@example.org", ip=ip)
@@ -338,7 +338,7 @@ def test_one_place_asks_five_times_an_hour(engine: Engine, ip: str):
 
 
 def test_a_network_shares_a_limit(engine: Engine):
-    """Rotating inside an IPv4 /24 or an IPv6 /48 does not help for long."""
+    """Rotating inside an IPv4 /24 or an IPv6 /48 soon reaches the limit."""
     one = Limits(per_hour=1)
     for network in ("203.0.113.{}", "2001:db8:7:{}00::1"):
         for host in (1, 2, 3, 4):
@@ -367,7 +367,7 @@ def test_the_budget_of_all_is_shared(engine: Engine):
 
 @pytest.mark.parametrize("wrong_by", [-HOUR, timedelta(0), 400 * DAY])
 def test_a_counter_outlives_a_wrong_clock(engine: Engine, wrong_by: timedelta):
-    """One window ahead is another process; more is a clock that was wrong, and does not count."""
+    """One window ahead is another process; if it is further ahead, a clock was wrong: ignore it."""
     for number in range(5):
         ask(engine, f"r{number}@example.org", now=NOW + wrong_by)
 
@@ -455,7 +455,7 @@ def test_confirming_makes_the_wishes_theirs(engine: Engine):
 
 @pytest.mark.parametrize("status", ["pending", "unsubscribed"])
 def test_one_answer_ends_the_other_questions(engine: Engine, status: str):
-    """An older mail, perhaps of somebody else's asking, cannot retune who has confirmed."""
+    """An older mail, perhaps requested by a stranger, cannot change a confirmed reader."""
     make_known(engine, status)
     ask(engine, wishes=Wishes(("cat:q-bio",)), now=NOW - 2 * DAY)
     ask(engine)
@@ -497,7 +497,7 @@ def test_confirming_lifts_a_suppression_but_no_complaint(engine: Engine, reason:
     sorted(set(SuppressionReason) - {SuppressionReason.COMPLAINT, SuppressionReason.ERASED}),
 )
 def test_a_suppressed_address_is_asked_once_a_month(engine: Engine, reason: SuppressionReason):
-    """Its mailbox may work again; the mail that asks is the only one it gets."""
+    """Its mailbox may work again; the confirmation mail is the only one it receives."""
     reader = add_reader(engine, "cat:cs.LG", now=NOW - 9 * DAY)
     suppress(engine, ADA, reason)
 
@@ -666,11 +666,11 @@ def test_a_welcome_that_dies_is_made_later(engine: Engine):
     assert [o.kind for o in publish(engine)] == ["welcome"]
 
 
-# --- What confirming leaves as it is, and what it records ---------------------------------------
+# --- Confirming: state that is kept, and the record ---------------------------------------------
 
 
 def test_confirming_other_wishes_leaves_todays_digest_in_the_outbox(engine: Engine):
-    """A reader who changes topics by the form still gets what is queued for today."""
+    """If a reader changes topics by the form, the digest queued for today is still sent."""
     reader = add_reader(engine, "cat:cs.IR")
     ingest(engine, make_sighting())
     list(editions.publish(engine, now=NOW, expiry=timedelta(hours=18), template="1", everyone=True))
@@ -684,7 +684,7 @@ def test_confirming_other_wishes_leaves_todays_digest_in_the_outbox(engine: Engi
 
 
 def test_who_confirmed_by_mail_may_take_leaving_back(engine: Engine):
-    """Only a confirmed reader comes back by a click, so confirming records its time."""
+    """Undo requires a confirmed reader, so confirming records its time."""
     ask(engine, ADA)
     confirmed = signup.confirm(engine, rows(engine, RequestRow)[0].id, NOW)
     [row] = rows(engine, SubscriberRow)

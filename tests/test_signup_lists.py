@@ -1,4 +1,4 @@
-"""Read lists of subscribers: layout, cells and rows, without a database."""
+"""Lists of subscribers: layout, cells and rows are parsed, without a database."""
 
 from __future__ import annotations
 
@@ -487,7 +487,7 @@ def test_the_consent_of_a_foreign_row_is_kept():
 
 
 def test_a_sample_tells_the_layout():
-    """Only its first fifty lines."""
+    """If the header is not in the first fifty lines, PaperboyError is raised."""
     text = "x\n" * 49 + "email\nada@example.org\n"
 
     assert csv_reader.SAMPLE == 50
@@ -496,7 +496,7 @@ def test_a_sample_tells_the_layout():
         listed("x\n" * 50 + "email\nada@example.org\n")
 
 
-# --- Rows of our own ----------------------------------------------------------------------------
+# --- Rows of our own exports --------------------------------------------------------------------
 
 
 def stored(**changes: Any) -> Stored:
@@ -552,14 +552,14 @@ def test_an_export_says_what_is_known():
     assert row["last_edition_on"] == row["paused_until"] == today
 
 
-# --- What becomes of a row ----------------------------------------------------------------------
+# --- Outcome of a row ---------------------------------------------------------------------------
 
 
 ACTIVE = SubscriberStatus.ACTIVE
 
 
 def dry_run() -> Import:
-    """An import that stores nothing: these decisions need no database."""
+    """Return an import that stores nothing: these decisions need no database."""
     return Import(cast("Engine", None), "a suppression key", NOW, 10, dry_run=True)
 
 

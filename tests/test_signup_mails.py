@@ -1,4 +1,4 @@
-"""The mails of joining, changing and leaving: links that work, and not one word of a visitor."""
+"""Mails of joining, changing and leaving: links work, and no text of a visitor is included."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ask(services: Services, now=NOW) -> None:
 
 
 def received(services: Services, now=NOW) -> EmailMessage:
-    """The one mail that is owed, as its reader's app sees it."""
+    """Claim the one due delivery and return its mail as parsed by a mail client."""
     with services.engine.begin() as conn:
         (delivery,) = deliveries.claim(conn, 9, "token", HOUR, now)
     return read(services, delivery, now)
@@ -57,7 +57,7 @@ def read(services: Services, delivery: Delivery, now=NOW) -> EmailMessage:
 
 
 def token(mail: EmailMessage, page: str) -> str:
-    """That of the one link to `page`, which both forms have."""
+    """Return the token of the only link to `page`, which both bodies contain."""
     found = [
         set(re.findall(rf"{SITE}/{page}/([\w.-]+)", mail.get_body((form,)).get_content()))
         for form in ("plain", "html")
@@ -75,7 +75,7 @@ def join(services: Services) -> int:
 
 @pytest.mark.usefixtures("engine")
 def test_the_link_of_a_confirmation_confirms_its_request(services: Services):
-    """It ends with the request, however late the mail goes out."""
+    """The link expires with its request, even if the mail is sent late."""
     ask(services)
 
     mail = received(services, NOW + 70 * HOUR)

@@ -1,4 +1,4 @@
-"""Lists of subscribers are read as others write them, and moved without a mail or a loss."""
+"""Lists of subscribers: parse other formats, and move readers without mail or loss."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def secret_of(engine: Engine, email: str) -> str:
 
 @pytest.fixture
 def other(tmp_path: Path, sqlite_template: Path):
-    """The database of another installation."""
+    """Yield the database of another installation."""
     path = tmp_path / "other.db"
     path.write_bytes(sqlite_template.read_bytes())
     engine = open_engine(f"sqlite:///{path}")
@@ -108,7 +108,7 @@ def other(tmp_path: Path, sqlite_template: Path):
     engine.dispose()
 
 
-# --- Files as others write them -----------------------------------------------------------------
+# --- Files in other formats ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_topics_of_people_are_separated_by_semicolons_outside_quotation_marks():
 
 
 def test_everything_that_a_move_needs_survives_it(engine, other):
-    """All columns of a subscriber, but for what is a number of this database or a calendar."""
+    """All columns of a subscriber, except ids of this database and positions in its calendar."""
     schedule = Schedule(time(6), "Europe/Paris", Frequency.WEEKLY, Weekday.THURSDAY)
     add(engine, ADA, "a;b", '"deep learning" -survey', "=x", schedule=schedule, max_papers=7,
         breadth=Breadth.FEWER, names={"a;b": "=Mine; \"too\""})  # fmt: skip
@@ -283,7 +283,7 @@ def test_everything_that_a_move_needs_survives_it(engine, other):
 
 
 def test_every_column_of_a_subscriber_is_moved_or_made_anew():
-    """A new column must be given its place in the export, or named here with the reason."""
+    """A new column must get a place in the export, or be listed here with the reason."""
     of_this_database = {"id", "email_key", "address_hash", "cursor", "papers_from", "next_slot_at"}
     under_another_name = {"at": "hour", "created_at": "joined_at"}
     for column in SubscriberRow.__table__.c:
@@ -406,7 +406,7 @@ def test_an_erased_reader_may_join_again_at_once(engine):
 
 
 def test_a_taken_secret_is_replaced(engine, other):
-    """Two readers with one secret would unsubscribe each other."""
+    """If two readers had one secret, they would unsubscribe each other."""
     add(engine, ADA)
     text = exported(engine).replace(ADA, BOB)
     imported(engine, text)
@@ -555,7 +555,7 @@ def test_a_dry_run_says_the_same_and_stores_nothing(engine, other):
 
 
 def test_a_moved_reader_gets_neither_old_papers_nor_a_gap(engine, other):
-    """Papers announced on days that the old installation has covered are not new ones."""
+    """Papers of days that the old installation has covered are not sent again."""
     add(engine, ADA)
     with engine.begin() as conn:
         conn.execute(BatchRow.__table__.insert().values(
@@ -573,7 +573,7 @@ def test_a_moved_reader_gets_neither_old_papers_nor_a_gap(engine, other):
 
 
 def test_a_suppression_from_before_0011_is_still_known_after_a_move(engine, other):
-    """Its hash is of another form of the address, which only its mark has looked up."""
+    """Its hash is of an older form of the address, looked up only if the row is marked."""
     address = "ada@straße.example"
     old = subscribers.folded_hash(address, KEY)
     with engine.begin() as conn:

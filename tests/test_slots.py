@@ -1,4 +1,4 @@
-"""The reader's calendar: every hour of every zone, and nobody twice a day."""
+"""Slots of a reader: every hour of every zone, and never two on one day."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.errors import SettingsError
 from tests.factories import make_schedule
 
 ODD_ZONES = (
-    "Africa/Casablanca",  # leaves its summer time for Ramadan
+    "Africa/Casablanca",  # suspends its summer time for Ramadan
     "America/Nuuk",  # its clocks jump from 22:00 or 23:00 into the next day
     "America/Sao_Paulo",  # had no midnight once a year
     "Asia/Kathmandu",
@@ -54,13 +54,13 @@ def local(instant: datetime, timezone: str) -> datetime:
 @example(date(2011, 12, 30), make_schedule(8, "Pacific/Apia"))
 @example(date(2024, 3, 30), make_schedule(23, "America/Nuuk"))
 def test_a_slot_is_the_first_instant_that_is_not_before_the_readers_hour(day, schedule):
-    """True of a plain hour, of the first of two, and of the end of a gap."""
+    """For a plain hour, for the first of two, and for the end of a gap."""
     wanted = datetime.combine(day, schedule.at)
 
     slot = slots.slot_on(day, schedule)
 
     assert local(slot, schedule.timezone) >= wanted
-    # No clock is set back by more than a few hours, so what is earlier than that is earlier.
+    # No clock is set back by more than a few hours, so these quarters of an hour are enough.
     quarters = (slot - timedelta(minutes=15 * n) for n in range(1, 13))
     assert all(local(earlier, schedule.timezone) < wanted for earlier in quarters)
     assert local(slot - timedelta(microseconds=1), schedule.timezone) < wanted
@@ -122,8 +122,8 @@ def test_the_slot_of_this_very_instant_is_not_ahead():
     ("hours", "days", "follows"),
     [
         (20, 1, True),
-        (20 - 1 / 3600, 1, False),  # a second less
-        (24, 0, False),  # the date of this one was served
+        (20 - 1 / 3600, 1, False),  # one second less
+        (24, 0, False),  # its date was already served
         (24, -1, False),
         (24, None, True),
         (None, 1, True),
@@ -148,7 +148,7 @@ def test_the_first_slot_lies_ahead_within_a_week_and_a_bit(after, schedule):
 
 
 def test_a_returning_reader_waits_for_a_day_that_had_no_edition():
-    """At nine they come back and ask for ten o'clock; today's came at eight."""
+    """The reader returns at nine and chooses ten o'clock; today's edition came at eight."""
     served = datetime(2030, 1, 2, 8, tzinfo=UTC)
     after = served + timedelta(hours=1)
 
@@ -184,7 +184,7 @@ def test_weekly_means_monday_unless_another_day_is_asked_for():
 
 
 def test_an_edition_bears_the_readers_date_not_the_servers():
-    """Eight in the morning on Kiritimati is still yesterday in London."""
+    """When it is eight in the morning on Kiritimati, it is still yesterday in London."""
     schedule = make_schedule(8, "Pacific/Kiritimati")
     slot = slots.slot_on(date(2030, 1, 2), schedule)
 
@@ -201,7 +201,7 @@ def test_an_edition_bears_the_readers_date_not_the_servers():
     history=st.lists(st.tuples(schedules, st.integers(1, 200)), min_size=1, max_size=12),
 )
 def test_dates_increase_and_slots_rest_whatever_the_reader_changes(start, history):
-    """They change zone, hour and frequency, and the service sleeps for hours or days between."""
+    """When zone, hour and frequency change, and when the service stops for hours or days."""
     now, last_slot_at, last_edition_on = start, None, None
     for schedule, slept in history:
         due_at = (
@@ -231,7 +231,7 @@ def test_after_an_outage_only_the_newest_slot_is_served(start, schedule, days_aw
 
     following = slots.next_slot(schedule, slot, slots.local_date(slot, schedule))
     assert slot <= now
-    assert following > now or following - slot < timedelta(hours=24)  # its date was had already
+    assert following > now or following - slot < timedelta(hours=24)  # its date was already served
 
 
 WEDNESDAY = datetime(2030, 1, 2, 8, tzinfo=UTC)
@@ -242,12 +242,12 @@ DAY = timedelta(days=1)
     ("frequency", "due", "now", "served"),
     [
         (Frequency.DAILY, 0, 0, 0),
-        (Frequency.DAILY, 0, 3, 3),  # at the very instant
+        (Frequency.DAILY, 0, 3, 3),  # exactly at the slot
         (Frequency.DAILY, 0, 2.9, 2),
         (Frequency.DAILY, 0, 40.5, 40),
-        (Frequency.WEEKDAYS, 0, 4.5, 2),  # on a Sunday that of Friday
+        (Frequency.WEEKDAYS, 0, 4.5, 2),  # on a Sunday, the slot of Friday
         (Frequency.WEEKDAYS, 0, 5, 5),
-        (Frequency.WEEKLY, -2, 4.9, -2),  # on a Monday before the hour that of a week ago
+        (Frequency.WEEKLY, -2, 4.9, -2),  # on a Monday before the hour, the slot of a week ago
         (Frequency.WEEKLY, -2, 5, 5),
         (Frequency.WEEKLY, -2, 30, 26),
     ],
@@ -261,7 +261,7 @@ def test_after_an_outage_of_days(frequency, due, now, served):
 
 
 def test_after_an_outage_a_slot_that_may_not_follow_is_passed_over():
-    """They chose a later hour: that of today comes too soon after the last one."""
+    """If the reader chose a later hour, today's slot comes too soon after the last one."""
     schedule = make_schedule(8)
     last = WEDNESDAY + 2 * DAY - timedelta(hours=19)
 
@@ -273,7 +273,7 @@ def test_after_an_outage_a_slot_that_may_not_follow_is_passed_over():
 @patient
 @given(schedules, days)
 def test_an_undisturbed_year_misses_no_day(schedule, start):
-    """A hundred slots in a row are a hundred days of the calendar, less a gap of the zone's."""
+    """Thirty slots in a row are thirty days of the calendar, except where the zone has a gap."""
     first = slots.first_slot(schedule, datetime.combine(start, time(), UTC))
     served = list(_in_a_row(schedule, first, 30))
 

@@ -1,4 +1,4 @@
-"""One message and one server: what is said, in which order, and what is made of the answers."""
+"""One message and one server: the order of commands, and the outcome returned for each reply."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BODY = b"Subject: hello\r\n\r\n..a dotted line\r\nthe end\r\n"
 
 @pytest.fixture
 def connect():
-    """Opens connections that are closed when the test is over."""
+    """Return a function that opens connections; they are closed when the test ends."""
     with contextlib.ExitStack() as opened:
 
         def connect(sink, *, host="127.0.0.1", login=(None, None), bounds=None, **options):
@@ -44,7 +44,7 @@ def sink(request):
         yield sink
 
 
-# --- The way it should go -----------------------------------------------------------------------
+# --- Normal sessions ----------------------------------------------------------------------------
 
 
 def test_a_message_arrives_as_it_was_given(connect, sink):
@@ -62,7 +62,7 @@ def test_a_message_arrives_as_it_was_given(connect, sink):
 
 
 def test_nothing_is_taken_before_the_dot(connect, sink):
-    """Hanging up instead of the dot withdraws the message."""
+    """If we disconnect instead of sending the dot, the message is withdrawn."""
     connection = connect(sink)
 
     assert connection.begin("paper@example.org", "ada@example.org", BODY) is None
@@ -93,7 +93,7 @@ def test_a_connection_is_spent_by_messages_and_by_age(connect, sink):
 
 
 def test_pipelined_commands_leave_in_one_write(connect):
-    """RFC 2920: the three commands cost one round trip."""
+    """RFC 2920: the three commands need one round trip."""
     with open_sink() as sink:
         connection = connect(sink)
         sink.answers = {"MAIL": STAY_SILENT, "RCPT": "250 Ok\r\n250 Ok"}
@@ -132,7 +132,7 @@ def test_a_refusal_is_told_with_its_phase_and_the_next_message_goes(
 
 
 def test_a_lone_dot_ends_a_transaction_without_recipients(connect):
-    """RFC 2920, section 3.1: some servers answer 354 though they took no recipient."""
+    """RFC 2920, section 3.1: some servers return 354 though they accepted no recipient."""
     with open_sink(answers={"RCPT": ["550 5.1.1 Unknown"], "DATA": ["354 Go on"]}) as sink:
         connection = connect(sink)
 
@@ -145,7 +145,7 @@ def test_a_lone_dot_ends_a_transaction_without_recipients(connect):
 
 
 def test_no_empty_message_is_sent_when_a_recipient_was_taken(connect):
-    """MAIL was refused, the rest was not: a dot would deliver nothing to somebody."""
+    """If MAIL is refused and RCPT accepted, a dot would deliver an empty message."""
     with open_sink(answers={"MAIL": ["451 4.3.0 Later"], "RCPT": "250 Ok"}) as sink:
         connection = connect(sink)
 
@@ -171,7 +171,7 @@ def test_a_message_over_the_advertised_size_is_not_offered(connect, sink):
 def test_an_address_that_cannot_be_written_is_refused_here(connect, sink, address):
     connection = connect(sink)
 
-    # That a server lacks SMTPUTF8 is no fault of the reader.
+    # If the server lacks SMTPUTF8, that is not the fault of the reader.
     expected = Verdict.SOFT if address.isascii() else Verdict.BLOCKED
     assert send(connection, address).verdict is expected
     assert not any(command.startswith("RCPT") for command in sink.commands)
@@ -198,7 +198,7 @@ def test_a_connection_lost_before_the_dot_is_nobody_s_fault(connect, sink, momen
 
 
 def test_a_server_that_hangs_up_while_we_wait_for_the_mark_is_noticed(connect, sink):
-    """Then the dot is not written, and the message certainly not taken."""
+    """The dot is not sent then, so the message was certainly not accepted."""
     sink.answers = {"BODY": "421 4.3.2 Shutting down"}
     connection = connect(sink)
     assert connection.begin("paper@example.org", "ada@example.org", BODY) is None
@@ -350,7 +350,7 @@ def test_a_server_without_starttls_gets_no_mail_where_tls_is_required(connect, s
 
 
 def test_what_was_slipped_in_behind_starttls_is_not_believed(connect, tls, authority):
-    """CVE-2011-0411: plain text that arrives together with the 220."""
+    """CVE-2011-0411: plain text that arrives together with the 220 is refused."""
     with open_sink(tls=tls) as sink:
         sink.answers = {"STARTTLS": "220 2.0.0 Go ahead\r\n250 slipped in"}
 

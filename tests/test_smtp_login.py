@@ -1,4 +1,4 @@
-"""Logging in to a mail server: by password or by token, whatever it offers and refuses."""
+"""SMTP AUTH: by password or by token, with the mechanisms that servers offer and refuse."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HANG_UP = "<hang up>"
 
 @dataclass
 class LoginServer:
-    """A mail server that offers `auth`, and answers each mechanism from a list, then by 235."""
+    """A mail server that offers `auth` and returns the listed replies per mechanism, then 235."""
 
     auth: str = "AUTH PLAIN LOGIN"
     answers: dict[str, list[str]] = field(default_factory=dict)
@@ -271,7 +271,7 @@ def test_what_cannot_stand_in_a_command_is_no_token(text):
         Tokens(lambda: Token(text)).get()
 
 
-# --- Where tokens come from ---------------------------------------------------------------------
+# --- Sources of tokens --------------------------------------------------------------------------
 
 
 def test_a_command_prints_a_token(tmp_path):

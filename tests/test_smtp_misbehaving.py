@@ -1,4 +1,4 @@
-"""Servers that lie, dawdle or vanish, at every step: what is made of it, and that it has an end."""
+"""Servers that misbehave at every step: the outcome is correct, and each attempt ends."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pipeline.smtp.transport import never
 from tests.sinks import DRIP, ENDLESS, FEATURES, HANG_UP, PLAIN_FEATURES, STAY_SILENT, open_sink
 
 BODY = b"Subject: hello\r\n\r\nhello\r\n"
-SOON = 0.15  # seconds, for what a test waits out
-LATE = 8.0  # seconds, for what must not end a test on a busy machine
+SOON = 0.15  # seconds, for timeouts that a test reaches
+LATE = 8.0  # seconds, for timeouts that must not be reached on a busy machine
 
 MISBEHAVIOUR = {
     "hangs up": HANG_UP,
@@ -45,7 +45,7 @@ def sink(request):
 
 @pytest.fixture
 def connect():
-    """Opens connections that are closed when the test is over."""
+    """Return a function that opens connections; they are closed when the test ends."""
     with contextlib.ExitStack() as opened:
 
         def connect(sink, *, login=("me", "secret"), give_up=never, **bounds):
@@ -89,7 +89,7 @@ def test_before_the_dot_a_lost_conversation_is_nobody_s_fault(connect, sink, mom
 
     outcome = send(conversation)
 
-    # A server that pipelines may have answered the next command: that is told too.
+    # If commands are pipelined, the reply to the next one may have arrived: it is returned, too.
     assert outcome.verdict in {Verdict.CONNECTION, Verdict.SOFT}
     assert outcome.verdict is Verdict.CONNECTION or "PIPELINING" in sink.features
     assert sink.taken == []
@@ -98,7 +98,7 @@ def test_before_the_dot_a_lost_conversation_is_nobody_s_fault(connect, sink, mom
 
 @pytest.mark.parametrize("kind", [kind for kind in MISBEHAVIOUR if kind != "says goodbye"])
 def test_after_the_dot_only_the_reply_tells(connect, sink, kind):
-    """Never "given up": it may have been taken."""
+    """Never return "given up": the message may have been accepted."""
     sink.answers = {"DOT": MISBEHAVIOUR[kind]}
     conversation = connect(sink, patience=SOON)
 
@@ -125,7 +125,7 @@ def test_a_failure_at_quit_changes_nothing(connect, sink, monkeypatch, kind):
 
 
 def test_opening_and_offering_share_one_deadline(connect, sink):
-    """A server that is slow at every step is not waited for at every step anew."""
+    """The deadline does not start again at each step of a slow server."""
     slow = f"{DRIP}220 sink.test"  # 17 octets, most of a second
     sink.answers = {"CONNECT": slow, "MAIL": STAY_SILENT}
     started = time.monotonic()
@@ -161,7 +161,7 @@ def test_a_tarpit_on_one_connection_does_not_stall_another(connect, sink):
 
 
 def test_who_gives_up_is_not_held_back(connect, sink):
-    """Told to stop, we wait a second or so at most."""
+    """When sending has to stop, the wait is a second or so at most."""
     sink.answers = {"DOT": STAY_SILENT}
     stopping = threading.Event()
     conversation = connect(sink, give_up=stopping.is_set)
@@ -170,7 +170,7 @@ def test_who_gives_up_is_not_held_back(connect, sink):
     assert send(conversation).verdict is Verdict.UNKNOWN
 
 
-# --- Odd but right ------------------------------------------------------------------------------
+# --- Odd but valid ------------------------------------------------------------------------------
 
 
 def test_replies_of_many_lines_bytewise_are_read_as_one(connect, sink):
@@ -199,7 +199,7 @@ def test_an_old_server_that_knows_helo_only_is_served(connect):
         assert send(connect(sink, login=NOBODY)).verdict is Verdict.ACCEPTED
 
 
-# --- Lies ---------------------------------------------------------------------------------------
+# --- False replies ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_reply_out_of_step_is_no_acceptance(connect, sink, moment, reply):
 
 
 def test_an_enhanced_code_of_another_class_is_only_text(connect, sink):
-    """RFC 2034, section 4: "550 4.2.2" tells nothing about a full mailbox."""
+    """RFC 2034, section 4: "550 4.2.2" does not mean that a mailbox is full."""
     sink.answers = {"RCPT": ["550 2.1.5 Fine"]}
 
     outcome = send(connect(sink))
@@ -237,7 +237,7 @@ def test_an_enhanced_code_of_another_class_is_only_text(connect, sink):
 
 @pytest.mark.parametrize("then", ["421 4.7.0 Too many errors", HANG_UP])
 def test_a_refusal_counts_though_the_server_hangs_up_on_it(connect, sink, then):
-    """Else an address that does not exist would be asked for again every minute."""
+    """Otherwise a delivery to an address that does not exist would be retried every minute."""
     sink.answers = {"RCPT": "550 5.1.1 No such user", "DATA": then}
     conversation = connect(sink)
 
@@ -259,7 +259,7 @@ def test_a_server_that_hangs_up_in_the_middle_of_a_body_may_have_said_why(connec
 
 
 def test_a_server_that_does_not_reset_is_left(connect, sink):
-    """Its 503 to the next MAIL would look as if it refused us as a whole."""
+    """Its 503 to the next MAIL would look like a refusal of the sender."""
     sink.answers = {"RCPT": ["450 4.2.0 Later"], "RSET": "502 5.5.1 What?"}
     conversation = connect(sink)
     send(conversation)
@@ -321,7 +321,7 @@ def test_what_a_reply_means_at_each_phase(connect, sink, reply, verdict):
 
         outcome = send(connect(sink))
 
-        # "Unknown user" after DATA may be a filter; Yahoo alone looks only then.
+        # "Unknown user" after DATA may be a filter; Yahoo alone checks the user only then.
         too_late = moment in {"DATA", "DOT"} and "dd This user" not in reply
         expected = Verdict.SOFT if verdict is Verdict.HARD and too_late else verdict
         refuses_us = moment == "MAIL" and code[0] == "5" and verdict is not Verdict.TOO_LARGE

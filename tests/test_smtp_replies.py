@@ -1,4 +1,4 @@
-"""What a reply means: the table, row by row, with words that real servers use."""
+"""SMTP replies: the verdict returned for each row of the table, with texts of real servers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read(text: str) -> Reply:
 @pytest.mark.parametrize(
     ("phase", "text", "verdict"),
     [
-        # Our login or our sender
+        # Our login or sender address
         (Phase.MAIL, "530 5.7.0 Authentication required", V.CONFIGURATION),
         (Phase.RCPT, "530 5.7.1 Log in first", V.CONFIGURATION),
         (Phase.LOGIN, "535 5.7.8 Wrong password", V.CONFIGURATION),
@@ -51,12 +51,12 @@ def read(text: str) -> Reply:
         (Phase.RCPT, "550 5.2.2 Not now", V.FULL),
         (Phase.RCPT, "550 5.1.1 Postfach ist voll", V.FULL),
         (Phase.RCPT, "550 The user has too many messages on the server", V.FULL),
-        # What our domain has to prove
+        # Authentication of our domain
         (Phase.DOT, "550 5.7.515 Access denied, domain is unauthenticated", V.AUTHENTICATION),
         (Phase.DOT, "550 5.7.26 This mail is unauthenticated", V.AUTHENTICATION),
         (Phase.DOT, "421 4.7.26 This mail has been rate limited", V.AUTHENTICATION),
         (Phase.DOT, "421 4.7.32 Your email has been rate limited", V.AUTHENTICATION),
-        # Too fast
+        # Throttled
         (Phase.DOT, "421 4.7.28 Unusual volume from your network", V.THROTTLED),
         (Phase.MAIL, "421 4.7.0 [TSS04] Messages temporarily deferred", V.THROTTLED),
         (Phase.RCPT, "451 4.7.650 The mail server has been temporarily slowed", V.THROTTLED),
@@ -69,7 +69,7 @@ def read(text: str) -> Reply:
         (Phase.RCPT, "450 4.2.0 Greylisted, see you later", V.GREYLISTED),
         (Phase.RCPT, "451 4.7.1 Greylisting in action", V.GREYLISTED),
         (Phase.RCPT, "450 gray-listed: too many new senders", V.GREYLISTED),
-        # Blocked: about us or the words, never about the person
+        # Blocked: about the sender or the content, never about the recipient
         (Phase.DOT, "550 5.7.1 Message refused by policy", V.BLOCKED),
         (Phase.RCPT, "554 Your host is listed in a DNSBL", V.BLOCKED),
         (Phase.RCPT, "550 5.7.1 User unknown to our policy", V.BLOCKED),
@@ -96,7 +96,7 @@ def read(text: str) -> Reply:
         (Phase.RCPT, "550 Empfänger unbekannt", V.HARD),
         (Phase.RCPT, "550 收件人地址不存在", V.HARD),
         (Phase.RCPT, "550 No such user <spam@full.example.org>", V.HARD),
-        # Words like those, about somebody or something else
+        # Similar words about another subject
         (Phase.RCPT, "550 Sender address rejected: domain not found", V.BLOCKED),
         (Phase.RCPT, "550 5.1.0 Sender address rejected", V.BLOCKED),
         (Phase.RCPT, "550 Cannot find your reverse hostname", V.BLOCKED),
@@ -122,12 +122,12 @@ def read(text: str) -> Reply:
         (Phase.RCPT, "502 Unknown user command", V.SOFT),
         (Phase.RCPT, "550 Not taken from <unknown.user@example.org>", V.SOFT),
         (Phase.DOT, "550 Message contains an invalid address in a header", V.SOFT),
-        # Disabled: perhaps for a while, unless it says that it is for good
+        # Disabled: perhaps temporary, unless the text states that it is permanent
         (Phase.RCPT, "550 5.2.1 Mailbox disabled", V.DISABLED),
         (Phase.RCPT, "550 5.2.1 This account has been disabled or discontinued", V.DISABLED),
         (Phase.RCPT, "550 5.2.1 The account that you tried to reach is inactive", V.DISABLED),
         (Phase.RCPT, "550 5.2.1 No such user", V.DISABLED),
-        # No domain: perhaps for a while too, unless it says itself that it takes no mail
+        # No domain: perhaps temporary, too, unless the text states that it accepts no mail
         (Phase.RCPT, "550 5.1.2 Bad domain", V.NO_DOMAIN),
         (Phase.RCPT, "550 Domain example.org does not exist", V.NO_DOMAIN),
         (Phase.RCPT, "450 4.1.2 Domain not found", V.DEFERRED),
@@ -136,22 +136,22 @@ def read(text: str) -> Reply:
         (Phase.RCPT, "556 5.1.10 No", V.HARD),
         (Phase.RCPT, "550 The domain example.org does not accept mail", V.HARD),
         (Phase.RCPT, "550 5.7.27 Sender address has null MX", V.AUTHENTICATION),
-        # The way
+        # Routing and recipient verification
         (Phase.RCPT, "550 5.1.1 Unverified address: connection timed out", V.DEFERRED),
         (Phase.RCPT, "550 Callout failed: User unknown", V.DEFERRED),
         (Phase.RCPT, "550 5.7.1 Greylisted", V.GREYLISTED),
-        # Said of the message, after the recipient was taken
+        # About the message, after the recipient was accepted
         (Phase.DOT, "550 5.1.1 User unknown", V.SOFT),
         (Phase.DATA, "550 No such user", V.SOFT),
         (Phase.DOT, "554 delivery error: dd No such mailbox", V.HARD),
         (Phase.RCPT, "550 Message refused", V.BLOCKED),
         (Phase.DOT, "552 5.2.2 Mailbox full", V.FULL),
-        # Ours
+        # Too large
         (Phase.DOT, "552 5.3.4 Message too big", V.TOO_LARGE),
         (Phase.MAIL, "552 5.3.4 Message size exceeds fixed limit", V.TOO_LARGE),
         (Phase.DOT, "552 Message size exceeds maximum permitted", V.TOO_LARGE),
         (Phase.RCPT, "550 5.1.1 Max message size exceeded", V.TOO_LARGE),
-        # Later
+        # Temporary
         (Phase.RCPT, "452 4.3.1 Insufficient system storage", V.DEFERRED),
         (Phase.RCPT, "452 4.5.3 Too many recipients", V.DEFERRED),
         (Phase.RCPT, "452 Later", V.DEFERRED),
@@ -175,11 +175,11 @@ def read(text: str) -> Reply:
         (Phase.DOT, "554 The content is too big", V.TOO_LARGE),
         (Phase.DOT, "553 The content is too big", V.BLOCKED),
         (Phase.RCPT, "452 Message too large", V.DEFERRED),
-        # Anything else for good
+        # Other permanent refusals
         (Phase.RCPT, "550 5.0.0 No", V.SOFT),
         (Phase.DOT, "554 Transaction failed", V.BLOCKED),
         (Phase.RCPT, "554 Transaction failed", V.SOFT),
-        # Accepted, or out of step
+        # Accepted, or out of sequence
         (Phase.DOT, "250 2.0.0 Ok: queued as FULLQUOTA", V.ACCEPTED),
         (Phase.DOT, "251 Forwarded at any rate", V.ACCEPTED),
         (Phase.DOT, "354 More?", V.UNKNOWN),
@@ -273,7 +273,7 @@ def test_what_is_no_reply_is_no_reply(text):
 @example([b"550 " + b"a" * 4_000])
 @example([b"550-a\0b\x1b[31m", b"550 \xed\xa0\x80\xe2\x80\xae"])
 def test_a_reply_is_printable_and_bounded(lines):
-    """Once and for all where it is parsed: whatever keeps it, it fits."""
+    """It is cleaned once, when it is parsed, so that it fits every column and log line."""
     reply = parse_reply([b"550 " + line[4:] for line in lines])
 
     assert not any(unicodedata.category(letter) in {"Cc", "Cf", "Cs"} for letter in reply.text)

@@ -1,4 +1,4 @@
-"""arXiv's feed, API and calendar, from a server on loopback that answers in their shape."""
+"""arXiv's feed, API and calendar, from a server on loopback that returns its formats."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_feed_entry_gives_everything_a_digest_shows(site, arxiv):
     [("new", False), ("cross", False), ("replace", True), ("replace-cross", True)],
 )
 def test_only_new_and_cross_make_papers(site, arxiv, kind, update_only):
-    """A replacement, here a v2, may only change a paper that is known."""
+    """A replacement, here a v2, may only update a known paper."""
     site.replies[FEED] = Reply(feed(feed_entry("2607.00001v2", kind=kind)))
 
     (sighting,) = read(arxiv).sightings
@@ -102,7 +102,7 @@ def test_only_new_and_cross_make_papers(site, arxiv, kind, update_only):
 
 
 def test_a_paper_that_stands_in_the_feed_twice_comes_once(site, arxiv):
-    """A cross-list delivered twice, once as a replacement: it stays a candidate."""
+    """If one is a cross-list and one a replacement, the paper stays a candidate."""
     site.replies[FEED] = Reply(
         feed(
             feed_entry(kind="replace-cross", categories=("cs.LG",)),
@@ -117,7 +117,7 @@ def test_a_paper_that_stands_in_the_feed_twice_comes_once(site, arxiv):
 
 
 def test_the_feed_of_a_daylight_saving_day_keeps_its_date(site, arxiv):
-    """Midnight in New York is 05:00 UTC in winter and 04:00 in summer; the day is New York's."""
+    """Midnight in New York is 05:00 UTC in winter and 04:00 in summer; the date is New York's."""
     for on in ("2026-03-09T00:00:00-04:00", "2026-11-02T00:00:00-05:00"):
         site.replies[FEED] = Reply(feed(feed_entry(on=on)))
 
@@ -127,7 +127,7 @@ def test_the_feed_of_a_daylight_saving_day_keeps_its_date(site, arxiv):
 
 
 def test_yesterdays_feed_under_todays_date_is_unchanged(site, arxiv):
-    """The date of a feed is no proof of its freshness; the papers in it are."""
+    """The date of a feed does not prove that it is new; only its papers do."""
     site.replies[FEED] = Reply(
         feed(*(feed_entry(f"2607.0000{n}v1", on="2026-07-30T00:00:00-04:00") for n in (1, 2)))
     )
@@ -164,7 +164,7 @@ def test_a_feed_that_has_not_changed_is_not_sent_again(site, arxiv, client):
 
 
 def test_a_full_feed_is_read_again_in_halves(site, arxiv):
-    """A feed holds 2,000 papers at most; one that is full may have lost some."""
+    """A feed has at most 2,000 papers; if it is full, some may be missing."""
     full = feed(*(feed_entry(f"2607.{n:05}v1", title="x") for n in range(2000)))
     site.replies[FEED] = Reply(full)
     site.replies["/atom/cs.AI"] = Reply(feed(feed_entry("2607.00001v1"), feed_entry()))
@@ -196,7 +196,7 @@ def test_a_feed_that_cannot_be_read_fails_the_look(site, arxiv, body, why):
     assert raised.value.retryable
 
 
-# --- Days that were missed ----------------------------------------------------------------------
+# --- Missed days --------------------------------------------------------------------------------
 
 
 def asked_of_the_api(site: Site) -> list[dict[str, list[str]]]:
@@ -204,7 +204,7 @@ def asked_of_the_api(site: Site) -> list[dict[str, list[str]]]:
 
 
 def test_missed_days_are_filled_from_the_api(site, arxiv):
-    """The last look was on Tuesday, so Wednesday's and Thursday's papers are missing."""
+    """The last fetch was on Tuesday, so the papers of Wednesday and Thursday are missing."""
     site.replies[API] = Reply(
         api(
             api_entry("2607.00001v1", published="2026-07-27T17:00:00Z"),  # Tuesday's, known
@@ -227,12 +227,12 @@ def test_missed_days_are_filled_from_the_api(site, arxiv):
 
 
 def on_friday(*names: str) -> Reply:
-    """The API with Thursday's papers: handed in on Wednesday."""
+    """Return a reply of the API with Thursday's papers, submitted on Wednesday."""
     return Reply(api(*(api_entry(f"{name}v1", published="2026-07-29T12:00:00Z") for name in names)))
 
 
 def test_a_missed_day_is_asked_for_until_the_api_has_it(site, arxiv):
-    """The API is behind on Friday and down on Monday; nothing that the feed brings waits for it."""
+    """The API is late on Friday and down on Monday; papers of the feed are returned at once."""
     friday = read(arxiv, cursor="2026-07-29/x")
     site.replies[FEED] = Reply(feed(feed_entry("2608.00001v1", on="2026-08-03T00:00:00-04:00")))
     site.replies[API] = Reply(status=500)
@@ -262,7 +262,7 @@ def test_a_failing_api_is_an_error_where_the_feed_has_nothing_to_lose(site, arxi
 
 
 def test_a_day_without_papers_of_its_own_is_known_by_a_later_one(site, arxiv):
-    """A holiday that the calendar does not know, or a category with nothing that day."""
+    """On a holiday that the calendar lacks, or if a category has no papers that day."""
     site.replies[API] = Reply(api(api_entry(published="2026-07-29T19:00:00Z")))
 
     reading = read(arxiv, cursor="2026-07-29/x")
@@ -273,7 +273,7 @@ def test_a_day_without_papers_of_its_own_is_known_by_a_later_one(site, arxiv):
 
 
 def test_a_day_the_api_never_has_is_given_up_aloud(site, arxiv):
-    """It is asked for a week, reported for two more, and forgotten then."""
+    """It is requested for a week, reported for two more weeks, and then dropped."""
     cursor = read(arxiv, cursor="2026-07-29/x").cursor
 
     said = {}
@@ -290,7 +290,7 @@ def test_a_day_the_api_never_has_is_given_up_aloud(site, arxiv):
 def test_a_first_look_fills_from_since(site, arxiv):
     arxiv.read(since=date(2026, 7, 1), cursor=None, now=NOW)
 
-    assert len(asked_of_the_api(site)) == 6  # a week at a time, from six days before
+    assert len(asked_of_the_api(site)) == 6  # one week per request, from six days before
 
 
 def test_nothing_is_asked_of_the_api_when_no_day_was_missed(site, arxiv):
@@ -341,7 +341,7 @@ def test_no_results_are_no_failure(site, client):
 
 @pytest.mark.parametrize(("status", "scheme"), [(400, "https"), (200, "http")])
 def test_both_forms_of_an_error_entry_are_errors(site, client, status, scheme):
-    """400 and https today, 200 and http in older answers."""
+    """400 and https today, 200 and http in older replies."""
     site.replies[API] = Reply(api_error(scheme), status=status)
 
     with pytest.raises(SourceError, match="incorrect id format for abc") as raised:
@@ -392,7 +392,7 @@ def test_rss_and_atom_say_the_same():
     [("Thu, 30 Jul 2026 12:00:00 GMT", False), ("Tue, 03 Sep 2019 14:03:55 GMT", True)],
 )
 def test_an_old_oai_record_is_an_update(first, update_only):
-    """Its datestamp is the last change; only the first version tells what is new."""
+    """Its datestamp is the last change; only the date of the first version shows if it is new."""
     (sighting,) = read_xml(oai(oai_record(first=first))).sightings
 
     assert sighting.update_only is update_only

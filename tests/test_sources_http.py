@@ -1,4 +1,4 @@
-"""The polite client against a server on loopback that misbehaves in every way we know."""
+"""The HTTP client, against a server on loopback that misbehaves in every known way."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_only_one_request_of_a_limit_is_on_its_way(site, client):
 
 
 def test_a_validator_is_given_back_and_not_stored(site, client):
-    """The caller keeps it once it has kept the papers; until then the answer comes in full."""
+    """The caller stores it after the papers; until then the full response is returned."""
     site.replies["/"] = Reply(b"x", headers={"ETag": '"7"', "Last-Modified": "yesterday"})
 
     first = get(client, f"{site.url}/", conditional=True)
@@ -192,7 +192,7 @@ def drip(handler, site: Site, head: bytes, drop: bytes) -> None:
     ids=["in the headers", "in the body", "in a body of known length"],
 )
 def test_a_server_that_drips_is_left_at_the_deadline(site, client, head):
-    """Each byte comes in time, so only a deadline over all of it helps."""
+    """Each byte arrives in time, so only a deadline over the whole response helps."""
     site.replies["/"] = lambda handler: drip(handler, site, head, b"x")
     client = replace(client, bounds=replace(QUICK, overall=0.6))
 
@@ -351,7 +351,7 @@ def test_which_addresses_are_public(address, public):
 
 @pytest.fixture
 def certificate(tmp_path) -> Path:
-    """A self-signed certificate for 127.0.0.1, with its key."""
+    """Return the path of a self-signed certificate for 127.0.0.1, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
     made = (

@@ -1,4 +1,4 @@
-"""Hugging Face Daily Papers, read from a server on loopback that answers in its shape."""
+"""Hugging Face Daily Papers, from a server on loopback that returns its format."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_oldest_form_has_an_id_and_a_title_and_little_else(site, source):
 
 
 def test_an_id_keeps_its_last_zero(site, source):
-    """2503.02130 written as a number is still read as it was written."""
+    """If 2503.02130 is a number in the JSON, it is parsed as written."""
     body = b'[{"paper": {"id": 2503.02130, "title": "Zero"}}]'
     site.replies[day("2026-07-31")] = Reply(body)
 
@@ -101,7 +101,7 @@ def test_an_id_keeps_its_last_zero(site, source):
 
 
 def test_a_full_page_is_followed_by_the_next(site, source):
-    """Fifty is the most one answer holds; some days have more."""
+    """A response has at most fifty papers; some days have more."""
     site.replies[day("2026-07-31")] = reply(*(entry(f"2607.{n:05}") for n in range(50)))
     site.replies[day("2026-07-31", page=1)] = reply(entry("2607.99999"))
 
@@ -150,7 +150,7 @@ def test_an_early_list_of_one_paper_is_read_again_later(site, source):
     ],
 )
 def test_an_answer_that_is_no_list_fails_the_whole_look(site, source, body, why):
-    """An empty body with status 200 is a failure too, not a day without papers."""
+    """If the body is empty with status 200, that is an error, too, not a day without papers."""
     site.replies[day("2026-07-31")] = Reply(body)
 
     with pytest.raises(SourceError, match=why) as raised:
@@ -161,7 +161,7 @@ def test_an_answer_that_is_no_list_fails_the_whole_look(site, source, body, why)
 
 
 def test_days_missed_are_read_from_the_cursor_on(site, source):
-    """The day before it too: its list may have grown after the last look."""
+    """The day before is fetched, too: its list may have grown since the last fetch."""
     reading = read(source, cursor="2026-07-28")
 
     for on in ("2026-07-27", "2026-07-28", "2026-07-29", YESTERDAY, "2026-07-31"):
@@ -184,7 +184,7 @@ def test_a_long_back_fill_goes_on_in_the_next_look(site, source):
 
 
 def test_the_last_two_weeks_come_again_spread_over_the_hours(site, source):
-    """Upvotes settle over one to two weeks; no hour asks for all the days."""
+    """Upvotes settle within one to two weeks; no single hour requests all the days."""
     most = 0
     for hour in range(8):
         before = len(site.paths)

@@ -1,4 +1,4 @@
-"""Recorded answers are recognised by their content, and what cannot be read says why."""
+"""Recorded responses are recognised by their content; if one cannot be read, the error says why."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ PUBS = {
 
 @pytest.fixture
 def recorded(tmp_path):
-    """Write a file and read it back as its one reading."""
+    """Return a function that writes a file and returns its readings."""
 
     def record(content: object, name: str = "answer", source: str | None = None):
         path = tmp_path / name
@@ -84,7 +84,7 @@ def lines(*rows: object) -> bytes:
 
 
 def packed(content: bytes) -> bytes:
-    """Without the time, for it names a test."""
+    """Compress without a timestamp: the bytes are part of a test's name."""
     return gzip.compress(content, mtime=0)
 
 
@@ -203,7 +203,7 @@ def test_many_bad_entries_of_a_feed_become_twenty_and_a_count(recorded):
 
 
 def test_a_feed_that_breaks_off_gives_what_came_before(recorded):
-    """Half an id is another id: an entry that is cut there is left out."""
+    """If an entry is cut inside its id, it is left out: half an id is another id."""
     whole = rss(rss_item("2607.00001v1"), rss_item("2607.00002v1"))
 
     ((name, reading),) = recorded(whole[: whole.rindex(b".28624</link>")])
@@ -214,7 +214,7 @@ def test_a_feed_that_breaks_off_gives_what_came_before(recorded):
 
 
 def test_an_entry_that_breaks_off_in_its_abstract_is_kept(recorded):
-    """What is known of it by then is right, and half an abstract is better than no paper."""
+    """Its fields are correct up to the cut, and half an abstract is better than no paper."""
     whole = rss(rss_item("2607.28624v1", title="Cut short"))
 
     ((_, reading),) = recorded(whole[: whole.index(b" things.")])
@@ -373,7 +373,7 @@ print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_file_ends_in_a_clean_paper_or_one_clear_line(tmp_path, kind):
-    """Within 10 s and 300 MB, measured in a process of its own."""
+    """Within 10 s and 300 MB, measured in a separate process."""
     path = tmp_path / "hostile"
     path.write_bytes(HOSTILE[kind]())
 
@@ -396,7 +396,7 @@ def test_a_hostile_file_ends_in_a_clean_paper_or_one_clear_line(tmp_path, kind):
     assert int(megabytes) < 300, f"{megabytes} MB in {seconds:.1f} s"
 
 
-# --- The real ones ------------------------------------------------------------------------------
+# --- Recorded files -----------------------------------------------------------------------------
 
 
 def everything_recorded() -> list[Path]:
@@ -409,7 +409,7 @@ def everything_recorded() -> list[Path]:
 
 
 def entries_in(path: Path) -> int:
-    """How many papers a file holds, counted without any of our code."""
+    """Return the number of papers in a file, counted without any of our code."""
     raw = path.read_bytes()
     raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
     if ".jsonl" in path.name:

@@ -1,4 +1,4 @@
-"""Words from outside become plain text that is safe to show."""
+"""Text from outside becomes plain text that is safe to show."""
 
 # ruff: noqa: RUF001  (letters that look alike are what this is about)
 
@@ -225,7 +225,7 @@ def test_every_form_of_an_arxiv_id_is_one_string(written, name):
      "https://example.org/abs/2503.02130", "2503.02130v0", "２５０３.02130", "1" * 10_000],
 )  # fmt: skip
 def test_what_is_no_arxiv_id_is_refused(written):
-    """A number among them: 2503.02130 as a number has lost its last zero."""
+    """Numbers are refused, too: 2503.02130 as a number has lost its last zero."""
     assert arxiv_name(written) is None
 
 

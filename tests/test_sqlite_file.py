@@ -1,4 +1,4 @@
-"""A SQLite file that several processes use at once keeps every row that was committed."""
+"""A SQLite file used by several processes at once keeps each committed row."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def add_batch(engine: Engine, number: int) -> None:
 
 
 def test_a_second_connection_keeps_the_locks_of_the_first(engine: Engine):
-    """Closing any descriptor of a file drops all POSIX locks that the process holds on it."""
+    """If any descriptor of a file is closed, the process drops all its POSIX locks on that file."""
     path = path_of(engine)
     shm = path.with_name(f"{path.name}-shm")
 
@@ -63,7 +63,7 @@ def test_a_second_connection_keeps_the_locks_of_the_first(engine: Engine):
 
 
 def test_a_second_engine_keeps_the_locks_of_the_first(engine: Engine, database_url: str):
-    """By another name of the same file: relative, or through a symbolic link."""
+    """The other engine opens the same file by another name: relative, or a symbolic link."""
     path = path_of(engine)
     link = path.with_name("link.db")
     link.symlink_to(path)
@@ -81,12 +81,12 @@ def test_a_second_engine_keeps_the_locks_of_the_first(engine: Engine, database_u
 
 
 def test_rows_survive_a_process_that_comes_and_goes(engine: Engine):
-    """The last connection to close deletes the WAL; it must see that there are others."""
+    """The last connection that closes deletes the WAL; SQLite must see that others are open."""
     path = path_of(engine)
 
     with visiting(str(path), processes=2):
         for number in range(1, 151):
-            with reading(engine):  # held, so that the pool opens a second connection
+            with reading(engine):  # holds a connection, so that the pool opens a second one
                 add_batch(engine, number)
 
     with closing(sqlite3.connect(path)) as conn:
@@ -116,7 +116,7 @@ def clean_up(path: Path) -> None:
 
 @pytest.mark.parametrize("happen", [delete, replace, clean_up])
 def test_a_file_that_is_replaced_is_refused_for_good(engine: Engine, happen, logged):
-    """Rows written to a file without a name would be answered by 200 and lost."""
+    """Rows written to an unlinked file would be confirmed with a 200 and lost."""
     add_batch(engine, 1)
     happen(path_of(engine))
     left = sorted(path_of(engine).parent.iterdir())
@@ -133,7 +133,7 @@ def test_a_file_that_is_replaced_is_refused_for_good(engine: Engine, happen, log
 
 @pytest.mark.parametrize("happen", [delete, replace])
 def test_a_connection_that_is_kept_stores_nothing_in_a_file_without_a_name(engine: Engine, happen):
-    """A sender keeps one for many transactions, and sends mail between them."""
+    """A sender keeps one connection for many transactions, and sends mail between them."""
     insertion = insert(BatchRow).values(published_at=NOW, papers=0, matches=0)
     with engine.connect() as conn:
         with conn.begin():
@@ -172,7 +172,7 @@ def test_a_restored_file_is_read_after_a_restart(engine: Engine, database_url: s
 
 
 def test_other_processes_may_vacuum_and_checkpoint(engine: Engine):
-    """The file and its WAL stay the same ones; nothing is refused."""
+    """The file and its WAL keep their inodes; nothing is refused."""
     path = path_of(engine)
 
     for number in range(1, 6):
@@ -198,7 +198,7 @@ def test_a_dangling_link_makes_a_private_file(tmp_path: Path, backend: str):
 
 
 def in_a_fork(work: Callable[[], object]) -> str:
-    """The name of the error that `work` raises in a forked child, or ``."""
+    """Return the name of the error that `work` raises in a forked child, "" if it returns."""
     reading_end, writing_end = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -208,7 +208,7 @@ def in_a_fork(work: Callable[[], object]) -> str:
         except BaseException as error:  # noqa: BLE001  (it must reach the parent)
             name = type(error).__name__
         os.write(writing_end, name.encode())
-        os._exit(0)  # without closing what the parent has open
+        os._exit(0)  # exits without closing files that the parent has open
     os.close(writing_end)
     os.waitpid(pid, 0)
     with os.fdopen(reading_end) as pipe:
@@ -216,7 +216,7 @@ def in_a_fork(work: Callable[[], object]) -> str:
 
 
 def test_a_connection_is_not_used_over_a_fork(engine: Engine, database_url: str):
-    """The child holds no locks, and SQLite in it believes it does."""
+    """The child does not inherit the locks, but SQLite in the child assumes that it has them."""
     add_batch(engine, 1)
 
     assert in_a_fork(lambda: add_batch(engine, 2)) == "DatabaseFileError"
@@ -232,7 +232,7 @@ def test_a_child_opens_what_its_parent_has_closed(engine: Engine, database_url: 
     assert len(rows(engine, BatchRow)) == 2
 
 
-# --- What the operator is told ------------------------------------------------------------------
+# --- Error messages for the operator ------------------------------------------------------------
 
 
 def test_a_broken_file_is_named_with_what_to_do(tmp_path: Path, backend: str):

@@ -1,4 +1,4 @@
-"""The outbox: who may send a delivery, and what the row says afterwards, on both databases."""
+"""The outbox: which deliveries may be sent, and their rows after each transition."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def recover(engine, now):
 
 
 def in_hand(engine, delivery_id):
-    """Claim and mark it: the dot may be on the wire."""
+    """Claim and mark a delivery, as when its dot may be on the wire; return its id."""
     claim(engine)
     assert mark(engine, [delivery_id]) == {delivery_id}
     return delivery_id
@@ -199,7 +199,7 @@ def test_leaving_after_the_claim_is_in_time(engine):
 
 @pytest.mark.parametrize("change", ["left", "suppressed"])
 def test_a_mark_looks_at_the_subscriber_itself(engine, change):
-    """Even where nobody cancelled the delivery."""
+    """The mark checks the subscriber's row, even if the delivery was not cancelled."""
     subscriber_id = add_subscriber(engine)
     id_ = add_delivery(engine, subscriber_id=subscriber_id)
     claim(engine)
@@ -281,7 +281,7 @@ def test_a_deferred_delivery_waits_and_is_charged(engine):
 
 
 def test_a_refusal_keeps_its_delivery_owed_until_the_guard_has_judged_it(engine):
-    """Whoever dies between the refusal and the judgement has lost neither."""
+    """A crash between the refusal and its judgement loses neither of them."""
     subscriber_id = add_subscriber(engine, "gone@example.org")
     refused = in_hand(engine, add_delivery(engine, subscriber_id=subscriber_id))
     owed = add_delivery(engine, subscriber_id=subscriber_id, edition_on=TODAY + timedelta(days=1))
@@ -304,7 +304,7 @@ def test_a_refusal_keeps_its_delivery_owed_until_the_guard_has_judged_it(engine)
 
 
 def test_a_late_acceptance_ends_the_uncertainty(engine):
-    """The sender was slow, not dead; its lease was over, nobody else has touched the row."""
+    """The sender was slow, not dead: its lease expired, but no other process changed the row."""
     id_ = in_hand(engine, add_delivery(engine))
     recover(engine, NOW + PATIENCE)
 
@@ -329,7 +329,7 @@ def test_a_reply_may_hold_anything(engine):
     assert row(engine, id_).reply == "554 " + "x" * 496
 
 
-# --- The reader's papers ------------------------------------------------------------------------
+# --- The subscriber's cursor --------------------------------------------------------------------
 
 
 def test_a_digest_that_expires_is_owed_anew(engine):
@@ -444,7 +444,7 @@ def test_a_confirmation_has_no_cursor_to_set_back(engine):
     assert outbox.cursor(engine, id_) == 5
 
 
-# --- Uncertain ones -----------------------------------------------------------------------------
+# --- Uncertain deliveries -----------------------------------------------------------------------
 
 
 def resend(engine, now=NOW, kinds=(DeliveryKind.CONFIRMATION,)):
@@ -506,7 +506,7 @@ def test_only_an_uncertain_delivery_can_be_decided_about(engine, status):
     assert status_of(engine, id_) == status
 
 
-# --- Looking ------------------------------------------------------------------------------------
+# --- Queries ------------------------------------------------------------------------------------
 
 
 def test_the_operator_sees_every_delivery_or_those_of_one_status(engine):
@@ -547,7 +547,7 @@ def test_the_next_due_moment_is_the_earliest(engine):
 
 @pytest.mark.parametrize("precedence", [0, 1])
 def test_what_may_not_leave_is_not_waited_for(engine, precedence):
-    """A sender that waited for it would poll all the time, and a drain would never end."""
+    """If the sender waited for these, it would poll in a loop, and a drain would never end."""
     day = {"precedence": precedence}
     add_delivery(engine, **day, domain="slowed.example")
     add_delivery(engine, **day, edition_on=TODAY + timedelta(days=3))
@@ -570,7 +570,7 @@ def test_what_may_not_leave_is_not_waited_for(engine, precedence):
 
 
 def test_resending_by_hand_never_shortens_the_life_of_a_digest(engine):
-    """It gets at least another 18 hours, and keeps what it has where that is more."""
+    """The digest expires in 18 hours at the earliest; a later expiry is kept."""
     later, sooner = NOW + timedelta(hours=40), NOW + timedelta(hours=1)
     long, short = (
         add_delivery(engine, status=Status.UNCERTAIN, expires_at=end) for end in (later, sooner)
@@ -586,7 +586,7 @@ def test_resending_by_hand_never_shortens_the_life_of_a_digest(engine):
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_a_claim_does_not_wait_for_rows_that_another_sender_is_claiming(engine):
-    """SQLite has one writer at a time; PostgreSQL passes locked rows by."""
+    """SQLite has a single writer at a time; PostgreSQL skips locked rows."""
     first, second = add_delivery(engine), add_delivery(engine)
 
     with engine.begin() as mine, engine.begin() as theirs:
@@ -618,7 +618,7 @@ SINGLE = {"edition_on": None, "range_from": None, "range_to": None}
 
 
 def only(engine, of, changed):
-    """Call `of` with a connection; return the ids of the deliveries that it has changed."""
+    """Call `of` with a connection and return its result; exactly the ids in `changed` change."""
     before = rows(engine, DeliveryRow, DeliveryRow.id)
     with engine.begin() as conn:
         result = of(conn)
@@ -821,7 +821,7 @@ def test_the_deliveries_of_an_erased_reader_say_nothing(engine):
 
 
 def test_a_request_that_is_forgotten_is_asked_about_no_more(engine):
-    """Its mail to another address ends and names it no more; other mail stays as it is."""
+    """Queued mail of the request is cancelled and its address redacted; other mail stays."""
     add_confirmation(engine)
     with engine.begin() as conn:
         requested = [
@@ -1052,7 +1052,7 @@ def test_papers_are_owed_unless_another_digest_to_the_reader_has_them_all(engine
 
 
 def test_papers_of_a_delivery_that_is_still_owed_are_owed_anew(engine):
-    """It covers its own range, which is no reason."""
+    """The delivery covers its own range, but must not count as the newer one that covers it."""
     id_ = add_delivery(engine)
 
     with engine.begin() as conn:
@@ -1061,7 +1061,7 @@ def test_papers_of_a_delivery_that_is_still_owed_are_owed_anew(engine):
     assert outbox.cursor(engine, id_) == 2
 
 
-# --- Holds --------------------------------------------------------------------------------------
+# --- Pauses -------------------------------------------------------------------------------------
 
 
 def test_what_is_held_is_everything_or_one_edition_and_is_held_once(engine):

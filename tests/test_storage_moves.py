@@ -1,4 +1,4 @@
-"""The rows that an export reads and an import writes, many at once."""
+"""Statements of the export and the import, which read and write many rows at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a provider allows in a minute, an hour or a day, whoever sends and whenever it began."""
+"""Quotas of a provider per minute, hour or day: for all senders together, in any such period."""
 
 from __future__ import annotations
 

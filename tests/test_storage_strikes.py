@@ -1,4 +1,4 @@
-"""Strikes: which editions count against an address, and when they are enough."""
+"""Strikes: which editions count against an address, and when the address is suppressed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ LETTERS = {"F": StrikeKind.FULL, "S": StrikeKind.SOFT, "D": StrikeKind.DISABLED,
 
 
 def editions(letters: str, every: int = 1) -> list[Past]:
-    """One edition a letter: full, soft, disabled, or a dot for one that arrived."""
+    """Return one edition per letter: full, soft, disabled, or a dot if the edition arrived."""
     first = date(2030, 1, 1)
     return [Past(first + n * every * DAY, LETTERS[letter]) for n, letter in enumerate(letters)]
 
 
-# --- When it is enough --------------------------------------------------------------------------
+# --- When an address is suppressed --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def editions(letters: str, every: int = 1) -> list[Past]:
         ("FFF.F.F", 3, None),  # a score that an arrival lowers
         ("FFF.FF.F", 3, None),
         ("FFF.FF.FF", 3, SuppressionReason.FULL),
-        ("F.FFFF", 4, None),  # the first one is paid off, so the weeks count from the second
+        ("F.FFFF", 4, None),  # an arrival cancels the first strike: weeks count from the second
         ("", 1, None),
         (".FFFF", 7, None),
         ("..FFFFF", 7, SuppressionReason.FULL),
@@ -80,7 +80,7 @@ def count(engine, delivery_id, kind=StrikeKind.SOFT, now=NOW):
 
 
 def send(engine, subscriber_id, days=0, status=DeliveryStatus.SENT, **changes):
-    """A digest of a later day, accepted at eight."""
+    """Add a digest `days` later; if its status is SENT, it was accepted at eight o'clock."""
     sent_at = NOW + days * DAY if status is DeliveryStatus.SENT else None
     return add_delivery(
         engine, subscriber_id=subscriber_id, edition_on=TODAY + days * DAY, status=status,
@@ -106,7 +106,7 @@ def test_an_edition_counts_once_however_often_it_is_told(engine):
 
 
 def test_bounces_may_come_in_any_order(engine):
-    """The second day's comes last, and makes one row of them."""
+    """The bounce of the second day comes last and completes the run of three."""
     subscriber = add_subscriber(engine)
     first, second, third = (send(engine, subscriber, days) for days in range(3))
 
@@ -151,7 +151,7 @@ def test_a_confirmation_that_is_refused_is_no_edition(engine):
 
 
 def test_strikes_at_one_moment_see_each_other(engine):
-    """Whoever comes second waits for the first, and knows that it is one too many."""
+    """A concurrent strike waits for the first one's lock, counts it, and returns the reason."""
     subscriber = add_subscriber(engine)
     first, second, third = (send(engine, subscriber, days) for days in range(3))
     count(engine, first)
@@ -214,7 +214,7 @@ def test_the_last_news_of_an_edition_says_what_it_was(engine):
 
 
 def test_news_is_later_than_the_acceptance_by_whatever_clock(engine):
-    """A bounce that our clock says came before the 250 is still news of that mail."""
+    """A bounce with a time before the 250 by our clock still counts for that mail."""
     subscriber = add_subscriber(engine)
     for days in range(3):
         id_ = send(engine, subscriber, days)
@@ -261,7 +261,7 @@ def test_the_strikes_of_an_address_are_listed_and_cleared_alone(engine):
 
 
 def test_dropping_an_old_strike_keeps_what_is_new_of_its_address_and_edition(engine):
-    """Each is known by both: what shares only one of them stays."""
+    """The key of a strike is address and edition; strikes that share only one of them stay."""
     ada, bob = add_subscriber(engine, "ada@example.org"), add_subscriber(engine, "bob@example.org")
     for subscriber, days, noted in ((ada, 0, -9), (ada, 1, 2), (bob, 0, 2)):
         id_ = send(engine, subscriber, days, sent_at=NOW - 9 * DAY)

@@ -1,4 +1,4 @@
-"""The rows of subscribers and suppressions: which one a statement changes, and which it leaves."""
+"""Rows of subscribers and suppressions: which row a statement changes, and which it leaves."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def call(engine, function, *args, **options):
 
 
 def changed(engine, function, *args, **options):
-    """Call it for the first of two subscribers; return the result and what it changed of its row.
+    """Call `function` for the first of two subscribers; return its result and the changed columns.
 
-    The second one must stay as it is.
+    The row of the second subscriber must stay as it is.
     """
     before, other = dict(row(engine, 1)), dict(row(engine, 2))
     result = call(engine, function, *args, **options)
@@ -60,11 +60,11 @@ def changed(engine, function, *args, **options):
 
 
 def two(engine, **changes):
-    """Two subscribers with equal rows but for their addresses."""
+    """Add two subscribers, with ids 1 and 2; their rows differ in the addresses only."""
     assert [add_subscriber(engine, f"{name}@example.org", **changes) for name in "ab"] == [1, 2]
 
 
-# --- Join, change, leave ------------------------------------------------------------------------
+# --- Subscribe, change, unsubscribe -------------------------------------------------------------
 
 
 def add(engine, email, **changes):
@@ -285,7 +285,7 @@ def test_a_reader_is_found_by_address_secret_or_number(engine):
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_a_reader_is_locked_only_for_a_change(engine):
-    """A page that shows somebody waits for nobody."""
+    """A page that only shows a subscriber takes no lock and does not wait for one."""
     two(engine)
     secret = row(engine, 1)["secret"]
     finders = (

@@ -1,4 +1,4 @@
-"""Celery: a real worker on a real Valkey, that is killed and whose broker forgets everything."""
+"""Celery: a real worker on a real Valkey; the worker is killed, and the broker loses its data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PATIENCE = 60.0  # seconds
 
 pytestmark = pytest.mark.timeout(180)
 
-# A worker takes seconds to start, so what does not depend on the database is shown on one.
+# A worker takes seconds to start, so tests that do not depend on the database run on one.
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 
@@ -63,7 +63,7 @@ def sink() -> Iterator[Sink]:
 
 @pytest.fixture
 def owed(engine: Engine) -> list[str]:
-    """A digest in the outbox for each of many readers."""
+    """Queue a digest for each of many subscribers; return their addresses."""
     now = datetime.now(UTC)
     key = Services(settings.load(None), engine).suppression_key
     readers = [f"reader{number}@example.org" for number in range(READERS)]
@@ -80,7 +80,7 @@ def owed(engine: Engine) -> list[str]:
 
 @pytest.fixture
 def wake(environment: Mapping[str, str]) -> Iterator[Callable[[str], None]]:
-    """Send a wake-up by name, as beat does."""
+    """Return a function that sends a wake-up by name, as beat does."""
     with client(settings.load(None, redis_url=environment["REDIS_URL"])) as sender:
         yield lambda name: sender.send_task(f"paperboy.{name}", expires=60)
 
@@ -98,7 +98,10 @@ def statuses(engine: Engine) -> Counter[DeliveryStatus]:
 
 
 def under_way(engine: Engine) -> int:
-    """At one moment: between two looks a delivery may go from one status to another."""
+    """Return the number of unfinished deliveries.
+
+    All statuses are read at once: between two queries a delivery may change its status.
+    """
     told = statuses(engine)
     return sum(told[s] for s in (*OWED, DeliveryStatus.SENDING))
 
@@ -108,7 +111,7 @@ def sent(engine: Engine) -> int:
 
 
 def let_leases_end(engine: Engine) -> None:
-    """As if the time of every lease of the dead were over."""
+    """Expire the lease of each dead sender."""
     with engine.begin() as conn:
         past = datetime.now(UTC) - timedelta(hours=1)
         conn.execute(
@@ -118,7 +121,7 @@ def let_leases_end(engine: Engine) -> None:
 
 @on_postgresql
 def test_a_wake_up_sends_what_is_owed(engine, broker, environment, sink, owed, wake):
-    """The worker sends each reader one mail."""
+    """The worker sends each subscriber one mail."""
     with embedded.worker(environment, concurrency=1):
         wake("dispatch")
         until(lambda: sent(engine) == READERS)
@@ -130,7 +133,7 @@ def test_a_wake_up_sends_what_is_owed(engine, broker, environment, sink, owed, w
 def test_flushall_in_the_middle_loses_and_repeats_nothing(
     engine, broker, environment, sink, owed, wake
 ):
-    """Redis holds no truth: emptied in the middle of a run, it costs at most a wake-up."""
+    """Redis is no source of truth: if it is emptied during a run, at most a wake-up is lost."""
     sink.on_dot = lambda: time.sleep(0.01)
 
     with embedded.worker(environment, concurrency=2):
@@ -147,7 +150,7 @@ def test_flushall_in_the_middle_loses_and_repeats_nothing(
 def test_a_killed_worker_leaves_one_uncertain_mail_a_connection_at_most(
     engine, broker, environment, sink, owed, wake
 ):
-    """SIGKILL in the middle: another worker ends the run, and what is uncertain is listed."""
+    """SIGKILL during a run: another worker finishes it, and uncertain deliveries are listed."""
     sink.on_dot = lambda: time.sleep(0.02)
     with embedded.worker(environment, concurrency=1) as worker:
         wake("dispatch")
@@ -173,7 +176,7 @@ def test_a_killed_worker_leaves_one_uncertain_mail_a_connection_at_most(
 def test_a_worker_that_is_asked_to_stop_gives_the_rest_back(
     engine, broker, environment, sink, owed, wake
 ):
-    """SIGTERM: the message at hand is finished, every lease is given back, nothing is uncertain."""
+    """SIGTERM: the current message is finished, all leases are returned, nothing is uncertain."""
     sink.on_dot = lambda: time.sleep(0.03)
     with embedded.worker(environment, concurrency=1) as worker:
         wake("dispatch")
@@ -206,13 +209,13 @@ def test_who_has_confirmed_is_welcomed_without_the_clock(engine, broker, environ
 
 
 def test_a_broker_that_does_not_answer_keeps_nobody_from_confirming():
-    """What the clock brings within a minute is worth a line in the log, and no error."""
+    """If the broker is down, a line is logged and nothing is raised: beat tries within a minute."""
     wake_editions(settings.load(None, redis_url="redis://127.0.0.1:1/0"))
 
 
 @on_sqlite
 def test_beat_wakes_the_workers(engine, broker, environment, sink, owed, tmp_path):
-    """Without anybody sending a wake-up by hand, what is owed is sent."""
+    """Queued deliveries are sent when only beat sends wake-ups."""
     with embedded.worker(environment, concurrency=1), embedded.beat(environment, tmp_path):
         until(lambda: sent(engine) == READERS)
 
@@ -220,7 +223,7 @@ def test_beat_wakes_the_workers(engine, broker, environment, sink, owed, tmp_pat
 
 
 def envelope(**changes: object) -> bytes:
-    """A message as Celery puts it into a list of Redis, with `changes` to its members."""
+    """Return a message as Celery puts it into a list of Redis, with `changes` to its members."""
     message = {
         "body": base64.b64encode(b"[[], {}, {}]").decode(),
         "content-encoding": "utf-8",
@@ -286,7 +289,7 @@ UNREADABLE = {
 def test_unreadable_messages_in_the_broker_stop_no_worker(
     engine, broker, environment, sink, owed, wake
 ):
-    """Each is dropped and logged, whatever another program or version left in the queue."""
+    """Messages that another program or version left in the queue are dropped and logged."""
     for message in UNREADABLE.values():
         broker.lpush("dispatch", message)
     broker.hset("unacked", "junk", b"garbage")

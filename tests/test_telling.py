@@ -1,7 +1,7 @@
-"""What is written anywhere while everything runs: no address, no link, no password.
+"""Logs and error output contain no address, no link and no password, even at DEBUG.
 
-The whole way of a reader through the real site, a real mail server that repeats whom it refuses,
-real errors and a real worker, at DEBUG; then everything that was written is searched.
+A subscriber uses each page of the real site, with a real mail server that repeats refused
+recipients, real errors and a real worker; then the whole output is searched.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("logging_as_it_w
 
 @dataclass
 class Way:
-    """A reader's way, and everything on it that nobody else may see."""
+    """A reader's path through the site; `secret` collects the tokens that no log may contain."""
 
     services: Services
     sink: Sink
@@ -67,7 +67,7 @@ class Way:
         self.services.dispatch(once=True, clock=datetime.now(UTC))
 
     def link(self, purpose: str) -> str:
-        """The newest link of this kind that was mailed."""
+        """Return the newest link of this kind that was mailed."""
         mails = [mail.body.replace(b"=\r\n", b"").decode() for mail in self.sink.taken]
         found = [m for mail in mails for m in re.findall(rf"https?://\S+?/{purpose}/[\w.-]+", mail)]
         self.secret.add(found[-1].rsplit("/", 1)[1])
@@ -78,7 +78,7 @@ class Way:
 def serving(services: Services) -> Iterator[str]:
     with listen("127.0.0.1", 0) as socket:
         running = server(create_app(services))
-        running.config.access_log = True  # ours is off: should anybody turn it on
+        running.config.access_log = True  # off in production, but an operator may turn it on
         logs.configure(services.settings)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [socket]})
         thread.start()
@@ -124,7 +124,7 @@ def test_nothing_that_is_written_names_anybody_or_opens_anything(
     leave(way)
     fail(way)
     written = "".join(capfd.readouterr())
-    if log_format == "json":  # a worker takes seconds to start
+    if log_format == "json":  # for one format only: a worker takes seconds to start
         written += work(way, capfd)
 
     for event in ("confirmed", "not accepted", "address erased", "IntegrityError", "UNIQUE",
@@ -175,7 +175,7 @@ def read(way: Way) -> None:
 
 
 def be_refused(way: Way) -> None:
-    """By a server that repeats the recipient, and by one that does not know us."""
+    """Let one server reply with the recipient's address, and another reject our login."""
     for reply in (f"550 5.1.1 <{BOB}>: no such user", f"550 5.7.1 {BOB} blocked"):
         way.sink.answers[f"RCPT {BOB}"] = [reply]
         signup.add(
@@ -200,7 +200,7 @@ def leave(way: Way) -> None:
 
 
 def fail(way: Way) -> None:
-    """Errors quote what they failed at: SQLAlchemy the values, PostgreSQL the row."""
+    """Error messages quote data: SQLAlchemy the values, PostgreSQL the row."""
     engine: Engine = way.services.engine
     add_subscriber(engine, ADA)
     try:
@@ -209,12 +209,13 @@ def fail(way: Way) -> None:
         structlog.get_logger().exception("failed")
     with engine.begin() as conn:
         conn.execute(text("DROP TABLE asked"))
-    # SQLite calls a missing table operational, like a database that is away: try again later.
+    # SQLite raises OperationalError for a missing table, as if the database were away: the site
+    # returns 503, "try again later".
     assert way.post("/subscribe", **FORM).status_code in {500, 503}
 
 
 def work(way: Way, capfd: pytest.CaptureFixture[str]) -> str:
-    """What a worker writes when its database is broken, and when it does what it should."""
+    """Return the output of a worker that fails on a missing table and also does regular work."""
     loaded = way.services.settings
     with way.services.engine.begin() as conn:
         conn.execute(text("DROP TABLE skips"))
@@ -231,7 +232,7 @@ def work(way: Way, capfd: pytest.CaptureFixture[str]) -> str:
     with embedded.worker(environment, concurrency=2), client(loaded) as sender:
         for name in ("dispatch", "purge"):
             sender.send_task(f"paperboy.{name}", expires=60)
-        deadline = time.monotonic() + 60  # the dispatcher alone may stay that long
+        deadline = time.monotonic() + 60  # the dispatcher alone may take that long
         while "raised unexpected" not in written:
             assert time.monotonic() < deadline, written
             time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Topics that nobody follows are forgotten, whoever begins to follow them at that moment."""
+"""Topics without followers are deleted, even when a subscriber starts to follow at that moment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def queries(engine: Engine) -> set[str]:
 
 
 def until_waiting(engine: Engine) -> None:
-    """Return once another transaction waits for a lock of ours; SQLite does not tell."""
+    """Return when another transaction waits for a lock; SQLite cannot report it, so sleep."""
     if engine.dialect.name == "sqlite":
         time.sleep(0.3)
         return
@@ -49,7 +49,7 @@ def matched(engine: Engine) -> None:
 
 
 def test_erasing_a_reader_deletes_the_queries_that_only_they_followed(engine: Engine):
-    """With their matches; the others' topics stay, and so does the digest that was made."""
+    """The matches are deleted, too; topics of other subscribers and their digests stay."""
     ada = add_reader(engine, MINE, OURS, "Trending")
     add_reader(engine, OURS, email="bob@example.org")
     matched(engine)
@@ -100,7 +100,7 @@ def test_a_query_followed_anew_is_matched_anew(engine: Engine):
 
 
 def test_a_reader_who_follows_a_topic_while_it_is_deleted_gets_a_new_one(engine: Engine):
-    """Erasing was first: whoever waits for its lock finds no row, and adds one."""
+    """Erasing comes first: the transaction that waits for its lock finds no row and adds one."""
     ada = add_reader(engine, MINE)
     with ThreadPoolExecutor(1) as other:
         with engine.begin() as conn:
@@ -118,7 +118,7 @@ def test_a_reader_who_follows_a_topic_while_it_is_deleted_gets_a_new_one(engine:
 
 
 def test_a_topic_that_is_followed_while_it_would_be_deleted_stays(engine: Engine):
-    """Following was first: erasing waits for its lock, and looks again."""
+    """Following comes first: erasing waits for its lock, and checks the followers again."""
     ada = add_reader(engine, MINE)
     bob = add_reader(engine, OURS, email="bob@example.org")
     with ThreadPoolExecutor(1) as other:
@@ -134,7 +134,7 @@ def test_a_topic_that_is_followed_while_it_would_be_deleted_stays(engine: Engine
 
 
 def test_readers_come_and_go_at_once_and_none_loses_a_topic(engine: Engine):
-    """Erasing, purging and joining at the same moment, over and over."""
+    """Erase, purge and subscribe concurrently, many times."""
     stop = threading.Event()
 
     def purge_all_the_time() -> None:
@@ -161,7 +161,7 @@ def test_readers_come_and_go_at_once_and_none_loses_a_topic(engine: Engine):
 
 
 def test_matches_of_a_topic_that_was_deleted_meanwhile_are_left_out(engine: Engine):
-    """An ingest run that read it before goes on with the others."""
+    """An ingest run that read the topic before its deletion goes on with the other topics."""
     add_reader(engine, MINE, OURS)
     matched(engine)
     mine, ours = (next(r for r in rows(engine, TopicRow) if r.query == q) for q in (MINE, OURS))

@@ -1,4 +1,4 @@
-"""The pages that mail leads to: GET shows, POST does, and no other site can make us act."""
+"""Pages behind the links of a mail: GET shows, POST acts, and other sites cannot make us act."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Content-Type: text/html; charset="utf-8"\r
 
 @pytest.fixture
 def backend() -> str:
-    """One database is enough here: what differs between the two is in storage."""
+    """Return SQLite only: the two databases differ in storage, which other tests cover."""
     return "sqlite"
 
 
@@ -94,12 +94,12 @@ def path(url: str) -> str:
     return url.removeprefix(SITE)
 
 
-# --- Leaving ------------------------------------------------------------------------------------
+# --- Unsubscribe --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("encoding", ["urlencoded", "multipart", "none"])
 def test_one_click_unsubscribes_in_either_encoding(browser, subscribe, status, encoding):
-    """RFC 8058: no cookie, no redirect, and a mail service is not asked where it comes from."""
+    """RFC 8058: no cookie, no redirect, and no check of the origin, which is a mail service."""
     ada = subscribe()
     body = {
         "urlencoded": {"data": ONE_CLICK},
@@ -131,7 +131,7 @@ def test_unsubscribing_twice_is_unsubscribing_once(browser, subscribe, status):
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_looking_at_the_unsubscribe_link_changes_nothing(browser, subscribe, status, method):
-    """Link scanners follow every link of a mail."""
+    """Link scanners open each link of a mail."""
     ada = subscribe()
 
     answer = browser.request(method, f"/unsubscribe/{ada.secret}")
@@ -168,7 +168,7 @@ def test_a_link_of_nobody_is_told_so_kindly(browser, method):
     assert "leads nowhere" in answer.text
 
 
-# --- Joining ------------------------------------------------------------------------------------
+# --- Subscribe ----------------------------------------------------------------------------------
 
 
 def test_confirming_takes_a_button(browser, services, subscribe, status):
@@ -227,7 +227,7 @@ def test_a_confirmation_brings_nobody_back_who_has_left(browser, services, subsc
         ({"Origin": "http://[::1"}, False),
         ({"Sec-Fetch-Site": "same-origin", "Origin": "null"}, True),
         ({"Origin": SITE}, True),
-        ({"Origin": "null"}, True),  # our own pages where a browser sends nothing better
+        ({"Origin": "null"}, True),  # our own pages, if the browser sends no origin
         ({}, True),
     ],
 )
@@ -242,7 +242,7 @@ def test_no_other_site_can_press_the_button(
     assert (status(bob) is SubscriberStatus.ACTIVE) == may_pass
 
 
-# --- A reader's own pages -----------------------------------------------------------------------
+# --- Account pages ------------------------------------------------------------------------------
 
 
 def test_preferences_show_what_a_reader_has_chosen(browser, services, subscribe):
@@ -287,7 +287,7 @@ def test_a_digest_that_is_gone_is_told_so(browser, services):
 
 @pytest.mark.parametrize("kind", ["unsubscribe", "confirm", "preferences", "digests"])
 def test_personal_pages_are_kept_by_nobody(browser, kind):
-    """Whatever they answer: no cache, no index, no referrer."""
+    """Even if the token is invalid: no cache, no index, no referrer."""
     headers = browser.get(f"/{kind}/whatever").headers
 
     assert headers["cache-control"] == "no-store"
@@ -295,7 +295,7 @@ def test_personal_pages_are_kept_by_nobody(browser, kind):
     assert headers["x-robots-tag"].startswith("noindex")
 
 
-# --- Pages for everybody ------------------------------------------------------------------------
+# --- Public pages -------------------------------------------------------------------------------
 
 
 def test_the_front_page_shows_the_latest_papers_escaped(browser, engine):
@@ -324,7 +324,7 @@ def test_no_page_asks_anything_of_another_site_or_brings_a_script_along(browser,
     assert "unsafe" not in policy
     assert not re.search(r"<script(?![^>]* src=\"/)", answer.text)
     assert " style=" not in answer.text
-    asked = re.sub('<link rel="canonical"[^>]*>', "", answer.text)  # a name; nothing is fetched
+    asked = re.sub('<link rel="canonical"[^>]*>', "", answer.text)  # an identifier, not fetched
     assert re.findall(r'(?:src|<link[^>]* href)="(?!/)[^"]*"', asked) == []
 
 
@@ -379,7 +379,7 @@ def test_letters_are_listed_and_shown_escaped(local, mailbox):
 
 
 def test_a_letter_is_shown_where_it_can_do_nothing(local, mailbox):
-    """Neither a script, nor a form, nor anything from elsewhere."""
+    """No script runs, no form is sent, nothing is loaded from another site."""
     id_ = mailbox.keep("", MAIL)
 
     answer = local.get(f"/mailbox/{id_}/html")
@@ -406,7 +406,7 @@ def test_an_id_from_the_address_bar_reaches_no_other_file(local):
 
 
 def test_the_mailbox_answers_to_no_other_name(local):
-    """Another site's name may lead to our address; its pages must not read the letters."""
+    """DNS rebinding: another name may resolve to our address; its pages must not read mails."""
     answer = local.get("/mailbox", headers={"Host": "elsewhere.example"})
 
     assert answer.status_code == 400
@@ -417,7 +417,7 @@ def test_the_mailbox_answers_to_no_other_name(local):
 
 @pytest.fixture
 def site(engine: Engine) -> Iterator[Services]:
-    """The site on loopback, with links that lead to it."""
+    """Serve the site on loopback, with links that lead to it."""
     with listen("127.0.0.1", 0) as socket:
         url = f"http://127.0.0.1:{socket.getsockname()[1]}"
         services = Services(settings.load(None, site_url=url), engine)
@@ -442,7 +442,7 @@ def tab() -> Iterator[Page]:
 
 @pytest.mark.browser
 def test_a_person_confirms_and_leaves_with_two_clicks(site, tab, subscribe, status):
-    """What our headers forbid a browser does not keep it from pressing our own buttons."""
+    """The security headers do not block the buttons of our own pages."""
     complaints: list[str] = []
     tab.on("console", lambda message: complaints.append(message.text))
     bob = subscribe("bob@example.org", confirmed=False)

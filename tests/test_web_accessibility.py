@@ -1,4 +1,4 @@
-"""Every page of the site in a real browser: on a phone and wide, light and dark."""
+"""Each page of the site in a real browser: on a phone and on a desktop, light and dark."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.tour import Stop, arrive, open_tour, tour
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.full]
 
 PHONE, DESK = 375, 1280
-NARROWEST = 320  # WCAG 2.2, 1.4.10: nothing scrolls sideways
+NARROWEST = 320  # WCAG 2.2, 1.4.10: no horizontal scrolling
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 RULES = [*WCAG, "best-practice"]
-LOOKS = ["color-contrast"]  # what another width and scheme can change
-# The 450 time zones of a list are as good as one.
+LOOKS = ["color-contrast"]  # rules that depend on width and colour scheme
+# The 450 time zones of a list are not checked, as each is an option like the first one.
 RUN = """(options) => axe.run({ exclude: ["optgroup"] }, options)
     .then((found) => found.violations)
     .then((wrong) => wrong.map((one) => `${one.id} at ${one.nodes.map((node) => node.target)}`))"""
@@ -35,7 +35,7 @@ TOO_SMALL = """() => [...document.querySelectorAll("a[href], button, select, sum
 
 @pytest.fixture
 def backend() -> str:
-    """The smaller database is enough: what differs between the two is in storage."""
+    """Return SQLite only: the two databases differ in storage, which other tests cover."""
     return "sqlite"
 
 
@@ -50,7 +50,7 @@ def chromium() -> Iterator[Browser]:
 
 @dataclass
 class Visitor:
-    """Somebody who looks at pages and writes down what is wrong with them."""
+    """A visitor that opens pages and records the violations in `wrong`."""
 
     browser: Browser
     site: str
@@ -58,7 +58,7 @@ class Visitor:
     seen: int = 0
 
     def __post_init__(self) -> None:
-        # A mail forbids every script, also axe's own; our pages are looked at as they are.
+        # A mail forbids all scripts, axe included; our own pages keep their policy.
         self._tabs = {is_mail: self._open(bypass_csp=is_mail) for is_mail in (False, True)}
         self._axe = Axe().axe_script
         self._stop = ""
@@ -89,7 +89,7 @@ class Visitor:
         answer = arrive(tab, self.site, stop)
         if answer.status != stop.status:
             self._complain(f"answered with {answer.status}")
-        expect(tab.locator(".busy")).to_have_count(0)  # a preview is there before it is judged
+        expect(tab.locator(".busy")).to_have_count(0)  # wait until a preview has loaded
         tab.evaluate(self._axe)
         self._look(tab, WCAG if stop.is_mail else RULES)
         self._view(tab, DESK, "dark")
@@ -115,8 +115,10 @@ class Visitor:
 
 
 def test_every_page_is_open_to_everybody(engine: Engine, chromium: Browser, tmp_path: Path):
-    """No rule of WCAG 2.2 AA is broken, nothing is too wide or too small on a phone, no page asks
-    another site for anything or is stopped by its own policy, in any state a reader can reach.
+    """No page breaks a rule of WCAG 2.2 AA, in any state that a visitor can reach.
+
+    On a phone nothing is too wide or too small; no page requests anything from another site, and
+    none violates its own content security policy.
     """
     with open_tour(engine, tmp_path / "mail") as (site, box):
         visitor = Visitor(chromium, site.services.settings.site_url)

@@ -1,4 +1,4 @@
-"""Every answer of the site, whatever was asked: its headers, and what it allows."""
+"""Responses of the site to any request: their headers, and the methods that they allow."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def browser(app) -> TestClient:
 
 
 def paths_of(router) -> list[str]:
-    """One address of each route, and two that do not exist."""
+    """Return one path for each route, and two paths that do not exist."""
     found = set(_paths(router.routes))
     assert {"/papers", "/hooks/{provider}", "/healthz", "/mailbox/{letter_id}"} <= found
     return [
@@ -61,7 +61,7 @@ def is_guarded(answer) -> bool:
 
 
 def test_every_answer_has_the_security_headers(app, browser):
-    """All routes, all methods, from the site itself: found or not, allowed or not."""
+    """Each route is requested with each method, same-origin: found or not, allowed or not."""
     seen = set()
     for path in paths_of(app):
         for method in (*METHODS, "TRACE", "BREW"):
@@ -72,7 +72,7 @@ def test_every_answer_has_the_security_headers(app, browser):
 
 
 def test_a_method_that_is_not_allowed_says_which_are(app, browser):
-    """RFC 9110, section 15.5.6; a page may have one route to look and another to send."""
+    """RFC 9110, section 15.5.6; one path may have a route to show and another to send."""
     for path in paths_of(app):
         answers = {method: browser.request(method, path) for method in METHODS}
         refused = [answer for answer in answers.values() if answer.status_code == 405]
@@ -89,7 +89,7 @@ def test_a_method_that_is_not_allowed_says_which_are(app, browser):
 
 
 def test_looking_without_the_body_is_looking(app, browser):
-    """HEAD answers as GET does wherever there is a GET."""
+    """HEAD returns the status of GET if the path has a GET route."""
     for path in paths_of(app):
         looked, headed = browser.get(path), browser.head(path)
         if looked.status_code != 405:
@@ -98,7 +98,7 @@ def test_looking_without_the_body_is_looking(app, browser):
 
 @pytest.mark.parametrize("headers", [CROSS_SITE, {"Sec-Fetch-Site": "same-site"}])
 def test_a_link_on_another_site_leads_here(app, browser, headers):
-    """Each link of a mail is clicked in somebody's webmail."""
+    """Links in a mail are opened from a webmail site."""
     for path in paths_of(app):
         for method in ("GET", "HEAD"):
             answer = browser.request(method, path, headers=headers)
@@ -108,7 +108,7 @@ def test_a_link_on_another_site_leads_here(app, browser, headers):
 @pytest.mark.parametrize("headers", [CROSS_SITE, {"Sec-Fetch-Site": "same-site"}])
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 def test_a_form_on_another_site_is_refused(app, browser, method, headers):
-    """But for one-click, which mail services post, and hooks, which sign what they say."""
+    """Except one-click, which mail services post, and webhooks, which are signed."""
     open_to_all = {"/unsubscribe/x", "/hooks/x"}
     for path in paths_of(app):
         answer = browser.request(method, path, headers=headers)
@@ -116,7 +116,7 @@ def test_a_form_on_another_site_is_refused(app, browser, method, headers):
 
 
 def test_an_uncaught_error_is_answered_with_the_same_headers(browser, monkeypatch):
-    """The outermost handler makes that page, outside all other middleware."""
+    """The outermost handler returns that page, outside all other middleware."""
     monkeypatch.setattr(health, "why_not_ready", lambda *_: 1 / 0)
 
     answer = browser.get("/readyz")

@@ -1,4 +1,4 @@
-"""Every request is bounded: in size, in time, and in what it can take from others."""
+"""Each request is bounded: in size, in time, and in its share of threads and connections."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def site(engine: Engine) -> Site:
 
 @contextlib.contextmanager
 def serving(site: Site) -> Iterator[int]:
-    """The site on a real socket; its port."""
+    """Serve the site on a real socket; yield its port."""
     with servers.listen("127.0.0.1", 0) as listening:
         server = servers.server(site.browser.app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -72,7 +72,7 @@ def answer_to(port: int, octets: bytes) -> bytes:
 
 
 def read_all(visitor: socket.socket) -> bytes:
-    """Everything until the server closes the connection."""
+    """Return all octets until the server closes the connection."""
     answer = b""
     with contextlib.suppress(ConnectionResetError):
         while some := visitor.recv(65536):
@@ -81,7 +81,7 @@ def read_all(visitor: socket.socket) -> bytes:
 
 
 def is_closed(visitor: socket.socket) -> bool:
-    """Whether the server has hung up without a word."""
+    """Return if the server has closed the connection without an answer."""
     return read_all(visitor) == b""
 
 
@@ -179,7 +179,7 @@ def test_a_huge_body_is_refused_before_it_is_read(site: Site, path: str):
             chunked = read_all(visitor)
 
     assert announced.startswith(b"HTTP/1.1 413")
-    assert chunked.startswith(b"HTTP/1.1 413") or chunked == b""  # reset while we still sent
+    assert chunked.startswith(b"HTTP/1.1 413") or chunked == b""  # reset while the request was sent
 
 
 def test_bodies_together_are_bounded(site: Site, monkeypatch: pytest.MonkeyPatch):
@@ -320,7 +320,7 @@ def test_lanes_leave_threads_and_connections_for_others():
 def test_a_flood_of_searches_leaves_health_checks_and_one_click_alone(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ):
-    """Searches that never end: the lane is full, its queue is refused, all else is answered."""
+    """If searches never end, their lane fills up and its queue is refused; other lanes respond."""
     monkeypatch.setattr(bounds, "SEARCHING", Lane("searching", 2, 4, 0.5))
     released = threading.Event()
     monkeypatch.setattr("pipeline.web.topics._chosen", lambda *_: released.wait(60) and None)
@@ -380,7 +380,7 @@ def test_one_visitor_gets_half_of_a_lane():
 
 
 def test_wake_ups_do_not_pile_up():
-    """While one hangs the others return at once; it runs once more for all of them."""
+    """While one runs, further calls return at once; it runs once more for all of them."""
     runs: list[int] = []
     hanging, may_end = threading.Event(), threading.Event()
 
@@ -464,7 +464,7 @@ def test_cpu_time_is_throttled_for_each_and_for_all():
     for client in ("192.0.2.1", "198.51.100.1", "203.0.113.1"):
         throttle.charge(client, 1.9, 0)
 
-    assert not throttle.takes("192.0.3.1", 0)  # all together had 5.7 s
+    assert not throttle.takes("192.0.3.1", 0)  # 5.7 s for all clients together
     assert throttle.takes("192.0.2.1", 60)
     throttle.charge("192.0.2.1", 2.1, 60)
     assert not throttle.takes("192.0.2.1", 61)
@@ -478,4 +478,4 @@ def test_a_throttle_remembers_a_bounded_number_of_clients():
         throttle.takes(f"{i % 223 + 1}.{i // 223}.0.1", 0)
 
     assert len(throttle._counts) <= 10_001
-    assert throttle.takes("1.0.0.1", 0)  # one that was known already still has its own count
+    assert throttle.takes("1.0.0.1", 0)  # a client known before still has its own count

@@ -1,4 +1,4 @@
-"""Readiness is progress in the database; the figures are for those who run it."""
+"""Readiness is measured by progress in the database; metrics are for the operator."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_mail_that_nobody_may_send_keeps_nobody_waiting(engine: Engine):
         )
     set_status(engine, left, SubscriberStatus.UNSUBSCRIBED)
     suppress(engine, barred)
-    add_delivery(engine, not_before=now() + HOUR)  # to be tried again later
+    add_delivery(engine, not_before=now() + HOUR)  # to be retried later
     add_delivery(engine, not_before=now() - HOUR, status=DeliveryStatus.LEASED)
 
     assert reasons(engine) == []
@@ -88,7 +88,7 @@ def test_a_digest_that_nobody_compiles_is_told(engine: Engine, overdue: timedelt
 
 
 def test_sources_that_nobody_asks_are_told(engine: Engine):
-    """One that was asked, or is not to be asked yet, is enough: the task runs."""
+    """One source that was requested, or that waits for its next try, shows that the task runs."""
     late = now() - 4 * HOUR
     record = SourceRecord("arxiv", SourceState.FAILED, late, late)
     with engine.begin() as conn:
@@ -121,7 +121,7 @@ def test_who_never_asked_a_source_is_given_the_time_since_the_start():
     assert len(stuck(nothing, started + 4 * HOUR, started)) == 1
 
 
-# --- Figures ------------------------------------------------------------------------------------
+# --- Metrics ------------------------------------------------------------------------------------
 
 
 def figures(engine: Engine) -> dict[str, float]:
@@ -164,7 +164,7 @@ def test_the_figures_are_those_of_the_database(engine: Engine):
         ("::1", {}, 200),
         ("203.0.113.7", {}, 403),
         ("socket", {}, 403),
-        ("127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 403),  # a proxy passes a stranger on
+        ("127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 403),  # forwarded by a proxy for a stranger
         ("127.0.0.1", {"Forwarded": "for=203.0.113.7"}, 403),
     ],
 )
@@ -190,7 +190,7 @@ def test_without_a_token_only_this_machine_reads_them(
     ],
 )
 def test_with_a_token_whoever_has_it_reads_them(engine: Engine, said: str, status: int):
-    """From anywhere; and nobody else, on this machine neither."""
+    """From any address; without the token access is refused on this machine, too."""
     headers = {"Authorization": said.encode()}
 
     for peer in ("203.0.113.7", "127.0.0.1"):
@@ -199,7 +199,7 @@ def test_with_a_token_whoever_has_it_reads_them(engine: Engine, said: str, statu
 
 
 def test_looking_is_cheap(engine: Engine):
-    """Whatever the tables have grown to: what is asked of the large ones is found by an index."""
+    """However large the tables are: each query of a large table uses an index."""
     with selecting(engine) as seen, reading(engine) as conn:
         progress.read(conn, now())
         progress.unsettled(conn)

@@ -1,4 +1,4 @@
-"""The webhooks: verified first, taken once, and nothing kept of what is forged."""
+"""Webhooks: events are verified, stored once, and not stored if they are forged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECRET, OLD_SECRET = "n" * 32, "o" * 32
 
 @pytest.fixture
 def backend() -> str:
-    """What events do to either database is tested in test_feedback.py; here it is the door."""
+    """Return SQLite only: test_feedback.py covers the effect of events on both databases."""
     return "sqlite"
 
 
@@ -44,7 +44,7 @@ def site(engine: Engine) -> Site:
 
 @pytest.fixture
 def sent(site: Site) -> Any:
-    """A digest to Ada that the server took."""
+    """A digest to Ada that the server accepted."""
     site.reader(ADA)
     site.announce()
     site.publish()
@@ -74,7 +74,7 @@ def bounced(sent, id_="e1", **changes):
 
 @pytest.mark.parametrize("secret", [SECRET, OLD_SECRET])
 def test_a_signed_bounce_suppresses_once(site, sent, secret):
-    """The old secret still opens, so that a new one can be handed out first."""
+    """The old secret is still valid, so that the sender can change to the new one later."""
     message_id = site.services.message_id(sent.dedupe_key)
 
     answers = [
@@ -148,7 +148,7 @@ def test_what_a_bounce_says_is_read_by_the_table_for_replies():
 
 
 def test_a_thousand_signatures_cost_one_for_each_secret(monkeypatch):
-    """A megabyte hashed for each signature that a stranger lists took 16 s of CPU."""
+    """Hashing a megabyte for each signature of a forged request took 16 s of CPU time."""
     hashed = []
     monkeypatch.setattr(generic, "sign", lambda *given: hashed.append(given) or "0" * 64)
     headers = {
@@ -163,14 +163,14 @@ def test_a_thousand_signatures_cost_one_for_each_secret(monkeypatch):
 
 
 def test_what_is_signed_is_the_time_a_dot_and_the_body():
-    """As docs/feedback.md tells those who write the other end."""
+    """This is the format that docs/feedback.md documents for senders."""
     made = hmac.new(b"secret", b'1893571200.{"id": "1"}', hashlib.sha256).hexdigest()
 
     assert sign("secret", "1893571200", b'{"id": "1"}') == made
 
 
 def test_one_of_several_signatures_is_enough():
-    """Who sends changes its secret too."""
+    """The sender rotates its secret, too."""
     at, body = str(int(NOW.timestamp())), b'{"id": "1", "event": "delivered"}'
     generic = Generic((SECRET,))
 
@@ -244,7 +244,7 @@ def mail():
     ])  # fmt: skip
 
 
-# --- The door -----------------------------------------------------------------------------------
+# --- The endpoint -------------------------------------------------------------------------------
 
 
 def test_a_provider_that_is_not_set_up_is_not_there(engine):

@@ -1,4 +1,4 @@
-"""Leaving: one click, at once, for good, and nobody else's click."""
+"""Unsubscribe: with one click, at once, permanently, and only by the subscriber's own click."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def status(site: Site, reader) -> SubscriberStatus:
 
 @pytest.mark.parametrize("body", [URLENCODED, MULTIPART, {}], ids=["plain", "multipart", "none"])
 def test_one_post_is_enough_from_wherever_it_comes(site, body):
-    """RFC 8058: no cookie, no login, no redirect, and whatever encoding a mail service prefers."""
+    """RFC 8058: no cookie, no login, no redirect, and any encoding that a mail service prefers."""
     ada = site.reader()
 
     answer = site.post(way_out(ada), headers=ELSEWHERE, **body)
@@ -104,7 +104,7 @@ def test_a_link_that_was_cut_short_is_told_so(site, method, secret):
     assert site.browser.request(method, f"/unsubscribe/{secret}").status_code == 404
 
 
-# --- Looking ------------------------------------------------------------------------------------
+# --- GET ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT"])
@@ -131,7 +131,7 @@ def test_looking_shows_one_button_and_no_address(site):
 
 @pytest.fixture
 def owed(site: Site) -> Site:
-    """A site with one digest in its outbox."""
+    """Return a site with one digest in its outbox."""
     site.announce()
     site.reader()
     site.publish()
@@ -140,7 +140,7 @@ def owed(site: Site) -> Site:
 
 
 def send(site: Site, sink: Sink, *, before_sending=lambda: None):
-    """One drain of the real dispatcher; `before_sending` happens between claim and dot."""
+    """Drain the outbox with the real dispatcher; call `before_sending` between claim and dot."""
     loaded = settings.load(None, smtp_url=f"smtp://127.0.0.1:{sink.port}", smtp_connections=1)
     dispatcher = Services(loaded, site.engine).dispatcher()
 
@@ -164,7 +164,7 @@ def test_what_is_owed_is_cancelled_with_the_click(owed):
 
 
 def test_a_click_between_claim_and_dot_stops_the_mail(owed):
-    """Claimed, composed and half way to the server: it ends without its dot."""
+    """The mail is claimed, composed and half sent; its transaction ends without the dot."""
     [reader] = rows(owed.engine, SubscriberRow)
 
     with open_sink() as sink:
@@ -175,7 +175,7 @@ def test_a_click_between_claim_and_dot_stops_the_mail(owed):
 
 
 def test_a_click_after_the_dot_was_marked_is_answered_though_that_mail_arrives(owed):
-    """The one message that may still come: it was on the wire already."""
+    """The only message that may still arrive: it was already on the wire."""
     [reader] = rows(owed.engine, SubscriberRow)
     answers = []
 
@@ -188,7 +188,7 @@ def test_a_click_after_the_dot_was_marked_is_answered_though_that_mail_arrives(o
     assert len(sink.taken) == 1
 
 
-# --- And back -----------------------------------------------------------------------------------
+# --- Undo ---------------------------------------------------------------------------------------
 
 
 def test_a_mistake_can_be_taken_back_with_everything_as_it_was(site):
@@ -229,7 +229,7 @@ def test_looking_brings_nobody_back(site, method, act):
 
 @pytest.mark.parametrize("act", ["undo", "why"])
 def test_only_our_own_page_can_take_it_back(site, act):
-    """The one-click exception is for leaving, and for nothing else."""
+    """The exception of one-click from the origin check holds for unsubscribing only."""
     ada = site.reader()
     site.post(way_out(ada))
 
@@ -249,7 +249,7 @@ def test_who_never_confirmed_gets_no_way_back(site):
     assert site.post(f"{way_out(bob)}/undo").status_code == 410
 
 
-# --- Why ----------------------------------------------------------------------------------------
+# --- Reason -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("why", list(signup.Why))

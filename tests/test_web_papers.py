@@ -1,4 +1,4 @@
-"""The papers of a day, a week, a month; one paper; a topic's archive and its feeds."""
+"""Papers of a day, a week or a month; one paper; the archive of a topic and its feeds."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_newest_day_is_shown_with_the_most_upvotes_first(site, engine):
 
 
 def test_a_paper_is_among_those_of_every_day_on_which_a_source_announced_it(site, engine):
-    """Hugging Face lists a paper days after arXiv; both days are its own."""
+    """Hugging Face lists a paper days after arXiv; the paper is listed on both days."""
     ingest(engine, make_sighting("2912.00001", title="Twice", announced_on=WEDNESDAY - 2 * DAY))
     ingest(engine, make_sighting("2912.00001", title="Twice", source="huggingface", upvotes=7))
 
@@ -164,7 +164,7 @@ def test_a_page_takes_the_same_few_questions_whatever_it_shows(engine, questions
 
 @pytest.fixture
 def questions(engine):
-    """Counts the statements that the site sends to the database."""
+    """Return a context manager that collects the statements sent to the database."""
 
     @contextmanager
     def counting():
@@ -359,7 +359,7 @@ def test_the_feeds_of_a_page_are_named_in_its_head(site, engine):
             assert site.get(feed.replace("&amp;", "&")).status_code == 200
 
 
-# --- For browsers, proxies, robots and friends --------------------------------------------------
+# --- Caches, compression, link previews and robots ----------------------------------------------
 
 
 @one_database
@@ -437,7 +437,7 @@ def test_robots_are_led_to_papers_and_kept_out_of_personal_pages(site, engine):
     assert {f"{URL}/", f"{URL}/papers/astro-ph/0601001", f"{URL}/topics/agents"} <= places
 
 
-# --- Arithmetic ---------------------------------------------------------------------------------
+# --- Periods and pages --------------------------------------------------------------------------
 
 spans = st.sampled_from(Span)
 some_days = st.dates(date(1991, 1, 1), date(9990, 1, 1))
@@ -482,11 +482,11 @@ def test_so_many_pages_hold_all_papers_and_none_is_empty(total, size):
     assert last == 1 or (last - 1) * size < total
 
 
-# --- The catalog --------------------------------------------------------------------------------
+# --- The search index ---------------------------------------------------------------------------
 
 
 def test_lists_follow_a_newer_batch_without_making_anybody_wait(engine):
-    """Whoever comes first after it may still get the list from before."""
+    """The first request after a new batch may still get the earlier list."""
     library = Library(engine, background=False)
     ingest(engine, make_sighting())
     assert library.catalog(1).size == 1

@@ -1,4 +1,4 @@
-"""A proxy that the settings do not name is noticed: behind it everybody counts as one visitor."""
+"""A proxy that the settings do not name is detected: all its visitors would count as one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.web import create_app
 from pipeline.web.proxies import ProxyWatch, is_proxy
 from tests.site import now
 
-PUBLIC = "9.9.9.9"  # addresses of examples count as private
+PUBLIC = "9.9.9.9"  # addresses for examples count as private
 DAY = timedelta(days=1)
 FORWARDED = {"X-Forwarded-For": "203.0.113.9"}
 
@@ -31,7 +31,7 @@ def ask(engine: Engine, peer: str, times: int = 3, headers=FORWARDED, **changes:
     loaded = settings.load(None, **changes)
     app = create_app(Services(loaded, engine))
     browser = TestClient(app, base_url=loaded.site_url, client=(peer, 5000))
-    with browser:  # one event loop, so that what it stores beside the answers is stored
+    with browser:  # one event loop, so that background stores finish
         for _ in range(times):
             browser.get("/healthz", headers=headers)
         time.sleep(0.2)
@@ -76,8 +76,8 @@ def test_a_proxy_is_noticed_once_an_hour(engine: Engine, capsys: pytest.CaptureF
     [
         ("172.18.0.1", 9, FORWARDED, {"trusted_proxies": "172.16.0.0/12"}),  # it is named
         ("172.18.0.1", 9, {}, {}),  # nothing was forwarded
-        (PUBLIC, 9, FORWARDED, {}),  # a visitor who wrote the header
-        ("172.18.0.1", 2, FORWARDED, {}),  # somebody tried something out
+        (PUBLIC, 9, FORWARDED, {}),  # a visitor sent the header
+        ("172.18.0.1", 2, FORWARDED, {}),  # too few: a visitor tries headers
     ],
 )
 def test_others_are_not_taken_for_a_proxy(engine, database_url, peer, times, headers, changes):
@@ -97,7 +97,7 @@ def test_a_public_proxy_is_one_that_sends_most_requests():
 
 
 class Watched(ProxyWatch):
-    """A watch whose clock is set by hand; it keeps the peers that it would store."""
+    """A watch with a clock set by hand; `stored` collects the peers that it would store."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock, self.stored = 0.0, list[str]()
@@ -141,7 +141,7 @@ def test_requests_are_counted_and_proxies_noticed_by_the_hour(monkeypatch):
     watch.clock = 7_200.0
     assert watch.sees("10.0.0.7") == ["10.0.0.7"] * 2
     watch.clock = 20_000.0
-    assert watch.sees("10.0.0.7", 2) == ["10.0.0.7"] * 2  # counted anew
+    assert watch.sees("10.0.0.7", 2) == ["10.0.0.7"] * 2  # the count started again
     assert watch.sees("10.0.0.7") == ["10.0.0.7"] * 3
 
 

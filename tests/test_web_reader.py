@@ -1,4 +1,4 @@
-"""A reader's own pages: GET shows, POST does, and a link does no more than it was mailed for."""
+"""Account pages: GET shows, POST acts, and a link allows only the action that it was mailed for."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def ids(html: str) -> set[str]:
     return set(re.findall(r'href="https://arxiv.org/abs/([^"]+)"', html))
 
 
-# --- In the reader's words ----------------------------------------------------------------------
+# --- Texts for the reader -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_next_digest_is_told_by_the_readers_own_clock(slot, spoken):
 
 
 def test_a_day_is_the_readers_day_and_not_ours():
-    """At half past eleven at night in Paris it is tomorrow already in Tokyo."""
+    """At half past eleven at night in Paris the next day has begun in Tokyo."""
     at = datetime(2026, 11, 24, 22, 30, tzinfo=UTC)
     slot = datetime(2026, 11, 24, 23, tzinfo=UTC)
 
@@ -97,7 +97,7 @@ def test_an_address_is_shown_to_its_owner_only(email, shown):
     assert masked(email) == shown
 
 
-# --- Confirming ---------------------------------------------------------------------------------
+# --- Confirm ------------------------------------------------------------------------------------
 
 
 def test_the_confirmation_shows_what_was_asked_for_and_one_button(site):
@@ -143,7 +143,7 @@ def test_the_first_digest_comes_at_once_and_the_page_says_when_the_next_one_come
 
 
 def test_confirming_matches_nothing_and_wakes_whoever_does(engine):
-    """A new topic is matched to weeks of papers, which takes longer than a reader waits."""
+    """Matching a new topic to weeks of papers takes longer than a visitor waits for a page."""
     woken = []
     site = open_site(engine, wake_editions=lambda: woken.append(rows(engine, SubscriberRow)[0]))
     site.announce()
@@ -166,7 +166,7 @@ def test_who_confirms_again_after_a_day_without_papers_is_told_so(site):
 
 
 def test_who_comes_back_on_the_day_of_a_digest_is_promised_the_next_one(site):
-    """Left and joined again on one day: today's edition is made, and the page does not lie."""
+    """Today's edition is not compiled again; the page promises the next one."""
     site.announce()
     ada = site.reader()
     site.publish()
@@ -255,7 +255,7 @@ def test_everything_that_was_chosen_can_be_chosen_anew(site):
 
 
 def test_a_second_window_does_not_undo_what_the_first_one_saved(site):
-    """It is shown what is saved now, keeps its own input, and saves with one more press."""
+    """The second window returns 409 with the stored choice and its own input; it can save again."""
     ada = site.reader(ADA, "retrieval")
     url = site.preferences(ada)
     seen = seen_in(site.get(url).text)
@@ -281,7 +281,7 @@ def test_a_second_window_does_not_undo_what_the_first_one_saved(site):
 
 
 def test_of_two_windows_that_save_at_once_one_is_told(site):
-    """The comparison is made under the lock of the reader's row."""
+    """The comparison is made under the lock of the subscriber's row."""
     ada = site.reader()
     seen = signup.wishes_of(site.engine, ada.id).version
     together = threading.Barrier(2)
@@ -303,7 +303,7 @@ def seen_in(html: str) -> str:
 
 
 def test_the_form_sends_back_what_it_was_filled_with(site):
-    """Saving without a change changes nothing, whatever a topic is called."""
+    """Saving the form without a change changes nothing, even if a topic has an unusual name."""
     ada = site.reader()
     site.post(site.preferences(ada), data=CHOICE)
     before = signup.wishes_of(site.engine, ada.id)
@@ -343,7 +343,7 @@ def test_a_mistake_is_told_at_its_field_and_nothing_is_saved(site, field, value)
 
 
 def test_a_change_shows_what_it_would_bring(engine):
-    """Once it is looked up, which nobody waits for: the next look at the page has it."""
+    """The papers of a new topic are looked up in the background and shown on the next request."""
     site = open_site(engine, wake_editions=lambda: site.publish(everyone=False))
     site.announce(
         make_sighting("3001.00001", title="On retrieval", announced_on=now().date()),
@@ -464,7 +464,7 @@ def test_a_form_that_is_no_form_is_refused(site):
     assert [answer.status_code for answer in answers] == [415, 413]
 
 
-# --- The way back -------------------------------------------------------------------------------
+# --- Request a link -----------------------------------------------------------------------------
 
 
 def test_the_link_is_mailed_to_whoever_reads_us_and_the_page_does_not_tell(site):
@@ -492,7 +492,7 @@ def test_who_asks_too_often_is_told_when_to_come_back(site):
     assert int(answers[-1].headers["retry-after"]) > 0
 
 
-# --- What we hold -------------------------------------------------------------------------------
+# --- Personal data ------------------------------------------------------------------------------
 
 
 def test_the_link_of_a_digest_reaches_no_records(site):
@@ -597,7 +597,7 @@ def test_an_address_that_is_none_is_told_so_at_its_field(site):
 
 @pytest.fixture
 def sent(site: Site) -> str:
-    """The link of a digest of two papers."""
+    """Return the path of a digest of two papers."""
     site.announce(
         make_sighting("3001.00001", title=f"Retrieval {NASTY}", announced_on=now().date()),
         make_sighting("3001.00002", title="More retrieval", announced_on=now().date()),
@@ -651,7 +651,7 @@ def test_nothing_in_a_mail_can_run_or_be_sent_from_our_site(site, sent):
 
 
 def test_a_digest_page_that_is_passed_on_gives_nothing_away(site, sent):
-    """No link of it acts for its reader: not the secret, no token, not even its own address."""
+    """No link on it acts for the reader: it has no secret, no token and not its own URL."""
     [reader] = rows(site.engine, SubscriberRow)
 
     page = site.get(sent).text
@@ -690,7 +690,7 @@ def test_an_altered_digest_link_opens_nobody_elses(site, sent):
     assert site.get(sent.replace("/digests/1.", "/digests/2.")).status_code == 410
 
 
-# --- All of them --------------------------------------------------------------------------------
+# --- All account pages --------------------------------------------------------------------------
 
 
 def personal_pages(site: Site) -> list[str]:
@@ -748,7 +748,7 @@ def test_neither_links_nor_addresses_reach_a_log(site, caplog, capsys):
     site.post(f"/unsubscribe/{reader.secret}")
 
     logged = caplog.text + "".join(capsys.readouterr())
-    logged = re.sub(r"HTTP Request: .*", "", logged)  # the test's own client, not the site
+    logged = re.sub(r"HTTP Request: .*", "", logged)  # logged by the test's client, not by the site
     assert "subscriber" in logged
     for secret in (ADA, reader.secret, *(page.rsplit("/", 1)[1] for page in pages)):
         assert secret not in logged
@@ -776,9 +776,9 @@ def test_the_privacy_page_tells_what_the_settings_say(engine):
 
 
 def test_everything_about_a_reader_has_its_line_on_the_privacy_page():
-    """Whoever adds a column here adds what it is for to templates/privacy.html, and its name below.
+    """Document the purpose of each new column in templates/privacy.html, and add its name below.
 
-    These are the tables whose rows belong to a reader.
+    These are the tables whose rows belong to a subscriber.
     """
     told = {
         SubscriberRow: "id email email_key address_hash status at timezone frequency weekday "
@@ -800,12 +800,12 @@ def test_everything_about_a_reader_has_its_line_on_the_privacy_page():
         assert set(table.__table__.c.keys()) == set(columns.split())
 
 
-# --- What expires with the page -----------------------------------------------------------------
+# --- Secrets and tokens -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shown", ["", "/leave"])
 def test_no_page_behind_the_link_of_the_preferences_has_the_secret(site, shown):
-    """The secret never expires: whoever saw the page once could unsubscribe its reader for ever."""
+    """The secret never expires: each copy of a page with it could unsubscribe the reader later."""
     ada = site.reader()
     page = site.preferences(ada)
 

@@ -1,4 +1,4 @@
-"""The bounds of a request, to the octet and the place, without a server."""
+"""Limits of a request, exact to the octet and the slot, without a server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Answer:
 
 
 async def echo(scope, receive, send) -> None:
-    """Answer with the number of octets that came."""
+    """Return the number of octets of the body."""
     message = await receive()
     assert message["type"] == "http.request"
     assert message["more_body"] is False
@@ -62,7 +62,10 @@ async def ask(
     leaves: bool = False,
     **headers: str,
 ) -> Answer | None:
-    """Return the answer, None where there is none. A visitor who leaves does so at the end."""
+    """Send a request and return the response, or None if there is none.
+
+    The body comes in `chunks`; if `leaves`, the client disconnects after the last one.
+    """
     sent, coming = [], list(chunks) or [b""]
 
     async def receive():
@@ -252,7 +255,7 @@ def test_what_is_no_request_passes():
     assert seen == ["lifespan"]
 
 
-# --- Refusals -----------------------------------------------------------------------------------
+# --- Rejections ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -380,7 +383,7 @@ def test_a_place_is_given_back_when_the_answer_starts():
             await echo(scope, receive, send)
             if not has_started.is_set():
                 has_started.set()
-                await asyncio.sleep(0.2)  # the visitor takes it slowly
+                await asyncio.sleep(0.2)  # the client reads the response slowly
 
         bounded = make_bounds(app)
         first = asyncio.create_task(ask(bounded))

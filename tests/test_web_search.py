@@ -1,4 +1,4 @@
-"""Searching all papers: what is found, what is marked, and who waits for what."""
+"""Search in all papers: results, highlighting, and the index behind them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def site(engine) -> Site:
     return open_site(engine)
 
 
-# --- What is found ------------------------------------------------------------------------------
+# --- Results ------------------------------------------------------------------------------------
 
 
 def test_the_topic_language_searches_every_paper(site, engine):
@@ -164,7 +164,7 @@ def test_a_paper_leads_to_similar_ones_once_they_are_read(site, engine):
     assert 'href="/papers/2912.00002"' in page.split("Similar papers")[1]
 
 
-# --- What is marked -----------------------------------------------------------------------------
+# --- Highlighting -------------------------------------------------------------------------------
 
 
 @one_database
@@ -204,7 +204,7 @@ def test_marking_changes_no_letter(text, phrases):
     assert re.sub("</?mark>", "", shown) == str(escape(text))
 
 
-# --- Who waits for what -------------------------------------------------------------------------
+# --- The index and its segments -----------------------------------------------------------------
 
 
 def test_shelves_find_what_one_index_of_all_papers_finds(engine, monkeypatch):
@@ -275,7 +275,7 @@ def test_a_served_site_reads_its_papers_before_anybody_asks_and_follows_news(eng
     with TestClient(create_app(services, library=library), base_url=URL) as browser:
         assert library._ready.wait(20)
         ingest(engine, make_sighting(title="More moths"))
-        for _ in range(200):  # each asking is what makes it look
+        for _ in range(200):  # each request starts a check for new papers
             if len(found := titles(browser.get("/papers?q=ti:moths").text)) == 2:
                 break
             threading.Event().wait(0.05)

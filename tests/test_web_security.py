@@ -1,4 +1,4 @@
-"""The guard before every page: who may post, and the headers that every answer has."""
+"""The guard in front of all pages: which requests may post, and the headers of each response."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ async def hello(scope, receive, send) -> None:
 
 
 def ask(app=hello, method="POST", path="/subscribe", type_="http", **headers: str) -> Any:
-    """Return the status, headers and body of the answer, and the error that came out."""
+    """Return the status, headers and body of the response, and the error raised by the application.
+
+    If there is no HTTP response, return only the messages sent and the error.
+    """
     sent, error = [], None
 
     async def send(message) -> None:

@@ -1,4 +1,4 @@
-"""The form for signing up: nothing lost, nothing leaked, and a preview before any address."""
+"""The subscribe form: input is kept, addresses do not leak, a preview needs no address."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ GOOD = {
 
 @pytest.fixture
 def backend() -> str:
-    """One database is enough here: what differs between the two is in storage."""
+    """Return SQLite only: the two databases differ in storage, which other tests cover."""
     return "sqlite"
 
 
@@ -83,7 +83,7 @@ def announce(engine: Engine):
 
 @pytest.fixture
 def asked(engine: Engine):
-    """The wishes of every request that was stored."""
+    """Return a function that returns the choices of each stored request."""
 
     def asked() -> list[Wishes]:
         return [from_json(row.wishes) for row in rows(engine, RequestRow, RequestRow.id)]
@@ -93,7 +93,7 @@ def asked(engine: Engine):
 
 @pytest.fixture
 def stored(engine: Engine):
-    """How many rows a form has left behind."""
+    """Return a function that counts the rows that forms have stored."""
 
     def stored() -> int:
         return sum(len(rows(engine, row)) for row in (RequestRow, SubscriberRow, DeliveryRow))
@@ -106,13 +106,13 @@ def form(**changes) -> dict:
 
 
 def field(page: str, name: str) -> str:
-    """The opening tag of the field of that id."""
+    """Return the opening tag of the field with this id; fail if there is none."""
     found = re.search(rf'<(?:input|select|textarea|fieldset)[^>]*\bid="{name}"[^>]*>', page)
     assert found, f"no field {name}"
     return found[0]
 
 
-# --- Topics to choose from ----------------------------------------------------------------------
+# --- Curated topics -----------------------------------------------------------------------------
 
 
 def test_every_topic_to_choose_is_a_query_of_its_own():
@@ -137,7 +137,7 @@ def test_every_archive_of_arxiv_has_a_topic():
 
 @pytest.mark.shared
 def test_topics_of_machine_learning_bring_some_papers_and_not_all():
-    """On ten days of arXiv: nobody chooses an empty topic, or one that is everything."""
+    """On ten days of arXiv each of them has 5 to 400 of 2,000 papers: not empty, not everything."""
     [(_, found)] = recorded.read_file(SHARED / "arxiv_papers.jsonl.gz")
     papers = [
         make_paper(sighting.title, abstract=sighting.abstract, categories=sighting.categories)
@@ -190,7 +190,7 @@ def test_a_topic_in_the_address_is_filled_in(site):
 
 
 def test_nobody_writes_a_script_or_a_style_into_a_page():
-    """`script-src 'self'` and `style-src 'self'` would silence them anyway."""
+    """The policies `script-src 'self'` and `style-src 'self'` would block them, too."""
     for template in TEMPLATES.rglob("*.html"):
         source = template.read_text("utf-8")
         assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", source, re.I), template
@@ -209,7 +209,7 @@ def test_scripts_come_from_this_site_alone(site):
         assert site.get(path).status_code == 200
 
 
-# --- Sending it ---------------------------------------------------------------------------------
+# --- Submit -------------------------------------------------------------------------------------
 
 
 def test_a_good_form_is_answered_by_the_next_step_and_asks_the_owner(site, asked, engine):
@@ -253,7 +253,7 @@ def test_an_hour_may_be_written_as_people_write_it(site, asked, typed, understoo
 
 
 def test_known_and_unknown_addresses_get_the_same_page(site, engine, stored):
-    """Nobody learns from the form who is subscribed."""
+    """The form does not reveal if an address is subscribed."""
     signup.add(
         engine,
         "ada@example.org",
@@ -369,12 +369,12 @@ def test_every_zone_of_the_list_is_one():
     assert zones.city("America/Argentina/Buenos_Aires") == "Buenos Aires, Argentina"
 
 
-# --- Who may send it, and how often -------------------------------------------------------------
+# --- Origin and rate limits ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["/subscribe", "/subscribe/preview"])
 def test_there_is_no_second_way_in(site, stored, path):
-    """Neither as JSON, nor as a file, nor from another site's page."""
+    """The form is rejected as JSON, as multipart, and from another site's page."""
     fields = {"email": "ada@example.org"}
 
     assert site.post(path, json=fields).status_code == 415
@@ -413,7 +413,7 @@ def test_a_flood_from_one_place_is_stopped_in_words(engine, stored):
 @pytest.mark.parametrize(
     ("peer", "forwarded", "seen"),
     [
-        ("192.0.2.7", "203.0.113.9", "192.0.2.7"),  # anybody can write the header
+        ("192.0.2.7", "203.0.113.9", "192.0.2.7"),  # any client can send the header
         ("10.0.0.1", "203.0.113.9", "203.0.113.9"),
         ("10.0.0.1", "198.51.100.1, 203.0.113.9", "203.0.113.9"),
         ("10.0.0.1", "203.0.113.9, 10.0.0.2", "203.0.113.9"),
@@ -455,7 +455,7 @@ def test_only_our_own_proxies_are_believed(peer, forwarded, seen):
     ],
 )
 def test_forwarded_is_read_where_there_is_nothing_else(forwarded, seen):
-    """RFC 7239. Beside X-Forwarded-For it is what the visitor sent."""
+    """RFC 7239. With X-Forwarded-For present, Forwarded is ignored: the client may have sent it."""
 
     def ip(*headers: tuple[bytes, bytes]) -> str | None:
         request = Request({"type": "http", "client": ("10.0.0.1", 1), "headers": headers})
@@ -484,7 +484,7 @@ def test_a_throttle_begins_anew_with_each_minute():
     assert throttle.takes("b", 60)
 
 
-# --- The preview --------------------------------------------------------------------------------
+# --- Preview ------------------------------------------------------------------------------------
 
 
 def test_the_preview_shows_todays_papers_with_the_words_that_matched(site, announce):
@@ -560,7 +560,7 @@ def test_a_topic_that_brings_nothing_is_told_a_broader_one(site, announce):
 
 
 def test_only_the_first_few_topics_are_searched_for_in_other_ways(site, announce):
-    """So that one preview costs a bounded number of searches."""
+    """This bounds the number of searches for one preview."""
     announce(*(f"Moss {n}" for n in range(3)), on=FRIDAY)
     queries = "\n".join(f"moss cat:q-bio.TO -fern{n}" for n in range(9))
 
@@ -691,7 +691,7 @@ def test_what_the_form_asks_for(typed, labels):
 
 @pytest.fixture
 def url(engine: Engine, announce) -> Iterator[str]:
-    """The site on loopback, with one paper."""
+    """Serve the site on loopback with one paper; yield its URL."""
     announce("Moss on Walls")
     with listen("127.0.0.1", 0) as socket:
         url = f"http://127.0.0.1:{socket.getsockname()[1]}"
@@ -722,7 +722,7 @@ def phone(chromium: Browser, **more) -> Page:
 
 @pytest.mark.browser
 def test_a_person_with_a_phone_signs_up(url, chromium, asked):
-    """The zone is guessed, the preview follows what is chosen, and it never sends the address."""
+    """The zone is guessed, the preview follows the choice, and the address is never sent for it."""
     tab, sent, complaints = phone(chromium), [], []
     tab.on("console", lambda message: complaints.append(message.text))
     tab.on("request", lambda request: sent.append((request.url, request.post_data or "")))

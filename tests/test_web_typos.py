@@ -1,4 +1,4 @@
-"""An address that looks mistyped is asked about, and those of real providers are not."""
+"""Mistyped addresses are questioned; addresses at real providers are not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ mnchen-3ya.de
 
 @pytest.fixture
 def backend() -> str:
-    """One database is enough: nothing here is in storage."""
+    """Return SQLite only: these tests do not depend on the database."""
     return "sqlite"
 
 
@@ -203,7 +203,7 @@ def asked(engine: Engine) -> list[str]:
 
 
 def test_one_press_takes_the_suggestion(site: Site, engine: Engine):
-    """Without a script: the button sends the whole form again."""
+    """This works without a script: the button submits the whole form again."""
     fields = {**FORM, "email": "ada@gmial.com"}
     doubted = site.post("/subscribe", data=fields)
     offered = buttons(doubted.text)

@@ -1,7 +1,7 @@
-"""A real model of three dimensions that knows three words, for tests of matching by meaning.
+"""A real model of three dimensions that knows three words, for tests of semantic matching.
 
-`MODEL` is an ONNX graph of one Gather: input_ids [b, n] -> vectors [b, n, 3], from a table with
-the rows (.1, .1, .1) for unknown words, (1, 0, 0), (.9, .1, 0) and (0, 1, 0).
+`MODEL` is an ONNX graph of one Gather: input_ids [b, n] -> vectors [b, n, 3], from a table with the
+rows (.1, .1, .1) for unknown words, (1, 0, 0), (.9, .1, 0) and (0, 1, 0).
 """
 
 from __future__ import annotations

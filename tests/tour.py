@@ -1,4 +1,4 @@
-"""Every page of the site, in every state that a reader can bring it to."""
+"""Each page of the site, in each state that a visitor can reach."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.site import ADA, Site, now, path
 Form = tuple[tuple[str, str], ...]
 
 LONG = "Retrieval of " + "Electroencephalographically " * 11
-HARD = (  # what sources send and pages must bear
+HARD = (  # papers as sources send them at worst
     make_sighting(title=LONG, authors=(), abstract="", announced_on=now().date()),
     make_sighting(
         title="استرجاع المعلومات <b>retrieval</b> & 🦜",
@@ -72,17 +72,17 @@ SUBMIT = """([path, fields]) => {
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A page to look at."""
+    """A page to open."""
 
     name: str
     path: str
     status: int = 200
-    form: Form | None = None  # what is sent to it; None: it is only opened
-    is_mail: bool = False  # a mail as a page, which brings its own styles and forbids scripts
+    form: Form | None = None  # fields to send; None if the page is only opened
+    is_mail: bool = False  # a mail as a page, which has its own styles and forbids scripts
 
 
 def arrive(tab: Page, site: str, stop: Stop) -> Response:
-    """Open a page as a reader gets there: by a link, or by the button of one of our forms."""
+    """Open a page as a visitor does: by a link, or by the submit button of a form."""
     if stop.form is None:
         answer = tab.goto(f"{site}{stop.path}")
     else:
@@ -97,7 +97,7 @@ def arrive(tab: Page, site: str, stop: Stop) -> Response:
 
 @contextmanager
 def open_tour(engine: Engine, folder: Path) -> Iterator[tuple[Site, Mailbox]]:
-    """The site on loopback with its mailbox, and a page that breaks."""
+    """Serve the site with its mailbox on loopback, with a page that raises."""
     box = Mailbox(folder)
     with listen("127.0.0.1", 0) as socket, mailbox.serve("127.0.0.1", 0, box) as smtp:
         url = f"http://127.0.0.1:{socket.getsockname()[1]}"
@@ -120,8 +120,8 @@ def _break() -> None:
 
 
 def tour(site: Site, box: Mailbox) -> Iterator[Stop]:
-    """Each stop in its turn: what is done between two of them belongs to the next one."""
-    yield Stop("home-without-papers", "/papers")  # under another name: browsers keep it a minute
+    """Yield the stops in order; the code between two stops prepares the later one."""
+    yield Stop("home-without-papers", "/papers")  # another path: browsers cache "/" for a minute
     yield Stop("subscribe-without-papers", "/subscribe")
     found = [answer for file in SAMPLE for answer in recorded.read_file(file)]
     ingest.ingest_recorded(site.engine, found, now=now() - timedelta(days=1))
@@ -221,7 +221,7 @@ def _refusals(site: Site) -> Iterator[Stop]:
     yield Stop("422", "/papers?date=yesterday", 422)
     yield Stop("500", "/broken", 500)
     with suppress(LimitError):
-        for number in range(60):  # until nobody here may ask any more
+        for number in range(60):  # until the limit of this address is reached
             site.ask(f"reader{number}@example.org", ip="127.0.0.1")
     yield Stop("429", "/subscribe", 429, (*WISHES, ("email", "one-more@example.org")))
     yield Stop("429-link", "/link", 429, (("email", "one-more@example.org"),))
@@ -239,7 +239,7 @@ def _letters(box: Mailbox) -> Iterator[Stop]:
 
 
 def _forget_today(site: Site, reader: Subscriber) -> None:
-    """As if the edition of today were due again."""
+    """Make the edition of today due again."""
     site.alter(reader, last_edition_on=now().date() - timedelta(days=1), last_slot_at=None)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def main(path: str) -> None:
-    """Open, read and close without a pause; the last to close deletes the WAL."""
+    """Open, read and close in a loop; SQLite deletes the WAL when the last connection closes."""
     sys.stdout.write("open\n")
     sys.stdout.flush()
     visits = 0
@@ -32,7 +32,7 @@ def visit(path: str) -> None:
 
 @contextmanager
 def visiting(path: str, *, processes: int = 1) -> Iterator[None]:
-    """Other processes come and go while the body runs."""
+    """Open and close the file in other processes while the block runs."""
     command = [sys.executable, "-m", "tests.visitors", path]
     root = Path(__file__).resolve().parents[1]
     running = [
@@ -53,7 +53,7 @@ def visiting(path: str, *, processes: int = 1) -> Iterator[None]:
 
 
 def locks(path: Path) -> set[str]:
-    """The processes that hold a lock on this file, by /proc/locks."""
+    """Return the ids of the processes that hold a lock on this file, from /proc/locks."""
     inode = path.stat().st_ino
     lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     return {line[-4] for line in lines if line[-3].rpartition(":")[2] == str(inode)}

@@ -1,12 +1,12 @@
-"""Measure, side by side in one run, what Paperboy's hot paths cost; ratios, not seconds.
+"""Benchmarks of Paperboy's hot paths, side by side with alternatives; ratios, not seconds.
 
     send: outbox (a temporary database, filled) -> rounds of legs -> report
 
-A leg delivers the same mails one way: `send` the real dispatcher, `rivals` what it is compared
-with. `sinks` has the servers that take the mail and forget it, `oracle` the proof that the fast
-way says what the slow way says, `steps` where the time goes.
+A leg sends the same mails in one way: `send` has the real dispatcher, `rivals` the alternatives.
+`sinks` has the servers that accept and discard the mail, `oracle` checks that fast rendering has
+the same content as plain rendering, `steps` measures CPU time by step.
 
-    web: papers (made up, stored) -> a server in a process of its own -> searches and pages
-    match: crowd (papers, topics and readers made up) -> topics against papers, beside others
-    quality: labelled (sets that people judged) -> how good the order and the floor are
+    web: papers (synthetic, stored) -> a server in a process of its own -> searches and pages
+    match: crowd (synthetic papers, topics and readers) -> topics against papers, alternatives
+    quality: labelled (sets with relevance grades by people) -> quality of ranking and threshold
 """

@@ -1,7 +1,8 @@
-"""Papers, topics and readers made up for measuring: as many as wanted, the same each time.
+"""Synthetic papers, topics and readers for benchmarks: any number, the same each time.
 
-Words are drawn about as often as texts use them (Zipf), and half of them after a word they like to
-follow, so that postings are as long and phrases as rare as among real abstracts.
+The frequency of words approximates that of texts (Zipf), and half of the words are drawn from three
+fixed successors of the word before, so that postings are as long and phrases as rare as in real
+abstracts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FOLLOWED: Final = 4  # topics of a reader
 _SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u")]
 
 Followed = npt.NDArray[np.int64]
-"""A row for each reader: the places of the topics they follow."""
+"""Array with a row for each reader: indexes of the followed topics."""
 
 
 def papers(count: int, seed: int = 0) -> list[Paper]:
@@ -33,7 +34,10 @@ def papers(count: int, seed: int = 0) -> list[Paper]:
 
 
 def topics(count: int, some: Sequence[Paper], seed: int = 1) -> list[Topic]:
-    """All different: one to four words that stand side by side in one of the papers."""
+    """Return `count` distinct topics of one to four adjacent words of a paper.
+
+    Does not return if `some` has fewer such phrases.
+    """
     chance = np.random.default_rng(seed)
     queries: dict[str, None] = {}
     while len(queries) < count:
@@ -44,7 +48,7 @@ def topics(count: int, some: Sequence[Paper], seed: int = 1) -> list[Topic]:
 
 
 def readers(count: int, topic_count: int, seed: int = 2) -> Followed:
-    """Each follows some topics; a few topics have most of the followers."""
+    """Return topics for each reader; a few topics have most of the followers."""
     chance = np.random.default_rng(seed)
     return (topic_count * chance.random((count, FOLLOWED)) ** 3).astype(np.int64)
 
@@ -72,7 +76,7 @@ def _paper(number: int, words: Sequence[str], chance: np.random.Generator) -> Pa
 
 
 def _drawn(count: int, chance: np.random.Generator) -> list[int]:
-    """Numbers of words. A word that follows another is always one of the same three."""
+    """Return indexes of words. If a word depends on the one before, it is one of three."""
     ranks = VOCABULARY ** chance.random(count)  # log-uniform: the n-th word has a share of 1/n
     drawn = (ranks - 1).astype(np.int64)
     follows, which = chance.random(count) < 0.5, chance.integers(0, 3, count)

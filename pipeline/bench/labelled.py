@@ -1,4 +1,4 @@
-"""Labelled sets, as files: papers, topics, and what people said of both.
+"""Labelled sets, as files: papers, topics, and relevance grades by people.
 
 A set is a folder with `papers.jsonl` {id, title, abstract, authors?, categories?}, `topics.jsonl`
 {id, query} and `qrels.jsonl` {topic, paper, grade}.
@@ -29,21 +29,21 @@ class LabelledSet:
 
     @property
     def is_judged(self) -> bool:
-        """Whether papers were judged one by one: then those without a grade are unknown.
+        """Return whether irrelevant papers were graded, too: then missing grades are unknown.
 
-        Where no paper has the grade 0, one without a grade is taken for irrelevant.
+        If no paper has the grade 0, a paper without a grade counts as irrelevant.
         """
         return any(grade == 0 for known in self.grades.values() for grade in known.values())
 
     @property
     def relevant_from(self) -> int:
-        """The least grade that counts as relevant: the upper half of the scale."""
+        """Return the lowest grade that counts as relevant: the upper half of the scale."""
         best = max(grade for known in self.grades.values() for grade in known.values())
         return max(1, math.ceil(best / 2))
 
 
 def read(folder: Path) -> LabelledSet:
-    """Raises PaperboyError for a folder that holds no set."""
+    """Read a labelled set. Raise PaperboyError if a file is missing or invalid, or is ungraded."""
     grades: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for row in _lines(folder / "qrels.jsonl", "topic", "paper", "grade"):
         grades[str(row["topic"])][str(row["paper"])] = _grade(row["grade"])
@@ -55,7 +55,7 @@ def read(folder: Path) -> LabelledSet:
 
 
 def papers_in(path: Path) -> list[PaperText]:
-    """Raises PaperboyError with the line that is no paper."""
+    """Parse papers. Raise PaperboyError with the line that is invalid."""
     return [
         PaperText(
             id=str(row["id"]),
@@ -69,7 +69,7 @@ def papers_in(path: Path) -> list[PaperText]:
 
 
 def topics_in(path: Path) -> list[TopicText]:
-    """Raises PaperboyError with the line that is no topic."""
+    """Parse topics. Raise PaperboyError with the line that is invalid."""
     return [
         TopicText(str(row["id"]), row["query"]) for row in _lines(path, "id", "query", text="query")
     ]

@@ -1,4 +1,4 @@
-"""Topics against papers, beside SQLite's full-text search and the plain way, in one run."""
+"""Benchmark of matching: topics against papers, compared with SQLite's FTS5 and plain Python."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from pipeline.matching.topics import match
 from pipeline.matching.words import forms, stem
 
 MOST: Final = 10  # papers of a digest
-SAMPLE: Final = 200  # topics tried the plain way, and digests chosen one by one
+SAMPLE: Final = 200  # topics matched in plain Python, and digests picked one by one
 STATUS: Final = Path("/proc/self/status")
-READ: Final = 100  # papers that a model reads
+READ: Final = 100  # papers that a model embeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +45,19 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Seconds are of this machine at this hour; the ratios are what counts."""
+    """Result of a run. Seconds depend on the machine; compare the ratios."""
 
     plan: Plan
-    index_s: float  # reading the papers
+    index_s: float  # CPU seconds to index the papers
     match_s: float  # all topics, with the words that matched
     matches: int
-    memory_mb: float  # more at the peak than before
-    fts5_s: float  # the same topics, in SQLite's C; every word must stand in the paper
-    plain_s: float  # the same in plain Python over sets of words, from a sample
-    pick_us: float  # a reader, as digests are compiled
-    embed_s: float | None  # the model reads 1,000 papers; None without a model
-    embed_mb: float | None  # more at the peak than before it was loaded
-    arrays_s: float  # all readers at once, as arrays: the best of their topics and nothing else
+    memory_mb: float  # increase of the peak
+    fts5_s: float  # the same topics in SQLite, in C; every word must occur in the paper
+    plain_s: float  # the same in plain Python with sets of words, extrapolated
+    pick_us: float  # per reader, as digests are compiled
+    embed_s: float | None  # the model embeds 1,000 papers; None without a model
+    embed_mb: float | None  # increase of the peak by loading and running the model
+    arrays_s: float  # all readers at once, as arrays: only the best papers of their topics
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -80,9 +80,9 @@ class Report:
 
 
 def run(plan: Plan, model: Sequence[str] = ()) -> Report:
-    """`model` has the places of one that is measured too.
+    """Run the benchmark; `model` has the paths of an embedding model to include.
 
-    Raises PaperboyError where what is measured does not do its work.
+    Raise PaperboyError if a topic alone finds other papers than among all topics.
     """
     papers = crowd.papers(plan.papers)
     topics = crowd.topics(plan.topics, papers)
@@ -110,9 +110,9 @@ def run(plan: Plan, model: Sequence[str] = ()) -> Report:
 
 
 def _model_costs(places: Sequence[str]) -> tuple[float | None, float | None]:
-    """Seconds for 1,000 papers, and megabytes: in a process of its own, whose peak is the model's.
+    """Return seconds for 1,000 papers, and megabytes; None for both if there is no model.
 
-    None of both where there is no model. Raises SettingsError.
+    Runs in a process of its own, so that its peak memory is the model's. Raise SettingsError.
     """
     if not places:
         return None, None
@@ -135,7 +135,7 @@ def _timed(work: Any) -> tuple[float, Any]:
 
 
 def _peak_mb() -> float:
-    # Linux: getrusage() starts a child with the peak of its parent, this does not.
+    # On Linux, getrusage() starts a child with the peak of its parent; this file does not.
     if STATUS.exists():
         return int(STATUS.read_text().split("VmHWM:")[1].split()[0]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -148,7 +148,7 @@ def _check(
     found: Sequence[Match],
     corpus: CorpusStatistics,
 ) -> None:
-    """A few topics by themselves find what they found among all."""
+    """Check that topics matched alone find the same papers; raise PaperboyError if not."""
     of = defaultdict(set)
     for one in found:
         of[one.topic_id].add(one.paper_id)
@@ -158,11 +158,11 @@ def _check(
             raise PaperboyError(f"the topic {topic.query!r} finds other papers by itself")
 
 
-# --- What it is compared with -------------------------------------------------------------------
+# --- Alternatives -------------------------------------------------------------------------------
 
 
 def _fts5(topics: Sequence[Topic], papers: Sequence[Paper]) -> float:
-    """Every topic asked of SQLite: all words must be there, ranked by its own BM25."""
+    """Return CPU seconds of FTS5 for all topics: every word required, ranked by its own BM25."""
     database = sqlite3.connect(":memory:")
     database.execute("CREATE VIRTUAL TABLE p USING fts5(title, abstract, tokenize='porter')")
     database.executemany("INSERT INTO p VALUES (?, ?)", ((p.title, p.abstract) for p in papers))
@@ -180,7 +180,7 @@ def _fts5(topics: Sequence[Topic], papers: Sequence[Paper]) -> float:
 
 
 def _plain(topics: Sequence[Topic], papers: Sequence[Paper]) -> float:
-    """Every topic compared with every paper: are all its words there?"""
+    """Return CPU seconds to check for each topic and paper if all words of the topic occur."""
     words = [{stem(form) for form in forms(f"{p.title} {p.abstract}")} for p in papers]
     asked = [_stems(topic) for topic in topics]
     seconds, _ = _timed(lambda: [[i for i, has in enumerate(words) if one <= has] for one in asked])
@@ -196,7 +196,7 @@ def _stems(topic: Topic) -> set[str]:
 
 
 def _picking(found: Sequence[Match], papers: Sequence[Paper], followed: Followed) -> float:
-    """Microseconds a reader, with every topic's candidates made once for all."""
+    """Return microseconds per reader to pick a digest; topic candidates are shared by all."""
     offers: dict[int, list[Candidate]] = defaultdict(list)
     for one in found:
         paper = papers[one.paper_id]
@@ -210,9 +210,9 @@ def _picking(found: Sequence[Match], papers: Sequence[Paper], followed: Followed
 
 
 def fan_out(found: Sequence[Match], followed: Followed, topic_count: int) -> npt.NDArray[np.int64]:
-    """For each reader the best papers of all their topics, as rows of at most `MOST`, -1 for none.
+    """Return the best papers of each reader's topics: a row of MOST, -1 if there are fewer.
 
-    Shares of topics and near-duplicates are left out: it tells what the mere joining costs.
+    Ignores the quotas of topics and near-duplicates: it measures the cost of joining alone.
     """
     topic = np.array([one.topic_id for one in found], dtype=np.int64)
     order = np.lexsort((-np.array([one.score for one in found]), topic))

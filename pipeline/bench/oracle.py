@@ -1,4 +1,4 @@
-"""Proof before timing: what arrives says what the plain way of rendering says."""
+"""Check before timing: received mails have the same content as plain rendering."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.smtp import SMTPTransport
 
 @dataclass
 class Letterbox:
-    """Keeps messages as they came, dots unstuffed, by recipient; the hooks aiosmtpd calls."""
+    """SMTP handler (aiosmtpd) that stores messages by recipient, dot-unstuffed."""
 
     received: dict[str, bytes] = field(default_factory=dict)
 
@@ -31,9 +31,9 @@ class Letterbox:
 
 
 def check(services: Services, now: datetime) -> list[bytes]:
-    """Send everything that is due to a server that keeps it; the messages, as they came.
+    """Send all due digests to a local server; return the messages as received.
 
-    Raises PaperboyError unless each says what `Renderer.page` says of its digest.
+    Raise PaperboyError unless each has the content that `Renderer.page` returns for its digest.
     """
     box, composed = Letterbox(), dict[str, tuple[Delivery, Digest]]()
     dispatcher = services.dispatcher(now)
@@ -70,7 +70,7 @@ def _compare(
 
 
 def spoken(raw: bytes) -> Sequence[str]:
-    """Subject, HTML and text of a message as a mail app reads them."""
+    """Return subject, HTML and text of a message as a mail app decodes them."""
     message = BytesParser(policy=SMTP).parsebytes(raw)
     assert isinstance(message, EmailMessage)  # noqa: S101  (what this policy makes)
     return [message["Subject"], _content(message, "html"), _content(message, "plain")]

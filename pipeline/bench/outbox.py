@@ -1,4 +1,4 @@
-"""A temporary database with readers, and as many digests owed to them as are asked for."""
+"""A temporary database with readers and any number of queued digests."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TOPICS_OF_A_READER = 4
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """A topic as readers know it, and the words by which it matched each of its papers."""
+    """A followed topic, and the words by which it matched each of its papers."""
 
     label: str
     phrases: dict[int, tuple[str, ...]]  # by paper id
@@ -60,21 +60,22 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class Owed:
-    """A mail to make: enough for a sender that has no database."""
+    """A mail to compose: enough for a sender that has no database."""
 
     delivery: Delivery
     digest: Digest
 
 
-# --- The database -------------------------------------------------------------------------------
+# --- Database -----------------------------------------------------------------------------------
 
 
 @contextmanager
 def temporary_database(url: str | None) -> Iterator[str]:
-    """A migrated database that is gone afterwards; yields its URL.
+    """Create and migrate a temporary database; yield its URL, and drop it afterwards.
 
-    None: a SQLite file in a folder for temporary files. On PostgreSQL a new database is made on
-    the server of `url`, which needs the right to; the database named there is left alone.
+    If `url` is None, it is a SQLite file in a temporary folder. On PostgreSQL a new database is
+    created on the server of `url`, which needs the privilege; the database named in the URL is not
+    touched. Raise SettingsError if `url` is not PostgreSQL.
     """
     if url is None:
         with TemporaryDirectory(prefix="paperboy-bench-") as folder:
@@ -89,7 +90,7 @@ def temporary_database(url: str | None) -> Iterator[str]:
 
 
 class _Server:
-    """A PostgreSQL on which we make a database of our own."""
+    """A PostgreSQL server on which a database is created and dropped."""
 
     def __init__(self, url: str) -> None:
         self._engine = open_engine(url)
@@ -111,7 +112,7 @@ class _Server:
 
     def _run(self, statement: str) -> None:
         with self._engine.connect() as conn:
-            # Neither statement may stand in a transaction.
+            # Neither statement can run in a transaction.
             conn.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(statement)
 
 
@@ -128,7 +129,7 @@ def _migrated(url: str) -> str:
 
 
 def ingest_samples(engine: Engine, now: datetime) -> list[Paper]:
-    """The bundled papers, stored as if a source had announced them."""
+    """Store the bundled papers as if a source had announced them, and return them."""
     found = [answer for path in SAMPLE for answer in recorded.read_file(path)]
     ingest_recorded(engine, found, now=now)
     with reading(engine) as conn:
@@ -138,7 +139,7 @@ def ingest_samples(engine: Engine, now: datetime) -> list[Paper]:
 def add_readers(
     engine: Engine, count: int, known: Sequence[Paper], suppression_key: str, now: datetime
 ) -> list[Reader]:
-    """`count` active readers; each follows topics that few others follow together."""
+    """Store and return `count` active readers; few readers share their set of topics."""
     chance = Random(count)  # noqa: S311  (the same readers in every run)
     topics = _topics(known, chance)
     emails = [f"reader{number}@example.org" for number in range(count)]
@@ -181,7 +182,7 @@ def _topics(known: Sequence[Paper], chance: Random) -> list[Interest]:
 
 
 def _phrase(paper: Paper, chance: Random) -> str:
-    """Two words of its title that stand together."""
+    """Return two adjacent words of the title."""
     words = paper.title.split()
     start = chance.randrange(max(1, len(words) - 1))
     return " ".join(words[start : start + 2])
@@ -192,7 +193,7 @@ def _phrase(paper: Paper, chance: Random) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
-    """Fills the outbox of one database, edition after edition."""
+    """Outbox of one database, filled edition after edition."""
 
     engine: Engine
     papers: Sequence[Paper]
@@ -200,7 +201,7 @@ class Outbox:
     template: str
 
     def fill(self, edition: int, picks: int, now: datetime, count: int | None = None) -> list[Owed]:
-        """Owe a digest of `picks` papers to the first `count` readers, else to all."""
+        """Queue a digest of `picks` papers for the first `count` readers; if None, for all."""
         edition_on = FIRST_DAY + timedelta(days=edition)
         readers = self.readers[:count]
         frozen = [self._digest(reader, edition, edition_on, picks) for reader in readers]
@@ -230,7 +231,7 @@ class Outbox:
 
 
 def require(known: Sequence[Paper], picks: int) -> None:
-    """Raises PaperboyError where the samples have fewer papers than a digest is to have."""
+    """Raise PaperboyError if the samples have fewer papers than a digest needs."""
     if len(known) < picks:
         raise PaperboyError(f"the bundled samples have {len(known)} papers, not {picks}")
 

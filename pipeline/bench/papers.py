@@ -1,4 +1,4 @@
-"""Papers that nobody wrote, as long and as wordy as real ones, and searches for them."""
+"""Synthetic papers with the length and vocabulary of real ones, and searches for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 from pipeline.domain import Paper, Sighting
 
 A_DAY: Final = 100  # papers
-COINED: Final = 40_000  # words beside those of the samples: names, methods, slips of the pen
+COINED: Final = 40_000  # words in addition to those of the samples: names, methods, typing errors
 COINED_SHARE: Final = 0.12  # of running text
 CATEGORIES: Final = ("cs.AI", "cs.CL", "cs.CV", "cs.LG", "cs.RO", "eess.AS", "q-bio.PE", "stat.ML")
 SYLLABLES: Final = (
@@ -37,22 +37,22 @@ SYLLABLES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """One question, in the topic language and in SQLite's."""
+    """One search, in the topic language and in the language of SQLite's FTS5."""
 
     query: str
     fts5: str
 
 
 class Scribe:
-    """Makes the same papers and the same searches in every run."""
+    """Generator of papers and searches, the same in every run."""
 
     def __init__(self, known: Sequence[Paper]) -> None:
-        """`known` lends its words, each as often as it stands there."""
+        """Take the vocabulary from `known`, each word as often as it occurs there."""
         self._words = [word for paper in known for word in _words(paper)]
         self._chance = Random(1)  # noqa: S311  (made up, not secret)
 
     def papers(self, count: int, newest: date) -> Iterator[Sighting]:
-        """Oldest first, as they would have come, so many a day."""
+        """Yield `count` papers, A_DAY for each day, the newest day last."""
         for number in reversed(range(count)):
             announced_on = newest - timedelta(days=number // A_DAY)
             arxiv_id = f"{announced_on:%y%m}.{number % 100_000:05d}"
@@ -69,7 +69,7 @@ class Scribe:
             )
 
     def searches(self, count: int, papers: Sequence[Sighting]) -> list[Search]:
-        """What people type: a few words, a phrase, a word of a title, a word in a category."""
+        """Return typical searches: words, a phrase, a title word, a word in a category, a NOT."""
         kinds = cycle((self._plain, self._phrase, self._title, self._category, self._without))
         return [next(kinds)(self._chance.choice(papers)) for _ in range(count)]
 
@@ -81,7 +81,7 @@ class Scribe:
     def _word(self) -> str:
         if self._chance.random() >= COINED_SHARE:
             return self._chance.choice(self._words)
-        # Zipf's law, near enough: a few coined words stand in many papers, most in one or two.
+        # Approximates Zipf's law: a few coined words occur in many papers, most in one or two.
         return _coined(int(self._chance.paretovariate(0.6)) % COINED)
 
     # --- Searches -------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def _words(paper: Paper) -> list[str]:
 
 
 def _bare(text: str) -> list[str]:
-    """Its words without "and", "or" and "not", which mean something in a query."""
+    """Return the words without "and", "or" and "not", which are operators in a query."""
     return [word for word in text.lower().split() if word not in {"and", "or", "not"}]
 
 

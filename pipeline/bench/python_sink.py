@@ -1,7 +1,7 @@
-"""A mail server that takes everything and keeps nothing, for machines without smtp-sink.
+"""Mail server that accepts and discards every mail, for machines without smtp-sink.
 
-Run as a program with a port: it listens on loopback and counts like `smtp-sink -c`. It imports
-nothing of ours, so that it starts at once.
+Run it as a program with a port: it listens on loopback and counts like `smtp-sink -c`. It imports
+nothing of ours, so it starts at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How good matching is on labelled sets: the order, the floor, and days with nothing to say."""
+"""Quality of matching on labelled sets: ranking, threshold, and days without relevant papers."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from pipeline.matching.query import plain_words
 
 DEPTH: Final = 10
 RESAMPLES: Final = 2_000  # of the bootstrap
-DAYS, DAY = 50, 30  # quiet days tried for a topic, and papers of one
+DAYS, DAY = 50, 30  # simulated days without relevant papers per topic; papers per day
 
 Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class FloorQuality:
-    """What readers of one breadth would get, in percent; means over topics."""
+    """Digests of readers with one breadth setting, in percent; means over topics."""
 
     precision: float
     recall: float
-    papers: float  # a topic, not in percent
-    quiet: float  # of days without a relevant paper, those that brought nothing
-    elsewhere: float | None = None  # the same of days of another set, of which none is relevant
+    papers: float  # per topic, not in percent
+    quiet: float  # of days without a relevant paper, the share that returned no paper
+    elsewhere: float | None = None  # the same for days of another set, which has no relevant paper
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Quality:
     name: str
     topics: int
     ndcg: float
-    error: float  # standard, of the mean, by resampling topics
+    error: float  # standard error of the mean, by resampling topics
     floors: Mapping[Breadth, FloorQuality]
 
     def as_json(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def measure(
     elsewhere: Sequence[PaperText] = (),
     embedder: Embedder | None = None,
 ) -> Quality:
-    """`elsewhere` are papers of other fields, for days on which nothing should be sent."""
+    """Return the quality on a set; `elsewhere` has papers of other fields, all irrelevant."""
     index = PaperIndex(labelled.papers, embedder=embedder)
     others = PaperIndex(elsewhere, index.statistics()) if elsewhere else None
     ranks = [_ndcg(index, labelled, topic) for topic in labelled.topics]
@@ -90,11 +90,11 @@ def measure(
     )
 
 
-# --- The order ----------------------------------------------------------------------------------
+# --- Ranking ------------------------------------------------------------------------------------
 
 
 def _ndcg(index: PaperIndex, labelled: LabelledSet, topic: TopicText) -> float:
-    """Of 100; the gain of a grade is 2^grade - 1, the discount of a rank log2(rank + 1)."""
+    """Return nDCG@10 of 100; the gain of a grade is 2^grade - 1, the discount log2(rank + 1)."""
     grades = labelled.grades[topic.id]
     found = index.find(plain_words(topic.query), floor=False)
     best_first = found.papers[np.argsort(-found.scores, kind="stable")]
@@ -109,7 +109,7 @@ def _gain(grades: Sequence[int]) -> float:
     return sum((2.0**grade - 1) / math.log2(i + 2) for i, grade in enumerate(grades[:DEPTH]))
 
 
-# --- The floor ----------------------------------------------------------------------------------
+# --- Threshold ----------------------------------------------------------------------------------
 
 
 def _floors(
@@ -139,7 +139,7 @@ def _floors(
 def _elsewhere(
     others: PaperIndex | None, papers: int, topic: TopicText, chance: np.random.Generator
 ) -> dict[Breadth, float]:
-    """Of days of papers about something else, how many in 100 bring nothing."""
+    """Return the percentage of days with only irrelevant papers of other fields without a match."""
     if others is None:
         return dict.fromkeys(Breadth, math.nan)
     days = chance.integers(0, papers, (DAYS, DAY))
@@ -152,11 +152,15 @@ def _elsewhere(
 
 
 def _share(some: float, of_all: float) -> float:
-    """In percent; NaN of nothing."""
+    """Return a percentage; NaN if `of_all` is 0."""
     return 100 * float(some) / float(of_all) if of_all else math.nan
 
 
 def _mean(floors: Iterable[FloorQuality]) -> FloorQuality:
-    """Topics that were sent nothing have no precision, those without a paper no recall."""
+    """Return means over topics.
+
+    A topic without matches has no precision, one without relevant papers no recall; both are left
+    out of the mean.
+    """
     rows = [(one.precision, one.recall, one.papers, one.quiet) for one in floors]
     return FloorQuality(*(float(column) for column in np.nanmean(np.array(rows), axis=0)))

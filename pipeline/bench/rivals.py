@@ -1,4 +1,4 @@
-"""What the dispatcher is compared with: Postfix's smtp-source, and the plain way in Python."""
+"""Alternatives to the dispatcher: Postfix's smtp-source, and plain Python."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from pipeline.errors import PaperboyError
 def smtp_source(
     program: str, port: int, *, mails: int, sessions: int, message: Path, reuse: bool
 ) -> float:
-    """Seconds that smtp-source takes for `mails` copies of the message in a file.
+    """Return seconds that smtp-source takes to send a message file `mails` times.
 
-    It opens a connection for each mail, as it does by itself, or with `reuse` keeps `sessions`.
+    By default it opens a connection for each mail; if `reuse`, it keeps `sessions` open. Raise
+    PaperboyError if it fails or takes longer than LONGEST_LEG.
     """
     sizes = ["-s", str(sessions), "-m", str(mails), *(["-d"] if reuse else [])]
     mail = ["-f", "papers@example.org", "-t", "reader@example.org", "-F", str(message)]
@@ -42,18 +43,18 @@ def smtp_source(
 
 
 def message_file(raw: bytes, folder: Path) -> Path:
-    """`raw` where smtp-source finds it; it makes the line ends and doubles the dots itself."""
+    """Write `raw` to a file for smtp-source, which adds CRLF and doubles leading dots itself."""
     path = folder / "message"
     path.write_bytes(raw.replace(b"\r\n", b"\n"))
     return path
 
 
 def plain(services: Services, port: int, owed: Sequence[Owed], now: datetime) -> float:
-    """Seconds that an ordinary program takes for these digests, which it has in memory.
+    """Return seconds that a simple program takes to send these digests from memory.
 
-    Templates are compiled beforehand and one connection carries all, but each mail is rendered by
-    Jinja, built by `EmailMessage` and sent by `smtplib`. There is no database: nothing is looked
-    up, and nothing is kept of what became of a mail.
+    Templates are compiled before and one connection is used for all, but each mail is rendered by
+    Jinja, built by `EmailMessage` and sent by `smtplib`. There is no database: nothing is queried,
+    and no result is stored.
     """
     started = time.perf_counter()
     with smtplib.SMTP("127.0.0.1", port) as smtp:

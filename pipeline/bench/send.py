@@ -1,6 +1,6 @@
-"""Sending measured: the real dispatcher, smtp-source and the plain way, round by round.
+"""Benchmark of sending: the real dispatcher, smtp-source and plain Python, round by round.
 
-Every leg has a sink of its own, so that the sink's CPU is known by leg.
+Each leg has a sink of its own, so that the CPU time of the sink is known for each leg.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from pipeline.bootstrap import Services
 from pipeline.errors import PaperboyError
 
 SAMPLE: Final = 100  # digests compared before timing; smtp-source gets one of them
-PLAIN_SHARE: Final = 200  # mails at most of a plain leg: it is slow, and its speed is steady
+PLAIN_SHARE: Final = 200  # maximum mails of a plain leg: it is slow at a steady rate
 SITE: Final = "https://papers.example.org"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    mails: int = 2_000  # of a round
-    papers: int = 10  # of a digest
+    mails: int = 2_000  # per round
+    papers: int = 10  # per digest
     rounds: int = 5
     sessions: int = 20
     database_url: str | None = None  # None: SQLite in a temporary file
@@ -41,13 +41,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """The same mails, sent one way."""
+    """The mails of a round, sent in one way."""
 
     mails: int
     seconds: float
     sender_cpu: float  # seconds
     sink_cpu: float
-    octets: int = 0  # of all mails, where that is known
+    octets: int = 0  # of all mails, if known
     steps: Mapping[Step, float] | None = None  # thread CPU in seconds
 
     @property
@@ -55,17 +55,17 @@ class Leg:
         return self.mails / self.seconds
 
     def us(self, seconds: float) -> float:
-        """Microseconds a mail."""
+        """Return microseconds per mail."""
         return seconds / self.mails * 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Legs run one after the other, so that they met the same machine."""
+    """Legs run one after the other, so that they run under the same conditions."""
 
     paperboy: Leg
     plain: Leg
-    smtp_source: Leg | None  # None where Postfix is not installed
+    smtp_source: Leg | None  # None if Postfix is not installed
     smtp_source_reusing: Leg | None
 
     @property
@@ -91,7 +91,7 @@ def _ratio(ours: Leg, theirs: Leg | None) -> float | None:
 @dataclass(frozen=True, slots=True)
 class Report:
     plan: Plan
-    sink: str  # "smtp-sink", or "python" where Postfix is not installed
+    sink: str  # "smtp-sink", or "python" if Postfix is not installed
     database: str
     rounds: Sequence[Round]
 
@@ -120,7 +120,7 @@ class Report:
         }
 
     def us_per_mail(self) -> dict[str, float]:
-        """Thread CPU of the sender by step; the median of the rounds."""
+        """Return thread CPU of the sender by step, in microseconds per mail (median of rounds)."""
         ours = [round_.paperboy for round_ in self.rounds]
         return {
             step: round(median(leg.us((leg.steps or {}).get(step, 0.0)) for leg in ours), 1)
@@ -128,12 +128,15 @@ class Report:
         }
 
     def rate(self, leg: str) -> float | None:
-        """Mails a second of one way of sending; the median of the rounds."""
+        """Return mails per second of one way of sending; median of the rounds.
+
+        None if this way did not run.
+        """
         legs = [found for round_ in self.rounds if (found := getattr(round_, leg))]
         return round(median(found.per_second for found in legs), 1) if legs else None
 
     def ratio(self, name: str) -> float | None:
-        """The median of the rounds' own ratios; None where there was nothing to compare with."""
+        """Return the median of the rounds' ratios; None if there was nothing to compare with."""
         ratios = [found for round_ in self.rounds if (found := getattr(round_, name)) is not None]
         return round(median(ratios), 3) if ratios else None
 
@@ -144,13 +147,14 @@ def _row(round_: Round) -> dict[str, float | None]:
     return {name: round(leg.per_second, 1) if leg else None for name, leg in legs.items()}
 
 
-# --- The run ------------------------------------------------------------------------------------
+# --- Run ----------------------------------------------------------------------------------------
 
 
 def run(plan: Plan, told: Callable[[Round], None] = lambda _round: None) -> Report:
-    """Measure; `told` hears of each round as it ends.
+    """Run the benchmark; pass each round to the callback when it ends.
 
-    Raises PaperboyError unless every mail arrived, and said what the plain way says.
+    Raise PaperboyError unless every mail arrived, and the sample has the content of plain
+    rendering.
     """
     with (
         outbox.temporary_database(plan.database_url) as url,
@@ -173,7 +177,7 @@ def _settings(plan: Plan, database_url: str) -> settings.Settings:
     return settings.load(
         env_file=None,
         database_url=database_url,
-        smtp_url="smtp://127.0.0.1:25",  # the port of each leg's sink takes its place
+        smtp_url="smtp://127.0.0.1:25",  # replaced by the port of each leg's sink
         smtp_connections=plan.sessions,
         smtp_tls="auto",
         site_url=SITE,
@@ -184,18 +188,18 @@ def _settings(plan: Plan, database_url: str) -> settings.Settings:
 
 @dataclass(frozen=True, slots=True)
 class _Course:
-    """What all rounds share."""
+    """Fixture shared by all rounds."""
 
     plan: Plan
     services: Services
     outbox: Outbox
-    source: str | None  # the path of smtp-source
-    sink: str | None  # the path of smtp-sink
-    message: Path  # what smtp-source sends
+    source: str | None  # path of smtp-source
+    sink: str | None  # path of smtp-sink
+    message: Path  # sent by smtp-source
 
     @classmethod
     def prepared(cls, plan: Plan, services: Services, folder: Path) -> _Course:
-        """Fill a database, and send a sample that is compared word by word."""
+        """Fill a database, send a sample, and compare its content with plain rendering."""
         now = datetime.now(UTC)
         papers = outbox.ingest_samples(services.engine, now)
         outbox.require(papers, plan.papers)
@@ -213,9 +217,9 @@ class _Course:
         return cls(plan, services, box, source, sink, message)
 
     def round(self, number: int) -> Round:
-        """Each way once; another one begins in each round, for the sake of fairness."""
-        # No more than the plain way needs: what lies about in memory, the dispatcher's garbage
-        # collector would have to walk through, and no real sender has it.
+        """Run each leg once; rotate the order in each round, for fairness."""
+        # Keep only the digests that the plain leg needs: the garbage collector of the dispatcher
+        # would have to traverse the others, which a real sender does not have.
         owed = self.outbox.fill(number, self.plan.papers, datetime.now(UTC))[:PLAIN_SHARE]
         gc.collect()
         ways: list[tuple[str, Callable[[], Leg | None]]] = [
@@ -267,7 +271,7 @@ class _Course:
 
     @contextmanager
     def _expecting(self, mails: int) -> Iterator[Sink]:
-        """A fresh sink. Raises PaperboyError unless in the end it has taken all `mails`."""
+        """Yield a new sink. At the end, raise PaperboyError if it did not receive all `mails`."""
         with sinks.running(self.sink) as sink:
             yield sink
             arrived = sink.wait_for(mails)

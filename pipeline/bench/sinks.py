@@ -1,4 +1,4 @@
-"""Mail servers that take everything and keep nothing, as child processes."""
+"""Mail servers that accept and discard every mail, as child processes."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from pipeline.embedded import free_port
 from pipeline.errors import ServiceError
 
 BACKLOG: Final = 512
-LONGEST_LEG: Final = 900  # seconds: no child outlives this, whatever becomes of us
+LONGEST_LEG: Final = 900  # seconds after which `timeout`, if installed, ends a child
 START_TIMEOUT: Final = 10.0  # seconds
-LAST_WORDS: Final = 5.0  # seconds in which a counter may lag behind the replies
+LAST_WORDS: Final = 5.0  # seconds by which a counter may lag behind the replies
 POSTFIX_FOLDERS: Final = ("/usr/sbin", "/usr/libexec/postfix", "/usr/local/sbin")
 
 
 def postfix(program: str) -> str | None:
-    """The path of one of Postfix's programs; None where Postfix is not installed."""
+    """Return the path of a Postfix program; None if Postfix is not installed."""
     return shutil.which(program) or shutil.which(program, path=os.pathsep.join(POSTFIX_FOLDERS))
 
 
 def bounded(command: Sequence[str]) -> list[str]:
-    """`command`, ended after a while even if we are killed and cannot stop it."""
+    """Wrap `command` in `timeout`, if installed, so that it ends even if we are killed."""
     timeout = shutil.which("timeout")
     return [timeout, str(LONGEST_LEG), *command] if timeout else list(command)
 
 
 def children_cpu() -> float:
-    """Seconds of CPU of all children that have ended and were waited for."""
+    """Return CPU seconds of all children that have ended and were waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 class Sink:
-    """One running server. `cpu` is known once it was stopped."""
+    """One running server. `cpu` is known when it has stopped."""
 
     def __init__(self, program: str | None) -> None:
-        """`program` is the path of smtp-sink; None takes our own. Raises ServiceError."""
+        """Start `program`, the path of smtp-sink; if None, our own sink. Raise ServiceError."""
         self.cpu = 0.0  # seconds
-        for _ in range(5):  # somebody may take the port between our finding it and the server's
+        for _ in range(5):  # the free port may be taken before the server binds it
             self.port = free_port()
             self._said: IO[bytes] = TemporaryFile()  # noqa: SIM115  (open as long as the server)
             self._process = subprocess.Popen(  # noqa: S603  (our own command, and no shell)
@@ -64,7 +64,7 @@ class Sink:
         raise ServiceError("the sink for mail does not start")
 
     def wait_for(self, messages: int) -> int:
-        """How many messages it has taken, once there are `messages` or no more will come."""
+        """Wait until `messages` have been received, at most LAST_WORDS; return how many were."""
         deadline = time.monotonic() + LAST_WORDS
         while self.count() < messages and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -109,6 +109,6 @@ def _command(program: str | None, port: int) -> list[str]:
     if program is None:
         own = Path(__file__).with_name("python_sink.py")
         return [sys.executable, "-I", str(own), str(port)]
-    # Started by root, it wants to become somebody else.
+    # If started by root, smtp-sink requires another user.
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     return [program, *user, "-c", f"127.0.0.1:{port}", str(BACKLOG)]

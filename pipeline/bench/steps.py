@@ -1,7 +1,7 @@
-"""Where a sender's time goes: thread CPU, measured at the seams of the dispatcher.
+"""Profile of a sender: CPU time of its threads, measured at the interfaces of the dispatcher.
 
-CPU of the thread and not time on the clock, since the threads of a sender wait for each other,
-for the disk and for the mail server.
+CPU time and not wall time, since the threads of a sender wait for each other, for the disk and for
+the mail server.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ T = TypeVar("T")
 
 
 class Step(StrEnum):
-    CLAIM = "claim"  # the transactions that take deliveries, tidy and give back
-    LOAD = "load"  # frozen digests from the database
+    CLAIM = "claim"  # transactions that claim, tidy and give back
+    LOAD = "load"  # digests from the database
     COMPOSE = "compose"  # a digest to the bytes on the wire
     SEND = "send"  # SMTP: open, offer, final dot, close
-    COMMIT = "commit"  # marks and settlements: all that the committer's thread does
-    REST = "rest"  # the process's CPU but for the above: threads and lines between them
+    COMMIT = "commit"  # marks and settlements: the whole committer thread
+    REST = "rest"  # CPU of the process without the above: threads, and code between
 
 
 class Meter:
-    """Seconds of thread CPU by step, and what was composed. Safe in threads."""
+    """Seconds of thread CPU by step, and octets composed. Safe in threads."""
 
     def __init__(self) -> None:
         self.seconds: dict[Step, float] = dict.fromkeys(Step, 0.0)
@@ -57,13 +57,13 @@ class Meter:
             self.octets += octets
 
     def note_total(self, step: Step) -> None:
-        """All CPU of the calling thread so far belongs to `step`."""
+        """Set the seconds of `step` to all CPU that the calling thread has used so far."""
         with self._lock:
             self.seconds[step] = time.thread_time()
 
 
 def measured(dispatcher: Dispatcher, meter: Meter) -> Dispatcher:
-    """The same dispatcher, its parts put under a meter."""
+    """Return a copy of the dispatcher with its parts measured."""
     load, compose, clock = dispatcher.load, dispatcher.compose, dispatcher.clock
     caller = threading.current_thread()
 
@@ -78,8 +78,8 @@ def measured(dispatcher: Dispatcher, meter: Meter) -> Dispatcher:
         return body
 
     def noting_clock(conn: Connection) -> datetime:
-        # The committer asks for the time in each of its transactions, and in no other thread of a
-        # drain does anybody ask but in the caller's. Only its last commit goes unnoted.
+        # The committer reads the clock in each transaction. If no mail is refused, no other thread
+        # reads it but the caller's. Only the committer's last commit is not counted.
         if threading.current_thread() is not caller:
             meter.note_total(Step.COMMIT)
         return clock(conn)
@@ -95,7 +95,7 @@ def measured(dispatcher: Dispatcher, meter: Meter) -> Dispatcher:
 
 
 class TimedEngine:
-    """An engine whose `begin` is measured to the end of COMMIT: so the caller of a drain claims."""
+    """An engine with `begin` measured until COMMIT has ended: the calling thread claims with it."""
 
     def __init__(self, engine: Engine, meter: Meter) -> None:
         self._engine = engine

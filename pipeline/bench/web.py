@@ -1,7 +1,7 @@
-"""The site measured: how long a search, and every public page, takes somebody who waits for it.
+"""Benchmark of the site: latency of searches and of every public page.
 
-A real server answers over loopback. Each search is also asked of SQLite's own full-text index, and
-followed by a page that does nothing, so that all three met the same machine.
+A real server answers over loopback. Each search is also run in SQLite's full-text index, and
+followed by a page that does nothing, so that all three run under the same conditions.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from pipeline.storage.database import open_engine
 
 HOST: Final = "127.0.0.1"
 START_TIMEOUT: Final = 300.0  # seconds until every paper can be searched
-PATIENCE: Final = 30.0  # seconds for one answer
-SHOWN: Final = 50  # papers at most that the full-text index has to bring
-LOOKS: Final = 30  # at each public page
+PATIENCE: Final = 30.0  # seconds for one reply
+SHOWN: Final = 50  # maximum number of papers that the full-text index returns
+LOOKS: Final = 30  # requests per public page
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Milliseconds, of many answers."""
+    """Percentiles of latencies, in milliseconds."""
 
     p50: float
     p99: float
@@ -61,9 +61,9 @@ class Report:
     plan: Plan
     database: str
     ready_s: float  # from the start of the server until all papers could be searched
-    memory_mb: float | None  # of the server at its most; None where nobody tells
+    memory_mb: float | None  # peak of the server; None if there is no /proc
     search: Spread
-    fts5: Spread | None  # the same searches in SQLite's index, without a page; None without FTS5
+    fts5: Spread | None  # the same searches in SQLite, without a page; None without FTS5
     floor: Spread  # a page that does nothing
     pages: dict[str, Spread] = field(default_factory=dict)
 
@@ -89,7 +89,7 @@ class Report:
 
 
 def run(plan: Plan, told: Callable[[str], None] = lambda _step: None) -> Report:
-    """Measure; `told` hears what is done. Raises PaperboyError for an answer that is not 200."""
+    """Run the benchmark, with a callback per step. Raise PaperboyError if a reply is not 200."""
     with outbox.temporary_database(plan.database_url) as url:
         told("storing papers")
         papers, searches = _fill(plan, url)
@@ -106,7 +106,10 @@ def run(plan: Plan, told: Callable[[str], None] = lambda _step: None) -> Report:
 
 
 def _fill(plan: Plan, url: str) -> tuple[list[Sighting], list[Search]]:
-    """Store the samples and the papers made of their words; Hugging Face's samples stay newest."""
+    """Store sample and synthetic papers, and return the synthetic ones with searches for them.
+
+    The Hugging Face samples stay the newest.
+    """
     engine, now = open_engine(url), datetime.now(UTC)
     try:
         known = outbox.ingest_samples(engine, now)
@@ -128,11 +131,11 @@ def _pages(papers: Sequence[Sighting]) -> Iterator[str]:
     yield "/subscribe"
 
 
-# --- The server ---------------------------------------------------------------------------------
+# --- Server -------------------------------------------------------------------------------------
 
 
 class Server:
-    """A site in a process of its own, asked over one kept connection."""
+    """A site in a process of its own, requested over one persistent connection."""
 
     def __init__(self, child: Child, port: int) -> None:
         self._child = child
@@ -140,7 +143,7 @@ class Server:
         self._started_at = time.monotonic()
 
     def get(self, path: str) -> bytes:
-        """The page, compressed as browsers ask for it. Raises PaperboyError unless it is a 200."""
+        """Return the page, gzipped as for browsers. Raise PaperboyError if it is not a 200."""
         self._connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
         answer = self._connection.getresponse()
         page = answer.read()
@@ -149,7 +152,10 @@ class Server:
         return page
 
     def wait_until_found(self, paper: Sighting) -> float:
-        """Seconds from our start until a search finds it. Raises ServiceError."""
+        """Return seconds from the start until a search finds the paper.
+
+        Raise ServiceError if the server ends or START_TIMEOUT is over.
+        """
         path = _address(f'ti:"{paper.title.lower()}"')
         while not self._finds(path):
             if not self._child.is_running() or self._waited() > START_TIMEOUT:
@@ -200,7 +206,7 @@ def _address(query: str) -> str:
 def _search(
     server: Server, index: sqlite3.Connection | None, searches: Sequence[Search]
 ) -> tuple[Spread, Spread | None, Spread]:
-    """The three ways in turn, search by search."""
+    """Time a search, the same in FTS5 and an empty page in turn, for each search."""
     ours, theirs, floor = [], [], []
     for search in searches:
         ours.append(_timed(partial(server.get, _address(search.query))))
@@ -221,12 +227,12 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-# --- SQLite's own search ------------------------------------------------------------------------
+# --- SQLite full-text search --------------------------------------------------------------------
 
 
 @contextmanager
 def _fts5(papers: Sequence[Sighting]) -> Iterator[sqlite3.Connection | None]:
-    """The papers in a full-text index in memory; None where this SQLite has none to offer."""
+    """Yield a full-text index of the papers in memory; None if SQLite was built without FTS5."""
     with closing(sqlite3.connect(":memory:")) as conn:
         try:
             conn.execute(

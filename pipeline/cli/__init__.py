@@ -1,7 +1,7 @@
-"""The same steps by hand: `paperboy ...`, also `python -m pipeline ...`.
+"""Command line: `paperboy ...`, also `python -m pipeline ...`.
 
-Answers go to stdout (with `--json` one object a line), logs to stderr. Exit code 0: done, 1: failed
-with one clear line, 2: wrong use.
+Results go to stdout (with `--json` one object per line), logs to stderr. Exit code 0: success, 1:
+failure, with one line on stderr, 2: invalid use.
 """
 
 from pipeline.cli.main import app, main

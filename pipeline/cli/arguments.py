@@ -11,15 +11,15 @@ from pathlib import Path
 
 from pipeline.setting_values import parse_login_url
 
-START_AND_END = (48, 49)  # fields of /proc/self/stat that say where the arguments are, proc(5)
-FIRST_FIELD = 3  # behind the name in parentheses, which may hold spaces
+START_AND_END = (48, 49)  # fields of /proc/self/stat with the addresses of the arguments, proc(5)
+FIRST_FIELD = 3  # after the name in parentheses, which may contain spaces
 
 
 def hide_passwords(arguments: Sequence[str]) -> None:
-    """Overwrite the passwords of URLs among `arguments` where `ps` reads them.
+    """Overwrite the passwords of URLs among `arguments` in the memory that `ps` reads.
 
-    Works on Linux, and does nothing elsewhere. They can be seen until we get here, and the history
-    of the shell keeps them: the commands that take one warn of it.
+    Works on Linux, and does nothing elsewhere. The passwords are visible until this is called, and
+    the shell keeps them in its history: the commands that take one warn about it.
     """
     found = [secret for argument in arguments if (secret := _password_of(argument))]
     if not found or sys.platform != "linux":
@@ -35,7 +35,7 @@ def hide_passwords(arguments: Sequence[str]) -> None:
 
 
 def _password_of(argument: str) -> str | None:
-    """Return the password of a URL as it stands in the argument, still encoded."""
+    """Return the password of a URL as it is written in the argument, still encoded."""
     url = re.search(r"[A-Za-z][A-Za-z0-9+.]*://(.*)", argument, re.DOTALL)
     if url is None:
         return None

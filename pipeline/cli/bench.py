@@ -1,4 +1,4 @@
-"""Measurements: paperboy bench send, web."""
+"""Benchmarks: paperboy bench send, web."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.bench import web as site
     from pipeline.bench.send import Plan, Report, Round
 
-# What is measured takes a second to import, which no other command should have to wait.
+# The benchmarks take a second to import, so each command imports its own: others must not wait.
 
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(bench_matching.app)
@@ -38,7 +38,7 @@ DatabaseURL = Annotated[
 
 @app.callback()
 def bench() -> None:
-    """Measure side by side, in one run; see docs/bench.md."""
+    """Run benchmarks against alternatives, side by side; see docs/bench.md."""
 
 
 @app.command()
@@ -52,7 +52,7 @@ def send(
     database_url: DatabaseURL = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send digests to a sink, beside smtp-source (C) and the plain way in Python."""
+    """Send digests to a sink; compare with smtp-source (C) and plain Python."""
     from pipeline.bench.send import Plan, run
 
     plan = Plan(mails, papers, rounds, sessions, database_url)
@@ -71,7 +71,7 @@ def web(
     database_url: DatabaseURL = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a site for searches and pages, beside SQLite's own full-text index."""
+    """Request searches and pages from a site; compare with SQLite's full-text index."""
     from pipeline.bench.web import Plan, run
 
     console = Console(stderr=True)
@@ -101,7 +101,7 @@ def _show_site(report: site.Report) -> None:
 
 @contextmanager
 def _progress(plan: Plan) -> Iterator[Callable[[Round], None]]:
-    """A bar on stderr, where people can see one."""
+    """Show a progress bar on stderr, if that is a terminal; yield its callback."""
     console = Console(stderr=True)
     columns = (TextColumn("Rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

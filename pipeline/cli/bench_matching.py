@@ -1,4 +1,4 @@
-"""Measurements: paperboy bench match, paperboy bench quality."""
+"""Benchmarks: paperboy bench match, paperboy bench quality."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.cli.output import AsJson, show
 if TYPE_CHECKING:
     from pipeline.bench.quality import Quality
 
-# As in cli.bench: what is measured takes long to import.
+# As in cli.bench, the benchmarks take long to import.
 
 app = typer.Typer()
 
@@ -41,7 +41,7 @@ def match(
     readers: Annotated[int, typer.Option("--readers", min=1)] = 100_000,
     as_json: AsJson = False,
 ) -> None:
-    """Match made-up topics with made-up papers, beside SQLite's FTS5 and plain Python."""
+    """Match synthetic topics with synthetic papers; compare with SQLite's FTS5 and plain Python."""
     from pipeline.bench.match import Plan, run
     from pipeline.settings import load
 
@@ -63,7 +63,7 @@ def quality(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score the order and the floor on labelled sets; see docs/matching.md."""
+    """Score the ranking and the threshold on labelled sets; see docs/matching.md."""
     from pipeline.bench import labelled
     from pipeline.bench.quality import measure
     from pipeline.embedding import from_settings

@@ -1,4 +1,4 @@
-"""Commands about what comes back: bounces read."""
+"""Command that reads bounce mail: bounces read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COLUMNS = ("file", "kind", "recipients", "status", "reason")
 
 @app.callback()
 def bounces() -> None:
-    """Bounces, complaints and other mails that come back."""
+    """Read bounces, complaints and other feedback mail."""
 
 
 @app.command()
@@ -50,13 +50,13 @@ def read(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read mails that came back, and do what they mean: suppress, count, unsubscribe.
+    """Read bounce mails and apply them: suppress, add strikes, unsubscribe.
 
-    A mail that cannot be read is named on stderr, the others go on, and the exit code is 1. In a
-    mailbox over IMAP and in a Maildir only new mails are read, and put away once they are applied.
+    If a mail cannot be read, it is named on stderr, the others are still read, and the exit code is
+    1. In an IMAP mailbox or a Maildir only new mails are read, and filed once they are applied.
 
-    The password of a mailbox comes from BOUNCE_MAILBOX_PASSWORD or BOUNCE_MAILBOX, else it is asked
-    for: on a command line, other users of this machine would see it.
+    The password of a mailbox comes from BOUNCE_MAILBOX_PASSWORD or BOUNCE_MAILBOX; otherwise it is
+    prompted for. On the command line, other users of this machine would see it.
     """
     if path is None or not dry_run:
         path = _with_password(path)
@@ -66,14 +66,17 @@ def read(
         rows = (_row(name, read_mail(octets)) for name, octets in mails)
         show(rows, _COLUMNS, as_json=as_json, empty="No mails there.")
     else:
-        applied = _applied(path, unreadable, names=names)  # a mail that fails is added, too
+        applied = _applied(path, unreadable, names=names)  # also adds mails that failed to apply
         show(applied, (*_COLUMNS, "effect"), as_json=as_json, empty="No new mails there.")
     if unreadable:
         raise typer.Exit(1)
 
 
 def _with_password(path: str | None) -> str:
-    """Return the place to read; that of a mailbox with its password."""
+    """Return the path to read, or the mailbox URL with its password.
+
+    Prompt for a missing password if stdin is a terminal.
+    """
     if path is not None and not is_imap(path):
         return path
     if path is not None and _password_in(path):
@@ -93,11 +96,11 @@ def _password_in(url: str) -> str | None:
     try:
         return parse_login_url(url).password
     except ValueError:
-        return None  # `mailbox_url` says what is wrong with it
+        return None  # `mailbox_url` reports the error
 
 
 def _applied(path: str, unreadable: list[str], *, names: bool) -> Iterator[dict[str, Any]]:
-    from pipeline.bootstrap import services  # which a dry run can do without
+    from pipeline.bootstrap import services  # not needed by a dry run
 
     built, now = services(), datetime.now(UTC)
     if not names and (is_imap(path) or is_maildir(Path(path))):
@@ -112,7 +115,10 @@ def _applied(path: str, unreadable: list[str], *, names: bool) -> Iterator[dict[
 
 
 def _readable(path: str, unreadable: list[str], *, names: bool) -> Iterator[tuple[str, bytes]]:
-    """Name and octets of each mail; what could not be read is added to `unreadable`."""
+    """Yield the name and the octets of each mail; add unreadable ones to `unreadable`.
+
+    Raise UsageError for an IMAP mailbox, since reading would mark its mails as read.
+    """
     if is_imap(path):
         raise UsageError("a mailbox is not read for a dry run: it would be marked as read")
     for mail in _mails(path, names=names):

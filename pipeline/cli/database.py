@@ -29,7 +29,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def upgrade() -> None:
-    """Bring the database to the tables this version needs, with keys where none are set."""
+    """Migrate the database to this version; create keys if none are set."""
     loaded = settings.load()
     engine = open_engine(loaded.database_url)
     key = loaded.suppression_key.get_secret_value() if loaded.suppression_key else None
@@ -68,7 +68,8 @@ def settle(
 ) -> None:
     """Settle a restored database: no mail is sent twice, none to addresses that left since.
 
-    Everything is held; `paperboy sending start` goes on. docs/moving.md has the whole procedure.
+    All sending is held; `paperboy sending start` resumes it. docs/moving.md has the whole
+    procedure.
     """
     built, clock, until = services(), moment(now), _moment(sent_until)
     if until > clock:
@@ -102,7 +103,10 @@ def _moment(text: str) -> datetime:
 
 @contextmanager
 def _old(url: str) -> Iterator[Engine]:
-    """The replaced database, which is only read. A password belongs on stdin, not in `ps`."""
+    """Open the replaced database, for reading only; raise PaperboyError if there is no such file.
+
+    A URL with a password belongs on stdin, since `ps` shows arguments.
+    """
     given = sys.stdin.readline().strip() if url == "-" else url
     engine = open_engine(given)
     path = make_url(given).database

@@ -1,4 +1,4 @@
-"""Commands about the keys that sign: dkim new, records."""
+"""Commands about DKIM keys: dkim new, records."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def new(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key, and say what to publish before it is used."""
+    """Generate a DKIM key, and print the DNS record to publish before it is used."""
     check_selector(selector)
     domain = _services().signing_domain
     path = file or Path(f"dkim-{selector}.pem")
@@ -50,7 +50,7 @@ def new(
 
 @app.command()
 def records(as_json: AsJson = False) -> None:
-    """What to publish for the keys that are set."""
+    """Print the DNS records to publish for the configured DKIM keys."""
     rows = list(_rows(_services()))
     if as_json:
         lines(rows)
@@ -60,7 +60,7 @@ def records(as_json: AsJson = False) -> None:
 
 
 def _services() -> Services:
-    built = bootstrap.build(settings.load(), check=False)  # a key of DKIM needs no database
+    built = bootstrap.build(settings.load(), check=False)  # a DKIM key needs no database
     return replace(built, other_keys=Keys.random())
 
 
@@ -85,7 +85,7 @@ def _row(key: Key, domain: str) -> dict[str, Any]:
 
 
 def _keep(path: Path, pem: str) -> None:
-    """Write a key that is not there yet, and that only we may read."""
+    """Write a new key file with mode 0600. Raise PaperboyError if it exists or on failure."""
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(pem)

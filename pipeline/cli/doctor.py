@@ -1,4 +1,4 @@
-"""The command that looks for what is wrong: doctor."""
+"""The diagnostic command: doctor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MARKS = {True: ("ok", "green"), False: ("FAIL", "bold red"), None: ("?", "yellow
 
 @app.command("doctor")
 def doctor_command(as_json: AsJson = False) -> None:
-    """Look at settings, services, DNS and mails; say what is wrong and what to do about it."""
+    """Check settings, services, DNS and mail; report problems and how to fix them."""
     findings = _findings(datetime.now(UTC))
     seen: list[Finding] = []
     if as_json:
@@ -38,7 +38,7 @@ def doctor_command(as_json: AsJson = False) -> None:
 
 
 def _findings(now: datetime) -> Iterator[Finding]:
-    from pipeline import doctor  # it asks for DNS, TLS and HTTP, which take a moment to import
+    from pipeline import doctor  # imports the clients of DNS, TLS and HTTP, which takes a moment
 
     try:
         loaded = settings.load()
@@ -55,7 +55,7 @@ def _noted(findings: Iterator[Finding], seen: list[Finding]) -> Iterator[Finding
 
 
 def _show(findings: Iterator[Finding]) -> None:
-    """As they come. A line that is to be copied into a zone file is never broken."""
+    """Print each finding as it comes. Never wrap lines: they may be copied into a zone file."""
     console = Console(highlight=False)
     for finding in findings:
         word, style = MARKS[finding.ok]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: both end a command by an exception, which lets everything be put away."""
+"""Handle Ctrl-C and SIGTERM: both raise KeyboardInterrupt, so that a command can clean up."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 
 @dataclass(slots=True)
 class Interrupt:
-    """Whether somebody wants us to stop.
+    """Signal handler that raises KeyboardInterrupt and sets `came`.
 
-    Python raises the exception wherever the main thread is at that moment. In a finalizer it is
-    printed and lost, so whoever waits for something asks here as well.
+    Python raises the exception at any point of the main thread. If that is in a finalizer, the
+    exception is printed and lost; therefore loops that wait also check `came`.
     """
 
     came: bool = False

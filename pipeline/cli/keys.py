@@ -21,13 +21,13 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command("list")
 def list_keys(as_json: AsJson = False) -> None:
-    """Tell where each key comes from, by its fingerprint."""
+    """List the keys with their source and fingerprint."""
     show(_rows(), ("name", "source", "fingerprint", "since"), as_json=as_json, empty="No keys yet.")
 
 
 @app.command("show")
 def show_keys() -> None:
-    """Print the keys that Paperboy made, as lines for .env: a secret, for your eyes only."""
+    """Print the keys that Paperboy generated, as lines for .env: keep them secret."""
     loaded = settings.load()
     engine = open_engine(loaded.database_url)
     migrate.check(engine)
@@ -41,10 +41,10 @@ def show_keys() -> None:
 
 @app.command()
 def renew() -> None:
-    """Replace the SECRET_KEY that Paperboy made; for when a copy of the database was stolen.
+    """Replace the SECRET_KEY that Paperboy generated, if a copy of the database was stolen.
 
-    Links in mails that were sent stop working, but for those to unsubscribe. Restart the site and
-    the workers afterwards.
+    Links in sent mails stop working, except those to unsubscribe. Restart the site and the workers
+    afterwards.
     """
     engine = open_engine(settings.load().database_url)
     migrate.check(engine)

@@ -67,7 +67,7 @@ def preview(
     ] = None,
     now: Now = None,
 ) -> None:
-    """The digest a subscriber would get next; nothing moves."""
+    """Render a subscriber's next digest; changes nothing."""
     shown = services().preview(email, moment(now))
     for path, words in ((html, shown.html.encode()), (text, shown.text.encode()), (eml, shown.eml)):
         if path is not None:
@@ -91,7 +91,7 @@ def send(
     now: Now = None,
     as_json: AsJson = False,
 ) -> None:
-    """Drain the outbox from this process."""
+    """Send the due deliveries of the outbox, from this process."""
     clock = moment(now) if now else None
     with _stop_flag() as stopping:
         try:
@@ -101,7 +101,7 @@ def send(
             if not error.refused:
                 _show_tally(tally, as_json=as_json)
                 raise
-            complain(str(error))  # the server was reached: what waits is tried again by itself
+            complain(str(error))  # the server was reached; queued mail is retried automatically
     _show_tally(tally, as_json=as_json)
     with reading(services().engine) as conn:
         for hold in holds.listing(conn):
@@ -117,7 +117,10 @@ def _held(hold: Hold) -> str:
 
 @contextmanager
 def _stop_flag() -> Iterator[Any]:
-    """SIGTERM and Ctrl-C finish the message at hand and give the rest back."""
+    """Replace SIGTERM and Ctrl-C by a flag; yield the function that returns it.
+
+    The drain then finishes the messages being sent and gives the others back.
+    """
     stopped: list[int] = []
     before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
     for name in before:
@@ -143,7 +146,7 @@ def list_deliveries(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every message owed or sent, and what became of it."""
+    """List all deliveries and their status."""
     if context.invoked_subcommand:
         return
     built = services()
@@ -175,7 +178,7 @@ def resolve(
     drop: Annotated[bool, typer.Option("--drop", help="Take it as accepted.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Decide about an uncertain delivery."""
+    """Resolve an uncertain delivery: send it again, or count it as accepted."""
     if resend == drop:
         raise typer.BadParameter("say one of --resend and --drop")
     decision = Resolution.RESEND if resend else Resolution.DROP

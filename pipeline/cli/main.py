@@ -1,4 +1,4 @@
-"""The `paperboy` command: its groups, and how it ends."""
+"""The `paperboy` command: its groups, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command or a group of commands that is imported when it is run."""
+    """A command or group of commands, imported when it is run."""
 
     module: str  # in pipeline/cli
     help: str
     group: str = ""  # the module's Typer that is the whole group; "": one command of its `app`
 
     def load(self, name: str) -> Any:
-        """Import the command. The type that Typer gives it is private to Typer."""
+        """Import the command and return it. Its type is private to Typer."""
         app: typer.Typer = getattr(
             import_module(f"pipeline.cli.{self.module}"), self.group or "app"
         )
@@ -60,11 +60,11 @@ COMMANDS: Final = {
     "bench": Entry("bench", "Measure sending, matching and the site.", "app"),
     "db": Entry("database", "Create, upgrade and settle the database.", "app"),
 }
-"""In the order of `paperboy --help`."""
+"""Commands in the order of `paperboy --help`."""
 
 
 class _Commands(TyperGroup):
-    """Import a command when it is run: help and completion need no more than its entry."""
+    """Import a command when it is run; help and completion need only its entry."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
@@ -107,19 +107,19 @@ def _configure(
 
 
 def main() -> None:
-    """Run the command line; a failure is one clear line on stderr and exit code 1."""
+    """Run the command line; report an error as one line on stderr and exit with code 1."""
     try:
         hide_passwords(sys.argv)
         app(prog_name="paperboy")  # also as `python -m pipeline`
     except BrokenPipeError:
-        pass  # the reader of our output has stopped
+        pass  # the program that reads our output has stopped
     except Exception as error:  # noqa: BLE001  it is logged there
         _report(error)
     sys.exit(1)
 
 
 def _report(error: Exception) -> None:
-    """Print the reason without addresses and passwords: our stderr ends in a log."""
+    """Print the reason without addresses and passwords, since stderr ends up in logs."""
     import structlog
     from sqlalchemy.exc import OperationalError
 
@@ -134,7 +134,7 @@ def _report(error: Exception) -> None:
         case OperationalError():
             complain(f"the database cannot be used: {logs.without_secrets(_explained(error))}")
         case _:
-            # Python would print the traceback with the addresses that its error quotes.
+            # Python would print the traceback with the addresses that the error quotes.
             structlog.get_logger(__name__).critical("unexpected error", exc_info=error)
             complain(f"unexpected error: {type(error).__name__}; please report it")
 

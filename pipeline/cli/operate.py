@@ -1,4 +1,4 @@
-"""Commands that run things: demo, up, serve."""
+"""Commands that run Paperboy: demo, up, serve."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pipeline.cli.interrupting import interruptible
 from pipeline.cli.output import UsageError
 from pipeline.setting_values import is_loopback
 
-# What these commands run takes a second to import, which no other command should have to wait:
-# they import it themselves.
+# These commands import their modules when they run: that takes a second, and other commands must
+# not wait for it.
 
 log = structlog.get_logger(__name__)
 
 app = typer.Typer()
 
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")]
-STOPPED = 130  # what shells say of a program that Ctrl-C has ended
+STOPPED = 130  # exit code of a program ended by Ctrl-C, by shell convention
 
 
 @app.command("demo")
@@ -37,7 +37,7 @@ def demo_command(
         Path, typer.Option("--mail-dir", metavar="DIR", help="Where the mail is written.")
     ] = Path("demo-mail"),
 ) -> None:
-    """Send three digests to a folder: the whole pipeline, nothing to set up, ends by itself."""
+    """Run the whole pipeline once, without settings: send three digests to a folder."""
     from pipeline import demo
 
     if papers and live:
@@ -58,7 +58,7 @@ def demo_command(
 
 @app.command("up")
 def up_command(port: Port = 8000) -> None:
-    """Run site, workers and clock in this terminal, with a mailbox where no mail server is set."""
+    """Run site, workers and schedule in this terminal; without a mail server, with a mailbox."""
     from pipeline import up
 
     with interruptible(), suppress(KeyboardInterrupt):
@@ -70,7 +70,7 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Port = 8000,
 ) -> None:
-    """Run the site alone."""
+    """Run the site, without workers and schedule."""
     from pipeline import bootstrap, tasks
     from pipeline.bootstrap import tell_keys, warn_of_settings
     from pipeline.web import create_app

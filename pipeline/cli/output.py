@@ -1,4 +1,4 @@
-"""How commands answer: tables for people, JSON lines for programs, one line for a failure."""
+"""Output of commands: tables for people, JSON lines for programs, one line for an error."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Since = Annotated[
 
 
 class UsageError(typer.BadParameter):
-    """A wrong use of the command line: exit code 2."""
+    """Invalid use of the command line: exit code 2."""
 
 
 def moment(now: str | None) -> datetime:
-    """The clock of this command: `--now` where it is given; without a zone it is UTC."""
+    """Return the time given by `--now`, or the current time; UTC if it has no time zone."""
     if now is None:
         return datetime.now(UTC)
     try:
@@ -52,14 +52,14 @@ def day(text: str | None, option: str = "--since") -> date | None:
 
 
 def lines(rows: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object a line, written as they come."""
+    """Write one JSON object per line, and flush after each."""
     for row in rows:
         sys.stdout.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
         sys.stdout.flush()
 
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, empty: str) -> None:
-    """The same rows for people; `empty` is what to say when there are none."""
+    """Print the rows as a table, or the text `empty` if there are none."""
     rows = list(rows)
     console = Console(soft_wrap=False)
     if not rows:
@@ -84,9 +84,10 @@ def show(
 
 @contextmanager
 def new_private_file(path: Path, *, force: bool = False) -> Iterator[TextIO]:
-    """A file about people, which only its owner can read: there when it is whole, else not at all.
+    """Open a file with personal data for writing, readable by its owner only (mode 0600).
 
-    Raises PaperboyError where there is a file of this name, unless `force` replaces it.
+    It appears under its name when it is complete and synced to disk, or not at all. Raise
+    PaperboyError if the file exists and not `force`, or if it cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     refusal = PaperboyError(f"{path}: there is a file already; choose another name, or use --force")
@@ -100,7 +101,7 @@ def new_private_file(path: Path, *, force: bool = False) -> Iterator[TextIO]:
         if force:
             partial.replace(path)
         else:
-            os.link(partial, path)  # which, unlike a rename, replaces nothing
+            os.link(partial, path)  # unlike a rename, a link replaces no existing file
     except FileExistsError:
         raise refusal from None
     except OSError as error:
@@ -114,7 +115,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def complain(message: str) -> None:
-    """Say what is or may be wrong on stderr; who fails ends with exit code 1."""
+    """Print a warning or an error on stderr; on an error the caller also exits with code 1."""
     sys.stderr.write(f"paperboy: {message}\n")
 
 
@@ -135,5 +136,5 @@ def _shown(value: object) -> str:
         return f"{value:.2f}"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
-    # A title may hold what rich would take for markup.
+    # A title may contain text that rich would parse as markup.
     return str(value).replace("[", r"\[")

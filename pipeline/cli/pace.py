@@ -1,4 +1,4 @@
-"""Commands about the pace of sending: stop and start it, pause and cancel editions."""
+"""Commands that pause and resume sending, and pause, resume and cancel editions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Shown wherev
 
 @editions.command("list")
 def list_editions(as_json: AsJson = False) -> None:
-    """Every edition, newest first, and how far it is."""
+    """List all editions, newest first, with their deliveries by status."""
     with reading(services().engine) as conn:
         counts = deliveries.editions(conn)
         held = {hold.edition_on for hold in holds.listing(conn)}
@@ -60,21 +60,21 @@ def _edition_row(
 
 @editions.command()
 def pause(edition: Edition, reason: Why = "", as_json: AsJson = False) -> None:
-    """Send no more of an edition until it is resumed; its digests still expire."""
+    """Pause an edition until it is resumed; its digests still expire."""
     paused = halting.stop(services().engine, datetime.now(UTC), _day(edition), reason)
     _answer(as_json, edition=edition, state="paused", changed=paused)
 
 
 @editions.command()
 def resume(edition: Edition, as_json: AsJson = False) -> None:
-    """Go on sending an edition."""
+    """Resume sending an edition."""
     resumed = halting.start(services().engine, _day(edition))
     _answer(as_json, edition=edition, state="resumed", changed=resumed)
 
 
 @editions.command()
 def cancel(edition: Edition, as_json: AsJson = False) -> None:
-    """Send no more of it, ever; its papers come with the next digest."""
+    """Cancel an edition for good; its papers come with the next digest."""
     ended = halting.cancel(services().engine, _day(edition))
     _answer(as_json, edition=edition, state="cancelled", deliveries=ended)
 
@@ -86,33 +86,33 @@ def _day(text: str) -> date:
     return parsed
 
 
-# --- All of it ----------------------------------------------------------------------------------
+# --- All sending --------------------------------------------------------------------------------
 
 
 @sending.command()
 def stop(reason: Why = "", as_json: AsJson = False) -> None:
-    """Send nothing at all until it is started again, whatever is restarted meanwhile."""
+    """Stop all sending until `sending start`, even if workers are restarted."""
     stopped = halting.stop(services().engine, datetime.now(UTC), None, reason)
     _answer(as_json, state="stopped", changed=stopped)
 
 
 @sending.command()
 def start(as_json: AsJson = False) -> None:
-    """Go on sending, also to a server that has refused us."""
+    """Resume all sending, also to a server that has refused us."""
     started = halting.start(services().engine)
     _answer(as_json, state="started", changed=started)
 
 
 @sending.command()
 def release(domain: str, as_json: AsJson = False) -> None:
-    """Write to a slowed or blocking domain as to any other, at once."""
+    """Remove the throttle or block of a recipient domain at once."""
     halting.release(services().engine, domain.lower())
     _answer(as_json, state="released", domain=domain.lower())
 
 
 @sending.command()
 def status(as_json: AsJson = False) -> None:
-    """What stops or slows mail at the moment, and why."""
+    """Show which holds, blocks and throttles are active, and why."""
     show(_state_rows(), STATE, as_json=as_json, empty="Mail flows freely.")
 
 
@@ -143,7 +143,7 @@ def _state_rows() -> Iterable[dict[str, Any]]:
 
 
 def _state(what: str, name: Any, since: datetime, **values: Any) -> dict[str, Any]:
-    """Every field, in its order."""
+    """Return a row with all fields of STATE, in its order."""
     known = {"what": what, "name": name, "since": since, **values}
     return {field: known.get(field) for field in STATE}
 

@@ -1,4 +1,4 @@
-"""Commands about papers: ingest, papers, match, rank."""
+"""Commands about papers: ingest, papers, sources, match, rank."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ingest(
     now: Now = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read new papers from their sources and publish them as a batch."""
+    """Fetch new papers from the sources and publish them as a batch."""
     clock, first_day = moment(now), day(since)
     built = services()
     if file:
@@ -104,7 +104,7 @@ def _source_row(report: SourceReport) -> dict[str, Any]:
 
 @app.command("papers")
 def list_papers(since: Since = None, as_json: AsJson = False) -> None:
-    """The papers we know, newest announcement first."""
+    """List the published papers, newest announcement first."""
     built = services()
     with reading(built.engine) as conn:
         known = papers.announced(conn, since=day(since), through_batch=batches.published(conn))
@@ -124,7 +124,7 @@ def list_papers(since: Since = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def sources(as_json: AsJson = False) -> None:
-    """What each source last did: fresh, quiet, stale or failed."""
+    """List the result of each source's last fetch: fresh, quiet, stale or failed."""
     with reading(services().engine) as conn:
         known = source_states.listing(conn)
     columns = ("source", "state", "since", "checked_at", "news_at", "error", "next_try_at")
@@ -141,7 +141,7 @@ def match(
     ] = "balanced",
     as_json: AsJson = False,
 ) -> None:
-    """The papers a topic would bring, best first; how often, and what to write instead."""
+    """List papers that match a topic, best first, with their weekly number and similar queries."""
     wanted = breadth_of(breadth)
     parsed = canonical(query)
     for hint in hints(query):
@@ -171,8 +171,8 @@ def match(
 def _rate(
     query: str, known: Sequence[Paper], corpus: Iterable[Paper], breadth: Breadth
 ) -> Iterator[str]:
-    """How often the topic would have brought papers lately, and what to write instead."""
-    # With them comes the site, which no other command needs here.
+    """Yield lines: how many papers the topic matched lately, and narrower or broader queries."""
+    # Imports the whole site, which no other command here needs.
     from pipeline.web import rates
     from pipeline.web.curated import CURATED
 
@@ -213,7 +213,7 @@ def rank(
         bool, typer.Option("--language", help="Read queries as the topic language.")
     ] = False,
 ) -> None:
-    """Rank papers for topics, without a database and without a floor."""
+    """Rank papers for topics, without a database or a threshold."""
     documents, topics = labelled.papers_in(papers_file), labelled.topics_in(topics_file)
     embedder = embedding.from_settings(settings.load().semantic_model)
     rows = rank_papers(documents, topics, top=top, language=language, embedder=embedder)

@@ -75,7 +75,7 @@ def add(
     now: Now = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add a subscriber; without --confirmed they are asked by mail first."""
+    """Add a subscriber; without --confirmed, send a confirmation mail first."""
     clock, built = moment(now), services()
     try:
         day = signup.moving.weekday(weekday)
@@ -108,14 +108,14 @@ def breadth_of(name: str) -> Breadth:
 
 @app.command("list")
 def list_subscribers(as_json: AsJson = False) -> None:
-    """Every subscriber."""
+    """List all subscribers."""
     rows = (_row(*known) for known in signup.everyone(services().engine))
     show(rows, COLUMNS, as_json=as_json, empty="No subscribers yet.")
 
 
 @app.command("show")
 def show_subscriber(email: Email, as_json: AsJson = False) -> None:
-    """One subscriber, with what they follow and when they are written to next."""
+    """Show a subscriber, with the topics and the time of the next digest."""
     _show_one(services(), email, as_json=as_json)
 
 
@@ -157,13 +157,13 @@ def import_csv(
     now: Now = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add the subscribers of a CSV file: of our own export, a spreadsheet or another newsletter.
+    """Import subscribers from a CSV file: our own export, a spreadsheet or another newsletter.
 
-    Of our own export everybody keeps their status, and nobody is written to. Of another list the
-    active ones are asked by mail to confirm, unless you say --confirmed; those that unsubscribed,
-    bounced or complained there are kept as such. Delimiter, encoding and columns are found out;
-    docs/moving.md has the names. A row that cannot be taken is named, the others are added, and
-    the exit code is 1.
+    From our own export each subscriber keeps the status, and no mail is sent. From another list,
+    the active subscribers get a confirmation mail unless you say --confirmed; if an address
+    unsubscribed, bounced or complained there, it stays so. Delimiter, encoding and columns are
+    detected; docs/moving.md lists the column names. If a row cannot be imported, it is named, the
+    others are added, and the exit code is 1.
     """
     built = services()
     run = signup.moving.Import(
@@ -211,7 +211,7 @@ def _imported_row(one: Imported) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: str) -> Iterator[BinaryIO]:
-    """A file to be read twice; what comes on stdin is kept until it has been."""
+    """Open a file that is read twice; stdin is spooled to a temporary file first."""
     try:
         if path == "-":
             with SpooledTemporaryFile(max_size=8_000_000) as kept:
@@ -226,7 +226,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _rejected(path: Path | None) -> Iterator[Callable[[list[str]], object]]:
-    """A function that writes a rejected row to `path`, where there is one."""
+    """Yield a function that writes a rejected row to `path`; without a path it does nothing."""
     if path is None:
         yield lambda _row: None
         return
@@ -243,9 +243,9 @@ def export_csv(
         bool, typer.Option("--force", help="Replace the file if there is one.")
     ] = False,
 ) -> None:
-    """Write every subscriber and every suppressed address to a CSV file that `import` reads.
+    """Export all subscribers and suppressed addresses to a CSV file that `import` reads.
 
-    Whoever has the file can unsubscribe everybody in it: keep it as you keep the database.
+    Anyone with the file can unsubscribe every subscriber in it: protect it like the database.
     """
     built = services()
     rows = signup.moving.exported(built.engine, built.suppression_key)
@@ -266,13 +266,13 @@ def _write(file: TextIO, rows: Iterable[Mapping[str, str]]) -> None:
 
 @app.command()
 def records(email: Email) -> None:
-    """Everything that is kept about one subscriber, as JSON: what they may ask you for."""
+    """Print all records about a subscriber as JSON, for a GDPR access request."""
     lines([signup.export_of(services().engine, email)])
 
 
 @app.command()
 def erase(email: Email) -> None:
-    """Remove an address and everything about its subscriber; a suppression stays."""
+    """Erase a subscriber and the address; a suppression stays."""
     signup.erase(services().engine, email)
 
 
@@ -301,7 +301,7 @@ def _row(subscriber: Subscriber, topics: tuple[str, ...]) -> dict[str, Any]:
 
 @suppressions.command("list")
 def list_suppressions(as_json: AsJson = False) -> None:
-    """Addresses we do not write to, by their hash."""
+    """List the hashes of suppressed addresses."""
     with reading(services().engine) as conn:
         known = subscribers.suppressions(conn)
     rows = ({"hash": s.hash, "reason": s.reason, "since": s.since} for s in known)
@@ -323,9 +323,9 @@ def undo(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list them.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Lift many suppressions at once, with their strikes, and owe again what they ended.
+    """Lift many suppressions at once, with their strikes, and queue again the mail they ended.
 
-    Complaints, suppressions by hand and readers who have left are never touched.
+    Complaints, suppressions by hand and subscribers who have left are never touched.
     """
     built, now = services(), datetime.now(UTC)
     found = suppressing.undoable(
@@ -356,7 +356,7 @@ def undo(
 
 
 def _time(option: str, text: str) -> datetime:
-    """An ISO date or time; UTC where it names no zone."""
+    """Parse an ISO date or time; UTC if it has no time zone. Raise UsageError."""
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
@@ -365,7 +365,7 @@ def _time(option: str, text: str) -> datetime:
 
 
 def _reasons(names: Iterable[str]) -> tuple[SuppressionReason, ...]:
-    """Those named, or all that a refusal can lead to."""
+    """Return the named reasons, or all that a refusal can lead to. Raise UsageError."""
     allowed = {str(reason): reason for reason in guard.OURS}
     for name in names:
         if name not in allowed:
@@ -377,7 +377,7 @@ def _reasons(names: Iterable[str]) -> tuple[SuppressionReason, ...]:
 def add_suppression(
     emails: Annotated[list[str], typer.Argument(metavar="EMAIL...", help="One or more.")],
 ) -> None:
-    """Never write to these addresses again; what they are owed is cancelled."""
+    """Suppress addresses, and cancel their queued deliveries."""
     built = services()
     addresses = [signup.valid_address(email) for email in emails]
     for address in addresses:
@@ -386,6 +386,6 @@ def add_suppression(
 
 @suppressions.command("remove")
 def remove_suppression(email: Email) -> None:
-    """Write to this address again, even after a complaint."""
+    """Lift the suppression of an address, even after a complaint."""
     built = services()
     suppressing.lift(built.engine, email, built.suppression_key)

@@ -1,7 +1,8 @@
-"""The whole pipeline once, in a folder of its own: three readers, their mail, nothing left behind.
+"""Run the whole pipeline once in a temporary folder: three readers and their mail.
 
-Everything is the real thing but the internet: migrations, a Valkey, a Celery worker, an SMTP
-server. Only the papers are recorded ones, unless the live sources are asked for.
+Everything is real except the internet: migrations, a Valkey, a Celery worker, an SMTP server. Only
+the papers are recorded, unless live sources are requested. Afterwards everything but the mail is
+removed.
 """
 
 from pipeline.demo.steps import SAMPLE, run

@@ -1,4 +1,4 @@
-"""Who reads in the demo, and what each of them got."""
+"""The readers of the demo, and the mail that each received."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ READERS = (
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What one reader got: `delivery` and `digest` are None where nothing was for them."""
+    """Result for one reader; `delivery` and `digest` are None if there was nothing to send."""
 
     reader: Reader
     schedule: Schedule
     delivery: DeliveryView | None
     digest: Digest | None
-    eml: bytes | None  # what came in at the mailbox
+    eml: bytes | None  # as received by the mailbox
     html: str | None
 
     @property

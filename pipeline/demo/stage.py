@@ -1,4 +1,4 @@
-"""What runs while the demo does, and how it is put away."""
+"""Start and stop the processes of the demo."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pipeline.mailbox import Mailbox
 from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
 
-SHOWN_AS = {  # a site with a name, so that the mails have the headers of real ones
+SHOWN_AS = {  # a named site, so that the mails have realistic headers
     "SITE_URL": "https://paperboy.example.org",
     "MAIL_FROM": "Paperboy <papers@example.org>",
-    "LOG_LEVEL": "ERROR",  # what went wrong is told at the end
+    "LOG_LEVEL": "ERROR",  # errors are reported at the end
 }
 WAKE_EVERY = 5.0  # seconds
-PATIENCE = 60.0  # seconds for a step of the worker, on a slow machine too
+PATIENCE = 60.0  # seconds for a step of the worker, even on a slow machine
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Everything that runs while the demo does."""
+    """Running services and processes of the demo."""
 
     services: Services
     worker: Child
@@ -37,9 +37,11 @@ class Stage:
     def work(
         self, task: str, count: Callable[[], int], goal: int, done: Callable[[int], None]
     ) -> None:
-        """Wake the worker for `task`, again and again as beat would, until `count` tells `goal`.
+        """Wake the worker for `task` every WAKE_EVERY seconds, as beat would, until all is done.
 
-        Progress is what the database says. Raises ServiceError when there is none in time.
+        `count` returns the progress in the database; all is done when it reaches `goal`. Raise
+        ServiceError if the worker ends or PATIENCE is over, and KeyboardInterrupt once `stop()` is
+        true.
         """
         deadline = time.monotonic() + PATIENCE
         wake_at = time.monotonic()
@@ -72,7 +74,7 @@ def stage(folder: Path, stop: Callable[[], bool]) -> Iterator[Stage]:
             "REDIS_URL": redis,
             "SMTP_URL": f"mailbox://127.0.0.1:{port}",
             "SMTP_TLS": "auto",
-            # Celery warns of being run by root, which is for whoever runs us to decide.
+            # Celery warns if it runs as root; that is a decision of the caller.
             "PYTHONWARNINGS": "ignore::UserWarning",
         }
         loaded = settings.load(Path(".env"), **{name.lower(): ours[name] for name in ours})

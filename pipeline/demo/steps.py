@@ -1,4 +1,4 @@
-"""The steps of the demo, in their order."""
+"""The steps of the demo, in order."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def run(
     now: datetime,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Send three digests to `mail_dir`, and tell why each paper is in them.
+    """Send three digests to `mail_dir`, and print why each paper is in them.
 
-    Raises KeyboardInterrupt once `stop` says so, and PaperboyError unless everything that was owed
-    arrived.
+    Raise KeyboardInterrupt once `stop()` is true, and PaperboyError if no digest was sent or one of
+    them did not arrive.
     """
     started, story = clock.monotonic(), Story()
     if mail_dir.exists() and not mail_dir.is_dir():
@@ -61,7 +61,7 @@ def run(
 def _subscribe(
     services: Services, now: datetime, done: Callable[[int], None]
 ) -> dict[str, Schedule]:
-    """Everybody's hour has just struck, wherever they live."""
+    """Subscribe each reader with the current local hour as delivery hour; return the schedules."""
     schedules = {}
     for number, reader in enumerate(READERS, start=1):
         hour = now.astimezone(slots.zone(reader.timezone)).hour
@@ -72,7 +72,7 @@ def _subscribe(
             signup.Wishes(reader.topics, schedule, reader.max_papers),
             confirmed=True,
             suppression_key=services.suppression_key,
-            now=now - timedelta(hours=3),  # or their first slot would be tomorrow's
+            now=now - timedelta(hours=3),  # otherwise their first slot would be tomorrow
         )
         schedules[reader.email] = schedule
         done(number)
@@ -82,7 +82,10 @@ def _subscribe(
 def _ingest(
     services: Services, found: list[tuple[str, Reading]] | None, now: datetime
 ) -> list[SourceReport]:
-    """Store what was `found` in files; None asks the real sources."""
+    """Store the papers `found` in files; if None, fetch from the live sources.
+
+    Raise PaperboyError if all live sources fail.
+    """
     if found is not None:
         return ingest_recorded(services.engine, found, now=now, embedder=services.meanings)
     reports = services.ingest(now)
@@ -146,7 +149,7 @@ def _write(posts: list[Post], mail_dir: Path) -> None:
 
 
 def _write_or_remove(path: Path, content: bytes | None) -> None:
-    """Nothing of an earlier demo may pass for the mail of this one."""
+    """Write a file, or remove that of an earlier demo, so that it is not taken for a new mail."""
     if content is None:
         path.unlink(missing_ok=True)
         return

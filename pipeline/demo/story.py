@@ -1,4 +1,4 @@
-"""What people see of the demo: its steps on stderr, who got what and why on stdout."""
+"""Output of the demo: steps on stderr; digests with their reasons on stdout."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pipeline.rendering import words
 
 
 class Story:
-    """The steps as they happen, on stderr: bars for people, plain lines for a file."""
+    """Progress on stderr: bars if it is a terminal, else plain lines."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
 
     @contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Yields what is to be called with how much of `total` is done."""
+        """Show a step; yield a function to call with the part of `total` that is done."""
         if not self._console.is_terminal:
             self._console.print(f"{title} ...", highlight=False)
             yield lambda _done: None
@@ -82,7 +82,7 @@ def _papers(digest: Digest) -> Table:
 
 
 def _why(pick: Pick) -> Text:
-    """Each topic with the words that matched it; Trending has none but the upvotes."""
+    """Return each topic with the words that matched; Trending has the upvotes instead."""
     lines = []
     for reason in pick.reasons:
         why = ", ".join(reason.phrases) or f"{pick.paper.upvotes or 0} upvotes"

@@ -1,8 +1,10 @@
-"""Send what is owed: claim, compose, send, record the verdict.
+"""Send the queued deliveries: claim, compose, send, record the verdict.
 
-`dispatcher` is the way of a delivery, `decisions` what a verdict means for it, `committer` why a
-crash cannot make the table lie, `ready` what waits between composing and sending. `pacing` is what
-may be claimed now, `pace` how fast to go on after a refusal, `halting` how an operator stops it.
+`dispatcher` takes a delivery from the outbox to the mail server, `decisions` turns an SMTP verdict
+into a settlement, `committer` writes marks and settlements in group commits, `ready` is the queue
+between composing and sending, `crew` holds the sender threads. `pacing` limits claims by quotas,
+rate limits and the circuit breaker, `pace` computes throttling after a refusal, `halting` holds,
+resumes and cancels on behalf of the operator.
 """
 
 from pipeline.dispatch.decisions import settlement

@@ -1,7 +1,7 @@
-"""Write marks and settlements of many connections in few commits.
+"""Group commit: write the marks and settlements of many connections in few transactions.
 
-One commit per message costs more than the message: the disk takes milliseconds. A single thread
-writes whatever waits, at once or after a few milliseconds in which others join.
+One commit per message would cost more than the message, since a disk flush takes milliseconds. A
+single thread writes all pending requests, at once or after a few milliseconds in which others join.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from pipeline.storage.guard import Trip
 
 log = structlog.get_logger(__name__)
 
-BURST_GAP: Final = 1.0  # seconds without work after which the connection is given back
-JOIN_TIME: Final = 0.005  # seconds at most that a request waits for others to join it
+BURST_GAP: Final = 1.0  # idle seconds after which the connection returns to the pool
+JOIN_TIME: Final = 0.005  # maximum seconds that a request waits for others to join
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Under which name a drain holds deliveries, and for how long."""
+    """Name under which a drain holds deliveries, and its durations."""
 
     token: str
     length: timedelta  # of a claim; renewed while it waits, and longer than one attempt
-    patience: timedelta  # of a mark: how long the reply to the dot may take
-    server: str = "smtp"  # that the deliveries are handed to
+    patience: timedelta  # of a mark: the time allowed for the reply to the final dot
+    server: str = "smtp"  # name of the server that the deliveries are sent through
 
 
 @dataclass(slots=True)
 class _Request:
-    """A connection that waits to write its final dot."""
+    """Request of a sender thread to mark a delivery before its final dot."""
 
     delivery_id: int
     answered: threading.Lock = field(default_factory=threading.Lock)
@@ -50,7 +50,10 @@ class _Request:
 
 
 class Committer:
-    """The one thread of a drain that writes. `error` is what stopped it, if anything did."""
+    """The only thread of a drain that writes settlements and marks.
+
+    `error` is the exception that stopped it, or None.
+    """
 
     def __init__(
         self,
@@ -61,12 +64,12 @@ class Committer:
     ) -> None:
         self.error: Exception | None = None
         self.written: Counter[DeliveryStatus] = Counter()
-        self.held_up = threading.Event()  # something that was claimed must wait: claim anew
-        self.on_trip: Callable[[Trip], None] = lambda _trip: None  # an edition was held
+        self.held_up = threading.Event()  # some claimed deliveries must wait: claim again
+        self.on_trip: Callable[[Trip], None] = lambda _trip: None  # called when an edition is held
         self._engine = engine
         self._lease = lease
         self._clock = clock
-        self._gives_up = gives_up  # asked with the seconds that the database has been away
+        self._gives_up = gives_up  # called with the seconds of database outage so far
         self._wake = threading.Condition()
         self._requests: list[_Request] = []
         self._settlements: list[Settlement] = []
@@ -74,7 +77,7 @@ class Committer:
         self._idle = False
         self._crowd = 1
         self._renew_at = time.monotonic() + self._renewal_gap
-        self._refused: set[int] = set()  # since the last look of the guard
+        self._refused: set[int] = set()  # delivery ids since the last check of the guard
         self._watch_at = 0.0
         self._thread = threading.Thread(target=self._run, name="committer")
 
@@ -82,24 +85,28 @@ class Committer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what waits, then end. Nobody may submit any more."""
+        """Write all pending requests, then stop the thread. Do not submit anything afterwards."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
         self._thread.join()
 
     def expect(self, connections: int) -> None:
-        """How many connections take part: when all wait, nobody else can join them."""
+        """Set the number of connections; when all of them wait, no further request can join."""
         self._crowd = max(1, connections)
 
     def settle(self, settlement: Settlement) -> None:
-        """Have it written soon."""
+        """Queue a settlement; return before it is written."""
         with self._wake:
             self._settlements.append(settlement)
             self._nudge()
 
     def mark(self, delivery_id: int, previous: Settlement | None) -> bool:
-        """Settle `previous`, then mark the delivery, in one commit; True: its dot may be sent."""
+        """Write `previous` and mark the delivery in one commit; return True if its dot may be sent.
+
+        Block until the commit is done. Return False if the mark is not granted (the lease was lost,
+        the delivery was cancelled, suppressed, expired or held) or the committer has stopped.
+        """
         request = _Request(delivery_id)
         request.answered.acquire()  # released by the committer
         with self._wake:
@@ -113,7 +120,7 @@ class Committer:
         return request.granted
 
     def _nudge(self) -> None:
-        """Wake the thread if it has nothing to do, or nobody left to wait for."""
+        """Wake the thread if it is idle, or if all connections wait for it."""
         if self._idle or len(self._requests) >= self._crowd:
             self._wake.notify()
 
@@ -125,7 +132,7 @@ class Committer:
                 if self._gather(self._renewal_gap):
                     self._write_burst()
         except Exception as error:  # noqa: BLE001  (the thread's entry: the drain raises it)
-            # What was not written stays as it is and is recovered when the lease is over.
+            # Pending writes are lost; their deliveries are recovered when the lease expires.
             self.error = error
         finally:
             self._refuse_the_rest()
@@ -135,7 +142,10 @@ class Committer:
             return self._stopping and not (self._requests or self._settlements)
 
     def _gather(self, within: float) -> bool:
-        """Wait for work; False when none came within so many seconds, or none will come."""
+        """Wait for work; return False if none came within `within` seconds or the thread must stop.
+
+        Also return True when the lease has to be renewed.
+        """
         until = min(time.monotonic() + within, self._renew_at)
         with self._wake:
             while not (self._requests or self._settlements):
@@ -149,10 +159,10 @@ class Committer:
             return True
 
     def _write_burst(self) -> None:
-        """Write for as long as work keeps coming.
+        """Write on one connection for as long as work keeps coming.
 
-        On one connection, since taking one from the pool costs a round trip; and no longer than
-        that, since an idle one may be dead when it is needed.
+        Taking a connection from the pool costs a round trip; a connection idle for longer than
+        BURST_GAP is returned, since it may be dead when it is needed.
         """
         with outlast(self._engine.connect, self._gives_up) as conn:
             self._write(conn)
@@ -186,7 +196,10 @@ class Committer:
         self._watch(conn, settlements)
 
     def _watch(self, conn: Connection, settlements: list[Settlement]) -> None:
-        """Have the guard look at the editions of new refusals, for a fifth of our time at most."""
+        """Have the guard check the editions of new refusals.
+
+        Uses at most a fifth of the thread's time.
+        """
         self._refused |= {one.delivery_id for one in settlements if one.is_refusal}
         begun_at = time.monotonic()
         if not self._refused or begun_at < self._watch_at:
@@ -207,7 +220,12 @@ class Committer:
     def _commit(
         self, conn: Connection, ids: list[int], settlements: list[Settlement], *, again: bool
     ) -> set[int]:
-        """The marks that are granted. `again`: a commit before may have been done unheard."""
+        """Write settlements and marks in one transaction; return the ids of the granted marks.
+
+        If `again`, an earlier attempt may have been committed although its answer was lost, so
+        marks that this lease holds already are granted, too. Deliveries that are not granted are
+        withdrawn or queued again. Renews the lease when due.
+        """
         written: Counter[DeliveryStatus] = Counter()
         granted: set[int] = set()
         handed_back = 0

@@ -27,9 +27,9 @@ class Composer:
     ) -> bytes:
         """Return the signed mail of a delivery, its dots doubled (RFC 5321, section 4.5.2).
 
-        `told` is the content of a digest or a no-match notice, None for transactional mail. Raises
-        RenderError for a digest without content and for a template that fails, AddressError for an
-        address that no envelope can carry.
+        `told` is the content of a digest or a no-match notice, None for transactional mail. Raise
+        RenderError if a digest has no content or a template fails, AddressError if no envelope can
+        carry the address.
         """
         now = now or datetime.now(UTC)
         mail = self._unsigned(delivery, told, now)

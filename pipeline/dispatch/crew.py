@@ -1,4 +1,4 @@
-"""The connections of one drain: each takes ready messages to the mail server."""
+"""Sender threads of one drain: each sends ready messages over its own SMTP connection."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from pipeline.storage.deliveries import Settlement
 
 log = structlog.get_logger(__name__)
 
-JOIN_POLL: Final = 0.2  # seconds between looks at the stop flag
-REGROW_AFTER: Final = 30.0  # seconds that a crew stays small when the server has no more room
-IDLE: Final = 10.0  # seconds that an idle connection is kept
-LONGEST_PAUSE: Final = 8.0  # seconds between messages when the server finds us too fast
-MOST_REFUSED: Final = 4  # messages in a row, before each further one has to wait
+JOIN_POLL: Final = 0.2  # seconds between checks of the stop flag
+REGROW_AFTER: Final = 30.0  # seconds before a thread is added again after a connection failed
+IDLE: Final = 10.0  # seconds that an idle connection is kept open
+LONGEST_PAUSE: Final = 8.0  # seconds between messages while the server throttles us
+MOST_REFUSED: Final = 4  # refused messages in a row before each further message is delayed
 LONGEST_REFUSED_PAUSE: Final = 1.0  # seconds
-GRACE: Final = 60.0  # seconds that a silent server has once we must stop; at 90 we are killed
-REOPENINGS: Final = (0.5, 1.0, 2.0, 4.0)  # seconds between tries, before the server is given up
+GRACE: Final = 60.0  # seconds to wait for a silent server once we must stop; SIGKILL follows at 90
+REOPENINGS: Final = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts to reconnect, before giving up
 
 
 class Crew:
-    """At most `size` carriers; `failure` is why they gave up, if they did."""
+    """Pool of at most `size` sender threads; `failure` is the error that stopped it, if any."""
 
     def __init__(
         self, size: int, ready: Ready, committer: Committer, transport: Transport, pacing: Pacing
@@ -48,13 +48,13 @@ class Crew:
         self._alive = 0
         self._grow_at = 0.0
         self._pause = 0.0
-        self._refused = 0  # messages in a row, whoever they were for
+        self._refused = 0  # messages in a row, to any recipient
         self._got_in = False  # a connection was opened in this drain
         self._give_up_at: float | None = None
         self._lock = threading.Lock()
 
     def grow(self) -> None:
-        """One carrier more, unless all are here: messages are waiting."""
+        """Start another thread unless all are running or a connection failed recently."""
         if self._alive >= self._size or time.monotonic() < self._grow_at or self.failure:
             return
         carrier = _Carrier(self, name=f"carrier-{len(self._carriers) + 1}")
@@ -63,10 +63,12 @@ class Crew:
         carrier.start()
 
     def join(self, is_over: Callable[[], bool], must_stop: Callable[[], bool]) -> None:
-        """Wait until everything ready is sent, or, once it is over, what is at hand.
+        """Close the queue and wait for the threads.
 
-        Where we must stop, a silent server is not waited for beyond GRACE: we would be killed in
-        the middle of it. What has its dot is settled as uncertain, the rest given back.
+        Every ready message is sent; once `is_over()`, only the messages being sent are finished.
+        Once `must_stop()`, do not wait for a silent server longer than GRACE, since the process
+        would be killed during the wait. After that, a message with its final dot is settled as
+        uncertain, the others are given back.
         """
         self.ready.close()
         for carrier in self._carriers:
@@ -78,17 +80,21 @@ class Crew:
                 carrier.join(JOIN_POLL)
 
     def gives_up(self) -> bool:
-        """Whether carriers must not wait for the server any longer."""
+        """Return whether threads must stop waiting for the server."""
         return self._give_up_at is not None and time.monotonic() >= self._give_up_at
 
     def halt(self, error: Exception) -> None:
-        """Everybody finishes the message at hand, and takes no other."""
+        """Stop the crew: each thread finishes its message and takes no other."""
         with self._lock:
             self.failure = self.failure or error
         self.ready.drop()
 
     def open(self) -> Connection:
-        """A connection; a lone carrier that was in before tries for a while."""
+        """Open a connection. Raise TransportError, RefusedError.
+
+        If this is the only thread and the drain had a connection before, retry for the 7.5 seconds
+        of REOPENINGS; otherwise raise at once.
+        """
         for pause in REOPENINGS:
             try:
                 connection = self.transport.open(self.gives_up)
@@ -106,14 +112,18 @@ class Crew:
         return bool(self.failure or self.committer.error)
 
     def pace(self, outcome: Outcome) -> None:
-        """Slow down when our own server says that we are too fast, whoever the recipient is."""
+        """Adapt the pause between messages to replies in which our own server throttles us.
+
+        The pause doubles from 0.25 seconds to LONGEST_PAUSE, and is halved by each accepted
+        message.
+        """
         if outcome.verdict is Verdict.THROTTLED and scope(outcome) is Scope.SERVER:
             self._pause = min(LONGEST_PAUSE, self._pause * 2 or 0.25)
         elif self._pause and outcome.verdict is Verdict.ACCEPTED:
             self._pause = self._pause / 2 if self._pause > 0.01 else 0.0
 
     def count_refusal(self, settled: Settlement) -> None:
-        """Send slower while nothing is accepted: the guard needs a moment to see why."""
+        """Count refusals in a row; `wait_for_turn` slows down so that the guard can see them."""
         if settled.is_refusal:
             self._refused += 1
         elif settled.status is DeliveryStatus.SENT:
@@ -128,14 +138,14 @@ class Crew:
             time.sleep(pause)
 
     def refused(self, error: RefusedError) -> None:
-        """The server wants nothing from us: nobody tries again, here or elsewhere."""
+        """Stop the crew and, by the circuit breaker, all other senders: the server refuses us."""
         self.halt(error)
         self.pacing.refused(str(error))
 
     def leave(self, error: Exception | None = None) -> None:
-        """A carrier goes; with the last one that found no server the drain is over.
+        """Remove a thread; stop the drain if it was the last one and found no server.
 
-        A server that allows fewer connections than we want thus only makes the crew smaller.
+        If a server allows fewer connections than configured, the crew only becomes smaller.
         """
         if error:
             self._grow_at = time.monotonic() + REGROW_AFTER
@@ -150,13 +160,13 @@ class Crew:
 
 
 class _Carrier(threading.Thread):
-    """One connection, one message at a time."""
+    """Sender thread with one connection; sends one message at a time."""
 
     def __init__(self, crew: Crew, name: str) -> None:
         super().__init__(name=name)
         self._crew = crew
         self._connection: Connection | None = None
-        self._unsettled: Settlement | None = None  # of the message before
+        self._unsettled: Settlement | None = None  # of the previous message
 
     def run(self) -> None:
         reason: Exception | None = None
@@ -176,12 +186,12 @@ class _Carrier(threading.Thread):
             self._crew.leave(reason)
 
     def _next(self) -> Message | None:
-        """The next message; None when this carrier has nothing left to do."""
+        """Return the next message, or None if there is no message left or the crew has stopped."""
         ready = self._crew.ready
         message = None if self._crew.is_over else ready.take_now()
         if message:
             return message
-        self._settle_now()  # nothing to join it with: do not sit on it
+        self._settle_now()  # no next mark to commit it with: write it now
         while not (message or ready.is_over or self._crew.is_over):
             message = ready.take(IDLE)
             if message is None:
@@ -210,7 +220,10 @@ class _Carrier(threading.Thread):
             self._crew.pacing.leave()
 
     def _offer(self, message: Message) -> Outcome | None:
-        """Everything but the dot, on a fresh connection if the one we had is gone."""
+        """Send everything but the final dot; retry once if the connection was lost.
+
+        Return None if the server waits for the dot.
+        """
         outcome = self._begin(message)
         if outcome and outcome.verdict is Verdict.CONNECTION:
             return self._begin(message)
@@ -221,17 +234,20 @@ class _Carrier(threading.Thread):
         if self._connection and self._connection.spent:
             self._hang_up()
         if self._connection is None:
-            self._settle_now()  # a server may let us wait for a minute
+            self._settle_now()  # connecting may take a minute
             self._connection = self._crew.open()
         return self._connection.begin(message.sender, message.delivery.email, message.body)
 
     def _finish(self, message: Message) -> Outcome | None:
-        """Mark, then the dot; None when the mark was lost and nothing was sent."""
+        """Mark the delivery, then send the final dot.
+
+        Return the outcome, or None if the mark was not granted and nothing was sent.
+        """
         assert self._connection is not None  # noqa: S101  (it has just taken the body)
         previous, self._unsettled = self._unsettled, None
         if self._crew.committer.mark(message.delivery.id, previous):
             return self._connection.finish()
-        self._connection.close()  # without its dot the message is withdrawn
+        self._connection.close()  # without its final dot the server discards the message
         return None
 
     def _note(self, message: Message, outcome: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""What a verdict means for the delivery it was given on. Pure."""
+"""Turn the verdict on a delivery into its settlement. Pure."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from pipeline.smtp import Outcome
 from pipeline.storage.deliveries import Settlement
 
 GAPS: Final = tuple(timedelta(minutes=minutes) for minutes in (5, 15, 45, 120))
-"""Between tries; the last repeats until the delivery expires."""
+"""Delays before a retry, by number of attempts; the last repeats until the delivery expires."""
 
 RECONNECT_GAP: Final = timedelta(minutes=1)
-"""After a lost connection: charged to nobody, but not a busy loop either."""
+"""Delay after a lost connection: the attempt is not charged, but a busy loop is prevented."""
 
-# What says that nobody was asked: the message was not judged, the connection or we were.
+# The message was not judged: the connection failed, or the server refused us. Not charged.
 _UNCHARGED: Final = {Verdict.CONNECTION, Verdict.CONFIGURATION}
 
-# Refusals that may end by themselves, whatever their code says.
+# Refusals that may be temporary, even if the reply code is permanent.
 _PASSING: Final = {Verdict.THROTTLED, Verdict.GREYLISTED, Verdict.DEFERRED}
 
-# Refusals that are about us. The reader did nothing wrong and is still owed the papers.
+# Refusals that are our fault: the papers go into the reader's next digest.
 _OUR_FAULT: Final = {Verdict.TOO_LARGE, Verdict.AUTHENTICATION, Verdict.BLOCKED}
 
 
 def settlement(delivery: Delivery, outcome: Outcome, *, spread: float) -> Settlement:
-    """What to write after `outcome`.
+    """Return the settlement of `delivery` after `outcome`.
 
-    `spread` in [0, 1) lengthens the gap by up to a quarter, so that what failed together does not
-    come back together; it never shortens one, since greylisting counts the minutes.
+    `spread` in [0, 1) lengthens the retry delay by up to a quarter, so that deliveries which failed
+    together are not retried together (after a lost connection: by up to its double). It never
+    shortens a delay, since greylisting counts the minutes.
     """
     verdict = outcome.verdict
     settled = Settlement(
@@ -65,14 +66,20 @@ def settlement(delivery: Delivery, outcome: Outcome, *, spread: float) -> Settle
 
 
 def not_composed(delivery: Delivery, explanation: str) -> Settlement:
-    """No mail can be made of it, now or later."""
+    """Return the settlement of a delivery that can never be composed.
+
+    Its papers stay unread, so they come with a later digest.
+    """
     return Settlement(
         delivery.id, DeliveryStatus.FAILED, f"not composed: {explanation}", unread=True
     )
 
 
 def not_composed_yet(delivery: Delivery, explanation: str, *, spread: float) -> Settlement:
-    """A mistake of ours stopped it; until it expires there is time to mend that."""
+    """Return the settlement after a bug in composing: retried until the delivery expires.
+
+    Until then there is time to fix the bug.
+    """
     return Settlement(
         delivery.id,
         DeliveryStatus.QUEUED,

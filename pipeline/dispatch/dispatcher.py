@@ -1,8 +1,9 @@
-"""The way of a delivery from the outbox to the mail server.
+"""Take deliveries from the outbox to the mail server.
 
-One thread claims and composes, a few send, one commits. The order of the promises: a claim is
-committed before the network is touched, a mark before the final dot, and the reply as soon as it
-is there. Killed anywhere, the table tells what is sure and lists what is not.
+One thread claims and composes, several threads send, one thread commits. A claim is committed
+before the network is used, a mark before the final dot, and the reply as soon as it arrives. If the
+process is killed at any point, the table shows which deliveries are certain and lists the uncertain
+ones.
 """
 
 from __future__ import annotations
@@ -39,32 +40,32 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-POLL: Final = 0.2  # seconds between looks at the stop flag
-IDLE: Final = 2.0  # seconds between looks at an empty outbox
-LEAST_SLEEP: Final = 0.02  # seconds, where the next mail may leave at any moment
-SOON: Final = timedelta(minutes=1)  # what is due within it is waited for
-TIDY_EVERY: Final = 30.0  # seconds
-OUTAGE: Final = 300.0  # seconds that the database may be away before a drain ends
-OUTAGE_AT_THE_END: Final = 15.0  # the same once we must stop
-MARGIN: Final = timedelta(minutes=1)  # by which a lease outlasts what it covers
+POLL: Final = 0.2  # seconds between checks of the stop flag
+IDLE: Final = 2.0  # seconds between polls of an empty outbox
+LEAST_SLEEP: Final = 0.02  # seconds; used when the next mail may be sent at any moment
+SOON: Final = timedelta(minutes=1)  # a `once` drain waits for mail due within this time
+TIDY_EVERY: Final = 30.0  # seconds between runs of `_tidy`
+OUTAGE: Final = 300.0  # seconds of database outage after which a drain ends
+OUTAGE_AT_THE_END: Final = 15.0  # the same, once a stop was requested
+MARGIN: Final = timedelta(minutes=1)  # by which a lease exceeds the deadline that it covers
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What one drain did, in deliveries."""
+    """Number of deliveries per outcome of one drain."""
 
     sent: int = 0
-    deferred: int = 0  # queued again for a later try
-    failed: int = 0  # suppressed ones too
+    deferred: int = 0  # queued again for a retry
+    failed: int = 0  # includes suppressed deliveries
     uncertain: int = 0
-    cancelled: int = 0  # its reader left between claim and dot
+    cancelled: int = 0  # its subscriber left or was suppressed after the claim
     expired: int = 0
 
 
 class DispatchStoppedError(TransportError):
-    """The drain ended early: no server could be reached, or it refuses us as a whole (`refused`).
+    """A drain ended early: no server was reachable, or the server refuses us (`refused`).
 
-    `tally` has what was done until then; what was not sent is back in the outbox.
+    `tally` counts the deliveries settled until then; unsent deliveries are back in the outbox.
     """
 
     def __init__(self, message: str, tally: Tally, *, refused: bool = False) -> None:
@@ -75,23 +76,23 @@ class DispatchStoppedError(TransportError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatcher:
-    """Sends what is owed. Make one after the fork: it starts threads."""
+    """Send the due deliveries of the outbox. Create it after the fork, since it starts threads."""
 
     engine: Engine
     transport: Transport
-    compose: Callable[[Delivery, Told | None], bytes]  # ready for the wire, without the dot
+    compose: Callable[[Delivery, Told | None], bytes]  # encoded for the wire, without the final dot
     load: Callable[[Connection, Sequence[Delivery]], Mapping[int, Told]]  # by delivery id
-    sender: Callable[[Delivery], str]  # the envelope's, for bounces
+    sender: Callable[[Delivery], str]  # returns the envelope sender, where bounces arrive
     connections: int = 10
-    chunk: int = 200  # deliveries a claim
+    chunk: int = 200  # deliveries per claim
     clock: Callable[[Connection], datetime] = server_now
     resend: frozenset[DeliveryKind] = frozenset({DeliveryKind.CONFIRMATION})
-    # How long one attempt may last before and after the dot: what the transport keeps to.
+    # Maximum duration of one attempt before and after the final dot; the transport enforces both.
     deadline: timedelta = timedelta(minutes=5)
     patience: timedelta = timedelta(minutes=10)
     rates: Sequence[Rate] = ()
-    bucket: Bucket | None = None  # smooths what leaves in a second; None: as fast as it goes
-    server: str = "smtp"  # the name of what `transport` opens, by which refusals are told apart
+    bucket: Bucket | None = None  # limits mails per second; None: no limit
+    server: str = "smtp"  # name of the server behind `transport`; recorded with each refusal
 
     def drain(
         self,
@@ -100,10 +101,12 @@ class Dispatcher:
         until: datetime | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Tally:
-        """Send until `stop`, until `until` by `clock`, or with `once` until nothing is due.
+        """Send until `stop()` is true, `clock` reaches `until` or, if `once`, nothing is due.
 
-        Whatever ends it, the message at hand is finished, its settlement written and every other
-        lease given back. Raises DispatchStoppedError.
+        Return the tally. However the drain ends, the messages being sent are finished, their
+        settlements are written and all other leases are given back. Raise DispatchStoppedError if
+        no server is reachable or the server refuses us as a whole; any other error of a thread is
+        raised as it is.
         """
         return _Drain(self, once=once, until=until, stop=stop).run()
 
@@ -136,7 +139,7 @@ class _Drain:
         )
         self._committer.on_trip = self._hold
         self._refusal: RefusedError | None = None
-        self._counted = 0  # refusals that ended a delivery which we had queued again
+        self._counted = 0  # refusals counted by the guard that ended a delivery queued again before
         self._waited_since: datetime | None = None
         self._expired = 0
         self._found_uncertain = 0
@@ -149,7 +152,7 @@ class _Drain:
         try:
             self._produce()
         except BaseException:
-            self._ready.drop()  # also when somebody presses Ctrl-C: only the message at hand
+            self._ready.drop()  # also on Ctrl-C: only messages being sent are finished
             raise
         finally:
             self._finish()
@@ -184,17 +187,22 @@ class _Drain:
     def _claim(self, tokens: int, conn: Connection) -> Claim:
         now = self._now(conn)
         if self._claiming:
-            # The try before may have been committed though we did not hear of it. Nobody would
-            # send what it took, and we would renew it; what is ready is claimed and made anew.
+            # The previous attempt may have been committed although its answer was lost. Without
+            # this statement its deliveries would be renewed under our lease and never sent.
+            # Messages that are ready are given back, too, and claimed and composed again.
             deliveries.give_back(conn, self._lease.token)
         self._claiming = True
         if self._until and now >= self._until:
-            self._once = True  # nothing more is claimed, and the drain ends
+            self._once = True  # claim nothing more; the drain ends
             return Claim((), now)
         return self._pacing.claim(conn, tokens, now)
 
     def _compose_all(self, claimed: Sequence[Delivery]) -> list[int]:
-        """Hand them to the crew; the ids of those that found no place before it was over."""
+        """Compose each claimed delivery and queue it for the sender threads.
+
+        Return the ids of the deliveries that were not queued because the drain is over or the claim
+        is outdated; [] if all were queued.
+        """
         digests = outlast(partial(self._load, claimed), self._gives_up)
         for number, delivery in enumerate(claimed):
             body = self._compose(delivery, digests.get(delivery.id))
@@ -217,7 +225,7 @@ class _Drain:
             except UNREADABLE:
                 log.exception("deliveries loaded one by one")
             found: dict[int, Told] = {}
-            for delivery in claimed:  # one that cannot be read must not hold up the others
+            for delivery in claimed:  # an unreadable row must not block the others
                 try:
                     found |= self._plan.load(conn, [delivery])
                 except UNREADABLE as error:
@@ -225,11 +233,14 @@ class _Drain:
             return found
 
     def _is_outdated(self) -> bool:
-        """Something we have claimed must wait by now."""
+        """Return whether claimed deliveries may have to wait now (a hold or a new throttle)."""
         return self._committer.held_up.is_set() or self._pacing.stale.is_set()
 
     def _claim_anew(self, unsent: list[int]) -> None:
-        """Give back what nobody has in hand, where some of it must wait; the rest comes again."""
+        """Return unsent deliveries to the outbox if some of them must wait.
+
+        Those that need not wait are claimed again.
+        """
         if not self._is_outdated():
             return
         self._committer.held_up.clear()
@@ -245,8 +256,8 @@ class _Drain:
             log.critical("delivery not composed", delivery=delivery.id, error=str(error))
             self._committer.settle(not_composed(delivery, str(error)))
         except Exception as error:
-            # One delivery that trips over a mistake of ours would else come first in every claim,
-            # and nobody behind it would ever get mail.
+            # A delivery that fails because of a bug of ours would otherwise come first in every
+            # claim, and no delivery behind it would ever be sent. Its retry is delayed.
             log.exception("delivery not composed", delivery=delivery.id)
             self._committer.settle(
                 not_composed_yet(delivery, type(error).__name__, spread=_spread())
@@ -254,7 +265,11 @@ class _Drain:
         return None
 
     def _is_worth_waiting(self, claim: Claim) -> bool:
-        """Whether a drain that ends when nothing is due goes on: what is due leaves soon."""
+        """Return whether a `once` drain continues although this claim is empty.
+
+        It does while this drain probes the breaker, holds deliveries of a throttled domain, or
+        has mail that is due within SOON. If the breaker is open, set the refusal that `run` raises.
+        """
         if claim.breaker:
             if self._pacing.trying:
                 return True
@@ -265,7 +280,7 @@ class _Drain:
         return claim.wait is not None and claim.wait <= SOON and not self._time_stands_still(claim)
 
     def _time_stands_still(self, claim: Claim) -> bool:
-        """By a clock that somebody has set, nothing will ever leave later."""
+        """Return whether the clock is fixed, as in tests: then waiting never makes anything due."""
         before, self._waited_since = self._waited_since, claim.at
         return bool(claim.wait) and before == claim.at
 
@@ -276,7 +291,10 @@ class _Drain:
             time.sleep(min(POLL, left))
 
     def _tidy(self) -> None:
-        """What nobody else does: leases of the dead, and deliveries whose time is over."""
+        """Recover expired leases, judge refusals and expire overdue deliveries.
+
+        Runs at most every TIDY_EVERY seconds.
+        """
         if time.monotonic() < self._tidy_at:
             return
         self._tidy_at = time.monotonic() + TIDY_EVERY
@@ -293,7 +311,7 @@ class _Drain:
             self._expired += expired
 
     def _judge(self) -> None:
-        """Have the guard count what is certainly about its reader, and hold what is not."""
+        """Have the guard count refusals that concern the recipient; hold editions with too many."""
         counted = guard.CHUNK
         while counted >= guard.CHUNK:
             judged = self._transact(
@@ -305,7 +323,7 @@ class _Drain:
                 self._hold(trip)
 
     def _hold(self, trip: Trip) -> None:
-        """The server refuses too many: stop at once, as where it refuses our login."""
+        """Stop the drain at once, as if the login was refused: too many refusals."""
         log.critical(
             "edition held: too many refusals",
             edition=str(trip.edition_on or holds.EVERYTHING),
@@ -323,7 +341,7 @@ class _Drain:
         return self._plan.clock(conn)
 
     def _transact(self, work: Callable[[Connection], T]) -> T:
-        """In a transaction of its own, run again until the database does it."""
+        """Run `work` in a transaction, and retry it until the database is reachable again."""
 
         def attempt() -> T:
             with self._plan.engine.begin() as conn:
@@ -332,12 +350,13 @@ class _Drain:
         return outlast(attempt, self._gives_up)
 
     def _gives_up(self, away: float) -> bool:
-        """Whether a database that has been away for so many seconds is not waited for any more.
+        """Return whether to stop waiting for a database that has been away for `away` seconds.
 
-        Meanwhile replies that have come wait in memory. Whoever must stop cannot keep them long.
+        During an outage, received replies wait in memory; a process that must stop cannot keep them
+        for long. Once True, it stays True for all remaining writes.
         """
         if away > (OUTAGE_AT_THE_END if self._stop() else OUTAGE):
-            self._gave_up = True  # once is enough for all that is still to be written
+            self._gave_up = True  # do not wait again for each remaining write
         return self._gave_up
 
     # --- End ------------------------------------------------------------------------------------
@@ -375,9 +394,9 @@ def _spread() -> float:
 
 @cache
 def freeze_gc_once() -> None:
-    """Exclude the objects that exist so far from garbage collection, once a process.
+    """Exclude all objects that exist so far from garbage collection, once per process.
 
-    Loading digests allocates so much that collections start every few claims; walking through all
+    Loading digests allocates so much that a collection starts every few claims; walking through all
     imported modules then takes more CPU than the loading itself. Frozen objects are never freed.
     """
     gc.collect()

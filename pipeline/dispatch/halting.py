@@ -1,4 +1,4 @@
-"""Stop sending, all of it or one edition, and go on. Every step may be taken twice."""
+"""Hold, resume and cancel sending, as a whole or for one edition. Each command is idempotent."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ BY_HAND = "stopped by the operator"
 
 @retried
 def stop(engine: Engine, now: datetime, edition_on: date | None = None, reason: str = "") -> bool:
-    """Hold an edition up, or everything; False where it is held up already.
+    """Hold one edition, or all sending if None; return False if it is held already.
 
-    Holds for what is claimed too; a mail whose final dot is on the wire is finished.
+    Claimed deliveries are held, too; a mail with its final dot on the wire is finished.
     """
     with engine.begin() as conn:
         stopped = holds.put(conn, edition_on, reason or BY_HAND, now)
@@ -30,10 +30,10 @@ def stop(engine: Engine, now: datetime, edition_on: date | None = None, reason: 
 
 @retried
 def start(engine: Engine, edition_on: date | None = None) -> bool:
-    """Let it go on; False where nothing held it up.
+    """Lift the hold of an edition, or of all sending if None; return False if there was none.
 
-    Everything, or an edition that the program has held: a server that refused us is tried at once.
-    What pauses for itself stays paused.
+    If all sending resumes, or an edition that the program itself had held, the circuit breaker is
+    closed, too, so the server is tried at once. Other holds and throttled domains stay.
     """
     with engine.begin() as conn:
         was_held = any(
@@ -48,7 +48,7 @@ def start(engine: Engine, edition_on: date | None = None) -> bool:
 
 @retried
 def release(engine: Engine, domain: str) -> None:
-    """Write to a slowed domain as to any other, at once. Raises NotFoundError."""
+    """Remove the throttle of a domain. Raise NotFoundError if it is not throttled."""
     with engine.begin() as conn:
         if not paces.free_by_name(conn, domain):
             raise NotFoundError(f"nothing slows mail to {domain}")
@@ -56,9 +56,10 @@ def release(engine: Engine, domain: str) -> None:
 
 
 def cancel(engine: Engine, edition_on: date) -> int:
-    """End what is owed of an edition; how many. The papers are owed anew, in the next digest.
+    """Cancel the unsent deliveries of an edition; return how many.
 
-    Chunk by chunk: who dies on the way has cancelled some, and may be run again for the others.
+    Their papers come again in the next digest. Each batch is a transaction of its own: after a
+    crash some are cancelled, and another run cancels the rest.
     """
     total = 0
     while ended := with_retries(lambda: _cancel_some(engine, edition_on)):

@@ -1,4 +1,4 @@
-"""How fast to go on after a refusal: what to slow, by how much, and when to try again. Pure."""
+"""Throttling after a refusal: its scope, the new rate and the time of the next try. Pure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipeline.storage.paces import Pace, PaceState
 
 MINUTE: Final = timedelta(minutes=1)
 
-# --- Whom a refusal is about --------------------------------------------------------------------
+# --- Scope of a refusal -------------------------------------------------------------------------
 
 
 class Scope(StrEnum):
-    NOBODY = "nobody"  # the message or its reader; their row says what follows
-    DOMAIN = "domain"  # everybody whose mail the same servers take
-    SERVER = "server"  # our own mail server, whoever the reader is
-    SENDER = "sender"  # us: our domain is not believed to be ours
+    NOBODY = "nobody"  # this message or its recipient only; the settlement covers it
+    DOMAIN = "domain"  # all recipients of the same provider (see storage.mail_domains)
+    SERVER = "server"  # our own mail server, for any recipient
+    SENDER = "sender"  # our domain fails authentication (SPF, DKIM, DMARC)
 
 
 def scope(outcome: Outcome) -> Scope:
@@ -40,9 +40,10 @@ def scope(outcome: Outcome) -> Scope:
 
 
 def _is_about_our_quota(outcome: Outcome) -> bool:
-    """Said before the recipient was known, or by a provider about what it sells us.
+    """Return whether a refusal is about a quota of our own account.
 
-    Amazon SES says "454 Throttling failure: Maximum sending rate exceeded" after DATA.
+    It is if the server said so before it knew the recipient, or if the text names our plan. Amazon
+    SES says "454 Throttling failure: Maximum sending rate exceeded" after DATA.
     """
     if outcome.phase is Phase.MAIL:
         return True
@@ -54,7 +55,10 @@ def _is_about_our_quota(outcome: Outcome) -> bool:
 
 
 def _is_about_this_message(outcome: Outcome) -> bool:
-    """A refusal that names nobody, or the format of this one mail (x.6.z)."""
+    """Return whether a block names neither us nor the domain, or is about the format (x.6.z).
+
+    Also True if there is no reply.
+    """
     reply = outcome.reply
     if reply is None:
         return True
@@ -62,26 +66,30 @@ def _is_about_this_message(outcome: Outcome) -> bool:
     return is_format or subject_of(outcome.phase, reply) is Subject.UNCLEAR
 
 
-# --- A domain's pace: halved by a refusal, grown by what is taken -------------------------------
+# --- Rate of a domain: halved by a refusal, increased by accepted mail --------------------------
 
-FIRST: Final = 60.0  # mails a minute, after the first refusal
+FIRST: Final = 60.0  # mails per minute after the first refusal
 LEAST: Final = 1.0
-FREE: Final = 600.0  # who takes that many a minute needs no pace of its own
-STEP: Final = 10.0  # what a minute's worth of taken mails adds
-AT_ONCE: Final = timedelta(seconds=4)  # a minute's mails are so many at a time if each takes that
-BURST: Final = timedelta(seconds=5)  # that may be saved up
-GRACE: Final = timedelta(seconds=30)  # refusals of what was under way count as one
+FREE: Final = 600.0  # mails per minute; a domain that accepts so many is no longer throttled
+STEP: Final = 10.0  # mails per minute, added for a minute's worth of accepted mails
+AT_ONCE: Final = timedelta(seconds=4)  # mails in flight: those of this time at the allowed rate
+BURST: Final = timedelta(seconds=5)  # of unused rate that may be saved up
+GRACE: Final = timedelta(seconds=30)  # refusals of mails in flight count as one
 FORGOTTEN: Final = timedelta(days=1)
 
 PAUSES: Final = {
     PaceState.SLOWED: tuple(timedelta(minutes=minutes) for minutes in (1, 2, 4, 8, 16, 30)),
     PaceState.BLOCKED: tuple(timedelta(minutes=minutes) for minutes in (30, 60, 120, 240)),
 }
-"""After the first, second... refusal in a row; the last repeats."""
+"""Pause after the first, second... refusal in a row; the last value repeats."""
 
 
 def refused(known: Pace | None, domain: str, state: PaceState, reply: str, now: datetime) -> Pace:
-    """The pace after a refusal; as it was where this one tells nothing new."""
+    """Return the throttle after a refusal; `known` itself if the refusal adds nothing.
+
+    A refusal within GRACE of the last one is ignored unless it is the first block. Each other
+    refusal halves the allowance (a block sets it to LEAST) and lengthens the pause.
+    """
     pause = PAUSES[state]
     if known is None:
         allowance = FIRST if state is PaceState.SLOWED else LEAST
@@ -102,9 +110,9 @@ def refused(known: Pace | None, domain: str, state: PaceState, reply: str, now: 
 
 
 def accepted(known: Pace, count: int, now: datetime) -> Pace | None:
-    """The pace after so many mails were taken; None: the domain is free.
+    """Return the throttle after `count` accepted mails; None if the domain is free again.
 
-    As it was right after a refusal: those were under way.
+    Mails accepted within GRACE of a refusal were in flight already, and change nothing.
     """
     if now < known.refused_at + GRACE:
         return known
@@ -115,12 +123,12 @@ def accepted(known: Pace, count: int, now: datetime) -> Pace | None:
 
 
 def is_forgotten(known: Pace, now: datetime) -> bool:
-    """Nobody has refused for so long that it says nothing about today."""
+    """Return whether the last refusal or pause is a day old, too old to matter."""
     return now >= max(known.refused_at, known.not_before) + FORGOTTEN
 
 
 def turns(known: Pace, now: datetime) -> int:
-    """How many mails may leave for this domain now; 0 while it pauses or has had its share."""
+    """Return how many mails this domain may get now; 0 if it pauses or its share is used up."""
     if now < known.not_before:
         return 0
     saved = min(now - known.not_before, BURST)
@@ -128,16 +136,16 @@ def turns(known: Pace, now: datetime) -> int:
 
 
 def at_once(known: Pace) -> int:
-    """How many mails for this domain may be under way at the same time, in all senders' hands.
+    """Return how many mails to this domain may be in flight at once, over all senders.
 
-    It shrinks and grows with the allowance: 4 after the first refusal, then 2, then 1. A server
-    that takes its time gets less than its allowance by that, for it counts connections, too.
+    This follows the allowance: 4 after the first refusal, then 2, then 1. A slow server
+    therefore gets fewer mails than its allowance, because servers limit connections, too.
     """
     return max(1, int(known.allowance * (AT_ONCE / MINUTE)))
 
 
 def spent(known: Pace, count: int, now: datetime) -> Pace:
-    """The pace after `count` of the turns were used."""
+    """Return the throttle after `count` mails were claimed: `not_before` moves by their gaps."""
     first = max(known.not_before, now - BURST)
     return replace(known, not_before=first + count * _gap(known))
 
@@ -146,24 +154,24 @@ def _gap(known: Pace) -> timedelta:
     return MINUTE / known.allowance
 
 
-# --- The breaker --------------------------------------------------------------------------------
+# --- Circuit breaker ----------------------------------------------------------------------------
 
 OPEN_FOR: Final = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 30, 60))
-"""After the first, second... refusal of us as a whole; the last repeats."""
+"""Open time after the first, second... refusal of us as a whole; the last value repeats."""
 
 
 def open_for(refusals: int) -> timedelta:
-    """How long to leave the server alone after so many refusals in a row, 1 or more."""
+    """Return how long the breaker stays open after `refusals` in a row, 1 or more."""
     return OPEN_FOR[min(refusals, len(OPEN_FOR)) - 1]
 
 
-# --- Distrust -----------------------------------------------------------------------------------
+# --- Authentication failures --------------------------------------------------------------------
 
 DISTRUST_WINDOW: Final = timedelta(minutes=10)
 DISTRUSTS: Final = 3
-DISTRUSTFUL: Final = 2  # recipients: one alone may have a server with ideas of its own
+DISTRUSTFUL: Final = 2  # recipients; a single one may have a misconfigured server
 
 
 def is_distrusted(refusals: int, recipients: int) -> bool:
-    """Whether an edition is to be paused for what it met within DISTRUST_WINDOW."""
+    """Return whether to pause an edition for authentication failures within DISTRUST_WINDOW."""
     return refusals >= DISTRUSTS and recipients >= DISTRUSTFUL

@@ -1,8 +1,8 @@
-"""What a drain may claim now, and what its refusals change for everybody.
+"""Limit the claims of a drain, and share its refusals with all other senders.
 
-A token first, then the claim: whoever may send N more claims at most N. Everything that counts is
-in rows, read and written in the transaction of the claim, so that a sender that dies there has
-taken nothing. Refusals are written at once, in short transactions of their own.
+Tokens are taken before the claim, so a sender with N tokens claims at most N deliveries. Quotas and
+throttles are rows that are read and written in the transaction of the claim, so a sender that
+crashes in it has used nothing. Refusals are written at once, in short transactions of their own.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-LONGEST_REPLY: Final = 300  # characters kept of what a server said
-A_MOMENT: Final = timedelta(seconds=1)  # in which some mail that is under way will be done with
+LONGEST_REPLY: Final = 300  # characters of a server's reply that are kept
+A_MOMENT: Final = timedelta(seconds=1)  # in which some mail in flight is likely to be settled
 
 
 class Transact(Protocol):
-    """Does some work in a transaction of its own, again where that failed."""
+    """Run `work` in a transaction of its own; retry it while the database is unreachable."""
 
     def __call__(self, work: Callable[[Connection], T]) -> T: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How many mails our own mail server takes from us in any stretch of this length."""
+    """Quota of our own mail server: at most `most` mails in any window of this length."""
 
     name: str  # of its row: "smtp:day"
     most: int
@@ -53,19 +53,19 @@ class Rate:
 
     @property
     def chunk(self) -> int:
-        """At most so many are claimed at once: what a claim leaves unsent counts all the same."""
+        """Return the maximum size of a claim; deliveries claimed but not sent use up quota, too."""
         return max(1, self.most // 50)
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What was claimed; where that is nothing, until when there is no use in trying again."""
+    """Result of a claim; if it is empty, the time before which a retry is useless."""
 
     deliveries: Sequence[Delivery]
     at: datetime
     until: datetime | None = None  # None: nothing is due
-    breaker: Breaker | None = None  # what stands in the way, where that is the server
-    is_ours: bool = False  # what stands in the way is what we hold: it will be done with
+    breaker: Breaker | None = None  # set if the circuit breaker prevents the claim
+    is_ours: bool = False  # prevented by deliveries in flight of this drain, which end soon
 
     @property
     def wait(self) -> timedelta | None:
@@ -73,7 +73,7 @@ class Claim:
 
 
 class Pacing:
-    """The pace of one drain, which shares its rows with all others."""
+    """Throttles, quotas and circuit breaker as one drain uses them; their rows are shared."""
 
     def __init__(
         self,
@@ -90,24 +90,31 @@ class Pacing:
         self._rates = tuple(rates_)
         self._bucket = bucket
         self.chunk = min([chunk, *(rate.chunk for rate in self._rates)])
-        self._slowed: frozenset[str] | None = None  # domains, at the last claim
-        self._crowding = InHand(0, 0)  # what left no room for another mail to its domain, just now
-        self._accepted: Counter[str] = Counter()  # of the slowed domains, since the last claim
-        self._got_through = False  # while trying out: the server let us in
+        self._slowed: frozenset[str] | None = None  # throttled domains at the last claim
+        self._crowding = InHand(0, 0)  # deliveries in flight that left no room, at the last claim
+        self._accepted: Counter[str] = Counter()  # by throttled domain, since the last claim
+        self._got_through = False  # during a probe: the server accepted or judged our mail
         self._lock = threading.Lock()
-        self._tried_for = ""  # what opened the breaker that is tried
-        self.trying = False  # the one mail that a half open breaker allows is ours
+        self._tried_for = ""  # the reply that opened the probed breaker
+        self.trying = False  # this drain holds the one probe of a half-open breaker
         self._paused: set[date] = set()  # editions that this drain has paused
-        self.stale = threading.Event()  # what was claimed may have to wait now
+        self.stale = threading.Event()  # some claimed deliveries may have to wait now
 
     # --- Before a claim -------------------------------------------------------------------------
 
     def tokens(self) -> int:
-        """How many mails this second has room for. Asks Redis: not inside a transaction."""
+        """Return how many mails may be sent in this second.
+
+        May ask Redis, so do not call it inside a transaction.
+        """
         return self._bucket.take(self.chunk) if self._bucket else self.chunk
 
     def claim(self, conn: Connection, tokens: int, now: datetime) -> Claim:
-        """Claim what may leave now, at most `tokens`."""
+        """Claim deliveries that may be sent now, at most `tokens`.
+
+        If the breaker is open, return an empty claim with the time to retry; if it is half open,
+        try to become the probe and claim a single delivery.
+        """
         breaker = breakers.get(conn)
         if breaker and self._got_through and breakers.close(conn, self._lease.token):
             breaker = None
@@ -133,7 +140,7 @@ class Pacing:
         return Claim((), now, until, is_ours=self._crowding.ours > 0)
 
     def _left(self, conn: Connection, tokens: int, now: datetime) -> tuple[int, datetime | None]:
-        """What all rates have room for, and when there will be more where that is nothing."""
+        """Return the room that all quotas have left, and if none, when there will be some."""
         limit = min(tokens, self.chunk)
         until: datetime | None = now if limit == 0 else None
         for rate in self._rates:
@@ -150,7 +157,7 @@ class Pacing:
         self._know(besides)
         self._crowding = InHand(0, 0)
         claimed: list[Delivery] = []
-        # Those first, since they get only a few turns, and would get none behind a long outbox.
+        # Throttled domains first: behind a long outbox their few turns would never come.
         for known in slowed:
             if len(claimed) < limit:
                 claimed += self._claim_slowly(conn, known.domain, limit - len(claimed), now)
@@ -159,7 +166,7 @@ class Pacing:
         return claimed
 
     def _know(self, slowed: frozenset[str]) -> None:
-        """Where a domain was slowed since the last claim, what we hold may be for it."""
+        """Set `stale` if a domain was throttled since the last claim; our mail may be for it."""
         before, self._slowed = self._slowed, slowed
         if before is not None and slowed - before:
             self.stale.set()
@@ -167,10 +174,10 @@ class Pacing:
     def _claim_slowly(
         self, conn: Connection, domain: str, limit: int, now: datetime
     ) -> list[Delivery]:
-        """What a slowed domain may get now."""
+        """Claim deliveries to a throttled domain, within its rate and its mails in flight."""
         grown = self._grow(conn, domain, now)
         if grown is None:
-            return []  # free: the next claim has it
+            return []  # no longer throttled: the next claim takes its mail
         turns = min(limit, pace.turns(grown, now))
         if turns:
             turns = min(turns, self._room(conn, grown, now))
@@ -180,7 +187,7 @@ class Pacing:
         return claimed
 
     def _room(self, conn: Connection, known: Pace, now: datetime) -> int:
-        """How many more may be under way to a slowed domain."""
+        """Return how many more mails to a throttled domain may be in flight."""
         held = deliveries.in_hand(conn, known.domain, self._lease.token, now)
         room = max(0, pace.at_once(known) - held.total)
         if room == 0:
@@ -191,9 +198,10 @@ class Pacing:
         self._grow(conn, domain, self._clock(conn))
 
     def _grow(self, conn: Connection, domain: str, now: datetime) -> Pace | None:
-        """The pace of a domain after what it has taken since the last look; None: it is free.
+        """Return the throttle of a domain after its newly accepted mails; None if it is free.
 
-        Its row is ours until this transaction ends.
+        Locks its row until the end of the transaction. The throttle is also deleted a day after the
+        last refusal.
         """
         known = paces.get(conn, domain)
         with self._lock:
@@ -226,7 +234,7 @@ class Pacing:
     # --- After a reply --------------------------------------------------------------------------
 
     def note(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Draw the conclusions that are not about this delivery alone."""
+        """Apply the consequences of a reply that go beyond its delivery (throttle, breaker)."""
         if outcome.verdict is Verdict.CONNECTION:
             self.leave()
         elif outcome.verdict is not Verdict.CONFIGURATION:
@@ -249,41 +257,44 @@ class Pacing:
                 self.refused(said)
 
     def _is_the_same(self, outcome: Outcome) -> bool:
-        """The mail that tries a half open breaker is refused like those that opened it."""
+        """Return whether the probe of a half-open breaker met the same reply that had opened it."""
         if outcome.reply is None or not outcome.permanent:
             return False
         said = refusals.wording(str(outcome.reply))
         return bool(said) and self._tried_for.endswith(said)
 
     def hands_back(self, delivery: Delivery) -> bool:
-        """Put a claimed delivery back into the outbox where its edition was paused meanwhile."""
+        """Return a delivery to the outbox if its edition was paused since the claim."""
         if delivery.edition_on not in self._paused:
             return False
         self._transact(lambda conn: deliveries.hand_back(conn, [delivery.id], self._lease.token))
         return True
 
     def refused(self, said: str) -> None:
-        """The server was reached and wants nothing from us: leave it alone for a while."""
+        """Open the circuit breaker: the server was reached and refuses us as a whole."""
         until = self._transact(lambda conn: self._open(conn, said))
         self.trying = self._got_through = False
         if until:
             log.critical("the server refuses us", said=said, until=until.isoformat())
 
     def finish(self) -> None:
-        """The drain ends: nobody else knows what it has learned since its last claim."""
+        """End the probe and write the acceptances counted since the last claim.
+
+        They are known to this drain only.
+        """
         self.leave()
         for domain in list(self._accepted):
             self._transact(partial(self._learn, domain))
 
     def leave(self) -> None:
-        """The one mail that was to try the server out is done with, whatever became of it."""
+        """End the probe of a half-open breaker; close the breaker if the server let us in."""
         if self.trying:
             end = breakers.close if self._got_through else breakers.give_up
             self._transact(lambda conn: end(conn, self._lease.token))
             self.trying = self._got_through = False
 
     def _open(self, conn: Connection, said: str) -> datetime | None:
-        """Until when the breaker is open now; None where somebody else has opened it."""
+        """Open the breaker and return until when; None if another sender opened it meanwhile."""
         now = self._clock(conn)
         known = breakers.get(conn)
         length = pace.open_for(known.refusals + 1 if known else 1)
@@ -330,7 +341,7 @@ class Pacing:
                 keep=pace.DISTRUST_WINDOW,
             )
         )
-        # Counted once that is on disk: of two senders, one at least sees what both have written.
+        # Counted after the record is committed: of two concurrent senders, at least one sees both.
         if edition_on and self._transact(lambda conn: self._pause(conn, edition_on)):
             log.critical("edition paused", edition=str(edition_on))
             self._paused.add(edition_on)

@@ -1,4 +1,4 @@
-"""Messages ready for the wire, between the one who composes and those who send."""
+"""Queue of composed messages between the composing thread and the sender threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.domain import Delivery
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A delivery with its envelope sender and its body as `smtp` wants it."""
+    """A delivery with its envelope sender and its body as `smtp` expects it."""
 
     delivery: Delivery
     sender: str
@@ -19,7 +19,7 @@ class Message:
 
 
 class Ready:
-    """A bounded line of messages; memory stays flat however long the outbox is."""
+    """Bounded queue of messages; limits memory for an outbox of any length."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -28,7 +28,7 @@ class Ready:
         self._closed = False
 
     def put(self, message: Message, timeout: float) -> bool:
-        """True when it found a place within `timeout` seconds."""
+        """Append a message; return False if the queue is still full after `timeout` seconds."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._has_room, timeout):
                 return False
@@ -37,30 +37,30 @@ class Ready:
             return True
 
     def put_back(self, message: Message) -> None:
-        """It is next again, whatever the room."""
+        """Put a message back at the front, even if the queue is full."""
         with self._changed:
             self._messages.appendleft(message)
             self._changed.notify_all()
 
     def take_now(self) -> Message | None:
-        """The next message, or None when none is ready at this moment."""
+        """Return the next message, or None if the queue is empty."""
         with self._changed:
             return self._take()
 
     def take(self, timeout: float) -> Message | None:
-        """The next message; None when none came in time, or the line is closed and empty."""
+        """Return the next message; None if none came in time, or the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._messages or self._closed, timeout)
             return self._take()
 
     @property
     def is_over(self) -> bool:
-        """Closed and empty: there is nothing to wait for."""
+        """Return whether the queue is closed and empty."""
         with self._changed:
             return self._closed and not self._messages
 
     def clear(self) -> list[Message]:
-        """Take out whatever waits, and go on."""
+        """Remove and return all waiting messages; the queue stays open."""
         with self._changed:
             waiting = list(self._messages)
             self._messages.clear()
@@ -68,13 +68,13 @@ class Ready:
             return waiting
 
     def close(self) -> None:
-        """Nothing more will be put; takers end when it is empty."""
+        """Close the queue: no message will be added, and takers stop when it is empty."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def drop(self) -> None:
-        """Close it, and forget what waits."""
+        """Close the queue and discard the waiting messages."""
         with self._changed:
             self._messages.clear()
             self._closed = True
@@ -89,5 +89,5 @@ class Ready:
             return None
         message = self._messages.popleft()
         if len(self._messages) == self._capacity // 2:
-            self._changed.notify_all()  # the composer sleeps until half of it is gone
+            self._changed.notify_all()  # the composer sleeps until half of the queue is free
         return message

@@ -1,7 +1,7 @@
-"""Sign mails, so that their domain answers for them (RFC 6376, Ed25519 by RFC 8463).
+"""Sign mails with DKIM (RFC 6376, Ed25519 by RFC 8463), and verify our own signatures.
 
-`keys` has what signs and what is published about it, `canonical` the form of a mail that outlives
-the way, `signing` the headers that go in front, `checking` what a mailbox makes of them.
+`keys` parses private keys and builds DNS records, `canonical` implements the relaxed
+canonicalisation, `signing` creates the DKIM-Signature headers, `checking` verifies them.
 """
 
 from pipeline.dkim.checking import Checked, check

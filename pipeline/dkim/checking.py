@@ -1,4 +1,4 @@
-"""What a mailbox makes of our signatures; only enough to check our own (RFC 6376, section 6)."""
+"""Verify DKIM signatures, but only in the form that we sign (RFC 6376, section 6)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ _OWN = re.compile(rb"((?:^|;)\s*b\s*=)[^;]*")
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One signature; `problem` is None where it holds."""
+    """The result for one signature; `problem` is None if it is valid."""
 
-    name: str  # where its key is published
+    name: str  # the DNS name of its public key
     problem: str | None = None
 
 
 def check(mail: bytes, published: Callable[[str], str | None]) -> list[Checked]:
-    """Every signature of a mail as it arrived, leading dots single; `published` asks for a key.
+    """Verify every signature of a mail and return the results, in the order of the headers.
 
-    Signatures in other forms than ours (another canonicalisation or hash, `l=`) count as broken.
+    `mail` is as received, so that leading dots are not doubled; `published` returns the TXT record
+    of a DNS name, or None. A signature in another form than ours (another canonicalisation or hash,
+    `l=`) counts as invalid.
     """
     head, _, body = mail.partition(b"\r\n\r\n")
     fields = canonical.fields(head)
@@ -41,7 +43,7 @@ def check(mail: bytes, published: Callable[[str], str | None]) -> list[Checked]:
 
 
 def tags(record: str) -> dict[str, str]:
-    """`v=DKIM1; k=rsa; p=...` as its tags, without white space (RFC 6376, section 3.2)."""
+    """Parse a tag list such as `v=DKIM1; k=rsa; p=...`, without white space (RFC 6376, 3.2)."""
     pairs = (part.partition("=") for part in record.split(";") if part.strip())
     return {name.strip(): "".join(value.split()) for name, _, value in pairs}
 
@@ -66,8 +68,10 @@ def _checked(
 
 
 def _covered(names: str, fields: list[tuple[bytes, bytes]]) -> bytes:
-    """The named headers, each from the last one of its name upwards; one that is not there is
-    nothing."""
+    """Return the signed headers in relaxed form; if a name repeats, from the last field upwards.
+
+    A name without a field left adds nothing.
+    """
     left: dict[bytes, list[bytes]] = {}
     for name, value in fields:
         left.setdefault(name, []).append(value)

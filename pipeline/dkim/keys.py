@@ -1,4 +1,4 @@
-"""What signs, and what is published about it."""
+"""DKIM keys: parse private keys and build the DNS records of their public halves."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from pipeline.errors import SettingsError
 
-SHORTEST: Final = 1024  # bits; RFC 8301, section 3.2: verifiers count less as no signature
-ENOUGH: Final = 2048  # bits; the same section recommends them
+SHORTEST: Final = 1024  # bits; RFC 8301, section 3.2: verifiers ignore shorter keys
+ENOUGH: Final = 2048  # bits; recommended by the same section
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _SELECTOR = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -37,13 +37,13 @@ _PEM = re.compile(r"(-----BEGIN [A-Z ]+-----)(.+)(-----END [A-Z ]+-----)", re.DO
 
 
 class Algorithm(StrEnum):
-    RSA = "rsa"  # what every mailbox can check
-    ED25519 = "ed25519"  # short and quick; many cannot check it yet, so it only ever comes second
+    RSA = "rsa"  # every mailbox provider can verify it
+    ED25519 = "ed25519"  # short and fast, but many cannot verify it yet: only in second place
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One entry to publish in the DNS."""
+    """A DNS record to publish."""
 
     name: str
     value: str
@@ -51,7 +51,7 @@ class Record:
 
     @property
     def line(self) -> str:
-        """As a zone file has it: a string holds 255 octets, so a long value is several."""
+        """The record as a line of a zone file, with a long value split into strings of 255."""
         parts = [self.value[at : at + 255] for at in range(0, len(self.value), 255)]
         quoted = " ".join(f'"{part}"' for part in parts)
         return f"{self.name}. {self.type} {quoted}"
@@ -59,7 +59,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A private key and the selector under which its public half is published."""
+    """A private key, and the selector under which its public key is published."""
 
     selector: str
     private: RSAPrivateKey | Ed25519PrivateKey = field(repr=False)
@@ -78,7 +78,7 @@ class Key:
         return self.algorithm is Algorithm.RSA and self.bits < ENOUGH
 
     def record(self, domain: str) -> Record:
-        """What mailboxes look up to check a signature of this key."""
+        """Return the TXT record with the public key, which verifiers look up."""
         public = self.private.public_key()
         if self.algorithm is Algorithm.RSA:
             octets = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -89,13 +89,13 @@ class Key:
 
 
 def check_selector(selector: str) -> None:
-    """Raises SettingsError for a name that cannot stand in the DNS."""
+    """Raise SettingsError if the selector is not a valid DNS name of at most 63 characters."""
     if len(selector) > 63 or not _SELECTOR.fullmatch(selector):
         raise SettingsError(f"{selector!r} is no selector: letters, digits and hyphens make one")
 
 
 def new_key(algorithm: Algorithm, bits: int = ENOUGH) -> str:
-    """A new private key as PEM."""
+    """Generate a private key and return it as unencrypted PEM."""
     private = (
         generate_private_key(public_exponent=65_537, key_size=bits)
         if algorithm is Algorithm.RSA
@@ -105,9 +105,10 @@ def new_key(algorithm: Algorithm, bits: int = ENOUGH) -> str:
 
 
 def read_keys(setting: str) -> tuple[Key, ...]:
-    """The keys of `selector:path` or `selector:PEM`, with white space or commas between them.
+    """Parse DKIM_KEYS: `selector:path` or `selector:PEM`, separated by white space or commas.
 
-    Raises SettingsError, which never shows a key.
+    Raises SettingsError if a key is invalid or a selector is repeated; its text never contains a
+    key.
     """
     keys = tuple(_keys(setting.replace("\\n", "\n").strip()))
     selectors = [key.selector for key in keys]
@@ -117,7 +118,11 @@ def read_keys(setting: str) -> tuple[Key, ...]:
 
 
 def read_key(selector: str, pem: str) -> Key:
-    """Raises SettingsError for what is no key, or one that no mailbox would accept."""
+    """Parse a private key in PEM.
+
+    Raises SettingsError if it is encrypted, malformed, neither RSA nor Ed25519, or shorter than
+    1024 bits, since verifiers would ignore it.
+    """
     check_selector(selector)
     try:
         private = load_pem_private_key(_on_lines(pem), password=None)
@@ -149,19 +154,19 @@ def _keys(setting: str) -> Iterator[Key]:
 
 
 def _pem(selector: str, key: str) -> str:
-    """`key` itself, or what the file of that name holds."""
+    """Return `key` if it is PEM, else the content of the file with that name."""
     if key.startswith("-----"):
         return key
     try:
         return Path(key).read_text("ascii")
     except (OSError, ValueError) as error:
-        # What follows a selector may be a mistyped key, so it is not shown.
+        # Redact the path: it may be a mistyped key.
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise SettingsError(f"the file of {selector} cannot be read: {why}") from None
 
 
 def _on_lines(pem: str) -> bytes:
-    """PEM with its lines back, which not every way to set a variable keeps."""
+    """Restore the line breaks of PEM, which some ways to set an environment variable remove."""
     found = _PEM.search(pem)
     if found is None:
         return pem.encode()

@@ -1,4 +1,4 @@
-"""The signatures in front of a mail."""
+"""Create the DKIM-Signature headers of a mail."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from pipeline.dkim import canonical
 from pipeline.dkim.keys import Algorithm, Key
 
-# What a signature covers, as far as a mail has it. RFC 8058, section 4: both List-Unsubscribe
-# headers must be among them.
+# The headers that a signature covers if a mail has them. RFC 8058, section 4, requires both
+# List-Unsubscribe headers.
 SIGNED: Final = (
     "from",
     "reply-to",
@@ -38,9 +38,9 @@ FOLD: Final = 76
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Signs with the first key of each algorithm, the one that all mailboxes know before the other.
+    """Signs with the first key of each algorithm: RSA, which every verifier supports, then Ed25519.
 
-    The others are there for what `paperboy doctor` asks the DNS about them.
+    Any further keys do not sign; `paperboy doctor` checks their DNS records.
     """
 
     keys: tuple[Key, ...]
@@ -52,9 +52,12 @@ class Signer:
         return tuple(firsts[algorithm] for algorithm in Algorithm if algorithm in firsts)
 
     def sign(self, mail: bytes, now: datetime) -> bytes:
-        """`mail` with its signatures in front; both are ready for DATA, leading dots doubled."""
-        # Dots are doubled for the way to the next server only (RFC 5321, section 4.5.2). Whoever
-        # checks the signature sees them single.
+        """Return `mail` with its signatures prepended, ready for DATA.
+
+        Leading dots are doubled in the argument, and in the result.
+        """
+        # Dots are doubled for the SMTP transfer only (RFC 5321, section 4.5.2); verifiers see them
+        # single.
         head, _, body = mail.replace(b"\r\n.", b"\r\n").partition(b"\r\n\r\n")
         body_hash = b64encode(hashlib.sha256(canonical.body(body)).digest())
         fields = dict(canonical.fields(head))
@@ -77,16 +80,16 @@ class Signer:
             "b=",
         )
         unsigned = "\r\n ".join(tags).encode()
-        # Section 3.7: the header that is being made comes last, its own signature left out.
+        # Section 3.7: the new header comes last, with an empty signature.
         whole = covered + b"dkim-signature:" + canonical.relaxed(unsigned)
         return b"DKIM-Signature: " + unsigned + _folded(_sign(key, whole)) + b"\r\n"
 
 
 def aligned(one: str, other: str) -> bool:
-    """Whether DMARC's relaxed alignment counts two domains as one sender (RFC 7489, 3.1.1).
+    """Return whether two domains are aligned in DMARC's relaxed mode (RFC 7489, section 3.1.1).
 
-    It asks for the same organisation; without a list of all registries, that is taken for granted
-    where one of them is the other or lies under it.
+    The mode requires the same organisational domain. Without a list of public suffixes that is
+    assumed if the domains are equal or one is a subdomain of the other.
     """
     first, second = sorted((one.lower().rstrip("."), other.lower().rstrip(".")), key=len)
     return first == second or ("." in first and second.endswith(f".{first}"))
@@ -102,9 +105,9 @@ def _sign(key: Key, whole: bytes) -> str:
 
 @lru_cache(maxsize=64)
 def _listed(present: Sequence[str]) -> str:
-    """The tag that names what is covered, folded.
+    """Return the `h=` tag with the names of the signed headers, folded. Cached.
 
-    From is named once more than it is there: nobody can put another in front (section 8.15).
+    From is listed once more than it occurs, so that another one cannot be prepended (section 8.15).
     """
     return _joined(("h=from", *present))
 

@@ -1,8 +1,8 @@
-"""Looks at an installation and says what is wrong with it, and what to do: `paperboy doctor`.
+"""Check an installation and report problems with advice: `paperboy doctor`.
 
-One file for each area. A check is a generator of findings about a patient; the name of its
-function is the name of the check. `finding` has both, `resolver` and `spf` read the DNS, `lint`
-reads a mail, and `rules` sums up.
+There is one file for each area. A check is a generator of findings about a patient; its function
+name is the name of the check. `finding` defines both, `resolver` and `spf` query the DNS, `lint`
+checks a mail, and `rules` summarises.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 
 def examine(loaded: Settings, now: datetime) -> Iterator[Finding]:
-    """Every finding, as it is made. Nothing is changed, and no mail is sent."""
+    """Yield each finding as it is made. Changes nothing and sends no mail."""
     patient, findings = Patient(loaded, now), []
     try:
         for check in (check for area in AREAS for check in area.CHECKS):
@@ -39,7 +39,7 @@ def examine(loaded: Settings, now: datetime) -> Iterator[Finding]:
 
 
 def _safely(check: Check, patient: Patient, name: str = "") -> Iterator[Finding]:
-    """What a check finds; where it breaks, that. The others go on."""
+    """Yield the findings of a check; if it raises, a finding about the exception."""
     name = name or check.__name__.replace("_", " ")
     try:
         yield from check(patient)
@@ -47,6 +47,6 @@ def _safely(check: Check, patient: Patient, name: str = "") -> Iterator[Finding]
         yield unknown(name, f"could not be checked: {error}")
     except PaperboyError as error:
         yield bad(name, str(error), "correct this first")
-    except Exception as error:  # a mistake of ours; the doctor must finish the round
+    except Exception as error:  # a bug of ours; the other checks must still run
         log.warning("check broke", check=name, exc_info=True)
         yield unknown(name, f"could not be checked: {type(error).__name__}")

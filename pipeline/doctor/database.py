@@ -1,4 +1,4 @@
-"""Whether the database keeps what it is given, and fits this code."""
+"""Check that the database is durable and migrated to this version."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.storage.sqlite_file import LEAST_SPACE
 
 UNASKED: Final = "the database cannot be asked"
 MOUNTS: Final = Path("/proc/mounts")
-# Where locks of a file are kept by convention, or not at all: SQLite warns of each.
+# File systems with unreliable or missing file locks: SQLite warns of each.
 REMOTE: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "9p", "virtiofs", "glusterfs",
      "lustre", "ocfs2", "gfs2", "vboxsf", "vmhgfs", "prl_fs", "drvfs"}
@@ -55,7 +55,7 @@ def migrations(patient: Patient) -> Iterator[Finding]:
 
 
 def durability(patient: Patient) -> Iterator[Finding]:
-    """That what was committed outlives a power cut; "nothing is lost" rests on it."""
+    """Check that commits survive a power failure, on which "nothing is lost" depends."""
     if patient.database_trouble:
         yield unknown("durability", UNASKED)
         return
@@ -86,7 +86,7 @@ def local_disk(patient: Patient) -> Iterator[Finding]:
         advice = "move the file to a disk of this machine, or use PostgreSQL"
         yield bad("local disk", f"{path} lies on {kind}, which does not keep locks", advice)
     elif path in mounted(mounts):
-        # Each side keeps a WAL of its own beside its name of the file, and neither sees the other.
+        # Each side has its own WAL next to its name of the file, and does not see the other's.
         advice = "mount the folder that holds it, so that its -wal and -shm are shared too"
         yield bad("local disk", f"{path} is mounted as a single file", advice)
     elif kind in FLEETING:
@@ -97,7 +97,7 @@ def local_disk(patient: Patient) -> Iterator[Finding]:
 
 
 def database_file(patient: Patient) -> Iterator[Finding]:
-    """Who may read and write a SQLite file, and that it has one name. It is never opened."""
+    """Check permissions, hard links and free space of a SQLite file, without opening it."""
     path = sqlite_file.path_of(patient.services.engine.url)
     if patient.services.engine.dialect.name != "sqlite" or path is None or not path.exists():
         return
@@ -106,7 +106,7 @@ def database_file(patient: Patient) -> Iterator[Finding]:
     found = [(file, file.stat().st_mode) for file in files if file.exists()]
     wide = [str(file) for file, mode in found if mode & OTHERS]
     if wide:
-        # Changing permissions is the operator's: a group may be meant to read the file.
+        # The operator must change permissions: a group may be meant to read the file.
         advice = f"run: chmod 600 {shlex.join(wide)}"
         yield bad("database file", f"other users may read {', '.join(wide)}", advice)
     elif real.stat().st_nlink > 1:
@@ -123,14 +123,14 @@ def database_file(patient: Patient) -> Iterator[Finding]:
 
 
 def filesystem(path: Path, mounts: str) -> str:
-    """The kind of file system that holds `path`, by the words of /proc/mounts."""
+    """Return the type of the file system that holds `path`, as in /proc/mounts."""
     kinds = mounted(mounts)
     inside = [where for where in kinds if path.is_relative_to(where)]
     return kinds[max(inside, key=lambda where: len(where.parts))] if inside else "unknown"
 
 
 def mounted(mounts: str) -> dict[Path, str]:
-    """The kind of file system at each mount point; spaces in /proc/mounts are octal escapes."""
+    """Return the file system type of each mount point; decodes octal escapes of /proc/mounts."""
     return {
         Path(ESCAPED.sub(lambda found: chr(int(found[1], 8)), where)): kind
         for _, where, kind, *_ in map(str.split, mounts.splitlines())
@@ -154,14 +154,14 @@ def _postgresql(conn: Connection) -> list[tuple[str, str, str]]:
 
 
 def sources(patient: Patient) -> Iterator[Finding]:
-    """Whether each source was read the last time, and no announcement is missing."""
+    """Check that the last fetch of each source succeeded, and no announcement is missing."""
     if patient.database_trouble:
         yield unknown("sources", UNASKED)
         return
     try:
         with reading(patient.services.engine) as conn:
             records = source_states.listing(conn)
-    except DBAPIError:  # a database that is behind; `migrations` says so
+    except DBAPIError:  # the database is not migrated; `migrations` reports it
         yield unknown("sources", UNASKED)
         return
     for record in records:

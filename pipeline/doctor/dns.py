@@ -1,4 +1,4 @@
-"""Whether the DNS answers for the mail, and what to publish, record by record."""
+"""Check the DNS records that mail needs, and print each record to publish."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOCAL = "the sender is on this machine, which has no records"
 
 
 def spf(patient: Patient) -> Iterator[Finding]:
-    """Mailboxes ask about the domain that bounces go to, not about that of From."""
+    """Check the SPF record of the bounce domain, which mailboxes use, not that of From."""
     if not patient.is_public:
         yield unknown("spf", LOCAL)
         return
@@ -138,7 +138,7 @@ def dmarc(patient: Patient) -> Iterator[Finding]:
 
 
 def dmarc_alignment(patient: Patient) -> Iterator[Finding]:
-    """That what SPF or DKIM speak for is the domain that readers see."""
+    """Check that SPF or DKIM authenticates the domain that readers see in From."""
     if not patient.is_public:
         yield unknown("dmarc alignment", LOCAL)
         return
@@ -156,7 +156,7 @@ def dmarc_alignment(patient: Patient) -> Iterator[Finding]:
 
 
 def mx(patient: Patient) -> Iterator[Finding]:
-    """That answers and bounces can arrive."""
+    """Check that the domains of our addresses can receive replies and bounces."""
     if not patient.is_public:
         yield unknown("mx", LOCAL)
         return
@@ -175,7 +175,7 @@ def mx(patient: Patient) -> Iterator[Finding]:
 
 
 def ptr(patient: Patient) -> Iterator[Finding]:
-    """That the address we send from has a name, and the name that address (FCrDNS)."""
+    """Check that our sending address has a name, and the name that address (FCrDNS)."""
     host = patient.settings.smtp.host
     if not patient.sends_itself:
         where = "on this machine" if patient.settings.smtp.is_loopback else "a provider's"
@@ -203,7 +203,7 @@ def _spf_value(addresses: list[str]) -> str:
 
 
 def _dmarc_of(patient: Patient) -> tuple[str, list[str]]:
-    """The record of the sender's domain, else of the nearest one above that has any."""
+    """Return the name and records of the sender's domain, else of the nearest parent with any."""
     labels = patient.sender_domain.split(".")
     for cut in range(len(labels) - 1):
         where = f"_dmarc.{'.'.join(labels[cut:])}"

@@ -1,4 +1,4 @@
-"""What the doctor finds, and whom it looks at."""
+"""Result of a check (`Finding`) and the installation that is checked (`Patient`)."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from pipeline.storage import sqlite_file
 from pipeline.storage.database import reading
 from pipeline.storage.keys import Keys
 
-PATIENCE: Final = 4.0  # seconds for each answer from elsewhere
+PATIENCE: Final = 4.0  # seconds for each reply from another host
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of what the doctor says."""
+    """Result of one check: one line of the doctor's output."""
 
     check: str
-    ok: bool | None  # None: could not be checked, `detail` says why
+    ok: bool | None  # None: could not be checked, `detail` has the reason
     detail: str
-    advice: str = ""  # what to do; beside a good finding, what would be better still
+    advice: str = ""  # how to fix it; with a good finding, an optional improvement
 
 
 def good(check: str, detail: str, advice: str = "") -> Finding:
@@ -53,14 +53,14 @@ def unknown(check: str, why: str, advice: str = "") -> Finding:
 
 @dataclass(frozen=True)
 class Patient:
-    """One installation. What several checks ask of it is asked once."""
+    """One installation. The results that several checks share are cached."""
 
     settings: Settings
     now: datetime
 
     @cached_property
     def services(self) -> Services:
-        """With keys of its own: making or changing those of the installation is not for us."""
+        """Return services with random keys, since checks must not create or change stored keys."""
         built = bootstrap.build(self.settings, check=False)
         return replace(built, other_keys=Keys.random())
 
@@ -74,28 +74,31 @@ class Patient:
 
     @property
     def envelope_domain(self) -> str:
-        """Where bounces go, which is what SPF is asked about."""
+        """Return the domain that bounces go to; SPF is evaluated for it."""
         address = self.services.sender.envelope(0, "")
         return address.rpartition("@")[2]
 
     @property
     def is_public(self) -> bool:
-        """Whether the sender's domain can have records at all: localhost has none."""
+        """Return whether the sender's domain can have DNS records; localhost has none."""
         return "." in self.sender_domain and not self.sender_domain.endswith(".localhost")
 
     @property
     def sends_itself(self) -> bool:
-        """Whether the mail server is one of the sender's domain, and not a provider's."""
+        """Return whether the mail server belongs to the sender's domain, and not to a provider."""
         host, domain = self.settings.smtp.host.lower(), self.sender_domain.lower()
         return not self.settings.smtp.is_loopback and f".{host}".endswith(f".{domain}")
 
     @cached_property
     def database_trouble(self) -> str | None:
-        """Why the database cannot be asked; a server that is silent is waited for once."""
+        """Return the reason if the database is unavailable, else None.
+
+        Cached, so that a silent server is waited for only once.
+        """
         engine = self.services.engine
         path = engine.url.database
         if engine.dialect.name == "sqlite" and path and not Path(path).exists():
-            return f"there is no {path} yet"  # and opening it would make it
+            return f"there is no {path} yet"  # opening it would create it
         try:
             with reading(engine):
                 return None
@@ -106,7 +109,7 @@ class Patient:
 
     @cached_property
     def mail_server(self) -> Traits | str:
-        """What the mail server is like, or why it did not let us in."""
+        """Return the features of the mail server, or the error if connecting failed."""
         try:
             return transport_of(self.settings, Bounds(opening=PATIENCE)).look()
         except TransportError as error:
@@ -114,8 +117,11 @@ class Patient:
 
     @cached_property
     def way_out(self) -> requests.Response | None:
-        """What the site answers to one click of nobody; None where it cannot be reached."""
-        nobody = secrets.token_urlsafe(16)  # of the length of a reader's secret, and no reader's
+        """Return the site's reply to a one-click request with an unknown secret.
+
+        None if the site is unreachable.
+        """
+        nobody = secrets.token_urlsafe(16)  # as long as a subscriber's secret, but matches none
         try:
             return requests.post(
                 f"{self.settings.site_url}/unsubscribe/{nobody}",
@@ -127,7 +133,7 @@ class Patient:
             return None
 
     def domain_of(self, mailbox: str) -> str:
-        """In ASCII, of `Name <name@example.org>`."""
+        """Return the domain, in ASCII, of `Name <name@example.org>`."""
         return own_address(parseaddr(mailbox)[1]).rpartition("@")[2]
 
 

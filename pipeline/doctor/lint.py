@@ -1,4 +1,4 @@
-"""What mailboxes would hold against a mail, seen from its bytes."""
+"""Find problems in the bytes of a mail that mailboxes would hold against it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from email.policy import SMTP
 from typing import Final
 from urllib.parse import urlsplit
 
-LARGEST: Final = 90_000  # octets: Gmail cuts what is longer than 102 KB, with what it adds
+LARGEST: Final = 90_000  # octets: Gmail clips mails longer than 102 KB, including its additions
 LONGEST_LINE: Final = 998  # RFC 5322, section 2.1.1
-LONGEST_SUBJECT: Final = 150  # characters; more is cut everywhere
+LONGEST_SUBJECT: Final = 150  # characters; every mailbox truncates longer ones
 ONCE: Final = ("From", "To", "Subject", "Date", "Message-ID", "MIME-Version")  # RFC 5322, 3.6
 
 _LINK = re.compile(r'\bhref="([^"]+)"')
@@ -23,15 +23,15 @@ _LEFTOVERS = ("<mj-", "{{", "{%")
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What this mail has to have."""
+    """Properties that a mail must have."""
 
-    is_list: bool  # a digest: one can leave with one click
+    is_list: bool  # a digest: has one-click unsubscribing
     is_https: bool
     operator_address: str = ""
 
 
 def problems(mail: bytes, expected: Expected) -> Iterator[str]:
-    """Everything wrong with a mail as it arrives, leading dots single; nothing if all is well."""
+    """Yield each problem of a received mail (dot-unstuffed); nothing if there is none."""
     head, _, body = mail.partition(b"\r\n\r\n")
     message = message_from_bytes(mail, policy=SMTP)
     assert isinstance(message, EmailMessage)  # noqa: S101  (the policy makes them)
@@ -45,7 +45,7 @@ def problems(mail: bytes, expected: Expected) -> Iterator[str]:
 
 
 def links(mail: bytes) -> set[str]:
-    """The hosts that the links of a mail lead to."""
+    """Return the hosts of the links in the HTML part."""
     message = message_from_bytes(mail, policy=SMTP)
     assert isinstance(message, EmailMessage)  # noqa: S101  (the policy makes them)
     addresses = _LINK.findall(_text_of(message, "html"))

@@ -1,4 +1,4 @@
-"""Make a mail of each kind, as for a reader, and look at it as a mailbox does."""
+"""Compose a sample of each kind of mail, and check it as a mailbox does."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def templates(patient: Patient) -> Iterator[Finding]:
 
 
 def samples(patient: Patient) -> Iterator[Finding]:
-    """One finding for each kind of mail."""
+    """Yield one finding for each kind of mail."""
     for kind in DeliveryKind:
         check = f"sample {kind}"
         try:
@@ -56,7 +56,7 @@ def samples(patient: Patient) -> Iterator[Finding]:
 
 
 def sample_links(patient: Patient) -> Iterator[Finding]:
-    """Links to strangers are what filters judge a newsletter by."""
+    """Check that links lead to the site and to papers only: filters judge a mail by its links."""
     found = lint.links(sample(patient, DeliveryKind.DIGEST))
     strangers = found - {patient.settings.site_host, PAPER_HOST}
     if strangers:
@@ -81,7 +81,7 @@ def sample_signatures(patient: Patient) -> Iterator[Finding]:
 
 
 def sample(patient: Patient, kind: DeliveryKind) -> bytes:
-    """A mail to nobody, as it would arrive. Raises PaperboyError where none can be made."""
+    """Return a sample mail as it is received. Raise PaperboyError if it cannot be composed."""
     now = patient.now
     is_edition = kind in OF_AN_EDITION
     delivery = Delivery(
@@ -112,7 +112,7 @@ def _told(patient: Patient, kind: DeliveryKind) -> Told:
 
 
 def _digest(patient: Patient, *, welcome: bool) -> Digest:
-    """One of as many papers as a reader gets who chose no number, each as long as they come."""
+    """Return a digest with the default number of papers, each of typical maximum length."""
     today = patient.now.date()
     picks = tuple(
         Pick(_paper(number, patient), (Reason("retrieval", ("dense retrieval",)),), 1.0)
@@ -127,7 +127,7 @@ def _paper(number: int, patient: Patient) -> Paper:
     where = f"https://{PAPER_HOST}"
     key = f"3001.{number:05}"
     return Paper(
-        id=-number,  # no paper of the database
+        id=-number,  # never the id of a stored paper
         key=key,
         version=1,
         title=f"Dense Retrieval with a Title That Takes Two Lines in Most Mail Apps, {number}",

@@ -1,4 +1,4 @@
-"""Ask the DNS, and never wait long for it."""
+"""Query the DNS with a short timeout."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ NOBODY: Final = "no DNS server can be reached that knows the internet"
 
 
 class Resolver:
-    """What does not exist is an empty answer; no answer at all raises UnansweredError."""
+    """DNS resolver: a missing name returns an empty answer, no answer raises UnansweredError."""
 
     def __init__(self, server: tuple[str, int] | None = None, *, patience: float = 2.0) -> None:
         self._server = server
         self._patience = patience
-        self._silent = False  # once nobody has answered in time, nobody is asked again
+        self._silent = False  # after the first timeout or useless server, raise at once
 
     def texts(self, name: str) -> list[str]:
-        """TXT records, the strings of each joined."""
+        """Return the TXT records of a name, the strings of each joined."""
         records = [record for record in self._ask(name, "TXT") if isinstance(record, TXT)]
         return [b"".join(record.strings).decode("utf-8", "replace") for record in records]
 
     def exchanges(self, name: str) -> list[str]:
-        """The mail servers of a domain, best first; "" for one that takes no mail (RFC 7505)."""
+        """Return the mail servers of a domain, best first; [""] if it takes no mail (RFC 7505)."""
         records = [record for record in self._ask(name, "MX") if isinstance(record, MX)]
         records.sort(key=lambda record: record.preference)
         return [record.exchange.to_text(omit_final_dot=True).rstrip(".") for record in records]
@@ -39,7 +39,7 @@ class Resolver:
         return [str(record) for kind in ("A", "AAAA") for record in self._ask(name, kind)]
 
     def names(self, address: str) -> list[str]:
-        """What an address is called (PTR)."""
+        """Return the names of an address (PTR)."""
         reverse = dns.reversename.from_address(address).to_text()
         return [str(record).rstrip(".").lower() for record in self._ask(reverse, "PTR")]
 
@@ -61,10 +61,11 @@ class Resolver:
         return answer.rrset or ()
 
     def _knows_the_world(self, denial: dns.resolver.NXDOMAIN, name: str) -> bool:
-        """Whether "there is no such name" is worth anything.
+        """Return whether NXDOMAIN from this server can be trusted.
 
-        It says whose word it is (RFC 2308, section 3), or comes from a forwarder that drops that
-        part. A server of a closed network says it of everything, top-level domains included.
+        It can if the answer has an authority section (RFC 2308, section 3), or if the server is a
+        forwarder that drops the section but knows the top-level domain. The server of a closed
+        network denies every name, top-level domains included.
         """
         responses = denial.responses()  # type: ignore[no-untyped-call]
         if any(response.authority for response in responses.values()):
@@ -74,7 +75,7 @@ class Resolver:
         except dns.resolver.NXDOMAIN:
             return False
         except dns.exception.DNSException:
-            pass  # some forwarders answer for nothing but hosts
+            pass  # some forwarders answer for hosts only
         return True
 
     def _resolver(self) -> dns.resolver.Resolver:

@@ -1,4 +1,4 @@
-"""Stored rows that cannot be handled: they are set aside, and the others go on."""
+"""Find stored rows that cannot be read; at runtime they are set aside, one by one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipeline.matching.query import parse
 from pipeline.storage import deliveries, papers, source_states, subscribers, topics
 from pipeline.storage.database import reading
 
-NAMED: Final = 5  # rows that one finding names; the others are counted
+NAMED: Final = 5  # rows named in one finding; the others are only counted
 
 Trial = Callable[[Connection], Iterable[tuple[object, str]]]
-"""Try all rows of one kind; the id of each that cannot be handled, and why."""
+"""Try all rows of one kind; return the id of each unreadable row, and the error."""
 
 
 def stored_rows(patient: Patient) -> Iterator[Finding]:
-    """Try every row as ingest, compiling and sending would."""
+    """Try to read every row as ingest, compiling and sending would."""
     if patient.database_trouble:
         yield unknown("stored rows", "the database cannot be asked")
         return

@@ -1,6 +1,6 @@
-"""What the large mailbox providers ask of who sends much, summed up from all other findings.
+"""Rules of the large mailbox providers for bulk senders, judged by the other findings.
 
-Their words: Google's "Email sender guidelines", Yahoo's "Sender requirements and recommendations",
+Sources: Google's "Email sender guidelines", Yahoo's "Sender requirements and recommendations",
 Microsoft's requirements for high-volume senders to Outlook.com.
 """
 
@@ -16,7 +16,7 @@ from pipeline.domain import DeliveryKind
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One demand of one provider, and the checks that together say whether it is met."""
+    """One requirement of one provider; it is met if all of its checks are good."""
 
     provider: str
     demand: str
@@ -76,7 +76,10 @@ def _judged(rule: Rule, findings: Sequence[Finding]) -> Finding:
 
 
 def _serves(check: str, names: Sequence[str]) -> bool:
-    """`dkim` is served by the finding of each selector, but not by that of the keys themselves."""
+    """Return whether a check is one of `names`.
+
+    "dkim" stands for the finding of each selector, but not for "dkim keys".
+    """
     if check.startswith(SEVERAL) and check != "dkim keys":
         check = check.partition(" ")[0]
     return check in names

@@ -1,4 +1,4 @@
-"""Whether Redis and the mail server are there, and as they should be."""
+"""Check that Redis and the mail server are reachable and configured correctly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.doctor.finding import PATIENCE, Check, Finding, Patient, bad, good
 from pipeline.storage import breakers, guard, holds
 from pipeline.storage.database import reading
 
-SOON: Final = timedelta(days=14)  # a certificate that ends within it should have been renewed
+SOON: Final = timedelta(days=14)  # a certificate that expires within it should have been renewed
 WANTED: Final = {"pipelining": "PIPELINING", "8bitmime": "8BITMIME", "size": "SIZE"}
 LARGEST_MAIL: Final = 90_000  # octets; see docs/mail.md
 
@@ -59,7 +59,7 @@ def _told_by_redis(url: str) -> dict[str, Any]:
 
 
 def smtp(patient: Patient) -> Iterator[Finding]:
-    """That the server lets us in, by connection, TLS and login."""
+    """Check that connection, TLS and login to the mail server work."""
     found, server = patient.mail_server, patient.settings.smtp
     if isinstance(found, str):
         advice = "start it, or correct SMTP_URL"
@@ -110,9 +110,9 @@ def smtp_extensions(patient: Patient) -> Iterator[Finding]:
 
 
 def sending(patient: Patient) -> Iterator[Finding]:
-    """Report each hold that the program has put, an open circuit breaker, and refusals that wait.
+    """Report automatic holds, an open circuit breaker, and refusals that are not counted yet.
 
-    Holds by the operator are their own decision.
+    Holds by the operator are not reported.
     """
     if patient.database_trouble:
         yield unknown("sending", "the database cannot be asked")

@@ -1,4 +1,4 @@
-"""Whether the settings are fit for mail to real people."""
+"""Check whether the settings are complete and safe for mail to real subscribers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sender(patient: Patient) -> Iterator[Finding]:
 
 
 def names(patient: Patient) -> Iterator[Finding]:
-    """Names that are probably mistyped, and settings that are given twice."""
+    """Report settings that are probably mistyped, or set twice."""
     for suspicion in suspicions():
         if suspicion.is_sure:
             yield bad("names", suspicion.text, "correct it; .env.example has every name")
@@ -44,7 +44,7 @@ def names(patient: Patient) -> Iterator[Finding]:
 
 
 def secret_keys(patient: Patient) -> Iterator[Finding]:
-    """Where each key comes from, and whether it can be guessed."""
+    """Report the source of each key, and keys short enough to be guessed."""
     loaded = patient.settings
     if loaded.weak_keys:
         detail = f"shorter than {SHORTEST_SECRET} characters: {', '.join(loaded.weak_keys)}"
@@ -81,7 +81,7 @@ def _source(name: KeyName, given: object, row: KeptKey | None) -> str:
 
 
 def _kept_keys(patient: Patient) -> dict[KeyName, KeptKey] | None:
-    """What the database knows of the keys; None where it cannot be asked."""
+    """Return the keys in the database; None if it is not available or not migrated."""
     if patient.database_trouble:
         return None
     try:
@@ -108,7 +108,7 @@ def dkim_keys(patient: Patient) -> Iterator[Finding]:
 
 
 def semantic_model(patient: Patient) -> Iterator[Finding]:
-    """Only where one is named: it would stop ingest and compiling."""
+    """Check the semantic model if one is set; a broken one would stop ingest and compiling."""
     places = patient.settings.semantic_model
     if not places:
         return

@@ -1,4 +1,4 @@
-"""Whether the site can be reached under the address that mails name, and whether clocks agree."""
+"""Check that the site is reachable under the address in the mails, and that the clocks agree."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def site_tls(patient: Patient) -> Iterator[Finding]:
 
 
 def one_click(patient: Patient) -> Iterator[Finding]:
-    """RFC 8058: a POST from a machine, without cookies, answered here and now."""
+    """Check that one-click unsubscribing works: RFC 8058, a POST without cookies or redirect."""
     answer = patient.way_out
     if answer is None:
         yield unknown("one-click", f"{patient.settings.site_url} cannot be reached from here")
@@ -61,7 +61,7 @@ def one_click(patient: Patient) -> Iterator[Finding]:
 
 
 def proxies(patient: Patient) -> Iterator[Finding]:
-    """Behind a proxy that is not named all visitors count as one, and share one limit."""
+    """Check that TRUSTED_PROXIES names each proxy; else its visitors share one rate limit."""
     if patient.database_trouble:
         yield unknown("proxies", patient.database_trouble)
         return
@@ -83,7 +83,7 @@ def proxies(patient: Patient) -> Iterator[Finding]:
 
 
 def clock(patient: Patient) -> Iterator[Finding]:
-    """Slots, links and signatures go by it; it is compared with whoever tells another's time."""
+    """Compare our clock, which slots, links and signatures use, with the database and the site."""
     theirs = dict(_clocks(patient))
     if not theirs:
         yield unknown("clock", "nobody told us another time to compare with")
@@ -104,7 +104,7 @@ def _clocks(patient: Patient) -> Iterator[tuple[str, timedelta]]:
     told = patient.way_out.headers.get("Date") if patient.way_out is not None else None
     if told is None:
         return
-    with suppress(ValueError):  # no time that we could compare with
+    with suppress(ValueError):  # the header has no valid date
         yield "the site", parsedate_to_datetime(told) - datetime.now(UTC)
 
 

@@ -12,18 +12,18 @@ from typing import Final
 from pipeline.doctor.resolver import Resolver
 
 MOST_LOOKUPS: Final = 10  # RFC 7208, section 4.6.4
-MOST_VOID_LOOKUPS: Final = 2  # the same: lookups without an answer
-MOST_EXCHANGES: Final = 10  # the same: names that one "mx" may bring
+MOST_VOID_LOOKUPS: Final = 2  # same section: lookups without an answer
+MOST_EXCHANGES: Final = 10  # same section: names that one "mx" may return
 
 
 class Result(StrEnum):
-    """RFC 7208, section 2.6. A temporary error is an UnansweredError of the resolver."""
+    """Results of RFC 7208, section 2.6. A temporary error is raised as UnansweredError instead."""
 
     PASS = "pass"  # noqa: S105
     FAIL = "fail"
     SOFTFAIL = "softfail"
     NEUTRAL = "neutral"
-    PERMERROR = "permerror"  # the record is void
+    PERMERROR = "permerror"  # the record is invalid
     UNSURE = "unsure"  # depends on the mail: a macro
 
 
@@ -54,7 +54,7 @@ class Term:
     """One mechanism of a record."""
 
     text: str
-    result: Result  # of the record, where it matches
+    result: Result  # of the record if the term matches
     name: str
     value: str | None
     length: str
@@ -62,14 +62,14 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record whose syntax is right."""
+    """A record with valid syntax."""
 
     terms: tuple[Term, ...]
     redirect: str | None
 
     @property
     def end(self) -> str | None:
-        """What happens to all others: the first "all", else the redirect; None for neither."""
+        """Return the default for other senders: the first "all", else the redirect, else None."""
         for term in self.terms:
             if term.name == "all":
                 return term.text
@@ -78,31 +78,31 @@ class Record:
 
 @dataclass
 class Reading:
-    """What a record comes to for one address, with all that it includes."""
+    """Result of a record for one address, including the records that it includes."""
 
     result: Result = Result.NEUTRAL
     lookups: int = 0
     void_lookups: int = 0
     end: str | None = None  # of the record itself: "-all", or its redirect
-    problems: list[str] = field(default_factory=list)  # each of them voids the record
-    permits: bool = False  # some term lets somebody send
+    problems: list[str] = field(default_factory=list)  # each of them makes the record invalid
+    permits: bool = False  # at least one term allows some address to send
 
 
 class _VoidError(Exception):
-    """A permanent error: no mailbox obeys this record."""
+    """A permanent error: mailboxes ignore this record."""
 
 
 class _UnsureError(Exception):
-    """A macro asks for a word of the mail that is not known here."""
+    """A macro needs a value of the mail that is unknown here."""
 
 
 def records(texts: list[str]) -> list[str]:
-    """Those of a domain's TXT records that are SPF records (RFC 7208, section 4.5)."""
+    """Return the TXT records that are SPF records (RFC 7208, section 4.5)."""
     return [text for text in texts if text.lower().split(" ")[0] == "v=spf1"]
 
 
 def parse(record: str) -> Record:
-    """Raise ValueError for a term that voids the record, before anything is evaluated."""
+    """Parse a record. Raise ValueError for a term that makes it invalid, before any lookup."""
     terms, redirect, seen = [], None, set()
     for text in filter(None, record.split(" ")[1:]):
         if found := _MODIFIER.fullmatch(text):
@@ -168,9 +168,9 @@ def _lengths(length: str, text: str) -> tuple[int, int]:
 def read(
     record: str, domain: str, resolver: Resolver, address: str | None = None, helo: str = ""
 ) -> Reading:
-    """Evaluate `record` for a mail from `address`; without one, as if no term matched but "all".
+    """Evaluate `record` for a mail from `address`; if None, as if no term matched but "all".
 
-    `helo` is the name our server says. Raises UnansweredError where the DNS does not answer.
+    `helo` is the name that our server gives. Raise UnansweredError if the DNS does not answer.
     """
     reading = Reading()
     sender = ip_address(address) if address else None
@@ -195,7 +195,7 @@ class _Evaluation:
     helo: str
 
     def check(self, record: str, domain: str) -> Result:
-        """Raise _VoidError, _UnsureError or UnansweredError where there is no result."""
+        """Return the result. Raise _VoidError, _UnsureError or UnansweredError if there is none."""
         try:
             parsed = parse(record)
         except ValueError as error:
@@ -210,7 +210,7 @@ class _Evaluation:
                 if self._matches(term, domain):
                     return term.result
             except _UnsureError:
-                # It matters only where the rest of the record comes to something else.
+                # The macro matters only if the rest of the record has another result.
                 rest = self._first_match(record, terms[place + 1 :], domain)
                 if (rest is Result.PASS) is (term.result is Result.PASS):
                     return rest
@@ -251,7 +251,7 @@ class _Evaluation:
         )
 
     def _addresses(self, name: str) -> list[str]:
-        """Of the sender's family: nothing else is asked for (RFC 7208, section 5)."""
+        """Return addresses of the sender's family only (RFC 7208, section 5)."""
         found = self.resolver.addresses(name)
         if self.sender is None:
             return found
@@ -275,7 +275,7 @@ class _Evaluation:
             )
 
     def _asked(self, ask: Callable[[str], list[str]], name: str) -> list[str]:
-        """Count an empty answer. Raises _VoidError."""
+        """Return the answer and count it if it is empty. Raise _VoidError if too many are empty."""
         found = ask(name)
         if not found:
             self.reading.void_lookups += 1
@@ -287,7 +287,7 @@ class _Evaluation:
         return found
 
     def _expand(self, value: str, domain: str) -> str:
-        """RFC 7208, section 7. Raise _UnsureError for a word that only a mail has."""
+        """Expand macros (RFC 7208, section 7). Raise _UnsureError if only a mail has the value."""
         known = {"d": domain, "o": domain, "h": self.helo}
         if self.sender is not None:
             octets = self.sender.packed.hex() if self.sender.version == 6 else ""

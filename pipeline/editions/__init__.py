@@ -1,4 +1,4 @@
-"""Who is due, their digests, into the outbox."""
+"""Compile the digests of due subscribers and queue them in the outbox."""
 
 from pipeline.editions.catching_up import bring_topics_up
 from pipeline.editions.compiling import Outcome, outlook, preview, publish

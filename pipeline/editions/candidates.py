@@ -1,4 +1,4 @@
-"""The papers a reader may get: what matched their topics, less what they have had."""
+"""Select the papers of a digest: matches of the reader's topics, without papers sent before."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from pipeline.storage import papers, topics
 from pipeline.storage.digests import digest_of
 from pipeline.storage.topics import PublishedMatch
 
-TRENDING_POOL = 300  # papers with the most upvotes, among which a reader's own are chosen
+TRENDING_POOL = 300  # papers with the most upvotes, from which each reader's are chosen
 
 
 @dataclass(frozen=True, slots=True)
 class Edition:
-    """What is the same for every reader of one run: the newest batch and how digests look."""
+    """Values shared by all readers of one run: the newest batch and the form of digests."""
 
     now: datetime
-    through: int  # the newest batch
-    pause_floor: Mapping[Frequency, int]  # how far back a reader looks after a pause
+    through: int  # the newest published batch
+    pause_floor: Mapping[Frequency, int]  # after a pause, only batches after this one
     trending_floor: int
     expiry: timedelta
     template: str
-    quiet_days: int = 0  # after which a reader is told why nothing came; 0: never
-    spread: timedelta = timedelta(0)  # over which its digests leave; see compiling.spread
+    quiet_days: int = 0  # days without a match until a no-match notice; 0: never
+    spread: timedelta = timedelta(0)  # period of sending; see compiling.spread
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A reader, the slot they are served, and the batches (range_from, through] it covers."""
+    """A subscriber, the slot to serve, and the batches (range_from, through] that it covers."""
 
     subscriber: Subscriber
     slot_at: datetime
@@ -51,12 +51,12 @@ class Draft:
 
 
 class Candidates:
-    """Matches and papers of one run, read once per topic however many readers follow it."""
+    """Cache of the matches and papers of one run: a topic is loaded once for all its readers."""
 
     def __init__(self, edition: Edition) -> None:
         self._edition = edition
         self._matches: dict[int, list[PublishedMatch]] = {}
-        self._floor: dict[int, int] = {}  # topic -> its matches are loaded from after this batch
+        self._floor: dict[int, int] = {}  # topic id -> matches are loaded of batches after this one
         self._papers: dict[int, Paper] = {}
         self._trending: list[papers.Upvoted] | None = None
 
@@ -66,7 +66,7 @@ class Candidates:
         drafts: Sequence[Draft],
         followed: Mapping[int, Sequence[Subscription]],
     ) -> None:
-        """Read what these drafts need and earlier ones did not."""
+        """Load the matches and papers of these drafts that are not loaded yet."""
         needed: dict[int, int] = {}
         for draft in drafts:
             for subscription in followed[draft.subscriber.id]:
@@ -93,7 +93,7 @@ class Candidates:
     def digest(
         self, draft: Draft, followed: Sequence[Subscription], seen: set[int]
     ) -> tuple[Digest, SkipReason | None]:
-        """The digest of this draft, or an empty one and the reason why it is empty."""
+        """Return the digest of a draft and None, or an empty digest and the reason for it."""
         by_topic = [(s, self._of(s, draft)) for s in followed]
         most = draft.subscriber.max_papers
         unseen = [
@@ -128,12 +128,12 @@ class Candidates:
         ]
 
     def _trending_for(self, draft: Draft) -> list[Candidate]:
-        """The most upvoted of the last days; nothing where no newer one came since the last time.
+        """Return the most upvoted papers of the last days; none if none is new in the range.
 
-        A quiet weekend so stays quiet, instead of bringing what was left over on Friday.
+        So if a weekend brings no papers, its digests do not contain the leftovers of Friday.
         """
         pool = self._trending or []
-        through = self._edition.through  # what an ingest run touches meanwhile is no news yet
+        through = self._edition.through  # batches of a running ingest are not published
         if not any(draft.range_from < paper.touched_batch <= through for paper in pool):
             return []
         return [
@@ -147,7 +147,10 @@ class Candidates:
         return Candidate(paper_id, score, phrases, title=paper.title, upvotes=paper.upvotes)
 
     def _is_news(self, paper_id: int, subscriber: Subscriber) -> bool:
-        """Whether the paper can be read, and no database before this one has sent it."""
+        """Return whether the paper may be sent: loaded, not withdrawn, and not announced too early.
+
+        Papers announced before `papers_from` were sent from an earlier database.
+        """
         paper = self._papers.get(paper_id)
         if paper is None or paper.withdrawn:
             return False
@@ -157,6 +160,9 @@ class Candidates:
 def _offered(
     subscription: Subscription, unseen: list[Candidate], max_papers: int
 ) -> list[Candidate]:
-    """Trending offers its top and no more: what lies below it has not found no place."""
+    """Return the unseen candidates of a topic; of trending only the top `max_papers`.
+
+    The other trending papers must not be counted as matches that did not fit.
+    """
     is_trending = subscription.topic.kind is TopicKind.TRENDING
     return unseen[:max_papers] if is_trending else unseen

@@ -1,4 +1,4 @@
-"""Match followed topics that are behind, so that a digest misses nothing of its range."""
+"""Match followed topics that are behind, so that a digest covers its range of batches."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pipeline.storage import batches, papers, topics
 from pipeline.storage.database import in_chunks, reading, with_retries
 from pipeline.storage.topics import TopicProgress
 
-BACKFILL_DAYS = 30  # of a new topic
+BACKFILL_DAYS = 30  # for a new topic
 
 
 def bring_topics_up(
     engine: Engine, batch: int, now: datetime, embedder: Embedder | None = None
 ) -> frozenset[int]:
-    """Match every followed topic that is behind through `batch`; the ids of those that fail.
+    """Match every followed topic that is behind through `batch`; return the ids of those that fail.
 
-    A topic that fails stays where it is, and is caught up by the first version that can read it.
-    May run twice and beside an ingest: a match that is known stays as it is.
+    If a topic fails, it stays behind until a version of Paperboy can match it. Idempotent, and safe
+    during an ingest: a known match is not changed unless it has become surer.
     """
     failed: set[int] = set()
 
@@ -47,7 +47,7 @@ def bring_topics_up(
         after = min(max(floor, progress.matched_through) for progress in late)
         late_papers = papers.touched_since(conn, after)
         touched = papers.touched_batches(conn, [p.id for p in late_papers])
-        # What an ingest run touches at this moment is matched, and becomes new, with its batch.
+        # Leave out papers touched by a running ingest: they are matched with their own batch.
         waiting = [p for p in late_papers if touched.get(p.id, batch + 1) <= batch]
         corpus = statistics(papers.recent(conn, through_batch=batch))
     for progress in _grouped(late):
@@ -57,12 +57,16 @@ def bring_topics_up(
 
 
 def unreadable(late: Iterable[TopicProgress]) -> frozenset[int]:
-    """The ids of those of these topics whose stored text is no query any more."""
+    """Return the ids of the topics with a stored text that is no longer valid; log each of them."""
     return frozenset(p.topic.id for p in late if not _can_be_read(p.topic, set_aside))
 
 
 def _can_be_read(topic: Topic, aside: SetAside) -> bool:
-    """Asked before papers are read: a topic that never can be read must cost nothing each time."""
+    """Return whether a topic can be parsed; if not, pass it to `aside`.
+
+    Checked before papers are loaded: if a topic can never be parsed, it must not cost a load at
+    every run.
+    """
     try:
         parse(topic.query)
     except QueryError as error:
@@ -72,7 +76,7 @@ def _can_be_read(topic: Topic, aside: SetAside) -> bool:
 
 
 def _grouped(late: Sequence[TopicProgress]) -> Iterator[list[TopicProgress]]:
-    """Topics that stand at the same batch, together."""
+    """Yield the topics in groups that are matched through the same batch, lowest first."""
     for stand in sorted({progress.matched_through for progress in late}):
         yield [progress for progress in late if progress.matched_through == stand]
 
@@ -105,10 +109,11 @@ def _add(engine: Engine, found: Sequence[tuple[Match, int]]) -> None:
 
 
 def arose_in(paper_batch: int, touched_batch: int, matched_through: int) -> int:
-    """The batch of a match that is found late.
+    """Return the batch to store with a match that is found late.
 
-    A new topic is filled under each paper's own batch. A topic that was left behind has seen the
-    paper before if it is older than `matched_through`: then it matches by what it gained since.
+    For a new topic it is the paper's own batch. If a topic fell behind and the paper is not newer
+    than `matched_through`, the topic was matched against it before: the match is due to a later
+    change of the paper and gets the batch of that change.
     """
     if matched_through == topics.NEVER_MATCHED or paper_batch > matched_through:
         return paper_batch

@@ -1,9 +1,9 @@
-"""Compile editions: who is due, their digests, into the outbox.
+"""Compile editions: choose the due subscribers, build their digests and queue them in the outbox.
 
-A slot is served in one transaction with everything that follows from it: the superseded digest,
-the new one or the reason why there is none, and the reader's place in calendar and batches. A
-run that dies has served some readers wholly and the others not at all; a second run at the same
-time takes other readers.
+A slot is served in one transaction with all its effects: the superseded digest, the new digest or
+the reason why there is none, and the subscriber's next slot and cursor. If a run crashes, each
+subscriber has been served completely or not at all; a second run at the same time takes other
+subscribers.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ from pipeline.storage.subscribers import Served
 
 log = structlog.get_logger(__name__)
 
-CHUNK = 200  # subscribers a transaction
-MANY = 1_000  # digests of one moment that leave over a while
+CHUNK = 200  # subscribers per transaction
+MANY = 1_000  # due digests; from this number on, sending is spread
 NEVER_TWICE = timedelta(days=90)
-TRENDING_DAYS = 7  # a listed paper gathers upvotes for about that long
-SILENT = (SkipReason.PAUSED, SkipReason.SUPPRESSED)  # whatever there is to say
-MOST_FRESH_STARTS = 20  # of one run, after what it had read was overtaken
+TRENDING_DAYS = 7  # a listed paper collects upvotes for about that long
+SILENT = (SkipReason.PAUSED, SkipReason.SUPPRESSED)  # no mail, even if there are matches
+MOST_FRESH_STARTS = 20  # reloads in one run, when loaded values are stale
 PAUSE_LOOK_BACK_DAYS = {Frequency.DAILY: 7, Frequency.WEEKDAYS: 7, Frequency.WEEKLY: 14}
 
 
 class _TopicsBehindError(Exception):
-    """A reader in this chunk follows a topic that is not matched through the edition's batch."""
+    """Raised if a topic followed in this chunk is not matched through the edition's batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a slot brought its reader: a digest in the outbox, or a reason."""
+    """Result of serving one slot: a queued digest, or the reason why there is none."""
 
     subscriber_id: int
     email: str
@@ -64,7 +64,7 @@ class Outcome:
     edition_on: date
     papers: tuple[str, ...]  # their keys, in order
     skipped: SkipReason | None = None
-    noted: bool = False  # they are told why nothing came
+    noted: bool = False  # a no-match notice was queued
 
 
 def publish(
@@ -78,10 +78,11 @@ def publish(
     quiet_days: int = 0,
     embedder: Embedder | None = None,
 ) -> Iterator[Outcome]:
-    """Compile the digests that are due at `now`, chunk by chunk; `everyone` whatever the hour.
+    """Compile the digests that are due at `now`, chunk by chunk, and yield committed outcomes.
 
-    Every outcome that is yielded is committed. Where many are due, they leave over a while, of
-    `longest_spread` at most. Who gets nothing for `quiet_days` is told why; nobody where that is 0.
+    `everyone` includes active subscribers before their slot. If many digests are due, and without
+    `everyone`, sending is spread over at most `longest_spread`. A no-match notice is queued for
+    subscribers without a match for `quiet_days`; never if that is 0.
     """
     edition = replace(_edition(engine, now, expiry, template), quiet_days=quiet_days)
     if not everyone and longest_spread:
@@ -98,10 +99,10 @@ def publish(
 
 
 def spread(due: int, longest: timedelta) -> timedelta:
-    """Over how long so many digests of one moment leave: a minute for each 6,000, none for few.
+    """Return the period over which `due` digests are sent: a minute per 6,000, 0 below `MANY`.
 
-    A hundred a second is what one sender does anyway; more of them would all knock at the same
-    second of the hour.
+    One sender sends no more than a hundred per second anyway; several senders would all connect in
+    the same second of the hour.
     """
     if due < MANY:
         return timedelta(0)
@@ -109,14 +110,18 @@ def spread(due: int, longest: timedelta) -> timedelta:
 
 
 def share(subscriber_id: int) -> float:
-    """A reader's place in the spread, in [0, 1): the same every day, and even among all."""
+    """Return a subscriber's offset in the spread, in [0, 1): the same every day, evenly spread."""
     return subscriber_id * 2_654_435_769 % 2**32 / 2**32  # Fibonacci hashing
 
 
 def preview(
     engine: Engine, email: str, *, now: datetime, embedder: Embedder | None = None
 ) -> Digest:
-    """The digest this address would get next; nothing moves. Raises NotFoundError."""
+    """Return the next digest of this address; its slot and cursor do not move.
+
+    Topics that are behind are matched, and the matches stored. Raise NotFoundError if no subscriber
+    has the address.
+    """
     subscriber = _known(engine, email)
     edition = _edition(engine, now, timedelta(0), "")
     failed = bring_topics_up(engine, edition.through, now, embedder)
@@ -126,9 +131,10 @@ def preview(
 
 
 def outlook(engine: Engine, email: str, *, now: datetime) -> Digest | None:
-    """The same without matching anything, which takes a minute for a topic that nobody followed.
+    """Return the same as `preview` without matching, which takes a minute for a new topic.
 
-    None while a topic of theirs waits to be matched.
+    Return None if a topic of the subscriber is not matched yet. Raise NotFoundError if no
+    subscriber has the address.
     """
     subscriber = _known(engine, email)
     edition = _edition(engine, now, timedelta(0), "")
@@ -180,7 +186,7 @@ def _edition(engine: Engine, now: datetime, expiry: timedelta, template: str) ->
 
 
 class _Run:
-    """One run: what it has read serves one chunk of readers after the other."""
+    """One run: the matches and papers it has loaded are used for all its chunks."""
 
     def __init__(self, engine: Engine, edition: Edition, embedder: Embedder | None) -> None:
         self._engine = engine
@@ -198,15 +204,17 @@ class _Run:
     def compile(
         self, choose: Callable[[Connection], list[Subscriber]]
     ) -> tuple[int, list[Outcome]] | None:
-        """The last of the chosen readers and what came of them; None when nobody was chosen.
+        """Serve one chunk; return the last subscriber id and the outcomes, or None if it is empty.
 
-        Readers are chosen, and locked, in the transaction that serves them.
+        Subscribers are chosen, and locked, in the transaction that serves them. It is retried after
+        a deadlock, and with reloaded values if they are stale, at most `MOST_FRESH_STARTS` times in
+        a run; then the error is raised.
         """
         while True:
             try:
                 return with_retries(partial(self._compile, choose))
             except (_TopicsBehindError, IntegrityError):
-                # Somebody followed a new topic, or an ingest run united two papers, since we read.
+                # Since loading, a reader followed a new topic or an ingest run merged two papers.
                 self._stale += 1
                 if self._stale > MOST_FRESH_STARTS:
                     raise
@@ -229,7 +237,7 @@ class _Run:
 def _planned(
     chosen: Sequence[Subscriber], edition: Edition
 ) -> Iterator[tuple[Subscriber, Draft | None]]:
-    """Each reader and the slot to serve; one whose calendar cannot be computed is set aside."""
+    """Yield each subscriber and the draft to serve; set aside if a slot cannot be computed."""
     for subscriber in chosen:
         try:
             draft = _draft(subscriber, edition)
@@ -244,7 +252,7 @@ def _planned(
 def _without(
     failed: Container[int], followed: Mapping[int, Sequence[Subscription]]
 ) -> dict[int, list[Subscription]]:
-    """What they follow but for topics that cannot be matched: those must not hold up the rest."""
+    """Return the subscriptions without topics that fail to match: these must not block the rest."""
     return {
         reader: [one for one in subscriptions if one.topic.id not in failed]
         for reader, subscriptions in followed.items()
@@ -252,15 +260,15 @@ def _without(
 
 
 def _unwelcome(chosen: Sequence[Subscriber], drafts: Sequence[Draft]) -> list[int]:
-    """Who was to be welcomed, and has had the edition of this day."""
+    """Return the ids of subscribers with a welcome due if they have had the edition of this day."""
     served = {draft.subscriber.id for draft in drafts}
     return [s.id for s in chosen if s.welcome_due and s.id not in served]
 
 
 def _draft(subscriber: Subscriber, edition: Edition) -> Draft | None:
-    """The slot to serve now; None where this date has had its edition."""
+    """Return the draft to serve now; None if the subscriber has had an edition of this date."""
     schedule, now = subscriber.schedule, edition.now
-    # A welcome is out of turn: it takes today's place, so that tomorrow's digest still comes.
+    # A welcome is sent out of turn: it takes today's slot, so that tomorrow's digest is still sent.
     slot = _todays_slot(schedule, now) if subscriber.welcome_due else _slot(subscriber, now)
     edition_on = slots.local_date(slot, subscriber.schedule)
     last = subscriber.last_edition_on
@@ -275,7 +283,7 @@ def _slot(subscriber: Subscriber, now: datetime) -> datetime:
         return slots.newest_slot(
             schedule, now, due_at, subscriber.last_slot_at, subscriber.last_edition_on
         )
-    # By hand, ahead of the hour: today's edition, in its own place of the calendar.
+    # Published by hand, before the slot: today's edition, recorded at its regular slot.
     return _todays_slot(schedule, now)
 
 
@@ -334,7 +342,7 @@ def _compile(
 
 
 def _why_silent(draft: Draft, barred: Container[int]) -> SkipReason | None:
-    """Why this reader gets no mail, whatever there is to say."""
+    """Return the reason if the subscriber gets no mail even with matches, else None."""
     if draft.subscriber.id in barred:
         return SkipReason.SUPPRESSED
     return SkipReason.PAUSED if _is_paused(draft) else None
@@ -347,7 +355,7 @@ def _write(
 ) -> list[Outcome]:
     won = [m for m in made if subscribers.serve(conn, _served(m[0], m[2], edition))]
     if len(won) != len(made):
-        # Their rows are locked by us since they were read, so this is a bug and not a race.
+        # This transaction locked the rows when it read them, so this is a bug and not a race.
         raise AssertionError("a locked subscriber was moved by somebody else")
     digests.enqueue(
         conn, [_new_digest(d, digest, edition) for d, digest, skip in won if skip is None],
@@ -366,7 +374,7 @@ def _write(
 
 
 def _note(conn: Connection, edition: Edition, drafts: Sequence[Draft]) -> set[int]:
-    """Owe a note to those of them for whom nothing matched for too long; who they are."""
+    """Queue a no-match notice if a subscriber had no match for too long; return those ids."""
     if not drafts or not edition.quiet_days:
         return set()
     since = min(draft.edition_on for draft in drafts) - quiet.longest(edition.quiet_days)
@@ -397,7 +405,7 @@ def _new_note(draft: Draft, edition: Edition) -> NewNote:
 
 
 def _range(draft: Draft, skipped: SkipReason | None, edition: Edition) -> tuple[int, int]:
-    """The batches (from, to] that this slot covers: none while we keep silent."""
+    """Return the batches (from, to] that this slot covers: none if the skip is silent."""
     if skipped in SILENT:
         return draft.subscriber.cursor, draft.subscriber.cursor
     return draft.range_from, edition.through
@@ -405,7 +413,7 @@ def _range(draft: Draft, skipped: SkipReason | None, edition: Edition) -> tuple[
 
 def _served(draft: Draft, skipped: SkipReason | None, edition: Edition) -> Served:
     subscriber = draft.subscriber
-    # Who is suppressed today looks back no further than after a pause, once that is lifted.
+    # When a suppression is lifted, the next digest looks back no further than after a pause.
     silent_until = (subscriber.paused_until or draft.edition_on) if skipped in SILENT else None
     return Served(
         subscriber_id=subscriber.id,

@@ -1,7 +1,7 @@
-"""A quiet week: for whom a note is due that says why nothing came, and what it says.
+"""No-match notices: when a subscriber is due one after a quiet week, and its content.
 
-Nothing is a good answer, but only if it is told from a mistake of ours. So a reader whose topics
-brought nothing for a week hears once why, and then not again for a month.
+A week without matches is fine, but a reader cannot distinguish it from a failure of ours. So if the
+topics of a reader match nothing for a week, one notice explains why, and no other for a month.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from pipeline.storage import notes
 from pipeline.storage.notes import Asked, Heard
 
 AGAIN: Final = timedelta(days=30)
-WIDER: Final = 3  # topics that are told a broader form
-# Editions that had papers: where none were read, or none announced, it is no matter of topics.
+WIDER: Final = 3  # topics with a suggestion of a broader query
+# Editions that had papers: if none were fetched or announced, the topics are not the cause.
 LEAST: Final = {Frequency.DAILY: 3, Frequency.WEEKDAYS: 3, Frequency.WEEKLY: 2}
 
 
 def window(frequency: Frequency, days: int) -> timedelta:
-    """How long nothing must have come; a weekly reader misses two digests before they wonder."""
+    """Return the minimum time without a match; double if weekly: one missing digest is no worry."""
     return timedelta(days=2 * days if frequency is Frequency.WEEKLY else days)
 
 
 def longest(days: int) -> timedelta:
-    """How far back `is_due` looks."""
+    """Return how far back `is_due` looks."""
     return max(AGAIN, window(Frequency.WEEKLY, days))
 
 
 def is_due(heard: Heard, edition_on: date, frequency: Frequency, days: int) -> bool:
-    """Whether somebody who gets nothing today is to be told why; never where `days` is 0."""
+    """Return whether a notice is due instead of a digest without matches; False if `days` is 0."""
     if days == 0:
         return False
     quiet = window(frequency, days)
@@ -50,7 +50,7 @@ def is_due(heard: Heard, edition_on: date, frequency: Frequency, days: int) -> b
 
 
 def load(conn: Connection, delivery_ids: Collection[int], days: int) -> dict[int, QuietNote]:
-    """What the notes among these deliveries say today, by delivery."""
+    """Return the content, as of now, of the notices among these deliveries, by delivery id."""
     asked = notes.asked(conn, delivery_ids)
     spans = {id_: _span(one, days) for id_, one in asked.items()}
     announced = {span: notes.announced(conn, *span) for span in set(spans.values())}
@@ -58,7 +58,7 @@ def load(conn: Connection, delivery_ids: Collection[int], days: int) -> dict[int
 
 
 def _span(asked: Asked, days: int) -> tuple[date, date]:
-    """First and last of the quiet days."""
+    """Return the first and the last of the quiet days."""
     first = asked.edition_on - window(asked.frequency, max(days, 1)) + timedelta(days=1)
     return first, asked.edition_on
 
@@ -81,6 +81,6 @@ def _wider(followed: Iterable[Subscription]) -> Iterator[tuple[str, str]]:
         try:
             broader = neighbours.broader(parse(one.topic.query))
         except QueryError:
-            continue  # of a language that once was
+            continue  # stored when the topic language was different
         if broader:
             yield one.label, broader[0]

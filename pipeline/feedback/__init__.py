@@ -1,5 +1,6 @@
-"""News about deliveries that arrives later: bounces, complaints, and what else comes back.
+"""Feedback about deliveries: bounces, complaints, unsubscribe mails and provider events.
 
-`reading` turns the octets of one mail into a `Notice`; `mailboxes`, `maildir` and `imap` find the
-mails, `providers` read webhooks, and `applying` carries out what it all means.
+`reading` parses one mail into a `Notice`; `mailboxes`, `maildir` and `imap` fetch the mails,
+`providers` verify and parse webhooks, `process` connects them, and `applying` applies each notice
+to the database.
 """

@@ -1,8 +1,8 @@
-"""Carry out what news about a delivery means: one transaction for each piece, each piece once.
+"""Apply feedback about deliveries: one transaction for each event, and each event only once.
 
-Strangers can write such news, so it moves something only where it proves whose it is: by a bounce
-address or a Message-ID that we made, by the secret of who asks to leave, or by the signature of a
-provider, which may name a mail by the id it gave it.
+Strangers can write such feedback, so it changes data only if it proves which delivery it is about:
+by a bounce address or a Message-ID that we signed, by the secret in an unsubscribe request, or by
+a provider's signature, since a provider may name a mail by its own queue id.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from pipeline.storage.tracing import Traced
 log = structlog.get_logger(__name__)
 
 
-MAIL: Final = "mail"  # stands for a provider where a mailbox brought the news
+MAIL: Final = "mail"  # the provider's name of events that arrived as mail
 
 
 class Effect(StrEnum):
-    """What was done about a notice."""
+    """The effect of a notice."""
 
     SUPPRESSED = "suppressed"
-    COUNTED = "counted"  # a strike, and not the last
-    HELD = "held"  # it counts once others of its edition have got theirs, see storage.guard
+    COUNTED = "counted"  # a strike, but not the last one
+    HELD = "held"  # not counted until others of the edition are accepted; see storage.guard
     LEFT = "left"
-    NOTED = "noted"  # information, or news about an address that nobody has any more
-    NOT_OURS = "not ours"  # nothing proves whose news it is: kept, not applied
-    KNOWN = "known"  # it came before
-    FAILED = "failed"  # a mistake of ours or a value that the database refuses: see the log
+    NOTED = "noted"  # informational, or about an address that no subscriber has any more
+    NOT_OURS = "not ours"  # no proof of the delivery it is about: stored, not applied
+    KNOWN = "known"  # a duplicate, applied before
+    FAILED = "failed"  # a bug, or a value that the database rejects: see the log
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One piece of news, verified: what a provider sent, or a mailbox held."""
+    """A verified event, from a provider's webhook or a mailbox."""
 
-    id: str  # the provider's own: the same whenever the same news comes again
-    kind: str  # the provider's word for it
+    id: str  # the provider's own id, the same if the event is sent again
+    kind: str  # the provider's name for it
     raw: str
     notices: tuple[Notice, ...] = ()
-    queue_id: str | None = None  # of the mail, as the provider answered when it took it
+    queue_id: str | None = None  # of the mail, from the provider's reply when it accepted it
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +68,26 @@ class _Done:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """The use case. `sender` knows what we made, `suppression_key` what stands for an address."""
+    """Apply feedback to the database; each public method is a transaction with retries.
+
+    `sender` verifies our Message-IDs and bounce addresses; `suppression_key` hashes addresses.
+    """
 
     engine: Engine
     sender: Sender
     suppression_key: str = field(repr=False)
 
     def apply(self, notice: Notice, now: datetime) -> Effect:
-        """Carry out one notice that proves by itself whose it is. Twice is as good as once."""
+        """Apply one notice that needs no provider's proof, and return its effect. Idempotent."""
         done = with_retries(partial(self._apply_alone, notice, now))
         _tell(done, notice.kind)
         return done.effect
 
     def take(self, provider: str, event: Event, now: datetime) -> tuple[Effect, ...]:
-        """Keep an event and carry out its notices, together; KNOWN alone where it came before.
+        """Store an event, apply its notices in the same transaction, and return their effects.
 
-        What the same provider says twice is done once, even where it was undone in between.
+        Return only KNOWN if the provider has sent this event before; it is not applied again, even
+        if its effect was undone in between.
         """
         results = with_retries(partial(self._take, provider, event, now))
         if results is None:
@@ -93,9 +97,9 @@ class Feedback:
         return tuple(done.effect for done in results)
 
     def take_mail(self, octets: bytes, notice: Notice, now: datetime) -> Effect:
-        """`take` for a mail that came back, which is known again by its octets.
+        """Apply the notice of a mail like `take`; the event id is the SHA-256 hash of its octets.
 
-        Not the mail is kept but what it was read as: the mailbox has it.
+        Only the result of parsing is stored, not the mail itself: the mailbox keeps that.
         """
         said = {"status": notice.status, "verdict": notice.verdict, "message": notice.message_id}
         event = Event(hashlib.sha256(octets).hexdigest(), notice.kind, json.dumps(said), (notice,))
@@ -133,17 +137,17 @@ class Feedback:
             events.blank(conn, event_id)
 
     def _hash(self, address: str) -> str:
-        # What a mail or an event calls an address need not even be text.
+        # An address in a mail or an event may have lone surrogates, which cannot be encoded.
         letters = address.encode("utf-8", "replace").decode()
         return subscribers.address_hash(letters, self.suppression_key)
 
-    # --- Whose news it is -----------------------------------------------------------------------
+    # --- Delivery lookup ------------------------------------------------------------------------
 
     def _carry_out(
         self, conn: Connection, notice: Notice, queue_id: str | None, now: datetime
     ) -> _Done:
         traced = self._trace(conn, notice, queue_id)
-        # The subscriber is locked before any delivery, as everybody does.
+        # Lock the subscriber before any delivery, as every transaction does: no deadlocks.
         subscriber = _locked(conn, traced) if traced else None
         if notice.kind is NoticeKind.UNSUBSCRIBE:
             return _leave(conn, _asker(conn, notice) or subscriber, traced, now)
@@ -155,7 +159,10 @@ class Feedback:
         return _Done(effect, traced, traced.subscriber_id)
 
     def _trace(self, conn: Connection, notice: Notice, queue_id: str | None) -> Traced | None:
-        """The delivery that this is proven to be about."""
+        """Return the delivery that a notice is proven to be about; None without a proof.
+
+        By Message-ID, then by bounce address, then by queue id.
+        """
         dedupe_key = self.sender.dedupe_key_of(notice.message_id or "")
         traced = tracing.by_dedupe_key(conn, dedupe_key) if dedupe_key else None
         if traced:
@@ -164,7 +171,7 @@ class Feedback:
         if traced or not queue_id:
             return traced
         traced = tracing.by_queue_id(conn, queue_id)
-        # A server may give a name again, so the recipient must fit as well.
+        # A server may use a queue id again, so the recipient must match, too.
         return traced if traced and self._went_to(traced, notice.recipients) else None
 
     def _trace_envelope(self, conn: Connection, envelope: str) -> Traced | None:
@@ -178,7 +185,7 @@ class Feedback:
         went_to = self._hash(traced.address) if traced.address else traced.address_hash
         return went_to in map(self._hash, recipients)
 
-    # --- What it does ---------------------------------------------------------------------------
+    # --- Effects --------------------------------------------------------------------------------
 
     def _punish(
         self,
@@ -209,7 +216,10 @@ class Feedback:
     def _punish_other(
         self, conn: Connection, what: Meaning, notice: Notice, traced: Traced, now: datetime
     ) -> Effect:
-        """A mail that went to another address than its subscriber's says nothing about theirs."""
+        """Apply a notice to another address than its subscriber's, such as one not confirmed yet.
+
+        It is no evidence about the subscriber's own address.
+        """
         if not traced.address:
             return Effect.NOTED
         address_hash = self._hash(traced.address)
@@ -222,7 +232,11 @@ class Feedback:
 
 
 def _locked(conn: Connection, traced: Traced) -> Subscriber | None:
-    """Whose news it is; None where the mail went elsewhere, or to who was erased or has moved."""
+    """Return the subscriber of a delivery, with the row locked.
+
+    Return None if the mail went to another address, or if the subscriber has been erased or has
+    changed addresses since.
+    """
     if traced.address is not None or not traced.is_current:
         return None
     return subscribers.by_id(conn, traced.subscriber_id, for_change=True)
@@ -239,7 +253,10 @@ def _leave(
 
 
 def _asker(conn: Connection, notice: Notice) -> Subscriber | None:
-    """Who asks to leave, by the secret that List-Unsubscribe puts into such a mail."""
+    """Return the subscriber with the secret of an unsubscribe request, locked; None if unknown.
+
+    List-Unsubscribe puts the secret into such a mail.
+    """
     if notice.secret is None or not notice.secret.isprintable():
         return None
     return subscribers.by_secret(conn, notice.secret, for_change=True)
@@ -253,7 +270,11 @@ def _count(
     kind: str,
     now: datetime,
 ) -> Effect:
-    """Record a bounce and have the guard judge its edition, in this transaction."""
+    """Record a bounce and let the guard judge its edition, in the caller's transaction.
+
+    Return HELD if the guard does not count the bounce yet; else SUPPRESSED if the address is now
+    suppressed, or COUNTED. Return NOTED if the delivery's recipient is no longer known.
+    """
     recipient = refusals.recipient_of(conn, traced.delivery_id)
     if recipient is None:
         return Effect.NOTED
@@ -290,7 +311,7 @@ def _suppress(conn: Connection, traced: Traced, reason: SuppressionReason, now: 
 
 
 def _story(notice: Notice) -> str:
-    """What the delivery's reason says from now on."""
+    """Return the new reason of the delivery, such as "accepted, then hard"."""
     return f"accepted, then {notice.verdict or notice.kind}"
 
 

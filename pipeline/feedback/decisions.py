@@ -1,4 +1,4 @@
-"""What a notice means for the address it is about. Pure."""
+"""Decide the consequence of a notice for its address. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _NOT_THE_READER = ("4", "5.6.", "5.7.", "5.1.7", "5.1.8")
 
 
 class Meaning(StrEnum):
-    """What is to be done, once it is known whose news it is."""
+    """The consequence of a notice, once its delivery is known."""
 
     COMPLAINT = "complaint"
     LEAVE = "leave"
     HARD = "hard"
     STRIKE = "strike"  # see `strike_of`
-    NOTHING = "nothing"  # information: kept, and that is all
+    NOTHING = "nothing"  # informational: stored, without effect
 
 
 def meaning(notice: Notice) -> Meaning:
@@ -33,15 +33,15 @@ def meaning(notice: Notice) -> Meaning:
 
 
 def strike_of(notice: Notice) -> StrikeKind | None:
-    """Return what a bounce counts as; None where it does not count against the person.
+    """Return the strike that a bounce counts as; None if it does not count against the subscriber.
 
-    Blocked, throttled, deferred, too large or not authenticated: that is about us.
+    Blocked, throttled, deferred, too large and not authenticated are failures on our side.
     """
     if notice.verdict is not None:
         is_disabled = notice.status == DISABLED and notice.verdict in {Verdict.SOFT, Verdict.HARD}
         return StrikeKind.DISABLED if is_disabled else STRIKES.get(notice.verdict)
     if notice.status == DISABLED:
         return StrikeKind.DISABLED
-    # RFC 3463: 4.y.z may pass, and says little about the address; x.6.z and x.7.z are about us.
+    # RFC 3463: 4.y.z is transient, weak evidence about the address; x.6.z and x.7.z are about us.
     is_about_us = notice.status is not None and notice.status.startswith(_NOT_THE_READER)
     return None if notice.kind is NoticeKind.HARD or is_about_us else StrikeKind.SOFT

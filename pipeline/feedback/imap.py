@@ -1,7 +1,8 @@
-"""A mailbox of bounces on another server, read over IMAP (RFC 3501).
+"""Fetch bounces from a mailbox over IMAP (RFC 3501).
 
-Nothing is ever deleted. What was understood is read and moved out of the way; what was not stays
-where it is, unread and flagged, so that somebody looks at it and we do not read it again.
+No mail is ever deleted. A mail that was understood is marked as read and moved to another folder;
+any other mail stays in place, unread and flagged, so that an operator looks at it and it is not
+fetched again.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from pipeline.setting_values import is_loopback, parse_login_url
 
 log = structlog.get_logger(__name__)
 
-TIMEOUT: Final = 30.0  # seconds without a word
-MOST: Final = 1_000  # mails a run; the next run goes on
+TIMEOUT: Final = 30.0  # seconds of silence, for each read
+MOST: Final = 1_000  # mails per run; the next run continues
 SLICE: Final = 20_000  # messages that one SEARCH covers
-PUT_AWAY: Final = "Paperboy"  # the folder for what was understood
+PUT_AWAY: Final = "Paperboy"  # the folder for mails that were understood
 NEW: Final = "UNSEEN UNFLAGGED UNDELETED"
 
 _QUOTED_BODY: Final = re.compile(rb'BODY\[\](?:<0>)? "((?:[^"\\]|\\.)*)"', re.I | re.S)
@@ -35,10 +36,9 @@ _QUOTED_BODY: Final = re.compile(rb'BODY\[\](?:<0>)? "((?:[^"\\]|\\.)*)"', re.I 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A mailbox as `imap(s)://user:password@host:port/FOLDER` names it.
+    """A mailbox, parsed from `imap(s)://user:password@host:port/FOLDER`.
 
-    `imaps` speaks TLS from the first byte, `imap` turns it on by STARTTLS; on this machine it need
-    not be.
+    `imaps` is implicit TLS, `imap` requires STARTTLS unless the host is a loopback address.
     """
 
     host: str
@@ -58,7 +58,10 @@ def is_imap(where: str) -> bool:
 
 
 def parse(url: str) -> Address:
-    """Raises SettingsError, without showing what may hold a password."""
+    """Parse the URL of a mailbox; the folder defaults to INBOX, the port to 143 or 993.
+
+    Raises SettingsError without the URL in its text, since it may contain a password.
+    """
     try:
         parts = parse_login_url(url)
     except ValueError:
@@ -77,21 +80,22 @@ def parse(url: str) -> Address:
 
 
 def read_imap(url: str, take: Take, *, ca_file: Path | None = None) -> int:
-    """Take every new mail, and put each away once it is taken; how many.
+    """Pass each new mail to `take`, then file it; return how many were passed.
 
-    Killed in between, the same mail is taken again the next time. Raises MailboxError.
+    If the process is killed in between, the same mail is passed again at the next run, so `take`
+    must be idempotent. Raises MailboxError if the server fails, and SettingsError.
     """
     address = parse(url)
     with _failures_of(address), _logged_in(address, ca_file) as imap:
         exists = _ask(imap.select(_quoted(address.folder)))[0]
         uids = _new_uids(imap, int(exists or 0))
-        abilities = _capabilities(imap)  # more than before the login
+        abilities = _capabilities(imap)  # again: servers offer more after the login
         away = _folder_for(imap, abilities) if uids and b"MOVE" in abilities else None
         count = 0
         for uid in uids:
             octets = _octets(imap, uid)
             if octets is None:
-                continue  # somebody else has taken it
+                continue  # another client has removed it
             _put_away(imap, uid, away, understood=take(f"{address.folder}/{uid.decode()}", octets))
             count += 1
     log.info("mailbox read", mails=count)
@@ -101,8 +105,8 @@ def read_imap(url: str, take: Take, *, ca_file: Path | None = None) -> int:
 def _new_uids(imap: imaplib.IMAP4, exists: int) -> list[bytes]:
     """Return the UIDs of at most `MOST` new mails, of `exists` in the folder.
 
-    Searched by slices of message numbers: `imaplib` refuses a line of more than 1 MB, which is
-    what 125,000 UIDs fill. An empty result may come without any SEARCH line (RFC 3501, 7.2.5).
+    Search in slices of message numbers: `imaplib` rejects a line of more than 1 MB, which 125,000
+    UIDs fill. An empty result may come without any SEARCH line (RFC 3501, 7.2.5).
     """
     uids: dict[bytes, None] = {}
     for first in range(1, exists + 1, SLICE):
@@ -131,18 +135,18 @@ def _octets(imap: imaplib.IMAP4, uid: bytes) -> bytes | None:
 def _put_away(imap: imaplib.IMAP4, uid: bytes, away: str | None, *, understood: bool) -> None:
     flag = r"(\Seen)" if understood else r"(\Flagged)"
     _ask(imap.uid("STORE", uid.decode(), "+FLAGS.SILENT", flag))
-    if understood and away:  # RFC 6851; without it, what was read stays among what was not
+    if understood and away:  # without MOVE (RFC 6851) the mail stays in its folder
         _ask(imap.uid("MOVE", uid.decode(), _quoted(away)))
 
 
 def _folder_for(imap: imaplib.IMAP4, abilities: list[bytes]) -> str:
-    """Where understood mails go: below the prefix that this server wants (RFC 2342)."""
+    """Create the folder for understood mails and return its name, with the prefix of RFC 2342."""
     prefix = ""
     if b"NAMESPACE" in abilities:
         found = re.match(rb'\(\("([^"]*)"', _ask(imap.namespace())[0] or b"")
         prefix = found[1].decode("ascii", "replace") if found else ""
     name = f"{prefix}{PUT_AWAY}"
-    imap.create(_quoted(name))  # NO where it is there already
+    imap.create(_quoted(name))  # ignore the result: NO if the folder exists
     return name
 
 
@@ -156,7 +160,7 @@ def _logged_in(address: Address, ca_file: Path | None) -> Iterator[imaplib.IMAP4
         imap = imaplib.IMAP4(**where)
     try:
         if not address.implicit_tls and not address.is_loopback:
-            imap.starttls(context)  # fails where the server has none: no password in the clear
+            imap.starttls(context)  # raises if not offered: no password is sent unencrypted
         _log_in(imap, address)
         yield imap
     finally:
@@ -167,8 +171,9 @@ def _logged_in(address: Address, ca_file: Path | None) -> Iterator[imaplib.IMAP4
 def _log_in(imap: imaplib.IMAP4, address: Address) -> None:
     """Log in with any characters in name and password, then identify this client.
 
-    `imaplib` sends the name unquoted and refuses letters outside ASCII. RFC 4616 has UTF-8 for
-    AUTHENTICATE PLAIN; where only LOGIN is offered, servers that know such names take UTF-8 too.
+    `imaplib` sends the name unquoted and rejects characters outside ASCII. RFC 4616 requires UTF-8
+    for AUTHENTICATE PLAIN; if only LOGIN is offered, servers that have such names take UTF-8, too.
+    Raises SettingsError if the name or password contains NUL or, for LOGIN, a line break.
     """
     abilities = _capabilities(imap)
     user, password = address.user.encode(), address.password.encode()
@@ -177,7 +182,7 @@ def _log_in(imap: imaplib.IMAP4, address: Address) -> None:
     if b"AUTH=PLAIN" in abilities:
         imap.authenticate("PLAIN", lambda _: b"\0%b\0%b" % (user, password))
     else:
-        given: list[Any] = [_string(user), _string(password)]  # `imaplib` takes bytes, too
+        given: list[Any] = [_string(user), _string(password)]  # `imaplib` accepts bytes, too
         _ask(imap.xatom("LOGIN", *given))
         imap.state = "AUTH"
     if b"ID" in _capabilities(imap):
@@ -205,7 +210,7 @@ def _failures_of(address: Address) -> Iterator[None]:
 
 
 def _ask(answer: tuple[str, list[Any]]) -> list[Any]:
-    """The lines of an answer; imaplib raises for BAD, and we for NO."""
+    """Return the lines of a response; raise `imaplib.IMAP4.error` for NO, as imaplib for BAD."""
     state, lines = answer
     if state != "OK":
         raise imaplib.IMAP4.error(str(lines[0]))
@@ -213,7 +218,10 @@ def _ask(answer: tuple[str, list[Any]]) -> list[Any]:
 
 
 def _quoted(name: str) -> str:
-    """A folder's name as a quoted string; letters outside ASCII are for the operator to encode."""
+    """Quote a folder's name; raise SettingsError unless it is printable ASCII.
+
+    The operator must encode other characters (RFC 3501, 5.1.3).
+    """
     if not (name.isascii() and name.isprintable()):
         raise SettingsError("a folder's name must be in ASCII, as IMAP writes it (RFC 3501, 5.1.3)")
     return '"' + name.replace("\\", r"\\").replace('"', r"\"") + '"'

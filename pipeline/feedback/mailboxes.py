@@ -1,4 +1,4 @@
-"""Where mails that came back lie: a file, an mbox, a folder, a Maildir, named files, stdin."""
+"""Read bounce mails from a file, an mbox, a folder, a Maildir, a list of files or a stream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 
 from pipeline.feedback.reading.mime import LONGEST
 
-_SINGLE: Final = (".eml", ".msg")  # one mail, even where its first line is that of an mbox
+_SINGLE: Final = (".eml", ".msg")  # one mail, even if it begins like an mbox
 _BETWEEN: Final = re.compile(
     rb"From \S{1,320} {1,4}(?:mon|tue|wed|thu|fri|sat|sun),? .{0,40}\d\d:\d\d.{0,20}\d{4}", re.I
 )
@@ -19,7 +19,7 @@ _BETWEEN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A mail, as far as it is read: its first octets, at most `mime.LONGEST`."""
+    """A mail, truncated to at most `mime.LONGEST` octets."""
 
     name: str
     octets: bytes
@@ -27,14 +27,14 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A name that no mail could be read from; the others go on."""
+    """A file that could not be read; the others are read nevertheless."""
 
     name: str
     why: str
 
 
 def mails_at(path: Path) -> Iterator[Found | Unreadable]:
-    """The mails of a file, of a Maildir, or of every file in a folder, in the order of names."""
+    """Yield the mails of a file, of a Maildir, or of every file in a folder, sorted by name."""
     if not path.is_dir():
         yield from _in_file(path)
         return
@@ -43,7 +43,7 @@ def mails_at(path: Path) -> Iterator[Found | Unreadable]:
 
 
 def mails_named(names: Iterable[bytes]) -> Iterator[Found | Unreadable]:
-    """The mails of a list of file names, one a line."""
+    """Yield the mails of the files named in `names`, one name per line."""
     for line in names:
         name = line.rstrip(b"\r\n")
         if name:
@@ -55,10 +55,10 @@ def mail_from(stream: BinaryIO) -> Iterator[Found]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Regular files only: a pipe in a folder would wait for ever. No hidden ones."""
+    """Yield the regular, visible files below a folder; opening a pipe would block forever."""
     for where, folders, names in os.walk(folder):
         if {"cur", "new"} <= set(folders) and "tmp" in folders:
-            folders.remove("tmp")  # a Maildir: what is not yet delivered
+            folders.remove("tmp")  # a Maildir: files in tmp are not delivered yet
         folders.sort()
         for name in sorted(names):
             file = Path(where, name)
@@ -79,7 +79,10 @@ def _in_file(path: Path) -> Iterator[Found | Unreadable]:
 
 
 def _in_mbox(file: Iterable[bytes]) -> Iterator[bytes]:
-    """What stands between the lines that begin "From "; never more than one mail in memory."""
+    """Yield the mails between the "From " lines of an mbox; only one is in memory at a time.
+
+    Each is truncated after the line in which it reaches `mime.LONGEST`.
+    """
     lines: list[bytes] = []
     size, empty_before = 0, True
     for line in file:
@@ -88,7 +91,7 @@ def _in_mbox(file: Iterable[bytes]) -> Iterator[bytes]:
                 yield b"".join(lines)
             lines, size = [], 0
         elif size < LONGEST:
-            # RFC 4155: writers put ">" before such lines of a mail.
+            # RFC 4155: writers quote such lines of a mail with ">".
             lines.append(line[1:] if line.startswith(b">From ") else line)
             size += len(line)
         empty_before = not line.strip()
@@ -97,7 +100,7 @@ def _in_mbox(file: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _named(name: str, mails: Iterator[bytes]) -> Iterator[Found]:
-    """Numbered, where there are several."""
+    """Yield the mails of an mbox; if there are several, "#1", "#2" and so on follow the name."""
     first = next(mails, b"")
     second = next(mails, None)
     if second is None:
@@ -110,5 +113,5 @@ def _named(name: str, mails: Iterator[bytes]) -> Iterator[Found]:
 
 
 def _shown(path: Path) -> str:
-    """A name that any output can carry: file names need not be text."""
+    """Return a file name that any output can encode; invalid UTF-8 becomes U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace")

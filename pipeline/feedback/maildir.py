@@ -1,4 +1,4 @@
-"""A Maildir of mails that came back: what nobody has read is read, and marked."""
+"""Read the unread bounces of a Maildir, and mark each as read or flagged."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipeline.errors import MailboxError
 log = structlog.get_logger(__name__)
 
 LARGEST: Final = 1024 * 1024  # octets of a mail that are read
-INFO: Final = ":2,"  # between a file's name and its flags, as all who read a Maildir know them
+INFO: Final = ":2,"  # separates a file's name from its flags, the convention of Maildir
 SEEN, FLAGGED, TRASHED = "S", "F", "T"
 DONE: Final = {SEEN, FLAGGED, TRASHED}
 
 Take = Callable[[str, bytes], bool]
-"""Apply one mail, given its name and octets; whether it was understood."""
+"""A callback that applies one mail, by name and octets; returns whether it was understood."""
 
 
 def is_maildir(folder: Path) -> bool:
@@ -26,11 +26,12 @@ def is_maildir(folder: Path) -> bool:
 
 
 def read_maildir(folder: Path, take: Take) -> int:
-    """Take every mail that nobody has read, and mark each in `cur` once it is taken; how many.
+    """Pass each unread mail to `take`, then mark it in `cur`; return how many were passed.
 
-    Killed in between, the same mail is taken again the next time. Nothing is deleted: what was not
-    understood is flagged for an operator to look at. A file that cannot be opened is logged and
-    left, and the others are read. Raises MailboxError.
+    If the process is killed in between, the same mail is passed again at the next run, so `take`
+    must be idempotent. No mail is deleted: one that was not understood is flagged for an operator.
+    A file that cannot be opened is logged and skipped. Raises MailboxError if the folder is no
+    Maildir, or if a mail cannot be marked.
     """
     count = 0
     for file in _unread(folder):
@@ -38,7 +39,7 @@ def read_maildir(folder: Path, take: Take) -> int:
             with file.open("rb") as opened:
                 octets = opened.read(LARGEST)
         except FileNotFoundError:
-            continue  # somebody else has taken it
+            continue  # another process has moved it
         except OSError as error:
             log.warning("maildir.unreadable", mail=file.name[:200], error=error.strerror)
             continue
@@ -48,9 +49,9 @@ def read_maildir(folder: Path, take: Take) -> int:
 
 
 def _unread(folder: Path) -> list[Path]:
-    """Oldest first: names begin with the time of delivery.
+    """Return the unread mails, oldest first, since names begin with the time of delivery.
 
-    An IMAP server that shows the folder to somebody moves what is new to `cur`, read or not.
+    `cur` is searched, too: an IMAP server moves new mails there when a client opens the folder.
     """
     if not is_maildir(folder):
         raise MailboxError(f"{folder} is not a Maildir")
@@ -61,7 +62,7 @@ def _unread(folder: Path) -> list[Path]:
 
 
 def _put_away(file: Path, *, understood: bool) -> None:
-    """Move a mail to `cur` with a flag more; done by somebody else, it is done."""
+    """Add a flag to a mail and move it to `cur`; do nothing if another process has moved it."""
     flags = "".join(sorted({*_flags(file), SEEN if understood else FLAGGED}))
     name = file.name.partition(INFO)[0]
     try:

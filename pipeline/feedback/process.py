@@ -25,7 +25,7 @@ Parser = Callable[[bytes], Notice]
 
 @dataclass(frozen=True, slots=True)
 class ReadMail:
-    """A mail from a mailbox: how it was parsed, and the effect of it."""
+    """A mail from a mailbox, with the parsed notice and its effect."""
 
     name: str
     notice: Notice
@@ -33,7 +33,7 @@ class ReadMail:
 
     @property
     def is_understood(self) -> bool:
-        """Whether the mailbox may file it; others are flagged for an operator to look at."""
+        """Whether the mailbox may file it; any other mail is flagged for an operator."""
         return self.notice.kind is not NoticeKind.NONE and self.effect is not Effect.FAILED
 
 
@@ -42,8 +42,9 @@ def process_mails(
 ) -> Iterator[ReadMail]:
     """Apply mails, given as name and octets, one by one as the iterator is consumed.
 
-    A mail that was applied before is not applied again. One that cannot be applied is FAILED and
-    the others go on; an unavailable database raises.
+    Idempotent: a mail that was applied before is not applied again. If a mail cannot be applied,
+    the error is logged, its effect is FAILED, and the next one follows; if the database is
+    unavailable, its exception is raised.
     """
     for name, octets in mails:
         notice = parse(octets)
@@ -60,7 +61,8 @@ def process_mails(
 def process_mailbox(feedback: Feedback, where: str, parse: Parser, now: datetime) -> list[ReadMail]:
     """Apply the new mails of an imap(s) URL or a Maildir folder, and file them there.
 
-    Raises MailboxError; mails applied until then are not applied again the next time.
+    Raises MailboxError if the mailbox cannot be read; mails that were applied until then are
+    committed, and not applied again at the next run.
     """
     applied: list[ReadMail] = []
 
@@ -85,7 +87,7 @@ def process_webhook(
 ) -> int:
     """Verify and apply the events of one request; return their number.
 
-    Raises NotFoundError for a provider that is not set up, and the errors of `Provider.receive`.
+    Raises NotFoundError if the provider is not configured, and the errors of `Provider.receive`.
     """
     if name not in providers:
         raise NotFoundError("no such provider is set up")

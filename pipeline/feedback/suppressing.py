@@ -1,4 +1,4 @@
-"""Suppressions by the operator's hand."""
+"""Suppress addresses and lift suppressions on behalf of the operator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from pipeline.storage.deliveries import CancelReason
 
 @retried
 def suppress(engine: Engine, email: str, suppression_key: str, now: datetime) -> None:
-    """Write to this address no more, whoever has it, and cancel what is owed, at once."""
+    """Suppress an address, with or without a subscriber, and cancel its queued deliveries.
+
+    One transaction. Idempotent.
+    """
     hash_ = subscribers.address_hash(email, suppression_key)
     with engine.begin() as conn:
         subscriber = subscribers.by_email(conn, email, for_change=True)
@@ -29,9 +32,10 @@ def suppress(engine: Engine, email: str, suppression_key: str, now: datetime) ->
 
 @retried
 def lift(engine: Engine, email: str, suppression_key: str) -> None:
-    """Write to this address again, also after a complaint, and begin to count strikes anew.
+    """Lift the suppression of an address, even after a complaint, and reset its strikes.
 
-    Who left by complaining stays out until they join again. Raises NotFoundError.
+    A subscriber that a complaint has unsubscribed stays unsubscribed until they subscribe again.
+    Raises NotFoundError if the address is not suppressed.
     """
     hash_ = subscribers.address_hash(email, suppression_key)
     with engine.begin() as conn:
@@ -43,13 +47,13 @@ def lift(engine: Engine, email: str, suppression_key: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Undoable:
-    """A suppression that a refusal has led to, with what is known of the refusal."""
+    """A suppression caused by a refusal, with the edition and wording of that refusal."""
 
     address_hash: str
     reason: SuppressionReason
     since: datetime
     edition_on: date | None
-    wording: str  # normalised, without addresses; "" where nothing of it is kept
+    wording: str  # normalised, without addresses; "" if it is not stored any more
 
 
 def undoable(
@@ -59,9 +63,10 @@ def undoable(
     reasons: Collection[SuppressionReason] = guard.OURS,
     reply: str = "",
 ) -> list[Undoable]:
-    """The suppressions by refusals since then, before `until`, whose wording contains `reply`.
+    """Return the suppressions by refusals from `since` until `until` that match `reply`.
 
-    Never a complaint, and never one by the operator's hand.
+    `until` is exclusive. `reply` must be contained in the wording, without regard to case; "" is
+    in every wording. Complaints and the operator's own suppressions are never returned.
     """
     wanted = set(reasons) & set(guard.OURS)
     with reading(engine) as conn:
@@ -77,10 +82,10 @@ def undoable(
 
 
 def undo(engine: Engine, suppressions: Collection[Undoable], now: datetime) -> int:
-    """Lift these suppressions with their strikes; return how many were still there.
+    """Lift these suppressions, reset their strikes, and return how many still existed.
 
-    Each in a transaction of its own: killed on the way, the next run lifts the rest. One that was
-    replaced meanwhile, by a complaint or by hand, stays.
+    Each is a separate transaction: if the process is killed, the next run lifts the rest. A
+    suppression that a complaint or the operator has replaced meanwhile stays.
     """
     return sum(with_retries(partial(_undo, engine, one, now)) for one in suppressions)
 

@@ -1,18 +1,18 @@
-"""Which papers belong to which topic, and which of them a reader gets. Pure: no clock, no I/O.
+"""Match papers with topics and select the papers of each digest. Pure: no clock, no I/O.
 
-words        text as words that compare equal
-english      the base form of a word
-names        whether an author may be the person asked for
-query        what a reader writes, as a tree and as one canonical text
-hints        what they may have meant
-neighbours   what to write to see less, or more
-corpus       which words are rare
-postings     where every word of some papers stands
-scoring, floor, fields, phrases    how well, whether at all, by whom, and by which words
-mentions     where a text says what matched
-meaning      how alike a topic and a paper are, where a model tells
-index        papers -> scores
+words        tokenizer: folded forms and stems of a text
+english      base forms of English words
+names        author names compared with the name in a query
+query        the topic language: parsed into a tree, written as one canonical text
+hints        questions about a valid query that looks like a slip
+neighbours   narrower and broader variants of a query
+corpus       document frequencies, which give the idf of a word
+postings     positional index of the words of some papers
+scoring, floor, fields, phrases    BM25 scores, relevance threshold, filters, matched phrases
+mentions     spans of a text that mention matched phrases
+meaning      semantic similarity of a topic and a paper, if an embedding model is configured
+index        query -> papers with scores
 topics       many topics against papers -> matches
-ranking      matches -> picks
-evaluation   any papers, any topics: for measuring on labelled sets
+ranking      matches -> picks of a digest
+evaluation   rankings of labelled data sets, without the relevance threshold
 """

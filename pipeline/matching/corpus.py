@@ -1,4 +1,4 @@
-"""Which words are rare: counted over many papers, so that a small batch is scored soberly."""
+"""Document frequencies over many papers, so that the scores of a small batch are stable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNSEEN_PAPERS = 200
 
 
 class Readable(Protocol):
-    """What matching reads of a paper; `domain.Paper` has it all."""
+    """The attributes of a paper that matching reads; `domain.Paper` has them all."""
 
     @property
     def title(self) -> str: ...
@@ -34,9 +34,9 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CorpusStatistics:
-    """How many papers were counted, in how many each stem stands, and their total length.
+    """Number of papers, number of papers that contain each stem, and total length.
 
-    A paper's length is its number of words, those of the title and the keywords weighted.
+    The length of a paper is its number of words, weighted for the title and the keywords.
     """
 
     papers: int = 0
@@ -48,20 +48,20 @@ class CorpusStatistics:
         return self.length / self.papers if self.papers else 1.0
 
     def share(self, stem: str) -> float:
-        """The share of papers that have the stem, 0 to 1.
+        """Return the share of papers that contain the stem, 0 to 1.
 
-        Counted as if `UNSEEN_PAPERS` more were known without it: a word that stands in one of
-        the thirty papers of a first day is not thereby a common word.
+        Smoothed by `UNSEEN_PAPERS` papers without the stem: if a word is in one of the thirty
+        papers of a first day, it is not a common word yet.
         """
         return self.frequencies.get(stem, 0) / (self.papers + UNSEEN_PAPERS)
 
     def idf(self, stem: str) -> float:
-        """How much the stem tells, above 0: log(1 + (N - n + 0.5) / (n + 0.5)), as in Lucene."""
+        """Return the idf of the stem, above 0: log(1 + (N - n + 0.5) / (n + 0.5)), as in Lucene."""
         found = min(self.frequencies.get(stem, 0), self.papers)
         return math.log(1 + (self.papers - found + 0.5) / (found + 0.5))
 
     def __add__(self, other: CorpusStatistics) -> CorpusStatistics:
-        """Both corpora as one; they must not share papers."""
+        """Return the statistics of both corpora together; they must not share papers."""
         return CorpusStatistics(
             self.papers + other.papers,
             Counter(self.frequencies) + Counter(other.frequencies),

@@ -2,7 +2,7 @@
 
 Only inflection is removed. A derived word keeps its ending, so that `organ` and `organization`,
 `policy` and `police`, `general` and `generative` stay different words. The one exception is
-`-ization`, which always names what the verb in `-ize` does.
+`-ization`, which always names the action of the verb in `-ize`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ def _set(words: str) -> frozenset[str]:
 
 
 def _pairs(rows: str) -> dict[str, str]:
-    """`base form form; base form` as a dictionary from each form to its base."""
+    """Parse `base form form; base form` into a dictionary from each form to its base."""
     groups = (row.split() for row in rows.split(";"))
     return {form: base for base, *forms in groups for form in forms}
 
 
 # --- Plurals ------------------------------------------------------------------------------------
 
-# Matched as whole words and as the end of a compound of at least two more letters: submatrices.
+# Matched as whole words, and as the end of a compound after at least two letters: submatrices.
 _PLURALS: Final = _pairs("""
 analysis analyses; hypothesis hypotheses; axis axes; base basis bases; crisis crises; oasis
 oases; emphasis emphases; thesis theses; testis testes; metastasis metastases; diagnosis
@@ -105,7 +105,7 @@ semen specimen regimen abdomen acumen omen lumen ramen hymen stamen bitumen albu
 women men laos lagos barbados carlos chess less unless gross kinetics
 """)
 _SHORT_PLURAL: Final = re.compile(r"[aeiou][^aeiouy]s|[^aeiouy]{2}s")  # ads, tvs; not gas
-# Words in -ics name a field; these are plurals of a thing.
+# A word in -ics names a field and is kept, except these, which are plurals.
 _ICS: Final = _set("""
 topic metric critic clinic fabric heuristic characteristic mimic antibiotic mosaic plastic
 narcotic cosmetic relic tunic panic academic public republic epidemic pandemic comic lyric
@@ -116,7 +116,7 @@ neurotic diabetic alcoholic eccentric isometric picnic cleric heretic medic
 
 
 def _singular(word: str) -> str:
-    """The singular of a noun or the plain form of a verb in -s; any other word as it is."""
+    """Return the singular of a noun or the plain form of a verb in -s; other words unchanged."""
     if (known := _irregular(word)) is not None:
         return known
     if word.endswith("men") and word not in _UNCHANGED and len(word) > 4 and word[-4] in "stkdrewy":
@@ -133,7 +133,7 @@ def _singular(word: str) -> str:
         return _LATIN.sub(_latin, word)
     if word.endswith(("sses", "ches", "shes", "xes", "zzes", "tzes", "oes")):
         return word[:-2]
-    if word.endswith("uses"):  # viruses: the words in -use are listed
+    if word.endswith("uses"):  # viruses; words in -use are in _PLURALS
         return word[:-2]
     if len(word) == 3 and not _SHORT_PLURAL.match(word):
         return word
@@ -182,7 +182,7 @@ _DOUBLE: Final = _set("""
 add egg odd ebb err inn butt mitt watt purr buff bluff cuff stuff puff sniff staff staffed off
 buzz fizz fuzz jazz scoff sheriff tariff rebuff handcuff whirr boycott
 """)
-# Stems, as -ed and -ing leave them, that end like those of verbs in -e and have none.
+# Stems (words without -ed or -ing) that match `_E`, although the verb does not end in -e.
 _NO_E: Final = _set("""
 treat heat repeat eat cheat beat seat float coat format combat chat sweat threat defeat boat
 monitor factor color favor author mirror error sponsor anchor tailor labor neighbor harbor honor
@@ -214,7 +214,7 @@ _E: Final = re.compile(
 
 
 def _plain_verb(word: str) -> str:
-    """The verb of a form in -ed or -ing; any other word as it is."""
+    """Return the verb of a form in -ed or -ing; other words unchanged."""
     if word in _PAST:
         return _PAST[word]
     if word in _NO_VERB:
@@ -231,7 +231,7 @@ def _plain_verb(word: str) -> str:
 
 
 def _restored(stem: str) -> str:
-    """The verb whose -ed and -ing are made from this stem."""
+    """Return the verb of a stem without -ed or -ing: restore an -e, or undo a doubled letter."""
     if stem in _DOUBLE or stem.endswith(("ss", "zz", "ll", "ff")):
         return stem
     if _DOUBLED.search(stem):
@@ -243,7 +243,7 @@ def _restored(stem: str) -> str:
 
 
 def _ends_like(stem: str, known: frozenset[str]) -> bool:
-    """Whether it is one of them, alone or behind a prefix: overload, re-edit."""
+    """Return whether `stem` is known, alone or after a prefix: overload, re-edit."""
     return stem in known or _PREFIX.sub("", stem) in known
 
 
@@ -270,7 +270,7 @@ _RE: Final = re.compile(
 )
 _OGUE: Final = re.compile(r"(?<=...)(?<!synag)ogue$")
 _ENCE: Final = re.compile(r"(def|off|lic|pret)ence$")
-# Parts of words, wherever they stand in one.
+# Parts of words, replaced at any place in a word.
 _PART_NOW: Final = _pairs("""
 hem haem; emi aemi; ped paed; gynec gynaec; anesth anaesth; estr oestr; edem oedem; fet foet;
 esoph oesoph; rrhe rrhoe; pne pnoe; fec faec; cesi caesi; cesar caesar; pale palae; archeo
@@ -308,7 +308,7 @@ _PART: Final = re.compile("|".join(_PART_NOW))
 
 
 def _american(word: str) -> str:
-    """One spelling of a word that is written in two ways."""
+    """Return one spelling for a word that has a British and an American one."""
     word = _WORDS.get(word, word)
     word = _PART.sub(lambda found: _PART_NOW[found.group()], word)
     if "our" in word:
@@ -338,13 +338,13 @@ def _ized(word: str) -> str:
     return word if f"{before}ise" in _VERB_IN_ISE else f"{before}iz{word[found.end() :]}"
 
 
-# --- All of it ----------------------------------------------------------------------------------
+# --- Base form ----------------------------------------------------------------------------------
 
 
 def base(word: str) -> str:
-    """Return the base form of a word in small ASCII letters.
+    """Return the base form of a word in lower-case ASCII letters.
 
-    It need not be a word of the language: only the equality of two base forms means something.
+    The result need not be an English word: use it only to compare it with another base form.
     """
     plain = _plain_verb(_singular(word))
     if plain.endswith("ie") and len(plain) > 3:

@@ -1,4 +1,4 @@
-"""Rank any papers for any topics, without a floor: what labelled sets are measured with."""
+"""Rank papers for topics without the relevance threshold, to evaluate labelled data sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEEPEST_RANK = 1_000
 
 @dataclass(frozen=True, slots=True)
 class PaperText:
-    """A paper as a file gives it, with an id of any kind."""
+    """A paper of a labelled data set, with an id of any form."""
 
     id: str
     title: str
@@ -46,11 +46,11 @@ def rank(
     language: bool = False,
     embedder: Embedder | None = None,
 ) -> Iterator[Ranked]:
-    """For each topic in turn its papers, best first, equal scores by id, at most `top`.
+    """Yield the papers of each topic in turn, best first, equal scores by id, at most `top`.
 
-    Queries are plain words, whatever is in them; with `language` they are read as the topic
-    language, which may raise QueryError. A paper that shares no word with the topic is not
-    listed.
+    Each query is ranked as plain words, even if it contains operators; with `language` it is parsed
+    as the topic language, which raises QueryError if it is invalid. A paper that shares no word
+    with a plain query is not returned.
     """
     rows = sorted(papers, key=lambda paper: paper.id)
     index = PaperIndex(rows, embedder=embedder)

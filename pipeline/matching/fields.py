@@ -1,4 +1,4 @@
-"""The fields that filter: who wrote a paper, its categories and its sources."""
+"""Filter papers by author, category and source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.matching.query import Field
 
 
 class Fields:
-    """Finds the papers, as places in the sequence it was made of, by what stands in a field."""
+    """Lookup of papers by field; a paper is its index in the sequence passed in."""
 
     def __init__(self, papers: Sequence[Readable]) -> None:
         self._by_category = _by_name((i, one) for i, p in enumerate(papers) for one in p.categories)
@@ -28,7 +28,7 @@ class Fields:
         return self._in_category(wanted[0])
 
     def _in_category(self, wanted: str) -> set[int]:
-        """`cs` is all of cs.*, `cs.C*` what begins so, `cs.cl` itself."""
+        """Return papers by category: `cs` is all of cs.*, `cs.c*` a prefix, `cs.cl` one name."""
         if wanted.endswith("*"):
             names = [name for name in self._by_category if name.startswith(wanted[:-1])]
         else:
@@ -41,7 +41,7 @@ class Fields:
 
     @cached_property
     def _by_key(self) -> dict[str, set[tuple[int, str]]]:
-        """Papers and their authors by `keys`; made when a topic first asks for an author."""
+        """Papers and their authors by `keys`; built when a query first filters by author."""
         found: dict[str, set[tuple[int, str]]] = defaultdict(set)
         for paper, authors in enumerate(self._authors):
             for author in authors:

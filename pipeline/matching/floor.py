@@ -1,6 +1,6 @@
-"""What keeps junk out: when words say enough about a paper to call it a match, and for whom.
+"""Relevance threshold: the narrowest breadth at which the words of a topic match a paper.
 
-Decided for each paper alone, so a day with nothing relevant brings nothing. The figures behind
+Each paper is judged on its own, so a day without relevant papers has no matches. The figures behind
 the constants are in docs/matching.md.
 """
 
@@ -19,32 +19,32 @@ from pipeline.matching.words import STOP_WORDS
 
 Mask = npt.NDArray[np.bool_]
 Breadths = npt.NDArray[np.int8]
-"""For each paper the narrowest breadth that lets it through, or NEVER."""
+"""For each paper, the narrowest breadth that admits it, or NEVER."""
 
 NEVER: Final = max(Breadth) + 1
 NARROWEST: Final = min(Breadth)
 
-# Where even the rarest of several words is this common, they must be next to each other.
+# If even the rarest of several words is this common, they must be next to each other.
 COMMON_SHARE = 0.2
-LONGEST_TOGETHER = 4  # more words than this make a sentence: they may stand apart
-ABOUT = 2.0  # mentions that say more than one in passing; the title counts as three
+LONGEST_TOGETHER = 4  # words; if there are more, they are a sentence, and may be apart
+ABOUT = 2.0  # mentions that are more than one in passing; one in the title counts as three
 
-# How much of the idf of all words must be there: each word beyond the first may cost some.
+# The share of the total idf that must be present: lower for each word after the first.
 SLACK, LEAST_COVERED = 0.05, 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one breadth asks of bare words."""
+    """Requirements of one breadth for bare words."""
 
-    single: tuple[float, ...]  # mentions of a single word, by how common it is: see SHARES
-    apart: int  # other words that may stand between several, for each of them
-    mentions: float  # of several words together
-    common: float | None  # the same of common words; None where they are like any others
-    covered: float  # what a sentence needs, beside what `_least` says
+    single: tuple[float, ...]  # mentions of a single word, by its document frequency: see SHARES
+    apart: int  # other words allowed between several words, per word of the topic
+    mentions: float  # mentions of several words together
+    common: float | None  # the same for common words; None if they are treated like others
+    covered: float  # share of the idf that a sentence needs on top of `_least`
 
 
-SHARES = (0.0, 0.02, 0.1, 0.3)  # of the papers that have a word, from which on `single` counts
+SHARES = (0.0, 0.02, 0.1, 0.3)  # of papers with the word: lower bounds for the entries of `single`
 RULES: Final = {
     Breadth.MORE: Rule((1, 1, 2, 3), apart=2, mentions=1, common=None, covered=-0.1),
     Breadth.BALANCED: Rule((1, 2, 3, 5), apart=1, mentions=1, common=ABOUT, covered=0),
@@ -53,7 +53,7 @@ RULES: Final = {
 
 
 def breadths(scorer: Scorer, forms: tuple[str, ...]) -> Breadths:
-    """Of every paper, by what bare words, side by side, say about it."""
+    """Return the breadth of every paper for adjacent bare words; NEVER if all are stop words."""
     found = np.full(scorer.postings.papers, NEVER, dtype=np.int8)
     if STOP_WORDS.issuperset(forms):
         return found
@@ -63,14 +63,17 @@ def breadths(scorer: Scorer, forms: tuple[str, ...]) -> Breadths:
 
 
 def named(scorer: Scorer, at: Positions) -> Breadths:
-    """Of every paper, by the mentions of what was asked for by name: it need only be there."""
+    """Return the breadth of every paper for an explicit condition: one mention is enough.
+
+    If there are fewer than `ABOUT` mentions, the breadth is BALANCED, else FEWER.
+    """
     mentions = scorer.postings.count(at)
     found = np.where(mentions > 0, Breadth.BALANCED, NEVER)
     return np.where(mentions >= ABOUT, Breadth.FEWER, found).astype(np.int8)
 
 
 def _admitted(scorer: Scorer, forms: tuple[str, ...]) -> list[tuple[Breadth, Mask]]:
-    """The broadest first, so that a narrower one has the last word."""
+    """Return a mask per breadth, the broadest first, so that narrower ones overwrite it."""
     units = scorer.units(forms)
     if len(units) == 1:
         mentions = scorer.postings.count(scorer.where(units[0].spellings))
@@ -95,7 +98,7 @@ def _covered(scorer: Scorer, units: list[Unit]) -> Counts:
 
 
 def _together(scorer: Scorer, units: list[Unit], span: int) -> list[tuple[Breadth, Mask]]:
-    """Enough of the words close to each other in one text, in any order."""
+    """Admit papers with enough of the words close to each other in one text, in any order."""
     postings, least = scorer.postings, _least(units)
     places = _places(scorer, units, least)
     if not any(at.size for at in places):
@@ -113,7 +116,7 @@ def _together(scorer: Scorer, units: list[Unit], span: int) -> list[tuple[Breadt
 
 
 def _places(scorer: Scorer, units: list[Unit], least: float) -> list[Positions]:
-    """Where each word stands, in the papers that have enough of the words anywhere."""
+    """Return the positions of each word, in papers that have enough of the words anywhere."""
     postings = scorer.postings
     places = [np.sort(scorer.where(unit.spellings)) for unit in units]
     covered = np.zeros(postings.papers)
@@ -132,7 +135,7 @@ def _windows(
     starts: Positions,
     window: int,
 ) -> Counts:
-    """The idf of the words that stand in the window beginning at each of the starts."""
+    """Return the total idf of the words in the window that begins at each of the starts."""
     covered = np.zeros(starts.size)
     for unit, at in zip(units, places, strict=True):
         if at.size:
@@ -144,10 +147,10 @@ def _windows(
 
 def _least(units: list[Unit]) -> float:
     share = max(LEAST_COVERED, 1 - SLACK * (len(units) - 1))
-    return share * sum(unit.idf for unit in units) - 1e-9  # sums of floats differ by their order
+    return share * sum(unit.idf for unit in units) - 1e-9  # sums of floats depend on the order
 
 
 def _span(forms: tuple[str, ...]) -> int:
-    """How many words the phrase takes when written as asked."""
+    """Return the number of words as typed, from the first to the last that is not a stop word."""
     telling = [i for i, form in enumerate(forms) if form not in STOP_WORDS]
     return telling[-1] - telling[0] + 1

@@ -1,4 +1,4 @@
-"""What a reader may have meant: queries that can be read, and yet look like a slip. Pure."""
+"""Hints about queries that are valid and yet look like a slip. Pure functions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _ARCHIVES: Final = {
 CATEGORIES: Final = {
     name.lower(): name for archive, parts in _ARCHIVES.items() for name in (archive, *parts)
 }
-# What people call a category that has another name.
+# Common names of categories that arXiv names otherwise.
 _CALLED: Final = {"cs.ml": "cs.LG", "cs.nlp": "cs.CL", "cs.rl": "cs.LG"}
 _FIELDS: Final = {
     **{field.value: field for field in Field},
@@ -65,21 +65,21 @@ _SYNTAX = re.compile(r"(?<![^\s(-])(?:ti|abs|au|cat|source):|[\"\u201c(]", re.IG
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """A question, or how we read it; `position` is the character it is about."""
+    """A question about a query, or how it is parsed; `position` is the offset of the character."""
 
     text: str
     position: int
 
 
 def hints(query: str) -> tuple[Hint, ...]:
-    """What to ask whoever wrote this, in its order; most queries raise no question."""
+    """Return the hints for a query, in the order of its text; none for most queries."""
     plain = _QUOTED.sub(lambda found: f'"{" " * (len(found.group()) - 1)}', query)
     found = [*_fields(query, plain), *_categories(plain), *_operators(plain), *_authors(query)]
     return tuple(sorted(found, key=lambda hint: hint.position))
 
 
 def nearest_category(name: str) -> str | None:
-    """What was meant by a category that arXiv does not have; None where it has it, or who knows."""
+    """Return the likely category for an unknown name; None if it is known, or if none is near."""
     folded = name.lower()
     stem = folded.removesuffix("*").removesuffix(".")
     if stem in CATEGORIES or (folded.endswith("*") and _begins_one(stem)):
@@ -118,7 +118,7 @@ def _categories(plain: str) -> Iterator[Hint]:
 
 
 def _operators(plain: str) -> Iterator[Hint]:
-    """In lower case they are words; where nothing else is syntax, it is a sentence."""
+    """Yield hints for lower-case operators, which are words; none if there is no other syntax."""
     if _SYNTAX.search(plain):
         for found in _LOWER.finditer(plain):
             word = found.group()

@@ -1,4 +1,4 @@
-"""Papers to scores: which of some papers a query finds, how well, and by which words."""
+"""Index papers and search them: the papers a query finds, their scores and matched phrases."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pipeline.matching.scoring import Scorer
 Mask = npt.NDArray[np.bool_]
 
 _ZONES = {Field.TITLE: Zone.TITLE, Field.ABSTRACT: Zone.ABSTRACT}
-_FILTERED = 1.0  # the score where a query only filters
+_FILTERED = 1.0  # the score if a query only filters
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A paper that a query finds; `paper` is its place in the sequence that was indexed."""
+    """A paper that a query finds; `paper` is its index in the indexed sequence."""
 
     paper: int
     score: float
@@ -37,31 +37,31 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a query finds, as arrays: places in the sequence that was indexed, and their scores."""
+    """The result of a query as arrays: indexes in the indexed sequence, scores and breadths."""
 
     papers: npt.NDArray[np.int64]
     scores: Counts
     breadths: Breadths
 
     def take(self, chosen: Mask | npt.NDArray[np.int64]) -> Found:
-        """Some of them, by a mask or by their places in these arrays."""
+        """Return a part of the result, by a mask or by indexes into these arrays."""
         return Found(self.papers[chosen], self.scores[chosen], self.breadths[chosen])
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Under which breadth each paper is found, and its score: 0 where it never is."""
+    """The narrowest breadth that finds each paper, and its score: 0 if it is never found."""
 
     breadths: Breadths
     scores: Counts
 
 
 class PaperIndex:
-    """Some papers, ready for any number of queries.
+    """Index of some papers for any number of queries.
 
-    `corpus` says which words are rare; without it the papers themselves do, which is fair for
-    thousands of papers and not for twenty. With an embedder what a paper means has a say in its
-    score; whether it is found is a matter of its words alone.
+    `corpus` gives the idf of each word; without it the papers themselves are counted, which is fair
+    for thousands of papers and not for twenty. With an embedder, semantic similarity is added to
+    the score; whether a paper is found depends on its words alone.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class PaperIndex:
         self._size = len(papers)
 
     def statistics(self) -> CorpusStatistics:
-        """Of the papers of this index alone."""
+        """Return the statistics of the papers of this index alone."""
         return self._postings.statistics()
 
     def measured_by(self, corpus: CorpusStatistics) -> PaperIndex:
-        """The same papers, scored by what is rare elsewhere; nothing is read or copied."""
+        """Return an index of the same papers with the idf of `corpus`; the arrays are shared."""
         other = copy(self)
         other._scorer = Scorer(self._postings, corpus)
         return other
@@ -95,10 +95,10 @@ class PaperIndex:
         top: int | None = None,
         with_phrases: bool = True,
     ) -> list[Scored]:
-        """What the query finds, best first, equal scores in the order of the papers.
+        """Return the papers that the query finds, best first, equal scores in the order of papers.
 
-        Without the floor one word of several is enough. Phrases are the paper's own words, at
-        most five.
+        Without `floor`, one word of several is enough. Phrases are the paper's own words, at most
+        five per paper.
         """
         found = self.find(query, floor=floor, breadth=breadth)
         best = np.argsort(-found.scores, kind="stable")[:top]
@@ -114,9 +114,10 @@ class PaperIndex:
     def find(
         self, query: Query, *, floor: bool = True, breadth: Breadth = Breadth.BALANCED
     ) -> Found:
-        """Everything the query finds, in the order of the papers: to be counted, or sorted anew.
+        """Return all papers that the query finds, in their own order: to count, or to sort.
 
-        A score does not depend on the breadth it is asked for with.
+        Scores do not depend on `breadth`, with one exception: if no paper found has a score, the
+        query only filters, and each score is 1.
         """
         found = self._evaluate(query, floor=floor)
         papers = np.flatnonzero(found.breadths <= breadth)
@@ -126,7 +127,7 @@ class PaperIndex:
         return Found(papers, scores, found.breadths[papers])
 
     def phrases(self, query: Query, papers: npt.NDArray[np.int64]) -> dict[int, tuple[str, ...]]:
-        """By which of its words each of the papers was found."""
+        """Return the words by which each of the papers was found."""
         return phrases(self._scorer, _positive(query), papers)
 
     def _evaluate(self, query: Query, *, floor: bool) -> _Found:
@@ -156,10 +157,10 @@ class PaperIndex:
         return _within(found, self._score(forms, scores))
 
     def _score(self, forms: tuple[str, ...], scores: Counts | None = None) -> Counts:
-        """By words, and by what is meant; `scores` where those by words are known already.
+        """Return the score by words plus the weighted similarity; `scores` is the former, if known.
 
-        The unit is the topic's own (what its words are worth together), so that the scores of
-        one topic can be compared from batch to batch.
+        The weight is the total idf of the topic's words, so that the scores of one topic can be
+        compared from batch to batch.
         """
         by_words = self._scorer.score(forms) if scores is None else scores
         if self._meaning is None:
@@ -167,7 +168,7 @@ class PaperIndex:
         return by_words + WEIGHT * self._scorer.worth(forms) * self._meaning.likeness(forms)
 
     def _all(self, operands: tuple[Query, ...], *, floor: bool) -> _Found:
-        # A word joined to another by AND is asked for by itself: it need only be there.
+        # With AND, a single word is a condition of its own: one mention is enough.
         several = sum(_brings_score(operand) for operand in operands) > 1
         found = [self._evaluate(_by_name(one) if several else one, floor=floor) for one in operands]
         together = np.maximum.reduce([one.breadths for one in found])
@@ -177,7 +178,7 @@ class PaperIndex:
         return named(self._scorer, self._places(forms, zone))
 
     def _holds(self, query: Query) -> Mask:
-        """As yes or no, for what is left out: words side by side hold where all of them stand."""
+        """Return a mask for a negated query: adjacent words hold if a paper has all of them."""
         match query:
             case Words(forms):
                 return _every(self._has_phrase((form,)) for form in forms)
@@ -213,7 +214,7 @@ def _within(breadths: Breadths, scores: Counts) -> _Found:
 
 
 def _sure(mask: Mask) -> Breadths:
-    """What is a matter of yes or no: found under every breadth, or under none."""
+    """Return the breadths of a yes-or-no condition: found under every breadth, or under none."""
     return np.where(mask, NARROWEST, NEVER).astype(np.int8)
 
 
@@ -229,12 +230,12 @@ def _brings_score(query: Query) -> bool:
 
 
 def _by_name(query: Query) -> Query:
-    """A single word as if it were in quotation marks."""
+    """Return a single word as a phrase, as if it were in quotation marks."""
     return Phrase(query.forms) if isinstance(query, Words) and len(query.forms) == 1 else query
 
 
 def _positive(query: Query) -> Iterator[tuple[str, ...]]:
-    """The words of the query that can be shown to a reader, group by group."""
+    """Yield the words of the query that can be shown to a reader, group by group."""
     match query:
         case Words(forms) | Phrase(forms):
             yield forms

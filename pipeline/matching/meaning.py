@@ -1,4 +1,4 @@
-"""How alike a topic and a paper are in what they mean, where a model is there to tell."""
+"""Semantic similarity of topics and papers, if an embedding model is configured."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from pipeline.matching.postings import Counts
 
 Vectors = npt.NDArray[np.float32]
 
-WEIGHT = 1.0  # of being alike, beside all words of the topic being there once
+WEIGHT = 1.0  # of similarity 1, relative to one mention of every word of the topic
 
 
 class Embedder(Protocol):
-    """Turns texts into vectors of length 1, so that their product is the cosine."""
+    """Model that embeds texts as vectors of length 1, so that their dot product is the cosine."""
 
     def papers(self, texts: Sequence[str]) -> Vectors:
-        """A row for each text; NaN where it is not known yet."""
+        """Return one row per text; NaN if its vector is not computed yet."""
         ...
 
     def topic(self, text: str) -> Vectors:
-        """One vector."""
+        """Return the vector of a topic."""
         ...
 
 
 class Meaning:
-    """What some papers mean, ready to be compared with any number of topics."""
+    """Vectors of some papers, to compare with any number of topics."""
 
     def __init__(self, papers: Sequence[Readable], embedder: Embedder) -> None:
         self._embedder = embedder
         self._vectors = embedder.papers([text(paper) for paper in papers])
 
     def likeness(self, forms: tuple[str, ...]) -> Counts:
-        """Of each paper with these words, 0 to 1.
+        """Return the similarity of each paper to these words, 0 to 1; a negative cosine is 0.
 
-        A paper that is not known yet is taken to be as alike as the others are on average: it
-        is neither preferred nor put last.
+        If a paper has no vector yet, it gets the mean of the others: it is neither preferred nor
+        put last.
         """
         cosines = (self._vectors @ self._embedder.topic(" ".join(forms))).astype(np.float64)
         known = ~np.isnan(cosines)
@@ -48,5 +48,5 @@ class Meaning:
 
 
 def text(paper: Readable) -> str:
-    """What a model reads of a paper."""
+    """Return the text of a paper to embed."""
     return f"{paper.title}. {paper.abstract}"

@@ -1,4 +1,4 @@
-"""Where a text mentions the words that matched, however it writes them."""
+"""Find the mentions of matched phrases in a text, in any spelling."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from functools import lru_cache
 from pipeline.matching.words import forms, is_hyphen, stem, stems
 
 Stems = tuple[str, ...]
-Span = tuple[int, int]  # of characters: from, and up to
-BETWEEN = " -\u2010\u2011"  # what stands between words of one expression
+Span = tuple[int, int]  # characters: start, and end (exclusive)
+BETWEEN = " -\u2010\u2011"  # characters between the words of one expression
 
 
 def stems_of(phrases: Iterable[str]) -> frozenset[Stems]:
-    """Phrases as `mentions` compares them."""
+    """Return phrases as stems, which `mentions` compares."""
     wanted: set[Stems] = set()
     for phrase in phrases:
         stemmed = tuple(stems(phrase)[0])
@@ -26,7 +26,7 @@ def stems_of(phrases: Iterable[str]) -> frozenset[Stems]:
 
 
 def find(text: str, phrases: tuple[str, ...]) -> list[Span]:
-    """`mentions` of phrases as somebody wrote them."""
+    """Return the `mentions` of phrases in plain text. The stems of the phrases are cached."""
     return mentions(text, _known_stems_of(phrases))
 
 
@@ -36,10 +36,10 @@ def _known_stems_of(phrases: tuple[str, ...]) -> frozenset[Stems]:
 
 
 def mentions(text: str, wanted: Iterable[Stems]) -> list[Span]:
-    """Every mention of a phrase, in order; those with nothing but a space between are one.
+    """Return the spans of all mentions in order; merge those with only spaces or hyphens between.
 
-    It may be written in another way than the phrase: "Language Models", "language-model"; also
-    "multi-modal" for "multimodal", and the other way round.
+    A mention may be written in another way than the phrase: "Language Models", "language-model";
+    also "multi-modal" for "multimodal", and the other way round.
     """
     phrases = set(wanted)
     if not phrases:
@@ -56,13 +56,13 @@ def mentions(text: str, wanted: Iterable[Stems]) -> list[Span]:
 
 @lru_cache(maxsize=1_024)
 def _read(text: str) -> tuple[list[str], list[Span], dict[int, str]]:
-    """Many readers get the same text, each for words of their own."""
+    """Return stems, spans and compounds. Cached: many readers get one text with other phrases."""
     found, spans = stems(text)
     return found, spans, _compounds(text, spans)
 
 
 def _compounds(text: str, spans: list[Span]) -> dict[int, str]:
-    """Words with a hyphen between, as one word, by the place of the first."""
+    """Return pairs of words joined by a hyphen as one stem, by the index of the first word."""
     pairs = enumerate(itertools.pairwise(spans))
     return {
         i: _as_one(text[first[0] : second[1]])
@@ -78,7 +78,7 @@ def _as_one(words: str) -> str:
 def _places(
     found: list[str], compounds: dict[int, str], phrases: set[Stems]
 ) -> Iterator[tuple[int, int]]:
-    """First and last word of each mention, in order; of two at one place the longer one."""
+    """Yield the first and last word of each mention, in order; the longest at each start."""
     by_first: dict[str, list[Stems]] = {}
     for phrase in sorted(phrases, key=len, reverse=True):
         by_first.setdefault(phrase[0], []).append(phrase)

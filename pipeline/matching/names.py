@@ -1,4 +1,4 @@
-"""Whether an author may be the person that a query names."""
+"""Compare the names of authors with the name in a query."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _SHORT_SURNAMES: Final = frozenset(
     }
 )  # fmt: skip
 _VOWEL: Final = re.compile(r"[aeiouy]|^ng$")
-_LONGEST_JOINED: Final = 6  # names; of a longer one nothing is joined
+_LONGEST_JOINED: Final = 6  # parts; nothing is joined if a name has more
 
 _WITH_E: Final = {
     "ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa", "đ": "dj", "ő": "oe", "ű": "ue",
 }  # fmt: skip
-# The same letters of an author who writes them with an e: not where the e begins a syllable
+# The same letters if an author transcribes them with an e; not if the e begins a syllable
 # (Michael, Samuel) or makes another name (Xue, Yuen).
 _E: Final = re.compile(
     r"(?<=[b-df-hjkmnprstvwz])([aou])e(?=[b-df-hj-np-tv-z])(?!l\b)(?=\w\w|r\b)"
@@ -55,15 +55,15 @@ _CHINESE: Final = {"lv": "lu", "nv": "nu", "lyu": "lu", "nyu": "nu"}
 def may_be_called(author: str, wanted: Names) -> bool:
     """Return whether every wanted name is one of the author's, each used once.
 
-    Any order of names, initials for given names, parts joined or apart, and particles (van der) or
-    not. An initial is never taken for a surname.
+    Names may be in any order, initials match given names, parts may be joined or apart, and
+    particles (van der) may be missing. An initial never matches a surname.
     """
     ours = _ways_wanted(wanted)
     return any(_fits(way, names) for way in _ways(author) for names in ours)
 
 
 def author_forms(written: str) -> Names:
-    """Return the names that somebody looks for, each by itself; "Doe JP" has two initials."""
+    """Return the names in the author field of a query, one by one; "Doe JP" has two initials."""
     found = _LAST_CAPITALS.findall(written) if any(map(str.islower, written)) else []
     capitals = {one for one in found if one.lower() not in _SHORT_SURNAMES}
     spaced = [" ".join(one) if one in capitals else one for one in written.split()]
@@ -71,7 +71,7 @@ def author_forms(written: str) -> Names:
 
 
 def keys(author: str) -> frozenset[str]:
-    """Return the names of which `wanted_keys` has one wherever `may_be_called` is true."""
+    """Return lookup keys of an author: `wanted_keys` has one of them if `may_be_called` is true."""
     return _telling(name for way in _ways(author) for name in way.names)
 
 
@@ -80,7 +80,7 @@ def wanted_keys(wanted: Names) -> frozenset[str]:
 
 
 def _telling(names: Iterable[str]) -> frozenset[str]:
-    """Names that are no initials; the initials where there is nothing else."""
+    """Return the names that are not initials, or the initials if there are no others."""
     every = frozenset(names)
     return frozenset(name for name in every if len(name) > 1) or every
 
@@ -91,7 +91,7 @@ def _fits(way: _Way, wanted: Names) -> bool:
         return False
     left, whole, others = list(way.names), [], []
     for place, name in enumerate(wanted):
-        is_inside = 0 < place < len(wanted) - 1  # Le and Ben are names, too
+        is_inside = 0 < place < len(wanted) - 1  # elsewhere, Le and Ben are names
         if name in left:
             left.remove(name)
             whole.append(name)
@@ -119,15 +119,15 @@ def _abbreviates(one: str, other: str) -> bool:
     return min(len(one), len(other)) == 1 and one[0] == other[0]
 
 
-# --- The ways to read a name --------------------------------------------------------------------
+# --- Readings of a name -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """One way to read an author's name."""
+    """One reading of an author's name."""
 
     names: Names
-    surname: str  # the last name that is no initial: of all, or of those before a comma
+    surname: str  # the last part that is not an initial; if there is a comma, of those before it
 
     @property
     def has_initials(self) -> bool:
@@ -144,7 +144,10 @@ def _ways(author: str) -> tuple[_Way, ...]:
 
 @lru_cache(maxsize=1 << 12)
 def _ways_wanted(wanted: Names) -> tuple[Names, ...]:
-    """Also with "jp" as two initials: no name is written without a vowel, but for Ng."""
+    """Return the readings of the wanted names; "jp" may be two initials.
+
+    No name is written without a vowel, except Ng.
+    """
     ways = dict.fromkeys(_joined(wanted))
     if any(len(name) > 3 or _VOWEL.search(name) for name in wanted):
         ways[tuple(one for name in wanted for one in _initials(name))] = None
@@ -167,7 +170,7 @@ def _spellings(author: str) -> Iterator[Names]:
     pieces = [_piece(piece) for piece in _PIECE.findall(unicodedata.normalize("NFC", author))]
     plain = tuple(name for names in pieces for name in names)
     yield plain
-    if any(letter.islower() for letter in author):  # Roe KA; but all of ADA ROE is written so
+    if any(letter.islower() for letter in author):  # Roe KA has initials; ADA ROE has none
         capitals = {raw.lower() for raw in _CAPITALS.findall(author)} - _SUFFIXES
         yield tuple(one for name in plain for one in (name if name in capitals else (name,)))
     yield _fold(_with_e(author))
@@ -197,11 +200,11 @@ def _without_e(author: str) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def _joined(names: Names) -> tuple[Names, ...]:
-    """The names as they are, and with neighbours written as one: jaehyun, alharbi, vandermeer."""
+    """Return the parts as given, and with adjacent ones joined: jaehyun, alharbi, vandermeer."""
     if not 1 < len(names) <= _LONGEST_JOINED:
         return (names,)
     ways: dict[Names, None] = {names: None}
-    # Two initials are no name: A. K. is not Ak.
+    # Two initials are never joined: A. K. is not Ak.
     gaps = [i for i in range(1, len(names)) if len(names[i - 1]) > 1 or len(names[i]) > 1]
     for taken in (1, 2):
         for removed in combinations(gaps, taken):

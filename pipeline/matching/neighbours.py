@@ -1,4 +1,4 @@
-"""Queries beside a query: what to write to see less, or more. Pure."""
+"""Suggest narrower and broader variants of a query. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pipeline.errors import QueryError
 from pipeline.matching.query import And, Field, Fielded, Not, Or, Phrase, Query, Words, parse, write
 from pipeline.matching.words import STOP_WORDS
 
-MOST = 8  # broader ones; each is searched for
+MOST = 8  # broader queries; each one costs a search
 
 
 def narrower(query: Query) -> tuple[str, ...]:
-    """As canonical texts: its words as a phrase, or in the title."""
+    """Return canonical texts that find less: the words as a phrase, and the words in the title."""
     return _others(query, (_with_words(query, _quoted), _with_words(query, _titled)))
 
 
 def broader(query: Query) -> tuple[str, ...]:
-    """As canonical texts: without quotation marks, without one condition, without one word."""
+    """Return canonical texts that find more: without quotation marks, one condition or one word."""
     others = [_with_words(query, _unquoted)]
     if isinstance(query, And):
         some = range(min(len(query.operands), MOST))
@@ -29,13 +29,13 @@ def broader(query: Query) -> tuple[str, ...]:
 
 
 def _others(query: Query, candidates: Iterable[Query]) -> tuple[str, ...]:
-    """Those that can be read and have words, each once, canonical; never the query itself."""
+    """Return the valid candidates with words as canonical texts, without duplicates or `query`."""
     found: dict[str, None] = {}
     for candidate in filter(_has_words, candidates):
         try:
             found[write(parse(write(candidate)))] = None
         except QueryError:
-            continue  # only leaves papers out
+            continue  # the candidate only excludes papers
     found.pop(write(query), None)
     return tuple(found)
 
@@ -51,7 +51,7 @@ def _has_words(query: Query) -> bool:
 
 
 def _with_words(query: Query, change: Callable[[Query], Query]) -> Query:
-    """The same with its words changed, but for what it leaves out."""
+    """Apply `change` to each term of the query except the negated ones."""
     match query:
         case And(operands):
             return And(tuple(_with_words(one, change) for one in operands))

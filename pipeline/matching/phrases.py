@@ -1,4 +1,4 @@
-"""Why a paper was found: its own words that matched, as its authors wrote them."""
+"""Explain why a paper was found: its own words that matched, as its authors wrote them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pipeline.matching.scoring import Scorer
 from pipeline.matching.words import STOP_WORDS, stem
 
 MOST_PHRASES = 5
-LEAST_TELLING = 0.3  # of what the best phrase tells
+LEAST_TELLING = 0.3  # of the idf of the best phrase
 
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    """Positions of matched words, in order, and what each tells (0 for a stop word)."""
+    """Positions of matched words, in order, and the idf of each (0 for a stop word)."""
 
     at: Positions
     worth: Counts
 
 
 class _Run(NamedTuple):
-    """Matched words next to each other."""
+    """Matched words next to each other, and their total idf."""
 
     first: int
     last: int
@@ -36,7 +36,7 @@ class _Run(NamedTuple):
 def phrases(
     scorer: Scorer, groups: Iterable[tuple[str, ...]], papers: npt.NDArray[np.int64]
 ) -> dict[int, tuple[str, ...]]:
-    """For each of the papers, the telling runs of matched words, best first, none twice."""
+    """Return at most `MOST_PHRASES` distinct runs of matched words per paper, best first."""
     marks = _marks(scorer, groups, papers)
     return {int(paper): _of_paper(scorer, marks, int(paper)) for paper in papers}
 
@@ -44,7 +44,7 @@ def phrases(
 def _marks(
     scorer: Scorer, groups: Iterable[tuple[str, ...]], papers: npt.NDArray[np.int64]
 ) -> _Marks:
-    """What matched in these papers."""
+    """Return the matched words of these papers."""
     places: list[Positions] = [papers[:0]]
     worth: list[Counts] = [np.empty(0)]
     for group in groups:
@@ -84,8 +84,8 @@ def _of_paper(scorer: Scorer, marks: _Marks, paper: int) -> tuple[str, ...]:
 
 
 def _best(told: dict[frozenset[int], _Run]) -> list[_Run]:
-    """The runs worth showing: none whose words another has too, none that tells little."""
-    ranked = sorted(told, key=lambda stems: -told[stems].worth)  # the earliest of equals is first
+    """Return the runs to show: none of low idf, and none if a better one has all its words."""
+    ranked = sorted(told, key=lambda stems: -told[stems].worth)  # stable: earliest first
     kept: list[frozenset[int]] = []
     for stems in ranked:
         little = told[stems].worth < LEAST_TELLING * told[ranked[0]].worth
@@ -95,7 +95,7 @@ def _best(told: dict[frozenset[int], _Run]) -> list[_Run]:
 
 
 def _runs(at: list[int], worth: list[float], broken: list[bool]) -> Iterator[_Run]:
-    """Neighbouring matches, as places in `at`, without stop words at the edges."""
+    """Yield runs of adjacent matches, as indexes into `at`, without stop words at the edges."""
     first = 0
     for i in range(1, len(at) + 1):
         if i == len(at) or broken[i - 1] or at[i] != at[i - 1] + 1:

@@ -1,4 +1,4 @@
-"""Where every word of some papers stands: the arrays that searching works on."""
+"""Positional index of the words of some papers: the arrays that searches use."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Positions = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.float64]
 
 _ENDS_A_THOUGHT = re.compile(r"[.;:!?()\[\]]")
-# A site is asked for other words all day; it must not keep them all.
+# Visitors search for different words all day, so the caches are bounded.
 _REMEMBERED = 4_096  # entries of each cache
-_LEAST_KEPT = 1 << 20  # octets of positions that are kept, or
-_KEPT_SHARE = 2  # octets for each position of the index, if that is more
-_LONGEST_KEPT = 8  # stems
-_LONGEST_SPLIT = 40  # letters; nothing longer is written as two words
+_LEAST_KEPT = 1 << 20  # bytes of cached positions, or
+_KEPT_SHARE = 2  # bytes per position of the index, if that is more
+_LONGEST_KEPT = 8  # stems; longer phrases are not cached
+_LONGEST_SPLIT = 40  # letters; longer words are not split in two
 _MARKED = re.compile(r"(\w+)(?:\+\+|\*)")
-_GAP = -1  # stands between two texts, so that no phrase reaches from one into the next
+_GAP = -1  # separates two texts, so that no phrase spans both
 
 
 class Zone(IntEnum):
@@ -36,7 +36,7 @@ class Zone(IntEnum):
 
 
 class Joint(IntEnum):
-    """What stands between a word and the next one."""
+    """Separator between a word and the next one."""
 
     LOOSE = 0
     HYPHEN = 1
@@ -47,11 +47,11 @@ ZONE_WEIGHTS = np.array([TITLE_WEIGHT, 1.0, KEYWORD_WEIGHT, 0.0])
 
 
 class Postings:
-    """All words of all papers in one row; a position is a place in that row.
+    """All words of all papers in one sequence; a position is an index into that sequence.
 
-    `stems`, `paper`, `zone`, `start`, `end` and `joint` have one entry a position: the number of
-    the stem, the paper, where in it, the characters it covers there, and what follows it.
-    Threads may share it.
+    `stems`, `paper`, `zone`, `start`, `end` and `joint` have one entry per position: the number of
+    the stem, the paper, the zone, the first character and the end of the word in its text, and the
+    separator after it. An instance can be shared between threads.
     """
 
     def __init__(self, papers: Sequence[Readable]) -> None:
@@ -60,9 +60,9 @@ class Postings:
         self._vocabulary: dict[str, int] = {}
         self._forms: set[str] = set()
         self._occurrences: dict[tuple[str, ...], Positions] = {}
-        self._kept = 0  # octets in `_occurrences`
+        self._kept = 0  # bytes in `_occurrences`
         self._spellings: dict[str, list[tuple[str, ...]]] = {}
-        # Straight into one array: as tuples a few thousand papers would take half a gigabyte.
+        # Fill one array directly: as tuples, a few thousand papers would take half a gigabyte.
         flat = np.fromiter(chain.from_iterable(self._rows()), dtype=np.int32)
         rows = flat.reshape(-1, 7).T
         self.stems, self.paper, self.start, self.end = (row.copy() for row in rows[:4])
@@ -80,16 +80,16 @@ class Postings:
 
     @cached_property
     def texts(self) -> npt.NDArray[np.int32]:
-        """Which text of all texts of all papers, by position."""
+        """The number of the text at each position, counted over all texts of all papers."""
         return np.cumsum(self.stems == _GAP, dtype=np.int32)
 
     @cached_property
     def lengths(self) -> Counts:
-        """Weighted number of words, by paper."""
+        """The weighted number of words of each paper."""
         return self.count(np.arange(self.stems.size))
 
     def statistics(self) -> CorpusStatistics:
-        """What `corpus.statistics` says of these papers, without reading them again."""
+        """Return `corpus.statistics` of these papers without tokenizing them again."""
         written = self.stems != _GAP
         pairs = self.stems[written].astype(np.int64) * self.papers + self.paper[written]
         found = np.bincount(np.unique(pairs) // max(self.papers, 1), minlength=self._size)
@@ -97,12 +97,12 @@ class Postings:
         return CorpusStatistics(self.papers, frequencies, float(self.lengths.sum()))
 
     def count(self, at: Positions) -> Counts:
-        """What the mentions at these positions are worth together, by paper."""
+        """Return the weighted number of mentions at these positions, per paper."""
         counts = np.bincount(self.paper[at], ZONE_WEIGHTS[self.zone[at]], minlength=self.papers)
         return counts[: self.papers].astype(np.float64, copy=False)
 
     def occurrences(self, stems: tuple[str, ...]) -> Positions:
-        """Where the stems stand next to each other in this order: positions of the first."""
+        """Return the positions at which the stems follow each other directly, in order. Cached."""
         found = self._occurrences.get(stems)
         if found is None:
             found = self._find(stems)
@@ -120,7 +120,10 @@ class Postings:
             self._kept += found.nbytes
 
     def spellings(self, form: str) -> list[tuple[str, ...]]:
-        """The stems of a word, and those of every way the papers write it as two words."""
+        """Return the stem of a word, then the stems of its other spellings in these papers. Cached.
+
+        Other spellings are the word written as two, an acronym, and forms with a mark (C++17).
+        """
         if len(form) > _LONGEST_SPLIT:
             return [(form,)]
         found = self._spellings.get(form)
@@ -131,21 +134,21 @@ class Postings:
         return found
 
     def joined(self, left: str, right: str) -> tuple[str, ...] | None:
-        """The stem of two words written as one, where the papers write them so."""
+        """Return the stem of two words written as one; None if no paper writes them as one."""
         if left in STOP_WORDS or right in STOP_WORDS:
             return None
-        # U.S. was read as two words once; it is kept in capitals, unlike the word us.
+        # An earlier tokenizer split U.S. into two words; now its form is US, unlike the word us.
         for whole in (stem(left + right), (left + right).upper()):
             if whole in self._vocabulary:
                 return (whole,)
         return None
 
     def words_of(self, paper: int) -> tuple[int, int]:
-        """The first position of a paper, and the first that is not its own any more."""
+        """Return the first position of a paper, and the position after its last."""
         return int(self._bounds[paper]), int(self._bounds[paper + 1])
 
     def written(self, first: int, last: int) -> str:
-        """The text from one position to another in the same text, as the paper has it."""
+        """Return the paper's own text between two positions of one text, on a single line."""
         text = self._texts[self.paper[first]][self._text[first]][1]
         return " ".join(text[self.start[first] : self.end[last]].split())
 
@@ -156,13 +159,16 @@ class Postings:
             for cut in range(1, len(candidate)):
                 if candidate[:cut] in self._forms and self._splits(candidate, cut):
                     spellings[stem(candidate[:cut]), stem(candidate[cut:])] = None
-        if form.upper() in ACRONYMS:  # "can bus" finds the CAN bus, as typed in a hurry
+        if form.upper() in ACRONYMS:  # "can bus" finds the CAN bus, too
             spellings[(form.upper(),)] = None
         spellings.update(dict.fromkeys(self._marked_spellings(form)))
         return list(spellings)
 
     def _marked_spellings(self, form: str) -> list[tuple[str, ...]]:
-        """PointNet++ for PointNet, C++17 for C++, and R & D for R&D; C is neither C++ nor C#."""
+        """Return forms with a mark: PointNet++ for PointNet, C++17 for C++, and R & D for R&D.
+
+        A single letter has none: C is neither C++ nor C#.
+        """
         if "&" in form:
             return [tuple(form.split("&"))]
         if len(form) == 1 or not (form.isalnum() or form.endswith("++")):
@@ -172,7 +178,7 @@ class Postings:
 
     @cached_property
     def _marked(self) -> dict[str, list[str]]:
-        """Words with a mark (C++17), by the word before the mark."""
+        """Words of the papers with a mark (C++17), by the word before the mark."""
         marked: dict[str, list[str]] = {}
         for one in self._vocabulary:
             if (found := _MARKED.match(one)) is not None:
@@ -180,7 +186,11 @@ class Postings:
         return marked
 
     def _splits(self, form: str, cut: int) -> bool:
-        """Whether the papers write it in two. "in formation" is no information: ask a hyphen."""
+        """Return whether the papers write the word as two, split at `cut`.
+
+        If the first part is a stop word, or a part is one letter, only a hyphen between them
+        counts: "in formation" is not "information".
+        """
         left, right = form[:cut], form[cut:]
         at = self.occurrences((stem(left), stem(right)))
         if 1 in {len(left), len(right)} or left in STOP_WORDS:

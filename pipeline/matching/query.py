@@ -1,11 +1,11 @@
-"""The topic language: what a reader writes, as a tree and as one canonical text.
+"""The topic language: parse a query into a tree, and write it as one canonical text.
 
     alternatives := group (OR group)*
     group        := side (AND side)*
     side         := (term | -term | NOT term)+
     term         := word | "a phrase" | field:word | field:"a phrase" | ( alternatives )
 
-Words side by side are one ranked group; everything else is obeyed. See docs/matching.md.
+Adjacent words are one ranked group; everything else is a strict condition. See docs/matching.md.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pipeline.matching.names import author_forms
 from pipeline.matching.words import calm, forms, forms_as_written
 
 LONGEST_QUERY = 2_000  # characters, as typed and in canonical form; a long abstract has as many
-LARGEST_CANONICAL = 2_600  # bytes in UTF-8: PostgreSQL indexes at most 2,704 of one value
-DEEPEST_QUERY = 20  # parentheses and negations inside each other
+LARGEST_CANONICAL = 2_600  # bytes in UTF-8: PostgreSQL indexes values of at most 2,704 bytes
+DEEPEST_QUERY = 20  # levels of nested parentheses and negations
 
 
 class Field(StrEnum):
@@ -36,21 +36,21 @@ class Field(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Words side by side, in the reader's order: ranked, not all required. Folded, not stemmed."""
+    """Adjacent words in the order typed: ranked, not all required. Folded, not stemmed."""
 
     forms: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """Words that must stand in this order, next to each other."""
+    """Words that must occur in this order, next to each other."""
 
     forms: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Fielded:
-    """A phrase that must stand in one field. For `cat` and `source`, one name."""
+    """A phrase that must occur in one field; a single name for `cat` and `source`."""
 
     field: Field
     forms: tuple[str, ...]
@@ -75,11 +75,11 @@ Query: TypeAlias = Words | Phrase | Fielded | Not | And | Or
 
 
 def parse(text: str) -> Query:
-    """The tree of `text`, normalised: equal for two forms of one query.
+    """Parse `text` into a normalised tree: two forms of one query return equal trees.
 
-    Raises QueryError, and nothing else, for a text that is not a query. What it returns can be
-    written and parsed again: normalising may lengthen a text (U+FDFA becomes 15 letters), so the
-    limit holds for both forms.
+    Raise QueryError, and no other error, if `text` is not a query. The returned tree can be written
+    and parsed again: normalising may lengthen a text (U+FDFA becomes 15 letters), so the length
+    limit is validated for both forms.
     """
     query = _Parser(text).query()
     if not _finds_something(query):
@@ -90,9 +90,9 @@ def parse(text: str) -> Query:
 
 
 def canonical(text: str) -> str:
-    """The one way to write the query: what equal topics share, and what is stored.
+    """Return the canonical text of a query, which is stored and is the same for equal topics.
 
-    Raises QueryError as parse does, and for a text that does not fit into an index.
+    Raise QueryError like `parse`, and if the text is too long for a PostgreSQL index.
     """
     written = write(parse(text))
     if len(written.encode()) > LARGEST_CANONICAL:
@@ -106,12 +106,12 @@ def _too_long(text: str) -> QueryError:
 
 
 def topic_kind(text: str) -> TopicKind:
-    """Whether `text` names the built-in topic. Raises QueryError as parse does."""
+    """Return TRENDING if `text` names the built-in topic. Raise QueryError like `canonical`."""
     return TopicKind.TRENDING if canonical(text) == TRENDING else TopicKind.QUERY
 
 
 def plain_words(text: str) -> Words:
-    """Any text as words to rank by; never fails. Without a word in it, it finds nothing."""
+    """Return the words of any text for ranking; never raise. Without a word, nothing is found."""
     return Words(forms(text))
 
 
@@ -119,7 +119,7 @@ def plain_words(text: str) -> Words:
 
 
 def write(query: Query) -> str:
-    """The canonical text of a normalised tree; parsing it gives the tree again."""
+    """Return the canonical text of a normalised tree; parsing it returns the same tree."""
     match query:
         case Words(forms):
             return " ".join(forms)
@@ -138,7 +138,7 @@ def write(query: Query) -> str:
 
 
 def _write_inside(query: Query) -> str:
-    """As part of a side: what would fall apart there gets parentheses."""
+    """Return the text of one operand, in parentheses if its parts would be separated without."""
     whole = isinstance(query, Phrase | Fielded | Not) or (
         isinstance(query, Words) and len(query.forms) == 1
     )
@@ -149,7 +149,7 @@ def _write_inside(query: Query) -> str:
 
 
 def _join_words(terms: Sequence[Query]) -> Query:
-    """The terms of one side: its bare words become one group, the rest must all hold."""
+    """Join the terms of one side: bare words become one ranked group, all other terms must hold."""
     bare = [form for term in terms if isinstance(term, Words) for form in term.forms]
     others = [term for term in terms if not isinstance(term, Words)]
     return _all_of([Words(_without_stutter(bare)), *others] if bare else others)
@@ -180,7 +180,7 @@ def _none_of(operand: Query) -> Query:
 
 
 def _order(query: Query) -> tuple[int, str]:
-    """Words first, since a bare word must not follow NOT; what is left out comes last."""
+    """Return a sort key: words first, as a bare word must not follow NOT; negations last."""
     rank = 0 if isinstance(query, Words) else 2 if isinstance(query, Not) else 1
     return rank, write(query)
 
@@ -201,11 +201,11 @@ def _finds_something(query: Query) -> bool:
             return True
 
 
-# --- Reading ------------------------------------------------------------------------------------
+# --- Parsing ------------------------------------------------------------------------------------
 
 
 class _Kind(StrEnum):
-    TERM = "term"  # a finished term: words, a phrase, a field
+    TERM = "term"  # a complete term: words, a phrase, a field
     OPEN = "("
     CLOSE = ")"
     MINUS = "-"
@@ -223,7 +223,7 @@ class _Piece:
 
 
 _QUOTES = '"\u201c\u201d\u201e'
-# What typing aids and other keyboards make of the marks of the language.
+# Variants of the syntax characters that typing aids and other keyboards produce.
 _TYPED = str.maketrans(
     "\uff08\uff09\uff1a\uff0c\uff1b\uff5c\uff0b\uff0d\uff02\u201f\u00ab\u00bb\u300c\u300d"
     "\u300e\u300f\u301d\u301e\u301f\u275d\u275e",
@@ -238,15 +238,15 @@ _PIECE = re.compile(
     | (?P<chunk>(?:\\.|[^\s(){_QUOTES}])+)""",
     re.VERBOSE | re.IGNORECASE,
 )
-# A name written out as people write names: au:Geoffrey Hinton, au:Hinton, G. Every word of it has a
-# capital, to the end or to what cannot be a word of it.
+# A full name without quotation marks: au:Geoffrey Hinton, au:Hinton, G. Every word is capitalised;
+# the name ends before a parenthesis, a quotation mark, an operator, a field or the end of the text.
 _NAME = r"(?:(?!(?:AND|OR|NOT|ANDNOT)\b)[^\W\d_a-z][\w.'\u2019-]*)"
 AUTHOR_NAME = re.compile(
     rf"(?<![^\s(-])(?i:au):(?P<name>{_NAME},?(?:[^\S\n]+{_NAME})+)"
     rf"(?=\s*(?:$|[(){_QUOTES}])|\s+(?:(?:AND|OR|NOT|ANDNOT)\b|-|(?i:ti|abs|au|cat|source):))"
 )
 _VALUE = re.compile(rf"(?:\\.|[^\s(){_QUOTES}])+")
-# Names of categories in a row: cat:cs.LG,cs.CL. Behind a space only what cannot be a word.
+# A list of categories: cat:cs.LG,cs.CL. After a space, only names with a dot: no word has one.
 _CATEGORY = r"[A-Za-z][\w-]*(?:\.[\w*-]+)?\*?"
 _LISTED = re.compile(
     rf"{_CATEGORY}(?:[,;|+/&]{_CATEGORY}|\s*[,;|+/&]\s*[A-Za-z][\w-]*\.[A-Za-z*][\w*-]*)+"
@@ -264,7 +264,7 @@ _OPERATORS = {
 
 
 class _Parser:
-    """Recursive descent over the pieces of one text."""
+    """Recursive-descent parser over the tokens of one text."""
 
     def __init__(self, text: str) -> None:
         if len(text) > LONGEST_QUERY:
@@ -274,7 +274,7 @@ class _Parser:
         self.written = text
         self.text = text.translate(_TYPED)
         self.is_calm = calm(self.text) == self.text
-        self.scopes: list[Field | None] = []  # of the open parentheses: ti:(graphs OR trees)
+        self.scopes: list[Field | None] = []  # per open parenthesis: ti:(graphs OR trees)
         self.pieces = _without_stray_operators(text, self._pieces())
         self.at = 0
         self.depth = 0
@@ -287,7 +287,7 @@ class _Parser:
             raise self._mistake("this parenthesis was never opened", self._next.start)
         return found
 
-    # What stands where
+    # Cursor
 
     @property
     def _next(self) -> _Piece:
@@ -301,7 +301,7 @@ class _Parser:
     def _mistake(self, message: str, position: int) -> QueryError:
         return QueryError(self.written, message, position)
 
-    # The grammar
+    # Grammar
 
     def _alternatives(self) -> Query:
         operands = [self._group()]
@@ -330,7 +330,10 @@ class _Parser:
         return _none_of(operand)
 
     def _signed_compound(self) -> Query | None:
-        """-multi-modal leaves out the compound, not every paper with both of its words."""
+        """Return a negated compound of several words as a phrase, and None for any other term.
+
+        -multi-modal excludes the compound, not every paper that contains both words.
+        """
         term = self._next.term
         if not isinstance(term, Words) or len(term.forms) == 1:
             return None
@@ -358,7 +361,7 @@ class _Parser:
                 "too many parentheses or negations inside each other", self._next.start
             )
 
-    # The pieces
+    # Tokens
 
     def _pieces(self) -> list[_Piece]:
         pieces: list[_Piece] = []
@@ -369,7 +372,7 @@ class _Parser:
         return [*pieces, _Piece(_Kind.END, len(self.text))]
 
     def _piece(self, match: re.Match[str]) -> tuple[list[_Piece], int]:
-        """The pieces that begin at the match, none for mere punctuation, and where they end."""
+        """Return the tokens that begin at the match (none for punctuation), and their end."""
         start, end = match.span()
         match match.lastgroup:
             case "open":
@@ -390,7 +393,7 @@ class _Parser:
                 return self._chunk(match.group(), start), end
 
     def _minus(self, start: int) -> list[_Piece]:
-        """A sign, unless what follows it has no word: a bullet or an arrow."""
+        """Return a minus token, or none if no word follows it, as in a bullet or an arrow."""
         follows = _VALUE.match(self.text, start + 1)
         mere = follows is not None and not forms(follows.group())
         return [] if mere else [_Piece(_Kind.MINUS, start)]
@@ -412,7 +415,7 @@ class _Parser:
         return [_Piece(_Kind.TERM, start, term)] if found else []
 
     def _forms(self, raw: str) -> tuple[str, ...]:
-        """As capitals count in the whole query."""
+        """Return the words of `raw`; capitals count unless the whole query is in capitals."""
         return forms_as_written(raw) if self.is_calm else forms(raw.lower())
 
     @property
@@ -420,7 +423,7 @@ class _Parser:
         return self.scopes[-1] if self.scopes else None
 
     def _of_scope(self, raw: str) -> Query | None:
-        """A term between the parentheses of a field; None outside, and for mere punctuation."""
+        """Return a term inside the parentheses of a field; None outside, and for punctuation."""
         return self._in_field(self._scope, raw) if self._scope else None
 
     def _in_field(self, field: Field, raw: str) -> Query | None:
@@ -453,7 +456,7 @@ class _Parser:
 
 
 _NAMED = frozenset({Field.CATEGORY, Field.SOURCE})
-"""Fields whose value is a name, or several with commas: any of them."""
+"""Fields that hold names; if several are given with commas, any of them matches."""
 
 
 def _field_values(field: Field, raw: str) -> list[tuple[str, ...]]:
@@ -468,7 +471,7 @@ def _field_values(field: Field, raw: str) -> list[tuple[str, ...]]:
 
 
 def _without_stray_operators(text: str, pieces: list[_Piece]) -> list[_Piece]:
-    """An operator without a term on both sides is a word of a title in capitals."""
+    """Replace operators that lack an operand with words, as in a title typed in capitals."""
     begins = _where_terms_begin(pieces)
     kept: list[_Piece] = []
     for i, piece in enumerate(pieces):

@@ -1,4 +1,4 @@
-"""Matches to picks: which papers fill one reader's digest, and in which order."""
+"""Select and order the papers of one reader's digest from the matches of their topics."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import NamedTuple
 from pipeline.domain import Reason
 from pipeline.matching.words import STOP_WORDS, forms, stem
 
-UPVOTE_WEIGHT = 0.1  # the most upvotes of the day weigh a tenth of the best score of a topic
+UPVOTE_WEIGHT = 0.1  # the most upvotes of the day add a tenth of the best score of a topic
 NEARLY_EQUAL = 0.99  # Learning to Reason, Reasoning to Learn
-NEAR_DUPLICATE = 0.8  # the share of its words that one title has in common with another
+NEAR_DUPLICATE = 0.8  # the share of words that two titles have in common
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class TopicCandidates:
-    """What a topic that the reader follows has to offer, in any order."""
+    """The candidates of one topic that the reader follows, in any order."""
 
     label: str
     candidates: Sequence[Candidate]
@@ -39,18 +39,18 @@ class TopicCandidates:
 class Picked:
     paper: int
     reasons: tuple[Reason, ...]  # every topic it matched, the best match first
-    score: float  # within its best topic: 1 is the best of the day, more by upvotes
+    score: float  # in its best topic: 1 for the best match of the day, plus upvotes
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     picks: tuple[Picked, ...]
-    more: int = 0  # papers that matched too and found no place
+    more: int = 0  # papers that matched but did not fit
 
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """A candidate as its topic values it, comparable between topics."""
+    """A candidate and its value in one topic, which is comparable between topics."""
 
     value: float
     topic: int
@@ -62,11 +62,11 @@ class _Offer:
 
 
 def pick(candidates: Sequence[TopicCandidates], max_papers: int) -> Selection:
-    """At most `max_papers`, each once, with a fair share for every topic.
+    """Select at most `max_papers` distinct papers, with a fair share for every topic.
 
-    A turn goes to the topic that got the least so far; a paper counts for every topic it
-    matched. Deterministic whatever the order of candidates; ties go to the topic named first,
-    then to the lower paper id.
+    A turn goes to the topic with the fewest papers so far; a paper counts for every topic it
+    matched. The result does not depend on the order of candidates: if topics tie, the better
+    candidate wins, then the topic listed first; in a topic, equal papers are ordered by id.
     """
     offers = _offers(candidates)
     by_paper: dict[int, list[_Offer]] = {}
@@ -80,7 +80,7 @@ def pick(candidates: Sequence[TopicCandidates], max_papers: int) -> Selection:
 def _choose(
     offers: list[list[_Offer]], by_paper: dict[int, list[_Offer]], max_papers: int
 ) -> list[int]:
-    """First without near-duplicates; they come in where places are left, equal titles never."""
+    """Choose papers without near-duplicates; add those if places are left, but no equal titles."""
     shelf = _Shelf(by_paper, [0] * len(offers))
     for limit in (NEAR_DUPLICATE, 1.0):
         for paper in _turns(offers, shelf, limit):
@@ -92,7 +92,7 @@ def _choose(
 
 @dataclass(slots=True)
 class _Shelf:
-    """What is chosen so far, and how much of it each topic got."""
+    """The papers chosen so far, and how many of them each topic got."""
 
     by_paper: dict[int, list[_Offer]]
     shares: list[int]
@@ -113,7 +113,7 @@ class _Shelf:
 
 
 def _turns(offers: list[list[_Offer]], shelf: _Shelf, limit: float) -> Iterator[int]:
-    """The paper that each next turn brings; whoever takes it puts it on the shelf."""
+    """Yield the paper of each turn; the caller puts it on the shelf if it takes it."""
     waiting = {topic: list(reversed(ours)) for topic, ours in enumerate(offers)}
     while True:
         for ours in waiting.values():
@@ -127,7 +127,7 @@ def _turns(offers: list[list[_Offer]], shelf: _Shelf, limit: float) -> Iterator[
 
 
 def _offers(topics: Sequence[TopicCandidates]) -> list[list[_Offer]]:
-    """By topic, best first."""
+    """Return the offers of each topic, best first."""
     most = max([0.0, *(_popularity(one) for topic in topics for one in topic.candidates)]) or 1.0
     return [_offers_of(number, topic.candidates, most) for number, topic in enumerate(topics)]
 
@@ -155,20 +155,20 @@ def _picked(offers: list[_Offer], topics: Sequence[TopicCandidates]) -> Picked:
 
 
 class _Title(NamedTuple):
-    words: frozenset[str]  # their stems
-    letters: str  # without capitals, accents, hyphens and punctuation
+    words: frozenset[str]  # stems, without stop words
+    letters: str  # without case, accents, spaces and punctuation
 
 
-@lru_cache(maxsize=1 << 14)  # the papers of one edition meet every reader
+@lru_cache(maxsize=1 << 14)  # the readers of one edition share its papers
 def _title(title: str) -> _Title:
     found = forms(title)
     return _Title(frozenset(map(stem, found)) - STOP_WORDS, "".join(found))
 
 
 def _alike(one: _Title, other: _Title) -> float:
-    """The share of common words (Jaccard), below 1 for different titles of the same words.
+    """Return the share of common words (Jaccard); below 1 for different titles of the same words.
 
-    Titles without words are like none.
+    It is 0 if a title has no words.
     """
     ours, theirs = one.words, other.words
     if ours and ours == theirs:

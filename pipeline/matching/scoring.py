@@ -1,4 +1,4 @@
-"""How well words match papers: BM25 over stems, pairs of words and whole phrases."""
+"""Score papers for the words of a topic: BM25 over stems, pairs of words and whole phrases."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pipeline.matching.words import STOP_WORDS, stem
 
 Papers = npt.NDArray[np.int64]
 
-SATURATION = 1.0  # k1 of BM25: how soon another mention stops telling more
+SATURATION = 1.0  # k1 of BM25: how soon further mentions stop raising the score
 LENGTH_PENALTY = 0.9  # b of BM25
-PAIR_WEIGHT = 0.5  # two words of the topic next to each other, beside the words themselves
+PAIR_WEIGHT = 0.5  # of two adjacent words of the topic, in addition to the words themselves
 PHRASE_WEIGHT, PHRASE_MENTIONS, PHRASE_IN_TITLE = 2.0, 4, 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One thing of a topic to look for: a word or a pair, in all its spellings."""
+    """A word of a topic, or a pair of words, in all its spellings."""
 
     spellings: tuple[tuple[str, ...], ...]
     idf: float
-    share: float = 0.0  # of papers that have it
+    share: float = 0.0  # of papers that contain it
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Scorer:
     statistics: CorpusStatistics
 
     def score(self, forms: tuple[str, ...]) -> Counts:
-        """Of every paper; 0 where no word of the topic stands."""
+        """Return the score of every paper; 0 if it contains no word of the topic."""
         total = np.zeros(self.postings.papers)
         for unit in self.units(forms):
             self._add(total, unit, unit.idf)
@@ -46,11 +46,11 @@ class Scorer:
         return total
 
     def worth(self, forms: tuple[str, ...]) -> float:
-        """The idf of the words together: what a paper of average length gets for one of each."""
+        """Return the total idf: the score of a paper of average length with one mention of each."""
         return sum(unit.idf for unit in self.units(forms))
 
     def units(self, forms: tuple[str, ...]) -> list[Unit]:
-        """The words that tell something, with the ways the papers write them."""
+        """Return the words of a topic with their spellings; stop words if there are no others."""
         telling = [i for i, form in enumerate(forms) if form not in STOP_WORDS]
         units: dict[str, Unit] = {}
         for i in telling or range(len(forms)):
@@ -66,7 +66,7 @@ class Scorer:
         return [one for one in joined if one is not None]
 
     def _pairs(self, forms: tuple[str, ...]) -> list[Unit]:
-        """Neighbours in the topic; across stop words where those stand between them."""
+        """Return the pairs of adjacent words of a topic, with any stop words between them."""
         telling = [i for i, form in enumerate(forms) if form not in STOP_WORDS]
         return [self._pair(forms[left : right + 1]) for left, right in pairwise(telling)]
 
@@ -75,7 +75,7 @@ class Scorer:
         return Unit(tuple(self.phrase_spellings(forms)), idf)
 
     def phrase_spellings(self, forms: tuple[str, ...]) -> list[tuple[str, ...]]:
-        """The phrase, and with any one compound of it written together or apart."""
+        """Return the stems of a phrase, also with any one compound written together or apart."""
         plain = tuple(stem(form) for form in forms)
         spellings = {plain: None}
         for i, form in enumerate(forms):

@@ -1,4 +1,4 @@
-"""Topics against papers: what every topic brings, each evaluated once."""
+"""Match topics against papers; each topic is evaluated once per chunk of papers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.matching.meaning import Embedder
 from pipeline.matching.query import Query, parse
 
 SetAside: TypeAlias = Callable[[str, object, Exception], None]
-"""Told the kind of a row, its id and what it raised."""
+"""Callback for a row that is left out: its kind, its id, and the exception it raised."""
 
-AT_ONCE = 1_000  # papers in one index, which takes 50 KB each; more than most days bring
+AT_ONCE = 1_000  # papers per index, which takes 50 KB each; most days have fewer
 
 
 def match(
@@ -27,10 +27,10 @@ def match(
     embedder: Embedder | None = None,
     set_aside: SetAside | None = None,
 ) -> Iterator[Match]:
-    """The matches of every breadth, in no order; `corpus` tells how rare a word is.
+    """Yield the matches of every breadth, in no order; `corpus` gives the idf of each word.
 
-    A topic or a paper that raises is left out and given to `set_aside`; without it, the error is
-    raised. Trending is no query: it never comes with matches.
+    A topic or a paper that raises is left out and passed to `set_aside`; if that is None, the error
+    is raised. Do not pass the trending topic: it is not a query, and would be parsed as a word.
     """
     queries = dict(_parsed(topics, set_aside))
     for start in range(0, len(papers) if queries else 0, AT_ONCE):
@@ -65,7 +65,7 @@ def _indexed(
     embedder: Embedder | None,
     set_aside: SetAside | None,
 ) -> tuple[Sequence[Paper], PaperIndex]:
-    """An index of all papers; where that fails, of those that can be indexed by themselves."""
+    """Return papers and their index; if that fails, only the papers that can be indexed alone."""
     try:
         return papers, PaperIndex(papers, corpus, embedder)
     except Exception:
@@ -85,7 +85,7 @@ def _indexed(
 def found_by(
     queries: Iterable[str], papers: Sequence[Paper], *, corpus: CorpusStatistics, breadth: Breadth
 ) -> dict[str, list[Paper]]:
-    """Which of these papers each query finds."""
+    """Return the papers that each query finds. Raise QueryError if one is invalid."""
     found: dict[str, list[Paper]] = {query: [] for query in queries}
     for start in range(0, len(papers), AT_ONCE):
         some = papers[start : start + AT_ONCE]
@@ -104,7 +104,7 @@ def search(
     breadth: Breadth = Breadth.BALANCED,
     embedder: Embedder | None = None,
 ) -> list[Match]:
-    """What a topic that nobody follows yet would bring, best first; its `topic_id` is 0."""
+    """Return the matches of a query that need not be a topic, best first; their `topic_id` is 0."""
     found = match([Topic(0, query)], papers, corpus=statistics(corpus), embedder=embedder)
     wanted = [one for one in found if one.breadth <= breadth]
     return sorted(wanted, key=attrgetter("score"), reverse=True)

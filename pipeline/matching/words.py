@@ -1,4 +1,4 @@
-"""Text as words that compare equal when a reader would call them the same."""
+"""Tokenize text into folded forms and stems, which compare equal if a reader sees one word."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ that the their them then there these they this those through to too under until 
 very via was we were what when where which while who whom why will with would you your
 """
 STOP_WORDS = frozenset(_COMMON.split())
-"""Words that say nothing about what a paper is about; they count only inside phrases."""
+"""Words that do not describe the subject of a paper; they count only inside phrases."""
 
 _FOREIGN = str.maketrans(
     {"\u0131": "i", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "æ": "ae", "œ": "oe"}
@@ -29,14 +29,14 @@ upsilon phi chi psi omega
 """
 _GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψως", [*_LETTER_NAMES.split(), "sigma"], strict=True))
 _GREEK_NAMES = frozenset(_GREEK.values())
-# Up to three letters in a row are symbols (beta2, TNFalpha in Greek); more are a Greek word.
+# Up to three letters in a row are symbols (beta2 or TNFalpha in Greek); more are a Greek word.
 _GREEK_SYMBOLS = re.compile("(?<![\u03b1-\u03c9])[\u03b1-\u03c9]{1,3}(?![\u03b1-\u03c9])")
 _MICRO = re.compile(r"μ(?=(?:m|s|l|g|w|v|a|k|mol|m2)$)")  # the unit, not the letter: µm
 
 ACRONYMS = frozenset(
     {"WHO", "IT", "US", "CAN", "ALL", "ME", "NO", "AM", "AS", "DO", "HE", "HER", "IF"}
 )
-"""Names whose small letters are stop words. They keep their capitals as forms."""
+"""Names that equal a stop word in lower case; their forms keep the capitals."""
 _ALWAYS_CAPITALS = ACRONYMS | {"AND", "OR", "NOT", "ANDNOT"}
 _AN_ACRONYM = re.compile(rf"\b(?:{'|'.join(sorted(ACRONYMS))})\b|(?:[A-Z]\.){{2}}")
 _SMALL = str.maketrans({chr(letter): chr(letter + 32) for letter in range(65, 91)})
@@ -44,7 +44,7 @@ _SMALL = str.maketrans({chr(letter): chr(letter + 32) for letter in range(65, 91
 # TeX writes an accent as a command before its letter: \"o, \'{e}, {\"u}, \c{c}.
 _ACCENT = r"\{?\\(?:[\"'`^~=.]\s?\{?\\?[A-Za-z]\}?|[uvHckr]\{[A-Za-z]\})\}?"
 _LETTER = rf"(?:[^\W_]|[\u0300-\u036f]|{_ACCENT})"
-# Marks that make another word of the one before them: C++17, PointNet++, C#, A*, RRT*, R&D.
+# Marks that turn the word before them into another word: C++17, PointNet++, C#, A*, RRT*, R&D.
 _MARK = (
     r"\+\+(?:\d{2}|\d[a-z])?(?![\w+])|(?<=(?<!\w)[A-Za-z])\#(?!\w)"
     r"|(?:(?<=(?<![\w*])[A-Za-z])|(?<=[A-Z][A-Z0-9]))\*(?![\w*])"
@@ -61,12 +61,12 @@ _IDEOGRAPHS = re.compile(
 _HYPHENS = frozenset("-\u2010\u2011")
 
 _PLURAL_NUMBER = re.compile(r"[a-z][a-z0-9]*\ds$")  # h100s
-_LONGEST_STEMMED = 40  # nothing longer is an English word
-_REMEMBERED = 1 << 15  # words; at most 40 letters each, so at most some 20 MB for three caches
+_LONGEST_STEMMED = 40  # letters; no English word is longer
+_REMEMBERED = 1 << 15  # words of at most 40 letters: about 20 MB at most for three caches
 
 
 class Word(NamedTuple):
-    """One word of a text: folded, and where it stands there."""
+    """One word of a text: its folded form, and the characters it spans."""
 
     form: str
     start: int
@@ -83,9 +83,9 @@ def words(text: str) -> list[Word]:
 
 
 def stems(text: str) -> tuple[list[str], list[tuple[int, int]]]:
-    """Return the stem of each word in order, and the span of each.
+    """Return the stems of the words of `text` in order, and their spans.
 
-    The same as `stem` of each of `words`, in a third of the time.
+    The result equals `stem` of each of `words`, in a third of the time.
     """
     found, spans = [], []
     for match in _WORD.finditer(calm(text)):
@@ -96,19 +96,20 @@ def stems(text: str) -> tuple[list[str], list[tuple[int, int]]]:
 
 
 def forms(text: str) -> tuple[str, ...]:
-    """Return the words of `text` alone. Reading the forms again gives the same forms."""
+    """Return the folded words of `text` without spans. Idempotent: forms of forms are the same."""
     return forms_as_written(calm(text))
 
 
 def forms_as_written(text: str) -> tuple[str, ...]:
-    """`forms` of a part of a text: capitals count, whatever the part looks like by itself."""
+    """Return the forms of a part of a text; capitals count even if the part is all capitals."""
     return tuple(form for match in _WORD.finditer(text) for form in _fold(match.group()))
 
 
 def calm(text: str) -> str:
-    """Return a text in capitals in small letters, and any other as it is; no character moves.
+    """Return `text` in lower case if it is all capitals, else unchanged; offsets stay valid.
 
-    "WHO" names an organization, but not in "WHO IS AFRAID OF GRAPHS?".
+    "WHO" names an organization, but not in "WHO IS AFRAID OF GRAPHS?". A text without one of the
+    acronyms is returned unchanged.
     """
     if _AN_ACRONYM.search(text) is None:
         return text
@@ -123,8 +124,8 @@ def is_hyphen(text: str) -> bool:
 
 
 def stem(form: str) -> str:
-    """Return what a folded word shares with its plural and its other inflected forms."""
-    # Longer ones are not kept: visitors can invent them without end.
+    """Return the stem that a folded word shares with its plural and its other inflected forms."""
+    # Longer words are not cached: visitors can make up any number of them.
     if len(form) > _LONGEST_STEMMED or not form.isascii():
         return form
     return _stem(form)
@@ -164,7 +165,7 @@ def _make_forms(raw: str) -> tuple[str, ...]:
 
 
 def _with_letter_names(piece: str) -> str:
-    """Greek letters by name where they are symbols; a Greek word stays as it is."""
+    """Replace Greek letters with their names if they are symbols; keep Greek words unchanged."""
     if piece.isascii():
         return piece
     piece = _MICRO.sub("u", piece)
@@ -182,7 +183,7 @@ def _without_marks(raw: str) -> str:
     if "\\" in text or "{" in text:
         text = _ACCENT_COMMAND.sub("", text)
     text = re.sub(r"['\u2019]s$", "", text)
-    for _ in range(2):  # folding case can bring marks back, and decomposing can bring capitals
+    for _ in range(2):  # twice: casefold can add marks, and NFKD can add capitals
         text = unicodedata.normalize("NFKD", text).casefold().translate(_FOREIGN)
     text = "".join(letter for letter in text if not "\u0300" <= letter <= "\u036f")
     return "".join(letter for letter in unicodedata.normalize("NFC", text) if letter.isalnum())

@@ -1,9 +1,9 @@
-"""A digest as readers see it: subject, HTML and text, ready for the wire.
+"""Render mails: subject, HTML and text, the latter two in quoted-printable encoding.
 
-    domain.Digest -> views (what is shown) -> templates (how) -> cards, renderer (kept, joined)
+    domain.Digest -> views (values) -> templates (layout) -> cards, renderer (cached, joined)
 
-`Renderer.digest` is the fast way: each card is made once and kept, and a mail is joined from
-pieces. `Renderer.page` is the plain way: one template, one call. Both give the same words.
+`Renderer.digest` is the fast way: each card is rendered once and cached, and a mail is joined from
+fragments. `Renderer.page` is the plain way: one template, one call. Both return the same text.
 """
 
 from pipeline.rendering.house import House, MailLinks

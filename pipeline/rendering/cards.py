@@ -1,4 +1,4 @@
-"""A pick as pieces of a mail: a paper is made once and kept, for every reader who gets it."""
+"""Render picks as fragments of a mail: a paper is rendered once and cached for all its readers."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from pipeline.rendering.templates import Templates
 from pipeline.rendering.views import Room, Why
 from pipeline.rendering.wire import escaped, fragment
 
-PAPERS = 4_096  # of about 4 KB each
-REASONS = 16_384  # of about 1 KB each
-MARKED = 16_384  # of about 1 KB each
-# What the reasons of a paper put into the gaps of both forms, by their place.
+PAPERS = 4_096  # cached, about 4 KB each
+REASONS = 16_384  # cached, about 1 KB each
+MARKED = 16_384  # cached, about 1 KB each
+# Names of the placeholders for each reason of a paper, in both the HTML and the text.
 GAPS = tuple((f"line_{n}", f"label_{n}", f"phrases_{n}") for n in range(views.REASONS))
 
 
 @dataclass(frozen=True, slots=True)
 class WirePaper:
-    """One paper, ready for any mail but for the reader's reasons."""
+    """One rendered paper, with placeholders for highlighted text and for the reader's reasons."""
 
     title: str
     abstract: str
@@ -38,16 +38,16 @@ class WirePaper:
 
 @dataclass(frozen=True, slots=True)
 class WireReason:
-    """One reason, for every card that shows it."""
+    """One rendered reason, for every card that shows it."""
 
     has_phrases: bool
     wire: tuple[bytes, bytes, bytes]  # its line, label and phrases
 
 
-class WireCard(NamedTuple):  # made for each pick of each mail, and a tuple is made fastest
+class WireCard(NamedTuple):  # created for each pick of each mail, and a tuple is fastest
     """One paper with a reader's reasons.
 
-    It is not kept: most readers have reasons of their own, and to fill gaps costs next to nothing.
+    Not cached: most readers have reasons of their own, and filling placeholders is nearly free.
     """
 
     title: str
@@ -56,7 +56,7 @@ class WireCard(NamedTuple):  # made for each pick of each mail, and a tuple is m
 
 
 class Cards:
-    """Safe in threads; what two of them make at the same time is the same."""
+    """Renderer of cards with caches. Thread-safe: if two threads make a value, both are equal."""
 
     def __init__(self, house: House, templates: Templates, marks: Marks) -> None:
         self._house = house
@@ -66,10 +66,10 @@ class Cards:
         self._papers: Recent[object, WirePaper] = Recent(PAPERS)
 
     def get(self, pick: Pick, room: Room) -> WireCard:
-        """Raises RenderError for a paper that cannot be shown."""
+        """Return the card of a pick. Raise RenderError if its paper cannot be rendered."""
         kinds: tuple[bool, ...] = ()
         wire: dict[str, bytes] = {}
-        for gaps, reason in zip(GAPS, pick.reasons, strict=False):  # as many as are shown
+        for gaps, reason in zip(GAPS, pick.reasons, strict=False):  # only the shown ones
             known = _wire_reason(reason, room.phrases)
             kinds += (known.has_phrases,)
             wire.update(zip(gaps, known.wire, strict=True))
@@ -81,7 +81,7 @@ class Cards:
         return WireCard(paper.title, paper.text.filled(wire), paper.html.filled(wire))
 
     def _with_marks(self, paper: WirePaper, phrases: tuple[str, ...]) -> dict[str, bytes]:
-        """Its title and abstract, for every reader for whom the same words matched."""
+        """Return the highlighted title and abstract, for all readers with the same phrases."""
         return {
             "title": fragment(self._marks.marked(paper.title, phrases)),
             "abstract": fragment(self._marks.marked(paper.abstract, phrases)),
@@ -110,7 +110,7 @@ class Cards:
 
 
 def _key(paper: Paper) -> object:
-    """All that a card shows but its reasons: the version stands for the paper's words."""
+    """Return the cache key: all values of a card except reasons; `version` stands for the text."""
     return (
         paper.id,
         paper.version,
@@ -125,7 +125,7 @@ def _key(paper: Paper) -> object:
 
 
 def _unknown(kinds: tuple[bool, ...]) -> tuple[Why, ...]:
-    """Stands for reasons of these kinds, with phrases or without, while a paper is made ready."""
+    """Return placeholders for reasons, with phrases or without, to render a paper in advance."""
     return tuple(
         Why(gap(label), gap(phrases) if has_phrases else "", gap(line))
         for (line, label, phrases), has_phrases in zip(GAPS, kinds, strict=False)
@@ -134,9 +134,9 @@ def _unknown(kinds: tuple[bool, ...]) -> tuple[Why, ...]:
 
 @lru_cache(maxsize=REASONS)
 def _wire_reason(reason: Reason, phrases: int) -> WireReason:
-    """A reason with at most so many of its phrases.
+    """Return a rendered reason with at most `phrases` of its phrases.
 
-    Whoever follows a topic gets a paper for the same one, so it is made once for all of them.
+    Cached: all readers of a topic get a paper for the same reason.
     """
     why = views.why(reason, phrases)
     wire = (fragment(why.line), escaped(why.label), escaped(why.phrases))

@@ -1,8 +1,8 @@
-"""One accent colour, made readable on light and on dark (WCAG 2.2, 1.4.3)."""
+"""Adjust the accent colour to be readable on light and on dark (WCAG 2.2, 1.4.3)."""
 
 from __future__ import annotations
 
-READABLE = 5.0  # WCAG asks for 4.5 : 1; a little more survives the inversions of mail apps
+READABLE = 5.0  # WCAG requires 4.5 : 1; a little more survives colour inversion in mail apps
 
 RGB = tuple[int, int, int]
 BLACK: RGB = (0, 0, 0)
@@ -10,14 +10,14 @@ WHITE: RGB = (255, 255, 255)
 
 
 def readable(color: str, background: str) -> str:
-    """`color` ("#b45309"), moved towards black or white until text of it can be read."""
+    """Return `color` ("#b45309"), moved towards black or white until text in it is readable."""
     target = BLACK if _luminance(_parse(background)) > 0.5 else WHITE
     steps = ("#{:02x}{:02x}{:02x}".format(*_mix(_parse(color), target, n / 20)) for n in range(21))
     return next(step for step in steps if contrast(step, background) >= READABLE)
 
 
 def contrast(one: str, other: str) -> float:
-    """1 for equal colours, 21 for black on white (WCAG 2.2, "contrast ratio")."""
+    """Return the contrast ratio of WCAG 2.2: 1 for equal colours, 21 for black on white."""
     light, dark = sorted((_luminance(_parse(one)), _luminance(_parse(other))), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 

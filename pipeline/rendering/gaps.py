@@ -1,4 +1,4 @@
-"""Rendered once for many mails: a piece of the wire, with gaps for the words of one reader."""
+"""Fragments rendered once for many mails, with placeholders for the values of one reader."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from typing import Any
 
 from pipeline.rendering.wire import fragment
 
-# Private-use characters, which `words.clean` takes out of everything that is not ours.
+# Private-use characters, which `words.clean` removes from all text except our own.
 _GAP = re.compile("\ue000([a-z_0-9]+)\ue001")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Filled by formatting: twice as fast as joining pieces, and what comes out is one."""
+    """A fragment with placeholders.
 
-    form: bytes  # with a "%b" for each gap; a "%" that is meant is doubled
+    It is filled by % formatting: twice as fast as joining pieces, and the result is one object.
+    """
+
+    form: bytes  # with a "%b" for each placeholder; a literal "%" is doubled
     gaps: tuple[str, ...]
     _chosen: Callable[[Mapping[str, bytes]], Any] = field(init=False, repr=False, compare=False)
 
@@ -31,7 +34,7 @@ class Part:
 
 
 def gap(name: str) -> str:
-    """What a template is given in place of words that are not known yet."""
+    """Return the placeholder that a template gets if a value is not known yet."""
     return f"\ue000{name}\ue001"
 
 

@@ -1,4 +1,4 @@
-"""Who writes, and the links of one mail."""
+"""Branding of the newsletter, and the links of one mail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHEET_DARK = "#1d1c1a"
 
 @dataclass(frozen=True, slots=True)
 class MailLinks:
-    """Where the links of one mail lead: the reader's own, then the pages for everybody."""
+    """URLs of the links in one mail: the subscriber's own, then the public pages."""
 
     unsubscribe: str
     preferences: str
@@ -25,7 +25,7 @@ class MailLinks:
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """What every mail of this newsletter shares: the operator's settings."""
+    """Settings of the operator that all mails of this newsletter share."""
 
     site_url: str
     list_name: str
@@ -45,7 +45,7 @@ class House:
 
     @property
     def accent(self) -> str:
-        """The accent colour where it can be read on white."""
+        """The accent colour, adjusted to be readable on white."""
         return readable(self.accent_color, SHEET)
 
     @property

@@ -1,4 +1,4 @@
-"""The words that matched, marked where a card shows them."""
+"""Highlight the matched words in the title and abstract of a card."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pipeline.errors import RenderError
 from pipeline.rendering.gaps import gap
 from pipeline.rendering.views import REASONS, Card, Room
 
-MOST = 8  # of one text: more would be a page of paint
-WORDS = gap("words")  # while the template is made ready
+MOST = 8  # highlights per text; with more, the whole page would be coloured
+WORDS = gap("words")  # placeholder, while the template is split
 
 
 class Find(Protocol):
-    """Finds phrases in a text: from where to where each mention stands, in order."""
+    """Find phrases in a text: return the start and end of each mention, in order."""
 
     def __call__(self, text: str, phrases: tuple[str, ...]) -> Sequence[tuple[int, int]]: ...
 
 
 class Marks:
-    """Raises RenderError at once for a template that fails."""
+    """Highlighter of matched words. Raise RenderError at construction if the template fails."""
 
     def __init__(self, find: Find, mark: Template) -> None:
         self._find = find
@@ -37,7 +37,7 @@ class Marks:
             raise RenderError("mark: it leaves out the words")
 
     def on(self, card: Card, phrases: tuple[str, ...]) -> Card:
-        """The card with its title and abstract as HTML."""
+        """Return the card with its title and abstract as HTML with highlights."""
         return replace(
             card,
             title_marked=self.marked(card.title, phrases),
@@ -53,6 +53,6 @@ class Marks:
 
 
 def phrases_of(reasons: Sequence[Reason], room: Room) -> tuple[str, ...]:
-    """The phrases that a card shows, of all its reasons; in order, and each once."""
+    """Return the phrases of all reasons that a card shows, sorted, without duplicates."""
     shown = {phrase for reason in reasons[:REASONS] for phrase in reason.phrases[: room.phrases]}
     return tuple(sorted(shown))

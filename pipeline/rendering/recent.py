@@ -1,4 +1,4 @@
-"""Keeps what was made lately, so that it is not made again for the next reader."""
+"""Cache of recently rendered values, so that they are not rendered again for the next reader."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Key, Value]):
-    """At most `limit` values, among them the half of it asked for last. Safe in threads.
+    """Cache of at most `limit` values; it keeps the `limit` / 2 used last. Thread-safe.
 
-    Two halves: when the young one is full it becomes the old one, and what nobody asks for there
-    goes with it. So a value that is kept costs one look, and no lock.
+    It has two halves: when the young one is full, it replaces the old one, and values that were not
+    used since are dropped. A hit in the young half costs one lookup, and no lock; a hit in the old
+    half takes the lock to copy the value to the young one.
     """
 
     def __init__(self, limit: int) -> None:
@@ -27,15 +28,15 @@ class Recent(Generic[Key, Value]):
         return len(self._young.keys() | self._old.keys())
 
     def get(self, key: Key, make: Callable[[], Value]) -> Value:
-        """The value kept for `key`, else what `make` returns; an error of `make` keeps nothing."""
+        """Return the cached value, or call `make` and cache the result; if that raises, nothing."""
         try:
             return self._young[key]
         except KeyError:
-            pass  # not made here: an error of `make` would say it came of this one
+            pass  # not called here: an error of `make` would be chained to this one
         try:
             value = self._old[key]
         except KeyError:
-            value = make()  # outside the lock: two threads may make one value, neither waits
+            value = make()  # outside the lock: two threads may make a value twice, and none waits
         self._keep(key, value)
         return value
 

@@ -1,4 +1,4 @@
-"""Turns a digest into the parts of a mail, cheaply enough for a million readers."""
+"""Render a digest, or a transactional mail, cheaply enough for a million readers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from pipeline.rendering.templates import Form
 from pipeline.rendering.views import Edition, Personal
 from pipeline.rendering.wire import Rendered, escaped, fragment
 
-FRAMES = 512  # of about 15 KB each
+FRAMES = 512  # cached, about 15 KB each
 
-# While a frame is made ready.
+# Placeholders, while a frame is rendered.
 UNKNOWN = Personal(**{field.name: gap(field.name) for field in fields(Personal)})
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WireForm:
-    """What stands around the cards, and which words of one reader it asks for."""
+    """The parts of a mail around its cards, and the personal values that they use."""
 
     head: Part
     tail: Part
@@ -45,7 +45,7 @@ class WireForm:
 
 @dataclass(frozen=True, slots=True)
 class WireFrame:
-    """Everything but the cards, ready for any mail of the same edition but for personal words."""
+    """A mail without cards and personal values, cached for all mails of the same edition."""
 
     text: WireForm
     html: WireForm
@@ -53,7 +53,7 @@ class WireFrame:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a mail says beside its cards."""
+    """The subject and the values of a mail, without its cards."""
 
     subject: str
     edition: Edition
@@ -61,7 +61,10 @@ class Words:
 
 
 class Renderer:
-    """Raises RenderError at once when a template in `folder` is broken, not in the first mail."""
+    """Renderer of all mails.
+
+    Raise RenderError at construction, not in the first mail, if a template in `folder` is broken.
+    """
 
     def __init__(self, house: House, folder: Path, find: Find) -> None:
         self._house = house
@@ -87,9 +90,9 @@ class Renderer:
         return self._templates.version
 
     def digest(self, digest: Digest, links: MailLinks) -> Rendered:
-        """The mail for one reader. A paper that cannot be shown is left out, and logged.
+        """Return the mail for one reader. If a paper cannot be rendered, leave it out and log it.
 
-        Raises RenderError when no paper is left, or when a template fails.
+        Raise RenderError if no paper is left, or if a template fails.
         """
         cards = [card for _, card in self._shown(digest)]
         spoken = _words(digest, links, [card.title for card in cards])
@@ -104,7 +107,7 @@ class Renderer:
         )
 
     def page(self, digest: Digest, links: MailLinks) -> tuple[str, str, str]:
-        """Subject, HTML and text of the same mail as plain strings, made the plain way."""
+        """Return subject, HTML and text of the same mail as strings, from whole templates."""
         room = views.room(len(digest.picks))
         cards = [
             self._marks.on(
@@ -124,16 +127,16 @@ class Renderer:
         return spoken.subject, html, _render(self._templates.digest_text.whole, context)
 
     def confirmation(self, confirm_url: str, *, hours: int = 72) -> Rendered:
-        """Asks whether it was the owner of the address who filled in the form.
+        """Return the mail that asks the owner of the address whether they filled in the form.
 
-        Not one word in it comes from whoever that was.
+        It contains no text from the form: another person may have filled it in.
         """
         return self._letter(
             "confirmation", "Please confirm: {}", confirm_url=confirm_url, hours=hours
         )
 
     def already_in(self, preferences_url: str, unsubscribe_url: str, *, days: int = 30) -> Rendered:
-        """Says to who is subscribed that somebody asked for it once more."""
+        """Return the answer to a subscription request if the address is subscribed already."""
         return self._letter(
             "already_in",
             "You are subscribed already: {}",
@@ -143,7 +146,7 @@ class Renderer:
         )
 
     def link(self, preferences_url: str, unsubscribe_url: str, *, days: int = 30) -> Rendered:
-        """The way back to the preferences."""
+        """Return the mail with a link to the preferences."""
         return self._letter(
             "link",
             "Your link to {}",
@@ -153,11 +156,11 @@ class Renderer:
         )
 
     def data_link(self, data_url: str, *, hours: int = 24) -> Rendered:
-        """The way to a copy of what we keep, and to erasing it."""
+        """Return the mail with a link to export and erase the stored personal data."""
         return self._letter("data_link", "Your records at {}", data_url=data_url, hours=hours)
 
     def new_address(self, confirm_url: str, *, hours: int = 72) -> Rendered:
-        """Asks the owner of an address whether a reader's digests are to come here."""
+        """Return the mail that asks a new address to confirm that digests are sent to it."""
         return self._letter(
             "new_address",
             "Please confirm your new address: {}",
@@ -166,7 +169,7 @@ class Renderer:
         )
 
     def quiet_note(self, note: QuietNote, links: MailLinks) -> Rendered:
-        """Says why nothing came, and what to widen."""
+        """Return the no-match notice: why no digest was sent, and which topics to broaden."""
         days = words.days(note.since, note.edition_on)
         return self._letter(
             "quiet_note", f"Nothing for you, {days}: {{}}", note=views.quiet_note(note), links=links
@@ -245,7 +248,7 @@ def _edition(digest: Digest, papers: int) -> Edition:
 
 @lru_cache(maxsize=4_096)
 def _topics(labels: tuple[str, ...]) -> tuple[str, str]:
-    """The reader's topics as a sentence has them, on one line and on several."""
+    """Return the reader's topics as a list in words, on one line and wrapped. Cached."""
     line = views.topics(labels)
     return line, words.wrap(line)
 

@@ -1,4 +1,4 @@
-"""Reads the templates once: MJML becomes HTML, and a digest falls into head, card and tail."""
+"""Load the templates: compile MJML to HTML, and split the digest into head, card and tail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LOOP = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One form (HTML or text) of the digest: whole, and in the parts that are joined later."""
+    """One form (HTML or text) of the digest: whole, and in parts that are rendered separately."""
 
     whole: Template
     head: Template
@@ -36,7 +36,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """Both forms of a mail that is no digest."""
+    """HTML and text template of a mail that is not a digest."""
 
     html: Template
     text: Template
@@ -46,13 +46,13 @@ class Letter:
 class Templates:
     digest_html: Form
     digest_text: Form
-    mark: Template  # around words that matched
-    letters: Mapping[str, Letter]  # by the name of their files
-    version: str  # changes with any letter of any template
+    mark: Template  # around highlighted words
+    letters: Mapping[str, Letter]  # by file name, without suffix
+    version: str  # hash of all template files
 
 
 def load(folder: Path, house: House) -> Templates:
-    """Compile every template of `folder`; raises RenderError that names a broken one.
+    """Return the compiled templates of `folder`. Raise RenderError if one of them is broken.
 
     Cached until a file changes: compiling takes a quarter of a second.
     """
@@ -64,7 +64,7 @@ def _load(folder: Path, house: House, version: str) -> Templates:
     html, text = _environment(folder, house, escape=True), _environment(folder, house, escape=False)
     try:
         for name in text.list_templates(extensions=["txt"]):
-            text.get_template(name)  # else a broken partial would only be met in the first mail
+            text.get_template(name)  # otherwise a broken partial would fail in the first mail
         return Templates(
             digest_html=_form(html, _html(folder, "digest.mjml")),
             digest_text=_form(text, _source(folder, "digest.txt")),
@@ -93,7 +93,7 @@ def version(folder: Path) -> str:
 def _environment(folder: Path, house: House, *, escape: bool) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(folder),
-        # By hand, since select_autoescape() knows neither .mjml nor templates made from strings.
+        # Set by hand, as select_autoescape() knows neither .mjml nor templates made from strings.
         autoescape=escape,  # noqa: S701
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -119,21 +119,21 @@ def _form(environment: Environment, source: str) -> Form:
 
 
 def _html(folder: Path, name: str) -> str:
-    """The template as HTML with its Jinja marks still in place: MJML is compiled only here."""
+    """Return the template as HTML with its Jinja tags in place: only here is MJML compiled."""
     try:
         html: str = mjml2html(_expanded(folder, name), disable_comments=True, fonts={})
     except ValueError as error:
         raise RenderError(f"{name}: {error}") from error
     unknown = re.search(r"<mj-[\w-]+", html)
-    if unknown:  # mrml lets a mistyped tag through without a word
+    if unknown:  # mrml passes a mistyped tag without an error
         raise RenderError(f"{name}: {unknown[0]}> is not known to MJML, or stands where it cannot")
-    # Indentation is for the designer; on the wire it is a tenth of the mail. The last line ends,
-    # since a body must not end in a soft break (RFC 2045, section 6.7, rule 5).
+    # Remove indentation: it helps the designer, but is a tenth of the mail. End the last line,
+    # as a body must not end in a soft line break (RFC 2045, section 6.7, rule 5).
     return re.sub(r"\n\s*", "\n", html).rstrip() + "\n"
 
 
 def _expanded(folder: Path, name: str) -> str:
-    """The source with every include in its place; mrml's own loses widths of what it includes."""
+    """Return the source with all includes expanded; mrml's own includes lose column widths."""
     return _INCLUDE.sub(lambda include: _expanded(folder, include[1]), _source(folder, name))
 
 

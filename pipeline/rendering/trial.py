@@ -1,4 +1,4 @@
-"""Tries the templates on made-up digests, so that a mistake stops the start and not an edition."""
+"""Test the templates on made-up digests, so that an error stops the start and not an edition."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(
     slow: Callable[[Digest, MailLinks], tuple[str, str, str]],
     letters: Iterable[Callable[[], Rendered]],
 ) -> None:
-    """Raises RenderError where a template fails, or where the two ways differ."""
+    """Raise RenderError if a template fails, or if the two ways to render a digest differ."""
     for letter in letters:
         letter()
     for digest in (FULL, BARE):
@@ -35,7 +35,7 @@ def run(
 
 def _paper(**changes: object) -> Paper:
     bare = {
-        "id": -1,  # no paper of the database
+        "id": -1,  # not an id of the database
         "key": "trial",
         "version": 1,
         "title": "A Title",

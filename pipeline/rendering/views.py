@@ -1,4 +1,4 @@
-"""What a template shows of a pick and of a digest: words, already chosen, cleaned and cut."""
+"""View models of a pick and of a digest: text for the templates, selected, cleaned and cut."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pipeline.rendering.house import House
 
 TITLE = 300
 LABEL = 60
-REASONS = 4  # topics of one paper
-TOPICS = 12  # in the footer
+REASONS = 4  # topics shown per paper
+TOPICS = 12  # shown in the footer
 
 BREADTHS = {
     Breadth.FEWER: "fewer, surer",
@@ -39,35 +39,35 @@ class PaperLink:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """A topic of the reader's, and the words of the paper that matched it.
+    """A topic of the reader, and the words of the paper that matched it.
 
-    Like the words of `Personal` they are put in place as they are; a template may test `phrases`,
-    which is "" for a topic that has no words, and nothing else of them.
+    Like the values of `Personal`, they are inserted unchanged; a template must test only `phrases`,
+    which is "" if the topic has no words.
     """
 
     label: str
     phrases: str  # "“dense retrieval”, “reranker”"
-    line: str  # both in the text part, wrapped
+    line: str  # both, wrapped, for the text part
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How much of a paper is shown."""
+    """Limits for the content of a paper in a mail."""
 
     abstract: int  # columns
-    phrases: int  # of one topic
+    phrases: int  # per topic
     links: int
 
 
-# Gmail clips a mail at 102 KB. With this much room per paper, up to so many papers, it stays
-# under 90 KB; a reader of fifty papers wants a list of titles anyway.
+# Gmail clips a mail at 102 KB. With these limits, for up to so many papers, a mail stays under
+# 90 KB; if a mail has fifty papers, its reader prefers a list of titles anyway.
 ROOMS = {20: Room(380, 4, 5), 30: Room(120, 2, 3)}
 LEAST_ROOM = Room(0, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One paper as a reader meets it. Any text but the title may be ""."""
+    """One paper as a reader sees it. Any text except the title may be ""."""
 
     title: str
     url: str
@@ -78,7 +78,7 @@ class Card:
     why: tuple[Why, ...]
     links: tuple[PaperLink, ...]
     withdrawn: bool
-    title_marked: str = ""  # both as HTML, with the words that matched; see `marks`
+    title_marked: str = ""  # both as HTML with highlights; see `marks`
     abstract_marked: str = ""
 
     @property
@@ -92,7 +92,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Edition:
-    """What many readers of one day share: everything in a mail but cards and personal words."""
+    """Values that many readers of one day share: all of a mail but cards and personal values."""
 
     date: str
     papers: str  # "10 papers"
@@ -104,7 +104,7 @@ class Edition:
 
 @dataclass(frozen=True, slots=True)
 class Personal:
-    """Words of one mail. They are put in place as they are: a template must not test them."""
+    """Values of one mail. They are inserted unchanged: a template must not test them."""
 
     preheader: str
     topics: str
@@ -117,14 +117,14 @@ class Personal:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Why nothing came. Any text but `days` and `announced` may be ""."""
+    """Content of a no-match notice. Any text except `days` and `announced` may be ""."""
 
     days: str  # "19 to 25 November"
     announced: str  # "1,412 papers were announced"
     topics: str
-    breadth: str  # what the reader's setting is called, where a broader one would bring something
+    breadth: str  # name of the reader's setting, if a broader one would find papers
     in_passing: str  # "3 papers"
-    wider: tuple[tuple[str, str], ...]  # a label, and a query that finds more
+    wider: tuple[tuple[str, str], ...]  # label, and a broader query
     may_trend: bool
 
 
@@ -197,14 +197,14 @@ def edition(
 
 
 def subject(digest: Digest, first_title: str, papers: int) -> str:
-    """ "Papers for 31 Jul: A Title of at Most Sixty Characters +7"."""
+    """Return "Papers for 31 Jul: A Title of at Most Sixty Characters +7"."""
     headline = words.cut_at_word(first_title, words.HEADLINE)
     more = f" +{papers - 1}" if papers > 1 else ""
     return f"Papers for {words.day(digest.edition_on)}: {headline}{more}"
 
 
 def topics(labels: tuple[str, ...]) -> str:
-    """The first labels as a sentence has them, and how many more there are."""
+    """Return the first labels as a list in words, with the number of others."""
     shown = [words.cut_at_word(words.clean(label), LABEL) for label in labels[:TOPICS]]
     if len(labels) > TOPICS:
         shown.append(f"{len(labels) - TOPICS} more")
@@ -212,7 +212,7 @@ def topics(labels: tuple[str, ...]) -> str:
 
 
 def why(reason: Reason, most: int) -> Why:
-    """With at most so many of its phrases."""
+    """Return a reason with at most `most` of its phrases."""
     label = words.cut_at_word(words.clean(reason.label), LABEL)
     shown = (words.cut_at_word(words.clean(p), LABEL) for p in reason.phrases[:most])
     phrases = ", ".join(f"“{phrase}”" for phrase in shown if phrase)
@@ -254,7 +254,7 @@ def _best_link(paper: Paper, house: House) -> str:
 
 
 def _is_web(url: str | None) -> TypeGuard[str]:
-    """Only http(s), on one line: `javascript:` is not a place where a paper lives."""
+    """Return whether `url` is http(s), on one line; `javascript:` is not a link to a paper."""
     if not url or url != words.clean(url) or " " in url:
         return False
     try:

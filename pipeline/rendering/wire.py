@@ -1,4 +1,4 @@
-"""Text as it travels: quoted-printable fragments that can be joined in any order (RFC 2045)."""
+"""Encode text as quoted-printable fragments that can be joined in any order (RFC 2045)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 from markupsafe import escape
 
-LINE = 76  # RFC 2045, section 6.7, rule 5: the "=" of a soft break included
+LINE = 76  # RFC 2045, section 6.7, rule 5: with the "=" of a soft line break
 
-# A mailbox file (mbox) puts ">" before such a line, and the body no longer fits its DKIM
-# signature (RFC 4155, appendix A). The second form is quoted by programs that can undo it.
+# A mailbox file (mbox) quotes a line that begins with "From " with ">", which invalidates the DKIM
+# signature of the body (RFC 4155, appendix A). Programs that can undo it also quote ">From ".
 _FROM_LINE = re.compile(rb"^(>*)From ", re.MULTILINE)
 _LONG_LINE = re.compile(rb"^.{77,}$", re.MULTILINE)
-_GROWN = (b"=46rom ", b"=20\n", b"=09\n")  # `b2a_qp` does not count the escape of a last space
+_GROWN = (b"=46rom ", b"=20\n", b"=09\n")  # `b2a_qp` does not count the escape of a trailing space
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A mail without its headers; `b"".join(text)` is a quoted-printable body."""
+    """A mail without headers; `b"".join(text)` is a quoted-printable body."""
 
     subject: str
     text: tuple[bytes, ...]
@@ -27,11 +27,11 @@ class Rendered:
 
 
 def fragment(text: str) -> bytes:
-    """`text` in 7-bit lines of at most 76 with CRLF, leading dots doubled (RFC 5321, 4.5.2).
+    """Return `text` in 7-bit lines of at most 76 with CRLF, dot-stuffed (RFC 5321, 4.5.2).
 
-    It ends in a line break, a soft one where `text` has none: what follows starts a line of its
-    own on the wire, so that the joined fragments decode to the joined texts. No line begins with
-    "From ", whether `text` or a soft break starts it.
+    It ends in a line break, a soft one if `text` does not: the next fragment starts a line of its
+    own, so that joined fragments decode to the joined texts. No line begins with "From ", at the
+    start of `text` or after a soft line break. Return b"" if `text` is empty.
     """
     if not text:
         return b""
@@ -47,21 +47,21 @@ def fragment(text: str) -> bytes:
 
 
 def escaped(text: str) -> bytes:
-    """`fragment` of `text` as HTML shows it."""
+    """Return the `fragment` of `text`, escaped for HTML."""
     return fragment(str(escape(text)))
 
 
 def plain(wire: tuple[bytes, ...]) -> str:
-    """What a reader's mail app makes of joined fragments."""
+    """Return the text of joined fragments as a mail app decodes it."""
     body = b"".join(wire).replace(b"\r\n", b"\n")
     undotted = body.removeprefix(b".").replace(b"\n.", b"\n")
     return a2b_qp(undotted).decode()
 
 
 def _divide(line: re.Match[bytes]) -> bytes:
-    """Divide a line that grew a few octets too long."""
+    """Split a line if its escapes made it a few bytes too long."""
     cut = LINE - 1
-    octet = line[0].rfind(b"=", cut - 2, cut)  # "=C3" is not divided
+    octet = line[0].rfind(b"=", cut - 2, cut)  # "=C3" is not split
     cut = octet if octet >= 0 else cut
     return line[0][:cut] + b"=\n" + line[0][cut:]
 

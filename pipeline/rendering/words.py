@@ -1,4 +1,4 @@
-"""Words for people: dates, counts, and text cut where a reader would cut it."""
+"""Format text for readers: dates, counts, and text cut at the end of a sentence or word."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ WIDTH = 76  # columns of the text part
 HEADLINE = 60  # characters of a title in the subject
 ELLIPSIS = "…"
 
-# Bidirectional controls can turn a line around (a link that reads as another); surrogates and
-# unassigned code points cannot be shown. Marks, joiners and emoji stay.
+# Bidirectional controls can reverse a line, so that a link reads as another; surrogates and
+# unassigned code points cannot be shown. Combining marks, joiners and emoji stay.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff"
     "\ue000-\uf8ff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
@@ -22,14 +22,15 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)|(?<=[\u3002\uff01\uff1f])")
 
 
 def clean(text: str) -> str:
-    """`text` on one line, without anything that a reader cannot see."""
+    """Return `text` on one line, without control characters and others that cannot be shown."""
     return " ".join(_UNSAFE.sub("", text).split())
 
 
 def cut(text: str, limit: int) -> str:
-    """At most `limit` columns of `text`, ending at a sentence where one ends late enough.
+    """Return about `limit` columns of `text`; end after a sentence if one ends late enough.
 
-    A character outside ASCII counts as six: it takes six to twelve on the wire.
+    After a sentence, the ellipsis may exceed the limit. A character outside ASCII counts as six
+    columns, as its encoding takes six to twelve.
     """
     fit = _fitting(text, limit)
     if fit == len(text):
@@ -43,7 +44,7 @@ def cut(text: str, limit: int) -> str:
 
 
 def cut_at_word(text: str, limit: int) -> str:
-    """At most `limit` characters of `text`, whole words where there are any."""
+    """Return at most `limit` characters of `text`, cut between words if possible."""
     if len(text) <= limit:
         return text
     kept = text[: limit - 1]
@@ -56,7 +57,7 @@ def cut_at_word(text: str, limit: int) -> str:
 
 
 def _fitting(text: str, limit: int) -> int:
-    """How many leading characters of `text` take at most `limit` columns."""
+    """Return the number of leading characters of `text` that take at most `limit` columns."""
     if text.isascii():
         return min(len(text), limit)
     columns = 0
@@ -72,14 +73,14 @@ def count(number: int, one: str, many: str) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """Return "a", "a and b" or "a, b and c"."""
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def authors(names: Sequence[str], total: int) -> str:
-    """The first three names and how many more there are; "" when nobody is named."""
+    """Return the first three names and the number of others; "" if there are no names."""
     shown = [name for name in map(clean, names[:3]) if name]
     more = max(total, len(names)) - len(shown)
     if not shown:
@@ -90,22 +91,22 @@ def authors(names: Sequence[str], total: int) -> str:
 
 
 def day(on: date) -> str:
-    """ "31 Jul"; the names of months do not depend on the machine's language."""
+    """Return "31 Jul"; the names of months do not depend on the locale."""
     return f"{on.day} {_MONTHS[on.month - 1][:3]}"
 
 
 def full_day(on: date) -> str:
-    """ "Friday, 31 July 2026"."""
+    """Return "Friday, 31 July 2026"."""
     return f"{_WEEKDAYS[on.weekday()]}, {on.day} {_MONTHS[on.month - 1]} {on.year}"
 
 
 def month(on: date) -> str:
-    """ "July 2026"."""
+    """Return "July 2026"."""
     return f"{_MONTHS[on.month - 1]} {on.year}"
 
 
 def days(first: date, last: date) -> str:
-    """ "Thursday 30 July", "28 to 31 July", "30 June to 2 July"."""
+    """Return "Thursday 30 July", "28 to 31 July" or "30 June to 2 July"."""
     if first == last:
         return f"{_WEEKDAYS[first.weekday()]} {first.day} {_MONTHS[first.month - 1]}"
     start = f"{first.day}"
@@ -118,9 +119,9 @@ def days(first: date, last: date) -> str:
 
 
 def wrap(text: str, indent: str = "", width: int = WIDTH) -> str:
-    """`text` in lines of at most `width` columns; a word (an address) is never broken."""
+    """Return `text` in lines of at most `width` columns; never break a word (a URL)."""
     if 0 < len(text) <= width - len(indent) and text == " ".join(text.split()):
-        return indent + text  # what `fill` says too, after much longer
+        return indent + text  # the same result as `fill`, much faster
     return textwrap.fill(
         text,
         width,

@@ -1,17 +1,18 @@
-"""Join, confirm, change, leave, erase: what a reader does to their own subscription.
+"""Use cases of a subscription: subscribe, confirm, change, unsubscribe, export, erase.
 
-    wishes     what somebody asks for, and whether it can be had
-    asking     who may have how much mail sent to an address they have not proved to be theirs
-    joining    the form stores a request; its token, POSTed, makes a subscriber
-    changing   topics, hour, pauses, another address, the way back to all this
-    leaving    out with one click, and back within a month
-    consent    the words that somebody agrees to
-    holding    what we hold about a reader: to look at, to take along, to erase
-    moving     everybody at once, to another installation and from other newsletters
-    csv_reader lists as spreadsheets and other newsletters write them
+    wishes     choices of a subscriber (topics, schedule): validation and storage format
+    asking     abuse limits for mail to addresses that are not confirmed
+    joining    subscribe (the form stores a request) and confirm (POST of its token)
+    changing   preferences, pauses, change of address, mail with the preferences link
+    leaving    unsubscribe with one click, and undo within a month
+    consent    the versions of the consent text
+    holding    personal data: read, export, erase
+    moving     export and import of all subscribers, also from other newsletters
+    csv_reader parser for lists from spreadsheets and other newsletters
 
-Every function is one transaction: killed anywhere it has done nothing. Whoever runs second finds
-the row locked, waits, and then finds it changed; the UPDATEs name the state they leave.
+Each function that changes data runs in one transaction (an import in one per 500 rows), so a
+process that is killed leaves nothing half done. Of two concurrent calls the second waits for the
+row lock and then reads the new state; each UPDATE names the state it leaves.
 """
 
 from pipeline.signup import csv_reader, moving

@@ -1,9 +1,9 @@
-"""Limit the mail that a form may cause to addresses nobody has proved to be theirs.
+"""Abuse limits of the public forms: mail to unconfirmed addresses, and new topics of a reader.
 
-A form that writes to any address can be turned against its owner. So there is a limit for each
-inbox, which is silent, and one for each network that asks, which is answered in words. The limit
-of an inbox never shuts its owner out: whenever another mail is refused, the link in an earlier one
-still works. See docs/decisions/signup-owners-get-in.md.
+A form that mails any address can be abused to flood it. So there is a rate limit per inbox, which
+is silent, and one per requesting network, which raises LimitError. The limit per inbox never locks
+its owner out: if another mail is refused, the link in an earlier one is still valid. See
+docs/decisions/signup-owners-get-in.md.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from pipeline.domain import SuppressionReason
 from pipeline.errors import LimitError
 from pipeline.storage import confirmations, limits, subscribers
 
-EVERYBODY: Final = "everywhere"  # the name of a counter that all share
-COUNTERS: Final = "ask:"  # what the names of these limits begin with
+EVERYBODY: Final = "everywhere"  # name of the counter shared by all clients
+COUNTERS: Final = "ask:"  # prefix of the names of these limits
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
-LINK_LIFE: Final = timedelta(hours=72)  # of the link in a mail that asks
+LINK_LIFE: Final = timedelta(hours=72)  # of the link in a confirmation mail
 INBOX_REST: Final = DAY  # between two mails to one inbox
-SPAN: Final = timedelta(days=30)  # in which unanswered mails count
-# From so many unanswered mails on, the rest is as long as a link lives: the one before has ended.
-MOST_OF_ONE: Final = 3  # that one network caused
+SPAN: Final = timedelta(days=30)  # window in which unanswered mails are counted
+# After this many unanswered mails the interval is LINK_LIFE: the previous link has then expired.
+MOST_OF_ONE: Final = 3  # requested from one network
 MOST_OF_ALL: Final = 13
-MOST_SUPPRESSED: Final = 3  # to an inbox that bounced, one for each network
-NEW_TOPICS: Final = 100  # that one reader begins to follow in a day
+MOST_SUPPRESSED: Final = 3  # to a suppressed address, one per network
+NEW_TOPICS: Final = 100  # per reader and day
 GMAIL: Final = frozenset({"gmail.com", "googlemail.com"})
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many mails a form may cause: settings, see `.env.example`."""
+    """Rate limits of form requests: settings, see `.env.example`."""
 
     per_hour: int = 50  # from one IPv4 address or IPv6 /64; larger networks have multiples
     per_day: int = 100
-    everybody: int = 1_000  # per hour, from everywhere
+    everybody: int = 1_000  # per hour, all clients together
 
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """An address as limits know it, and the network that asks for mail to it, as keyed hashes."""
+    """Keyed hashes of an address, its inbox and the requesting network; the keys of the limits."""
 
     hash: str  # as in `suppressions`
     inbox: str  # equal for addresses that lead to one inbox
@@ -57,7 +57,7 @@ class Recipient:
 def recipient(address: str, ip: str | None, key: str) -> Recipient:
     """Return the hashes of an address and of the network of `ip`.
 
-    The same network has another hash for each inbox, so nobody can be followed by it.
+    A network's hash differs per inbox, so that requests cannot be linked across inboxes.
     """
     inbox = subscribers.address_hash(inbox_of(address), key)
     asked_from = hmac.new(key.encode(), f"{inbox} {network(ip)}".encode(), sha256).hexdigest()
@@ -65,7 +65,7 @@ def recipient(address: str, ip: str | None, key: str) -> Recipient:
 
 
 def inbox_of(address: str) -> str:
-    """Return the address without a +tag, and for Gmail without dots. For limits only."""
+    """Return the address without a +tag, and for Gmail without dots; used for limits only."""
     local, _, domain = address.casefold().rpartition("@")
     local = local.partition("+")[0] or local
     if domain in GMAIL:
@@ -74,10 +74,11 @@ def inbox_of(address: str) -> str:
 
 
 def count(conn: Connection, ip: str | None, now: datetime, allowed: Limits | None = None) -> None:
-    """Count one question from `ip`. Raises LimitError, the same for any address asked about.
+    """Count one form request from `ip`; raise LimitError if a rate limit is exceeded.
 
-    The caller's transaction then ends without a trace: a refused question counts nowhere. Rows are
-    taken in one order, from the narrowest to the one that all share, so nobody waits in a circle.
+    The error is independent of the address in the request. It rolls the caller's transaction back,
+    so that refused requests are not counted. Rows are locked in one order, from the narrowest
+    network to the shared counter, so that transactions do not deadlock.
     """
     allowed = allowed or Limits()
     counted = [
@@ -94,9 +95,9 @@ def count(conn: Connection, ip: str | None, now: datetime, allowed: Limits | Non
 
 
 def count_new_topics(conn: Connection, subscriber_id: int, added: int, now: datetime) -> None:
-    """Count topics that a reader begins to follow. Raises LimitError beyond 100 a day.
+    """Count newly followed topics of a reader; raise LimitError if there are over 100 a day.
 
-    Each is matched to a month of papers, and its matches are stored.
+    The limit bounds the load: each is matched with a month of papers and its matches are stored.
     """
     name = f"{COUNTERS}topics-{subscriber_id}:24h"
     if added and not limits.count(conn, name, most=NEW_TOPICS, window=DAY, now=now, uses=added):
@@ -110,13 +111,13 @@ def may_mail(
     now: datetime,
     suppressed: SuppressionReason | None = None,
 ) -> bool:
-    """Return whether another unasked-for mail to this inbox is bearable for its owner.
+    """Return whether the limits allow another confirmation mail to this inbox.
 
-    At most one a day. Once a network has caused 3 without an answer in 30 days, or all together
-    13, one in 72 hours: as long as a link lives, so that the owner has either a link that works or
-    a new mail. That makes at most 12 and 18 mails in any 30 days. An address that is suppressed is
-    asked once a month for each network, in case it works again; one whose owner complained never;
-    an erased one like any other.
+    The limit is one a day. When one network has requested 3 unanswered mails in 30 days, or all
+    networks together 13, it is one in 72 hours: the life of a link, so that the owner has either a
+    valid link or gets a new mail. That is at most 12 and 18 mails in any 30 days. A suppressed
+    address gets one mail a month per network (at most 3), in case it accepts mail again; none if
+    the reason is a complaint. An erased address is treated like any other.
     """
     sent = confirmations.unanswered(conn, to.inbox, since=now - SPAN, requester=to.requester)
     has_rested = sent.last_at is None or sent.last_at <= now - INBOX_REST
@@ -129,9 +130,10 @@ def may_mail(
 
 
 def scopes(ip: str | None) -> list[tuple[str, int]]:
-    """Return the names that `ip` is counted under, each with its multiple of one client's limit.
+    """Return the names of the counters for `ip`, each with its multiple of one client's limit.
 
-    A customer has a whole IPv6 /64, often a /56 or /48, so rotating inside one must not help.
+    A customer has a whole IPv6 /64, often a /56 or /48, so the limits also apply to these blocks:
+    otherwise a client could evade them with another address from its block.
     """
     address = _parsed(ip)
     if address is None:
@@ -142,19 +144,19 @@ def scopes(ip: str | None) -> list[tuple[str, int]]:
 
 
 def host(ip: str | None) -> str:
-    """Return one customer: an IPv4 address, or the /64 around an IPv6 address."""
+    """Return the smallest block of one customer: an IPv4 address, or the /64 of an IPv6 address."""
     return scopes(ip)[0][0]
 
 
 def network(ip: str | None) -> str:
-    """Return the IPv4 /24 or IPv6 /48 around `ip`; "" where it is no address."""
+    """Return the IPv4 /24 or IPv6 /48 of `ip`; "" if it is no IP address."""
     return scopes(ip)[-1][0] if _parsed(ip) else ""
 
 
 def _parsed(ip: str | None) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address((ip or "").partition("%")[0])
-    except ValueError:  # a name, such as a proxy on a socket gives
+    except ValueError:  # a name, as from a proxy on a Unix socket
         return None
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address

@@ -1,4 +1,4 @@
-"""Changing: topics and hour, pauses, another address, and the way back to all this."""
+"""Change preferences, pause, change the address, and mail the link to the preferences page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pipeline.storage.database import retried, with_retries
 
 log = structlog.get_logger(__name__)
 
-LINK_EXPIRY = timedelta(hours=24)  # of a mail that brings a link; the link itself lives longer
+LINK_EXPIRY = timedelta(hours=24)  # of the delivery; the link in it lives longer
 TAKEN = "this address has a subscription of its own"
 
 
@@ -42,11 +42,12 @@ def change(
     *,
     seen: str | None = None,
 ) -> Subscriber:
-    """Follow other topics, or be written to at another hour, from the next digest on.
+    """Store new topics and a new schedule, in force from the next digest; return the subscriber.
 
-    `seen` is the `Preferences.version` that the form was shown with. Raises ConflictError if
-    another is in force, and QueryError, SettingsError, NotFoundError and LimitError, before
-    anything is stored.
+    `seen` is the `Preferences.version` that the form was rendered with; raise ConflictError if the
+    preferences have changed since. Raise QueryError or SettingsError if the input is invalid,
+    NotFoundError if there is no such subscriber, LimitError if there are over 100 new topics a day.
+    If an error is raised, nothing is stored.
     """
     queries = checked(wishes)
     with engine.begin() as conn:
@@ -71,7 +72,7 @@ def change(
 
 
 def pause_of(subscriber: Subscriber, now: datetime) -> date | None:
-    """Return the day before which nothing is sent; None where nothing is paused."""
+    """Return the first day with digests after a pause; None if the subscription is not paused."""
     until = subscriber.paused_until
     is_over = until is None or until <= slots.local_date(now, subscriber.schedule)
     return None if is_over else until
@@ -86,11 +87,11 @@ def pause(
     *,
     seen: str | None = None,
 ) -> Subscriber:
-    """No digest for an edition before `until`; None, or a day that has come, resumes.
+    """Skip all editions before the day `until`; resume if it is None or not in the future.
 
-    The digest after a pause looks back a few days, however long the pause was. `seen` is the pause
-    that the form was shown with, "" for none. Raises ConflictError if another is in force, and
-    NotFoundError.
+    The digest after a pause looks back a few days only, independent of its length. `seen` is the
+    pause that the form was rendered with, "" for none; raise ConflictError if it has changed since,
+    NotFoundError if there is no such subscriber.
     """
     with engine.begin() as conn:
         subscriber = known(conn, subscriber_id, for_change=True)
@@ -103,7 +104,7 @@ def pause(
         return known(conn, subscriber_id)
 
 
-# --- Another address ----------------------------------------------------------------------------
+# --- Change of address --------------------------------------------------------------------------
 
 
 @retried
@@ -117,11 +118,12 @@ def ask_new_address(
     now: datetime,
     limits: Limits | None = None,
 ) -> None:
-    """Ask the owner of `email` whether this reader's mail should go there from now on.
+    """Store a request to change the address, and queue a confirmation mail to the new one.
 
-    Nobody learns whether that address is known: where it has a subscription of its own, is not
-    written to, or was asked lately, nothing is mailed. Raises AddressError, LimitError and
-    NotFoundError.
+    The response does not reveal whether the new address is known. No mail is queued if it has its
+    own subscription, if it is suppressed, if the limit per inbox forbids it, or if this reader is
+    not active. Raise AddressError if the address is invalid, LimitError if the client exceeds a
+    rate limit, NotFoundError if there is no such subscriber.
     """
     address = valid_address(email)
     to = asking.recipient(address, ip, suppression_key)
@@ -150,14 +152,15 @@ def ask_new_address(
 
 
 def confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Confirmed:
-    """Write to the new address from now on: its owner has said yes. Pressed twice, done once.
+    """Change the subscriber's address to the confirmed one; idempotent.
 
-    Raises InvalidTokenError for a request that is over, and where the address or the subscription
-    is not what it was.
+    Queued deliveries go to the new address, too; its suppression (except for a complaint) and its
+    strikes are removed. Raise InvalidTokenError if the request has expired, if the address has
+    been taken since, or if the subscriber is not active any more.
     """
     try:
         return with_retries(partial(_confirm_new_address, engine, request_id, now))
-    except IntegrityError as error:  # somebody confirmed a subscription of its own meanwhile
+    except IntegrityError as error:  # the address got its own subscription concurrently
         raise InvalidTokenError(TAKEN) from error
 
 
@@ -166,7 +169,7 @@ def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Conf
         request, subscriber, first_time = take(conn, request_id, RequestKind.NEW_ADDRESS, now)
         if not first_time:
             return Confirmed(subscriber, first_time=False)
-        # Somebody may have typed the address into the form; it never was a subscription.
+        # A pending row, from an unconfirmed entry in the form; `drop` deletes pending rows only.
         holder = subscribers.by_email(conn, request.email)
         if holder and holder.id != subscriber.id:
             subscribers.drop(conn, holder.id)
@@ -182,7 +185,7 @@ def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Conf
     return Confirmed(subscriber, first_time=True)
 
 
-# --- The way back -------------------------------------------------------------------------------
+# --- Preferences link ---------------------------------------------------------------------------
 
 
 @retried
@@ -195,9 +198,11 @@ def ask_link(
     now: datetime,
     limits: Limits | None = None,
 ) -> None:
-    """Mail an active reader the way back to their preferences, under the limits of the form.
+    """Queue a mail with the preferences link if the address is an active reader's.
 
-    The same answer, and the same work, for any address. Raises AddressError and LimitError.
+    The rate limits of the forms apply. The response and the statements are the same for any
+    address, so that it does not reveal subscribers. Raise AddressError if the address is invalid,
+    LimitError if the client exceeds a rate limit.
     """
     address = valid_address(email)
     to = asking.recipient(address, ip, suppression_key)

@@ -1,7 +1,7 @@
-"""The words that somebody agrees to with the button of a confirmation.
+"""Versions of the consent text, which a subscriber accepts with the confirmation button.
 
-A request that is used keeps the version of its words. So a version that was once shown stays here
-as it was; other words are another version.
+A used request stores the version of the text. So never edit a version that was published; if the
+text changes, add a version.
 """
 
 from __future__ import annotations
@@ -19,5 +19,8 @@ WORDING: Final = WORDINGS[CURRENT]
 
 
 def agreed_to(version: str | None) -> str | None:
-    """The words of a version; None for no version, and for one of a newer Paperboy's."""
+    """Return the consent text of a version; None if there is no version, or it is unknown here.
+
+    An unknown version comes from a newer Paperboy.
+    """
     return WORDINGS.get(version) if version else None

@@ -1,7 +1,7 @@
-"""Read lists of subscribers as spreadsheets and other newsletters write them. Pure.
+"""Parse CSV lists of subscribers from spreadsheets and other newsletters. Pure: no storage.
 
-The delimiter, the encoding and the names of the columns are worked out from the file; a record that
-cannot be read is returned with its line and the reason, and the records after it are read.
+Delimiter, encoding and column names are detected from the file. If a record is invalid, it is
+returned with its line and the reason, and parsing continues with the next one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import BinaryIO, Final
 from pipeline.errors import PaperboyError
 
 DELIMITERS: Final = ",;\t|"
-SAMPLE: Final = 50  # lines from which delimiter and columns are worked out
+SAMPLE: Final = 50  # lines used to detect delimiter and columns
 LONGEST_LINE: Final = 100_000  # characters; csv allows a field of 131,072
-LONGEST_RECORD: Final = 1_000  # lines: a note may have many, an unclosed quotation mark has all
+LONGEST_RECORD: Final = 1_000  # lines; a longer one has an unclosed quotation mark
 
 OURS: Final = (
     "email", "status", "topics", "names", "hour", "timezone", "frequency", "weekday", "max_papers",
@@ -32,7 +32,7 @@ OURS: Final = (
     "last_slot_at", "last_edition_on", "covered_until", "welcome_due", "suppressed",
     "suppressed_since", "address_hash", "folded", "key",
 )  # fmt: skip
-"""The columns of our own export, in its order."""
+"""The columns of our own export, in order."""
 
 _SURELY_OURS: Final = ("email", "status", "topics", "hour", "timezone", "frequency")
 
@@ -49,7 +49,7 @@ EMAIL_NAMES: Final = frozenset(
 NAMES: Final = {
     "topic": "topics", "queries": "topics", "query": "topics", "interests": "topics",
     "tz": "timezone", "max": "max_papers", "maxpapers": "max_papers", "deliveryhour": "hour",
-    # What foreign lists say about consent: read only where the list is not ours.
+    # Consent and status in foreign lists; used only if the list is not our own export.
     "subscriptionstatus": "status", "subscriberstatus": "status", "subscribertype": "status",
     "memberstatus": "status", "emailstatus": "status", "contactstatus": "status",
     "emailmarketingstatus": "status", "emailsubscriptionstatus": "status", "type": "kind",
@@ -87,15 +87,16 @@ _INVISIBLE: Final = "\ufeff\u200b\u200c\u200d\u2060\xa0"
 _UNCLOSED: Final = "a quotation mark is opened here and not closed"
 
 
-# --- Cells that a spreadsheet would calculate ---------------------------------------------------
+# --- Formula injection and lists in cells -------------------------------------------------------
 
 _FORMULA: Final = re.compile(r"'*[\s\0]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 def escape_cell(cell: str) -> str:
-    """Put an apostrophe before what a spreadsheet would take for a formula (OWASP, CSV injection).
+    """Escape a cell that a spreadsheet would run as a formula, with an apostrophe in front.
 
-    So is what begins with such apostrophes already: `unescape_cell` takes exactly one away.
+    See OWASP, CSV injection. If it begins with such apostrophes already, add another one:
+    `unescape_cell` removes exactly one.
     """
     return f"'{cell}" if _FORMULA.match(cell) else cell
 
@@ -105,10 +106,10 @@ def unescape_cell(cell: str) -> str:
 
 
 def join_words(words: Sequence[str]) -> str:
-    """Several words in one cell: `a; b`, or a JSON list where a word could be misread.
+    """Join words in one cell: `a; b`, or a JSON list if a word has other than plain characters.
 
-    In the list every character that begins a formula is written as an escape, so that a program
-    which splits the line at another delimiter finds none.
+    In the JSON list, punctuation except commas is written as Unicode escapes. So no cell begins
+    with a formula when another program splits the line at another delimiter.
     """
     if all(map(_is_plain, words)):
         return "; ".join(words)
@@ -118,9 +119,9 @@ def join_words(words: Sequence[str]) -> str:
 
 
 def split_words(cell: str) -> tuple[str, ...]:
-    """Read what `join_words` wrote, or what people write: separated by `;` or lines.
+    """Split the words of a cell: a JSON list of `join_words`, or words separated by `;` or lines.
 
-    A semicolon inside quotation marks separates nothing.
+    Semicolons inside quotation marks are kept.
     """
     if cell.lstrip().startswith("["):
         try:
@@ -141,32 +142,35 @@ def _json_escape(character: str) -> str:
     return character if character == "," else f"\\u{ord(character):04x}"
 
 
-# --- A file -------------------------------------------------------------------------------------
+# --- Files --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a list: `line` is where it begins, `cells` are what it says by column."""
+    """One record of a list: its first line, its cells by column, and its problem, if invalid."""
 
     line: int
     cells: Mapping[str, str]
-    raw: tuple[str, ...]  # as they stand, for the list of what was rejected
-    problem: str = ""  # why it cannot be read
+    raw: tuple[str, ...]  # unparsed cells, for the report of rejected rows
+    problem: str = ""  # the reason if it is invalid
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How a file is written, and what its columns are."""
+    """The detected format of a file: delimiter, first data line, columns."""
 
     delimiter: str
-    first_line: int  # of the records; the header is above
-    columns: tuple[str, ...]  # by place, "" for one that means nothing to us; () for no header
+    first_line: int  # of the records, after the header
+    columns: tuple[str, ...]  # by position, "" if unknown; () without header
     is_ours: bool = False
 
 
 @dataclass(frozen=True)
 class SubscriberList:
-    """A list in a file that can be read twice: first a sample, then every record."""
+    """A list in a seekable file: a sample is read to detect the layout, then every record.
+
+    Raise PaperboyError if the file is empty or no column holds email addresses.
+    """
 
     binary: BinaryIO = field(repr=False)
     name: str
@@ -179,7 +183,7 @@ class SubscriberList:
 
     @property
     def is_ours(self) -> bool:
-        """Written by our own export: it has its columns and no others."""
+        """Return whether our own export wrote it: it has the main columns, and no unknown ones."""
         return self.layout.is_ours
 
     def __iter__(self) -> Iterator[Record]:
@@ -212,7 +216,7 @@ class SubscriberList:
 
 
 def address_in(cell: str) -> str:
-    """The address of a cell like `Ada <ada@example.org>`; the cell where it is nothing else."""
+    """Return the address of a cell such as `Ada <ada@example.org>`; else the stripped cell."""
     bracketed = _IN_BRACKETS.search(cell)
     if bracketed:
         return bracketed.group(1)
@@ -220,7 +224,10 @@ def address_in(cell: str) -> str:
 
 
 def _without_header(cells: Sequence[str]) -> list[str]:
-    """The addresses of a record without named columns: all of them where it has nothing else."""
+    """Return the addresses of a record without named columns.
+
+    That is all cells if each is an address, else the first address; without any, the first cell.
+    """
     filled = [cell for cell in map(_trimmed, cells) if cell]
     found = [address_in(cell) for cell in filled if _has_address(cell)]
     if not found:
@@ -237,7 +244,7 @@ def _trimmed(cell: str) -> str:
 
 
 def _with_attributes(cells: dict[str, str]) -> dict[str, str]:
-    """`cells` with what listmonk keeps as JSON and that has no column of its own."""
+    """Add listmonk's JSON attributes to `cells`, unless a column already has a value."""
     try:
         attributes = json.loads(cells["attributes"])
     except ValueError:
@@ -253,7 +260,7 @@ def _with_attributes(cells: dict[str, str]) -> dict[str, str]:
     return cells
 
 
-# --- Layout ---------------------------------------------------------------------------
+# --- Layout -------------------------------------------------------------------------------------
 
 
 def _layout(sample: Sequence[str], name: str) -> _Layout:
@@ -286,7 +293,7 @@ def _unnamed(
     rows: Sequence[tuple[int, list[str]]],
     skipped: int,
 ) -> _Layout:
-    """A header that does not say which column the addresses are: the one that has most."""
+    """Return the layout if the header names no email column: take the one with most addresses."""
     line, names = header
     width = max(len(cells) for _, cells in rows)
     counts = [
@@ -299,14 +306,14 @@ def _unnamed(
 
 
 def _fit(rows: Sequence[tuple[int, list[str], str]]) -> tuple[int, int, int]:
-    """How well a delimiter suits: columns that we know, then how often it was found at all."""
+    """Return the score of a delimiter: known columns, rows that it splits, cells at most."""
     filled = [cells for _, cells, _ in rows if any(cell.strip() for cell in cells)]
     known = max((sum(bool(_column(cell)) for cell in cells) for cells in filled), default=0)
     return known, sum(len(cells) > 1 for cells in filled), max(map(len, filled), default=0)
 
 
 def _column(name: str) -> str:
-    """What we call a column of this name; "" for one that means nothing to us."""
+    """Return our name for a column, ignoring case and punctuation; "" if it is unknown."""
     folded = unicodedata.normalize("NFKC", name.strip(_INVISIBLE)).casefold()
     letters = "".join(character for character in folded if character.isalnum())
     if letters in EMAIL_NAMES:
@@ -321,7 +328,7 @@ _BY_LETTERS: Final = {name.replace("_", ""): name for name in OURS}
 
 
 def _as_cp1252(error: UnicodeError) -> tuple[str, int]:
-    """Decode octets that are not UTF-8 as what Excel writes on Windows."""
+    """Decode octets that are not UTF-8 as Windows-1252, which Excel writes on Windows."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     octets = error.object[error.start : error.end]
@@ -337,7 +344,7 @@ codecs.register_error("paperboy-cp1252", _as_cp1252)
 
 
 class _Text:
-    """A binary file as lines of bounded length, from its beginning; the file stays open."""
+    """A binary file as text lines of bounded length, from its beginning; it stays open."""
 
     def __init__(self, binary: BinaryIO) -> None:
         binary.seek(0)
@@ -367,17 +374,17 @@ def _encoding(head: bytes) -> tuple[str, str]:
 
 
 class _RunawayError(Exception):
-    """A record is longer than any: a quotation mark was not closed."""
+    """Raised when a record exceeds the limits, as with an unclosed quotation mark."""
 
 
 class _Lines:
-    """Lines that are counted, and that can be given back."""
+    """Lines with a counter, which can be returned to be read again."""
 
     def __init__(self, text: Iterator[str]) -> None:
         self._text = text
         self._again: deque[str] = deque()
         self.taken: list[str] = []  # since the last record
-        self.number = 0  # of the last line that was given
+        self.number = 0  # of the last line returned
         self.is_over = False
 
     def __iter__(self) -> _Lines:
@@ -405,7 +412,11 @@ class _Lines:
 
 
 def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], str]]:
-    """(first line, cells, problem) of each record; of an unclosed one the first line alone."""
+    """Yield (first line, cells, problem) of each record.
+
+    If a record is too long or its quotation mark is not closed, yield only its first line, with the
+    problem, and parse the lines after it again.
+    """
     reader = csv.reader(lines, delimiter=delimiter)
     while True:
         first = lines.number + 1

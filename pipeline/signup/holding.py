@@ -1,4 +1,4 @@
-"""What we hold about a reader: to look at, to take along, to erase."""
+"""Personal data of a reader: read, export and erase."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pipeline.storage.deliveries import CancelReason
 
 log = structlog.get_logger(__name__)
 
-LATELY = 10  # digests and skipped slots that a reader is shown
+LATELY = 10  # digests and skipped slots on the preferences page
 DATA_LINK_EXPIRY = timedelta(hours=24)  # like the link in it
 UNKNOWN = "no subscriber has this address"
 
@@ -40,7 +40,7 @@ class PastDigest:
     delivery_id: int
     edition_on: date
     status: DeliveryStatus
-    papers: int  # 0 when they are no longer kept
+    papers: int  # 0 if they have been purged
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class PastSkip:
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """Everything the preferences page shows."""
+    """The content of the preferences page."""
 
     subscriber: Subscriber
     topics: tuple[tuple[str, str], ...]  # (query, label)
@@ -60,12 +60,12 @@ class Preferences:
 
     @property
     def version(self) -> str:
-        """What `signup.change` compares with, so that no form replaces what it did not show."""
+        """Return the fingerprint with which `signup.change` detects a concurrent change."""
         return version_of(self.subscriber, self.topics)
 
 
 def everyone(engine: Engine) -> Iterator[tuple[Subscriber, tuple[str, ...]]]:
-    """Every subscriber with the queries they follow."""
+    """Return every subscriber, each with the queries of the followed topics."""
     with reading(engine) as conn:
         found = subscribers.listing(conn)
         followed = topics.followed_by(conn, [s.id for s in found])
@@ -74,7 +74,7 @@ def everyone(engine: Engine) -> Iterator[tuple[Subscriber, tuple[str, ...]]]:
 
 
 def find(engine: Engine, email: str) -> tuple[Subscriber, tuple[str, ...]]:
-    """A subscriber and the queries they follow. Raises NotFoundError."""
+    """Return a subscriber and the queries of the followed topics; raise NotFoundError."""
     with reading(engine) as conn:
         subscriber = _of(conn, email)
         followed = topics.followed_by(conn, [subscriber.id])[subscriber.id]
@@ -82,7 +82,7 @@ def find(engine: Engine, email: str) -> tuple[Subscriber, tuple[str, ...]]:
 
 
 def wishes_of(engine: Engine, subscriber_id: int) -> Preferences:
-    """Raises NotFoundError."""
+    """Return the preferences and the latest digests of a subscriber; raise NotFoundError."""
     with reading(engine) as conn:
         subscriber = known(conn, subscriber_id)
         followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
@@ -98,9 +98,10 @@ def wishes_of(engine: Engine, subscriber_id: int) -> Preferences:
 
 @retried
 def ask_data_link(engine: Engine, subscriber_id: int, now: datetime) -> None:
-    """Mail the link to export and erase, at most one an hour. Raises NotFoundError.
+    """Queue a mail with the link to export and erase, at most one per clock hour.
 
-    Whoever holds a digest that was passed on gets so far and no further.
+    The link is mailed and not shown, so that the recipient of a forwarded digest cannot use it.
+    Nothing is queued for a pending subscriber. Raise NotFoundError if there is no such subscriber.
     """
     with engine.begin() as conn:
         subscriber = known(conn, subscriber_id, for_change=True)
@@ -112,7 +113,7 @@ def ask_data_link(engine: Engine, subscriber_id: int, now: datetime) -> None:
 
 
 def export(engine: Engine, subscriber_id: int) -> dict[str, Any]:
-    """Everything we hold about a reader, for json.dumps. Raises NotFoundError."""
+    """Return all stored data of a reader, in JSON types; raise NotFoundError."""
     with reading(engine) as conn:
         known(conn, subscriber_id)
         record = subscribers.record_of(conn, subscriber_id)
@@ -140,7 +141,7 @@ def export(engine: Engine, subscriber_id: int) -> dict[str, Any]:
 
 
 def export_of(engine: Engine, email: str) -> dict[str, Any]:
-    """`export` for the reader of this address. Raises NotFoundError."""
+    """Return `export` for the reader with this address; raise NotFoundError if there is none."""
     with reading(engine) as conn:
         subscriber = _of(conn, email)
     return export(engine, subscriber.id)
@@ -148,9 +149,10 @@ def export_of(engine: Engine, email: str) -> dict[str, Any]:
 
 @retried
 def erase(engine: Engine, email: str) -> None:
-    """`erase_by_id` for this address, by the database's clock; also where it is nobody's.
+    """Erase an address like `erase_by_id`, by the database's clock.
 
-    Somebody may have typed it into a form. Raises NotFoundError where we do not know it at all.
+    If it has no subscriber, erase it from stored requests: a reader may have entered it as a new
+    address. Raise NotFoundError if neither has the address.
     """
     with engine.begin() as conn:
         now = server_now(conn)
@@ -165,11 +167,12 @@ def erase(engine: Engine, email: str) -> None:
 
 @retried
 def erase_by_id(engine: Engine, subscriber_id: int, now: datetime) -> None:
-    """Forget who this reader is, everywhere, and cancel what they are owed. NotFoundError.
+    """Erase the personal data of a reader and cancel queued deliveries, in one transaction.
 
-    What stays names nobody: that the address was erased or is suppressed and how often it was asked
-    (under its keyed hash), how many mails were sent, and the keys that keep one from being sent
-    twice.
+    The rows that stay identify no person: the suppression or erasure and the number of confirmation
+    mails (under the keyed hash of the address), the number of mails sent, and the deduplication
+    keys of deliveries. Afterwards truncate SQLite's WAL. Raise NotFoundError if there is no such
+    subscriber.
     """
     with engine.begin() as conn:
         _erase(conn, known(conn, subscriber_id, for_change=True), now)
@@ -190,7 +193,10 @@ def _erase(conn: Connection, subscriber: Subscriber, now: datetime) -> None:
 
 
 def _forget_address(conn: Connection, email: str, now: datetime) -> bool:
-    """Also where another reader wanted to move there; False when nobody ever named it."""
+    """Erase an address from requests and their mails; return False if no request has it.
+
+    This includes requests of other readers to change to this address.
+    """
     named = requests.forget_address(conn, email, now)
     deliveries.forget_address(conn, named)
     return bool(named)
@@ -204,7 +210,7 @@ def _of(conn: Connection, email: str) -> Subscriber:
 
 
 def _plain(value: Any) -> Any:
-    """`value` in the types that JSON has; times in ISO 8601."""
+    """Convert `value` to JSON types; times to ISO 8601."""
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
-"""Joining: the form stores a request, and its token, POSTed, makes a subscriber.
+"""Double opt-in: the form stores a request; a POST of its token activates the subscriber.
 
-Nobody can subscribe or retune somebody else, nor learn whether an address is known: every address
-takes the same statements and gets the same answer.
+A visitor can neither subscribe another address nor change its preferences, nor learn whether it is
+known: every address runs the same statements and returns the same response.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ from pipeline.storage.requests import StoredRequest
 
 log = structlog.get_logger(__name__)
 
-WELCOME_DAYS = 7  # how far back the first digest looks
-REQUEST_EXPIRY = asking.LINK_LIFE  # like the token in its mail
+WELCOME_DAYS = 7  # look-back of the first digest
+REQUEST_EXPIRY = asking.LINK_LIFE  # equal to the life of the token in the mail
 MOST_TRIES = 3
 NOBODY_ASKED = "this link is not one of ours any more"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as the page of its link shows it."""
+    """A request, as shown on the confirmation page."""
 
     id: int
     kind: RequestKind
     subscriber_id: int
     email: str
-    wishes: Wishes | None  # of a request to join
+    wishes: Wishes | None  # only of a request to subscribe
     is_used: bool
-    status: SubscriberStatus  # of its subscriber, now
+    status: SubscriberStatus  # current status of the subscriber
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """What became of a confirmation."""
+    """The result of a confirmation."""
 
     subscriber: Subscriber
-    first_time: bool  # False where the button was pressed again
+    first_time: bool  # False if the request was used before
 
 
 @retried
@@ -72,17 +72,17 @@ def add(
     now: datetime,
     origin: Origin = Origin.OPERATOR,
 ) -> Subscriber:
-    """A subscriber put in by the operator; without `confirmed` they are asked by mail first.
+    """Add a subscriber for the operator; unless `confirmed`, queue a confirmation mail.
 
-    Adding an active address again changes nothing and raises AddressError; adding one that is
-    pending or has left starts anew. Raises QueryError for a topic that cannot be read and
-    SettingsError for an unknown time zone, before anything is stored.
+    If the address is pending or unsubscribed, replace its choices and start again. Raise
+    AddressError if the address is invalid or already active, QueryError if a topic is invalid,
+    SettingsError if the time zone is unknown; then nothing is stored.
     """
     address = valid_address(email)
     queries = checked(wishes)
     slot = slots.first_slot(wishes.schedule, now)
     with engine.begin() as conn:
-        # The operator vouches for the address, also where it was erased once.
+        # The operator vouches for the address, even if it was erased before.
         hash_ = subscribers.address_hash(address, suppression_key)
         subscribers.forget_erased(conn, hash_)
         cursor = batches.look_back(conn, now, days=WELCOME_DAYS)
@@ -95,7 +95,7 @@ def add(
         follow(conn, subscriber_id, queries, now)
         if confirmed:
             _activate(conn, known(conn, subscriber_id), wishes.schedule, now)
-            # Where and when they agreed is for the operator to know; that it was said stays here.
+            # Record that consent was given; its time and place are the operator's to document.
             requests.add(
                 conn, RequestKind.JOIN, subscriber_id, email=address, wishes={}, ip=None,
                 origin=origin, expires_at=now, now=now, used_at=now,
@@ -120,10 +120,11 @@ def ask(
     now: datetime,
     limits: Limits | None = None,
 ) -> None:
-    """Store a request for mail to `email`, and ask its owner unless limits forbid it.
+    """Store a request to subscribe, and queue its mail if the limit per inbox allows it.
 
-    Raises what is wrong in the form (AddressError, QueryError, SettingsError), and LimitError,
-    before it looks at who that is.
+    The mail asks to confirm; an active reader gets a notice instead. Raise AddressError, QueryError
+    or SettingsError if the form is invalid, LimitError if the client exceeds a rate limit; all
+    before the address is looked up, so that errors reveal no subscriber.
     """
     address = valid_address(email)
     checked(wishes)
@@ -146,7 +147,7 @@ def _ask(
         suppressed = subscribers.barred(conn, address, suppression_key)
         may_mail = asking.may_mail(conn, to, now, suppressed.reason if suppressed else None)
         request_id = _request(conn, subscriber.id, address, wishes, ip, Origin.FORM, now)
-        # An active reader whose address is suppressed hears nothing: they are asked as well.
+        # An active reader with a suppressed address gets no digests: send a confirmation as well.
         is_in = subscriber.status is SubscriberStatus.ACTIVE and not suppressed
         _mail(
             conn,
@@ -161,7 +162,10 @@ def _ask(
 
 
 def read_request(engine: Engine, request_id: int, now: datetime) -> Request:
-    """A request that was answered, or still can be. Raises InvalidTokenError."""
+    """Return a request that is used or still open; raise InvalidTokenError if it has expired.
+
+    InvalidTokenError is raised, too, if the request or its subscriber does not exist.
+    """
     with reading(engine) as conn:
         request = requests.by_id(conn, request_id)
         subscriber = subscribers.by_id(conn, request.subscriber_id) if request else None
@@ -182,10 +186,11 @@ def read_request(engine: Engine, request_id: int, now: datetime) -> Request:
 
 
 def confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
-    """Do what was asked for: its mail has reached the owner of the address.
+    """Confirm a request: activate the subscriber and store the requested choices. Idempotent.
 
-    Pressed twice it is done once. Raises InvalidTokenError for a request that is over, and for
-    one from before its subscriber left: an old mail brings nobody back.
+    The token proves that the mail reached the owner of the address, so the suppression (except for
+    a complaint) and the strikes of the address are removed. Raise InvalidTokenError if the request
+    has expired, or if the subscriber has unsubscribed since: an old mail must not resubscribe.
     """
     return with_retries(partial(_confirm, engine, request_id, now))
 
@@ -214,11 +219,15 @@ def _confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
 def take(
     conn: Connection, request_id: int, kind: RequestKind, now: datetime
 ) -> tuple[StoredRequest, Subscriber, bool]:
-    """A request, its subscriber, locked, and whether it was open until now. InvalidTokenError."""
+    """Use a request; return it, its locked subscriber, and whether this call was the first.
+
+    The first call also ends all other open requests of this kind. Raise InvalidTokenError if the
+    request is unknown or expired.
+    """
     request = requests.by_id(conn, request_id)
     if request is None or request.kind is not kind:
         raise InvalidTokenError(NOBODY_ASKED)
-    # The subscriber first, as everybody does: who waits here reads the request again below.
+    # Lock the subscriber first, as all use cases do; a call that waits rereads the request below.
     subscriber = subscribers.by_id(conn, request.subscriber_id, for_change=True)
     if subscriber is None:
         raise InvalidTokenError(NOBODY_ASKED)
@@ -234,10 +243,10 @@ def take(
 def _known_or_new(
     conn: Connection, address: str, suppression_key: str, now: datetime
 ) -> Subscriber:
-    """Return the subscriber of this address, locked; a new one has no wishes before they confirm.
+    """Return the subscriber of this address, locked; add a pending one, without topics, if none.
 
-    PostgreSQL does not wait for a row that another transaction is deleting (a purge), neither at ON
-    CONFLICT DO NOTHING nor to find it: the row is then inserted at the second try.
+    PostgreSQL does not wait for a row that another transaction is deleting (a purge), neither in ON
+    CONFLICT DO NOTHING nor in the SELECT: then the second of 3 attempts inserts the row.
     """
     for _ in range(MOST_TRIES):
         subscribers.add(
@@ -261,7 +270,7 @@ def ask_to_confirm(
     *,
     wanted: bool,
 ) -> None:
-    """Store a request that the operator or a list makes, and owe its mail where it is wanted."""
+    """Store a request made by the operator or an import; queue its mail if it is `wanted`."""
     request_id = _request(conn, subscriber_id, address, wishes, None, origin, now)
     kind = DeliveryKind.CONFIRMATION
     _mail(conn, kind, subscriber_id, request_id, to, now, wanted=wanted)
@@ -300,7 +309,10 @@ def _mail(
 
 
 def _return_of(conn: Connection, address: str, wishes: Wishes, now: datetime) -> int:
-    """The id of a subscriber who is known, and not active: pending, with their new wishes."""
+    """Set a pending or unsubscribed subscriber to pending, with new choices; return the id.
+
+    Raise AddressError if the subscriber is active.
+    """
     found = subscribers.by_email(conn, address, for_change=True)
     if found is None or found.status is SubscriberStatus.ACTIVE:
         raise AddressError("this address is subscribed already")
@@ -325,7 +337,10 @@ def _activate(
     asked_at: datetime | None = None,
     welcome: bool = False,
 ) -> bool:
-    """Begin with the papers of the last days; a question still on its way is answered."""
+    """Activate a subscriber, with a first digest of the last 7 days; return whether it was done.
+
+    Cancel its queued deliveries: a confirmation mail is not needed any more.
+    """
     won = subscribers.activate(
         conn,
         subscriber.id,

@@ -1,4 +1,4 @@
-"""Leaving: at once, for whatever reason, and back again within a month."""
+"""Unsubscribe at once, store the reason, and undo within a month."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pipeline.storage.deliveries import CancelReason
 
 log = structlog.get_logger(__name__)
 
-UNDO = timedelta(days=30)  # for so long a click can be taken back
+UNDO = timedelta(days=30)  # for so long unsubscribing can be undone
 LOOK_BACK_DAYS = {Frequency.DAILY: 7, Frequency.WEEKDAYS: 7, Frequency.WEEKLY: 14}
 
 
 class Why(StrEnum):
-    """The answers to the one question that who leaves is asked."""
+    """Reasons for unsubscribing: the answers to the only question on that page."""
 
     TOO_MANY = "too many"  # mails, or papers in them
-    NOT_RELEVANT = "not relevant"  # the papers are not what they hoped for
+    NOT_RELEVANT = "not relevant"  # the papers do not match the reader's interests
     NO_LONGER = "no longer needed"
     NEVER_ASKED = "never asked for"
     OTHER = "other"
@@ -33,9 +33,9 @@ class Why(StrEnum):
 
 @retried
 def leave(engine: Engine, secret: str, now: datetime) -> Subscriber:
-    """Unsubscribe, and cancel what is owed, at once. Leaving twice changes nothing.
+    """Unsubscribe and cancel queued deliveries in one transaction; return the subscriber.
 
-    Raises NotFoundError for a secret that is nobody's.
+    Idempotent. Raise NotFoundError if no subscriber has this secret.
     """
     with engine.begin() as conn:
         subscriber = _holder(conn, secret)
@@ -48,17 +48,20 @@ def leave(engine: Engine, secret: str, now: datetime) -> Subscriber:
 
 @retried
 def say_why(engine: Engine, secret: str, reason: Why) -> None:
-    """Keep why they left; nothing is kept of who is here. Raises NotFoundError."""
+    """Store the reason for unsubscribing; ignored if the subscriber has not unsubscribed.
+
+    Raise NotFoundError if no subscriber has this secret.
+    """
     with engine.begin() as conn:
         subscribers.say_why(conn, _holder(conn, secret).id, reason)
 
 
 @retried
 def undo(engine: Engine, secret: str, now: datetime) -> Subscriber:
-    """Take leaving back, with all wishes as they were; the next digest looks back a few days.
+    """Undo unsubscribing with all preferences kept; the next digest looks back a few days.
 
-    Who is active already stays so. Raises InvalidTokenError after a month, and for who never was
-    a subscriber; NotFoundError for a secret that is nobody's.
+    Idempotent: an active subscriber is returned unchanged. Raise InvalidTokenError after 30 days or
+    if the subscription was never confirmed, NotFoundError if no subscriber has this secret.
     """
     with engine.begin() as conn:
         subscriber = _holder(conn, secret, for_change=True)

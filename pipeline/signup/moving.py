@@ -1,11 +1,11 @@
-"""Take subscribers from one installation to another, and from other newsletters.
+"""Export and import of all subscribers: to another installation, and from other newsletters.
 
-An export holds every column a move needs. Importing it keeps each status and sends no mail.
-Of a foreign list the active ones are asked by mail, unless the operator vouches for their consent;
-those that left, bounced or complained there are kept as such and not written to.
+An export has every column that a move needs; importing it keeps each status and sends no mail. In
+a foreign list, active addresses get a confirmation mail unless the operator vouches for their
+consent; addresses that unsubscribed, bounced or complained there are stored as such and get none.
 
-An import is a series of transactions of a few hundred rows. Killed, it goes on where it stopped
-when it is run again: what is known already is left as it is.
+An import commits after every 500 rows. It is idempotent: if it is killed and run again, rows that
+were imported change nothing and it continues with the rest.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ log = structlog.get_logger(__name__)
 
 Words = TypeVar("Words", bound=StrEnum)
 
-CHUNK: Final = 500  # rows a transaction
-SUPPRESSED: Final = "suppressed"  # the status of a row that is nothing but a suppressed hash
+CHUNK: Final = 500  # rows per transaction
+SUPPRESSED: Final = "suppressed"  # status of a row that has only a suppressed hash
 OTHER_KEY: Final = (
     "the suppressed addresses in this file are hashes made with another SUPPRESSION_KEY: set the "
     "one of the old installation here first, or leave them out with --skip-hashes"
@@ -60,7 +60,7 @@ OTHER_KEY: Final = (
 
 
 def exported(engine: Engine, suppression_key: str) -> Iterator[dict[str, str]]:
-    """The rows of an export by column, from one moment; suppressed hashes come first."""
+    """Yield the rows of an export, by column, from one snapshot; suppressed hashes come first."""
     key = moves.key_fingerprint(suppression_key)
     with reading(engine) as conn:
         if conn.dialect.name == "postgresql":
@@ -81,7 +81,7 @@ def exported(engine: Engine, suppression_key: str) -> Iterator[dict[str, str]]:
 
 
 def exported_row(stored: Stored, key: str) -> dict[str, str]:
-    """The row of one subscriber; `key` is the fingerprint of the suppression key."""
+    """Return the row of one subscriber; `key` is the fingerprint of the suppression key."""
     return _row(_told(stored, key))
 
 
@@ -133,7 +133,7 @@ def _as_cell(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime | date) else str(value)
 
 
-# --- What a row of a list says ------------------------------------------------------------------
+# --- Parsing of rows ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +149,14 @@ class Consent:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A row of a list, checked."""
+    """A validated row of a list."""
 
     email: str
-    key: str  # the one form of the address
+    key: str  # the normalised address
     status: SubscriberStatus
     wishes: Wishes
     queries: tuple[tuple[str, str], ...]  # (canonical, label)
-    must_ask: bool  # pending, and to be asked by mail
+    must_ask: bool  # pending, and needs a confirmation mail
     suppression: tuple[SuppressionReason, datetime] | None = None
     paused_until: date | None = None
     joined_at: datetime | None = None
@@ -179,10 +179,10 @@ class Outcome(StrEnum):
     """The result of importing a row."""
 
     ADDED = "added"
-    KNOWN = "known"  # the address is here already, and stays as it is
-    UNSUBSCRIBED = "unsubscribed"  # the address was here, and the row says that it has left
-    LEFT_OUT = "left out"  # erased here, or a hash that was not wanted
-    REJECTED = "rejected"  # the row cannot be read; the reason says why
+    KNOWN = "known"  # the address is stored already, and is left unchanged
+    UNSUBSCRIBED = "unsubscribed"  # the address was stored, and the row reports that it left
+    LEFT_OUT = "left out"  # erased here, or a hash skipped with --skip-hashes
+    REJECTED = "rejected"  # the row is invalid; see `reason`
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ class Imported:
     record: Record
     email: str
     outcome: Outcome
-    status: str = ""  # active, pending, unsubscribed, suppressed; "asked" where a mail is owed
+    status: str = ""  # active, pending, unsubscribed, suppressed; "asked" if a mail is queued
     reason: str = ""
 
 
@@ -294,7 +294,7 @@ def _as_exported(one: Member, cells: Mapping[str, str]) -> Member:
     return replace(
         one,
         status=status,
-        # A pending subscriber follows no topic: the wishes are stored in the request.
+        # A pending subscriber follows no topic: the choices are stored in the request.
         queries=() if status is SubscriberStatus.PENDING and not one.wishes.topics else one.queries,
         must_ask=False,
         suppression=suppression,
@@ -407,7 +407,7 @@ def _wishes(cells: Mapping[str, str], *, is_ours: bool, max_papers: int) -> Wish
 
 def _queries(wishes: Wishes) -> tuple[tuple[str, str], ...]:
     try:
-        checked(replace(wishes, topics=()))  # the time zone
+        checked(replace(wishes, topics=()))  # validates the time zone
         queries = wishes.topics or ("Trending",)
         if len(queries) > MOST_TOPICS:
             return tuple(checked(wishes))  # raises QueryError
@@ -420,7 +420,10 @@ _canonical: Final[Callable[[str], str]] = lru_cache(maxsize=10_000)(canonical)
 
 
 def weekday(name: str) -> Weekday:
-    """A weekday by its English name, its first letters or its number (0 is Monday)."""
+    """Parse a weekday: its English name, at least 2 first letters, or its number (0 is Monday).
+
+    Raise PaperboyError if it is none.
+    """
     folded = name.strip().casefold()
     for day in Weekday:
         if folded == str(int(day)) or (len(folded) >= 2 and day.name.casefold().startswith(folded)):
@@ -443,7 +446,10 @@ def _hour(text: str) -> time:
 
 
 def _zone(name: str, *, is_ours: bool) -> str:
-    """Other newsletters guess time zones, and name them in their own ways: then it is UTC."""
+    """Return the time zone; in a foreign list UTC if its name is unknown.
+
+    Other newsletters guess time zones and use their own names for them.
+    """
     if not name or is_ours:
         return name or "UTC"
     try:
@@ -471,7 +477,10 @@ def _one_of(words: type[Words], text: str, column: str) -> Words:
 
 
 def _moment(cells: Mapping[str, str], column: str, *, strict: bool = True) -> datetime | None:
-    """A time; without a zone it is UTC. In a foreign list one that cannot be read is unknown."""
+    """Parse a time, without a zone as UTC; None if the cell is empty.
+
+    If it is invalid, raise PaperboyError, or return None unless `strict` (foreign lists).
+    """
     text = cells.get(column)
     if not text:
         return None
@@ -499,29 +508,30 @@ def _day(cells: Mapping[str, str], column: str) -> date | None:
 
 @dataclass(frozen=True)
 class Import:
-    """One run of an import; `dry_run` decides the same and writes nothing."""
+    """One run of an import; with `dry_run` it returns the same results and writes nothing."""
 
     engine: Engine
     suppression_key: str = field(repr=False)
     now: datetime
     max_papers: int
-    confirmed: bool = False  # the operator vouches that the active ones have agreed
+    confirmed: bool = False  # the operator vouches for the consent of active addresses
     skip_hashes: bool = False
     dry_run: bool = False
-    _hashes: dict[str, str] = field(default_factory=dict, repr=False)  # of this chunk's addresses
+    _hashes: dict[str, str] = field(default_factory=dict, repr=False)  # cache for this chunk
     _cursors: dict[datetime | None, int] = field(default_factory=dict, repr=False)
-    _seen: set[int] = field(default_factory=set, repr=False)  # of a dry run, which stores nothing
+    _seen: set[int] = field(default_factory=set, repr=False)  # by a dry run, which stores nothing
 
     def run(self, given: SubscriberList) -> Iterator[Imported]:
-        """What became of every row, in order; each is committed. Raises PaperboyError.
+        """Import a list and yield the result of every row, in order, after it is committed.
 
-        That is for a file that cannot be imported as a whole.
+        Raise PaperboyError if a suppressed hash was made with another key, unless `skip_hashes` is
+        set; the chunks before it stay committed.
         """
         for records in in_chunks(given, CHUNK):
             yield from self.take(records, is_ours=given.is_ours)
 
     def take(self, records: Sequence[Record], *, is_ours: bool) -> list[Imported]:
-        """`run` for a few records, in one transaction."""
+        """Import a few records in one transaction, which is retried; return their results."""
         return with_retries(partial(self._chunk, records, is_ours=is_ours))
 
     def _chunk(self, records: Sequence[Record], *, is_ours: bool) -> list[Imported]:
@@ -589,7 +599,7 @@ class Import:
         hashes = {key: self._address_hash(key) for key in keys}
         suppressed = moves.suppressions_among(conn, list(hashes.values()))
         results: dict[int, Imported] = {}
-        new: dict[str, int] = {}  # by key, the place of the row that adds it
+        new: dict[str, int] = {}  # by key, the position of the row that adds it
         for place, one in members.items():
             record, key = records[place], one.key
             suppression = suppressed.get(hashes[key])
@@ -600,7 +610,7 @@ class Import:
                 earlier = members[new[key]]
                 results[place] = _result(record, Outcome.KNOWN, reason="is in the file twice")
                 if one.has_left and not earlier.has_left:
-                    # The row that says no is heard, wherever it stands.
+                    # If one row reports that the address left, it wins over rows before it.
                     first = new[key]
                     results[first] = _result(
                         records[first], Outcome.KNOWN, reason="another row says that they left"
@@ -646,7 +656,11 @@ class Import:
         return _result(record, Outcome.KNOWN, known.status, reason)
 
     def _part(self, conn: Connection, record: Record, one: Member, known: Known) -> Imported:
-        """Unsubscribe a known address if the row is newer than its confirmation here."""
+        """Unsubscribe a known address if it left after its confirmation here, or was imported.
+
+        If the row gives no time, only an address whose requests all come from imports is
+        unsubscribed. Suppress the address, too, if the row reports a bounce, complaint or block.
+        """
         has_left = known.status is SubscriberStatus.UNSUBSCRIBED
         left_later = one.left_at is not None and (
             known.confirmed_at is None or known.confirmed_at <= one.left_at
@@ -683,7 +697,10 @@ class Import:
         return _added(record, one, asked=False)
 
     def _add(self, conn: Connection, members: Sequence[Member]) -> dict[str, int]:
-        """Add subscribers with all that hangs on them; their ids by the form of their address."""
+        """Add subscribers with topics, consents and suppressions; return ids by normalised address.
+
+        Addresses that were added concurrently are missing in the result.
+        """
         if self.dry_run:
             return {one.key: 0 for one in members}
         members = sorted(members, key=lambda one: one.key)
@@ -787,7 +804,7 @@ class Import:
 
 
 class _OtherKeyError(PaperboyError):
-    """A hash that was made with another key."""
+    """Raised if a hash was made with another suppression key."""
 
 
 def _is_hash(record: Record) -> bool:
@@ -796,7 +813,7 @@ def _is_hash(record: Record) -> bool:
 
 
 def _is_erased(suppression: Suppression | None, one: Member) -> bool:
-    """Erased here, and not confirmed elsewhere since."""
+    """Return whether an address was erased here and has not been confirmed elsewhere since."""
     if suppression is None or suppression.reason is not SuppressionReason.ERASED:
         return False
     return one.confirmed_at is None or one.confirmed_at <= suppression.since

@@ -1,4 +1,4 @@
-"""What somebody asks for: read, checked and kept, before and after it is theirs."""
+"""Choices of a subscriber (topics, schedule): validation, storage, and the JSON of requests."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from pipeline.matching.query import canonical
 from pipeline.message import normal_address
 from pipeline.storage import subscribers, topics
 
-MOST_TOPICS = 100  # of one reader; each is matched for everybody
+MOST_TOPICS = 100  # per reader; each topic is matched against all papers
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What somebody asks for: topics in their own words, and when to write."""
+    """The topics of a reader, in the reader's own words, and the schedule of the digest."""
 
     topics: tuple[str, ...] = ()  # queries; none means Trending
     schedule: Schedule = field(default_factory=Schedule)
     max_papers: int = 10
-    names: Mapping[str, str] = field(default_factory=dict)  # what some of the queries are called
+    names: Mapping[str, str] = field(default_factory=dict)  # custom labels, by query
     breadth: Breadth = Breadth.BALANCED
 
     @property
@@ -43,21 +43,25 @@ class Wishes:
         return tuple(map(self.label, self.topics))
 
     def label(self, query: str) -> str:
-        """What the reader knows a topic by: its name, else the query as it was written."""
+        """Return the reader's name for a topic; if it has none, the query as it was typed."""
         return self.names.get(query) or " ".join(query.split())
 
 
 Queries = list[tuple[str, str]]
-"""(canonical query, label) of each wish."""
+"""(canonical query, label) of each topic."""
 
 
 def valid_address(email: str) -> str:
-    """`email` as it is kept and shown. Raises AddressError that says what is wrong."""
+    """Validate and normalise an address for storage; raise AddressError with the reason."""
     return normal_address(email.strip())
 
 
 def checked(wishes: Wishes) -> Queries:
-    """The queries, before anything is stored. Raises QueryError and SettingsError (time zone)."""
+    """Validate choices and return the parsed queries, "Trending" if there is none.
+
+    Raise QueryError if a query is invalid or there are over 100, SettingsError if the time zone is
+    unknown. Nothing is stored.
+    """
     slots.zone(wishes.schedule.timezone)
     if len(wishes.topics) > MOST_TOPICS:
         raise QueryError(wishes.topics[MOST_TOPICS], f"at most {MOST_TOPICS} topics, please", 0)
@@ -65,7 +69,7 @@ def checked(wishes: Wishes) -> Queries:
 
 
 def follow(conn: Connection, subscriber_id: int, queries: Queries, now: datetime) -> None:
-    # New topics in one order for everybody: two who add the same two must not wait in a circle.
+    # Insert topics in one order: two transactions that add the same two must not deadlock.
     found = {
         query: topics.find_or_add(conn, query, now) for query in sorted({q for q, _ in queries})
     }
@@ -74,7 +78,10 @@ def follow(conn: Connection, subscriber_id: int, queries: Queries, now: datetime
 
 
 def next_slot(subscriber: Subscriber, schedule: Schedule, now: datetime) -> datetime | None:
-    """Where the change of an hour moves the next slot: it may have come already today."""
+    """Return the next slot after a change of schedule; None if the reader has unsubscribed.
+
+    The slot may lie in the past: then it is due now.
+    """
     if subscriber.status is SubscriberStatus.UNSUBSCRIBED:
         return None
     if subscriber.last_slot_at is None or subscriber.last_edition_on is None:
@@ -83,12 +90,12 @@ def next_slot(subscriber: Subscriber, schedule: Schedule, now: datetime) -> date
 
 
 def first_slot(subscriber: Subscriber, schedule: Schedule, now: datetime) -> datetime:
-    """The first slot of a reader who begins, perhaps again: never twice a day."""
+    """Return the first slot of a new or returning reader, never a second one on a day."""
     return slots.first_slot(schedule, now, subscriber.last_slot_at, subscriber.last_edition_on)
 
 
 def version_of(subscriber: Subscriber, topics: Iterable[tuple[str, str]]) -> str:
-    """Return a fingerprint of what a reader has chosen; `topics` are (query, label)."""
+    """Return a fingerprint of a reader's preferences; `topics` are (query, label) pairs."""
     chosen = (subscriber.schedule, subscriber.max_papers, subscriber.breadth, tuple(topics))
     return hashlib.sha256(repr(chosen).encode()).hexdigest()[:16]
 
@@ -100,7 +107,7 @@ def known(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> 
     return subscriber
 
 
-# --- As a request keeps them --------------------------------------------------------------------
+# --- JSON in a request --------------------------------------------------------------------------
 
 
 def as_json(wishes: Wishes) -> dict[str, Any]:
@@ -124,6 +131,6 @@ def from_json(kept: dict[str, Any]) -> Wishes:
         Frequency(kept["frequency"]),
         Weekday(kept["weekday"]),
     )
-    names = kept.get("names", {})  # a request from before there were names has none
-    breadth = Breadth(kept.get("breadth", Breadth.BALANCED))  # the same
+    names = kept.get("names", {})  # older requests have no names
+    breadth = Breadth(kept.get("breadth", Breadth.BALANCED))  # nor a breadth
     return Wishes(tuple(kept["topics"]), schedule, kept["max_papers"], names, breadth)

@@ -1,7 +1,8 @@
-"""Hand one message to a mail server. The only part that speaks SMTP.
+"""SMTP client: deliver one message at a time to a mail server. No other package speaks SMTP.
 
-`transport` has the seam, `replies` what a reply means, `connection` the words of one transaction,
-`server` how a connection is opened, `oauth` where its access tokens come from.
+`transport` defines the protocols, `server` connects and logs in, `oauth` fetches access tokens,
+`connection` runs the transactions, `wire` reads and writes with deadlines, and `replies` classifies
+replies by the patterns in `wordings`.
 """
 
 from pipeline.smtp.replies import (

@@ -1,4 +1,4 @@
-"""One conversation with a mail server, from MAIL to the reply to the final dot (RFC 5321)."""
+"""SMTP transactions of one connection, from MAIL to the reply to the final dot (RFC 5321)."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ _UNSAFE = re.compile(r"[\x00-\x20<>\x7f]")
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How long we wait, in seconds, and how much one connection may carry."""
+    """Timeouts in seconds, and the limits of one connection."""
 
     # RFC 5321, section 4.5.3.2: five minutes for MAIL and RCPT, ten for the reply to the dot,
-    # since a server that is slow there has most likely taken the message.
-    deadline: float = 300.0  # for one whole attempt, up to the dot; opening is a part of it
-    opening: float = 60.0  # for getting in: connect, greeting, EHLO, TLS and login together
-    patience: float = 600.0  # after the dot
-    age: float = 300.0
-    messages: int = 500
+    # since a server that is slow there has most likely accepted the message.
+    deadline: float = 300.0  # for one attempt up to the dot; the first one includes `opening`
+    opening: float = 60.0  # for connect, greeting, EHLO, TLS and login together
+    patience: float = 600.0  # for the reply to the dot
+    age: float = 300.0  # of a connection that takes another message
+    messages: int = 500  # per connection
 
 
 class SMTPConnection:
-    """A logged-in conversation. Not safe for two threads at once."""
+    """A logged-in SMTP session. Not thread-safe."""
 
     def __init__(
         self, wire: Wire, features: Mapping[str, str], bounds: Bounds, opened_at: float
     ) -> None:
         self._wire = wire
         self._bounds = bounds
-        self._opened_at = opened_at  # when we knocked, as `time.monotonic` tells it
+        self._opened_at = opened_at  # `time.monotonic` before connecting
         self._carried = 0
         self._closed = False
-        self._pending = False  # a transaction is open that the next message must reset
+        self._pending = False  # an open transaction, which needs RSET before the next message
         self._pipelines = "pipelining" in features
         self._takes_utf8 = "smtputf8" in features
         self._takes_8bit = "8bitmime" in features
@@ -62,7 +62,7 @@ class SMTPConnection:
         refusal = self._refuse_here(sender, recipient, body)
         if refusal:
             return refusal
-        # The first message is what the connection was opened for: one attempt, one deadline.
+        # The connection was opened for its first message: both share one deadline.
         begun_at = time.monotonic() if self._carried else self._opened_at
         self._wire.deadline = begun_at + self._bounds.deadline
         self._carried += 1
@@ -76,18 +76,18 @@ class SMTPConnection:
         try:
             self._wire.write(body)
         except ConversationLost:
-            # A server that hangs up in the middle of a body has often said why.
+            # A server that hangs up during a body has often sent a reply with the reason.
             return self._interrupted()
         return None
 
     def finish(self) -> Outcome:
         wire = self._wire
         try:
-            # A server that has spoken or hung up by now has not taken the message. Looking costs
-            # a microsecond, and keeps the reply from being uncertain.
+            # If the server has replied or hung up by now, it has not accepted the message. This
+            # check costs a microsecond and avoids an uncertain outcome.
             if wire.stirs():
                 return self._interrupted()
-            wire.write(b".\r\n")  # failing here leaves the terminator incomplete
+            wire.write(b".\r\n")  # if this fails, the terminator is incomplete
         except ConversationLost:
             return self._lost(Phase.DATA)
         self._pending = False
@@ -101,27 +101,30 @@ class SMTPConnection:
 
     def close(self) -> None:
         if not self._closed and self._wire.quiet:
-            with suppress(ConversationLost):  # whether they heard us leave changes nothing
+            with suppress(ConversationLost):  # a lost QUIT has no consequence
                 self._wire.deadline = time.monotonic() + QUIT_PATIENCE
                 self._wire.write(b"QUIT\r\n")
                 self._wire.read_reply()
         self.abandon()
 
     def abandon(self) -> None:
-        """Hang up without a word; a body without its dot is thus withdrawn."""
+        """Hang up without QUIT; a body without its dot is withdrawn by this."""
         self._closed = True
         self._wire.close()
 
-    # --- Offering -------------------------------------------------------------------------------
+    # --- Commands -------------------------------------------------------------------------------
 
     def _refuse_here(self, sender: str, recipient: str, body: bytes) -> Outcome | None:
-        """What no server needs to be asked about."""
+        """Return a refusal that needs no server: bad address, no SMTPUTF8, body over SIZE; or None.
+
+        Raises ValueError if the body does not end in CRLF.
+        """
         if not body.endswith(b"\r\n"):
             raise ValueError("a body must end in CRLF")
         if _UNSAFE.search(sender) or _UNSAFE.search(recipient):
             return _ours(Verdict.SOFT, Phase.RCPT, 553, "5.1.3", "not an address")
         if not (recipient.isascii() or self._takes_utf8):
-            # RFC 6531, section 3.3: without SMTPUTF8 such an address cannot be given to it.
+            # RFC 6531, section 3.3: such an address must not be sent to a server without SMTPUTF8.
             return _ours(Verdict.BLOCKED, Phase.RCPT, 553, "5.6.7", "the server lacks SMTPUTF8")
         if 0 < self._size_limit < len(body):
             text = f"{len(body)} octets; the server takes {self._size_limit}"
@@ -153,7 +156,10 @@ class SMTPConnection:
         return None
 
     def _offer_at_once(self, commands: list[tuple[Phase, bytes]]) -> Outcome | None:
-        """All commands in one write, then all replies (RFC 2920)."""
+        """Pipeline the commands: write all at once, then read all replies (RFC 2920).
+
+        Return the first refusal; None if the server waits for the body.
+        """
         reset = b"RSET\r\n" if self._pending else b""
         self._wire.write(reset + b"".join(command for _, command in commands))
         if self._pending:
@@ -162,7 +168,7 @@ class SMTPConnection:
         replies = self._replies_to([phase for phase, _ in commands])
         refused = [(phase, reply) for phase, reply in replies if not _goes_on(phase, reply)]
         if len(replies) < len(commands):
-            # The refusal counts, though the server hung up on it: who is unknown stays unknown.
+            # A refusal counts even if the server hung up after it: an unknown user stays unknown.
             return self._outcome(*refused[0]) if refused else self._lost(Phase.DATA)
         if not refused:
             return None
@@ -171,7 +177,10 @@ class SMTPConnection:
         return self._outcome(*refused[0])
 
     def _replies_to(self, phases: Sequence[Phase]) -> list[tuple[Phase, Reply]]:
-        """As far as they come; when some are missing, the connection is gone."""
+        """Return the replies to `phases`, fewer if the connection was lost in between.
+
+        Raises TooSlow if the deadline passes or the caller gives up.
+        """
         replies: list[tuple[Phase, Reply]] = []
         for phase in phases:
             try:
@@ -182,21 +191,24 @@ class SMTPConnection:
                 self.abandon()
                 break
             replies.append((phase, reply))
-            if reply.code == 421:  # RFC 5321, section 3.8: it hangs up, no more replies will come
+            if reply.code == 421:  # RFC 5321, section 3.8: the server hangs up, no more replies
                 self.abandon()
                 break
         return replies
 
     def _expect_reset(self) -> None:
-        """Else the last transaction may be open still, and MAIL would be answered by a 503."""
+        """Read the reply to RSET; raise ConversationLost if it failed.
+
+        Otherwise the last transaction may still be open, and the reply to MAIL would be 503.
+        """
         if not 200 <= self._wire.read_reply().code < 300:
             raise ConversationLost("it does not reset")
 
     def _leave_data(self, *, recipient_taken: bool) -> None:
-        """The server waits for a body that we must not send.
+        """End the DATA phase when the server waits for a body that must not be sent.
 
-        RFC 2920, section 3.1: with no recipient a lone dot ends it, answered by 554. With one it
-        would deliver an empty message, so we hang up instead.
+        RFC 2920, section 3.1: without a recipient, a lone dot ends it and the reply is 554. With a
+        recipient it would deliver an empty message, so hang up instead.
         """
         if recipient_taken:
             self.abandon()
@@ -217,7 +229,7 @@ class SMTPConnection:
         return Outcome(verdict, phase, reply, queue_id(reply) if taken else None)
 
     def _interrupted(self) -> Outcome:
-        """The server spoke before the dot; whatever it says, the message is not taken."""
+        """Return the outcome if the server replied before the dot: the message is not accepted."""
         try:
             reply = self._wire.read_reply()
         except ConversationLost:

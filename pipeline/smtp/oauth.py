@@ -1,4 +1,4 @@
-"""Access tokens for a login by OAuth 2.0: from a command, or for a refresh token (RFC 6749, 6)."""
+"""Fetch OAuth 2.0 access tokens from a command or with a refresh token (RFC 6749, section 6)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from pipeline.settings import Settings
 PATIENCE: Final = 20.0  # seconds for a command or an endpoint
 LONGEST_TOKEN: Final = 16_384  # characters
 LONGEST_ANSWER: Final = 65_536  # octets
-MARGIN: Final = 60.0  # seconds before its expiry that a token is not used any more
-KEPT: Final = 1_800.0  # seconds, where nothing tells when a token expires
+MARGIN: Final = 60.0  # seconds before expiry from which a cached token is not used any more
+KEPT: Final = 1_800.0  # seconds; the default lifetime if the expiry of a token is unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
     text: str = field(repr=False)
-    expires_in: float = KEPT  # seconds, from when it was given
+    expires_in: float = KEPT  # seconds after it was issued
 
 
 @dataclass
 class Tokens:
-    """A cache of one token, shared by the connections of a process."""
+    """A thread-safe cache of one token, shared by the connections of a process."""
 
     fetch: Callable[[], Token]
     _token: str | None = field(default=None, repr=False)
@@ -37,9 +37,10 @@ class Tokens:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def get(self, refused: str | None = None) -> str:
-        """Return a token other than `refused`, the cached one where it is still good.
+        """Return the cached token if it is valid and not `refused`; else fetch and cache a new one.
 
-        Raises RefusedError where there is none for us, TransportError where nothing answers.
+        Raises RefusedError if the token is denied or malformed, TransportError if the command or
+        the endpoint fails.
         """
         with self._lock:
             is_good = self._token is not None and time.monotonic() < self._ends_at
@@ -53,7 +54,7 @@ class Tokens:
 
 
 def tokens_of(loaded: Settings) -> Tokens | None:
-    """The source of tokens that the settings name; None where a password is used."""
+    """Return a token cache for the OAuth settings; None if a password is used instead."""
     if loaded.smtp_oauth_command:
         command = loaded.smtp_oauth_command.get_secret_value()
         return Tokens(lambda: run(command))
@@ -70,7 +71,11 @@ def tokens_of(loaded: Settings) -> Tokens | None:
 
 
 def run(command: str) -> Token:
-    """Run a command, without a shell; its output is a token, or a JSON object with one."""
+    """Run a command without a shell, and parse its output: a token, or a JSON object with one.
+
+    Raises TransportError if the command fails or takes more than 20 seconds, RefusedError if it
+    cannot be run or prints no token.
+    """
     try:
         done = subprocess.run(  # noqa: S603  (the operator's own command)
             shlex.split(command),
@@ -94,13 +99,16 @@ def run(command: str) -> Token:
 
 
 def _why(error: OSError | ValueError) -> str:
-    """No word of the command itself, which may hold a secret."""
+    """Return the reason of an error without the command itself, which may contain a secret."""
     return (error.strerror if isinstance(error, OSError) else None) or "it is malformed"
 
 
 @dataclass
 class Endpoint:
-    """A token endpoint, and what it wants to know. Keeps the refresh token that it gives anew."""
+    """A token endpoint with its credentials.
+
+    If a response contains a new refresh token, that replaces the old one, in memory only.
+    """
 
     url: str
     client_id: str
@@ -108,7 +116,12 @@ class Endpoint:
     refresh_token: str = field(repr=False)
 
     def refresh(self) -> Token:
-        import requests  # for the few installations that log in by OAuth
+        """Request an access token, without following redirects.
+
+        Raises RefusedError for the statuses 400, 401 and 403 and for a response without a token;
+        TransportError for other statuses and network errors.
+        """
+        import requests  # imported late: few installations use OAuth
 
         form = {
             "grant_type": "refresh_token",
@@ -137,7 +150,10 @@ class Endpoint:
 
 
 def _refusal(status: int, text: bytes) -> TransportError:
-    """RFC 6749, section 5.2: the error has a name, and perhaps a sentence."""
+    """Return the error for a status other than 200, with the fields of RFC 6749, section 5.2.
+
+    `error` is a code; `error_description` is optional.
+    """
     try:
         said = json.loads(text)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Judge a reply of a mail server: first about whom it speaks, then what follows for one message.
+"""Classify SMTP replies: first the subject of the refusal, then the verdict for the message.
 
-A pure table, and the only one: bounce mails and webhooks are judged by it too. docs/replies.md
-shows real replies beside the result, and a test keeps that page true.
+Pure, and the only such table: bounce mails and webhooks are classified by it, too. docs/replies.md
+lists real replies with their results, and a test checks that page.
 """
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ from pipeline.smtp.wordings import (
 
 
 class Phase(StrEnum):
-    """How far the conversation was when the reply came."""
+    """The phase of the SMTP session in which a reply arrived."""
 
     CONNECT = "connect"  # greeting, EHLO, STARTTLS
     LOGIN = "login"
     MAIL = "mail"
     RCPT = "rcpt"
     DATA = "data"  # the command and the body, up to the dot
-    DOT = "dot"  # after the final dot: only the reply tells
+    DOT = "dot"  # after the final dot: without a reply the outcome is unknown
 
 
 class Subject(StrEnum):
-    """About whom a refusal speaks. Only MAILBOX, and some that are UNCLEAR, count for a reader."""
+    """The subject of a refusal. Only MAILBOX and some UNCLEAR ones count against a subscriber."""
 
     US = "us"  # our server, name, IP, domain, From, login, quota, rate, reputation, content
-    WAY = "way"  # DNS, greylisting, timeouts: what lies between the servers
-    MAILBOX = "mailbox"  # named by words, or by a code that cannot mean us
+    WAY = "way"  # DNS, greylisting, timeouts: the path between the servers
+    MAILBOX = "mailbox"  # named by the text, or by a code that cannot mean us
     UNCLEAR = "unclear"  # "554 Transaction failed", "550 Message refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A server's answer: `Reply(550, "5.1.1", "no such user")`."""
+    """An SMTP reply: `Reply(550, "5.1.1", "no such user")`."""
 
     code: int
     enhanced: str | None
@@ -77,11 +77,11 @@ class Reply:
         return " ".join(str(part) for part in (self.code, self.enhanced, self.text) if part)
 
 
-LONGEST: Final = 1_000  # characters of a reply that are kept and judged
+LONGEST: Final = 1_000  # characters of a reply that are stored and classified
 
 # --- Parsing ------------------------------------------------------------------------------------
 
-# IronPort and its kin write "550 #5.1.0 Address rejected".
+# IronPort and similar servers write "550 #5.1.0 Address rejected".
 _ENHANCED = re.compile(r"[#(]{0,2}([245]\.\d{1,3}\.\d{1,3})\)?(?:\s+|$)")
 _UNPRINTABLE: Final = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]+"
@@ -89,21 +89,21 @@ _UNPRINTABLE: Final = re.compile(
 
 
 def printable(text: str, most: int = LONGEST) -> str:
-    """Return `text` as a database and a terminal can hold it: one line, bounded, no controls.
+    """Normalise text for database and terminal: one line, at most `most` characters, no controls.
 
-    Every server's words pass here once, where they are parsed: replies, bounces and webhooks.
+    Applied once to every text from a server when it is parsed: replies, bounces and webhooks.
     """
     return " ".join(_UNPRINTABLE.sub(" ", text[: 4 * most]).split())[:most].rstrip()
 
 
 def parse_reply(lines: list[bytes]) -> Reply:
-    """Return the reply made of these lines, without their ends; ValueError when it is not one."""
+    """Parse the lines of a reply, given without CRLF; raise ValueError if it has no valid code."""
     texts = []
     enhanced = None
     for line in lines:
         text = line[4:].decode("utf-8", "replace").strip()
         found = _ENHANCED.match(text)
-        # RFC 2034, section 4: the class of both codes must agree, else it is only text.
+        # RFC 2034, section 4: the classes of both codes must agree; otherwise it is plain text.
         if found and found[1][0] == chr(line[0]):
             enhanced = enhanced or found[1]
             text = text[found.end() :]
@@ -113,10 +113,10 @@ def parse_reply(lines: list[bytes]) -> Reply:
     return Reply(int(lines[-1][:3]), enhanced, printable(" ".join(filter(None, texts))))
 
 
-# --- Words that are judged ----------------------------------------------------------------------
+# --- Text normalisation -------------------------------------------------------------------------
 
 _ADDRESS: Final = re.compile(r"<?[^\s<>:;,]+@[^\s<>:;,]+>?")
-# For judging only: no end of a sentence and no Chinese or Japanese word belongs to an address.
+# For classification only: an address has neither the end of a sentence nor CJK characters.
 _WORD: Final = r"[^\s<>:;,()@.\u3000-\u9fff\uac00-\ud7af\uff00-\uffef]"
 ADDRESS: Final = re.compile(
     rf"<?{_WORD}{{1,64}}(?:\.{_WORD}{{1,64}}){{0,8}}@{_WORD}{{1,63}}(?:\.{_WORD}{{1,63}}){{0,8}}>?"
@@ -130,15 +130,16 @@ _IP: Final = re.compile(
 
 
 def without_addresses(reply: Reply) -> str:
-    """The reply as it may be logged: servers like to repeat the recipient."""
+    """Redact the addresses in a reply, for logging: servers often repeat the recipient."""
     return _ADDRESS.sub("<address>", str(reply))
 
 
 def evidence(text: str) -> str:
-    """Return the words of `text` that say something.
+    """Return the parts of `text` that are evidence, without addresses, hosts, IPs and remarks.
 
-    People and hosts may be called anything, so names of theirs are no evidence. Pages are: they
-    name a blocklist, or the reason ("support.google.com/mail/?p=NoSuchUser").
+    Names of people and hosts can contain any word, so they are removed. URLs and host names of
+    blocklists become "blocklist", and Google's help pages become their reason
+    ("support.google.com/mail/?p=NoSuchUser").
     """
     text = ADDRESS.sub(" <> ", _URL.sub(_page, text[: 2 * LONGEST]))
     text = _HOST.sub(_name, _IP.sub(" IPNUMBER ", text)).replace("_", " ")
@@ -154,7 +155,7 @@ def _name(found: re.Match[str]) -> str:
     return " blocklist " if BLOCKLIST.search(found[0]) else " "
 
 
-# --- What is wrong, by enhanced code -------------------------------------------------------------
+# --- Causes by enhanced code --------------------------------------------------------------------
 
 _PROOFS: Final = {"7.515", "7.509", "7.20", "7.21", "7.22", "7.23", "7.24", "7.25"} | {
     "7.26",
@@ -169,18 +170,18 @@ _ABOUT_COMMANDS: Final = {500, 502, 503, 504, 521, 552}
 
 
 def _detail(reply: Reply) -> str:
-    """The enhanced code without its class: what is wrong, not for how long."""
+    """Return the enhanced code without its class ("1.1" for 5.1.1): the cause, not its duration."""
     return reply.enhanced[2:] if reply.enhanced else ""
 
 
-# --- About whom ---------------------------------------------------------------------------------
+# --- Subject ------------------------------------------------------------------------------------
 
 
 def subject_of(phase: Phase, reply: Reply) -> Subject:
-    """Decide about whom a refusal (4yz or 5yz) speaks. Words about us decide before any code.
+    """Return the subject of a refusal (4yz or 5yz). Text about us takes precedence over codes.
 
-    In doubt it is not the reader: a wrong "gone" silences somebody for good, a wrong "us" costs
-    one more mail.
+    When in doubt, it is not the mailbox: a wrong "gone" suppresses a subscriber for good, a wrong
+    "us" costs one more mail.
     """
     return _subject(phase, reply, evidence(reply.text))
 
@@ -191,7 +192,7 @@ def _subject(phase: Phase, reply: Reply, words: str) -> Subject:
     if PASSING_CHECK.search(words):
         return Subject.WAY
     if reply.code == 556 or (NULL_MX.search(words) and not ABOUT_A_SENDER.search(words)):
-        return Subject.MAILBOX  # RFC 7504 and 7505: its domain takes no mail at all
+        return Subject.MAILBOX  # RFC 7504 and 7505: the domain accepts no mail at all
     if _speaks_about_us(phase, reply, words):
         return Subject.US
     if _names_the_mailbox(reply, words):
@@ -207,7 +208,7 @@ def _refuses_our_login(phase: Phase, reply: Reply) -> bool:
 
 def _speaks_about_us(phase: Phase, reply: Reply, words: str) -> bool:
     if REFUSED_AT_THE_EDGE.search(words) and _detail(reply) == "4.1":
-        return False  # Microsoft 365 says this where the whole directory is known at its edge
+        return False  # Microsoft 365 with directory-based edge blocking: an unknown recipient
     if _detail(reply) in _PROOFS | _THROTTLED or REFUSED_BY_THE_READER.search(words):
         return True
     if SURELY_FULL.search(words) and not OUR_QUOTA.search(words):
@@ -215,7 +216,7 @@ def _speaks_about_us(phase: Phase, reply: Reply, words: str) -> bool:
     if any(said.search(words) for said in (ABOUT_US, OUR_QUOTA, OUR_PROOFS, LOGIN, OUR_ACCOUNT)):
         return True
     if phase is Phase.RCPT and reply.enhanced == "4.2.1" and reply.code == 450:
-        return True  # Gmail: this reader gets mail too quickly
+        return True  # Gmail: this reader receives mail too fast
     if _detail(reply) in _SENDER or _detail(reply).startswith(("6.", "7.")):
         return not (_says_that_it_is_gone(words) and MAILBOX.search(words))
     return False
@@ -227,7 +228,7 @@ def _names_the_mailbox(reply: Reply, words: str) -> bool:
     return any(names(reply, words) for names in (_is_no_address, _has_no_domain, _is_switched_off))
 
 
-# --- What follows -------------------------------------------------------------------------------
+# --- Verdict ------------------------------------------------------------------------------------
 
 
 def _about_us(phase: Phase, reply: Reply, words: str) -> Verdict:
@@ -267,8 +268,8 @@ def _about_the_mailbox(phase: Phase, reply: Reply, words: str) -> Verdict:
         return Verdict.NO_DOMAIN
     if not (_detail(reply) in _GONE or _is_no_address(reply, words)):
         return Verdict.DISABLED
-    # Japanese carriers say it at the dot for a filter of the reader's own; Yahoo says it there
-    # because it looks only then, and in words of its own.
+    # Japanese carriers reply so at the dot if the reader's own filter refused the mail. Yahoo
+    # checks the recipient only at the dot, and has a wording of its own.
     too_late = phase in {Phase.DATA, Phase.DOT} and not YAHOO.search(words)
     return Verdict.SOFT if too_late else Verdict.HARD
 
@@ -276,7 +277,7 @@ def _about_the_mailbox(phase: Phase, reply: Reply, words: str) -> Verdict:
 def _unclear(phase: Phase, reply: Reply, words: str) -> Verdict:
     if reply.code < 500:
         return Verdict.DEFERRED
-    # After the recipient was taken, what is refused is the message, which is ours.
+    # If the recipient was accepted before, the refusal is about the message, which is ours.
     is_ours = phase in {Phase.DATA, Phase.DOT} or OUR_MESSAGE.search(words)
     return Verdict.BLOCKED if is_ours else Verdict.SOFT
 
@@ -290,10 +291,10 @@ _VERDICTS: Final[dict[Subject, Callable[[Phase, Reply, str], Verdict]]] = {
 
 
 def verdict_of(phase: Phase, reply: Reply) -> Verdict:
-    """Decide what `reply` means for the message that was in `phase`.
+    """Return the verdict of `reply` for the message that was in `phase`.
 
-    A 3yz, or a 2yz too early, means that the server and we are out of step: before the dot the
-    connection is to blame, after it nobody can tell.
+    If a 3yz arrives, or a 2yz before the dot, client and server are out of step: the verdict is
+    CONNECTION before the dot and UNKNOWN after it.
     """
     if reply.code < 400:
         if phase is not Phase.DOT:
@@ -302,11 +303,11 @@ def verdict_of(phase: Phase, reply: Reply) -> Verdict:
     words = evidence(reply.text)
     verdict = _VERDICTS[_subject(phase, reply, words)](phase, reply, words)
     is_told_why = verdict in {Verdict.THROTTLED, Verdict.AUTHENTICATION, Verdict.CONFIGURATION}
-    # RFC 5321, section 3.8: with 421 the server hangs up, whoever it speaks about.
+    # RFC 5321, section 3.8: with 421 the server hangs up, for any subject.
     return Verdict.CONNECTION if reply.code == 421 and not is_told_why else verdict
 
 
-# --- Facts --------------------------------------------------------------------------------------
+# --- Predicates ---------------------------------------------------------------------------------
 
 
 def _is_too_large(reply: Reply, words: str) -> bool:
@@ -326,14 +327,14 @@ def _is_full(reply: Reply, words: str) -> bool:
         return True
     if reply.code not in {452, 552}:
         return False
-    # Orange says 5.1.1 for a full mailbox, but then with 552.
+    # Orange sends 5.1.1 for a full mailbox, but then with 552.
     if reply.code == 552 and _detail(reply) == "1.1":
         return True
     return _detail(reply) not in {"3.1", "3.4", "5.3"} and bool(FULL.search(words))
 
 
 def _is_no_address(reply: Reply, words: str) -> bool:
-    # Yahoo says "554 delivery error: dd This user doesn't have a yahoo.com account".
+    # Yahoo sends "554 delivery error: dd This user doesn't have a yahoo.com account".
     if reply.code == 554 and "mailbox" in words.lower() and not reply.enhanced:
         return not DISABLED.search(words) or _says_that_it_is_gone(words)
     if _detail(reply) == "4.1" and REFUSED_AT_THE_EDGE.search(words):
@@ -362,7 +363,7 @@ def _says_that_it_is_gone(words: str) -> bool:
 LONGEST_NAME: Final = 200  # characters
 
 _QUEUE_IDS: Final = (
-    re.compile(r"queued as ([\w.-]+)", re.I),  # Postfix and its kin
+    re.compile(r"queued as ([\w.-]+)", re.I),  # Postfix and similar servers
     re.compile(r"\bid=([\w-]+)", re.I),  # Exim
     re.compile(r"InternalId=(\d+)"),  # Exchange
     re.compile(r"^OK\s+\d+ (\S+) - gsmtp", re.I),
@@ -372,9 +373,10 @@ _QUEUE_IDS: Final = (
 
 
 def queue_id(reply: Reply) -> str | None:
-    """Return the name that the server gave the message it took, where its 250 says one.
+    """Return the queue id in the 250 of an accepted message; None if it has none.
 
-    None for one too long to be a name: it is looked up, and an index bounds what it holds.
+    Return None if it is longer than 200 characters, too: it is looked up by an index, and an index
+    limits the length of its entries.
     """
     for pattern in _QUEUE_IDS:
         found = pattern.search(reply.text)

@@ -1,7 +1,7 @@
-"""Open a conversation with a mail server: connect, EHLO, TLS, login.
+"""Open an SMTP session: connect, EHLO, TLS, login.
 
-Not by smtplib: its patience is for each read, so that a server which sends an octet now and then
-keeps us for hours, and it knows no one deadline for all steps.
+`smtplib` is not used: its timeout applies to each read, so a server that sends an octet now and
+then blocks for hours; it has no single deadline for all steps.
 """
 
 from __future__ import annotations
@@ -26,50 +26,53 @@ from pipeline.smtp.replies import Reply
 from pipeline.smtp.transport import never
 from pipeline.smtp.wire import ConversationLost, TooSlow, Wire
 
-MOST_CONNECTIONS: Final = 3  # to log in: by one mechanism, by another, with a new token
+MOST_CONNECTIONS: Final = 3  # per login: one mechanism, another mechanism, a new token
 PASSWORD_WAYS: Final = ("PLAIN", "LOGIN")
 
 
 class Security(StrEnum):
-    """What `smtp://` asks for by STARTTLS; `smtps://` is encrypted from the first byte."""
+    """The STARTTLS policy of `smtp://`; `smtps://` is encrypted from the first byte."""
 
-    AUTO = "auto"  # required unless the server is on this machine
+    AUTO = "auto"  # required unless the server is a loopback address
     REQUIRED = "required"
     OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a server showed of itself when it let us in."""
+    """The features and TLS state of a server, as seen during a login."""
 
     features: Mapping[str, str]  # by their names in lower case: {"size": "35882577"}
-    tls: str | None  # "TLSv1.3"; None where nothing is encrypted
+    tls: str | None  # "TLSv1.3"; None if the connection is not encrypted
     certificate_ends_at: datetime | None
 
 
 class _LoginRefused(Exception):  # noqa: N818  (an event of the login, caught by `_enter`)
-    """The server refused one way of logging in; another one, or a new token, may be taken.
+    """The server refused a mechanism or a token; the login is retried on a new connection.
 
-    `mechanism` is what it refused: the name of a mechanism, or an access token.
+    `mechanism` is the refused mechanism's name, or the refused access token.
     """
 
     def __init__(self, mechanism: str, said: str) -> None:
         super().__init__(said or f"hung up at AUTH {mechanism}")
         self.mechanism = mechanism
-        self.said = said  # "" where it hung up without a reply
+        self.said = said  # the reply; "" if the server hung up without one
 
 
 @dataclass(slots=True)
 class _Logins:
-    """What a server has taught us about logging in; shared by the connections of a transport."""
+    """A cache of the mechanisms that a server refused, shared by the connections of a transport."""
 
-    refused: set[str] = field(default_factory=set)  # mechanisms that another one is tried before
+    refused: set[str] = field(default_factory=set)  # mechanisms that are tried last
 
 
 @dataclass(frozen=True, slots=True)
 class SMTPTransport:
-    """Opens connections to one server. Certificates are verified against `ca_file`, else the
-    system's authorities, and the server's name."""
+    """Opens connections to one server.
+
+    The certificate must be signed by an authority in `ca_file`, or else by one of the system's, and
+    match the server's name.
+    """
 
     server: SMTPServer
     security: Security = Security.AUTO
@@ -85,7 +88,10 @@ class SMTPTransport:
         return SMTPConnection(wire, features, self.bounds, opened_at)
 
     def look(self) -> Traits:
-        """Come in as if there were mail, look around and leave. Raises TransportError."""
+        """Log in as for a delivery, return the server's features and TLS state, and quit.
+
+        Raises TransportError.
+        """
         opened_at = time.monotonic()
         wire, features = self._enter(opened_at + self.bounds.opening, never)
         tls = wire.encrypted
@@ -134,14 +140,14 @@ class SMTPTransport:
         return Wire(sock, deadline, give_up)
 
     def _get_in(self, wire: Wire, last: _LoginRefused | None = None) -> Mapping[str, str]:
-        """From the greeting to the login; what the server then says it can do."""
+        """Read the greeting, negotiate TLS and log in; return the features of the last EHLO."""
         if self.server.implicit_tls:
             wire.start_tls(self._trust(), self.server.host)
         self._expect(220, wire.read_reply())
         features = self._greet(wire)
         if self._wants_starttls:
             self._start_tls(wire, features)
-            features = self._greet(wire)  # RFC 3207, section 4.2: forget what was said before
+            features = self._greet(wire)  # RFC 3207, section 4.2: discard the earlier features
         if self.server.username:
             self._log_in(wire, features, self.server.username, last)
         return features
@@ -151,7 +157,7 @@ class SMTPTransport:
         reply, lines = wire.read_lines()
         if reply.code == 250:
             return _features(lines[1:])
-        if reply.code != 421:  # RFC 5321, section 3.2: an old server may know HELO only
+        if reply.code != 421:  # RFC 5321, section 3.2: an old server may support HELO only
             wire.write(f"HELO {self.greet_as}\r\n".encode())
             reply = wire.read_reply()
         self._expect(250, reply)
@@ -180,9 +186,10 @@ class SMTPTransport:
         username: str,
         last: _LoginRefused | None,
     ) -> None:
-        """Log in by the first mechanism that the server takes; `last` was refused before.
+        """Log in by the first mechanism that the server accepts; `last` is the previous refusal.
 
-        Raises _LoginRefused where another connection may have more luck.
+        Raises _LoginRefused if a retry on a new connection may succeed, RefusedError if every
+        mechanism is refused, and TransportError if the server offers none or fails temporarily.
         """
         offered = features.get("auth", "").upper().split()
         if self.tokens:
@@ -207,7 +214,10 @@ class SMTPTransport:
         raise RefusedError(f"{self._name}: {said}")
 
     def _ways(self, offered: Sequence[str]) -> list[str]:
-        """The mechanisms to try, in order: those that were refused before come last."""
+        """Return the offered mechanisms in order, those that were refused before last.
+
+        Raises TransportError, with the fix, if neither PLAIN nor LOGIN is offered.
+        """
         ways = [mechanism for mechanism in PASSWORD_WAYS if mechanism in offered]
         if ways:
             return sorted(ways, key=lambda mechanism: mechanism in self._logins.refused)
@@ -227,15 +237,16 @@ class SMTPTransport:
         )
 
     def _try(self, wire: Wire, mechanism: str, username: str, said: str, *, is_only: bool) -> Reply:
-        """The reply to one login by password; `said` is what the one before it was told.
+        """Return the reply to one login by password; `said` is the previous refusal or "".
 
-        Some servers hang up on a login that they refuse, with a reply or without: the next
-        connection begins with another mechanism.
+        Some servers hang up on a login that they refuse, with a reply or without one. Then
+        _LoginRefused is raised and the next connection starts with another mechanism; if there is
+        no other one, ConversationLost is raised.
         """
         password = self.server.password or ""
         plain = _base64(f"\0{username}\0{password}")  # RFC 4616
         steps = {
-            "PLAIN": [f"AUTH PLAIN {plain}", plain],  # some ask for it although it was sent
+            "PLAIN": [f"AUTH PLAIN {plain}", plain],  # some servers ask again after AUTH
             "LOGIN": ["AUTH LOGIN", _base64(username), _base64(password)],
         }[mechanism]
         try:
@@ -251,7 +262,7 @@ class SMTPTransport:
             raise _LoginRefused(mechanism, "") from error
 
     def _answer(self, wire: Wire, steps: Sequence[str]) -> Reply:
-        """Say one step after the other, as long as the server asks for more."""
+        """Write the steps in order while the server replies 334, and return the last reply."""
         for step in steps:
             wire.write(f"{step}\r\n".encode())
             reply = wire.read_reply()
@@ -267,7 +278,11 @@ class SMTPTransport:
         tokens: Tokens,
         last: _LoginRefused | None,
     ) -> None:
-        """Log in by an access token; a refused one is replaced, once, on a new connection."""
+        """Log in with an access token.
+
+        Raises _LoginRefused if the token is refused for the first time, so that a new token is
+        tried on a new connection, and RefusedError after that.
+        """
         mechanism = next((way for way in ("XOAUTH2", "OAUTHBEARER") if way in offered), None)
         if mechanism is None:
             raise TransportError(
@@ -286,7 +301,7 @@ class SMTPTransport:
         wire.write(f"AUTH {mechanism} {_base64(first)}\r\n".encode())
         reply, why = wire.read_reply(), ""
         if reply.code == 334:
-            # RFC 7628, section 3.2.3: the error, to be answered before the refusal comes.
+            # RFC 7628, section 3.2.3: the challenge has the error; the refusal follows our answer.
             why = f" ({_challenge(reply.text)})"
             wire.write(b"\r\n" if mechanism == "XOAUTH2" else b"AQ==\r\n")
             reply = wire.read_reply()
@@ -309,7 +324,7 @@ class SMTPTransport:
 
 
 def certificate_end(sock: ssl.SSLSocket) -> datetime | None:
-    """Until when the other side's certificate holds."""
+    """Return the expiry of the server's certificate; None if it has no readable date."""
     shown = sock.getpeercert() or {}
     not_after = shown.get("notAfter")
     if not isinstance(not_after, str):
@@ -318,10 +333,10 @@ def certificate_end(sock: ssl.SSLSocket) -> datetime | None:
 
 
 def _features(lines: list[bytes]) -> dict[str, str]:
-    """What the lines of an EHLO offer: {"size": "1000000", "pipelining": ""}."""
+    """Parse the features in the reply to EHLO: {"size": "1000000", "pipelining": ""}."""
     features: dict[str, str] = {}
     for line in lines:
-        # Old servers write "AUTH=LOGIN" beside or instead of "AUTH LOGIN".
+        # Old servers send "AUTH=LOGIN" in addition to "AUTH LOGIN", or instead of it.
         name, _, words = re.sub("^AUTH=", "AUTH ", _text(line), flags=re.I).partition(" ")
         known = features.get(name.lower(), "")
         features[name.lower()] = f"{known} {words}".strip()
@@ -333,7 +348,7 @@ def _text(line: bytes) -> str:
 
 
 def _challenge(text: str) -> str:
-    """The error that stands in a challenge: `{"status":"401","scope":"..."}`."""
+    """Decode the error in a challenge: `{"status":"401","scope":"..."}`; at most 200 characters."""
     try:
         said = b64decode(text.split(" ")[-1], validate=False).decode("utf-8", "replace")
     except ValueError:
@@ -342,7 +357,7 @@ def _challenge(text: str) -> str:
 
 
 def transport_of(loaded: Settings, bounds: Bounds) -> SMTPTransport:
-    """The transport that the settings name."""
+    """Return the SMTP transport for the settings."""
     return SMTPTransport(
         loaded.smtp,
         security=Security(loaded.smtp_tls),

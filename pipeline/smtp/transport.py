@@ -1,4 +1,4 @@
-"""The seam between dispatch and whatever carries its messages."""
+"""Protocols between dispatch and the transport that delivers its messages."""
 
 from __future__ import annotations
 
@@ -11,50 +11,51 @@ from pipeline.smtp.replies import Phase, Reply
 
 
 def never() -> bool:
-    """What `give_up` is for whoever has all the time there is."""
+    """Return False: the default of `give_up`, for callers that wait until the deadline."""
     return False
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one message: the verdict, and the words it was drawn from."""
+    """The result of one message: the verdict, with the phase and the reply it is based on."""
 
     verdict: Verdict
     phase: Phase
-    reply: Reply | None = None  # None where the server said nothing
-    queue_id: str | None = None  # the server's name for a message it took
+    reply: Reply | None = None  # None if the server did not reply
+    queue_id: str | None = None  # the server's id of an accepted message
 
     @property
     def permanent(self) -> bool:
-        """The server will never take this message (RFC 5321, section 4.2.1: 5yz)."""
+        """Whether the reply is permanent, so a retry is useless (RFC 5321, section 4.2.1: 5yz)."""
         return self.reply is not None and self.reply.code >= 500
 
 
 class Connection(Protocol):
-    """One conversation with a server, one message at a time."""
+    """An SMTP session that carries one message at a time."""
 
     @property
     def spent(self) -> bool:
-        """True when it must not carry another message: closed, too old, or used enough."""
+        """True if it must not carry another message: closed, too old, or at its message limit."""
 
     def begin(self, sender: str, recipient: str, body: bytes) -> Outcome | None:
-        """Offer everything but the final dot; None when the server waits for just that.
+        """Send envelope and body, without the final dot; return the outcome if it failed.
 
-        Until `finish` is called the message is certainly not accepted. `body` is ready for the
-        wire: lines end in CRLF, the last one too, and leading dots are doubled.
+        Return None when the server waits for the dot. Until `finish` is called the message is
+        certainly not accepted. `body` must be ready for the wire: every line, the last one
+        included, ends in CRLF, and leading dots are doubled.
         """
 
     def finish(self) -> Outcome:
-        """Write the final dot and wait for the reply; never raises once the dot is out."""
+        """Write the final dot and return the outcome; never raises once the dot is sent."""
 
     def close(self) -> None:
-        """End the conversation. A message without its dot is thus withdrawn."""
+        """Close the session. A message without its final dot is withdrawn by this."""
 
 
 class Transport(Protocol):
     def open(self, give_up: Callable[[], bool] = ...) -> Connection:
-        """A fresh connection; raises TransportError when no server lets us in.
+        """Return a new connection; raise TransportError if connecting or logging in fails.
 
-        Once `give_up` is true, whatever waits for the server hangs up within a second or two:
-        before the dot that is a lost connection, after it nobody can tell.
+        Once `give_up` returns True, every wait for the server ends with a hang-up within a second
+        or two: before the dot as a lost connection, after it with an unknown outcome.
         """

@@ -1,4 +1,4 @@
-"""Lines to and from a mail server, with an end to every wait."""
+"""Write to a mail server and parse its replies, with a deadline for every wait."""
 
 from __future__ import annotations
 
@@ -13,43 +13,44 @@ from typing import Final
 from pipeline.smtp.replies import Reply, parse_reply
 from pipeline.smtp.transport import never
 
-LONGEST_LINE: Final = 4096  # octets; RFC 5321, section 4.5.3.1.5 promises 512
+LONGEST_LINE: Final = 4096  # octets; the limit in RFC 5321, section 4.5.3.1.5, is 512
 MOST_LINES: Final = 100  # of one reply
-LOOK: Final = 1.0  # seconds at most between looks at `give_up` while the server is silent
+LOOK: Final = 1.0  # seconds at most between two calls of `give_up` while the server is silent
 
 
 class ConversationLost(Exception):  # noqa: N818  (an event of the conversation, caught by `smtp`)
-    """The server went away, took too long or talks nonsense."""
+    """The server hung up, timed out or sent a malformed reply."""
 
 
 class TooSlow(ConversationLost):
-    """It is there and says nothing; what else it said may answer another question."""
+    """The deadline passed or the caller gave up; a late reply could match another command."""
 
 
 class Wire:
-    """Bytes out, replies in, and no waiting past `deadline` (a time of `time.monotonic`).
+    """A non-blocking socket that writes octets and reads replies until `deadline`.
 
-    Nor much longer once `give_up` says so. Everything raises ConversationLost.
+    `deadline` is a time of `time.monotonic`; waiting also ends within `LOOK` seconds after
+    `give_up` returns True. Every method that reads or writes raises ConversationLost.
     """
 
     def __init__(
         self, sock: socket.socket, deadline: float, give_up: Callable[[], bool] = never
     ) -> None:
-        # A socket with a timeout asks the kernel before each write whether there is room, and
-        # there always is. We ask only when there was none.
+        # A socket with a timeout polls before each write although there is nearly always room.
+        # A non-blocking one polls only if there was none.
         sock.setblocking(False)
         self._sock = sock
         self._decrypted: Callable[[], int] = _nothing
         self._buffer = b""
         self._give_up = give_up
         self.deadline = deadline
-        self.quiet = True  # not in the middle of anything: QUIT would be understood
+        self.quiet = True  # idle between commands, so that QUIT may be sent
 
     def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Everything after this is encrypted; raises ssl.SSLError too."""
+        """Encrypt the connection by a TLS handshake. Raises ssl.SSLError if it fails."""
         if self._buffer:
-            # CVE-2011-0411: what stands behind the reply to STARTTLS was put there by somebody
-            # in between, to be taken for the server's own words later.
+            # CVE-2011-0411: octets after the reply to STARTTLS were injected by an attacker in
+            # between, to be parsed as replies of the server after the handshake.
             raise ConversationLost("it spoke on in the clear after STARTTLS")
         sock = context.wrap_socket(self._sock, server_hostname=host, do_handshake_on_connect=False)
         self._sock, self._decrypted = sock, sock.pending
@@ -63,7 +64,7 @@ class Wire:
 
     @property
     def encrypted(self) -> ssl.SSLSocket | None:
-        """The socket under TLS; None where nothing is encrypted."""
+        """The TLS socket; None if the connection is not encrypted."""
         return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
 
     def write(self, octets: bytes) -> None:
@@ -84,7 +85,7 @@ class Wire:
         return self.read_lines()[0]
 
     def read_lines(self) -> tuple[Reply, list[bytes]]:
-        """A reply, and the lines it is made of."""
+        """Read a reply; return it with its raw lines, without their ends."""
         lines: list[bytes] = []
         while not lines or lines[-1][3:4] == b"-":
             lines.append(self._read_line())
@@ -98,7 +99,7 @@ class Wire:
         return reply, lines
 
     def stirs(self) -> bool:
-        """True when the server has said something unasked, or hung up."""
+        """Return True if the server has sent anything unexpected or closed the connection."""
         if self._buffer:
             return True
         try:
@@ -132,9 +133,9 @@ class Wire:
             try:
                 octets = self._sock.recv(LONGEST_LINE)
             except (BlockingIOError, ssl.SSLWantReadError):
-                continue  # it was only a part of a TLS record
+                continue  # only a part of a TLS record has arrived
             except ssl.SSLWantWriteError:
-                self._wait_for(select.POLLOUT)  # TLS 1.2 may negotiate anew in the middle
+                self._wait_for(select.POLLOUT)  # TLS 1.2 may renegotiate at any time
             except OSError as error:
                 raise ConversationLost("the server hung up") from error
         if not octets:
@@ -142,11 +143,11 @@ class Wire:
         return octets
 
     def _wait_for(self, event: int) -> None:
-        """Until the socket is ready, or broken: then the next call tells."""
+        """Wait until the socket is ready, or broken: then the next call on it raises."""
         poll = select.poll()
         poll.register(self._sock, event)
         while not poll.poll(min(self._time_left(), LOOK) * 1_000):
-            """Nothing yet."""
+            """No event yet."""
 
     def _time_left(self) -> float:
         left = self.deadline - time.monotonic()

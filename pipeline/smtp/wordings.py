@@ -1,11 +1,11 @@
-"""Words with which servers say what is wrong, for `replies`; names are taken out before.
+"""Patterns for the text of SMTP replies, used by `replies`; names are removed before matching.
 
-Of a mailbox that is gone, only words stand here that have been seen in replies or bounces: a phrase
-that fits a reader who is there ("rejected", "denied", "unable to deliver") is left out. Of us the
-list may be broad: it costs one more mail where it is wrong.
+Patterns for a mailbox that is gone come from real replies and bounces only: a phrase that also fits
+an existing mailbox ("rejected", "denied", "unable to deliver") is left out. Patterns for failures
+on our side may be broad, since a wrong match costs one more mail.
 """
 
-# Words of many scripts look alike.
+# Letters of different scripts look alike.
 # ruff: noqa: RUF001
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ def _any(*phrases: str) -> re.Pattern[str]:
     return re.compile("|".join(phrases), re.I)
 
 
-# --- Left out before anything is judged ----------------------------------------------------------
+# --- Removed before classification --------------------------------------------------------------
 
 REMARKS: Final = _any(
-    # what is told to a person who sent it by hand, and says nothing of us
+    # advice to a person who sent the mail by hand; no evidence about us
     r"(that )?you('re| are| were| have)? (tried|tr(y|ying)|want(ed)?|wish|attempt(ed|ing)?) to"
     r" (reach|contact|send|deliver|mail|e-?mail)( (mail|e-?mail|messages?) to| to)?",
     r"(that )?you('re| are) (contacting|sending to|mailing)|your (intended )?recipients?('s)?",
@@ -50,7 +50,7 @@ PASSING_CHECK: Final = _any(
     r"gr[ae]y.?list|unverified address|call.?(out|back)|address verification in progress",
     r"(unable|could ?n.t|could not|cannot|can't|failed) to verify (the )?(recipient|address|<>)",
 )
-"""A check on the way that has not ended; whatever it quotes, nobody knows yet."""
+"""A check of the recipient that has not finished; its result is unknown, even if it quotes one."""
 
 ABOUT_A_SENDER: Final = _any(
     r"(?<!to )(?<!to the )(?<!original )\bsenders?\b|\bmail ?from\b|from (address|header|domain)",
@@ -58,7 +58,7 @@ ABOUT_A_SENDER: Final = _any(
 )
 ABOUT_US: Final = _any(
     ABOUT_A_SENDER.pattern,
-    # our server, its names and its address
+    # our server, its names and its IP address
     r"\bPTR\b|reverse.?(dns|zones?|look|record|host|map|resol|ip|path|address)|\brDNS\b",
     r"\b(HELO|EHLO)\b|client (host|was|address|ip|not|\[|identity)|your (reverse )?host.?name",
     r"(account|address(es)?|ip|hosts?|servers?|clients?|machine|connecti(on|ng)|mails?|messages?"
@@ -81,7 +81,7 @@ ABOUT_US: Final = _any(
     r"|not accepting (mail|messages?|e-?mail"
     r"|connections?)|(does|do|will)(n.t| not) accept (mail|messages?|e-?mail|connections?) from"
     r"|register (this|your)|confirm this mail server|forbidden|no thank",
-    # what others think of us
+    # our reputation
     r"\bpolic(y|ies)|reputation|\bscore\b|black.?hole|(?<!un)\bblock|black.?list|deny.?list"
     r"|\bblocklist|\bbanned\b|\bban\b|whitelist|allow.?list|DNS[BW]L|\b\w{0,4}[RD]BL\b"
     r"|(?<!not )(?<!be )\blisted (in|at|by|on|as)\b|spamhaus|spamcop|barracuda|cloudmark|sorbs"
@@ -98,11 +98,11 @@ ABOUT_US: Final = _any(
     r"\brelay(ing|ed)?\b(?!.? (recipient|domains? table|said))|rcpthosts|open proxy",
     r"defers and failures|too many (invalid|bad|unknown|errors|failed|hops for|spam)",
     r"local (rule|configuration rule)|administrative(ly)? (prohib|reject|block|deni)",
-    # SFR, Orange, Free, T-Online, AOL, Yahoo, Microsoft, Tencent by their own codes
+    # proprietary codes of SFR, Orange, Free, T-Online, AOL, Yahoo, Microsoft, Tencent
     r"problem occurred|\[?(TSS|IPTS|PH|BL|AU|VS)\d{1,2}\b|\b(RTR|RLY|HVU|CON|DYN|MFF):[A-Z]"
     r"|service refus|OFR_?\d*_?(10[2-9]|[23]\d\d|50[13-9]|51\d|99\d)|\b(OU|SC|DY|RP)-00\d"
     r"|\bS(3150|3140|775|844)\b|\bAS\(?1601\d|IB\d{3}\b|\bMCSpam|\bTPOC?\b",
-    # Gmail's pages
+    # help pages of Gmail
     r"UnsolicitedMessage|UnsolicitedRateLimit|UnsolicitedIP|BlockedMessage|IPv6AuthError"
     r"|UnauthenticatedEmail|NotAuthorizedError|PrivateNotAllowed|RfcMessageNonCompliant"
     r"|DomainNotAllowed",
@@ -115,7 +115,7 @@ ABOUT_US: Final = _any(
     r"|no (est[áa] )?autorizad|n[ãa]o (est[áa] )?autorizad|no (est[áa] )?permitid",
     r"mittente|bloccat|black list|non (è )?autorizzat|indesiderat|afzender|geblokkeerd|beleid"
     r"|niet toegestaan",
-    # Nordic, Polish, Czech, Turkish, Russian
+    # Nordic languages, Polish, Czech, Turkish, Russian
     r"avsändare|afsender|avsender|lähettäj|blokeri|nadawc|zablokowan|czarnej li|polityk"
     r"|odes[íi]latel"
     r"|blokov[áa]n|gönderen|engellen|kara liste",
@@ -168,7 +168,7 @@ OUR_PLAN: Final = _any(
     r".{0,25}\b(quota|limits?|allowance)|\byou('ve| have)? exceeded|\byour (\w{1,20} ){0,3}(quota"
     r"|limits?|allowance|credits?)"
 )
-"""What a provider sells us; the other quotas are those of a domain that we write to."""
+"""Quotas of our plan with a provider; all other quotas belong to a recipient domain."""
 
 THROTTLING: Final = re.compile(
     r"""rate.?limit | limit.{0,20}rate | \brate\b | throttl | too\ (many|fast|quickly|much\ mail)
@@ -226,7 +226,7 @@ OUR_MESSAGE: Final = _any(
     r"|geweigerd"
     r"|odrzucon|odm[íi]tnut|отклон|отказан|reddedil|拒绝|拒絕|拒收|拒否|거부|거절|abvist|avvisat",
 )
-"""What is said of any message that did not arrive, so it counts where nothing else is said."""
+"""Generic phrases for any refused message, so they count only if there is no other evidence."""
 
 THE_WAY: Final = _any(
     r"time-?d? ?-?out|connection (was )?(refused|reset|failed|closed|lost|dropped|aborted)"
@@ -253,10 +253,10 @@ MAILBOX: Final = _any(
     r"[^\x00-\x7f]|empf|benutzer|adressat|utilisateur|destinatai?r|usuario|utente|konto|adresat"
     r"|gebruiker|ontvanger|buzon|casella|caixa",
 )
-"""A thing that can only be a reader's: without one of these, x.6.z and x.7.z are about us."""
+"""Terms for a reader's mailbox: if a reply has none of them, x.6.z and x.7.z are about us."""
 
 REFUSED_AT_THE_EDGE: Final = _any(r"recipient address(es)? rejected ?: access denied")
-# Facebook says 5.1.1 to it.
+# Facebook sends it with 5.1.1.
 REFUSED_BY_THE_READER: Final = _any(
     r"recipient preferences|(blocked|rejected|refused) by (the )?(recipient|user|addressee)\b"
     r"|recipient (has )?(blocked|rejected|refused)( your| this| mail)|user reject"
@@ -306,7 +306,7 @@ FOR_GOOD: Final = _any(
     r"inactive|not active|closed|discontinued|no longer|deleted|terminated|cancel+ed|expired"
     r"|DisabledUser"
 )
-"""What a switched-off mailbox is called that will not come back."""
+"""Terms for a mailbox that is disabled permanently."""
 
 NULL_MX: Final = _any(
     r"null[ -]?MX|\bMX\b.{0,16}\bnull\b|empty MX|\bMX\b[^.]{0,30}[\"'( ]\.[\"') ]|nullmx"
@@ -324,7 +324,7 @@ FOR_NOW: Final = _any(
 )
 
 GONE: Final = _any(
-    # a thing, and what is wrong with it
+    # the object, then its problem
     r"\b(user|recipient|rcpt|mail ?box|address(ee)?|account|alias|person|member|userid)s?\b"
     r".{0,60}("
     r"unknown|not (be )?(found|known|exist|listed|recogni[sz]ed|valid|registered|present|local"
@@ -334,7 +334,7 @@ GONE: Final = _any(
     r"|archived|non-?existent|inactive|deactivated|discontinued"
     r"|no longer|has (been )?(moved|removed|cancel+ed)|is expired"
     r"|couldn't be found|wrong or|not a final)",
-    # what is wrong, and with which thing
+    # the problem, then the object
     r"\b(unknown|no such|invalid|unroute?able|non[- ]?existent|bad|undeliverable|illegal"
     r"|inactive"
     r"|obsolete|deactivated|not an? (known|valid|local|active|existing|recogni[sz]ed"
@@ -377,7 +377,7 @@ GONE_ELSEWHERE: Final = _any(
     r"(usu[aá]rio|destinat[aá]rio|endere[cç]o|caixa|conta).{0,60}(desconhecid|n[aã]o (existe"
     r"|foi (encontr"
     r"|localiz)|encontr|é válid)|inexistente|inv[aá]lid)",
-    # Dutch, the north
+    # Dutch, Nordic languages
     r"(gebruiker|ontvanger|adres|postvak|account).{0,60}(onbekend|bestaat niet"
     r"|niet (worden )?gevonden"
     r"|ongeldig)",
@@ -387,7 +387,7 @@ GONE_ELSEWHERE: Final = _any(
     r"|finns inte|findes ikke|finnes ikke|(kunde|kunne|gick) (inte|ikke) (att )?(hitta|finde"
     r"|finne))",
     r"(vastaanottaja|käyttäjä|osoite).{0,60}(ei (löyt|ole)|tuntematon)",
-    # Slavic, Hungarian, Turkish, Greek
+    # Slavic languages, Hungarian, Turkish, Greek
     r"(konto|adresat|odbiorca|użytkownik|uzytkownik|adres|skrzynka).{0,60}(nie ?istnieje|nieznan"
     r"|nie (znaleziono"
     r"|został)|niedost)|nie istnieje|nie ma takiego|nieznany (użytkownik|odbiorca|adresat)",

@@ -1,4 +1,4 @@
-"""Where papers come from: the Source protocol that each source's file fills in."""
+"""Paper sources: the `Source` protocol, implemented in one module per source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.domain import Sighting
 
 @dataclass(frozen=True, slots=True)
 class Validator:
-    """What a server gave us to ask "has it changed?" with (RFC 9110, section 8.8)."""
+    """HTTP validators of a response, for conditional requests (RFC 9110, section 8.8)."""
 
     etag: str | None = None
     last_modified: str | None = None
@@ -19,15 +19,15 @@ class Validator:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one look at a source brought."""
+    """The result of one fetch from a source."""
 
     sightings: tuple[Sighting, ...]
-    cursor: str | None = None  # where the source wants to go on; None keeps the old one
-    unchanged: bool = False  # the server said so (304), or it is yesterday's answer again
-    skipped: tuple[str, ...] = ()  # one clear line for each entry that could not be read
-    gaps: tuple[str, ...] = ()  # the same for each announcement that is missing as a whole
-    # By URL; to be remembered only in the transaction that keeps the sightings, for a server
-    # that is told "I have it" never gives it again.
+    cursor: str | None = None  # where the next fetch continues; None keeps the stored one
+    unchanged: bool = False  # True if the server returned 304 or repeated yesterday's feed
+    skipped: tuple[str, ...] = ()  # one line for each entry that could not be parsed
+    gaps: tuple[str, ...] = ()  # one line for each announcement that is missing entirely
+    # (URL, validator) pairs. Store them only in the transaction that stores the sightings: once
+    # a validator is sent, the server answers 304 and never returns that content again.
     validators: tuple[tuple[str, Validator], ...] = ()
 
 
@@ -36,13 +36,13 @@ class Source(Protocol):
     def name(self) -> str: ...
 
     def read(self, *, since: date, cursor: str | None, now: datetime) -> Reading:
-        """Announcements since `cursor`, or since the day `since` when there is none, and again
-        the entries of the last 14 days where counts may have moved.
+        """Return announcements since `cursor`, or since the day `since` if there is no cursor.
 
-        Raises SourceError, and then nothing of this look is kept.
+        Sources with upvotes also return entries of the last 14 days again, to update the counts.
+        Raise SourceError if the fetch fails; the caller then stores nothing from it.
         """
         ...
 
     def news_due(self, on: date) -> bool:
-        """Whether the source's calendar promises something new on the UTC day `on`."""
+        """Return whether the source's calendar schedules new papers on the UTC day `on`."""
         ...

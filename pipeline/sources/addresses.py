@@ -1,4 +1,4 @@
-"""Connections that only go to public addresses and that end at a deadline."""
+"""HTTP connections restricted to public IP addresses and to a deadline (SSRF protection)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class ForbiddenAddressError(Exception):
-    """A name that leads into a private network."""
+    """Raised when a host name resolves to an address in a private network."""
 
 
 class Guard:
-    """Opens the connections of one request, and breaks them all at the deadline.
+    """Open the connections of one request, and shut them all down at the deadline.
 
-    A timeout of the socket alone would let a server drip one byte at a time for hours, through
-    the headers too. `stopped` tells that the deadline has passed.
+    With a socket timeout alone, a server could send one byte at a time for hours, in the headers
+    too. `stopped` is True once the deadline has passed.
     """
 
     def __init__(self, *, allow_private: bool, deadline: float) -> None:
@@ -53,10 +53,11 @@ class Guard:
             brake.close()
 
     def connect(self, connection: HTTPConnection) -> socket.socket:
-        """A socket to the first address that answers; all of them must be public.
+        """Resolve the host and return a socket connected to the first of 4 addresses that answers.
 
-        The address that was checked is the one connected to: asking the name servers again could
-        give another one.
+        Raise ForbiddenAddressError if any resolved address is not public, and a urllib3 error if
+        the name is unknown or no address answers. Connect to the validated address itself: a
+        second DNS lookup could return another one (DNS rebinding).
         """
         host, timeout = connection.host, connection.timeout
         try:
@@ -86,7 +87,7 @@ class Guard:
             raise ForbiddenAddressError(f"{host} leads into a private network")
 
     def _hold(self, opened: socket.socket) -> None:
-        # A copy of the descriptor: TLS takes the socket itself over, the connection is the same.
+        # A duplicate descriptor: TLS takes over the socket object, but not the connection.
         self._brakes.append(opened.dup())
         if self.stopped:
             self._stop()
@@ -96,12 +97,12 @@ class Guard:
         for brake in self._brakes:
             try:
                 brake.shutdown(socket.SHUT_RDWR)
-            except OSError:  # closed by the other side just before
+            except OSError:  # already closed by the peer
                 continue
 
 
 def is_public(address: str) -> bool:
-    """Whether anybody on the internet could reach it, also where IPv6 wraps an IPv4 address."""
+    """Return whether an address is globally reachable, including any IPv4 embedded in IPv6."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -119,9 +120,9 @@ def _wrapped(address: IPv4Address | IPv6Address) -> tuple[IPv4Address, ...]:
 
 
 def guarded_session(guard: Guard, ca_file: str | None = None) -> requests.Session:
-    """A session whose every connection is opened by `guard`, and that heeds no environment.
+    """Return a session that opens every connection through `guard` and ignores the environment.
 
-    A proxy or a .netrc of the machine would go around the guard.
+    If `requests` used the machine's proxy settings or .netrc, it would bypass the guard.
     """
     session = requests.Session()
     session.trust_env = False

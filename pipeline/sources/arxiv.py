@@ -1,4 +1,4 @@
-"""arXiv: its daily feed for what is new, its API for the days the feed no longer shows."""
+"""arXiv source: the daily feed for new papers, the API for days the feed no longer lists."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from pipeline.sources.arxiv_sightings import SOURCE, Answer
 from pipeline.sources.documents import DocumentError
 from pipeline.sources.http import Client
 
-LIMIT = "arxiv"  # one for API, feeds and OAI-PMH together, as the terms of use ask
+LIMIT = "arxiv"  # one rate limit for API, feeds and OAI-PMH together, as the terms of use ask
 _HOSTS = frozenset({"arxiv.org", "rss.arxiv.org", "export.arxiv.org", "oaipmh.arxiv.org"})
-_FEED_CAP = 2_000  # a feed holds no more; a full one may have lost papers
-_SLICE = 1_000  # of at most 2,000 papers an answer may hold
+_FEED_CAP = 2_000  # entries in a feed at most; a full feed may be truncated
+_SLICE = 1_000  # papers per page; the API allows 2,000
 _MOST_RESULTS = 30_000  # of one query
 _WINDOW = timedelta(days=7)
-_LONGEST_HOLD = timedelta(days=6)  # over a holiday and a weekend, before an announcement
+_LONGEST_HOLD = timedelta(days=6)  # from submission to announcement, over a holiday and a weekend
 _DAY = timedelta(days=1)
-_ASKED_FOR = timedelta(days=7)  # the API is a day or two behind; then a missed day is given up
+_ASKED_FOR = timedelta(days=7)  # the API lags a day or two; after this a missed day is given up
 _REPORTED_FOR = timedelta(days=21)
 
 
 @dataclass(frozen=True, slots=True)
 class ArxivAPI:
-    """`export.arxiv.org/api/query`, refreshed once a day at midnight."""
+    """Client of `export.arxiv.org/api/query`, which is refreshed once a day at midnight."""
 
     client: Client
     base: str = "https://export.arxiv.org"
@@ -45,10 +45,10 @@ class ArxivAPI:
     def search(
         self, query: str, *, now: datetime, since: date | None = None, until: date | None = None
     ) -> Iterator[Answer]:
-        """The answers, page after page, to a query in arXiv's own language; `since` and `until`
-        (both included) are days in UTC on which the first version was handed in.
+        """Yield the pages of results for a query in arXiv's query language, up to 30,000 papers.
 
-        Raises SourceError, also where a page comes back empty twice before the end.
+        `since` and `until` (both inclusive) limit the UTC day on which the first version was
+        submitted. Raise SourceError if a request fails, or if a page before the end is empty twice.
         """
         if since or until:
             query = f"({query}) AND {_submitted(since or date(1991, 1, 1), until or now.date())}"
@@ -68,7 +68,7 @@ class ArxivAPI:
             "sortOrder": "ascending",
         }
         url = f"{self.base}/api/query?{urlencode(asked)}"
-        for _ in range(2):  # its pages are empty now and then although there is more
+        for _ in range(2):  # retry once: the API sometimes returns an empty page too early
             fetched = self.client.get(
                 url,
                 source=SOURCE,
@@ -85,10 +85,11 @@ class ArxivAPI:
 
 @dataclass(frozen=True, slots=True)
 class _Cursor:
-    """The last feed day that was read, a fingerprint of that feed, and the days still missing.
+    """The last feed day that was fetched, a fingerprint of that feed, and the missing days.
 
-    The feed has been seen to come again under the next day's date. A missing day stays until the
-    API has papers of it or of a later one, and is reported for a while when that never happens.
+    The fingerprint detects a feed that arXiv repeats under the next day's date, as it has done. A
+    missing day stays in the cursor until the API returns papers of it or of a later day; if it
+    never does, the day is queried for 7 days and reported for 21.
     """
 
     day: date
@@ -113,10 +114,10 @@ class _Cursor:
 
 @dataclass(frozen=True, slots=True)
 class _Filled:
-    """What the API has of the days that were missed."""
+    """Papers of missed feed days, fetched from the API."""
 
     sightings: tuple[Sighting, ...] = ()
-    latest: date = date.min  # the last feed day it has papers of: it is no further behind
+    latest: date = date.min  # the latest feed day the API has papers of: its lag
     error: SourceError | None = None
 
 
@@ -130,7 +131,7 @@ class _Feed:
 
 @dataclass(frozen=True, slots=True)
 class Arxiv:
-    """The daily Atom feed of some categories, with the API for the days it was not read."""
+    """The daily Atom feed of some categories, with the API as backfill for missed days."""
 
     client: Client
     categories: tuple[str, ...]
@@ -142,7 +143,10 @@ class Arxiv:
         return SOURCE
 
     def news_due(self, on: date) -> bool:
-        """The feed is rebuilt at midnight in New York, 04:00 or 05:00 UTC, Monday to Friday."""
+        """Return whether `on` is a feed day.
+
+        The feed is rebuilt at midnight in New York (04:00 or 05:00 UTC), Monday to Friday.
+        """
         return feed_day(on)
 
     def read(self, *, since: date, cursor: str | None, now: datetime) -> Reading:
@@ -171,7 +175,7 @@ class Arxiv:
         )
 
     def _feed(self, categories: tuple[str, ...], now: datetime, *, conditional: bool) -> _Feed:
-        """One feed for all categories, or one for each half where that would be cut off."""
+        """Fetch one feed for all categories; if it is full (2,000 entries), fetch each half."""
         fetched = self.client.get(
             f"{self.feed_base}/atom/{'+'.join(categories)}",
             source=SOURCE,
@@ -188,13 +192,14 @@ class Arxiv:
             return _Feed(answer.sightings, answer.skipped, kept)
         middle = len(categories) // 2
         halves = (categories[:middle], categories[middle:])
-        # Unconditional: half a feed that has not changed would be missing from the whole.
+        # Unconditional requests: if one half returned 304, its papers would be missing.
         return _joined([self._feed(half, now, conditional=False) for half in halves])
 
     def _fill(self, days: tuple[date, ...], now: datetime, *, keep_feed: bool) -> _Filled:
-        """Ask the API for the papers of `days`; with `keep_feed` its failure costs only them.
+        """Return the papers of `days` from the API; with `keep_feed`, return its error, if any.
 
-        The feed is gone at midnight, and the API can be asked again tomorrow.
+        Without `keep_feed`, raise SourceError if the API fails. With it, the error must not discard
+        the feed: that is replaced at midnight, while the API can be queried again tomorrow.
         """
         if not days:
             return _Filled()
@@ -206,7 +211,10 @@ class Arxiv:
             return _Filled(error=error)
 
     def _missed(self, days: tuple[date, ...], now: datetime) -> _Filled:
-        """The papers that were due on `days`, by the schedule: the API does not tell the day."""
+        """Return the papers scheduled for `days`.
+
+        The API does not return the announcement day; it is computed from the submission time.
+        """
         api = ArxivAPI(self.client, self.api_base)
         query = " OR ".join(f"cat:{category}" for category in self.categories)
         found: dict[str, Sighting] = {}
@@ -227,13 +235,13 @@ def _understood(body: bytes) -> Answer:
     try:
         return read_xml(body, whole=True)
     except DocumentError as error:
-        # The API's own "Error" is about the question: asking again brings it again.
+        # The API's "Error" entry is about the query, so a retry would return it again.
         again = not isinstance(error, RefusedError)
         raise SourceError(SOURCE, f"the answer {error}", retryable=again) from error
 
 
 def _joined(feeds: list[_Feed]) -> _Feed:
-    """A paper that stands in several feeds comes once, as a candidate when it once is."""
+    """Merge feeds; a paper in several is returned once, as new if any feed lists it as new."""
     return _Feed(
         sightings=each_once(sighting for feed in feeds for sighting in feed.sightings),
         skipped=tuple(line for feed in feeds for line in feed.skipped),
@@ -241,7 +249,7 @@ def _joined(feeds: list[_Feed]) -> _Feed:
 
 
 def _fingerprint(sightings: tuple[Sighting, ...]) -> str:
-    """The same for the same papers in the same versions, whatever their order and date."""
+    """Return a hash of paper ids and versions, independent of order and date; "" if empty."""
     papers = sorted(f"{s.source_id}v{s.version}" for s in sightings)
     return hashlib.sha256("\n".join(papers).encode()).hexdigest()[:16] if papers else ""
 
@@ -262,7 +270,7 @@ def _next_cursor(
 
 
 def _gaps(missing: tuple[date, ...], today: date, error: SourceError | None) -> Iterator[str]:
-    """One clear line for each day that is missing, and why."""
+    """Return one report line with the reason for each missing day."""
     for day in missing:
         if today - day > _ASKED_FOR:
             yield f"the feed of {day} was missed, and the API never had its papers: given up"
@@ -272,7 +280,7 @@ def _gaps(missing: tuple[date, ...], today: date, error: SourceError | None) -> 
 
 
 def _windows(first: date, last: date) -> Iterator[tuple[date, date]]:
-    """Weeks, so that no query comes near the 30,000 papers that one may bring."""
+    """Split the range into weeks, to keep each query far below the API's 30,000 results."""
     while first <= last:
         end = min(first + _WINDOW - _DAY, last)
         yield first, end

@@ -1,4 +1,4 @@
-"""arXiv's XML answers as sightings: the API, the daily feeds and OAI-PMH."""
+"""Parse arXiv's XML responses (API, daily feeds, OAI-PMH) to sightings."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pipeline.sources.text import clean, clean_names, clean_title, split_authors
 
 _ENTRIES = frozenset({"entry", "item", "record"})
 
-# A record whose first version is older than this has changed, it is not new.
+# If a record's first version is older than this when it changes, the record is an update.
 _NEW_FOR = timedelta(days=7)
 
 
 class RefusedError(DocumentError):
-    """arXiv understood the question and says that it is wrong."""
+    """Raised when the arXiv API rejects the query itself; a retry would not help."""
 
 
 def read_xml(raw: bytes | str, *, whole: bool = False, skipped: Skipped | None = None) -> Answer:
-    """Any of arXiv's XML answers, recognised by its root.
+    """Parse any of arXiv's XML responses, recognised by the root element.
 
-    Raises DocumentError when it is none of them, says "Error", or breaks off before its first
-    entry. An answer that breaks off later gives its entries and a line in `skipped`, unless it
-    must be `whole`.
+    If the document is truncated after an entry, return the entries before and add a line to
+    `skipped`. Raise DocumentError if the format is unknown, if the response reports an error, if it
+    is truncated before the first entry, or if `whole` is set and it is truncated at all.
     """
     document = parse_xml(raw, _ENTRIES)
     if document.broken and whole:
@@ -64,7 +64,7 @@ def _finish(
 
 def _read_api(document: XMLDocument, skipped: Skipped) -> Answer:
     for entry in document.entries:
-        # HTTP 400 and https today, HTTP 200 and http in older answers.
+        # HTTP 400 and an https id today; HTTP 200 and an http id in older responses.
         if "/api/errors" in entry.text_of("id"):
             why = clean(entry.text_of("summary"), 200) or "no reason given"
             raise RefusedError(f"is an error of the API: {why}")
@@ -113,7 +113,7 @@ _LEAD = re.compile(r"\s*arXiv:\S+\s+Announce Type:\s*(?P<kind>[a-z-]+)\s*(?:Abst
 
 
 def _feed_sighting(entry: Element) -> Sighting:
-    """One paper of the RSS or Atom feed: new and cross are candidates, replace* are updates."""
+    """Parse one RSS or Atom entry: "new" and "cross" are new papers, "replace*" are updates."""
     name = name_in(entry.text_of("id") or entry.text_of("guid") or _link(entry))
     summary = entry.text_of("summary") or entry.text_of("description")
     lead = _LEAD.match(summary)
@@ -137,7 +137,7 @@ def _link(entry: Element) -> str:
 
 
 def _mail_day(text: str) -> date | None:
-    """The day as it is written in an RFC 5322 date: the feed's day is New York's."""
+    """Parse the date of an RFC 5322 time without conversion: the feed's day is New York's."""
     try:
         return parsedate_to_datetime(text).date()
     except (ValueError, TypeError, OverflowError):
@@ -145,7 +145,10 @@ def _mail_day(text: str) -> date | None:
 
 
 def each_once(sightings: Iterable[Sighting]) -> tuple[Sighting, ...]:
-    """A paper may stand in a feed of several categories twice; as a candidate when it once is."""
+    """Deduplicate papers and merge their categories, as when a feed lists one per category.
+
+    If any sighting of a paper is new, return that one rather than the update.
+    """
     kept: dict[str, Sighting] = {}
     for sighting in sightings:
         before = kept.get(sighting.source_id)
@@ -176,7 +179,10 @@ def _read_oai(document: XMLDocument, skipped: Skipped) -> Answer:
 
 
 def _oai_sighting(record: Element) -> Sighting:
-    """One arXivRaw record. Its datestamp is its last change, so v1's date tells what is new."""
+    """Parse one arXivRaw record.
+
+    The record's datestamp is its last change; if v1 is over 7 days older, the record is an update.
+    """
     raw = record.find("metadata", "arXivRaw")
     if raw is None:
         raise DocumentError("has no arXivRaw metadata")

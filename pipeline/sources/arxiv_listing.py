@@ -1,4 +1,4 @@
-"""arXiv's /list page of one day as sightings."""
+"""Parse arXiv's /list page of one day to sightings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def is_listing(page: str) -> bool:
 
 
 def read_listing(page: str, skipped: Skipped | None = None) -> Answer:
-    """arXiv's /list page of one day; replacements are updates."""
+    """Parse arXiv's /list page of one day; replacements are returned as updates.
+
+    Raise DocumentError if the page has entries and none can be parsed.
+    """
     shown = _SHOWN_FOR.search(page[:200_000])
     announced_on = _long_day(shown[1]) if shown else None
     skipped = skipped or Skipped()
@@ -51,7 +54,7 @@ def read_listing(page: str, skipped: Skipped | None = None) -> Answer:
 
 
 def _listed(page: str) -> Iterator[tuple[str, bool]]:
-    """Each entry's HTML, and whether it stands under the replacements."""
+    """Return the HTML of each entry, and whether it is in the section of replacements."""
     is_update = False
     for number, part in enumerate(page.split("<dt>")):
         if number:

@@ -1,4 +1,4 @@
-"""What all of arXiv's formats share: the fields of a paper become a sighting."""
+"""Build sightings from the fields of a paper; shared by all of arXiv's formats."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NOTE_LIMIT = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one document holds. `total` is what the API says there is in all."""
+    """The parsed content of one document; `total` is the API's count over all pages."""
 
     sightings: tuple[Sighting, ...]
     skipped: tuple[str, ...] = ()
     total: int | None = None
-    resumption: str | None = None  # OAI-PMH: where to go on, None at the end
+    resumption: str | None = None  # OAI-PMH resumption token; None on the last page
     entries: int = 0
 
 
@@ -71,7 +71,7 @@ def sighting_of(
 
 
 def record_sighting(record: dict[str, Any], announced_on: date | None) -> Sighting:
-    """A paper out of a file of JSON records, under the field names that scrapers use."""
+    """Parse a JSON record with the field names that scrapers use; raise DocumentError."""
     authors, categories = record.get("authors"), record.get("categories")
     return sighting_of(
         name_in(text_in(record, "id")),

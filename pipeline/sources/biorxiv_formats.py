@@ -1,4 +1,4 @@
-"""bioRxiv's and medRxiv's answers as sightings: `details` and `pubs` of api.biorxiv.org."""
+"""Parse bioRxiv and medRxiv responses (`details` and `pubs` of api.biorxiv.org) to sightings."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.sources.text import clean, clean_keywords, clean_names, clean_titl
 
 SOURCES = frozenset({"biorxiv", "medrxiv"})
 
-# Left over from the publisher's typesetting, glued to the words around them.
+# Markers of the publisher's typesetting, not separated from the words around them.
 _MARKS = re.compile(r"[OC]_(?:SCPCAP|SCPLOW|ST_ABS|LI|UL|OL|FIG|TBL|EQ|QUOTE|BR|IN_TEXT|MATH)")
-# Greek letters come as names in braces, where they come at all.
+# Greek letters, if present at all, are written as names in braces.
 _GREEK = re.compile(
     r"\{(alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|pi|rho|sigma"
     r"|tau|phi|chi|psi|omega)\}",
@@ -31,9 +31,10 @@ def is_answer(answer: Any) -> bool:
 def read_answer(
     answer: dict[str, Any], fallback: str | None, skipped: Skipped
 ) -> tuple[Sighting, ...]:
-    """One answer of `details` or `pubs`; `fallback` names the source where entries do not.
+    """Parse one response of `details` or `pubs`; return () if it reports "no posts".
 
-    Raises DocumentError where the answer says that something went wrong.
+    `fallback` is the source of entries that do not name theirs. Raise DocumentError if the response
+    reports an error.
     """
     collection = answer.get("collection")
     if isinstance(collection, list):
@@ -47,7 +48,10 @@ def read_answer(
 
 
 def entry_sighting(entry: Any, fallback: str | None) -> Sighting:
-    """One preprint; `pubs` has the same fields with "preprint_" in front of their names."""
+    """Parse one preprint; in `pubs` the same fields have the prefix "preprint_".
+
+    Raise DocumentError if the server is unknown, or the DOI or the title is missing.
+    """
     if not isinstance(entry, dict):
         raise DocumentError("is not a paper")
     source = (_field(entry, "server", "preprint_platform") or fallback or "").lower()
@@ -78,7 +82,7 @@ def entry_sighting(entry: Any, fallback: str | None) -> Sighting:
 
 
 def _field(entry: dict[str, Any], *names: str) -> str:
-    """The text of a field; they write "NA" for "nothing"."""
+    """Return the text of the first field that is not empty; the API writes "NA" for no value."""
     text = text_in(entry, *names).strip()
     return "" if text == "NA" else text
 

@@ -1,4 +1,4 @@
-"""Turning entries into sightings, one at a time: a bad entry costs itself and nothing else."""
+"""Parse entries into sightings one at a time; an invalid entry is skipped and reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECONDS_FOR_FORMULAS = 2.5
 
 
 class Skipped:
-    """One clear line for each entry left out: the first 20, and how many more."""
+    """Report lines for skipped entries: the first 20, and the number of further ones."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -41,7 +41,11 @@ def collect(
     *,
     called: str = "entry",
 ) -> tuple[Sighting, ...]:
-    """What `read` makes of each entry; where it raises DocumentError, a line in `skipped`."""
+    """Return the sightings that `read` parses from `entries`.
+
+    If it raises DocumentError, add a line to `skipped` and continue with the next entry. Formulas
+    get 2.5 seconds in all; the rest stay as TeX.
+    """
     sightings: list[Sighting] = []
     with formulas_within(_SECONDS_FOR_FORMULAS):
         for number, entry in enumerate(entries, start=1):
@@ -53,7 +57,7 @@ def collect(
 
 
 def text_in(record: dict[str, Any], *names: str) -> str:
-    """The first of these fields that holds text, "" when none does."""
+    """Return the first of these fields that holds text; "" if none does."""
     for name in names:
         value = record.get(name)
         if isinstance(value, str) and value.strip():
@@ -66,14 +70,14 @@ def strings_in(value: object) -> list[str]:
 
 
 def count_in(value: object) -> int | None:
-    """A number of upvotes or comments; None for anything that cannot be one."""
+    """Return a count of upvotes or comments, capped at 2**31 - 1; None if it is invalid."""
     if isinstance(value, bool) or not isinstance(value, int):
         return None
     return min(value, _LARGEST_COUNT) if value >= 0 else None
 
 
 def day_in(value: object) -> date | None:
-    """The date at the start of an ISO date or time, as it is written there."""
+    """Parse the date of an ISO date or time, without time zone conversion; None if invalid."""
     if not isinstance(value, str):
         return None
     try:
@@ -83,7 +87,10 @@ def day_in(value: object) -> date | None:
 
 
 def moment_in(value: object) -> datetime | None:
-    """An ISO time in UTC; one without a zone is taken as UTC, a bare date as its midnight."""
+    """Parse an ISO time and return it in UTC; None if it is invalid.
+
+    A time without a zone is taken as UTC, a date without a time as its midnight.
+    """
     if not isinstance(value, str):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Bytes from outside as JSON values or small XML trees, within bounds of time and memory."""
+"""Parse untrusted bytes to JSON values or small XML trees, with time and memory limits."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ _LONGEST_TEXT = 200_000  # characters kept of one element
 
 
 class DocumentError(ValueError):
-    """The bytes are not what they should be; the message is one line for people."""
+    """Raised when a document is invalid; the message is one readable line."""
 
 
 def decode(raw: bytes) -> str:
-    """The text, whatever the document wrongly says of its encoding; what is broken becomes U+FFFD.
+    """Detect the encoding and return the text; undecodable bytes become U+FFFD.
 
-    A byte order mark wins, then UTF-8 when it is valid, then what an XML declaration names,
-    then Windows-1252.
+    In order of precedence: a byte order mark, valid UTF-8, the XML declaration. If it declares
+    nothing, UTF-8 or US-ASCII: UTF-8 if only a few bytes are broken, else Windows-1252. Raise
+    DocumentError if the declared encoding is unknown or unsafe.
     """
     for mark, encoding in _MARKS:
         if raw.startswith(mark):
@@ -59,7 +60,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# Python knows codecs that are slow on purpose or no text at all (punycode, idna, zlib).
+# Allow-list: some Python codecs are slow or no text encodings (punycode, idna, zlib).
 _SAFE_ENCODING = re.compile(
     r"utf-8|iso-?8859-\d{1,2}|latin-?1|windows-12\d\d|cp12\d\d|koi8-[ru]|gb2312|gbk|gb18030|big5"
     r"|shift[_-]jis|euc-(?:jp|kr)|utf-16(?:[bl]e)?"
@@ -75,16 +76,20 @@ def _is_utf8(raw: bytes) -> bool:
 
 
 def _is_mostly_utf8(raw: bytes) -> bool:
-    """A UTF-8 text with a few broken bytes, not a text in an 8-bit encoding."""
+    """Return whether at most a quarter of the non-ASCII characters of the first MB are broken.
+
+    If more are, the text is probably in an 8-bit encoding.
+    """
     head = raw[:_SLICE].decode("utf-8", errors="replace")
     broken = head.count("\ufffd")
     return broken * 4 <= sum(character > "\x7f" for character in head)
 
 
 def parse_json(raw: bytes | str) -> Any:
-    """Any JSON value; fractions stay text, so that an id such as 2503.02130 keeps its zero.
+    """Parse JSON; return fractions as strings, so that an id such as 2503.02130 keeps its zero.
 
-    Raises DocumentError.
+    Integers of more than 18 digits are strings, too; NaN and Infinity are None. Raise DocumentError
+    if the text is empty, invalid, over 16 MB or nested too deep, or has over 500,000 containers.
     """
     if len(raw) > LARGEST_JSON:
         raise DocumentError(f"is JSON of more than {LARGEST_JSON >> 20} MB")
@@ -111,7 +116,7 @@ def _no_constant(name: str) -> None:
 
 @dataclass(slots=True)
 class Element:
-    """One XML element. Names have no namespace: `arxiv:comment` is "comment"."""
+    """One XML element; names are without namespace: `arxiv:comment` is "comment"."""
 
     name: str
     attributes: dict[str, str]
@@ -128,7 +133,7 @@ class Element:
         return found
 
     def text_of(self, *path: str) -> str:
-        """The stripped text of the first such element, "" when there is none."""
+        """Return the stripped text of the first element at this path; "" if there is none."""
         found = self.find(*path)
         return found.text.strip() if found else ""
 
@@ -141,9 +146,10 @@ _ENDS_TOO_EARLY = codes[XML_ERROR_NO_ELEMENTS]
 
 
 class _Builder:
-    """Collects the elements called `entries` and the header around them, and forgets the rest.
+    """Parser target that collects the elements named in `entries` and the header around them.
 
-    Only attributes that a source needs are kept, however many there are.
+    Entries are detached from the tree, to be returned separately. Attributes are dropped unless a
+    source needs them.
     """
 
     def __init__(self, entries: frozenset[str], most: int) -> None:
@@ -195,10 +201,10 @@ class _Builder:
         return None
 
     def break_off(self) -> None:
-        """Keep the entry that the text ends in, with what it holds until then.
+        """Keep the entry in which the text ends, without the truncated element.
 
-        An element that is cut itself is dropped, half an id being another one; half an abstract
-        is still good.
+        If that element is an abstract, keep it as well: half an abstract is still useful, but half
+        an id would be another id.
         """
         names = [element.name for element in self._open]
         if not self._entries.intersection(names):
@@ -215,13 +221,15 @@ class _Builder:
 class XMLDocument:
     root: Element  # without the entries
     entries: list[Element]
-    broken: str | None = None  # why the reading stopped before the end, entries before it are good
+    broken: str | None = None  # the reason if parsing stopped early; `entries` are still valid
 
 
 def parse_xml(raw: bytes | str, entries: frozenset[str], most: int = 10_000) -> XMLDocument:
-    """The elements named in `entries`, wherever they stand, and what stands around them.
+    """Parse XML and return the elements named in `entries`, at any depth, and the root around them.
 
-    No DTD, no entities. Raises DocumentError where nothing at all can be read.
+    If the XML is malformed after the root began, `broken` is the reason. Raise DocumentError if
+    there is no root, if the document has a DTD or entities, or if it exceeds a limit (24 MB, `most`
+    entries, elements, depth).
     """
     if len(raw) > LARGEST_DOCUMENT:
         raise DocumentError(f"is XML of more than {LARGEST_DOCUMENT >> 20} MB")
@@ -246,7 +254,7 @@ def parse_xml(raw: bytes | str, entries: frozenset[str], most: int = 10_000) -> 
     return XMLDocument(builder.root, builder.complete, broken)
 
 
-# Control characters are no XML 1.0; one of them in an abstract must not cost the whole feed.
+# Not allowed in XML 1.0. Removed, because one of them in an abstract would fail the whole feed.
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 

@@ -1,4 +1,4 @@
-"""The polite client: says who it is, waits its turn, bounds every answer, and obeys Retry-After."""
+"""HTTP client for sources: User-Agent, rate limits, size and time limits, retry, Retry-After."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from pipeline.sources.addresses import ForbiddenAddressError, Guard, guarded_ses
 _MOST_HOPS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK = 64 * 1024
-_LONGEST_WAIT = timedelta(days=2)  # a server that names a later time is asked again anyway
+_LONGEST_WAIT = timedelta(days=2)  # cap on Retry-After: if it is longer, retry anyway
 
 
 class Validators(Protocol):
-    """The memory of what each URL was last answered with."""
+    """Read access to the stored HTTP validators, by URL."""
 
     def get(self, url: str) -> Validator | None: ...
 
 
 @dataclass(slots=True)
 class MemoryValidators:
-    """Validators that are forgotten with the process."""
+    """HTTP validators kept in memory for the life of the process."""
 
     kept: dict[str, Validator] = field(default_factory=dict)
 
@@ -46,12 +46,12 @@ class MemoryValidators:
 
 
 def no_waiting(limit: str) -> None:
-    """For one process that is alone with a source, and for tests."""
+    """Return at once, without rate limit; for a process that alone uses a source, and for tests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Seconds and bytes one request may take. `overall` covers everything but looking up names."""
+    """Limits of one request, in seconds and bytes; `overall` excludes DNS lookups."""
 
     connect: float = 10
     read: float = 30
@@ -62,10 +62,10 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    url: str  # the one that was asked for, before redirects
-    status: int  # 200, 304, or one that the caller accepts
+    url: str  # the requested URL, before redirects
+    status: int  # 200, 304, or a status in the caller's `accept`
     body: bytes
-    validator: Validator | None = None  # for the caller to keep, with what it made of the body
+    validator: Validator | None = None  # to be stored together with the parsed content
 
     @property
     def unchanged(self) -> bool:
@@ -74,9 +74,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """`wait_turn` is called with a limit's name before each request and returns when it may go.
+    """An HTTP client that validates, throttles and retries GET requests.
 
-    A limit's requests go one after the other, each on a connection of its own.
+    Before each request it calls `wait_turn` with the name of the rate limit; that call blocks until
+    the request may be sent. Requests under one limit are serialised by a lock of this client, each
+    on its own connection.
     """
 
     user_agent: str
@@ -84,9 +86,9 @@ class Client:
     validators: Validators = field(default_factory=MemoryValidators)
     bounds: Bounds = Bounds()
     allow_private: bool = False  # for tests on loopback
-    ca_file: str | None = None  # instead of the public certificate authorities
+    ca_file: str | None = None  # replaces the public certificate authorities
     sleep: Callable[[float], None] = time.sleep
-    pauses: tuple[float, ...] = (2, 8)  # before the second and third try
+    pauses: tuple[float, ...] = (2, 8)  # seconds of backoff before the second and third attempt
     _turns: defaultdict[str, Lock] = field(default_factory=lambda: defaultdict(Lock))
 
     def get(
@@ -101,10 +103,12 @@ class Client:
         conditional: bool = False,
         hosts: frozenset[str] | None = None,
     ) -> Answer:
-        """The answer to one GET, with 200, 304 (only when `conditional`) or a status in `accept`.
+        """Send a GET and return the answer: 200, 304 (if `conditional`) or a status in `accept`.
 
-        `hosts` are the only ones that a redirect may lead to; None allows every public one.
-        `headers` go to the first host only. Raises SourceError.
+        Redirects may lead to `hosts` only, or to any public host if it is None; `headers` are sent
+        to the first host only. Retry twice, with backoff, if the connection fails before the
+        deadline, or on a 5xx without Retry-After. Raise SourceError if no attempt succeeds; its
+        `retry_at` is set if the server sent Retry-After.
         """
         known = self.validators.get(url) if conditional else None
         request = _Request(source, now, {**(headers or {}), **_conditions(known)}, accept, hosts)
@@ -129,7 +133,7 @@ class Client:
                 return Answer(url, status, body, validator)
             here = urljoin(here, target)
             if urlsplit(here).netloc != urlsplit(url).netloc:
-                headers = {}  # a token is for the host it was given for
+                headers = {}  # never send a token to another host
         raise SourceError(request.source, f"more than {_MOST_HOPS} redirects from {url}")
 
     def _once(
@@ -157,14 +161,14 @@ class Client:
                 judged = self._judge(response, request)
         except ForbiddenAddressError as error:
             raise SourceError(request.source, str(error), retryable=False) from error
-        except ValueError as error:  # requests parses the Location even if it does not follow it
+        except ValueError as error:  # requests parses the Location even when it does not follow it
             why = f"{url} redirects to something that is no URL: {error}"
             raise SourceError(request.source, why[:300], retryable=False) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             if not guard.stopped:
                 again = SourceError(request.source, _reason(error, url))
                 raise _AgainSoonError(again) from error
-        if guard.stopped:  # also without an error: an answer without a length just ends
+        if guard.stopped:  # no error is raised if the response has no Content-Length
             why = f"took longer than {self.bounds.overall:g} s: {url}"
             raise SourceError(request.source, why)
         return judged
@@ -188,7 +192,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What does not change from hop to hop."""
+    """The parts of a request that stay the same across redirects."""
 
     source: str
     now: datetime
@@ -201,7 +205,7 @@ class _Request:
         return "If-None-Match" in self.headers or "If-Modified-Since" in self.headers
 
     def check_hop(self, first: str, here: str) -> None:
-        """Raise SourceError unless the redirect leads where we are willing to go."""
+        """Raise SourceError if a redirect is invalid, leaves https or leads to another host."""
         try:
             origin, hop = urlsplit(first), urlsplit(here)
             host = hop.hostname
@@ -216,7 +220,7 @@ class _Request:
 
 
 class _AgainSoonError(Exception):
-    """Worth another try within this look; `final` is what to raise when it was the last."""
+    """Raised to retry within the same fetch; `final` is raised if the last attempt fails."""
 
     def __init__(self, final: SourceError) -> None:
         super().__init__(final.message)
@@ -224,7 +228,7 @@ class _AgainSoonError(Exception):
 
 
 def user_agent(version: str, site_url: str, contact: str | None) -> str:
-    """Who we are, so that a source can write to us before it blocks us."""
+    """Return the User-Agent, with site and contact so that a source can write before blocking."""
     mail = f"; mailto:{contact}" if contact else ""
     return f"Paperboy/{version} (+{site_url}{mail})"
 
@@ -255,7 +259,7 @@ def _refusal(response: requests.Response, request: _Request) -> Exception:
 
 
 def _retry_at(text: str | None, now: datetime) -> datetime | None:
-    """RFC 9110, section 10.2.3: seconds, or a date."""
+    """Parse Retry-After (RFC 9110, section 10.2.3): seconds or a date, at most 2 days ahead."""
     if not text:
         return None
     text = text.strip()
@@ -270,7 +274,10 @@ def _retry_at(text: str | None, now: datetime) -> datetime | None:
 
 
 def _body(response: requests.Response, bounds: Bounds, source: str) -> Iterator[bytes]:
-    """The decompressed body; raises SourceError where it grows over `bounds`."""
+    """Yield the decompressed body in chunks.
+
+    Raise SourceError if it exceeds `bounds`, is truncated, or has a broken or unknown encoding.
+    """
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in {"identity", "", "gzip", "x-gzip", "deflate"}:
         raise SourceError(source, f"an answer in the unknown encoding {encoding[:50]!r}")

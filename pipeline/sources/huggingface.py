@@ -1,4 +1,4 @@
-"""Hugging Face Daily Papers: what people there found worth reading, day by day, with upvotes."""
+"""Hugging Face Daily Papers source: a curated list of papers per day, with upvotes."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from pipeline.sources.text import (
 )
 
 NAME = "huggingface"
-_PAGE = 50  # the most one answer holds; three days on record had more papers
+_PAGE = 50  # the API's maximum; three days on record had more papers
 _MOST_PAGES = 10
-_MOST_DAYS = 92  # of back-fill in one look; the cursor says where the next one goes on
+_MOST_DAYS = 92  # of backfill in one fetch; the next fetch continues at the cursor
 _REREAD = timedelta(days=14)  # upvotes settle over one to two weeks
-_REREAD_EVERY = 8  # hours between two looks at one of the older days
+_REREAD_EVERY = 8  # hours between two fetches of an older day
 _DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class HuggingFace:
-    """`GET /api/daily_papers?date=`, 500 requests in five minutes without a token.
+    """Client of `GET /api/daily_papers?date=`: 500 requests in five minutes without a token.
 
-    The cursor is the last day that was read.
+    The cursor is the last day that was fetched.
     """
 
     client: Client
@@ -56,7 +56,7 @@ class HuggingFace:
         return NAME
 
     def news_due(self, on: date) -> bool:
-        """Its lists appear on weekdays; a weekend list is possible, not promised."""
+        """Return whether `on` is a weekday; lists on weekends are possible but not scheduled."""
         return on.weekday() < 5
 
     def read(self, *, since: date, cursor: str | None, now: datetime) -> Reading:
@@ -86,7 +86,7 @@ class HuggingFace:
 
 
 class _Look:
-    """One look at several days."""
+    """One fetch of several days: the sightings, skipped entries and validators so far."""
 
     def __init__(self, source: HuggingFace, now: datetime) -> None:
         self._source, self._now = source, now
@@ -98,14 +98,14 @@ class _Look:
     def read_day(self, day: date) -> None:
         for number in range(_MOST_PAGES):
             answer = self._source.page(day, number, self._now)
-            # An unchanged first page says nothing of the second: go on as if it were full.
+            # A 304 for the first page says nothing about the second: continue as if it were full.
             if answer.unchanged:
                 self.saw_unchanged = True
             elif self._keep(answer, day) < _PAGE:
                 return
 
     def _keep(self, answer: Answer, day: date) -> int:
-        """How many entries the page has."""
+        """Parse and keep a page, and return its number of entries; raise SourceError."""
         try:
             sightings, entries = read_daily_papers(parse_json(answer.body), day, self.skipped)
         except DocumentError as error:
@@ -117,13 +117,16 @@ class _Look:
 
 
 def _new_days(first: date, today: date) -> list[date]:
-    """The days from `first` to `today`, both included; at most _MOST_DAYS, at least today."""
+    """Return the days from `first` to `today`, inclusive: at least one, at most _MOST_DAYS."""
     first = min(first, today)
     return [first + n * _DAY for n in range(min((today - first).days + 1, _MOST_DAYS))]
 
 
 def _older_days(first_new: date, now: datetime) -> Iterator[date]:
-    """Each day of the last 14 comes around once in _REREAD_EVERY hours, not all in one."""
+    """Return the days before `first_new` to fetch again this hour, out of the last 14.
+
+    Each day is due every _REREAD_EVERY hours, so that the requests are spread over the hours.
+    """
     day = max(now.date() - _REREAD, date(2023, 5, 1))
     while day < first_new:
         if day.toordinal() % _REREAD_EVERY == now.hour % _REREAD_EVERY:
@@ -132,9 +135,9 @@ def _older_days(first_new: date, now: datetime) -> Iterator[date]:
 
 
 def read_daily_papers(answer: Any, day: date, skipped: Skipped) -> tuple[tuple[Sighting, ...], int]:
-    """The sightings of the answer for `day`, and how many entries it had.
+    """Parse the response for `day`; return its sightings and its number of entries.
 
-    Raises DocumentError where it is no list.
+    Raise DocumentError if it is an error or not a list.
     """
     if isinstance(answer, dict) and "error" in answer:
         raise DocumentError(f"is an error: {clean(str(answer['error']), 200)}")
@@ -148,9 +151,10 @@ def read_daily_papers(answer: Any, day: date, skipped: Skipped) -> tuple[tuple[S
 
 
 def entry_sighting(entry: Any, day: date | None) -> Sighting:
-    """One entry. Fields were added over the years: only the id and the title are sure.
+    """Parse one entry; raise DocumentError if the id or the title is missing.
 
-    `day` is the date that was asked for, for an entry that does not tell its own.
+    Other fields may be absent: the API added them over the years. `day` is the requested date, used
+    if the entry has none.
     """
     paper = entry.get("paper") if isinstance(entry, dict) else None
     if not isinstance(paper, dict):
@@ -186,6 +190,6 @@ def entry_sighting(entry: Any, day: date | None) -> Sighting:
 
 
 def _authors(listed: Any) -> tuple[str, ...]:
-    """The names as they stand; an author hidden on the page is an author of the paper still."""
+    """Return all author names, including those that the page hides: they wrote the paper, too."""
     people = listed[:MOST_AUTHORS] if isinstance(listed, list) else []
     return clean_names(text_in(person, "name") for person in people if isinstance(person, dict))

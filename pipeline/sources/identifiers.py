@@ -1,4 +1,4 @@
-"""The names under which works are known, in one form each, always strings."""
+"""Parse and normalise paper identifiers (arXiv ids, DOIs, arXiv categories); always strings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CATEGORY = re.compile(r"[a-z][a-z-]*(?:\.[A-Za-z][A-Za-z-]*)?")
 
 @dataclass(frozen=True, slots=True)
 class ArxivName:
-    """ "2503.02130" or "astro-ph/0601001", and the version when it was named."""
+    """An arXiv id ("2503.02130", "astro-ph/0601001"), and its version if one was given."""
 
     id: str
     version: int | None = None
@@ -37,9 +37,9 @@ class ArxivName:
 
 
 def arxiv_name(text: object) -> ArxivName | None:
-    """The arXiv name in an id, a URL of its pages or an OAI identifier; None when it is none.
+    """Parse an arXiv id, a URL of its pages or an OAI identifier; return None if it is none.
 
-    A number is refused: 2503.02130 as a number has already lost its last zero.
+    Numbers return None: 2503.02130 as a number has already lost its last zero.
     """
     if not isinstance(text, str) or len(text) > 200:
         return None
@@ -51,7 +51,7 @@ def arxiv_name(text: object) -> ArxivName | None:
 
 
 def doi(text: object) -> str | None:
-    """A DOI in lower case (they are compared so) without a resolver in front, else None."""
+    """Return a DOI in lower case (for comparison) without the resolver; None if it is none."""
     if not isinstance(text, str) or len(text) > 300:
         return None
     match = _DOI.fullmatch(unquote(text.strip()).rstrip(".,;"))
@@ -61,7 +61,10 @@ def doi(text: object) -> str | None:
 
 
 def arxiv_categories(names: object) -> tuple[str, ...]:
-    """Only arXiv's own categories, each once, in order; MSC and ACM classes are left out."""
+    """Return arXiv's own categories, deduplicated and in order, without MSC and ACM classes.
+
+    Only the first 100 names are looked at; return () if `names` is no list or tuple.
+    """
     if not isinstance(names, (list, tuple)):
         return ()
     known = (n for n in names[:100] if isinstance(n, str) and len(n) < 40)
@@ -69,6 +72,6 @@ def arxiv_categories(names: object) -> tuple[str, ...]:
 
 
 def _without_subject(name: str) -> str:
-    """math.GT/0309136 is known as math/0309136."""
+    """Remove the subject class of an old id: math.GT/0309136 becomes math/0309136."""
     archive, slash, number = name.partition("/")
     return f"{archive.partition('.')[0]}/{number}" if slash else name

@@ -1,4 +1,4 @@
-"""The TeX that people write into titles, names and abstracts, as Unicode text."""
+"""Convert TeX in titles, names and abstracts to Unicode text."""
 
 # ruff: noqa: RUF001  (letters that look alike are what this is about)
 
@@ -15,16 +15,16 @@ from functools import lru_cache
 from pylatexenc.latex2text import LatexNodes2Text
 from pylatexenc.latexwalker import LatexWalkerError
 
-_MOST_FORMULAS = 100  # in one text; later ones stay as they are written
+_MOST_FORMULAS = 100  # per text; further formulas stay as TeX
 _DEEPEST_BRACES = 8
-_DEEPEST_STYLES = 5  # commands inside each other: \emph{\textbf{...}}, {\'{\^e}}
+_DEEPEST_STYLES = 5  # nested commands: \emph{\textbf{...}}, {\'{\^e}}
 _seconds_left: ContextVar[float | None] = ContextVar("seconds left for formulas", default=None)
 
 _FORMULA = re.compile(
     r"(?<![\\$])(?P<sign>\$\$?)(?P<a>[^$]{1,300})(?P=sign)(?!\$)"
     r"|(?<!\\)\\\((?P<b>[^$]{1,300}?)(?<!\\)\\\)|(?<!\\)\\\[(?P<c>[^$]{1,300}?)(?<!\\)\\\]"
 )
-_OPERATOR = re.compile(r"[<>=~+±\u00d7≤≥≈-]{1,2}")  # more than $>$25 runs
+_OPERATOR = re.compile(r"[<>=~+±\u00d7≤≥≈-]{1,2}")  # as in "more than $>$25 runs"
 _DEGREES = re.compile(r"\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![A-Za-z]))")
 _TEXLIKE = re.compile(r"[\\^_{]")
 _PLAIN_FORMULA = re.compile(r"[\w\s.,:;+*/=<>()\[\]!|°-]+")
@@ -34,7 +34,7 @@ _COMBINING = {
     ".": "\u0307", "u": "\u0306", "v": "\u030c", "H": "\u030b", "c": "\u0327", "k": "\u0328",
     "r": "\u030a", "d": "\u0323", "b": "\u0331",
 }  # fmt: skip
-_PLAIN = r"\\[ij](?![A-Za-z])|[^\W\d_]"  # what an accent can sit on; another accent may be there
+_PLAIN = r"\\[ij](?![A-Za-z])|[^\W\d_]"  # a letter under an accent, possibly accented already
 _ACCENT = re.compile(
     rf"""(?P<open>(?<!\\[A-Za-z])\{{)?\\(?:
         (?P<sign>['`^"~=.])\s?(?:\{{\s?(?P<a>{_PLAIN})\s?\}}|(?P<b>{_PLAIN}))
@@ -76,7 +76,7 @@ _SYMBOL = re.compile(
     rf"(?P<open>\{{)?\\(?P<name>{'|'.join(_SYMBOLS)})(?![A-Za-z])"
     r"(?:\{\}|(?P<close>\})|(?P<gap> ))?"
 )
-# arXiv itself takes \beta for the accent \b over "eta", and writes \b{eta}.
+# arXiv itself parses \beta as the accent \b over "eta", and writes \b{eta}.
 _TORN = re.compile(r"\\([a-z])\{([a-z]{1,6})\}")
 _STYLED = re.compile(
     r"\\(?:emph|text(?:it|bf|tt|sc|sf|rm|up)?|underline|mbox|url|math(?:rm|it|bf|tt|sf)"
@@ -92,7 +92,7 @@ _STYLED_GROUP = re.compile(
 _COLORED = re.compile(r"\\(?:textcolor|colorbox)\s?(?:\[[^\[\]]*\])?\{[^{}]*\}\s?\{([^{}]*)\}")
 _SCRIPT = re.compile(r"\\text(super|sub)script\s?\{([^{}]*)\}")
 _LINKED = re.compile(r"\\href\s?\{([^{}]*)\}\s?\{[^{}]*\}")
-# What is no part of the sentence, with what stands before it.
+# Commands that are no part of the sentence (citations, footnotes, labels), with a space before.
 _ASIDE = re.compile(
     r"[~ ]{0,2}\\(?:[a-zA-Z]{0,6}cite[a-z]{0,8}\*?|footnote(?:text)?|thanks|label|index"
     r"|(?:eq|auto|c|C)?ref|color|vspace|hspace|todo)\s?(?:\[[^\[\]]{0,100}\]){0,2}"
@@ -107,13 +107,13 @@ _ESCAPED = re.compile(r"\\([%&#_$ ])")
 _SET = re.compile(r"\\([{}])")
 _SPACE = re.compile(r"(?<!\\)\\([,;:!/-])")
 _NOTHING = re.compile(r"\\([~^])\{\}")
-# {BERT} keeps its capitals in a bibliography. Sets, as in {0, 1}, stay.
+# Braces that protect capitals in a bibliography: {BERT}. Sets, as in {0, 1}, are kept.
 _KEPT_CAPITALS = re.compile(r"(?<![\\\w^_$}])\{([^\W\d_a-z][\w .'-]{0,80})\}")
 _QUOTED = re.compile(r"``(?P<two>[^`]{1,300}?)''|(?<![\w`])`(?P<one>[^`'\n]{1,80})'(?![\w'])")
 _DASHES = re.compile(r"(?<=[\w)\].,%”])(---?)(?=[\w(\[“$\\])|(?<= )(---?)(?= )")
 _TIE = re.compile(r"(?<=[^\W\d_][.\w])~(?=\w)|(?<=\d)~(?=[^\W\d_])")
 
-# TeX sets \log apart from what is before it; as text it would be one word with it.
+# TeX puts space before \log; without it, the text would join both into one word.
 _FUNCTION = re.compile(
     r"(?<=[\w)\]])\\(?=(?:log|ln|lg|exp|sin|cos|tan|max|min|lim|sup|inf|det|gcd)(?![A-Za-z]))"
 )
@@ -125,9 +125,9 @@ _LOWERED_PART = re.compile(r"_(?:\{([0-9+-]{1,4})\}|([0-9]))")
 
 
 def untex(text: str) -> str:
-    """`text` with its formulas, accents and simple commands as Unicode.
+    """Return `text` with formulas, accents and simple commands converted to Unicode.
 
-    Never fails: what cannot be read stays as it was written.
+    Raise nothing: if a formula or command cannot be parsed, it stays as TeX.
     """
     if "$" in text or "\\(" in text or "\\[" in text:
         text = _without_formulas(text)
@@ -174,9 +174,9 @@ def _dash(match: re.Match[str]) -> str:
 
 @contextmanager
 def formulas_within(seconds: float) -> Iterator[None]:
-    """Formulas met after that many seconds of reading formulas stay as they are written.
+    """Limit the time spent on converting formulas in this context; the rest then stay as TeX.
 
-    A real day needs a tenth of a second; a file made of formulas would take minutes.
+    The papers of a real day take a tenth of a second; a file full of formulas would take minutes.
     """
     token = _seconds_left.set(seconds)
     try:
@@ -202,10 +202,14 @@ def _without_formulas(text: str) -> str:
 
 
 def _is_formula(match: re.Match[str]) -> bool:
-    """Braces in pairs, and Pandoc's rule: no space just inside, no digit behind: "$5 and $10"."""
+    """Return whether a match is a formula and not prices, as in "$5 and $10".
+
+    Braces must be balanced. If it has no TeX or operator, Pandoc's rule applies: no space just
+    inside the dollar signs, no digit after them.
+    """
     inner, behind = match["a"], match.string[match.end() : match.end() + 1]
     if inner is None:
-        return True  # \( and \[ mean nothing else
+        return True  # \( and \[ are unambiguous
     if inner.count("{") != inner.count("}"):
         return False
     if _OPERATOR.fullmatch(inner):
@@ -232,7 +236,7 @@ def _converted_in_time(formula: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _converted(formula: str) -> str:
-    """Empty when it cannot be read."""
+    """Return a formula as text; "" if it cannot be parsed or is nested too deep. Cached."""
     if formula.count("{") > 40 or _brace_depth(formula) > _DEEPEST_BRACES:
         return ""
     formula = _DEGREES.sub("°", _STYLED.sub(r"\1", formula))
@@ -266,12 +270,12 @@ def _accented(match: re.Match[str]) -> str:
     letter = (match["a"] or match["b"] or match["c"] or match["d"]).removeprefix("\\")
     accented = unicodedata.normalize("NFC", letter + mark)
     if match["d"] and len(accented) > 1:
-        return match[0]  # no such letter: not an accent, but a command and a word
+        return match[0]  # if no such letter exists, it is a command and a word, not an accent
     return _unbraced(match, accented)
 
 
 def _symbol(match: re.Match[str]) -> str:
-    # TeX eats the space behind a command, which people mean to only within a word: stra\ss e,
+    # TeX removes the space after a command; authors rely on that only within a word: stra\ss e,
     # \Delta F508.
     glued = match["name"] in _LETTERS or match["name"] in _CAPITALS
     gap = "" if glued else match["gap"] or ""

@@ -1,4 +1,4 @@
-"""Recorded answers out of files, each recognised by its content."""
+"""Parse recorded source responses from files; the format is detected from the content."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LARGEST_FILE = 200 * 1024 * 1024  # after decompression
 _LONGEST_LINE = 2 * 1024 * 1024
 _MOST_LINES = 1_000_000
 _MOST_BAD_LINES = 10_000
-_MOST_PAPERS = 10_000  # take ten seconds to be stored
+_MOST_PAPERS = 10_000  # storing them takes ten seconds
 _MOST_TEXT = 100_000_000  # characters of abstracts kept in memory
 _HEAD = 64 * 1024
 _GZIP = b"\x1f\x8b"
@@ -45,11 +45,11 @@ _DAY_IN_NAME = re.compile(r"(?<!\d)20\d\d-\d\d-\d\d(?!\d)")
 
 
 def read_file(path: Path, source: str | None = None) -> list[tuple[str, Reading]]:
-    """The sightings in `path`, by source, in the order in which the sources appear.
+    """Parse a file, gzipped or not, and return (source, reading) pairs in order of appearance.
 
-    `source` is for content that does not tell its own. A bad entry costs a line in `skipped`
-    of the first reading. Raises SourceError where nothing can be read, and when the file is
-    missing, empty, binary or too large.
+    `source` is used if the content does not name its source. An invalid entry is skipped and
+    reported in `skipped` of the first reading. Raise SourceError (not retryable) if nothing can be
+    parsed, or if the file is missing, empty, binary or too large.
     """
     try:
         return _Recording(path, source).read()
@@ -71,7 +71,7 @@ class _Recording:
         days = _DAY_IN_NAME.findall(path.name)
         self._day = day_in(days[0]) if len(days) == 1 else None
         self._skipped = Skipped()
-        self._answered_by: str | None = None  # told by an answer, papers or not
+        self._answered_by: str | None = None  # detected from a response, even one without papers
 
     def read(self) -> list[tuple[str, Reading]]:
         with _open(self._path) as file:
@@ -85,7 +85,10 @@ class _Recording:
         raise DocumentError("is of no kind that is known")
 
     def _by_source(self, sightings: tuple[Sighting, ...]) -> list[tuple[str, Reading]]:
-        """Grouped; an answer without papers belongs to the source that gave it."""
+        """Group sightings by source; a response without papers returns one empty reading.
+
+        Raise DocumentError if every entry was skipped, or if the source is unknown.
+        """
         groups: dict[str, list[Sighting]] = {}
         for sighting in sightings:
             groups.setdefault(sighting.source, []).append(sighting)
@@ -119,7 +122,7 @@ class _Recording:
     # --- JSON -----------------------------------------------------------------------------------
 
     def _json(self, head: bytes, file: IO[bytes]) -> tuple[Sighting, ...]:
-        """One JSON value, or else one a line."""
+        """Parse the file as one JSON value; if that fails, as JSON lines."""
         try:
             document = parse_json(head + _rest(file, head, LARGEST_JSON))
         except DocumentError as error:
@@ -145,7 +148,7 @@ class _Recording:
         return self._records([document])
 
     def _wrapped(self, record: dict[str, Any]) -> tuple[Sighting, ...]:
-        """An answer kept with the URL it was asked for and the status it came with."""
+        """Parse a response that was recorded as JSON with its URL, status code and body."""
         body = record["body"].strip()
         if not body:
             raise DocumentError(f"is an empty answer with status {record['status_code']}")
@@ -171,7 +174,10 @@ class _Recording:
         return self._plain_sighting(row)
 
     def _plain_sighting(self, row: dict[str, Any]) -> Sighting:
-        """A paper without an arXiv id, such as one copied from the Daily Papers page."""
+        """Parse a paper without an arXiv id, such as one copied from the Daily Papers page.
+
+        Raise DocumentError if the source is unknown or the title is missing.
+        """
         from_page = "author_count" in row and "id" not in row
         source = self._source or (huggingface.NAME if from_page else None)
         if source is None:
@@ -195,18 +201,18 @@ class _Recording:
 
 
 def _one_line(text: str) -> str:
-    """For a terminal: a file's name may hold anything."""
+    """Replace control characters for display in a terminal: file names may contain any."""
     return "".join(c if c.isprintable() else " " for c in text)[:500]
 
 
 def _server_named(answer: dict[str, Any]) -> str | None:
-    """Where an answer of api.biorxiv.org without papers says whose it is."""
+    """Return the server (bioRxiv or medRxiv) named in the messages of a response, if any."""
     said = str(answer.get("messages"))[:1000].lower()
     return next((name for name in sorted(biorxiv_formats.SOURCES) if name in said), None)
 
 
 def _open(path: Path) -> IO[bytes]:
-    """The file, decompressed where it is gzip."""
+    """Open the file for reading, with decompression if it is gzip."""
     if path.is_dir():
         raise DocumentError("is a folder")
     with path.open("rb") as file:
@@ -231,7 +237,10 @@ def _rest(file: IO[bytes], head: bytes, largest: int = LARGEST_DOCUMENT) -> byte
 
 
 def _rows(file: IO[bytes], skipped: Skipped) -> Iterator[Any]:
-    """The JSON value of each line, a bad line left out."""
+    """Yield the JSON value of each line; skip and report invalid lines.
+
+    Raise DocumentError if a line is over 2 MB, the file over 200 MB, or too many lines are invalid.
+    """
     size = bad = 0
     for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), b""), start=1):
         size += len(line)

@@ -1,4 +1,4 @@
-"""Words from outside, made safe to show: plain text, one line, NFC, no markup, bounded."""
+"""Normalise untrusted text for display: plain, one line, NFC, without markup, bounded length."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ KEYWORD_LIMIT = 100
 MOST_KEYWORDS = 50
 URL_LIMIT = 2_000
 
-# Unicode's Cc and Cf, surrogates, noncharacters, invisible fillers and the variation selectors
-# that can smuggle text; FE0E and FE0F stay, emoji need them. White space is folded later.
+# Unicode's Cc and Cf, surrogates, noncharacters, invisible fillers, and the variation selectors
+# that can hide text. FE0E and FE0F stay: emoji need them. White space is normalised later.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891"
     "\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
@@ -58,10 +58,11 @@ _INSIDE_TAG = re.compile(r"<[A-Za-z/!]*$")
 
 
 def clean(text: str, limit: int = ABSTRACT_LIMIT) -> str:
-    """`text` as one line of plain text of at most `limit` characters, cut with an ellipsis.
+    """Return `text` as one line of plain text, truncated to `limit` characters with an ellipsis.
 
-    A comparison (`a < b`), an unknown tag without attributes (`<think>`) and TeX that cannot be
-    read stay as they are. What comes back is text: whoever puts it into HTML must still escape.
+    Remove markup and invisible characters, convert TeX, normalise to NFC. A comparison (`a < b`),
+    an unknown tag without attributes (`<think>`) and TeX that cannot be parsed are kept. The result
+    is text, not HTML: templates must still escape it.
     """
     text = _UNSEEN.sub("", text[: 4 * limit])
     text = untex(_fold(_without_markup(text)))
@@ -75,13 +76,13 @@ def clean_title(text: str) -> str:
 
 
 def clean_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Names in their order, empty ones left out; at most MOST_AUTHORS are read."""
+    """Clean names and return them in order, without empty ones; at most MOST_AUTHORS are read."""
     read = (clean(name, NAME_LIMIT) for name, _ in zip(names, range(MOST_AUTHORS), strict=False))
     return tuple(name for name in read if name)
 
 
 def clean_keywords(words: Iterable[str]) -> tuple[str, ...]:
-    """Keywords in their order, each once."""
+    """Clean and deduplicate keywords and return them in order; at most MOST_KEYWORDS are read."""
     read = (clean(w, KEYWORD_LIMIT) for w, _ in zip(words, range(MOST_KEYWORDS), strict=False))
     return tuple(dict.fromkeys(word for word in read if word))
 
@@ -110,9 +111,10 @@ _FOOTNOTE = re.compile(r"(?<=\w)[\s\d*†‡§¶¹²³⁴⁵]*[\d*†‡§¶¹²
 
 
 def split_authors(text: str) -> tuple[str, ...]:
-    """Names out of one string, however they are joined; a collaboration counts as a name.
+    """Split a list of authors in any common format and return the names.
 
-    Affiliations in brackets and "et al." are left out. "Lovelace, Ada; Hopper, Grace" are two.
+    A collaboration is returned as a name; affiliations in brackets and "et al." are removed.
+    "Lovelace, Ada; Hopper, Grace" returns two names.
     """
     text = _ON_BEHALF.sub(r", \1, ", _fold(text[: NAME_LIMIT * MOST_AUTHORS]))
     text = _OTHERS.sub(",", _GROUP_THEN_NAMES.sub(r"\1,", _without_brackets(text)))
@@ -179,9 +181,9 @@ _SAID = re.compile(r"\b(?:withdr[ae]w\w*|retract\w*)(?: by mistake| in error)?",
 
 
 def is_withdrawn(note: str) -> bool:
-    """Whether arXiv's comment says that the paper itself is withdrawn.
+    """Return whether arXiv's comment states that the paper itself is withdrawn.
 
-    Not one version of it, a part, another paper, or its submission to a conference.
+    Return False if only one version or part, another paper, or a submission to a conference is.
     """
     note = _fold(note)
     for sentence in re.split(r"[.;!?](?:\s|$)|\s-+\s|[\[\]]", note):
@@ -196,7 +198,10 @@ def is_withdrawn(note: str) -> bool:
 
 
 def https_link(url: object) -> str | None:
-    """`url` when it is an absolute http(s) address that is safe to print, else None."""
+    """Return `url` if it is an absolute http(s) URL without credentials, safe to print; else None.
+
+    A URL over 2,000 characters, or with quotes, brackets or invisible characters, is rejected.
+    """
     if not isinstance(url, str):
         return None
     url = url.strip()
@@ -213,7 +218,7 @@ def https_link(url: object) -> str | None:
 
 
 def _without_markup(text: str) -> str:
-    # Feeds escape once or twice, and taking a tag out can make another one.
+    # Repeat: feeds escape HTML once or twice, and removing a tag can form another one.
     for _ in range(3 if "<" in text or "&" in text else 0):
         before = text
         text = _UNSEEN.sub("", html.unescape(_strip_tags(text)))
@@ -244,7 +249,7 @@ def _without_tags(text: str) -> str:
 
 
 def _paired(text: str, found: list[re.Match[str]]) -> set[int]:
-    """Where the tags of HTML begin that have a partner. A <code> token has none."""
+    """Return the start offsets of HTML tags that form a pair; a <code> token has no partner."""
     paired: set[int] = set()
     waiting: dict[str, list[re.Match[str]]] = {}
     for match in found:
@@ -255,7 +260,7 @@ def _paired(text: str, found: list[re.Match[str]]) -> set[int]:
             waiting.setdefault(name, []).append(match)
         elif opened := waiting.get(name):
             first = opened.pop()
-            # "between <code> and </code>" names two tokens; <b>bold</b> touches its words.
+            # "between <code> and </code>" mentions tokens; the tags of <b>bold</b> touch words.
             if name in _STANDS_ALONE or not (_is_apart(text, first) and _is_apart(text, match)):
                 paired |= {first.start(), match.start()}
     return paired
@@ -267,7 +272,7 @@ def _is_apart(text: str, match: re.Match[str]) -> bool:
 
 
 def _is_markup(text: str, match: re.Match[str]) -> bool:
-    """Whether a tag without a partner is markup, and no words in angle brackets."""
+    """Return whether a tag without a partner is markup rather than words in angle brackets."""
     name, rest = match[2].lower(), match[3].strip(" /\t\r\n")
     # "a <b and c> d" is a comparison: words without a value are no attributes.
     if "=" in rest or (not rest and match[3]) or (name in _NEVER_TEXT and not rest):

@@ -1,1 +1,1 @@
-"""What is kept, and how it changes. Functions take a connection and never commit."""
+"""Storage: tables, queries and updates. Functions take a connection and never commit."""

@@ -1,4 +1,4 @@
-"""Batches: who may write the next one, and the moment readers may see it."""
+"""Batches of papers: the lease of the ingest run that writes the next one, and publication."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ ONE_ROW = IngestStateRow.id == 1
 
 
 def published(conn: Connection) -> int:
-    """The newest batch readers may see; 0 before the first."""
+    """Return the number of the newest published batch; 0 before the first."""
     return conn.execute(select(IngestStateRow.published_batch).where(ONE_ROW)).scalar_one()
 
 
 def take_lease(conn: Connection, *, now: datetime, until: datetime) -> int | None:
-    """A fencing token for one ingest run; None while another run holds the lease.
+    """Return a fencing token for one ingest run; None if another run holds the lease.
 
-    Whoever held it before finds its token outdated at its next write.
+    The token of the previous run becomes invalid: its next write raises LeaseLostError.
     """
     return conn.execute(
         update(IngestStateRow)
@@ -33,8 +33,8 @@ def take_lease(conn: Connection, *, now: datetime, until: datetime) -> int | Non
 def hold_lease(conn: Connection, token: int, *, until: datetime) -> None:
     """Renew the lease, and lock its row for the rest of this transaction.
 
-    Every transaction of an ingest run calls this first: a run that was taken for dead and wakes
-    up writes nothing. Raises LeaseLostError.
+    Every transaction of an ingest run calls this first, so that a run that was presumed dead and
+    resumes writes nothing. Raises LeaseLostError if the token is outdated or the lease released.
     """
     held = conn.execute(
         update(IngestStateRow)
@@ -46,7 +46,7 @@ def hold_lease(conn: Connection, token: int, *, until: datetime) -> None:
 
 
 def release_lease(conn: Connection, token: int) -> None:
-    """Let the next run start at once; nothing happens when the lease is not ours any more."""
+    """Release the lease, so that the next run may start at once; no-op if the lease was lost."""
     conn.execute(
         update(IngestStateRow)
         .where(ONE_ROW, IngestStateRow.token == token)
@@ -57,7 +57,10 @@ def release_lease(conn: Connection, token: int) -> None:
 def publish(
     conn: Connection, number: int, *, token: int, papers: int, matches: int, now: datetime
 ) -> None:
-    """Make batch `number` visible. Raises LeaseLostError when that is no longer ours to do."""
+    """Publish batch `number`: make its papers visible, and record its counts.
+
+    Raises LeaseLostError if the token is outdated or `number` is not the next batch.
+    """
     won = conn.execute(
         update(IngestStateRow)
         .where(
@@ -75,11 +78,11 @@ def publish(
 
 
 def last_before(conn: Connection, moment: datetime) -> int:
-    """The newest batch that was already visible at `moment`; 0 when there was none."""
+    """Return the number of the newest batch published at or before `moment`; 0 if none was."""
     newest = select(func.max(BatchRow.number)).where(BatchRow.published_at <= moment)
     return conn.execute(newest).scalar_one() or 0
 
 
 def look_back(conn: Connection, now: datetime, *, days: int) -> int:
-    """The cursor of a reader who is to get everything of the last `days` days."""
+    """Return the cursor for a reader that is to get all batches of the last `days` days."""
     return last_before(conn, now - timedelta(days=days))

@@ -1,7 +1,7 @@
-"""The circuit breaker of the mail server: who refuses us as a whole is left alone for a while.
+"""The circuit breaker of the mail server: stop sending for a while when it refuses all mail.
 
-It is closed where there is no row, open until `open_until`, and half open after it: one sender at a
-time may then try one mail.
+It is closed if there is no row, open until `open_until`, and half open after that: one sender at a
+time may then probe the server with one mail.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Breaker:
     refusals: int  # in a row
     open_until: datetime
     since: datetime
-    reply: str  # the server's last words, without addresses
+    reply: str  # the server's last reply, without addresses
 
 
 def get(conn: Connection) -> Breaker | None:
-    """None: closed, mail may flow."""
+    """Return the open or half-open breaker; None if it is closed, and mail may be sent."""
     row = conn.execute(
         select(
             BreakerRow.refusals,
@@ -40,7 +40,7 @@ def get(conn: Connection) -> Breaker | None:
 
 
 def open_first(conn: Connection, reply: str, now: datetime, length: timedelta) -> bool:
-    """Open a closed one; False where it is not closed."""
+    """Open the breaker for `length`; return False if it is not closed."""
     opened = conn.execute(
         upsert(conn, BreakerRow)
         .values(name=SMTP, refusals=1, open_until=now + length, since=now, reply=reply)
@@ -53,9 +53,9 @@ def open_first(conn: Connection, reply: str, now: datetime, length: timedelta) -
 def open_again(
     conn: Connection, seen: Breaker, reply: str, now: datetime, length: timedelta
 ) -> bool:
-    """Open a half open one for longer; False where it has changed since it was `seen`.
+    """Open a half-open breaker again, and count a refusal; return False if it changed since `seen`.
 
-    Of many connections that are refused at the same moment only one counts.
+    If many connections are refused at the same moment, only one refusal counts. The probe ends.
     """
     opened = conn.execute(
         update(BreakerRow)
@@ -77,7 +77,10 @@ def open_again(
 
 
 def probe(conn: Connection, token: str, now: datetime, length: timedelta) -> bool:
-    """Be the one who tries a half open one, for at most `length`; False: not now, or not you."""
+    """Lease the probe of a half-open breaker to `token`, for at most `length`.
+
+    Returns False if the breaker is not half open, or the probe is leased already.
+    """
     won = conn.execute(
         update(BreakerRow)
         .where(
@@ -91,7 +94,10 @@ def probe(conn: Connection, token: str, now: datetime, length: timedelta) -> boo
 
 
 def give_up(conn: Connection, token: str) -> bool:
-    """Leave the trying to others: there was nothing to send, or no server to ask."""
+    """Release the probe, because there was nothing to send or the server was not reachable.
+
+    Returns False if `token` does not hold it.
+    """
     given = conn.execute(
         update(BreakerRow)
         .where(BreakerRow.name == SMTP, BreakerRow.probed_by == token)
@@ -101,7 +107,7 @@ def give_up(conn: Connection, token: str) -> bool:
 
 
 def close(conn: Connection, token: str) -> bool:
-    """Let mail flow, once the holder of `token` has got through; False where that is old news."""
+    """Close the breaker after a successful probe; return False if `token` no longer holds it."""
     closed = conn.execute(
         delete(BreakerRow).where(BreakerRow.name == SMTP, BreakerRow.probed_by == token)
     )
@@ -109,5 +115,5 @@ def close(conn: Connection, token: str) -> bool:
 
 
 def forget(conn: Connection) -> bool:
-    """The operator's word: try again at once; False where mail flows already."""
+    """Close the breaker on the operator's request; return False if it is closed already."""
     return conn.execute(delete(BreakerRow).where(BreakerRow.name == SMTP)).rowcount == 1

@@ -1,4 +1,4 @@
-"""What the site asks about papers: all of them in short, one by its name, who announced which."""
+"""Queries of the site for papers: short listings, lookup by key, and the sources of a paper."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _ARXIV_VERSION = re.compile(r"(?<=\d)v\d+$", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A visible paper in short: enough to choose and to sort by."""
+    """A visible paper with only the fields to filter and sort by."""
 
     id: int
     version: int
     upvotes: int
-    days: tuple[date, ...]  # when each source announced it, the earliest first
+    days: tuple[date, ...]  # when sources announced it, the earliest first; never empty
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One source's announcement of a paper, as it stands."""
+    """One source's announcement of a paper, with its current counts."""
 
     source: str
     source_id: str
@@ -43,7 +43,7 @@ class Seen:
 
 
 def listed(conn: Connection, *, through_batch: int, limit: int) -> list[Listed]:
-    """The `limit` newest visible papers, oldest first."""
+    """Return the `limit` newest papers of batches up to `through_batch`, oldest first."""
     newest = (
         select(PaperRow.id, PaperRow.version, PaperRow.upvotes, PaperRow.announced_on)
         .where(PaperRow.batch <= through_batch)
@@ -72,14 +72,18 @@ def _days(conn: Connection, *, since_id: int) -> dict[int, tuple[date, ...]]:
 
 
 def by_key(conn: Connection, key: str) -> Paper | None:
-    """The visible paper that people and other programs know by this name, in any usual form."""
+    """Return the visible paper with this key, or None.
+
+    A key is "doi:" with a DOI, "title:" with the beginning of a hash, or an arXiv id, with or
+    without "arxiv:" and a version. The DOI, "doi:", "arxiv:" and the "v" match in any case.
+    """
     name = key.strip()
-    if "\x00" in name:  # PostgreSQL refuses the question itself
+    if "\x00" in name:  # PostgreSQL rejects a parameter with NUL
         return None
     if name.lower().startswith("doi:"):
         wanted = PaperRow.doi == name[4:].lower()
     elif name.startswith("title:"):
-        # The name has the beginning of the hash; a range is what an index can find.
+        # The key contains the beginning of the hash; the range condition can use the index.
         digest = name[6:]
         wanted = PaperRow.title_key.between(digest, digest + "~") & PaperRow.arxiv_id.is_(None)
         wanted &= PaperRow.doi.is_(None)
@@ -94,7 +98,7 @@ def by_key(conn: Connection, key: str) -> Paper | None:
 
 
 def newest_keys(conn: Connection, *, through_batch: int, limit: int) -> list[str]:
-    """The names of the newest visible papers."""
+    """Return the keys of the `limit` newest visible papers, newest first."""
     rows = conn.execute(
         select(PaperRow.arxiv_id, PaperRow.doi, PaperRow.title_key)
         .where(PaperRow.batch <= through_batch)
@@ -105,7 +109,10 @@ def newest_keys(conn: Connection, *, through_batch: int, limit: int) -> list[str
 
 
 def sightings_of(conn: Connection, paper_ids: Iterable[int]) -> dict[int, tuple[Seen, ...]]:
-    """Who announced each of these papers, the earliest first; an unknown day comes last."""
+    """Return the announcements of each paper, earliest first; unknown days come last.
+
+    Papers without one are left out.
+    """
     found: defaultdict[int, list[Seen]] = defaultdict(list)
     for chunk in in_chunks(paper_ids, CHUNK):
         for row in conn.execute(select(*SightingRow.__table__.c).where(
@@ -122,5 +129,5 @@ def _when(seen: Seen) -> tuple[date, str]:
 
 
 def published_at(conn: Connection, batch: int) -> datetime | None:
-    """When a batch became visible; None for one that never did."""
+    """Return when a batch was published; None if it never was."""
     return conn.execute(select(BatchRow.published_at).where(BatchRow.number == batch)).scalar()

@@ -1,7 +1,7 @@
-"""Mail that is not a digest: owed like any other, and counted until somebody answers.
+"""Transactional mail: queue it, and count the confirmations that were not answered yet.
 
-Whether a mail is wanted is part of the statements, not a branch around them: who may not be told
-whether we know an address must not learn it from the time we take.
+Whether a mail is wanted is a condition in the statements, not a branch around them: response times
+must not reveal to a visitor whether an address is known.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pipeline.storage.schema import AskedRow, DeliveryRow, SubscriberRow, Table
 
 @dataclass(frozen=True, slots=True)
 class Unanswered:
-    """Questions that were mailed to one inbox, and not answered yet."""
+    """Counts of confirmations mailed to one inbox and not answered yet."""
 
     count: int
-    by_requester: int  # that one network caused
+    by_requester: int  # of them, those that one network requested
     last_at: datetime | None
 
 
@@ -39,9 +39,10 @@ def enqueue(
     address: str | None = None,
     wanted: bool = True,
 ) -> None:
-    """Owe this subscriber a mail `about` something, once for each thing it may be about.
+    """Queue a transactional mail if `wanted`; due at once.
 
-    `address` is where it goes, if not to the subscriber's own. Nothing happens unless `wanted`.
+    Idempotent: one mail is queued for each kind, subscriber and `about`. `address` is the recipient
+    if that is not the subscriber's own address.
     """
     own = select(SubscriberRow.email).where(SubscriberRow.id == subscriber_id)
     email = conn.execute(own).scalar_one_or_none() if address is None else address
@@ -77,7 +78,10 @@ def record(
     requester: str,
     wanted: bool = True,
 ) -> None:
-    """Count a question that was mailed to this address, if one was."""
+    """Record that a confirmation was mailed to this address, if `wanted`.
+
+    `inbox` and `requester` are hashes for rate limits, see signup.asking.
+    """
     values = {
         "address_hash": address_hash,
         "asked_at": now,
@@ -100,13 +104,13 @@ def unanswered(conn: Connection, inbox: str, *, since: datetime, requester: str 
 
 
 def times(conn: Connection, address_hash: str) -> list[datetime]:
-    """When this address was asked without an answer."""
+    """Return the times of unanswered confirmations mailed to this address, oldest first."""
     asked = select(AskedRow.asked_at).where(AskedRow.address_hash == address_hash)
     return list(conn.execute(asked.order_by(AskedRow.asked_at)).scalars())
 
 
 def answered(conn: Connection, address_hash: str) -> None:
-    """Begin to count anew: the owner of this inbox has answered."""
+    """Delete the unanswered confirmations of an address and its inbox: the owner has answered."""
     same = select(AskedRow.inbox).where(AskedRow.address_hash == address_hash)
     conn.execute(
         delete(AskedRow).where(or_(AskedRow.address_hash == address_hash, AskedRow.inbox.in_(same)))

@@ -1,4 +1,4 @@
-"""Restored copies of a database: known again, and kept apart from the one that they replace."""
+"""Restored databases: detect them, and reconcile them with the database they replace."""
 
 from __future__ import annotations
 
@@ -30,20 +30,22 @@ from pipeline.storage.schema import (
 from pipeline.storage.subscribers import Suppression
 
 CHUNK: Final = 500
-GAP: Final = 1_000_000  # ids the replaced database may have used, if it cannot be read
+GAP: Final = 1_000_000  # ids to skip if the replaced database, which may have used them, is lost
 TAKEN: Final = "may have been sent before the restore"
 
 _ROW = DeliveryRow.__table__.c
 _OPEN: Final = (*OWED, DeliveryStatus.SENDING)
 
 
-# --- Which database this is ---------------------------------------------------------------------
+# --- Identity of the database -------------------------------------------------------------------
 
 
 def identity(conn: Connection) -> str | None:
-    """Tell a restored dump from the database it was made of. None for SQLite, where nothing does.
+    """Return an identity that differs between a restored dump and the original database.
 
-    A dump is restored into tables with other numbers, on a server or in a database with another.
+    It consists of the server's system identifier ("-" if this role may not read it), and the OIDs
+    of the database and of the table `deliveries`: restoring a dump changes at least one of them.
+    Returns None on SQLite, where a copy cannot be distinguished.
     """
     if conn.dialect.name == "sqlite":
         return None
@@ -72,11 +74,11 @@ def note_identity(conn: Connection, identity: str, now: datetime) -> None:
     )
 
 
-# --- Numbers ------------------------------------------------------------------------------------
+# --- Ids ----------------------------------------------------------------------------------------
 
 
 def highest_ids(conn: Connection) -> dict[str, int]:
-    """The highest number of each table whose numbers stand in links."""
+    """Return the highest id of each table with ids that links contain; 0 if it is empty."""
     return {
         table.__tablename__: conn.execute(select(func.max(table.id))).scalar_one() or 0
         for table in (SubscriberRow, DeliveryRow, RequestRow)
@@ -123,7 +125,7 @@ def reserve_ids(conn: Connection, through: Mapping[str, int], now: datetime) -> 
 
 
 def _placeholder(conn: Connection, id_: int, now: datetime) -> int:
-    """A row like that of an erased subscriber."""
+    """Insert a row like that of an erased subscriber, if the id is free; return the id."""
     conn.execute(
         upsert(conn, SubscriberRow)
         .values(
@@ -137,13 +139,14 @@ def _placeholder(conn: Connection, id_: int, now: datetime) -> int:
     return id_
 
 
-# --- Sent after the dump ----------------------------------------------------------------------
+# --- Sent after the dump ------------------------------------------------------------------------
 
 
 def take_as_sent(conn: Connection, sent_until: datetime, now: datetime, limit: int = CHUNK) -> int:
-    """Take at most `limit` of what was owed then as sent, perhaps; how many.
+    """Mark open deliveries uncertain if they existed, or had their slot, at `sent_until`.
 
-    They become uncertain, and nothing but an operator resends them.
+    They may have been sent before the restore, so only an operator can resend them. At most `limit`
+    are marked; returns their number.
     """
     open_then = (
         select(_ROW.id)
@@ -170,7 +173,10 @@ def take_as_sent(conn: Connection, sent_until: datetime, now: datetime, limit: i
 
 
 def due_then(conn: Connection, sent_until: datetime, limit: int = CHUNK) -> list[Any]:
-    """Active subscribers with a slot that has come until then, not moved on yet."""
+    """Return and lock at most `limit` active subscribers with a slot due at or before `sent_until`.
+
+    The slot of a welcome digest is the time of confirmation.
+    """
     query = (
         select(*SubscriberRow.__table__.c)
         .where(
@@ -193,18 +199,18 @@ def move_on(conn: Connection, subscriber_id: int, values: Mapping[str, Any]) -> 
     )
 
 
-# --- From the replaced database -------------------------------------------------------------------
+# --- From the replaced database -----------------------------------------------------------------
 
 
 def subscribers_after(conn: Connection, last_id: int, limit: int = CHUNK) -> list[dict[str, Any]]:
-    """The rows of subscribers after this id, also of those that were erased."""
+    """Return at most `limit` rows of subscribers after this id, including erased ones."""
     query = select(*SubscriberRow.__table__.c).where(SubscriberRow.id > last_id)
     rows = conn.execute(query.order_by(SubscriberRow.id).limit(limit))
     return [dict(row._mapping) for row in rows]
 
 
 def by_secret(conn: Connection, secrets: Collection[str]) -> dict[str, dict[str, Any]]:
-    """The rows of subscribers with these secrets, which no erasing has changed."""
+    """Return the rows of subscribers by secret, without erased ones, which get a new secret."""
     query = select(*SubscriberRow.__table__.c).where(SubscriberRow.secret.in_(secrets))
     return {row.secret: dict(row._mapping) for row in conn.execute(query)}
 
@@ -220,13 +226,16 @@ def deliveries_after(conn: Connection, last_id: int, limit: int = CHUNK) -> list
 
 
 def by_dedupe_key(conn: Connection, keys: Collection[str]) -> dict[str, Any]:
-    """(id, status, subscriber_id) of the deliveries with these keys."""
+    """Return rows (dedupe_key, id, status, subscriber_id) by dedupe key."""
     query = select(_ROW.dedupe_key, _ROW.id, _ROW.status, _ROW.subscriber_id)
     return {row.dedupe_key: row for row in conn.execute(query.where(_ROW.dedupe_key.in_(keys)))}
 
 
 def take_over(conn: Connection, delivery_id: int, theirs: Mapping[str, Any]) -> None:
-    """Let a delivery be what the replaced database says has become of it."""
+    """Copy the status and result of a delivery from the replaced database, and end its lease.
+
+    Does nothing if the delivery is neither open nor uncertain here.
+    """
     names = ("status", "reason", "attempts", "marked_at", "resent_at", "sent_at", "queue_id",
              "reply", "not_before")  # fmt: skip
     conn.execute(
@@ -237,7 +246,7 @@ def take_over(conn: Connection, delivery_id: int, theirs: Mapping[str, Any]) -> 
 
 
 def picks_of(conn: Connection, delivery_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """The picks of these deliveries, each with what its paper is known by anywhere."""
+    """Return the picks of these deliveries, with arXiv id, DOI and title key of each paper."""
     query = (
         select(*PickRow.__table__.c, PaperRow.arxiv_id, PaperRow.doi, PaperRow.title_key)
         .join(PaperRow, PaperRow.id == PickRow.paper_id)
@@ -250,9 +259,9 @@ def picks_of(conn: Connection, delivery_ids: Sequence[int]) -> list[dict[str, An
 def add_delivery(
     conn: Connection, theirs: Mapping[str, Any], picks: Sequence[Mapping[str, Any]]
 ) -> bool:
-    """Add a digest that the replaced database made, under its number where that is free.
+    """Insert a digest of the replaced database with its picks, under the same id if that is free.
 
-    False where a paper of it is not known here.
+    Returns False if one of its papers does not exist here; the digest is then stored without it.
     """
     values = dict(theirs)
     if conn.execute(select(_ROW.id).where(_ROW.id == values["id"])).first():
@@ -264,13 +273,13 @@ def add_delivery(
 
 
 def replace_picks(conn: Connection, delivery_id: int, picks: Sequence[Mapping[str, Any]]) -> bool:
-    """Let a digest hold what the replaced database sent under its key; see `add_picks`."""
+    """Replace the picks of a digest by those that the replaced database sent; see `add_picks`."""
     conn.execute(delete(PickRow).where(PickRow.delivery_id == delivery_id))
     return add_picks(conn, delivery_id, picks)
 
 
 def add_picks(conn: Connection, delivery_id: int, picks: Sequence[Mapping[str, Any]]) -> bool:
-    """Add the picks whose papers are known here; False where one is not."""
+    """Insert the picks of papers that exist here; return False if a paper is missing."""
     rows = []
     for pick in picks:
         paper = _paper_like(conn, pick)
@@ -290,7 +299,7 @@ def add_picks(conn: Connection, delivery_id: int, picks: Sequence[Mapping[str, A
 
 
 def _paper_like(conn: Connection, pick: Mapping[str, Any]) -> Any:
-    """Our paper that is the same work, if we have it."""
+    """Return (id, version) of the paper with the same arXiv id, DOI or title key, or None."""
     for column in (PaperRow.arxiv_id, PaperRow.doi, PaperRow.title_key):
         if pick[column.name]:
             query = select(PaperRow.id, PaperRow.version).where(column == pick[column.name])

@@ -1,4 +1,4 @@
-"""Open the database so that SQLite and PostgreSQL keep the same promises."""
+"""Engines, transactions and retries, with the same guarantees on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ log = structlog.get_logger(__name__)
 
 BUSY_TIMEOUT = 10.0  # seconds a SQLite writer waits for another
 POOL_TIMEOUT = 30.0  # seconds to wait for a free connection
-LOOK_AGAIN = 0.5  # seconds between tries while the database is away
+LOOK_AGAIN = 0.5  # seconds between retries while the database is unavailable
 
 _SQLITE_AWAY = frozenset(
     {
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_IOERR,  # also where a quota is used up
+        sqlite3.SQLITE_IOERR,  # also if a disk quota is used up
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_CANTOPEN,
     }
@@ -45,15 +45,19 @@ _SQLITE_AWAY = frozenset(
 
 
 def open_engine(url: str, *, pool_size: int = 5, pool_timeout: float = POOL_TIMEOUT) -> Engine:
-    """An engine for `sqlite:///...` or `postgresql://...`; connects to nothing yet."""
+    """Return an engine for `sqlite:///...` or `postgresql://...`, without connecting.
+
+    Raises SettingsError if the URL is malformed or names another database. `pool_size` applies to
+    PostgreSQL only; `pool_timeout` is in seconds.
+    """
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError):  # with the password in its words
+    except (ArgumentError, ValueError):  # its text contains the password: do not chain it
         raise SettingsError("DATABASE_URL: must look like postgresql://user:pass@host/db") from None
     if parsed.get_backend_name() == "sqlite":
         engine = create_engine(
             parsed,
-            hide_parameters=True,  # an error would repeat them: addresses, into whatever shows it
+            hide_parameters=True,  # errors and logs would contain them: addresses
             pool_timeout=pool_timeout,
             json_serializer=_write_json,
             json_deserializer=_read_json,
@@ -69,18 +73,21 @@ def open_engine(url: str, *, pool_size: int = 5, pool_timeout: float = POOL_TIME
     return create_engine(
         parsed,
         pool_size=pool_size,
-        max_overflow=15,  # with the five kept, one for each place in a lane of the site
+        max_overflow=15,  # with the 5 pooled: one per request in a lane of the site (web.bounds)
         pool_timeout=pool_timeout,
         pool_pre_ping=True,
         hide_parameters=True,
         json_serializer=_write_json,
-        # A synchronous commit is what "nothing is lost" rests on, whatever the server's default.
+        # "Nothing is lost" depends on a synchronous commit; the server's default may be another.
         connect_args={"options": "-c synchronous_commit=on -c timezone=UTC", "connect_timeout": 10},
     )
 
 
 def _write_json(value: Any) -> str:
-    """JSON that both databases take: PostgreSQL refuses an escaped NUL or lone surrogate."""
+    """Return JSON that both databases accept: PostgreSQL rejects an escaped NUL or lone surrogate.
+
+    These characters are replaced by U+FFFD, in keys, too.
+    """
     text = json.dumps(value)
     if "\\u0000" in text or "\\ud" in text:
         return json.dumps(_storable(json.loads(text)))
@@ -98,9 +105,9 @@ def _storable(value: Any) -> Any:
 
 
 def _read_json(text: str) -> Any:
-    """The value, or None for a broken one: one such row must not end a whole query.
+    """Parse JSON; return None if it is malformed, so that one bad row does not fail a whole query.
 
-    Whoever reads a row of it then finds that nothing is there, and sets that row aside.
+    Code that reads such a row finds None and sets the row aside (see `readable`).
     """
     try:
         return json.loads(text)
@@ -109,15 +116,15 @@ def _read_json(text: str) -> Any:
 
 
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError)
-"""What a row raises whose values are not what this code knows: a word, a shape, a time zone."""
+"""Exceptions raised by stored values that this code cannot parse: a word, a shape, a time zone."""
 
 
 def readable(
     conn: Connection, kind: str, query: Any, id_: Any, read: Callable[[Any], T]
 ) -> Iterator[T]:
-    """What `read` makes of each row of `query`; a row that it cannot read is set aside.
+    """Yield `read(row)` for each row of `query`; log and skip rows that raise UNREADABLE.
 
-    `id_` is the column that names a row.
+    `id_` is the column that identifies a row, `kind` its name in the log.
     """
     return _readable(conn, query, id_, read, partial(set_aside, kind))
 
@@ -125,7 +132,7 @@ def readable(
 def unreadable(
     conn: Connection, query: Any, id_: Any, read: Callable[[Any], object]
 ) -> list[tuple[object, str]]:
-    """The rows that `readable` sets aside: the id and what is wrong with each."""
+    """Return (id, error) for each row that `readable` would skip."""
     wrong: list[tuple[object, str]] = []
 
     def note(key: object, error: Exception) -> None:
@@ -142,7 +149,11 @@ Aside: TypeAlias = Callable[[object, Exception], None]
 def _readable(
     conn: Connection, query: Any, id_: Any, read: Callable[[Any], T], aside: Aside
 ) -> Iterator[T]:
-    """A value that its own column cannot convert breaks the result: then rows are read singly."""
+    """Yield each readable row, and pass the id and error of the others to `aside`.
+
+    A value that its column type cannot convert breaks the whole result. If that happens, each row
+    is selected separately.
+    """
     try:
         rows: Iterable[Any] = conn.execute(query).all()
     except UNREADABLE:
@@ -166,15 +177,15 @@ def _one_by_one(conn: Connection, query: Any, id_: Any, aside: Aside) -> Iterato
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection that only reads; on SQLite it takes no write lock."""
+    """Open a connection for reads, which never commits; on SQLite it takes no write lock."""
     with engine.connect().execution_options(read_only=True) as conn:
         yield conn
 
 
 def server_now(conn: Connection) -> datetime:
-    """The database's own clock, which every process shares."""
+    """Return the time in UTC by the database's clock, which all processes share."""
     if conn.dialect.name == "sqlite":
-        return datetime.now(UTC)  # SQLite is a file on this machine: its clock is ours
+        return datetime.now(UTC)  # a SQLite file is on this machine
     now: datetime = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
     return now.astimezone(UTC)
 
@@ -185,21 +196,22 @@ def _prepare_sqlite(dbapi: sqlite3.Connection, _record: Any) -> None:
     dbapi.execute("PRAGMA journal_mode=WAL")
     dbapi.execute("PRAGMA synchronous=FULL")
     dbapi.execute("PRAGMA foreign_keys=ON")
-    dbapi.execute("PRAGMA secure_delete=ON")  # what was erased is overwritten, see `wipe`
+    dbapi.execute("PRAGMA secure_delete=ON")  # overwrite deleted content with zeros, see `wipe`
 
 
 def _begin_sqlite(conn: Connection) -> None:
-    # A transaction that reads first and writes later may fail at the upgrade of its lock,
-    # whatever the busy timeout; taking the write lock at once waits instead.
+    # A transaction that reads first and writes later may fail when it upgrades its lock, despite
+    # the busy timeout. BEGIN IMMEDIATE takes the write lock at once, and waits for it.
     read_only = conn.get_execution_options().get("read_only", False)
     conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
 def wipe(engine: Engine) -> None:
-    """Leave no old pages in SQLite's log, where what was erased can still be read by eye.
+    """Truncate SQLite's write-ahead log, in which erased text may still be readable.
 
-    Waits a second for others; while somebody reads, it is left for the next time. PostgreSQL
-    keeps its log and its dead rows until it needs their place, and nobody can hurry it.
+    Waits one second for other connections; if one is still reading, the log is left for the next
+    call. Does nothing on PostgreSQL: it keeps its log and dead rows until it reuses their space,
+    and that cannot be forced from here.
     """
     if engine.dialect.name != "sqlite":
         return
@@ -209,20 +221,22 @@ def wipe(engine: Engine) -> None:
         cursor.execute("PRAGMA busy_timeout=1000")
         cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
-        pooled.invalidate()  # it is to be opened again with its own patience
+        pooled.invalidate()  # so that the next connection has the usual busy timeout
         pooled.close()
 
 
 def upsert(conn: Connection, table: type[Table]) -> Any:
-    """An INSERT that knows ON CONFLICT, in the dialect of this connection."""
+    """Return an INSERT that supports ON CONFLICT, in the dialect of this connection."""
     dialect = postgresql if conn.dialect.name == "postgresql" else sqlite
     return dialect.insert(table)
 
 
 def with_retries(work: Callable[[], T], *, attempts: int = 5) -> T:
-    """Run a whole transaction again when the database chose it to end a deadlock or a wait.
+    """Retry a whole transaction after a serialization failure, a deadlock or a lock timeout.
 
-    Such a transaction has left nothing behind, so running it again is safe.
+    The database has rolled back such a transaction, so a retry is safe. At most `attempts` are
+    made, with jitter and exponential backoff up to 0.1, 0.2, 0.4, 0.8 s; the error of the last one
+    is raised, and any other error at once.
     """
     for attempt in range(1, attempts):
         try:
@@ -235,7 +249,7 @@ def with_retries(work: Callable[[], T], *, attempts: int = 5) -> T:
 
 
 def retried(transaction: Callable[P, T]) -> Callable[P, T]:
-    """`with_retries` around a function that is one transaction and what leads to it."""
+    """Decorate a function that runs one transaction with `with_retries`."""
 
     @wraps(transaction)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -245,10 +259,10 @@ def retried(transaction: Callable[P, T]) -> Callable[P, T]:
 
 
 def outlast(work: Callable[[], T], gives_up: Callable[[float], bool]) -> T:
-    """Run a whole transaction until the database does it: while it is away, full or busy, we wait.
+    """Retry a whole transaction while the database is unreachable, full or busy.
 
-    `gives_up` is asked with the seconds that this has lasted. The transaction may have been
-    committed though its answer was lost, so `work` must be one that may run twice.
+    `gives_up` is called with the seconds since the first failure; if it returns True, the error is
+    raised. A commit may have succeeded although its reply was lost, so `work` must be idempotent.
     """
     away_since: float | None = None
     while True:
@@ -275,11 +289,11 @@ def _first_line(error: DBAPIError) -> str:
 
 
 def _is_away(error: DBAPIError) -> bool:
-    """It is not our statement that is wrong: the same one may work in a minute."""
+    """Return whether the database is unavailable, so that the same statement may work later."""
     if isinstance(error.orig, sqlite3.Error):
         return error.orig.sqlite_errorcode & 0xFF in _SQLITE_AWAY
     code = getattr(error.orig, "sqlstate", None)
-    # PostgreSQL, classes of codes: connection, resources (disk full), intervention, system error.
+    # PostgreSQL error classes: connection, resources (disk full), intervention, system error.
     return error.connection_invalidated or (
         isinstance(error, OperationalError)
         and (code is None or code[:2] in {"08", "53", "57", "58"})
@@ -293,7 +307,10 @@ def _is_passing(error: DBAPIError) -> bool:
 
 
 def in_chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    """`values` in lists of at most `size`: no statement may grow with the number of readers."""
+    """Yield `values` in lists of at most `size`.
+
+    Use it for IN lists, since no statement may grow with the number of subscribers.
+    """
     iterator = iter(values)
     while chunk := list(islice(iterator, size)):
         yield chunk

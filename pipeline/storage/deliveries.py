@@ -1,7 +1,7 @@
-"""The deliveries: who may send one, what became of it.
+"""Deliveries: claim, mark, settle, cancel and query them.
 
-Every change is one UPDATE that names the state it leaves and the lease it is made under, so that
-it may run twice, late, or beside another process, and the row still tells the truth.
+Every transition is one UPDATE that names the status it leaves and the lease it is made under. It
+may therefore run twice, late or concurrently with another process, and the row stays correct.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ from pipeline.storage.schema import (
     SuppressionRow,
 )
 
-UNREADABLE_REST: Final = timedelta(hours=1)  # until an unreadable delivery is tried again
-CHUNK: Final = 500  # rows of one statement, well under SQLite's limit of parameters
-LONGEST_REPLY: Final = 500  # characters kept of what a server said
-LONGEST_LEASE: Final = timedelta(hours=1)  # one that ends later was given by a wrong clock
-SECOND_CHANCE: Final = timedelta(hours=18)  # for a digest that the operator resends
+UNREADABLE_REST: Final = timedelta(hours=1)  # delay before an unreadable delivery is retried
+CHUNK: Final = 500  # rows per statement, well under SQLite's limit of parameters
+LONGEST_REPLY: Final = 500  # characters kept of a server's reply
+LONGEST_LEASE: Final = timedelta(hours=1)  # a lease that ends later was written by a wrong clock
+SECOND_CHANCE: Final = timedelta(hours=18)  # least remaining lifetime after the operator resends
 
 _ROW = DeliveryRow.__table__.c
 _OWED: Final = tuple(OWED)
@@ -77,7 +77,7 @@ _STILL_COUNTS: Final = (DeliveryStatus.SENDING, DeliveryStatus.SENT, DeliverySta
 
 
 class CancelReason(StrEnum):
-    """Why a delivery is not wanted any more."""
+    """Reasons to cancel a delivery that was not sent yet."""
 
     LEFT = "left"  # its subscriber unsubscribed
     SUPERSEDED = "superseded"  # a newer digest covers its range
@@ -87,45 +87,45 @@ class CancelReason(StrEnum):
 
 
 class Resolution(StrEnum):
-    """What an operator decides about an uncertain delivery."""
+    """Decisions of an operator about an uncertain delivery."""
 
     RESEND = "resend"
-    DROP = "drop"  # taken as accepted
+    DROP = "drop"  # assume that the server accepted it
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What became of one delivery in hand, to be written under its lease."""
+    """The result of an attempt to send one delivery, to be written under its lease."""
 
     delivery_id: int
     status: DeliveryStatus  # sent, queued, failed, suppressed or uncertain
     reason: str
     reply: str | None = None
     queue_id: str | None = None
-    charged: bool = False  # the try counts against the delivery
-    delay: timedelta = timedelta(0)  # until the next try, where it is queued again
-    suppression: SuppressionReason | None = None  # of its address, where it is suppressed
-    strike: StrikeKind | None = None  # against its address, which may be one too many
-    unread: bool = False  # failed through us: its papers are still owed to the reader
+    charged: bool = False  # the attempt counts
+    delay: timedelta = timedelta(0)  # backoff before the next attempt, if it is queued again
+    suppression: SuppressionReason | None = None  # of its address, if that is to be suppressed
+    strike: StrikeKind | None = None  # against its address; may reach the limit of strikes
+    unread: bool = False  # failed because of an error on our side: a later digest gets its papers
 
     @property
     def is_refusal(self) -> bool:
-        """A server refused it in a way that may count against its address, or for good."""
+        """Return whether a server refused it for good, or may have given its address a strike."""
         has_ended = self.status in {DeliveryStatus.FAILED, DeliveryStatus.SUPPRESSED}
         return self.strike is not None or (has_ended and self.reply is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What was found under leases that were over."""
+    """Counts of deliveries recovered from expired leases."""
 
-    queued: int  # never reached the wire
-    uncertain: int  # may have reached it
+    queued: int  # never reached the server
+    uncertain: int  # may have been accepted by the server
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryView:
-    """A delivery as an operator sees it."""
+    """A delivery as listed for an operator."""
 
     id: int
     email: str
@@ -143,7 +143,7 @@ class DeliveryView:
 
 @dataclass(frozen=True, slots=True)
 class InHand:
-    """How many deliveries for one domain are claimed or on the wire, under leases that last."""
+    """Counts of deliveries to one domain that are leased or sending, under unexpired leases."""
 
     ours: int
     others: int
@@ -156,7 +156,7 @@ class InHand:
         return InHand(self.ours + other.ours, self.others + other.others)
 
 
-# --- Claim, hold, mark --------------------------------------------------------------------------
+# --- Claim, renew, mark, hand back --------------------------------------------------------------
 
 
 def claim(
@@ -169,10 +169,12 @@ def claim(
     domain: str | None = None,
     besides: Collection[str] = (),
 ) -> list[Delivery]:
-    """Take at most `limit` due deliveries; empty when others have them all.
+    """Lease at most `limit` due deliveries to `token`, and return them.
 
-    What somebody waits for comes first, then the oldest. Only those for `domain`, where one is
-    given, and none for the domains `besides`. What is held up is left where it is.
+    The list is empty if none is due, or other senders have leased or locked all of them. Mail that
+    a person is waiting for comes first (see `Precedence`), then the oldest. If `domain` is given,
+    only its deliveries are claimed; deliveries to the domains `besides` are not. Held deliveries
+    stay queued. Rows that cannot be read are postponed by UNREADABLE_REST, and the claim repeated.
     """
     place = _ROW.domain == domain if domain is not None else true()
     if besides:
@@ -190,7 +192,7 @@ def claim(
 
 
 def _postpone(conn: Connection, ids: Collection[int], until: datetime) -> None:
-    """Queue deliveries that cannot be read for later, behind those that can."""
+    """Queue unreadable deliveries again, due at `until`, behind the readable ones."""
     for chunk in in_chunks(sorted(ids), CHUNK):
         conn.execute(
             update(DeliveryRow)
@@ -200,7 +202,7 @@ def _postpone(conn: Connection, ids: Collection[int], until: datetime) -> None:
 
 
 def in_hand(conn: Connection, domain: str, token: str, now: datetime) -> InHand:
-    """What all senders together hold for this domain; `token` is ours."""
+    """Count the deliveries to `domain` in flight, split into those leased to `token` and others."""
     is_ours = _ROW.lease == token
     held = conn.execute(
         select(
@@ -230,7 +232,7 @@ def _take(
     conn: Connection, due: Select[tuple[int]], token: str, until: datetime
 ) -> ScalarResult[int]:
     locked = due.with_for_update(skip_locked=True, of=DeliveryRow.__table__)
-    # PostgreSQL might run a plain subquery twice, and claim more than the limit.
+    # A CTE runs once; PostgreSQL may run a plain subquery twice and claim more than the limit.
     chosen = locked.cte("due")
     return conn.execute(
         update(DeliveryRow)
@@ -241,7 +243,10 @@ def _take(
 
 
 def renew(conn: Connection, token: str, lease: timedelta, now: datetime) -> int:
-    """Keep what waits under this lease from being taken over; how many rows wait."""
+    """Extend the lease of the deliveries claimed under `token`; return their number.
+
+    Marked deliveries keep the end of lease that `mark` gave them.
+    """
     return conn.execute(
         update(DeliveryRow)
         .where(_ROW.lease == token, _ROW.status == DeliveryStatus.LEASED)
@@ -250,7 +255,7 @@ def renew(conn: Connection, token: str, lease: timedelta, now: datetime) -> int:
 
 
 def give_back(conn: Connection, token: str) -> int:
-    """Queue again whatever is claimed under this lease and not marked; how many."""
+    """Queue all deliveries claimed under `token` and not marked again; return their number."""
     return conn.execute(
         update(DeliveryRow)
         .where(_ROW.lease == token, _ROW.status == DeliveryStatus.LEASED)
@@ -261,10 +266,11 @@ def give_back(conn: Connection, token: str) -> int:
 def mark(
     conn: Connection, ids: Sequence[int], token: str, patience: timedelta, now: datetime
 ) -> set[int]:
-    """Those of `ids` whose final dot may now be written, once this is committed.
+    """Mark deliveries as sending; return the ids that may be sent once this is committed.
 
-    A delivery that is not among them has been taken over, has expired, or its subscriber is not
-    to be written to any more; it must not be sent.
+    After the commit the sender may write the final dot of these messages. A delivery that is not
+    returned must not be sent: it was taken over, has expired, is held, or its subscriber has left
+    or is suppressed. The lease of the marked ones ends after `patience`.
     """
     until = now + patience
     given = {"ids": list(ids), "token": token, "now": now, "until": until}
@@ -272,7 +278,7 @@ def mark(
 
 
 def marked(conn: Connection, ids: Sequence[int], token: str) -> set[int]:
-    """Those of `ids` that this lease has marked already, where the answer to a commit was lost."""
+    """Return those of `ids` already marked under this lease, for when a commit's reply was lost."""
     return set(
         conn.execute(
             select(_ROW.id).where(
@@ -283,9 +289,10 @@ def marked(conn: Connection, ids: Sequence[int], token: str) -> set[int]:
 
 
 def withdraw(conn: Connection, ids: Sequence[int], token: str) -> int:
-    """End those of `ids` that could not be marked though the lease is ours; how many.
+    """Cancel those of `ids` leased to `token` that are no longer wanted; return their number.
 
-    See `hand_back` for those that are only held up.
+    Deliveries to suppressed addresses become suppressed, those of subscribers that left become
+    cancelled. Call it for ids that could not be marked; see `hand_back` for the remaining ones.
     """
     ours = _claimed_under(token, ids)
     suppressed = conn.execute(
@@ -302,9 +309,9 @@ def withdraw(conn: Connection, ids: Sequence[int], token: str) -> int:
 
 
 def hand_back(conn: Connection, ids: Sequence[int], token: str) -> int:
-    """Queue again those of `ids` that are still only claimed, as if never tried; how many.
+    """Queue those of `ids` that are claimed and not marked again; return their number.
 
-    After a lost mark and `withdraw` these are the ones that were held up, and what has expired.
+    No attempt is counted. After a failed mark and `withdraw` these are held or expired deliveries.
     """
     return conn.execute(
         update(DeliveryRow)
@@ -323,10 +330,11 @@ def settle(
     now: datetime,
     server: str = "smtp",
 ) -> Counter[DeliveryStatus]:
-    """Write what became of deliveries held under `token`; how many were still ours, by status.
+    """Write the results of deliveries leased to `token`; return counts by the status written.
 
-    A late acceptance turns an uncertain delivery into a sent one. A refusal by `server` that may
-    count against an address is only recorded: its delivery stays queued until `guard` decides.
+    Deliveries that another sender has taken over are neither changed nor counted. A late
+    acceptance turns an uncertain delivery into a sent one. A refusal by `server` that may count
+    against an address is only recorded: its delivery stays queued until `guard` decides.
     """
     groups: dict[DeliveryStatus, list[Settlement]] = {}
     for settlement in settlements:
@@ -360,7 +368,7 @@ def _settle_sent(
 def _settle_one(
     conn: Connection, settlement: Settlement, token: str, now: datetime, server: str
 ) -> DeliveryStatus | None:
-    """Write one settlement; return the status written, None where the delivery is not ours."""
+    """Write one settlement; return the status written, or None if the delivery is not ours."""
     refusal, attempts = _refusal(conn, settlement, now, server)
     status, delay = settlement.status, settlement.delay
     if refusal and refusal.ends_as:
@@ -369,7 +377,7 @@ def _settle_one(
     values: dict[str, Any] = _released(status, settlement.reason)
     if status is DeliveryStatus.UNCERTAIN:
         left = (DeliveryStatus.SENDING,)
-        del values["lease"]  # a late 250 may still come, under the same token
+        del values["lease"]  # a late 250 may still arrive under the same token
     if status is DeliveryStatus.QUEUED:
         values |= {"not_before": now + delay, "marked_at": None}
     won = conn.execute(
@@ -393,10 +401,10 @@ def _settle_one(
 def _refusal(
     conn: Connection, settlement: Settlement, now: datetime, server: str
 ) -> tuple[refusals.Refusal | None, int]:
-    """What a settlement says against its address or about our server, and the tries before it.
+    """Return the refusal to record for a settlement, or None, and the attempts made before it.
 
-    A refusal at another address than the subscriber's own, and one of a single mail that is not
-    about a missing mailbox, count against no address.
+    A refusal counts against no address if the mail went to another address than the subscriber's
+    own. A refusal of a mail outside an edition counts only if the mailbox does not exist.
     """
     if not settlement.is_refusal:
         return None, 0
@@ -423,13 +431,14 @@ def _refusal(
     return refusal, recipient.attempts
 
 
-# --- What ends without a sender -----------------------------------------------------------------
+# --- Transitions without a sender ---------------------------------------------------------------
 
 
 def expire_due(conn: Connection, now: datetime, limit: int = CHUNK) -> int:
-    """End at most `limit` deliveries whose time is over; their papers are owed anew.
+    """Expire at most `limit` queued or leased deliveries; return how many were expired.
 
-    A leased one too: the mark that its sender still needs is then lost.
+    Cursors are set back, so that the next digest includes their papers. If one is leased, its
+    sender can no longer mark it. Rows locked by another transaction are skipped.
     """
     over = (
         select(_ROW.id)
@@ -450,9 +459,10 @@ def expire_due(conn: Connection, now: datetime, limit: int = CHUNK) -> int:
 
 
 def recover_leases(conn: Connection, now: datetime) -> Recovery:
-    """Tell the truth about deliveries whose sender is gone.
+    """Return expired leases to the queue; mark in-flight deliveries uncertain.
 
-    The lease stays on the uncertain ones, so that a sender that was only slow can still settle.
+    Uncertain deliveries keep their lease token, so that a slow sender can still settle them. A
+    lease that ends more than LONGEST_LEASE from now counts as expired: a wrong clock wrote it.
     """
     over = or_(_ROW.lease_until <= now, _ROW.lease_until > now + LONGEST_LEASE)
     queued = conn.execute(
@@ -474,9 +484,10 @@ def recover_leases(conn: Connection, now: datetime) -> Recovery:
 
 
 def requeue_refused(conn: Connection, delivery_ids: Collection[int], now: datetime) -> None:
-    """Owe these refused deliveries again, at once and without the charge of their last try.
+    """Queue refused deliveries again, due at once, without counting their last attempt.
 
-    Where the time of one is over, or a newer digest of its reader exists, only its papers are owed.
+    If a failed one has expired or a newer digest covers its range, it stays as it is, and only its
+    subscriber's cursor is set back, so that the next digest includes its papers.
     """
     newer = DeliveryRow.__table__.alias("newer").c
     superseded = exists().where(
@@ -507,7 +518,7 @@ def requeue_refused(conn: Connection, delivery_ids: Collection[int], now: dateti
 
 
 def take_back(conn: Connection, delivery_ids: Collection[int], reason: str) -> None:
-    """End accepted deliveries that came back as not delivered; their papers are owed anew."""
+    """Fail accepted deliveries that bounced, and set back the cursors of their subscribers."""
     for some in in_chunks(sorted(delivery_ids), CHUNK):
         ended = conn.execute(
             update(DeliveryRow)
@@ -519,7 +530,10 @@ def take_back(conn: Connection, delivery_ids: Collection[int], reason: str) -> N
 
 
 def resend_uncertain(conn: Connection, kinds: Collection[DeliveryKind], now: datetime) -> int:
-    """Queue uncertain deliveries of these kinds again, each once in its life; how many."""
+    """Queue unexpired uncertain deliveries of these kinds again; return their number.
+
+    Each delivery is resent at most once.
+    """
     return conn.execute(
         update(DeliveryRow)
         .where(
@@ -539,10 +553,10 @@ def resend_uncertain(conn: Connection, kinds: Collection[DeliveryKind], now: dat
 def cancel_owed(
     conn: Connection, subscriber_ids: Collection[int], reason: CancelReason
 ) -> list[int]:
-    """End what is queued or leased for these subscribers; the ids of what was ended.
+    """Cancel the queued and leased deliveries of these subscribers; return their ids.
 
-    Only an operator's cancelling leaves the papers owed: who left wants none, and a newer digest
-    covers the range of the one it supersedes.
+    Cursors are set back only if an operator cancels: a subscriber that left wants no papers, and a
+    newer digest covers the range of the one it supersedes.
     """
     status = DeliveryStatus.CANCELLED
     if reason is CancelReason.SUPPRESSED:
@@ -561,13 +575,17 @@ def cancel_owed(
 
 
 def resolve(conn: Connection, delivery_id: int, resolution: Resolution, now: datetime) -> None:
-    """Carry out an operator's decision; NotFoundError unless that delivery is uncertain."""
+    """Apply an operator's decision about an uncertain delivery.
+
+    A resent delivery, except a confirmation, does not expire for another SECOND_CHANCE. Raises
+    NotFoundError if the delivery is not uncertain, or does not exist.
+    """
     values: dict[str, Any]
     if resolution is Resolution.DROP:
         values = _released(DeliveryStatus.SENT, "taken as accepted by the operator")
     else:
         values = _released(DeliveryStatus.QUEUED, "resent by the operator")
-        # A digest is as good a day later; a confirmation dies with its token.
+        # A digest is as useful a day later; a confirmation expires with its token.
         later = (_ROW.kind != DeliveryKind.CONFIRMATION) & (_ROW.expires_at < now + SECOND_CHANCE)
         conn.execute(
             update(DeliveryRow)
@@ -585,11 +603,11 @@ def resolve(conn: Connection, delivery_id: int, resolution: Resolution, now: dat
 
 
 def set_cursors_back(conn: Connection, delivery_ids: Collection[int]) -> None:
-    """Owe the papers of these deliveries anew: their reader certainly did not get them.
+    """Set cursors back to the ranges of these deliveries, which certainly reached no reader.
 
-    Nothing moves forward, and nothing moves where another digest that may have reached the reader,
-    or still will, covers the range. Papers of sent digests are left out when the range is compiled
-    again, so going back too far repeats nothing.
+    The next digest then includes their papers. A cursor never moves forward, and it stays if
+    another delivery that may have reached the reader, or still will, covers the range. Going back
+    too far repeats nothing: papers of sent digests are left out when the range is compiled again.
     """
     other = DeliveryRow.__table__.alias("other").c
     covered = exists().where(
@@ -617,7 +635,11 @@ def set_cursors_back(conn: Connection, delivery_ids: Collection[int]) -> None:
 
 
 def readdress(conn: Connection, subscriber_id: int, email: str) -> None:
-    """What is still owed to this subscriber goes to another address now, and at its pace."""
+    """Store the new domain in a subscriber's open deliveries after a change of address.
+
+    The rate limits of the new domain then apply to them. Deliveries with an address of their own
+    are not changed.
+    """
     conn.execute(
         update(DeliveryRow)
         .where(
@@ -630,7 +652,11 @@ def readdress(conn: Connection, subscriber_id: int, email: str) -> None:
 
 
 def cancel_edition(conn: Connection, edition_on: date, limit: int = CHUNK) -> int:
-    """End at most `limit` of what is queued or leased of this edition; the papers are owed anew."""
+    """Cancel at most `limit` queued or leased deliveries of an edition; return their number.
+
+    Cursors are set back, so that the next digest includes the papers. Rows locked by another
+    transaction are skipped.
+    """
     owed = (
         select(_ROW.id)
         .where(_ROW.edition_on == edition_on, _ROW.status.in_(_OWED))
@@ -650,7 +676,7 @@ def cancel_edition(conn: Connection, edition_on: date, limit: int = CHUNK) -> in
 
 
 def editions(conn: Connection) -> dict[date, dict[DeliveryStatus, int]]:
-    """How many deliveries of each status an edition has, newest first."""
+    """Return the number of deliveries by status for each edition, newest first."""
     found: dict[date, dict[DeliveryStatus, int]] = {}
     for edition_on, status, count in conn.execute(
         select(_ROW.edition_on, _ROW.status, func.count())
@@ -663,20 +689,23 @@ def editions(conn: Connection) -> dict[date, dict[DeliveryStatus, int]]:
 
 
 def blank(conn: Connection, subscriber_id: int) -> None:
-    """Forget what these deliveries said and to whom; that there were so many stays."""
+    """Redact a subscriber's deliveries: delete picks, refusals, addresses and replies.
+
+    The rows stay, so that counts of deliveries stay correct.
+    """
     mine = select(_ROW.id).where(_ROW.subscriber_id == subscriber_id)
     conn.execute(delete(PickRow).where(PickRow.delivery_id.in_(mine)))
     conn.execute(delete(RefusalRow).where(RefusalRow.delivery_id.in_(mine)))
     conn.execute(
         update(DeliveryRow)
         .where(_ROW.subscriber_id == subscriber_id)
-        # What a server said may name the address; the labels of topics are the reader's words.
+        # A reply may contain the address; the labels of topics are the subscriber's own text.
         .values(address=None, domain="", topics=[], more=0, reply=None, queue_id=None, blanked=True)
     )
 
 
 def forget_address(conn: Connection, request_ids: Collection[int]) -> None:
-    """Cancel what would ask an address about these requests, and forget where it went."""
+    """Cancel the mails about these requests to a separate address, and redact that address."""
     for some in in_chunks(sorted(request_ids), CHUNK):
         elsewhere = and_(_ROW.request_id.in_(some), _ROW.address.is_not(None))
         conn.execute(
@@ -691,18 +720,22 @@ def forget_address(conn: Connection, request_ids: Collection[int]) -> None:
         )
 
 
-# --- Reading ------------------------------------------------------------------------------------
+# --- Queries ------------------------------------------------------------------------------------
 
 
 def next_due_at(conn: Connection) -> datetime | None:
-    """When the first queued delivery may be tried; None when nothing but what is held up waits."""
+    """Return when the first queued delivery becomes due; None if none is queued.
+
+    Left out are held deliveries, those of suppressed or former subscribers, and those to a
+    throttled domain (see `paces.next_turn` for their time).
+    """
     slowed = exists().where(DomainPaceRow.domain == _ROW.domain)
     waiting = IS_QUEUED, _may_be_written_to(), ~holds.is_held(), ~slowed
     first = (
         conn.execute(
             select(_ROW.not_before)
             .where(*waiting, _ROW.precedence == precedence)
-            .order_by(_ROW.not_before, _ROW.id)  # as the index has them
+            .order_by(_ROW.not_before, _ROW.id)  # the order of the index
             .limit(1)
         ).scalar()
         for precedence in Precedence
@@ -711,7 +744,7 @@ def next_due_at(conn: Connection) -> datetime | None:
 
 
 def counts(conn: Connection) -> dict[DeliveryStatus, int]:
-    """How many deliveries there are of each status, 0 included."""
+    """Return the number of deliveries of every status, including 0."""
     found = conn.execute(select(_ROW.status, func.count()).group_by(_ROW.status))
     return dict.fromkeys(DeliveryStatus, 0) | {
         DeliveryStatus(status): count for status, count in found
@@ -719,7 +752,7 @@ def counts(conn: Connection) -> dict[DeliveryStatus, int]:
 
 
 def listing(conn: Connection, status: DeliveryStatus | None = None) -> list[DeliveryView]:
-    """Every delivery, or those of one status, oldest first."""
+    """Return all readable deliveries, or those of one status, oldest first."""
     papers = (
         select(func.count())
         .where(PickRow.delivery_id == _ROW.id)
@@ -751,7 +784,7 @@ def listing(conn: Connection, status: DeliveryStatus | None = None) -> list[Deli
 
 
 def unreadable(conn: Connection) -> list[tuple[object, str]]:
-    """Deliveries of an unknown kind or status, and why; one chunk of them at most."""
+    """Return (id, error) of deliveries with an unknown kind or status, at most CHUNK of them."""
     is_known = _ROW.kind.in_(list(DeliveryKind)) & _ROW.status.in_(list(DeliveryStatus))
     query = select(_ROW.id, _ROW.kind, _ROW.status).where(~is_known).limit(CHUNK)
     return database.unreadable(
@@ -760,7 +793,7 @@ def unreadable(conn: Connection) -> list[tuple[object, str]]:
 
 
 def record_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
-    """What is kept about this subscriber's mail, oldest first, but for who is sending it."""
+    """Return all stored columns of a subscriber's deliveries, oldest first, without the lease."""
     kept = [column for column in _ROW if column.name not in {"lease", "lease_until"}]
     rows = conn.execute(select(*kept).where(_ROW.subscriber_id == subscriber_id).order_by(_ROW.id))
     return [dict(row._mapping) for row in rows]
@@ -773,7 +806,7 @@ def _view(row: Any) -> DeliveryView:
 
 
 def _read(conn: Connection, ids: Sequence[int]) -> list[Delivery]:
-    """The deliveries of these ids, oldest first."""
+    """Return the readable deliveries with these ids by precedence, oldest first."""
     if not ids:
         return []
     query = (
@@ -803,7 +836,7 @@ def _delivery(row: Any) -> Delivery:
     return Delivery(id_, key, DeliveryKind(kind), *rest)
 
 
-# --- Pieces of statements -----------------------------------------------------------------------
+# --- Statement fragments ------------------------------------------------------------------------
 
 
 def _claimed_under(token: str, ids: Sequence[int]) -> ColumnElement[bool]:
@@ -811,7 +844,11 @@ def _claimed_under(token: str, ids: Sequence[int]) -> ColumnElement[bool]:
 
 
 def _is_welcome() -> ColumnElement[bool]:
-    """The subscriber wants this mail; who is not active wants only what they asked for."""
+    """Match deliveries that the subscriber still wants.
+
+    An active subscriber gets any mail, a pending one only confirmations. After unsubscribing, only
+    confirmations and data links that were requested since then are wanted.
+    """
     return exists().where(
         SubscriberRow.id == _ROW.subscriber_id,
         SubscriberRow.email != subscribers.ERASED,
@@ -831,10 +868,10 @@ def _is_welcome() -> ColumnElement[bool]:
 
 
 def _is_suppressed() -> ColumnElement[bool]:
-    """Nobody writes to the subscriber's own address; another one was looked at when given.
+    """Match deliveries to a subscriber's own address if it is suppressed.
 
-    Who asks to join after the suppression may be asked whether that is so, unless they complained:
-    see signup.asking for how often.
+    Any other address was checked when it was entered. A confirmation that was requested after the
+    suppression is allowed, unless the reason is a complaint: see signup.asking for its rate limit.
     """
     may_be_asked = and_(
         _ROW.kind == DeliveryKind.CONFIRMATION,
@@ -856,24 +893,25 @@ def _may_be_written_to() -> ColumnElement[bool]:
 
 
 def _released(status: DeliveryStatus, reason: str) -> dict[str, Any]:
-    """The values of a row that nobody holds any more."""
+    """Return the column values of a delivery that is no longer leased."""
     return {"status": status, "reason": reason, "lease": None, "lease_until": None}
 
 
 def _unless_blanked(words: ColumnElement[Any]) -> ColumnElement[Any]:
-    """What the server says of a mail whose reader was erased while it was on the wire is lost.
+    """Return NULL instead of the server's reply if the delivery was redacted in the meantime.
 
-    It may name the address. An UPDATE that waited for the erasing sees what it wrote.
+    A subscriber may be erased while the mail is in flight, and the reply may contain the address.
+    An UPDATE that waited for the erasing transaction sees the columns it wrote.
     """
     return case((_ROW.blanked, null()), else_=words)
 
 
 def _cut(reply: str | None) -> str | None:
-    # PostgreSQL takes no NUL in a text.
+    # PostgreSQL rejects NUL in a text.
     return reply.replace("\0", "")[:LONGEST_REPLY] if reply else None
 
 
-# These run for every message, so they are built once.
+# Built once, since they run for every message.
 _MARK: Final = (
     update(DeliveryRow)
     .where(
@@ -897,12 +935,12 @@ def _sent(id_: ColumnElement[int], queue_id: Any, reply: Any) -> Update:
         .where(
             _ROW.id == id_,
             _ROW.lease == bindparam("token"),
-            # Not by IN: it cannot run for many rows in one call.
+            # No IN: an expanding parameter does not work with executemany.
             or_(_ROW.status == DeliveryStatus.SENDING, _ROW.status == DeliveryStatus.UNCERTAIN),
         )
         .values(
             **_released(DeliveryStatus.SENT, "accepted"),
-            # An uncertain one was counted when it became so.
+            # The attempt of an uncertain delivery was counted when it became uncertain.
             attempts=_ROW.attempts + case((_ROW.status == DeliveryStatus.UNCERTAIN, 0), else_=1),
             sent_at=bindparam("now"),
             queue_id=_unless_blanked(queue_id),
@@ -912,7 +950,7 @@ def _sent(id_: ColumnElement[int], queue_id: Any, reply: Any) -> Update:
 
 
 def _sent_together() -> Update:
-    """The same for all rows of the JSON `taken` at once: half the work on PostgreSQL."""
+    """Return `_sent` for all rows of the JSON array `taken`: half the work on PostgreSQL."""
     rows = func.json_to_recordset(cast(bindparam("taken", type_=Text), postgresql.JSON))
     columns = column("id_", BigInteger), column("queue_id", Text), column("reply", Text)
     taken = rows.table_valued(*columns).render_derived("taken", with_types=True).c

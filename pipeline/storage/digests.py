@@ -1,4 +1,4 @@
-"""Frozen digests: what was picked for whom, kept exactly as it was compiled."""
+"""Frozen digests: the papers picked for each subscriber, stored exactly as compiled."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ REACHED = (
     DeliveryStatus.SENT,
     DeliveryStatus.UNCERTAIN,
 )
-"""Digests in these statuses have reached their reader, or still may."""
+"""Statuses of digests that have reached the reader, or still may."""
 
 DIGESTS = (DeliveryKind.DIGEST, DeliveryKind.WELCOME)
 
 
 @dataclass(frozen=True, slots=True)
 class NewDigest:
-    """A digest about to be owed, with its place in its reader's calendar."""
+    """A digest to be queued, with its slot in the subscriber's calendar and its batch range."""
 
     subscriber_id: int
     kind: DeliveryKind
@@ -62,7 +62,7 @@ class NewDigest:
     range_from: int
     range_to: int
     template: str
-    delay: timedelta = timedelta(0)  # from now until it may leave
+    delay: timedelta = timedelta(0)  # from now until it is due
 
     @property
     def dedupe_key(self) -> str:
@@ -71,7 +71,7 @@ class NewDigest:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """When a digest was compiled, and for which templates."""
+    """The time a digest was compiled, and its template."""
 
     created_at: datetime
     template: str | None
@@ -79,7 +79,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
-    """An owed digest that a newer one takes the place of."""
+    """A queued or leased digest that a newer one replaces."""
 
     delivery_id: int
     subscriber_id: int
@@ -89,10 +89,11 @@ class Superseded:
 def supersede(
     conn: Connection, subscriber_ids: Sequence[int], reason: str
 ) -> dict[int, Superseded]:
-    """Cancel the digests these subscribers are still owed; the marked ones are beyond recall.
+    """Cancel the queued and leased digests of these subscribers; return them by subscriber id.
 
-    So is a note that says why there was none. Of several digests for one subscriber the one that
-    reaches back furthest is returned.
+    Digests marked as sending cannot be recalled. Quiet notes (mails that say why no digest came)
+    are cancelled, too, but not returned. If a subscriber has several digests, the one with the
+    earliest start of its range is returned.
     """
     oldest: dict[int, Superseded] = {}
     for chunk in in_chunks(subscriber_ids, CHUNK):
@@ -123,7 +124,10 @@ def supersede(
 def sent_before(
     conn: Connection, subscriber_ids: Sequence[int], *, since: datetime
 ) -> dict[int, set[int]]:
-    """Papers that digests compiled after `since` have brought each subscriber, or still may."""
+    """Return the ids of papers in each subscriber's digests compiled since then.
+
+    Only digests that have reached the reader, or still may, count (see REACHED).
+    """
     papers: defaultdict[int, set[int]] = defaultdict(set)
     for chunk in in_chunks(subscriber_ids, CHUNK):
         for subscriber_id, paper_id in conn.execute(
@@ -140,7 +144,10 @@ def sent_before(
 
 
 def enqueue(conn: Connection, digests: Sequence[NewDigest], now: datetime) -> None:
-    """Put digests in the outbox with everything that makes them what they are."""
+    """Queue new digests: insert a delivery and its picks for each.
+
+    Raises IntegrityError if a digest with the same `dedupe_key` exists.
+    """
     if not digests:
         return
     domains = _domains(conn, [new.subscriber_id for new in digests])
@@ -156,7 +163,7 @@ def skip(
     conn: Connection,
     rows: Iterable[tuple[int, date, datetime, SkipReason, int, int]],
 ) -> None:
-    """Record slots that brought no mail: (subscriber, edition, slot, reason, from, to)."""
+    """Record slots without a mail: (subscriber, edition, slot, reason, range from, range to)."""
     names = ("subscriber_id", "edition_on", "slot_at", "reason", "range_from", "range_to")
     values = [dict(zip(names, row, strict=True)) for row in rows]
     if values:
@@ -164,9 +171,9 @@ def skip(
 
 
 def load(conn: Connection, delivery_ids: Iterable[int]) -> dict[int, Digest]:
-    """Digests as they were frozen, by delivery id.
+    """Return digests as they were frozen, by delivery id.
 
-    An id that is no digest is left out, and one whose papers are no longer kept.
+    Ids of other deliveries are left out, and digests with no papers stored any more.
     """
     digests: dict[int, Digest] = {}
     for chunk in in_chunks(delivery_ids, CHUNK):
@@ -187,20 +194,23 @@ def load(conn: Connection, delivery_ids: Iterable[int]) -> dict[int, Digest]:
 
 
 def _picks(conn: Connection, delivery_ids: Sequence[int]) -> defaultdict[int, list[Pick]]:
-    """By delivery, in their order. Readers who got the same paper share one object."""
+    """Return the picks of each delivery in order; readers of the same paper share one object.
+
+    A paper that is missing or unreadable is left out.
+    """
     rows = conn.execute(_picks_of(delivery_ids)).all()
     reasons = _reasons(row[2] for row in rows)
     papers = _counted(conn, {row[3:] for row in rows})
     picks: defaultdict[int, list[Pick]] = defaultdict(list)
     for delivery_id, score, why, *frozen in rows:
         paper = papers.get(tuple(frozen))
-        if paper:  # better one paper less than no mail
+        if paper:  # a digest without one paper is better than no mail
             picks[delivery_id].append(Pick(paper, reasons[why], score))
     return picks
 
 
 def _reasons(texts: Iterable[str]) -> dict[str, tuple[Reason, ...]]:
-    """By the JSON they are kept as."""
+    """Parse the reasons of picks; return them by their JSON text."""
     return {
         text: tuple(Reason(*one) for one in map(_reason, reasons) if one)
         for text, reasons in _decoded(texts)
@@ -208,7 +218,7 @@ def _reasons(texts: Iterable[str]) -> dict[str, tuple[Reason, ...]]:
 
 
 def _reason(stored: Any) -> tuple[str, tuple[str, ...]] | None:
-    """None for what is not [label, [phrase, ...]]."""
+    """Validate a reason stored as [label, [phrase, ...]]; return None if it has another shape."""
     match stored:
         case [str(label), [*phrases]]:
             return label, tuple(map(str, phrases))
@@ -217,16 +227,19 @@ def _reason(stored: Any) -> tuple[str, tuple[str, ...]] | None:
 
 
 def _decoded(texts: Iterable[str]) -> Iterable[tuple[str, Any]]:
-    """Each text once, and what it says as JSON: read all at once, in a fifth of the time."""
+    """Return each distinct text with its parsed JSON; one parse for all takes a fifth of the time.
+
+    A malformed text gives an empty list.
+    """
     distinct = list(dict.fromkeys(texts))
     try:
         return zip(distinct, json.loads(f"[{','.join(distinct)}]"), strict=True)
-    except ValueError:  # one that is broken, or NULL, would break all
+    except ValueError:  # a malformed text or NULL fails all: parse each separately
         return [(text, _decoded_alone(text)) for text in distinct]
 
 
 def _decoded_alone(text: str | None) -> Any:
-    """Empty for a broken text: a digest without the reasons of a pick is better than none."""
+    """Parse one text; return [] if malformed: a digest without some reasons is better than none."""
     try:
         return json.loads(text or "[]")
     except ValueError:
@@ -236,7 +249,7 @@ def _decoded_alone(text: str | None) -> Any:
 def _counted(
     conn: Connection, frozen: Collection[tuple[int, int, int | None, int | None]]
 ) -> dict[tuple[int, int, int | None, int | None], Paper]:
-    """Papers with the counts of their moment, by (id, version, upvotes, comments)."""
+    """Return papers with their frozen counts, by (id, version, upvotes, comments)."""
     papers = _papers_of(conn, {(id_, version) for id_, version, _, _ in frozen})
     return {
         (id_, version, upvotes, comments): replace(
@@ -250,9 +263,10 @@ def _counted(
 def _papers_of(
     conn: Connection, wanted: Collection[tuple[int, int]]
 ) -> dict[tuple[int, int], Paper]:
-    """Papers in the words of one version each, by (id, version); each is read once.
+    """Return papers with the content of the wanted version, by (id, version).
 
-    Reading its words costs more than all the rest, and thousands of digests share some hundreds.
+    Each version is parsed once: that costs more than all other work, and thousands of digests share
+    a few hundred papers. Unreadable papers are logged and left out.
     """
     papers: dict[tuple[int, int], Paper] = {}
     for ids in in_chunks(sorted({id_ for id_, _ in wanted}), CHUNK):
@@ -267,12 +281,15 @@ def _papers_of(
 
 
 def reader_of(conn: Connection, delivery_id: int) -> int | None:
-    """The subscriber a digest was made for."""
+    """Return the subscriber id of a delivery, or None if the delivery does not exist."""
     return conn.scalar(select(DeliveryRow.subscriber_id).where(DeliveryRow.id == delivery_id))
 
 
 def made(conn: Connection, delivery_id: int) -> Made | None:
-    """None for what is no digest, and for one whose reader was erased."""
+    """Return when and for which template a digest was compiled.
+
+    Returns None if the delivery is not a digest, or its subscriber was erased.
+    """
     row = conn.execute(
         select(DeliveryRow.created_at, DeliveryRow.template)
         .join(SubscriberRow, SubscriberRow.id == DeliveryRow.subscriber_id)
@@ -286,7 +303,7 @@ def made(conn: Connection, delivery_id: int) -> Made | None:
 
 
 def papers_of(conn: Connection, delivery_ids: Iterable[int]) -> defaultdict[int, list[str]]:
-    """The keys of the papers in each digest, in their order."""
+    """Return the keys of the papers in each digest, in their order."""
     keys: defaultdict[int, list[str]] = defaultdict(list)
     for chunk in in_chunks(delivery_ids, CHUNK):
         for row in conn.execute(
@@ -300,7 +317,7 @@ def papers_of(conn: Connection, delivery_ids: Iterable[int]) -> defaultdict[int,
 
 
 def record_of(conn: Connection, subscriber_id: int) -> defaultdict[int, list[dict[str, Any]]]:
-    """The picks of each of this subscriber's digests, in their order, and why each was picked."""
+    """Return all stored picks of a subscriber by delivery id, in order, with their reasons."""
     picks: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     kept = [c for c in PickRow.__table__.c if c.name not in {"delivery_id", "paper_id"}]
     for row in conn.execute(
@@ -319,7 +336,7 @@ def record_of(conn: Connection, subscriber_id: int) -> defaultdict[int, list[dic
 def latest(
     conn: Connection, subscriber_id: int, most: int
 ) -> list[tuple[int, date, DeliveryStatus, int]]:
-    """A reader's last digests, newest first: (delivery, edition, status, how many papers)."""
+    """Return a reader's last digests, newest first: (delivery, edition, status, paper count)."""
     papers = (
         select(func.count())
         .where(PickRow.delivery_id == DeliveryRow.id)
@@ -336,7 +353,7 @@ def latest(
 
 
 def latest_skips(conn: Connection, subscriber_id: int, most: int) -> list[tuple[date, SkipReason]]:
-    """A reader's last slots that brought no mail, newest first."""
+    """Return a reader's last slots without a mail, newest first."""
     rows = conn.execute(
         select(SkipRow.edition_on, SkipRow.reason)
         .where(SkipRow.subscriber_id == subscriber_id)
@@ -347,7 +364,7 @@ def latest_skips(conn: Connection, subscriber_id: int, most: int) -> list[tuple[
 
 
 def skips_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
-    """Every slot of this reader that brought no mail, oldest first."""
+    """Return all columns of a reader's slots without a mail, oldest first."""
     rows = conn.execute(
         select(*SkipRow.__table__.c)
         .where(SkipRow.subscriber_id == subscriber_id)
@@ -364,7 +381,7 @@ def digest_of(
     topics: tuple[str, ...],
     welcome: bool = False,
 ) -> Digest:
-    """A digest that says which announcements it covers."""
+    """Return a digest with the first and last announcement day of its papers."""
     days = [pick.paper.announced_on for pick in picks]
     announced = (min(days), max(days)) if days else None
     return Digest(edition_on, tuple(picks), more, topics, announced, welcome)
@@ -425,7 +442,7 @@ def _ids_of(conn: Connection, keys: Sequence[str]) -> dict[str, int]:
 
 
 def _domains(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, str]:
-    """Whose servers take their mail."""
+    """Return the recipient domain of each subscriber's address."""
     return {
         id_: domain_of(email)
         for some in in_chunks(subscriber_ids, CHUNK)

@@ -1,4 +1,4 @@
-"""Refusals for want of authentication, counted for as long as they mean something together."""
+"""Refusals because of failed authentication (SPF, DKIM, DMARC), counted within a time window."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def record(
     *,
     keep: timedelta,
 ) -> None:
-    """Remember one, and forget what is older than `keep`."""
+    """Record one refusal, and delete those older than `keep`."""
     conn.execute(delete(DistrustRow).where(DistrustRow.at < now - keep))
     conn.execute(
         insert(DistrustRow).values(edition_on=edition_on, subscriber_id=subscriber_id, at=now)
@@ -25,7 +25,7 @@ def record(
 
 
 def count(conn: Connection, edition_on: date, *, since: datetime) -> tuple[int, int]:
-    """How many an edition has met since, and of how many recipients."""
+    """Return (refusals, distinct recipients) of an edition after `since`."""
     refusals, recipients = conn.execute(
         select(func.count(), func.count(DistrustRow.subscriber_id.distinct())).where(
             DistrustRow.edition_on == edition_on, DistrustRow.at > since

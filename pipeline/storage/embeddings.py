@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 CHUNK = 500
-EMBEDDED_AT_ONCE = 50  # papers whose vectors are stored together: some seconds of work
-TOPICS_KEPT = 4_000  # in memory, 1.5 KB each, and at most 8 KB of text
+EMBEDDED_AT_ONCE = 50  # papers per transaction that stores vectors: some seconds of work
+TOPICS_KEPT = 4_000  # cached in memory: 1.5 KB each, and at most 8 KB of text
 
 
 class Model(Protocol):
-    """Turns texts into vectors of length 1; see `pipeline.embedding`."""
+    """A model that returns vectors of length 1 for texts; see `pipeline.embedding`."""
 
-    name: str  # of the model's files: another model has another name
+    name: str  # of the model's files; unique for each model
     size: int  # of a vector
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]: ...
@@ -33,10 +33,10 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class CachedEmbeddings:
-    """Embed each paper once; see `matching.meaning.Embedder`.
+    """Embed each paper once, and cache its vector; see `matching.meaning.Embedder`.
 
-    Idempotent and safe beside itself: two processes store the same vector. No transaction is open
-    while the model runs. With `makes=False` papers that are not cached get rows of NaN.
+    Idempotent and safe to run concurrently: two processes store the same vector. No transaction is
+    open while the model runs. With `makes=False`, papers that are not cached get rows of NaN.
     """
 
     engine: Engine
@@ -57,7 +57,7 @@ class CachedEmbeddings:
             known |= new
         unknown = np.full(self.model.size, np.nan, dtype="<f2").tobytes()
         rows = [known.get(key(text), unknown) for text in texts]
-        rows = [row if len(row) == len(unknown) else unknown for row in rows]  # a damaged one
+        rows = [row if len(row) == len(unknown) else unknown for row in rows]  # NaN if damaged
         vectors = np.frombuffer(b"".join(rows), dtype="<f2").reshape(len(rows), -1)
         return vectors.astype(np.float32)
 
@@ -66,7 +66,10 @@ class CachedEmbeddings:
 
     @cached_property
     def _topic(self) -> Callable[[str], npt.NDArray[np.float32]]:
-        """Cache topics in memory only: those of visitors are private, and all are short."""
+        """Return a function that caches topics in memory only.
+
+        Topics of visitors are private, and all are short.
+        """
         return lru_cache(maxsize=TOPICS_KEPT)(lambda text: self.model.embed([text])[0])
 
     def _add(self, vectors: Mapping[str, bytes]) -> None:
@@ -79,7 +82,7 @@ def key(text: str) -> str:
 
 
 def get(conn: Connection, model: str, keys: Iterable[str]) -> dict[str, bytes]:
-    """Those of these that are kept, by key."""
+    """Return the cached vectors (little-endian float16) by key; missing keys are left out."""
     known: dict[str, bytes] = {}
     for chunk in in_chunks(keys, CHUNK):
         rows = conn.execute(
@@ -92,10 +95,10 @@ def get(conn: Connection, model: str, keys: Iterable[str]) -> dict[str, bytes]:
 
 
 def add(conn: Connection, model: str, vectors: Mapping[str, bytes]) -> None:
-    """Keep these, by key. Whoever came first stays: both made the same."""
+    """Store vectors by key; existing ones stay, since every process computes the same vector."""
     rows = [
         {"model": model, "text_key": text_key, "vector": vector}
-        for text_key, vector in sorted(vectors.items())  # in one order, so that nobody deadlocks
+        for text_key, vector in sorted(vectors.items())  # in one order, to avoid deadlocks
     ]
     if rows:
         conn.execute(upsert(conn, EmbeddingRow).values(rows).on_conflict_do_nothing())

@@ -1,4 +1,4 @@
-"""News as it came: each piece taken once, and kept for a month with what was done about it."""
+"""Feedback events (webhooks and bounces), deduplicated and kept for a month with their effect."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ class StoredEvent:
 
 
 def add(conn: Connection, event: StoredEvent, now: datetime) -> int | None:
-    """The id of a new event; None where it came before, or is coming in another transaction.
+    """Store an event; return its id, or None if it was received before.
 
-    That other one is waited for: where it dies, this one is new.
+    If another transaction is storing the same event, wait for it; if that one is rolled back, this
+    event is new.
     """
     return conn.execute(
         upsert(conn, EventRow)
@@ -41,7 +42,7 @@ def add(conn: Connection, event: StoredEvent, now: datetime) -> int | None:
 
 
 def blank(conn: Connection, id_: int) -> None:
-    """Keep of this one only that it came."""
+    """Redact an event: keep only the fact that it was received."""
     conn.execute(update(EventRow).where(EventRow.id == id_).values(raw="", address_hash=None))
 
 
@@ -55,7 +56,7 @@ def close(
     subscriber_id: int | None,
     address_hash: str | None,
 ) -> None:
-    """Write what was done about it, and whose news it is."""
+    """Write the effect of an event, and the delivery, subscriber and address it is about."""
     conn.execute(
         update(EventRow)
         .where(EventRow.id == id_)
@@ -70,7 +71,7 @@ def close(
 
 
 def of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
-    """What is kept of the news about this subscriber's mail, oldest first."""
+    """Return the stored events about a subscriber's mail, oldest first, for the owner's export."""
     rows = conn.execute(
         select(
             EventRow.provider,
@@ -87,7 +88,7 @@ def of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
 
 
 def forget(conn: Connection, subscriber_id: int, address_hash: str) -> None:
-    """Keep no word that names this reader. That the events came stays: each is taken once."""
+    """Redact all events of a subscriber; the rows stay, so that duplicates are still detected."""
     conn.execute(
         update(EventRow)
         .where(or_(EventRow.subscriber_id == subscriber_id, EventRow.address_hash == address_hash))
@@ -96,7 +97,10 @@ def forget(conn: Connection, subscriber_id: int, address_hash: str) -> None:
 
 
 def drop_events(conn: Connection, *, before: datetime, limit: int) -> int:
-    """Delete at most `limit` events that came before then; how many."""
+    """Delete at most `limit` events received before then; return their number.
+
+    Rows locked by another transaction are skipped.
+    """
     old = (
         select(EventRow.id)
         .where(EventRow.received_at < before)

@@ -1,8 +1,9 @@
-"""What is kept for a time only: how to find it when it is too old, and to forget it.
+"""Data retention: delete or redact rows that are too old.
 
-Each function takes at most `limit` rows and tells how many it took; 0 when nothing is left. Rows
-that somebody else holds at the moment are left for the next time. All of them find what is over
-by an index that leaves out what was forgotten before, so a night costs what one day brought.
+Each function processes at most `limit` rows and returns their number; 0 when none is left. Rows
+locked by another transaction are skipped until the next run (`drop_skips` waits for them). All
+queries use an index that excludes rows redacted before, so the cost of a nightly run depends on the
+rows of one day.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ _IN_PLAY: Final = (*OWED, DeliveryStatus.SENDING)
 
 
 def drop_pending(conn: Connection, *, before: datetime, limit: int) -> int:
-    """Addresses that nobody confirmed, nor asked for since; who was a reader once has left."""
+    """Delete pending subscribers created before `before` and without a request since then.
+
+    If such a subscriber was confirmed in the past, it becomes unsubscribed instead.
+    """
     asked_since = exists().where(
         RequestRow.subscriber_id == SubscriberRow.id, RequestRow.created_at >= before
     )
@@ -41,7 +45,7 @@ def drop_pending(conn: Connection, *, before: datetime, limit: int) -> int:
         & (SubscriberRow.created_at < before)
         & ~asked_since
     )
-    # Locked first and looked at again: who held a row may have asked in its name just now.
+    # Lock first and check again: a transaction that held the row may have added a request.
     ids = _locked(conn, select(SubscriberRow.id).where(is_over), limit)
     were_readers = SubscriberRow.confirmed_at.is_not(None)
     left = conn.execute(
@@ -56,28 +60,31 @@ def drop_pending(conn: Connection, *, before: datetime, limit: int) -> int:
 
 
 def drop_requests(conn: Connection, *, before: datetime, limit: int) -> int:
-    """Requests that nobody answered. The answered ones stay: they are the record of consent."""
+    """Delete unanswered requests. Answered ones stay: they are the record of consent."""
     is_over = (RequestRow.created_at < before) & RequestRow.used_at.is_(None)
     ids = _locked(conn, select(RequestRow.id).where(is_over), limit)
     return conn.execute(delete(RequestRow).where(RequestRow.id.in_(ids))).rowcount
 
 
 def forget_addresses(conn: Connection, *, before: datetime, limit: int) -> int:
-    """Where a mail went that did not go to its subscriber: an address that was asked, once."""
+    """Redact address and domain of mails that did not go to the subscriber's own address.
+
+    Such a mail asked another address, once, for a confirmation.
+    """
     is_over = (
         (DeliveryRow.created_at < before)
         & DeliveryRow.status.not_in(_IN_PLAY)
         & (DeliveryRow.address != "")
     )
     ids = _locked(conn, select(DeliveryRow.id).where(is_over), limit)
-    # Not NULL: that would be the subscriber's own.
+    # Not NULL, which means the subscriber's own address.
     return conn.execute(
         update(DeliveryRow).where(DeliveryRow.id.in_(ids)).values(address="", domain="")
     ).rowcount
 
 
 def blank_requests(conn: Connection, *, before: datetime, limit: int) -> int:
-    """From where a request came, and what for: the reader has it by now."""
+    """Redact the IP address and the wishes of requests: the subscription has them by now."""
     is_over = ~RequestRow.blanked & (RequestRow.created_at < before)
     ids = _locked(conn, select(RequestRow.id).where(is_over), limit)
     return conn.execute(
@@ -86,7 +93,7 @@ def blank_requests(conn: Connection, *, before: datetime, limit: int) -> int:
 
 
 def drop_counters(conn: Connection, *, before: datetime, limit: int) -> int:
-    """Counters of questions (see signup.asking for their names), and proxies no longer seen."""
+    """Delete rate limit counters of requests (see signup.asking), and proxies no longer seen."""
     is_ours = LimitRow.name.startswith("ask:") | LimitRow.name.startswith(PROXIES)
     is_over = is_ours & (LimitRow.window_start < before)
     names = _locked(conn, select(LimitRow.name).where(is_over), limit)
@@ -94,15 +101,15 @@ def drop_counters(conn: Connection, *, before: datetime, limit: int) -> int:
 
 
 def drop_asked(conn: Connection, *, before: datetime, limit: int) -> int:
-    """Questions too old to count against another one."""
+    """Delete unanswered confirmations that are too old to count for the rate limits."""
     ids = _locked(conn, select(AskedRow.id).where(AskedRow.asked_at < before), limit)
     return conn.execute(delete(AskedRow).where(AskedRow.id.in_(ids))).rowcount
 
 
 def blank_deliveries(conn: Connection, *, before: datetime, limit: int) -> int:
-    """What was in a digest, the topics it was made for, and what the mail server said of a mail.
+    """Redact deliveries: delete the picks, the topics, and the mail server's reply and queue id.
 
-    That it was sent, and when, stays.
+    The row with its status and times stays.
     """
     is_over = (
         ~DeliveryRow.blanked
@@ -111,7 +118,7 @@ def blank_deliveries(conn: Connection, *, before: datetime, limit: int) -> int:
     )
     ids = _locked(conn, select(DeliveryRow.id).where(is_over), limit)
     conn.execute(delete(PickRow).where(PickRow.delivery_id.in_(ids)))
-    # What a server said may name the address, and so does its log under the number it gave.
+    # A reply may contain the address, and so does the server's log under its queue id.
     return conn.execute(
         update(DeliveryRow)
         .where(DeliveryRow.id.in_(ids))
@@ -120,10 +127,10 @@ def blank_deliveries(conn: Connection, *, before: datetime, limit: int) -> int:
 
 
 def drop_deliveries(conn: Connection, *, before: datetime, limit: int) -> int:
-    """That somebody was sent a mail. How many were sent that day stays.
+    """Delete redacted deliveries, and add them to the daily counts by kind and status.
 
-    Their dedupe keys go with them: each names a date that its reader's calendar has long passed,
-    a request that was used or is gone, or an hour that is over.
+    Their dedupe keys are not needed any more: each contains a past date of the subscriber's
+    calendar, a request that was used or deleted, or a past hour.
     """
     is_over = (
         DeliveryRow.blanked
@@ -151,7 +158,7 @@ def _count(conn: Connection, counted: Counter[tuple[date, str, str]]) -> None:
 
 
 def drop_skips(conn: Connection, *, before: datetime, limit: int) -> int:
-    """Slots without mail, of the days whose digests are no longer kept either."""
+    """Delete slots without a mail, of days with digests that are no longer stored, either."""
     old = select(SkipRow.subscriber_id, SkipRow.edition_on).where(SkipRow.slot_at < before)
     rows = conn.execute(old.limit(limit)).all()
     return sum(
@@ -165,7 +172,7 @@ def drop_skips(conn: Connection, *, before: datetime, limit: int) -> int:
 
 
 def _locked(conn: Connection, query: Select[Any], limit: int) -> Sequence[Any]:
-    """The ids that `query` finds and nobody else holds."""
+    """Lock the rows that `query` finds; return their ids, without rows locked by others."""
     return conn.execute(_free(query, limit)).scalars().all()
 
 

@@ -1,11 +1,12 @@
-"""Decide whether refusals speak about readers or about us, by how many of an edition there are.
+"""Decide from the number of refusals in an edition whether they are about addresses or about us.
 
-No list of words is complete, so what a reply seems to say is not enough. A refusal counts against
-its address only where others of the same edition were accepted; where an edition meets too many,
-nothing of it counts: the edition is held, the circuit breaker opens, and the papers stay owed.
+No list of phrases is complete, so the text of a reply is not enough evidence. A refusal counts
+against its address only if other mails of the same edition were accepted. If an edition meets too
+many refusals, none of them counts: the edition is held, the circuit breaker opens, and its
+deliveries are queued again.
 
-Everything is worked out from rows, in the caller's transaction: any process may judge, at any time,
-and again.
+All decisions are computed from rows in the caller's transaction: any process may judge at any time,
+and judging is idempotent.
 """
 
 from __future__ import annotations
@@ -47,15 +48,15 @@ LEAST_IN_A_ROW: Final = 5
 MOST_IN_A_ROW: Final = 20
 DOMAINS_IN_A_ROW: Final = 3
 LEAST_IN_ALL: Final = 20
-LARGE_SHARE: Final = 0.2  # of what an edition tried, for one wording
+LARGE_SHARE: Final = 0.2  # of an edition's attempts, for one wording
 LARGEST_SHARE: Final = 0.5  # for all wordings together
-EDITIONS_ALONE: Final = 3  # that refuse a reader while nobody else is accepted
-RECENT: Final = timedelta(days=1)  # single mails are judged together with those of one day
-LIVES: Final = timedelta(days=4)  # longer than any single mail is tried
+EDITIONS_ALONE: Final = 3  # refused by one address, with no other mail of them accepted
+RECENT: Final = timedelta(days=1)  # single mails of this time are judged together
+LIVES: Final = timedelta(days=4)  # longer than any single mail is retried
 OPEN_FOR: Final = timedelta(minutes=15)
-A_MOMENT: Final = timedelta(minutes=1)  # in which a refusal is written
+A_MOMENT: Final = timedelta(minutes=1)  # at most, from throttling a domain to writing the refusal
 OURS: Final = (SuppressionReason.HARD, SuppressionReason.SOFT, SuppressionReason.FULL)
-"""What a refusal may lead to; complaints and suppressions by hand are never taken back here."""
+"""Reasons that come from refusals; suppressions by complaint or by hand are never lifted here."""
 
 _ROW: Final = DeliveryRow.__table__.c
 _REFUSAL: Final = RefusalRow.__table__.c
@@ -65,7 +66,7 @@ _IN_HAND: Final = (DeliveryStatus.LEASED, DeliveryStatus.SENDING)
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """Why an edition (None: the single mails of a day, or everything) is held."""
+    """The reason to hold an edition (None: the single mails of a day, or everything)."""
 
     edition_on: date | None
     refused: int
@@ -74,8 +75,8 @@ class Trip:
 
 @dataclass(slots=True)
 class Judgement:
-    counted: set[int] = field(default_factory=set)  # deliveries whose refusal counts from now on
-    ended: int = 0  # of them, those that were still queued
+    counted: set[int] = field(default_factory=set)  # deliveries with a refusal that counts now
+    ended: int = 0  # of them, the deliveries that were queued and have ended
     trips: list[Trip] = field(default_factory=list)
 
 
@@ -83,19 +84,22 @@ class Judgement:
 
 
 def too_many_in_a_row(refused: int, domains: int, size: int) -> bool:
-    """Whether so many refusals, with no acceptance between, can only be about us.
+    """Return whether consecutive refusals, with no acceptance in between, can only be about us.
 
-    `size` is how many deliveries the edition has: a large list may begin with a few dead addresses.
+    `size` is the number of deliveries of the edition: a large list may begin with a few dead
+    addresses, so the limit is a twentieth of it, between LEAST_IN_A_ROW and MOST_IN_A_ROW. The
+    refusals must come from at least DOMAINS_IN_A_ROW recipient domains.
     """
     most = min(MOST_IN_A_ROW, max(LEAST_IN_A_ROW, size // 20))
     return refused >= most and domains >= DOMAINS_IN_A_ROW
 
 
 def too_large_a_share(wordings: Counter[str], tried: int, size: int) -> str | None:
-    """The wording that too much of an edition met; "" where only all of them together are.
+    """Return the wording of too large a share of an edition's refusals.
 
-    A few count where they are half of all `size` deliveries of the edition, tried or not: a large
-    list may begin with a few dead addresses.
+    Returns "" if only all wordings together exceed their share, None if neither does. Fewer than
+    LEAST_IN_ALL refusals must be half of all `size` deliveries of the edition, attempted or not: a
+    large list may begin with a few dead addresses.
     """
     if not wordings:
         return None
@@ -115,14 +119,17 @@ def _is_large(count: int, share: float, size: int) -> bool:
 
 
 def watch(conn: Connection, editions: Iterable[date | None], now: datetime) -> list[Trip]:
-    """Hold those of these editions that meet too many refusals, and take back what counted."""
+    """Hold those of these editions that meet too many refusals; return the new holds.
+
+    All effects of the refusals are undone, see `_void`.
+    """
     return [trip for one in editions if (trip := _watch(conn, one, now))]
 
 
 def _watch(conn: Connection, edition_on: date | None, now: datetime) -> Trip | None:
     if edition_on in _held(conn):
         return None
-    # Counted first, since it is cheap: most editions meet a few refusals.
+    # Count first, since it is cheap: most editions meet few refusals.
     standing = _standing(edition_on, now)
     found = conn.scalar(select(func.count()).select_from(_joined()).where(standing)) or 0
     if found < LEAST_IN_A_ROW:
@@ -133,7 +140,7 @@ def _watch(conn: Connection, edition_on: date | None, now: datetime) -> Trip | N
     if reason is None:
         return None
     trip = Trip(edition_on, found, reason)
-    # What bounces late, of an edition that was held for it, tells nothing new.
+    # Late bounces of an edition that was held for its bounces are no new evidence.
     is_known = _has_void_bounces(conn, edition_on)
     _void_all(conn, edition_on, now)
     if is_known:
@@ -145,8 +152,8 @@ def _watch(conn: Connection, edition_on: date | None, now: datetime) -> Trip | N
 def _accepts_digests(conn: Connection, now: datetime) -> bool:
     """Return whether a digest was accepted since the first of the refused single mails.
 
-    Then they say nothing about us: anybody may ask for mails to addresses that do not exist, and
-    must not be able to open the circuit breaker with it.
+    If so, these refusals are not about us: any visitor may request mails to addresses that do not
+    exist, and must not be able to open the circuit breaker with them.
     """
     since = conn.scalar(
         select(func.min(_REFUSAL.at)).select_from(_joined()).where(_standing(None, now))
@@ -166,9 +173,9 @@ def _accepts_digests(conn: Connection, now: datetime) -> bool:
 
 
 def hold(conn: Connection, edition_on: date, reason: str, now: datetime) -> bool:
-    """Hold an edition for a reason its caller knows, and owe what it was refused again.
+    """Hold an edition for the caller's reason, and undo the effects of its refusals.
 
-    False where it is held already.
+    Returns False, and changes nothing, if the edition is held already.
     """
     if not holds.put(conn, edition_on, reason, now, automatic=True):
         return False
@@ -177,7 +184,7 @@ def hold(conn: Connection, edition_on: date, reason: str, now: datetime) -> bool
 
 
 def _held(conn: Connection) -> set[date | None]:
-    """The editions that were held by the program; None: everything."""
+    """Return the editions with an automatic hold; None among them: everything is held."""
     return {hold.edition_on for hold in holds.listing(conn) if hold.automatic}
 
 
@@ -197,10 +204,10 @@ def _void_all(conn: Connection, edition_on: date | None, now: datetime) -> None:
 
 
 def _free_domains(conn: Connection, rows: Sequence[Row[Any]]) -> None:
-    """Write to these domains at full speed once sending goes on: it was not they who refused."""
+    """Remove the throttle of these domains: they did not cause the refusals."""
     found = [row for row in rows if row.server]
     if found:
-        # A domain is slowed a moment before its refusal is written.
+        # A domain is throttled a moment before its refusal is written.
         since = min(row.at for row in found) - A_MOMENT
         paces.free_slowed_since(conn, {row.domain for row in found}, since)
 
@@ -230,7 +237,7 @@ def _size(conn: Connection, edition_on: date | None, now: datetime) -> int:
 def _share(conn: Connection, edition_on: date | None, now: datetime) -> str | None:
     wordings = _wordings(conn, edition_on, now)
     tried = _tried(conn, edition_on, now)
-    # Single mails have no size: strangers may have asked for a few to addresses of their invention.
+    # Single mails have no size: visitors may have requested a few to invented addresses.
     size = _size(conn, edition_on, now) if edition_on else sys.maxsize
     worst = too_large_a_share(wordings, tried, size)
     if worst is None:
@@ -262,7 +269,7 @@ def _tried(conn: Connection, edition_on: date | None, now: datetime) -> int:
 def _hold(conn: Connection, trip: Trip, now: datetime) -> None:
     editions = {trip.edition_on} - {None}
     if trip.edition_on and _has_void_bounces(conn, trip.edition_on):
-        # Bounces come later than their edition: the newest one goes the same way.
+        # Bounces arrive later than their edition: the newest edition would bounce, too.
         editions.add(conn.scalar(select(func.max(_ROW.edition_on))))
     for edition_on in editions:
         holds.put(conn, edition_on, trip.reason, now, automatic=True)
@@ -278,9 +285,11 @@ def _open_breaker(conn: Connection, reason: str, now: datetime) -> None:
 
 
 def _void(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
-    """Take back all that these refusals led to, and owe the papers again.
+    """Undo the effects of these refusals: strikes, suppressions and ended deliveries.
 
-    Bounces are kept as evidence without a kind: more of them may come for days.
+    Refused deliveries, and those that a lifted suppression had ended, are queued again; bounced
+    ones fail, and the cursors of their subscribers are set back. SMTP refusals are deleted. Bounces
+    are kept as evidence, without a kind: more of them may arrive for days.
     """
     owed = {row.delivery_id for row in rows if row.server}
     for row in rows:
@@ -306,7 +315,7 @@ def _void(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
 
 
 def lift(conn: Connection, address_hash: str, *, since: datetime) -> bool:
-    """Take a suppression by refusals back that was made since then; False where there is none."""
+    """Delete a suppression by refusals made at or after `since`; return False if there is none."""
     gone = conn.execute(
         delete(SuppressionRow).where(
             SuppressionRow.hash == address_hash,
@@ -318,7 +327,7 @@ def lift(conn: Connection, address_hash: str, *, since: datetime) -> bool:
 
 
 def _ended_by_suppression(conn: Connection, address_hash: str, since: datetime) -> set[int]:
-    """The deliveries that a suppression made since then has ended."""
+    """Return the ids of suppressed deliveries to an address that had not expired at `since`."""
     return set(
         conn.execute(
             select(_ROW.id)
@@ -333,7 +342,10 @@ def _ended_by_suppression(conn: Connection, address_hash: str, since: datetime) 
 
 
 def restore(conn: Connection, address_hash: str, since: datetime, now: datetime) -> bool:
-    """Lift one suppression with its strikes; what it ended is owed again. False: it is gone."""
+    """Lift a suppression and its strikes; queue the deliveries it ended again.
+
+    Returns False, and changes nothing, if there is no such suppression any more.
+    """
     if not lift(conn, address_hash, since=since):
         return False
     strikes.clear(conn, address_hash)
@@ -342,9 +354,10 @@ def restore(conn: Connection, address_hash: str, since: datetime, now: datetime)
 
 
 def cause(conn: Connection, address_hash: str) -> tuple[date | None, str]:
-    """The edition and the wording of the refusal that an address was last charged for.
+    """Return the edition and the normalised wording of the last refusal counted for an address.
 
-    Where no refusal is kept, the last refused delivery to it tells.
+    If no refusal is stored, they come from the last delivery to it that was refused or bounced;
+    without such a delivery, (None, "") is returned.
     """
     refused = conn.execute(
         select(_REFUSAL.edition_on, _REFUSAL.wording)
@@ -386,10 +399,10 @@ def judge(
     editions: Collection[date | None] | None = None,
     server: str | None = None,
 ) -> Judgement:
-    """Count the refusals that are certainly about their readers, at most CHUNK of each edition.
+    """Count the refusals that are certainly about their addresses, at most CHUNK of each edition.
 
-    Those of `editions`, else of all that have some. Refusals by another server than `server`, where
-    one is given, count against nobody: the operator has changed it.
+    `editions` defaults to all with uncounted refusals, and those held. If `server` is given,
+    refusals by another server count against no address: the operator has changed the setting.
     """
     judgement = Judgement()
     for edition_on in _open_editions(conn) if editions is None else editions:
@@ -398,7 +411,7 @@ def judge(
 
 
 def _open_editions(conn: Connection) -> list[date | None]:
-    """Editions with refusals to judge; held ones too, whose last refusals may have come late."""
+    """Return the editions with refusals to judge, and the held ones, which may have late ones."""
     rows = conn.execute(select(_REFUSAL.edition_on).where(_is_open()).distinct())
     found = set(rows.scalars()) | _held(conn)
     return sorted(found, key=lambda one: one or date.min)
@@ -409,7 +422,7 @@ def _judge(
 ) -> None:
     into.trips += watch(conn, [edition_on], now)
     is_held = edition_on in _held(conn)
-    # Where an edition is held, also what failed through us is owed again.
+    # In a held edition, deliveries that failed because of us are queued again, too.
     judged = or_(_is_open(), _is_by_a_server()) if is_held else _is_open()
     rows: Sequence[Any] = conn.execute(
         select(*_REFUSAL, _ROW.status, _ROW.subscriber_id, SubscriberRow.address_hash.label("own"))
@@ -432,7 +445,7 @@ def _judge(
         if row.server and (_is_over(row, server) or _was_accepted_since(conn, row)):
             _void(conn, [row], now)
         elif row.server and row.status in _IN_HAND:
-            continue  # it is being tried again at this moment
+            continue  # a retry is in flight
         elif row.server and row.wording in suspicious:
             continue
         elif others - {row.subscriber_id} or _has_waited(conn, row, now, into):
@@ -441,17 +454,20 @@ def _judge(
 
 
 def _is_over(row: Row[Any], server: str | None) -> bool:
-    """The server took it later, or is no longer the one we send through."""
+    """Return whether a retry was accepted, or we no longer send through the refusing server."""
     return row.status == DeliveryStatus.SENT or (server is not None and row.server != server)
 
 
 def _was_accepted_since(conn: Connection, row: Row[Any]) -> bool:
-    """Whether another mail to the same reader was accepted after this refusal."""
+    """Return whether another mail to the subscriber's address was accepted after this refusal."""
     return bool(row.address_hash == row.own and _last_accepted(conn, row, None) > row.at)
 
 
 def _last_accepted(conn: Connection, row: Row[Any], before: datetime | None) -> datetime:
-    """When a reader's mail was last accepted, and did not come back; the dawn of time for never."""
+    """Return when a subscriber's mail was last accepted and did not bounce.
+
+    Returns the smallest datetime if there was none, or none `before` the given time.
+    """
     came_back = exists().where(_REFUSAL.delivery_id == _ROW.id)
     query = select(func.max(_ROW.sent_at)).where(
         _ROW.subscriber_id == row.subscriber_id,
@@ -464,7 +480,7 @@ def _last_accepted(conn: Connection, row: Row[Any], before: datetime | None) -> 
 
 
 def _accepted(conn: Connection, edition_on: date | None, now: datetime) -> set[int]:
-    """At most two subscribers whose mail of this edition was accepted and did not come back."""
+    """Return at most two subscribers with a mail of this edition accepted and not bounced."""
     came_back = exists().where(_REFUSAL.delivery_id == _ROW.id, _REFUSAL.server == "")
     return set(
         conn.execute(
@@ -477,7 +493,10 @@ def _accepted(conn: Connection, edition_on: date | None, now: datetime) -> set[i
 
 
 def _suspicious(conn: Connection, edition_on: date | None, now: datetime) -> set[str]:
-    """Wordings with a large share of an edition that is not through: more may come."""
+    """Return wordings with a large share of the attempts, while the edition is still being sent.
+
+    More refusals with these wordings may follow, so they are not judged yet.
+    """
     if not _is_under_way(conn, edition_on, now):
         return set()
     tried = _tried(conn, edition_on, now)
@@ -497,12 +516,13 @@ def _is_under_way(conn: Connection, edition_on: date | None, now: datetime) -> b
 
 
 def _has_waited(conn: Connection, row: Row[Any], now: datetime, into: Judgement) -> bool:
-    """Whether a reader was refused in so many editions that waiting for others tells no more.
+    """Return whether a refusal counts although no other mail of its edition was accepted.
 
-    It counts where any other mail was accepted meanwhile. Where none was, either the only reader
-    is gone or nothing we send is accepted: everything is held until the operator knows which.
+    It does if the address refused EDITIONS_ALONE editions in a row, and mail to another subscriber
+    was accepted meanwhile. If none was, either the only subscriber is gone or no server accepts our
+    mail: hold everything until the operator finds out which, and delete the address's refusals.
     """
-    # A bounce may still come for what was accepted a moment ago.
+    # A mail accepted within RECENT may still bounce.
     worked_at = _last_accepted(conn, row, now - RECENT)
     editions, since = conn.execute(
         select(func.count(_REFUSAL.edition_on.distinct()), func.min(_REFUSAL.at)).where(
@@ -529,14 +549,17 @@ def _has_waited(conn: Connection, row: Row[Any], now: datetime, into: Judgement)
     reason = f"no mail was accepted in {editions} editions: {row.wording}"
     if holds.put(conn, None, reason, now, automatic=True):
         into.trips.append(Trip(None, editions, reason))
-    # The operator's word begins anew.
+    # Start counting again when the operator resumes sending.
     refused = select(_REFUSAL.delivery_id).where(_REFUSAL.address_hash == row.address_hash)
     refusals.discard(conn, list(conn.execute(refused.where(_is_open())).scalars()))
     return False
 
 
 def _count(conn: Connection, row: Row[Any], now: datetime) -> int:
-    """Count one refusal against its address; return how many deliveries that ended, 0 or 1."""
+    """Count one refusal against its address, and suppress the address if that is one too many.
+
+    Returns 1 if the refused delivery was queued and has ended, else 0.
+    """
     is_own = row.address_hash == row.own
     reason: SuppressionReason | None = None
     if row.kind == refusals.HARD:
@@ -561,11 +584,14 @@ def _count(conn: Connection, row: Row[Any], now: datetime) -> int:
 
 
 def waiting(conn: Connection) -> int:
-    """How many refusals count against nobody so far, for want of anybody else who was accepted."""
+    """Return the number of refusals that may count against an address, but do not yet.
+
+    They wait until another mail of their edition is accepted.
+    """
     return conn.scalar(select(func.count()).select_from(RefusalRow).where(_is_open())) or 0
 
 
-# --- Pieces of statements -----------------------------------------------------------------------
+# --- Statement fragments ------------------------------------------------------------------------
 
 
 def _joined() -> Any:
@@ -573,7 +599,7 @@ def _joined() -> Any:
 
 
 def _is_open() -> ColumnElement[bool]:
-    """May count against an address, and does not yet."""
+    """Match refusals that may count against an address and do not yet."""
     return and_(~_REFUSAL.counted, _REFUSAL.kind.is_not(None))
 
 
@@ -593,7 +619,7 @@ def _refusals_of(edition_on: date | None, now: datetime | None) -> ColumnElement
 
 
 def _standing(edition_on: date | None, now: datetime) -> ColumnElement[bool]:
-    """Refusals of an edition that no later acceptance of the same delivery has overtaken."""
+    """Match refusals of an edition, unless a retry of the same delivery was accepted."""
     overtaken = and_(_REFUSAL.server != "", _ROW.status == DeliveryStatus.SENT)
     return and_(_refusals_of(edition_on, now), ~overtaken)
 

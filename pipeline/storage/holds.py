@@ -1,7 +1,7 @@
-"""What must not be sent for now: everything, or what belongs to one edition.
+"""Pauses of sending: of all mail, or of one edition.
 
-A hold is a row, so that it outlives every process. Claims pass by what is held up, and so do marks:
-what was claimed before goes back to the outbox.
+A hold is a row, so it survives restarts. Paused deliveries are neither claimed nor marked as
+sending: a delivery that was claimed before the pause returns to the outbox.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ EVERYTHING: Final = "everything"
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    edition_on: date | None  # None: everything
+    edition_on: date | None  # None: all mail
     since: datetime
     reason: str
-    automatic: bool = False  # put by the program: the operator must be told
+    automatic: bool = False  # set by code: the operator is alerted
 
 
 def put(
@@ -34,7 +34,7 @@ def put(
     *,
     automatic: bool = False,
 ) -> bool:
-    """Hold an edition up, or everything; False where it is held up already."""
+    """Pause an edition, or all mail if it is None; return False if it is paused already."""
     held = conn.execute(
         upsert(conn, HoldRow)
         .values(
@@ -51,13 +51,13 @@ def put(
 
 
 def lift(conn: Connection, edition_on: date | None) -> bool:
-    """Let it go on; False where nothing held it up."""
+    """Resume an edition, or all mail; return False if it was not paused."""
     lifted = conn.execute(delete(HoldRow).where(HoldRow.name == _name(edition_on)))
     return lifted.rowcount == 1
 
 
 def listing(conn: Connection) -> list[Hold]:
-    """Everything first, then by edition."""
+    """Return the holds: of all mail first, then by edition."""
     rows = conn.execute(
         select(HoldRow.edition_on, HoldRow.since, HoldRow.reason, HoldRow.automatic)
     )
@@ -66,7 +66,7 @@ def listing(conn: Connection) -> list[Hold]:
 
 
 def is_held() -> ColumnElement[bool]:
-    """Of a delivery: something holds it up."""
+    """Return the condition that a delivery is paused, by its edition or with all mail."""
     return exists().where(
         or_(HoldRow.edition_on.is_(None), HoldRow.edition_on == DeliveryRow.edition_on)
     )

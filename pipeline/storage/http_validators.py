@@ -1,4 +1,4 @@
-"""What servers gave us to ask "has it changed?" with: ETag and Last-Modified by URL."""
+"""HTTP cache validators (ETag and Last-Modified) by URL, for conditional requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.storage.schema import HTTPValidatorRow
 
 
 def get(conn: Connection, url: str) -> tuple[str | None, str | None] | None:
-    """(etag, last_modified) of the last answer that was kept; None when there is none."""
+    """Return (etag, last_modified) of the last stored response; None if there is none."""
     row = conn.execute(
         select(HTTPValidatorRow.etag, HTTPValidatorRow.last_modified).where(
             HTTPValidatorRow.url == url

@@ -1,4 +1,4 @@
-"""Which announcements are one work, and what the work says when several announced it. Pure."""
+"""Deduplicate sightings that announce the same paper, and merge their content. Pure."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 from pipeline.domain import Sighting
 
 WORDS_FROM = ("arxiv", "biorxiv", "medrxiv", "huggingface")
-"""Whose words win where two sources tell different ones, best first; any other comes last."""
+"""Sources in order of authority, used when their texts differ; unlisted sources come last."""
 
 
 def title_key(title: str) -> str:
-    """Equal for titles that differ only in case, accents, punctuation or spacing."""
+    """Return a hash of 32 hex digits that ignores case, accents, punctuation and spacing."""
     folded = unicodedata.normalize("NFKD", title).casefold()
     letters = "".join(c for c in folded if c.isalnum())
     return hashlib.sha256((letters or title).encode()).hexdigest()[:32]
 
 
 def author_key(authors: Sequence[str]) -> str:
-    """The first author's surname and first initial, without accents; "" when there is none."""
+    """Return the first author's surname and initial, without accents; "" if there is none."""
     if not authors:
         return ""
     name = unicodedata.normalize("NFKD", authors[0]).casefold()
@@ -37,14 +37,17 @@ def author_key(authors: Sequence[str]) -> str:
 
 
 def paper_key(arxiv_id: str | None, doi: str | None, title: str) -> str:
-    """The name people and other programs know a paper by."""
+    """Return the public id of a paper: its arXiv id, "doi:...", or "title:" and 16 hex digits.
+
+    `title` is the `title_key`.
+    """
     if arxiv_id:
         return arxiv_id
     return f"doi:{doi}" if doi else f"title:{title[:16]}"
 
 
 def with_arxiv_id(sighting: Sighting) -> Sighting:
-    """arXiv mints a DOI for each of its papers; that one is only another way to write its id."""
+    """Replace a DOI that arXiv minted (10.48550/arxiv.*) by the arXiv id that it contains."""
     prefix = "10.48550/arxiv."
     if sighting.doi and sighting.doi.startswith(prefix):
         named = re.sub(r"v\d+$", "", sighting.doi.removeprefix(prefix))
@@ -54,7 +57,7 @@ def with_arxiv_id(sighting: Sighting) -> Sighting:
 
 @dataclass(slots=True)
 class KnownPaper:
-    """A stored paper while a chunk of sightings is compared with it."""
+    """A stored paper in memory, to compare with a chunk of sightings and to merge them into."""
 
     id: int
     arxiv_id: str | None
@@ -74,10 +77,11 @@ class KnownPaper:
 def same_work(
     sighting: Sighting, known: Sequence[KnownPaper], seen: KnownPaper | None = None
 ) -> list[KnownPaper]:
-    """The papers of `known` (equal id, DOI or title) that this sighting announces, surest first.
+    """Return the papers of `known` that this sighting announces, best evidence first.
 
-    `seen` is the one that its source announced under the same name before. More than one means
-    that they were several records of one work. Two different arXiv ids are never one work.
+    `known` are the papers with an equal arXiv id, DOI or title, and `seen`: the paper that the same
+    source announced with the same source id before. If several are returned, they are duplicates of
+    one work, to be merged. Papers with different arXiv ids are never the same work.
     """
     fits = [
         paper
@@ -112,7 +116,7 @@ def _by_title(
 
 
 def _one_arxiv_id(found: list[KnownPaper]) -> list[KnownPaper]:
-    """Of several records, those that can be one work: at most one arXiv id among them."""
+    """Return the papers without an arXiv id or with the first one: they can be one work."""
     ids = [p.arxiv_id for p in found if p.arxiv_id]
     return [p for p in found if not p.arxiv_id or p.arxiv_id == ids[0]]
 
@@ -139,9 +143,10 @@ def _iso(day: date | None) -> str | None:
 
 
 def merged(content: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """`content` with what another knows better or knows in addition.
+    """Return `content` merged with `theirs`, which wins if it is newer or more authoritative.
 
-    The other is `content_of` a sighting, or the content of a paper that is the same work.
+    `theirs` is `content_of` a sighting, or the content of a duplicate paper. Missing fields are
+    filled; categories, keywords and links are united; each source keeps its earliest announcement.
     """
     result = dict(content)
     if _knows_better(content, theirs):
@@ -182,7 +187,10 @@ def _knows_better(content: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 
 def _newest_version(content: dict[str, Any], theirs: dict[str, Any]) -> int | None:
-    """Each source counts versions in its own way, so another's number means nothing."""
+    """Return the version of `theirs`; if it has none, the known one of the same source.
+
+    Version numbers of different sources are not comparable.
+    """
     same_source = content["words_from"] == theirs["words_from"]
     known: int | None = theirs["words_version"]
     return known or (content["words_version"] if same_source else None)

@@ -1,4 +1,4 @@
-"""Limits that protect people or contracts: rows, so that every process shares them."""
+"""Rate limits that protect people or contracts, in database rows shared by all processes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from sqlalchemy import Connection, case, or_, select, update
 from pipeline.storage.database import server_now, upsert
 from pipeline.storage.schema import LimitRow
 
-PROXIES: Final = "proxy:"  # names of proxies that forwarded requests and are not in the settings
+PROXIES: Final = "proxy:"  # prefix of proxies that forward requests and are not in the settings
 
 
 def take_turn(conn: Connection, name: str, *, gap: timedelta) -> timedelta:
-    """Reserve the next free moment of `name`, and return how long to wait for it.
+    """Reserve the next turn of `name`, and return the time to wait for it.
 
-    Turns are at least `gap` apart, whoever takes them. A turn that its taker did not live to use
-    is lost, never given twice.
+    Turns are at least `gap` apart across all processes. If a process dies before it uses its turn,
+    the turn is lost and not assigned again. The row is locked until this transaction ends; times
+    are those of the database's clock.
     """
     now = server_now(conn)
     conn.execute(
@@ -28,7 +29,7 @@ def take_turn(conn: Connection, name: str, *, gap: timedelta) -> timedelta:
     free_at: datetime = conn.execute(
         select(LimitRow.free_at).where(LimitRow.name == name).with_for_update()
     ).scalar_one()
-    # A clock that was set back must not make everybody wait for it to catch up.
+    # If the clock was set back, wait for at most 100 turns and not until it has caught up.
     turn = max(now, min(free_at, now + 100 * gap))
     conn.execute(
         update(LimitRow)
@@ -41,16 +42,17 @@ def take_turn(conn: Connection, name: str, *, gap: timedelta) -> timedelta:
 def count(
     conn: Connection, name: str, *, most: int, window: timedelta, now: datetime, uses: int = 1
 ) -> bool:
-    """Count `uses` of `name`; False, and nothing counted, when this window would exceed `most`.
+    """Count `uses` of `name`; return False and count nothing if the window would exceed `most`.
 
-    Windows lie end to end, so around a seam there may be twice as many. One statement: whoever
-    holds the row is waited for, and a transaction that dies has counted nothing.
+    Windows are fixed and consecutive, so up to twice as many are possible around a boundary. It is
+    one statement: it waits for a transaction that has locked the row, and a transaction that is
+    rolled back counts nothing.
     """
     if uses > most:
         return False
     start = window_start(now, window)
-    # Another process's clock may be in the next window already: then we count there. A clock that
-    # was wrong by more than that must not shut everybody out until it would have been right.
+    # If another process's clock is in the next window already, count there. If the stored window
+    # is later still, that clock was wrong: reset it, or all uses are refused until that time.
     is_over = or_(LimitRow.window_start < start, LimitRow.window_start > start + window)
     statement = upsert(conn, LimitRow).values(
         name=name, window_start=start, used=uses, free_at=start + window
@@ -70,7 +72,7 @@ def count(
 
 
 def note(conn: Connection, name: str, now: datetime) -> None:
-    """Remember under `name` that something was seen at `now`, and how often."""
+    """Store `now` as the last time that `name` was seen, and increment its count."""
     statement = upsert(conn, LimitRow).values(name=name, window_start=now, used=1, free_at=now)
     conn.execute(
         statement.on_conflict_do_update(
@@ -80,13 +82,13 @@ def note(conn: Connection, name: str, now: datetime) -> None:
 
 
 def noted(conn: Connection, prefix: str) -> list[str]:
-    """What was noted under names with this prefix, the newest first."""
+    """Return the names with this prefix, without it, most recently seen first."""
     found = select(LimitRow.name).where(LimitRow.name.startswith(prefix, autoescape=True))
     names = conn.execute(found.order_by(LimitRow.window_start.desc())).scalars()
     return [name.removeprefix(prefix) for name in names]
 
 
 def window_start(now: datetime, window: timedelta) -> datetime:
-    """The beginning of the window that `now` lies in; windows are counted from 1970."""
+    """Return the start of the window that contains `now`; windows are aligned to 1970-01-01."""
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     return now - (now - epoch) % window

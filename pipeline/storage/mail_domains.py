@@ -1,4 +1,4 @@
-"""Whose servers take a mail in the end: the domain that its pace is kept for."""
+"""Recipient domains, grouped by mail provider, for throttling."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ _ONE_PROVIDER: Final = (
     ("yahoo.com", "ymail.com", "rocketmail.com", "aol.com"),
     ("icloud.com", "me.com", "mac.com"),
 )
-"""Domains of one provider, which counts their mail together; each goes by the first name."""
+"""Domains of one provider, which limits their mail together; the first one names the group."""
 
 _NATIONAL: Final = {"yahoo": "yahoo.com", "hotmail": "outlook.com", "outlook": "outlook.com"}
-"""Names under which a provider has a domain in many countries: yahoo.co.uk, hotmail.fr."""
+"""Providers with a domain in many countries, such as yahoo.co.uk and hotmail.fr."""
 
 _GROUPS: Final = {domain: group[0] for group in _ONE_PROVIDER for domain in group}
 
 
 def domain_of(email: str) -> str:
-    """`gmail.com` for an address at googlemail.com; "" for what is no address.
+    """Return `gmail.com` for an address at googlemail.com; "" if it is not an address.
 
-    Kept with a delivery when it is owed, so a change of the table touches later ones only.
+    The result is stored with a delivery when it is queued, so changes of these tables affect only
+    deliveries that are queued later.
     """
     if "@" not in email:
         return ""
@@ -34,6 +35,6 @@ def domain_of(email: str) -> str:
 def _national(domain: str) -> str | None:
     name, _, country = domain.partition(".")
     if domain == "yahoo.co.jp":
-        return None  # another company
+        return None  # a different company
     is_country = len(country) == 2 or country.startswith(("co.", "com."))
     return _NATIONAL.get(name) if is_country else None

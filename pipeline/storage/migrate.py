@@ -1,4 +1,4 @@
-"""Bring the database to the tables this code was written for, and refuse any other."""
+"""Migrate the database to the schema of this code, and refuse to run with any other schema."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-UPGRADE_LOCK = 7_461_283_905  # any number, as long as every version of Paperboy takes the same
+UPGRADE_LOCK = 7_461_283_905  # arbitrary, but the same in every version of Paperboy
 
 
 def upgrade(engine: Engine, *, suppression_key: str | None = None) -> None:
-    """Run what is missing, all or nothing. Others that start meanwhile wait, then find it done.
+    """Run all missing migrations in one transaction, under a lock.
 
-    `suppression_key` lets migration 0011 move hashes of addresses; without it they stay. Raises
-    SchemaError when the database was upgraded by newer code.
+    Processes that start meanwhile wait for the lock and then find nothing to do. Migration 0011
+    recomputes address hashes with `suppression_key`; without it they stay as they are. Raises
+    SchemaError if the database was upgraded by a newer version.
     """
-    from alembic import command  # `check` runs in every command, and can do without
+    from alembic import command  # not needed by `check`, which every command runs
 
     config = _config()
     with engine.begin() as conn:  # on SQLite this is BEGIN IMMEDIATE: one writer at a time
@@ -46,7 +47,7 @@ def check(engine: Engine) -> None:
 
 
 def revisions() -> list[str]:
-    """Return the revisions of this code, oldest first: the numbers that its files begin with."""
+    """Return the revisions of this code, oldest first: the numeric prefixes of its files."""
     files = (MIGRATIONS / "versions").glob("[0-9]*_*.py")
     return sorted(path.name.partition("_")[0] for path in files)
 
@@ -70,6 +71,6 @@ def _config() -> Config:
     from alembic.config import Config
 
     config = Config()
-    # A percent sign in the path would be read as an interpolation.
+    # Escape percent signs in the path: ConfigParser would interpolate them.
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config

@@ -1,4 +1,4 @@
-"""Many subscribers at once with all that is kept about them: for an export and an import."""
+"""Bulk reads and writes of subscribers with all their data, for exports and imports."""
 
 from __future__ import annotations
 
@@ -36,28 +36,31 @@ CHUNK: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A subscriber with what an export tells of them."""
+    """A subscriber with all data that an export contains."""
 
     subscriber: Subscriber
     record: Mapping[str, Any]  # the columns that a `Subscriber` does not have
     topics: tuple[Subscription, ...]
-    consent: Mapping[str, Any] | None  # the last request to join that was used
+    consent: Mapping[str, Any] | None  # the last request to join that was confirmed
     suppression: Suppression | None
-    covered_until: datetime | None  # when the last batch that they have had was published
+    covered_until: datetime | None  # publication of the last batch that was served to them
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An address that is stored already."""
+    """A stored subscriber, found by address."""
 
     id: int
     status: SubscriberStatus
     confirmed_at: datetime | None
-    is_imported: bool  # every request to join came from an import
+    is_imported: bool  # no request to join, or all of them from imports
 
 
 def key_fingerprint(suppression_key: str) -> str:
-    """Tell two keys apart without giving them away: a hash means nothing under another key."""
+    """Return 16 hex digits that identify a key without revealing it.
+
+    An import compares them, because the hashes in an export are useless under another key.
+    """
     return hmac.new(suppression_key.encode(), b"paperboy.export", hashlib.sha256).hexdigest()[:16]
 
 
@@ -65,7 +68,7 @@ def key_fingerprint(suppression_key: str) -> str:
 
 
 def everyone(conn: Connection) -> Iterator[Stored]:
-    """Every subscriber by id, a chunk at a time."""
+    """Yield all subscribers by id, reading a chunk at a time; erased ones are left out."""
     last_id = 0
     while chunk := _after(conn, last_id):
         yield from chunk
@@ -118,7 +121,7 @@ def _consents(conn: Connection, ids: Sequence[int]) -> dict[int, Mapping[str, An
 
 
 def suppressions_among(conn: Connection, hashes: Iterable[str]) -> dict[str, Suppression]:
-    """Those of these hashes that are suppressed."""
+    """Return the suppressions of these address hashes, by hash."""
     found: dict[str, Suppression] = {}
     for some in in_chunks(hashes, CHUNK):
         query = select(*SuppressionRow.__table__.c).where(SuppressionRow.hash.in_(some))
@@ -127,7 +130,7 @@ def suppressions_among(conn: Connection, hashes: Iterable[str]) -> dict[str, Sup
 
 
 def suppressions_without_subscriber(conn: Connection) -> list[Suppression]:
-    """Suppressed addresses of which nothing but the hash is kept."""
+    """Return suppressions without a subscriber: only the hash of the address is stored."""
     has_subscriber = exists().where(
         SubscriberRow.address_hash == SuppressionRow.hash,
         SubscriberRow.email != subscribers.ERASED,
@@ -138,7 +141,10 @@ def suppressions_without_subscriber(conn: Connection) -> list[Suppression]:
 
 
 def known(conn: Connection, email_keys: Collection[str], *, lock: bool) -> dict[str, Known]:
-    """Which of these addresses are stored, by the one form of an address."""
+    """Return the stored subscribers with these addresses, by `email_key`.
+
+    `lock` locks their rows, in order of id, until this transaction ends.
+    """
     asked_otherwise = exists().where(
         RequestRow.subscriber_id == SubscriberRow.id,
         RequestRow.kind == RequestKind.JOIN,
@@ -166,15 +172,15 @@ def known(conn: Connection, email_keys: Collection[str], *, lock: bool) -> dict[
 
 
 def secrets_in_use(conn: Connection, secrets: Collection[str]) -> set[str]:
-    """Those of these secrets that a subscriber has already."""
+    """Return those of these secrets that a subscriber has already."""
     query = select(SubscriberRow.secret).where(SubscriberRow.secret.in_(secrets))
     return set(conn.execute(query).scalars())
 
 
 def papers_from(covered_until: datetime) -> date:
-    """Return the first day whose papers are new to a reader served until that moment.
+    """Return the first announcement date that is new to a reader served until that time.
 
-    arXiv's feed of a day is complete by six o'clock UTC, and read within the hour.
+    arXiv's feed of a day is complete by 06:00 UTC, and is fetched within the hour.
     """
     return (covered_until - timedelta(hours=6)).date() + timedelta(days=1)
 
@@ -183,7 +189,7 @@ def papers_from(covered_until: datetime) -> date:
 
 
 def add(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Add subscribers; the ids of those that were added, by the one form of their address."""
+    """Insert subscribers, skipping conflicts; return the ids of the new ones by `email_key`."""
     if not rows:
         return {}
     statement = upsert(conn, SubscriberRow).on_conflict_do_nothing()
@@ -194,7 +200,7 @@ def add(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def begin_anew(conn: Connection, subscriber_id: int, values: Mapping[str, Any]) -> bool:
-    """Replace a pending subscriber by an imported one; False where they are pending no more."""
+    """Overwrite a pending subscriber with an imported one; return False if no longer pending."""
     won = conn.execute(
         update(SubscriberRow)
         .where(SubscriberRow.id == subscriber_id, SubscriberRow.status == SubscriberStatus.PENDING)
@@ -204,14 +210,17 @@ def begin_anew(conn: Connection, subscriber_id: int, values: Mapping[str, Any]) 
 
 
 def unfollow(conn: Connection, subscriber_id: int) -> None:
-    """Let a subscriber follow nothing, before they follow something else."""
+    """Delete all subscriptions of a subscriber, before new ones are stored."""
     conn.execute(delete(SubscriptionRow).where(SubscriptionRow.subscriber_id == subscriber_id))
 
 
 def follow(
     conn: Connection, followed: Mapping[int, Sequence[tuple[str, str]]], now: datetime
 ) -> None:
-    """Let new subscribers follow (canonical query, label) pairs, in their order."""
+    """Store subscriptions of new subscribers: (canonical query, label) pairs, in this order.
+
+    If a query occurs twice, its first label is stored. Missing topics are added.
+    """
     queries = {query for pairs in followed.values() for query, _ in pairs}
     known = select(TopicRow.id, TopicRow.query)
     found: dict[str, int] = {}
@@ -233,7 +242,7 @@ def follow(
                 "subscriber_id": subscriber_id,
                 "topic_id": topic_id,
                 "label": label,
-                "created_at": now + timedelta(microseconds=place),  # keeps the order of choosing
+                "created_at": now + timedelta(microseconds=place),  # keeps the order
             }
             for place, (topic_id, label) in enumerate(labels.items())
         ]
@@ -242,16 +251,16 @@ def follow(
 
 
 def add_consents(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Store requests to join that were used elsewhere, or that the operator vouches for."""
+    """Store requests to join that were confirmed elsewhere, or that the operator vouches for."""
     for some in in_chunks(rows, CHUNK):
         conn.execute(insert(RequestRow), [dict(row) for row in some])
 
 
 def suppress(conn: Connection, suppressions: Iterable[Suppression]) -> int:
-    """Suppress these addresses as well, each since when it is; how many were not before.
+    """Store imported suppressions with their dates; return how many addresses are new.
 
-    One that is suppressed already stays as it is, but for a complaint, which outranks the rest.
-    Except for a complaint, a suppression older than a confirmation here is ignored.
+    An existing suppression is replaced by a complaint only. A suppression that is older than the
+    confirmation of the address here is ignored, unless it is a complaint.
     """
     new = 0
     for some in in_chunks(suppressions, CHUNK):

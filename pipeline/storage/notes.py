@@ -1,4 +1,4 @@
-"""Notes that say why nothing came: for whom one is due, what it tells, and into the outbox."""
+"""No-match notices: data to decide if one is due, its content, and queueing it."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ NOTE = DeliveryKind.QUIET_NOTE
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """When a reader last heard from us, or kept us from writing."""
+    """Dates of a reader's last mails and pauses, from which it is decided if a notice is due."""
 
     joined_on: date
-    followed_on: date | None  # since when they follow what they follow
-    digest_on: date | None  # the edition of the last digest, whatever became of it
-    silent_on: date | None  # the last edition that was kept back: they had paused, or were barred
-    note_on: date | None  # of the last note that reached them, or still may
-    unmatched: tuple[date, ...]  # editions that had papers, of which none matched
+    followed_on: date | None  # when the followed topics last changed
+    digest_on: date | None  # the edition of the last digest, of any status
+    silent_on: date | None  # the last edition skipped by a pause or a suppression
+    note_on: date | None  # the edition of the last notice that is sent or may still be
+    unmatched: tuple[date, ...]  # editions with papers, but without a match
 
 
 @dataclass(frozen=True, slots=True)
 class NewNote:
-    """A note about to be owed, in the place of the digest that its reader does not get."""
+    """A notice to be queued for an edition in which the reader gets no digest."""
 
     subscriber_id: int
     email: str
     edition_on: date
     slot_at: datetime
     expires_at: datetime
-    delay: timedelta = timedelta(0)  # from now until it may leave
+    delay: timedelta = timedelta(0)  # before it may be sent
 
     @property
     def dedupe_key(self) -> str:
@@ -67,7 +67,7 @@ class NewNote:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Who is to be told, and what they follow now."""
+    """The recipient of a queued notice, with the current preferences and topics."""
 
     subscriber_id: int
     edition_on: date
@@ -77,7 +77,10 @@ class Asked:
 
 
 def heard(conn: Connection, subscriber_ids: Sequence[int], *, since: date) -> dict[int, Heard]:
-    """For each of them; of digests, notes and silences only those of editions from `since` on."""
+    """Return the last dates of each subscriber, by id; unknown ids are left out.
+
+    Digests, notices and skipped editions count only if their edition is not before `since`.
+    """
     joined: dict[int, date] = {}
     last: dict[tuple[int, str], date] = {}
     unmatched: defaultdict[int, list[date]] = defaultdict(list)
@@ -140,7 +143,7 @@ def heard(conn: Connection, subscriber_ids: Sequence[int], *, since: date) -> di
 
 
 def enqueue(conn: Connection, notes: Sequence[NewNote], now: datetime) -> None:
-    """Put notes in the outbox; what they say is read when they leave."""
+    """Queue notices. Their content is loaded when they are sent."""
     rows = [
         {
             "dedupe_key": note.dedupe_key,
@@ -165,7 +168,7 @@ def enqueue(conn: Connection, notes: Sequence[NewNote], now: datetime) -> None:
 
 
 def asked(conn: Connection, delivery_ids: Collection[int]) -> dict[int, Asked]:
-    """By delivery; what is no note is left out."""
+    """Return the recipients of those deliveries that are notices, by delivery id."""
     found: dict[int, Asked] = {}
     for chunk in in_chunks(sorted(delivery_ids), CHUNK):
         rows = conn.execute(
@@ -192,7 +195,7 @@ def asked(conn: Connection, delivery_ids: Collection[int]) -> dict[int, Asked]:
 
 
 def announced(conn: Connection, first: date, last: date) -> int:
-    """How many papers that readers can see were announced on these days."""
+    """Return the number of visible papers announced from `first` to `last`, both included."""
     query = select(func.count()).where(
         PaperRow.announced_on >= first,
         PaperRow.announced_on <= last,
@@ -202,7 +205,10 @@ def announced(conn: Connection, first: date, last: date) -> int:
 
 
 def matched(conn: Connection, asked: Asked, first: date, last: date) -> int:
-    """How many papers of these days, not sent yet, their topics would bring at the broadest."""
+    """Return the number of papers from `first` to `last` that match the reader's topics.
+
+    Matches of any breadth count; papers in one of the reader's digests do not.
+    """
     ids = [one.topic.id for one in asked.followed if one.topic.kind is TopicKind.QUERY]
     had = exists().where(
         PickRow.paper_id == MatchRow.paper_id,

@@ -1,4 +1,4 @@
-"""Recipient domains that are written to slowly, and for how long. Rows, shared by all senders."""
+"""Throttles per recipient domain, in rows that all senders share."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ CHUNK: Final = 500
 
 
 class PaceState(StrEnum):
-    """Why a domain is written to slowly."""
+    """The reason why a domain is throttled."""
 
-    SLOWED = "slowed"  # it found us too fast
-    BLOCKED = "blocked"  # it wants none of our mail for now: an operator should look
+    SLOWED = "slowed"  # it deferred mail: we sent too fast
+    BLOCKED = "blocked"  # it blocks all our mail for now: the operator should check
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast a domain that has refused us is written to."""
+    """The throttle of a recipient domain that refused our mail."""
 
     domain: str
     state: PaceState
-    allowance: float  # mails a minute
-    not_before: datetime  # the next mail to it
-    refusals: int  # since it was last free
+    allowance: float  # mails per minute
+    not_before: datetime  # earliest time of the next mail
+    refusals: int  # since it was last unthrottled
     since: datetime
     refused_at: datetime  # the last time it was slowed
-    reply: str  # the server's words, without addresses
+    reply: str  # the server's reply, without addresses
 
 
 def listing(conn: Connection) -> list[Pace]:
-    """Every domain that is not free, by name."""
+    """Return all throttled domains, by name."""
     rows = conn.execute(select(DomainPaceRow.__table__).order_by(DomainPaceRow.domain))
     return [_pace(row) for row in rows]
 
 
 def get(conn: Connection, domain: str) -> Pace | None:
-    """Also keeps others from changing it before this transaction ends."""
+    """Return and lock the throttle of a domain until this transaction ends; None if unthrottled."""
     query = select(DomainPaceRow.__table__).where(DomainPaceRow.domain == domain)
     row = conn.execute(query.with_for_update()).one_or_none()
     return _pace(row) if row else None
 
 
 def insert(conn: Connection, pace: Pace) -> bool:
-    """Slow a domain that was free; False where somebody else has just done so."""
+    """Throttle a domain; return False if another sender throttled it first."""
     slowed = conn.execute(
         upsert(conn, DomainPaceRow)
         .values(**_values(pace))
@@ -72,24 +72,24 @@ def insert(conn: Connection, pace: Pace) -> bool:
 
 
 def replace(conn: Connection, seen: Pace, pace: Pace) -> bool:
-    """Put `pace` in the place of the one that was `seen`; False where that has changed."""
+    """Replace `seen` by `pace`; return False if the row has changed since it was read."""
     changed = conn.execute(update(DomainPaceRow).where(_is(seen)).values(**_values(pace)))
     return changed.rowcount == 1
 
 
 def free(conn: Connection, seen: Pace) -> bool:
-    """Write to it as to any other; False where its pace has changed since it was `seen`."""
+    """Remove a throttle; return False if the row has changed since it was read as `seen`."""
     return conn.execute(delete(DomainPaceRow).where(_is(seen))).rowcount == 1
 
 
 def free_by_name(conn: Connection, domain: str) -> bool:
-    """The operator's word; False where it is free already."""
+    """Remove a throttle on the operator's command; return False if there is none."""
     freed = conn.execute(delete(DomainPaceRow).where(DomainPaceRow.domain == domain))
     return freed.rowcount == 1
 
 
 def free_slowed_since(conn: Connection, domains: Collection[str], since: datetime) -> None:
-    """Write to those of these domains that were slowed since then as to any other."""
+    """Remove the throttles of these domains that were last slowed at or after `since`."""
     for some in in_chunks(sorted(domains), CHUNK):
         conn.execute(
             delete(DomainPaceRow).where(
@@ -99,7 +99,10 @@ def free_slowed_since(conn: Connection, domains: Collection[str], since: datetim
 
 
 def next_turn(conn: Connection, now: datetime) -> datetime | None:
-    """When the first mail that waits for nothing but its domain's turn may leave; None: none."""
+    """Return when a queued mail that waits for its domain's throttle only may be sent.
+
+    This is the earliest such time; None if no mail waits.
+    """
     waits = exists().where(
         IS_QUEUED,
         DeliveryRow.domain == DomainPaceRow.domain,

@@ -1,4 +1,4 @@
-"""Papers as they stand: reading them by id, by day and by batch."""
+"""Queries for papers in their current version: by id, by date and by batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _query() -> Select[Any]:
 
 
 def by_ids(conn: Connection, ids: Iterable[int]) -> dict[int, Paper]:
-    """Papers as they stand today; an id that is gone is left out."""
+    """Return papers in their current version, by id; missing ids are left out."""
     papers: dict[int, Paper] = {}
     for chunk in in_chunks(sorted(set(ids)), CHUNK):
         papers |= {p.id: p for p in _papers(conn, _query().where(PaperRow.id.in_(chunk)))}
@@ -41,12 +41,12 @@ def by_ids(conn: Connection, ids: Iterable[int]) -> dict[int, Paper]:
 
 
 def touched_since(conn: Connection, batch: int) -> list[Paper]:
-    """Papers that are to be matched under a batch after `batch`."""
+    """Return the papers to be matched in a batch after `batch`."""
     return list(_papers(conn, _query().where(PaperRow.touched_batch > batch)))
 
 
 def touched_ids(conn: Connection, batch: int) -> list[int]:
-    """The same papers by their ids, oldest first."""
+    """Return the ids of the papers in `touched_since`, oldest first."""
     query = select(PaperRow.id).where(PaperRow.touched_batch > batch)
     return list(conn.scalars(query.order_by(PaperRow.id)))
 
@@ -54,7 +54,10 @@ def touched_ids(conn: Connection, batch: int) -> list[int]:
 def announced(
     conn: Connection, *, since: date | None = None, through_batch: int, limit: int | None = None
 ) -> list[Paper]:
-    """Visible papers announced on or after `since`, newest first."""
+    """Return papers up to batch `through_batch`, newest announcement first.
+
+    If `since` is given, only papers announced on or after it are returned.
+    """
     query = _query().where(PaperRow.batch <= through_batch)
     if since is not None:
         query = query.where(PaperRow.announced_on >= since)
@@ -63,19 +66,22 @@ def announced(
 
 
 def recent(conn: Connection, *, through_batch: int, limit: int = 2_000) -> list[Paper]:
-    """The newest papers, which tell how common a word is."""
+    """Return the newest papers, from which word frequencies are computed."""
     query = _query().where(PaperRow.batch <= through_batch)
     return list(_papers(conn, query.order_by(PaperRow.id.desc()).limit(limit)))
 
 
 def in_batches(conn: Connection, after: int, through: int) -> list[Paper]:
-    """Papers that the batches (after, through] brought."""
+    """Return the papers added by the batches (after, through]."""
     query = _query().where(PaperRow.batch > after, PaperRow.batch <= through)
     return list(_papers(conn, query.order_by(PaperRow.id)))
 
 
 def most_upvoted(conn: Connection, after: int, through: int, limit: int) -> list[Upvoted]:
-    """Papers that the batches (after, through] brought or changed, most upvotes first."""
+    """Return papers that were touched after batch `after`, most upvotes first.
+
+    Papers added after `through` and papers without a count of upvotes are left out.
+    """
     rows = conn.execute(
         select(PaperRow.id, PaperRow.upvotes, PaperRow.touched_batch)
         .where(
@@ -90,7 +96,7 @@ def most_upvoted(conn: Connection, after: int, through: int, limit: int) -> list
 
 
 def touched_batches(conn: Connection, ids: Iterable[int]) -> dict[int, int]:
-    """The batch each of these papers was last to be matched under."""
+    """Return the batch in which each paper was last to be matched, by paper id."""
     found: dict[int, int] = {}
     for chunk in in_chunks(ids, CHUNK):
         rows = conn.execute(
@@ -101,7 +107,7 @@ def touched_batches(conn: Connection, ids: Iterable[int]) -> dict[int, int]:
 
 
 def unreadable(conn: Connection) -> Iterator[tuple[object, str]]:
-    """Papers that cannot be read, and why."""
+    """Yield the id and the error of each paper with unreadable content."""
     ids = conn.scalars(select(PaperRow.id).order_by(PaperRow.id)).all()
     for chunk in in_chunks(ids, CHUNK):
         query = _query().where(PaperRow.id.in_(chunk))
@@ -115,9 +121,9 @@ def _papers(conn: Connection, query: Select[Any]) -> Iterator[Paper]:
 
 
 def paper_from(row: Any, content: dict[str, Any]) -> Paper:
-    """A Paper of a row of `papers` and one version of its words.
+    """Convert a row of `papers` and the content of one of its versions.
 
-    Who announced it and when is part of a version, so that a digest keeps telling it as it did.
+    Sources and announcement dates are part of the version, so they do not change in old digests.
     """
     days = [day for day in content["announced"].values() if day]
     return Paper(

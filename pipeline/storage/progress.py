@@ -1,4 +1,4 @@
-"""How far the machine has come, told by what it has written: a few reads, each by an index."""
+"""Progress of each pipeline step for monitoring: a few queries, each of them by an index."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ DAY: Final = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where each step stands; the times are None where nothing waits, or nothing happened yet."""
+    """State of each step; a time is None if nothing waits or nothing has happened yet."""
 
-    batch: int  # the newest one that readers may see
+    batch: int  # the newest one that is visible to readers
     batch_at: datetime | None
-    unpublished_since: datetime | None  # papers were read, and readers may not see them yet
-    slot_since: datetime | None  # a reader's hour has come, and nothing was compiled
-    due_since: datetime | None  # a mail could be tried, and nobody has taken it
+    unpublished_since: datetime | None  # the oldest stored paper that is not published yet
+    slot_since: datetime | None  # the oldest due slot of an active reader
+    due_since: datetime | None  # the oldest due delivery that no sender has claimed
     sources: tuple[SourceRecord, ...]
-    held: tuple[Hold, ...] = ()  # by the program: nothing of it leaves before the operator acts
-    breaker: Breaker | None = None  # of the mail server, which refuses us
-    refusals: int = 0  # that count against nobody, since nobody else was accepted
+    held: tuple[Hold, ...] = ()  # set by code: the operator must lift them
+    breaker: Breaker | None = None  # None if it is closed
+    refusals: int = 0  # not counted as strikes, because no other mail was accepted
 
     def asked_at(self, now: datetime) -> datetime | None:
-        """When a source was last tried; one that is not to be asked yet is as good as tried."""
+        """Return when a source was last tried; a source in backoff counts as tried now."""
         tried = [
             now if source.next_try_at and source.next_try_at > now else source.checked_at
             for source in self.sources
@@ -75,7 +75,7 @@ def read(conn: Connection, now: datetime) -> Progress:
 
 
 def unsettled(conn: Connection) -> dict[DeliveryStatus, int]:
-    """How many deliveries have not come to an end, by status, 0 included."""
+    """Return the number of deliveries by non-terminal status, including 0."""
     found = conn.execute(
         select(DeliveryRow.status, func.count())
         .where(DeliveryRow.status.in_(UNSETTLED))
@@ -85,7 +85,7 @@ def unsettled(conn: Connection) -> dict[DeliveryStatus, int]:
 
 
 def last_day(conn: Connection, now: datetime) -> Mapping[tuple[str, ...], float]:
-    """How many deliveries were owed since this time yesterday, by (kind, status)."""
+    """Return the number of deliveries queued in the last 24 hours, by (kind, status)."""
     rows = conn.execute(
         select(DeliveryRow.kind, DeliveryRow.status, func.count())
         .where(~DeliveryRow.blanked, DeliveryRow.created_at > now - DAY)
@@ -95,6 +95,6 @@ def last_day(conn: Connection, now: datetime) -> Mapping[tuple[str, ...], float]
 
 
 def suppressions(conn: Connection) -> Mapping[str, int]:
-    """How many addresses we do not write to, by reason."""
+    """Return the number of suppressed addresses by reason."""
     rows = conn.execute(select(SuppressionRow.reason, func.count()).group_by(SuppressionRow.reason))
     return {row[0]: row[1] for row in rows}

@@ -1,7 +1,7 @@
-"""What a mail provider allows in a minute, an hour or a day, counted in rows for all senders.
+"""Quotas of a mail provider per minute, hour or day: sliding windows in rows shared by all senders.
 
-A window is cut into slices, and a slice counts until it has wholly left the window. So there is no
-stretch of a window's length, wherever it begins, in which more was taken than allowed.
+A window is divided into slices, and a slice counts until all of it has left the window. So the
+quota is never exceeded in any interval of the window's length.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pipeline.storage.database import upsert
 from pipeline.storage.limits import window_start
 from pipeline.storage.schema import LimitRow
 
-SLICES: Final = 24  # of a window; one more is kept, for the one that is about to leave
+SLICES: Final = 24  # per window; one more is stored: the slice that is leaving the window
 
 
 def left(conn: Connection, name: str, most: int, window: timedelta, now: datetime) -> int:
-    """How many may still be taken now. Until this transaction ends nobody else takes any."""
+    """Lock the quota until this transaction ends, and return how many mails it allows now."""
     conn.execute(
         upsert(conn, LimitRow)
         .values(name=name, window_start=now, used=0, free_at=now)
@@ -33,7 +33,7 @@ def left(conn: Connection, name: str, most: int, window: timedelta, now: datetim
 
 
 def take(conn: Connection, name: str, count: int, window: timedelta, now: datetime) -> None:
-    """Take so many of what was `left` in this transaction."""
+    """Count `count` mails. The caller has called `left` in the same transaction."""
     start = window_start(now, window / SLICES)
     number = round(start.timestamp() / (window / SLICES).total_seconds()) % (SLICES + 1)
     statement = upsert(conn, LimitRow).values(
@@ -53,7 +53,7 @@ def take(conn: Connection, name: str, count: int, window: timedelta, now: dateti
 
 
 def free_at(conn: Connection, name: str, window: timedelta, now: datetime) -> datetime:
-    """When the oldest of what was taken stops to count; `now` where nothing counts."""
+    """Return when the oldest slice stops counting; `now` if no slice counts."""
     oldest = conn.execute(
         select(func.min(LimitRow.window_start)).where(*_counted(name, window, now))
     ).scalar_one()
@@ -65,6 +65,6 @@ def _counted(name: str, window: timedelta, now: datetime) -> tuple[ColumnElement
         LimitRow.name.startswith(f"{name}:", autoescape=True),
         LimitRow.used > 0,
         LimitRow.window_start > now - window - window / SLICES,
-        # A clock that was wrong must not shut everybody out until it would have been right.
+        # Ignore slices from a clock that was ahead; else they block all mail until that time.
         LimitRow.window_start <= now + window,
     )

@@ -1,7 +1,7 @@
-"""Refusals and bounces of deliveries, as evidence: one row for each delivery, the last one said.
+"""Refusals and bounces: one row for each delivery, with the latest one.
 
-A row is written in the transaction that learns of the refusal and counts against no address by
-itself: `guard` decides, from all rows of an edition, whether it does.
+A row is written in the transaction that processes the refusal. It is no strike by itself: `guard`
+decides from all rows of an edition if it counts against the address.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CHUNK: Final = 500
 LONGEST_WORDING: Final = 200
 
 HARD: Final = "hard"
-"""The kind of a refusal that suppresses an address at once; the other kinds are StrikeKind."""
+"""Kind of a hard bounce, which suppresses the address at once; other kinds are StrikeKind."""
 
 FIRST_GAP: Final = timedelta(hours=1)
 MOST_DOUBLINGS: Final = 3
@@ -34,13 +34,13 @@ _MARKS: Final = " \t<>()[]{}\"'.,:;!?-"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A refusal of one delivery, or a bounce that came back for it."""
+    """A refusal of one delivery by an SMTP server, or its bounce."""
 
     delivery_id: int
     edition_on: date | None
     address_hash: str
     domain: str
-    kind: str | None  # StrikeKind or HARD; None: it counts against no address
+    kind: str | None  # StrikeKind or HARD; None: never a strike
     ends_as: DeliveryStatus | None
     wording: str
     server: str  # "" for a bounce
@@ -52,10 +52,10 @@ class Refusal:
 
 
 def wording(text: str, address: str = "") -> str:
-    """Normalise a reply, so that two servers' replies of one wording become equal.
+    """Normalise a reply, so that replies with the same wording compare as equal.
 
-    Addresses, host names, numbers and queue ids are replaced by `#`, and so is the local part of
-    the address it was said about; reply codes stay.
+    Addresses, host names, numbers, queue ids and the local part of `address` (the recipient) are
+    replaced by `#`; reply codes are kept. At most 200 characters are returned.
     """
     local = address.rpartition("@")[0].casefold()
     words: list[str] = []
@@ -72,15 +72,15 @@ def wording(text: str, address: str = "") -> str:
 
 
 def next_try(attempts: int) -> timedelta:
-    """When to try a refused delivery again while its refusal does not count: 1, 2, 4, 8 hours."""
+    """Return the backoff (1, 2, 4, 8 hours) of a delivery while its refusal is not counted."""
     return FIRST_GAP * (1 << min(attempts, MOST_DOUBLINGS))
 
 
 def record(conn: Connection, refusal: Refusal) -> None:
-    """Keep a refusal in place of an older one of the same delivery; it is not counted yet.
+    """Store a refusal as not counted, in place of an older one of the same delivery.
 
-    One that is counted already stays as it is, unless the new one says more: that the address does
-    not exist, or that the delivery is over.
+    A counted refusal is replaced only if it was not hard, and the new one is hard or ends the
+    delivery.
     """
     values = {
         "edition_on": refusal.edition_on,
@@ -105,14 +105,14 @@ def record(conn: Connection, refusal: Refusal) -> None:
 
 
 def is_counted(conn: Connection, delivery_id: int) -> bool:
-    """Whether the refusal of this delivery counts against its address."""
+    """Return whether the refusal of this delivery counts against its address."""
     return bool(
         conn.scalar(select(RefusalRow.counted).where(RefusalRow.delivery_id == delivery_id))
     )
 
 
 def of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
-    """What servers said about this address, oldest first; for its owner's export."""
+    """Return the refusals of an address, oldest first, for its owner's export."""
     rows = conn.execute(
         select(RefusalRow.at, RefusalRow.kind, RefusalRow.wording, RefusalRow.counted)
         .where(RefusalRow.address_hash == address_hash)
@@ -123,12 +123,12 @@ def of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """Where a delivery went: what its refusal is about."""
+    """The recipient of a refused delivery."""
 
     edition_on: date | None
-    is_elsewhere: bool  # not to its subscriber's own address
+    is_elsewhere: bool  # not sent to the subscriber's own address
     email: str
-    address_hash: str  # of its subscriber's own address
+    address_hash: str  # of the subscriber's own address
     domain: str
     attempts: int
 
@@ -159,7 +159,7 @@ def recipient_of(conn: Connection, delivery_id: int) -> Recipient | None:
 
 
 def editions_of(conn: Connection, delivery_ids: Collection[int]) -> set[date | None]:
-    """The editions whose deliveries these are, as far as they have refusals; None: single mails."""
+    """Return the editions of the refusals of these deliveries; None for transactional mail."""
     found: set[date | None] = set()
     for some in in_chunks(delivery_ids, CHUNK):
         found.update(
@@ -171,18 +171,18 @@ def editions_of(conn: Connection, delivery_ids: Collection[int]) -> set[date | N
 
 
 def discard(conn: Connection, delivery_ids: Collection[int]) -> None:
-    """Delete the refusals of these deliveries: they count against nobody."""
+    """Delete the refusals of these deliveries, so that they never count as strikes."""
     for some in in_chunks(sorted(delivery_ids), CHUNK):
         conn.execute(delete(RefusalRow).where(RefusalRow.delivery_id.in_(some)))
 
 
 def clear(conn: Connection, address_hash: str) -> None:
-    """Delete what this address refused: its owner, or an operator, vouches for it."""
+    """Delete the refusals of an address after its owner, or an operator, vouched for it."""
     conn.execute(delete(RefusalRow).where(RefusalRow.address_hash == address_hash))
 
 
 def drop_refusals(conn: Connection, *, before: datetime, limit: int) -> int:
-    """Delete at most `limit` refusals from before then; return how many."""
+    """Delete at most `limit` refusals older than `before`; return how many were deleted."""
     old = (
         select(RefusalRow.delivery_id)
         .where(RefusalRow.at < before)

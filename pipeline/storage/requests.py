@@ -1,4 +1,4 @@
-"""Requests: what somebody asked for, which is nothing before its own token is POSTed."""
+"""Requests that need confirmation: they have no effect until their token is POSTed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StoredRequest:
     kind: RequestKind
     subscriber_id: int
     email: str
-    wishes: dict[str, Any]  # JSON; what is in it is for the use case that wrote it
+    wishes: dict[str, Any]  # JSON, in the format of the use case that wrote it
     created_at: datetime
     expires_at: datetime
     used_at: datetime | None
@@ -38,7 +38,7 @@ def add(
     now: datetime,
     used_at: datetime | None = None,
 ) -> int:
-    """The id of a new request, which its link will carry; `used_at` where it needs no answer."""
+    """Store a request and return its id, for its link; set `used_at` if it needs no answer."""
     return conn.execute(
         insert(RequestRow)
         .values(
@@ -77,7 +77,7 @@ def by_id(conn: Connection, request_id: int) -> StoredRequest | None:
 
 
 def use(conn: Connection, request_id: int, now: datetime, *, wording: str) -> bool:
-    """Take it, once, and keep what was agreed to; False when it was used, or its time is over."""
+    """Use a request once, and store the consent text; return False if used before or expired."""
     won = conn.execute(
         update(RequestRow)
         .where(
@@ -91,7 +91,7 @@ def use(conn: Connection, request_id: int, now: datetime, *, wording: str) -> bo
 
 
 def end_open(conn: Connection, subscriber_id: int, kind: RequestKind, now: datetime) -> None:
-    """Let no other request of this kind be used any more: the owner has answered one."""
+    """Expire the other open requests of this kind, when the owner has confirmed one."""
     conn.execute(
         update(RequestRow)
         .where(
@@ -105,7 +105,10 @@ def end_open(conn: Connection, subscriber_id: int, kind: RequestKind, now: datet
 
 
 def blank(conn: Connection, subscriber_id: int, now: datetime) -> None:
-    """Forget who asked, and for what; the number stays, so that no link of old finds a new one."""
+    """Redact and expire the subscriber's requests.
+
+    The rows and their ids are kept, so that no old link finds a new request.
+    """
     conn.execute(
         update(RequestRow)
         .where(RequestRow.subscriber_id == subscriber_id)
@@ -114,9 +117,9 @@ def blank(conn: Connection, subscriber_id: int, now: datetime) -> None:
 
 
 def forget_address(conn: Connection, email: str, now: datetime) -> list[int]:
-    """Forget an address, whoever asked for it to be written to; the ids of those requests.
+    """Redact an address in the requests of all subscribers; return the ids of those requests.
 
-    Nobody can use them any more. From where they were made stays for its time: it is of who asked.
+    The requests expire. Their `ip` is kept for its usual time, because it is the requester's.
     """
     return list(
         conn.execute(
@@ -129,7 +132,7 @@ def forget_address(conn: Connection, email: str, now: datetime) -> list[int]:
 
 
 def of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
-    """Everything that is kept about this subscriber's requests, oldest first."""
+    """Return all columns of the subscriber's requests, oldest first."""
     rows = conn.execute(
         select(*RequestRow.__table__.c)
         .where(RequestRow.subscriber_id == subscriber_id)

@@ -1,6 +1,7 @@
-"""The tables. Statuses and kinds are stored as their words; times are UTC.
+"""SQLAlchemy models of all tables. Statuses and kinds are stored as strings; times are UTC.
 
-A row changes state by one UPDATE that names the state it leaves, and the caller looks at who won.
+A row changes state by one UPDATE with the old state in its WHERE clause. The caller checks the row
+count: if it is 0, another process changed the row first.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """An aware datetime in UTC. SQLite keeps no zone, so it is taken off and put back."""
+    """Timezone-aware datetime in UTC.
+
+    Raises ValueError when a naive datetime is bound. SQLite stores no timezone, so it is removed
+    before storing and added again when a row is read.
+    """
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -58,7 +63,7 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 class AnyText(TypeDecorator[str]):
-    """Text that both databases take: NUL and half a surrogate pair become U+FFFD."""
+    """Text that both databases can store: NUL and lone surrogates are replaced by U+FFFD."""
 
     impl = Text()
     cache_ok = True
@@ -70,9 +75,9 @@ class AnyText(TypeDecorator[str]):
 
 
 class BoundedText(TypeDecorator[str]):
-    """Text of at most `length` characters that both databases take: see `bounded`.
+    """Text of at most `length` characters that both databases can store; see `bounded`.
 
-    SQLite stores any length, PostgreSQL refuses the whole statement.
+    SQLite stores text of any length; PostgreSQL rejects the whole statement if it is too long.
     """
 
     impl = String
@@ -87,9 +92,10 @@ class BoundedText(TypeDecorator[str]):
 
 
 def bounded(text: str, most: int) -> str:
-    """`text` as it can be stored, where it is too long its beginning and a hash of all of it.
+    """Return `text` sanitised by `storable`; if longer than `most`, its start and its SHA-256.
 
-    Equal texts stay equal, and different ones different: what is stored is found again.
+    Equal texts stay equal and different texts stay different, so a lookup by the bounded text finds
+    the stored row. If `most` leaves no room for both, only the end of the hash is returned.
     """
     clean = storable(text)
     if len(clean) <= most:
@@ -99,22 +105,22 @@ def bounded(text: str, most: int) -> str:
 
 
 def storable(text: str) -> str:
-    """`text` without what PostgreSQL refuses, and what cannot be written as UTF-8."""
+    """Return `text` with U+FFFD for NUL (rejected by PostgreSQL) and surrogates (not UTF-8)."""
     return UNSTORABLE.sub("\ufffd", text)
 
 
-# A BigInteger primary key does not count up by itself on SQLite.
+# SQLite does not autoincrement a BigInteger primary key.
 Id: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")
 Json: TypeEngine[Any] = JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 
 def _only_where(condition: TextClause) -> dict[str, Any]:
-    """Of an index that leaves the other rows out."""
+    """Return the keyword arguments of a partial index for both databases."""
     return {"sqlite_where": condition, "postgresql_where": condition}
 
 
 class Table(DeclarativeBase):
-    """What every table shares: stable constraint names, and the types of its columns."""
+    """Base class of all tables: stable constraint names and column types."""
 
     metadata = MetaData(
         naming_convention={
@@ -137,7 +143,7 @@ class Table(DeclarativeBase):
 
 
 class PaperRow(Table):
-    """One work. Its words live in `paper_versions`; here is what changes from day to day."""
+    """A paper: its ids, counts and batches. Its text is stored in `paper_versions`."""
 
     __tablename__ = "papers"
 
@@ -151,13 +157,13 @@ class PaperRow(Table):
     comments: Mapped[int | None]
     announced_on: Mapped[date] = mapped_column(index=True)  # the first announcement
     published_at: Mapped[datetime | None]
-    batch: Mapped[int] = mapped_column(index=True)  # the batch that brought it
-    touched_batch: Mapped[int] = mapped_column(index=True)  # the batch it is to be matched under
+    batch: Mapped[int] = mapped_column(index=True)  # the batch that added it
+    touched_batch: Mapped[int] = mapped_column(index=True)  # the batch in which to match it
     created_at: Mapped[datetime]
 
 
 class PaperVersionRow(Table):
-    """The words of a paper as they once stood; a digest names the version it froze."""
+    """A version of a paper's text. A digest refers to the version that it was compiled with."""
 
     __tablename__ = "paper_versions"
 
@@ -184,24 +190,24 @@ class SightingRow(Table):
 
 
 class BatchRow(Table):
-    """A published batch. The number that counts is `ingest_state.published_batch`."""
+    """A published batch. The newest visible one is `ingest_state.published_batch`."""
 
     __tablename__ = "batches"
 
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     published_at: Mapped[datetime] = mapped_column(index=True)
-    papers: Mapped[int]  # new ones
+    papers: Mapped[int]  # new papers only
     matches: Mapped[int]
 
 
 class IngestStateRow(Table):
-    """One row: the batch readers may see, and who may write the next one."""
+    """Single row: the newest visible batch, and the lease for writing the next one."""
 
     __tablename__ = "ingest_state"
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     published_batch: Mapped[int]
-    token: Mapped[int]  # fencing token: counts up with every taking of the lease
+    token: Mapped[int]  # fencing token, incremented each time the lease is taken
     lease_until: Mapped[datetime | None]
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
@@ -214,16 +220,16 @@ class SourceStateRow(Table):
     state: Mapped[str]
     since: Mapped[datetime]  # when it entered this state
     checked_at: Mapped[datetime]
-    read_at: Mapped[datetime | None]  # the last time it answered
-    news_at: Mapped[datetime | None]  # the last time it had something new
-    cursor: Mapped[str | None]  # the source's own; means nothing outside it
+    read_at: Mapped[datetime | None]  # last successful response
+    news_at: Mapped[datetime | None]  # last response with new papers
+    cursor: Mapped[str | None]  # opaque; only the source itself can interpret it
     error: Mapped[str | None]
-    failures: Mapped[int]  # in a row
+    failures: Mapped[int]  # consecutive
     next_try_at: Mapped[datetime | None]
 
 
 class HTTPValidatorRow(Table):
-    """What a server gave us to ask "has it changed?" with."""
+    """HTTP cache validators of a URL, for conditional requests."""
 
     __tablename__ = "http_validators"
 
@@ -234,14 +240,14 @@ class HTTPValidatorRow(Table):
 
 
 class LimitRow(Table):
-    """A limit that protects people or contracts, shared by every process."""
+    """Counter of a rate limit or quota, shared by all processes."""
 
     __tablename__ = "limits"
 
     name: Mapped[str] = mapped_column(BoundedText(200), primary_key=True)
     window_start: Mapped[datetime] = mapped_column(index=True)
     used: Mapped[int]
-    free_at: Mapped[datetime]  # nobody may go before this
+    free_at: Mapped[datetime]  # the next free turn, or the end of the window
 
 
 # --- Topics -------------------------------------------------------------------------------------
@@ -253,12 +259,12 @@ class TopicRow(Table):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     query: Mapped[str] = mapped_column(unique=True)  # canonical
     kind: Mapped[str]
-    matched_through: Mapped[int]  # every batch up to this one has been matched
+    matched_through: Mapped[int]  # all batches up to and including this one are matched
     created_at: Mapped[datetime]
 
 
 class EmbeddingRow(Table):
-    """What a model made of a text; nothing refers to it, and it can be made again."""
+    """Cached embedding of a text. No other table refers to it, and it can be recomputed."""
 
     __tablename__ = "embeddings"
 
@@ -276,7 +282,7 @@ class MatchRow(Table):
     paper_id: Mapped[int] = mapped_column(
         Id, ForeignKey("papers.id", ondelete="CASCADE"), primary_key=True, index=True
     )
-    batch: Mapped[int] = mapped_column(index=True)  # in which it first arose under its breadth
+    batch: Mapped[int] = mapped_column(index=True)  # first batch that matched at this breadth
     score: Mapped[float]
     phrases: Mapped[list[Any]]
     breadth: Mapped[int] = mapped_column(SmallInteger, server_default="2")  # see domain.Breadth
@@ -291,7 +297,7 @@ class SubscriberRow(Table):
     __tablename__ = "subscribers"
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
-    email: Mapped[str]  # as we write it on the envelope
+    email: Mapped[str]  # as used in the SMTP envelope
     email_key: Mapped[str] = mapped_column(unique=True)  # see storage.subscribers.email_key
     address_hash: Mapped[str] = mapped_column(BoundedText(64), index=True)  # as in `suppressions`
     status: Mapped[str]
@@ -310,16 +316,16 @@ class SubscriberRow(Table):
     created_at: Mapped[datetime]
     confirmed_at: Mapped[datetime | None]
     left_at: Mapped[datetime | None]
-    left_reason: Mapped[str | None]  # one of the answers to the one question, if they gave it
+    left_reason: Mapped[str | None]  # the answer to the question after unsubscribing, if any
     welcome_due: Mapped[bool] = mapped_column(default=False, server_default=false())
-    # Papers announced before this day were sent by another database; NULL: there was none.
+    # Papers announced before this day were sent by another database; NULL if there was none.
     papers_from: Mapped[date | None]
 
     __table_args__ = (Index(None, "status", "next_slot_at"),)
 
 
 class RequestRow(Table):
-    """What somebody asked for. Nothing is changed by it before its own token is POSTed."""
+    """A subscriber's request. It has no effect until its token is POSTed."""
 
     __tablename__ = "requests"
 
@@ -331,35 +337,35 @@ class RequestRow(Table):
     email: Mapped[str]
     email_key: Mapped[str] = mapped_column(index=True)  # as in `subscribers`
     origin: Mapped[str]
-    # The version of the words they agreed to by using it, see signup.consent; NULL where we showed
-    # them none: nobody has agreed yet, or the operator says that they did.
+    # The version of the consent text that was accepted when the request was used, see
+    # signup.consent; NULL if none was shown: it is not used yet, or the operator vouches for it.
     wording: Mapped[str | None]
     wishes: Mapped[dict[str, Any]]  # see storage.requests
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
-    ip: Mapped[str | None]  # of who asked; part of the record of consent, kept for days
-    # `ip` and `wishes` are no longer kept; what else is here stays as long as its reader.
+    ip: Mapped[str | None]  # of the requester; part of the record of consent, kept for days
+    # True once `ip` and `wishes` are redacted; the other columns stay as long as the subscriber.
     blanked: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     __table_args__ = (
         Index(None, "blanked", "created_at"),
         Index("ix_requests_open", "created_at", **_only_where(text("used_at IS NULL"))),
-        # SQLite gives the number of a deleted row to a new one: an old link would confirm it.
+        # SQLite reuses the id of a deleted row: an old link would confirm the new request.
         {"sqlite_autoincrement": True},
     )
 
 
 class AskedRow(Table):
-    """A confirmation that was mailed and not answered yet, under the hash of its address."""
+    """A confirmation mail that is not answered yet, by the hash of its address."""
 
     __tablename__ = "asked"
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     address_hash: Mapped[str] = mapped_column(BoundedText(64), index=True)
     asked_at: Mapped[datetime] = mapped_column(index=True)
-    # Hashes for limits, see signup.asking: of the inbox, which several addresses may lead to, and
-    # of the network that asked.
+    # Hashes for rate limits, see signup.asking: of the inbox (several addresses may be aliases of
+    # one) and of the requester's network.
     inbox: Mapped[str] = mapped_column(BoundedText(64), index=True, server_default="")
     requester: Mapped[str] = mapped_column(BoundedText(16), server_default="")
 
@@ -373,37 +379,40 @@ class SubscriptionRow(Table):
     topic_id: Mapped[int] = mapped_column(
         Id, ForeignKey("topics.id", ondelete="CASCADE"), primary_key=True, index=True
     )
-    label: Mapped[str]  # what the reader calls it
+    label: Mapped[str]  # the reader's name for the topic
     created_at: Mapped[datetime]
 
 
 class SuppressionRow(Table):
-    """Addresses we do not write to, by keyed hash; outlives the subscriber."""
+    """A suppressed address, by keyed hash. It is kept when the subscriber is erased."""
 
     __tablename__ = "suppressions"
 
     hash: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)
     reason: Mapped[str]
     since: Mapped[datetime]
-    # From before migration 0011, which told apart domains that case folding had made one: it
-    # counts for each address that it may have been made for.
+    # True if stored before migration 0011, when case folding merged distinct domains: it then
+    # applies to every address with the same folded hash.
     folded: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
 class KeyRow(Table):
-    """A key that Paperboy made itself, or the fingerprint of one in the settings."""
+    """A key generated by Paperboy, or the fingerprint of a key in the settings."""
 
     __tablename__ = "keys"
 
     name: Mapped[str] = mapped_column(BoundedText(32), primary_key=True)  # of its setting
-    value: Mapped[str | None]  # NULL: it stands in the settings only
+    value: Mapped[str | None]  # NULL if the key is in the settings only
     fingerprint: Mapped[str] = mapped_column(BoundedText(16))
     made_at: Mapped[datetime]
-    retired_at: Mapped[datetime | None]  # since when a setting stands in its place
+    retired_at: Mapped[datetime | None]  # when a setting replaced it
 
 
 class StrikeRow(Table):
-    """An edition that an address did not take, under its keyed hash: one for each edition."""
+    """A strike: an edition that bounced or was refused, at most one for each address and edition.
+
+    The address is stored as its keyed hash.
+    """
 
     __tablename__ = "strikes"
 
@@ -414,18 +423,18 @@ class StrikeRow(Table):
 
 
 class RefusalRow(Table):
-    """The last refusal or bounce of a delivery; see `storage.guard` for when it counts."""
+    """The latest refusal or bounce of a delivery; `storage.guard` decides if it counts."""
 
     __tablename__ = "refusals"
 
     delivery_id: Mapped[int] = mapped_column(
         Id, ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True
     )
-    edition_on: Mapped[date | None] = mapped_column(index=True)  # NULL: a single mail
+    edition_on: Mapped[date | None] = mapped_column(index=True)  # NULL: transactional mail
     address_hash: Mapped[str] = mapped_column(BoundedText(64), index=True)  # as in `suppressions`
     domain: Mapped[str]
-    kind: Mapped[str | None]  # see storage.refusals; NULL: it counts against no address
-    ends_as: Mapped[str | None]  # the status of its delivery once it counts; NULL: unchanged
+    kind: Mapped[str | None]  # see storage.refusals; NULL: never a strike
+    ends_as: Mapped[str | None]  # status of the delivery when it counts; NULL: unchanged
     wording: Mapped[str]  # normalised, without addresses
     server: Mapped[str] = mapped_column(BoundedText(255))  # that refused; "" for a bounce
     at: Mapped[datetime] = mapped_column(index=True)
@@ -433,17 +442,17 @@ class RefusalRow(Table):
 
 
 class EventRow(Table):
-    """News about a delivery as it came, so that the same is taken once. Kept for a month."""
+    """A bounce, complaint or provider event, deduplicated by provider and id. Kept for a month."""
 
     __tablename__ = "events"
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
-    provider: Mapped[str] = mapped_column(BoundedText(32))  # "mail" for what a mailbox brought
-    event_id: Mapped[str] = mapped_column(BoundedText(256))  # the provider's own
-    kind: Mapped[str]  # the provider's word for it
-    effect: Mapped[str]  # what was done about it
+    provider: Mapped[str] = mapped_column(BoundedText(32))  # "mail" if it came from a mailbox
+    event_id: Mapped[str] = mapped_column(BoundedText(256))  # assigned by the provider
+    kind: Mapped[str]  # the provider's name for the event type
+    effect: Mapped[str]  # the action taken
     received_at: Mapped[datetime] = mapped_column(index=True)
-    # Whose news it is, where that is known: erasing a reader must find what names them.
+    # The delivery and subscriber, if known: erasing a reader deletes the events that name them.
     delivery_id: Mapped[int | None] = mapped_column(Id, index=True)
     subscriber_id: Mapped[int | None] = mapped_column(Id, index=True)
     address_hash: Mapped[str | None] = mapped_column(BoundedText(64), index=True)
@@ -453,7 +462,7 @@ class EventRow(Table):
 
 
 class SkipRow(Table):
-    """A slot that brought no mail, and why."""
+    """A slot for which no mail was sent, and the reason."""
 
     __tablename__ = "skips"
 
@@ -470,7 +479,7 @@ class SkipRow(Table):
 # --- Deliveries ---------------------------------------------------------------------------------
 
 IS_QUEUED: Final = text("status = 'queued'")
-"""What the indexes of the outbox hold; SQLite uses them only where a query says just this."""
+"""Condition of the partial indexes; SQLite uses them only if a query has exactly this text."""
 
 
 def _outbox(name: str, *columns: str) -> Index:
@@ -478,7 +487,7 @@ def _outbox(name: str, *columns: str) -> Index:
 
 
 class DeliveryRow(Table):
-    """One message owed. The outbox is a query over this table, and the only queue there is."""
+    """A message to send. The outbox is a query over this table; there is no other queue."""
 
     __tablename__ = "deliveries"
 
@@ -488,43 +497,43 @@ class DeliveryRow(Table):
     subscriber_id: Mapped[int] = mapped_column(
         Id, ForeignKey("subscribers.id", ondelete="CASCADE"), index=True
     )
-    address: Mapped[str | None]  # where it goes, if not to its subscriber's address
-    request_id: Mapped[int | None] = mapped_column(Id)  # what its link confirms, if anything
+    address: Mapped[str | None]  # recipient, if not the subscriber's address
+    request_id: Mapped[int | None] = mapped_column(Id)  # the request that its link confirms
     status: Mapped[str]
-    reason: Mapped[str | None]  # why it is where it is; every terminal row has one
-    attempts: Mapped[int]  # those that count against it
-    precedence: Mapped[int] = mapped_column(server_default="0")  # 0 leaves before 1; see Precedence
-    domain: Mapped[str] = mapped_column(server_default="")  # whose servers take it in the end
+    reason: Mapped[str | None]  # the reason of the status; never NULL in a terminal row
+    attempts: Mapped[int]  # counted ones; they set the backoff
+    precedence: Mapped[int] = mapped_column(server_default="0")  # 0 is sent first; see Precedence
+    domain: Mapped[str] = mapped_column(server_default="")  # recipient domain, see mail_domains
     not_before: Mapped[datetime]
     expires_at: Mapped[datetime]
     created_at: Mapped[datetime]
-    # The digest's place in its reader's calendar; NULL for other kinds.
+    # The edition and slot of a digest or notice; NULL for other kinds.
     edition_on: Mapped[date | None] = mapped_column(index=True)
     slot_at: Mapped[datetime | None]
     range_from: Mapped[int | None]  # batches (from, to]
     range_to: Mapped[int | None]
-    more: Mapped[int]  # papers that found no place
-    topics: Mapped[list[Any]]  # labels followed at that moment
+    more: Mapped[int]  # papers that matched but exceeded the reader's maximum
+    topics: Mapped[list[Any]]  # labels of the topics followed when it was compiled
     template: Mapped[str | None]  # version of the template it was compiled for
-    # The lease, and what became of it.
+    # The lease of the sender, and the outcome.
     lease: Mapped[str | None] = mapped_column(BoundedText(40), index=True)
     lease_until: Mapped[datetime | None]
     marked_at: Mapped[datetime | None]
-    resent_at: Mapped[datetime | None]  # queued again though it may have been accepted
+    resent_at: Mapped[datetime | None]  # queued again although it may have been accepted
     sent_at: Mapped[datetime | None]
-    queue_id: Mapped[str | None]  # the server's name for it
-    reply: Mapped[str | None]  # the server's last words, cut
-    # What it said, and what was said about it, is no longer kept; that it was sent is.
+    queue_id: Mapped[str | None]  # assigned by the mail server
+    reply: Mapped[str | None]  # the server's last reply, truncated
+    # True once its content and replies are redacted; the row and its status are kept.
     blanked: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     __table_args__ = (
         Index(None, "blanked", "created_at"),
         Index("ix_deliveries_elsewhere", "created_at", **_only_where(text("address <> ''"))),
-        # The outbox, in the order it is claimed in: as a whole, and for one domain.
+        # The outbox in claim order: for all domains, and for one domain.
         _outbox("ix_deliveries_outbox", "precedence", "not_before", "id", "domain"),
         _outbox("ix_deliveries_outbox_domain", "domain", "precedence", "not_before", "id"),
         Index(None, "status", "lease_until"),
-        # Some providers name a mail in their news by nothing else.
+        # Some providers identify a mail in their events by the queue id alone.
         Index(
             None,
             "queue_id",
@@ -535,18 +544,18 @@ class DeliveryRow(Table):
 
 
 class DailyCountRow(Table):
-    """How many deliveries of a day are no longer kept: a number without a name, for charts."""
+    """Number of purged deliveries by day, kind and status: anonymous statistics for charts."""
 
     __tablename__ = "daily_counts"
 
-    day: Mapped[date] = mapped_column(primary_key=True)  # in UTC, on which they were owed
+    day: Mapped[date] = mapped_column(primary_key=True)  # in UTC, on which they were queued
     kind: Mapped[str] = mapped_column(BoundedText(32), primary_key=True)
     status: Mapped[str] = mapped_column(BoundedText(32), primary_key=True)
     count: Mapped[int]
 
 
 class PickRow(Table):
-    """A paper in a digest, frozen: which words of it, why, and the counts of that moment."""
+    """A paper in a digest: its version, reasons and counts as of the time it was compiled."""
 
     __tablename__ = "picks"
 
@@ -564,64 +573,64 @@ class PickRow(Table):
     reasons: Mapped[list[Any]]  # [[label, [phrase, ...]], ...]
 
 
-# --- The pace of sending ------------------------------------------------------------------------
+# --- Throttling and pauses ----------------------------------------------------------------------
 
 
 class HoldRow(Table):
-    """What must not be sent for now: everything, or the digests of one date."""
+    """A pause of sending: of all mail, or of the digests of one date."""
 
     __tablename__ = "holds"
 
     name: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)  # see storage.holds
-    edition_on: Mapped[date | None]  # NULL: everything
+    edition_on: Mapped[date | None]  # NULL: all mail
     since: Mapped[datetime]
     reason: Mapped[str]
-    automatic: Mapped[bool] = mapped_column(default=False, server_default=false())  # not by hand
+    automatic: Mapped[bool] = mapped_column(default=False, server_default=false())  # by code
 
 
 class DatabaseCopyRow(Table):
-    """One row: where this database was when mail was last sent from it; see storage.copies."""
+    """Single row: the database from which mail was last sent; see storage.copies."""
 
     __tablename__ = "database_copy"
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    identity: Mapped[str]  # of server and tables; a restored dump has another
+    identity: Mapped[str]  # of server and tables; a restored dump has a different one
     noted_at: Mapped[datetime]
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
 
 class BreakerRow(Table):
-    """A mail server that refuses us as a whole; there is no row while it does not."""
+    """The circuit breaker of a mail server; there is no row while it is closed."""
 
     __tablename__ = "breakers"
 
     name: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)
-    refusals: Mapped[int]  # in a row
-    open_until: Mapped[datetime]  # nobody connects before this
-    probed_by: Mapped[str | None] = mapped_column(BoundedText(40))  # the lease of who tries it now
-    probe_until: Mapped[datetime | None]  # who tries it is taken for dead after this
+    refusals: Mapped[int]  # consecutive
+    open_until: Mapped[datetime]  # no sender connects before this time
+    probed_by: Mapped[str | None] = mapped_column(BoundedText(40))  # lease of the probing sender
+    probe_until: Mapped[datetime | None]  # after this the probing sender is considered dead
     since: Mapped[datetime]
-    reply: Mapped[str]  # the server's last words, without addresses
+    reply: Mapped[str]  # the server's last reply, without addresses
 
 
 class DomainPaceRow(Table):
-    """A recipient domain that found us too fast, or blocked us; there is no row for the others."""
+    """Throttle of a recipient domain that deferred or blocked our mail; others have no row."""
 
     __tablename__ = "domain_paces"
 
     domain: Mapped[str] = mapped_column(BoundedText(255), primary_key=True)
     state: Mapped[str]
-    allowance: Mapped[float]  # mails a minute
-    not_before: Mapped[datetime]  # the next mail to it
-    refusals: Mapped[int]  # since it was last free
+    allowance: Mapped[float]  # mails per minute
+    not_before: Mapped[datetime]  # earliest time of the next mail
+    refusals: Mapped[int]  # since it was last unthrottled
     since: Mapped[datetime]
     refused_at: Mapped[datetime]  # the last time it was slowed
-    reply: Mapped[str]  # the server's words, without addresses
+    reply: Mapped[str]  # the server's reply, without addresses
 
 
 class DistrustRow(Table):
-    """A refusal for want of authentication (SPF, DKIM, DMARC), kept for as long as it counts."""
+    """An authentication failure (SPF, DKIM, DMARC), kept for as long as it counts."""
 
     __tablename__ = "distrusts"
 

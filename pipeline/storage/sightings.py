@@ -1,4 +1,4 @@
-"""Store what sources announced: sightings become papers, each work once."""
+"""Store sightings and deduplicate them into papers."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ CHUNK = 500
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What storing some sightings changed."""
+    """Number of rows changed by storing sightings."""
 
     sightings: int = 0
-    new: int = 0  # papers nobody had announced before
-    touched: int = 0  # new ones, and known ones that are to be matched again
+    new: int = 0  # papers that were not stored before
+    touched: int = 0  # new papers, and known ones to be matched again
 
     def __add__(self, other: Stored) -> Stored:
         return Stored(
@@ -50,10 +50,10 @@ class Stored:
 
 
 def store(conn: Connection, sightings: Iterable[Sighting], *, batch: int, now: datetime) -> Stored:
-    """Merge sightings into papers under the next batch, which nobody sees until it is published.
+    """Merge sightings into papers of the next batch, which is invisible until it is published.
 
-    The caller holds the ingest lease: nobody else writes papers. Storing the same twice changes
-    nothing but the time it was last seen.
+    The caller must hold the ingest lease: no other process writes papers. Idempotent: storing a
+    sighting again only updates the time it was last seen.
     """
     total = Stored()
     for chunk in in_chunks(map(with_arxiv_id, sightings), CHUNK):
@@ -63,7 +63,7 @@ def store(conn: Connection, sightings: Iterable[Sighting], *, batch: int, now: d
 
 
 class _Chunk:
-    """Some sightings, the papers they may mean, and what becomes of both."""
+    """A chunk of sightings and, in memory, the stored papers that they may announce."""
 
     def __init__(
         self, conn: Connection, sightings: Sequence[Sighting], *, batch: int, now: datetime
@@ -76,7 +76,7 @@ class _Chunk:
         self.seen: dict[tuple[str, str], int] = {}  # sighting -> paper id
         self.new: set[int] = set()
         self.changed: set[int] = set()  # papers to write back
-        self.stored: dict[int, dict[str, Any]] = {}  # the words each had before this chunk
+        self.stored: dict[int, dict[str, Any]] = {}  # the stored content of each paper
         self._load()
 
     def store(self) -> Stored:
@@ -84,7 +84,7 @@ class _Chunk:
         self._write_papers()
         self._write_sightings(rows)
         announced = {self.seen[row["source"], row["source_id"]] for row in rows}
-        # Those that a dead run left behind, or another source of this run brought, count too.
+        # Also count papers touched in this batch by a crashed run or by another source.
         touched = [i for i in announced if self.by_id[i].touched_batch == self.batch]
         return Stored(len(self.sightings), len(self.new), len(touched))
 
@@ -136,7 +136,10 @@ class _Chunk:
         self.new.discard(paper.id)
 
     def _place(self, sighting: Sighting) -> dict[str, Any] | None:
-        """The row of this sighting; None when it announces nothing that we are to keep."""
+        """Find, create or merge the paper of a sighting, and return the sighting's row.
+
+        Returns None if the paper is not stored and the sighting is an update or a withdrawal only.
+        """
         papers = self._find(sighting)
         if not papers:
             if sighting.update_only or sighting.withdrawn:
@@ -177,7 +180,7 @@ class _Chunk:
     def _create(self, sighting: Sighting) -> KnownPaper:
         row: dict[str, Any] = {
             "arxiv_id": sighting.arxiv_id,
-            # A DOI belongs to one paper; a second work that claims it goes without.
+            # A DOI is unique: a second work that claims it is stored without one.
             "doi": None if sighting.doi in self.by_doi else sighting.doi,
             "title_key": title_key(sighting.title),
             "author_key": author_key(sighting.authors),
@@ -236,9 +239,10 @@ class _Chunk:
             self.by_doi[sighting.doi] = paper
 
     def _merge_into(self, paper: KnownPaper, other: KnownPaper) -> None:
-        """Two records turned out to be one work: `other` becomes part of `paper`.
+        """Merge `other` into `paper`, because both are the same work, and delete `other`.
 
-        A reader who had one of them has had the work, and who was owed one is owed the work.
+        Its sightings, matches and picks move to `paper`: readers that were sent one of the two are
+        not sent the work again, and queued digests with either of them still contain it.
         """
         conn = self.conn
         conn.execute(
@@ -265,9 +269,10 @@ class _Chunk:
         self.changed.add(paper.id)
 
     def _merge_matches(self, paper_id: int, other_id: int) -> None:
-        """Where a topic matched both, the surer match stays; of equals the one that arose first.
+        """Move matches of `other_id`. If a topic matched both, keep the one of lower breadth.
 
-        That one has been read. A surer one counts for readers whom the other never reached.
+        If the breadths are equal, keep the one of the earlier batch: readers may have had it. The
+        match of lower breadth also reaches readers that the other one was too broad for.
         """
         conn, theirs = self.conn, MatchRow.__table__.alias("theirs")
         is_equal = MatchRow.breadth == theirs.c.breadth
@@ -290,9 +295,10 @@ class _Chunk:
         )
 
     def _move_picks(self, paper: KnownPaper, other: KnownPaper) -> None:
-        """Digests keep the very words that they froze, now as versions of `paper`.
+        """Move picks of `other`, and copy the versions they refer to as versions of `paper`.
 
-        One that is frozen with both, and still waits, keeps one of them.
+        So digests keep the text they were compiled with. A queued digest that contains both papers
+        keeps only the pick of `paper`.
         """
         theirs = PickRow.__table__.alias("theirs")
         self.conn.execute(
@@ -336,7 +342,7 @@ class _Chunk:
         versions = []
         for paper_id in sorted(self.changed):
             paper = self.by_id[paper_id]
-            # Two sightings of one reading may tell different words: only the last ones count.
+            # If sightings of one chunk differ, only the last content becomes a version.
             if paper.content != self.stored[paper_id]:
                 paper.version += 1
                 versions.append(

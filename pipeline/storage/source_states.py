@@ -1,4 +1,4 @@
-"""What each source last did, for people to see and for the next run to go on from."""
+"""State of each source: for operators, and for the next run to resume from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.storage.schema import SourceStateRow
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """The state of one source; the times are None until the thing first happened."""
+    """The state of one source; a time is None until the event has happened once."""
 
     source: str
     state: SourceState
@@ -41,7 +41,7 @@ def listing(conn: Connection) -> list[SourceRecord]:
 
 
 def unreadable(conn: Connection) -> list[tuple[object, str]]:
-    """Sources whose state cannot be read, and why."""
+    """Return the name and the error of each source with an unreadable state."""
     query = select(*SourceStateRow.__table__.c)
     return database.unreadable(conn, query, SourceStateRow.source, _of_row)
 

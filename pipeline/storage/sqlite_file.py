@@ -1,9 +1,9 @@
-"""Guard the file of a SQLite database: who may read it, which file it is, and forks.
+"""Guard the file of a SQLite database: permissions, replacement of the file, and forks.
 
-SQLite locks a file by POSIX locks, which belong to a process: closing any descriptor of the file
-drops all of them (https://sqlite.org/howtocorrupt.html, section 2.2). Other processes then delete
-the WAL that this one goes on writing to. So nothing of Paperboy opens a live database, its `-wal`
-or its `-shm`; only SQLite does.
+SQLite uses POSIX locks, which belong to a process: closing any descriptor of the file releases all
+of them (https://sqlite.org/howtocorrupt.html, section 2.2). Other processes then delete the WAL
+while this one still writes to it. So only SQLite itself may open a live database, its `-wal` or its
+`-shm`; no code of Paperboy does.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from sqlalchemy.exc import DBAPIError
 from pipeline.errors import DatabaseFileError
 
 Identity: TypeAlias = tuple[int, int]
-"""The device and inode of a file: what its locks, and its name, belong to."""
+"""Device and inode of a file. Locks belong to these, not to the path."""
 
 log = structlog.get_logger(__name__)
 
-LEAST_SPACE: Final = 16 * 1024 * 1024  # bytes: a WAL grows to 4 MB before it is written back
+LEAST_SPACE: Final = 16 * 1024 * 1024  # bytes: a WAL grows to 4 MB before a checkpoint
 
 _MAY_NOT: Final = (
     "; the user that runs Paperboy must be able to write the file and its folder, and the disk must"
@@ -51,19 +51,22 @@ _BROKEN: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _creating = threading.Lock()
 _open: Counter[Identity] = Counter()  # connections of this process
-_inherited: set[Identity] = set()  # files that our parent had open when it forked
+_inherited: set[Identity] = set()  # files that the parent process had open at the fork
 
 
 def path_of(url: URL) -> Path | None:
-    """The file of this database; None for one in memory, or named by a `file:` URI."""
+    """Return the path of a database file; None if it is in memory or named by a `file:` URI."""
     name = url.database
     if not name or name.startswith((":memory:", "file:")):
         return None
-    return Path(os.path.abspath(name))  # with symbolic links as they are: SQLite follows them
+    return Path(os.path.abspath(name))  # symbolic links are not resolved: SQLite does that
 
 
 def guard(engine: Engine) -> None:
-    """Create the file for its owner only; refuse it when it is replaced, or open over a fork."""
+    """Install hooks that create the file with mode 0600 and check it during use.
+
+    They raise DatabaseFileError if the file is replaced or deleted, or was open during a fork.
+    """
     path = path_of(engine.url)
     if path is None:
         return
@@ -71,7 +74,7 @@ def guard(engine: Engine) -> None:
     event.listen(engine, "do_connect", guarded.before_connect)
     event.listen(engine, "connect", guarded.on_connect)
     event.listen(engine, "checkout", guarded.on_checkout)
-    # A connection may be kept for many transactions, and mails are sent between them.
+    # Check each transaction, too: a connection is reused for many, with mails sent in between.
     event.listen(engine, "begin", guarded.on_transaction)
     event.listen(engine, "commit", guarded.on_transaction)
     event.listen(engine, "close", guarded.on_close)
@@ -79,14 +82,14 @@ def guard(engine: Engine) -> None:
 
 
 def _name_file(context: ExceptionContext) -> None:
-    """Raise DatabaseFileError in place of an error that says the file is no whole database."""
+    """Raise DatabaseFileError if the error says that the file is corrupt or not a database."""
     error = context.sqlalchemy_exception
     if context.engine and isinstance(error, DBAPIError) and is_broken(error):
         raise DatabaseFileError(explain(error, context.engine.url)) from error
 
 
 class _Guard:
-    """What one engine knows of its file. Once it has refused the file, it always does."""
+    """Checks of one engine's file. Once the file is refused, all later checks fail as well."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -94,7 +97,7 @@ class _Guard:
         self._refused: str | None = None
 
     def before_connect(self, *_: Any) -> None:
-        """Raise DatabaseFileError rather than open a file in another's place, or after a fork."""
+        """Create a missing file; raise DatabaseFileError if it was replaced or open at a fork."""
         found = self._check_file()
         if found is None:
             _create_private(self._path)
@@ -116,13 +119,13 @@ class _Guard:
         self._check(conn.info)
 
     def _check(self, info: dict[Any, Any]) -> None:
-        """Raise DatabaseFileError where this connection writes to what nobody else reads."""
+        """Raise DatabaseFileError if this connection would write to deleted or replaced files."""
         self._check_fork(info.get("file"))
         self._check_file()
         known, found = info.get("beside", ()), self._beside()
         if any(old and old != new for old, new in zip(known, found, strict=False)):
             self._refuse("its -wal or -shm was deleted")
-        info["beside"] = found  # they exist after the first transaction
+        info["beside"] = found  # created by the first transaction
 
     def on_close(self, _dbapi: Any, record: Any) -> None:
         known = record.info.pop("file", None)
@@ -153,13 +156,13 @@ class _Guard:
         )
 
     def _beside(self) -> tuple[Identity | None, ...]:
-        """The WAL and its index. They stay the same files while any connection is open."""
+        """Return the identities of -wal and -shm, which are stable while a connection is open."""
         real = os.path.realpath(self._path)
         return tuple(identity(Path(f"{real}{end}")) for end in ("-wal", "-shm"))
 
 
 def explain(error: DBAPIError, url: URL) -> str:
-    """Return the first line of what SQLite or PostgreSQL says, for SQLite with file and advice."""
+    """Return the first line of the database's error; for SQLite, with the path and advice."""
     said = next(iter(str(error.orig).strip().splitlines()), type(error.orig).__name__)
     path = path_of(url)
     if path is None or not isinstance(error.orig, sqlite3.Error):
@@ -169,13 +172,13 @@ def explain(error: DBAPIError, url: URL) -> str:
 
 
 def is_broken(error: DBAPIError) -> bool:
-    """Whether SQLite finds no whole database in its file."""
+    """Return whether SQLite reports a corrupt file, or one that is not a database."""
     code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
     return isinstance(error.orig, sqlite3.Error) and code in _BROKEN
 
 
 def free_space(url: URL) -> int | None:
-    """Bytes free for the file of this database and its WAL; None where nothing says."""
+    """Return the free bytes on the disk of a SQLite file and its WAL; None if unknown."""
     path = path_of(url) if url.get_backend_name() == "sqlite" else None
     try:
         return shutil.disk_usage(os.path.realpath(path.parent)).free if path else None
@@ -184,7 +187,7 @@ def free_space(url: URL) -> int | None:
 
 
 def identity(path: Path) -> Identity | None:
-    """Which file is at `path`, without opening it; None where there is none."""
+    """Return the identity of the file at `path` without opening it; None if there is none."""
     try:
         found = path.stat()
     except OSError:
@@ -193,12 +196,12 @@ def identity(path: Path) -> Identity | None:
 
 
 def _create_private(path: Path) -> None:
-    """Create a file that only its owner reads; SQLite gives its WAL the same permissions.
+    """Create a file with mode 0600; SQLite gives its WAL the same permissions.
 
-    One that exists is never opened. Threads take turns: one that connects to the new file before
-    its descriptor is closed here would lose its locks.
+    An existing file is never opened. A mutex serialises threads: if another thread connected to the
+    new file before its descriptor is closed here, closing it would release that thread's locks.
     """
-    with _creating, suppress(OSError):  # no such folder: SQLite reports that better
+    with _creating, suppress(OSError):  # if the folder is missing, SQLite reports it better
         os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 

@@ -1,8 +1,8 @@
-"""Strikes: editions that an address did not take, and when they are enough.
+"""Strikes: editions that bounced or were refused, and the thresholds for a suppression.
 
-An edition counts once, however many replies, bounces and events tell of it. What breaks a row is an
-edition that arrived, and the deliveries know which did: accepting a mail writes nothing here, and
-a bounce that comes days after its 250 finds the row as it was.
+An edition counts once, even if several replies, bounces and events report it. A sequence of strikes
+is broken by an edition that arrived, which is read from the deliveries: accepting a mail writes
+nothing here, so a bounce that comes days after its 250 still continues the sequence.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pipeline.storage.schema import DeliveryRow, StrikeRow, SubscriberRow
 MOST_DISABLED: Final = 2
 MOST_SOFT: Final = 3
 MOST_FULL: Final = 5
-FULL_FOR: Final = timedelta(days=14)  # a holiday fills a mailbox too
-MEMORY: Final = timedelta(days=120)  # how far back a row may begin
+FULL_FOR: Final = timedelta(days=14)  # mailboxes also fill up during holidays
+MEMORY: Final = timedelta(days=120)  # older editions are not counted
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """An edition whose end is known: it arrived, or `strike` says why not."""
+    """An edition with a known outcome: `strike` is None if it arrived."""
 
     on: date
     strike: StrikeKind | None = None
@@ -38,10 +38,11 @@ class Past:
 
 
 def enough(editions: Iterable[Past]) -> SuppressionReason | None:
-    """Why to write no more to an address that took its editions like this, oldest first.
+    """Return the reason to suppress an address with these editions (oldest first), or None.
 
-    Refusals count in a row: one edition that arrived, and they begin anew. A full mailbox has a
-    score, which goes up with each full edition and down with each that arrived.
+    Soft and disabled strikes count only if consecutive: an edition that arrived resets them. Full
+    mailboxes have a score that increases with each full edition and decreases with each that
+    arrived.
     """
     soft = disabled = full = 0
     full_since: date | None = None
@@ -73,10 +74,10 @@ def enough(editions: Iterable[Past]) -> SuppressionReason | None:
 def count(
     conn: Connection, delivery_id: int, kind: StrikeKind, now: datetime
 ) -> SuppressionReason | None:
-    """Count this delivery's edition against its subscriber's address; why it is enough, if so.
+    """Store a strike against the address of a delivery; return the reason if it must be suppressed.
 
-    Only editions count: a confirmation that was refused says little. The subscriber is locked, so
-    that of two strikes at one moment the second sees the first.
+    Transactional mail and mail to another address never counts. The subscriber's row is locked, so
+    that of two concurrent strikes the second sees the first.
     """
     row = DeliveryRow.__table__.c
     struck = conn.execute(
@@ -91,7 +92,7 @@ def count(
         .where(SubscriberRow.id == struck.subscriber_id)
         .with_for_update()
     ).scalar_one()
-    # News of a mail is later than its acceptance, whatever clock says so.
+    # A bounce cannot be earlier than the acceptance of its mail, even if clocks differ.
     noted_at = max(now, struck.sent_at or now)
     _note(conn, address_hash, struck.edition_on, kind, noted_at)
     since = struck.edition_on - MEMORY
@@ -99,7 +100,7 @@ def count(
 
 
 def of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
-    """The editions that this address did not take, oldest first."""
+    """Return the strikes of an address, oldest edition first."""
     rows = conn.execute(
         select(StrikeRow.edition_on, StrikeRow.kind, StrikeRow.noted_at)
         .where(StrikeRow.address_hash == address_hash)
@@ -109,13 +110,13 @@ def of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
 
 
 def clear(conn: Connection, address_hash: str) -> None:
-    """Begin to count anew: somebody has vouched for this address."""
+    """Delete the strikes and refusals of an address, after its owner or an operator vouched."""
     conn.execute(delete(StrikeRow).where(StrikeRow.address_hash == address_hash))
     refusals.clear(conn, address_hash)
 
 
 def drop_strikes(conn: Connection, *, before: datetime, limit: int) -> int:
-    """Delete at most `limit` strikes noted before then; how many."""
+    """Delete at most `limit` strikes noted before `before`; return how many were deleted."""
     old = (
         select(StrikeRow.address_hash, StrikeRow.edition_on)
         .where(StrikeRow.noted_at < before)
@@ -148,7 +149,7 @@ def _note(
 
 
 def _editions(conn: Connection, subscriber_id: int, address_hash: str, since: date) -> list[Past]:
-    """What became of this reader's editions, oldest first; those still open are left out."""
+    """Return the outcomes of a reader's editions, oldest first, without unfinished ones."""
     row = DeliveryRow.__table__.c
     accepted_at = func.coalesce(row.sent_at, row.marked_at, row.created_at)
     sent_at = func.max(case((row.status == DeliveryStatus.SENT, accepted_at)))
@@ -165,7 +166,7 @@ def _editions(conn: Connection, subscriber_id: int, address_hash: str, since: da
     )
     editions = []
     for edition_on, kind, noted_at, sent in found:
-        # A server that was full in the morning may have taken it at noon.
+        # A mailbox that was full on the first attempt may have accepted the mail on a later one.
         if kind and (sent is None or noted_at >= sent):
             editions.append(Past(edition_on, StrikeKind(kind)))
         elif sent:

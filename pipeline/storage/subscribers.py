@@ -1,4 +1,4 @@
-"""Subscribers and their wishes, and the addresses we do not write to."""
+"""Subscribers, their preferences, and suppressed addresses."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from pipeline.storage import database
 from pipeline.storage.database import UNREADABLE, in_chunks, readable, upsert
 from pipeline.storage.schema import SkipRow, SubscriberRow, SubscriptionRow, SuppressionRow
 
-ERASED: Final = ""  # in the place of an address
+ERASED: Final = ""  # the email of an erased subscriber
 _IS_SOMEBODY: Final = SubscriberRow.email != ERASED
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A slot that was served: where its reader stands before and after."""
+    """A served slot: the reader's position in the batches before and after it."""
 
     subscriber_id: int
     old_cursor: int
@@ -56,7 +56,7 @@ class Served:
     edition_on: date
     next_slot_at: datetime
     paused_until: date | None
-    welcome: bool = False  # it was their first, right after confirming
+    welcome: bool = False  # the first digest, sent right after confirmation
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +64,29 @@ class Suppression:
     hash: str
     reason: SuppressionReason
     since: datetime
-    folded: bool = False  # its hash was made before migration 0011: see `barred`
+    folded: bool = False  # the hash was stored before migration 0011: see `barred`
 
 
 # --- Addresses: pure ----------------------------------------------------------------------------
 
 
 def email_key(email: str) -> str:
-    """Return the one form of an address: trimmed, NFC, lower case, its domain in punycode.
+    """Return the canonical form of an address: trimmed, NFC, lower case, the domain in punycode.
 
-    The domain follows IDNA 2008 (RFC 5890): `straße.de` and `strasse.de` are two, like a final
-    and a medial sigma, and a name with and without a joiner. The local part is put into lower
-    case, not case folded, which would make one of "ß" and "ss". Dots and plus signs stay: they may
-    be another mailbox.
+    The domain follows IDNA 2008 (RFC 5890): `straße.de` and `strasse.de` are different, and so are
+    names with a final or a medial sigma, and with or without a joiner. The local part is lowercased
+    and not case folded, because that would merge "ß" and "ss". Dots and plus signs are kept: the
+    address without them may be a different mailbox.
     """
     local, _, domain = _nfc(email.strip()).rpartition("@")
     return f"{_nfc(local.lower())}@{_domain_key(domain)}"
 
 
 def _domain_key(domain: str) -> str:
-    domain = domain.rstrip(".").rstrip()  # an absolute name ends in a dot
+    domain = domain.rstrip(".").rstrip()  # a fully qualified name ends in a dot
     try:
-        # Not transitional: deviations stay. UTS 46 knows other dots, which end a name too.
+        # Nontransitional: deviation characters are kept. UTS 46 maps other full stops to ".",
+        # so a trailing one is removed after encoding, too.
         return idna.encode(domain, uts46=True).decode().removesuffix(".")
     except idna.IDNAError:
         return _nfc(domain.lower())
@@ -96,22 +97,22 @@ def _nfc(text: str) -> str:
 
 
 def folded_key(email: str) -> str:
-    """Return the key of an address as it was before migration 0011, its domain case folded.
+    """Return the key of an address as before migration 0011, with its domain case folded.
 
-    A suppression is known by its hash alone. One from before counts for each address that it may
-    have been made for.
+    A suppression stores only a hash. If it was stored before 0011, it applies to every address with
+    the same folded key.
     """
     local, _, domain = _nfc(email.strip()).rpartition("@")
     return email_key(f"{local}@{domain.casefold()}")
 
 
 def address_hash(email: str, suppression_key: str) -> str:
-    """What stands for an address in `suppressions`: keyed, so that it cannot be guessed back."""
+    """Return the HMAC of an address, as in `suppressions`; it cannot be guessed without the key."""
     return _hash(email_key(email), suppression_key)
 
 
 def folded_hash(email: str, suppression_key: str) -> str:
-    """Return the hash of `folded_key`, as `suppressions` had it before migration 0011."""
+    """Return the HMAC of `folded_key`, as stored in `suppressions` before migration 0011."""
     return _hash(folded_key(email), suppression_key)
 
 
@@ -135,7 +136,7 @@ def add(
     now: datetime,
     breadth: Breadth = Breadth.BALANCED,
 ) -> int | None:
-    """The id of a new subscriber; None where the address is known already."""
+    """Insert a subscriber and return the id; return None if the address is stored already."""
     confirmed_at = now if status is SubscriberStatus.ACTIVE else None
     return conn.execute(
         upsert(conn, SubscriberRow)
@@ -189,10 +190,10 @@ def activate(
     asked_at: datetime | None = None,
     welcome: bool = False,
 ) -> bool:
-    """Pending becomes active, once; False when it was not pending. A pause of old is over.
+    """Make a pending subscriber active and end any pause; return False if not pending.
 
-    Unsubscribed becomes active too, where they asked to after they had left. `welcome` owes them
-    their first digest.
+    An unsubscribed one becomes active, too, if `asked_at` is not before `left_at`: the request was
+    made after unsubscribing. `welcome` makes the first digest due at once.
     """
     may_begin: ColumnElement[bool] = SubscriberRow.status == SubscriberStatus.PENDING
     if asked_at is not None:
@@ -225,9 +226,9 @@ def come_back(
     cursor: int,
     next_slot_at: datetime,
 ) -> bool:
-    """Unsubscribed becomes active as if they had not left; False when it was not so, or long ago.
+    """Undo unsubscribing; return False unless the reader unsubscribed after `left_after`.
 
-    Nobody gets in this way who never confirmed.
+    Also returns False for a subscriber that never confirmed the address.
     """
     won = conn.execute(
         update(SubscriberRow)
@@ -249,7 +250,7 @@ def come_back(
 
 
 def reopen(conn: Connection, subscriber_id: int) -> bool:
-    """Unsubscribed becomes pending: they are to be asked again. False when they had not left."""
+    """Make an unsubscribed reader pending, to confirm again; return False if not unsubscribed."""
     won = conn.execute(
         update(SubscriberRow)
         .where(
@@ -262,16 +263,16 @@ def reopen(conn: Connection, subscriber_id: int) -> bool:
 
 
 def pause(conn: Connection, subscriber_id: int, until: date) -> None:
-    """Skip the editions before `until`; the first one after looks back a few days only."""
+    """Skip editions before `until`; the first one after the pause covers a few days only."""
     conn.execute(
         update(SubscriberRow).where(SubscriberRow.id == subscriber_id).values(paused_until=until)
     )
 
 
 def leave(conn: Connection, subscriber_id: int, now: datetime) -> bool:
-    """Active or pending becomes unsubscribed; False when they had left before.
+    """Unsubscribe an active or pending subscriber; return False if already unsubscribed.
 
-    The caller cancels what is owed in the same transaction.
+    The caller cancels queued deliveries in the same transaction.
     """
     won = conn.execute(
         update(SubscriberRow)
@@ -290,7 +291,7 @@ def leave(conn: Connection, subscriber_id: int, now: datetime) -> bool:
 
 
 def say_why(conn: Connection, subscriber_id: int, reason: str) -> None:
-    """Keep why they left, while they are gone."""
+    """Store the reason for unsubscribing; ignored if the reader is subscribed again."""
     conn.execute(
         update(SubscriberRow)
         .where(
@@ -302,7 +303,7 @@ def say_why(conn: Connection, subscriber_id: int, reason: str) -> None:
 
 
 def move(conn: Connection, subscriber_id: int, *, email: str, hash_: str) -> bool:
-    """Write to another address from now on; False unless active, or when somebody has it."""
+    """Change the address; return False if not active, or if another subscriber has it."""
     other = SubscriberRow.__table__.alias("other").c
     won = conn.execute(
         update(SubscriberRow)
@@ -317,19 +318,19 @@ def move(conn: Connection, subscriber_id: int, *, email: str, hash_: str) -> boo
 
 
 def hash_of(conn: Connection, subscriber_id: int) -> str:
-    """What their address is known by in `suppressions` and `asked`; "" for nobody."""
+    """Return the address hash, as in `suppressions` and `asked`; "" if the id is unknown."""
     found = select(SubscriberRow.address_hash).where(SubscriberRow.id == subscriber_id)
     return conn.execute(found).scalar_one_or_none() or ""
 
 
 def record_of(conn: Connection, subscriber_id: int) -> dict[str, Any]:
-    """Everything that is kept about them in their own row."""
+    """Return all columns of the subscriber's row, for a data export."""
     row = conn.execute(_query().where(SubscriberRow.id == subscriber_id)).one()
     return dict(row._mapping)
 
 
 def drop(conn: Connection, subscriber_id: int) -> None:
-    """Delete a subscriber who never was one, with all that hangs on them."""
+    """Delete a pending subscriber and, by cascade, all dependent rows."""
     conn.execute(
         delete(SubscriberRow).where(
             SubscriberRow.id == subscriber_id, SubscriberRow.status == SubscriberStatus.PENDING
@@ -338,7 +339,10 @@ def drop(conn: Connection, subscriber_id: int) -> None:
 
 
 def erase(conn: Connection, subscriber_id: int, now: datetime) -> None:
-    """Forget who it was. What is left is a number, so that no old link opens somebody else's."""
+    """Redact the subscriber's row, make a new secret, and delete subscriptions and skips.
+
+    The row and its id are kept, so that the id is not reused and no old link opens another account.
+    """
     conn.execute(delete(SubscriptionRow).where(SubscriptionRow.subscriber_id == subscriber_id))
     conn.execute(delete(SkipRow).where(SkipRow.subscriber_id == subscriber_id))
     conn.execute(
@@ -346,7 +350,7 @@ def erase(conn: Connection, subscriber_id: int, now: datetime) -> None:
         .where(SubscriberRow.id == subscriber_id)
         .values(
             email=ERASED,
-            email_key=f"erased:{subscriber_id}",  # no address: it has no @
+            email_key=f"erased:{subscriber_id}",  # without "@", so it equals no address
             address_hash=f"erased:{subscriber_id}",
             status=SubscriberStatus.UNSUBSCRIBED,
             secret=secrets.token_urlsafe(16),
@@ -376,7 +380,7 @@ def by_secret(conn: Connection, secret: str, *, for_change: bool = False) -> Sub
 
 
 def by_id(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> Subscriber | None:
-    """`for_change` keeps everybody else from changing it before this transaction ends."""
+    """Return a subscriber; `for_change` locks the row until this transaction ends."""
     return _one(conn, and_(SubscriberRow.id == subscriber_id, _IS_SOMEBODY), for_change=for_change)
 
 
@@ -388,10 +392,10 @@ def listing(conn: Connection) -> list[Subscriber]:
 def due(
     conn: Connection, *, now: datetime, everyone: bool, after_id: int, limit: int
 ) -> list[Subscriber]:
-    """Active subscribers whose slot has come, by id; locked, those another run holds left out.
+    """Lock and return active subscribers with a due slot, ordered by id.
 
-    Who waits for the first digest is due at once; `everyone` takes all active ones, whatever the
-    hour.
+    Rows locked by another run are skipped. A subscriber with a due welcome digest is returned at
+    any time; `everyone` returns all active subscribers. Unreadable rows are logged and left out.
     """
     query = _query().where(
         SubscriberRow.status == SubscriberStatus.ACTIVE,
@@ -402,7 +406,7 @@ def due(
     query = query.order_by(SubscriberRow.id).limit(limit).with_for_update(skip_locked=True)
     while True:
         found = list(readable(conn, "subscriber", query, SubscriberRow.id, subscriber_of))
-        # Rows that cannot be read must not look like the end to the caller.
+        # If all rows of this page are unreadable, go on: an empty list would end the caller's loop.
         last_id = None if found else conn.scalars(query.with_only_columns(SubscriberRow.id)).all()
         if not last_id:
             return found
@@ -410,7 +414,7 @@ def due(
 
 
 def unreadable(conn: Connection) -> Iterator[tuple[object, str]]:
-    """Active subscribers whose wishes cannot be read, and why."""
+    """Yield the id and the error of each active subscriber with unreadable preferences."""
     is_active = SubscriberRow.status == SubscriberStatus.ACTIVE
     ids = conn.scalars(select(SubscriberRow.id).where(is_active).order_by(SubscriberRow.id)).all()
     for chunk in in_chunks(ids, 500):
@@ -419,13 +423,13 @@ def unreadable(conn: Connection) -> Iterator[tuple[object, str]]:
 
 
 def count_due(conn: Connection, now: datetime) -> int:
-    """How many active subscribers have a slot that has come."""
+    """Return the number of active subscribers with a due slot."""
     due = (SubscriberRow.status == SubscriberStatus.ACTIVE) & (SubscriberRow.next_slot_at <= now)
     return conn.execute(select(func.count()).select_from(SubscriberRow).where(due)).scalar_one()
 
 
 def no_welcome(conn: Connection, subscriber_ids: Sequence[int]) -> None:
-    """These have had the edition of their day: there is nothing to welcome them with."""
+    """Cancel the welcome digest of readers that already had the edition of this day."""
     conn.execute(
         update(SubscriberRow)
         .where(SubscriberRow.id.in_(subscriber_ids))
@@ -434,9 +438,9 @@ def no_welcome(conn: Connection, subscriber_ids: Sequence[int]) -> None:
 
 
 def serve(conn: Connection, served: Served) -> bool:
-    """Move a reader past a slot; False when they left or another run moved them first.
+    """Advance a reader past a slot; return False if they left or another run was first.
 
-    Whatever they were served, they have been welcomed.
+    This also clears `welcome_due`, for a digest of any kind.
     """
     won = conn.execute(
         update(SubscriberRow)
@@ -469,10 +473,10 @@ def suppress(
     *,
     folded: bool = False,
 ) -> None:
-    """Stop writing to an address.
+    """Suppress an address, or replace the reason and time of its suppression.
 
-    A complaint replaces any other reason and is replaced by none; the operator's own word is
-    replaced by a complaint only.
+    A complaint replaces every other reason and is never replaced; a manual suppression is replaced
+    by a complaint only.
     """
     kept = {SuppressionReason.COMPLAINT}
     if reason is not SuppressionReason.COMPLAINT:
@@ -490,7 +494,7 @@ def suppress(
 
 
 def remember_erased(conn: Connection, hash_: str, now: datetime) -> None:
-    """Keep, under its hash, that an address was erased; a suppression it has already stays."""
+    """Store that an address was erased, by its hash; an existing suppression is kept."""
     conn.execute(
         upsert(conn, SuppressionRow)
         .values(hash=hash_, reason=SuppressionReason.ERASED, since=now)
@@ -499,7 +503,7 @@ def remember_erased(conn: Connection, hash_: str, now: datetime) -> None:
 
 
 def forget_erased(conn: Connection, hash_: str) -> None:
-    """Let an erased address be a subscriber again; other suppressions stay."""
+    """Allow an erased address to subscribe again; suppressions for other reasons are kept."""
     conn.execute(
         delete(SuppressionRow).where(
             SuppressionRow.hash == hash_, SuppressionRow.reason == SuppressionReason.ERASED
@@ -508,7 +512,7 @@ def forget_erased(conn: Connection, hash_: str) -> None:
 
 
 def forgive(conn: Connection, hash_: str) -> None:
-    """Write to the address again, for its owner has answered; a complaint stays."""
+    """Lift a suppression after its owner confirmed the address; a complaint is kept."""
     conn.execute(
         delete(SuppressionRow).where(
             SuppressionRow.hash == hash_, SuppressionRow.reason != SuppressionReason.COMPLAINT
@@ -517,7 +521,7 @@ def forgive(conn: Connection, hash_: str) -> None:
 
 
 def barred(conn: Connection, email: str, suppression_key: str) -> Suppression | None:
-    """Return the suppression of an address, or one from before 0011 that may be of it."""
+    """Return the suppression of an address, or one from before 0011 with the same folded hash."""
     found = suppressed(conn, address_hash(email, suppression_key))
     if found is not None or folded_key(email) == email_key(email):
         return found
@@ -530,7 +534,7 @@ def barred(conn: Connection, email: str, suppression_key: str) -> Suppression | 
 
 
 def lift(conn: Connection, hash_: str) -> bool:
-    """Write to the address again; False when it was not suppressed."""
+    """Delete a suppression of any reason; return False if the address was not suppressed."""
     gone = conn.execute(delete(SuppressionRow).where(SuppressionRow.hash == hash_))
     return gone.rowcount == 1
 
@@ -543,7 +547,7 @@ def suppressed(conn: Connection, hash_: str) -> Suppression | None:
 
 
 def suppressed_among(conn: Connection, subscriber_ids: Sequence[int]) -> set[int]:
-    """Those of these subscribers whose address is suppressed."""
+    """Return the ids of those subscribers that have a suppressed address."""
     rows = conn.execute(
         select(SubscriberRow.id)
         .join(SuppressionRow, SuppressionRow.hash == SubscriberRow.address_hash)
@@ -586,9 +590,10 @@ def suppression_of(row: Any) -> Suppression:
 
 
 def _mendable(row: Any) -> Subscriber:
-    """A subscriber whose wishes, where they cannot be read, are the defaults.
+    """Return a subscriber, with default preferences if the stored ones are unreadable.
 
-    They can so leave, and store wishes that can be read, by their own page.
+    The reader can then still open the account page, unsubscribe, or store valid preferences. The
+    error is logged.
     """
     try:
         return subscriber_of(row)
@@ -599,7 +604,7 @@ def _mendable(row: Any) -> Subscriber:
 
 
 def subscriber_of(row: Any) -> Subscriber:
-    """Raises one of UNREADABLE for wishes that this code, or this time zone database, lacks."""
+    """Convert a row; raise one of UNREADABLE for a value or time zone that is unknown here."""
     if row.max_papers < 1:
         raise ValueError(f"max_papers is {row.max_papers}")
     try:

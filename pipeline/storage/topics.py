@@ -1,4 +1,4 @@
-"""Topics, who follows them, and the papers that match them."""
+"""Topics, their subscriptions, and the papers that match them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pipeline.storage.schema import MatchRow, PaperRow, SubscriptionRow, TopicRo
 
 NEVER_MATCHED = -1
 CHUNK = 1_000
-GAINED = ("batch", "score", "phrases", "breadth")  # of a match that has become surer
+GAINED = ("batch", "score", "phrases", "breadth")  # columns replaced by a match of lower breadth
 
 
 @dataclass(frozen=True, slots=True)
 class TopicProgress:
-    """A topic that is behind: its batches after `matched_through` wait to be matched."""
+    """A topic to be matched with the batches after `matched_through`."""
 
     topic: Topic
     matched_through: int
@@ -30,7 +30,7 @@ class TopicProgress:
 
 @dataclass(frozen=True, slots=True)
 class PublishedMatch:
-    """A match as a digest reads it."""
+    """A match of a published batch, for digests."""
 
     paper_id: int
     batch: int
@@ -40,15 +40,18 @@ class PublishedMatch:
 
 
 def find_or_add(conn: Connection, canonical: str, now: datetime) -> Topic:
-    """The topic of this canonical query; equal queries are one topic."""
+    """Return the topic of a canonical query, added if missing and locked in share mode.
+
+    Equal queries share one topic.
+    """
     kind = TopicKind.TRENDING if canonical == TRENDING else TopicKind.QUERY
     add = (
         upsert(conn, TopicRow)
         .values(query=canonical, kind=kind, matched_through=NEVER_MATCHED, created_at=now)
         .on_conflict_do_nothing(index_elements=["query"])
     )
-    # The lock keeps the row until this transaction ends; one that `delete_unfollowed` holds is
-    # waited for, and added anew once it is gone.
+    # The lock prevents deletion until this transaction ends. If `delete_unfollowed` holds the row,
+    # wait for it, and add the topic again if it was deleted.
     find = (
         select(TopicRow.id, TopicRow.kind)
         .where(TopicRow.query == canonical)
@@ -64,11 +67,12 @@ def find_or_add(conn: Connection, canonical: str, now: datetime) -> Topic:
 def delete_unfollowed(
     conn: Connection, *, among: Sequence[int] | None = None, limit: int | None = None
 ) -> int:
-    """Delete topics without a subscriber, with their matches, and return how many.
+    """Delete topics without a subscriber and their matches; return how many were deleted.
 
-    A query may be personal. Digests keep what they were made for; a reader who follows the query
-    again gets it matched anew. `among` are looked at and waited for; without it, topics that
-    another transaction holds are left for the next time.
+    They are deleted because a query may be personal. Digests keep their labels and papers; if a
+    reader follows the query again, it is matched again. With `among`, only these topics are
+    considered, and locked rows are waited for; without it, locked rows are skipped until the next
+    run.
     """
     is_unfollowed = and_(
         TopicRow.kind == TopicKind.QUERY,
@@ -79,16 +83,16 @@ def delete_unfollowed(
         found = found.where(TopicRow.id.in_(among))
     locked = found.with_for_update(skip_locked=among is None)
     ids = conn.execute(locked).scalars().all()
-    # Asked again under the lock: a reader may have followed it before the lock was had.
+    # Check again under the lock: a reader may have followed the topic before it was locked.
     return conn.execute(delete(TopicRow).where(TopicRow.id.in_(ids), is_unfollowed)).rowcount
 
 
 def follow(
     conn: Connection, subscriber_id: int, topics: Iterable[tuple[Topic, str]], now: datetime
 ) -> None:
-    """Replace what the subscriber follows by `topics`, each with the reader's name for it.
+    """Replace the subscriber's subscriptions by (topic, label) pairs, in this order.
 
-    Of two names for one topic the first stays.
+    If a topic occurs twice, its first label is stored.
     """
     labels: dict[int, str] = {}
     for topic, label in topics:
@@ -99,7 +103,7 @@ def follow(
             "subscriber_id": subscriber_id,
             "topic_id": id_,
             "label": label,
-            "created_at": now + timedelta(microseconds=place),  # keeps the order of choosing
+            "created_at": now + timedelta(microseconds=place),  # keeps the order
         }
         for place, (id_, label) in enumerate(labels.items())
     ]
@@ -110,7 +114,7 @@ def follow(
 def followed_by(
     conn: Connection, subscriber_ids: Sequence[int]
 ) -> dict[int, tuple[Subscription, ...]]:
-    """What each of these subscribers follows, in the order they chose it."""
+    """Return the subscriptions of each subscriber, in the chosen order; empty tuples included."""
     followed: defaultdict[int, list[Subscription]] = defaultdict(list)
     for chunk in in_chunks(subscriber_ids, CHUNK):
         query = (
@@ -136,7 +140,7 @@ def _subscription(row: Any) -> tuple[int, Subscription]:
 
 
 def followed(conn: Connection) -> list[Topic]:
-    """Every query that somebody follows."""
+    """Return all topics with a query (not trending) that have a subscriber."""
     rows = conn.execute(
         select(TopicRow.id, TopicRow.query)
         .where(TopicRow.kind != TopicKind.TRENDING)
@@ -147,7 +151,7 @@ def followed(conn: Connection) -> list[Topic]:
 
 
 def record_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
-    """What this subscriber follows, under which name, and since when."""
+    """Return the query, label and start of each subscription, for a data export."""
     rows = conn.execute(
         select(TopicRow.query, SubscriptionRow.label, SubscriptionRow.created_at.label("since"))
         .join(TopicRow)
@@ -158,7 +162,7 @@ def record_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
 
 
 def behind(conn: Connection, batch: int) -> list[TopicProgress]:
-    """Followed topics whose matches do not reach `batch` yet."""
+    """Return followed topics that are not matched through `batch` yet."""
     rows = conn.execute(
         select(TopicRow.id, TopicRow.query, TopicRow.matched_through)
         .where(
@@ -172,7 +176,7 @@ def behind(conn: Connection, batch: int) -> list[TopicProgress]:
 
 
 def count_behind(conn: Connection, batch: int) -> int:
-    """How many of `behind` there are."""
+    """Return the number of topics in `behind`."""
     return conn.execute(
         select(func.count())
         .select_from(TopicRow)
@@ -185,7 +189,7 @@ def count_behind(conn: Connection, batch: int) -> int:
 
 
 def is_any_behind(conn: Connection, topic_ids: Iterable[int], batch: int) -> bool:
-    """Whether one of these topics waits to be matched through `batch`."""
+    """Return whether any of these topics is not matched through `batch` yet."""
     for chunk in in_chunks(topic_ids, CHUNK):
         late = select(TopicRow.id).where(
             TopicRow.id.in_(chunk),
@@ -198,7 +202,7 @@ def is_any_behind(conn: Connection, topic_ids: Iterable[int], batch: int) -> boo
 
 
 def matched_through(conn: Connection, batch: int) -> list[Topic]:
-    """Followed topics whose matches reach exactly `batch`: those the next batch is matched to."""
+    """Return followed topics matched through exactly `batch`, to be matched with the next one."""
     rows = conn.execute(
         select(TopicRow.id, TopicRow.query)
         .where(
@@ -212,7 +216,7 @@ def matched_through(conn: Connection, batch: int) -> list[Topic]:
 
 
 def advance(conn: Connection, topic_ids: Iterable[int], *, from_batch: int, to_batch: int) -> None:
-    """Record that these topics are matched through `to_batch`; others moved them meanwhile: not."""
+    """Set `matched_through` to `to_batch`; topics that are not at `from_batch` are skipped."""
     for chunk in in_chunks(topic_ids, CHUNK):
         conn.execute(
             update(TopicRow)
@@ -224,9 +228,9 @@ def advance(conn: Connection, topic_ids: Iterable[int], *, from_batch: int, to_b
 def add_matches(conn: Connection, matches: Iterable[tuple[Match, int]]) -> None:
     """Store (match, batch) pairs.
 
-    One that is known never moves, unless it has become surer: then it is new to those whom it was
-    not sure enough for, and arises in this batch. A paper that became part of another since it
-    was read is left out, and a topic that was deleted.
+    A stored match keeps its batch, unless the new one has a lower breadth: then it is new to
+    readers that the old one was too broad for, and moves to this batch. Matches are skipped if the
+    paper was merged into another, or the topic was deleted, since they were read.
     """
     for read in in_chunks(matches, CHUNK):
         papers = _lock(conn, PaperRow.id, {match.paper_id for match, _ in read})
@@ -259,7 +263,7 @@ def add_matches(conn: Connection, matches: Iterable[tuple[Match, int]]) -> None:
 
 
 def _lock(conn: Connection, id_: InstrumentedAttribute[int], ids: Iterable[int]) -> set[int]:
-    """Return those of these rows that exist, and will until this transaction ends."""
+    """Lock rows against deletion until this transaction ends; return the ids that exist."""
     return set(
         conn.execute(
             select(id_).where(id_.in_(ids)).order_by(id_).with_for_update(key_share=True, read=True)
@@ -268,14 +272,14 @@ def _lock(conn: Connection, id_: InstrumentedAttribute[int], ids: Iterable[int])
 
 
 def drop_unpublished(conn: Connection, published: int) -> int:
-    """Delete the matches a dead run left behind, and return how many."""
+    """Delete matches after batch `published`, left by a crashed run; return how many."""
     return conn.execute(delete(MatchRow).where(MatchRow.batch > published)).rowcount
 
 
 def matches_of(
     conn: Connection, topic_ids: Iterable[int], *, after: int, through: int
 ) -> dict[int, list[PublishedMatch]]:
-    """Each topic's matches of the batches (after, through], best first."""
+    """Return each topic's matches in the batches (after, through], highest score first."""
     found: dict[int, list[PublishedMatch]] = {}
     for chunk in in_chunks(topic_ids, CHUNK):
         found |= {topic_id: [] for topic_id in chunk}

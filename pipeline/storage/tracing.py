@@ -1,4 +1,4 @@
-"""Find the delivery that news is about, and write down that it arrived."""
+"""Look up the delivery of a bounce, complaint or event, and record its outcome."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _ROW = DeliveryRow.__table__.c
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A delivery that news is about, and whose news that is."""
+    """A delivery that a bounce, complaint or event refers to, and its subscriber."""
 
     delivery_id: int
     dedupe_key: str
     subscriber_id: int
-    address: str | None  # where it went, if not to its subscriber's address; "" once forgotten
-    address_hash: str  # of its subscriber's address, now
+    address: str | None  # recipient, if not the subscriber's address; "" once redacted
+    address_hash: str  # of the subscriber's current address
     edition_on: date | None
-    is_current: bool  # the subscriber's address is still the one it went to
-    is_erased: bool  # nobody may know any more whose it was
-    is_vouched: bool  # the subscriber has confirmed since: the address works, whatever is told
+    is_current: bool  # the subscriber has not changed the address since
+    is_erased: bool  # the subscriber was erased
+    is_vouched: bool  # the subscriber has confirmed since: the address works despite a bounce
 
 
 def by_id(conn: Connection, delivery_id: int) -> Traced | None:
@@ -39,12 +39,12 @@ def by_dedupe_key(conn: Connection, dedupe_key: str) -> Traced | None:
 
 
 def by_queue_id(conn: Connection, queue_id: str) -> Traced | None:
-    """The last delivery that a server took under this name: names are given again in time."""
+    """Return the newest delivery with this queue id: mail servers reuse them."""
     return _one(conn, _ROW.queue_id == queue_id)
 
 
 def settle_uncertain(conn: Connection, delivery_id: int, reason: str, now: datetime) -> bool:
-    """Uncertain becomes sent, since news of it came back; False when it was not uncertain."""
+    """Mark an uncertain delivery sent, when an event proves it; return False if not uncertain."""
     won = conn.execute(
         update(DeliveryRow)
         .where(_ROW.id == delivery_id, _ROW.status == DeliveryStatus.UNCERTAIN)
@@ -60,7 +60,7 @@ def settle_uncertain(conn: Connection, delivery_id: int, reason: str, now: datet
 
 
 def tell(conn: Connection, delivery_id: int, reason: str) -> None:
-    """Say what became of a mail that had been accepted."""
+    """Store the reason of a bounce or complaint on a sent delivery; other states are ignored."""
     conn.execute(
         update(DeliveryRow)
         .where(_ROW.id == delivery_id, _ROW.status == DeliveryStatus.SENT)
@@ -102,7 +102,7 @@ def _one(conn: Connection, condition: ColumnElement[bool]) -> Traced | None:
 
 
 def _moved_since(conn: Connection, row: Any) -> bool:
-    """Whether the subscriber has changed addresses since this delivery left us."""
+    """Return whether the subscriber has changed the address since this delivery was sent."""
     moved_at = conn.execute(
         select(func.max(RequestRow.used_at)).where(
             RequestRow.subscriber_id == row.subscriber_id,

@@ -1,4 +1,4 @@
-"""The pages that mail leads to; plain HTML that works without a script."""
+"""The website: search, sign-up and account pages, as plain HTML that works without JavaScript."""
 
 from pipeline.web.app import create_app
 

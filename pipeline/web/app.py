@@ -1,4 +1,4 @@
-"""Join the pages into one application."""
+"""Application factory: routes, middleware and error pages."""
 
 from __future__ import annotations
 
@@ -55,14 +55,15 @@ TOO_MANY = (
     "Please try again in an hour; nothing was changed."
 )
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
-REPEATED_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")  # of an error, in its page
+REPEATED_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")  # copied from an error to its page
 LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
 
 
 class Site(FastAPI):
-    """An application whose every answer passes the guard, also that of the outermost handler.
+    """FastAPI application with `Guard` outside all other middleware.
 
-    Middleware that is added to an application runs inside its handler of uncaught exceptions.
+    Middleware added with `add_middleware` runs inside the handler of uncaught exceptions, so that
+    its 500 page would not get the security headers.
     """
 
     site_url: str
@@ -78,12 +79,13 @@ def create_app(
     *,
     wake_editions: Callable[[], None] = lambda: None,
 ) -> FastAPI:
-    """The site. With a `mailbox` its letters can be read by whoever reaches the site on loopback.
+    """Return the application; it opens no connection until it is served or requested.
 
-    `wake_editions` is called, after the answer, where somebody waits for their first digest or has
-    changed their topics; without it these wait for the clock.
+    With a `mailbox`, its mails can be read without authentication; the Host header of all requests
+    must then be loopback or the site's own host.
 
-    Connects to nothing until it is served or asked for a page.
+    `wake_editions` is called after the response when a subscription is confirmed or preferences are
+    saved; without it, first digests and new topics wait for the scheduled task.
     """
     library = library or Library(services.engine, embedder=services.known_meanings)
     app = Site(
@@ -107,7 +109,7 @@ def create_app(
     app.include_router(reader.router(services, pages, wake_editions))
     if mailbox is not None:
         app.include_router(letters.router(mailbox, pages))
-        # A page elsewhere could give its own name our address and read the letters.
+        # DNS rebinding: another site could point its own name at our address and read the mails.
         hosts = [*LOOPBACK, services.settings.site_host]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.add_middleware(Compressed)
@@ -119,7 +121,7 @@ def create_app(
 
 
 def _allowed(app: FastAPI, request: Request) -> list[str]:
-    """The methods of this address: it may have a route for each (RFC 9110, section 10.2.1)."""
+    """Return the methods allowed for a path over all its routes (RFC 9110, section 10.2.1)."""
     scope = {"type": "http", "path": request.scope["path"], "root_path": "", "headers": []}
     return [
         method
@@ -176,7 +178,7 @@ def _explain_errors(app: FastAPI, pages: Pages) -> None:
     @app.exception_handler(OperationalError)
     @app.exception_handler(DatabaseFileError)
     def unavailable(_request: Request, error: Exception) -> Response:
-        """Answer 503 while the database is away, busy or out of connections."""
+        """Return 503 if the database is unreachable or busy, or the pool is exhausted."""
         log.warning("database unavailable", error=type(error).__name__)
         answer = pages.message(*WORDS[503], status=503)
         answer.headers["Retry-After"] = str(RETRY_AFTER)
@@ -184,5 +186,5 @@ def _explain_errors(app: FastAPI, pages: Pages) -> None:
 
     @app.exception_handler(Exception)
     def broken(_request: Request, _error: Exception) -> Response:
-        # The server logs the traceback itself; a stranger sees none of it.
+        # The server logs the traceback; the page must not show it.
         return pages.message(*WORDS[500], status=500)

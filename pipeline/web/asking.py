@@ -1,4 +1,4 @@
-"""What an address asks of a list of papers, and how to write such an address."""
+"""Query parameters of the paper list: parse them, and build URLs from them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _PAGE = re.compile(r"[0-9]{1,6}")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The parameters of `/papers`, as understood."""
+    """Parsed query parameters of `/papers`."""
 
     q: str = ""  # as typed
     topic: str = ""  # the slug of a curated topic, or a query
     period: Period | None = None
-    sort: Sort | None = None  # None: what suits the list
+    sort: Sort | None = None  # None: the default of the list (see `order`)
     page: int = 1
 
     @property
     def topic_query(self) -> str:
-        """What the topic looks for; "" for none and for trending, which looks for nothing."""
+        """Return the query of the topic; "" if there is no topic, and for trending."""
         known = curated.BY_SLUG.get(self.topic)
         query = known.query if known else self.topic
         return "" if query == TRENDING else query
@@ -42,7 +42,7 @@ class Asked:
 
     @property
     def query(self) -> str:
-        """Both queries as one text, for a subscription."""
+        """Return the topic's query and `q`, joined with AND if both are given."""
         both = [text for text in (self.topic_query, self.q) if text]
         return both[0] if len(both) == 1 else " AND ".join(f"({text})" for text in both)
 
@@ -52,22 +52,27 @@ class Asked:
 
     @property
     def order(self) -> Sort:
-        """How the list is sorted. Only what is searched has a best match."""
+        """Return the sort order. "best" needs a query and is then the default, else "trending"."""
         if self.sort is None or (self.sort is Sort.BEST and not self.is_search):
             return Sort.BEST if self.is_search else Sort.TRENDING
         return self.sort
 
     def parsed(self) -> Query | None:
-        """Raises QueryError of `q` alone where that is the mistake."""
+        """Return the parsed query; None if there is none.
+
+        Raise QueryError if it is invalid; `q` is parsed first by itself, so that the position of
+        an error in it refers to the typed text.
+        """
         if self.q:
             parse(self.q)
         return parse(self.query) if self.query else None
 
     def but(self, **changes: Any) -> Asked:
-        """The same question with a difference; it begins on its first page."""
+        """Return a copy with some parameters changed; the page is reset to 1 unless given."""
         return replace(self, **{"page": 1, **changes})
 
     def address(self, path: str = "/papers") -> str:
+        """Return the path with all parameters that are not the default."""
         parameters = {
             "q": self.q,
             "topic": self.topic,
@@ -79,13 +84,17 @@ class Asked:
         return f"{path}?{given}" if given else path
 
     def subscribe(self) -> str:
-        """The form, with what was asked here filled in."""
+        """Return the URL of the sign-up form, prefilled with the query or topic."""
         wanted = self.query if self.q else self.topic
         return f"/subscribe?{urlencode({'topic': wanted})}" if wanted else "/subscribe"
 
 
 def read(*, q: str, topic: str, date: str, week: str, month: str, sort: str, page: str) -> Asked:
-    """Raises ValueError for a period that there is not; a wrong page or order does not matter."""
+    """Parse the parameters. Raise ValueError if the period is invalid.
+
+    An invalid page or sort order is replaced by the default. Of several periods the shortest
+    counts.
+    """
     return Asked(
         q=q.strip(),
         topic=topic.strip(),
@@ -102,7 +111,7 @@ def _period(names: dict[Span, str]) -> Period | None:
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A query that cannot be read, in parts: what is before the place, and what begins there."""
+    """Syntax error of a query: the text before its position, and the text from there on."""
 
     message: str
     before: str
@@ -110,10 +119,11 @@ class Mistake:
 
 
 def mistake(error: QueryError) -> Mistake:
+    """Split the query at the error, with a space for each unprintable character."""
     typed = "".join(letter if letter.isprintable() else " " for letter in error.query)
     return Mistake(error.message, typed[: error.position], typed[error.position :])
 
 
 def pages(total: int, size: int) -> int:
-    """How many pages so many papers take; an empty list is one page."""
+    """Return the number of pages for `total` papers; an empty list has one page."""
     return max(1, -(-total // size))

@@ -1,10 +1,10 @@
-"""Bound every request: its size, the time for its body, and how many of its kind run at once.
+"""Limit each request: size, time to receive the body, and concurrency by kind.
 
-Plain endpoints share a pool of 40 threads. Each request waits here, without a thread, for a place
-in the lane of its path, so that no lane can take the threads of another: a flood of previews never
-slows health checks or one-click unsubscribing. Waiting is bounded in number and time; past that
-the answer is 503 with Retry-After. A slow visitor holds neither a thread nor a place: the body is
-read before, and the place is given back when the answer starts.
+Synchronous endpoints share a pool of 40 threads. Each request queues here, without a thread, for a
+place in the lane of its path, so that one lane cannot take the threads of another: a flood of
+previews never slows health checks or one-click unsubscribing. The queue is limited in length and
+time; beyond that the response is 503 with Retry-After. A slow client holds neither a thread nor a
+place: the body is read before, and the place is released when the response starts.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from pipeline.web.security import HOOKS, ONE_CLICK, SAFE_METHODS
 log = structlog.get_logger(__name__)
 
 LONGEST_ADDRESS: Final = 24 * 1024  # octets of path and query; a query of 2,000 letters fits
-LARGEST_HEADERS: Final = 32 * 1024  # octets of all together
-BODY_SECONDS: Final = 20.0  # for a whole body
-BODIES: Final = 32 * 1024 * 1024  # octets of all bodies that are held at once
+LARGEST_HEADERS: Final = 32 * 1024  # octets of all headers together
+BODY_SECONDS: Final = 20.0  # to receive a whole body
+BODIES: Final = 32 * 1024 * 1024  # octets of all bodies in memory at a time
 RETRY_AFTER: Final = 10  # seconds
-LOG_EVERY: Final = 60.0  # seconds between two lines about refusals of one lane
-FOR_PROGRAMS: Final = ("/hooks/", "/metrics", "/readyz")  # whose refusals are plain text
+LOG_EVERY: Final = 60.0  # seconds between two log events about one lane
+FOR_PROGRAMS: Final = ("/hooks/", "/metrics", "/readyz")  # errors here are plain text
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A kind of request: how many run at once, how many wait, and for how many seconds."""
+    """Kind of request: how many run at once, how many are queued, and for how many seconds."""
 
     name: str
     at_once: int
@@ -55,12 +55,12 @@ class Lane:
     patience: float
 
 
-# Together they take 19 of the 40 threads; the others are for paths without a lane, which are quick.
+# Together they use 19 of the 40 threads; the rest is for paths without a lane, which are fast.
 OPERATING: Final = Lane("operating", 2, 16, 10.0)
 LEAVING: Final = Lane("leaving", 4, 200, 20.0)
 PROVIDERS: Final = Lane("providers", 2, 32, 10.0)
-CHANGING: Final = Lane("changing", 3, 64, 10.0)  # sign-ups, confirmations, wishes
-SEARCHING: Final = Lane("searching", 2, 32, 5.0)  # whatever evaluates queries
+CHANGING: Final = Lane("changing", 3, 64, 10.0)  # sign-ups, confirmations, preferences
+SEARCHING: Final = Lane("searching", 2, 32, 5.0)  # paths that evaluate queries
 SHOWING: Final = Lane("showing", 6, 64, 8.0)
 
 _SEARCHES: Final = ("/preferences/", "/topics", "/sitemap.xml")
@@ -70,7 +70,7 @@ _FREE: Final = ("/papers.css",)
 
 
 def lane_of(method: str, path: str, query: bytes, body: bytes) -> Lane | None:
-    """Return the lane of a request; None for answers that cost next to nothing."""
+    """Return the lane of a request; None if its response costs next to nothing."""
     if path in {"/readyz", "/metrics"}:
         return OPERATING
     if path.startswith("/unsubscribe/") or (
@@ -104,17 +104,20 @@ def _wants_preview(body: bytes) -> bool:
 
 @dataclass(slots=True)
 class _Gate:
-    """The places of one lane, in one event loop."""
+    """Semaphore and queue of one lane, in one event loop."""
 
     lane: Lane
     places: asyncio.Semaphore
-    clients: Counter[str] = field(default_factory=Counter)  # running and waiting
+    clients: Counter[str] = field(default_factory=Counter)  # requests of each, running or queued
 
     @asynccontextmanager
     async def place(self, client: str) -> AsyncIterator[Callable[[], None]]:
-        """Wait for a place and yield what gives it back early. Raises TimeoutError when full."""
+        """Wait for a place; yield a function that releases it early (idempotent).
+
+        Raise TimeoutError if the queue is full, or if no place is free within `lane.patience`.
+        """
         most = self.lane.at_once + self.lane.waiting
-        # One client gets half of the room at most, so that a flood leaves some for others.
+        # One client gets at most half of the places, so that a flood leaves some for others.
         if self.clients.total() >= most or self.clients[client] >= most // 2:
             raise TimeoutError
         self.clients[client] += 1
@@ -145,7 +148,7 @@ class _Gate:
 
 
 class _Refusal(Exception):  # noqa: N818  (never leaves this module)
-    """A request that is answered here, with this status."""
+    """Rejection of a request by the middleware, with an HTTP status."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -162,7 +165,7 @@ WORDS: Final = {
 
 
 class Bounds:
-    """ASGI middleware; outermost but for the headers that every answer gets."""
+    """ASGI middleware that enforces the limits; only `Guard` is further out."""
 
     def __init__(
         self, app: ASGIApp, pages: Pages, trusted_proxies: tuple[str, ...], watch: ProxyWatch
@@ -173,7 +176,7 @@ class Bounds:
         self._watch = watch
         self._held = 0  # octets of bodies
         self._logged: dict[str, float] = {}  # lane -> when a refusal was last logged
-        # Semaphores belong to one event loop; tests run one for each request.
+        # A semaphore belongs to one event loop; tests run one loop for each request.
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Gate]] = (
             WeakKeyDictionary()
         )
@@ -189,7 +192,7 @@ class Bounds:
         except _Refusal as refusal:
             await self._refuse(refusal.status, scope, receive, send)
             return
-        if body is None:  # the visitor has gone
+        if body is None:  # the client disconnected
             return
         try:
             await self._run(scope, _replayed(body, receive), send, body)
@@ -214,13 +217,13 @@ class Bounds:
 
                 await self._app(scope, receive, send_and_give_back)
         except TimeoutError:
-            if is_running:  # one of the endpoint's own
+            if is_running:  # raised by the endpoint itself
                 raise
             self._log(lane)
             await self._refuse(503, scope, receive, send)
 
     def _log(self, lane: Lane) -> None:
-        """Log a refusal, once a minute for each lane: a flood must not fill the disk."""
+        """Log at most once a minute for each lane, so that a flood does not fill the disk."""
         now = time.monotonic()
         if now - self._logged.get(lane.name, -LOG_EVERY) >= LOG_EVERY:
             self._logged[lane.name] = now
@@ -231,8 +234,12 @@ class Bounds:
         return gates.setdefault(lane.name, _Gate(lane, asyncio.Semaphore(lane.at_once)))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole body, counted in `_held`; b"" where nobody reads it."""
-        # RFC 8058: a mail service posts one-click in one of two encodings; the address says it all.
+        """Return the whole body, counted in `_held`; None if the client disconnects.
+
+        b"" for requests whose body is ignored. Raise _Refusal 413 if the body is too large, 408
+        if it is too slow, and 503 if all bodies together exceed `BODIES`.
+        """
+        # RFC 8058: one-click POSTs come in one of two encodings; the URL alone is sufficient.
         if scope["method"] in SAFE_METHODS or ONE_CLICK.fullmatch(scope["path"]):
             return b""
         most = LARGEST if HOOKS.fullmatch(scope["path"]) else LARGEST_FORM
@@ -280,12 +287,13 @@ class Bounds:
         answer.headers["Cache-Control"] = "no-store"
         if status == 503:
             answer.headers["Retry-After"] = str(RETRY_AFTER)
-        else:  # the rest of what was sent is not read
+        else:  # the rest of the request is not read
             answer.headers["Connection"] = "close"
         return answer
 
 
 def _check_size(scope: Scope) -> None:
+    """Raise _Refusal 414 if the URL is too long, 431 if the headers are too large."""
     if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > LONGEST_ADDRESS:
         raise _Refusal(414)
     if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEADERS:
@@ -293,7 +301,7 @@ def _check_size(scope: Scope) -> None:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """`receive` for an application that reads `body` once; afterwards it waits for the end."""
+    """Return a `receive` that gives `body` once and then waits for the disconnect."""
     is_read = False
 
     async def receive_body() -> Message:
@@ -307,9 +315,10 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 def one_at_a_time(work: Callable[[], None]) -> Callable[[], None]:
-    """Return `work` that is skipped while it runs, and run once more afterwards.
+    """Return a wrapper that runs `work` in one thread at a time.
 
-    For wake-ups after an answer: while the broker is away they would fill the pool of threads.
+    Calls during a run return at once and cause one more run after it. For wake-ups after a
+    response: if the broker is unreachable, they would block all threads of the pool.
     """
     running, wanted = threading.Lock(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""Let browsers and proxies keep public pages for a moment, and ask whether they changed."""
+"""HTTP caching of public pages: Cache-Control, ETag, Last-Modified; compression."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.web.security import PERSONAL_PAGES
 
 A_MINUTE = 60
 AN_HOUR = 3_600
-KEPT = ("cache-control", "etag", "last-modified", "vary")  # what a 304 repeats (RFC 9110, 15.4.5)
+KEPT = ("cache-control", "etag", "last-modified", "vary")  # headers of a 304 (RFC 9110, 15.4.5)
 
 
 def public(
@@ -25,8 +25,8 @@ def public(
     seconds: int = A_MINUTE,
     modified: datetime | None = None,
 ) -> Response:
-    """`answer` with a name for its content, or 304 for one who has it already."""
-    # Weak: the same page may go out compressed or not.
+    """Set the caching headers of `answer` and return it, or 304 if the client's copy is current."""
+    # A weak ETag: the same page is sent compressed or uncompressed.
     tag = f'W/"{sha256(answer.body).hexdigest()[:24]}"'
     answer.headers["ETag"] = tag
     answer.headers["Cache-Control"] = f"public, max-age={seconds}"
@@ -39,7 +39,7 @@ def public(
 
 
 def _has(request: Request, tag: str, modified: str | None) -> bool:
-    # RFC 9110, section 13.1.3: If-Modified-Since does not count beside If-None-Match.
+    # RFC 9110, section 13.1.3: ignore If-Modified-Since if there is If-None-Match.
     wanted = request.headers.get("if-none-match")
     if wanted is not None:
         names = {name.strip().removeprefix("W/") for name in wanted.split(",")}
@@ -48,8 +48,10 @@ def _has(request: Request, tag: str, modified: str | None) -> bool:
 
 
 class Compressed:
-    """Compresses pages for everybody. Pages with a secret in them stay as they are: what a
-    compressed page weighs can tell what it says (BREACH).
+    """Middleware that compresses public pages with gzip.
+
+    Personal pages stay uncompressed: they contain secrets, and the size of a compressed response
+    can reveal its content (BREACH).
     """
 
     def __init__(self, app: ASGIApp) -> None:

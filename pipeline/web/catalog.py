@@ -1,4 +1,4 @@
-"""All visible papers in short, as arrays: what a list of papers is chosen and sorted from."""
+"""Arrays with the sort keys of all visible papers, to select and sort lists in memory."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ Places = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float64]
 
-MOST = 100_000  # the newest papers; older ones have their own pages only
+MOST = 100_000  # newest papers; older ones are in no list, but keep their own pages
 
 
 class Sort(StrEnum):
-    BEST = "best"  # the best match first; only where something is searched
+    BEST = "best"  # highest score first; only if there is a query
     TRENDING = "trending"  # most upvotes first
     NEWEST = "newest"
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """The papers visible at `batch`, by id. A place is a paper's position here."""
+    """Papers visible at `batch`, sorted by id. A place is a position in these arrays."""
 
     batch: int
     ids: Places
     versions: Places
     upvotes: Places
-    newest: Places  # the last day on which a source announced it, as an ordinal
-    sighted: Places  # one entry for every day a paper was announced on: its place,
-    sighted_on: Places  # and the day
+    newest: Places  # the last day on which a source announced it, as a date ordinal
+    sighted: Places  # one entry for each announcement by a source: the place of the paper
+    sighted_on: Places  # and its day, as a date ordinal
 
     @property
     def size(self) -> int:
@@ -46,11 +46,11 @@ class Catalog:
 
     @cached_property
     def days(self) -> tuple[date, ...]:
-        """Every day that has papers, in order."""
+        """Return all days with papers, ascending."""
         return tuple(date.fromordinal(int(day)) for day in np.unique(self.sighted_on))
 
     def within(self, period: Days | None) -> Mask:
-        """The papers that any source announced in the period; all of them without one."""
+        """Return a mask of the papers that any source announced in `period`; None: all papers."""
         mask = np.full(self.size, period is None, dtype=np.bool_)
         if period is not None:
             first, last = period.first.toordinal(), period.last.toordinal()
@@ -58,7 +58,10 @@ class Catalog:
         return mask
 
     def sorted(self, places: Places, by: Sort, scores: Scores | None = None) -> Places:
-        """`places` in the order of a list; of equals the one announced later is first."""
+        """Return `places` sorted; ties are broken by the newest day, then by the highest id.
+
+        Without `scores`, BEST is the same as NEWEST.
+        """
         keys: list[npt.NDArray[np.generic]] = [-self.ids[places], -self.newest[places]]
         if by is Sort.TRENDING:
             keys.append(-self.upvotes[places])
@@ -68,7 +71,10 @@ class Catalog:
         return ordered
 
     def per_day(self, places: Places, period: Days) -> dict[date, int]:
-        """How many of these papers came on each day of the period; each counts on its first."""
+        """Return the number of papers for each day of the period, including days without any.
+
+        A paper counts once, on its first day in the period.
+        """
         start, end = period.first.toordinal(), period.last.toordinal() + 1
         first = np.full(self.size, end)
         inside = (self.sighted_on >= start) & (self.sighted_on < end)
@@ -78,6 +84,7 @@ class Catalog:
 
 
 def load(conn: Connection, *, most: int = MOST) -> Catalog:
+    """Load the `most` newest papers of the published batch from the database."""
     batch = batches.published(conn)
     return _catalog(batch, catalog.listed(conn, through_batch=batch, limit=most))
 

@@ -1,4 +1,4 @@
-"""Read the address of a visitor behind our proxies, and throttle visitors who ask too often."""
+"""Resolve the client address behind trusted proxies; rate limit previews and searches."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from pipeline.signup.asking import EVERYBODY, scopes
 
 Address = IPv4Address | IPv6Address
 
-MOST_HOPS: Final = 20  # of X-Forwarded-For that are looked at
-MOST_CLIENTS: Final = 10_000  # remembered by a throttle
-# Seconds of CPU a minute for previews and searches: of one visitor, and of all together. A preview
-# of 20 topics over 20,000 papers takes 0.4 s, a search 0.02 s.
+MOST_HOPS: Final = 20  # of X-Forwarded-For that are parsed
+MOST_CLIENTS: Final = 10_000  # with a counter of their own in a throttle
+# CPU seconds a minute for previews and searches, for one visitor and for all together. A preview of
+# 20 topics over 20,000 papers takes 0.4 s, a search 0.02 s.
 CPU_OF_ONE: Final = 15.0
 CPU_OF_ALL: Final = 40.0
-# Headers that a proxy adds; no browser sends one of them.
+# Headers added by proxies, never by browsers.
 FORWARDING: Final = ("x-forwarded-for", "forwarded", "x-real-ip", "cf-connecting-ip", "via")
 
 _IPV4_PORT = re.compile(r"(?:::ffff:)?([0-9.]+):[0-9]{0,5}", re.IGNORECASE)
 _BRACKETED = re.compile(r"\[([^\]]*)\](?::[0-9]{0,5})?")
-# RFC 7239, section 4: pairs within an element, elements separated by commas; strings may be quoted.
+# RFC 7239, section 4: elements are separated by commas and consist of pairs; values may be quoted.
 _FOR = re.compile(r'(?:^|[;,])\s*for\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;,]*)', re.IGNORECASE)
 
 
 def client_ip(request: HTTPConnection, proxies: Iterable[str]) -> str | None:
-    """Return the address that a request comes from; None on a socket that has none.
+    """Return the address of the client; None on a socket without addresses.
 
-    Anybody can write an X-Forwarded-For. Only hops that one of our `proxies` (addresses or
-    networks) has added count: the last address that is not a proxy of ours.
+    Any client can send X-Forwarded-For, so only hops added by one of `proxies` (addresses or
+    networks) are trusted: the result is the last address that is not one of them.
     """
     peer = request.client.host if request.client else None
     networks = [ip_network(proxy) for proxy in proxies]
@@ -60,9 +60,9 @@ def client_ip(request: HTTPConnection, proxies: Iterable[str]) -> str | None:
 
 
 def unnamed_proxy(request: HTTPConnection, proxies: Iterable[str]) -> str | None:
-    """Return the address of a peer that forwards requests and is none of our `proxies`.
+    """Return the peer's address if it sends forwarding headers and is not one of `proxies`.
 
-    None for a visitor who connects directly, and for a named proxy.
+    None for a direct connection and for a trusted proxy.
     """
     if not any(name in request.headers for name in FORWARDING):
         return None
@@ -73,10 +73,10 @@ def unnamed_proxy(request: HTTPConnection, proxies: Iterable[str]) -> str | None
 
 
 def _hops(request: HTTPConnection) -> list[str]:
-    """The addresses as proxies wrote them, the nearest last.
+    """Return the forwarded addresses as text, the nearest last, at most `MOST_HOPS`.
 
-    X-Forwarded-For wins over Forwarded: most proxies write the former and pass the latter through
-    as the visitor sent it.
+    X-Forwarded-For has precedence over Forwarded: most proxies set the former and pass on the
+    latter as the client sent it.
     """
     lines = ",".join(request.headers.getlist("x-forwarded-for"))
     if not lines.strip():
@@ -84,12 +84,15 @@ def _hops(request: HTTPConnection) -> list[str]:
         hops = [found.group(1).strip('"') for found in _FOR.finditer(forwarded)]
     else:
         hops = lines.split(",")
-    # RFC 9110, section 5.6.1: empty elements of a list do not count.
+    # RFC 9110, section 5.6.1: ignore empty list elements.
     return [hop.strip() for hop in hops if hop.strip()][-MOST_HOPS:]
 
 
 def _parsed(text: str) -> Address | None:
-    """The address of `203.0.113.5`, `203.0.113.5:443`, `2001:db8::1`, `[2001:db8::1]:443`."""
+    """Parse `203.0.113.5`, `203.0.113.5:443`, `2001:db8::1` or `[2001:db8::1]:443`.
+
+    Return an IPv4-mapped IPv6 address as IPv4, and None if the text is not an address.
+    """
     text = text.strip().strip('"')
     found = _BRACKETED.fullmatch(text) or _IPV4_PORT.fullmatch(text)
     try:
@@ -101,10 +104,11 @@ def _parsed(text: str) -> Address | None:
 
 @dataclass(slots=True)
 class Throttle:
-    """Limit uses, and the CPU time they take, per client and minute, counted in this process.
+    """Rate limit for uses and their CPU time, per client and clock minute, in this process.
 
     For requests that cost time and change nothing; limits that protect people are counted in the
-    database. A client is an IPv4 address or an IPv6 /64; networks around it share larger limits.
+    database. A client is an IPv4 address or an IPv6 /64; the networks around it share larger
+    limits. Thread-safe.
     """
 
     most: int
@@ -116,7 +120,10 @@ class Throttle:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def takes(self, client: str | None, seconds: float) -> bool:
-        """Count one use if `client` may have one more, at `seconds` of any steady clock."""
+        """Count one use and return True; return False if a limit is reached.
+
+        `seconds` is the time of any monotonic clock.
+        """
         with self._lock:
             self._turn(seconds)
             shares = list(self._shares(client))
@@ -132,7 +139,7 @@ class Throttle:
             return True
 
     def charge(self, client: str | None, cpu: float, seconds: float) -> None:
-        """Add the CPU time of a use, which counts against the next ones of this minute."""
+        """Add the CPU time of a finished use; it limits further uses in the same minute."""
         with self._lock:
             self._turn(seconds)
             for name in (*(name for name, _ in self._shares(client)), EVERYBODY):
@@ -143,14 +150,17 @@ class Throttle:
             self._minute, self._counts, self._spent = int(seconds // 60), {}, {}
 
     def _shares(self, client: str | None) -> Iterator[tuple[str, int]]:
-        """Names to count under. Once too many are known, all new ones count as one client."""
+        """Yield the counters of a client and the factor of each limit.
+
+        When `MOST_CLIENTS` counters exist, all new clients share one, with 16 times the limit.
+        """
         for name, factor in scopes(client):
             is_known = name in self._counts or len(self._counts) < MOST_CLIENTS
             yield (name if is_known else "", factor if is_known else 16)
 
 
 class Meter:
-    """Count the previews and searches of each visitor, and the CPU time that they take."""
+    """Rate limit for the previews and searches of each visitor, by number and CPU time."""
 
     def __init__(self, settings: Settings) -> None:
         self._proxies = settings.trusted_proxies
@@ -159,12 +169,12 @@ class Meter:
         )
 
     def allows(self, request: HTTPConnection) -> bool:
-        """Count one preview or search, unless its visitor had too many in this minute."""
+        """Count one preview or search; return False if the visitor's limit is reached."""
         return self._throttle.takes(client_ip(request, self._proxies), time.monotonic())
 
     @contextmanager
     def charged(self, request: HTTPConnection) -> Iterator[None]:
-        """Charge the CPU time of this block to the visitor, even where it fails."""
+        """Charge the CPU time of this block to the visitor, also when it raises."""
         started = time.thread_time()
         try:
             yield
@@ -174,7 +184,7 @@ class Meter:
 
     @contextmanager
     def search(self, request: HTTPConnection) -> Iterator[None]:
-        """Count and charge one search. Raises HTTPException 429 for a visitor with too many."""
+        """Count and charge one search. Raise HTTPException 429 if the limit is reached."""
         if not self.allows(request):
             raise HTTPException(429, headers={"Retry-After": "60"})
         with self.charged(request):

@@ -1,4 +1,4 @@
-"""Topics with a name, for people who would rather choose than write a query."""
+"""Curated topics: named queries that readers can choose instead of writing their own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pipeline.domain import TRENDING
 
 @dataclass(frozen=True, slots=True)
 class CuratedTopic:
-    slug: str  # its name in an address, for good
-    name: str  # what readers see, also in their mails
+    slug: str  # identifier in URLs; must never change
+    name: str  # display name on pages and in mails
     group: str
     query: str
 
@@ -585,9 +585,10 @@ GROUPS: tuple[tuple[str, tuple[CuratedTopic, ...]], ...] = tuple(
 
 
 def queries(lines: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The queries of what a reader wrote, and the names of those that were written by name.
+    """Return the query of each line, without duplicates, and the names of the curated ones.
 
-    So a line that a form shows can be sent back, whether it was chosen or typed.
+    A line may be the name of a curated topic or a query, so that a form can submit the lines that
+    it displays, chosen or typed.
     """
     names: dict[str, str] = {}
     for line in lines:

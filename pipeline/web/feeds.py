@@ -1,4 +1,4 @@
-"""The papers of a topic for feed readers: Atom (RFC 4287) and JSON Feed 1.1."""
+"""Feeds of a topic's papers: Atom (RFC 4287) and JSON Feed 1.1."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from pipeline.web.showing import path_of
 ATOM = "http://www.w3.org/2005/Atom"
 ATOM_TYPE = "application/atom+xml"
 JSON_TYPE = "application/feed+json"
-AUTHORS = 50  # of one paper; some have thousands
+AUTHORS = 50  # at most, for each paper; some have thousands
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """A list of papers, newest first, and where it is found."""
+    """Papers of a feed, newest first, with its title and URLs."""
 
     title: str
     description: str
     site_url: str
-    page: str  # paths of the site
+    page: str  # path and query, as are the next two
     atom: str
     json: str
     updated: datetime
@@ -34,6 +34,7 @@ class Feed:
 
 
 def atom(feed: Feed) -> bytes:
+    """Return the feed as UTF-8 encoded Atom (RFC 4287)."""
     root = Element("feed", xmlns=ATOM)
     _text(root, "id", feed.site_url + feed.atom)
     _text(root, "title", feed.title)
@@ -55,7 +56,7 @@ def _entry(root: Element, paper: Paper, site_url: str) -> None:
     _text(entry, "updated", _instant(_midnight(paper.announced_on)))
     _text(entry, "published", _instant(_midnight(paper.announced_on)))
     SubElement(entry, "link", rel="alternate", type="text/html", href=address)
-    # RFC 4287, section 4.1.2: an entry has an author, or its feed does.
+    # RFC 4287, section 4.1.2: an entry must have an author, unless its feed has one.
     for name in _authors(paper) or ["Unknown"]:
         _text(SubElement(entry, "author"), "name", name)
     for category in paper.categories:
@@ -64,7 +65,7 @@ def _entry(root: Element, paper: Paper, site_url: str) -> None:
 
 
 def json_feed(feed: Feed) -> bytes:
-    """https://www.jsonfeed.org/version/1.1/"""
+    """Return the feed as UTF-8 encoded JSON Feed (https://www.jsonfeed.org/version/1.1/)."""
     return json.dumps(
         {
             "version": "https://jsonfeed.org/version/1.1",
@@ -107,5 +108,5 @@ def _midnight(day: date) -> datetime:
 
 
 def _instant(moment: datetime) -> str:
-    """RFC 3339."""
+    """Format a timestamp in UTC (RFC 3339)."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

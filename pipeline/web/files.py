@@ -1,4 +1,4 @@
-"""Files that browsers and search engines ask for: styles, pictures, robots.txt, sitemap.xml."""
+"""Static files, the style sheet with the site's colours, robots.txt and sitemap.xml."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ FILES: Final = {
     "icon.svg": "image/svg+xml",
     "share.png": "image/png",
 }
-SITEMAP_PAPERS: Final = 10_000  # the newest; a sitemap may name 50,000 addresses
+SITEMAP_PAPERS: Final = 10_000  # newest papers; a sitemap may have 50,000 URLs
 SITEMAP: Final = "http://www.sitemaps.org/schemas/sitemap/0.9"
-ANY_PAPERS: Final = "/papers?"  # every list of every day, search and order: endless for a robot
+ANY_PAPERS: Final = "/papers?"  # day, search and sort parameters: endless for a crawler
 
 
 def router(services: Services, house: House) -> APIRouter:
@@ -62,6 +62,7 @@ def router(services: Services, house: House) -> APIRouter:
 
 
 def robots_text(site_url: str) -> str:
+    """Return a robots.txt that excludes personal pages and parametrised lists of papers."""
     closed = "".join(f"Disallow: {path}\n" for path in (*PERSONAL_PAGES, ANY_PAPERS))
     return f"User-agent: *\n{closed}\nSitemap: {site_url}/sitemap.xml\n"
 

@@ -1,4 +1,4 @@
-"""Read what a form sends: names and values, within bounds."""
+"""Parse submitted forms, with limits on their size and number of fields."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ENCODING = "application/x-www-form-urlencoded"
 
 
 async def fields(request: Request) -> Fields:
-    """The fields of a posted form.
+    """Return the normalised fields of a posted form.
 
-    Answers 415 to anything but a plain form, so that there is no second way in with checks of its
-    own, 413 to one that is too large and 400 to one that makes no sense.
+    Raise HTTPException 415 for any other encoding (multipart would need checks of its own), 413 if
+    the body is over `LARGEST_FORM`, and 400 if it cannot be parsed.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != ENCODING:
         raise HTTPException(415, "This address takes what its own form sends, and nothing else.")
@@ -36,7 +36,7 @@ async def fields(request: Request) -> Fields:
 
 
 def _clean(value: str) -> str:
-    """One kind of line end, and nothing that a database or a mail cannot hold."""
+    """Normalise line ends to LF; remove characters that a database or a mail cannot store."""
     lines = value.replace("\r\n", "\n").replace("\r", "\n")
     return "".join(map(_visible, lines))
 

@@ -1,4 +1,4 @@
-"""Whether this process lives, and whether the whole does its work."""
+"""Health checks: liveness of this process (/healthz), readiness of the whole system (/readyz)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipeline.storage import migrate, progress, sqlite_file
 from pipeline.storage.database import reading
 from pipeline.storage.progress import Progress
 
-# Sources are asked every hour, by a task that may be lost: two in a row are not yet an outage.
+# Sources are fetched every hour, by a task that may be lost: two lost in a row are no outage yet.
 ASKED_WITHIN: Final = timedelta(hours=3)
-# What was read is matched at once; a dead run is taken up by the next, an hour later.
+# Fetched papers are matched at once; if a run crashes, the next one resumes it an hour later.
 PUBLISHED_WITHIN: Final = timedelta(hours=3)
-# Digests are compiled every minute and mails taken every few seconds. A million readers of one
-# hour keep both busy for a while; half an hour in which the oldest has not moved is nobody there.
+# Digests are compiled every minute, and mails claimed every few seconds. A million readers with the
+# same hour keep both busy for a while; if the oldest is half an hour late, no worker is running.
 COMPILED_WITHIN: Final = timedelta(minutes=30)
 TAKEN_WITHIN: Final = timedelta(minutes=30)
 # A restart of the mail server opens the circuit breaker for a minute.
@@ -34,12 +34,12 @@ def router(services: Services) -> APIRouter:
 
     @routes.api_route("/healthz", methods=["GET", "HEAD"])
     async def alive() -> PlainTextResponse:
-        """Answer in the event loop: it needs no thread, whatever occupies the pool."""
+        """Return 200 from the event loop, so that a full thread pool does not matter."""
         return PlainTextResponse("alive\n")
 
     @routes.api_route("/readyz", methods=["GET", "HEAD"])
     def ready() -> JSONResponse:
-        """Ready means that the database shows progress, whichever process makes it."""
+        """Return 200 if the database shows progress of any process, 503 with reasons otherwise."""
         reasons = why_not_ready(services, datetime.now(UTC), started_at)
         answer = {"ready": not reasons, "reasons": reasons}
         return JSONResponse(answer, 503 if reasons else 200, headers=NOT_STORED)
@@ -48,7 +48,7 @@ def router(services: Services) -> APIRouter:
 
 
 def why_not_ready(services: Services, now: datetime, started_at: datetime) -> list[str]:
-    """What is wrong, for an operator; empty when all is well."""
+    """Return the problems as text for the operator; empty if the system is ready."""
     try:
         migrate.check(services.engine)
         free = sqlite_file.free_space(services.engine.url)
@@ -63,9 +63,9 @@ def why_not_ready(services: Services, now: datetime, started_at: datetime) -> li
 
 
 def stuck(made: Progress, now: datetime, started_at: datetime) -> list[str]:
-    """The steps that have waited too long. Pure.
+    """Return the steps that are overdue, and automatic holds of sending. Pure.
 
-    A new installation has asked no source yet; it is given the time since this process started.
+    If no source was fetched yet, as in a new installation, the time counts from `started_at`.
     """
     steps = (
         ("no source was asked", made.asked_at(now) or started_at, ASKED_WITHIN),

@@ -1,4 +1,4 @@
-"""Where providers tell of bounces and complaints. Programs read the answers, so they are plain."""
+"""Webhooks for bounces and complaints of mail providers; responses are plain text."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from pipeline.errors import (
 
 log = structlog.get_logger(__name__)
 
-LARGEST: Final = 1024 * 1024  # SNS carries 256 KB, which JSON may write twice as long
+LARGEST: Final = 1024 * 1024  # SNS allows 256 KB, which JSON escaping may double
 REFUSALS: Final[dict[type[PaperboyError], int]] = {
     ForgedError: 403,
     NotFoundError: 404,
     EventError: 400,
-    ProviderError: 503,  # it may come again
+    ProviderError: 503,  # the provider should retry
 }
 
 
 async def body_of(request: Request) -> bytes:
+    """Return the request body. Raise HTTPException 413 if it is over `LARGEST`."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

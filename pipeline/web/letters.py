@@ -1,4 +1,4 @@
-"""The built-in mailbox on the site, for trying things out."""
+"""Pages of the built-in mailbox, for trying the site without a mail server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.mailbox import Mailbox
 from pipeline.web.pages import Pages
 from pipeline.web.security import MAIL_POLICY
 
-# The mail runs no script and belongs to no site; its links open in a tab of their own.
+# A mail may run no script and has an opaque origin; its links open in a new tab.
 FRAME_POLICY = MAIL_POLICY + (
     "frame-ancestors 'self'; sandbox allow-popups allow-popups-to-escape-sandbox"
 )
@@ -39,12 +39,12 @@ def router(mailbox: Mailbox, pages: Pages) -> APIRouter:
 
     @routes.api_route("/{letter_id}/raw", methods=["GET", "HEAD"])
     def raw(letter_id: str) -> Response:
-        # Text, whatever it says it is; latin-1 shows every octet.
+        # Always plain text, never the mail's own type; latin-1 decodes every octet.
         return PlainTextResponse(mailbox.read(letter_id).raw.decode("latin-1"))
 
     return routes
 
 
 def in_new_tabs(html: str) -> str:
-    """`html` with its links leading out of the frame it is shown in."""
+    """Return `html` with links that open in a new tab, not in the frame that shows it."""
     return HEAD.sub(lambda head: f'{head[0]}<base target="_blank">', html, count=1)

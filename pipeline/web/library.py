@@ -1,4 +1,4 @@
-"""Everything the site can search, kept in memory and renewed beside the requests."""
+"""In-memory search index of the visible papers, refreshed by a background thread."""
 
 from __future__ import annotations
 
@@ -27,35 +27,38 @@ from pipeline.web.catalog import Catalog, Places
 
 log = structlog.get_logger(__name__)
 
-SHELF: Final = 4_096  # ids: what one new paper makes us read again
-FEW: Final = 300  # papers that are searched while the first shelves are being filled
-PATIENCE: Final = 2.0  # seconds a reader waits for them
-# In the place of a paper that became part of another since the catalog was read.
+SHELF: Final = 4_096  # ids in a segment, which is rebuilt as a whole when one paper is new
+FEW: Final = 300  # newest papers, searched while the first index is being built
+PATIENCE: Final = 2.0  # seconds that a request waits for the first index
+# Placeholder for a paper that was merged into another since the catalog was loaded.
 GONE: Final = PaperText(id="", title="", abstract="")
 
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """The papers of a range of ids, ready to be searched."""
+    """Index segment: the papers of one range of ids."""
 
-    holds: bytes  # their ids and versions
+    holds: bytes  # ids and versions of the papers; equal bytes mean an unchanged segment
     index: PaperIndex
     statistics: CorpusStatistics
 
 
 @dataclass(frozen=True, slots=True)
 class Shelves:
-    """Papers ready to be searched. Places are those of `catalog`."""
+    """Searchable index of all segments. Places are positions in `catalog`."""
 
     catalog: Catalog
-    starts: Places  # the place of each shelf's first paper, and where the last shelf ends
+    starts: Places  # the place of each segment's first paper, and the end of the last segment
     shelves: tuple[Shelf, ...]
-    complete: bool = True  # False: only the newest papers, while the rest is being read
+    complete: bool = True  # False: only the newest papers, while the index is being built
 
     def find(
         self, query: Query, *, floor: bool = True, breadth: Breadth = Breadth.BALANCED
     ) -> Found:
-        """Everything the query finds, in the order of the catalog."""
+        """Return all matches in the order of the catalog.
+
+        Without `floor` there is no relevance threshold: one word of several is enough.
+        """
         found = [shelf.index.find(query, floor=floor, breadth=breadth) for shelf in self.shelves]
         if not found:
             return Found(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int8))
@@ -67,7 +70,7 @@ class Shelves:
         )
 
     def phrases(self, query: Query, places: Places) -> dict[int, tuple[str, ...]]:
-        """By which of its words each of these papers was found."""
+        """Return the matched phrases of each paper, by place; only the segments of `places`."""
         words: dict[int, tuple[str, ...]] = {}
         for shelf, (start, end) in zip(self.shelves, pairwise(self.starts), strict=True):
             here = places[(places >= start) & (places < end)] - start
@@ -78,11 +81,11 @@ class Shelves:
 
 
 class Library:
-    """One for each process, shared by its threads.
+    """Search index of one process, shared by its threads.
 
-    The catalog is read at the first request that needs it, the shelves by a thread; both are
-    renewed by the thread once a newer batch is published, and whoever asks meanwhile gets what
-    was there before. Without `background` only `renew` does so.
+    The catalog is loaded by the first request that needs it, the segments by a background thread.
+    When a newer batch is published, the thread refreshes both; requests are answered from the
+    previous version meanwhile. Without `background`, only `renew` refreshes.
     """
 
     def __init__(
@@ -107,7 +110,10 @@ class Library:
         self._few: Shelves | None = None
 
     def catalog(self, published: int) -> Catalog:
-        """The papers in short, at `published` or a little behind it."""
+        """Return the catalog at batch `published`, or an older one while a refresh is running.
+
+        If it is older, wake the background thread; load it here if there is none or it is empty.
+        """
         known = self._catalog
         if known is not None and known.batch < published:
             self.start()
@@ -117,7 +123,10 @@ class Library:
         return known
 
     def shelves(self) -> Shelves:
-        """What can be searched now. At the very first this waits a moment."""
+        """Return the current index; before there is one, wait at most `patience` seconds.
+
+        If it is not built by then, return an index of the newest `FEW` papers.
+        """
         self.start()
         if not self._ready.is_set() and self._background:
             waited = time.monotonic() - self._started_at
@@ -125,12 +134,12 @@ class Library:
         return self._shelves or self._newest()
 
     def ready(self) -> Shelves | None:
-        """What can be searched without waiting; begins to read the papers where nobody has."""
+        """Return the current index without waiting, None if not built; start building it."""
         self.start()
         return self._shelves
 
     def start(self) -> None:
-        """Begin to read the papers; does nothing when that has begun."""
+        """Start the background thread; idempotent. No effect without `background`, or if closed."""
         with self._lock:
             if self._thread is None and self._background and not self._closed:
                 self._started_at = time.monotonic()
@@ -140,7 +149,7 @@ class Library:
 
     @asynccontextmanager
     async def while_serving(self, _app: object) -> AsyncIterator[None]:
-        """Read the papers from the start of a server to its end."""
+        """Run the background thread during the lifespan of the ASGI application."""
         self.start()
         try:
             yield
@@ -148,12 +157,12 @@ class Library:
             self.close()
 
     def close(self) -> None:
-        """Stop reading, soon."""
+        """Ask the background thread to stop, and return without waiting for it."""
         self._closed = True
         self._wake.set()
 
     def renew(self) -> None:
-        """Read what is new. Shelves whose papers have not changed stay as they are."""
+        """Load the catalog and rebuild the index, reusing segments with unchanged papers."""
         catalog = self._catalog = self._load()
         kept = {shelf.holds: shelf for shelf in self._shelves.shelves} if self._shelves else {}
         started = time.monotonic()
@@ -181,7 +190,7 @@ class Library:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        """A connection outside the pool: the thread may outlive the pool by a moment."""
+        """Open a connection detached from the pool: the thread may outlive the pool briefly."""
         with reading(self._engine) as conn:
             conn.detach()
             yield conn
@@ -195,7 +204,7 @@ class Library:
         return _measured(catalog, starts, filled)
 
     def _newest(self) -> Shelves:
-        """The newest papers alone, read on the spot."""
+        """Return an index of the newest `FEW` papers, built here and cached until `renew`."""
         with self._lock:
             if self._few is None:
                 catalog = self._catalog or self._load()
@@ -205,6 +214,7 @@ class Library:
             return self._few
 
     def _shelf(self, catalog: Catalog, start: int, end: int, holds: bytes) -> Shelf:
+        """Build one segment from the database. Raise RuntimeError if the library is closed."""
         if self._closed:
             raise RuntimeError("the library is closed")
         ids = catalog.ids[start:end].tolist()
@@ -215,7 +225,7 @@ class Library:
 
 
 def _starts(catalog: Catalog) -> Places:
-    """Where the shelves begin: at the first paper of each range of ids."""
+    """Return the place of the first paper in each range of `SHELF` ids, and the total size."""
     places = np.flatnonzero(np.diff(catalog.ids // SHELF, prepend=-1))
     return np.append(places, catalog.size).astype(np.int64)
 
@@ -229,7 +239,7 @@ def _ranges(catalog: Catalog, starts: Places) -> Iterator[tuple[tuple[int, int],
 def _measured(
     catalog: Catalog, starts: Places, filled: list[Shelf], *, complete: bool = True
 ) -> Shelves:
-    """Every shelf scored by what is rare in all of them."""
+    """Return the index, each segment scored with the word frequencies of all segments."""
     corpus = sum((shelf.statistics for shelf in filled), start=CorpusStatistics())
     shelves = tuple(
         Shelf(shelf.holds, shelf.index.measured_by(corpus), shelf.statistics) for shelf in filled

@@ -1,4 +1,4 @@
-"""Lists of papers: which, in what order, and the one page of them that is shown."""
+"""Result lists: select, sort and paginate papers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SIZE = 30  # papers on a page
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Papers in the order of their list, as places in the catalog."""
+    """Sorted result list, as positions in the catalog."""
 
     catalog: Catalog
     places: Places
     query: Query | None = None
-    shelves: Shelves | None = None  # where the query was searched
+    shelves: Shelves | None = None  # the index that was searched; None without a query
 
     @property
     def total(self) -> int:
@@ -36,10 +36,11 @@ class Chosen:
 
     @property
     def is_partial(self) -> bool:
-        """Whether older papers were left out, since they are still being read."""
+        """Return whether older papers are missing because the index is still being built."""
         return self.shelves is not None and not self.shelves.complete
 
     def show(self, conn: Connection, part: slice, house: House) -> list[Shown]:
+        """Load this slice of the list from the database, with the matched words highlighted."""
         places = self.places[part]
         ids = self.catalog.ids
         if self.shelves is None or self.query is None:
@@ -51,7 +52,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a list."""
+    """Page of a result list; `number` counts from 1."""
 
     papers: list[Shown]
     total: int
@@ -63,12 +64,12 @@ class Page:
 def choose(
     library: Library, conn: Connection, query: Query | None, days: Days | None, order: Sort
 ) -> Chosen:
-    """All papers of these days that the query finds; without one, all there are."""
+    """Return the sorted papers of `days` that match `query`; None for either does not filter."""
     if query is None:
         catalog = library.catalog(batches.published(conn))
         places = np.flatnonzero(catalog.within(days))
         return Chosen(catalog, catalog.sorted(places, order))
-    library.catalog(batches.published(conn))  # so that a newer batch is noticed
+    library.catalog(batches.published(conn))  # triggers a refresh if a newer batch is published
     shelves = library.shelves()
     catalog, found = shelves.catalog, shelves.find(query)
     inside = catalog.within(days)[found.papers]
@@ -77,7 +78,7 @@ def choose(
 
 
 def page(chosen: Chosen, number: int, conn: Connection, house: House) -> Page:
-    """The page of this number, or the last there is."""
+    """Return page `number`, clamped to the existing pages."""
     last = pages(chosen.total, SIZE)
     number = min(max(number, 1), last)
     part = slice((number - 1) * SIZE, number * SIZE)
@@ -85,7 +86,7 @@ def page(chosen: Chosen, number: int, conn: Connection, house: House) -> Page:
 
 
 def with_period(asked: Asked, days: tuple[date, ...]) -> Asked:
-    """Without a search and a period, the newest day is meant."""
+    """Return `asked` with the newest day as its period if it has neither a query nor a period."""
     if asked.period is None and not asked.is_search and days:
         return asked.but(period=periods.around(days[-1], Span.DAY), page=asked.page)
     return asked

@@ -1,4 +1,4 @@
-"""Show which words of a text matched."""
+"""Highlight the matched words of a text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEXTS = {Field.TITLE, Field.ABSTRACT}
 
 
 def marked(text: str, phrases: Iterable[Stems]) -> Markup:
-    """`text`, escaped, with every mention of a phrase in a <mark>."""
+    """Return `text` as escaped HTML, each mention of a phrase wrapped in <mark>."""
     pieces, at = [], 0
     for start, end in mentions(text, phrases):
         pieces += [escape(text[at:start]), Markup("<mark>{}</mark>").format(text[start:end])]
@@ -23,7 +23,10 @@ def marked(text: str, phrases: Iterable[Stems]) -> Markup:
 
 
 def asked_for(query: Query) -> frozenset[Stems]:
-    """What a query looks for: each telling word of a ranked group, and its phrases as a whole."""
+    """Return the stems to highlight: words of ranked groups without stop words, whole phrases.
+
+    Of fielded terms only phrases in the title or the abstract count; negated terms do not.
+    """
     ranked = {
         (stem(form),) for group in _groups(query, Words) for form in group if form not in STOP_WORDS
     }

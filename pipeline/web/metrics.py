@@ -1,6 +1,6 @@
-"""Figures for Prometheus, read from the database when they are asked for; no names, no addresses.
+"""Prometheus metrics, read from the database at each scrape; without names or addresses.
 
-Not for everybody: they tell how many readers there are and how the mail is doing.
+Access is restricted: they reveal the number of readers and the state of mail delivery.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ def router(services: Services) -> APIRouter:
 
 
 def may_look(request: Request, token: str | None) -> bool:
-    """Whoever has the token; without one, whoever asks on this machine itself.
+    """Return whether a request has the bearer token or, if none is set, comes from loopback.
 
-    A request that a proxy on this machine passes on comes from elsewhere, whoever sends it.
+    A request with forwarding headers is rejected without a token: a proxy on this machine passes
+    on requests from other machines. Tokens are compared in constant time.
     """
     if token is not None:
         said = request.headers.get("authorization", "")
@@ -60,7 +61,7 @@ def may_look(request: Request, token: str | None) -> bool:
 
 
 def read(services: Services, now: datetime, started_at: datetime) -> CollectorRegistry:
-    """Every figure as it is now. Raises DBAPIError where the database does not answer."""
+    """Return a new registry with all metrics. Raise DBAPIError if the database does not answer."""
     with reading(services.engine) as conn:
         made = progress.read(conn, now)
         unsettled = progress.unsettled(conn)
@@ -83,7 +84,7 @@ def read(services: Services, now: datetime, started_at: datetime) -> CollectorRe
     figures.one("held", "Editions that the program holds until you act", len(made.held))
     figures.one("breaker_open", "1 while the mail server refuses us", float(bool(made.breaker)))
     figures.one("refusals_waiting", "Refusals that count against nobody so far", made.refusals)
-    # A topic that cannot be matched stays behind; a new one is caught up within a minute.
+    # A new topic is matched within a minute; one that cannot be matched stays behind.
     figures.one("topics_behind", "Followed topics that wait to be matched", behind)
     figures.one("published_batch", "The newest batch that readers may see", made.batch)
     figures.age("due_seconds", "How long the oldest mail that is due has waited", made.due_since)
@@ -102,7 +103,7 @@ def read(services: Services, now: datetime, started_at: datetime) -> CollectorRe
 
 
 class _Figures:
-    """Gauges of one answer."""
+    """Gauges of one scrape, in a registry of their own."""
 
     def __init__(self, now: datetime) -> None:
         self.registry = CollectorRegistry()
@@ -112,7 +113,7 @@ class _Figures:
         Gauge(f"paperboy_{name}", what, registry=self.registry).set(value)
 
     def age(self, name: str, what: str, since: datetime | None) -> None:
-        """0 where nothing waits, or nothing has happened yet."""
+        """Set the seconds since `since`; 0 if it is None or in the future."""
         seconds = (self._now - since).total_seconds() if since else 0.0
         self.one(name, what, max(0.0, seconds))
 

@@ -1,4 +1,4 @@
-"""The links of a list of papers: to other days, other orders, other pages."""
+"""Navigation links of a paper list: other periods, sort orders and pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.web.periods import Period, Span
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A link to a period."""
+    """Link to a period."""
 
     label: str
     address: str
@@ -21,16 +21,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """The period that is shown, and the ways to others."""
+    """Period of the list, with links to others."""
 
     title: str
     earlier: Step | None
     later: Step | None
-    spans: tuple[tuple[str, str, bool], ...]  # Day, Week, Month: name, address, is it this one
+    spans: tuple[tuple[str, str, bool], ...]  # Day, Week, Month: (name, URL, is current)
 
 
 def calendar(asked: Asked, days: tuple[date, ...]) -> Calendar | None:
-    """Where the list stands among the periods that have papers."""
+    """Return links to the nearest periods with papers; None if the list has no period."""
     period = asked.period
     if period is None:
         return None
@@ -47,7 +47,7 @@ def calendar(asked: Asked, days: tuple[date, ...]) -> Calendar | None:
 
 
 def _anchor(period: Period, days: tuple[date, ...]) -> date:
-    """The last day of the period that has papers: where a shorter period is looked for."""
+    """Return the last day with papers, or the first day if none; shorter periods contain it."""
     inside = [day for day in days if day in period]
     return inside[-1] if inside else period.first
 
@@ -57,6 +57,7 @@ def _step(asked: Asked, period: Period | None) -> Step | None:
 
 
 def sorts(asked: Asked) -> tuple[tuple[str, str, bool], ...]:
+    """Return (name, URL, is current) of each sort order; best match only if there is a query."""
     names = {Sort.BEST: "Best match", Sort.TRENDING: "Trending", Sort.NEWEST: "Newest"}
     return tuple(
         (name, asked.but(sort=sort).address(), sort is asked.order)
@@ -66,6 +67,6 @@ def sorts(asked: Asked) -> tuple[tuple[str, str, bool], ...]:
 
 
 def steps(asked: Asked, number: int, last: int) -> tuple[str | None, str | None]:
-    """The addresses of the page before and the page after."""
+    """Return the URLs of the previous and the next page; None where there is none."""
     before = asked.but(page=number - 1).address() if number > 1 else None
     return before, asked.but(page=number + 1).address() if number < last else None

@@ -1,4 +1,4 @@
-"""Fill the templates; every value is escaped."""
+"""Render HTML templates with autoescaping; an undefined variable raises an error."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pipeline.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """The pages of one site: what all of them say."""
+    """Renderer of one site's pages, with the values that all of them share."""
 
     house: House
-    contact: str  # where readers reach the operator
+    contact: str  # address of the operator: REPLY_TO, or the sender if that is not set
     has_mailbox: bool
 
     @classmethod
@@ -44,7 +44,7 @@ class Pages:
     def message(
         self, title: str, text: str, *, status: int = 200, personal: bool = False
     ) -> HTMLResponse:
-        """A page with nothing but a few words; `personal` offers no list of papers."""
+        """Return a page with a title and a paragraph; `personal` leaves out the list of papers."""
         return self.show("message.html", status=status, title=title, text=text, personal=personal)
 
 

@@ -1,4 +1,4 @@
-"""Pages for everybody: the papers of a day, a search, one paper."""
+"""Public pages: papers by day, week or month, search results, and a page for each paper."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ Text = Annotated[str, Query()]
 
 
 def router(services: Services, pages: Pages, library: Library, meter: Meter) -> APIRouter:
+    """Return the routes; only searches count against the visitor's rate limit."""
     routes = APIRouter()
 
     @routes.api_route("/", methods=LOOK)
@@ -116,7 +117,10 @@ def _mistaken(asked: Asked, error: QueryError, pages: Pages) -> Response:
 
 
 def _similar(conn: Connection, paper: Paper, library: Library, house: House) -> list[Shown]:
-    """Papers that share the most telling words with the title; none while they are being read."""
+    """Return up to `SIMILAR` other papers, best match first, for the title and five keywords.
+
+    Empty until the search index is built.
+    """
     shelves = library.ready()
     if shelves is None:
         return []

@@ -1,4 +1,4 @@
-"""Days, weeks and months of papers, as addresses name them."""
+"""Periods of a day, a week or a month, and their names in URLs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _NAMES = {
 
 
 class Span(StrEnum):
-    """How long a period is; also the parameter that names one."""
+    """Length of a period; the value is its query parameter."""
 
     DAY = "date"
-    WEEK = "week"  # ISO 8601: from Monday
+    WEEK = "week"  # ISO 8601, starts on Monday
     MONTH = "month"
 
 
 @dataclass(frozen=True, slots=True)
 class Days:
-    """Days in a row; `first` and `last` belong to them."""
+    """Range of days, `first` and `last` included."""
 
     first: date
     last: date
@@ -40,13 +40,13 @@ class Days:
 
 @dataclass(frozen=True, slots=True)
 class Period(Days):
-    """A day, a week or a month."""
+    """Range of exactly one day, one ISO week or one month."""
 
     span: Span
 
     @property
     def name(self) -> str:
-        """ "2030-01-02", "2030-W01" or "2030-01"; `read` understands it."""
+        """Return "2030-01-02", "2030-W01" or "2030-01", the inverse of `read`."""
         if self.span is Span.DAY:
             return self.first.isoformat()
         if self.span is Span.WEEK:
@@ -66,7 +66,7 @@ class Period(Days):
 
     @property
     def short(self) -> str:
-        """As a link names it: "31 Jul", "Week 31", "July 2026"."""
+        """Return the text of a link: "31 Jul", "Week 31" or "July 2026"."""
         if self.span is Span.DAY:
             return words.day(self.first)
         if self.span is Span.WEEK:
@@ -75,19 +75,19 @@ class Period(Days):
 
 
 def around(day: date, span: Span) -> Period:
-    """The period of this length that has the day."""
+    """Return the period of this length that contains `day`."""
     if span is Span.DAY:
         return Period(day, day, span)
     if span is Span.WEEK:
         monday = day - timedelta(days=day.weekday())
-        sunday = min(monday.toordinal() + 6, date.max.toordinal())  # the last week has no Sunday
+        sunday = min(monday.toordinal() + 6, date.max.toordinal())  # year 9999 ends on a Friday
         return Period(monday, date.fromordinal(sunday), span)
     last = monthrange(day.year, day.month)[1]
     return Period(day.replace(day=1), day.replace(day=last), span)
 
 
 def read(span: Span, name: str) -> Period:
-    """The period of this name. Raises ValueError for anything else."""
+    """Parse the name of a period. Raise ValueError if it is malformed or does not exist."""
     found = _NAMES[span].fullmatch(name)
     if found is None or not name.isascii():
         raise ValueError(f"not a {span}: {name!r}")
@@ -98,17 +98,17 @@ def read(span: Span, name: str) -> Period:
 
 
 def before(period: Period, days: Sequence[date]) -> Period | None:
-    """The nearest earlier period with one of the `days`, which are in order."""
+    """Return the nearest earlier period that contains one of `days` (sorted); None if none."""
     place = bisect_left(days, period.first)
     return around(days[place - 1], period.span) if place else None
 
 
 def after(period: Period, days: Sequence[date]) -> Period | None:
-    """The nearest later period with one of the `days`, which are in order."""
+    """Return the nearest later period that contains one of `days` (sorted); None if none."""
     place = bisect_right(days, period.last)
     return around(days[place], period.span) if place < len(days) else None
 
 
 def until(last: date, days: int) -> Days:
-    """So many days, ending with `last`."""
+    """Return a range of `days` days that ends with `last`."""
     return Days(last - timedelta(days=days - 1), last)

@@ -1,4 +1,4 @@
-"""Notice a reverse proxy that TRUSTED_PROXIES does not name: behind it all visitors are one."""
+"""Detect a reverse proxy missing from TRUSTED_PROXIES: its visitors share one rate limit."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ from pipeline.web.clients import unnamed_proxy
 log = structlog.get_logger(__name__)
 
 NOTICE_EVERY: Final = 3_600.0  # seconds
-# Anybody can send the headers of a proxy. A peer on a private network is taken for one after a few
-# requests; a public one only where it sends most of all requests.
+# Any client can send a proxy's headers. A peer on a private network is treated as a proxy after
+# `FEW` forwarded requests; a public one only if it sends at least `MANY`, and half of all requests.
 FEW: Final = 3
 MANY: Final = 20
 SHARE: Final = 0.5
-MOST_PEERS: Final = 1_000  # that are counted
-CARRIERS: Final = ip_network("100.64.0.0/10")  # RFC 6598; container networks use it, too
+MOST_PEERS: Final = 1_000  # counted at a time
+CARRIERS: Final = ip_network("100.64.0.0/10")  # RFC 6598; container networks use it as well
 
 
 class ProxyWatch:
-    """Count forwarded requests by peer; log, and store for `paperboy doctor`, once an hour."""
+    """Count forwarded requests by peer; report a likely proxy at most once an hour.
+
+    A report is a log event and a database row, which `paperboy doctor` reads.
+    """
 
     def __init__(self, engine: Engine, proxies: tuple[str, ...]) -> None:
         self._engine = engine
@@ -41,6 +44,7 @@ class ProxyWatch:
         self._storing: asyncio.Future[None] | None = None
 
     def see(self, request: HTTPConnection) -> None:
+        """Count one request in the event loop; the row is written in a thread."""
         now = time.monotonic()
         if now - self._since > NOTICE_EVERY:
             self._since, self._all, self._peers = now, 0, Counter()
@@ -65,7 +69,7 @@ class ProxyWatch:
 
 
 def is_proxy(peer: str, forwarded: int, requests: int) -> bool:
-    """Whether a peer that forwarded so many of all requests is most likely a proxy."""
+    """Return whether a peer that sent `forwarded` of all `requests` is most likely a proxy."""
     address = ip_address(peer)
     is_near = address.is_private or (address.version == 4 and address in CARRIERS)
     if is_near:

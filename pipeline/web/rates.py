@@ -1,4 +1,4 @@
-"""How often topics bring papers, in words: too many, too few, and what to write instead. Pure."""
+"""Describe a topic's volume in papers a day, and suggest a narrower or broader query. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Final
 from pipeline.rendering import words
 from pipeline.web.wishing import Mistake
 
-DAYS: Final = 30  # that are looked at
-FLOOD: Final = 20  # papers a day
-TRICKLE: Final = 1  # papers a week
+DAYS: Final = 30  # length of the window over which papers are counted
+FLOOD: Final = 20  # papers a day; more are too many
+TRICKLE: Final = 1  # papers a week; fewer are too few
 WEEK: Final = 7
-NARROWER, BROADER = 0.7, 1.5  # of the papers: what is worth suggesting
-OVERLAP: Final = 0.5  # of a topic's papers that another brings too: worth telling
+NARROWER, BROADER = 0.7, 1.5  # times a topic's papers: at most if narrower, at least if broader
+OVERLAP: Final = 0.5  # share of a topic's papers that another also matches, to be reported
 LEAST_SHARED: Final = 3  # papers
 DROWNS: Final = (
     "That is a lot. The best come first; a narrower topic shows you more of what you are after."
@@ -26,7 +26,7 @@ STARVES: Final = "That is rare. On a day without a paper for you, no mail comes.
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How often a topic, or all of them together, brings papers."""
+    """Volume of a topic, or of all topics together, as shown in the preview."""
 
     label: str
     pace: str = ""  # "about 12 papers a day"
@@ -38,7 +38,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Instead:
-    """Another way to write a topic."""
+    """Suggested query in place of a topic."""
 
     word: str  # "Narrower", "Broader"
     query: str
@@ -47,15 +47,15 @@ class Instead:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """The papers of a topic on days on which anything was announced.
+    """Number of papers of a topic on days when any paper was announced.
 
-    A weekend says nothing about a topic, so it is not among them.
+    Weekends are not counted: they say nothing about a topic.
     """
 
     papers: int
-    silent: int  # days without a paper
+    silent: int  # days without a paper of this topic
     days: int
-    span: int  # in days of the calendar
+    span: int  # calendar days from the first day to the last
 
     @property
     def a_day(self) -> float:
@@ -77,13 +77,13 @@ class Count:
 
 
 def count(per_day: Mapping[date, int], days: Sequence[date]) -> Count:
-    """Of the papers on each day, among the days with news, in order."""
+    """Return the totals of `per_day`; `days` are all days with papers, sorted and not empty."""
     span = (days[-1] - days[0]).days + 1
     return Count(sum(per_day.values()), len(days) - len(per_day), len(days), span)
 
 
 def rate(label: str, counted: Count, *, more: Iterable[str] = ()) -> Rate:
-    """`more` are sentences that come before the hint."""
+    """Return the volume of a topic; `more` are sentences to show before the hint."""
     silent = counted.silent if counted.papers else 0
     days = words.count(counted.days, "day", "days")
     return Rate(
@@ -95,6 +95,7 @@ def rate(label: str, counted: Count, *, more: Iterable[str] = ()) -> Rate:
 
 
 def pace(counted: Count) -> str:
+    """Return papers a day; papers a week if below one a day; else the total of the window."""
     if not counted.papers:
         return "no paper in these days"
     if counted.a_day >= 1:
@@ -106,14 +107,20 @@ def pace(counted: Count) -> str:
 
 
 def narrower(counted: Count, others: Mapping[str, Count]) -> Instead | None:
-    """Of these queries the one that leaves most and still takes a good part away."""
+    """Return the candidate with the most papers, at most `NARROWER` times the topic's, or None.
+
+    A candidate without papers is never suggested.
+    """
     fewer = {q: one for q, one in others.items() if 0 < one.papers <= NARROWER * counted.papers}
     best = max(fewer, key=lambda query: fewer[query].papers, default=None)
     return None if best is None else Instead("Narrower", best, pace(fewer[best]))
 
 
 def broader(counted: Count, others: Mapping[str, Count]) -> Instead | None:
-    """Of these queries the one that adds least and yet is worth it, short of a flood."""
+    """Return the candidate with the fewest papers, at least `BROADER` times the topic's, or None.
+
+    A candidate without papers, or with more than `FLOOD` a day, is never suggested.
+    """
     least = max(1.0, BROADER * counted.papers)
     more = {q: one for q, one in others.items() if one.papers >= least and not one.is_flood}
     best = min(more, key=lambda query: more[query].papers, default=None)
@@ -121,7 +128,10 @@ def broader(counted: Count, others: Mapping[str, Count]) -> Instead | None:
 
 
 def overlap(own: Collection[int], others: Mapping[str, Collection[int]]) -> str:
-    """Which other topic brings most of the same papers; "" where none brings half of them."""
+    """Return a sentence about the topic that shares the most papers.
+
+    "" if no other topic matches at least `LEAST_SHARED` of the papers and `OVERLAP` of them.
+    """
     papers = set(own)
     shared = {label: len(papers.intersection(theirs)) for label, theirs in others.items()}
     best = max(shared, key=lambda label: shared[label], default="")

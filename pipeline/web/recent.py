@@ -1,4 +1,4 @@
-"""The papers of the last month, as the preview of a digest looks at them."""
+"""Papers of the last 30 days for the preview of a digest, with a cache of query results."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ from pipeline.web.catalog import Mask, Places
 from pipeline.web.library import Library, Shelves
 from pipeline.web.rates import DAYS
 
-MOST_KEPT: Final = 16 * 1024 * 1024  # octets of what queries found
+MOST_KEPT: Final = 16 * 1024 * 1024  # octets of cached query results
 
 
 class Recent:
-    """Papers announced within `DAYS` days up to the newest one; places are those of the catalog."""
+    """Papers announced within `DAYS` days up to the newest; places are positions in the catalog.
+
+    Thread-safe; query results are cached, at most `MOST_KEPT` octets.
+    """
 
     def __init__(self, shelves: Shelves) -> None:
         self.shelves = shelves
@@ -35,7 +38,10 @@ class Recent:
         self._lock = threading.Lock()
 
     def found(self, query: str, breadth: Breadth = Breadth.BALANCED) -> Found:
-        """What a canonical query finds, in no order."""
+        """Return the recent papers that match a canonical query, not sorted by score.
+
+        Results are cached at the broadest setting and filtered by `breadth`.
+        """
         with self._lock:
             found = self._found.get(query)
         if found is None:
@@ -44,7 +50,7 @@ class Recent:
         return found.take(found.breadths <= breadth)
 
     def _keep(self, query: str, found: Found) -> None:
-        """Remember what a query found; what was found longest ago gives way."""
+        """Cache the result of a query, evicting the oldest entries (FIFO) beyond `MOST_KEPT`."""
         with self._lock:
             if query in self._found:
                 return
@@ -59,7 +65,7 @@ class Recent:
 
     @cached_property
     def days(self) -> tuple[date, ...]:
-        """Those with papers, in order; of a library still being filled, those it has reached."""
+        """Return the days with papers, ascending; only of the papers that are indexed so far."""
         numbers = np.unique(self._newest[self._within])
         return tuple(date.fromordinal(int(number)) for number in numbers)
 
@@ -68,11 +74,11 @@ class Recent:
         return self.shelves.complete
 
     def phrases(self, query: str, places: Places) -> dict[int, tuple[str, ...]]:
-        """By which of its words each of these papers was found."""
+        """Return the matched phrases of each paper, by place."""
         return self.shelves.phrases(parse(query), places)
 
     def announced(self, places: Places, first: date, last: date) -> Mask:
-        """Which of these were announced in the days from `first` to `last`."""
+        """Return a mask over `places`: last announced from `first` to `last`, both included."""
         days = self._newest[places]
         inside: Mask = (days >= first.toordinal()) & (days <= last.toordinal())
         return inside
@@ -82,6 +88,7 @@ class Recent:
         return {date.fromordinal(int(d)): int(n) for d, n in zip(days, numbers, strict=True)}
 
     def most_upvoted(self, first: date, last: date, most: int) -> Found:
+        """Return at most `most` papers with upvotes, highest first; the score is the upvotes."""
         places = np.flatnonzero(self._within & (self.shelves.catalog.upvotes > 0))
         places = places[self.announced(places, first, last)]
         upvotes = self.shelves.catalog.upvotes[places]
@@ -90,7 +97,7 @@ class Recent:
         return Found(places[best], upvotes[best].astype(np.float64), sure)
 
     def read(self, conn: Connection, places: Iterable[int]) -> dict[int, Paper]:
-        """The papers at these places that can be read, by place."""
+        """Load papers by place; withdrawn and merged ones are left out."""
         by_id = {int(self.shelves.catalog.ids[place]): place for place in places}
         found = papers.by_ids(conn, by_id)
         return {by_id[id_]: paper for id_, paper in found.items() if not paper.withdrawn}
@@ -115,7 +122,7 @@ def _octets(query: str, found: Found) -> int:
 
 
 class RecentPapers:
-    """What `Recent` says now, from the library that all pages share."""
+    """Provider of the current `Recent`, from the library that all pages share."""
 
     def __init__(self, library: Library, engine: Engine) -> None:
         self._library = library
@@ -124,13 +131,13 @@ class RecentPapers:
 
     @property
     def is_ready(self) -> bool:
-        """Whether somebody has asked before, so that nobody waits for it now."""
+        """Return whether `get` was called before, so that it need not wait for the first index."""
         return self._kept is not None
 
     def get(self) -> Recent:
-        """At most one batch behind."""
+        """Return the recent papers, at most one batch behind; cached until the index changes."""
         with reading(self._engine) as conn:
-            self._library.catalog(batches.published(conn))  # lets it see that there is news
+            self._library.catalog(batches.published(conn))  # triggers a refresh
         shelves = self._library.shelves()
         kept = self._kept
         if kept is None or kept.shelves is not shelves:

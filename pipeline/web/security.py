@@ -1,4 +1,4 @@
-"""What every request must prove, and what every answer forbids the browser."""
+"""CSRF protection of requests and security headers of responses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAGE_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
     "frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-MAIL_POLICY = (  # a mail brings its styles along, and is given nothing else
+MAIL_POLICY = (  # a mail has inline styles and images of this site; all else is blocked
     "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; form-action 'none'; "
     "base-uri 'none'; "
 )
@@ -42,7 +42,10 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Guard:
-    """Refuses what another site's page sends in a reader's name, and adds headers to answers."""
+    """ASGI middleware that rejects cross-site form posts (403) and adds security headers.
+
+    If the application raises before its response starts, send a plain 500 and raise again.
+    """
 
     def __init__(self, app: ASGIApp, site_url: str) -> None:
         self._app = app
@@ -66,7 +69,7 @@ class Guard:
             try:
                 await self._app(scope, receive, send_guarded)
             except Exception:
-                if not has_started:  # even the page that says so is broken
+                if not has_started:  # the error page failed, too
                     await PlainTextResponse(BROKEN, 500)(scope, receive, send_guarded)
                 raise
             return
@@ -74,20 +77,20 @@ class Guard:
         await refusal(scope, receive, send_guarded)
 
     def _may_pass(self, method: str, path: str, headers: Headers) -> bool:
-        # RFC 8058, section 3.1: a mail service posts here from wherever it likes.
+        # RFC 8058, section 3.1: mail services post here from any origin.
         if method in SAFE_METHODS or ONE_CLICK.fullmatch(path):
             return True
-        if HOOKS.fullmatch(path):  # a provider's server posts here, and signs what it says
+        if HOOKS.fullmatch(path):  # providers post here; their signature is verified instead
             return True
         return is_same_origin(headers, self._site)
 
 
 def is_same_origin(headers: Headers, site: str) -> bool:
-    """Whether no other site's page has sent this; `site` is our host and port from outside.
+    """Return whether a request does not come from another site's page.
 
-    A browser that sends no Sec-Fetch-Site (plain http, but for loopback) calls the origin of our
-    own pages "null", because they have no referrer. What a POST changes here is named by a token
-    that a page elsewhere cannot know, so that much is enough.
+    `site` is the public host and port. A browser that sends no Sec-Fetch-Site (plain http, except
+    on loopback) sends "null" as the Origin of our own pages, because of their no-referrer policy.
+    Accepting "null" is sufficient: a POST names its object by a token unknown to other sites.
     """
     fetched_from = headers.get("sec-fetch-site")
     if fetched_from is not None:
@@ -97,7 +100,7 @@ def is_same_origin(headers: Headers, site: str) -> bool:
         return True
     try:
         return urlsplit(origin).netloc in {site, headers.get("host")}
-    except ValueError:  # "http://[::1": brackets without an end
+    except ValueError:  # "http://[::1": unbalanced brackets
         return False
 
 

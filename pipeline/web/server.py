@@ -1,4 +1,4 @@
-"""Run the site in this process, with bounds on connections: their number, and their time."""
+"""HTTP server (uvicorn) with limits on the number and duration of connections."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.errors import ServiceError
 
-POOL_TIMEOUT: Final = 5.0  # seconds to wait for a free connection to the database, then 503
-GRACE = 5  # seconds for answers that are on their way when we are told to stop
-HEADER_SECONDS: Final = 10.0  # for the headers of a request, and for what follows an answer
-WRITE_SECONDS: Final = 60.0  # for a visitor to take an answer that is written
-MOST_CONNECTIONS: Final = 500  # a process may often open 1,024 files
+POOL_TIMEOUT: Final = 5.0  # seconds to wait for a free database connection, then 503
+GRACE = 5  # seconds to finish running responses on shutdown
+HEADER_SECONDS: Final = 10.0  # to receive the headers, or the unread rest after a response
+WRITE_SECONDS: Final = 60.0  # for the client to receive a response that is written
+MOST_CONNECTIONS: Final = 500  # the limit of open files of a process is often 1,024
 SWEEP_EVERY: Final = 10  # ticks of uvicorn, a tenth of a second each
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises ServiceError that says whether the port is taken."""
+    """Return a listening socket. Raise ServiceError with the reason if the port is unavailable."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)
@@ -32,14 +32,14 @@ def listen(host: str, port: int) -> socket.socket:
         raise ServiceError(
             f"cannot listen on {host}, port {port}: {error.strerror}; choose another with --port"
         ) from error
-    # What connections inherit: asyncio sets it only on a socket that names its protocol, and
-    # without it each answer on a kept connection waits 40 ms for the reader's acknowledgement.
+    # Connections inherit TCP_NODELAY: asyncio sets it only on a socket with an explicit protocol.
+    # Without it each response on a keep-alive connection waits 40 ms for the client's ACK.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
 
 def server(app: FastAPI) -> uvicorn.Server:
-    """A server that is run on a socket of `listen`; it ends on SIGTERM and Ctrl-C."""
+    """Return a server to run on a socket of `listen`; it stops on SIGTERM and Ctrl-C."""
     return BoundedServer(
         uvicorn.Config(
             app,
@@ -47,7 +47,7 @@ def server(app: FastAPI) -> uvicorn.Server:
             ws="none",
             log_config=None,
             log_level="error",  # warnings are about malformed requests: a flood fills the disk
-            access_log=False,  # it would tell who reads what, and the secrets in the addresses
+            access_log=False,  # it would record the pages each reader opens, and secrets in URLs
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE,
@@ -56,11 +56,11 @@ def server(app: FastAPI) -> uvicorn.Server:
 
 
 class BoundedProtocol(H11Protocol):
-    """A connection that knows since when it has waited for its visitor.
+    """HTTP connection that records since when it has been waiting for the client.
 
-    uvicorn bounds only the pause between two requests: a visitor who sends headers letter by letter
-    (slowloris), or never reads the answer, would hold a connection for ever. The time of a body is
-    bounded in `web.bounds`.
+    uvicorn limits only the pause between two requests: a client that sends headers byte by byte
+    (slowloris), or never reads the response, would hold a connection forever. The time to receive
+    a body is limited in `web.bounds`.
     """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -75,12 +75,15 @@ class BoundedProtocol(H11Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def is_overdue(self, now: float) -> bool:
-        """Update what the connection waits for; True where it has waited too long."""
+        """Update the timers; return True if `HEADER_SECONDS` or `WRITE_SECONDS` is exceeded.
+
+        `now` is the time of `time.monotonic`.
+        """
         if self.transport.get_write_buffer_size() == 0:
             self._writes_since = None
         elif self._writes_since is None:
             self._writes_since = now
-        # Between two requests uvicorn's own timer for kept connections runs.
+        # Between two requests, uvicorn's own keep-alive timer applies.
         is_idle = self.timeout_keep_alive_task is not None and self._has_read_everything()
         if self.is_answering or is_idle:
             self._reads_since = None
@@ -91,7 +94,10 @@ class BoundedProtocol(H11Protocol):
         )
 
     def waits_since(self) -> float:
-        """Return since when the visitor is waited for; infinity while an answer is made."""
+        """Return since when the connection waits for the client.
+
+        Infinity while a response is in progress; 0 on an idle keep-alive connection.
+        """
         if self.is_answering:
             return float("inf")
         return self._reads_since if self._reads_since is not None else 0.0
@@ -100,14 +106,14 @@ class BoundedProtocol(H11Protocol):
         return self.conn.their_state in {h11.IDLE, h11.DONE} and not self.conn.trailing_data[0]
 
     def _evict_one(self) -> None:
-        """Close the connection that has waited longest for its visitor."""
+        """Abort the connection that has waited longest for its client, idle ones first."""
         others = cast("Iterable[BoundedProtocol]", self.connections)
         oldest = min(others, key=BoundedProtocol.waits_since)
         oldest.transport.abort()
 
 
 class BoundedServer(uvicorn.Server):
-    """A server that closes connections whose visitors keep it waiting."""
+    """uvicorn server that aborts overdue connections once a second."""
 
     async def on_tick(self, counter: int) -> bool:
         if counter % SWEEP_EVERY == 0:

@@ -1,4 +1,4 @@
-"""What a page shows of a paper."""
+"""View models of papers, for lists and for a paper's own page."""
 
 from __future__ import annotations
 
@@ -18,44 +18,43 @@ from pipeline.storage import catalog, papers
 from pipeline.storage.catalog import Seen
 from pipeline.web.marking import asked_for, marked
 
-LEAD = 320  # columns of an abstract before "read on"
+LEAD = 320  # columns of an abstract shown before "read on"
 ROOM = views.Room(abstract=LEAD, phrases=0, links=5)
-CATEGORIES = 3  # of a paper in a list
-NAMES = 60  # authors on a paper's own page
+CATEGORIES = 3  # at most, for a paper in a list
+NAMES = 60  # authors at most, on a paper's own page
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One paper on a page. Any text but the title may be ""."""
+    """Paper in a list. Any text except the title may be ""."""
 
-    url: str  # its own page
+    url: str  # path of its own page
     title: Markup
     authors: str
     byline: tuple[str, ...]  # "arXiv 30 Jul", "Hugging Face 31 Jul", "cs.CL", "3 comments"
     upvotes: int
-    lead: Markup  # how the abstract begins
-    rest: Markup  # and how it goes on
+    lead: Markup  # beginning of the abstract
+    rest: Markup  # remainder of the abstract
     links: tuple[PaperLink, ...]
     withdrawn: bool
 
 
 @dataclass(frozen=True, slots=True)
 class FoundBy:
-    """Why papers are in a list: the query, and the words of each paper that it found."""
+    """Query of a list, and the matched phrases of each paper, to be highlighted."""
 
     query: Query
     phrases: dict[int, tuple[str, ...]]  # by paper id
 
     def of(self, paper_id: int) -> frozenset[Stems]:
+        """Return the stems to highlight in a paper."""
         return asked_for(self.query) | stems_of(self.phrases.get(paper_id, ()))
 
 
 def shown(
     conn: Connection, ids: Sequence[int], house: House, found_by: FoundBy | None = None
 ) -> list[Shown]:
-    """These papers in this order, with what they were found by marked; one that is gone is left
-    out.
-    """
+    """Load papers in the order of `ids`, with matches highlighted; skip ids that are gone."""
     known = papers.by_ids(conn, ids)
     sightings = catalog.sightings_of(conn, ids)
     return [
@@ -95,13 +94,13 @@ def source_name(source: str) -> str:
 
 
 def path_of(key: str) -> str:
-    """The page of the paper of this key. Slashes of old ids and DOIs stay as they are."""
+    """Return the URL path of a paper; slashes in old arXiv ids and DOIs are not escaped."""
     return f"/papers/{quote(key, safe='/:')}"
 
 
 @dataclass(frozen=True, slots=True)
 class Sighted:
-    """A row of the table of sightings."""
+    """Sighting of a paper by one source: a row of the table on its page."""
 
     source: str
     day: str
@@ -111,13 +110,13 @@ class Sighted:
 
 @dataclass(frozen=True, slots=True)
 class Detailed:
-    """Everything we know of a paper. Any text but the title may be ""."""
+    """Paper on its own page, with all details. Any text except the title may be ""."""
 
     title: str
     authors: tuple[str, ...]
     more_authors: int
     abstract: str
-    summary: str  # for previews elsewhere
+    summary: str  # for link previews on other sites
     note: str
     key: str
     categories: tuple[str, ...]
@@ -156,7 +155,7 @@ def _sighted(seen: Seen) -> Sighted:
 
 
 def _rest(abstract: str, lead: str) -> str:
-    """What `lead` leaves out of the abstract; "" when it is there in full."""
+    """Return the part of the abstract after `lead`; "" if `lead` is the whole."""
     if lead == abstract:
         return ""
     return abstract[len(lead.removesuffix(words.ELLIPSIS).rstrip()) :].strip()

@@ -1,4 +1,4 @@
-"""The form for signing up, with a preview that needs no address."""
+"""Sign-up form, with a preview of the digest that needs no email address."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ from pipeline.web.wishing import Mistake, Typed
 STATIC: Final = Path(__file__).parent / "static"
 A_DAY: Final = {"Cache-Control": "public, max-age=86400"}
 PERSONAL: Final = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex, nofollow"}
-TRAP: Final = "homepage"  # a field that no person sees; whoever fills it in is a machine
-TOPICS: Final = frozenset({"topics", "queries"})  # fields that a preview is about
+TRAP: Final = "homepage"  # honeypot: a hidden field that only bots fill in
+TOPICS: Final = frozenset({"topics", "queries"})  # fields that are validated for a preview
 
 Posted = Annotated[Fields, Depends(forms.fields)]
 
 
 def router(services: Services, pages: Pages, library: Library, meter: Meter) -> APIRouter:
+    """Return the routes; `meter` limits previews, sign-ups have the limits of `signup.ask`."""
     routes = APIRouter()
     settings = services.settings
     recent = RecentPapers(library, services.engine)
@@ -46,7 +47,7 @@ def router(services: Services, pages: Pages, library: Library, meter: Meter) -> 
 
     @routes.api_route("/subscribe", methods=["GET", "HEAD"])
     def form(request: Request, topic: Annotated[list[str], Query()] = []) -> Response:  # noqa: B006
-        """Show the form; with a preview unless nothing is read yet, or the visitor had too many."""
+        """Show the form; with a preview if the index was used before and the rate limit allows."""
         typed = wishing.prefilled(topic, settings.max_papers)
         shows_preview = recent.is_ready and meter.allows(request)
         return _page(typed, tried=_tried(request, typed) if shows_preview else None)
@@ -79,7 +80,7 @@ def router(services: Services, pages: Pages, library: Library, meter: Meter) -> 
 
     @routes.post("/subscribe/preview")
     def preview(request: Request, fields: Posted) -> Response:
-        """The preview by itself, for our script; what it sends holds no address."""
+        """Return the preview as an HTML fragment for subscribe.js, which sends no address."""
         if not meter.allows(request):
             return _private(pages.show("subscribe_busy.html", status=429))
         tried = _tried(request, wishing.read(fields))
@@ -94,7 +95,7 @@ def router(services: Services, pages: Pages, library: Library, meter: Meter) -> 
         return Response(assets["subscribe.js"], media_type="text/javascript", headers=A_DAY)
 
     def _previewed(request: Request, typed: Typed) -> Response:
-        """The whole page again, with the preview, for whoever runs no scripts."""
+        """Return the whole page with the preview, for browsers without JavaScript."""
         about_topics = tuple(m for m in wishing.mistakes(typed) if m.field in TOPICS)
         if not meter.allows(request):
             return _page(typed, (Mistake("", TOO_MANY_PREVIEWS),), status=429)
@@ -144,7 +145,7 @@ def router(services: Services, pages: Pages, library: Library, meter: Meter) -> 
         return _private(answer) if typed.email or mistakes else answer
 
     def _sent(typed: Typed) -> Response:
-        """The same for every address, also where nothing was sent."""
+        """Return the same page for any address, also when no mail was queued."""
         topics = words.listed([topic.label for topic in wishing.asked(typed)])
         answer = pages.show("subscribe_sent.html", version=version, typed=typed, topics=topics)
         return _private(answer)
@@ -171,5 +172,6 @@ def _seconds_to(error: LimitError, now: datetime) -> int:
 
 
 def _private(answer: Response) -> Response:
+    """Forbid caching and indexing of a response."""
     answer.headers.update(PERSONAL)
     return answer

@@ -1,4 +1,4 @@
-"""The archive of a topic: its papers of the last month, how many a day, and its feeds."""
+"""Topic pages: papers of the last 30 days, a chart of papers a day, and feeds."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from pipeline.web.pages import Pages
 from pipeline.web.periods import Days
 
 LOOK = ["GET", "HEAD"]
-DAYS = 30  # of papers on a topic's page
+DAYS = 30  # length of the window of a topic's page
 FEED = 50  # papers in a feed
-CHART = 60  # units of height of its highest bar
+CHART = 60  # height of the highest bar, in SVG units
 Text = Annotated[str, Query()]
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A topic as its pages name it; any query has them, a curated one has a nicer address."""
+    """Topic with the URLs of its page and feeds: a slug if curated, else a query parameter."""
 
     name: str
-    query: str  # as typed
+    query: str  # canonical, or as written in `web.curated`
     path: str
     parameters: str = ""  # "?q=..."
 
@@ -61,7 +61,7 @@ class Named:
 
     @property
     def wish(self) -> str:
-        """What the form calls it: a slug, or the query."""
+        """Return the topic as a parameter of the sign-up form: the slug, or the query."""
         return self.query if self.parameters else self.path.removeprefix("/topics/")
 
 
@@ -134,6 +134,7 @@ def router(services: Services, pages: Pages, library: Library, meter: Meter) -> 
 
 
 def curated(slug: str) -> Named:
+    """Return a curated topic. Raise HTTPException 404 if there is none with this slug."""
     known = BY_SLUG.get(slug)
     if known is None:
         raise HTTPException(404)
@@ -141,7 +142,7 @@ def curated(slug: str) -> Named:
 
 
 def queried(text: str) -> Named:
-    """Any query as a topic, under its canonical form. Raises QueryError."""
+    """Return any query as a topic, in canonical form. Raise QueryError if it is invalid."""
     query = canonical(text)
     return Named(words.clean(text), query, "/topics", f"?{urlencode({'q': query})}")
 
@@ -149,7 +150,10 @@ def queried(text: str) -> Named:
 def _chosen(
     library: Library, conn: Connection, topic: Named, order: Sort
 ) -> tuple[Chosen, Days | None]:
-    """Its papers of the last days that there were papers on; no days without any paper."""
+    """Return the topic's papers in the `DAYS` up to the newest day with papers, and these days.
+
+    The days are None if there are no papers at all.
+    """
     query = None if topic.query == TRENDING else parse(topic.query)
     known = listing.choose(library, conn, query, None, order)
     if not known.catalog.days:
@@ -178,12 +182,12 @@ def _feed(conn: Connection, topic: Named, library: Library, pages: Pages) -> Fee
     )
 
 
-# --- Papers per day -----------------------------------------------------------------------------
+# --- Chart --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One day of the chart, in its units; y counts from the top."""
+    """Bar of one day, in SVG units; y counts from the top."""
 
     x: int
     y: int
@@ -197,10 +201,11 @@ class Chart:
     height: int
     first: str
     last: str
-    summary: str  # what the chart says, for who cannot see it
+    summary: str  # text alternative for screen readers
 
 
 def chart(chosen: Chosen, days: Days) -> Chart:
+    """Return a bar for each day, scaled so that the highest has `CHART` units."""
     counts = chosen.catalog.per_day(chosen.places, days)
     most = max(counts.values())
     return Chart(

@@ -1,4 +1,4 @@
-"""What a form would bring if it were sent: today's digest, and how many papers there are."""
+"""Preview of a sign-up form: today's digest, and the volume of each topic."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from pipeline.web.recent import Recent
 from pipeline.web.wishing import Asked
 
 WEEK: Final = timedelta(days=7)
-HELPED: Final = 5  # topics that are told what to write instead; each costs some searches
-SPARE: Final = 20  # candidates of a topic beyond what a mail takes
-ENOUGH_DAYS: Final = 5  # with news, to speak of an average
+HELPED: Final = 5  # topics that get a suggested query; each costs some searches
+SPARE: Final = 20  # candidates of a topic beyond the size of a digest
+ENOUGH_DAYS: Final = 5  # days with papers, below which the text says "only"
 ROOM: Final = views.Room(abstract=0, phrases=4, links=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a form says of the digest beside its topics."""
+    """Settings of the digest in a form, apart from its topics."""
 
     papers: int  # at most
     breadth: Breadth = Breadth.BALANCED
@@ -42,7 +42,7 @@ class Wanted:
 @dataclass(frozen=True, slots=True)
 class Trial:
     rates: tuple[Rate, ...]
-    together: Rate | None  # where there is more than one topic to count
+    together: Rate | None  # if there is more than one topic to count
     heading: str  # "Your digest of Friday, 31 July 2026"
     cards: tuple[Card, ...]
     more: int
@@ -52,7 +52,7 @@ class Trial:
 def trial(
     recent: Recent, conn: Connection, asked: Sequence[Asked], wanted: Wanted, house: House
 ) -> Trial | None:
-    """None as long as there are no papers to try it on."""
+    """Return the preview; None if there are no recent papers."""
     if not recent.days:
         return None
     readable = [topic for topic in asked if topic.query]
@@ -67,16 +67,19 @@ def trial(
     )
 
 
-# --- The digest ---------------------------------------------------------------------------------
+# --- Digest -------------------------------------------------------------------------------------
 
 Papers = dict[int, Paper]
-"""By place."""
+"""Papers by place in the catalog."""
 
 
 def _digest(
     recent: Recent, conn: Connection, asked: Sequence[Asked], wanted: Wanted
 ) -> tuple[str, Selection, Papers]:
-    """Of the newest day, or of the week up to it where that is asked for, or nothing else came."""
+    """Return the heading, selection and papers of a digest of the newest day.
+
+    It covers the seven days up to the newest if it is weekly, or if the newest day has no match.
+    """
     newest = recent.days[-1]
     if not wanted.weekly:
         today, papers = _selected(recent, conn, asked, wanted, newest, newest)
@@ -110,14 +113,14 @@ def _selected(
 
 
 def _between(recent: Recent, topic: Asked, wanted: Wanted, first: date, last: date) -> Found:
-    if topic.query == TRENDING:  # the most upvoted of the last days, as many as a mail takes
+    if topic.query == TRENDING:  # the most upvoted of the week up to `last`
         return recent.most_upvoted(last - WEEK + timedelta(days=1), last, wanted.papers)
     found = recent.found(topic.query, wanted.breadth)
     return found.take(recent.announced(found.papers, first, last))
 
 
 def _best(found: Found, most: int) -> Found:
-    """Some more than a mail takes, since upvotes and near-duplicates have a say in it too."""
+    """Return the best `most + SPARE`: ranking also weighs upvotes and drops near-duplicates."""
     return found.take(np.argsort(-found.scores, kind="stable")[: most + SPARE])
 
 
@@ -132,7 +135,7 @@ def _card(paper: Paper, picked: Picked, house: House) -> Card:
     return views.card(paper, views.reasons(picked.reasons, ROOM), house, ROOM)
 
 
-# --- How many papers ----------------------------------------------------------------------------
+# --- Volume -------------------------------------------------------------------------------------
 
 
 def _rates(recent: Recent, asked: Sequence[Asked], breadth: Breadth) -> Iterator[Rate]:
@@ -161,7 +164,7 @@ def _told(topic: Asked, papers: set[int], others: Mapping[str, set[int]]) -> tup
 
 
 def _instead(recent: Recent, query: str, counted: Count, breadth: Breadth) -> Iterator[Instead]:
-    """What to write to see less, where there is a flood, or more, where hardly anything comes."""
+    """Yield at most one suggestion: narrower if there are too many papers, else broader."""
     tree = parse(query)
     others, choose = (
         (neighbours.narrower(tree), rates.narrower)
@@ -192,7 +195,7 @@ def _count(recent: Recent, places: Places) -> Count:
 
 
 def _is_counted(topic: Asked) -> bool:
-    """Trending has as many papers as are wanted."""
+    """Return whether the volume of a topic is counted: it is valid, and is not Trending."""
     return topic.query not in {"", TRENDING}
 
 

@@ -1,7 +1,7 @@
-"""Ask about addresses that look mistyped: ada@gmial.com, ada@gmail, ada@gmail,com. Pure.
+"""Suggest corrections of mistyped addresses: ada@gmial.com, ada@gmail, ada@gmail,com. Pure.
 
-Only a question, and without DNS: the domain may exist. Real providers with names near those of
-larger ones are listed, so that their customers are not asked.
+Only a suggestion, without a DNS lookup: the domain may exist. Real providers with names similar to
+larger ones are listed, so that their customers get no suggestion.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Large providers, and the endings of their domains; the first is suggested. Each name has five
-# letters or more: shorter ones are all alike.
+# Large providers and the endings of their domains; the first is the default suggestion. Names have
+# at least five letters: shorter ones are too similar to each other.
 _PROVIDERS: Final = {
     name: tuple(endings.split())
     for name, endings in {
@@ -40,7 +40,7 @@ _PROVIDERS: Final = {
         "tutanota": "com de",
     }.items()
 }
-# Providers near one of those, and others whose short names look like a slip.
+# Real domains similar to those, and others with short names that look like a typo.
 _REAL: Final = _words(
     """
     mail.com email.com ymail.com gmx.com gmx.net gmx.de gmx.at gmx.ch gmx.us gmx.co.uk gmx.fr gmx.es
@@ -48,28 +48,29 @@ _REAL: Final = _words(
     hotmail.co outlook.co hushmail.com hotmail.org gmailnator.com yahoo-inc.com
     """
 )
-_WRONG_ENDINGS: Final = {  # no top-level domains, and what was meant
+_WRONG_ENDINGS: Final = {  # endings that are no top-level domain -> the intended one
     **dict.fromkeys(_words("con cmo ocm comm coom ccom cpm vom xom cim cok c0m conm clm"), "com"),
     **dict.fromkeys(_words("nte ent nett met"), "net"),
     **dict.fromkeys(_words("ogr rog orgg ogrg"), "org"),
     **dict.fromkeys(_words("eud eduu deu"), "edu"),
 }
-# Top-level domains that exist, and are a slip after the name of a provider with another one.
+# Endings (some are real top-level domains) that are a typo after the name of a provider, unless
+# `_PROVIDERS` lists them for it.
 _SLIPS: Final = _words("co cm om ne c m")
 _GENERIC_SECOND: Final = _words("co com org net")
-_TWO_SLIPS: Final = 9  # letters from which on two slips are one mistake
+_TWO_SLIPS: Final = 9  # length of a name from which two edits still count as a typo
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """An address that was most likely meant, and whether the typed one can be written to."""
+    """Suggested address, and whether the typed one is valid, so that it may be kept."""
 
     suggestion: str
     may_insist: bool
 
 
 def doubt(email: str) -> Doubt | None:
-    """What to ask about a typed address; None where nothing looks wrong, or nothing is known."""
+    """Return a suggestion for a typed address; None if it looks right or no correction is known."""
     tidy = _tidy(email)
     local, _, domain = tidy.rpartition("@")
     meant = f"{local}@{_meant(domain.lower()) or domain}"
@@ -79,7 +80,7 @@ def doubt(email: str) -> Doubt | None:
 
 
 def is_numeric(domain: str) -> bool:
-    """Whether a domain ends in digits, as IP addresses do: no top-level domain does (RFC 3696)."""
+    """Return whether the last label is all digits, as in an IP address but no TLD (RFC 3696)."""
     return domain.rpartition(".")[2].isdecimal()
 
 
@@ -93,7 +94,7 @@ def _is_possible(email: str) -> bool:
 
 
 def _tidy(email: str) -> str:
-    """Without what surrounds an address where it was copied from, and with a point for a comma."""
+    """Strip mailto:, brackets, quotes and spaces; normalise separators of the domain to dots."""
     text = re.sub(r"(?i)^mailto:", "", email.strip().strip("<>\"'").strip())
     local, at, domain = text.rpartition("@")
     domain = re.sub(r"\s*[.,;]\s*", ".", domain.strip()).strip(".")
@@ -101,7 +102,10 @@ def _tidy(email: str) -> str:
 
 
 def _meant(domain: str) -> str | None:
-    """The domain that was most likely meant; None for one that may well be right."""
+    """Return the corrected domain, or `domain` itself if it may be right.
+
+    None if it has no dot and resembles no provider.
+    """
     domain = domain.removeprefix("www.")
     if domain in _REAL:
         return domain
@@ -123,6 +127,7 @@ def _meant(domain: str) -> str | None:
 
 
 def _without_a_point(domain: str) -> str | None:
+    """Correct "gmailcom" or "gmail"; None if it resembles no provider."""
     for ending in ("com", ""):
         name = domain.removesuffix(ending)
         provider = name if name in _PROVIDERS else _nearest(name)
@@ -137,10 +142,13 @@ def _looks_like_an_ending(text: str) -> bool:
 
 
 def _nearest(name: str) -> str | None:
-    """The provider whose name is a slip or two away; none of another first letter."""
+    """Return the first provider within one edit, or two for names of `_TWO_SLIPS` letters or more.
+
+    The first letter must be the same, or the first two letters swapped.
+    """
     for provider in _PROVIDERS:
         most = 2 if len(provider) >= _TWO_SLIPS else 1
-        near = abs(len(name) - len(provider)) <= most  # comparing long names takes a while
+        near = abs(len(name) - len(provider)) <= most  # skips the slow comparison of long names
         begins = name[:1] == provider[:1] or name[:2] == provider[1::-1]
         if near and begins and slips(name, provider) <= most:
             return provider
@@ -148,7 +156,7 @@ def _nearest(name: str) -> str | None:
 
 
 def slips(typed: str, meant: str) -> int:
-    """Letters left out, added, changed or swapped (optimal string alignment)."""
+    """Return the edit distance with swaps of neighbouring letters (optimal string alignment)."""
     before: list[int] = []
     last = list(range(len(meant) + 1))
     for i, letter in enumerate(typed, 1):

@@ -1,4 +1,4 @@
-"""The form of wishes: what was typed, what is wrong with it, and what it asks for. Pure."""
+"""Form of topics and schedule: parse, validate, and convert to `Wishes`. Pure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pipeline.web import curated, typos, zones
 from pipeline.web.curated import BY_SLUG, CuratedTopic
 from pipeline.web.forms import Fields
 
-MOST_QUERIES: Final = 20  # lines of one's own
-LONGEST_QUERY: Final = 500  # characters of one
-MOST_TOPICS: Final = 50  # chosen and own ones together
+MOST_QUERIES: Final = 20  # typed queries, one a line
+LONGEST_QUERY: Final = 500  # characters of a query
+MOST_TOPICS: Final = 50  # curated topics and typed queries together
 MOST_PAPERS: Final = 50  # in one digest
-AROUND: Final = 30  # characters shown on either side of a mistake
+AROUND: Final = 30  # characters shown on either side of a syntax error
 DAILY, WEEKLY = Frequency.DAILY.value, Frequency.WEEKLY.value
 
 HOURS: Final = tuple((str(hour), f"{hour:02}:00") for hour in range(24))
@@ -35,7 +35,7 @@ RHYTHMS: Final = (
 
 
 def spelled(breadth: Breadth) -> str:
-    """As a form sends it."""
+    """Return the value of a breadth in the form."""
     return breadth.name.lower()
 
 
@@ -48,21 +48,21 @@ BREADTHS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """The form as it stands, right or wrong."""
+    """Submitted form, before validation."""
 
     email: str = ""
-    insists: bool = False  # on this address, having been asked about it
-    slugs: tuple[str, ...] = ()  # topics chosen by name
-    queries: str = ""  # own ones, one in each line
+    insists: bool = False  # the visitor keeps this address despite the suggestion
+    slugs: tuple[str, ...] = ()  # curated topics
+    queries: str = ""  # typed queries, one a line
     hour: str = "8"
-    timezone: str = ""  # "" while nobody has chosen one
+    timezone: str = ""  # "" if none is chosen
     rhythm: str = DAILY  # one of RHYTHMS
     max_papers: str = "10"
     breadth: str = spelled(Breadth.BALANCED)  # one of BREADTHS
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """Own queries, each once."""
+        """Return the typed queries without blank lines and duplicates."""
         return tuple(dict.fromkeys(filter(None, map(str.strip, self.queries.split("\n")))))
 
     @property
@@ -72,29 +72,29 @@ class Typed:
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """What is wrong in one field, and where, if it is a matter of one character."""
+    """Validation error of one field, with the text around it if it has a position."""
 
     field: str
     text: str
     before: str = ""
     at: str = ""
     after: str = ""
-    suggestion: str = ""  # what was most likely meant, to be taken by one press
-    kept: str = ""  # what was typed, where it may be kept by one press
+    suggestion: str = ""  # corrected value, offered as a button
+    kept: str = ""  # the typed value, offered as a button if it may be kept
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A topic that the form asks for, as it may be tried out."""
+    """Topic of the form, for the preview."""
 
     label: str
-    query: str  # canonical; "" where it cannot be read
+    query: str  # canonical; "" if it cannot be parsed
     mistake: Mistake | None = None
-    hints: tuple[str, ...] = ()  # what may have been meant
+    hints: tuple[str, ...] = ()  # sentences about a likely error in a valid query
 
 
 def read(fields: Fields) -> Typed:
-    """What was typed; only a field that was not sent at all has its default."""
+    """Parse the submitted fields; a default applies only if a field is missing, not if empty."""
     blank = Typed()
     rhythm = fields.get("frequency", blank.rhythm)
     if rhythm == WEEKLY:
@@ -114,13 +114,13 @@ def read(fields: Fields) -> Typed:
 
 
 def _hour(typed: str) -> str:
-    """ "8" of "8", "08" and "08:00"; anything else as it is."""
+    """Normalise "08" and "08:00" to "8"; return anything else unchanged."""
     hour = typed.strip().removesuffix(":00")
     return str(int(hour)) if len(hour) == 2 and hour.isascii() and hour.isdecimal() else hour
 
 
 def prefilled(topics: Iterable[str], max_papers: int) -> Typed:
-    """The form before anybody typed: `topics` are slugs or queries; without any, Trending."""
+    """Return the initial form; `topics` are slugs or queries, Trending if there are none."""
     given = [" ".join(topic.split())[:LONGEST_QUERY] for topic in topics][:MOST_QUERIES]
     slugs = tuple(topic for topic in given if topic in BY_SLUG)
     own = "\n".join(topic for topic in given if topic and topic not in BY_SLUG)
@@ -130,7 +130,7 @@ def prefilled(topics: Iterable[str], max_papers: int) -> Typed:
 
 
 def wishes(typed: Typed) -> Wishes:
-    """What a form without mistakes asks for."""
+    """Convert a validated form."""
     queries, names = curated.queries((*(topic.name for topic in typed.chosen), *typed.lines))
     frequency, _, day = typed.rhythm.partition("-")
     schedule = Schedule(
@@ -144,23 +144,26 @@ def wishes(typed: Typed) -> Wishes:
 
 
 def breadth(typed: str) -> Breadth | None:
-    """How much they want to see; None where the form does not say so."""
+    """Parse the breadth; None if it is not one of `BREADTHS`."""
     return Breadth[typed.upper()] if typed in dict(BREADTHS) else None
 
 
 def size(max_papers: str) -> int | None:
-    """How many papers one digest may hold; None where the form does not say so."""
+    """Parse the papers in one digest; None if it is no number from 1 to `MOST_PAPERS`."""
     number = int(max_papers) if re.fullmatch("[0-9]{1,3}", max_papers) else 0
     return number if 1 <= number <= MOST_PAPERS else None
 
 
 def sizes(max_papers: str) -> list[int]:
-    """What can be chosen, among it what is chosen."""
+    """Return the options, including the current value if it is valid."""
     return sorted({*SIZES, size(max_papers) or SIZES[0]})
 
 
 def asked(typed: Typed) -> tuple[Asked, ...]:
-    """The topics one by one; a query that cannot be read comes with its mistake."""
+    """Return at most `MOST_TOPICS` topics, Trending if there are none.
+
+    An invalid query is returned with its error.
+    """
     chosen = [Asked(topic.name, _canonical(topic.query)) for topic in typed.chosen]
     own = [_asked(line) for line in typed.lines[:MOST_QUERIES]]
     return tuple([*chosen, *own][:MOST_TOPICS]) or (Asked("Trending", _canonical("Trending")),)
@@ -175,16 +178,16 @@ def _asked(line: str) -> Asked:
     return Asked(names.get(query) or line, _canonical(query), hints=told)
 
 
-@lru_cache(maxsize=256)  # of at most 500 letters, and of topics to choose
+@lru_cache(maxsize=256)  # keys are curated queries, or at most 500 characters
 def _canonical(query: str) -> str:
     return canonical(query)
 
 
-# --- Mistakes -----------------------------------------------------------------------------------
+# --- Validation ---------------------------------------------------------------------------------
 
 
 def mistakes(typed: Typed) -> tuple[Mistake, ...]:
-    """Everything that is wrong, in the order of the form."""
+    """Validate the form; return all errors in the order of the fields, empty if it is valid."""
     return (
         *_wrong_topics(typed),
         *_unless(
@@ -240,7 +243,7 @@ def _pointed(line: str, error: QueryError) -> Mistake:
 
 
 def _sentence(message: str) -> str:
-    """With a capital; but `au:` is written so."""
+    """Capitalise a message, unless it begins with the name of a field such as `au:`."""
     begins_with_field = message.partition(" ")[0].endswith(":")
     return message if begins_with_field else f"{message[:1].upper()}{message[1:]}"
 
@@ -257,7 +260,7 @@ def _wrong_zone(name: str) -> tuple[Mistake, ...]:
 
 
 def wrong_address(email: str, *, insists: bool = False) -> tuple[Mistake, ...]:
-    """What is wrong with an address, or looks wrong unless its owner `insists`."""
+    """Validate an address; a likely typo is an error, too, unless the visitor `insists`."""
     if not email:
         return (Mistake("email", "Type the address that your digest is to go to."),)
     doubted = typos.doubt(email)

@@ -1,4 +1,4 @@
-"""Time zones as a person finds their own: by region and city."""
+"""Time zones by region and city, for a select element."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REGIONS = (
 
 @cache
 def by_region() -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
-    """(region, ((IANA name, city), ...)) of every zone that a country has today."""
+    """Return (region, ((IANA name, city), ...)) for all zones in zone.tab, sorted; cached."""
     names = sorted(_inhabited())
     return tuple(
         (region, tuple((name, city(name)) for name in names if name.startswith(f"{region}/")))
@@ -32,17 +32,17 @@ def by_region() -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
 
 
 def is_known(name: str) -> bool:
-    """Whether the clock knows it: also old names, which browsers still give."""
+    """Return whether `zoneinfo` has the zone, including old names that browsers still send."""
     return name in _known()
 
 
 def is_listed(name: str) -> bool:
-    """Whether `by_region` has it, or it is the one that every list begins with."""
+    """Return whether the form lists the zone: a zone of zone.tab, UTC, or "" (none chosen)."""
     return name in {"", "UTC"} or name in _inhabited()
 
 
 def city(name: str) -> str:
-    """ "Buenos Aires, Argentina" of "America/Argentina/Buenos_Aires"."""
+    """Return "Buenos Aires, Argentina" for "America/Argentina/Buenos_Aires"."""
     _, *parts = name.split("/")
     return ", ".join(part.replace("_", " ") for part in reversed(parts)) or name
 

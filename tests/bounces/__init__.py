@@ -1,7 +1,7 @@
-"""Mails that come back, made by us in the shapes of real ones, and what each of them is.
+"""Bounce mails in the shapes of real ones, each with the classification that is expected.
 
-Every one returns the same paper mail, whose title is full of words that would mean something in a
-bounce: no reader may fall for them.
+Each mail returns the same digest. Its title is full of words that would mean something in a bounce:
+a parser that searches the returned mail would classify it wrongly.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Subject: {TITLE}
 
 @dataclass(frozen=True)
 class Case:
-    """One mail, and what has to be read in it."""
+    """A mail and the notice that the parser must return for it."""
 
     name: str
     octets: bytes
@@ -47,12 +47,12 @@ def lines(text: str) -> str:
 
 
 def mail(text: str, charset: str = "utf-8") -> bytes:
-    """The octets of a mail, as a server would hand it on."""
+    """Return the octets of a mail as a server would deliver it: with CRLF line ends."""
     return lines(text).replace("\n", "\r\n").encode(charset)
 
 
 def encoded(head: str, body: str, *, charset: str, transfer: str = "base64") -> bytes:
-    """A mail whose text went through a charset and a transfer encoding."""
+    """Return a mail whose text is encoded by a charset and a transfer encoding."""
     pack = {"base64": base64.encodebytes, "quoted-printable": quopri.encodestring}.get(
         transfer, bytes
     )
@@ -69,7 +69,7 @@ def report(
     type: str = "message/delivery-status",
     returned: str = "message/rfc822",
 ) -> bytes:
-    """A multipart/report: words for people, fields for programs, the mail that came back."""
+    """Return a multipart/report: text for people, fields for programs, the returned mail."""
     head = f"""\
 Return-Path: <>
 From: {sender}
@@ -91,7 +91,7 @@ Content-Type: text/plain; charset=utf-8
 
 
 def recipient(status: str | None, diagnostic: str | None, action: str = "failed") -> str:
-    """The fields of a report about Ada."""
+    """Return the fields of a delivery report about `ADA`."""
     rows = ["Reporting-MTA: dns; mx.example.com", "", f"Final-Recipient: rfc822; {ADA}"]
     rows.append(f"Action: {action}")
     rows += [f"Status: {status}"] if status else []
@@ -107,7 +107,7 @@ def bounce(
     more: str = "",
     after: str = "--- Below this line is a copy of the message.",
 ) -> bytes:
-    """A bounce in one text, with the returned mail at its end."""
+    """Return a bounce in a single text part, with the returned mail at its end."""
     head = f"Return-Path: <>\nFrom: {sender}\nTo: bounces@papers.example.com\nSubject: {subject}\n"
     body = f"{lines(text)}\n{after}\n\n{ORIGINAL}" if after else lines(text)
     return (head + lines(more).lstrip("\n") + "\n" + body).encode()

@@ -1,6 +1,6 @@
-"""Bounces that follow no standard, in the layouts and the words of many mail systems."""
+"""Bounces that follow no standard, in the layouts and wordings of many mail systems."""
 
-# What servers write is neither folded nor in one script.
+# Texts of servers are kept as they are: long lines, and letters of several scripts.
 # ruff: noqa: E501, RUF001
 
 from __future__ import annotations

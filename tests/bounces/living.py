@@ -1,6 +1,6 @@
-"""Mails about people who are there: delays, answers of machines, wishes, ordinary mails."""
+"""Mails that are no hard bounce: delays, automatic replies, unsubscribe requests, ordinary mail."""
 
-# What servers write is neither folded nor in one script.
+# Texts of servers are kept as they are, with their long lines.
 # ruff: noqa: E501
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pipeline.domain import NoticeKind as K
 from tests.bounces import ADA, GRACE, MESSAGE_ID, ORIGINAL, TITLE, Case, bounce, encoded, mail
 
 LIST_UNSUBSCRIBE = "List-Unsubscribe: <https://papers.example.com/unsubscribe/x>"
-TOKEN = "-k3_0pQ7hV9xYcD2mNfLw-"  # of the length of ours; its ends are letters of it, too
+TOKEN = "-k3_0pQ7hV9xYcD2mNfLw-"  # as long as our tokens; "-" at its ends belongs to it, too
 SECRET = "Zk3_0pQ7-hV9xYcD2mNfLwRt8sUaBe1G"
 
 

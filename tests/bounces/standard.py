@@ -1,6 +1,6 @@
-"""Reports by the standards: RFC 3464 in the ways it is written, RFC 5965, RFC 8098."""
+"""Reports that follow the standards: RFC 3464 in its variants, RFC 5965, RFC 8098."""
 
-# What servers write is neither folded nor in one script.
+# Texts of servers are kept as they are, with their long lines.
 # ruff: noqa: E501
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def case(name: str, status: str | None, diagnostic: str | None, kind: K, read: s
 
 
 ONE_RECIPIENT = [
-    # What the report's own field says, and what the far server said
+    # The status field of the report, and the reply of the remote server
     case("all in order", "5.1.1", "smtp; 550 5.1.1 User unknown", K.HARD, "5.1.1"),
     case("no diagnostic", "5.1.1", None, K.HARD, "5.1.1"),
     case("no status", None, "smtp; 550 no such user", K.HARD, "5.1.1"),
@@ -29,12 +29,12 @@ ONE_RECIPIENT = [
     case("host not found for now", "4.4.3", "x-postfix; Host not found, try again", K.SOFT, "4.4.3"),
     case("folded over lines", "5.0.0", "smtp; 550-5.1.1 The account does\n not exist", K.HARD, "5.1.1"),
     case("words in quotes", "5.1.1", "smtp;550 5.1.1 RESOLVER.ADR.RecipNotFound", K.HARD, "5.1.1"),
-    # Kinds of diagnostics
+    # Types of diagnostic codes
     case("by Postfix", "5.1.1", "X-Postfix; unknown user: \"ada\"", K.HARD, "5.1.1"),
     case("by Notes", "5.1.1", "X-Notes; User ada not listed in Domino Directory", K.HARD, "5.1.1"),
     case("by Unix", "5.1.1", "x-unix; 67", K.HARD, "5.1.1"),
     case("by LMTP", "5.2.2", "smtp; 552 5.2.2 <ada@example.org> Quota exceeded", K.SOFT, "5.2.2"),
-    # What the table of replies knows of providers
+    # Replies of providers that the table of reply patterns knows
     case("Orange, full", "5.1.1", "smtp; 552 5.1.1 OFR_417 Boite pleine", K.SOFT, "5.1.1"),
     case("Orange, gone", "5.1.1", "smtp; 550 5.1.1 Invalid recipient OFR_416", K.HARD, "5.1.1"),
     case("Yahoo", "5.0.0", "smtp; 554 delivery error: dd no mailbox here", K.HARD, "5.1.1"),
@@ -74,7 +74,7 @@ ONE_RECIPIENT = [
     case("takes no mail at all, by its code", "5.0.0", "smtp; 556 No", K.HARD, "5.1.10"),
     case("takes no mail at all, Sendmail", "5.1.2",
          "smtp; 550 5.1.2 <ada@example.org>... Host unknown (Name server: .: host not found)", K.HARD, "5.1.2"),
-    # About us, and about the mail
+    # About our own server, and about the mail
     case("no PTR, Gmail", "5.7.25", "smtp; 550 5.7.25 [192.0.2.7] The IP address has no PTR record", K.SOFT, "5.7.25"),
     case("a page that names a blocklist", "5.1.1", "smtp; 550 https://www.spamhaus.org/query/ip/192.0.2.7",
          K.SOFT, "5.1.1"),
@@ -93,7 +93,7 @@ ONE_RECIPIENT = [
     case("too large", "5.3.4", "smtp; 552 5.3.4 Message size exceeds fixed limit", K.SOFT, "5.3.4"),
     case("after the dot", "5.7.1", "smtp; 550 5.7.1 Message refused (in reply to end of DATA command)",
          K.SOFT, "5.7.1"),
-    # Names are no evidence
+    # Names of hosts and mailboxes are no evidence
     case("a name of bad words", "5.1.1", "smtp; 550 5.1.1 <spam.block@example.org>: unknown user",
          K.HARD, "5.1.1"),
     case("a host of bad words", "5.0.0", "smtp; host mx.antispam.example.net said: 550 unknown user",

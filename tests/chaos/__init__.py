@@ -1,6 +1,6 @@
-"""The promise about deliveries, proved by breaking things: see docs/chaos.md.
+"""Chaos tests for the delivery guarantee: kill processes, then check the outbox (docs/chaos.md).
 
-`killing` is the run, `visiting` the one in which other processes open the database, `victims` the
-processes that die, `sink` the mail server that remembers, `stage` what they all stand on, `judging`
-what must be true afterwards.
+`killing` is the main run, `visiting` the one in which other processes open the database, `victims`
+the processes that are killed, `sink` the mail server that logs each accepted message, `stage` the
+shared fixtures, and `judging` the invariants that must hold afterwards.
 """

@@ -1,4 +1,4 @@
-"""The long form: python -m tests.chaos [--kills 300] [--seed N] [--backend sqlite]..."""
+"""Run the long chaos test: python -m tests.chaos [--kills 300] [--seed N] [--backend sqlite]..."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def main() -> int:
         report = {"backend": backend, "seed": given.seed, "holds": found.holds(CONNECTIONS)}
         print(json.dumps({**report, "kills": kills, "happened": happened, **asdict(found)}))
         held = _compile(backend, given.kills // 3, given.seed) and held
-        if backend == "sqlite":  # the only one that is a file
+        if backend == "sqlite":  # the only backend that is a file
             held = _visit(given.kills) and held
     return 0 if held else 1
 
 
 def _compile(backend: str, kills: int, seed: int) -> bool:
-    """Ingest and compiling, on a database of their own."""
+    """Kill ingest and publish on a separate database; return whether the invariants held."""
     started = time.monotonic()
     with open_stage(backend) as stage:
         story = compile_in_chaos(stage, kills=kills, seed=seed)
@@ -50,7 +50,10 @@ def _compile(backend: str, kills: int, seed: int) -> bool:
 
 
 def _visit(signups: int) -> bool:
-    """Other processes open and close the file beside site, workers and senders."""
+    """Open and close the SQLite file from other processes while site, worker and senders run.
+
+    Return whether the invariants held.
+    """
     started = time.monotonic()
     visited = visit("sqlite", signups=signups)
     holds = visited.holds(CONNECTIONS)

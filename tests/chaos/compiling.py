@@ -1,4 +1,4 @@
-"""Kill ingest and publish, again and again, while papers come; then look whether any is missing."""
+"""Kill ingest and publish repeatedly while papers arrive; then check that no paper is missing."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ from tests.chaos.victims import run_command
 
 TOPICS = ("tea leaves", "flow matching", "sea shells", "quantum gravity", "slow trains")
 READERS = 60
-FILES, PAPERS = 4, 5  # of a day at most, and of a file; so the papers of two days fit a digest
+FILES, PAPERS = 4, 5  # files a day at most, papers a file; the papers of two days fit one digest
 START = datetime(2030, 1, 1, 8, tzinfo=UTC)
 DAY = timedelta(days=1)
-LONGEST = 0.5  # seconds that a victim lives, which is about what it needs
+LONGEST = 0.5  # seconds that a victim lives, about as long as its command runs
 KILLS_A_DAY = 8
-FINISH = 60.0  # seconds in which a command that nobody kills comes to its end
+FINISH = 60.0  # seconds in which a command that is not killed must end
 
 
 @dataclass(frozen=True)
 class Story:
-    """What was true afterwards. `lost` and `twice` say what is wrong, and should be empty."""
+    """The result of one run; it holds if `lost` and `twice`, lists of faults, are empty."""
 
     kills: dict[str, int]
-    ended: dict[str, int]  # how many runs came to their end meanwhile
+    ended: dict[str, int]  # runs that ended before they were killed
     days: int
     papers: int
     batches: int
@@ -77,12 +77,12 @@ class Compiling:
         _add_readers(self._stage.engine)
         while self.kills.total() < kills:
             self._live_a_day(self.kills.total() + min(KILLS_A_DAY, kills - self.kills.total()))
-        self.days += 1  # whose edition has what came after that of the day before
+        self.days += 1  # has the papers that arrived after the last edition
         self._let_be(self._publish())
         _arrive(self._stage.engine)
 
     def _live_a_day(self, until: int) -> None:
-        """Both die over and over while the day's papers come; in the end somebody lets them be."""
+        """Kill ingest and publish while the day's papers arrive; then let a run of each end."""
         self.days += 1
         files: list[Path] = []
         while not files or self.kills.total() < until:
@@ -95,7 +95,7 @@ class Compiling:
         _arrive(self._stage.engine)
 
     def _let_be(self, command: Sequence[str]) -> None:
-        """Until it comes to its end: the lease of a dead run is over in a second."""
+        """Retry a command until it exits with 0; a killed run's lease expires after a second."""
         deadline = time.monotonic() + FINISH
         while True:
             process = self._start(command)
@@ -154,12 +154,12 @@ def compile_in_chaos(stage: Stage, *, kills: int, seed: int) -> Story:
 
 
 def _papers(day: int, number: int) -> Iterator[dict[str, object]]:
-    """As Hugging Face lists them: one for each topic, whose words its title has."""
+    """Yield papers in the format of Hugging Face: one per topic, with the topic in its title."""
     on = (START + day * DAY).date()
     for topic_number, topic in enumerate(TOPICS):
         month = f"{30 + day // 12}{day % 12 + 1:02}"
         arxiv_id = f"{month}.{number:04}{topic_number}"
-        title = f"{topic.title()} of House {arxiv_id}"  # equal titles would be one to a reader
+        title = f"{topic.title()} of House {arxiv_id}"  # papers with equal titles would be merged
         yield {
             "paper": {
                 "id": arxiv_id,
@@ -187,7 +187,7 @@ def _add_readers(engine: Engine) -> None:
 
 
 def _topics_of(reader: int) -> list[str]:
-    """Each reader's own choice, as long as there are no more than 31."""
+    """Return the topics of a reader; no two of the first 31 readers have the same set."""
     return [topic for i, topic in enumerate(TOPICS) if (reader % 31 + 1) >> i & 1]
 
 
@@ -196,7 +196,7 @@ def _topic_of(arxiv_id: str) -> str:
 
 
 def _arrive(engine: Engine) -> None:
-    """Everything that is owed reaches its reader."""
+    """Mark every queued delivery as sent."""
     with engine.begin() as conn:
         conn.execute(
             update(DeliveryRow)
@@ -277,7 +277,7 @@ def _batches_wrong(numbers: Sequence[int], through: int, hidden: int) -> Iterato
 
 
 def _gap(ranges: Sequence[tuple[int, int]]) -> str | None:
-    """Where a reader's digests and days without one do not follow on each other."""
+    """Return the first gap between a reader's digests and skips, or None if there is none."""
     inner = sorted(ranges)
     for (_, end), (start, _) in pairwise(inner):
         if start != end:

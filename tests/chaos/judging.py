@@ -1,4 +1,4 @@
-"""What must be true when everybody is dead: the table and what the mail server accepted."""
+"""Check the delivery invariants after a run: the table against the mail server's ledger."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pipeline.storage.schema import DeliveryRow, SubscriberRow
 
 @dataclass(frozen=True)
 class Judgement:
-    """`lost` and `twice` are dedupe keys with what is wrong about them; both should be empty."""
+    """The result of one run; it holds if `lost` and `twice`, lists of dedupe keys, are empty."""
 
     deliveries: int
     statuses: dict[str, int]
-    accepted: int  # messages the server answered by 250, copies counted
-    resent: int  # by rule, after an uncertain end
-    copies: int  # accepted once more, of those that were resent
+    accepted: int  # messages that the server answered with 250, including copies
+    resent: int  # resent automatically after an uncertain outcome
+    copies: int  # second acceptances, among the resent deliveries
     uncertain_but_accepted: int
-    most_uncertain: int  # left by one sender
+    most_uncertain: int  # the most uncertain deliveries left by one sender
     lost: tuple[str, ...]
     twice: tuple[str, ...]
 
@@ -65,7 +65,7 @@ def judge(engine: Engine, ledger: Path, message_id: Callable[[str], str]) -> Jud
 
 
 def _wrong(row: DeliveryRow, times: dict[str, int]) -> str | None:
-    """What contradicts the promise, if anything."""
+    """Return how the row contradicts the guarantee, or None if it does not."""
     status, accepted = DeliveryStatus(row.status), times[row.dedupe_key]
     if status is DeliveryStatus.UNCERTAIN:
         return None if row.marked_at else "uncertain without a mark"

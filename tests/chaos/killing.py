@@ -1,4 +1,4 @@
-"""Kill senders, workers, the broker and the database, and stop senders, while mail is owed."""
+"""Kill senders, workers, the broker and the database, and stop senders, while mail is queued."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from tests.chaos.sleeping import Sleeper
 from tests.chaos.stage import OPEN, Stage, open_stage
 from tests.chaos.victims import OUTSIDE, STEPS, run_send
 
-SENDERS = 3  # at a time, beside the workers
+SENDERS = 3  # concurrent senders, in addition to the workers
 AT_RANDOM = "at a random moment"
 ASLEEP = "senders put to sleep"
-AT_ONCE = Path("/")  # an alarm that has rung: it wakes by the first SIGCONT
-NAP = 4.0  # seconds: longer than a lease, and shorter than anybody waits for a locked SQLite
-LONGEST = 12.0  # seconds that a sender lives which does not come to its step
+AT_ONCE = Path("/")  # an alarm file that exists already: the sleeper wakes at its first SIGCONT
+NAP = 4.0  # seconds: longer than a lease, shorter than the timeout for a locked SQLite file
+LONGEST = 12.0  # seconds that a sender lives if it does not reach its step
 BROKER_EVERY, DATABASE_EVERY, WORKER_EVERY, BEAT_EVERY, FLUSH_EVERY = 41, 29, 61, 35, 25  # kills
-NAP_EVERY = 15  # kills, too
-FINISH = 300.0  # seconds in which the living must end what the dead have left
+NAP_EVERY = 15  # kills
+FINISH = 300.0  # seconds in which the remaining senders must settle the deliveries of killed ones
 
 
 class Killing:
-    """One run; `kills` says who died where."""
+    """One run; `kills` counts the killed processes by step."""
 
     def __init__(self, stage: Stage, seed: int) -> None:
         self.kills: Counter[str] = Counter()
@@ -68,7 +68,7 @@ class Killing:
                 time.sleep(0.1)
 
     def finish(self) -> None:
-        """Let a sender that nobody kills do what is left."""
+        """Run senders without kills until no delivery is open; fail after `FINISH` seconds."""
         deadline = time.monotonic() + FINISH
         while self._stage.count(*OPEN):
             assert time.monotonic() < deadline, "what is owed is not sent"
@@ -88,7 +88,7 @@ class Killing:
             self._senders.append((process, step, time.monotonic() + life))
 
     def _next_step(self) -> str:
-        """Each named step in turn, and now and then any moment."""
+        """Return each named step in turn, or AT_RANDOM in a quarter of the cases."""
         if self._random.random() < 0.25:
             return AT_RANDOM
         self._steps.append(self._steps.pop(0))
@@ -119,7 +119,7 @@ class Killing:
         self._senders = living
 
     def _put_to_sleep(self) -> None:
-        """Now and then one sender more, which is stopped at a step or at any moment."""
+        """Start an extra sender every NAP_EVERY kills, to be stopped at a step or at random."""
         if not self._is_time_for(ASLEEP, NAP_EVERY, deadly=False):
             return
         step = self._random.choice([*OUTSIDE, None, None])
@@ -131,7 +131,7 @@ class Killing:
     def _watch_sleepers(self) -> None:
         self._sleepers = [sleeper for sleeper in self._sleepers if sleeper.lives()]
 
-    # --- The rest of the house ------------------------------------------------------------------
+    # --- The other processes --------------------------------------------------------------------
 
     def _disturb(self, worker: _Workers) -> None:
         worker.wake()
@@ -145,7 +145,7 @@ class Killing:
             self._stage.kill_valkey()
             self._stage.start_valkey()
         if self._is_time_for("FLUSHALL", FLUSH_EVERY, deadly=False):
-            with suppress(redis.ConnectionError):  # it may be just starting
+            with suppress(redis.ConnectionError):  # the broker may be starting
                 self._stage.flush_valkey()
         is_server = self._stage.database_url.startswith("postgresql")
         if is_server and self._is_time_for("PostgreSQL", DATABASE_EVERY):
@@ -161,7 +161,7 @@ class Killing:
 
 
 class _Workers:
-    """A Celery worker with prefork children, two beats, and wake-ups by hand."""
+    """A Celery worker with prefork children, two beats, and manual wake-up tasks."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -230,7 +230,7 @@ def children(pid: int) -> list[int]:
 def kill(
     backend: str, *, kills: int, seed: int, workers: bool = True
 ) -> tuple[Counter[str], Counter[str], Judgement]:
-    """Who was killed where, what else happened, and what was true afterwards."""
+    """Return the kills by step, the other disturbances, and the judgement after one run."""
     with open_stage(backend) as stage:
         stage.paper()
         killing = Killing(stage, seed)

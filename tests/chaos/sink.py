@@ -1,9 +1,10 @@
-"""A mail server that remembers what it accepted; a process of its own that nobody kills.
+"""A mail server that logs every message it accepts; it runs in a process that is never killed.
 
 python -m tests.chaos.sink LEDGER    prints its port; a line "recipient message-id" for each 250
 
-Each line is in the file before the 250 is on the wire, so what was accepted is known whoever dies.
-It refuses `gone...` for good at RCPT, and `never...` after the dot.
+Each line is written to the file before the 250 is sent, so the ledger is complete even if the
+sender is killed. The server rejects `gone...` with 550 at RCPT, and `never...` with 554 after the
+dot.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from asyncio import StreamReader, StreamWriter
 from contextlib import suppress
 
-SLOWEST = 0.006  # seconds before and after a message is written down: where others like to die
+SLOWEST = 0.006  # seconds before and after a message is logged: a window for killing senders
 
 
 class Sink:

@@ -1,4 +1,4 @@
-"""Senders that are stopped and go on later, when others have taken over what they held."""
+"""Senders that are stopped and resume after other senders have taken over their deliveries."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ IN_TRANSACTION = """
 
 @dataclass
 class Sleeper:
-    """A sender that is stopped once, wakes up after its nap, and then ends in order.
+    """A sender that is stopped once, wakes up after its nap, and then exits normally.
 
-    The bound on uncertain messages is for each death, so who has slept must not die as well.
+    The bound on uncertain messages is per crash, so a sender that was stopped must not be killed
+    too.
     """
 
     process: ForkServerProcess
     nap: float  # seconds
-    ends_at: float  # where it has not come to its step by then
-    stops_at: float | None  # None: by itself, at its step
+    ends_at: float  # when to end it if it has not reached its step
+    stops_at: float | None  # None: it stops itself at its step
     wakes_at: float | None = None
     ending: bool = False
 
     def lives(self) -> bool:
-        """Do what is due by now; False when the process has ended."""
+        """Do the action that is due (stop, or wake and end); return False if it has ended."""
         pid = self.process.pid
         if pid is None or not self.process.is_alive():
             self.process.join()
@@ -55,7 +56,7 @@ class Sleeper:
 
     def _end(self, pid: int) -> None:
         self.ending = True
-        _signal(pid, signal.SIGTERM)  # it finishes what it has in hand
+        _signal(pid, signal.SIGTERM)  # it finishes the message in progress
         _signal(pid, signal.SIGCONT)
 
 
@@ -65,7 +66,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def is_asleep(pid: int) -> bool:
-    """Whether all of the process is stopped; False too when it is gone."""
+    """Return whether the whole process is stopped; False, too, if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -74,10 +75,10 @@ def is_asleep(pid: int) -> bool:
 
 
 def wait_until_asleep(pid: int, engine: Engine) -> None:
-    """Until it sleeps at its step, and none of its other threads holds anybody up.
+    """Wait until the process is stopped at its step and no thread of it is in a transaction.
 
-    A process that is stopped inside a write transaction locks everybody out of SQLite for as long
-    as it sleeps; nobody could take anything over from it.
+    A process that is stopped inside a write transaction locks SQLite for as long as it sleeps, so
+    no other sender could take over its deliveries.
     """
     wait_until(lambda: is_asleep(pid))
     while not _is_free(engine):
@@ -87,7 +88,7 @@ def wait_until_asleep(pid: int, engine: Engine) -> None:
 
 
 def wake(process: ForkServerProcess, alarm: Path) -> None:
-    """For good, and wait until it has ended."""
+    """Wake the process for good, and wait until it has ended."""
     alarm.touch()
 
     def ended() -> bool:

@@ -1,4 +1,4 @@
-"""What a run stands on: a database, a Valkey that can be killed, a sink, and an outbox to empty."""
+"""Fixtures of a chaos run: a database, a Valkey that can be killed, a sink, and a full outbox."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPEN = (DeliveryStatus.QUEUED, DeliveryStatus.LEASED, DeliveryStatus.SENDING)
 
 @dataclass
 class Stage:
-    folder: Path  # of a run, as `servers.open_run_folder` makes it
+    folder: Path  # of this run, created by `servers.open_run_folder`
     database_url: str
     smtp_port: int
     valkey_port: int = field(default_factory=free_port)
@@ -75,7 +75,10 @@ class Stage:
     # --- The outbox -----------------------------------------------------------------------------
 
     def owe(self, count: int) -> None:
-        """Deliveries to readers of their own: digests, each tenth a confirmation or refused."""
+        """Queue `count` deliveries to new subscribers: digests, and some confirmations (2 in 20).
+
+        Of each 20 recipients, the server rejects one at RCPT and one after the dot.
+        """
         now = datetime.now(UTC)
         people = [_reader(self.owed + number, now) for number in range(count)]
         with self.engine.begin() as conn:
@@ -98,12 +101,12 @@ class Stage:
         self.owed += count
 
     def count(self, *statuses: DeliveryStatus) -> int:
-        with reading(self.engine) as conn:  # which waits for no writer
+        with reading(self.engine) as conn:  # a read-only transaction does not wait for a writer
             query = select(func.count()).where(DeliveryRow.status.in_(statuses))
             return conn.execute(query).scalar_one()
 
     def make_due(self) -> None:
-        """As if the pauses between tries were over."""
+        """Set `not_before` to now, as if the backoff of each queued delivery had passed."""
         with self.engine.begin() as conn:
             conn.execute(
                 update(DeliveryRow)
@@ -112,7 +115,7 @@ class Stage:
             )
 
     def paper(self) -> None:
-        """What the digests are about."""
+        """Store the paper that every digest contains."""
         found = Reading((make_sighting(title="Tea leaves"),))
         ingest.ingest_recorded(self.engine, [("arxiv", found)], now=datetime.now(UTC))
 
@@ -131,7 +134,7 @@ class Stage:
             client.flushall()
 
     def crash_postgresql(self) -> None:
-        """Without a checkpoint, as by SIGKILL; then up again."""
+        """Stop PostgreSQL without a checkpoint, as SIGKILL would; then start it again."""
         servers.stop_postgresql(self.folder)
         servers.start_postgresql(self.folder)
 

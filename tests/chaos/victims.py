@@ -1,4 +1,4 @@
-"""Real senders that kill or stop themselves at a named step, or live until somebody kills them."""
+"""Real senders that kill or stop themselves at a named step, or run until they are killed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ __all__ = ["OUTSIDE", "STEPS", "app", "run_send"]
 
 BEFORE, AFTER = True, False
 
-# Where it dies, and how often it may come by before that: a step of each message, or of a drain.
+# Where a process dies, before or after the call, and the most passes until then: the calls are made
+# once per message or once per drain.
 STEPS: Final[Mapping[str, tuple[Any, str, bool, int]]] = {
     "in the claim's transaction": (deliveries, "claim", AFTER, 1),
     "after the claim": (dispatcher._Drain, "_compose_all", BEFORE, 1),
@@ -47,7 +48,7 @@ STEPS: Final[Mapping[str, tuple[Any, str, bool, int]]] = {
 }
 
 
-# Where it may fall asleep: the thread at the step is in no transaction.
+# Where a process may be stopped: the thread at the step is in no transaction.
 OUTSIDE: Final = (
     "after the claim",
     "after composing",
@@ -65,10 +66,10 @@ def run_send(
     alarm: Path | None = None,
     in_a_hurry: bool = True,
 ) -> None:
-    """`paperboy send --once` in this process, which `step` ends at the given pass.
+    """Run `paperboy send --once` in this process and kill it at the given pass of `step`.
 
-    With an `alarm` it falls asleep there instead, once, and wakes up for good by SIGCONT when that
-    file exists; before, it falls asleep again.
+    If `alarm` is given, the process is stopped there instead, once. At SIGCONT it resumes for good
+    if that file exists; otherwise it stops again.
     """
     if in_a_hurry:
         hurry()
@@ -78,7 +79,7 @@ def run_send(
 
 
 def run_command(environment: Mapping[str, str], arguments: Sequence[str]) -> None:
-    """`paperboy ARGUMENTS` in this process, unheard. Who ingests holds the lease for a second."""
+    """Run `paperboy ARGUMENTS` in this process without output; ingest leases last one second."""
     os.environ.update(environment)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -96,7 +97,7 @@ def blow_at(step: str, passes: int, blow: Callable[[], None]) -> None:
 def _struck(
     step: Callable[..., Any], before: bool, passes: int, blow: Callable[[], None]
 ) -> Callable[..., Any]:
-    passing = itertools.count(1)  # several threads come by
+    passing = itertools.count(1)  # several threads call it
 
     @wraps(step)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -118,13 +119,13 @@ def _die() -> None:
 def _sleep(alarm: Path) -> None:
     while True:
         os.kill(os.getpid(), signal.SIGSTOP)
-        time.sleep(0.05)  # this thread may run on for a moment; and another end its transaction
+        time.sleep(0.05)  # this thread may run on for a moment, and another may end its transaction
         if alarm.exists():
             return
 
 
 def hurry() -> None:
-    """Leases of seconds, so that the next sender finds what a dead one left while we look on."""
+    """Shorten leases to seconds, so that the next sender soon recovers those of a killed one."""
     short = timedelta(seconds=2)
     dispatcher.MARGIN = timedelta(seconds=1)
     dispatcher.TIDY_EVERY = 0.5
@@ -132,7 +133,7 @@ def hurry() -> None:
     connection.Bounds = partial(connection.Bounds, opening=2.0, deadline=2.0, patience=2.0)
 
 
-# Celery imports this module as its app: its prefork children die by themselves, too.
+# Celery imports this module as its app, so its prefork children kill themselves, too.
 if os.environ.get("CHAOS_WORKER"):
     hurry()
 

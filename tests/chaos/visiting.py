@@ -1,7 +1,7 @@
-"""Other processes open and close a SQLite file all the time; then see whether a row is missing.
+"""Open and close a SQLite file from other processes; then check that no row is missing.
 
-A site takes sign-ups, senders and a Celery worker take mail, and beside them come commands, plain
-SQLite clients, VACUUM and copies by the backup API. Nobody is killed here: `killing` does that.
+A site takes sign-ups, and senders and a Celery worker send mail; at the same time run commands,
+plain SQLite clients, VACUUM and copies by the backup API. No process is killed here: see `killing`.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from tests.chaos.stage import OPEN, Stage, open_stage
 from tests.chaos.victims import run_command
 from tests.visitors import visiting
 
-OWED = 60  # deliveries that wait at a time
+OWED = 60  # deliveries that are queued at a time
 PLAIN_CLIENTS = 2
-VACUUM_EVERY = 10.0  # seconds; it holds others up
-FINISH = 120.0  # seconds in which the rest is sent
-START = 120.0  # seconds until the site answers
+VACUUM_EVERY = 10.0  # seconds; VACUUM blocks other writers
+FINISH = 120.0  # seconds in which the remaining deliveries must be sent
+START = 120.0  # seconds until the site must answer
 COMMANDS = (["deliveries"], ["subscribers", "list"], ["send", "--once"])
 NAMES = ("deliveries", "subscribers", "send")
-MOST_SIGNUPS = 1_800  # an hour: the site takes no more from everywhere
+MOST_SIGNUPS = 1_800  # an hour: the rate limit of the site over all visitors
 COMMANDS_A_SIGNUP = 15
-SLICE = 0.2  # seconds that a thread rests between two of its visits
+SLICE = 0.2  # seconds that a thread waits between two visits
 
 
 @dataclass(frozen=True)
 class Visited:
-    """What came of one run; `lost` and `broken` should be empty, and `found.holds`."""
+    """The result of one run; it holds if `lost` and `broken` are empty and `found` holds."""
 
-    acknowledged: int  # sign-ups that were answered 200, and `subscribers add` that ended with 0
+    acknowledged: int  # sign-ups answered with 200, and `subscribers add` that exited with 0
     visits: dict[str, int]
     copies: int
-    lost: tuple[str, ...]  # acknowledged, and not in the database
-    broken: tuple[str, ...]  # a database or a copy that is not whole
+    lost: tuple[str, ...]  # acknowledged, but not in the database
+    broken: tuple[str, ...]  # a database or a copy that is corrupt or incomplete
     found: Judgement
 
     def holds(self, connections: int) -> bool:
@@ -103,7 +103,7 @@ class Visiting:
             with_retries(self._stage.make_due)
             self._command(["send", "--once"])
 
-    # --- Who comes ------------------------------------------------------------------------------
+    # --- Visits ---------------------------------------------------------------------------------
 
     def _sign_up(self, url: str, signups: int) -> None:
         with requests.Session() as browser:
@@ -113,7 +113,7 @@ class Visiting:
                 if self._stage.count(*OPEN) < OWED:
                     with_retries(partial(self._stage.owe, OWED))
                 email = f"signed{number}@example.org"
-                address = f"10.{number >> 8 & 255}.{number & 255}.1"  # a network of its own
+                address = f"10.{number >> 8 & 255}.{number & 255}.1"  # one network per sign-up
                 answer = browser.post(
                     f"{url}/subscribe",
                     data={"email": email, "queries": "tea leaves"},
@@ -126,7 +126,7 @@ class Visiting:
                 self._over.wait(0.02)
 
     def _has_seen(self, visits: int) -> bool:
-        """Whether each command has come so often."""
+        """Return whether each command has run at least `visits` times."""
         return all(self.visits[f"paperboy {name}"] >= visits for name in NAMES)
 
     def _add(self) -> None:
@@ -139,7 +139,7 @@ class Visiting:
             target=run_command, args=(self._stage.environment, arguments), daemon=True
         )
         name = f"paperboy {arguments[0]}"
-        self.visits[name] += 1  # now: a sender goes on as long as there is mail
+        self.visits[name] += 1  # counted at the start: a sender runs as long as mail is queued
         process.start()
         process.join()
         if process.exitcode:
@@ -147,7 +147,7 @@ class Visiting:
         return process.exitcode
 
     def _copy(self) -> None:
-        """By another process, while everybody writes: whole, with all that was known before."""
+        """Copy the database in another process during writes; the copy must have all known rows."""
         known = set(self.acknowledged)
         copy = self._path.with_name("copy.db")
         copy.unlink(missing_ok=True)
@@ -178,7 +178,7 @@ class Visiting:
 
     @contextmanager
     def _site(self) -> Iterator[str]:
-        """`paperboy serve`, which takes our word for where a visitor comes from."""
+        """Run `paperboy serve`, which trusts the X-Forwarded-For of this process; yield its URL."""
         port = free_port()
         url = f"http://127.0.0.1:{port}"
         more = {"SITE_URL": url, "TRUSTED_PROXIES": "127.0.0.1"}
@@ -217,7 +217,7 @@ def _script(code: str, *arguments: Path) -> list[str]:
 
 
 def trouble(path: Path, known: set[str]) -> str:
-    """What is wrong with a database that nobody has open: not whole, or rows are missing."""
+    """Return the fault of a closed database (corrupt, or rows missing), or "" if it is whole."""
     try:
         with closing(sqlite3.connect(path)) as conn:
             checked = conn.execute("PRAGMA integrity_check").fetchone()[0]
@@ -229,7 +229,7 @@ def trouble(path: Path, known: set[str]) -> str:
 
 
 def visit(backend: str, *, signups: int, workers: bool = True) -> Visited:
-    """Only SQLite is a file; on PostgreSQL there is no such phase."""
+    """Run the visits and return the result; SQLite only, since PostgreSQL has no shared file."""
     with open_stage(backend) as stage:
         stage.paper()
         stage.owe(OWED)

@@ -1,1 +1,1 @@
-"""Mutation testing: change one expression of a module, and see whether a test fails."""
+"""Mutation testing: change one expression of a module, and check that a test fails."""

@@ -1,11 +1,11 @@
-"""Run the tests of a module against its mutants, and print those that no test notices.
+"""Run the tests of a module against its mutants, and print the mutants that survive.
 
     python -m tests.mutants pipeline/slots.py --tests tests/test_slots.py
     python -m tests.mutants --sample 10
 
-Each mutant is written into a copy of the project, first tested on SQLite alone, then, if it
-survives, with everything. Exit status 1 if one survives. Not every survivor is a fault: some
-mutants behave as the original does.
+Each mutant is written to a copy of the project and tested on SQLite first; if it survives, the
+PostgreSQL tests run, too. The exit status is 1 if a mutant survives. Not every survivor is a
+missing test: some mutants are equivalent to the original.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import pytest
 from tests.mutants.making import Mutant, mutants
 
 ROOT = Path(__file__).parents[2]
-LONGEST: Final = 120  # seconds of CPU for the tests of one mutant; pytest-timeout ends others
+LONGEST: Final = 120  # seconds of CPU for the tests of a mutant; pytest-timeout ends idle ones
 TESTS: Final = {
     "pipeline/matching/*.py": "tests/test_matching_*.py tests/test_sources_text.py",
     "pipeline/smtp/*.py": "tests/test_smtp*.py",
@@ -46,12 +46,12 @@ TESTS: Final = {
     "pipeline/links.py": "tests/test_links.py tests/test_web.py",
     "pipeline/settings.py": "tests/test_settings.py",
 }
-"""Tests by the modules that they are about; the first pattern that fits a module counts."""
+"""Test files by module pattern; the first pattern that matches a module counts."""
 LIBRARIES: Final = (
     *("alembic.config", "celery", "hypothesis", "mjml", "numpy", "pydantic_settings"),
     *("redis", "requests", "sqlalchemy.orm", "starlette.testclient", "structlog", "typer"),
 )
-"""What most tests import. Loaded once, for that is half the time of a mutant."""
+"""Libraries that most tests import; loading them once saves half the time of a mutant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,10 @@ def _sample(module: Path, size: int, seed: int) -> list[Mutant]:
 
 
 def _run(chosen: list[tuple[Path, Mutant]], options: argparse.Namespace) -> Iterator[Result]:
-    """Test each mutant in a process of its own, forked from this one: it has the libraries."""
+    """Test each mutant in a process forked from this one, which has loaded the libraries already.
+
+    Yield the results in the order in which the processes end.
+    """
     for name in LIBRARIES:
         importlib.import_module(name)
     waiting, running = chosen[::-1], dict[int, tuple[Path, Path, Mutant]]()
@@ -144,7 +147,7 @@ def _copy(target: Path) -> Path:
 
 
 def _write(module: Path, source: str) -> None:
-    """Replace a module; its compiled form could pass for that of a change of the same second."""
+    """Replace a module and delete its .pyc, which would pass as current within the same second."""
     module.write_text(source)
     Path(importlib.util.cache_from_source(str(module))).unlink(missing_ok=True)
 
@@ -171,14 +174,14 @@ def _fork(copy: Path, module: Path, mutant: Mutant, tests: str | None) -> int:
 
 
 def _end(status: int) -> NoReturn:
-    """End this process, and the servers and commands that its tests have started."""
+    """End this process and its process group: the servers and commands that its tests started."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.killpg(0, signal.SIGTERM)
     os._exit(status)
 
 
 def _files(module: Path, tests: str | None) -> list[str]:
-    """The test files of a module, those that are named like it first."""
+    """Return the test files of a module, files with the module's name first."""
     patterns = (tests or _tests_of(module)).split()
     files = {str(p.relative_to(ROOT)) for one in patterns for p in ROOT.glob(one)}
     return sorted(files, key=lambda name: (module.stem not in name, name))
@@ -196,7 +199,7 @@ def _passes(files: list[str], chosen: str) -> bool:
         del sys.modules[name]
     status = pytest.main(
         ["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist",
-         "-W", "ignore::pytest.PytestAssertRewriteWarning",  # of plugins that are loaded already
+         "-W", "ignore::pytest.PytestAssertRewriteWarning",  # for plugins that are loaded already
          "-m", "not browser and not shared and not dovecot", "-k", chosen, *files]
     )  # fmt: skip
     return status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)

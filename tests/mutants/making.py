@@ -29,9 +29,9 @@ _CALCULATED: Final[dict[type[ast.operator], type[ast.operator]]] = {
     ast.BitAnd: ast.BitOr,
 }
 _CONDITIONS: Final = {"where", "and_", "or_", "filter", "values", "replace"}
-"""Calls whose arguments each say something: SQL conditions, and the values of an UPDATE."""
+"""Calls in which each argument is a condition or a value: SQL conditions and UPDATE values."""
 _UNTESTED: Final = {"log", "warnings"}
-"""Names whose calls are for people: what is logged is no behaviour here."""
+"""Names whose calls are not mutated, since log messages and warnings are not tested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,11 @@ def mutants(source: str) -> list[Mutant]:
 
 
 def _mark_untested(tree: ast.AST) -> None:
-    """Leave out annotations, docstrings, logging, `__all__` and code for type checkers."""
+    """Mark the nodes that are not mutated.
+
+    These are annotations, docstrings, logging, decorators, base classes, assertions and code for
+    type checkers.
+    """
     for node in ast.walk(tree):
         for part in _untested_parts(node):
             for inner in ast.walk(part):

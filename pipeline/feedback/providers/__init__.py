@@ -1,6 +1,6 @@
-"""Where providers tell of deliveries: a POST to /hooks/<name> becomes events. One file for each.
+"""Webhooks of email providers: parse a POST to /hooks/<name> into events, one file per provider.
 
-Whatever a request says is the claim of a stranger until it is verified.
+A request is untrusted until its signature is verified.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from pipeline.feedback.applying import Event
 
 
 class Provider(Protocol):
-    """A service that is believed about the mail it took, once it has proved who it is."""
+    """An email provider; its events about mails that it accepted count once they are verified."""
 
     def receive(self, headers: Mapping[str, str], body: bytes, now: datetime) -> Sequence[Event]:
-        """The events of one POST; none where it was not about mail. `headers` in lower case.
+        """Verify one POST and return its events; none if it is not about mail.
 
-        Raises ForgedError before it looks at anything that verifying does not need, EventError
-        for what is signed and makes no sense, and ProviderError where verifying was not possible.
+        The names in `headers` are in lower case. Raises ForgedError if the signature is invalid,
+        before parsing anything that the verification does not need; EventError if a signed body is
+        malformed; ProviderError if verification was not possible.
         """

@@ -1,4 +1,4 @@
-"""Ask a provider for something: a GET within bounds that goes nowhere else."""
+"""Fetch a URL of a provider, with limits on size and time and without redirects."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import requests
 
 from pipeline.errors import ProviderError
 
-LARGEST: Final = 64 * 1024  # octets; a certificate has 2,000
-LONGEST: Final = 15.0  # seconds, all together
-TIMEOUTS: Final = (5.0, 5.0)  # to connect, and between two pieces
+LARGEST: Final = 64 * 1024  # octets; a certificate has about 2,000
+LONGEST: Final = 15.0  # seconds for the whole request
+TIMEOUTS: Final = (5.0, 5.0)  # seconds to connect, and between two chunks
 
 
 def fetch(url: str) -> bytes:
-    """The body of a 200. A redirect is not followed: the caller has chosen this host.
+    """Return the body of a 200 response.
 
-    Raises ProviderError.
+    Raises ProviderError for any other status, for a network error, and if the response exceeds
+    64 KB or 15 seconds. Redirects are not followed: the caller has validated this host only.
     """
     until = time.monotonic() + LONGEST
     body = bytearray()

@@ -1,6 +1,6 @@
-"""A webhook of ours for any provider that has none here: JSON, signed by a secret that both know.
+"""A generic webhook for providers without their own parser: JSON signed with a shared secret.
 
-docs/feedback.md tells how to write one.
+docs/feedback.md describes the format.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.feedback.providers.wording import bounce_verdict, record, status, 
 from pipeline.feedback.providers.wording import said as words_of
 
 TIMESTAMP: Final = "x-paperboy-timestamp"  # seconds since 1970
-SIGNATURE: Final = "x-paperboy-signature"  # v1=<hexadecimal HMAC-SHA-256>, or several with commas
+SIGNATURE: Final = "x-paperboy-signature"  # v1=<HMAC-SHA-256 in hex>, or several, comma-separated
 WINDOW: Final = timedelta(minutes=5)  # before and after now
 MOST_EVENTS: Final = 1_000
 
@@ -33,7 +33,7 @@ _KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Generic:
-    """Believes who knows one of `secrets`."""
+    """A provider whose requests are signed with one of `secrets`."""
 
     secrets: Sequence[str] = field(repr=False)
 
@@ -49,7 +49,7 @@ class Generic:
         return [read(record(one)) for one in told]
 
     def _verify(self, timestamp: str, signatures: str, body: bytes, now: datetime) -> None:
-        # One HMAC for each secret of ours, however many signatures a stranger lists.
+        # Compute one HMAC per configured secret, not per signature: a stranger may list thousands.
         expected = [sign(secret, timestamp, body).encode() for secret in self.secrets]
         given = [one.strip().removeprefix("v1=").encode() for one in signatures.split(",")]
         if not any(hmac.compare_digest(ours, one) for ours in expected for one in given):
@@ -63,11 +63,15 @@ class Generic:
 
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:
+    """Return the HMAC-SHA-256 of `timestamp.body`, in hex."""
     return hmac.digest(secret.encode(), timestamp.encode() + b"." + body, "sha256").hex()
 
 
 def read(said: dict[str, Any]) -> Event:
-    """One event; without a notice where its word is none we know. Raises EventError."""
+    """Parse one event; if its type is unknown, it has no notices.
+
+    Raises EventError if its id is missing or longer than 256 characters.
+    """
     id_, kind = said.get("id"), text(said.get("event"), 64)
     if not isinstance(id_, str) or not 0 < len(id_) <= 256:
         raise EventError("an event needs an `id` of at most 256 characters")
@@ -94,6 +98,6 @@ def read(said: dict[str, Any]) -> Event:
 
 
 def _verdict(said: dict[str, Any], code: str | None, words: str) -> Verdict:
-    """The provider's own, where it names one; else by the table for replies."""
+    """Return the verdict that the provider names, else classify its status code and reason."""
     named = text(said.get("verdict"))
     return Verdict(named) if named in set(Verdict) else bounce_verdict(code, words)

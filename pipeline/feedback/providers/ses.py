@@ -1,4 +1,4 @@
-"""Amazon SES, through topics of SNS: notifications, and the events of a configuration set.
+"""Parse events of Amazon SES from SNS: notifications, and the events of a configuration set.
 
 https://docs.aws.amazon.com/ses/latest/dg/notification-contents.html
 """
@@ -18,11 +18,11 @@ from pipeline.feedback.providers.sns import SNS, Message
 from pipeline.feedback.providers.wording import bounce_verdict, record, records, status, text
 from pipeline.feedback.providers.wording import said as words_of
 
-LARGEST_RAW: Final = 256 * 1024  # what SNS carries
+LARGEST_RAW: Final = 256 * 1024  # the size limit of an SNS message
 
 _BY_SUBTYPE: Final = {
     "NoEmail": Verdict.HARD,
-    # SES did not even try: the address is on its list, or on the account's.
+    # SES did not try: the address is on its own suppression list, or on the account's.
     "Suppressed": Verdict.HARD,
     "OnAccountSuppressionList": Verdict.HARD,
     "MailboxFull": Verdict.FULL,
@@ -47,11 +47,11 @@ class SES:
 
 
 def read(message: Message) -> Event:
-    """What SES published; without notices where that is nothing we know."""
+    """Parse one message of SES; if its type is unknown, the event has no notices."""
     try:
         said = record(json.loads(message.text))
     except (ValueError, RecursionError):
-        said = {}  # such as SNS's own greeting of a new subscription
+        said = {}  # not JSON, such as the SNS greeting of a new subscription
     kind = text(said.get("eventType") or said.get("notificationType")) or "unknown"
     mail = record(said.get("mail"))
     about = Notice(
@@ -65,7 +65,7 @@ def read(message: Message) -> Event:
         kind,
         text(message.text, LARGEST_RAW),
         tuple(_notices(kind, said, about)),
-        # The name it gave the mail when it took it.
+        # The id in the reply of SES when it accepted the mail.
         queue_id=text(mail.get("messageId")) or None,
     )
 
@@ -100,11 +100,11 @@ def _verdict(type_: str, subtype: str, code: str | None, words: str) -> Verdict:
         return _BY_SUBTYPE[subtype]
     by_reply = bounce_verdict(code, words) if code or words else None
     if type_ == "Permanent":
-        # The server's words count where they say that it was about us.
+        # The server's reply takes precedence if it is specific: the cause may be on our side.
         is_clear = by_reply not in {None, Verdict.SOFT, Verdict.DEFERRED}
         return by_reply if by_reply and is_clear else Verdict.HARD
     if type_ == "Transient":
-        # Without a code it may be an answer of somebody on holiday.
+        # Without a code it may be an out-of-office reply.
         return Verdict.DEFERRED if by_reply is None else _no_harder_than_soft(by_reply)
     return Verdict.SOFT if by_reply is None else _no_harder_than_soft(by_reply)
 
@@ -114,7 +114,7 @@ def _no_harder_than_soft(verdict: Verdict) -> Verdict:
 
 
 def _complaint(complaint: dict[str, Any], about: Notice) -> Notice:
-    # RFC 6430: somebody took a mail out of the spam folder.
+    # RFC 6430: not-spam means that a reader moved the mail out of the spam folder.
     is_praise = complaint.get("complaintFeedbackType") == "not-spam"
     named = records(complaint.get("complainedRecipients"))
     return replace(
@@ -126,7 +126,7 @@ def _complaint(complaint: dict[str, Any], about: Notice) -> Notice:
 
 
 def _message_id(mail: dict[str, Any]) -> str:
-    """Ours: SES writes another into the mail, but tells the headers as we sent them."""
+    """Return our Message-ID from the original headers; SES replaces it in the mail itself."""
     for header in records(mail.get("headers")):
         if text(header.get("name")).lower() == "message-id":
             return text(header.get("value"))

@@ -1,4 +1,4 @@
-"""Amazon's notification service: messages signed by a certificate that lies at its own host.
+"""Verify messages of Amazon SNS, signed with a certificate from the service's own host.
 
 https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
 """
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 TOPIC: Final = re.compile(r"arn:(aws(?:-[a-z]+)*):sns:([a-z0-9-]+):\d{12}:[\w-]{1,256}")
 OLDEST: Final = timedelta(days=1)  # see docs/decisions/feedback-replays.md
-AHEAD: Final = timedelta(minutes=5)  # that another clock may be before ours
+AHEAD: Final = timedelta(minutes=5)  # tolerance for a clock that is ahead of ours
 VERSION: Final = "2"  # SHA-256; 1 is SHA-1
 
 _CERTIFICATE: Final = re.compile(r"/SimpleNotificationService-[0-9a-f]{32}\.pem")
@@ -45,15 +45,15 @@ _SIGNED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What somebody published to a topic of ours."""
+    """A verified message of one of the configured topics."""
 
-    id: str  # the same whenever it is sent again
+    id: str  # the same if the message is sent again
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class SNS:
-    """Opens messages of these topics. `fetch` gets what lies at an address of Amazon's."""
+    """Verifies messages of these topics; `fetch` returns the body of a URL at Amazon's host."""
 
     topics: Sequence[str]
     fetch: Callable[[str], bytes]
@@ -61,9 +61,12 @@ class SNS:
     _asking: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def open(self, body: bytes, now: datetime) -> Message | None:
-        """A message, verified; None for one about the subscription itself, which is seen to.
+        """Verify a request and return its message.
 
-        Raises ForgedError and ProviderError.
+        Return None for a message about the subscription itself; a SubscriptionConfirmation is
+        confirmed first. Raises ForgedError if the message is not signed, not recent or not of
+        these topics, and ProviderError if the certificate or the confirmation URL cannot be
+        fetched.
         """
         fields = _fields(body)
         kind, topic = fields.get("Type", ""), fields.get("TopicArn", "")
@@ -95,9 +98,10 @@ class SNS:
             raise ForgedError("the signature does not fit") from error
 
     def _certificate(self, url: str) -> x509.Certificate:
-        """Fetched once: its address names its content.
+        """Return a certificate, cached by its URL, which names its content; at most 8 are cached.
 
-        One at a time, so that made-up addresses cannot keep every thread of the site waiting.
+        Only one fetch runs at a time, so that forged URLs cannot block every thread of the site;
+        meanwhile others raise ProviderError. Raises ForgedError if the body is no certificate.
         """
         if url in self._keys:
             return self._keys[url]
@@ -115,7 +119,10 @@ class SNS:
         return certificate
 
     def _confirm(self, url: str, topic: str) -> None:
-        """Answer yes: we want the messages of a topic that the operator named."""
+        """Confirm the subscription to a topic that the operator configured, by a GET.
+
+        Raises ForgedError if the URL is not the confirmation of this topic.
+        """
         query = _check_address(url, topic)
         if query.get("Action") != ["ConfirmSubscription"] or query.get("TopicArn") != [topic]:
             raise ForgedError("this address does something else")
@@ -123,7 +130,7 @@ class SNS:
 
 
 def _fields(body: bytes) -> dict[str, str]:
-    """The texts of the envelope; whatever is not a text is no part of it."""
+    """Return the string fields of a JSON object; raise ForgedError if the body is no object."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -134,7 +141,10 @@ def _fields(body: bytes) -> dict[str, str]:
 
 
 def _canonical(fields: dict[str, str]) -> bytes:
-    """What is signed: names and values, each on a line; of the names only Subject may lack."""
+    """Return the signed octets: each name and value on its own line; only Subject is optional.
+
+    Raises ForgedError if another field is missing, or if the text has lone surrogates.
+    """
     names = [n for n in _SIGNED[fields["Type"]] if n in fields or n != "Subject"]
     try:
         return "".join(f"{name}\n{fields[name]}\n" for name in names).encode()
@@ -154,7 +164,10 @@ def _check_age(timestamp: str, now: datetime) -> None:
 def _check_address(
     url: str, topic: str, path: re.Pattern[str] = re.compile("/")
 ) -> dict[str, list[str]]:
-    """The query of an address at the host that this topic lives at; ForgedError for any other."""
+    """Return the query of a URL; raise ForgedError unless its host is that of the topic's region.
+
+    The scheme must be https, and the whole path must match `path`.
+    """
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -165,7 +178,7 @@ def _check_address(
 
 
 def host_of(topic: str) -> str:
-    """The host of SNS in a topic's region; ValueError for what is no topic."""
+    """Return the host of SNS in a topic's region; raise ValueError if `topic` is no ARN."""
     found = TOPIC.fullmatch(topic)
     if not found:
         raise ValueError(f"{topic!r} is not the ARN of a topic")

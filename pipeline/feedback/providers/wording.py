@@ -1,4 +1,4 @@
-"""What providers say in common: values of JSON that may be anything, and servers' words."""
+"""Normalise JSON values of unknown type in provider events, and classify their bounces."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from pipeline.domain import Verdict
 from pipeline.feedback.reading.diagnostics import judge
 from pipeline.smtp import printable
 
-LONGEST: Final = 1_000  # characters of a value that is kept
+LONGEST: Final = 1_000  # characters of a value that are kept
 
 _STATUS: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 
 
 def text(value: Any, most: int = LONGEST) -> str:
-    """`value` where it is a text that a database can hold; "" for anything else."""
+    """Return a string that a database can store: no NUL, at most `most` characters; else ""."""
     if not isinstance(value, str):
         return ""
     return value.replace("\0", "").encode("utf-8", "replace").decode()[:most]
 
 
 def record(value: Any) -> dict[str, Any]:
+    """Return `value` if it is a JSON object, else {}."""
     return value if isinstance(value, dict) else {}
 
 
@@ -30,19 +31,22 @@ def records(value: Any) -> list[dict[str, Any]]:
 
 
 def status(value: Any) -> str | None:
-    """An enhanced code such as 5.1.1 (RFC 3463), if it is one."""
+    """Return the enhanced status code at the start of `value` (RFC 3463), such as 5.1.1; or None.
+
+    The classes are 2, 4 and 5.
+    """
     found = _STATUS.match(text(value).strip())
     return found[0] if found else None
 
 
 def said(value: Any) -> str:
-    """The words of a server, as they may be kept and shown."""
+    """Return a server's reply, normalised for storage and display."""
     return printable(text(value))
 
 
 def bounce_verdict(status: str | None, words: str) -> Verdict:
-    """Judge a bounce as a bounce mail is judged; `words` are those of the server, if known.
+    """Classify a bounce like a bounce mail; `words` are the server's reply, or "" if unknown.
 
-    Whatever says nothing else was refused for good, or nobody would call it a bounce.
+    Without a code it counts as permanently refused (550), since the provider calls it a bounce.
     """
     return judge(words, status).verdict

@@ -1,8 +1,8 @@
-"""What a mail that came back says: its octets in, a `Notice` out; pure, and it never raises.
+"""Parse bounces, complaints and automatic replies: octets in, a `Notice` out. Pure; never raises.
 
-`mime` takes the mail apart, `mails` asks the readers one after another (`arf`, `dsn`, `receipts`,
-`freeform`, `automatic`, `leaving`), and `diagnostics` reads what a server said by the rules that
-hold for its replies.
+`mime` parses the message, `mails` tries the parsers in order (`arf`, `dsn`, `receipts`, `leaving`,
+`freeform`, `automatic`), and `diagnostics` classifies diagnostic texts by the same rules as SMTP
+replies.
 """
 
 from pipeline.feedback.reading.mails import read_mail

@@ -1,4 +1,4 @@
-"""Feedback loops: a reader called a mail spam (RFC 5965, and Microsoft's older form)."""
+"""Parse spam complaints from feedback loops (RFC 5965, and Microsoft's older format)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MICROSOFT: Final = "x-hmxmroriginalrecipient"
 
 
 def read(mail: Mail) -> Notice | None:
-    """A complaint; NONE for a report that is none ("not-spam"); None for any other mail."""
+    """Return a complaint, a NONE notice for other reports ("not-spam"), or None for other mail."""
     returned = enclosed(mail)
     for part in mail.parts:
         if part.type == TYPE:
@@ -37,7 +37,10 @@ def _notice(report: Headers, returned: list[Headers]) -> Notice:
 
 
 def _whom(report: Headers, returned: list[Headers]) -> tuple[str, ...]:
-    """Many providers hide the address; then the mail's own To may still name it."""
+    """Return the addresses of a report, or the To of the returned mail if the report hides them.
+
+    Many providers redact the address in the report.
+    """
     fields = [*report.all("original-rcpt-to"), *report.all("removal-recipient")]
     named = [found for field in fields if (found := recipient(field))]
     if not named and returned:

@@ -1,4 +1,4 @@
-"""Machines that answer: out of office, receipts of arrival, "prove that you are human"."""
+"""Detect automatic replies: out of office, acknowledgements, challenge-response systems."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ _WORDS: Final = re.compile(
 
 
 def read(mail: Mail) -> Notice | None:
-    """An answer of a machine (RFC 3834): by header, by subject, or by words where it answers."""
+    """Return a notice for an automatic reply (RFC 3834); None for any other mail.
+
+    Recognised by headers, by subject, or by text if the mail is a reply or its return path is null.
+    """
     text = evidence(mail.written)[:5_000]
     headers = mail.headers
     if not (_is_marked(headers) or _reads_like_one(headers, text)):

@@ -1,4 +1,4 @@
-"""What a server said, found in a diagnostic or between other words, and judged like a reply."""
+"""Find SMTP replies in diagnostic fields or free text, and classify them like live replies."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _IN_REPLY_TO: Final = re.compile(
     r"\(in reply to (end of )?([A-Z]{4})[^)]{0,30}\)|after (end of data|mail from)", re.I
 )
 _UNTYPED: Final = re.compile(r"^\s*(?:smtp|x-[\w-]{1,30}|x400|dns|unknown|unix)\s*;\s*", re.I)
-# Sendmail shows what the far server said behind "<<<", and below it what it makes of that: 5.1.1
-# "User unknown" of every 550 to RCPT, 5.0.0 "Service unavailable" of every refusal of the message.
+# Sendmail prints the remote reply after "<<<" and its own interpretation below it: 5.1.1 "User
+# unknown" for every 550 to RCPT, 5.0.0 "Service unavailable" for every refusal of the message.
 _FAR_LINE: Final = re.compile(r"^[ \t]*<<<[ \t]*[45]\d\d", re.M)
 _RELAY_LINE: Final = re.compile(r"^[ \t]*[45]\d\d(?: \d\.\d\.\d)? .{0,200}$\n?", re.M)
 _AT_THE_DOT: Final = re.compile(r"in reply to end of DATA|after end of data", re.I)
-# With pipelining the reply to RCPT stands below DATA too; then Sendmail's 5.1.1 follows.
+# With pipelining the reply to RCPT is printed below DATA, too; Sendmail's 5.1.1 then follows it.
 _BELOW_DATA: Final = re.compile(
     r"^[ \t]*>>> (?:DATA|\.)[ \t]*\n(?:[ \t]*<<<[^\n]*(?:\n|\Z)){1,20}"
     r"(?![ \t]*5\d\d[ -]5\.1\.\d )",
@@ -46,26 +46,27 @@ _BY_VERDICT: Final = {
 }
 
 VAGUE: Final = frozenset({Verdict.SOFT, Verdict.DEFERRED})
-"""Verdicts that say no more than that it failed; other evidence may know why."""
+"""Verdicts for a failure without a known cause; other evidence may be more specific."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one diagnostic says of one recipient."""
+    """The result of classifying one diagnostic for one recipient."""
 
     verdict: Verdict
     status: str | None
     reason: str
-    for_good: bool = False  # the address is gone, though it may take two editions to believe it
-    is_vague: bool = False  # it does not say about whom it speaks
+    for_good: bool = False  # the address is gone, even if two editions must confirm it
+    is_vague: bool = False  # the subject of the refusal is unclear
 
 
 def judge(diagnostic: str, status: str | None = None, phase: Phase | None = None) -> Finding:
-    """Judge the words first, by their own codes; `status` decides where they leave it open.
+    """Classify a diagnostic by its own text and codes; use `status` if these are inconclusive.
 
-    Sendmail writes 5.1.1 for any 550 it does not know, and others 5.0.0 for everything: what the
-    far server said is better evidence than the report's own field. `phase` is that of the refusal
-    where the diagnostic itself does not tell.
+    The remote server's reply is better evidence than the Status field of the report: Sendmail
+    writes 5.1.1 for any 550 that it does not recognise, other servers 5.0.0 for every failure.
+    `phase` is the phase of the refusal, used if the diagnostic does not name one; the default is
+    RCPT. Only the first 2,000 characters count, and the reason returned has at most 300.
     """
     text = printable(_UNTYPED.sub("", diagnostic[:LONGEST]), LONGEST)
     reply = _reply(text, status)
@@ -98,22 +99,22 @@ def _is_for_good(verdict: Verdict, text: str) -> bool:
 
 
 def plain(text: str) -> str:
-    """Return a reason as it may be kept and shown: one line, cut, no control characters."""
+    """Normalise a reason for storage and display: one line, no controls, at most 300 characters."""
     return printable(text, REASON)
 
 
 def far_words(text: str) -> str:
-    """Return a transcript without the lines that a relay added to what the far server said."""
+    """Return a transcript without the lines that a relay added below the remote reply."""
     return _RELAY_LINE.sub("", text) if _FAR_LINE.search(text) else text
 
 
 def has_relay_lines(text: str) -> bool:
-    """Whether codes in a report may be a relay's own guess."""
+    """Return whether the codes in a report may be a guess of the relay."""
     return bool(_FAR_LINE.search(text)) and bool(_RELAY_LINE.search(text))
 
 
 def phase_of(text: str) -> Phase | None:
-    """Return the phase of the refusal that a report shows: DOT where the message was refused."""
+    """Return DOT if a report shows that the message was refused after its body, else None."""
     if _AT_THE_DOT.search(text):
         return Phase.DOT
     refusal, data = _FAR_LINE.search(text), _BELOW_DATA.search(text)
@@ -127,7 +128,7 @@ def first_status(text: str) -> str | None:
 
 
 def codes(text: str) -> list[int]:
-    """Where replies begin in a text."""
+    """Return the offsets at which SMTP replies begin in a text."""
     return [found.start() for found in _CODE.finditer(text)]
 
 
@@ -136,14 +137,14 @@ def has_code(text: str) -> bool:
 
 
 def is_bare(line: str) -> bool:
-    """Whether a line has an enhanced code without a basic one before it: "(#5.1.1)"."""
+    """Return whether a line has an enhanced code but no basic code: "(#5.1.1)"."""
     return bool(_ENHANCED.search(line) and not _CODE.search(line))
 
 
 def _reply(text: str, status: str | None) -> Reply:
     code = _CODE.search(text)
     enhanced = _enhanced(text, code.start() if code else 0)
-    # Gmail says 4.0.0 of domains that do not exist: it is no class, it is no code at all.
+    # Ignore 4.0.0: Gmail sends it for domains that do not exist, so even its class is no evidence.
     status = None if status == "4.0.0" else status
     number = int(code[1]) if code else _basic(enhanced[1] if enhanced else status, 550)
     detail = enhanced[1] if enhanced and enhanced[1][0] == str(number)[0] else None
@@ -151,13 +152,13 @@ def _reply(text: str, status: str | None) -> Reply:
     if not re.search(r"\w{4}", words):
         words = text  # "User unknown: 550"
     words = _AGAIN.sub(" ", _ENHANCED.sub(" ", words))
-    if number == 421:  # in a bounce: the mail was given up, not the connection
+    if number == 421:  # in a bounce it means that the mail was given up, not the connection
         number = 450
     return Reply(number, None if detail in _SAYS_NOTHING else detail, words)
 
 
 def _enhanced(text: str, start: int) -> re.Match[str] | None:
-    """The first code that tells: relays put one of their own before the far server's.
+    """Return the first specific enhanced code; relays put their own before the remote one.
 
     "550 5.0.350 Remote server returned an error -> 550 5.1.1 ..."
     """
@@ -177,14 +178,20 @@ def _phase(text: str) -> Phase | None:
 
 
 def _basic(status: str | None, otherwise: int) -> int:
-    """The basic code that goes with a class, where a report has only the enhanced one."""
+    """Return `otherwise`, or 450 or 550 if `status` has another class than `otherwise`.
+
+    Used if a report has an enhanced status code only.
+    """
     if status is None or status[0] == str(otherwise)[0]:
         return otherwise
     return 450 if status[0] == "4" else 550
 
 
 def _telling(verdict: Verdict, status: str | None, reply: Reply) -> str:
-    """The enhanced code of a finding; where the report's own says nothing, the one that does."""
+    """Return the enhanced code of a finding: the report's, or one derived from the verdict.
+
+    The report's own code is kept unless it is missing or generic, such as 5.0.0.
+    """
     if status and status not in _SAYS_NOTHING:
         return status
     if verdict is Verdict.HARD and (reply.code == 556 or NULL_MX.search(reply.text)):

@@ -1,4 +1,4 @@
-"""Delivery status notifications: RFC 3464, RFC 6533, and the ways they are written in the wild."""
+"""Parse delivery status notifications: RFC 3464, RFC 6533, and the deviations seen in practice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _APPROVAL: Final = re.compile(r"pre-?approved|guest list|challenge", re.I)
 
 @dataclass(frozen=True, slots=True)
 class _Fate:
-    """What became of one recipient."""
+    """The reported result for one recipient."""
 
     kind: NoticeKind
     recipient: str | None
@@ -40,10 +40,10 @@ class _Fate:
 
 
 def read(mail: Mail) -> Notice | None:
-    """What the report says of the recipients it is worst for; None where it reports nothing.
+    """Return the worst result of the report and its recipients; None if the mail has no report.
 
-    A notice is of one kind: a report that calls one address unknown and another full names the
-    unknown one only.
+    A notice has one kind: if a report calls one address unknown and another one full, only the
+    unknown address is named.
     """
     reports = [part for part in mail.parts if part.type in TYPES]
     fates = [fate for part in reports for fate in _fates(mail, part)][:MOST]
@@ -59,7 +59,7 @@ def _notice(kind: NoticeKind, fates: list[_Fate]) -> Notice:
     failed = kind in (NoticeKind.HARD, NoticeKind.SOFT)
     status = finding.status
     if kind is NoticeKind.DELAYED and status:
-        status = f"4{status[1:]}"  # whatever it may become: so far it has not failed
+        status = f"4{status[1:]}"  # delayed is not failed yet, so the class is 4
     return Notice(
         kind,
         recipients=tuple(dict.fromkeys(fate.recipient for fate in fates if fate.recipient)),
@@ -77,13 +77,13 @@ def _fates(mail: Mail, part: Part) -> Iterator[_Fate]:
 
 
 def _recipients(part: Part) -> Iterator[Headers]:
-    """The fields of each recipient, with what the report says of all of them behind.
+    """Yield the fields of each recipient, followed by the fields common to all recipients.
 
-    Some leave out the empty line between two recipients, so a field that comes again begins
-    another one; some write Action only once, at the top.
+    Some reports omit the empty line between two recipients, so a repeated field starts the next
+    one; some write Action only once, at the top.
     """
     octets = part.octets[:_LONGEST].rstrip(b" \t")
-    if part.cut:  # the last field may lack its end: "Diagnostic-Code: smtp; 55"
+    if part.cut:  # drop the last field, which may be truncated: "Diagnostic-Code: smtp; 55"
         octets = octets[: octets.rfind(b"\n", 0, len(octets.rstrip(b"\n"))) + 1]
     common: tuple[tuple[str, str], ...] = ()
     for block in re.split(rb"\n[ \t]*\n", octets):
@@ -107,7 +107,7 @@ def _split(block: Headers) -> Iterator[Headers]:
 
 
 def _name(group: Headers) -> str | None:
-    """Whom it is about. The final address comes first: it is the one that failed."""
+    """Return the recipient's address; Final-Recipient comes first because that address failed."""
     for field in ("final-recipient", "original-recipient", "x-actual-recipient"):
         for value in group.all(field):
             found = recipient(value)
@@ -123,19 +123,20 @@ def _finding(group: Headers, mail: Mail, *, cut: bool, alone: bool) -> Finding:
     told = evidence(mail.written) if alone else ""
     trusted = status
     if diagnostics and status == "5.1.1" and has_relay_lines(told):
-        trusted = None  # Sendmail's guess of a 550 that it did not understand
+        trusted = None  # Sendmail's guess for a 550 that it did not recognise
     finding = judge(diagnostics or comment, trusted, phase_of(told))
     if finding.verdict is Verdict.HARD and status == "5.2.0" and not first_status(diagnostics):
-        # Sendmail's status of "unknown user" at the dot, which carriers say of a reader's filter.
+        # Sendmail's status for "unknown user" at the dot; mobile carriers send that reply if the
+        # reader's own filter refused the mail.
         return Finding(Verdict.SOFT, status, finding.reason)
     if cut and not diagnostics:
-        # What would have followed Status decides: Orange says "552 5.1.1" of a full mailbox.
+        # The missing diagnostic would have decided: Orange sends "552 5.1.1" for a full mailbox.
         return Finding(Verdict.SOFT, finding.status, finding.reason)
     if finding.verdict not in VAGUE and finding.reason:
         return finding
     if not alone:
         return finding
-    # The fields leave it open: ask what the report says to people.
+    # The fields are inconclusive: classify the human-readable part of the report.
     words = freeform.finding(mail)
     open_ = finding.verdict in VAGUE and not (status or "").startswith("4")
     if open_ and words.verdict not in VAGUE:
@@ -150,5 +151,5 @@ def _kind(group: Headers, finding: Finding) -> NoticeKind:
     if action.startswith("delayed") or ("will-retry-until" in group and not action):
         return NoticeKind.DELAYED
     if _APPROVAL.search(plain(group.get("diagnostic-code"))):
-        return NoticeKind.AUTO_REPLY  # a machine that asks who we are before it lets us in
+        return NoticeKind.AUTO_REPLY  # a challenge: the sender must be approved first
     return NoticeKind.HARD if finding.for_good else NoticeKind.SOFT

@@ -1,4 +1,4 @@
-"""Bounces that follow no standard: read by layout (whom) and by wording (why)."""
+"""Parse bounces that follow no standard: recipients by layout, causes by wording."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.feedback.reading.mime import Headers, Mail
 from pipeline.feedback.reading.returned import enclosed, evidence
 
 _MOST_CODES: Final = 20
-_AROUND: Final = 300  # characters behind a code that belong to it
+_AROUND: Final = 300  # characters after a code that belong to it
 
 # "<ada@example.org>:", "  ada@example.org", " * ada@example.org", "Recipient: <ada@...>"
 _OF: Final = re.compile(
@@ -47,21 +47,27 @@ _TELLING: Final = (
     Verdict.SOFT,
     Verdict.CONNECTION,
 )
-"""Which of several findings about one address counts: whoever may be alive is."""
+"""Precedence of several findings about one address: those where it may still exist come first."""
 
 
 def read(mail: Mail) -> Notice | None:
-    """A bounce or a delay in a mail system's own words; None for any other mail."""
+    """Return a bounce or a delay written as free text; None for any other mail."""
     return read_words(mail.headers, evidence(mail.written), enclosed(mail))
 
 
 def read_words(headers: Headers, text: str, returned: list[Headers]) -> Notice | None:
+    """Return the notice in `text`, the evidence of a mail; `returned` are the enclosed headers.
+
+    Return None if no mail system reports a failure; if the sender is neither daemon nor carrier and
+    there is no code and no returned mail; or if there is neither a recipient nor a daemon's From.
+    If one of several recipients is gone for good, only such recipients are named.
+    """
     if not is_returned(headers, text):
         return None
     whom = _whom(headers, text, returned)
     is_system = is_daemon(headers) or is_carrier(headers, text)
     if not (is_system or has_code(text) or returned) or not (whom or is_daemon(headers)):
-        return None  # a parcel could not be delivered, a programme names an unknown user
+        return None  # about parcels that could not be delivered, or unknown users of a program
     if is_delayed(headers, text):
         return Notice(NoticeKind.DELAYED, whom, reason=plain(text))
     found = [(name, _mildest(_in_section(words))) for name, words in _sections(headers, text)]
@@ -77,7 +83,7 @@ def _failure(kind: NoticeKind, whom: tuple[str, ...], finding: Finding, text: st
 
 
 def finding(mail: Mail) -> Finding:
-    """What the human part of a report says, for what its fields leave open."""
+    """Return the finding in the human-readable part of a report, if its fields are inconclusive."""
     return _mildest(_in_section(evidence(mail.written)))
 
 
@@ -90,7 +96,7 @@ def _whom(headers: Headers, text: str, returned: list[Headers]) -> tuple[str, ..
 
 
 def _heads(headers: Headers, text: str) -> list[tuple[str, int, int]]:
-    """Addresses at the head of their own lines, and where these begin and end."""
+    """Return the addresses that begin a line, with the start and end offsets of these heads."""
     strangers = {name.lower() for name in others(text, headers)}
     found = [
         (addresses(head[1])[:1], head.start(), head.end())
@@ -100,7 +106,10 @@ def _heads(headers: Headers, text: str) -> list[tuple[str, int, int]]:
 
 
 def _sections(headers: Headers, text: str) -> Iterator[tuple[str | None, str]]:
-    """The text of each address that stands at the head of its own lines, else the whole."""
+    """Yield each address that begins a line, with the text up to the next one.
+
+    Yield None with the whole text if fewer than two different addresses begin a line.
+    """
     heads = _heads(headers, text)
     if len({name.lower() for name, _, _ in heads}) < 2:
         yield None, text
@@ -111,7 +120,10 @@ def _sections(headers: Headers, text: str) -> Iterator[tuple[str | None, str]]:
 
 
 def _in_section(text: str) -> list[Finding]:
-    """One finding for each code with the words behind it; without codes, the words alone."""
+    """Return a finding for each code and the text after it.
+
+    If all are vague soft bounces, or there is no code, add a finding for each paragraph.
+    """
     phase = phase_of(text)
     text = far_words(text)
     begins = codes(text)[:_MOST_CODES]
@@ -121,7 +133,7 @@ def _in_section(text: str) -> list[Finding]:
         for b, e in zip(begins, ends, strict=True)
     ]
     said += [judge(line, phase=phase) for line in text.split("\n") if is_bare(line)][:_MOST_CODES]
-    # A code of class 4 has said that it may pass: then words may not say that it does not.
+    # A code of class 4 means that the failure may pass; free text must not make it permanent.
     if all(finding.verdict is Verdict.SOFT and finding.is_vague for finding in said):
         said += [
             judge(paragraph, phase=phase)
@@ -135,7 +147,7 @@ def _paragraph(text: str) -> str:
 
 
 def _mildest(found: list[Finding]) -> Finding:
-    # Whatever did not arrive "was rejected": that alone is weaker than any word that tells why.
+    # Every undelivered mail "was rejected": such a vague finding is weaker than any clear cause.
     for vague in (False, True):
         for verdict in _TELLING:
             for finding in found:

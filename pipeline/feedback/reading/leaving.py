@@ -1,4 +1,4 @@
-"""Mails that ask to leave: what `List-Unsubscribe: <mailto:...>` makes a mail program send."""
+"""Parse unsubscribe requests, as mail programs send them for `List-Unsubscribe: <mailto:...>`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pipeline.domain import Notice, NoticeKind
 from pipeline.feedback.reading.addresses import addresses, came_back_to
 from pipeline.feedback.reading.mime import Mail
 
-# `message._leave_headers` writes "unsubscribe SECRET" as the subject; gateways and programs put
-# marks, quotes and codes around it, and signatures behind it.
+# `message._leave_headers` sets the subject "unsubscribe SECRET"; gateways and mail programs add
+# marks, quotes and encodings around it, and signatures after it.
 _SPACE: Final = r"(?:%(?:25)*20|&nbsp;|\s-\s|[\s:_+=,;'\"<>()\[\]{}\u2018-\u201f\u3000\uff1a])"
 _WITH_SECRET: Final = re.compile(
     rf"(?<![A-Za-z0-9])unsubscribe{_SPACE}{{0,10}}?({_SPACE})([A-Za-z0-9_-]{{16,128}})(?![A-Za-z0-9_-])",
@@ -34,9 +34,10 @@ _BY_HAND: Final = re.compile(
 
 
 def read(mail: Mail) -> Notice | None:
-    """The wish with its secret; without one where somebody wrote it by hand.
+    """Return an unsubscribe request with its secret, or without one if it was typed by hand.
 
-    The body is never searched: it may quote the link of a digest that was only forwarded.
+    Return None for any other mail. The body is never searched: it may quote the link of a digest
+    that was only forwarded.
     """
     subject = mail.headers.get("subject")[:500]
     secret = _secret(subject) or _addressed(came_back_to(mail.headers) or "")
@@ -47,11 +48,15 @@ def read(mail: Mail) -> Notice | None:
 
 
 def _secret(subject: str) -> str | None:
-    """The secret in a subject. Random letters are of several classes, words of a title are not."""
+    """Return the secret in a subject, or None.
+
+    A secret has characters of at least two classes (lower case, upper case, digits or "_"); words
+    of a title do not.
+    """
     for found in _WITH_SECRET.finditer(subject):
         secret = found[2]
         if found[1] == "=" and secret.startswith("20") and len(secret) > _LENGTH:
-            secret = secret[2:]  # a space in quoted-printable
+            secret = secret[2:]  # "=20" is a space in quoted-printable
         if sum(bool(letters.search(secret)) for letters in _CLASSES) >= 2:
             return secret
     return None

@@ -1,4 +1,4 @@
-"""How a mail looks that a mail system wrote: who sends it, under what subject, how it begins."""
+"""Recognise mails written by mail systems, by their From, subject and opening lines."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Final
 
 from pipeline.feedback.reading.mime import Headers
 
-_BEFORE_THE_TITLE: Final = 45  # characters of a subject; behind them it may be a paper's
-_START: Final = 3_000  # characters in which a mail system says what it is about
+_BEFORE_THE_TITLE: Final = 45  # characters of a subject; the title of a paper may follow
+_START: Final = 3_000  # characters in which a mail system states its purpose
 
 _DAEMON: Final = re.compile(
     r"mailer.?daemon|mail.?daemon|mdaemon|post[ _]?master|mail(er)? delivery"
@@ -96,8 +96,8 @@ _GIVEN_UP: Final = re.compile(
     r"|could not be delivered .{0,40}for (more than )?\d+ day",
     re.I,
 )
-# Carriers send bounces under names of their own: "Your mail sent on: ... Could not be delivered to:
-# <...> As their mailbox is full".
+# Mobile carriers send bounces without a daemon's name: "Your mail sent on: ... Could not be
+# delivered to: <...> As their mailbox is full".
 _FAILED_TO: Final = re.compile(
     r"^[ \t]{0,12}(?:(?:it |they )?(?:could|can)(?: ?not|n.t) be delivered"
     r"|(?:was|were) not delivered|undeliverable|delivery failed|配信できません|送信できません)"
@@ -116,9 +116,11 @@ _ARRIVED: Final = re.compile(
 
 
 def is_returned(headers: Headers, text: str) -> bool:
-    """Whether a mail system reports a failure here; two signs are needed, and one of its voice.
+    """Return whether a mail system reports a failure here.
 
-    A person who writes about a bounce answers to something, from an address of their own.
+    X-Failed-Recipients suffices. A daemon's From needs a matching subject or opening; any other
+    From needs both, or the layout of `is_carrier`, and must not be a reply or a mail of a list: a
+    person writes about a bounce in a reply, from a personal address.
     """
     if _ARRIVED.match(headers.get("subject")):
         return False
@@ -134,17 +136,20 @@ def is_returned(headers: Headers, text: str) -> bool:
 
 
 def is_carrier(headers: Headers, text: str) -> bool:
-    """Whether a machine without a daemon's name says at once that a mail did not get to someone."""
+    """Return whether an automatic sender reports a failed recipient in the first 600 characters."""
     is_machine = _MACHINE.search(headers.get("from")[:300]) or headers.get("return-path") == "<>"
     return bool(is_machine and _FAILED_TO.search(text[:600]))
 
 
 def is_delayed(headers: Headers, text: str) -> bool:
-    """Whether the mail system says that it goes on trying, and not that it has given up."""
+    """Return whether the mail system says that it keeps retrying and has not given up."""
     said = f"{headers.get('subject')[:_BEFORE_THE_TITLE]}\n{text[:_START]}"
     return bool(_LATER.search(said)) and not _GIVEN_UP.search(said)
 
 
 def is_daemon(headers: Headers) -> bool:
-    """A null return path alone proves nothing: out-of-office replies have it too (RFC 3834)."""
+    """Return whether the From names a mail daemon.
+
+    A null return path alone proves nothing: out-of-office replies have one, too (RFC 3834).
+    """
     return bool(_DAEMON.search(headers.get("from")[:300]))

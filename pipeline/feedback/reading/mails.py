@@ -1,4 +1,4 @@
-"""Octets of a mail in, a `Notice` out: the readers in order, and what all notices have."""
+"""Parse the octets of a mail into a `Notice`: try each parser in order, then add common fields."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _BOUNCES: Final = frozenset(
 
 
 def read_mail(octets: bytes) -> Notice:
-    """Return what a mail that came back says; NONE for any other mail, and for no mail at all.
+    """Return the notice in a mail; NONE for any other mail, and for octets that are no mail.
 
-    Never raises: a mail that a reader of ours fails at is logged and is NONE, or one stranger's
-    mail would be read first, and fail, at every run for ever.
+    Never raises. If a parser fails, the error is logged and the notice is NONE; otherwise one
+    malformed mail from a stranger would come first, and fail, at every run forever.
     """
     try:
         return _read_mail(octets)
@@ -46,7 +46,7 @@ def _read_mail(octets: bytes) -> Notice:
     mail = take_apart(octets)
     notice = _read(mail)
     if notice is None or _is_vague(notice):
-        # A gateway may have wrapped the bounce once more, or somebody forwarded it.
+        # A gateway may have wrapped the bounce again, or a person may have forwarded it.
         notice = _enclosed(mail) or notice or _forwarded(mail) or Notice(NoticeKind.NONE)
     return replace(notice, envelope=came_back_to(mail.headers))
 
@@ -72,12 +72,12 @@ def _about(mail: Mail, notice: Notice) -> str | None:
 
 
 def _enclosed(mail: Mail) -> Notice | None:
-    """A bounce that somebody forwarded as an attachment, or that a gateway wrapped once more."""
+    """Return a bounce that was forwarded as an attachment or wrapped again by a gateway."""
     for part in mail.parts:
         if part.type != "message/rfc822":
             continue
         inner = take_apart(part.octets)
-        # A paper mail that came back is never read: its titles may say anything.
+        # Never parse a returned digest as a bounce: titles of papers may contain any text.
         if is_daemon(inner.headers) or any(part.type in dsn.TYPES for part in inner.parts):
             notice = _read(inner)
             if notice and notice.kind in _BOUNCES:
@@ -86,7 +86,7 @@ def _enclosed(mail: Mail) -> Notice | None:
 
 
 def _forwarded(mail: Mail) -> Notice | None:
-    """A bounce that somebody forwarded by hand: its header stands among the words."""
+    """Return a bounce that was forwarded inline, with its headers quoted in the text."""
     text = mail.written[:50_000]
     begins = _FORWARDED.search(text)
     if begins is None:

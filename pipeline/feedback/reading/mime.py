@@ -1,7 +1,7 @@
-"""A mail taken apart: headers, and the parts as text. Bounded, forgiving, in one pass.
+"""Parse a mail into headers and text parts: bounded, lenient, in one pass.
 
-Not `email.parser`: its modern policy raises on broken headers (`To: "`) and takes ten times as
-long. What cannot be understood is read as it stands.
+`email.parser` is not used: its modern policy raises on malformed headers (`To: "`) and takes ten
+times as long. Here malformed input is returned undecoded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Final
 
-LONGEST: Final = 1 << 20  # octets of a mail that are read; what comes after is the returned mail
+LONGEST: Final = 1 << 20  # octets of a mail that are parsed; the rest is the returned mail
 _DEEPEST: Final = 6  # multiparts within multiparts
 _MOST_PARTS: Final = 60
 _LONGEST_HEAD: Final = 1 << 16
@@ -33,7 +33,7 @@ RETURNED: Final = (
     "message/rfc822-headers",
     "message/partial",
 )
-"""Types of the parts that hold the mail that came back, or its header."""
+"""Content types of parts that hold the returned mail, or its headers."""
 
 _WORD: Final = re.compile(r"=\?([\w.:-]{1,40})(?:\*[\w-]{0,20})?\?([bqBQ])\?([^?\s]{0,2000})\?=")
 _BETWEEN_WORDS: Final = re.compile(r"(\?=)[ \t\n]{1,40}(=\?)")
@@ -54,10 +54,10 @@ _CODECS: Final = (
     *("gb18030", "hz", "big5", "big5hkscs", "cp949", "cp950", "johab", "iso2022_kr"),
     *("cp932", "euc_jp", "euc_jis_2004", "shift_jis_2004", "iso2022_jp_ext", "iso2022_jp_2004"),
 )
-"""The only codecs that a mail may choose: for text, written in C or as a table, linear in time.
+"""The only codecs that a mail may select: text codecs, in C or table-driven, linear in time.
 
 Python's `codecs` would also open compressors, `idna` and `punycode` (quadratic), or import a module
-of the name that a stranger wrote.
+by a name that a stranger wrote.
 """
 
 _WIDER: Final = {
@@ -72,7 +72,7 @@ _WIDER: Final = {
     "iso2022_jp_2": "iso2022_jp_2004",
     "utf_8_sig": "utf_8",
 }
-"""Codecs replaced by one that reads more of what is sent under their name."""
+"""Codecs replaced by a superset, since mails under their name often contain more characters."""
 
 _MISNAMED: Final = {
     "unicode11utf7": "utf_7",
@@ -93,11 +93,11 @@ _MISNAMED: Final = {
     "xmacroman": "mac_roman",
     "xmaccyrillic": "mac_cyrillic",
 }
-"""Labels seen in mails that Python's aliases lack; see `_label`."""
+"""Charset labels seen in mails that are missing from Python's aliases; see `_label`."""
 
 
 def _label(charset: str) -> str:
-    """A charset's name without what differs between spellings: "UTF-8", "utf_8" -> "utf8"."""
+    """Normalise a charset name to lower-case letters and digits: "UTF-8", "utf_8" -> "utf8"."""
     return re.sub(r"[^a-z0-9]", "", charset[:40].lower())
 
 
@@ -111,20 +111,21 @@ _CHARSETS: Final = (
     | {_label(name): codec for name, codec in _WIDER.items()}
     | _MISNAMED
 )
-"""Codecs by label."""
+"""Codecs by normalised label."""
 
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """Header fields in their order; names without case, values unfolded, encoded words read."""
+    """Header fields in order: names in lower case, values unfolded, encoded words decoded."""
 
     fields: tuple[tuple[str, str], ...] = ()
 
     def get(self, name: str) -> str:
-        """The first value of that name; empty when there is none."""
+        """Return the first value of that name; "" if there is none."""
         return next((value for field, value in self.fields if field == name), "")
 
     def all(self, name: str) -> list[str]:
+        """Return every value of that name, in order."""
         return [value for field, value in self.fields if field == name]
 
     def __contains__(self, name: str) -> bool:
@@ -133,12 +134,12 @@ class Headers:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A leaf of a mail, or a mail within it, which is left closed."""
+    """A leaf part of a mail, or an enclosed mail, which is not parsed further."""
 
     type: str  # "text/plain", in lower case
-    octets: bytes  # its transfer encoding undone
+    octets: bytes  # with the transfer encoding decoded
     charset: str = ""
-    cut: bool = False  # the mail ended within it
+    cut: bool = False  # truncated: the next boundary is missing
 
     @property
     def text(self) -> str:
@@ -146,7 +147,7 @@ class Part:
 
     @property
     def words(self) -> str:
-        """Its text as a person reads it: of HTML, what is shown."""
+        """Return the text as displayed; tags and invisible content are removed from HTML."""
         if self.type != "text/html":
             return self.text
         seen = _BREAKS.sub("\n", _seen(self.text[:_LONGEST_HTML]))
@@ -161,7 +162,10 @@ class Mail:
 
     @cached_property
     def written(self) -> str:
-        """All that a person would read of it, but for the mails within it; plain text first."""
+        """Return the readable text before the first enclosed mail, at most 100,000 characters.
+
+        The HTML parts are added only if the plain text has no more than 20 characters.
+        """
         before = list(takewhile(lambda part: part.type not in RETURNED, self.parts))
         plain = "\n".join(part.text for part in before if part.type == "text/plain")
         if len(plain.strip()) <= 20:
@@ -170,7 +174,7 @@ class Mail:
 
 
 def take_apart(octets: bytes) -> Mail:
-    """Any octets at all: at worst a mail without headers, or without text."""
+    """Parse any octets into a mail; malformed input gives a mail without headers or text."""
     head, body = _split(_in_lines(octets[:LONGEST]).lstrip(b"\n"))
     headers = read_headers(head)
     parts: list[Part] = []
@@ -179,7 +183,7 @@ def take_apart(octets: bytes) -> Mail:
 
 
 def read_headers(head: bytes) -> Headers:
-    """The fields of a header, of a delivery status or of a feedback report: all look alike."""
+    """Parse the fields of a header, a delivery status or a feedback report; the syntax is one."""
     fields: list[tuple[str, str]] = []
     for line in _text(head[:_LONGEST_HEAD], "").split("\n"):
         if line[:1] in (" ", "\t") and fields:
@@ -196,7 +200,7 @@ def read_headers(head: bytes) -> Headers:
 
 
 def _in_lines(octets: bytes) -> bytes:
-    """Ends of lines as Unix has them, whatever a mail went through; no NUL."""
+    """Normalise CRLF, CR and CR CR LF to LF, and remove NUL."""
     for end in (b"\r\r\n", b"\r\n", b"\r"):
         octets = octets.replace(end, b"\n")
     return octets.replace(b"\0", b"")
@@ -228,7 +232,7 @@ def _collect(headers: Headers, body: bytes, parts: list[Part], *, depth: int, cu
 
 
 def _pieces(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, bool]]:
-    """What stands between the boundaries, and whether the next boundary was missing."""
+    """Yield each part between the boundaries, and whether the boundary after it is missing."""
     marks = list(re.finditer(rb"^--" + re.escape(boundary) + rb"(--)?[ \t]*$", body, re.M))
     for number, mark in enumerate(marks[: _MOST_PARTS + 1]):
         if mark[1]:
@@ -256,7 +260,7 @@ def _transferred(body: bytes, encoding: str) -> bytes:
 
 
 def _base64(octets: bytes) -> bytes:
-    """As much as can be read; what follows the end, a footer of a list for example, is left."""
+    """Decode as much base64 as possible; ignore text after its end, such as a list's footer."""
     letters = re.sub(rb"[^A-Za-z0-9+/]", b"", octets.partition(b"=\n\n")[0])
     letters = letters[: len(letters) // 4 * 4] + _padded(letters[len(letters) // 4 * 4 :])
     try:
@@ -270,7 +274,7 @@ def _padded(rest: bytes) -> bytes:
 
 
 def _seen(page: str) -> str:
-    """HTML without what no reader sees; what is never closed is seen."""
+    """Return HTML without style, script and head elements; an unclosed element is kept."""
     kept, behind, lower = [], 0, page.lower()
     for opening in _UNSEEN.finditer(page):
         if opening.start() < behind:
@@ -289,12 +293,12 @@ def _seen(page: str) -> str:
 def _text(octets: bytes, charset: str) -> str:
     """Decode by `charset` if it is allowed, else as UTF-8, else as ISO 2022 or Latin-1.
 
-    Never raises; octets that fit no charset become U+FFFD or one letter each.
+    Never raises; undecodable octets become U+FFFD or one character each.
     """
     declared = _CHARSETS.get(_label(charset))
     for name in (declared, "utf_8"):
         try:
-            # UTF-7 can spell half a character, which nothing could write again.
+            # UTF-7 can decode to lone surrogates, which no codec could encode again.
             return octets.decode(name or "ascii").encode("utf-8", "replace").decode()
         except ValueError:
             continue

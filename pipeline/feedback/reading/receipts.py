@@ -1,4 +1,4 @@
-"""Receipts of mail programs (RFC 8098): read, deleted, or refused by a rule of the mailbox."""
+"""Parse disposition notifications (RFC 8098): mail displayed, deleted or refused by a filter."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from pipeline.feedback.reading.mime import Headers, Mail, read_headers
 from pipeline.feedback.reading.returned import evidence
 
 TYPE: Final = "message/disposition-notification"
-_REPORT: Final = "report-type=disposition-notification"  # it may lack its part
+_REPORT: Final = "report-type=disposition-notification"  # such a report may lack the part
 _REFUSED: Final = re.compile(r"\brejected\b|\brefused\b", re.I)
 
 
 def read(mail: Mail) -> Notice | None:
-    """An answer of a machine; a soft bounce where Sieve refused the mail (RFC 5429)."""
+    """Return an automatic reply, or a soft bounce if Sieve refused the mail (RFC 5429).
+
+    Return None if the mail is no disposition notification.
+    """
     parts = [part for part in mail.parts if part.type == TYPE]
     if not parts and _REPORT not in mail.headers.get("content-type").lower():
         return None
@@ -29,7 +32,7 @@ def read(mail: Mail) -> Notice | None:
 
 
 def _refusal(whom: tuple[str, ...], words: str) -> Notice:
-    """Somebody who refuses a mail by a rule of their own is there, whatever the words say."""
+    """Return a soft bounce, never a hard one: a mailbox with a filter rule exists."""
     finding = judge(words)
     verdict = Verdict.SOFT if finding.verdict is Verdict.HARD else finding.verdict
     status = None if verdict is Verdict.SOFT else finding.status

@@ -1,7 +1,7 @@
-"""The mail that came back: where it begins in a text, and its Message-ID; never its words.
+"""Locate the returned mail within a bounce, and its Message-ID.
 
-Titles of papers are full of them ("User unknown: a study of mail"), so nothing in the returned
-mail, nor a line that quotes its subject, may count as evidence.
+Its own text is never evidence, nor is a line that quotes its subject: titles of papers look like
+diagnostics ("User unknown: a study of mail").
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 from pipeline.feedback.reading.mime import RETURNED, Headers, Mail, read_headers
 
-_EVIDENCE: Final = 20_000  # characters before the returned mail that are looked at
+_EVIDENCE: Final = 20_000  # characters before the returned mail that are parsed
 
 _RETURNED: Final = (
     r"(?:below this line is|(?:this|below|attachment|following|here) is) a?\s?(?:the )?copy\b",
@@ -51,13 +51,16 @@ _ID: Final = re.compile(r"<[^<>\s@]{1,200}@[^<>\s@]{1,200}>")
 
 
 def evidence(text: str) -> str:
-    """What a mail system wrote of a text: before the returned mail, without its subject."""
+    """Return the mail system's own part of a text: before the returned mail, without quotations.
+
+    Lines that quote the subject are removed; at most 20,000 characters are returned.
+    """
     text = text[: _begins(text)][:_EVIDENCE]
     return _QUOTED.sub("", _NAMED.sub("", _SUBJECT.sub("", text)))
 
 
 def message_id(mail: Mail, text: str) -> str | None:
-    """The Message-ID of the returned mail, from wherever it is quoted."""
+    """Return the Message-ID of the returned mail, from its enclosed headers or quoted in `text`."""
     for headers in enclosed(mail):
         found = _ID.search(headers.get("message-id"))
         if found:
@@ -67,13 +70,13 @@ def message_id(mail: Mail, text: str) -> str | None:
 
 
 def answered(headers: Headers) -> str | None:
-    """The Message-ID that a reply answers (RFC 5322, section 3.6.4)."""
+    """Return the Message-ID that a reply answers (RFC 5322, section 3.6.4); None if it has none."""
     found = _ID.findall(headers.get("in-reply-to")) or _ID.findall(headers.get("references"))
     return found[-1] if found else None
 
 
 def enclosed(mail: Mail) -> list[Headers]:
-    """The headers of the mails within this one."""
+    """Return the headers of each mail enclosed in this one."""
     return [
         read_headers(part.octets.lstrip(b"\n").partition(b"\n\n")[0])
         for part in mail.parts
@@ -82,6 +85,6 @@ def enclosed(mail: Mail) -> list[Headers]:
 
 
 def _begins(text: str) -> int:
-    """Where the returned mail begins; the end of the text when it does not."""
+    """Return the offset at which the returned mail begins, or the length of the text if none."""
     found = [match.start() for match in (_BEGINS.search(text), _HEADERS.search(text)) if match]
     return min(found, default=len(text))

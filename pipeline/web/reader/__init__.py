@@ -1,13 +1,13 @@
-"""A reader's own pages, reached by the links in their mail. GET shows, POST does.
+"""Account pages, reached by the links in mails. GET only displays; changes need POST.
 
-* looking       whose link it is, and what they have chosen
-* wording       days, hours and reasons as a reader says them
-* confirming    yes, that was me
-* preferences   topics, hour, pauses, and why nothing came
-* holding       what we hold about a reader: take it along, move it, erase it
-* leaving       out with one click, and back within a month
-* viewing       a digest in the browser, as it was sent
-* privacy       what is kept about readers, and for how long
+* looking       shared lookups: subscriber by secret, summary of choices, next digest
+* wording       texts for dates, schedules, statuses and reasons
+* confirming    confirm a subscription or a new address
+* preferences   change topics and schedule, pause, see why no digest came
+* holding       personal data: export, change of address, erasure
+* leaving       one-click unsubscribe, with undo within 30 days
+* viewing       a sent digest in the browser
+* privacy       privacy page with the retention periods
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ AN_HOUR: Final = {"Cache-Control": "public, max-age=3600"}
 
 
 def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) -> APIRouter:
+    """Return all routes; confirming and saving preferences call `wake_editions` afterwards."""
     routes = APIRouter()
     for part in (holding, leaving, viewing, privacy):
         routes.include_router(part.router(services, pages))

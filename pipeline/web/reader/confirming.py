@@ -1,4 +1,4 @@
-"""Yes, that was me: the page that a confirmation leads to."""
+"""Confirmation pages of a subscription and of a new address (double opt-in)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
     def join(token: str) -> Response:
         confirmed = signup.confirm(engine, services.links.read_confirm(token, now()), now())
         answer = _joined(confirmed.subscriber.id)
-        # A topic that nobody followed is matched to weeks of papers first: not while they wait.
+        # A topic without followers is first matched against weeks of papers: after the response.
         answer.background = BackgroundTask(wake_editions)
         return answer
 
@@ -65,6 +65,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
         )
 
     def _request(request_id: int, kind: RequestKind) -> signup.Request:
+        """Load a request. Raise InvalidTokenError if it is of another kind."""
         request = signup.read_request(engine, request_id, now())
         if request.kind is not kind:
             raise InvalidTokenError("this link is not one of ours any more")
@@ -95,7 +96,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
 
 
 def _had_today(subscriber: Subscriber, at: datetime) -> bool:
-    """Whether the edition of this day has been made: there is one a day."""
+    """Return whether today's edition is compiled already: there is one for each local day."""
     last = subscriber.last_edition_on
     return last is not None and last >= slots.local_date(at, subscriber.schedule)
 

@@ -1,4 +1,4 @@
-"""What we hold about a reader: take it along, move it, erase it. Only by a link just mailed."""
+"""Personal data pages: export, change of address, erasure; only by a short-lived mailed link."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
 
     @routes.post("/link")
     def mail_link(request: Request, form: Sent) -> Response:
-        """The same answer for any address: nobody learns here who reads us."""
+        """Return the same page for any address, so that it does not reveal subscribers."""
         email = form.get("email", "")
         try:
             signup.ask_link(

@@ -1,4 +1,4 @@
-"""Out with one click, and back within a month."""
+"""One-click unsubscribe (RFC 8058), with undo within 30 days."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from pipeline.web.reader.looking import LOOK, Sent, by_secret, may_come_back, ne
 from pipeline.web.reader.wording import WHYS, masked
 
 LETTERS: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-WHOLE: Final = 22  # letters of a secret
+WHOLE: Final = 22  # length of a complete secret
 
 
 def readable(secret: str) -> str:
-    """A secret that could be somebody's. Raises NotFoundError."""
+    """Return `secret` if it is well-formed; raise NotFoundError otherwise."""
     if not LETTERS.fullmatch(secret):
         raise NotFoundError("this link is not complete")
     return secret
 
 
 def router(services: Services, pages: Pages) -> APIRouter:
-    """Leave by the secret in a mail, and from the preferences, whose own link expires.
+    """Return the same pages under two paths: by the secret of a mail, and by a preferences token.
 
-    The secret never expires, so no page that is reached in another way shows it.
+    The secret never expires, so pages that are reached by an expiring token do not show it.
     """
 
     def secret_of(token: str) -> str:
@@ -47,7 +47,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
 
 
 def _routes(services: Services, pages: Pages, secret_of: Callable[[str], str]) -> APIRouter:
-    """`secret_of` reads the secret from what stands in the address of the page."""
+    """Return the routes under one prefix; `secret_of` gets the secret from the path parameter."""
     routes = APIRouter()
     engine = services.engine
     from_the_address = Depends(secret_of)
@@ -59,8 +59,8 @@ def _routes(services: Services, pages: Pages, secret_of: Callable[[str], str]) -
             return _left(request, subscriber)
         return pages.show("unsubscribe.html", address=masked(subscriber.email))
 
-    # RFC 8058, section 3.1: answer here; a redirected POST is often lost. The body says what the
-    # address says already, in one of two encodings, so nobody reads it.
+    # RFC 8058, section 3.1: answer here; a redirected POST is often lost. The body comes in one of
+    # two encodings and repeats the URL, so it is not parsed.
     @routes.post("")
     def leave(request: Request, secret: str = from_the_address) -> Response:
         try:
@@ -68,7 +68,7 @@ def _routes(services: Services, pages: Pages, secret_of: Callable[[str], str]) -
         except NotFoundError:
             if len(secret) != WHOLE:
                 raise
-            # Most likely it was erased since: a mail service must not be told of a failure.
+            # Most likely the subscriber was erased since: to a mail service that is a success.
             return pages.show("left.html", address="", place="", whys=(), may_undo=False)
 
     @routes.post("/undo")
@@ -102,5 +102,5 @@ def _routes(services: Services, pages: Pages, secret_of: Callable[[str], str]) -
 
 
 def _place(request: Request) -> str:
-    """The path of the page to leave from, whichever of its forms was sent."""
+    """Return the path of the unsubscribe page, also when the request is for its /why form."""
     return request.url.path.removesuffix("/why")

@@ -1,4 +1,4 @@
-"""Whose link it is, and what they have chosen."""
+"""Lookups shared by the account pages: subscriber, summary of choices, next digest."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pipeline.web.wishing import BREADTHS, spelled
 
 LOOK = ["GET", "HEAD"]
 Sent = Annotated[Fields, Depends(fields)]
-"""What a form sends."""
+"""Fields of a submitted form."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What a reader has chosen, in words."""
+    """Choices of a subscriber, as display texts."""
 
     address: str  # masked
     topics: tuple[str, ...]
@@ -44,7 +44,10 @@ def chosen(
 
 
 def next_digest(subscriber: Subscriber, now: datetime) -> str:
-    """When the next one comes, in the reader's words; "" when none is planned."""
+    """Return the time of the next digest, as text in the reader's time zone; "" if none is due.
+
+    A digest is due only for an active subscriber; a pause postpones it.
+    """
     due_at = subscriber.next_slot_at
     if subscriber.status is not SubscriberStatus.ACTIVE or due_at is None:
         return ""
@@ -54,7 +57,7 @@ def next_digest(subscriber: Subscriber, now: datetime) -> str:
 
 
 def by_secret(engine: Engine, secret: str) -> Subscriber:
-    """Raises NotFoundError for a secret that is nobody's."""
+    """Return the subscriber with this secret. Raise NotFoundError if there is none."""
     with reading(engine) as conn:
         subscriber = subscribers.by_secret(conn, secret)
     if subscriber is None:
@@ -63,7 +66,7 @@ def by_secret(engine: Engine, secret: str) -> Subscriber:
 
 
 def may_come_back(engine: Engine, subscriber_id: int, now: datetime) -> bool:
-    """Whether leaving can still be taken back by a click."""
+    """Return whether unsubscribing can be undone: confirmed once, and left within `UNDO`."""
     with reading(engine) as conn:
         record = subscribers.record_of(conn, subscriber_id)
     left_at, confirmed_at = record["left_at"], record["confirmed_at"]

@@ -1,4 +1,4 @@
-"""What a reader may change by the link in any mail, what that would bring, and why nothing came."""
+"""Preferences page: topics, schedule and pauses, with the next digest and skipped editions."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ DONE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """The next digest, if it were made now."""
+    """Preview of the next digest, as if it were compiled now."""
 
     cards: tuple[Card, ...]
     more: int
-    is_ready: bool = True  # False while a topic waits to be matched
+    is_ready: bool = True  # False while a topic is not matched yet
 
 
 def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) -> APIRouter:
@@ -74,7 +74,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
             refused.headers["Retry-After"] = str(max(1, int(wait)))
             return refused
         answer = _back(token, "saved")
-        answer.background = BackgroundTask(wake_editions)  # which matches new topics
+        answer.background = BackgroundTask(wake_editions)  # matches new topics
         return answer
 
     @routes.post("/pause")
@@ -105,7 +105,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
         return services.links.read_preferences(token, now())
 
     def _back(token: str, done: str) -> Response:
-        """To the page itself, so that loading it again sends nothing again."""
+        """Redirect to the page (303), so that a reload does not submit the form again."""
         return RedirectResponse(f"/preferences/{token}?done={done}", 303)
 
     def _page(
@@ -157,6 +157,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
         )  # fmt: skip
 
     def _outlook(subscriber: Subscriber) -> Outlook | None:
+        """Return the next digest without matching a new topic; None if not active."""
         if subscriber.status is not SubscriberStatus.ACTIVE:
             return None
         digest = editions.outlook(engine, subscriber.email, now=now())
@@ -171,7 +172,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
     return routes
 
 
-# --- The form: pure -----------------------------------------------------------------------------
+# --- Form (pure) --------------------------------------------------------------------------------
 
 TOO_MANY_NEW = (
     "You have added very many topics today, so nothing was changed. Please try again tomorrow."
@@ -183,7 +184,7 @@ WRONG_PAUSE = "Please give a day after today, at most a year from now."
 
 
 def typed_from(known: Preferences) -> Typed:
-    """The form as the reader left it: topics with a name by their name, the others as queries."""
+    """Return the form with the stored choices: curated topics as slugs, all others as queries."""
     schedule = known.subscriber.schedule
     rhythm = schedule.frequency.value
     if schedule.frequency is Frequency.WEEKLY:
@@ -211,7 +212,7 @@ def _chosen(known: Preferences) -> Chosen:
 
 
 def _line(query: str, label: str) -> str:
-    """A topic as it can be sent back: in the reader's words, while they still mean the same."""
+    """Return the label of a topic if it still parses to the stored query, else the query."""
     try:
         return label if canonical(label) == query else query
     except QueryError:
@@ -220,16 +221,17 @@ def _line(query: str, label: str) -> str:
 
 @cache
 def slugs_by_query() -> Mapping[str, str]:
-    """The topics with a name, by their canonical query."""
+    """Return the slugs of the curated topics by canonical query; cached for the process."""
     return {canonical(topic.query): topic.slug for topic in CURATED}
 
 
 def mistakes(typed: Typed) -> tuple[Mistake, ...]:
-    """What is wrong in the form; it has no field for the address."""
+    """Validate the form; errors of the address are dropped, because it has no such field."""
     return tuple(wrong for wrong in wishing.mistakes(typed) if wrong.field != "email")
 
 
 def read_pause(until: str, today: date) -> date | None:
+    """Parse an ISO date after `today`, at most `LONGEST_PAUSE` later; None if it is invalid."""
     try:
         day = date.fromisoformat(until)
     except ValueError:

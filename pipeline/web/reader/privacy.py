@@ -1,4 +1,4 @@
-"""What is kept about readers, and for how long: told from what the purge does."""
+"""Privacy page: the data kept about readers; its retention periods are those of the purge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A digest in the browser: the same papers, order, words and reasons as were sent."""
+"""A sent digest in the browser, with the same papers, order, texts and reasons as in the mail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.web.pages import Pages
 from pipeline.web.reader.looking import LOOK, now
 from pipeline.web.security import MAIL_POLICY
 
-# The mail runs no script, sends no form and belongs to no site.
+# The mail may run no script and submit no form, and has an opaque origin.
 POLICY: Final = MAIL_POLICY + (
     "frame-ancestors 'none'; sandbox allow-popups allow-popups-to-escape-sandbox"
 )
@@ -51,7 +51,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
         return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
 
     def _mail(digest: Digest, made: Made) -> str:
-        """The mail without the links that act for its reader: people pass a page on."""
+        """Render the mail without its personal links, because readers share the URL of a page."""
         site, renderer = services.settings.site_url, services.renderer
         _, html, _ = renderer.page(
             digest,
@@ -80,6 +80,6 @@ def router(services: Services, pages: Pages) -> APIRouter:
 
 
 def in_main(html: str, note: str) -> str:
-    """The mail as the main part of a page, for who finds their way by landmarks; `note` first."""
+    """Wrap the body of the mail in <main>, a landmark for screen readers; `note` comes first."""
     opened = BODY.sub(lambda body: f"{body[0]}<main>{note}", html, count=1)
     return opened.replace("</body>", "</main></body>", 1)

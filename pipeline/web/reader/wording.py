@@ -1,4 +1,4 @@
-"""Days, hours and reasons as a reader says them. Pure."""
+"""Display texts for dates, schedules, delivery statuses and reasons. Pure."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ WHYS: Final = {
 
 
 def masked(email: str) -> str:
-    """Enough of an address for its owner to know it: "a•••@e•••.org"."""
+    """Mask an address so that only its owner recognises it: "a•••@e•••.org"."""
     name, _, domain = email.rpartition("@")
     host, dot, top = domain.rpartition(".")
     return f"{name[:1]}•••@{host[:1]}•••{dot}{top}" if dot else f"{name[:1]}•••@{top[:1]}•••"
 
 
 def rhythm(schedule: Schedule) -> str:
-    """ "Every Monday at 08:00, Europe/Paris time"."""
+    """Describe a schedule: "Every Monday at 08:00, Europe/Paris time"."""
     days = {
         Frequency.DAILY: "Every day",
         Frequency.WEEKDAYS: "Monday to Friday",
@@ -55,7 +55,10 @@ def rhythm(schedule: Schedule) -> str:
 
 
 def when(slot: datetime, schedule: Schedule, now: datetime) -> str:
-    """ "Tomorrow, Wednesday 25 November, at 08:00 Europe/Paris"; by the reader's own clock."""
+    """Format a slot in its own time zone: "Tomorrow, Wednesday 25 November, at 08:00 Europe/Paris".
+
+    A slot that is not after `now` is "Within the next minutes".
+    """
     if slot <= now:
         return "Within the next minutes"
     tz = slots.zone(schedule.timezone)
@@ -64,7 +67,7 @@ def when(slot: datetime, schedule: Schedule, now: datetime) -> str:
 
 
 def first_after(until: date, schedule: Schedule) -> datetime:
-    """The first slot whose digest is not paused any more."""
+    """Return the first slot after a pause: on the local day `until` or later."""
     before = slots.slot_on(until, schedule) - timedelta(seconds=1)
     return slots.first_slot(schedule, before)
 

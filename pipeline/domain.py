@@ -355,6 +355,7 @@ class Verdict(StrEnum):
 
 class SuppressionReason(StrEnum):
     """Reason for sending no more mail to an address."""
+
     HARD = "hard"  # the address does not exist
     FULL = "full"  # the mailbox has been full for weeks
     SOFT = "soft"  # soft bounces, edition after edition

@@ -121,6 +121,7 @@ class Settling:
 
     def _once(self, step: Any) -> int:
         """Run `step` in one transaction, retry it after a deadlock; return its count."""
+
         def transaction() -> int:
             with self.engine.begin() as conn:
                 return int(step(conn) or 0)

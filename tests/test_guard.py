@@ -1096,6 +1096,28 @@ def test_the_operator_is_told_in_every_place(engine, sink, database_url):
     assert "User" not in found[0].detail
 
 
+@pytest.mark.parametrize(("refused", "alerts"), [(20, True), (4, False)])
+def test_mails_refused_at_the_dot_between_accepted_ones_alert_the_operator(
+    engine, sink, database_url, refused, alerts
+):
+    """One provider may refuse what the others accept: nothing is held and no reader is charged."""
+    add_readers(engine, 40)
+    sink.answers = {f"DOT {address(2 * n)}": NONSENSE for n in range(refused)}
+
+    assert send_all(engine, sink) is None
+
+    assert held(engine) == {}
+    assert nobody_is_charged(engine)
+    with engine.connect() as conn:
+        reasons = stuck(progress.read(conn, NOW), NOW, NOW)
+    patient = Patient(settings.load(None, database_url=database_url), NOW)
+    found = list(services.sending(patient))
+    patient.services.engine.dispose()
+    expected = f"20 of 40 mails of the edition of {TODAY} failed alike: 554 zbrwl"
+    assert [why.startswith(expected) for why in reasons if "failed" in why] == [True] * alerts
+    assert [finding.ok for finding in found] == [not alerts]
+
+
 def test_a_hold_by_hand_is_no_reason_to_alert(engine):
     halting.stop(engine, NOW, TODAY)
     with engine.connect() as conn:

@@ -120,6 +120,7 @@ def sending(patient: Patient) -> Iterator[Finding]:
     with reading(patient.services.engine) as conn:
         held = [hold for hold in holds.listing(conn) if hold.automatic]
         breaker, waiting = breakers.get(conn), guard.waiting(conn)
+        failing = guard.failing(conn, patient.now)
     for hold in held:
         name = f"the edition of {hold.edition_on}" if hold.edition_on else "everything"
         resume = f"editions resume {hold.edition_on}" if hold.edition_on else "sending start"
@@ -133,7 +134,10 @@ def sending(patient: Patient) -> Iterator[Finding]:
         until = f"{breaker.open_until:%Y-%m-%d %H:%M} UTC"
         detail = f"the mail server refuses us and is left alone until {until}: {breaker.reply}"
         yield bad("sending", detail, "correct the reason, then run paperboy sending start")
-    if held or breaker:
+    if failing:
+        advice = "the readers were not charged, and get the papers with their next digest"
+        yield bad("sending", failing, f"correct the reason; {advice}")
+    if held or breaker or failing:
         return
     if waiting:
         detail = f"{waiting} refusals count against nobody, since nobody else was accepted"

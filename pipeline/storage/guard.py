@@ -591,6 +591,33 @@ def waiting(conn: Connection) -> int:
     return conn.scalar(select(func.count()).select_from(RefusalRow).where(_is_open())) or 0
 
 
+def failing(conn: Connection, now: datetime) -> str | None:
+    """Return how much of the newest edition failed alike for a reason about us, if it is much.
+
+    Such refusals are charged to no address and hold nothing, since one mailbox provider may refuse
+    mail that all others accept; the papers come with the next digest.
+    """
+    about_us = and_(_REFUSAL.kind.is_(None), _REFUSAL.server != "", _REFUSAL.at > now - RECENT)
+    edition_on = conn.scalar(select(func.max(_REFUSAL.edition_on)).where(about_us))
+    if edition_on is None:
+        return None
+    rows = conn.execute(
+        select(_REFUSAL.wording, func.count())
+        .select_from(_joined())
+        .where(_standing(edition_on, now), about_us)
+        .group_by(_REFUSAL.wording)
+    )
+    wordings = Counter({row[0]: row[1] for row in rows})
+    if wordings.total() < LEAST_IN_A_ROW:
+        return None
+    tried, size = _tried(conn, edition_on, now), _size(conn, edition_on, now)
+    worst = too_large_a_share(wordings, tried, size)
+    if worst is None:
+        return None
+    count, how = (wordings[worst], f"alike: {worst}") if worst else (wordings.total(), "variously")
+    return f"{count} of {tried} mails of the edition of {edition_on} failed {how}"
+
+
 # --- Statement fragments ------------------------------------------------------------------------
 
 

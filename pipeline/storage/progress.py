@@ -39,6 +39,7 @@ class Progress:
     held: tuple[Hold, ...] = ()  # set by code: the operator must lift them
     breaker: Breaker | None = None  # None if it is closed
     refusals: int = 0  # not counted as strikes, because no other mail was accepted
+    failing: str | None = None  # how much of the newest edition failed for a reason about us
 
     def asked_at(self, now: datetime) -> datetime | None:
         """Return when a source was last tried; a source in backoff counts as tried now."""
@@ -71,6 +72,7 @@ def read(conn: Connection, now: datetime) -> Progress:
         held=tuple(hold for hold in holds.listing(conn) if hold.automatic),
         breaker=breakers.get(conn),
         refusals=guard.waiting(conn),
+        failing=guard.failing(conn, now),
     )
 
 

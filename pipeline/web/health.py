@@ -81,8 +81,13 @@ def stuck(made: Progress, now: datetime, started_at: datetime) -> list[str]:
     held = [
         f"sending of {hold.edition_on or 'everything'} is held: {hold.reason}" for hold in made.held
     ]
-    return held + [
-        f"{what}, for {(now - since) // timedelta(minutes=1)} minutes"
-        for what, since, patience in steps
-        if since is not None and now - since > patience
-    ]
+    failing = [made.failing] if made.failing else []
+    return (
+        held
+        + failing
+        + [
+            f"{what}, for {(now - since) // timedelta(minutes=1)} minutes"
+            for what, since, patience in steps
+            if since is not None and now - since > patience
+        ]
+    )

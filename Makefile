@@ -91,15 +91,15 @@ migration: $(VENV)/.installed-dev ## Draft a migration from the schema: make mig
 .PHONY: lock
 lock: $(VENV)/.python ## Choose the versions of all packages again (ARGS=--upgrade for newer ones)
 	$(COMPILE) $(ARGS) pyproject.toml --group build -o requirements.txt
-	$(COMPILE) $(ARGS) pyproject.toml --group dev -o requirements-dev.txt
-	$(COMPILE) $(ARGS) pyproject.toml --extra semantic -o requirements-semantic.txt
+	$(COMPILE) $(ARGS) pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
+	$(COMPILE) $(ARGS) pyproject.toml --extra semantic -c requirements.txt -o requirements-semantic.txt
 
 .PHONY: locks
 locks: $(VENV)/.python ## Check that the lock files say what pyproject.toml asks for
 	@mkdir -p var && cp requirements.txt requirements-dev.txt requirements-semantic.txt var/
 	@$(COMPILE) pyproject.toml --group build -o var/requirements.txt
-	@$(COMPILE) pyproject.toml --group dev -o var/requirements-dev.txt
-	@$(COMPILE) pyproject.toml --extra semantic -o var/requirements-semantic.txt
+	@$(COMPILE) pyproject.toml --group dev -c requirements.txt -o var/requirements-dev.txt
+	@$(COMPILE) pyproject.toml --extra semantic -c requirements.txt -o var/requirements-semantic.txt
 	@diff -I '^ *#' requirements.txt var/requirements.txt \
 		&& diff -I '^ *#' requirements-dev.txt var/requirements-dev.txt \
 		&& diff -I '^ *#' requirements-semantic.txt var/requirements-semantic.txt \

@@ -652,6 +652,18 @@ def test_a_broken_template_stops_the_start(folder, name, old, new):
         Renderer(HOUSE, folder, find)
 
 
+@pytest.mark.parametrize("name", ["digest.mjml", "digest.txt", "link.mjml", "partials/card.txt"])
+def test_the_error_of_a_broken_template_names_its_file(folder, name):
+    if name.endswith("mjml"):
+        spoil(folder / name, "</mj-text>", "{% endif %}</mj-text>")
+    else:
+        with (folder / name).open("a") as template:
+            template.write("{% endif %}")
+
+    with pytest.raises(RenderError, match=rf"^{name}: "):
+        Renderer(HOUSE, folder, find)
+
+
 def test_no_mjml_is_left_in_a_mail():
     assert "<mj-" not in render(make_digest(more=3, welcome=True))[1]
     assert "<mj-" not in decoded(RENDERER.confirmation("https://x.example").html)

@@ -66,20 +66,23 @@ def _load(folder: Path, house: House, version: str) -> Templates:
         for name in text.list_templates(extensions=["txt"]):
             text.get_template(name)  # otherwise a broken partial would fail in the first mail
         return Templates(
-            digest_html=_form(html, _html(folder, "digest.mjml")),
-            digest_text=_form(text, _source(folder, "digest.txt")),
-            mark=html.from_string(_source(folder, "partials/mark.mjml").strip()),
+            digest_html=_form(html, "digest.mjml", _html(folder, "digest.mjml")),
+            digest_text=_form(text, "digest.txt", _source(folder, "digest.txt")),
+            mark=_template(
+                html, "partials/mark.mjml", _source(folder, "partials/mark.mjml").strip()
+            ),
             letters={
                 name: Letter(
-                    html=html.from_string(_html(folder, f"{name}.mjml")),
-                    text=text.from_string(_source(folder, f"{name}.txt")),
+                    html=_template(html, f"{name}.mjml", _html(folder, f"{name}.mjml")),
+                    text=_template(text, f"{name}.txt", _source(folder, f"{name}.txt")),
                 )
                 for name in LETTERS
             },
             version=version,
         )
     except TemplateError as error:
-        raise RenderError(f"a template in {folder} is broken: {error}") from error
+        name = getattr(error, "name", None) or folder
+        raise RenderError(f"{name}: {error}") from error
 
 
 def version(folder: Path) -> str:
@@ -106,16 +109,24 @@ def _environment(folder: Path, house: House, *, escape: bool) -> Environment:
     return environment
 
 
-def _form(environment: Environment, source: str) -> Form:
+def _form(environment: Environment, name: str, source: str) -> Form:
     loop = _LOOP.search(source)
     if loop is None:
-        raise RenderError("digest: no {% for pick in picks %}...{% endfor %}{# picks #}")
+        raise RenderError(f"{name}: no {{% for pick in picks %}}...{{% endfor %}}{{# picks #}}")
     return Form(
-        whole=environment.from_string(source),
-        head=environment.from_string(source[: loop.start()]),
-        card=environment.from_string(loop["card"]),
-        tail=environment.from_string(source[loop.end() :]),
+        whole=_template(environment, name, source),
+        head=_template(environment, name, source[: loop.start()]),
+        card=_template(environment, name, loop["card"]),
+        tail=_template(environment, name, source[loop.end() :]),
     )
+
+
+def _template(environment: Environment, name: str, source: str) -> Template:
+    """Compile a template. Raise RenderError with the name of its file if it is broken."""
+    try:
+        return environment.from_string(source)
+    except TemplateError as error:
+        raise RenderError(f"{name}: {error}") from error
 
 
 def _html(folder: Path, name: str) -> str:

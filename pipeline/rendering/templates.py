@@ -81,8 +81,8 @@ def _load(folder: Path, house: House, version: str) -> Templates:
             version=version,
         )
     except TemplateError as error:
-        name = getattr(error, "name", None) or folder
-        raise RenderError(f"{name}: {error}") from error
+        file = getattr(error, "name", None) or folder
+        raise RenderError(f"{file}: {error}") from error
 
 
 def version(folder: Path) -> str:

@@ -1,0 +1,97 @@
+"""The reference pages are complete: settings, commands, tables, metrics and routes.
+
+If a check fails, run `make reference`; docs/metrics.md and docs/http.md are edited by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from pipeline import settings
+from pipeline.bootstrap import Services
+from pipeline.mailbox import Mailbox
+from pipeline.settings import Settings
+from pipeline.storage.schema import Table
+from pipeline.web import create_app, metrics
+from tests.reference import DOCS, PAGES, commands
+
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
+
+def _page(name: str) -> str:
+    return (DOCS / name).read_text()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_generated_page_is_up_to_date(name):
+    assert _page(name) == PAGES[name](), f"docs/{name} is out of date: run `make reference`"
+
+
+def test_every_setting_is_documented():
+    documented = set(re.findall(r"^- \*\*`([A-Z_]+)`\*\*", _page("settings.md"), re.MULTILINE))
+
+    assert {name.upper() for name in Settings.model_fields} <= documented
+
+
+def test_every_command_and_option_is_documented():
+    parts = re.split(r"^## (.+)\n", _page("commands.md"), flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+
+    assert list(sections) == [name for name, _ in commands()]
+    for name, command in commands():
+        for param in command.params:
+            for option in param.opts if param.param_type_name == "option" else ():
+                assert f"| `{option}" in sections[name], f"{name} {option}"
+
+
+def test_every_table_and_column_is_documented():
+    parts = re.split(r"^## (.+)\n", _page("schema.md"), flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+
+    assert set(sections) == set(Table.metadata.tables)
+    for table in Table.metadata.tables.values():
+        for column in table.columns:
+            assert f"| `{column.name}` |" in sections[table.name], f"{table.name}.{column.name}"
+
+
+@on_sqlite
+def test_every_metric_is_documented(engine: Engine):
+    documented = re.findall(r"^\| `(paperboy_\w+)[`{]", _page("metrics.md"), re.MULTILINE)
+    now = datetime.now(UTC)
+
+    registry = metrics.read(Services(settings.load(None), engine), now, now)
+
+    assert sorted(documented) == sorted(metric.name for metric in registry.collect())
+
+
+@on_sqlite
+def test_every_route_is_documented(engine: Engine, tmp_path):
+    app = create_app(Services(settings.load(None), engine), Mailbox(tmp_path))
+    rows = re.findall(r"^\| ([A-Z, ]+) \| `(/.*?)` \|", _page("http.md"), re.MULTILINE)
+    documented = {(method, path) for methods, path in rows for method in methods.split(", ")}
+
+    assert documented == set(_routes(app.routes))
+
+
+def _routes(routes: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield method and path of each route; HEAD is not listed, because GET answers it, too."""
+    for route in routes:
+        included = getattr(route, "original_router", None)
+        if included is not None:
+            yield from _routes(included.routes, prefix + route.include_context.prefix)
+            continue
+        path = re.sub(r":\w+}", "}", prefix + route.path)
+        yield from ((method, path) for method in route.methods - {"HEAD"})
+
+
+def test_the_index_links_every_page():
+    index = _page("README.md")
+
+    for page in DOCS.glob("*.md"):
+        assert page.name == "README.md" or f"({page.name})" in index, page.name

@@ -1,10 +1,10 @@
-"""Generate docs/settings.md, docs/commands.md and docs/schema.md from the code: `make reference`."""
+"""Generate the pages docs/settings.md, docs/commands.md and docs/schema.md: `make reference`."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,35 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SECTION = re.compile(r"^# --- (.+?) -+$", re.MULTILINE)
 NAME = re.compile(r"^#([A-Z_]+)=(.*)$", re.MULTILINE)
-EDITED = "This page is generated: run `make reference` after a change of "
+
+SETTINGS = """\
+# Settings
+
+Set these in the environment or in `.env`, in upper case. The environment has priority. A trial
+needs none of them. Mail to real people needs those marked (needed). A secret may be read from a
+file: `NAME_FILE` then names the file. `paperboy doctor` checks them all.
+
+This page is generated: run `make reference` after a change of `pipeline/settings.py` or
+`.env.example`.
+"""
+COMMANDS_INTRO = """\
+# Commands
+
+`paperboy COMMAND`, also as `python -m pipeline COMMAND`. `paperboy COMMAND --help` prints the same.
+Logs go to stderr. Exit codes: 0 success, 1 failure with one line on stderr, 2 wrong usage.
+`paperboy --version` prints the version.
+
+This page is generated: run `make reference` after a change of a command.
+"""
+SCHEMA = """\
+# Tables
+
+The tables are the same on SQLite and PostgreSQL. Times are in UTC. A status or kind is stored as
+text; `pipeline/domain.py` defines the values. `alembic_version` is not listed: it holds the number
+of the last migration.
+
+This page is generated: run `make reference` after a change of `pipeline/storage/schema.py`.
+"""
 
 
 # --- Settings -----------------------------------------------------------------------------------
@@ -30,17 +58,11 @@ def settings_page() -> str:
     """Return the settings with the sections, comments and defaults of .env.example."""
     _, *parts = SECTION.split((ROOT / ".env.example").read_text())
     sections = zip(parts[::2], parts[1::2], strict=True)
-    return "\n".join(
-        [
-            "# Settings\n",
-            "Set these in the environment or in `.env`, in upper case. The environment has priority.",
-            "A trial needs none of them. Mail to real people needs those marked (needed). A secret may",
-            "be read from a file: `NAME_FILE` then names the file. `paperboy doctor` checks them all.",
-            "",
-            EDITED + "`pipeline/settings.py` or `.env.example`.",
-            *(line for title, text in sections for line in _section(title, text)),
-        ]
-    )
+    return _page(SETTINGS, (line for title, text in sections for line in _section(title, text)))
+
+
+def _page(intro: str, lines: Iterable[str]) -> str:
+    return "\n".join([intro.rstrip(), *lines]).rstrip() + "\n"
 
 
 def _section(title: str, text: str) -> Iterator[str]:
@@ -89,28 +111,20 @@ def _walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:
 
 def commands_page() -> str:
     """Return each command with its help, arguments and options."""
-    return "\n".join(
-        [
-            "# Commands\n",
-            "`paperboy COMMAND`, also as `python -m pipeline COMMAND`. `paperboy COMMAND --help` prints the",
-            "same. Logs go to stderr. Exit codes: 0 success, 1 failure with one line on stderr, 2 wrong",
-            "usage. `paperboy --version` prints the version.",
-            "",
-            EDITED + "a command.",
-            *(line for name, command in commands() for line in _command(name, command)),
-            "",
-        ]
+    return _page(
+        COMMANDS_INTRO, (line for name, command in commands() for line in _command(name, command))
     )
 
 
 def _command(name: str, command: Any) -> Iterator[str]:
-    arguments = [_argument(param) for param in command.params if param.param_type_name == "argument"]
+    params = command.params
+    arguments = [_argument(param) for param in params if param.param_type_name == "argument"]
     yield f"\n## {name}\n"
     yield f"    paperboy {' '.join([name, *arguments])}\n"
     yield inspect.cleandoc(command.help or "")
-    if command.params:
+    if params:
         yield "\n| | |\n|---|---|"
-    for param in command.params:
+    for param in params:
         yield f"| {_spelling(param)} | {_meaning(param)} |"
 
 
@@ -140,18 +154,7 @@ def _meaning(param: Any) -> str:
 
 def schema_page() -> str:
     """Return each table with its docstring, and each column with the comment on its line."""
-    return "\n".join(
-        [
-            "# Tables\n",
-            "The tables are the same on SQLite and PostgreSQL. Times are in UTC. A status or kind is",
-            "stored as text; `pipeline/domain.py` defines the values. `alembic_version` is not listed: it",
-            "holds the number of the last migration.",
-            "",
-            EDITED + "`pipeline/storage/schema.py`.",
-            *(line for mapper in _mappers() for line in _table(mapper)),
-            "",
-        ]
-    )
+    return _page(SCHEMA, (line for mapper in _mappers() for line in _table(mapper)))
 
 
 def _mappers() -> list[Any]:

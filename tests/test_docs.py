@@ -19,7 +19,7 @@ from pipeline.mailbox import Mailbox
 from pipeline.settings import Settings
 from pipeline.storage.schema import Table
 from pipeline.web import create_app, metrics
-from tests.reference import DOCS, PAGES, commands
+from tests.reference import DOCS, PAGES, ROOT, commands
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
@@ -88,6 +88,33 @@ def _routes(routes: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, str]
             continue
         path = re.sub(r":\w+}", "}", prefix + route.path)
         yield from ((method, path) for method in route.methods - {"HEAD"})
+
+
+def _slug(heading: str) -> str:
+    """Return the anchor of a heading, as GitHub writes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_every_anchor_that_is_linked_exists():
+    for document in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]:
+        for page, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", document.read_text()):
+            target = document.parent / page if page else document
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert anchor in map(_slug, headings), f"{document.name} links to {page}#{anchor}"
+
+
+def test_the_pages_name_commands_that_exist():
+    """Of a group, such as `editions`, the command after it is checked, too."""
+    names = {name for name, _ in commands()}
+    groups = {name.split()[0] for name in names if " " in name}
+    example = re.compile(
+        r"(?:^ {4,}(?:\.venv/bin/)?|`)paperboy ([a-z]+)((?: [a-z]+)?)", re.MULTILINE
+    )
+
+    for page in [*ROOT.glob("*.md"), *DOCS.glob("*.md")]:
+        for first, second in example.findall(page.read_text()):
+            is_whole = first in names or (first in groups and not second)
+            assert is_whole or f"{first}{second}" in names, f"{page.name}: {first}{second}"
 
 
 def test_the_index_links_every_page():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 from sqlalchemy import Column
@@ -141,12 +142,22 @@ def _spelling(param: Any) -> str:
 
 
 def _meaning(param: Any) -> str:
-    facts = [getattr(param, "help", None) or ""]
+    facts = [getattr(param, "help", None) or "", *_values(param)]
     if getattr(param, "is_flag", False) or param.default in (None, "", ()):
         facts += ["Required."] if param.required and param.param_type_name == "option" else []
     else:
         facts.append(f"Default: `{getattr(param.default, 'value', param.default)}`.")
     return " ".join(filter(None, facts)).replace("|", "\\|")
+
+
+def _values(param: Any) -> list[str]:
+    """Return the values that a parameter may have, as text, if they are limited."""
+    given = param.type_descriptor.annotation
+    for kind in (given, *get_args(given)):
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            return [", ".join(f"`{member.value}`" for member in kind) + "."]
+    bounds = (getattr(param, "min", None), getattr(param, "max", None))
+    return [f"{bounds[0]:,} to {bounds[1]:,}."] if None not in bounds else []
 
 
 # --- Tables -------------------------------------------------------------------------------------

@@ -1,14 +1,15 @@
 """The reference pages are complete: settings, commands, tables, metrics and routes.
 
-If a check fails, run `make reference`; docs/metrics.md and docs/http.md are edited by hand.
+If a check fails, run `make reference`; metrics.md, http.md and monitoring.md are edited by hand.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import Engine
@@ -17,8 +18,10 @@ from pipeline import settings
 from pipeline.bootstrap import Services
 from pipeline.mailbox import Mailbox
 from pipeline.settings import Settings
+from pipeline.storage.progress import Progress
 from pipeline.storage.schema import Table
 from pipeline.web import create_app, metrics
+from pipeline.web.health import stuck
 from tests.reference import DOCS, PAGES, ROOT, commands
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -88,6 +91,19 @@ def _routes(routes: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, str]
             continue
         path = re.sub(r":\w+}", "}", prefix + route.path)
         yield from ((method, path) for method in route.methods - {"HEAD"})
+
+
+def test_every_reason_of_readyz_is_documented():
+    """Each reason is quoted in docs/monitoring.md up to its duration."""
+    now = datetime(2030, 1, 2, tzinfo=UTC)
+    since = now - timedelta(days=9)
+    breaker = cast(Any, SimpleNamespace(since=since))
+
+    reasons = stuck(Progress(0, since, since, since, since, (), breaker=breaker), now, since)
+
+    assert len(reasons) == 5
+    for reason in reasons:
+        assert f"| {reason.partition(', for')[0]} |" in _page("monitoring.md"), reason
 
 
 def _slug(heading: str) -> str:

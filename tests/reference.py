@@ -63,7 +63,8 @@ def settings_page() -> str:
 
 
 def _page(intro: str, lines: Iterable[str]) -> str:
-    return "\n".join([intro.rstrip(), *lines]).rstrip() + "\n"
+    text = "\n".join([intro.rstrip(), *lines]).rstrip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def _section(title: str, text: str) -> Iterator[str]:
@@ -73,7 +74,8 @@ def _section(title: str, text: str) -> Iterator[str]:
         comment = [line.removeprefix("# ") for line in block.splitlines() if line[:2] == "# "]
         for name, default in names:
             yield f"- **`{name}`**: {_limits(name, default)}"
-        yield ("\n" if names else "") + "\n".join(comment) + "\n"
+        text = "\n".join(comment).replace("<", "\\<")  # else Markdown takes <name@...> for a link
+        yield f"\n{text}\n" if names else f"{text}\n"
 
 
 def _limits(name: str, default: str) -> str:

@@ -88,6 +88,10 @@ migration: $(VENV)/.installed-dev ## Draft a migration from the schema: make mig
 	@paperboy db upgrade
 	@alembic revision --autogenerate -m "$(M)"
 
+.PHONY: reference
+reference: $(VENV)/.installed-dev ## Generate the pages of settings, commands and tables in docs/
+	$(BIN)/python -m tests.reference
+
 .PHONY: lock
 lock: $(VENV)/.python ## Choose the versions of all packages again (ARGS=--upgrade for newer ones)
 	$(COMPILE) $(ARGS) pyproject.toml --group build -o requirements.txt

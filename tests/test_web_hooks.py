@@ -163,7 +163,7 @@ def test_a_thousand_signatures_cost_one_for_each_secret(monkeypatch):
 
 
 def test_what_is_signed_is_the_time_a_dot_and_the_body():
-    """This is the format that docs/feedback.md documents for senders."""
+    """This is the format that docs/bounces-and-webhooks.md documents for senders."""
     made = hmac.new(b"secret", b'1893571200.{"id": "1"}', hashlib.sha256).hexdigest()
 
     assert sign("secret", "1893571200", b'{"id": "1"}') == made

@@ -68,7 +68,7 @@ def settle(
 ) -> None:
     """Settle a restored database: no mail is sent twice, none to addresses that left since.
 
-    All sending is held; `paperboy sending start` resumes it. docs/moving.md has the whole
+    All sending is held; `paperboy sending start` resumes it. docs/backup.md has the whole
     procedure.
     """
     built, clock, until = services(), moment(now), _moment(sent_until)

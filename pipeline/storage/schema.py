@@ -175,6 +175,8 @@ class PaperVersionRow(Table):
 
 
 class SightingRow(Table):
+    """One source's announcement of a paper."""
+
     __tablename__ = "sightings"
 
     source: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)
@@ -214,6 +216,8 @@ class IngestStateRow(Table):
 
 
 class SourceStateRow(Table):
+    """The state and read position of a source."""
+
     __tablename__ = "source_states"
 
     source: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)
@@ -254,6 +258,8 @@ class LimitRow(Table):
 
 
 class TopicRow(Table):
+    """A query over papers. Topics with the same canonical query share a row."""
+
     __tablename__ = "topics"
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
@@ -274,6 +280,8 @@ class EmbeddingRow(Table):
 
 
 class MatchRow(Table):
+    """A paper that matches a topic, with its score and the matched phrases."""
+
     __tablename__ = "matches"
 
     topic_id: Mapped[int] = mapped_column(
@@ -294,6 +302,8 @@ class MatchRow(Table):
 
 
 class SubscriberRow(Table):
+    """A subscriber: address, schedule, preferences and the position in the batches."""
+
     __tablename__ = "subscribers"
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
@@ -371,6 +381,8 @@ class AskedRow(Table):
 
 
 class SubscriptionRow(Table):
+    """A topic that a subscriber follows."""
+
     __tablename__ = "subscriptions"
 
     subscriber_id: Mapped[int] = mapped_column(

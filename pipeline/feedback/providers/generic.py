@@ -1,6 +1,6 @@
 """A generic webhook for providers without their own parser: JSON signed with a shared secret.
 
-docs/feedback.md describes the format.
+docs/bounces-and-webhooks.md describes the format.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def empty(empty_database_url: str) -> Iterator[Engine]:
         ("ada+x@example.org", "ada@example.org"),
     ],
 )
-def test_two_people_stay_two(one, other):
+def test_different_addresses_have_different_keys(one, other):
     assert email_key(one) != email_key(other)
 
 
@@ -65,7 +65,7 @@ def test_two_people_stay_two(one, other):
         ("JOSE\u0301@example.org", "josé@example.org"),
     ],
 )
-def test_one_person_is_one_however_the_address_is_written(one, other):
+def test_spellings_of_one_address_have_the_same_key(one, other):
     assert email_key(one) == email_key(other)
 
 
@@ -74,13 +74,13 @@ def test_one_person_is_one_however_the_address_is_written(one, other):
 @example("ada", "bücher.example\u3002")
 @settings(deadline=None)
 @given(st.text(max_size=30), st.text(st.characters(exclude_categories=["Z", "C"]), max_size=30))
-def test_a_key_is_its_own_key(local, domain):
+def test_email_key_is_idempotent(local, domain):
     key = email_key(f"{local}@{domain}")
 
     assert email_key(key) == key
 
 
-def test_a_stranger_with_a_similar_domain_is_not_the_reader(engine):
+def test_suppression_does_not_affect_an_address_with_a_similar_domain(engine):
     """Both may subscribe; a suppression of one address does not affect the other."""
     for domain in ("fußball.example", "fussball.example"):
         signup.add(engine, f"ada@{domain}", Wishes(), confirmed=True, suppression_key=KEY, now=NOW)
@@ -103,7 +103,7 @@ OLD_READER = (
 )
 
 
-def test_readers_whose_domain_was_folded_keep_what_is_known_of_them(empty):
+def test_migration_keeps_suppressions_and_strikes_of_folded_domains(empty):
     """The migration writes a new key and hash; old suppressions match both, later ones only one."""
     folded = address_hash("ada@fussball.example", KEY)
     other = address_hash("bob@example.org", KEY)
@@ -141,7 +141,7 @@ def test_readers_whose_domain_was_folded_keep_what_is_known_of_them(empty):
         assert subscribers.barred(conn, "eve@weisz.example", KEY) is None
 
 
-def test_a_suppression_of_before_holds_for_who_asks_again(engine):
+def test_folded_suppression_blocks_a_new_sign_up(engine):
     """A folded suppression is a hash only, so it matches both "ß" and "ss"."""
     with engine.begin() as conn:
         subscribers.suppress(
@@ -200,7 +200,7 @@ PARTS = [
 @example(["ada", "@", "xn--", "a", ".", "org"])
 @settings(deadline=None, max_examples=150)
 @given(st.lists(st.sampled_from(PARTS), max_size=9))
-def test_the_form_and_the_envelope_take_the_same_addresses(parts):
+def test_form_and_envelope_accept_the_same_addresses(parts):
     """Each accepted address fits an RFC 5321 envelope; form and envelope reject the same ones."""
     address = "".join(parts)
 
@@ -229,7 +229,7 @@ ADDRESSES = st.builds(
 @example("a@b.co")
 @settings(deadline=None, max_examples=150)
 @given(ADDRESSES.filter(_ORDINARY.fullmatch))
-def test_an_ordinary_address_needs_no_second_look(address):
+def test_email_validator_returns_ordinary_addresses_unchanged(address):
     found = validate_email(
         address, check_deliverability=False, globally_deliverable=False, strict=True
     )

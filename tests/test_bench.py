@@ -80,7 +80,7 @@ def make_report(*rates: tuple[float, float, float]) -> Report:
 # --- The command --------------------------------------------------------------------------------
 
 
-def test_a_tiny_run_ends_well_and_its_last_line_has_the_figures():
+def test_send_prints_json_figures_on_the_last_line():
     done = bench(
         "send", "--json", "--mails", "40", "--papers", "3", "--rounds", "1", "--sessions", "4"
     )
@@ -95,7 +95,7 @@ def test_a_tiny_run_ends_well_and_its_last_line_has_the_figures():
     assert compared == (sinks.postfix("smtp-source") is not None)
 
 
-def test_people_get_a_table():
+def test_send_without_json_prints_a_table():
     done = bench("send", "--mails", "5", "--papers", "1", "--rounds", "1", "--sessions", "1")
 
     assert done.returncode == 0, done.stderr
@@ -106,11 +106,11 @@ def test_people_get_a_table():
 @pytest.mark.parametrize(
     "arguments", [["send", "--mails", "0"], ["send", "--papers", "51"], ["nonsense"], []]
 )
-def test_wrong_use_ends_with_2(arguments: Sequence[str]):
+def test_invalid_arguments_exit_with_code_2(arguments: Sequence[str]):
     assert CliRunner().invoke(cli.app, ["bench", *arguments]).exit_code == 2
 
 
-def test_a_site_is_asked_for_searches_and_its_last_line_has_the_figures():
+def test_web_prints_json_figures_on_the_last_line():
     done = bench("web", "--json", "--papers", "150", "--searches", "10")
 
     assert done.returncode == 0, done.stderr
@@ -124,7 +124,7 @@ def test_a_site_is_asked_for_searches_and_its_last_line_has_the_figures():
 # --- A run --------------------------------------------------------------------------------------
 
 
-def test_without_postfix_there_is_no_ratio_to_smtp_source(monkeypatch):
+def test_ratio_to_smtp_source_is_none_without_postfix(monkeypatch):
     monkeypatch.setattr(sinks, "POSTFIX_FOLDERS", ())
     monkeypatch.setenv("PATH", "")
 
@@ -146,7 +146,7 @@ def test_a_mail_that_does_not_arrive_fails_the_run(monkeypatch, tmp_path):
         send.run(TINY)
 
 
-def test_a_mail_that_says_something_else_fails_the_run(engine):
+def test_oracle_rejects_a_mail_with_wrong_content(engine):
     class Sloppy(Services):
         def compose(self, *args, **kwargs) -> bytes:
             return super().compose(*args, **kwargs).replace(b"unsubscribe/", b"unsubscribf/")
@@ -158,7 +158,7 @@ def test_a_mail_that_says_something_else_fails_the_run(engine):
         oracle.check(Sloppy(settings, engine), NOW)
 
 
-def test_the_database_is_dropped_and_the_one_of_the_url_left_alone(postgresql_url):
+def test_temporary_database_is_created_and_dropped_on_postgresql(postgresql_url):
     with outbox.temporary_database(postgresql_url) as url, psycopg.connect(url) as conn:
         made = conn.execute("SELECT current_database(), count(*) FROM papers").fetchone()
     with psycopg.connect(postgresql_url) as conn:
@@ -170,7 +170,7 @@ def test_the_database_is_dropped_and_the_one_of_the_url_left_alone(postgresql_ur
     assert made[0] not in left
 
 
-def test_a_database_file_of_yours_is_not_touched(tmp_path):
+def test_sqlite_database_url_is_rejected_and_no_file_created(tmp_path):
     url = f"sqlite:///{tmp_path / 'paperboy.db'}"
 
     with pytest.raises(SettingsError, match="--database-url"), outbox.temporary_database(url):
@@ -183,7 +183,7 @@ def test_a_database_file_of_yours_is_not_touched(tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_every_digest_is_another_one(engine):
+def test_each_reader_gets_a_different_digest(engine):
     owed = make_outbox(engine, readers=20).fill(0, 10, NOW)
 
     picks = {tuple(pick.paper.id for pick in one.digest.picks) for one in owed}
@@ -193,7 +193,7 @@ def test_every_digest_is_another_one(engine):
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_rounds_owe_digests_of_their_own(engine):
+def test_rounds_have_different_digests(engine):
     box = make_outbox(engine, readers=2)
 
     first, second = box.fill(1, 5, NOW), box.fill(2, 5, NOW)
@@ -215,7 +215,7 @@ def test_ratios_are_medians_of_rounds_not_ratios_of_medians():
     assert measured["emails_per_s_range"] == [100, 400]
 
 
-def test_cpu_is_told_by_mail():
+def test_cpu_time_and_bytes_are_reported_per_mail():
     measured = make_report((100, 100, 10)).as_json()
 
     assert measured["sender_cpu_us"] == 1_000
@@ -226,7 +226,7 @@ def test_cpu_is_told_by_mail():
 # --- Papers and searches ------------------------------------------------------------------------
 
 
-def test_made_up_papers_are_the_same_in_every_run_and_each_has_its_own_id():
+def test_generated_papers_are_deterministic_and_have_unique_ids():
     first = list(Scribe([make_paper()]).papers(300, NOW.date()))
     again = list(Scribe([make_paper()]).papers(300, NOW.date()))
 
@@ -235,7 +235,7 @@ def test_made_up_papers_are_the_same_in_every_run_and_each_has_its_own_id():
     assert len({paper.announced_on for paper in first}) == 3
 
 
-def test_every_search_can_be_read_and_most_find_a_paper():
+def test_searches_can_be_parsed_and_most_find_a_paper():
     scribe = Scribe([make_paper()])
     papers = list(scribe.papers(200, NOW.date()))
     texts = [PaperText(paper.source_id, paper.title, paper.abstract, categories=paper.categories)
@@ -247,7 +247,7 @@ def test_every_search_can_be_read_and_most_find_a_paper():
     assert sum(map(bool, found)) > 25
 
 
-def test_a_spread_tells_the_middle_and_the_slowest_of_a_hundred():
+def test_spread_returns_the_median_and_the_99th_percentile_in_ms():
     spread = Spread.of([0.001] * 98 + [0.5] * 2)
 
     assert spread.p50 == 1

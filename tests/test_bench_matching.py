@@ -49,7 +49,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 # --- Quality ------------------------------------------------------------------------------------
 
 
-def test_a_perfect_order_has_a_hundred_and_a_worse_one_less(folder):
+def test_ndcg_is_100_for_a_perfect_order_and_less_otherwise(folder):
     best_first = quality.measure(labelled.read(folder({("t", "about"): 2, ("t", "says"): 1})))
     wrong = quality.measure(labelled.read(folder({("t", "passes"): 2, ("t", "says"): 1})))
 
@@ -58,7 +58,7 @@ def test_a_perfect_order_has_a_hundred_and_a_worse_one_less(folder):
     assert best_first.error == 0  # the standard error of a single topic
 
 
-def test_the_floor_is_told_by_breadth(folder):
+def test_floor_has_precision_and_recall_per_breadth(folder):
     measured = quality.measure(labelled.read(folder({("t", "about"): 1, ("t", "passes"): 1})))
 
     told = {breadth: (f.precision, f.recall, f.papers) for breadth, f in measured.floors.items()}
@@ -69,7 +69,7 @@ def test_the_floor_is_told_by_breadth(folder):
     }
 
 
-def test_a_day_is_quiet_where_none_of_its_papers_is_sent(folder):
+def test_quiet_is_the_percentage_of_days_without_a_sent_paper(folder):
     """One of the 41 ungraded papers is sent; about half of the days, of 30 papers each, have it."""
     grades = {("t", "about"): 1, ("t", "passes"): 1}
 
@@ -79,7 +79,7 @@ def test_a_day_is_quiet_where_none_of_its_papers_is_sent(folder):
     assert 20 < measured.floors[Breadth.BALANCED].quiet < 80
 
 
-def test_days_of_another_field_are_quiet(folder):
+def test_elsewhere_is_100_for_days_of_another_field(folder):
     known = labelled.read(folder({("t", "about"): 1}))
 
     others = [paper for paper in known.papers if paper.id.startswith("other")]
@@ -90,7 +90,7 @@ def test_days_of_another_field_are_quiet(folder):
     assert quality.measure(known, known.papers).floors[Breadth.MORE].elsewhere < 100
 
 
-def test_where_papers_were_judged_one_by_one_the_others_do_not_count(folder):
+def test_ndcg_ignores_ungraded_papers_if_a_paper_is_graded_0(folder):
     """An ungraded paper, ranked between two graded ones, does not change the score."""
     judged = {("t", "about"): 1, ("t", "passes"): 1, ("t", "other 1"): 0}
     unjudged = {key: grade for key, grade in judged.items() if grade}
@@ -99,7 +99,7 @@ def test_where_papers_were_judged_one_by_one_the_others_do_not_count(folder):
     assert quality.measure(labelled.read(folder(unjudged))).ndcg < 100
 
 
-def test_the_command_tells_one_object_a_set(folder):
+def test_quality_prints_a_set_as_one_json_object(folder):
     path = folder({("t", "about"): 1})
 
     done = bench("quality", str(path), "--elsewhere", str(path), "--json")
@@ -119,7 +119,7 @@ def test_the_command_tells_one_object_a_set(folder):
         ({("t", "about"): 1}, [{"id": "about"}], "line 1: title is missing"),
     ],
 )
-def test_a_broken_set_is_told_with_its_place(folder, grades, papers, message):
+def test_read_rejects_an_invalid_set_with_the_reason(folder, grades, papers, message):
     with pytest.raises(PaperboyError, match=message):
         labelled.read(folder(grades, papers))
 
@@ -127,7 +127,7 @@ def test_a_broken_set_is_told_with_its_place(folder, grades, papers, message):
 # --- Speed --------------------------------------------------------------------------------------
 
 
-def test_a_tiny_run_has_all_figures():
+def test_match_prints_positive_figures_as_json():
     done = bench("match", "--papers", "30", "--topics", "60", "--readers", "50", "--json")
 
     assert done.returncode == 0, done.stderr
@@ -137,7 +137,7 @@ def test_a_tiny_run_has_all_figures():
         assert measured[name] > 0
 
 
-def test_a_run_whose_topics_find_other_papers_fails(monkeypatch):
+def test_run_raises_if_batch_and_single_matching_differ(monkeypatch):
     real = match.match
     monkeypatch.setattr(
         match, "match", lambda topics, *args, **kw: list(real(topics, *args, **kw))[:: len(topics)]
@@ -147,7 +147,7 @@ def test_a_run_whose_topics_find_other_papers_fails(monkeypatch):
         match.run(Plan(papers=20, topics=10, readers=5))
 
 
-def test_topics_are_different_and_readers_follow_some_of_them():
+def test_generated_topics_are_unique_and_papers_deterministic():
     papers = crowd.papers(50)
 
     queries = [topic.query for topic in crowd.topics(300, papers)]
@@ -157,7 +157,7 @@ def test_topics_are_different_and_readers_follow_some_of_them():
     assert crowd.readers(1_000, 300).max() < 300
 
 
-def test_arrays_fan_out_the_best_of_all_topics_of_a_reader():
+def test_fan_out_returns_the_best_matches_per_reader():
     found = [Match(0, 7, 4.0, ()), Match(0, 8, 1.0, ()), Match(2, 9, 2.0, ())]
 
     rows = match.fan_out(found, np.array([[0, 2], [1, 1]]), topic_count=3)

@@ -26,13 +26,13 @@ LENGTHS = sorted({column.type.length for column in COLUMNS})
 ODD = ["a\0b", "half \ud800 a pair", "\udfff", "\ufdfa" * 2_000, "é" * 3_000, "x" * 5_000]
 
 
-def test_every_column_of_a_bounded_length_bounds_what_it_is_given():
+def test_every_string_column_with_a_length_is_bounded_text():
     assert [str(one) for one in COLUMNS if not isinstance(one.type, BoundedText)] == []
     assert len(COLUMNS) > 20
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_a_column_takes_any_text_and_finds_it_again(engine, length):
+def test_bounded_column_accepts_and_finds_any_text(engine, length):
     probe = PlainTable("probe", MetaData(), Column("value", BoundedText(length)))
     probe.create(engine)
     with engine.begin() as conn:
@@ -43,14 +43,14 @@ def test_a_column_takes_any_text_and_finds_it_again(engine, length):
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_texts_that_begin_alike_stay_different(length):
+def test_long_texts_with_a_common_prefix_stay_different(length):
     long = "x" * 3_000
     assert bounded(long + "1", length) != bounded(long + "2", length)
     assert bounded("x" * length, length) == "x" * length
 
 
 @pytest.mark.parametrize("value", ODD)
-def test_an_event_of_any_name_is_taken_once(engine, value):
+def test_event_with_any_name_is_stored_once(engine, value):
     feedback = Feedback(engine, SENDER, KEY)
     event = Event(value, value, json.dumps(value), ())
 
@@ -61,7 +61,7 @@ def test_an_event_of_any_name_is_taken_once(engine, value):
 
 
 @pytest.mark.parametrize("value", ODD)
-def test_a_message_of_ses_with_any_name_is_taken(engine, value):
+def test_ses_message_with_any_name_is_stored(engine, value):
     said = {"eventType": value, "mail": {"messageId": value, "source": value}}
     message = Message(value, json.dumps(said))
 
@@ -72,7 +72,7 @@ def test_a_message_of_ses_with_any_name_is_taken(engine, value):
 
 @pytest.mark.parametrize("field", ["source_id", "doi", "title"])
 @pytest.mark.parametrize("value", ODD[:2] + ODD[3:])
-def test_a_paper_of_any_name_is_stored_beside_the_others(engine, field, value):
+def test_paper_with_odd_text_is_stored_once_with_the_others(engine, field, value):
     odd = make_sighting(None, **{"source_id": "", "doi": None, field: value})
     other = make_sighting()
 

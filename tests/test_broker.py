@@ -59,12 +59,12 @@ def message(**changes: Any) -> dict[str, Any]:
         ({"body": "[" * 100_000, **PLAIN}, "no arguments"),
     ],
 )
-def test_a_message_that_celery_cannot_parse_is_named_by_its_fault(changes, fault):
+def test_fault_returns_the_reason_a_message_cannot_be_parsed(changes, fault):
     assert broker.fault(message(**changes)) == fault
 
 
 @pytest.mark.parametrize("other", [None, [], "text", 7])
-def test_what_is_no_object_is_no_message(other):
+def test_fault_rejects_a_message_that_is_no_object(other):
     assert broker.fault(other) == "not an object"
 
 
@@ -76,7 +76,7 @@ def test_what_is_no_object_is_no_message(other):
         ("worker@host.celery.pidbox", {"method": "ping"}, True),
     ],
 )
-def test_a_faulty_message_is_dropped_but_not_remote_control(
+def test_deliver_drops_faulty_messages_but_not_remote_control(
     monkeypatch, queue, given, is_delivered
 ):
     delivered = []
@@ -87,7 +87,7 @@ def test_a_faulty_message_is_dropped_but_not_remote_control(
     assert delivered == ([(given, queue)] if is_delivered else [])
 
 
-def test_what_redis_holds_that_is_no_json_is_taken_off_its_queue(monkeypatch):
+def test_brpop_read_skips_an_undecodable_message(monkeypatch):
     channel = object.__new__(broker.Channel)
     monkeypatch.setattr(redis.Channel, "_brpop_read", lambda _self, **options: options)
     assert channel._brpop_read(a=1) == {"a": 1}
@@ -99,7 +99,7 @@ def test_what_redis_holds_that_is_no_json_is_taken_off_its_queue(monkeypatch):
     assert channel._brpop_read() is True
 
 
-def test_what_cannot_be_restored_is_removed_from_the_indices(monkeypatch):
+def test_message_that_cannot_be_restored_is_removed_from_the_indices(monkeypatch):
     restored, removed = [], []
 
     def restore(_self, tag, client=None, leftmost=False):

@@ -117,7 +117,7 @@ def text_of(mail: EmailMessage) -> str:
     return text
 
 
-def test_from_the_form_to_the_way_out(reader, site, inbox):
+def test_reader_signs_up_reads_changes_topics_and_unsubscribes(reader, site, inbox):
     """Sign up, confirm, read, change topics and unsubscribe; no mail is sent afterwards."""
     site.announce(make_sighting(title="Retrieval, the first", announced_on=now().date()))
 
@@ -175,7 +175,7 @@ def test_from_the_form_to_the_way_out(reader, site, inbox):
     assert reader.complaints == []
 
 
-def test_to_the_records_and_out_for_good(reader, site, inbox):
+def test_reader_downloads_and_erases_personal_data(reader, site, inbox):
     """The link to personal data comes by mail; after erasing, no link of the reader works."""
     site.announce(make_sighting(announced_on=now().date()))
     ada = site.reader()
@@ -200,7 +200,7 @@ def test_to_the_records_and_out_for_good(reader, site, inbox):
     assert ada.secret not in str(rows(site.engine, SubscriberRow))
 
 
-def test_a_pause_and_a_change_of_mind(reader, site):
+def test_reader_pauses_resumes_unsubscribes_and_resubscribes(reader, site):
     ada = site.reader()
     reader.tab.goto(site.services.links.preferences(ada.id, now()))
 

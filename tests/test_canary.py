@@ -55,7 +55,7 @@ def said(monkeypatch, tmp_path, database_url, capfd):
 
 
 @pytest.mark.parametrize("arguments", ["send --once", "bounces read", "keys list", "papers"])
-def test_no_command_repeats_a_password(said, arguments):
+def test_commands_print_no_password(said, arguments):
     written = said(*arguments.split())
 
     assert written
@@ -63,7 +63,7 @@ def test_no_command_repeats_a_password(said, arguments):
 
 
 @pytest.mark.parametrize("arguments", ["papers", "db upgrade", "subscribers list"])
-def test_no_command_repeats_the_password_of_a_database_that_is_away(said, arguments):
+def test_commands_print_no_password_of_an_unreachable_database(said, arguments):
     written = said(*arguments.split(), DATABASE_URL=POSTGRESQL)
 
     assert "the database cannot be used" in written
@@ -87,14 +87,14 @@ def test_no_command_repeats_the_password_of_a_database_that_is_away(said, argume
         ("DKIM_KEYS", "news1:{}"),
     ],
 )
-def test_no_refusal_repeats_a_password(said, name, value):
+def test_setting_errors_print_no_password(said, name, value):
     written = said("papers", **{name: value.format(CANARY)})
 
     assert name in written
     assert not [part for part in PARTS if part in written]
 
 
-def test_no_refusal_of_a_file_repeats_a_password(said, tmp_path: Path):
+def test_env_file_errors_print_no_password(said, tmp_path: Path):
     (tmp_path / ".env").write_text(f'SMTP_URL="smtp://ada:{CANARY}@mail.example\n')
 
     written = said("papers")
@@ -103,7 +103,7 @@ def test_no_refusal_of_a_file_repeats_a_password(said, tmp_path: Path):
     assert not [part for part in PARTS if part in written]
 
 
-def test_the_doctor_repeats_no_password(monkeypatch, tmp_path, database_url):
+def test_doctor_prints_no_password(monkeypatch, tmp_path, database_url):
     monkeypatch.chdir(tmp_path)
     engine = open_engine(database_url)
     migrate.check(engine)

@@ -51,7 +51,7 @@ def sink():
 
 @pytest.mark.timeout(300)
 @on_sqlite
-def test_whoever_is_killed_nothing_is_lost_and_nothing_repeated(backend):
+def test_killed_senders_lose_and_repeat_no_mail(backend):
     """Six senders die at named steps and at random; `make chaos` kills hundreds, and servers."""
     kills, _, found = kill(backend, kills=6, seed=int(time.time()), workers=False)
 
@@ -61,7 +61,7 @@ def test_whoever_is_killed_nothing_is_lost_and_nothing_repeated(backend):
 
 @pytest.mark.timeout(300)
 @on_sqlite
-def test_ingest_and_compiling_may_die_at_any_moment(database_url, engine, tmp_path):
+def test_ingest_and_publish_survive_being_killed(database_url, engine, tmp_path):
     """Ingest and publish are killed at once: no paper is lost or repeated, no batch is half."""
     with open_sink_process(tmp_path / "ledger") as port:
         stage = Stage(tmp_path, database_url, port)
@@ -76,7 +76,7 @@ def test_ingest_and_compiling_may_die_at_any_moment(database_url, engine, tmp_pa
 
 @pytest.mark.timeout(600)
 @on_sqlite
-def test_other_processes_may_open_and_close_the_database(backend):
+def test_no_row_is_lost_if_other_processes_open_the_database(backend):
     """Sign-ups, senders, commands, plain clients, VACUUM, backups at once: no row is lost."""
     visited = visit(backend, signups=20, workers=False)
 
@@ -86,7 +86,7 @@ def test_other_processes_may_open_and_close_the_database(backend):
 
 
 @on_sqlite
-def test_the_judge_sees_what_is_lost_and_what_comes_twice(engine, tmp_path):
+def test_judge_finds_lost_and_repeated_deliveries(engine, tmp_path):
     """If the judge missed a fault, the chaos runs would prove nothing."""
     marked = {"marked_at": NOW, "lease": "dead"}
     rows = {
@@ -203,7 +203,7 @@ class _Watched:
         ("answered", 1),
     ],
 )
-def test_after_leaving_nothing_comes_but_a_message_already_marked(engine, sink, step, messages):
+def test_unsubscribe_cancels_every_delivery_not_yet_marked(engine, sink, step, messages):
     reader = Leaving(engine, sink, step)
 
     reader.run()
@@ -216,7 +216,7 @@ def test_after_leaving_nothing_comes_but_a_message_already_marked(engine, sink, 
 # --- A slow sender ------------------------------------------------------------------------------
 
 
-def test_a_sender_that_sleeps_through_its_lease_sends_nothing(engine, sink):
+def test_sender_with_an_expired_lease_sends_nothing(engine, sink):
     """Stopped before the mark; another sender has sent the message meanwhile, so its mark fails."""
     add_delivery(engine)
     others = make_dispatcher(engine, sink, now=NOW + timedelta(hours=1))
@@ -246,9 +246,7 @@ def stage(engine, database_url, tmp_path):
 
 
 @pytest.mark.parametrize("step", OUTSIDE)
-def test_a_sender_that_wakes_up_after_its_lease_sends_nothing_that_is_not_its_own(
-    stage, tmp_path, step
-):
+def test_sender_stopped_past_its_lease_sends_nothing_twice(stage, tmp_path, step):
     """A real process is stopped by SIGSTOP; the next sender takes over its deliveries."""
     loaded = settings.load(None, database_url=stage.database_url, smtp_url=stage.smtp_url)
     others = Services(loaded, stage.engine)
@@ -293,7 +291,7 @@ def asleep_at(stage, step, alarm):
         process.join()
 
 
-def test_a_late_250_makes_the_uncertain_one_sent(engine, sink):
+def test_late_250_reply_settles_an_uncertain_delivery_as_sent(engine, sink):
     """The lease expires while the reply is pending; the reply counts, and nothing is resent."""
     id_ = add_delivery(engine)
 
@@ -311,7 +309,7 @@ def test_a_late_250_makes_the_uncertain_one_sent(engine, sink):
 
 
 @pytest.mark.parametrize("jump", [timedelta(days=-400), timedelta(hours=2)])
-def test_a_clock_that_jumps_repeats_nothing(engine, sink, jump):
+def test_clock_jump_neither_loses_nor_repeats_a_delivery(engine, sink, jump):
     """The clock jumps during a drain, and another sender starts with the new time."""
     ids = [add_delivery(engine, not_before=NOW - timedelta(days=500),
                         expires_at=NOW + timedelta(days=1)) for _ in range(30)]  # fmt: skip
@@ -342,7 +340,7 @@ def owe_confirmations(engine, count):
 
 
 @on_sqlite
-def test_a_full_disk_is_told_and_waited_out(database_url, engine, sink, tmp_path):
+def test_sender_logs_a_full_disk_and_resumes(database_url, engine, sink, tmp_path):
     """The kernel rejects every write of the process for a while; sending resumes afterwards."""
     owe_confirmations(engine, 40)
     sink.on_dot = lambda: time.sleep(0.02)
@@ -385,7 +383,7 @@ def small_disk(place):
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def test_a_full_disk_under_postgresql_is_told_and_waited_out(small_postgresql, sink, tmp_path):
+def test_sender_logs_a_full_disk_and_resumes_on_postgresql(small_postgresql, sink, tmp_path):
     """Neither tables nor WAL can grow; sending resumes when there is room again."""
     folder, url = small_postgresql
     engine = open_engine(url)
@@ -442,7 +440,7 @@ def restart_what_has_ended(folder):
 
 
 @on_sqlite
-def test_an_operator_settles_what_is_uncertain(database_url, engine, sink, tmp_path):
+def test_resolve_drops_or_resends_an_uncertain_delivery(database_url, engine, sink, tmp_path):
     """`deliveries resolve`: --drop treats a message as accepted, --resend sends it again."""
     to_drop, to_resend = owe_confirmations(engine, 2)
     paperboy = Command(tmp_path, {"DATABASE_URL": database_url})

@@ -114,14 +114,14 @@ def full(ready: Paperboy, day: str) -> Paperboy:
 # --- The commands -------------------------------------------------------------------------------
 
 
-def test_every_command_of_the_command_line_can_be_reached():
+def test_every_command_can_be_loaded():
     for name, entry in COMMANDS.items():
         command = entry.load(name)
 
         assert getattr(command, "commands", None) if entry.group else command.callback
 
 
-def test_no_command_is_left_out_of_the_table():
+def test_command_table_has_every_defined_command():
     modules = (p for p in Path(cli.__file__).parent.glob("*.py") if "Typer(" in p.read_text())
     defined = {
         name or function.__name__
@@ -182,7 +182,7 @@ def test_the_version_is_printed(paperboy):
         "serve --port 70000",
     ],
 )
-def test_wrong_use_ends_in_2(ready, arguments):
+def test_invalid_arguments_exit_with_code_2(ready, arguments):
     answer = ready(*arguments.split())
 
     assert answer.code == 2
@@ -206,7 +206,7 @@ def test_wrong_use_ends_in_2(ready, arguments):
         "demo --papers nowhere.json",
     ],
 )
-def test_a_failure_ends_in_1_and_says_what_failed(ready, arguments):
+def test_failure_exits_with_code_1_and_one_error_message(ready, arguments):
     answer = ready(*arguments.split())
 
     said = answer.err.splitlines() or [row["error"] for row in answer.rows]
@@ -218,7 +218,7 @@ def test_a_failure_ends_in_1_and_says_what_failed(ready, arguments):
 @pytest.mark.parametrize(
     "arguments", ["match retrieval", "publish", "rank --papers p.jsonl --topics t.jsonl"]
 )
-def test_a_model_that_is_not_there_is_named(ready, monkeypatch, tmp_path, arguments):
+def test_missing_semantic_model_fails_with_its_path(ready, monkeypatch, tmp_path, arguments):
     """Falling back to word matching would return another order than the requested one."""
     for name in ("p.jsonl", "t.jsonl"):
         (tmp_path / name).touch()
@@ -233,14 +233,14 @@ def test_a_model_that_is_not_there_is_named(ready, monkeypatch, tmp_path, argume
 @pytest.mark.parametrize(
     "arguments", ["papers", "subscribers list", "publish", "send --once", "serve", "deliveries"]
 )
-def test_a_database_without_tables_is_refused_with_the_remedy(paperboy, arguments):
+def test_empty_database_is_rejected_with_advice_to_upgrade(paperboy, arguments):
     answer = paperboy(*arguments.split())
 
     assert answer.code == 1
     assert answer.err == "paperboy: the database is empty: run `paperboy db upgrade`\n"
 
 
-def test_a_wrong_setting_is_named(paperboy, monkeypatch):
+def test_invalid_setting_is_named_in_the_error(paperboy, monkeypatch):
     monkeypatch.setenv("MAX_PAPERS", "many")
 
     answer = paperboy("papers")
@@ -249,14 +249,14 @@ def test_a_wrong_setting_is_named(paperboy, monkeypatch):
     assert "MAX_PAPERS" in answer.err
 
 
-def test_a_topic_that_cannot_be_read_is_pointed_at(ready):
+def test_topic_syntax_error_is_marked_with_a_caret(ready):
     answer = ready("match", "retrieval AND (stones")
 
     assert answer.code == 1
     assert answer.err.splitlines()[-1].strip() == "^"
 
 
-def test_a_taken_port_is_named(ready, inbox):
+def test_serve_names_a_port_in_use(ready, inbox):
     answer = ready("serve", "--port", str(inbox.port))
 
     assert answer.code == 1
@@ -266,7 +266,7 @@ def test_a_taken_port_is_named(ready, inbox):
 # --- Papers -------------------------------------------------------------------------------------
 
 
-def test_ingest_tells_what_each_source_gave(ready, day):
+def test_ingest_prints_a_json_row_per_source(ready, day):
     answer = ready("ingest", "--file", day, "--json", "--now", AT_EIGHT)
 
     assert answer.code == 0
@@ -282,7 +282,7 @@ def test_ingest_tells_what_each_source_gave(ready, day):
     ]
 
 
-def test_a_broken_file_does_not_keep_the_others_out(ready, day, tmp_path):
+def test_ingest_continues_after_an_invalid_file(ready, day, tmp_path):
     broken = tmp_path / "broken.json"
     broken.write_text("{")
 
@@ -296,7 +296,7 @@ def test_a_broken_file_does_not_keep_the_others_out(ready, day, tmp_path):
     ]
 
 
-def test_papers_are_listed_by_announced_date(full):
+def test_papers_since_filters_by_announced_date(full):
     answer = full("papers", "--json", "--since", "2030-01-02")
 
     assert {row["title"]: row for row in answer.rows}[TITLE] == {
@@ -309,7 +309,7 @@ def test_papers_are_listed_by_announced_date(full):
     assert full("papers", "--json", "--since", "2030-01-03").out == ""
 
 
-def test_match_tells_the_score_and_the_words(full):
+def test_match_prints_the_score_and_the_matching_phrases(full):
     [row] = full("match", "retrieval", "--json").rows
 
     assert set(row) == {"paper", "title", "score", "phrases"}
@@ -317,7 +317,7 @@ def test_match_tells_the_score_and_the_words(full):
     assert row["score"] > 0
 
 
-def test_match_tells_people_how_often_and_what_to_write_instead(full):
+def test_match_suggests_a_broader_query_in_text_output_only(full):
     answer = full("match", "retrieval cat:q-bio.TO")
 
     assert "no paper in these days" in answer.out
@@ -325,7 +325,7 @@ def test_match_tells_people_how_often_and_what_to_write_instead(full):
     assert "Broader" not in full("match", "retrieval cat:q-bio.TO", "--json").out
 
 
-def test_match_tells_which_topic_with_a_name_brings_the_same(ready, tmp_path):
+def test_match_prints_the_overlap_with_a_named_topic(ready, tmp_path):
     path = tmp_path / "agents.json"
     titles = ["Agents at Tea", "Agents at Sea", "Sea Agents", "Bees"]
     path.write_text(json.dumps([_entry(f"3001.{n:05}", t, n) for n, t in enumerate(titles)]))
@@ -336,7 +336,7 @@ def test_match_tells_which_topic_with_a_name_brings_the_same(ready, tmp_path):
     assert "come with" not in ready("match", "agents", "--json").out
 
 
-def test_match_asks_about_a_slip_and_answers_all_the_same(full):
+def test_match_warns_about_a_mistyped_field_and_still_matches(full):
     answer = full("match", "retrieval OR tilte:nothing", "--json")
 
     assert answer.code == 0
@@ -398,7 +398,7 @@ def test_a_subscriber_is_added_shown_and_erased(ready):
     assert ready("subscribers", "list", "--json").rows == []
 
 
-def test_subscribers_survive_a_round_trip_through_a_file(full, tmp_path):
+def test_subscribers_survive_export_and_import(full, tmp_path):
     before = full("subscribers", "list", "--json").rows
     assert full("subscribers", "export", "readers.csv").code == 0
     assert (tmp_path / "readers.csv").stat().st_mode & 0o077 == 0
@@ -412,7 +412,7 @@ def test_subscribers_survive_a_round_trip_through_a_file(full, tmp_path):
     assert [[row[k] for k in kept] for row in after] == [[row[k] for k in kept] for row in before]
 
 
-def test_a_restored_database_is_settled_and_held(full, tmp_path):
+def test_db_settle_unsubscribes_leavers_and_holds_sending(full, tmp_path):
     until = ("db", "settle", "--now", AT_EIGHT, "--json", "--sent-until")
     assert full(*until, "2031-01-01T00:00Z").code == 2
     assert full(*until, "yesterday").code == 2
@@ -430,7 +430,7 @@ def test_a_restored_database_is_settled_and_held(full, tmp_path):
     assert "paperboy db settle" in held["reason"]
 
 
-def test_an_export_replaces_no_file_unless_it_must(full, tmp_path):
+def test_export_overwrites_a_file_only_with_force(full, tmp_path):
     kept = tmp_path / "readers.csv"
     kept.write_text("mine")
 
@@ -445,7 +445,7 @@ def test_an_export_replaces_no_file_unless_it_must(full, tmp_path):
     assert full("subscribers", "export", "nowhere/readers.csv").code == 1
 
 
-def test_an_import_reads_stdin_and_names_what_it_rejects(ready, tmp_path, monkeypatch):
+def test_import_reads_stdin_and_reports_rejected_rows(ready, tmp_path, monkeypatch):
     """Valid rows are stored although others fail; a dry run reports the same and stores nothing."""
     text = b"email;hour\nada@example.org;7\nbob@example.org;late\n"
     for options, stored in ((["--dry-run"], 0), ([], 1)):
@@ -463,7 +463,7 @@ def test_an_import_reads_stdin_and_names_what_it_rejects(ready, tmp_path, monkey
         assert len(ready("subscribers", "list", "--json").rows) == stored
 
 
-def test_an_export_to_stdout_is_an_import_from_stdin(full, monkeypatch):
+def test_export_to_stdout_can_be_imported_from_stdin(full, monkeypatch):
     text = full("subscribers", "export", "-").out
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
 
@@ -473,7 +473,7 @@ def test_an_export_to_stdout_is_an_import_from_stdin(full, monkeypatch):
     assert {row["outcome"] for row in answer.rows} == {"known"}
 
 
-def test_a_suppression_is_a_hash_and_can_be_lifted(ready):
+def test_suppression_is_listed_as_a_hash_and_can_be_removed(ready):
     assert ready("suppressions", "add", "ada@example.org").code == 0
 
     [row] = ready("suppressions", "list", "--json").rows
@@ -487,7 +487,7 @@ def test_a_suppression_is_a_hash_and_can_be_lifted(ready):
 # --- Mail ---------------------------------------------------------------------------------------
 
 
-def test_publish_compiles_what_is_due_once(full):
+def test_publish_compiles_each_due_digest_once(full):
     """`--now` sets the clock: no digest is compiled before its hour, and none twice."""
     early = full("publish", "--json", "--now", "2030-01-02T07:59Z")
     due = full("publish", "--json", "--now", AT_EIGHT)
@@ -507,13 +507,13 @@ def test_publish_compiles_what_is_due_once(full):
     }
 
 
-def test_publish_all_does_not_wait_for_the_hour(full):
+def test_publish_all_compiles_digests_before_their_hour(full):
     [row] = full("publish", "--all", "--json", "--now", "2030-01-02T06:30Z").rows
 
     assert row["outcome"] == "queued"
 
 
-def test_a_preview_moves_nothing(full, tmp_path):
+def test_preview_writes_files_and_queues_nothing(full, tmp_path):
     for _ in range(2):
         files = ("--html", "a.html", "--text", "a.txt", "--eml", "a.eml")
         assert full("preview", "ada@example.org", *files, "--now", AT_EIGHT).code == 0
@@ -526,7 +526,7 @@ def test_a_preview_moves_nothing(full, tmp_path):
     assert len(full("publish", "--json", "--now", AT_EIGHT).rows) == 1
 
 
-def test_send_drains_the_outbox_and_deliveries_tell_of_it(full, inbox, monkeypatch):
+def test_send_drains_the_outbox_and_deliveries_lists_the_mail(full, inbox, monkeypatch):
     monkeypatch.setenv("SMTP_URL", inbox.url)
     full("publish", "--json", "--now", AT_EIGHT)
 
@@ -549,7 +549,7 @@ def test_send_drains_the_outbox_and_deliveries_tell_of_it(full, inbox, monkeypat
     assert row["message_id"] in inbox.only().raw.decode()
 
 
-def test_a_mail_that_is_refused_is_no_failure_of_the_command(full, inbox, monkeypatch):
+def test_send_exits_with_code_0_if_a_recipient_is_refused(full, inbox, monkeypatch):
     monkeypatch.setenv("SMTP_URL", inbox.url)
     inbox.refuse["ada@example.org"] = "550 5.1.1 No such user"
     full("publish", "--json", "--now", AT_EIGHT)
@@ -560,7 +560,7 @@ def test_a_mail_that_is_refused_is_no_failure_of_the_command(full, inbox, monkey
     assert (answer.code, answer.rows[-1]["deferred"]) == (0, 1)
 
 
-def test_send_fails_where_no_server_can_be_reached(full, closed_port, monkeypatch):
+def test_send_exits_with_code_1_if_the_server_is_unreachable(full, closed_port, monkeypatch):
     monkeypatch.setenv("SMTP_URL", f"smtp://127.0.0.1:{closed_port}")
     full("publish", "--json", "--now", AT_EIGHT)
 
@@ -602,7 +602,7 @@ Subject: Papers
 """
 
 
-def test_a_bounce_of_a_digest_stops_the_mail_to_its_address(full, inbox, monkeypatch, tmp_path):
+def test_bounce_suppresses_its_address_and_undo_lifts_it(full, inbox, monkeypatch, tmp_path):
     """Bounce, suppression and undo by commands alone; a second read of the bounce has no effect."""
     monkeypatch.setenv("SMTP_URL", inbox.url)
     add = ("subscribers", "add", "bob@example.org", "--topic", "retrieval", "--confirmed")
@@ -645,7 +645,7 @@ def test_a_maildir_of_bounces_is_read_once(full, tmp_path):
     assert again.rows == []
 
 
-def test_send_is_no_failure_where_the_server_refuses_us_but_says_so(full, monkeypatch):
+def test_send_exits_with_code_0_if_the_server_refuses_the_sender(full, monkeypatch):
     """The server was reached; queued mail is retried once the circuit breaker allows it."""
     with open_sink(answers={"MAIL": "550 5.7.1 Sender not allowed"}) as sink:
         monkeypatch.setenv("SMTP_URL", f"smtp://127.0.0.1:{sink.port}")
@@ -703,7 +703,7 @@ def test_an_edition_is_paused_resumed_and_cancelled_by_hand(full, inbox, monkeyp
     assert full("editions", "pause", "tomorrow").code == 2
 
 
-def test_a_domain_that_nothing_slows_cannot_be_released(ready):
+def test_release_rejects_a_domain_that_is_not_slowed(ready):
     answer = ready("sending", "release", "example.org")
 
     assert (answer.code, answer.err) == (1, "paperboy: nothing slows mail to example.org\n")
@@ -717,7 +717,7 @@ def closed_port() -> Iterator[int]:
         yield held.getsockname()[1]
 
 
-def test_real_mail_is_refused_without_what_it_needs(full, monkeypatch):
+def test_send_to_a_real_server_requires_the_operator_address(full, monkeypatch):
     monkeypatch.setenv("SMTP_URL", "smtp://mail.example.org:587")
 
     answer = full("send", "--once")
@@ -727,7 +727,7 @@ def test_real_mail_is_refused_without_what_it_needs(full, monkeypatch):
 
 
 @pytest.mark.parametrize("title", ["null", "5", '["T"]'])
-def test_a_title_to_rank_that_is_no_text_is_named(ready, tmp_path, title):
+def test_rank_rejects_a_title_that_is_no_text(ready, tmp_path, title):
     (tmp_path / "p.jsonl").write_text(f'{{"id": "a", "title": {title}}}\n')
     (tmp_path / "t.jsonl").write_text('{"id": "t", "query": "graphs"}\n')
 
@@ -740,7 +740,7 @@ def test_a_title_to_rank_that_is_no_text_is_named(ready, tmp_path, title):
 # --- Wrong settings ----------------------------------------------------------------------------
 
 
-def test_a_wrong_setting_is_one_clear_line(paperboy, monkeypatch):
+def test_invalid_setting_prints_one_line_without_the_password(paperboy, monkeypatch):
     """The doctor reports the same error as a finding."""
     monkeypatch.setenv("SMTP_URL", "smpt://me:hunter2@mail.example.org")
 
@@ -756,7 +756,7 @@ def test_a_wrong_setting_is_one_clear_line(paperboy, monkeypatch):
 # --- DKIM keys ----------------------------------------------------------------------------------
 
 
-def test_a_new_key_is_a_file_and_a_record(paperboy, tmp_path, monkeypatch):
+def test_dkim_new_writes_a_key_file_and_prints_its_record(paperboy, tmp_path, monkeypatch):
     """It needs no database; the printed record and setting can be used unchanged."""
     monkeypatch.setenv("MAIL_FROM", "papers@example.org")
 
@@ -778,7 +778,7 @@ def test_a_new_key_is_a_file_and_a_record(paperboy, tmp_path, monkeypatch):
     assert not (tmp_path / "paperboy.db").exists()
 
 
-def test_a_key_is_never_overwritten(paperboy, tmp_path):
+def test_dkim_new_does_not_overwrite_a_key_file(paperboy, tmp_path):
     """Mails that it has signed may still be in transit."""
     (tmp_path / "dkim-news1.pem").write_text("the old one")
 
@@ -789,14 +789,14 @@ def test_a_key_is_never_overwritten(paperboy, tmp_path):
     assert (tmp_path / "dkim-news1.pem").read_text() == "the old one"
 
 
-def test_a_selector_must_fit_into_the_dns(paperboy):
+def test_dkim_new_rejects_an_invalid_selector(paperboy):
     answer = paperboy("dkim", "new", "news_1")
 
     assert answer.code == 1
     assert "no selector" in answer.err
 
 
-def test_without_keys_there_is_nothing_to_publish(paperboy):
+def test_dkim_records_fails_without_keys(paperboy):
     answer = paperboy("dkim", "records")
 
     assert answer.code == 1
@@ -806,7 +806,7 @@ def test_without_keys_there_is_nothing_to_publish(paperboy):
 # --- Error messages -----------------------------------------------------------------------------
 
 
-def test_a_mistake_of_ours_is_told_without_the_address_it_tripped_over(ready, tmp_path):
+def test_unexpected_error_is_printed_without_addresses(ready, tmp_path):
     """Python would print the error unchanged, and the database quotes the value in it."""
     with closing(sqlite3.connect(tmp_path / "paperboy.db")) as conn:
         conn.execute(
@@ -822,7 +822,7 @@ def test_a_mistake_of_ours_is_told_without_the_address_it_tripped_over(ready, tm
     assert answer.err.endswith("IntegrityError; please report it\n")
 
 
-def test_a_failure_does_not_repeat_the_address_it_is_about(ready):
+def test_unknown_subscriber_error_omits_the_address(ready):
     answer = ready("subscribers", "show", "ada@example.org")
 
     assert (answer.code, answer.err) == (1, "paperboy: no subscriber has this address\n")

@@ -32,7 +32,7 @@ from tests.newsroom import rows
 SECOND = timedelta(seconds=1)
 
 
-def test_a_time_comes_back_as_the_same_instant_in_utc(engine: Engine):
+def test_stored_time_is_returned_in_utc(engine: Engine):
     berlin = timezone(timedelta(hours=2))
     moment = datetime(2030, 7, 1, 10, 30, 15, 123456, tzinfo=berlin)
     with engine.begin() as conn:
@@ -44,21 +44,21 @@ def test_a_time_comes_back_as_the_same_instant_in_utc(engine: Engine):
     assert batch.published_at.tzinfo is UTC
 
 
-def test_a_time_without_a_zone_is_refused(engine: Engine):
+def test_naive_datetime_is_rejected(engine: Engine):
     naive = datetime(2030, 7, 1)  # noqa: DTZ001
 
     with engine.begin() as conn, pytest.raises(Exception, match="without a zone"):
         conn.execute(insert(BatchRow).values(number=1, published_at=naive, papers=0, matches=0))
 
 
-def test_a_row_that_points_nowhere_is_refused(engine: Engine):
+def test_foreign_key_violation_is_rejected(engine: Engine):
     with pytest.raises(IntegrityError), engine.begin() as conn:
         conn.execute(
             insert(SubscriptionRow).values(subscriber_id=9, topic_id=9, label="", created_at=NOW)
         )
 
 
-def test_an_error_does_not_repeat_what_was_to_be_stored(engine: Engine):
+def test_database_error_omits_the_parameters(engine: Engine):
     """The statement's parameters can be addresses, and errors are logged."""
     with pytest.raises(DBAPIError) as failed, engine.begin() as conn:
         conn.execute(text("SELECT 1 FROM nowhere WHERE x = :x"), {"x": "ada@example.org"})
@@ -66,7 +66,7 @@ def test_an_error_does_not_repeat_what_was_to_be_stored(engine: Engine):
     assert "ada" not in str(failed.value)
 
 
-def test_a_file_of_people_is_for_its_owner(tmp_path):
+def test_sqlite_files_are_accessible_to_the_owner_only(tmp_path):
     """SQLite would create the file and its WAL readable for every user of the machine."""
     engine = open_engine(f"sqlite:///{tmp_path}/people.db")
     with engine.begin() as conn:
@@ -78,7 +78,7 @@ def test_a_file_of_people_is_for_its_owner(tmp_path):
     assert modes == [0o600] * 3
 
 
-def test_a_commit_is_on_the_disk(engine: Engine):
+def test_commits_are_synchronous(engine: Engine):
     """The guarantees after a crash depend on it."""
     with engine.connect() as conn:
         if engine.dialect.name == "sqlite":
@@ -98,7 +98,7 @@ def test_reading_does_not_wait_for_a_writer(engine: Engine):
     assert seen == 0
 
 
-def test_writers_that_read_first_lose_no_update(engine: Engine):
+def test_concurrent_read_modify_writes_lose_no_update(engine: Engine):
     """Ten threads increment a counter; a lock upgraded late would fail or lose an update."""
 
     def count_one() -> None:
@@ -117,7 +117,7 @@ def test_writers_that_read_first_lose_no_update(engine: Engine):
         assert conn.execute(select(IngestStateRow.published_batch)).scalar_one() == 10
 
 
-def test_the_database_tells_the_time(engine: Engine):
+def test_server_now_returns_the_current_time_in_utc(engine: Engine):
     with engine.connect() as conn:
         first = server_now(conn)
         time.sleep(0.01)
@@ -135,7 +135,7 @@ def locked() -> OperationalError:
     return OperationalError("UPDATE", {}, sqlite3.OperationalError("database is locked"))
 
 
-def test_a_transaction_that_was_ended_to_let_others_go_is_run_again():
+def test_with_retries_repeats_a_locked_transaction():
     tries: list[int] = []
 
     def work() -> str:
@@ -148,7 +148,7 @@ def test_a_transaction_that_was_ended_to_let_others_go_is_run_again():
     assert len(tries) == 3
 
 
-def test_it_is_not_run_again_for_ever_nor_for_a_mistake():
+def test_with_retries_raises_after_the_last_attempt_and_on_other_errors():
     tries: list[int] = []
 
     def never() -> None:
@@ -168,7 +168,7 @@ def test_it_is_not_run_again_for_ever_nor_for_a_mistake():
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_a_deadlock_is_survived(engine: Engine):
+def test_with_retries_survives_a_deadlock_on_postgresql(engine: Engine):
     """Two transactions lock two rows in opposite order: PostgreSQL aborts one, which is retried."""
     with engine.begin() as conn:
         for number in (1, 2):
@@ -212,33 +212,33 @@ def test_a_deadlock_is_survived(engine: Engine):
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
-def test_postgresql_is_spoken_to_by_one_driver(scheme: str):
+def test_every_postgresql_scheme_uses_psycopg(scheme: str):
     engine = open_engine(f"{scheme}://user:word@localhost/paperboy")
 
     assert engine.dialect.driver == "psycopg"
 
 
 @pytest.mark.parametrize("url", ["mysql://ada:s3cret@db/papers", "nosuch://ada:s3cret@db/papers"])
-def test_a_database_of_another_kind_is_named_without_its_password(url: str):
+def test_unsupported_database_is_rejected_without_its_password(url: str):
     with pytest.raises(SettingsError, match="DATABASE_URL: must begin") as failure:
         open_engine(url)
 
     assert "s3cret" not in str(failure.value)
 
 
-def test_a_malformed_port_is_named_without_the_password():
+def test_malformed_port_is_rejected_without_the_password():
     with pytest.raises(SettingsError, match="DATABASE_URL: must look like") as failure:
         open_engine("postgresql://ada:s3cret@db:many/papers")
 
     assert "s3cret" not in str(failure.value)
 
 
-def test_a_malformed_url_is_named():
+def test_malformed_database_url_is_rejected():
     with pytest.raises(SettingsError, match="DATABASE_URL"):
         open_engine("paperboy")
 
 
-def test_chunks_hold_everything_once():
+def test_in_chunks_returns_every_item_once():
     assert list(in_chunks(range(5), 2)) == [[0, 1], [2, 3], [4]]
     assert list(in_chunks([], 2)) == []
 
@@ -246,7 +246,7 @@ def test_chunks_hold_everything_once():
 # --- Small tables -------------------------------------------------------------------------------
 
 
-def test_turns_are_apart_whoever_takes_them(engine: Engine):
+def test_concurrent_turns_keep_the_gap(engine: Engine):
     """arXiv's three seconds between requests hold over all processes."""
     turns: list[datetime] = []
     lock = threading.Lock()
@@ -269,7 +269,7 @@ def test_turns_are_apart_whoever_takes_them(engine: Engine):
     assert all(gap > 2 * SECOND for gap in gaps)
 
 
-def test_a_clock_that_was_set_back_does_not_block_for_ever(engine: Engine):
+def test_take_turn_bounds_the_wait_if_the_clock_was_set_back(engine: Engine):
     with engine.begin() as conn:
         limits.take_turn(conn, "arxiv", gap=SECOND)
         conn.execute(update(LimitRow).values(free_at=server_now(conn) + timedelta(days=365)))
@@ -295,7 +295,7 @@ def test_a_source_and_its_validators_are_overwritten(engine: Engine):
         assert http_validators.get(conn, "https://example.com") is None
 
 
-def test_a_writer_waits_ten_seconds_for_another():
+def test_busy_timeout_is_ten_seconds():
     assert database.BUSY_TIMEOUT == 10.0
 
 

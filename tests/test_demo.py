@@ -88,13 +88,13 @@ def shown(tmp_path_factory) -> Shown:
 # --- The demo -----------------------------------------------------------------------------------
 
 
-def test_the_demo_ends_well_and_says_what_it_does(shown):
+def test_demo_succeeds_and_prints_its_progress(shown):
     assert shown.code == 0, shown.err
     assert "3 digests arrived" in shown.words
     assert [line for line in shown.err.splitlines() if not line.endswith(" ...")] == []
 
 
-def test_the_demo_leaves_a_mail_to_send_and_a_page_to_look_at_for_each_reader(shown):
+def test_demo_writes_an_eml_and_an_html_file_per_reader(shown):
     names = {f"{reader}.{kind}" for reader in READERS for kind in ("eml", "html")}
     assert {path.name for path in shown.mail.iterdir()} == names
 
@@ -106,7 +106,7 @@ def test_the_demo_leaves_a_mail_to_send_and_a_page_to_look_at_for_each_reader(sh
         assert b"<mj-" not in (shown.mail / f"{reader}.html").read_bytes()
 
 
-def test_the_demo_tells_who_got_what_and_why(shown):
+def test_demo_prints_the_papers_of_each_reader_with_the_reasons(shown):
     ada, grace, rohini = (shown.words.index(reader) for reader in READERS)
 
     assert "Patient Agents that Ask Before They Act agents: Agents" in shown.words[ada:grace]
@@ -115,7 +115,7 @@ def test_the_demo_tells_who_got_what_and_why(shown):
     assert "Europe/London" in shown.words[ada:grace]
 
 
-def test_a_title_is_shown_as_it_is_written(shown):
+def test_demo_escapes_titles_in_html(shown):
     html = (shown.mail / "rohini@example.com.html").read_text()
 
     assert "Retrieval for Readers in a Hurry" in html
@@ -123,13 +123,13 @@ def test_a_title_is_shown_as_it_is_written(shown):
     assert "<b>&" not in html
 
 
-def test_the_demo_leaves_nothing_behind_but_the_mail(shown):
+def test_demo_leaves_no_files_but_the_mail_and_no_processes(shown):
     assert {path.name for path in shown.command.folder.iterdir()} == {"day.json", "mail"}
     assert list(shown.command.temporary.iterdir()) == []
     assert shown.command.processes() == set()
 
 
-def test_a_demo_that_is_interrupted_leaves_nothing_behind(tmp_path):
+def test_interrupted_demo_leaves_no_files_and_no_processes(tmp_path):
     folder = tmp_path / "here"
     folder.mkdir()
     command = Command(folder)
@@ -145,7 +145,7 @@ def test_a_demo_that_is_interrupted_leaves_nothing_behind(tmp_path):
     wait_until(lambda: command.processes() == set())
 
 
-def test_a_demo_without_its_papers_fails_at_once(tmp_path):
+def test_demo_fails_if_its_papers_file_is_missing(tmp_path):
     code, out, err = Command(tmp_path).run("demo", "--papers", "nowhere.json")
 
     assert (code, out) == (1, "")

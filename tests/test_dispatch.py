@@ -72,7 +72,7 @@ def send(engine, sink, **changes):
 # --- Successful delivery ------------------------------------------------------------------------
 
 
-def test_what_is_due_is_sent_once(engine, sink):
+def test_due_deliveries_are_sent_once(engine, sink):
     ids = [add_delivery(engine, f"reader{number}@example.net") for number in range(12)]
 
     first, second = send(engine, sink), send(engine, sink)
@@ -96,12 +96,12 @@ def test_each_reader_gets_their_own_message(engine, sink):
     assert b"for bob" in bodies["bob@example.org"]
 
 
-def test_no_connection_is_opened_for_nothing(engine, sink):
+def test_empty_outbox_opens_no_connection(engine, sink):
     assert send(engine, sink) == Tally()
     assert sink.connections == 0
 
 
-def test_two_dispatchers_share_the_outbox(engine, sink):
+def test_concurrent_dispatchers_send_each_delivery_once(engine, sink):
     for number in range(60):
         add_delivery(engine, f"reader{number}@example.net")
     dispatchers = [make_dispatcher(engine, sink, chunk=7) for _ in range(2)]
@@ -116,7 +116,7 @@ def test_two_dispatchers_share_the_outbox(engine, sink):
     assert len(sink.recipients) == len(set(sink.recipients)) == 60
 
 
-def test_a_connection_is_replaced_when_it_is_used_enough(engine, sink):
+def test_connection_is_replaced_after_its_maximum_of_messages(engine, sink):
     for _ in range(5):
         add_delivery(engine)
 
@@ -126,7 +126,7 @@ def test_a_connection_is_replaced_when_it_is_used_enough(engine, sink):
     assert sink.connections == 3
 
 
-def test_it_waits_for_new_deliveries_until_it_is_told_to_stop(engine, sink):
+def test_drain_waits_for_new_deliveries_until_stopped(engine, sink):
     stopped = threading.Event()
     dispatcher = make_dispatcher(engine, sink)
 
@@ -139,7 +139,7 @@ def test_it_waits_for_new_deliveries_until_it_is_told_to_stop(engine, sink):
         assert run.result(timeout=10) == Tally(sent=1)
 
 
-def test_it_ends_at_its_hour(engine, sink):
+def test_drain_ends_at_its_until_time(engine, sink):
     add_delivery(engine)
 
     assert make_dispatcher(engine, sink).drain(until=NOW) == Tally()
@@ -162,7 +162,7 @@ def test_an_unknown_address_is_suppressed(engine, sink):
 
 
 @pytest.mark.parametrize("moment", ["RCPT", "DATA", "DOT"])
-def test_a_busy_server_puts_it_back_in_the_outbox(engine, sink, moment):
+def test_temporary_refusal_defers_the_delivery(engine, sink, moment):
     id_ = add_delivery(engine)
     sink.answers = {moment: ["451 4.3.0 Try later"]}
 
@@ -175,7 +175,7 @@ def test_a_busy_server_puts_it_back_in_the_outbox(engine, sink, moment):
     assert send(engine, sink, now=NOW + GAPS[0] * 1.25) == Tally(sent=1)
 
 
-def test_a_server_that_refuses_us_stops_everything_and_charges_nobody(engine, sink):
+def test_refused_sender_stops_the_drain_without_charging_attempts(engine, sink):
     for _ in range(20):
         add_delivery(engine)
     sink.answers = {"MAIL": "550 5.7.1 Sender not allowed"}
@@ -192,7 +192,7 @@ def test_a_server_that_refuses_us_stops_everything_and_charges_nobody(engine, si
     assert send(engine, sink, now=NOW + timedelta(minutes=1)) == Tally(sent=20)
 
 
-def test_no_server_gives_every_lease_back(engine):
+def test_unreachable_server_gives_every_lease_back(engine):
     for _ in range(3):
         add_delivery(engine)
     with open_sink() as gone:
@@ -204,7 +204,7 @@ def test_no_server_gives_every_lease_back(engine):
     assert outbox.statuses(engine) == [Status.QUEUED] * 3
 
 
-def test_a_server_with_few_places_makes_a_smaller_crew(engine, sink):
+def test_drain_sends_all_mail_if_some_connections_are_refused(engine, sink):
     for _ in range(30):
         add_delivery(engine)
     sink.answers = {"CONNECT": ["220 Welcome", *["421 4.7.0 Too many connections"] * 2]}
@@ -212,7 +212,7 @@ def test_a_server_with_few_places_makes_a_smaller_crew(engine, sink):
     assert send(engine, sink).sent == 30
 
 
-def test_a_message_too_large_is_our_fault(engine, sink):
+def test_too_large_message_fails_and_rewinds_the_cursor(engine, sink):
     id_ = add_delivery(engine)
     sink.answers = {"DOT": "552 5.3.4 Message too big"}
 
@@ -222,7 +222,7 @@ def test_a_message_too_large_is_our_fault(engine, sink):
     assert outbox.suppressions(engine) == {}
 
 
-def test_one_digest_that_cannot_be_composed_does_not_stop_the_others(engine, sink):
+def test_compose_error_of_one_digest_does_not_stop_the_others(engine, sink):
     bad, buggy, good = (add_delivery(engine) for _ in range(3))
 
     def compose_some(delivery, digest):
@@ -247,7 +247,7 @@ def test_one_digest_that_cannot_be_composed_does_not_stop_the_others(engine, sin
 
 @pytest.mark.parametrize("reply", ["421 4.3.2 Shutting down", HANG_UP])
 @pytest.mark.parametrize("moment", ["MAIL", "RCPT", "DATA"])
-def test_a_connection_lost_before_the_dot_is_opened_anew(engine, sink, moment, reply):
+def test_connection_lost_before_the_dot_is_reopened(engine, sink, moment, reply):
     id_ = add_delivery(engine)
     sink.answers = {moment: [reply]}
 
@@ -256,7 +256,7 @@ def test_a_connection_lost_before_the_dot_is_opened_anew(engine, sink, moment, r
     assert len(sink.taken) == 1
 
 
-def test_a_421_between_messages_costs_nobody_anything(engine, sink):
+def test_reply_421_between_messages_reconnects_and_sends_every_message(engine, sink):
     for _ in range(6):
         add_delivery(engine)
     sink.answers = {"MAIL": ["250 Ok", "250 Ok", "421 Enough", "250 Ok", "421 Enough"]}
@@ -265,7 +265,7 @@ def test_a_421_between_messages_costs_nobody_anything(engine, sink):
     assert sink.connections == 3
 
 
-def test_a_reply_lost_after_the_dot_is_uncertain_and_listed(engine, sink):
+def test_reply_lost_after_the_dot_is_uncertain_and_not_retried(engine, sink):
     id_ = add_delivery(engine)
     sink.answers = {"DOT": HANG_UP}
 
@@ -277,7 +277,7 @@ def test_a_reply_lost_after_the_dot_is_uncertain_and_listed(engine, sink):
     assert send(engine, sink, now=NOW + timedelta(hours=1)) == Tally()
 
 
-def test_an_uncertain_confirmation_is_sent_once_more(engine, sink):
+def test_uncertain_confirmation_is_retried_once(engine, sink):
     id_ = add_confirmation(engine)
     sink.answers = {"DOT": HANG_UP}
 
@@ -287,7 +287,7 @@ def test_an_uncertain_confirmation_is_sent_once_more(engine, sink):
     assert row(engine, id_).status == Status.UNCERTAIN
 
 
-def test_an_operator_resends_what_is_uncertain(engine, sink):
+def test_resolve_resend_sends_an_uncertain_delivery_again(engine, sink):
     id_ = add_delivery(engine)
     sink.answers = {"DOT": [HANG_UP]}
     send(engine, sink)
@@ -298,7 +298,7 @@ def test_an_operator_resends_what_is_uncertain(engine, sink):
     assert send(engine, sink) == Tally(sent=1)
 
 
-def test_patience_after_the_dot_has_an_end(engine, sink):
+def test_timeout_after_the_dot_is_uncertain(engine, sink):
     add_delivery(engine)
     sink.answers = {"DOT": STAY_SILENT}
 
@@ -313,7 +313,7 @@ def leave(engine, subscriber_id):
         deliveries.cancel_owed(conn, [subscriber_id], CancelReason.LEFT)
 
 
-def test_leaving_between_claim_and_dot_is_in_time(engine, sink):
+def test_unsubscribe_between_claim_and_dot_cancels_the_delivery(engine, sink):
     """The body is on the wire already; without the final dot the server discards it."""
     subscriber_id = add_subscriber(engine, "ada@example.org")
     add_delivery(engine, subscriber_id=subscriber_id)
@@ -331,7 +331,7 @@ def test_leaving_between_claim_and_dot_is_in_time(engine, sink):
     assert outbox.statuses(engine) == [Status.CANCELLED, Status.SENT]
 
 
-def test_who_is_no_subscriber_any_more_is_not_written_to(engine, sink):
+def test_delivery_to_an_unsubscribed_reader_is_cancelled_at_the_mark(engine, sink):
     """The mark checks the subscriber's status, even if the queued delivery was not cancelled."""
     subscriber_id = add_subscriber(engine)
     id_ = add_delivery(engine, subscriber_id=subscriber_id)
@@ -348,7 +348,7 @@ def test_who_is_no_subscriber_any_more_is_not_written_to(engine, sink):
 # --- Shutdown and crashes -----------------------------------------------------------------------
 
 
-def test_stopping_finishes_the_message_at_hand_and_gives_the_rest_back(engine, sink):
+def test_stop_finishes_the_current_message_and_requeues_the_rest(engine, sink):
     for _ in range(50):
         add_delivery(engine)
     stopped = threading.Event()
@@ -370,9 +370,7 @@ def test_stopping_finishes_the_message_at_hand_and_gives_the_rest_back(engine, s
         ({"CONNECT": STAY_SILENT}, Status.QUEUED),
     ],
 )
-def test_stopping_does_not_wait_for_a_silent_server_until_it_is_killed(
-    engine, sink, monkeypatch, answers, left
-):
+def test_stop_does_not_wait_for_a_silent_server(engine, sink, monkeypatch, answers, left):
     """If the dot was sent, the message is settled as uncertain; no lease is left behind."""
     monkeypatch.setattr(crew, "GRACE", 0.1)
     id_ = add_delivery(engine)
@@ -387,7 +385,7 @@ def test_stopping_does_not_wait_for_a_silent_server_until_it_is_killed(
     assert row(engine, id_).lease_until is None
 
 
-def test_ctrl_c_finishes_the_message_at_hand_and_gives_the_rest_back(engine, sink):
+def test_keyboard_interrupt_leaves_every_delivery_sent_or_queued(engine, sink):
     for _ in range(30):
         add_delivery(engine)
     composed = iter(range(30))
@@ -405,7 +403,7 @@ def test_ctrl_c_finishes_the_message_at_hand_and_gives_the_rest_back(engine, sin
     assert after.count(Status.SENT) + after.count(Status.QUEUED) == 30
 
 
-def test_what_has_expired_is_not_sent(engine, sink):
+def test_expired_delivery_is_not_sent(engine, sink):
     id_ = add_delivery(engine)
 
     assert send(engine, sink, now=NOW + timedelta(hours=18)) == Tally(expired=1)
@@ -450,7 +448,9 @@ CHILD = """
         ("before settle", Status.SENDING, 1),
     ],
 )
-def test_killed_anywhere_the_table_tells_the_truth(database_url, engine, sink, point, left, taken):
+def test_deliveries_of_a_killed_sender_are_sent_once_or_uncertain(
+    database_url, engine, sink, point, left, taken
+):
     """The next drain sends messages that were certainly unsent; one in doubt becomes uncertain."""
     ids = [add_delivery(engine, f"reader{number}@example.net") for number in range(3)]
 
@@ -469,7 +469,7 @@ def test_killed_anywhere_the_table_tells_the_truth(database_url, engine, sink, p
     assert len(sink.recipients) == len(set(sink.recipients)), "nobody got it twice"
 
 
-def test_what_a_wrong_clock_leased_is_not_held_for_ever(engine, sink):
+def test_lease_from_a_wrong_clock_is_recovered(engine, sink):
     """The leases expire in a year: a sender claimed them while its clock was wrong, and died."""
     ids = [add_delivery(engine), add_delivery(engine)]
     ahead = NOW + timedelta(days=365)
@@ -486,7 +486,7 @@ def test_what_a_wrong_clock_leased_is_not_held_for_ever(engine, sink):
 # --- Group commit -------------------------------------------------------------------------------
 
 
-def test_when_the_database_fails_no_dot_is_sent(engine, sink):
+def test_no_dot_is_sent_if_the_mark_cannot_be_committed(engine, sink):
     """No dot is sent if the mark is not committed; the error is raised and the rows stay queued."""
     for _ in range(5):
         add_delivery(engine)
@@ -529,7 +529,7 @@ def outage(backend, database_url, monkeypatch):
     return hang_up if backend == "postgresql" else lock
 
 
-def test_a_database_that_goes_away_in_the_middle_costs_nothing(database_url, sink, outage):
+def test_drain_survives_a_database_outage(database_url, sink, outage):
     """Replies received during the outage are written afterwards; no delivery becomes uncertain."""
     engine = open_engine(database_url)
     for _ in range(40):
@@ -544,7 +544,7 @@ def test_a_database_that_goes_away_in_the_middle_costs_nothing(database_url, sin
     engine.dispose()
 
 
-def test_a_mark_whose_commit_was_done_unheard_is_granted_when_asked_again(engine):
+def test_mark_is_granted_on_retry_if_the_commit_reply_was_lost(engine):
     """If it were not granted, the delivery would become uncertain although nothing was sent."""
     id_ = add_delivery(engine)
     with engine.begin() as conn:
@@ -578,7 +578,7 @@ def make_committer(engine, length=timedelta(minutes=6), clock=lambda _conn: NOW)
     return Committer(engine, Lease("mine", length, timedelta(minutes=11)), clock)
 
 
-def test_a_waiting_claim_is_renewed(engine):
+def test_committer_renews_a_waiting_claim(engine):
     length = timedelta(seconds=0.3)
     id_ = add_delivery(engine)
     with engine.begin() as conn:
@@ -595,7 +595,7 @@ def test_a_waiting_claim_is_renewed(engine):
     assert committer.error is None
 
 
-def test_a_settlement_goes_before_the_mark_in_the_same_commit(engine):
+def test_mark_also_writes_the_settlement_of_the_previous_delivery(engine):
     """At most one delivery per connection can become uncertain."""
     first, second = add_delivery(engine), add_delivery(engine)
     with engine.begin() as conn:
@@ -611,7 +611,7 @@ def test_a_settlement_goes_before_the_mark_in_the_same_commit(engine):
     assert after == [Status.SENT, Status.SENDING]
 
 
-def test_what_is_settled_while_it_stops_is_written(engine):
+def test_committer_writes_settlements_before_it_stops(engine):
     id_ = add_delivery(engine)
     with engine.begin() as conn:
         deliveries.claim(conn, 1, "mine", timedelta(minutes=6), NOW)
@@ -629,7 +629,7 @@ def test_what_is_settled_while_it_stops_is_written(engine):
 # --- Throttling and idle connections ------------------------------------------------------------
 
 
-def test_a_server_that_finds_us_too_fast_is_given_time(engine, sink):
+def test_throttling_reply_defers_the_delivery_and_slows_sending(engine, sink):
     ids = [add_delivery(engine) for _ in range(3)]
     sink.answers = {"MAIL": ["454 Throttling failure: Maximum sending rate exceeded"]}
     started = time.monotonic()
@@ -640,7 +640,7 @@ def test_a_server_that_finds_us_too_fast_is_given_time(engine, sink):
     assert row(engine, ids[0]).attempts == 1
 
 
-def test_an_idle_connection_is_not_kept(engine, sink, monkeypatch):
+def test_idle_connection_is_closed(engine, sink, monkeypatch):
     monkeypatch.setattr(crew, "IDLE", 0.2)
     stopped = threading.Event()
     add_delivery(engine)
@@ -668,7 +668,7 @@ ODD = ["a" * 3_900, "\0 nul \x1b[31m red", "queued as " + "B" * 3_900, "\u202e\u
 
 @pytest.mark.parametrize("moment", ["MAIL", "RCPT", "DATA", "DOT"])
 @pytest.mark.parametrize("words", ODD, ids=["long", "controls", "a long name", "other scripts"])
-def test_no_words_of_a_server_end_a_drain(engine, sink, moment, words):
+def test_drain_survives_malformed_server_replies(engine, sink, moment, words):
     """Replies are cleaned when they are parsed, so that every database can store them."""
     code = {"MAIL": "450", "DOT": "250"}.get(moment, "550")
     sink.answers = {moment: [f"{code} {words}"]}
@@ -682,7 +682,7 @@ def test_no_words_of_a_server_end_a_drain(engine, sink, moment, words):
     assert len(settled.queue_id or "") <= 200
 
 
-def test_the_third_refused_edition_in_a_row_suppresses_and_cancels(engine, sink):
+def test_third_refused_edition_in_a_row_suppresses_the_address(engine, sink):
     """Refusals during the SMTP session count as strikes, as bounces do."""
     sink.answers = {"RCPT": "550 5.0.0 We would rather not"}
     subscriber = add_subscriber(engine, "ada@example.org")
@@ -699,7 +699,7 @@ def test_the_third_refused_edition_in_a_row_suppresses_and_cancels(engine, sink)
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_drain_ends_by_itself_where_all_that_is_due_may_not_leave(engine, sink):
+def test_drain_ends_if_all_due_mail_is_held(engine, sink):
     """The test uses the real clock: if a drain waited for paused mail, it would never return."""
     now = datetime.now(UTC)
     times = {"not_before": now - timedelta(hours=1), "expires_at": now + timedelta(hours=9)}

@@ -22,19 +22,19 @@ def decide(verdict, reply=None, spread=0.0, **delivery):
     return settlement(make_delivery(**delivery), outcome, spread=spread)
 
 
-def test_gaps_grow_with_what_was_charged_and_the_last_repeats():
+def test_retry_delay_grows_per_attempt_and_the_last_gap_repeats():
     delays = [decide(Verdict.DEFERRED, attempts=n).delay for n in range(6)]
 
     assert delays == [*GAPS, GAPS[-1], GAPS[-1]]
 
 
-def test_a_spread_lengthens_a_gap_and_never_shortens_it():
+def test_spread_lengthens_a_retry_delay_and_never_shortens_it():
     assert decide(Verdict.GREYLISTED, spread=0.999).delay > timedelta(minutes=5)
     assert decide(Verdict.GREYLISTED, spread=0.0).delay == timedelta(minutes=5)
 
 
 @pytest.mark.parametrize("verdict", [Verdict.CONNECTION, Verdict.CONFIGURATION])
-def test_what_judged_no_message_is_charged_to_none(verdict):
+def test_connection_and_configuration_errors_charge_no_attempt(verdict):
     settled = decide(verdict, Reply(550, None, "no"))
 
     assert (settled.status, settled.charged) == (Status.QUEUED, False)
@@ -50,7 +50,7 @@ def test_what_judged_no_message_is_charged_to_none(verdict):
         (Verdict.FULL, False),
     ],
 )
-def test_a_refusal_for_good_fails_and_the_papers_are_owed_where_it_was_us(verdict, unread):
+def test_permanent_refusal_leaves_papers_unread_only_for_sender_faults(verdict, unread):
     settled = decide(verdict, Reply(550, None, "no"))
 
     assert (settled.status, settled.unread) == (Status.FAILED, unread)
@@ -61,7 +61,7 @@ def test_a_refusal_for_good_fails_and_the_papers_are_owed_where_it_was_us(verdic
     "verdict",
     [Verdict.DEFERRED, Verdict.FULL, Verdict.BLOCKED, Verdict.AUTHENTICATION, Verdict.THROTTLED],
 )
-def test_a_refusal_for_now_waits(verdict):
+def test_temporary_refusal_requeues_and_charges_an_attempt(verdict):
     settled = decide(verdict, Reply(450, None, "later"))
 
     assert (settled.status, settled.charged) == (Status.QUEUED, True)
@@ -92,18 +92,18 @@ def test_an_address_that_does_not_exist_is_suppressed():
         (Verdict.THROTTLED, Reply(421, "4.7.28", "slow down"), None),
     ],
 )
-def test_only_what_is_about_the_address_counts_against_it(verdict, reply, strike):
+def test_only_address_problems_count_as_strikes(verdict, reply, strike):
     assert decide(verdict, reply).strike is strike
 
 
 @pytest.mark.parametrize("verdict", [Verdict.DEFERRED, Verdict.GREYLISTED, Verdict.THROTTLED])
-def test_trouble_on_the_way_is_tried_again_whatever_its_code(verdict):
+def test_transient_verdicts_are_retried_even_with_a_5xx_code(verdict):
     assert decide(verdict, Reply(550, "5.4.1", "timed out")).status is Status.QUEUED
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))
 @pytest.mark.parametrize("reply", [None, Reply(450, "4.0.0", "x"), Reply(550, "5.0.0", "x")])
-def test_a_settlement_says_all_that_is_to_be_written(verdict, reply):
+def test_settlement_has_every_field_for_each_verdict_and_reply(verdict, reply):
     delivery = make_delivery(attempts=1)
     settled = settlement(delivery, Outcome(verdict, Phase.DOT, reply, "Q1"), spread=0.5)
 
@@ -140,7 +140,7 @@ def test_the_gaps_are_five_minutes_to_two_hours():
     assert [gap / MINUTE for gap in GAPS] == [5, 15, 45, 120]
 
 
-def test_a_mail_that_cannot_be_composed_fails_through_us_or_is_tried_again():
+def test_compose_error_fails_with_unread_papers_or_is_retried():
     delivery = make_delivery(attempts=2)
 
     never = decisions.not_composed(delivery, "no template")

@@ -128,7 +128,7 @@ def test_mails_of_every_kind_arrive_signed(house, inbox):
         assert max(map(len, mail.raw.split(b"\r\n"))) <= 998
 
 
-def test_signatures_survive_a_mailbox_file(house, inbox, tmp_path):
+def test_signatures_survive_an_mbox_file(house, inbox, tmp_path):
     """An mbox file escapes lines that begin with "From ", so no mail of any kind may have one."""
     services, now = (
         house(dkim_keys=BOTH, list_name="From here", note="From us to you"),
@@ -151,7 +151,7 @@ def test_signatures_survive_a_mailbox_file(house, inbox, tmp_path):
     assert [signer.accepts(raw) for raw in kept] == [[True, True]] * len(kept)
 
 
-def test_what_is_dispatched_is_signed(house, inbox, sqlite_url):
+def test_dispatched_mail_is_signed(house, inbox, sqlite_url):
     """From the sign-up form through outbox and dispatcher to the wire."""
     services = house(dkim_keys=BOTH, database_url=sqlite_url)
     key, now = services.suppression_key, datetime.now(UTC)
@@ -185,7 +185,7 @@ def test_any_body_arrives_signed(house, inbox, keys, body):
     assert accepted == [True] * len(services.signer.keys)
 
 
-def test_without_keys_a_mail_is_as_it_was(house):
+def test_mail_is_unchanged_without_dkim_keys(house):
     plain, signed = house(), house(dkim_keys=ED25519)
     delivery, now = make_delivery(), datetime.now(UTC)
     digest = make_digest()
@@ -232,7 +232,7 @@ def judged(raw: bytes, keys: str = ED25519) -> list[bool]:
 
 @pytest.mark.parametrize("keys", [RSA, ED25519], ids=["rsa", "ed25519"])
 @pytest.mark.parametrize("name", COVERED)
-def test_a_changed_header_breaks_it(keys, name):
+def test_changed_or_removed_header_invalidates_the_signature(keys, name):
     raw = signed(keys)
     changed = re.sub(rb"(?m)^(" + name + rb": .)", rb"\1z", raw)
     taken_away = re.sub(rb"(?m)^" + name + rb": .*\r\n(?: .*\r\n)*", b"", raw)
@@ -243,14 +243,14 @@ def test_a_changed_header_breaks_it(keys, name):
         assert judged(taken_away, keys) == [False]
 
 
-def test_a_changed_body_breaks_it():
+def test_changed_or_extended_body_invalidates_the_signature():
     raw = signed()
 
     assert judged(raw.replace(b"Hello", b"Hallo")) == [False]
     assert judged(raw + b"more\r\n") == [False], "there is no l= that would allow it"
 
 
-def test_nobody_can_put_another_sender_in_front():
+def test_added_from_header_invalidates_the_signature():
     """RFC 6376, section 8.15: From is signed once more than it occurs, so none can be added."""
     raw = signed()
 
@@ -263,12 +263,12 @@ def test_nobody_can_put_another_sender_in_front():
         assert [bool(found.problem) for found in check(forged, zone(signer_with()).get)] == [True]
 
 
-def test_what_servers_put_in_front_changes_nothing():
+def test_headers_prepended_by_servers_keep_the_signature_valid():
     """The last header of a name is the one that was signed (RFC 6376, section 5.4.2)."""
     assert judged(b"Received: from here\r\nFeedback-ID: theirs\r\n" + signed()) == [True]
 
 
-def test_white_space_may_change_on_the_way():
+def test_changed_white_space_keeps_the_signature_valid():
     """Relaxed canonicalization: servers refold headers and trim lines."""
     raw = signed(mail=MAIL + b"two  words \r\n")
     refolded = raw.replace(b"To: ada", b"TO:\r\n   ada").replace(
@@ -278,7 +278,7 @@ def test_white_space_may_change_on_the_way():
     assert judged(refolded) == [True]
 
 
-def test_the_key_of_another_domain_does_not_do():
+def test_signature_is_invalid_with_another_published_key_or_none():
     strange = zone(Signer(read_keys(f"ed1:{pem(Algorithm.ED25519, 1)}"), DOMAIN))
 
     assert Mailbox(strange).accepts(signed()) == [False]
@@ -288,7 +288,7 @@ def test_the_key_of_another_domain_does_not_do():
     assert [found.problem for found in check(signed(), {}.get)] == ["its key is not published"]
 
 
-def test_the_header_says_what_it_should():
+def test_signature_header_has_the_expected_tags():
     now = datetime(2030, 1, 2, 8, tzinfo=UTC)
     mail = signer_with(ED25519, "mail.example.org").sign(MAIL + b"Hello\r\n", now)
 
@@ -313,7 +313,7 @@ def sorted_as(said: dict[str, str]) -> list[bytes]:
 @example("\r\n.\r\n")
 @example("a\t \r\n \r\n\r\n")
 @given(st.text(st.sampled_from("a. \t=é"), max_size=8).map(str) | st.text(max_size=40))
-def test_any_text_is_signed_as_it_is_received(text):
+def test_signature_covers_the_text_without_dot_stuffing(text):
     """Dots are doubled on the wire only; the signature covers the text that the receiver sees."""
     body = re.sub(r"\r\n|[\r\n\0]", "\r\n", text).encode() + b"\r\n"
     wire = MAIL + re.sub(rb"(?m)^\.", b"..", body)
@@ -327,7 +327,7 @@ def test_any_text_is_signed_as_it_is_received(text):
 # --- Keys ---------------------------------------------------------------------------------------
 
 
-def test_the_first_key_of_each_kind_signs():
+def test_first_key_of_each_algorithm_signs():
     """Other keys are old ones, still published, or new ones, published and not used yet."""
     keys = f"old:{pem(Algorithm.ED25519, 1)} {BOTH} next:{pem(Algorithm.RSA, 1)}"
     signer = signer_with(keys)
@@ -336,7 +336,7 @@ def test_the_first_key_of_each_kind_signs():
     assert [key.selector for key in signer.keys] == ["old", "rsa1", "ed1", "next"]
 
 
-def test_a_key_is_given_as_a_file_or_as_it_is(tmp_path):
+def test_read_keys_accepts_files_and_inline_pem(tmp_path):
     """Line breaks may be kept, escaped or lost in a variable or a mounted file."""
     path = tmp_path / "key.pem"
     path.write_text(pem())
@@ -378,7 +378,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("keys", "problem"), WRONG.items(), ids=list(WRONG.values()))
-def test_a_wrong_key_stops_the_start_by_its_name(keys, problem, tmp_path):
+def test_invalid_key_is_rejected_without_showing_it(keys, problem, tmp_path):
     """The error does not show the key, since half a key is a secret too."""
     loaded = settings.load(None, database_url=f"sqlite:///{tmp_path / 'p.db'}", dkim_keys=keys)
 
@@ -388,12 +388,12 @@ def test_a_wrong_key_stops_the_start_by_its_name(keys, problem, tmp_path):
     assert pem()[60:90] not in str(raised.value)
 
 
-def test_a_wrong_key_stops_the_start(sqlite_url):
+def test_build_rejects_invalid_dkim_keys(sqlite_url):
     with pytest.raises(SettingsError, match="DKIM_KEYS"):
         bootstrap.build(settings.load(None, database_url=sqlite_url, dkim_keys="nonsense"))
 
 
-def test_a_short_key_signs_and_is_complained_of(house, capsys):
+def test_short_key_is_accepted_with_a_logged_warning(house, capsys):
     short = _written(rsa.generate_private_key(65_537, 1_024))
 
     assert house(dkim_keys=f"old:{short}").signer is not None
@@ -402,7 +402,7 @@ def test_a_short_key_signs_and_is_complained_of(house, capsys):
 
 
 @pytest.mark.parametrize("domain", ["example.com", "org", "notexample.org"])
-def test_a_domain_that_says_nothing_about_the_sender_is_refused(house, domain):
+def test_unaligned_dkim_domain_is_rejected(house, domain):
     with pytest.raises(SettingsError, match="DKIM_DOMAIN"):
         _ = house(dkim_keys=RSA, dkim_domain=domain).signer
 
@@ -419,12 +419,12 @@ def test_a_domain_that_says_nothing_about_the_sender_is_refused(house, domain):
         ("org", "example.org", False),
     ],
 )
-def test_domains_of_one_sender_are_aligned(one, other, same):
+def test_aligned_compares_organizational_domains(one, other, same):
     assert aligned(one, other) is same
     assert aligned(other, one) is same
 
 
-def test_a_long_record_is_published_in_pieces():
+def test_long_record_is_split_into_strings_of_at_most_255_octets():
     """A DNS string holds at most 255 octets; receivers join them."""
     record = signer_with(RSA).keys[0].record(DOMAIN)
 
@@ -436,6 +436,6 @@ def test_a_long_record_is_published_in_pieces():
     assert len(strings) > 1
 
 
-def test_no_key_is_shown():
+def test_repr_shows_no_private_key():
     assert "PRIVATE" not in repr(signer_with())
     assert "BEGIN" not in repr(settings.load(None, dkim_keys=RSA))

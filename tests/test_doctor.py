@@ -67,19 +67,19 @@ def examine() -> Iterator[Examine]:
 # --- Settings -----------------------------------------------------------------------------------
 
 
-def test_settings_for_real_mail_are_in_order(examine):
+def test_complete_settings_for_real_mail_pass(examine):
     for check in (settings_checks.settings, settings_checks.sender, settings_checks.secret_keys):
         assert [finding.ok for finding in examine(check, **REAL).values()] == [True]
 
 
-def test_what_real_mail_lacks_is_named(examine):
+def test_missing_operator_address_is_reported(examine):
     found = examine(settings_checks.settings, **{**REAL, "operator_address": ""})["settings"]
 
     assert found.ok is False
     assert "OPERATOR_ADDRESS" in found.detail
 
 
-def test_a_secret_that_can_be_guessed_is_named(examine):
+def test_weak_secret_is_reported_without_its_value(examine):
     found = examine(settings_checks.secret_keys, **{**REAL, "secret_key": "hunter2"})
     dear = examine(settings_checks.secret_keys, **{**REAL, "suppression_key": "hunter2"})
 
@@ -90,7 +90,7 @@ def test_a_secret_that_can_be_guessed_is_named(examine):
     assert "keep it" in dear["secret keys"].advice, "a new one would void all suppressions"
 
 
-def test_a_key_that_cannot_sign_is_named(examine):
+def test_unreadable_dkim_key_is_reported(examine):
     found = examine(settings_checks.dkim_keys, dkim_keys="news1:/nowhere.pem")["dkim keys"]
 
     assert found.ok is False
@@ -100,7 +100,7 @@ def test_a_key_that_cannot_sign_is_named(examine):
 # --- Database -----------------------------------------------------------------------------------
 
 
-def test_a_model_of_meanings_is_tried_where_one_is_named(examine, tmp_path):
+def test_semantic_model_is_loaded_if_one_is_configured(examine, tmp_path):
     """A model that cannot be loaded would stop ingest and publish."""
     check, folder = settings_checks.semantic_model, write_model(tmp_path / "model")
 
@@ -110,12 +110,12 @@ def test_a_model_of_meanings_is_tried_where_one_is_named(examine, tmp_path):
     assert (found.ok, "nowhere" in found.detail) == (False, True)
 
 
-def test_a_database_that_is_up_to_date_is_in_order(examine, database_url):
+def test_up_to_date_database_passes(examine, database_url):
     for check in (database.database, database.migrations, database.local_disk):
         assert [f.ok for f in examine(check, database_url=database_url).values()] == [True]
 
 
-def test_a_database_that_is_behind_is_found(examine, empty_database_url):
+def test_database_without_migrations_is_reported(examine, empty_database_url):
     if empty_database_url.startswith("sqlite"):
         Path(empty_database_url.removeprefix("sqlite:///")).touch()
 
@@ -126,7 +126,7 @@ def test_a_database_that_is_behind_is_found(examine, empty_database_url):
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_sqlite_keeps_what_was_committed(examine, database_url):
+def test_sqlite_durability_passes(examine, database_url):
     found = examine(database.durability, database_url=database_url)["durability"]
 
     assert found.ok is True
@@ -134,7 +134,7 @@ def test_sqlite_keeps_what_was_committed(examine, database_url):
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_a_server_that_does_not_wait_for_its_disk_is_found(examine, database_url):
+def test_postgresql_with_fsync_off_is_reported(examine, database_url):
     """The PostgreSQL server of the tests runs with fsync off, for speed."""
     found = examine(database.durability, database_url=database_url)["durability"]
 
@@ -144,7 +144,7 @@ def test_a_server_that_does_not_wait_for_its_disk_is_found(examine, database_url
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_an_announcement_that_is_missing_is_found(examine, engine, database_url):
+def test_missed_announcement_is_reported(examine, engine, database_url):
     with engine.begin() as conn:
         for name, error in (("arxiv", "the feed of 2030-01-01 was missed"), ("other", None)):
             state = SourceState.FRESH
@@ -157,7 +157,7 @@ def test_an_announcement_that_is_missing_is_found(examine, engine, database_url)
     assert found["source other"].ok is True
 
 
-def test_looking_makes_no_database(examine, tmp_path):
+def test_checks_create_no_database_file(examine, tmp_path):
     path = tmp_path / "paperboy.db"
 
     for check in database.CHECKS:
@@ -166,7 +166,7 @@ def test_looking_makes_no_database(examine, tmp_path):
     assert not path.exists()
 
 
-def test_a_database_that_is_not_there_is_found_without_its_password(examine):
+def test_unreachable_database_is_reported_without_its_password(examine):
     url = "postgresql://paperboy:hunter2@127.0.0.1:1/paperboy"
 
     found = [f for check in database.CHECKS for f in examine(check, database_url=url).values()]
@@ -183,13 +183,13 @@ def test_a_database_that_is_not_there_is_found_without_its_password(examine):
         ("/srv/paperboys/other.db", "ext4"),
     ],
 )
-def test_the_disk_of_a_file_is_the_nearest_above_it(path, kind):
+def test_filesystem_returns_the_nearest_mount_of_a_path(path, kind):
     mounts = "proc /proc proc rw 0 0\n/dev/a / ext4 rw 0 0\nhost:/x /srv/paperboy nfs4 rw 0 0\n"
 
     assert database.filesystem(Path(path), mounts) == kind
 
 
-def test_a_file_mounted_by_itself_is_found(examine, tmp_path, monkeypatch):
+def test_database_file_mounted_alone_is_reported(examine, tmp_path, monkeypatch):
     """A file mounted with `-v ./paperboy.db:/srv/paperboy.db` has a separate WAL on each side."""
     path = tmp_path / "with space" / "paperboy.db"
     mounts = tmp_path / "mounts"
@@ -204,7 +204,9 @@ def test_a_file_mounted_by_itself_is_found(examine, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["overlay", "tmpfs"])
-def test_a_disk_that_goes_with_its_container_is_pointed_out(examine, tmp_path, monkeypatch, kind):
+def test_container_filesystem_passes_with_advice_to_use_a_volume(
+    examine, tmp_path, monkeypatch, kind
+):
     mounts = tmp_path / "mounts"
     mounts.write_text(f"overlay / {kind} rw 0 0\n")
     monkeypatch.setattr(database, "MOUNTS", mounts)
@@ -216,7 +218,7 @@ def test_a_disk_that_goes_with_its_container_is_pointed_out(examine, tmp_path, m
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_file_that_others_may_read_is_named_and_left_alone(examine, engine, tmp_path):
+def test_database_file_readable_by_others_is_reported_and_unchanged(examine, engine, tmp_path):
     """The check does not open the file: closing it would drop this process's locks on it."""
     url, path = str(engine.url), tmp_path / "paperboy.db"
     path.chmod(0o600)
@@ -234,7 +236,7 @@ def test_a_file_that_others_may_read_is_named_and_left_alone(examine, engine, tm
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_file_with_two_names_is_found(examine, database_url, tmp_path):
+def test_hard_linked_database_file_is_reported(examine, database_url, tmp_path):
     path = tmp_path / "paperboy.db"
     path.chmod(0o600)
     path.with_name("same.db").hardlink_to(path)
@@ -248,7 +250,7 @@ def test_a_file_with_two_names_is_found(examine, database_url, tmp_path):
 # --- Redis --------------------------------------------------------------------------------------
 
 
-def test_redis_must_not_evict(examine, valkey):
+def test_redis_that_evicts_is_reported(examine, valkey):
     with contextlib.closing(Redis.from_url(valkey)) as client:
         assert [f.ok for f in examine(services.redis, redis_url=valkey).values()] == [True, True]
 
@@ -260,7 +262,7 @@ def test_redis_must_not_evict(examine, valkey):
     assert "allkeys-lru" in found.detail
 
 
-def test_a_redis_that_is_not_there_is_found_without_its_password(examine):
+def test_unreachable_redis_is_reported_without_its_password(examine):
     found = examine(services.redis, redis_url="redis://:hunter2@127.0.0.1:1/0")["redis"]
 
     assert found.ok is False
@@ -275,20 +277,20 @@ def look(examine: Examine, **given: str) -> dict[str, Finding]:
     return {name: found for check in checks for name, found in examine(check, **given).items()}
 
 
-def test_a_mailbox_on_this_machine_is_enough(examine, inbox):
+def test_local_mail_server_passes_and_receives_no_mail(examine, inbox):
     found = look(examine, smtp_url=inbox.url)
 
     assert [finding.ok for finding in found.values()] == [True, True, True]
     assert inbox.received == []
 
 
-def test_a_mail_server_that_is_not_there_is_found(examine):
+def test_unreachable_mail_server_is_reported(examine):
     found = look(examine, smtp_url="smtp://127.0.0.1:1")
 
     assert [finding.ok for finding in found.values()] == [False, None, None]
 
 
-def test_a_wrong_password_is_found(examine):
+def test_wrong_smtp_password_is_reported_without_its_value(examine):
     script = {"features": (*FEATURES, "AUTH PLAIN"), "logins": {"me": "right"}}
     with open_sink(**script) as sink:
         wrong = look(examine, smtp_url=f"smtp://me:hunter2@127.0.0.1:{sink.port}")["smtp"]
@@ -299,14 +301,14 @@ def test_a_wrong_password_is_found(examine):
     assert "hunter2" not in str(wrong)
 
 
-def test_a_server_that_hangs_up_at_the_end_is_in_order(examine):
+def test_server_that_hangs_up_at_quit_passes(examine):
     with open_sink(answers={"QUIT": HANG_UP}) as sink:
         found = look(examine, smtp_url=f"smtp://127.0.0.1:{sink.port}")
 
     assert [finding.ok for finding in found.values()] == [True, True, True]
 
 
-def test_a_server_that_takes_no_digest_is_found(examine):
+def test_server_with_a_small_size_limit_is_reported(examine):
     with open_sink(features=("SIZE 20000",)) as sink:
         small = look(examine, smtp_url=f"smtp://127.0.0.1:{sink.port}")["smtp extensions"]
     with open_sink(features=("SIZE 0", "8BITMIME")) as sink:
@@ -331,7 +333,9 @@ def tls(authority: Path) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("implicit_tls", [True, False])
-def test_the_mail_servers_certificate_is_looked_at(examine, authority, tls, implicit_tls):
+def test_expiring_or_untrusted_certificate_of_the_mail_server_is_reported(
+    examine, authority, tls, implicit_tls
+):
     """The test certificate expires in two days; the doctor warns if fewer than 14 are left."""
     with open_sink(tls=tls, implicit_tls=implicit_tls) as sink:
         given = {
@@ -368,7 +372,9 @@ def running_site(engine: Engine) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_the_way_out_is_tried_without_a_reader(examine, running_site, database_url, engine):
+def test_one_click_unsubscribe_is_checked_without_a_subscriber(
+    examine, running_site, database_url, engine
+):
     found = examine(site.one_click, site_url=running_site)["one-click"]
     clock = examine(site.clock, site_url=running_site, database_url=database_url)["clock"]
 
@@ -403,7 +409,7 @@ def answering(answer: bytes) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("status", ["302 Found\r\nLocation: /login", "405 No", "500 Broken"])
-def test_a_way_out_that_is_barred_is_found(examine, status):
+def test_failing_one_click_unsubscribe_is_reported(examine, status):
     """RFC 8058, section 3.1: a redirect fails, too."""
     answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     with answering(answer.encode()) as url:
@@ -413,7 +419,7 @@ def test_a_way_out_that_is_barred_is_found(examine, status):
     assert status[:3] in found.detail
 
 
-def test_a_clock_that_is_off_is_found(examine):
+def test_clock_that_differs_from_the_site_is_reported(examine):
     answer = b"HTTP/1.1 200 OK\r\nDate: Wed, 02 Jan 2030 08:00:00 GMT\r\nConnection: close\r\n\r\n"
     with answering(answer) as url:
         found = examine(site.clock, site_url=url)["clock"]
@@ -423,20 +429,22 @@ def test_a_clock_that_is_off_is_found(examine):
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_the_clock_of_the_database_counts_too(examine, database_url):
+def test_clock_is_compared_with_the_database_on_postgresql(examine, database_url):
     found = examine(site.clock, site_url="http://127.0.0.1:1", database_url=database_url)["clock"]
 
     assert found.ok is True
     assert found.detail == "agrees with the database"
 
 
-def test_a_site_that_cannot_be_reached_is_not_judged(examine):
+def test_unreachable_site_is_not_judged(examine):
     for check in site.CHECKS:
         for found in examine(check, site_url="https://127.0.0.1:1").values():
             assert found.ok is None
 
 
-def test_the_certificate_of_the_site_is_looked_at(examine, authority, tls, monkeypatch):
+def test_expiring_or_untrusted_certificate_of_the_site_is_reported(
+    examine, authority, tls, monkeypatch
+):
     with open_sink(tls=tls, implicit_tls=True) as sink:  # any server that speaks TLS
         url = f"https://127.0.0.1:{sink.port}"
         stranger = examine(site.site_tls, site_url=url)["site tls"]
@@ -448,7 +456,7 @@ def test_the_certificate_of_the_site_is_looked_at(examine, authority, tls, monke
     assert "browsers believe" in stranger.advice
 
 
-def test_a_site_without_a_certificate_is_only_for_trying_out(examine):
+def test_http_site_fails_unless_it_is_a_local_trial(examine):
     """http is a trial only if SITE_URL is not public and no relay or server sends real mail."""
     given, relay = {"site_url": "http://papers.example.org"}, "smtp://127.0.0.1:25"
     public = {"site_url": "http://papers.of-a-lab.org", "smtp_url": "smtp://127.0.0.1:2525"}
@@ -480,7 +488,7 @@ def test_one_broken_check_does_not_stop_the_others(monkeypatch):
     assert "sample digest" in by_name
 
 
-def test_a_sender_that_cannot_be_is_no_end_either(tmp_path):
+def test_invalid_sender_does_not_stop_the_other_checks(tmp_path):
     loaded = settings.load(
         None,
         database_url=f"sqlite:///{tmp_path / 'missing.db'}",
@@ -495,7 +503,7 @@ def test_a_sender_that_cannot_be_is_no_end_either(tmp_path):
     assert found["database"].ok is False
 
 
-def test_a_silent_network_ends_soon(name_server_silent):
+def test_examine_ends_soon_if_the_dns_server_is_silent(name_server_silent):
     """Each check has a timeout, and a silent DNS is waited for only once."""
     loaded = settings.load(
         None,
@@ -534,7 +542,7 @@ def healthy(sqlite_url: str, valkey: str, inbox: Inbox, tmp_path, monkeypatch) -
 
 
 @pytest.mark.usefixtures("healthy")
-def test_it_ends_well_when_nothing_is_wrong(monkeypatch):
+def test_exit_code_is_0_without_failures_and_1_with_one(monkeypatch):
     """The exit code is 0 even if some checks could not run, and 1 if one fails."""
     well = CliRunner().invoke(app, ["doctor", "--json"])
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
@@ -550,7 +558,7 @@ def test_it_ends_well_when_nothing_is_wrong(monkeypatch):
 
 
 @pytest.mark.usefixtures("healthy")
-def test_settings_that_cannot_be_read_are_a_finding(monkeypatch):
+def test_invalid_settings_are_reported_as_a_finding(monkeypatch):
     """No other check can run without settings."""
     monkeypatch.setenv("SMTP_URL", "smpt://me:hunter2@mail.example.org")
 
@@ -563,7 +571,7 @@ def test_settings_that_cannot_be_read_are_a_finding(monkeypatch):
 
 
 @pytest.mark.usefixtures("healthy")
-def test_people_see_what_to_do(monkeypatch):
+def test_text_output_shows_failures_with_advice(monkeypatch):
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
 
     said = CliRunner().invoke(app, ["doctor"]).stdout

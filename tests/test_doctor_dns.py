@@ -90,7 +90,7 @@ def one(examine: Examine) -> Callable[..., Finding]:
 
 
 @pytest.mark.parametrize("check", dns.CHECKS, ids=lambda check: check.__name__)
-def test_nothing_is_found_in_a_good_zone(examine, check):
+def test_correct_zone_passes_every_check(examine, check):
     findings = examine(check)
 
     assert findings
@@ -98,7 +98,7 @@ def test_nothing_is_found_in_a_good_zone(examine, check):
 
 
 @pytest.mark.parametrize("check", dns.CHECKS, ids=lambda check: check.__name__)
-def test_a_sender_on_this_machine_is_not_looked_up(examine, name_server, check):
+def test_localhost_sender_is_not_looked_up(examine, name_server, check):
     findings = examine(check, mail_from="papers@localhost", smtp_url="smtp://127.0.0.1")
 
     assert [finding.ok for finding in findings] == [None]
@@ -148,7 +148,7 @@ def test_a_sender_on_this_machine_is_not_looked_up(examine, name_server, check):
         (["v=spf1 ptr -all"], "does not let 192.0.2.25 send"),
     ],
 )
-def test_what_voids_an_spf_record_is_said(one, name_server, published, problem):
+def test_invalid_spf_record_is_reported_with_a_valid_one(one, name_server, published, problem):
     """The advice has a valid record for the address of our server."""
     name_server.zone["example.org", "TXT"] = [line for text in published for line in txt(text)]
     name_server.zone["_spf.example.org", "TXT"] = txt("v=spf1 ip4:192.0.2.25 -all")
@@ -179,7 +179,7 @@ def test_what_voids_an_spf_record_is_said(one, name_server, published, problem):
         "v=spf1 ip4:192.0.2.25 " + "a:mail.example.org " * 11 + "-all",
     ],
 )
-def test_every_form_of_an_spf_record_is_read(one, name_server, published):
+def test_valid_spf_record_passes(one, name_server, published):
     name_server.zone["_spf.example.org", "TXT"] = txt("v=spf1 ip4:192.0.2.25 -all")
     name_server.zone["_strict.example.net", "TXT"] = txt("v=spf1 -all ip4:192.0.2.25")
     name_server.zone["near.example.org", "A"] = ["192.0.2.7"]
@@ -189,13 +189,13 @@ def test_every_form_of_an_spf_record_is_read(one, name_server, published):
     assert one(dns.spf).ok is True
 
 
-def test_a_record_that_depends_on_the_mail_is_not_judged(one, name_server):
+def test_spf_record_that_depends_on_the_mail_is_not_judged(one, name_server):
     name_server.zone["example.org", "TXT"] = txt("v=spf1 exists:%{l}.example.org -all")
 
     assert one(dns.spf).ok is None
 
 
-def test_what_fails_behind_our_own_server_is_advice(one, name_server):
+def test_spf_error_after_a_matching_mechanism_is_only_advice(one, name_server):
     name_server.zone["example.org", "TXT"] = txt("v=spf1 mx include:nowhere.example.org -all")
 
     finding = one(dns.spf)
@@ -205,7 +205,7 @@ def test_what_fails_behind_our_own_server_is_advice(one, name_server):
 
 
 @pytest.mark.parametrize("published", ["v=spf1 -all", "v=spf1 -all include:_spf.example.net"])
-def test_a_record_that_lets_nobody_send_is_wrong_for_any_provider(one, name_server, published):
+def test_spf_record_that_allows_no_sender_fails_for_a_provider(one, name_server, published):
     name_server.zone["example.org", "TXT"] = txt(published)
 
     finding = one(dns.spf, smtp_url="smtp://smtp.provider.example")
@@ -214,7 +214,7 @@ def test_a_record_that_lets_nobody_send_is_wrong_for_any_provider(one, name_serv
     assert "lets nobody send" in finding.detail
 
 
-def test_lookups_are_counted_through_what_is_included(name_server):
+def test_spf_lookups_include_nested_records(name_server):
     """RFC 7208, section 4.6.4: include, a, mx, ptr, exists and redirect count, nested ones too."""
     resolver = Resolver(("127.0.0.1", name_server.port))
 
@@ -224,7 +224,7 @@ def test_lookups_are_counted_through_what_is_included(name_server):
     assert read.end == "-all", "that of what is included counts for nothing"
 
 
-def test_spf_is_asked_of_the_domain_that_bounces_go_to(one, name_server):
+def test_spf_is_checked_for_the_bounce_domain(one, name_server):
     finding = one(dns.spf, bounce_address="bounces@news.example.org")
 
     assert finding.ok is False
@@ -232,7 +232,7 @@ def test_spf_is_asked_of_the_domain_that_bounces_go_to(one, name_server):
     assert 'news.example.org. TXT "v=spf1 ip4:192.0.2.25 -all"' in finding.advice
 
 
-def test_what_a_provider_sends_from_only_it_knows(one):
+def test_spf_of_a_provider_passes_with_advice(one):
     finding = one(dns.spf, smtp_url="smtp://smtp.provider.example")
 
     assert finding.ok is True
@@ -252,7 +252,7 @@ def test_what_a_provider_sends_from_only_it_knows(one):
         ([record(0).value, record(1).value], "2 records"),
     ],
 )
-def test_a_key_that_is_not_published_is_found(examine, name_server, published, problem):
+def test_missing_or_wrong_dkim_record_is_reported(examine, name_server, published, problem):
     name_server.zone[record(0).name, "TXT"] = [line for text in published for line in txt(text)]
 
     first, second = examine(dns.dkim)
@@ -263,7 +263,7 @@ def test_a_key_that_is_not_published_is_found(examine, name_server, published, p
     assert (second.check, second.ok) == ("dkim news2", True)
 
 
-def test_a_key_is_found_however_its_record_is_written(examine, name_server):
+def test_dkim_record_without_optional_tags_passes(examine, name_server):
     name_server.zone[record(0).name, "TXT"] = txt(
         record(0).value.replace("v=DKIM1; k=rsa; p=", "p = ").replace("A", "A ", 1) + ";"
     )
@@ -271,7 +271,7 @@ def test_a_key_is_found_however_its_record_is_written(examine, name_server):
     assert examine(dns.dkim)[0].ok is True
 
 
-def test_a_key_in_testing_is_mentioned(examine, name_server):
+def test_dkim_key_in_testing_passes_with_advice(examine, name_server):
     name_server.zone[record(0).name, "TXT"] = txt(record(0).value + "; t=y")
 
     first = examine(dns.dkim)[0]
@@ -280,7 +280,7 @@ def test_a_key_in_testing_is_mentioned(examine, name_server):
     assert "t=y" in first.advice
 
 
-def test_a_key_is_published_before_it_is_used(examine):
+def test_dkim_key_not_in_use_yet_passes_with_its_record(examine):
     """A key that does not sign yet is no error; the advice has the record to publish."""
     later = examine(dns.dkim, dkim_keys=f"{KEYS} news3:{key(3)}")[2]
 
@@ -289,7 +289,7 @@ def test_a_key_is_published_before_it_is_used(examine):
     assert 'news3._domainkey.example.org. TXT "v=DKIM1; k=ed25519; p=' in later.advice
 
 
-def test_who_does_not_sign_cannot_tell(examine):
+def test_dkim_is_not_judged_without_keys(examine):
     loaded = settings.load(None, mail_from="papers@example.org")
 
     [finding] = dns.dkim(Patient(loaded, datetime.now(UTC)))
@@ -305,7 +305,7 @@ def test_who_does_not_sign_cannot_tell(examine):
     "published",
     [[], ["v=DMARC2; p=none"], ["v=DMARC1"], ["v=DMARC1; p=none", "v=DMARC1; p=reject"]],
 )
-def test_a_missing_policy_is_found(one, name_server, published):
+def test_missing_or_invalid_dmarc_policy_is_reported(one, name_server, published):
     name_server.zone["_dmarc.example.org", "TXT"] = [line for p in published for line in txt(p)]
 
     finding = one(dns.dmarc)
@@ -314,7 +314,7 @@ def test_a_missing_policy_is_found(one, name_server, published):
     assert '_dmarc.example.org. TXT "v=DMARC1; p=none; rua=mailto:' in finding.advice
 
 
-def test_a_policy_that_does_nothing_is_enough_to_begin_with(one, name_server):
+def test_dmarc_policy_none_passes_with_advice(one, name_server):
     name_server.zone["_dmarc.example.org", "TXT"] = txt("v=DMARC1;p=none")
 
     finding = one(dns.dmarc)
@@ -324,7 +324,7 @@ def test_a_policy_that_does_nothing_is_enough_to_begin_with(one, name_server):
     assert "rua" in finding.advice
 
 
-def test_the_policy_of_the_domain_above_counts(one):
+def test_dmarc_policy_of_the_parent_domain_counts(one):
     finding = one(dns.dmarc, mail_from="papers@news.example.org")
 
     assert finding.ok is True
@@ -350,7 +350,7 @@ def test_the_policy_of_the_domain_above_counts(one):
         ),
     ],
 )
-def test_one_of_both_must_speak_for_the_sender(one, name_server, modes, changes, ok):
+def test_dmarc_alignment_requires_aligned_dkim_or_spf(one, name_server, modes, changes, ok):
     name_server.zone["_dmarc.example.org", "TXT"] = txt(f"v=DMARC1; p=none{modes}")
 
     assert one(dns.dmarc_alignment, **changes).ok is ok
@@ -359,7 +359,7 @@ def test_one_of_both_must_speak_for_the_sender(one, name_server, modes, changes,
 # --- MX and PTR ---------------------------------------------------------------------------------
 
 
-def test_every_address_must_take_mail(examine, name_server):
+def test_mx_is_checked_for_every_address_that_receives_mail(examine, name_server):
     name_server.zone["null.example.org", "MX"] = ["0 ."]
     name_server.zone["bare.example.org", "A"] = ["192.0.2.26"]
 
@@ -388,7 +388,7 @@ def test_every_address_must_take_mail(examine, name_server):
         ({("mail.example.org", "A"): []}, "has no address"),
     ],
 )
-def test_the_sending_address_has_a_name_and_the_name_the_address(one, name_server, zone, problem):
+def test_missing_or_mismatched_ptr_record_is_reported(one, name_server, zone, problem):
     name_server.zone |= zone
 
     finding = one(dns.ptr)
@@ -398,14 +398,14 @@ def test_the_sending_address_has_a_name_and_the_name_the_address(one, name_serve
     assert "mail.example.org" in finding.advice
 
 
-def test_the_name_of_a_provider_is_its_own_business(one):
+def test_ptr_of_a_provider_is_not_judged(one):
     assert one(dns.ptr, smtp_url="smtp://smtp.provider.example").ok is None
 
 
 # --- No answer ----------------------------------------------------------------------------------
 
 
-def test_a_dns_that_is_silent_is_waited_for_once(name_server):
+def test_silent_dns_server_is_waited_for_once(name_server):
     name_server.silent = True
     resolver = Resolver(("127.0.0.1", name_server.port), patience=0.2)
     started = time.monotonic()
@@ -418,7 +418,7 @@ def test_a_dns_that_is_silent_is_waited_for_once(name_server):
     assert len(name_server.asked) < 10
 
 
-def test_a_dns_that_fails_on_one_name_is_asked_about_others(name_server):
+def test_resolver_continues_after_servfail_for_one_name(name_server):
     name_server.zone["broken.example.org", "TXT"] = SERVFAIL
     resolver = Resolver(("127.0.0.1", name_server.port))
 
@@ -428,7 +428,7 @@ def test_a_dns_that_fails_on_one_name_is_asked_about_others(name_server):
     assert resolver.texts("nowhere.example.org") == []
 
 
-def test_the_dns_of_a_closed_network_tells_nothing(name_server):
+def test_resolver_rejects_answers_from_a_closed_network(name_server):
     """It answers for every name that it does not exist; that must not count as a missing record."""
     name_server.zone.clear()
     name_server.closed = True
@@ -438,7 +438,7 @@ def test_the_dns_of_a_closed_network_tells_nothing(name_server):
         resolver.texts("example.org")
 
 
-def test_a_forwarder_that_drops_where_an_answer_is_from_is_believed(name_server):
+def test_resolver_accepts_nxdomain_without_soa_if_the_server_knows_org(name_server):
     name_server.closed = True
     name_server.zone["org", "NS"] = ["ns.example.net."]
 

@@ -34,7 +34,7 @@ def patient() -> Iterator[Patient]:
 
 
 @pytest.mark.parametrize("check", mail.CHECKS, ids=lambda check: check.__name__)
-def test_nothing_is_wrong_with_our_own_mail(patient, check):
+def test_sample_mail_passes_every_check(patient, check):
     """Samples of every kind pass each check, with as many papers as a digest can have."""
     findings = list(check(patient))
 
@@ -82,14 +82,14 @@ def _swap(before: bytes, after: bytes) -> Callable[[bytes], bytes]:
         (_swap(b"Dense Retrieval", b"{{ pick.title }}"), "{{ is left"),
     ],
 )
-def test_every_mistake_is_named(patient, change, problem):
+def test_lint_reports_each_problem(patient, change, problem):
     raw = mail.sample(patient, DeliveryKind.DIGEST)
     assert list(lint.problems(raw, EXPECTED)) == []
 
     assert problem in "; ".join(lint.problems(change(raw), EXPECTED))
 
 
-def test_links_to_strangers_are_seen(patient):
+def test_lint_links_returns_every_linked_domain(patient):
     raw = mail.sample(patient, DeliveryKind.DIGEST)
 
     assert lint.links(raw) == {"papers.example.org", "arxiv.org"}
@@ -98,7 +98,7 @@ def test_links_to_strangers_are_seen(patient):
     )
 
 
-def test_a_page_that_is_not_encrypted_has_no_one_click(patient):
+def test_one_click_header_is_not_required_without_https(patient):
     """RFC 8058 requires https; a local site without it is no error."""
     raw = mail.sample(patient, DeliveryKind.DIGEST).replace(b"List-Unsubscribe-Post", b"X-Post")
 
@@ -120,7 +120,7 @@ def judge(patient: Patient, **changes: bool | None) -> dict[str, bool | None]:
     return {finding.check: finding.ok for finding in rules.judge(patient, findings)}
 
 
-def test_rules_are_met_when_what_they_rest_on_is_in_order(patient):
+def test_rules_pass_except_complaints_if_every_check_passes(patient):
     """The rule about complaints stays unknown: only the providers can count them."""
     judged = judge(patient)
 
@@ -131,7 +131,7 @@ def test_rules_are_met_when_what_they_rest_on_is_in_order(patient):
 @pytest.mark.parametrize(
     "check", ["spf", "dkim_x", "dmarc", "ptr", "smtp_tls", "sample_digest", "mx_x"]
 )
-def test_a_rule_breaks_with_any_check_that_it_rests_on(patient, check):
+def test_rule_fails_or_is_unknown_with_each_of_its_checks(patient, check):
     broken = [rule for rule, ok in judge(patient, **{check: False}).items() if ok is False]
     unseen = [rule for rule, ok in judge(patient, **{check: None}).items() if ok is None]
 
@@ -139,12 +139,12 @@ def test_a_rule_breaks_with_any_check_that_it_rests_on(patient, check):
     assert set(unseen) == {*broken, "gmail, yahoo: complaints"}
 
 
-def test_the_keys_themselves_say_nothing_about_what_is_published(patient):
+def test_rules_ignore_checks_they_do_not_depend_on(patient):
     assert judge(patient, dkim_keys=None, sample_signatures=None) == judge(patient)
     assert judge(patient, dmarc_alignment=False)["gmail: DMARC record, p=none or stricter"] is True
 
 
-def test_a_broken_rule_names_what_to_look_at(patient):
+def test_failed_rule_names_its_failed_check(patient):
     findings = list(rules.judge(patient, [Finding("spf", False, ""), Finding("dkim a", True, "")]))
 
     assert findings[0].detail == "not met"

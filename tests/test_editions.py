@@ -95,7 +95,7 @@ def papers(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
 # --- One digest ---------------------------------------------------------------------------------
 
 
-def test_a_slot_puts_a_digest_in_the_outbox(engine: Engine):
+def test_publish_queues_a_digest_for_a_due_slot(engine: Engine):
     reader = join(engine)
     ingest(engine, make_sighting("3001.00001"))
 
@@ -116,7 +116,7 @@ def test_a_slot_puts_a_digest_in_the_outbox(engine: Engine):
     assert [reason.label for reason in digest.picks[0].reasons] == ["cat:cs.IR"]
 
 
-def test_nobody_is_served_before_their_slot_or_twice(engine: Engine):
+def test_publish_queues_nothing_before_the_slot_or_twice(engine: Engine):
     join(engine)
     ingest(engine, make_sighting())
 
@@ -126,7 +126,7 @@ def test_nobody_is_served_before_their_slot_or_twice(engine: Engine):
     assert publish(engine, everyone=True) == []
 
 
-def test_by_hand_todays_edition_takes_todays_own_slot(engine: Engine):
+def test_publish_everyone_uses_todays_slot(engine: Engine):
     """A digest published two hours early uses today's slot, so no digest is due at the hour."""
     reader = join(engine, now=NOW - 3 * HOUR)
     ingest(engine, make_sighting())
@@ -151,7 +151,7 @@ def test_after_an_outage_only_the_newest_slot_is_served(engine: Engine):
     assert as_stored(engine, reader).next_slot_at == NOW + 4 * DAY
 
 
-def test_a_slot_without_news_leaves_a_reason(engine: Engine):
+def test_skipped_slot_is_stored_with_its_reason(engine: Engine):
     reader = join(engine, "cat:cs.IR", "source:huggingface")
     ingest(engine, make_sighting("3001.00001", categories=("math.CO",)))
     publish(engine)
@@ -172,7 +172,7 @@ def test_a_slot_without_news_leaves_a_reason(engine: Engine):
     assert as_stored(engine, reader).cursor == 3
 
 
-def test_no_more_papers_than_the_reader_wants(engine: Engine):
+def test_digest_has_at_most_max_papers(engine: Engine):
     join(engine, max_papers=3)
     ingest(engine, *(make_sighting(title=title) for title in ["Ant", "Bee", "Cow", "Dog", "Eel"]))
 
@@ -190,7 +190,7 @@ def test_no_more_papers_than_the_reader_wants(engine: Engine):
         (Breadth.MORE, {"3001.00001", "3001.00002", "3001.00003"}),
     ],
 )
-def test_a_reader_gets_what_is_sure_enough_for_them(engine: Engine, breadth, expected):
+def test_breadth_selects_papers_by_match_strength(engine: Engine, breadth, expected):
     wishes = Wishes(("gentle rivers",), breadth=breadth)
     signup.add(engine, "ada@example.org", wishes, confirmed=True,
                suppression_key=SUPPRESSION_KEY, now=SOON)  # fmt: skip
@@ -206,7 +206,7 @@ def test_a_reader_gets_what_is_sure_enough_for_them(engine: Engine, breadth, exp
     assert set(outcome.papers) == expected
 
 
-def test_a_match_that_becomes_surer_is_new_to_whom_it_was_not_sure_enough_for(engine: Engine):
+def test_stronger_match_is_sent_only_to_readers_without_the_paper(engine: Engine):
     """A reader with a lower threshold has had the paper already, and does not get it again."""
     for name, breadth in (("ada", Breadth.BALANCED), ("bob", Breadth.MORE)):
         wishes = Wishes(("gentle rivers",), breadth=breadth)
@@ -225,7 +225,7 @@ def test_a_match_that_becomes_surer_is_new_to_whom_it_was_not_sure_enough_for(en
     assert {batch for _, _, batch in matches(engine)} == {2}
 
 
-def test_a_match_that_becomes_less_sure_stays_as_it_is(engine: Engine):
+def test_weaker_match_does_not_replace_a_stronger_one(engine: Engine):
     reader = join(engine, "gentle rivers")
     with reading(engine) as conn:
         [topic] = [one.topic for one in topics.followed_by(conn, [reader.id])[reader.id]]
@@ -262,7 +262,7 @@ def test_a_withdrawn_paper_is_not_mailed_as_trending(engine: Engine):
     assert papers(publish(engine, NOW + HOUR)) == [("3001.00001",)]
 
 
-def test_a_welcome_takes_the_place_of_today_and_tomorrows_digest_still_comes(engine: Engine):
+def test_welcome_uses_todays_slot_and_keeps_tomorrows(engine: Engine):
     """A welcome does not use up the next slot."""
     reader = join(engine)
     tomorrow = NOW + DAY
@@ -281,7 +281,7 @@ def test_a_welcome_takes_the_place_of_today_and_tomorrows_digest_still_comes(eng
     assert papers([welcome, digest]) == [("3001.00001",), ("3001.00002",)]
 
 
-def test_a_welcome_is_not_put_on_an_older_slot_that_was_missed(engine: Engine):
+def test_welcome_does_not_use_a_missed_slot(engine: Engine):
     """A weekly reader with an overdue slot is welcomed today, not under last week's date."""
     reader = join(engine)
     weekly = {"frequency": "weekly", "weekday": (NOW.weekday() - 2) % 7}
@@ -298,7 +298,7 @@ def alter_reader(engine: Engine, reader: Subscriber, **values: Any) -> None:
         conn.execute(update(SubscriberRow).where(SubscriberRow.id == reader.id).values(**values))
 
 
-def test_picks_are_frozen(engine: Engine):
+def test_queued_digest_does_not_change_with_its_papers(engine: Engine):
     """A queued digest does not change when its papers change."""
     join(engine, "cat:cs.IR", '"patient readers"')
     paper = make_sighting("3001.00001", version=1, upvotes=5, title="For Patient Readers")
@@ -327,7 +327,7 @@ def test_topics_keep_the_order_they_were_chosen_in(engine: Engine):
     assert [subscription.label for subscription in followed] == ["source:arxiv", "cat:cs.IR"]
 
 
-def test_a_preview_moves_nothing(engine: Engine):
+def test_preview_changes_no_state(engine: Engine):
     reader = join(engine)
     ingest(engine, make_sighting("3001.00001"))
     before = as_stored(engine, reader)
@@ -345,7 +345,7 @@ def test_a_preview_moves_nothing(engine: Engine):
 # --- Sources and topics -------------------------------------------------------------------------
 
 
-def test_a_preview_leaves_out_the_papers_of_ninety_days(engine: Engine):
+def test_preview_omits_papers_sent_within_ninety_days(engine: Engine):
     reader = join(engine)
     ingest(engine, make_sighting("3001.00001"))
     publish(engine)
@@ -358,7 +358,7 @@ def test_a_preview_leaves_out_the_papers_of_ninety_days(engine: Engine):
     assert [len(digest.picks) for digest in previews] == [0, 0, 1]
 
 
-def test_a_paper_of_monday_listed_on_tuesday_reaches_each_reader_once(engine: Engine):
+def test_paper_listed_later_by_another_source_reaches_each_reader_once(engine: Engine):
     """Categories come from arXiv, upvotes and keywords a day later from Hugging Face."""
     queries = {"cat": "cat:cs.IR", "hf": "source:huggingface", "top": "Trending"}
     for name, query in queries.items():
@@ -387,7 +387,7 @@ def test_a_paper_of_monday_listed_on_tuesday_reaches_each_reader_once(engine: En
     assert got == dict.fromkeys([f"{name}@example.org" for name in [*queries, "all"]], 1)
 
 
-def test_trending_is_the_top_by_upvotes_and_quiet_without_news(engine: Engine):
+def test_trending_picks_the_top_by_upvotes_and_skips_without_news(engine: Engine):
     join(engine, "Trending", max_papers=2)
     listed = [
         make_sighting(f"3001.0000{n}", source="huggingface", upvotes=n, title=title)
@@ -409,7 +409,7 @@ def test_trending_is_the_top_by_upvotes_and_quiet_without_news(engine: Engine):
     assert papers(last) == [("3001.00002", "3001.00001")]  # the top of those not sent yet
 
 
-def test_an_unpublished_paper_does_not_wake_trending(engine: Engine):
+def test_unpublished_batch_does_not_trigger_trending(engine: Engine):
     """The paper is in a batch that an ingest run stored, but did not publish before it died."""
     join(engine, "Trending")
     ingest(engine, make_sighting("3001.00001", source="huggingface", upvotes=1))
@@ -422,7 +422,7 @@ def test_an_unpublished_paper_does_not_wake_trending(engine: Engine):
     assert outcome.skipped is SkipReason.NOTHING_NEW
 
 
-def test_a_new_topic_is_filled_under_the_papers_own_batches(engine: Engine):
+def test_new_topic_backfill_keeps_batch_numbers_for_thirty_days(engine: Engine):
     """The backfill covers thirty days and no more."""
     for number, days_ago in enumerate((40, 20, 3), start=1):
         ingest(engine, make_sighting(f"3001.0000{number}"), now=NOW - days_ago * DAY)
@@ -435,7 +435,7 @@ def test_a_new_topic_is_filled_under_the_papers_own_batches(engine: Engine):
     assert owed(engine)[0].range_from == reader.cursor == 2
 
 
-def test_a_topic_that_nobody_followed_for_a_while_catches_up_on_what_papers_gained(engine: Engine):
+def test_refollowed_topic_matches_papers_cross_listed_meanwhile(engine: Engine):
     """The paper was stored before, and matches since it was cross-listed."""
     reader = join(engine, "cat:cs.LG")
     paper = make_sighting("3001.00001", categories=("cs.IR",))
@@ -449,7 +449,7 @@ def test_a_topic_that_nobody_followed_for_a_while_catches_up_on_what_papers_gain
     assert {batch for _, _, batch in matches(engine)} == {2}
 
 
-def test_what_a_run_at_work_has_touched_belongs_to_its_batch(engine: Engine):
+def test_papers_of_an_unfinished_ingest_are_picked_after_it_finishes(engine: Engine):
     """If it matched under the paper's old batch, the reader's cursor would skip it for ever."""
     reader = join(engine, "cat:q-bio")
     paper = make_sighting("3001.00001", categories=("cs.IR",))
@@ -467,7 +467,7 @@ def test_what_a_run_at_work_has_touched_belongs_to_its_batch(engine: Engine):
     assert papers(after) == [("3001.00001",)]
 
 
-def test_a_topic_followed_while_we_compile_loses_nothing(engine: Engine):
+def test_topic_followed_during_publish_is_served(engine: Engine):
     """The last reader changes topics after the first chunk was compiled."""
     crowd(engine, 201)
     ingest(engine, make_sighting("3001.00001"), make_sighting("3001.00002", categories=("q-bio",)))
@@ -484,7 +484,7 @@ def test_a_topic_followed_while_we_compile_loses_nothing(engine: Engine):
     assert outcomes[-1].papers == ("3001.00002",)
 
 
-def test_a_paper_united_with_another_while_we_compile_stops_nobody(engine: Engine):
+def test_papers_merged_during_publish_do_not_stop_it(engine: Engine):
     crowd(engine, 201)
     ingest(
         engine,
@@ -520,7 +520,7 @@ def test_a_new_digest_supersedes_an_unsent_one_and_covers_its_range(engine: Engi
     assert "superseded" in owed(engine)[0].reason
 
 
-def test_a_marked_digest_is_beyond_recall(engine: Engine):
+def test_marked_digest_is_not_superseded(engine: Engine):
     join(engine)
     ingest(engine, make_sighting("3001.00001", title="Ant"))
     publish(engine)
@@ -545,7 +545,7 @@ def test_a_marked_digest_is_beyond_recall(engine: Engine):
         (DeliveryStatus.SENT, False),
     ],
 )
-def test_only_what_certainly_did_not_arrive_comes_again(
+def test_papers_are_sent_again_only_if_certainly_undelivered(
     engine: Engine, ends: DeliveryStatus, again: bool
 ):
     reader = join(engine)
@@ -583,7 +583,7 @@ def test_a_paper_may_come_again_after_ninety_days(engine: Engine):
 
 
 @pytest.mark.parametrize(("frequency", "days"), [(Frequency.DAILY, 7), (Frequency.WEEKLY, 14)])
-def test_after_a_pause_a_digest_looks_back_a_few_days(
+def test_digest_after_a_pause_looks_back_7_or_14_days(
     engine: Engine, frequency: Frequency, days: int
 ):
     schedule = make_schedule(frequency=frequency, weekday=TODAY.weekday())
@@ -608,7 +608,7 @@ def test_after_a_pause_a_digest_looks_back_a_few_days(
     assert as_stored(engine, reader).paused_until is None
 
 
-def test_a_pause_that_is_ended_early_looks_back_no_further(engine: Engine):
+def test_early_end_of_a_pause_keeps_the_look_back_limit(engine: Engine):
     reader = join(engine)
     signup.pause(engine, reader.id, TODAY + 300 * DAY, SOON)
     ingest(engine, make_sighting("3001.00001", title="Ant"), now=NOW)
@@ -632,7 +632,7 @@ def test_only_active_readers_are_served(engine: Engine):
     assert publish(engine) == publish(engine, everyone=True) == []
 
 
-def test_a_suppressed_reader_gets_a_reason_and_after_it_the_last_days(engine: Engine):
+def test_lifted_suppression_looks_back_as_after_a_pause(engine: Engine):
     """When the suppression is lifted, the digest looks back as after a pause."""
     reader = join(engine)
     hash_ = subscribers.address_hash(reader.email, SUPPRESSION_KEY)
@@ -651,7 +651,7 @@ def test_a_suppressed_reader_gets_a_reason_and_after_it_the_last_days(engine: En
     assert as_stored(engine, reader).paused_until is None
 
 
-def test_a_changed_hour_never_brings_two_digests_a_day(engine: Engine):
+def test_changed_hour_causes_no_second_digest_on_one_day(engine: Engine):
     reader = join(engine)
     ingest(engine, make_sighting())
     publish(engine)
@@ -662,7 +662,7 @@ def test_a_changed_hour_never_brings_two_digests_a_day(engine: Engine):
     assert publish(engine, NOW + 20 * HOUR) == []
 
 
-def test_who_comes_back_the_same_day_waits_for_tomorrow(engine: Engine):
+def test_resubscribing_on_the_same_day_waits_for_the_next_day(engine: Engine):
     reader = join(engine)
     ingest(engine, make_sighting())
     publish(engine)
@@ -695,7 +695,7 @@ def crowd(engine: Engine, count: int) -> None:
             topics.follow(conn, id_, [(topic, "retrieval")], SOON)
 
 
-def test_publishing_at_once_gives_everybody_one_digest(engine: Engine):
+def test_concurrent_publish_queues_one_digest_per_reader(engine: Engine):
     crowd(engine, 450)
     ingest(engine, make_sighting())
     outcomes: list[Outcome] = []
@@ -717,7 +717,7 @@ def test_publishing_at_once_gives_everybody_one_digest(engine: Engine):
     assert len(owed(engine)) == len(rows(engine, PickRow)) == 450
 
 
-def test_a_compile_that_dies_leaves_whole_chunks(engine: Engine):
+def test_crash_during_publish_leaves_only_whole_chunks(engine: Engine):
     """Each chunk is committed as a whole or not at all; the next run continues with the others."""
     crowd(engine, 210)
     ingest(engine, make_sighting())
@@ -745,11 +745,11 @@ def test_a_compile_that_dies_leaves_whole_chunks(engine: Engine):
 @pytest.mark.parametrize(
     ("due", "minutes"), [(0, 0), (999, 0), (6_000, 1), (60_000, 10), (1_000_000, 10)]
 )
-def test_few_digests_leave_at_once_and_many_over_a_while(due, minutes):
+def test_spread_is_zero_for_few_digests_and_grows_to_the_maximum(due, minutes):
     assert compiling.spread(due, timedelta(minutes=10)) == timedelta(minutes=minutes)
 
 
-def test_readers_are_spread_evenly_and_stay_where_they_are():
+def test_readers_are_spread_evenly():
     shares = [compiling.share(id_) for id_ in range(1, 1001)]
 
     tenths = Counter(int(share * 10) for share in shares)
@@ -757,7 +757,7 @@ def test_readers_are_spread_evenly_and_stay_where_they_are():
     assert all(90 <= count <= 110 for count in tenths.values())
 
 
-def test_of_many_each_digest_has_its_moment_and_a_welcome_does_not_wait(engine, monkeypatch):
+def test_publish_delays_digests_by_their_share_but_not_a_welcome(engine, monkeypatch):
     monkeypatch.setattr(compiling, "MANY", 3)
     monkeypatch.setattr(compiling, "share", lambda id_: id_ / 10)
     ids = [join(engine, email=f"r{n}@example.org").id for n in range(3)]

@@ -335,13 +335,13 @@ class History:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_random_history_misses_nothing_and_repeats_nothing(engine: Engine, seed: int):
+def test_random_history_sends_each_matching_paper_once(engine: Engine, seed: int):
     for part in range(2):
         empty(engine)
         History(engine, random.Random(f"{seed}.{part}")).live(steps=40)
 
 
-def test_rivals_at_every_step_miss_nothing_and_repeat_nothing(engine: Engine):
+def test_concurrent_history_sends_each_matching_paper_once(engine: Engine):
     """Ingest, two compilers, a sender and changing readers run concurrently for ten days."""
     history = History(engine, random.Random(7))
     history.begin()
@@ -388,5 +388,5 @@ def test_rivals_at_every_step_miss_nothing_and_repeat_nothing(engine: Engine):
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_postgresql_lives_through_a_history_too(engine: Engine):
+def test_random_history_on_postgresql(engine: Engine):
     History(engine, random.Random(2030)).live(steps=40)

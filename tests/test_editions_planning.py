@@ -74,7 +74,7 @@ def make_subscription(topic: Topic) -> Subscription:
         (NOW + HOUR, {"welcome_due": True, "last_edition_on": TODAY}, None),
     ],
 )
-def test_the_slot_to_serve(now, reader, slot):
+def test_draft_has_the_slot_to_serve(now, reader, slot):
     draft = compiling._draft(make_subscriber(**reader), make_edition(now=now))
 
     assert (draft.slot_at if draft else None) == slot
@@ -85,13 +85,13 @@ def test_the_slot_to_serve(now, reader, slot):
     ("due", "slot"),
     [(None, NOW), (NOW - DAY, NOW), (NOW, NOW), (NOW + HOUR, NOW + HOUR), (NOW + DAY, NOW + DAY)],
 )
-def test_the_slot_that_comes_next(due, slot):
+def test_slot_to_come_returns_the_next_slot(due, slot):
     reader = make_subscriber(next_slot_at=due)
 
     assert compiling._slot_to_come(reader, NOW) == slot
 
 
-def test_a_reader_whose_calendar_cannot_be_computed_is_set_aside_alone():
+def test_reader_with_an_invalid_timezone_is_skipped_alone():
     good = make_subscriber()
     bad = make_subscriber(schedule=make_schedule(timezone="Mars/Olympus"))
     served = make_subscriber(last_edition_on=TODAY)
@@ -101,7 +101,7 @@ def test_a_reader_whose_calendar_cannot_be_computed_is_set_aside_alone():
     assert [(reader, draft is None) for reader, draft in planned] == [(good, False), (served, True)]
 
 
-def test_a_welcome_without_an_edition_is_given_up():
+def test_unwelcome_returns_readers_with_a_welcome_but_no_draft():
     waits, served, other = (make_subscriber(welcome_due=due) for due in (True, True, False))
     draft = Draft(served, NOW, TODAY, 0)
 
@@ -119,13 +119,13 @@ def test_a_welcome_without_an_edition_is_given_up():
         (60_001, 0, 0),
     ],
 )
-def test_a_hundred_digests_a_second_leave_from_a_thousand_on(due, longest, seconds):
+def test_spread_grows_from_a_thousand_digests_up_to_the_maximum(due, longest, seconds):
     found = compiling.spread(due, timedelta(seconds=longest))
 
     assert found == timedelta(seconds=seconds)
 
 
-def test_the_place_of_a_reader_in_the_spread_stays_for_ever():
+def test_share_of_a_reader_is_stable():
     """A changed hash constant would move every reader to another minute."""
     assert compiling.share(0) == 0
     assert [round(compiling.share(id_), 9) for id_ in (1, 2, 1_000_000)] == [
@@ -138,7 +138,7 @@ def test_the_place_of_a_reader_in_the_spread_stays_for_ever():
     ("slot_at", "expires_at"),
     [(NOW - HOUR, NOW + 18 * HOUR), (NOW, NOW + 18 * HOUR), (NOW + HOUR, NOW + 19 * HOUR)],
 )
-def test_a_digest_expires_some_hours_after_its_slot_or_now(slot_at, expires_at):
+def test_digest_expiry_counts_from_the_later_of_slot_and_now(slot_at, expires_at):
     draft = replace(make_draft(), slot_at=slot_at)
 
     assert compiling._expires_at(draft, make_edition()) == expires_at
@@ -156,7 +156,9 @@ def test_a_digest_expires_some_hours_after_its_slot_or_now(slot_at, expires_at):
         (1, TODAY - DAY, Frequency.WEEKLY, 2),
     ],
 )
-def test_after_a_pause_a_digest_looks_back_a_few_days(cursor, paused_until, frequency, range_from):
+def test_range_after_a_pause_starts_no_earlier_than_the_floor(
+    cursor, paused_until, frequency, range_from
+):
     reader = make_subscriber(
         cursor=cursor, paused_until=paused_until, schedule=make_schedule(frequency=frequency)
     )
@@ -164,7 +166,7 @@ def test_after_a_pause_a_digest_looks_back_a_few_days(cursor, paused_until, freq
     assert compiling._range_from(reader, make_edition()) == range_from
 
 
-def test_how_far_each_frequency_looks_back():
+def test_look_back_constants():
     assert compiling.PAUSE_LOOK_BACK_DAYS == {
         Frequency.DAILY: 7,
         Frequency.WEEKDAYS: 7,
@@ -202,7 +204,9 @@ def test_paused_and_suppressed_readers_get_no_mail(barred, paused_until, reason)
         (SkipReason.SUPPRESSED, None, (2, 2), TODAY),
     ],
 )
-def test_silence_covers_no_batch(skipped, paused_until, covered, silent_until):
+def test_skips_for_pause_or_suppression_cover_no_batch(
+    skipped, paused_until, covered, silent_until
+):
     reader = make_subscriber(cursor=2, paused_until=paused_until, welcome_due=True)
     draft = Draft(reader, NOW, TODAY, 4)
 
@@ -215,7 +219,7 @@ def test_silence_covers_no_batch(skipped, paused_until, covered, silent_until):
     assert served.next_slot_at == NOW + DAY
 
 
-def test_a_welcome_leaves_at_once_and_others_in_their_turn():
+def test_spread_delays_digests_but_not_welcomes():
     edition = make_edition(spread=timedelta(seconds=100))
     for welcome_due, kind in ((True, DeliveryKind.WELCOME), (False, DeliveryKind.DIGEST)):
         draft = Draft(make_subscriber(id=1, welcome_due=welcome_due), NOW, TODAY, 4)
@@ -263,7 +267,7 @@ def picked(digest: Digest) -> list[int]:
         ({"papers_from": TODAY}, {"announced_on": TODAY + DAY}, {}, True),
     ],
 )
-def test_what_makes_a_match_a_candidate(reader, paper, matched, is_picked):
+def test_match_is_picked_by_batch_breadth_date_and_withdrawal(reader, paper, matched, is_picked):
     one, followed = make_paper(**paper), make_subscription(make_topic(id=1))
     candidates = make_candidates(one, matches={1: [match(one, **matched)]})
 
@@ -273,7 +277,7 @@ def test_what_makes_a_match_a_candidate(reader, paper, matched, is_picked):
     assert (reason is None) is is_picked
 
 
-def test_a_paper_that_was_merged_away_is_no_candidate():
+def test_merged_paper_is_not_picked():
     followed = make_subscription(make_topic(id=1))
     candidates = make_candidates(matches={1: [match(make_paper())]})
 
@@ -289,7 +293,7 @@ def test_a_paper_that_was_merged_away_is_no_candidate():
         (0, None, SkipReason.NOTHING_MATCHED),
     ],
 )
-def test_why_a_digest_is_empty(cursor, seen, reason):
+def test_empty_digest_has_a_skip_reason(cursor, seen, reason):
     one, followed = make_paper(), make_subscription(make_topic(id=1))
     matches = [] if seen is None else [match(one)]
     candidates = make_candidates(one, matches={1: matches})
@@ -307,7 +311,7 @@ def test_why_a_digest_is_empty(cursor, seen, reason):
     ("touched", "cursor", "count"),
     [([9, 1], 8, 2), ([9, 1], 9, 0), ([8, 1], 8, 0), ([10, 1], 8, 0), ([9, 10], 0, 2)],
 )
-def test_trending_comes_only_with_news(touched, cursor, count):
+def test_trending_is_picked_only_with_papers_of_a_new_batch(touched, cursor, count):
     papers = [make_paper(upvotes=50 - n) for n in range(len(touched))]
     trending = [
         Upvoted(paper.id, paper.upvotes, batch)
@@ -321,7 +325,7 @@ def test_trending_comes_only_with_news(touched, cursor, count):
     assert picked(digest) == [paper.id for paper in papers[:count]]
 
 
-def test_trending_offers_its_top_and_counts_no_more():
+def test_trending_picks_the_top_papers_and_counts_no_further_ones():
     papers = [make_paper(upvotes=50 - n) for n in range(4)]
     trending = [Upvoted(paper.id, paper.upvotes, 9) for paper in papers]
     followed = make_subscription(make_topic("trending", id=1, kind=TopicKind.TRENDING))

@@ -75,7 +75,7 @@ def _answers(url: str) -> bool:
             return False
 
 
-def test_valkey_keeps_nothing_and_drops_nothing(valkey):
+def test_valkey_evicts_nothing_and_persists_nothing(valkey):
     """When it is full it returns an error; it never evicts a wake-up silently."""
     with redis.Redis.from_url(valkey, decode_responses=True) as client:
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
@@ -84,7 +84,7 @@ def test_valkey_keeps_nothing_and_drops_nothing(valkey):
         assert client.config_get("appendonly") == {"appendonly": "no"}
 
 
-def test_valkey_is_closed_to_other_users_of_the_machine(valkey):
+def test_valkey_rejects_clients_without_the_password(valkey):
     stranger = valkey.replace(valkey.partition("@")[0], "redis://")
 
     with (
@@ -94,7 +94,7 @@ def test_valkey_is_closed_to_other_users_of_the_machine(valkey):
         client.ping()
 
 
-def test_two_valkeys_run_side_by_side_and_both_stop():
+def test_two_valkey_servers_run_concurrently_and_stop():
     with embedded.valkey() as one, embedded.valkey() as other:
         assert one != other
 
@@ -102,7 +102,7 @@ def test_two_valkeys_run_side_by_side_and_both_stop():
     assert not _answers(other)
 
 
-def test_a_worker_does_the_work_and_stops_with_its_children(environment, notes, wake):
+def test_worker_runs_a_task_and_stops_with_its_children(environment, notes, wake):
     with embedded.worker(environment, concurrency=2, app=APP) as worker:
         wake("note", "hello")
         _wait(lambda: _words(notes) == ["hello"])
@@ -111,7 +111,7 @@ def test_a_worker_does_the_work_and_stops_with_its_children(environment, notes, 
     assert all(map(_is_gone, _pids(notes)))
 
 
-def test_a_stopped_worker_finishes_the_task_at_hand(environment, notes, wake):
+def test_stopped_worker_finishes_its_current_task(environment, notes, wake):
     with embedded.worker(environment, concurrency=1, app=APP):
         wake("work", 1.0)
         _wait(lambda: "started" in _words(notes))
@@ -130,7 +130,7 @@ def test_a_worker_that_does_not_stop_is_killed_with_its_children(environment, no
     assert "finished" not in _words(notes)
 
 
-def test_beat_wakes_the_workers(environment, notes, tmp_path):
+def test_beat_sends_periodic_tasks_to_the_worker(environment, notes, tmp_path):
     with (
         embedded.worker(environment, concurrency=1, app=APP),
         embedded.beat(environment, tmp_path, app=APP),
@@ -139,7 +139,7 @@ def test_beat_wakes_the_workers(environment, notes, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system cannot tell us of a parent's death")
-def test_children_die_with_a_parent_that_is_killed(environment):
+def test_child_processes_end_if_the_parent_is_killed(environment):
     """`kill -9` runs no handler, and still no process of ours is left."""
     script = f"""
 import time
@@ -161,7 +161,7 @@ with embedded.valkey() as url, embedded.worker(child_environment(), app="{APP}")
     _wait(lambda: not _answers(url))
 
 
-def test_a_child_of_a_parent_that_is_gone_never_starts(tmp_path):
+def test_child_does_not_start_if_its_parent_has_ended(tmp_path):
     """The parent may die before the child has requested its death signal."""
     guard = [sys.executable, "-I", "-S", "-c", embedded._GUARD, str(os.getppid())]
     proof = tmp_path / "proof"

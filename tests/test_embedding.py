@@ -153,7 +153,7 @@ def load_in_a_process(hub: str, home: Path, place: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_model_of_a_hub_is_fetched_once_and_works_without_it(hub, folder, tmp_path):
+def test_hub_model_is_downloaded_once_and_then_loaded_offline(hub, folder, tmp_path):
     """The hub's own library fetches it over HTTP; the second time the hub is unreachable."""
     expected = Model([str(folder)]).name
 
@@ -164,7 +164,7 @@ def test_a_model_of_a_hub_is_fetched_once_and_works_without_it(hub, folder, tmp_
     assert sorted(Hub.asked) == ["onnx/model.onnx", "tokenizer.json"]
 
 
-def test_a_model_that_no_hub_has_is_named(hub, tmp_path):
+def test_unknown_hub_model_fails_with_its_name(hub, tmp_path):
     said = load_in_a_process(hub, tmp_path / "home", "nobody/has-it")
 
     assert said.startswith("SEMANTIC_MODEL: nobody/has-it cannot be fetched:")
@@ -173,7 +173,7 @@ def test_a_model_that_no_hub_has_is_named(hub, tmp_path):
 # --- The model ----------------------------------------------------------------------------------
 
 
-def test_words_that_mean_the_same_are_near_and_others_are_not(model):
+def test_synonyms_have_similar_normalized_vectors(model):
     river, brook, moon = model.embed(["rivers", "brook", "moon"])
 
     assert np.linalg.norm([river, brook, moon], axis=1) == pytest.approx(1)
@@ -181,21 +181,21 @@ def test_words_that_mean_the_same_are_near_and_others_are_not(model):
     assert river @ moon < 0.5
 
 
-def test_what_is_beyond_the_longest_text_is_not_read(model):
+def test_text_beyond_the_token_limit_is_ignored(model):
     short, long = model.embed(["rivers " * MOST_TOKENS, "rivers " * MOST_TOKENS + "moon " * 50])
 
     assert short == pytest.approx(long)
 
 
-def test_a_text_without_words_has_a_vector_too(model):
+def test_text_without_words_has_a_vector_without_nan(model):
     assert not np.isnan(model.embed(["", "..."])).any()
 
 
-def test_no_place_means_no_model():
+def test_from_settings_returns_none_without_a_model():
     assert from_settings(()) is None
 
 
-def test_the_name_of_a_model_is_what_its_files_say(folder, tmp_path):
+def test_model_name_depends_on_its_files_only(folder, tmp_path):
     copied = write_model(tmp_path / "elsewhere")
     changed = write_model(tmp_path / "changed")
     tokenizer = json.loads((changed / "tokenizer.json").read_text())
@@ -206,7 +206,7 @@ def test_the_name_of_a_model_is_what_its_files_say(folder, tmp_path):
     assert Model([str(changed)]).name != Model([str(folder)]).name
 
 
-def test_a_model_may_lie_in_two_packages_one_of_them_zipped(tmp_path, monkeypatch):
+def test_model_loads_from_packages_without_importing_them(tmp_path, monkeypatch):
     """Neither package is imported: importing would run its code."""
     for name in ("tiny_weights", "tiny_words"):
         (tmp_path / name).mkdir()
@@ -222,7 +222,7 @@ def test_a_model_may_lie_in_two_packages_one_of_them_zipped(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("broken", ["model.onnx", "tokenizer.json"])
-def test_a_broken_folder_is_named(folder, broken):
+def test_invalid_model_file_is_rejected_with_its_folder(folder, broken):
     (folder / broken).write_bytes(b"{ half a file")
 
     with pytest.raises(SettingsError, match="is not a model") as refused:
@@ -232,19 +232,19 @@ def test_a_broken_folder_is_named(folder, broken):
 
 
 @pytest.mark.parametrize("missing", ["model.onnx", "tokenizer.json"])
-def test_a_missing_file_is_named_with_where_it_was_looked_for(folder, missing):
+def test_missing_model_file_is_rejected_with_its_folder(folder, missing):
     (folder / missing).unlink()
 
     with pytest.raises(SettingsError, match=f"no {missing} in {folder}"):
         Model([str(folder)])
 
 
-def test_a_place_that_is_nowhere_is_named():
+def test_unknown_model_location_is_rejected():
     with pytest.raises(SettingsError, match="no_such_package is no folder and no installed"):
         Model(["no_such_package"])
 
 
-def test_without_the_extra_it_says_what_to_install(folder, monkeypatch):
+def test_missing_onnxruntime_error_says_how_to_install_it(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
 
     with pytest.raises(SettingsError, match="make semantic"):
@@ -254,7 +254,7 @@ def test_without_the_extra_it_says_what_to_install(folder, monkeypatch):
 # --- The order ----------------------------------------------------------------------------------
 
 
-def test_of_two_papers_with_the_same_words_the_one_that_means_it_comes_first(model):
+def test_semantic_score_orders_papers_with_equal_words(model):
     some = [ABOUT_MOONS, ABOUT_STREAMS, *OTHERS]
     by_words = PaperIndex(some).search(parse("rivers"))
     by_meaning = PaperIndex(some, embedder=Embeddings(model)).search(parse("rivers"))
@@ -264,7 +264,7 @@ def test_of_two_papers_with_the_same_words_the_one_that_means_it_comes_first(mod
 
 
 @pytest.mark.parametrize("query", ["rivers", '"rivers"', "ti:rivers", "rivers OR zebras"])
-def test_meaning_lets_no_paper_in_and_keeps_none_out(model, query):
+def test_embedder_does_not_change_the_set_of_matches(model, query):
     some = [NO_SUCH_WORD, ABOUT_MOONS, ABOUT_STREAMS, *OTHERS]
     by_words = PaperIndex(some).search(parse(query))
     by_meaning = PaperIndex(some, embedder=Embeddings(model)).search(parse(query))
@@ -275,7 +275,7 @@ def test_meaning_lets_no_paper_in_and_keeps_none_out(model, query):
     }
 
 
-def test_a_query_that_only_filters_scores_as_before(model):
+def test_filter_only_query_scores_1_with_an_embedder(model):
     some = [replace(ABOUT_MOONS, categories=("cs.CL",)), ABOUT_STREAMS]
 
     found = PaperIndex(some, embedder=Embeddings(model)).search(parse("cat:cs"))
@@ -291,7 +291,7 @@ def test_a_score_does_not_depend_on_the_other_papers_of_its_batch(model):
     assert alone[0].score == pytest.approx(among.search(parse("rivers"))[0].score)
 
 
-def test_a_labelled_set_is_measured_with_the_model(tmp_path, model):
+def test_embedder_improves_ndcg_of_a_labelled_set(tmp_path, model):
     some = [ABOUT_MOONS, ABOUT_STREAMS, *OTHERS]
     files = {
         "papers": [{"id": p.id, "title": p.title, "abstract": p.abstract} for p in some],
@@ -305,7 +305,7 @@ def test_a_labelled_set_is_measured_with_the_model(tmp_path, model):
     assert quality.measure(known, embedder=Embeddings(model)).ndcg > quality.measure(known).ndcg
 
 
-def test_what_the_model_costs_is_measured_where_there_is_one(folder):
+def test_match_benchmark_reports_embedding_time_and_memory(folder):
     plan = match.Plan(papers=20, topics=5, readers=10)
     with_model = match.run(plan, [str(folder)]).as_json()
 
@@ -317,7 +317,7 @@ def test_what_the_model_costs_is_measured_where_there_is_one(folder):
 # --- Caching ------------------------------------------------------------------------------------
 
 
-def test_a_paper_is_read_once_however_often_it_is_matched(engine, model):
+def test_paper_is_embedded_once_for_several_topics(engine, model):
     """Ingest embeds it for a followed topic; a new topic reuses the cached vector."""
     counting = Counting(model)
     kept = CachedEmbeddings(engine, counting)
@@ -333,7 +333,7 @@ def test_a_paper_is_read_once_however_often_it_is_matched(engine, model):
     assert len(matches(engine)) == 2
 
 
-def test_words_that_change_and_a_new_model_are_read_again(engine, model):
+def test_changed_text_or_model_is_embedded_again(engine, model):
     texts = ["rivers", "a moon"]
     CachedEmbeddings(engine, model).papers(texts)
     counting = Counting(model)
@@ -346,7 +346,7 @@ def test_words_that_change_and_a_new_model_are_read_again(engine, model):
     assert count(engine, EmbeddingRow) == 5
 
 
-def test_what_was_kept_before_a_death_is_not_made_again(engine, model, monkeypatch):
+def test_embeddings_cached_before_a_crash_are_reused(engine, model, monkeypatch):
     """If a run is killed in the middle, the next one embeds only the rest."""
     monkeypatch.setattr("pipeline.storage.embeddings.EMBEDDED_AT_ONCE", 2)
     texts = [f"rivers {n}" for n in range(5)]
@@ -366,7 +366,7 @@ def test_what_was_kept_before_a_death_is_not_made_again(engine, model, monkeypat
     assert vectors == pytest.approx(model.embed(texts), abs=1e-3)
 
 
-def test_two_at_the_same_papers_do_not_hinder_each_other(engine, model):
+def test_concurrent_embedding_of_the_same_papers_succeeds(engine, model):
     texts = [f"rivers {n} moon" for n in range(120)]
     made = []
 
@@ -383,7 +383,7 @@ def test_two_at_the_same_papers_do_not_hinder_each_other(engine, model):
     assert count(engine, EmbeddingRow) == 120
 
 
-def test_the_site_makes_nothing_and_takes_what_is_unknown_for_average(engine, model):
+def test_site_creates_no_embeddings_and_ranks_unknown_papers_as_average(engine, model):
     """Embedding a month of papers takes minutes, and no visitor should wait for it."""
     kept = CachedEmbeddings(engine, model)
     store(engine, make_sighting(title="Rivers", abstract="brook brook"),
@@ -401,19 +401,19 @@ def test_the_site_makes_nothing_and_takes_what_is_unknown_for_average(engine, mo
     assert moons < unknown < streams
 
 
-def test_what_visitors_try_is_not_stored(engine, model):
+def test_topic_embedding_is_not_stored(engine, model):
     CachedEmbeddings(engine, model).topic("a secret wish")
 
     assert count(engine, EmbeddingRow) == 0
 
 
-def test_a_vector_takes_two_bytes_a_dimension(engine, model):
+def test_vector_takes_two_bytes_per_dimension(engine, model):
     CachedEmbeddings(engine, model).papers(["rivers"])
 
     assert len(rows(engine, EmbeddingRow)[0].vector) == 6
 
 
-def test_services_read_the_model_of_the_settings(engine, folder):
+def test_services_load_the_model_from_the_settings(engine, folder):
     with_model = Services(Settings(semantic_model=(str(folder),)), engine)
 
     assert with_model.meanings is with_model.meanings is not None
@@ -421,7 +421,7 @@ def test_services_read_the_model_of_the_settings(engine, folder):
     assert Services(Settings(), engine).meanings is None
 
 
-def test_ingest_keeps_the_order_by_meaning(engine, model):
+def test_ingest_stores_semantic_scores(engine, model):
     follow(engine, "rivers", "ada@example.org")
     store(
         engine,

@@ -47,7 +47,7 @@ def written(tmp_path):
         "NOTE=\nNOTE=Tea\n",
     ],
 )
-def test_what_editors_and_shells_write_is_read(written, content):
+def test_common_env_file_formats_are_accepted(written, content):
     assert settings.load(written(content)).note == "Tea"
 
 
@@ -63,7 +63,7 @@ def test_what_editors_and_shells_write_is_read(written, content):
         ("NOTE= # nothing", ""),
     ],
 )
-def test_a_value_stands_for_itself(written, monkeypatch, line, meant):
+def test_value_is_taken_literally(written, monkeypatch, line, meant):
     monkeypatch.setenv("x", "expanded")
 
     assert settings.load(written(line)).note == meant
@@ -92,7 +92,7 @@ def test_a_password_is_not_expanded(written, monkeypatch):
         (b"\xff\xfeN\x00O\x00T\x00E\x00=\x00Z\x00", 1),
     ],
 )
-def test_a_line_that_would_be_misread_is_named_and_not_shown(written, content, line):
+def test_ambiguous_line_is_rejected_with_its_number_but_not_its_text(written, content, line):
     with pytest.raises(SettingsError, match=f", line {line}: ") as raised:
         settings.load(written(content))
 
@@ -100,18 +100,18 @@ def test_a_line_that_would_be_misread_is_named_and_not_shown(written, content, l
     assert raised.value.__cause__ is None
 
 
-def test_a_comment_behind_a_number_is_a_comment(written):
+def test_comment_after_an_unquoted_number_is_ignored(written):
     assert settings.load(written("MAX_PAPERS=5 # few\nSOURCES=arxiv # only")).max_papers == 5
 
 
-def test_another_programs_lines_are_its_own(written):
+def test_lines_of_other_programs_are_ignored(written):
     """Docker Compose reads the same file, and may expand variables in its own values."""
     path = written("POSTGRES_PASSWORD=${DB_PASSWORD} # from elsewhere\nNOTE=Tea")
 
     assert settings.load(path).note == "Tea"
 
 
-def test_a_file_that_may_not_be_read_is_named(written, monkeypatch):
+def test_unreadable_file_is_rejected_with_the_reason(written, monkeypatch):
     path = written("NOTE=Tea")
     monkeypatch.setattr(Path, "read_bytes", _forbidden)
 
@@ -140,14 +140,14 @@ def _forbidden(_path: Path) -> bytes:
         ("SECRETKEY", "SECRET_KEY"),
     ],
 )
-def test_a_mistyped_name_in_the_file_is_found(written, name, meant):
+def test_mistyped_name_in_the_file_is_reported_with_a_suggestion(written, name, meant):
     [found] = misnomers(read(written(f"NOTE=Tea\n{name}=x"), NAMES), {}, NAMES)
 
     assert found.text == f"{name} (.env, line 2) is not a setting; did you mean {meant}?"
     assert found.is_sure
 
 
-def test_an_unknown_name_in_the_file_may_be_anothers(written):
+def test_unknown_name_in_the_file_is_reported_as_unsure(written):
     [found] = misnomers(read(written("GREETING=x"), NAMES), {}, NAMES)
 
     assert found.text == "GREETING (.env, line 1) is not a setting"
@@ -162,7 +162,7 @@ def test_names_of_compose_and_of_the_system_are_not_reported(written):
 
 
 @pytest.mark.parametrize("name", ["OPERATOR_ADRESS", "SITE_ULR", "PAPERBOY_ANYTHING", "MAIL_FORM"])
-def test_a_slip_in_the_environment_is_found(name):
+def test_mistyped_name_in_the_environment_is_reported(name):
     [found] = misnomers([], {name: "x", "EDITOR": "vi"}, NAMES)
 
     assert found.text.startswith(f"{name} (the environment) is not a setting")
@@ -174,7 +174,7 @@ def test_a_slip_in_the_environment_is_found(name):
      "GITHUB_TOKEN", "DATABASE_NAME", "API_KEY", "LANG", "PYTHONPATH", "REDIS_PORT", "SHLVL",
      "KUBERNETES_SERVICE_HOST", "DEBIAN_FRONTEND", "SSH_CLIENT", "_", "PAPERBOY_REQUIRE_SHARED"],
 )  # fmt: skip
-def test_other_programs_names_in_the_environment_are_left_alone(name):
+def test_names_of_other_programs_in_the_environment_are_ignored(name):
     assert list(misnomers([], {name: "x"}, NAMES)) == []
 
 
@@ -204,7 +204,7 @@ def test_a_wrong_name_is_reported_once(written):
         ("ABCDEFGHIJKLMN", "ABCDEFGHIXXXMN", False),
     ],
 )
-def test_a_slip_in_the_environment_is_one_letter_or_two_in_a_long_name(known, name, is_found):
+def test_allowed_typing_errors_depend_on_the_length_of_the_name(known, name, is_found):
     assert bool(list(misnomers([], {name: "x"}, [known]))) is is_found
 
 
@@ -217,7 +217,7 @@ def test_a_slip_in_the_environment_is_one_letter_or_two_in_a_long_name(known, na
         ("PAPERBOY_XYZZY", None),
     ],
 )
-def test_a_name_with_our_prefix_is_surely_meant_for_us(name, meant):
+def test_name_with_our_prefix_is_reported_as_sure(name, meant):
     [found] = misnomers([], {name: "x"}, NAMES)
 
     question = f"; did you mean {meant}?" if meant else ""
@@ -235,7 +235,7 @@ words = st.text(alphabet="abc", max_size=5)
 @example("", "ab", 3)
 @example("ab", "", 3)
 @given(words, words, st.integers(0, 3))
-def test_letters_that_differ_are_counted_as_in_a_slow_count(one: str, other: str, limit: int):
+def test_distance_equals_a_naive_edit_distance_up_to_the_limit(one: str, other: str, limit: int):
     def slow(one: str, other: str) -> int:
         if not one or not other:
             return len(one) + len(other)
@@ -250,17 +250,17 @@ def test_letters_that_differ_are_counted_as_in_a_slow_count(one: str, other: str
     assert counted == right or (counted > limit and right > limit)
 
 
-def test_no_file_has_no_entries(tmp_path):
+def test_read_returns_no_entries_without_a_file(tmp_path):
     assert read(None, NAMES) == read(tmp_path / ".env", NAMES) == read(tmp_path, NAMES) == []
 
 
-def test_a_file_with_nul_characters_is_refused(written):
+def test_file_with_nul_characters_is_rejected(written):
     with pytest.raises(SettingsError, match="has NUL characters"):
         read(written("NOTE=Zk9\0\n"), NAMES)
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-def test_entries_know_their_lines(written, line_end):
+def test_entries_have_line_numbers_and_values(written, line_end):
     content = line_end.join(["", "# a comment", "NOTE=Tea", "", "", "export MAX_PAPERS='5'", ""])
 
     entries = read(written(content), NAMES)
@@ -272,7 +272,7 @@ def test_entries_know_their_lines(written, line_end):
     assert values(entries) == {"note": "Tea", "max_papers": "5"}
 
 
-def test_every_line_that_would_be_misread_is_named_at_once(written):
+def test_error_names_every_ambiguous_line(written):
     path = written('NOTE=a #b\nLIST_NAME="a ${x} b"\nSOURCES=a #b\nSECRET_KEY="open\n')
 
     with pytest.raises(SettingsError) as raised:
@@ -282,7 +282,7 @@ def test_every_line_that_would_be_misread_is_named_at_once(written):
     assert places == [f"{path}, line {line}" for line in (1, 2, 4)]
 
 
-def test_only_settings_that_differ_are_given_twice(written):
+def test_duplicates_reports_only_settings_with_different_values(written):
     entries = read(written("NOTE=a\nNOTE=a\nOTHER=a\nOTHER=b\nLIST_NAME=a\nLIST_NAME=b"), NAMES)
 
     [found] = duplicates(entries, NAMES)
@@ -291,7 +291,7 @@ def test_only_settings_that_differ_are_given_twice(written):
     assert found.is_sure
 
 
-def test_a_setting_that_is_given_twice_is_found(written, monkeypatch, tmp_path):
+def test_suspicions_reports_a_duplicate_setting(written, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     written("MAX_PAPERS=5\nNOTE=Tea\nMAX_PAPERS=6\nNOTE=Tea\n")
 

@@ -106,7 +106,7 @@ def status_of(engine, subscriber_id):
         (Notice(NoticeKind.NONE), Meaning.NOTHING),
     ],
 )
-def test_a_notice_means_one_thing(notice, expected):
+def test_meaning_of_each_notice(notice, expected):
     assert meaning(notice) is expected
 
 
@@ -115,13 +115,13 @@ def test_a_notice_means_one_thing(notice, expected):
     sorted(set(Verdict) - {Verdict.HARD, *STRIKES}),
 )
 @pytest.mark.parametrize("kind", [HARD, NoticeKind.SOFT])
-def test_what_is_about_us_never_counts_against_the_person(kind, verdict):
+def test_verdicts_about_the_sender_do_not_count_against_the_address(kind, verdict):
     """Even if the status is one that would count, such as 5.2.1."""
     for status in (None, "5.7.1", "5.2.1", "4.2.2"):
         assert meaning(Notice(kind, status=status, verdict=verdict)) is Meaning.NOTHING
 
 
-def test_a_mailbox_that_is_switched_off_is_its_own_kind_of_strike():
+def test_disabled_mailbox_or_missing_domain_is_a_disabled_strike():
     assert strike_of(Notice(NoticeKind.SOFT, status="5.2.1", verdict=Verdict.SOFT)) is (
         StrikeKind.DISABLED
     )
@@ -131,7 +131,7 @@ def test_a_mailbox_that_is_switched_off_is_its_own_kind_of_strike():
 # --- Finding the delivery -----------------------------------------------------------------------
 
 
-def test_a_bounce_to_our_address_suppresses_and_cancels_at_once(engine, feedback, ada):
+def test_hard_bounce_to_the_envelope_suppresses_and_cancels_queued_mail(engine, feedback, ada):
     bounced = send(engine, ada)
     owed = add_delivery(engine, subscriber_id=ada)
     leased = add_delivery(engine, subscriber_id=ada, status="leased", lease="somebody's")
@@ -147,7 +147,7 @@ def test_a_bounce_to_our_address_suppresses_and_cancels_at_once(engine, feedback
     assert marked == set(), "the dot may not be sent any more"
 
 
-def test_our_message_id_is_as_good(engine, feedback, ada):
+def test_hard_bounce_with_our_message_id_suppresses(engine, feedback, ada):
     bounced = send(engine, ada)
     message_id = SENDER.message_id(row(engine, bounced).dedupe_key)
 
@@ -168,7 +168,7 @@ def test_our_message_id_is_as_good(engine, feedback, ada):
         Notice(HARD, message_id="\0\udc80@", envelope="\0+\udc80@", recipients=("\udc80@\0",)),
     ],
 )
-def test_a_stranger_can_claim_what_they_like(engine, feedback, ada, notice):
+def test_notice_without_proof_has_no_effect(engine, feedback, ada, notice):
     send(engine, ada, queue_id="T00001")
 
     assert feedback.apply(notice, NOW) is Effect.NOT_OURS
@@ -179,7 +179,7 @@ def test_a_stranger_can_claim_what_they_like(engine, feedback, ada, notice):
     assert status_of(engine, ada) == SubscriberStatus.ACTIVE
 
 
-def test_a_proof_for_one_reader_hurts_no_other(engine, feedback, ada):
+def test_bounce_of_one_delivery_affects_no_other_recipient(engine, feedback, ada):
     """A bounce of one's own mail may name any recipient, but proves only its own delivery."""
     mine = send(engine, add_subscriber(engine, "eve@example.org", address_hash="eve"))
 
@@ -188,7 +188,7 @@ def test_a_proof_for_one_reader_hurts_no_other(engine, feedback, ada):
     assert outbox.suppressions(engine) == {"eve": "hard"}
 
 
-def test_a_queue_id_is_believed_from_a_provider_who_names_the_recipient(engine, feedback, ada):
+def test_queue_id_is_accepted_only_with_the_matching_recipient(engine, feedback, ada):
     send(engine, ada, queue_id="0100-000000")
     claim = Notice(HARD, recipients=("Ada@Example.org",))
 
@@ -217,7 +217,7 @@ def test_the_third_soft_bounce_in_a_row_suppresses(engine, feedback, ada):
     assert outbox.suppressions(engine) == {HASH: "soft"}
 
 
-def test_a_full_mailbox_is_given_two_weeks(engine, feedback, ada):
+def test_full_mailbox_is_suppressed_after_two_weeks(engine, feedback, ada):
     full = {"kind": NoticeKind.SOFT, "verdict": Verdict.FULL, "status": "5.2.2"}
 
     effects = [
@@ -229,7 +229,7 @@ def test_a_full_mailbox_is_given_two_weeks(engine, feedback, ada):
     assert outbox.suppressions(engine) == {HASH: "full"}
 
 
-def test_a_mailbox_that_is_switched_off_is_hard_on_the_second_edition(engine, feedback, ada):
+def test_disabled_mailbox_is_suppressed_at_the_second_edition(engine, feedback, ada):
     off = {"kind": NoticeKind.SOFT, "verdict": Verdict.SOFT, "status": "5.2.1"}
 
     effects = [
@@ -240,7 +240,7 @@ def test_a_mailbox_that_is_switched_off_is_hard_on_the_second_edition(engine, fe
     assert outbox.suppressions(engine) == {HASH: "hard"}
 
 
-def test_a_domain_that_is_not_found_is_hard_on_the_second_edition(engine, feedback, ada):
+def test_missing_domain_is_suppressed_at_the_second_edition(engine, feedback, ada):
     lost = {"kind": HARD, "verdict": Verdict.NO_DOMAIN, "status": "5.4.4"}
 
     effects = [
@@ -251,7 +251,7 @@ def test_a_domain_that_is_not_found_is_hard_on_the_second_edition(engine, feedba
     assert outbox.suppressions(engine) == {HASH: "hard"}
 
 
-def test_a_complaint_leaves_and_only_an_operator_lifts_it(engine, feedback, ada):
+def test_complaint_unsubscribes_and_is_not_lifted_by_forgive(engine, feedback, ada):
     owed = add_delivery(engine, subscriber_id=ada)
 
     effect = feedback.apply(about(engine, send(engine, ada), NoticeKind.COMPLAINT), NOW)
@@ -266,7 +266,7 @@ def test_a_complaint_leaves_and_only_an_operator_lifts_it(engine, feedback, ada)
 
 
 @pytest.mark.parametrize("kind", [NoticeKind.DELAYED, NoticeKind.AUTO_REPLY, NoticeKind.NONE])
-def test_information_is_only_noted(engine, feedback, ada, kind):
+def test_informational_notice_has_no_effect(engine, feedback, ada, kind):
     sent = send(engine, ada, reason="accepted")
 
     assert feedback.apply(about(engine, sent, kind), NOW) is Effect.NOTED
@@ -275,7 +275,7 @@ def test_information_is_only_noted(engine, feedback, ada, kind):
     assert outbox.suppressions(engine) == {}
 
 
-def test_a_mail_with_the_secret_leaves(engine, feedback, ada):
+def test_unsubscribe_by_secret_cancels_queued_digests(engine, feedback, ada):
     owed = add_delivery(engine, subscriber_id=ada)
 
     for _ in range(2):
@@ -286,7 +286,7 @@ def test_a_mail_with_the_secret_leaves(engine, feedback, ada):
     assert (row(engine, owed).status, row(engine, owed).reason) == ("cancelled", "left")
 
 
-def test_an_answer_that_asks_to_leave_does_so_by_the_mail_it_answers(engine, feedback, ada):
+def test_unsubscribe_reply_is_traced_by_its_envelope(engine, feedback, ada):
     sent = send(engine, ada)
 
     assert feedback.apply(about(engine, sent, NoticeKind.UNSUBSCRIBE), NOW) is Effect.LEFT
@@ -295,7 +295,7 @@ def test_an_answer_that_asks_to_leave_does_so_by_the_mail_it_answers(engine, fee
 
 
 @pytest.mark.parametrize("kind", [HARD, NoticeKind.DELAYED, NoticeKind.COMPLAINT])
-def test_news_of_an_uncertain_delivery_says_that_it_was_accepted(engine, feedback, ada, kind):
+def test_notice_settles_an_uncertain_delivery_as_sent(engine, feedback, ada, kind):
     uncertain = send(engine, ada, status="uncertain", sent_at=None, lease="gone")
 
     feedback.apply(about(engine, uncertain, kind), NOW + DAY)
@@ -305,7 +305,7 @@ def test_news_of_an_uncertain_delivery_says_that_it_was_accepted(engine, feedbac
     assert settled.reason == f"accepted, then {kind}"
 
 
-def test_a_bounce_before_the_reply_is_recorded_leaves_the_sender_its_row(engine, feedback, ada):
+def test_bounce_does_not_settle_a_delivery_in_progress(engine, feedback, ada):
     """A webhook can arrive before the dispatcher has written the 250."""
     sending = send(engine, ada, status="sending", sent_at=None, lease="mine")
 
@@ -320,7 +320,7 @@ def test_a_bounce_before_the_reply_is_recorded_leaves_the_sender_its_row(engine,
 # --- Outdated addresses -------------------------------------------------------------------------
 
 
-def test_a_bounce_of_an_address_that_was_left_behind_spares_the_new_one(engine, feedback, ada):
+def test_bounce_of_the_old_address_does_not_suppress_the_new_one(engine, feedback, ada):
     old = send(engine, ada)
     with engine.begin() as conn:
         moved = requests.add(
@@ -336,7 +336,7 @@ def test_a_bounce_of_an_address_that_was_left_behind_spares_the_new_one(engine, 
     assert feedback.apply(about(engine, new), NOW + DAY) is Effect.SUPPRESSED
 
 
-def test_a_bounce_from_before_the_last_confirmation_is_out_of_date(engine, feedback):
+def test_bounce_from_before_the_confirmation_is_only_noted(engine, feedback):
     subscriber = add_subscriber(engine, ADA, confirmed_at=NOW + timedelta(hours=1))
     before = send(engine, subscriber)
 
@@ -346,7 +346,7 @@ def test_a_bounce_from_before_the_last_confirmation_is_out_of_date(engine, feedb
     )
 
 
-def test_who_was_erased_is_left_alone(engine, feedback, ada):
+def test_notice_about_an_erased_subscriber_is_only_noted(engine, feedback, ada):
     sent = send(engine, ada)
     signup.erase_by_id(engine, ada, NOW)
 
@@ -357,7 +357,7 @@ def test_who_was_erased_is_left_alone(engine, feedback, ada):
 
 
 @pytest.mark.parametrize("verdict", [*STRIKES, Verdict.BLOCKED, Verdict.DEFERRED])
-def test_a_soft_bounce_of_a_mail_to_a_new_address_is_noted(engine, feedback, ada, verdict):
+def test_soft_bounce_of_a_new_address_is_only_noted(engine, feedback, ada, verdict):
     """It has no edition to count, so no address is suppressed."""
     other = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
 
@@ -367,7 +367,7 @@ def test_a_soft_bounce_of_a_mail_to_a_new_address_is_noted(engine, feedback, ada
     assert outbox.suppressions(engine) == {}
 
 
-def test_a_mail_to_another_address_says_nothing_about_the_reader_s_own(engine, feedback, ada):
+def test_complaint_about_a_new_address_spares_the_current_one(engine, feedback, ada):
     other = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
 
     effect = feedback.apply(about(engine, other, NoticeKind.COMPLAINT), NOW)
@@ -378,7 +378,7 @@ def test_a_mail_to_another_address_says_nothing_about_the_reader_s_own(engine, f
     assert status_of(engine, ada) == SubscriberStatus.ACTIVE
 
 
-def test_a_confirmation_that_bounces_softly_counts_nowhere(engine, feedback):
+def test_soft_bounce_of_a_confirmation_is_only_noted(engine, feedback):
     confirmation = add_confirmation(engine, status="sent", sent_at=NOW)
     soft = about(engine, confirmation, NoticeKind.SOFT, verdict=Verdict.SOFT)
 
@@ -392,7 +392,7 @@ def hard_event(engine, delivery_id, id_="1"):
     return Event(id_, "Bounce", f"to {ADA}", (about(engine, delivery_id, recipients=(ADA,)),))
 
 
-def test_an_event_is_taken_once_even_where_it_was_undone(engine, feedback, ada):
+def test_event_is_applied_once_even_if_its_suppression_was_lifted(engine, feedback, ada):
     sent = send(engine, ada)
 
     assert feedback.take("ses", hard_event(engine, sent), NOW) == (Effect.SUPPRESSED,)
@@ -406,7 +406,7 @@ def test_an_event_is_taken_once_even_where_it_was_undone(engine, feedback, ada):
     assert feedback.take("generic", hard_event(engine, sent), NOW) == (Effect.SUPPRESSED,)
 
 
-def test_an_event_is_kept_with_what_was_done_and_whose_news_it_was(engine, feedback, ada):
+def test_event_is_stored_with_its_effect_and_subscriber(engine, feedback, ada):
     bounced = send(engine, ada)
     notices = (about(engine, bounced, recipients=("Ada@example.org",)), Notice(NoticeKind.NONE))
     raw = '{"to": "ada@example.org"}'
@@ -437,7 +437,7 @@ def test_an_event_is_kept_with_what_was_done_and_whose_news_it_was(engine, feedb
         ({}, ""),
     ],
 )
-def test_a_bounce_is_recorded_in_its_words_or_its_codes(engine, feedback, ada, notice, wording):
+def test_held_bounce_is_recorded_with_its_wording_or_codes(engine, feedback, ada, notice, wording):
     """The refusal is held if no delivery of its edition was accepted."""
     bounced = add_delivery(
         engine, subscriber_id=ada, status="sent", sent_at=NOW, domain="example.org"
@@ -452,7 +452,7 @@ def test_a_bounce_is_recorded_in_its_words_or_its_codes(engine, feedback, ada, n
     assert outbox.suppressions(engine) == {}
 
 
-def test_an_event_that_comes_twice_at_once_is_taken_once(engine, feedback, ada):
+def test_concurrent_copies_of_an_event_are_applied_once(engine, feedback, ada):
     soft = about(engine, send(engine, ada), NoticeKind.SOFT, verdict=Verdict.SOFT)
     together = threading.Barrier(4)
 
@@ -466,7 +466,7 @@ def test_an_event_that_comes_twice_at_once_is_taken_once(engine, feedback, ada):
     assert effects == [(Effect.COUNTED,), *[(Effect.KNOWN,)] * 3]
 
 
-def test_killed_at_any_statement_an_event_has_happened_or_not(engine, feedback, ada):
+def test_crash_at_any_statement_rolls_back_the_whole_event(engine, feedback, ada):
     """An event that was rolled back is applied when it comes again."""
     sent = send(engine, ada)
     owed = add_delivery(engine, subscriber_id=ada)
@@ -486,7 +486,7 @@ def test_killed_at_any_statement_an_event_has_happened_or_not(engine, feedback, 
     assert row(engine, owed).status == DeliveryStatus.SUPPRESSED
 
 
-def test_bounces_beside_a_sender_end_with_one_truth(engine, feedback):
+def test_concurrent_bounces_and_marks_agree_on_each_delivery(engine, feedback):
     """Each mail is either marked and sent or cancelled, and no transaction deadlocks."""
     readers = [add_subscriber(engine) for _ in range(12)]
     bounced = [send(engine, reader) for reader in readers]
@@ -512,7 +512,7 @@ def test_bounces_beside_a_sender_end_with_one_truth(engine, feedback):
 # --- Stored events ------------------------------------------------------------------------------
 
 
-def test_erasing_forgets_what_events_say_and_not_that_they_came(engine, feedback, ada):
+def test_erase_redacts_stored_events_but_keeps_their_ids(engine, feedback, ada):
     sent = send(engine, ada)
     feedback.take("ses", hard_event(engine, sent), NOW)
     stray = Event("2", "Bounce", f"to {ADA}", (Notice(HARD, recipients=(ADA,)),))
@@ -526,7 +526,7 @@ def test_erasing_forgets_what_events_say_and_not_that_they_came(engine, feedback
 
 
 @pytest.mark.parametrize("notices", [(), (Notice(HARD, recipients=(ADA,)),)])
-def test_news_that_traces_to_nobody_is_kept_without_addresses(engine, feedback, notices):
+def test_untraced_event_is_stored_without_addresses(engine, feedback, notices):
     """It may concern an erased subscriber, so no later erasure would redact it."""
     raw = json.dumps({"to": [ADA, f"<{ADA}>"], "why": f"smtp;550 {ADA}: gone", "at": "12:30"})
 
@@ -541,14 +541,14 @@ def test_news_that_traces_to_nobody_is_kept_without_addresses(engine, feedback, 
     }
 
 
-def test_news_that_traces_to_a_reader_is_kept_as_it_came(engine, feedback, ada):
+def test_traced_event_is_stored_unchanged(engine, feedback, ada):
     feedback.take("ses", hard_event(engine, send(engine, ada)), NOW)
 
     (kept,) = rows(engine, EventRow)
     assert kept.raw == f"to {ADA}"
 
 
-def test_events_are_dropped_when_they_are_old(engine, feedback):
+def test_drop_events_deletes_old_events_up_to_the_limit(engine, feedback):
     for days in range(3):
         feedback.take("ses", Event(str(days), "Send", ""), NOW + days * DAY)
 
@@ -559,7 +559,7 @@ def test_events_are_dropped_when_they_are_old(engine, feedback):
     assert [kept.event_id for kept in rows(engine, EventRow)] == ["2"]
 
 
-def test_a_suppression_by_the_operator_is_replaced_by_a_complaint(engine, feedback, ada):
+def test_complaint_replaces_a_manual_suppression(engine, feedback, ada):
     outbox.suppress(engine, ada)
 
     feedback.apply(about(engine, send(engine, ada), NoticeKind.COMPLAINT), NOW)
@@ -570,7 +570,7 @@ def test_a_suppression_by_the_operator_is_replaced_by_a_complaint(engine, feedba
 # --- Actions of the operator --------------------------------------------------------------------
 
 
-def test_the_operator_suppresses_and_what_is_owed_ends_with_it(engine, ada):
+def test_manual_suppression_cancels_queued_deliveries_atomically(engine, ada):
     queued = add_delivery(engine, subscriber_id=ada)
     leased = add_delivery(engine, subscriber_id=ada, status="leased", lease="mine")
     statements = 0
@@ -588,7 +588,7 @@ def test_the_operator_suppresses_and_what_is_owed_ends_with_it(engine, ada):
 
 
 @pytest.mark.parametrize("reason", SuppressionReason)
-def test_the_operator_lifts_whatever_it_was_for_and_the_count_begins_anew(engine, ada, reason):
+def test_lift_removes_any_suppression_and_its_strikes(engine, ada, reason):
     with engine.begin() as conn:
         subscribers.suppress(conn, HASH, reason, NOW)
         conn.execute(
@@ -605,7 +605,7 @@ def test_the_operator_lifts_whatever_it_was_for_and_the_count_begins_anew(engine
         lift(engine, ADA, KEY)
 
 
-def test_a_complaint_about_a_mail_to_a_new_address_bars_that_address_alone(engine, feedback, ada):
+def test_complaint_about_a_new_address_suppresses_only_that_address(engine, feedback, ada):
     new = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
     blank = send(engine, ada, address="", kind="new-address", edition_on=None)
 
@@ -625,9 +625,7 @@ def test_a_complaint_about_a_mail_to_a_new_address_bars_that_address_alone(engin
         (NoticeKind.HARD, Verdict.BLOCKED),
     ],
 )
-def test_a_soft_bounce_of_a_mail_to_a_new_address_counts_nowhere(
-    engine, feedback, ada, kind, verdict
-):
+def test_soft_bounce_of_a_new_address_adds_no_strike(engine, feedback, ada, kind, verdict):
     other = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
 
     assert feedback.apply(about(engine, other, kind, verdict=verdict), NOW) is Effect.NOTED
@@ -635,7 +633,7 @@ def test_a_soft_bounce_of_a_mail_to_a_new_address_counts_nowhere(
     assert rows(engine, StrikeRow) == []
 
 
-def test_a_hard_bounce_of_a_mail_to_a_new_address_bars_that_address_alone(engine, feedback, ada):
+def test_hard_bounce_of_a_new_address_suppresses_only_that_address(engine, feedback, ada):
     outbox.accept_others(engine, None)
     other = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
 

@@ -47,7 +47,7 @@ def apply(*arguments):
     return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
 
 
-def test_what_is_read_is_applied_once(sent, tmp_path):
+def test_bounce_read_from_two_places_is_applied_once(sent, tmp_path):
     """The mail is read from a file, and again from a Maildir, where it is marked as seen."""
     (first,), (again,) = apply(tmp_path / "back.eml"), apply(tmp_path / "Maildir")
 
@@ -66,7 +66,7 @@ def test_a_dry_run_applies_nothing(sent, tmp_path):
 
 
 @pytest.mark.dovecot
-def test_the_mailbox_of_the_settings_is_read_by_the_workers(sent, tmp_path):
+def test_read_own_mailbox_applies_and_moves_bounces(sent, tmp_path):
     with dovecot.open_dovecot() as server:
         server.deliver((tmp_path / "back.eml").read_bytes())
         loaded = settings.load(None, bounce_mailbox=server.url(), bounce_address="b@example.org")

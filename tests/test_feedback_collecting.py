@@ -53,7 +53,7 @@ class Reader:
 
 
 @pytest.mark.dovecot
-def test_what_is_understood_is_moved_and_the_rest_waits_for_somebody(account):
+def test_bounces_are_moved_and_other_mails_are_flagged(account):
     account.deliver(BOUNCE, LETTER)
     reader = Reader()
 
@@ -65,7 +65,7 @@ def test_what_is_understood_is_moved_and_the_rest_waits_for_somebody(account):
 
 
 @pytest.mark.dovecot
-def test_a_mailbox_is_read_again_for_what_is_new(account):
+def test_second_read_returns_only_new_mails(account):
     account.deliver(BOUNCE, LETTER)
     read_imap(account.url(), Reader())
     account.deliver(BOUNCE)
@@ -79,7 +79,7 @@ def test_a_mailbox_is_read_again_for_what_is_new(account):
 
 
 @pytest.mark.dovecot
-def test_killed_while_it_is_applied_a_mail_is_read_again(account):
+def test_mail_interrupted_while_applied_is_read_again(account):
     first, second = (BOUNCE.replace(b"user", b"user %d" % n) for n in (1, 2))
     account.deliver(first, second)
     with pytest.raises(KeyboardInterrupt):
@@ -93,7 +93,7 @@ def test_killed_while_it_is_applied_a_mail_is_read_again(account):
 
 
 @pytest.mark.dovecot
-def test_of_a_huge_mail_the_beginning_is_read(account):
+def test_only_the_beginning_of_a_huge_mail_is_read(account):
     account.deliver(BOUNCE + b"x" * LARGEST)
     reader = Reader()
 
@@ -103,7 +103,7 @@ def test_of_a_huge_mail_the_beginning_is_read(account):
 
 
 @pytest.mark.dovecot
-def test_another_folder_can_be_named(account):
+def test_url_can_name_another_folder(account):
     with account._client() as imap:
         imap.create("INBOX.Back")
     account.deliver(BOUNCE, box="INBOX.Back")
@@ -117,7 +117,7 @@ def test_another_folder_can_be_named(account):
 
 @pytest.mark.dovecot
 @pytest.mark.parametrize(("scheme", "host"), [("imaps", "127.0.0.1"), ("imap", FAR_AWAY)])
-def test_the_password_travels_by_tls_to_a_server_that_is_known(account, scheme, host):
+def test_tls_certificate_of_the_server_is_verified(account, scheme, host):
     account.deliver(BOUNCE)
     url = account.url(scheme, host=host)
 
@@ -127,7 +127,7 @@ def test_the_password_travels_by_tls_to_a_server_that_is_known(account, scheme, 
 
 
 @pytest.mark.dovecot
-def test_a_wrong_password_is_named_and_not_shown(account):
+def test_wrong_password_error_does_not_show_it(account):
     with pytest.raises(MailboxError, match="the mailbox at 127") as raised:
         read_imap(account.url(password="hunter2"), Reader())
 
@@ -136,7 +136,7 @@ def test_a_wrong_password_is_named_and_not_shown(account):
 
 @pytest.mark.dovecot
 @pytest.mark.parametrize("password", PASSWORDS)
-def test_names_and_passwords_may_hold_any_letters(server, password):
+def test_login_accepts_passwords_with_any_characters(server, password):
     account = server.guarded(password)
     account.deliver(BOUNCE)
 
@@ -200,7 +200,7 @@ def plain_imap():
         (b'"")', b""),
     ],
 )
-def test_a_server_with_manners_of_its_own_is_read(plain_imap, body, octets):
+def test_imap_server_with_quirks_is_supported(plain_imap, body, octets):
     """The user name is quoted, the client sends ID, and a body may be a quoted string."""
     PlainImap.ways = {"mails": 1, "body": body}
     reader = Reader()
@@ -211,13 +211,13 @@ def test_a_server_with_manners_of_its_own_is_read(plain_imap, body, octets):
     assert any(line.endswith(' LOGIN "ada döe" "p\\"w"'.encode()) for line in PlainImap.seen)
 
 
-def test_an_empty_folder_may_be_answered_without_a_search_line(plain_imap):
+def test_empty_folder_without_a_search_response_is_accepted(plain_imap):
     PlainImap.ways = {"mails": 0}
 
     assert read_imap(f"imap://ada:pw@127.0.0.1:{plain_imap}", Reader()) == 0
 
 
-def test_no_line_break_of_a_password_becomes_a_command(plain_imap):
+def test_password_with_line_breaks_is_rejected_before_login(plain_imap):
     PlainImap.ways = {"mails": 0}
 
     with pytest.raises(SettingsError, match="line breaks"):
@@ -227,7 +227,7 @@ def test_no_line_break_of_a_password_becomes_a_command(plain_imap):
 
 
 @pytest.mark.dovecot
-def test_more_new_mails_than_a_line_holds_are_read_in_slices(account, monkeypatch):
+def test_many_new_mails_are_read_in_slices(account, monkeypatch):
     """`imaplib` refuses lines of over 1 MB, so no SEARCH covers the whole folder."""
     monkeypatch.setattr(imap, "SLICE", 3)
     account.deliver(*(BOUNCE.replace(b"user", b"user %d" % n) for n in range(8)))
@@ -240,7 +240,7 @@ def test_more_new_mails_than_a_line_holds_are_read_in_slices(account, monkeypatc
 
 
 @pytest.mark.dovecot
-def test_a_server_that_cannot_move_keeps_it_read(request):
+def test_bounces_are_marked_as_seen_if_the_server_cannot_move(request):
     with dovecot.open_dovecot(capability="IMAP4rev1") as server:
         server.deliver(BOUNCE, LETTER)
 
@@ -250,12 +250,12 @@ def test_a_server_that_cannot_move_keeps_it_read(request):
         assert server.holds() == [(BOUNCE, SEEN), (LETTER, FLAGGED)]
 
 
-def test_nobody_there_is_a_mailbox_that_cannot_be_read():
+def test_unreachable_mailbox_raises_mailbox_error():
     with pytest.raises(MailboxError, match="cannot be read"):
         read_imap("imap://a:b@127.0.0.1:9", Reader())
 
 
-def test_an_address_names_everything():
+def test_parse_returns_all_parts_of_a_mailbox_url():
     far = parse("imaps://ada%40example.org:p%40ss@mail.example.org/INBOX/Bounces")
     near = parse("imap://bounces:secret@localhost")
 
@@ -267,7 +267,7 @@ def test_an_address_names_everything():
 @pytest.mark.parametrize(
     "url", ["imap://", "http://a:b@example.org", "imaps://mail.example.org", "imap://a:hunter2@x:y"]
 )
-def test_what_is_no_address_of_a_mailbox_is_refused_unseen(url):
+def test_parse_rejects_an_invalid_url_without_showing_it(url):
     with pytest.raises(SettingsError) as raised:
         parse(url)
 
@@ -301,7 +301,7 @@ def test_new_mails_of_a_maildir_are_read_once(maildir):
     assert names(maildir / "cur") == ["0.c:2,S", "1.a:2,S", "2.b:2,F"]
 
 
-def test_what_an_imap_server_moved_is_still_unread(maildir):
+def test_maildir_reads_unseen_mails_in_cur(maildir):
     """Mails in `cur` that are seen, flagged or trashed are left alone."""
     for name in ("3.d:2,", "4.e:2,PR", "5.f", "6.g:2,F", "7.h:2,T", ".hidden"):
         (maildir / "cur" / name).write_bytes(BOUNCE)
@@ -313,7 +313,7 @@ def test_what_an_imap_server_moved_is_still_unread(maildir):
     assert {"3.d:2,S", "4.e:2,PRS", "5.f:2,S"} <= set(names(maildir / "cur"))
 
 
-def test_killed_in_a_maildir_a_mail_is_read_again(maildir):
+def test_maildir_mail_interrupted_while_applied_is_read_again(maildir):
     with pytest.raises(KeyboardInterrupt):
         read_maildir(maildir, Reader(dies_at=2))
     assert names(maildir / "new") == ["2.b"]
@@ -323,7 +323,7 @@ def test_killed_in_a_maildir_a_mail_is_read_again(maildir):
     assert reader.read == [LETTER]
 
 
-def test_two_who_read_one_maildir_lose_nothing(maildir):
+def test_concurrent_readers_of_a_maildir_lose_no_mail(maildir):
     """Another process moves a mail while it is applied here."""
 
     def beside(name, octets):
@@ -336,7 +336,7 @@ def test_two_who_read_one_maildir_lose_nothing(maildir):
     assert names(maildir / "cur") == ["0.c:2,S", "1.a:2,S", "2.b:2,F"]
 
 
-def test_a_file_that_cannot_be_opened_stops_no_other(maildir):
+def test_unreadable_maildir_file_is_skipped(maildir):
     (maildir / "new" / "0.loop").symlink_to("0.loop")  # even root cannot open it
     reader = Reader()
 
@@ -345,6 +345,6 @@ def test_a_file_that_cannot_be_opened_stops_no_other(maildir):
     assert reader.names == ["1.a", "2.b"]
 
 
-def test_a_folder_that_is_none_is_said_to_be_none(tmp_path):
+def test_folder_that_is_no_maildir_is_rejected(tmp_path):
     with pytest.raises(MailboxError, match="not a Maildir"):
         read_maildir(tmp_path, Reader())

@@ -37,7 +37,7 @@ def kinds(result: Result) -> dict[str, str]:
     return {Path(row["file"]).name: row["kind"] for row in rows(result)}
 
 
-def test_a_file_is_one_line(tmp_path):
+def test_file_is_printed_as_one_json_line(tmp_path):
     (tmp_path / "one.eml").write_bytes(GONE)
 
     result = read(str(tmp_path / "one.eml"))
@@ -54,7 +54,7 @@ def test_a_file_is_one_line(tmp_path):
     ]
 
 
-def test_a_mail_may_come_on_stdin():
+def test_mail_is_read_from_stdin():
     result = read("-", stdin=FULL)
 
     assert [(row["file"], row["kind"], row["status"]) for row in rows(result)] == [
@@ -62,7 +62,7 @@ def test_a_mail_may_come_on_stdin():
     ]
 
 
-def test_every_file_of_a_folder_is_read_in_the_order_of_names(tmp_path):
+def test_folder_is_read_recursively_in_name_order(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "2.eml").write_bytes(FULL)
     (tmp_path / "b" / "1").write_bytes(GONE)
@@ -75,7 +75,7 @@ def test_every_file_of_a_folder_is_read_in_the_order_of_names(tmp_path):
     assert list(kinds(result).items()) == [("a.eml", "none"), ("1", "hard"), ("2.eml", "soft")]
 
 
-def test_a_maildir_is_read_without_what_is_not_yet_delivered(tmp_path):
+def test_maildir_is_read_without_its_tmp_folder(tmp_path):
     for folder in ("cur", "new", "tmp"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / f"{folder}:2,S").write_bytes(GONE)
@@ -90,20 +90,20 @@ def test_the_mails_of_an_mbox_are_numbered(tmp_path):
     assert kinds(read(str(tmp_path / "box"))) == {"box#1": "hard", "box#2": "soft", "box#3": "hard"}
 
 
-def test_a_mail_that_quotes_another_is_one_where_its_name_says_so(tmp_path):
+def test_eml_file_with_from_lines_is_read_as_one_mail(tmp_path):
     (tmp_path / "one.eml").write_bytes(FROM + FULL + b"\n" + FROM + GONE)
 
     assert kinds(read(str(tmp_path / "one.eml"))) == {"one.eml": "soft"}
 
 
 @pytest.mark.parametrize("name", ["box", "one.eml"])
-def test_a_single_mail_keeps_its_name_whatever_its_first_line(tmp_path, name):
+def test_single_mail_with_a_from_line_keeps_its_name(tmp_path, name):
     (tmp_path / name).write_bytes(FROM + bounce(f"<{ADA}>:\n550 user unknown", after=""))
 
     assert kinds(read(str(tmp_path / name))) == {name: "hard"}
 
 
-def test_names_may_come_on_stdin(tmp_path):
+def test_file_names_are_read_from_stdin_or_a_file(tmp_path):
     for name, octets in {"1.eml": GONE, "2.eml": FULL}.items():
         (tmp_path / name).write_bytes(octets)
     names = f"{tmp_path / '2.eml'}\n\n{tmp_path / '1.eml'}\r\n".encode()
@@ -116,7 +116,7 @@ def test_names_may_come_on_stdin(tmp_path):
     assert by_file.stdout == by_stdin.stdout
 
 
-def test_an_unreadable_file_stops_no_other_and_is_told(tmp_path):
+def test_unreadable_file_is_reported_and_the_others_are_read(tmp_path):
     (tmp_path / "1.eml").write_bytes(GONE)
     names = f"{tmp_path}/1.eml\n{tmp_path}/missing.eml\n{tmp_path}\n{tmp_path}/1.eml\n".encode()
 
@@ -128,7 +128,7 @@ def test_an_unreadable_file_stops_no_other_and_is_told(tmp_path):
     assert f"paperboy: {tmp_path}: Is a directory\n" in result.stderr
 
 
-def test_a_name_that_is_no_text_can_be_told(tmp_path):
+def test_file_name_that_is_not_utf8_is_accepted(tmp_path):
     odd = os.fsencode(tmp_path) + b"/\xff.eml"
     Path(os.fsdecode(odd)).write_bytes(GONE)
 
@@ -138,7 +138,7 @@ def test_a_name_that_is_no_text_can_be_told(tmp_path):
     assert rows(result)[0]["kind"] == "hard"
 
 
-def test_a_box_is_read_mail_by_mail(tmp_path):
+def test_mbox_is_read_mail_by_mail(tmp_path):
     """The first mail is returned before the rest of the file is read."""
     box = tmp_path / "box"
     box.write_bytes((FROM + GONE + b"\n") * 2_000)
@@ -150,7 +150,7 @@ def test_a_box_is_read_mail_by_mail(tmp_path):
     assert len(first.octets) < 2 * len(GONE)
 
 
-def test_for_people_it_is_a_table(tmp_path):
+def test_text_output_has_the_kind_and_the_recipient(tmp_path):
     (tmp_path / "1.eml").write_bytes(GONE)
 
     result = CliRunner().invoke(
@@ -161,7 +161,7 @@ def test_for_people_it_is_a_table(tmp_path):
     assert ADA in result.stdout
 
 
-def test_a_list_of_names_that_is_not_there_is_an_error(tmp_path):
+def test_missing_list_of_names_raises(tmp_path):
     result = read("--names", str(tmp_path / "names"))
 
     assert isinstance(result.exception, PaperboyError)
@@ -183,7 +183,7 @@ def test_a_dry_run_needs_no_database(tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_without_a_path_the_mailbox_of_the_settings_is_read(database_url, monkeypatch):
+def test_bounces_read_without_a_path_uses_the_configured_mailbox(database_url, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("BOUNCE_MAILBOX", "imap://ada:Zk9/q#w@127.0.0.1:1/Back")
     services.cache_clear()
@@ -201,7 +201,7 @@ def test_without_a_path_the_mailbox_of_the_settings_is_read(database_url, monkey
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows where arguments are")
 @pytest.mark.parametrize("password", ["Zk9qw", "Zk9/q#w", "Zk9%2Fqw", "Zk9@qw"])
-def test_a_password_on_the_command_line_is_hidden_from_the_list_of_processes(password):
+def test_hide_passwords_masks_the_process_command_line(password):
     """The password is overwritten in place, so that other users cannot read it with ps."""
     program = (
         "import sys; from pathlib import Path; from pipeline.cli.arguments import hide_passwords;"

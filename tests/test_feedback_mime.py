@@ -32,18 +32,18 @@ def parts_of(text: str) -> list[Part]:
         ("", ()),
     ],
 )
-def test_a_header_is_read_field_by_field(head, fields):
+def test_read_headers_parses_folded_and_encoded_fields(head, fields):
     assert read_headers(head.encode()).fields == fields
 
 
-def test_the_first_field_of_a_name_counts_and_all_are_kept():
+def test_headers_get_returns_the_first_field_and_all_returns_every_one():
     headers = Headers((("a", "1"), ("b", "2"), ("a", "3")))
 
     assert (headers.get("a"), headers.get("c"), headers.all("a")) == ("1", "", ["1", "3"])
     assert ("b" in headers, "c" in headers) == (True, False)
 
 
-def test_a_head_ends_at_an_empty_line_and_may_be_missing():
+def test_headers_end_at_an_empty_line_and_may_be_missing():
     mail = take_apart(b"\r\n\nA: 1\r\n\r\nBody\0 one\r\r\ntwo\rthree")
     assert mail.headers.fields == (("a", "1"),)
     assert mail.parts == (Part("text/plain", b"Body one\ntwo\nthree"),)
@@ -67,14 +67,14 @@ MIXED = 'Content-Type: multipart/mixed; boundary="b"\n\n'
         ("--b--", [(b"--b--", False)]),
     ],
 )
-def test_parts_stand_between_boundaries_and_the_last_may_be_cut(body, found):
+def test_multipart_is_split_at_boundaries_and_cut_parts_are_marked(body, found):
     parts = parts_of(MIXED + body)
 
     assert [(part.octets, part.cut) for part in parts] == found
     assert {part.type for part in parts} == {"text/plain"}
 
 
-def test_a_part_says_its_type_and_charset():
+def test_part_has_its_content_type_and_charset():
     said = 'Content-Type: Text/HTML; Charset*=latin1; x="y;z"; name=n\n\n\xe9'
     (part,) = take_apart(said.encode("latin-1")).parts
     assert (part.type, part.charset, part.text) == ("text/html", "latin1", "é")
@@ -92,7 +92,7 @@ def nested(depth: int) -> str:
     return text
 
 
-def test_sixty_parts_and_six_levels_are_read():
+def test_at_most_sixty_parts_and_six_levels_are_read():
     assert [part.type for part in parts_of(nested(6))] == ["text/html"]
     assert [part.type for part in parts_of(nested(7))] == ["text/plain"]
     for count, read in ((60, 60), (61, 60), (90, 60)):
@@ -113,7 +113,7 @@ def test_sixty_parts_and_six_levels_are_read():
         ("7bit", "J=C3=B6rg", b"J=C3=B6rg"),
     ],
 )
-def test_a_transfer_encoding_is_undone_as_far_as_it_goes(encoding, body, octets):
+def test_transfer_encoding_is_decoded_as_far_as_possible(encoding, body, octets):
     assert parts_of(f"Content-Transfer-Encoding: {encoding}\n\n{body}")[0].octets == octets
 
 
@@ -132,13 +132,13 @@ def test_a_transfer_encoding_is_undone_as_far_as_it_goes(encoding, body, octets)
         ("a<head>never closed", "a never closed"),
     ],
 )
-def test_of_a_page_the_words_that_are_shown_are_read(page, words):
+def test_words_of_html_are_the_visible_text(page, words):
     assert Part("text/html", page.encode()).words == words
     assert Part("text/plain", page.encode()).words == page
 
 
 @pytest.mark.parametrize(("length", "pages"), [(0, True), (20, True), (21, False)])
-def test_a_page_is_read_where_the_plain_text_says_next_to_nothing(length, pages):
+def test_html_part_is_read_if_the_plain_text_is_almost_empty(length, pages):
     html = "--b\nContent-Type: text/html\n\n<p>shown\n"
     plain = f"--b\n\n{'x' * length}\n"
     returned = "--b\nContent-Type: message/rfc822\n\nreturned\n--b\n\nbehind\n"
@@ -148,7 +148,7 @@ def test_a_page_is_read_where_the_plain_text_says_next_to_nothing(length, pages)
     assert written.split() == ["x" * length] * bool(length) + ["shown"] * pages
 
 
-def test_what_is_read_of_a_mail_is_bounded():
+def test_parser_limits_the_size_of_texts_headers_and_parts():
     long = take_apart(b"A: 1\n\n" + b"x" * 100_001)
     assert len(long.written) == 100_000
     page = Part("text/html", b"x" * 199_999 + b"yz")
@@ -179,23 +179,23 @@ def test_what_is_read_of_a_mail_is_bounded():
         (b"a" + "é".encode(), "x" * 50, "aé"),
     ],
 )
-def test_a_text_is_decoded_by_its_charset_or_by_the_best_guess(octets, charset, text):
+def test_text_is_decoded_by_its_charset_or_a_fallback(octets, charset, text):
     assert mime._text(octets, charset) == text
 
 
 @pytest.mark.parametrize("part", [part for part in range(1, 17) if part != 12])
-def test_each_part_of_iso_8859_is_read_as_it_says(part):
+def test_each_iso_8859_charset_is_decoded_as_declared(part):
     octets = bytes([0xA1, 0xC1, 0xE1])
 
     assert mime._text(octets, f"ISO-8859-{part}") == octets.decode(f"iso8859_{part}", "replace")
 
 
-def test_every_charset_is_one_that_python_has():
+def test_every_known_charset_is_a_python_codec():
     for codec in mime._CHARSETS.values():
         assert codecs.lookup(codec).name
 
 
-def test_a_long_encoded_part_is_decoded_whole():
+def test_long_base64_part_is_decoded_completely():
     text = "Größe " * 5_000
     head = "Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: base64\n\n"
 

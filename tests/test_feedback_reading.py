@@ -53,7 +53,7 @@ def named(case: Case) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=named)
-def test_a_mail_is_read_for_what_it_is(case):
+def test_mail_is_classified_correctly(case):
     notice = read_mail(case.octets)
 
     assert notice.kind is case.kind
@@ -63,7 +63,7 @@ def test_a_mail_is_read_for_what_it_is(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=named)
-def test_lines_may_end_in_any_way(case):
+def test_line_endings_do_not_change_the_result(case):
     as_unix = case.octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     for end in (b"\r\n", b"\r", b"\r\r\n"):
@@ -71,11 +71,11 @@ def test_lines_may_end_in_any_way(case):
 
 
 @pytest.mark.parametrize(("case", "secret"), made_living.WISHES, ids=lambda value: str(value)[:20])
-def test_a_wish_to_leave_keeps_the_secret_of_its_link(case, secret):
+def test_unsubscribe_mail_keeps_the_secret_of_its_link(case, secret):
     assert read_mail(case.octets).secret == secret
 
 
-def test_the_secret_of_a_wish_is_in_no_log():
+def test_repr_of_a_notice_omits_the_secret():
     notice = read_mail(made_living.WISHES[0][0].octets)
 
     assert notice.secret
@@ -98,7 +98,7 @@ def test_only_failures_have_a_verdict():
 
 
 @pytest.mark.parametrize("header", ["X-Original-To", "Delivered-To", "Envelope-To", "To"])
-def test_the_address_it_came_back_to_leads_to_its_delivery(header):
+def test_envelope_is_found_in_each_recipient_header(header):
     key = "digest:2030-01-02:17"
     sender = Sender(
         mail_from="papers@papers.example.com",
@@ -117,7 +117,7 @@ def test_the_address_it_came_back_to_leads_to_its_delivery(header):
     assert sender.is_envelope_of(envelope, 17, key)
 
 
-def test_words_are_kept_on_one_line_without_control_characters():
+def test_reason_is_one_bounded_printable_line():
     octets = report(recipient("5.1.1", "smtp; 550 \x1b[31mno\x07 such\n\tuser\u202e " + "x" * 5000))
 
     reason = read_mail(octets).reason
@@ -136,7 +136,7 @@ def test_words_are_kept_on_one_line_without_control_characters():
 @example(b"Content-Type: multipart/report; boundary=\n\n--\n")
 @example(b"Subject: =?utf-7?b?2AA=?= =?punycode?q?x-?= =?unicode_escape?q?=5Cud800?=\n\n")
 @example(b"Auto-Submitted: auto-replied\nSubject: =?utf-7?q?+2AA-?=\n\n")
-def test_no_octets_make_it_raise(octets):
+def test_read_mail_accepts_any_octets(octets):
     """The parser itself raises nothing, so the guard around it has nothing to catch."""
     notice = _read_mail(octets)
 
@@ -167,18 +167,18 @@ BITS = [
 
 
 @given(st.sampled_from(HEADS), st.lists(st.one_of(st.sampled_from(BITS), st.binary(max_size=9))))
-def test_what_looks_like_a_bounce_never_makes_it_raise(head, rest):
+def test_read_mail_accepts_malformed_bounces(head, rest):
     str(_read_mail(head + b"".join(rest))).encode()
 
 
 @pytest.mark.parametrize("case", ALIVE, ids=named)
-def test_a_mail_cut_short_calls_nobody_gone(case):
+def test_truncated_mail_about_an_existing_address_is_not_a_hard_bounce(case):
     """Cut at every 23rd octet: a prime step hits every part of a line in some mail."""
     for end in range(0, len(case.octets), 23):
         assert read_mail(case.octets[:end]).kind is not NoticeKind.HARD, case.octets[:end][-60:]
 
 
-def test_a_report_cut_before_its_reason_calls_nobody_gone():
+def test_report_truncated_before_its_diagnostic_is_a_soft_bounce():
     """Orange sends 5.1.1 for full mailboxes; only the diagnostic after it says so."""
     whole = report(recipient("5.1.1", "smtp; 552 5.1.1 Boite pleine"))
     cut = whole[: whole.index(b"tic-Code: smtp")]
@@ -189,7 +189,7 @@ def test_a_report_cut_before_its_reason_calls_nobody_gone():
 
 
 @pytest.mark.parametrize("what", ["subject", "name", "returned mail", "quoted mail"])
-def test_only_the_mail_system_is_believed(what):
+def test_subject_and_quoted_text_are_no_evidence_of_a_hard_bounce(what):
     """A subject, an address or a returned mail may contain any text about unknown users."""
     gone = "550 5.1.1 User unknown"
     octets = {
@@ -217,14 +217,14 @@ NO_CODECS = ("utf8mb5", "nonsense", "\xe9", ".", "mbcs", "charmap", "x" * 4_000,
 
 
 @pytest.mark.parametrize("charset", [*OTHER_CODECS, *NO_CODECS])
-def test_what_is_no_charset_of_mails_is_not_taken_for_one(charset):
+def test_codec_that_is_no_mail_charset_is_ignored(charset):
     """Python has codecs of such names, some of them slow."""
     octets = f"Content-Type: text/plain; charset={charset}\n\nab\\x41-kva".encode()
 
     assert take_apart(octets).parts[0].text == "ab\\x41-kva"
 
 
-def test_a_mail_within_mails_within_mails_is_left_alone():
+def test_deeply_nested_mail_is_read_as_one_part():
     octets = b"hello"
     for depth in range(2_000):
         octets = b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n%b\n--b%d--\n" % (
@@ -243,7 +243,7 @@ def test_a_mail_within_mails_within_mails_is_left_alone():
     ["user ", "550 ", "<", "a@", "a", "=?utf-8?q?a?= ", "\n", "--b\n", "subject:\n ", "<style>",
      "a: b\n", "<a@b.co>:\n", "550 5.1.1 user ", "no ", "(", "Final-Recipient: a@b.co\n"],
 )  # fmt: skip
-def test_twice_the_words_are_not_four_times_the_steps(words, steps):
+def test_executed_lines_grow_linearly_with_the_input(words, steps):
     """The count is of our own lines; regular expressions are bounded by their input."""
     head = "From: MAILER-DAEMON@x.example\nSubject: Undelivered mail\nContent-Type: text/html\n\n"
 
@@ -256,7 +256,7 @@ def test_twice_the_words_are_not_four_times_the_steps(words, steps):
 @pytest.mark.parametrize(
     "word", ["user ", "no ", "x", "quota ", "domain ", "用户", "пользователь "]
 )
-def test_a_diagnostic_is_judged_by_its_start(word):
+def test_judge_reads_only_the_start_of_a_diagnostic(word):
     """The rules see a bounded prefix, however long the reply is."""
     start = "550 5.1.1 unknown user "
 
@@ -273,7 +273,7 @@ def test_a_diagnostic_is_judged_by_its_start(word):
         ("utf-16", "Ä€".encode("utf-16")),
     ],
 )
-def test_a_charset_is_known_by_any_spelling(charset, octets):
+def test_charset_is_recognised_in_different_spellings(charset, octets):
     head = f"Content-Type: text/plain; charset={charset}\n\n".encode()
 
     # `take_apart` removes NUL, which UTF-16 has, so the body is sent as base64.
@@ -282,7 +282,7 @@ def test_a_charset_is_known_by_any_spelling(charset, octets):
 
 
 @pytest.mark.parametrize("name", ["euc-kr", "ks_c_5601-1987", "gb2312", "iso-2022-jp", "shift_jis"])
-def test_eastern_charsets_are_read_by_their_widest_form(name):
+def test_east_asian_charsets_are_decoded_with_their_supersets(name):
     word, wide = {
         "euc-kr": ("똠", "cp949"),
         "ks_c_5601-1987": ("똠", "cp949"),
@@ -297,7 +297,7 @@ def test_eastern_charsets_are_read_by_their_widest_form(name):
 
 @pytest.mark.parametrize("codec", sorted(set(_CHARSETS.values())))
 @pytest.mark.parametrize("unit", [b"A", b"\xff", b"\x1b$", b"~{", b"+AAA-", b"\x80\xd8"])
-def test_no_charset_decodes_in_python(steps, codec, unit):
+def test_no_charset_uses_a_codec_written_in_python(steps, codec, unit):
     """Codecs written in Python may be quadratic: punycode took 304 s of CPU for 1 MB."""
     _text(unit, codec)  # imports the codec
 
@@ -306,7 +306,7 @@ def test_no_charset_decodes_in_python(steps, codec, unit):
     assert long <= short + 10
 
 
-def test_a_mail_that_a_reader_fails_at_is_no_notice(monkeypatch):
+def test_read_mail_returns_kind_none_if_the_parser_raises(monkeypatch):
     """The error is logged, the mail is flagged, and the next mail is read."""
 
     def fail(octets):

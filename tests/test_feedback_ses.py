@@ -36,7 +36,7 @@ def sns(there) -> SNS:
 
 
 @pytest.mark.parametrize("subject", [{}, {"Subject": "Amazon SES\nnotification"}])
-def test_what_the_certificate_signed_is_believed(sns, there, subject):
+def test_message_with_a_valid_signature_is_accepted(sns, there, subject):
     message = sns.open(posted("hello\n\u20ac", **subject), NOW)
 
     assert message == Message("22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324", "hello\n\u20ac")
@@ -79,7 +79,7 @@ def test_a_certificate_is_fetched_once(sns, there):
         b"[" * 100_000,
     ],
 )
-def test_what_is_forged_is_refused(sns, body):
+def test_forged_or_invalid_message_is_rejected(sns, body):
     with pytest.raises(ForgedError):
         sns.open(body, NOW)
 
@@ -101,7 +101,7 @@ def test_what_is_forged_is_refused(sns, body):
         "",
     ],
 )
-def test_a_certificate_from_elsewhere_is_not_even_fetched(sns, there, url):
+def test_certificate_from_an_invalid_url_is_not_fetched(sns, there, url):
     with pytest.raises(ForgedError):
         sns.open(posted("hello", signed_by="eve", SigningCertURL=url), NOW)
 
@@ -111,14 +111,14 @@ def test_a_certificate_from_elsewhere_is_not_even_fetched(sns, there, url):
 @pytest.mark.parametrize(
     "pem", [b"no certificate", amazon.certificate("eve"), amazon.certificate(begins=NOW + DAY)]
 )
-def test_a_wrong_certificate_is_no_proof(sns, there, pem):
+def test_invalid_certificate_is_rejected(sns, there, pem):
     there.pages[CERTIFICATE] = pem
 
     with pytest.raises(ForgedError):
         sns.open(posted("hello"), NOW)
 
 
-def test_what_cannot_be_verified_now_may_come_again(sns, there):
+def test_message_is_accepted_on_retry_after_a_failed_certificate_fetch(sns, there):
     del there.pages[CERTIFICATE]
     with pytest.raises(ProviderError):
         sns.open(posted("hello"), NOW)
@@ -128,7 +128,7 @@ def test_what_cannot_be_verified_now_may_come_again(sns, there):
     assert sns.open(posted("hello"), NOW)
 
 
-def test_made_up_addresses_keep_one_thread_waiting_and_no_more(there):
+def test_only_one_thread_waits_for_a_certificate(there):
     begun, go_on = threading.Event(), threading.Event()
 
     def fetch_slowly(url):
@@ -148,7 +148,7 @@ def test_made_up_addresses_keep_one_thread_waiting_and_no_more(there):
 
 
 @pytest.mark.parametrize(("age", "taken"), [(timedelta(0), True), (DAY, True), (-5 * MINUTE, True)])
-def test_a_message_may_be_as_old_as_its_retries(sns, age, taken):
+def test_message_up_to_a_day_old_is_accepted(sns, age, taken):
     at = (NOW - age).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
     assert bool(sns.open(posted("hello", Timestamp=at), NOW)) is taken
@@ -162,14 +162,14 @@ def test_a_message_may_be_as_old_as_its_retries(sns, age, taken):
         ("arn:aws-us-gov:sns:us-gov-west-1:123456789012:b", "sns.us-gov-west-1.amazonaws.com"),
     ],
 )
-def test_a_topic_lives_at_one_host(topic, host):
+def test_host_of_returns_the_host_of_a_topic(topic, host):
     assert host_of(topic) == host
 
 
 # --- The subscription itself --------------------------------------------------------------------
 
 
-def test_the_subscription_of_a_topic_of_ours_is_confirmed(sns, there):
+def test_subscription_of_a_configured_topic_is_confirmed(sns, there):
     assert sns.open(about_subscription(), NOW) is None
 
     assert there.asked == [CERTIFICATE, SUBSCRIBE]
@@ -186,14 +186,14 @@ def test_the_subscription_of_a_topic_of_ours_is_confirmed(sns, there):
         f"{SUBSCRIBE}&Action=DeleteTopic",
     ],
 )
-def test_a_subscription_is_confirmed_nowhere_else(sns, there, url):
+def test_subscription_with_an_invalid_url_is_rejected_and_not_confirmed(sns, there, url):
     with pytest.raises(ForgedError):
         sns.open(about_subscription(SubscribeURL=url), NOW)
 
     assert there.asked == [CERTIFICATE]
 
 
-def test_the_end_of_a_subscription_is_only_noted(sns, there):
+def test_unsubscribe_confirmation_returns_no_message(sns, there):
     assert sns.open(about_subscription("UnsubscribeConfirmation"), NOW) is None
 
     assert there.asked == [CERTIFICATE]
@@ -243,9 +243,7 @@ def notices(said) -> tuple[Notice, ...]:
         ),
     ],
 )
-def test_a_bounce_is_read_by_its_type_and_by_the_server_s_words(
-    type_, subtype, said, kind, verdict, old
-):
+def test_bounce_is_classified_by_type_and_diagnostic(type_, subtype, said, kind, verdict, old):
     (notice,) = notices(amazon.bounce(type_, subtype, old=old, **said))
 
     assert (notice.kind, notice.verdict) == (kind, verdict)
@@ -262,7 +260,7 @@ def test_a_bounce_is_read_by_its_type_and_by_the_server_s_words(
         ("not-spam", NoticeKind.NONE),
     ],
 )
-def test_a_complaint_is_one_unless_it_is_praise(feedback, kind, old):
+def test_complaint_is_recognised_unless_it_is_not_spam(feedback, kind, old):
     (notice,) = notices(amazon.complaint(feedback, old=old))
 
     assert (notice.kind, notice.recipients) == (kind, ("ada@example.org",))
@@ -280,14 +278,14 @@ def test_a_complaint_is_one_unless_it_is_praise(feedback, kind, old):
         ("Something New", []),
     ],
 )
-def test_other_events_punish_nobody(type_, kinds):
+def test_other_events_are_informational(type_, kinds):
     event = read(Message("1", json.dumps({"eventType": type_, "mail": amazon.mail()})))
 
     assert event.kind == type_
     assert [notice.kind for notice in event.notices] == kinds
 
 
-def test_the_mail_is_named_in_every_way_that_there_is():
+def test_event_has_message_id_envelope_and_queue_id():
     """SES replaces our Message-ID; its events have both."""
     headers = [{"name": "Message-Id", "value": "<ours@example.org>"}]
     mail = amazon.mail(
@@ -319,14 +317,14 @@ def test_the_mail_is_named_in_every_way_that_there_is():
         '{"notificationType": "Received\\u0000\\ud800", "mail": {"messageId": {}}}',
     ],
 )
-def test_what_makes_no_sense_is_kept_and_does_nothing(words):
+def test_malformed_event_is_read_without_notices(words):
     event = read(Message("1", words))
 
     assert event.notices == ()
     assert "\0" not in event.kind + event.raw
 
 
-def test_a_bounce_whose_parts_are_anything_breaks_nothing():
+def test_bounce_with_malformed_fields_is_read():
     said = amazon.bounce(status=5, diagnosticCode=[], emailAddress=None, mail={"headers": [1]})
 
     (notice,) = notices(said)
@@ -334,7 +332,7 @@ def test_a_bounce_whose_parts_are_anything_breaks_nothing():
     assert (notice.kind, notice.recipients, notice.status) == (NoticeKind.HARD, ("",), None)
 
 
-def test_ses_gives_one_event_for_a_message_and_none_for_a_subscription(sns):
+def test_receive_returns_one_event_per_message_and_none_for_a_subscription(sns):
     ses = SES(sns)
 
     assert [e.kind for e in ses.receive({}, posted(amazon.bounce()), NOW)] == ["Bounce"]
@@ -373,7 +371,7 @@ def site():
     server.server_close()
 
 
-def test_what_is_fetched_is_bounded_and_goes_nowhere_else(site):
+def test_fetch_rejects_large_responses_redirects_and_errors(site):
     assert fetch(f"{site}/small") == b"x" * 10
     for path in ("/large", "/moved", "/broken"):
         with pytest.raises(ProviderError):

@@ -117,11 +117,11 @@ def mend(engine, *editions):
         ("550 Вы: 12 писем", "550 вы: 7 писем"),
     ],
 )
-def test_replies_of_one_wording_are_equal_whatever_they_name(one, other):
+def test_wording_ignores_addresses_hosts_and_ids(one, other):
     assert wording(one, "ada@example.org") == wording(other, "bob@example.net")
 
 
-def test_a_wording_keeps_its_codes_and_no_address():
+def test_wording_keeps_reply_codes_and_removes_addresses():
     said = wording("550 5.1.1 <ada@example.org>: user\0 unknown", "ada@example.org")
 
     assert said == "550 5.1.1 # user unknown"
@@ -132,12 +132,12 @@ def test_a_wording_keeps_its_codes_and_no_address():
 
 
 @pytest.mark.parametrize(("attempts", "hours"), [(0, 1), (1, 2), (2, 4), (3, 8), (4, 8), (60, 8)])
-def test_a_refused_delivery_is_retried_after_twice_the_gap_each_time(attempts, hours):
+def test_retry_gap_doubles_up_to_eight_hours(attempts, hours):
     assert refusals.next_try(attempts) == hours * HOUR
 
 
 @pytest.mark.parametrize("kind", ["hard", None, *StrikeKind])
-def test_a_refusal_is_a_strike_unless_it_is_hard_or_counts_for_nothing(kind):
+def test_refusal_strike_is_none_if_the_kind_is_hard_or_none(kind):
     refusal = refusals.Refusal(1, TODAY, "hash", "d.example", kind, None, "no", "mx", NOW)
 
     assert refusal.strike is (kind if isinstance(kind, StrikeKind) else None)
@@ -158,7 +158,9 @@ def test_a_refusal_is_a_strike_unless_it_is_hard_or_counts_for_nothing(kind):
         (20, 3, 10**6, True),
     ],
 )
-def test_a_row_of_refusals_is_too_long_by_the_size_of_its_edition(refused, domains, size, expected):
+def test_limit_of_consecutive_refusals_depends_on_edition_size_and_domains(
+    refused, domains, size, expected
+):
     assert guard.too_many_in_a_row(refused, domains, size) is expected
 
 
@@ -181,7 +183,7 @@ def test_a_row_of_refusals_is_too_long_by_the_size_of_its_edition(refused, domai
         ({"a": 3, "b": 2}, 10, 10, ""),
     ],
 )
-def test_a_share_is_too_large_for_one_wording_or_for_all(wordings, tried, size, expected):
+def test_refused_share_is_limited_per_wording_and_in_total(wordings, tried, size, expected):
     assert guard.too_large_a_share(Counter(wordings), tried, size) == expected
 
 
@@ -196,7 +198,7 @@ def test_a_share_is_too_large_for_one_wording_or_for_all(wordings, tried, size, 
         ("DATA", "550 5.2.1 x"),
     ],
 )
-def test_a_server_that_refuses_everybody_charges_nobody(engine, sink, moment, reply):
+def test_server_refusing_all_mail_holds_the_edition_without_strikes(engine, sink, moment, reply):
     ids = add_readers(engine)
     sink.answers = {moment: reply}
 
@@ -213,7 +215,7 @@ def test_a_server_that_refuses_everybody_charges_nobody(engine, sink, moment, re
     assert sorted(sink.recipients) == sorted(address(n) for n in range(len(ids)))
 
 
-def test_words_that_nobody_knows_charge_nobody(engine, sink):
+def test_unknown_reply_after_data_holds_the_edition_without_strikes(engine, sink):
     """After the dot a reply is about the message: a few fail, then the edition is held."""
     ids = add_readers(engine)
     sink.answers = {"DOT": NONSENSE}
@@ -231,7 +233,7 @@ def test_words_that_nobody_knows_charge_nobody(engine, sink):
     assert len(sink.recipients) == len(ids) - ended[Status.FAILED]
 
 
-def test_after_the_guard_has_opened_few_mails_are_still_tried(engine, sink):
+def test_held_edition_makes_no_further_attempts(engine, sink):
     add_readers(engine)
     sink.answers = {"RCPT": NONSENSE}
 
@@ -243,7 +245,7 @@ def test_after_the_guard_has_opened_few_mails_are_still_tried(engine, sink):
     assert sum(command.startswith("RCPT") for command in sink.commands) == tried
 
 
-def test_a_wording_for_a_third_of_an_edition_charges_nobody(engine, sink):
+def test_one_wording_for_three_tenths_of_an_edition_holds_it_without_strikes(engine, sink):
     add_readers(engine)
     refused = [address(n) for n in range(100) if n % 10 < 3]
     sink.answers = {f"RCPT {one}": NONSENSE for one in refused}
@@ -259,7 +261,7 @@ def test_a_wording_for_a_third_of_an_edition_charges_nobody(engine, sink):
     assert sorted(sink.recipients) == sorted(address(n) for n in range(100))
 
 
-def test_words_that_differ_each_time_charge_nobody_either(engine, sink):
+def test_many_different_wordings_hold_sending_without_strikes(engine, sink):
     """Hold sending if a server refuses six of ten readers, each with a different reply text."""
     add_readers(engine)
     chance = random.Random(4)
@@ -273,7 +275,7 @@ def test_words_that_differ_each_time_charge_nobody_either(engine, sink):
     assert nobody_is_charged(engine)
 
 
-def test_six_unknown_readers_of_a_hundred_are_suppressed(engine, sink):
+def test_six_unknown_recipients_of_a_hundred_are_suppressed(engine, sink):
     """Also when they are refused first, before any recipient was accepted."""
     add_readers(engine)
     unknown = {address(n) for n in (0, 1, 2, 40, 70, 99)}
@@ -286,7 +288,7 @@ def test_six_unknown_readers_of_a_hundred_are_suppressed(engine, sink):
     assert held(engine) == {}
 
 
-def test_a_server_that_distrusts_us_leaves_nothing_failed(engine, sink):
+def test_refusals_about_the_sender_leave_no_delivery_failed(engine, sink):
     """Deliveries in flight return to the queue, too, when the third refusal holds the edition."""
     add_readers(engine, 60)
     sink.answers = {"RCPT": "550 5.7.25 The IP address sending this message has no PTR record"}
@@ -302,7 +304,7 @@ def test_a_server_that_distrusts_us_leaves_nothing_failed(engine, sink):
     assert Counter(sink.recipients) == Counter(address(n) for n in range(60))
 
 
-def test_an_edition_goes_on_at_full_speed_once_it_is_resumed(engine, sink):
+def test_resumed_edition_is_not_throttled(engine, sink):
     """Domains that passed on a refusal about the sender are not throttled."""
     add_readers(engine, 60)
     sink.answers = {"RCPT": "554 5.7.1 Relay access denied"}
@@ -315,7 +317,7 @@ def test_an_edition_goes_on_at_full_speed_once_it_is_resumed(engine, sink):
     assert Counter(sink.recipients) == Counter(address(n) for n in range(60))
 
 
-def test_two_senders_at_once_hold_an_edition_once(engine, sink):
+def test_concurrent_senders_hold_sending_without_strikes(engine, sink):
     add_readers(engine)
     sink.answers = {"RCPT": NONSENSE}
 
@@ -328,7 +330,7 @@ def test_two_senders_at_once_hold_an_edition_once(engine, sink):
     assert set(outbox.statuses(engine)) == {Status.QUEUED}
 
 
-def test_a_server_that_goes_bad_in_the_middle_of_an_edition(engine, sink):
+def test_earlier_acceptances_do_not_excuse_consecutive_refusals(engine, sink):
     """Earlier acceptances do not excuse a row of refusals that follows them."""
     for _ in range(40):
         add_delivery(engine, edition_on=TODAY, status=Status.SENT, sent_at=NOW - HOUR)
@@ -339,7 +341,7 @@ def test_a_server_that_goes_bad_in_the_middle_of_an_edition(engine, sink):
     assert nobody_is_charged(engine)
 
 
-def test_confirmations_that_are_all_refused_stay_owed(engine, sink):
+def test_refused_confirmations_stay_queued_and_are_sent_later(engine, sink):
     for n in range(12):
         add_confirmation(engine, address(n), domain=f"d{n}.example")
     sink.answers = {"RCPT": UNKNOWN}
@@ -368,7 +370,7 @@ def refuse(engine, delivery_id, now=NOW, kind=SuppressionReason.HARD, server="mx
         deliveries.hand_back(conn, [d.id for d in claimed], "mine")
 
 
-def test_a_lab_of_three_on_one_domain_suppresses_the_unknown_one(engine, sink):
+def test_one_unknown_recipient_of_three_on_a_domain_is_suppressed(engine, sink):
     for name in ("ada", "bob", "gone"):
         add_delivery(engine, f"{name}@lab.example", domain="lab.example")
     sink.answers = {"RCPT gone@lab.example": UNKNOWN}
@@ -387,7 +389,7 @@ def add_lab(engine) -> list[str]:
 
 
 @pytest.mark.parametrize("reply", [NONSENSE, UNKNOWN])
-def test_a_lab_of_twelve_is_held_where_one_domain_refuses_ten(engine, sink, reply):
+def test_edition_of_twelve_is_held_if_one_domain_refuses_ten(engine, sink, reply):
     there = add_lab(engine)
     sink.answers = {f"RCPT {one}": reply for one in there}
 
@@ -401,7 +403,7 @@ def test_a_lab_of_twelve_is_held_where_one_domain_refuses_ten(engine, sink, repl
     assert len(set(sink.recipients)) == len(sink.taken) == 12
 
 
-def test_ten_dead_readers_of_twelve_are_suppressed_by_hand_and_the_edition_ends(engine, sink):
+def test_edition_completes_after_unknown_recipients_are_suppressed_manually(engine, sink):
     """Resuming alone holds it again; if nine are suppressed, the tenth counts by itself."""
     there = add_lab(engine)
     sink.answers = {f"RCPT {one}": UNKNOWN for one in there}
@@ -423,7 +425,7 @@ def test_ten_dead_readers_of_twelve_are_suppressed_by_hand_and_the_edition_ends(
     assert len(sink.taken) == 2
 
 
-def test_strangers_who_ask_for_five_dead_addresses_hold_nothing(engine, sink):
+def test_confirmations_to_unknown_addresses_do_not_stop_digests(engine, sink):
     asked = [f"nobody{n}@d1.example" for n in range(6)]
     for one in asked:
         add_confirmation(engine, one, domain="d1.example")
@@ -434,7 +436,7 @@ def test_strangers_who_ask_for_five_dead_addresses_hold_nothing(engine, sink):
     assert len(sink.taken) == 10
 
 
-def test_three_readers_who_are_all_refused_are_kept(engine, sink):
+def test_three_recipients_all_refused_once_are_not_suppressed(engine, sink):
     for name in ("ada", "bob", "cyn"):
         add_delivery(engine, f"{name}@lab.example", domain="lab.example")
     sink.answers = {"RCPT": UNKNOWN}
@@ -462,7 +464,7 @@ def days_of(engine, subscriber_id, count=5):
             deliveries.expire_due(conn, now + 20 * HOUR)
 
 
-def test_an_only_reader_who_is_always_refused_holds_everything(engine):
+def test_only_subscriber_refused_in_three_editions_holds_all_sending(engine):
     """A wrong address and a broken server look the same here; the operator has to decide."""
     reader = add_subscriber(engine)
 
@@ -475,7 +477,7 @@ def test_an_only_reader_who_is_always_refused_holds_everything(engine):
     assert held(engine) == {}, "it begins anew"
 
 
-def test_a_reader_refused_in_three_editions_counts_once_other_mail_is_accepted(engine):
+def test_reader_refused_in_three_editions_is_suppressed_if_other_mail_is_accepted(engine):
     reader = add_subscriber(engine, "gone@example.org")
     accept_others(engine, None)
 
@@ -485,7 +487,7 @@ def test_a_reader_refused_in_three_editions_counts_once_other_mail_is_accepted(e
     assert outbox.suppressions(engine) == {"hash of gone@example.org": "hard"}
 
 
-def test_refusals_that_an_acceptance_lies_between_never_add_up(engine):
+def test_refusals_separated_by_an_acceptance_do_not_add_up(engine):
     """Three bad days of a server in a year do not add up if the reader accepts mail in between."""
     reader = add_subscriber(engine, "ada@example.org")
     accept_others(engine, None)
@@ -526,7 +528,7 @@ SINGLE = {"edition_on": None, "range_from": None, "range_to": None, "kind": Deli
         ({"edition_on": TODAY}, False),
     ],
 )
-def test_a_single_mail_is_judged_beside_the_single_mails_of_a_day(engine, changes, counts):
+def test_refused_single_mail_counts_if_another_was_accepted_within_a_day(engine, changes, counts):
     gone = add_delivery(engine, "gone@example.org", **SINGLE)
     refuse(engine, gone)
     add_delivery(engine, **SINGLE | {"status": Status.SENT, "sent_at": NOW} | changes)
@@ -548,7 +550,7 @@ def test_a_single_mail_is_judged_beside_the_single_mails_of_a_day(engine, change
     ],
 )
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_reader_refused_for_days_counts_if_another_mail_was_accepted(engine, changes, counts):
+def test_reader_refused_for_days_counts_only_if_another_mail_was_accepted(engine, changes, counts):
     reader = add_subscriber(engine, "gone@example.org")
     if changes.get("subscriber_id"):
         changes = changes | {"subscriber_id": reader}
@@ -577,7 +579,7 @@ def test_a_reader_refused_for_days_counts_if_another_mail_was_accepted(engine, c
         ({"subscriber_id": None}, True),
     ],
 )
-def test_a_later_mail_that_a_reader_got_ends_an_old_refusal(engine, own, counts):
+def test_later_accepted_mail_to_the_same_address_cancels_a_refusal(engine, own, counts):
     reader = add_subscriber(engine, "gone@example.org")
     refused = add_delivery(engine, subscriber_id=reader)
     refuse(engine, refused)
@@ -604,7 +606,7 @@ def test_a_later_mail_that_a_reader_got_ends_an_old_refusal(engine, own, counts)
         ({"edition_on": TODAY + DAY}, True),
     ],
 )
-def test_a_wording_of_a_fifth_waits_while_its_edition_is_under_way(engine, waiting, counts):
+def test_common_wording_is_not_judged_while_its_edition_is_unfinished(engine, waiting, counts):
     gone = add_delivery(engine, "gone@example.org")
     refuse(engine, gone)
     accept_others(engine, count=3)
@@ -614,7 +616,7 @@ def test_a_wording_of_a_fifth_waits_while_its_edition_is_under_way(engine, waiti
 
 
 @pytest.mark.parametrize(("accepted", "counts"), [(4, False), (5, True)])
-def test_a_wording_is_suspicious_from_a_fifth_of_what_was_tried(engine, accepted, counts):
+def test_wording_of_a_fifth_of_attempts_does_not_count_yet(engine, accepted, counts):
     gone = add_delivery(engine, "gone@example.org")
     refuse(engine, gone)
     accept_others(engine, count=accepted)
@@ -626,7 +628,7 @@ def test_a_wording_is_suspicious_from_a_fifth_of_what_was_tried(engine, accepted
 @pytest.mark.parametrize(
     ("oldest", "trips"), [(NOW, True), (NOW - DAY + SECOND, True), (NOW - DAY, False)]
 )
-def test_single_mails_of_one_day_make_a_row(engine, oldest, trips):
+def test_five_refused_single_mails_within_a_day_trip_the_guard(engine, oldest, trips):
     for n in range(5):
         id_ = add_delivery(engine, address(n), **SINGLE)
         record(engine, id_, n, edition_on=None, at=NOW if n else oldest)
@@ -636,9 +638,7 @@ def test_single_mails_of_one_day_make_a_row(engine, oldest, trips):
 
 
 @pytest.mark.parametrize(("sent_at", "trips"), [(NOW, True), (NOW + SECOND, False)])
-def test_dead_addresses_of_strangers_open_no_breaker_once_a_digest_is_accepted(
-    engine, sent_at, trips
-):
+def test_refused_single_mails_do_not_trip_after_an_accepted_digest(engine, sent_at, trips):
     outbox.alter(engine, add_delivery(engine), status=Status.SENT, sent_at=sent_at)
     for n in range(6):
         id_ = add_delivery(engine, address(n), **SINGLE)
@@ -651,7 +651,7 @@ def test_dead_addresses_of_strangers_open_no_breaker_once_a_digest_is_accepted(
 @pytest.mark.parametrize(
     ("sent_at", "refused"), [(NOW - SECOND, 5), (NOW, None), (NOW + SECOND, None)]
 )
-def test_an_acceptance_ends_a_row_of_refusals(engine, sent_at, refused):
+def test_acceptance_resets_consecutive_refusals(engine, sent_at, refused):
     accept_others(engine, count=1)
     outbox.alter(engine, 1, sent_at=sent_at)
     for n in range(5):
@@ -666,7 +666,7 @@ def test_an_acceptance_ends_a_row_of_refusals(engine, sent_at, refused):
         assert trips[0].reason == "5 refusals in a row at 5 domains: no"
 
 
-def test_bounces_and_what_was_taken_later_are_no_row(engine):
+def test_bounces_and_later_acceptances_are_not_consecutive_refusals(engine):
     """Six refusals do not make a row if one is a later bounce and one was accepted in the end."""
     for n in range(6):
         id_ = add_delivery(engine, address(n))
@@ -686,7 +686,7 @@ def test_bounces_and_what_was_taken_later_are_no_row(engine):
         ("abcdefghijklmnopqrst", "20 of 20 mails were refused, in various words"),
     ],
 )
-def test_a_hold_says_whether_one_wording_or_many_were_met(engine, words, reason):
+def test_hold_reason_states_one_wording_or_various(engine, words, reason):
     """At two domains only, so that the refusals make no row."""
     for n, said in enumerate(words):
         record(engine, add_delivery(engine, address(n)), n % 2, wording=said)
@@ -694,7 +694,7 @@ def test_a_hold_says_whether_one_wording_or_many_were_met(engine, words, reason)
     assert [trip.reason for trip in judge(engine).trips] == [reason]
 
 
-def test_a_hold_opens_the_breaker_and_a_later_one_opens_it_again(engine):
+def test_each_hold_opens_the_circuit_breaker(engine):
     for day in range(2):
         now = NOW + day * DAY
         for n in range(5):
@@ -706,7 +706,7 @@ def test_a_hold_opens_the_breaker_and_a_later_one_opens_it_again(engine):
         assert (breaker.open_until, breaker.refusals) == (now + guard.OPEN_FOR, day + 1)
 
 
-def test_the_judgement_tells_how_many_deliveries_it_has_ended(engine):
+def test_judge_returns_the_number_of_queued_deliveries_it_ended(engine):
     """Return the number of queued deliveries ended; bounced and expired ones had ended before."""
     accept_others(engine)
     queued, bounced, expired = (add_delivery(engine, address(n)) for n in range(3))
@@ -726,7 +726,7 @@ def test_the_judgement_tells_how_many_deliveries_it_has_ended(engine):
         assert guard.waiting(conn) == 0
 
 
-def test_an_old_address_that_is_gone_is_suppressed_and_the_new_one_gets_its_mail(engine):
+def test_refusal_suppresses_the_old_address_and_keeps_mail_to_the_new_one(engine):
     reader = add_subscriber(engine, "old@example.org")
     refuse(engine, add_delivery(engine, subscriber_id=reader))
     owed = add_delivery(engine, subscriber_id=reader, edition_on=TODAY + DAY)
@@ -740,7 +740,7 @@ def test_an_old_address_that_is_gone_is_suppressed_and_the_new_one_gets_its_mail
     assert row(engine, owed).status == Status.QUEUED
 
 
-def test_only_the_named_editions_are_judged(engine):
+def test_judge_is_limited_to_the_given_editions(engine):
     ids = [add_delivery(engine, address(n), edition_on=TODAY + n * DAY) for n in range(2)]
     for n, id_ in enumerate(ids):
         accept_others(engine, TODAY + n * DAY)
@@ -750,7 +750,7 @@ def test_only_the_named_editions_are_judged(engine):
     assert judge(engine).counted == {ids[0]}
 
 
-def test_the_operator_s_undoing_lifts_one_suppression_with_its_strikes(engine):
+def test_restore_lifts_one_suppression_and_deletes_its_strikes(engine):
     """Deliveries return to the queue unless they have expired; rows of other readers stay."""
     readers = [add_subscriber(engine, address(n)) for n in range(2)]
     for reader, n in zip(readers, range(2), strict=True):
@@ -778,7 +778,7 @@ def test_the_operator_s_undoing_lifts_one_suppression_with_its_strikes(engine):
     assert [one.address_hash for one in rows(engine, StrikeRow)] == [f"hash of {address(1)}"]
 
 
-def test_the_cause_of_a_suppression_is_the_newest_refusal_that_counted(engine):
+def test_suppression_cause_is_the_newest_counted_refusal(engine):
     reader = add_subscriber(engine, address(0))
     for hours, said, counted in ((0, "first", True), (1, "second", True), (2, "third", False)):
         id_ = add_delivery(engine, subscriber_id=reader)
@@ -805,7 +805,7 @@ def test_the_cause_of_a_suppression_is_the_newest_refusal_that_counted(engine):
         ({"status": Status.FAILED, "reply": "550 b", "subscriber_id": None}, "550 a"),
     ],
 )
-def test_without_a_refusal_the_newest_refused_delivery_is_the_cause(engine, changes, said):
+def test_suppression_cause_falls_back_to_the_newest_refused_delivery(engine, changes, said):
     reader = add_subscriber(engine, address(0))
     add_delivery(engine, subscriber_id=reader, status=Status.FAILED, reply="550 a")
     add_delivery(engine, **{"subscriber_id": reader} | changes)
@@ -825,7 +825,7 @@ def test_without_a_refusal_the_newest_refused_delivery_is_the_cause(engine, chan
         ({"kind": "hard", "counted": True}, {"kind": "soft"}, "hard"),
     ],
 )
-def test_a_counted_refusal_is_replaced_only_by_one_that_says_more(engine, first, second, kept):
+def test_counted_refusal_is_replaced_only_by_a_stronger_one(engine, first, second, kept):
     id_ = add_delivery(engine, address(0))
     record(engine, id_, wording="first", **first)
     record(engine, id_, wording="second", **second)
@@ -838,7 +838,7 @@ def test_a_counted_refusal_is_replaced_only_by_one_that_says_more(engine, first,
         assert not refusals.is_counted(conn, id_ + 1)
 
 
-def test_the_refusals_of_an_address_are_listed_oldest_first_and_cleared_alone(engine):
+def test_refusals_are_listed_oldest_first_and_cleared_per_address(engine):
     for n, hours in ((0, 2), (1, 0), (0, 1)):
         record(engine, add_delivery(engine, subscriber_id=None), n, at=NOW + hours * HOUR,
                edition_on=None if hours == 1 else TODAY)  # fmt: skip
@@ -853,7 +853,7 @@ def test_the_refusals_of_an_address_are_listed_oldest_first_and_cleared_alone(en
     assert [one.delivery_id for one in rows(engine, RefusalRow)] == [2]
 
 
-def test_old_refusals_are_dropped_a_few_at_a_time(engine):
+def test_old_refusals_are_deleted_in_batches(engine):
     for n in range(4):
         record(engine, add_delivery(engine), n, at=NOW + n * HOUR)
 
@@ -865,7 +865,7 @@ def test_old_refusals_are_dropped_a_few_at_a_time(engine):
     assert [one.delivery_id for one in rows(engine, RefusalRow)] == [4]
 
 
-def test_the_recipient_of_a_delivery_is_where_it_goes_not_whose_it_is(engine):
+def test_recipient_of_returns_the_delivery_address_if_it_has_its_own(engine):
     own = add_delivery(engine, address(0), domain="d0.example", attempts=2)
     moved = add_delivery(engine, address(1), address="new@d.example", domain="d.example", **SINGLE)
 
@@ -882,7 +882,7 @@ def test_the_recipient_of_a_delivery_is_where_it_goes_not_whose_it_is(engine):
 # --- Concurrency, crashes, repetition -----------------------------------------------------------
 
 
-def test_killed_at_any_statement_a_refusal_is_written_with_its_delivery(engine):
+def test_crash_never_separates_a_refusal_from_its_delivery(engine):
     id_ = add_delivery(engine)
     statements = 0
     while True:
@@ -898,7 +898,7 @@ def test_killed_at_any_statement_a_refusal_is_written_with_its_delivery(engine):
     assert len(rows(engine, RefusalRow)) == 1
 
 
-def test_killed_at_any_statement_a_judgement_is_made_the_next_time(engine):
+def test_judgement_survives_a_crash_at_any_statement(engine):
     gone = add_delivery(engine, "gone@example.org")
     refuse(engine, gone)
     accept_others(engine)
@@ -917,7 +917,7 @@ def test_killed_at_any_statement_a_judgement_is_made_the_next_time(engine):
     assert judge(engine).counted == set(), "twice changes nothing"
 
 
-def test_killed_at_any_statement_an_edition_is_held_with_all_that_follows(engine):
+def test_holding_an_edition_survives_a_crash_at_any_statement(engine):
     for n, id_ in enumerate(add_readers(engine, 8)):
         outbox.alter(engine, id_, attempts=1)
         record(engine, id_, n)
@@ -950,7 +950,7 @@ def record(
             conn.execute(update(RefusalRow).where(this).values(counted=True))
 
 
-def test_a_delivery_that_is_tried_again_meanwhile_is_not_judged(engine):
+def test_leased_delivery_is_not_judged(engine):
     id_ = add_delivery(engine, "gone@example.org")
     refuse(engine, id_)
     accept_others(engine)
@@ -960,7 +960,7 @@ def test_a_delivery_that_is_tried_again_meanwhile_is_not_judged(engine):
     assert outbox.suppressions(engine) == {}
 
 
-def test_what_the_server_takes_in_the_end_was_no_refusal(engine):
+def test_refusal_does_not_count_if_the_delivery_was_sent_later(engine):
     id_ = add_delivery(engine)
     refuse(engine, id_)
     accept_others(engine)
@@ -971,7 +971,7 @@ def test_what_the_server_takes_in_the_end_was_no_refusal(engine):
     assert row(engine, id_).status == Status.SENT
 
 
-def test_refusals_by_a_server_that_was_replaced_count_against_nobody(engine):
+def test_refusals_by_a_replaced_server_do_not_count(engine):
     id_ = add_delivery(engine)
     refuse(engine, id_, server="old")
     accept_others(engine)
@@ -982,7 +982,7 @@ def test_refusals_by_a_server_that_was_replaced_count_against_nobody(engine):
     assert (row(engine, id_).not_before, row(engine, id_).attempts) == (NOW, 0)
 
 
-def test_a_reader_who_has_moved_meanwhile_is_not_charged_at_the_new_address(engine):
+def test_soft_refusal_adds_no_strike_after_an_address_change(engine):
     reader = add_subscriber(engine, "old@example.org")
     id_ = add_delivery(engine, subscriber_id=reader)
     refuse(engine, id_, kind=StrikeKind.SOFT)
@@ -995,7 +995,7 @@ def test_a_reader_who_has_moved_meanwhile_is_not_charged_at_the_new_address(engi
     assert rows(engine, StrikeRow) == []
 
 
-def test_refusals_of_an_edition_end_in_reverse_what_they_began(engine):
+def test_many_late_bounces_lift_the_suppressions_of_the_first_ones(engine):
     """Late bounces of one wording lift the suppressions that the first of them caused."""
     owed_tomorrow = []
     for n, id_ in enumerate(add_readers(engine, 60)):
@@ -1014,7 +1014,7 @@ def test_refusals_of_an_edition_end_in_reverse_what_they_began(engine):
     assert set(held(engine)) == {TODAY, TODAY + DAY}
 
 
-def test_a_suppression_by_hand_and_a_complaint_are_never_taken_back(engine):
+def test_manual_suppression_is_never_lifted(engine):
     reader = add_subscriber(engine, "ada@example.org")
     outbox.suppress(engine, reader)
     with engine.begin() as conn:
@@ -1036,7 +1036,7 @@ def bounce(engine, feedback, delivery_id, reason=UNKNOWN, provider=None, now=NOW
 
 
 @pytest.mark.parametrize("provider", [None, "ses", "generic"])
-def test_an_edition_that_bounces_as_a_whole_charges_nobody(engine, sink, feedback, provider):
+def test_edition_that_bounces_completely_suppresses_no_reader(engine, sink, feedback, provider):
     ids = add_readers(engine)
     send_all(engine, sink)
 
@@ -1052,7 +1052,7 @@ def test_an_edition_that_bounces_as_a_whole_charges_nobody(engine, sink, feedbac
 
 
 @pytest.mark.parametrize("provider", [None, "ses", "generic"])
-def test_six_bounces_of_a_hundred_count(engine, sink, feedback, provider):
+def test_six_bounces_of_a_hundred_suppress_their_addresses(engine, sink, feedback, provider):
     ids = add_readers(engine)
     send_all(engine, sink)
 
@@ -1063,7 +1063,7 @@ def test_six_bounces_of_a_hundred_count(engine, sink, feedback, provider):
     assert held(engine) == {}
 
 
-def test_an_edition_whose_only_mail_bounces_waits_for_others(engine, sink, feedback):
+def test_single_bounce_counts_only_after_other_mail_was_accepted(engine, sink, feedback):
     id_ = add_delivery(engine, "gone@example.org")
     send_all(engine, sink)
 
@@ -1077,7 +1077,7 @@ def test_an_edition_whose_only_mail_bounces_waits_for_others(engine, sink, feedb
 # --- The operator -------------------------------------------------------------------------------
 
 
-def test_the_operator_is_told_in_every_place(engine, sink, database_url):
+def test_hold_is_reported_by_progress_health_and_doctor(engine, sink, database_url):
     add_readers(engine, 40)
     sink.answers = {"RCPT": NONSENSE}
     send_all(engine, sink)
@@ -1097,7 +1097,7 @@ def test_the_operator_is_told_in_every_place(engine, sink, database_url):
 
 
 @pytest.mark.parametrize(("refused", "alerts"), [(20, True), (4, False)])
-def test_mails_refused_at_the_dot_between_accepted_ones_alert_the_operator(
+def test_refusals_after_data_between_acceptances_alert_the_operator(
     engine, sink, database_url, refused, alerts
 ):
     """One provider may refuse what the others accept: nothing is held and no reader is charged."""
@@ -1118,7 +1118,7 @@ def test_mails_refused_at_the_dot_between_accepted_ones_alert_the_operator(
     assert [finding.ok for finding in found] == [not alerts]
 
 
-def test_a_hold_by_hand_is_no_reason_to_alert(engine):
+def test_manual_hold_raises_no_alert(engine):
     halting.stop(engine, NOW, TODAY)
     with engine.connect() as conn:
         assert stuck(progress.read(conn, NOW), NOW, NOW) == []
@@ -1137,7 +1137,7 @@ def suppressed_reader(engine, number, reply, days=0, reason="hard"):
     return refused
 
 
-def test_a_mass_suppression_is_undone_by_what_it_names(engine):
+def test_undo_lifts_recent_suppressions_with_a_given_reply(engine):
     ids = [suppressed_reader(engine, n, f"550 5.7.25 {address(n)} no PTR") for n in range(6)]
     suppressed_reader(engine, 10, UNKNOWN)
     suppressed_reader(engine, 11, "550 5.7.25 no PTR", days=-2)
@@ -1155,7 +1155,7 @@ def test_a_mass_suppression_is_undone_by_what_it_names(engine):
     assert {row(engine, id_).status for id_ in ids} == {Status.QUEUED}, "they are owed again"
 
 
-def test_undoing_by_time_and_reason(engine):
+def test_undoable_filters_by_time_and_reason(engine):
     for n, (days, reason) in enumerate([(0, "hard"), (0, "soft"), (1, "full"), (2, "hard")]):
         suppressed_reader(engine, n, UNKNOWN, days=days, reason=reason)
 
@@ -1168,7 +1168,7 @@ def test_undoing_by_time_and_reason(engine):
     assert count(since=NOW + 2 * DAY) == 1
 
 
-def test_what_was_over_when_it_was_undone_comes_with_the_next_digest(engine):
+def test_undo_after_expiry_moves_the_papers_to_the_next_digest(engine):
     refused = suppressed_reader(engine, 1, UNKNOWN)
 
     undo(engine, undoable(engine, NOW), NOW + 2 * DAY)
@@ -1177,7 +1177,7 @@ def test_what_was_over_when_it_was_undone_comes_with_the_next_digest(engine):
     assert outbox.cursor(engine, refused) == 2
 
 
-def test_a_complaint_that_comes_meanwhile_is_not_lifted(engine):
+def test_undo_keeps_a_complaint_recorded_meanwhile(engine):
     suppressed_reader(engine, 1, UNKNOWN)
     found = undoable(engine, NOW)
     with engine.begin() as conn:
@@ -1187,7 +1187,7 @@ def test_a_complaint_that_comes_meanwhile_is_not_lifted(engine):
     assert set(outbox.suppressions(engine).values()) == {"complaint"}
 
 
-def test_killed_at_any_statement_an_undoing_is_done_by_the_next(engine):
+def test_undo_survives_a_crash_at_any_statement(engine):
     suppressed_reader(engine, 1, UNKNOWN)
     statements = 0
     while True:

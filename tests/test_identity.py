@@ -62,26 +62,26 @@ def without_id(**changes: Any) -> Sighting:
         "Attention for\tPatient Readers.",
     ],
 )
-def test_titles_that_differ_only_in_dress_are_equal(title):
+def test_title_key_ignores_case_accents_and_punctuation(title):
     assert title_key(title) == title_key(TITLE)
 
 
-def test_titles_without_a_letter_still_differ():
+def test_title_keys_of_punctuation_only_titles_differ():
     assert title_key("???") != title_key("!!!")
 
 
 @pytest.mark.parametrize(
     "name", ["Ada Lovelace", "A. Lovelace", "Lovelace, Ada", "ADA LOVELACE", "Ada K. Lovelace"]
 )
-def test_a_first_author_is_known_by_surname_and_initial(name):
+def test_author_key_is_surname_and_initial_of_the_first_author(name):
     assert author_key([name, "Charles Babbage"]) == "lovelace a"
 
 
-def test_no_author_is_no_key():
+def test_author_key_is_empty_without_an_author_name():
     assert author_key([]) == author_key(["42"]) == ""
 
 
-def test_people_know_a_paper_by_its_arxiv_id_then_its_doi_then_its_title():
+def test_paper_key_prefers_arxiv_id_then_doi_then_title():
     assert paper_key("2503.02130", "10.1/x", "0" * 32) == "2503.02130"
     assert paper_key(None, "10.1/x", "0" * 32) == "doi:10.1/x"
     assert paper_key(None, None, "0123456789abcdef0123") == "title:0123456789abcdef"
@@ -95,7 +95,7 @@ def test_people_know_a_paper_by_its_arxiv_id_then_its_doi_then_its_title():
         ("10.48550/arxiv.2503.02130v2", "2503.02130"),
     ],
 )
-def test_a_doi_minted_by_arxiv_is_its_id(doi, arxiv_id):
+def test_arxiv_doi_is_converted_to_an_arxiv_id(doi, arxiv_id):
     sighting = with_arxiv_id(without_id(doi=doi))
 
     assert (sighting.arxiv_id, sighting.doi) == (arxiv_id, None)
@@ -104,7 +104,7 @@ def test_a_doi_minted_by_arxiv_is_its_id(doi, arxiv_id):
 # --- One paper ----------------------------------------------------------------------------------
 
 
-def test_an_arxiv_id_says_more_than_a_doi():
+def test_match_by_arxiv_id_is_returned_before_match_by_doi():
     """If one record has no arXiv id, both match, and the match by arXiv id is returned first."""
     by_doi = known(without_id(doi="10.1/x"), 1)
     by_arxiv = known(make_sighting("3001.00001"), 2)
@@ -114,7 +114,7 @@ def test_an_arxiv_id_says_more_than_a_doi():
     assert ids(found) == [2, 1]
 
 
-def test_two_arxiv_ids_are_two_works_whatever_else_is_equal():
+def test_different_arxiv_ids_never_match():
     paper = known(make_sighting("3001.00001", title=TITLE, doi="10.1/x"))
 
     found = same_work(make_sighting("3001.00002", title=TITLE, doi="10.1/x"), [paper])
@@ -122,7 +122,7 @@ def test_two_arxiv_ids_are_two_works_whatever_else_is_equal():
     assert found == []
 
 
-def test_a_sighting_never_joins_two_arxiv_ids_together():
+def test_sighting_never_merges_two_arxiv_ids():
     """If the DOI is that of the other, the sighting matches only the paper it announced."""
     first = known(make_sighting("3001.00001"), 1)
     second = known(make_sighting("3001.00002", doi="10.1/x"), 2)
@@ -132,7 +132,7 @@ def test_a_sighting_never_joins_two_arxiv_ids_together():
     assert ids(found) == [1]
 
 
-def test_a_source_that_learns_the_arxiv_id_of_what_it_announced_means_the_same_work():
+def test_later_arxiv_id_matches_the_paper_announced_without_one():
     """Also if the title has changed since."""
     paper = known(without_id())
 
@@ -141,14 +141,14 @@ def test_a_source_that_learns_the_arxiv_id_of_what_it_announced_means_the_same_w
     assert ids(found) == [1]
 
 
-def test_equal_title_and_first_author_are_one_work():
+def test_equal_title_and_first_author_match():
     paper = known(make_sighting("3001.00001", title=TITLE, authors=("Ada Lovelace",)))
 
     assert ids(same_work(without_id(authors=("Lovelace, A.", "Grace Hopper")), [paper])) == [1]
     assert same_work(without_id(authors=("Grace Hopper",)), [paper]) == []
 
 
-def test_of_two_equal_records_the_older_one_is_meant():
+def test_match_by_title_and_author_returns_the_older_record():
     """Of two arXiv papers with one title and author the first is returned, in any row order."""
     first = known(make_sighting("3001.00001", title=TITLE), 1)
     second = known(make_sighting("3001.00002", title=TITLE), 2)
@@ -156,7 +156,7 @@ def test_of_two_equal_records_the_older_one_is_meant():
     assert ids(same_work(without_id(), [second, first])) == [1]
 
 
-def test_a_paper_without_any_id_joins_one_of_equal_title_only_where_there_is_one():
+def test_title_match_without_id_or_author_requires_a_single_candidate():
     first = known(make_sighting("3001.00001", title=TITLE), 1)
     second = known(make_sighting("3001.00002", title=TITLE), 2)
     anonymous = without_id(authors=())
@@ -165,7 +165,7 @@ def test_a_paper_without_any_id_joins_one_of_equal_title_only_where_there_is_one
     assert same_work(anonymous, [first, second]) == []
 
 
-def test_a_paper_with_an_id_takes_over_the_record_that_had_none():
+def test_paper_with_an_arxiv_id_matches_a_record_without_one():
     anonymous = known(without_id(authors=()))
 
     assert ids(same_work(make_sighting("3001.00001", title=TITLE), [anonymous])) == [1]
@@ -174,7 +174,7 @@ def test_a_paper_with_an_id_takes_over_the_record_that_had_none():
 # --- Merged content -----------------------------------------------------------------------------
 
 
-def test_a_newer_version_changes_the_words_and_an_older_one_does_not():
+def test_newer_version_replaces_the_text_and_an_older_one_does_not():
     first = content_of(make_sighting("3001.00001", version=1, title="One", abstract="First."))
     second = content_of(make_sighting("3001.00001", version=2, title="Two", abstract="Second."))
 
@@ -183,7 +183,7 @@ def test_a_newer_version_changes_the_words_and_an_older_one_does_not():
     assert merged(second, first)["abstract"] == "Second."
 
 
-def test_another_sources_version_numbers_mean_nothing():
+def test_version_numbers_of_other_sources_are_ignored():
     """Version 3 at bioRxiv does not block version 2 from arXiv."""
     elsewhere = content_of(make_sighting(None, source="biorxiv", version=3))
     at_arxiv = merged(elsewhere, content_of(make_sighting("3001.00001", title="One")))
@@ -194,7 +194,7 @@ def test_another_sources_version_numbers_mean_nothing():
     assert again["title"] == "Two"
 
 
-def test_the_words_of_arxiv_win_and_what_it_does_not_know_stays():
+def test_arxiv_text_wins_and_other_fields_are_kept():
     listed = make_sighting(
         "3001.00001", source="huggingface", title="listed", keywords=("agents",),
         categories=(), links=Links(code="https://example.org/code"),
@@ -213,7 +213,7 @@ def test_the_words_of_arxiv_win_and_what_it_does_not_know_stays():
         assert content["links"] == {"code": "https://example.org/code"}
 
 
-def test_a_source_that_tells_less_takes_nothing_away():
+def test_empty_fields_do_not_overwrite_existing_content():
     full = content_of(make_sighting("3001.00001", source="huggingface"))
     poor = content_of(replace(make_sighting("3001.00001"), abstract="", authors=()))
 
@@ -223,7 +223,7 @@ def test_a_source_that_tells_less_takes_nothing_away():
     assert content["authors"] == full["authors"]
 
 
-def test_merging_twice_is_merging_once():
+def test_merging_is_idempotent():
     first, second = (
         content_of(make_sighting("3001.00001", source=source, keywords=(source,), version=2))
         for source in ("huggingface", "arxiv")
@@ -234,5 +234,5 @@ def test_merging_twice_is_merging_once():
     assert merged(merged(once, first), second) == once
 
 
-def test_arxiv_is_the_first_of_those_whose_words_win():
+def test_arxiv_is_the_first_text_source():
     assert identity.WORDS_FROM[0] == "arxiv"

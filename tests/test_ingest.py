@@ -57,7 +57,7 @@ def record(engine: Engine, source: str) -> SourceRecord:
 # --- Batches ------------------------------------------------------------------------------------
 
 
-def test_what_is_new_is_published_as_one_batch(engine: Engine):
+def test_new_papers_of_all_sources_are_published_as_one_batch(engine: Engine):
     reports = ingest(engine, make_sighting("3001.00001"), make_sighting(None, source="feed"))
 
     assert [(r.source, r.state, r.new, r.batch) for r in reports] == [
@@ -68,7 +68,7 @@ def test_what_is_new_is_published_as_one_batch(engine: Engine):
     assert [(b.number, b.papers) for b in rows(engine, BatchRow)] == [(1, 2)]
 
 
-def test_more_papers_than_are_held_at_once_are_all_matched(engine: Engine, monkeypatch):
+def test_papers_beyond_the_chunk_size_are_all_matched(engine: Engine, monkeypatch):
     monkeypatch.setattr(ingesting, "MATCHED_AT_ONCE", 3)
     monkeypatch.setattr("pipeline.matching.topics.AT_ONCE", 2)
     add_reader(engine, "cat:cs.IR")
@@ -80,7 +80,7 @@ def test_more_papers_than_are_held_at_once_are_all_matched(engine: Engine, monke
     assert [(b.papers, b.matches) for b in rows(engine, BatchRow)] == [(8, 8)]
 
 
-def test_nothing_new_is_no_batch(engine: Engine):
+def test_ingest_without_new_papers_publishes_no_batch(engine: Engine):
     sighting = make_sighting()
     ingest(engine, sighting)
 
@@ -90,7 +90,7 @@ def test_nothing_new_is_no_batch(engine: Engine):
     assert published(engine) == 1
 
 
-def test_a_match_stays_in_the_batch_it_first_arose_in(engine: Engine):
+def test_match_keeps_the_batch_of_its_first_occurrence(engine: Engine):
     """arXiv announces on Monday, Hugging Face lists on Tuesday: each match keeps its own batch."""
     add_reader(engine, "cat:cs.IR", "source:huggingface")
     bring_topics_up(engine, 0, NOW)
@@ -108,7 +108,7 @@ def test_a_match_stays_in_the_batch_it_first_arose_in(engine: Engine):
 # --- Sources ------------------------------------------------------------------------------------
 
 
-def test_one_broken_source_does_not_stop_the_others(engine: Engine):
+def test_failed_source_does_not_stop_the_others(engine: Engine):
     retry_at = NOW + HOUR
     broken = Press("feed", news=lambda: refused(retry_at))
     sources = [broken, Press("arxiv", [make_sighting()])]
@@ -124,7 +124,7 @@ def test_one_broken_source_does_not_stop_the_others(engine: Engine):
     assert known.next_try_at == retry_at
 
 
-def test_a_bug_in_one_source_does_not_stop_the_others(engine: Engine):
+def test_unexpected_exception_in_one_source_does_not_stop_the_others(engine: Engine):
     def stumble() -> None:
         raise KeyError("paper")
 
@@ -136,7 +136,7 @@ def test_a_bug_in_one_source_does_not_stop_the_others(engine: Engine):
     assert record(engine, "feed").error == "cannot be read: KeyError('paper')"
 
 
-def test_a_failed_source_is_left_alone_as_long_as_it_asked_for(engine: Engine):
+def test_failed_source_is_not_queried_before_its_retry_time(engine: Engine):
     asked: list[object] = []
     source = Press("feed", news=lambda: refused(NOW + HOUR), asked=asked)
     ingesting.ingest(engine, [source], now=NOW)
@@ -149,7 +149,7 @@ def test_a_failed_source_is_left_alone_as_long_as_it_asked_for(engine: Engine):
     assert (record(engine, "feed").failures, record(engine, "feed").since) == (2, NOW)
 
 
-def test_a_source_that_recovers_is_fresh_again(engine: Engine):
+def test_recovered_source_is_fresh_without_failures(engine: Engine):
     ingesting.ingest(engine, [Press("feed", news=refused)], now=NOW)
 
     ingesting.ingest(engine, [Press("feed", [make_sighting(None, source="feed")])], now=NOW + HOUR)
@@ -160,7 +160,7 @@ def test_a_source_that_recovers_is_fresh_again(engine: Engine):
     )  # fmt: skip
 
 
-def test_a_source_goes_on_from_its_own_cursor(engine: Engine):
+def test_source_continues_from_its_stored_cursor(engine: Engine):
     asked: list[object] = []
     source = Press(cursor="page 2", asked=asked)
 
@@ -172,7 +172,7 @@ def test_a_source_goes_on_from_its_own_cursor(engine: Engine):
     assert asked == [(two_weeks_ago, None), (two_weeks_ago, "page 2"), (NOW.date(), None)]
 
 
-def test_an_announcement_that_is_missing_is_kept_in_the_state_of_its_source(engine: Engine):
+def test_missing_announcement_is_recorded_as_source_error_until_filled(engine: Engine):
     """The papers that arrived are stored; the error is cleared when the gap is filled."""
     with_gap = Press(sightings=[make_sighting()], gaps=("the feed of 2030-01-01 was missed",))
 
@@ -185,7 +185,7 @@ def test_an_announcement_that_is_missing_is_kept_in_the_state_of_its_source(engi
     assert record(engine, with_gap.name).error is None
 
 
-def test_papers_known_from_elsewhere_are_news_of_the_source_that_lists_them(engine: Engine):
+def test_source_listing_a_known_paper_for_the_first_time_is_fresh(engine: Engine):
     """Hugging Face lists a paper known from arXiv: FRESH is returned though no paper is new."""
     ingest(engine, make_sighting("3001.00001"))
 
@@ -194,7 +194,7 @@ def test_papers_known_from_elsewhere_are_news_of_the_source_that_lists_them(engi
     assert (report.state, report.new, report.touched) == (SourceState.FRESH, 0, 1)
 
 
-def test_recorded_answers_leave_the_live_sources_alone(engine: Engine):
+def test_ingesting_recorded_answers_does_not_change_source_states(engine: Engine):
     found = recorded_reading(make_sighting())
 
     first = ingesting.ingest_recorded(engine, [("arxiv", found)], now=NOW)
@@ -212,7 +212,7 @@ def recorded_reading(*sightings: Sighting) -> ingesting.Reading:
     return ingesting.Reading(sightings)
 
 
-def test_validators_are_kept_only_with_the_answer_they_belong_to(engine: Engine):
+def test_http_validator_is_stored_only_with_its_papers_after_a_crash(engine: Engine):
     """If a validator were stored alone, the server would return 304 and papers would be lost."""
     url = "https://example.org/feed"
     source = Press("feed", [make_sighting(None, source="feed")],
@@ -249,7 +249,7 @@ MONDAY = datetime(2030, 1, 7, 13, tzinfo=NOW.tzinfo)
         (MONDAY - 90 * 24 * HOUR, True, MONDAY, SourceState.STALE),
     ],
 )
-def test_a_source_is_stale_when_a_day_that_promised_news_had_none(
+def test_source_is_stale_if_a_due_day_had_no_news(
     news_at: datetime | None, due: bool, now: datetime, state: SourceState
 ):
     assert state_of(news_at, lambda _day: due, now) is state
@@ -258,7 +258,7 @@ def test_a_source_is_stale_when_a_day_that_promised_news_had_none(
 # --- One run at a time --------------------------------------------------------------------------
 
 
-def test_of_two_ingests_at_once_one_works_and_the_other_gives_way(engine: Engine):
+def test_concurrent_ingest_returns_without_work(engine: Engine):
     reading_now, second_is_done = threading.Event(), threading.Event()
 
     def slowly() -> None:
@@ -283,7 +283,7 @@ def test_of_two_ingests_at_once_one_works_and_the_other_gives_way(engine: Engine
 
 
 @pytest.mark.parametrize("moment", ["reading", "matching"])
-def test_a_run_taken_for_dead_that_wakes_up_writes_nothing(engine: Engine, moment: str):
+def test_ingest_that_lost_its_lease_writes_nothing_more(engine: Engine, moment: str):
     """Meanwhile another run has taken the lease, finished and released it."""
     add_reader(engine, "retrieval")
     theirs, ours = make_sighting("3001.00001"), make_sighting("3001.00002")
@@ -305,7 +305,7 @@ def test_a_run_taken_for_dead_that_wakes_up_writes_nothing(engine: Engine, momen
     assert [paper.key for paper in stored(engine)] == expected
 
 
-def test_only_the_holder_of_the_lease_publishes(engine: Engine):
+def test_only_the_lease_holder_publishes(engine: Engine):
     with engine.begin() as conn:
         token = batches.take_lease(conn, now=NOW, until=NOW + HOUR)
         assert batches.take_lease(conn, now=NOW + HOUR / 2, until=NOW + HOUR) is None
@@ -330,7 +330,7 @@ def ready_to_match(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("backend", "step"), [("sqlite", 3), ("postgresql", 9)], indirect=["backend"]
 )
-def test_whenever_a_run_dies_the_next_publishes_everything_once(engine: Engine, step: int):
+def test_next_ingest_publishes_everything_once_after_a_crash(engine: Engine, step: int):
     """Kill a run before each of its statements; the next run drops leftovers."""
     found = [make_sighting("3001.00001"), make_sighting("3001.00002"),
              make_sighting("3001.00001", source="huggingface")]  # fmt: skip
@@ -355,7 +355,7 @@ def test_whenever_a_run_dies_the_next_publishes_everything_once(engine: Engine, 
         after += step
 
 
-def test_matches_of_a_dead_run_that_are_none_any_more_are_dropped(engine: Engine):
+def test_outdated_matches_of_a_crashed_ingest_are_deleted(engine: Engine):
     """The paper has been removed from the category since."""
     ready_to_match(engine)
     store(engine, make_sighting("3001.00001", categories=("math.CO",), authors=()))
@@ -369,7 +369,7 @@ def test_matches_of_a_dead_run_that_are_none_any_more_are_dropped(engine: Engine
     assert (published(engine), matches(engine)) == (1, set())
 
 
-def test_a_killed_process_leaves_what_the_next_one_finishes(engine: Engine, database_url: str):
+def test_next_ingest_completes_after_sigkill(engine: Engine, database_url: str):
     """SIGKILL in the second chunk of the matches of 260 papers with two topics."""
     ready_to_match(engine)
     killed = subprocess.run(
@@ -393,7 +393,7 @@ def test_a_killed_process_leaves_what_the_next_one_finishes(engine: Engine, data
 
 @pytest.mark.shared
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_everything_recorded_at_hugging_face_is_stored_once(engine: Engine):
+def test_recorded_hugging_face_papers_are_stored_once(engine: Engine):
     paths = sorted((SHARED / "hf_daily_papers").glob("*.json"))
     readings = [reading for path in paths for reading in recorded.read_file(path)]
     distinct = {s.arxiv_id for _, found in readings for s in found.sightings}

@@ -37,7 +37,7 @@ def open_services(engine: Engine, **given: str) -> Services:
     return Services(settings.load(None, **given), engine)
 
 
-def test_keys_are_made_once_and_kept(engine):
+def test_keys_are_generated_once_and_stored(engine):
     made = open_services(engine).keys
 
     again = open_services(engine).keys
@@ -49,7 +49,7 @@ def test_keys_are_made_once_and_kept(engine):
     assert made.suppression not in repr(made)
 
 
-def test_processes_that_start_at_once_have_the_same_keys(database_url):
+def test_concurrent_processes_get_the_same_keys(database_url):
     """The first insert wins; the other processes read its row."""
     script = (
         "import sys; from datetime import UTC, datetime, timedelta;"
@@ -73,7 +73,7 @@ def test_processes_that_start_at_once_have_the_same_keys(database_url):
     assert len(said.pop().split()) == 2
 
 
-def test_threads_that_ask_at_once_have_the_same_keys(engine):
+def test_concurrent_threads_get_the_same_keys(engine):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: open_services(engine).keys, range(16)))
 
@@ -81,7 +81,7 @@ def test_threads_that_ask_at_once_have_the_same_keys(engine):
     assert len(rows(engine, KeyRow)) == 2
 
 
-def test_a_process_killed_between_the_keys_leaves_no_half(engine):
+def test_both_keys_are_generated_in_one_transaction(engine):
     """Both keys are made in one transaction; if it rolls back, the next start makes them."""
     with engine.connect() as conn:
         assert len(keys.settle(conn, (), None, NOW)) == 2
@@ -92,7 +92,7 @@ def test_a_process_killed_between_the_keys_leaves_no_half(engine):
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_link_signed_with_any_key_in_the_repository_is_refused(engine):
+def test_link_signed_with_any_key_in_the_repository_is_rejected(engine):
     """Signed links of a public https site with a local relay and no keys: the original bug."""
     services = open_services(engine, **RELAY)
     site = TestClient(create_app(services), base_url=RELAY["site_url"])
@@ -121,7 +121,7 @@ def test_a_link_signed_with_any_key_in_the_repository_is_refused(engine):
 # --- Keys set later -----------------------------------------------------------------------------
 
 
-def test_a_secret_key_that_is_set_signs_and_the_made_one_is_accepted_for_a_while(engine):
+def test_secret_key_from_settings_signs_and_the_generated_key_expires_later(engine):
     before = open_services(engine)
     link = before.links.preferences(1, NOW).rpartition("/")[2]
 
@@ -139,14 +139,14 @@ def test_a_secret_key_that_is_set_signs_and_the_made_one_is_accepted_for_a_while
     assert open_services(engine).keys.secret == before.keys.secret, "taken back into use"
 
 
-def test_no_key_is_made_where_both_are_set(engine):
+def test_no_key_is_generated_if_both_are_set(engine):
     found = open_services(engine, secret_key=LONG, suppression_key=OTHER).keys
 
     assert (found.secret, found.suppression) == ((LONG,), OTHER)
     assert [row.value for row in rows(engine, KeyRow)] == [None]
 
 
-def test_another_suppression_key_stops_the_start(engine, database_url):
+def test_changed_suppression_key_raises_settings_error(engine, database_url):
     """If another key were accepted, suppressed addresses would receive mail again."""
     made = open_services(engine).keys
 
@@ -159,14 +159,14 @@ def test_another_suppression_key_stops_the_start(engine, database_url):
     assert moved.suppression_key == made.suppression, "the same key may move to the settings"
 
 
-def test_a_suppression_key_that_was_set_and_is_missing_stops_the_start(engine):
+def test_missing_suppression_key_raises_settings_error_if_it_was_set(engine):
     _ = open_services(engine, suppression_key=OTHER).keys
 
     with pytest.raises(SettingsError, match=r"^SUPPRESSION_KEY: is missing"):
         _ = open_services(engine).keys
 
 
-def test_a_renewed_key_voids_the_links_of_the_old_one(engine):
+def test_renewed_secret_key_invalidates_older_links(engine):
     """If a backup was lost; unsubscribe links depend on the subscriber's secret and still work."""
     before = open_services(engine)
     link = before.links.data(1, NOW).rpartition("/")[2]
@@ -203,7 +203,7 @@ def kept(name, value, retired_at=None):
         ((None, NOW), (LONG,), (LONG,)),
     ],
 )
-def test_the_keys_in_use_follow_from_what_is_kept_and_set(secret, given, signs):
+def test_keys_in_use_depend_on_stored_keys_and_settings(secret, given, signs):
     known = {SUPPRESSION: kept(SUPPRESSION, "hides")}
     if secret:
         known[SECRET] = kept(SECRET, *secret)
@@ -215,7 +215,7 @@ def test_the_keys_in_use_follow_from_what_is_kept_and_set(secret, given, signs):
     assert keys.settled(without, (), None, now=NOW, link_life=HOUR) is None
 
 
-def test_settling_twice_makes_no_key_again_and_keeps_when_one_was_retired(engine):
+def test_settle_is_idempotent_and_keeps_the_retirement_time(engine):
     def settle(hours, secret=(), suppression=None):
         with engine.begin() as conn:
             made = keys.settle(conn, secret, suppression, NOW + hours * HOUR)
@@ -235,14 +235,14 @@ def test_settling_twice_makes_no_key_again_and_keeps_when_one_was_retired(engine
         assert (len(key.value), key.made_at, key.retired_at) == (43, NOW, None)
 
 
-def test_a_key_that_was_set_is_never_renewed(engine):
+def test_key_from_settings_is_never_renewed(engine):
     with engine.begin() as conn:
         assert keys.settle(conn, (LONG,), OTHER, NOW) == []
         assert not keys.renew_secret(conn, NOW)
         assert keys.kept(conn) == {SUPPRESSION: kept(SUPPRESSION, None)}
 
 
-def test_a_renewed_key_has_its_own_fingerprint_and_leaves_the_other(engine):
+def test_renewed_secret_key_has_a_new_value_and_keeps_the_suppression_key(engine):
     with engine.begin() as conn:
         keys.settle(conn, (), None, NOW)
         before = keys.kept(conn)
@@ -255,7 +255,7 @@ def test_a_renewed_key_has_its_own_fingerprint_and_leaves_the_other(engine):
     assert renewed.value != before[SECRET].value
 
 
-def test_a_fingerprint_is_sixteen_hexadecimal_digits_of_its_key():
+def test_fingerprint_is_sixteen_hexadecimal_digits():
     assert re.fullmatch(r"[0-9a-f]{16}", fingerprint(LONG))
     assert fingerprint(LONG) != fingerprint(OTHER)
 
@@ -263,7 +263,7 @@ def test_a_fingerprint_is_sixteen_hexadecimal_digits_of_its_key():
 # --- Databases of older versions ----------------------------------------------------------------
 
 
-def test_suppressions_of_an_older_database_move_to_the_new_key(engine):
+def test_suppressions_of_an_older_database_are_rehashed_with_the_new_key(engine):
     """That database used a public key; suppressed addresses must receive no mail afterwards."""
     ada, _ = add_reader(engine), add_reader(engine, email=BOB)
     old = subscribers.address_hash(ADA, SUPPRESSION_KEY)
@@ -289,7 +289,7 @@ def test_suppressions_of_an_older_database_move_to_the_new_key(engine):
         assert conn.execute(known).scalar_one() == new
 
 
-def test_every_column_with_the_hash_of_an_address_moves_to_a_new_key():
+def test_every_address_hash_column_is_listed_for_rehashing():
     columns = {
         f"{table.name}.{column.name}"
         for table in Table.metadata.tables.values()
@@ -300,7 +300,7 @@ def test_every_column_with_the_hash_of_an_address_moves_to_a_new_key():
     assert {f"{one.class_.__tablename__}.{one.key}" for one in keys.HASHES} == columns
 
 
-def test_a_suppression_that_cannot_move_stops_the_start_and_changes_nothing(engine):
+def test_suppression_that_cannot_be_rehashed_raises_and_changes_nothing(engine):
     lost = subscribers.address_hash("erased@example.org", SUPPRESSION_KEY)
     add_reader(engine)
     with engine.begin() as conn:
@@ -313,7 +313,7 @@ def test_a_suppression_that_cannot_move_stops_the_start_and_changes_nothing(engi
     assert open_services(engine, suppression_key=SUPPRESSION_KEY).suppression_key == SUPPRESSION_KEY
 
 
-def test_a_key_that_an_older_database_was_not_made_with_is_refused(engine):
+def test_wrong_suppression_key_for_an_older_database_is_rejected(engine):
     add_reader(engine, email=BOB)
     add_reader(engine)
 
@@ -330,7 +330,7 @@ def looked_at(database_url: str, **given: str) -> tuple[bool | None, str]:
     return finding.ok, finding.detail
 
 
-def test_the_doctor_tells_where_the_keys_come_from_and_makes_none(engine, database_url):
+def test_doctor_reports_the_origin_of_the_keys_and_generates_none(engine, database_url):
     assert looked_at(database_url)[1].count("will be made at the first start") == 2
     assert rows(engine, KeyRow) == []
 

@@ -27,7 +27,7 @@ def take_for(bucket, seconds):
     return taken
 
 
-def test_two_senders_share_one_rate(client, valkey):
+def test_concurrent_senders_share_one_rate(client, valkey):
     buckets = [SharedBucket(valkey, "test", 100, processes=2) for _ in range(2)]
 
     with ThreadPoolExecutor(2) as senders:
@@ -38,7 +38,7 @@ def test_two_senders_share_one_rate(client, valkey):
     assert 30 <= sum(taken) <= 100 * 0.6 + 25 + 5, "the rate, and at most a burst"
 
 
-def test_a_fresh_bucket_starts_empty_and_so_does_a_flushed_one(client, valkey):
+def test_shared_bucket_starts_empty_and_is_empty_after_a_flush(client, valkey):
     bucket = SharedBucket(valkey, "test", 100, processes=1)
 
     assert bucket.take(1000) == 0
@@ -54,7 +54,7 @@ def test_a_fresh_bucket_starts_empty_and_so_does_a_flushed_one(client, valkey):
     bucket.close()
 
 
-def test_without_redis_each_process_takes_its_share():
+def test_rate_is_divided_between_processes_without_redis():
     bucket = SharedBucket("redis://127.0.0.1:1/0", "test", 200, processes=4)
 
     taken = take_for(bucket, 0.5)
@@ -63,7 +63,7 @@ def test_without_redis_each_process_takes_its_share():
     assert 5 <= taken <= 50 * 0.5 + 12.5 + 2
 
 
-def test_a_bucket_of_one_s_own_holds_a_quarter_of_a_second():
+def test_local_bucket_holds_tokens_for_a_quarter_of_a_second():
     bucket = OwnBucket(100)
     time.sleep(0.5)
 

@@ -40,7 +40,7 @@ def links() -> SignedLinks:
 
 
 @pytest.mark.parametrize("purpose", Purpose)
-def test_a_link_leads_back_to_what_it_was_made_for(links, purpose):
+def test_link_path_names_its_purpose_and_its_token_returns_the_id(links, purpose):
     """The path of the link names its purpose, and reading its token returns the id."""
     link = MAKE[purpose](links, 17, NOW)
 
@@ -49,7 +49,7 @@ def test_a_link_leads_back_to_what_it_was_made_for(links, purpose):
 
 
 @pytest.mark.parametrize("purpose", Purpose)
-def test_a_link_works_until_its_time_is_over(links, purpose):
+def test_link_is_valid_until_its_lifetime_ends(links, purpose):
     token = token_of(MAKE[purpose](links, 17, NOW))
     last = NOW + LIFETIME[purpose] - timedelta(seconds=1)
 
@@ -68,11 +68,11 @@ def test_a_link_works_until_its_time_is_over(links, purpose):
         (Purpose.NEW_ADDRESS, 72),
     ],
 )
-def test_how_long_each_link_works(purpose, hours):
+def test_lifetime_of_each_link_purpose(purpose, hours):
     assert LIFETIME[purpose] == timedelta(hours=hours)
 
 
-def test_a_digest_can_be_viewed_for_as_long_as_digests_are_kept():
+def test_digest_link_lifetime_follows_the_retention_of_digests():
     kept = timedelta(days=400)
     links = SignedLinks(SITE, (NEW,), view=kept)
     token = token_of(links.digest(17, NOW))
@@ -85,7 +85,7 @@ def test_a_digest_can_be_viewed_for_as_long_as_digests_are_kept():
     )
 
 
-def test_an_expired_link_is_not_called_forged(links):
+def test_expired_and_forged_tokens_raise_different_errors(links):
     token = token_of(links.data(17, NOW))
 
     with pytest.raises(ExpiredTokenError, match="has expired"):
@@ -101,7 +101,7 @@ def test_links_of_the_same_site_and_keys_are_equal(links):
 
 @pytest.mark.parametrize("made", Purpose)
 @pytest.mark.parametrize("used", Purpose)
-def test_a_link_for_one_purpose_is_none_for_another(links, made, used):
+def test_token_is_rejected_for_another_purpose(links, made, used):
     token = token_of(MAKE[made](links, 17, NOW))
     if made is used:
         return
@@ -110,7 +110,7 @@ def test_a_link_for_one_purpose_is_none_for_another(links, made, used):
         READ[used](links, token, NOW)
 
 
-def test_changing_one_character_breaks_a_link(links):
+def test_token_with_one_changed_character_is_rejected(links):
     """At any position: in the id, the time or the signature."""
     token = token_of(links.preferences(17, NOW))
 
@@ -122,12 +122,12 @@ def test_changing_one_character_breaks_a_link(links):
 
 
 @pytest.mark.parametrize("token", ["", ".", "17", "17.9999999999", "..", "é.1.x", "1.2.3.4", "a\n"])
-def test_nonsense_is_no_link(links, token):
+def test_malformed_token_is_rejected(links, token):
     with pytest.raises(InvalidTokenError):
         links.read_confirm(token, NOW)
 
 
-def test_a_link_signed_with_the_old_key_still_works():
+def test_rotated_key_still_verifies_and_a_removed_key_does_not():
     """The newest key signs, every key verifies; links of a removed key are refused."""
     old = token_of(SignedLinks(SITE, (OLD,)).digest(17, NOW))
     rotated = SignedLinks(SITE, (NEW, OLD))
@@ -139,20 +139,20 @@ def test_a_link_signed_with_the_old_key_still_works():
         SignedLinks(SITE, (NEW,)).read_digest(old, NOW)
 
 
-def test_tokens_are_short_and_need_no_escape(links):
+def test_tokens_are_short_and_url_safe(links):
     token = token_of(links.digest(123_456_789, NOW))
 
     assert len(token) <= 48
     assert set(token) <= set(string.ascii_letters + string.digits + "-_.")
 
 
-def test_three_keys_sign_with_the_first():
+def test_first_of_three_keys_signs():
     links = SignedLinks(SITE, (NEW, OLD, "the key before that"))
 
     assert links.digest(17, NOW) == SignedLinks(SITE, (NEW,)).digest(17, NOW)
 
 
-def test_the_way_out_needs_no_key():
+def test_unsubscribe_link_does_not_depend_on_the_keys():
     """The unsubscribe link contains the subscriber's secret and does not depend on the keys."""
     assert (
         SignedLinks(SITE, (OLD,)).unsubscribe("k3h_d82-x")
@@ -162,10 +162,10 @@ def test_the_way_out_needs_no_key():
 
 
 @pytest.mark.parametrize("keys", [(), ("",), (NEW, "")])
-def test_links_without_a_key_are_refused(keys):
+def test_signed_links_without_a_key_raise_value_error(keys):
     with pytest.raises(ValueError, match="key"):
         SignedLinks(SITE, keys)
 
 
-def test_keys_are_not_shown(links):
+def test_repr_does_not_contain_the_keys(links):
     assert NEW not in repr(links)

@@ -38,7 +38,7 @@ def logged(capfd):
     return lambda: [json.loads(line) for line in capfd.readouterr().err.splitlines()]
 
 
-def test_an_event_is_one_line_of_json_with_its_values(logged):
+def test_event_is_logged_as_one_json_line_with_its_values(logged):
     structlog.get_logger("pipeline.dispatch").info("delivery settled", delivery=17, status="sent")
 
     [line] = logged()
@@ -61,7 +61,7 @@ def test_an_event_is_one_line_of_json_with_its_values(logged):
         "ada@bücher.example",
     ],
 )
-def test_addresses_are_left_out(logged, value):
+def test_addresses_are_redacted(logged, value):
     structlog.get_logger().warning("refused", reply=value)
 
     [line] = logged()
@@ -70,7 +70,7 @@ def test_addresses_are_left_out(logged, value):
 
 
 @pytest.mark.parametrize("serializer", [URLSafeSerializer, URLSafeTimedSerializer])
-def test_signed_tokens_are_left_out(logged, serializer):
+def test_signed_tokens_are_redacted(logged, serializer):
     token = serializer("a key", salt="confirm").dumps({"subscriber": 17})
 
     structlog.get_logger().info("asked", query=f"token={token}", path=f"/confirm/{token}/x")
@@ -80,7 +80,7 @@ def test_signed_tokens_are_left_out(logged, serializer):
     assert line["path"] == "/confirm/[token]/x"
 
 
-def test_the_secret_of_a_one_click_link_is_left_out_of_the_access_log(logged):
+def test_unsubscribe_secret_is_redacted_in_the_access_log(logged):
     logging.getLogger("uvicorn.access").info(
         '%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "POST", "/unsubscribe/s3cret?x=1", "1.1", 200
     )
@@ -91,7 +91,7 @@ def test_the_secret_of_a_one_click_link_is_left_out_of_the_access_log(logged):
 
 
 @pytest.mark.parametrize("purpose", list(Purpose))
-def test_no_link_of_ours_is_told_whatever_it_is_for(logged, purpose):
+def test_token_of_a_signed_link_is_redacted_for_every_purpose(logged, purpose):
     """Our tokens are too short to be recognised alone: redact them by the path before them."""
     token = "17.1798076718.FaI6S2jHrxU86G-_z3WwNw"
 
@@ -101,14 +101,14 @@ def test_no_link_of_ours_is_told_whatever_it_is_for(logged, purpose):
     assert (line["path"], line["file"]) == (f"/{purpose}/[token]", "/srv/data/papers.json")
 
 
-def test_a_password_in_a_url_is_left_out(logged):
+def test_password_in_a_url_is_redacted(logged):
     structlog.get_logger().info("connecting", to="smtp://ada:hunter2@mail.example.org:587/")
 
     [line] = logged()
     assert line["to"] == "smtp://***@mail.example.org:587/"
 
 
-def test_what_helps_finding_a_mail_stays(logged):
+def test_message_id_module_and_paper_are_not_redacted(logged):
     structlog.get_logger().info(
         "sent",
         message_id="<17.digest@papers.example.org>",
@@ -122,7 +122,7 @@ def test_what_helps_finding_a_mail_stays(logged):
     assert line["paper"] == "arxiv.org/abs/3001.00001"
 
 
-def test_a_traceback_keeps_its_place_and_loses_its_addresses(logged):
+def test_traceback_keeps_its_location_and_addresses_are_redacted(logged):
     """Addresses are redacted: SQLAlchemy quotes the parameters of a failed statement."""
     engine = create_engine("sqlite://")
     try:
@@ -138,7 +138,7 @@ def test_a_traceback_keeps_its_place_and_loses_its_addresses(logged):
     assert "ada" not in line["exception"]
 
 
-def test_libraries_log_through_the_same_door(logged):
+def test_library_loggers_are_redacted_too(logged):
     """Handlers of Celery and uvicorn would print lines without redaction."""
     logger = logging.getLogger("celery.worker.test")
     logger.addHandler(logging.StreamHandler())
@@ -151,7 +151,7 @@ def test_libraries_log_through_the_same_door(logged):
     assert line["logger"] == "celery.worker.test"
 
 
-def test_a_warning_becomes_a_log_line(logged):
+def test_python_warning_is_logged(logged):
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         _configure("INFO", "json")
@@ -162,7 +162,7 @@ def test_a_warning_becomes_a_log_line(logged):
     assert "old ways of [address]" in line["event"]
 
 
-def test_nothing_below_the_level_is_logged(logged):
+def test_events_below_the_level_are_not_logged(logged):
     _configure("WARNING", "json")
 
     structlog.get_logger("pipeline").info("no")
@@ -171,7 +171,7 @@ def test_nothing_below_the_level_is_logged(logged):
     assert logged() == []
 
 
-def test_text_is_for_people_and_names_no_address(capfd):
+def test_text_format_is_readable_and_redacts_addresses(capfd):
     _configure("INFO", "text")
 
     structlog.get_logger().info("refused", reply="<ada@example.org>", delivery=17)

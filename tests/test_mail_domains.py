@@ -41,7 +41,7 @@ def owe_letter(engine, subscriber_id, address=None):
     return row(engine, id_)
 
 
-def test_a_digest_is_paced_by_its_reader_s_domain_and_leaves_after_what_is_awaited(engine):
+def test_digest_has_the_domain_of_its_reader_and_lower_precedence_than_welcome(engine):
     subscriber_id = add_subscriber(engine, "ada@googlemail.com")
 
     digest = owe_digest(engine, subscriber_id)
@@ -51,7 +51,7 @@ def test_a_digest_is_paced_by_its_reader_s_domain_and_leaves_after_what_is_await
     assert (welcome.domain, welcome.precedence) == ("gmail.com", Precedence.AWAITED)
 
 
-def test_a_letter_is_paced_by_where_it_goes(engine):
+def test_confirmation_has_the_domain_of_its_recipient_address(engine):
     subscriber_id = add_subscriber(engine, "ada@googlemail.com")
 
     assert owe_letter(engine, subscriber_id).domain == "gmail.com"
@@ -59,7 +59,7 @@ def test_a_letter_is_paced_by_where_it_goes(engine):
     assert (elsewhere.domain, elsewhere.precedence) == ("outlook.com", Precedence.AWAITED)
 
 
-def test_what_is_owed_follows_a_reader_to_another_address(engine):
+def test_address_change_updates_the_domain_of_queued_deliveries(engine):
     subscriber_id = add_subscriber(engine)
     own = add_delivery(engine, subscriber_id=subscriber_id, domain="example.org")
     other = add_delivery(
@@ -72,7 +72,7 @@ def test_what_is_owed_follows_a_reader_to_another_address(engine):
     assert (row(engine, own).domain, row(engine, other).domain) == ("icloud.com", "example.com")
 
 
-def test_an_erased_reader_s_domain_is_forgotten(engine):
+def test_erasing_a_reader_clears_the_domain_of_deliveries(engine):
     subscriber_id = add_subscriber(engine)
     id_ = add_delivery(engine, subscriber_id=subscriber_id, domain="lovelace.example")
 
@@ -82,7 +82,7 @@ def test_an_erased_reader_s_domain_is_forgotten(engine):
     assert row(engine, id_).domain == ""
 
 
-def test_a_domain_is_forgotten_with_the_address(engine):
+def test_domain_is_cleared_with_the_address(engine):
     id_ = add_delivery(engine, status="sent", address="a@b.example", domain="b.example")
 
     with engine.begin() as conn:
@@ -117,7 +117,7 @@ VALUES (:id, :key, :kind, 1, :address, :status, 0, '2030-01-02 08:00:00', '2030-
 """
 
 
-def test_a_migration_fills_in_what_is_owed_already(old_engine):
+def test_migration_sets_domain_and_precedence_of_unfinished_deliveries(old_engine):
     owed = [
         ("digest", None, "queued"),
         ("new-address", "ada@Hotmail.com", "leased"),

@@ -45,7 +45,7 @@ def _send(port: int, raw: bytes = RAW) -> None:
         client.sendmail("bounce+17@example.org", ["ada@example.org"], raw)
 
 
-def test_keeps_a_message_byte_by_byte(box):
+def test_message_is_stored_byte_for_byte(box):
     with mailbox.serve("127.0.0.1", 0, box) as port:
         _send(port)
 
@@ -53,7 +53,7 @@ def test_keeps_a_message_byte_by_byte(box):
     assert box.read(letter.id).raw == RAW
 
 
-def test_lists_a_message_as_a_person_reads_it(box):
+def test_listing_shows_decoded_headers(box):
     with mailbox.serve("127.0.0.1", 0, box) as port:
         _send(port)
 
@@ -66,27 +66,27 @@ def test_lists_a_message_as_a_person_reads_it(box):
     assert letter.date == datetime(2030, 1, 2, 8, tzinfo=UTC)
 
 
-def test_opens_both_parts_of_a_message(box):
+def test_read_returns_the_text_and_html_parts(box):
     opened = box.read(box.keep("", RAW))
 
     assert opened.text == "Café\r\n.a line with a dot"
     assert opened.html == "<p>Café</p>"
 
 
-def test_newest_comes_first_and_the_limit_holds(box):
+def test_messages_are_listed_newest_first_up_to_the_limit(box):
     ids = [box.keep("", b"Subject: %d\r\n\r\n" % number) for number in range(12)]
 
     assert [letter.id for letter in box.messages(limit=10)] == ids[:1:-1]
 
 
-def test_mail_survives_a_restart(box):
+def test_messages_survive_a_restart(box):
     id_ = box.keep("", RAW)
 
     assert Mailbox(box.folder).read(id_).raw == RAW
 
 
 @pytest.mark.parametrize("id_", ["", "../../etc/passwd", "0" * 20 + "-1-1", "0" * 20 + "-1-1\n"])
-def test_an_id_that_is_not_in_the_box_is_not_found(box, id_):
+def test_unknown_or_malformed_id_raises_not_found(box, id_):
     with pytest.raises(NotFoundError):
         box.read(id_)
 
@@ -101,7 +101,7 @@ def test_an_id_that_is_not_in_the_box_is_not_found(box, id_):
         b"Subject: \xff\xfe\r\nContent-Type: multipart/mixed\r\n\r\nno boundary\r\n",
     ],
 )
-def test_a_malformed_message_is_still_listed_and_opened(box, raw):
+def test_malformed_message_is_listed_and_read(box, raw):
     """An operator who debugs a mail needs to see it as it was sent."""
     id_ = box.keep("", raw)
 
@@ -109,7 +109,7 @@ def test_a_malformed_message_is_still_listed_and_opened(box, raw):
     assert box.read(id_).raw == raw
 
 
-def test_offers_pipelining_and_takes_it(box):
+def test_pipelined_commands_are_accepted(box):
     """RFC 2920: a client may send a group of commands without waiting for each reply."""
     commands = (
         b"EHLO localhost\r\n"
@@ -133,7 +133,7 @@ def test_offers_pipelining_and_takes_it(box):
     assert [letter.subject for letter in box.messages()] != []
 
 
-def test_stops_while_a_client_is_connected(box):
+def test_server_stops_while_a_client_is_connected(box):
     with mailbox.serve("127.0.0.1", 0, box) as port:
         client = socket.create_connection(("127.0.0.1", port), timeout=10)
         assert client.recv(100).startswith(b"220")
@@ -143,7 +143,7 @@ def test_stops_while_a_client_is_connected(box):
         socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
-def test_a_test_inbox_refuses_whom_it_is_told_to(inbox):
+def test_inbox_fixture_refuses_configured_recipients(inbox):
     """The SMTP server of other tests refuses at RCPT or at the dot if a test asks for it."""
     inbox.refuse["ada@example.org"] = "450 4.2.0 Greylisted"
     inbox.refuse_at_dot["bob@example.org"] = "550 5.7.1 Looks like spam"

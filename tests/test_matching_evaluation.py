@@ -16,7 +16,7 @@ SETS = Path(__file__).parents[2] / "shared" / "data" / "eval"
 
 
 class TestRank:
-    def test_lists_what_shares_a_word_best_first(self):
+    def test_papers_sharing_a_word_are_ranked_best_first(self):
         papers = [
             PaperText("a", "Trees", "Nothing else."),
             PaperText("b", "Graphs", "Nothing but graphs."),
@@ -28,18 +28,18 @@ class TestRank:
         assert [(row.topic, row.paper) for row in rows] == [("t", "b"), ("t", "c")]
         assert rows[0].score > rows[1].score > 0
 
-    def test_ties_go_by_id(self):
+    def test_ties_are_ordered_by_id(self):
         papers = [PaperText(name, "Graphs", "") for name in ("b", "a", "c")]
 
         assert [row.paper for row in rank(papers, [TopicText("t", "graphs")], 2)] == ["a", "b"]
 
-    def test_plain_words_take_anything(self):
+    def test_plain_words_accept_any_text(self):
         papers = [PaperText("a", "Graphs and Trees", "")]
         topics = [TopicText("1", 'graphs -trees "('), TopicText("2", "?"), TopicText("3", "")]
 
         assert [row.topic for row in rank(papers, topics)] == ["1"]
 
-    def test_the_language_is_obeyed_when_asked_for(self):
+    def test_query_language_is_used_if_requested(self):
         papers = [PaperText("a", "Graphs and Trees", "")]
 
         assert list(rank(papers, [TopicText("1", "graphs -trees")], language=True)) == []
@@ -72,7 +72,7 @@ def ndcg_at_10(folder: Path, ranked: list[Ranked], run: Path) -> float:
         ("scirepeval-search", 71.0),
     ],
 )
-def test_labelled_sets_are_ranked_as_well_as_published(name, least, tmp_path):
+def test_ndcg_of_labelled_sets_reaches_the_published_figures(name, least, tmp_path):
     """The figures of docs/matching.md, with about a point of tolerance for tokenizer changes."""
     folder = SETS / name
     papers = [

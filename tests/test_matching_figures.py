@@ -70,7 +70,7 @@ def least_found(found: dict[int, Breadth]) -> list[int | None]:
         (0.8, [6, 5, 3]),
     ],
 )
-def test_mentions_that_one_word_needs(share, mentions):
+def test_mentions_required_for_one_word_by_its_frequency(share, mentions):
     found = found_by("moss", *abstracts(*("moss " * n for n in range(8))), share=share)
 
     assert least_found(found) == mentions
@@ -100,7 +100,7 @@ def test_mentions_in_titles_and_keywords_count_more(paper, breadth):
         ("of moss fern the", [0, 2, 4]),
     ],
 )
-def test_words_that_may_stand_between_several(query, apart):
+def test_words_allowed_between_query_words_by_breadth(query, apart):
     first, *others = [word for word in query.split() if word in WORDS]
     gaps = range(12)
     far = " so" * 20
@@ -114,7 +114,7 @@ def test_words_that_may_stand_between_several(query, apart):
 @pytest.mark.parametrize(
     ("share", "mentions"), [(0.199, [2, 1, 1]), (0.2, [3, 2, 1]), (0.3, [3, 2, 1])]
 )
-def test_mentions_that_several_words_need(share, mentions):
+def test_mentions_required_for_several_words_by_their_frequency(share, mentions):
     texts = ["moss fern so so so so so " * n for n in range(4)]
 
     found = found_by("moss fern", *abstracts(*texts), share=share)
@@ -122,7 +122,7 @@ def test_mentions_that_several_words_need(share, mentions):
     assert least_found(found) == mentions
 
 
-def test_common_words_must_be_neighbours_except_for_the_broadest():
+def test_common_words_must_be_adjacent_except_in_the_broadest_search():
     texts = ("moss fern " * 5, "moss so fern so so so so " * 5)
 
     assert found_by("moss fern", *abstracts(*texts), share=0.2) == {
@@ -131,14 +131,14 @@ def test_common_words_must_be_neighbours_except_for_the_broadest():
     }
 
 
-def test_one_rare_word_makes_several_no_common_ones():
+def test_words_are_not_common_if_one_of_them_is_rare():
     rare = CorpusStatistics(800, {"moss": 300, "fern": 1}, 80_000.0)
     index = PaperIndex(abstracts("moss so fern"), rare)
 
     assert len(index.search(parse("moss fern"))) == 1
 
 
-def test_of_two_or_three_words_all_and_of_four_as_much_must_be_there():
+def test_paper_without_one_of_two_to_four_words_is_not_found():
     for count in (2, 3, 4):
         query = " ".join(WORDS[:count])
         without_one = " ".join(WORDS[: count - 1])
@@ -146,7 +146,7 @@ def test_of_two_or_three_words_all_and_of_four_as_much_must_be_there():
 
 
 @pytest.mark.parametrize("count", range(5, 17))
-def test_words_of_a_sentence_that_must_be_there(count):
+def test_words_required_of_a_long_query_by_breadth(count):
     """80 % of five words, 5 points less per further word, at least half; 10 points by breadth."""
     texts = [" ".join(WORDS[:n]) for n in range(count + 1)]
 
@@ -165,11 +165,11 @@ def test_words_of_a_sentence_that_must_be_there(count):
         (PaperText("p", "", "", keywords=("fern moss",)), Breadth.FEWER),
     ],
 )
-def test_a_quoted_phrase_need_only_be_there(paper, breadth):
+def test_quoted_phrase_of_common_words_is_found(paper, breadth):
     assert found_by('"fern moss"', paper, share=0.5) == {0: breadth}
 
 
-def test_a_phrase_that_is_not_there_is_found_by_no_breadth():
+def test_absent_phrase_is_found_by_no_breadth():
     assert found_by('"fern moss"', *abstracts("moss fern")) == {}
 
 
@@ -214,7 +214,7 @@ def score_by_hand(query, texts, numbers):
 
 
 @given(st.lists(few, min_size=1, max_size=4).map(tuple), papers, frequencies)
-def test_the_score_is_that_of_the_page(query, some, numbers):
+def test_score_equals_the_documented_formula(query, some, numbers):
     index = PaperIndex(
         [
             PaperText("p", " ".join(title), " ".join(abstract), keywords=tuple(map(" ".join, keys)))

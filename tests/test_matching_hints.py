@@ -23,7 +23,7 @@ from pipeline.matching.hints import hints, nearest_category
         ("moss au:Ada Lovelace", "read as the author “Ada Lovelace”", 5),
     ],
 )
-def test_a_slip_is_asked_about_where_it_is(query, words, position):
+def test_hint_names_the_likely_mistake_and_its_position(query, words, position):
     [hint] = hints(query)
 
     assert hint.text.startswith(words)
@@ -49,10 +49,10 @@ def test_a_slip_is_asked_about_where_it_is(query, words, position):
         "au:Lovelace engines",
     ],
 )
-def test_what_is_no_slip_raises_no_question(query):
+def test_valid_query_returns_no_hints(query):
     assert hints(query) == ()
 
 
 @pytest.mark.parametrize("name", ["cs.LG", "math.*", "cond-mat.dis-nn", "nothing.like-it"])
-def test_a_category_that_exists_or_is_like_none_has_no_other(name):
+def test_nearest_category_is_none_for_known_or_dissimilar_names(name):
     assert nearest_category(name) is None

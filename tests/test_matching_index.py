@@ -58,7 +58,7 @@ class TestSpelling:
             ("n-ary relations", "Document-Level $N$-ary Relation Extraction"),
         ],
     )
-    def test_spelling_hides_no_paper(self, query, title):
+    def test_spelling_variants_are_found(self, query, title):
         assert finds(make_paper(title), query)
 
     @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ class TestSpelling:
             ("kNN", "k-NN at Scale"),
         ],
     )
-    def test_marks_and_letters_hide_no_paper(self, query, title):
+    def test_symbols_and_greek_letters_are_found(self, query, title):
         assert finds(make_paper(title), query)
 
     @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ class TestSpelling:
             ('"learning multi-modal"', "Multimodal Moss and Learning"),
         ],
     )
-    def test_another_word_is_not_found(self, query, title):
+    def test_different_words_are_not_found(self, query, title):
         assert not finds(make_paper(title), query)
 
-    def test_what_matched_is_what_is_marked(self):
+    def test_matched_phrases_are_marked_in_the_title(self):
         title = "Labelled Corpora for TNF\u03b1"
         [found] = PaperIndex([make_paper(title), make_paper()]).search(
             parse("labeled AND corpus AND TNFalpha")
@@ -115,7 +115,7 @@ class TestSpelling:
         ("query", "text"),
         [("information", "We wrote it in formation"), ("online", "It rests on line search")],
     )
-    def test_two_words_that_happen_to_meet_are_no_compound(self, query, text):
+    def test_unrelated_adjacent_words_do_not_match_a_compound(self, query, text):
         assert not finds(make_paper(abstract=text), query, floor=False)
 
 
@@ -153,7 +153,7 @@ class TestFields:
             ("graphs -source:feed", True),
         ],
     )
-    def test_a_field_filters(self, query, found):
+    def test_field_operators_filter_papers(self, query, found):
         paper = make_paper(
             "Sparse Graphs",
             "On mercury.",
@@ -164,7 +164,7 @@ class TestFields:
 
         assert finds(paper, query) is found
 
-    def test_a_mere_filter_scores_all_alike(self):
+    def test_filter_only_query_gives_equal_scores(self):
         papers = [
             make_paper("One", categories=("cs.LG",)),
             make_paper("Two", categories=("cs.LG",)),
@@ -176,7 +176,7 @@ class TestFields:
 
 
 class TestOrder:
-    def test_title_beats_abstract(self):
+    def test_title_match_ranks_above_abstract_match(self):
         papers = [
             make_paper("One", "About flow matching and more."),
             make_paper("Flow Matching", "And more."),
@@ -184,7 +184,7 @@ class TestOrder:
 
         assert titles(papers, "flow matching") == ["Flow Matching", "One"]
 
-    def test_the_phrase_beats_its_words_apart(self):
+    def test_phrase_ranks_above_separate_words(self):
         papers = [
             make_paper("One", "matching of a flow to a flow by matching words here"),
             make_paper("Two", "the flow matching of one to another by some words here"),
@@ -192,17 +192,17 @@ class TestOrder:
 
         assert titles(papers, "flow matching", floor=False) == ["Two", "One"]
 
-    def test_equal_scores_keep_the_order_of_the_papers(self):
+    def test_equal_scores_keep_the_input_order(self):
         papers = [make_paper("Graphs", "same") for _ in range(5)]
 
         assert [one.paper for one in PaperIndex(papers).search(parse("graphs"))] == [0, 1, 2, 3, 4]
 
-    def test_top_cuts_the_list(self):
+    def test_top_limits_the_number_of_results(self):
         papers = [make_paper("Graphs") for _ in range(5)]
 
         assert len(PaperIndex(papers).search(parse("graphs"), top=2)) == 2
 
-    def test_a_small_batch_is_scored_by_the_corpus(self):
+    def test_small_batch_is_scored_with_corpus_statistics(self):
         """Rarity is measured in a corpus of thousands of papers, not in a batch of twenty."""
         corpus = CorpusStatistics(10_000, {"model": 8_000, "mamba": 10}, 1_000_000.0)
         papers = [make_paper("A model"), make_paper("A mamba")]
@@ -212,7 +212,7 @@ class TestOrder:
         assert papers[found[0].paper].title == "A mamba"
         assert found[0].score > 10 * found[1].score
 
-    def test_nothing_to_search_in_finds_nothing(self):
+    def test_empty_index_returns_no_results(self):
         assert PaperIndex([]).search(parse("graphs cat:cs.LG -trees")) == []
 
 
@@ -230,12 +230,12 @@ class TestFloor:
             ("the of", "The story of it"),
         ],
     )
-    def test_a_near_miss_is_no_match(self, query, abstract):
+    def test_partial_match_is_below_the_threshold(self, query, abstract):
         paper = make_paper(abstract=abstract)
 
         assert not finds(paper, query)
 
-    def test_words_of_two_texts_are_not_together(self):
+    def test_words_split_over_title_and_abstract_do_not_match(self):
         assert not finds(make_paper("On the Flow", "Matching is what we do."), "flow matching")
 
     @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ class TestFloor:
             ("protein", "A protein folds"),
         ],
     )
-    def test_the_words_together_are_a_match(self, query, abstract):
+    def test_words_close_together_match(self, query, abstract):
         assert finds(make_paper(abstract=abstract), query)
 
     @pytest.fixture
@@ -271,7 +271,7 @@ class TestFloor:
             ("agent cat:cs.LG", "Untitled", "An agent does it.", False),
         ],
     )
-    def test_a_common_word_must_be_what_the_paper_is_about(
+    def test_common_word_needs_more_mentions_than_a_rare_one(
         self, corpus, query, title, abstract, found
     ):
         paper = make_paper(title, abstract, categories=("cs.LG",))
@@ -301,7 +301,7 @@ class TestFloor:
             ("agent mamba cat:cs.LG", "Mamba", "An agent meets an agent.", None),
         ],
     )
-    def test_the_narrowest_breadth_that_lets_it_through(
+    def test_search_reports_the_narrowest_breadth_that_finds_a_paper(
         self, corpus, query, title, abstract, breadth
     ):
         index = PaperIndex([make_paper(title, abstract, categories=("cs.LG",))], corpus)
@@ -316,13 +316,13 @@ class TestFloor:
         }
 
     @pytest.mark.parametrize("breadth", Breadth)
-    def test_a_topic_of_five_words_needs_more_than_one_of_them(self, corpus, breadth):
+    def test_five_word_topic_needs_more_than_one_word(self, corpus, breadth):
         paper = make_paper("Untitled", "A glacier and nothing else.")
         index = PaperIndex([paper], corpus)
 
         assert index.search(parse("glacier mamba lichen quartz fjord"), breadth=breadth) == []
 
-    def test_a_long_topic_with_fewer_papers_asks_for_more_of_its_words(self, corpus):
+    def test_narrower_breadth_requires_more_words_of_a_long_topic(self, corpus):
         """Of six rare words a paper must have six, five or four, depending on the breadth."""
         words = ["glacier", "lichen", "quartz", "fjord", "mamba", "heron"]
         papers = [make_paper("Untitled", f"Of {' '.join(words[:n])} now.") for n in (6, 5, 4, 3)]
@@ -338,7 +338,7 @@ class TestFloor:
         assert 0 in narrow
         assert 3 not in broad
 
-    def test_a_score_does_not_depend_on_the_breadth(self, corpus):
+    def test_score_does_not_depend_on_the_breadth(self, corpus):
         papers = [make_paper("Mamba", "It is used."), make_paper(abstract="An agent and an agent.")]
         index = PaperIndex(papers, corpus)
 
@@ -350,7 +350,7 @@ class TestFloor:
         assert len(broad) == 2
         assert narrow == [broad[0]]
 
-    def test_a_day_with_nothing_relevant_is_empty(self):
+    def test_irrelevant_papers_return_no_results(self):
         papers = [make_paper(f"Deep learning model {i}", "A network learns.") for i in range(30)]
 
         assert titles(papers, "protein folding with deep learning") == []
@@ -358,7 +358,7 @@ class TestFloor:
 
 
 class TestPhrases:
-    def test_the_words_of_the_paper_best_first(self):
+    def test_phrases_are_returned_as_printed_longest_first(self):
         """Phrases are returned as printed, the longest first, without words already covered."""
         paper = make_paper("Videos", "Matching flows is hard. Flow Matching of two, each flow.")
 
@@ -366,14 +366,14 @@ class TestPhrases:
 
         assert found.phrases == ("Matching flows", "Videos")
 
-    def test_a_phrase_keeps_its_small_words(self):
+    def test_phrase_keeps_its_stop_words(self):
         paper = make_paper("Chain-of-Thought at Work")
 
         (found,) = PaperIndex([paper]).search(parse("chain of thought"))
 
         assert found.phrases == ("Chain-of-Thought",)
 
-    def test_a_phrase_ends_with_its_sentence(self):
+    def test_phrase_ends_at_the_end_of_a_sentence(self):
         paper = make_paper("Untitled", "This is deep learning. Deep nets learn.")
 
         (found,) = PaperIndex([paper]).search(parse("deep learning"))
@@ -399,7 +399,7 @@ class TestPhrases:
             ("cat:cs.LG", "Nothing", []),
         ],
     )
-    def test_the_runs_of_words_that_matched(self, query, abstract, phrases):
+    def test_matched_phrases_of_each_query(self, query, abstract, phrases):
         others = [make_paper("So", "Moss"), make_paper("So", "Moss of fern")]
         papers = [others[0], make_paper("So", abstract, categories=("cs.LG",)), others[1]]
 
@@ -409,7 +409,7 @@ class TestPhrases:
 
         assert found.get(1) == tuple(phrases)
 
-    def test_a_run_that_tells_little_is_left_out(self):
+    def test_low_weight_phrases_are_omitted(self):
         """If it weighs less than three tenths of the best run."""
         texts = ["moss fern lichen. Heron", "moss fern heron. Quartz"]
         corpus = CorpusStatistics(800, {"quartz": 600}, 80_000.0)
@@ -426,7 +426,7 @@ class TestPhrases:
             ("moss fern heron",),
         ]
 
-    def test_what_is_left_out_is_no_reason(self):
+    def test_excluded_words_are_not_matched_phrases(self):
         (found,) = PaperIndex([make_paper("Graphs and Trees")]).search(parse("graphs -leaves"))
 
         assert found.phrases == ("Graphs",)
@@ -443,7 +443,7 @@ class TestPhrases:
         texts,
         st.sampled_from(["flow matching", "multimodal flow", "unit of flow", '"flow of"']),
     )
-    def test_every_phrase_stands_in_the_paper(self, title, abstract, query):
+    def test_every_phrase_occurs_in_the_paper(self, title, abstract, query):
         paper = make_paper(title, abstract, keywords=("flow",))
         text = " ".join([*title.split(), "|", *abstract.split(), "|", "flow"])
 
@@ -454,7 +454,7 @@ class TestPhrases:
 
 
 class TestStatistics:
-    def test_parts_add_up_to_the_whole(self):
+    def test_statistics_of_parts_add_up_to_the_whole(self):
         papers = [
             make_paper("Graphs", "trees"),
             make_paper("Trees", "and leaves", keywords=("a b",)),
@@ -462,7 +462,7 @@ class TestStatistics:
 
         assert statistics(papers[:1]) + statistics(papers[1:]) == statistics(papers)
 
-    def test_an_empty_corpus_is_no_accident(self):
+    def test_empty_corpus_statistics_are_finite_and_searchable(self):
         nothing = CorpusStatistics()
 
         assert nothing.average_length > 0
@@ -528,7 +528,7 @@ def holds(tree, title, abstract):
 
 
 @given(trees, papers)
-def test_operators_mean_what_they_say(tree, some):
+def test_operators_match_a_slow_evaluation(tree, some):
     try:
         query = parse(spoken(tree))
     except QueryError:
@@ -543,7 +543,7 @@ def test_operators_mean_what_they_say(tree, some):
 
 
 @given(st.lists(words, min_size=1, max_size=3), papers)
-def test_without_a_floor_one_word_is_enough(wanted, some):
+def test_one_word_is_enough_without_the_threshold(wanted, some):
     index = PaperIndex([make_paper(" ".join(title), " ".join(text)) for title, text in some])
 
     found = {one.paper for one in index.search(plain_words(" ".join(wanted)), floor=False)}
@@ -552,7 +552,7 @@ def test_without_a_floor_one_word_is_enough(wanted, some):
     assert {one.paper for one in index.search(plain_words(" ".join(wanted)))} <= found
 
 
-def test_words_in_a_negation_leave_out_where_all_of_them_stand():
+def test_negated_words_exclude_only_papers_with_all_of_them():
     papers = [make_paper("apple brick cloud"), make_paper("apple brick"), make_paper("apple")]
 
     assert titles(papers, "apple -(brick cloud)", floor=False) == ["apple", "apple brick"]

@@ -94,7 +94,7 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("asked", "printed"), SAME)
-def test_one_person_printed_in_two_ways(asked, printed):
+def test_name_variants_of_one_person_match(asked, printed):
     wanted = author_forms(asked)
 
     assert may_be_called(printed, wanted)
@@ -102,5 +102,5 @@ def test_one_person_printed_in_two_ways(asked, printed):
 
 
 @pytest.mark.parametrize(("asked", "printed"), DIFFERENT)
-def test_two_persons_with_like_names(asked, printed):
+def test_similar_names_of_different_persons_do_not_match(asked, printed):
     assert not may_be_called(printed, author_forms(asked))

@@ -16,7 +16,7 @@ from pipeline.matching.query import canonical, parse
         ("ti:moss cat:cs.LG", set()),
     ],
 )
-def test_narrower_is_the_phrase_or_the_title(query, others):
+def test_narrower_returns_phrase_and_title_queries(query, others):
     assert set(narrower(parse(query))) == set(map(canonical, others))
 
 
@@ -33,9 +33,9 @@ def test_narrower_is_the_phrase_or_the_title(query, others):
         ("flow matching", set()),
     ],
 )
-def test_broader_asks_for_less(query, others):
+def test_broader_removes_restrictions(query, others):
     assert set(broader(parse(query))) == set(map(canonical, others))
 
 
-def test_a_long_sentence_has_few_neighbours():
+def test_broader_limits_the_neighbours_of_a_long_query():
     assert len(broader(parse(" ".join(f"word{n}" for n in range(50))))) == MOST

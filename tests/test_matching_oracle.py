@@ -136,7 +136,7 @@ def _is_called(author: str, names: tuple[str, ...]) -> bool:
 
 @settings(max_examples=300)
 @given(queries, papers)
-def test_the_index_finds_what_a_reading_by_hand_finds(text, some):
+def test_index_results_equal_a_slow_evaluation(text, some):
     query = readable(text)
     if query is None:
         return
@@ -147,7 +147,7 @@ def test_the_index_finds_what_a_reading_by_hand_finds(text, some):
 
 
 @given(queries, papers)
-def test_a_floor_only_takes_away(text, some):
+def test_threshold_only_removes_results(text, some):
     query = readable(text)
     if query is None:
         return
@@ -159,7 +159,7 @@ def test_a_floor_only_takes_away(text, some):
 
 
 @given(queries)
-def test_what_is_written_is_read_as_what_it_was(text):
+def test_written_query_parses_to_the_same_query(text):
     query = readable(text)
     if query is None:
         return
@@ -169,7 +169,7 @@ def test_what_is_written_is_read_as_what_it_was(text):
 
 
 @given(queries, queries, papers)
-def test_queries_of_one_canonical_text_find_the_same(one, other, some):
+def test_queries_with_equal_canonical_text_return_equal_results(one, other, some):
     """Also when the operands of `AND` and `OR` are swapped."""
     index = PaperIndex(some)
     pairs = [

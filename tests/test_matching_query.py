@@ -85,10 +85,10 @@ class TestParse:
             ("a -multi-modal", And((Words(("a",)), Not(Phrase(("multi", "modal")))))),
         ],
     )
-    def test_each_form_of_the_language(self, text, tree):
+    def test_each_syntax_form_is_parsed(self, text, tree):
         assert parse(text) == tree
 
-    def test_or_binds_weakest_and_words_side_by_side_strongest(self):
+    def test_or_binds_weakest_and_adjacent_words_strongest(self):
         assert parse("a b AND c OR d") == parse("((a b) AND c) OR d")
 
     @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ class TestParse:
             ("unknown:field all:x", "unknown field all x"),
         ],
     )
-    def test_titles_are_words(self, title, words):
+    def test_paper_titles_parse_as_plain_words(self, title, words):
         """Odd punctuation, unknown fields and operators at the edge raise no error."""
         assert canonical(title) == words
 
@@ -126,7 +126,7 @@ class TestParse:
             ("graphs OR -trees", 0),
         ],
     )
-    def test_a_mistake_is_shown_where_it_is(self, text, position):
+    def test_query_error_states_the_position(self, text, position):
         with pytest.raises(QueryError) as caught:
             parse(text)
 
@@ -143,7 +143,7 @@ class TestParse:
             "x" * 10_000,
         ],
     )
-    def test_hostile_texts_are_refused_at_once(self, text):
+    def test_hostile_texts_are_rejected_within_a_second(self, text):
         started = time.perf_counter()
 
         with pytest.raises(QueryError):
@@ -158,7 +158,7 @@ class TestParse:
             ("x" * 1_998 + "\xdf", "x" * 1_999 + "\xdf"),  # in its canonical form: with "ss"
         ],
     )
-    def test_a_query_has_at_most_two_thousand_characters(self, text, longer):
+    def test_query_longer_than_2000_characters_is_rejected(self, text, longer):
         assert isinstance(parse(text), Words)
         with pytest.raises(QueryError, match=r"2,?000") as caught:
             parse(longer)
@@ -170,9 +170,7 @@ class TestParse:
     @pytest.mark.parametrize(
         ("opening", "closing", "most"), [("(", ")", 20), ("NOT ", "", 20), ("-(", ")", 10)]
     )
-    def test_twenty_parentheses_and_negations_go_inside_each_other(
-        self, beside, opening, closing, most
-    ):
+    def test_nesting_is_limited_for_parentheses_and_negations(self, beside, opening, closing, most):
         """Groups that are closed again do not count."""
         deep, deeper = (f"{beside}z {opening * n}y{closing * n}" for n in (most, most + 1))
 
@@ -190,7 +188,7 @@ class TestParse:
             ("(moss) fern", "moss fern"),
         ],
     )
-    def test_a_field_holds_for_all_inside_its_parentheses(self, text, read):
+    def test_field_applies_to_everything_in_its_parentheses(self, text, read):
         assert canonical(text) == canonical(read)
 
     @pytest.mark.parametrize(
@@ -209,7 +207,7 @@ class TestParse:
             ("moss && fern", "fern AND moss"),
         ],
     )
-    def test_signs_and_operators_beside_each_other(self, text, read):
+    def test_adjacent_signs_and_operators_are_parsed(self, text, read):
         assert canonical(text) == read
 
     @pytest.mark.parametrize(
@@ -222,11 +220,11 @@ class TestParse:
             ("source:arxiv,huggingface", "source:arxiv OR source:huggingface"),
         ],
     )
-    def test_names_of_categories_and_sources(self, text, read):
+    def test_category_and_source_values_are_normalised(self, text, read):
         assert canonical(text) == read
 
     @pytest.mark.parametrize("text", ["ti: cs.LG", "source: cs.LG", "au: cs.LG", "cat:, moss"])
-    def test_a_value_stands_right_behind_its_colon(self, text):
+    def test_field_without_a_value_after_its_colon_is_rejected(self, text):
         with pytest.raises(QueryError, match=r"needs a word right after the colon"):
             parse(text)
 
@@ -234,13 +232,13 @@ class TestParse:
         ("text", "position"),
         [("moss (cat:) x", 6), ("moss “ ”", 5), ("moss (fern", 5), ("moss AND )", 9)],
     )
-    def test_the_place_of_a_mistake_is_that_in_the_text_as_typed(self, text, position):
+    def test_query_error_position_refers_to_the_text_as_typed(self, text, position):
         with pytest.raises(QueryError) as caught:
             parse(text)
 
         assert (caught.value.query, caught.value.position) == (text, position)
 
-    def test_a_long_sentence_is_a_query(self):
+    def test_long_sentence_is_accepted(self):
         assert isinstance(parse("word and more " * (LONGEST_QUERY // 15)), Words)
 
 
@@ -264,7 +262,7 @@ class TestCanonical:
             ("\u201cflow matching\u201d", '"flow matching"'),
         ],
     )
-    def test_two_forms_of_one_query_are_one_topic(self, one, other):
+    def test_equivalent_queries_have_one_canonical_form(self, one, other):
         assert canonical(one) == canonical(other)
 
     @pytest.mark.parametrize(
@@ -279,16 +277,16 @@ class TestCanonical:
             ("B*", "B"),
         ],
     )
-    def test_different_wishes_stay_different(self, one, other):
+    def test_different_queries_have_different_canonical_forms(self, one, other):
         assert canonical(one) != canonical(other)
 
-    def test_reads_as_a_person_would_write_it(self):
+    def test_canonical_form_puts_words_first_and_exclusions_last(self):
         text = "-survey cat:cs.LG (video OR image) diffusion model"
 
         assert canonical(text) == "diffusion model cat:cs.lg (image OR video) -survey"
 
     @given(queries)
-    def test_reading_it_again_changes_nothing(self, text):
+    def test_canonical_is_idempotent(self, text):
         """The canonical text parses to the same query and is its own canonical text."""
         try:
             tree = parse(text)
@@ -302,21 +300,21 @@ class TestCanonical:
 
 class TestPlainWords:
     @given(st.text() | queries)
-    def test_never_fails(self, text):
+    def test_plain_words_accepts_any_text(self, text):
         assert isinstance(plain_words(text), Words)
 
-    def test_takes_what_the_language_refuses(self):
+    def test_plain_words_accepts_invalid_syntax(self):
         assert plain_words('5" (or so: AND').forms == ("5", "or", "so", "and")
 
 
 class TestTopicKind:
     @pytest.mark.parametrize("text", ["trending", "Trending", " TRENDING ", "(trending)"])
-    def test_the_bare_word_is_the_built_in_topic(self, text):
+    def test_bare_word_trending_is_the_built_in_topic(self, text):
         assert topic_kind(text) is TopicKind.TRENDING
         assert canonical(text) == TRENDING
 
     @pytest.mark.parametrize("text", ['"trending"', "ti:trending", "trending topics"])
-    def test_anything_else_is_a_query(self, text):
+    def test_trending_in_other_forms_is_a_query(self, text):
         assert topic_kind(text) is TopicKind.QUERY
 
 
@@ -344,7 +342,7 @@ def changing_code_points() -> Iterator[str]:
 
 
 @pytest.mark.full
-def test_every_code_point_is_stored_in_a_form_that_is_read_again():
+def test_stored_form_of_every_code_point_parses_to_the_same_query():
     """Alone, inside a word, in a phrase, in a name, and excluded."""
     for letters in in_chunks(changing_code_points(), 60):
         assert_read_again(" ".join(letters))
@@ -362,13 +360,13 @@ SIGNS = st.sampled_from([" ", " OR ", " AND ", " NOT ", "-", '"', "(", ")", "ti:
 
 
 @given(st.lists(st.one_of(STRANGE, SIGNS, st.characters()), max_size=60).map("".join))
-def test_mixed_texts_are_stored_in_a_form_that_is_read_again(text: str):
+def test_stored_form_of_mixed_texts_parses_to_the_same_query(text: str):
     assert_read_again(text)
 
 
 @settings(deadline=None)
 @given(st.lists(st.one_of(STRANGE, st.characters()), min_size=1, max_size=4).map("".join))
-def test_texts_near_the_limit_are_stored_or_refused(unit: str):
+def test_texts_near_the_limit_are_stored_correctly_or_rejected(unit: str):
     """Normalising may lengthen a text past the limit: U+FDFA becomes fifteen letters."""
     for length in (130, 700, LONGEST_QUERY):
         assert_read_again((unit * length)[:length])
@@ -378,14 +376,14 @@ def test_texts_near_the_limit_are_stored_or_refused(unit: str):
 @pytest.mark.parametrize(
     "text", ["\ufdfa" * 140, "\ufdfaa \ufdfab " * 70, "\u03b1lpha\u8a9e" * 280]
 )
-def test_a_topic_that_normalising_makes_too_long_is_refused(text: str):
+def test_topic_is_rejected_if_normalising_makes_it_too_long(text: str):
     assert len(text) <= LONGEST_QUERY
 
     with pytest.raises(QueryError, match="too long"):
         canonical(text)
 
 
-def test_a_stored_topic_has_at_most_2600_bytes():
+def test_stored_topic_is_limited_to_2600_bytes():
     assert len(canonical("\u0436" * 1_300).encode()) == 2_600
     with pytest.raises(QueryError, match="2,000 characters, or 650 of any script") as caught:
         canonical("\u0436" * 1_300 + "a")
@@ -394,7 +392,7 @@ def test_a_stored_topic_has_at_most_2600_bytes():
     assert caught.value.position == 0
 
 
-def test_the_longest_topics_fit_into_the_index_of_either_database(engine):
+def test_longest_topics_fit_into_the_database_index(engine):
     """PostgreSQL refuses an index entry of more than 2,704 bytes."""
     letters = random.Random(1)
     # Ideographs are words of one letter; their canonical text has a space between each.

@@ -22,33 +22,33 @@ def picked(*topics, most=10):
 
 
 class TestPick:
-    def test_best_first(self):
+    def test_picks_are_ordered_by_score(self):
         assert picked(topic("a", 1.0, 3.0, 2.0)) == [2, 3, 1]
 
-    def test_the_limit_is_kept_and_the_rest_is_told(self):
+    def test_pick_keeps_the_limit_and_counts_the_rest(self):
         selection = pick([topic("a", 3.0, 2.0, 1.0)], 2)
 
         assert [one.paper for one in selection.picks] == [1, 2]
         assert selection.more == 1
 
-    def test_no_candidates_no_picks(self):
+    def test_pick_returns_nothing_without_candidates(self):
         assert pick([], 5).picks == pick([TopicCandidates("a", [])], 5).picks == ()
 
-    def test_a_loud_topic_leaves_room_for_a_quiet_one(self):
+    def test_topics_with_high_scores_do_not_crowd_out_others(self):
         """Scores can be compared within one topic only."""
         loud = topic("loud", *range(100, 80, -1))
         quiet = topic("quiet", 0.2, 0.1, first=101)
 
         assert picked(loud, quiet, most=4) == [1, 101, 2, 102]
 
-    def test_a_paper_counts_for_every_topic_it_matched(self):
+    def test_paper_counts_towards_every_topic_it_matched(self):
         a = TopicCandidates("a", [Candidate(1, 9.0, title="x"), Candidate(2, 5.0, title="y")])
         b = TopicCandidates("b", [Candidate(1, 9.0, title="x"), Candidate(3, 1.0, title="z")])
         c = TopicCandidates("c", [Candidate(4, 0.5, title="w")])
 
         assert picked(a, b, c) == [1, 4, 2, 3]
 
-    def test_a_paper_appears_once_with_all_its_reasons_best_first(self):
+    def test_paper_appears_once_with_all_reasons_best_first(self):
         a = TopicCandidates("a", [Candidate(1, 5.0, ("flows",)), Candidate(2, 10.0, ("flow",))])
         b = TopicCandidates("b", [Candidate(1, 3.0, ("Graph",))])
 
@@ -57,7 +57,7 @@ class TestPick:
         assert picks[1].reasons == (Reason("b", ("Graph",)), Reason("a", ("flows",)))
         assert picks[2].reasons == (Reason("a", ("flow",)),)
 
-    def test_upvotes_are_a_mild_prior(self):
+    def test_upvotes_change_the_order_only_of_close_scores(self):
         close = [Candidate(1, 10.0, title="x"), Candidate(2, 9.5, title="y", upvotes=200)]
         far = [Candidate(1, 10.0, title="x"), Candidate(2, 5.0, title="y", upvotes=200)]
 
@@ -75,7 +75,7 @@ class TestPick:
             ((3.0, 1.0), (None, None), [1.0, 0.333333]),
         ],
     )
-    def test_the_score_is_a_share_of_the_best_and_a_tenth_for_upvotes(
+    def test_score_is_relative_to_the_best_plus_at_most_a_tenth_for_upvotes(
         self, scores, upvotes, picked
     ):
         papers = [
@@ -85,7 +85,7 @@ class TestPick:
 
         assert [one.score for one in pick([TopicCandidates("a", papers)], 2).picks] == picked
 
-    def test_upvotes_of_another_topic_make_a_paper_less_popular(self):
+    def test_upvotes_are_relative_to_the_candidates_of_all_topics(self):
         one = TopicCandidates("a", [Candidate(1, 1.0, title="x", upvotes=3)])
         other = TopicCandidates("b", [Candidate(2, 1.0, title="y", upvotes=15)])
 
@@ -94,12 +94,12 @@ class TestPick:
             2: 1.1,
         }
 
-    def test_ties_go_to_the_lower_id(self):
+    def test_ties_are_ordered_by_id(self):
         papers = [Candidate(paper, 1.0, title=f"number{paper}") for paper in (3, 1, 2)]
 
         assert picked(TopicCandidates("a", papers)) == [1, 2, 3]
 
-    def test_a_near_duplicate_gives_way(self):
+    def test_near_duplicate_is_picked_last(self):
         papers = [
             Candidate(1, 9.0, title="A Survey of Large Language Model Agents at Work"),
             Candidate(2, 8.0, title="A survey of large language model agents at work v2"),
@@ -118,7 +118,7 @@ class TestPick:
             ("moss fern lichen heron", [1, 2, 3]),
         ],
     )
-    def test_four_fifths_of_the_words_make_a_near_duplicate(self, title, order):
+    def test_titles_sharing_four_fifths_of_words_are_near_duplicates(self, title, order):
         papers = [
             Candidate(1, 9.0, title="moss fern lichen quartz"),
             Candidate(2, 8.0, title=title),
@@ -127,7 +127,7 @@ class TestPick:
 
         assert picked(TopicCandidates("a", papers)) == order
 
-    def test_an_equal_title_never_comes_twice(self):
+    def test_equal_titles_are_picked_once(self):
         papers = [
             Candidate(1, 9.0, title="Graphs at Work"),
             Candidate(2, 8.0, title="graphs at work"),
@@ -146,14 +146,14 @@ class TestPick:
             ("Mossy Tree Graphs", "Mossy Trees Graph"),
         ],
     )
-    def test_other_titles_of_the_same_words_wait_for_room(self, titles):
+    def test_titles_of_the_same_words_are_near_duplicates(self, titles):
         papers = [Candidate(1, 9.0, title=titles[0]), Candidate(2, 8.0, title=titles[1])]
         papers.append(Candidate(3, 1.0, title="Something else"))
 
         assert picked(TopicCandidates("a", papers), most=2) == [1, 3]
         assert picked(TopicCandidates("a", papers), most=3) == [1, 3, 2]
 
-    def test_papers_without_a_title_are_not_alike(self):
+    def test_papers_without_a_title_are_not_duplicates(self):
         assert picked(TopicCandidates("a", [Candidate(1, 2.0), Candidate(2, 1.0)])) == [1, 2]
 
 
@@ -176,7 +176,7 @@ topics = st.lists(
 
 
 @given(topics, st.integers(-1, 8), st.randoms())
-def test_what_always_holds(some, most, chance):
+def test_picks_are_unique_limited_counted_and_independent_of_input_order(some, most, chance):
     """No paper twice, never too many, all counted, and the order of candidates has no effect."""
     selection = pick(some, most)
     shuffled = [
@@ -198,7 +198,7 @@ def test_what_always_holds(some, most, chance):
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=5), st.integers(1, 20))
-def test_shares_of_topics_that_share_nothing_are_equal(sizes, most):
+def test_disjoint_topics_get_equal_shares(sizes, most):
     some = [
         topic(str(number), *range(size, 0, -1), first=100 * number)
         for number, size in enumerate(sizes, 1)

@@ -32,7 +32,7 @@ from pipeline.matching.words import forms, stem, stems, words
         ("GPT-4", "gpt 4"),
     ],
 )
-def test_spellings_a_reader_would_call_the_same(one, other):
+def test_spelling_variants_have_equal_stems(one, other):
     assert stems(one)[0] == stems(other)[0]
 
 
@@ -76,7 +76,7 @@ SAME = [
 
 
 @pytest.mark.parametrize("spellings", SAME)
-def test_the_forms_of_one_word_are_one(spellings):
+def test_inflections_and_regional_spellings_have_one_stem(spellings):
     assert len({stem(one) for word in spellings.split() for one in forms(word)}) == 1
 
 
@@ -98,7 +98,7 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize("pair", DIFFERENT)
-def test_a_shared_beginning_does_not_make_one_word(pair):
+def test_words_with_a_common_prefix_have_different_stems(pair):
     one, other = pair.split()
 
     assert stem(one) != stem(other)
@@ -126,41 +126,41 @@ def test_a_shared_beginning_does_not_make_one_word(pair):
         ("WHO CAN TRAIN IT", ("who", "can", "train", "it")),
     ],
 )
-def test_marks_and_capitals_that_make_another_word(text, read):
+def test_symbols_and_capitals_that_distinguish_words_are_kept(text, read):
     assert forms(text) == read
 
 
 @given(st.text(alphabet=st.sampled_from("WHOITUSaA*+#&.\u03b1\u03b2 NET\\17"), max_size=30))
-def test_reading_forms_with_marks_again_changes_nothing(text):
+def test_forms_is_idempotent_for_symbols_and_capitals(text):
     once = forms(text)
 
     assert forms(" ".join(once)) == once
 
 
 @pytest.mark.parametrize(("one", "other"), [("c", "C++"), ("generative", "general"), ("bus", "bu")])
-def test_different_words_stay_different(one, other):
+def test_different_words_have_different_stems(one, other):
     assert stems(one)[0] != stems(other)[0]
 
 
-def test_ideographs_are_words_by_themselves():
+def test_each_ideograph_is_a_word():
     assert forms("机器学习") == ("机", "器", "学", "习")
 
 
 @given(st.text(max_size=60))
-def test_reading_forms_again_changes_nothing(text):
+def test_forms_is_idempotent(text):
     once = forms(text)
 
     assert forms(" ".join(once)) == once
 
 
 @given(st.text(max_size=60))
-def test_every_word_says_where_it_stands(text):
+def test_word_offsets_point_to_the_word(text):
     for word in words(text):
         assert word.form in forms(text[word.start : word.end])
 
 
 @given(st.text(alphabet=st.sampled_from("aAé-ls's $\\{}µ漢字ßİΩ+#.,1 "), max_size=80))
-def test_the_stems_of_a_text_are_those_of_its_words(text: str):
+def test_stems_of_a_text_equal_the_stems_of_its_words(text: str):
     found, spans = stems(text)
 
     assert found == [stem(word.form) for word in words(text)]

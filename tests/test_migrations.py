@@ -25,7 +25,7 @@ def empty(empty_database_url):
     engine.dispose()
 
 
-def test_migrations_make_the_tables_of_the_schema(engine):
+def test_migrations_create_the_tables_of_the_schema(engine):
     """Fails if a table or column was added to the schema without a migration."""
     with engine.connect() as conn:
         context = MigrationContext.configure(conn, opts={"compare_type": True})
@@ -33,23 +33,23 @@ def test_migrations_make_the_tables_of_the_schema(engine):
         assert compare_metadata(context, Table.metadata) == []
 
 
-def test_a_new_database_has_published_no_batch(engine):
+def test_new_database_has_no_published_batch(engine):
     with engine.connect() as conn:
         state = conn.execute(text("SELECT id, published_batch, token FROM ingest_state")).all()
 
     assert state == [(1, 0, 0)]
 
 
-def test_an_upgraded_database_is_accepted(engine):
+def test_upgraded_database_is_accepted(engine):
     migrate.check(engine)
 
 
-def test_an_empty_database_is_refused_with_the_command_to_run(empty):
+def test_empty_database_is_rejected_with_the_upgrade_command(empty):
     with pytest.raises(SchemaError, match="empty: run `paperboy db upgrade`"):
         migrate.check(empty)
 
 
-def test_a_database_ahead_of_the_code_is_refused(engine):
+def test_database_ahead_of_the_code_is_rejected(engine):
     """Old code never changes tables it does not know, not even to upgrade them."""
     with engine.begin() as conn:
         conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -60,19 +60,19 @@ def test_a_database_ahead_of_the_code_is_refused(engine):
         migrate.upgrade(engine)
 
 
-def test_the_file_names_of_migrations_are_their_revisions():
+def test_revisions_from_file_names_match_the_migration_order():
     scripts = ScriptDirectory.from_config(migrate._config())
 
     assert migrate.revisions() == [one.revision for one in scripts.walk_revisions()][::-1]
 
 
-def test_upgrading_twice_changes_nothing(engine):
+def test_upgrade_is_idempotent(engine):
     migrate.upgrade(engine)
 
     migrate.check(engine)
 
 
-def test_requests_of_before_are_found_by_their_address(empty):
+def test_migration_sets_address_key_and_origin_of_existing_requests(empty):
     """Their origin is the form, which was the only one then."""
     config = migrate._config()
     with empty.begin() as conn:
@@ -99,7 +99,7 @@ REQUEST = (
 )
 
 
-def test_several_processes_may_upgrade_at_once(empty_database_url):
+def test_concurrent_upgrades_all_succeed(empty_database_url):
     """One process does the upgrade; the others wait and return when it is done."""
     together = threading.Barrier(4)
 
@@ -116,7 +116,7 @@ def test_several_processes_may_upgrade_at_once(empty_database_url):
     assert [start.result() for start in starts] == [None] * 4
 
 
-def test_a_failed_upgrade_leaves_nothing_behind(empty, monkeypatch):
+def test_failed_upgrade_is_rolled_back(empty, monkeypatch):
     """Partly created tables would make the next attempt fail."""
     monkeypatch.setattr(command, "upgrade", _fail_half_way)
 

@@ -32,11 +32,11 @@ def changes(source):
         ("assert a < b", []),
     ],
 )
-def test_one_place_is_changed(source, expected):
+def test_each_mutant_changes_one_place(source, expected):
     assert changes(source) == expected
 
 
-def test_text_outside_ascii_moves_no_place():
+def test_non_ascii_text_does_not_shift_the_mutated_position():
     (found,) = mutants("# é\nx = 'é' if a else 'ü'  # ß\n")
 
     assert found.source == "# é\nx = ('ü' if a else 'é')  # ß\n"

@@ -44,11 +44,11 @@ def refuse(known=None, state=SLOWED, at=NOW, reply="450 slow down"):
         (Phase.RCPT, Reply(550, "5.1.1", "your IP is on a blocklist"), Scope.DOMAIN),
     ],
 )
-def test_a_refusal_is_about_somebody(phase, reply, scope):
+def test_refusal_scope_depends_on_phase_and_reply(phase, reply, scope):
     assert pace.scope(Outcome(verdict_of(phase, reply), phase, reply)) is scope
 
 
-def test_each_refusal_halves_the_allowance_and_pauses_for_longer():
+def test_each_refusal_halves_the_allowance_and_lengthens_the_pause():
     known, at, seen = None, NOW, []
     for _ in range(8):
         known = refuse(known, at=at)
@@ -60,7 +60,7 @@ def test_each_refusal_halves_the_allowance_and_pauses_for_longer():
     ]  # fmt: skip
 
 
-def test_each_block_in_a_row_pauses_for_longer():
+def test_each_consecutive_block_lengthens_the_pause():
     known, at, pauses = None, NOW, []
     for _ in range(5):
         known = refuse(known, BLOCKED, at)
@@ -71,7 +71,7 @@ def test_each_block_in_a_row_pauses_for_longer():
     assert (known.refusals, known.allowance, known.refused_at) == (5, 1, at - 240 * MINUTE)
 
 
-def test_a_later_refusal_never_shortens_a_pause():
+def test_later_refusal_never_shortens_a_pause():
     known = pace.replace(refuse(), not_before=NOW + 60 * MINUTE)
 
     assert refuse(known, at=NOW + MINUTE).not_before == NOW + 60 * MINUTE
@@ -81,7 +81,7 @@ def test_a_later_refusal_never_shortens_a_pause():
     assert again.refused_at == NOW + timedelta(seconds=1)
 
 
-def test_an_outcome_without_a_reply_is_about_a_domain_or_its_message():
+def test_scope_without_a_reply_depends_on_verdict_and_phase():
     assert pace.scope(Outcome(Verdict.BLOCKED, Phase.DOT)) is Scope.NOBODY
     assert pace.scope(Outcome(Verdict.THROTTLED, Phase.DOT)) is Scope.DOMAIN
     assert pace.scope(Outcome(Verdict.THROTTLED, Phase.MAIL)) is Scope.SERVER
@@ -99,7 +99,7 @@ def test_an_outcome_without_a_reply_is_about_a_domain_or_its_message():
         (590, 590, None),
     ],
 )
-def test_taken_mails_let_the_allowance_grow(allowance, count, grown):
+def test_accepted_mails_increase_the_allowance(allowance, count, grown):
     known = pace.replace(refuse(), allowance=allowance)
 
     found = pace.accepted(known, count, NOW + timedelta(seconds=30))
@@ -107,7 +107,7 @@ def test_taken_mails_let_the_allowance_grow(allowance, count, grown):
     assert (found and round(found.allowance, 2)) == grown
 
 
-def test_a_turn_is_spent_from_now_or_from_what_was_saved():
+def test_spent_turns_delay_the_next_from_now_or_from_saved_turns():
     known = pace.replace(refuse(), not_before=NOW, allowance=60)
 
     assert pace.spent(known, 3, NOW).not_before == NOW + timedelta(seconds=3)
@@ -116,7 +116,7 @@ def test_a_turn_is_spent_from_now_or_from_what_was_saved():
 
 
 @pytest.mark.parametrize(("refused_at", "not_before"), [(0, -9), (-9, 0)])
-def test_a_pace_is_forgotten_a_day_after_its_pause(refused_at, not_before):
+def test_pace_expires_a_day_after_its_last_refusal_and_pause(refused_at, not_before):
     times = {"refused_at": NOW + refused_at * MINUTE, "not_before": NOW + not_before * MINUTE}
     known = pace.replace(refuse(), **times)
 
@@ -124,21 +124,21 @@ def test_a_pace_is_forgotten_a_day_after_its_pause(refused_at, not_before):
     assert pace.is_forgotten(known, NOW + timedelta(days=1))
 
 
-def test_what_was_under_way_counts_once():
+def test_refusals_within_30_seconds_count_once():
     first = refuse()
 
     assert refuse(first, at=NOW + timedelta(seconds=29)) == first
     assert refuse(first, at=NOW + timedelta(seconds=30)) != first
 
 
-def test_what_is_taken_right_after_a_refusal_was_under_way():
+def test_acceptances_within_30_seconds_of_a_refusal_are_ignored():
     blocked = refuse(state=BLOCKED)
 
     assert pace.accepted(blocked, 5, NOW + timedelta(seconds=29)) == blocked
     assert pace.accepted(blocked, 5, NOW + 31 * MINUTE).state is SLOWED
 
 
-def test_a_block_is_worse_than_slowness_at_once():
+def test_block_overrides_a_slowed_state_immediately():
     blocked = refuse(refuse(), BLOCKED)
 
     assert (blocked.state, blocked.allowance) == (BLOCKED, pace.LEAST)
@@ -146,7 +146,7 @@ def test_a_block_is_worse_than_slowness_at_once():
     assert refuse(blocked, SLOWED, NOW + MINUTE).state is BLOCKED
 
 
-def test_what_is_taken_lets_it_grow_until_it_is_free():
+def test_accepted_mails_lift_the_throttle_in_50_to_60_steps():
     known = refuse()
 
     grown = pace.accepted(known, 60, NOW + MINUTE)
@@ -159,7 +159,7 @@ def test_what_is_taken_lets_it_grow_until_it_is_free():
     assert 50 <= minutes <= 60
 
 
-def test_turns_come_evenly_and_few_are_saved_up():
+def test_turns_accrue_evenly_and_saved_turns_are_limited():
     known = pace.replace(refuse(), not_before=NOW)
 
     assert pace.turns(known, NOW - timedelta(seconds=1)) == 0
@@ -169,7 +169,7 @@ def test_turns_come_evenly_and_few_are_saved_up():
 
 
 @pytest.mark.parametrize("allowance", [1, 7.5, 60, 599])
-def test_no_minute_brings_more_than_the_allowance_and_a_burst(allowance):
+def test_turns_per_minute_are_limited_to_allowance_plus_burst(allowance):
     known = pace.replace(refuse(), not_before=NOW, allowance=allowance)
     left = []
     for step in range(0, 3 * 600, 7):  # one step per 0.7 s, for three minutes
@@ -183,7 +183,7 @@ def test_no_minute_brings_more_than_the_allowance_and_a_burst(allowance):
     assert allowance * 0.95 - 1 <= most <= allowance + burst + 1
 
 
-def test_fewer_are_under_way_after_each_refusal():
+def test_concurrent_mails_decrease_after_each_refusal():
     known, at, seen = None, NOW, []
     for _ in range(4):
         known = refuse(known, at=at)
@@ -194,7 +194,7 @@ def test_fewer_are_under_way_after_each_refusal():
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(1, 2_000)), max_size=60))
-def test_some_mail_may_always_be_under_way_and_in_the_end_any(story):
+def test_at_least_one_mail_is_allowed_and_the_throttle_always_ends(story):
     """After any history of refusals (None) and accepted mails."""
     known, at = refuse(), NOW
     for taken in story:
@@ -211,18 +211,18 @@ def test_some_mail_may_always_be_under_way_and_in_the_end_any(story):
     assert minutes <= 70
 
 
-def test_a_refusal_is_forgotten_after_a_day():
+def test_refusal_expires_after_a_day():
     known = refuse()
 
     assert not pace.is_forgotten(known, NOW + timedelta(hours=24))
     assert pace.is_forgotten(known, NOW + timedelta(hours=24) + MINUTE)
 
 
-def test_distrust_counts_the_refusals_of_ten_minutes():
+def test_distrust_window_is_ten_minutes():
     assert pace.DISTRUST_WINDOW == 10 * MINUTE
 
 
-def test_the_breaker_stays_open_for_longer_each_time():
+def test_breaker_opens_for_longer_each_time():
     assert [pace.open_for(n) / MINUTE for n in range(1, 7)] == [1, 5, 15, 30, 60, 60]
 
 
@@ -230,7 +230,7 @@ def test_the_breaker_stays_open_for_longer_each_time():
     ("refusals", "recipients", "paused"),
     [(2, 2, False), (3, 1, False), (30, 1, False), (3, 2, True), (4, 3, True)],
 )
-def test_distrust_pauses_an_edition_after_three_of_two_recipients(refusals, recipients, paused):
+def test_distrust_requires_three_refusals_of_two_recipients(refusals, recipients, paused):
     assert pace.is_distrusted(refusals, recipients) is paused
 
 
@@ -249,7 +249,7 @@ def test_distrust_pauses_an_edition_after_three_of_two_recipients(refusals, reci
         ("", ""),
     ],
 )
-def test_domains_of_one_provider_go_by_one_name(email, domain):
+def test_domains_of_one_provider_have_one_name(email, domain):
     assert domain_of(email) == domain
 
 

@@ -58,7 +58,7 @@ def mark(engine, *ids):
 # --- Precedence ---------------------------------------------------------------------------------
 
 
-def test_a_confirmation_does_not_queue_behind_digests(engine):
+def test_confirmation_is_claimed_before_digests(engine):
     digests = [
         add_delivery(engine, precedence=Precedence.DIGEST, not_before=NOW - MINUTE)
         for _ in range(3)
@@ -70,7 +70,7 @@ def test_a_confirmation_does_not_queue_behind_digests(engine):
 
 
 @pytest.mark.parametrize("domain", [None, "gmail.com"])
-def test_a_claim_reads_the_outbox_in_its_order(engine, domain):
+def test_claim_reads_the_outbox_by_index_without_sorting(engine, domain):
     """By an index and without sorting, however long the queue is."""
     with engine.begin() as conn:
         if engine.dialect.name == "postgresql":
@@ -97,7 +97,7 @@ def test_a_claim_reads_the_outbox_in_its_order(engine, domain):
         assert "TEMP B-TREE FOR ORDER BY" not in plan
 
 
-def test_domains_can_be_claimed_alone_and_passed_by(engine):
+def test_claim_can_include_or_exclude_domains(engine):
     gmail, other = add_delivery(engine, **ON["gmail"]), add_delivery(engine, **ON["other"])
 
     assert claim(engine, domain="gmail.com", besides=["gmail.com"]) == []
@@ -108,7 +108,7 @@ def test_domains_can_be_claimed_alone_and_passed_by(engine):
 # --- Pauses -------------------------------------------------------------------------------------
 
 
-def test_stopped_sending_sends_nothing_until_it_is_started(engine, sink):
+def test_stopped_sending_resumes_when_started(engine, sink):
     add_delivery(engine)
     add_confirmation(engine)
 
@@ -120,7 +120,7 @@ def test_stopped_sending_sends_nothing_until_it_is_started(engine, sink):
     assert send(engine, sink) == Tally(sent=2)
 
 
-def test_a_paused_edition_waits_and_everything_else_goes_on(engine, sink):
+def test_paused_edition_waits_and_other_mail_is_sent(engine, sink):
     paused = add_delivery(engine)
     add_delivery(engine, edition_on=date(2030, 1, 3))
     add_confirmation(engine)
@@ -133,7 +133,7 @@ def test_a_paused_edition_waits_and_everything_else_goes_on(engine, sink):
 
 
 @pytest.mark.parametrize("edition_on", [None, TODAY])
-def test_what_is_claimed_already_is_not_marked_and_goes_back_uncharged(engine, edition_on):
+def test_claimed_delivery_is_handed_back_during_a_hold_without_an_attempt(engine, edition_on):
     id_ = add_delivery(engine)
     claim(engine)
 
@@ -149,7 +149,7 @@ def test_what_is_claimed_already_is_not_marked_and_goes_back_uncharged(engine, e
     assert claim(engine) == []
 
 
-def test_a_marked_delivery_is_finished(engine):
+def test_marked_delivery_is_not_handed_back(engine):
     id_ = add_delivery(engine)
     claim(engine)
     mark(engine, id_)
@@ -161,7 +161,7 @@ def test_a_marked_delivery_is_finished(engine):
     assert row(engine, id_).status == Status.SENDING
 
 
-def test_stopping_in_the_middle_of_a_drain_stops_it(engine, sink):
+def test_stopping_during_a_drain_requeues_the_rest(engine, sink):
     for _ in range(30):
         add_delivery(engine)
     sink.on_dot = lambda: halting.stop(engine, NOW)
@@ -175,7 +175,7 @@ def test_stopping_in_the_middle_of_a_drain_stops_it(engine, sink):
     assert {one.attempts for one in after if one.status == Status.QUEUED} == {0}
 
 
-def test_a_paused_edition_expires_and_its_papers_are_owed_anew(engine, sink):
+def test_paused_edition_expires_and_its_papers_move_to_the_next_digest(engine, sink):
     id_ = add_delivery(engine)
     halting.stop(engine, NOW, TODAY)
 
@@ -183,7 +183,7 @@ def test_a_paused_edition_expires_and_its_papers_are_owed_anew(engine, sink):
     assert outbox.cursor(engine, id_) == 2
 
 
-def test_a_cancelled_edition_owes_its_papers_anew_and_leaves_what_was_sent(engine):
+def test_cancel_moves_papers_to_the_next_digest_and_keeps_sent_deliveries(engine):
     owed, claimed = add_delivery(engine), add_delivery(engine, status="leased", lease="theirs")
     sent = add_delivery(engine, status="sent")
     other = add_delivery(engine, edition_on=date(2030, 1, 3))
@@ -210,7 +210,7 @@ def refuse_us(engine, sink, now):
     return read(engine, breakers.get)
 
 
-def test_a_server_that_refuses_us_is_left_alone_for_longer_each_time(engine, sink):
+def test_breaker_stays_open_for_longer_after_each_server_refusal(engine, sink):
     for _ in range(9):
         add_delivery(engine)
 
@@ -228,7 +228,7 @@ def test_a_server_that_refuses_us_is_left_alone_for_longer_each_time(engine, sin
     assert {row(engine, id_).attempts for id_ in range(1, 10)} == {0}
 
 
-def test_it_closes_when_the_one_that_tries_gets_through(engine, sink):
+def test_breaker_closes_when_the_probe_succeeds(engine, sink):
     for _ in range(9):
         add_delivery(engine)
     refuse_us(engine, sink, NOW)
@@ -238,7 +238,7 @@ def test_it_closes_when_the_one_that_tries_gets_through(engine, sink):
     assert read(engine, breakers.get) is None
 
 
-def test_only_one_sender_tries_and_another_takes_over_when_it_dies(engine):
+def test_breaker_probe_is_exclusive_until_its_lease_expires(engine):
     with engine.begin() as conn:
         breakers.open_first(conn, "no", NOW, MINUTE)
         assert not breakers.probe(conn, "mine", NOW, 6 * MINUTE), "still open"
@@ -249,7 +249,7 @@ def test_only_one_sender_tries_and_another_takes_over_when_it_dies(engine):
         assert breakers.close(conn, "theirs")
 
 
-def test_an_empty_outbox_leaves_the_trying_to_others(engine, sink):
+def test_empty_outbox_does_not_take_the_breaker_probe(engine, sink):
     with engine.begin() as conn:
         breakers.open_first(conn, "no", NOW, MINUTE)
 
@@ -258,7 +258,7 @@ def test_an_empty_outbox_leaves_the_trying_to_others(engine, sink):
         assert breakers.probe(conn, "theirs", NOW + MINUTE, MINUTE)
 
 
-def test_starting_by_hand_tries_at_once(engine, sink):
+def test_manual_start_closes_the_breaker(engine, sink):
     add_delivery(engine)
     refuse_us(engine, sink, NOW)
     sink.answers = {}
@@ -275,7 +275,7 @@ def slowed(engine):
     return {one.domain: one for one in read(engine, paces.listing)}
 
 
-def test_a_domain_that_finds_us_too_fast_waits_and_the_others_do_not(engine, sink):
+def test_throttled_domain_waits_and_other_domains_do_not(engine, sink):
     """Also if its mail is first in the queue; waiting does not count as an attempt."""
     gmail = [
         add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"], not_before=NOW - MINUTE)
@@ -304,7 +304,7 @@ def put_pace(engine, **changes):
         paces.insert(conn, replace(first, **changes))
 
 
-def test_after_its_pause_it_gets_its_turns_and_grows(engine, sink):
+def test_domain_gets_its_turns_after_its_pause(engine, sink):
     for n in range(20):
         add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
     put_pace(engine, not_before=NOW - 3 * SECOND)
@@ -315,7 +315,7 @@ def test_after_its_pause_it_gets_its_turns_and_grows(engine, sink):
     assert slowed(engine)["gmail.com"].not_before > NOW + SECOND
 
 
-def test_two_senders_share_the_turns(engine, sink):
+def test_concurrent_senders_share_the_turns_of_a_domain(engine, sink):
     for n in range(40):
         add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
     put_pace(engine, not_before=NOW - 3 * SECOND)
@@ -327,7 +327,7 @@ def test_two_senders_share_the_turns(engine, sink):
     assert sum(tally.sent for tally in tallies) == 4
 
 
-def test_only_what_is_under_way_now_leaves_less_room(engine):
+def test_in_hand_counts_unexpired_leases_of_the_domain_only(engine):
     """Expired leases and mail of other domains are not counted."""
     for lease, status, length in [
         ("mine", Status.LEASED, MINUTE),
@@ -351,7 +351,7 @@ def claim_paced(engine, token, now=NOW, limit=10):
         return Pacing(None, None, lease, 50).claim(conn, limit, now)
 
 
-def test_what_others_have_in_hand_leaves_less_room(engine):
+def test_deliveries_leased_by_others_reduce_the_claim(engine):
     """Deliveries of a dead sender count, too, until its lease expires."""
     for n in range(6):
         add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
@@ -367,7 +367,7 @@ def test_what_others_have_in_hand_leaves_less_room(engine):
     assert (theirs.wait, theirs.is_ours) == (SECOND, False)
 
 
-def test_two_claims_at_once_take_no_more_than_there_is_room(engine):
+def test_concurrent_claims_stay_within_the_domain_limit(engine):
     for n in range(6):
         add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
     put_pace(engine, not_before=NOW - MINUTE, allowance=45)
@@ -420,7 +420,7 @@ class Crowd:
         return False
 
 
-def test_no_more_are_under_way_than_a_slowed_domain_bears(engine, sink):
+def test_concurrent_mails_to_a_slowed_domain_stay_within_its_limit(engine, sink):
     """A drain waits for its own mail before it claims more; other connections continue."""
     crowd = Crowd(sink, most=3)
     for n in range(4):
@@ -435,7 +435,7 @@ def test_no_more_are_under_way_than_a_slowed_domain_bears(engine, sink):
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_crowded_domain_gets_its_mail_and_nobody_else_waits(engine, sink):
+def test_domain_with_a_connection_limit_gets_all_mail_and_others_do_not_wait(engine, sink):
     """It accepts two at a time, a limit found by refusals: slow down to it, then speed up again."""
     crowd = Crowd(sink, most=2)
     ids = [add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"]) for n in range(12)]
@@ -465,7 +465,7 @@ def test_a_crowded_domain_gets_its_mail_and_nobody_else_waits(engine, sink):
     assert min(seen) <= 2 < max(seen)
 
 
-def test_a_domain_that_takes_its_mail_is_free_in_the_end(engine, sink):
+def test_domain_throttle_ends_after_enough_accepted_mails(engine, sink):
     for n in range(3):
         add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
     put_pace(engine, not_before=NOW - MINUTE, allowance=pace.FREE - 0.01)
@@ -475,7 +475,7 @@ def test_a_domain_that_takes_its_mail_is_free_in_the_end(engine, sink):
     assert slowed(engine) == {}
 
 
-def test_a_domain_that_blocks_us_is_stopped(engine, sink):
+def test_blocking_domain_is_paused_until_released(engine, sink):
     for n in range(3):
         add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
     sink.answers = {"RCPT g0@gmail.com": "550 5.7.1 Blocked, <g0@gmail.com>"}
@@ -497,7 +497,7 @@ NOT_OURS = "550 5.7.26 Not authenticated"
 
 
 @pytest.mark.parametrize(("recipients", "paused"), [(2, False), (3, True)])
-def test_an_edition_is_paused_when_nobody_believes_it_is_ours(engine, sink, recipients, paused):
+def test_edition_is_held_after_three_authentication_failures(engine, sink, recipients, paused):
     for n in range(recipients):
         add_delivery(engine, f"r{n}@example.org")
     sink.answers = {"RCPT": NOT_OURS}
@@ -508,7 +508,7 @@ def test_an_edition_is_paused_when_nobody_believes_it_is_ours(engine, sink, reci
     assert held == ([TODAY] if paused else [])
 
 
-def test_one_server_alone_cannot_pause_an_edition(engine, sink):
+def test_authentication_failures_of_one_recipient_do_not_hold_the_edition(engine, sink):
     subscriber_id = outbox.add_subscriber(engine)
     sink.answers = {"RCPT": NOT_OURS}
     for n in range(4):
@@ -522,7 +522,7 @@ def test_one_server_alone_cannot_pause_an_edition(engine, sink):
 # --- Quotas -------------------------------------------------------------------------------------
 
 
-def test_two_dispatchers_together_keep_to_the_rate(engine, sink):
+def test_concurrent_dispatchers_stay_within_the_daily_rate(engine, sink):
     for _ in range(60):
         add_delivery(engine, expires_at=NOW + timedelta(days=3))
     day = Rate("smtp:day", 20, timedelta(days=1))
@@ -537,7 +537,7 @@ def test_two_dispatchers_together_keep_to_the_rate(engine, sink):
     assert send(engine, sink, rates=[day], now=NOW + timedelta(hours=25)).sent == 20
 
 
-def test_a_claim_that_finds_less_takes_only_that(engine, sink):
+def test_claim_takes_only_as_many_tokens_as_deliveries(engine, sink):
     hour = Rate("smtp:hour", 20, timedelta(hours=1))
     add_delivery(engine)
     send(engine, sink, rates=[hour])
@@ -548,7 +548,7 @@ def test_a_claim_that_finds_less_takes_only_that(engine, sink):
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_killed_at_any_statement_of_a_claim_nothing_is_taken(engine, sink):
+def test_claim_killed_at_any_statement_takes_no_tokens(engine, sink):
     """Tokens and their deliveries are written in one transaction."""
     add_delivery(engine)
     day = Rate("smtp:day", 1, timedelta(days=1))
@@ -573,7 +573,7 @@ def _statements_of_a_claim(engine, dispatcher, *, after, undo=False):
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_flushing_redis_in_the_middle_costs_only_smoothness(engine, sink, valkey):
+def test_drain_survives_a_redis_flush(engine, sink, valkey):
     import redis
 
     for _ in range(30):

@@ -84,7 +84,7 @@ def body(mail: Received, kind: str) -> str:
     return part.get_content()
 
 
-def test_a_new_paper_reaches_the_inbox(announce, subscribe, publish_and_send, inbox):
+def test_new_paper_reaches_the_inbox(announce, subscribe, publish_and_send, inbox):
     """A paper announced this morning arrives with its reason and an unsubscribe link."""
     subscribe("ada@example.org", "quantum")
     announce(make_sighting(title="Quantum bounds: a < b & c <script>alert(1)</script>"))
@@ -100,7 +100,7 @@ def test_a_new_paper_reaches_the_inbox(announce, subscribe, publish_and_send, in
     assert b"\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n" in mail.raw
 
 
-def test_publishing_and_sending_twice_sends_once(announce, subscribe, publish_and_send, inbox):
+def test_publishing_twice_sends_once(announce, subscribe, publish_and_send, inbox):
     """When publishing runs again on the same day, nothing is sent."""
     subscribe("ada@example.org", "quantum")
     announce(make_sighting(title="Quantum tea"))
@@ -111,7 +111,7 @@ def test_publishing_and_sending_twice_sends_once(announce, subscribe, publish_an
     assert len(inbox.received) == 1
 
 
-def test_who_left_gets_nothing(announce, subscribe, services, publish_and_send, inbox):
+def test_unsubscribe_cancels_queued_digests(announce, subscribe, services, publish_and_send, inbox):
     """If a subscriber leaves after the edition was compiled, its queued digest is cancelled."""
     subscribe("ada@example.org", "quantum")
     announce(make_sighting(title="Quantum tea"))
@@ -128,7 +128,9 @@ def test_who_left_gets_nothing(announce, subscribe, services, publish_and_send, 
     assert (delivery.status, delivery.reason) == (DeliveryStatus.CANCELLED, "left")
 
 
-def test_arxiv_on_monday_hugging_face_on_tuesday(announce, subscribe, publish_and_send, inbox):
+def test_paper_announced_by_two_sources_reaches_each_reader_once(
+    announce, subscribe, publish_and_send, inbox
+):
     """A paper that two sources announce on two days reaches the readers of both, each once."""
     subscribe("category@example.org", "cat:cs.LG")
     subscribe("trending@example.org", "trending")
@@ -146,7 +148,7 @@ def test_arxiv_on_monday_hugging_face_on_tuesday(announce, subscribe, publish_an
     assert all("Tea leaves" in body(mail, "plain") for mail in inbox.received)
 
 
-def test_a_busy_server_puts_it_back_in_the_outbox(announce, subscribe, services, inbox):
+def test_temporary_refusal_is_retried_later(announce, subscribe, services, inbox):
     """The delivery returns to the queue after a 450 and is sent by a later retry."""
     subscribe("ada@example.org", "quantum")
     announce(make_sighting(title="Quantum tea"))
@@ -159,7 +161,7 @@ def test_a_busy_server_puts_it_back_in_the_outbox(announce, subscribe, services,
     assert services.dispatch(once=True, clock=TODAY + timedelta(minutes=30)).sent == 1
 
 
-def test_an_address_that_does_not_exist_is_never_written_to_again(
+def test_unknown_recipient_is_suppressed_and_skipped_by_the_next_edition(
     announce, subscribe, publish_and_send, services, inbox
 ):
     """The address is suppressed after 550 5.1.1, and the next edition skips it."""
@@ -207,7 +209,7 @@ def bounce_of(mail: Received, status: str = "5.1.1") -> bytes:
 
 
 @pytest.mark.parametrize("settled", [True, False])
-def test_a_bounce_that_comes_later_ends_the_mail_to_that_address(
+def test_later_bounce_suppresses_the_address(
     announce, subscribe, publish_and_send, services, inbox, settled
 ):
     """A bounce to its envelope address suppresses the reader; the next edition is skipped.
@@ -242,7 +244,7 @@ def test_a_bounce_that_comes_later_ends_the_mail_to_that_address(
     assert (delivery.status, delivery.reason) == ("sent", "accepted, then hard")
 
 
-def test_a_mail_that_cannot_be_applied_stops_no_other(
+def test_failing_bounce_mail_is_flagged_and_others_are_applied(
     announce, subscribe, publish_and_send, services, inbox, tmp_path, monkeypatch
 ):
     """The mail is flagged for an operator and not parsed again; the others are applied."""
@@ -270,7 +272,7 @@ def test_a_mail_that_cannot_be_applied_stops_no_other(
     assert sorted(path.name for path in (tmp_path / "cur").iterdir()) == ["1:2,F", "2:2,S"]
 
 
-def test_a_database_that_is_away_leaves_the_mail_unread(services, tmp_path, monkeypatch):
+def test_database_outage_leaves_bounce_mail_unread(services, tmp_path, monkeypatch):
     for name in ("cur", "new", "tmp"):
         (tmp_path / name).mkdir()
     (tmp_path / "new" / "1").write_bytes(b"Subject: one\n\n")

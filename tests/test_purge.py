@@ -54,7 +54,7 @@ def publish(engine: Engine, now=NOW) -> None:
     list(editions.publish(engine, now=now, expiry=18 * HOUR, template="1"))
 
 
-def test_an_address_never_confirmed_is_forgotten_after_a_week(engine: Engine):
+def test_unconfirmed_address_is_deleted_after_a_week(engine: Engine):
     ask(engine)
 
     run(engine, NOW + 7 * DAY)
@@ -65,7 +65,7 @@ def test_an_address_never_confirmed_is_forgotten_after_a_week(engine: Engine):
     assert [count(engine, table) for table in tables] == [0, 0, 0]
 
 
-def test_who_asks_again_is_kept(engine: Engine):
+def test_repeated_request_keeps_the_subscriber(engine: Engine):
     ask(engine)
     again = ask(engine, now=NOW + 5 * DAY)
 
@@ -75,7 +75,7 @@ def test_who_asks_again_is_kept(engine: Engine):
     assert signup.confirm(engine, again, NOW + 8 * DAY - HOUR).first_time
 
 
-def test_who_was_a_reader_is_not_forgotten_with_a_question(engine: Engine):
+def test_unsubscribed_reader_is_kept_if_a_new_request_expires(engine: Engine):
     """If the operator adds them again and they do not confirm, they stay unsubscribed."""
     reader = add_reader(engine)
     signup.leave(engine, reader.secret, NOW)
@@ -86,7 +86,7 @@ def test_who_was_a_reader_is_not_forgotten_with_a_question(engine: Engine):
     assert signup.find(engine, ADA)[0].status is SubscriberStatus.UNSUBSCRIBED
 
 
-def test_the_place_somebody_asked_from_is_forgotten(engine: Engine):
+def test_ip_address_is_deleted_after_a_week(engine: Engine):
     """The IP address leaves the consent record after a week and the counters after two days."""
     signup.confirm(engine, ask(engine), NOW)
 
@@ -100,7 +100,7 @@ def test_the_place_somebody_asked_from_is_forgotten(engine: Engine):
     assert not signup.confirm(engine, consent.id, NOW + 8 * DAY).first_time
 
 
-def test_questions_count_for_a_month(engine: Engine):
+def test_request_counters_are_deleted_after_a_month(engine: Engine):
     ask(engine)
 
     run(engine, NOW + 29 * DAY)
@@ -110,7 +110,7 @@ def test_questions_count_for_a_month(engine: Engine):
     assert count(engine, AskedRow) == 0
 
 
-def test_what_was_in_a_digest_is_kept_for_ninety_days(engine: Engine):
+def test_digest_contents_are_deleted_after_ninety_days(engine: Engine):
     reader = add_reader(engine, "cat:cs.IR", now=NOW - HOUR)
     ingest(engine, make_sighting(), now=NOW - HOUR)
     publish(engine)
@@ -135,7 +135,7 @@ def test_what_was_in_a_digest_is_kept_for_ninety_days(engine: Engine):
     assert signup.wishes_of(engine, reader.id).digests[0].papers == 0
 
 
-def test_purging_twice_is_purging_once(engine: Engine):
+def test_purge_is_idempotent(engine: Engine):
     for number in range(3):
         ask(engine, f"r{number}@example.org")
 
@@ -146,7 +146,7 @@ def test_purging_twice_is_purging_once(engine: Engine):
     assert set(second.__getstate__()) == {0}
 
 
-def test_more_than_a_chunk_is_forgotten_too(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+def test_rows_beyond_one_chunk_are_deleted(engine: Engine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(purge, "CHUNK", 2)
     for number in range(5):
         ask(engine, f"r{number}@example.org")
@@ -155,7 +155,7 @@ def test_more_than_a_chunk_is_forgotten_too(engine: Engine, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("after", [1, 3, 8])
-def test_a_purge_that_dies_is_finished_by_the_next(engine: Engine, after: int):
+def test_next_purge_completes_after_a_crash(engine: Engine, after: int):
     signup.confirm(engine, ask(engine), NOW)
     ask(engine, "bob@example.org")
     with dying(engine, after):
@@ -167,7 +167,7 @@ def test_a_purge_that_dies_is_finished_by_the_next(engine: Engine, after: int):
     assert count(engine, AskedRow) == 0
 
 
-def test_a_question_asked_during_the_purge_is_answered(engine: Engine):
+def test_request_made_during_a_purge_can_be_confirmed(engine: Engine):
     """Whichever runs first, the request and its subscriber are both kept."""
     ask(engine, now=NOW - 8 * DAY)
     threads = [
@@ -183,7 +183,7 @@ def test_a_question_asked_during_the_purge_is_answered(engine: Engine):
     assert signup.confirm(engine, newest, NOW).first_time
 
 
-def test_an_old_link_finds_no_new_request(engine: Engine):
+def test_ids_of_deleted_requests_are_not_reused(engine: Engine):
     """By default SQLite assigns the id of a deleted row again."""
     old = ask(engine, now=NOW - 8 * DAY)
     run(engine, NOW)
@@ -195,7 +195,7 @@ def test_an_old_link_finds_no_new_request(engine: Engine):
         signup.find(engine, ADA)
 
 
-def test_an_address_that_was_asked_and_did_not_answer_is_forgotten(engine: Engine):
+def test_unconfirmed_new_address_is_deleted_after_a_week(engine: Engine):
     """Also if a reader wanted to move to it: the confirmation mail contained the address."""
     reader = add_reader(engine, "cat:cs.IR")
     signup.ask_new_address(
@@ -222,7 +222,7 @@ def sent(engine: Engine) -> None:
         conn.execute(update(DeliveryRow).where(owed).values(status=DeliveryStatus.SENT))
 
 
-def test_that_somebody_was_sent_a_mail_is_kept_for_thirteen_months(engine: Engine):
+def test_deliveries_are_deleted_after_thirteen_months_and_counted_per_day(engine: Engine):
     """The number of mails sent on a day is kept for good."""
     for name in ("ada", "bob"):
         add_reader(engine, "cat:cs.IR", email=f"{name}@example.org", now=NOW - HOUR)
@@ -240,9 +240,7 @@ def test_that_somebody_was_sent_a_mail_is_kept_for_thirteen_months(engine: Engin
 
 
 @pytest.mark.parametrize("after", range(1, 6))
-def test_what_is_counted_is_counted_once_whoever_dies(
-    engine: Engine, after: int, monkeypatch: pytest.MonkeyPatch
-):
+def test_daily_counts_survive_a_crash(engine: Engine, after: int, monkeypatch: pytest.MonkeyPatch):
     """A row is deleted and counted in one transaction; one day may be spread over many chunks."""
     monkeypatch.setattr(purge, "CHUNK", 2)
     for number in range(5):
@@ -261,7 +259,9 @@ def test_what_is_counted_is_counted_once_whoever_dies(
     assert counted == {("confirmation", "cancelled"): 5}
 
 
-def test_two_purges_at_once_count_a_mail_once(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+def test_concurrent_purges_count_each_delivery_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(purge, "CHUNK", 3)
     for _ in range(20):
         add_delivery(engine, status=DeliveryStatus.SENT, created_at=NOW - 400 * DAY)
@@ -275,7 +275,7 @@ def test_two_purges_at_once_count_a_mail_once(engine: Engine, monkeypatch: pytes
     assert [row.count for row in rows(engine, DailyCountRow)] == [20]
 
 
-def test_an_edition_whose_deliveries_are_gone_is_not_made_again(engine: Engine):
+def test_edition_with_deleted_deliveries_is_not_compiled_again(engine: Engine):
     """Their dedupe keys are deleted, too, but each reader's calendar has moved on, at any clock."""
     add_reader(engine, "cat:cs.IR", now=NOW - HOUR)
     ingest(engine, make_sighting(), now=NOW - HOUR)
@@ -294,7 +294,7 @@ def test_an_edition_whose_deliveries_are_gone_is_not_made_again(engine: Engine):
     assert [row.edition_on for row in rows(engine, SkipRow)] == [late.date()]
 
 
-def test_a_confirmation_whose_delivery_is_gone_is_not_mailed_again(engine: Engine):
+def test_dedupe_key_of_a_deleted_confirmation_is_not_reused(engine: Engine):
     """Its dedupe key contains the id of its request, which is never assigned again."""
     first = ask(engine)
     signup.confirm(engine, first, NOW)
@@ -307,7 +307,7 @@ def test_a_confirmation_whose_delivery_is_gone_is_not_mailed_again(engine: Engin
     assert not keys & {row.dedupe_key for row in rows(engine, DeliveryRow)}
 
 
-def test_no_paper_comes_twice_within_ninety_days_of_the_purge(engine: Engine):
+def test_purge_keeps_picks_that_prevent_repeated_papers(engine: Engine):
     """Picks record the papers that a reader has received, and they are kept for as long."""
     add_reader(engine, "trending", now=NOW - HOUR)
     ingest(engine, make_sighting("3001.00001", upvotes=9), now=NOW - HOUR)
@@ -324,7 +324,7 @@ def test_no_paper_comes_twice_within_ninety_days_of_the_purge(engine: Engine):
     assert timedelta(days=settings.load(None).digest_days) >= NEVER_TWICE
 
 
-def test_what_is_in_a_senders_hands_is_left_to_it(engine: Engine):
+def test_unfinished_deliveries_are_kept_at_any_age(engine: Engine):
     """At any age: the sender with the lease still has to record the outcome."""
     old = NOW - 500 * DAY
     for status in DeliveryStatus:
@@ -339,7 +339,7 @@ def test_what_is_in_a_senders_hands_is_left_to_it(engine: Engine):
 # --- Settings and cost --------------------------------------------------------------------------
 
 
-def test_the_operator_decides_how_long(engine: Engine):
+def test_retention_periods_follow_the_settings(engine: Engine):
     loaded = settings.load(None, pending_days=3, ip_days=4, digest_days=100, delivery_days=200)
     services = bootstrap.Services(loaded, engine)
     signup.confirm(engine, ask(engine), NOW)
@@ -357,7 +357,7 @@ def test_the_operator_decides_how_long(engine: Engine):
     assert count(engine, DeliveryRow) == 0
 
 
-def test_every_step_finds_what_is_over_by_an_index(engine: Engine):
+def test_every_purge_query_uses_an_index(engine: Engine):
     """So that a nightly purge costs as much as one day added, not as much as a year did."""
     with selecting(engine) as seen:
         run(engine, NOW)

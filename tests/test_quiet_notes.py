@@ -111,19 +111,19 @@ def heard(joined: int = -90, digest: int | None = None, **changes: Any) -> Heard
         (heard(digest=-14), Frequency.WEEKLY, True),
     ],
 )
-def test_a_note_is_due_after_a_week_of_nothing_and_once_a_month(known, frequency, expected):
+def test_note_is_due_after_a_week_without_matches_and_at_most_monthly(known, frequency, expected):
     """By then a weekly reader has missed two digests."""
     assert quiet.is_due(known, TODAY, frequency, 7) is expected
 
 
-def test_where_the_operator_wants_none_nobody_is_told():
+def test_note_is_never_due_if_disabled():
     assert not quiet.is_due(heard(), TODAY, Frequency.DAILY, 0)
 
 
 # --- Recipients ---------------------------------------------------------------------------------
 
 
-def test_whose_topics_bring_nothing_for_a_week_is_told_once(engine: Engine):
+def test_note_is_sent_after_a_week_without_matches_and_again_after_a_month(engine: Engine):
     """And again after a month; the slot counts as before, and the notice supersedes no digest."""
     reader = add_reader(engine, OTHER, now=NOW - HOUR)
 
@@ -139,7 +139,7 @@ def test_whose_topics_bring_nothing_for_a_week_is_told_once(engine: Engine):
     assert notes(engine)[0].precedence == 1
 
 
-def test_a_digest_begins_the_week_anew(engine: Engine):
+def test_digest_restarts_the_week(engine: Engine):
     add_reader(engine, OTHER, now=NOW - HOUR)
     days(engine, 1, 5)
     day(engine, 6, title="Quantum gravity of teapots")
@@ -148,7 +148,7 @@ def test_a_digest_begins_the_week_anew(engine: Engine):
     assert days(engine, 13, 13) == [13]
 
 
-def test_a_weekly_reader_is_told_after_two_weeks(engine: Engine):
+def test_weekly_subscriber_gets_a_note_after_two_weeks(engine: Engine):
     weekday = Weekday((TODAY + DAY).weekday())
     schedule = Schedule(frequency=Frequency.WEEKLY, weekday=weekday)
     add_reader(engine, OTHER, schedule=schedule, now=NOW - HOUR)
@@ -156,7 +156,7 @@ def test_a_weekly_reader_is_told_after_two_weeks(engine: Engine):
     assert days(engine, 1, 21) == [15]
 
 
-def test_nobody_is_told_where_nothing_was_announced(engine: Engine):
+def test_no_note_is_sent_for_days_without_announcements(engine: Engine):
     """The topics are not the reason then; a notice is due only after some days with papers."""
     add_reader(engine, OTHER, now=NOW - HOUR)
 
@@ -167,7 +167,7 @@ def test_nobody_is_told_where_nothing_was_announced(engine: Engine):
     assert days(engine, 10, 12) == [12]
 
 
-def test_new_topics_begin_the_week_anew(engine: Engine):
+def test_new_topics_restart_the_week(engine: Engine):
     reader = add_reader(engine, OTHER, now=NOW - HOUR)
     days(engine, 1, 5)
     signup.change(engine, reader.id, signup.Wishes((OTHER, "slow trains")), NOW + 5 * DAY)
@@ -176,7 +176,7 @@ def test_new_topics_begin_the_week_anew(engine: Engine):
     assert days(engine, 12, 12) == [12]
 
 
-def test_whoever_paused_or_is_barred_is_not_told_soon(engine: Engine):
+def test_paused_subscriber_gets_the_note_later_and_suppressed_one_gets_none(engine: Engine):
     paused = add_reader(engine, OTHER, email="ada@example.org", now=NOW - HOUR)
     barred = add_reader(engine, OTHER, email="bob@example.org", now=NOW - HOUR)
     with engine.begin() as conn:
@@ -193,7 +193,7 @@ def test_whoever_paused_or_is_barred_is_not_told_soon(engine: Engine):
     assert told.subscriber_id == paused.id
 
 
-def test_a_note_of_which_nothing_came_is_made_again(engine: Engine):
+def test_expired_or_cancelled_note_is_queued_again(engine: Engine):
     """If it expired in an outage or was cancelled by the next slot, it is queued again, once."""
     add_reader(engine, OTHER, now=NOW - HOUR)
     days(engine, 1, 7)
@@ -206,7 +206,7 @@ def test_a_note_of_which_nothing_came_is_made_again(engine: Engine):
     assert not day(engine, 10)[0].noted
 
 
-def test_a_digest_takes_the_place_of_a_note_and_covers_no_more_than_its_own(engine: Engine):
+def test_digest_cancels_a_queued_note_and_covers_only_its_own_batch(engine: Engine):
     add_reader(engine, OTHER, now=NOW - HOUR)
     days(engine, 1, 7)
 
@@ -218,7 +218,7 @@ def test_a_digest_takes_the_place_of_a_note_and_covers_no_more_than_its_own(engi
     assert (digest.range_from, digest.range_to) == (published(engine) - 1, published(engine))
 
 
-def test_who_leaves_gets_no_note(engine: Engine):
+def test_unsubscribe_cancels_a_queued_note(engine: Engine):
     reader = add_reader(engine, OTHER, now=NOW - HOUR)
     days(engine, 1, 7)
 
@@ -227,7 +227,7 @@ def test_who_leaves_gets_no_note(engine: Engine):
     assert [row.status for row in notes(engine)] == ["cancelled"]
 
 
-def test_compiling_twice_or_dying_tells_everybody_once(engine: Engine):
+def test_notes_are_queued_once_after_a_crash_or_repeated_publish(engine: Engine):
     for n in range(3):
         add_reader(engine, OTHER, email=f"r{n}@example.org", now=NOW - HOUR)
     days(engine, 1, 6)
@@ -258,7 +258,7 @@ def loaded(engine: Engine) -> QuietNote:
     return note
 
 
-def test_a_note_knows_what_would_have_brought_more(engine: Engine):
+def test_note_lists_passing_mentions_and_wider_queries(engine: Engine):
     """Passing mentions, a wider query that matches, and whether Trending is followed."""
     add_reader(engine, OTHER, '"tea leaves" cat:cs.XX', now=NOW - HOUR)
     days(engine, 1, 6)
@@ -281,7 +281,7 @@ def test_a_note_knows_what_would_have_brought_more(engine: Engine):
     assert not note.follows_trending
 
 
-def test_what_is_no_note_tells_nothing(engine: Engine):
+def test_load_ignores_deliveries_of_other_kinds(engine: Engine):
     add_reader(engine, "cat:cs.IR", now=NOW - HOUR)
     day(engine, 1)
 
@@ -301,7 +301,7 @@ WORDY = QuietNote(
 )
 
 
-def test_a_note_says_why_and_what_to_do():
+def test_note_explains_the_reason_and_suggests_changes():
     mail = RENDERER.quiet_note(WORDY, LINKS)
     html, text = decoded(mail.html), decoded(mail.text)
     seen = " ".join(Seen(html).text.split())
@@ -320,7 +320,7 @@ def test_a_note_says_why_and_what_to_do():
     assert max(map(len, text.splitlines())) <= 76
 
 
-def test_a_note_gives_no_advice_that_is_followed_already():
+def test_note_omits_advice_already_followed():
     bare = QuietNote(TODAY, TODAY, 1, (), Breadth.MORE, 4, (), follows_trending=True)
 
     mail = RENDERER.quiet_note(bare, LINKS)
@@ -334,9 +334,7 @@ def test_a_note_gives_no_advice_that_is_followed_already():
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_note_arrives_as_list_mail_that_one_click_leaves(
-    engine: Engine, database_url: str, inbox: Inbox
-):
+def test_note_is_sent_with_one_click_unsubscribe(engine: Engine, database_url: str, inbox: Inbox):
     """The whole way: compile, claim, render, send."""
     loaded = settings.load(
         None,

@@ -115,7 +115,7 @@ mail_links = st.builds(MailLinks, urls, urls, urls, urls, urls, urls)
 
 @settings(deadline=None, max_examples=60)
 @given(digests, mail_links)
-def test_joining_ready_pieces_gives_what_one_template_gives(digest, links):
+def test_joined_fragments_equal_the_plain_template(digest, links):
     """The fast path returns the same as plain Jinja, byte for byte when decoded."""
     mail = RENDERER.digest(digest, links)
     subject, html, text = RENDERER.page(digest, links)
@@ -127,7 +127,7 @@ def test_joining_ready_pieces_gives_what_one_template_gives(digest, links):
 
 @settings(deadline=None, max_examples=60)
 @given(digests)
-def test_a_body_is_ready_for_the_wire(digest):
+def test_body_has_short_ascii_lines_with_crlf_and_doubled_dots(digest):
     """ASCII lines of at most 76 with CRLF, dots doubled, and no soft line break at the end."""
     mail = RENDERER.digest(digest, LINKS)
 
@@ -145,7 +145,7 @@ def test_a_body_is_ready_for_the_wire(digest):
 @example(["A line\n.\n..and dots\n.", ".", "é" * 30, "x" * 76, ""])
 @settings(deadline=None)
 @given(st.lists(st.text(characters.filter(lambda c: c != "\r"), max_size=200)))
-def test_fragments_can_be_joined_in_any_order(parts):
+def test_joined_fragments_decode_to_the_joined_texts(parts):
     wire = tuple(map(fragment, parts))
 
     assert decoded(wire) == "".join(parts)
@@ -163,7 +163,7 @@ def test_fragments_can_be_joined_in_any_order(parts):
         .map("".join)
     )
 )  # fmt: skip
-def test_no_line_looks_like_the_start_of_a_mail_in_a_mailbox_file(parts):
+def test_no_line_starts_with_from_or_ends_in_white_space(parts):
     """Mailbox files quote lines with "From ", which breaks DKIM; no line may end in a space."""
     wire = tuple(map(fragment, parts))
 
@@ -177,7 +177,7 @@ def test_no_line_looks_like_the_start_of_a_mail_in_a_mailbox_file(parts):
 # --- Hostile and unusual papers -----------------------------------------------------------------
 
 
-def test_markup_in_a_paper_is_shown_not_obeyed():
+def test_markup_in_a_paper_is_escaped():
     title = "a < b & c <script>alert(1)</script>"
     hostile = make_paper(
         title, abstract="</td></table><img src=x onerror=alert(1)>", authors=(title,)
@@ -194,14 +194,14 @@ def test_markup_in_a_paper_is_shown_not_obeyed():
     assert title in text
 
 
-def test_template_marks_in_a_paper_mean_nothing():
+def test_template_syntax_in_a_paper_is_not_evaluated():
     _, html, text = render(one(title="{{ house.site_url }} {% endfor %} {# x #}"))
 
     assert "{{ house.site_url }} {% endfor %} {# x #}" in html
     assert "{{ house.site_url }} {% endfor %} {# x #}" in text
 
 
-def test_what_cannot_be_seen_is_taken_out():
+def test_control_characters_are_removed():
     """Control characters, NUL and marks that override the text direction are removed."""
     subject, html, text = render(one(title="A\0 good\u202e title\x1b[31m\ud800 \ue000view\ue001"))
 
@@ -213,7 +213,7 @@ def test_what_cannot_be_seen_is_taken_out():
 @pytest.mark.parametrize(
     "title", ["🧠 Emoji 👩‍🔬 in a Title", "مراجعة النماذج اللغوية", "多模态大模型", "Ünïcödé"]
 )
-def test_every_script_arrives(title):
+def test_titles_in_any_script_are_rendered(title):
     subject, html, text = render(one(title=title))
 
     assert title in subject
@@ -221,11 +221,11 @@ def test_every_script_arrives(title):
     assert title in text
 
 
-def test_right_to_left_titles_find_their_own_direction():
+def test_right_to_left_titles_have_automatic_direction():
     assert re.search(r'<h2 dir="auto"[^>]*><a[^>]*>مراجعة', render(one(title="مراجعة"))[1])
 
 
-def test_a_long_title_is_whole_in_the_mail_and_cut_in_the_subject():
+def test_long_title_is_cut_only_in_the_subject():
     title = ("Learning " * 40)[:299] + "g"
 
     subject, html, text = render(one(title=title))
@@ -236,14 +236,14 @@ def test_a_long_title_is_whole_in_the_mail_and_cut_in_the_subject():
     assert subject.endswith("Learning…")
 
 
-def test_a_paper_nobody_signed():
+def test_paper_without_authors_is_rendered():
     _, html, text = render(one(authors=()))
 
     assert "and 0 more" not in html
     assert "\n\n\n" not in text
 
 
-def test_a_paper_of_3303_authors_names_three():
+def test_paper_with_3303_authors_names_three():
     names = tuple(f"Author {number}" for number in range(100))
 
     _, html, text = render(one(authors=names, author_count=3303))
@@ -253,18 +253,18 @@ def test_a_paper_of_3303_authors_names_three():
     assert "Author 3" not in html
 
 
-def test_a_paper_without_an_abstract_is_a_title_with_links():
+def test_paper_without_an_abstract_is_rendered():
     _, html, text = render(one(title="Only a Title", abstract=""))
 
     assert "Only a Title" in html
     assert "\n\n\n" not in text
 
 
-def test_a_paper_without_a_title_is_still_a_paper():
+def test_paper_without_a_title_is_shown_as_untitled():
     assert "Untitled" in render(one(title=" \0 ", abstract="Words."))[2]
 
 
-def test_only_web_addresses_become_links():
+def test_only_valid_http_urls_become_links():
     wild = Links(
         abstract="javascript://x.example/%0aalert(1)",
         pdf="data:text/html,x",
@@ -281,18 +281,18 @@ def test_only_web_addresses_become_links():
         assert link not in text
 
 
-def test_a_paper_without_any_link_leads_to_our_page_of_it():
+def test_paper_without_links_links_to_its_page_on_the_site():
     digest = one(key="title:ab/c", links=Links())
 
     assert "https://papers.example.org/papers/title%3Aab%2Fc" in Seen(render(digest)[1]).links
 
 
-def test_a_withdrawn_paper_says_so():
+def test_withdrawn_paper_is_labelled():
     assert "Withdrawn by its authors" in render(one(withdrawn=True))[1]
     assert "Withdrawn by its authors" in render(one(withdrawn=True))[2]
 
 
-def test_one_bad_paper_does_not_stop_the_others():
+def test_paper_that_cannot_be_rendered_is_skipped():
     bad = replace(make_paper(), title=None)
 
     subject, html, _ = render(make_digest(make_pick(bad), make_pick(make_paper("A Good One"))))
@@ -305,7 +305,7 @@ def test_one_bad_paper_does_not_stop_the_others():
     "digest",
     [make_digest(make_pick(replace(make_paper(), title=None))), replace(make_digest(), picks=())],
 )
-def test_a_mail_about_nothing_is_refused(digest):
+def test_digest_without_renderable_papers_raises(digest):
     with pytest.raises(RenderError, match="paper"):
         RENDERER.digest(digest, LINKS)
 
@@ -313,7 +313,7 @@ def test_a_mail_about_nothing_is_refused(digest):
 # --- Content of a mail --------------------------------------------------------------------------
 
 
-def test_both_forms_show_the_same_papers_in_the_same_order():
+def test_html_and_text_show_the_same_papers_in_the_same_order():
     digest = make_digest(*(make_pick(make_paper(f"Paper number {n}.")) for n in range(20)))
 
     _, html, text = render(digest)
@@ -324,7 +324,7 @@ def test_both_forms_show_the_same_papers_in_the_same_order():
     assert re.findall(r"Paper number \d+\.", text) == titles
 
 
-def test_a_card_tells_where_the_paper_is_from_and_what_people_think():
+def test_card_shows_sources_categories_date_upvotes_and_comments():
     paper = make_paper(
         sources=("huggingface", "arxiv"), categories=("cs.CL", "cs.LG"), upvotes=1145, comments=1
     )
@@ -336,7 +336,7 @@ def test_a_card_tells_where_the_paper_is_from_and_what_people_think():
     assert line in text
 
 
-def test_a_card_tells_why_the_reader_gets_it():
+def test_card_shows_matched_topics_and_phrases():
     why = (Reason("Search", ("dense retrieval", "reranker")), Reason("Agents", ("tool use",)))
 
     _, html, text = render(make_digest(make_pick(reasons=why)))
@@ -349,7 +349,7 @@ def test_a_card_tells_why_the_reader_gets_it():
     assert "For Agents: matched “tool use”" in text
 
 
-def test_a_topic_without_words_matches_none():
+def test_topic_without_phrases_shows_no_matched_phrase():
     _, html, text = render(make_digest(make_pick(reasons=(Reason("Trending"),))))
 
     assert "Trending" in html
@@ -364,7 +364,7 @@ def marks(html: str) -> list[str]:
     return MARK.findall(html)
 
 
-def test_the_words_that_matched_are_marked_where_they_stand():
+def test_matched_words_are_marked_in_the_html_only():
     """In any spelling the paper uses; the subject, the preview line and the text are not marked."""
     paper = make_paper(
         "A < B & Multi-Modal <Agents>",
@@ -384,7 +384,7 @@ def test_the_words_that_matched_are_marked_where_they_stand():
     assert "multimodal & an agent's agent: <agents>. Reagents are none." in Seen(html).text
 
 
-def test_only_what_is_said_to_have_matched_is_marked():
+def test_only_matched_phrases_are_marked_up_to_a_limit():
     """If a pick has no phrases, nothing is marked; long digests mark fewer phrases per paper."""
     paper = make_paper("one two three four five")
     phrases = ("one", "two", "three", "four", "five")
@@ -396,7 +396,7 @@ def test_only_what_is_said_to_have_matched_is_marked():
     assert marks(render(many)[1]) == ["one two"] * 21
 
 
-def test_a_text_that_says_nothing_else_is_marked_a_few_times():
+def test_repeated_phrase_is_marked_at_most_eight_times():
     paper = make_paper("A Title", abstract="agents and " * 30)
 
     _, html, _ = render(make_digest(make_pick(paper, reasons=(Reason("x", ("agents",)),))))
@@ -406,7 +406,7 @@ def test_a_text_that_says_nothing_else_is_marked_a_few_times():
 
 @settings(deadline=None, max_examples=60)
 @given(texts, st.lists(texts, max_size=3).map(tuple))
-def test_marks_change_no_word(title, phrases):
+def test_marks_do_not_change_the_text(title, phrases):
     """Markup in a paper stays escaped when phrases are marked."""
     pick = make_pick(make_paper(title), reasons=(Reason("x", phrases),))
 
@@ -417,7 +417,7 @@ def test_marks_change_no_word(title, phrases):
     assert Seen(html).text == Seen(unmarked).text
 
 
-def test_a_card_has_every_link_of_its_paper():
+def test_card_has_every_link_of_its_paper():
     links = Links(*(f"https://x.example/{name}" for name in "abcde"))
 
     _, html, text = render(one(links=links))
@@ -429,7 +429,7 @@ def test_a_card_has_every_link_of_its_paper():
         assert re.search(rf"^{label} +https://x.example/{url}$", text, re.MULTILINE)
 
 
-def test_the_head_tells_the_date_and_what_is_covered():
+def test_header_shows_the_date_the_covered_days_and_the_number_of_papers():
     digest = make_digest(announced=(date(2029, 12, 31), date(2030, 1, 1)))
 
     _, html, text = render(digest)
@@ -440,7 +440,7 @@ def test_the_head_tells_the_date_and_what_is_covered():
         assert "1 paper for you" in shown
 
 
-def test_the_preview_line_is_the_first_two_titles():
+def test_preview_line_is_the_first_two_titles():
     digest = make_digest(*(make_pick(make_paper(title)) for title in ("First", "Second", "Third")))
 
     html = render(digest)[1]
@@ -448,7 +448,7 @@ def test_the_preview_line_is_the_first_two_titles():
     assert Seen(html[html.index("<body") :]).text.startswith("First · Second")
 
 
-def test_every_mail_can_be_left_and_says_who_writes():
+def test_digest_has_unsubscribe_links_and_names_the_operator():
     _, html, text = render(make_digest(topics=("Search", "Agents")))
 
     links = Seen(html).links
@@ -466,7 +466,7 @@ def test_every_mail_can_be_left_and_says_who_writes():
         assert "12 Sample Street, 10115 Berlin" in shown
 
 
-def test_more_papers_are_on_the_web():
+def test_number_of_further_papers_links_to_the_archive():
     _, html, text = render(make_digest(more=1))
 
     assert "1 more paper matched" in Seen(html).text
@@ -475,13 +475,13 @@ def test_more_papers_are_on_the_web():
     assert "on the web" not in render(make_digest(more=0))[2]
 
 
-def test_the_first_digest_says_welcome():
+def test_first_digest_has_a_welcome_text():
     assert "This is your first digest" in render(make_digest(welcome=True))[1]
     assert "This is your first digest" in render(make_digest(welcome=True))[2]
     assert "first digest" not in render(make_digest())[1]
 
 
-def test_the_operator_has_a_word():
+def test_operator_note_and_logo_are_shown():
     noted = Renderer(
         replace(HOUSE, note="No digest on <Friday>.", logo_url="https://x.example/l.png"),
         EMAILS,
@@ -495,14 +495,14 @@ def test_the_operator_has_a_word():
     assert '<img src="https://x.example/l.png" alt="Bits &amp; Papers"' in html
 
 
-def test_nothing_is_loaded_from_elsewhere():
+def test_html_loads_no_external_resources():
     """No picture, font or style sheet: a mail is complete offline and does not track its reader."""
     html = render(make_digest())[1]
 
     assert not re.search(r"<(img|link|script|iframe)\b|url\(|@import", html)
 
 
-def test_lines_of_the_text_are_short():
+def test_text_lines_have_at_most_76_characters():
     digest = make_digest(
         *(make_pick(make_paper(abstract=ABSTRACT, title="Word " * 50)) for _ in range(3)),
         topics=tuple(f"A topic of some length, number {n}" for n in range(20)),
@@ -522,13 +522,13 @@ def test_lines_of_the_text_are_short():
         (["W " * 100, "Two"], f"Papers for 2 Jan: {'W ' * 29}W… +1"),
     ],
 )
-def test_the_subject_names_the_best_paper(titles, subject):
+def test_subject_names_the_first_paper(titles, subject):
     digest = make_digest(*(make_pick(make_paper(title)) for title in titles))
 
     assert RENDERER.digest(digest, LINKS).subject == subject
 
 
-def test_a_confirmation_asks_and_promises():
+def test_confirmation_has_its_link_expiry_and_postal_address():
     mail = RENDERER.confirmation("https://papers.example.org/confirm/9.1.x", hours=72)
 
     html, text = decoded(mail.html), decoded(mail.text)
@@ -570,7 +570,7 @@ def size(digest: Digest) -> int:
     "abstract", [ABSTRACT, "Ünïcödé is heavier on the wire. " * 70, "论文" * 1000]
 )
 @pytest.mark.parametrize("papers", [20, 30, 50])
-def test_a_mail_stays_under_90_kb(papers, abstract):
+def test_digest_stays_under_90_kb(papers, abstract):
     """If there are more than twenty papers, abstracts are cut and papers are kept."""
     links = Links(*(f"https://papers.example.com/{'x' * 20}/{name}" for name in "abcde"))
     long = [
@@ -589,7 +589,7 @@ def test_a_mail_stays_under_90_kb(papers, abstract):
 
 
 @pytest.mark.shared
-def test_a_real_day_of_papers_stays_under_90_kb():
+def test_digest_of_recorded_papers_stays_under_90_kb():
     day = json.loads((SHARED / "hf_daily_papers" / "2026-07-31.json").read_text())
     papers = [entry["paper"] for entry in day[:20]]
     picks = [
@@ -645,7 +645,7 @@ def spoil(path: Path, old: str, new: str) -> None:
         ("partials/mark.mjml", "{{ words }}", "these"),
     ],
 )
-def test_a_broken_template_stops_the_start(folder, name, old, new):
+def test_broken_template_raises_render_error(folder, name, old, new):
     spoil(folder / name, old, new)
 
     with pytest.raises(RenderError):
@@ -653,7 +653,7 @@ def test_a_broken_template_stops_the_start(folder, name, old, new):
 
 
 @pytest.mark.parametrize("name", ["digest.mjml", "digest.txt", "link.mjml", "partials/card.txt"])
-def test_the_error_of_a_broken_template_names_its_file(folder, name):
+def test_error_of_a_broken_template_names_its_file(folder, name):
     if name.endswith("mjml"):
         spoil(folder / name, "</mj-text>", "{% endif %}</mj-text>")
     else:
@@ -664,12 +664,12 @@ def test_the_error_of_a_broken_template_names_its_file(folder, name):
         Renderer(HOUSE, folder, find)
 
 
-def test_no_mjml_is_left_in_a_mail():
+def test_rendered_html_contains_no_mjml():
     assert "<mj-" not in render(make_digest(more=3, welcome=True))[1]
     assert "<mj-" not in decoded(RENDERER.confirmation("https://x.example").html)
 
 
-def test_the_version_changes_with_any_letter(folder):
+def test_template_version_changes_with_a_template(folder):
     before = Renderer(HOUSE, folder, find).template_version
 
     assert before == RENDERER.template_version
@@ -691,7 +691,7 @@ def test_the_version_changes_with_any_letter(folder):
         {"sources": ("medrxiv",)},
     ],
 )
-def test_a_changed_paper_gets_a_new_card(changes):
+def test_changed_paper_is_rendered_again(changes):
     paper = make_paper("Old words", upvotes=1, comments=1)
     before = render(make_digest(make_pick(paper)))
 
@@ -701,7 +701,7 @@ def test_a_changed_paper_gets_a_new_card(changes):
     assert before[2] != after[2]
 
 
-def test_the_same_paper_is_shown_for_each_readers_own_reasons():
+def test_cached_paper_is_shown_with_the_reasons_of_each_reader():
     paper = make_paper()
 
     first = render(make_digest(make_pick(paper, reasons=(Reason("Search"),)), topics=()))
@@ -711,7 +711,7 @@ def test_the_same_paper_is_shown_for_each_readers_own_reasons():
     assert "Search" not in second[1]
 
 
-def test_what_is_kept_is_bounded_and_the_oldest_goes():
+def test_cache_is_bounded_and_evicts_the_least_recently_used():
     kept: Recent[int, str] = Recent(2)
     made = []
 
@@ -739,12 +739,12 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes():
         ("Anything", 0, ""),
     ],
 )
-def test_abstracts_end_where_a_reader_would_stop(text, limit, kept):
+def test_cut_ends_at_a_sentence_or_word(text, limit, kept):
     assert words.cut(text, limit) == kept
 
 
 @given(st.text(max_size=400), st.integers(1, 100))
-def test_cutting_keeps_to_the_limit(text, limit):
+def test_cut_keeps_the_limit(text, limit):
     clean = words.clean(text)
 
     assert len(words.cut_at_word(clean, limit)) <= limit
@@ -762,7 +762,7 @@ def test_cutting_keeps_to_the_limit(text, limit):
         (date(2025, 12, 31), date(2026, 1, 1), "31 December 2025 to 1 January 2026"),
     ],
 )
-def test_days_are_said_briefly(first, last, said):
+def test_date_range_is_formatted_briefly(first, last, said):
     assert words.days(first, last) == said
 
 
@@ -777,18 +777,18 @@ def test_days_are_said_briefly(first, last, said):
         (("A", "B"), 9, "A, B and 7 more"),
     ],
 )
-def test_three_authors_are_named(names, total, said):
+def test_at_most_three_authors_are_named(names, total, said):
     assert words.authors(names, total) == said
 
 
-def test_many_topics_are_counted():
+def test_topics_beyond_the_limit_are_counted():
     said = views.topics(tuple(f"T{n}" for n in range(20)))
 
     assert said.endswith("T11 and 8 more")
 
 
 @given(st.integers(0, 0xFFFFFF).map("#{:06x}".format))
-def test_any_accent_can_be_read_in_light_and_dark(accent):
+def test_any_accent_color_has_sufficient_contrast(accent):
     """WCAG 2.2, 1.4.3: a contrast of at least 4.5 : 1."""
     house = replace(HOUSE, accent_color=accent)
 

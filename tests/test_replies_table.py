@@ -14,13 +14,13 @@ ROWS = ROW.findall(PAGE)
 COUNTED = {*STRIKES, Verdict.HARD}
 
 
-def test_no_row_of_the_table_is_overlooked():
+def test_every_row_of_the_table_is_parsed():
     table = PAGE.partition("| phase | reply |")[2].partition("\n\n")[0]
 
     assert len(ROWS) == table.count("\n") - 1 >= 150
 
 
-def test_every_reply_is_judged_as_the_page_says():
+def test_every_reply_is_classified_as_documented():
     judged = [
         (phase, reply, str(subject_of(Phase(phase), said)), str(verdict_of(Phase(phase), said)))
         for phase, reply, *_ in ROWS
@@ -30,12 +30,12 @@ def test_every_reply_is_judged_as_the_page_says():
     assert judged == [row[:4] for row in ROWS]
 
 
-def test_nothing_about_us_or_the_way_counts_against_a_reader():
+def test_only_replies_about_the_mailbox_or_unclear_ones_count_as_strikes():
     counted = {about for _, _, about, verdict, _ in ROWS if Verdict(verdict) in COUNTED}
 
     assert counted <= {Subject.MAILBOX, Subject.UNCLEAR}
 
 
-def test_the_page_explains_every_subject_and_every_verdict():
+def test_documentation_explains_every_subject_and_verdict():
     for word in (*Subject, *(set(Verdict) - {Verdict.UNKNOWN})):
         assert f"`{word}`" in PAGE, word

@@ -83,7 +83,7 @@ def test_env_example_explains_each_setting():
         assert words or not names, block
 
 
-def test_nothing_else_reads_the_environment():
+def test_only_settings_reads_the_environment():
     readers = [
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "pipeline").rglob("*.py")
@@ -96,7 +96,7 @@ def test_nothing_else_reads_the_environment():
 # --- Deployment ---------------------------------------------------------------------------------
 
 
-def test_the_compose_file_follows_the_specification():
+def test_compose_file_is_valid():
     checked = subprocess.run(
         [
             *(sys.executable, "-m", "check_jsonschema"),
@@ -111,14 +111,14 @@ def test_the_compose_file_follows_the_specification():
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_every_service_is_healthy_or_finished_before_others_need_it():
+def test_long_running_services_have_a_healthcheck_and_grace_period():
     assert set(SERVICES) == {"postgres", "redis", "migrate", "web", "worker", "beat"}
     for name, service in SERVICES.items():
         assert "healthcheck" in service or name == "migrate", name
         assert service["stop_grace_period"] == "90s", name
 
 
-def test_redis_evicts_nothing_and_writes_nothing():
+def test_redis_does_not_evict_or_persist():
     command = " ".join(SERVICES["redis"]["command"])
 
     assert "--maxmemory-policy noeviction" in command
@@ -126,7 +126,7 @@ def test_redis_evicts_nothing_and_writes_nothing():
 
 
 @pytest.mark.parametrize("name", ["migrate", "web"])
-def test_every_paperboy_command_of_the_compose_file_exists(name):
+def test_paperboy_commands_of_the_compose_file_exist(name):
     program, first, *words = SERVICES[name]["command"]
     command = COMMANDS[first].load(first)
 
@@ -137,7 +137,7 @@ def test_every_paperboy_command_of_the_compose_file_exists(name):
     assert context.params is not None
 
 
-def test_the_workers_take_every_queue_that_is_fed():
+def test_workers_consume_every_queue():
     from pipeline.tasks import app
 
     command = SERVICES["worker"]["command"]
@@ -148,7 +148,7 @@ def test_the_workers_take_every_queue_that_is_fed():
     assert SERVICES["beat"]["command"][:4] == ["celery", "-A", "pipeline.tasks", "beat"]
 
 
-def test_the_image_contains_what_it_copies():
+def test_files_copied_into_the_image_exist_and_are_not_ignored():
     copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
 
@@ -160,7 +160,7 @@ def test_the_image_contains_what_it_copies():
 # --- The repository -----------------------------------------------------------------------------
 
 
-def test_the_readme_names_commands_that_exist():
+def test_documented_commands_exist():
     """Every `make X` and `paperboy X` in the documents must exist."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     commands = set(COMMANDS)
@@ -172,13 +172,13 @@ def test_the_readme_names_commands_that_exist():
         assert set(re.findall(r"`paperboy ([a-z]+)", text)) <= commands
 
 
-def test_every_document_that_is_linked_exists():
+def test_linked_documents_exist():
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-def test_every_decision_that_the_code_names_is_written_down():
+def test_decisions_named_in_code_exist_and_all_are_indexed():
     index = (ROOT / "docs" / "decisions" / "README.md").read_text()
 
     for path in (ROOT / "pipeline").rglob("*.py"):
@@ -188,13 +188,13 @@ def test_every_decision_that_the_code_names_is_written_down():
         assert f"({path.name})" in index
 
 
-def test_every_module_says_its_job_in_its_first_line():
+def test_every_module_docstring_starts_with_a_sentence():
     for path in (ROOT / "pipeline").rglob("*.py"):
         docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
         assert docstring.split("\n")[0].endswith("."), path
 
 
-def test_no_file_names_a_machine_or_a_registry():
+def test_no_file_contains_local_paths_or_package_indexes():
     """Other checkouts have other paths and may install from other registries."""
     own_name = Path(__file__).name
     forbidden = re.compile(
@@ -217,7 +217,7 @@ def test_every_package_is_locked_by_hash(name):
     assert all("==" in pin and "--hash=sha256:" in pin for pin in pins)
 
 
-def test_shell_scripts_stop_at_the_first_mistake():
+def test_ci_script_stops_at_the_first_error():
     script = (ROOT / ".ci" / "run").read_text()
 
     assert "set -euo pipefail" in script

@@ -131,7 +131,7 @@ def history(engine: Engine, dump) -> tuple[Engine, list[tuple[str, tuple[str, ..
     return copy, sent + send(engine, NOW + DAY)
 
 
-def test_without_settling_a_copy_repeats_everything(history):
+def test_restored_copy_resends_mail_without_settling(history):
     """The failure that settling prevents."""
     copy, sent = history
 
@@ -140,7 +140,7 @@ def test_without_settling_a_copy_repeats_everything(history):
 
 
 @pytest.mark.parametrize("ingest_first", [True, False])
-def test_nothing_is_sent_twice_and_nothing_to_leavers(history, ingest_first):
+def test_settling_prevents_repeated_mail_and_mail_to_unsubscribed_addresses(history, ingest_first):
     """The original database is lost; unsubscribed addresses are read from a list."""
     copy, _ = history
     if ingest_first:
@@ -164,7 +164,7 @@ def test_nothing_is_sent_twice_and_nothing_to_leavers(history, ingest_first):
 
 @pytest.mark.parametrize("ingest_first", [True, False])
 @pytest.mark.parametrize("published_first", [True, False])
-def test_the_old_database_tells_who_left_joined_and_was_sent_what(
+def test_settling_copies_changes_and_deliveries_from_the_old_database(
     history, engine, ingest_first, published_first
 ):
     copy, _ = history
@@ -193,7 +193,7 @@ def test_the_old_database_tells_who_left_joined_and_was_sent_what(
             assert subscribers.by_secret(conn, theirs.secret).email == email
 
 
-def test_settling_twice_changes_nothing_more(history, engine):
+def test_settling_is_idempotent(history, engine):
     copy, _ = history
     settle(copy, old=engine)
     before = statuses(copy), rows(copy, DeliveryRow, DeliveryRow.dedupe_key)
@@ -207,7 +207,7 @@ def test_settling_twice_changes_nothing_more(history, engine):
     assert statuses(copy) == before[0]
 
 
-def test_a_suppression_of_the_old_database_holds(history, engine):
+def test_suppression_of_the_old_database_is_copied(history, engine):
     copy, _ = history
     with engine.begin() as conn:
         hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
@@ -219,7 +219,7 @@ def test_a_suppression_of_the_old_database_holds(history, engine):
         assert subscribers.suppressed(conn, hash_).reason is SuppressionReason.COMPLAINT
 
 
-def test_what_was_not_sent_is_sent_once(history):
+def test_unsent_deliveries_are_sent_once_if_assumed_unsent(history):
     """The original database was lost right after its dump."""
     copy, _ = history
     settle(copy, assume=Assume.UNSENT)
@@ -229,7 +229,7 @@ def test_what_was_not_sent_is_sent_once(history):
     assert send(copy, NOW + HOUR) == []
 
 
-def test_numbers_of_the_old_database_are_given_to_nobody_else(history, engine):
+def test_ids_of_the_old_database_are_not_reused(history, engine):
     """Links contain ids: a link of one reader must not open the preferences of another."""
     copy, _ = history
     with reading(engine) as conn:
@@ -245,7 +245,7 @@ def test_numbers_of_the_old_database_are_given_to_nobody_else(history, engine):
         assert copies.highest_ids(conn)["requests"] > given["requests"]
 
 
-def test_an_uncertain_delivery_of_the_copy_is_not_resent_by_itself(history):
+def test_uncertain_deliveries_are_not_resent_after_settling(history):
     copy, _ = history
     settle(copy)
 
@@ -255,7 +255,7 @@ def test_an_uncertain_delivery_of_the_copy_is_not_resent_by_itself(history):
 
 
 @pytest.mark.parametrize("step", ["_move_on", "_take_as_sent", "_leave_one"])
-def test_killed_in_the_middle_it_is_held_and_can_be_run_again(history, monkeypatch, step):
+def test_settling_that_crashed_keeps_the_hold_and_can_be_repeated(history, monkeypatch, step):
     copy, _ = history
 
     def die(*_args):
@@ -274,7 +274,7 @@ def test_killed_in_the_middle_it_is_held_and_can_be_run_again(history, monkeypat
     assert statuses(copy)[BOB] == SubscriberStatus.UNSUBSCRIBED
 
 
-def test_the_database_of_another_installation_is_refused(engine, tmp_path, sqlite_template):
+def test_database_of_another_installation_is_rejected(engine, tmp_path, sqlite_template):
     path = tmp_path / "stranger.db"
     shutil.copyfile(sqlite_template, path)
     stranger = open_engine(f"sqlite:///{path}")
@@ -288,7 +288,7 @@ def test_the_database_of_another_installation_is_refused(engine, tmp_path, sqlit
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_a_restored_postgresql_holds_itself(engine, dump):
+def test_restored_database_is_held_on_postgresql(engine, dump):
     assert not restore.hold_if_restored(engine, NOW)
     copy = dump()
 
@@ -300,7 +300,7 @@ def test_a_restored_postgresql_holds_itself(engine, dump):
         assert holds.listing(conn)[0].reason == restore.REASON
 
 
-def test_a_database_that_was_not_restored_is_not_held(engine):
+def test_database_that_was_not_restored_is_not_held(engine):
     for _ in range(2):
         assert not restore.hold_if_restored(engine, NOW)
     with reading(engine) as conn:
@@ -310,7 +310,7 @@ def test_a_database_that_was_not_restored_is_not_held(engine):
 # --- Single rows --------------------------------------------------------------------------------
 
 
-def test_a_settling_counts_what_it_has_done(history, engine):
+def test_settling_returns_counts_of_its_changes(history, engine):
     copy, _ = history
 
     blind = settle(copy, leavers=f"email,status\n{BOB},unsubscribed\n{ADA},active\n{EVE},pending\n")
@@ -339,7 +339,7 @@ def test_a_settling_counts_what_it_has_done(history, engine):
     ],
 )
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_the_end_of_a_delivery_is_taken_from_the_old_database(engine, dump, theirs, ours, kept):
+def test_delivery_status_is_copied_from_the_old_database(engine, dump, theirs, ours, kept):
     add_reader(engine, "cat:cs.IR", email=ADA, now=NOW - HOUR)
     ingest(engine, PAPERS[0], now=NOW - HOUR)
     publish(engine, NOW)
@@ -358,7 +358,7 @@ def test_the_end_of_a_delivery_is_taken_from_the_old_database(engine, dump, thei
 
 @pytest.mark.parametrize(("status", "is_moved"), [("pending", True), ("active", False)])
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_moved_reader_keeps_the_address_unless_another_has_it(engine, dump, status, is_moved):
+def test_address_change_is_copied_unless_another_subscriber_has_it(engine, dump, status, is_moved):
     ada = add_reader(engine, email=ADA)
     copy = dump()
     with engine.begin() as conn:
@@ -391,7 +391,7 @@ def test_a_moved_reader_keeps_the_address_unless_another_has_it(engine, dump, st
         ),
     ],
 )
-def test_a_reader_is_moved_past_the_slots_that_were_served_elsewhere(changes, expected):
+def test_subscriber_skips_slots_served_before_the_restore(changes, expected):
     found = restore.moved_on(make_subscriber(**changes), DIED)
 
     assert found.pop("welcome_due") is False

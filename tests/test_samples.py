@@ -79,7 +79,7 @@ def facts(entry: Json) -> Json:
     }
 
 
-def test_there_are_enough_papers_for_a_broad_edition() -> None:
+def test_samples_have_enough_papers_for_a_broad_edition() -> None:
     assert len(huggingface()) >= 30
     assert len(ids()) >= 40
 
@@ -89,14 +89,14 @@ def test_ids_are_unique_strings_in_the_form_of_arxiv() -> None:
     assert len(set(ids())) == len(ids())
 
 
-def test_every_summary_is_short_and_whole() -> None:
+def test_summaries_are_one_line_of_15_to_70_words_and_end_in_a_period() -> None:
     for id_, summary in summaries().items():
         assert 15 <= len(summary.split()) <= 70, id_
         assert summary.endswith("."), id_
         assert summary == " ".join(summary.split()), id_
 
 
-def test_the_daily_page_has_the_fields_of_the_real_one_and_no_accounts() -> None:
+def test_daily_page_has_the_expected_fields_and_no_user_accounts() -> None:
     for entry in huggingface():
         paper = entry["paper"]
         assert set(entry) == {"paper", "publishedAt", "title", "summary", "numComments"}
@@ -107,12 +107,12 @@ def test_the_daily_page_has_the_fields_of_the_real_one_and_no_accounts() -> None
         assert all(set(author) == {"name"} for author in paper["authors"])
 
 
-def test_the_arxiv_papers_reach_beyond_computer_science() -> None:
+def test_arxiv_papers_cover_archives_beyond_computer_science() -> None:
     archives = {name.split(".")[0] for paper in arxiv() for name in paper["categories"]}
     assert {"cs", "econ", "eess", "math", "physics", "q-bio", "stat"} <= archives
 
 
-def test_some_titles_hold_a_formula() -> None:
+def test_some_titles_contain_a_formula() -> None:
     assert sum(paper["title"].count("$") == 2 for paper in arxiv()) >= 2
 
 
@@ -122,7 +122,7 @@ def test_one_paper_has_hundreds_of_authors() -> None:
 
 @pytest.mark.shared
 @needs_recorded
-def test_no_summary_borrows_a_sentence_of_the_abstract() -> None:
+def test_no_summary_copies_a_run_of_words_from_its_abstract() -> None:
     abstracts = recorded_abstracts()
     length = LONGEST_SHARED_RUN + 1
     for id_, summary in summaries().items():
@@ -131,7 +131,7 @@ def test_no_summary_borrows_a_sentence_of_the_abstract() -> None:
 
 @pytest.mark.shared
 @needs_recorded
-def test_the_facts_of_the_daily_page_are_the_recorded_ones() -> None:
+def test_daily_page_facts_equal_the_recorded_ones() -> None:
     recorded = recorded_huggingface()
     for entry in huggingface():
         assert facts(entry) in [facts(other) for other in recorded[entry["paper"]["id"]]]
@@ -139,7 +139,7 @@ def test_the_facts_of_the_daily_page_are_the_recorded_ones() -> None:
 
 @pytest.mark.shared
 @needs_recorded
-def test_the_facts_of_the_arxiv_papers_are_the_recorded_ones() -> None:
+def test_arxiv_paper_facts_equal_the_recorded_ones() -> None:
     recorded = recorded_arxiv()
     for paper in arxiv():
         assert paper | {"abstract": ""} == recorded[paper["id"]] | {"abstract": ""}

@@ -92,7 +92,9 @@ def recipients(inbox) -> list[str]:
 
 
 @pytest.mark.parametrize("stored", ["\ufdfa" * 2_100, "(tea", '"', "", "-tea"])
-def test_a_topic_that_cannot_be_read_stops_nobody(engine, services, inbox, set_aside, stored):
+def test_unparsable_topic_is_set_aside_and_other_digests_are_sent(
+    engine, services, inbox, set_aside, stored
+):
     eve = add_reader(engine, "broken", "tea", email=EVE)
     add_reader(engine, "sea", email=BOB)
     alter(engine, TopicRow, TopicRow.query == "broken", query=stored)
@@ -108,7 +110,7 @@ def test_a_topic_that_cannot_be_read_stops_nobody(engine, services, inbox, set_a
     assert editions.outlook(engine, eve.email, now=LATER) is not None
 
 
-def test_a_topic_that_can_be_read_again_is_caught_up(engine, services, inbox):
+def test_topic_that_parses_again_is_matched_from_where_it_stopped(engine, services, inbox):
     """The topic stays behind until a version can parse it, and then no match is lost."""
     add_reader(engine, "sea", email=EVE)
     alter(engine, TopicRow, TopicRow.query == "sea", query="(sea")
@@ -126,7 +128,7 @@ def test_a_topic_that_can_be_read_again_is_caught_up(engine, services, inbox):
 
 
 @pytest.mark.parametrize("kind", ["unheard of", ""])
-def test_a_topic_of_an_unknown_kind_stops_nobody(engine, services, inbox, kind):
+def test_topic_of_unknown_kind_does_not_block_other_digests(engine, services, inbox, kind):
     add_reader(engine, "tea", email=EVE)
     add_reader(engine, "sea", email=BOB)
     alter(engine, TopicRow, TopicRow.query == "tea", kind=kind)
@@ -143,7 +145,9 @@ def test_a_topic_of_an_unknown_kind_stops_nobody(engine, services, inbox, kind):
 @pytest.mark.parametrize(
     "content", [{}, [], None, {"title": None}, "no object", {"announced": {"arxiv": "tomorrow"}}]
 )
-def test_a_paper_that_cannot_be_read_stops_nobody(engine, services, inbox, set_aside, content):
+def test_unreadable_paper_is_set_aside_and_digests_are_sent(
+    engine, services, inbox, set_aside, content
+):
     add_reader(engine, "tea", "sea", email=BOB)
     ingest(engine, make_sighting(**TEA), make_sighting(**SEA))
     alter(engine, PaperVersionRow, PaperVersionRow.paper_id == 1, content=content)
@@ -157,7 +161,9 @@ def test_a_paper_that_cannot_be_read_stops_nobody(engine, services, inbox, set_a
     assert site.get("/").status_code == 200
 
 
-def test_a_paper_that_breaks_after_it_was_picked_stops_nobody(engine, services, inbox, set_aside):
+def test_paper_corrupted_after_picking_is_left_out_of_the_digest(
+    engine, services, inbox, set_aside
+):
     add_reader(engine, "tea", "sea", email=BOB)
     add_reader(engine, "tea", email=EVE)
     ingest(engine, make_sighting(**TEA), make_sighting(**SEA))
@@ -175,7 +181,7 @@ def test_a_paper_that_breaks_after_it_was_picked_stops_nobody(engine, services, 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("column", ["paper_versions SET content", "picks SET reasons"])
-def test_broken_json_in_a_column_stops_nobody(engine, services, inbox, column):
+def test_invalid_json_in_a_column_does_not_block_sending(engine, services, inbox, column):
     """PostgreSQL refuses broken JSON; SQLite stores any text."""
     add_reader(engine, "tea", email=EVE)
     add_reader(engine, "sea", email=BOB)
@@ -188,7 +194,7 @@ def test_broken_json_in_a_column_stops_nobody(engine, services, inbox, column):
     assert BOB in recipients(inbox) or EVE in recipients(inbox)
 
 
-def test_a_paper_of_a_megabyte_stops_nobody(engine, services, inbox):
+def test_paper_with_a_huge_abstract_does_not_block_sending(engine, services, inbox):
     add_reader(engine, "tea", email=EVE)
     ingest(engine, make_sighting(**TEA), make_sighting(**SEA))
     alter(
@@ -216,7 +222,7 @@ BAD_WISHES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("wishes", BAD_WISHES, ids=lambda wishes: str(wishes))
-def test_a_reader_whose_wishes_cannot_be_read_stops_nobody(
+def test_subscriber_with_invalid_preferences_does_not_block_others(
     engine, services, inbox, set_aside, wishes
 ):
     eve = add_reader(engine, "tea", email=EVE)
@@ -232,7 +238,7 @@ def test_a_reader_whose_wishes_cannot_be_read_stops_nobody(
 
 
 @pytest.mark.parametrize("wishes", BAD_WISHES, ids=lambda wishes: str(wishes))
-def test_such_a_reader_can_still_leave_and_mend_it(engine, wishes):
+def test_subscriber_with_invalid_preferences_can_open_them_and_unsubscribe(engine, wishes):
     site = open_site(engine)
     eve = site.reader(EVE)
     site.alter(eve, **wishes)
@@ -244,7 +250,7 @@ def test_such_a_reader_can_still_leave_and_mend_it(engine, wishes):
     assert [r.status for r in rows(engine, SubscriberRow)] == ["unsubscribed"]
 
 
-def test_a_whole_chunk_of_unreadable_readers_hides_nobody_behind_it(
+def test_chunks_of_invalid_subscribers_do_not_block_later_subscribers(
     engine, services, inbox, monkeypatch
 ):
     monkeypatch.setattr("pipeline.editions.compiling.CHUNK", 2)
@@ -261,7 +267,7 @@ def test_a_whole_chunk_of_unreadable_readers_hides_nobody_behind_it(
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("column", ["at", "created_at", "paused_until"])
-def test_a_value_that_its_column_cannot_convert_stops_nobody(
+def test_unconvertible_column_value_does_not_block_other_subscribers(
     engine, services, inbox, set_aside, column
 ):
     """If a value cannot be converted, the query fails before any of its rows is returned."""
@@ -279,7 +285,9 @@ def test_a_value_that_its_column_cannot_convert_stops_nobody(
 # --- Deliveries ---------------------------------------------------------------------------------
 
 
-def test_deliveries_of_an_unknown_kind_hold_up_nobody(engine, services, inbox, set_aside):
+def test_deliveries_of_unknown_kind_stay_queued_and_do_not_block_others(
+    engine, services, inbox, set_aside
+):
     """There are more of them than one claim takes, and all are older."""
     for number in range(4):
         add_reader(engine, "tea", email=f"eve{number}@example.org")
@@ -298,7 +306,7 @@ def test_deliveries_of_an_unknown_kind_hold_up_nobody(engine, services, inbox, s
     assert "delivery" in named_by_the_doctor(engine, services)
 
 
-def test_a_pick_whose_paper_is_gone_is_left_out(engine, services, inbox):
+def test_digest_is_sent_without_a_pick_that_has_no_paper(engine, services, inbox):
     add_reader(engine, "tea", "sea", email=BOB)
     ingest(engine, make_sighting(**TEA), make_sighting(**SEA))
     list(services.publish(NOW))
@@ -309,7 +317,9 @@ def test_a_pick_whose_paper_is_gone_is_left_out(engine, services, inbox):
     assert recipients(inbox) == [BOB]
 
 
-def test_a_template_that_raises_for_one_reader_stops_nobody(engine, services, inbox, monkeypatch):
+def test_template_error_for_one_subscriber_does_not_block_others(
+    engine, services, inbox, monkeypatch
+):
     eve = add_reader(engine, "tea", email=EVE)
     add_reader(engine, "tea", email=BOB)
     ingest(engine, make_sighting(**TEA))
@@ -329,7 +339,7 @@ def test_a_template_that_raises_for_one_reader_stops_nobody(engine, services, in
 # --- Sources, and a healthy database ------------------------------------------------------------
 
 
-def test_a_source_in_an_unknown_state_is_read_anew(engine, services):
+def test_source_in_an_unknown_state_is_reported_and_read_again(engine, services):
     ingest(engine, make_sighting(**TEA))
     alter(engine, SourceStateRow, SourceStateRow.source == "arxiv", state="bored")
 
@@ -340,7 +350,7 @@ def test_a_source_in_an_unknown_state_is_read_anew(engine, services):
         assert [record.source for record in source_states.listing(conn)] == ["arxiv"]
 
 
-def test_the_doctor_finds_nothing_where_all_is_well(engine, services):
+def test_doctor_reports_no_set_aside_rows_in_a_valid_database(engine, services):
     add_reader(engine, "tea", email=EVE)
     ingest(engine, make_sighting(**TEA))
     list(services.publish(NOW))

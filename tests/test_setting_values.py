@@ -31,7 +31,7 @@ PASSWORD = st.text(
 
 
 @given(PASSWORD)
-def test_a_password_never_changes_the_host(password):
+def test_password_characters_never_change_the_parsed_host(password):
     """For any password; every library parses the canonical form in the same way."""
     for scheme, tail in (("smtp", ""), ("redis", "/0"), ("postgresql", "/papers")):
         url = parse_login_url(f"{scheme}://ada:{password}@mail.example:587{tail}")
@@ -61,7 +61,7 @@ def test_a_password_never_changes_the_host(password):
         ("smtp://u:p@Bücher.example.", "u", "p", "xn--bcher-kva.example"),
     ],
 )
-def test_a_login_is_what_stands_before_the_last_at(url, username, password, host):
+def test_login_ends_at_the_last_at_sign(url, username, password, host):
     parsed = parse_login_url(url)
 
     assert (parsed.username, parsed.password, parsed.host) == (username, password, host)
@@ -75,7 +75,7 @@ def test_a_login_is_what_stands_before_the_last_at(url, username, password, host
      "smtp://ada:Zk9qw@[::1", "smtp://ada:Zk9qw@a..b", "smtp://ada:Zk9qw@-a.example",
      "smtp://ada:Zk9qw@h/x y"],
 )  # fmt: skip
-def test_a_refusal_shows_no_part_of_a_url(url):
+def test_url_errors_do_not_reveal_the_url(url):
     with pytest.raises(ValueError, match=r".") as raised:
         parse_login_url(url)
 
@@ -96,7 +96,7 @@ def test_a_refusal_shows_no_part_of_a_url(url):
         "postgresql:///db?host=/run",
     ],
 )
-def test_a_plain_url_stays_as_it_is(url):
+def test_plain_urls_are_unchanged_by_parsing(url):
     assert str(parse_login_url(url)) == url
     assert parse_login_url(f"  {url}\n") == parse_login_url(url)
 
@@ -105,12 +105,12 @@ def test_a_plain_url_stays_as_it_is(url):
     ("place", "port"),
     [("h", None), ("h:", None), ("h:1", 1), ("h:65535", 65_535), ("h:00025", 25), ("[::1]:25", 25)],
 )
-def test_a_port_is_between_1_and_65535(place, port):
+def test_ports_from_1_to_65535_are_accepted(place, port):
     assert parse_place(place)[1] == port
 
 
 @pytest.mark.parametrize("place", ["h:0", "h:65536", "h:000025", "h:99999", "h:00000", "h:123456"])
-def test_any_other_port_is_refused(place):
+def test_ports_outside_1_to_65535_are_rejected(place):
     with pytest.raises(ValueError, match="between 1 and 65535"):
         parse_place(place)
 
@@ -118,7 +118,7 @@ def test_any_other_port_is_refused(place):
 LABEL = "a" * 63
 
 
-def test_a_domain_has_labels_of_63_and_253_characters_in_all():
+def test_domains_are_limited_to_63_per_label_and_253_characters():
     longest = ".".join([LABEL] * 3 + ["b" * 61])
 
     assert parse_host(longest) == parse_host(f"{longest.upper()}.") == longest
@@ -135,7 +135,7 @@ def test_a_domain_has_labels_of_63_and_253_characters_in_all():
         ("b\xfc cher.example", "no domain name"),
     ],
 )
-def test_what_is_wrong_with_a_host_is_said(host, reason):
+def test_host_errors_state_the_reason(host, reason):
     with pytest.raises(ValueError, match=reason) as raised:
         parse_host(host)
 
@@ -158,7 +158,7 @@ def test_what_is_wrong_with_a_host_is_said(host, reason):
         ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
     ],
 )
-def test_the_site_is_the_origin_that_browsers_send(value, meant):
+def test_site_url_is_normalized_to_the_browser_origin(value, meant):
     """Browsers omit the default port and send punycode; if origins differ, POSTs are refused."""
     assert parse_site_url(value) == meant.replace("db8:0:0::1", "db8::1")
 
@@ -174,12 +174,12 @@ def test_the_site_is_the_origin_that_browsers_send(value, meant):
      "https://2130706433", "https://[fe80::1%25eth0]", "https://https://papers.example",
      "https://pap%20ers.example"],
 )  # fmt: skip
-def test_a_site_that_no_link_could_reach_is_refused(value):
+def test_unreachable_site_urls_are_rejected(value):
     with pytest.raises(ValueError, match=r"must|has"):
         parse_site_url(value)
 
 
-def test_names_for_examples_and_this_machine_are_known():
+def test_loopback_and_reserved_names_are_recognized():
     assert all(map(is_loopback, ["localhost", "papers.localhost", "127.9.9.9", "::1"]))
     assert not any(map(is_loopback, ["0.0.0.0", "::", "", "localhost.org", "10.0.0.1"]))
     assert all(map(is_reserved, ["papers.example", "example.org", "a.b.example.com", "x.test"]))
@@ -205,7 +205,7 @@ def test_names_for_examples_and_this_machine_are_known():
         ("=?utf-8?q?B=C3=BCcher=2C_Lab?= <p@papers.example>", "Bücher, Lab"),
     ],
 )
-def test_a_name_is_what_stands_before_the_bracket(value, name):
+def test_mailbox_display_name_precedes_the_angle_bracket(value, name):
     found = parse_mailbox(value)
 
     assert found == (name, "p@papers.example")
@@ -223,12 +223,12 @@ def test_a_name_is_what_stands_before_the_bracket(value, name):
      "\u202eP <p@x.example>", "x" * 65 + "@x.example", "x" * 201 + " <p@x.example>",
      "p@a_b.example"],
 )  # fmt: skip
-def test_a_mailbox_that_could_be_read_in_two_ways_is_refused(value):
+def test_ambiguous_mailboxes_are_rejected(value):
     with pytest.raises(ValueError, match=r"must|has"):
         parse_mailbox(value)
 
 
-def test_a_mailbox_has_a_name_of_200_and_a_local_part_of_64_characters():
+def test_mailbox_accepts_name_of_200_and_local_part_of_64_characters():
     assert parse_mailbox("x" * 200 + " <p@x.example>") == ("x" * 200, "p@x.example")
     assert parse_mailbox("x" * 64 + "@x.example") == ("", "x" * 64 + "@x.example")
 
@@ -254,7 +254,7 @@ def test_a_mailbox_has_a_name_of_200_and_a_local_part_of_64_characters():
         ("P\n<p@x.example>", "one line"),
     ],
 )
-def test_what_is_wrong_with_a_mailbox_is_said(value, reason):
+def test_mailbox_errors_state_the_reason(value, reason):
     with pytest.raises(ValueError, match=reason) as raised:
         parse_mailbox(value)
 
@@ -272,13 +272,13 @@ def test_what_is_wrong_with_a_mailbox_is_said(value, reason):
         ("\U0001f469\u200d\U0001f52c", '"\U0001f469\u200d\U0001f52c" <p@x.example>'),
     ],
 )
-def test_a_name_is_quoted_where_it_must_be(name, written):
+def test_display_names_are_quoted_when_required(name, written):
     assert format_mailbox(name, "p@x.example") == written
     assert parse_mailbox(written) == (name, "p@x.example")
 
 
 @given(st.text(max_size=60), st.sampled_from(["p@papers.example", "p.q+r@bücher.example"]))
-def test_every_name_is_kept_or_refused(name, address):
+def test_any_display_name_round_trips_or_is_rejected(name, address):
     try:
         found = parse_mailbox(f"{name} <{address}>")
     except ValueError:

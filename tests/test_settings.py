@@ -42,26 +42,26 @@ def load(monkeypatch, tmp_path):
     return load
 
 
-def test_nothing_has_to_be_set(load):
+def test_all_settings_are_optional(load):
     loaded = load()
 
     assert loaded.database_url == "sqlite:///paperboy.db"
     loaded.check_real_mail()
 
 
-def test_the_environment_wins_over_the_file(load):
+def test_environment_overrides_the_env_file(load):
     loaded = load("LIST_NAME=From the file\nNOTE=Hello", LIST_NAME="From the environment")
 
     assert loaded.list_name == "From the environment"
     assert loaded.note == "Hello"
 
 
-def test_an_empty_value_means_the_default(load):
+def test_empty_values_mean_the_default(load):
     """An .env file with empty values is valid."""
     assert load("MAX_PAPERS=\nREPLY_TO=").max_papers == 10
 
 
-def test_a_file_that_is_not_there_is_no_mistake(tmp_path):
+def test_missing_env_file_is_accepted(tmp_path):
     assert settings.load(tmp_path / "missing").list_name == "Paperboy"
 
 
@@ -123,17 +123,17 @@ def test_a_file_that_is_not_there_is_no_mistake(tmp_path):
         ("BOUNCE_MAILBOX", "https://mail.example.org"),
     ],
 )
-def test_a_wrong_value_is_named(load, name, value):
+def test_invalid_values_are_reported_by_name(load, name, value):
     with pytest.raises(SettingsError, match=f"^{name}: "):
         load(**{name: value})
 
 
-def test_what_was_in_a_mail_is_not_kept_longer_than_the_mail(load):
+def test_delivery_days_below_digest_days_are_rejected(load):
     with pytest.raises(SettingsError, match=r"^DELIVERY_DAYS: must not be less than DIGEST_DAYS$"):
         load(DIGEST_DAYS="200", DELIVERY_DAYS="100")
 
 
-def test_every_wrong_value_is_named_at_once(load):
+def test_all_invalid_values_are_reported_at_once(load):
     with pytest.raises(SettingsError) as raised:
         load(MAX_PAPERS="0", SITE_URL="nowhere")
 
@@ -141,7 +141,7 @@ def test_every_wrong_value_is_named_at_once(load):
     assert "SITE_URL" in str(raised.value)
 
 
-def test_a_wrong_value_is_never_shown(load):
+def test_invalid_values_are_not_shown_in_errors(load):
     """If the URL of a mail server is mistyped, it still contains the password."""
     with pytest.raises(SettingsError) as raised:
         load(SMTP_URL="smpt://paperboy:hunter2@mail.example.org")
@@ -149,7 +149,7 @@ def test_a_wrong_value_is_never_shown(load):
     assert "hunter2" not in str(raised.value)
 
 
-def test_secrets_are_never_printed(load):
+def test_secrets_are_not_in_the_repr(load):
     urls = {"DATABASE_URL": "postgresql://u:pw-1@db/x", "REDIS_URL": "redis://:pw-2@redis/0"}
     loaded = load(**REAL, **urls)
     shown = repr(loaded) + repr(loaded.smtp)
@@ -175,7 +175,7 @@ def test_rates_are_numbers_of_mails_in_a_unit_of_time(load):
     ]
 
 
-def test_one_line_stays_one_line(load):
+def test_line_breaks_in_a_value_are_collapsed(load):
     assert load(NOTE="two\r\n\tlines").note == "two lines"
 
 
@@ -191,25 +191,25 @@ def test_one_line_stays_one_line(load):
         ("smtp://[::1]:25", "::1", 25, False),
     ],
 )
-def test_a_mail_server_is_found_by_its_url(load, url, host, port, implicit_tls):
+def test_smtp_url_sets_host_port_and_tls(load, url, host, port, implicit_tls):
     smtp = load(SMTP_URL=url).smtp
 
     assert (smtp.host, smtp.port, smtp.implicit_tls) == (host, port, implicit_tls)
 
 
-def test_a_login_may_hold_any_character(load):
+def test_smtp_login_is_percent_decoded(load):
     smtp = load(SMTP_URL="smtp://user%40example.org:p%3A%2Fw@mail.example.org").smtp
 
     assert (smtp.username, smtp.password) == ("user@example.org", "p:/w")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "[::1]"])
-def test_loopback_is_known_by_every_name(load, host):
+def test_loopback_hosts_are_recognized(load, host):
     assert load(SMTP_URL=f"smtp://{host}:25").smtp.is_loopback
 
 
 @pytest.mark.parametrize("host", ["mail.example.org", "10.0.0.1", "localhost.example.org"])
-def test_others_are_not_taken_for_loopback(load, host):
+def test_other_hosts_are_not_loopback(load, host):
     assert not load(SMTP_URL=f"smtp://{host}:25").smtp.is_loopback
 
 
@@ -221,7 +221,7 @@ def test_others_are_not_taken_for_loopback(load, host):
         ("[2001:db8::53]", ("2001:db8::53", 53)),
     ],
 )
-def test_a_name_server_is_an_address(load, server, address):
+def test_dns_server_is_parsed_as_an_address(load, server, address):
     assert load(DNS_SERVER=server).dns == address
     assert load(DNS_SERVER="").dns is None
 
@@ -235,7 +235,7 @@ def test_real_mail_is_allowed_when_everything_is_set(load):
 
 @pytest.mark.parametrize("server", ["smtp://mail.example.org", "smtp://127.0.0.1:25"])
 @pytest.mark.parametrize("missing", ["MAIL_FROM", "OPERATOR_ADDRESS", "SITE_URL"])
-def test_real_mail_needs_each_of_these(load, missing, server):
+def test_real_mail_requires_each_mandatory_setting(load, missing, server):
     """CAN-SPAM requires a postal address; a relay on this machine sends to the world, too."""
     environment = {name: value for name, value in REAL.items() if name != missing}
     environment["SMTP_URL"] = server
@@ -244,7 +244,7 @@ def test_real_mail_needs_each_of_these(load, missing, server):
         load(**environment).check_real_mail()
 
 
-def test_real_mail_is_refused_while_an_old_key_can_be_guessed(load):
+def test_real_mail_is_rejected_if_an_old_key_is_guessable(load):
     """If a key can be guessed, links signed with it can be forged."""
     given = {**REAL, "SECRET_KEY": f"{REAL['SECRET_KEY']} changeme"}
 
@@ -268,7 +268,7 @@ def test_real_mail_is_refused_while_an_old_key_can_be_guessed(load):
         ("mailbox://127.0.0.1:2525", "https://papers.of-a-lab.org", False),
     ],
 )
-def test_what_is_real_mail_is_decided_by_the_site_too(load, server, site, is_real):
+def test_real_mail_depends_on_server_and_site(load, server, site, is_real):
     assert load(SMTP_URL=server, SITE_URL=site).sends_real_mail is is_real
 
 
@@ -277,7 +277,7 @@ def test_what_is_real_mail_is_decided_by_the_site_too(load, server, site, is_rea
     [("0.0.0.0", "http://127.0.0.1:8000"), ("::", "http://localhost"), ("", "http://localhost"),
      ("127.0.0.1", "https://papers.of-a-lab.org")],
 )  # fmt: skip
-def test_a_site_that_others_reach_needs_a_long_key_or_none(load, host, site):
+def test_public_site_requires_a_long_secret_key_or_none(load, host, site):
     load(SITE_URL=site).check_site(host)
     load(SITE_URL="http://localhost", SECRET_KEY="short").check_site("127.0.0.1")
 
@@ -285,14 +285,14 @@ def test_a_site_that_others_reach_needs_a_long_key_or_none(load, host, site):
         load(SITE_URL=site, SECRET_KEY="short").check_site(host)
 
 
-def test_settings_do_not_change_once_loaded(load):
+def test_settings_are_immutable_once_loaded(load):
     loaded = load()
 
     with pytest.raises(ValueError, match="frozen"):
         loaded.suppression_key = SecretStr("another")
 
 
-def test_a_child_process_reads_the_same_settings(load, monkeypatch):
+def test_child_environment_has_the_same_settings_and_the_overrides(load, monkeypatch):
     monkeypatch.setenv("LIST_NAME", "Papers")
 
     child = settings.child_environment(REDIS_URL="redis://elsewhere")
@@ -331,7 +331,7 @@ def plain(value: object) -> object:
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_a_secret_may_lie_in_a_file(load, mounted, monkeypatch, name):
+def test_secrets_can_be_read_from_files(load, mounted, monkeypatch, name):
     """It equals a value given directly; the line break that editors append is removed."""
     in_file = load(**{f"{name}_FILE": mounted(SECRETS[name] + "\n")})
     monkeypatch.delenv(f"{name}_FILE")
@@ -341,7 +341,7 @@ def test_a_secret_may_lie_in_a_file(load, mounted, monkeypatch, name):
     assert getattr(in_file, name.lower()) != getattr(load("", **{name: ""}), name.lower())
 
 
-def test_every_secret_is_among_those_that_may_lie_in_a_file():
+def test_every_tested_secret_setting_has_a_secret_type():
     """Secrets are found by their type; other settings are not included."""
     found = {n.upper() for n, f in settings.Settings.model_fields.items() if is_secret(f)}
 
@@ -349,11 +349,11 @@ def test_every_secret_is_among_those_that_may_lie_in_a_file():
     assert not found & {"SITE_URL", "MAIL_FROM", "REPLY_TO", "SMTP_CA_FILE"}
 
 
-def test_a_secret_may_end_in_spaces(load, mounted):
+def test_trailing_spaces_of_a_secret_file_are_kept(load, mounted):
     assert load(SUPPRESSION_KEY_FILE=mounted("a key \r\n")).suppression_key == SecretStr("a key ")
 
 
-def test_the_file_of_a_secret_may_be_named_in_the_env_file(load, mounted):
+def test_env_file_can_name_the_file_of_a_secret(load, mounted):
     path = mounted("from the mounted file")
 
     assert load(f"SUPPRESSION_KEY_FILE={path}").suppression_key == SecretStr(
@@ -361,7 +361,7 @@ def test_the_file_of_a_secret_may_be_named_in_the_env_file(load, mounted):
     )
 
 
-def test_a_secret_given_both_ways_is_refused(load, mounted):
+def test_secret_set_directly_and_by_file_is_rejected(load, mounted):
     """The intended one is ambiguous, so the error names both."""
     with pytest.raises(SettingsError, match="SECRET_KEY and SECRET_KEY_FILE are both set"):
         load(SECRET_KEY="one", SECRET_KEY_FILE=mounted("two"))
@@ -369,7 +369,7 @@ def test_a_secret_given_both_ways_is_refused(load, mounted):
         load(f"REDIS_URL=redis://a\nREDIS_URL_FILE={mounted('redis://b')}", SECRET_KEY="")
 
 
-def test_the_environment_wins_over_a_file_that_the_env_file_names(load, mounted):
+def test_environment_overrides_a_secret_file_named_in_the_env_file(load, mounted):
     """The environment has precedence over everything in `.env`."""
     loaded = load(f"SUPPRESSION_KEY_FILE={mounted('old')}", SUPPRESSION_KEY="new")
 
@@ -377,12 +377,12 @@ def test_the_environment_wins_over_a_file_that_the_env_file_names(load, mounted)
 
 
 @pytest.mark.parametrize("content", ["", "\n", "  \r\n"])
-def test_a_file_without_a_secret_is_named(load, mounted, content):
+def test_empty_secret_files_are_reported_by_name(load, mounted, content):
     with pytest.raises(SettingsError, match=r"^SECRET_KEY_FILE: .* is empty$"):
         load(SECRET_KEY_FILE=mounted(content))
 
 
-def test_a_file_that_cannot_be_read_is_named(load, tmp_path):
+def test_unreadable_secret_files_are_reported_by_name(load, tmp_path):
     with pytest.raises(SettingsError, match=r"^SMTP_URL_FILE: .* cannot be read") as raised:
         load(SMTP_URL_FILE=str(tmp_path / "missing"), SECRET_KEY_FILE=str(tmp_path))
 
@@ -390,7 +390,7 @@ def test_a_file_that_cannot_be_read_is_named(load, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["smpt://paperboy:hunter2@example.org", b"hunter2\xff"])
-def test_what_a_file_holds_is_never_shown(load, mounted, content):
+def test_errors_do_not_reveal_the_content_of_a_secret_file(load, mounted, content):
     with pytest.raises(SettingsError, match="SMTP_URL") as raised:
         load(SMTP_URL_FILE=mounted(content))
 
@@ -398,14 +398,14 @@ def test_what_a_file_holds_is_never_shown(load, mounted, content):
     assert raised.value.__cause__ is None
 
 
-def test_no_setting_shows_a_password(load):
+def test_repr_of_settings_reveals_no_password_or_key(load):
     loaded = load(**SECRETS)
 
     assert "hunter2" not in repr(loaded)
     assert "-key" not in repr(loaded)
 
 
-def test_what_a_child_process_is_told_replaces_a_file_of_ours(load, mounted, monkeypatch):
+def test_child_environment_override_replaces_a_secret_file(load, mounted, monkeypatch):
     """If a command starts its own Valkey, a REDIS_URL_FILE for another must not conflict."""
     monkeypatch.setenv("REDIS_URL_FILE", mounted("redis://ours"))
 
@@ -419,7 +419,7 @@ def test_what_a_child_process_is_told_replaces_a_file_of_ours(load, mounted, mon
 # --- The bounce mailbox -------------------------------------------------------------------------
 
 
-def test_a_mailbox_gets_its_password_from_a_setting_of_its_own(load):
+def test_bounce_mailbox_password_has_its_own_setting(load):
     """So that it is neither in a URL nor on a command line."""
     loaded = load(
         BOUNCE_MAILBOX="imaps://ada@mail.example.org/Back", BOUNCE_MAILBOX_PASSWORD="p/w#@"
@@ -437,14 +437,14 @@ def test_a_mailbox_gets_its_password_from_a_setting_of_its_own(load):
         {"BOUNCE_MAILBOX": "imaps://ada@mail.example.org", "BOUNCE_MAILBOX_PASSWORD": "pw"},
     ],
 )
-def test_a_password_goes_to_no_other_mailbox_than_its_own(load, given):
+def test_mailbox_password_is_not_used_for_another_host(load, given):
     loaded = load(**given)
 
     assert loaded.mailbox_url("imaps://ada@mail.example.org") == "imaps://ada:pw@mail.example.org"
     assert loaded.mailbox_url("imaps://ada@evil.example") == "imaps://ada@evil.example"
 
 
-def test_a_mailbox_without_or_with_two_passwords_is_named(load):
+def test_unset_mailbox_or_second_password_is_reported(load):
     with pytest.raises(SettingsError, match=r"^BOUNCE_MAILBOX: is not set"):
         load().mailbox_url()
     with pytest.raises(SettingsError, match=r"^BOUNCE_MAILBOX_PASSWORD: "):

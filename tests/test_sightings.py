@@ -35,7 +35,7 @@ def listed(arxiv_id: str, **changes: object) -> Sighting:
 # --- One paper per work -------------------------------------------------------------------------
 
 
-def test_storing_twice_changes_nothing(engine: Engine):
+def test_storing_is_idempotent(engine: Engine):
     found = [make_sighting(), make_sighting(None, source="feed"), listed("2503.02130")]
 
     first = store(engine, *found)
@@ -49,13 +49,13 @@ def test_storing_twice_changes_nothing(engine: Engine):
     assert count(engine, SightingRow) == 3
 
 
-def test_an_arxiv_id_keeps_its_zero(engine: Engine):
+def test_arxiv_ids_keep_their_zeros(engine: Engine):
     store(engine, make_sighting("2503.02130"), make_sighting("astro-ph/0601001"))
 
     assert [paper.key for paper in stored(engine)] == ["2503.02130", "astro-ph/0601001"]
 
 
-def test_several_sources_announce_one_paper(engine: Engine):
+def test_sightings_from_several_sources_become_one_paper(engine: Engine):
     announced = make_sighting("3001.00001", title="Announced", categories=("cs.CL",))
     store(engine, announced, listed("3001.00001", title="Listed", comments=3))
 
@@ -66,7 +66,7 @@ def test_several_sources_announce_one_paper(engine: Engine):
     assert (paper.categories, paper.keywords) == (("cs.CL",), ("agents",))
 
 
-def test_a_second_version_changes_words_and_makes_nothing_new(engine: Engine):
+def test_new_version_updates_the_text_without_creating_a_paper(engine: Engine):
     store(engine, make_sighting("3001.00001", title="One", version=1))
 
     again = store(engine, make_sighting("3001.00001", title="Two", version=2), batch=2)
@@ -82,7 +82,7 @@ def test_a_second_version_changes_words_and_makes_nothing_new(engine: Engine):
     [{"categories": ("cs.IR", "cs.LG")}, {"keywords": ("retrieval",)}, {"source": "feed"}],
     ids=["a cross-list", "keywords", "another source"],
 )
-def test_what_a_paper_gains_lets_it_be_matched_again(engine: Engine, gain: dict[str, object]):
+def test_gained_metadata_marks_the_paper_for_matching(engine: Engine, gain: dict[str, object]):
     sighting = make_sighting("3001.00001")
     store(engine, sighting, make_sighting("3001.00002"))
 
@@ -92,7 +92,7 @@ def test_what_a_paper_gains_lets_it_be_matched_again(engine: Engine, gain: dict[
     assert touched(engine) == {"3001.00001": 2, "3001.00002": 1}
 
 
-def test_counts_move_without_a_match(engine: Engine):
+def test_changed_upvotes_do_not_trigger_matching(engine: Engine):
     store(engine, listed("3001.00001", upvotes=7))
 
     store(engine, listed("3001.00001", upvotes=70), batch=2)
@@ -117,7 +117,7 @@ def test_replacements_and_withdrawals_create_nothing(engine: Engine, change: dic
     assert kept.withdrawn == change.get("withdrawn", False)
 
 
-def test_what_a_dead_run_stored_is_news_to_the_run_that_takes_over(engine: Engine):
+def test_unpublished_batch_counts_as_touched_in_the_next_run(engine: Engine):
     """Its batch was never published, so the next run uses the same number."""
     sighting = make_sighting()
     store(engine, sighting)
@@ -127,7 +127,7 @@ def test_what_a_dead_run_stored_is_news_to_the_run_that_takes_over(engine: Engin
     assert (again.new, again.touched) == (0, 1)
 
 
-def test_one_reading_that_tells_two_things_about_a_paper_settles_on_the_last(engine: Engine):
+def test_last_of_two_conflicting_sightings_in_one_reading_is_kept(engine: Engine):
     reading = [
         make_sighting("3001.00001", title="Early"),
         make_sighting("3001.00001", title="Late"),
@@ -141,7 +141,7 @@ def test_one_reading_that_tells_two_things_about_a_paper_settles_on_the_last(eng
     assert paper.version == 2
 
 
-def test_papers_of_one_title_and_two_dois_in_one_feed_are_two(engine: Engine):
+def test_same_title_with_different_dois_makes_two_papers(engine: Engine):
     """If a feed identifies its entries by DOI alone."""
     first, second = (
         make_sighting(None, source="feed", source_id="", title="Editorial", doi=doi, authors=(who,))
@@ -174,7 +174,7 @@ def unite(engine: Engine) -> None:
     store(engine, make_sighting("3001.00001", title="At arXiv", doi="10.1/x", version=2), batch=9)
 
 
-def test_two_records_of_one_work_become_one_that_knows_all(engine: Engine):
+def test_uniting_two_records_merges_their_metadata(engine: Engine):
     at_arxiv, _ = two_records(engine)
 
     unite(engine)
@@ -188,7 +188,7 @@ def test_two_records_of_one_work_become_one_that_knows_all(engine: Engine):
     assert stored(engine) == [paper]
 
 
-def test_a_match_of_both_records_stays_where_it_first_arose(engine: Engine):
+def test_united_records_keep_the_earliest_match_batch(engine: Engine):
     at_arxiv, elsewhere = two_records(engine)
     with engine.begin() as conn:
         first, second, third = (topics.find_or_add(conn, q, NOW) for q in ("a", "b", "c"))
@@ -210,7 +210,7 @@ def test_a_match_of_both_records_stays_where_it_first_arose(engine: Engine):
     }
 
 
-def test_of_two_matches_the_surer_one_stays(engine: Engine):
+def test_united_records_keep_the_match_with_the_narrower_breadth(engine: Engine):
     """It reaches readers with a narrower breadth, too."""
     at_arxiv, elsewhere = two_records(engine)
     with engine.begin() as conn:
@@ -231,7 +231,7 @@ def test_of_two_matches_the_surer_one_stays(engine: Engine):
     assert matches(engine) == {(first.id, at_arxiv, 5), (second.id, at_arxiv, 3)}
 
 
-def test_a_digest_keeps_the_words_it_froze_when_records_unite(engine: Engine):
+def test_sent_digest_keeps_its_frozen_text_after_records_unite(engine: Engine):
     """The reader counts as having received the work, under either record."""
     at_arxiv, elsewhere = two_records(engine)
     reader = add_subscriber(engine)
@@ -251,7 +251,7 @@ def test_a_digest_keeps_the_words_it_froze_when_records_unite(engine: Engine):
 @pytest.mark.parametrize(
     ("status", "picks"), [(DeliveryStatus.QUEUED, 1), (DeliveryStatus.SENT, 2)]
 )
-def test_a_waiting_digest_does_not_show_one_work_twice(engine: Engine, status: str, picks: int):
+def test_queued_digest_lists_a_united_work_once(engine: Engine, status: str, picks: int):
     """A sent digest that shows both is kept as it was sent."""
     at_arxiv, elsewhere = two_records(engine)
     delivery = add_delivery(engine, status=status)
@@ -275,7 +275,7 @@ def pick(engine: Engine, delivery_id: int, paper_id: int, position: int = 0) -> 
         )  # fmt: skip
 
 
-def test_an_owed_digest_is_found_whatever_its_state(engine: Engine):
+def test_sent_before_counts_queued_sent_and_uncertain_digests(engine: Engine):
     """Sent, queued or uncertain counts; a delivery that certainly did not arrive does not."""
     store(engine, make_sighting())
     (paper,) = stored(engine)
@@ -335,7 +335,7 @@ def _announcement(draw: st.DrawFn, work: Sighting) -> Sighting:
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(announcements=announcements_of_works(), chunk=st.integers(1, 12))
-def test_no_order_of_sightings_loses_or_mixes_a_work(
+def test_sightings_in_any_order_keep_each_work_separate(
     engine: Engine, announcements: list[Sighting], chunk: int
 ):
     """Each arXiv id is one paper, and every category and keyword is stored with some paper."""
@@ -358,7 +358,9 @@ def test_no_order_of_sightings_loses_or_mixes_a_work(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(announcements=announcements_of_works())
-def test_reading_the_same_again_makes_no_new_paper(engine: Engine, announcements: list[Sighting]):
+def test_storing_the_same_sightings_again_creates_no_paper(
+    engine: Engine, announcements: list[Sighting]
+):
     """When stored again, records may still unite: later identifiers are known by then."""
     empty(engine)
     store(engine, *announcements)

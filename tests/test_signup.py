@@ -66,7 +66,7 @@ def publish(engine: Engine) -> None:
 # --- Joining ------------------------------------------------------------------------------------
 
 
-def test_who_is_put_in_by_the_operator_starts_a_week_back(engine: Engine):
+def test_subscriber_added_by_operator_starts_one_week_back(engine: Engine):
     ingest(engine, make_sighting("3001.00001"), now=NOW - 8 * DAY)
     ingest(engine, make_sighting("3001.00002"), now=NOW - 6 * DAY)
 
@@ -77,7 +77,7 @@ def test_who_is_put_in_by_the_operator_starts_a_week_back(engine: Engine):
     assert owed(engine) == []
 
 
-def test_others_are_asked_first(engine: Engine):
+def test_unconfirmed_signup_queues_a_confirmation_mail(engine: Engine):
     reader = ask(engine)
 
     assert reader.status is SubscriberStatus.PENDING
@@ -93,7 +93,7 @@ def test_no_topic_means_trending(engine: Engine):
     assert [(t.query, t.kind) for t in rows(engine, TopicRow)] == [("trending", "trending")]
 
 
-def test_equal_queries_are_one_topic(engine: Engine):
+def test_equal_queries_share_one_topic(engine: Engine):
     add_reader(engine, "cat:cs.IR", email="ada@example.org")
     add_reader(engine, " CAT:cs.ir ", email="grace@example.org")
 
@@ -109,7 +109,7 @@ def test_equal_queries_are_one_topic(engine: Engine):
         ("ada@example.org", Wishes(schedule=make_schedule(timezone="Mars/Base")), SettingsError),
     ],
 )
-def test_a_mistake_stores_nothing(
+def test_invalid_input_stores_nothing(
     engine: Engine, email: str, wishes: Wishes, error: type[Exception]
 ):
     with pytest.raises(error):
@@ -120,7 +120,7 @@ def test_a_mistake_stores_nothing(
 
 
 @pytest.mark.parametrize("email", ["ada@example.org", " ADA@Example.ORG "])
-def test_an_active_address_is_not_added_again(engine: Engine, email: str):
+def test_active_address_is_rejected_when_added_again(engine: Engine, email: str):
     add_reader(engine, "cat:cs.IR")
 
     with pytest.raises(AddressError, match="already"):
@@ -129,7 +129,7 @@ def test_an_active_address_is_not_added_again(engine: Engine, email: str):
     assert [t.query for t in rows(engine, TopicRow)] == ["cat:cs.ir"]
 
 
-def test_dots_and_plus_signs_are_other_mailboxes(engine: Engine):
+def test_addresses_with_dots_and_plus_signs_are_separate_subscribers(engine: Engine):
     for email in ("ada@example.org", "a.da@example.org", "ada+papers@example.org"):
         add_reader(engine, email=email)
 
@@ -139,7 +139,7 @@ def test_dots_and_plus_signs_are_other_mailboxes(engine: Engine):
 # --- Confirming ---------------------------------------------------------------------------------
 
 
-def test_confirming_makes_active_and_answers_the_question(engine: Engine):
+def test_confirming_activates_and_cancels_the_queued_confirmation(engine: Engine):
     """A queued confirmation mail is cancelled; when confirmed again, nothing changes."""
     pending = ask(engine)
 
@@ -153,7 +153,7 @@ def test_confirming_makes_active_and_answers_the_question(engine: Engine):
     assert owed(engine) == [("confirmation", "cancelled")]
 
 
-def test_an_old_link_does_not_bring_back_who_left(engine: Engine):
+def test_old_confirmation_link_is_rejected_after_unsubscribe(engine: Engine):
     pending = ask(engine)
     left = signup.leave(engine, pending.secret, NOW)
 
@@ -164,7 +164,7 @@ def test_an_old_link_does_not_bring_back_who_left(engine: Engine):
     assert signup.find(engine, pending.email)[0] == left
 
 
-def test_who_left_is_asked_again_and_can_come_back(engine: Engine):
+def test_unsubscribed_reader_can_confirm_again_with_new_topics(engine: Engine):
     """With the topics requested now, and without the pause of the earlier subscription."""
     reader = add_reader(engine, "cat:cs.IR")
     signup.pause(engine, reader.id, TODAY + 99 * DAY, NOW)
@@ -182,7 +182,7 @@ def test_who_left_is_asked_again_and_can_come_back(engine: Engine):
 # --- Changing -----------------------------------------------------------------------------------
 
 
-def test_a_reader_changes_what_and_when(engine: Engine):
+def test_change_updates_topics_and_schedule(engine: Engine):
     reader = add_reader(engine, "cat:cs.IR", now=SOON)
 
     changed = signup.change(
@@ -194,7 +194,7 @@ def test_a_reader_changes_what_and_when(engine: Engine):
     assert signup.find(engine, reader.email)[1] == ("cat:cs.lg",)
 
 
-def test_a_mistake_in_a_change_changes_nothing(engine: Engine):
+def test_invalid_change_changes_nothing(engine: Engine):
     reader = add_reader(engine, "cat:cs.IR")
 
     with pytest.raises(QueryError):
@@ -203,7 +203,7 @@ def test_a_mistake_in_a_change_changes_nothing(engine: Engine):
     assert signup.find(engine, reader.email) == (reader, ("cat:cs.ir",))
 
 
-def test_whoever_left_is_not_due_after_a_change(engine: Engine):
+def test_change_after_unsubscribe_schedules_no_digest(engine: Engine):
     reader = add_reader(engine)
     signup.leave(engine, reader.secret, NOW)
 
@@ -214,7 +214,7 @@ def test_whoever_left_is_not_due_after_a_change(engine: Engine):
 
 
 @pytest.mark.parametrize("state", [DeliveryStatus.QUEUED, DeliveryStatus.LEASED])
-def test_leaving_cancels_what_is_owed(engine: Engine, state: DeliveryStatus):
+def test_unsubscribe_cancels_queued_and_leased_digests(engine: Engine, state: DeliveryStatus):
     """If a sender had claimed it, it can no longer be marked as sending."""
     reader = add_reader(engine, "cat:cs.IR", now=SOON)
     ingest(engine, make_sighting())
@@ -237,7 +237,7 @@ def test_leaving_cancels_what_is_owed(engine: Engine, state: DeliveryStatus):
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_leaving_while_a_digest_is_compiled_cancels_it(engine: Engine):
+def test_unsubscribe_concurrently_with_compilation_cancels_the_digest(engine: Engine):
     """Whichever comes first, no delivery to the unsubscribed reader stays queued."""
     for number in range(5):
         reader = add_reader(engine, "cat:cs.IR", email=f"r{number}@example.org", now=SOON)
@@ -257,7 +257,7 @@ def test_leaving_while_a_digest_is_compiled_cancels_it(engine: Engine):
 # --- Erasing ------------------------------------------------------------------------------------
 
 
-def test_erasing_leaves_numbers_and_the_suppression(engine: Engine):
+def test_erasing_deletes_personal_data_and_keeps_the_suppression(engine: Engine):
     """No personal data is kept."""
     reader = add_reader(engine, "cat:cs.IR", now=SOON)
     hash_ = subscribers.address_hash(reader.email, SUPPRESSION_KEY)
@@ -288,7 +288,7 @@ def test_a_complaint_is_never_replaced_by_a_lesser_reason(engine: Engine):
     assert found.reason is SuppressionReason.COMPLAINT
 
 
-def test_two_who_sign_up_at_once_are_one_subscriber(engine: Engine):
+def test_concurrent_signups_create_one_subscriber(engine: Engine):
     outcomes: list[object] = []
 
     def join() -> None:
@@ -307,7 +307,7 @@ def test_two_who_sign_up_at_once_are_one_subscriber(engine: Engine):
     assert sum(isinstance(outcome, AddressError) for outcome in outcomes) == 2
 
 
-def test_digests_and_confirmations_have_their_own_numbers(engine: Engine):
+def test_repeated_signups_get_their_own_confirmation_dedupe_keys(engine: Engine):
     """A dedupe key is built from facts that do not change."""
     pending = ask(engine)
     ask(engine)

@@ -84,7 +84,7 @@ def test_a_pause_can_be_ended(engine: Engine):
     assert signup.pause(engine, add_reader(engine, email=NEW).id, None, NOW).paused_until is None
 
 
-def test_a_day_that_has_come_ends_a_pause(engine: Engine):
+def test_pause_until_today_or_earlier_ends_the_pause(engine: Engine):
     reader = add_reader(engine)
     signup.pause(engine, reader.id, TODAY + 9 * DAY, NOW)
 
@@ -100,7 +100,7 @@ def version(engine: Engine, reader: Subscriber) -> str:
     return signup.wishes_of(engine, reader.id).version
 
 
-def test_of_two_changes_of_one_form_the_second_is_refused(engine: Engine):
+def test_second_change_from_the_same_form_version_is_rejected(engine: Engine):
     """Also if several are submitted at once."""
     reader, refused = add_reader(engine, "retrieval"), []
     seen = version(engine, reader)
@@ -130,7 +130,7 @@ def find_topics(engine: Engine) -> list[str]:
     return list(signup.find(engine, ADA)[1])
 
 
-def test_a_link_that_was_not_mailed_within_a_day_is_not_mailed_any_more(engine: Engine):
+def test_queued_link_mail_expires_after_one_day(engine: Engine):
     add_reader(engine)
 
     signup.ask_link(engine, ADA, ip=None, suppression_key=SUPPRESSION_KEY, now=NOW)
@@ -138,7 +138,7 @@ def test_a_link_that_was_not_mailed_within_a_day_is_not_mailed_any_more(engine: 
     assert [row.expires_at - NOW for row in rows(engine, DeliveryRow)] == [DAY]
 
 
-def test_a_link_is_mailed_to_no_suppressed_reader(engine: Engine):
+def test_link_is_not_mailed_to_a_suppressed_subscriber(engine: Engine):
     add_reader(engine)
     with engine.begin() as conn:
         hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
@@ -152,7 +152,7 @@ def test_a_link_is_mailed_to_no_suppressed_reader(engine: Engine):
 # --- Another address ----------------------------------------------------------------------------
 
 
-def test_another_address_is_confirmed_where_it_is(engine: Engine):
+def test_new_address_takes_effect_when_confirmed(engine: Engine):
     reader = add_reader(engine, "cat:cs.IR", now=SOON)
     ingest(engine, make_sighting())
     request_id = ask_new(engine, reader)
@@ -170,7 +170,7 @@ def test_another_address_is_confirmed_where_it_is(engine: Engine):
 
 
 @pytest.mark.parametrize("why", ["taken", "suppressed", "asked", "left"])
-def test_nobody_learns_who_has_an_address(engine: Engine, why: str):
+def test_new_address_request_that_is_not_allowed_queues_no_mail(engine: Engine, why: str):
     reader = add_reader(engine)
     if why == "taken":
         add_reader(engine, email=NEW)
@@ -189,7 +189,7 @@ def test_nobody_learns_who_has_an_address(engine: Engine, why: str):
     assert len(mails(engine)) == before
 
 
-def test_a_form_cannot_keep_an_address_from_its_owner(engine: Engine):
+def test_pending_signup_does_not_block_a_change_to_that_address(engine: Engine):
     """An address typed into the form is not a subscription until it is confirmed."""
     reader = add_reader(engine)
     ask(engine, NEW, now=NOW - 2 * DAY)
@@ -200,7 +200,7 @@ def test_a_form_cannot_keep_an_address_from_its_owner(engine: Engine):
     assert count(engine, SubscriberRow) == 1
 
 
-def test_an_address_taken_meanwhile_stays_where_it_is(engine: Engine):
+def test_new_address_taken_in_the_meantime_is_rejected(engine: Engine):
     reader = add_reader(engine)
     request_id = ask_new(engine, reader)
     other = add_reader(engine, email=NEW)
@@ -212,7 +212,7 @@ def test_an_address_taken_meanwhile_stays_where_it_is(engine: Engine):
     assert (find(engine).id, find(engine, NEW).id) == (reader.id, other.id)
 
 
-def test_a_request_for_one_thing_is_none_for_another(engine: Engine):
+def test_request_of_another_kind_is_rejected(engine: Engine):
     reader = add_reader(engine)
     request_id = ask_new(engine, reader)
     ask(engine, "bob@example.org")
@@ -225,7 +225,7 @@ def test_a_request_for_one_thing_is_none_for_another(engine: Engine):
         signup.confirm_new_address(engine, request_id, NOW + 72 * HOUR)
 
 
-def test_a_dead_new_address_says_nothing_about_the_old(engine: Engine):
+def test_bounce_of_a_new_address_does_not_suppress_the_old_one(engine: Engine):
     """And if the old address is suppressed, the new one is still asked to confirm."""
     reader = add_reader(engine)
     with engine.begin() as conn:
@@ -245,7 +245,7 @@ def test_a_dead_new_address_says_nothing_about_the_old(engine: Engine):
     assert count(engine, SuppressionRow) == 0
 
 
-def test_a_new_address_that_answers_begins_without_strikes(engine: Engine):
+def test_confirmed_new_address_starts_without_strikes(engine: Engine):
     """An earlier owner may have let the mailbox overflow."""
     reader = add_reader(engine)
     with engine.begin() as conn:
@@ -262,7 +262,9 @@ def test_a_new_address_that_answers_begins_without_strikes(engine: Engine):
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("active", 1), ("left", 0), ("pending", 0)])
-def test_the_way_back_is_mailed_to_who_is_here(engine: Engine, kind: str, expected: int):
+def test_preferences_link_is_mailed_only_to_active_readers_once_a_day(
+    engine: Engine, kind: str, expected: int
+):
     if kind == "pending":
         ask(engine, ADA, now=NOW - 2 * DAY)
     else:
@@ -278,7 +280,7 @@ def test_the_way_back_is_mailed_to_who_is_here(engine: Engine, kind: str, expect
     assert [kind for kind, _ in mails(engine)].count("link") == expected
 
 
-def test_asking_for_the_way_back_takes_the_same_work_for_all(engine: Engine):
+def test_link_request_runs_the_same_statements_for_any_address(engine: Engine):
     add_reader(engine)
     ask(engine, "pending@example.org", now=NOW - 2 * DAY)
     seen = []
@@ -296,7 +298,7 @@ def test_asking_for_the_way_back_takes_the_same_work_for_all(engine: Engine):
     assert mails(engine) == [("confirmation", "queued"), ("link", "queued")]
 
 
-def test_the_form_and_the_way_back_share_their_limits(engine: Engine):
+def test_signup_form_and_link_request_share_rate_limits(engine: Engine):
     given = {"ip": IP, "suppression_key": SUPPRESSION_KEY, "now": NOW, "limits": Limits(5, 20)}
     for number in range(5):
         signup.ask_link(engine, f"r{number}@example.org", **given)
@@ -308,7 +310,7 @@ def test_the_form_and_the_way_back_share_their_limits(engine: Engine):
 # --- Leaving ------------------------------------------------------------------------------------
 
 
-def test_leaving_can_be_undone_for_a_month(engine: Engine):
+def test_unsubscribe_can_be_undone_within_a_month(engine: Engine):
     for days in (20, 5):
         ingest(engine, make_sighting(f"3001.000{days:02}"), now=NOW - days * DAY)
     reader = add_reader(engine, "cat:cs.IR", now=NOW - 25 * DAY)
@@ -322,7 +324,7 @@ def test_leaving_can_be_undone_for_a_month(engine: Engine):
     assert [outcome.papers for outcome in publish(engine)] == [("3001.00005",)]
 
 
-def test_a_weekly_reader_looks_back_a_fortnight(engine: Engine):
+def test_undo_for_a_weekly_reader_looks_back_two_weeks(engine: Engine):
     for days in (16, 10):
         ingest(engine, make_sighting(), now=NOW - days * DAY)
     weekly = make_schedule(frequency=Frequency.WEEKLY)
@@ -332,7 +334,7 @@ def test_a_weekly_reader_looks_back_a_fortnight(engine: Engine):
     assert signup.undo(engine, reader.secret, NOW).cursor == 1
 
 
-def test_an_undo_comes_too_late_or_never(engine: Engine):
+def test_undo_is_rejected_after_a_month_or_without_confirmation(engine: Engine):
     """InvalidTokenError is raised after a month, or if the subscriber was never confirmed."""
     reader = add_reader(engine, now=NOW - 40 * DAY)
     signup.leave(engine, reader.secret, NOW - 30 * DAY)
@@ -347,7 +349,7 @@ def test_an_undo_comes_too_late_or_never(engine: Engine):
         signup.undo(engine, "a guess", NOW)
 
 
-def test_why_they_left_is_kept_while_they_are_gone(engine: Engine):
+def test_leaving_reason_is_kept_only_while_unsubscribed(engine: Engine):
     reader = add_reader(engine)
 
     signup.say_why(engine, reader.secret, Why.OTHER)
@@ -359,7 +361,7 @@ def test_why_they_left_is_kept_while_they_are_gone(engine: Engine):
     assert rows(engine, SubscriberRow)[0].left_reason is None
 
 
-def test_an_uncertain_question_is_not_asked_again_of_who_left(engine: Engine):
+def test_uncertain_confirmation_is_not_resent_after_unsubscribe(engine: Engine):
     ask(engine, ADA)
     with engine.begin() as conn:
         conn.execute(update(DeliveryRow).values(status=DeliveryStatus.UNCERTAIN))
@@ -374,7 +376,7 @@ def test_an_uncertain_question_is_not_asked_again_of_who_left(engine: Engine):
 # --- Personal data ------------------------------------------------------------------------------
 
 
-def test_preferences_show_the_last_ten_of_everything(engine: Engine):
+def test_preferences_show_the_last_ten_digests(engine: Engine):
     reader = add_reader(engine, "cat:cs.IR", "Dense  retrieval", now=SOON)
     for day in range(12):
         ingest(engine, make_sighting(), now=NOW + day * DAY - 2 * HOUR)
@@ -392,7 +394,7 @@ def test_preferences_show_the_last_ten_of_everything(engine: Engine):
     assert [skip.edition_on for skip in held.skips] == [TODAY + 12 * DAY]
 
 
-def test_the_link_to_the_records_is_mailed_once_an_hour(engine: Engine):
+def test_data_link_is_mailed_at_most_once_an_hour(engine: Engine):
     """Also after unsubscribing: a former reader may want to be erased."""
     reader = add_reader(engine)
     for minutes in (0, 5, 65):
@@ -405,7 +407,7 @@ def test_the_link_to_the_records_is_mailed_once_an_hour(engine: Engine):
     assert claim(engine, NOW + 3 * HOUR) == [ADA]
 
 
-def test_an_export_is_everything_we_hold(engine: Engine):
+def test_export_contains_all_stored_data(engine: Engine):
     ask(engine, ADA, now=NOW - DAY)
     (request,) = rows(engine, RequestRow)
     reader = signup.confirm(engine, request.id, NOW - DAY).subscriber
@@ -446,7 +448,7 @@ def erasable(engine: Engine) -> Subscriber:
 
 
 @pytest.mark.parametrize("claimed", [False, True])
-def test_erasing_forgets_who_it_was_everywhere(engine: Engine, claimed: bool):
+def test_erasing_removes_personal_data_from_all_tables(engine: Engine, claimed: bool):
     reader = erasable(engine)
     keys = {d.dedupe_key for d in rows(engine, DeliveryRow)}
     if claimed:
@@ -466,7 +468,7 @@ def test_erasing_forgets_who_it_was_everywhere(engine: Engine, claimed: bool):
         signup.erase_by_id(engine, reader.id, NOW)
 
 
-def test_no_link_of_somebody_erased_opens_anything_of_others(engine: Engine):
+def test_links_of_an_erased_reader_are_rejected_for_later_requests(engine: Engine):
     """By default SQLite assigns the id of a deleted row again."""
     gone = erasable(engine)
     old_requests = [row.id for row in rows(engine, RequestRow)]
@@ -483,7 +485,7 @@ def test_no_link_of_somebody_erased_opens_anything_of_others(engine: Engine):
             signup.confirm_new_address(engine, request_id, NOW)
 
 
-def test_who_was_erased_can_join_again(engine: Engine):
+def test_erased_reader_can_sign_up_again(engine: Engine):
     signup.erase_by_id(engine, erasable(engine).id, NOW)
 
     ask(engine, ADA, now=NOW + HOUR)
@@ -493,7 +495,7 @@ def test_who_was_erased_can_join_again(engine: Engine):
 
 
 @pytest.mark.parametrize("after", range(1, 9))
-def test_erasing_that_dies_has_erased_nothing(engine: Engine, after: int):
+def test_crash_during_erasing_changes_nothing(engine: Engine, after: int):
     reader = erasable(engine)
     before = everything(engine)
     with dying(engine, after):
@@ -502,7 +504,7 @@ def test_erasing_that_dies_has_erased_nothing(engine: Engine, after: int):
     assert everything(engine) == before
 
 
-def test_erasing_while_a_digest_is_compiled_leaves_nothing(engine: Engine):
+def test_erasing_concurrently_with_compilation_leaves_no_queued_digest(engine: Engine):
     reader = add_reader(engine, "cat:cs.IR", now=SOON)
     ingest(engine, make_sighting())
     threads = [
@@ -518,7 +520,7 @@ def test_erasing_while_a_digest_is_compiled_leaves_nothing(engine: Engine):
     assert "cat:cs.IR" not in everything(engine)
 
 
-def test_a_reader_adds_a_bounded_number_of_topics_a_day(engine: Engine):
+def test_new_topics_per_day_are_limited(engine: Engine):
     """Each is matched to a month of papers; if a topic is followed already, saving it is free."""
     reader = add_reader(engine, "retrieval")
 

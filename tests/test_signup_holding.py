@@ -163,7 +163,9 @@ def erase(request: pytest.FixtureRequest, engine: Engine) -> Callable[[Subscribe
 
 
 @pytest.mark.usefixtures("neighbour")
-def test_nothing_names_who_was_erased(engine: Engine, erase: Callable[[Subscriber], None]):
+def test_erased_personal_data_is_in_no_table_or_file_byte(
+    engine: Engine, erase: Callable[[Subscriber], None]
+):
     """In no table, and with SQLite in no byte of its file or its WAL."""
     add_reader(engine, email=BOB)
     reader = with_traces(engine)
@@ -182,7 +184,7 @@ def test_nothing_names_who_was_erased(engine: Engine, erase: Callable[[Subscribe
         erase(reader)
 
 
-def test_the_place_they_asked_from_is_gone_when_its_counters_are(engine: Engine):
+def test_ip_address_is_purged_with_its_counters_after_erasing(engine: Engine):
     reader = with_traces(engine)
     signup.erase_by_id(engine, reader.id, NOW)
 
@@ -192,7 +194,7 @@ def test_the_place_they_asked_from_is_gone_when_its_counters_are(engine: Engine)
 
 
 @pytest.mark.parametrize("status", [DeliveryStatus.QUEUED, DeliveryStatus.LEASED])
-def test_an_address_that_somebody_else_named_is_forgotten_too(
+def test_erasing_cancels_confirmation_requested_by_another_reader(
     engine: Engine, status: DeliveryStatus
 ):
     """Its confirmation mail is cancelled; the reader who requested it is not changed."""
@@ -215,7 +217,7 @@ def test_an_address_that_somebody_else_named_is_forgotten_too(
     assert signup.find(engine, BOB)[0] == bob
 
 
-def test_an_address_that_is_nobodys_can_be_erased(engine: Engine):
+def test_address_without_a_subscriber_can_be_erased(engine: Engine):
     """Its owner received a confirmation mail and wants to be erased."""
     ask_new(engine, add_reader(engine, email=BOB), ADA)
 
@@ -236,7 +238,7 @@ def test_an_address_that_is_nobodys_can_be_erased(engine: Engine):
     ],
     ids=lambda settlement: settlement.status.value,
 )
-def test_what_a_server_says_after_the_erasing_is_not_kept(engine: Engine, settlement: Settlement):
+def test_smtp_reply_after_erasing_is_not_stored(engine: Engine, settlement: Settlement):
     """The dot was sent: the mail arrives, and the reply contains the address."""
     reader = add_reader(engine, TOPIC, email=ADA, now=NOW - HOUR)
     ingest(engine, make_sighting(), now=NOW - HOUR)
@@ -257,7 +259,7 @@ def test_what_a_server_says_after_the_erasing_is_not_kept(engine: Engine, settle
         assert deliveries.claim(conn, 9, "other", HOUR, NOW + DAY) == []
 
 
-def test_news_of_an_erased_reader_is_kept_without_a_word(engine: Engine):
+def test_feedback_events_after_erasing_are_stored_without_the_address(engine: Engine):
     """Providers report on a mail for days, and their reports contain the address."""
     reader = with_traces(engine)
     message_id = sent_to(engine, reader)
@@ -269,7 +271,7 @@ def test_news_of_an_erased_reader_is_kept_without_a_word(engine: Engine):
     assert is_anywhere(engine, ADA) == []
 
 
-def test_a_late_reply_about_an_uncertain_mail_is_not_kept(engine: Engine):
+def test_late_reply_to_an_uncertain_delivery_is_not_stored_after_erasing(engine: Engine):
     reader = add_reader(engine, TOPIC, email=ADA, now=NOW - HOUR)
     ingest(engine, make_sighting(), now=NOW - HOUR)
     publish(engine)
@@ -289,7 +291,7 @@ def test_a_late_reply_about_an_uncertain_mail_is_not_kept(engine: Engine):
 
 
 @pytest.mark.parametrize("at_dot", [False, True])
-def test_a_sender_that_holds_the_address_in_memory_writes_it_nowhere(engine: Engine, at_dot: bool):
+def test_sender_does_not_store_an_address_erased_while_sending(engine: Engine, at_dot: bool):
     """If erased between claim and dot, the mail is aborted; after the dot it is delivered."""
     reader = add_reader(engine, TOPIC, email=ADA, now=NOW - HOUR)
     ingest(engine, make_sighting(), now=NOW - HOUR)
@@ -315,7 +317,7 @@ def test_a_sender_that_holds_the_address_in_memory_writes_it_nowhere(engine: Eng
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_what_a_reader_of_the_database_holds_up_is_wiped_by_the_next_purge(engine: Engine):
+def test_pages_kept_by_an_open_read_transaction_are_wiped_by_next_purge(engine: Engine):
     """SQLite keeps old pages while another transaction still reads them."""
     ada = with_traces(engine)
     with reading(engine) as conn:
@@ -369,14 +371,14 @@ def leaves(value: Any) -> Iterator[Any]:
     yield json.dumps(value)
 
 
-def test_every_table_that_tells_of_people_is_in_the_export_or_says_why_not():
+def test_tables_with_personal_data_are_in_the_export_or_listed_as_exempt():
     """A new table must get a place above, or a reason."""
     told = {table.name for table in Table.metadata.sorted_tables if tells_of_people(table)}
 
     assert told - OF_NOBODY.keys() == PLACES.keys()
 
 
-def test_an_export_has_every_value_that_we_hold(engine: Engine):
+def test_export_contains_every_stored_value(engine: Engine):
     reader = with_traces(engine)
     with engine.begin() as conn:
         conn.execute(update(DeliveryRow).values(lease="token", lease_until=NOW))
@@ -397,14 +399,14 @@ def test_an_export_has_every_value_that_we_hold(engine: Engine):
             assert values <= set(leaves(held[place])), name
 
 
-def test_an_export_tells_of_nobody_else(engine: Engine):
+def test_export_contains_no_other_readers_address(engine: Engine):
     add_reader(engine, email=BOB)
     with_traces(engine)
 
     assert BOB not in json.dumps(signup.export_of(engine, ADA))
 
 
-def test_an_export_of_nobody_is_refused(engine: Engine):
+def test_export_of_an_unknown_address_raises(engine: Engine):
     with pytest.raises(NotFoundError):
         signup.export_of(engine, ADA)
 
@@ -412,7 +414,7 @@ def test_an_export_of_nobody_is_refused(engine: Engine):
 # --- The consent record -------------------------------------------------------------------------
 
 
-def test_the_record_tells_when_from_where_and_what_was_agreed_to(engine: Engine):
+def test_consent_record_has_time_ip_and_wording(engine: Engine):
     reader = signup.confirm(engine, ask(engine), NOW + HOUR).subscriber
 
     [record] = signup.export(engine, reader.id)["requests"]
@@ -423,7 +425,7 @@ def test_the_record_tells_when_from_where_and_what_was_agreed_to(engine: Engine)
     assert record["agreed_to"] == signup.WORDING
 
 
-def test_a_question_without_an_answer_is_no_consent(engine: Engine):
+def test_unconfirmed_request_is_exported_without_consent(engine: Engine):
     ask(engine)
 
     [record] = signup.export_of(engine, ADA)["requests"]
@@ -432,7 +434,7 @@ def test_a_question_without_an_answer_is_no_consent(engine: Engine):
 
 
 @pytest.mark.parametrize("origin", [Origin.OPERATOR, Origin.IMPORT])
-def test_who_was_put_in_as_confirmed_is_recorded_as_the_operators_word(
+def test_subscriber_added_as_confirmed_has_consent_record_without_wording(
     engine: Engine, origin: Origin
 ):
     signup.add(
@@ -448,7 +450,7 @@ def test_who_was_put_in_as_confirmed_is_recorded_as_the_operators_word(
         signup.confirm_new_address(engine, record["id"], NOW)
 
 
-def test_the_record_stays_as_long_as_its_reader_without_the_place(engine: Engine):
+def test_purge_keeps_the_consent_record_but_removes_its_ip(engine: Engine):
     reader = signup.confirm(engine, ask(engine), NOW).subscriber
     signup.leave(engine, reader.secret, NOW + DAY)
 
@@ -460,7 +462,7 @@ def test_the_record_stays_as_long_as_its_reader_without_the_place(engine: Engine
     assert (record["created_at"], record["used_at"]) == (NOW.isoformat(), NOW.isoformat())
 
 
-def test_what_the_operator_typed_is_forgotten_like_what_a_form_was_sent(engine: Engine):
+def test_purge_removes_wishes_of_requests_added_by_the_operator(engine: Engine):
     signup.add(
         engine, ADA, Wishes((TOPIC,)), confirmed=False, suppression_key=SUPPRESSION_KEY, now=NOW
     )
@@ -472,7 +474,7 @@ def test_what_the_operator_typed_is_forgotten_like_what_a_form_was_sent(engine: 
     assert [row.wishes for row in rows(engine, RequestRow)] == [{}]
 
 
-def test_words_that_were_agreed_to_are_never_changed():
+def test_consent_wordings_are_unchanged():
     """If the wording changes, add another version and make it the current one."""
     assert consent.WORDINGS == {
         "1": "With this button you say: send me the digest of new papers, as often as I chose, "

@@ -143,7 +143,7 @@ def join(engine: Engine, *queries: str, now=NOW) -> Subscriber:
 # --- Requests -----------------------------------------------------------------------------------
 
 
-def test_a_form_changes_nothing_but_asks(engine: Engine):
+def test_signup_form_queues_a_confirmation_and_changes_nothing_else(engine: Engine):
     ask(engine)
 
     (subscriber,) = rows(engine, SubscriberRow)
@@ -155,7 +155,7 @@ def test_a_form_changes_nothing_but_asks(engine: Engine):
     assert (delivery.request_id, delivery.expires_at) == (last_request(engine), NOW + 72 * HOUR)
 
 
-def test_nobody_retunes_a_stranger(engine: Engine):
+def test_signup_form_does_not_change_an_active_reader(engine: Engine):
     """An active reader is notified of the request, which changes nothing."""
     reader = add_reader(engine, "cat:cs.LG")
 
@@ -176,7 +176,7 @@ def test_nobody_retunes_a_stranger(engine: Engine):
         ("complained", []),
     ],
 )
-def test_each_kind_of_address_gets_its_mail(engine: Engine, kind: str, expected: list[str]):
+def test_each_address_state_gets_the_expected_mail(engine: Engine, kind: str, expected: list[str]):
     make_known(engine, kind)
 
     ask(engine)
@@ -184,7 +184,7 @@ def test_each_kind_of_address_gets_its_mail(engine: Engine, kind: str, expected:
     assert [mail for mail, _ in mails(engine)] == expected
 
 
-def test_every_kind_of_address_takes_the_same_work(engine: Engine):
+def test_signup_runs_the_same_statements_for_any_address(engine: Engine):
     """The same statements in one transaction, also if the address is over its limit."""
     seen = {}
     for number, kind in enumerate([*KINDS, "asked"]):
@@ -214,7 +214,7 @@ def test_every_kind_of_address_takes_the_same_work(engine: Engine):
         (ADA, Wishes(schedule=make_schedule(timezone="Mars/Base")), SettingsError),
     ],
 )
-def test_a_mistake_in_the_form_stores_nothing(engine: Engine, email: str, wishes: Wishes, error):
+def test_invalid_form_stores_nothing(engine: Engine, email: str, wishes: Wishes, error):
     with pytest.raises(error):
         ask(engine, email, wishes)
 
@@ -224,7 +224,7 @@ def test_a_mistake_in_the_form_stores_nothing(engine: Engine, email: str, wishes
 # --- Limits -------------------------------------------------------------------------------------
 
 
-def test_an_address_is_asked_once_a_day_and_three_times_a_month(engine: Engine):
+def test_address_gets_one_confirmation_a_day_and_three_a_month(engine: Engine):
     for hours in (0, 23, 24, 30, 48, 72, 30 * 24 + 1):
         ask(engine, ip=None, now=NOW + hours * HOUR)
 
@@ -241,7 +241,7 @@ def most_in_a_month(times: list[timedelta]) -> int:
     return max(sum(start <= at < start + 30 * DAY for at in times) for start in times)
 
 
-def test_a_stranger_keeps_the_owner_of_an_address_out_for_less_than_a_day(engine: Engine):
+def test_repeated_requests_delay_the_owner_by_at_most_a_day(engine: Engine):
     """The stranger requests twice a day for 60 days; the owner then requests from elsewhere."""
     for hour in range(0, 60 * 24, 12):
         ask(engine, ip="198.51.100.1", now=NOW + hour * HOUR, limits=Limits(10**6, 10**6, 10**6))
@@ -257,7 +257,7 @@ def test_a_stranger_keeps_the_owner_of_an_address_out_for_less_than_a_day(engine
 
 
 @pytest.mark.parametrize("networks", [1, 1_000])
-def test_there_is_always_a_link_that_works_or_a_new_mail(engine: Engine, networks: int):
+def test_newest_confirmation_link_is_always_valid(engine: Engine, networks: int):
     """With requests from one network or a thousand; also if the owner is in the same network."""
     for step in range(0, 60 * 24, 12):
         ip = f"198.{step % networks % 250}.{step % networks // 250}.1"
@@ -270,7 +270,7 @@ def test_there_is_always_a_link_that_works_or_a_new_mail(engine: Engine, network
     assert min(gaps) >= DAY
 
 
-def test_one_inbox_has_one_limit_whatever_its_address(engine: Engine):
+def test_address_variants_of_one_inbox_share_a_limit(engine: Engine):
     """For limits only: they are separate subscribers."""
     for email in ("ada+1@example.org", "ada@example.org", "Ada+x+y@example.org"):
         ask(engine, email)
@@ -282,7 +282,7 @@ def test_one_inbox_has_one_limit_whatever_its_address(engine: Engine):
     assert count(engine, SubscriberRow) == 7
 
 
-def test_answering_for_one_address_frees_its_inbox(engine: Engine):
+def test_confirming_one_address_resets_the_limit_of_its_inbox(engine: Engine):
     ask(engine, "ada+papers@example.org")
     signup.confirm(engine, last_request(engine), NOW)
 
@@ -291,13 +291,13 @@ def test_answering_for_one_address_frees_its_inbox(engine: Engine):
     assert [kind for kind, _ in mails(engine)] == ["confirmation", "confirmation"]
 
 
-def test_a_plus_alone_is_no_empty_name():
+def test_inbox_of_keeps_a_local_part_of_only_plus_or_dots():
     assert inbox_of("+@Example.org") == "+@example.org"
     assert inbox_of("...@gmail.com") == "...@gmail.com"
 
 
 @pytest.mark.parametrize("reason", [SuppressionReason.HARD])
-def test_a_stranger_does_not_use_up_the_month_of_a_suppressed_address(engine: Engine, reason):
+def test_suppressed_address_gets_one_mail_per_network_and_three_a_month(engine: Engine, reason):
     """One mail per network and three in all: the address most likely bounces again."""
     add_reader(engine, "cat:cs.LG", now=NOW - 9 * DAY)
     suppress(engine, ADA, reason)
@@ -311,7 +311,7 @@ def test_a_stranger_does_not_use_up_the_month_of_a_suppressed_address(engine: En
     assert len(mails(engine)) == 3
 
 
-def test_answering_begins_the_count_anew(engine: Engine):
+def test_confirming_resets_the_confirmation_limit(engine: Engine):
     reader = join(engine)
     signup.leave(engine, reader.secret, NOW + HOUR)
 
@@ -321,7 +321,7 @@ def test_answering_begins_the_count_anew(engine: Engine):
 
 
 @pytest.mark.parametrize("ip", ["203.0.113.7", "::ffff:203.0.113.7", "2001:db8:1:2::9", "socket"])
-def test_one_place_asks_five_times_an_hour(engine: Engine, ip: str):
+def test_ip_address_is_limited_to_five_requests_an_hour(engine: Engine, ip: str):
     """For any address; the sixth request raises LimitError and stores nothing."""
     add_reader(engine, email="r9@example.org")
     for number in range(5):
@@ -337,7 +337,7 @@ def test_one_place_asks_five_times_an_hour(engine: Engine, ip: str):
     ask(engine, "r5@example.org", ip=ip, now=NOW + HOUR)
 
 
-def test_a_network_shares_a_limit(engine: Engine):
+def test_addresses_of_one_network_share_a_limit(engine: Engine):
     """Rotating inside an IPv4 /24 or an IPv6 /48 soon reaches the limit."""
     one = Limits(per_hour=1)
     for network in ("203.0.113.{}", "2001:db8:7:{}00::1"):
@@ -349,14 +349,14 @@ def test_a_network_shares_a_limit(engine: Engine):
     ask(engine, "more@example.org", ip="203.0.114.1", limits=one)
 
 
-def test_a_seminar_room_behind_one_address_can_sign_up(engine: Engine):
+def test_forty_signups_from_one_ip_address_are_accepted_by_default(engine: Engine):
     for number in range(40):
         ask(engine, f"r{number}@example.org", limits=Limits())
 
     assert len(mails(engine)) == 40
 
 
-def test_the_budget_of_all_is_shared(engine: Engine):
+def test_global_limit_is_shared_by_all_networks(engine: Engine):
     two = Limits(everybody=2)
     for number in range(2):
         ask(engine, f"r{number}@example.org", ip=f"198.51.{number}.1", limits=two)
@@ -366,7 +366,9 @@ def test_the_budget_of_all_is_shared(engine: Engine):
 
 
 @pytest.mark.parametrize("wrong_by", [-HOUR, timedelta(0), 400 * DAY])
-def test_a_counter_outlives_a_wrong_clock(engine: Engine, wrong_by: timedelta):
+def test_limit_counters_of_an_earlier_hour_or_wrong_clock_are_ignored(
+    engine: Engine, wrong_by: timedelta
+):
     """One window ahead is another process; if it is further ahead, a clock was wrong: ignore it."""
     for number in range(5):
         ask(engine, f"r{number}@example.org", now=NOW + wrong_by)
@@ -378,7 +380,7 @@ def test_a_counter_outlives_a_wrong_clock(engine: Engine, wrong_by: timedelta):
             ask(engine)
 
 
-def test_many_at_once_are_counted_one_by_one(engine: Engine):
+def test_concurrent_requests_are_each_counted(engine: Engine):
     refused: list[LimitError] = []
 
     def one(number: int) -> None:
@@ -396,7 +398,7 @@ def test_many_at_once_are_counted_one_by_one(engine: Engine):
     assert (len(refused), count(engine, RequestRow)) == (3, 5)
 
 
-def test_the_same_address_asked_at_once_gets_one_mail(engine: Engine):
+def test_concurrent_requests_for_one_address_queue_one_mail(engine: Engine):
     threads = [threading.Thread(target=ask, args=[engine]) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -408,7 +410,7 @@ def test_the_same_address_asked_at_once_gets_one_mail(engine: Engine):
 
 
 @pytest.mark.parametrize("after", [2, 6, 10])
-def test_asking_that_dies_has_done_nothing(engine: Engine, after: int):
+def test_crash_during_signup_stores_nothing(engine: Engine, after: int):
     with dying(engine, after):
         ask(engine)
 
@@ -428,11 +430,11 @@ def test_asking_that_dies_has_done_nothing(engine: Engine, after: int):
         st.integers(1, 50),
     )
 )
-def test_a_request_keeps_wishes_as_they_were(wishes: Wishes):
+def test_wishes_round_trip_through_json(wishes: Wishes):
     assert from_json(as_json(wishes)) == wishes
 
 
-def test_confirming_makes_the_wishes_theirs(engine: Engine):
+def test_confirming_applies_the_requested_wishes(engine: Engine):
     ask(engine)
     request = signup.read_request(engine, last_request(engine), NOW)
 
@@ -454,7 +456,7 @@ def test_confirming_makes_the_wishes_theirs(engine: Engine):
 
 
 @pytest.mark.parametrize("status", ["pending", "unsubscribed"])
-def test_one_answer_ends_the_other_questions(engine: Engine, status: str):
+def test_confirming_invalidates_older_requests(engine: Engine, status: str):
     """An older mail, perhaps requested by a stranger, cannot change a confirmed reader."""
     make_known(engine, status)
     ask(engine, wishes=Wishes(("cat:q-bio",)), now=NOW - 2 * DAY)
@@ -469,7 +471,7 @@ def test_one_answer_ends_the_other_questions(engine: Engine, status: str):
     assert signup.find(engine, ADA)[1] == ("cat:cs.ir", "dense retrieval")
 
 
-def test_a_request_ends_after_three_days(engine: Engine):
+def test_request_expires_after_three_days(engine: Engine):
     ask(engine)
 
     for read in (signup.read_request, signup.confirm):
@@ -480,7 +482,9 @@ def test_a_request_ends_after_three_days(engine: Engine):
 
 
 @pytest.mark.parametrize("reason", SuppressionReason)
-def test_confirming_lifts_a_suppression_but_no_complaint(engine: Engine, reason: SuppressionReason):
+def test_confirming_lifts_any_suppression_except_a_complaint(
+    engine: Engine, reason: SuppressionReason
+):
     ask(engine)
     suppress(engine, ADA, reason)
 
@@ -496,7 +500,9 @@ def test_confirming_lifts_a_suppression_but_no_complaint(engine: Engine, reason:
     "reason",
     sorted(set(SuppressionReason) - {SuppressionReason.COMPLAINT, SuppressionReason.ERASED}),
 )
-def test_a_suppressed_address_is_asked_once_a_month(engine: Engine, reason: SuppressionReason):
+def test_suppressed_address_gets_one_confirmation_a_month(
+    engine: Engine, reason: SuppressionReason
+):
     """Its mailbox may work again; the confirmation mail is the only one it receives."""
     reader = add_reader(engine, "cat:cs.LG", now=NOW - 9 * DAY)
     suppress(engine, ADA, reason)
@@ -511,7 +517,7 @@ def test_a_suppressed_address_is_asked_once_a_month(engine: Engine, reason: Supp
     assert signup.find(engine, ADA) == (reader, ("cat:cs.lg",)), "nobody retunes a stranger"
 
 
-def test_a_suppressed_reader_who_confirms_is_written_to_again(engine: Engine):
+def test_suppressed_reader_gets_digests_again_after_confirming(engine: Engine):
     ingest(engine, make_sighting())
     reader = add_reader(engine, "cat:cs.IR", now=NOW - 9 * DAY)
     suppress(engine, ADA, SuppressionReason.SOFT)
@@ -529,7 +535,7 @@ def test_a_suppressed_reader_who_confirms_is_written_to_again(engine: Engine):
     assert signup.find(engine, ADA)[0].id == reader.id
 
 
-def test_who_complained_gets_no_mail_whoever_put_it_into_the_outbox(engine: Engine):
+def test_address_with_a_complaint_gets_no_mail(engine: Engine):
     suppress(engine, ADA, SuppressionReason.COMPLAINT)
     signup.add(engine, ADA, WISHES, confirmed=False, suppression_key=SUPPRESSION_KEY, now=NOW)
     assert mails(engine) == [], "not even the operator's question"
@@ -542,7 +548,7 @@ def test_who_complained_gets_no_mail_whoever_put_it_into_the_outbox(engine: Engi
         assert deliveries.claim(conn, 100, "token", HOUR, NOW) == []
 
 
-def test_what_was_asked_before_a_suppression_is_not_sent_after_it(engine: Engine):
+def test_queued_confirmation_is_not_sent_after_a_suppression(engine: Engine):
     ask(engine, now=NOW - HOUR)
     suppress(engine, ADA, SuppressionReason.HARD)
 
@@ -550,7 +556,7 @@ def test_what_was_asked_before_a_suppression_is_not_sent_after_it(engine: Engine
         assert deliveries.claim(conn, 100, "token", HOUR, NOW) == []
 
 
-def test_confirming_at_once_happens_once(engine: Engine):
+def test_concurrent_confirmations_succeed_once(engine: Engine):
     ask(engine)
     confirmed: list[signup.Confirmed] = []
 
@@ -567,7 +573,7 @@ def test_confirming_at_once_happens_once(engine: Engine):
 
 
 @pytest.mark.parametrize("after", [1, 3, 6, 9])
-def test_confirming_that_dies_can_be_done_again(engine: Engine, after: int):
+def test_confirming_can_be_repeated_after_a_crash(engine: Engine, after: int):
     ask(engine)
     request_id = last_request(engine)
     with dying(engine, after):
@@ -579,7 +585,7 @@ def test_confirming_that_dies_can_be_done_again(engine: Engine, after: int):
 # --- Welcome ------------------------------------------------------------------------------------
 
 
-def test_a_welcome_brings_the_best_of_a_week_and_takes_todays_place(engine: Engine):
+def test_welcome_has_papers_of_one_week_and_replaces_todays_digest(engine: Engine):
     for days in (8, 6, 1):
         ingest(engine, make_sighting(f"3001.0000{days}"), now=NOW - days * DAY)
     reader = join(engine)
@@ -597,7 +603,7 @@ def test_a_welcome_brings_the_best_of_a_week_and_takes_todays_place(engine: Engi
     assert (served.next_slot_at, served.welcome_due) == (NOW + DAY, False)
 
 
-def test_after_a_welcome_tomorrows_digest_comes_with_new_papers_only(engine: Engine):
+def test_digest_after_a_welcome_has_only_new_papers(engine: Engine):
     ingest(engine, make_sighting("3001.00001"), now=NOW - DAY)
     reader = join(engine, now=NOW + 15 * HOUR)
     welcome(engine, reader, NOW + 15 * HOUR)
@@ -609,7 +615,7 @@ def test_after_a_welcome_tomorrows_digest_comes_with_new_papers_only(engine: Eng
     assert (outcome.kind, outcome.papers) == ("digest", ("3001.00002",))
 
 
-def test_a_welcome_is_made_by_the_next_run_whatever_the_hour(engine: Engine):
+def test_welcome_is_compiled_by_the_next_run_at_any_hour(engine: Engine):
     ingest(engine, make_sighting("3001.00001"), now=NOW - DAY)
     join(engine, now=NOW + HOUR)
 
@@ -619,7 +625,7 @@ def test_a_welcome_is_made_by_the_next_run_whatever_the_hour(engine: Engine):
     assert publish(engine, NOW + HOUR) == []
 
 
-def test_a_welcome_with_nothing_to_say_leaves_a_reason(engine: Engine):
+def test_empty_welcome_records_a_skip_reason(engine: Engine):
     reader = join(engine)
 
     outcome = welcome(engine, reader)
@@ -630,7 +636,7 @@ def test_a_welcome_with_nothing_to_say_leaves_a_reason(engine: Engine):
     assert signup.wishes_of(engine, reader.id).skips[0].reason is SkipReason.NOTHING_NEW
 
 
-def test_who_has_had_todays_digest_is_not_welcomed_with_it_again(engine: Engine):
+def test_reader_with_todays_digest_gets_no_welcome_after_rejoining(engine: Engine):
     ingest(engine, make_sighting(), now=NOW - DAY)
     add_reader(engine, "cat:cs.IR", now=NOW - HOUR)
     publish(engine)
@@ -643,7 +649,7 @@ def test_who_has_had_todays_digest_is_not_welcomed_with_it_again(engine: Engine)
     assert (now.next_slot_at, now.welcome_due) == (NOW + DAY, False)
 
 
-def test_two_who_welcome_at_once_make_one_welcome(engine: Engine):
+def test_concurrent_runs_create_one_welcome(engine: Engine):
     ingest(engine, make_sighting(), now=NOW - DAY)
     join(engine)
 
@@ -657,7 +663,7 @@ def test_two_who_welcome_at_once_make_one_welcome(engine: Engine):
     assert count(engine, PickRow) == 1
 
 
-def test_a_welcome_that_dies_is_made_later(engine: Engine):
+def test_welcome_is_compiled_later_after_a_crash(engine: Engine):
     ingest(engine, make_sighting(), now=NOW - DAY)
     reader = join(engine)
     with dying(engine, 14):
@@ -669,7 +675,7 @@ def test_a_welcome_that_dies_is_made_later(engine: Engine):
 # --- Confirming: state that is kept, and the record ---------------------------------------------
 
 
-def test_confirming_other_wishes_leaves_todays_digest_in_the_outbox(engine: Engine):
+def test_confirming_new_wishes_keeps_the_queued_digest(engine: Engine):
     """If a reader changes topics by the form, the digest queued for today is still sent."""
     reader = add_reader(engine, "cat:cs.IR")
     ingest(engine, make_sighting())
@@ -683,7 +689,7 @@ def test_confirming_other_wishes_leaves_todays_digest_in_the_outbox(engine: Engi
     assert [row.status for row in digests] == [DeliveryStatus.QUEUED]
 
 
-def test_who_confirmed_by_mail_may_take_leaving_back(engine: Engine):
+def test_reader_confirmed_by_mail_can_undo_unsubscribe(engine: Engine):
     """Undo requires a confirmed reader, so confirming records its time."""
     ask(engine, ADA)
     confirmed = signup.confirm(engine, rows(engine, RequestRow)[0].id, NOW)

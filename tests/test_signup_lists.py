@@ -73,7 +73,7 @@ def found(text: str | bytes, encoding: str = "utf-8") -> list[tuple[int, str, st
         ('email,x\nada@example.org,"a\nb"\nbob@example.org,\n', [2, 4]),
     ],
 )
-def test_a_record_knows_the_line_where_it_begins(text, lines):
+def test_records_have_the_line_number_where_they_begin(text, lines):
     expected = [(line, email, "") for line, email in zip(lines, (ADA, BOB), strict=True)]
 
     assert found(text) == expected
@@ -92,7 +92,7 @@ def test_a_record_knows_the_line_where_it_begins(text, lines):
         ("ada@example.org\nnobody\n", [ADA, "nobody"]),
     ],
 )
-def test_the_column_of_addresses_is_found(text, addresses):
+def test_address_column_is_detected(text, addresses):
     assert [email for _, email, _ in found(text)] == addresses
 
 
@@ -109,7 +109,7 @@ def test_the_column_of_addresses_is_found(text, addresses):
         ("Name,Post", False),
     ],
 )
-def test_our_own_export_is_known_by_its_columns(header, is_ours):
+def test_own_export_is_recognized_by_its_columns(header, is_ours):
     assert listed(f"{header}\nada@example.org\n").is_ours is is_ours
 
 
@@ -125,13 +125,13 @@ def test_our_own_export_is_known_by_its_columns(header, is_ours):
         ("city", None),
     ],
 )
-def test_columns_are_known_by_their_letters(name, column):
+def test_column_names_are_recognized_by_their_letters(name, column):
     [record] = listed(f"email,{name}\nada@example.org,x\n")
 
     assert record.cells == {"email": ADA, **({column: "x"} if column else {})}
 
 
-def test_cells_beyond_the_columns_are_a_mistake_unless_empty():
+def test_extra_cells_are_rejected_unless_empty():
     text = "email,x\nada@example.org,1,,\nbob@example.org,1,,y\n"
 
     assert found(text) == [
@@ -140,14 +140,14 @@ def test_cells_beyond_the_columns_are_a_mistake_unless_empty():
     ]
 
 
-def test_a_file_without_addresses_says_what_to_do():
+def test_file_without_addresses_raises_with_a_hint():
     with pytest.raises(PaperboyError, match=r"list\.csv: no column holds email addresses; name"):
         listed("a,b\n1,2\n")
     with pytest.raises(PaperboyError, match=r"list\.csv: the file is empty"):
         listed("\n \n")
 
 
-def test_a_list_can_be_read_twice():
+def test_list_can_be_iterated_twice():
     twice = listed("email\nada@example.org\n")
 
     assert list(twice) == list(twice)
@@ -158,27 +158,27 @@ def test_a_list_can_be_read_twice():
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_encodings_are_told_apart(encoding):
+def test_encodings_are_detected(encoding):
     text = "email,topics\nada@example.org,\xfc\u20ac\n"
     [record] = listed(text, encoding)
 
     assert record.cells == {"email": ADA, "topics": "\xfc\u20ac"}
 
 
-def test_a_few_nul_characters_make_no_other_encoding():
+def test_nul_characters_do_not_change_the_detected_encoding():
     head = b"email\nada@example.org\0\n"
 
     assert found(head) == [(2, ADA, "")]
 
 
-def test_octets_that_no_encoding_has_are_kept_as_something():
+def test_undefined_octets_are_kept_as_characters():
     [record] = listed(b"email,topics\nada@example.org,a\x81\x8d\x8f\x90\x9d\xe4b\n")
 
     assert record.cells["topics"] == "a\x81\x8d\x8f\x90\x9d\xe4b"
 
 
 @pytest.mark.parametrize(("length", "problem"), [(0, ""), (1, "the line is too long")])
-def test_a_line_has_a_longest_length(length, problem):
+def test_line_length_is_limited(length, problem):
     row = "ada@example.org,"
     long = row + "x" * (100_000 - len(row) - 1 + length)
 
@@ -190,7 +190,7 @@ def test_a_line_has_a_longest_length(length, problem):
 
 
 @pytest.mark.parametrize(("lines", "is_whole"), [(1_000, True), (1_001, False)])
-def test_a_record_has_a_longest_number_of_lines(lines, is_whole):
+def test_number_of_lines_per_record_is_limited(lines, is_whole):
     note = "\n".join(["x"] * lines)
 
     records = list(listed(f'email,x\nada@example.org,"{note}"\nbob@example.org,\n'))
@@ -200,7 +200,7 @@ def test_a_record_has_a_longest_number_of_lines(lines, is_whole):
     assert len(records) == (2 if is_whole else lines + 1)
 
 
-def test_an_unclosed_quotation_mark_is_named_with_its_line():
+def test_unclosed_quotation_mark_is_reported_with_its_line():
     assert found('email,x\nada@example.org,"a\nbob@example.org,b\n') == [
         (2, "", "a quotation mark is opened here and not closed"),
         (3, BOB, ""),
@@ -225,7 +225,7 @@ def test_an_unclosed_quotation_mark_is_named_with_its_line():
         ("Ada", "Ada"),
     ],
 )
-def test_an_address_is_taken_out_of_its_cell(cell, address):
+def test_address_is_extracted_from_its_cell(cell, address):
     assert address_in(cell) == address
 
 
@@ -240,7 +240,7 @@ def test_an_address_is_taken_out_of_its_cell(cell, address):
         (["a "], '["a "]'),
     ],
 )
-def test_words_are_joined_plainly_where_they_can(words, cell):
+def test_words_are_quoted_only_when_required(words, cell):
     assert join_words(words) == cell
     assert split_words(cell) == tuple(words)
 
@@ -257,7 +257,7 @@ def test_words_are_joined_plainly_where_they_can(words, cell):
         ('["a", 1]', ('["a", 1]',)),
     ],
 )
-def test_words_that_people_write_are_split(cell, words):
+def test_words_typed_by_users_are_split(cell, words):
     assert split_words(cell) == words
 
 
@@ -274,7 +274,7 @@ def test_words_that_people_write_are_split(cell, words):
         (["topics"], {}),
     ],
 )
-def test_attributes_are_cells_where_no_column_says_otherwise(attributes, cells):
+def test_attributes_become_cells_if_no_column_has_a_value(attributes, cells):
     row = json.dumps(attributes).replace('"', '""')
     [record] = listed(f'email,attributes,hour\nada@example.org,"{row}",\n')
 
@@ -282,7 +282,7 @@ def test_attributes_are_cells_where_no_column_says_otherwise(attributes, cells):
     assert record.cells == {"email": ADA, **cells}
 
 
-def test_a_column_counts_more_than_an_attribute_and_the_first_of_two_most():
+def test_column_overrides_attribute_and_first_column_overrides_second():
     text = 'email,attributes,hour,Hour\nada@example.org,"{""hour"": 7}",8,9\nbob@example.org,{,,9\n'
     first, second = listed(text)
 
@@ -290,7 +290,7 @@ def test_a_column_counts_more_than_an_attribute_and_the_first_of_two_most():
     assert second.cells["hour"] == "9"
 
 
-def test_a_formula_is_read_without_its_apostrophe():
+def test_apostrophe_before_a_formula_is_removed():
     [record] = listed("email,topics\nada@example.org,'=x\n")
 
     assert record.cells["topics"] == "=x"
@@ -306,7 +306,7 @@ def read(
     return member(record, is_ours=is_ours, confirmed=confirmed, max_papers=10, now=NOW)
 
 
-def test_a_row_of_ours_is_read_whole():
+def test_every_column_of_an_exported_row_is_parsed():
     one = read(
         {
             "status": "active", "topics": "a; b", "names": "A; B", "hour": "6:30",
@@ -340,7 +340,7 @@ def test_a_row_of_ours_is_read_whole():
     assert one.suppression == (SuppressionReason.COMPLAINT, datetime(2029, 5, 5, tzinfo=UTC))
 
 
-def test_a_row_with_nothing_but_an_address_has_the_usual_wishes():
+def test_row_with_only_an_address_gets_default_wishes():
     one = read({}, is_ours=False)
 
     assert (one.status, one.must_ask, one.welcome_due) == (SubscriberStatus.PENDING, True, False)
@@ -352,7 +352,7 @@ def test_a_row_with_nothing_but_an_address_has_the_usual_wishes():
 
 
 @pytest.mark.parametrize(("topics", "queries"), [("", ()), ("a", (("a", "a"),))])
-def test_a_pending_row_of_ours_follows_what_it_names(topics, queries):
+def test_pending_exported_row_follows_its_topics(topics, queries):
     assert read({"status": "pending", "topics": topics}).queries == queries
 
 
@@ -384,12 +384,12 @@ def test_a_pending_row_of_ours_follows_what_it_names(topics, queries):
         ({"status": "whatever"}, "status: 'whatever' is no word that we know"),
     ],
 )
-def test_a_row_that_cannot_be_read_says_why(cells, reason):
+def test_invalid_row_raises_with_the_reason(cells, reason):
     with pytest.raises(PaperboyError, match=reason):
         read(cells)
 
 
-def test_the_problem_of_a_record_is_that_of_its_row():
+def test_record_with_a_problem_raises_it():
     with pytest.raises(PaperboyError, match="4 cells"):
         read({}, problem="4 cells")
 
@@ -408,7 +408,7 @@ def test_the_problem_of_a_record_is_that_of_its_row():
         ({"joined_at": "yesterday"}, None),
     ],
 )
-def test_wishes_in_a_foreign_list(cells, read_as):
+def test_wishes_of_a_foreign_list_are_parsed(cells, read_as):
     one = read(cells, is_ours=False)
 
     schedule = one.wishes.schedule
@@ -420,7 +420,7 @@ def test_wishes_in_a_foreign_list(cells, read_as):
 
 
 @pytest.mark.parametrize("name", ["tuesday", " TUE", "tu", "1"])
-def test_a_weekday_is_named_or_numbered(name):
+def test_weekday_can_be_a_name_or_a_number(name):
     assert weekday(name) is Weekday.TUESDAY
     assert breadth(" More ") is Breadth.MORE
 
@@ -452,7 +452,7 @@ MAY, JUNE = datetime(2029, 5, 1, tzinfo=UTC), datetime(2029, 6, 1, tzinfo=UTC)
         ({"is_subscribed": "yes", "status": "bounced"}, LEFT, "hard", NOW),
     ],
 )
-def test_the_gravest_word_of_a_foreign_row_counts(cells, status, reason, left_at):
+def test_most_severe_status_of_a_foreign_row_is_used(cells, status, reason, left_at):
     one = read(cells, is_ours=False)
 
     assert one.status is status
@@ -472,13 +472,15 @@ def test_the_gravest_word_of_a_foreign_row_counts(cells, status, reason, left_at
         ({"confirmed_at": "2029-05-01"}, False, PENDING, True, None),
     ],
 )
-def test_only_the_operator_vouches_for_consent(cells, confirmed, status, must_ask, confirmed_at):
+def test_only_the_operator_can_mark_foreign_rows_as_confirmed(
+    cells, confirmed, status, must_ask, confirmed_at
+):
     one = read(cells, is_ours=False, confirmed=confirmed)
 
     assert (one.status, one.must_ask, one.confirmed_at) == (status, must_ask, confirmed_at)
 
 
-def test_the_consent_of_a_foreign_row_is_kept():
+def test_consent_of_a_foreign_row_is_kept():
     one = read({"consent_asked_at": "2029-05-01", "consent_at": "2029-06-01",
                 "confirmed_at": "2029-05-01", "optin_ip": "192.0.2.1"}, is_ours=False)  # fmt: skip
 
@@ -486,7 +488,7 @@ def test_the_consent_of_a_foreign_row_is_kept():
     assert (one.consent.ip, one.consent.origin) == ("192.0.2.1", Origin.IMPORT)
 
 
-def test_a_sample_tells_the_layout():
+def test_header_must_be_in_the_first_fifty_lines():
     """If the header is not in the first fifty lines, PaperboyError is raised."""
     text = "x\n" * 49 + "email\nada@example.org\n"
 
@@ -511,7 +513,7 @@ def stored(**changes: Any) -> Stored:
     return Stored(**{**given, **changes})
 
 
-def test_an_export_leaves_out_what_is_not_known():
+def test_export_leaves_unknown_values_empty():
     row = exported_row(stored(), "a key")
 
     assert {column: cell for column, cell in row.items() if cell} == {
@@ -522,7 +524,7 @@ def test_an_export_leaves_out_what_is_not_known():
     assert tuple(row) == OURS
 
 
-def test_an_export_says_what_is_known():
+def test_export_contains_known_values():
     schedule = replace(make_schedule(), at=time(6, 30))
     consent = {
         "created_at": NOW, "used_at": NOW, "origin": "form", "wording": "2", "ip": "192.0.2.1"
@@ -576,7 +578,7 @@ def dry_run() -> Import:
         (PENDING, None, True, None, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
     ],
 )
-def test_a_row_of_a_reader_who_left_elsewhere(
+def test_unsubscribed_row_for_a_known_reader_has_the_expected_outcome(
     here, confirmed_at, is_imported, left_at, outcome, status, reason
 ):
     left = replace(read({}), status=LEFT, left_at=left_at)
@@ -599,7 +601,7 @@ def test_a_row_of_a_reader_who_left_elsewhere(
         (LEFT, ACTIVE, Outcome.KNOWN, "unsubscribed", "has left, and is not asked again"),
     ],
 )
-def test_a_row_of_a_reader_who_is_here(here, row, outcome, status, reason):
+def test_row_for_a_known_reader_has_the_expected_outcome(here, row, outcome, status, reason):
     one = replace(read({}), status=row, must_ask=False)
     known = Known(1, here, None, is_imported=False)
 
@@ -619,7 +621,7 @@ def test_a_row_of_a_reader_who_is_here(here, row, outcome, status, reason):
         (SuppressionReason.ERASED, JUNE + (JUNE - MAY), False),
     ],
 )
-def test_an_erased_reader_stays_away_unless_they_confirmed_since(reason, confirmed_at, is_erased):
+def test_erased_reader_stays_erased_unless_confirmed_later(reason, confirmed_at, is_erased):
     suppression = Suppression("0", reason, JUNE) if reason else None
 
     assert moving._is_erased(suppression, replace(read({}), confirmed_at=confirmed_at)) is is_erased
@@ -633,7 +635,7 @@ def test_an_erased_reader_stays_away_unless_they_confirmed_since(reason, confirm
         ({}, (), ""),
     ],
 )
-def test_a_result_names_its_row_by_address_or_first_cell(cells, raw, email):
+def test_result_is_labelled_by_address_or_first_cell(cells, raw, email):
     result = moving._result(Record(2, cells, raw), Outcome.REJECTED, "", "why")
 
     assert (result.email, result.reason) == (email, "why")
@@ -648,7 +650,7 @@ def test_a_result_names_its_row_by_address_or_first_cell(cells, raw, email):
         ({"suppression": (SuppressionReason.HARD, NOW)}, False, "suppressed", "hard"),
     ],
 )
-def test_the_result_of_a_row_that_was_added(changes, asked, status, reason):
+def test_result_of_an_added_row_has_status_and_reason(changes, asked, status, reason):
     result = moving._added(
         Record(2, {}, ()), replace(read({}, is_ours=False), **changes), asked=asked
     )
@@ -656,7 +658,7 @@ def test_the_result_of_a_row_that_was_added(changes, asked, status, reason):
     assert (result.outcome, result.status, result.reason) == (Outcome.ADDED, status, reason)
 
 
-def test_consent_is_dated_by_the_row_or_by_the_import():
+def test_consent_date_is_from_the_row_or_the_import():
     one = read({}, is_ours=False)
     for agreed_at, confirmed_at, asked_at, expected in (
         (None, None, None, (NOW, NOW)),
@@ -683,5 +685,5 @@ def test_consent_is_dated_by_the_row_or_by_the_import():
         ({}, False),
     ],
 )
-def test_a_row_without_an_address_may_be_a_hash(cells, is_hash):
+def test_row_without_an_address_is_a_hash_if_it_has_one(cells, is_hash):
     assert moving._is_hash(Record(2, cells, ())) is is_hash

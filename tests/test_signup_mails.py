@@ -74,7 +74,7 @@ def join(services: Services) -> int:
 
 
 @pytest.mark.usefixtures("engine")
-def test_the_link_of_a_confirmation_confirms_its_request(services: Services):
+def test_confirmation_link_confirms_its_request(services: Services):
     """The link expires with its request, even if the mail is sent late."""
     ask(services)
 
@@ -88,7 +88,9 @@ def test_the_link_of_a_confirmation_confirms_its_request(services: Services):
     assert confirmed.subscriber.status is SubscriberStatus.ACTIVE
 
 
-def test_the_way_back_leads_to_ones_own_preferences(services: Services, engine: Engine):
+def test_preferences_link_mail_opens_the_preferences_of_its_reader(
+    services: Services, engine: Engine
+):
     reader_id = join(services)
     signup.ask_link(engine, ADA, ip=None, suppression_key=services.suppression_key, now=NOW)
 
@@ -98,7 +100,7 @@ def test_the_way_back_leads_to_ones_own_preferences(services: Services, engine: 
     signup.leave(engine, token(mail, "unsubscribe"), NOW)
 
 
-def test_who_is_in_already_is_told(services: Services, engine: Engine):
+def test_already_subscribed_reader_is_notified(services: Services, engine: Engine):
     reader_id = join(services)
     ask(services, NOW + HOUR)
 
@@ -108,7 +110,7 @@ def test_who_is_in_already_is_told(services: Services, engine: Engine):
     assert services.links.read_preferences(token(mail, "preferences"), NOW) == reader_id
 
 
-def test_the_link_to_the_records_is_no_link_to_the_preferences(services: Services, engine: Engine):
+def test_data_link_mail_contains_a_valid_data_token(services: Services, engine: Engine):
     reader_id = join(services)
     signup.ask_data_link(engine, reader_id, NOW)
 
@@ -117,7 +119,9 @@ def test_the_link_to_the_records_is_no_link_to_the_preferences(services: Service
     assert services.links.read_data(token(mail, "data"), NOW + 23 * HOUR) == reader_id
 
 
-def test_a_new_address_is_asked_and_the_old_one_not_named(services: Services, engine: Engine):
+def test_new_address_confirmation_does_not_contain_the_old_address(
+    services: Services, engine: Engine
+):
     signup.ask_new_address(
         engine, join(services), NEW, ip=None, suppression_key=services.suppression_key, now=NOW
     )
@@ -133,7 +137,7 @@ def test_a_new_address_is_asked_and_the_old_one_not_named(services: Services, en
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("kind", LETTERS)
 @pytest.mark.usefixtures("engine")
-def test_no_letter_belongs_to_a_list_or_says_a_visitors_words(services: Services, kind):
+def test_transactional_mails_have_no_list_headers_or_address_in_html(services: Services, kind):
     delivery = make_delivery(ADA, kind=kind, request_id=5)
 
     mail = read(services, delivery)
@@ -149,6 +153,6 @@ def test_no_letter_belongs_to_a_list_or_says_a_visitors_words(services: Services
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("kind", ["confirmation", "new-address", "digest"])
 @pytest.mark.usefixtures("engine")
-def test_a_mail_that_has_lost_its_matter_is_not_made(services: Services, kind: str):
+def test_mail_without_its_data_raises_render_error(services: Services, kind: str):
     with pytest.raises(RenderError):
         services.compose(make_delivery(kind=DeliveryKind(kind)), None, now=NOW)

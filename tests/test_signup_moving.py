@@ -141,23 +141,23 @@ def other(tmp_path: Path, sqlite_template: Path):
         ("Email \u00a0,x\n\u00a0ada@example.org\u200b,1\n", "utf-8"),
     ],
 )
-def test_lists_of_spreadsheets_and_newsletters_are_read(text, encoding):
+def test_lists_from_spreadsheets_and_newsletter_tools_are_parsed(text, encoding):
     assert addresses(text, encoding) == [ADA]
 
 
-def test_addresses_on_one_line_are_all_read():
+def test_addresses_separated_by_semicolons_are_parsed():
     assert addresses("ada@example.org, bob@example.org; eve@example.org\n")[:1] == [ADA]
     assert addresses("ada@example.org;bob@example.org\neve@example.org\n") == [ADA, BOB, EVE]
 
 
-def test_a_file_in_two_encodings_keeps_every_letter():
+def test_file_with_mixed_encodings_keeps_every_letter():
     octets = "email,topics\n" + "ada@example.org,Mühle\n"
     records = listed(octets.encode() + "bob@example.org,Mühle\n".encode("cp1252"))
 
     assert [record.cells["topics"] for record in records] == ["Mühle", "Mühle"]
 
 
-def test_an_unclosed_quotation_mark_costs_its_own_line_only():
+def test_unclosed_quotation_mark_rejects_only_its_line():
     text = f'email,topics\nada@example.org,"robots\nbob@example.org,x\n{EVE},y\n'
     records = list(listed(text))
 
@@ -165,7 +165,7 @@ def test_an_unclosed_quotation_mark_costs_its_own_line_only():
     assert [record.cells["email"] for record in records if not record.problem] == [BOB, EVE]
 
 
-def test_a_quotation_mark_that_swallows_the_rest_of_a_long_list_costs_one_line():
+def test_unclosed_quotation_mark_in_a_long_list_rejects_only_its_line():
     many = "".join(f"reader{n}@example.org,x\n" for n in range(3_000))
     records = list(listed(f'email,topics\nada@example.org,"robots\n{many}'))
 
@@ -173,7 +173,7 @@ def test_a_quotation_mark_that_swallows_the_rest_of_a_long_list_costs_one_line()
     assert len(records) == 3_001
 
 
-def test_a_line_without_end_is_one_bad_row():
+def test_overlong_line_is_one_rejected_row():
     records = list(listed(f"email,x\nada@example.org,{'x' * 300_000}\nbob@example.org,y\n"))
 
     assert records[0].problem
@@ -181,12 +181,12 @@ def test_a_line_without_end_is_one_bad_row():
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "a,b\n1,2\n", "\0\0\0\0", "name\nAda\n"])
-def test_a_file_without_addresses_says_so(text):
+def test_file_without_addresses_is_rejected(text):
     with pytest.raises(PaperboyError, match=r"list\.csv"):
         list(listed(text))
 
 
-def test_wishes_in_the_attributes_of_listmonk_are_read():
+def test_listmonk_attributes_are_parsed_as_preferences():
     text = (
         'uuid,email,name,attributes,status\n1,ada@example.org,Ada,"{""topics"": [""a;b""], '
         '""timezone"": ""Europe/Paris"", ""city"": 3}",enabled\n'
@@ -205,7 +205,7 @@ def test_wishes_in_the_attributes_of_listmonk_are_read():
 @example("\t=x")
 @example("\uff1dx")
 @example(" @x")
-def test_a_cell_starts_no_formula_and_can_be_undone(cell):
+def test_escaped_cell_starts_no_formula_and_round_trips(cell):
     written = escape_cell(cell)
 
     assert written.lstrip(" \0\n")[:1] not in {
@@ -230,7 +230,7 @@ WORD = st.text(min_size=1).filter(str.strip)
 @example(["a;b", 'say "this"', "-word", "=cmd|' /C calc'!A0", "two\nlines", "😀", "שלום", "'x"])
 @example(["[x]"])
 @example(["a, b;=1+1"])
-def test_words_survive_a_cell_and_hide_no_formula_behind_another_delimiter(words):
+def test_joined_words_round_trip_and_start_no_formula_after_a_delimiter(words):
     cell = join_words(words)
 
     assert list(split_words(cell)) == words
@@ -239,14 +239,14 @@ def test_words_survive_a_cell_and_hide_no_formula_behind_another_delimiter(words
             assert part.strip(' "')[:1] not in {"=", "+", "-", "@"}
 
 
-def test_topics_of_people_are_separated_by_semicolons_outside_quotation_marks():
+def test_topics_are_split_at_semicolons_outside_quotation_marks():
     assert split_words('robots; "a;b" ;\nti:x') == ("robots", '"a;b"', "ti:x")
 
 
 # --- Moving -------------------------------------------------------------------------------------
 
 
-def test_everything_that_a_move_needs_survives_it(engine, other):
+def test_export_and_import_keep_all_subscriber_data(engine, other):
     """All columns of a subscriber, except ids of this database and positions in its calendar."""
     schedule = Schedule(time(6), "Europe/Paris", Frequency.WEEKLY, Weekday.THURSDAY)
     add(engine, ADA, "a;b", '"deep learning" -survey', "=x", schedule=schedule, max_papers=7,
@@ -282,7 +282,7 @@ def test_everything_that_a_move_needs_survives_it(engine, other):
     assert rows(other, RequestRow, used) == theirs
 
 
-def test_every_column_of_a_subscriber_is_moved_or_made_anew():
+def test_every_subscriber_column_is_exported_or_recreated():
     """A new column must get a place in the export, or be listed here with the reason."""
     of_this_database = {"id", "email_key", "address_hash", "cursor", "papers_from", "next_slot_at"}
     under_another_name = {"at": "hour", "created_at": "joined_at"}
@@ -309,7 +309,7 @@ def followed(engine: Engine) -> list[tuple[str, str, str]]:
         return [tuple(row) for row in conn.execute(query)]
 
 
-def test_an_import_that_runs_twice_adds_nobody_twice(engine, other):
+def test_import_is_idempotent(engine, other):
     for number in range(7):
         add(engine, f"reader{number}@example.org")
     text = exported(engine)
@@ -321,7 +321,7 @@ def test_an_import_that_runs_twice_adds_nobody_twice(engine, other):
     assert len(statuses(other)) == 7
 
 
-def test_an_import_killed_in_the_middle_goes_on_where_it_stopped(engine, monkeypatch):
+def test_interrupted_import_resumes_when_run_again(engine, monkeypatch):
     monkeypatch.setattr(moving, "CHUNK", 3)
     text = "email\n" + "".join(f"reader{n}@example.org\n" for n in range(10))
     run = Import(engine, KEY, NOW, 10).run(listed(text))
@@ -336,7 +336,7 @@ def test_an_import_killed_in_the_middle_goes_on_where_it_stopped(engine, monkeyp
     assert mails(engine) == 10
 
 
-def test_a_killed_chunk_leaves_nothing(engine, monkeypatch):
+def test_crash_in_a_chunk_stores_nothing(engine, monkeypatch):
     def die(*_args, **_options):
         raise SystemExit
 
@@ -347,7 +347,7 @@ def test_a_killed_chunk_leaves_nothing(engine, monkeypatch):
     assert statuses(engine) == {}
 
 
-def test_hashes_of_another_key_are_refused_and_nothing_is_stored(engine, other):
+def test_hashes_of_another_key_are_rejected_unless_skipped(engine, other):
     add(engine, ADA)
     with engine.begin() as conn:
         subscribers.suppress(conn, "0" * 64, SuppressionReason.HARD, NOW)
@@ -374,7 +374,7 @@ def test_a_suppressed_subscriber_stays_suppressed_under_another_key(engine, othe
         assert subscribers.suppressed(conn, hash_).reason is SuppressionReason.COMPLAINT
 
 
-def test_an_erased_reader_does_not_come_back_with_an_old_export(engine):
+def test_import_does_not_restore_an_erased_reader(engine):
     add(engine, ADA)
     text = exported(engine)
     with reading(engine) as conn:
@@ -392,7 +392,7 @@ def test_an_erased_reader_does_not_come_back_with_an_old_export(engine):
     assert mails(engine) == 0
 
 
-def test_an_erased_reader_may_join_again_at_once(engine):
+def test_erased_reader_can_sign_up_again_immediately(engine):
     add(engine, ADA)
     signup.erase(engine, ADA)
     now = datetime.now(UTC) + timedelta(minutes=1)
@@ -405,7 +405,7 @@ def test_an_erased_reader_may_join_again_at_once(engine):
         assert subscribers.suppressions(conn) == []
 
 
-def test_a_taken_secret_is_replaced(engine, other):
+def test_import_replaces_a_secret_already_in_use(engine, other):
     """If two readers had one secret, they would unsubscribe each other."""
     add(engine, ADA)
     text = exported(engine).replace(ADA, BOB)
@@ -438,7 +438,7 @@ def test_a_taken_secret_is_replaced(engine, other):
     ],
 )
 @pytest.mark.parametrize("confirmed", [False, True])
-def test_who_left_elsewhere_is_kept_and_never_mailed(
+def test_columns_of_a_foreign_row_set_its_status_suppression_and_mail(
     engine, header, row, status, suppressed, confirmed
 ):
     [result] = imported(engine, f"{header}\n{ADA},{row}\n", confirmed=confirmed)
@@ -453,9 +453,7 @@ def test_who_left_elsewhere_is_kept_and_never_mailed(
 
 
 @pytest.mark.parametrize("status", ["subscribed", "Active", "enabled", "regular", ""])
-def test_the_active_ones_of_another_list_are_asked_unless_the_operator_vouches(
-    engine, other, status
-):
+def test_foreign_active_rows_are_asked_unless_imported_as_confirmed(engine, other, status):
     text = f"Email Address,Status,Extra\n{ADA},{status},x\n"
     [asked] = imported(engine, text)
     [taken] = imported(other, text, confirmed=True)
@@ -470,7 +468,7 @@ def test_the_active_ones_of_another_list_are_asked_unless_the_operator_vouches(
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("chunk", [1, 500])
 @pytest.mark.parametrize("confirmed", [False, True])
-def test_of_two_rows_the_one_that_says_no_is_heard(engine, monkeypatch, order, chunk, confirmed):
+def test_unsubscribed_row_overrides_a_subscribed_row(engine, monkeypatch, order, chunk, confirmed):
     monkeypatch.setattr(moving, "CHUNK", chunk)
     two = [f"{ADA},subscribed,\n", f"{ADA},unsubscribed,2029-01-01\n"][::order]
     imported(engine, "Email,Status,Unsub_time\n" + "".join(two), confirmed=confirmed)
@@ -481,7 +479,7 @@ def test_of_two_rows_the_one_that_says_no_is_heard(engine, monkeypatch, order, c
     assert owed == []
 
 
-def test_an_old_list_does_not_unsubscribe_who_joined_here_since(engine):
+def test_import_unsubscribes_only_if_the_row_is_later_than_joining(engine):
     add(engine, ADA)
 
     [without_time] = imported(engine, f"email,status\n{ADA},unsubscribed\n")
@@ -494,7 +492,7 @@ def test_an_old_list_does_not_unsubscribe_who_joined_here_since(engine):
     assert statuses(engine) == {ADA: SubscriberStatus.UNSUBSCRIBED}
 
 
-def test_a_waiting_reader_who_is_listed_twice_is_added_once(engine):
+def test_pending_reader_listed_twice_is_added_once(engine):
     signup.ask(engine, ADA, Wishes(), ip=None, suppression_key=KEY, now=NOW)
 
     results = imported(engine, f"email,status\n{ADA},active\n{ADA},active\n", confirmed=True)
@@ -503,7 +501,7 @@ def test_a_waiting_reader_who_is_listed_twice_is_added_once(engine):
     assert statuses(engine) == {ADA: SubscriberStatus.ACTIVE}
 
 
-def test_who_has_left_here_is_not_asked_again(engine):
+def test_import_does_not_ask_an_unsubscribed_reader_again(engine):
     add(engine, ADA)
     signup.leave(engine, secret_of(engine, ADA), NOW)
 
@@ -514,7 +512,7 @@ def test_who_has_left_here_is_not_asked_again(engine):
     assert mails(engine) == 0
 
 
-def test_bad_rows_are_named_by_line_and_reason_and_the_others_are_added(engine):
+def test_bad_rows_are_reported_by_line_and_reason_and_others_are_added(engine):
     text = (
         "email,topics,hour,status\n"
         "ada@example.org,robots,7,\n"
@@ -539,7 +537,7 @@ def test_bad_rows_are_named_by_line_and_reason_and_the_others_are_added(engine):
     assert set(statuses(engine)) == {ADA, EVE}
 
 
-def test_a_dry_run_says_the_same_and_stores_nothing(engine, other):
+def test_dry_run_returns_the_same_results_and_stores_nothing(engine, other):
     add(engine, ADA, "a;b")
     add(engine, BOB)
     signup.leave(engine, secret_of(engine, BOB), NOW)
@@ -554,7 +552,7 @@ def test_a_dry_run_says_the_same_and_stores_nothing(engine, other):
         assert [(o.outcome, o.status) for o in tried] == [(o.outcome, o.status) for o in done]
 
 
-def test_a_moved_reader_gets_neither_old_papers_nor_a_gap(engine, other):
+def test_moved_reader_continues_on_the_next_day(engine, other):
     """Papers of days that the old installation has covered are not sent again."""
     add(engine, ADA)
     with engine.begin() as conn:
@@ -572,7 +570,7 @@ def test_a_moved_reader_gets_neither_old_papers_nor_a_gap(engine, other):
     assert moved.cursor == 0
 
 
-def test_a_suppression_from_before_0011_is_still_known_after_a_move(engine, other):
+def test_folded_suppression_hash_is_still_matched_after_import(engine, other):
     """Its hash is of an older form of the address, looked up only if the row is marked."""
     address = "ada@straße.example"
     old = subscribers.folded_hash(address, KEY)

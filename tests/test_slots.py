@@ -53,7 +53,7 @@ def local(instant: datetime, timezone: str) -> datetime:
 @given(days, schedules)
 @example(date(2011, 12, 30), make_schedule(8, "Pacific/Apia"))
 @example(date(2024, 3, 30), make_schedule(23, "America/Nuuk"))
-def test_a_slot_is_the_first_instant_that_is_not_before_the_readers_hour(day, schedule):
+def test_slot_is_the_first_instant_at_or_after_the_local_hour(day, schedule):
     """For a plain hour, for the first of two, and for the end of a gap."""
     wanted = datetime.combine(day, schedule.at)
 
@@ -78,7 +78,7 @@ def test_a_slot_is_the_first_instant_that_is_not_before_the_readers_hour(day, sc
         (date(2030, 1, 2), 8, "Asia/Kathmandu", "2030-01-02T02:15"),
     ],
 )
-def test_known_oddities_of_the_clock(day, hour, timezone, expected):
+def test_slots_at_known_clock_changes(day, hour, timezone, expected):
     slot = slots.slot_on(day, make_schedule(hour, timezone))
 
     assert slot == datetime.fromisoformat(expected).replace(tzinfo=UTC)
@@ -92,7 +92,7 @@ def test_known_oddities_of_the_clock(day, hour, timezone, expected):
         (23, date(2024, 3, 30), "America/Nuuk", "2024-03-31T01:00"),
     ],
 )
-def test_every_minute_of_a_gap_is_its_end(hour, day, timezone, end):
+def test_times_inside_a_clock_gap_map_to_its_end(hour, day, timezone, end):
     for minute in range(60):
         schedule = replace(make_schedule(hour, timezone), at=time(hour, minute))
 
@@ -103,7 +103,7 @@ def test_every_minute_of_a_gap_is_its_end(hour, day, timezone, end):
 
 @patient
 @given(moments, schedules)
-def test_the_first_slot_is_that_of_the_first_day_that_has_one_ahead(after, schedule):
+def test_first_slot_is_the_earliest_future_slot(after, schedule):
     today = slots.local_date(after, schedule)
     days = (today + timedelta(days=n) for n in range(-2, 10))
     ahead = [slots.slot_on(day, schedule) for day in days if slots.is_slot_day(day, schedule)]
@@ -111,7 +111,7 @@ def test_the_first_slot_is_that_of_the_first_day_that_has_one_ahead(after, sched
     assert slots.first_slot(schedule, after) == min(slot for slot in ahead if slot > after)
 
 
-def test_the_slot_of_this_very_instant_is_not_ahead():
+def test_first_slot_excludes_the_current_instant():
     eight = datetime(2030, 1, 2, 8, tzinfo=UTC)
 
     assert slots.first_slot(make_schedule(8), eight - timedelta(microseconds=1)) == eight
@@ -131,7 +131,7 @@ def test_the_slot_of_this_very_instant_is_not_ahead():
         (None, None, True),
     ],
 )
-def test_slots_are_twenty_hours_and_a_date_apart(hours, days, follows):
+def test_slots_are_at_least_twenty_hours_and_one_date_apart(hours, days, follows):
     slot = datetime(2030, 1, 2, 8, tzinfo=UTC)
     last_slot_at = None if hours is None else slot - timedelta(hours=hours)
     last_edition_on = None if days is None else slot.date() - timedelta(days=days)
@@ -141,13 +141,13 @@ def test_slots_are_twenty_hours_and_a_date_apart(hours, days, follows):
 
 @patient
 @given(moments, schedules)
-def test_the_first_slot_lies_ahead_within_a_week_and_a_bit(after, schedule):
+def test_first_slot_is_within_nine_days(after, schedule):
     slot = slots.first_slot(schedule, after)
 
     assert after < slot <= after + timedelta(days=9)
 
 
-def test_a_returning_reader_waits_for_a_day_that_had_no_edition():
+def test_first_slot_skips_a_day_already_served():
     """The reader returns at nine and chooses ten o'clock; today's edition came at eight."""
     served = datetime(2030, 1, 2, 8, tzinfo=UTC)
     after = served + timedelta(hours=1)
@@ -159,7 +159,7 @@ def test_a_returning_reader_waits_for_a_day_that_had_no_edition():
 
 
 @pytest.mark.parametrize("name", ["Mars/Olympus", "Europe", "../etc/passwd", "x" * 300, "a\0b"])
-def test_an_unknown_zone_is_named(name):
+def test_unknown_time_zone_is_named_in_the_error(name):
     with pytest.raises(SettingsError, match="unknown time zone") as caught:
         slots.slot_on(EARLIEST, make_schedule(timezone=name))
 
@@ -169,7 +169,7 @@ def test_an_unknown_zone_is_named(name):
 # --- Days ---------------------------------------------------------------------------------------
 
 
-def test_weekly_means_monday_unless_another_day_is_asked_for():
+def test_weekly_defaults_to_monday():
     monday = date(2030, 1, 7)
     week = [monday + timedelta(days=n) for n in range(7)]
 
@@ -183,7 +183,7 @@ def test_weekly_means_monday_unless_another_day_is_asked_for():
     assert all(slots.is_slot_day(day, make_schedule()) for day in week)
 
 
-def test_an_edition_bears_the_readers_date_not_the_servers():
+def test_edition_date_is_local_to_the_reader():
     """When it is eight in the morning on Kiritimati, it is still yesterday in London."""
     schedule = make_schedule(8, "Pacific/Kiritimati")
     slot = slots.slot_on(date(2030, 1, 2), schedule)
@@ -200,7 +200,7 @@ def test_an_edition_bears_the_readers_date_not_the_servers():
     start=moments.filter(lambda moment: moment.year < 2035),
     history=st.lists(st.tuples(schedules, st.integers(1, 200)), min_size=1, max_size=12),
 )
-def test_dates_increase_and_slots_rest_whatever_the_reader_changes(start, history):
+def test_edition_dates_increase_and_slots_stay_20_hours_apart(start, history):
     """When zone, hour and frequency change, and when the service stops for hours or days."""
     now, last_slot_at, last_edition_on = start, None, None
     for schedule, slept in history:
@@ -252,7 +252,7 @@ DAY = timedelta(days=1)
         (Frequency.WEEKLY, -2, 30, 26),
     ],
 )
-def test_after_an_outage_of_days(frequency, due, now, served):
+def test_newest_slot_after_an_outage_of_days(frequency, due, now, served):
     schedule = make_schedule(8, frequency=frequency)
 
     slot = slots.newest_slot(schedule, WEDNESDAY + now * DAY, WEDNESDAY + due * DAY, None, None)
@@ -260,7 +260,7 @@ def test_after_an_outage_of_days(frequency, due, now, served):
     assert slot == WEDNESDAY + served * DAY
 
 
-def test_after_an_outage_a_slot_that_may_not_follow_is_passed_over():
+def test_after_an_outage_a_slot_too_soon_after_the_last_is_skipped():
     """If the reader chose a later hour, today's slot comes too soon after the last one."""
     schedule = make_schedule(8)
     last = WEDNESDAY + 2 * DAY - timedelta(hours=19)
@@ -272,7 +272,7 @@ def test_after_an_outage_a_slot_that_may_not_follow_is_passed_over():
 
 @patient
 @given(schedules, days)
-def test_an_undisturbed_year_misses_no_day(schedule, start):
+def test_thirty_consecutive_slots_have_at_most_two_long_gaps(schedule, start):
     """Thirty slots in a row are thirty days of the calendar, except where the zone has a gap."""
     first = slots.first_slot(schedule, datetime.combine(start, time(), UTC))
     served = list(_in_a_row(schedule, first, 30))

@@ -47,7 +47,7 @@ def sink(request):
 # --- Normal sessions ----------------------------------------------------------------------------
 
 
-def test_a_message_arrives_as_it_was_given(connect, sink):
+def test_message_is_delivered_unchanged(connect, sink):
     connection = connect(sink)
 
     outcome = send(connection)
@@ -61,7 +61,7 @@ def test_a_message_arrives_as_it_was_given(connect, sink):
     assert sink.commands[-1] == "QUIT"
 
 
-def test_nothing_is_taken_before_the_dot(connect, sink):
+def test_disconnecting_before_the_dot_withdraws_the_message(connect, sink):
     """If we disconnect instead of sending the dot, the message is withdrawn."""
     connection = connect(sink)
 
@@ -82,7 +82,7 @@ def test_one_connection_carries_many_messages(connect, sink):
     assert "RSET" not in sink.commands
 
 
-def test_a_connection_is_spent_by_messages_and_by_age(connect, sink):
+def test_connection_is_spent_after_its_message_or_age_limit(connect, sink):
     used = connect(sink, bounds=Bounds(messages=1))
     send(used)
     old = connect(sink, bounds=Bounds(age=0))
@@ -92,7 +92,7 @@ def test_a_connection_is_spent_by_messages_and_by_age(connect, sink):
     assert not connect(sink).spent
 
 
-def test_pipelined_commands_leave_in_one_write(connect):
+def test_pipelined_commands_are_sent_in_one_write(connect):
     """RFC 2920: the three commands need one round trip."""
     with open_sink() as sink:
         connection = connect(sink)
@@ -115,7 +115,7 @@ def test_pipelined_commands_leave_in_one_write(connect):
         ("DOT", "451 4.7.1 Greylisted", Phase.DOT, Verdict.GREYLISTED),
     ],
 )
-def test_a_refusal_is_told_with_its_phase_and_the_next_message_goes(
+def test_refusal_reports_its_phase_and_the_next_message_is_accepted(
     connect, sink, moment, reply, phase, verdict
 ):
     sink.answers = {moment: [reply]}
@@ -131,7 +131,7 @@ def test_a_refusal_is_told_with_its_phase_and_the_next_message_goes(
     assert sink.connections == 1
 
 
-def test_a_lone_dot_ends_a_transaction_without_recipients(connect):
+def test_lone_dot_ends_a_transaction_without_recipients(connect):
     """RFC 2920, section 3.1: some servers return 354 though they accepted no recipient."""
     with open_sink(answers={"RCPT": ["550 5.1.1 Unknown"], "DATA": ["354 Go on"]}) as sink:
         connection = connect(sink)
@@ -144,7 +144,7 @@ def test_a_lone_dot_ends_a_transaction_without_recipients(connect):
         assert sink.connections == 1
 
 
-def test_no_empty_message_is_sent_when_a_recipient_was_taken(connect):
+def test_no_empty_message_is_sent_if_mail_is_refused_and_rcpt_accepted(connect):
     """If MAIL is refused and RCPT accepted, a dot would deliver an empty message."""
     with open_sink(answers={"MAIL": ["451 4.3.0 Later"], "RCPT": "250 Ok"}) as sink:
         connection = connect(sink)
@@ -156,7 +156,7 @@ def test_no_empty_message_is_sent_when_a_recipient_was_taken(connect):
         assert sink.taken == []
 
 
-def test_a_message_over_the_advertised_size_is_not_offered(connect, sink):
+def test_message_over_the_advertised_size_is_not_sent(connect, sink):
     connection = connect(sink)
 
     outcome = send(connection, body=b"x" * 1_000_001 + b"\r\n")
@@ -168,7 +168,7 @@ def test_a_message_over_the_advertised_size_is_not_offered(connect, sink):
 @pytest.mark.parametrize(
     "address", ["a@b>\r\nRCPT TO:<c@d", "a b@example.org", "Müller@example.org"]
 )
-def test_an_address_that_cannot_be_written_is_refused_here(connect, sink, address):
+def test_unencodable_address_is_rejected_before_rcpt(connect, sink, address):
     connection = connect(sink)
 
     # If the server lacks SMTPUTF8, that is not the fault of the reader.
@@ -177,7 +177,7 @@ def test_an_address_that_cannot_be_written_is_refused_here(connect, sink, addres
     assert not any(command.startswith("RCPT") for command in sink.commands)
 
 
-def test_an_international_address_goes_where_it_is_understood(connect):
+def test_international_address_is_sent_with_smtputf8(connect):
     with open_sink(features=(*FEATURES, "SMTPUTF8")) as sink:
         assert send(connect(sink), "Müller@example.org").verdict is Verdict.ACCEPTED
         assert "MAIL FROM:<paper@example.org> SMTPUTF8" in sink.commands
@@ -188,7 +188,7 @@ def test_an_international_address_goes_where_it_is_understood(connect):
 
 @pytest.mark.parametrize("moment", ["MAIL", "RCPT", "DATA"])
 @pytest.mark.parametrize("reply", [HANG_UP, "421 4.3.2 Shutting down", "nonsense", "999 what"])
-def test_a_connection_lost_before_the_dot_is_nobody_s_fault(connect, sink, moment, reply):
+def test_connection_lost_before_the_dot_returns_connection_verdict(connect, sink, moment, reply):
     sink.answers = {moment: reply}
     connection = connect(sink)
 
@@ -197,7 +197,7 @@ def test_a_connection_lost_before_the_dot_is_nobody_s_fault(connect, sink, momen
     assert sink.taken == []
 
 
-def test_a_server_that_hangs_up_while_we_wait_for_the_mark_is_noticed(connect, sink):
+def test_disconnect_before_finish_is_detected(connect, sink):
     """The dot is not sent then, so the message was certainly not accepted."""
     sink.answers = {"BODY": "421 4.3.2 Shutting down"}
     connection = connect(sink)
@@ -211,7 +211,7 @@ def test_a_server_that_hangs_up_while_we_wait_for_the_mark_is_noticed(connect, s
 
 
 @pytest.mark.parametrize("reply", [HANG_UP, "nonsense", "354 again?"])
-def test_a_reply_lost_after_the_dot_is_unknown(connect, sink, reply):
+def test_reply_lost_after_the_dot_returns_unknown(connect, sink, reply):
     sink.answers = {"DOT": reply}
 
     outcome = send(connect(sink))
@@ -219,7 +219,7 @@ def test_a_reply_lost_after_the_dot_is_unknown(connect, sink, reply):
     assert (outcome.verdict, outcome.phase) == (Verdict.UNKNOWN, Phase.DOT)
 
 
-def test_a_421_after_the_dot_is_a_clear_no(connect, sink):
+def test_reply_421_after_the_dot_returns_connection_verdict(connect, sink):
     sink.answers = {"DOT": "421 4.3.2 Shutting down"}
     connection = connect(sink)
 
@@ -227,7 +227,7 @@ def test_a_421_after_the_dot_is_a_clear_no(connect, sink):
     assert connection.spent
 
 
-def test_a_slow_server_is_given_up_before_the_dot_and_after_it(connect, sink):
+def test_slow_server_times_out_before_and_after_the_dot(connect, sink):
     sink.answers = {"RCPT": STAY_SILENT}
     before = send(connect(sink, bounds=Bounds(deadline=0.2)))
     sink.answers = {"DOT": STAY_SILENT}
@@ -238,13 +238,13 @@ def test_a_slow_server_is_given_up_before_the_dot_and_after_it(connect, sink):
 
 
 @pytest.mark.parametrize("reply", ["250-more\r\n" * 200 + "250 end", "250 " + "x" * 10_000])
-def test_a_reply_without_end_is_not_read_to_the_end(connect, sink, reply):
+def test_endless_reply_is_cut_off(connect, sink, reply):
     sink.answers = {"MAIL": reply}
 
     assert send(connect(sink)).verdict is Verdict.CONNECTION
 
 
-def test_closing_twice_or_after_the_server_left_is_nothing(connect, sink):
+def test_closing_is_idempotent_after_a_server_disconnect(connect, sink):
     connection = connect(sink)
     sink.hang_up_everywhere()
 
@@ -257,7 +257,7 @@ def test_closing_twice_or_after_the_server_left_is_nothing(connect, sink):
 # --- Opening ------------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_not_there_is_named():
+def test_unreachable_server_is_named_in_the_error():
     with open_sink() as sink:
         port = sink.port
     server = SMTPServer("127.0.0.1", port, None, None, implicit_tls=False)
@@ -266,7 +266,7 @@ def test_a_server_that_is_not_there_is_named():
         SMTPTransport(server).open()
 
 
-def test_a_server_that_turns_us_away_is_quoted(connect, sink):
+def test_rejected_greeting_is_quoted_in_the_error(connect, sink):
     sink.answers = {"CONNECT": "554 5.7.1 Your network is listed"}
 
     with pytest.raises(TransportError, match=r"554 5\.7\.1 Your network is listed"):
@@ -274,14 +274,14 @@ def test_a_server_that_turns_us_away_is_quoted(connect, sink):
 
 
 @pytest.mark.parametrize("mechanisms", ["PLAIN", "LOGIN", "LOGIN PLAIN", "CRAM-MD5 PLAIN"])
-def test_login_by_plain_and_login(connect, mechanisms):
+def test_login_with_plain_and_login_mechanisms(connect, mechanisms):
     with open_sink(features=(*FEATURES, f"AUTH {mechanisms}"), logins={"me": "s p@ß"}) as sink:
         connection = connect(sink, login=("me", "s p@ß"))
 
         assert send(connection).verdict is Verdict.ACCEPTED
 
 
-def test_a_wrong_password_is_told_without_the_password(connect):
+def test_login_error_does_not_contain_the_password(connect):
     with (
         open_sink(features=("AUTH PLAIN LOGIN",), logins={"me": "right"}) as sink,
         pytest.raises(TransportError, match="535") as refused,
@@ -291,7 +291,7 @@ def test_a_wrong_password_is_told_without_the_password(connect):
     assert "wrong-password" not in str(refused.value)
 
 
-def test_a_server_without_login_is_told_apart(connect, sink):
+def test_server_without_auth_raises_offers_no_login(connect, sink):
     with pytest.raises(TransportError, match="offers no login"):
         connect(sink, login=("me", "secret"))
 
@@ -329,7 +329,7 @@ def test_implicit_tls_is_used_and_verified(connect, tls, authority):
 
 
 @pytest.mark.parametrize("implicit_tls", [True, False])
-def test_a_certificate_of_an_unknown_authority_is_refused(connect, tls, implicit_tls):
+def test_certificate_of_an_unknown_authority_is_rejected(connect, tls, implicit_tls):
     with (
         open_sink(tls=tls, implicit_tls=implicit_tls) as sink,
         pytest.raises(TransportError, match="TLS failed"),
@@ -337,19 +337,19 @@ def test_a_certificate_of_an_unknown_authority_is_refused(connect, tls, implicit
         connect(sink, security=Security.REQUIRED)
 
 
-def test_a_certificate_for_another_name_is_refused(connect, tls, authority):
+def test_certificate_for_another_name_is_rejected(connect, tls, authority):
     with open_sink(tls=tls) as sink, pytest.raises(TransportError, match="TLS failed"):
         connect(sink, host="localhost", security=Security.REQUIRED, ca_file=authority / "ca.pem")
 
 
-def test_a_server_without_starttls_gets_no_mail_where_tls_is_required(connect, sink):
+def test_server_without_starttls_gets_no_mail_if_tls_is_required(connect, sink):
     with pytest.raises(TransportError, match="offers no STARTTLS"):
         connect(sink, security=Security.REQUIRED)
 
     assert not any(command.startswith("MAIL") for command in sink.commands)
 
 
-def test_what_was_slipped_in_behind_starttls_is_not_believed(connect, tls, authority):
+def test_plain_text_injected_after_starttls_is_rejected(connect, tls, authority):
     """CVE-2011-0411: plain text that arrives together with the 220 is refused."""
     with open_sink(tls=tls) as sink:
         sink.answers = {"STARTTLS": "220 2.0.0 Go ahead\r\n250 slipped in"}
@@ -358,7 +358,7 @@ def test_what_was_slipped_in_behind_starttls_is_not_believed(connect, tls, autho
             connect(sink, security=Security.REQUIRED, ca_file=authority / "ca.pem")
 
 
-def test_a_server_that_refuses_starttls_gets_no_mail(connect, tls, authority):
+def test_refused_starttls_raises(connect, tls, authority):
     with open_sink(tls=tls) as sink:
         sink.answers = {"STARTTLS": "454 4.7.0 TLS not available"}
 
@@ -366,7 +366,7 @@ def test_a_server_that_refuses_starttls_gets_no_mail(connect, tls, authority):
             connect(sink, security=Security.REQUIRED, ca_file=authority / "ca.pem")
 
 
-def test_a_tls_handshake_that_nobody_answers_has_an_end():
+def test_unanswered_tls_handshake_times_out():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = SMTPServer("127.0.0.1", listener.getsockname()[1], None, None, implicit_tls=True)
 
@@ -374,7 +374,7 @@ def test_a_tls_handshake_that_nobody_answers_has_an_end():
             SMTPTransport(server, bounds=Bounds(opening=0.3)).open()
 
 
-def test_a_server_that_speaks_no_tls_is_told():
+def test_implicit_tls_to_a_plain_text_server_raises():
     with open_sink() as sink:
         server = SMTPServer("127.0.0.1", sink.port, None, None, implicit_tls=True)
 
@@ -382,11 +382,11 @@ def test_a_server_that_speaks_no_tls_is_told():
             SMTPTransport(server).open()
 
 
-def test_on_loopback_tls_is_not_asked_for_by_itself(connect, tls):
+def test_starttls_is_not_used_on_loopback_by_default(connect, tls):
     with open_sink(tls=tls) as sink:
         assert send(connect(sink)).verdict is Verdict.ACCEPTED
         assert "STARTTLS" not in sink.commands
 
 
-def test_a_reply_tells_code_enhanced_code_and_text():
+def test_str_of_a_reply_has_code_enhanced_code_and_text():
     assert str(Reply(550, "5.1.1", "No such user")) == "550 5.1.1 No such user"

@@ -113,7 +113,7 @@ def transport(server: LoginServer, tokens: Tokens | None = None) -> SMTPTranspor
 @pytest.mark.parametrize(
     "refusal", ["535 5.7.3 Authentication unsuccessful", "504 5.7.4 Unknown", "553 no"]
 )
-def test_login_is_tried_where_plain_is_refused(offer, refusal):
+def test_login_mechanism_is_tried_after_plain_is_refused(offer, refusal):
     with serving(auth=offer, answers={"PLAIN": [refusal]}) as server:
         transport(server).open().close()
 
@@ -121,7 +121,7 @@ def test_login_is_tried_where_plain_is_refused(offer, refusal):
     assert server.said[-2:] == ["ada", "secret"]
 
 
-def test_what_worked_is_tried_first_the_next_time():
+def test_successful_mechanism_is_tried_first_next_time():
     with serving(answers={"PLAIN": ["535 no"]}) as server:
         mine = transport(server)
         mine.open().close()
@@ -131,7 +131,7 @@ def test_what_worked_is_tried_first_the_next_time():
 
 
 @pytest.mark.parametrize("refusal", ["535 5.7.8 no|<hang up>", "535 no|421 bye", HANG_UP])
-def test_a_server_that_hangs_up_on_a_refused_login_is_asked_anew_by_another(refusal):
+def test_disconnect_on_a_refused_login_retries_login_on_a_new_connection(refusal):
     with serving(answers={"PLAIN": [refusal]}) as server:
         transport(server).open().close()
 
@@ -139,7 +139,7 @@ def test_a_server_that_hangs_up_on_a_refused_login_is_asked_anew_by_another(refu
     assert server.connections == 2
 
 
-def test_a_login_that_is_refused_both_ways_is_a_refusal_in_the_last_words():
+def test_login_refused_by_both_mechanisms_raises_with_the_last_reply():
     refused = {"PLAIN": ["504 5.5.4 what"], "LOGIN": ["535 5.7.8 Bad credentials"]}
     with serving(answers=refused) as server, pytest.raises(RefusedError, match="Bad credentials"):
         transport(server).open()
@@ -148,7 +148,7 @@ def test_a_login_that_is_refused_both_ways_is_a_refusal_in_the_last_words():
 
 
 @pytest.mark.parametrize("reply", ["454 4.7.0 Temporary", "421 4.3.0 Busy"])
-def test_a_login_refused_for_now_is_no_refusal(reply):
+def test_temporarily_refused_login_does_not_raise_refused_error(reply):
     with (
         serving(answers={"PLAIN": [reply]}) as server,
         pytest.raises(TransportError, match=reply[:3]) as raised,
@@ -159,7 +159,7 @@ def test_a_login_refused_for_now_is_no_refusal(reply):
     assert server.tried == ["1 PLAIN"]
 
 
-def test_a_server_that_is_gone_at_every_login_is_no_refusal():
+def test_disconnect_at_every_login_does_not_raise_refused_error():
     with (
         serving(answers={"PLAIN": [HANG_UP] * 3, "LOGIN": [HANG_UP] * 3}) as server,
         pytest.raises(TransportError) as raised,
@@ -179,7 +179,7 @@ def test_a_server_that_is_gone_at_every_login_is_no_refusal():
         ("", "encrypted, or on port 587"),
     ],
 )
-def test_a_server_that_offers_nothing_we_can_say_is_told_clearly(offer, words):
+def test_unsupported_auth_offer_raises_a_clear_error(offer, words):
     with serving(auth=offer) as server, pytest.raises(TransportError, match=words):
         transport(server).open()
 
@@ -200,21 +200,21 @@ def settings_token(text: str):
     return Token(text)
 
 
-def test_a_token_is_said_as_gmail_and_microsoft_want_it():
+def test_xoauth2_token_has_the_format_of_gmail_and_microsoft():
     with serving(auth=OAUTH) as server:
         transport(server, given("t1")).open().close()
 
     assert server.said == ["user=ada\1auth=Bearer t1\1\1"]
 
 
-def test_oauthbearer_is_said_where_xoauth2_is_not_offered():
+def test_oauthbearer_is_used_when_xoauth2_is_not_offered():
     with serving(auth="AUTH OAUTHBEARER") as server:
         transport(server, given("t1")).open().close()
 
     assert server.said == [f"n,a=ada,\1host=127.0.0.1\1port={server.port}\1auth=Bearer t1\1\1"]
 
 
-def test_a_refused_token_is_replaced_once_and_its_error_is_answered_by_an_empty_line():
+def test_refused_token_is_replaced_once_after_an_empty_response():
     challenge = base64.b64encode(b'{"status":"401","schemes":"bearer"}').decode()
     refused = [f"334 {challenge}", "535 5.7.8 not accepted"]
     with serving(auth=OAUTH, answers={"XOAUTH2": refused}) as server:
@@ -224,7 +224,7 @@ def test_a_refused_token_is_replaced_once_and_its_error_is_answered_by_an_empty_
     assert server.connections == 2
 
 
-def test_a_token_that_is_refused_again_is_a_refusal_with_the_servers_error():
+def test_token_refused_twice_raises_with_the_server_error():
     challenge = base64.b64encode(b'{"status":"401"}').decode()
     refused = [f"334 {challenge}", "535 no"] * 2
     with (
@@ -234,7 +234,7 @@ def test_a_token_that_is_refused_again_is_a_refusal_with_the_servers_error():
         transport(server, given("old", "new")).open()
 
 
-def test_a_token_serves_all_connections_until_it_expires():
+def test_token_is_shared_by_connections_until_refused():
     asked = []
     tokens = Tokens(lambda: asked.append(1) or settings_token(f"t{len(asked)}"))
     with serving(auth=OAUTH) as server:
@@ -266,7 +266,7 @@ def test_a_token_is_used_until_a_minute_before_it_expires(monkeypatch, expires_i
 
 
 @pytest.mark.parametrize("text", ["", "t\u00f6ken", "two\nlines", "nul\0"])
-def test_what_cannot_stand_in_a_command_is_no_token(text):
+def test_token_with_invalid_characters_is_rejected(text):
     with pytest.raises(RefusedError, match="is none"):
         Tokens(lambda: Token(text)).get()
 
@@ -274,7 +274,7 @@ def test_what_cannot_stand_in_a_command_is_no_token(text):
 # --- Sources of tokens --------------------------------------------------------------------------
 
 
-def test_a_command_prints_a_token(tmp_path):
+def test_token_command_prints_plain_text_or_json(tmp_path):
     assert run(f"{sys.executable} -c 'print(\"abc\")'").text == "abc"
     answer = tmp_path / "answer"
     answer.write_text(json.dumps({"access_token": "def", "expires_in": 100}))
@@ -291,7 +291,7 @@ def test_a_command_prints_a_token(tmp_path):
         ("echo 's3cret", RefusedError, "malformed"),
     ],
 )
-def test_a_command_that_gives_no_token_is_told_without_its_words(command, error, words):
+def test_token_command_error_does_not_contain_its_output(command, error, words):
     with pytest.raises(error, match=words) as raised:
         run(command)
 
@@ -340,7 +340,7 @@ def token_endpoint(*said: tuple[int, object]) -> Iterator[Answers]:
         server.server_close()
 
 
-def test_a_refresh_token_is_changed_for_an_access_token_and_replaced_by_a_newer_one():
+def test_refresh_token_is_exchanged_and_replaced_by_a_newer_one():
     with token_endpoint(
         (200, {"access_token": "a1", "expires_in": 3600, "refresh_token": "r2"}),
         (200, {"access_token": "a2", "expires_in": "3600"}),
@@ -377,7 +377,7 @@ def test_a_refresh_token_is_changed_for_an_access_token_and_replaced_by_a_newer_
         ((404, {"error": "gone"}), TransportError, "404: gone"),
     ],
 )
-def test_an_endpoint_that_gives_no_token_is_told_without_secrets(answer, error, words):
+def test_token_endpoint_error_does_not_contain_secrets(answer, error, words):
     with token_endpoint(answer) as answers, pytest.raises(error, match=words) as raised:
         Endpoint(answers.url, "client", "hush", "r3fresh").refresh()
 
@@ -397,7 +397,7 @@ def test_an_endpoint_that_gives_no_token_is_told_without_secrets(answer, error, 
         ({"access_token": "x", "refresh_token": ""}, 1_800),
     ],
 )
-def test_an_answer_may_be_odd_and_have_a_token(answer, seconds):
+def test_unusual_token_responses_are_accepted(answer, seconds):
     with token_endpoint((200, answer)) as answers:
         endpoint = Endpoint(answers.url, "client", "", "r3fresh")
         found = endpoint.refresh()
@@ -408,7 +408,7 @@ def test_an_answer_may_be_odd_and_have_a_token(answer, seconds):
     assert "r3fresh" not in repr(endpoint)
 
 
-def test_the_settings_name_the_source_of_tokens(tmp_path):
+def test_settings_select_the_token_source(tmp_path):
     def given_(**which):
         return tokens_of(settings.load(None, smtp_url="smtp://ada@mail.example", **which))
 
@@ -426,7 +426,7 @@ def test_the_settings_name_the_source_of_tokens(tmp_path):
     assert answers.asked[0]["refresh_token"] == ["r1"]
 
 
-def test_a_command_may_print_one_long_token_and_no_more(tmp_path):
+def test_token_command_output_is_limited_to_16384_characters(tmp_path):
     printed = tmp_path / "printed"
     printed.write_text("x" * 16_384)
     assert len(run(f"cat {printed}").text) == 16_384
@@ -435,7 +435,7 @@ def test_a_command_may_print_one_long_token_and_no_more(tmp_path):
         run(f"cat {printed}")
 
 
-def test_an_endpoint_that_is_gone_may_be_back_later():
+def test_unreachable_token_endpoint_raises_a_transport_error():
     with token_endpoint() as answers:
         pass
 
@@ -455,12 +455,12 @@ def test_an_endpoint_that_is_gone_may_be_back_later():
         ({"smtp_oauth_command": "x", "smtp_url": "smtp://mail.example"}, "must name the user"),
     ],
 )
-def test_settings_that_fit_no_login_are_named(given_, words):
+def test_inconsistent_login_settings_are_rejected(given_, words):
     with pytest.raises(SettingsError, match=words):
         settings.load(None, **{"smtp_url": "smtp://ada@mail.example", **given_})
 
 
-def test_the_doctor_logs_in_as_the_sender_does():
+def test_doctor_logs_in_with_the_oauth_token():
     with serving(auth="AUTH XOAUTH2") as server:
         loaded = settings.load(
             None,

@@ -74,7 +74,7 @@ def _in_time():
 
 @pytest.mark.parametrize("moment", GETTING_IN)
 @pytest.mark.parametrize("kind", MISBEHAVIOUR)
-def test_who_does_not_let_us_in_is_no_server(connect, sink, moment, kind):
+def test_misbehaving_server_at_opening_raises_a_transport_error(connect, sink, moment, kind):
     sink.answers = {moment: MISBEHAVIOUR[kind]}
 
     with pytest.raises(TransportError, match=str(sink.port)):
@@ -83,7 +83,7 @@ def test_who_does_not_let_us_in_is_no_server(connect, sink, moment, kind):
 
 @pytest.mark.parametrize("moment", BEFORE_THE_DOT)
 @pytest.mark.parametrize("kind", MISBEHAVIOUR)
-def test_before_the_dot_a_lost_conversation_is_nobody_s_fault(connect, sink, moment, kind):
+def test_connection_lost_before_the_dot_returns_connection_or_soft(connect, sink, moment, kind):
     sink.answers = {moment: MISBEHAVIOUR[kind]}
     conversation = connect(sink, deadline=SOON)
 
@@ -97,7 +97,7 @@ def test_before_the_dot_a_lost_conversation_is_nobody_s_fault(connect, sink, mom
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MISBEHAVIOUR if kind != "says goodbye"])
-def test_after_the_dot_only_the_reply_tells(connect, sink, kind):
+def test_misbehaviour_after_the_dot_returns_unknown(connect, sink, kind):
     """Never return "given up": the message may have been accepted."""
     sink.answers = {"DOT": MISBEHAVIOUR[kind]}
     conversation = connect(sink, patience=SOON)
@@ -109,7 +109,7 @@ def test_after_the_dot_only_the_reply_tells(connect, sink, kind):
 
 
 @pytest.mark.parametrize("kind", MISBEHAVIOUR)
-def test_a_failure_at_quit_changes_nothing(connect, sink, monkeypatch, kind):
+def test_failure_at_quit_does_not_change_the_outcome(connect, sink, monkeypatch, kind):
     monkeypatch.setattr(connection, "QUIT_PATIENCE", SOON)
     conversation = connect(sink)
     sink.answers = {"QUIT": MISBEHAVIOUR[kind]}
@@ -136,7 +136,7 @@ def test_opening_and_offering_share_one_deadline(connect, sink):
     assert time.monotonic() - started < 2.0
 
 
-def test_the_second_message_has_a_deadline_of_its_own(connect, sink):
+def test_each_message_has_its_own_deadline(connect, sink):
     conversation = connect(sink, deadline=0.4)
     assert send(conversation).verdict is Verdict.ACCEPTED
     time.sleep(0.5)
@@ -160,7 +160,7 @@ def test_a_tarpit_on_one_connection_does_not_stall_another(connect, sink):
     assert Counter(taken) == {Verdict.ACCEPTED: 20}
 
 
-def test_who_gives_up_is_not_held_back(connect, sink):
+def test_give_up_ends_the_wait_for_a_reply(connect, sink):
     """When sending has to stop, the wait is a second or so at most."""
     sink.answers = {"DOT": STAY_SILENT}
     stopping = threading.Event()
@@ -173,7 +173,7 @@ def test_who_gives_up_is_not_held_back(connect, sink):
 # --- Odd but valid ------------------------------------------------------------------------------
 
 
-def test_replies_of_many_lines_bytewise_are_read_as_one(connect, sink):
+def test_multiline_replies_sent_bytewise_are_parsed(connect, sink):
     sink.bytewise = True
     sink.answers = {
         "MAIL": "250-2.1.0 Well\r\n250 2.1.0 Ok",
@@ -187,14 +187,14 @@ def test_replies_of_many_lines_bytewise_are_read_as_one(connect, sink):
     assert outcome.queue_id == "Q7"
 
 
-def test_replies_to_three_commands_may_come_at_once(connect):
+def test_pipelined_replies_received_together_are_accepted(connect):
     with open_sink() as sink:
         sink.answers = {"MAIL": STAY_SILENT, "RCPT": "250 Ok\r\n250 Ok"}
 
         assert send(connect(sink, login=NOBODY)).verdict is Verdict.ACCEPTED
 
 
-def test_an_old_server_that_knows_helo_only_is_served(connect):
+def test_server_that_supports_only_helo_is_accepted(connect):
     with open_sink(answers={"EHLO": "502 5.5.1 What?"}) as sink:
         assert send(connect(sink, login=NOBODY)).verdict is Verdict.ACCEPTED
 
@@ -212,7 +212,7 @@ def test_an_old_server_that_knows_helo_only_is_served(connect):
         ("MAIL", "250 Ok\r\n250 Ok"),
     ],
 )
-def test_a_reply_out_of_step_is_no_acceptance(connect, sink, moment, reply):
+def test_out_of_order_reply_returns_connection_verdict(connect, sink, moment, reply):
     sink.answers = {moment: reply}
     conversation = connect(sink)
 
@@ -225,7 +225,7 @@ def test_a_reply_out_of_step_is_no_acceptance(connect, sink, moment, reply):
     assert sink.taken == []
 
 
-def test_an_enhanced_code_of_another_class_is_only_text(connect, sink):
+def test_enhanced_code_of_another_class_is_ignored(connect, sink):
     """RFC 2034, section 4: "550 4.2.2" does not mean that a mailbox is full."""
     sink.answers = {"RCPT": ["550 2.1.5 Fine"]}
 
@@ -236,7 +236,7 @@ def test_an_enhanced_code_of_another_class_is_only_text(connect, sink):
 
 
 @pytest.mark.parametrize("then", ["421 4.7.0 Too many errors", HANG_UP])
-def test_a_refusal_counts_though_the_server_hangs_up_on_it(connect, sink, then):
+def test_refusal_counts_even_if_the_server_disconnects(connect, sink, then):
     """Otherwise a delivery to an address that does not exist would be retried every minute."""
     sink.answers = {"RCPT": "550 5.1.1 No such user", "DATA": then}
     conversation = connect(sink)
@@ -245,7 +245,7 @@ def test_a_refusal_counts_though_the_server_hangs_up_on_it(connect, sink, then):
     assert send(conversation if not conversation.spent else connect(sink)).verdict is Verdict.HARD
 
 
-def test_a_server_that_hangs_up_in_the_middle_of_a_body_may_have_said_why(connect, sink):
+def test_reply_sent_before_a_disconnect_during_the_body_is_used(connect, sink):
     sink.answers = {"BODY": "552 5.3.4 Too big"}
     conversation = connect(sink)
     body = BODY + b"x" * 78 + b"\r\n"
@@ -258,7 +258,7 @@ def test_a_server_that_hangs_up_in_the_middle_of_a_body_may_have_said_why(connec
     assert sink.taken == []
 
 
-def test_a_server_that_does_not_reset_is_left(connect, sink):
+def test_failed_rset_closes_the_connection(connect, sink):
     """Its 503 to the next MAIL would look like a refusal of the sender."""
     sink.answers = {"RCPT": ["450 4.2.0 Later"], "RSET": "502 5.5.1 What?"}
     conversation = connect(sink)
@@ -269,7 +269,7 @@ def test_a_server_that_does_not_reset_is_left(connect, sink):
 
 
 @pytest.mark.parametrize("words", ["PLAIN", "LOGIN"])
-def test_a_login_that_asks_for_ever_has_an_end(connect, words):
+def test_endless_login_challenges_raise(connect, words):
     with open_sink(features=(f"AUTH {words}",), answers={"AUTH": "334 bW9yZQ=="}) as sink:
         with pytest.raises(TransportError):
             connect(sink)
@@ -314,7 +314,7 @@ SHOWN = {"MAIL": Phase.MAIL, "RCPT": Phase.RCPT, "DATA": Phase.DATA, "DOT": Phas
 
 @pytest.mark.parametrize(("reply", "verdict"), TABLE, ids=[reply for reply, _ in TABLE])
 @pytest.mark.parametrize("sink", [FEATURES], indirect=True, ids=["pipelined"])
-def test_what_a_reply_means_at_each_phase(connect, sink, reply, verdict):
+def test_reply_verdict_depends_on_the_phase(connect, sink, reply, verdict):
     for moment, phase in SHOWN.items():
         code, _, words = reply.partition(" ")
         sink.answers = {moment: f"{code}-{words}\r\n{reply}"}

@@ -186,12 +186,12 @@ def read(text: str) -> Reply:
         (Phase.DATA, "250 Ok", V.CONNECTION),
     ],
 )  # fmt: skip
-def test_a_reply_means(phase, text, verdict):
+def test_replies_map_to_the_expected_verdict(phase, text, verdict):
     assert verdict_of(phase, read(text)) is verdict
 
 
 @given(st.sampled_from(Phase), st.integers(200, 599), st.text(max_size=80))
-def test_every_reply_means_something_and_only_a_2yz_is_acceptance(phase, code, text):
+def test_every_reply_has_a_verdict_and_only_2yz_at_the_dot_is_accepted(phase, code, text):
     verdict = verdict_of(phase, Reply(code, None, text))
 
     assert (verdict is V.ACCEPTED) == (code < 300 and phase is Phase.DOT)
@@ -217,7 +217,7 @@ ABOUT_US = [
     st.sampled_from([None, "5.1.1", "5.2.1", "5.2.2", "5.1.2", "5.1.0", "5.0.0", "5.7.1", "5.4.1"]),
     st.sampled_from(ABOUT_US),
 )
-def test_words_about_us_decide_before_any_code(phase, code, enhanced, words):
+def test_text_about_the_sender_overrides_any_code(phase, code, enhanced, words):
     reply = Reply(code, enhanced, words)
 
     assert subject_of(phase, reply) is Subject.US or code < 500
@@ -236,14 +236,14 @@ def test_codes_about_the_sender_or_the_content_never_count(phase, enhanced, text
 
 
 @given(st.sampled_from(Phase), st.integers(400, 499), st.text(max_size=80))
-def test_no_address_is_given_up_for_a_passing_failure(phase, code, text):
+def test_temporary_failures_are_never_hard(phase, code, text):
     assert verdict_of(phase, Reply(code, None, text)) is not V.HARD
 
 
 # --- Parsing ------------------------------------------------------------------------------------
 
 
-def test_a_reply_of_many_lines_is_one_text():
+def test_multiline_reply_is_joined_into_one_text():
     reply = read("550-5.1.1 The account does not\n550-5.1.1 exist. Try\n550 5.1.1 again")
 
     assert reply == Reply(550, "5.1.1", "The account does not exist. Try again")
@@ -259,12 +259,12 @@ def test_a_reply_of_many_lines_is_one_text():
         ("550 version 5.1.1", None),
     ],
 )
-def test_an_enhanced_code_stands_first_and_agrees(text, enhanced):
+def test_enhanced_code_must_be_first_and_match_the_reply_class(text, enhanced):
     assert read(text).enhanced == enhanced
 
 
 @pytest.mark.parametrize("text", ["", "hello", "99 no", "999 no", "150 no", "\xff\xfe"])
-def test_what_is_no_reply_is_no_reply(text):
+def test_invalid_replies_raise_value_error(text):
     with pytest.raises(ValueError):  # noqa: PT011  (int's own)
         read(text)
 
@@ -272,7 +272,7 @@ def test_what_is_no_reply_is_no_reply(text):
 @given(st.lists(st.binary(max_size=6_000), min_size=1, max_size=4))
 @example([b"550 " + b"a" * 4_000])
 @example([b"550-a\0b\x1b[31m", b"550 \xed\xa0\x80\xe2\x80\xae"])
-def test_a_reply_is_printable_and_bounded(lines):
+def test_reply_text_is_printable_and_limited_in_length(lines):
     """It is cleaned once, when it is parsed, so that it fits every column and log line."""
     reply = parse_reply([b"550 " + line[4:] for line in lines])
 
@@ -281,13 +281,13 @@ def test_a_reply_is_printable_and_bounded(lines):
     reply.text.encode()
 
 
-def test_a_name_too_long_to_be_looked_up_is_none():
+def test_overlong_queue_id_is_none():
     assert queue_id(read("250 Ok: queued as " + "A" * 900)) is None
     assert queue_id(read("250 Ok: queued as " + "A" * 200)) == "A" * 200
 
 
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=4))
-def test_any_octets_parse_or_are_refused(lines):
+def test_any_octets_parse_or_raise_value_error(lines):
     try:
         reply = parse_reply(lines)
     except ValueError:
@@ -307,11 +307,11 @@ def test_any_octets_parse_or_are_refused(lines):
         ("250 Ok", None),
     ],
 )
-def test_the_server_s_name_for_a_message_is_found(text, name):
+def test_queue_id_is_extracted_from_the_reply(text, name):
     assert queue_id(read(text)) == name
 
 
-def test_what_is_logged_of_a_reply_names_nobody():
+def test_addresses_are_removed_from_logged_replies():
     reply = read("530 5.7.0 <ada@example.org>: not for bob@example.org, log in first")
 
     assert without_addresses(reply) == "530 5.7.0 <address>: not for <address>, log in first"

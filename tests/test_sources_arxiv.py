@@ -63,7 +63,7 @@ def read(arxiv: Arxiv, cursor: str | None = "2026-07-30/x", now: datetime = NOW)
 # --- The feed -----------------------------------------------------------------------------------
 
 
-def test_a_feed_entry_gives_everything_a_digest_shows(site, arxiv):
+def test_feed_entry_is_parsed_into_all_sighting_fields(site, arxiv):
     site.replies[FEED] = Reply(
         feed(
             feed_entry(
@@ -91,7 +91,7 @@ def test_a_feed_entry_gives_everything_a_digest_shows(site, arxiv):
     ("kind", "update_only"),
     [("new", False), ("cross", False), ("replace", True), ("replace-cross", True)],
 )
-def test_only_new_and_cross_make_papers(site, arxiv, kind, update_only):
+def test_only_new_and_cross_entries_create_papers(site, arxiv, kind, update_only):
     """A replacement, here a v2, may only update a known paper."""
     site.replies[FEED] = Reply(feed(feed_entry("2607.00001v2", kind=kind)))
 
@@ -101,7 +101,7 @@ def test_only_new_and_cross_make_papers(site, arxiv, kind, update_only):
     assert (sighting.arxiv_id, sighting.version) == ("2607.00001", 2)
 
 
-def test_a_paper_that_stands_in_the_feed_twice_comes_once(site, arxiv):
+def test_duplicate_feed_entries_are_merged(site, arxiv):
     """If one is a cross-list and one a replacement, the paper stays a candidate."""
     site.replies[FEED] = Reply(
         feed(
@@ -116,7 +116,7 @@ def test_a_paper_that_stands_in_the_feed_twice_comes_once(site, arxiv):
     assert sighting.categories == ("cs.AI", "cs.LG")
 
 
-def test_the_feed_of_a_daylight_saving_day_keeps_its_date(site, arxiv):
+def test_feed_date_is_kept_on_daylight_saving_changes(site, arxiv):
     """Midnight in New York is 05:00 UTC in winter and 04:00 in summer; the date is New York's."""
     for on in ("2026-03-09T00:00:00-04:00", "2026-11-02T00:00:00-05:00"):
         site.replies[FEED] = Reply(feed(feed_entry(on=on)))
@@ -126,7 +126,7 @@ def test_the_feed_of_a_daylight_saving_day_keeps_its_date(site, arxiv):
         assert reading.sightings[0].announced_on == date.fromisoformat(on[:10])
 
 
-def test_yesterdays_feed_under_todays_date_is_unchanged(site, arxiv):
+def test_feed_with_a_new_date_but_the_same_papers_is_unchanged(site, arxiv):
     """The date of a feed does not prove that it is new; only its papers do."""
     site.replies[FEED] = Reply(
         feed(*(feed_entry(f"2607.0000{n}v1", on="2026-07-30T00:00:00-04:00") for n in (1, 2)))
@@ -140,7 +140,7 @@ def test_yesterdays_feed_under_todays_date_is_unchanged(site, arxiv):
     assert (friday.unchanged, friday.sightings, friday.cursor) == (True, (), None)
 
 
-def test_an_empty_weekend_feed_is_quiet(site, arxiv):
+def test_empty_weekend_feed_sends_no_api_request(site, arxiv):
     site.replies[FEED] = Reply(feed())
 
     reading = read(arxiv, cursor="2026-07-31/x", now=NOW + timedelta(days=1))
@@ -150,7 +150,7 @@ def test_an_empty_weekend_feed_is_quiet(site, arxiv):
     assert API not in {urlsplit(path).path for path in site.paths}
 
 
-def test_a_feed_that_has_not_changed_is_not_sent_again(site, arxiv, client):
+def test_unchanged_feed_is_requested_with_its_validator(site, arxiv, client):
     site.replies[FEED] = Reply(feed(feed_entry()), headers={"ETag": '"7"'})
     first = read(arxiv)
     assert first.validators == ((f"{site.url}{FEED}", Validator('"7"')),)
@@ -163,7 +163,7 @@ def test_a_feed_that_has_not_changed_is_not_sent_again(site, arxiv, client):
     assert second.unchanged
 
 
-def test_a_full_feed_is_read_again_in_halves(site, arxiv):
+def test_full_feed_is_read_again_per_category(site, arxiv):
     """A feed has at most 2,000 papers; if it is full, some may be missing."""
     full = feed(*(feed_entry(f"2607.{n:05}v1", title="x") for n in range(2000)))
     site.replies[FEED] = Reply(full)
@@ -187,7 +187,7 @@ def test_a_full_feed_is_read_again_in_halves(site, arxiv):
         (b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "b">]><feed/>', "DTD"),
     ],
 )
-def test_a_feed_that_cannot_be_read_fails_the_look(site, arxiv, body, why):
+def test_unreadable_feed_raises_a_retryable_error(site, arxiv, body, why):
     site.replies[FEED] = Reply(body)
 
     with pytest.raises(SourceError, match=why) as raised:
@@ -231,7 +231,7 @@ def on_friday(*names: str) -> Reply:
     return Reply(api(*(api_entry(f"{name}v1", published="2026-07-29T12:00:00Z") for name in names)))
 
 
-def test_a_missed_day_is_asked_for_until_the_api_has_it(site, arxiv):
+def test_missed_day_is_requested_until_the_api_has_it(site, arxiv):
     """The API is late on Friday and down on Monday; papers of the feed are returned at once."""
     friday = read(arxiv, cursor="2026-07-29/x")
     site.replies[FEED] = Reply(feed(feed_entry("2608.00001v1", on="2026-08-03T00:00:00-04:00")))
@@ -253,7 +253,7 @@ def test_a_missed_day_is_asked_for_until_the_api_has_it(site, arxiv):
     assert len(asked_of_the_api(site)) == asked, "what has come is not asked for again"
 
 
-def test_a_failing_api_is_an_error_where_the_feed_has_nothing_to_lose(site, arxiv):
+def test_api_failure_raises_if_the_feed_has_no_new_papers(site, arxiv):
     first = read(arxiv, cursor="2026-07-29/x")
     site.replies[API] = Reply(status=500)
 
@@ -261,7 +261,7 @@ def test_a_failing_api_is_an_error_where_the_feed_has_nothing_to_lose(site, arxi
         read(arxiv, cursor=first.cursor, now=NOW + timedelta(hours=1))
 
 
-def test_a_day_without_papers_of_its_own_is_known_by_a_later_one(site, arxiv):
+def test_later_api_papers_show_that_a_missed_day_is_empty(site, arxiv):
     """On a holiday that the calendar lacks, or if a category has no papers that day."""
     site.replies[API] = Reply(api(api_entry(published="2026-07-29T19:00:00Z")))
 
@@ -272,7 +272,7 @@ def test_a_day_without_papers_of_its_own_is_known_by_a_later_one(site, arxiv):
     assert "2026-07-30" not in reading.cursor
 
 
-def test_a_day_the_api_never_has_is_given_up_aloud(site, arxiv):
+def test_missed_day_is_given_up_after_a_week_and_reported_for_two_more(site, arxiv):
     """It is requested for a week, reported for two more weeks, and then dropped."""
     cursor = read(arxiv, cursor="2026-07-29/x").cursor
 
@@ -287,13 +287,13 @@ def test_a_day_the_api_never_has_is_given_up_aloud(site, arxiv):
     assert said[21] == []
 
 
-def test_a_first_look_fills_from_since(site, arxiv):
+def test_first_read_backfills_from_since(site, arxiv):
     arxiv.read(since=date(2026, 7, 1), cursor=None, now=NOW)
 
     assert len(asked_of_the_api(site)) == 6  # one week per request, from six days before
 
 
-def test_nothing_is_asked_of_the_api_when_no_day_was_missed(site, arxiv):
+def test_api_is_not_requested_if_no_day_was_missed(site, arxiv):
     """From Friday to Monday: the weekend is no gap."""
     site.replies[FEED] = Reply(feed(feed_entry(on="2026-08-03T00:00:00-04:00")))
 
@@ -307,7 +307,7 @@ def test_nothing_is_asked_of_the_api_when_no_day_was_missed(site, arxiv):
 # --- The API ------------------------------------------------------------------------------------
 
 
-def test_pages_are_read_to_the_end(site, client):
+def test_api_pages_are_read_to_the_end(site, client):
     names = [f"2607.{n:05}v1" for n in range(3)]
     pages = [Reply(api(api_entry(name), total=3)) for name in names]
     site.replies[API] = [*pages, Reply(status=500)]
@@ -318,7 +318,7 @@ def test_pages_are_read_to_the_end(site, client):
     assert [q["start"] for q in asked_of_the_api(site)] == [["0"], ["1"], ["2"]]
 
 
-def test_an_empty_page_before_the_end_is_asked_for_again(site, client):
+def test_empty_page_before_the_end_is_retried(site, client):
     site.replies[API] = [Reply(api(total=1)), Reply(api(api_entry(), total=1))]
 
     answers = list(ArxivAPI(client, site.url).search("ti:x", now=NOW))
@@ -326,21 +326,21 @@ def test_an_empty_page_before_the_end_is_asked_for_again(site, client):
     assert [len(a.sightings) for a in answers] == [1]
 
 
-def test_a_page_that_stays_empty_is_a_failure(site, client):
+def test_page_that_stays_empty_raises(site, client):
     site.replies[API] = Reply(api(total=1))
 
     with pytest.raises(SourceError, match="empty page at 0 of 1"):
         list(ArxivAPI(client, site.url).search("ti:x", now=NOW))
 
 
-def test_no_results_are_no_failure(site, client):
+def test_search_without_results_returns_an_empty_answer(site, client):
     (answer,) = ArxivAPI(client, site.url).search("id:0000.0000", now=NOW)
 
     assert (answer.sightings, answer.total) == ((), 0)
 
 
 @pytest.mark.parametrize(("status", "scheme"), [(400, "https"), (200, "http")])
-def test_both_forms_of_an_error_entry_are_errors(site, client, status, scheme):
+def test_both_forms_of_an_api_error_entry_raise(site, client, status, scheme):
     """400 and https today, 200 and http in older replies."""
     site.replies[API] = Reply(api_error(scheme), status=status)
 
@@ -353,7 +353,7 @@ def test_both_forms_of_an_error_entry_are_errors(site, client, status, scheme):
 # --- Formats ------------------------------------------------------------------------------------
 
 
-def test_an_api_entry_tells_when_the_first_version_appeared():
+def test_api_entry_has_the_date_of_the_first_version():
     (sighting,) = read_xml(api(api_entry("astro-ph/0601001v2", comment="12 pages"))).sightings
 
     assert (sighting.arxiv_id, sighting.version) == ("astro-ph/0601001", 2)
@@ -363,13 +363,13 @@ def test_an_api_entry_tells_when_the_first_version_appeared():
     assert (sighting.note, sighting.abstract) == ("12 pages", "We do things.")
 
 
-def test_a_withdrawn_paper_says_so_in_its_comment():
+def test_withdrawn_paper_is_recognized_by_its_comment():
     answer = read_xml(api(api_entry(comment="This paper has been withdrawn by the author")))
 
     assert answer.sightings[0].withdrawn
 
 
-def test_a_paper_of_3303_authors_is_one_paper():
+def test_paper_with_3303_authors_keeps_all_authors():
     authors = tuple(f"Author {n}" for n in range(3303))
 
     (sighting,) = read_xml(api(api_entry(authors=authors))).sightings
@@ -377,7 +377,7 @@ def test_a_paper_of_3303_authors_is_one_paper():
     assert sighting.author_count == len(sighting.authors) == 3303
 
 
-def test_rss_and_atom_say_the_same():
+def test_rss_item_is_parsed_like_an_atom_entry():
     (from_rss,) = read_xml(rss(rss_item(title="a < b"))).sightings
 
     assert (from_rss.arxiv_id, from_rss.version) == ("2607.28624", 1)
@@ -391,7 +391,7 @@ def test_rss_and_atom_say_the_same():
     ("first", "update_only"),
     [("Thu, 30 Jul 2026 12:00:00 GMT", False), ("Tue, 03 Sep 2019 14:03:55 GMT", True)],
 )
-def test_an_old_oai_record_is_an_update(first, update_only):
+def test_old_oai_record_is_update_only(first, update_only):
     """Its datestamp is the last change; only the date of the first version shows if it is new."""
     (sighting,) = read_xml(oai(oai_record(first=first))).sightings
 
@@ -401,7 +401,7 @@ def test_an_old_oai_record_is_an_update(first, update_only):
     assert sighting.categories == ("cs.SE", "cs.AI")
 
 
-def test_oai_says_where_to_go_on_and_when_there_is_nothing():
+def test_oai_resumption_token_and_errors_are_parsed():
     assert read_xml(oai(oai_record(), token="abc|2000")).resumption == "abc|2000"
     assert read_xml(oai(oai_record())).resumption is None
     assert read_xml(oai(error='<error code="noRecordsMatch">none</error>')).sightings == ()
@@ -409,7 +409,7 @@ def test_oai_says_where_to_go_on_and_when_there_is_nothing():
         read_xml(oai(error='<error code="badArgument">no such set</error>'))
 
 
-def test_an_oai_record_is_new_for_a_week_after_its_first_version():
+def test_oai_record_is_new_for_a_week_after_its_first_version():
     def updates(first):
         return read_xml(oai(oai_record(first=first))).sightings[0].update_only
 
@@ -421,7 +421,7 @@ def test_an_oai_record_is_new_for_a_week_after_its_first_version():
 
 
 @pytest.mark.parametrize(("version", "expected"), [("v12", 12), ("v9999", 9999), ("v10000", None)])
-def test_the_version_of_a_record_is_its_last_one(version, expected):
+def test_oai_record_version_is_the_last_one_listed(version, expected):
     record = oai_record()
     last = record.rindex('version="v')
     end = record.index('"', last + 9)
@@ -441,13 +441,13 @@ def test_the_version_of_a_record_is_its_last_one(version, expected):
         ("", None),
     ],
 )
-def test_the_total_of_an_answer_is_a_number_or_unknown(total, expected):
+def test_api_total_is_a_number_or_unknown(total, expected):
     answer = read_xml(api(api_entry()).replace(b">1<", f">{total}<".encode()))
 
     assert (answer.total, answer.entries) == (expected, 1)
 
 
-def test_an_error_of_the_api_says_why_in_few_words():
+def test_api_error_message_is_truncated():
     said = "x" * 300
     with pytest.raises(DocumentError, match=r"of the API: x{199}…$"):
         read_xml(api_error().replace(b"incorrect id format for abc", said.encode()))
@@ -463,14 +463,14 @@ def test_an_error_of_the_api_says_why_in_few_words():
         ("", "Feed error"),
     ],
 )
-def test_an_error_of_a_feed_says_why(fields, words):
+def test_feed_error_contains_the_reason(fields, words):
     answer = feed(title="Feed error").replace(b"</title>", f"</title>{fields}".encode())
 
     with pytest.raises(DocumentError, match=f"error of the feed: {words}$"):
         read_xml(answer)
 
 
-def test_an_answer_that_breaks_off_gives_the_entries_before():
+def test_truncated_response_returns_the_entries_before_the_cut():
     whole = feed(feed_entry(), feed_entry("2607.28625v1"))
     skipped = Skipped()
     cut = whole[: whole.rindex(b"<title>")]
@@ -501,7 +501,7 @@ def test_an_answer_that_breaks_off_gives_the_entries_before():
         (rss_item().replace("Fri, 31 Jul 2026 00:00:00 -0400", "on a Friday"), "undated"),
     ],
 )  # fmt: skip
-def test_an_item_of_a_feed_is_read_from_whichever_field_has_it(entry, expected):
+def test_rss_item_values_are_read_from_alternative_fields(entry, expected):
     (sighting,) = read_xml(rss(entry)).sightings
 
     assert (sighting.arxiv_id, sighting.abstract) == ("2607.28624", "We do things.")
@@ -510,7 +510,7 @@ def test_an_item_of_a_feed_is_read_from_whichever_field_has_it(entry, expected):
     assert sighting.categories == ("cs.AI",)
 
 
-def test_a_paper_of_several_categories_is_a_candidate_when_it_once_is():
+def test_paper_is_a_candidate_if_any_of_its_entries_is_new():
     entries = [
         feed_entry(kind="replace", title="Old", categories=("cs.LG",)),
         feed_entry(kind="new", title="New", categories=("cs.AI", "cs.LG")),
@@ -525,7 +525,7 @@ def test_a_paper_of_several_categories_is_a_candidate_when_it_once_is():
     assert found.entries == 4
 
 
-def test_a_listing_page_tells_new_from_replaced():
+def test_listing_page_distinguishes_new_from_replaced_papers():
     page = listing(
         "<h3>New submissions (showing 1 of 1 entries)</h3>",
         listed(title="a &lt; b"),
@@ -563,7 +563,7 @@ def test_a_listing_page_tells_new_from_replaced():
         ("2027-01-01", False),
     ],
 )
-def test_news_are_due_the_day_after_an_announcement(arxiv, day, due):
+def test_news_due_follows_the_announcement_calendar(arxiv, day, due):
     assert arxiv.news_due(date.fromisoformat(day)) is due
 
 
@@ -579,7 +579,7 @@ def test_news_are_due_the_day_after_an_announcement(arxiv, day, due):
         ("2026-03-09T18:30:00+00:00", "2026-03-11"),  # 14:30 in summer time
     ],
 )
-def test_a_paper_is_shown_after_the_next_cut_off(submitted, shown):
+def test_first_feed_day_follows_the_next_submission_cutoff(submitted, shown):
     day = first_feed_day(datetime.fromisoformat(submitted))
 
     assert day == date.fromisoformat(shown)

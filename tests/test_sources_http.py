@@ -50,7 +50,7 @@ def get(client: Client, url: str, **wishes):
     return client.get(url, source="arxiv", limit="arxiv", now=NOW, **wishes)
 
 
-def test_it_says_who_it_is_and_how_to_write_to_us(site, client):
+def test_user_agent_has_version_site_and_contact(site, client):
     site.replies["/"] = Reply(b"hello")
 
     assert get(client, f"{site.url}/").body == b"hello"
@@ -61,7 +61,7 @@ def test_it_says_who_it_is_and_how_to_write_to_us(site, client):
     assert "br" not in headers["Accept-Encoding"]
 
 
-def test_it_waits_its_turn_before_each_request_and_each_retry(site, client):
+def test_wait_turn_is_called_before_each_request_and_retry(site, client):
     turns: list[str] = []
     site.replies["/"] = [Reply(status=503), Reply(status=500), Reply(b"at last")]
 
@@ -71,7 +71,7 @@ def test_it_waits_its_turn_before_each_request_and_each_retry(site, client):
     assert turns == ["arxiv", "arxiv", "arxiv"]
 
 
-def test_only_one_request_of_a_limit_is_on_its_way(site, client):
+def test_requests_of_one_limit_do_not_overlap(site, client):
     at_once, most = 0, 0
     lock = threading.Lock()
 
@@ -95,7 +95,7 @@ def test_only_one_request_of_a_limit_is_on_its_way(site, client):
     assert (len(site.asked), most) == (4, 1)
 
 
-def test_a_validator_is_given_back_and_not_stored(site, client):
+def test_validator_is_returned_and_not_stored(site, client):
     """The caller stores it after the papers; until then the full response is returned."""
     site.replies["/"] = Reply(b"x", headers={"ETag": '"7"', "Last-Modified": "yesterday"})
 
@@ -106,7 +106,7 @@ def test_a_validator_is_given_back_and_not_stored(site, client):
     assert "If-None-Match" not in site.asked[1][1]
 
 
-def test_a_kept_validator_brings_304(site, client):
+def test_stored_validator_gets_an_unchanged_response(site, client):
     def reply(handler):
         known = handler.headers["If-None-Match"] == '"7"'
         handler.send_response(304 if known else 200)
@@ -121,7 +121,7 @@ def test_a_kept_validator_brings_304(site, client):
     assert (answer.body, answer.validator) == (b"", None)
 
 
-def test_304_without_a_condition_is_a_failure(site, client):
+def test_304_without_a_condition_raises(site, client):
     site.replies["/"] = Reply(status=304)
 
     with pytest.raises(SourceError, match="304"):
@@ -138,7 +138,7 @@ def test_304_without_a_condition_is_a_failure(site, client):
         ("soon", None),
     ],
 )
-def test_retry_after_is_obeyed(site, client, header, expected):
+def test_retry_after_on_429_sets_retry_at(site, client, header, expected):
     site.replies["/"] = Reply(status=429, headers={"Retry-After": header})
 
     with pytest.raises(SourceError) as raised:
@@ -149,7 +149,7 @@ def test_retry_after_is_obeyed(site, client, header, expected):
     assert len(site.asked) == 1
 
 
-def test_a_503_that_names_a_time_is_not_asked_again_before(site, client):
+def test_503_with_retry_after_is_not_retried_immediately(site, client):
     site.replies["/"] = Reply(status=503, headers={"Retry-After": "60"})
 
     with pytest.raises(SourceError) as raised:
@@ -160,7 +160,7 @@ def test_a_503_that_names_a_time_is_not_asked_again_before(site, client):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
-def test_a_refused_request_is_not_repeated(site, client, status):
+def test_refused_request_is_not_retried(site, client, status):
     site.replies["/"] = Reply(status=status)
 
     with pytest.raises(SourceError, match=str(status)) as raised:
@@ -170,7 +170,7 @@ def test_a_refused_request_is_not_repeated(site, client, status):
     assert len(site.asked) == 1
 
 
-def test_a_status_that_the_caller_understands_is_an_answer(site, client):
+def test_status_accepted_by_the_caller_is_returned(site, client):
     site.replies["/"] = Reply(b"why", status=400)
 
     assert get(client, f"{site.url}/", accept=frozenset({400})).body == b"why"
@@ -191,7 +191,7 @@ def drip(handler, site: Site, head: bytes, drop: bytes) -> None:
     ],
     ids=["in the headers", "in the body", "in a body of known length"],
 )
-def test_a_server_that_drips_is_left_at_the_deadline(site, client, head):
+def test_dripping_response_times_out_at_the_overall_deadline(site, client, head):
     """Each byte arrives in time, so only a deadline over the whole response helps."""
     site.replies["/"] = lambda handler: drip(handler, site, head, b"x")
     client = replace(client, bounds=replace(QUICK, overall=0.6))
@@ -204,7 +204,7 @@ def test_a_server_that_drips_is_left_at_the_deadline(site, client, head):
     assert raised.value.retryable
 
 
-def test_a_silent_server_is_left_after_the_read_timeout(site, client):
+def test_silent_server_times_out_after_the_read_timeout(site, client):
     site.replies["/"] = lambda handler: site.stopping.wait(5)
     client = replace(client, bounds=replace(QUICK, read=0.2), pauses=())
 
@@ -233,7 +233,7 @@ def test_a_gzip_bomb_is_cut_off(site, client):
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
-def test_compressed_answers_are_read(site, client, pack):
+def test_compressed_responses_are_decompressed(site, client, pack):
     encoding = "gzip" if pack is gzip.compress else "deflate"
     site.replies["/"] = Reply(pack(b"papers" * 1000), headers={"Content-Encoding": encoding})
 
@@ -248,14 +248,14 @@ def test_compressed_answers_are_read(site, client, pack):
         (b"x", "br", "unknown encoding"),
     ],
 )
-def test_broken_compression_is_one_clear_line(site, client, body, encoding, why):
+def test_broken_compression_raises_a_clear_error(site, client, body, encoding, why):
     site.replies["/"] = Reply(body, headers={"Content-Encoding": encoding})
 
     with pytest.raises(SourceError, match=why):
         get(client, f"{site.url}/")
 
 
-def test_an_answer_shorter_than_promised_is_a_failure(site, client):
+def test_response_shorter_than_content_length_raises(site, client):
     head = b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\nonly this"
     site.replies["/"] = lambda handler: handler.wfile.write(head)
 
@@ -263,7 +263,7 @@ def test_an_answer_shorter_than_promised_is_a_failure(site, client):
         get(client, f"{site.url}/")
 
 
-def test_redirects_are_followed_without_the_token_for_another_host(site, client):
+def test_redirects_to_another_host_drop_the_authorization_header(site, client):
     with serve() as other:
         site.replies["/a"] = Reply(status=301, headers={"Location": "/b"})
         site.replies["/b"] = Reply(status=302, headers={"Location": f"{other.url}/c"})
@@ -293,21 +293,21 @@ def test_redirects_are_followed_without_the_token_for_another_host(site, client)
         "http://a.example:99999/",
     ],
 )
-def test_a_redirect_to_anything_but_the_web_is_refused(site, client, target):
+def test_redirect_to_a_non_web_target_is_rejected(site, client, target):
     site.replies["/"] = Reply(status=302, headers={"Location": target})
 
     with pytest.raises(SourceError, match="redirect"):
         get(client, f"{site.url}/")
 
 
-def test_a_redirect_to_a_host_that_is_not_on_the_list_is_refused(site, client):
+def test_redirect_to_a_host_not_on_the_list_is_rejected(site, client):
     site.replies["/"] = Reply(status=302, headers={"Location": "http://localhost:1/"})
 
     with pytest.raises(SourceError, match="another host: localhost"):
         get(client, f"{site.url}/", hosts=frozenset({"arxiv.org"}))
 
 
-def test_a_circle_of_redirects_ends(site, client):
+def test_redirect_loop_raises_after_five_redirects(site, client):
     site.replies["/"] = Reply(status=302, headers={"Location": "/"})
 
     with pytest.raises(SourceError, match="more than 5 redirects"):
@@ -345,7 +345,7 @@ def test_private_addresses_are_never_connected_to(site, client, host):
         ("nonsense", False),
     ],
 )
-def test_which_addresses_are_public(address, public):
+def test_is_public_classifies_addresses(address, public):
     assert is_public(address) is public
 
 
@@ -374,7 +374,7 @@ def certificate(tmp_path) -> Path:
     return path
 
 
-def test_tls_is_spoken_and_certificates_are_checked(certificate, client):
+def test_tls_certificates_are_verified(certificate, client):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     with serve(context) as site:
@@ -387,7 +387,7 @@ def test_tls_is_spoken_and_certificates_are_checked(certificate, client):
         assert get(trusting, f"{site.url}/").body == b"in private"
 
 
-def test_a_redirect_away_from_https_is_refused(certificate, client, site):
+def test_redirect_from_https_to_http_is_rejected(certificate, client, site):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     with serve(context) as secure:
@@ -398,7 +398,7 @@ def test_a_redirect_away_from_https_is_refused(certificate, client, site):
     assert site.asked == []
 
 
-def test_a_server_that_is_not_there_is_one_clear_line(client):
+def test_unreachable_server_raises_a_one_line_error(client):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -50,7 +50,7 @@ def read(source: HuggingFace, cursor: str | None = TODAY.isoformat(), now: datet
     return source.read(since=TODAY, cursor=cursor, now=now)
 
 
-def test_an_entry_gives_everything_a_digest_shows(site, source):
+def test_entry_is_parsed_into_all_sighting_fields(site, source):
     site.replies[day("2026-07-31")] = reply(
         entry(
             title="Faster $O(n)$ search for <b>a < b</b>",
@@ -83,7 +83,7 @@ def test_an_entry_gives_everything_a_digest_shows(site, source):
     assert sighting.links.discussion == "https://huggingface.co/papers/2607.28624"
 
 
-def test_the_oldest_form_has_an_id_and_a_title_and_little_else(site, source):
+def test_entry_with_only_id_and_title_is_parsed(site, source):
     site.replies[day("2026-07-31")] = reply({"paper": {"id": "2405.15125", "title": "Old"}})
 
     (sighting,) = read(source).sightings
@@ -92,7 +92,7 @@ def test_the_oldest_form_has_an_id_and_a_title_and_little_else(site, source):
     assert sighting.announced_on == TODAY
 
 
-def test_an_id_keeps_its_last_zero(site, source):
+def test_numeric_id_keeps_its_trailing_zero(site, source):
     """If 2503.02130 is a number in the JSON, it is parsed as written."""
     body = b'[{"paper": {"id": 2503.02130, "title": "Zero"}}]'
     site.replies[day("2026-07-31")] = Reply(body)
@@ -100,7 +100,7 @@ def test_an_id_keeps_its_last_zero(site, source):
     assert read(source).sightings[0].arxiv_id == "2503.02130"
 
 
-def test_a_full_page_is_followed_by_the_next(site, source):
+def test_full_page_is_followed_by_the_next_page(site, source):
     """A response has at most fifty papers; some days have more."""
     site.replies[day("2026-07-31")] = reply(*(entry(f"2607.{n:05}") for n in range(50)))
     site.replies[day("2026-07-31", page=1)] = reply(entry("2607.99999"))
@@ -111,7 +111,7 @@ def test_a_full_page_is_followed_by_the_next(site, source):
     assert day("2026-07-31", page=2) not in site.paths
 
 
-def test_a_bad_entry_costs_itself_and_one_line(site, source):
+def test_invalid_entry_is_skipped_with_one_message(site, source):
     bad = [{"paper": {"id": "no id", "title": "x"}}, "text", {"paper": {"id": "2607.00001"}}]
     site.replies[day("2026-07-31")] = reply(*bad, entry())
 
@@ -125,7 +125,7 @@ def test_a_bad_entry_costs_itself_and_one_line(site, source):
     )
 
 
-def test_an_early_list_of_one_paper_is_read_again_later(site, source):
+def test_early_incomplete_list_is_read_again_later(site, source):
     site.replies[day("2026-07-31")] = [
         reply(entry("2607.00001")),
         reply(entry(), entry("2607.00001")),
@@ -149,7 +149,7 @@ def test_an_early_list_of_one_paper_is_read_again_later(site, source):
         (b"[" + b"{}," * 600_000 + b"{}]", "lists and objects"),
     ],
 )
-def test_an_answer_that_is_no_list_fails_the_whole_look(site, source, body, why):
+def test_response_that_is_not_a_list_raises(site, source, body, why):
     """If the body is empty with status 200, that is an error, too, not a day without papers."""
     site.replies[day("2026-07-31")] = Reply(body)
 
@@ -160,7 +160,7 @@ def test_an_answer_that_is_no_list_fails_the_whole_look(site, source, body, why)
     assert "\n" not in str(raised.value)
 
 
-def test_days_missed_are_read_from_the_cursor_on(site, source):
+def test_missed_days_are_read_starting_one_day_before_the_cursor(site, source):
     """The day before is fetched, too: its list may have grown since the last fetch."""
     reading = read(source, cursor="2026-07-28")
 
@@ -169,21 +169,21 @@ def test_days_missed_are_read_from_the_cursor_on(site, source):
     assert reading.cursor == "2026-07-31"
 
 
-def test_a_first_look_starts_at_since(site, source):
+def test_first_read_starts_at_since(site, source):
     source.read(since=date(2026, 7, 20), cursor=None, now=NOW)
 
     assert day("2026-07-20") in site.paths
     assert len([path for path in site.paths if path >= day("2026-07-20")]) == 12
 
 
-def test_a_long_back_fill_goes_on_in_the_next_look(site, source):
+def test_long_backfill_is_limited_to_92_days_per_read(site, source):
     reading = source.read(since=date(2026, 1, 1), cursor=None, now=NOW)
 
     assert reading.cursor == "2026-04-02"
     assert len(site.paths) == 92
 
 
-def test_the_last_two_weeks_come_again_spread_over_the_hours(site, source):
+def test_last_two_weeks_are_reread_spread_over_the_hours(site, source):
     """Upvotes settle within one to two weeks; no single hour requests all the days."""
     most = 0
     for hour in range(8):
@@ -196,7 +196,7 @@ def test_the_last_two_weeks_come_again_spread_over_the_hours(site, source):
     assert most <= 4
 
 
-def test_an_unchanged_day_costs_no_list(site, source):
+def test_unchanged_day_returns_no_sightings(site, source):
     site.replies[day("2026-07-31")] = Reply(status=304)
     url = f"{site.url}{day('2026-07-31')}"
     source.client.validators.put(url, Validator('"1"'))
@@ -207,7 +207,7 @@ def test_an_unchanged_day_costs_no_list(site, source):
     assert reading.sightings == ()
 
 
-def test_a_second_page_is_read_behind_an_unchanged_first(site, source):
+def test_second_page_is_read_after_an_unchanged_first_page(site, source):
     site.replies[day("2026-07-31")] = Reply(status=304)
     site.replies[day("2026-07-31", page=1)] = reply(entry())
     source.client.validators.put(f"{site.url}{day('2026-07-31')}", Validator('"1"'))
@@ -215,7 +215,7 @@ def test_a_second_page_is_read_behind_an_unchanged_first(site, source):
     assert len(read(source).sightings) == 1
 
 
-def test_validators_come_with_the_papers(site, source):
+def test_validators_are_returned_with_the_papers(site, source):
     site.replies[day("2026-07-31")] = reply(entry(), ETag='"7"')
 
     reading = read(source)
@@ -223,7 +223,7 @@ def test_validators_come_with_the_papers(site, source):
     assert reading.validators == ((f"{site.url}{day('2026-07-31')}", Validator('"7"')),)
 
 
-def test_a_token_is_sent_when_there_is_one(site, source):
+def test_token_is_sent_if_configured(site, source):
     with_token = HuggingFace(source.client, token="hf_secret", site=site.url)
 
     read(source)
@@ -233,7 +233,7 @@ def test_a_token_is_sent_when_there_is_one(site, source):
     assert site.asked[-1][1]["Authorization"] == "Bearer hf_secret"
 
 
-def test_news_are_due_on_weekdays():
+def test_news_due_is_true_on_friday_and_false_on_saturday():
     source = HuggingFace(Client("Paperboy/test"))
 
     assert source.news_due(date(2026, 7, 31))

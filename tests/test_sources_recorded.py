@@ -114,7 +114,7 @@ def packed(content: bytes) -> bytes:
         (json.dumps([HF_ENTRY]).encode("utf-16"), "huggingface", 1),
     ],
 )
-def test_every_recorded_form_is_recognised(recorded, content, source, count):
+def test_every_recorded_format_is_recognized(recorded, content, source, count):
     ((name, reading),) = recorded(content)
 
     assert (name, len(reading.sightings)) == (source, count)
@@ -122,7 +122,7 @@ def test_every_recorded_form_is_recognised(recorded, content, source, count):
     assert reading.cursor is None
 
 
-def test_the_day_comes_from_the_name_of_a_file_that_has_one(recorded):
+def test_announcement_date_is_read_from_the_file_name(recorded):
     ((_, scraped),) = recorded(lines(SCRAPED), "2026-06-19.jsonl")
     ((_, listed_that_day),) = recorded([HF_ENTRY], "2024-05-27.json")
     ((_, unknown),) = recorded(lines(SCRAPED), "2026-06-19_2026-06-20.jsonl")
@@ -132,7 +132,7 @@ def test_the_day_comes_from_the_name_of_a_file_that_has_one(recorded):
     assert unknown.sightings[0].announced_on is None
 
 
-def test_a_paper_from_the_page_has_a_count_of_authors_and_no_id(recorded):
+def test_paper_from_the_web_page_has_an_author_count_and_no_id(recorded):
     ((name, reading),) = recorded(lines({**FROM_PAGE, "comments": 0}))
     ((told, _),) = recorded(lines(FROM_PAGE), source="elsewhere")
 
@@ -144,7 +144,7 @@ def test_a_paper_from_the_page_has_a_count_of_authors_and_no_id(recorded):
     assert sighting.announced_on is None
 
 
-def test_biorxiv_writes_na_for_nothing_and_semicolons_between_authors(recorded):
+def test_biorxiv_na_values_and_semicolon_separated_authors_are_parsed(recorded):
     ((_, reading),) = recorded(DETAILS)
     ((_, published),) = recorded(PUBS)
 
@@ -159,7 +159,7 @@ def test_biorxiv_writes_na_for_nothing_and_semicolons_between_authors(recorded):
     assert (published.sightings[0].abstract, published.sightings[0].keywords) == ("", ())
 
 
-def test_a_file_of_several_sources_gives_a_reading_for_each(recorded):
+def test_file_with_several_sources_returns_one_reading_for_each(recorded):
     readings = recorded(lines(HF_ENTRY, SCRAPED, HF_ENTRY, BIORXIV))
 
     assert [(n, len(r.sightings)) for n, r in readings] == [
@@ -169,13 +169,13 @@ def test_a_file_of_several_sources_gives_a_reading_for_each(recorded):
     ]
 
 
-def test_numbers_keep_their_zeros(recorded):
+def test_numeric_ids_keep_their_trailing_zeros(recorded):
     ((_, reading),) = recorded(b'{"id": 2503.02130, "title": "Zero", "abstract": ""}\n')
 
     assert reading.sightings[0].source_id == "2503.02130"
 
 
-def test_bad_lines_are_left_out_with_a_clear_line_each(recorded):
+def test_invalid_lines_are_skipped_with_one_message_each(recorded):
     content = lines(SCRAPED) + b"{broken\n\n[1]\n" + lines({"id": "2606.00001"}, SCRAPED)
 
     ((_, reading),) = recorded(content)
@@ -185,14 +185,14 @@ def test_bad_lines_are_left_out_with_a_clear_line_each(recorded):
     assert all("\n" not in line for line in reading.skipped)
 
 
-def test_many_bad_lines_become_twenty_and_a_count(recorded):
+def test_skipped_line_messages_are_limited_to_twenty_and_a_count(recorded):
     ((_, reading),) = recorded(lines(SCRAPED) + b"nonsense\n" * 1500)
 
     assert len(reading.skipped) == 21
     assert reading.skipped[-1] == "and 1,480 more"
 
 
-def test_many_bad_entries_of_a_feed_become_twenty_and_a_count(recorded):
+def test_skipped_entry_messages_are_limited_to_twenty_and_a_count(recorded):
     bad = [feed_entry("no id", title="x")] * 30
 
     ((_, reading),) = recorded(feed(feed_entry(), *bad))
@@ -202,7 +202,7 @@ def test_many_bad_entries_of_a_feed_become_twenty_and_a_count(recorded):
     assert reading.skipped[20:] == ("and 10 more",)
 
 
-def test_a_feed_that_breaks_off_gives_what_came_before(recorded):
+def test_truncated_feed_returns_the_entries_before_the_cut(recorded):
     """If an entry is cut inside its id, it is left out: half an id is another id."""
     whole = rss(rss_item("2607.00001v1"), rss_item("2607.00002v1"))
 
@@ -213,7 +213,7 @@ def test_a_feed_that_breaks_off_gives_what_came_before(recorded):
     assert "not well-formed" in reading.skipped[-1]
 
 
-def test_an_entry_that_breaks_off_in_its_abstract_is_kept(recorded):
+def test_entry_truncated_in_its_abstract_is_kept(recorded):
     """Its fields are correct up to the cut, and half an abstract is better than no paper."""
     whole = rss(rss_item("2607.28624v1", title="Cut short"))
 
@@ -250,7 +250,7 @@ def test_an_entry_that_breaks_off_in_its_abstract_is_kept(recorded):
         (b'<?xml version="1.0" encoding="punycode"?><a>\xff</a>', "unknown encoding, punycode"),
     ],
 )
-def test_what_cannot_be_read_is_one_clear_line(recorded, content, why):
+def test_unreadable_file_raises_a_one_line_error(recorded, content, why):
     with pytest.raises(SourceError) as raised:
         recorded(content, "answer.txt")
 
@@ -260,14 +260,14 @@ def test_what_cannot_be_read_is_one_clear_line(recorded, content, why):
     assert not raised.value.retryable
 
 
-def test_a_named_source_helps_where_content_does_not_tell(recorded):
+def test_source_argument_is_used_if_the_content_is_ambiguous(recorded):
     ((name, reading),) = recorded(b"[]", source="huggingface")
     ((told, _),) = recorded({"title": "T", "abstract": "S"}, source="elsewhere")
 
     assert (name, reading.sightings, told) == ("huggingface", (), "elsewhere")
 
 
-def test_a_missing_file_and_a_folder_are_clear_lines(tmp_path):
+def test_missing_file_and_folder_raise_clear_errors(tmp_path):
     with pytest.raises(SourceError, match="does not exist"):
         read_file(tmp_path / "nothing.json")
     with pytest.raises(SourceError, match="is a folder"):
@@ -285,7 +285,7 @@ def test_a_missing_file_and_a_folder_are_clear_lines(tmp_path):
         ("cp1252", ""),
     ],
 )
-def test_a_wrong_encoding_does_not_cost_a_name(recorded, encoding, declared):
+def test_wrongly_declared_encoding_keeps_author_names(recorded, encoding, declared):
     text = api(api_entry(authors=("Paulo André Müller",))).decode()
     head = f'<?xml version="1.0" encoding="{declared}"?>' if declared else ""
     content = (head + text.partition("?>")[2]).encode(encoding)
@@ -295,7 +295,7 @@ def test_a_wrong_encoding_does_not_cost_a_name(recorded, encoding, declared):
     assert reading.sightings[0].authors == ("Paulo André Müller",)
 
 
-def test_one_broken_byte_does_not_spoil_the_other_letters(recorded):
+def test_invalid_byte_does_not_corrupt_other_letters(recorded):
     content = api(api_entry(authors=("Zoë Żółw", "Ævar Ørn"))).replace(b"We do", b"We \xff do")
 
     ((_, reading),) = recorded(content)
@@ -303,7 +303,7 @@ def test_one_broken_byte_does_not_spoil_the_other_letters(recorded):
     assert reading.sightings[0].authors == ("Zoë Żółw", "Ævar Ørn")
 
 
-def test_a_control_character_does_not_cost_the_whole_feed(recorded):
+def test_control_character_does_not_reject_the_feed(recorded):
     content = feed(feed_entry(title="A\x0b \x00paper"), feed_entry("2607.00001v1"))
 
     ((_, reading),) = recorded(content.replace(b"\x00", b""))
@@ -372,7 +372,7 @@ print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_file_ends_in_a_clean_paper_or_one_clear_line(tmp_path, kind):
+def test_hostile_file_returns_papers_or_an_error_within_resource_limits(tmp_path, kind):
     """Within 10 s and 300 MB, measured in a separate process."""
     path = tmp_path / "hostile"
     path.write_bytes(HOSTILE[kind]())
@@ -431,7 +431,7 @@ def sightings_in(path: Path) -> list[Sighting]:
 
 
 @pytest.mark.shared
-def test_every_recorded_answer_gives_all_its_papers():
+def test_every_recorded_response_returns_all_its_papers():
     files = everything_recorded()
     assert len(files) > 40
 
@@ -463,7 +463,7 @@ def test_every_recorded_hugging_face_id_is_an_arxiv_id():
 
 
 @pytest.mark.shared
-def test_the_weekend_repeat_brings_the_same_papers():
+def test_recorded_weekend_feed_repeats_the_same_papers():
     friday, saturday = (
         {s.arxiv_id for s in sightings_in(SHARED / "arxiv_days" / f"2026-06-{day}.jsonl")}
         for day in (19, 20)
@@ -472,7 +472,7 @@ def test_the_weekend_repeat_brings_the_same_papers():
     assert friday == saturday
 
 
-def test_more_papers_than_a_run_can_store_in_time_are_refused(tmp_path: Path):
+def test_file_with_more_than_10000_papers_is_rejected(tmp_path: Path):
     path = tmp_path / "everything.jsonl"
     path.write_text('{"id": "3001.00001", "title": "T", "abstract": "A"}\n' * 10_001)
 

@@ -52,7 +52,7 @@ from pipeline.sources.text import (
         ("the &lt;audio&gt; part", "the <audio> part"),
     ],
 )
-def test_markup_goes_and_comparisons_stay(written, read):
+def test_markup_is_removed_and_comparisons_are_kept(written, read):
     assert clean(written) == read
 
 
@@ -69,7 +69,7 @@ def test_markup_goes_and_comparisons_stay(written, read):
         ("שלום עולם", "שלום עולם"),
     ],
 )
-def test_what_nobody_sees_goes(written, read):
+def test_invisible_characters_are_removed(written, read):
     assert clean(written) == read
 
 
@@ -106,7 +106,7 @@ def test_what_nobody_sees_goes(written, read):
         ("$" + "{" * 60 + "$", "$" + "{" * 60 + "$"),
     ],
 )
-def test_tex_becomes_unicode_or_stays(written, read):
+def test_tex_becomes_unicode_or_is_kept(written, read):
     assert clean(written) == read
 
 
@@ -125,11 +125,11 @@ def test_tex_becomes_unicode_or_stays(written, read):
         (r"Tr{\d{\^o}}n", "Trộn"),
     ],
 )
-def test_accents_in_names_are_read(written, read):
+def test_tex_accents_in_names_are_decoded(written, read):
     assert clean(written) == read
 
 
-def test_lengths_are_capped():
+def test_text_lengths_are_limited():
     title = clean_title("word " * 1_000)
 
     assert len(title) <= TITLE_LIMIT
@@ -141,7 +141,7 @@ def test_lengths_are_capped():
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet=st.characters(), max_size=60) | st.text(alphabet="<>&;$\\{}^_'ab =/!-#12"))
-def test_whatever_comes_in_is_plain_text_that_goes_out(text):
+def test_clean_returns_normalized_printable_text_for_any_input(text):
     cleaned = clean(text)
 
     assert cleaned == " ".join(cleaned.split())
@@ -166,7 +166,7 @@ def test_hostile_text_is_cleaned_quickly(piece):
 
 
 @pytest.mark.parametrize("piece", ["; ", ", ", "for the ", "for a b c ", "Team: ", "(", "H. A., "])
-def test_a_long_string_of_authors_is_split_at_once(piece):
+def test_long_author_string_is_split_within_a_second(piece):
     started = time.process_time()
 
     split_authors(piece * (30_000 // len(piece)))
@@ -193,7 +193,7 @@ def test_a_long_string_of_authors_is_split_at_once(piece):
         ("", ()),
     ],
 )
-def test_one_string_of_authors_is_split(written, names):
+def test_author_string_is_split_into_names(written, names):
     assert split_authors(written) == names
 
 
@@ -212,7 +212,7 @@ def test_one_string_of_authors_is_split(written, names):
         ("https://huggingface.co/papers/2503.02130", ("2503.02130", None)),
     ],
 )
-def test_every_form_of_an_arxiv_id_is_one_string(written, name):
+def test_arxiv_ids_are_normalized(written, name):
     read = arxiv_name(written)
 
     assert read is not None
@@ -224,7 +224,7 @@ def test_every_form_of_an_arxiv_id_is_one_string(written, name):
     [2503.0213, 2503, None, "", "2513.02130", "2503.021", "10.1101/2503.02130", "x2503.02130",
      "https://example.org/abs/2503.02130", "2503.02130v0", "２５０３.02130", "1" * 10_000],
 )  # fmt: skip
-def test_what_is_no_arxiv_id_is_refused(written):
+def test_invalid_arxiv_ids_are_rejected(written):
     """Numbers are refused, too: 2503.02130 as a number has lost its last zero."""
     assert arxiv_name(written) is None
 
@@ -240,11 +240,11 @@ def test_what_is_no_arxiv_id_is_refused(written):
         (10.1, None),
     ],
 )
-def test_dois_have_one_form(written, read):
+def test_dois_are_normalized(written, read):
     assert doi(written) == read
 
 
-def test_only_arxivs_own_categories_are_categories():
+def test_only_arxiv_categories_are_kept():
     listed = ["cs.CL", "hep-th", "cond-mat.mes-hall", "cs.CL", "Primary 68T50", "I.2.7; I.2.6", 7]
 
     assert arxiv_categories(listed) == ("cs.CL", "hep-th", "cond-mat.mes-hall")
@@ -269,7 +269,7 @@ def test_only_arxivs_own_categories_are_categories():
         (7, False),
     ],
 )
-def test_only_plain_web_addresses_are_links(url, kept):
+def test_only_plain_web_urls_are_kept_as_links(url, kept):
     assert https_link(url) == (url if kept else None)
 
 
@@ -295,5 +295,5 @@ def test_only_plain_web_addresses_are_links(url, kept):
         ("", False),
     ],
 )
-def test_a_comment_tells_what_was_withdrawn(note, withdrawn):
+def test_withdrawal_is_detected_in_comments(note, withdrawn):
     assert is_withdrawn(note) is withdrawn

@@ -50,7 +50,7 @@ def add_batch(engine: Engine, number: int) -> None:
 # --- Locks --------------------------------------------------------------------------------------
 
 
-def test_a_second_connection_keeps_the_locks_of_the_first(engine: Engine):
+def test_second_connection_keeps_the_locks_of_the_first(engine: Engine):
     """If any descriptor of a file is closed, the process drops all its POSIX locks on that file."""
     path = path_of(engine)
     shm = path.with_name(f"{path.name}-shm")
@@ -62,7 +62,7 @@ def test_a_second_connection_keeps_the_locks_of_the_first(engine: Engine):
     assert str(os.getpid()) in held_on_shm
 
 
-def test_a_second_engine_keeps_the_locks_of_the_first(engine: Engine, database_url: str):
+def test_second_engine_keeps_the_locks_of_the_first(engine: Engine, database_url: str):
     """The other engine opens the same file by another name: relative, or a symbolic link."""
     path = path_of(engine)
     link = path.with_name("link.db")
@@ -80,7 +80,7 @@ def test_a_second_engine_keeps_the_locks_of_the_first(engine: Engine, database_u
     assert str(os.getpid()) in held
 
 
-def test_rows_survive_a_process_that_comes_and_goes(engine: Engine):
+def test_rows_survive_other_processes_opening_and_closing_the_file(engine: Engine):
     """The last connection that closes deletes the WAL; SQLite must see that others are open."""
     path = path_of(engine)
 
@@ -115,7 +115,7 @@ def clean_up(path: Path) -> None:
 
 
 @pytest.mark.parametrize("happen", [delete, replace, clean_up])
-def test_a_file_that_is_replaced_is_refused_for_good(engine: Engine, happen, logged):
+def test_replaced_file_is_rejected_permanently(engine: Engine, happen, logged):
     """Rows written to an unlinked file would be confirmed with a 200 and lost."""
     add_batch(engine, 1)
     happen(path_of(engine))
@@ -132,7 +132,7 @@ def test_a_file_that_is_replaced_is_refused_for_good(engine: Engine, happen, log
 
 
 @pytest.mark.parametrize("happen", [delete, replace])
-def test_a_connection_that_is_kept_stores_nothing_in_a_file_without_a_name(engine: Engine, happen):
+def test_open_connection_cannot_commit_to_an_unlinked_file(engine: Engine, happen):
     """A sender keeps one connection for many transactions, and sends mail between them."""
     insertion = insert(BatchRow).values(published_at=NOW, papers=0, matches=0)
     with engine.connect() as conn:
@@ -148,7 +148,7 @@ def test_a_connection_that_is_kept_stores_nothing_in_a_file_without_a_name(engin
             conn.begin()
 
 
-def test_the_site_reports_a_replaced_file(engine: Engine):
+def test_readiness_reports_a_replaced_file(engine: Engine):
     services = Services(settings.load(None), engine)
     assert "replaced" not in str(why_not_ready(services, NOW, NOW))
 
@@ -184,7 +184,7 @@ def test_other_processes_may_vacuum_and_checkpoint(engine: Engine):
     assert len(rows(engine, BatchRow)) == 5
 
 
-def test_a_dangling_link_makes_a_private_file(tmp_path: Path, backend: str):
+def test_dangling_link_creates_a_private_file(tmp_path: Path, backend: str):
     (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
     engine = open_engine(f"sqlite:///{tmp_path}/link.db")
     with engine.begin() as conn:
@@ -215,7 +215,7 @@ def in_a_fork(work: Callable[[], object]) -> str:
         return pipe.read()
 
 
-def test_a_connection_is_not_used_over_a_fork(engine: Engine, database_url: str):
+def test_connection_is_rejected_after_a_fork(engine: Engine, database_url: str):
     """The child does not inherit the locks, but SQLite in the child assumes that it has them."""
     add_batch(engine, 1)
 
@@ -224,7 +224,7 @@ def test_a_connection_is_not_used_over_a_fork(engine: Engine, database_url: str)
     assert len(rows(engine, BatchRow)) == 1
 
 
-def test_a_child_opens_what_its_parent_has_closed(engine: Engine, database_url: str):
+def test_child_process_can_open_a_file_closed_by_its_parent(engine: Engine, database_url: str):
     add_batch(engine, 1)
     engine.dispose()
 
@@ -235,7 +235,7 @@ def test_a_child_opens_what_its_parent_has_closed(engine: Engine, database_url: 
 # --- Error messages for the operator ------------------------------------------------------------
 
 
-def test_a_broken_file_is_named_with_what_to_do(tmp_path: Path, backend: str):
+def test_corrupt_file_error_has_the_path_and_a_remedy(tmp_path: Path, backend: str):
     file = tmp_path / "broken.db"
     file.write_bytes(b"SQLite format 3\0" + b"\x10" * 8_000)
     engine = open_engine(f"sqlite:///{file}")

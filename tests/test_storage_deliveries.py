@@ -66,7 +66,7 @@ def status_of(engine, delivery_id):
 # --- Claim --------------------------------------------------------------------------------------
 
 
-def test_a_claim_takes_what_is_due_oldest_first(engine):
+def test_claim_returns_due_deliveries_oldest_first(engine):
     late = add_delivery(engine, not_before=NOW - timedelta(minutes=1))
     early = add_delivery(engine, not_before=NOW - timedelta(hours=1))
     add_delivery(engine, not_before=NOW + timedelta(minutes=1))
@@ -76,7 +76,7 @@ def test_a_claim_takes_what_is_due_oldest_first(engine):
     assert claim(engine) == []
 
 
-def test_a_claim_brings_what_sending_needs(engine):
+def test_claim_returns_the_fields_needed_for_sending(engine):
     id_ = add_delivery(engine, "ada@example.org", attempts=2)
 
     with engine.begin() as conn:
@@ -87,7 +87,7 @@ def test_a_claim_brings_what_sending_needs(engine):
     assert delivery.expires_at == NOW + timedelta(hours=18)
 
 
-def test_nobody_is_written_to_who_does_not_want_it(engine):
+def test_claim_skips_pending_unsubscribed_and_suppressed_subscribers(engine):
     for status in (SubscriberStatus.PENDING, SubscriberStatus.UNSUBSCRIBED):
         add_delivery(engine, subscriber_id=add_subscriber(engine, status=status))
     suppressed = add_subscriber(engine)
@@ -98,13 +98,13 @@ def test_nobody_is_written_to_who_does_not_want_it(engine):
     assert claim(engine) == [confirmation]
 
 
-def test_what_has_expired_is_not_claimed(engine):
+def test_expired_delivery_is_not_claimed(engine):
     add_delivery(engine, expires_at=NOW)
 
     assert claim(engine) == []
 
 
-def test_claims_at_the_same_moment_never_share_a_delivery(engine):
+def test_concurrent_claims_never_share_a_delivery(engine):
     ids = {add_delivery(engine) for _ in range(40)}
     together = threading.Barrier(4)
 
@@ -122,7 +122,7 @@ def test_claims_at_the_same_moment_never_share_a_delivery(engine):
 # --- Lease --------------------------------------------------------------------------------------
 
 
-def test_what_is_given_back_can_be_claimed_again(engine):
+def test_returned_delivery_can_be_claimed_again(engine):
     id_ = add_delivery(engine)
     claim(engine)
 
@@ -133,7 +133,7 @@ def test_what_is_given_back_can_be_claimed_again(engine):
     assert claim(engine) == [id_]
 
 
-def test_a_marked_delivery_is_not_given_back(engine):
+def test_marked_delivery_is_not_returned_to_the_queue(engine):
     id_ = in_hand(engine, add_delivery(engine))
 
     with engine.begin() as conn:
@@ -142,7 +142,7 @@ def test_a_marked_delivery_is_not_given_back(engine):
     assert status_of(engine, id_) == Status.SENDING
 
 
-def test_a_renewed_lease_is_not_taken_over(engine):
+def test_renewed_lease_is_not_recovered(engine):
     add_delivery(engine)
     claim(engine)
 
@@ -153,7 +153,7 @@ def test_a_renewed_lease_is_not_taken_over(engine):
     assert recover(engine, NOW + timedelta(minutes=5) + LEASE).queued == 1
 
 
-def test_a_dead_sender_s_claim_goes_back_to_the_outbox(engine):
+def test_claim_of_a_crashed_sender_is_requeued(engine):
     id_ = add_delivery(engine)
     claim(engine)
 
@@ -163,7 +163,7 @@ def test_a_dead_sender_s_claim_goes_back_to_the_outbox(engine):
     assert mark(engine, [id_]) == set(), "the dead sender woke up: it may not send"
 
 
-def test_a_dead_sender_s_mark_is_uncertain(engine):
+def test_marked_delivery_of_a_crashed_sender_becomes_uncertain(engine):
     id_ = in_hand(engine, add_delivery(engine))
 
     found = recover(engine, NOW + PATIENCE)
@@ -176,7 +176,7 @@ def test_a_dead_sender_s_mark_is_uncertain(engine):
 # --- Mark ---------------------------------------------------------------------------------------
 
 
-def test_only_the_holder_of_the_lease_can_mark_and_only_once(engine):
+def test_only_the_lease_holder_can_mark_and_only_once(engine):
     id_ = add_delivery(engine)
     claim(engine)
 
@@ -185,7 +185,7 @@ def test_only_the_holder_of_the_lease_can_mark_and_only_once(engine):
     assert mark(engine, [id_]) == set()
 
 
-def test_leaving_after_the_claim_is_in_time(engine):
+def test_unsubscribe_after_the_claim_cancels_the_delivery(engine):
     subscriber_id = add_subscriber(engine)
     id_ = add_delivery(engine, subscriber_id=subscriber_id)
     claim(engine)
@@ -198,7 +198,7 @@ def test_leaving_after_the_claim_is_in_time(engine):
 
 
 @pytest.mark.parametrize("change", ["left", "suppressed"])
-def test_a_mark_looks_at_the_subscriber_itself(engine, change):
+def test_mark_checks_the_subscriber_row(engine, change):
     """The mark checks the subscriber's row, even if the delivery was not cancelled."""
     subscriber_id = add_subscriber(engine)
     id_ = add_delivery(engine, subscriber_id=subscriber_id)
@@ -216,7 +216,7 @@ def test_a_mark_looks_at_the_subscriber_itself(engine, change):
     assert (status_of(engine, id_), row(engine, id_).reason) == (ended, change)
 
 
-def test_a_pending_subscriber_gets_the_confirmation_and_nothing_else(engine):
+def test_pending_subscriber_gets_only_the_confirmation(engine):
     confirmation = add_confirmation(engine)
     subscriber_id = row(engine, confirmation).subscriber_id
     digest = add_delivery(engine, subscriber_id=subscriber_id, status="leased", lease="mine")
@@ -225,7 +225,7 @@ def test_a_pending_subscriber_gets_the_confirmation_and_nothing_else(engine):
     assert mark(engine, [confirmation, digest]) == {confirmation}
 
 
-def test_an_expired_delivery_is_not_marked(engine):
+def test_expired_delivery_cannot_be_marked(engine):
     id_ = add_delivery(engine)
     claim(engine)
 
@@ -235,7 +235,7 @@ def test_an_expired_delivery_is_not_marked(engine):
 # --- Settle -------------------------------------------------------------------------------------
 
 
-def test_an_accepted_delivery_is_sent_for_good(engine):
+def test_accepted_delivery_stays_sent(engine):
     id_ = in_hand(engine, add_delivery(engine))
     accepted = Settlement(id_, Status.SENT, "accepted", reply="250 Ok", queue_id="Q1")
 
@@ -260,7 +260,7 @@ def test_many_settlements_are_counted(engine):
     assert written == {Status.SENT: 5}
 
 
-def test_nothing_is_settled_under_another_lease(engine):
+def test_settle_with_another_lease_changes_nothing(engine):
     id_ = in_hand(engine, add_delivery(engine))
 
     for status in (Status.SENT, Status.QUEUED, Status.FAILED, Status.UNCERTAIN):
@@ -269,7 +269,7 @@ def test_nothing_is_settled_under_another_lease(engine):
     assert status_of(engine, id_) == Status.SENDING
 
 
-def test_a_deferred_delivery_waits_and_is_charged(engine):
+def test_deferred_delivery_waits_and_counts_an_attempt(engine):
     id_ = in_hand(engine, add_delivery(engine))
     gap = timedelta(minutes=5)
 
@@ -280,7 +280,7 @@ def test_a_deferred_delivery_waits_and_is_charged(engine):
     assert row(engine, id_).attempts == 1
 
 
-def test_a_refusal_keeps_its_delivery_owed_until_the_guard_has_judged_it(engine):
+def test_refused_delivery_stays_queued_until_the_guard_judges_it(engine):
     """A crash between the refusal and its judgement loses neither of them."""
     subscriber_id = add_subscriber(engine, "gone@example.org")
     refused = in_hand(engine, add_delivery(engine, subscriber_id=subscriber_id))
@@ -303,7 +303,7 @@ def test_a_refusal_keeps_its_delivery_owed_until_the_guard_has_judged_it(engine)
     assert outbox.cursor(engine, refused) == 5
 
 
-def test_a_late_acceptance_ends_the_uncertainty(engine):
+def test_late_acceptance_settles_an_uncertain_delivery_as_sent(engine):
     """The sender was slow, not dead: its lease expired, but no other process changed the row."""
     id_ = in_hand(engine, add_delivery(engine))
     recover(engine, NOW + PATIENCE)
@@ -312,7 +312,7 @@ def test_a_late_acceptance_ends_the_uncertainty(engine):
     assert status_of(engine, id_) == Status.SENT
 
 
-def test_a_lost_reply_leaves_it_uncertain_until_someone_decides(engine):
+def test_lost_reply_leaves_the_delivery_uncertain(engine):
     id_ = in_hand(engine, add_delivery(engine))
 
     settle(engine, Settlement(id_, Status.UNCERTAIN, "unknown at dot"))
@@ -321,7 +321,7 @@ def test_a_lost_reply_leaves_it_uncertain_until_someone_decides(engine):
     assert claim(engine, now=NOW + timedelta(hours=1)) == []
 
 
-def test_a_reply_may_hold_anything(engine):
+def test_stored_reply_is_cleaned_and_truncated(engine):
     id_ = in_hand(engine, add_delivery(engine))
 
     settle(engine, Settlement(id_, Status.FAILED, "soft", reply="554 \0" + "x" * 10_000))
@@ -332,7 +332,7 @@ def test_a_reply_may_hold_anything(engine):
 # --- The subscriber's cursor --------------------------------------------------------------------
 
 
-def test_a_digest_that_expires_is_owed_anew(engine):
+def test_expired_digest_sets_the_cursor_back(engine):
     id_ = add_delivery(engine)
 
     with engine.begin() as conn:
@@ -343,7 +343,7 @@ def test_a_digest_that_expires_is_owed_anew(engine):
     assert outbox.cursor(engine, id_) == 2
 
 
-def test_expiring_ends_a_claim_and_the_claimer_cannot_mark(engine):
+def test_expired_claim_cannot_be_marked(engine):
     id_ = add_delivery(engine)
     claim(engine)
 
@@ -353,14 +353,14 @@ def test_expiring_ends_a_claim_and_the_claimer_cannot_mark(engine):
     assert mark(engine, [id_]) == set()
 
 
-def test_a_delivery_with_its_dot_on_the_wire_does_not_expire(engine):
+def test_delivery_being_sent_does_not_expire(engine):
     in_hand(engine, add_delivery(engine))
 
     with engine.begin() as conn:
         assert deliveries.expire_due(conn, NOW + timedelta(hours=18)) == 0
 
 
-def test_expiring_takes_no_more_than_its_limit(engine):
+def test_expire_due_respects_its_limit(engine):
     for _ in range(3):
         add_delivery(engine)
 
@@ -371,7 +371,7 @@ def test_expiring_takes_no_more_than_its_limit(engine):
 
 
 @pytest.mark.parametrize(("unread", "cursor"), [(True, 2), (False, 5)])
-def test_a_failure_of_ours_owes_the_papers_anew_and_a_refusal_does_not(engine, unread, cursor):
+def test_unread_failure_sets_the_cursor_back_and_a_refusal_does_not(engine, unread, cursor):
     id_ = in_hand(engine, add_delivery(engine))
 
     settle(engine, Settlement(id_, Status.FAILED, "too large", unread=unread))
@@ -388,7 +388,7 @@ def test_a_failure_of_ours_owes_the_papers_anew_and_a_refusal_does_not(engine, u
         (CancelReason.SUPPRESSED, 5),
     ],
 )
-def test_only_an_operator_s_cancelling_owes_the_papers_anew(engine, reason, cursor):
+def test_only_cancelling_by_the_operator_sets_the_cursor_back(engine, reason, cursor):
     subscriber_id = add_subscriber(engine)
     id_ = add_delivery(engine, subscriber_id=subscriber_id)
 
@@ -399,7 +399,7 @@ def test_only_an_operator_s_cancelling_owes_the_papers_anew(engine, reason, curs
     assert outbox.cursor(engine, id_) == cursor
 
 
-def test_a_cursor_never_moves_forward(engine):
+def test_set_cursors_back_never_moves_a_cursor_forward(engine):
     subscriber_id = add_subscriber(engine, cursor=1)
     id_ = add_delivery(engine, subscriber_id=subscriber_id)
 
@@ -413,7 +413,7 @@ def test_a_cursor_never_moves_forward(engine):
     ("status", "range_from", "cursor"),
     [("queued", 2, 8), ("sent", 0, 8), ("uncertain", 2, 8), ("sent", 5, 2), ("failed", 2, 2)],
 )
-def test_a_newer_digest_that_covers_the_range_keeps_the_cursor(engine, status, range_from, cursor):
+def test_newer_digest_that_covers_the_range_keeps_the_cursor(engine, status, range_from, cursor):
     subscriber_id = add_subscriber(engine, cursor=8)
     ended = add_delivery(engine, subscriber_id=subscriber_id)
     add_delivery(
@@ -426,7 +426,7 @@ def test_a_newer_digest_that_covers_the_range_keeps_the_cursor(engine, status, r
     assert outbox.cursor(engine, ended) == cursor
 
 
-def test_other_readers_cursors_stay(engine):
+def test_cursors_of_other_subscribers_are_unchanged(engine):
     ended, other = add_delivery(engine), add_delivery(engine)
 
     with engine.begin() as conn:
@@ -435,7 +435,7 @@ def test_other_readers_cursors_stay(engine):
     assert outbox.cursor(engine, other) == 5
 
 
-def test_a_confirmation_has_no_cursor_to_set_back(engine):
+def test_expired_confirmation_does_not_change_the_cursor(engine):
     id_ = add_confirmation(engine)
 
     with engine.begin() as conn:
@@ -464,7 +464,7 @@ def test_an_uncertain_confirmation_is_resent_once(engine):
     assert status_of(engine, id_) == Status.UNCERTAIN
 
 
-def test_an_uncertain_digest_is_not_resent_unless_it_is_wished(engine):
+def test_uncertain_digest_is_resent_only_if_requested(engine):
     id_ = in_hand(engine, add_delivery(engine))
     settle(engine, Settlement(id_, Status.UNCERTAIN, "unknown at dot"))
 
@@ -480,7 +480,7 @@ def test_a_resent_delivery_cannot_be_settled_by_its_first_sender(engine):
     assert settle(engine, Settlement(id_, Status.SENT, "accepted")).total() == 0
 
 
-def test_an_operator_decides_about_an_uncertain_delivery(engine):
+def test_operator_can_drop_or_resend_an_uncertain_delivery(engine):
     dropped, resent = (
         add_delivery(engine, status="uncertain"),
         add_delivery(engine, status="uncertain"),
@@ -497,7 +497,7 @@ def test_an_operator_decides_about_an_uncertain_delivery(engine):
 
 
 @pytest.mark.parametrize("status", sorted(set(Status) - {Status.UNCERTAIN}))
-def test_only_an_uncertain_delivery_can_be_decided_about(engine, status):
+def test_only_uncertain_deliveries_can_be_resolved(engine, status):
     id_ = add_delivery(engine, status=status)
 
     with engine.begin() as conn, pytest.raises(NotFoundError):
@@ -509,7 +509,7 @@ def test_only_an_uncertain_delivery_can_be_decided_about(engine, status):
 # --- Queries ------------------------------------------------------------------------------------
 
 
-def test_the_operator_sees_every_delivery_or_those_of_one_status(engine):
+def test_listing_returns_all_deliveries_or_those_of_one_status(engine):
     first = add_delivery(engine, "ada@example.org", reason="because")
     second = add_delivery(engine, status="sent")
 
@@ -526,7 +526,7 @@ def test_the_operator_sees_every_delivery_or_those_of_one_status(engine):
     )
 
 
-def test_counts_name_every_status(engine):
+def test_counts_include_every_status(engine):
     add_delivery(engine)
 
     with engine.connect() as conn:
@@ -535,7 +535,7 @@ def test_counts_name_every_status(engine):
     assert counted == {**dict.fromkeys(Status, 0), Status.QUEUED: 1}
 
 
-def test_the_next_due_moment_is_the_earliest(engine):
+def test_next_due_at_returns_the_earliest_time(engine):
     with engine.connect() as conn:
         assert deliveries.next_due_at(conn) is None
     add_delivery(engine, not_before=NOW + timedelta(hours=2))
@@ -546,7 +546,7 @@ def test_the_next_due_moment_is_the_earliest(engine):
 
 
 @pytest.mark.parametrize("precedence", [0, 1])
-def test_what_may_not_leave_is_not_waited_for(engine, precedence):
+def test_next_due_at_ignores_unsendable_deliveries(engine, precedence):
     """If the sender waited for these, it would poll in a loop, and a drain would never end."""
     day = {"precedence": precedence}
     add_delivery(engine, **day, domain="slowed.example")
@@ -569,7 +569,7 @@ def test_what_may_not_leave_is_not_waited_for(engine, precedence):
         assert deliveries.next_due_at(conn) == NOW + timedelta(hours=1)
 
 
-def test_resending_by_hand_never_shortens_the_life_of_a_digest(engine):
+def test_manual_resend_never_shortens_the_expiry(engine):
     """The digest expires in 18 hours at the earliest; a later expiry is kept."""
     later, sooner = NOW + timedelta(hours=40), NOW + timedelta(hours=1)
     long, short = (
@@ -585,7 +585,7 @@ def test_resending_by_hand_never_shortens_the_life_of_a_digest(engine):
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_a_claim_does_not_wait_for_rows_that_another_sender_is_claiming(engine):
+def test_claim_skips_rows_locked_by_another_claim(engine):
     """SQLite has a single writer at a time; PostgreSQL skips locked rows."""
     first, second = add_delivery(engine), add_delivery(engine)
 
@@ -599,7 +599,7 @@ def test_a_claim_does_not_wait_for_rows_that_another_sender_is_claiming(engine):
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_expiring_does_not_wait_for_what_a_sender_holds(engine):
+def test_expire_due_skips_locked_rows(engine):
     over = {"expires_at": NOW - timedelta(hours=1)}
     held, free = add_delivery(engine, **over), add_delivery(engine, **over)
 
@@ -640,9 +640,7 @@ def vars_of(delivery):
         (NOW + HOUR + SECOND, True),
     ],
 )
-def test_a_lease_is_over_when_it_has_ended_or_was_given_by_a_wrong_clock(
-    engine, lease_until, is_over
-):
+def test_lease_is_recovered_if_expired_or_set_by_a_wrong_clock(engine, lease_until, is_over):
     held = {"lease": "theirs", "lease_until": lease_until, "attempts": 1}
     claimed = add_delivery(engine, status=Status.LEASED, **held)
     on_the_wire = add_delivery(engine, status=Status.SENDING, **held)
@@ -679,7 +677,7 @@ def test_a_lease_is_over_when_it_has_ended_or_was_given_by_a_wrong_clock(
         ({}, {"status": "sent", "range_to": 4}, "queued", 2, 5),
     ],
 )
-def test_a_refused_delivery_is_owed_again_or_else_its_papers(
+def test_requeue_refused_requeues_the_delivery_or_sets_the_cursor_back(
     engine, changes, newer, status, attempts, cursor
 ):
     reader = add_subscriber(engine)
@@ -699,7 +697,7 @@ def test_a_refused_delivery_is_owed_again_or_else_its_papers(
     assert (row(engine, other).attempts, outbox.cursor(engine, other)) == (3, 5)
 
 
-def test_what_came_back_after_it_was_accepted_is_owed_again(engine):
+def test_take_back_fails_a_sent_delivery_and_sets_its_cursor_back(engine):
     ids = {status: add_delivery(engine, status=status) for status in Status}
     other = add_delivery(engine, status=Status.SENT)
     back = ids[Status.SENT]
@@ -722,7 +720,7 @@ def test_what_came_back_after_it_was_accepted_is_owed_again(engine):
         ({"expires_at": NOW + SECOND}, True),
     ],
 )
-def test_what_is_uncertain_is_resent_while_it_may_be(engine, changes, is_resent):
+def test_resend_uncertain_requeues_only_eligible_deliveries(engine, changes, is_resent):
     uncertain = {"status": Status.UNCERTAIN, "not_before": NOW - DAY, "lease": "theirs"}
     id_ = add_delivery(engine, **uncertain | {"kind": DeliveryKind.CONFIRMATION} | changes)
 
@@ -736,7 +734,7 @@ def test_what_is_uncertain_is_resent_while_it_may_be(engine, changes, is_resent)
         assert found.not_before == NOW
 
 
-def test_cancelling_ends_what_is_owed_to_these_readers_alone(engine):
+def test_cancelling_ends_queued_and_leased_mail_of_the_given_readers_only(engine):
     reader = add_subscriber(engine)
     ids = {s: add_delivery(engine, subscriber_id=reader, status=s, lease="theirs") for s in Status}
     add_delivery(engine)
@@ -758,7 +756,7 @@ def test_cancelling_ends_what_is_owed_to_these_readers_alone(engine):
     assert status_of(engine, suppressed) == Status.SUPPRESSED
 
 
-def test_an_edition_is_cancelled_in_bounded_steps_and_its_papers_are_owed(engine):
+def test_cancel_edition_works_in_bounded_steps_and_sets_cursors_back(engine):
     ids = {status: add_delivery(engine, status=status) for status in Status}
     add_delivery(engine, edition_on=TODAY + DAY)
     owed = {ids[Status.QUEUED], ids[Status.LEASED]}
@@ -772,7 +770,7 @@ def test_an_edition_is_cancelled_in_bounded_steps_and_its_papers_are_owed(engine
     assert {id_ for id_ in ids.values() if outbox.cursor(engine, id_) == 2} == owed
 
 
-def test_the_editions_are_counted_by_status_newest_first(engine):
+def test_editions_are_counted_by_status_newest_first(engine):
     for status, day in (("sent", 0), ("sent", 0), ("queued", 0), ("failed", 1)):
         add_delivery(engine, status=status, edition_on=TODAY + day * DAY)
     add_confirmation(engine)
@@ -786,7 +784,7 @@ def test_the_editions_are_counted_by_status_newest_first(engine):
     ]
 
 
-def test_what_is_owed_to_a_moved_reader_takes_the_pace_of_the_new_domain(engine):
+def test_readdress_moves_unsent_deliveries_to_the_new_domain(engine):
     reader = add_subscriber(engine)
     ids = {s: add_delivery(engine, subscriber_id=reader, status=s, domain="old.example")
            for s in Status}  # fmt: skip
@@ -802,7 +800,7 @@ def test_what_is_owed_to_a_moved_reader_takes_the_pace_of_the_new_domain(engine)
 WORDS = {"reply": "550 <ada@example.org>", "queue_id": "Q1"}
 
 
-def test_the_deliveries_of_an_erased_reader_say_nothing(engine):
+def test_blank_removes_personal_data_from_deliveries_of_a_reader(engine):
     reader = add_subscriber(engine)
     said = WORDS | {"address": "a@b.example", "domain": "b.example", "topics": ["AI"], "more": 3}
     mine = add_delivery(engine, subscriber_id=reader, **said)
@@ -820,7 +818,7 @@ def test_the_deliveries_of_an_erased_reader_say_nothing(engine):
     assert [one.delivery_id for one in rows(engine, RefusalRow)] == [other]
 
 
-def test_a_request_that_is_forgotten_is_asked_about_no_more(engine):
+def test_forget_address_cancels_queued_mail_and_redacts_the_address(engine):
     """Queued mail of the request is cancelled and its address redacted; other mail stays."""
     add_confirmation(engine)
     with engine.begin() as conn:
@@ -866,7 +864,7 @@ PENDING = {"status": SubscriberStatus.PENDING}
         ({"email": ""}, {}, False),
     ],
 )
-def test_each_reader_gets_the_mail_that_they_want(engine, reader, changes, is_welcome):
+def test_claim_respects_subscriber_state_and_delivery_kind(engine, reader, changes, is_welcome):
     id_ = add_delivery(engine, subscriber_id=add_subscriber(engine, **reader), **changes)
     add_delivery(engine, status=Status.SENT)
     if "email" in reader:
@@ -887,7 +885,7 @@ def test_each_reader_gets_the_mail_that_they_want(engine, reader, changes, is_we
         ("hard", NOW, {"kind": "link"}, False),
     ],
 )
-def test_a_suppressed_address_gets_nothing_but_what_it_asks_for_anew(
+def test_suppressed_address_gets_only_newly_requested_mail(
     engine, reason, since, changes, is_written
 ):
     id_ = add_delivery(engine, "ada@example.org", **changes)
@@ -898,7 +896,7 @@ def test_a_suppressed_address_gets_nothing_but_what_it_asks_for_anew(
     assert claim(engine) == ([id_] if is_written else [])
 
 
-def test_a_claim_takes_awaited_mail_first_of_a_domain_or_besides_some(engine):
+def test_claim_orders_by_precedence_and_filters_domains(engine):
     late, early = (add_delivery(engine, not_before=NOW - n * HOUR, precedence=1) for n in (1, 2))
     awaited = add_delivery(engine, not_before=NOW, precedence=0)
     slow = add_delivery(engine, not_before=NOW, precedence=1, domain="slow.example")
@@ -918,7 +916,7 @@ def test_a_claim_takes_awaited_mail_first_of_a_domain_or_besides_some(engine):
     assert take(9, besides={"slow.example"}) == [awaited, early, late]
 
 
-def test_what_is_in_hand_for_a_domain_is_counted_by_whose_it_is(engine):
+def test_in_hand_counts_own_and_other_leases_of_a_domain(engine):
     held = {"domain": "d.example", "lease": "mine", "lease_until": NOW + SECOND}
     for status in Status:
         add_delivery(engine, status=status, **held)
@@ -934,7 +932,7 @@ def test_what_is_in_hand_for_a_domain_is_counted_by_whose_it_is(engine):
     assert found + found == deliveries.InHand(ours=4, others=2)
 
 
-def test_what_lost_its_mark_is_ended_or_handed_back(engine):
+def test_unmarked_deliveries_are_withdrawn_or_handed_back(engine):
     left, gone, held, taken, other = (add_delivery(engine, address_of(n)) for n in range(5))
     claim(engine)
     outbox.set_status(engine, 1, SubscriberStatus.UNSUBSCRIBED)
@@ -959,7 +957,7 @@ def address_of(number):
     return f"reader{number}@example.org"
 
 
-def test_the_record_of_a_reader_is_their_own_mail_without_the_sender_s_lease(engine):
+def test_record_of_returns_own_deliveries_without_lease_columns(engine):
     reader = add_subscriber(engine)
     ids = [add_delivery(engine, subscriber_id=reader) for _ in range(2)]
     add_delivery(engine)
@@ -972,7 +970,7 @@ def test_the_record_of_a_reader_is_their_own_mail_without_the_sender_s_lease(eng
     assert set(found[0]) == columns - {"lease", "lease_until"}
 
 
-def test_deliveries_of_an_unknown_kind_or_status_are_named(engine):
+def test_deliveries_of_unknown_kind_or_status_are_reported(engine):
     good, *bad = (add_delivery(engine) for _ in range(3))
     for id_, wrong in zip(bad, ({"kind": "pigeon"}, {"status": "lost"}), strict=True):
         outbox.alter(engine, id_, **wrong)
@@ -997,7 +995,7 @@ def test_deliveries_of_an_unknown_kind_or_status_are_named(engine):
         ({"token": "theirs"}, None),
     ],
 )
-def test_a_refusal_is_recorded_with_the_strike_that_it_may_become(engine, changes, kept):
+def test_refusal_is_recorded_with_its_possible_strike(engine, changes, kept):
     fields = set(Settlement.__dataclass_fields__)
     of_the_row = {k: v for k, v in changes.items() if k in {"address", *SINGLE}}
     id_ = in_hand(engine, add_delivery(engine, "ada@example.org", **of_the_row))
@@ -1018,7 +1016,7 @@ def test_a_refusal_is_recorded_with_the_strike_that_it_may_become(engine, change
 
 
 @pytest.mark.parametrize("status", list(Status))
-def test_only_what_was_on_the_wire_can_be_accepted(engine, status):
+def test_only_sending_or_uncertain_deliveries_can_be_accepted(engine, status):
     id_ = add_delivery(engine, status=status, lease="mine", attempts=1)
 
     written = settle(engine, Settlement(id_, Status.SENT, "accepted", queue_id="Q1"))
@@ -1040,7 +1038,7 @@ def test_only_what_was_on_the_wire_can_be_accepted(engine, status):
         ({"status": Status.EXPIRED}, 2),
     ],
 )
-def test_papers_are_owed_unless_another_digest_to_the_reader_has_them_all(engine, other, cursor):
+def test_cursor_is_set_back_unless_another_digest_covers_all_papers(engine, other, cursor):
     reader = add_subscriber(engine)
     ended = add_delivery(engine, subscriber_id=reader, status=Status.CANCELLED)
     add_delivery(engine, **{"subscriber_id": reader, "status": Status.SENT} | other)
@@ -1051,7 +1049,7 @@ def test_papers_are_owed_unless_another_digest_to_the_reader_has_them_all(engine
     assert outbox.cursor(engine, ended) == cursor
 
 
-def test_papers_of_a_delivery_that_is_still_owed_are_owed_anew(engine):
+def test_queued_delivery_does_not_count_as_covering_its_own_papers(engine):
     """The delivery covers its own range, but must not count as the newer one that covers it."""
     id_ = add_delivery(engine)
 
@@ -1064,7 +1062,7 @@ def test_papers_of_a_delivery_that_is_still_owed_are_owed_anew(engine):
 # --- Pauses -------------------------------------------------------------------------------------
 
 
-def test_what_is_held_is_everything_or_one_edition_and_is_held_once(engine):
+def test_hold_applies_to_everything_or_one_edition_and_is_idempotent(engine):
     later = add_delivery(engine, edition_on=TODAY + DAY)
     first = add_delivery(engine)
     single = add_confirmation(engine)

@@ -32,7 +32,7 @@ def request(engine, subscriber_id, **changes):
         conn.execute(insert(RequestRow).values(**values | changes))
 
 
-def test_everyone_comes_once_by_number_whatever_the_chunk(engine, monkeypatch):
+def test_everyone_returns_each_subscriber_once_ordered_by_id(engine, monkeypatch):
     monkeypatch.setattr(moves, "CHUNK", 2)
     ids = [add_subscriber(engine, f"{n}@example.org") for n in range(5)]
     outbox.set_status(engine, ids[1], SubscriberStatus.PENDING)
@@ -54,7 +54,7 @@ def test_everyone_comes_once_by_number_whatever_the_chunk(engine, monkeypatch):
     assert {one.consent for one in found} == {None}
 
 
-def test_the_consent_of_a_reader_is_their_last_request_to_join_that_was_used(engine):
+def test_consent_is_the_last_used_join_request(engine):
     ada, bob = (add_subscriber(engine) for _ in range(2))
     request(engine, ada, used_at=NOW + HOUR, wording="second", ip="192.0.2.1")
     request(engine, ada, used_at=NOW, wording="first")
@@ -71,7 +71,7 @@ def test_the_consent_of_a_reader_is_their_last_request_to_join_that_was_used(eng
     assert found[1].consent["wording"] == "another's"
 
 
-def test_suppressions_without_a_subscriber_are_those_of_nobody_here(engine):
+def test_suppressions_without_subscriber_exclude_known_addresses(engine):
     add_subscriber(engine, "ada@example.org")
     erased = add_subscriber(engine, "bob@example.org")
     call(engine, subscribers.erase, erased, NOW)
@@ -86,7 +86,7 @@ def test_suppressions_without_a_subscriber_are_those_of_nobody_here(engine):
 
 
 @pytest.mark.parametrize("lock", [False, True])
-def test_a_known_address_is_imported_unless_it_asked_to_join_here(engine, lock):
+def test_known_address_is_imported_unless_it_signed_up_by_form(engine, lock):
     names = ["a", "b", "c", "d"]
     ids = [add_subscriber(engine, f"{name}@example.org", confirmed_at=NOW) for name in names]
     request(engine, ids[0], origin="import")
@@ -104,14 +104,14 @@ def test_a_known_address_is_imported_unless_it_asked_to_join_here(engine, lock):
 
 
 @pytest.mark.parametrize(("hour", "days"), [(0, 0), (5.99, 0), (6, 1), (23, 1)])
-def test_papers_are_new_from_the_day_whose_feed_was_not_read(hour, days):
+def test_papers_from_is_the_first_day_not_yet_covered(hour, days):
     midnight = NOW.replace(hour=0)
 
     assert moves.papers_from(midnight + hour * HOUR) == midnight.date() + days * DAY
 
 
 @pytest.mark.parametrize("status", list(SubscriberStatus))
-def test_an_import_replaces_who_is_pending_and_unsubscribes_who_is_not_gone(engine, status):
+def test_import_replaces_pending_and_unsubscribes_remaining_readers(engine, status):
     gone = {"left_at": NOW, "next_slot_at": NOW, "welcome_due": True}
     ada, _ = (add_subscriber(engine, status=status, **gone) for _ in range(2))
 
@@ -163,7 +163,7 @@ def test_new_readers_are_added_once_and_follow_in_their_order(engine):
         ("complaint", None, NOW + HOUR, "complaint", 1),
     ],
 )
-def test_a_suppression_from_elsewhere_joins_those_of_here(
+def test_imported_suppression_is_merged_with_existing_ones(
     engine, reason, before, confirmed_at, kept, new
 ):
     add_subscriber(engine, "ada@example.org", confirmed_at=confirmed_at)

@@ -20,11 +20,11 @@ def take(engine, wanted, now=NOW, most=10):
     return count
 
 
-def test_no_more_is_taken_than_is_allowed(engine):
+def test_take_never_exceeds_the_limit(engine):
     assert [take(engine, 4), take(engine, 4), take(engine, 4), take(engine, 4)] == [4, 4, 2, 0]
 
 
-def test_no_stretch_of_an_hour_has_more_than_allowed_wherever_it_begins(engine):
+def test_no_sliding_hour_exceeds_the_limit(engine):
     minutes = [minute for minute in range(0, 180, 4) for _ in range(take(
         engine, 3, NOW + timedelta(minutes=minute)))]  # fmt: skip
 
@@ -33,7 +33,7 @@ def test_no_stretch_of_an_hour_has_more_than_allowed_wherever_it_begins(engine):
     assert len(minutes) >= 28, "and nearly all of it is used"
 
 
-def test_senders_at_the_same_moment_take_no_more_together(engine):
+def test_concurrent_senders_do_not_exceed_the_limit(engine):
     together = threading.Barrier(4)
 
     def take_some(_number):
@@ -44,7 +44,7 @@ def test_senders_at_the_same_moment_take_no_more_together(engine):
         assert sum(senders.map(take_some, range(4))) == 10
 
 
-def test_a_sender_that_dies_has_taken_nothing(engine):
+def test_rolled_back_take_consumes_nothing(engine):
     with engine.connect() as conn:
         rates.left(conn, "smtp:hour", 10, HOUR, NOW)
         rates.take(conn, "smtp:hour", 10, HOUR, NOW)
@@ -53,7 +53,7 @@ def test_a_sender_that_dies_has_taken_nothing(engine):
     assert take(engine, 10) == 10
 
 
-def test_it_tells_when_there_will_be_more(engine):
+def test_free_at_returns_the_time_of_the_next_free_slot(engine):
     take(engine, 10)
 
     with engine.begin() as conn:
@@ -63,7 +63,7 @@ def test_it_tells_when_there_will_be_more(engine):
     assert take(engine, 1, free_at) == 1
 
 
-def test_a_clock_that_was_wrong_shuts_nobody_out(engine):
+def test_entries_from_a_wrong_clock_are_ignored(engine):
     take(engine, 10, NOW + timedelta(days=400))
 
     assert take(engine, 10) == 10

@@ -62,12 +62,12 @@ def editions(letters: str, every: int = 1) -> list[Past]:
         ("DFFD", 1, SuppressionReason.HARD),
     ],
 )
-def test_a_row_of_editions_is_enough_or_not(letters, every, reason):
+def test_enough_returns_the_reason_for_a_sequence_of_editions(letters, every, reason):
     assert enough(editions(letters, every)) is reason
 
 
 @given(st.text(alphabet="F.", max_size=40))
-def test_who_takes_every_other_edition_is_never_given_up(letters):
+def test_every_second_accepted_edition_prevents_suppression(letters):
     assert enough(editions(letters.replace("F", "F."))) is None
 
 
@@ -88,14 +88,14 @@ def send(engine, subscriber_id, days=0, status=DeliveryStatus.SENT, **changes):
     )  # fmt: skip
 
 
-def test_the_third_edition_in_a_row_is_one_too_many(engine):
+def test_third_consecutive_bounce_suppresses(engine):
     subscriber = add_subscriber(engine)
     sent = [send(engine, subscriber, days) for days in range(3)]
 
     assert [count(engine, id_) for id_ in sent] == [None, None, SuppressionReason.SOFT]
 
 
-def test_an_edition_counts_once_however_often_it_is_told(engine):
+def test_repeated_bounces_of_an_edition_count_once(engine):
     subscriber = add_subscriber(engine)
     sent = [send(engine, subscriber, days) for days in range(2)]
 
@@ -115,7 +115,7 @@ def test_bounces_may_come_in_any_order(engine):
     assert count(engine, second) is SuppressionReason.SOFT
 
 
-def test_an_edition_that_arrived_breaks_the_row(engine):
+def test_accepted_edition_resets_the_sequence(engine):
     subscriber = add_subscriber(engine)
     sent = [send(engine, subscriber, days) for days in range(4)]
 
@@ -123,7 +123,7 @@ def test_an_edition_that_arrived_breaks_the_row(engine):
 
 
 @pytest.mark.parametrize("status", ["cancelled", "expired", "uncertain", "queued"])
-def test_an_edition_that_nobody_knows_about_breaks_nothing(engine, status):
+def test_edition_with_unknown_outcome_does_not_reset_the_sequence(engine, status):
     subscriber = add_subscriber(engine)
     sent = [send(engine, subscriber, days) for days in range(3)]
     send(engine, subscriber, 3, status=DeliveryStatus(status))
@@ -132,7 +132,7 @@ def test_an_edition_that_nobody_knows_about_breaks_nothing(engine, status):
     assert [count(engine, id_) for id_ in (*sent[1:], last)][-1] is SuppressionReason.SOFT
 
 
-def test_a_server_that_was_full_in_the_morning_and_took_it_at_noon_has_taken_it(engine):
+def test_edition_accepted_after_a_refusal_counts_as_accepted(engine):
     subscriber = add_subscriber(engine)
     for days in range(3):
         today = NOW + days * DAY
@@ -143,14 +143,14 @@ def test_a_server_that_was_full_in_the_morning_and_took_it_at_noon_has_taken_it(
     assert count(engine, send(engine, subscriber, 3)) is None
 
 
-def test_a_confirmation_that_is_refused_is_no_edition(engine):
+def test_refused_confirmation_is_not_counted(engine):
     confirmation = add_confirmation(engine)
 
     assert count(engine, confirmation, StrikeKind.DISABLED) is None
     assert rows(engine, StrikeRow) == []
 
 
-def test_strikes_at_one_moment_see_each_other(engine):
+def test_concurrent_strikes_are_counted_together(engine):
     """A concurrent strike waits for the first one's lock, counts it, and returns the reason."""
     subscriber = add_subscriber(engine)
     first, second, third = (send(engine, subscriber, days) for days in range(3))
@@ -166,7 +166,7 @@ def test_strikes_at_one_moment_see_each_other(engine):
         assert waiting.result() is SuppressionReason.SOFT
 
 
-def test_other_readers_and_what_is_long_ago_do_not_count(engine):
+def test_strikes_of_other_readers_and_old_strikes_do_not_count(engine):
     subscriber = add_subscriber(engine)
     long_ago = send(engine, subscriber, -200)
     sent = [long_ago, *(send(engine, add_subscriber(engine)) for _ in range(2))]
@@ -175,7 +175,7 @@ def test_other_readers_and_what_is_long_ago_do_not_count(engine):
     assert {count(engine, id_) for id_ in (*sent, *mine)} == {None}
 
 
-def test_strikes_are_dropped_when_they_are_old(engine):
+def test_old_strikes_are_deleted_up_to_the_limit(engine):
     subscriber = add_subscriber(engine)
     for days in range(3):
         count(engine, send(engine, subscriber, days), now=NOW + days * DAY)
@@ -189,21 +189,21 @@ def test_strikes_are_dropped_when_they_are_old(engine):
 
 
 @pytest.mark.parametrize(("days", "reason"), [(120, SuppressionReason.SOFT), (121, None)])
-def test_a_row_may_begin_a_hundred_and_twenty_days_back(engine, days, reason):
+def test_sequence_may_begin_up_to_120_days_ago(engine, days, reason):
     subscriber = add_subscriber(engine)
     sent = [send(engine, subscriber, day) for day in (-days, -1, 0)]
 
     assert [count(engine, id_) for id_ in sent][-1] is reason
 
 
-def test_a_mail_to_another_address_is_no_edition_of_its_reader(engine):
+def test_mail_to_another_address_is_not_counted(engine):
     subscriber = add_subscriber(engine)
 
     assert count(engine, send(engine, subscriber, address="new@example.org")) is None
     assert rows(engine, StrikeRow) == []
 
 
-def test_the_last_news_of_an_edition_says_what_it_was(engine):
+def test_latest_event_of_an_edition_sets_the_strike_kind(engine):
     id_ = send(engine, add_subscriber(engine))
     kinds = []
     for kind, hours in (("soft", 2), ("full", 1), ("disabled", 2), ("soft", 3)):
@@ -213,7 +213,7 @@ def test_the_last_news_of_an_edition_says_what_it_was(engine):
     assert kinds == ["soft", "soft", "disabled", "soft"]
 
 
-def test_news_is_later_than_the_acceptance_by_whatever_clock(engine):
+def test_strike_time_is_never_before_the_acceptance(engine):
     """A bounce with a time before the 250 by our clock still counts for that mail."""
     subscriber = add_subscriber(engine)
     for days in range(3):
@@ -234,7 +234,7 @@ def test_news_is_later_than_the_acceptance_by_whatever_clock(engine):
         ({"sent_at": None, "marked_at": NOW, "created_at": NOW + DAY}, False),
     ],
 )
-def test_an_edition_was_taken_when_its_row_says_so_best(engine, changes, is_taken):
+def test_edition_counts_as_accepted_by_its_delivery_row(engine, changes, is_taken):
     subscriber = add_subscriber(engine)
     queued = {"status": DeliveryStatus.QUEUED}
     ids = [send(engine, subscriber, days, **queued) for days in range(3)]
@@ -246,7 +246,7 @@ def test_an_edition_was_taken_when_its_row_says_so_best(engine, changes, is_take
     assert found[-1] is (None if is_taken else SuppressionReason.SOFT)
 
 
-def test_the_strikes_of_an_address_are_listed_and_cleared_alone(engine):
+def test_strikes_are_listed_and_cleared_per_address(engine):
     ada, bob = add_subscriber(engine, "ada@example.org"), add_subscriber(engine, "bob@example.org")
     for subscriber, days in ((ada, 1), (bob, 0), (ada, 0)):
         count(engine, send(engine, subscriber, days), now=NOW + DAY)
@@ -260,7 +260,7 @@ def test_the_strikes_of_an_address_are_listed_and_cleared_alone(engine):
     assert [row.address_hash for row in rows(engine, StrikeRow)] == ["hash of bob@example.org"]
 
 
-def test_dropping_an_old_strike_keeps_what_is_new_of_its_address_and_edition(engine):
+def test_deleting_old_strikes_keeps_newer_ones_of_address_and_edition(engine):
     """The key of a strike is address and edition; strikes that share only one of them stay."""
     ada, bob = add_subscriber(engine, "ada@example.org"), add_subscriber(engine, "bob@example.org")
     for subscriber, days, noted in ((ada, 0, -9), (ada, 1, 2), (bob, 0, 2)):

@@ -75,7 +75,7 @@ def add(engine, email, **changes):
     return call(engine, subscribers.add, email=email, **values | changes)
 
 
-def test_a_new_subscriber_is_kept_as_asked_and_once(engine):
+def test_new_subscriber_is_stored_with_its_values_only_once(engine):
     first = add(engine, "Ada@Example.org")
     second = add(engine, "bob@example.org", status=ACTIVE)
 
@@ -93,7 +93,7 @@ def test_a_new_subscriber_is_kept_as_asked_and_once(engine):
     assert {len(secret) for secret in secrets} == {22}
 
 
-def test_wishes_are_changed_together(engine):
+def test_change_wishes_updates_all_preferences(engine):
     two(engine)
 
     _, found = changed(
@@ -119,7 +119,7 @@ def test_wishes_are_changed_together(engine):
         (LEFT, NOW + SECOND, NOW, False),
     ],
 )
-def test_who_confirms_becomes_active_unless_they_left_since(
+def test_activate_succeeds_unless_the_reader_has_left_since(
     engine, status, left_at, asked_at, is_activated
 ):
     old = {"paused_until": TODAY, "left_reason": "x", "left_at": left_at, "cursor": 1}
@@ -140,7 +140,7 @@ def test_who_confirms_becomes_active_unless_they_left_since(
     assert found == (expected if is_activated else {})
 
 
-def test_no_first_digest_is_owed_unless_it_is_asked_for(engine):
+def test_activate_sets_no_welcome_by_default(engine):
     two(engine, status=PENDING)
 
     call(engine, subscribers.activate, 1, cursor=9, next_slot_at=NOW, now=NOW)
@@ -158,7 +158,7 @@ def test_no_first_digest_is_owed_unless_it_is_asked_for(engine):
         ({"confirmed_at": None}, False),
     ],
 )
-def test_who_left_a_moment_ago_comes_back_as_they_were(engine, changes, is_back):
+def test_come_back_restores_a_recently_unsubscribed_reader(engine, changes, is_back):
     left = {"status": LEFT, "left_at": NOW + SECOND, "confirmed_at": NOW, "left_reason": "x"}
     two(engine, **left | changes)
 
@@ -175,7 +175,7 @@ def test_who_left_a_moment_ago_comes_back_as_they_were(engine, changes, is_back)
 
 
 @pytest.mark.parametrize("status", list(SubscriberStatus))
-def test_the_status_decides_what_may_become_of_a_subscriber(engine, status):
+def test_allowed_transitions_depend_on_the_status(engine, status):
     two(engine, status=status, left_at=NOW, left_reason="x", welcome_due=True, next_slot_at=NOW)
 
     was_left = status is LEFT
@@ -197,7 +197,7 @@ def test_the_status_decides_what_may_become_of_a_subscriber(engine, status):
     assert left == ([2] if status is PENDING else [1, 2])
 
 
-def test_a_pause_is_of_one_reader(engine):
+def test_pause_changes_one_subscriber(engine):
     two(engine)
 
     assert changed(engine, subscribers.pause, 1, TODAY) == (None, {"paused_until": TODAY})
@@ -213,7 +213,7 @@ def test_a_pause_is_of_one_reader(engine):
         (LEFT, "new@example.org", False),
     ],
 )
-def test_an_active_reader_moves_to_an_address_that_is_free(engine, status, email, is_moved):
+def test_active_subscriber_can_move_to_a_free_address(engine, status, email, is_moved):
     two(engine, status=status)
 
     won, found = changed(engine, subscribers.move, 1, email=email, hash_="new")
@@ -225,7 +225,7 @@ def test_an_active_reader_moves_to_an_address_that_is_free(engine, status, email
     assert found == (keys if is_moved else {})
 
 
-def test_an_erased_reader_is_a_number(engine):
+def test_erase_leaves_no_personal_data_in_the_row(engine):
     said = {"paused_until": TODAY, "next_slot_at": NOW, "last_slot_at": NOW, "confirmed_at": NOW,
             "last_edition_on": TODAY, "left_reason": "x", "welcome_due": True, "weekday": 4,
             "max_papers": 9, "breadth": Breadth.FEWER, "timezone": "Europe/Paris",
@@ -263,7 +263,7 @@ def test_an_erased_reader_is_a_number(engine):
         assert [one.id for one in subscribers.listing(conn)] == [2]
 
 
-def test_the_hash_and_the_record_are_of_one_reader(engine):
+def test_hash_of_and_record_of_return_one_subscriber(engine):
     two(engine)
 
     assert call(engine, subscribers.hash_of, 1) == "hash of a@example.org"
@@ -271,7 +271,7 @@ def test_the_hash_and_the_record_are_of_one_reader(engine):
     assert call(engine, subscribers.record_of, 2) == dict(row(engine, 2))
 
 
-def test_a_reader_is_found_by_address_secret_or_number(engine):
+def test_subscriber_is_found_by_address_secret_or_id(engine):
     two(engine)
     secret = row(engine, 2)["secret"]
 
@@ -284,7 +284,7 @@ def test_a_reader_is_found_by_address_secret_or_number(engine):
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-def test_a_reader_is_locked_only_for_a_change(engine):
+def test_subscriber_row_is_locked_only_for_a_change(engine):
     """A page that only shows a subscriber takes no lock and does not wait for one."""
     two(engine)
     secret = row(engine, 1)["secret"]
@@ -310,7 +310,7 @@ def test_a_reader_is_locked_only_for_a_change(engine):
 # --- Slots --------------------------------------------------------------------------------------
 
 
-def test_who_is_due_is_active_and_their_slot_has_come(engine):
+def test_due_returns_active_subscribers_with_a_reached_slot(engine):
     soon = {"next_slot_at": NOW}
     ids = [
         add_subscriber(engine, **changes)
@@ -332,7 +332,7 @@ def test_who_is_due_is_active_and_their_slot_has_come(engine):
     assert call(engine, subscribers.count_due, NOW) == 2
 
 
-def test_readers_that_cannot_be_read_hide_none_behind_them(engine):
+def test_unreadable_subscribers_do_not_hide_later_ones(engine):
     for n in range(4):
         add_subscriber(engine, next_slot_at=NOW, max_papers=0 if n in (0, 1) else 5)
     add_subscriber(engine, status=LEFT, max_papers=0)
@@ -349,7 +349,7 @@ def test_readers_that_cannot_be_read_hide_none_behind_them(engine):
 @pytest.mark.parametrize(
     "changes", [{"max_papers": 0}, {"timezone": "Mars/Olympus"}, {"frequency": "never"}]
 )
-def test_wishes_that_cannot_be_read_are_the_defaults_on_their_own_page(engine, changes):
+def test_unreadable_preferences_become_defaults(engine, changes):
     id_ = add_subscriber(engine, **changes, breadth=Breadth.FEWER)
 
     found = call(engine, subscribers.by_id, id_)
@@ -357,7 +357,7 @@ def test_wishes_that_cannot_be_read_are_the_defaults_on_their_own_page(engine, c
     assert (found.max_papers, found.schedule, found.breadth) == (10, Schedule(), Breadth.BALANCED)
 
 
-def test_one_paper_a_day_is_a_wish_that_can_be_read(engine):
+def test_max_papers_of_one_is_valid(engine):
     assert call(engine, subscribers.by_id, add_subscriber(engine, max_papers=1)).max_papers == 1
 
 
@@ -378,7 +378,7 @@ SERVED = {
         ({}, {"welcome": True}, False),
     ],
 )
-def test_a_reader_is_moved_past_a_slot_once(engine, changes, served, is_served):
+def test_serve_advances_a_subscriber_past_a_slot_once(engine, changes, served, is_served):
     two(engine, **changes)
 
     won, found = changed(engine, subscribers.serve, subscribers.Served(**SERVED | served))
@@ -393,7 +393,7 @@ def test_a_reader_is_moved_past_a_slot_once(engine, changes, served, is_served):
     assert found == (moved if is_served else {})
 
 
-def test_a_welcome_that_is_not_needed_is_owed_no_more(engine):
+def test_no_welcome_clears_welcome_due(engine):
     two(engine, welcome_due=True)
 
     assert changed(engine, subscribers.no_welcome, [1]) == (None, {"welcome_due": False})
@@ -406,7 +406,7 @@ Reason = SuppressionReason
 
 @pytest.mark.parametrize("old", list(Reason))
 @pytest.mark.parametrize("new", list(Reason))
-def test_a_complaint_replaces_all_and_the_operator_s_word_all_but_that(engine, old, new):
+def test_complaint_overrides_all_and_manual_overrides_other_reasons(engine, old, new):
     for hash_ in ("one", "other"):
         call(engine, subscribers.suppress, hash_, old, NOW)
 
@@ -421,7 +421,7 @@ def test_a_complaint_replaces_all_and_the_operator_s_word_all_but_that(engine, o
 
 
 @pytest.mark.parametrize("reason", list(Reason))
-def test_what_ends_a_suppression_depends_on_its_reason(engine, reason):
+def test_lifting_a_suppression_depends_on_its_reason(engine, reason):
     def suppress():
         with engine.begin() as conn:
             conn.execute(SuppressionRow.__table__.delete())
@@ -444,7 +444,7 @@ def test_what_ends_a_suppression_depends_on_its_reason(engine, reason):
     assert suppressions(engine) == {"other": reason}
 
 
-def test_an_erased_address_is_remembered_by_its_hash(engine):
+def test_erased_address_is_suppressed_by_its_hash(engine):
     call(engine, subscribers.remember_erased, "one", NOW)
 
     assert call(engine, subscribers.suppressions) == [
@@ -452,7 +452,7 @@ def test_an_erased_address_is_remembered_by_its_hash(engine):
     ]
 
 
-def test_those_whose_address_is_suppressed_are_named(engine):
+def test_suppressed_among_returns_suppressed_subscribers(engine):
     two(engine)
     add_subscriber(engine, "c@example.org")
     for name in "ac":

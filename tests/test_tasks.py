@@ -120,7 +120,7 @@ def let_leases_end(engine: Engine) -> None:
 
 
 @on_postgresql
-def test_a_wake_up_sends_what_is_owed(engine, broker, environment, sink, owed, wake):
+def test_wake_up_sends_queued_deliveries(engine, broker, environment, sink, owed, wake):
     """The worker sends each subscriber one mail."""
     with embedded.worker(environment, concurrency=1):
         wake("dispatch")
@@ -130,7 +130,7 @@ def test_a_wake_up_sends_what_is_owed(engine, broker, environment, sink, owed, w
 
 
 @on_sqlite
-def test_flushall_in_the_middle_loses_and_repeats_nothing(
+def test_sending_survives_redis_flushall_without_loss_or_duplicates(
     engine, broker, environment, sink, owed, wake
 ):
     """Redis is no source of truth: if it is emptied during a run, at most a wake-up is lost."""
@@ -147,7 +147,7 @@ def test_flushall_in_the_middle_loses_and_repeats_nothing(
 
 
 @on_postgresql
-def test_a_killed_worker_leaves_one_uncertain_mail_a_connection_at_most(
+def test_killed_worker_leaves_at_most_one_uncertain_mail_per_connection(
     engine, broker, environment, sink, owed, wake
 ):
     """SIGKILL during a run: another worker finishes it, and uncertain deliveries are listed."""
@@ -173,9 +173,7 @@ def test_a_killed_worker_leaves_one_uncertain_mail_a_connection_at_most(
 
 
 @on_sqlite
-def test_a_worker_that_is_asked_to_stop_gives_the_rest_back(
-    engine, broker, environment, sink, owed, wake
-):
+def test_stopped_worker_returns_unsent_deliveries(engine, broker, environment, sink, owed, wake):
     """SIGTERM: the current message is finished, all leases are returned, nothing is uncertain."""
     sink.on_dot = lambda: time.sleep(0.03)
     with embedded.worker(environment, concurrency=1) as worker:
@@ -191,7 +189,7 @@ def test_a_worker_that_is_asked_to_stop_gives_the_rest_back(
 
 
 @on_sqlite
-def test_who_has_confirmed_is_welcomed_without_the_clock(engine, broker, environment):
+def test_confirming_triggers_the_welcome_without_beat(engine, broker, environment):
     """The site wakes a worker, which matches the new topic and compiles the first digest."""
     site = open_site(
         engine,
@@ -208,7 +206,7 @@ def test_who_has_confirmed_is_welcomed_without_the_clock(engine, broker, environ
     assert site.owed()[-1].kind == DeliveryKind.WELCOME
 
 
-def test_a_broker_that_does_not_answer_keeps_nobody_from_confirming():
+def test_wake_editions_does_not_raise_if_the_broker_is_down():
     """If the broker is down, a line is logged and nothing is raised: beat tries within a minute."""
     wake_editions(settings.load(None, redis_url="redis://127.0.0.1:1/0"))
 
@@ -286,9 +284,7 @@ UNREADABLE = {
 
 
 @on_sqlite
-def test_unreadable_messages_in_the_broker_stop_no_worker(
-    engine, broker, environment, sink, owed, wake
-):
+def test_worker_survives_unreadable_broker_messages(engine, broker, environment, sink, owed, wake):
     """Messages that another program or version left in the queue are dropped and logged."""
     for message in UNREADABLE.values():
         broker.lpush("dispatch", message)

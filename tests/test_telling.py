@@ -115,7 +115,7 @@ def way(database_url: str, valkey: str, log_format: str) -> Iterator[Way]:
 @pytest.mark.parametrize(
     ("backend", "log_format"), [("sqlite", "text"), ("postgresql", "json")], indirect=["backend"]
 )
-def test_nothing_that_is_written_names_anybody_or_opens_anything(
+def test_output_contains_no_addresses_passwords_or_tokens(
     way: Way, valkey: str, log_format: str, capfd: pytest.CaptureFixture[str]
 ):
     join(way)

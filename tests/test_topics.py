@@ -48,7 +48,7 @@ def matched(engine: Engine) -> None:
     bring_topics_up(engine, published(engine), NOW)
 
 
-def test_erasing_a_reader_deletes_the_queries_that_only_they_followed(engine: Engine):
+def test_erasing_a_reader_deletes_topics_without_other_followers(engine: Engine):
     """The matches are deleted, too; topics of other subscribers and their digests stay."""
     ada = add_reader(engine, MINE, OURS, "Trending")
     add_reader(engine, OURS, email="bob@example.org")
@@ -65,7 +65,7 @@ def test_erasing_a_reader_deletes_the_queries_that_only_they_followed(engine: En
     assert picks > count(engine, PickRow) > 0, "only the digests of who was erased are blank"
 
 
-def test_a_night_deletes_topics_that_nobody_follows_any_more(engine: Engine):
+def test_purge_deletes_topics_without_followers(engine: Engine):
     ada = add_reader(engine, *(f"illness {n}" for n in range(purge.TOPICS + 5)), MINE)
     matched(engine)
     signup.change(engine, ada.id, Wishes((OURS,)), NOW)
@@ -78,7 +78,7 @@ def test_a_night_deletes_topics_that_nobody_follows_any_more(engine: Engine):
     assert purge.purge(engine, NOW, Retention()).topics == 0
 
 
-def test_who_has_left_and_may_come_back_keeps_their_topics(engine: Engine):
+def test_purge_keeps_topics_of_an_unsubscribed_reader(engine: Engine):
     ada = add_reader(engine, MINE)
     signup.leave(engine, ada.secret, NOW)
 
@@ -87,7 +87,7 @@ def test_who_has_left_and_may_come_back_keeps_their_topics(engine: Engine):
     assert queries(engine) == {MINE}
 
 
-def test_a_query_followed_anew_is_matched_anew(engine: Engine):
+def test_topic_followed_again_is_matched_again(engine: Engine):
     ada = add_reader(engine, MINE)
     matched(engine)
     found = count(engine, MatchRow)
@@ -99,7 +99,7 @@ def test_a_query_followed_anew_is_matched_anew(engine: Engine):
     assert count(engine, MatchRow) == found == 1
 
 
-def test_a_reader_who_follows_a_topic_while_it_is_deleted_gets_a_new_one(engine: Engine):
+def test_following_a_topic_during_its_deletion_creates_a_new_one(engine: Engine):
     """Erasing comes first: the transaction that waits for its lock finds no row and adds one."""
     ada = add_reader(engine, MINE)
     with ThreadPoolExecutor(1) as other:
@@ -117,7 +117,7 @@ def test_a_reader_who_follows_a_topic_while_it_is_deleted_gets_a_new_one(engine:
     assert queries(engine) == {MINE}
 
 
-def test_a_topic_that_is_followed_while_it_would_be_deleted_stays(engine: Engine):
+def test_topic_followed_during_erasing_is_kept(engine: Engine):
     """Following comes first: erasing waits for its lock, and checks the followers again."""
     ada = add_reader(engine, MINE)
     bob = add_reader(engine, OURS, email="bob@example.org")
@@ -133,7 +133,7 @@ def test_a_topic_that_is_followed_while_it_would_be_deleted_stays(engine: Engine
     assert MINE in queries(engine)
 
 
-def test_readers_come_and_go_at_once_and_none_loses_a_topic(engine: Engine):
+def test_concurrent_erase_purge_and_subscribe_lose_no_topic(engine: Engine):
     """Erase, purge and subscribe concurrently, many times."""
     stop = threading.Event()
 
@@ -160,7 +160,7 @@ def test_readers_come_and_go_at_once_and_none_loses_a_topic(engine: Engine):
     assert queries(engine) == {MINE, OURS}
 
 
-def test_matches_of_a_topic_that_was_deleted_meanwhile_are_left_out(engine: Engine):
+def test_matches_of_a_deleted_topic_are_skipped(engine: Engine):
     """An ingest run that read the topic before its deletion goes on with the other topics."""
     add_reader(engine, MINE, OURS)
     matched(engine)

@@ -120,7 +120,7 @@ def test_one_click_is_never_redirected(browser, subscribe):
     assert browser.post(f"/unsubscribe/{ada.secret}/").status_code == 404
 
 
-def test_unsubscribing_twice_is_unsubscribing_once(browser, subscribe, status):
+def test_unsubscribe_is_idempotent(browser, subscribe, status):
     ada = subscribe()
 
     answers = [browser.post(f"/unsubscribe/{ada.secret}", data=ONE_CLICK) for _ in range(2)]
@@ -130,7 +130,7 @@ def test_unsubscribing_twice_is_unsubscribing_once(browser, subscribe, status):
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_looking_at_the_unsubscribe_link_changes_nothing(browser, subscribe, status, method):
+def test_opening_the_unsubscribe_link_changes_nothing(browser, subscribe, status, method):
     """Link scanners open each link of a mail."""
     ada = subscribe()
 
@@ -140,7 +140,7 @@ def test_looking_at_the_unsubscribe_link_changes_nothing(browser, subscribe, sta
     assert status(ada) is SubscriberStatus.ACTIVE
 
 
-def test_the_unsubscribe_page_is_one_button_and_hides_the_address(browser, subscribe):
+def test_unsubscribe_page_has_one_button_and_masks_the_address(browser, subscribe):
     ada = subscribe()
 
     page = browser.get(f"/unsubscribe/{ada.secret}").text
@@ -150,7 +150,7 @@ def test_the_unsubscribe_page_is_one_button_and_hides_the_address(browser, subsc
     assert "a•••@e•••.org" in page
 
 
-def test_leaving_cancels_what_is_still_owed(browser, subscribe, engine):
+def test_unsubscribe_cancels_the_queued_delivery(browser, subscribe, engine):
     bob = subscribe("bob@example.org", confirmed=False)
 
     browser.post(f"/unsubscribe/{bob.secret}")
@@ -161,7 +161,7 @@ def test_leaving_cancels_what_is_still_owed(browser, subscribe, engine):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_link_of_nobody_is_told_so_kindly(browser, method):
+def test_unknown_unsubscribe_link_returns_404(browser, method):
     answer = browser.request(method, "/unsubscribe/nobody")
 
     assert answer.status_code == 404
@@ -171,7 +171,7 @@ def test_a_link_of_nobody_is_told_so_kindly(browser, method):
 # --- Subscribe ----------------------------------------------------------------------------------
 
 
-def test_confirming_takes_a_button(browser, services, subscribe, status):
+def test_confirming_requires_a_button(browser, services, subscribe, status):
     bob = subscribe("bob@example.org", confirmed=False, topics=("<b>retrieval",))
     link = path(services.links.confirm(bob.id, datetime.now(UTC)))
 
@@ -187,7 +187,7 @@ def test_confirming_takes_a_button(browser, services, subscribe, status):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_an_old_confirmation_confirms_nothing(browser, services, subscribe, status, method):
+def test_expired_confirmation_link_is_rejected(browser, services, subscribe, status, method):
     bob = subscribe("bob@example.org", confirmed=False)
     link = services.links.confirm(bob.id, datetime.now(UTC) - timedelta(hours=73))
 
@@ -198,7 +198,7 @@ def test_an_old_confirmation_confirms_nothing(browser, services, subscribe, stat
     assert status(bob) is SubscriberStatus.PENDING
 
 
-def test_an_altered_confirmation_confirms_nothing(browser, services, subscribe, status):
+def test_altered_confirmation_link_is_rejected(browser, services, subscribe, status):
     bob = subscribe("bob@example.org", confirmed=False)
     link = path(services.links.confirm(bob.id, datetime.now(UTC)))
 
@@ -208,7 +208,7 @@ def test_an_altered_confirmation_confirms_nothing(browser, services, subscribe, 
     assert status(bob) is SubscriberStatus.PENDING
 
 
-def test_a_confirmation_brings_nobody_back_who_has_left(browser, services, subscribe, status):
+def test_confirmation_link_is_rejected_after_unsubscribe(browser, services, subscribe, status):
     bob = subscribe("bob@example.org", confirmed=False)
     browser.post(f"/unsubscribe/{bob.secret}")
 
@@ -231,7 +231,7 @@ def test_a_confirmation_brings_nobody_back_who_has_left(browser, services, subsc
         ({}, True),
     ],
 )
-def test_no_other_site_can_press_the_button(
+def test_cross_site_confirmation_is_rejected(
     browser, services, subscribe, status, headers, may_pass
 ):
     bob = subscribe("bob@example.org", confirmed=False)
@@ -245,7 +245,7 @@ def test_no_other_site_can_press_the_button(
 # --- Account pages ------------------------------------------------------------------------------
 
 
-def test_preferences_show_what_a_reader_has_chosen(browser, services, subscribe):
+def test_preferences_show_topics_and_schedule(browser, services, subscribe):
     ada = subscribe(topics=("retrieval", '"small stones"'), schedule=make_schedule(7, "Asia/Tokyo"))
 
     link = path(services.links.preferences(ada.id, datetime.now(UTC)))
@@ -257,9 +257,7 @@ def test_preferences_show_what_a_reader_has_chosen(browser, services, subscribe)
     assert f'href="{link}/leave"' in page
 
 
-def test_a_digest_in_the_browser_has_the_papers_and_reasons_that_were_sent(
-    browser, services, subscribe, engine
-):
+def test_digest_page_shows_the_sent_papers_and_reasons(browser, services, subscribe, engine):
     subscribe()
     sighting = make_sighting(title="Retrieval of <script>alert(1)</script> Stones")
     ingest.ingest_recorded(
@@ -278,7 +276,7 @@ def test_a_digest_in_the_browser_has_the_papers_and_reasons_that_were_sent(
     assert "script-src" not in answer.headers["content-security-policy"]
 
 
-def test_a_digest_that_is_gone_is_told_so(browser, services):
+def test_deleted_digest_returns_410(browser, services):
     answer = browser.get(path(services.links.digest(4711, datetime.now(UTC))))
 
     assert answer.status_code == 410
@@ -286,7 +284,7 @@ def test_a_digest_that_is_gone_is_told_so(browser, services):
 
 
 @pytest.mark.parametrize("kind", ["unsubscribe", "confirm", "preferences", "digests"])
-def test_personal_pages_are_kept_by_nobody(browser, kind):
+def test_personal_pages_have_no_store_and_noindex_headers(browser, kind):
     """Even if the token is invalid: no cache, no index, no referrer."""
     headers = browser.get(f"/{kind}/whatever").headers
 
@@ -298,7 +296,7 @@ def test_personal_pages_are_kept_by_nobody(browser, kind):
 # --- Public pages -------------------------------------------------------------------------------
 
 
-def test_the_front_page_shows_the_latest_papers_escaped(browser, engine):
+def test_front_page_shows_the_latest_papers_escaped(browser, engine):
     sightings = [
         make_sighting(title="Stones <img src=x onerror=alert(1)>", announced_on=day)
         for day in (
@@ -316,7 +314,7 @@ def test_the_front_page_shows_the_latest_papers_escaped(browser, engine):
 
 
 @pytest.mark.parametrize("page", ["/", "/papers", "/subscribe", "/privacy", "/nowhere"])
-def test_no_page_asks_anything_of_another_site_or_brings_a_script_along(browser, page):
+def test_pages_load_nothing_from_other_sites_and_have_no_inline_script(browser, page):
     answer = browser.get(page)
 
     policy = answer.headers["content-security-policy"]
@@ -328,12 +326,12 @@ def test_no_page_asks_anything_of_another_site_or_brings_a_script_along(browser,
     assert re.findall(r'(?:src|<link[^>]* href)="(?!/)[^"]*"', asked) == []
 
 
-def test_an_unknown_page_and_a_wrong_method_are_answered_by_a_page(browser):
+def test_unknown_page_and_wrong_method_return_404_and_405(browser):
     assert (browser.get("/nowhere").status_code, browser.put("/").status_code) == (404, 405)
     assert "This page does not exist" in browser.get("/nowhere").text
 
 
-def test_readiness_is_a_database_with_the_right_tables(browser, services, tmp_path):
+def test_readiness_requires_a_database_with_the_right_tables(browser, services, tmp_path):
     assert browser.get("/readyz").status_code == 200
 
     engine = open_engine(f"sqlite:///{tmp_path}/empty.db")
@@ -343,7 +341,7 @@ def test_readiness_is_a_database_with_the_right_tables(browser, services, tmp_pa
     engine.dispose()
 
 
-def test_a_database_that_is_gone_is_not_ready(services, tmp_path):
+def test_missing_database_is_not_ready(services, tmp_path):
     engine = open_engine(f"sqlite:///{tmp_path}/nowhere/paperboy.db")
     gone = TestClient(create_app(Services(services.settings, engine)), base_url=SITE)
 
@@ -364,11 +362,11 @@ def local(services, mailbox) -> TestClient:
     return TestClient(create_app(services, mailbox), base_url="http://127.0.0.1:8000")
 
 
-def test_without_a_mailbox_there_is_no_page_for_one(browser):
+def test_mailbox_page_returns_404_without_a_mailbox(browser):
     assert browser.get("/mailbox").status_code == 404
 
 
-def test_letters_are_listed_and_shown_escaped(local, mailbox):
+def test_mails_are_listed_and_shown_escaped(local, mailbox):
     id_ = mailbox.keep("", MAIL)
 
     listed, shown = local.get("/mailbox").text, local.get(f"/mailbox/{id_}").text
@@ -378,7 +376,7 @@ def test_letters_are_listed_and_shown_escaped(local, mailbox):
     assert "<script" not in shown
 
 
-def test_a_letter_is_shown_where_it_can_do_nothing(local, mailbox):
+def test_mail_html_is_sandboxed(local, mailbox):
     """No script runs, no form is sent, nothing is loaded from another site."""
     id_ = mailbox.keep("", MAIL)
 
@@ -391,7 +389,7 @@ def test_a_letter_is_shown_where_it_can_do_nothing(local, mailbox):
     assert '<base target="_blank">' in answer.text
 
 
-def test_a_letter_can_be_had_as_it_was_sent(local, mailbox):
+def test_raw_mail_is_returned_as_sent(local, mailbox):
     id_ = mailbox.keep("", MAIL)
 
     answer = local.get(f"/mailbox/{id_}/raw")
@@ -400,12 +398,12 @@ def test_a_letter_can_be_had_as_it_was_sent(local, mailbox):
     assert answer.text.encode() == MAIL
 
 
-def test_an_id_from_the_address_bar_reaches_no_other_file(local):
+def test_mailbox_id_cannot_access_other_files(local):
     for id_ in ("nothing", "..%2F..%2Fetc%2Fpasswd"):
         assert local.get(f"/mailbox/{id_}/raw").status_code == 404
 
 
-def test_the_mailbox_answers_to_no_other_name(local):
+def test_mailbox_rejects_other_host_names(local):
     """DNS rebinding: another name may resolve to our address; its pages must not read mails."""
     answer = local.get("/mailbox", headers={"Host": "elsewhere.example"})
 
@@ -441,7 +439,7 @@ def tab() -> Iterator[Page]:
 
 
 @pytest.mark.browser
-def test_a_person_confirms_and_leaves_with_two_clicks(site, tab, subscribe, status):
+def test_confirm_and_unsubscribe_work_in_a_browser(site, tab, subscribe, status):
     """The security headers do not block the buttons of our own pages."""
     complaints: list[str] = []
     tab.on("console", lambda message: complaints.append(message.text))

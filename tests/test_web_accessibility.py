@@ -114,7 +114,7 @@ class Visitor:
             self._complain(f"{small} things are too small for a thumb")
 
 
-def test_every_page_is_open_to_everybody(engine: Engine, chromium: Browser, tmp_path: Path):
+def test_every_page_meets_wcag_2_2_aa(engine: Engine, chromium: Browser, tmp_path: Path):
     """No page breaks a rule of WCAG 2.2 AA, in any state that a visitor can reach.
 
     On a phone nothing is too wide or too small; no page requests anything from another site, and

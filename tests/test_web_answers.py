@@ -60,7 +60,7 @@ def is_guarded(answer) -> bool:
     return all(name in answer.headers for name in ALWAYS)
 
 
-def test_every_answer_has_the_security_headers(app, browser):
+def test_every_response_has_the_security_headers(app, browser):
     """Each route is requested with each method, same-origin: found or not, allowed or not."""
     seen = set()
     for path in paths_of(app):
@@ -71,7 +71,7 @@ def test_every_answer_has_the_security_headers(app, browser):
     assert {200, 204, 403, 404, 405, 410, 415} <= seen
 
 
-def test_a_method_that_is_not_allowed_says_which_are(app, browser):
+def test_method_not_allowed_response_lists_allowed_methods(app, browser):
     """RFC 9110, section 15.5.6; one path may have a route to show and another to send."""
     for path in paths_of(app):
         answers = {method: browser.request(method, path) for method in METHODS}
@@ -88,7 +88,7 @@ def test_a_method_that_is_not_allowed_says_which_are(app, browser):
     assert browser.put("/subscribe").headers["Allow"] == "GET, HEAD, OPTIONS, POST"
 
 
-def test_looking_without_the_body_is_looking(app, browser):
+def test_head_returns_the_status_of_get(app, browser):
     """HEAD returns the status of GET if the path has a GET route."""
     for path in paths_of(app):
         looked, headed = browser.get(path), browser.head(path)
@@ -97,7 +97,7 @@ def test_looking_without_the_body_is_looking(app, browser):
 
 
 @pytest.mark.parametrize("headers", [CROSS_SITE, {"Sec-Fetch-Site": "same-site"}])
-def test_a_link_on_another_site_leads_here(app, browser, headers):
+def test_cross_site_links_are_accepted(app, browser, headers):
     """Links in a mail are opened from a webmail site."""
     for path in paths_of(app):
         for method in ("GET", "HEAD"):
@@ -107,7 +107,7 @@ def test_a_link_on_another_site_leads_here(app, browser, headers):
 
 @pytest.mark.parametrize("headers", [CROSS_SITE, {"Sec-Fetch-Site": "same-site"}])
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-def test_a_form_on_another_site_is_refused(app, browser, method, headers):
+def test_cross_site_forms_are_rejected(app, browser, method, headers):
     """Except one-click, which mail services post, and webhooks, which are signed."""
     open_to_all = {"/unsubscribe/x", "/hooks/x"}
     for path in paths_of(app):
@@ -115,7 +115,7 @@ def test_a_form_on_another_site_is_refused(app, browser, method, headers):
         assert (answer.status_code == 403) is (path not in open_to_all), path
 
 
-def test_an_uncaught_error_is_answered_with_the_same_headers(browser, monkeypatch):
+def test_uncaught_error_response_has_the_security_headers(browser, monkeypatch):
     """The outermost handler returns that page, outside all other middleware."""
     monkeypatch.setattr(health, "why_not_ready", lambda *_: 1 / 0)
 
@@ -126,7 +126,7 @@ def test_an_uncaught_error_is_answered_with_the_same_headers(browser, monkeypatc
     assert is_guarded(answer)
 
 
-def test_an_error_that_no_page_can_tell_of_is_answered_in_plain_words(browser, monkeypatch):
+def test_error_while_rendering_the_error_page_returns_a_plain_500(browser, monkeypatch):
     monkeypatch.setattr(health, "why_not_ready", lambda *_: 1 / 0)
     monkeypatch.setattr(Pages, "show", lambda *_, **__: 1 / 0)
 

@@ -98,7 +98,7 @@ def is_closed(visitor: socket.socket) -> bool:
         ("/papers", {f"X-{i}": "a" * 100 for i in range(400)}, 431),
     ],
 )
-def test_a_huge_address_or_header_is_refused_by_a_page(site: Site, path, headers, status):
+def test_oversized_url_or_header_is_rejected_with_a_page(site: Site, path, headers, status):
     answer = site.get(path, headers=headers)
 
     assert answer.status_code == status
@@ -106,7 +106,7 @@ def test_a_huge_address_or_header_is_refused_by_a_page(site: Site, path, headers
     assert answer.headers["connection"] == "close"
 
 
-def test_a_search_of_the_longest_query_fits(site: Site):
+def test_longest_search_query_is_accepted(site: Site):
     assert site.get("/papers", params={"q": "\u96fb" * 2_000}).status_code == 200
 
 
@@ -152,7 +152,7 @@ ODD = (
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_no_odd_address_fails_or_takes_long(site: Site, method: str):
+def test_unusual_urls_never_fail_or_take_long(site: Site, method: str):
     for path in ODD:
         started = time.thread_time()
 
@@ -163,7 +163,7 @@ def test_no_odd_address_fails_or_takes_long(site: Site, method: str):
 
 
 @pytest.mark.parametrize("path", ["/subscribe", "/link", "/hooks/generic", "/nowhere"])
-def test_a_huge_body_is_refused_before_it_is_read(site: Site, path: str):
+def test_oversized_body_is_rejected_before_it_is_read(site: Site, path: str):
     with serving(site) as port:
         announced = answer_to(
             port, f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n".encode()
@@ -182,7 +182,7 @@ def test_a_huge_body_is_refused_before_it_is_read(site: Site, path: str):
     assert chunked.startswith(b"HTTP/1.1 413") or chunked == b""  # reset while the request was sent
 
 
-def test_bodies_together_are_bounded(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_total_body_size_is_limited(site: Site, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bounds, "BODIES", 1_000)
 
     answers = [site.post("/subscribe", content=b"a" * size) for size in (2_000, 10)]
@@ -194,9 +194,7 @@ def test_bodies_together_are_bounded(site: Site, monkeypatch: pytest.MonkeyPatch
 # --- Time ---------------------------------------------------------------------------------------
 
 
-def test_headers_that_come_letter_by_letter_are_not_waited_for(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-):
+def test_slow_headers_time_out(site: Site, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(servers, "HEADER_SECONDS", 1.0)
     with serving(site) as port, connect(port) as silent, connect(port) as slow:
         slow.sendall(b"GET /healthz HTTP/1.1\r\n")
@@ -211,7 +209,7 @@ def test_headers_that_come_letter_by_letter_are_not_waited_for(
         assert is_closed(silent)
 
 
-def test_a_second_request_is_not_waited_for_either(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_incomplete_second_request_times_out(site: Site, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(servers, "HEADER_SECONDS", 1.0)
     with serving(site) as port, connect(port) as visitor:
         visitor.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\n")
@@ -219,7 +217,7 @@ def test_a_second_request_is_not_waited_for_either(site: Site, monkeypatch: pyte
         assert read_all(visitor).startswith(b"HTTP/1.1 200")
 
 
-def test_a_body_after_its_answer_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_body_sent_after_the_response_times_out(site: Site, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(servers, "HEADER_SECONDS", 1.0)
     with serving(site) as port, connect(port) as visitor:
         visitor.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n")
@@ -232,7 +230,7 @@ def test_a_body_after_its_answer_is_not_waited_for(site: Site, monkeypatch: pyte
         assert time.monotonic() < end
 
 
-def test_a_slow_body_is_answered_by_408(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_slow_body_returns_408(site: Site, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bounds, "BODY_SECONDS", 0.5)
     with serving(site) as port:
         answer = answer_to(
@@ -250,7 +248,7 @@ def test_one_click_does_not_wait_for_its_body(site: Site):
             assert visitor.recv(100).startswith(b"HTTP/1.1 200")
 
 
-def test_an_answer_that_is_not_taken_is_dropped(site: Site, monkeypatch: pytest.MonkeyPatch):
+def test_unread_response_is_dropped_after_a_timeout(site: Site, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(servers, "WRITE_SECONDS", 1.0)
     with serving(site) as port, socket.socket() as visitor:
         visitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
@@ -266,7 +264,7 @@ def test_an_answer_that_is_not_taken_is_dropped(site: Site, monkeypatch: pytest.
         assert time.monotonic() < end
 
 
-def test_where_connections_run_out_the_one_that_waits_longest_goes(
+def test_oldest_idle_connection_is_closed_when_connections_run_out(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(servers, "MOST_CONNECTIONS", 5)
@@ -307,17 +305,17 @@ def test_where_connections_run_out_the_one_that_waits_longest_goes(
         ("GET", "/digests/token", b"", b"", SHOWING),
     ],
 )
-def test_each_path_has_its_lane(method, path, query, body, lane):
+def test_lane_of_returns_the_lane_of_each_path(method, path, query, body, lane):
     assert lane_of(method, path, query, body) is lane
 
 
-def test_lanes_leave_threads_and_connections_for_others():
+def test_lanes_use_at_most_half_of_the_threads():
     lanes = (OPERATING, LEAVING, PROVIDERS, CHANGING, SEARCHING, SHOWING)
 
     assert sum(lane.at_once for lane in lanes) <= 20  # of 40 threads, and 15 to 20 connections
 
 
-def test_a_flood_of_searches_leaves_health_checks_and_one_click_alone(
+def test_search_flood_does_not_block_health_checks_and_one_click(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ):
     """If searches never end, their lane fills up and its queue is refused; other lanes respond."""
@@ -359,7 +357,7 @@ def answered(visitor: socket.socket) -> bool:
         visitor.settimeout(30)
 
 
-def test_one_visitor_gets_half_of_a_lane():
+def test_one_client_gets_at_most_half_of_a_lane():
     async def places() -> tuple[int, int]:
         gate = bounds._Gate(Lane("any", 2, 6, 20.0), asyncio.Semaphore(2))
 
@@ -379,7 +377,7 @@ def test_one_visitor_gets_half_of_a_lane():
     assert asyncio.run(places()) == (4, True)
 
 
-def test_wake_ups_do_not_pile_up():
+def test_wake_ups_during_a_run_are_merged_into_one():
     """While one runs, further calls return at once; it runs once more for all of them."""
     runs: list[int] = []
     hanging, may_end = threading.Event(), threading.Event()
@@ -408,7 +406,7 @@ def test_wake_ups_do_not_pile_up():
     "error",
     [PoolTimeoutError("QueuePool limit"), OperationalError("SELECT", {}, Exception("locked"))],
 )
-def test_a_database_that_is_busy_is_answered_by_503(engine: Engine, error: Exception):
+def test_busy_database_returns_503(engine: Engine, error: Exception):
     site = open_site(engine)
 
     def refuse(*_: object) -> None:
@@ -425,7 +423,7 @@ def test_a_database_that_is_busy_is_answered_by_503(engine: Engine, error: Excep
     assert "<h1>" in answer.text
 
 
-def test_connections_that_run_out_are_waited_for_briefly(database_url: str):
+def test_exhausted_connection_pool_returns_503_after_a_short_wait(database_url: str):
     engine = open_engine(database_url, pool_timeout=0.3)
     site = open_site(engine)
     site.get("/papers")
@@ -445,7 +443,7 @@ def test_connections_that_run_out_are_waited_for_briefly(database_url: str):
 # --- Throttles ----------------------------------------------------------------------------------
 
 
-def test_rotating_inside_a_network_does_not_pass_a_throttle():
+def test_rotating_addresses_inside_a_network_are_throttled():
     def taken(addresses: list[str]) -> int:
         throttle = Throttle(10)
         return sum(throttle.takes(address, 0) for address in addresses)
@@ -458,7 +456,7 @@ def test_rotating_inside_a_network_does_not_pass_a_throttle():
     assert taken([f"2001:{i:x}::1" for i in range(1, 200)]) == 199
 
 
-def test_cpu_time_is_throttled_for_each_and_for_all():
+def test_cpu_time_is_throttled_per_client_and_globally():
     throttle = Throttle(1_000, seconds=2.0, everybody=5.0)
 
     for client in ("192.0.2.1", "198.51.100.1", "203.0.113.1"):
@@ -471,7 +469,7 @@ def test_cpu_time_is_throttled_for_each_and_for_all():
     assert throttle.takes("198.51.100.1", 61)
 
 
-def test_a_throttle_remembers_a_bounded_number_of_clients():
+def test_throttle_keeps_a_limited_number_of_clients():
     throttle = Throttle(10)
 
     for i in range(30_000):

@@ -49,12 +49,12 @@ def reasons(engine: Engine) -> list[str]:
 # --- Ready --------------------------------------------------------------------------------------
 
 
-def test_a_new_installation_is_ready(engine: Engine):
+def test_new_installation_is_ready(engine: Engine):
     assert reasons(engine) == []
 
 
 @pytest.mark.parametrize(("waited", "is_stuck"), [(29 * MINUTE, False), (31 * MINUTE, True)])
-def test_a_mail_that_nobody_takes_is_told(engine: Engine, waited: timedelta, is_stuck: bool):
+def test_overdue_unsent_mail_is_reported(engine: Engine, waited: timedelta, is_stuck: bool):
     add_delivery(engine, not_before=now() - waited, expires_at=now() + HOUR)
 
     found = reasons(engine)
@@ -63,7 +63,7 @@ def test_a_mail_that_nobody_takes_is_told(engine: Engine, waited: timedelta, is_
     assert not found or found[0].startswith("a mail is due and nobody sends it, for 31 minutes")
 
 
-def test_a_mail_that_nobody_may_send_keeps_nobody_waiting(engine: Engine):
+def test_unsendable_mail_is_not_reported_as_overdue(engine: Engine):
     left, barred = add_subscriber(engine), add_subscriber(engine)
     for subscriber in (left, barred):
         add_delivery(
@@ -78,7 +78,7 @@ def test_a_mail_that_nobody_may_send_keeps_nobody_waiting(engine: Engine):
 
 
 @pytest.mark.parametrize(("overdue", "is_stuck"), [(29 * MINUTE, False), (31 * MINUTE, True)])
-def test_a_digest_that_nobody_compiles_is_told(engine: Engine, overdue: timedelta, is_stuck: bool):
+def test_overdue_uncompiled_digest_is_reported(engine: Engine, overdue: timedelta, is_stuck: bool):
     add_subscriber(engine, next_slot_at=now() - overdue)
     add_subscriber(engine, next_slot_at=now() - 9 * HOUR, status=SubscriberStatus.UNSUBSCRIBED)
 
@@ -87,7 +87,7 @@ def test_a_digest_that_nobody_compiles_is_told(engine: Engine, overdue: timedelt
     )
 
 
-def test_sources_that_nobody_asks_are_told(engine: Engine):
+def test_sources_not_requested_for_hours_are_reported(engine: Engine):
     """One source that was requested, or that waits for its next try, shows that the task runs."""
     late = now() - 4 * HOUR
     record = SourceRecord("arxiv", SourceState.FAILED, late, late)
@@ -102,7 +102,7 @@ def test_sources_that_nobody_asks_are_told(engine: Engine):
     assert reasons(engine) == []
 
 
-def test_papers_that_are_read_and_never_published_are_told(engine: Engine):
+def test_unpublished_papers_are_reported(engine: Engine):
     ingest(engine, make_sighting(), now=now())
     store(engine, make_sighting(), batch=2)
     with engine.begin() as conn:
@@ -113,7 +113,7 @@ def test_papers_that_are_read_and_never_published_are_told(engine: Engine):
     ]
 
 
-def test_who_never_asked_a_source_is_given_the_time_since_the_start():
+def test_missing_source_request_is_measured_from_the_start_time():
     nothing = Progress(0, None, None, None, None, ())
     started = datetime(2030, 1, 2, tzinfo=UTC)
 
@@ -131,7 +131,7 @@ def figures(engine: Engine) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def test_the_figures_are_those_of_the_database(engine: Engine):
+def test_metrics_equal_the_database_counts(engine: Engine):
     ingest(engine, make_sighting(), now=now() - HOUR)
     for status in (DeliveryStatus.QUEUED, DeliveryStatus.SENT, DeliveryStatus.SENT):
         add_delivery(
@@ -168,7 +168,7 @@ def test_the_figures_are_those_of_the_database(engine: Engine):
         ("127.0.0.1", {"Forwarded": "for=203.0.113.7"}, 403),
     ],
 )
-def test_without_a_token_only_this_machine_reads_them(
+def test_metrics_without_a_token_are_limited_to_loopback(
     engine: Engine, peer: str, headers: dict[str, str], status: int
 ):
     answer = site(engine, peer).get("/metrics", headers=headers)
@@ -189,7 +189,7 @@ def test_without_a_token_only_this_machine_reads_them(
         ("", 403),
     ],
 )
-def test_with_a_token_whoever_has_it_reads_them(engine: Engine, said: str, status: int):
+def test_metrics_with_a_token_require_the_token(engine: Engine, said: str, status: int):
     """From any address; without the token access is refused on this machine, too."""
     headers = {"Authorization": said.encode()}
 
@@ -198,7 +198,7 @@ def test_with_a_token_whoever_has_it_reads_them(engine: Engine, said: str, statu
         assert answer.status_code == status
 
 
-def test_looking_is_cheap(engine: Engine):
+def test_health_queries_of_large_tables_use_an_index(engine: Engine):
     """However large the tables are: each query of a large table uses an index."""
     with selecting(engine) as seen, reading(engine) as conn:
         progress.read(conn, now())

@@ -73,7 +73,7 @@ def bounced(sent, id_="e1", **changes):
 
 
 @pytest.mark.parametrize("secret", [SECRET, OLD_SECRET])
-def test_a_signed_bounce_suppresses_once(site, sent, secret):
+def test_signed_bounce_suppresses_once(site, sent, secret):
     """The old secret is still valid, so that the sender can change to the new one later."""
     message_id = site.services.message_id(sent.dedupe_key)
 
@@ -90,7 +90,7 @@ def test_a_signed_bounce_suppresses_once(site, sent, secret):
     assert json.loads(kept.raw)["recipient"] == ADA
 
 
-def test_the_queue_id_and_the_recipient_name_a_mail_together(site, sent):
+def test_mail_is_identified_by_queue_id_and_recipient_together(site, sent):
     post(site, bounced(sent, queue_id="0100-000000", recipient="eve@example.org"))
     assert outbox.suppressions(site.engine) == {}
 
@@ -100,7 +100,7 @@ def test_the_queue_id_and_the_recipient_name_a_mail_together(site, sent):
 
 
 @pytest.mark.parametrize("minutes", [-6, 6])
-def test_a_forged_or_old_event_is_refused_and_not_kept(site, sent, minutes):
+def test_forged_or_old_event_is_rejected_and_not_stored(site, sent, minutes):
     said = bounced(sent, queue_id="0100-000000")
     answers = [
         post(site, said, secret="e" * 32),
@@ -115,7 +115,7 @@ def test_a_forged_or_old_event_is_refused_and_not_kept(site, sent, minutes):
     assert row(site.engine, sent.id).reason == sent.reason
 
 
-def test_many_events_come_at_once_and_unknown_ones_are_kept(site, sent):
+def test_event_batch_is_accepted_and_unknown_events_are_stored(site, sent):
     said = [{"id": "a", "event": "opened"}, {"id": "b", "event": "delivered"}, {"id": "c"}]
 
     assert post(site, said).status_code == 200
@@ -127,12 +127,12 @@ def test_many_events_come_at_once_and_unknown_ones_are_kept(site, sent):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'{"event": "bounce"}', b'[{"id": ""}]'])
-def test_signed_nonsense_is_the_sender_s_mistake(site, body):
+def test_signed_invalid_body_returns_400(site, body):
     assert post(site, None, body=body).status_code == 400
     assert rows(site.engine, EventRow) == []
 
 
-def test_what_a_bounce_says_is_read_by_the_table_for_replies():
+def test_bounce_verdict_uses_the_smtp_reply_table():
     def verdict(**said):
         (notice,) = read({"id": "1", "event": "bounce", **said}).notices
         return notice.kind, notice.verdict
@@ -147,7 +147,7 @@ def test_what_a_bounce_says_is_read_by_the_table_for_replies():
     assert verdict(status={}, reason=3, verdict=[]) == ("soft", Verdict.SOFT)
 
 
-def test_a_thousand_signatures_cost_one_for_each_secret(monkeypatch):
+def test_signatures_are_computed_once_per_secret(monkeypatch):
     """Hashing a megabyte for each signature of a forged request took 16 s of CPU time."""
     hashed = []
     monkeypatch.setattr(generic, "sign", lambda *given: hashed.append(given) or "0" * 64)
@@ -162,14 +162,14 @@ def test_a_thousand_signatures_cost_one_for_each_secret(monkeypatch):
     assert len(hashed) == 2
 
 
-def test_what_is_signed_is_the_time_a_dot_and_the_body():
+def test_signature_covers_timestamp_dot_and_body():
     """This is the format that docs/bounces-and-webhooks.md documents for senders."""
     made = hmac.new(b"secret", b'1893571200.{"id": "1"}', hashlib.sha256).hexdigest()
 
     assert sign("secret", "1893571200", b'{"id": "1"}') == made
 
 
-def test_one_of_several_signatures_is_enough():
+def test_one_valid_signature_of_several_is_accepted():
     """The sender rotates its secret, too."""
     at, body = str(int(NOW.timestamp())), b'{"id": "1", "event": "delivered"}'
     generic = Generic((SECRET,))
@@ -203,7 +203,7 @@ def timestamp():
 
 
 @pytest.mark.parametrize("old", [True, False])
-def test_a_bounce_from_ses_suppresses_once(site, sent, old):
+def test_ses_bounce_suppresses_once(site, sent, old):
     said = amazon.bounce(old=old, mail=mail(), emailAddress=ADA)
     body = amazon.posted(said, Timestamp=timestamp())
 
@@ -215,7 +215,7 @@ def test_a_bounce_from_ses_suppresses_once(site, sent, old):
     assert (kept.kind, kept.delivery_id, kept.effect) == ("Bounce", sent.id, "suppressed")
 
 
-def test_a_forged_bounce_from_ses_changes_nothing(site, sent):
+def test_forged_ses_bounce_is_rejected(site, sent):
     said = amazon.bounce(mail=mail(), emailAddress=ADA)
     bodies = [
         amazon.posted(said, Timestamp=timestamp(), signed_by="eve"),
@@ -230,7 +230,7 @@ def test_a_forged_bounce_from_ses_changes_nothing(site, sent):
     assert outbox.suppressions(site.engine) == {}
 
 
-def test_what_cannot_be_verified_is_asked_for_again(site, sent):
+def test_unverifiable_ses_event_returns_503(site, sent):
     site.services.providers["ses"] = SES(SNS((amazon.TOPIC,), amazon.Amazon(pages={}).fetch))
 
     answer = site.post("/hooks/ses", content=amazon.posted("{}", Timestamp=timestamp()))
@@ -247,18 +247,18 @@ def mail():
 # --- The endpoint -------------------------------------------------------------------------------
 
 
-def test_a_provider_that_is_not_set_up_is_not_there(engine):
+def test_unconfigured_provider_returns_404(engine):
     site = open_site(engine)
 
     for name in ("ses", "generic", "nobody", ""):
         assert site.post(f"/hooks/{name}", content=b"{}").status_code == 404
 
 
-def test_a_body_that_is_too_large_is_refused_unread(site):
+def test_oversized_hook_body_returns_413(site):
     answer = post(site, None, body=b" " * (hooks.LARGEST + 1))
 
     assert answer.status_code == 413
 
 
-def test_looking_at_a_hook_does_nothing(site):
+def test_get_on_a_hook_returns_405(site):
     assert site.get("/hooks/generic").status_code == 405

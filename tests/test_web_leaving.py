@@ -38,7 +38,7 @@ def status(site: Site, reader) -> SubscriberStatus:
 
 
 @pytest.mark.parametrize("body", [URLENCODED, MULTIPART, {}], ids=["plain", "multipart", "none"])
-def test_one_post_is_enough_from_wherever_it_comes(site, body):
+def test_one_click_post_from_any_origin_unsubscribes(site, body):
     """RFC 8058: no cookie, no login, no redirect, and any encoding that a mail service prefers."""
     ada = site.reader()
 
@@ -52,7 +52,7 @@ def test_one_post_is_enough_from_wherever_it_comes(site, body):
 
 @pytest.mark.parametrize("body", [b"\x00" * 100_000, b"List-Unsubscribe=", b"{"])
 @pytest.mark.parametrize("kind", ["multipart/form-data", "application/json", ""])
-def test_a_malformed_body_does_not_keep_anybody_in(site, body, kind):
+def test_malformed_one_click_body_still_unsubscribes(site, body, kind):
     ada = site.reader()
 
     answer = site.post(way_out(ada), content=body, headers={"Content-Type": kind})
@@ -61,7 +61,7 @@ def test_a_malformed_body_does_not_keep_anybody_in(site, body, kind):
     assert status(site, ada) is SubscriberStatus.UNSUBSCRIBED
 
 
-def test_the_link_of_the_oldest_mail_still_works_after_every_key_was_changed(engine):
+def test_unsubscribe_link_survives_secret_key_changes(engine):
     ada = open_site(engine, secret_key="the first key").reader()
     later = open_site(engine, secret_key="another key altogether")
 
@@ -69,7 +69,7 @@ def test_the_link_of_the_oldest_mail_still_works_after_every_key_was_changed(eng
     assert status(later, ada) is SubscriberStatus.UNSUBSCRIBED
 
 
-def test_leaving_again_and_again_is_leaving_once(site):
+def test_unsubscribe_is_idempotent(site):
     ada = site.reader()
     site.post(way_out(ada), **URLENCODED)
     [left] = rows(site.engine, SubscriberRow)
@@ -80,7 +80,7 @@ def test_leaving_again_and_again_is_leaving_once(site):
     assert rows(site.engine, SubscriberRow) == [left]
 
 
-def test_whom_we_do_not_write_to_can_leave_all_the_same(site):
+def test_suppressed_reader_can_unsubscribe(site):
     ada = site.reader()
     site.suppress(ada)
 
@@ -88,7 +88,7 @@ def test_whom_we_do_not_write_to_can_leave_all_the_same(site):
     assert status(site, ada) is SubscriberStatus.UNSUBSCRIBED
 
 
-def test_a_mail_service_is_not_told_of_a_failure_when_its_reader_was_erased(site):
+def test_one_click_for_an_erased_reader_returns_200(site):
     ada = site.reader()
     signup.erase_by_id(site.engine, ada.id, now())
 
@@ -100,7 +100,7 @@ def test_a_mail_service_is_not_told_of_a_failure_when_its_reader_was_erased(site
 
 @pytest.mark.parametrize("secret", ["nobody", "a", "a" * 21, "a" * 23, "%00" * 22])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_link_that_was_cut_short_is_told_so(site, method, secret):
+def test_truncated_unsubscribe_link_returns_404(site, method, secret):
     assert site.browser.request(method, f"/unsubscribe/{secret}").status_code == 404
 
 
@@ -108,7 +108,7 @@ def test_a_link_that_was_cut_short_is_told_so(site, method, secret):
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT"])
-def test_no_scanner_unsubscribes_anybody(site, method):
+def test_link_scanner_requests_do_not_unsubscribe(site, method):
     ada = site.reader()
 
     site.browser.request(method, way_out(ada))
@@ -116,7 +116,7 @@ def test_no_scanner_unsubscribes_anybody(site, method):
     assert status(site, ada) is SubscriberStatus.ACTIVE
 
 
-def test_looking_shows_one_button_and_no_address(site):
+def test_unsubscribe_page_has_one_button_and_masks_the_address(site):
     ada = site.reader()
 
     page = site.get(way_out(ada)).text
@@ -151,7 +151,7 @@ def send(site: Site, sink: Sink, *, before_sending=lambda: None):
     return replace(dispatcher, compose=compose).drain(once=True)
 
 
-def test_what_is_owed_is_cancelled_with_the_click(owed):
+def test_unsubscribe_cancels_the_queued_digest(owed):
     [reader] = rows(owed.engine, SubscriberRow)
 
     owed.post(way_out(reader))
@@ -163,7 +163,7 @@ def test_what_is_owed_is_cancelled_with_the_click(owed):
         assert sink.connections == 0
 
 
-def test_a_click_between_claim_and_dot_stops_the_mail(owed):
+def test_unsubscribe_between_claim_and_dot_stops_the_mail(owed):
     """The mail is claimed, composed and half sent; its transaction ends without the dot."""
     [reader] = rows(owed.engine, SubscriberRow)
 
@@ -174,7 +174,7 @@ def test_a_click_between_claim_and_dot_stops_the_mail(owed):
     assert [row.status for row in owed.owed()] == [DeliveryStatus.CANCELLED]
 
 
-def test_a_click_after_the_dot_was_marked_is_answered_though_that_mail_arrives(owed):
+def test_unsubscribe_during_the_dot_succeeds_and_only_that_mail_arrives(owed):
     """The only message that may still arrive: it was already on the wire."""
     [reader] = rows(owed.engine, SubscriberRow)
     answers = []
@@ -191,7 +191,7 @@ def test_a_click_after_the_dot_was_marked_is_answered_though_that_mail_arrives(o
 # --- Undo ---------------------------------------------------------------------------------------
 
 
-def test_a_mistake_can_be_taken_back_with_everything_as_it_was(site):
+def test_undo_restores_the_subscription_unchanged(site):
     ada = site.reader(ADA, "retrieval", "stones", hour=6, timezone="Asia/Tokyo")
     page = site.post(way_out(ada)).text
     assert f'action="{way_out(ada)}/undo"' in page
@@ -205,7 +205,7 @@ def test_a_mistake_can_be_taken_back_with_everything_as_it_was(site):
     assert back.secret == ada.secret
 
 
-def test_the_button_is_gone_after_a_month(site):
+def test_undo_expires_after_a_month(site):
     ada = site.reader()
     site.post(way_out(ada))
     site.alter(ada, left_at=now() - timedelta(days=31))
@@ -219,7 +219,7 @@ def test_the_button_is_gone_after_a_month(site):
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("act", ["undo", "why"])
-def test_looking_brings_nobody_back(site, method, act):
+def test_get_requests_do_not_undo_unsubscribe(site, method, act):
     ada = site.reader()
     site.post(way_out(ada))
 
@@ -228,7 +228,7 @@ def test_looking_brings_nobody_back(site, method, act):
 
 
 @pytest.mark.parametrize("act", ["undo", "why"])
-def test_only_our_own_page_can_take_it_back(site, act):
+def test_cross_site_undo_is_rejected(site, act):
     """The exception of one-click from the origin check holds for unsubscribing only."""
     ada = site.reader()
     site.post(way_out(ada))
@@ -239,7 +239,7 @@ def test_only_our_own_page_can_take_it_back(site, act):
     assert status(site, ada) is SubscriberStatus.UNSUBSCRIBED
 
 
-def test_who_never_confirmed_gets_no_way_back(site):
+def test_undo_is_rejected_for_an_unconfirmed_reader(site):
     site.ask()
     [bob] = rows(site.engine, SubscriberRow)
 
@@ -253,7 +253,7 @@ def test_who_never_confirmed_gets_no_way_back(site):
 
 
 @pytest.mark.parametrize("why", list(signup.Why))
-def test_the_one_question_has_given_answers(site, why):
+def test_leaving_reason_is_stored(site, why):
     ada = site.reader()
     page = site.post(way_out(ada)).text
 
@@ -264,7 +264,7 @@ def test_the_one_question_has_given_answers(site, why):
     assert [row.left_reason for row in rows(site.engine, SubscriberRow)] == [why.value]
 
 
-def test_the_one_question_takes_no_other_words(site):
+def test_unknown_leaving_reason_is_rejected(site):
     ada = site.reader()
     site.post(way_out(ada))
 

@@ -45,7 +45,7 @@ def titles(page: str) -> list[str]:
 # --- Lists --------------------------------------------------------------------------------------
 
 
-def test_the_newest_day_is_shown_with_the_most_upvotes_first(site, engine):
+def test_front_page_shows_the_newest_day_by_upvotes(site, engine):
     ingest(engine, make_sighting(title="Old", announced_on=WEDNESDAY - DAY, upvotes=90))
     ingest(
         engine,
@@ -61,7 +61,7 @@ def test_the_newest_day_is_shown_with_the_most_upvotes_first(site, engine):
     assert "1,234" in page
 
 
-def test_a_paper_is_among_those_of_every_day_on_which_a_source_announced_it(site, engine):
+def test_paper_is_listed_on_every_day_it_was_announced(site, engine):
     """Hugging Face lists a paper days after arXiv; the paper is listed on both days."""
     ingest(engine, make_sighting("2912.00001", title="Twice", announced_on=WEDNESDAY - 2 * DAY))
     ingest(engine, make_sighting("2912.00001", title="Twice", source="huggingface", upvotes=7))
@@ -72,7 +72,7 @@ def test_a_paper_is_among_those_of_every_day_on_which_a_source_announced_it(site
         assert "arXiv 31 Dec · Hugging Face 2 Jan" in page
 
 
-def test_neighbours_skip_days_without_papers(site, engine):
+def test_previous_and_next_links_skip_days_without_papers(site, engine):
     for days in (0, 5, 45):
         ingest(engine, make_sighting(announced_on=WEDNESDAY - days * DAY))
 
@@ -94,7 +94,7 @@ def test_neighbours_skip_days_without_papers(site, engine):
         ("/papers?date=2030-01-01", "Tuesday, 1 January 2030"),
     ],
 )
-def test_weeks_and_months_have_their_pages(site, engine, address, heading):
+def test_weeks_and_months_have_pages(site, engine, address, heading):
     ingest(engine, make_sighting(title="Here", announced_on=WEDNESDAY))
 
     page = site.get(address).text
@@ -104,7 +104,7 @@ def test_weeks_and_months_have_their_pages(site, engine, address, heading):
 
 
 @one_database
-def test_an_empty_day_leads_to_the_days_around_it(site, engine):
+def test_empty_day_links_to_neighbouring_days(site, engine):
     ingest(engine, make_sighting(announced_on=WEDNESDAY))
     ingest(engine, make_sighting(announced_on=WEDNESDAY + 3 * DAY))
 
@@ -116,7 +116,7 @@ def test_an_empty_day_leads_to_the_days_around_it(site, engine):
 
 
 @one_database
-def test_a_new_site_says_what_to_wait_for(site):
+def test_front_page_without_papers_shows_a_notice(site):
     assert "No papers have been read yet" in site.get("/").text
 
 
@@ -125,12 +125,12 @@ def test_a_new_site_says_what_to_wait_for(site):
     "address",
     ["/papers?date=2030-13-01", "/papers?date=x", "/papers?week=2030-W60", "/papers?month=0000-00"],
 )
-def test_a_day_that_there_is_not_is_said_to_be_one(site, address):
+def test_invalid_date_returns_422(site, address):
     assert site.get(address).status_code == 422
 
 
 @one_database
-def test_pages_follow_each_other_and_lose_nothing(site, engine):
+def test_pagination_shows_every_paper_once(site, engine):
     ingest(engine, *(make_sighting(title=f"Paper {n}", upvotes=n) for n in range(70)))
 
     first, second, third = (site.get(f"/papers?page={n}").text for n in (1, 2, 3))
@@ -144,7 +144,7 @@ def test_pages_follow_each_other_and_lose_nothing(site, engine):
 
 
 @one_database
-def test_a_page_takes_the_same_few_questions_whatever_it_shows(engine, questions):
+def test_number_of_queries_per_page_is_constant(engine, questions):
     library = Library(engine, background=False)
     app = create_app(open_site(engine).services, library=library)
     browser = TestClient(app, base_url=URL)
@@ -192,7 +192,7 @@ def questions(engine):
         ({"arxiv_id": None, "doi": "10.1101/2030.01.02"}, ["doi:10.1101/2030.01.02"]),
     ],
 )
-def test_a_paper_is_found_by_every_usual_form_of_its_name(site, engine, sighting, addresses):
+def test_paper_is_found_by_every_form_of_its_id(site, engine, sighting, addresses):
     ingest(engine, make_sighting(title="Found", **sighting))
 
     for address in addresses:
@@ -202,7 +202,7 @@ def test_a_paper_is_found_by_every_usual_form_of_its_name(site, engine, sighting
         assert f'<link rel="canonical" href="{URL}/papers/{addresses[0]}">' in answer.text
 
 
-def test_a_paper_without_any_id_has_a_page_that_its_list_leads_to(site, engine):
+def test_paper_without_an_id_has_a_page_linked_from_its_list(site, engine):
     ingest(engine, make_sighting(None, title="Nameless"))
 
     link = re.search(r'class="title"[^>]*><a href="(/papers/title:[^"]+)"', site.get("/").text)
@@ -212,7 +212,7 @@ def test_a_paper_without_any_id_has_a_page_that_its_list_leads_to(site, engine):
 
 
 @pytest.mark.parametrize("key", ["9999.99999", "title:", "doi:", "a%00b", "%F0%9F%98%80", "v1"])
-def test_an_unknown_paper_is_said_to_be_unknown(site, engine, key):
+def test_unknown_paper_returns_404(site, engine, key):
     ingest(engine, make_sighting("2912.00001"))
 
     answer = site.get(f"/papers/{key}")
@@ -222,7 +222,7 @@ def test_an_unknown_paper_is_said_to_be_unknown(site, engine, key):
 
 
 @one_database
-def test_a_paper_shows_who_announced_it_when_and_how_it_was_liked(site, engine):
+def test_paper_page_shows_sources_dates_and_counts(site, engine):
     ingest(
         engine,
         make_sighting("2912.00001", announced_on=WEDNESDAY - DAY),
@@ -240,7 +240,7 @@ def test_a_paper_shows_who_announced_it_when_and_how_it_was_liked(site, engine):
 
 
 @one_database
-def test_a_withdrawn_paper_is_called_so(site, engine):
+def test_withdrawn_paper_is_labelled(site, engine):
     ingest(engine, make_sighting("2912.00001"))
     ingest(engine, make_sighting("2912.00001", version=2, withdrawn=True))
 
@@ -250,7 +250,7 @@ def test_a_withdrawn_paper_is_called_so(site, engine):
 
 @one_database
 @pytest.mark.parametrize("address", ["/", "/papers/2912.00001", "/papers?q=onerror", "/topics?q=x"])
-def test_nothing_that_a_source_says_becomes_markup(site, engine, address):
+def test_source_text_is_escaped_in_pages(site, engine, address):
     ingest(
         engine,
         make_sighting(
@@ -278,7 +278,7 @@ def test_nothing_that_a_source_says_becomes_markup(site, engine, address):
 
 
 @one_database
-def test_every_curated_topic_has_its_page_and_feeds(site, engine):
+def test_curated_topics_are_listed_and_the_first_has_a_page_and_feeds(site, engine):
     ingest(engine, make_sighting(title="An agent", abstract="An LLM agent learns."))
 
     listed = site.get("/topics").text
@@ -292,7 +292,7 @@ def test_every_curated_topic_has_its_page_and_feeds(site, engine):
     assert site.get("/topics/trending.rss").status_code == 404
 
 
-def test_a_topic_shows_the_month_up_to_its_newest_paper(site, engine):
+def test_topic_page_shows_30_days_up_to_its_newest_paper(site, engine):
     for days in (0, 29, 30):
         title = f"Retrieval, {days} days ago"
         ingest(engine, make_sighting(title=title, announced_on=WEDNESDAY - days * DAY))
@@ -306,14 +306,14 @@ def test_a_topic_shows_the_month_up_to_its_newest_paper(site, engine):
 
 
 @one_database
-def test_trending_is_a_topic_too(site, engine):
+def test_trending_topic_page_orders_by_upvotes(site, engine):
     ingest(engine, make_sighting(title="Few", upvotes=1), make_sighting(title="Many", upvotes=9))
 
     assert titles(site.get("/topics/trending").text) == ["Many", "Few"]
 
 
 @one_database
-def test_an_atom_feed_has_what_its_standard_asks_for(site, engine):
+def test_atom_feed_has_the_required_elements(site, engine):
     ingest(engine, make_sighting("2912.00001", title=HOSTILE), make_sighting(authors=()))
 
     answer = site.get("/topics.atom?q=readers")
@@ -335,7 +335,7 @@ def test_an_atom_feed_has_what_its_standard_asks_for(site, engine):
 
 
 @one_database
-def test_a_json_feed_has_what_its_standard_asks_for(site, engine):
+def test_json_feed_has_the_required_fields(site, engine):
     ingest(engine, make_sighting("2912.00001", title="Found"))
 
     answer = site.get("/topics.json?q=readers")
@@ -351,7 +351,7 @@ def test_a_json_feed_has_what_its_standard_asks_for(site, engine):
 
 
 @one_database
-def test_the_feeds_of_a_page_are_named_in_its_head(site, engine):
+def test_feeds_linked_in_the_page_head_exist(site, engine):
     ingest(engine, make_sighting())
 
     for page in ("/", "/papers?q=readers", "/topics/agents", "/topics?q=readers"):
@@ -366,7 +366,7 @@ def test_the_feeds_of_a_page_are_named_in_its_head(site, engine):
 @pytest.mark.parametrize(
     "address", ["/", "/papers?q=readers", "/papers/2912.00001", "/topics/agents", "/sitemap.xml"]
 )
-def test_who_has_a_page_already_is_told_so(site, engine, address):
+def test_matching_etag_returns_304(site, engine, address):
     ingest(engine, make_sighting("2912.00001"))
     first = site.get(address)
 
@@ -379,7 +379,7 @@ def test_who_has_a_page_already_is_told_so(site, engine, address):
 
 
 @one_database
-def test_a_feed_tells_when_it_last_changed(site, engine):
+def test_feed_supports_if_modified_since(site, engine):
     ingest(engine, make_sighting())
     first = site.get("/topics/trending.atom")
 
@@ -400,7 +400,7 @@ def test_public_pages_are_compressed_and_pages_with_a_secret_are_not(site, engin
 
 
 @one_database
-def test_a_shared_link_has_words_and_a_picture_of_ours(site, engine):
+def test_paper_page_has_open_graph_metadata_and_an_image(site, engine):
     ingest(engine, make_sighting("2912.00001", title='A "quoted" title', abstract="What it says."))
 
     page = site.get("/papers/2912.00001").text
@@ -414,7 +414,7 @@ def test_a_shared_link_has_words_and_a_picture_of_ours(site, engine):
 
 
 @one_database
-def test_a_personal_page_has_nothing_to_share(site):
+def test_personal_page_has_no_open_graph_metadata(site):
     page = site.get("/preferences/x").text
 
     assert "og:" not in page
@@ -422,7 +422,7 @@ def test_a_personal_page_has_nothing_to_share(site):
 
 
 @one_database
-def test_robots_are_led_to_papers_and_kept_out_of_personal_pages(site, engine):
+def test_robots_txt_disallows_personal_pages_and_sitemap_lists_papers(site, engine):
     ingest(engine, make_sighting("astro-ph/0601001"))
 
     robots = site.get("/robots.txt").text
@@ -444,7 +444,7 @@ some_days = st.dates(date(1991, 1, 1), date(9990, 1, 1))
 
 
 @given(some_days, spans)
-def test_a_period_is_named_so_that_it_is_found_again(day, span):
+def test_period_name_round_trips(day, span):
     period = periods.around(day, span)
 
     assert day in period
@@ -452,7 +452,7 @@ def test_a_period_is_named_so_that_it_is_found_again(day, span):
 
 
 @given(some_days, st.lists(some_days, max_size=20), spans)
-def test_neighbours_are_the_nearest_periods_with_papers(day, with_papers, span):
+def test_previous_and_next_periods_are_the_nearest_with_papers(day, with_papers, span):
     days = sorted(with_papers)
     period = periods.around(day, span)
 
@@ -469,13 +469,13 @@ def test_neighbours_are_the_nearest_periods_with_papers(day, with_papers, span):
 
 
 @given(spans, st.text(max_size=12))
-def test_any_other_name_is_no_period(span, name):
+def test_accepted_period_names_are_canonical(span, name):
     with suppress(ValueError):
         assert periods.read(span, name).name == name
 
 
 @given(st.integers(0, 10_000), st.integers(1, 100))
-def test_so_many_pages_hold_all_papers_and_none_is_empty(total, size):
+def test_page_count_holds_all_papers_without_an_empty_page(total, size):
     last = pages(total, size)
 
     assert last * size >= total
@@ -485,7 +485,7 @@ def test_so_many_pages_hold_all_papers_and_none_is_empty(total, size):
 # --- The search index ---------------------------------------------------------------------------
 
 
-def test_lists_follow_a_newer_batch_without_making_anybody_wait(engine):
+def test_catalog_returns_the_earlier_list_until_renewed(engine):
     """The first request after a new batch may still get the earlier list."""
     library = Library(engine, background=False)
     ingest(engine, make_sighting())

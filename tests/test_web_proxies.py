@@ -52,7 +52,9 @@ def doctor(url: str, **changes: str) -> Finding:
 @pytest.mark.parametrize(
     "header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "CF-Connecting-IP", "Via"]
 )
-def test_the_doctor_says_which_address_to_name(engine: Engine, database_url: str, header: str):
+def test_doctor_names_the_proxy_missing_from_trusted_proxies(
+    engine: Engine, database_url: str, header: str
+):
     ask(engine, "172.18.0.1", headers={header: "203.0.113.9"})
 
     found = doctor(database_url, trusted_proxies="10.0.0.1")
@@ -64,7 +66,9 @@ def test_the_doctor_says_which_address_to_name(engine: Engine, database_url: str
     assert named.ok
 
 
-def test_a_proxy_is_noticed_once_an_hour(engine: Engine, capsys: pytest.CaptureFixture[str]):
+def test_repeated_forwarded_requests_log_a_proxy_at_most_once(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+):
     ask(engine, "172.18.0.1", times=50)
 
     assert seen(engine) == ["172.18.0.1"]
@@ -80,14 +84,16 @@ def test_a_proxy_is_noticed_once_an_hour(engine: Engine, capsys: pytest.CaptureF
         ("172.18.0.1", 2, FORWARDED, {}),  # too few: a visitor tries headers
     ],
 )
-def test_others_are_not_taken_for_a_proxy(engine, database_url, peer, times, headers, changes):
+def test_other_peers_are_not_reported_as_a_proxy(
+    engine, database_url, peer, times, headers, changes
+):
     ask(engine, peer, times, headers, **changes)
 
     assert seen(engine) == []
     assert doctor(database_url, **changes).ok
 
 
-def test_a_public_proxy_is_one_that_sends_most_requests():
+def test_public_proxy_must_send_half_of_all_requests():
     assert is_proxy(PUBLIC, 20, 40)
     assert not is_proxy(PUBLIC, 19, 19)
     assert not is_proxy(PUBLIC, 20, 41)
@@ -114,7 +120,7 @@ class Watched(ProxyWatch):
         return self.stored
 
 
-def test_few_forwarded_requests_of_a_near_peer_make_it_a_proxy(monkeypatch):
+def test_private_peer_is_a_proxy_after_three_forwarded_requests(monkeypatch):
     watch = Watched(monkeypatch)
 
     assert watch.sees("10.0.0.7", 9, forwarded=False) == []
@@ -122,7 +128,7 @@ def test_few_forwarded_requests_of_a_near_peer_make_it_a_proxy(monkeypatch):
     assert watch.sees("10.0.0.7") == ["10.0.0.7"]
 
 
-def test_many_forwarded_requests_and_half_of_all_make_a_public_peer_a_proxy(monkeypatch):
+def test_public_peer_is_a_proxy_after_25_forwarded_requests_and_half_of_all(monkeypatch):
     watch = Watched(monkeypatch)
 
     watch.sees("198.51.99.1", 25, forwarded=False)
@@ -130,7 +136,7 @@ def test_many_forwarded_requests_and_half_of_all_make_a_public_peer_a_proxy(monk
     assert watch.sees(PUBLIC) == [PUBLIC]
 
 
-def test_requests_are_counted_and_proxies_noticed_by_the_hour(monkeypatch):
+def test_requests_are_counted_and_proxies_noted_per_hour(monkeypatch):
     watch = Watched(monkeypatch)
 
     watch.sees("10.0.0.7", 2)
@@ -145,7 +151,7 @@ def test_requests_are_counted_and_proxies_noticed_by_the_hour(monkeypatch):
     assert watch.sees("10.0.0.7") == ["10.0.0.7"] * 3
 
 
-def test_a_thousand_peers_are_counted_at_a_time(monkeypatch):
+def test_at_most_a_thousand_peers_are_counted(monkeypatch):
     watch = Watched(monkeypatch)
 
     for number in range(999):
@@ -155,7 +161,7 @@ def test_a_thousand_peers_are_counted_at_a_time(monkeypatch):
     assert watch.sees("10.9.0.1", 2) == ["10.9.0.1"]
 
 
-def test_a_database_that_is_away_keeps_no_answer_back(tmp_path):
+def test_proxy_watch_does_not_raise_if_the_database_fails(tmp_path):
     engine = create_engine(f"sqlite:///{tmp_path}/empty.db")
 
     ProxyWatch(engine, ())._store("10.0.0.7")
@@ -163,7 +169,7 @@ def test_a_database_that_is_away_keeps_no_answer_back(tmp_path):
     engine.dispose()
 
 
-def test_a_proxy_that_is_seen_no_longer_is_forgotten(engine: Engine):
+def test_proxy_not_seen_recently_is_deleted(engine: Engine):
     with engine.begin() as conn:
         limits.note(conn, "proxy:10.0.0.7", now() - 3 * DAY)
         limits.note(conn, "proxy:10.0.0.8", now())

@@ -25,19 +25,19 @@ def make_count(papers: int, silent: int = 0, days: int = 20, span: int = 30) -> 
         (make_count(0, 20), "no paper in these days", "", BARREN),
     ],
 )
-def test_a_rate_is_told_in_words(counted, pace, silence, hint):
+def test_rate_is_described_in_words(counted, pace, silence, hint):
     told = rates.rate("Moss", counted)
 
     assert (told.pace, told.silence, told.hint) == (pace, silence, hint)
 
 
-def test_only_days_with_news_count():
+def test_only_days_with_new_papers_are_counted():
     counted = rates.count({MONTH[0]: 3, MONTH[9]: 1}, [MONTH[0], MONTH[4], MONTH[9]])
 
     assert counted == Count(papers=4, silent=1, days=3, span=10)
 
 
-def test_narrower_leaves_as_much_as_it_can_and_never_nothing():
+def test_narrower_suggests_the_largest_useful_result_and_never_an_empty_one():
     others = {"none": 0, "little": 10, "good": 300, "nearly all": 490}
 
     best = rates.narrower(make_count(500), {q: make_count(n) for q, n in others.items()})
@@ -46,7 +46,7 @@ def test_narrower_leaves_as_much_as_it_can_and_never_nothing():
     assert rates.narrower(make_count(500), {"none": make_count(0)}) is None
 
 
-def test_broader_adds_as_little_as_it_can_and_no_flood():
+def test_broader_suggests_the_smallest_useful_increase_and_no_flood():
     others = {"same": 2, "some": 20, "many": 200, "flood": 2_000}
 
     best = rates.broader(make_count(2), {q: make_count(n) for q, n in others.items()})
@@ -70,5 +70,5 @@ def test_broader_adds_as_little_as_it_can_and_no_flood():
         ({1, 2, 3}, {}, ""),
     ],
 )
-def test_topics_that_bring_the_same_are_told(own, others, words):
+def test_overlapping_topics_are_reported(own, others, words):
     assert rates.overlap(own, others) == words

@@ -65,13 +65,13 @@ def ids(html: str) -> set[str]:
         (datetime(2027, 1, 4, 7, tzinfo=UTC), "Monday 4 January 2027, at 08:00"),
     ],
 )
-def test_the_next_digest_is_told_by_the_readers_own_clock(slot, spoken):
+def test_next_digest_time_is_shown_in_the_readers_time_zone(slot, spoken):
     at = datetime(2026, 11, 24, 5, tzinfo=UTC)
 
     assert when(slot, PARIS, at) == f"{spoken} Europe/Paris"
 
 
-def test_a_day_is_the_readers_day_and_not_ours():
+def test_day_names_use_the_readers_local_date():
     """At half past eleven at night in Paris the next day has begun in Tokyo."""
     at = datetime(2026, 11, 24, 22, 30, tzinfo=UTC)
     slot = datetime(2026, 11, 24, 23, tzinfo=UTC)
@@ -79,7 +79,7 @@ def test_a_day_is_the_readers_day_and_not_ours():
     assert when(slot, make_schedule(8, "Asia/Tokyo"), at).startswith("Today, Wednesday 25")
 
 
-def test_every_reason_we_keep_has_words_for_it():
+def test_every_stored_reason_has_a_text():
     assert set(SKIPS) == set(SkipReason)
     assert set(FATES) == set(DeliveryStatus)
     assert set(WHYS) == set(signup.Why)
@@ -93,14 +93,14 @@ def test_every_reason_we_keep_has_words_for_it():
         ("root@localhost", "r•••@l•••"),
     ],
 )
-def test_an_address_is_shown_to_its_owner_only(email, shown):
+def test_masked_hides_most_of_an_address(email, shown):
     assert masked(email) == shown
 
 
 # --- Confirm ------------------------------------------------------------------------------------
 
 
-def test_the_confirmation_shows_what_was_asked_for_and_one_button(site):
+def test_confirmation_page_shows_the_request_and_one_button(site):
     link = site.ask(ADA, "retrieval", NASTY, hour=6, timezone="Asia/Tokyo")
 
     page = site.get(link).text
@@ -116,7 +116,7 @@ def test_the_confirmation_shows_what_was_asked_for_and_one_button(site):
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_no_scanner_confirms_anything(site, method):
+def test_link_scanner_requests_do_not_confirm(site, method):
     link = site.ask()
 
     answer = site.browser.request(method, path(link))
@@ -126,7 +126,7 @@ def test_no_scanner_confirms_anything(site, method):
     assert [row.used_at for row in rows(site.engine, RequestRow)] == [None]
 
 
-def test_the_first_digest_comes_at_once_and_the_page_says_when_the_next_one_comes(site):
+def test_confirming_queues_a_welcome_and_shows_the_next_digest_time(site):
     site.announce()
     link = site.ask(hour=8, timezone="Europe/Paris")
 
@@ -142,7 +142,7 @@ def test_the_first_digest_comes_at_once_and_the_page_says_when_the_next_one_come
     assert site.get(preferences).status_code == 200
 
 
-def test_confirming_matches_nothing_and_wakes_whoever_does(engine):
+def test_confirming_wakes_the_worker_and_does_no_matching(engine):
     """Matching a new topic to weeks of papers takes longer than a visitor waits for a page."""
     woken = []
     site = open_site(engine, wake_editions=lambda: woken.append(rows(engine, SubscriberRow)[0]))
@@ -154,7 +154,7 @@ def test_confirming_matches_nothing_and_wakes_whoever_does(engine):
     assert rows(engine, MatchRow) == []
 
 
-def test_who_confirms_again_after_a_day_without_papers_is_told_so(site):
+def test_confirming_again_without_papers_shows_a_notice(site):
     link = site.ask()
     site.post(link)
     site.publish(everyone=False)
@@ -165,7 +165,7 @@ def test_who_confirms_again_after_a_day_without_papers_is_told_so(site):
     assert [row.kind for row in site.owed()] == [DeliveryKind.CONFIRMATION]
 
 
-def test_who_comes_back_on_the_day_of_a_digest_is_promised_the_next_one(site):
+def test_reader_returning_on_a_digest_day_is_shown_the_next_digest(site):
     """Today's edition is not compiled again; the page promises the next one."""
     site.announce()
     ada = site.reader()
@@ -184,7 +184,7 @@ def test_who_comes_back_on_the_day_of_a_digest_is_promised_the_next_one(site):
     assert not site.again(ada).welcome_due
 
 
-def test_confirming_twice_brings_one_welcome(site):
+def test_confirming_repeatedly_queues_one_welcome(site):
     site.announce()
     link = site.ask()
 
@@ -199,7 +199,7 @@ def test_confirming_twice_brings_one_welcome(site):
     assert "confirmed this already" in site.get(link).text
 
 
-def test_nothing_is_confirmed_from_another_site(site):
+def test_cross_site_confirmation_is_rejected(site):
     answer = site.post(site.ask(), headers=ELSEWHERE)
 
     assert answer.status_code == 403
@@ -208,7 +208,7 @@ def test_nothing_is_confirmed_from_another_site(site):
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("flaw", ["old", "altered", "of another purpose", "of nobody"])
-def test_a_link_that_does_not_hold_leads_back_to_the_form(site, method, flaw):
+def test_invalid_confirmation_link_returns_410_and_links_to_the_form(site, method, flaw):
     link = site.ask()
     links = site.services.links
     bad = {
@@ -238,7 +238,7 @@ CHOICE = {
 }
 
 
-def test_everything_that_was_chosen_can_be_chosen_anew(site):
+def test_all_preferences_can_be_changed(site):
     ada = site.reader()
 
     answer = site.post(site.preferences(ada), data=CHOICE)
@@ -254,7 +254,7 @@ def test_everything_that_was_chosen_can_be_chosen_anew(site):
     assert [label for _, label in known.topics] == ["Trending", "stones", '"small print"']
 
 
-def test_a_second_window_does_not_undo_what_the_first_one_saved(site):
+def test_stale_preferences_form_returns_409_and_keeps_the_saved_choice(site):
     """The second window returns 409 with the stored choice and its own input; it can save again."""
     ada = site.reader(ADA, "retrieval")
     url = site.preferences(ada)
@@ -280,7 +280,7 @@ def test_a_second_window_does_not_undo_what_the_first_one_saved(site):
     assert signup.wishes_of(site.engine, ada.id).topics[-1][1] == "rivers"
 
 
-def test_of_two_windows_that_save_at_once_one_is_told(site):
+def test_concurrent_preference_changes_raise_one_conflict(site):
     """The comparison is made under the lock of the subscriber's row."""
     ada = site.reader()
     seen = signup.wishes_of(site.engine, ada.id).version
@@ -302,7 +302,7 @@ def seen_in(html: str) -> str:
     return re.findall(r'name="seen" value="([^"]+)"', html)[0]
 
 
-def test_the_form_sends_back_what_it_was_filled_with(site):
+def test_preferences_form_is_filled_with_the_stored_values(site):
     """Saving the form without a change changes nothing, even if a topic has an unusual name."""
     ada = site.reader()
     site.post(site.preferences(ada), data=CHOICE)
@@ -330,7 +330,7 @@ def test_the_form_sends_back_what_it_was_filled_with(site):
         ("breadth", "all"),
     ],
 )
-def test_a_mistake_is_told_at_its_field_and_nothing_is_saved(site, field, value):
+def test_invalid_preference_is_reported_at_its_field_and_not_saved(site, field, value):
     ada = site.reader()
     before = signup.wishes_of(site.engine, ada.id)
 
@@ -342,7 +342,7 @@ def test_a_mistake_is_told_at_its_field_and_nothing_is_saved(site, field, value)
     assert signup.wishes_of(site.engine, ada.id) == before
 
 
-def test_a_change_shows_what_it_would_bring(engine):
+def test_changed_topics_show_their_preview_after_lookup(engine):
     """The papers of a new topic are looked up in the background and shown on the next request."""
     site = open_site(engine, wake_editions=lambda: site.publish(everyone=False))
     site.announce(
@@ -360,7 +360,7 @@ def test_a_change_shows_what_it_would_bring(engine):
     assert site.owed() == []
 
 
-def test_a_title_from_a_source_is_only_text(site):
+def test_titles_are_escaped_on_the_preferences_page(site):
     site.announce(make_sighting(title=f"Retrieval {NASTY}", announced_on=now().date()))
     ada = site.reader(ADA, f"retrieval {NASTY}", "retrieval")
 
@@ -370,7 +370,7 @@ def test_a_title_from_a_source_is_only_text(site):
     assert "&lt;img" in page
 
 
-def test_a_pause_lasts_until_its_day_or_until_it_is_ended(site):
+def test_pause_lasts_until_its_date_or_resume(site):
     ada = site.reader()
     until = now().date() + timedelta(days=10)
 
@@ -387,7 +387,7 @@ def test_a_pause_lasts_until_its_day_or_until_it_is_ended(site):
 
 
 @pytest.mark.parametrize("days", [-1, 0, 400])
-def test_a_pause_ends_in_the_future_and_not_too_far_off(site, days):
+def test_pause_date_out_of_range_is_rejected(site, days):
     ada = site.reader()
     until = (now() + timedelta(days=days)).date()
 
@@ -398,7 +398,7 @@ def test_a_pause_ends_in_the_future_and_not_too_far_off(site, days):
     assert site.again(ada).paused_until is None
 
 
-def test_why_nothing_came_is_told_in_plain_words(site):
+def test_preferences_show_the_reason_for_a_skipped_digest(site):
     ada = site.reader(ADA, "granite")
     site.announce()
     site.publish()
@@ -409,7 +409,7 @@ def test_why_nothing_came_is_told_in_plain_words(site):
     assert SKIPS[SkipReason.NOTHING_MATCHED] in page
 
 
-def test_the_last_digests_can_be_read_from_here(site):
+def test_preferences_link_to_recent_digests(site):
     site.announce(make_sighting("3001.00001", announced_on=now().date()))
     ada = site.reader()
     site.publish()
@@ -420,7 +420,7 @@ def test_the_last_digests_can_be_read_from_here(site):
     assert "3001.00001" in site.get(digest).text
 
 
-def test_the_preferences_of_who_has_left_offer_the_way_back_and_no_form(site):
+def test_preferences_of_an_unsubscribed_reader_have_no_topic_field(site):
     ada = site.reader()
     site.post(f"/unsubscribe/{ada.secret}")
 
@@ -431,7 +431,7 @@ def test_the_preferences_of_who_has_left_offer_the_way_back_and_no_form(site):
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_looking_at_preferences_changes_nothing(site, method):
+def test_opening_preferences_changes_nothing(site, method):
     ada = site.reader()
     before = rows(site.engine, SubscriberRow)
 
@@ -442,7 +442,7 @@ def test_looking_at_preferences_changes_nothing(site, method):
     assert site.owed() == []
 
 
-def test_a_link_in_a_mail_ends_after_thirty_days_and_says_how_to_get_another(site):
+def test_preferences_link_expires_after_30_days_and_links_to_a_new_one(site):
     ada = site.reader()
     old = site.services.links.preferences(ada.id, now() - timedelta(days=30, seconds=1))
 
@@ -453,7 +453,7 @@ def test_a_link_in_a_mail_ends_after_thirty_days_and_says_how_to_get_another(sit
     assert signup.wishes_of(site.engine, ada.id).subscriber.schedule == ada.schedule
 
 
-def test_a_form_that_is_no_form_is_refused(site):
+def test_json_and_oversized_preferences_forms_are_rejected(site):
     ada = site.reader()
 
     answers = [
@@ -467,7 +467,7 @@ def test_a_form_that_is_no_form_is_refused(site):
 # --- Request a link -----------------------------------------------------------------------------
 
 
-def test_the_link_is_mailed_to_whoever_reads_us_and_the_page_does_not_tell(site):
+def test_link_request_does_not_reveal_if_an_address_is_subscribed(site):
     site.reader()
 
     answers = [site.post("/link", data={"email": to}) for to in (ADA, "nobody@example.org")]
@@ -477,7 +477,7 @@ def test_the_link_is_mailed_to_whoever_reads_us_and_the_page_does_not_tell(site)
     assert [row.kind for row in site.owed()] == [DeliveryKind.LINK]
 
 
-def test_what_is_no_address_is_told_so_at_its_field(site):
+def test_link_request_reports_an_invalid_address_at_its_field(site):
     answer = site.post("/link", data={"email": NASTY})
 
     assert answer.status_code == 422
@@ -485,7 +485,7 @@ def test_what_is_no_address_is_told_so_at_its_field(site):
     assert "<img" not in answer.text
 
 
-def test_who_asks_too_often_is_told_when_to_come_back(site):
+def test_too_many_link_requests_return_429_with_retry_after(site):
     answers = [site.post("/link", data={"email": f"r{n}@example.org"}) for n in range(60)]
 
     assert answers[-1].status_code == 429
@@ -495,7 +495,7 @@ def test_who_asks_too_often_is_told_when_to_come_back(site):
 # --- Personal data ------------------------------------------------------------------------------
 
 
-def test_the_link_of_a_digest_reaches_no_records(site):
+def test_preferences_token_is_rejected_on_data_pages(site):
     ada = site.reader()
     stolen = site.preferences(ada).replace("/preferences/", "/data/")
 
@@ -510,7 +510,7 @@ def test_the_link_of_a_digest_reaches_no_records(site):
     assert site.again(ada).email == ADA
 
 
-def test_records_are_reached_by_a_link_mailed_afresh(site):
+def test_data_link_is_mailed_on_request_and_expires(site):
     ada = site.reader()
 
     answer = site.post(f"{site.preferences(ada)}/data")
@@ -524,7 +524,7 @@ def test_records_are_reached_by_a_link_mailed_afresh(site):
     assert site.get(old).status_code == 410
 
 
-def test_everything_can_be_taken_along(site):
+def test_export_downloads_all_data_as_json(site):
     site.announce()
     ada = site.reader(ADA, "retrieval")
     site.publish()
@@ -540,7 +540,7 @@ def test_everything_can_be_taken_along(site):
     assert len(held["mails"][0]["papers"]) == 1
 
 
-def test_erasing_asks_once_more_and_then_leaves_nothing(site):
+def test_erasing_requires_confirmation_and_removes_all_data(site):
     site.announce()
     ada = site.reader()
     site.publish()
@@ -560,7 +560,7 @@ def test_erasing_asks_once_more_and_then_leaves_nothing(site):
     assert [site.get(link).status_code for link in (preferences, data, view)] == [404, 404, 410]
 
 
-def test_the_new_address_is_asked_before_anything_moves(site):
+def test_new_address_takes_effect_only_when_confirmed(site):
     ada = site.reader()
     new = "ada@byron.example"
 
@@ -582,7 +582,7 @@ def test_the_new_address_is_asked_before_anything_moves(site):
     assert site.again(ada).email == new
 
 
-def test_an_address_that_is_none_is_told_so_at_its_field(site):
+def test_invalid_new_address_is_reported_at_its_field(site):
     ada = site.reader()
 
     answer = site.post(f"{site.data(ada)}/address", data={"email": "ada at byron"})
@@ -607,7 +607,7 @@ def sent(site: Site) -> str:
     return path(site.services.links.digest(site.owed()[0].id, now()))
 
 
-def test_the_browser_shows_the_very_mail(site, sent):
+def test_digest_page_is_unchanged_by_later_papers(site, sent):
     [owed] = site.owed()
     before = site.get(sent).text
     words = {**rows(site.engine, PaperVersionRow)[0].content, "title": "A later title"}
@@ -625,7 +625,7 @@ def test_the_browser_shows_the_very_mail(site, sent):
     assert "redesigned" not in answer.text
 
 
-def test_a_mail_from_before_a_new_design_says_so(site, sent):
+def test_digest_with_an_older_template_shows_a_notice(site, sent):
     with site.engine.begin() as conn:
         conn.execute(DeliveryRow.__table__.update().values(template="an older one"))
 
@@ -635,7 +635,7 @@ def test_a_mail_from_before_a_new_design_says_so(site, sent):
     assert "3001.00001" in answer.text
 
 
-def test_nothing_in_a_mail_can_run_or_be_sent_from_our_site(site, sent):
+def test_digest_page_is_sandboxed_without_scripts_or_forms(site, sent):
     answer = site.get(sent)
 
     policy = answer.headers["content-security-policy"]
@@ -650,7 +650,7 @@ def test_nothing_in_a_mail_can_run_or_be_sent_from_our_site(site, sent):
     assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-def test_a_digest_page_that_is_passed_on_gives_nothing_away(site, sent):
+def test_digest_page_contains_no_secret_token_or_address(site, sent):
     """No link on it acts for the reader: it has no secret, no token and not its own URL."""
     [reader] = rows(site.engine, SubscriberRow)
 
@@ -665,7 +665,7 @@ def test_a_digest_page_that_is_passed_on_gives_nothing_away(site, sent):
 
 
 @pytest.mark.parametrize("end", ["ninety days", "an old link", "erased", "papers gone"])
-def test_a_digest_that_is_not_kept_any_more_is_told_so(site, sent, end):
+def test_expired_or_erased_digest_returns_410(site, sent, end):
     [reader] = rows(site.engine, SubscriberRow)
     [owed] = site.owed()
     if end == "ninety days":
@@ -686,7 +686,7 @@ def test_a_digest_that_is_not_kept_any_more_is_told_so(site, sent, end):
     assert "no longer kept" in answer.text
 
 
-def test_an_altered_digest_link_opens_nobody_elses(site, sent):
+def test_altered_digest_link_returns_410(site, sent):
     assert site.get(sent.replace("/digests/1.", "/digests/2.")).status_code == 410
 
 
@@ -707,7 +707,7 @@ def personal_pages(site: Site) -> list[str]:
     ]
 
 
-def test_personal_pages_are_kept_found_and_passed_on_by_nobody(site):
+def test_personal_pages_are_not_cached_indexed_or_referred(site):
     for page in personal_pages(site):
         answer = site.get(page)
 
@@ -718,7 +718,7 @@ def test_personal_pages_are_kept_found_and_passed_on_by_nobody(site):
         assert ADA not in answer.text
 
 
-def test_no_page_of_a_reader_is_pressed_from_another_site(site):
+def test_cross_site_posts_to_personal_pages_are_rejected(site):
     ada = site.reader()
     before = rows(site.engine, SubscriberRow)
     preferences, data = site.preferences(ada), site.data(ada)
@@ -733,7 +733,7 @@ def test_no_page_of_a_reader_is_pressed_from_another_site(site):
     assert rows(site.engine, SubscriberRow) == before
 
 
-def test_neither_links_nor_addresses_reach_a_log(site, caplog, capsys):
+def test_logs_contain_no_links_or_addresses(site, caplog, capsys):
     caplog.set_level(logging.DEBUG)
     site.announce()
     link = site.ask()
@@ -757,7 +757,7 @@ def test_neither_links_nor_addresses_reach_a_log(site, caplog, capsys):
 # --- Privacy ------------------------------------------------------------------------------------
 
 
-def test_the_privacy_page_tells_what_the_settings_say(engine):
+def test_privacy_page_shows_the_configured_retention_periods(engine):
     kept = {
         "pending_days": 5,
         "ip_days": 6,
@@ -775,7 +775,7 @@ def test_the_privacy_page_tells_what_the_settings_say(engine):
     assert "Ada &amp; Sons, 1 Quay, Ockham" in page
 
 
-def test_everything_about_a_reader_has_its_line_on_the_privacy_page():
+def test_columns_with_reader_data_equal_the_documented_list():
     """Document the purpose of each new column in templates/privacy.html, and add its name below.
 
     These are the tables whose rows belong to a subscriber.
@@ -804,7 +804,7 @@ def test_everything_about_a_reader_has_its_line_on_the_privacy_page():
 
 
 @pytest.mark.parametrize("shown", ["", "/leave"])
-def test_no_page_behind_the_link_of_the_preferences_has_the_secret(site, shown):
+def test_preferences_pages_do_not_contain_the_secret(site, shown):
     """The secret never expires: each copy of a page with it could unsubscribe the reader later."""
     ada = site.reader()
     page = site.preferences(ada)
@@ -819,7 +819,7 @@ def test_no_page_behind_the_link_of_the_preferences_has_the_secret(site, shown):
     assert site.again(ada).status is SubscriberStatus.ACTIVE
 
 
-def test_a_page_elsewhere_cannot_unsubscribe_by_the_link_of_the_preferences(site):
+def test_cross_site_post_to_preferences_leave_is_rejected(site):
     ada = site.reader()
 
     answer = site.post(f"{site.preferences(ada)}/leave", headers=ELSEWHERE)
@@ -828,7 +828,7 @@ def test_a_page_elsewhere_cannot_unsubscribe_by_the_link_of_the_preferences(site
     assert site.again(ada).status is SubscriberStatus.ACTIVE
 
 
-def test_a_second_tab_does_not_undo_the_pause_of_the_first(site):
+def test_stale_pause_form_returns_409_and_keeps_the_pause(site):
     ada = site.reader()
     page = site.preferences(ada)
     until, later = (str(now().date() + timedelta(days=days)) for days in (7, 14))

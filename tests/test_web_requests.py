@@ -100,12 +100,12 @@ def answer(*args: Any, app=echo, **more: Any) -> Answer:
 # --- Size ---------------------------------------------------------------------------------------
 
 
-def test_the_figures_of_a_request():
+def test_request_limits_have_the_expected_values():
     assert (bounds.BODIES, bounds.BODY_SECONDS) == (32 * MIB, 20.0)
     assert (bounds.RETRY_AFTER, bounds.LOG_EVERY) == (10, 60.0)
 
 
-def test_an_address_has_at_most_24_kib():
+def test_url_is_limited_to_24_kib():
     path, query = "/" + "a" * 999, b"b" * (24 * KIB - 1_000)
 
     assert answer("GET", path, query=query).status == 200
@@ -114,7 +114,7 @@ def test_an_address_has_at_most_24_kib():
     assert "This address is too long" in refused.text
 
 
-def test_headers_have_at_most_32_kib_together():
+def test_headers_are_limited_to_32_kib_in_total():
     assert answer(a="a" * 16_000, b="b" * (32 * KIB - 16_002)).status == 200
     assert answer(a="a" * 16_000, b="b" * (32 * KIB - 16_001)).status == 431
 
@@ -122,7 +122,7 @@ def test_headers_have_at_most_32_kib_together():
 @pytest.mark.parametrize(
     ("path", "most"), [("/subscribe", 128 * KIB), ("/hooks/ses", MIB), ("/hooks/a/b", 128 * KIB)]
 )
-def test_forms_and_news_have_a_largest_size(path, most):
+def test_form_and_event_body_size_is_limited(path, most):
     chunks = [b"a" * (most - 1_000), b"a" * 1_000]
 
     assert answer("POST", path, *chunks).text == str(most)
@@ -136,18 +136,18 @@ def test_forms_and_news_have_a_largest_size(path, most):
 
 
 @pytest.mark.parametrize("announced", ["", "-1", "x", "0x9999999", "1e99"])
-def test_a_length_that_is_no_number_announces_nothing(announced):
+def test_non_numeric_content_length_is_ignored(announced):
     assert answer("POST", "/subscribe", b"ab", content_length=announced).text == "2"
 
 
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/papers"), ("HEAD", "/"), ("POST", "/unsubscribe/secret")]
 )
-def test_a_body_that_nobody_reads_is_not_read(method, path):
+def test_body_is_not_read_if_the_route_takes_none(method, path):
     assert answer(method, path, b"a" * MIB, content_length="9" * 20).text == "0"
 
 
-def test_all_bodies_that_are_held_have_a_largest_size(monkeypatch):
+def test_total_size_of_held_bodies_is_limited(monkeypatch):
     monkeypatch.setattr(bounds, "BODIES", 100)
 
     async def both() -> list[Answer | None]:
@@ -174,7 +174,7 @@ def test_all_bodies_that_are_held_have_a_largest_size(monkeypatch):
     assert taken.text == "100"
 
 
-def test_what_is_refused_or_left_is_held_no_longer(monkeypatch):
+def test_rejected_or_aborted_bodies_are_released(monkeypatch):
     async def held() -> list[int]:
         bounded = make_bounds()
         monkeypatch.setattr(bounds, "BODY_SECONDS", 0.05)
@@ -193,7 +193,7 @@ def test_what_is_refused_or_left_is_held_no_longer(monkeypatch):
     assert asyncio.run(held()) == [0, 0, 0, 0]
 
 
-def test_a_body_that_comes_too_slowly_is_not_waited_for(monkeypatch):
+def test_slow_body_returns_408_and_is_released(monkeypatch):
     monkeypatch.setattr(bounds, "BODY_SECONDS", 0.05)
 
     async def slow() -> tuple[int, int]:
@@ -218,7 +218,7 @@ def test_a_body_that_comes_too_slowly_is_not_waited_for(monkeypatch):
     assert asyncio.run(slow()) == (408, 0)
 
 
-def test_an_application_reads_the_body_once_and_then_waits_for_the_end():
+def test_application_receives_the_body_once_and_then_disconnect():
     async def reads_twice(scope, receive, send) -> None:
         kinds = [(await receive())["type"] for _ in range(2)]
         await PlainTextResponse(" ".join(kinds))(scope, receive, send)
@@ -244,7 +244,7 @@ def test_an_application_reads_the_body_once_and_then_waits_for_the_end():
     assert asyncio.run(asked()) == "http.request http.disconnect"
 
 
-def test_what_is_no_request_passes():
+def test_non_http_scopes_pass():
     seen = []
 
     async def app(scope, receive, send) -> None:
@@ -267,14 +267,14 @@ def test_what_is_no_request_passes():
         ("/subscribe", "<!DOCTYPE html>"),
     ],
 )
-def test_programs_are_refused_in_plain_text(path, begins):
+def test_machine_clients_are_rejected_in_plain_text(path, begins):
     refused = answer("POST", path, content_length="9" * 16)
 
     assert refused.text.lower().startswith(begins.lower())
     assert "connection" in refused.headers
 
 
-def test_a_preview_that_is_refused_is_a_part_of_the_form():
+def test_rejected_preview_returns_an_html_fragment():
     refused = answer("POST", "/subscribe/preview", content_length="9" * 16)
 
     assert refused.status == 413
@@ -295,7 +295,7 @@ def test_a_preview_that_is_refused_is_a_part_of_the_form():
         (SHOWING, ("showing", 6, 64, 8.0)),
     ],
 )
-def test_lanes_have_so_many_places_and_so_much_patience(lane, figures):
+def test_lanes_have_the_expected_limits(lane, figures):
     assert lane == Lane(*figures)
 
 
@@ -320,7 +320,7 @@ def test_lanes_have_so_many_places_and_so_much_patience(lane, figures):
         ("GET", "/nowhere", b"q=x", None),
     ],
 )
-def test_the_lane_of_a_request_is_by_method_path_and_query(method, path, query, lane):
+def test_lane_depends_on_method_path_and_query(method, path, query, lane):
     assert lane_of(method, path, query, b"") is lane
 
 
@@ -328,7 +328,7 @@ def gates(bounded: Bounds) -> list[bounds._Gate]:
     return [gate for by_lane in bounded._loops.values() for gate in by_lane.values()]
 
 
-def test_a_form_of_too_many_fields_is_no_preview():
+def test_form_with_too_many_fields_is_not_a_preview():
     fields = b"a=1&" * 499
 
     assert lane_of("POST", "/subscribe", b"", fields + b"do=preview") is SEARCHING
@@ -351,7 +351,7 @@ def slow(seconds: float) -> Callable[..., Awaitable[None]]:
     return app
 
 
-def test_a_lane_is_full_when_its_places_and_its_queue_are(monkeypatch):
+def test_full_lane_and_queue_return_503(monkeypatch):
     peers = [f"192.0.2.{number}" for number in range(1, 9)]
 
     found = asyncio.run(_flood(Lane("any", 2, 4, 20.0), peers, slow(0.02), monkeypatch))
@@ -359,7 +359,7 @@ def test_a_lane_is_full_when_its_places_and_its_queue_are(monkeypatch):
     assert found == [200] * 6 + [503] * 2
 
 
-def test_one_client_takes_half_of_the_room(monkeypatch):
+def test_one_client_takes_at_most_half_of_a_lane(monkeypatch):
     peers = ["192.0.2.1"] * 5 + ["192.0.2.2"]
 
     found = asyncio.run(_flood(Lane("any", 2, 4, 20.0), peers, slow(0.02), monkeypatch))
@@ -367,7 +367,7 @@ def test_one_client_takes_half_of_the_room(monkeypatch):
     assert found == [200] * 3 + [503] * 2 + [200]
 
 
-def test_a_place_is_waited_for_no_longer_than_the_lane_has_patience(monkeypatch):
+def test_waiting_for_a_lane_times_out_with_503(monkeypatch):
     peers = ["192.0.2.1", "192.0.2.2"]
 
     found = asyncio.run(_flood(Lane("any", 1, 8, 0.02), peers, slow(0.3), monkeypatch))
@@ -375,7 +375,7 @@ def test_a_place_is_waited_for_no_longer_than_the_lane_has_patience(monkeypatch)
     assert found == [200, 503]
 
 
-def test_a_place_is_given_back_when_the_answer_starts():
+def test_lane_place_is_released_when_the_response_starts():
     async def answered_early() -> list[int]:
         has_started = asyncio.Event()
 
@@ -395,7 +395,7 @@ def test_a_place_is_given_back_when_the_answer_starts():
     assert asyncio.run(answered_early()) == [0]
 
 
-def test_a_timeout_of_a_page_is_not_taken_for_a_full_lane():
+def test_timeout_error_of_a_page_is_raised_unchanged():
     async def app(scope, receive, send) -> None:
         raise TimeoutError("of the page")
 

@@ -40,7 +40,7 @@ def site(engine) -> Site:
 # --- Results ------------------------------------------------------------------------------------
 
 
-def test_the_topic_language_searches_every_paper(site, engine):
+def test_search_uses_the_topic_language_over_all_papers(site, engine):
     ingest(
         engine,
         make_sighting(title="Dense retrieval", announced_on=WEDNESDAY - timedelta(days=400)),
@@ -56,7 +56,7 @@ def test_the_topic_language_searches_every_paper(site, engine):
     assert titles(site.get("/papers?q=moths+-retrieval").text) == ["Moths alone"]
 
 
-def test_a_search_can_be_kept_to_a_period_and_to_a_topic(site, engine):
+def test_search_can_be_limited_to_a_period_and_a_topic(site, engine):
     ingest(engine, make_sighting(title="Moths", announced_on=WEDNESDAY - timedelta(days=40)))
     ingest(engine, make_sighting(title="Moths again"), make_sighting(title="Moths, an LLM agent"))
 
@@ -70,7 +70,7 @@ def test_a_search_can_be_kept_to_a_period_and_to_a_topic(site, engine):
 
 
 @one_database
-def test_what_is_found_comes_in_the_order_that_is_asked_for(site, engine):
+def test_search_results_follow_the_requested_order(site, engine):
     long_ago = WEDNESDAY - timedelta(days=9)
     ingest(
         engine,
@@ -99,9 +99,7 @@ def test_what_is_found_comes_in_the_order_that_is_asked_for(site, engine):
         ("-moths", "", "-moths"),
     ],
 )
-def test_a_mistake_is_pointed_at_and_nothing_typed_is_lost(
-    site, engine, query, before, marked_place
-):
+def test_search_syntax_error_is_marked_and_input_is_kept(site, engine, query, before, marked_place):
     ingest(engine, make_sighting())
 
     answer = site.get(f"/papers?q={quote(query)}&month=2030-01&sort=newest")
@@ -116,7 +114,7 @@ def test_a_mistake_is_pointed_at_and_nothing_typed_is_lost(
 
 @one_database
 @pytest.mark.parametrize("query", ["x" * 3_000, "\x00", "a\x00b", "\ud800", "((((" * 30, "🦋", "%"])
-def test_no_text_breaks_the_search(site, engine, query):
+def test_any_search_text_returns_200_or_422(site, engine, query):
     ingest(engine, make_sighting())
 
     address = f"/papers?q={quote(query, errors='surrogatepass')}"
@@ -125,7 +123,7 @@ def test_no_text_breaks_the_search(site, engine, query):
 
 
 @one_database
-def test_a_search_without_an_answer_says_what_to_do(site, engine):
+def test_search_without_results_suggests_alternatives(site, engine):
     ingest(engine, make_sighting())
 
     page = site.get("/papers?q=zebrafish&date=2030-01-02").text
@@ -136,7 +134,7 @@ def test_a_search_without_an_answer_says_what_to_do(site, engine):
 
 
 @one_database
-def test_the_invitation_carries_what_was_searched(site, engine):
+def test_subscribe_link_contains_the_search_query(site, engine):
     ingest(engine, make_sighting())
 
     assert 'href="/subscribe?topic=moths+-zebra"' in site.get("/papers?q=moths+-zebra").text
@@ -146,12 +144,12 @@ def test_the_invitation_carries_what_was_searched(site, engine):
 
 @one_database
 @pytest.mark.parametrize("page", ["/papers?topic=agents", "/topics/agents"])
-def test_a_topic_with_a_name_is_subscribed_to_by_its_name(site, page):
+def test_subscribe_link_of_a_curated_topic_uses_its_slug(site, page):
     assert 'href="/subscribe?topic=agents"' in site.get(page).text
 
 
 @one_database
-def test_a_paper_leads_to_similar_ones_once_they_are_read(site, engine):
+def test_paper_page_links_to_similar_papers_once_indexed(site, engine):
     ingest(
         engine,
         make_sighting("2912.00001", title="Wings of nocturnal moths"),
@@ -168,7 +166,7 @@ def test_a_paper_leads_to_similar_ones_once_they_are_read(site, engine):
 
 
 @one_database
-def test_the_words_that_matched_are_marked_and_all_else_is_escaped(site, engine):
+def test_matched_words_are_marked_and_all_other_text_is_escaped(site, engine):
     ingest(
         engine,
         make_sighting(
@@ -183,7 +181,7 @@ def test_the_words_that_matched_are_marked_and_all_else_is_escaped(site, engine)
     assert "A <mark>world model</mark> &lt;i&gt;dreams&lt;/i&gt;." in page
 
 
-def test_each_word_of_a_ranked_group_is_marked_and_a_phrase_only_whole():
+def test_ranked_words_are_marked_separately_and_phrases_only_whole():
     wanted = asked_for(parse('video models OR "optical flow"'))
 
     text = "Models for video: optical illusions, optical flow"
@@ -193,12 +191,12 @@ def test_each_word_of_a_ranked_group_is_marked_and_a_phrase_only_whole():
     )
 
 
-def test_neither_what_is_left_out_nor_an_author_is_marked():
+def test_excluded_words_and_authors_are_not_marked():
     assert asked_for(parse("moth -zebra au:lovelace cat:cs.CL")) == {(stem("moth"),)}
 
 
 @given(st.text(max_size=200), st.lists(st.text(max_size=20), max_size=3))
-def test_marking_changes_no_letter(text, phrases):
+def test_marking_does_not_change_the_text(text, phrases):
     shown = str(marked(text, stems_of(phrases)))
 
     assert re.sub("</?mark>", "", shown) == str(escape(text))
@@ -207,7 +205,7 @@ def test_marking_changes_no_letter(text, phrases):
 # --- The index and its segments -----------------------------------------------------------------
 
 
-def test_shelves_find_what_one_index_of_all_papers_finds(engine, monkeypatch):
+def test_shelves_return_the_same_results_as_one_index(engine, monkeypatch):
     monkeypatch.setattr(libraries, "SHELF", 7)
     subjects = ["moths", "zebrafish", "dense retrieval", "multi-modal models"]
     ingest(
@@ -231,7 +229,7 @@ def test_shelves_find_what_one_index_of_all_papers_finds(engine, monkeypatch):
 
 
 @one_database
-def test_only_the_shelf_of_a_new_paper_is_filled_anew(engine, monkeypatch):
+def test_only_the_shelf_of_a_new_paper_is_rebuilt(engine, monkeypatch):
     monkeypatch.setattr(libraries, "SHELF", 10)
     ingest(engine, *(make_sighting() for _ in range(25)))
     library = Library(engine, background=False)
@@ -247,9 +245,7 @@ def test_only_the_shelf_of_a_new_paper_is_filled_anew(engine, monkeypatch):
 
 
 @one_database
-def test_until_the_papers_are_read_the_newest_are_searched_and_the_page_says_so(
-    engine, monkeypatch
-):
+def test_only_the_newest_papers_are_searched_until_all_are_indexed(engine, monkeypatch):
     monkeypatch.setattr(libraries, "FEW", 3)
     ingest(engine, *(make_sighting(title=f"Moth {n}") for n in range(5)))
     services = open_site(engine).services
@@ -267,7 +263,7 @@ def test_until_the_papers_are_read_the_newest_are_searched_and_the_page_says_so(
 
 
 @one_database
-def test_a_served_site_reads_its_papers_before_anybody_asks_and_follows_news(engine):
+def test_library_indexes_papers_at_startup_and_follows_new_papers(engine):
     ingest(engine, make_sighting(title="Moths"))
     library = Library(engine)
     services = open_site(engine).services
@@ -283,7 +279,7 @@ def test_a_served_site_reads_its_papers_before_anybody_asks_and_follows_news(eng
     assert set(found) == {"Moths", "More moths"}
 
 
-def test_an_index_counts_its_papers_as_the_corpus_does():
+def test_index_statistics_equal_corpus_statistics():
     papers = [make_paper(keywords=("patient readers",)), make_paper("Moths and moths")]
 
     index = PaperIndex(papers)
@@ -292,7 +288,7 @@ def test_an_index_counts_its_papers_as_the_corpus_does():
     assert PaperIndex([]).statistics() == statistics([])
 
 
-def test_threads_stem_the_same_words_alike():
+def test_stemming_is_thread_safe():
     words = [f"{one}{end}" for one in ("index", "read", "relat") for end in ("ing", "ed", "ional")]
     words = [f"{word}{n}x" for word in words for n in "abcdefghij"] * 20
     alone = [_stem.__wrapped__(word) for word in words]

@@ -58,7 +58,7 @@ def ask(app=hello, method="POST", path="/subscribe", type_="http", **headers: st
         ({"sec-fetch-site": ""}, False),
     ],
 )
-def test_what_a_browser_says_of_the_page_that_sends_a_form(headers, same):
+def test_same_origin_is_detected_from_request_headers(headers, same):
     assert is_same_origin(Headers(headers), SITE) is same
 
 
@@ -78,7 +78,7 @@ def test_what_a_browser_says_of_the_page_that_sends_a_form(headers, same):
         ("POST", "/confirm/token", 403),
     ],
 )
-def test_only_programs_may_post_from_elsewhere(method, path, status):
+def test_cross_site_posts_are_accepted_only_on_machine_endpoints(method, path, status):
     found, headers, body, _ = ask(method=method, path=path, sec_fetch_site="cross-site")
 
     assert found == status
@@ -100,7 +100,7 @@ def test_only_programs_may_post_from_elsewhere(method, path, status):
         ("/my/data/", False),
     ],
 )
-def test_personal_pages_are_neither_kept_nor_listed(path, is_personal):
+def test_personal_pages_have_no_cache_and_no_index_headers(path, is_personal):
     _, headers, _, _ = ask(method="GET", path=path)
 
     for name, value in ALWAYS.items():
@@ -109,7 +109,7 @@ def test_personal_pages_are_neither_kept_nor_listed(path, is_personal):
         assert headers.get(name) == (value if is_personal else None)
 
 
-def test_a_header_of_the_page_itself_stays():
+def test_headers_set_by_the_page_are_kept():
     async def page(scope, receive, send) -> None:
         answer = PlainTextResponse("", headers={"Referrer-Policy": "origin"})
         await answer(scope, receive, send)
@@ -119,7 +119,7 @@ def test_a_header_of_the_page_itself_stays():
     assert headers.getlist("referrer-policy") == ["origin"]
 
 
-def test_an_application_that_breaks_is_answered_once():
+def test_failing_application_sends_exactly_one_response():
     async def broken(scope, receive, send) -> None:
         raise RuntimeError("before")
 
@@ -134,7 +134,7 @@ def test_an_application_that_breaks_is_answered_once():
     assert (status, body, error) == (200, "hello", "after")
 
 
-def test_what_is_no_request_passes_untouched():
+def test_non_http_scopes_pass_unchanged():
     async def start(scope, receive, send) -> None:
         await send({"type": "lifespan.startup.complete"})
 

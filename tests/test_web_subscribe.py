@@ -115,7 +115,7 @@ def field(page: str, name: str) -> str:
 # --- Curated topics -----------------------------------------------------------------------------
 
 
-def test_every_topic_to_choose_is_a_query_of_its_own():
+def test_curated_topics_have_unique_canonical_queries():
     queries = [canonical(topic.query) for topic in CURATED]
 
     assert [canonical(query) for query in queries] == queries
@@ -136,7 +136,7 @@ def test_every_archive_of_arxiv_has_a_topic():
 
 
 @pytest.mark.shared
-def test_topics_of_machine_learning_bring_some_papers_and_not_all():
+def test_machine_learning_topics_match_5_to_400_of_2000_papers():
     """On ten days of arXiv each of them has 5 to 400 of 2,000 papers: not empty, not everything."""
     [(_, found)] = recorded.read_file(SHARED / "arxiv_papers.jsonl.gz")
     papers = [
@@ -154,14 +154,14 @@ def test_topics_of_machine_learning_bring_some_papers_and_not_all():
     assert {slug: number for slug, number in brought.items() if not 5 <= number <= 400} == {}
 
 
-def test_a_topic_chosen_by_name_keeps_its_name_when_it_is_typed_again():
+def test_chosen_curated_topic_keeps_its_name():
     queries, names = curated.queries(["agents", "small  stones"])
 
     assert queries == (BY_SLUG["agents"].query, "small  stones")
     assert names == {BY_SLUG["agents"].query: "Agents"}
 
 
-def test_names_survive_being_stored():
+def test_topic_names_round_trip_through_json():
     wishes = Wishes(("cat:cs.RO", " moss "), make_schedule(), 5, {"cat:cs.RO": "Robots"})
 
     assert from_json(as_json(wishes)) == wishes
@@ -171,7 +171,7 @@ def test_names_survive_being_stored():
 # --- The empty form -----------------------------------------------------------------------------
 
 
-def test_the_form_begins_with_good_defaults(site):
+def test_subscribe_form_has_the_expected_defaults(site):
     page = site.get("/subscribe").text
 
     assert re.findall(r'value="([^"]*)" checked', page) == ["trending"]
@@ -182,14 +182,14 @@ def test_the_form_begins_with_good_defaults(site):
     assert "data-guess" in field(page, "timezone")
 
 
-def test_a_topic_in_the_address_is_filled_in(site):
+def test_topic_in_the_url_is_filled_in(site):
     page = site.get("/subscribe", params={"topic": ["agents", 'moss "<b>on walls</b>"']}).text
 
     assert re.findall(r'value="([^"]*)" checked', page) == ["agents"]
     assert "moss &#34;&lt;b&gt;on walls&lt;/b&gt;&#34;</textarea>" in page
 
 
-def test_nobody_writes_a_script_or_a_style_into_a_page():
+def test_templates_contain_no_inline_script_or_style():
     """The policies `script-src 'self'` and `style-src 'self'` would block them, too."""
     for template in TEMPLATES.rglob("*.html"):
         source = template.read_text("utf-8")
@@ -197,7 +197,7 @@ def test_nobody_writes_a_script_or_a_style_into_a_page():
         assert not re.search(r"<script(?![^>]*\ssrc=\"/)|<script[^>]*>(?!</script>)", source)
 
 
-def test_scripts_come_from_this_site_alone(site):
+def test_scripts_are_loaded_from_this_site_only(site):
     answer = site.get("/subscribe")
 
     policy = answer.headers["content-security-policy"]
@@ -212,7 +212,7 @@ def test_scripts_come_from_this_site_alone(site):
 # --- Submit -------------------------------------------------------------------------------------
 
 
-def test_a_good_form_is_answered_by_the_next_step_and_asks_the_owner(site, asked, engine):
+def test_valid_form_queues_a_confirmation_and_shows_the_next_step(site, asked, engine):
     answer = site.post("/subscribe", data=GOOD)
 
     assert answer.status_code == 200
@@ -235,7 +235,7 @@ def test_a_good_form_is_answered_by_the_next_step_and_asks_the_owner(site, asked
     assert len(rows(engine, DeliveryRow)) == 1
 
 
-def test_without_a_topic_it_is_trending(site, asked):
+def test_form_without_topics_stores_default_wishes(site, asked):
     site.post("/subscribe", data={"email": "ada@example.org"})
 
     [wishes] = asked()
@@ -246,13 +246,13 @@ def test_without_a_topic_it_is_trending(site, asked):
 @pytest.mark.parametrize(
     ("typed", "understood"), [("8", 8), ("08", 8), ("08:00", 8), ("0", 0), ("23:00", 23)]
 )
-def test_an_hour_may_be_written_as_people_write_it(site, asked, typed, understood):
+def test_hour_is_parsed_from_common_formats(site, asked, typed, understood):
     site.post("/subscribe", data=form(hour=typed))
 
     assert asked()[0].schedule.at.hour == understood
 
 
-def test_known_and_unknown_addresses_get_the_same_page(site, engine, stored):
+def test_known_and_unknown_addresses_get_the_same_response(site, engine, stored):
     """The form does not reveal if an address is subscribed."""
     signup.add(
         engine,
@@ -273,7 +273,7 @@ def test_known_and_unknown_addresses_get_the_same_page(site, engine, stored):
     )
 
 
-def test_who_fills_in_the_trap_gets_the_same_page_and_nothing_happens(site, stored):
+def test_filled_honeypot_gets_the_same_page_and_stores_nothing(site, stored):
     caught = site.post("/subscribe", data=form(homepage="https://spam.example"))
     nothing = stored()
     honest = site.post("/subscribe", data=GOOD)
@@ -283,7 +283,7 @@ def test_who_fills_in_the_trap_gets_the_same_page_and_nothing_happens(site, stor
     assert (caught.status_code, caught.text) == (honest.status_code, honest.text)
 
 
-def test_the_trap_is_hidden_from_people_and_from_screen_readers(site):
+def test_honeypot_is_hidden_from_users_and_screen_readers(site):
     page = site.get("/subscribe").text
 
     trap = re.search(r'<p class="trap" aria-hidden="true">.*?</p>', page)
@@ -320,7 +320,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("name", "changes", "words"), MISTAKES)
-def test_a_mistake_is_told_at_its_field_and_nothing_is_lost(site, stored, name, changes, words):
+def test_invalid_field_is_reported_at_its_field_and_input_is_kept(
+    site, stored, name, changes, words
+):
     sent = form(**changes)
 
     answer = site.post("/subscribe", data=sent)
@@ -340,20 +342,20 @@ def test_a_mistake_is_told_at_its_field_and_nothing_is_lost(site, stored, name, 
     assert set(re.findall(r'value="([^"]*)" checked', page)) == set(sent["topic"])
 
 
-def test_a_mistake_in_a_topic_is_pointed_at(site):
+def test_syntax_error_in_a_topic_is_marked(site):
     page = site.post("/subscribe", data=form(queries="green moss) on <walls>")).text
 
     assert "green moss<mark>)</mark> on &lt;walls&gt;" in page
 
 
-def test_everything_that_is_wrong_is_told_at_once(site):
+def test_all_form_errors_are_reported_at_once(site):
     page = site.post("/subscribe", data=form(email="", queries="(", hour="")).text
 
     assert len(re.findall(r'<li><a href="#', page)) == 3
 
 
 @pytest.mark.parametrize("name", ["Asia/Calcutta", "Europe/Kiev", "US/Eastern"])
-def test_a_browser_may_give_an_old_name_of_a_zone(site, name, asked):
+def test_old_time_zone_names_are_accepted(site, name, asked):
     wrong = site.post("/subscribe", data=form(timezone=name, email="")).text
     site.post("/subscribe", data=form(timezone=name))
 
@@ -361,7 +363,7 @@ def test_a_browser_may_give_an_old_name_of_a_zone(site, name, asked):
     assert asked()[0].schedule.timezone == name
 
 
-def test_every_zone_of_the_list_is_one():
+def test_every_listed_time_zone_is_known():
     names = [name for _, cities in zones.by_region() for name, _ in cities]
 
     assert len(names) == len(set(names)) > 400
@@ -373,7 +375,7 @@ def test_every_zone_of_the_list_is_one():
 
 
 @pytest.mark.parametrize("path", ["/subscribe", "/subscribe/preview"])
-def test_there_is_no_second_way_in(site, stored, path):
+def test_json_multipart_and_cross_site_forms_are_rejected(site, stored, path):
     """The form is rejected as JSON, as multipart, and from another site's page."""
     fields = {"email": "ada@example.org"}
 
@@ -385,7 +387,7 @@ def test_there_is_no_second_way_in(site, stored, path):
     assert stored() == 0
 
 
-def test_a_form_that_is_too_large_is_not_read(site):
+def test_oversized_or_malformed_form_is_rejected(site):
     assert site.post("/subscribe", data={"queries": "x" * 200_000}).status_code == 413
     many = "&".join(["topic=agents"] * 1_000)
     header = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -394,7 +396,7 @@ def test_a_form_that_is_too_large_is_not_read(site):
 
 
 @time_machine.travel("2030-01-04T10:10:00Z")
-def test_a_flood_from_one_place_is_stopped_in_words(engine, stored):
+def test_too_many_signups_from_one_ip_address_return_429(engine, stored):
     services = Services(settings.load(None, site_url=SITE, signups_per_hour=5), engine)
     site = TestClient(create_app(services), base_url=SITE, client=("192.0.2.7", 4711))
     answers = [site.post("/subscribe", data=form(email=f"r{n}@example.org")) for n in range(5)]
@@ -434,7 +436,7 @@ def test_a_flood_from_one_place_is_stopped_in_words(engine, stored):
         ("testclient", "203.0.113.9", "testclient"),
     ],
 )
-def test_only_our_own_proxies_are_believed(peer, forwarded, seen):
+def test_x_forwarded_for_is_used_only_from_trusted_proxies(peer, forwarded, seen):
     headers = [(b"x-forwarded-for", forwarded.encode())]
     request = Request({"type": "http", "client": (peer, 1), "headers": headers})
 
@@ -454,7 +456,7 @@ def test_only_our_own_proxies_are_believed(peer, forwarded, seen):
         ("by=192.0.2.43", "10.0.0.1"),
     ],
 )
-def test_forwarded_is_read_where_there_is_nothing_else(forwarded, seen):
+def test_forwarded_header_is_used_only_without_x_forwarded_for(forwarded, seen):
     """RFC 7239. With X-Forwarded-For present, Forwarded is ignored: the client may have sent it."""
 
     def ip(*headers: tuple[bytes, bytes]) -> str | None:
@@ -466,7 +468,7 @@ def test_forwarded_is_read_where_there_is_nothing_else(forwarded, seen):
     assert ip(standard, (b"x-forwarded-for", b"203.0.113.9")) == "203.0.113.9"
 
 
-def test_a_proxy_has_to_be_an_address():
+def test_trusted_proxies_must_be_addresses_or_networks():
     assert settings.load(None, trusted_proxies="10.0.0.1, fd00::/8").trusted_proxies == (
         "10.0.0.1",
         "fd00::/8",
@@ -475,7 +477,7 @@ def test_a_proxy_has_to_be_an_address():
         settings.load(None, trusted_proxies="proxy.example.org")
 
 
-def test_a_throttle_begins_anew_with_each_minute():
+def test_throttle_resets_each_minute():
     throttle = Throttle(2)
 
     taken = [throttle.takes("a", second) for second in (0, 30, 59, 60)]
@@ -487,7 +489,7 @@ def test_a_throttle_begins_anew_with_each_minute():
 # --- Preview ------------------------------------------------------------------------------------
 
 
-def test_the_preview_shows_todays_papers_with_the_words_that_matched(site, announce):
+def test_preview_shows_todays_papers_with_matched_words(site, announce):
     announce("Moss on Walls", "Ferns", on=FRIDAY)
     announce("Yesterday's Moss", on=FRIDAY - timedelta(days=1))
 
@@ -501,7 +503,7 @@ def test_the_preview_shows_todays_papers_with_the_words_that_matched(site, annou
     assert "about 1 paper a day" in page
 
 
-def test_on_a_day_without_a_paper_the_preview_looks_back_a_week(site, announce):
+def test_preview_looks_back_a_week_if_there_is_no_paper_today(site, announce):
     announce("Ferns", on=FRIDAY)
     announce("Moss on Walls", on=FRIDAY - timedelta(days=3))
 
@@ -512,7 +514,7 @@ def test_on_a_day_without_a_paper_the_preview_looks_back_a_week(site, announce):
     assert "nothing on 1 of 2 days" in page
 
 
-def test_a_weekly_reader_is_shown_a_week(site, announce):
+def test_preview_for_a_weekly_schedule_shows_a_week(site, announce):
     announce("Moss Today", on=FRIDAY)
     announce("Moss on Tuesday", on=FRIDAY - timedelta(days=3))
 
@@ -524,7 +526,7 @@ def test_a_weekly_reader_is_shown_a_week(site, announce):
     assert "Moss on Tuesday" in page
 
 
-def test_a_topic_that_drowns_or_starves_is_told_so(site, announce):
+def test_preview_warns_of_topics_with_too_many_or_too_few_papers(site, announce):
     announce(*(f"Moss {n}" for n in range(25)), on=FRIDAY)
     for day in range(1, 12):
         announce(*(f"Moss {day} {n}" for n in range(20)), on=FRIDAY - timedelta(days=day))
@@ -540,7 +542,7 @@ def test_a_topic_that_drowns_or_starves_is_told_so(site, announce):
     assert "Together" in page
 
 
-def test_the_preview_tells_what_to_write_instead_and_which_topics_are_alike(site, announce):
+def test_preview_suggests_narrower_queries_and_reports_overlap(site, announce):
     announce(*(f"Fine moss {n}" for n in range(3)), on=FRIDAY, abstract="")
     announce(*(f"Note {n}" for n in range(20)), on=FRIDAY, abstract="On moss, that is fine moss.")
     queries = 'fine moss\n"moss that grows" cat:cs.XY\nti:moss'
@@ -551,7 +553,7 @@ def test_the_preview_tells_what_to_write_instead_and_which_topics_are_alike(site
     assert "3 of its 3 papers come with “fine moss” too." in page
 
 
-def test_a_topic_that_brings_nothing_is_told_a_broader_one(site, announce):
+def test_preview_suggests_a_broader_query_for_an_empty_topic(site, announce):
     announce(*(f"Moss {n}" for n in range(3)), on=FRIDAY)
 
     page = site.post("/subscribe/preview", data={"queries": "moss cat:q-bio.TO"}).text
@@ -559,7 +561,7 @@ def test_a_topic_that_brings_nothing_is_told_a_broader_one(site, announce):
     assert 'Broader: <code dir="auto">moss</code>, about 3 papers a day' in page
 
 
-def test_only_the_first_few_topics_are_searched_for_in_other_ways(site, announce):
+def test_only_the_first_five_topics_get_suggestions(site, announce):
     """This bounds the number of searches for one preview."""
     announce(*(f"Moss {n}" for n in range(3)), on=FRIDAY)
     queries = "\n".join(f"moss cat:q-bio.TO -fern{n}" for n in range(9))
@@ -569,7 +571,7 @@ def test_only_the_first_few_topics_are_searched_for_in_other_ways(site, announce
     assert page.count("Broader:") == HELPED == 5
 
 
-def test_trending_is_the_most_upvoted_of_the_week(site, announce):
+def test_trending_preview_shows_the_most_upvoted_of_the_week(site, announce):
     announce("Liked", on=FRIDAY - timedelta(days=2), upvotes=7)
     announce("Loved", on=FRIDAY - timedelta(days=3), upvotes=70)
     announce("Unknown", on=FRIDAY)
@@ -580,7 +582,7 @@ def test_trending_is_the_most_upvoted_of_the_week(site, announce):
     assert "Unknown" not in page
 
 
-def test_a_mistake_in_one_topic_keeps_no_other_from_the_preview(site, announce):
+def test_invalid_topic_does_not_block_the_preview_of_others(site, announce):
     announce("Moss on Walls")
 
     answer = site.post("/subscribe/preview", data={"queries": "moss\n(fern"})
@@ -590,7 +592,7 @@ def test_a_mistake_in_one_topic_keeps_no_other_from_the_preview(site, announce):
     assert "<mark>(</mark>fern" in answer.text
 
 
-def test_the_preview_asks_what_a_slip_was_to_mean(site, announce):
+def test_preview_suggests_a_known_category_for_an_unknown_one(site, announce):
     announce("Moss on Walls")
 
     page = site.post("/subscribe/preview", data={"queries": "moss cat:cs.ML\nfern"}).text
@@ -598,7 +600,7 @@ def test_the_preview_asks_what_a_slip_was_to_mean(site, announce):
     assert page.count("Did you mean cat:cs.LG? cat:cs.ML is unknown.") == 1
 
 
-def test_the_preview_takes_what_is_sure_enough_for_the_reader(site, announce):
+def test_preview_respects_the_breadth(site, announce):
     announce("Walls", abstract="Moss once.")
     announce("Moss", abstract="It grows.")
 
@@ -613,7 +615,7 @@ def test_the_preview_takes_what_is_sure_enough_for_the_reader(site, announce):
     assert "Walls" not in narrow
 
 
-def test_the_preview_escapes_what_a_source_says(site, announce):
+def test_preview_escapes_source_text(site, announce):
     announce("Moss <img src=x onerror=alert(1)>")
 
     page = site.post("/subscribe/preview", data={"queries": "moss"}).text
@@ -622,14 +624,14 @@ def test_the_preview_escapes_what_a_source_says(site, announce):
     assert "&lt;img" in page
 
 
-def test_before_the_first_paper_the_preview_says_so(site):
+def test_preview_without_papers_shows_a_notice(site):
     assert (
         "There are no papers to show yet"
         in site.post("/subscribe/preview", data={"queries": "moss"}).text
     )
 
 
-def test_a_preview_stores_nothing_and_is_kept_by_nobody(site, announce, stored):
+def test_preview_stores_nothing_and_is_not_cached(site, announce, stored):
     announce("Moss on Walls")
 
     answer = site.post("/subscribe/preview", data=GOOD)
@@ -639,7 +641,7 @@ def test_a_preview_stores_nothing_and_is_kept_by_nobody(site, announce, stored):
     assert "ada@example.org" not in answer.text
 
 
-def test_without_a_script_a_button_shows_the_preview_and_loses_nothing(site, announce, stored):
+def test_preview_button_without_script_keeps_the_input(site, announce, stored):
     announce("Moss on Walls")
 
     answer = site.post("/subscribe", data=form(do="preview", queries="moss", email="ada@"))
@@ -664,7 +666,7 @@ def test_new_papers_reach_the_preview(site, announce, earlier):
     assert any(shown() or threading.Event().wait(0.1) for _ in range(50))
 
 
-def test_too_many_previews_are_refused_in_words(site, announce):
+def test_too_many_previews_return_429_with_a_message(site, announce):
     announce("Moss on Walls")
 
     answers = [site.post("/subscribe/preview", data={"queries": "moss"}) for _ in range(130)]
@@ -682,7 +684,7 @@ def test_too_many_previews_are_refused_in_words(site, announce):
         (Typed(queries=" moss \r\n\nmoss\nfern"), ["moss", "fern"]),
     ],
 )
-def test_what_the_form_asks_for(typed, labels):
+def test_asked_returns_the_topics_typed_in_the_form(typed, labels):
     assert [topic.label for topic in wishing.asked(typed)] == labels
 
 
@@ -721,7 +723,7 @@ def phone(chromium: Browser, **more) -> Page:
 
 
 @pytest.mark.browser
-def test_a_person_with_a_phone_signs_up(url, chromium, asked):
+def test_signup_works_in_a_mobile_browser(url, chromium, asked):
     """The zone is guessed, the preview follows the choice, and the address is never sent for it."""
     tab, sent, complaints = phone(chromium), [], []
     tab.on("console", lambda message: complaints.append(message.text))
@@ -757,7 +759,7 @@ def test_topics_can_be_found_by_their_name(url, chromium):
 
 
 @pytest.mark.browser
-def test_without_scripts_the_same_form_previews_and_sends(url, chromium, asked):
+def test_form_without_scripts_previews_and_submits(url, chromium, asked):
     tab = phone(chromium, java_script_enabled=False)
 
     tab.goto(f"{url}/subscribe")

@@ -102,7 +102,7 @@ def site(engine: Engine) -> Site:
         ("'ada@example.org'", "ada@example.org"),
     ],
 )
-def test_a_slip_is_asked_about(typed: str, meant: str):
+def test_mistyped_domain_gets_a_suggestion(typed: str, meant: str):
     found = doubt(typed)
 
     assert found is not None
@@ -111,7 +111,7 @@ def test_a_slip_is_asked_about(typed: str, meant: str):
 
 
 @pytest.mark.parametrize("domain", REAL)
-def test_a_real_provider_is_not_asked_about(domain: str):
+def test_known_provider_gets_no_suggestion(domain: str):
     assert doubt(f"ada@{domain}") is None
 
 
@@ -123,7 +123,7 @@ def test_a_real_provider_is_not_asked_about(domain: str):
         *("fstmal.com", "tuttanotas.com", "rcketmal.org", "yahoo.example", "outlook.museum"),
     ],
 )
-def test_a_domain_that_may_be_right_is_not_asked_about(domain: str):
+def test_plausible_domain_gets_no_suggestion(domain: str):
     assert doubt(f"ada@{domain}") is None
 
 
@@ -137,7 +137,7 @@ def test_a_domain_that_may_be_right_is_not_asked_about(domain: str):
         ("ada@@example.org", False),
     ],
 )
-def test_only_an_address_that_can_be_written_to_may_be_kept(typed: str, may_insist: bool):
+def test_only_a_deliverable_address_may_be_insisted_on(typed: str, may_insist: bool):
     found = doubt(typed)
 
     assert found is not None
@@ -159,7 +159,7 @@ def test_only_an_address_that_can_be_written_to_may_be_kept(typed: str, may_insi
         "a@[::1]",
     ],
 )
-def test_nothing_is_suggested_for_what_is_no_address(typed: str):
+def test_invalid_address_gets_no_suggestion(typed: str):
     assert doubt(typed) is None
 
 
@@ -167,7 +167,7 @@ def test_nothing_is_suggested_for_what_is_no_address(typed: str):
     ("typed", "meant", "expected"),
     [("gmail", "gmail", 0), ("gmial", "gmail", 1), ("gmai", "gmail", 1), ("gamli", "gmail", 2)],
 )
-def test_slips_are_counted(typed: str, meant: str, expected: int):
+def test_slips_returns_the_edit_distance(typed: str, meant: str, expected: int):
     assert slips(typed, meant) == expected
 
 
@@ -181,7 +181,7 @@ words = st.text(alphabet="abc", max_size=5)
 @example("", "ab")
 @example("ab", "")
 @given(words, words)
-def test_slips_are_those_of_a_slow_count(typed: str, meant: str):
+def test_slips_equals_a_naive_implementation(typed: str, meant: str):
     def slow(one: str, other: str) -> int:
         if not one or not other:
             return len(one) + len(other)
@@ -202,7 +202,7 @@ def asked(engine: Engine) -> list[str]:
     return [row.email for row in rows(engine, RequestRow, RequestRow.id)]
 
 
-def test_one_press_takes_the_suggestion(site: Site, engine: Engine):
+def test_suggested_button_submits_the_suggested_address(site: Site, engine: Engine):
     """This works without a script: the button submits the whole form again."""
     fields = {**FORM, "email": "ada@gmial.com"}
     doubted = site.post("/subscribe", data=fields)
@@ -218,7 +218,7 @@ def test_one_press_takes_the_suggestion(site: Site, engine: Engine):
     assert asked(engine) == ["ada@gmail.com"]
 
 
-def test_one_press_keeps_what_was_typed(site: Site, engine: Engine):
+def test_insist_button_submits_the_typed_address(site: Site, engine: Engine):
     fields = {**FORM, "email": "ada@gmial.com", "insist": "ada@gmial.com"}
     kept = site.post("/subscribe", data={**fields, "queries": "(open"})
     other = site.post("/subscribe", data={**fields, "email": "ada@gmal.com"})
@@ -233,7 +233,7 @@ def test_one_press_keeps_what_was_typed(site: Site, engine: Engine):
 
 
 @pytest.mark.parametrize("typed", ["ada@gmail", "ada@localhost", "ada@255.255.255.255", "a@x.1"])
-def test_what_cannot_be_a_domain_cannot_be_insisted_on(site: Site, engine: Engine, typed: str):
+def test_impossible_domain_cannot_be_insisted_on(site: Site, engine: Engine, typed: str):
     answer = site.post("/subscribe", data={**FORM, "email": typed, "insist": typed})
 
     assert answer.status_code == 422
@@ -242,7 +242,7 @@ def test_what_cannot_be_a_domain_cannot_be_insisted_on(site: Site, engine: Engin
     assert asked(engine) == []
 
 
-def test_a_suggestion_is_escaped(site: Site):
+def test_suggestion_is_escaped(site: Site):
     answer = site.post("/subscribe", data={**FORM, "email": '"<b>\'x"@gmial.com'})
 
     assert "<b>'x" not in answer.text

@@ -21,7 +21,7 @@ from pipeline.errors import ServiceError
 
 BACKLOG: Final = 512
 LONGEST_LEG: Final = 900  # seconds after which `timeout`, if installed, ends a child
-START_TIMEOUT: Final = 10.0  # seconds
+START_TIMEOUT: Final = 30.0  # seconds
 LAST_WORDS: Final = 5.0  # seconds by which a counter may lag behind the replies
 POSTFIX_FOLDERS: Final = ("/usr/sbin", "/usr/libexec/postfix", "/usr/local/sbin")
 

@@ -188,6 +188,16 @@ def test_report_truncated_before_its_diagnostic_is_a_soft_bounce():
     assert (notice.kind, notice.status) == (NoticeKind.SOFT, "5.1.1")
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [("4.0.0", NoticeKind.SOFT), ("5.0.0", NoticeKind.HARD), (None, NoticeKind.HARD)],
+)
+def test_text_of_a_report_decides_unless_its_status_is_temporary(status, kind):
+    octets = report(recipient(status, None), "<ada@example.org>: 550 5.1.1 User unknown")
+
+    assert read_mail(octets).kind is kind
+
+
 @pytest.mark.parametrize("what", ["subject", "name", "returned mail", "quoted mail"])
 def test_subject_and_quoted_text_are_no_evidence_of_a_hard_bounce(what):
     """A subject, an address or a returned mail may contain any text about unknown users."""

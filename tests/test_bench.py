@@ -30,13 +30,13 @@ from pipeline.matching.query import parse
 from pipeline.settings import Settings
 from tests.factories import NOW, make_paper
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Plan(mails=40, papers=3, rounds=1, sessions=4)
 
 LOSES_ONE = f"""#!{sys.executable}
 import asyncio, runpy, sys
-
-pytestmark = pytest.mark.full
 sink = runpy.run_path({str(Path(sinks.__file__).with_name("python_sink.py"))!r})
 class Forgetful(sink["Counter"]):
     messages = -1

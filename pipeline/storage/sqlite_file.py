@@ -109,11 +109,13 @@ class _Guard:
         if found is None:
             return
         self._identity = self._identity or found
-        record.info.update(file=found, beside=self._beside())
+        real = os.path.realpath(self._path)
+        paths = (f"{real}-wal", f"{real}-shm")
+        record.info.update(file=found, paths=paths, beside=tuple(map(identity, paths)))
         _open[found] += 1
 
     def on_checkout(self, _dbapi: Any, record: Any, _proxy: Any) -> None:
-        self._check(record.info)
+        self._check_fork(record.info.get("file"))
 
     def on_transaction(self, conn: Connection) -> None:
         self._check(conn.info)
@@ -122,7 +124,8 @@ class _Guard:
         """Raise DatabaseFileError if this connection would write to deleted or replaced files."""
         self._check_fork(info.get("file"))
         self._check_file()
-        known, found = info.get("beside", ()), self._beside()
+        # Both files are stable while a connection is open.
+        known, found = info.get("beside", ()), tuple(map(identity, info.get("paths", ())))
         if any(old and old != new for old, new in zip(known, found, strict=False)):
             self._refuse("its -wal or -shm was deleted")
         info["beside"] = found  # created by the first transaction
@@ -155,11 +158,6 @@ class _Guard:
             "-wal or -shm of another file beside it), and start again"
         )
 
-    def _beside(self) -> tuple[Identity | None, ...]:
-        """Return the identities of -wal and -shm, which are stable while a connection is open."""
-        real = os.path.realpath(self._path)
-        return tuple(identity(Path(f"{real}{end}")) for end in ("-wal", "-shm"))
-
 
 def explain(error: DBAPIError, url: URL) -> str:
     """Return the first line of the database's error; for SQLite, with the path and advice."""
@@ -186,10 +184,10 @@ def free_space(url: URL) -> int | None:
         return None
 
 
-def identity(path: Path) -> Identity | None:
+def identity(path: str | Path) -> Identity | None:
     """Return the identity of the file at `path` without opening it; None if there is none."""
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -11,6 +11,7 @@ and judging is idempotent.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -214,7 +215,7 @@ def _free_domains(conn: Connection, rows: Sequence[Row[Any]]) -> None:
 
 def _in_a_row(conn: Connection, edition_on: date | None, now: datetime) -> str | None:
     mine = _deliveries_of(edition_on, now)
-    size = _size(conn, edition_on, now)
+    size = _size(conn, edition_on, now, most=20 * MOST_IN_A_ROW)
     accepted_at = conn.scalar(
         select(func.max(_ROW.sent_at)).where(mine, _ROW.status == DeliveryStatus.SENT)
     )
@@ -229,22 +230,51 @@ def _in_a_row(conn: Connection, edition_on: date | None, now: datetime) -> str |
     return f"{refused} refusals in a row at {domains} domains: {sample}"
 
 
-def _size(conn: Connection, edition_on: date | None, now: datetime) -> int:
-    mine = _deliveries_of(edition_on, now)
-    return conn.scalar(select(func.count()).select_from(DeliveryRow).where(mine)) or 0
+def _size(conn: Connection, edition_on: date | None, now: datetime, *, most: int) -> int:
+    return _count_up_to(conn, most, _deliveries_of(edition_on, now))
+
+
+def _tried(conn: Connection, edition_on: date | None, now: datetime, *, most: int) -> int:
+    refused = exists().where(_REFUSAL.delivery_id == _ROW.id)
+    was_tried = or_(_ROW.status.in_(_TRIED), refused)
+    return _count_up_to(conn, most, _deliveries_of(edition_on, now), was_tried)
+
+
+def _count_up_to(conn: Connection, most: int, *conditions: ColumnElement[bool]) -> int:
+    """Count deliveries, at most `most`: an edition may have a million."""
+    some = select(_ROW.id).where(*conditions).limit(most).subquery()
+    return conn.scalar(select(func.count()).select_from(some)) or 0
 
 
 def _share(conn: Connection, edition_on: date | None, now: datetime) -> str | None:
-    wordings = _wordings(conn, edition_on, now)
-    tried = _tried(conn, edition_on, now)
+    found = _large_share(conn, edition_on, now, _wordings(conn, edition_on, now))
+    if found is None:
+        return None
+    refused, tried, worst = found
+    if not worst:
+        return f"{refused} of {tried} mails were refused, in various words"
+    return f"{refused} of {tried} mails were refused alike: {worst}"
+
+
+def _large_share(
+    conn: Connection, edition_on: date | None, now: datetime, wordings: Counter[str]
+) -> tuple[int, int, str] | None:
+    """Return the mails refused and tried, and their wording ("" for several), if it is too large.
+
+    Nothing is counted beyond the edition of which so many refusals are a large share.
+    """
+    total = wordings.total()
+    if total < LEAST_IN_A_ROW:
+        return None
+    tried = _tried(conn, edition_on, now, most=math.ceil(total / LARGE_SHARE) + 1)
     # Single mails have no size: visitors may have requested a few to invented addresses.
-    size = _size(conn, edition_on, now) if edition_on else sys.maxsize
+    size = sys.maxsize
+    if edition_on:
+        size = _size(conn, edition_on, now, most=math.ceil(total / LARGEST_SHARE) + 1)
     worst = too_large_a_share(wordings, tried, size)
     if worst is None:
         return None
-    if not worst:
-        return f"{wordings.total()} of {tried} mails were refused, in various words"
-    return f"{wordings[worst]} of {tried} mails were refused alike: {worst}"
+    return wordings[worst] if worst else total, tried, worst
 
 
 def _wordings(conn: Connection, edition_on: date | None, now: datetime) -> Counter[str]:
@@ -255,15 +285,6 @@ def _wordings(conn: Connection, edition_on: date | None, now: datetime) -> Count
         .group_by(_REFUSAL.wording)
     )
     return Counter({row[0]: row[1] for row in rows})
-
-
-def _tried(conn: Connection, edition_on: date | None, now: datetime) -> int:
-    refused = exists().where(_REFUSAL.delivery_id == _ROW.id)
-    return conn.scalar(
-        select(func.count())
-        .select_from(DeliveryRow)
-        .where(_deliveries_of(edition_on, now), or_(_ROW.status.in_(_TRIED), refused))
-    ) or 0  # fmt: skip
 
 
 def _hold(conn: Connection, trip: Trip, now: datetime) -> None:
@@ -499,8 +520,8 @@ def _suspicious(conn: Connection, edition_on: date | None, now: datetime) -> set
     """
     if not _is_under_way(conn, edition_on, now):
         return set()
-    tried = _tried(conn, edition_on, now)
     counts = _wordings(conn, edition_on, now)
+    tried = _tried(conn, edition_on, now, most=math.ceil(counts.total() / LARGE_SHARE) + 1)
     return {wording for wording, count in counts.items() if count >= LARGE_SHARE * tried}
 
 
@@ -607,15 +628,12 @@ def failing(conn: Connection, now: datetime) -> str | None:
         .where(_standing(edition_on, now), about_us)
         .group_by(_REFUSAL.wording)
     )
-    wordings = Counter({row[0]: row[1] for row in rows})
-    if wordings.total() < LEAST_IN_A_ROW:
+    found = _large_share(conn, edition_on, now, Counter({row[0]: row[1] for row in rows}))
+    if found is None:
         return None
-    tried, size = _tried(conn, edition_on, now), _size(conn, edition_on, now)
-    worst = too_large_a_share(wordings, tried, size)
-    if worst is None:
-        return None
-    count, how = (wordings[worst], f"alike: {worst}") if worst else (wordings.total(), "variously")
-    return f"{count} of {tried} mails of the edition of {edition_on} failed {how}"
+    refused, tried, worst = found
+    how = f"alike: {worst}" if worst else "in various words"
+    return f"{refused} of {tried} mails of the edition of {edition_on} failed {how}"
 
 
 # --- Statement fragments ------------------------------------------------------------------------

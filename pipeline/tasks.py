@@ -10,12 +10,13 @@ import mmap
 import os
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 import structlog
 from celery import Celery
 from celery.schedules import crontab
-from celery.signals import setup_logging, worker_shutting_down
+from celery.signals import setup_logging, worker_init, worker_shutting_down
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
@@ -152,6 +153,21 @@ def _services() -> Services:
 @lru_cache(maxsize=1)
 def _services_of(_pid: int) -> Services:
     return bootstrap.build(settings.load())
+
+
+PARTS = (
+    *("dispatch.compose", "editions", "feedback.process", "feedback.reading", "ingest", "purge"),
+    *("matching.mentions", "restore", "sources.arxiv", "sources.huggingface", "storage.keys"),
+    "storage.migrate",
+)
+"""The modules that tasks run, which `bootstrap` imports only when they are needed."""
+
+
+@worker_init.connect
+def _import_parts(**_: Any) -> None:
+    """Import the parts before the pool forks, so that its child processes share their memory."""
+    for part in PARTS:
+        import_module(f"pipeline.{part}")
 
 
 @worker_shutting_down.connect

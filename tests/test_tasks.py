@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -299,3 +301,28 @@ def test_worker_survives_unreadable_broker_messages(engine, broker, environment,
         assert worker.is_running
     assert sorted(sink.recipients) == sorted(owed)
     assert broker.zcard("unacked_index") == 0
+
+
+TASKS = """
+import sys
+from datetime import UTC, datetime
+from pipeline import bootstrap, settings, tasks
+tasks._import_parts()
+known = set(sys.modules)
+now, services = datetime.now(UTC), bootstrap.build(settings.load())
+list(services.publish(now))
+sent = services.dispatch(once=True).sent
+services.sources(), services.purge(now), services.read_own_mailbox(now), services.feedback
+later = [name for name in sys.modules if name not in known and name.startswith("pipeline.")]
+print(sent, later)
+"""
+
+
+@on_sqlite
+def test_pool_children_import_nothing_of_ours_after_the_fork(owed, environment):
+    done = subprocess.run(
+        [sys.executable, "-c", TASKS],
+        env=environment, capture_output=True, text=True, timeout=100, check=True,
+    )  # fmt: skip
+
+    assert done.stdout.splitlines()[-1] == f"{READERS} []"

@@ -41,6 +41,10 @@ LOOK_BACK = timedelta(days=14)  # a source without a cursor is read from this lo
 NEWS_BY = 12  # UTC hour by which a source publishes on a day that its calendar lists
 
 
+Calendar = Callable[[date], bool]
+"""Return whether a source publishes on a UTC day; see `Source.news_due`."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredValidators:
     """Validators of conditional requests, read only: ingest stores new ones with the papers."""
@@ -51,10 +55,6 @@ class StoredValidators:
         with reading(self.engine) as conn:
             known = http_validators.get(conn, url)
         return Validator(*known) if known else None
-
-
-Calendar = Callable[[date], bool]
-"""Return whether a source publishes on a UTC day; see `Source.news_due`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,8 +174,9 @@ def inbox() -> Iterator[Inbox]:
 # --- Logging ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
+    """Undo what a command run in this process did to the logging of all."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield

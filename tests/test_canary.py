@@ -29,7 +29,6 @@ GIVEN = {
 POSTGRESQL = f"postgresql://ada:{CANARY}@{CLOSED}/papers"
 
 pytestmark = [
-    pytest.mark.usefixtures("logging_as_it_was"),
     pytest.mark.parametrize("backend", ["sqlite"], indirect=True),
 ]
 

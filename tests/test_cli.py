@@ -46,7 +46,7 @@ Paperboy = Callable[..., Answer]
 
 
 @pytest.fixture
-def paperboy(tmp_path, monkeypatch, capfd, logging_as_it_was) -> Iterator[Paperboy]:
+def paperboy(tmp_path, monkeypatch, capfd) -> Iterator[Paperboy]:
     """Return a function that runs `paperboy ...` in an empty folder, with no database file yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'paperboy.db'}")

@@ -16,17 +16,6 @@ from pipeline import logs, settings
 from pipeline.links import Purpose
 
 
-@pytest.fixture(autouse=True)
-def _quiet_afterwards():
-    """Restore the logging configuration of pytest."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    logging.captureWarnings(capture=False)
-    root.handlers, root.level = handlers, level
-
-
 def _configure(level: str, log_format: str) -> None:
     logs.configure(settings.load(None, log_level=level, log_format=log_format))
 

@@ -45,7 +45,7 @@ SMTP_PASSWORD, DATABASE_PASSWORD = "pw-of-the-mail", "pw-of-the-database"
 FORM = {"email": ADA, "queries": "tea", "frequency": "daily", "hour": "7", "timezone": "UTC",
         "max_papers": "5", "homepage": "", "do": "subscribe"}  # fmt: skip
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("logging_as_it_was")]
+pytestmark = pytest.mark.timeout(180)
 
 
 @dataclass

@@ -22,28 +22,28 @@ from pipeline.storage.database import POOL_TIMEOUT, open_engine
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-    from pipeline.dispatch import Dispatcher, Rate, Tally
+    from pipeline.dispatch import Dispatcher, Quota, Tally
     from pipeline.dispatch.compose import Composer
     from pipeline.dkim import Signer
     from pipeline.domain import Delivery, Notice, Told
-    from pipeline.editions import Outcome
-    from pipeline.feedback.applying import Feedback
-    from pipeline.feedback.process import ReadMail
-    from pipeline.feedback.providers import Provider
+    from pipeline.editions import SlotResult
+    from pipeline.feedback.intake import ReadMail
+    from pipeline.feedback.process import Feedback
+    from pipeline.feedback.webhooks import Provider
     from pipeline.ingest import SourceReport
-    from pipeline.limits import Bucket
     from pipeline.links import SignedLinks
     from pipeline.message import Sender
     from pipeline.preview import Preview, Previewer
     from pipeline.purge import Purged, Retention
     from pipeline.rendering import MailLinks, Renderer
     from pipeline.settings import Settings
-    from pipeline.signup.asking import Limits
+    from pipeline.signup.abuse_limits import Limits
     from pipeline.smtp import SMTPTransport
     from pipeline.sources import Source
-    from pipeline.sources.http import Client
+    from pipeline.sources.client import Client
     from pipeline.storage.embeddings import CachedEmbeddings
     from pipeline.storage.keys import Keys
+    from pipeline.token_bucket import Bucket
 
 log = structlog.get_logger(__name__)
 
@@ -126,7 +126,7 @@ class Services:
     @cached_property
     def _client(self) -> Client:
         from pipeline.ingest import StoredValidators
-        from pipeline.sources.http import Client, user_agent
+        from pipeline.sources.client import Client, user_agent
 
         loaded = self.settings
         return Client(
@@ -140,10 +140,10 @@ class Services:
 
         Turns are database rows, so all workers share the limit.
         """
-        from pipeline.storage import limits
+        from pipeline.storage import rate_limits
 
         with self.engine.begin() as conn:
-            wait = limits.take_turn(conn, limit, gap=GAPS.get(limit, timedelta(seconds=1)))
+            wait = rate_limits.take_turn(conn, limit, gap=GAPS.get(limit, timedelta(seconds=1)))
         time.sleep(wait.total_seconds())
 
     # --- Embeddings -----------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class Services:
 
     # --- Editions -------------------------------------------------------------------------------
 
-    def publish(self, now: datetime, *, everyone: bool = False) -> Iterator[Outcome]:
+    def publish(self, now: datetime, *, everyone: bool = False) -> Iterator[SlotResult]:
         """Compile due digests, chunk by chunk as the result is iterated; see `editions.publish`."""
         from pipeline import editions
 
@@ -224,12 +224,12 @@ class Services:
 
     @cached_property
     def renderer(self) -> Renderer:
-        from pipeline.matching.mentions import find
-        from pipeline.rendering import House, Renderer
+        from pipeline.matching.highlights import find
+        from pipeline.rendering import Branding, Renderer
 
         loaded = self.settings
         return Renderer(
-            House(
+            Branding(
                 site_url=loaded.site_url,
                 list_name=loaded.list_name,
                 operator_name=loaded.operator_name,
@@ -297,7 +297,7 @@ class Services:
 
     @property
     def signup_limits(self) -> Limits:
-        from pipeline.signup.asking import Limits
+        from pipeline.signup.abuse_limits import Limits
 
         loaded = self.settings
         return Limits(loaded.signups_per_hour, loaded.signups_per_day, loaded.site_signups_per_hour)
@@ -339,17 +339,16 @@ class Services:
 
     @cached_property
     def feedback(self) -> Feedback:
-        from pipeline.feedback.applying import Feedback
+        from pipeline.feedback.process import Feedback
 
         return Feedback(self.engine, self.sender, self.suppression_key)
 
     @cached_property
     def providers(self) -> dict[str, Provider]:
         """Return the configured providers by name; their webhooks are accepted at /hooks/<name>."""
-        from pipeline.feedback.providers.fetching import fetch
-        from pipeline.feedback.providers.generic import Generic
-        from pipeline.feedback.providers.ses import SES
-        from pipeline.feedback.providers.sns import SNS
+        from pipeline.feedback.webhooks.generic import Generic
+        from pipeline.feedback.webhooks.ses import SES
+        from pipeline.feedback.webhooks.sns import SNS, fetch
 
         loaded = self.settings
         providers: dict[str, Provider] = {}
@@ -362,7 +361,7 @@ class Services:
     def receive_news(
         self, name: str, headers: Mapping[str, str], body: bytes, now: datetime
     ) -> int:
-        from pipeline.feedback.process import process_webhook
+        from pipeline.feedback.intake import process_webhook
 
         return process_webhook(self.feedback, self.providers, name, headers, body, now)
 
@@ -370,20 +369,20 @@ class Services:
         self, mails: Iterable[tuple[str, bytes]], read: Callable[[bytes], Notice], now: datetime
     ) -> Iterator[ReadMail]:
         """Process `mails` with the parser `read`; yield a result for each."""
-        from pipeline.feedback.process import process_mails
+        from pipeline.feedback.intake import process_mails
 
         return process_mails(self.feedback, mails, read, now)
 
     def read_mailbox(
         self, where: str, read: Callable[[bytes], Notice], now: datetime
     ) -> list[ReadMail]:
-        from pipeline.feedback.process import process_mailbox
+        from pipeline.feedback.intake import process_mailbox
 
         return process_mailbox(self.feedback, where, read, now)
 
     def read_own_mailbox(self, now: datetime) -> None:
         """Process the new mails of BOUNCE_MAILBOX, if it is set. Raises MailboxError."""
-        from pipeline.feedback.reading import read_mail
+        from pipeline.feedback.bounces import read_mail
 
         if self.settings.bounce_mailbox:
             self.read_mailbox(self.settings.mailbox_url(), read_mail, now)
@@ -393,9 +392,9 @@ class Services:
     @cached_property
     def transport(self) -> SMTPTransport:
         from pipeline.smtp import transport_of
-        from pipeline.smtp.connection import Bounds
+        from pipeline.smtp.session import SessionLimits
 
-        bounds = Bounds(messages=self.settings.smtp_messages_per_connection)
+        bounds = SessionLimits(messages=self.settings.smtp_messages_per_connection)
         return transport_of(self.settings, bounds)
 
     def dispatch(
@@ -448,15 +447,15 @@ class Services:
         )
 
     @property
-    def _counted_rates(self) -> list[Rate]:
+    def _counted_rates(self) -> list[Quota]:
         """Return the quotas that are counted in rows.
 
         A window of one second is too short for that: see `_bucket`.
         """
-        from pipeline.dispatch import Rate
+        from pipeline.dispatch import Quota
 
         return [
-            Rate(f"smtp:{rate.unit}", rate.most, rate.window)
+            Quota(f"smtp:{rate.unit}", rate.most, rate.window)
             for rate in self.settings.rates
             if rate.unit != "second"
         ]
@@ -467,7 +466,7 @@ class Services:
         rates = [rate for rate in self.settings.rates if rate.unit == "second"]
         if not rates:
             return None
-        from pipeline.limits import SharedBucket
+        from pipeline.token_bucket import SharedBucket
 
         loaded = self.settings
         return SharedBucket(loaded.redis_url, "smtp", rates[0].most, loaded.smtp_senders)

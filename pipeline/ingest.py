@@ -18,19 +18,12 @@ from pipeline.domain import Match, Sighting, SourceState
 from pipeline.errors import SourceError
 from pipeline.logs import set_aside
 from pipeline.matching.corpus import statistics
-from pipeline.matching.meaning import Embedder
-from pipeline.matching.topics import match
-from pipeline.sources import Reading, Source, Validator
-from pipeline.storage import (
-    batches,
-    http_validators,
-    papers,
-    sightings,
-    source_states,
-    topics,
-)
-from pipeline.storage.database import in_chunks, reading, server_now, with_retries
-from pipeline.storage.source_states import SourceRecord
+from pipeline.matching.match import match
+from pipeline.matching.semantic import Embedder
+from pipeline.sources import FetchResult, Source, Validator
+from pipeline.storage import ingest_state, papers, sightings, topics
+from pipeline.storage.database import in_chunks, read_only, server_now, with_retries
+from pipeline.storage.ingest_state import SourceRecord
 
 log = structlog.get_logger(__name__)
 
@@ -52,8 +45,8 @@ class StoredValidators:
     engine: Engine
 
     def get(self, url: str) -> Validator | None:
-        with reading(self.engine) as conn:
-            known = http_validators.get(conn, url)
+        with read_only(self.engine) as conn:
+            known = ingest_state.http_validator(conn, url)
         return Validator(*known) if known else None
 
 
@@ -87,7 +80,7 @@ class _Run:
         Every writing transaction of a run calls this first. Raises LeaseLostError if another run
         has taken the lease over.
         """
-        batches.hold_lease(conn, self.token, until=server_now(conn) + LEASE)
+        ingest_state.hold_lease(conn, self.token, until=server_now(conn) + LEASE)
 
 
 def ingest(
@@ -110,7 +103,7 @@ def ingest(
 
 def ingest_recorded(
     engine: Engine,
-    readings: Iterable[tuple[str, Reading]],
+    readings: Iterable[tuple[str, FetchResult]],
     *,
     now: datetime,
     embedder: Embedder | None = None,
@@ -139,17 +132,17 @@ def _ingest(
         return _publish(run)
     finally:
         with engine.begin() as conn:
-            batches.release_lease(conn, run.token)
+            ingest_state.release_lease(conn, run.token)
 
 
 def _begin(engine: Engine, now: datetime, embedder: Embedder | None) -> _Run | None:
     """Take the lease and delete matches of a crashed run; return None if another run holds it."""
     with engine.begin() as conn:
         clock = server_now(conn)
-        token = batches.take_lease(conn, now=clock, until=clock + LEASE)
+        token = ingest_state.take_lease(conn, now=clock, until=clock + LEASE)
         if token is None:
             return None
-        published = batches.published(conn)
+        published = ingest_state.published_batch(conn)
         dropped = topics.drop_unpublished(conn, published)
     if dropped:
         log.warning("matches of a dead run dropped", batch=published + 1, matches=dropped)
@@ -164,8 +157,8 @@ def _read(run: _Run, source: Source, since: date | None) -> SourceReport:
 
     A source with a `next_try_at` in the future is skipped.
     """
-    with reading(run.engine) as conn:
-        known = source_states.get(conn, source.name)
+    with read_only(run.engine) as conn:
+        known = ingest_state.source_state(conn, source.name)
     if known and known.next_try_at and known.next_try_at > run.now:
         message = f"{known.error}; not asked again before {known.next_try_at:%Y-%m-%d %H:%M} UTC"
         return SourceReport(source.name, known.state, error=message)
@@ -183,7 +176,9 @@ def _read(run: _Run, source: Source, since: date | None) -> SourceReport:
     return _store(run, source, known, found)
 
 
-def _store(run: _Run, source: Source, known: SourceRecord | None, found: Reading) -> SourceReport:
+def _store(
+    run: _Run, source: Source, known: SourceRecord | None, found: FetchResult
+) -> SourceReport:
     total = _store_all(run, found)
     record = after_reading(
         known, source.name, news=total.touched, due=source.news_due, cursor=found.cursor,
@@ -194,34 +189,38 @@ def _store(run: _Run, source: Source, known: SourceRecord | None, found: Reading
     with run.engine.begin() as conn:
         # Advance the cursor and the validators only after all papers before them are stored.
         run.hold(conn)
-        source_states.put(conn, record)
+        ingest_state.put_source_state(conn, record)
         for url, validator in found.validators:
-            http_validators.put(conn, url, validator.etag, validator.last_modified, run.now)
+            ingest_state.put_http_validator(
+                conn, url, validator.etag, validator.last_modified, run.now
+            )
     return _report(source.name, record.state, total, found)
 
 
-def _store_recorded(run: _Run, name: str, found: Reading) -> SourceReport:
+def _store_recorded(run: _Run, name: str, found: FetchResult) -> SourceReport:
     total = _store_all(run, found)
     if total.touched:
         return _report(name, SourceState.FRESH, total, found)
     return _report(name, SourceState.STALE if total.sightings else SourceState.QUIET, total, found)
 
 
-def _store_all(run: _Run, found: Reading) -> sightings.Stored:
-    total = sightings.Stored()
+def _store_all(run: _Run, found: FetchResult) -> sightings.StoreCounts:
+    total = sightings.StoreCounts()
     for chunk in in_chunks(found.sightings, CHUNK):
         # Compilation locks the papers that it picks, so concurrent transactions may deadlock.
         total = total + with_retries(partial(_store_chunk, run, chunk))
     return total
 
 
-def _store_chunk(run: _Run, chunk: Sequence[Sighting]) -> sightings.Stored:
+def _store_chunk(run: _Run, chunk: Sequence[Sighting]) -> sightings.StoreCounts:
     with run.engine.begin() as conn:
         run.hold(conn)
         return sightings.store(conn, chunk, batch=run.batch, now=run.now)
 
 
-def _report(name: str, state: SourceState, total: sightings.Stored, found: Reading) -> SourceReport:
+def _report(
+    name: str, state: SourceState, total: sightings.StoreCounts, found: FetchResult
+) -> SourceReport:
     log.info("source read", source=name, state=state, sightings=total.sightings, new=total.new,
              skipped=len(found.skipped))  # fmt: skip
     return SourceReport(
@@ -238,7 +237,7 @@ def _failed(run: _Run, known: SourceRecord | None, error: SourceError) -> Source
     record = after_failure(known, error, run.now)
     with run.engine.begin() as conn:
         run.hold(conn)
-        source_states.put(conn, record)
+        ingest_state.put_source_state(conn, record)
     log.warning("source failed", source=error.source, error=error.message,
                 failures=record.failures)  # fmt: skip
     return SourceReport(error.source, SourceState.FAILED, error=error.message)
@@ -304,7 +303,7 @@ def state_of(news_at: datetime | None, due: Calendar, now: datetime) -> SourceSt
 
 def _publish(run: _Run) -> list[SourceReport]:
     """Match the new and changed papers and publish them as a batch, if there are any."""
-    with reading(run.engine) as conn:
+    with read_only(run.engine) as conn:
         touched = papers.touched_ids(conn, run.batch - 1)
         followed = topics.matched_through(conn, run.batch - 1)
         corpus = statistics(papers.recent(conn, through_batch=run.batch) if followed else ())
@@ -319,7 +318,7 @@ def _publish(run: _Run) -> list[SourceReport]:
             unmatched.add(id_)
 
     for chunk in in_chunks(touched, MATCHED_AT_ONCE):
-        with reading(run.engine) as conn:
+        with read_only(run.engine) as conn:
             some = list(papers.by_ids(conn, chunk).values())
         found = list(match(followed, some, corpus=corpus, embedder=run.embedder, set_aside=aside))
         _write_matches(run, found)
@@ -327,7 +326,7 @@ def _publish(run: _Run) -> list[SourceReport]:
         matches += len(found)
     with run.engine.begin() as conn:
         run.hold(conn)
-        batches.publish(conn, run.batch, token=run.token, papers=new, matches=matches,
+        ingest_state.publish_batch(conn, run.batch, token=run.token, papers=new, matches=matches,
                         now=run.now)  # fmt: skip
         # A topic that could not be matched keeps its position, and is matched later if that
         # succeeds.

@@ -40,7 +40,7 @@ MOST_SET_ASIDE = 10_000  # rows remembered as logged
 LONGEST_REASON = 200
 
 
-class Wishes(Protocol):
+class LogSettings(Protocol):
     """The settings that `configure` reads."""
 
     @property
@@ -51,7 +51,7 @@ class Wishes(Protocol):
         """Return `text`, `json`, or `auto`: text if stderr is a terminal, else JSON."""
 
 
-def configure(settings: Wishes) -> None:
+def configure(settings: LogSettings) -> None:
     """Send our logs and those of libraries to stderr, one event per line."""
     wanted = settings.log_format
     as_text = wanted == "text" or (wanted == "auto" and sys.stderr.isatty())

@@ -27,7 +27,7 @@ ID = re.compile(r"\d{20}-\d+-\d+")  # nanoseconds, process id, counter: sorts by
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class StoredMail:
     """Decoded headers and size of one message, for a list of mail."""
 
     id: str
@@ -40,10 +40,10 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenLetter:
+class OpenMail:
     """One message with its parts. A part is None if the message has none."""
 
-    letter: Letter
+    letter: StoredMail
     headers: tuple[tuple[str, str], ...]  # as received, unfolded
     text: str | None
     html: str | None
@@ -73,7 +73,7 @@ class Mailbox:
         unfinished.rename(self._path(id_))
         return id_
 
-    def messages(self, limit: int = 200) -> list[Letter]:
+    def messages(self, limit: int = 200) -> list[StoredMail]:
         """Return the newest messages, newest first."""
         ids = sorted((path.stem for path in (self.folder / "new").glob("*.eml")), reverse=True)
         letters = []
@@ -82,7 +82,7 @@ class Mailbox:
                 letters.append(self._summary(id_))
         return letters
 
-    def read(self, id_: str) -> OpenLetter:
+    def read(self, id_: str) -> OpenMail:
         """Return a message with its parts. Raises NotFoundError if the id is unknown."""
         path = self._path(id_)
         try:
@@ -90,7 +90,7 @@ class Mailbox:
         except FileNotFoundError:
             raise NotFoundError(f"there is no message {id_} in the mailbox") from None
         message = message_from_bytes(raw)
-        return OpenLetter(
+        return OpenMail(
             letter=_letter(id_, message, len(raw)),
             headers=tuple((name, _unfolded(value)) for name, value in message.items()),
             text=_part(message, "text/plain"),
@@ -98,7 +98,7 @@ class Mailbox:
             raw=raw.partition(b"\r\n")[2],  # without the Return-Path that `keep` added
         )
 
-    def _summary(self, id_: str) -> Letter:
+    def _summary(self, id_: str) -> StoredMail:
         with self._path(id_).open("rb") as file:
             message = BytesHeaderParser().parse(file)
             return _letter(id_, message, os.fstat(file.fileno()).st_size)
@@ -159,8 +159,8 @@ class _Server(Controller):
         super()._trigger_server()  # type: ignore[no-untyped-call]
 
 
-def _letter(id_: str, message: Message, size: int) -> Letter:
-    return Letter(
+def _letter(id_: str, message: Message, size: int) -> StoredMail:
+    return StoredMail(
         id=id_,
         mail_from=_shown(message, "Return-Path").strip("<>"),
         sender=_shown(message, "From"),

@@ -11,10 +11,10 @@ from pipeline import editions
 from pipeline.dispatch.compose import Composer
 from pipeline.domain import Delivery, DeliveryKind, Digest, Verdict
 from pipeline.errors import NotFoundError, TransportError
-from pipeline.matching.meaning import Embedder
+from pipeline.matching.semantic import Embedder
 from pipeline.smtp import Transport
 from pipeline.storage import subscribers
-from pipeline.storage.database import reading
+from pipeline.storage.database import read_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Previewer:
     def _next_digest(self, email: str, now: datetime) -> tuple[Digest, Delivery]:
         """Return the next digest and an unsaved delivery for it."""
         digest = editions.preview(self.engine, email, now=now, embedder=self.embedder)
-        with reading(self.engine) as conn:
+        with read_only(self.engine) as conn:
             subscriber = subscribers.by_email(conn, email)
         if subscriber is None:
             raise NotFoundError("no subscriber has this address")

@@ -15,8 +15,8 @@ from typing import Final
 import structlog
 from sqlalchemy import Engine
 
-from pipeline.storage import events, expiry, refusals, strikes, topics
-from pipeline.storage.database import wipe, with_retries
+from pipeline.storage import bounce_scores, events, refusals, retention, topics
+from pipeline.storage.database import truncate_wal, with_retries
 
 log = structlog.get_logger(__name__)
 
@@ -69,21 +69,21 @@ def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
         return _all(engine, partial(step, before=now - than))
 
     purged = Purged(
-        pending=older(expiry.drop_pending, kept.pending),
-        requests=older(expiry.drop_requests, kept.pending),
-        addresses=older(expiry.forget_addresses, kept.pending),
-        ips=older(expiry.blank_requests, kept.ip),
-        counters=older(expiry.drop_counters, COUNTERS),
-        asked=older(expiry.drop_asked, ASKED),
-        digests=older(expiry.blank_deliveries, kept.digest),
-        skips=older(expiry.drop_skips, kept.digest),
-        deliveries=older(expiry.drop_deliveries, kept.delivery),
-        events=older(events.drop_events, kept.event),
-        strikes=older(strikes.drop_strikes, strikes.MEMORY),
+        pending=older(retention.delete_pending, kept.pending),
+        requests=older(retention.delete_requests, kept.pending),
+        addresses=older(retention.redact_addresses, kept.pending),
+        ips=older(retention.redact_requests, kept.ip),
+        counters=older(retention.delete_counters, COUNTERS),
+        asked=older(retention.delete_pending_confirmations, ASKED),
+        digests=older(retention.redact_deliveries, kept.digest),
+        skips=older(retention.delete_skips, kept.digest),
+        deliveries=older(retention.delete_deliveries, kept.delivery),
+        events=older(events.delete_old, kept.event),
+        strikes=older(bounce_scores.delete_old, bounce_scores.MEMORY),
         topics=_all(engine, topics.delete_unfollowed, TOPICS),
-        refusals=older(refusals.drop_refusals, strikes.MEMORY),
+        refusals=older(refusals.delete_old, bounce_scores.MEMORY),
     )
-    wipe(engine)
+    truncate_wal(engine)
     log.info("purged", **asdict(purged))
     return purged
 

@@ -22,10 +22,17 @@ from sqlalchemy import Connection, Engine
 from pipeline import signup, slots
 from pipeline.domain import DeliveryKind, DeliveryStatus, Subscriber, SubscriberStatus
 from pipeline.errors import PaperboyError
-from pipeline.signup.csv_reader import Record, SubscriberList, address_in
-from pipeline.signup.moving import Import, Outcome
-from pipeline.storage import batches, copies, deliveries, holds, moves, subscribers
-from pipeline.storage.database import reading, with_retries
+from pipeline.signup.csv_lists import Record, SubscriberList, address_in
+from pipeline.signup.transfer import Import, ImportReport
+from pipeline.storage import (
+    deliveries,
+    ingest_state,
+    restored_copies,
+    send_controls,
+    subscriber_transfer,
+    subscribers,
+)
+from pipeline.storage.database import read_only, with_retries
 from pipeline.storage.deliveries import CancelReason
 
 log = structlog.get_logger(__name__)
@@ -63,9 +70,9 @@ def hold_if_restored(engine: Engine, now: datetime) -> bool:
     Return True if this call set the hold. Takes two small queries. Restored copies of SQLite are
     never detected.
     """
-    with reading(engine) as conn:
-        found = copies.identity(conn)
-        if found is None or found == copies.noted_identity(conn):
+    with read_only(engine) as conn:
+        found = restored_copies.identity(conn)
+        if found is None or found == restored_copies.noted_identity(conn):
             return False
     return with_retries(partial(_hold, engine, found, now))
 
@@ -73,11 +80,11 @@ def hold_if_restored(engine: Engine, now: datetime) -> bool:
 def _hold(engine: Engine, found: str, now: datetime) -> bool:
     """Store the identity of this database; hold sending if another was stored."""
     with engine.begin() as conn:
-        noted = copies.noted_identity(conn)
-        copies.note_identity(conn, found, now)
+        noted = restored_copies.noted_identity(conn)
+        restored_copies.note_identity(conn, found, now)
         if noted is None or noted == found:
             return False
-        holds.put(conn, None, REASON, now)
+        send_controls.pause(conn, None, REASON, now)
     log.critical("restored database: nothing is sent before `paperboy db settle`")
     return True
 
@@ -130,40 +137,42 @@ class Settling:
 
     def _hold_and_reserve(self, conn: Connection) -> None:
         """Hold sending, store this copy's identity, reserve the ids of the replaced database."""
-        holds.put(conn, None, REASON, self.now)
-        found = copies.identity(conn)
+        send_controls.pause(conn, None, REASON, self.now)
+        found = restored_copies.identity(conn)
         if found:
-            copies.note_identity(conn, found, self.now)
-        ours = copies.highest_ids(conn)
+            restored_copies.note_identity(conn, found, self.now)
+        ours = restored_copies.highest_ids(conn)
         if self.old is None:
-            top = {table: id_ + copies.GAP for table, id_ in ours.items()}
+            top = {table: id_ + restored_copies.GAP for table, id_ in ours.items()}
         else:
-            with reading(self.old) as theirs:
-                old = copies.highest_ids(theirs)
-            top = {table: max(id_, old[table]) + copies.CHUNK for table, id_ in ours.items()}
-        copies.reserve_ids(conn, top, self.now)
+            with read_only(self.old) as theirs:
+                old = restored_copies.highest_ids(theirs)
+            top = {
+                table: max(id_, old[table]) + restored_copies.CHUNK for table, id_ in ours.items()
+            }
+        restored_copies.reserve_ids(conn, top, self.now)
 
     def _refuse_another(self, old: Engine) -> None:
         """Raise PaperboyError if the databases have no subscriber secret in common.
 
         Two databases of one history share secrets, unless one has no subscribers.
         """
-        with reading(old) as theirs, reading(self.engine) as ours:
-            their_rows = copies.subscribers_after(theirs, 0)
-            our_rows = copies.subscribers_after(ours, 0)
-            shared = copies.by_secret(ours, [row["secret"] for row in their_rows])
+        with read_only(old) as theirs, read_only(self.engine) as ours:
+            their_rows = restored_copies.subscribers_after(theirs, 0)
+            our_rows = restored_copies.subscribers_after(ours, 0)
+            shared = restored_copies.by_secret(ours, [row["secret"] for row in their_rows])
             if their_rows and our_rows and not shared:
                 raise PaperboyError("--old-database: this copy was not made of that database")
 
     # --- From the operator ----------------------------------------------------------------------
 
     def _take_as_sent(self, conn: Connection) -> int:
-        return copies.take_as_sent(conn, self.sent_until, self.now)
+        return restored_copies.take_as_sent(conn, self.sent_until, self.now)
 
     def _move_on(self, conn: Connection) -> int:
-        due = copies.due_then(conn, self.sent_until)
+        due = restored_copies.due_then(conn, self.sent_until)
         for one in due:
-            copies.move_on(conn, one.id, moved_on(one, self.sent_until))
+            restored_copies.move_on(conn, one.id, moved_on(one, self.sent_until))
         return len(due)
 
     def _leave(self, leavers: SubscriberList) -> None:
@@ -191,8 +200,8 @@ class Settling:
     def _take_subscribers(self, old: Engine) -> None:
         last_id = 0
         while True:
-            with reading(old) as conn:
-                rows = copies.subscribers_after(conn, last_id)
+            with read_only(old) as conn:
+                rows = restored_copies.subscribers_after(conn, last_id)
             if not rows:
                 return
             last_id = rows[-1]["id"]
@@ -208,7 +217,7 @@ class Settling:
         If another row here has the new address, delete it if it is pending, else report the
         conflict.
         """
-        found = copies.by_secret(conn, [theirs["secret"]]).get(theirs["secret"])
+        found = restored_copies.by_secret(conn, [theirs["secret"]]).get(theirs["secret"])
         if found is None:
             return
         values = {name: theirs[name] for name in theirs if name not in NOT_TAKEN}
@@ -221,7 +230,7 @@ class Settling:
                 self.result.unknown.append(f"{theirs['email']}: another subscriber has it here")
                 return
             subscribers.drop(conn, other.id)
-        copies.move_on(conn, found["id"], values)
+        restored_copies.move_on(conn, found["id"], values)
         if theirs["status"] == SubscriberStatus.UNSUBSCRIBED:
             deliveries.cancel_owed(conn, [found["id"]], CancelReason.LEFT)
             if found["status"] != SubscriberStatus.UNSUBSCRIBED:
@@ -230,37 +239,37 @@ class Settling:
 
     def _take_erasure(self, theirs: Mapping[str, Any], old: Engine) -> None:
         """Erase a subscriber erased in the old database; matched by id, as the secret is new."""
-        with reading(self.engine) as conn:
+        with read_only(self.engine) as conn:
             ours = subscribers.by_id(conn, theirs["id"])
         if ours is None:
             return
-        with reading(old) as conn:
-            lives_on = copies.by_secret(conn, [ours.secret])
+        with read_only(old) as conn:
+            lives_on = restored_copies.by_secret(conn, [ours.secret])
         if not lives_on:
             signup.erase_by_id(self.engine, ours.id, self.now)
             self.result.erased += 1
 
     def _take_suppressions(self, old: Engine) -> None:
-        with reading(old) as conn:
-            theirs = copies.all_suppressions(conn)
+        with read_only(old) as conn:
+            theirs = restored_copies.all_suppressions(conn)
 
         def suppress(conn: Connection) -> int:
-            return moves.suppress(conn, theirs)
+            return subscriber_transfer.suppress(conn, theirs)
 
         self.result.suppressed += self._once(suppress)
 
     def _take_joined(self, old: Engine) -> None:
         """Import the subscribers that joined after the dump."""
-        key = moves.key_fingerprint(self.suppression_key)
+        key = subscriber_transfer.key_fingerprint(self.suppression_key)
         taking = Import(self.engine, self.suppression_key, self.now, self.max_papers)
-        with reading(old) as conn:
-            for stored in moves.everyone(conn):
-                with reading(self.engine) as ours:
-                    if copies.by_secret(ours, [stored.subscriber.secret]):
+        with read_only(old) as conn:
+            for stored in subscriber_transfer.everyone(conn):
+                with read_only(self.engine) as ours:
+                    if restored_copies.by_secret(ours, [stored.subscriber.secret]):
                         continue
-                cells = {k: v for k, v in signup.moving.exported_row(stored, key).items() if v}
+                cells = {k: v for k, v in signup.transfer.exported_row(stored, key).items() if v}
                 [done] = taking.take([Record(0, cells, ())], is_ours=True)
-                if done.outcome is Outcome.ADDED:
+                if done.outcome is ImportReport.ADDED:
                     self.result.joined.append(done.email)
                 else:
                     self.result.unknown.append(f"{done.email}: {done.reason}")
@@ -269,11 +278,11 @@ class Settling:
         """Take over the deliveries of the old database in chunks, one transaction each."""
         last_id = 0
         while True:
-            with reading(old) as conn:
-                rows = copies.deliveries_after(conn, last_id)
+            with read_only(old) as conn:
+                rows = restored_copies.deliveries_after(conn, last_id)
                 if not rows:
                     return
-                picks = copies.picks_of(conn, [row["id"] for row in rows])
+                picks = restored_copies.picks_of(conn, [row["id"] for row in rows])
                 secrets = {
                     row["subscriber_id"]: one.secret
                     for row in rows
@@ -290,8 +299,8 @@ class Settling:
         conn: Connection,
     ) -> None:
         """Update the deliveries known here, and copy digests and notices that are missing here."""
-        ours = copies.by_dedupe_key(conn, [row["dedupe_key"] for row in rows])
-        readers = copies.by_secret(conn, list(secrets.values()))
+        ours = restored_copies.by_dedupe_key(conn, [row["dedupe_key"] for row in rows])
+        readers = restored_copies.by_secret(conn, list(secrets.values()))
         counts: Counter[str] = Counter()
         for row in rows:
             theirs = row | _ended(row)
@@ -303,8 +312,8 @@ class Settling:
             if known:
                 is_theirs = known.subscriber_id == reader["id"] and known.status not in _ENDED
                 if is_theirs and known.status != theirs["status"]:
-                    copies.take_over(conn, known.id, theirs)
-                    if not copies.replace_picks(conn, known.id, frozen):
+                    restored_copies.take_over(conn, known.id, theirs)
+                    if not restored_copies.replace_picks(conn, known.id, frozen):
                         self._pass_over(conn, theirs)
                     counts["settled"] += 1
             elif row["kind"] in _COPIED:
@@ -319,13 +328,13 @@ class Settling:
         """Add a delivery of the old database without its lease, its batch at most ours."""
         through = {"range_to": _within(conn, theirs["range_to"])}
         free = {"lease": None, "lease_until": None}
-        if not copies.add_delivery(conn, {**theirs, **free, **through}, picks):
+        if not restored_copies.add_delivery(conn, {**theirs, **free, **through}, picks):
             self._pass_over(conn, theirs)
 
     def _pass_over(self, conn: Connection, theirs: Mapping[str, Any]) -> None:
         """Skip papers announced up to this digest: some are not ingested here yet."""
-        since = moves.papers_from(theirs["created_at"])
-        copies.move_on(conn, theirs["subscriber_id"], {"papers_from": since})
+        since = subscriber_transfer.papers_from(theirs["created_at"])
+        restored_copies.move_on(conn, theirs["subscriber_id"], {"papers_from": since})
 
 
 _COPIED: Final = (DeliveryKind.DIGEST, DeliveryKind.WELCOME, DeliveryKind.QUIET_NOTE)
@@ -346,27 +355,27 @@ def _ended(row: Mapping[str, Any]) -> dict[str, Any]:
         case DeliveryStatus.LEASED:
             return {"status": DeliveryStatus.QUEUED, "reason": "its sender was replaced"}
         case DeliveryStatus.SENDING:
-            return {"status": DeliveryStatus.UNCERTAIN, "reason": copies.TAKEN}
+            return {"status": DeliveryStatus.UNCERTAIN, "reason": restored_copies.TAKEN}
         case _:
             return {}
 
 
 def _within(conn: Connection, batch: int | None) -> int | None:
     """Return the batch, at most the last one published here: this copy has no later ones."""
-    return None if batch is None else min(batch, batches.published(conn))
+    return None if batch is None else min(batch, ingest_state.published_batch(conn))
 
 
 def moved_on(one: Subscriber, sent_until: datetime) -> dict[str, Any]:
     """Return new columns of a subscriber with slots up to `sent_until` served elsewhere. Pure."""
     if one.next_slot_at is None or one.next_slot_at > sent_until:
-        since = moves.papers_from(sent_until)  # only the welcome was sent
+        since = subscriber_transfer.papers_from(sent_until)  # only the welcome was sent
         return {"welcome_due": False, "papers_from": max(since, one.papers_from or since)}
     slot = slots.newest_slot(
         one.schedule, sent_until, one.next_slot_at, one.last_slot_at, one.last_edition_on
     )
     edition_on = slots.local_date(slot, one.schedule)
     was_paused = one.paused_until is not None and edition_on < one.paused_until
-    since = moves.papers_from(slot)
+    since = subscriber_transfer.papers_from(slot)
     return {
         "welcome_due": False,
         "last_slot_at": slot,

@@ -17,12 +17,12 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from sqlalchemy import Engine
 
-from pipeline import embedded
+from pipeline.local import processes
 from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
-from tests import dovecot, servers
-from tests.factories import NOW
-from tests.servers import Inbox, PostgreSQLDatabase
+from tests.support import dovecot, servers
+from tests.support.factories import NOW
+from tests.support.servers import Inbox, PostgreSQLDatabase
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -158,7 +158,7 @@ def _migrate(url: str) -> None:
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[str]:
     """The URL of a Valkey server for all tests of this process; a test empties it if it must."""
-    with embedded.valkey() as url:
+    with processes.valkey() as url:
         yield url
 
 

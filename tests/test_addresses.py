@@ -17,12 +17,12 @@ from pipeline import signup
 from pipeline.domain import SuppressionReason
 from pipeline.errors import AddressError
 from pipeline.message import _LOCAL, _ORDINARY, wire_address
-from pipeline.signup import Wishes, valid_address
+from pipeline.signup import Choices, valid_address
 from pipeline.storage import migrate, subscribers
 from pipeline.storage.database import open_engine
 from pipeline.storage.schema import DeliveryRow
 from pipeline.storage.subscribers import address_hash, email_key
-from tests.factories import NOW
+from tests.support.factories import NOW
 
 KEY = "k" * 32
 
@@ -83,7 +83,7 @@ def test_email_key_is_idempotent(local, domain):
 def test_suppression_does_not_affect_an_address_with_a_similar_domain(engine):
     """Both may subscribe; a suppression of one address does not affect the other."""
     for domain in ("fußball.example", "fussball.example"):
-        signup.add(engine, f"ada@{domain}", Wishes(), confirmed=True, suppression_key=KEY, now=NOW)
+        signup.add(engine, f"ada@{domain}", Choices(), confirmed=True, suppression_key=KEY, now=NOW)
 
     with engine.begin() as conn:
         hash_ = address_hash("ada@fußball.example", KEY)
@@ -149,11 +149,11 @@ def test_folded_suppression_blocks_a_new_sign_up(engine):
         )
         conn.execute(text("UPDATE suppressions SET folded = true"))
 
-    signup.ask(
-        engine, "eve@weiß.example", Wishes(), ip=None, suppression_key=KEY, now=NOW
+    signup.request_subscription(
+        engine, "eve@weiß.example", Choices(), ip=None, suppression_key=KEY, now=NOW
     )  # fmt: skip
-    signup.ask(
-        engine, "eva@weiß.example", Wishes(), ip=None, suppression_key=KEY,
+    signup.request_subscription(
+        engine, "eva@weiß.example", Choices(), ip=None, suppression_key=KEY,
         now=NOW + timedelta(minutes=1),
     )  # fmt: skip
 

@@ -16,19 +16,19 @@ from sqlalchemy import Engine
 from typer.testing import CliRunner
 
 from pipeline import cli
-from pipeline.bench import oracle, outbox, send, sinks
+from pipeline.bench import outbox, send, sinks, verify
 from pipeline.bench.outbox import Outbox
-from pipeline.bench.papers import Scribe
+from pipeline.bench.profile import Step
 from pipeline.bench.send import Leg, Plan, Report, Round
-from pipeline.bench.steps import Step
+from pipeline.bench.synthetic import Scribe
 from pipeline.bench.web import Spread
 from pipeline.bootstrap import Services
 from pipeline.errors import PaperboyError, SettingsError
-from pipeline.matching.evaluation import PaperText
 from pipeline.matching.index import PaperIndex
+from pipeline.matching.match import PaperText
 from pipeline.matching.query import parse
 from pipeline.settings import Settings
-from tests.factories import NOW, make_paper
+from tests.support.factories import NOW, make_paper
 
 pytestmark = pytest.mark.full
 
@@ -155,7 +155,7 @@ def test_oracle_rejects_a_mail_with_wrong_content(engine):
     make_outbox(engine, readers=3).fill(0, 2, NOW)
 
     with pytest.raises(PaperboyError, match="does not say what the plain way says"):
-        oracle.check(Sloppy(settings, engine), NOW)
+        verify.check(Sloppy(settings, engine), NOW)
 
 
 def test_temporary_database_is_created_and_dropped_on_postgresql(postgresql_url):

@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import Column, MetaData, String, insert, select
 from sqlalchemy import Table as PlainTable
 
-from pipeline.feedback.applying import Effect, Event, Feedback
-from pipeline.feedback.providers import ses
-from pipeline.feedback.providers.sns import Message
+from pipeline.feedback.process import Effect, Event, Feedback
+from pipeline.feedback.webhooks import ses
+from pipeline.feedback.webhooks.sns import Message
 from pipeline.storage.schema import BoundedText, EventRow, SightingRow, Table, bounded
-from tests.factories import NOW, make_sighting
-from tests.newsroom import ingest, rows
+from tests.support.factories import NOW, make_sighting
+from tests.support.newsroom import ingest, rows
 from tests.test_feedback import KEY, SENDER
 
 COLUMNS = [
@@ -65,7 +65,7 @@ def test_ses_message_with_any_name_is_stored(engine, value):
     said = {"eventType": value, "mail": {"messageId": value, "source": value}}
     message = Message(value, json.dumps(said))
 
-    Feedback(engine, SENDER, KEY).take("ses", ses.read(message), NOW)
+    Feedback(engine, SENDER, KEY).take("ses", ses.parse(message), NOW)
 
     assert len(rows(engine, EventRow)) == 1
 

@@ -21,10 +21,10 @@ from pipeline.storage.schema import SubscriberRow
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
 from tests.conftest import CHROMIUM
-from tests.factories import make_sighting
-from tests.newsroom import rows
-from tests.servers import Inbox
-from tests.site import ADA, Site, now
+from tests.support.factories import make_sighting
+from tests.support.newsroom import rows
+from tests.support.servers import Inbox
+from tests.support.site import ADA, Site, now
 
 pytestmark = pytest.mark.browser
 

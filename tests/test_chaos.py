@@ -19,11 +19,10 @@ from sqlalchemy.exc import DBAPIError
 from pipeline import settings
 from pipeline.bootstrap import Services
 from pipeline.domain import DeliveryStatus
-from pipeline.signup import leaving
+from pipeline.signup import unsubscribe
 from pipeline.smtp import SMTPTransport
 from pipeline.storage import deliveries, migrate
 from pipeline.storage.database import open_engine
-from tests import outbox, servers
 from tests.chaos.compiling import compile_in_chaos
 from tests.chaos.judging import judge
 from tests.chaos.killing import kill
@@ -32,10 +31,11 @@ from tests.chaos.stage import CONNECTIONS, Stage
 from tests.chaos.stage import open_sink as open_sink_process
 from tests.chaos.victims import OUTSIDE, run_send
 from tests.chaos.visiting import visit
-from tests.factories import NOW
-from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
-from tests.running import SECONDS, Command, read_until, wait_until
-from tests.sinks import HANG_UP, open_sink
+from tests.support import outbox, servers
+from tests.support.factories import NOW
+from tests.support.outbox import add_confirmation, add_delivery, add_subscriber, row
+from tests.support.running import SECONDS, Command, read_until, wait_until
+from tests.support.sinks import HANG_UP, open_sink
 from tests.test_dispatch import compose, make_dispatcher
 
 Status = DeliveryStatus
@@ -149,7 +149,7 @@ class Leaving:
     def at(self, step):
         if step == self._step and not self._left:
             self._left = True
-            leaving.leave(self._engine, "the secret", NOW)
+            unsubscribe.leave(self._engine, "the secret", NOW)
 
     def _load(self, _conn, _deliveries):
         return {}

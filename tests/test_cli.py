@@ -22,7 +22,7 @@ import pytest
 
 from pipeline import bootstrap, cli
 from pipeline.cli.main import COMMANDS
-from tests.sinks import open_sink
+from tests.support.sinks import open_sink
 
 AT_EIGHT = "2030-01-02T08:00:00Z"
 BEFORE = "2030-01-01T12:00Z"

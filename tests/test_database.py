@@ -15,8 +15,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from pipeline.domain import SourceState
 from pipeline.errors import SettingsError
-from pipeline.storage import database, http_validators, limits, source_states
-from pipeline.storage.database import in_chunks, open_engine, reading, server_now, with_retries
+from pipeline.storage import database, ingest_state, rate_limits
+from pipeline.storage.database import in_chunks, open_engine, read_only, server_now, with_retries
+from pipeline.storage.ingest_state import SourceRecord
 from pipeline.storage.schema import (
     BatchRow,
     IngestStateRow,
@@ -25,9 +26,8 @@ from pipeline.storage.schema import (
     PaperVersionRow,
     SubscriptionRow,
 )
-from pipeline.storage.source_states import SourceRecord
-from tests.factories import NOW
-from tests.newsroom import rows
+from tests.support.factories import NOW
+from tests.support.newsroom import rows
 
 SECOND = timedelta(seconds=1)
 
@@ -92,7 +92,7 @@ def test_reading_does_not_wait_for_a_writer(engine: Engine):
     with engine.begin() as writer:
         writer.execute(update(IngestStateRow).values(published_batch=7))
 
-        with reading(engine) as conn:
+        with read_only(engine) as conn:
             seen = conn.execute(select(IngestStateRow.published_batch)).scalar_one()
 
     assert seen == 0
@@ -113,7 +113,7 @@ def test_concurrent_read_modify_writes_lose_no_update(engine: Engine):
     for thread in threads:
         thread.join(30)
 
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         assert conn.execute(select(IngestStateRow.published_batch)).scalar_one() == 10
 
 
@@ -253,7 +253,7 @@ def test_concurrent_turns_keep_the_gap(engine: Engine):
 
     def take() -> None:
         with engine.begin() as conn:
-            wait = limits.take_turn(conn, "arxiv", gap=3 * SECOND)
+            wait = rate_limits.take_turn(conn, "arxiv", gap=3 * SECOND)
             with lock:
                 turns.append(server_now(conn) + wait)
 
@@ -271,10 +271,10 @@ def test_concurrent_turns_keep_the_gap(engine: Engine):
 
 def test_take_turn_bounds_the_wait_if_the_clock_was_set_back(engine: Engine):
     with engine.begin() as conn:
-        limits.take_turn(conn, "arxiv", gap=SECOND)
+        rate_limits.take_turn(conn, "arxiv", gap=SECOND)
         conn.execute(update(LimitRow).values(free_at=server_now(conn) + timedelta(days=365)))
 
-        wait = limits.take_turn(conn, "arxiv", gap=SECOND)
+        wait = rate_limits.take_turn(conn, "arxiv", gap=SECOND)
 
     assert wait <= 101 * SECOND
 
@@ -284,15 +284,15 @@ def test_a_source_and_its_validators_are_overwritten(engine: Engine):
     second = SourceRecord("feed", SourceState.FRESH, NOW, NOW, read_at=NOW, cursor="2")
     with engine.begin() as conn:
         for record in (first, second):
-            source_states.put(conn, record)
-        http_validators.put(conn, "https://example.org", '"1"', None, NOW)
-        http_validators.put(conn, "https://example.org", None, "yesterday", NOW)
+            ingest_state.put_source_state(conn, record)
+        ingest_state.put_http_validator(conn, "https://example.org", '"1"', None, NOW)
+        ingest_state.put_http_validator(conn, "https://example.org", None, "yesterday", NOW)
 
-    with reading(engine) as conn:
-        assert source_states.listing(conn) == [second]
-        assert source_states.get(conn, "arxiv") is None
-        assert http_validators.get(conn, "https://example.org") == (None, "yesterday")
-        assert http_validators.get(conn, "https://example.com") is None
+    with read_only(engine) as conn:
+        assert ingest_state.list_source_states(conn) == [second]
+        assert ingest_state.source_state(conn, "arxiv") is None
+        assert ingest_state.http_validator(conn, "https://example.org") == (None, "yesterday")
+        assert ingest_state.http_validator(conn, "https://example.com") is None
 
 
 def test_busy_timeout_is_ten_seconds():
@@ -304,11 +304,11 @@ def test_any_text_can_be_stored(engine: Engine, strange: str):
     """PostgreSQL rejects a NUL, and both databases reject half a surrogate pair."""
     stored = strange.replace("\0", "\ufffd").replace("\ud800", "\ufffd").replace("\udfff", "\ufffd")
     with engine.begin() as conn:
-        http_validators.put(conn, strange, strange, None, NOW)
+        ingest_state.put_http_validator(conn, strange, strange, None, NOW)
         paper = add_paper(conn, {"title": strange, strange: [strange]})
 
-    with reading(engine) as conn:
-        assert http_validators.get(conn, strange) == (stored, None)
+    with read_only(engine) as conn:
+        assert ingest_state.http_validator(conn, strange) == (stored, None)
         content = conn.execute(
             select(PaperVersionRow.content).where(PaperVersionRow.paper_id == paper)
         ).scalar_one()

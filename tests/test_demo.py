@@ -17,12 +17,12 @@ from sqlalchemy import Engine
 
 from pipeline import ingest, signup
 from pipeline.domain import SubscriberStatus
-from pipeline.sources import Reading
+from pipeline.sources import FetchResult
 from pipeline.storage import subscribers
-from pipeline.storage.database import reading
-from tests.factories import NOW, make_sighting
-from tests.running import Command, read_until, wait_until
-from tests.site import open_site, path
+from pipeline.storage.database import read_only
+from tests.support.factories import NOW, make_sighting
+from tests.support.running import Command, read_until, wait_until
+from tests.support.site import open_site, path
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -164,7 +164,7 @@ def backend() -> str:
 def test_up_serves_pages_and_mail_until_it_is_stopped(tmp_path, engine: Engine, database_url):
     """A subscriber confirms through the mail of the site and is welcomed; no process is left."""
     # If papers exist, `up` has no reason to query the sources at once.
-    recorded = Reading(sightings=[make_sighting()])
+    recorded = FetchResult(sightings=[make_sighting()])
     assert ingest.ingest_recorded(engine, [("arxiv", recorded)], now=NOW)
     folder = tmp_path / "here"
     folder.mkdir()
@@ -175,7 +175,7 @@ def test_up_serves_pages_and_mail_until_it_is_stopped(tmp_path, engine: Engine, 
             assert "Retrieval for Patient Readers" in browser.get("/").text
             assert browser.get("/readyz").status_code == 200
 
-            signup.add(engine, "ada@example.org", signup.Wishes(("retrieval",)), confirmed=False,
+            signup.add(engine, "ada@example.org", signup.Choices(("retrieval",)), confirmed=False,
                        suppression_key="k", now=NOW.now(NOW.tzinfo))  # fmt: skip
             wait_until(lambda: "ada@example.org" in browser.get("/mailbox").text)
             _confirm(browser)
@@ -223,7 +223,7 @@ def _confirm(browser: httpx2.Client) -> None:
 
 
 def _status(engine: Engine, email: str) -> SubscriberStatus:
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         subscriber = subscribers.by_email(conn, email)
     assert subscriber is not None
     return subscriber.status

@@ -18,9 +18,9 @@ import pytest
 from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 
-from pipeline.dispatch import Dispatcher, DispatchStoppedError, Tally, crew, halting
-from pipeline.dispatch.committer import Committer, Lease
-from pipeline.dispatch.decisions import GAPS
+from pipeline.dispatch import Dispatcher, DispatchStoppedError, Tally, controls, senders
+from pipeline.dispatch.group_commit import GroupCommit, Lease
+from pipeline.dispatch.retry_policy import GAPS
 from pipeline.domain import (
     DeliveryStatus,
     SubscriberStatus,
@@ -28,15 +28,15 @@ from pipeline.domain import (
 from pipeline.errors import RenderError
 from pipeline.settings import SMTPServer
 from pipeline.smtp import SMTPTransport
-from pipeline.smtp.connection import Bounds
+from pipeline.smtp.session import SessionLimits
 from pipeline.storage import database, deliveries
 from pipeline.storage.database import open_engine
 from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
 from pipeline.storage.schema import DeliveryRow
-from tests import outbox
-from tests.factories import NOW, TODAY
-from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
-from tests.sinks import HANG_UP, STAY_SILENT, open_sink
+from tests.support import outbox
+from tests.support.factories import NOW, TODAY
+from tests.support.outbox import add_confirmation, add_delivery, add_subscriber, row
+from tests.support.sinks import HANG_UP, STAY_SILENT, open_sink
 
 Status = DeliveryStatus
 
@@ -55,7 +55,7 @@ def make_dispatcher(engine, sink, now=NOW, bounds=None, **changes):
     server = SMTPServer("127.0.0.1", sink.port, None, None, implicit_tls=False)
     defaults = {
         "engine": engine,
-        "transport": SMTPTransport(server, bounds=bounds or Bounds()),
+        "transport": SMTPTransport(server, bounds=bounds or SessionLimits()),
         "compose": compose,
         "load": lambda _conn, _deliveries: {},
         "sender": lambda _delivery: "paper@example.org",
@@ -120,7 +120,7 @@ def test_connection_is_replaced_after_its_maximum_of_messages(engine, sink):
     for _ in range(5):
         add_delivery(engine)
 
-    tally = send(engine, sink, connections=1, bounds=Bounds(messages=2))
+    tally = send(engine, sink, connections=1, bounds=SessionLimits(messages=2))
 
     assert tally.sent == 5
     assert sink.connections == 3
@@ -302,7 +302,7 @@ def test_timeout_after_the_dot_is_uncertain(engine, sink):
     add_delivery(engine)
     sink.answers = {"DOT": STAY_SILENT}
 
-    assert send(engine, sink, bounds=Bounds(patience=0.2)) == Tally(uncertain=1)
+    assert send(engine, sink, bounds=SessionLimits(patience=0.2)) == Tally(uncertain=1)
 
 
 # --- Unsubscribing in time ----------------------------------------------------------------------
@@ -372,7 +372,7 @@ def test_stop_finishes_the_current_message_and_requeues_the_rest(engine, sink):
 )
 def test_stop_does_not_wait_for_a_silent_server(engine, sink, monkeypatch, answers, left):
     """If the dot was sent, the message is settled as uncertain; no lease is left behind."""
-    monkeypatch.setattr(crew, "GRACE", 0.1)
+    monkeypatch.setattr(senders, "GRACE", 0.1)
     id_ = add_delivery(engine)
     sink.answers = answers
     moments = list[str]()
@@ -417,7 +417,7 @@ CHILD = """
     import os, signal, sys
     sys.path.insert(0, os.getcwd())
     from pipeline.dispatch import committer
-    from pipeline.smtp.connection import SMTPConnection
+    from pipeline.smtp.session import SMTPConnection
     from pipeline.storage import deliveries
     from pipeline.storage.database import open_engine
     from tests.test_dispatch import make_dispatcher
@@ -577,7 +577,7 @@ def test_mark_is_granted_on_retry_if_the_commit_reply_was_lost(engine):
 
 
 def make_committer(engine, length=timedelta(minutes=6), clock=lambda _conn: NOW):
-    return Committer(engine, Lease("mine", length, timedelta(minutes=11)), clock)
+    return GroupCommit(engine, Lease("mine", length, timedelta(minutes=11)), clock)
 
 
 def test_committer_renews_a_waiting_claim(engine):
@@ -643,7 +643,7 @@ def test_throttling_reply_defers_the_delivery_and_slows_sending(engine, sink):
 
 
 def test_idle_connection_is_closed(engine, sink, monkeypatch):
-    monkeypatch.setattr(crew, "IDLE", 0.2)
+    monkeypatch.setattr(senders, "IDLE", 0.2)
     stopped = threading.Event()
     add_delivery(engine)
 
@@ -706,7 +706,7 @@ def test_drain_ends_if_all_due_mail_is_held(engine, sink):
     now = datetime.now(UTC)
     times = {"not_before": now - timedelta(hours=1), "expires_at": now + timedelta(hours=9)}
     add_delivery(engine, edition_on=TODAY, **times)
-    halting.stop(engine, now, TODAY)
+    controls.stop(engine, now, TODAY)
     claims = []
     event.listen(engine, "begin", lambda _conn: claims.append(1))
     gives_up = time.monotonic() + 20

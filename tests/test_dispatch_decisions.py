@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline.dispatch import decisions
-from pipeline.dispatch.decisions import GAPS, settlement
+from pipeline.dispatch import retry_policy
+from pipeline.dispatch.retry_policy import GAPS, settlement
 from pipeline.domain import STRIKES, DeliveryStatus, StrikeKind, SuppressionReason, Verdict
 from pipeline.smtp import Outcome, Phase, Reply
 from pipeline.storage.deliveries import Settlement
-from tests.factories import make_delivery
+from tests.support.factories import make_delivery
 
 Status = DeliveryStatus
 MINUTE = timedelta(minutes=1)
@@ -143,8 +143,8 @@ def test_the_gaps_are_five_minutes_to_two_hours():
 def test_compose_error_fails_with_unread_papers_or_is_retried():
     delivery = make_delivery(attempts=2)
 
-    never = decisions.not_composed(delivery, "no template")
-    later = decisions.not_composed_yet(delivery, "no template", spread=0.4)
+    never = retry_policy.not_composed(delivery, "no template")
+    later = retry_policy.not_composed_yet(delivery, "no template", spread=0.4)
 
     said = "not composed: no template"
     assert never == Settlement(delivery.id, Status.FAILED, said, unread=True)

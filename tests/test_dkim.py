@@ -26,9 +26,9 @@ from pipeline.bootstrap import Services
 from pipeline.dkim import Algorithm, Signer, aligned, check, new_key, read_keys
 from pipeline.domain import DeliveryKind, Verdict
 from pipeline.errors import SettingsError
-from pipeline.signup import Wishes
-from tests.factories import make_delivery, make_digest, make_paper, make_pick
-from tests.servers import Inbox
+from pipeline.signup import Choices
+from tests.support.factories import make_delivery, make_digest, make_paper, make_pick
+from tests.support.servers import Inbox
 
 DOMAIN = "example.org"
 
@@ -155,8 +155,10 @@ def test_dispatched_mail_is_signed(house, inbox, sqlite_url):
     """From the sign-up form through outbox and dispatcher to the wire."""
     services = house(dkim_keys=BOTH, database_url=sqlite_url)
     key, now = services.suppression_key, datetime.now(UTC)
-    wishes = Wishes(("retrieval",))
-    signup.ask(services.engine, "ada@example.org", wishes, ip=None, suppression_key=key, now=now)
+    wishes = Choices(("retrieval",))
+    signup.request_subscription(
+        services.engine, "ada@example.org", wishes, ip=None, suppression_key=key, now=now
+    )
 
     assert services.dispatch(once=True).sent == 1
 

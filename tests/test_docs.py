@@ -18,10 +18,10 @@ from pipeline import settings
 from pipeline.bootstrap import Services
 from pipeline.mailbox import Mailbox
 from pipeline.settings import Settings
-from pipeline.storage.progress import Progress
 from pipeline.storage.schema import Table
-from pipeline.web import create_app, metrics
-from pipeline.web.health import stuck
+from pipeline.storage.stats import Stats
+from pipeline.web import create_app, ops
+from pipeline.web.ops import stuck
 from tests.reference import DOCS, PAGES, ROOT, commands
 
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -68,7 +68,7 @@ def test_every_metric_is_documented(engine: Engine):
     documented = re.findall(r"^\| `(paperboy_\w+)[`{]", _page("metrics.md"), re.MULTILINE)
     now = datetime.now(UTC)
 
-    registry = metrics.read(Services(settings.load(None), engine), now, now)
+    registry = ops.collect(Services(settings.load(None), engine), now, now)
 
     assert sorted(documented) == sorted(metric.name for metric in registry.collect())
 
@@ -99,7 +99,7 @@ def test_every_reason_of_readyz_is_documented():
     since = now - timedelta(days=9)
     breaker = cast(Any, SimpleNamespace(since=since))
 
-    reasons = stuck(Progress(0, since, since, since, since, (), breaker=breaker), now, since)
+    reasons = stuck(Stats(0, since, since, since, since, (), breaker=breaker), now, since)
 
     assert len(reasons) == 5
     for reason in reasons:

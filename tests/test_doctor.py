@@ -23,19 +23,19 @@ from pipeline.bootstrap import Services
 from pipeline.cli import app
 from pipeline.doctor import database, services, site
 from pipeline.doctor import settings as settings_checks
-from pipeline.doctor.finding import Check, Finding, Patient
+from pipeline.doctor.finding import Check, Finding, Installation
 from pipeline.domain import SourceState
-from pipeline.storage import source_states, subscribers
-from pipeline.storage.database import reading
-from pipeline.storage.source_states import SourceRecord
+from pipeline.storage import ingest_state, subscribers
+from pipeline.storage.database import read_only
+from pipeline.storage.ingest_state import SourceRecord
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
-from tests.certificates import make_authority
-from tests.newsroom import rows
-from tests.servers import Inbox
-from tests.sinks import FEATURES, HANG_UP, open_sink
-from tests.tiny_model import write_model
-from tests.visitors import locks
+from tests.support.certificates import make_authority
+from tests.support.newsroom import rows
+from tests.support.servers import Inbox
+from tests.support.sinks import FEATURES, HANG_UP, open_sink
+from tests.support.tiny_model import write_model
+from tests.support.visitors import locks
 
 NOW = datetime.now(UTC)
 REAL = {
@@ -53,10 +53,10 @@ Examine = Callable[..., dict[str, Finding]]
 @pytest.fixture
 def examine() -> Iterator[Examine]:
     """Return a function that runs one check with some settings; it returns findings by name."""
-    patients: list[Patient] = []
+    patients: list[Installation] = []
 
     def examine(check: Check, now: datetime = NOW, **given: str) -> dict[str, Finding]:
-        patients.append(Patient(settings.load(None, **given), now))
+        patients.append(Installation(settings.load(None, **given), now))
         return {finding.check: finding for finding in check(patients[-1])}
 
     yield examine
@@ -148,7 +148,9 @@ def test_missed_announcement_is_reported(examine, engine, database_url):
     with engine.begin() as conn:
         for name, error in (("arxiv", "the feed of 2030-01-01 was missed"), ("other", None)):
             state = SourceState.FRESH
-            source_states.put(conn, SourceRecord(name, state, NOW, NOW, read_at=NOW, error=error))
+            ingest_state.put_source_state(
+                conn, SourceRecord(name, state, NOW, NOW, read_at=NOW, error=error)
+            )
 
     found = examine(database.sources, database_url=database_url)
 
@@ -225,7 +227,7 @@ def test_database_file_readable_by_others_is_reported_and_unchanged(examine, eng
     private = examine(database.database_file, database_url=url)["database file"]
     path.chmod(0o640)
 
-    with reading(engine):
+    with read_only(engine):
         wide = examine(database.database_file, database_url=url)["database file"]
         held = locks(path)
 
@@ -473,7 +475,7 @@ def test_http_site_fails_unless_it_is_a_local_trial(examine):
 def test_one_broken_check_does_not_stop_the_others(monkeypatch):
     """The check that raised is reported by name, and the others still run."""
 
-    def own_mistake(_patient: Patient) -> Iterator[Finding]:
+    def own_mistake(_patient: Installation) -> Iterator[Finding]:
         yield Finding("first half", True, "")
         raise ZeroDivisionError
 

@@ -12,10 +12,10 @@ import pytest
 from pipeline import settings
 from pipeline.dkim import Algorithm, Record, new_key, read_keys
 from pipeline.doctor import dns, spf
-from pipeline.doctor.finding import Check, Finding, Patient
+from pipeline.doctor.finding import Check, Finding, Installation
 from pipeline.doctor.resolver import Resolver
 from pipeline.errors import UnansweredError
-from tests.dns_server import SERVFAIL, NameServer, open_name_server, txt
+from tests.support.dns_server import SERVFAIL, NameServer, open_name_server, txt
 
 
 @cache
@@ -75,7 +75,7 @@ def examine(name_server: NameServer) -> Examine:
             **changes,
         }
         loaded = settings.load(None, **given)
-        return list(check(Patient(loaded, datetime.now(UTC))))
+        return list(check(Installation(loaded, datetime.now(UTC))))
 
     return examine
 
@@ -218,7 +218,7 @@ def test_spf_lookups_include_nested_records(name_server):
     """RFC 7208, section 4.6.4: include, a, mx, ptr, exists and redirect count, nested ones too."""
     resolver = Resolver(("127.0.0.1", name_server.port))
 
-    read = spf.read("v=spf1 include:_spf.example.net ptr -all", "example.org", resolver)
+    read = spf.evaluate("v=spf1 include:_spf.example.net ptr -all", "example.org", resolver)
 
     assert read.lookups == 4  # include, with its a and mx, and ptr
     assert read.end == "-all", "that of what is included counts for nothing"
@@ -292,7 +292,7 @@ def test_dkim_key_not_in_use_yet_passes_with_its_record(examine):
 def test_dkim_is_not_judged_without_keys(examine):
     loaded = settings.load(None, mail_from="papers@example.org")
 
-    [finding] = dns.dkim(Patient(loaded, datetime.now(UTC)))
+    [finding] = dns.dkim(Installation(loaded, datetime.now(UTC)))
 
     assert finding.ok is None
     assert "paperboy dkim new" in finding.advice

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline import settings
 from pipeline.dkim import Algorithm, new_key
-from pipeline.doctor import lint, mail, rules
-from pipeline.doctor.finding import Finding, Patient
+from pipeline.doctor import lint, mail, provider_rules
+from pipeline.doctor.finding import Finding, Installation
 from pipeline.doctor.lint import Expected
 from pipeline.domain import DeliveryKind
 
@@ -18,7 +18,7 @@ KEYS = f"a:{new_key(Algorithm.ED25519)}"
 
 
 @pytest.fixture(scope="module")
-def patient() -> Iterator[Patient]:
+def patient() -> Iterator[Installation]:
     loaded = settings.load(
         None,
         site_url="https://papers.example.org",
@@ -28,7 +28,7 @@ def patient() -> Iterator[Patient]:
         max_papers=50,
         dkim_keys=KEYS,
     )
-    patient = Patient(loaded, datetime.now(UTC))
+    patient = Installation(loaded, datetime.now(UTC))
     yield patient
     patient.services.engine.dispose()
 
@@ -109,15 +109,15 @@ def test_one_click_header_is_not_required_without_https(patient):
 
 ALL_IN_ORDER = {
     f"{check} x" if check in {"dkim", "mx"} else check: True
-    for rule in rules.RULES
+    for rule in provider_rules.RULES
     for check in rule.checks
 }
 
 
-def judge(patient: Patient, **changes: bool | None) -> dict[str, bool | None]:
+def judge(patient: Installation, **changes: bool | None) -> dict[str, bool | None]:
     outcome = {**ALL_IN_ORDER, **{name.replace("_", " "): ok for name, ok in changes.items()}}
     findings = [Finding(check, ok, "") for check, ok in outcome.items()]
-    return {finding.check: finding.ok for finding in rules.judge(patient, findings)}
+    return {finding.check: finding.ok for finding in provider_rules.judge(patient, findings)}
 
 
 def test_rules_pass_except_complaints_if_every_check_passes(patient):
@@ -145,7 +145,9 @@ def test_rules_ignore_checks_they_do_not_depend_on(patient):
 
 
 def test_failed_rule_names_its_failed_check(patient):
-    findings = list(rules.judge(patient, [Finding("spf", False, ""), Finding("dkim a", True, "")]))
+    findings = list(
+        provider_rules.judge(patient, [Finding("spf", False, ""), Finding("dkim a", True, "")])
+    )
 
     assert findings[0].detail == "not met"
     assert findings[0].advice == "see spf"

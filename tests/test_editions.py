@@ -26,16 +26,16 @@ from pipeline.domain import (
     SubscriberStatus,
     SuppressionReason,
 )
-from pipeline.editions import Outcome, compiling
+from pipeline.editions import SlotResult, compiler
 from pipeline.errors import NotFoundError
-from pipeline.signup import Wishes
+from pipeline.signup import Choices
 from pipeline.storage import deliveries, digests, subscribers, topics
-from pipeline.storage.database import reading
+from pipeline.storage.database import read_only
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import DeliveryRow, PickRow, SkipRow, SubscriberRow
-from tests.dying import dying
-from tests.factories import NOW, TODAY, make_schedule, make_sighting
-from tests.newsroom import (
+from tests.support.dying import dying
+from tests.support.factories import NOW, TODAY, make_schedule, make_sighting
+from tests.support.newsroom import (
     SUPPRESSION_KEY,
     add_reader,
     ingest,
@@ -51,7 +51,7 @@ SOON = NOW - HOUR  # readers join an hour before their slot
 EXPIRY = timedelta(hours=18)
 
 
-def publish(engine: Engine, now: datetime = NOW, *, everyone: bool = False) -> list[Outcome]:
+def publish(engine: Engine, now: datetime = NOW, *, everyone: bool = False) -> list[SlotResult]:
     return list(editions.publish(engine, now=now, expiry=EXPIRY, template="1", everyone=everyone))
 
 
@@ -60,7 +60,7 @@ def join(engine: Engine, *queries: str, **changes: Any) -> Subscriber:
 
 
 def as_stored(engine: Engine, reader: Subscriber) -> Subscriber:
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         found = subscribers.by_id(conn, reader.id)
     assert found is not None
     return found
@@ -71,7 +71,7 @@ def owed(engine: Engine) -> list[Any]:
 
 
 def loaded(engine: Engine, delivery_id: int) -> Digest:
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         return digests.load(conn, [delivery_id])[delivery_id]
 
 
@@ -88,7 +88,7 @@ def settle(engine: Engine, status: DeliveryStatus, now: datetime = NOW) -> None:
         )
 
 
-def papers(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
+def papers(outcomes: Sequence[SlotResult]) -> list[tuple[str, ...]]:
     return [outcome.papers for outcome in outcomes]
 
 
@@ -101,7 +101,7 @@ def test_publish_queues_a_digest_for_a_due_slot(engine: Engine):
 
     (outcome,) = publish(engine)
 
-    assert outcome == Outcome(
+    assert outcome == SlotResult(
         reader.id, reader.email, DeliveryKind.DIGEST, TODAY, ("3001.00001",), None
     )
     (delivery,) = owed(engine)
@@ -191,7 +191,7 @@ def test_digest_has_at_most_max_papers(engine: Engine):
     ],
 )
 def test_breadth_selects_papers_by_match_strength(engine: Engine, breadth, expected):
-    wishes = Wishes(("gentle rivers",), breadth=breadth)
+    wishes = Choices(("gentle rivers",), breadth=breadth)
     signup.add(engine, "ada@example.org", wishes, confirmed=True,
                suppression_key=SUPPRESSION_KEY, now=SOON)  # fmt: skip
     ingest(
@@ -209,7 +209,7 @@ def test_breadth_selects_papers_by_match_strength(engine: Engine, breadth, expec
 def test_stronger_match_is_sent_only_to_readers_without_the_paper(engine: Engine):
     """A reader with a lower threshold has had the paper already, and does not get it again."""
     for name, breadth in (("ada", Breadth.BALANCED), ("bob", Breadth.MORE)):
-        wishes = Wishes(("gentle rivers",), breadth=breadth)
+        wishes = Choices(("gentle rivers",), breadth=breadth)
         signup.add(engine, f"{name}@example.org", wishes, confirmed=True,
                    suppression_key=SUPPRESSION_KEY, now=SOON)  # fmt: skip
     passing = make_sighting("3001.00001", title="Two", abstract="Gentle as a stream of rivers is.")
@@ -227,7 +227,7 @@ def test_stronger_match_is_sent_only_to_readers_without_the_paper(engine: Engine
 
 def test_weaker_match_does_not_replace_a_stronger_one(engine: Engine):
     reader = join(engine, "gentle rivers")
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         [topic] = [one.topic for one in topics.followed_by(conn, [reader.id])[reader.id]]
     ingest(engine, make_sighting("3001.00001", title="Gentle Rivers"))
     publish(engine)
@@ -321,7 +321,7 @@ def test_topics_keep_the_order_they_were_chosen_in(engine: Engine):
     join(engine, email="first@example.org", max_papers=1)  # makes the later one the older topic
     reader = join(engine, "source:arxiv", "cat:cs.IR")
 
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         followed = topics.followed_by(conn, [reader.id])[reader.id]
 
     assert [subscription.label for subscription in followed] == ["source:arxiv", "cat:cs.IR"]
@@ -441,9 +441,9 @@ def test_refollowed_topic_matches_papers_cross_listed_meanwhile(engine: Engine):
     paper = make_sighting("3001.00001", categories=("cs.IR",))
     ingest(engine, paper)
     publish(engine)
-    signup.change(engine, reader.id, Wishes(("cat:q-bio",)), NOW)
+    signup.change(engine, reader.id, Choices(("cat:q-bio",)), NOW)
     ingest(engine, replace(paper, categories=("cs.IR", "cs.LG")), now=NOW + HOUR)
-    signup.change(engine, reader.id, Wishes(("cat:cs.LG",)), NOW + 2 * HOUR)
+    signup.change(engine, reader.id, Choices(("cat:cs.LG",)), NOW + 2 * HOUR)
 
     assert papers(publish(engine, NOW + DAY)) == [("3001.00001",)]
     assert {batch for _, _, batch in matches(engine)} == {2}
@@ -455,7 +455,7 @@ def test_papers_of_an_unfinished_ingest_are_picked_after_it_finishes(engine: Eng
     paper = make_sighting("3001.00001", categories=("cs.IR",))
     ingest(engine, paper)
     publish(engine)
-    signup.change(engine, reader.id, Wishes(("cat:cs.LG",)), NOW)
+    signup.change(engine, reader.id, Choices(("cat:cs.LG",)), NOW)
     cross_listed = replace(paper, categories=("cs.IR", "cs.LG"))
     store(engine, cross_listed, batch=2)
 
@@ -475,7 +475,7 @@ def test_topic_followed_during_publish_is_served(engine: Engine):
     outcomes = [next(running)]
 
     last = rows(engine, SubscriberRow, SubscriberRow.id)[-1]
-    signup.change(engine, last.id, Wishes(("cat:q-bio",)), NOW)
+    signup.change(engine, last.id, Choices(("cat:q-bio",)), NOW)
     with engine.begin() as conn:
         conn.execute(update(SubscriberRow).values(next_slot_at=NOW))
     outcomes += running
@@ -624,7 +624,7 @@ def test_early_end_of_a_pause_keeps_the_look_back_limit(engine: Engine):
 
 def test_only_active_readers_are_served(engine: Engine):
     gone = join(engine, email="gone@example.org")
-    signup.add(engine, "asked@example.org", Wishes(), confirmed=False,
+    signup.add(engine, "asked@example.org", Choices(), confirmed=False,
                suppression_key=SUPPRESSION_KEY, now=SOON)  # fmt: skip
     signup.leave(engine, gone.secret, SOON)
     ingest(engine, make_sighting())
@@ -656,7 +656,7 @@ def test_changed_hour_causes_no_second_digest_on_one_day(engine: Engine):
     ingest(engine, make_sighting())
     publish(engine)
 
-    changed = signup.change(engine, reader.id, Wishes(("cat:cs.IR",), make_schedule(23)), NOW)
+    changed = signup.change(engine, reader.id, Choices(("cat:cs.IR",), make_schedule(23)), NOW)
 
     assert changed.next_slot_at == NOW + DAY + 15 * HOUR
     assert publish(engine, NOW + 20 * HOUR) == []
@@ -698,7 +698,7 @@ def crowd(engine: Engine, count: int) -> None:
 def test_concurrent_publish_queues_one_digest_per_reader(engine: Engine):
     crowd(engine, 450)
     ingest(engine, make_sighting())
-    outcomes: list[Outcome] = []
+    outcomes: list[SlotResult] = []
     start = threading.Barrier(3)
 
     def run() -> None:
@@ -746,11 +746,11 @@ def test_crash_during_publish_leaves_only_whole_chunks(engine: Engine):
     ("due", "minutes"), [(0, 0), (999, 0), (6_000, 1), (60_000, 10), (1_000_000, 10)]
 )
 def test_spread_is_zero_for_few_digests_and_grows_to_the_maximum(due, minutes):
-    assert compiling.spread(due, timedelta(minutes=10)) == timedelta(minutes=minutes)
+    assert compiler.spread(due, timedelta(minutes=10)) == timedelta(minutes=minutes)
 
 
 def test_readers_are_spread_evenly():
-    shares = [compiling.share(id_) for id_ in range(1, 1001)]
+    shares = [compiler.share(id_) for id_ in range(1, 1001)]
 
     tenths = Counter(int(share * 10) for share in shares)
     assert set(tenths) == set(range(10))
@@ -758,8 +758,8 @@ def test_readers_are_spread_evenly():
 
 
 def test_publish_delays_digests_by_their_share_but_not_a_welcome(engine, monkeypatch):
-    monkeypatch.setattr(compiling, "MANY", 3)
-    monkeypatch.setattr(compiling, "share", lambda id_: id_ / 10)
+    monkeypatch.setattr(compiler, "MANY", 3)
+    monkeypatch.setattr(compiler, "share", lambda id_: id_ / 10)
     ids = [join(engine, email=f"r{n}@example.org").id for n in range(3)]
     ingest(engine, make_sighting())
     with engine.begin() as conn:

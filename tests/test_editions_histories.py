@@ -29,15 +29,15 @@ from pipeline.domain import (
     SubscriberStatus,
     Weekday,
 )
-from pipeline.editions import Outcome
-from pipeline.signup import Wishes
-from pipeline.storage import batches, deliveries, subscribers, topics
-from pipeline.storage.database import reading, with_retries
+from pipeline.editions import SlotResult
+from pipeline.signup import Choices
+from pipeline.storage import deliveries, ingest_state, subscribers, topics
+from pipeline.storage.database import read_only, with_retries
 from pipeline.storage.deliveries import Resolution, Settlement
 from pipeline.storage.digests import REACHED
 from pipeline.storage.schema import DeliveryRow, MatchRow, PickRow, SkipRow
-from tests.factories import NOW, make_sighting
-from tests.newsroom import SUPPRESSION_KEY, add_reader, empty, ingest, rows, store, stored
+from tests.support.factories import NOW, make_sighting
+from tests.support.newsroom import SUPPRESSION_KEY, add_reader, empty, ingest, rows, store, stored
 
 pytestmark = pytest.mark.full
 
@@ -169,7 +169,7 @@ class History:
         queries = self.queries_of(reader)
         if reader not in self.faithful:
             queries = self.dice.sample(QUERIES, self.dice.randint(1, 3))
-        wishes = Wishes(tuple(queries), self.schedule(), reader.max_papers)
+        wishes = Choices(tuple(queries), self.schedule(), reader.max_papers)
         signup.change(self.engine, reader.id, wishes, self.now)
 
     def somebody_pauses(self) -> None:
@@ -185,7 +185,7 @@ class History:
             assert not [d for d in self.digests_of(reader) if d.status in OWED]
             return
         signup.add(
-            self.engine, reader.email, Wishes((self.dice.choice(QUERIES),), self.schedule(), 3),
+            self.engine, reader.email, Choices((self.dice.choice(QUERIES),), self.schedule(), 3),
             confirmed=True, suppression_key=SUPPRESSION_KEY, now=self.now,
         )  # fmt: skip
 
@@ -204,13 +204,13 @@ class History:
         for reader in self.readers:
             self.check_nothing_twice(reader)
 
-    def editions(self, *, everyone: bool) -> Iterator[Outcome]:
+    def editions(self, *, everyone: bool) -> Iterator[SlotResult]:
         return editions.publish(
             self.engine, now=self.now, expiry=EXPIRY, template="1", everyone=everyone
         )
 
     def check(
-        self, outcome: Outcome, old: Subscriber, owed: list[Any], had: set[int], floors: Any
+        self, outcome: SlotResult, old: Subscriber, owed: list[Any], had: set[int], floors: Any
     ) -> None:
         """Check the outcome against the reader's row and queued deliveries before the publish."""
         new = self.as_stored(old)
@@ -234,7 +234,7 @@ class History:
         self.check_papers(outcome, record, old, had)
 
     def check_papers(
-        self, outcome: Outcome, record: Any, reader: Subscriber, had: set[int]
+        self, outcome: SlotResult, record: Any, reader: Subscriber, had: set[int]
     ) -> None:
         followed = self.topics_of(reader)
         expected = {
@@ -288,21 +288,21 @@ class History:
     # --- Queries --------------------------------------------------------------------------------
 
     def as_stored(self, reader: Subscriber) -> Subscriber:
-        with reading(self.engine) as conn:
+        with read_only(self.engine) as conn:
             found = subscribers.by_id(conn, reader.id)
         assert found is not None
         return found
 
     def published(self) -> int:
-        with reading(self.engine) as conn:
-            return batches.published(conn)
+        with read_only(self.engine) as conn:
+            return ingest_state.published_batch(conn)
 
     def look_back(self, days: int) -> int:
-        with reading(self.engine) as conn:
-            return batches.look_back(conn, self.now, days=days)
+        with read_only(self.engine) as conn:
+            return ingest_state.look_back(conn, self.now, days=days)
 
     def topics_of(self, reader: Subscriber) -> dict[int, str]:
-        with reading(self.engine) as conn:
+        with read_only(self.engine) as conn:
             followed = topics.followed_by(conn, [reader.id])[reader.id]
         return {one.topic.id: one.topic.query for one in followed}
 
@@ -315,7 +315,7 @@ class History:
     def owed(self, reader: Subscriber) -> list[Any]:
         return [d for d in self.digests_of(reader) if d.status in OWED]
 
-    def record_of(self, outcome: Outcome) -> Any:
+    def record_of(self, outcome: SlotResult) -> Any:
         """Return the delivery of the outcome, or the row with the reason if there is none."""
         found = rows(self.engine, DeliveryRow if outcome.skipped is None else SkipRow)
         place = (outcome.subscriber_id, outcome.edition_on)

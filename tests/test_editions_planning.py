@@ -18,11 +18,11 @@ from pipeline.domain import (
     Topic,
     TopicKind,
 )
-from pipeline.editions import compiling
+from pipeline.editions import compiler
 from pipeline.editions.candidates import Candidates, Draft, Edition
 from pipeline.storage.papers import Upvoted
 from pipeline.storage.topics import PublishedMatch
-from tests.factories import (
+from tests.support.factories import (
     NOW,
     TODAY,
     make_digest,
@@ -75,7 +75,7 @@ def make_subscription(topic: Topic) -> Subscription:
     ],
 )
 def test_draft_has_the_slot_to_serve(now, reader, slot):
-    draft = compiling._draft(make_subscriber(**reader), make_edition(now=now))
+    draft = compiler._draft(make_subscriber(**reader), make_edition(now=now))
 
     assert (draft.slot_at if draft else None) == slot
     assert draft is None or draft.edition_on == slot.date()
@@ -88,7 +88,7 @@ def test_draft_has_the_slot_to_serve(now, reader, slot):
 def test_slot_to_come_returns_the_next_slot(due, slot):
     reader = make_subscriber(next_slot_at=due)
 
-    assert compiling._slot_to_come(reader, NOW) == slot
+    assert compiler._slot_to_come(reader, NOW) == slot
 
 
 def test_reader_with_an_invalid_timezone_is_skipped_alone():
@@ -96,7 +96,7 @@ def test_reader_with_an_invalid_timezone_is_skipped_alone():
     bad = make_subscriber(schedule=make_schedule(timezone="Mars/Olympus"))
     served = make_subscriber(last_edition_on=TODAY)
 
-    planned = list(compiling._planned([bad, good, served], make_edition()))
+    planned = list(compiler._planned([bad, good, served], make_edition()))
 
     assert [(reader, draft is None) for reader, draft in planned] == [(good, False), (served, True)]
 
@@ -105,7 +105,7 @@ def test_unwelcome_returns_readers_with_a_welcome_but_no_draft():
     waits, served, other = (make_subscriber(welcome_due=due) for due in (True, True, False))
     draft = Draft(served, NOW, TODAY, 0)
 
-    assert compiling._unwelcome([waits, served, other], [draft]) == [waits.id]
+    assert compiler._unwelcome([waits, served, other], [draft]) == [waits.id]
 
 
 @pytest.mark.parametrize(
@@ -120,18 +120,18 @@ def test_unwelcome_returns_readers_with_a_welcome_but_no_draft():
     ],
 )
 def test_spread_grows_from_a_thousand_digests_up_to_the_maximum(due, longest, seconds):
-    found = compiling.spread(due, timedelta(seconds=longest))
+    found = compiler.spread(due, timedelta(seconds=longest))
 
     assert found == timedelta(seconds=seconds)
 
 
 def test_share_of_a_reader_is_stable():
     """A changed hash constant would move every reader to another minute."""
-    assert compiling.share(0) == 0
-    assert [round(compiling.share(id_), 9) for id_ in (1, 2, 1_000_000)] == [
+    assert compiler.share(0) == 0
+    assert [round(compiler.share(id_), 9) for id_ in (1, 2, 1_000_000)] == [
         round(id_ * 2654435769 % 4294967296 / 4294967296, 9) for id_ in (1, 2, 1_000_000)
     ]
-    assert 0.6180 < compiling.share(1) < 0.6181
+    assert 0.6180 < compiler.share(1) < 0.6181
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_share_of_a_reader_is_stable():
 def test_digest_expiry_counts_from_the_later_of_slot_and_now(slot_at, expires_at):
     draft = replace(make_draft(), slot_at=slot_at)
 
-    assert compiling._expires_at(draft, make_edition()) == expires_at
+    assert compiler._expires_at(draft, make_edition()) == expires_at
 
 
 # --- Batches ------------------------------------------------------------------------------------
@@ -163,18 +163,18 @@ def test_range_after_a_pause_starts_no_earlier_than_the_floor(
         cursor=cursor, paused_until=paused_until, schedule=make_schedule(frequency=frequency)
     )
 
-    assert compiling._range_from(reader, make_edition()) == range_from
+    assert compiler._range_from(reader, make_edition()) == range_from
 
 
 def test_look_back_constants():
-    assert compiling.PAUSE_LOOK_BACK_DAYS == {
+    assert compiler.PAUSE_LOOK_BACK_DAYS == {
         Frequency.DAILY: 7,
         Frequency.WEEKDAYS: 7,
         Frequency.WEEKLY: 14,
     }
-    assert compiling.TRENDING_DAYS == 7
-    assert timedelta(days=90) == compiling.NEVER_TWICE
-    assert (compiling.CHUNK, compiling.MOST_FRESH_STARTS) == (200, 20)
+    assert compiler.TRENDING_DAYS == 7
+    assert timedelta(days=90) == compiler.NEVER_TWICE
+    assert (compiler.CHUNK, compiler.MOST_FRESH_STARTS) == (200, 20)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_look_back_constants():
 def test_paused_and_suppressed_readers_get_no_mail(barred, paused_until, reason):
     draft = make_draft(paused_until=paused_until)
 
-    assert compiling._why_silent(draft, {draft.subscriber.id} if barred else set()) is reason
+    assert compiler._why_silent(draft, {draft.subscriber.id} if barred else set()) is reason
 
 
 @pytest.mark.parametrize(
@@ -210,9 +210,9 @@ def test_skips_for_pause_or_suppression_cover_no_batch(
     reader = make_subscriber(cursor=2, paused_until=paused_until, welcome_due=True)
     draft = Draft(reader, NOW, TODAY, 4)
 
-    served = compiling._served(draft, skipped, make_edition())
+    served = compiler._served(draft, skipped, make_edition())
 
-    assert compiling._range(draft, skipped, make_edition()) == covered
+    assert compiler._range(draft, skipped, make_edition()) == covered
     assert (served.old_cursor, served.cursor) == (2, covered[1])
     assert served.paused_until == silent_until
     assert (served.slot_at, served.edition_on, served.welcome) == (NOW, TODAY, True)
@@ -224,11 +224,11 @@ def test_spread_delays_digests_but_not_welcomes():
     for welcome_due, kind in ((True, DeliveryKind.WELCOME), (False, DeliveryKind.DIGEST)):
         draft = Draft(make_subscriber(id=1, welcome_due=welcome_due), NOW, TODAY, 4)
 
-        new = compiling._new_digest(draft, make_digest(), edition)
+        new = compiler._new_digest(draft, make_digest(), edition)
 
         assert new.kind is kind
         assert (new.range_from, new.range_to, new.template) == (4, 9, "1")
-        turn = timedelta(0) if welcome_due else timedelta(seconds=100) * compiling.share(1)
+        turn = timedelta(0) if welcome_due else timedelta(seconds=100) * compiler.share(1)
         assert new.delay == turn
 
 

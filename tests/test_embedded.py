@@ -12,11 +12,11 @@ import pytest
 import redis
 from celery import Celery
 
-from pipeline import embedded
+from pipeline.local import processes
 from pipeline.settings import child_environment
 
 ROOT = Path(__file__).resolve().parents[1]
-APP = "tests.celery_app"
+APP = "tests.support.celery_app"
 SECONDS = 30  # in which a process must act on a busy machine
 
 
@@ -95,7 +95,7 @@ def test_valkey_rejects_clients_without_the_password(valkey):
 
 
 def test_two_valkey_servers_run_concurrently_and_stop():
-    with embedded.valkey() as one, embedded.valkey() as other:
+    with processes.valkey() as one, processes.valkey() as other:
         assert one != other
 
     assert not _answers(one)
@@ -103,7 +103,7 @@ def test_two_valkey_servers_run_concurrently_and_stop():
 
 
 def test_worker_runs_a_task_and_stops_with_its_children(environment, notes, wake):
-    with embedded.worker(environment, concurrency=2, app=APP) as worker:
+    with processes.worker(environment, concurrency=2, app=APP) as worker:
         wake("note", "hello")
         _wait(lambda: _words(notes) == ["hello"])
 
@@ -112,7 +112,7 @@ def test_worker_runs_a_task_and_stops_with_its_children(environment, notes, wake
 
 
 def test_stopped_worker_finishes_its_current_task(environment, notes, wake):
-    with embedded.worker(environment, concurrency=1, app=APP):
+    with processes.worker(environment, concurrency=1, app=APP):
         wake("work", 1.0)
         _wait(lambda: "started" in _words(notes))
 
@@ -120,7 +120,7 @@ def test_stopped_worker_finishes_its_current_task(environment, notes, wake):
 
 
 def test_a_worker_that_does_not_stop_is_killed_with_its_children(environment, notes, wake):
-    with embedded.worker(environment, concurrency=1, app=APP) as worker:
+    with processes.worker(environment, concurrency=1, app=APP) as worker:
         wake("work", 600)
         _wait(lambda: "started" in _words(notes))
 
@@ -132,8 +132,8 @@ def test_a_worker_that_does_not_stop_is_killed_with_its_children(environment, no
 
 def test_beat_sends_periodic_tasks_to_the_worker(environment, notes, tmp_path):
     with (
-        embedded.worker(environment, concurrency=1, app=APP),
-        embedded.beat(environment, tmp_path, app=APP),
+        processes.worker(environment, concurrency=1, app=APP),
+        processes.beat(environment, tmp_path, app=APP),
     ):
         _wait(lambda: _words(notes)[:2] == ["tick", "tick"])
 
@@ -163,7 +163,7 @@ with embedded.valkey() as url, embedded.worker(child_environment(), app="{APP}")
 
 def test_child_does_not_start_if_its_parent_has_ended(tmp_path):
     """The parent may die before the child has requested its death signal."""
-    guard = [sys.executable, "-I", "-S", "-c", embedded._GUARD, str(os.getppid())]
+    guard = [sys.executable, "-I", "-S", "-c", processes._GUARD, str(os.getppid())]
     proof = tmp_path / "proof"
 
     ended = subprocess.run([*guard, "/bin/sh", "-c", f"echo > {proof}"], stderr=subprocess.DEVNULL)

@@ -20,23 +20,23 @@ import pytest
 
 from pipeline import editions
 from pipeline import ingest as ingesting
-from pipeline.bench import labelled, match, quality
+from pipeline.bench import labelled_sets, match, quality
 from pipeline.bootstrap import Services
 from pipeline.embedding import MOST_TOKENS, Embeddings, Model, from_settings
 from pipeline.errors import SettingsError
-from pipeline.matching.evaluation import PaperText
 from pipeline.matching.index import PaperIndex
+from pipeline.matching.match import PaperText
 from pipeline.matching.query import parse
 from pipeline.settings import Settings
-from pipeline.sources import Reading
+from pipeline.sources import FetchResult
 from pipeline.storage import papers
-from pipeline.storage.database import reading
+from pipeline.storage.database import read_only
 from pipeline.storage.embeddings import CachedEmbeddings
 from pipeline.storage.schema import EmbeddingRow, MatchRow
-from pipeline.web.library import Library
-from tests.factories import NOW, make_sighting
-from tests.newsroom import add_reader, count, matches, rows, stored
-from tests.tiny_model import MODEL, write_model, write_tokenizer
+from pipeline.web.papers.search_index import LiveIndex
+from tests.support.factories import NOW, make_sighting
+from tests.support.newsroom import add_reader, count, matches, rows, stored
+from tests.support.tiny_model import MODEL, write_model, write_tokenizer
 
 FILLER = "We study a question and answer it with some care"
 ABOUT_STREAMS = PaperText("1", "Rivers", "brook brook brook brook brook brook brook brook brook")
@@ -68,7 +68,7 @@ class Counting:
 
 
 def store(engine, *found, embedder=None, now=NOW):
-    readings = [("arxiv", Reading(sightings=found))]
+    readings = [("arxiv", FetchResult(sightings=found))]
     ingesting.ingest_recorded(engine, readings, now=now, embedder=embedder)
 
 
@@ -300,7 +300,7 @@ def test_embedder_improves_ndcg_of_a_labelled_set(tmp_path, model):
     }
     for name, lines in files.items():
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    known = labelled.read(tmp_path)
+    known = labelled_sets.read(tmp_path)
 
     assert quality.measure(known, embedder=Embeddings(model)).ndcg > quality.measure(known).ndcg
 
@@ -391,7 +391,7 @@ def test_site_creates_no_embeddings_and_ranks_unknown_papers_as_average(engine, 
     kept.papers([f"{p.title}. {p.abstract}" for p in stored(engine)])
     store(engine, make_sighting(title="Rivers", abstract="brook"), now=NOW + timedelta(1))
     waiting = replace(kept, makes=False)
-    library = Library(engine, background=False, embedder=waiting)
+    library = LiveIndex(engine, background=False, embedder=waiting)
     library.renew()
 
     found = library.shelves().find(parse("rivers"))
@@ -430,7 +430,7 @@ def test_ingest_stores_semantic_scores(engine, model):
         embedder=CachedEmbeddings(engine, model),
     )
 
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         ids = {paper.key: paper.id for paper in papers.announced(conn, through_batch=1)}
     scores = {row.paper_id: row.score for row in rows(engine, MatchRow)}
     assert scores[ids["3001.00002"]] > scores[ids["3001.00001"]]

@@ -24,17 +24,16 @@ from pipeline.domain import (
     Verdict,
 )
 from pipeline.errors import NotFoundError
-from pipeline.feedback.applying import Effect, Event, Feedback
-from pipeline.feedback.decisions import Meaning, meaning, strike_of
-from pipeline.feedback.suppressing import lift, suppress
+from pipeline.feedback.process import Consequence, Effect, Event, Feedback, consequence, strike_of
+from pipeline.feedback.suppression import lift, suppress
 from pipeline.message import Sender
 from pipeline.storage import deliveries, events, requests, subscribers
 from pipeline.storage.schema import EventRow, RefusalRow, StrikeRow, SubscriberRow
-from tests import outbox
-from tests.dying import dying
-from tests.factories import NOW, TODAY
-from tests.newsroom import rows
-from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
+from tests.support import outbox
+from tests.support.dying import dying
+from tests.support.factories import NOW, TODAY
+from tests.support.newsroom import rows
+from tests.support.outbox import add_confirmation, add_delivery, add_subscriber, row
 
 DAY = timedelta(days=1)
 KEY = "a key of the tests"
@@ -87,27 +86,27 @@ def status_of(engine, subscriber_id):
 @pytest.mark.parametrize(
     ("notice", "expected"),
     [
-        (Notice(HARD, verdict=Verdict.HARD), Meaning.HARD),
-        (Notice(HARD), Meaning.HARD),
-        (Notice(HARD, status="5.2.1", verdict=Verdict.HARD), Meaning.STRIKE),
-        (Notice(HARD, status="5.4.4", verdict=Verdict.NO_DOMAIN), Meaning.STRIKE),
-        (Notice(HARD, status="5.2.1", verdict=Verdict.DISABLED), Meaning.STRIKE),
-        (Notice(NoticeKind.SOFT, status="5.7.1"), Meaning.NOTHING),
-        (Notice(NoticeKind.SOFT, status="5.6.0"), Meaning.NOTHING),
-        (Notice(NoticeKind.SOFT, status="5.1.8"), Meaning.NOTHING),
-        (Notice(NoticeKind.SOFT, verdict=Verdict.SOFT), Meaning.STRIKE),
-        (Notice(NoticeKind.SOFT, verdict=Verdict.FULL), Meaning.STRIKE),
-        (Notice(NoticeKind.SOFT, status="5.0.0"), Meaning.STRIKE),
-        (Notice(NoticeKind.SOFT, status="4.4.7"), Meaning.NOTHING),
-        (Notice(NoticeKind.COMPLAINT), Meaning.COMPLAINT),
-        (Notice(NoticeKind.UNSUBSCRIBE), Meaning.LEAVE),
-        (Notice(NoticeKind.DELAYED, status="4.4.1"), Meaning.NOTHING),
-        (Notice(NoticeKind.AUTO_REPLY), Meaning.NOTHING),
-        (Notice(NoticeKind.NONE), Meaning.NOTHING),
+        (Notice(HARD, verdict=Verdict.HARD), Consequence.HARD),
+        (Notice(HARD), Consequence.HARD),
+        (Notice(HARD, status="5.2.1", verdict=Verdict.HARD), Consequence.STRIKE),
+        (Notice(HARD, status="5.4.4", verdict=Verdict.NO_DOMAIN), Consequence.STRIKE),
+        (Notice(HARD, status="5.2.1", verdict=Verdict.DISABLED), Consequence.STRIKE),
+        (Notice(NoticeKind.SOFT, status="5.7.1"), Consequence.NOTHING),
+        (Notice(NoticeKind.SOFT, status="5.6.0"), Consequence.NOTHING),
+        (Notice(NoticeKind.SOFT, status="5.1.8"), Consequence.NOTHING),
+        (Notice(NoticeKind.SOFT, verdict=Verdict.SOFT), Consequence.STRIKE),
+        (Notice(NoticeKind.SOFT, verdict=Verdict.FULL), Consequence.STRIKE),
+        (Notice(NoticeKind.SOFT, status="5.0.0"), Consequence.STRIKE),
+        (Notice(NoticeKind.SOFT, status="4.4.7"), Consequence.NOTHING),
+        (Notice(NoticeKind.COMPLAINT), Consequence.COMPLAINT),
+        (Notice(NoticeKind.UNSUBSCRIBE), Consequence.LEAVE),
+        (Notice(NoticeKind.DELAYED, status="4.4.1"), Consequence.NOTHING),
+        (Notice(NoticeKind.AUTO_REPLY), Consequence.NOTHING),
+        (Notice(NoticeKind.NONE), Consequence.NOTHING),
     ],
 )
 def test_meaning_of_each_notice(notice, expected):
-    assert meaning(notice) is expected
+    assert consequence(notice) is expected
 
 
 @pytest.mark.parametrize(
@@ -118,7 +117,7 @@ def test_meaning_of_each_notice(notice, expected):
 def test_verdicts_about_the_sender_do_not_count_against_the_address(kind, verdict):
     """Even if the status is one that would count, such as 5.2.1."""
     for status in (None, "5.7.1", "5.2.1", "4.2.2"):
-        assert meaning(Notice(kind, status=status, verdict=verdict)) is Meaning.NOTHING
+        assert consequence(Notice(kind, status=status, verdict=verdict)) is Consequence.NOTHING
 
 
 def test_disabled_mailbox_or_missing_domain_is_a_disabled_strike():
@@ -553,7 +552,7 @@ def test_drop_events_deletes_old_events_up_to_the_limit(engine, feedback):
         feedback.take("ses", Event(str(days), "Send", ""), NOW + days * DAY)
 
     with engine.begin() as conn:
-        dropped = [events.drop_events(conn, before=NOW + 2 * DAY, limit=1) for _ in range(3)]
+        dropped = [events.delete_old(conn, before=NOW + 2 * DAY, limit=1) for _ in range(3)]
 
     assert dropped == [1, 1, 0]
     assert [kept.event_id for kept in rows(engine, EventRow)] == ["2"]

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from pipeline import bootstrap, cli, settings
 from pipeline.storage import subscribers
-from tests import dovecot, outbox
-from tests.bounces import ADA, recipient, report
-from tests.factories import NOW
+from tests.support import dovecot, outbox
+from tests.support.bounces import ADA, recipient, report
+from tests.support.factories import NOW
 
 GONE = report(recipient("5.1.1", "smtp; 550 5.1.1 No such user"))
 

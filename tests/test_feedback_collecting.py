@@ -11,9 +11,9 @@ import pytest
 from pipeline.errors import MailboxError, SettingsError
 from pipeline.feedback import imap
 from pipeline.feedback.imap import parse, read_imap
-from pipeline.feedback.maildir import LARGEST, read_maildir
-from tests import dovecot
-from tests.dovecot import FAR_AWAY, Dovecot
+from pipeline.feedback.mailboxes import LARGEST, read_maildir
+from tests.support import dovecot
+from tests.support.dovecot import FAR_AWAY, Dovecot
 
 BOUNCE = b"Subject: Undelivered Mail\r\n\r\nno such user\r\n"
 LETTER = b"Subject: Hello\r\n\r\nhow are you?\r\n"

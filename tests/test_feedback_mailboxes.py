@@ -15,9 +15,9 @@ from typer.testing import CliRunner, Result
 from pipeline import cli
 from pipeline.bootstrap import services
 from pipeline.errors import MailboxError, PaperboyError
-from pipeline.feedback.mailboxes import Found, mails_at
-from tests.bounces import ADA, bounce, recipient, report
-from tests.running import Command
+from pipeline.feedback.mailboxes import FoundMail, mails_at
+from tests.support.bounces import ADA, bounce, recipient, report
+from tests.support.running import Command
 
 GONE = report(recipient("5.1.1", "smtp; 550 5.1.1 No such user"))
 FULL = report(recipient("5.2.2", "smtp; 552 5.2.2 Mailbox full"))
@@ -145,7 +145,7 @@ def test_mbox_is_read_mail_by_mail(tmp_path):
 
     first = next(iter(mails_at(box)))
 
-    assert isinstance(first, Found)
+    assert isinstance(first, FoundMail)
     assert first.name.endswith("#1")
     assert len(first.octets) < 2 * len(GONE)
 
@@ -204,7 +204,7 @@ def test_bounces_read_without_a_path_uses_the_configured_mailbox(database_url, m
 def test_hide_passwords_masks_the_process_command_line(password):
     """The password is overwritten in place, so that other users cannot read it with ps."""
     program = (
-        "import sys; from pathlib import Path; from pipeline.cli.arguments import hide_passwords;"
+        "import sys; from pathlib import Path; from pipeline.cli.process import hide_passwords;"
         "hide_passwords(sys.argv); print(Path('/proc/self/cmdline').read_text(), sys.argv[1])"
     )
     url = f"--url=imap://ada:{password}@127.0.0.1:1/INBOX"

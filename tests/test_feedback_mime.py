@@ -7,12 +7,12 @@ from base64 import b64encode
 
 import pytest
 
-from pipeline.feedback.reading import mime
-from pipeline.feedback.reading.mime import Headers, Part, read_headers, take_apart
+from pipeline.feedback.bounces import mime
+from pipeline.feedback.bounces.mime import Headers, Part, parse_mail, read_headers
 
 
 def parts_of(text: str) -> list[Part]:
-    return list(take_apart(text.encode()).parts)
+    return list(parse_mail(text.encode()).parts)
 
 
 # --- Headers ------------------------------------------------------------------------------------
@@ -44,11 +44,11 @@ def test_headers_get_returns_the_first_field_and_all_returns_every_one():
 
 
 def test_headers_end_at_an_empty_line_and_may_be_missing():
-    mail = take_apart(b"\r\n\nA: 1\r\n\r\nBody\0 one\r\r\ntwo\rthree")
+    mail = parse_mail(b"\r\n\nA: 1\r\n\r\nBody\0 one\r\r\ntwo\rthree")
     assert mail.headers.fields == (("a", "1"),)
     assert mail.parts == (Part("text/plain", b"Body one\ntwo\nthree"),)
-    assert take_apart(b"A: 1").parts == (Part("text/plain", b""),)
-    assert take_apart(b"").parts == (Part("text/plain", b""),)
+    assert parse_mail(b"A: 1").parts == (Part("text/plain", b""),)
+    assert parse_mail(b"").parts == (Part("text/plain", b""),)
 
 
 # --- Parts --------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def test_multipart_is_split_at_boundaries_and_cut_parts_are_marked(body, found):
 
 def test_part_has_its_content_type_and_charset():
     said = 'Content-Type: Text/HTML; Charset*=latin1; x="y;z"; name=n\n\n\xe9'
-    (part,) = take_apart(said.encode("latin-1")).parts
+    (part,) = parse_mail(said.encode("latin-1")).parts
     assert (part.type, part.charset, part.text) == ("text/html", "latin1", "é")
     assert parts_of("Content-Type: nonsense\n\nx")[0].type == "text/plain"
     assert parts_of("Content-Type: multipart/mixed\n\nx")[0].type == "text/plain"
@@ -143,19 +143,19 @@ def test_html_part_is_read_if_the_plain_text_is_almost_empty(length, pages):
     plain = f"--b\n\n{'x' * length}\n"
     returned = "--b\nContent-Type: message/rfc822\n\nreturned\n--b\n\nbehind\n"
 
-    written = take_apart((MIXED + html + plain + returned + "--b--").encode()).written
+    written = parse_mail((MIXED + html + plain + returned + "--b--").encode()).written
 
     assert written.split() == ["x" * length] * bool(length) + ["shown"] * pages
 
 
 def test_parser_limits_the_size_of_texts_headers_and_parts():
-    long = take_apart(b"A: 1\n\n" + b"x" * 100_001)
+    long = parse_mail(b"A: 1\n\n" + b"x" * 100_001)
     assert len(long.written) == 100_000
     page = Part("text/html", b"x" * 199_999 + b"yz")
     assert page.words == "x" * 199_999 + "y"
     head = read_headers(b"A: " + b"x" * 65_533 + b"y")
     assert head.get("a") == "x" * 65_533
-    assert len(take_apart(b"A: 1\n\n" + b"x" * 2_000_000).parts[0].octets) == (1 << 20) - 6
+    assert len(parse_mail(b"A: 1\n\n" + b"x" * 2_000_000).parts[0].octets) == (1 << 20) - 6
 
 
 # --- Characters ---------------------------------------------------------------------------------

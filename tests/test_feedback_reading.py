@@ -11,15 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.domain import Notice, NoticeKind, Verdict
-from pipeline.feedback.reading import mails, read_mail
-from pipeline.feedback.reading.diagnostics import judge
-from pipeline.feedback.reading.mails import _read_mail
-from pipeline.feedback.reading.mime import _CHARSETS, LONGEST, _text, take_apart
+from pipeline.feedback.bounces import classify, read_mail
+from pipeline.feedback.bounces.classify import _read_mail
+from pipeline.feedback.bounces.diagnostics import diagnose
+from pipeline.feedback.bounces.mime import _CHARSETS, LONGEST, _text, parse_mail
 from pipeline.message import Sender
-from tests.bounces import Case, bounce, mail, recipient, report
-from tests.bounces import freeform as made_freeform
-from tests.bounces import living as made_living
-from tests.bounces import standard as made_standard
+from tests.support.bounces import Case, bounce, mail, recipient, report
+from tests.support.bounces import freeform as made_freeform
+from tests.support.bounces import living as made_living
+from tests.support.bounces import standard as made_standard
 
 CASES = [*made_standard.CASES, *made_freeform.CASES, *made_living.CASES]
 ALIVE = [case for case in CASES if case.kind is not NoticeKind.HARD]
@@ -219,7 +219,7 @@ def test_only_the_start_of_a_huge_mail_is_read():
     mailed = huge + b"\n" * LONGEST + tail
 
     assert read_mail(mailed).kind is NoticeKind.SOFT
-    assert len(take_apart(mailed).parts[0].octets) < LONGEST
+    assert len(parse_mail(mailed).parts[0].octets) < LONGEST
 
 
 OTHER_CODECS = ("punycode", "-punycode", "_idna", "unicode_escape", "rot13", "undefined", "zlib")
@@ -231,7 +231,7 @@ def test_codec_that_is_no_mail_charset_is_ignored(charset):
     """Python has codecs of such names, some of them slow."""
     octets = f"Content-Type: text/plain; charset={charset}\n\nab\\x41-kva".encode()
 
-    assert take_apart(octets).parts[0].text == "ab\\x41-kva"
+    assert parse_mail(octets).parts[0].text == "ab\\x41-kva"
 
 
 def test_deeply_nested_mail_is_read_as_one_part():
@@ -241,7 +241,7 @@ def test_deeply_nested_mail_is_read_as_one_part():
             depth, depth, octets, depth
         )  # fmt: skip
 
-    assert len(take_apart(octets).parts) == 1
+    assert len(parse_mail(octets).parts) == 1
     assert read_mail(octets).kind is NoticeKind.NONE
 
 
@@ -270,7 +270,7 @@ def test_judge_reads_only_the_start_of_a_diagnostic(word):
     """The rules see a bounded prefix, however long the reply is."""
     start = "550 5.1.1 unknown user "
 
-    assert judge(start + word * 100_000) == judge(start + word * 10_000)
+    assert diagnose(start + word * 100_000) == diagnose(start + word * 10_000)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_charset_is_recognised_in_different_spellings(charset, octets):
 
     # `take_apart` removes NUL, which UTF-16 has, so the body is sent as base64.
     head = head.replace(b"\n\n", b"\nContent-Transfer-Encoding: base64\n\n")
-    assert take_apart(head + b64encode(octets)).parts[0].text == "Ä€"
+    assert parse_mail(head + b64encode(octets)).parts[0].text == "Ä€"
 
 
 @pytest.mark.parametrize("name", ["euc-kr", "ks_c_5601-1987", "gb2312", "iso-2022-jp", "shift_jis"])
@@ -302,7 +302,7 @@ def test_east_asian_charsets_are_decoded_with_their_supersets(name):
     }[name]
     head = f"Content-Type: text/plain; charset={name}\n\n".encode()
 
-    assert take_apart(head + word.encode(wide)).parts[0].text == word
+    assert parse_mail(head + word.encode(wide)).parts[0].text == word
 
 
 @pytest.mark.parametrize("codec", sorted(set(_CHARSETS.values())))
@@ -322,6 +322,6 @@ def test_read_mail_returns_kind_none_if_the_parser_raises(monkeypatch):
     def fail(octets):
         raise KeyError(octets)
 
-    monkeypatch.setattr(mails, "_read_mail", fail)
+    monkeypatch.setattr(classify, "_read_mail", fail)
 
     assert read_mail(b"x") == Notice(NoticeKind.NONE, reason="cannot be read: KeyError")

@@ -12,12 +12,19 @@ import pytest
 
 from pipeline.domain import Notice, NoticeKind, Verdict
 from pipeline.errors import ForgedError, ProviderError
-from pipeline.feedback.providers.fetching import LARGEST, fetch
-from pipeline.feedback.providers.ses import SES, read
-from pipeline.feedback.providers.sns import SNS, Message, host_of
-from tests import amazon
-from tests.amazon import CERTIFICATE, HOST, SUBSCRIBE, TOPIC, Amazon, about_subscription, posted
-from tests.factories import NOW
+from pipeline.feedback.webhooks.ses import SES, parse
+from pipeline.feedback.webhooks.sns import LARGEST, SNS, Message, fetch, host_of
+from tests.support import amazon
+from tests.support.amazon import (
+    CERTIFICATE,
+    HOST,
+    SUBSCRIBE,
+    TOPIC,
+    Amazon,
+    about_subscription,
+    posted,
+)
+from tests.support.factories import NOW
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 
@@ -203,7 +210,7 @@ def test_unsubscribe_confirmation_returns_no_message(sns, there):
 
 
 def notices(said) -> tuple[Notice, ...]:
-    return read(Message("1", json.dumps(said))).notices
+    return parse(Message("1", json.dumps(said))).notices
 
 
 @pytest.mark.parametrize("old", [True, False])
@@ -279,7 +286,7 @@ def test_complaint_is_recognised_unless_it_is_not_spam(feedback, kind, old):
     ],
 )
 def test_other_events_are_informational(type_, kinds):
-    event = read(Message("1", json.dumps({"eventType": type_, "mail": amazon.mail()})))
+    event = parse(Message("1", json.dumps({"eventType": type_, "mail": amazon.mail()})))
 
     assert event.kind == type_
     assert [notice.kind for notice in event.notices] == kinds
@@ -294,7 +301,7 @@ def test_event_has_message_id_envelope_and_queue_id():
         commonHeaders={"messageId": "<theirs@email.amazonses.com>"},
     )
 
-    event = read(Message("7", json.dumps(amazon.bounce(mail=mail))))
+    event = parse(Message("7", json.dumps(amazon.bounce(mail=mail))))
 
     (notice,) = event.notices
     assert (event.id, event.queue_id) == ("7", "0100-000000")
@@ -318,7 +325,7 @@ def test_event_has_message_id_envelope_and_queue_id():
     ],
 )
 def test_malformed_event_is_read_without_notices(words):
-    event = read(Message("1", words))
+    event = parse(Message("1", words))
 
     assert event.notices == ()
     assert "\0" not in event.kind + event.raw

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import insert, update
 
 from pipeline import settings
-from pipeline.dispatch import DispatchStoppedError, halting
+from pipeline.dispatch import DispatchStoppedError, controls
 from pipeline.doctor import services
-from pipeline.doctor.finding import Patient
+from pipeline.doctor.finding import Installation
 from pipeline.domain import (
     DeliveryKind,
     DeliveryStatus,
@@ -23,27 +23,19 @@ from pipeline.domain import (
     SuppressionReason,
     Verdict,
 )
-from pipeline.feedback.applying import Effect, Event, Feedback
-from pipeline.feedback.suppressing import undo, undoable
-from pipeline.storage import (
-    breakers,
-    deliveries,
-    guard,
-    holds,
-    progress,
-    refusals,
-    subscribers,
-)
+from pipeline.feedback.process import Effect, Event, Feedback
+from pipeline.feedback.suppression import undo, undoable
+from pipeline.storage import deliveries, guard, refusals, send_controls, stats, subscribers
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.refusals import wording
 from pipeline.storage.schema import RefusalRow, StrikeRow
-from pipeline.web.health import stuck
-from tests import outbox
-from tests.dying import dying
-from tests.factories import NOW, TODAY
-from tests.newsroom import rows
-from tests.outbox import accept_others, add_confirmation, add_delivery, add_subscriber, row
-from tests.sinks import open_sink
+from pipeline.web.ops import stuck
+from tests.support import outbox
+from tests.support.dying import dying
+from tests.support.factories import NOW, TODAY
+from tests.support.newsroom import rows
+from tests.support.outbox import accept_others, add_confirmation, add_delivery, add_subscriber, row
+from tests.support.sinks import open_sink
 from tests.test_dispatch import send
 from tests.test_feedback import KEY, SENDER
 
@@ -89,7 +81,7 @@ def judge(engine, now=NOW, **which):
 
 def held(engine):
     with engine.connect() as conn:
-        return {hold.edition_on: hold.automatic for hold in holds.listing(conn)}
+        return {hold.edition_on: hold.automatic for hold in send_controls.list_pauses(conn)}
 
 
 def nobody_is_charged(engine) -> bool:
@@ -102,7 +94,7 @@ def nobody_is_charged(engine) -> bool:
 
 def mend(engine, *editions):
     for edition_on in (*editions, None):
-        halting.start(engine, edition_on)
+        controls.start(engine, edition_on)
 
 
 # --- Reply wordings -----------------------------------------------------------------------------
@@ -208,7 +200,7 @@ def test_server_refusing_all_mail_holds_the_edition_without_strikes(engine, sink
     assert set(outbox.statuses(engine)) == {Status.QUEUED}
     assert held(engine) == {TODAY: True}
     with engine.connect() as conn:
-        assert breakers.get(conn)
+        assert send_controls.circuit_breaker(conn)
     sink.answers = {}
     mend(engine, TODAY)
     assert send_all(engine, sink, now=NOW + HOUR) is None
@@ -299,7 +291,7 @@ def test_refusals_about_the_sender_leave_no_delivery_failed(engine, sink):
     assert set(outbox.statuses(engine)) == {Status.QUEUED}
     assert sum(command.startswith("RCPT") for command in sink.commands) < 40
     sink.answers = {}
-    halting.start(engine, TODAY)
+    controls.start(engine, TODAY)
     assert send_all(engine, sink, now=NOW + timedelta(minutes=1)) is None
     assert Counter(sink.recipients) == Counter(address(n) for n in range(60))
 
@@ -311,7 +303,7 @@ def test_resumed_edition_is_not_throttled(engine, sink):
     assert "in a row" in send_all(engine, sink)
 
     sink.answers = {}
-    halting.start(engine, TODAY)
+    controls.start(engine, TODAY)
 
     assert send_all(engine, sink, now=NOW + timedelta(minutes=1)) is None
     assert Counter(sink.recipients) == Counter(address(n) for n in range(60))
@@ -398,7 +390,7 @@ def test_edition_of_twelve_is_held_if_one_domain_refuses_ten(engine, sink, reply
     assert nobody_is_charged(engine)
     assert held(engine) == {TODAY: True}
     sink.answers = {}
-    halting.start(engine, TODAY)
+    controls.start(engine, TODAY)
     assert send_all(engine, sink, now=NOW + timedelta(minutes=1)) is None
     assert len(set(sink.recipients)) == len(sink.taken) == 12
 
@@ -408,7 +400,7 @@ def test_edition_completes_after_unknown_recipients_are_suppressed_manually(engi
     there = add_lab(engine)
     sink.answers = {f"RCPT {one}": UNKNOWN for one in there}
     send_all(engine, sink)
-    halting.start(engine, TODAY)
+    controls.start(engine, TODAY)
     assert send_all(engine, sink, now=NOW + timedelta(minutes=1))
     assert held(engine) == {TODAY: True}
 
@@ -417,7 +409,7 @@ def test_edition_completes_after_unknown_recipients_are_suppressed_manually(engi
             subscribers.suppress(conn, f"hash of {one}", SuppressionReason.MANUAL, NOW)
             known = subscribers.by_email(conn, one)
             deliveries.cancel_owed(conn, [known.id], deliveries.CancelReason.SUPPRESSED)
-    halting.start(engine, TODAY)
+    controls.start(engine, TODAY)
 
     assert send_all(engine, sink, now=NOW + timedelta(minutes=2)) is None
     assert held(engine) == {}
@@ -472,7 +464,7 @@ def test_only_subscriber_refused_in_three_editions_holds_all_sending(engine):
 
     assert held(engine) == {None: True}
     assert nobody_is_charged(engine)
-    halting.start(engine)
+    controls.start(engine)
     days_of(engine, reader, 2)
     assert held(engine) == {}, "it begins anew"
 
@@ -702,7 +694,7 @@ def test_each_hold_opens_the_circuit_breaker(engine):
             record(engine, id_, n, edition_on=TODAY + day * DAY, at=now)
         assert judge(engine, now).trips[0].edition_on == TODAY + day * DAY
         with engine.connect() as conn:
-            breaker = breakers.get(conn)
+            breaker = send_controls.circuit_breaker(conn)
         assert (breaker.open_until, breaker.refusals) == (now + guard.OPEN_FOR, day + 1)
 
 
@@ -858,7 +850,7 @@ def test_old_refusals_are_deleted_in_batches(engine):
         record(engine, add_delivery(engine), n, at=NOW + n * HOUR)
 
     with engine.begin() as conn:
-        drop = refusals.drop_refusals
+        drop = refusals.delete_old
         dropped = [drop(conn, before=NOW + 3 * HOUR, limit=2) for _ in range(3)]
 
     assert dropped == [2, 1, 0]
@@ -873,8 +865,12 @@ def test_recipient_of_returns_the_delivery_address_if_it_has_its_own(engine):
         found = [refusals.recipient_of(conn, id_) for id_ in (own, moved, moved + 1)]
 
     assert found == [
-        refusals.Recipient(TODAY, False, address(0), f"hash of {address(0)}", "d0.example", 2),
-        refusals.Recipient(None, True, "new@d.example", f"hash of {address(1)}", "d.example", 0),
+        refusals.RefusedRecipient(
+            TODAY, False, address(0), f"hash of {address(0)}", "d0.example", 2
+        ),
+        refusals.RefusedRecipient(
+            None, True, "new@d.example", f"hash of {address(1)}", "d.example", 0
+        ),
         None,
     ]
 
@@ -1083,8 +1079,8 @@ def test_hold_is_reported_by_progress_health_and_doctor(engine, sink, database_u
     send_all(engine, sink)
 
     with engine.connect() as conn:
-        made = progress.read(conn, NOW)
-    patient = Patient(settings.load(None, database_url=database_url), NOW)
+        made = stats.read(conn, NOW)
+    patient = Installation(settings.load(None, database_url=database_url), NOW)
     found = list(services.sending(patient))
     patient.services.engine.dispose()
 
@@ -1109,8 +1105,8 @@ def test_refusals_after_data_between_acceptances_alert_the_operator(
     assert held(engine) == {}
     assert nobody_is_charged(engine)
     with engine.connect() as conn:
-        reasons = stuck(progress.read(conn, NOW), NOW, NOW)
-    patient = Patient(settings.load(None, database_url=database_url), NOW)
+        reasons = stuck(stats.read(conn, NOW), NOW, NOW)
+    patient = Installation(settings.load(None, database_url=database_url), NOW)
     found = list(services.sending(patient))
     patient.services.engine.dispose()
     expected = f"20 of 40 mails of the edition of {TODAY} failed alike: 554 zbrwl"
@@ -1119,9 +1115,9 @@ def test_refusals_after_data_between_acceptances_alert_the_operator(
 
 
 def test_manual_hold_raises_no_alert(engine):
-    halting.stop(engine, NOW, TODAY)
+    controls.stop(engine, NOW, TODAY)
     with engine.connect() as conn:
-        assert stuck(progress.read(conn, NOW), NOW, NOW) == []
+        assert stuck(stats.read(conn, NOW), NOW, NOW) == []
 
 
 def suppressed_reader(engine, number, reply, days=0, reason="hard"):

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.domain import Links, Sighting
-from pipeline.storage import identity
-from pipeline.storage.identity import (
+from pipeline.storage import dedup
+from pipeline.storage.dedup import (
     KnownPaper,
     author_key,
     content_of,
@@ -19,7 +19,7 @@ from pipeline.storage.identity import (
     title_key,
     with_arxiv_id,
 )
-from tests.factories import TODAY, make_sighting
+from tests.support.factories import TODAY, make_sighting
 
 TITLE = "Attention for Patient Readers"
 
@@ -235,4 +235,4 @@ def test_merging_is_idempotent():
 
 
 def test_arxiv_is_the_first_text_source():
-    assert identity.WORDS_FROM[0] == "arxiv"
+    assert dedup.WORDS_FROM[0] == "arxiv"

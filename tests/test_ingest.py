@@ -17,15 +17,15 @@ from pipeline.domain import Sighting, SourceState
 from pipeline.editions import bring_topics_up
 from pipeline.errors import LeaseLostError, SourceError
 from pipeline.ingest import state_of
-from pipeline.sources import Validator, recorded
-from pipeline.storage import batches, http_validators, source_states, topics
-from pipeline.storage.database import reading
+from pipeline.sources import Validator, recorded_files
+from pipeline.storage import ingest_state, topics
+from pipeline.storage.database import read_only
+from pipeline.storage.ingest_state import SourceRecord
 from pipeline.storage.schema import BatchRow, MatchRow, SightingRow
-from pipeline.storage.source_states import SourceRecord
 from tests.conftest import SHARED
-from tests.dying import dying, end_lease
-from tests.factories import NOW, make_match, make_sighting
-from tests.newsroom import (
+from tests.support.dying import dying, end_lease
+from tests.support.factories import NOW, make_match, make_sighting
+from tests.support.newsroom import (
     Press,
     add_reader,
     count,
@@ -48,8 +48,8 @@ def refused(retry_at: datetime | None = None) -> None:
 
 
 def record(engine: Engine, source: str) -> SourceRecord:
-    with reading(engine) as conn:
-        found = source_states.get(conn, source)
+    with read_only(engine) as conn:
+        found = ingest_state.source_state(conn, source)
     assert found is not None
     return found
 
@@ -70,7 +70,7 @@ def test_new_papers_of_all_sources_are_published_as_one_batch(engine: Engine):
 
 def test_papers_beyond_the_chunk_size_are_all_matched(engine: Engine, monkeypatch):
     monkeypatch.setattr(ingesting, "MATCHED_AT_ONCE", 3)
-    monkeypatch.setattr("pipeline.matching.topics.AT_ONCE", 2)
+    monkeypatch.setattr("pipeline.matching.match.AT_ONCE", 2)
     add_reader(engine, "cat:cs.IR")
     bring_topics_up(engine, 0, NOW)
 
@@ -204,8 +204,8 @@ def test_ingesting_recorded_answers_does_not_change_source_states(engine: Engine
         (SourceState.FRESH, 1, 1),
         (SourceState.STALE, 0, None),
     ]
-    with reading(engine) as conn:
-        assert source_states.listing(conn) == []
+    with read_only(engine) as conn:
+        assert ingest_state.list_source_states(conn) == []
 
 
 def recorded_reading(*sightings: Sighting) -> ingesting.Reading:
@@ -222,8 +222,8 @@ def test_http_validator_is_stored_only_with_its_papers_after_a_crash(engine: Eng
         empty(engine)
         with dying(engine, after) as seen:
             ingesting.ingest(engine, [source], now=NOW)
-        with reading(engine) as conn:
-            validator = http_validators.get(conn, url)
+        with read_only(engine) as conn:
+            validator = ingest_state.http_validator(conn, url)
         kept.append(validator)
         assert validator is None or count(engine, SightingRow) == 1
         if len(seen) <= after:
@@ -307,15 +307,15 @@ def test_ingest_that_lost_its_lease_writes_nothing_more(engine: Engine, moment: 
 
 def test_only_the_lease_holder_publishes(engine: Engine):
     with engine.begin() as conn:
-        token = batches.take_lease(conn, now=NOW, until=NOW + HOUR)
-        assert batches.take_lease(conn, now=NOW + HOUR / 2, until=NOW + HOUR) is None
-        assert batches.take_lease(conn, now=NOW + 2 * HOUR, until=NOW + 3 * HOUR) is not None
+        token = ingest_state.take_lease(conn, now=NOW, until=NOW + HOUR)
+        assert ingest_state.take_lease(conn, now=NOW + HOUR / 2, until=NOW + HOUR) is None
+        assert ingest_state.take_lease(conn, now=NOW + 2 * HOUR, until=NOW + 3 * HOUR) is not None
         assert token is not None
 
     with engine.begin() as conn, pytest.raises(LeaseLostError):
-        batches.publish(conn, 1, token=token, papers=0, matches=0, now=NOW)
+        ingest_state.publish_batch(conn, 1, token=token, papers=0, matches=0, now=NOW)
     with engine.begin() as conn, pytest.raises(LeaseLostError):
-        batches.hold_lease(conn, token, until=NOW + HOUR)
+        ingest_state.hold_lease(conn, token, until=NOW + HOUR)
 
 
 # --- Crashes ------------------------------------------------------------------------------------
@@ -373,7 +373,7 @@ def test_next_ingest_completes_after_sigkill(engine: Engine, database_url: str):
     """SIGKILL in the second chunk of the matches of 260 papers with two topics."""
     ready_to_match(engine)
     killed = subprocess.run(
-        [sys.executable, "-m", "tests.dying", database_url], cwd=ROOT, check=False
+        [sys.executable, "-m", "tests.support.dying", database_url], cwd=ROOT, check=False
     )
     assert killed.returncode == -signal.SIGKILL
     assert (published(engine), len(stored(engine))) == (0, 260)
@@ -395,7 +395,7 @@ def test_next_ingest_completes_after_sigkill(engine: Engine, database_url: str):
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_recorded_hugging_face_papers_are_stored_once(engine: Engine):
     paths = sorted((SHARED / "hf_daily_papers").glob("*.json"))
-    readings = [reading for path in paths for reading in recorded.read_file(path)]
+    readings = [reading for path in paths for reading in recorded_files.read_file(path)]
     distinct = {s.arxiv_id for _, found in readings for s in found.sightings}
 
     first = ingesting.ingest_recorded(engine, readings, now=NOW)

@@ -20,11 +20,11 @@ from pipeline.domain import SuppressionReason
 from pipeline.errors import InvalidTokenError, SettingsError
 from pipeline.links import SignedLinks
 from pipeline.storage import keys, subscribers
-from pipeline.storage.database import open_engine, reading
+from pipeline.storage.database import open_engine, read_only
 from pipeline.storage.keys import KeyName, fingerprint
 from pipeline.storage.schema import KeyRow, StrikeRow, SubscriberRow, SuppressionRow, Table
 from pipeline.web import create_app
-from tests.newsroom import SUPPRESSION_KEY, add_reader, rows
+from tests.support.newsroom import SUPPRESSION_KEY, add_reader, rows
 
 ROOT = Path(__file__).resolve().parents[1]
 ADA, BOB = "ada@example.org", "bob@example.org"
@@ -281,7 +281,7 @@ def test_suppressions_of_an_older_database_are_rehashed_with_the_new_key(engine)
     assert (
         fingerprint(key) == {row.name: row.fingerprint for row in rows(engine, KeyRow)}[SUPPRESSION]
     )
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         assert subscribers.suppressed(conn, new) is not None
         assert conn.execute(select(SuppressionRow.hash)).scalars().all() == [new]
         assert conn.execute(select(StrikeRow.address_hash)).scalars().all() == [new]

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from pipeline.limits import OwnBucket, SharedBucket
+from pipeline.token_bucket import OwnBucket, SharedBucket
 
 
 @pytest.fixture

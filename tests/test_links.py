@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import ExpiredTokenError, InvalidTokenError
 from pipeline.links import LIFETIME, Purpose, SignedLinks
-from tests.factories import NOW
+from tests.support.factories import NOW
 
 SITE = "https://papers.example.org"
 OLD, NEW = "the key of last year", "the key of this year"

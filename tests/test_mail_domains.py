@@ -9,11 +9,11 @@ from alembic import command
 from sqlalchemy import text
 
 from pipeline.domain import DeliveryKind, Digest, Precedence
-from pipeline.storage import confirmations, deliveries, digests, expiry, migrate
+from pipeline.storage import deliveries, digests, migrate, retention, transactional
 from pipeline.storage.database import open_engine
 from pipeline.storage.digests import NewDigest
-from tests.factories import NOW, TODAY
-from tests.outbox import add_delivery, add_subscriber, row
+from tests.support.factories import NOW, TODAY
+from tests.support.outbox import add_delivery, add_subscriber, row
 
 DAY = timedelta(days=1)
 
@@ -28,7 +28,7 @@ def owe_digest(engine, subscriber_id, kind=DeliveryKind.DIGEST):
 
 def owe_letter(engine, subscriber_id, address=None):
     with engine.begin() as conn:
-        confirmations.enqueue(
+        transactional.enqueue(
             conn,
             DeliveryKind.NEW_ADDRESS,
             subscriber_id,
@@ -77,7 +77,7 @@ def test_erasing_a_reader_clears_the_domain_of_deliveries(engine):
     id_ = add_delivery(engine, subscriber_id=subscriber_id, domain="lovelace.example")
 
     with engine.begin() as conn:
-        deliveries.blank(conn, subscriber_id)
+        deliveries.redact(conn, subscriber_id)
 
     assert row(engine, id_).domain == ""
 
@@ -86,7 +86,7 @@ def test_domain_is_cleared_with_the_address(engine):
     id_ = add_delivery(engine, status="sent", address="a@b.example", domain="b.example")
 
     with engine.begin() as conn:
-        expiry.forget_addresses(conn, before=NOW + DAY, limit=10)
+        retention.redact_addresses(conn, before=NOW + DAY, limit=10)
 
     assert (row(engine, id_).address, row(engine, id_).domain) == ("", "")
 

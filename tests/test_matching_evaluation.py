@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import QueryError
-from pipeline.matching.evaluation import PaperText, Ranked, TopicText, rank
+from pipeline.matching.match import PaperText, Ranked, TopicText, rank
 
 pytestmark = pytest.mark.full
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.domain import Breadth
 from pipeline.matching.corpus import CorpusStatistics
-from pipeline.matching.evaluation import PaperText
 from pipeline.matching.index import PaperIndex
+from pipeline.matching.match import PaperText
 from pipeline.matching.query import parse, plain_words
 
 # Base forms, none of which is a compound of the others.

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.matching.hints import hints, nearest_category
+from pipeline.matching.suggestions import hints, nearest_category
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pipeline.domain import Breadth
 from pipeline.errors import QueryError
 from pipeline.matching.corpus import CorpusStatistics, statistics
-from pipeline.matching.evaluation import PaperText
+from pipeline.matching.highlights import find
 from pipeline.matching.index import PaperIndex
-from pipeline.matching.mentions import find
+from pipeline.matching.match import PaperText
 from pipeline.matching.query import parse, plain_words
 
 FILLER = "We study a question and answer it with some care in this work"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.matching.names import author_forms, keys, may_be_called, wanted_keys
+from pipeline.matching.author_names import author_forms, keys, may_be_called, wanted_keys
 
 SAME = [
     ("Frederika Holm", "F. Holm"),

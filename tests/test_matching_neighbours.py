@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.matching.neighbours import MOST, broader, narrower
 from pipeline.matching.query import canonical, parse
+from pipeline.matching.suggestions import MOST, broader, narrower
 
 
 @pytest.mark.parametrize(

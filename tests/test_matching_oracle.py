@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import QueryError
-from pipeline.matching.evaluation import PaperText
 from pipeline.matching.index import PaperIndex
+from pipeline.matching.match import PaperText
 from pipeline.matching.query import (
     And,
     Field,
@@ -23,7 +23,7 @@ from pipeline.matching.query import (
     parse,
     write,
 )
-from pipeline.matching.words import STOP_WORDS, stem
+from pipeline.matching.tokens import STOP_WORDS, stem
 
 # No word is a compound of others, and "the" is a stop word.
 WORDS = ("graph", "graphs", "tree", "trees", "moss", "fern", "the")

@@ -29,7 +29,7 @@ from pipeline.matching.query import (
 )
 from pipeline.storage import topics
 from pipeline.storage.database import in_chunks
-from tests.factories import NOW
+from tests.support.factories import NOW
 
 SYNTAX = ['"', "(", ")", "-", "--", "AND", "OR", "NOT", "ANDNOT", "ti:", "cat:", "au:", "source:"]
 WORDS = [

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.matching.words import forms, stem, stems, words
+from pipeline.matching.tokens import forms, stem, stems, words
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from pipeline.message import (
     wire_address,
 )
 from pipeline.rendering import Rendered
-from pipeline.rendering.wire import fragment
-from tests.factories import NOW
+from pipeline.rendering.fragments import fragment
+from tests.support.factories import NOW
 
 LEAVE = "https://papers.example.org/unsubscribe/" + "k3hd82hs9d7xkqpz" * 4
 

@@ -8,20 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dispatch import pace
-from pipeline.dispatch.pace import Scope
+from pipeline.dispatch import throttle
+from pipeline.dispatch.throttle import Scope
 from pipeline.domain import Verdict
 from pipeline.smtp import Outcome, Phase, Reply, verdict_of
-from pipeline.storage.mail_domains import domain_of
-from pipeline.storage.paces import PaceState
-from tests.factories import NOW
+from pipeline.storage.throttles import ThrottleState, domain_of
+from tests.support.factories import NOW
 
 MINUTE = timedelta(minutes=1)
-SLOWED, BLOCKED = PaceState.SLOWED, PaceState.BLOCKED
+SLOWED, BLOCKED = ThrottleState.SLOWED, ThrottleState.BLOCKED
 
 
 def refuse(known=None, state=SLOWED, at=NOW, reply="450 slow down"):
-    return pace.refused(known, "gmail.com", state, reply, at)
+    return throttle.refused(known, "gmail.com", state, reply, at)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +44,7 @@ def refuse(known=None, state=SLOWED, at=NOW, reply="450 slow down"):
     ],
 )
 def test_refusal_scope_depends_on_phase_and_reply(phase, reply, scope):
-    assert pace.scope(Outcome(verdict_of(phase, reply), phase, reply)) is scope
+    assert throttle.scope(Outcome(verdict_of(phase, reply), phase, reply)) is scope
 
 
 def test_each_refusal_halves_the_allowance_and_lengthens_the_pause():
@@ -72,7 +71,7 @@ def test_each_consecutive_block_lengthens_the_pause():
 
 
 def test_later_refusal_never_shortens_a_pause():
-    known = pace.replace(refuse(), not_before=NOW + 60 * MINUTE)
+    known = throttle.replace(refuse(), not_before=NOW + 60 * MINUTE)
 
     assert refuse(known, at=NOW + MINUTE).not_before == NOW + 60 * MINUTE
     again = refuse(known, BLOCKED, NOW + timedelta(seconds=1), "550 blocked")
@@ -82,9 +81,9 @@ def test_later_refusal_never_shortens_a_pause():
 
 
 def test_scope_without_a_reply_depends_on_verdict_and_phase():
-    assert pace.scope(Outcome(Verdict.BLOCKED, Phase.DOT)) is Scope.NOBODY
-    assert pace.scope(Outcome(Verdict.THROTTLED, Phase.DOT)) is Scope.DOMAIN
-    assert pace.scope(Outcome(Verdict.THROTTLED, Phase.MAIL)) is Scope.SERVER
+    assert throttle.scope(Outcome(Verdict.BLOCKED, Phase.DOT)) is Scope.NOBODY
+    assert throttle.scope(Outcome(Verdict.THROTTLED, Phase.DOT)) is Scope.DOMAIN
+    assert throttle.scope(Outcome(Verdict.THROTTLED, Phase.MAIL)) is Scope.SERVER
 
 
 @pytest.mark.parametrize(
@@ -100,28 +99,28 @@ def test_scope_without_a_reply_depends_on_verdict_and_phase():
     ],
 )
 def test_accepted_mails_increase_the_allowance(allowance, count, grown):
-    known = pace.replace(refuse(), allowance=allowance)
+    known = throttle.replace(refuse(), allowance=allowance)
 
-    found = pace.accepted(known, count, NOW + timedelta(seconds=30))
+    found = throttle.accepted(known, count, NOW + timedelta(seconds=30))
 
     assert (found and round(found.allowance, 2)) == grown
 
 
 def test_spent_turns_delay_the_next_from_now_or_from_saved_turns():
-    known = pace.replace(refuse(), not_before=NOW, allowance=60)
+    known = throttle.replace(refuse(), not_before=NOW, allowance=60)
 
-    assert pace.spent(known, 3, NOW).not_before == NOW + timedelta(seconds=3)
-    late = pace.spent(known, 3, NOW + MINUTE)
+    assert throttle.after_claim(known, 3, NOW).not_before == NOW + timedelta(seconds=3)
+    late = throttle.after_claim(known, 3, NOW + MINUTE)
     assert late.not_before == NOW + MINUTE - timedelta(seconds=2)
 
 
 @pytest.mark.parametrize(("refused_at", "not_before"), [(0, -9), (-9, 0)])
 def test_pace_expires_a_day_after_its_last_refusal_and_pause(refused_at, not_before):
     times = {"refused_at": NOW + refused_at * MINUTE, "not_before": NOW + not_before * MINUTE}
-    known = pace.replace(refuse(), **times)
+    known = throttle.replace(refuse(), **times)
 
-    assert not pace.is_forgotten(known, NOW + timedelta(days=1, seconds=-1))
-    assert pace.is_forgotten(known, NOW + timedelta(days=1))
+    assert not throttle.is_forgotten(known, NOW + timedelta(days=1, seconds=-1))
+    assert throttle.is_forgotten(known, NOW + timedelta(days=1))
 
 
 def test_refusals_within_30_seconds_count_once():
@@ -134,14 +133,14 @@ def test_refusals_within_30_seconds_count_once():
 def test_acceptances_within_30_seconds_of_a_refusal_are_ignored():
     blocked = refuse(state=BLOCKED)
 
-    assert pace.accepted(blocked, 5, NOW + timedelta(seconds=29)) == blocked
-    assert pace.accepted(blocked, 5, NOW + 31 * MINUTE).state is SLOWED
+    assert throttle.accepted(blocked, 5, NOW + timedelta(seconds=29)) == blocked
+    assert throttle.accepted(blocked, 5, NOW + 31 * MINUTE).state is SLOWED
 
 
 def test_block_overrides_a_slowed_state_immediately():
     blocked = refuse(refuse(), BLOCKED)
 
-    assert (blocked.state, blocked.allowance) == (BLOCKED, pace.LEAST)
+    assert (blocked.state, blocked.allowance) == (BLOCKED, throttle.LEAST)
     assert blocked.not_before == NOW + 30 * MINUTE
     assert refuse(blocked, SLOWED, NOW + MINUTE).state is BLOCKED
 
@@ -149,10 +148,10 @@ def test_block_overrides_a_slowed_state_immediately():
 def test_accepted_mails_lift_the_throttle_in_50_to_60_steps():
     known = refuse()
 
-    grown = pace.accepted(known, 60, NOW + MINUTE)
+    grown = throttle.accepted(known, 60, NOW + MINUTE)
     minutes = 0
     while known is not None:
-        known = pace.accepted(known, int(known.allowance), NOW + MINUTE)
+        known = throttle.accepted(known, int(known.allowance), NOW + MINUTE)
         minutes += 1
 
     assert grown.allowance == 70, "a minute's worth adds ten"
@@ -160,26 +159,26 @@ def test_accepted_mails_lift_the_throttle_in_50_to_60_steps():
 
 
 def test_turns_accrue_evenly_and_saved_turns_are_limited():
-    known = pace.replace(refuse(), not_before=NOW)
+    known = throttle.replace(refuse(), not_before=NOW)
 
-    assert pace.turns(known, NOW - timedelta(seconds=1)) == 0
-    assert pace.turns(known, NOW) == 1
-    assert pace.turns(known, NOW + timedelta(seconds=3)) == 4
-    assert pace.turns(known, NOW + timedelta(hours=3)) == 6
+    assert throttle.allowance(known, NOW - timedelta(seconds=1)) == 0
+    assert throttle.allowance(known, NOW) == 1
+    assert throttle.allowance(known, NOW + timedelta(seconds=3)) == 4
+    assert throttle.allowance(known, NOW + timedelta(hours=3)) == 6
 
 
 @pytest.mark.parametrize("allowance", [1, 7.5, 60, 599])
 def test_turns_per_minute_are_limited_to_allowance_plus_burst(allowance):
-    known = pace.replace(refuse(), not_before=NOW, allowance=allowance)
+    known = throttle.replace(refuse(), not_before=NOW, allowance=allowance)
     left = []
     for step in range(0, 3 * 600, 7):  # one step per 0.7 s, for three minutes
         now = NOW + step * timedelta(seconds=0.1)
-        turns = pace.turns(known, now)
-        known = pace.spent(known, turns, now)
+        turns = throttle.allowance(known, now)
+        known = throttle.after_claim(known, turns, now)
         left += [step] * turns
 
     most = max(sum(start <= step < start + 600 for step in left) for start in left)
-    burst = allowance * pace.BURST / MINUTE
+    burst = allowance * throttle.BURST / MINUTE
     assert allowance * 0.95 - 1 <= most <= allowance + burst + 1
 
 
@@ -187,7 +186,7 @@ def test_concurrent_mails_decrease_after_each_refusal():
     known, at, seen = None, NOW, []
     for _ in range(4):
         known = refuse(known, at=at)
-        seen.append(pace.at_once(known))
+        seen.append(throttle.most_in_flight(known))
         at = known.not_before
 
     assert seen == [4, 2, 1, 1]
@@ -199,31 +198,31 @@ def test_at_least_one_mail_is_allowed_and_the_throttle_always_ends(story):
     known, at = refuse(), NOW
     for taken in story:
         at += MINUTE
-        known = pace.accepted(known, taken, at) if taken and known else refuse(known, at=at)
-        assert known is None or pace.at_once(known) >= 1
+        known = throttle.accepted(known, taken, at) if taken and known else refuse(known, at=at)
+        assert known is None or throttle.most_in_flight(known) >= 1
 
     minutes = 0
     while known is not None:
-        before = pace.at_once(known)
+        before = throttle.most_in_flight(known)
         at, minutes = at + MINUTE, minutes + 1
-        known = pace.accepted(known, max(1, int(known.allowance)), at)
-        assert known is None or pace.at_once(known) >= before
+        known = throttle.accepted(known, max(1, int(known.allowance)), at)
+        assert known is None or throttle.most_in_flight(known) >= before
     assert minutes <= 70
 
 
 def test_refusal_expires_after_a_day():
     known = refuse()
 
-    assert not pace.is_forgotten(known, NOW + timedelta(hours=24))
-    assert pace.is_forgotten(known, NOW + timedelta(hours=24) + MINUTE)
+    assert not throttle.is_forgotten(known, NOW + timedelta(hours=24))
+    assert throttle.is_forgotten(known, NOW + timedelta(hours=24) + MINUTE)
 
 
 def test_distrust_window_is_ten_minutes():
-    assert pace.DISTRUST_WINDOW == 10 * MINUTE
+    assert throttle.DISTRUST_WINDOW == 10 * MINUTE
 
 
 def test_breaker_opens_for_longer_each_time():
-    assert [pace.open_for(n) / MINUTE for n in range(1, 7)] == [1, 5, 15, 30, 60, 60]
+    assert [throttle.open_for(n) / MINUTE for n in range(1, 7)] == [1, 5, 15, 30, 60, 60]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +230,7 @@ def test_breaker_opens_for_longer_each_time():
     [(2, 2, False), (3, 1, False), (30, 1, False), (3, 2, True), (4, 3, True)],
 )
 def test_distrust_requires_three_refusals_of_two_recipients(refusals, recipients, paused):
-    assert pace.is_distrusted(refusals, recipients) is paused
+    assert throttle.is_authentication_failing(refusals, recipients) is paused
 
 
 @pytest.mark.parametrize(
@@ -255,4 +254,4 @@ def test_domains_of_one_provider_have_one_name(email, domain):
 
 def test_every_verdict_has_a_scope():
     for verdict in Verdict:
-        assert pace.scope(Outcome(verdict, Phase.DOT)) in Scope
+        assert throttle.scope(Outcome(verdict, Phase.DOT)) in Scope

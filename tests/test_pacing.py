@@ -11,19 +11,19 @@ from datetime import date, timedelta
 import pytest
 from sqlalchemy import event
 
-from pipeline.dispatch import DispatchStoppedError, Rate, Tally, halting, pace
-from pipeline.dispatch.committer import Lease
-from pipeline.dispatch.pacing import Pacing
+from pipeline.dispatch import DispatchStoppedError, Quota, Tally, controls, throttle
+from pipeline.dispatch.group_commit import Lease
+from pipeline.dispatch.shared_throttle import SharedThrottle
 from pipeline.domain import DeliveryStatus, Precedence
-from pipeline.limits import SharedBucket
-from pipeline.storage import breakers, deliveries, holds, paces
+from pipeline.storage import deliveries, send_controls, throttles
 from pipeline.storage.deliveries import CancelReason
-from pipeline.storage.paces import PaceState
-from tests import outbox
-from tests.dying import dying
-from tests.factories import NOW, TODAY
-from tests.outbox import add_confirmation, add_delivery, alter, row
-from tests.sinks import open_sink
+from pipeline.storage.throttles import ThrottleState
+from pipeline.token_bucket import SharedBucket
+from tests.support import outbox
+from tests.support.dying import dying
+from tests.support.factories import NOW, TODAY
+from tests.support.outbox import add_confirmation, add_delivery, alter, row
+from tests.support.sinks import open_sink
 from tests.test_dispatch import make_dispatcher, send
 
 Status = DeliveryStatus
@@ -112,11 +112,11 @@ def test_stopped_sending_resumes_when_started(engine, sink):
     add_delivery(engine)
     add_confirmation(engine)
 
-    assert halting.stop(engine, NOW)
-    assert not halting.stop(engine, NOW), "twice changes nothing"
+    assert controls.stop(engine, NOW)
+    assert not controls.stop(engine, NOW), "twice changes nothing"
     assert send(engine, sink) == Tally()
-    assert halting.start(engine)
-    assert not halting.start(engine)
+    assert controls.start(engine)
+    assert not controls.start(engine)
     assert send(engine, sink) == Tally(sent=2)
 
 
@@ -124,11 +124,11 @@ def test_paused_edition_waits_and_other_mail_is_sent(engine, sink):
     paused = add_delivery(engine)
     add_delivery(engine, edition_on=date(2030, 1, 3))
     add_confirmation(engine)
-    halting.stop(engine, NOW, TODAY)
+    controls.stop(engine, NOW, TODAY)
 
     assert send(engine, sink) == Tally(sent=2)
     assert row(engine, paused).status == Status.QUEUED
-    halting.start(engine, TODAY)
+    controls.start(engine, TODAY)
     assert send(engine, sink) == Tally(sent=1)
 
 
@@ -137,7 +137,7 @@ def test_claimed_delivery_is_handed_back_during_a_hold_without_an_attempt(engine
     id_ = add_delivery(engine)
     claim(engine)
 
-    halting.stop(engine, NOW, edition_on)
+    controls.stop(engine, NOW, edition_on)
 
     assert mark(engine, id_) == set()
     with engine.begin() as conn:
@@ -154,7 +154,7 @@ def test_marked_delivery_is_not_handed_back(engine):
     claim(engine)
     mark(engine, id_)
 
-    halting.stop(engine, NOW)
+    controls.stop(engine, NOW)
 
     with engine.begin() as conn:
         assert deliveries.hand_back(conn, [id_], "mine") == 0
@@ -164,7 +164,7 @@ def test_marked_delivery_is_not_handed_back(engine):
 def test_stopping_during_a_drain_requeues_the_rest(engine, sink):
     for _ in range(30):
         add_delivery(engine)
-    sink.on_dot = lambda: halting.stop(engine, NOW)
+    sink.on_dot = lambda: controls.stop(engine, NOW)
 
     tally = send(engine, sink)
 
@@ -177,7 +177,7 @@ def test_stopping_during_a_drain_requeues_the_rest(engine, sink):
 
 def test_paused_edition_expires_and_its_papers_move_to_the_next_digest(engine, sink):
     id_ = add_delivery(engine)
-    halting.stop(engine, NOW, TODAY)
+    controls.stop(engine, NOW, TODAY)
 
     assert send(engine, sink, now=NOW + timedelta(hours=18)) == Tally(expired=1)
     assert outbox.cursor(engine, id_) == 2
@@ -188,8 +188,8 @@ def test_cancel_moves_papers_to_the_next_digest_and_keeps_sent_deliveries(engine
     sent = add_delivery(engine, status="sent")
     other = add_delivery(engine, edition_on=date(2030, 1, 3))
 
-    assert halting.cancel(engine, TODAY) == 2
-    assert halting.cancel(engine, TODAY) == 0
+    assert controls.cancel(engine, TODAY) == 2
+    assert controls.cancel(engine, TODAY) == 0
 
     ended = [row(engine, id_) for id_ in (owed, claimed)]
     assert {(one.status, one.reason) for one in ended} == {
@@ -207,7 +207,7 @@ def refuse_us(engine, sink, now):
     with pytest.raises(DispatchStoppedError) as stopped:
         send(engine, sink, now=now)
     assert stopped.value.refused
-    return read(engine, breakers.get)
+    return read(engine, send_controls.circuit_breaker)
 
 
 def test_breaker_stays_open_for_longer_after_each_server_refusal(engine, sink):
@@ -235,27 +235,29 @@ def test_breaker_closes_when_the_probe_succeeds(engine, sink):
     sink.answers = {"RCPT": ["550 5.1.1 No such user"]}
 
     assert send(engine, sink, now=NOW + MINUTE) == Tally(sent=8, failed=1)
-    assert read(engine, breakers.get) is None
+    assert read(engine, send_controls.circuit_breaker) is None
 
 
 def test_breaker_probe_is_exclusive_until_its_lease_expires(engine):
     with engine.begin() as conn:
-        breakers.open_first(conn, "no", NOW, MINUTE)
-        assert not breakers.probe(conn, "mine", NOW, 6 * MINUTE), "still open"
-        assert breakers.probe(conn, "mine", NOW + MINUTE, 6 * MINUTE)
-        assert not breakers.probe(conn, "theirs", NOW + MINUTE, 6 * MINUTE)
-        assert breakers.probe(conn, "theirs", NOW + 7 * MINUTE, 6 * MINUTE), "mine has died"
-        assert not breakers.close(conn, "mine"), "it was only slow: old news"
-        assert breakers.close(conn, "theirs")
+        send_controls.open_breaker(conn, "no", NOW, MINUTE)
+        assert not send_controls.probe_breaker(conn, "mine", NOW, 6 * MINUTE), "still open"
+        assert send_controls.probe_breaker(conn, "mine", NOW + MINUTE, 6 * MINUTE)
+        assert not send_controls.probe_breaker(conn, "theirs", NOW + MINUTE, 6 * MINUTE)
+        assert send_controls.probe_breaker(conn, "theirs", NOW + 7 * MINUTE, 6 * MINUTE), (
+            "mine has died"
+        )
+        assert not send_controls.close_breaker(conn, "mine"), "it was only slow: old news"
+        assert send_controls.close_breaker(conn, "theirs")
 
 
 def test_empty_outbox_does_not_take_the_breaker_probe(engine, sink):
     with engine.begin() as conn:
-        breakers.open_first(conn, "no", NOW, MINUTE)
+        send_controls.open_breaker(conn, "no", NOW, MINUTE)
 
     assert send(engine, sink, now=NOW + MINUTE) == Tally()
     with engine.begin() as conn:
-        assert breakers.probe(conn, "theirs", NOW + MINUTE, MINUTE)
+        assert send_controls.probe_breaker(conn, "theirs", NOW + MINUTE, MINUTE)
 
 
 def test_manual_start_closes_the_breaker(engine, sink):
@@ -263,7 +265,7 @@ def test_manual_start_closes_the_breaker(engine, sink):
     refuse_us(engine, sink, NOW)
     sink.answers = {}
 
-    assert halting.start(engine)
+    assert controls.start(engine)
 
     assert send(engine, sink) == Tally(sent=1)
 
@@ -272,7 +274,7 @@ def test_manual_start_closes_the_breaker(engine, sink):
 
 
 def slowed(engine):
-    return {one.domain: one for one in read(engine, paces.listing)}
+    return {one.domain: one for one in read(engine, throttles.listing)}
 
 
 def test_throttled_domain_waits_and_other_domains_do_not(engine, sink):
@@ -293,15 +295,15 @@ def test_throttled_domain_waits_and_other_domains_do_not(engine, sink):
     assert {one.status for one in waiting} == {Status.QUEUED}
     assert sum(one.attempts for one in waiting) == tally.deferred
     known = slowed(engine)["gmail.com"]
-    assert (known.state, known.allowance, known.refusals) == (PaceState.SLOWED, 60, 1)
+    assert (known.state, known.allowance, known.refusals) == (ThrottleState.SLOWED, 60, 1)
     assert known.not_before == NOW + MINUTE
     assert known.reply == SLOW_DOWN
 
 
 def put_pace(engine, **changes):
-    first = pace.refused(None, "gmail.com", PaceState.SLOWED, "slow", NOW - MINUTE)
+    first = throttle.refused(None, "gmail.com", ThrottleState.SLOWED, "slow", NOW - MINUTE)
     with engine.begin() as conn:
-        paces.insert(conn, replace(first, **changes))
+        throttles.insert(conn, replace(first, **changes))
 
 
 def test_domain_gets_its_turns_after_its_pause(engine, sink):
@@ -348,7 +350,7 @@ def test_in_hand_counts_unexpired_leases_of_the_domain_only(engine):
 def claim_paced(engine, token, now=NOW, limit=10):
     lease = Lease(token, 6 * MINUTE, 11 * MINUTE)
     with engine.begin() as conn:
-        return Pacing(None, None, lease, 50).claim(conn, limit, now)
+        return SharedThrottle(None, None, lease, 50).claim(conn, limit, now)
 
 
 def test_deliveries_leased_by_others_reduce_the_claim(engine):
@@ -448,7 +450,7 @@ def test_domain_with_a_connection_limit_gets_all_mail_and_others_do_not_wait(eng
     seen, now = [], NOW
     while any(row(engine, id_).status == Status.QUEUED for id_ in ids):
         known = slowed(engine)["gmail.com"]
-        seen.append(pace.at_once(known))
+        seen.append(throttle.most_in_flight(known))
         if min(seen) > 2:  # above its limit, and not refused yet
             crowd.crowd_up()
         now = max(known.not_before, now) + 10 * SECOND
@@ -468,7 +470,7 @@ def test_domain_with_a_connection_limit_gets_all_mail_and_others_do_not_wait(eng
 def test_domain_throttle_ends_after_enough_accepted_mails(engine, sink):
     for n in range(3):
         add_delivery(engine, f"g{n}@gmail.com", **ON["gmail"])
-    put_pace(engine, not_before=NOW - MINUTE, allowance=pace.FREE - 0.01)
+    put_pace(engine, not_before=NOW - MINUTE, allowance=throttle.FREE - 0.01)
 
     # The clock stands still: a drain may return before its last mail lifts the throttle.
     assert sum(send(engine, sink, chunk=1).sent for _ in range(2)) == 3
@@ -484,10 +486,10 @@ def test_blocking_domain_is_paused_until_released(engine, sink):
 
     known = slowed(engine)["gmail.com"]
     assert tally.failed == 1
-    assert (known.state, known.not_before) == (PaceState.BLOCKED, NOW + timedelta(minutes=30))
+    assert (known.state, known.not_before) == (ThrottleState.BLOCKED, NOW + timedelta(minutes=30))
     assert known.reply == "550 5.7.1 Blocked, <address>", "no addresses"
     assert send(engine, sink, now=NOW + timedelta(minutes=29)) == Tally()
-    halting.release(engine, "gmail.com")
+    controls.release(engine, "gmail.com")
     assert send(engine, sink, now=NOW + timedelta(minutes=29)).sent >= 1
 
 
@@ -504,7 +506,7 @@ def test_edition_is_held_after_three_authentication_failures(engine, sink, recip
 
     send(engine, sink, connections=1)
 
-    held = [hold.edition_on for hold in read(engine, holds.listing)]
+    held = [hold.edition_on for hold in read(engine, send_controls.list_pauses)]
     assert held == ([TODAY] if paused else [])
 
 
@@ -516,7 +518,7 @@ def test_authentication_failures_of_one_recipient_do_not_hold_the_edition(engine
 
     send(engine, sink)
 
-    assert read(engine, holds.listing) == []
+    assert read(engine, send_controls.list_pauses) == []
 
 
 # --- Quotas -------------------------------------------------------------------------------------
@@ -525,7 +527,7 @@ def test_authentication_failures_of_one_recipient_do_not_hold_the_edition(engine
 def test_concurrent_dispatchers_stay_within_the_daily_rate(engine, sink):
     for _ in range(60):
         add_delivery(engine, expires_at=NOW + timedelta(days=3))
-    day = Rate("smtp:day", 20, timedelta(days=1))
+    day = Quota("smtp:day", 20, timedelta(days=1))
     dispatchers = [make_dispatcher(engine, sink, rates=[day], chunk=7) for _ in range(2)]
 
     with ThreadPoolExecutor(2) as senders:
@@ -538,7 +540,7 @@ def test_concurrent_dispatchers_stay_within_the_daily_rate(engine, sink):
 
 
 def test_claim_takes_only_as_many_tokens_as_deliveries(engine, sink):
-    hour = Rate("smtp:hour", 20, timedelta(hours=1))
+    hour = Quota("smtp:hour", 20, timedelta(hours=1))
     add_delivery(engine)
     send(engine, sink, rates=[hour])
     for _ in range(25):
@@ -551,7 +553,7 @@ def test_claim_takes_only_as_many_tokens_as_deliveries(engine, sink):
 def test_claim_killed_at_any_statement_takes_no_tokens(engine, sink):
     """Tokens and their deliveries are written in one transaction."""
     add_delivery(engine)
-    day = Rate("smtp:day", 1, timedelta(days=1))
+    day = Quota("smtp:day", 1, timedelta(days=1))
     pacing = make_dispatcher(engine, sink, rates=[day])
     total = len(_statements_of_a_claim(engine, pacing, after=10_000, undo=True))
 
@@ -565,7 +567,9 @@ def test_claim_killed_at_any_statement_takes_no_tokens(engine, sink):
 def _statements_of_a_claim(engine, dispatcher, *, after, undo=False):
     lease = Lease("mine", MINUTE, MINUTE)
     with dying(engine, after) as seen, engine.connect() as conn:
-        pacing = Pacing(lambda work: work(conn), dispatcher.clock, lease, 10, dispatcher.rates)
+        pacing = SharedThrottle(
+            lambda work: work(conn), dispatcher.clock, lease, 10, dispatcher.rates
+        )
         pacing.claim(conn, 10, NOW)
         assert undo, "it should have died"
         conn.rollback()

@@ -15,15 +15,15 @@ from sqlalchemy.exc import OperationalError
 from pipeline import bootstrap, ingest, settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import DeliveryStatus, Sighting
-from pipeline.feedback.applying import Feedback
-from pipeline.feedback.reading import read_mail
-from pipeline.signup import Wishes
-from pipeline.sources import Reading
+from pipeline.feedback.bounces import read_mail
+from pipeline.feedback.process import Feedback
+from pipeline.signup import Choices
+from pipeline.sources import FetchResult
 from pipeline.storage import deliveries, subscribers
-from pipeline.storage.database import reading
+from pipeline.storage.database import read_only
 from pipeline.storage.schema import DeliveryRow
-from tests.factories import make_sighting
-from tests.servers import Inbox, Received
+from tests.support.factories import make_sighting
+from tests.support.servers import Inbox, Received
 
 TODAY = datetime.now(UTC).replace(hour=9, minute=0, second=0, microsecond=0)
 
@@ -48,7 +48,7 @@ def services(engine: Engine, database_url: str, inbox: Inbox) -> Iterator[Servic
 @pytest.fixture
 def announce(engine: Engine) -> Callable[..., None]:
     def announce(*sightings: Sighting, days: int = 0) -> None:
-        found = [(s.source, Reading((s,))) for s in sightings]
+        found = [(s.source, FetchResult((s,))) for s in sightings]
         ingest.ingest_recorded(engine, found, now=TODAY + timedelta(days=days))
 
     return announce
@@ -57,7 +57,7 @@ def announce(engine: Engine) -> Callable[..., None]:
 @pytest.fixture
 def subscribe(services: Services) -> Callable[..., int]:
     def subscribe(address: str, *topics: str) -> int:
-        wishes, key = Wishes(topics), services.suppression_key
+        wishes, key = Choices(topics), services.suppression_key
         return signup.add(
             services.engine, address, wishes, confirmed=True, suppression_key=key, now=TODAY
         ).id
@@ -116,14 +116,14 @@ def test_unsubscribe_cancels_queued_digests(announce, subscribe, services, publi
     subscribe("ada@example.org", "quantum")
     announce(make_sighting(title="Quantum tea"))
     list(services.publish(TODAY, everyone=True))
-    with reading(services.engine) as conn:
+    with read_only(services.engine) as conn:
         reader = subscribers.by_email(conn, "ada@example.org")
 
     signup.leave(services.engine, reader.secret, TODAY)
 
     assert services.dispatch(once=True, clock=TODAY).sent == 0
     assert inbox.received == []
-    with reading(services.engine) as conn:
+    with read_only(services.engine) as conn:
         (delivery,) = deliveries.listing(conn)
     assert (delivery.status, delivery.reason) == (DeliveryStatus.CANCELLED, "left")
 
@@ -176,7 +176,7 @@ def test_unknown_recipient_is_suppressed_and_skipped_by_the_next_edition(
     publish_and_send(days=1)
 
     assert {mail.rcpt_to[0] for mail in inbox.received} == {"ada@example.org"}
-    with reading(services.engine) as conn:
+    with read_only(services.engine) as conn:
         reader = subscribers.by_email(conn, "gone@example.org")
         hash_ = subscribers.address_hash(reader.email, services.suppression_key)
         assert subscribers.suppressed(conn, hash_) is not None
@@ -239,7 +239,7 @@ def test_later_bounce_suppresses_the_address(
     assert effects == ["suppressed", "known"]
     assert (skipped.subscriber_id, skipped.skipped) == (reader, "suppressed")
     assert services.dispatch(once=True, clock=TODAY + timedelta(days=1)).sent == 1
-    with reading(services.engine) as conn:
+    with read_only(services.engine) as conn:
         (delivery,) = (one for one in deliveries.listing(conn) if one.email == "gone@example.org")
     assert (delivery.status, delivery.reason) == ("sent", "accepted, then hard")
 
@@ -304,7 +304,7 @@ def test_bounces_and_refusals_count_together(
     announce(make_sighting(title="Quantum cake"), days=2)
     publish_and_send(2)
 
-    with reading(services.engine) as conn:
+    with read_only(services.engine) as conn:
         hash_ = subscribers.address_hash("ada@example.org", services.suppression_key)
         suppression = subscribers.suppressed(conn, hash_)
 

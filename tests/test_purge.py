@@ -12,12 +12,12 @@ from sqlalchemy import Engine, update
 
 from pipeline import bootstrap, editions, purge, settings, signup
 from pipeline.domain import DeliveryStatus, SubscriberStatus
-from pipeline.editions.compiling import NEVER_TWICE
+from pipeline.editions.compiler import NEVER_TWICE
 from pipeline.errors import InvalidTokenError, NotFoundError
 from pipeline.purge import Purged, Retention
-from pipeline.signup import Wishes
-from pipeline.storage import digests, expiry
-from pipeline.storage.database import reading
+from pipeline.signup import Choices
+from pipeline.storage import digests, retention
+from pipeline.storage.database import read_only
 from pipeline.storage.schema import (
     AskedRow,
     DailyCountRow,
@@ -28,19 +28,19 @@ from pipeline.storage.schema import (
     SkipRow,
     SubscriberRow,
 )
-from tests.dying import dying
-from tests.factories import NOW, make_sighting
-from tests.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows
-from tests.outbox import add_delivery
-from tests.plans import is_indexed, selecting
+from tests.support.dying import dying
+from tests.support.factories import NOW, make_sighting
+from tests.support.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows
+from tests.support.outbox import add_delivery
+from tests.support.plans import is_indexed, selecting
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 ADA = "ada@example.org"
 
 
 def ask(engine: Engine, email: str = ADA, now=NOW) -> int:
-    signup.ask(
-        engine, email, Wishes(("cat:cs.IR",)), ip="203.0.113.7",
+    signup.request_subscription(
+        engine, email, Choices(("cat:cs.IR",)), ip="203.0.113.7",
         suppression_key=SUPPRESSION_KEY, now=now,
     )  # fmt: skip
     return max(row.id for row in rows(engine, RequestRow))
@@ -79,7 +79,7 @@ def test_unsubscribed_reader_is_kept_if_a_new_request_expires(engine: Engine):
     """If the operator adds them again and they do not confirm, they stay unsubscribed."""
     reader = add_reader(engine)
     signup.leave(engine, reader.secret, NOW)
-    signup.add(engine, ADA, Wishes(), confirmed=False, suppression_key=SUPPRESSION_KEY, now=NOW)
+    signup.add(engine, ADA, Choices(), confirmed=False, suppression_key=SUPPRESSION_KEY, now=NOW)
 
     run(engine, NOW + 8 * DAY)
 
@@ -130,7 +130,7 @@ def test_digest_contents_are_deleted_after_ninety_days(engine: Engine):
     (delivery,) = rows(engine, DeliveryRow)
     assert (delivery.status, delivery.topics) == ("sent", [])
     assert (delivery.reply, delivery.queue_id) == (None, None)
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         assert digests.load(conn, [delivery.id]) == {}
     assert signup.wishes_of(engine, reader.id).digests[0].papers == 0
 
@@ -251,7 +251,7 @@ def test_daily_counts_survive_a_crash(engine: Engine, after: int, monkeypatch: p
     run(engine, NOW + 300 * DAY)
     late = NOW + 400 * DAY
     with dying(engine, after):
-        purge._all(engine, partial(expiry.drop_deliveries, before=late - 396 * DAY))
+        purge._all(engine, partial(retention.delete_deliveries, before=late - 396 * DAY))
 
     run(engine, late)
 

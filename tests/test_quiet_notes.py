@@ -21,15 +21,15 @@ from pipeline.domain import (
     SuppressionReason,
     Weekday,
 )
-from pipeline.editions import Outcome, quiet
+from pipeline.editions import SlotResult, no_match_notice
 from pipeline.storage import subscribers
-from pipeline.storage.database import reading
-from pipeline.storage.notes import Heard
+from pipeline.storage.database import read_only
+from pipeline.storage.no_match_notices import LastContact
 from pipeline.storage.schema import DeliveryRow, SkipRow, SubscriberRow
-from tests.dying import dying
-from tests.factories import NOW, TODAY, make_sighting
-from tests.newsroom import SUPPRESSION_KEY, add_reader, ingest, published, rows
-from tests.servers import Inbox
+from tests.support.dying import dying
+from tests.support.factories import NOW, TODAY, make_sighting
+from tests.support.newsroom import SUPPRESSION_KEY, add_reader, ingest, published, rows
+from tests.support.servers import Inbox
 from tests.test_rendering import LINKS, RENDERER, Seen, decoded
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -37,12 +37,12 @@ NOTE = DeliveryKind.QUIET_NOTE
 OTHER = "quantum gravity"  # a topic that no paper of `day` matches
 
 
-def publish(engine: Engine, day: int, **changes) -> list[Outcome]:
+def publish(engine: Engine, day: int, **changes) -> list[SlotResult]:
     settled = {"expiry": timedelta(hours=18), "template": "1", "quiet_days": 7, **changes}
     return list(editions.publish(engine, now=NOW + day * DAY, **settled))
 
 
-def day(engine: Engine, number: int, title: str = "Tea leaves", **changes) -> list[Outcome]:
+def day(engine: Engine, number: int, title: str = "Tea leaves", **changes) -> list[SlotResult]:
     """Ingest one paper on that day, publish, and return the outcome of each due slot."""
     sighting = make_sighting(title=title, announced_on=TODAY + number * DAY)
     ingest(engine, sighting, now=NOW + number * DAY)
@@ -74,13 +74,13 @@ def end(engine: Engine, status: DeliveryStatus) -> None:
 # --- When ---------------------------------------------------------------------------------------
 
 
-def heard(joined: int = -90, digest: int | None = None, **changes: Any) -> Heard:
+def heard(joined: int = -90, digest: int | None = None, **changes: Any) -> LastContact:
     """Return a last-contact record; arguments are days before or after today."""
 
     def on(days: int | None) -> date | None:
         return None if days is None else TODAY + days * DAY
 
-    return Heard(
+    return LastContact(
         TODAY + joined * DAY,
         on(changes.get("followed")),
         on(digest),
@@ -113,11 +113,11 @@ def heard(joined: int = -90, digest: int | None = None, **changes: Any) -> Heard
 )
 def test_note_is_due_after_a_week_without_matches_and_at_most_monthly(known, frequency, expected):
     """By then a weekly reader has missed two digests."""
-    assert quiet.is_due(known, TODAY, frequency, 7) is expected
+    assert no_match_notice.is_due(known, TODAY, frequency, 7) is expected
 
 
 def test_note_is_never_due_if_disabled():
-    assert not quiet.is_due(heard(), TODAY, Frequency.DAILY, 0)
+    assert not no_match_notice.is_due(heard(), TODAY, Frequency.DAILY, 0)
 
 
 # --- Recipients ---------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_no_note_is_sent_for_days_without_announcements(engine: Engine):
 def test_new_topics_restart_the_week(engine: Engine):
     reader = add_reader(engine, OTHER, now=NOW - HOUR)
     days(engine, 1, 5)
-    signup.change(engine, reader.id, signup.Wishes((OTHER, "slow trains")), NOW + 5 * DAY)
+    signup.change(engine, reader.id, signup.Choices((OTHER, "slow trains")), NOW + 5 * DAY)
 
     assert days(engine, 6, 11) == []
     assert days(engine, 12, 12) == [12]
@@ -253,8 +253,8 @@ def test_notes_are_queued_once_after_a_crash_or_repeated_publish(engine: Engine)
 
 
 def loaded(engine: Engine) -> QuietNote:
-    with reading(engine) as conn:
-        (note,) = quiet.load(conn, [row.id for row in notes(engine)], 7).values()
+    with read_only(engine) as conn:
+        (note,) = no_match_notice.load(conn, [row.id for row in notes(engine)], 7).values()
     return note
 
 
@@ -285,8 +285,8 @@ def test_load_ignores_deliveries_of_other_kinds(engine: Engine):
     add_reader(engine, "cat:cs.IR", now=NOW - HOUR)
     day(engine, 1)
 
-    with reading(engine) as conn:
-        assert quiet.load(conn, [row.id for row in rows(engine, DeliveryRow)], 7) == {}
+    with read_only(engine) as conn:
+        assert no_match_notice.load(conn, [row.id for row in rows(engine, DeliveryRow)], 7) == {}
 
 
 WORDY = QuietNote(
@@ -349,7 +349,7 @@ def test_note_is_sent_with_one_click_unsubscribe(engine: Engine, database_url: s
     signup.add(
         services.engine,
         "ada@example.org",
-        signup.Wishes((OTHER,)),
+        signup.Choices((OTHER,)),
         confirmed=True,
         suppression_key=SUPPRESSION_KEY,
         now=start - HOUR,

@@ -18,18 +18,18 @@ from markupsafe import escape
 
 from pipeline.domain import Digest, Links, Reason
 from pipeline.errors import RenderError
-from pipeline.matching.mentions import find
+from pipeline.matching.highlights import find
 from pipeline.message import Sender, compose_digest
-from pipeline.rendering import House, MailLinks, Renderer, colors, views, words
-from pipeline.rendering.house import SHEET, SHEET_DARK
-from pipeline.rendering.recent import Recent
-from pipeline.rendering.wire import fragment
+from pipeline.rendering import Branding, MailLinks, Renderer, branding, formatting, views
+from pipeline.rendering.branding import SHEET, SHEET_DARK
+from pipeline.rendering.cache import RenderCache
+from pipeline.rendering.fragments import fragment
 from tests.conftest import SHARED
-from tests.factories import NOW, TODAY, make_digest, make_paper, make_pick
+from tests.support.factories import NOW, TODAY, make_digest, make_paper, make_pick
 
 EMAILS = Path(__file__).resolve().parents[1] / "emails"
 
-HOUSE = House(
+HOUSE = Branding(
     site_url="https://papers.example.org",
     list_name="Bits & Papers",
     operator_name="Example Reading Group",
@@ -413,7 +413,7 @@ def test_marks_do_not_change_the_text(title, phrases):
     _, html, _ = render(make_digest(pick))
 
     unmarked = MARK.sub(r"\1", html)
-    assert str(escape(words.clean(title))) in unmarked
+    assert str(escape(formatting.clean(title))) in unmarked
     assert Seen(html).text == Seen(unmarked).text
 
 
@@ -712,7 +712,7 @@ def test_cached_paper_is_shown_with_the_reasons_of_each_reader():
 
 
 def test_cache_is_bounded_and_evicts_the_least_recently_used():
-    kept: Recent[int, str] = Recent(2)
+    kept: RenderCache[int, str] = RenderCache(2)
     made = []
 
     def get(key: int) -> str:
@@ -740,16 +740,17 @@ def test_cache_is_bounded_and_evicts_the_least_recently_used():
     ],
 )
 def test_cut_ends_at_a_sentence_or_word(text, limit, kept):
-    assert words.cut(text, limit) == kept
+    assert formatting.cut(text, limit) == kept
 
 
 @given(st.text(max_size=400), st.integers(1, 100))
 def test_cut_keeps_the_limit(text, limit):
-    clean = words.clean(text)
+    clean = formatting.clean(text)
 
-    assert len(words.cut_at_word(clean, limit)) <= limit
+    assert len(formatting.cut_at_word(clean, limit)) <= limit
     assert (
-        words.cut(clean, limit).rstrip(" …") == clean[: len(words.cut(clean, limit).rstrip(" …"))]
+        formatting.cut(clean, limit).rstrip(" …")
+        == clean[: len(formatting.cut(clean, limit).rstrip(" …"))]
     )
 
 
@@ -763,7 +764,7 @@ def test_cut_keeps_the_limit(text, limit):
     ],
 )
 def test_date_range_is_formatted_briefly(first, last, said):
-    assert words.days(first, last) == said
+    assert formatting.days(first, last) == said
 
 
 @pytest.mark.parametrize(
@@ -778,7 +779,7 @@ def test_date_range_is_formatted_briefly(first, last, said):
     ],
 )
 def test_at_most_three_authors_are_named(names, total, said):
-    assert words.authors(names, total) == said
+    assert formatting.authors(names, total) == said
 
 
 def test_topics_beyond_the_limit_are_counted():
@@ -792,5 +793,5 @@ def test_any_accent_color_has_sufficient_contrast(accent):
     """WCAG 2.2, 1.4.3: a contrast of at least 4.5 : 1."""
     house = replace(HOUSE, accent_color=accent)
 
-    assert colors.contrast(house.accent, SHEET) >= 4.5
-    assert colors.contrast(house.accent_on_dark, SHEET_DARK) >= 4.5
+    assert branding.contrast(house.accent, SHEET) >= 4.5
+    assert branding.contrast(house.accent_on_dark, SHEET_DARK) >= 4.5

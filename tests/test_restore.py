@@ -18,13 +18,13 @@ from pipeline import editions, restore, signup
 from pipeline.domain import DeliveryStatus, SubscriberStatus, SuppressionReason
 from pipeline.errors import PaperboyError
 from pipeline.restore import Assume, Settled, Settling
-from pipeline.signup.csv_reader import SubscriberList
-from pipeline.storage import copies, deliveries, digests, holds, subscribers
-from pipeline.storage.database import open_engine, reading
+from pipeline.signup.csv_lists import SubscriberList
+from pipeline.storage import deliveries, digests, restored_copies, send_controls, subscribers
+from pipeline.storage.database import open_engine, read_only
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import DeliveryRow, SubscriberRow
-from tests.factories import NOW, TODAY, make_sighting, make_subscriber
-from tests.newsroom import SUPPRESSION_KEY, add_reader, ingest, rows
+from tests.support.factories import NOW, TODAY, make_sighting, make_subscriber
+from tests.support.newsroom import SUPPRESSION_KEY, add_reader, ingest, rows
 
 ADA, BOB, EVE, DAN = "ada@example.org", "bob@example.org", "eve@example.org", "dan@example.org"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -94,13 +94,13 @@ def publish(engine: Engine, now: datetime) -> None:
 
 
 def leave(engine: Engine, email: str, now: datetime) -> None:
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         found = subscribers.by_email(conn, email)
     signup.leave(engine, found.secret, now)
 
 
 def statuses(engine: Engine) -> dict[str, str]:
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         return {one.email: one.status for one in subscribers.listing(conn)}
 
 
@@ -111,7 +111,7 @@ def settle(engine: Engine, leavers: str = "", **options) -> Settled:
 
 def go_on(engine: Engine) -> None:
     with engine.begin() as conn:
-        holds.lift(conn, None)
+        send_controls.resume(conn, None)
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_settling_copies_changes_and_deliveries_from_the_old_database(
         ingest(copy, *PAPERS[:2], now=RESTORED)
     if published_first:  # if published too early, the digests are held and recognised
         with copy.begin() as conn:
-            holds.put(conn, None, "restored", RESTORED)
+            send_controls.pause(conn, None, "restored", RESTORED)
         publish(copy, RESTORED)
     settled = settle(copy, old=engine)
     assert (settled.left, settled.joined, settled.erased) == ([BOB], [DAN], 1)
@@ -187,7 +187,7 @@ def test_settling_copies_changes_and_deliveries_from_the_old_database(
 
     assert send(copy, NOW + 2 * DAY) == [(ADA, ("Paper 2",)), (DAN, ("Paper 2",))]
     assert statuses(copy) == {ADA: "active", BOB: "unsubscribed", DAN: "active"}
-    with reading(copy) as conn, reading(engine) as old:
+    with read_only(copy) as conn, read_only(engine) as old:
         for email in (BOB, DAN):  # links in their mails still work
             theirs = subscribers.by_email(old, email)
             assert subscribers.by_secret(conn, theirs.secret).email == email
@@ -215,7 +215,7 @@ def test_suppression_of_the_old_database_is_copied(history, engine):
 
     settle(copy, old=engine)
 
-    with reading(copy) as conn:
+    with read_only(copy) as conn:
         assert subscribers.suppressed(conn, hash_).reason is SuppressionReason.COMPLAINT
 
 
@@ -232,8 +232,8 @@ def test_unsent_deliveries_are_sent_once_if_assumed_unsent(history):
 def test_ids_of_the_old_database_are_not_reused(history, engine):
     """Links contain ids: a link of one reader must not open the preferences of another."""
     copy, _ = history
-    with reading(engine) as conn:
-        given = copies.highest_ids(conn)
+    with read_only(engine) as conn:
+        given = restored_copies.highest_ids(conn)
     settle(copy)
 
     for number in range(3):
@@ -241,8 +241,8 @@ def test_ids_of_the_old_database_are_not_reused(history, engine):
 
     new = [row.id for row in rows(copy, SubscriberRow) if row.email.startswith("new")]
     assert min(new) > given["subscribers"]
-    with reading(copy) as conn:
-        assert copies.highest_ids(conn)["requests"] > given["requests"]
+    with read_only(copy) as conn:
+        assert restored_copies.highest_ids(conn)["requests"] > given["requests"]
 
 
 def test_uncertain_deliveries_are_not_resent_after_settling(history):
@@ -296,15 +296,15 @@ def test_restored_database_is_held_on_postgresql(engine, dump):
     assert restore.hold_if_restored(copy, NOW)
     assert not restore.hold_if_restored(copy, NOW)  # no second hold after an operator resumes
 
-    with reading(copy) as conn:
-        assert holds.listing(conn)[0].reason == restore.REASON
+    with read_only(copy) as conn:
+        assert send_controls.list_pauses(conn)[0].reason == restore.REASON
 
 
 def test_database_that_was_not_restored_is_not_held(engine):
     for _ in range(2):
         assert not restore.hold_if_restored(engine, NOW)
-    with reading(engine) as conn:
-        assert holds.listing(conn) == []
+    with read_only(engine) as conn:
+        assert send_controls.list_pauses(conn) == []
 
 
 # --- Single rows --------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ from structlog.testing import capture_logs
 from pipeline import editions, logs, settings
 from pipeline.bootstrap import Services
 from pipeline.dispatch import Tally
-from pipeline.doctor import rows as doctor
-from pipeline.doctor.finding import Finding, Patient
+from pipeline.doctor import database as doctor
+from pipeline.doctor.finding import Finding, Installation
 from pipeline.domain import DeliveryStatus, Subscriber
-from pipeline.storage import source_states
-from pipeline.storage.database import reading
+from pipeline.storage import ingest_state
+from pipeline.storage.database import read_only
 from pipeline.storage.schema import (
     DeliveryRow,
     PaperVersionRow,
@@ -26,10 +26,10 @@ from pipeline.storage.schema import (
     SubscriberRow,
     TopicRow,
 )
-from tests import newsroom
-from tests.factories import NOW, make_sighting
-from tests.newsroom import ingest, rows
-from tests.site import open_site
+from tests.support import newsroom
+from tests.support.factories import NOW, make_sighting
+from tests.support.newsroom import ingest, rows
+from tests.support.site import open_site
 
 BOB = "bob@example.org"
 EVE = "eve@example.org"
@@ -75,7 +75,7 @@ def publish_and_send(services: Services, now: datetime = NOW) -> Tally:
 
 
 def findings(engine: Engine, services: Services) -> list[Finding]:
-    patient = Patient(services.settings, NOW)
+    patient = Installation(services.settings, NOW)
     vars(patient)["services"] = services
     return list(doctor.stored_rows(patient))
 
@@ -253,7 +253,7 @@ def test_subscriber_with_invalid_preferences_can_open_them_and_unsubscribe(engin
 def test_chunks_of_invalid_subscribers_do_not_block_later_subscribers(
     engine, services, inbox, monkeypatch
 ):
-    monkeypatch.setattr("pipeline.editions.compiling.CHUNK", 2)
+    monkeypatch.setattr("pipeline.editions.compiler.CHUNK", 2)
     for number in range(5):
         add_reader(engine, "tea", email=f"eve{number}@example.org")
     alter(engine, SubscriberRow, SubscriberRow.id > 0, breadth=77)
@@ -346,8 +346,8 @@ def test_source_in_an_unknown_state_is_reported_and_read_again(engine, services)
     assert "source arxiv" in named_by_the_doctor(engine, services)
     assert open_site(engine).get("/readyz").status_code in {200, 503}
     assert ingest(engine, make_sighting(**SEA), now=LATER)
-    with reading(engine) as conn:
-        assert [record.source for record in source_states.listing(conn)] == ["arxiv"]
+    with read_only(engine) as conn:
+        assert [record.source for record in ingest_state.list_source_states(conn)] == ["arxiv"]
 
 
 def test_doctor_reports_no_set_aside_rows_in_a_valid_database(engine, services):

@@ -19,9 +19,9 @@ from pipeline.storage.schema import (
     PickRow,
     SightingRow,
 )
-from tests.factories import NOW, TODAY, make_match, make_paper, make_sighting
-from tests.newsroom import count, empty, matches, rows, store, stored, touched
-from tests.outbox import add_delivery, add_subscriber
+from tests.support.factories import NOW, TODAY, make_match, make_paper, make_sighting
+from tests.support.newsroom import count, empty, matches, rows, store, stored, touched
+from tests.support.outbox import add_delivery, add_subscriber
 
 TITLE = "Attention for Patient Readers"
 

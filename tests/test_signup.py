@@ -23,9 +23,9 @@ from pipeline.errors import (
     QueryError,
     SettingsError,
 )
-from pipeline.signup import Wishes
+from pipeline.signup import Choices
 from pipeline.storage import deliveries, digests, subscribers
-from pipeline.storage.database import reading
+from pipeline.storage.database import read_only
 from pipeline.storage.schema import (
     DeliveryRow,
     PickRow,
@@ -36,8 +36,8 @@ from pipeline.storage.schema import (
     SuppressionRow,
     TopicRow,
 )
-from tests.factories import NOW, TODAY, make_schedule, make_sighting
-from tests.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows
+from tests.support.factories import NOW, TODAY, make_schedule, make_sighting
+from tests.support.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 SOON = NOW - HOUR
@@ -46,7 +46,7 @@ SOON = NOW - HOUR
 def ask(engine: Engine, email: str = "ada@example.org", *queries: str) -> Subscriber:
     """Add a subscriber with a pending confirmation and return it."""
     return signup.add(
-        engine, email, Wishes(queries), confirmed=False, suppression_key=SUPPRESSION_KEY, now=SOON
+        engine, email, Choices(queries), confirmed=False, suppression_key=SUPPRESSION_KEY, now=SOON
     )
 
 
@@ -104,13 +104,13 @@ def test_equal_queries_share_one_topic(engine: Engine):
 @pytest.mark.parametrize(
     ("email", "wishes", "error"),
     [
-        ("nobody", Wishes(), AddressError),
-        ("ada@example.org", Wishes(("(open",)), QueryError),
-        ("ada@example.org", Wishes(schedule=make_schedule(timezone="Mars/Base")), SettingsError),
+        ("nobody", Choices(), AddressError),
+        ("ada@example.org", Choices(("(open",)), QueryError),
+        ("ada@example.org", Choices(schedule=make_schedule(timezone="Mars/Base")), SettingsError),
     ],
 )
 def test_invalid_input_stores_nothing(
-    engine: Engine, email: str, wishes: Wishes, error: type[Exception]
+    engine: Engine, email: str, wishes: Choices, error: type[Exception]
 ):
     with pytest.raises(error):
         signup.add(engine, email, wishes, confirmed=True,
@@ -186,7 +186,7 @@ def test_change_updates_topics_and_schedule(engine: Engine):
     reader = add_reader(engine, "cat:cs.IR", now=SOON)
 
     changed = signup.change(
-        engine, reader.id, Wishes(("cat:cs.LG",), make_schedule(9, "Europe/Berlin"), 3), NOW
+        engine, reader.id, Choices(("cat:cs.LG",), make_schedule(9, "Europe/Berlin"), 3), NOW
     )
 
     assert changed.next_slot_at == NOW + DAY  # nine in Berlin is eight in London, just past
@@ -198,7 +198,7 @@ def test_invalid_change_changes_nothing(engine: Engine):
     reader = add_reader(engine, "cat:cs.IR")
 
     with pytest.raises(QueryError):
-        signup.change(engine, reader.id, Wishes(("cat:",), make_schedule(9)), NOW)
+        signup.change(engine, reader.id, Choices(("cat:",), make_schedule(9)), NOW)
 
     assert signup.find(engine, reader.email) == (reader, ("cat:cs.ir",))
 
@@ -207,7 +207,7 @@ def test_change_after_unsubscribe_schedules_no_digest(engine: Engine):
     reader = add_reader(engine)
     signup.leave(engine, reader.secret, NOW)
 
-    assert signup.change(engine, reader.id, Wishes(), NOW).next_slot_at is None
+    assert signup.change(engine, reader.id, Choices(), NOW).next_slot_at is None
 
 
 # --- Leaving ------------------------------------------------------------------------------------
@@ -316,5 +316,5 @@ def test_repeated_signups_get_their_own_confirmation_dedupe_keys(engine: Engine)
 
     assert keys == [f"confirmation:{pending.id}:1", f"confirmation:{pending.id}:2"]
     assert {kind for kind, _ in owed(engine)} == {DeliveryKind.CONFIRMATION}
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         assert digests.load(conn, [row.id for row in rows(engine, DeliveryRow)]) == {}

@@ -19,8 +19,8 @@ from pipeline.domain import (
     SuppressionReason,
 )
 from pipeline.errors import ConflictError, InvalidTokenError, LimitError, NotFoundError
-from pipeline.signup import Why, Wishes
-from pipeline.signup.asking import Limits
+from pipeline.signup import Choices, UnsubscribeReason
+from pipeline.signup.abuse_limits import Limits
 from pipeline.storage import deliveries, subscribers
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
@@ -32,9 +32,9 @@ from pipeline.storage.schema import (
     SuppressionRow,
     Table,
 )
-from tests.dying import dying
-from tests.factories import NOW, TODAY, make_schedule, make_sighting
-from tests.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows
+from tests.support.dying import dying
+from tests.support.factories import NOW, TODAY, make_schedule, make_sighting
+from tests.support.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 SOON = NOW - HOUR
@@ -42,7 +42,7 @@ ADA, NEW = "ada@example.org", "ada@new.example"
 IP = "203.0.113.7"
 
 
-def publish(engine: Engine, now=NOW) -> list[editions.Outcome]:
+def publish(engine: Engine, now=NOW) -> list[editions.SlotResult]:
     return list(editions.publish(engine, now=now, expiry=18 * HOUR, template="1"))
 
 
@@ -64,7 +64,9 @@ def ask_new(engine: Engine, reader: Subscriber, email: str = NEW, now=NOW) -> in
 
 
 def ask(engine: Engine, email: str, now=NOW) -> None:
-    signup.ask(engine, email, Wishes(), ip=IP, suppression_key=SUPPRESSION_KEY, now=now)
+    signup.request_subscription(
+        engine, email, Choices(), ip=IP, suppression_key=SUPPRESSION_KEY, now=now
+    )
 
 
 def find(engine: Engine, email: str = ADA) -> Subscriber:
@@ -107,7 +109,7 @@ def test_second_change_from_the_same_form_version_is_rejected(engine: Engine):
 
     def change(query: str) -> None:
         try:
-            signup.change(engine, reader.id, Wishes((query,)), NOW, seen=seen)
+            signup.change(engine, reader.id, Choices((query,)), NOW, seen=seen)
         except ConflictError:
             refused.append(query)
 
@@ -121,8 +123,8 @@ def test_second_change_from_the_same_form_version_is_rejected(engine: Engine):
     (kept,) = find_topics(engine)
     assert kept not in refused
     assert version(engine, reader) != seen
-    signup.change(engine, reader.id, Wishes(("moss",)), NOW, seen=version(engine, reader))
-    signup.change(engine, reader.id, Wishes(("fern",)), NOW)
+    signup.change(engine, reader.id, Choices(("moss",)), NOW, seen=version(engine, reader))
+    signup.change(engine, reader.id, Choices(("fern",)), NOW)
     assert find_topics(engine) == ["fern"]
 
 
@@ -304,7 +306,7 @@ def test_signup_form_and_link_request_share_rate_limits(engine: Engine):
         signup.ask_link(engine, f"r{number}@example.org", **given)
 
     with pytest.raises(LimitError):
-        signup.ask(engine, ADA, Wishes(), **given)
+        signup.request_subscription(engine, ADA, Choices(), **given)
 
 
 # --- Leaving ------------------------------------------------------------------------------------
@@ -352,10 +354,10 @@ def test_undo_is_rejected_after_a_month_or_without_confirmation(engine: Engine):
 def test_leaving_reason_is_kept_only_while_unsubscribed(engine: Engine):
     reader = add_reader(engine)
 
-    signup.say_why(engine, reader.secret, Why.OTHER)
+    signup.say_why(engine, reader.secret, UnsubscribeReason.OTHER)
     assert rows(engine, SubscriberRow)[0].left_reason is None
     signup.leave(engine, reader.secret, NOW)
-    signup.say_why(engine, reader.secret, Why.TOO_MANY)
+    signup.say_why(engine, reader.secret, UnsubscribeReason.TOO_MANY)
     assert rows(engine, SubscriberRow)[0].left_reason == "too many"
     signup.undo(engine, reader.secret, NOW)
     assert rows(engine, SubscriberRow)[0].left_reason is None
@@ -411,7 +413,7 @@ def test_export_contains_all_stored_data(engine: Engine):
     ask(engine, ADA, now=NOW - DAY)
     (request,) = rows(engine, RequestRow)
     reader = signup.confirm(engine, request.id, NOW - DAY).subscriber
-    signup.change(engine, reader.id, Wishes(("cat:cs.IR",)), NOW - DAY)
+    signup.change(engine, reader.id, Choices(("cat:cs.IR",)), NOW - DAY)
     ingest(engine, make_sighting("3001.00001"), now=NOW - DAY)
     publish(engine)
 
@@ -437,7 +439,7 @@ def erasable(engine: Engine) -> Subscriber:
     ask(engine, ADA, now=NOW - 2 * DAY)
     (request,) = rows(engine, RequestRow)
     reader = signup.confirm(engine, request.id, NOW - 2 * DAY).subscriber
-    signup.change(engine, reader.id, Wishes(("cat:cs.IR",)), NOW - 2 * DAY)
+    signup.change(engine, reader.id, Choices(("cat:cs.IR",)), NOW - 2 * DAY)
     publish(engine, NOW - DAY)
     ingest(engine, make_sighting())
     publish(engine)
@@ -525,7 +527,7 @@ def test_new_topics_per_day_are_limited(engine: Engine):
     reader = add_reader(engine, "retrieval")
 
     def change(*queries: str, now=NOW) -> None:
-        signup.change(engine, reader.id, Wishes(queries), now)
+        signup.change(engine, reader.id, Choices(queries), now)
 
     for day in range(2):
         change(*(f"first {day} {n}" for n in range(50)), now=NOW + day * DAY)

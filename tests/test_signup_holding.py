@@ -27,12 +27,12 @@ from pipeline.domain import (
     Verdict,
 )
 from pipeline.errors import InvalidTokenError, NotFoundError
-from pipeline.feedback.applying import Event, Feedback
+from pipeline.feedback.process import Event, Feedback
 from pipeline.message import Sender
 from pipeline.purge import Retention
-from pipeline.signup import Wishes, consent
+from pipeline.signup import Choices, subscribe
 from pipeline.storage import deliveries, subscribers
-from pipeline.storage.database import open_engine, reading
+from pipeline.storage.database import open_engine, read_only
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
     DeliveryRow,
@@ -42,9 +42,9 @@ from pipeline.storage.schema import (
     SuppressionRow,
     Table,
 )
-from tests.factories import NOW, make_sighting
-from tests.newsroom import SUPPRESSION_KEY, add_reader, ingest, rows
-from tests.sinks import open_sink
+from tests.support.factories import NOW, make_sighting
+from tests.support.newsroom import SUPPRESSION_KEY, add_reader, ingest, rows
+from tests.support.sinks import open_sink
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 ADA, NEW, BOB = "adele.harrow@example.org", "ada@new.example", "bob@example.org"
@@ -54,7 +54,9 @@ SENDER = Sender("papers@example.org", "Papers", "https://example.org", key=SUPPR
 
 
 def ask(engine: Engine, email: str = ADA, now=NOW, topic: str = TOPIC) -> int:
-    signup.ask(engine, email, Wishes((topic,)), ip=IP, suppression_key=SUPPRESSION_KEY, now=now)
+    signup.request_subscription(
+        engine, email, Choices((topic,)), ip=IP, suppression_key=SUPPRESSION_KEY, now=now
+    )
     return max(row.id for row in rows(engine, RequestRow))
 
 
@@ -90,7 +92,7 @@ def with_traces(engine: Engine) -> Subscriber:
 
 def sent_to(engine: Engine, reader: Subscriber) -> str:
     """Return the Message-ID of the last digest of this reader."""
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         key = conn.execute(
             select(DeliveryRow.dedupe_key)
             .where(DeliveryRow.subscriber_id == reader.id, DeliveryRow.edition_on.is_not(None))
@@ -143,7 +145,7 @@ def is_anywhere(engine: Engine, *words: str) -> list[str]:
 def neighbour(database_url: str) -> Iterator[Engine]:
     """Yield a second engine with an idle connection to the database, like another process."""
     other = open_engine(database_url)
-    with reading(other) as conn:
+    with read_only(other) as conn:
         conn.execute(select(RequestRow.id)).all()
     yield other
     other.dispose()
@@ -320,7 +322,7 @@ def test_sender_does_not_store_an_address_erased_while_sending(engine: Engine, a
 def test_pages_kept_by_an_open_read_transaction_are_wiped_by_next_purge(engine: Engine):
     """SQLite keeps old pages while another transaction still reads them."""
     ada = with_traces(engine)
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         conn.execute(select(RequestRow.id)).all()
         signup.erase_by_id(engine, ada.id, NOW)
         assert "harrow" not in dump(engine)
@@ -385,13 +387,13 @@ def test_export_contains_every_stored_value(engine: Engine):
 
     held = json.loads(json.dumps(signup.export(engine, reader.id)))
 
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         for name, (place, left_out) in PLACES.items():
             table = Table.metadata.tables[name]
             known = conn.execute(select(table)).mappings().all()
             assert known, f"the reader of this test has no row in {name}"
             values = {
-                json.dumps(signup.holding._plain(value))
+                json.dumps(signup.personal_data._plain(value))
                 for row in known
                 for column, value in row.items()
                 if column not in left_out
@@ -438,7 +440,7 @@ def test_subscriber_added_as_confirmed_has_consent_record_without_wording(
     engine: Engine, origin: Origin
 ):
     signup.add(
-        engine, ADA, Wishes(), confirmed=True, suppression_key=SUPPRESSION_KEY, now=NOW,
+        engine, ADA, Choices(), confirmed=True, suppression_key=SUPPRESSION_KEY, now=NOW,
         origin=origin,
     )  # fmt: skip
 
@@ -464,7 +466,7 @@ def test_purge_keeps_the_consent_record_but_removes_its_ip(engine: Engine):
 
 def test_purge_removes_wishes_of_requests_added_by_the_operator(engine: Engine):
     signup.add(
-        engine, ADA, Wishes((TOPIC,)), confirmed=False, suppression_key=SUPPRESSION_KEY, now=NOW
+        engine, ADA, Choices((TOPIC,)), confirmed=False, suppression_key=SUPPRESSION_KEY, now=NOW
     )
     [request] = rows(engine, RequestRow)
     signup.confirm(engine, request.id, NOW)
@@ -476,7 +478,7 @@ def test_purge_removes_wishes_of_requests_added_by_the_operator(engine: Engine):
 
 def test_consent_wordings_are_unchanged():
     """If the wording changes, add another version and make it the current one."""
-    assert consent.WORDINGS == {
+    assert subscribe.WORDINGS == {
         "1": "With this button you say: send me the digest of new papers, as often as I chose, "
         "until I leave. Every mail has a link that leaves with one click."
     }

@@ -31,10 +31,10 @@ from pipeline.errors import (
     QueryError,
     SettingsError,
 )
-from pipeline.signup import Wishes
-from pipeline.signup.asking import Limits, inbox_of
-from pipeline.signup.wishes import as_json, from_json
-from pipeline.storage import confirmations, deliveries, subscribers
+from pipeline.signup import Choices
+from pipeline.signup.abuse_limits import Limits, inbox_of
+from pipeline.signup.choices import as_json, from_json
+from pipeline.storage import deliveries, subscribers, transactional
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
     AskedRow,
@@ -47,13 +47,13 @@ from pipeline.storage.schema import (
     SubscriberRow,
     SubscriptionRow,
 )
-from tests.dying import dying
-from tests.factories import NOW, TODAY, make_schedule, make_sighting
-from tests.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows
+from tests.support.dying import dying
+from tests.support.factories import NOW, TODAY, make_schedule, make_sighting
+from tests.support.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, rows
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 ADA = "ada@example.org"
-WISHES = Wishes(("cat:cs.IR", "Dense  retrieval"), make_schedule(9, "Europe/Berlin"), 5)
+WISHES = Choices(("cat:cs.IR", "Dense  retrieval"), make_schedule(9, "Europe/Berlin"), 5)
 KINDS = ["new", "pending", "active", "unsubscribed", "suppressed", "complained"]
 
 
@@ -61,9 +61,9 @@ IP = "203.0.113.7"
 FEW = Limits(per_hour=5, per_day=20, everybody=2_000)
 
 
-def ask(engine: Engine, email: str = ADA, wishes: Wishes = WISHES, **changes: Any) -> None:
+def ask(engine: Engine, email: str = ADA, wishes: Choices = WISHES, **changes: Any) -> None:
     given = {"ip": IP, "suppression_key": SUPPRESSION_KEY, "now": NOW, "limits": FEW}
-    assert signup.ask(engine, email, wishes, **{**given, **changes}) is None
+    assert signup.request_subscription(engine, email, wishes, **{**given, **changes}) is None
 
 
 def mails(engine: Engine) -> list[tuple[str, str]]:
@@ -116,11 +116,11 @@ def watching(engine: Engine) -> Iterator[list[str]]:
         event.remove(engine, name, hook)
 
 
-def publish(engine: Engine, now=NOW) -> list[editions.Outcome]:
+def publish(engine: Engine, now=NOW) -> list[editions.SlotResult]:
     return list(editions.publish(engine, now=now, expiry=18 * HOUR, template="1"))
 
 
-def welcome(engine: Engine, reader: Subscriber, now=NOW) -> editions.Outcome | None:
+def welcome(engine: Engine, reader: Subscriber, now=NOW) -> editions.SlotResult | None:
     """Publish and return the outcome for this reader, or None if nothing was due."""
     return next((o for o in publish(engine, now) if o.subscriber_id == reader.id), None)
 
@@ -136,7 +136,7 @@ def send(engine: Engine, now=NOW) -> None:
 
 def join(engine: Engine, *queries: str, now=NOW) -> Subscriber:
     """Return a newly confirmed reader without a welcome mail."""
-    ask(engine, wishes=Wishes(queries or ("cat:cs.IR",)), now=now)
+    ask(engine, wishes=Choices(queries or ("cat:cs.IR",)), now=now)
     return signup.confirm(engine, last_request(engine), now).subscriber
 
 
@@ -208,13 +208,13 @@ def test_signup_runs_the_same_statements_for_any_address(engine: Engine):
 @pytest.mark.parametrize(
     ("email", "wishes", "error"),
     [
-        ("nobody", Wishes(), AddressError),
-        (ADA, Wishes(("(open",)), QueryError),
-        (ADA, Wishes(tuple(f"topic {n}" for n in range(101))), QueryError),
-        (ADA, Wishes(schedule=make_schedule(timezone="Mars/Base")), SettingsError),
+        ("nobody", Choices(), AddressError),
+        (ADA, Choices(("(open",)), QueryError),
+        (ADA, Choices(tuple(f"topic {n}" for n in range(101))), QueryError),
+        (ADA, Choices(schedule=make_schedule(timezone="Mars/Base")), SettingsError),
     ],
 )
-def test_invalid_form_stores_nothing(engine: Engine, email: str, wishes: Wishes, error):
+def test_invalid_form_stores_nothing(engine: Engine, email: str, wishes: Choices, error):
     with pytest.raises(error):
         ask(engine, email, wishes)
 
@@ -424,13 +424,13 @@ def test_crash_during_signup_stores_nothing(engine: Engine, after: int):
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.builds(
-        Wishes,
+        Choices,
         st.lists(st.text(), max_size=3).map(tuple),
         st.builds(make_schedule, st.integers(0, 23)),
         st.integers(1, 50),
     )
 )
-def test_wishes_round_trip_through_json(wishes: Wishes):
+def test_wishes_round_trip_through_json(wishes: Choices):
     assert from_json(as_json(wishes)) == wishes
 
 
@@ -459,7 +459,7 @@ def test_confirming_applies_the_requested_wishes(engine: Engine):
 def test_confirming_invalidates_older_requests(engine: Engine, status: str):
     """An older mail, perhaps requested by a stranger, cannot change a confirmed reader."""
     make_known(engine, status)
-    ask(engine, wishes=Wishes(("cat:q-bio",)), now=NOW - 2 * DAY)
+    ask(engine, wishes=Choices(("cat:q-bio",)), now=NOW - 2 * DAY)
     ask(engine)
     older, newer = sorted(row.id for row in rows(engine, RequestRow))[-2:]
 
@@ -542,7 +542,7 @@ def test_address_with_a_complaint_gets_no_mail(engine: Engine):
 
     with engine.begin() as conn:
         subscriber = subscribers.by_email(conn, ADA)
-        confirmations.enqueue(
+        transactional.enqueue(
             conn, DeliveryKind.CONFIRMATION, subscriber.id, about=1, expires_at=NOW + DAY, now=NOW
         )
         assert deliveries.claim(conn, 100, "token", HOUR, NOW) == []

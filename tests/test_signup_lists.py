@@ -21,8 +21,8 @@ from pipeline.domain import (
     Weekday,
 )
 from pipeline.errors import PaperboyError
-from pipeline.signup import csv_reader, moving
-from pipeline.signup.csv_reader import (
+from pipeline.signup import csv_lists, transfer
+from pipeline.signup.csv_lists import (
     OURS,
     Record,
     SubscriberList,
@@ -30,18 +30,18 @@ from pipeline.signup.csv_reader import (
     join_words,
     split_words,
 )
-from pipeline.signup.moving import (
+from pipeline.signup.transfer import (
     Import,
+    ImportReport,
     Member,
-    Outcome,
     breadth,
     exported_row,
     member,
     weekday,
 )
-from pipeline.storage.moves import Known, Stored
+from pipeline.storage.subscriber_transfer import KnownSubscriber, StoredSubscriber
 from pipeline.storage.subscribers import Suppression
-from tests.factories import NOW, make_schedule, make_subscriber, make_topic
+from tests.support.factories import NOW, make_schedule, make_subscriber, make_topic
 
 ADA, BOB = "ada@example.org", "bob@example.org"
 
@@ -492,7 +492,7 @@ def test_header_must_be_in_the_first_fifty_lines():
     """If the header is not in the first fifty lines, PaperboyError is raised."""
     text = "x\n" * 49 + "email\nada@example.org\n"
 
-    assert csv_reader.SAMPLE == 50
+    assert csv_lists.SAMPLE == 50
     assert found(text) == [(51, ADA, "")]
     with pytest.raises(PaperboyError, match="no column"):
         listed("x\n" * 50 + "email\nada@example.org\n")
@@ -501,7 +501,7 @@ def test_header_must_be_in_the_first_fifty_lines():
 # --- Rows of our own exports --------------------------------------------------------------------
 
 
-def stored(**changes: Any) -> Stored:
+def stored(**changes: Any) -> StoredSubscriber:
     given: dict[str, Any] = {
         "subscriber": make_subscriber(ADA, id=1, secret="s"),
         "record": dict.fromkeys(("created_at", "confirmed_at", "left_at", "left_reason")),
@@ -510,7 +510,7 @@ def stored(**changes: Any) -> Stored:
         "suppression": None,
         "covered_until": None,
     }
-    return Stored(**{**given, **changes})
+    return StoredSubscriber(**{**given, **changes})
 
 
 def test_export_leaves_unknown_values_empty():
@@ -568,21 +568,21 @@ def dry_run() -> Import:
 @pytest.mark.parametrize(
     ("here", "confirmed_at", "is_imported", "left_at", "outcome", "status", "reason"),
     [
-        (LEFT, MAY, False, None, Outcome.KNOWN, "unsubscribed", "has left already"),
-        (ACTIVE, MAY, False, None, Outcome.KNOWN, "active", "does not say when it left"),
-        (ACTIVE, JUNE, False, MAY, Outcome.KNOWN, "active", "confirmed here since"),
-        (ACTIVE, MAY, False, MAY, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
-        (ACTIVE, MAY, False, JUNE, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
-        (ACTIVE, None, False, MAY, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
-        (ACTIVE, JUNE, True, MAY, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
-        (PENDING, None, True, None, Outcome.UNSUBSCRIBED, "unsubscribed", ""),
+        (LEFT, MAY, False, None, ImportReport.KNOWN, "unsubscribed", "has left already"),
+        (ACTIVE, MAY, False, None, ImportReport.KNOWN, "active", "does not say when it left"),
+        (ACTIVE, JUNE, False, MAY, ImportReport.KNOWN, "active", "confirmed here since"),
+        (ACTIVE, MAY, False, MAY, ImportReport.UNSUBSCRIBED, "unsubscribed", ""),
+        (ACTIVE, MAY, False, JUNE, ImportReport.UNSUBSCRIBED, "unsubscribed", ""),
+        (ACTIVE, None, False, MAY, ImportReport.UNSUBSCRIBED, "unsubscribed", ""),
+        (ACTIVE, JUNE, True, MAY, ImportReport.UNSUBSCRIBED, "unsubscribed", ""),
+        (PENDING, None, True, None, ImportReport.UNSUBSCRIBED, "unsubscribed", ""),
     ],
 )
 def test_unsubscribed_row_for_a_known_reader_has_the_expected_outcome(
     here, confirmed_at, is_imported, left_at, outcome, status, reason
 ):
     left = replace(read({}), status=LEFT, left_at=left_at)
-    known = Known(1, here, confirmed_at, is_imported)
+    known = KnownSubscriber(1, here, confirmed_at, is_imported)
 
     result = dry_run()._meet(cast("Any", None), Record(2, {"email": ADA}, ()), left, known)
 
@@ -594,16 +594,16 @@ def test_unsubscribed_row_for_a_known_reader_has_the_expected_outcome(
 @pytest.mark.parametrize(
     ("here", "row", "outcome", "status", "reason"),
     [
-        (PENDING, ACTIVE, Outcome.ADDED, "active", ""),
-        (PENDING, PENDING, Outcome.KNOWN, "pending", "waits to be confirmed"),
-        (ACTIVE, ACTIVE, Outcome.KNOWN, "active", "is subscribed already"),
-        (ACTIVE, PENDING, Outcome.KNOWN, "active", "is subscribed already"),
-        (LEFT, ACTIVE, Outcome.KNOWN, "unsubscribed", "has left, and is not asked again"),
+        (PENDING, ACTIVE, ImportReport.ADDED, "active", ""),
+        (PENDING, PENDING, ImportReport.KNOWN, "pending", "waits to be confirmed"),
+        (ACTIVE, ACTIVE, ImportReport.KNOWN, "active", "is subscribed already"),
+        (ACTIVE, PENDING, ImportReport.KNOWN, "active", "is subscribed already"),
+        (LEFT, ACTIVE, ImportReport.KNOWN, "unsubscribed", "has left, and is not asked again"),
     ],
 )
 def test_row_for_a_known_reader_has_the_expected_outcome(here, row, outcome, status, reason):
     one = replace(read({}), status=row, must_ask=False)
-    known = Known(1, here, None, is_imported=False)
+    known = KnownSubscriber(1, here, None, is_imported=False)
 
     result = dry_run()._meet(cast("Any", None), Record(2, {"email": ADA}, ()), one, known)
 
@@ -624,7 +624,9 @@ def test_row_for_a_known_reader_has_the_expected_outcome(here, row, outcome, sta
 def test_erased_reader_stays_erased_unless_confirmed_later(reason, confirmed_at, is_erased):
     suppression = Suppression("0", reason, JUNE) if reason else None
 
-    assert moving._is_erased(suppression, replace(read({}), confirmed_at=confirmed_at)) is is_erased
+    assert (
+        transfer._is_erased(suppression, replace(read({}), confirmed_at=confirmed_at)) is is_erased
+    )
 
 
 @pytest.mark.parametrize(
@@ -636,7 +638,7 @@ def test_erased_reader_stays_erased_unless_confirmed_later(reason, confirmed_at,
     ],
 )
 def test_result_is_labelled_by_address_or_first_cell(cells, raw, email):
-    result = moving._result(Record(2, cells, raw), Outcome.REJECTED, "", "why")
+    result = transfer._result(Record(2, cells, raw), ImportReport.REJECTED, "", "why")
 
     assert (result.email, result.reason) == (email, "why")
 
@@ -651,11 +653,11 @@ def test_result_is_labelled_by_address_or_first_cell(cells, raw, email):
     ],
 )
 def test_result_of_an_added_row_has_status_and_reason(changes, asked, status, reason):
-    result = moving._added(
+    result = transfer._added(
         Record(2, {}, ()), replace(read({}, is_ours=False), **changes), asked=asked
     )
 
-    assert (result.outcome, result.status, result.reason) == (Outcome.ADDED, status, reason)
+    assert (result.outcome, result.status, result.reason) == (ImportReport.ADDED, status, reason)
 
 
 def test_consent_date_is_from_the_row_or_the_import():
@@ -686,4 +688,4 @@ def test_consent_date_is_from_the_row_or_the_import():
     ],
 )
 def test_row_without_an_address_is_a_hash_if_it_has_one(cells, is_hash):
-    assert moving._is_hash(Record(2, cells, ())) is is_hash
+    assert transfer._is_hash(Record(2, cells, ())) is is_hash

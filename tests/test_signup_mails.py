@@ -15,9 +15,9 @@ from pipeline import bootstrap, settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import Delivery, DeliveryKind, SubscriberStatus
 from pipeline.errors import RenderError
-from pipeline.signup import Wishes
+from pipeline.signup import Choices
 from pipeline.storage import deliveries
-from tests.factories import NOW, make_delivery
+from tests.support.factories import NOW, make_delivery
 
 HOUR = timedelta(hours=1)
 SITE = "https://papers.example.org"
@@ -38,8 +38,8 @@ def engine(services: Services):
 
 
 def ask(services: Services, now=NOW) -> None:
-    wishes = Wishes(('"win a prize at example.com"',))
-    signup.ask(
+    wishes = Choices(('"win a prize at example.com"',))
+    signup.request_subscription(
         services.engine, ADA, wishes, ip=None, suppression_key=services.suppression_key, now=now
     )
 

@@ -23,8 +23,8 @@ from pipeline.domain import (
     Weekday,
 )
 from pipeline.errors import PaperboyError
-from pipeline.signup import Why, Wishes, moving
-from pipeline.signup.csv_reader import (
+from pipeline.signup import Choices, UnsubscribeReason, transfer
+from pipeline.signup.csv_lists import (
     OURS,
     SubscriberList,
     escape_cell,
@@ -32,9 +32,9 @@ from pipeline.signup.csv_reader import (
     split_words,
     unescape_cell,
 )
-from pipeline.signup.moving import Import, Imported, Outcome
+from pipeline.signup.transfer import Import, Imported, ImportReport
 from pipeline.storage import subscribers
-from pipeline.storage.database import open_engine, reading
+from pipeline.storage.database import open_engine, read_only
 from pipeline.storage.schema import (
     BatchRow,
     DeliveryRow,
@@ -44,7 +44,7 @@ from pipeline.storage.schema import (
     SuppressionRow,
     TopicRow,
 )
-from tests.factories import NOW
+from tests.support.factories import NOW
 
 KEY = "a suppression key"
 ADA, BOB, EVE = "ada@example.org", "bob@example.org", "eve@example.org"
@@ -69,30 +69,30 @@ def exported(engine: Engine, key: str = KEY) -> str:
     file = io.StringIO()
     writer = csv.writer(file)
     writer.writerow(OURS)
-    for row in moving.exported(engine, key):
+    for row in transfer.exported(engine, key):
         writer.writerow([escape_cell(cell) for cell in row.values()])
     return file.getvalue()
 
 
 def statuses(engine: Engine) -> dict[str, str]:
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         return {one.email: one.status for one in subscribers.listing(conn)}
 
 
 def mails(engine: Engine) -> int:
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         return len(conn.execute(select(DeliveryRow.id)).all())
 
 
 def add(engine: Engine, email: str, *topics: str, **wishes) -> None:
     signup.add(
-        engine, email, Wishes(topics, **wishes), confirmed=True, suppression_key=KEY,
+        engine, email, Choices(topics, **wishes), confirmed=True, suppression_key=KEY,
         now=NOW - timedelta(days=30),
     )  # fmt: skip
 
 
 def secret_of(engine: Engine, email: str) -> str:
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         found = subscribers.by_email(conn, email)
     assert found
     return found.secret
@@ -253,8 +253,10 @@ def test_export_and_import_keep_all_subscriber_data(engine, other):
         breadth=Breadth.FEWER, names={"a;b": "=Mine; \"too\""})  # fmt: skip
     add(engine, BOB, "robots")
     signup.leave(engine, secret_of(engine, BOB), NOW - timedelta(days=3))
-    signup.say_why(engine, secret_of(engine, BOB), Why.OTHER)
-    signup.ask(engine, EVE, Wishes(("x",)), ip="192.0.2.1", suppression_key=KEY, now=NOW)
+    signup.say_why(engine, secret_of(engine, BOB), UnsubscribeReason.OTHER)
+    signup.request_subscription(
+        engine, EVE, Choices(("x",)), ip="192.0.2.1", suppression_key=KEY, now=NOW
+    )
     with engine.begin() as conn:
         conn.execute(BatchRow.__table__.insert().values(
             number=1, published_at=NOW - timedelta(hours=2), papers=1, matches=1))  # fmt: skip
@@ -268,7 +270,7 @@ def test_export_and_import_keep_all_subscriber_data(engine, other):
     before = mails(other)
     results = imported(other, exported(engine))
 
-    assert {one.outcome for one in results} == {Outcome.ADDED}
+    assert {one.outcome for one in results} == {ImportReport.ADDED}
     assert mails(other) == before == 0
     moved = {
         "id", "email_key", "address_hash", "cursor", "papers_from", "next_slot_at"
@@ -292,7 +294,7 @@ def test_every_subscriber_column_is_exported_or_recreated():
 
 
 def rows(engine: Engine, table, names: list[str] | None = None) -> list[dict]:
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         columns = [table.__table__.c[name] for name in names] if names else table.__table__.c
         found = [dict(row._mapping) for row in conn.execute(select(*columns))]
     return sorted(found, key=str)
@@ -305,7 +307,7 @@ def followed(engine: Engine) -> list[tuple[str, str, str]]:
         .join(TopicRow)
         .order_by(SubscriberRow.email, SubscriptionRow.created_at, TopicRow.query)
     )
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         return [tuple(row) for row in conn.execute(query)]
 
 
@@ -317,12 +319,12 @@ def test_import_is_idempotent(engine, other):
 
     again = imported(other, text)
 
-    assert {one.outcome for one in again} == {Outcome.KNOWN}
+    assert {one.outcome for one in again} == {ImportReport.KNOWN}
     assert len(statuses(other)) == 7
 
 
 def test_interrupted_import_resumes_when_run_again(engine, monkeypatch):
-    monkeypatch.setattr(moving, "CHUNK", 3)
+    monkeypatch.setattr(transfer, "CHUNK", 3)
     text = "email\n" + "".join(f"reader{n}@example.org\n" for n in range(10))
     run = Import(engine, KEY, NOW, 10).run(listed(text))
     for _ in range(4):
@@ -332,7 +334,7 @@ def test_interrupted_import_resumes_when_run_again(engine, monkeypatch):
 
     counts = Counter(one.outcome for one in imported(engine, text))
 
-    assert counts == {Outcome.KNOWN: 6, Outcome.ADDED: 4}
+    assert counts == {ImportReport.KNOWN: 6, ImportReport.ADDED: 4}
     assert mails(engine) == 10
 
 
@@ -340,7 +342,7 @@ def test_crash_in_a_chunk_stores_nothing(engine, monkeypatch):
     def die(*_args, **_options):
         raise SystemExit
 
-    monkeypatch.setattr(moving.moves, "add_consents", die)
+    monkeypatch.setattr(transfer.moves, "add_consents", die)
     with pytest.raises(SystemExit):
         imported(engine, "email\nada@example.org\n", confirmed=True)
 
@@ -358,7 +360,7 @@ def test_hashes_of_another_key_are_rejected_unless_skipped(engine, other):
     assert statuses(other) == {}
 
     results = imported(other, text, key="another key", skip_hashes=True)
-    assert [one.outcome for one in results] == [Outcome.LEFT_OUT, Outcome.ADDED]
+    assert [one.outcome for one in results] == [ImportReport.LEFT_OUT, ImportReport.ADDED]
 
 
 def test_a_suppressed_subscriber_stays_suppressed_under_another_key(engine, other):
@@ -369,7 +371,7 @@ def test_a_suppressed_subscriber_stays_suppressed_under_another_key(engine, othe
 
     imported(other, exported(engine), key="another key")
 
-    with reading(other) as conn:
+    with read_only(other) as conn:
         hash_ = subscribers.address_hash(ADA, "another key")
         assert subscribers.suppressed(conn, hash_).reason is SuppressionReason.COMPLAINT
 
@@ -377,18 +379,18 @@ def test_a_suppressed_subscriber_stays_suppressed_under_another_key(engine, othe
 def test_import_does_not_restore_an_erased_reader(engine):
     add(engine, ADA)
     text = exported(engine)
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         found = subscribers.by_email(conn, ADA)
     signup.erase_by_id(engine, found.id, NOW)
 
     [result] = imported(engine, text)
 
-    assert result.outcome is Outcome.LEFT_OUT
+    assert result.outcome is ImportReport.LEFT_OUT
     assert statuses(engine) == {}
     for options in ({}, {"confirmed": True}):
         later = NOW + timedelta(days=1)
         [result] = imported(engine, f"email\n{ADA}\n", now=later, **options)
-        assert result.outcome is Outcome.LEFT_OUT
+        assert result.outcome is ImportReport.LEFT_OUT
     assert mails(engine) == 0
 
 
@@ -397,11 +399,11 @@ def test_erased_reader_can_sign_up_again_immediately(engine):
     signup.erase(engine, ADA)
     now = datetime.now(UTC) + timedelta(minutes=1)
 
-    signup.ask(engine, ADA, Wishes(), ip=None, suppression_key=KEY, now=now)
+    signup.request_subscription(engine, ADA, Choices(), ip=None, suppression_key=KEY, now=now)
 
     assert mails(engine) == 1
     add(engine, ADA)
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         assert subscribers.suppressions(conn) == []
 
 
@@ -443,11 +445,11 @@ def test_columns_of_a_foreign_row_set_its_status_suppression_and_mail(
 ):
     [result] = imported(engine, f"{header}\n{ADA},{row}\n", confirmed=confirmed)
 
-    assert result.outcome is Outcome.ADDED
+    assert result.outcome is ImportReport.ADDED
     is_free = (header, row) == ("email,unsubscribed", "false")
     assert statuses(engine)[ADA] == ("active" if is_free and confirmed else status)
     assert mails(engine) == (1 if is_free and not confirmed else 0)
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         reasons = [one.reason for one in subscribers.suppressions(conn)]
     assert reasons == ([suppressed] if suppressed else [])
 
@@ -458,7 +460,7 @@ def test_foreign_active_rows_are_asked_unless_imported_as_confirmed(engine, othe
     [asked] = imported(engine, text)
     [taken] = imported(other, text, confirmed=True)
 
-    assert (asked.outcome, asked.status) == (Outcome.ADDED, "asked")
+    assert (asked.outcome, asked.status) == (ImportReport.ADDED, "asked")
     assert statuses(engine) == {ADA: "pending"}
     assert mails(engine) == 1
     assert taken.status == "active"
@@ -469,12 +471,12 @@ def test_foreign_active_rows_are_asked_unless_imported_as_confirmed(engine, othe
 @pytest.mark.parametrize("chunk", [1, 500])
 @pytest.mark.parametrize("confirmed", [False, True])
 def test_unsubscribed_row_overrides_a_subscribed_row(engine, monkeypatch, order, chunk, confirmed):
-    monkeypatch.setattr(moving, "CHUNK", chunk)
+    monkeypatch.setattr(transfer, "CHUNK", chunk)
     two = [f"{ADA},subscribed,\n", f"{ADA},unsubscribed,2029-01-01\n"][::order]
     imported(engine, "Email,Status,Unsub_time\n" + "".join(two), confirmed=confirmed)
 
     assert statuses(engine) == {ADA: "unsubscribed"}
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         owed = conn.execute(select(DeliveryRow.id).where(DeliveryRow.status == "queued")).all()
     assert owed == []
 
@@ -484,20 +486,20 @@ def test_import_unsubscribes_only_if_the_row_is_later_than_joining(engine):
 
     [without_time] = imported(engine, f"email,status\n{ADA},unsubscribed\n")
     [earlier] = imported(engine, f"email,unsub_time\n{ADA},2029-01-01\n")
-    assert [without_time.outcome, earlier.outcome] == [Outcome.KNOWN, Outcome.KNOWN]
+    assert [without_time.outcome, earlier.outcome] == [ImportReport.KNOWN, ImportReport.KNOWN]
     assert statuses(engine) == {ADA: SubscriberStatus.ACTIVE}
 
     [later] = imported(engine, f"email,unsub_time\n{ADA},2030-01-01\n")
-    assert later.outcome is Outcome.UNSUBSCRIBED
+    assert later.outcome is ImportReport.UNSUBSCRIBED
     assert statuses(engine) == {ADA: SubscriberStatus.UNSUBSCRIBED}
 
 
 def test_pending_reader_listed_twice_is_added_once(engine):
-    signup.ask(engine, ADA, Wishes(), ip=None, suppression_key=KEY, now=NOW)
+    signup.request_subscription(engine, ADA, Choices(), ip=None, suppression_key=KEY, now=NOW)
 
     results = imported(engine, f"email,status\n{ADA},active\n{ADA},active\n", confirmed=True)
 
-    assert [one.outcome for one in results] == [Outcome.ADDED, Outcome.KNOWN]
+    assert [one.outcome for one in results] == [ImportReport.ADDED, ImportReport.KNOWN]
     assert statuses(engine) == {ADA: SubscriberStatus.ACTIVE}
 
 
@@ -507,7 +509,7 @@ def test_import_does_not_ask_an_unsubscribed_reader_again(engine):
 
     for options in ({}, {"confirmed": True}):
         [result] = imported(engine, f"email\n{ADA}\n", **options)
-        assert result.outcome is Outcome.KNOWN
+        assert result.outcome is ImportReport.KNOWN
     assert statuses(engine) == {ADA: SubscriberStatus.UNSUBSCRIBED}
     assert mails(engine) == 0
 
@@ -526,7 +528,7 @@ def test_bad_rows_are_reported_by_line_and_reason_and_others_are_added(engine):
     )
     results = imported(engine, text)
 
-    bad = {one.record.line: one.reason for one in results if one.outcome is Outcome.REJECTED}
+    bad = {one.record.line: one.reason for one in results if one.outcome is ImportReport.REJECTED}
     assert sorted(bad) == [3, 4, 5, 6, 7, 8]
     assert "no-address" in bad[3]
     assert "topics" in bad[4]
@@ -563,7 +565,7 @@ def test_moved_reader_continues_on_the_next_day(engine, other):
 
     imported(other, exported(engine))
 
-    with reading(other) as conn:
+    with read_only(other) as conn:
         moved = subscribers.by_email(conn, ADA)
     assert moved.papers_from == NOW.date() + timedelta(days=1)
     assert moved.next_slot_at == NOW + timedelta(days=1)
@@ -579,6 +581,6 @@ def test_folded_suppression_hash_is_still_matched_after_import(engine, other):
 
     imported(other, exported(engine))
 
-    with reading(other) as conn:
+    with read_only(other) as conn:
         assert subscribers.barred(conn, address, KEY).reason is SuppressionReason.COMPLAINT
         assert subscribers.suppressed(conn, old).folded

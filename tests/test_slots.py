@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline import slots
 from pipeline.domain import Frequency, Schedule, Weekday
 from pipeline.errors import SettingsError
-from tests.factories import make_schedule
+from tests.support.factories import make_schedule
 
 ODD_ZONES = (
     "Africa/Casablanca",  # suspends its summer time for Ramadan

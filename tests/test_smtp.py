@@ -13,9 +13,9 @@ from pipeline.domain import Verdict
 from pipeline.errors import TransportError
 from pipeline.settings import SMTPServer
 from pipeline.smtp import Phase, Reply, Security, SMTPTransport
-from pipeline.smtp.connection import Bounds
-from tests.certificates import make_authority
-from tests.sinks import FEATURES, HANG_UP, PLAIN_FEATURES, STAY_SILENT, open_sink
+from pipeline.smtp.session import SessionLimits
+from tests.support.certificates import make_authority
+from tests.support.sinks import FEATURES, HANG_UP, PLAIN_FEATURES, STAY_SILENT, open_sink
 
 BODY = b"Subject: hello\r\n\r\n..a dotted line\r\nthe end\r\n"
 
@@ -27,7 +27,7 @@ def connect():
 
         def connect(sink, *, host="127.0.0.1", login=(None, None), bounds=None, **options):
             server = SMTPServer(host, sink.port, *login, implicit_tls=sink.implicit_tls)
-            connection = SMTPTransport(server, bounds=bounds or Bounds(), **options).open()
+            connection = SMTPTransport(server, bounds=bounds or SessionLimits(), **options).open()
             opened.callback(connection.abandon)
             return connection
 
@@ -83,9 +83,9 @@ def test_one_connection_carries_many_messages(connect, sink):
 
 
 def test_connection_is_spent_after_its_message_or_age_limit(connect, sink):
-    used = connect(sink, bounds=Bounds(messages=1))
+    used = connect(sink, bounds=SessionLimits(messages=1))
     send(used)
-    old = connect(sink, bounds=Bounds(age=0))
+    old = connect(sink, bounds=SessionLimits(age=0))
 
     assert used.spent
     assert old.spent
@@ -229,9 +229,9 @@ def test_reply_421_after_the_dot_returns_connection_verdict(connect, sink):
 
 def test_slow_server_times_out_before_and_after_the_dot(connect, sink):
     sink.answers = {"RCPT": STAY_SILENT}
-    before = send(connect(sink, bounds=Bounds(deadline=0.2)))
+    before = send(connect(sink, bounds=SessionLimits(deadline=0.2)))
     sink.answers = {"DOT": STAY_SILENT}
-    after = send(connect(sink, bounds=Bounds(patience=0.2)))
+    after = send(connect(sink, bounds=SessionLimits(patience=0.2)))
 
     assert before.verdict is Verdict.CONNECTION
     assert after.verdict is Verdict.UNKNOWN
@@ -371,7 +371,7 @@ def test_unanswered_tls_handshake_times_out():
         server = SMTPServer("127.0.0.1", listener.getsockname()[1], None, None, implicit_tls=True)
 
         with pytest.raises(TransportError, match="slow"):
-            SMTPTransport(server, bounds=Bounds(opening=0.3)).open()
+            SMTPTransport(server, bounds=SessionLimits(opening=0.3)).open()
 
 
 def test_implicit_tls_to_a_plain_text_server_raises():

@@ -17,12 +17,12 @@ from urllib.parse import parse_qs
 import pytest
 
 from pipeline import settings
-from pipeline.doctor.finding import Patient
+from pipeline.doctor.finding import Installation
 from pipeline.errors import RefusedError, SettingsError, TransportError
 from pipeline.settings import SMTPServer
 from pipeline.smtp import Security, SMTPTransport
 from pipeline.smtp.oauth import Endpoint, Token, Tokens, run, tokens_of
-from tests.factories import NOW
+from tests.support.factories import NOW
 
 HANG_UP = "<hang up>"
 
@@ -467,7 +467,7 @@ def test_doctor_logs_in_with_the_oauth_token():
             smtp_url=f"smtp://ada@127.0.0.1:{server.port}",
             smtp_oauth_command="echo t1",
         )
-        found = Patient(loaded, NOW).mail_server
+        found = Installation(loaded, NOW).mail_server
 
     assert not isinstance(found, str)
     assert server.said == ["user=ada\1auth=Bearer t1\1\1"]

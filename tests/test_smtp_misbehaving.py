@@ -12,10 +12,18 @@ import pytest
 from pipeline.domain import Verdict
 from pipeline.errors import TransportError
 from pipeline.settings import SMTPServer
-from pipeline.smtp import Phase, SMTPTransport, connection
-from pipeline.smtp.connection import Bounds
+from pipeline.smtp import Phase, SMTPTransport, session
+from pipeline.smtp.session import SessionLimits
 from pipeline.smtp.transport import never
-from tests.sinks import DRIP, ENDLESS, FEATURES, HANG_UP, PLAIN_FEATURES, STAY_SILENT, open_sink
+from tests.support.sinks import (
+    DRIP,
+    ENDLESS,
+    FEATURES,
+    HANG_UP,
+    PLAIN_FEATURES,
+    STAY_SILENT,
+    open_sink,
+)
 
 BODY = b"Subject: hello\r\n\r\nhello\r\n"
 SOON = 0.15  # seconds, for timeouts that a test reaches
@@ -51,7 +59,7 @@ def connect():
         def connect(sink, *, login=("me", "secret"), give_up=never, **bounds):
             server = SMTPServer("127.0.0.1", sink.port, *login, implicit_tls=False)
             patience = {"opening": LATE, "deadline": LATE, "patience": LATE, **bounds}
-            conversation = SMTPTransport(server, bounds=Bounds(**patience)).open(give_up)
+            conversation = SMTPTransport(server, bounds=SessionLimits(**patience)).open(give_up)
             opened.callback(conversation.abandon)
             return conversation
 
@@ -110,7 +118,7 @@ def test_misbehaviour_after_the_dot_returns_unknown(connect, sink, kind):
 
 @pytest.mark.parametrize("kind", MISBEHAVIOUR)
 def test_failure_at_quit_does_not_change_the_outcome(connect, sink, monkeypatch, kind):
-    monkeypatch.setattr(connection, "QUIT_PATIENCE", SOON)
+    monkeypatch.setattr(session, "QUIT_PATIENCE", SOON)
     conversation = connect(sink)
     sink.answers = {"QUIT": MISBEHAVIOUR[kind]}
 

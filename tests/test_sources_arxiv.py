@@ -10,14 +10,12 @@ import pytest
 
 from pipeline.errors import SourceError
 from pipeline.sources import Validator
-from pipeline.sources.arxiv import Arxiv, ArxivAPI
-from pipeline.sources.arxiv_calendar import feed_day, first_feed_day
-from pipeline.sources.arxiv_formats import read_xml
-from pipeline.sources.arxiv_listing import read_listing
-from pipeline.sources.collect import Skipped
+from pipeline.sources.arxiv import Arxiv, ArxivAPI, feed_day, first_feed_day
+from pipeline.sources.arxiv_formats import read_listing, read_xml
+from pipeline.sources.client import Client
 from pipeline.sources.documents import DocumentError
-from pipeline.sources.http import Client
-from tests.source_answers import (
+from pipeline.sources.entries import Skipped
+from tests.support.source_answers import (
     api,
     api_entry,
     api_error,
@@ -30,7 +28,7 @@ from tests.source_answers import (
     rss,
     rss_item,
 )
-from tests.source_server import Reply, Site, serve
+from tests.support.source_server import Reply, Site, serve
 
 NOW = datetime(2026, 7, 31, 6, tzinfo=UTC)  # a Friday, two hours after the feed was built
 FRIDAY = NOW.date()

@@ -22,12 +22,12 @@ from cryptography.x509.oid import NameOID
 
 from pipeline.errors import SourceError
 from pipeline.sources import Validator
-from pipeline.sources.addresses import is_public
-from pipeline.sources.http import Bounds, Client, user_agent
-from tests.source_server import Reply, Site, serve
+from pipeline.sources.client import Client, DownloadLimits, user_agent
+from pipeline.sources.public_addresses import is_public
+from tests.support.source_server import Reply, Site, serve
 
 NOW = datetime(2026, 7, 31, 6, tzinfo=UTC)
-QUICK = Bounds(connect=2, read=2, overall=4, wire=200_000, body=1_000_000)
+QUICK = DownloadLimits(connect=2, read=2, overall=4, wire=200_000, body=1_000_000)
 
 
 @pytest.fixture

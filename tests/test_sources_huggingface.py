@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.errors import SourceError
 from pipeline.sources import Validator
-from pipeline.sources.http import Client
+from pipeline.sources.client import Client
 from pipeline.sources.huggingface import HuggingFace
-from tests.source_server import Reply, Site, serve
+from tests.support.source_server import Reply, Site, serve
 
 NOW = datetime(2026, 7, 31, 9, tzinfo=UTC)
 TODAY = NOW.date()

@@ -16,8 +16,8 @@ import pytest
 
 from pipeline.domain import Sighting
 from pipeline.errors import SourceError
-from pipeline.sources.recorded import read_file
-from tests.source_answers import (
+from pipeline.sources.recorded_files import read_file
+from tests.support.source_answers import (
     api,
     api_entry,
     api_error,
@@ -359,7 +359,7 @@ READ = """
 import sys
 from pathlib import Path
 from pipeline.errors import SourceError
-from pipeline.sources.recorded import read_file
+from pipeline.sources.recorded_files import read_file
 try:
     readings = read_file(Path(sys.argv[1]))
 except SourceError as error:

@@ -19,15 +19,15 @@ from structlog.testing import capture_logs
 from pipeline import settings
 from pipeline.bootstrap import Services
 from pipeline.doctor.database import database_file
-from pipeline.doctor.finding import Patient
+from pipeline.doctor.finding import Installation
 from pipeline.errors import DatabaseFileError
-from pipeline.storage.database import open_engine, reading
+from pipeline.storage.database import open_engine, read_only
 from pipeline.storage.schema import BatchRow
-from pipeline.web.health import why_not_ready
-from tests.factories import NOW
-from tests.newsroom import rows
-from tests.running import Command
-from tests.visitors import locks, visiting
+from pipeline.web.ops import why_not_ready
+from tests.support.factories import NOW
+from tests.support.newsroom import rows
+from tests.support.running import Command
+from tests.support.visitors import locks, visiting
 
 pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
@@ -55,7 +55,7 @@ def test_second_connection_keeps_the_locks_of_the_first(engine: Engine):
     path = path_of(engine)
     shm = path.with_name(f"{path.name}-shm")
 
-    with reading(engine), reading(engine):
+    with read_only(engine), read_only(engine):
         held_on_file, held_on_shm = locks(path), locks(shm)
 
     assert str(os.getpid()) in held_on_file
@@ -69,10 +69,10 @@ def test_second_engine_keeps_the_locks_of_the_first(engine: Engine, database_url
     link.symlink_to(path)
     relative = os.path.relpath(path)
 
-    with reading(engine):
+    with read_only(engine):
         for name in (link, relative):
             other = open_engine(f"sqlite:///{name}")
-            with reading(other):
+            with read_only(other):
                 pass
             other.dispose()
         held = locks(path)
@@ -86,13 +86,13 @@ def test_rows_survive_other_processes_opening_and_closing_the_file(engine: Engin
 
     with visiting(str(path), processes=2):
         for number in range(1, 151):
-            with reading(engine):  # holds a connection, so that the pool opens a second one
+            with read_only(engine):  # holds a connection, so that the pool opens a second one
                 add_batch(engine, number)
 
     with closing(sqlite3.connect(path)) as conn:
         assert conn.execute("SELECT count(*) FROM batches").fetchone() == (150,)
         assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         assert conn.execute(text("SELECT count(*) FROM batches")).scalar_one() == 150
 
 
@@ -261,7 +261,7 @@ def test_a_full_disk_is_reported_before_it_is_full(engine: Engine, monkeypatch):
     loaded = settings.load(None, database_url=f"sqlite:///{path_of(engine)}")
     path_of(engine).chmod(0o600)
 
-    found = list(database_file(Patient(loaded, NOW)))
+    found = list(database_file(Installation(loaded, NOW)))
     reasons = why_not_ready(Services(loaded, engine), NOW, NOW)
 
     assert [(one.check, one.ok) for one in found] == [("database file", False)]

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import insert, update
 
-from pipeline.dispatch import pace
+from pipeline.dispatch import throttle
 from pipeline.domain import (
     DeliveryKind,
     DeliveryStatus,
@@ -18,14 +18,14 @@ from pipeline.domain import (
     SuppressionReason,
 )
 from pipeline.errors import NotFoundError
-from pipeline.storage import deliveries, guard, holds, paces, refusals, subscribers
+from pipeline.storage import deliveries, guard, refusals, send_controls, subscribers, throttles
 from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
-from pipeline.storage.paces import PaceState
 from pipeline.storage.schema import DeliveryRow, RefusalRow, RequestRow, SubscriberRow
-from tests import outbox
-from tests.factories import NOW, TODAY
-from tests.newsroom import rows
-from tests.outbox import add_confirmation, add_delivery, add_subscriber, row
+from pipeline.storage.throttles import ThrottleState
+from tests.support import outbox
+from tests.support.factories import NOW, TODAY
+from tests.support.newsroom import rows
+from tests.support.outbox import add_confirmation, add_delivery, add_subscriber, row
 
 LEASE = timedelta(minutes=6)
 PATIENCE = timedelta(minutes=11)
@@ -558,9 +558,9 @@ def test_next_due_at_ignores_unsendable_deliveries(engine, precedence):
     outbox.set_status(engine, left, SubscriberStatus.UNSUBSCRIBED)
     outbox.suppress(engine, gone)
     with engine.begin() as conn:
-        slow = pace.refused(None, "slowed.example", PaceState.SLOWED, "slow", NOW)
-        paces.insert(conn, slow)
-        holds.put(conn, TODAY + timedelta(days=3), "held", NOW)
+        slow = throttle.refused(None, "slowed.example", ThrottleState.SLOWED, "slow", NOW)
+        throttles.insert(conn, slow)
+        send_controls.pause(conn, TODAY + timedelta(days=3), "held", NOW)
 
     with engine.connect() as conn:
         assert deliveries.next_due_at(conn) is None
@@ -810,7 +810,7 @@ def test_blank_removes_personal_data_from_deliveries_of_a_reader(engine):
             refusal = ("hash", "b.example", "hard", None, "no", "mx", NOW)
             refusals.record(conn, refusals.Refusal(id_, TODAY, *refusal))
 
-    only(engine, lambda conn: deliveries.blank(conn, reader), {mine})
+    only(engine, lambda conn: deliveries.redact(conn, reader), {mine})
 
     found = row(engine, mine)
     assert (found.address, found.domain, found.topics, found.more) == (None, "", [], 0)
@@ -1078,18 +1078,18 @@ def test_hold_applies_to_everything_or_one_edition_and_is_idempotent(engine):
             return function(conn, *args, **options)
 
     assert held() == set()
-    assert call(holds.put, TODAY + DAY, "late", NOW) is True
-    assert call(holds.put, TODAY, "bad", NOW + HOUR, automatic=True) is True
-    assert call(holds.put, TODAY, "again", NOW) is False
+    assert call(send_controls.pause, TODAY + DAY, "late", NOW) is True
+    assert call(send_controls.pause, TODAY, "bad", NOW + HOUR, automatic=True) is True
+    assert call(send_controls.pause, TODAY, "again", NOW) is False
     assert held() == {first, later}
-    assert call(holds.put, None, "all", NOW) is True
+    assert call(send_controls.pause, None, "all", NOW) is True
     assert held() == {first, later, single}
-    assert call(holds.listing) == [
-        holds.Hold(None, NOW, "all"),
-        holds.Hold(TODAY, NOW + HOUR, "bad", automatic=True),
-        holds.Hold(TODAY + DAY, NOW, "late"),
+    assert call(send_controls.list_pauses) == [
+        send_controls.Pause(None, NOW, "all"),
+        send_controls.Pause(TODAY, NOW + HOUR, "bad", automatic=True),
+        send_controls.Pause(TODAY + DAY, NOW, "late"),
     ]
-    assert call(holds.lift, None) is True
-    assert call(holds.lift, None) is False
-    assert call(holds.lift, TODAY) is True
+    assert call(send_controls.resume, None) is True
+    assert call(send_controls.resume, None) is False
+    assert call(send_controls.resume, TODAY) is True
     assert held() == {later}

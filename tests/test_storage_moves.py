@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import insert
 
 from pipeline.domain import SubscriberStatus, SuppressionReason
-from pipeline.storage import moves, subscribers, topics
+from pipeline.storage import subscriber_transfer, subscribers, topics
 from pipeline.storage.schema import BatchRow, RequestRow, SubscriberRow
-from tests import outbox
-from tests.factories import NOW
-from tests.newsroom import rows
-from tests.outbox import add_subscriber, subscriber_values
+from tests.support import outbox
+from tests.support.factories import NOW
+from tests.support.newsroom import rows
+from tests.support.outbox import add_subscriber, subscriber_values
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
@@ -33,7 +33,7 @@ def request(engine, subscriber_id, **changes):
 
 
 def test_everyone_returns_each_subscriber_once_ordered_by_id(engine, monkeypatch):
-    monkeypatch.setattr(moves, "CHUNK", 2)
+    monkeypatch.setattr(subscriber_transfer, "CHUNK", 2)
     ids = [add_subscriber(engine, f"{n}@example.org") for n in range(5)]
     outbox.set_status(engine, ids[1], SubscriberStatus.PENDING)
     call(engine, subscribers.erase, ids[2], NOW)
@@ -45,7 +45,7 @@ def test_everyone_returns_each_subscriber_once_ordered_by_id(engine, monkeypatch
         ),
     )
 
-    found = call(engine, lambda conn: list(moves.everyone(conn)))
+    found = call(engine, lambda conn: list(subscriber_transfer.everyone(conn)))
 
     assert [one.subscriber.id for one in found] == [ids[0], ids[1], ids[3], ids[4]]
     assert [bool(one.suppression) for one in found] == [False, False, True, False]
@@ -62,7 +62,7 @@ def test_consent_is_the_last_used_join_request(engine):
     request(engine, ada, used_at=NOW + 2 * HOUR, kind="new-address", wording="another kind")
     request(engine, bob, used_at=NOW + 3 * HOUR, wording="another's")
 
-    found = call(engine, lambda conn: list(moves.everyone(conn)))
+    found = call(engine, lambda conn: list(subscriber_transfer.everyone(conn)))
 
     assert found[0].consent == {
         "subscriber_id": ada, "created_at": NOW, "used_at": NOW + HOUR, "origin": "form",
@@ -79,10 +79,10 @@ def test_suppressions_without_subscriber_exclude_known_addresses(engine):
         call(engine, subscribers.suppress, hash_, SuppressionReason.HARD, NOW + days * DAY)
     call(engine, subscribers.suppress, f"erased:{erased}", SuppressionReason.ERASED, NOW)
 
-    found = call(engine, moves.suppressions_without_subscriber)
+    found = call(engine, subscriber_transfer.suppressions_without_subscriber)
 
     assert [one.hash for one in found] == [f"erased:{erased}", "c", "a", "b"]
-    assert set(call(engine, moves.suppressions_among, ["a", "c", "x"])) == {"a", "c"}
+    assert set(call(engine, subscriber_transfer.suppressions_among, ["a", "c", "x"])) == {"a", "c"}
 
 
 @pytest.mark.parametrize("lock", [False, True])
@@ -95,19 +95,21 @@ def test_known_address_is_imported_unless_it_signed_up_by_form(engine, lock):
     request(engine, ids[2], origin="form", kind="new-address")
     keys = [f"{name}@example.org" for name in ("a", "b", "c", "x")]
 
-    found = call(engine, moves.known, keys, lock=lock)
+    found = call(engine, subscriber_transfer.known, keys, lock=lock)
 
     assert {key: one.is_imported for key, one in found.items()} == {
         "a@example.org": True, "b@example.org": False, "c@example.org": True,
     }  # fmt: skip
-    assert found["a@example.org"] == moves.Known(ids[0], SubscriberStatus.ACTIVE, NOW, True)
+    assert found["a@example.org"] == subscriber_transfer.KnownSubscriber(
+        ids[0], SubscriberStatus.ACTIVE, NOW, True
+    )
 
 
 @pytest.mark.parametrize(("hour", "days"), [(0, 0), (5.99, 0), (6, 1), (23, 1)])
 def test_papers_from_is_the_first_day_not_yet_covered(hour, days):
     midnight = NOW.replace(hour=0)
 
-    assert moves.papers_from(midnight + hour * HOUR) == midnight.date() + days * DAY
+    assert subscriber_transfer.papers_from(midnight + hour * HOUR) == midnight.date() + days * DAY
 
 
 @pytest.mark.parametrize("status", list(SubscriberStatus))
@@ -116,7 +118,7 @@ def test_import_replaces_pending_and_unsubscribes_remaining_readers(engine, stat
     ada, _ = (add_subscriber(engine, status=status, **gone) for _ in range(2))
 
     is_pending = status is SubscriberStatus.PENDING
-    assert call(engine, moves.begin_anew, ada, {"max_papers": 3}) is is_pending
+    assert call(engine, subscriber_transfer.begin_anew, ada, {"max_papers": 3}) is is_pending
     assert [row.max_papers for row in rows(engine, SubscriberRow, SubscriberRow.id)] == [
         3 if is_pending else 10,
         10,
@@ -128,26 +130,28 @@ def test_import_replaces_pending_and_unsubscribes_remaining_readers(engine, stat
     if leaves:
         assert (found[0].status, found[0].left_at) == ("unsubscribed", NOW + DAY)
         assert (found[0].next_slot_at, found[0].welcome_due) == (None, False)
-    assert call(engine, moves.secrets_in_use, [found[0].secret, "free"]) == {found[0].secret}
+    assert call(engine, subscriber_transfer.secrets_in_use, [found[0].secret, "free"]) == {
+        found[0].secret
+    }
 
 
 def test_new_readers_are_added_once_and_follow_in_their_order(engine):
     values = subscriber_values("ada@example.org")
-    assert call(engine, moves.add, []) == {}
-    added = call(engine, moves.add, [values])
+    assert call(engine, subscriber_transfer.add, []) == {}
+    added = call(engine, subscriber_transfer.add, [values])
     assert list(added) == ["ada@example.org"]
-    later = call(engine, moves.add, [values, subscriber_values("bob@example.org")])
+    later = call(engine, subscriber_transfer.add, [values, subscriber_values("bob@example.org")])
     assert list(later) == ["bob@example.org"]
     ada, bob = added["ada@example.org"], later["bob@example.org"]
     pairs = [("llm", "Models"), ("ai", "AI"), ("llm", "Again")]
 
-    call(engine, moves.follow, {ada: pairs, bob: [("ai", "Mine")]}, NOW)
+    call(engine, subscriber_transfer.follow, {ada: pairs, bob: [("ai", "Mine")]}, NOW)
 
     found = call(engine, topics.followed_by, [ada, bob])
     assert [(one.topic.query, one.label) for one in found[ada]] == [
         ("llm", "Models"), ("ai", "AI"),
     ]  # fmt: skip
-    call(engine, moves.unfollow, ada)
+    call(engine, subscriber_transfer.unfollow, ada)
     found = call(engine, topics.followed_by, [ada, bob])
     assert [len(found[id_]) for id_ in (ada, bob)] == [0, 1]
 
@@ -172,6 +176,6 @@ def test_imported_suppression_is_merged_with_existing_ones(
         call(engine, subscribers.suppress, hash_, SuppressionReason(before), NOW - DAY)
     imported = subscribers.Suppression(hash_, SuppressionReason(reason), NOW)
 
-    assert call(engine, moves.suppress, [imported]) == new
+    assert call(engine, subscriber_transfer.suppress, [imported]) == new
 
     assert outbox.suppressions(engine) == ({hash_: kept} if kept else {})

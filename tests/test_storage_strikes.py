@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.domain import DeliveryStatus, StrikeKind, SuppressionReason
-from pipeline.storage import strikes
+from pipeline.storage import bounce_scores
+from pipeline.storage.bounce_scores import Past, enough
 from pipeline.storage.schema import StrikeRow
-from pipeline.storage.strikes import Past, enough
-from tests import outbox
-from tests.factories import NOW, TODAY
-from tests.newsroom import rows
-from tests.outbox import add_confirmation, add_delivery, add_subscriber
+from tests.support import outbox
+from tests.support.factories import NOW, TODAY
+from tests.support.newsroom import rows
+from tests.support.outbox import add_confirmation, add_delivery, add_subscriber
 
 DAY = timedelta(days=1)
 LETTERS = {"F": StrikeKind.FULL, "S": StrikeKind.SOFT, "D": StrikeKind.DISABLED, ".": None}
@@ -76,7 +76,7 @@ def test_every_second_accepted_edition_prevents_suppression(letters):
 
 def count(engine, delivery_id, kind=StrikeKind.SOFT, now=NOW):
     with engine.begin() as conn:
-        return strikes.count(conn, delivery_id, kind, now)
+        return bounce_scores.count(conn, delivery_id, kind, now)
 
 
 def send(engine, subscriber_id, days=0, status=DeliveryStatus.SENT, **changes):
@@ -158,7 +158,7 @@ def test_concurrent_strikes_are_counted_together(engine):
 
     with ThreadPoolExecutor(1) as beside:
         with engine.begin() as conn:
-            assert strikes.count(conn, second, StrikeKind.SOFT, NOW) is None
+            assert bounce_scores.count(conn, second, StrikeKind.SOFT, NOW) is None
             waiting = beside.submit(count, engine, third)
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=0.3)
@@ -181,7 +181,7 @@ def test_old_strikes_are_deleted_up_to_the_limit(engine):
         count(engine, send(engine, subscriber, days), now=NOW + days * DAY)
 
     with engine.begin() as conn:
-        dropped = [strikes.drop_strikes(conn, before=NOW + 2 * DAY, limit=1) for _ in range(3)]
+        dropped = [bounce_scores.delete_old(conn, before=NOW + 2 * DAY, limit=1) for _ in range(3)]
 
     assert dropped == [1, 1, 0]
     assert [row.edition_on for row in rows(engine, StrikeRow)] == [TODAY + 2 * DAY]
@@ -252,10 +252,10 @@ def test_strikes_are_listed_and_cleared_per_address(engine):
         count(engine, send(engine, subscriber, days), now=NOW + DAY)
 
     with engine.begin() as conn:
-        found = strikes.of(conn, "hash of ada@example.org")
+        found = bounce_scores.of(conn, "hash of ada@example.org")
         assert [strike["edition_on"] for strike in found] == [TODAY, TODAY + DAY]
         assert found[0] == {"edition_on": TODAY, "kind": "soft", "noted_at": NOW + DAY}
-        strikes.clear(conn, "hash of ada@example.org")
+        bounce_scores.clear(conn, "hash of ada@example.org")
 
     assert [row.address_hash for row in rows(engine, StrikeRow)] == ["hash of bob@example.org"]
 
@@ -268,7 +268,7 @@ def test_deleting_old_strikes_keeps_newer_ones_of_address_and_edition(engine):
         count(engine, id_, now=NOW + noted * DAY)
 
     with engine.begin() as conn:
-        assert strikes.drop_strikes(conn, before=NOW, limit=9) == 1
+        assert bounce_scores.delete_old(conn, before=NOW, limit=9) == 1
 
     kept = {(row.address_hash, row.edition_on) for row in rows(engine, StrikeRow)}
     assert kept == {

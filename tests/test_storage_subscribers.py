@@ -24,8 +24,8 @@ from pipeline.storage.schema import (
     SuppressionRow,
     TopicRow,
 )
-from tests.factories import NOW, TODAY
-from tests.outbox import add_subscriber, suppressions
+from tests.support.factories import NOW, TODAY
+from tests.support.outbox import add_subscriber, suppressions
 
 SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
 ACTIVE, PENDING, LEFT = (

@@ -16,18 +16,19 @@ import pytest
 import redis
 from sqlalchemy import Engine, update
 
-from pipeline import editions, embedded, ingest, settings, signup
+from pipeline import editions, ingest, settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import OWED, DeliveryKind, DeliveryStatus
-from pipeline.signup import Wishes
-from pipeline.sources import Reading
+from pipeline.local import processes
+from pipeline.signup import Choices
+from pipeline.sources import FetchResult
 from pipeline.storage import deliveries
-from pipeline.storage.database import reading
+from pipeline.storage.database import read_only
 from pipeline.storage.schema import DeliveryRow
 from pipeline.tasks import client, wake_editions
-from tests.factories import make_sighting
-from tests.sinks import Sink, open_sink
-from tests.site import open_site
+from tests.support.factories import make_sighting
+from tests.support.sinks import Sink, open_sink
+from tests.support.site import open_site
 
 READERS = 120
 PATIENCE = 60.0  # seconds
@@ -71,10 +72,10 @@ def owed(engine: Engine) -> list[str]:
     readers = [f"reader{number}@example.org" for number in range(READERS)]
     for reader in readers:
         signup.add(
-            engine, reader, Wishes(("tea",)), confirmed=True,
+            engine, reader, Choices(("tea",)), confirmed=True,
             suppression_key=key, now=now,
         )  # fmt: skip
-    found = Reading((make_sighting(title="Tea leaves"),))
+    found = FetchResult((make_sighting(title="Tea leaves"),))
     ingest.ingest_recorded(engine, [("arxiv", found)], now=now)
     list(editions.publish(engine, now=now, expiry=timedelta(hours=18), template="t", everyone=True))
     return readers
@@ -95,7 +96,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def statuses(engine: Engine) -> Counter[DeliveryStatus]:
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         return Counter(deliveries.counts(conn))
 
 
@@ -124,7 +125,7 @@ def let_leases_end(engine: Engine) -> None:
 @on_postgresql
 def test_wake_up_sends_queued_deliveries(engine, broker, environment, sink, owed, wake):
     """The worker sends each subscriber one mail."""
-    with embedded.worker(environment, concurrency=1):
+    with processes.worker(environment, concurrency=1):
         wake("dispatch")
         until(lambda: sent(engine) == READERS)
 
@@ -138,7 +139,7 @@ def test_sending_survives_redis_flushall_without_loss_or_duplicates(
     """Redis is no source of truth: if it is emptied during a run, at most a wake-up is lost."""
     sink.on_dot = lambda: time.sleep(0.01)
 
-    with embedded.worker(environment, concurrency=2):
+    with processes.worker(environment, concurrency=2):
         wake("dispatch")
         until(lambda: len(sink.taken) > READERS // 4)
         broker.flushall()
@@ -154,14 +155,14 @@ def test_killed_worker_leaves_at_most_one_uncertain_mail_per_connection(
 ):
     """SIGKILL during a run: another worker finishes it, and uncertain deliveries are listed."""
     sink.on_dot = lambda: time.sleep(0.02)
-    with embedded.worker(environment, concurrency=1) as worker:
+    with processes.worker(environment, concurrency=1) as worker:
         wake("dispatch")
         until(lambda: len(sink.taken) > READERS // 4)
         worker.kill()
     sink.on_dot = None
     let_leases_end(engine)
 
-    with embedded.worker(environment, concurrency=1):
+    with processes.worker(environment, concurrency=1):
         wake("dispatch")
         until(lambda: not under_way(engine))
 
@@ -178,7 +179,7 @@ def test_killed_worker_leaves_at_most_one_uncertain_mail_per_connection(
 def test_stopped_worker_returns_unsent_deliveries(engine, broker, environment, sink, owed, wake):
     """SIGTERM: the current message is finished, all leases are returned, nothing is uncertain."""
     sink.on_dot = lambda: time.sleep(0.03)
-    with embedded.worker(environment, concurrency=1) as worker:
+    with processes.worker(environment, concurrency=1) as worker:
         wake("dispatch")
         until(lambda: len(sink.taken) > 10)
         worker.stop()
@@ -201,7 +202,7 @@ def test_confirming_triggers_the_welcome_without_beat(engine, broker, environmen
     )
     site.announce()
 
-    with embedded.worker(environment, queues=("edition",), concurrency=1):
+    with processes.worker(environment, queues=("edition",), concurrency=1):
         site.post(site.ask())
         until(lambda: statuses(engine)[DeliveryStatus.QUEUED] == 1)
 
@@ -216,7 +217,7 @@ def test_wake_editions_does_not_raise_if_the_broker_is_down():
 @on_sqlite
 def test_beat_wakes_the_workers(engine, broker, environment, sink, owed, tmp_path):
     """Queued deliveries are sent when only beat sends wake-ups."""
-    with embedded.worker(environment, concurrency=1), embedded.beat(environment, tmp_path):
+    with processes.worker(environment, concurrency=1), processes.beat(environment, tmp_path):
         until(lambda: sent(engine) == READERS)
 
     assert Counter(sink.recipients) == Counter(owed)
@@ -294,7 +295,7 @@ def test_worker_survives_unreadable_broker_messages(engine, broker, environment,
     broker.hset("unacked", "list", b"[1]")
     broker.zadd("unacked_index", {"junk": 1, "list": 2, "gone": 3})
 
-    with embedded.worker(environment, concurrency=1) as worker:
+    with processes.worker(environment, concurrency=1) as worker:
         wake("dispatch")
         until(lambda: sent(engine) == READERS or not worker.is_running)
 

@@ -21,20 +21,21 @@ import structlog
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 
-from pipeline import embedded, ingest, logs, settings, signup
+from pipeline import ingest, logs, settings, signup
 from pipeline.bootstrap import Services
 from pipeline.errors import TransportError
-from pipeline.signup import Wishes
-from pipeline.sources import Reading
+from pipeline.local import processes
+from pipeline.signup import Choices
+from pipeline.sources import FetchResult
 from pipeline.storage.database import open_engine
 from pipeline.storage.schema import SubscriberRow
 from pipeline.tasks import client
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
-from tests.factories import make_sighting
-from tests.newsroom import rows
-from tests.outbox import add_subscriber
-from tests.sinks import Sink, open_sink
+from tests.support.factories import make_sighting
+from tests.support.newsroom import rows
+from tests.support.outbox import add_subscriber
+from tests.support.sinks import Sink, open_sink
 
 ADA, BOB, NEW = "ada.private@example.org", "bob.private@example.org", "new.private@example.org"
 SECRETS = {
@@ -149,7 +150,7 @@ def join(way: Way) -> None:
     way.send()
     link = way.link("confirm")
     assert way.get(link).ok
-    found = Reading((make_sighting(title="Tea leaves"),))
+    found = FetchResult((make_sighting(title="Tea leaves"),))
     ingest.ingest_recorded(way.services.engine, [("arxiv", found)], now=datetime.now(UTC))
     assert way.post(link).ok
     way.secret |= {row.secret for row in rows(way.services.engine, SubscriberRow)}
@@ -179,13 +180,13 @@ def be_refused(way: Way) -> None:
     for reply in (f"550 5.1.1 <{BOB}>: no such user", f"550 5.7.1 {BOB} blocked"):
         way.sink.answers[f"RCPT {BOB}"] = [reply]
         signup.add(
-            way.services.engine, BOB, Wishes(), confirmed=False,
+            way.services.engine, BOB, Choices(), confirmed=False,
             suppression_key=way.services.suppression_key, now=datetime.now(UTC),
         )  # fmt: skip
         way.send()
     way.sink.logins.clear()
     signup.add(
-        way.services.engine, f"x{BOB}", Wishes(), confirmed=False,
+        way.services.engine, f"x{BOB}", Choices(), confirmed=False,
         suppression_key=way.services.suppression_key, now=datetime.now(UTC),
     )  # fmt: skip
     with pytest.raises(TransportError) as stopped:
@@ -229,7 +230,7 @@ def work(way: Way, capfd: pytest.CaptureFixture[str]) -> str:
         **{name.upper(): value for name, value in SECRETS.items()},
     )
     written = ""
-    with embedded.worker(environment, concurrency=2), client(loaded) as sender:
+    with processes.worker(environment, concurrency=2), client(loaded) as sender:
         for name in ("dispatch", "purge"):
             sender.send_task(f"paperboy.{name}", expires=60)
         deadline = time.monotonic() + 60  # the dispatcher alone may take that long

@@ -11,12 +11,12 @@ from sqlalchemy import Engine, text
 from pipeline import editions, purge, signup
 from pipeline.editions import bring_topics_up
 from pipeline.purge import Retention
-from pipeline.signup import Wishes, holding
+from pipeline.signup import Choices, personal_data
 from pipeline.storage import subscribers, topics
-from pipeline.storage.database import reading
+from pipeline.storage.database import read_only
 from pipeline.storage.schema import MatchRow, PickRow, SubscriptionRow, TopicRow
-from tests.factories import NOW, make_match, make_sighting
-from tests.newsroom import add_reader, count, ingest, published, rows, stored
+from tests.support.factories import NOW, make_match, make_sighting
+from tests.support.newsroom import add_reader, count, ingest, published, rows, stored
 
 MINE, OURS = "my illness", "cat:cs.ir"
 
@@ -68,7 +68,7 @@ def test_erasing_a_reader_deletes_topics_without_other_followers(engine: Engine)
 def test_purge_deletes_topics_without_followers(engine: Engine):
     ada = add_reader(engine, *(f"illness {n}" for n in range(purge.TOPICS + 5)), MINE)
     matched(engine)
-    signup.change(engine, ada.id, Wishes((OURS,)), NOW)
+    signup.change(engine, ada.id, Choices((OURS,)), NOW)
 
     purged = purge.purge(engine, NOW, Retention())
 
@@ -106,12 +106,12 @@ def test_following_a_topic_during_its_deletion_creates_a_new_one(engine: Engine)
         with engine.begin() as conn:
             reader = subscribers.by_id(conn, ada.id, for_change=True)
             assert reader is not None
-            holding._erase(conn, reader, NOW)
+            personal_data._erase(conn, reader, NOW)
             following = other.submit(add_reader, engine, MINE, email="bob@example.org")
             until_waiting(engine)
         bob = following.result(timeout=30)
 
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         [followed] = topics.followed_by(conn, [bob.id])[bob.id]
     assert followed.topic.query == MINE
     assert queries(engine) == {MINE}
@@ -154,7 +154,7 @@ def test_concurrent_erase_purge_and_subscribe_lose_no_topic(engine: Engine):
         stop.set()
         purging.result(timeout=120)
 
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         followed = topics.followed_by(conn, stayed)
     assert all({s.topic.query for s in followed[id_]} == {MINE, OURS} for id_ in stayed)
     assert queries(engine) == {MINE, OURS}

@@ -17,13 +17,13 @@ from pipeline import ingest, settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import DeliveryStatus, Schedule, Subscriber, SubscriberStatus
 from pipeline.mailbox import Mailbox
-from pipeline.sources import Reading
+from pipeline.sources import FetchResult
 from pipeline.storage import deliveries, subscribers
-from pipeline.storage.database import open_engine, reading
+from pipeline.storage.database import open_engine, read_only
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
 from tests.conftest import CHROMIUM
-from tests.factories import make_schedule, make_sighting
+from tests.support.factories import make_schedule, make_sighting
 
 SITE = "https://papers.example.org"
 ONE_CLICK = {"List-Unsubscribe": "One-Click"}
@@ -71,7 +71,7 @@ def subscribe(engine: Engine):
         topics: tuple[str, ...] = ("retrieval",),
         schedule: Schedule | None = None,
     ) -> Subscriber:
-        wishes = signup.Wishes(topics, schedule or make_schedule())
+        wishes = signup.Choices(topics, schedule or make_schedule())
         return signup.add(
             engine, email, wishes, confirmed=confirmed, suppression_key="k", now=datetime.now(UTC)
         )
@@ -82,7 +82,7 @@ def subscribe(engine: Engine):
 @pytest.fixture
 def status(engine: Engine):
     def status(subscriber: Subscriber) -> SubscriberStatus:
-        with reading(engine) as conn:
+        with read_only(engine) as conn:
             known = subscribers.by_id(conn, subscriber.id)
         assert known is not None
         return known.status
@@ -155,7 +155,7 @@ def test_unsubscribe_cancels_the_queued_delivery(browser, subscribe, engine):
 
     browser.post(f"/unsubscribe/{bob.secret}")
 
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         [view] = deliveries.listing(conn)
     assert view.status is DeliveryStatus.CANCELLED
 
@@ -261,10 +261,10 @@ def test_digest_page_shows_the_sent_papers_and_reasons(browser, services, subscr
     subscribe()
     sighting = make_sighting(title="Retrieval of <script>alert(1)</script> Stones")
     ingest.ingest_recorded(
-        engine, [("arxiv", Reading(sightings=[sighting]))], now=datetime.now(UTC)
+        engine, [("arxiv", FetchResult(sightings=[sighting]))], now=datetime.now(UTC)
     )
     [outcome] = services.publish(datetime.now(UTC), everyone=True)
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         [owed] = [view for view in deliveries.listing(conn) if view.email == outcome.email]
 
     answer = browser.get(path(services.links.digest(owed.id, datetime.now(UTC))))
@@ -304,7 +304,9 @@ def test_front_page_shows_the_latest_papers_escaped(browser, engine):
             datetime(2030, 1, 2, tzinfo=UTC).date(),
         )
     ]
-    ingest.ingest_recorded(engine, [("arxiv", Reading(sightings=sightings))], now=datetime.now(UTC))
+    ingest.ingest_recorded(
+        engine, [("arxiv", FetchResult(sightings=sightings))], now=datetime.now(UTC)
+    )
 
     page = browser.get("/").text
 

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, 
 from sqlalchemy import Engine
 
 from tests.conftest import CHROMIUM
-from tests.tour import Stop, arrive, open_tour, tour
+from tests.support.tour import Stop, arrive, open_tour, tour
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.full]
 

@@ -12,10 +12,10 @@ from starlette.testclient import TestClient
 from pipeline import settings
 from pipeline.bootstrap import Services
 from pipeline.mailbox import Mailbox
-from pipeline.web import create_app, health
+from pipeline.web import create_app, ops
 from pipeline.web.app import METHODS
-from pipeline.web.pages import Pages
-from pipeline.web.security import ALWAYS
+from pipeline.web.middleware import ALWAYS
+from pipeline.web.templating import Pages
 
 SITE = "http://127.0.0.1:8000"
 CROSS_SITE = {"Origin": "https://mail.example", "Sec-Fetch-Site": "cross-site"}
@@ -117,7 +117,7 @@ def test_cross_site_forms_are_rejected(app, browser, method, headers):
 
 def test_uncaught_error_response_has_the_security_headers(browser, monkeypatch):
     """The outermost handler returns that page, outside all other middleware."""
-    monkeypatch.setattr(health, "why_not_ready", lambda *_: 1 / 0)
+    monkeypatch.setattr(ops, "why_not_ready", lambda *_: 1 / 0)
 
     answer = browser.get("/readyz")
 
@@ -127,7 +127,7 @@ def test_uncaught_error_response_has_the_security_headers(browser, monkeypatch):
 
 
 def test_error_while_rendering_the_error_page_returns_a_plain_500(browser, monkeypatch):
-    monkeypatch.setattr(health, "why_not_ready", lambda *_: 1 / 0)
+    monkeypatch.setattr(ops, "why_not_ready", lambda *_: 1 / 0)
     monkeypatch.setattr(Pages, "show", lambda *_, **__: 1 / 0)
 
     answer = browser.get("/readyz")

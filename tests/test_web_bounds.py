@@ -15,21 +15,21 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from pipeline.storage.database import open_engine
-from pipeline.web import bounds
+from pipeline.web import request_limits
 from pipeline.web import server as servers
-from pipeline.web.bounds import (
+from pipeline.web.client_address import VisitorLimit
+from pipeline.web.request_limits import (
     CHANGING,
     LEAVING,
     OPERATING,
     PROVIDERS,
     SEARCHING,
     SHOWING,
-    Lane,
-    lane_of,
+    RequestClass,
     one_at_a_time,
+    request_class,
 )
-from pipeline.web.clients import Throttle
-from tests.site import Site, open_site
+from tests.support.site import Site, open_site
 
 SECRET = "x" * 22
 
@@ -183,7 +183,7 @@ def test_oversized_body_is_rejected_before_it_is_read(site: Site, path: str):
 
 
 def test_total_body_size_is_limited(site: Site, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bounds, "BODIES", 1_000)
+    monkeypatch.setattr(request_limits, "BODIES", 1_000)
 
     answers = [site.post("/subscribe", content=b"a" * size) for size in (2_000, 10)]
 
@@ -231,7 +231,7 @@ def test_body_sent_after_the_response_times_out(site: Site, monkeypatch: pytest.
 
 
 def test_slow_body_returns_408(site: Site, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bounds, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(request_limits, "BODY_SECONDS", 0.5)
     with serving(site) as port:
         answer = answer_to(
             port, b"POST /link HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nemail="
@@ -306,7 +306,7 @@ def test_oldest_idle_connection_is_closed_when_connections_run_out(
     ],
 )
 def test_lane_of_returns_the_lane_of_each_path(method, path, query, body, lane):
-    assert lane_of(method, path, query, body) is lane
+    assert request_class(method, path, query, body) is lane
 
 
 def test_lanes_use_at_most_half_of_the_threads():
@@ -319,9 +319,9 @@ def test_search_flood_does_not_block_health_checks_and_one_click(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ):
     """If searches never end, their lane fills up and its queue is refused; other lanes respond."""
-    monkeypatch.setattr(bounds, "SEARCHING", Lane("searching", 2, 4, 0.5))
+    monkeypatch.setattr(request_limits, "SEARCHING", RequestClass("searching", 2, 4, 0.5))
     released = threading.Event()
-    monkeypatch.setattr("pipeline.web.topics._chosen", lambda *_: released.wait(60) and None)
+    monkeypatch.setattr("pipeline.web.papers.topics._chosen", lambda *_: released.wait(60) and None)
     search = b"GET /topics/agents HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     with serving(site) as port, contextlib.ExitStack() as stack:
         flood = [stack.enter_context(connect(port)) for _ in range(60)]
@@ -359,7 +359,7 @@ def answered(visitor: socket.socket) -> bool:
 
 def test_one_client_gets_at_most_half_of_a_lane():
     async def places() -> tuple[int, int]:
-        gate = bounds._Gate(Lane("any", 2, 6, 20.0), asyncio.Semaphore(2))
+        gate = request_limits._Gate(RequestClass("any", 2, 6, 20.0), asyncio.Semaphore(2))
 
         async def hold(client: str) -> bool:
             try:
@@ -445,7 +445,7 @@ def test_exhausted_connection_pool_returns_503_after_a_short_wait(database_url: 
 
 def test_rotating_addresses_inside_a_network_are_throttled():
     def taken(addresses: list[str]) -> int:
-        throttle = Throttle(10)
+        throttle = VisitorLimit(10)
         return sum(throttle.takes(address, 0) for address in addresses)
 
     assert taken([f"2001:db8::{i:x}" for i in range(200)]) == 10
@@ -457,7 +457,7 @@ def test_rotating_addresses_inside_a_network_are_throttled():
 
 
 def test_cpu_time_is_throttled_per_client_and_globally():
-    throttle = Throttle(1_000, seconds=2.0, everybody=5.0)
+    throttle = VisitorLimit(1_000, seconds=2.0, everybody=5.0)
 
     for client in ("192.0.2.1", "198.51.100.1", "203.0.113.1"):
         throttle.charge(client, 1.9, 0)
@@ -470,7 +470,7 @@ def test_cpu_time_is_throttled_per_client_and_globally():
 
 
 def test_throttle_keeps_a_limited_number_of_clients():
-    throttle = Throttle(10)
+    throttle = VisitorLimit(10)
 
     for i in range(30_000):
         throttle.takes(f"{i % 223 + 1}.{i // 223}.0.1", 0)

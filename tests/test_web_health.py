@@ -11,17 +11,17 @@ from starlette.testclient import TestClient
 from pipeline import settings
 from pipeline.bootstrap import Services
 from pipeline.domain import DeliveryStatus, SourceState, SubscriberStatus
-from pipeline.storage import progress, source_states
-from pipeline.storage.database import reading
-from pipeline.storage.progress import Progress
+from pipeline.storage import ingest_state, stats
+from pipeline.storage.database import read_only
+from pipeline.storage.ingest_state import SourceRecord
 from pipeline.storage.schema import PaperRow
-from pipeline.storage.source_states import SourceRecord
+from pipeline.storage.stats import Stats
 from pipeline.web import create_app
-from pipeline.web.health import stuck
-from tests.factories import make_sighting
-from tests.newsroom import ingest, store
-from tests.outbox import add_delivery, add_subscriber, set_status, suppress
-from tests.plans import is_indexed, selecting
+from pipeline.web.ops import stuck
+from tests.support.factories import make_sighting
+from tests.support.newsroom import ingest, store
+from tests.support.outbox import add_delivery, add_subscriber, set_status, suppress
+from tests.support.plans import is_indexed, selecting
 
 SITE = "https://papers.example.org"
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -92,12 +92,12 @@ def test_sources_not_requested_for_hours_are_reported(engine: Engine):
     late = now() - 4 * HOUR
     record = SourceRecord("arxiv", SourceState.FAILED, late, late)
     with engine.begin() as conn:
-        source_states.put(conn, record)
+        ingest_state.put_source_state(conn, record)
     assert reasons(engine) == ["no source was asked, for 240 minutes"]
 
     waiting = SourceRecord("huggingface", SourceState.FAILED, late, late, next_try_at=now() + HOUR)
     with engine.begin() as conn:
-        source_states.put(conn, waiting)
+        ingest_state.put_source_state(conn, waiting)
 
     assert reasons(engine) == []
 
@@ -114,7 +114,7 @@ def test_unpublished_papers_are_reported(engine: Engine):
 
 
 def test_missing_source_request_is_measured_from_the_start_time():
-    nothing = Progress(0, None, None, None, None, ())
+    nothing = Stats(0, None, None, None, None, ())
     started = datetime(2030, 1, 2, tzinfo=UTC)
 
     assert stuck(nothing, started + 2 * HOUR, started) == []
@@ -200,10 +200,10 @@ def test_metrics_with_a_token_require_the_token(engine: Engine, said: str, statu
 
 def test_health_queries_of_large_tables_use_an_index(engine: Engine):
     """However large the tables are: each query of a large table uses an index."""
-    with selecting(engine) as seen, reading(engine) as conn:
-        progress.read(conn, now())
-        progress.unsettled(conn)
-        progress.last_day(conn, now())
+    with selecting(engine) as seen, read_only(engine) as conn:
+        stats.read(conn, now())
+        stats.unsettled(conn)
+        stats.last_day(conn, now())
 
     large = [
         found for found in seen

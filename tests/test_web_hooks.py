@@ -13,17 +13,17 @@ from sqlalchemy import Engine
 
 from pipeline.domain import Verdict
 from pipeline.errors import EventError, ForgedError
-from pipeline.feedback.providers import generic
-from pipeline.feedback.providers.generic import Generic, read, sign
-from pipeline.feedback.providers.ses import SES
-from pipeline.feedback.providers.sns import SNS
+from pipeline.feedback.webhooks import generic
+from pipeline.feedback.webhooks.generic import Generic, parse, sign
+from pipeline.feedback.webhooks.ses import SES
+from pipeline.feedback.webhooks.sns import SNS
 from pipeline.storage.schema import EventRow
-from pipeline.web import hooks
-from tests import amazon, outbox
-from tests.factories import NOW
-from tests.newsroom import rows
-from tests.outbox import row
-from tests.site import ADA, ELSEWHERE, Site, now, open_site
+from pipeline.web import ops
+from tests.support import amazon, outbox
+from tests.support.factories import NOW
+from tests.support.newsroom import rows
+from tests.support.outbox import row
+from tests.support.site import ADA, ELSEWHERE, Site, now, open_site
 
 SECRET, OLD_SECRET = "n" * 32, "o" * 32
 
@@ -134,7 +134,7 @@ def test_signed_invalid_body_returns_400(site, body):
 
 def test_bounce_verdict_uses_the_smtp_reply_table():
     def verdict(**said):
-        (notice,) = read({"id": "1", "event": "bounce", **said}).notices
+        (notice,) = parse({"id": "1", "event": "bounce", **said}).notices
         return notice.kind, notice.verdict
 
     assert verdict(status="5.1.1") == ("hard", Verdict.HARD)
@@ -255,7 +255,7 @@ def test_unconfigured_provider_returns_404(engine):
 
 
 def test_oversized_hook_body_returns_413(site):
-    answer = post(site, None, body=b" " * (hooks.LARGEST + 1))
+    answer = post(site, None, body=b" " * (ops.LARGEST + 1))
 
     assert answer.status_code == 413
 

@@ -12,9 +12,9 @@ from pipeline import settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import DeliveryStatus, SubscriberStatus
 from pipeline.storage.schema import SubscriberRow
-from tests.newsroom import rows
-from tests.sinks import Sink, open_sink
-from tests.site import ADA, ELSEWHERE, Site, now, open_site
+from tests.support.newsroom import rows
+from tests.support.sinks import Sink, open_sink
+from tests.support.site import ADA, ELSEWHERE, Site, now, open_site
 
 ONE_CLICK = {"List-Unsubscribe": "One-Click"}
 URLENCODED = {"data": ONE_CLICK}
@@ -252,7 +252,7 @@ def test_undo_is_rejected_for_an_unconfirmed_reader(site):
 # --- Reason -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("why", list(signup.Why))
+@pytest.mark.parametrize("why", list(signup.UnsubscribeReason))
 def test_leaving_reason_is_stored(site, why):
     ada = site.reader()
     page = site.post(way_out(ada)).text

@@ -15,14 +15,15 @@ from sqlalchemy import event
 from starlette.testclient import TestClient
 
 from pipeline.domain import Links
-from pipeline.web import create_app, periods
-from pipeline.web.asking import pages
-from pipeline.web.curated import CURATED
-from pipeline.web.library import Library
-from pipeline.web.periods import Span
-from tests.factories import make_sighting
-from tests.newsroom import ingest
-from tests.site import URL, Site, open_site
+from pipeline.web import create_app
+from pipeline.web.papers import periods
+from pipeline.web.papers.params import pages
+from pipeline.web.papers.periods import Span
+from pipeline.web.papers.search_index import LiveIndex
+from pipeline.web.subscribe.curated import CURATED
+from tests.support.factories import make_sighting
+from tests.support.newsroom import ingest
+from tests.support.site import URL, Site, open_site
 
 HOSTILE = "<img src=x onerror=alert(1)> & \"quotes\" </title><script>alert('x')</script> \u202eabc"
 WEDNESDAY = date(2030, 1, 2)
@@ -145,7 +146,7 @@ def test_pagination_shows_every_paper_once(site, engine):
 
 @one_database
 def test_number_of_queries_per_page_is_constant(engine, questions):
-    library = Library(engine, background=False)
+    library = LiveIndex(engine, background=False)
     app = create_app(open_site(engine).services, library=library)
     browser = TestClient(app, base_url=URL)
     asked = []
@@ -448,7 +449,7 @@ def test_period_name_round_trips(day, span):
     period = periods.around(day, span)
 
     assert day in period
-    assert periods.read(span, period.name) == period
+    assert periods.parse(span, period.name) == period
 
 
 @given(some_days, st.lists(some_days, max_size=20), spans)
@@ -471,7 +472,7 @@ def test_previous_and_next_periods_are_the_nearest_with_papers(day, with_papers,
 @given(spans, st.text(max_size=12))
 def test_accepted_period_names_are_canonical(span, name):
     with suppress(ValueError):
-        assert periods.read(span, name).name == name
+        assert periods.parse(span, name).name == name
 
 
 @given(st.integers(0, 10_000), st.integers(1, 100))
@@ -487,7 +488,7 @@ def test_page_count_holds_all_papers_without_an_empty_page(total, size):
 
 def test_catalog_returns_the_earlier_list_until_renewed(engine):
     """The first request after a new batch may still get the earlier list."""
-    library = Library(engine, background=False)
+    library = LiveIndex(engine, background=False)
     ingest(engine, make_sighting())
     assert library.catalog(1).size == 1
     ingest(engine, make_sighting())

@@ -15,12 +15,12 @@ from starlette.testclient import TestClient
 from pipeline import settings
 from pipeline.bootstrap import Services
 from pipeline.doctor import site as checks
-from pipeline.doctor.finding import Finding, Patient
-from pipeline.storage import expiry, limits
-from pipeline.storage.database import reading
+from pipeline.doctor.finding import Finding, Installation
+from pipeline.storage import rate_limits, retention
+from pipeline.storage.database import read_only
 from pipeline.web import create_app
-from pipeline.web.proxies import ProxyWatch, is_proxy
-from tests.site import now
+from pipeline.web.client_address import ProxyWatch, is_proxy
+from tests.support.site import now
 
 PUBLIC = "9.9.9.9"  # addresses for examples count as private
 DAY = timedelta(days=1)
@@ -38,12 +38,12 @@ def ask(engine: Engine, peer: str, times: int = 3, headers=FORWARDED, **changes:
 
 
 def seen(engine: Engine) -> list[str]:
-    with reading(engine) as conn:
-        return limits.noted(conn, limits.PROXIES)
+    with read_only(engine) as conn:
+        return rate_limits.memo(conn, rate_limits.PROXIES)
 
 
 def doctor(url: str, **changes: str) -> Finding:
-    patient = Patient(settings.load(None, database_url=url, **changes), now())
+    patient = Installation(settings.load(None, database_url=url, **changes), now())
     (finding,) = checks.proxies(patient)
     patient.services.engine.dispose()
     return finding
@@ -107,9 +107,9 @@ class Watched(ProxyWatch):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock, self.stored = 0.0, list[str]()
-        monkeypatch.setattr("pipeline.web.proxies.time.monotonic", lambda: self.clock)
+        monkeypatch.setattr("pipeline.web.client_address.time.monotonic", lambda: self.clock)
         loop = SimpleNamespace(run_in_executor=lambda _, __, peer: self.stored.append(peer))
-        monkeypatch.setattr("pipeline.web.proxies.asyncio.get_running_loop", lambda: loop)
+        monkeypatch.setattr("pipeline.web.client_address.asyncio.get_running_loop", lambda: loop)
         super().__init__(cast("Engine", None), ())
 
     def sees(self, peer: str, times: int = 1, *, forwarded: bool = True) -> list[str]:
@@ -171,8 +171,8 @@ def test_proxy_watch_does_not_raise_if_the_database_fails(tmp_path):
 
 def test_proxy_not_seen_recently_is_deleted(engine: Engine):
     with engine.begin() as conn:
-        limits.note(conn, "proxy:10.0.0.7", now() - 3 * DAY)
-        limits.note(conn, "proxy:10.0.0.8", now())
-        expiry.drop_counters(conn, before=now() - 2 * DAY, limit=100)
+        rate_limits.put_memo(conn, "proxy:10.0.0.7", now() - 3 * DAY)
+        rate_limits.put_memo(conn, "proxy:10.0.0.8", now())
+        retention.delete_counters(conn, before=now() - 2 * DAY, limit=100)
 
     assert seen(engine) == ["10.0.0.8"]

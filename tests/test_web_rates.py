@@ -4,8 +4,8 @@ from datetime import date, timedelta
 
 import pytest
 
-from pipeline.web import rates
-from pipeline.web.rates import BARREN, DROWNS, STARVES, Count, Instead
+from pipeline.web.subscribe import volume
+from pipeline.web.subscribe.volume import BARREN, DROWNS, STARVES, Count, Instead
 
 FIRST = date(2030, 1, 1)
 MONTH = [FIRST + timedelta(days=n) for n in range(30)]
@@ -26,13 +26,13 @@ def make_count(papers: int, silent: int = 0, days: int = 20, span: int = 30) -> 
     ],
 )
 def test_rate_is_described_in_words(counted, pace, silence, hint):
-    told = rates.rate("Moss", counted)
+    told = volume.volume("Moss", counted)
 
     assert (told.pace, told.silence, told.hint) == (pace, silence, hint)
 
 
 def test_only_days_with_new_papers_are_counted():
-    counted = rates.count({MONTH[0]: 3, MONTH[9]: 1}, [MONTH[0], MONTH[4], MONTH[9]])
+    counted = volume.count({MONTH[0]: 3, MONTH[9]: 1}, [MONTH[0], MONTH[4], MONTH[9]])
 
     assert counted == Count(papers=4, silent=1, days=3, span=10)
 
@@ -40,20 +40,20 @@ def test_only_days_with_new_papers_are_counted():
 def test_narrower_suggests_the_largest_useful_result_and_never_an_empty_one():
     others = {"none": 0, "little": 10, "good": 300, "nearly all": 490}
 
-    best = rates.narrower(make_count(500), {q: make_count(n) for q, n in others.items()})
+    best = volume.narrower(make_count(500), {q: make_count(n) for q, n in others.items()})
 
     assert best == Instead("Narrower", "good", "about 15 papers a day")
-    assert rates.narrower(make_count(500), {"none": make_count(0)}) is None
+    assert volume.narrower(make_count(500), {"none": make_count(0)}) is None
 
 
 def test_broader_suggests_the_smallest_useful_increase_and_no_flood():
     others = {"same": 2, "some": 20, "many": 200, "flood": 2_000}
 
-    best = rates.broader(make_count(2), {q: make_count(n) for q, n in others.items()})
+    best = volume.broader(make_count(2), {q: make_count(n) for q, n in others.items()})
 
     assert best == Instead("Broader", "some", "about 1 paper a day")
-    assert rates.broader(make_count(0), {"flood": make_count(2_000)}) is None
-    assert rates.broader(make_count(0), {"none": make_count(0)}) is None
+    assert volume.broader(make_count(0), {"flood": make_count(2_000)}) is None
+    assert volume.broader(make_count(0), {"none": make_count(0)}) is None
 
 
 @pytest.mark.parametrize(
@@ -71,4 +71,4 @@ def test_broader_suggests_the_smallest_useful_increase_and_no_flood():
     ],
 )
 def test_overlapping_topics_are_reported(own, others, words):
-    assert rates.overlap(own, others) == words
+    assert volume.overlap(own, others) == words

@@ -35,10 +35,10 @@ from pipeline.storage.schema import (
     SubscriberRow,
     SuppressionRow,
 )
-from pipeline.web.reader.wording import FATES, SKIPS, WHYS, masked, when
-from tests.factories import make_schedule, make_sighting
-from tests.newsroom import rows
-from tests.site import ADA, ELSEWHERE, Site, links_in, now, open_site, path
+from pipeline.web.account.text import FATES, SKIPS, WHYS, masked, when
+from tests.support.factories import make_schedule, make_sighting
+from tests.support.newsroom import rows
+from tests.support.site import ADA, ELSEWHERE, Site, links_in, now, open_site, path
 
 NASTY = "<img src=x onerror=alert(1)>"
 PARIS = make_schedule(8, "Europe/Paris")
@@ -82,7 +82,7 @@ def test_day_names_use_the_readers_local_date():
 def test_every_stored_reason_has_a_text():
     assert set(SKIPS) == set(SkipReason)
     assert set(FATES) == set(DeliveryStatus)
-    assert set(WHYS) == set(signup.Why)
+    assert set(WHYS) == set(signup.UnsubscribeReason)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_concurrent_preference_changes_raise_one_conflict(site):
     def save(topic: str) -> bool:
         together.wait()
         try:
-            signup.change(site.engine, ada.id, signup.Wishes((topic,)), now(), seen=seen)
+            signup.change(site.engine, ada.id, signup.Choices((topic,)), now(), seen=seen)
         except ConflictError:
             return False
         return True

@@ -13,19 +13,19 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
 from pipeline import settings
-from pipeline.web import bounds
-from pipeline.web.bounds import (
+from pipeline.web import request_limits
+from pipeline.web.request_limits import (
     CHANGING,
     LEAVING,
     OPERATING,
     PROVIDERS,
     SEARCHING,
     SHOWING,
-    Bounds,
-    Lane,
-    lane_of,
+    RequestClass,
+    RequestLimits,
+    request_class,
 )
-from pipeline.web.pages import Pages
+from pipeline.web.templating import Pages
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -46,14 +46,14 @@ async def echo(scope, receive, send) -> None:
     await PlainTextResponse(str(len(message["body"])))(scope, receive, send)
 
 
-def make_bounds(app=echo) -> Bounds:
+def make_bounds(app=echo) -> RequestLimits:
     pages = Pages.of(settings.load(None), has_mailbox=False)
     watch: Any = SimpleNamespace(see=lambda request: None)
-    return Bounds(app, pages, (), watch)
+    return RequestLimits(app, pages, (), watch)
 
 
 async def ask(
-    bounded: Bounds,
+    bounded: RequestLimits,
     method: str = "GET",
     path: str = "/papers",
     *chunks: bytes,
@@ -101,8 +101,8 @@ def answer(*args: Any, app=echo, **more: Any) -> Answer:
 
 
 def test_request_limits_have_the_expected_values():
-    assert (bounds.BODIES, bounds.BODY_SECONDS) == (32 * MIB, 20.0)
-    assert (bounds.RETRY_AFTER, bounds.LOG_EVERY) == (10, 60.0)
+    assert (request_limits.BODIES, request_limits.BODY_SECONDS) == (32 * MIB, 20.0)
+    assert (request_limits.RETRY_AFTER, request_limits.LOG_EVERY) == (10, 60.0)
 
 
 def test_url_is_limited_to_24_kib():
@@ -148,7 +148,7 @@ def test_body_is_not_read_if_the_route_takes_none(method, path):
 
 
 def test_total_size_of_held_bodies_is_limited(monkeypatch):
-    monkeypatch.setattr(bounds, "BODIES", 100)
+    monkeypatch.setattr(request_limits, "BODIES", 100)
 
     async def both() -> list[Answer | None]:
         is_first_in = asyncio.Event()
@@ -177,7 +177,7 @@ def test_total_size_of_held_bodies_is_limited(monkeypatch):
 def test_rejected_or_aborted_bodies_are_released(monkeypatch):
     async def held() -> list[int]:
         bounded = make_bounds()
-        monkeypatch.setattr(bounds, "BODY_SECONDS", 0.05)
+        monkeypatch.setattr(request_limits, "BODY_SECONDS", 0.05)
         found = []
         for chunks, leaves in (
             ([b"a" * 100], True),
@@ -194,7 +194,7 @@ def test_rejected_or_aborted_bodies_are_released(monkeypatch):
 
 
 def test_slow_body_returns_408_and_is_released(monkeypatch):
-    monkeypatch.setattr(bounds, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(request_limits, "BODY_SECONDS", 0.05)
 
     async def slow() -> tuple[int, int]:
         bounded, sent = make_bounds(), []
@@ -296,7 +296,7 @@ def test_rejected_preview_returns_an_html_fragment():
     ],
 )
 def test_lanes_have_the_expected_limits(lane, figures):
-    assert lane == Lane(*figures)
+    assert lane == RequestClass(*figures)
 
 
 @pytest.mark.parametrize(
@@ -321,22 +321,22 @@ def test_lanes_have_the_expected_limits(lane, figures):
     ],
 )
 def test_lane_depends_on_method_path_and_query(method, path, query, lane):
-    assert lane_of(method, path, query, b"") is lane
+    assert request_class(method, path, query, b"") is lane
 
 
-def gates(bounded: Bounds) -> list[bounds._Gate]:
+def gates(bounded: RequestLimits) -> list[request_limits._Gate]:
     return [gate for by_lane in bounded._loops.values() for gate in by_lane.values()]
 
 
 def test_form_with_too_many_fields_is_not_a_preview():
     fields = b"a=1&" * 499
 
-    assert lane_of("POST", "/subscribe", b"", fields + b"do=preview") is SEARCHING
-    assert lane_of("POST", "/subscribe", b"", fields + b"a=1&do=preview") is CHANGING
+    assert request_class("POST", "/subscribe", b"", fields + b"do=preview") is SEARCHING
+    assert request_class("POST", "/subscribe", b"", fields + b"a=1&do=preview") is CHANGING
 
 
-async def _flood(lane: Lane, peers: list[str], app, monkeypatch) -> list[int]:
-    monkeypatch.setattr(bounds, "SHOWING", lane)
+async def _flood(lane: RequestClass, peers: list[str], app, monkeypatch) -> list[int]:
+    monkeypatch.setattr(request_limits, "SHOWING", lane)
     bounded = make_bounds(app)
     found = await asyncio.gather(*(ask(bounded, peer=peer) for peer in peers))
     assert not any(gate.clients for gate in gates(bounded))
@@ -354,7 +354,7 @@ def slow(seconds: float) -> Callable[..., Awaitable[None]]:
 def test_full_lane_and_queue_return_503(monkeypatch):
     peers = [f"192.0.2.{number}" for number in range(1, 9)]
 
-    found = asyncio.run(_flood(Lane("any", 2, 4, 20.0), peers, slow(0.02), monkeypatch))
+    found = asyncio.run(_flood(RequestClass("any", 2, 4, 20.0), peers, slow(0.02), monkeypatch))
 
     assert found == [200] * 6 + [503] * 2
 
@@ -362,7 +362,7 @@ def test_full_lane_and_queue_return_503(monkeypatch):
 def test_one_client_takes_at_most_half_of_a_lane(monkeypatch):
     peers = ["192.0.2.1"] * 5 + ["192.0.2.2"]
 
-    found = asyncio.run(_flood(Lane("any", 2, 4, 20.0), peers, slow(0.02), monkeypatch))
+    found = asyncio.run(_flood(RequestClass("any", 2, 4, 20.0), peers, slow(0.02), monkeypatch))
 
     assert found == [200] * 3 + [503] * 2 + [200]
 
@@ -370,7 +370,7 @@ def test_one_client_takes_at_most_half_of_a_lane(monkeypatch):
 def test_waiting_for_a_lane_times_out_with_503(monkeypatch):
     peers = ["192.0.2.1", "192.0.2.2"]
 
-    found = asyncio.run(_flood(Lane("any", 1, 8, 0.02), peers, slow(0.3), monkeypatch))
+    found = asyncio.run(_flood(RequestClass("any", 1, 8, 0.02), peers, slow(0.3), monkeypatch))
 
     assert found == [200, 503]
 
@@ -405,8 +405,10 @@ def test_timeout_error_of_a_page_is_raised_unchanged():
 
 def test_refusals_are_logged_once_a_minute_for_each_lane(monkeypatch):
     clock, logged = [1_000.0], []
-    monkeypatch.setattr(bounds.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(bounds.log, "warning", lambda _, lane: logged.append(lane), raising=False)
+    monkeypatch.setattr(request_limits.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        request_limits.log, "warning", lambda _, lane: logged.append(lane), raising=False
+    )
     bounded = make_bounds()
 
     for seconds in (0.0, 59.9, 60.0):

@@ -14,17 +14,17 @@ from markupsafe import escape
 from starlette.testclient import TestClient
 
 from pipeline.matching.corpus import statistics
+from pipeline.matching.highlights import stems_of
 from pipeline.matching.index import PaperIndex
-from pipeline.matching.mentions import stems_of
 from pipeline.matching.query import parse
-from pipeline.matching.words import _stem, stem
+from pipeline.matching.tokens import _stem, stem
 from pipeline.web import create_app
-from pipeline.web import library as libraries
-from pipeline.web.library import Library
-from pipeline.web.marking import asked_for, marked
-from tests.factories import make_paper, make_sighting
-from tests.newsroom import ingest, stored
-from tests.site import URL, Site, open_site
+from pipeline.web.papers import search_index as libraries
+from pipeline.web.papers.search_index import LiveIndex
+from pipeline.web.papers.views import asked_for, marked
+from tests.support.factories import make_paper, make_sighting
+from tests.support.newsroom import ingest, stored
+from tests.support.site import URL, Site, open_site
 from tests.test_web_papers import titles
 
 WEDNESDAY = date(2030, 1, 2)
@@ -212,7 +212,7 @@ def test_shelves_return_the_same_results_as_one_index(engine, monkeypatch):
         engine,
         *(make_sighting(title=f"{subjects[n % 4]} and {subjects[n % 3]}") for n in range(60)),
     )
-    library = Library(engine, background=False)
+    library = LiveIndex(engine, background=False)
     library.renew()
     shelves, papers = library.shelves(), stored(engine)
     whole = PaperIndex(papers)
@@ -232,7 +232,7 @@ def test_shelves_return_the_same_results_as_one_index(engine, monkeypatch):
 def test_only_the_shelf_of_a_new_paper_is_rebuilt(engine, monkeypatch):
     monkeypatch.setattr(libraries, "SHELF", 10)
     ingest(engine, *(make_sighting() for _ in range(25)))
-    library = Library(engine, background=False)
+    library = LiveIndex(engine, background=False)
     library.renew()
     before = {id(shelf.index._postings) for shelf in library.shelves().shelves}
     ingest(engine, make_sighting(title="New on the shelf"))
@@ -249,7 +249,7 @@ def test_only_the_newest_papers_are_searched_until_all_are_indexed(engine, monke
     monkeypatch.setattr(libraries, "FEW", 3)
     ingest(engine, *(make_sighting(title=f"Moth {n}") for n in range(5)))
     services = open_site(engine).services
-    library = Library(engine, background=False)
+    library = LiveIndex(engine, background=False)
     browser = TestClient(create_app(services, library=library), base_url=URL)
 
     early = browser.get("/papers?q=moth").text
@@ -265,7 +265,7 @@ def test_only_the_newest_papers_are_searched_until_all_are_indexed(engine, monke
 @one_database
 def test_library_indexes_papers_at_startup_and_follows_new_papers(engine):
     ingest(engine, make_sighting(title="Moths"))
-    library = Library(engine)
+    library = LiveIndex(engine)
     services = open_site(engine).services
 
     with TestClient(create_app(services, library=library), base_url=URL) as browser:

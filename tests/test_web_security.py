@@ -9,7 +9,7 @@ import pytest
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
-from pipeline.web.security import ALWAYS, BROKEN, PERSONAL, Guard, is_same_origin
+from pipeline.web.middleware import ALWAYS, BROKEN, PERSONAL, SecurityMiddleware, is_same_origin
 
 SITE = "papers.example.org"
 
@@ -31,7 +31,7 @@ def ask(app=hello, method="POST", path="/subscribe", type_="http", **headers: st
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": type_, "method": method, "path": path, "headers": raw}
     try:
-        asyncio.run(Guard(app, f"https://{SITE}")(scope, None, send))
+        asyncio.run(SecurityMiddleware(app, f"https://{SITE}")(scope, None, send))
     except RuntimeError as raised:
         error = str(raised)
     if type_ != "http" or not sent:

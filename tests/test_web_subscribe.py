@@ -23,19 +23,20 @@ from pipeline.domain import Breadth, Frequency, Weekday
 from pipeline.errors import SettingsError
 from pipeline.matching.index import PaperIndex
 from pipeline.matching.query import canonical, parse
-from pipeline.signup import Wishes
-from pipeline.signup.wishes import as_json, from_json
-from pipeline.sources import Reading, recorded
+from pipeline.signup import Choices
+from pipeline.signup.choices import as_json, from_json
+from pipeline.sources import FetchResult, recorded_files
 from pipeline.storage.schema import DeliveryRow, RequestRow, SubscriberRow
-from pipeline.web import create_app, curated, wishing, zones
-from pipeline.web.clients import Throttle, client_ip
-from pipeline.web.curated import BY_SLUG, CURATED
+from pipeline.web import create_app
+from pipeline.web.client_address import VisitorLimit, client_ip
 from pipeline.web.server import listen, server
-from pipeline.web.trial import HELPED
-from pipeline.web.wishing import Typed
+from pipeline.web.subscribe import curated, form_input, time_zones
+from pipeline.web.subscribe.curated import BY_SLUG, CURATED
+from pipeline.web.subscribe.form_input import FormInput
+from pipeline.web.subscribe.preview import HELPED
 from tests.conftest import CHROMIUM, SHARED
-from tests.factories import make_paper, make_schedule, make_sighting
-from tests.newsroom import rows
+from tests.support.factories import make_paper, make_schedule, make_sighting
+from tests.support.newsroom import rows
 
 SITE = "https://papers.example.org"
 TEMPLATES = Path(pipeline.web.__file__).parent / "templates"
@@ -75,7 +76,7 @@ def announce(engine: Engine):
     def announce(*titles: str, on: date = FRIDAY, **more) -> None:
         sightings = [make_sighting(title=title, announced_on=on, **more) for title in titles]
         ingest.ingest_recorded(
-            engine, [("arxiv", Reading(sightings=sightings))], now=datetime.now(UTC)
+            engine, [("arxiv", FetchResult(sightings=sightings))], now=datetime.now(UTC)
         )
 
     return announce
@@ -85,7 +86,7 @@ def announce(engine: Engine):
 def asked(engine: Engine):
     """Return a function that returns the choices of each stored request."""
 
-    def asked() -> list[Wishes]:
+    def asked() -> list[Choices]:
         return [from_json(row.wishes) for row in rows(engine, RequestRow, RequestRow.id)]
 
     return asked
@@ -138,7 +139,7 @@ def test_every_archive_of_arxiv_has_a_topic():
 @pytest.mark.shared
 def test_machine_learning_topics_match_5_to_400_of_2000_papers():
     """On ten days of arXiv each of them has 5 to 400 of 2,000 papers: not empty, not everything."""
-    [(_, found)] = recorded.read_file(SHARED / "arxiv_papers.jsonl.gz")
+    [(_, found)] = recorded_files.read_file(SHARED / "arxiv_papers.jsonl.gz")
     papers = [
         make_paper(sighting.title, abstract=sighting.abstract, categories=sighting.categories)
         for sighting in found.sightings[:2_000]
@@ -162,7 +163,7 @@ def test_chosen_curated_topic_keeps_its_name():
 
 
 def test_topic_names_round_trip_through_json():
-    wishes = Wishes(("cat:cs.RO", " moss "), make_schedule(), 5, {"cat:cs.RO": "Robots"})
+    wishes = Choices(("cat:cs.RO", " moss "), make_schedule(), 5, {"cat:cs.RO": "Robots"})
 
     assert from_json(as_json(wishes)) == wishes
     assert wishes.labels == ("Robots", "moss")
@@ -257,7 +258,7 @@ def test_known_and_unknown_addresses_get_the_same_response(site, engine, stored)
     signup.add(
         engine,
         "ada@example.org",
-        Wishes(),
+        Choices(),
         confirmed=True,
         suppression_key=Services(settings.load(None), engine).suppression_key,
         now=datetime.now(UTC),
@@ -364,11 +365,11 @@ def test_old_time_zone_names_are_accepted(site, name, asked):
 
 
 def test_every_listed_time_zone_is_known():
-    names = [name for _, cities in zones.by_region() for name, _ in cities]
+    names = [name for _, cities in time_zones.by_region() for name, _ in cities]
 
     assert len(names) == len(set(names)) > 400
-    assert all(map(zones.is_known, names))
-    assert zones.city("America/Argentina/Buenos_Aires") == "Buenos Aires, Argentina"
+    assert all(map(time_zones.is_known, names))
+    assert time_zones.city("America/Argentina/Buenos_Aires") == "Buenos Aires, Argentina"
 
 
 # --- Origin and rate limits ---------------------------------------------------------------------
@@ -478,7 +479,7 @@ def test_trusted_proxies_must_be_addresses_or_networks():
 
 
 def test_throttle_resets_each_minute():
-    throttle = Throttle(2)
+    throttle = VisitorLimit(2)
 
     taken = [throttle.takes("a", second) for second in (0, 30, 59, 60)]
 
@@ -679,13 +680,13 @@ def test_too_many_previews_return_429_with_a_message(site, announce):
 @pytest.mark.parametrize(
     ("typed", "labels"),
     [
-        (Typed(), ["Trending"]),
-        (Typed(slugs=("agents", "agents", "nonsense")), ["Agents"]),
-        (Typed(queries=" moss \r\n\nmoss\nfern"), ["moss", "fern"]),
+        (FormInput(), ["Trending"]),
+        (FormInput(slugs=("agents", "agents", "nonsense")), ["Agents"]),
+        (FormInput(queries=" moss \r\n\nmoss\nfern"), ["moss", "fern"]),
     ],
 )
 def test_asked_returns_the_topics_typed_in_the_form(typed, labels):
-    assert [topic.label for topic in wishing.asked(typed)] == labels
+    assert [topic.label for topic in form_input.topic_entries(typed)] == labels
 
 
 # --- In a real browser --------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from pipeline.storage.schema import RequestRow
-from pipeline.web.typos import doubt, slips
-from tests.newsroom import rows
-from tests.site import Site, open_site
+from pipeline.web.subscribe.typos import doubt, slips
+from tests.support.newsroom import rows
+from tests.support.site import Site, open_site
 
 FORM = {"topic": "agents", "hour": "8", "timezone": "UTC", "max_papers": "10", "do": "subscribe"}
 

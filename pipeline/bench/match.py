@@ -17,18 +17,18 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bench import crowd
-from pipeline.bench.crowd import Followed
+from pipeline.bench import synthetic
+from pipeline.bench.synthetic import Followed
 from pipeline.domain import Match, Paper, Topic
 from pipeline.embedding import Embeddings, Model
 from pipeline.errors import PaperboyError
 from pipeline.matching.corpus import CorpusStatistics, statistics
 from pipeline.matching.index import PaperIndex
-from pipeline.matching.meaning import Meaning
+from pipeline.matching.match import match
 from pipeline.matching.query import Words, parse
 from pipeline.matching.ranking import Candidate, TopicCandidates, pick
-from pipeline.matching.topics import match
-from pipeline.matching.words import forms, stem
+from pipeline.matching.semantic import SemanticSimilarity
+from pipeline.matching.tokens import forms, stem
 
 MOST: Final = 10  # papers of a digest
 SAMPLE: Final = 200  # topics matched in plain Python, and digests picked one by one
@@ -84,8 +84,8 @@ def run(plan: Plan, model: Sequence[str] = ()) -> Report:
 
     Raise PaperboyError if a topic alone finds other papers than among all topics.
     """
-    papers = crowd.papers(plan.papers)
-    topics = crowd.topics(plan.topics, papers)
+    papers = synthetic.papers(plan.papers)
+    topics = synthetic.topics(plan.topics, papers)
     corpus = statistics(papers)
     before = _peak_mb()
     index_s, _ = _timed(lambda: PaperIndex(papers, corpus))
@@ -93,7 +93,7 @@ def run(plan: Plan, model: Sequence[str] = ()) -> Report:
     memory = _peak_mb() - before
     _check(topics, papers, found, corpus)
     embed_s, embed_mb = _model_costs(model)
-    followed = crowd.readers(plan.readers, len(topics))
+    followed = synthetic.readers(plan.readers, len(topics))
     return Report(
         plan,
         index_s,
@@ -121,10 +121,10 @@ def _model_costs(places: Sequence[str]) -> tuple[float | None, float | None]:
 
 
 def _read(places: Sequence[str]) -> tuple[float, float]:
-    papers = crowd.papers(READ)
+    papers = synthetic.papers(READ)
     before = _peak_mb()
     embedder = Embeddings(Model(places))
-    seconds, _ = _timed(lambda: Meaning(papers, embedder))
+    seconds, _ = _timed(lambda: SemanticSimilarity(papers, embedder))
     return 1_000 * seconds / len(papers), _peak_mb() - before
 
 

@@ -26,9 +26,9 @@ from pipeline.domain import (
 )
 from pipeline.errors import PaperboyError, SettingsError
 from pipeline.ingest import ingest_recorded
-from pipeline.sources import recorded
-from pipeline.storage import batches, digests, migrate, papers, subscribers
-from pipeline.storage.database import in_chunks, open_engine, reading
+from pipeline.sources import recorded_files
+from pipeline.storage import digests, ingest_state, migrate, papers, subscribers
+from pipeline.storage.database import in_chunks, open_engine, read_only
 from pipeline.storage.digests import NewDigest
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
@@ -130,10 +130,10 @@ def _migrated(url: str) -> str:
 
 def ingest_samples(engine: Engine, now: datetime) -> list[Paper]:
     """Store the bundled papers as if a source had announced them, and return them."""
-    found = [answer for path in SAMPLE for answer in recorded.read_file(path)]
+    found = [answer for path in SAMPLE for answer in recorded_files.read_file(path)]
     ingest_recorded(engine, found, now=now)
-    with reading(engine) as conn:
-        return papers.announced(conn, through_batch=batches.published(conn))
+    with read_only(engine) as conn:
+        return papers.announced(conn, through_batch=ingest_state.published_batch(conn))
 
 
 def add_readers(

@@ -10,12 +10,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bench.labelled import LabelledSet
+from pipeline.bench.labelled_sets import LabelledSet
 from pipeline.domain import Breadth
-from pipeline.matching.evaluation import PaperText, TopicText
 from pipeline.matching.index import PaperIndex
-from pipeline.matching.meaning import Embedder
+from pipeline.matching.match import PaperText, TopicText
 from pipeline.matching.query import plain_words
+from pipeline.matching.semantic import Embedder
 
 DEPTH: Final = 10
 RESAMPLES: Final = 2_000  # of the bootstrap

@@ -18,10 +18,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from pipeline import bootstrap, settings
-from pipeline.bench import oracle, outbox, rivals, sinks
+from pipeline.bench import baselines, outbox, sinks, verify
 from pipeline.bench.outbox import Outbox, Owed
+from pipeline.bench.profile import Meter, Step, measured
 from pipeline.bench.sinks import Sink
-from pipeline.bench.steps import Meter, Step, measured
 from pipeline.bootstrap import Services
 from pipeline.errors import PaperboyError
 
@@ -208,10 +208,10 @@ class _Course:
         )
         box = Outbox(services.engine, papers, readers, services.renderer.template_version)
         box.fill(0, plan.papers, now, SAMPLE)
-        sample = oracle.check(services, now)
+        sample = verify.check(services, now)
         size = mean(map(len, sample))
         typical = min(sample, key=lambda raw: abs(len(raw) - size))
-        message = rivals.message_file(typical, folder)
+        message = baselines.message_file(typical, folder)
         sink = sinks.postfix("smtp-sink")
         source = sinks.postfix("smtp-source") if sink else None
         return cls(plan, services, box, source, sink, message)
@@ -237,7 +237,7 @@ class _Course:
     def _paperboy(self) -> Leg:
         meter = Meter()
         with self._expecting(self.plan.mails) as sink:
-            transport = oracle.at_port(self.services.transport, sink.port)
+            transport = verify.at_port(self.services.transport, sink.port)
             dispatcher = measured(replace(self.services.dispatcher(), transport=transport), meter)
             cpu, started = time.process_time(), time.perf_counter()
             dispatcher.drain(once=True)
@@ -251,7 +251,7 @@ class _Course:
         mails, sessions = self.plan.mails, self.plan.sessions
         with self._expecting(mails) as sink:
             cpu = sinks.children_cpu()
-            seconds = rivals.smtp_source(
+            seconds = baselines.smtp_source(
                 self.source,
                 sink.port,
                 mails=mails,
@@ -265,7 +265,7 @@ class _Course:
     def _plain(self, owed: Sequence[Owed]) -> Leg:
         with self._expecting(len(owed)) as sink:
             cpu = time.process_time()
-            seconds = rivals.plain(self.services, sink.port, owed, datetime.now(UTC))
+            seconds = baselines.plain(self.services, sink.port, owed, datetime.now(UTC))
             cpu = time.process_time() - cpu
         return Leg(len(owed), seconds, cpu, sink.cpu)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Final
 
-from pipeline.embedded import free_port
 from pipeline.errors import ServiceError
+from pipeline.local.processes import free_port
 
 BACKLOG: Final = 512
 LONGEST_LEG: Final = 900  # seconds after which `timeout`, if installed, ends a child

@@ -22,12 +22,12 @@ from urllib.parse import quote
 
 from pipeline import settings
 from pipeline.bench import outbox
-from pipeline.bench.papers import Scribe, Search
+from pipeline.bench.synthetic import Scribe, Search
 from pipeline.domain import Sighting
-from pipeline.embedded import Child, free_port
 from pipeline.errors import PaperboyError, ServiceError
 from pipeline.ingest import ingest_recorded
-from pipeline.sources import Reading
+from pipeline.local.processes import Child, free_port
+from pipeline.sources import FetchResult
 from pipeline.storage.database import open_engine
 
 HOST: Final = "127.0.0.1"
@@ -115,7 +115,7 @@ def _fill(plan: Plan, url: str) -> tuple[list[Sighting], list[Search]]:
         known = outbox.ingest_samples(engine, now)
         scribe = Scribe(known)
         papers = list(scribe.papers(plan.papers, min(paper.announced_on for paper in known)))
-        ingest_recorded(engine, [("arxiv", Reading(tuple(papers)))], now=now)
+        ingest_recorded(engine, [("arxiv", FetchResult(tuple(papers)))], now=now)
     finally:
         engine.dispose()
     return papers, scribe.searches(plan.searches, papers)

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.cli import bench_matching
-from pipeline.cli.interrupting import interruptible
 from pipeline.cli.output import AsJson
+from pipeline.cli.process import interruptible
 
 if TYPE_CHECKING:
     from pipeline.bench import web as site

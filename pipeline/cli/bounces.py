@@ -15,11 +15,17 @@ from pipeline import settings
 from pipeline.cli.output import AsJson, UsageError, complain, show
 from pipeline.domain import Notice
 from pipeline.errors import PaperboyError
-from pipeline.feedback.applying import Effect
+from pipeline.feedback.bounces import read_mail
 from pipeline.feedback.imap import is_imap
-from pipeline.feedback.mailboxes import Found, Unreadable, mail_from, mails_at, mails_named
-from pipeline.feedback.maildir import is_maildir
-from pipeline.feedback.reading import read_mail
+from pipeline.feedback.mailboxes import (
+    FoundMail,
+    Unreadable,
+    is_maildir,
+    mail_from,
+    mails_at,
+    mails_named,
+)
+from pipeline.feedback.process import Effect
 from pipeline.setting_values import parse_login_url
 
 app = typer.Typer(no_args_is_help=True)
@@ -129,7 +135,7 @@ def _readable(path: str, unreadable: list[str], *, names: bool) -> Iterator[tupl
             yield mail.name, mail.octets
 
 
-def _mails(path: str, *, names: bool) -> Iterator[Found | Unreadable]:
+def _mails(path: str, *, names: bool) -> Iterator[FoundMail | Unreadable]:
     if not names:
         yield from mail_from(sys.stdin.buffer) if path == "-" else mails_at(Path(path))
         return

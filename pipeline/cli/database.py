@@ -19,7 +19,7 @@ from pipeline.bootstrap import services
 from pipeline.cli.output import AsJson, Now, UsageError, complain, lines, moment, show
 from pipeline.errors import PaperboyError
 from pipeline.restore import Assume, Settling
-from pipeline.signup.csv_reader import SubscriberList
+from pipeline.signup.csv_lists import SubscriberList
 from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
 from pipeline.storage.keys import in_use as keys_in_use

@@ -13,7 +13,7 @@ from pipeline import settings
 from pipeline.cli.output import AsJson, show
 from pipeline.errors import NotFoundError
 from pipeline.storage import keys, migrate
-from pipeline.storage.database import open_engine, reading, with_retries
+from pipeline.storage.database import open_engine, read_only, with_retries
 from pipeline.storage.keys import KeyName, fingerprint
 
 app = typer.Typer(no_args_is_help=True)
@@ -31,7 +31,7 @@ def show_keys() -> None:
     loaded = settings.load()
     engine = open_engine(loaded.database_url)
     migrate.check(engine)
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         made = [row for row in keys.kept(conn).values() if row.value]
     if not made:
         raise NotFoundError("Paperboy has made no keys here: they are in the settings")
@@ -62,7 +62,7 @@ def _rows() -> Iterator[dict[str, Any]]:
     loaded = settings.load()
     engine = open_engine(loaded.database_url)
     migrate.check(engine)
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         known = keys.kept(conn)
     for key in loaded.secret_key:
         yield _row(KeyName.SECRET, "settings", fingerprint(key), None)

@@ -15,12 +15,12 @@ from pipeline.bootstrap import Services, services
 from pipeline.cli.output import AsJson, Now, complain, lines, moment, show
 from pipeline.dispatch import DispatchStoppedError, Tally
 from pipeline.domain import DeliveryStatus
-from pipeline.editions import Outcome
+from pipeline.editions import SlotResult
 from pipeline.errors import PaperboyError
-from pipeline.storage import deliveries, digests, holds
-from pipeline.storage.database import reading
+from pipeline.storage import deliveries, digests, send_controls
+from pipeline.storage.database import read_only
 from pipeline.storage.deliveries import DeliveryView, Resolution
-from pipeline.storage.holds import Hold
+from pipeline.storage.send_controls import Pause
 
 app = typer.Typer()
 deliveries_app = typer.Typer(invoke_without_command=True)
@@ -43,7 +43,7 @@ def publish(
     show(rows, PUBLISHED, as_json=as_json, empty="No digest is due.")
 
 
-def _outcome_row(outcome: Outcome) -> dict[str, Any]:
+def _outcome_row(outcome: SlotResult) -> dict[str, Any]:
     return {
         "subscriber": outcome.subscriber_id,
         "email": outcome.email,
@@ -103,12 +103,12 @@ def send(
                 raise
             complain(str(error))  # the server was reached; queued mail is retried automatically
     _show_tally(tally, as_json=as_json)
-    with reading(services().engine) as conn:
-        for hold in holds.listing(conn):
+    with read_only(services().engine) as conn:
+        for hold in send_controls.list_pauses(conn):
             complain(_held(hold))
 
 
-def _held(hold: Hold) -> str:
+def _held(hold: Pause) -> str:
     if hold.edition_on is None:
         return f"sending is stopped ({hold.reason}): `paperboy sending start` goes on"
     again = f"`paperboy editions resume {hold.edition_on}` goes on"
@@ -150,7 +150,7 @@ def list_deliveries(
     if context.invoked_subcommand:
         return
     built = services()
-    with reading(built.engine) as conn:
+    with read_only(built.engine) as conn:
         known = deliveries.listing(conn, status)
         papers = digests.papers_of(conn, [view.id for view in known])
     rows = (_delivery_row(built, view, papers[view.id]) for view in known)

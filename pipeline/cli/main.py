@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from pipeline.cli.arguments import hide_passwords
+from pipeline.cli.process import hide_passwords
 from pipeline.errors import PaperboyError, SettingsError
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ class Entry:
 
 
 COMMANDS: Final = {
-    "demo": Entry("operate", "Send three digests to a folder; needs no settings."),
-    "up": Entry("operate", "Run the site, workers and schedule in this terminal."),
-    "serve": Entry("operate", "Run the site."),
+    "demo": Entry("run", "Send three digests to a folder; needs no settings."),
+    "up": Entry("run", "Run the site, workers and schedule in this terminal."),
+    "serve": Entry("run", "Run the site."),
     "ingest": Entry("papers", "Fetch new papers from the sources and publish a batch."),
     "papers": Entry("papers", "List papers, newest first."),
     "sources": Entry("papers", "List the sources and the result of their last fetch."),
@@ -49,8 +49,8 @@ COMMANDS: Final = {
     "preview": Entry("mail", "Render a subscriber's next digest; changes nothing."),
     "send": Entry("mail", "Send what is due in the outbox, from this process."),
     "deliveries": Entry("mail", "List deliveries and their status.", "deliveries_app"),
-    "editions": Entry("pace", "List, pause, resume and cancel editions.", "editions"),
-    "sending": Entry("pace", "Show, pause and resume sending, and its limits.", "sending"),
+    "editions": Entry("sending", "List, pause, resume and cancel editions.", "editions"),
+    "sending": Entry("sending", "Show, pause and resume sending, and its limits.", "sending"),
     "subscribers": Entry("subscribers", "Add, show, import, export and erase subscribers.", "app"),
     "suppressions": Entry("subscribers", "List, add and remove blocked addresses.", "suppressions"),
     "doctor": Entry("doctor", "Check settings, services, DNS and mail, and suggest repairs."),

@@ -12,22 +12,22 @@ import typer
 
 from pipeline import embedding, settings
 from pipeline import ingest as ingesting
-from pipeline.bench import labelled
+from pipeline.bench import labelled_sets
 from pipeline.bootstrap import Services, services
 from pipeline.cli.output import AsJson, Now, Since, UsageError, complain, day, moment, show
 from pipeline.cli.subscribers import breadth_of
 from pipeline.domain import TRENDING, Breadth, Paper, SourceState
 from pipeline.errors import PaperboyError, SourceError
 from pipeline.ingest import SourceReport
-from pipeline.matching import neighbours
+from pipeline.matching import suggestions
 from pipeline.matching.corpus import statistics
-from pipeline.matching.evaluation import rank as rank_papers
-from pipeline.matching.hints import hints
+from pipeline.matching.match import found_by, search
+from pipeline.matching.match import rank as rank_papers
 from pipeline.matching.query import canonical, parse
-from pipeline.matching.topics import found_by, search
-from pipeline.sources import recorded
-from pipeline.storage import batches, papers, source_states
-from pipeline.storage.database import reading
+from pipeline.matching.suggestions import hints
+from pipeline.sources import recorded_files
+from pipeline.storage import ingest_state, papers
+from pipeline.storage.database import read_only
 
 app = typer.Typer()
 
@@ -77,7 +77,7 @@ def _ingest_files(
     found, failures = [], []
     for path in files:
         try:
-            found += recorded.read_file(path, fallback)
+            found += recorded_files.read_file(path, fallback)
         except SourceError as error:
             complain(error.message)
             failures.append(SourceReport(error.source, SourceState.FAILED, error=error.message))
@@ -106,8 +106,10 @@ def _source_row(report: SourceReport) -> dict[str, Any]:
 def list_papers(since: Since = None, as_json: AsJson = False) -> None:
     """List the published papers, newest announcement first."""
     built = services()
-    with reading(built.engine) as conn:
-        known = papers.announced(conn, since=day(since), through_batch=batches.published(conn))
+    with read_only(built.engine) as conn:
+        known = papers.announced(
+            conn, since=day(since), through_batch=ingest_state.published_batch(conn)
+        )
     rows = (
         {
             "id": paper.key,
@@ -125,8 +127,8 @@ def list_papers(since: Since = None, as_json: AsJson = False) -> None:
 @app.command()
 def sources(as_json: AsJson = False) -> None:
     """List the result of each source's last fetch: fresh, quiet, stale or failed."""
-    with reading(services().engine) as conn:
-        known = source_states.listing(conn)
+    with read_only(services().engine) as conn:
+        known = ingest_state.list_source_states(conn)
     columns = ("source", "state", "since", "checked_at", "news_at", "error", "next_try_at")
     rows = ({column: getattr(record, column) for column in columns} for record in known)
     show(rows, columns, as_json=as_json, empty="No source was read yet.")
@@ -147,8 +149,8 @@ def match(
     for hint in hints(query):
         complain(f"{hint.text}\n  {query}\n  {' ' * hint.position}^")
     built = services()
-    with reading(built.engine) as conn:
-        through = batches.published(conn)
+    with read_only(built.engine) as conn:
+        through = ingest_state.published_batch(conn)
         known = papers.announced(conn, since=day(since), through_batch=through)
         corpus = papers.recent(conn, through_batch=through)
     by_id = {paper.id: paper for paper in known}
@@ -173,28 +175,28 @@ def _rate(
 ) -> Iterator[str]:
     """Yield lines: how many papers the topic matched lately, and narrower or broader queries."""
     # Imports the whole site, which no other command here needs.
-    from pipeline.web import rates
-    from pipeline.web.curated import CURATED
+    from pipeline.web.subscribe import volume
+    from pipeline.web.subscribe.curated import CURATED
 
     newest = max(paper.announced_on for paper in known)
-    lately = [p for p in known if p.announced_on > newest - timedelta(days=rates.DAYS)]
+    lately = [p for p in known if p.announced_on > newest - timedelta(days=volume.DAYS)]
     days = sorted({paper.announced_on for paper in lately})
     tree = parse(query)
-    less, more = neighbours.narrower(tree), neighbours.broader(tree)
+    less, more = suggestions.narrower(tree), suggestions.broader(tree)
     named = {topic.name: canonical(topic.query) for topic in CURATED if topic.query != TRENDING}
     found = found_by(
         {query, *less, *more, *named.values()}, lately, corpus=statistics(corpus), breadth=breadth
     )
-    counts = {other: rates.count(_per_day(listed), days) for other, listed in found.items()}
+    counts = {other: volume.count(_per_day(listed), days) for other, listed in found.items()}
     counted = counts[query]
     keys = {other: {paper.id for paper in listed} for other, listed in found.items()}
     others = {name: keys[other] for name, other in named.items() if other != query}
-    told = rates.rate(query, counted, more=(rates.overlap(keys[query], others),))
+    told = volume.volume(query, counted, more=(volume.overlap(keys[query], others),))
     yield ", ".join(filter(None, (told.pace, told.silence)))
     if told.hint:
         yield told.hint
-    narrower = rates.narrower(counted, {other: counts[other] for other in less})
-    broader = rates.broader(counted, {other: counts[other] for other in more})
+    narrower = volume.narrower(counted, {other: counts[other] for other in less})
+    broader = volume.broader(counted, {other: counts[other] for other in more})
     for one in (narrower, broader):
         if one:
             yield f"{one.word}: {one.query} ({one.pace})"
@@ -214,7 +216,7 @@ def rank(
     ] = False,
 ) -> None:
     """Rank papers for topics, without a database or a threshold."""
-    documents, topics = labelled.papers_in(papers_file), labelled.topics_in(topics_file)
+    documents, topics = labelled_sets.papers_in(papers_file), labelled_sets.topics_in(topics_file)
     embedder = embedding.from_settings(settings.load().semantic_model)
     rows = rank_papers(documents, topics, top=top, language=language, embedder=embedder)
     show(

@@ -29,11 +29,11 @@ from pipeline.cli.output import (
 )
 from pipeline.domain import Breadth, Frequency, Schedule, Subscriber, SuppressionReason
 from pipeline.errors import PaperboyError
-from pipeline.feedback import suppressing
-from pipeline.signup import Wishes
-from pipeline.signup.moving import Imported, Outcome
+from pipeline.feedback import suppression
+from pipeline.signup import Choices
+from pipeline.signup.transfer import Imported, ImportReport
 from pipeline.storage import guard, subscribers
-from pipeline.storage.database import reading
+from pipeline.storage.database import read_only
 
 app = typer.Typer(no_args_is_help=True)
 suppressions = typer.Typer(no_args_is_help=True)
@@ -78,11 +78,11 @@ def add(
     """Add a subscriber; without --confirmed, send a confirmation mail first."""
     clock, built = moment(now), services()
     try:
-        day = signup.moving.weekday(weekday)
+        day = signup.transfer.weekday(weekday)
     except PaperboyError as error:
         raise UsageError(f"--{error}") from None
     schedule = Schedule(time(hour), timezone, frequency, day)
-    wishes = Wishes(
+    wishes = Choices(
         tuple(topic or ()),
         schedule,
         max_papers or built.settings.max_papers,
@@ -101,7 +101,7 @@ def add(
 
 def breadth_of(name: str) -> Breadth:
     try:
-        return signup.moving.breadth(name)
+        return signup.transfer.breadth(name)
     except PaperboyError as error:
         raise UsageError(f"--{error}") from None
 
@@ -166,7 +166,7 @@ def import_csv(
     others are added, and the exit code is 1.
     """
     built = services()
-    run = signup.moving.Import(
+    run = signup.transfer.Import(
         built.engine,
         built.suppression_key,
         moment(now),
@@ -177,11 +177,11 @@ def import_csv(
     )
     counts: Counter[tuple[str, str]] = Counter()
     with _opened(path) as binary, _rejected(rejects) as reject:
-        given = signup.csv_reader.SubscriberList(binary, path)
+        given = signup.csv_lists.SubscriberList(binary, path)
         for one in run.run(given):
             counts[one.outcome, one.status] += 1
             row = _imported_row(one)
-            if one.outcome is Outcome.REJECTED:
+            if one.outcome is ImportReport.REJECTED:
                 reject([str(one.record.line), one.reason, *one.record.raw])
                 if not as_json:
                     complain(f"line {one.record.line}: {one.email}: {one.reason}")
@@ -195,7 +195,7 @@ def import_csv(
         show(rows, ("outcome", "status", "rows"), as_json=False, empty="The file has no rows.")
     if dry_run:
         complain("this was a dry run: nothing was stored")
-    if any(outcome == Outcome.REJECTED for outcome, _ in counts):
+    if any(outcome == ImportReport.REJECTED for outcome, _ in counts):
         raise typer.Exit(1)
 
 
@@ -233,7 +233,7 @@ def _rejected(path: Path | None) -> Iterator[Callable[[list[str]], object]]:
     with new_private_file(path) as file:
         writer = csv.writer(file)
         writer.writerow(["line", "reason", "row"])
-        yield lambda row: writer.writerow(map(signup.csv_reader.escape_cell, row))
+        yield lambda row: writer.writerow(map(signup.csv_lists.escape_cell, row))
 
 
 @app.command("export")
@@ -248,7 +248,7 @@ def export_csv(
     Anyone with the file can unsubscribe every subscriber in it: protect it like the database.
     """
     built = services()
-    rows = signup.moving.exported(built.engine, built.suppression_key)
+    rows = signup.transfer.exported(built.engine, built.suppression_key)
     if path == "-":
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
         _write(sys.stdout, rows)
@@ -258,9 +258,9 @@ def export_csv(
 
 
 def _write(file: TextIO, rows: Iterable[Mapping[str, str]]) -> None:
-    escape = signup.csv_reader.escape_cell
+    escape = signup.csv_lists.escape_cell
     writer = csv.writer(file, lineterminator="\r\n" if file is not sys.stdout else "\n")
-    writer.writerow(signup.csv_reader.OURS)
+    writer.writerow(signup.csv_lists.OURS)
     writer.writerows([escape(cell) for cell in row.values()] for row in rows)
 
 
@@ -302,7 +302,7 @@ def _row(subscriber: Subscriber, topics: tuple[str, ...]) -> dict[str, Any]:
 @suppressions.command("list")
 def list_suppressions(as_json: AsJson = False) -> None:
     """List the hashes of suppressed addresses."""
-    with reading(services().engine) as conn:
+    with read_only(services().engine) as conn:
         known = subscribers.suppressions(conn)
     rows = ({"hash": s.hash, "reason": s.reason, "since": s.since} for s in known)
     show(rows, ("hash", "reason", "since"), as_json=as_json, empty="No address is suppressed.")
@@ -328,7 +328,7 @@ def undo(
     Complaints, suppressions by hand and subscribers who have left are never touched.
     """
     built, now = services(), datetime.now(UTC)
-    found = suppressing.undoable(
+    found = suppression.undoable(
         built.engine,
         _time("--since", since),
         _time("--until", until) if until else None,
@@ -348,7 +348,7 @@ def undo(
         as_json=as_json,
         empty="No suppression fits.",
     )
-    lifted = 0 if dry_run else suppressing.undo(built.engine, found, now)
+    lifted = 0 if dry_run else suppression.undo(built.engine, found, now)
     if as_json:
         lines([{"found": len(found), "lifted": lifted, "dry_run": dry_run}])
     else:
@@ -381,11 +381,11 @@ def add_suppression(
     built = services()
     addresses = [signup.valid_address(email) for email in emails]
     for address in addresses:
-        suppressing.suppress(built.engine, address, built.suppression_key, datetime.now(UTC))
+        suppression.suppress(built.engine, address, built.suppression_key, datetime.now(UTC))
 
 
 @suppressions.command("remove")
 def remove_suppression(email: Email) -> None:
     """Lift the suppression of an address, even after a complaint."""
     built = services()
-    suppressing.lift(built.engine, email, built.suppression_key)
+    suppression.lift(built.engine, email, built.suppression_key)

@@ -7,8 +7,8 @@ rate limits and the circuit breaker, `pace` computes throttling after a refusal,
 resumes and cancels on behalf of the operator.
 """
 
-from pipeline.dispatch.decisions import settlement
 from pipeline.dispatch.dispatcher import Dispatcher, DispatchStoppedError, Tally
-from pipeline.dispatch.pacing import Rate
+from pipeline.dispatch.retry_policy import settlement
+from pipeline.dispatch.shared_throttle import Quota
 
-__all__ = ["DispatchStoppedError", "Dispatcher", "Rate", "Tally", "settlement"]
+__all__ = ["DispatchStoppedError", "Dispatcher", "Quota", "Tally", "settlement"]

@@ -21,20 +21,19 @@ from typing import Final, TypeVar
 import structlog
 from sqlalchemy import Connection, Engine
 
-from pipeline.dispatch.committer import Committer, Lease
-from pipeline.dispatch.crew import Crew
-from pipeline.dispatch.decisions import not_composed, not_composed_yet
-from pipeline.dispatch.pacing import Claim, Pacing, Rate
-from pipeline.dispatch.ready import Message, Ready
+from pipeline.dispatch.group_commit import GroupCommit, Lease
+from pipeline.dispatch.retry_policy import not_composed, not_composed_yet
+from pipeline.dispatch.senders import ReadyMessage, SenderPool, SendQueue
+from pipeline.dispatch.shared_throttle import Claim, Quota, SharedThrottle
 from pipeline.domain import Delivery, DeliveryKind, DeliveryStatus, Told
 from pipeline.errors import RefusedError, RenderError, TransportError
-from pipeline.limits import Bucket
 from pipeline.logs import set_aside
 from pipeline.smtp import Transport
-from pipeline.storage import deliveries, guard, holds
-from pipeline.storage.breakers import Breaker
-from pipeline.storage.database import UNREADABLE, outlast, reading, server_now
+from pipeline.storage import deliveries, guard, send_controls
+from pipeline.storage.database import UNREADABLE, read_only, retry_until_available, server_now
 from pipeline.storage.guard import Trip
+from pipeline.storage.send_controls import CircuitBreaker
+from pipeline.token_bucket import Bucket
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +89,7 @@ class Dispatcher:
     # Maximum duration of one attempt before and after the final dot; the transport enforces both.
     deadline: timedelta = timedelta(minutes=5)
     patience: timedelta = timedelta(minutes=10)
-    rates: Sequence[Rate] = ()
+    rates: Sequence[Quota] = ()
     bucket: Bucket | None = None  # limits mails per second; None: no limit
     server: str = "smtp"  # name of the server behind `transport`; recorded with each refusal
 
@@ -129,12 +128,12 @@ class _Drain:
         self._lease = Lease(
             uuid.uuid4().hex, plan.deadline + MARGIN, plan.patience + MARGIN, plan.server
         )
-        self._committer = Committer(plan.engine, self._lease, plan.clock, self._gives_up)
-        self._pacing = Pacing(
+        self._committer = GroupCommit(plan.engine, self._lease, plan.clock, self._gives_up)
+        self._pacing = SharedThrottle(
             self._transact, plan.clock, self._lease, plan.chunk, plan.rates, plan.bucket
         )
-        self._ready = Ready(self._pacing.chunk)
-        self._crew = Crew(
+        self._ready = SendQueue(self._pacing.chunk)
+        self._crew = SenderPool(
             plan.connections, self._ready, self._committer, plan.transport, self._pacing
         )
         self._committer.on_trip = self._hold
@@ -203,13 +202,13 @@ class _Drain:
         Return the ids of the deliveries that were not queued because the drain is over or the claim
         is outdated; [] if all were queued.
         """
-        digests = outlast(partial(self._load, claimed), self._gives_up)
+        digests = retry_until_available(partial(self._load, claimed), self._gives_up)
         for number, delivery in enumerate(claimed):
             body = self._compose(delivery, digests.get(delivery.id))
             if body is None:
                 self._pacing.leave()
                 continue
-            message = Message(delivery, self._plan.sender(delivery), body)
+            message = ReadyMessage(delivery, self._plan.sender(delivery), body)
             self._crew.grow()
             while not self._ready.put(message, POLL):
                 if self._is_over() or self._is_outdated():
@@ -219,7 +218,7 @@ class _Drain:
         return []
 
     def _load(self, claimed: Sequence[Delivery]) -> Mapping[int, Told]:
-        with reading(self._plan.engine) as conn:
+        with read_only(self._plan.engine) as conn:
             try:
                 return self._plan.load(conn, claimed)
             except UNREADABLE:
@@ -326,7 +325,7 @@ class _Drain:
         """Stop the drain at once, as if the login was refused: too many refusals."""
         log.critical(
             "edition held: too many refusals",
-            edition=str(trip.edition_on or holds.EVERYTHING),
+            edition=str(trip.edition_on or send_controls.EVERYTHING),
             refused=trip.refused,
             reason=trip.reason,
         )
@@ -347,7 +346,7 @@ class _Drain:
             with self._plan.engine.begin() as conn:
                 return work(conn)
 
-        return outlast(attempt, self._gives_up)
+        return retry_until_available(attempt, self._gives_up)
 
     def _gives_up(self, away: float) -> bool:
         """Return whether to stop waiting for a database that has been away for `away` seconds.
@@ -383,7 +382,7 @@ class _Drain:
         )
 
 
-def _why_not(breaker: Breaker) -> str:
+def _why_not(breaker: CircuitBreaker) -> str:
     until = f"{breaker.open_until:%Y-%m-%d %H:%M} UTC"
     return f"the server refuses us and is left alone until {until}: {breaker.reply}"
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from pipeline.dkim import canonical
+from pipeline.dkim import signing
 from pipeline.dkim.keys import Algorithm
 
 _OWN = re.compile(rb"((?:^|;)\s*b\s*=)[^;]*")
@@ -37,7 +37,7 @@ def check(mail: bytes, published: Callable[[str], str | None]) -> list[Checked]:
     `l=`) counts as invalid.
     """
     head, _, body = mail.partition(b"\r\n\r\n")
-    fields = canonical.fields(head)
+    fields = signing.header_fields(head)
     signatures = [value for name, value in fields if name == b"dkim-signature"]
     return [_checked(value, fields, body, published) for value in signatures]
 
@@ -58,7 +58,7 @@ def _checked(
     name = f"{said.get('s')}._domainkey.{said.get('d')}"
     if said.get("c") != "relaxed/relaxed" or "l" in said:
         return Checked(name, "it is not in the form that we sign in")
-    if _octets(said.get("bh", "")) != hashlib.sha256(canonical.body(body)).digest():
+    if _octets(said.get("bh", "")) != hashlib.sha256(signing.relaxed_body(body)).digest():
         return Checked(name, "the body was changed")
     record = published(name)
     if record is None:

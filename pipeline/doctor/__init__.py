@@ -12,33 +12,35 @@ from datetime import datetime
 
 import structlog
 
-from pipeline.doctor import database, dns, mail, rows, rules, services, settings, site
-from pipeline.doctor.finding import Check, Finding, Patient, bad, unknown
+from pipeline.doctor import database, dns, mail, provider_rules, services, settings, site
+from pipeline.doctor.finding import Check, Finding, Installation, bad, unknown
 from pipeline.errors import PaperboyError, UnansweredError
 from pipeline.settings import Settings
 
 __all__ = ["Finding", "examine"]
 
-AREAS = (settings, database, rows, services, site, dns, mail)
+AREAS = (settings, database, database, services, site, dns, mail)
 
 log = structlog.get_logger(__name__)
 
 
 def examine(loaded: Settings, now: datetime) -> Iterator[Finding]:
     """Yield each finding as it is made. Changes nothing and sends no mail."""
-    patient, findings = Patient(loaded, now), []
+    patient, findings = Installation(loaded, now), []
     try:
         for check in (check for area in AREAS for check in area.CHECKS):
             for finding in _safely(check, patient):
                 findings.append(finding)
                 yield finding
-        yield from _safely(lambda patient: rules.judge(patient, findings), patient, "sender rules")
+        yield from _safely(
+            lambda patient: provider_rules.judge(patient, findings), patient, "sender rules"
+        )
     finally:
         if "services" in vars(patient):
             patient.services.engine.dispose()
 
 
-def _safely(check: Check, patient: Patient, name: str = "") -> Iterator[Finding]:
+def _safely(check: Check, patient: Installation, name: str = "") -> Iterator[Finding]:
     """Yield the findings of a check; if it raises, a finding about the exception."""
     name = name or check.__name__.replace("_", " ")
     try:

@@ -1,4 +1,4 @@
-"""Check that the database is durable and migrated to this version."""
+"""Check that the database is durable and migrated, and that its rows can be read."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from pipeline.doctor.finding import Check, Finding, Patient, bad, good, unknown
+from pipeline.doctor.finding import Check, Finding, Installation, bad, good, unknown
 from pipeline.domain import SourceState
-from pipeline.errors import SchemaError
-from pipeline.storage import migrate, source_states, sqlite_file
-from pipeline.storage.database import reading
+from pipeline.errors import QueryError, SchemaError
+from pipeline.matching.query import parse
+from pipeline.storage import (
+    deliveries,
+    ingest_state,
+    migrate,
+    papers,
+    sqlite_file,
+    subscribers,
+    topics,
+)
+from pipeline.storage.database import read_only
 from pipeline.storage.sqlite_file import LEAST_SPACE
 
 UNASKED: Final = "the database cannot be asked"
@@ -32,7 +41,7 @@ ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
-def database(patient: Patient) -> Iterator[Finding]:
+def database(patient: Installation) -> Iterator[Finding]:
     dialect = patient.services.engine.dialect
     if trouble := patient.database_trouble:
         advice = "run: paperboy db upgrade" if dialect.name == "sqlite" else "start it"
@@ -42,7 +51,7 @@ def database(patient: Patient) -> Iterator[Finding]:
     yield good("database", f"{dialect.name} {version} answers")
 
 
-def migrations(patient: Patient) -> Iterator[Finding]:
+def migrations(patient: Installation) -> Iterator[Finding]:
     if patient.database_trouble:
         yield unknown("migrations", UNASKED)
         return
@@ -54,13 +63,13 @@ def migrations(patient: Patient) -> Iterator[Finding]:
         yield good("migrations", "the tables are those that this version needs")
 
 
-def durability(patient: Patient) -> Iterator[Finding]:
+def durability(patient: Installation) -> Iterator[Finding]:
     """Check that commits survive a power failure, on which "nothing is lost" depends."""
     if patient.database_trouble:
         yield unknown("durability", UNASKED)
         return
     engine = patient.services.engine
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         found = _sqlite(conn) if engine.dialect.name == "sqlite" else _postgresql(conn)
     wrong = [f"{name} is {is_} and not {wanted}" for name, is_, wanted in found if is_ != wanted]
     if wrong:
@@ -70,7 +79,7 @@ def durability(patient: Patient) -> Iterator[Finding]:
         yield good("durability", ", ".join(f"{name} is {is_}" for name, is_, _ in found))
 
 
-def local_disk(patient: Patient) -> Iterator[Finding]:
+def local_disk(patient: Installation) -> Iterator[Finding]:
     engine = patient.services.engine
     if engine.dialect.name != "sqlite":
         yield good("local disk", "a database server looks after its own disk")
@@ -96,7 +105,7 @@ def local_disk(patient: Patient) -> Iterator[Finding]:
         yield good("local disk", f"the file lies on {kind}")
 
 
-def database_file(patient: Patient) -> Iterator[Finding]:
+def database_file(patient: Installation) -> Iterator[Finding]:
     """Check permissions, hard links and free space of a SQLite file, without opening it."""
     path = sqlite_file.path_of(patient.services.engine.url)
     if patient.services.engine.dialect.name != "sqlite" or path is None or not path.exists():
@@ -153,14 +162,14 @@ def _postgresql(conn: Connection) -> list[tuple[str, str, str]]:
     return [(name, str(value), "on") for name, value in found.items()]
 
 
-def sources(patient: Patient) -> Iterator[Finding]:
+def sources(patient: Installation) -> Iterator[Finding]:
     """Check that the last fetch of each source succeeded, and no announcement is missing."""
     if patient.database_trouble:
         yield unknown("sources", UNASKED)
         return
     try:
-        with reading(patient.services.engine) as conn:
-            records = source_states.listing(conn)
+        with read_only(patient.services.engine) as conn:
+            records = ingest_state.list_source_states(conn)
     except DBAPIError:  # the database is not migrated; `migrations` reports it
         yield unknown("sources", UNASKED)
         return
@@ -183,3 +192,60 @@ CHECKS: tuple[Check, ...] = (
     database_file,
     sources,
 )
+
+
+NAMED: Final = 5  # rows named in one finding; the others are only counted
+
+Trial = Callable[[Connection], Iterable[tuple[object, str]]]
+"""Try all rows of one kind; return the id of each unreadable row, and the error."""
+
+
+def stored_rows(patient: Installation) -> Iterator[Finding]:
+    """Try to read every row as ingest, compiling and sending would."""
+    if patient.database_trouble:
+        yield unknown("stored rows", "the database cannot be asked")
+        return
+    all_good = True
+    with read_only(patient.services.engine) as conn:
+        for kind, (trial, advice) in TRIALS.items():
+            wrong = [f"{kind} {id_} ({why[:80]})" for id_, why in trial(conn)]
+            if wrong:
+                all_good = False
+                more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+                named = "; ".join(wrong[:NAMED])
+                yield bad("stored rows", f"{len(wrong)} set aside: {named}{more}", advice)
+    if all_good:
+        yield good("stored rows", "every topic, reader, paper, source and delivery can be handled")
+
+
+def _topics(conn: Connection) -> Iterator[tuple[object, str]]:
+    for topic in topics.followed(conn):
+        try:
+            parse(topic.query)
+        except QueryError as error:
+            yield topic.id, error.message
+
+
+TRIALS: Final[dict[str, tuple[Trial, str]]] = {
+    "topic": (
+        _topics,
+        "its readers get the rest of their topics: ask them to write it anew, or correct its "
+        "query in the table topics",
+    ),
+    "subscriber": (
+        subscribers.unreadable,
+        "no digest comes until they store valid choices on their page, or you do in the table "
+        "subscribers",
+    ),
+    "paper": (papers.unreadable, "nobody gets it: delete it, and its source brings it again"),
+    "source": (
+        ingest_state.unreadable_source_states,
+        "delete its row in the table source_states: it is then read anew",
+    ),
+    "delivery": (
+        deliveries.unreadable,
+        "a newer version of Paperboy may have made it: install that, or let it expire",
+    ),
+}
+
+ROW_CHECKS: tuple[Check, ...] = (stored_rows,)

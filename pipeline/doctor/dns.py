@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pipeline.dkim import Key, Record, aligned
 from pipeline.dkim.checking import tags
 from pipeline.doctor import spf as reading_spf
-from pipeline.doctor.finding import Check, Finding, Patient, bad, good, unknown
+from pipeline.doctor.finding import Check, Finding, Installation, bad, good, unknown
 from pipeline.doctor.spf import Result
 
 LOCAL = "the sender is on this machine, which has no records"
 
 
-def spf(patient: Patient) -> Iterator[Finding]:
+def spf(patient: Installation) -> Iterator[Finding]:
     """Check the SPF record of the bounce domain, which mailboxes use, not that of From."""
     if not patient.is_public:
         yield unknown("spf", LOCAL)
@@ -30,12 +30,12 @@ def spf(patient: Patient) -> Iterator[Finding]:
 
 
 def _spf_judged(
-    record: str, domain: str, ours: list[str], patient: Patient, publish: str
+    record: str, domain: str, ours: list[str], patient: Installation, publish: str
 ) -> Finding:
     host = patient.settings.smtp.host
-    others = reading_spf.read(record, domain, patient.resolver)
+    others = reading_spf.evaluate(record, domain, patient.resolver)
     read = {
-        address: reading_spf.read(record, domain, patient.resolver, address, host)
+        address: reading_spf.evaluate(record, domain, patient.resolver, address, host)
         for address in ours
     }
     by_result = {
@@ -76,7 +76,7 @@ def _spf_end(end: str | None) -> Iterator[str]:
         yield "ends in +all, which lets everybody send in your name"
 
 
-def dkim(patient: Patient) -> Iterator[Finding]:
+def dkim(patient: Installation) -> Iterator[Finding]:
     signer = patient.services.signer
     if signer is None:
         advice = "see to it that your mail server signs, or make a key: paperboy dkim new SELECTOR"
@@ -108,7 +108,7 @@ def _published(key: Key, found: list[str], wanted: Record, *, signs: bool) -> Fi
     return good(check, f"is published, {key.algorithm} of {key.bits} bits, and {use}", testing)
 
 
-def dmarc(patient: Patient) -> Iterator[Finding]:
+def dmarc(patient: Installation) -> Iterator[Finding]:
     if not patient.is_public:
         yield unknown("dmarc", LOCAL)
         return
@@ -137,7 +137,7 @@ def dmarc(patient: Patient) -> Iterator[Finding]:
     yield good("dmarc", f"{where} says p={policy}", "; ".join(better))
 
 
-def dmarc_alignment(patient: Patient) -> Iterator[Finding]:
+def dmarc_alignment(patient: Installation) -> Iterator[Finding]:
     """Check that SPF or DKIM authenticates the domain that readers see in From."""
     if not patient.is_public:
         yield unknown("dmarc alignment", LOCAL)
@@ -155,7 +155,7 @@ def dmarc_alignment(patient: Patient) -> Iterator[Finding]:
         yield bad("dmarc alignment", detail, f"sign as {sender}, or choose bounces under it")
 
 
-def mx(patient: Patient) -> Iterator[Finding]:
+def mx(patient: Installation) -> Iterator[Finding]:
     """Check that the domains of our addresses can receive replies and bounces."""
     if not patient.is_public:
         yield unknown("mx", LOCAL)
@@ -174,7 +174,7 @@ def mx(patient: Patient) -> Iterator[Finding]:
             yield bad(check, f"takes no mail, and {use} is there", record)
 
 
-def ptr(patient: Patient) -> Iterator[Finding]:
+def ptr(patient: Installation) -> Iterator[Finding]:
     """Check that our sending address has a name, and the name that address (FCrDNS)."""
     host = patient.settings.smtp.host
     if not patient.sends_itself:
@@ -202,7 +202,7 @@ def _spf_value(addresses: list[str]) -> str:
     return " ".join(["v=spf1", *allowed, "-all"])
 
 
-def _dmarc_of(patient: Patient) -> tuple[str, list[str]]:
+def _dmarc_of(patient: Installation) -> tuple[str, list[str]]:
     """Return the name and records of the sender's domain, else of the nearest parent with any."""
     labels = patient.sender_domain.split(".")
     for cut in range(len(labels) - 1):
@@ -219,7 +219,7 @@ def _aligned(sender: str, other: str, mode: str) -> bool:
     return aligned(sender, other)
 
 
-def _mail_domains(patient: Patient) -> dict[str, list[str]]:
+def _mail_domains(patient: Installation) -> dict[str, list[str]]:
     loaded = patient.settings
     boxes = {
         "MAIL_FROM": loaded.sender,

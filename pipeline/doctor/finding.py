@@ -20,10 +20,10 @@ from pipeline.doctor.resolver import Resolver
 from pipeline.errors import DatabaseFileError, TransportError
 from pipeline.message import own_address
 from pipeline.settings import Settings
-from pipeline.smtp import Traits, transport_of
-from pipeline.smtp.connection import Bounds
+from pipeline.smtp import ServerFeatures, transport_of
+from pipeline.smtp.session import SessionLimits
 from pipeline.storage import sqlite_file
-from pipeline.storage.database import reading
+from pipeline.storage.database import read_only
 from pipeline.storage.keys import Keys
 
 PATIENCE: Final = 4.0  # seconds for each reply from another host
@@ -52,7 +52,7 @@ def unknown(check: str, why: str, advice: str = "") -> Finding:
 
 
 @dataclass(frozen=True)
-class Patient:
+class Installation:
     """One installation. The results that several checks share are cached."""
 
     settings: Settings
@@ -100,7 +100,7 @@ class Patient:
         if engine.dialect.name == "sqlite" and path and not Path(path).exists():
             return f"there is no {path} yet"  # opening it would create it
         try:
-            with reading(engine):
+            with read_only(engine):
                 return None
         except DatabaseFileError as error:
             return str(error)
@@ -108,10 +108,10 @@ class Patient:
             return sqlite_file.explain(error, engine.url)
 
     @cached_property
-    def mail_server(self) -> Traits | str:
+    def mail_server(self) -> ServerFeatures | str:
         """Return the features of the mail server, or the error if connecting failed."""
         try:
-            return transport_of(self.settings, Bounds(opening=PATIENCE)).look()
+            return transport_of(self.settings, SessionLimits(opening=PATIENCE)).look()
         except TransportError as error:
             return str(error)
 
@@ -137,4 +137,4 @@ class Patient:
         return own_address(parseaddr(mailbox)[1]).rpartition("@")[2]
 
 
-Check = Callable[[Patient], Iterator[Finding]]
+Check = Callable[[Installation], Iterator[Finding]]

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pipeline import dkim
 from pipeline.doctor import lint
-from pipeline.doctor.finding import Check, Finding, Patient, bad, good, unknown
+from pipeline.doctor.finding import Check, Finding, Installation, bad, good, unknown
 from pipeline.domain import (
     Breadth,
     Delivery,
@@ -31,7 +31,7 @@ OURS: Final = "this is a mistake of Paperboy's, or of a template that was change
 PAPER_HOST: Final = "arxiv.org"
 
 
-def templates(patient: Patient) -> Iterator[Finding]:
+def templates(patient: Installation) -> Iterator[Finding]:
     try:
         version = patient.services.renderer.template_version
         yield good("templates", f"all of them work (version {version})")
@@ -39,7 +39,7 @@ def templates(patient: Patient) -> Iterator[Finding]:
         yield bad("templates", str(error), "correct it, or take the templates of this version back")
 
 
-def samples(patient: Patient) -> Iterator[Finding]:
+def samples(patient: Installation) -> Iterator[Finding]:
     """Yield one finding for each kind of mail."""
     for kind in DeliveryKind:
         check = f"sample {kind}"
@@ -55,7 +55,7 @@ def samples(patient: Patient) -> Iterator[Finding]:
             yield good(check, f"{len(mail):,} octets, and nothing is wrong with it")
 
 
-def sample_links(patient: Patient) -> Iterator[Finding]:
+def sample_links(patient: Installation) -> Iterator[Finding]:
     """Check that links lead to the site and to papers only: filters judge a mail by its links."""
     found = lint.links(sample(patient, DeliveryKind.DIGEST))
     strangers = found - {patient.settings.site_host, PAPER_HOST}
@@ -65,7 +65,7 @@ def sample_links(patient: Patient) -> Iterator[Finding]:
         yield good("sample links", "links lead to the site and to the papers, nowhere else")
 
 
-def sample_signatures(patient: Patient) -> Iterator[Finding]:
+def sample_signatures(patient: Installation) -> Iterator[Finding]:
     signer = patient.services.signer
     if signer is None:
         yield unknown("sample signatures", "no key is set")
@@ -80,7 +80,7 @@ def sample_signatures(patient: Patient) -> Iterator[Finding]:
         yield good("sample signatures", f"{len(checked)} made, and each holds")
 
 
-def sample(patient: Patient, kind: DeliveryKind) -> bytes:
+def sample(patient: Installation, kind: DeliveryKind) -> bytes:
     """Return a sample mail as it is received. Raise PaperboyError if it cannot be composed."""
     now = patient.now
     is_edition = kind in OF_AN_EDITION
@@ -101,7 +101,7 @@ def sample(patient: Patient, kind: DeliveryKind) -> bytes:
     return patient.services.compose(delivery, told, now=now).replace(b"\r\n.", b"\r\n")
 
 
-def _told(patient: Patient, kind: DeliveryKind) -> Told:
+def _told(patient: Installation, kind: DeliveryKind) -> Told:
     if kind is not DeliveryKind.QUIET_NOTE:
         return _digest(patient, welcome=kind is DeliveryKind.WELCOME)
     today = patient.now.date()
@@ -111,7 +111,7 @@ def _told(patient: Patient, kind: DeliveryKind) -> Told:
     )
 
 
-def _digest(patient: Patient, *, welcome: bool) -> Digest:
+def _digest(patient: Installation, *, welcome: bool) -> Digest:
     """Return a digest with the default number of papers, each of typical maximum length."""
     today = patient.now.date()
     picks = tuple(
@@ -123,7 +123,7 @@ def _digest(patient: Patient, *, welcome: bool) -> Digest:
     )
 
 
-def _paper(number: int, patient: Patient) -> Paper:
+def _paper(number: int, patient: Installation) -> Paper:
     where = f"https://{PAPER_HOST}"
     key = f"3001.{number:05}"
     return Paper(
@@ -145,7 +145,7 @@ def _paper(number: int, patient: Patient) -> Paper:
     )
 
 
-def _expected(patient: Patient, kind: DeliveryKind) -> lint.Expected:
+def _expected(patient: Installation, kind: DeliveryKind) -> lint.Expected:
     return lint.Expected(
         is_list=kind in OF_AN_EDITION,
         is_https=urlsplit(patient.settings.site_url).scheme == "https",

@@ -11,16 +11,16 @@ from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pipeline.doctor.finding import PATIENCE, Check, Finding, Patient, bad, good, unknown
-from pipeline.storage import breakers, guard, holds
-from pipeline.storage.database import reading
+from pipeline.doctor.finding import PATIENCE, Check, Finding, Installation, bad, good, unknown
+from pipeline.storage import guard, send_controls
+from pipeline.storage.database import read_only
 
 SOON: Final = timedelta(days=14)  # a certificate that expires within it should have been renewed
 WANTED: Final = {"pipelining": "PIPELINING", "8bitmime": "8BITMIME", "size": "SIZE"}
 LARGEST_MAIL: Final = 90_000  # octets; see docs/mail.md
 
 
-def redis(patient: Patient) -> Iterator[Finding]:
+def redis(patient: Installation) -> Iterator[Finding]:
     url = patient.settings.redis_url
     try:
         where = f"{urlsplit(url).hostname}:{urlsplit(url).port or 6379}"
@@ -58,7 +58,7 @@ def _told_by_redis(url: str) -> dict[str, Any]:
         client.close()
 
 
-def smtp(patient: Patient) -> Iterator[Finding]:
+def smtp(patient: Installation) -> Iterator[Finding]:
     """Check that connection, TLS and login to the mail server work."""
     found, server = patient.mail_server, patient.settings.smtp
     if isinstance(found, str):
@@ -75,7 +75,7 @@ def smtp(patient: Patient) -> Iterator[Finding]:
     yield good("smtp", f"{server.host}:{server.port} {login}")
 
 
-def smtp_tls(patient: Patient) -> Iterator[Finding]:
+def smtp_tls(patient: Installation) -> Iterator[Finding]:
     found, server = patient.mail_server, patient.settings.smtp
     if isinstance(found, str):
         yield unknown("smtp tls", "the mail server did not let us in")
@@ -94,7 +94,7 @@ def smtp_tls(patient: Patient) -> Iterator[Finding]:
         yield good("smtp tls", f"{found.tls} {how}{until}")
 
 
-def smtp_extensions(patient: Patient) -> Iterator[Finding]:
+def smtp_extensions(patient: Installation) -> Iterator[Finding]:
     found = patient.mail_server
     if isinstance(found, str):
         yield unknown("smtp extensions", "the mail server did not let us in")
@@ -109,7 +109,7 @@ def smtp_extensions(patient: Patient) -> Iterator[Finding]:
     yield good("smtp extensions", f"offers {', '.join(offered) or 'none that we use'}", slow)
 
 
-def sending(patient: Patient) -> Iterator[Finding]:
+def sending(patient: Installation) -> Iterator[Finding]:
     """Report automatic holds, an open circuit breaker, and refusals that are not counted yet.
 
     Holds by the operator are not reported.
@@ -117,9 +117,9 @@ def sending(patient: Patient) -> Iterator[Finding]:
     if patient.database_trouble:
         yield unknown("sending", "the database cannot be asked")
         return
-    with reading(patient.services.engine) as conn:
-        held = [hold for hold in holds.listing(conn) if hold.automatic]
-        breaker, waiting = breakers.get(conn), guard.waiting(conn)
+    with read_only(patient.services.engine) as conn:
+        held = [hold for hold in send_controls.list_pauses(conn) if hold.automatic]
+        breaker, waiting = send_controls.circuit_breaker(conn), guard.waiting(conn)
         failing = guard.failing(conn, patient.now)
     for hold in held:
         name = f"the edition of {hold.edition_on}" if hold.edition_on else "everything"

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from pipeline.doctor.finding import Check, Finding, Patient, bad, good, unknown
+from pipeline.doctor.finding import Check, Finding, Installation, bad, good, unknown
 from pipeline.embedding import Model
 from pipeline.errors import SchemaError, SettingsError
 from pipeline.settings import SHORTEST_SECRET, suspicions
 from pipeline.storage import keys, migrate
-from pipeline.storage.database import reading
+from pipeline.storage.database import read_only
 from pipeline.storage.keys import KeptKey, KeyName
 
 
-def settings(patient: Patient) -> Iterator[Finding]:
+def settings(patient: Installation) -> Iterator[Finding]:
     try:
         patient.settings.check_real_mail()
     except SettingsError as error:
@@ -27,14 +27,14 @@ def settings(patient: Patient) -> Iterator[Finding]:
         yield good("settings", "everything is set that mail to real people needs")
 
 
-def sender(patient: Patient) -> Iterator[Finding]:
+def sender(patient: Installation) -> Iterator[Finding]:
     try:
         yield good("sender", f"mail comes from {patient.services.sender.host}")
     except SettingsError as error:
         yield bad("sender", str(error), "correct it in .env")
 
 
-def names(patient: Patient) -> Iterator[Finding]:
+def names(patient: Installation) -> Iterator[Finding]:
     """Report settings that are probably mistyped, or set twice."""
     for suspicion in suspicions():
         if suspicion.is_sure:
@@ -43,7 +43,7 @@ def names(patient: Patient) -> Iterator[Finding]:
             yield unknown("names", suspicion.text, "take it for another program's, or correct it")
 
 
-def secret_keys(patient: Patient) -> Iterator[Finding]:
+def secret_keys(patient: Installation) -> Iterator[Finding]:
     """Report the source of each key, and keys short enough to be guessed."""
     loaded = patient.settings
     if loaded.weak_keys:
@@ -80,7 +80,7 @@ def _source(name: KeyName, given: object, row: KeptKey | None) -> str:
     return f"{name} made by Paperboy on {row.made_at:%Y-%m-%d}, kept in the database"
 
 
-def _kept_keys(patient: Patient) -> dict[KeyName, KeptKey] | None:
+def _kept_keys(patient: Installation) -> dict[KeyName, KeptKey] | None:
     """Return the keys in the database; None if it is not available or not migrated."""
     if patient.database_trouble:
         return None
@@ -88,11 +88,11 @@ def _kept_keys(patient: Patient) -> dict[KeyName, KeptKey] | None:
         migrate.check(patient.services.engine)
     except SchemaError:
         return None
-    with reading(patient.services.engine) as conn:
+    with read_only(patient.services.engine) as conn:
         return keys.kept(conn)
 
 
-def dkim_keys(patient: Patient) -> Iterator[Finding]:
+def dkim_keys(patient: Installation) -> Iterator[Finding]:
     try:
         signer = patient.services.signer
     except SettingsError as error:
@@ -107,7 +107,7 @@ def dkim_keys(patient: Patient) -> Iterator[Finding]:
     yield good("dkim keys", f"signing for {signer.domain} with {used}", advice if short else "")
 
 
-def semantic_model(patient: Patient) -> Iterator[Finding]:
+def semantic_model(patient: Installation) -> Iterator[Finding]:
     """Check the semantic model if one is set; a broken one would stop ingest and compiling."""
     places = patient.settings.semantic_model
     if not places:

@@ -12,16 +12,16 @@ from ipaddress import ip_address, ip_network
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.doctor.finding import PATIENCE, Check, Finding, Patient, bad, good, unknown
+from pipeline.doctor.finding import PATIENCE, Check, Finding, Installation, bad, good, unknown
 from pipeline.doctor.services import SOON
-from pipeline.smtp.server import certificate_end
-from pipeline.storage import limits
-from pipeline.storage.database import reading, server_now
+from pipeline.smtp.connect import certificate_end
+from pipeline.storage import rate_limits
+from pipeline.storage.database import read_only, server_now
 
 SKEW: Final = timedelta(seconds=30)
 
 
-def site_tls(patient: Patient) -> Iterator[Finding]:
+def site_tls(patient: Installation) -> Iterator[Finding]:
     parts = urlsplit(patient.settings.site_url)
     host, port = parts.hostname or "", parts.port or 443
     if parts.scheme != "https":
@@ -46,7 +46,7 @@ def site_tls(patient: Patient) -> Iterator[Finding]:
             yield good("site tls", f"{host}: {tls}, {ends}")
 
 
-def one_click(patient: Patient) -> Iterator[Finding]:
+def one_click(patient: Installation) -> Iterator[Finding]:
     """Check that one-click unsubscribing works: RFC 8058, a POST without cookies or redirect."""
     answer = patient.way_out
     if answer is None:
@@ -60,13 +60,13 @@ def one_click(patient: Patient) -> Iterator[Finding]:
         yield good("one-click", "a POST to /unsubscribe/... is answered by 200")
 
 
-def proxies(patient: Patient) -> Iterator[Finding]:
+def proxies(patient: Installation) -> Iterator[Finding]:
     """Check that TRUSTED_PROXIES names each proxy; else its visitors share one rate limit."""
     if patient.database_trouble:
         yield unknown("proxies", patient.database_trouble)
         return
-    with reading(patient.services.engine) as conn:
-        seen = limits.noted(conn, limits.PROXIES)
+    with read_only(patient.services.engine) as conn:
+        seen = rate_limits.memo(conn, rate_limits.PROXIES)
     named = [ip_network(proxy) for proxy in patient.settings.trusted_proxies]
     unnamed = [one for one in seen if not any(ip_address(one) in network for network in named)]
     if unnamed:
@@ -82,7 +82,7 @@ def proxies(patient: Patient) -> Iterator[Finding]:
         yield good("proxies", "no request came through a reverse proxy")
 
 
-def clock(patient: Patient) -> Iterator[Finding]:
+def clock(patient: Installation) -> Iterator[Finding]:
     """Compare our clock, which slots, links and signatures use, with the database and the site."""
     theirs = dict(_clocks(patient))
     if not theirs:
@@ -96,10 +96,10 @@ def clock(patient: Patient) -> Iterator[Finding]:
         yield good("clock", f"agrees with {' and '.join(theirs)}")
 
 
-def _clocks(patient: Patient) -> Iterator[tuple[str, timedelta]]:
+def _clocks(patient: Installation) -> Iterator[tuple[str, timedelta]]:
     engine = patient.services.engine
     if engine.dialect.name != "sqlite" and not patient.database_trouble:
-        with reading(engine) as conn:
+        with read_only(engine) as conn:
             yield "the database", server_now(conn) - datetime.now(UTC)
     told = patient.way_out.headers.get("Date") if patient.way_out is not None else None
     if told is None:

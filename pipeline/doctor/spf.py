@@ -77,7 +77,7 @@ class Record:
 
 
 @dataclass
-class Reading:
+class Evaluation:
     """Result of a record for one address, including the records that it includes."""
 
     result: Result = Result.NEUTRAL
@@ -165,14 +165,14 @@ def _lengths(length: str, text: str) -> tuple[int, int]:
     return bits
 
 
-def read(
+def evaluate(
     record: str, domain: str, resolver: Resolver, address: str | None = None, helo: str = ""
-) -> Reading:
+) -> Evaluation:
     """Evaluate `record` for a mail from `address`; if None, as if no term matched but "all".
 
     `helo` is the name that our server gives. Raise UnansweredError if the DNS does not answer.
     """
-    reading = Reading()
+    reading = Evaluation()
     sender = ip_address(address) if address else None
     try:
         reading.end = parse(record).end
@@ -190,7 +190,7 @@ class _Evaluation:
     """The function check_host() of RFC 7208, section 4."""
 
     resolver: Resolver
-    reading: Reading
+    reading: Evaluation
     sender: Address | None
     helo: str
 

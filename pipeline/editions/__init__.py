@@ -1,7 +1,7 @@
 """Compile the digests of due subscribers and queue them in the outbox."""
 
-from pipeline.editions.catching_up import bring_topics_up
-from pipeline.editions.compiling import Outcome, outlook, preview, publish
-from pipeline.editions.quiet import load as load_notes
+from pipeline.editions.backfill import bring_topics_up
+from pipeline.editions.compiler import SlotResult, outlook, preview, publish
+from pipeline.editions.no_match_notice import load as load_notes
 
-__all__ = ["Outcome", "bring_topics_up", "load_notes", "outlook", "preview", "publish"]
+__all__ = ["SlotResult", "bring_topics_up", "load_notes", "outlook", "preview", "publish"]

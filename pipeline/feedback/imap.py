@@ -20,7 +20,7 @@ from urllib.parse import unquote
 import structlog
 
 from pipeline.errors import MailboxError, SettingsError
-from pipeline.feedback.maildir import LARGEST, Take
+from pipeline.feedback.mailboxes import LARGEST, Take
 from pipeline.setting_values import is_loopback, parse_login_url
 
 log = structlog.get_logger(__name__)

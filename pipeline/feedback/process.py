@@ -1,97 +1,384 @@
-"""Apply bounces and provider events as they arrive: from mailboxes, files and webhooks."""
+"""Apply feedback about deliveries: one transaction for each event, and each event only once.
+
+Strangers can write such feedback, so it changes data only if it proves which delivery it is about:
+by a bounce address or a Message-ID that we signed, by the secret in an unsubscribe request, or by
+a provider's signature, since a provider may name a mail by its own queue id.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
+from enum import StrEnum
+from functools import partial
+from typing import Final
 
 import structlog
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy import Connection, Engine
 
-from pipeline.domain import Notice, NoticeKind
-from pipeline.errors import NotFoundError
-from pipeline.feedback.applying import Effect, Feedback
-from pipeline.feedback.imap import is_imap, read_imap
-from pipeline.feedback.maildir import read_maildir
-from pipeline.feedback.providers import Provider
+from pipeline.domain import (
+    DISABLED,
+    STRIKES,
+    Notice,
+    NoticeKind,
+    StrikeKind,
+    Subscriber,
+    SuppressionReason,
+    Verdict,
+)
+from pipeline.feedback.bounces.recipients import masked
+from pipeline.message import Sender, named_by
+from pipeline.storage import deliveries, delivery_lookup, events, guard, refusals, subscribers
+from pipeline.storage.database import with_retries
+from pipeline.storage.deliveries import CancelReason
+from pipeline.storage.delivery_lookup import FoundDelivery
+from pipeline.storage.events import StoredEvent
 
 log = structlog.get_logger(__name__)
 
-Parser = Callable[[bytes], Notice]
+
+MAIL: Final = "mail"  # the provider's name of events that arrived as mail
+
+
+class Effect(StrEnum):
+    """The effect of a notice."""
+
+    SUPPRESSED = "suppressed"
+    COUNTED = "counted"  # a strike, but not the last one
+    HELD = "held"  # not counted until others of the edition are accepted; see storage.guard
+    LEFT = "left"
+    NOTED = "noted"  # informational, or about an address that no subscriber has any more
+    NOT_OURS = "not ours"  # no proof of the delivery it is about: stored, not applied
+    KNOWN = "known"  # a duplicate, applied before
+    FAILED = "failed"  # a bug, or a value that the database rejects: see the log
 
 
 @dataclass(frozen=True, slots=True)
-class ReadMail:
-    """A mail from a mailbox, with the parsed notice and its effect."""
+class Event:
+    """A verified event, from a provider's webhook or a mailbox."""
 
-    name: str
-    notice: Notice
+    id: str  # the provider's own id, the same if the event is sent again
+    kind: str  # the provider's name for it
+    raw: str
+    notices: tuple[Notice, ...] = ()
+    queue_id: str | None = None  # of the mail, from the provider's reply when it accepted it
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
     effect: Effect
-
-    @property
-    def is_understood(self) -> bool:
-        """Whether the mailbox may file it; any other mail is flagged for an operator."""
-        return self.notice.kind is not NoticeKind.NONE and self.effect is not Effect.FAILED
+    traced: FoundDelivery | None = None
+    subscriber_id: int | None = None
 
 
-def process_mails(
-    feedback: Feedback, mails: Iterable[tuple[str, bytes]], parse: Parser, now: datetime
-) -> Iterator[ReadMail]:
-    """Apply mails, given as name and octets, one by one as the iterator is consumed.
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """Apply feedback to the database; each public method is a transaction with retries.
 
-    Idempotent: a mail that was applied before is not applied again. If a mail cannot be applied,
-    the error is logged, its effect is FAILED, and the next one follows; if the database is
-    unavailable, its exception is raised.
+    `sender` verifies our Message-IDs and bounce addresses; `suppression_key` hashes addresses.
     """
-    for name, octets in mails:
-        notice = parse(octets)
-        try:
-            effect = feedback.take_mail(octets, notice, now)
-        except (OperationalError, InterfaceError, InternalError, PoolTimeoutError):
-            raise
-        except Exception:
-            log.exception("bounce.not_applied", mail=name[:200], kind=notice.kind)
-            effect = Effect.FAILED
-        yield ReadMail(name, notice, effect)
+
+    engine: Engine
+    sender: Sender
+    suppression_key: str = field(repr=False)
+
+    def apply(self, notice: Notice, now: datetime) -> Effect:
+        """Apply one notice that needs no provider's proof, and return its effect. Idempotent."""
+        done = with_retries(partial(self._apply_alone, notice, now))
+        _tell(done, notice.kind)
+        return done.effect
+
+    def take(self, provider: str, event: Event, now: datetime) -> tuple[Effect, ...]:
+        """Store an event, apply its notices in the same transaction, and return their effects.
+
+        Return only KNOWN if the provider has sent this event before; it is not applied again, even
+        if its effect was undone in between.
+        """
+        results = with_retries(partial(self._take, provider, event, now))
+        if results is None:
+            return (Effect.KNOWN,)
+        for done in results:
+            _tell(done, event.kind, provider=provider)
+        return tuple(done.effect for done in results)
+
+    def take_mail(self, octets: bytes, notice: Notice, now: datetime) -> Effect:
+        """Apply the notice of a mail like `take`; the event id is the SHA-256 hash of its octets.
+
+        Only the result of parsing is stored, not the mail itself: the mailbox keeps that.
+        """
+        said = {"status": notice.status, "verdict": notice.verdict, "message": notice.message_id}
+        event = Event(hashlib.sha256(octets).hexdigest(), notice.kind, json.dumps(said), (notice,))
+        return self.take(MAIL, event, now)[0]
+
+    def _apply_alone(self, notice: Notice, now: datetime) -> _Done:
+        with self.engine.begin() as conn:
+            return self._carry_out(conn, notice, None, now)
+
+    def _take(self, provider: str, event: Event, now: datetime) -> list[_Done] | None:
+        kept = StoredEvent(provider, event.id, event.kind, event.raw)
+        with self.engine.begin() as conn:
+            event_id = events.add(conn, kept, now)
+            if event_id is None:
+                return None
+            results = [self._carry_out(conn, n, event.queue_id, now) for n in event.notices]
+            self._close(conn, event_id, event, results)
+        return results
+
+    def _close(
+        self, conn: Connection, event_id: int, event: Event, results: Sequence[_Done]
+    ) -> None:
+        named = [address for notice in event.notices for address in notice.recipients]
+        ours = next((done for done in results if done.subscriber_id), None)
+        events.close(
+            conn,
+            event_id,
+            raw=event.raw if ours else masked(event.raw),
+            effect=", ".join(sorted({done.effect for done in results})) or Effect.NOTED,
+            delivery_id=ours.traced.delivery_id if ours and ours.traced else None,
+            subscriber_id=ours.subscriber_id if ours else None,
+            address_hash=self._hash(named[0]) if named else None,
+        )
+        if any(done.traced and done.traced.is_erased for done in results):
+            events.redact(conn, event_id)
+
+    def _hash(self, address: str) -> str:
+        # An address in a mail or an event may have lone surrogates, which cannot be encoded.
+        letters = address.encode("utf-8", "replace").decode()
+        return subscribers.address_hash(letters, self.suppression_key)
+
+    # --- Delivery lookup ------------------------------------------------------------------------
+
+    def _carry_out(
+        self, conn: Connection, notice: Notice, queue_id: str | None, now: datetime
+    ) -> _Done:
+        traced = self._trace(conn, notice, queue_id)
+        # Lock the subscriber before any delivery, as every transaction does: no deadlocks.
+        subscriber = _locked(conn, traced) if traced else None
+        if notice.kind is NoticeKind.UNSUBSCRIBE:
+            return _leave(conn, _asker(conn, notice) or subscriber, traced, now)
+        if traced is None:
+            return _Done(Effect.NOT_OURS)
+        if delivery_lookup.settle_uncertain(conn, traced.delivery_id, _story(notice), now):
+            log.info("uncertain delivery settled by news of it", delivery=traced.delivery_id)
+        effect = self._punish(conn, notice, traced, subscriber, now)
+        return _Done(effect, traced, traced.subscriber_id)
+
+    def _trace(
+        self, conn: Connection, notice: Notice, queue_id: str | None
+    ) -> FoundDelivery | None:
+        """Return the delivery that a notice is proven to be about; None without a proof.
+
+        By Message-ID, then by bounce address, then by queue id.
+        """
+        dedupe_key = self.sender.dedupe_key_of(notice.message_id or "")
+        traced = delivery_lookup.by_dedupe_key(conn, dedupe_key) if dedupe_key else None
+        if traced:
+            return traced
+        traced = self._trace_envelope(conn, notice.envelope or "")
+        if traced or not queue_id:
+            return traced
+        traced = delivery_lookup.by_queue_id(conn, queue_id)
+        # A server may use a queue id again, so the recipient must match, too.
+        return traced if traced and self._went_to(traced, notice.recipients) else None
+
+    def _trace_envelope(self, conn: Connection, envelope: str) -> FoundDelivery | None:
+        delivery_id = named_by(envelope)
+        traced = delivery_lookup.by_id(conn, delivery_id) if delivery_id else None
+        if traced and self.sender.is_envelope_of(envelope, traced.delivery_id, traced.dedupe_key):
+            return traced
+        return None
+
+    def _went_to(self, traced: FoundDelivery, recipients: Sequence[str]) -> bool:
+        went_to = self._hash(traced.address) if traced.address else traced.address_hash
+        return went_to in map(self._hash, recipients)
+
+    # --- Effects --------------------------------------------------------------------------------
+
+    def _punish(
+        self,
+        conn: Connection,
+        notice: Notice,
+        traced: FoundDelivery,
+        subscriber: Subscriber | None,
+        now: datetime,
+    ) -> Effect:
+        what = consequence(notice)
+        if what is Consequence.NOTHING:
+            return Effect.NOTED
+        delivery_lookup.record_outcome(conn, traced.delivery_id, _story(notice))
+        if traced.address is not None:
+            return self._punish_other(conn, what, notice, traced, now)
+        if subscriber is None:
+            return Effect.NOTED
+        if what is Consequence.COMPLAINT:
+            subscribers.leave(conn, subscriber.id, now)
+            return _suppress(conn, traced, SuppressionReason.COMPLAINT, now)
+        if traced.is_vouched:
+            return Effect.NOTED
+        kind = refusals.HARD if what is Consequence.HARD else strike_of(notice)
+        if kind is None or (traced.edition_on is None and kind != refusals.HARD):
+            return Effect.NOTED
+        return _count(conn, notice, traced, traced.address_hash, kind, now)
+
+    def _punish_other(
+        self,
+        conn: Connection,
+        what: Consequence,
+        notice: Notice,
+        traced: FoundDelivery,
+        now: datetime,
+    ) -> Effect:
+        """Apply a notice to another address than its subscriber's, such as one not confirmed yet.
+
+        It is no evidence about the subscriber's own address.
+        """
+        if not traced.address:
+            return Effect.NOTED
+        address_hash = self._hash(traced.address)
+        if what is Consequence.COMPLAINT:
+            subscribers.suppress(conn, address_hash, SuppressionReason.COMPLAINT, now)
+            return Effect.SUPPRESSED
+        if what is not Consequence.HARD:
+            return Effect.NOTED
+        return _count(conn, notice, traced, address_hash, refusals.HARD, now)
 
 
-def process_mailbox(feedback: Feedback, where: str, parse: Parser, now: datetime) -> list[ReadMail]:
-    """Apply the new mails of an imap(s) URL or a Maildir folder, and file them there.
+def _locked(conn: Connection, traced: FoundDelivery) -> Subscriber | None:
+    """Return the subscriber of a delivery, with the row locked.
 
-    Raises MailboxError if the mailbox cannot be read; mails that were applied until then are
-    committed, and not applied again at the next run.
+    Return None if the mail went to another address, or if the subscriber has been erased or has
+    changed addresses since.
     """
-    applied: list[ReadMail] = []
-
-    def take(name: str, octets: bytes) -> bool:
-        applied.extend(process_mails(feedback, [(name, octets)], parse, now))
-        return applied[-1].is_understood
-
-    if is_imap(where):
-        read_imap(where, take)
-    else:
-        read_maildir(Path(where), take)
-    return applied
+    if traced.address is not None or not traced.is_current:
+        return None
+    return subscribers.by_id(conn, traced.subscriber_id, for_change=True)
 
 
-def process_webhook(
-    feedback: Feedback,
-    providers: Mapping[str, Provider],
-    name: str,
-    headers: Mapping[str, str],
-    body: bytes,
+def _leave(
+    conn: Connection, subscriber: Subscriber | None, traced: FoundDelivery | None, now: datetime
+) -> _Done:
+    if subscriber is None:
+        return _Done(Effect.NOT_OURS, traced)
+    subscribers.leave(conn, subscriber.id, now)
+    deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
+    return _Done(Effect.LEFT, traced, subscriber.id)
+
+
+def _asker(conn: Connection, notice: Notice) -> Subscriber | None:
+    """Return the subscriber with the secret of an unsubscribe request, locked; None if unknown.
+
+    List-Unsubscribe puts the secret into such a mail.
+    """
+    if notice.secret is None or not notice.secret.isprintable():
+        return None
+    return subscribers.by_secret(conn, notice.secret, for_change=True)
+
+
+def _count(
+    conn: Connection,
+    notice: Notice,
+    traced: FoundDelivery,
+    address_hash: str,
+    kind: str,
     now: datetime,
-) -> int:
-    """Verify and apply the events of one request; return their number.
+) -> Effect:
+    """Record a bounce and let the guard judge its edition, in the caller's transaction.
 
-    Raises NotFoundError if the provider is not configured, and the errors of `Provider.receive`.
+    Return HELD if the guard does not count the bounce yet; else SUPPRESSED if the address is now
+    suppressed, or COUNTED. Return NOTED if the delivery's recipient is no longer known.
     """
-    if name not in providers:
-        raise NotFoundError("no such provider is set up")
-    events = providers[name].receive(headers, body, now)
-    for event in events:
-        feedback.take(name, event, now)
-    return len(events)
+    recipient = refusals.recipient_of(conn, traced.delivery_id)
+    if recipient is None:
+        return Effect.NOTED
+    said = notice.reason or " ".join(filter(None, (notice.status, notice.verdict)))
+    bounce = refusals.Refusal(
+        traced.delivery_id,
+        traced.edition_on,
+        address_hash,
+        recipient.domain,
+        kind,
+        ends_as=None,
+        wording=refusals.wording(said, recipient.email),
+        server="",
+        at=now,
+    )
+    refusals.record(conn, bounce)
+    for trip in guard.judge(conn, now, editions=[traced.edition_on]).trips:
+        log.critical(
+            "edition held: too many bounces",
+            edition=str(trip.edition_on),
+            refused=trip.refused,
+            reason=trip.reason,
+        )
+    if not refusals.is_counted(conn, traced.delivery_id):
+        return Effect.HELD
+    barred = subscribers.suppressed(conn, address_hash)
+    return Effect.SUPPRESSED if barred else Effect.COUNTED
+
+
+def _suppress(
+    conn: Connection, traced: FoundDelivery, reason: SuppressionReason, now: datetime
+) -> Effect:
+    subscribers.suppress(conn, traced.address_hash, reason, now)
+    deliveries.cancel_owed(conn, [traced.subscriber_id], CancelReason.SUPPRESSED)
+    return Effect.SUPPRESSED
+
+
+def _story(notice: Notice) -> str:
+    """Return the new reason of the delivery, such as "accepted, then hard"."""
+    return f"accepted, then {notice.verdict or notice.kind}"
+
+
+def _tell(done: _Done, kind: str, provider: str = MAIL) -> None:
+    log.info(
+        "news of a delivery",
+        provider=provider,
+        kind=kind,
+        effect=done.effect,
+        delivery=done.traced.delivery_id if done.traced else None,
+        subscriber=done.subscriber_id,
+    )
+
+
+_NOT_THE_READER = ("4", "5.6.", "5.7.", "5.1.7", "5.1.8")
+
+
+class Consequence(StrEnum):
+    """The consequence of a notice, once its delivery is known."""
+
+    COMPLAINT = "complaint"
+    LEAVE = "leave"
+    HARD = "hard"
+    STRIKE = "strike"  # see `strike_of`
+    NOTHING = "nothing"  # informational: stored, without effect
+
+
+def consequence(notice: Notice) -> Consequence:
+    match notice.kind:
+        case NoticeKind.COMPLAINT:
+            return Consequence.COMPLAINT
+        case NoticeKind.UNSUBSCRIBE:
+            return Consequence.LEAVE
+        case NoticeKind.HARD | NoticeKind.SOFT if strike_of(notice):
+            return Consequence.STRIKE
+        case NoticeKind.HARD if notice.verdict in {None, Verdict.HARD}:
+            return Consequence.HARD
+    return Consequence.NOTHING
+
+
+def strike_of(notice: Notice) -> StrikeKind | None:
+    """Return the strike that a bounce counts as; None if it does not count against the subscriber.
+
+    Blocked, throttled, deferred, too large and not authenticated are failures on our side.
+    """
+    if notice.verdict is not None:
+        is_disabled = notice.status == DISABLED and notice.verdict in {Verdict.SOFT, Verdict.HARD}
+        return StrikeKind.DISABLED if is_disabled else STRIKES.get(notice.verdict)
+    if notice.status == DISABLED:
+        return StrikeKind.DISABLED
+    # RFC 3463: 4.y.z is transient, weak evidence about the address; x.6.z and x.7.z are about us.
+    is_about_us = notice.status is not None and notice.status.startswith(_NOT_THE_READER)
+    return None if notice.kind is NoticeKind.HARD or is_about_us else StrikeKind.SOFT

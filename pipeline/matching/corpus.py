@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pipeline.matching.words import forms, stem
+from pipeline.matching.tokens import forms, stem
 
 TITLE_WEIGHT = 3.0  # a word in the title counts as three in the abstract
 KEYWORD_WEIGHT = 2.0

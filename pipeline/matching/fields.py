@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
+from pipeline.matching.author_names import keys, may_be_called, wanted_keys
 from pipeline.matching.corpus import Readable
-from pipeline.matching.names import keys, may_be_called, wanted_keys
 from pipeline.matching.query import Field
 
 

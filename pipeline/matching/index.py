@@ -12,12 +12,12 @@ import numpy.typing as npt
 from pipeline.domain import Breadth
 from pipeline.matching.corpus import CorpusStatistics, Readable
 from pipeline.matching.fields import Fields
-from pipeline.matching.floor import NARROWEST, NEVER, Breadths, breadths, named
-from pipeline.matching.meaning import WEIGHT, Embedder, Meaning
 from pipeline.matching.phrases import phrases
 from pipeline.matching.postings import Counts, Positions, Postings, Zone
 from pipeline.matching.query import And, Field, Fielded, Not, Or, Phrase, Query, Words
 from pipeline.matching.scoring import Scorer
+from pipeline.matching.semantic import WEIGHT, Embedder, SemanticSimilarity
+from pipeline.matching.threshold import NARROWEST, NEVER, Breadths, breadths, named
 
 Mask = npt.NDArray[np.bool_]
 
@@ -71,7 +71,7 @@ class PaperIndex:
         embedder: Embedder | None = None,
     ) -> None:
         self._postings = Postings(papers)
-        self._meaning = Meaning(papers, embedder) if embedder and papers else None
+        self._meaning = SemanticSimilarity(papers, embedder) if embedder and papers else None
         self._fields = Fields(papers)
         self._scorer = Scorer(self._postings, corpus or self._postings.statistics())
         self._size = len(papers)

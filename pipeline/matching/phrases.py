@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipeline.matching.postings import Counts, Joint, Positions
 from pipeline.matching.scoring import Scorer
-from pipeline.matching.words import STOP_WORDS, stem
+from pipeline.matching.tokens import STOP_WORDS, stem
 
 MOST_PHRASES = 5
 LEAST_TELLING = 0.3  # of the idf of the best phrase

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.matching.corpus import KEYWORD_WEIGHT, TITLE_WEIGHT, CorpusStatistics, Readable
-from pipeline.matching.words import ACRONYMS, STOP_WORDS, Word, is_hyphen, stem, words
+from pipeline.matching.tokens import ACRONYMS, STOP_WORDS, Word, is_hyphen, stem, words
 
 Positions = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.float64]

@@ -18,8 +18,8 @@ from typing import TypeAlias
 
 from pipeline.domain import TRENDING, TopicKind
 from pipeline.errors import QueryError
-from pipeline.matching.names import author_forms
-from pipeline.matching.words import calm, forms, forms_as_written
+from pipeline.matching.author_names import author_forms
+from pipeline.matching.tokens import calm, forms, forms_as_written
 
 LONGEST_QUERY = 2_000  # characters, as typed and in canonical form; a long abstract has as many
 LARGEST_CANONICAL = 2_600  # bytes in UTF-8: PostgreSQL indexes values of at most 2,704 bytes

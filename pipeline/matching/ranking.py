@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from pipeline.domain import Reason
-from pipeline.matching.words import STOP_WORDS, forms, stem
+from pipeline.matching.tokens import STOP_WORDS, forms, stem
 
 UPVOTE_WEIGHT = 0.1  # the most upvotes of the day add a tenth of the best score of a topic
 NEARLY_EQUAL = 0.99  # Learning to Reason, Reasoning to Learn

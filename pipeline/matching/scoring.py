@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline.matching.corpus import CorpusStatistics
 from pipeline.matching.postings import Counts, Positions, Postings, Zone
-from pipeline.matching.words import STOP_WORDS, stem
+from pipeline.matching.tokens import STOP_WORDS, stem
 
 Papers = npt.NDArray[np.int64]
 

@@ -6,8 +6,8 @@
 fragments. `Renderer.page` is the plain way: one template, one call. Both return the same text.
 """
 
-from pipeline.rendering.house import House, MailLinks
+from pipeline.rendering.branding import Branding, MailLinks
+from pipeline.rendering.fragments import Rendered
 from pipeline.rendering.renderer import Renderer
-from pipeline.rendering.wire import Rendered
 
-__all__ = ["House", "MailLinks", "Rendered", "Renderer"]
+__all__ = ["Branding", "MailLinks", "Rendered", "Renderer"]

@@ -11,13 +11,12 @@ from jinja2 import TemplateError
 from pipeline.domain import Paper, Pick, Reason
 from pipeline.errors import RenderError
 from pipeline.rendering import views
-from pipeline.rendering.gaps import Part, gap, part
-from pipeline.rendering.house import House
-from pipeline.rendering.marks import Marks, phrases_of
-from pipeline.rendering.recent import Recent
+from pipeline.rendering.branding import Branding
+from pipeline.rendering.cache import RenderCache
+from pipeline.rendering.fragments import Part, escaped, fragment, part, placeholder
+from pipeline.rendering.highlight import Marks, phrases_of
 from pipeline.rendering.templates import Templates
-from pipeline.rendering.views import Room, Why
-from pipeline.rendering.wire import escaped, fragment
+from pipeline.rendering.views import MatchReason, Room
 
 PAPERS = 4_096  # cached, about 4 KB each
 REASONS = 16_384  # cached, about 1 KB each
@@ -58,12 +57,12 @@ class WireCard(NamedTuple):  # created for each pick of each mail, and a tuple i
 class Cards:
     """Renderer of cards with caches. Thread-safe: if two threads make a value, both are equal."""
 
-    def __init__(self, house: House, templates: Templates, marks: Marks) -> None:
+    def __init__(self, house: Branding, templates: Templates, marks: Marks) -> None:
         self._house = house
         self._templates = templates
         self._marks = marks
-        self._marked: Recent[object, dict[str, bytes]] = Recent(MARKED)
-        self._papers: Recent[object, WirePaper] = Recent(PAPERS)
+        self._marked: RenderCache[object, dict[str, bytes]] = RenderCache(MARKED)
+        self._papers: RenderCache[object, WirePaper] = RenderCache(PAPERS)
 
     def get(self, pick: Pick, room: Room) -> WireCard:
         """Return the card of a pick. Raise RenderError if its paper cannot be rendered."""
@@ -92,12 +91,12 @@ class Cards:
             (_key(paper), room, kinds), lambda: self._new_paper(paper, _unknown(kinds), room)
         )
 
-    def _new_paper(self, paper: Paper, why: tuple[Why, ...], room: Room) -> WirePaper:
+    def _new_paper(self, paper: Paper, why: tuple[MatchReason, ...], room: Room) -> WirePaper:
         try:
             card = replace(
                 views.card(paper, why, self._house, room),
-                title_marked=gap("title"),
-                abstract_marked=gap("abstract"),
+                title_marked=placeholder("title"),
+                abstract_marked=placeholder("abstract"),
             )
             return WirePaper(
                 title=card.title,
@@ -124,10 +123,12 @@ def _key(paper: Paper) -> object:
     )
 
 
-def _unknown(kinds: tuple[bool, ...]) -> tuple[Why, ...]:
+def _unknown(kinds: tuple[bool, ...]) -> tuple[MatchReason, ...]:
     """Return placeholders for reasons, with phrases or without, to render a paper in advance."""
     return tuple(
-        Why(gap(label), gap(phrases) if has_phrases else "", gap(line))
+        MatchReason(
+            placeholder(label), placeholder(phrases) if has_phrases else "", placeholder(line)
+        )
         for (line, label, phrases), has_phrases in zip(GAPS, kinds, strict=False)
     )
 

@@ -13,20 +13,19 @@ from jinja2 import Template, TemplateError
 
 from pipeline.domain import Digest, Pick, QuietNote
 from pipeline.errors import RenderError
-from pipeline.rendering import templates, trial, views, words
+from pipeline.rendering import formatting, selftest, templates, views
+from pipeline.rendering.branding import Branding, MailLinks
+from pipeline.rendering.cache import RenderCache
 from pipeline.rendering.cards import Cards, WireCard
-from pipeline.rendering.gaps import Part, gap, part
-from pipeline.rendering.house import House, MailLinks
-from pipeline.rendering.marks import Find, Marks, phrases_of
-from pipeline.rendering.recent import Recent
-from pipeline.rendering.templates import Form
+from pipeline.rendering.fragments import Part, Rendered, escaped, fragment, part, placeholder
+from pipeline.rendering.highlight import Find, Marks, phrases_of
+from pipeline.rendering.templates import TemplateParts
 from pipeline.rendering.views import Edition, Personal
-from pipeline.rendering.wire import Rendered, escaped, fragment
 
 FRAMES = 512  # cached, about 15 KB each
 
 # Placeholders, while a frame is rendered.
-UNKNOWN = Personal(**{field.name: gap(field.name) for field in fields(Personal)})
+UNKNOWN = Personal(**{field.name: placeholder(field.name) for field in fields(Personal)})
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +51,7 @@ class WireFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class MailText:
     """The subject and the values of a mail, without its cards."""
 
     subject: str
@@ -66,22 +65,22 @@ class Renderer:
     Raise RenderError at construction, not in the first mail, if a template in `folder` is broken.
     """
 
-    def __init__(self, house: House, folder: Path, find: Find) -> None:
+    def __init__(self, house: Branding, folder: Path, find: Find) -> None:
         self._house = house
         self._templates = templates.load(folder, house)
         self._marks = Marks(find, self._templates.mark)
         self._cards = Cards(house, self._templates, self._marks)
-        self._frames: Recent[object, WireFrame] = Recent(FRAMES)
-        trial.run(
+        self._frames: RenderCache[object, WireFrame] = RenderCache(FRAMES)
+        selftest.check_templates(
             self.digest,
             self.page,
             [
-                partial(self.confirmation, trial.SITE),
-                partial(self.already_in, trial.SITE, trial.SITE),
-                partial(self.link, trial.SITE, trial.SITE),
-                partial(self.data_link, trial.SITE),
-                partial(self.new_address, trial.SITE),
-                *(partial(self.quiet_note, note, trial.LINKS) for note in trial.NOTES),
+                partial(self.confirmation, selftest.SITE),
+                partial(self.already_in, selftest.SITE, selftest.SITE),
+                partial(self.link, selftest.SITE, selftest.SITE),
+                partial(self.data_link, selftest.SITE),
+                partial(self.new_address, selftest.SITE),
+                *(partial(self.quiet_note, note, selftest.LINKS) for note in selftest.NOTES),
             ],
         )
 
@@ -170,7 +169,7 @@ class Renderer:
 
     def quiet_note(self, note: QuietNote, links: MailLinks) -> Rendered:
         """Return the no-match notice: why no digest was sent, and which topics to broaden."""
-        days = words.days(note.since, note.edition_on)
+        days = formatting.days(note.since, note.edition_on)
         return self._letter(
             "quiet_note", f"Nothing for you, {days}: {{}}", note=views.quiet_note(note), links=links
         )
@@ -178,7 +177,7 @@ class Renderer:
     def _letter(self, name: str, subject: str, **said: object) -> Rendered:
         letter = self._templates.letters[name]
         return Rendered(
-            subject.format(words.clean(self._house.list_name)),
+            subject.format(formatting.clean(self._house.list_name)),
             (fragment(_render(letter.text, said)),),
             (fragment(_render(letter.html, said)),),
         )
@@ -212,22 +211,22 @@ class Renderer:
             raise RenderError(f"digest: {error}") from error
 
 
-def _wire_form(form: Form, context: Mapping[str, Any]) -> WireForm:
+def _wire_form(form: TemplateParts, context: Mapping[str, Any]) -> WireForm:
     head = part(form.head.render(context, mail=UNKNOWN))
     tail = part(form.tail.render(context, mail=UNKNOWN))
     return WireForm(head, tail, frozenset(head.gaps + tail.gaps))
 
 
-def _words(digest: Digest, links: MailLinks, titles: list[str]) -> Words:
+def _words(digest: Digest, links: MailLinks, titles: list[str]) -> MailText:
     topics, topics_wrapped = _topics(digest.topics)
-    return Words(
+    return MailText(
         subject=views.subject(digest, titles[0], len(titles)),
         edition=_edition(digest, len(titles)),
         personal=Personal(
-            preheader=" · ".join(words.cut_at_word(title, 90) for title in titles[:2]),
+            preheader=" · ".join(formatting.cut_at_word(title, 90) for title in titles[:2]),
             topics=topics,
             topics_wrapped=topics_wrapped,
-            more=words.count(digest.more, "more paper", "more papers"),
+            more=formatting.count(digest.more, "more paper", "more papers"),
             unsubscribe=links.unsubscribe,
             preferences=links.preferences,
             view=links.view,
@@ -250,7 +249,7 @@ def _edition(digest: Digest, papers: int) -> Edition:
 def _topics(labels: tuple[str, ...]) -> tuple[str, str]:
     """Return the reader's topics as a list in words, on one line and wrapped. Cached."""
     line = views.topics(labels)
-    return line, words.wrap(line)
+    return line, formatting.wrap(line)
 
 
 def _render(template: Template, context: Mapping[str, Any]) -> str:

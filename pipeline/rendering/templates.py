@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, Tem
 from mjml import mjml2html
 
 from pipeline.errors import RenderError
-from pipeline.rendering import words
-from pipeline.rendering.house import House
+from pipeline.rendering import formatting
+from pipeline.rendering.branding import Branding
 
 LETTERS = ("confirmation", "already_in", "link", "data_link", "new_address", "quiet_note")
 
@@ -25,7 +25,7 @@ _LOOP = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class TemplateParts:
     """One form (HTML or text) of the digest: whole, and in parts that are rendered separately."""
 
     whole: Template
@@ -35,7 +35,7 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class TransactionalTemplate:
     """HTML and text template of a mail that is not a digest."""
 
     html: Template
@@ -44,14 +44,14 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    digest_html: Form
-    digest_text: Form
+    digest_html: TemplateParts
+    digest_text: TemplateParts
     mark: Template  # around highlighted words
-    letters: Mapping[str, Letter]  # by file name, without suffix
+    letters: Mapping[str, TransactionalTemplate]  # by file name, without suffix
     version: str  # hash of all template files
 
 
-def load(folder: Path, house: House) -> Templates:
+def load(folder: Path, house: Branding) -> Templates:
     """Return the compiled templates of `folder`. Raise RenderError if one of them is broken.
 
     Cached until a file changes: compiling takes a quarter of a second.
@@ -60,7 +60,7 @@ def load(folder: Path, house: House) -> Templates:
 
 
 @lru_cache(maxsize=8)
-def _load(folder: Path, house: House, version: str) -> Templates:
+def _load(folder: Path, house: Branding, version: str) -> Templates:
     html, text = _environment(folder, house, escape=True), _environment(folder, house, escape=False)
     try:
         for name in text.list_templates(extensions=["txt"]):
@@ -72,7 +72,7 @@ def _load(folder: Path, house: House, version: str) -> Templates:
                 html, "partials/mark.mjml", _source(folder, "partials/mark.mjml").strip()
             ),
             letters={
-                name: Letter(
+                name: TransactionalTemplate(
                     html=_template(html, f"{name}.mjml", _html(folder, f"{name}.mjml")),
                     text=_template(text, f"{name}.txt", _source(folder, f"{name}.txt")),
                 )
@@ -93,7 +93,7 @@ def version(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _environment(folder: Path, house: House, *, escape: bool) -> Environment:
+def _environment(folder: Path, house: Branding, *, escape: bool) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(folder),
         # Set by hand, as select_autoescape() knows neither .mjml nor templates made from strings.
@@ -104,16 +104,16 @@ def _environment(folder: Path, house: House, *, escape: bool) -> Environment:
         keep_trailing_newline=True,
     )
     environment.globals["house"] = house
-    environment.filters["wrap"] = words.wrap
-    environment.filters["listed"] = words.listed
+    environment.filters["wrap"] = formatting.wrap
+    environment.filters["listed"] = formatting.listed
     return environment
 
 
-def _form(environment: Environment, name: str, source: str) -> Form:
+def _form(environment: Environment, name: str, source: str) -> TemplateParts:
     loop = _LOOP.search(source)
     if loop is None:
         raise RenderError(f"{name}: no {{% for pick in picks %}}...{{% endfor %}}{{# picks #}}")
-    return Form(
+    return TemplateParts(
         whole=_template(environment, name, source),
         head=_template(environment, name, source[: loop.start()]),
         card=_template(environment, name, loop["card"]),

@@ -9,8 +9,8 @@ from typing import TypeGuard
 from urllib.parse import quote, urlsplit
 
 from pipeline.domain import Breadth, Digest, Paper, QuietNote, Reason
-from pipeline.rendering import words
-from pipeline.rendering.house import House
+from pipeline.rendering import formatting
+from pipeline.rendering.branding import Branding
 
 TITLE = 300
 LABEL = 60
@@ -38,7 +38,7 @@ class PaperLink:
 
 
 @dataclass(frozen=True, slots=True)
-class Why:
+class MatchReason:
     """A topic of the reader, and the words of the paper that matched it.
 
     Like the values of `Personal`, they are inserted unchanged; a template must test only `phrases`,
@@ -75,7 +75,7 @@ class Card:
     byline: str  # "arXiv · cs.IR · 30 Jul"
     counts: str  # "145 upvotes · 3 comments"
     abstract: str
-    why: tuple[Why, ...]
+    why: tuple[MatchReason, ...]
     links: tuple[PaperLink, ...]
     withdrawn: bool
     title_marked: str = ""  # both as HTML with highlights; see `marks`
@@ -86,7 +86,7 @@ class Card:
         return tuple(why.label for why in self.why)
 
     @property
-    def matched(self) -> tuple[Why, ...]:
+    def matched(self) -> tuple[MatchReason, ...]:
         return tuple(why for why in self.why if why.phrases)
 
 
@@ -131,36 +131,36 @@ class Note:
 def quiet_note(note: QuietNote) -> Note:
     brings = note.in_passing > 0 and note.breadth is not Breadth.MORE
     return Note(
-        days=words.days(note.since, note.edition_on),
+        days=formatting.days(note.since, note.edition_on),
         announced=_were_announced(note.announced),
         topics=topics(note.topics),
         breadth=BREADTHS[note.breadth] if brings else "",
-        in_passing=words.count(note.in_passing, "paper", "papers") if brings else "",
+        in_passing=formatting.count(note.in_passing, "paper", "papers") if brings else "",
         wider=tuple((_label(label), _label(query)) for label, query in note.wider),
         may_trend=not note.follows_trending,
     )
 
 
 def _were_announced(papers: int) -> str:
-    return f"{words.count(papers, 'paper was', 'papers were')} announced"
+    return f"{formatting.count(papers, 'paper was', 'papers were')} announced"
 
 
 def _label(text: str) -> str:
-    return words.cut_at_word(words.clean(text), LABEL)
+    return formatting.cut_at_word(formatting.clean(text), LABEL)
 
 
 def room(papers: int) -> Room:
     return next((room for most, room in ROOMS.items() if papers <= most), LEAST_ROOM)
 
 
-def card(paper: Paper, why: tuple[Why, ...], house: House, room: Room) -> Card:
+def card(paper: Paper, why: tuple[MatchReason, ...], house: Branding, room: Room) -> Card:
     return Card(
         title=title(paper),
         url=_best_link(paper, house),
-        authors=words.authors(paper.authors, paper.author_count),
+        authors=formatting.authors(paper.authors, paper.author_count),
         byline=" · ".join(_byline(paper)),
         counts=" · ".join(_counts(paper)),
-        abstract=words.cut(words.clean(paper.abstract), room.abstract),
+        abstract=formatting.cut(formatting.clean(paper.abstract), room.abstract),
         why=why,
         links=tuple(_links(paper)[: room.links]),
         withdrawn=paper.withdrawn,
@@ -168,12 +168,12 @@ def card(paper: Paper, why: tuple[Why, ...], house: House, room: Room) -> Card:
 
 
 @lru_cache(maxsize=8_192)
-def reasons(given: tuple[Reason, ...], room: Room) -> tuple[Why, ...]:
+def reasons(given: tuple[Reason, ...], room: Room) -> tuple[MatchReason, ...]:
     return tuple(why(reason, room.phrases) for reason in given[:REASONS])
 
 
 def title(paper: Paper) -> str:
-    return words.cut(words.clean(paper.title), TITLE) or "Untitled"
+    return formatting.cut(formatting.clean(paper.title), TITLE) or "Untitled"
 
 
 @lru_cache(maxsize=1_024)
@@ -187,9 +187,9 @@ def edition(
     has_topics: bool,
 ) -> Edition:
     return Edition(
-        date=words.full_day(edition_on),
-        papers=words.count(papers, "paper", "papers"),
-        covers=words.days(*announced) if announced else "",
+        date=formatting.full_day(edition_on),
+        papers=formatting.count(papers, "paper", "papers"),
+        covers=formatting.days(*announced) if announced else "",
         welcome=welcome,
         has_more=has_more,
         has_topics=has_topics,
@@ -198,39 +198,43 @@ def edition(
 
 def subject(digest: Digest, first_title: str, papers: int) -> str:
     """Return "Papers for 31 Jul: A Title of at Most Sixty Characters +7"."""
-    headline = words.cut_at_word(first_title, words.HEADLINE)
+    headline = formatting.cut_at_word(first_title, formatting.HEADLINE)
     more = f" +{papers - 1}" if papers > 1 else ""
-    return f"Papers for {words.day(digest.edition_on)}: {headline}{more}"
+    return f"Papers for {formatting.day(digest.edition_on)}: {headline}{more}"
 
 
 def topics(labels: tuple[str, ...]) -> str:
     """Return the first labels as a list in words, with the number of others."""
-    shown = [words.cut_at_word(words.clean(label), LABEL) for label in labels[:TOPICS]]
+    shown = [formatting.cut_at_word(formatting.clean(label), LABEL) for label in labels[:TOPICS]]
     if len(labels) > TOPICS:
         shown.append(f"{len(labels) - TOPICS} more")
-    return words.listed(shown)
+    return formatting.listed(shown)
 
 
-def why(reason: Reason, most: int) -> Why:
+def why(reason: Reason, most: int) -> MatchReason:
     """Return a reason with at most `most` of its phrases."""
-    label = words.cut_at_word(words.clean(reason.label), LABEL)
-    shown = (words.cut_at_word(words.clean(p), LABEL) for p in reason.phrases[:most])
+    label = formatting.cut_at_word(formatting.clean(reason.label), LABEL)
+    shown = (formatting.cut_at_word(formatting.clean(p), LABEL) for p in reason.phrases[:most])
     phrases = ", ".join(f"“{phrase}”" for phrase in shown if phrase)
     matched = f": matched {phrases}" if phrases else ""
-    return Why(label, phrases, words.wrap(f"For {label}{matched}"))
+    return MatchReason(label, phrases, formatting.wrap(f"For {label}{matched}"))
 
 
 def _byline(paper: Paper) -> list[str]:
-    sources = [SOURCES.get(source, words.clean(source)) for source in paper.sources]
-    return [*sources, *map(words.clean, paper.categories[:1]), words.day(paper.announced_on)]
+    sources = [SOURCES.get(source, formatting.clean(source)) for source in paper.sources]
+    return [
+        *sources,
+        *map(formatting.clean, paper.categories[:1]),
+        formatting.day(paper.announced_on),
+    ]
 
 
 def _counts(paper: Paper) -> list[str]:
     counts = []
     if paper.upvotes:
-        counts.append(words.count(paper.upvotes, "upvote", "upvotes"))
+        counts.append(formatting.count(paper.upvotes, "upvote", "upvotes"))
     if paper.comments:
-        counts.append(words.count(paper.comments, "comment", "comments"))
+        counts.append(formatting.count(paper.comments, "comment", "comments"))
     return counts
 
 
@@ -246,7 +250,7 @@ def _links(paper: Paper) -> list[PaperLink]:
     return [PaperLink(label, url) for label, url in named.items() if _is_web(url)]
 
 
-def _best_link(paper: Paper, house: House) -> str:
+def _best_link(paper: Paper, house: Branding) -> str:
     links = _links(paper)
     if links:
         return links[0].url
@@ -255,7 +259,7 @@ def _best_link(paper: Paper, house: House) -> str:
 
 def _is_web(url: str | None) -> TypeGuard[str]:
     """Return whether `url` is http(s), on one line; `javascript:` is not a link to a paper."""
-    if not url or url != words.clean(url) or " " in url:
+    if not url or url != formatting.clean(url) or " " in url:
         return False
     try:
         parts = urlsplit(url)

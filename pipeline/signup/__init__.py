@@ -15,17 +15,9 @@ process that is killed leaves nothing half done. Of two concurrent calls the sec
 row lock and then reads the new state; each UPDATE names the state it leaves.
 """
 
-from pipeline.signup import csv_reader, moving
-from pipeline.signup.changing import (
-    ask_link,
-    ask_new_address,
-    change,
-    confirm_new_address,
-    pause,
-    pause_of,
-)
-from pipeline.signup.consent import WORDING
-from pipeline.signup.holding import (
+from pipeline.signup import csv_lists, transfer
+from pipeline.signup.choices import Choices, valid_address
+from pipeline.signup.personal_data import (
     PastDigest,
     PastSkip,
     Preferences,
@@ -38,29 +30,43 @@ from pipeline.signup.holding import (
     find,
     wishes_of,
 )
-from pipeline.signup.joining import Confirmed, Request, add, ask, confirm, read_request
-from pipeline.signup.leaving import UNDO, Why, leave, say_why, undo
-from pipeline.signup.wishes import Wishes, valid_address
+from pipeline.signup.preferences import (
+    ask_link,
+    ask_new_address,
+    change,
+    confirm_new_address,
+    pause,
+    pause_of,
+)
+from pipeline.signup.subscribe import (
+    WORDING,
+    Confirmed,
+    Request,
+    add,
+    confirm,
+    read_request,
+    request_subscription,
+)
+from pipeline.signup.unsubscribe import UNDO, UnsubscribeReason, leave, say_why, undo
 
 __all__ = [
     "UNDO",
     "WORDING",
+    "Choices",
     "Confirmed",
     "PastDigest",
     "PastSkip",
     "Preferences",
     "Request",
-    "Why",
-    "Wishes",
+    "UnsubscribeReason",
     "add",
-    "ask",
     "ask_data_link",
     "ask_link",
     "ask_new_address",
     "change",
     "confirm",
     "confirm_new_address",
-    "csv_reader",
+    "csv_lists",
     "erase",
     "erase_by_id",
     "everyone",
@@ -68,11 +74,12 @@ __all__ = [
     "export_of",
     "find",
     "leave",
-    "moving",
     "pause",
     "pause_of",
     "read_request",
+    "request_subscription",
     "say_why",
+    "transfer",
     "undo",
     "valid_address",
     "wishes_of",

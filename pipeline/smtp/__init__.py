@@ -5,6 +5,7 @@
 replies by the patterns in `wordings`.
 """
 
+from pipeline.smtp.connect import Security, ServerFeatures, SMTPTransport, transport_of
 from pipeline.smtp.replies import (
     Phase,
     Reply,
@@ -14,9 +15,8 @@ from pipeline.smtp.replies import (
     verdict_of,
     without_addresses,
 )
-from pipeline.smtp.server import Security, SMTPTransport, Traits, transport_of
+from pipeline.smtp.reply_patterns import OUR_PLAN
 from pipeline.smtp.transport import Connection, Outcome, Transport
-from pipeline.smtp.wordings import OUR_PLAN
 
 __all__ = [
     "OUR_PLAN",
@@ -26,8 +26,8 @@ __all__ = [
     "Reply",
     "SMTPTransport",
     "Security",
+    "ServerFeatures",
     "Subject",
-    "Traits",
     "Transport",
     "printable",
     "subject_of",

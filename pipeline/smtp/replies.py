@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from pipeline.domain import Verdict
-from pipeline.smtp.wordings import (
+from pipeline.smtp.reply_patterns import (
     ABOUT_A_SENDER,
     ABOUT_US,
     BLOCKLIST,

@@ -18,7 +18,7 @@ class Validator:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class FetchResult:
     """The result of one fetch from a source."""
 
     sightings: tuple[Sighting, ...]
@@ -35,7 +35,7 @@ class Source(Protocol):
     @property
     def name(self) -> str: ...
 
-    def read(self, *, since: date, cursor: str | None, now: datetime) -> Reading:
+    def read(self, *, since: date, cursor: str | None, now: datetime) -> FetchResult:
         """Return announcements since `cursor`, or since the day `since` if there is no cursor.
 
         Sources with upvotes also return entries of the last 14 days again, to update the counts.

@@ -8,20 +8,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Self
 from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
 from pipeline.domain import Sighting
 from pipeline.errors import SourceError
-from pipeline.sources import Reading, Validator
-from pipeline.sources.arxiv_calendar import (
-    NEW_YORK,
-    feed_day,
-    feed_days,
-    first_feed_day,
-)
-from pipeline.sources.arxiv_formats import RefusedError, each_once, read_xml
-from pipeline.sources.arxiv_sightings import SOURCE, Answer
+from pipeline.sources import FetchResult, Validator
+from pipeline.sources.arxiv_formats import SOURCE, ParsedDocument, RefusedError, each_once, read_xml
+from pipeline.sources.client import Client
 from pipeline.sources.documents import DocumentError
-from pipeline.sources.http import Client
 
 LIMIT = "arxiv"  # one rate limit for API, feeds and OAI-PMH together, as the terms of use ask
 _HOSTS = frozenset({"arxiv.org", "rss.arxiv.org", "export.arxiv.org", "oaipmh.arxiv.org"})
@@ -44,7 +38,7 @@ class ArxivAPI:
 
     def search(
         self, query: str, *, now: datetime, since: date | None = None, until: date | None = None
-    ) -> Iterator[Answer]:
+    ) -> Iterator[ParsedDocument]:
         """Yield the pages of results for a query in arXiv's query language, up to 30,000 papers.
 
         `since` and `until` (both inclusive) limit the UTC day on which the first version was
@@ -59,7 +53,7 @@ class ArxivAPI:
             total = answer.total or 0
             start += answer.entries or _SLICE
 
-    def _page(self, query: str, start: int, now: datetime) -> Answer:
+    def _page(self, query: str, start: int, now: datetime) -> ParsedDocument:
         asked = {
             "search_query": query,
             "start": start,
@@ -149,7 +143,7 @@ class Arxiv:
         """
         return feed_day(on)
 
-    def read(self, *, since: date, cursor: str | None, now: datetime) -> Reading:
+    def read(self, *, since: date, cursor: str | None, now: datetime) -> FetchResult:
         last = _Cursor.parse(cursor)
         feed = self._feed(self.categories, now, conditional=last is not None)
         fingerprint = _fingerprint(feed.sightings)
@@ -165,7 +159,7 @@ class Arxiv:
         left = tuple(d for d in missing if d > filled.latest or d not in asked)
         left = tuple(d for d in left if today - d <= (_REPORTED_FOR if last else _ASKED_FOR))
         moved = _next_cursor(last, day, new, fingerprint, left)
-        return Reading(
+        return FetchResult(
             sightings=(*filled.sightings, *fresh),
             cursor=moved if moved != cursor else None,
             unchanged=repeated and not filled.sightings,
@@ -231,7 +225,7 @@ class Arxiv:
         return _Filled(tuple(found.values()), latest)
 
 
-def _understood(body: bytes) -> Answer:
+def _understood(body: bytes) -> ParsedDocument:
     try:
         return read_xml(body, whole=True)
     except DocumentError as error:
@@ -291,3 +285,42 @@ def _submitted(first: date, last: date) -> str:
     start = datetime.combine(first, time.min, UTC)
     end = datetime.combine(last, time(23, 59), UTC)
     return f"submittedDate:[{start:%Y%m%d%H%M} TO {end:%Y%m%d%H%M}]"
+
+
+NEW_YORK = ZoneInfo("America/New_York")
+_CUTOFF = time(14)
+_ONE_DAY = timedelta(days=1)
+
+# Evenings without an announcement. For other years only weekends are excluded.
+_HOLIDAYS = frozenset(
+    date(2026, month, day)
+    for month, day in (
+        (1, 1), (1, 19), (6, 19), (7, 3), (9, 7), (11, 26), (12, 25), (12, 29), (12, 31),
+    )
+)  # fmt: skip
+
+
+def feed_day(day: date) -> bool:
+    """Return whether the feed lists new papers on `day`: arXiv announced the evening before."""
+    evening = day - _ONE_DAY
+    return evening.weekday() not in {4, 5} and evening not in _HOLIDAYS
+
+
+def feed_days(first: date, end: date) -> Iterator[date]:
+    """Return the feed days from `first` up to but not including `end`."""
+    for number in range((end - first).days):
+        day = first + number * _ONE_DAY
+        if feed_day(day):
+            yield day
+
+
+def first_feed_day(submitted_at: datetime) -> date:
+    """Return the earliest feed day of a submission; if moderators hold it, it appears later."""
+    local = submitted_at.astimezone(NEW_YORK)
+    day = local.date() if local.time() < _CUTOFF else local.date() + _ONE_DAY
+    while day.weekday() >= 5:  # weekend submissions count as Monday's
+        day += _ONE_DAY
+    evening = day + 2 * _ONE_DAY if day.weekday() == 4 else day  # Friday's are announced on Sunday
+    while not feed_day(evening + _ONE_DAY):
+        evening += _ONE_DAY
+    return evening + _ONE_DAY

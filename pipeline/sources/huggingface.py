@@ -9,8 +9,10 @@ from typing import Any
 
 from pipeline.domain import Links, Sighting
 from pipeline.errors import SourceError
-from pipeline.sources import Reading, Validator
-from pipeline.sources.collect import (
+from pipeline.sources import FetchResult, Validator
+from pipeline.sources.client import Client, Response
+from pipeline.sources.documents import DocumentError, parse_json
+from pipeline.sources.entries import (
     Skipped,
     collect,
     count_in,
@@ -19,8 +21,6 @@ from pipeline.sources.collect import (
     strings_in,
     text_in,
 )
-from pipeline.sources.documents import DocumentError, parse_json
-from pipeline.sources.http import Answer, Client
 from pipeline.sources.identifiers import arxiv_name
 from pipeline.sources.text import (
     MOST_AUTHORS,
@@ -59,13 +59,13 @@ class HuggingFace:
         """Return whether `on` is a weekday; lists on weekends are possible but not scheduled."""
         return on.weekday() < 5
 
-    def read(self, *, since: date, cursor: str | None, now: datetime) -> Reading:
+    def read(self, *, since: date, cursor: str | None, now: datetime) -> FetchResult:
         first = day_in(cursor)
         new_days = _new_days(since if first is None else first - _DAY, now.date())
         look = _Look(self, now)
         for day in (*_older_days(new_days[0], now), *new_days):
             look.read_day(day)
-        return Reading(
+        return FetchResult(
             sightings=tuple(look.sightings),
             cursor=new_days[-1].isoformat(),
             unchanged=look.saw_unchanged and not look.sightings,
@@ -73,7 +73,7 @@ class HuggingFace:
             validators=tuple(look.validators),
         )
 
-    def page(self, day: date, number: int, now: datetime) -> Answer:
+    def page(self, day: date, number: int, now: datetime) -> Response:
         url = f"{self.site}/api/daily_papers?date={day.isoformat()}&limit={_PAGE}"
         return self.client.get(
             f"{url}&p={number}" if number else url,
@@ -104,7 +104,7 @@ class _Look:
             elif self._keep(answer, day) < _PAGE:
                 return
 
-    def _keep(self, answer: Answer, day: date) -> int:
+    def _keep(self, answer: Response, day: date) -> int:
         """Parse and keep a page, and return its number of entries; raise SourceError."""
         try:
             sightings, entries = read_daily_papers(parse_json(answer.body), day, self.skipped)

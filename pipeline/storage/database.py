@@ -176,7 +176,7 @@ def _one_by_one(conn: Connection, query: Any, id_: Any, aside: Aside) -> Iterato
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
+def read_only(engine: Engine) -> Iterator[Connection]:
     """Open a connection for reads, which never commits; on SQLite it takes no write lock."""
     with engine.connect().execution_options(read_only=True) as conn:
         yield conn
@@ -206,7 +206,7 @@ def _begin_sqlite(conn: Connection) -> None:
     conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
-def wipe(engine: Engine) -> None:
+def truncate_wal(engine: Engine) -> None:
     """Truncate SQLite's write-ahead log, in which erased text may still be readable.
 
     Waits one second for other connections; if one is still reading, the log is left for the next
@@ -248,7 +248,7 @@ def with_retries(work: Callable[[], T], *, attempts: int = 5) -> T:
     return work()
 
 
-def retried(transaction: Callable[P, T]) -> Callable[P, T]:
+def retry_transaction(transaction: Callable[P, T]) -> Callable[P, T]:
     """Decorate a function that runs one transaction with `with_retries`."""
 
     @wraps(transaction)
@@ -258,7 +258,7 @@ def retried(transaction: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
-def outlast(work: Callable[[], T], gives_up: Callable[[float], bool]) -> T:
+def retry_until_available(work: Callable[[], T], gives_up: Callable[[float], bool]) -> T:
     """Retry a whole transaction while the database is unreachable, full or busy.
 
     `gives_up` is called with the seconds since the first failure; if it returns True, the error is

@@ -50,9 +50,8 @@ from pipeline.domain import (
     SuppressionReason,
 )
 from pipeline.errors import NotFoundError
-from pipeline.storage import database, holds, refusals, subscribers
+from pipeline.storage import database, refusals, send_controls, subscribers
 from pipeline.storage.database import in_chunks, readable
-from pipeline.storage.mail_domains import domain_of
 from pipeline.storage.schema import (
     IS_QUEUED,
     DeliveryRow,
@@ -62,6 +61,7 @@ from pipeline.storage.schema import (
     SubscriberRow,
     SuppressionRow,
 )
+from pipeline.storage.throttles import domain_of
 
 UNREADABLE_REST: Final = timedelta(hours=1)  # delay before an unreadable delivery is retried
 CHUNK: Final = 500  # rows per statement, well under SQLite's limit of parameters
@@ -222,7 +222,7 @@ def _due(precedence: Precedence, now: datetime) -> Select[tuple[int]]:
             _ROW.not_before <= now,
             _ROW.expires_at > now,
             _may_be_written_to(),
-            ~holds.is_held(),
+            ~send_controls.is_paused(),
         )
         .order_by(_ROW.not_before, _ROW.id)
     )
@@ -688,7 +688,7 @@ def editions(conn: Connection) -> dict[date, dict[DeliveryStatus, int]]:
     return found
 
 
-def blank(conn: Connection, subscriber_id: int) -> None:
+def redact(conn: Connection, subscriber_id: int) -> None:
     """Redact a subscriber's deliveries: delete picks, refusals, addresses and replies.
 
     The rows stay, so that counts of deliveries stay correct.
@@ -730,7 +730,7 @@ def next_due_at(conn: Connection) -> datetime | None:
     throttled domain (see `paces.next_turn` for their time).
     """
     slowed = exists().where(DomainPaceRow.domain == _ROW.domain)
-    waiting = IS_QUEUED, _may_be_written_to(), ~holds.is_held(), ~slowed
+    waiting = IS_QUEUED, _may_be_written_to(), ~send_controls.is_paused(), ~slowed
     first = (
         conn.execute(
             select(_ROW.not_before)
@@ -920,7 +920,7 @@ _MARK: Final = (
         _ROW.status == DeliveryStatus.LEASED,
         _ROW.expires_at > bindparam("now"),
         _may_be_written_to(),
-        ~holds.is_held(),
+        ~send_controls.is_paused(),
     )
     .values(
         status=DeliveryStatus.SENDING, marked_at=bindparam("now"), lease_until=bindparam("until")

@@ -24,8 +24,7 @@ from pipeline.domain import (
 from pipeline.logs import set_aside
 from pipeline.storage import subscribers
 from pipeline.storage.database import UNREADABLE, in_chunks
-from pipeline.storage.identity import paper_key
-from pipeline.storage.mail_domains import domain_of
+from pipeline.storage.dedup import paper_key
 from pipeline.storage.papers import paper_from
 from pipeline.storage.schema import (
     DeliveryRow,
@@ -35,6 +34,7 @@ from pipeline.storage.schema import (
     SkipRow,
     SubscriberRow,
 )
+from pipeline.storage.throttles import domain_of
 
 CHUNK = 500
 

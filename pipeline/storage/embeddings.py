@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import Connection, Engine, select
 
-from pipeline.storage.database import in_chunks, reading, upsert, with_retries
+from pipeline.storage.database import in_chunks, read_only, upsert, with_retries
 from pipeline.storage.schema import EmbeddingRow
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ EMBEDDED_AT_ONCE = 50  # papers per transaction that stores vectors: some second
 TOPICS_KEPT = 4_000  # cached in memory: 1.5 KB each, and at most 8 KB of text
 
 
-class Model(Protocol):
+class EmbeddingModel(Protocol):
     """A model that returns vectors of length 1 for texts; see `pipeline.embedding`."""
 
     name: str  # of the model's files; unique for each model
@@ -40,14 +40,14 @@ class CachedEmbeddings:
     """
 
     engine: Engine
-    model: Model
+    model: EmbeddingModel
     makes: bool = True
 
     def papers(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         import numpy as np
 
         by_key = {key(text): text for text in texts}
-        with reading(self.engine) as conn:
+        with read_only(self.engine) as conn:
             known = get(conn, self.model.name, by_key)
         missing = [text_key for text_key in by_key if text_key not in known] if self.makes else []
         for chunk in in_chunks(missing, EMBEDDED_AT_ONCE):

@@ -41,7 +41,7 @@ def add(conn: Connection, event: StoredEvent, now: datetime) -> int | None:
     ).scalar_one_or_none()
 
 
-def blank(conn: Connection, id_: int) -> None:
+def redact(conn: Connection, id_: int) -> None:
     """Redact an event: keep only the fact that it was received."""
     conn.execute(update(EventRow).where(EventRow.id == id_).values(raw="", address_hash=None))
 
@@ -96,7 +96,7 @@ def forget(conn: Connection, subscriber_id: int, address_hash: str) -> None:
     )
 
 
-def drop_events(conn: Connection, *, before: datetime, limit: int) -> int:
+def delete_old(conn: Connection, *, before: datetime, limit: int) -> int:
     """Delete at most `limit` events received before then; return their number.
 
     Rows locked by another transaction are skipped.

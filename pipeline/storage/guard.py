@@ -33,7 +33,14 @@ from sqlalchemy import (
 )
 
 from pipeline.domain import DeliveryStatus, StrikeKind, SuppressionReason
-from pipeline.storage import breakers, deliveries, holds, paces, refusals, strikes, subscribers
+from pipeline.storage import (
+    bounce_scores,
+    deliveries,
+    refusals,
+    send_controls,
+    subscribers,
+    throttles,
+)
 from pipeline.storage.database import in_chunks
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.schema import (
@@ -178,7 +185,7 @@ def hold(conn: Connection, edition_on: date, reason: str, now: datetime) -> bool
 
     Returns False, and changes nothing, if the edition is held already.
     """
-    if not holds.put(conn, edition_on, reason, now, automatic=True):
+    if not send_controls.pause(conn, edition_on, reason, now, automatic=True):
         return False
     _void_all(conn, edition_on, now)
     return True
@@ -186,7 +193,7 @@ def hold(conn: Connection, edition_on: date, reason: str, now: datetime) -> bool
 
 def _held(conn: Connection) -> set[date | None]:
     """Return the editions with an automatic hold; None among them: everything is held."""
-    return {hold.edition_on for hold in holds.listing(conn) if hold.automatic}
+    return {hold.edition_on for hold in send_controls.list_pauses(conn) if hold.automatic}
 
 
 def _has_void_bounces(conn: Connection, edition_on: date | None) -> bool:
@@ -210,7 +217,7 @@ def _free_domains(conn: Connection, rows: Sequence[Row[Any]]) -> None:
     if found:
         # A domain is throttled a moment before its refusal is written.
         since = min(row.at for row in found) - A_MOMENT
-        paces.free_slowed_since(conn, {row.domain for row in found}, since)
+        throttles.free_slowed_since(conn, {row.domain for row in found}, since)
 
 
 def _in_a_row(conn: Connection, edition_on: date | None, now: datetime) -> str | None:
@@ -293,16 +300,16 @@ def _hold(conn: Connection, trip: Trip, now: datetime) -> None:
         # Bounces arrive later than their edition: the newest edition would bounce, too.
         editions.add(conn.scalar(select(func.max(_ROW.edition_on))))
     for edition_on in editions:
-        holds.put(conn, edition_on, trip.reason, now, automatic=True)
+        send_controls.pause(conn, edition_on, trip.reason, now, automatic=True)
     _open_breaker(conn, trip.reason, now)
 
 
 def _open_breaker(conn: Connection, reason: str, now: datetime) -> None:
-    known = breakers.get(conn)
+    known = send_controls.circuit_breaker(conn)
     if known is None:
-        breakers.open_first(conn, reason, now, OPEN_FOR)
+        send_controls.open_breaker(conn, reason, now, OPEN_FOR)
     else:
-        breakers.open_again(conn, known, reason, now, OPEN_FOR)
+        send_controls.reopen_breaker(conn, known, reason, now, OPEN_FOR)
 
 
 def _void(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
@@ -369,7 +376,7 @@ def restore(conn: Connection, address_hash: str, since: datetime, now: datetime)
     """
     if not lift(conn, address_hash, since=since):
         return False
-    strikes.clear(conn, address_hash)
+    bounce_scores.clear(conn, address_hash)
     deliveries.requeue_refused(conn, _ended_by_suppression(conn, address_hash, since), now)
     return True
 
@@ -568,7 +575,7 @@ def _has_waited(conn: Connection, row: Row[Any], now: datetime, into: Judgement)
     if accepted:
         return True
     reason = f"no mail was accepted in {editions} editions: {row.wording}"
-    if holds.put(conn, None, reason, now, automatic=True):
+    if send_controls.pause(conn, None, reason, now, automatic=True):
         into.trips.append(Trip(None, editions, reason))
     # Start counting again when the operator resumes sending.
     refused = select(_REFUSAL.delivery_id).where(_REFUSAL.address_hash == row.address_hash)
@@ -586,7 +593,7 @@ def _count(conn: Connection, row: Row[Any], now: datetime) -> int:
     if row.kind == refusals.HARD:
         reason = SuppressionReason.HARD
     elif is_own:
-        reason = strikes.count(conn, row.delivery_id, StrikeKind(row.kind), row.at)
+        reason = bounce_scores.count(conn, row.delivery_id, StrikeKind(row.kind), row.at)
     ended = 0
     if row.ends_as:
         ended = conn.execute(

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, exists, select, update
 
 from pipeline.errors import SettingsError
 from pipeline.storage import subscribers
-from pipeline.storage.database import reading, upsert, with_retries
+from pipeline.storage.database import read_only, upsert, with_retries
 from pipeline.storage.schema import (
     AskedRow,
     EventRow,
@@ -95,7 +95,7 @@ def in_use(
             return settle(conn, given_secret, given_suppression, now)
 
     while True:
-        with reading(engine) as conn:
+        with read_only(engine) as conn:
             known = kept(conn)
         found = settled(known, given_secret, given_suppression, now=now, link_life=link_life)
         if found is not None:

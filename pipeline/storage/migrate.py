@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, inspect, text
 
 from pipeline.errors import SchemaError
-from pipeline.storage.database import reading
+from pipeline.storage.database import read_only
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -38,7 +38,7 @@ def upgrade(engine: Engine, *, suppression_key: str | None = None) -> None:
 
 def check(engine: Engine) -> None:
     """Raise SchemaError unless the database is at the newest revision of this code."""
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         current = _current(conn)
     _refuse_newer(current)
     if current != revisions()[-1]:

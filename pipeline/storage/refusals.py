@@ -122,7 +122,7 @@ def of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipient:
+class RefusedRecipient:
     """The recipient of a refused delivery."""
 
     edition_on: date | None
@@ -133,7 +133,7 @@ class Recipient:
     attempts: int
 
 
-def recipient_of(conn: Connection, delivery_id: int) -> Recipient | None:
+def recipient_of(conn: Connection, delivery_id: int) -> RefusedRecipient | None:
     row = conn.execute(
         select(
             DeliveryRow.edition_on,
@@ -148,7 +148,7 @@ def recipient_of(conn: Connection, delivery_id: int) -> Recipient | None:
     ).one_or_none()
     if row is None:
         return None
-    return Recipient(
+    return RefusedRecipient(
         row.edition_on,
         row.address is not None,
         row.address or row.email,
@@ -181,7 +181,7 @@ def clear(conn: Connection, address_hash: str) -> None:
     conn.execute(delete(RefusalRow).where(RefusalRow.address_hash == address_hash))
 
 
-def drop_refusals(conn: Connection, *, before: datetime, limit: int) -> int:
+def delete_old(conn: Connection, *, before: datetime, limit: int) -> int:
     """Delete at most `limit` refusals older than `before`; return how many were deleted."""
     old = (
         select(RefusalRow.delivery_id)

@@ -104,7 +104,7 @@ def end_open(conn: Connection, subscriber_id: int, kind: RequestKind, now: datet
     )
 
 
-def blank(conn: Connection, subscriber_id: int, now: datetime) -> None:
+def redact(conn: Connection, subscriber_id: int, now: datetime) -> None:
     """Redact and expire the subscriber's requests.
 
     The rows and their ids are kept, so that no old link finds a new request.

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, sele
 
 from pipeline.domain import DeliveryStatus, Sighting
 from pipeline.storage.database import in_chunks, upsert
-from pipeline.storage.identity import (
+from pipeline.storage.dedup import (
     KnownPaper,
     author_key,
     content_of,
@@ -36,26 +36,28 @@ CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoreCounts:
     """Number of rows changed by storing sightings."""
 
     sightings: int = 0
     new: int = 0  # papers that were not stored before
     touched: int = 0  # new papers, and known ones to be matched again
 
-    def __add__(self, other: Stored) -> Stored:
-        return Stored(
+    def __add__(self, other: StoreCounts) -> StoreCounts:
+        return StoreCounts(
             self.sightings + other.sightings, self.new + other.new, self.touched + other.touched
         )
 
 
-def store(conn: Connection, sightings: Iterable[Sighting], *, batch: int, now: datetime) -> Stored:
+def store(
+    conn: Connection, sightings: Iterable[Sighting], *, batch: int, now: datetime
+) -> StoreCounts:
     """Merge sightings into papers of the next batch, which is invisible until it is published.
 
     The caller must hold the ingest lease: no other process writes papers. Idempotent: storing a
     sighting again only updates the time it was last seen.
     """
-    total = Stored()
+    total = StoreCounts()
     for chunk in in_chunks(map(with_arxiv_id, sightings), CHUNK):
         counts = _Chunk(conn, chunk, batch=batch, now=now).store()
         total = total + counts
@@ -79,14 +81,14 @@ class _Chunk:
         self.stored: dict[int, dict[str, Any]] = {}  # the stored content of each paper
         self._load()
 
-    def store(self) -> Stored:
+    def store(self) -> StoreCounts:
         rows = [row for sighting in self.sightings if (row := self._place(sighting))]
         self._write_papers()
         self._write_sightings(rows)
         announced = {self.seen[row["source"], row["source_id"]] for row in rows}
         # Also count papers touched in this batch by a crashed run or by another source.
         touched = [i for i in announced if self.by_id[i].touched_batch == self.batch]
-        return Stored(len(self.sightings), len(self.new), len(touched))
+        return StoreCounts(len(self.sightings), len(self.new), len(touched))
 
     def _load(self) -> None:
         keys = {_sighting_key(s) for s in self.sightings}

@@ -19,14 +19,15 @@ from starlette.types import ASGIApp
 from pipeline.bootstrap import Services
 from pipeline.errors import DatabaseFileError, InvalidTokenError, LimitError, NotFoundError
 from pipeline.mailbox import Mailbox
-from pipeline.web import files, health, hooks, letters, metrics, papers, reader, subscribe, topics
-from pipeline.web.bounds import RETRY_AFTER, Bounds, one_at_a_time
-from pipeline.web.caching import Compressed
-from pipeline.web.clients import Meter
-from pipeline.web.library import Library
-from pipeline.web.pages import Pages
-from pipeline.web.proxies import ProxyWatch
-from pipeline.web.security import Guard
+from pipeline.web import account, mailbox_pages, ops, static_files
+from pipeline.web.client_address import CPUBudget, ProxyWatch
+from pipeline.web.middleware import Compressed, SecurityMiddleware
+from pipeline.web.papers import routes as papers
+from pipeline.web.papers import topics
+from pipeline.web.papers.search_index import LiveIndex
+from pipeline.web.request_limits import RETRY_AFTER, RequestLimits, one_at_a_time
+from pipeline.web.subscribe import routes as subscribe
+from pipeline.web.templating import Pages
 
 log = structlog.get_logger(__name__)
 
@@ -69,13 +70,13 @@ class Site(FastAPI):
     site_url: str
 
     def build_middleware_stack(self) -> ASGIApp:
-        return Guard(super().build_middleware_stack(), self.site_url)
+        return SecurityMiddleware(super().build_middleware_stack(), self.site_url)
 
 
 def create_app(
     services: Services,
     mailbox: Mailbox | None = None,
-    library: Library | None = None,
+    library: LiveIndex | None = None,
     *,
     wake_editions: Callable[[], None] = lambda: None,
 ) -> FastAPI:
@@ -87,7 +88,7 @@ def create_app(
     `wake_editions` is called after the response when a subscription is confirmed or preferences are
     saved; without it, first digests and new topics wait for the scheduled task.
     """
-    library = library or Library(services.engine, embedder=services.known_meanings)
+    library = library or LiveIndex(services.engine, embedder=services.known_meanings)
     app = Site(
         title="Paperboy",
         openapi_url=None,
@@ -98,24 +99,24 @@ def create_app(
     )
     app.site_url = services.settings.site_url
     pages = Pages.of(services.settings, has_mailbox=mailbox is not None)
-    wake_editions, meter = one_at_a_time(wake_editions), Meter(services.settings)
-    app.include_router(health.router(services))
-    app.include_router(metrics.router(services))
+    wake_editions, meter = one_at_a_time(wake_editions), CPUBudget(services.settings)
+    app.include_router(ops.health_router(services))
+    app.include_router(ops.metrics_router(services))
     app.include_router(subscribe.router(services, pages, library, meter))
-    app.include_router(files.router(services, pages.house))
+    app.include_router(static_files.router(services, pages.house))
     app.include_router(papers.router(services, pages, library, meter))
     app.include_router(topics.router(services, pages, library, meter))
-    app.include_router(hooks.router(services))
-    app.include_router(reader.router(services, pages, wake_editions))
+    app.include_router(ops.webhook_router(services))
+    app.include_router(account.router(services, pages, wake_editions))
     if mailbox is not None:
-        app.include_router(letters.router(mailbox, pages))
+        app.include_router(mailbox_pages.router(mailbox, pages))
         # DNS rebinding: another site could point its own name at our address and read the mails.
         hosts = [*LOOPBACK, services.settings.site_host]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.add_middleware(Compressed)
     proxies = services.settings.trusted_proxies
     watch = ProxyWatch(services.engine, proxies)
-    app.add_middleware(Bounds, pages=pages, trusted_proxies=proxies, watch=watch)
+    app.add_middleware(RequestLimits, pages=pages, trusted_proxies=proxies, watch=watch)
     _explain_errors(app, pages)
     return app
 

@@ -29,9 +29,9 @@ from pipeline.storage.schema import (
     SkipRow,
     SubscriberRow,
 )
-from tests import newsroom
 from tests.chaos.stage import Stage
 from tests.chaos.victims import run_command
+from tests.support import newsroom
 
 TOPICS = ("tea leaves", "flow matching", "sea shells", "quantum gravity", "slow trains")
 READERS = 60

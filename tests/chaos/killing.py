@@ -14,8 +14,9 @@ from pathlib import Path
 
 import redis
 
-from pipeline import embedded, settings
-from pipeline.embedded import Child
+from pipeline import settings
+from pipeline.local import processes
+from pipeline.local.processes import Child
 from pipeline.tasks import client
 from tests.chaos.judging import Judgement, judge
 from tests.chaos.sleeping import Sleeper
@@ -186,11 +187,11 @@ class _Workers:
 
     def _start(self) -> None:
         options = ["--pool=prefork", "--concurrency=2", "--queues=dispatch", "--loglevel=CRITICAL"]
-        command = embedded._celery("tests.chaos.victims", "worker", *options)
+        command = processes._celery("tests.chaos.victims", "worker", *options)
         self._child = Child(command, environment=self._environment, silent=True)
 
     def _start_beat(self, folder: Path) -> None:
-        beat = self._stack.enter_context(embedded.beat(self._stage.environment, folder))
+        beat = self._stack.enter_context(processes.beat(self._stage.environment, folder))
         self._beats.append((beat, folder))
 
     def restart_a_beat(self) -> None:

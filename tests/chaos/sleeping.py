@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text
 
-from tests.running import wait_until
+from tests.support.running import wait_until
 
 IN_TRANSACTION = """
     SELECT count(*) FROM pg_stat_activity

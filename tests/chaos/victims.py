@@ -20,9 +20,9 @@ from pipeline import dispatch, ingest
 from pipeline.bootstrap import Services
 from pipeline.cli import main as command_line
 from pipeline.dispatch import dispatcher
-from pipeline.dispatch.committer import Committer
-from pipeline.smtp import connection
-from pipeline.smtp.connection import SMTPConnection
+from pipeline.dispatch.group_commit import GroupCommit
+from pipeline.smtp import session
+from pipeline.smtp.session import SMTPConnection
 from pipeline.storage import deliveries
 from pipeline.tasks import app
 
@@ -36,7 +36,7 @@ STEPS: Final[Mapping[str, tuple[Any, str, bool, int]]] = {
     "in the claim's transaction": (deliveries, "claim", AFTER, 1),
     "after the claim": (dispatcher._Drain, "_compose_all", BEFORE, 1),
     "after composing": (Services, "compose", AFTER, 12),
-    "before the mark": (Committer, "mark", BEFORE, 8),
+    "before the mark": (GroupCommit, "mark", BEFORE, 8),
     "in the mark's transaction": (deliveries, "mark", AFTER, 8),
     "between mark and dot": (SMTPConnection, "finish", BEFORE, 8),
     "between 250 and settling": (SMTPConnection, "finish", AFTER, 8),
@@ -130,7 +130,7 @@ def hurry() -> None:
     dispatcher.MARGIN = timedelta(seconds=1)
     dispatcher.TIDY_EVERY = 0.5
     dispatch.Dispatcher = partial(dispatch.Dispatcher, deadline=short, patience=short)
-    connection.Bounds = partial(connection.Bounds, opening=2.0, deadline=2.0, patience=2.0)
+    session.SessionLimits = partial(session.SessionLimits, opening=2.0, deadline=2.0, patience=2.0)
 
 
 # Celery imports this module as its app, so its prefork children kill themselves, too.

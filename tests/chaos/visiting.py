@@ -23,15 +23,16 @@ from pathlib import Path
 import requests
 from sqlalchemy import Engine, select
 
-from pipeline import embedded, settings
-from pipeline.embedded import Child, free_port
+from pipeline import settings
+from pipeline.local import processes
+from pipeline.local.processes import Child, free_port
 from pipeline.storage.database import with_retries
 from pipeline.storage.schema import SubscriberRow
 from pipeline.tasks import client
 from tests.chaos.judging import Judgement, judge
 from tests.chaos.stage import OPEN, Stage, open_stage
 from tests.chaos.victims import run_command
-from tests.visitors import visiting
+from tests.support.visitors import visiting
 
 OWED = 60  # deliveries that are queued at a time
 PLAIN_CLIENTS = 2
@@ -78,7 +79,7 @@ class Visiting:
             url = stack.enter_context(self._site())
             if workers:
                 environment = self._stage.environment
-                stack.enter_context(embedded.worker(environment, queues=("dispatch",)))
+                stack.enter_context(processes.worker(environment, queues=("dispatch",)))
             stack.enter_context(visiting(str(self._path), processes=PLAIN_CLIENTS))
             tasks: list[Callable[[], object]] = [self._add, self._copy, self._vacuum]
             tasks += [lambda command=command: self._command(command) for command in COMMANDS]

@@ -1,0 +1,90 @@
+"""Commands that run Paperboy: demo, up, serve."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from pipeline import settings
+from pipeline.cli.output import UsageError
+from pipeline.cli.process import interruptible
+from pipeline.setting_values import is_loopback
+
+# These commands import their modules when they run: that takes a second, and other commands must
+# not wait for it.
+
+log = structlog.get_logger(__name__)
+
+app = typer.Typer()
+
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")]
+STOPPED = 130  # exit code of a program ended by Ctrl-C, by shell convention
+
+
+@app.command("demo")
+def demo_command(
+    papers: Annotated[
+        Path | None, typer.Option("--papers", metavar="FILE", help="A recorded answer to read.")
+    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Ask the real sources.")] = False,
+    mail_dir: Annotated[
+        Path, typer.Option("--mail-dir", metavar="DIR", help="Where the mail is written.")
+    ] = Path("demo-mail"),
+) -> None:
+    """Run the whole pipeline once, without settings: send three digests to a folder."""
+    from pipeline.local import demo
+
+    if papers and live:
+        raise UsageError("say one of --papers and --live")
+    files = (papers,) if papers else demo.SAMPLE
+    with interruptible() as interrupt:
+        try:
+            demo.run(
+                files=files,
+                live=live,
+                mail_dir=mail_dir,
+                now=datetime.now(UTC),
+                stop=lambda: interrupt.came,
+            )
+        except KeyboardInterrupt:
+            raise typer.Exit(STOPPED) from None
+
+
+@app.command("up")
+def up_command(port: Port = 8000) -> None:
+    """Run site, workers and schedule in this terminal; without a mail server, with a mailbox."""
+    from pipeline.local import up
+
+    with interruptible(), suppress(KeyboardInterrupt):
+        up.run(port)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Port = 8000,
+) -> None:
+    """Run the site, without workers and schedule."""
+    from pipeline import bootstrap, tasks
+    from pipeline.bootstrap import tell_keys, warn_of_settings
+    from pipeline.web import create_app
+    from pipeline.web.server import POOL_TIMEOUT, listen, server
+
+    loaded = settings.load()
+    loaded.check_site(host)
+    ours = bootstrap.build(loaded, pool_timeout=POOL_TIMEOUT)
+    warn_of_settings()
+    tell_keys(ours)
+    if is_loopback(ours.settings.site_host) and not is_loopback(host):
+        log.warning("links lead to this machine only: set SITE_URL", listening_on=host)
+    wake_editions = partial(tasks.wake_editions, ours.settings)
+    site = server(create_app(ours, wake_editions=wake_editions))
+    with interruptible(), suppress(KeyboardInterrupt), listen(host, port) as socket:
+        typer.echo(f"Serving on {host}, port {socket.getsockname()[1]}", err=True)
+        site.run(sockets=[socket])

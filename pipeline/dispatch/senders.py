@@ -1,0 +1,361 @@
+"""Sender threads of one drain, and the queue of composed messages before them."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from pipeline.dispatch.group_commit import GroupCommit
+from pipeline.dispatch.retry_policy import settlement
+from pipeline.dispatch.shared_throttle import SharedThrottle
+from pipeline.dispatch.throttle import Scope, scope
+from pipeline.domain import Delivery, DeliveryStatus, Verdict
+from pipeline.errors import RefusedError, TransportError
+from pipeline.smtp import Connection, Outcome, Transport, without_addresses
+from pipeline.storage.deliveries import Settlement
+
+log = structlog.get_logger(__name__)
+
+JOIN_POLL: Final = 0.2  # seconds between checks of the stop flag
+REGROW_AFTER: Final = 30.0  # seconds before a thread is added again after a connection failed
+IDLE: Final = 10.0  # seconds that an idle connection is kept open
+LONGEST_PAUSE: Final = 8.0  # seconds between messages while the server throttles us
+MOST_REFUSED: Final = 4  # refused messages in a row before each further message is delayed
+LONGEST_REFUSED_PAUSE: Final = 1.0  # seconds
+GRACE: Final = 60.0  # seconds to wait for a silent server once we must stop; SIGKILL follows at 90
+REOPENINGS: Final = (0.5, 1.0, 2.0, 4.0)  # seconds between attempts to reconnect, before giving up
+
+
+class SenderPool:
+    """Pool of at most `size` sender threads; `failure` is the error that stopped it, if any."""
+
+    def __init__(
+        self,
+        size: int,
+        ready: SendQueue,
+        committer: GroupCommit,
+        transport: Transport,
+        pacing: SharedThrottle,
+    ) -> None:
+        self.failure: Exception | None = None
+        self.ready = ready
+        self.committer = committer
+        self.pacing = pacing
+        self.transport = transport
+        self._size = size
+        self._carriers: list[_Carrier] = []
+        self._alive = 0
+        self._grow_at = 0.0
+        self._pause = 0.0
+        self._refused = 0  # messages in a row, to any recipient
+        self._got_in = False  # a connection was opened in this drain
+        self._give_up_at: float | None = None
+        self._lock = threading.Lock()
+
+    def grow(self) -> None:
+        """Start another thread unless all are running or a connection failed recently."""
+        if self._alive >= self._size or time.monotonic() < self._grow_at or self.failure:
+            return
+        carrier = _Carrier(self, name=f"carrier-{len(self._carriers) + 1}")
+        self._carriers.append(carrier)
+        self._count(1)
+        carrier.start()
+
+    def join(self, is_over: Callable[[], bool], must_stop: Callable[[], bool]) -> None:
+        """Close the queue and wait for the threads.
+
+        Every ready message is sent; once `is_over()`, only the messages being sent are finished.
+        Once `must_stop()`, do not wait for a silent server longer than GRACE, since the process
+        would be killed during the wait. After that, a message with its final dot is settled as
+        uncertain, the others are given back.
+        """
+        self.ready.close()
+        for carrier in self._carriers:
+            while carrier.is_alive():
+                if is_over():
+                    self.ready.drop()
+                if must_stop() and self._give_up_at is None:
+                    self._give_up_at = time.monotonic() + GRACE
+                carrier.join(JOIN_POLL)
+
+    def gives_up(self) -> bool:
+        """Return whether threads must stop waiting for the server."""
+        return self._give_up_at is not None and time.monotonic() >= self._give_up_at
+
+    def halt(self, error: Exception) -> None:
+        """Stop the crew: each thread finishes its message and takes no other."""
+        with self._lock:
+            self.failure = self.failure or error
+        self.ready.drop()
+
+    def open(self) -> Connection:
+        """Open a connection. Raise TransportError, RefusedError.
+
+        If this is the only thread and the drain had a connection before, retry for the 7.5 seconds
+        of REOPENINGS; otherwise raise at once.
+        """
+        for pause in REOPENINGS:
+            try:
+                connection = self.transport.open(self.gives_up)
+            except TransportError:
+                if self._alive > 1 or not self._got_in or self.failure or self._give_up_at:
+                    raise
+                time.sleep(pause)
+            else:
+                self._got_in = True
+                return connection
+        return self.transport.open(self.gives_up)
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self.failure or self.committer.error)
+
+    def pace(self, outcome: Outcome) -> None:
+        """Adapt the pause between messages to replies in which our own server throttles us.
+
+        The pause doubles from 0.25 seconds to LONGEST_PAUSE, and is halved by each accepted
+        message.
+        """
+        if outcome.verdict is Verdict.THROTTLED and scope(outcome) is Scope.SERVER:
+            self._pause = min(LONGEST_PAUSE, self._pause * 2 or 0.25)
+        elif self._pause and outcome.verdict is Verdict.ACCEPTED:
+            self._pause = self._pause / 2 if self._pause > 0.01 else 0.0
+
+    def count_refusal(self, settled: Settlement) -> None:
+        """Count refusals in a row; `wait_for_turn` slows down so that the guard can see them."""
+        if settled.is_refusal:
+            self._refused += 1
+        elif settled.status is DeliveryStatus.SENT:
+            self._refused = 0
+
+    def wait_for_turn(self) -> None:
+        too_many = self._refused - MOST_REFUSED
+        pause = self._pause
+        if too_many > 0:
+            pause = max(pause, min(LONGEST_REFUSED_PAUSE, 0.02 * 1.5 ** min(too_many, 20)))
+        if pause:
+            time.sleep(pause)
+
+    def refused(self, error: RefusedError) -> None:
+        """Stop the crew and, by the circuit breaker, all other senders: the server refuses us."""
+        self.halt(error)
+        self.pacing.refused(str(error))
+
+    def leave(self, error: Exception | None = None) -> None:
+        """Remove a thread; stop the drain if it was the last one and found no server.
+
+        If a server allows fewer connections than configured, the crew only becomes smaller.
+        """
+        if error:
+            self._grow_at = time.monotonic() + REGROW_AFTER
+        if self._count(-1) == 0 and error:
+            self.halt(error)
+
+    def _count(self, change: int) -> int:
+        with self._lock:
+            self._alive += change
+            self.committer.expect(self._alive)
+            return self._alive
+
+
+class _Carrier(threading.Thread):
+    """Sender thread with one connection; sends one message at a time."""
+
+    def __init__(self, crew: SenderPool, name: str) -> None:
+        super().__init__(name=name)
+        self._crew = crew
+        self._connection: Connection | None = None
+        self._unsettled: Settlement | None = None  # of the previous message
+
+    def run(self) -> None:
+        reason: Exception | None = None
+        try:
+            while message := self._next():
+                self._carry(message)
+        except RefusedError as error:
+            self._crew.refused(error)
+        except TransportError as error:
+            log.warning("no connection", error=str(error))
+            reason = error
+        except Exception as error:  # noqa: BLE001  (the thread's entry: the drain raises it)
+            self._crew.halt(error)
+        finally:
+            self._settle_now()
+            self._hang_up()
+            self._crew.leave(reason)
+
+    def _next(self) -> ReadyMessage | None:
+        """Return the next message, or None if there is no message left or the crew has stopped."""
+        ready = self._crew.ready
+        message = None if self._crew.is_over else ready.take_now()
+        if message:
+            return message
+        self._settle_now()  # no next mark to commit it with: write it now
+        while not (message or ready.is_over or self._crew.is_over):
+            message = ready.take(IDLE)
+            if message is None:
+                self._hang_up()
+        return message
+
+    def _hang_up(self) -> None:
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def _carry(self, message: ReadyMessage) -> None:
+        if self._crew.pacing.hands_back(message.delivery):
+            self._crew.pacing.leave()
+            return
+        try:
+            outcome = self._offer(message)
+        except TransportError:
+            self._crew.ready.put_back(message)
+            raise
+        if outcome is None:
+            outcome = self._finish(message)
+        if outcome:
+            self._note(message, outcome)
+        else:
+            self._crew.pacing.leave()
+
+    def _offer(self, message: ReadyMessage) -> Outcome | None:
+        """Send everything but the final dot; retry once if the connection was lost.
+
+        Return None if the server waits for the dot.
+        """
+        outcome = self._begin(message)
+        if outcome and outcome.verdict is Verdict.CONNECTION:
+            return self._begin(message)
+        return outcome
+
+    def _begin(self, message: ReadyMessage) -> Outcome | None:
+        self._crew.wait_for_turn()
+        if self._connection and self._connection.spent:
+            self._hang_up()
+        if self._connection is None:
+            self._settle_now()  # connecting may take a minute
+            self._connection = self._crew.open()
+        return self._connection.begin(message.sender, message.delivery.email, message.body)
+
+    def _finish(self, message: ReadyMessage) -> Outcome | None:
+        """Mark the delivery, then send the final dot.
+
+        Return the outcome, or None if the mark was not granted and nothing was sent.
+        """
+        assert self._connection is not None  # noqa: S101  (it has just taken the body)
+        previous, self._unsettled = self._unsettled, None
+        if self._crew.committer.mark(message.delivery.id, previous):
+            return self._connection.finish()
+        self._connection.close()  # without its final dot the server discards the message
+        return None
+
+    def _note(self, message: ReadyMessage, outcome: Outcome) -> None:
+        self._settle_now()
+        self._crew.pace(outcome)
+        delivery = message.delivery
+        self._unsettled = settlement(delivery, outcome, spread=random.random())  # noqa: S311
+        self._crew.count_refusal(self._unsettled)
+        if outcome.verdict is not Verdict.ACCEPTED:
+            log.warning(
+                "not accepted", delivery=delivery.id, verdict=outcome.verdict, phase=outcome.phase
+            )
+        if outcome.verdict is Verdict.CONFIGURATION and outcome.reply:
+            said = without_addresses(outcome.reply)
+            self._crew.halt(RefusedError(f"the server refuses us: {said}"))
+        self._crew.pacing.note(delivery, outcome)
+
+    def _settle_now(self) -> None:
+        if self._unsettled:
+            self._crew.committer.settle(self._unsettled)
+            self._unsettled = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyMessage:
+    """A delivery with its envelope sender and its body as `smtp` expects it."""
+
+    delivery: Delivery
+    sender: str
+    body: bytes
+
+
+class SendQueue:
+    """Bounded queue of messages; limits memory for an outbox of any length."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._messages: deque[ReadyMessage] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, message: ReadyMessage, timeout: float) -> bool:
+        """Append a message; return False if the queue is still full after `timeout` seconds."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._has_room, timeout):
+                return False
+            self._messages.append(message)
+            self._changed.notify()
+            return True
+
+    def put_back(self, message: ReadyMessage) -> None:
+        """Put a message back at the front, even if the queue is full."""
+        with self._changed:
+            self._messages.appendleft(message)
+            self._changed.notify_all()
+
+    def take_now(self) -> ReadyMessage | None:
+        """Return the next message, or None if the queue is empty."""
+        with self._changed:
+            return self._take()
+
+    def take(self, timeout: float) -> ReadyMessage | None:
+        """Return the next message; None if none came in time, or the queue is closed and empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._messages or self._closed, timeout)
+            return self._take()
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether the queue is closed and empty."""
+        with self._changed:
+            return self._closed and not self._messages
+
+    def clear(self) -> list[ReadyMessage]:
+        """Remove and return all waiting messages; the queue stays open."""
+        with self._changed:
+            waiting = list(self._messages)
+            self._messages.clear()
+            self._changed.notify_all()
+            return waiting
+
+    def close(self) -> None:
+        """Close the queue: no message will be added, and takers stop when it is empty."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def drop(self) -> None:
+        """Close the queue and discard the waiting messages."""
+        with self._changed:
+            self._messages.clear()
+            self._closed = True
+            self._changed.notify_all()
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._messages) < self._capacity
+
+    def _take(self) -> ReadyMessage | None:
+        if not self._messages:
+            return None
+        message = self._messages.popleft()
+        if len(self._messages) == self._capacity // 2:
+            self._changed.notify_all()  # the composer sleeps until half of the queue is free
+        return message

@@ -1,0 +1,120 @@
+"""Match followed topics that are behind, so that a digest covers its range of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Engine
+
+from pipeline.domain import Match, Paper, Topic
+from pipeline.errors import QueryError
+from pipeline.logs import set_aside
+from pipeline.matching.corpus import statistics
+from pipeline.matching.match import SetAside, match
+from pipeline.matching.query import parse
+from pipeline.matching.semantic import Embedder
+from pipeline.storage import ingest_state, papers, topics
+from pipeline.storage.database import in_chunks, read_only, with_retries
+from pipeline.storage.topics import TopicProgress
+
+BACKFILL_DAYS = 30  # for a new topic
+
+
+def bring_topics_up(
+    engine: Engine, batch: int, now: datetime, embedder: Embedder | None = None
+) -> frozenset[int]:
+    """Match every followed topic that is behind through `batch`; return the ids of those that fail.
+
+    If a topic fails, it stays behind until a version of Paperboy can match it. Idempotent, and safe
+    during an ingest: a known match is not changed unless it has become surer.
+    """
+    failed: set[int] = set()
+
+    def aside(kind: str, id_: Any, error: Exception) -> None:
+        set_aside(kind, id_, error)
+        if kind == "topic":
+            failed.add(id_)
+
+    with read_only(engine) as conn:
+        behind = topics.behind(conn, batch)
+        late = [progress for progress in behind if _can_be_read(progress.topic, aside)]
+        if not late:
+            return frozenset(failed)
+        floor = ingest_state.look_back(conn, now, days=BACKFILL_DAYS)
+        after = min(max(floor, progress.matched_through) for progress in late)
+        late_papers = papers.touched_since(conn, after)
+        touched = papers.touched_batches(conn, [p.id for p in late_papers])
+        # Leave out papers touched by a running ingest: they are matched with their own batch.
+        waiting = [p for p in late_papers if touched.get(p.id, batch + 1) <= batch]
+        corpus = statistics(papers.recent(conn, through_batch=batch))
+    for progress in _grouped(late):
+        found = partial(match, corpus=corpus, embedder=embedder, set_aside=aside)
+        _bring_up(engine, progress, batch, floor, waiting, touched, found, failed)
+    return frozenset(failed)
+
+
+def unreadable(late: Iterable[TopicProgress]) -> frozenset[int]:
+    """Return the ids of the topics with a stored text that is no longer valid; log each of them."""
+    return frozenset(p.topic.id for p in late if not _can_be_read(p.topic, set_aside))
+
+
+def _can_be_read(topic: Topic, aside: SetAside) -> bool:
+    """Return whether a topic can be parsed; if not, pass it to `aside`.
+
+    Checked before papers are loaded: if a topic can never be parsed, it must not cost a load at
+    every run.
+    """
+    try:
+        parse(topic.query)
+    except QueryError as error:
+        aside("topic", topic.id, error)
+        return False
+    return True
+
+
+def _grouped(late: Sequence[TopicProgress]) -> Iterator[list[TopicProgress]]:
+    """Yield the topics in groups that are matched through the same batch, lowest first."""
+    for stand in sorted({progress.matched_through for progress in late}):
+        yield [progress for progress in late if progress.matched_through == stand]
+
+
+def _bring_up(
+    engine: Engine,
+    late: Sequence[TopicProgress],
+    batch: int,
+    floor: int,
+    waiting: Sequence[Paper],
+    touched: Mapping[int, int],
+    matches: Callable[[list[Topic], list[Paper]], Iterator[Match]],
+    failed: Collection[int],
+) -> None:
+    stand = late[0].matched_through
+    is_new = stand == topics.NEVER_MATCHED
+    unseen = [p for p in waiting if (p.batch if is_new else touched[p.id]) > max(floor, stand)]
+    arose = {p.id: arose_in(p.batch, touched[p.id], stand) for p in unseen}
+    found = matches([p.topic for p in late], unseen)
+    for chunk in in_chunks(found, 1_000):
+        with_retries(partial(_add, engine, [(new, arose[new.paper_id]) for new in chunk]))
+    with engine.begin() as conn:
+        done = [p.topic.id for p in late if p.topic.id not in failed]
+        topics.advance(conn, done, from_batch=stand, to_batch=batch)
+
+
+def _add(engine: Engine, found: Sequence[tuple[Match, int]]) -> None:
+    with engine.begin() as conn:
+        topics.add_matches(conn, found)
+
+
+def arose_in(paper_batch: int, touched_batch: int, matched_through: int) -> int:
+    """Return the batch to store with a match that is found late.
+
+    For a new topic it is the paper's own batch. If a topic fell behind and the paper is not newer
+    than `matched_through`, the topic was matched against it before: the match is due to a later
+    change of the paper and gets the batch of that change.
+    """
+    if matched_through == topics.NEVER_MATCHED or paper_batch > matched_through:
+        return paper_batch
+    return touched_batch

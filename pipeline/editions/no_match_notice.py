@@ -1,0 +1,88 @@
+"""No-match notices: when a subscriber is due one after a quiet week, and its content.
+
+A week without matches is fine, but a reader cannot distinguish it from a failure of ours. So if the
+topics of a reader match nothing for a week, one notice explains why, and no other for a month.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from datetime import date, timedelta
+from typing import Final
+
+from sqlalchemy import Connection
+
+from pipeline.domain import TRENDING, Frequency, QuietNote, Subscription
+from pipeline.errors import QueryError
+from pipeline.matching import suggestions
+from pipeline.matching.query import parse
+from pipeline.storage import no_match_notices
+from pipeline.storage.no_match_notices import LastContact, NoticeRecipient
+
+AGAIN: Final = timedelta(days=30)
+WIDER: Final = 3  # topics with a suggestion of a broader query
+# Editions that had papers: if none were fetched or announced, the topics are not the cause.
+LEAST: Final = {Frequency.DAILY: 3, Frequency.WEEKDAYS: 3, Frequency.WEEKLY: 2}
+
+
+def window(frequency: Frequency, days: int) -> timedelta:
+    """Return the minimum time without a match; double if weekly: one missing digest is no worry."""
+    return timedelta(days=2 * days if frequency is Frequency.WEEKLY else days)
+
+
+def longest(days: int) -> timedelta:
+    """Return how far back `is_due` looks."""
+    return max(AGAIN, window(Frequency.WEEKLY, days))
+
+
+def is_due(heard: LastContact, edition_on: date, frequency: Frequency, days: int) -> bool:
+    """Return whether a notice is due instead of a digest without matches; False if `days` is 0."""
+    if days == 0:
+        return False
+    quiet = window(frequency, days)
+    if sum(on > edition_on - quiet for on in heard.unmatched) < LEAST[frequency]:
+        return False
+    if heard.note_on is not None and edition_on < heard.note_on + AGAIN:
+        return False
+    known = (heard.joined_on, heard.followed_on, heard.digest_on, heard.silent_on)
+    last = max(on for on in known if on)
+    return edition_on >= last + quiet
+
+
+def load(conn: Connection, delivery_ids: Collection[int], days: int) -> dict[int, QuietNote]:
+    """Return the content, as of now, of the notices among these deliveries, by delivery id."""
+    asked = no_match_notices.recipients(conn, delivery_ids)
+    spans = {id_: _span(one, days) for id_, one in asked.items()}
+    announced = {span: no_match_notices.announced(conn, *span) for span in set(spans.values())}
+    return {id_: _note(conn, one, spans[id_], announced[spans[id_]]) for id_, one in asked.items()}
+
+
+def _span(asked: NoticeRecipient, days: int) -> tuple[date, date]:
+    """Return the first and the last of the quiet days."""
+    first = asked.edition_on - window(asked.frequency, max(days, 1)) + timedelta(days=1)
+    return first, asked.edition_on
+
+
+def _note(
+    conn: Connection, asked: NoticeRecipient, span: tuple[date, date], announced: int
+) -> QuietNote:
+    return QuietNote(
+        edition_on=asked.edition_on,
+        since=span[0],
+        announced=announced,
+        topics=tuple(one.label for one in asked.followed),
+        breadth=asked.breadth,
+        in_passing=no_match_notices.matched(conn, asked, *span),
+        wider=tuple(_wider(asked.followed))[:WIDER],
+        follows_trending=any(one.topic.query == TRENDING for one in asked.followed),
+    )
+
+
+def _wider(followed: Iterable[Subscription]) -> Iterator[tuple[str, str]]:
+    for one in followed:
+        try:
+            broader = suggestions.broader(parse(one.topic.query))
+        except QueryError:
+            continue  # stored when the topic language was different
+        if broader:
+            yield one.label, broader[0]

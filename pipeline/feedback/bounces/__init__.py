@@ -1,0 +1,10 @@
+"""Parse bounces, complaints and automatic replies: octets in, a `Notice` out. Pure; never raises.
+
+`mime` parses the message, `mails` tries the parsers in order (`arf`, `dsn`, `receipts`, `leaving`,
+`freeform`, `automatic`), and `diagnostics` classifies diagnostic texts by the same rules as SMTP
+replies.
+"""
+
+from pipeline.feedback.bounces.classify import read_mail
+
+__all__ = ["read_mail"]

@@ -1,0 +1,161 @@
+"""Match topics against papers, or rank papers without the threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple, TypeAlias
+
+from pipeline.domain import Breadth, Match, Paper, Topic
+from pipeline.errors import QueryError
+from pipeline.matching.corpus import CorpusStatistics, statistics
+from pipeline.matching.index import PaperIndex
+from pipeline.matching.query import Query, parse, plain_words
+from pipeline.matching.semantic import Embedder
+
+SetAside: TypeAlias = Callable[[str, object, Exception], None]
+"""Callback for a row that is left out: its kind, its id, and the exception it raised."""
+
+AT_ONCE = 1_000  # papers per index, which takes 50 KB each; most days have fewer
+
+
+def match(
+    topics: Iterable[Topic],
+    papers: Sequence[Paper],
+    *,
+    corpus: CorpusStatistics,
+    embedder: Embedder | None = None,
+    set_aside: SetAside | None = None,
+) -> Iterator[Match]:
+    """Yield the matches of every breadth, in no order; `corpus` gives the idf of each word.
+
+    A topic or a paper that raises is left out and passed to `set_aside`; if that is None, the error
+    is raised. Do not pass the trending topic: it is not a query, and would be parsed as a word.
+    """
+    queries = dict(_parsed(topics, set_aside))
+    for start in range(0, len(papers) if queries else 0, AT_ONCE):
+        some, index = _indexed(papers[start : start + AT_ONCE], corpus, embedder, set_aside)
+        for topic, query in list(queries.items()):
+            try:
+                found = list(index.search(query, breadth=Breadth.MORE))
+            except Exception as error:
+                if set_aside is None:
+                    raise
+                set_aside("topic", topic.id, error)
+                del queries[topic]
+                continue
+            for scored in found:
+                paper = some[scored.paper].id
+                yield Match(topic.id, paper, scored.score, scored.phrases, scored.breadth)
+
+
+def _parsed(topics: Iterable[Topic], set_aside: SetAside | None) -> Iterator[tuple[Topic, Query]]:
+    for topic in topics:
+        try:
+            yield topic, parse(topic.query)
+        except QueryError as error:
+            if set_aside is None:
+                raise
+            set_aside("topic", topic.id, error)
+
+
+def _indexed(
+    papers: Sequence[Paper],
+    corpus: CorpusStatistics,
+    embedder: Embedder | None,
+    set_aside: SetAside | None,
+) -> tuple[Sequence[Paper], PaperIndex]:
+    """Return papers and their index; if that fails, only the papers that can be indexed alone."""
+    try:
+        return papers, PaperIndex(papers, corpus, embedder)
+    except Exception:
+        if set_aside is None:
+            raise
+    good = []
+    for paper in papers:
+        try:
+            PaperIndex([paper], corpus, embedder)
+        except Exception as error:  # noqa: BLE001  (one paper must not stop the others)
+            set_aside("paper", paper.id, error)
+        else:
+            good.append(paper)
+    return good, PaperIndex(good, corpus, embedder)
+
+
+def found_by(
+    queries: Iterable[str], papers: Sequence[Paper], *, corpus: CorpusStatistics, breadth: Breadth
+) -> dict[str, list[Paper]]:
+    """Return the papers that each query finds. Raise QueryError if one is invalid."""
+    found: dict[str, list[Paper]] = {query: [] for query in queries}
+    for start in range(0, len(papers), AT_ONCE):
+        some = papers[start : start + AT_ONCE]
+        index = PaperIndex(some, corpus)
+        for query, listed in found.items():
+            places = index.find(parse(query), breadth=breadth).papers
+            listed.extend(some[place] for place in places.tolist())
+    return found
+
+
+def search(
+    query: str,
+    papers: Sequence[Paper],
+    *,
+    corpus: Iterable[Paper],
+    breadth: Breadth = Breadth.BALANCED,
+    embedder: Embedder | None = None,
+) -> list[Match]:
+    """Return the matches of a query that need not be a topic, best first; their `topic_id` is 0."""
+    found = match([Topic(0, query)], papers, corpus=statistics(corpus), embedder=embedder)
+    wanted = [one for one in found if one.breadth <= breadth]
+    return sorted(wanted, key=attrgetter("score"), reverse=True)
+
+
+DEEPEST_RANK = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class PaperText:
+    """A paper of a labelled data set, with an id of any form."""
+
+    id: str
+    title: str
+    abstract: str
+    authors: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TopicText:
+    id: str
+    query: str
+
+
+class Ranked(NamedTuple):
+    topic: str
+    paper: str
+    score: float
+
+
+def rank(
+    papers: Iterable[PaperText],
+    topics: Iterable[TopicText],
+    top: int = DEEPEST_RANK,
+    *,
+    language: bool = False,
+    embedder: Embedder | None = None,
+) -> Iterator[Ranked]:
+    """Yield the papers of each topic in turn, best first, equal scores by id, at most `top`.
+
+    Each query is ranked as plain words, even if it contains operators; with `language` it is parsed
+    as the topic language, which raises QueryError if it is invalid. A paper that shares no word
+    with a plain query is not returned.
+    """
+    rows = sorted(papers, key=lambda paper: paper.id)
+    index = PaperIndex(rows, embedder=embedder)
+    for topic in topics:
+        query = parse(topic.query) if language else plain_words(topic.query)
+        for found in index.search(query, floor=False, top=top, with_phrases=False):
+            yield Ranked(topic.id, rows[found.paper].id, found.score)

@@ -1,0 +1,85 @@
+"""Test the templates on made-up digests, so that an error stops the start and not an edition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import date
+
+from pipeline.domain import Breadth, Digest, Links, Paper, Pick, QuietNote, Reason
+from pipeline.errors import RenderError
+from pipeline.rendering.branding import MailLinks
+from pipeline.rendering.fragments import Rendered, plain
+
+SITE = "https://papers.example.org"
+LINKS = MailLinks(*(f"{SITE}/{page}" for page in "abcdef"))
+DAY = date(2030, 1, 2)
+
+
+def check_templates(
+    fast: Callable[[Digest, MailLinks], Rendered],
+    slow: Callable[[Digest, MailLinks], tuple[str, str, str]],
+    letters: Iterable[Callable[[], Rendered]],
+) -> None:
+    """Raise RenderError if a template fails, or if the two ways to render a digest differ."""
+    for letter in letters:
+        letter()
+    for digest in (FULL, BARE):
+        joined, (_, html, text) = fast(digest, LINKS), slow(digest, LINKS)
+        for form, pieces, whole in (("mjml", joined.html, html), ("txt", joined.text, text)):
+            if plain(pieces) != whole:
+                raise RenderError(
+                    f"digest.{form}: something tests or changes words of one reader, "
+                    "or reaches across the loop over picks; see docs/mail.md"
+                )
+
+
+def _paper(**changes: object) -> Paper:
+    bare = {
+        "id": -1,  # not an id of the database
+        "key": "trial",
+        "version": 1,
+        "title": "A Title",
+        "abstract": "",
+        "authors": (),
+        "author_count": 0,
+        "categories": (),
+        "keywords": (),
+        "sources": ("arxiv",),
+        "announced_on": DAY,
+        "upvotes": None,
+        "comments": None,
+        "links": Links(),
+        "batch": 0,
+    }
+    return Paper(**{**bare, **changes})  # type: ignore[arg-type]
+
+
+NOTES = (
+    QuietNote(DAY, DAY, 1, ("Search",), Breadth.FEWER, 2, (("Search", "a b"),), False),
+    QuietNote(DAY, DAY, 0, (), Breadth.MORE, 0, (), True),
+)
+
+BARE = Digest(DAY, (Pick(_paper(), (), 1.0),))
+FULL = Digest(
+    DAY,
+    (
+        Pick(
+            _paper(
+                abstract="An abstract.",
+                authors=("Ada Lovelace", "Charles Babbage"),
+                author_count=2,
+                categories=("cs.IR",),
+                upvotes=2,
+                comments=1,
+                links=Links(*(f"{SITE}/{name}" for name in "abcde")),
+                withdrawn=True,
+            ),
+            (Reason("Search", ("dense retrieval", "title")), Reason("Trending")),
+            1.0,
+        ),
+    ),
+    more=2,
+    topics=("Search", "Trending"),
+    announced=(DAY, DAY),
+    welcome=True,
+)

@@ -1,0 +1,136 @@
+"""Choices of a subscriber (topics, schedule): validation, storage, and the JSON of requests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, time
+from typing import Any
+
+from sqlalchemy import Connection
+
+from pipeline import slots
+from pipeline.domain import (
+    Breadth,
+    Frequency,
+    Schedule,
+    Subscriber,
+    SubscriberStatus,
+    Topic,
+    Weekday,
+)
+from pipeline.errors import NotFoundError, QueryError
+from pipeline.matching.query import canonical
+from pipeline.message import normal_address
+from pipeline.storage import subscribers, topics
+
+MOST_TOPICS = 100  # per reader; each topic is matched against all papers
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The topics of a reader, in the reader's own words, and the schedule of the digest."""
+
+    topics: tuple[str, ...] = ()  # queries; none means Trending
+    schedule: Schedule = field(default_factory=Schedule)
+    max_papers: int = 10
+    names: Mapping[str, str] = field(default_factory=dict)  # custom labels, by query
+    breadth: Breadth = Breadth.BALANCED
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(map(self.label, self.topics))
+
+    def label(self, query: str) -> str:
+        """Return the reader's name for a topic; if it has none, the query as it was typed."""
+        return self.names.get(query) or " ".join(query.split())
+
+
+Queries = list[tuple[str, str]]
+"""(canonical query, label) of each topic."""
+
+
+def valid_address(email: str) -> str:
+    """Validate and normalise an address for storage; raise AddressError with the reason."""
+    return normal_address(email.strip())
+
+
+def checked(wishes: Choices) -> Queries:
+    """Validate choices and return the parsed queries, "Trending" if there is none.
+
+    Raise QueryError if a query is invalid or there are over 100, SettingsError if the time zone is
+    unknown. Nothing is stored.
+    """
+    slots.zone(wishes.schedule.timezone)
+    if len(wishes.topics) > MOST_TOPICS:
+        raise QueryError(wishes.topics[MOST_TOPICS], f"at most {MOST_TOPICS} topics, please", 0)
+    return [(canonical(query), wishes.label(query)) for query in wishes.topics or ("Trending",)]
+
+
+def follow(conn: Connection, subscriber_id: int, queries: Queries, now: datetime) -> None:
+    # Insert topics in one order: two transactions that add the same two must not deadlock.
+    found = {
+        query: topics.find_or_add(conn, query, now) for query in sorted({q for q, _ in queries})
+    }
+    followed: list[tuple[Topic, str]] = [(found[query], label) for query, label in queries]
+    topics.follow(conn, subscriber_id, followed, now)
+
+
+def next_slot(subscriber: Subscriber, schedule: Schedule, now: datetime) -> datetime | None:
+    """Return the next slot after a change of schedule; None if the reader has unsubscribed.
+
+    The slot may lie in the past: then it is due now.
+    """
+    if subscriber.status is SubscriberStatus.UNSUBSCRIBED:
+        return None
+    if subscriber.last_slot_at is None or subscriber.last_edition_on is None:
+        return slots.first_slot(schedule, now)
+    return slots.next_slot(schedule, subscriber.last_slot_at, subscriber.last_edition_on)
+
+
+def first_slot(subscriber: Subscriber, schedule: Schedule, now: datetime) -> datetime:
+    """Return the first slot of a new or returning reader, never a second one on a day."""
+    return slots.first_slot(schedule, now, subscriber.last_slot_at, subscriber.last_edition_on)
+
+
+def version_of(subscriber: Subscriber, topics: Iterable[tuple[str, str]]) -> str:
+    """Return a fingerprint of a reader's preferences; `topics` are (query, label) pairs."""
+    chosen = (subscriber.schedule, subscriber.max_papers, subscriber.breadth, tuple(topics))
+    return hashlib.sha256(repr(chosen).encode()).hexdigest()[:16]
+
+
+def known(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> Subscriber:
+    subscriber = subscribers.by_id(conn, subscriber_id, for_change=for_change)
+    if subscriber is None:
+        raise NotFoundError("this subscription does not exist any more")
+    return subscriber
+
+
+# --- JSON in a request --------------------------------------------------------------------------
+
+
+def as_json(wishes: Choices) -> dict[str, Any]:
+    schedule = wishes.schedule
+    return {
+        "topics": list(wishes.topics),
+        "at": schedule.at.isoformat("minutes"),
+        "timezone": schedule.timezone,
+        "frequency": schedule.frequency.value,
+        "weekday": int(schedule.weekday),
+        "max_papers": wishes.max_papers,
+        "names": dict(wishes.names),
+        "breadth": int(wishes.breadth),
+    }
+
+
+def from_json(kept: dict[str, Any]) -> Choices:
+    schedule = Schedule(
+        time.fromisoformat(kept["at"]),
+        kept["timezone"],
+        Frequency(kept["frequency"]),
+        Weekday(kept["weekday"]),
+    )
+    names = kept.get("names", {})  # older requests have no names
+    breadth = Breadth(kept.get("breadth", Breadth.BALANCED))  # nor a breadth
+    return Choices(tuple(kept["topics"]), schedule, kept["max_papers"], names, breadth)

@@ -1,0 +1,223 @@
+"""Change preferences, pause, change the address, and mail the link to the preferences page."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from functools import partial
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
+
+from pipeline import slots
+from pipeline.domain import DeliveryKind, Origin, RequestKind, Subscriber, SubscriberStatus
+from pipeline.errors import ConflictError, InvalidTokenError
+from pipeline.signup import abuse_limits
+from pipeline.signup.abuse_limits import Limits
+from pipeline.signup.choices import (
+    Choices,
+    checked,
+    follow,
+    known,
+    next_slot,
+    valid_address,
+    version_of,
+)
+from pipeline.signup.subscribe import REQUEST_EXPIRY, Confirmed, take
+from pipeline.storage import bounce_scores, deliveries, requests, subscribers, topics, transactional
+from pipeline.storage.database import retry_transaction, with_retries
+
+log = structlog.get_logger(__name__)
+
+LINK_EXPIRY = timedelta(hours=24)  # of the delivery; the link in it lives longer
+TAKEN = "this address has a subscription of its own"
+
+
+@retry_transaction
+def change(
+    engine: Engine,
+    subscriber_id: int,
+    wishes: Choices,
+    now: datetime,
+    *,
+    seen: str | None = None,
+) -> Subscriber:
+    """Store new topics and a new schedule, in force from the next digest; return the subscriber.
+
+    `seen` is the `Preferences.version` that the form was rendered with; raise ConflictError if the
+    preferences have changed since. Raise QueryError or SettingsError if the input is invalid,
+    NotFoundError if there is no such subscriber, LimitError if there are over 100 new topics a day.
+    If an error is raised, nothing is stored.
+    """
+    queries = checked(wishes)
+    with engine.begin() as conn:
+        subscriber = known(conn, subscriber_id, for_change=True)
+        followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
+        if seen is not None and seen != version_of(
+            subscriber, [(s.topic.query, s.label) for s in followed]
+        ):
+            raise ConflictError("the preferences have changed since this form was shown")
+        added = {query for query, _ in queries} - {one.topic.query for one in followed}
+        abuse_limits.count_new_topics(conn, subscriber_id, len(added), now)
+        subscribers.change_wishes(
+            conn,
+            subscriber_id,
+            schedule=wishes.schedule,
+            max_papers=wishes.max_papers,
+            breadth=wishes.breadth,
+            next_slot_at=next_slot(subscriber, wishes.schedule, now),
+        )
+        follow(conn, subscriber_id, queries, now)
+        return known(conn, subscriber_id)
+
+
+def pause_of(subscriber: Subscriber, now: datetime) -> date | None:
+    """Return the first day with digests after a pause; None if the subscription is not paused."""
+    until = subscriber.paused_until
+    is_over = until is None or until <= slots.local_date(now, subscriber.schedule)
+    return None if is_over else until
+
+
+@retry_transaction
+def pause(
+    engine: Engine,
+    subscriber_id: int,
+    until: date | None,
+    now: datetime,
+    *,
+    seen: str | None = None,
+) -> Subscriber:
+    """Skip all editions before the day `until`; resume if it is None or not in the future.
+
+    The digest after a pause looks back a few days only, independent of its length. `seen` is the
+    pause that the form was rendered with, "" for none; raise ConflictError if it has changed since,
+    NotFoundError if there is no such subscriber.
+    """
+    with engine.begin() as conn:
+        subscriber = known(conn, subscriber_id, for_change=True)
+        if seen is not None and seen != str(pause_of(subscriber, now) or ""):
+            raise ConflictError("the pause has changed since this form was shown")
+        today = slots.local_date(now, subscriber.schedule)
+        until = until or today
+        if until > today or subscriber.paused_until is not None:
+            subscribers.pause(conn, subscriber_id, max(until, today))
+        return known(conn, subscriber_id)
+
+
+# --- Change of address --------------------------------------------------------------------------
+
+
+@retry_transaction
+def ask_new_address(
+    engine: Engine,
+    subscriber_id: int,
+    email: str,
+    *,
+    ip: str | None,
+    suppression_key: str,
+    now: datetime,
+    limits: Limits | None = None,
+) -> None:
+    """Store a request to change the address, and queue a confirmation mail to the new one.
+
+    The response does not reveal whether the new address is known. No mail is queued if it has its
+    own subscription, if it is suppressed, if the limit per inbox forbids it, or if this reader is
+    not active. Raise AddressError if the address is invalid, LimitError if the client exceeds a
+    rate limit, NotFoundError if there is no such subscriber.
+    """
+    address = valid_address(email)
+    to = abuse_limits.limit_keys(address, ip, suppression_key)
+    with engine.begin() as conn:
+        abuse_limits.count_request(conn, ip, now, limits)
+        subscriber = known(conn, subscriber_id, for_change=True)
+        holder = subscribers.by_email(conn, address)
+        is_free = holder is None or holder.status is SubscriberStatus.PENDING
+        is_barred = subscribers.barred(conn, address, suppression_key) is not None
+        may_mail = abuse_limits.may_send_mail(conn, to, now)
+        request_id = requests.add(
+            conn, RequestKind.NEW_ADDRESS, subscriber_id, email=address,
+            wishes={"address_hash": to.hash}, ip=ip, origin=Origin.FORM,
+            expires_at=now + REQUEST_EXPIRY, now=now,
+        )  # fmt: skip
+        is_active = subscriber.status is SubscriberStatus.ACTIVE
+        wanted = is_active and is_free and may_mail and not is_barred
+        transactional.enqueue(
+            conn, DeliveryKind.NEW_ADDRESS, subscriber_id, about=request_id, request_id=request_id,
+            address=address, expires_at=now + REQUEST_EXPIRY, now=now, wanted=wanted,
+        )  # fmt: skip
+        transactional.record_pending(
+            conn, to.hash, now, inbox=to.inbox, requester=to.requester, wanted=wanted
+        )
+    log.info("asked for another address", subscriber=subscriber_id, request=request_id)
+
+
+def confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Confirmed:
+    """Change the subscriber's address to the confirmed one; idempotent.
+
+    Queued deliveries go to the new address, too; its suppression (except for a complaint) and its
+    strikes are removed. Raise InvalidTokenError if the request has expired, if the address has
+    been taken since, or if the subscriber is not active any more.
+    """
+    try:
+        return with_retries(partial(_confirm_new_address, engine, request_id, now))
+    except IntegrityError as error:  # the address got its own subscription concurrently
+        raise InvalidTokenError(TAKEN) from error
+
+
+def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Confirmed:
+    with engine.begin() as conn:
+        request, subscriber, first_time = take(conn, request_id, RequestKind.NEW_ADDRESS, now)
+        if not first_time:
+            return Confirmed(subscriber, first_time=False)
+        # A pending row, from an unconfirmed entry in the form; `drop` deletes pending rows only.
+        holder = subscribers.by_email(conn, request.email)
+        if holder and holder.id != subscriber.id:
+            subscribers.drop(conn, holder.id)
+        hash_ = request.wishes["address_hash"]
+        if not subscribers.move(conn, subscriber.id, email=request.email, hash_=hash_):
+            raise InvalidTokenError(TAKEN)
+        deliveries.readdress(conn, subscriber.id, request.email)
+        subscribers.forgive(conn, hash_)
+        bounce_scores.clear(conn, hash_)
+        transactional.forget_pending(conn, hash_)
+        subscriber = known(conn, subscriber.id)
+    log.info("address changed", subscriber=subscriber.id, request=request_id)
+    return Confirmed(subscriber, first_time=True)
+
+
+# --- Preferences link ---------------------------------------------------------------------------
+
+
+@retry_transaction
+def ask_link(
+    engine: Engine,
+    email: str,
+    *,
+    ip: str | None,
+    suppression_key: str,
+    now: datetime,
+    limits: Limits | None = None,
+) -> None:
+    """Queue a mail with the preferences link if the address is an active reader's.
+
+    The rate limits of the forms apply. The response and the statements are the same for any
+    address, so that it does not reveal subscribers. Raise AddressError if the address is invalid,
+    LimitError if the client exceeds a rate limit.
+    """
+    address = valid_address(email)
+    to = abuse_limits.limit_keys(address, ip, suppression_key)
+    with engine.begin() as conn:
+        abuse_limits.count_request(conn, ip, now, limits)
+        subscriber = subscribers.by_email(conn, address, for_change=True)
+        subscriber_id = subscriber.id if subscriber else 0
+        is_barred = subscribers.barred(conn, address, suppression_key) is not None
+        may_mail = abuse_limits.may_send_mail(conn, to, now)
+        is_active = subscriber is not None and subscriber.status is SubscriberStatus.ACTIVE
+        wanted = is_active and may_mail and not is_barred
+        transactional.enqueue(
+            conn, DeliveryKind.LINK, subscriber_id, about=f"{now:%Y%m%dT%H%M%S}",
+            expires_at=now + LINK_EXPIRY, now=now, wanted=wanted,
+        )  # fmt: skip
+        transactional.record_pending(
+            conn, to.hash, now, inbox=to.inbox, requester=to.requester, wanted=wanted
+        )

@@ -1,0 +1,90 @@
+"""Unsubscribe at once, store the reason, and undo within a month."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from pipeline.domain import Frequency, Subscriber, SubscriberStatus
+from pipeline.errors import InvalidTokenError, NotFoundError
+from pipeline.signup.choices import first_slot, known
+from pipeline.storage import deliveries, ingest_state, subscribers
+from pipeline.storage.database import retry_transaction
+from pipeline.storage.deliveries import CancelReason
+
+log = structlog.get_logger(__name__)
+
+UNDO = timedelta(days=30)  # for so long unsubscribing can be undone
+LOOK_BACK_DAYS = {Frequency.DAILY: 7, Frequency.WEEKDAYS: 7, Frequency.WEEKLY: 14}
+
+
+class UnsubscribeReason(StrEnum):
+    """Reasons for unsubscribing: the answers to the only question on that page."""
+
+    TOO_MANY = "too many"  # mails, or papers in them
+    NOT_RELEVANT = "not relevant"  # the papers do not match the reader's interests
+    NO_LONGER = "no longer needed"
+    NEVER_ASKED = "never asked for"
+    OTHER = "other"
+
+
+@retry_transaction
+def leave(engine: Engine, secret: str, now: datetime) -> Subscriber:
+    """Unsubscribe and cancel queued deliveries in one transaction; return the subscriber.
+
+    Idempotent. Raise NotFoundError if no subscriber has this secret.
+    """
+    with engine.begin() as conn:
+        subscriber = _holder(conn, secret)
+        subscribers.leave(conn, subscriber.id, now)
+        deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
+        subscriber = known(conn, subscriber.id)
+    log.info("subscriber left", subscriber=subscriber.id)
+    return subscriber
+
+
+@retry_transaction
+def say_why(engine: Engine, secret: str, reason: UnsubscribeReason) -> None:
+    """Store the reason for unsubscribing; ignored if the subscriber has not unsubscribed.
+
+    Raise NotFoundError if no subscriber has this secret.
+    """
+    with engine.begin() as conn:
+        subscribers.say_why(conn, _holder(conn, secret).id, reason)
+
+
+@retry_transaction
+def undo(engine: Engine, secret: str, now: datetime) -> Subscriber:
+    """Undo unsubscribing with all preferences kept; the next digest looks back a few days.
+
+    Idempotent: an active subscriber is returned unchanged. Raise InvalidTokenError after 30 days or
+    if the subscription was never confirmed, NotFoundError if no subscriber has this secret.
+    """
+    with engine.begin() as conn:
+        subscriber = _holder(conn, secret, for_change=True)
+        floor = ingest_state.look_back(
+            conn, now, days=LOOK_BACK_DAYS[subscriber.schedule.frequency]
+        )
+        won = subscribers.come_back(
+            conn,
+            subscriber.id,
+            left_after=now - UNDO,
+            cursor=max(subscriber.cursor, floor),
+            next_slot_at=first_slot(subscriber, subscriber.schedule, now),
+        )
+        subscriber = known(conn, subscriber.id)
+    if subscriber.status is not SubscriberStatus.ACTIVE:
+        raise InvalidTokenError("it is too late to take this back; please subscribe again")
+    if won:
+        log.info("subscriber came back", subscriber=subscriber.id)
+    return subscriber
+
+
+def _holder(conn: Connection, secret: str, *, for_change: bool = False) -> Subscriber:
+    subscriber = subscribers.by_secret(conn, secret, for_change=for_change)
+    if subscriber is None:
+        raise NotFoundError("this link belongs to nobody any more")
+    return subscriber

@@ -1,0 +1,125 @@
+"""Transactional mail: queue it, and count the confirmations that were not answered yet.
+
+Whether a mail is wanted is a condition in the statements, not a branch around them: response times
+must not reveal to a visitor whether an address is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, case, delete, func, literal, or_, select
+
+from pipeline.domain import DeliveryKind, DeliveryStatus
+from pipeline.storage.database import upsert
+from pipeline.storage.schema import AskedRow, DeliveryRow, SubscriberRow, Table
+from pipeline.storage.throttles import domain_of
+
+
+@dataclass(frozen=True, slots=True)
+class PendingConfirmation:
+    """Counts of confirmations mailed to one inbox and not answered yet."""
+
+    count: int
+    by_requester: int  # of them, those that one network requested
+    last_at: datetime | None
+
+
+def enqueue(
+    conn: Connection,
+    kind: DeliveryKind,
+    subscriber_id: int,
+    *,
+    about: object,
+    expires_at: datetime,
+    now: datetime,
+    request_id: int | None = None,
+    address: str | None = None,
+    wanted: bool = True,
+) -> None:
+    """Queue a transactional mail if `wanted`; due at once.
+
+    Idempotent: one mail is queued for each kind, subscriber and `about`. `address` is the recipient
+    if that is not the subscriber's own address.
+    """
+    own = select(SubscriberRow.email).where(SubscriberRow.id == subscriber_id)
+    email = conn.execute(own).scalar_one_or_none() if address is None else address
+    values = {
+        "dedupe_key": f"{kind}:{subscriber_id}:{about}",
+        "kind": kind,
+        "subscriber_id": subscriber_id,
+        "address": address,
+        "request_id": request_id,
+        "status": DeliveryStatus.QUEUED,
+        "attempts": 0,
+        "precedence": kind.precedence,
+        "domain": domain_of(email or ""),
+        "not_before": now,
+        "expires_at": expires_at,
+        "created_at": now,
+        "more": 0,
+        "topics": [],
+    }
+    conn.execute(
+        upsert(conn, DeliveryRow)
+        .from_select(list(values), _row_if(DeliveryRow, values, wanted=wanted))
+        .on_conflict_do_nothing(index_elements=["dedupe_key"])
+    )
+
+
+def record_pending(
+    conn: Connection,
+    address_hash: str,
+    now: datetime,
+    *,
+    inbox: str,
+    requester: str,
+    wanted: bool = True,
+) -> None:
+    """Record that a confirmation was mailed to this address, if `wanted`.
+
+    `inbox` and `requester` are hashes for rate limits, see signup.asking.
+    """
+    values = {
+        "address_hash": address_hash,
+        "asked_at": now,
+        "inbox": inbox,
+        "requester": requester,
+    }
+    conn.execute(
+        upsert(conn, AskedRow).from_select(list(values), _row_if(AskedRow, values, wanted=wanted))
+    )
+
+
+def pending_confirmations(
+    conn: Connection, inbox: str, *, since: datetime, requester: str = ""
+) -> PendingConfirmation:
+    is_theirs = case((AskedRow.requester == requester, 1), else_=0)
+    count, by_requester, last_at = conn.execute(
+        select(
+            func.count(), func.coalesce(func.sum(is_theirs), 0), func.max(AskedRow.asked_at)
+        ).where(AskedRow.inbox == inbox, AskedRow.asked_at > since)
+    ).one()
+    return PendingConfirmation(count, int(by_requester), last_at)
+
+
+def times(conn: Connection, address_hash: str) -> list[datetime]:
+    """Return the times of unanswered confirmations mailed to this address, oldest first."""
+    asked = select(AskedRow.asked_at).where(AskedRow.address_hash == address_hash)
+    return list(conn.execute(asked.order_by(AskedRow.asked_at)).scalars())
+
+
+def forget_pending(conn: Connection, address_hash: str) -> None:
+    """Delete the unanswered confirmations of an address and its inbox: the owner has answered."""
+    same = select(AskedRow.inbox).where(AskedRow.address_hash == address_hash)
+    conn.execute(
+        delete(AskedRow).where(or_(AskedRow.address_hash == address_hash, AskedRow.inbox.in_(same)))
+    )
+
+
+def _row_if(table: type[Table], values: dict[str, Any], *, wanted: bool) -> Select[Any]:
+    columns = table.__table__.c
+    row = [literal(value, columns[name].type) for name, value in values.items()]
+    return select(*row).where(literal(wanted))

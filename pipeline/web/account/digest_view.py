@@ -1,0 +1,85 @@
+"""A sent digest in the browser, with the same papers, order, texts and reasons as in the mail."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from fastapi import APIRouter
+from starlette.responses import HTMLResponse, Response
+
+from pipeline.bootstrap import Services
+from pipeline.domain import Digest
+from pipeline.errors import ExpiredTokenError
+from pipeline.rendering import MailLinks, formatting
+from pipeline.storage import digests
+from pipeline.storage.database import read_only
+from pipeline.storage.digests import Made
+from pipeline.web.account.common import LOOK, now
+from pipeline.web.middleware import MAIL_POLICY
+from pipeline.web.templating import Pages
+
+# The mail may run no script and submit no form, and has an opaque origin.
+POLICY: Final = MAIL_POLICY + (
+    "frame-ancestors 'none'; sandbox allow-popups allow-popups-to-escape-sandbox"
+)
+BODY: Final = re.compile(r"<body[^>]*>", re.IGNORECASE)
+NEWER = (
+    '<p style="margin:0;padding:12px 20px;background:#1f1d1a;color:#ffffff;text-align:center;'
+    'font:14px/1.5 Helvetica,Arial,sans-serif">Our mails have been redesigned since this one was '
+    "sent. The papers, their order and the reasons are those of the mail.</p>"
+)
+
+
+def router(services: Services, pages: Pages) -> APIRouter:
+    routes = APIRouter()
+    kept = services.retention.digest
+
+    @routes.api_route("/digests/{token}", methods=LOOK)
+    def view(token: str) -> Response:
+        try:
+            delivery_id = services.links.read_digest(token, now())
+        except ExpiredTokenError:
+            return _no_longer_kept()
+        with read_only(services.engine) as conn:
+            made = digests.made(conn, delivery_id)
+            digest = digests.load(conn, [delivery_id]).get(delivery_id)
+        is_over = made is None or made.created_at <= now() - kept
+        if made is None or digest is None or not digest.picks or is_over:
+            return _no_longer_kept()
+        html = _mail(digest, made)
+        return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
+
+    def _mail(digest: Digest, made: Made) -> str:
+        """Render the mail without its personal links, because readers share the URL of a page."""
+        site, renderer = services.settings.site_url, services.renderer
+        _, html, _ = renderer.page(
+            digest,
+            MailLinks(
+                subscribe=f"{site}/subscribe",
+                privacy=f"{site}/privacy",
+                archive=f"{site}/papers",
+                unsubscribe="",
+                preferences=f"{site}/link",
+                view="",
+            ),
+        )
+        note = "" if made.template == renderer.template_version else NEWER
+        return in_main(html, note)
+
+    def _no_longer_kept() -> Response:
+        return pages.message(
+            "This digest is no longer kept",
+            f"Digests can be read here for {formatting.count(kept.days, 'day', 'days')}, "
+            "and as long as their reader is known to us. "
+            "The papers themselves are where they were.",
+            status=410,
+        )
+
+    return routes
+
+
+def in_main(html: str, note: str) -> str:
+    """Wrap the body of the mail in <main>, a landmark for screen readers; `note` comes first."""
+    opened = BODY.sub(lambda body: f"{body[0]}<main>{note}", html, count=1)
+    return opened.replace("</body>", "</main></body>", 1)

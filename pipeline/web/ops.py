@@ -1,0 +1,253 @@
+"""Routes for operators and providers: /healthz, /readyz, /metrics and the webhooks."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from typing import Annotated, Final
+
+import structlog
+from fastapi import APIRouter, Depends, HTTPException, Request
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from sqlalchemy.exc import DBAPIError
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from pipeline.bootstrap import Services
+from pipeline.domain import SourceState
+from pipeline.errors import (
+    DatabaseFileError,
+    EventError,
+    ForgedError,
+    NotFoundError,
+    PaperboyError,
+    ProviderError,
+    SchemaError,
+)
+from pipeline.storage import migrate, sqlite_file, stats, topics
+from pipeline.storage.database import read_only
+from pipeline.storage.stats import Stats
+
+# Sources are fetched every hour, by a task that may be lost: two lost in a row are no outage yet.
+ASKED_WITHIN: Final = timedelta(hours=3)
+# Fetched papers are matched at once; if a run crashes, the next one resumes it an hour later.
+PUBLISHED_WITHIN: Final = timedelta(hours=3)
+# Digests are compiled every minute, and mails claimed every few seconds. A million readers with the
+# same hour keep both busy for a while; if the oldest is half an hour late, no worker is running.
+COMPILED_WITHIN: Final = timedelta(minutes=30)
+TAKEN_WITHIN: Final = timedelta(minutes=30)
+# A restart of the mail server opens the circuit breaker for a minute.
+REFUSED_WITHIN: Final = timedelta(minutes=10)
+NOT_STORED: Final = {"Cache-Control": "no-store"}
+
+
+def health_router(services: Services) -> APIRouter:
+    routes = APIRouter()
+    started_at = datetime.now(UTC)
+
+    @routes.api_route("/healthz", methods=["GET", "HEAD"])
+    async def alive() -> PlainTextResponse:
+        """Return 200 from the event loop, so that a full thread pool does not matter."""
+        return PlainTextResponse("alive\n")
+
+    @routes.api_route("/readyz", methods=["GET", "HEAD"])
+    def ready() -> JSONResponse:
+        """Return 200 if the database shows progress of any process, 503 with reasons otherwise."""
+        reasons = why_not_ready(services, datetime.now(UTC), started_at)
+        answer = {"ready": not reasons, "reasons": reasons}
+        return JSONResponse(answer, 503 if reasons else 200, headers=NOT_STORED)
+
+    return routes
+
+
+def why_not_ready(services: Services, now: datetime, started_at: datetime) -> list[str]:
+    """Return the problems as text for the operator; empty if the system is ready."""
+    try:
+        migrate.check(services.engine)
+        free = sqlite_file.free_space(services.engine.url)
+        if free is not None and free < sqlite_file.LEAST_SPACE:
+            return [f"the disk of the database is full: {free >> 20} MB are left"]
+        with read_only(services.engine) as conn:
+            return stuck(stats.read(conn, now), now, started_at)
+    except (DatabaseFileError, SchemaError) as error:
+        return [str(error)]
+    except DBAPIError:
+        return ["the database does not answer"]
+
+
+def stuck(made: Stats, now: datetime, started_at: datetime) -> list[str]:
+    """Return the steps that are overdue, and automatic holds of sending. Pure.
+
+    If no source was fetched yet, as in a new installation, the time counts from `started_at`.
+    """
+    steps = (
+        ("no source was asked", made.asked_at(now) or started_at, ASKED_WITHIN),
+        ("papers were read and are not published", made.unpublished_since, PUBLISHED_WITHIN),
+        ("the hour of a reader has come and no digest", made.slot_since, COMPILED_WITHIN),
+        ("a mail is due and nobody sends it", made.due_since, TAKEN_WITHIN),
+        (
+            "the mail server refuses us",
+            made.breaker.since if made.breaker else None,
+            REFUSED_WITHIN,
+        ),
+    )
+    held = [
+        f"sending of {hold.edition_on or 'everything'} is held: {hold.reason}" for hold in made.held
+    ]
+    failing = [made.failing] if made.failing else []
+    return (
+        held
+        + failing
+        + [
+            f"{what}, for {(now - since) // timedelta(minutes=1)} minutes"
+            for what, since, patience in steps
+            if since is not None and now - since > patience
+        ]
+    )
+
+
+log = structlog.get_logger(__name__)
+
+LARGEST: Final = 1024 * 1024  # SNS allows 256 KB, which JSON escaping may double
+WEBHOOK_ERRORS: Final[dict[type[PaperboyError], int]] = {
+    ForgedError: 403,
+    NotFoundError: 404,
+    EventError: 400,
+    ProviderError: 503,  # the provider should retry
+}
+
+
+async def body_of(request: Request) -> bytes:
+    """Return the request body. Raise HTTPException 413 if it is over `LARGEST`."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST:
+            raise HTTPException(413, "That is more than an event can hold.")
+    return bytes(body)
+
+
+def webhook_router(services: Services) -> APIRouter:
+    routes = APIRouter(prefix="/hooks")
+
+    @routes.post("/{provider}")
+    def take(
+        provider: str, request: Request, body: Annotated[bytes, Depends(body_of)]
+    ) -> PlainTextResponse:
+        try:
+            services.receive_news(provider, request.headers, body, datetime.now(UTC))
+        except tuple(WEBHOOK_ERRORS) as error:
+            log.warning("news refused", provider=provider[:32], why=str(error))
+            return PlainTextResponse(f"{error}\n", WEBHOOK_ERRORS[type(error)])
+        return PlainTextResponse("taken\n")
+
+    return routes
+
+
+FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+REFUSED: Final = "Set METRICS_TOKEN and send it as a bearer token, or ask from this machine.\n"
+
+
+def metrics_router(services: Services) -> APIRouter:
+    routes = APIRouter()
+    given = services.settings.metrics_token
+    token = given.get_secret_value() if given else None
+    started_at = datetime.now(UTC)
+
+    @routes.api_route("/metrics", methods=["GET", "HEAD"])
+    def metrics(request: Request) -> Response:
+        if not may_look(request, token):
+            return PlainTextResponse(REFUSED, 403, headers=NOT_STORED)
+        figures = collect(services, datetime.now(UTC), started_at)
+        return Response(
+            generate_latest(figures), media_type=CONTENT_TYPE_LATEST, headers=NOT_STORED
+        )
+
+    return routes
+
+
+def may_look(request: Request, token: str | None) -> bool:
+    """Return whether a request has the bearer token or, if none is set, comes from loopback.
+
+    A request with forwarding headers is rejected without a token: a proxy on this machine passes
+    on requests from other machines. Tokens are compared in constant time.
+    """
+    if token is not None:
+        said = request.headers.get("authorization", "")
+        return hmac.compare_digest(said.encode(), f"Bearer {token}".encode())
+    if any(name in request.headers for name in FORWARDED):
+        return False
+    try:
+        return ip_address(request.client.host if request.client else "").is_loopback
+    except ValueError:  # a socket without an address
+        return False
+
+
+def collect(services: Services, now: datetime, started_at: datetime) -> CollectorRegistry:
+    """Return a new registry with all metrics. Raise DBAPIError if the database does not answer."""
+    with read_only(services.engine) as conn:
+        made = stats.read(conn, now)
+        unsettled = stats.unsettled(conn)
+        last_day = stats.last_day(conn, now)
+        suppressions = stats.suppressions(conn)
+        behind = topics.count_behind(conn, made.batch)
+    figures = _Collector(now)
+    figures.one("ready", "1 where /readyz says so", float(not stuck(made, now, started_at)))
+    figures.many(
+        "deliveries_unsettled", "Deliveries that have not come to an end", ("status",),
+        {(status,): n for status, n in unsettled.items()},
+    )  # fmt: skip
+    figures.many(
+        "deliveries_last_day", "Deliveries owed in the last 24 hours", ("kind", "status"), last_day
+    )
+    figures.many(
+        "suppressions", "Addresses that are not written to", ("reason",),
+        {(reason,): n for reason, n in suppressions.items()},
+    )  # fmt: skip
+    figures.one("held", "Editions that the program holds until you act", len(made.held))
+    figures.one("breaker_open", "1 while the mail server refuses us", float(bool(made.breaker)))
+    figures.one("refusals_waiting", "Refusals that count against nobody so far", made.refusals)
+    # A new topic is matched within a minute; one that cannot be matched stays behind.
+    figures.one("topics_behind", "Followed topics that wait to be matched", behind)
+    figures.one("published_batch", "The newest batch that readers may see", made.batch)
+    figures.age("due_seconds", "How long the oldest mail that is due has waited", made.due_since)
+    figures.age("slot_seconds", "How long the oldest digest is overdue", made.slot_since)
+    figures.age("batch_age_seconds", "Since the newest batch was published", made.batch_at)
+    figures.age("asked_age_seconds", "Since a source was last asked", made.asked_at(now))
+    figures.many(
+        "source_state", "1 for the state that a source is in", ("source", "state"),
+        {(s.source, state): float(s.state is state) for s in made.sources for state in SourceState},
+    )  # fmt: skip
+    figures.many(
+        "source_failures", "Failures of a source in a row", ("source",),
+        {(s.source,): s.failures for s in made.sources},
+    )  # fmt: skip
+    return figures.registry
+
+
+class _Collector:
+    """Gauges of one scrape, in a registry of their own."""
+
+    def __init__(self, now: datetime) -> None:
+        self.registry = CollectorRegistry()
+        self._now = now
+
+    def one(self, name: str, what: str, value: float) -> None:
+        Gauge(f"paperboy_{name}", what, registry=self.registry).set(value)
+
+    def age(self, name: str, what: str, since: datetime | None) -> None:
+        """Set the seconds since `since`; 0 if it is None or in the future."""
+        seconds = (self._now - since).total_seconds() if since else 0.0
+        self.one(name, what, max(0.0, seconds))
+
+    def many(
+        self,
+        name: str,
+        what: str,
+        labels: tuple[str, ...],
+        values: Mapping[tuple[str, ...], float],
+    ) -> None:
+        gauge = Gauge(f"paperboy_{name}", what, labels, registry=self.registry)
+        for label, value in values.items():
+            gauge.labels(*label).set(value)

@@ -1,0 +1,145 @@
+"""Papers of the last 30 days for the preview of a digest, with a cache of query results."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from datetime import date, timedelta
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from sqlalchemy import Connection, Engine
+
+from pipeline.domain import Breadth, Paper
+from pipeline.matching.index import Found
+from pipeline.matching.query import parse
+from pipeline.matching.threshold import NARROWEST
+from pipeline.storage import ingest_state, papers
+from pipeline.storage.database import read_only
+from pipeline.web.papers.catalog import Mask, Places
+from pipeline.web.papers.search_index import LiveIndex, SearchIndex
+from pipeline.web.subscribe.volume import DAYS
+
+MOST_KEPT: Final = 16 * 1024 * 1024  # octets of cached query results
+
+
+class RecentWindow:
+    """Papers announced within `DAYS` days up to the newest; places are positions in the catalog.
+
+    Thread-safe; query results are cached, at most `MOST_KEPT` octets.
+    """
+
+    def __init__(self, shelves: SearchIndex) -> None:
+        self.shelves = shelves
+        self._found: OrderedDict[str, Found] = OrderedDict()
+        self._kept = 0  # octets in `_found`
+        self._lock = threading.Lock()
+
+    def found(self, query: str, breadth: Breadth = Breadth.BALANCED) -> Found:
+        """Return the recent papers that match a canonical query, not sorted by score.
+
+        Results are cached at the broadest setting and filtered by `breadth`.
+        """
+        with self._lock:
+            found = self._found.get(query)
+        if found is None:
+            found = self._find(query)
+            self._keep(query, found)
+        return found.take(found.breadths <= breadth)
+
+    def _keep(self, query: str, found: Found) -> None:
+        """Cache the result of a query, evicting the oldest entries (FIFO) beyond `MOST_KEPT`."""
+        with self._lock:
+            if query in self._found:
+                return
+            self._found[query] = found
+            self._kept += _octets(query, found)
+            while self._kept > MOST_KEPT:
+                self._kept -= _octets(*self._found.popitem(last=False))
+
+    def _find(self, query: str) -> Found:
+        found = self.shelves.find(parse(query), breadth=Breadth.MORE)
+        return found.take(self._within[found.papers])
+
+    @cached_property
+    def days(self) -> tuple[date, ...]:
+        """Return the days with papers, ascending; only of the papers that are indexed so far."""
+        numbers = np.unique(self._newest[self._within])
+        return tuple(date.fromordinal(int(number)) for number in numbers)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.shelves.complete
+
+    def phrases(self, query: str, places: Places) -> dict[int, tuple[str, ...]]:
+        """Return the matched phrases of each paper, by place."""
+        return self.shelves.phrases(parse(query), places)
+
+    def announced(self, places: Places, first: date, last: date) -> Mask:
+        """Return a mask over `places`: last announced from `first` to `last`, both included."""
+        days = self._newest[places]
+        inside: Mask = (days >= first.toordinal()) & (days <= last.toordinal())
+        return inside
+
+    def per_day(self, places: Places) -> dict[date, int]:
+        days, numbers = np.unique(self._newest[places], return_counts=True)
+        return {date.fromordinal(int(d)): int(n) for d, n in zip(days, numbers, strict=True)}
+
+    def most_upvoted(self, first: date, last: date, most: int) -> Found:
+        """Return at most `most` papers with upvotes, highest first; the score is the upvotes."""
+        places = np.flatnonzero(self._within & (self.shelves.catalog.upvotes > 0))
+        places = places[self.announced(places, first, last)]
+        upvotes = self.shelves.catalog.upvotes[places]
+        best = np.argsort(-upvotes, kind="stable")[:most]
+        sure = np.full(best.size, NARROWEST, dtype=np.int8)
+        return Found(places[best], upvotes[best].astype(np.float64), sure)
+
+    def read(self, conn: Connection, places: Iterable[int]) -> dict[int, Paper]:
+        """Load papers by place; withdrawn and merged ones are left out."""
+        by_id = {int(self.shelves.catalog.ids[place]): place for place in places}
+        found = papers.by_ids(conn, by_id)
+        return {by_id[id_]: paper for id_, paper in found.items() if not paper.withdrawn}
+
+    @property
+    def _newest(self) -> Places:
+        return self.shelves.catalog.newest
+
+    @cached_property
+    def _within(self) -> Mask:
+        mask = np.zeros(self._newest.size, dtype=np.bool_)
+        if self._newest.size:
+            since = int(self._newest.max()) - timedelta(days=DAYS - 1).days
+            mask = self._newest >= since
+            mask[: int(self.shelves.starts[0])] = False
+        return mask
+
+
+def _octets(query: str, found: Found) -> int:
+    arrays = found.papers.nbytes + found.scores.nbytes + found.breadths.nbytes
+    return 4 * len(query) + arrays + 500
+
+
+class RecentPapers:
+    """Provider of the current `Recent`, from the library that all pages share."""
+
+    def __init__(self, library: LiveIndex, engine: Engine) -> None:
+        self._library = library
+        self._engine = engine
+        self._kept: RecentWindow | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether `get` was called before, so that it need not wait for the first index."""
+        return self._kept is not None
+
+    def get(self) -> RecentWindow:
+        """Return the recent papers, at most one batch behind; cached until the index changes."""
+        with read_only(self._engine) as conn:
+            self._library.catalog(ingest_state.published_batch(conn))  # triggers a refresh
+        shelves = self._library.shelves()
+        kept = self._kept
+        if kept is None or kept.shelves is not shelves:
+            kept = self._kept = RecentWindow(shelves)
+        return kept

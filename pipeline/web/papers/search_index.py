@@ -1,0 +1,247 @@
+"""In-memory search index of the visible papers, refreshed by a background thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import structlog
+from sqlalchemy import Connection, Engine
+
+from pipeline.domain import Breadth
+from pipeline.matching.corpus import CorpusStatistics
+from pipeline.matching.index import Found, PaperIndex
+from pipeline.matching.match import PaperText
+from pipeline.matching.query import Query
+from pipeline.matching.semantic import Embedder
+from pipeline.storage import papers
+from pipeline.storage.database import read_only
+from pipeline.web.papers import catalog as catalogs
+from pipeline.web.papers.catalog import Catalog, Places
+
+log = structlog.get_logger(__name__)
+
+SEGMENT: Final = 4_096  # ids in a segment, which is rebuilt as a whole when one paper is new
+FEW: Final = 300  # newest papers, searched while the first index is being built
+PATIENCE: Final = 2.0  # seconds that a request waits for the first index
+# Placeholder for a paper that was merged into another since the catalog was loaded.
+GONE: Final = PaperText(id="", title="", abstract="")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Index segment: the papers of one range of ids."""
+
+    holds: bytes  # ids and versions of the papers; equal bytes mean an unchanged segment
+    index: PaperIndex
+    statistics: CorpusStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class SearchIndex:
+    """Searchable index of all segments. Places are positions in `catalog`."""
+
+    catalog: Catalog
+    starts: Places  # the place of each segment's first paper, and the end of the last segment
+    shelves: tuple[Segment, ...]
+    complete: bool = True  # False: only the newest papers, while the index is being built
+
+    def find(
+        self, query: Query, *, floor: bool = True, breadth: Breadth = Breadth.BALANCED
+    ) -> Found:
+        """Return all matches in the order of the catalog.
+
+        Without `floor` there is no relevance threshold: one word of several is enough.
+        """
+        found = [shelf.index.find(query, floor=floor, breadth=breadth) for shelf in self.shelves]
+        if not found:
+            return Found(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int8))
+        offset = [one.papers + start for one, start in zip(found, self.starts[:-1], strict=True)]
+        return Found(
+            np.concatenate(offset),
+            np.concatenate([one.scores for one in found]),
+            np.concatenate([one.breadths for one in found]),
+        )
+
+    def phrases(self, query: Query, places: Places) -> dict[int, tuple[str, ...]]:
+        """Return the matched phrases of each paper, by place; only the segments of `places`."""
+        words: dict[int, tuple[str, ...]] = {}
+        for shelf, (start, end) in zip(self.shelves, pairwise(self.starts), strict=True):
+            here = places[(places >= start) & (places < end)] - start
+            if here.size:
+                found = shelf.index.phrases(query, here)
+                words |= {place + int(start): phrases for place, phrases in found.items()}
+        return words
+
+
+class LiveIndex:
+    """Search index of one process, shared by its threads.
+
+    The catalog is loaded by the first request that needs it, the segments by a background thread.
+    When a newer batch is published, the thread refreshes both; requests are answered from the
+    previous version meanwhile. Without `background`, only `renew` refreshes.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        patience: float = PATIENCE,
+        background: bool = True,
+        embedder: Embedder | None = None,
+    ) -> None:
+        self._engine = engine
+        self._embedder = embedder
+        self._patience = patience
+        self._background = background
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._wake, self._ready = threading.Event(), threading.Event()
+        self._closed = False
+        self._started_at = 0.0
+        self._catalog: Catalog | None = None
+        self._shelves: SearchIndex | None = None
+        self._few: SearchIndex | None = None
+
+    def catalog(self, published: int) -> Catalog:
+        """Return the catalog at batch `published`, or an older one while a refresh is running.
+
+        If it is older, wake the background thread; load it here if there is none or it is empty.
+        """
+        known = self._catalog
+        if known is not None and known.batch < published:
+            self.start()
+            self._wake.set()
+        if known is None or (not known.size and known.batch < published):
+            known = self._catalog = self._load()
+        return known
+
+    def shelves(self) -> SearchIndex:
+        """Return the current index; before there is one, wait at most `patience` seconds.
+
+        If it is not built by then, return an index of the newest `FEW` papers.
+        """
+        self.start()
+        if not self._ready.is_set() and self._background:
+            waited = time.monotonic() - self._started_at
+            self._ready.wait(max(0.0, self._patience - waited))
+        return self._shelves or self._newest()
+
+    def ready(self) -> SearchIndex | None:
+        """Return the current index without waiting, None if not built; start building it."""
+        self.start()
+        return self._shelves
+
+    def start(self) -> None:
+        """Start the background thread; idempotent. No effect without `background`, or if closed."""
+        with self._lock:
+            if self._thread is None and self._background and not self._closed:
+                self._started_at = time.monotonic()
+                self._thread = threading.Thread(target=self._run, name="library", daemon=True)
+                self._wake.set()
+                self._thread.start()
+
+    @asynccontextmanager
+    async def while_serving(self, _app: object) -> AsyncIterator[None]:
+        """Run the background thread during the lifespan of the ASGI application."""
+        self.start()
+        try:
+            yield
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Ask the background thread to stop, and return without waiting for it."""
+        self._closed = True
+        self._wake.set()
+
+    def renew(self) -> None:
+        """Load the catalog and rebuild the index, reusing segments with unchanged papers."""
+        catalog = self._catalog = self._load()
+        kept = {shelf.holds: shelf for shelf in self._shelves.shelves} if self._shelves else {}
+        started = time.monotonic()
+        self._shelves = self._fill(catalog, kept)
+        self._few = None
+        self._ready.set()
+        log.info("papers ready to be searched", papers=catalog.size, batch=catalog.batch,
+                 seconds=round(time.monotonic() - started, 1))  # fmt: skip
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            if self._closed:
+                return
+            self._wake.clear()
+            try:
+                self.renew()
+            except Exception:  # the entry point of this thread
+                if not self._closed:
+                    log.exception("the papers could not be read")
+
+    def _load(self) -> Catalog:
+        with self._reading() as conn:
+            return catalogs.load(conn)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """Open a connection detached from the pool: the thread may outlive the pool briefly."""
+        with read_only(self._engine) as conn:
+            conn.detach()
+            yield conn
+
+    def _fill(self, catalog: Catalog, kept: dict[bytes, Segment]) -> SearchIndex:
+        starts = _starts(catalog)
+        filled = [
+            kept.get(holds) or self._shelf(catalog, start, end, holds)
+            for (start, end), holds in _ranges(catalog, starts)
+        ]
+        return _measured(catalog, starts, filled)
+
+    def _newest(self) -> SearchIndex:
+        """Return an index of the newest `FEW` papers, built here and cached until `renew`."""
+        with self._lock:
+            if self._few is None:
+                catalog = self._catalog or self._load()
+                starts = np.array([max(0, catalog.size - FEW), catalog.size])
+                shelf = self._shelf(catalog, int(starts[0]), catalog.size, b"")
+                self._few = _measured(catalog, starts, [shelf], complete=catalog.size <= FEW)
+            return self._few
+
+    def _shelf(self, catalog: Catalog, start: int, end: int, holds: bytes) -> Segment:
+        """Build one segment from the database. Raise RuntimeError if the library is closed."""
+        if self._closed:
+            raise RuntimeError("the library is closed")
+        ids = catalog.ids[start:end].tolist()
+        with self._reading() as conn:
+            found = papers.by_ids(conn, ids)
+        index = PaperIndex([found.get(id_, GONE) for id_ in ids], embedder=self._embedder)
+        return Segment(holds, index, index.statistics())
+
+
+def _starts(catalog: Catalog) -> Places:
+    """Return the place of the first paper in each range of `SHELF` ids, and the total size."""
+    places = np.flatnonzero(np.diff(catalog.ids // SEGMENT, prepend=-1))
+    return np.append(places, catalog.size).astype(np.int64)
+
+
+def _ranges(catalog: Catalog, starts: Places) -> Iterator[tuple[tuple[int, int], bytes]]:
+    for start, end in pairwise(starts.tolist()):
+        holds = catalog.ids[start:end].tobytes() + catalog.versions[start:end].tobytes()
+        yield (start, end), holds
+
+
+def _measured(
+    catalog: Catalog, starts: Places, filled: list[Segment], *, complete: bool = True
+) -> SearchIndex:
+    """Return the index, each segment scored with the word frequencies of all segments."""
+    corpus = sum((shelf.statistics for shelf in filled), start=CorpusStatistics())
+    shelves = tuple(
+        Segment(shelf.holds, shelf.index.measured_by(corpus), shelf.statistics) for shelf in filled
+    )
+    return SearchIndex(catalog, starts, shelves, complete)

@@ -1,0 +1,258 @@
+"""Topic pages: papers of the last 30 days, a chart of papers a day, and feeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request
+from sqlalchemy import Connection
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from pipeline.bootstrap import Services
+from pipeline.domain import TRENDING
+from pipeline.errors import QueryError
+from pipeline.matching.query import canonical, parse
+from pipeline.rendering import formatting
+from pipeline.storage import papers
+from pipeline.storage import papers as catalog
+from pipeline.storage.database import read_only
+from pipeline.web.client_address import CPUBudget
+from pipeline.web.middleware import public
+from pipeline.web.papers import feeds, listing, params, periods
+from pipeline.web.papers.catalog import Sort
+from pipeline.web.papers.feeds import Feed
+from pipeline.web.papers.listing import SelectedPapers
+from pipeline.web.papers.params import ListParams
+from pipeline.web.papers.periods import Days
+from pipeline.web.papers.search_index import LiveIndex
+from pipeline.web.subscribe.curated import BY_SLUG, GROUPS
+from pipeline.web.templating import Pages
+
+LOOK = ["GET", "HEAD"]
+DAYS = 30  # length of the window of a topic's page
+FEED = 50  # papers in a feed
+CHART = 60  # height of the highest bar, in SVG units
+Text = Annotated[str, Query()]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTopic:
+    """Topic with the URLs of its page and feeds: a slug if curated, else a query parameter."""
+
+    name: str
+    query: str  # canonical, or as written in `web.curated`
+    path: str
+    parameters: str = ""  # "?q=..."
+
+    @property
+    def page(self) -> str:
+        return self.path + self.parameters
+
+    @property
+    def atom(self) -> str:
+        return f"{self.path}.atom{self.parameters}"
+
+    @property
+    def json(self) -> str:
+        return f"{self.path}.json{self.parameters}"
+
+    @property
+    def wish(self) -> str:
+        """Return the topic as a parameter of the sign-up form: the slug, or the query."""
+        return self.query if self.parameters else self.path.removeprefix("/topics/")
+
+
+def router(services: Services, pages: Pages, library: LiveIndex, meter: CPUBudget) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.api_route("/topics", methods=LOOK)
+    def all_topics(request: Request, q: Text = "", sort: Text = "", page: Text = "") -> Response:
+        if not q.strip():
+            return public(request, pages.show("topics.html", groups=GROUPS, mistake=None, q=""))
+        try:
+            topic = queried(q)
+        except QueryError as error:
+            mistake = params.mistake(error)
+            return pages.show("topics.html", status=422, groups=GROUPS, mistake=mistake, q=q)
+        return archive(request, topic, sort, page)
+
+    @routes.api_route("/topics.{form}", methods=LOOK)
+    def queried_feed(request: Request, form: str, q: Text = "") -> Response:
+        try:
+            return feed(request, queried(q), form)
+        except QueryError as error:
+            raise HTTPException(422) from error
+
+    @routes.api_route("/topics/{slug}.{form}", methods=LOOK)
+    def curated_feed(request: Request, slug: str, form: str) -> Response:
+        return feed(request, curated(slug), form)
+
+    @routes.api_route("/topics/{slug}", methods=LOOK)
+    def curated_topic(request: Request, slug: str, sort: Text = "", page: Text = "") -> Response:
+        return archive(request, curated(slug), sort, page)
+
+    def archive(request: Request, topic: NamedTopic, sort: str, number: str) -> Response:
+        asked = params.parse_params(
+            q="", topic=topic.query, date="", week="", month="", sort=sort, page=number
+        )
+        order = asked.sort or (Sort.TRENDING if topic.query == TRENDING else Sort.NEWEST)
+        with meter.search(request), read_only(services.engine) as conn:
+            chosen, days = _chosen(library, conn, topic, order)
+            page = listing.page(chosen, asked.page, conn, pages.house)
+        return public(
+            request,
+            pages.show(
+                "topic.html",
+                topic=topic,
+                page=page,
+                counted=formatting.count(page.total, "paper", "papers"),
+                chart=chart(chosen, days) if days else None,
+                sorts=_sorts(topic, order),
+                steps=_steps(topic, asked.sort, page.number, page.last),
+                subscribe=ListParams(topic=topic.wish).subscribe(),
+                canonical=topic.page,
+            ),
+        )
+
+    def feed(request: Request, topic: NamedTopic, form: str) -> Response:
+        writers = {
+            "atom": (feeds.atom, feeds.ATOM_TYPE),
+            "json": (feeds.json_feed, feeds.JSON_TYPE),
+        }
+        if form not in writers:
+            raise HTTPException(404)
+        write, media_type = writers[form]
+        with meter.search(request), read_only(services.engine) as conn:
+            made = _feed(conn, topic, library, pages)
+        answer = Response(write(made), media_type=media_type)
+        return public(request, answer, seconds=600, modified=made.updated)
+
+    return routes
+
+
+def curated(slug: str) -> NamedTopic:
+    """Return a curated topic. Raise HTTPException 404 if there is none with this slug."""
+    known = BY_SLUG.get(slug)
+    if known is None:
+        raise HTTPException(404)
+    return NamedTopic(known.name, known.query, f"/topics/{slug}")
+
+
+def queried(text: str) -> NamedTopic:
+    """Return any query as a topic, in canonical form. Raise QueryError if it is invalid."""
+    query = canonical(text)
+    return NamedTopic(formatting.clean(text), query, "/topics", f"?{urlencode({'q': query})}")
+
+
+def _chosen(
+    library: LiveIndex, conn: Connection, topic: NamedTopic, order: Sort
+) -> tuple[SelectedPapers, Days | None]:
+    """Return the topic's papers in the `DAYS` up to the newest day with papers, and these days.
+
+    The days are None if there are no papers at all.
+    """
+    query = None if topic.query == TRENDING else parse(topic.query)
+    known = listing.choose(library, conn, query, None, order)
+    if not known.catalog.days:
+        return known, None
+    days = periods.until(known.catalog.days[-1], DAYS)
+    inside = known.catalog.within(days)[known.places]
+    return replace(known, places=known.places[inside]), days
+
+
+def _feed(conn: Connection, topic: NamedTopic, library: LiveIndex, pages: Pages) -> Feed:
+    is_trending = topic.query == TRENDING
+    chosen, _ = _chosen(library, conn, topic, Sort.TRENDING if is_trending else Sort.NEWEST)
+    places = chosen.catalog.sorted(chosen.places[:FEED], Sort.NEWEST)
+    ids = chosen.catalog.ids[places].tolist()
+    known = papers.by_ids(conn, ids)
+    published = catalog.published_at(conn, chosen.catalog.batch)
+    return Feed(
+        title=f"{topic.name} · {pages.house.list_name}",
+        description=f"New research papers: {topic.name}",
+        site_url=pages.house.site_url,
+        page=topic.page,
+        atom=topic.atom,
+        json=topic.json,
+        updated=(published or datetime(1970, 1, 1, tzinfo=UTC)).replace(microsecond=0),
+        papers=[known[id_] for id_ in ids if id_ in known],
+    )
+
+
+# --- Chart --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Bar of one day, in SVG units; y counts from the top."""
+
+    x: int
+    y: int
+    height: int
+    label: str  # "31 Jul: 12 papers"
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    bars: tuple[Bar, ...]
+    height: int
+    first: str
+    last: str
+    summary: str  # text alternative for screen readers
+
+
+def chart(chosen: SelectedPapers, days: Days) -> Chart:
+    """Return a bar for each day, scaled so that the highest has `CHART` units."""
+    counts = chosen.catalog.per_day(chosen.places, days)
+    most = max(counts.values())
+    return Chart(
+        bars=tuple(_bar(i, day, n, most) for i, (day, n) in enumerate(counts.items())),
+        height=CHART,
+        first=formatting.day(days.first),
+        last=formatting.day(days.last),
+        summary=_summary(counts),
+    )
+
+
+def _bar(place: int, day: date, papers: int, most: int) -> Bar:
+    height = max(1 if papers else 0, round(papers * CHART / max(most, 1)))
+    label = f"{formatting.day(day)}: {formatting.count(papers, 'paper', 'papers')}"
+    return Bar(place * 10, CHART - height, height, label)
+
+
+def _summary(counts: dict[date, int]) -> str:
+    busy = [n for n in counts.values() if n]
+    if not busy:
+        return "No papers in the last 30 days."
+    mean = round(sum(busy) / len(busy))
+    return (
+        f"About {formatting.count(mean, 'paper', 'papers')} on a day that brings any; "
+        f"{formatting.count(len(busy), 'day', 'days')} of the last {len(counts)} did."
+    )
+
+
+def _sorts(topic: NamedTopic, order: Sort) -> tuple[tuple[str, str, bool], ...]:
+    names = {Sort.NEWEST: "Newest", Sort.TRENDING: "Trending", Sort.BEST: "Best match"}
+    return tuple(
+        (name, _address(topic, sort=sort), sort is order)
+        for sort, name in names.items()
+        if sort is not Sort.BEST or topic.query != TRENDING
+    )
+
+
+def _steps(
+    topic: NamedTopic, sort: Sort | None, number: int, last: int
+) -> tuple[str | None, str | None]:
+    before = _address(topic, sort=sort, page=number - 1) if number > 1 else None
+    return before, _address(topic, sort=sort, page=number + 1) if number < last else None
+
+
+def _address(topic: NamedTopic, *, sort: Sort | None, page: int = 1) -> str:
+    more = {"sort": sort or "", "page": str(page) if page > 1 else ""}
+    given = urlencode({name: value for name, value in more.items() if value})
+    mark = "&" if topic.parameters else "?"
+    return f"{topic.page}{mark}{given}" if given else topic.page

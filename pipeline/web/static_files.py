@@ -1,0 +1,83 @@
+"""Static files, the style sheet with the site's colours, robots.txt and sitemap.xml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree
+
+from fastapi import APIRouter, Request
+from starlette.responses import PlainTextResponse, Response
+
+from pipeline.bootstrap import Services
+from pipeline.rendering import Branding
+from pipeline.storage import ingest_state, papers
+from pipeline.storage.database import read_only
+from pipeline.web.middleware import AN_HOUR, PERSONAL_PAGES, public
+from pipeline.web.papers import views
+from pipeline.web.subscribe.curated import CURATED
+
+STATIC: Final = Path(__file__).parent / "static"
+LOOK: Final = ["GET", "HEAD"]
+FILES: Final = {
+    "papers.css": "text/css",
+    "icon.svg": "image/svg+xml",
+    "share.png": "image/png",
+}
+SITEMAP_PAPERS: Final = 10_000  # newest papers; a sitemap may have 50,000 URLs
+SITEMAP: Final = "http://www.sitemaps.org/schemas/sitemap/0.9"
+ANY_PAPERS: Final = "/papers?"  # day, search and sort parameters: endless for a crawler
+
+
+def router(services: Services, house: Branding) -> APIRouter:
+    routes = APIRouter()
+    files = {name: (STATIC / name).read_bytes() for name in FILES}
+    style = _style(house)
+
+    @routes.api_route("/style.css", methods=LOOK)
+    def stylesheet(request: Request) -> Response:
+        return public(request, Response(style, media_type="text/css"), seconds=AN_HOUR)
+
+    @routes.api_route("/papers.css", methods=LOOK)
+    @routes.api_route("/icon.svg", methods=LOOK)
+    @routes.api_route("/share.png", methods=LOOK)
+    def file(request: Request) -> Response:
+        name = request.url.path.removeprefix("/")
+        return public(request, Response(files[name], media_type=FILES[name]), seconds=AN_HOUR)
+
+    @routes.api_route("/robots.txt", methods=LOOK)
+    def robots(request: Request) -> Response:
+        return public(request, PlainTextResponse(robots_text(house.site_url)), seconds=AN_HOUR)
+
+    @routes.api_route("/sitemap.xml", methods=LOOK)
+    def sitemap(request: Request) -> Response:
+        with read_only(services.engine) as conn:
+            keys = papers.newest_keys(
+                conn, through_batch=ingest_state.published_batch(conn), limit=SITEMAP_PAPERS
+            )
+        return public(request, _sitemap(house.site_url, keys), seconds=AN_HOUR)
+
+    return routes
+
+
+def robots_text(site_url: str) -> str:
+    """Return a robots.txt that excludes personal pages and parametrised lists of papers."""
+    closed = "".join(f"Disallow: {path}\n" for path in (*PERSONAL_PAGES, ANY_PAPERS))
+    return f"User-agent: *\n{closed}\nSitemap: {site_url}/sitemap.xml\n"
+
+
+def _sitemap(site_url: str, keys: list[str]) -> Response:
+    paths = ["/", "/topics", "/subscribe", "/privacy"]
+    paths += [f"/topics/{topic.slug}" for topic in CURATED]
+    paths += map(views.path_of, keys)
+    root = ElementTree.Element("urlset", xmlns=SITEMAP)
+    for path in paths:
+        place = ElementTree.SubElement(ElementTree.SubElement(root, "url"), "loc")
+        place.text = f"{site_url}{path}"
+    xml = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return Response(xml, media_type="application/xml")
+
+
+def _style(house: Branding) -> str:
+    accents = f":root {{ --light: {house.accent}; --dark: {house.accent_on_dark}; }}\n"
+    return accents + (STATIC / "style.css").read_text("utf-8")

@@ -1,0 +1,284 @@
+"""Form of topics and schedule: parse, validate, and convert to `Wishes`. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import time
+from functools import lru_cache
+from typing import Final
+
+from pipeline.domain import Breadth, Frequency, Schedule, Weekday
+from pipeline.errors import AddressError, QueryError
+from pipeline.matching.query import canonical
+from pipeline.matching.suggestions import hints
+from pipeline.signup import Choices, valid_address
+from pipeline.web.forms import Fields
+from pipeline.web.subscribe import curated, time_zones, typos
+from pipeline.web.subscribe.curated import BY_SLUG, CuratedTopic
+
+MOST_QUERIES: Final = 20  # typed queries, one a line
+LONGEST_QUERY: Final = 500  # characters of a query
+MOST_TOPICS: Final = 50  # curated topics and typed queries together
+MOST_PAPERS: Final = 50  # in one digest
+AROUND: Final = 30  # characters shown on either side of a syntax error
+DAILY, WEEKLY = Frequency.DAILY.value, Frequency.WEEKLY.value
+
+HOURS: Final = tuple((str(hour), f"{hour:02}:00") for hour in range(24))
+SIZES: Final = (5, 10, 15, 20, 30, 40, 50)
+RHYTHMS: Final = (
+    (DAILY, "Every day"),
+    (Frequency.WEEKDAYS.value, "Monday to Friday"),
+    *((f"{WEEKLY}-{day.name.lower()}", f"Every {day.name.capitalize()}") for day in Weekday),
+)
+
+
+def breadth_value(breadth: Breadth) -> str:
+    """Return the value of a breadth in the form."""
+    return breadth.name.lower()
+
+
+BREADTHS: Final = (
+    (breadth_value(Breadth.FEWER), "Fewer, surer"),
+    (breadth_value(Breadth.BALANCED), "Balanced"),
+    (breadth_value(Breadth.MORE), "More, broader"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FormInput:
+    """Submitted form, before validation."""
+
+    email: str = ""
+    insists: bool = False  # the visitor keeps this address despite the suggestion
+    slugs: tuple[str, ...] = ()  # curated topics
+    queries: str = ""  # typed queries, one a line
+    hour: str = "8"
+    timezone: str = ""  # "" if none is chosen
+    rhythm: str = DAILY  # one of RHYTHMS
+    max_papers: str = "10"
+    breadth: str = breadth_value(Breadth.BALANCED)  # one of BREADTHS
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Return the typed queries without blank lines and duplicates."""
+        return tuple(dict.fromkeys(filter(None, map(str.strip, self.queries.split("\n")))))
+
+    @property
+    def chosen(self) -> tuple[CuratedTopic, ...]:
+        return tuple(BY_SLUG[slug] for slug in dict.fromkeys(self.slugs) if slug in BY_SLUG)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """Validation error of one field, with the text around it if it has a position."""
+
+    field: str
+    text: str
+    before: str = ""
+    at: str = ""
+    after: str = ""
+    suggestion: str = ""  # corrected value, offered as a button
+    kept: str = ""  # the typed value, offered as a button if it may be kept
+
+
+@dataclass(frozen=True, slots=True)
+class TopicEntry:
+    """Topic of the form, for the preview."""
+
+    label: str
+    query: str  # canonical; "" if it cannot be parsed
+    mistake: FieldError | None = None
+    hints: tuple[str, ...] = ()  # sentences about a likely error in a valid query
+
+
+def parse(fields: Fields) -> FormInput:
+    """Parse the submitted fields; a default applies only if a field is missing, not if empty."""
+    blank = FormInput()
+    rhythm = fields.get("frequency", blank.rhythm)
+    if rhythm == WEEKLY:
+        rhythm = f"{WEEKLY}-{fields.get('weekday', 'monday').lower()}"
+    email = (fields.get("suggested") or fields.get("email", "")).strip()
+    return FormInput(
+        email=email,
+        insists=bool(email) and email in fields.getlist("insist"),
+        slugs=tuple(fields.getlist("topic")),
+        queries=fields.get("queries", ""),
+        hour=_hour(fields.get("hour", blank.hour)),
+        timezone=fields.get("timezone", "").strip(),
+        rhythm=rhythm,
+        max_papers=fields.get("max_papers", blank.max_papers).strip(),
+        breadth=fields.get("breadth", blank.breadth).strip(),
+    )
+
+
+def _hour(typed: str) -> str:
+    """Normalise "08" and "08:00" to "8"; return anything else unchanged."""
+    hour = typed.strip().removesuffix(":00")
+    return str(int(hour)) if len(hour) == 2 and hour.isascii() and hour.isdecimal() else hour
+
+
+def prefilled(topics: Iterable[str], max_papers: int) -> FormInput:
+    """Return the initial form; `topics` are slugs or queries, Trending if there are none."""
+    given = [" ".join(topic.split())[:LONGEST_QUERY] for topic in topics][:MOST_QUERIES]
+    slugs = tuple(topic for topic in given if topic in BY_SLUG)
+    own = "\n".join(topic for topic in given if topic and topic not in BY_SLUG)
+    if not slugs and not own:
+        slugs = ("trending",)
+    return FormInput(slugs=slugs, queries=own, max_papers=str(max_papers))
+
+
+def choices(typed: FormInput) -> Choices:
+    """Convert a validated form."""
+    queries, names = curated.queries((*(topic.name for topic in typed.chosen), *typed.lines))
+    frequency, _, day = typed.rhythm.partition("-")
+    schedule = Schedule(
+        at=time(int(typed.hour)),
+        timezone=typed.timezone or "UTC",
+        frequency=Frequency(frequency),
+        weekday=Weekday[day.upper()] if day else Weekday.MONDAY,
+    )
+    most, wanted = size(typed.max_papers) or SIZES[0], breadth(typed.breadth)
+    return Choices(queries, schedule, most, names, wanted or Breadth.BALANCED)
+
+
+def breadth(typed: str) -> Breadth | None:
+    """Parse the breadth; None if it is not one of `BREADTHS`."""
+    return Breadth[typed.upper()] if typed in dict(BREADTHS) else None
+
+
+def size(max_papers: str) -> int | None:
+    """Parse the papers in one digest; None if it is no number from 1 to `MOST_PAPERS`."""
+    number = int(max_papers) if re.fullmatch("[0-9]{1,3}", max_papers) else 0
+    return number if 1 <= number <= MOST_PAPERS else None
+
+
+def sizes(max_papers: str) -> list[int]:
+    """Return the options, including the current value if it is valid."""
+    return sorted({*SIZES, size(max_papers) or SIZES[0]})
+
+
+def topic_entries(typed: FormInput) -> tuple[TopicEntry, ...]:
+    """Return at most `MOST_TOPICS` topics, Trending if there are none.
+
+    An invalid query is returned with its error.
+    """
+    chosen = [TopicEntry(topic.name, _canonical(topic.query)) for topic in typed.chosen]
+    own = [_asked(line) for line in typed.lines[:MOST_QUERIES]]
+    return tuple([*chosen, *own][:MOST_TOPICS]) or (TopicEntry("Trending", _canonical("Trending")),)
+
+
+def _asked(line: str) -> TopicEntry:
+    mistake = _wrong_query(line)
+    [query], names = curated.queries([line])
+    if mistake:
+        return TopicEntry(line, "", mistake)
+    told = () if query in names else tuple(f"{_sentence(hint.text)}." for hint in hints(line))
+    return TopicEntry(names.get(query) or line, _canonical(query), hints=told)
+
+
+@lru_cache(maxsize=256)  # keys are curated queries, or at most 500 characters
+def _canonical(query: str) -> str:
+    return canonical(query)
+
+
+# --- Validation ---------------------------------------------------------------------------------
+
+
+def validate(typed: FormInput) -> tuple[FieldError, ...]:
+    """Validate the form; return all errors in the order of the fields, empty if it is valid."""
+    return (
+        *_wrong_topics(typed),
+        *_unless(
+            typed.rhythm in dict(RHYTHMS), "frequency", "Choose how often you want the digest."
+        ),
+        *_unless(typed.hour in dict(HOURS), "hour", "Choose a full hour between 00:00 and 23:00."),
+        *_wrong_zone(typed.timezone),
+        *_unless(
+            size(typed.max_papers) is not None,
+            "max_papers",
+            f"Choose a number of papers from 1 to {MOST_PAPERS}.",
+        ),
+        *_unless(breadth(typed.breadth) is not None, "breadth", "Choose how sure a match must be."),
+        *wrong_address(typed.email, insists=typed.insists),
+    )
+
+
+def _unless(fine: bool, field: str, text: str) -> tuple[FieldError, ...]:
+    return () if fine else (FieldError(field, text),)
+
+
+def _wrong_topics(typed: FormInput) -> list[FieldError]:
+    if len(typed.lines) > MOST_QUERIES:
+        return [
+            FieldError(
+                "queries", f"These are {len(typed.lines)} lines; {MOST_QUERIES} are the most."
+            )
+        ]
+    if len(typed.lines) + len(typed.chosen) > MOST_TOPICS:
+        return [FieldError("topics", f"Choose at most {MOST_TOPICS} topics in all.")]
+    return [mistake for line in typed.lines if (mistake := _wrong_query(line))]
+
+
+def _wrong_query(line: str) -> FieldError | None:
+    if len(line) > LONGEST_QUERY:
+        text = f"A topic has at most {LONGEST_QUERY} characters; this one has {len(line)}."
+        return FieldError("queries", text, before=_head(line))
+    try:
+        canonical(line)
+    except QueryError as error:
+        return _pointed(line, error)
+    return None
+
+
+def _pointed(line: str, error: QueryError) -> FieldError:
+    at = min(error.position, len(line))
+    before, after = line[:at], line[at + 1 :]
+    return FieldError(
+        "queries",
+        f"{_sentence(error.message)}.",
+        before=f"…{before[-AROUND:]}" if len(before) > AROUND else before,
+        at=line[at : at + 1] or " ",
+        after=_head(after),
+    )
+
+
+def _sentence(message: str) -> str:
+    """Capitalise a message, unless it begins with the name of a field such as `au:`."""
+    begins_with_field = message.partition(" ")[0].endswith(":")
+    return message if begins_with_field else f"{message[:1].upper()}{message[1:]}"
+
+
+def _head(text: str) -> str:
+    return f"{text[:AROUND]}…" if len(text) > AROUND else text
+
+
+def _wrong_zone(name: str) -> tuple[FieldError, ...]:
+    fine = not name or time_zones.is_known(name)
+    return _unless(
+        fine, "timezone", f"The time zone “{_head(name)}” is not known. Choose one from the list."
+    )
+
+
+def wrong_address(email: str, *, insists: bool = False) -> tuple[FieldError, ...]:
+    """Validate an address; a likely typo is an error, too, unless the visitor `insists`."""
+    if not email:
+        return (FieldError("email", "Type the address that your digest is to go to."),)
+    doubted = typos.doubt(email)
+    if doubted and not (insists and doubted.may_insist):
+        text = f"Did you mean {doubted.suggestion}?"
+        kept = email if doubted.may_insist else ""
+        return (FieldError("email", text, suggestion=doubted.suggestion, kept=kept),)
+    try:
+        valid_address(email)
+    except AddressError as error:
+        return (FieldError("email", f"We cannot write to this address. {error.__cause__}"),)
+    domain = email.rpartition("@")[2]
+    if typos.is_numeric(domain):
+        return (
+            FieldError("email", "After the @ we need a domain such as example.org, not numbers."),
+        )
+    return _unless(
+        "." in domain, "email", "Is this all of it? After the @ we miss something like “.org”."
+    )

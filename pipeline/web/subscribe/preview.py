@@ -1,0 +1,219 @@
+"""Preview of a sign-up form: today's digest, and the volume of each topic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from typing import Final
+
+import numpy as np
+from sqlalchemy import Connection
+
+from pipeline.domain import TRENDING, Breadth, Paper
+from pipeline.matching import suggestions
+from pipeline.matching.index import Found
+from pipeline.matching.query import parse
+from pipeline.matching.ranking import Candidate, Picked, Selection, TopicCandidates, pick
+from pipeline.rendering import Branding, formatting, views
+from pipeline.rendering.views import Card
+from pipeline.web.papers.catalog import Places
+from pipeline.web.papers.recent import RecentWindow
+from pipeline.web.subscribe import volume
+from pipeline.web.subscribe.form_input import TopicEntry
+from pipeline.web.subscribe.volume import Count, Instead, Volume
+
+WEEK: Final = timedelta(days=7)
+HELPED: Final = 5  # topics that get a suggested query; each costs some searches
+SPARE: Final = 20  # candidates of a topic beyond the size of a digest
+ENOUGH_DAYS: Final = 5  # days with papers, below which the text says "only"
+ROOM: Final = views.Room(abstract=0, phrases=4, links=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Settings of the digest in a form, apart from its topics."""
+
+    papers: int  # at most
+    breadth: Breadth = Breadth.BALANCED
+    weekly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SignupPreview:
+    rates: tuple[Volume, ...]
+    together: Volume | None  # if there is more than one topic to count
+    heading: str  # "Your digest of Friday, 31 July 2026"
+    cards: tuple[Card, ...]
+    more: int
+    counted: str  # "Counted over the 21 days with news of 2 to 31 July."
+
+
+def signup_preview(
+    recent: RecentWindow,
+    conn: Connection,
+    asked: Sequence[TopicEntry],
+    wanted: Wanted,
+    house: Branding,
+) -> SignupPreview | None:
+    """Return the preview; None if there are no recent papers."""
+    if not recent.days:
+        return None
+    readable = [topic for topic in asked if topic.query]
+    heading, selection, papers = _digest(recent, conn, readable, wanted)
+    return SignupPreview(
+        rates=tuple(_rates(recent, asked, wanted.breadth)),
+        together=_together(recent, asked, wanted.breadth),
+        heading=heading,
+        cards=tuple(_card(papers[one.paper], one, house) for one in selection.picks),
+        more=selection.more,
+        counted=_counted(recent) if any(_is_counted(topic) for topic in asked) else "",
+    )
+
+
+# --- Digest -------------------------------------------------------------------------------------
+
+Papers = dict[int, Paper]
+"""Papers by place in the catalog."""
+
+
+def _digest(
+    recent: RecentWindow, conn: Connection, asked: Sequence[TopicEntry], wanted: Wanted
+) -> tuple[str, Selection, Papers]:
+    """Return the heading, selection and papers of a digest of the newest day.
+
+    It covers the seven days up to the newest if it is weekly, or if the newest day has no match.
+    """
+    newest = recent.days[-1]
+    if not wanted.weekly:
+        today, papers = _selected(recent, conn, asked, wanted, newest, newest)
+        if today.picks:
+            return f"Your digest of {formatting.full_day(newest)}", today, papers
+    first = newest - WEEK + timedelta(days=1)
+    span = f"the seven days up to {formatting.full_day(newest)}"
+    heading = f"Your digest of {span}" if wanted.weekly else f"Nothing today; in {span}"
+    return heading, *_selected(recent, conn, asked, wanted, first, newest)
+
+
+def _selected(
+    recent: RecentWindow,
+    conn: Connection,
+    asked: Sequence[TopicEntry],
+    wanted: Wanted,
+    first: date,
+    last: date,
+) -> tuple[Selection, Papers]:
+    most = wanted.papers
+    matched = {topic: _between(recent, topic, wanted, first, last) for topic in asked}
+    best = {topic: _best(found, most) for topic, found in matched.items()}
+    papers = recent.read(conn, {int(place) for found in best.values() for place in found.papers})
+    offers = [
+        TopicCandidates(topic.label, list(_candidates(recent, topic, found, papers)))
+        for topic, found in best.items()
+    ]
+    selection = pick(offers, most)
+    everything = set[int]().union(*(found.papers.tolist() for found in matched.values()))
+    return replace(selection, more=len(everything) - len(selection.picks)), papers
+
+
+def _between(
+    recent: RecentWindow, topic: TopicEntry, wanted: Wanted, first: date, last: date
+) -> Found:
+    if topic.query == TRENDING:  # the most upvoted of the week up to `last`
+        return recent.most_upvoted(last - WEEK + timedelta(days=1), last, wanted.papers)
+    found = recent.found(topic.query, wanted.breadth)
+    return found.take(recent.announced(found.papers, first, last))
+
+
+def _best(found: Found, most: int) -> Found:
+    """Return the best `most + SPARE`: ranking also weighs upvotes and drops near-duplicates."""
+    return found.take(np.argsort(-found.scores, kind="stable")[: most + SPARE])
+
+
+def _candidates(
+    recent: RecentWindow, topic: TopicEntry, found: Found, papers: Papers
+) -> Iterator[Candidate]:
+    phrases = {} if topic.query == TRENDING else recent.phrases(topic.query, found.papers)
+    for place, score in zip(found.papers.tolist(), found.scores.tolist(), strict=True):
+        if paper := papers.get(place):
+            yield Candidate(place, score, phrases.get(place, ()), paper.title, paper.upvotes)
+
+
+def _card(paper: Paper, picked: Picked, house: Branding) -> Card:
+    return views.card(paper, views.reasons(picked.reasons, ROOM), house, ROOM)
+
+
+# --- Volume -------------------------------------------------------------------------------------
+
+
+def _rates(recent: RecentWindow, asked: Sequence[TopicEntry], breadth: Breadth) -> Iterator[Volume]:
+    papers = {one.label: _papers(recent, one, breadth) for one in asked if _is_counted(one)}
+    helped = 0
+    for topic in asked:
+        if topic.mistake:
+            yield Volume(topic.label, mistake=topic.mistake)
+        elif topic.query == TRENDING:
+            yield Volume(topic.label, pace="the most upvoted papers of the week")
+        else:
+            others = {label: found for label, found in papers.items() if label != topic.label}
+            counted = _count(recent, recent.found(topic.query, breadth).papers)
+            needs_help = helped < HELPED and (counted.is_flood or counted.is_trickle)
+            helped += needs_help
+            yield replace(
+                volume.volume(topic.label, counted, more=_told(topic, papers[topic.label], others)),
+                instead=tuple(
+                    _instead(recent, topic.query, counted, breadth) if needs_help else ()
+                ),
+            )
+
+
+def _told(topic: TopicEntry, papers: set[int], others: Mapping[str, set[int]]) -> tuple[str, ...]:
+    return (*topic.hints, volume.overlap(papers, others))
+
+
+def _instead(
+    recent: RecentWindow, query: str, counted: Count, breadth: Breadth
+) -> Iterator[Instead]:
+    """Yield at most one suggestion: narrower if there are too many papers, else broader."""
+    tree = parse(query)
+    others, choose = (
+        (suggestions.narrower(tree), volume.narrower)
+        if counted.is_flood
+        else (suggestions.broader(tree), volume.broader)
+    )
+    counts = {other: _count(recent, recent.found(other, breadth).papers) for other in others}
+    if best := choose(counted, counts):
+        yield best
+
+
+def _together(recent: RecentWindow, asked: Iterable[TopicEntry], breadth: Breadth) -> Volume | None:
+    found = {
+        topic.query: recent.found(topic.query, breadth) for topic in asked if _is_counted(topic)
+    }
+    if len(found) < 2:
+        return None
+    places = np.unique(np.concatenate([one.papers for one in found.values()]))
+    return volume.volume("Together", _count(recent, places))
+
+
+def _papers(recent: RecentWindow, topic: TopicEntry, breadth: Breadth) -> set[int]:
+    return set(recent.found(topic.query, breadth).papers.tolist())
+
+
+def _count(recent: RecentWindow, places: Places) -> Count:
+    return volume.count(recent.per_day(places), recent.days)
+
+
+def _is_counted(topic: TopicEntry) -> bool:
+    """Return whether the volume of a topic is counted: it is valid, and is not Trending."""
+    return topic.query not in {"", TRENDING}
+
+
+def _counted(recent: RecentWindow) -> str:
+    days = recent.days
+    span = formatting.days(days[0], days[-1])
+    if not recent.is_complete:
+        return f"Counted over the newest papers only, of {span}; the others are still being read."
+    if len(days) < ENOUGH_DAYS:
+        return f"Counted over {formatting.count(len(days), 'day', 'days')} only: {span}."
+    return f"Counted over the {len(days)} days with news of {span}."

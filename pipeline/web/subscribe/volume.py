@@ -1,0 +1,148 @@
+"""Describe a topic's volume in papers a day, and suggest a narrower or broader query. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+from pipeline.rendering import formatting
+from pipeline.web.subscribe.form_input import FieldError
+
+DAYS: Final = 30  # length of the window over which papers are counted
+FLOOD: Final = 20  # papers a day; more are too many
+TRICKLE: Final = 1  # papers a week; fewer are too few
+WEEK: Final = 7
+NARROWER, BROADER = 0.7, 1.5  # times a topic's papers: at most if narrower, at least if broader
+OVERLAP: Final = 0.5  # share of a topic's papers that another also matches, to be reported
+LEAST_SHARED: Final = 3  # papers
+DROWNS: Final = (
+    "That is a lot. The best come first; a narrower topic shows you more of what you are after."
+)
+BARREN: Final = "Perhaps it is written in another way, or this site does not read that field."
+STARVES: Final = "That is rare. On a day without a paper for you, no mail comes."
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """Volume of a topic, or of all topics together, as shown in the preview."""
+
+    label: str
+    pace: str = ""  # "about 12 papers a day"
+    silence: str = ""  # "nothing on 3 of 20 days"
+    hint: str = ""
+    mistake: FieldError | None = None
+    instead: tuple[Instead, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """Suggested query in place of a topic."""
+
+    word: str  # "Narrower", "Broader"
+    query: str
+    pace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Number of papers of a topic on days when any paper was announced.
+
+    Weekends are not counted: they say nothing about a topic.
+    """
+
+    papers: int
+    silent: int  # days without a paper of this topic
+    days: int
+    span: int  # calendar days from the first day to the last
+
+    @property
+    def a_day(self) -> float:
+        return self.papers / self.days
+
+    @property
+    def a_week(self) -> float:
+        if self.span < WEEK:
+            return self.a_day * 5
+        return self.a_day * min(7.0, 7 * self.days / self.span)
+
+    @property
+    def is_flood(self) -> bool:
+        return self.a_day > FLOOD
+
+    @property
+    def is_trickle(self) -> bool:
+        return self.a_week < TRICKLE
+
+
+def count(per_day: Mapping[date, int], days: Sequence[date]) -> Count:
+    """Return the totals of `per_day`; `days` are all days with papers, sorted and not empty."""
+    span = (days[-1] - days[0]).days + 1
+    return Count(sum(per_day.values()), len(days) - len(per_day), len(days), span)
+
+
+def volume(label: str, counted: Count, *, more: Iterable[str] = ()) -> Volume:
+    """Return the volume of a topic; `more` are sentences to show before the hint."""
+    silent = counted.silent if counted.papers else 0
+    days = formatting.count(counted.days, "day", "days")
+    return Volume(
+        label,
+        pace=pace(counted),
+        silence=f"nothing on {silent} of {days}" if silent else "",
+        hint=" ".join(filter(None, (*more, _hint(counted)))),
+    )
+
+
+def pace(counted: Count) -> str:
+    """Return papers a day; papers a week if below one a day; else the total of the window."""
+    if not counted.papers:
+        return "no paper in these days"
+    if counted.a_day >= 1:
+        return f"about {formatting.count(round(counted.a_day), 'paper', 'papers')} a day"
+    if counted.a_week >= 1:
+        return f"about {formatting.count(round(counted.a_week), 'paper', 'papers')} a week"
+    days = formatting.count(counted.span, "day", "days")
+    return f"{formatting.count(counted.papers, 'paper', 'papers')} in {days}"
+
+
+def narrower(counted: Count, others: Mapping[str, Count]) -> Instead | None:
+    """Return the candidate with the most papers, at most `NARROWER` times the topic's, or None.
+
+    A candidate without papers is never suggested.
+    """
+    fewer = {q: one for q, one in others.items() if 0 < one.papers <= NARROWER * counted.papers}
+    best = max(fewer, key=lambda query: fewer[query].papers, default=None)
+    return None if best is None else Instead("Narrower", best, pace(fewer[best]))
+
+
+def broader(counted: Count, others: Mapping[str, Count]) -> Instead | None:
+    """Return the candidate with the fewest papers, at least `BROADER` times the topic's, or None.
+
+    A candidate without papers, or with more than `FLOOD` a day, is never suggested.
+    """
+    least = max(1.0, BROADER * counted.papers)
+    more = {q: one for q, one in others.items() if one.papers >= least and not one.is_flood}
+    best = min(more, key=lambda query: more[query].papers, default=None)
+    return None if best is None else Instead("Broader", best, pace(more[best]))
+
+
+def overlap(own: Collection[int], others: Mapping[str, Collection[int]]) -> str:
+    """Return a sentence about the topic that shares the most papers.
+
+    "" if no other topic matches at least `LEAST_SHARED` of the papers and `OVERLAP` of them.
+    """
+    papers = set(own)
+    shared = {label: len(papers.intersection(theirs)) for label, theirs in others.items()}
+    best = max(shared, key=lambda label: shared[label], default="")
+    if not best or shared[best] < max(LEAST_SHARED, OVERLAP * len(papers)):
+        return ""
+    return f"{shared[best]} of its {len(papers)} papers come with “{best}” too."
+
+
+def _hint(counted: Count) -> str:
+    if not counted.papers:
+        return BARREN
+    if counted.is_flood:
+        return DROWNS
+    return STARVES if counted.is_trickle else ""

@@ -110,7 +110,7 @@ class Services:
         """Read all enabled sources and publish a batch; see `ingest.ingest`."""
         from pipeline.ingest import ingest
 
-        return ingest(self.engine, self.sources(), now=now, embedder=self.meanings)
+        return ingest(self.engine, self.sources(), now=now, embedder=self.embeddings)
 
     def _huggingface(self) -> Source:
         from pipeline.sources.huggingface import HuggingFace
@@ -149,7 +149,7 @@ class Services:
     # --- Embeddings -----------------------------------------------------------------------------
 
     @cached_property
-    def meanings(self) -> CachedEmbeddings | None:
+    def embeddings(self) -> CachedEmbeddings | None:
         """Return the cached embedding model; None without SEMANTIC_MODEL.
 
         Raises SettingsError if the model cannot be loaded.
@@ -168,7 +168,7 @@ class Services:
 
         Papers that are not cached get vectors of NaN. None without SEMANTIC_MODEL.
         """
-        return replace(self.meanings, makes=False) if self.meanings else None
+        return replace(self.embeddings, makes=False) if self.embeddings else None
 
     # --- Editions -------------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class Services:
             everyone=everyone,
             longest_spread=timedelta(minutes=self.settings.digest_spread_minutes),
             quiet_days=self.settings.quiet_note_days,
-            embedder=self.meanings,
+            embedder=self.embeddings,
         )
 
     def preview(self, email: str, now: datetime) -> Preview:
@@ -199,7 +199,7 @@ class Services:
     def _previewer(self) -> Previewer:
         from pipeline.preview import Previewer
 
-        return Previewer(self.engine, self.composer, self.meanings)
+        return Previewer(self.engine, self.composer, self.embeddings)
 
     def purge(self, now: datetime) -> Purged:
         """Delete rows whose retention period is over."""

@@ -80,14 +80,14 @@ class Mailbox:
 
 
 @pytest.fixture
-def house(inbox: Inbox, sqlite_url: str) -> Iterator[Callable[..., Services]]:
+def branding(inbox: Inbox, sqlite_url: str) -> Iterator[Callable[..., Services]]:
     """Return a function that builds services with changed settings and mail to the inbox.
 
     The database has the keys of their links.
     """
     made: list[Services] = []
 
-    def house(**changes: str) -> Services:
+    def branding(**changes: str) -> Services:
         given = {
             "database_url": sqlite_url,
             "smtp_url": inbox.url,
@@ -99,7 +99,7 @@ def house(inbox: Inbox, sqlite_url: str) -> Iterator[Callable[..., Services]]:
         made.append(bootstrap.build(loaded, check=False))
         return made[-1]
 
-    yield house
+    yield branding
     for services in made:
         services.engine.dispose()
 
@@ -111,9 +111,9 @@ def post(services: Services, body: bytes) -> None:
     connection.close()
 
 
-def test_mails_of_every_kind_arrive_signed(house, inbox):
+def test_mails_of_every_kind_arrive_signed(branding, inbox):
     """Both signatures are valid in the bytes that the server received, RSA first."""
-    services, now = house(dkim_keys=BOTH), datetime.now(UTC)
+    services, now = branding(dkim_keys=BOTH), datetime.now(UTC)
     title = ". Möbius 多模态 = a < b & c " + "x" * 300
     digest = make_digest(make_pick(make_paper(title, abstract=".\n..\n. dots\n" * 9)))
 
@@ -128,10 +128,10 @@ def test_mails_of_every_kind_arrive_signed(house, inbox):
         assert max(map(len, mail.raw.split(b"\r\n"))) <= 998
 
 
-def test_signatures_survive_an_mbox_file(house, inbox, tmp_path):
+def test_signatures_survive_an_mbox_file(branding, inbox, tmp_path):
     """An mbox file escapes lines that begin with "From ", so no mail of any kind may have one."""
     services, now = (
-        house(dkim_keys=BOTH, list_name="From here", note="From us to you"),
+        branding(dkim_keys=BOTH, list_name="From here", note="From us to you"),
         datetime.now(UTC),
     )
     lines = "From the first line\nFrom the next\n" + "x" * 75 + "From afar, " * 30
@@ -151,13 +151,13 @@ def test_signatures_survive_an_mbox_file(house, inbox, tmp_path):
     assert [signer.accepts(raw) for raw in kept] == [[True, True]] * len(kept)
 
 
-def test_dispatched_mail_is_signed(house, inbox, sqlite_url):
+def test_dispatched_mail_is_signed(branding, inbox, sqlite_url):
     """From the sign-up form through outbox and dispatcher to the wire."""
-    services = house(dkim_keys=BOTH, database_url=sqlite_url)
+    services = branding(dkim_keys=BOTH, database_url=sqlite_url)
     key, now = services.suppression_key, datetime.now(UTC)
-    wishes = Choices(("retrieval",))
+    choices = Choices(("retrieval",))
     signup.request_subscription(
-        services.engine, "ada@example.org", wishes, ip=None, suppression_key=key, now=now
+        services.engine, "ada@example.org", choices, ip=None, suppression_key=key, now=now
     )
 
     assert services.dispatch(once=True).sent == 1
@@ -177,8 +177,8 @@ BODIES = {
 
 @pytest.mark.parametrize("keys", [RSA, ED25519, BOTH], ids=["rsa", "ed25519", "both"])
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_any_body_arrives_signed(house, inbox, keys, body):
-    services = house(dkim_keys=keys)
+def test_any_body_arrives_signed(branding, inbox, keys, body):
+    services = branding(dkim_keys=keys)
     mail = MAIL + body if body.endswith(b"\r\n") else MAIL + body + b"\r\n"
 
     post(services, services.signer.sign(mail, datetime.now(UTC)))
@@ -187,8 +187,8 @@ def test_any_body_arrives_signed(house, inbox, keys, body):
     assert accepted == [True] * len(services.signer.keys)
 
 
-def test_mail_is_unchanged_without_dkim_keys(house):
-    plain, signed = house(), house(dkim_keys=ED25519)
+def test_mail_is_unchanged_without_dkim_keys(branding):
+    plain, signed = branding(), branding(dkim_keys=ED25519)
     delivery, now = make_delivery(), datetime.now(UTC)
     digest = make_digest()
 
@@ -395,18 +395,18 @@ def test_build_rejects_invalid_dkim_keys(sqlite_url):
         bootstrap.build(settings.load(None, database_url=sqlite_url, dkim_keys="nonsense"))
 
 
-def test_short_key_is_accepted_with_a_logged_warning(house, capsys):
+def test_short_key_is_accepted_with_a_logged_warning(branding, capsys):
     short = _written(rsa.generate_private_key(65_537, 1_024))
 
-    assert house(dkim_keys=f"old:{short}").signer is not None
+    assert branding(dkim_keys=f"old:{short}").signer is not None
 
     assert "DKIM key is short" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("domain", ["example.com", "org", "notexample.org"])
-def test_unaligned_dkim_domain_is_rejected(house, domain):
+def test_unaligned_dkim_domain_is_rejected(branding, domain):
     with pytest.raises(SettingsError, match="DKIM_DOMAIN"):
-        _ = house(dkim_keys=RSA, dkim_domain=domain).signer
+        _ = branding(dkim_keys=RSA, dkim_domain=domain).signer
 
 
 @pytest.mark.parametrize(

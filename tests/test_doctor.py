@@ -60,8 +60,8 @@ def examine() -> Iterator[Examine]:
         return {finding.check: finding for finding in check(patients[-1])}
 
     yield examine
-    for patient in patients:
-        patient.services.engine.dispose()
+    for installation in patients:
+        installation.services.engine.dispose()
 
 
 # --- Settings -----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ KEYS = f"a:{new_key(Algorithm.ED25519)}"
 
 
 @pytest.fixture(scope="module")
-def patient() -> Iterator[Installation]:
+def installation() -> Iterator[Installation]:
     loaded = settings.load(
         None,
         site_url="https://papers.example.org",
@@ -28,22 +28,22 @@ def patient() -> Iterator[Installation]:
         max_papers=50,
         dkim_keys=KEYS,
     )
-    patient = Installation(loaded, datetime.now(UTC))
-    yield patient
-    patient.services.engine.dispose()
+    installation = Installation(loaded, datetime.now(UTC))
+    yield installation
+    installation.services.engine.dispose()
 
 
 @pytest.mark.parametrize("check", mail.CHECKS, ids=lambda check: check.__name__)
-def test_sample_mail_passes_every_check(patient, check):
+def test_sample_mail_passes_every_check(installation, check):
     """Samples of every kind pass each check, with as many papers as a digest can have."""
-    findings = list(check(patient))
+    findings = list(check(installation))
 
     assert findings
     assert [finding for finding in findings if finding.ok is not True] == []
 
 
-def test_a_sample_of_every_kind_is_made(patient):
-    checks = [finding.check for finding in mail.samples(patient)]
+def test_a_sample_of_every_kind_is_made(installation):
+    checks = [finding.check for finding in mail.samples(installation)]
 
     assert checks == [f"sample {kind}" for kind in DeliveryKind]
 
@@ -82,15 +82,15 @@ def _swap(before: bytes, after: bytes) -> Callable[[bytes], bytes]:
         (_swap(b"Dense Retrieval", b"{{ pick.title }}"), "{{ is left"),
     ],
 )
-def test_lint_reports_each_problem(patient, change, problem):
-    raw = mail.sample(patient, DeliveryKind.DIGEST)
+def test_lint_reports_each_problem(installation, change, problem):
+    raw = mail.sample(installation, DeliveryKind.DIGEST)
     assert list(lint.problems(raw, EXPECTED)) == []
 
     assert problem in "; ".join(lint.problems(change(raw), EXPECTED))
 
 
-def test_lint_links_returns_every_linked_domain(patient):
-    raw = mail.sample(patient, DeliveryKind.DIGEST)
+def test_lint_links_returns_every_linked_domain(installation):
+    raw = mail.sample(installation, DeliveryKind.DIGEST)
 
     assert lint.links(raw) == {"papers.example.org", "arxiv.org"}
     assert "tracker.example" in lint.links(
@@ -98,9 +98,11 @@ def test_lint_links_returns_every_linked_domain(patient):
     )
 
 
-def test_one_click_header_is_not_required_without_https(patient):
+def test_one_click_header_is_not_required_without_https(installation):
     """RFC 8058 requires https; a local site without it is no error."""
-    raw = mail.sample(patient, DeliveryKind.DIGEST).replace(b"List-Unsubscribe-Post", b"X-Post")
+    raw = mail.sample(installation, DeliveryKind.DIGEST).replace(
+        b"List-Unsubscribe-Post", b"X-Post"
+    )
 
     assert list(lint.problems(raw, Expected(is_list=True, is_https=False))) == []
 
@@ -114,15 +116,15 @@ ALL_IN_ORDER = {
 }
 
 
-def judge(patient: Installation, **changes: bool | None) -> dict[str, bool | None]:
+def judge(installation: Installation, **changes: bool | None) -> dict[str, bool | None]:
     outcome = {**ALL_IN_ORDER, **{name.replace("_", " "): ok for name, ok in changes.items()}}
     findings = [Finding(check, ok, "") for check, ok in outcome.items()]
-    return {finding.check: finding.ok for finding in provider_rules.judge(patient, findings)}
+    return {finding.check: finding.ok for finding in provider_rules.judge(installation, findings)}
 
 
-def test_rules_pass_except_complaints_if_every_check_passes(patient):
+def test_rules_pass_except_complaints_if_every_check_passes(installation):
     """The rule about complaints stays unknown: only the providers can count them."""
-    judged = judge(patient)
+    judged = judge(installation)
 
     assert [check for check, ok in judged.items() if ok is not True] == ["gmail, yahoo: complaints"]
     assert {check.partition(":")[0] for check in judged} >= {"gmail", "yahoo", "outlook"}
@@ -131,22 +133,25 @@ def test_rules_pass_except_complaints_if_every_check_passes(patient):
 @pytest.mark.parametrize(
     "check", ["spf", "dkim_x", "dmarc", "ptr", "smtp_tls", "sample_digest", "mx_x"]
 )
-def test_rule_fails_or_is_unknown_with_each_of_its_checks(patient, check):
-    broken = [rule for rule, ok in judge(patient, **{check: False}).items() if ok is False]
-    unseen = [rule for rule, ok in judge(patient, **{check: None}).items() if ok is None]
+def test_rule_fails_or_is_unknown_with_each_of_its_checks(installation, check):
+    broken = [rule for rule, ok in judge(installation, **{check: False}).items() if ok is False]
+    unseen = [rule for rule, ok in judge(installation, **{check: None}).items() if ok is None]
 
     assert broken
     assert set(unseen) == {*broken, "gmail, yahoo: complaints"}
 
 
-def test_rules_ignore_checks_they_do_not_depend_on(patient):
-    assert judge(patient, dkim_keys=None, sample_signatures=None) == judge(patient)
-    assert judge(patient, dmarc_alignment=False)["gmail: DMARC record, p=none or stricter"] is True
+def test_rules_ignore_checks_they_do_not_depend_on(installation):
+    assert judge(installation, dkim_keys=None, sample_signatures=None) == judge(installation)
+    assert (
+        judge(installation, dmarc_alignment=False)["gmail: DMARC record, p=none or stricter"]
+        is True
+    )
 
 
-def test_failed_rule_names_its_failed_check(patient):
+def test_failed_rule_names_its_failed_check(installation):
     findings = list(
-        provider_rules.judge(patient, [Finding("spf", False, ""), Finding("dkim a", True, "")])
+        provider_rules.judge(installation, [Finding("spf", False, ""), Finding("dkim a", True, "")])
     )
 
     assert findings[0].detail == "not met"

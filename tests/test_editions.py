@@ -191,8 +191,8 @@ def test_digest_has_at_most_max_papers(engine: Engine):
     ],
 )
 def test_breadth_selects_papers_by_match_strength(engine: Engine, breadth, expected):
-    wishes = Choices(("gentle rivers",), breadth=breadth)
-    signup.add(engine, "ada@example.org", wishes, confirmed=True,
+    choices = Choices(("gentle rivers",), breadth=breadth)
+    signup.add(engine, "ada@example.org", choices, confirmed=True,
                suppression_key=SUPPRESSION_KEY, now=SOON)  # fmt: skip
     ingest(
         engine,
@@ -209,8 +209,8 @@ def test_breadth_selects_papers_by_match_strength(engine: Engine, breadth, expec
 def test_stronger_match_is_sent_only_to_readers_without_the_paper(engine: Engine):
     """A reader with a lower threshold has had the paper already, and does not get it again."""
     for name, breadth in (("ada", Breadth.BALANCED), ("bob", Breadth.MORE)):
-        wishes = Choices(("gentle rivers",), breadth=breadth)
-        signup.add(engine, f"{name}@example.org", wishes, confirmed=True,
+        choices = Choices(("gentle rivers",), breadth=breadth)
+        signup.add(engine, f"{name}@example.org", choices, confirmed=True,
                    suppression_key=SUPPRESSION_KEY, now=SOON)  # fmt: skip
     passing = make_sighting("3001.00001", title="Two", abstract="Gentle as a stream of rivers is.")
     ingest(engine, passing)

@@ -169,8 +169,8 @@ class History:
         queries = self.queries_of(reader)
         if reader not in self.faithful:
             queries = self.dice.sample(QUERIES, self.dice.randint(1, 3))
-        wishes = Choices(tuple(queries), self.schedule(), reader.max_papers)
-        signup.change(self.engine, reader.id, wishes, self.now)
+        choices = Choices(tuple(queries), self.schedule(), reader.max_papers)
+        signup.change(self.engine, reader.id, choices, self.now)
 
     def somebody_pauses(self) -> None:
         reader = self.dice.choice(self.readers[2:])

@@ -391,10 +391,10 @@ def test_site_creates_no_embeddings_and_ranks_unknown_papers_as_average(engine, 
     kept.papers([f"{p.title}. {p.abstract}" for p in stored(engine)])
     store(engine, make_sighting(title="Rivers", abstract="brook"), now=NOW + timedelta(1))
     waiting = replace(kept, makes=False)
-    library = LiveIndex(engine, background=False, embedder=waiting)
-    library.renew()
+    live_index = LiveIndex(engine, background=False, embedder=waiting)
+    live_index.renew()
 
-    found = library.shelves().find(parse("rivers"))
+    found = live_index.search_index().find(parse("rivers"))
 
     assert count(engine, EmbeddingRow) == 2
     streams, moons, unknown = found.scores.tolist()
@@ -416,9 +416,9 @@ def test_vector_takes_two_bytes_per_dimension(engine, model):
 def test_services_load_the_model_from_the_settings(engine, folder):
     with_model = Services(Settings(semantic_model=(str(folder),)), engine)
 
-    assert with_model.meanings is with_model.meanings is not None
-    assert with_model.known_meanings == replace(with_model.meanings, makes=False)
-    assert Services(Settings(), engine).meanings is None
+    assert with_model.embeddings is with_model.embeddings is not None
+    assert with_model.known_meanings == replace(with_model.embeddings, makes=False)
+    assert Services(Settings(), engine).embeddings is None
 
 
 def test_ingest_stores_semantic_scores(engine, model):

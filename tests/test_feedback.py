@@ -323,7 +323,7 @@ def test_bounce_of_the_old_address_does_not_suppress_the_new_one(engine, feedbac
     old = send(engine, ada)
     with engine.begin() as conn:
         moved = requests.add(
-            conn, RequestKind.NEW_ADDRESS, ada, email="", wishes={}, ip=None,
+            conn, RequestKind.NEW_ADDRESS, ada, email="", choices={}, ip=None,
                 origin=Origin.FORM,
             expires_at=NOW + DAY, now=NOW,
         )  # fmt: skip

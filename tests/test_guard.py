@@ -1080,9 +1080,9 @@ def test_hold_is_reported_by_progress_health_and_doctor(engine, sink, database_u
 
     with engine.connect() as conn:
         made = stats.read(conn, NOW)
-    patient = Installation(settings.load(None, database_url=database_url), NOW)
-    found = list(services.sending(patient))
-    patient.services.engine.dispose()
+    installation = Installation(settings.load(None, database_url=database_url), NOW)
+    found = list(services.sending(installation))
+    installation.services.engine.dispose()
 
     assert "zbrwl" in made.held[0].reason
     (told,) = [why for why in stuck(made, NOW, NOW) if "is held" in why]
@@ -1106,9 +1106,9 @@ def test_refusals_after_data_between_acceptances_alert_the_operator(
     assert nobody_is_charged(engine)
     with engine.connect() as conn:
         reasons = stuck(stats.read(conn, NOW), NOW, NOW)
-    patient = Installation(settings.load(None, database_url=database_url), NOW)
-    found = list(services.sending(patient))
-    patient.services.engine.dispose()
+    installation = Installation(settings.load(None, database_url=database_url), NOW)
+    found = list(services.sending(installation))
+    installation.services.engine.dispose()
     expected = f"20 of 40 mails of the edition of {TODAY} failed alike: 554 zbrwl"
     assert [why.startswith(expected) for why in reasons if "failed" in why] == [True] * alerts
     assert [finding.ok for finding in found] == [not alerts]

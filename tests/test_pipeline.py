@@ -57,9 +57,9 @@ def announce(engine: Engine) -> Callable[..., None]:
 @pytest.fixture
 def subscribe(services: Services) -> Callable[..., int]:
     def subscribe(address: str, *topics: str) -> int:
-        wishes, key = Choices(topics), services.suppression_key
+        choices, key = Choices(topics), services.suppression_key
         return signup.add(
-            services.engine, address, wishes, confirmed=True, suppression_key=key, now=TODAY
+            services.engine, address, choices, confirmed=True, suppression_key=key, now=TODAY
         ).id
 
     return subscribe

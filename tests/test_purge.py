@@ -96,7 +96,7 @@ def test_ip_address_is_deleted_after_a_week(engine: Engine):
     run(engine, NOW + 8 * DAY)
 
     (consent,) = rows(engine, RequestRow)
-    assert (consent.ip, consent.wishes, consent.used_at) == (None, {}, NOW)
+    assert (consent.ip, consent.choices, consent.used_at) == (None, {}, NOW)
     assert not signup.confirm(engine, consent.id, NOW + 8 * DAY).first_time
 
 

@@ -20,8 +20,8 @@ from pipeline.domain import Digest, Links, Reason
 from pipeline.errors import RenderError
 from pipeline.matching.highlights import find
 from pipeline.message import Sender, compose_digest
-from pipeline.rendering import Branding, MailLinks, Renderer, branding, formatting, views
-from pipeline.rendering.branding import SHEET, SHEET_DARK
+from pipeline.rendering import Branding, MailLinks, Renderer, formatting, views
+from pipeline.rendering.branding import SHEET, SHEET_DARK, contrast
 from pipeline.rendering.cache import RenderCache
 from pipeline.rendering.fragments import fragment
 from tests.conftest import SHARED
@@ -195,10 +195,10 @@ def test_markup_in_a_paper_is_escaped():
 
 
 def test_template_syntax_in_a_paper_is_not_evaluated():
-    _, html, text = render(one(title="{{ house.site_url }} {% endfor %} {# x #}"))
+    _, html, text = render(one(title="{{ branding.site_url }} {% endfor %} {# x #}"))
 
-    assert "{{ house.site_url }} {% endfor %} {# x #}" in html
-    assert "{{ house.site_url }} {% endfor %} {# x #}" in text
+    assert "{{ branding.site_url }} {% endfor %} {# x #}" in html
+    assert "{{ branding.site_url }} {% endfor %} {# x #}" in text
 
 
 def test_control_characters_are_removed():
@@ -634,7 +634,7 @@ def spoil(path: Path, old: str, new: str) -> None:
         ("digest.mjml", "partials/card.mjml", "partials/crad.mjml"),
         ("confirmation.txt", "{{ confirm_url }}", "{{ confirm_url"),
         ("confirmation.mjml", "{{ hours }}", "{{ ours }}"),  # an unknown name
-        ("partials/footer.mjml", "{{ house.host }}", "{{ house.hots }}"),
+        ("partials/footer.mjml", "{{ branding.host }}", "{{ branding.hots }}"),
         ("partials/card.mjml", "{{ pick.counts }}", "{{ pick.count }}"),
         ("partials/welcome.mjml", "Welcome.", "{{ welcome }}"),
         ("digest.txt", "{{ mail.more }}", "{{ mail.more | upper }}"),  # alters visible text
@@ -791,7 +791,7 @@ def test_topics_beyond_the_limit_are_counted():
 @given(st.integers(0, 0xFFFFFF).map("#{:06x}".format))
 def test_any_accent_color_has_sufficient_contrast(accent):
     """WCAG 2.2, 1.4.3: a contrast of at least 4.5 : 1."""
-    house = replace(HOUSE, accent_color=accent)
+    branding = replace(HOUSE, accent_color=accent)
 
-    assert branding.contrast(house.accent, SHEET) >= 4.5
-    assert branding.contrast(house.accent_on_dark, SHEET_DARK) >= 4.5
+    assert contrast(branding.accent, SHEET) >= 4.5
+    assert contrast(branding.accent_on_dark, SHEET_DARK) >= 4.5

@@ -75,9 +75,9 @@ def publish_and_send(services: Services, now: datetime = NOW) -> Tally:
 
 
 def findings(engine: Engine, services: Services) -> list[Finding]:
-    patient = Installation(services.settings, NOW)
-    vars(patient)["services"] = services
-    return list(doctor.stored_rows(patient))
+    installation = Installation(services.settings, NOW)
+    vars(installation)["services"] = services
+    return list(doctor.stored_rows(installation))
 
 
 def named_by_the_doctor(engine: Engine, services: Services) -> str:
@@ -221,13 +221,13 @@ BAD_WISHES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("wishes", BAD_WISHES, ids=lambda wishes: str(wishes))
+@pytest.mark.parametrize("wishes", BAD_WISHES, ids=lambda choices: str(choices))
 def test_subscriber_with_invalid_preferences_does_not_block_others(
-    engine, services, inbox, set_aside, wishes
+    engine, services, inbox, set_aside, choices
 ):
     eve = add_reader(engine, "tea", email=EVE)
     add_reader(engine, "tea", email=BOB)
-    alter(engine, SubscriberRow, SubscriberRow.id == eve.id, **wishes)
+    alter(engine, SubscriberRow, SubscriberRow.id == eve.id, **choices)
     ingest(engine, make_sighting(**TEA))
 
     publish_and_send(services)
@@ -237,11 +237,11 @@ def test_subscriber_with_invalid_preferences_does_not_block_others(
     assert f"subscriber {eve.id}" in named_by_the_doctor(engine, services)
 
 
-@pytest.mark.parametrize("wishes", BAD_WISHES, ids=lambda wishes: str(wishes))
-def test_subscriber_with_invalid_preferences_can_open_them_and_unsubscribe(engine, wishes):
+@pytest.mark.parametrize("wishes", BAD_WISHES, ids=lambda choices: str(choices))
+def test_subscriber_with_invalid_preferences_can_open_them_and_unsubscribe(engine, choices):
     site = open_site(engine)
     eve = site.reader(EVE)
-    site.alter(eve, **wishes)
+    site.alter(eve, **choices)
 
     page = site.get(site.preferences(eve))
     left = site.post(f"/unsubscribe/{eve.secret}", data={"List-Unsubscribe": "One-Click"})

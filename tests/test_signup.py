@@ -110,10 +110,10 @@ def test_equal_queries_share_one_topic(engine: Engine):
     ],
 )
 def test_invalid_input_stores_nothing(
-    engine: Engine, email: str, wishes: Choices, error: type[Exception]
+    engine: Engine, email: str, choices: Choices, error: type[Exception]
 ):
     with pytest.raises(error):
-        signup.add(engine, email, wishes, confirmed=True,
+        signup.add(engine, email, choices, confirmed=True,
                    suppression_key=SUPPRESSION_KEY, now=NOW)  # fmt: skip
 
     assert count(engine, SubscriberRow) == count(engine, TopicRow) == 0

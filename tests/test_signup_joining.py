@@ -61,9 +61,9 @@ IP = "203.0.113.7"
 FEW = Limits(per_hour=5, per_day=20, everybody=2_000)
 
 
-def ask(engine: Engine, email: str = ADA, wishes: Choices = WISHES, **changes: Any) -> None:
+def ask(engine: Engine, email: str = ADA, choices: Choices = WISHES, **changes: Any) -> None:
     given = {"ip": IP, "suppression_key": SUPPRESSION_KEY, "now": NOW, "limits": FEW}
-    assert signup.request_subscription(engine, email, wishes, **{**given, **changes}) is None
+    assert signup.request_subscription(engine, email, choices, **{**given, **changes}) is None
 
 
 def mails(engine: Engine) -> list[tuple[str, str]]:
@@ -136,7 +136,7 @@ def send(engine: Engine, now=NOW) -> None:
 
 def join(engine: Engine, *queries: str, now=NOW) -> Subscriber:
     """Return a newly confirmed reader without a welcome mail."""
-    ask(engine, wishes=Choices(queries or ("cat:cs.IR",)), now=now)
+    ask(engine, choices=Choices(queries or ("cat:cs.IR",)), now=now)
     return signup.confirm(engine, last_request(engine), now).subscriber
 
 
@@ -214,9 +214,9 @@ def test_signup_runs_the_same_statements_for_any_address(engine: Engine):
         (ADA, Choices(schedule=make_schedule(timezone="Mars/Base")), SettingsError),
     ],
 )
-def test_invalid_form_stores_nothing(engine: Engine, email: str, wishes: Choices, error):
+def test_invalid_form_stores_nothing(engine: Engine, email: str, choices: Choices, error):
     with pytest.raises(error):
-        ask(engine, email, wishes)
+        ask(engine, email, choices)
 
     assert [count(engine, t) for t in (SubscriberRow, RequestRow, LimitRow)] == [0, 0, 0]
 
@@ -430,8 +430,8 @@ def test_crash_during_signup_stores_nothing(engine: Engine, after: int):
         st.integers(1, 50),
     )
 )
-def test_wishes_round_trip_through_json(wishes: Choices):
-    assert from_json(as_json(wishes)) == wishes
+def test_wishes_round_trip_through_json(choices: Choices):
+    assert from_json(as_json(choices)) == choices
 
 
 def test_confirming_applies_the_requested_wishes(engine: Engine):
@@ -441,7 +441,7 @@ def test_confirming_applies_the_requested_wishes(engine: Engine):
     first = signup.confirm(engine, request.id, NOW)
     again = signup.confirm(engine, request.id, NOW + 99 * HOUR)
 
-    assert (request.wishes, request.is_used) == (WISHES, False)
+    assert (request.choices, request.is_used) == (WISHES, False)
     assert (first.first_time, again.first_time) == (True, False)
     assert first.subscriber.status is SubscriberStatus.ACTIVE
     assert (first.subscriber.schedule, first.subscriber.max_papers) == (WISHES.schedule, 5)
@@ -459,7 +459,7 @@ def test_confirming_applies_the_requested_wishes(engine: Engine):
 def test_confirming_invalidates_older_requests(engine: Engine, status: str):
     """An older mail, perhaps requested by a stranger, cannot change a confirmed reader."""
     make_known(engine, status)
-    ask(engine, wishes=Choices(("cat:q-bio",)), now=NOW - 2 * DAY)
+    ask(engine, choices=Choices(("cat:q-bio",)), now=NOW - 2 * DAY)
     ask(engine)
     older, newer = sorted(row.id for row in rows(engine, RequestRow))[-2:]
 

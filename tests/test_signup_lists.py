@@ -321,10 +321,10 @@ def test_every_column_of_an_exported_row_is_parsed():
         }
     )  # fmt: skip
 
-    schedule = one.wishes.schedule
+    schedule = one.choices.schedule
     assert (schedule.at, schedule.timezone) == (time(6, 30), "Europe/Paris")
     assert (schedule.frequency, schedule.weekday) == (Frequency.WEEKLY, Weekday.FRIDAY)
-    assert (one.wishes.max_papers, one.wishes.breadth) == (7, Breadth.FEWER)
+    assert (one.choices.max_papers, one.choices.breadth) == (7, Breadth.FEWER)
     assert one.queries == (("a", "A"), ("b", "B"))
     assert (one.status, one.must_ask, one.has_left) == (SubscriberStatus.ACTIVE, False, False)
     assert one.joined_at == one.confirmed_at == datetime(2029, 1, 1, tzinfo=UTC)
@@ -345,8 +345,8 @@ def test_row_with_only_an_address_gets_default_wishes():
 
     assert (one.status, one.must_ask, one.welcome_due) == (SubscriberStatus.PENDING, True, False)
     assert one.queries == (("trending", "Trending"),)
-    assert (one.wishes.max_papers, one.wishes.breadth) == (10, Breadth.BALANCED)
-    assert one.wishes.schedule.at == time(8)
+    assert (one.choices.max_papers, one.choices.breadth) == (10, Breadth.BALANCED)
+    assert one.choices.schedule.at == time(8)
     assert one.suppression is None
     assert (one.joined_at, one.left_at, one.consent.agreed_at) == (None, None, None)
 
@@ -411,9 +411,9 @@ def test_record_with_a_problem_raises_it():
 def test_wishes_of_a_foreign_list_are_parsed(cells, read_as):
     one = read(cells, is_ours=False)
 
-    schedule = one.wishes.schedule
+    schedule = one.choices.schedule
     found = {
-        "max_papers": one.wishes.max_papers, "hour": schedule.at, "timezone": schedule.timezone,
+        "max_papers": one.choices.max_papers, "hour": schedule.at, "timezone": schedule.timezone,
         "joined_at": one.joined_at,
     }  # fmt: skip
     assert found[next(iter(cells))] == read_as

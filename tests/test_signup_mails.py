@@ -38,9 +38,9 @@ def engine(services: Services):
 
 
 def ask(services: Services, now=NOW) -> None:
-    wishes = Choices(('"win a prize at example.com"',))
+    choices = Choices(('"win a prize at example.com"',))
     signup.request_subscription(
-        services.engine, ADA, wishes, ip=None, suppression_key=services.suppression_key, now=now
+        services.engine, ADA, choices, ip=None, suppression_key=services.suppression_key, now=now
     )
 
 

@@ -84,9 +84,9 @@ def mails(engine: Engine) -> int:
         return len(conn.execute(select(DeliveryRow.id)).all())
 
 
-def add(engine: Engine, email: str, *topics: str, **wishes) -> None:
+def add(engine: Engine, email: str, *topics: str, **choices) -> None:
     signup.add(
-        engine, email, Choices(topics, **wishes), confirmed=True, suppression_key=KEY,
+        engine, email, Choices(topics, **choices), confirmed=True, suppression_key=KEY,
         now=NOW - timedelta(days=30),
     )  # fmt: skip
 

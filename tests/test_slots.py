@@ -31,7 +31,7 @@ ODD_ZONES = (
 )
 EARLIEST, LATEST = date(2005, 1, 1), date(2035, 12, 31)
 
-patient = settings(deadline=None)  # the machine may be busy
+installation = settings(deadline=None)  # the machine may be busy
 
 zones = st.sampled_from(ODD_ZONES) | st.sampled_from(sorted(available_timezones() - {"localtime"}))
 days = st.dates(EARLIEST, LATEST)
@@ -49,7 +49,7 @@ def local(instant: datetime, timezone: str) -> datetime:
 # --- One slot -----------------------------------------------------------------------------------
 
 
-@patient
+@installation
 @given(days, schedules)
 @example(date(2011, 12, 30), make_schedule(8, "Pacific/Apia"))
 @example(date(2024, 3, 30), make_schedule(23, "America/Nuuk"))
@@ -101,7 +101,7 @@ def test_times_inside_a_clock_gap_map_to_its_end(hour, day, timezone, end):
         assert slot == datetime.fromisoformat(end).replace(tzinfo=UTC)
 
 
-@patient
+@installation
 @given(moments, schedules)
 def test_first_slot_is_the_earliest_future_slot(after, schedule):
     today = slots.local_date(after, schedule)
@@ -139,7 +139,7 @@ def test_slots_are_at_least_twenty_hours_and_one_date_apart(hours, days, follows
     assert slots.may_follow(slot, make_schedule(8), last_slot_at, last_edition_on) is follows
 
 
-@patient
+@installation
 @given(moments, schedules)
 def test_first_slot_is_within_nine_days(after, schedule):
     slot = slots.first_slot(schedule, after)
@@ -195,7 +195,7 @@ def test_edition_date_is_local_to_the_reader():
 # --- A reader's history -------------------------------------------------------------------------
 
 
-@patient
+@installation
 @given(
     start=moments.filter(lambda moment: moment.year < 2035),
     history=st.lists(st.tuples(schedules, st.integers(1, 200)), min_size=1, max_size=12),
@@ -221,7 +221,7 @@ def test_edition_dates_increase_and_slots_stay_20_hours_apart(start, history):
         last_slot_at, last_edition_on = slot, edition_on
 
 
-@patient
+@installation
 @given(moments, schedules, st.integers(1, 60))
 def test_after_an_outage_only_the_newest_slot_is_served(start, schedule, days_away):
     first = slots.first_slot(schedule, start)
@@ -270,7 +270,7 @@ def test_after_an_outage_a_slot_too_soon_after_the_last_is_skipped():
     assert slot == WEDNESDAY
 
 
-@patient
+@installation
 @given(schedules, days)
 def test_thirty_consecutive_slots_have_at_most_two_long_gaps(schedule, start):
     """Thirty slots in a row are thirty days of the calendar, except where the zone has a gap."""

@@ -46,8 +46,8 @@ def client() -> Client:
     )
 
 
-def get(client: Client, url: str, **wishes):
-    return client.get(url, source="arxiv", limit="arxiv", now=NOW, **wishes)
+def get(client: Client, url: str, **choices):
+    return client.get(url, source="arxiv", limit="arxiv", now=NOW, **choices)
 
 
 def test_user_agent_has_version_site_and_contact(site, client):

@@ -824,7 +824,7 @@ def test_forget_address_cancels_queued_mail_and_redacts_the_address(engine):
     with engine.begin() as conn:
         requested = [
             conn.execute(insert(RequestRow).values(
-                kind="join", subscriber_id=1, email="", email_key="", origin="form", wishes={},
+                kind="join", subscriber_id=1, email="", email_key="", origin="form", choices={},
                 created_at=NOW, expires_at=NOW + DAY,
             )).inserted_primary_key[0]
             for n in range(2)

@@ -71,9 +71,9 @@ def subscribe(engine: Engine):
         topics: tuple[str, ...] = ("retrieval",),
         schedule: Schedule | None = None,
     ) -> Subscriber:
-        wishes = signup.Choices(topics, schedule or make_schedule())
+        choices = signup.Choices(topics, schedule or make_schedule())
         return signup.add(
-            engine, email, wishes, confirmed=confirmed, suppression_key="k", now=datetime.now(UTC)
+            engine, email, choices, confirmed=confirmed, suppression_key="k", now=datetime.now(UTC)
         )
 
     return subscribe

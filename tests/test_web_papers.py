@@ -146,14 +146,14 @@ def test_pagination_shows_every_paper_once(site, engine):
 
 @one_database
 def test_number_of_queries_per_page_is_constant(engine, questions):
-    library = LiveIndex(engine, background=False)
-    app = create_app(open_site(engine).services, library=library)
+    live_index = LiveIndex(engine, background=False)
+    app = create_app(open_site(engine).services, live_index=live_index)
     browser = TestClient(app, base_url=URL)
     asked = []
 
     for papers in (1, 29):
         ingest(engine, *(make_sighting() for _ in range(papers)))
-        library.renew()
+        live_index.renew()
         for address in ("/", "/papers?q=readers", "/topics?q=readers"):
             with questions() as statements:
                 browser.get(address)
@@ -488,13 +488,13 @@ def test_page_count_holds_all_papers_without_an_empty_page(total, size):
 
 def test_catalog_returns_the_earlier_list_until_renewed(engine):
     """The first request after a new batch may still get the earlier list."""
-    library = LiveIndex(engine, background=False)
+    live_index = LiveIndex(engine, background=False)
     ingest(engine, make_sighting())
-    assert library.catalog(1).size == 1
+    assert live_index.catalog(1).size == 1
     ingest(engine, make_sighting())
 
-    behind = library.catalog(2)
-    library.renew()
+    behind = live_index.catalog(2)
+    live_index.renew()
 
     assert behind.size == 1
-    assert library.catalog(2).size == 2
+    assert live_index.catalog(2).size == 2

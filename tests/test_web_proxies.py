@@ -43,9 +43,9 @@ def seen(engine: Engine) -> list[str]:
 
 
 def doctor(url: str, **changes: str) -> Finding:
-    patient = Installation(settings.load(None, database_url=url, **changes), now())
-    (finding,) = checks.proxies(patient)
-    patient.services.engine.dispose()
+    installation = Installation(settings.load(None, database_url=url, **changes), now())
+    (finding,) = checks.proxies(installation)
+    installation.services.engine.dispose()
     return finding
 
 

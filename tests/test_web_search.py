@@ -212,18 +212,18 @@ def test_shelves_return_the_same_results_as_one_index(engine, monkeypatch):
         engine,
         *(make_sighting(title=f"{subjects[n % 4]} and {subjects[n % 3]}") for n in range(60)),
     )
-    library = LiveIndex(engine, background=False)
-    library.renew()
-    shelves, papers = library.shelves(), stored(engine)
+    live_index = LiveIndex(engine, background=False)
+    live_index.renew()
+    search_index, papers = live_index.search_index(), stored(engine)
     whole = PaperIndex(papers)
 
     for query in ("moths", "dense retrieval", "multimodal", "zebrafish -moths", "reader topics"):
-        found, expected = shelves.find(parse(query)), whole.find(parse(query))
+        found, expected = search_index.find(parse(query)), whole.find(parse(query))
 
-        assert len(shelves.shelves) > 5
+        assert len(search_index.search_index) > 5
         assert found.papers.tolist() == expected.papers.tolist()
         assert found.scores.tolist() == pytest.approx(expected.scores.tolist())
-        assert shelves.phrases(parse(query), found.papers) == whole.phrases(
+        assert search_index.phrases(parse(query), found.papers) == whole.phrases(
             parse(query), expected.papers
         )
 
@@ -232,16 +232,16 @@ def test_shelves_return_the_same_results_as_one_index(engine, monkeypatch):
 def test_only_the_shelf_of_a_new_paper_is_rebuilt(engine, monkeypatch):
     monkeypatch.setattr(libraries, "SHELF", 10)
     ingest(engine, *(make_sighting() for _ in range(25)))
-    library = LiveIndex(engine, background=False)
-    library.renew()
-    before = {id(shelf.index._postings) for shelf in library.shelves().shelves}
+    live_index = LiveIndex(engine, background=False)
+    live_index.renew()
+    before = {id(segment.index._postings) for segment in live_index.search_index().search_index}
     ingest(engine, make_sighting(title="New on the shelf"))
 
-    library.renew()
+    live_index.renew()
 
-    after = [id(shelf.index._postings) for shelf in library.shelves().shelves]
-    assert [shelf in before for shelf in after] == [True, True, False]
-    assert library.shelves().find(parse("shelf")).papers.size == 1
+    after = [id(segment.index._postings) for segment in live_index.search_index().search_index]
+    assert [segment in before for segment in after] == [True, True, False]
+    assert live_index.search_index().find(parse("shelf")).papers.size == 1
 
 
 @one_database
@@ -249,11 +249,11 @@ def test_only_the_newest_papers_are_searched_until_all_are_indexed(engine, monke
     monkeypatch.setattr(libraries, "FEW", 3)
     ingest(engine, *(make_sighting(title=f"Moth {n}") for n in range(5)))
     services = open_site(engine).services
-    library = LiveIndex(engine, background=False)
-    browser = TestClient(create_app(services, library=library), base_url=URL)
+    live_index = LiveIndex(engine, background=False)
+    browser = TestClient(create_app(services, live_index=live_index), base_url=URL)
 
     early = browser.get("/papers?q=moth").text
-    library.renew()
+    live_index.renew()
     later = browser.get("/papers?q=moth").text
 
     assert len(titles(early)) == 3
@@ -265,11 +265,11 @@ def test_only_the_newest_papers_are_searched_until_all_are_indexed(engine, monke
 @one_database
 def test_library_indexes_papers_at_startup_and_follows_new_papers(engine):
     ingest(engine, make_sighting(title="Moths"))
-    library = LiveIndex(engine)
+    live_index = LiveIndex(engine)
     services = open_site(engine).services
 
-    with TestClient(create_app(services, library=library), base_url=URL) as browser:
-        assert library._ready.wait(20)
+    with TestClient(create_app(services, live_index=live_index), base_url=URL) as browser:
+        assert live_index._ready.wait(20)
         ingest(engine, make_sighting(title="More moths"))
         for _ in range(200):  # each request starts a check for new papers
             if len(found := titles(browser.get("/papers?q=ti:moths").text)) == 2:

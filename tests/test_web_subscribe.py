@@ -87,7 +87,7 @@ def asked(engine: Engine):
     """Return a function that returns the choices of each stored request."""
 
     def asked() -> list[Choices]:
-        return [from_json(row.wishes) for row in rows(engine, RequestRow, RequestRow.id)]
+        return [from_json(row.choices) for row in rows(engine, RequestRow, RequestRow.id)]
 
     return asked
 
@@ -163,10 +163,10 @@ def test_chosen_curated_topic_keeps_its_name():
 
 
 def test_topic_names_round_trip_through_json():
-    wishes = Choices(("cat:cs.RO", " moss "), make_schedule(), 5, {"cat:cs.RO": "Robots"})
+    choices = Choices(("cat:cs.RO", " moss "), make_schedule(), 5, {"cat:cs.RO": "Robots"})
 
-    assert from_json(as_json(wishes)) == wishes
-    assert wishes.labels == ("Robots", "moss")
+    assert from_json(as_json(choices)) == choices
+    assert choices.labels == ("Robots", "moss")
 
 
 # --- The empty form -----------------------------------------------------------------------------
@@ -220,17 +220,17 @@ def test_valid_form_queues_a_confirmation_and_shows_the_next_step(site, asked, e
     assert "Look into your inbox" in answer.text
     assert "ada@example.org" in answer.text
     assert answer.headers["cache-control"] == "no-store"
-    [wishes] = asked()
-    assert wishes.labels == (
+    [choices] = asked()
+    assert choices.labels == (
         "Trending",
         "Reinforcement learning",
         '"small stones"',
         "moss on walls",
     )
-    assert wishes.topics[1] == BY_SLUG["reinforcement-learning"].query
-    assert wishes.max_papers == 20
-    assert wishes.breadth is Breadth.FEWER
-    assert wishes.schedule == make_schedule(
+    assert choices.topics[1] == BY_SLUG["reinforcement-learning"].query
+    assert choices.max_papers == 20
+    assert choices.breadth is Breadth.FEWER
+    assert choices.schedule == make_schedule(
         7, "Asia/Tokyo", frequency=Frequency.WEEKLY, weekday=Weekday.FRIDAY
     )
     assert len(rows(engine, DeliveryRow)) == 1
@@ -239,9 +239,9 @@ def test_valid_form_queues_a_confirmation_and_shows_the_next_step(site, asked, e
 def test_form_without_topics_stores_default_wishes(site, asked):
     site.post("/subscribe", data={"email": "ada@example.org"})
 
-    [wishes] = asked()
-    assert wishes.topics == ()
-    assert wishes.schedule == make_schedule()
+    [choices] = asked()
+    assert choices.topics == ()
+    assert choices.schedule == make_schedule()
 
 
 @pytest.mark.parametrize(
@@ -739,9 +739,9 @@ def test_signup_works_in_a_mobile_browser(url, chromium, asked):
     tab.get_by_label("Your email address").press("Enter")
 
     expect(tab.get_by_role("heading", level=1)).to_have_text("Look into your inbox")
-    [wishes] = asked()
-    assert wishes.topics == ("moss",)
-    assert wishes.schedule.timezone == "America/Lima"
+    [choices] = asked()
+    assert choices.topics == ("moss",)
+    assert choices.schedule.timezone == "America/Lima"
     assert previews
     assert not any("ada" in data for data in previews)
     assert complaints == []
@@ -774,6 +774,6 @@ def test_form_without_scripts_previews_and_submits(url, chromium, asked):
     tab.get_by_label("Your email address").press("Enter")
 
     expect(tab.get_by_role("heading", level=1)).to_have_text("Look into your inbox")
-    [wishes] = asked()
-    assert wishes.labels == ("Trending", "moss")
-    assert wishes.schedule.timezone == "America/Lima"
+    [choices] = asked()
+    assert choices.labels == ("Trending", "moss")
+    assert choices.schedule.timezone == "America/Lima"

@@ -54,7 +54,7 @@ def ingest(
     else:
         sources = built.sources(source or built.settings.sources)
         reports = ingesting.ingest(
-            built.engine, sources, now=clock, since=first_day, embedder=built.meanings
+            built.engine, sources, now=clock, since=first_day, embedder=built.embeddings
         )
         failed = bool(reports) and all(r.state is SourceState.FAILED for r in reports)
         if not reports:
@@ -82,7 +82,7 @@ def _ingest_files(
             complain(error.message)
             failures.append(SourceReport(error.source, SourceState.FAILED, error=error.message))
     reports = (
-        ingesting.ingest_recorded(built.engine, found, now=clock, embedder=built.meanings)
+        ingesting.ingest_recorded(built.engine, found, now=clock, embedder=built.embeddings)
         if found
         else []
     )
@@ -161,7 +161,7 @@ def match(
             "score": round(found.score, 4),
             "phrases": found.phrases,
         }
-        for found in search(parsed, known, corpus=corpus, breadth=wanted, embedder=built.meanings)
+        for found in search(parsed, known, corpus=corpus, breadth=wanted, embedder=built.embeddings)
     )
     columns = ("score", "paper", "title", "phrases")
     show(rows, columns, as_json=as_json, empty="No paper matches this topic.")

@@ -82,7 +82,7 @@ def add(
     except PaperboyError as error:
         raise UsageError(f"--{error}") from None
     schedule = Schedule(time(hour), timezone, frequency, day)
-    wishes = Choices(
+    choices = Choices(
         tuple(topic or ()),
         schedule,
         max_papers or built.settings.max_papers,
@@ -91,7 +91,7 @@ def add(
     signup.add(
         built.engine,
         email,
-        wishes,
+        choices,
         confirmed=confirmed,
         suppression_key=built.suppression_key,
         now=clock,

@@ -2,7 +2,7 @@
 
 `dispatcher` takes a delivery from the outbox to the mail server, `decisions` turns an SMTP verdict
 into a settlement, `committer` writes marks and settlements in group commits, `ready` is the queue
-between composing and sending, `crew` holds the sender threads. `pacing` limits claims by quotas,
+between composing and sending, `pool` holds the sender threads. `pacing` limits claims by quotas,
 rate limits and the circuit breaker, `pace` computes throttling after a refusal, `halting` holds,
 resumes and cancels on behalf of the operator.
 """

@@ -168,9 +168,9 @@ class SenderPool:
 class _Carrier(threading.Thread):
     """Sender thread with one connection; sends one message at a time."""
 
-    def __init__(self, crew: SenderPool, name: str) -> None:
+    def __init__(self, pool: SenderPool, name: str) -> None:
         super().__init__(name=name)
-        self._crew = crew
+        self._crew = pool
         self._connection: Connection | None = None
         self._unsettled: Settlement | None = None  # of the previous message
 

@@ -26,25 +26,27 @@ log = structlog.get_logger(__name__)
 
 def examine(loaded: Settings, now: datetime) -> Iterator[Finding]:
     """Yield each finding as it is made. Changes nothing and sends no mail."""
-    patient, findings = Installation(loaded, now), []
+    installation, findings = Installation(loaded, now), []
     try:
         for check in (check for area in AREAS for check in area.CHECKS):
-            for finding in _safely(check, patient):
+            for finding in _safely(check, installation):
                 findings.append(finding)
                 yield finding
         yield from _safely(
-            lambda patient: provider_rules.judge(patient, findings), patient, "sender rules"
+            lambda installation: provider_rules.judge(installation, findings),
+            installation,
+            "sender rules",
         )
     finally:
-        if "services" in vars(patient):
-            patient.services.engine.dispose()
+        if "services" in vars(installation):
+            installation.services.engine.dispose()
 
 
-def _safely(check: Check, patient: Installation, name: str = "") -> Iterator[Finding]:
+def _safely(check: Check, installation: Installation, name: str = "") -> Iterator[Finding]:
     """Yield the findings of a check; if it raises, a finding about the exception."""
     name = name or check.__name__.replace("_", " ")
     try:
-        yield from check(patient)
+        yield from check(installation)
     except UnansweredError as error:
         yield unknown(name, f"could not be checked: {error}")
     except PaperboyError as error:

@@ -41,9 +41,9 @@ ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
-def database(patient: Installation) -> Iterator[Finding]:
-    dialect = patient.services.engine.dialect
-    if trouble := patient.database_trouble:
+def database(installation: Installation) -> Iterator[Finding]:
+    dialect = installation.services.engine.dialect
+    if trouble := installation.database_trouble:
         advice = "run: paperboy db upgrade" if dialect.name == "sqlite" else "start it"
         yield bad("database", trouble, f"{advice}, or correct DATABASE_URL")
         return
@@ -51,24 +51,24 @@ def database(patient: Installation) -> Iterator[Finding]:
     yield good("database", f"{dialect.name} {version} answers")
 
 
-def migrations(patient: Installation) -> Iterator[Finding]:
-    if patient.database_trouble:
+def migrations(installation: Installation) -> Iterator[Finding]:
+    if installation.database_trouble:
         yield unknown("migrations", UNASKED)
         return
     try:
-        migrate.check(patient.services.engine)
+        migrate.check(installation.services.engine)
     except SchemaError as error:
         yield bad("migrations", str(error), "run: paperboy db upgrade, or install what made it")
     else:
         yield good("migrations", "the tables are those that this version needs")
 
 
-def durability(patient: Installation) -> Iterator[Finding]:
+def durability(installation: Installation) -> Iterator[Finding]:
     """Check that commits survive a power failure, on which "nothing is lost" depends."""
-    if patient.database_trouble:
+    if installation.database_trouble:
         yield unknown("durability", UNASKED)
         return
-    engine = patient.services.engine
+    engine = installation.services.engine
     with read_only(engine) as conn:
         found = _sqlite(conn) if engine.dialect.name == "sqlite" else _postgresql(conn)
     wrong = [f"{name} is {is_} and not {wanted}" for name, is_, wanted in found if is_ != wanted]
@@ -79,8 +79,8 @@ def durability(patient: Installation) -> Iterator[Finding]:
         yield good("durability", ", ".join(f"{name} is {is_}" for name, is_, _ in found))
 
 
-def local_disk(patient: Installation) -> Iterator[Finding]:
-    engine = patient.services.engine
+def local_disk(installation: Installation) -> Iterator[Finding]:
+    engine = installation.services.engine
     if engine.dialect.name != "sqlite":
         yield good("local disk", "a database server looks after its own disk")
         return
@@ -105,10 +105,10 @@ def local_disk(patient: Installation) -> Iterator[Finding]:
         yield good("local disk", f"the file lies on {kind}")
 
 
-def database_file(patient: Installation) -> Iterator[Finding]:
+def database_file(installation: Installation) -> Iterator[Finding]:
     """Check permissions, hard links and free space of a SQLite file, without opening it."""
-    path = sqlite_file.path_of(patient.services.engine.url)
-    if patient.services.engine.dialect.name != "sqlite" or path is None or not path.exists():
+    path = sqlite_file.path_of(installation.services.engine.url)
+    if installation.services.engine.dialect.name != "sqlite" or path is None or not path.exists():
         return
     real = path.resolve()
     files = [real, *(Path(f"{real}{end}") for end in ("-wal", "-shm"))]
@@ -124,7 +124,7 @@ def database_file(patient: Installation) -> Iterator[Finding]:
     elif not all(os.access(place, os.W_OK) for place in (real, real.parent)):
         advice = f"give the user that runs Paperboy the right to write {real} and its folder"
         yield bad("database file", f"{real} or its folder cannot be written", advice)
-    elif (free := sqlite_file.free_space(patient.services.engine.url) or 0) < LEAST_SPACE:
+    elif (free := sqlite_file.free_space(installation.services.engine.url) or 0) < LEAST_SPACE:
         advice = "make room on this disk, else nothing more can be stored"
         yield bad("database file", f"{free >> 20} MB are free for {real}", advice)
     else:
@@ -162,13 +162,13 @@ def _postgresql(conn: Connection) -> list[tuple[str, str, str]]:
     return [(name, str(value), "on") for name, value in found.items()]
 
 
-def sources(patient: Installation) -> Iterator[Finding]:
+def sources(installation: Installation) -> Iterator[Finding]:
     """Check that the last fetch of each source succeeded, and no announcement is missing."""
-    if patient.database_trouble:
+    if installation.database_trouble:
         yield unknown("sources", UNASKED)
         return
     try:
-        with read_only(patient.services.engine) as conn:
+        with read_only(installation.services.engine) as conn:
             records = ingest_state.list_source_states(conn)
     except DBAPIError:  # the database is not migrated; `migrations` reports it
         yield unknown("sources", UNASKED)
@@ -200,13 +200,13 @@ Trial = Callable[[Connection], Iterable[tuple[object, str]]]
 """Try all rows of one kind; return the id of each unreadable row, and the error."""
 
 
-def stored_rows(patient: Installation) -> Iterator[Finding]:
+def stored_rows(installation: Installation) -> Iterator[Finding]:
     """Try to read every row as ingest, compiling and sending would."""
-    if patient.database_trouble:
+    if installation.database_trouble:
         yield unknown("stored rows", "the database cannot be asked")
         return
     all_good = True
-    with read_only(patient.services.engine) as conn:
+    with read_only(installation.services.engine) as conn:
         for kind, (trial, advice) in TRIALS.items():
             wrong = [f"{kind} {id_} ({why[:80]})" for id_, why in trial(conn)]
             if wrong:

@@ -13,29 +13,33 @@ from pipeline.doctor.spf import Result
 LOCAL = "the sender is on this machine, which has no records"
 
 
-def spf(patient: Installation) -> Iterator[Finding]:
+def spf(installation: Installation) -> Iterator[Finding]:
     """Check the SPF record of the bounce domain, which mailboxes use, not that of From."""
-    if not patient.is_public:
+    if not installation.is_public:
         yield unknown("spf", LOCAL)
         return
-    domain = patient.envelope_domain
-    found = reading_spf.records(patient.resolver.texts(domain))
-    ours = patient.resolver.addresses(patient.settings.smtp.host) if patient.sends_itself else []
+    domain = installation.envelope_domain
+    found = reading_spf.records(installation.resolver.texts(domain))
+    ours = (
+        installation.resolver.addresses(installation.settings.smtp.host)
+        if installation.sends_itself
+        else []
+    )
     wanted = Record(domain, _spf_value(ours))
     if len(found) != 1:
         count = f"{len(found)} SPF records, and mailboxes obey none" if found else "no SPF record"
         yield bad("spf", f"{domain} has {count}", f"publish one: {wanted.line}")
         return
-    yield _spf_judged(found[0], domain, ours, patient, f"publish: {wanted.line}")
+    yield _spf_judged(found[0], domain, ours, installation, f"publish: {wanted.line}")
 
 
 def _spf_judged(
-    record: str, domain: str, ours: list[str], patient: Installation, publish: str
+    record: str, domain: str, ours: list[str], installation: Installation, publish: str
 ) -> Finding:
-    host = patient.settings.smtp.host
-    others = reading_spf.evaluate(record, domain, patient.resolver)
+    host = installation.settings.smtp.host
+    others = reading_spf.evaluate(record, domain, installation.resolver)
     read = {
-        address: reading_spf.evaluate(record, domain, patient.resolver, address, host)
+        address: reading_spf.evaluate(record, domain, installation.resolver, address, host)
         for address in ours
     }
     by_result = {
@@ -76,17 +80,17 @@ def _spf_end(end: str | None) -> Iterator[str]:
         yield "ends in +all, which lets everybody send in your name"
 
 
-def dkim(patient: Installation) -> Iterator[Finding]:
-    signer = patient.services.signer
+def dkim(installation: Installation) -> Iterator[Finding]:
+    signer = installation.services.signer
     if signer is None:
         advice = "see to it that your mail server signs, or make a key: paperboy dkim new SELECTOR"
         yield unknown("dkim", "we do not sign; whether the mail server does is not seen", advice)
         return
-    if not patient.is_public:
+    if not installation.is_public:
         yield unknown("dkim", LOCAL)
         return
     for key in signer.keys:
-        published = patient.resolver.texts(key.record(signer.domain).name)
+        published = installation.resolver.texts(key.record(signer.domain).name)
         yield _published(key, published, key.record(signer.domain), signs=key in signer.signing)
 
 
@@ -108,20 +112,20 @@ def _published(key: Key, found: list[str], wanted: Record, *, signs: bool) -> Fi
     return good(check, f"is published, {key.algorithm} of {key.bits} bits, and {use}", testing)
 
 
-def dmarc(patient: Installation) -> Iterator[Finding]:
-    if not patient.is_public:
+def dmarc(installation: Installation) -> Iterator[Finding]:
+    if not installation.is_public:
         yield unknown("dmarc", LOCAL)
         return
-    where, found = _dmarc_of(patient)
+    where, found = _dmarc_of(installation)
     wanted = Record(
-        f"_dmarc.{patient.sender_domain}",
-        f"v=DMARC1; p=none; rua=mailto:dmarc@{patient.sender_domain}",
+        f"_dmarc.{installation.sender_domain}",
+        f"v=DMARC1; p=none; rua=mailto:dmarc@{installation.sender_domain}",
     )
     if len(found) != 1:
         count = (
             f"{len(found)} DMARC records, and mailboxes obey none" if found else "no DMARC record"
         )
-        detail = f"{patient.sender_domain} has {count}"
+        detail = f"{installation.sender_domain} has {count}"
         yield bad("dmarc", detail, f"publish, with an address that takes reports: {wanted.line}")
         return
     said = tags(found[0])
@@ -137,15 +141,15 @@ def dmarc(patient: Installation) -> Iterator[Finding]:
     yield good("dmarc", f"{where} says p={policy}", "; ".join(better))
 
 
-def dmarc_alignment(patient: Installation) -> Iterator[Finding]:
+def dmarc_alignment(installation: Installation) -> Iterator[Finding]:
     """Check that SPF or DKIM authenticates the domain that readers see in From."""
-    if not patient.is_public:
+    if not installation.is_public:
         yield unknown("dmarc alignment", LOCAL)
         return
-    signer, sender = patient.services.signer, patient.sender_domain
-    said = tags(" ".join(_dmarc_of(patient)[1][:1]))
+    signer, sender = installation.services.signer, installation.sender_domain
+    said = tags(" ".join(_dmarc_of(installation)[1][:1]))
     by_dkim = signer is not None and _aligned(sender, signer.domain, said.get("adkim", "r"))
-    by_spf = _aligned(sender, patient.envelope_domain, said.get("aspf", "r"))
+    by_spf = _aligned(sender, installation.envelope_domain, said.get("aspf", "r"))
     if by_dkim or by_spf:
         ways = [way for way, holds in (("DKIM", by_dkim), ("SPF", by_spf)) if holds]
         better = "" if by_dkim else "forwarding breaks SPF: have the mail signed under this domain"
@@ -155,38 +159,38 @@ def dmarc_alignment(patient: Installation) -> Iterator[Finding]:
         yield bad("dmarc alignment", detail, f"sign as {sender}, or choose bounces under it")
 
 
-def mx(patient: Installation) -> Iterator[Finding]:
+def mx(installation: Installation) -> Iterator[Finding]:
     """Check that the domains of our addresses can receive replies and bounces."""
-    if not patient.is_public:
+    if not installation.is_public:
         yield unknown("mx", LOCAL)
         return
-    for domain, uses in _mail_domains(patient).items():
+    for domain, uses in _mail_domains(installation).items():
         check, use = f"mx {domain}", " and ".join(uses)
-        servers = patient.resolver.exchanges(domain)
+        servers = installation.resolver.exchanges(domain)
         record = f"publish: {domain}. MX 10 <the server that takes its mail>."
         if servers and servers[0]:
             yield good(check, f"{servers[0]} takes its mail ({use})")
         elif servers:
             yield bad(check, f"says that it takes no mail, and {use} is there", record)
-        elif patient.resolver.addresses(domain):
+        elif installation.resolver.addresses(domain):
             yield good(check, f"has no MX, and takes mail by its address ({use})", record)
         else:
             yield bad(check, f"takes no mail, and {use} is there", record)
 
 
-def ptr(patient: Installation) -> Iterator[Finding]:
+def ptr(installation: Installation) -> Iterator[Finding]:
     """Check that our sending address has a name, and the name that address (FCrDNS)."""
-    host = patient.settings.smtp.host
-    if not patient.sends_itself:
-        where = "on this machine" if patient.settings.smtp.is_loopback else "a provider's"
+    host = installation.settings.smtp.host
+    if not installation.sends_itself:
+        where = "on this machine" if installation.settings.smtp.is_loopback else "a provider's"
         yield unknown("ptr", f"the mail server is {where}; nobody but it knows what it sends from")
         return
-    addresses = patient.resolver.addresses(host)
+    addresses = installation.resolver.addresses(host)
     if not addresses:
         yield bad("ptr", f"{host} has no address", f"publish: {host}. A <its address>")
     for address in addresses:
-        names = patient.resolver.names(address)
-        back = [name for name in names if address in patient.resolver.addresses(name)]
+        names = installation.resolver.names(address)
+        back = [name for name in names if address in installation.resolver.addresses(name)]
         advice = f"have whoever gave you {address} point it back (PTR) to {host}."
         if back:
             yield good("ptr", f"{address} is {back[0]}, and back")
@@ -202,15 +206,15 @@ def _spf_value(addresses: list[str]) -> str:
     return " ".join(["v=spf1", *allowed, "-all"])
 
 
-def _dmarc_of(patient: Installation) -> tuple[str, list[str]]:
+def _dmarc_of(installation: Installation) -> tuple[str, list[str]]:
     """Return the name and records of the sender's domain, else of the nearest parent with any."""
-    labels = patient.sender_domain.split(".")
+    labels = installation.sender_domain.split(".")
     for cut in range(len(labels) - 1):
         where = f"_dmarc.{'.'.join(labels[cut:])}"
-        texts = patient.resolver.texts(where)
+        texts = installation.resolver.texts(where)
         if found := [text for text in texts if text.replace(" ", "").startswith("v=DMARC1")]:
             return where, found
-    return f"_dmarc.{patient.sender_domain}", []
+    return f"_dmarc.{installation.sender_domain}", []
 
 
 def _aligned(sender: str, other: str, mode: str) -> bool:
@@ -219,8 +223,8 @@ def _aligned(sender: str, other: str, mode: str) -> bool:
     return aligned(sender, other)
 
 
-def _mail_domains(patient: Installation) -> dict[str, list[str]]:
-    loaded = patient.settings
+def _mail_domains(installation: Installation) -> dict[str, list[str]]:
+    loaded = installation.settings
     boxes = {
         "MAIL_FROM": loaded.sender,
         "REPLY_TO": loaded.reply_to,
@@ -230,7 +234,7 @@ def _mail_domains(patient: Installation) -> dict[str, list[str]]:
     domains: dict[str, list[str]] = {}
     for name, box in boxes.items():
         if box is not None:
-            domains.setdefault(patient.domain_of(box), []).append(name)
+            domains.setdefault(installation.domain_of(box), []).append(name)
     return domains
 
 

@@ -1,4 +1,4 @@
-"""Result of a check (`Finding`) and the installation that is checked (`Patient`)."""
+"""Result of a check (`Finding`) and the installation that is checked (`Installation`)."""
 
 from __future__ import annotations
 

@@ -31,48 +31,48 @@ OURS: Final = "this is a mistake of Paperboy's, or of a template that was change
 PAPER_HOST: Final = "arxiv.org"
 
 
-def templates(patient: Installation) -> Iterator[Finding]:
+def templates(installation: Installation) -> Iterator[Finding]:
     try:
-        version = patient.services.renderer.template_version
+        version = installation.services.renderer.template_version
         yield good("templates", f"all of them work (version {version})")
     except RenderError as error:
         yield bad("templates", str(error), "correct it, or take the templates of this version back")
 
 
-def samples(patient: Installation) -> Iterator[Finding]:
+def samples(installation: Installation) -> Iterator[Finding]:
     """Yield one finding for each kind of mail."""
     for kind in DeliveryKind:
         check = f"sample {kind}"
         try:
-            mail = sample(patient, kind)
+            mail = sample(installation, kind)
         except PaperboyError as error:
             yield bad(check, f"cannot be made: {error}", OURS)
             continue
-        wrong = list(lint.problems(mail, _expected(patient, kind)))
+        wrong = list(lint.problems(mail, _expected(installation, kind)))
         if wrong:
             yield bad(check, "; ".join(wrong), OURS)
         else:
             yield good(check, f"{len(mail):,} octets, and nothing is wrong with it")
 
 
-def sample_links(patient: Installation) -> Iterator[Finding]:
+def sample_links(installation: Installation) -> Iterator[Finding]:
     """Check that links lead to the site and to papers only: filters judge a mail by its links."""
-    found = lint.links(sample(patient, DeliveryKind.DIGEST))
-    strangers = found - {patient.settings.site_host, PAPER_HOST}
+    found = lint.links(sample(installation, DeliveryKind.DIGEST))
+    strangers = found - {installation.settings.site_host, PAPER_HOST}
     if strangers:
         yield bad("sample links", f"links lead to {', '.join(sorted(strangers))}", OURS)
     else:
         yield good("sample links", "links lead to the site and to the papers, nowhere else")
 
 
-def sample_signatures(patient: Installation) -> Iterator[Finding]:
-    signer = patient.services.signer
+def sample_signatures(installation: Installation) -> Iterator[Finding]:
+    signer = installation.services.signer
     if signer is None:
         yield unknown("sample signatures", "no key is set")
         return
     records = [key.record(signer.domain) for key in signer.signing]
     published = {record.name: record.value for record in records}
-    checked = dkim.check(sample(patient, DeliveryKind.DIGEST), published.get)
+    checked = dkim.check(sample(installation, DeliveryKind.DIGEST), published.get)
     broken = [f"{found.name}: {found.problem}" for found in checked if found.problem]
     if broken or len(checked) != len(records):
         yield bad("sample signatures", "; ".join(broken) or "there is none", OURS)
@@ -80,9 +80,9 @@ def sample_signatures(patient: Installation) -> Iterator[Finding]:
         yield good("sample signatures", f"{len(checked)} made, and each holds")
 
 
-def sample(patient: Installation, kind: DeliveryKind) -> bytes:
+def sample(installation: Installation, kind: DeliveryKind) -> bytes:
     """Return a sample mail as it is received. Raise PaperboyError if it cannot be composed."""
-    now = patient.now
+    now = installation.now
     is_edition = kind in OF_AN_EDITION
     delivery = Delivery(
         id=0,
@@ -97,33 +97,33 @@ def sample(patient: Installation, kind: DeliveryKind) -> bytes:
         secret="x" * 22,
         request_id=0,
     )
-    told = _told(patient, kind) if is_edition else None
-    return patient.services.compose(delivery, told, now=now).replace(b"\r\n.", b"\r\n")
+    told = _told(installation, kind) if is_edition else None
+    return installation.services.compose(delivery, told, now=now).replace(b"\r\n.", b"\r\n")
 
 
-def _told(patient: Installation, kind: DeliveryKind) -> Told:
+def _told(installation: Installation, kind: DeliveryKind) -> Told:
     if kind is not DeliveryKind.QUIET_NOTE:
-        return _digest(patient, welcome=kind is DeliveryKind.WELCOME)
-    today = patient.now.date()
+        return _digest(installation, welcome=kind is DeliveryKind.WELCOME)
+    today = installation.now.date()
     wider = (("dense retrieval", "retrieval"),)
     return QuietNote(
         today, today, 7, ("dense retrieval",), Breadth.BALANCED, 2, wider, follows_trending=False
     )
 
 
-def _digest(patient: Installation, *, welcome: bool) -> Digest:
+def _digest(installation: Installation, *, welcome: bool) -> Digest:
     """Return a digest with the default number of papers, each of typical maximum length."""
-    today = patient.now.date()
+    today = installation.now.date()
     picks = tuple(
-        Pick(_paper(number, patient), (Reason("retrieval", ("dense retrieval",)),), 1.0)
-        for number in range(1, patient.settings.max_papers + 1)
+        Pick(_paper(number, installation), (Reason("retrieval", ("dense retrieval",)),), 1.0)
+        for number in range(1, installation.settings.max_papers + 1)
     )
     return Digest(
         today, picks, more=7, topics=("retrieval",), announced=(today, today), welcome=welcome
     )
 
 
-def _paper(number: int, patient: Installation) -> Paper:
+def _paper(number: int, installation: Installation) -> Paper:
     where = f"https://{PAPER_HOST}"
     key = f"3001.{number:05}"
     return Paper(
@@ -137,7 +137,7 @@ def _paper(number: int, patient: Installation) -> Paper:
         categories=("cs.IR", "cs.CL"),
         keywords=(),
         sources=("arxiv", "huggingface"),
-        announced_on=patient.now.date(),
+        announced_on=installation.now.date(),
         upvotes=120,
         comments=7,
         links=Links(*(f"{where}/{page}/{key}" for page in ("abs", "pdf", "code", "p", "d"))),
@@ -145,11 +145,11 @@ def _paper(number: int, patient: Installation) -> Paper:
     )
 
 
-def _expected(patient: Installation, kind: DeliveryKind) -> lint.Expected:
+def _expected(installation: Installation, kind: DeliveryKind) -> lint.Expected:
     return lint.Expected(
         is_list=kind in OF_AN_EDITION,
-        is_https=urlsplit(patient.settings.site_url).scheme == "https",
-        operator_address=patient.settings.operator_address,
+        is_https=urlsplit(installation.settings.site_url).scheme == "https",
+        operator_address=installation.settings.operator_address,
     )
 
 

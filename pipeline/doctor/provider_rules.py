@@ -52,8 +52,8 @@ COMPLAINTS: Final = (
 )
 
 
-def judge(patient: Installation, findings: Sequence[Finding]) -> Iterator[Finding]:
-    if not patient.is_public:
+def judge(installation: Installation, findings: Sequence[Finding]) -> Iterator[Finding]:
+    if not installation.is_public:
         yield unknown(
             "sender rules", "they are asked of mail to others: MAIL_FROM is on this machine"
         )

@@ -20,8 +20,8 @@ WANTED: Final = {"pipelining": "PIPELINING", "8bitmime": "8BITMIME", "size": "SI
 LARGEST_MAIL: Final = 90_000  # octets; see docs/mail.md
 
 
-def redis(patient: Installation) -> Iterator[Finding]:
-    url = patient.settings.redis_url
+def redis(installation: Installation) -> Iterator[Finding]:
+    url = installation.settings.redis_url
     try:
         where = f"{urlsplit(url).hostname}:{urlsplit(url).port or 6379}"
         told = _told_by_redis(url)
@@ -58,9 +58,9 @@ def _told_by_redis(url: str) -> dict[str, Any]:
         client.close()
 
 
-def smtp(patient: Installation) -> Iterator[Finding]:
+def smtp(installation: Installation) -> Iterator[Finding]:
     """Check that connection, TLS and login to the mail server work."""
-    found, server = patient.mail_server, patient.settings.smtp
+    found, server = installation.mail_server, installation.settings.smtp
     if isinstance(found, str):
         advice = "start it, or correct SMTP_URL"
         if "TLS" in found:
@@ -75,8 +75,8 @@ def smtp(patient: Installation) -> Iterator[Finding]:
     yield good("smtp", f"{server.host}:{server.port} {login}")
 
 
-def smtp_tls(patient: Installation) -> Iterator[Finding]:
-    found, server = patient.mail_server, patient.settings.smtp
+def smtp_tls(installation: Installation) -> Iterator[Finding]:
+    found, server = installation.mail_server, installation.settings.smtp
     if isinstance(found, str):
         yield unknown("smtp tls", "the mail server did not let us in")
     elif found.tls is None and server.is_loopback:
@@ -84,7 +84,7 @@ def smtp_tls(patient: Installation) -> Iterator[Finding]:
     elif found.tls is None:
         advice = "set SMTP_TLS=auto" if "starttls" in found.features else "use smtps://, or another"
         yield bad("smtp tls", "mail and password leave this machine unencrypted", advice)
-    elif found.certificate_ends_at and found.certificate_ends_at - patient.now < SOON:
+    elif found.certificate_ends_at and found.certificate_ends_at - installation.now < SOON:
         soon = f"the certificate ends on {found.certificate_ends_at:%Y-%m-%d}"
         yield bad("smtp tls", soon, "have it renewed: when it has ended, no mail leaves")
     else:
@@ -94,8 +94,8 @@ def smtp_tls(patient: Installation) -> Iterator[Finding]:
         yield good("smtp tls", f"{found.tls} {how}{until}")
 
 
-def smtp_extensions(patient: Installation) -> Iterator[Finding]:
-    found = patient.mail_server
+def smtp_extensions(installation: Installation) -> Iterator[Finding]:
+    found = installation.mail_server
     if isinstance(found, str):
         yield unknown("smtp extensions", "the mail server did not let us in")
         return
@@ -109,18 +109,18 @@ def smtp_extensions(patient: Installation) -> Iterator[Finding]:
     yield good("smtp extensions", f"offers {', '.join(offered) or 'none that we use'}", slow)
 
 
-def sending(patient: Installation) -> Iterator[Finding]:
+def sending(installation: Installation) -> Iterator[Finding]:
     """Report automatic holds, an open circuit breaker, and refusals that are not counted yet.
 
     Holds by the operator are not reported.
     """
-    if patient.database_trouble:
+    if installation.database_trouble:
         yield unknown("sending", "the database cannot be asked")
         return
-    with read_only(patient.services.engine) as conn:
+    with read_only(installation.services.engine) as conn:
         held = [hold for hold in send_controls.list_pauses(conn) if hold.automatic]
         breaker, waiting = send_controls.circuit_breaker(conn), guard.waiting(conn)
-        failing = guard.failing(conn, patient.now)
+        failing = guard.failing(conn, installation.now)
     for hold in held:
         name = f"the edition of {hold.edition_on}" if hold.edition_on else "everything"
         resume = f"editions resume {hold.edition_on}" if hold.edition_on else "sending start"

@@ -14,27 +14,27 @@ from pipeline.storage.database import read_only
 from pipeline.storage.keys import KeptKey, KeyName
 
 
-def settings(patient: Installation) -> Iterator[Finding]:
+def settings(installation: Installation) -> Iterator[Finding]:
     try:
-        patient.settings.check_real_mail()
+        installation.settings.check_real_mail()
     except SettingsError as error:
         yield bad("settings", str(error), "set them in .env; .env.example explains each")
         return
-    if not patient.settings.sends_real_mail:
+    if not installation.settings.sends_real_mail:
         detail = "a trial: SITE_URL is not public and mail stays here, so nothing has to be set"
         yield good("settings", detail)
     else:
         yield good("settings", "everything is set that mail to real people needs")
 
 
-def sender(patient: Installation) -> Iterator[Finding]:
+def sender(installation: Installation) -> Iterator[Finding]:
     try:
-        yield good("sender", f"mail comes from {patient.services.sender.host}")
+        yield good("sender", f"mail comes from {installation.services.sender.host}")
     except SettingsError as error:
         yield bad("sender", str(error), "correct it in .env")
 
 
-def names(patient: Installation) -> Iterator[Finding]:
+def names(installation: Installation) -> Iterator[Finding]:
     """Report settings that are probably mistyped, or set twice."""
     for suspicion in suspicions():
         if suspicion.is_sure:
@@ -43,9 +43,9 @@ def names(patient: Installation) -> Iterator[Finding]:
             yield unknown("names", suspicion.text, "take it for another program's, or correct it")
 
 
-def secret_keys(patient: Installation) -> Iterator[Finding]:
+def secret_keys(installation: Installation) -> Iterator[Finding]:
     """Report the source of each key, and keys short enough to be guessed."""
-    loaded = patient.settings
+    loaded = installation.settings
     if loaded.weak_keys:
         detail = f"shorter than {SHORTEST_SECRET} characters: {', '.join(loaded.weak_keys)}"
         advice = "make one with: openssl rand -hex 32"
@@ -55,7 +55,7 @@ def secret_keys(patient: Installation) -> Iterator[Finding]:
         return
     hidden = loaded.suppression_key
     given = loaded.secret_key, hidden.get_secret_value() if hidden else None
-    known = _kept_keys(patient)
+    known = _kept_keys(installation)
     if known is None:
         missing = [n for n, key in zip(KeyName, given, strict=True) if not key]
         if missing:
@@ -64,7 +64,7 @@ def secret_keys(patient: Installation) -> Iterator[Finding]:
             yield good("secret keys", "both from the settings, and long enough")
         return
     try:
-        keys.settled(known, *given, now=patient.now, link_life=timedelta())
+        keys.settled(known, *given, now=installation.now, link_life=timedelta())
     except SettingsError as error:
         yield bad("secret keys", str(error), "set it back")
         return
@@ -80,21 +80,21 @@ def _source(name: KeyName, given: object, row: KeptKey | None) -> str:
     return f"{name} made by Paperboy on {row.made_at:%Y-%m-%d}, kept in the database"
 
 
-def _kept_keys(patient: Installation) -> dict[KeyName, KeptKey] | None:
+def _kept_keys(installation: Installation) -> dict[KeyName, KeptKey] | None:
     """Return the keys in the database; None if it is not available or not migrated."""
-    if patient.database_trouble:
+    if installation.database_trouble:
         return None
     try:
-        migrate.check(patient.services.engine)
+        migrate.check(installation.services.engine)
     except SchemaError:
         return None
-    with read_only(patient.services.engine) as conn:
+    with read_only(installation.services.engine) as conn:
         return keys.kept(conn)
 
 
-def dkim_keys(patient: Installation) -> Iterator[Finding]:
+def dkim_keys(installation: Installation) -> Iterator[Finding]:
     try:
-        signer = patient.services.signer
+        signer = installation.services.signer
     except SettingsError as error:
         yield bad("dkim keys", str(error), "make a new one with: paperboy dkim new SELECTOR")
         return
@@ -107,9 +107,9 @@ def dkim_keys(patient: Installation) -> Iterator[Finding]:
     yield good("dkim keys", f"signing for {signer.domain} with {used}", advice if short else "")
 
 
-def semantic_model(patient: Installation) -> Iterator[Finding]:
+def semantic_model(installation: Installation) -> Iterator[Finding]:
     """Check the semantic model if one is set; a broken one would stop ingest and compiling."""
-    places = patient.settings.semantic_model
+    places = installation.settings.semantic_model
     if not places:
         return
     try:

@@ -21,11 +21,11 @@ from pipeline.storage.database import read_only, server_now
 SKEW: Final = timedelta(seconds=30)
 
 
-def site_tls(patient: Installation) -> Iterator[Finding]:
-    parts = urlsplit(patient.settings.site_url)
+def site_tls(installation: Installation) -> Iterator[Finding]:
+    parts = urlsplit(installation.settings.site_url)
     host, port = parts.hostname or "", parts.port or 443
     if parts.scheme != "https":
-        if not (patient.settings.is_public or patient.settings.sends_real_mail):
+        if not (installation.settings.is_public or installation.settings.sends_real_mail):
             yield unknown("site tls", "SITE_URL is no https address: enough to try Paperboy out")
         else:
             advice = "put a reverse proxy with a certificate in front of it"
@@ -40,17 +40,17 @@ def site_tls(patient: Installation) -> Iterator[Finding]:
         yield unknown("site tls", f"{host}:{port} cannot be reached from here: {error}")
     else:
         ends = f"certificate until {ends_at:%Y-%m-%d}" if ends_at else "with a certificate"
-        if ends_at and ends_at - patient.now < SOON:
+        if ends_at and ends_at - installation.now < SOON:
             yield bad("site tls", f"{host}: {ends}", "have it renewed: no link will work then")
         else:
             yield good("site tls", f"{host}: {tls}, {ends}")
 
 
-def one_click(patient: Installation) -> Iterator[Finding]:
+def one_click(installation: Installation) -> Iterator[Finding]:
     """Check that one-click unsubscribing works: RFC 8058, a POST without cookies or redirect."""
-    answer = patient.way_out
+    answer = installation.way_out
     if answer is None:
-        yield unknown("one-click", f"{patient.settings.site_url} cannot be reached from here")
+        yield unknown("one-click", f"{installation.settings.site_url} cannot be reached from here")
         return
     if answer.status_code != 200:
         detail = f"a POST to /unsubscribe/... is answered by {answer.status_code}"
@@ -60,17 +60,17 @@ def one_click(patient: Installation) -> Iterator[Finding]:
         yield good("one-click", "a POST to /unsubscribe/... is answered by 200")
 
 
-def proxies(patient: Installation) -> Iterator[Finding]:
+def proxies(installation: Installation) -> Iterator[Finding]:
     """Check that TRUSTED_PROXIES names each proxy; else its visitors share one rate limit."""
-    if patient.database_trouble:
-        yield unknown("proxies", patient.database_trouble)
+    if installation.database_trouble:
+        yield unknown("proxies", installation.database_trouble)
         return
-    with read_only(patient.services.engine) as conn:
+    with read_only(installation.services.engine) as conn:
         seen = rate_limits.memo(conn, rate_limits.PROXIES)
-    named = [ip_network(proxy) for proxy in patient.settings.trusted_proxies]
+    named = [ip_network(proxy) for proxy in installation.settings.trusted_proxies]
     unnamed = [one for one in seen if not any(ip_address(one) in network for network in named)]
     if unnamed:
-        wanted = " ".join((*patient.settings.trusted_proxies, *unnamed))
+        wanted = " ".join((*installation.settings.trusted_proxies, *unnamed))
         detail = (
             f"requests were forwarded by {', '.join(unnamed)}, which TRUSTED_PROXIES does not "
             "name: everybody behind it counts as one visitor"
@@ -82,9 +82,9 @@ def proxies(patient: Installation) -> Iterator[Finding]:
         yield good("proxies", "no request came through a reverse proxy")
 
 
-def clock(patient: Installation) -> Iterator[Finding]:
+def clock(installation: Installation) -> Iterator[Finding]:
     """Compare our clock, which slots, links and signatures use, with the database and the site."""
-    theirs = dict(_clocks(patient))
+    theirs = dict(_clocks(installation))
     if not theirs:
         yield unknown("clock", "nobody told us another time to compare with")
         return
@@ -96,12 +96,12 @@ def clock(patient: Installation) -> Iterator[Finding]:
         yield good("clock", f"agrees with {' and '.join(theirs)}")
 
 
-def _clocks(patient: Installation) -> Iterator[tuple[str, timedelta]]:
-    engine = patient.services.engine
-    if engine.dialect.name != "sqlite" and not patient.database_trouble:
+def _clocks(installation: Installation) -> Iterator[tuple[str, timedelta]]:
+    engine = installation.services.engine
+    if engine.dialect.name != "sqlite" and not installation.database_trouble:
         with read_only(engine) as conn:
             yield "the database", server_now(conn) - datetime.now(UTC)
-    told = patient.way_out.headers.get("Date") if patient.way_out is not None else None
+    told = installation.way_out.headers.get("Date") if installation.way_out is not None else None
     if told is None:
         return
     with suppress(ValueError):  # the header has no valid date

@@ -88,7 +88,7 @@ def _ingest(
     Raise PaperboyError if all live sources fail.
     """
     if found is not None:
-        return ingest_recorded(services.engine, found, now=now, embedder=services.meanings)
+        return ingest_recorded(services.engine, found, now=now, embedder=services.embeddings)
     reports = services.ingest(now)
     failed = [report for report in reports if report.state is SourceState.FAILED]
     if len(failed) == len(reports):

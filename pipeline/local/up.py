@@ -39,16 +39,16 @@ def run(port: int) -> None:
     with (
         web.listen(HOST, port) as socket,
         TemporaryDirectory(prefix="paperboy-") as folder,
-        _house(Path(folder), socket.getsockname()[1]) as house,
+        _house(Path(folder), socket.getsockname()[1]) as branding,
     ):
         bootstrap.warn_of_settings()
-        bootstrap.tell_keys(house.services)
-        _wake_if_new(house.services)
-        wake_editions = partial(tasks.wake_editions, house.services.settings)
-        app = create_app(house.services, house.mailbox, wake_editions=wake_editions)
+        bootstrap.tell_keys(branding.services)
+        _wake_if_new(branding.services)
+        wake_editions = partial(tasks.wake_editions, branding.services.settings)
+        app = create_app(branding.services, branding.mailbox, wake_editions=wake_editions)
         server = web.server(app)
-        _announce(house)
-        with _watching(house.children, server):
+        _announce(branding)
+        with _watching(branding.children, server):
             server.run(sockets=[socket])
 
 
@@ -136,10 +136,10 @@ def _wake_if_new(services: Services) -> None:
         client.send_task("paperboy.ingest")
 
 
-def _announce(house: LocalServices) -> None:
-    loaded = house.services.settings
+def _announce(branding: LocalServices) -> None:
+    loaded = branding.services.settings
     lines = [f"Site      {loaded.site_url}"]
-    if house.mailbox is not None:
+    if branding.mailbox is not None:
         lines.append(f"Mailbox   {loaded.site_url}/mailbox   (no mail leaves this machine)")
     else:
         lines.append(f"Mail      goes out through {loaded.smtp.host}")

@@ -81,13 +81,13 @@ def _choose(
     offers: list[list[_Offer]], by_paper: dict[int, list[_Offer]], max_papers: int
 ) -> list[int]:
     """Choose papers without near-duplicates; add those if places are left, but no equal titles."""
-    shelf = _Shelf(by_paper, [0] * len(offers))
+    segment = _Shelf(by_paper, [0] * len(offers))
     for limit in (NEAR_DUPLICATE, 1.0):
-        for paper in _turns(offers, shelf, limit):
-            if len(shelf.chosen) >= max_papers:
-                return shelf.chosen
-            shelf.put(paper)
-    return shelf.chosen
+        for paper in _turns(offers, segment, limit):
+            if len(segment.chosen) >= max_papers:
+                return segment.chosen
+            segment.put(paper)
+    return segment.chosen
 
 
 @dataclass(slots=True)
@@ -112,17 +112,17 @@ class _Shelf:
         return all(_alike(title, other) < limit for other in self.titles)
 
 
-def _turns(offers: list[list[_Offer]], shelf: _Shelf, limit: float) -> Iterator[int]:
+def _turns(offers: list[list[_Offer]], segment: _Shelf, limit: float) -> Iterator[int]:
     """Yield the paper of each turn; the caller puts it on the shelf if it takes it."""
     waiting = {topic: list(reversed(ours)) for topic, ours in enumerate(offers)}
     while True:
         for ours in waiting.values():
-            while ours and not shelf.takes(ours[-1].candidate, limit):
+            while ours and not segment.takes(ours[-1].candidate, limit):
                 ours.pop()
         waiting = {topic: ours for topic, ours in waiting.items() if ours}
         if not waiting:
             return
-        turn = min(waiting, key=lambda one: (shelf.shares[one], -waiting[one][-1].value, one))
+        turn = min(waiting, key=lambda one: (segment.shares[one], -waiting[one][-1].value, one))
         yield waiting[turn].pop().candidate.paper
 
 

@@ -57,8 +57,8 @@ class WireCard(NamedTuple):  # created for each pick of each mail, and a tuple i
 class Cards:
     """Renderer of cards with caches. Thread-safe: if two threads make a value, both are equal."""
 
-    def __init__(self, house: Branding, templates: Templates, marks: Marks) -> None:
-        self._house = house
+    def __init__(self, branding: Branding, templates: Templates, marks: Marks) -> None:
+        self._house = branding
         self._templates = templates
         self._marks = marks
         self._marked: RenderCache[object, dict[str, bytes]] = RenderCache(MARKED)

@@ -65,11 +65,11 @@ class Renderer:
     Raise RenderError at construction, not in the first mail, if a template in `folder` is broken.
     """
 
-    def __init__(self, house: Branding, folder: Path, find: Find) -> None:
-        self._house = house
-        self._templates = templates.load(folder, house)
+    def __init__(self, branding: Branding, folder: Path, find: Find) -> None:
+        self._house = branding
+        self._templates = templates.load(folder, branding)
         self._marks = Marks(find, self._templates.mark)
-        self._cards = Cards(house, self._templates, self._marks)
+        self._cards = Cards(branding, self._templates, self._marks)
         self._frames: RenderCache[object, WireFrame] = RenderCache(FRAMES)
         selftest.check_templates(
             self.digest,

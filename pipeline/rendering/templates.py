@@ -51,17 +51,20 @@ class Templates:
     version: str  # hash of all template files
 
 
-def load(folder: Path, house: Branding) -> Templates:
+def load(folder: Path, branding: Branding) -> Templates:
     """Return the compiled templates of `folder`. Raise RenderError if one of them is broken.
 
     Cached until a file changes: compiling takes a quarter of a second.
     """
-    return _load(folder, house, version(folder))
+    return _load(folder, branding, version(folder))
 
 
 @lru_cache(maxsize=8)
-def _load(folder: Path, house: Branding, version: str) -> Templates:
-    html, text = _environment(folder, house, escape=True), _environment(folder, house, escape=False)
+def _load(folder: Path, branding: Branding, version: str) -> Templates:
+    html, text = (
+        _environment(folder, branding, escape=True),
+        _environment(folder, branding, escape=False),
+    )
     try:
         for name in text.list_templates(extensions=["txt"]):
             text.get_template(name)  # otherwise a broken partial would fail in the first mail
@@ -93,7 +96,7 @@ def version(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _environment(folder: Path, house: Branding, *, escape: bool) -> Environment:
+def _environment(folder: Path, branding: Branding, *, escape: bool) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(folder),
         # Set by hand, as select_autoescape() knows neither .mjml nor templates made from strings.
@@ -103,7 +106,7 @@ def _environment(folder: Path, house: Branding, *, escape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals["house"] = house
+    environment.globals["branding"] = branding
     environment.filters["wrap"] = formatting.wrap
     environment.filters["listed"] = formatting.listed
     return environment

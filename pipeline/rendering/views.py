@@ -153,10 +153,10 @@ def room(papers: int) -> Room:
     return next((room for most, room in ROOMS.items() if papers <= most), LEAST_ROOM)
 
 
-def card(paper: Paper, why: tuple[MatchReason, ...], house: Branding, room: Room) -> Card:
+def card(paper: Paper, why: tuple[MatchReason, ...], branding: Branding, room: Room) -> Card:
     return Card(
         title=title(paper),
-        url=_best_link(paper, house),
+        url=_best_link(paper, branding),
         authors=formatting.authors(paper.authors, paper.author_count),
         byline=" · ".join(_byline(paper)),
         counts=" · ".join(_counts(paper)),
@@ -250,11 +250,11 @@ def _links(paper: Paper) -> list[PaperLink]:
     return [PaperLink(label, url) for label, url in named.items() if _is_web(url)]
 
 
-def _best_link(paper: Paper, house: Branding) -> str:
+def _best_link(paper: Paper, branding: Branding) -> str:
     links = _links(paper)
     if links:
         return links[0].url
-    return f"{house.site_url}/papers/{quote(paper.key, safe='')}"
+    return f"{branding.site_url}/papers/{quote(paper.key, safe='')}"
 
 
 def _is_web(url: str | None) -> TypeGuard[str]:

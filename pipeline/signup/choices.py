@@ -56,16 +56,16 @@ def valid_address(email: str) -> str:
     return normal_address(email.strip())
 
 
-def checked(wishes: Choices) -> Queries:
+def checked(choices: Choices) -> Queries:
     """Validate choices and return the parsed queries, "Trending" if there is none.
 
     Raise QueryError if a query is invalid or there are over 100, SettingsError if the time zone is
     unknown. Nothing is stored.
     """
-    slots.zone(wishes.schedule.timezone)
-    if len(wishes.topics) > MOST_TOPICS:
-        raise QueryError(wishes.topics[MOST_TOPICS], f"at most {MOST_TOPICS} topics, please", 0)
-    return [(canonical(query), wishes.label(query)) for query in wishes.topics or ("Trending",)]
+    slots.zone(choices.schedule.timezone)
+    if len(choices.topics) > MOST_TOPICS:
+        raise QueryError(choices.topics[MOST_TOPICS], f"at most {MOST_TOPICS} topics, please", 0)
+    return [(canonical(query), choices.label(query)) for query in choices.topics or ("Trending",)]
 
 
 def follow(conn: Connection, subscriber_id: int, queries: Queries, now: datetime) -> None:
@@ -110,17 +110,17 @@ def known(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> 
 # --- JSON in a request --------------------------------------------------------------------------
 
 
-def as_json(wishes: Choices) -> dict[str, Any]:
-    schedule = wishes.schedule
+def as_json(choices: Choices) -> dict[str, Any]:
+    schedule = choices.schedule
     return {
-        "topics": list(wishes.topics),
+        "topics": list(choices.topics),
         "at": schedule.at.isoformat("minutes"),
         "timezone": schedule.timezone,
         "frequency": schedule.frequency.value,
         "weekday": int(schedule.weekday),
-        "max_papers": wishes.max_papers,
-        "names": dict(wishes.names),
-        "breadth": int(wishes.breadth),
+        "max_papers": choices.max_papers,
+        "names": dict(choices.names),
+        "breadth": int(choices.breadth),
     }
 
 

@@ -37,7 +37,7 @@ TAKEN = "this address has a subscription of its own"
 def change(
     engine: Engine,
     subscriber_id: int,
-    wishes: Choices,
+    choices: Choices,
     now: datetime,
     *,
     seen: str | None = None,
@@ -49,7 +49,7 @@ def change(
     NotFoundError if there is no such subscriber, LimitError if there are over 100 new topics a day.
     If an error is raised, nothing is stored.
     """
-    queries = checked(wishes)
+    queries = checked(choices)
     with engine.begin() as conn:
         subscriber = known(conn, subscriber_id, for_change=True)
         followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
@@ -62,10 +62,10 @@ def change(
         subscribers.change_wishes(
             conn,
             subscriber_id,
-            schedule=wishes.schedule,
-            max_papers=wishes.max_papers,
-            breadth=wishes.breadth,
-            next_slot_at=next_slot(subscriber, wishes.schedule, now),
+            schedule=choices.schedule,
+            max_papers=choices.max_papers,
+            breadth=choices.breadth,
+            next_slot_at=next_slot(subscriber, choices.schedule, now),
         )
         follow(conn, subscriber_id, queries, now)
         return known(conn, subscriber_id)
@@ -136,7 +136,7 @@ def ask_new_address(
         may_mail = abuse_limits.may_send_mail(conn, to, now)
         request_id = requests.add(
             conn, RequestKind.NEW_ADDRESS, subscriber_id, email=address,
-            wishes={"address_hash": to.hash}, ip=ip, origin=Origin.FORM,
+            choices={"address_hash": to.hash}, ip=ip, origin=Origin.FORM,
             expires_at=now + REQUEST_EXPIRY, now=now,
         )  # fmt: skip
         is_active = subscriber.status is SubscriberStatus.ACTIVE
@@ -173,7 +173,7 @@ def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Conf
         holder = subscribers.by_email(conn, request.email)
         if holder and holder.id != subscriber.id:
             subscribers.drop(conn, holder.id)
-        hash_ = request.wishes["address_hash"]
+        hash_ = request.choices["address_hash"]
         if not subscribers.move(conn, subscriber.id, email=request.email, hash_=hash_):
             raise InvalidTokenError(TAKEN)
         deliveries.readdress(conn, subscriber.id, request.email)

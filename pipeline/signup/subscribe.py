@@ -56,7 +56,7 @@ class Request:
     kind: RequestKind
     subscriber_id: int
     email: str
-    wishes: Choices | None  # only of a request to subscribe
+    choices: Choices | None  # only of a request to subscribe
     is_used: bool
     status: SubscriberStatus  # current status of the subscriber
 
@@ -73,7 +73,7 @@ class Confirmed:
 def add(
     engine: Engine,
     email: str,
-    wishes: Choices,
+    choices: Choices,
     *,
     confirmed: bool,
     suppression_key: str,
@@ -87,8 +87,8 @@ def add(
     SettingsError if the time zone is unknown; then nothing is stored.
     """
     address = valid_address(email)
-    queries = checked(wishes)
-    slot = slots.first_slot(wishes.schedule, now)
+    queries = checked(choices)
+    slot = slots.first_slot(choices.schedule, now)
     with engine.begin() as conn:
         # The operator vouches for the address, even if it was erased before.
         hash_ = subscribers.address_hash(address, suppression_key)
@@ -96,23 +96,23 @@ def add(
         cursor = ingest_state.look_back(conn, now, days=WELCOME_DAYS)
         status = SubscriberStatus.ACTIVE if confirmed else SubscriberStatus.PENDING
         subscriber_id = subscribers.add(
-            conn, email=address, suppression_key=suppression_key, schedule=wishes.schedule,
-            max_papers=wishes.max_papers, breadth=wishes.breadth, status=status, cursor=cursor,
+            conn, email=address, suppression_key=suppression_key, schedule=choices.schedule,
+            max_papers=choices.max_papers, breadth=choices.breadth, status=status, cursor=cursor,
             next_slot_at=slot, now=now,
-        ) or _return_of(conn, address, wishes, now)  # fmt: skip
+        ) or _return_of(conn, address, choices, now)  # fmt: skip
         follow(conn, subscriber_id, queries, now)
         if confirmed:
-            _activate(conn, known(conn, subscriber_id), wishes.schedule, now)
+            _activate(conn, known(conn, subscriber_id), choices.schedule, now)
             # Record that consent was given; its time and place are the operator's to document.
             requests.add(
-                conn, RequestKind.JOIN, subscriber_id, email=address, wishes={}, ip=None,
+                conn, RequestKind.JOIN, subscriber_id, email=address, choices={}, ip=None,
                 origin=origin, expires_at=now, now=now, used_at=now,
             )  # fmt: skip
         else:
             to = abuse_limits.limit_keys(address, None, suppression_key)
             suppressed = subscribers.barred(conn, address, suppression_key)
             wanted = not suppressed or abuse_limits.may_send_mail(conn, to, now, suppressed.reason)
-            ask_to_confirm(conn, subscriber_id, address, wishes, to, origin, now, wanted=wanted)
+            ask_to_confirm(conn, subscriber_id, address, choices, to, origin, now, wanted=wanted)
         subscriber = known(conn, subscriber_id)
     log.info("subscriber added", subscriber=subscriber_id, status=subscriber.status)
     return subscriber
@@ -121,7 +121,7 @@ def add(
 def request_subscription(
     engine: Engine,
     email: str,
-    wishes: Choices,
+    choices: Choices,
     *,
     ip: str | None,
     suppression_key: str,
@@ -135,14 +135,14 @@ def request_subscription(
     before the address is looked up, so that errors reveal no subscriber.
     """
     address = valid_address(email)
-    checked(wishes)
-    with_retries(partial(_ask, engine, address, wishes, ip, suppression_key, now, limits))
+    checked(choices)
+    with_retries(partial(_ask, engine, address, choices, ip, suppression_key, now, limits))
 
 
 def _ask(
     engine: Engine,
     address: str,
-    wishes: Choices,
+    choices: Choices,
     ip: str | None,
     suppression_key: str,
     now: datetime,
@@ -156,7 +156,7 @@ def _ask(
         may_mail = abuse_limits.may_send_mail(
             conn, to, now, suppressed.reason if suppressed else None
         )
-        request_id = _request(conn, subscriber.id, address, wishes, ip, Origin.FORM, now)
+        request_id = _request(conn, subscriber.id, address, choices, ip, Origin.FORM, now)
         # An active reader with a suppressed address gets no digests: send a confirmation as well.
         is_in = subscriber.status is SubscriberStatus.ACTIVE and not suppressed
         _mail(
@@ -183,13 +183,13 @@ def read_request(engine: Engine, request_id: int, now: datetime) -> Request:
         raise InvalidTokenError(NOBODY_ASKED)
     if request.used_at is None and request.expires_at <= now:
         raise InvalidTokenError("this link has expired")
-    is_join = request.kind is RequestKind.JOIN and bool(request.wishes)
+    is_join = request.kind is RequestKind.JOIN and bool(request.choices)
     return Request(
         request.id,
         request.kind,
         request.subscriber_id,
         request.email,
-        wishing.from_json(request.wishes) if is_join else None,
+        wishing.from_json(request.choices) if is_join else None,
         request.used_at is not None,
         subscriber.status,
     )
@@ -210,13 +210,13 @@ def _confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
         request, subscriber, first_time = take(conn, request_id, RequestKind.JOIN, now)
         if not first_time:
             return Confirmed(subscriber, first_time=False)
-        wishes = wishing.from_json(request.wishes)
+        choices = wishing.from_json(request.choices)
         began = _activate(
-            conn, subscriber, wishes.schedule, now, asked_at=request.created_at, welcome=True
+            conn, subscriber, choices.schedule, now, asked_at=request.created_at, welcome=True
         )
         if not began and subscriber.status is not SubscriberStatus.ACTIVE:
             raise InvalidTokenError(NOBODY_ASKED)
-        _retune(conn, subscriber.id, wishes, now)
+        _retune(conn, subscriber.id, choices, now)
         hash_ = subscribers.hash_of(conn, subscriber.id)
         subscribers.forgive(conn, hash_)
         bounce_scores.clear(conn, hash_)
@@ -273,7 +273,7 @@ def ask_to_confirm(
     conn: Connection,
     subscriber_id: int,
     address: str,
-    wishes: Choices,
+    choices: Choices,
     to: LimitKeys,
     origin: Origin,
     now: datetime,
@@ -281,7 +281,7 @@ def ask_to_confirm(
     wanted: bool,
 ) -> None:
     """Store a request made by the operator or an import; queue its mail if it is `wanted`."""
-    request_id = _request(conn, subscriber_id, address, wishes, None, origin, now)
+    request_id = _request(conn, subscriber_id, address, choices, None, origin, now)
     kind = DeliveryKind.CONFIRMATION
     _mail(conn, kind, subscriber_id, request_id, to, now, wanted=wanted)
 
@@ -290,13 +290,13 @@ def _request(
     conn: Connection,
     subscriber_id: int,
     address: str,
-    wishes: Choices,
+    choices: Choices,
     ip: str | None,
     origin: Origin,
     now: datetime,
 ) -> int:
     return requests.add(
-        conn, RequestKind.JOIN, subscriber_id, email=address, wishes=wishing.as_json(wishes),
+        conn, RequestKind.JOIN, subscriber_id, email=address, choices=wishing.as_json(choices),
         ip=ip, origin=origin, expires_at=now + REQUEST_EXPIRY, now=now,
     )  # fmt: skip
 
@@ -320,7 +320,7 @@ def _mail(
     )
 
 
-def _return_of(conn: Connection, address: str, wishes: Choices, now: datetime) -> int:
+def _return_of(conn: Connection, address: str, choices: Choices, now: datetime) -> int:
     """Set a pending or unsubscribed subscriber to pending, with new choices; return the id.
 
     Raise AddressError if the subscriber is active.
@@ -332,10 +332,10 @@ def _return_of(conn: Connection, address: str, wishes: Choices, now: datetime) -
     subscribers.change_wishes(
         conn,
         found.id,
-        schedule=wishes.schedule,
-        max_papers=wishes.max_papers,
-        breadth=wishes.breadth,
-        next_slot_at=first_slot(found, wishes.schedule, now),
+        schedule=choices.schedule,
+        max_papers=choices.max_papers,
+        breadth=choices.breadth,
+        next_slot_at=first_slot(found, choices.schedule, now),
     )
     return found.id
 
@@ -367,17 +367,17 @@ def _activate(
     return won
 
 
-def _retune(conn: Connection, subscriber_id: int, wishes: Choices, now: datetime) -> None:
+def _retune(conn: Connection, subscriber_id: int, choices: Choices, now: datetime) -> None:
     subscriber = known(conn, subscriber_id)
     subscribers.change_wishes(
         conn,
         subscriber_id,
-        schedule=wishes.schedule,
-        max_papers=wishes.max_papers,
-        breadth=wishes.breadth,
-        next_slot_at=wishing.next_slot(subscriber, wishes.schedule, now),
+        schedule=choices.schedule,
+        max_papers=choices.max_papers,
+        breadth=choices.breadth,
+        next_slot_at=wishing.next_slot(subscriber, choices.schedule, now),
     )
-    follow(conn, subscriber_id, checked(wishes), now)
+    follow(conn, subscriber_id, checked(choices), now)
 
 
 WORDINGS: Final = {

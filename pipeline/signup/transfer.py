@@ -154,7 +154,7 @@ class Member:
     email: str
     key: str  # the normalised address
     status: SubscriberStatus
-    wishes: Choices
+    choices: Choices
     queries: tuple[tuple[str, str], ...]  # (canonical, label)
     must_ask: bool  # pending, and needs a confirmation mail
     suppression: tuple[SuppressionReason, datetime] | None = None
@@ -266,13 +266,13 @@ def member(
     if not cells.get("email"):
         raise AddressError("the row has no email address")
     email = valid_address(cells["email"])
-    wishes = _wishes(cells, is_ours=is_ours, max_papers=max_papers)
+    choices = _wishes(cells, is_ours=is_ours, max_papers=max_papers)
     one = Member(
         email,
         subscribers.email_key(email),
         SubscriberStatus.PENDING,
-        wishes,
-        _queries(wishes),
+        choices,
+        _queries(choices),
         must_ask=True,
         joined_at=_moment(cells, "joined_at", strict=is_ours),
     )
@@ -295,7 +295,9 @@ def _as_exported(one: Member, cells: Mapping[str, str]) -> Member:
         one,
         status=status,
         # A pending subscriber follows no topic: the choices are stored in the request.
-        queries=() if status is SubscriberStatus.PENDING and not one.wishes.topics else one.queries,
+        queries=()
+        if status is SubscriberStatus.PENDING and not one.choices.topics
+        else one.queries,
         must_ask=False,
         suppression=suppression,
         paused_until=day("paused_until"),
@@ -405,13 +407,13 @@ def _wishes(cells: Mapping[str, str], *, is_ours: bool, max_papers: int) -> Choi
     )
 
 
-def _queries(wishes: Choices) -> tuple[tuple[str, str], ...]:
+def _queries(choices: Choices) -> tuple[tuple[str, str], ...]:
     try:
-        checked(replace(wishes, topics=()))  # validates the time zone
-        queries = wishes.topics or ("Trending",)
+        checked(replace(choices, topics=()))  # validates the time zone
+        queries = choices.topics or ("Trending",)
         if len(queries) > MOST_TOPICS:
-            return tuple(checked(wishes))  # raises QueryError
-        return tuple((_canonical(query), wishes.label(query)) for query in queries)
+            return tuple(checked(choices))  # raises QueryError
+        return tuple((_canonical(query), choices.label(query)) for query in queries)
     except QueryError as error:
         raise PaperboyError(f"topics: {error.message}: {error.query!r}") from error
 
@@ -733,7 +735,7 @@ class Import:
 
     def _values(self, conn: Connection, one: Member) -> dict[str, Any]:
         is_active = one.status is SubscriberStatus.ACTIVE
-        schedule = one.wishes.schedule
+        schedule = one.choices.schedule
         cursor, since = self._place(conn, one)
         return {
             "email": one.email,
@@ -744,8 +746,8 @@ class Import:
             "timezone": schedule.timezone,
             "frequency": schedule.frequency,
             "weekday": int(schedule.weekday),
-            "max_papers": one.wishes.max_papers,
-            "breadth": one.wishes.breadth,
+            "max_papers": one.choices.max_papers,
+            "breadth": one.choices.breadth,
             "secret": one.secret,
             "paused_until": one.paused_until,
             "next_slot_at": None if one.has_left else self._next_slot(one),
@@ -761,7 +763,7 @@ class Import:
         }
 
     def _next_slot(self, one: Member) -> datetime:
-        schedule = one.wishes.schedule
+        schedule = one.choices.schedule
         if one.last_slot_at and one.last_edition_on:
             return slots.next_slot(schedule, one.last_slot_at, one.last_edition_on)
         return slots.first_slot(schedule, self.now, one.last_slot_at, one.last_edition_on)
@@ -811,7 +813,7 @@ class Import:
         if self.dry_run:
             return wanted
         subscribe.ask_to_confirm(
-            conn, subscriber_id, one.email, one.wishes, to, Origin.IMPORT, self.now,
+            conn, subscriber_id, one.email, one.choices, to, Origin.IMPORT, self.now,
             wanted=wanted,
         )  # fmt: skip
         return wanted

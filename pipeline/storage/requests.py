@@ -19,7 +19,7 @@ class StoredRequest:
     kind: RequestKind
     subscriber_id: int
     email: str
-    wishes: dict[str, Any]  # JSON, in the format of the use case that wrote it
+    choices: dict[str, Any]  # JSON, in the format of the use case that wrote it
     created_at: datetime
     expires_at: datetime
     used_at: datetime | None
@@ -31,7 +31,7 @@ def add(
     subscriber_id: int,
     *,
     email: str,
-    wishes: dict[str, Any],
+    choices: dict[str, Any],
     ip: str | None,
     origin: Origin,
     expires_at: datetime,
@@ -47,7 +47,7 @@ def add(
             email=email,
             email_key=email_key(email),
             origin=origin,
-            wishes=wishes,
+            choices=choices,
             created_at=now,
             expires_at=expires_at,
             used_at=used_at,
@@ -64,7 +64,7 @@ def by_id(conn: Connection, request_id: int) -> StoredRequest | None:
             RequestRow.kind,
             RequestRow.subscriber_id,
             RequestRow.email,
-            RequestRow.wishes,
+            RequestRow.choices,
             RequestRow.created_at,
             RequestRow.expires_at,
             RequestRow.used_at,
@@ -112,7 +112,7 @@ def redact(conn: Connection, subscriber_id: int, now: datetime) -> None:
     conn.execute(
         update(RequestRow)
         .where(RequestRow.subscriber_id == subscriber_id)
-        .values(email="", email_key="", wishes={}, ip=None, expires_at=now, blanked=True)
+        .values(email="", email_key="", choices={}, ip=None, expires_at=now, blanked=True)
     )
 
 
@@ -125,7 +125,7 @@ def forget_address(conn: Connection, email: str, now: datetime) -> list[int]:
         conn.execute(
             update(RequestRow)
             .where(RequestRow.email_key == email_key(email))
-            .values(email="", email_key="", wishes={}, expires_at=now)
+            .values(email="", email_key="", choices={}, expires_at=now)
             .returning(RequestRow.id)
         ).scalars()
     )

@@ -114,7 +114,7 @@ def reserve_ids(conn: Connection, through: Mapping[str, int], now: datetime) -> 
         upsert(conn, RequestRow)
         .values(
             id=through["requests"], kind="join", subscriber_id=subscriber_id, email="",
-            email_key="", origin="operator", wishes={}, created_at=now, expires_at=now,
+            email_key="", origin="operator", choices={}, created_at=now, expires_at=now,
             blanked=True,
         )
         .on_conflict_do_nothing()

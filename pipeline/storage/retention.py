@@ -88,7 +88,7 @@ def redact_requests(conn: Connection, *, before: datetime, limit: int) -> int:
     is_over = ~RequestRow.blanked & (RequestRow.created_at < before)
     ids = _locked(conn, select(RequestRow.id).where(is_over), limit)
     return conn.execute(
-        update(RequestRow).where(RequestRow.id.in_(ids)).values(ip=None, wishes={}, blanked=True)
+        update(RequestRow).where(RequestRow.id.in_(ids)).values(ip=None, choices={}, blanked=True)
     ).rowcount
 
 

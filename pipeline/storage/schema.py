@@ -350,12 +350,12 @@ class RequestRow(Table):
     # The version of the consent text that was accepted when the request was used, see
     # signup.consent; NULL if none was shown: it is not used yet, or the operator vouches for it.
     wording: Mapped[str | None]
-    wishes: Mapped[dict[str, Any]]  # see storage.requests
+    choices: Mapped[dict[str, Any]]  # see storage.requests
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
     ip: Mapped[str | None]  # of the requester; part of the record of consent, kept for days
-    # True once `ip` and `wishes` are redacted; the other columns stay as long as the subscriber.
+    # True once `ip` and `choices` are redacted; the other columns stay as long as the subscriber.
     blanked: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     __table_args__ = (

@@ -599,8 +599,8 @@ def _mendable(row: Any) -> Subscriber:
         return subscriber_of(row)
     except UNREADABLE as error:
         set_aside("subscriber", row.id, error)
-        wishes = {**columns_of(Schedule()), "max_papers": 10, "breadth": Breadth.BALANCED}
-        return subscriber_of(SimpleNamespace(**{**row._mapping, **wishes}))
+        choices = {**columns_of(Schedule()), "max_papers": 10, "breadth": Breadth.BALANCED}
+        return subscriber_of(SimpleNamespace(**{**row._mapping, **choices}))
 
 
 def subscriber_of(row: Any) -> Subscriber:

@@ -61,7 +61,7 @@ LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
 
 
 class Site(FastAPI):
-    """FastAPI application with `Guard` outside all other middleware.
+    """FastAPI application with `SecurityMiddleware` outside all other middleware.
 
     Middleware added with `add_middleware` runs inside the handler of uncaught exceptions, so that
     its 500 page would not get the security headers.
@@ -76,7 +76,7 @@ class Site(FastAPI):
 def create_app(
     services: Services,
     mailbox: Mailbox | None = None,
-    library: LiveIndex | None = None,
+    live_index: LiveIndex | None = None,
     *,
     wake_editions: Callable[[], None] = lambda: None,
 ) -> FastAPI:
@@ -88,24 +88,24 @@ def create_app(
     `wake_editions` is called after the response when a subscription is confirmed or preferences are
     saved; without it, first digests and new topics wait for the scheduled task.
     """
-    library = library or LiveIndex(services.engine, embedder=services.known_meanings)
+    live_index = live_index or LiveIndex(services.engine, embedder=services.known_meanings)
     app = Site(
         title="Paperboy",
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a redirected one-click POST is often lost
-        lifespan=library.while_serving,
+        lifespan=live_index.while_serving,
     )
     app.site_url = services.settings.site_url
     pages = Pages.of(services.settings, has_mailbox=mailbox is not None)
     wake_editions, meter = one_at_a_time(wake_editions), CPUBudget(services.settings)
     app.include_router(ops.health_router(services))
     app.include_router(ops.metrics_router(services))
-    app.include_router(subscribe.router(services, pages, library, meter))
-    app.include_router(static_files.router(services, pages.house))
-    app.include_router(papers.router(services, pages, library, meter))
-    app.include_router(topics.router(services, pages, library, meter))
+    app.include_router(subscribe.router(services, pages, live_index, meter))
+    app.include_router(static_files.router(services, pages.branding))
+    app.include_router(papers.router(services, pages, live_index, meter))
+    app.include_router(topics.router(services, pages, live_index, meter))
     app.include_router(ops.webhook_router(services))
     app.include_router(account.router(services, pages, wake_editions))
     if mailbox is not None:

@@ -164,7 +164,7 @@ WORDS: Final = {
 
 
 class RequestLimits:
-    """ASGI middleware that enforces the limits; only `Guard` is further out."""
+    """ASGI middleware that enforces the limits; only `SecurityMiddleware` is further out."""
 
     def __init__(
         self, app: ASGIApp, pages: Pages, trusted_proxies: tuple[str, ...], watch: ProxyWatch

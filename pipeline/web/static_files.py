@@ -29,10 +29,10 @@ SITEMAP: Final = "http://www.sitemaps.org/schemas/sitemap/0.9"
 ANY_PAPERS: Final = "/papers?"  # day, search and sort parameters: endless for a crawler
 
 
-def router(services: Services, house: Branding) -> APIRouter:
+def router(services: Services, branding: Branding) -> APIRouter:
     routes = APIRouter()
     files = {name: (STATIC / name).read_bytes() for name in FILES}
-    style = _style(house)
+    style = _style(branding)
 
     @routes.api_route("/style.css", methods=LOOK)
     def stylesheet(request: Request) -> Response:
@@ -47,7 +47,7 @@ def router(services: Services, house: Branding) -> APIRouter:
 
     @routes.api_route("/robots.txt", methods=LOOK)
     def robots(request: Request) -> Response:
-        return public(request, PlainTextResponse(robots_text(house.site_url)), seconds=AN_HOUR)
+        return public(request, PlainTextResponse(robots_text(branding.site_url)), seconds=AN_HOUR)
 
     @routes.api_route("/sitemap.xml", methods=LOOK)
     def sitemap(request: Request) -> Response:
@@ -55,7 +55,7 @@ def router(services: Services, house: Branding) -> APIRouter:
             keys = papers.newest_keys(
                 conn, through_batch=ingest_state.published_batch(conn), limit=SITEMAP_PAPERS
             )
-        return public(request, _sitemap(house.site_url, keys), seconds=AN_HOUR)
+        return public(request, _sitemap(branding.site_url, keys), seconds=AN_HOUR)
 
     return routes
 
@@ -78,6 +78,6 @@ def _sitemap(site_url: str, keys: list[str]) -> Response:
     return Response(xml, media_type="application/xml")
 
 
-def _style(house: Branding) -> str:
-    accents = f":root {{ --light: {house.accent}; --dark: {house.accent_on_dark}; }}\n"
+def _style(branding: Branding) -> str:
+    accents = f":root {{ --light: {branding.accent}; --dark: {branding.accent_on_dark}; }}\n"
     return accents + (STATIC / "style.css").read_text("utf-8")

@@ -17,14 +17,14 @@ from pipeline.settings import Settings
 class Pages:
     """Renderer of one site's pages, with the values that all of them share."""
 
-    house: Branding
+    branding: Branding
     contact: str  # address of the operator: REPLY_TO, or the sender if that is not set
     has_mailbox: bool
 
     @classmethod
     def of(cls, settings: Settings, *, has_mailbox: bool) -> Pages:
         return cls(
-            house=Branding(
+            branding=Branding(
                 site_url=settings.site_url,
                 list_name=settings.list_name,
                 operator_name=settings.operator_name,

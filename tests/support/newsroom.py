@@ -97,9 +97,9 @@ def add_reader(
     now: datetime = NOW,
 ) -> Subscriber:
     """Add an active subscriber, due at eight o'clock UTC, to papers published from now on."""
-    wishes = Choices(queries, schedule or Schedule(), max_papers)
+    choices = Choices(queries, schedule or Schedule(), max_papers)
     return signup.add(
-        engine, email, wishes, confirmed=True, suppression_key=SUPPRESSION_KEY, now=now
+        engine, email, choices, confirmed=True, suppression_key=SUPPRESSION_KEY, now=now
     )
 
 

@@ -47,17 +47,17 @@ class Site:
 
     def ask(self, email: str = ADA, *topics: str, ip: str | None = None, **schedule: Any) -> str:
         """Request a subscription as the form does; return the confirmation link of its mail."""
-        wishes = Choices(topics or ("retrieval",), make_schedule(**schedule), 5)
+        choices = Choices(topics or ("retrieval",), make_schedule(**schedule), 5)
         signup.request_subscription(
-            self.engine, email, wishes, ip=ip, suppression_key=self.key, now=now()
+            self.engine, email, choices, ip=ip, suppression_key=self.key, now=now()
         )
         request = rows(self.engine, RequestRow, RequestRow.id)[-1]
         return self.services.links.confirm(request.id, now())
 
     def reader(self, email: str = ADA, *topics: str, **schedule: Any) -> Subscriber:
-        wishes = Choices(topics or ("retrieval",), make_schedule(**schedule), 5)
+        choices = Choices(topics or ("retrieval",), make_schedule(**schedule), 5)
         return signup.add(
-            self.engine, email, wishes, confirmed=True, suppression_key=self.key, now=now()
+            self.engine, email, choices, confirmed=True, suppression_key=self.key, now=now()
         )
 
     def again(self, subscriber: Subscriber) -> Subscriber:

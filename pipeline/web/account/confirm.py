@@ -27,11 +27,11 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
         request = _request(services.links.read_confirm(token, now()), RequestKind.JOIN)
         if request.is_used:
             return pages.message("You have confirmed this already", USED, personal=True)
-        wishes = request.wishes or signup.Choices()
+        choices = request.choices or signup.Choices()
         return pages.show(
             "confirm.html",
             chosen=current_choices(
-                request.email, wishes.labels, wishes.schedule, wishes.max_papers, wishes.breadth
+                request.email, choices.labels, choices.schedule, choices.max_papers, choices.breadth
             ),
             is_change=request.status is SubscriberStatus.ACTIVE,
             wording=signup.WORDING,

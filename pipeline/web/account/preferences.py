@@ -171,7 +171,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
         if digest is None:
             return Outlook((), 0, is_ready=False)
         cards = tuple(
-            views.card(pick.paper, views.reasons(pick.reasons, ROOM), pages.house, ROOM)
+            views.card(pick.paper, views.reasons(pick.reasons, ROOM), pages.branding, ROOM)
             for pick in digest.picks
         )
         return Outlook(cards, digest.more)

@@ -28,7 +28,7 @@ class SelectedPapers:
     catalog: Catalog
     places: Places
     query: Query | None = None
-    shelves: SearchIndex | None = None  # the index that was searched; None without a query
+    search_index: SearchIndex | None = None  # the index that was searched; None without a query
 
     @property
     def total(self) -> int:
@@ -37,17 +37,17 @@ class SelectedPapers:
     @property
     def is_partial(self) -> bool:
         """Return whether older papers are missing because the index is still being built."""
-        return self.shelves is not None and not self.shelves.complete
+        return self.search_index is not None and not self.search_index.complete
 
-    def show(self, conn: Connection, part: slice, house: Branding) -> list[Shown]:
+    def show(self, conn: Connection, part: slice, branding: Branding) -> list[Shown]:
         """Load this slice of the list from the database, with the matched words highlighted."""
         places = self.places[part]
         ids = self.catalog.ids
-        if self.shelves is None or self.query is None:
-            return views.shown(conn, ids[places].tolist(), house)
-        phrases = self.shelves.phrases(self.query, places)
+        if self.search_index is None or self.query is None:
+            return views.shown(conn, ids[places].tolist(), branding)
+        phrases = self.search_index.phrases(self.query, places)
         found_by = FoundBy(self.query, {int(ids[at]): said for at, said in phrases.items()})
-        return views.shown(conn, ids[places].tolist(), house, found_by)
+        return views.shown(conn, ids[places].tolist(), branding, found_by)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,29 +62,29 @@ class Page:
 
 
 def choose(
-    library: LiveIndex, conn: Connection, query: Query | None, days: Days | None, order: Sort
+    live_index: LiveIndex, conn: Connection, query: Query | None, days: Days | None, order: Sort
 ) -> SelectedPapers:
     """Return the sorted papers of `days` that match `query`; None for either does not filter."""
     if query is None:
-        catalog = library.catalog(ingest_state.published_batch(conn))
+        catalog = live_index.catalog(ingest_state.published_batch(conn))
         places = np.flatnonzero(catalog.within(days))
         return SelectedPapers(catalog, catalog.sorted(places, order))
-    library.catalog(
+    live_index.catalog(
         ingest_state.published_batch(conn)
     )  # triggers a refresh if a newer batch is published
-    shelves = library.shelves()
-    catalog, found = shelves.catalog, shelves.find(query)
+    search_index = live_index.search_index()
+    catalog, found = search_index.catalog, search_index.find(query)
     inside = catalog.within(days)[found.papers]
     places = catalog.sorted(found.papers[inside], order, found.scores[inside])
-    return SelectedPapers(catalog, places, query, shelves)
+    return SelectedPapers(catalog, places, query, search_index)
 
 
-def page(chosen: SelectedPapers, number: int, conn: Connection, house: Branding) -> Page:
+def page(chosen: SelectedPapers, number: int, conn: Connection, branding: Branding) -> Page:
     """Return page `number`, clamped to the existing pages."""
     last = pages(chosen.total, SIZE)
     number = min(max(number, 1), last)
     part = slice((number - 1) * SIZE, number * SIZE)
-    return Page(chosen.show(conn, part, house), chosen.total, number, last, chosen.is_partial)
+    return Page(chosen.show(conn, part, branding), chosen.total, number, last, chosen.is_partial)
 
 
 def with_period(asked: ListParams, days: tuple[date, ...]) -> ListParams:

@@ -31,8 +31,8 @@ class RecentWindow:
     Thread-safe; query results are cached, at most `MOST_KEPT` octets.
     """
 
-    def __init__(self, shelves: SearchIndex) -> None:
-        self.shelves = shelves
+    def __init__(self, search_index: SearchIndex) -> None:
+        self.search_index = search_index
         self._found: OrderedDict[str, Found] = OrderedDict()
         self._kept = 0  # octets in `_found`
         self._lock = threading.Lock()
@@ -60,7 +60,7 @@ class RecentWindow:
                 self._kept -= _octets(*self._found.popitem(last=False))
 
     def _find(self, query: str) -> Found:
-        found = self.shelves.find(parse(query), breadth=Breadth.MORE)
+        found = self.search_index.find(parse(query), breadth=Breadth.MORE)
         return found.take(self._within[found.papers])
 
     @cached_property
@@ -71,11 +71,11 @@ class RecentWindow:
 
     @property
     def is_complete(self) -> bool:
-        return self.shelves.complete
+        return self.search_index.complete
 
     def phrases(self, query: str, places: Places) -> dict[int, tuple[str, ...]]:
         """Return the matched phrases of each paper, by place."""
-        return self.shelves.phrases(parse(query), places)
+        return self.search_index.phrases(parse(query), places)
 
     def announced(self, places: Places, first: date, last: date) -> Mask:
         """Return a mask over `places`: last announced from `first` to `last`, both included."""
@@ -89,22 +89,22 @@ class RecentWindow:
 
     def most_upvoted(self, first: date, last: date, most: int) -> Found:
         """Return at most `most` papers with upvotes, highest first; the score is the upvotes."""
-        places = np.flatnonzero(self._within & (self.shelves.catalog.upvotes > 0))
+        places = np.flatnonzero(self._within & (self.search_index.catalog.upvotes > 0))
         places = places[self.announced(places, first, last)]
-        upvotes = self.shelves.catalog.upvotes[places]
+        upvotes = self.search_index.catalog.upvotes[places]
         best = np.argsort(-upvotes, kind="stable")[:most]
         sure = np.full(best.size, NARROWEST, dtype=np.int8)
         return Found(places[best], upvotes[best].astype(np.float64), sure)
 
     def read(self, conn: Connection, places: Iterable[int]) -> dict[int, Paper]:
         """Load papers by place; withdrawn and merged ones are left out."""
-        by_id = {int(self.shelves.catalog.ids[place]): place for place in places}
+        by_id = {int(self.search_index.catalog.ids[place]): place for place in places}
         found = papers.by_ids(conn, by_id)
         return {by_id[id_]: paper for id_, paper in found.items() if not paper.withdrawn}
 
     @property
     def _newest(self) -> Places:
-        return self.shelves.catalog.newest
+        return self.search_index.catalog.newest
 
     @cached_property
     def _within(self) -> Mask:
@@ -112,7 +112,7 @@ class RecentWindow:
         if self._newest.size:
             since = int(self._newest.max()) - timedelta(days=DAYS - 1).days
             mask = self._newest >= since
-            mask[: int(self.shelves.starts[0])] = False
+            mask[: int(self.search_index.starts[0])] = False
         return mask
 
 
@@ -122,10 +122,10 @@ def _octets(query: str, found: Found) -> int:
 
 
 class RecentPapers:
-    """Provider of the current `Recent`, from the library that all pages share."""
+    """Provider of the current `RecentWindow`, from the library that all pages share."""
 
-    def __init__(self, library: LiveIndex, engine: Engine) -> None:
-        self._library = library
+    def __init__(self, live_index: LiveIndex, engine: Engine) -> None:
+        self._library = live_index
         self._engine = engine
         self._kept: RecentWindow | None = None
 
@@ -138,8 +138,8 @@ class RecentPapers:
         """Return the recent papers, at most one batch behind; cached until the index changes."""
         with read_only(self._engine) as conn:
             self._library.catalog(ingest_state.published_batch(conn))  # triggers a refresh
-        shelves = self._library.shelves()
+        search_index = self._library.search_index()
         kept = self._kept
-        if kept is None or kept.shelves is not shelves:
-            kept = self._kept = RecentWindow(shelves)
+        if kept is None or kept.search_index is not search_index:
+            kept = self._kept = RecentWindow(search_index)
         return kept

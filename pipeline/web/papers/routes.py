@@ -31,7 +31,7 @@ SIMILAR = 5
 Text = Annotated[str, Query()]
 
 
-def router(services: Services, pages: Pages, library: LiveIndex, meter: CPUBudget) -> APIRouter:
+def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBudget) -> APIRouter:
     """Return the routes; only searches count against the visitor's rate limit."""
     routes = APIRouter()
 
@@ -55,7 +55,7 @@ def router(services: Services, pages: Pages, library: LiveIndex, meter: CPUBudge
             raise HTTPException(422) from error
         counted = meter.search(request) if asked.is_search else nullcontext()
         with counted, read_only(services.engine) as conn:
-            return public(request, _list(conn, asked, pages, library))
+            return public(request, _list(conn, asked, pages, live_index))
 
     @routes.api_route("/papers/{key:path}", methods=LOOK)
     def one_paper(request: Request, key: str) -> Response:
@@ -66,8 +66,8 @@ def router(services: Services, pages: Pages, library: LiveIndex, meter: CPUBudge
             seen = papers.sightings_of(conn, [paper.id]).get(paper.id, ())
             answer = pages.show(
                 "paper.html",
-                paper=views.detailed(paper, seen, pages.house),
-                similar=_similar(conn, paper, library, pages.house),
+                paper=views.detailed(paper, seen, pages.branding),
+                similar=_similar(conn, paper, live_index, pages.branding),
                 canonical=views.path_of(paper.key),
             )
         return public(request, answer)
@@ -78,15 +78,15 @@ def router(services: Services, pages: Pages, library: LiveIndex, meter: CPUBudge
 # --- Lists --------------------------------------------------------------------------------------
 
 
-def _list(conn: Connection, asked: ListParams, pages: Pages, library: LiveIndex) -> Response:
-    known = library.catalog(ingest_state.published_batch(conn))
+def _list(conn: Connection, asked: ListParams, pages: Pages, live_index: LiveIndex) -> Response:
+    known = live_index.catalog(ingest_state.published_batch(conn))
     asked = listing.with_period(asked, known.days)
     try:
         query = asked.parsed()
     except QueryError as error:
         return _mistaken(asked, error, pages)
-    chosen = listing.choose(library, conn, query, asked.period, asked.order)
-    page = listing.page(chosen, asked.page, conn, pages.house)
+    chosen = listing.choose(live_index, conn, query, asked.period, asked.order)
+    page = listing.page(chosen, asked.page, conn, pages.branding)
     return pages.show(
         "papers.html",
         asked=asked,
@@ -116,15 +116,21 @@ def _mistaken(asked: ListParams, error: QueryError, pages: Pages) -> Response:
 # --- One paper ----------------------------------------------------------------------------------
 
 
-def _similar(conn: Connection, paper: Paper, library: LiveIndex, house: Branding) -> list[Shown]:
+def _similar(
+    conn: Connection, paper: Paper, live_index: LiveIndex, branding: Branding
+) -> list[Shown]:
     """Return up to `SIMILAR` other papers, best match first, for the title and five keywords.
 
     Empty until the search index is built.
     """
-    shelves = library.ready()
-    if shelves is None:
+    search_index = live_index.ready()
+    if search_index is None:
         return []
-    found = shelves.find(plain_words(" ".join((paper.title, *paper.keywords[:5]))), floor=False)
-    order = shelves.catalog.sorted(found.papers, Sort.BEST, found.scores)
-    ids = [id_ for id_ in shelves.catalog.ids[order[: SIMILAR + 1]].tolist() if id_ != paper.id]
-    return views.shown(conn, ids[:SIMILAR], house)
+    found = search_index.find(
+        plain_words(" ".join((paper.title, *paper.keywords[:5]))), floor=False
+    )
+    order = search_index.catalog.sorted(found.papers, Sort.BEST, found.scores)
+    ids = [
+        id_ for id_ in search_index.catalog.ids[order[: SIMILAR + 1]].tolist() if id_ != paper.id
+    ]
+    return views.shown(conn, ids[:SIMILAR], branding)

@@ -49,7 +49,7 @@ class SearchIndex:
 
     catalog: Catalog
     starts: Places  # the place of each segment's first paper, and the end of the last segment
-    shelves: tuple[Segment, ...]
+    search_index: tuple[Segment, ...]
     complete: bool = True  # False: only the newest papers, while the index is being built
 
     def find(
@@ -59,7 +59,9 @@ class SearchIndex:
 
         Without `floor` there is no relevance threshold: one word of several is enough.
         """
-        found = [shelf.index.find(query, floor=floor, breadth=breadth) for shelf in self.shelves]
+        found = [
+            segment.index.find(query, floor=floor, breadth=breadth) for segment in self.search_index
+        ]
         if not found:
             return Found(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int8))
         offset = [one.papers + start for one, start in zip(found, self.starts[:-1], strict=True)]
@@ -72,10 +74,10 @@ class SearchIndex:
     def phrases(self, query: Query, places: Places) -> dict[int, tuple[str, ...]]:
         """Return the matched phrases of each paper, by place; only the segments of `places`."""
         words: dict[int, tuple[str, ...]] = {}
-        for shelf, (start, end) in zip(self.shelves, pairwise(self.starts), strict=True):
+        for segment, (start, end) in zip(self.search_index, pairwise(self.starts), strict=True):
             here = places[(places >= start) & (places < end)] - start
             if here.size:
-                found = shelf.index.phrases(query, here)
+                found = segment.index.phrases(query, here)
                 words |= {place + int(start): phrases for place, phrases in found.items()}
         return words
 
@@ -122,7 +124,7 @@ class LiveIndex:
             known = self._catalog = self._load()
         return known
 
-    def shelves(self) -> SearchIndex:
+    def search_index(self) -> SearchIndex:
         """Return the current index; before there is one, wait at most `patience` seconds.
 
         If it is not built by then, return an index of the newest `FEW` papers.
@@ -164,7 +166,11 @@ class LiveIndex:
     def renew(self) -> None:
         """Load the catalog and rebuild the index, reusing segments with unchanged papers."""
         catalog = self._catalog = self._load()
-        kept = {shelf.holds: shelf for shelf in self._shelves.shelves} if self._shelves else {}
+        kept = (
+            {segment.holds: segment for segment in self._shelves.search_index}
+            if self._shelves
+            else {}
+        )
         started = time.monotonic()
         self._shelves = self._fill(catalog, kept)
         self._few = None
@@ -209,8 +215,8 @@ class LiveIndex:
             if self._few is None:
                 catalog = self._catalog or self._load()
                 starts = np.array([max(0, catalog.size - FEW), catalog.size])
-                shelf = self._shelf(catalog, int(starts[0]), catalog.size, b"")
-                self._few = _measured(catalog, starts, [shelf], complete=catalog.size <= FEW)
+                segment = self._shelf(catalog, int(starts[0]), catalog.size, b"")
+                self._few = _measured(catalog, starts, [segment], complete=catalog.size <= FEW)
             return self._few
 
     def _shelf(self, catalog: Catalog, start: int, end: int, holds: bytes) -> Segment:
@@ -225,7 +231,7 @@ class LiveIndex:
 
 
 def _starts(catalog: Catalog) -> Places:
-    """Return the place of the first paper in each range of `SHELF` ids, and the total size."""
+    """Return the place of the first paper in each range of `SEGMENT` ids, and the total size."""
     places = np.flatnonzero(np.diff(catalog.ids // SEGMENT, prepend=-1))
     return np.append(places, catalog.size).astype(np.int64)
 
@@ -240,8 +246,9 @@ def _measured(
     catalog: Catalog, starts: Places, filled: list[Segment], *, complete: bool = True
 ) -> SearchIndex:
     """Return the index, each segment scored with the word frequencies of all segments."""
-    corpus = sum((shelf.statistics for shelf in filled), start=CorpusStatistics())
-    shelves = tuple(
-        Segment(shelf.holds, shelf.index.measured_by(corpus), shelf.statistics) for shelf in filled
+    corpus = sum((segment.statistics for segment in filled), start=CorpusStatistics())
+    search_index = tuple(
+        Segment(segment.holds, segment.index.measured_by(corpus), segment.statistics)
+        for segment in filled
     )
-    return SearchIndex(catalog, starts, shelves, complete)
+    return SearchIndex(catalog, starts, search_index, complete)

@@ -66,7 +66,7 @@ class NamedTopic:
         return self.query if self.parameters else self.path.removeprefix("/topics/")
 
 
-def router(services: Services, pages: Pages, library: LiveIndex, meter: CPUBudget) -> APIRouter:
+def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBudget) -> APIRouter:
     routes = APIRouter()
 
     @routes.api_route("/topics", methods=LOOK)
@@ -101,8 +101,8 @@ def router(services: Services, pages: Pages, library: LiveIndex, meter: CPUBudge
         )
         order = asked.sort or (Sort.TRENDING if topic.query == TRENDING else Sort.NEWEST)
         with meter.search(request), read_only(services.engine) as conn:
-            chosen, days = _chosen(library, conn, topic, order)
-            page = listing.page(chosen, asked.page, conn, pages.house)
+            chosen, days = _chosen(live_index, conn, topic, order)
+            page = listing.page(chosen, asked.page, conn, pages.branding)
         return public(
             request,
             pages.show(
@@ -127,7 +127,7 @@ def router(services: Services, pages: Pages, library: LiveIndex, meter: CPUBudge
             raise HTTPException(404)
         write, media_type = writers[form]
         with meter.search(request), read_only(services.engine) as conn:
-            made = _feed(conn, topic, library, pages)
+            made = _feed(conn, topic, live_index, pages)
         answer = Response(write(made), media_type=media_type)
         return public(request, answer, seconds=600, modified=made.updated)
 
@@ -149,14 +149,14 @@ def queried(text: str) -> NamedTopic:
 
 
 def _chosen(
-    library: LiveIndex, conn: Connection, topic: NamedTopic, order: Sort
+    live_index: LiveIndex, conn: Connection, topic: NamedTopic, order: Sort
 ) -> tuple[SelectedPapers, Days | None]:
     """Return the topic's papers in the `DAYS` up to the newest day with papers, and these days.
 
     The days are None if there are no papers at all.
     """
     query = None if topic.query == TRENDING else parse(topic.query)
-    known = listing.choose(library, conn, query, None, order)
+    known = listing.choose(live_index, conn, query, None, order)
     if not known.catalog.days:
         return known, None
     days = periods.until(known.catalog.days[-1], DAYS)
@@ -164,17 +164,17 @@ def _chosen(
     return replace(known, places=known.places[inside]), days
 
 
-def _feed(conn: Connection, topic: NamedTopic, library: LiveIndex, pages: Pages) -> Feed:
+def _feed(conn: Connection, topic: NamedTopic, live_index: LiveIndex, pages: Pages) -> Feed:
     is_trending = topic.query == TRENDING
-    chosen, _ = _chosen(library, conn, topic, Sort.TRENDING if is_trending else Sort.NEWEST)
+    chosen, _ = _chosen(live_index, conn, topic, Sort.TRENDING if is_trending else Sort.NEWEST)
     places = chosen.catalog.sorted(chosen.places[:FEED], Sort.NEWEST)
     ids = chosen.catalog.ids[places].tolist()
     known = papers.by_ids(conn, ids)
     published = catalog.published_at(conn, chosen.catalog.batch)
     return Feed(
-        title=f"{topic.name} · {pages.house.list_name}",
+        title=f"{topic.name} · {pages.branding.list_name}",
         description=f"New research papers: {topic.name}",
-        site_url=pages.house.site_url,
+        site_url=pages.branding.site_url,
         page=topic.page,
         atom=topic.atom,
         json=topic.json,

@@ -52,20 +52,20 @@ class FoundBy:
 
 
 def shown(
-    conn: Connection, ids: Sequence[int], house: Branding, found_by: FoundBy | None = None
+    conn: Connection, ids: Sequence[int], branding: Branding, found_by: FoundBy | None = None
 ) -> list[Shown]:
     """Load papers in the order of `ids`, with matches highlighted; skip ids that are gone."""
     known = papers.by_ids(conn, ids)
     sightings = papers.sightings_of(conn, ids)
     return [
-        show(known[id_], sightings.get(id_, ()), found_by.of(id_) if found_by else (), house)
+        show(known[id_], sightings.get(id_, ()), found_by.of(id_) if found_by else (), branding)
         for id_ in ids
         if id_ in known
     ]
 
 
-def show(paper: Paper, seen: Iterable[Seen], wanted: Iterable[Stems], house: Branding) -> Shown:
-    card = views.card(paper, (), house, ROOM)
+def show(paper: Paper, seen: Iterable[Seen], wanted: Iterable[Stems], branding: Branding) -> Shown:
+    card = views.card(paper, (), branding, ROOM)
     rest = _rest(formatting.clean(paper.abstract), card.abstract)
     return Shown(
         url=path_of(paper.key),
@@ -128,8 +128,8 @@ class Detailed:
     day_address: str
 
 
-def detailed(paper: Paper, seen: tuple[Seen, ...], house: Branding) -> Detailed:
-    card = views.card(paper, (), house, ROOM)
+def detailed(paper: Paper, seen: tuple[Seen, ...], branding: Branding) -> Detailed:
+    card = views.card(paper, (), branding, ROOM)
     names = tuple(formatting.clean(name) for name in paper.authors[:NAMES])
     return Detailed(
         title=card.title,

@@ -1,4 +1,4 @@
-"""Form of topics and schedule: parse, validate, and convert to `Wishes`. Pure."""
+"""Form of topics and schedule: parse, validate, and convert to `Choices`. Pure."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def signup_preview(
     conn: Connection,
     asked: Sequence[TopicEntry],
     wanted: Wanted,
-    house: Branding,
+    branding: Branding,
 ) -> SignupPreview | None:
     """Return the preview; None if there are no recent papers."""
     if not recent.days:
@@ -65,7 +65,7 @@ def signup_preview(
         rates=tuple(_rates(recent, asked, wanted.breadth)),
         together=_together(recent, asked, wanted.breadth),
         heading=heading,
-        cards=tuple(_card(papers[one.paper], one, house) for one in selection.picks),
+        cards=tuple(_card(papers[one.paper], one, branding) for one in selection.picks),
         more=selection.more,
         counted=_counted(recent) if any(_is_counted(topic) for topic in asked) else "",
     )
@@ -139,8 +139,8 @@ def _candidates(
             yield Candidate(place, score, phrases.get(place, ()), paper.title, paper.upvotes)
 
 
-def _card(paper: Paper, picked: Picked, house: Branding) -> Card:
-    return views.card(paper, views.reasons(picked.reasons, ROOM), house, ROOM)
+def _card(paper: Paper, picked: Picked, branding: Branding) -> Card:
+    return views.card(paper, views.reasons(picked.reasons, ROOM), branding, ROOM)
 
 
 # --- Volume -------------------------------------------------------------------------------------

@@ -38,11 +38,11 @@ TOPICS: Final = frozenset({"topics", "queries"})  # fields that are validated fo
 Posted = Annotated[Fields, Depends(forms.fields)]
 
 
-def router(services: Services, pages: Pages, library: LiveIndex, meter: CPUBudget) -> APIRouter:
+def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBudget) -> APIRouter:
     """Return the routes; `meter` limits previews, sign-ups have the limits of `signup.ask`."""
     routes = APIRouter()
     settings = services.settings
-    recent = RecentPapers(library, services.engine)
+    recent = RecentPapers(live_index, services.engine)
     assets = {name: (STATIC / name).read_bytes() for name in ("subscribe.css", "subscribe.js")}
     version = sha256(b"".join(assets.values())).hexdigest()[:8]
 
@@ -116,7 +116,7 @@ def router(services: Services, pages: Pages, library: LiveIndex, meter: CPUBudge
             asked = form_input.topic_entries(typed)
             looked_at = recent.get()
             with read_only(services.engine) as conn:
-                return signup_preview(looked_at, conn, asked, wanted, pages.house)
+                return signup_preview(looked_at, conn, asked, wanted, pages.branding)
 
     def _page(
         typed: FormInput,

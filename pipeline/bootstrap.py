@@ -499,7 +499,7 @@ def warn_of_settings() -> None:
         log.warning("doubtful setting", detail=suspicion.text)
 
 
-def tell_keys(built: Services) -> None:
+def log_new_keys(built: Services) -> None:
     """Log the origin of the keys and a fingerprint at the start of a service; never the keys."""
     from pipeline.storage import keys
 

@@ -143,7 +143,7 @@ def _begin(engine: Engine, now: datetime, embedder: Embedder | None) -> _Run | N
         if token is None:
             return None
         published = ingest_state.published_batch(conn)
-        dropped = topics.drop_unpublished(conn, published)
+        dropped = topics.delete_unpublished_matches(conn, published)
     if dropped:
         log.warning("matches of a dead run dropped", batch=published + 1, matches=dropped)
     return _Run(engine, token, published + 1, now, embedder)

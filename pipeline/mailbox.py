@@ -91,7 +91,7 @@ class Mailbox:
             raise NotFoundError(f"there is no message {id_} in the mailbox") from None
         message = message_from_bytes(raw)
         return OpenMail(
-            letter=_letter(id_, message, len(raw)),
+            letter=_stored_mail(id_, message, len(raw)),
             headers=tuple((name, _unfolded(value)) for name, value in message.items()),
             text=_part(message, "text/plain"),
             html=_part(message, "text/html"),
@@ -101,7 +101,7 @@ class Mailbox:
     def _summary(self, id_: str) -> StoredMail:
         with self._path(id_).open("rb") as file:
             message = BytesHeaderParser().parse(file)
-            return _letter(id_, message, os.fstat(file.fileno()).st_size)
+            return _stored_mail(id_, message, os.fstat(file.fileno()).st_size)
 
     def _path(self, id_: str) -> Path:
         if not ID.fullmatch(id_):  # it may come from the URL of a request
@@ -159,7 +159,7 @@ class _Server(Controller):
         super()._trigger_server()  # type: ignore[no-untyped-call]
 
 
-def _letter(id_: str, message: Message, size: int) -> StoredMail:
+def _stored_mail(id_: str, message: Message, size: int) -> StoredMail:
     return StoredMail(
         id=id_,
         mail_from=_shown(message, "Return-Path").strip("<>"),

@@ -229,7 +229,7 @@ class Settling:
             if other.status is not SubscriberStatus.PENDING:
                 self.result.unknown.append(f"{theirs['email']}: another subscriber has it here")
                 return
-            subscribers.drop(conn, other.id)
+            subscribers.delete_pending(conn, other.id)
         restored_copies.move_on(conn, found["id"], values)
         if theirs["status"] == SubscriberStatus.UNSUBSCRIBED:
             deliveries.cancel_owed(conn, [found["id"]], CancelReason.LEFT)

@@ -368,7 +368,7 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _what_was_in_it_goes_first(self) -> Settings:
+    def _delivery_outlives_digest(self) -> Settings:
         """Require that a delivery row outlives the content of its digest."""
         if self.delivery_days < self.digest_days:
             raise ValueError("DELIVERY_DAYS: must not be less than DIGEST_DAYS")

@@ -190,7 +190,7 @@ def test_look_back_constants():
 def test_paused_and_suppressed_readers_get_no_mail(barred, paused_until, reason):
     draft = make_draft(paused_until=paused_until)
 
-    assert compiler._why_silent(draft, {draft.subscriber.id} if barred else set()) is reason
+    assert compiler._skip_reason(draft, {draft.subscriber.id} if barred else set()) is reason
 
 
 @pytest.mark.parametrize(

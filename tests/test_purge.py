@@ -132,7 +132,7 @@ def test_digest_contents_are_deleted_after_ninety_days(engine: Engine):
     assert (delivery.reply, delivery.queue_id) == (None, None)
     with read_only(engine) as conn:
         assert digests.load(conn, [delivery.id]) == {}
-    assert signup.wishes_of(engine, reader.id).digests[0].papers == 0
+    assert signup.choices_of(engine, reader.id).digests[0].papers == 0
 
 
 def test_purge_is_idempotent(engine: Engine):

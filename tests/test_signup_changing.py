@@ -99,7 +99,7 @@ def test_pause_until_today_or_earlier_ends_the_pause(engine: Engine):
 
 
 def version(engine: Engine, reader: Subscriber) -> str:
-    return signup.wishes_of(engine, reader.id).version
+    return signup.choices_of(engine, reader.id).version
 
 
 def test_second_change_from_the_same_form_version_is_rejected(engine: Engine):
@@ -354,10 +354,10 @@ def test_undo_is_rejected_after_a_month_or_without_confirmation(engine: Engine):
 def test_leaving_reason_is_kept_only_while_unsubscribed(engine: Engine):
     reader = add_reader(engine)
 
-    signup.say_why(engine, reader.secret, UnsubscribeReason.OTHER)
+    signup.set_reason(engine, reader.secret, UnsubscribeReason.OTHER)
     assert rows(engine, SubscriberRow)[0].left_reason is None
     signup.leave(engine, reader.secret, NOW)
-    signup.say_why(engine, reader.secret, UnsubscribeReason.TOO_MANY)
+    signup.set_reason(engine, reader.secret, UnsubscribeReason.TOO_MANY)
     assert rows(engine, SubscriberRow)[0].left_reason == "too many"
     signup.undo(engine, reader.secret, NOW)
     assert rows(engine, SubscriberRow)[0].left_reason is None
@@ -387,7 +387,7 @@ def test_preferences_show_the_last_ten_digests(engine: Engine):
             conn.execute(update(DeliveryRow).values(status=DeliveryStatus.SENT))
     publish(engine, NOW + 12 * DAY)
 
-    held = signup.wishes_of(engine, reader.id)
+    held = signup.choices_of(engine, reader.id)
 
     assert held.topics == (("cat:cs.ir", "cat:cs.IR"), ("dense retrieval", "Dense retrieval"))
     assert len(held.digests) == 10
@@ -463,7 +463,7 @@ def test_erasing_removes_personal_data_from_all_tables(engine: Engine, claimed: 
     assert Counter(status for _, status in mails(engine)) == {"cancelled": 3}
     assert {d.dedupe_key for d in rows(engine, DeliveryRow)} == keys
     assert count(engine, AskedRow) == 1  # for the new address: counters stay
-    for lost in (signup.export, signup.wishes_of):
+    for lost in (signup.export, signup.choices_of):
         with pytest.raises(NotFoundError):
             lost(engine, reader.id)
     with pytest.raises(NotFoundError):

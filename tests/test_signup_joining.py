@@ -446,7 +446,7 @@ def test_confirming_applies_the_requested_wishes(engine: Engine):
     assert first.subscriber.status is SubscriberStatus.ACTIVE
     assert (first.subscriber.schedule, first.subscriber.max_papers) == (WISHES.schedule, 5)
     assert first.subscriber.next_slot_at == NOW + DAY
-    assert signup.wishes_of(engine, first.subscriber.id).topics == (
+    assert signup.choices_of(engine, first.subscriber.id).topics == (
         ("cat:cs.ir", "cat:cs.IR"),
         ("dense retrieval", "Dense retrieval"),
     )
@@ -633,7 +633,7 @@ def test_empty_welcome_records_a_skip_reason(engine: Engine):
     assert outcome is not None
     assert outcome.skipped is SkipReason.NOTHING_NEW
     assert [(r.edition_on, r.reason) for r in rows(engine, SkipRow)] == [(TODAY, "nothing new")]
-    assert signup.wishes_of(engine, reader.id).skips[0].reason is SkipReason.NOTHING_NEW
+    assert signup.choices_of(engine, reader.id).skips[0].reason is SkipReason.NOTHING_NEW
 
 
 def test_reader_with_todays_digest_gets_no_welcome_after_rejoining(engine: Engine):

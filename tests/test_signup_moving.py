@@ -253,7 +253,7 @@ def test_export_and_import_keep_all_subscriber_data(engine, other):
         breadth=Breadth.FEWER, names={"a;b": "=Mine; \"too\""})  # fmt: skip
     add(engine, BOB, "robots")
     signup.leave(engine, secret_of(engine, BOB), NOW - timedelta(days=3))
-    signup.say_why(engine, secret_of(engine, BOB), UnsubscribeReason.OTHER)
+    signup.set_reason(engine, secret_of(engine, BOB), UnsubscribeReason.OTHER)
     signup.request_subscription(
         engine, EVE, Choices(("x",)), ip="192.0.2.1", suppression_key=KEY, now=NOW
     )

@@ -836,7 +836,7 @@ def test_forget_address_cancels_queued_mail_and_redacts_the_address(engine):
     add_delivery(engine, **asked | {"request_id": requested[1]})
     add_delivery(engine, **asked | {"request_id": None})
 
-    only(engine, lambda conn: deliveries.forget_address(conn, requested[:1]), {owed, sent})
+    only(engine, lambda conn: deliveries.redact_address(conn, requested[:1]), {owed, sent})
 
     for id_, status in ((owed, Status.CANCELLED), (sent, Status.SENT)):
         found = row(engine, id_)

@@ -97,7 +97,7 @@ def test_change_wishes_updates_all_preferences(engine):
     two(engine)
 
     _, found = changed(
-        engine, subscribers.change_wishes, 1, schedule=WEEKLY, max_papers=7,
+        engine, subscribers.change_choices, 1, schedule=WEEKLY, max_papers=7,
         breadth=Breadth.FEWER, next_slot_at=NOW + DAY,
     )  # fmt: skip
 
@@ -163,7 +163,7 @@ def test_come_back_restores_a_recently_unsubscribed_reader(engine, changes, is_b
     two(engine, **left | changes)
 
     won, found = changed(
-        engine, subscribers.come_back, 1, left_after=NOW, cursor=9, next_slot_at=NOW + DAY
+        engine, subscribers.restore, 1, left_after=NOW, cursor=9, next_slot_at=NOW + DAY
     )
 
     assert won is is_back
@@ -184,14 +184,14 @@ def test_allowed_transitions_depend_on_the_status(engine, status):
         {"status": PENDING, "left_at": None, "left_reason": None} if was_left else {},
     )
     call(engine, lambda conn: conn.execute(update(SubscriberRow).values(status=status)))
-    _, said = changed(engine, subscribers.say_why, 1, "too much")
+    _, said = changed(engine, subscribers.set_leaving_reason, 1, "too much")
     assert said == ({"left_reason": "too much"} if was_left else {})
     won, found = changed(engine, subscribers.leave, 1, NOW + DAY)
     assert won is not was_left
     gone = {"status": LEFT, "left_at": NOW + DAY, "next_slot_at": None, "welcome_due": False}
     assert found == ({} if was_left else gone)
     call(engine, lambda conn: conn.execute(update(SubscriberRow).values(status=status)))
-    call(engine, subscribers.drop, 1)
+    call(engine, subscribers.delete_pending, 1)
     with engine.connect() as conn:
         left = list(conn.execute(select(SubscriberRow.id).order_by(SubscriberRow.id)).scalars())
     assert left == ([2] if status is PENDING else [1, 2])
@@ -429,7 +429,7 @@ def test_lifting_a_suppression_depends_on_its_reason(engine, reason):
             call(engine, subscribers.suppress, hash_, reason, NOW)
 
     suppress()
-    call(engine, subscribers.forget_erased, "one")
+    call(engine, subscribers.delete_erased_marks, "one")
     assert set(suppressions(engine)) == ({"other"} if reason is Reason.ERASED else {"one", "other"})
     suppress()
     call(engine, subscribers.forgive, "one")

@@ -35,7 +35,7 @@ from pipeline.storage.schema import (
     SubscriberRow,
     SuppressionRow,
 )
-from pipeline.web.account.text import FATES, SKIPS, WHYS, masked, when
+from pipeline.web.account.text import FATES, SKIPS, WHYS, delivery_time, masked
 from tests.support.factories import make_schedule, make_sighting
 from tests.support.newsroom import rows
 from tests.support.site import ADA, ELSEWHERE, Site, links_in, now, open_site, path
@@ -68,7 +68,7 @@ def ids(html: str) -> set[str]:
 def test_next_digest_time_is_shown_in_the_readers_time_zone(slot, spoken):
     at = datetime(2026, 11, 24, 5, tzinfo=UTC)
 
-    assert when(slot, PARIS, at) == f"{spoken} Europe/Paris"
+    assert delivery_time(slot, PARIS, at) == f"{spoken} Europe/Paris"
 
 
 def test_day_names_use_the_readers_local_date():
@@ -76,7 +76,7 @@ def test_day_names_use_the_readers_local_date():
     at = datetime(2026, 11, 24, 22, 30, tzinfo=UTC)
     slot = datetime(2026, 11, 24, 23, tzinfo=UTC)
 
-    assert when(slot, make_schedule(8, "Asia/Tokyo"), at).startswith("Today, Wednesday 25")
+    assert delivery_time(slot, make_schedule(8, "Asia/Tokyo"), at).startswith("Today, Wednesday 25")
 
 
 def test_every_stored_reason_has_a_text():
@@ -137,7 +137,7 @@ def test_confirming_queues_a_welcome_and_shows_the_next_digest_time(site):
     welcome = site.owed()[-1]
     assert (welcome.kind, welcome.status) == (DeliveryKind.WELCOME, DeliveryStatus.QUEUED)
     assert "Your first digest is being put together" in answer.text
-    assert when(reader.next_slot_at, PARIS, now()) in answer.text
+    assert delivery_time(reader.next_slot_at, PARIS, now()) in answer.text
     [preferences] = [to for to in links_in(answer.text) if "/preferences/" in to]
     assert site.get(preferences).status_code == 200
 
@@ -246,7 +246,7 @@ def test_all_preferences_can_be_changed(site):
 
     assert answer.status_code == 303
     assert 'role="status"' in page
-    known = signup.wishes_of(site.engine, ada.id)
+    known = signup.choices_of(site.engine, ada.id)
     assert known.subscriber.schedule.frequency is Frequency.WEEKLY
     assert known.subscriber.schedule.weekday.name == "FRIDAY"
     assert (known.subscriber.schedule.timezone, known.subscriber.max_papers) == ("Asia/Tokyo", 3)
@@ -264,7 +264,7 @@ def test_stale_preferences_form_returns_409_and_keeps_the_saved_choice(site):
     stale = site.post(url, data={**CHOICE, "queries": "rivers", "hour": "9", "seen": seen})
 
     assert stale.status_code == 409
-    assert [label for _, label in signup.wishes_of(site.engine, ada.id).topics] == [
+    assert [label for _, label in signup.choices_of(site.engine, ada.id).topics] == [
         "Trending",
         "stones",
     ]
@@ -277,13 +277,13 @@ def test_stale_preferences_form_returns_409_and_keeps_the_saved_choice(site):
     )
 
     assert again.status_code == 303
-    assert signup.wishes_of(site.engine, ada.id).topics[-1][1] == "rivers"
+    assert signup.choices_of(site.engine, ada.id).topics[-1][1] == "rivers"
 
 
 def test_concurrent_preference_changes_raise_one_conflict(site):
     """The comparison is made under the lock of the subscriber's row."""
     ada = site.reader()
-    seen = signup.wishes_of(site.engine, ada.id).version
+    seen = signup.choices_of(site.engine, ada.id).version
     together = threading.Barrier(2)
 
     def save(topic: str) -> bool:
@@ -306,7 +306,7 @@ def test_preferences_form_is_filled_with_the_stored_values(site):
     """Saving the form without a change changes nothing, even if a topic has an unusual name."""
     ada = site.reader()
     site.post(site.preferences(ada), data=CHOICE)
-    before = signup.wishes_of(site.engine, ada.id)
+    before = signup.choices_of(site.engine, ada.id)
 
     page = site.get(site.preferences(ada)).text
 
@@ -315,7 +315,7 @@ def test_preferences_form_is_filled_with_the_stored_values(site):
     assert re.search(r'value="weekly-friday" selected', page)
     assert re.search(r'value="6" selected', page)
     assert re.search(r'value="more" selected', page)
-    assert before == signup.wishes_of(site.engine, ada.id)
+    assert before == signup.choices_of(site.engine, ada.id)
 
 
 @pytest.mark.parametrize(
@@ -332,14 +332,14 @@ def test_preferences_form_is_filled_with_the_stored_values(site):
 )
 def test_invalid_preference_is_reported_at_its_field_and_not_saved(site, field, value):
     ada = site.reader()
-    before = signup.wishes_of(site.engine, ada.id)
+    before = signup.choices_of(site.engine, ada.id)
 
     answer = site.post(site.preferences(ada), data={**CHOICE, field: value})
 
     assert answer.status_code == 422
     assert f'aria-describedby="{field}-mistake' in answer.text
     assert f'id="{field}-mistake"' in answer.text
-    assert signup.wishes_of(site.engine, ada.id) == before
+    assert signup.choices_of(site.engine, ada.id) == before
 
 
 def test_changed_topics_show_their_preview_after_lookup(engine):
@@ -450,7 +450,7 @@ def test_preferences_link_expires_after_30_days_and_links_to_a_new_one(site):
 
     assert [answer.status_code for answer in answers] == [410, 410]
     assert 'href="/link"' in answers[0].text
-    assert signup.wishes_of(site.engine, ada.id).subscriber.schedule == ada.schedule
+    assert signup.choices_of(site.engine, ada.id).subscriber.schedule == ada.schedule
 
 
 def test_json_and_oversized_preferences_forms_are_rejected(site):

@@ -21,7 +21,7 @@ from pipeline.matching.tokens import _stem, stem
 from pipeline.web import create_app
 from pipeline.web.papers import search_index as libraries
 from pipeline.web.papers.search_index import LiveIndex
-from pipeline.web.papers.views import asked_for, marked
+from pipeline.web.papers.views import marked, phrases_in
 from tests.support.factories import make_paper, make_sighting
 from tests.support.newsroom import ingest, stored
 from tests.support.site import URL, Site, open_site
@@ -182,7 +182,7 @@ def test_matched_words_are_marked_and_all_other_text_is_escaped(site, engine):
 
 
 def test_ranked_words_are_marked_separately_and_phrases_only_whole():
-    wanted = asked_for(parse('video models OR "optical flow"'))
+    wanted = phrases_in(parse('video models OR "optical flow"'))
 
     text = "Models for video: optical illusions, optical flow"
 
@@ -192,7 +192,7 @@ def test_ranked_words_are_marked_separately_and_phrases_only_whole():
 
 
 def test_excluded_words_and_authors_are_not_marked():
-    assert asked_for(parse("moth -zebra au:lovelace cat:cs.CL")) == {(stem("moth"),)}
+    assert phrases_in(parse("moth -zebra au:lovelace cat:cs.CL")) == {(stem("moth"),)}
 
 
 @given(st.text(max_size=200), st.lists(st.text(max_size=20), max_size=3))

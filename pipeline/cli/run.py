@@ -72,7 +72,7 @@ def serve(
 ) -> None:
     """Run the site, without workers and schedule."""
     from pipeline import bootstrap, tasks
-    from pipeline.bootstrap import tell_keys, warn_of_settings
+    from pipeline.bootstrap import log_new_keys, warn_of_settings
     from pipeline.web import create_app
     from pipeline.web.server import POOL_TIMEOUT, listen, server
 
@@ -80,7 +80,7 @@ def serve(
     loaded.check_site(host)
     ours = bootstrap.build(loaded, pool_timeout=POOL_TIMEOUT)
     warn_of_settings()
-    tell_keys(ours)
+    log_new_keys(ours)
     if is_loopback(ours.settings.site_host) and not is_loopback(host):
         log.warning("links lead to this machine only: set SITE_URL", listening_on=host)
     wake_editions = partial(tasks.wake_editions, ours.settings)

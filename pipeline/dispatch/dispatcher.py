@@ -31,7 +31,7 @@ from pipeline.logs import set_aside
 from pipeline.smtp import Transport
 from pipeline.storage import deliveries, guard, send_controls
 from pipeline.storage.database import UNREADABLE, read_only, retry_until_available, server_now
-from pipeline.storage.guard import Trip
+from pipeline.storage.guard import TripReason
 from pipeline.storage.send_controls import CircuitBreaker
 from pipeline.token_bucket import Bucket
 
@@ -321,7 +321,7 @@ class _Drain:
             for trip in judged.trips:
                 self._hold(trip)
 
-    def _hold(self, trip: Trip) -> None:
+    def _hold(self, trip: TripReason) -> None:
         """Stop the drain at once, as if the login was refused: too many refusals."""
         log.critical(
             "edition held: too many refusals",

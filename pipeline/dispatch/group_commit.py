@@ -22,7 +22,7 @@ from pipeline.domain import DeliveryStatus
 from pipeline.storage import deliveries, guard, refusals
 from pipeline.storage.database import retry_until_available
 from pipeline.storage.deliveries import Settlement
-from pipeline.storage.guard import Trip
+from pipeline.storage.guard import TripReason
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +65,9 @@ class GroupCommit:
         self.error: Exception | None = None
         self.written: Counter[DeliveryStatus] = Counter()
         self.held_up = threading.Event()  # some claimed deliveries must wait: claim again
-        self.on_trip: Callable[[Trip], None] = lambda _trip: None  # called when an edition is held
+        self.on_trip: Callable[[TripReason], None] = lambda _trip: (
+            None
+        )  # called when an edition is held
         self._engine = engine
         self._lease = lease
         self._clock = clock
@@ -205,7 +207,7 @@ class GroupCommit:
         if not self._refused or begun_at < self._watch_at:
             return
 
-        def look() -> list[Trip]:
+        def look() -> list[TripReason]:
             with conn.begin():
                 editions = refusals.editions_of(conn, self._refused)
                 return guard.watch(conn, editions, self._clock(conn))

@@ -50,7 +50,7 @@ class SenderPool:
         self.pacing = pacing
         self.transport = transport
         self._size = size
-        self._carriers: list[_Carrier] = []
+        self._carriers: list[_SenderThread] = []
         self._alive = 0
         self._grow_at = 0.0
         self._pause = 0.0
@@ -63,7 +63,7 @@ class SenderPool:
         """Start another thread unless all are running or a connection failed recently."""
         if self._alive >= self._size or time.monotonic() < self._grow_at or self.failure:
             return
-        carrier = _Carrier(self, name=f"carrier-{len(self._carriers) + 1}")
+        carrier = _SenderThread(self, name=f"carrier-{len(self._carriers) + 1}")
         self._carriers.append(carrier)
         self._count(1)
         carrier.start()
@@ -165,7 +165,7 @@ class SenderPool:
             return self._alive
 
 
-class _Carrier(threading.Thread):
+class _SenderThread(threading.Thread):
     """Sender thread with one connection; sends one message at a time."""
 
     def __init__(self, pool: SenderPool, name: str) -> None:

@@ -24,7 +24,7 @@ def redis(installation: Installation) -> Iterator[Finding]:
     url = installation.settings.redis_url
     try:
         where = f"{urlsplit(url).hostname}:{urlsplit(url).port or 6379}"
-        told = _told_by_redis(url)
+        told = _redis_settings(url)
     except ValueError:
         yield bad("redis", "REDIS_URL is no address", "it must look like redis://127.0.0.1:6379/0")
         return
@@ -44,7 +44,7 @@ def redis(installation: Installation) -> Iterator[Finding]:
         yield bad("redis eviction", detail, "set maxmemory-policy noeviction")
 
 
-def _told_by_redis(url: str) -> dict[str, Any]:
+def _redis_settings(url: str) -> dict[str, Any]:
     client = Redis.from_url(
         url,
         socket_timeout=PATIENCE,

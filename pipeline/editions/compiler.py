@@ -315,7 +315,7 @@ def _compile(
     failed: Container[int],
 ) -> list[SlotResult]:
     barred = subscribers.suppressed_among(conn, [draft.subscriber.id for draft in drafts])
-    silent = [(draft, reason) for draft in drafts if (reason := _why_silent(draft, barred))]
+    silent = [(draft, reason) for draft in drafts if (reason := _skip_reason(draft, barred))]
     quiet = {draft.subscriber.id for draft, _ in silent}
     awake = [draft for draft in drafts if draft.subscriber.id not in quiet]
     ids = [draft.subscriber.id for draft in awake]
@@ -341,7 +341,7 @@ def _compile(
     return _write(conn, edition, [*made, *unasked])
 
 
-def _why_silent(draft: Draft, barred: Container[int]) -> SkipReason | None:
+def _skip_reason(draft: Draft, barred: Container[int]) -> SkipReason | None:
     """Return the reason if the subscriber gets no mail even with matches, else None."""
     if draft.subscriber.id in barred:
         return SkipReason.SUPPRESSED

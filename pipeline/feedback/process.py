@@ -88,7 +88,7 @@ class Feedback:
     def apply(self, notice: Notice, now: datetime) -> Effect:
         """Apply one notice that needs no provider's proof, and return its effect. Idempotent."""
         done = with_retries(partial(self._apply_alone, notice, now))
-        _tell(done, notice.kind)
+        _log(done, notice.kind)
         return done.effect
 
     def take(self, provider: str, event: Event, now: datetime) -> tuple[Effect, ...]:
@@ -101,7 +101,7 @@ class Feedback:
         if results is None:
             return (Effect.KNOWN,)
         for done in results:
-            _tell(done, event.kind, provider=provider)
+            _log(done, event.kind, provider=provider)
         return tuple(done.effect for done in results)
 
     def take_mail(self, octets: bytes, notice: Notice, now: datetime) -> Effect:
@@ -158,12 +158,12 @@ class Feedback:
         # Lock the subscriber before any delivery, as every transaction does: no deadlocks.
         subscriber = _locked(conn, traced) if traced else None
         if notice.kind is NoticeKind.UNSUBSCRIBE:
-            return _leave(conn, _asker(conn, notice) or subscriber, traced, now)
+            return _unsubscribe(conn, _requester(conn, notice) or subscriber, traced, now)
         if traced is None:
             return _Done(Effect.NOT_OURS)
-        if delivery_lookup.settle_uncertain(conn, traced.delivery_id, _story(notice), now):
+        if delivery_lookup.settle_uncertain(conn, traced.delivery_id, _reason(notice), now):
             log.info("uncertain delivery settled by news of it", delivery=traced.delivery_id)
-        effect = self._punish(conn, notice, traced, subscriber, now)
+        effect = self._apply_to_address(conn, notice, traced, subscriber, now)
         return _Done(effect, traced, traced.subscriber_id)
 
     def _trace(
@@ -197,7 +197,7 @@ class Feedback:
 
     # --- Effects --------------------------------------------------------------------------------
 
-    def _punish(
+    def _apply_to_address(
         self,
         conn: Connection,
         notice: Notice,
@@ -208,9 +208,9 @@ class Feedback:
         what = consequence(notice)
         if what is Consequence.NOTHING:
             return Effect.NOTED
-        delivery_lookup.record_outcome(conn, traced.delivery_id, _story(notice))
+        delivery_lookup.record_outcome(conn, traced.delivery_id, _reason(notice))
         if traced.address is not None:
-            return self._punish_other(conn, what, notice, traced, now)
+            return self._apply_to_other_address(conn, what, notice, traced, now)
         if subscriber is None:
             return Effect.NOTED
         if what is Consequence.COMPLAINT:
@@ -223,7 +223,7 @@ class Feedback:
             return Effect.NOTED
         return _count(conn, notice, traced, traced.address_hash, kind, now)
 
-    def _punish_other(
+    def _apply_to_other_address(
         self,
         conn: Connection,
         what: Consequence,
@@ -257,7 +257,7 @@ def _locked(conn: Connection, traced: FoundDelivery) -> Subscriber | None:
     return subscribers.by_id(conn, traced.subscriber_id, for_change=True)
 
 
-def _leave(
+def _unsubscribe(
     conn: Connection, subscriber: Subscriber | None, traced: FoundDelivery | None, now: datetime
 ) -> _Done:
     if subscriber is None:
@@ -267,7 +267,7 @@ def _leave(
     return _Done(Effect.LEFT, traced, subscriber.id)
 
 
-def _asker(conn: Connection, notice: Notice) -> Subscriber | None:
+def _requester(conn: Connection, notice: Notice) -> Subscriber | None:
     """Return the subscriber with the secret of an unsubscribe request, locked; None if unknown.
 
     List-Unsubscribe puts the secret into such a mail.
@@ -327,12 +327,12 @@ def _suppress(
     return Effect.SUPPRESSED
 
 
-def _story(notice: Notice) -> str:
+def _reason(notice: Notice) -> str:
     """Return the new reason of the delivery, such as "accepted, then hard"."""
     return f"accepted, then {notice.verdict or notice.kind}"
 
 
-def _tell(done: _Done, kind: str, provider: str = MAIL) -> None:
+def _log(done: _Done, kind: str, provider: str = MAIL) -> None:
     log.info(
         "news of a delivery",
         provider=provider,

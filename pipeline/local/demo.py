@@ -14,7 +14,7 @@ from pipeline.bootstrap import Services
 from pipeline.domain import DeliveryStatus, Schedule, SourceState
 from pipeline.errors import PaperboyError
 from pipeline.ingest import SourceReport, ingest_recorded
-from pipeline.local.demo_output import READERS, DemoOutput, ReceivedMail, tell
+from pipeline.local.demo_output import READERS, DemoOutput, ReceivedMail, print_digests
 from pipeline.local.demo_processes import DemoProcesses, demo_processes
 from pipeline.sources import FetchResult, recorded_files
 from pipeline.storage import deliveries, digests, subscribers
@@ -55,7 +55,7 @@ def run(
         _dispatch(ours, story)
         posts = _collect(ours, schedules)
     _write(posts, mail_dir)
-    tell(posts, reports, mail_dir, seconds=clock.monotonic() - started)
+    print_digests(posts, reports, mail_dir, seconds=clock.monotonic() - started)
     _complain(posts)
 
 

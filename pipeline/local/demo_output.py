@@ -81,7 +81,7 @@ class DemoOutput:
             bar.update(task, total=total or 1, completed=total or 1)
 
 
-def tell(
+def print_digests(
     posts: list[ReceivedMail], reports: list[SourceReport], mail_dir: Path, *, seconds: float
 ) -> None:
     console = Console(highlight=False)

@@ -39,10 +39,10 @@ def run(port: int) -> None:
     with (
         web.listen(HOST, port) as socket,
         TemporaryDirectory(prefix="paperboy-") as folder,
-        _house(Path(folder), socket.getsockname()[1]) as branding,
+        _services(Path(folder), socket.getsockname()[1]) as branding,
     ):
         bootstrap.warn_of_settings()
-        bootstrap.tell_keys(branding.services)
+        bootstrap.log_new_keys(branding.services)
         _wake_if_new(branding.services)
         wake_editions = partial(tasks.wake_editions, branding.services.settings)
         app = create_app(branding.services, branding.mailbox, wake_editions=wake_editions)
@@ -62,7 +62,7 @@ class LocalServices:
 
 
 @contextmanager
-def _house(folder: Path, port: int) -> Iterator[LocalServices]:
+def _services(folder: Path, port: int) -> Iterator[LocalServices]:
     """Start the services that the settings do not name; stop them in reverse order.
 
     Upgrades the database. Raises SettingsError if the built-in mailbox would be public, or if the

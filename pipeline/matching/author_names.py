@@ -52,7 +52,7 @@ _SLAVIC: Final = re.compile(r"(?<=[^aeiou])(?:iy|ii|ij|yi)$|(?<=[^aeiou]e)[ij]$"
 _CHINESE: Final = {"lv": "lu", "nv": "nu", "lyu": "lu", "nyu": "nu"}
 
 
-def may_be_called(author: str, wanted: Names) -> bool:
+def names_match(author: str, wanted: Names) -> bool:
     """Return whether every wanted name is one of the author's, each used once.
 
     Names may be in any order, initials match given names, parts may be joined or apart, and

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from pipeline.matching.author_names import keys, may_be_called, wanted_keys
+from pipeline.matching.author_names import keys, names_match, wanted_keys
 from pipeline.matching.corpus import Readable
 from pipeline.matching.query import Field
 
@@ -51,7 +51,7 @@ class Fields:
 
     def _by_author(self, wanted: tuple[str, ...]) -> set[int]:
         candidates = set().union(*(self._by_key.get(key, ()) for key in wanted_keys(wanted)))
-        return {paper for paper, author in candidates if may_be_called(author, wanted)}
+        return {paper for paper, author in candidates if names_match(author, wanted)}
 
 
 def _by_name(pairs: Iterable[tuple[int, str]]) -> dict[str, set[int]]:

@@ -81,7 +81,7 @@ def _choose(
     offers: list[list[_Offer]], by_paper: dict[int, list[_Offer]], max_papers: int
 ) -> list[int]:
     """Choose papers without near-duplicates; add those if places are left, but no equal titles."""
-    segment = _Shelf(by_paper, [0] * len(offers))
+    segment = _Bucket(by_paper, [0] * len(offers))
     for limit in (NEAR_DUPLICATE, 1.0):
         for paper in _turns(offers, segment, limit):
             if len(segment.chosen) >= max_papers:
@@ -91,7 +91,7 @@ def _choose(
 
 
 @dataclass(slots=True)
-class _Shelf:
+class _Bucket:
     """The papers chosen so far, and how many of them each topic got."""
 
     by_paper: dict[int, list[_Offer]]
@@ -112,7 +112,7 @@ class _Shelf:
         return all(_alike(title, other) < limit for other in self.titles)
 
 
-def _turns(offers: list[list[_Offer]], segment: _Shelf, limit: float) -> Iterator[int]:
+def _turns(offers: list[list[_Offer]], segment: _Bucket, limit: float) -> Iterator[int]:
     """Yield the paper of each turn; the caller puts it on the shelf if it takes it."""
     waiting = {topic: list(reversed(ours)) for topic, ours in enumerate(offers)}
     while True:

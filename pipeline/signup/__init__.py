@@ -22,13 +22,13 @@ from pipeline.signup.personal_data import (
     PastSkip,
     Preferences,
     ask_data_link,
+    choices_of,
     erase,
     erase_by_id,
     everyone,
     export,
     export_of,
     find,
-    wishes_of,
 )
 from pipeline.signup.preferences import (
     ask_link,
@@ -47,7 +47,7 @@ from pipeline.signup.subscribe import (
     read_request,
     request_subscription,
 )
-from pipeline.signup.unsubscribe import UNDO, UnsubscribeReason, leave, say_why, undo
+from pipeline.signup.unsubscribe import UNDO, UnsubscribeReason, leave, set_reason, undo
 
 __all__ = [
     "UNDO",
@@ -64,6 +64,7 @@ __all__ = [
     "ask_link",
     "ask_new_address",
     "change",
+    "choices_of",
     "confirm",
     "confirm_new_address",
     "csv_lists",
@@ -78,9 +79,8 @@ __all__ = [
     "pause_of",
     "read_request",
     "request_subscription",
-    "say_why",
+    "set_reason",
     "transfer",
     "undo",
     "valid_address",
-    "wishes_of",
 ]

@@ -81,7 +81,7 @@ def find(engine: Engine, email: str) -> tuple[Subscriber, tuple[str, ...]]:
     return subscriber, tuple(s.topic.query for s in followed)
 
 
-def wishes_of(engine: Engine, subscriber_id: int) -> Preferences:
+def choices_of(engine: Engine, subscriber_id: int) -> Preferences:
     """Return the preferences and the latest digests of a subscriber; raise NotFoundError."""
     with read_only(engine) as conn:
         subscriber = known(conn, subscriber_id)
@@ -197,8 +197,8 @@ def _forget_address(conn: Connection, email: str, now: datetime) -> bool:
 
     This includes requests of other readers to change to this address.
     """
-    named = requests.forget_address(conn, email, now)
-    deliveries.forget_address(conn, named)
+    named = requests.redact_address(conn, email, now)
+    deliveries.redact_address(conn, named)
     return bool(named)
 
 

@@ -59,7 +59,7 @@ def change(
             raise ConflictError("the preferences have changed since this form was shown")
         added = {query for query, _ in queries} - {one.topic.query for one in followed}
         abuse_limits.count_new_topics(conn, subscriber_id, len(added), now)
-        subscribers.change_wishes(
+        subscribers.change_choices(
             conn,
             subscriber_id,
             schedule=choices.schedule,
@@ -172,7 +172,7 @@ def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Conf
         # A pending row, from an unconfirmed entry in the form; `drop` deletes pending rows only.
         holder = subscribers.by_email(conn, request.email)
         if holder and holder.id != subscriber.id:
-            subscribers.drop(conn, holder.id)
+            subscribers.delete_pending(conn, holder.id)
         hash_ = request.choices["address_hash"]
         if not subscribers.move(conn, subscriber.id, email=request.email, hash_=hash_):
             raise InvalidTokenError(TAKEN)

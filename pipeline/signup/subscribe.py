@@ -92,7 +92,7 @@ def add(
     with engine.begin() as conn:
         # The operator vouches for the address, even if it was erased before.
         hash_ = subscribers.address_hash(address, suppression_key)
-        subscribers.forget_erased(conn, hash_)
+        subscribers.delete_erased_marks(conn, hash_)
         cursor = ingest_state.look_back(conn, now, days=WELCOME_DAYS)
         status = SubscriberStatus.ACTIVE if confirmed else SubscriberStatus.PENDING
         subscriber_id = subscribers.add(
@@ -329,7 +329,7 @@ def _return_of(conn: Connection, address: str, choices: Choices, now: datetime) 
     if found is None or found.status is SubscriberStatus.ACTIVE:
         raise AddressError("this address is subscribed already")
     subscribers.reopen(conn, found.id)
-    subscribers.change_wishes(
+    subscribers.change_choices(
         conn,
         found.id,
         schedule=choices.schedule,
@@ -369,7 +369,7 @@ def _activate(
 
 def _retune(conn: Connection, subscriber_id: int, choices: Choices, now: datetime) -> None:
     subscriber = known(conn, subscriber_id)
-    subscribers.change_wishes(
+    subscribers.change_choices(
         conn,
         subscriber_id,
         schedule=choices.schedule,

@@ -82,10 +82,10 @@ def exported(engine: Engine, suppression_key: str) -> Iterator[dict[str, str]]:
 
 def exported_row(stored: StoredSubscriber, key: str) -> dict[str, str]:
     """Return the row of one subscriber; `key` is the fingerprint of the suppression key."""
-    return _row(_told(stored, key))
+    return _row(_reported(stored, key))
 
 
-def _told(stored: StoredSubscriber, key: str) -> dict[str, Any]:
+def _reported(stored: StoredSubscriber, key: str) -> dict[str, Any]:
     subscriber, record = stored.subscriber, stored.record
     schedule, consent = subscriber.schedule, stored.consent or {}
     queries = [one.topic.query for one in stored.topics]
@@ -266,7 +266,7 @@ def member(
     if not cells.get("email"):
         raise AddressError("the row has no email address")
     email = valid_address(cells["email"])
-    choices = _wishes(cells, is_ours=is_ours, max_papers=max_papers)
+    choices = _choices(cells, is_ours=is_ours, max_papers=max_papers)
     one = Member(
         email,
         subscribers.email_key(email),
@@ -385,7 +385,7 @@ def _letters(word: str) -> str:
     return "".join(c for c in word.casefold() if c.isalnum())
 
 
-def _wishes(cells: Mapping[str, str], *, is_ours: bool, max_papers: int) -> Choices:
+def _choices(cells: Mapping[str, str], *, is_ours: bool, max_papers: int) -> Choices:
     topics = split_words(cells.get("topics", ""))
     names = split_words(cells.get("names", "")) if is_ours else ()
     if names and len(names) != len(topics):

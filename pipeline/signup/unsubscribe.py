@@ -47,13 +47,13 @@ def leave(engine: Engine, secret: str, now: datetime) -> Subscriber:
 
 
 @retry_transaction
-def say_why(engine: Engine, secret: str, reason: UnsubscribeReason) -> None:
+def set_reason(engine: Engine, secret: str, reason: UnsubscribeReason) -> None:
     """Store the reason for unsubscribing; ignored if the subscriber has not unsubscribed.
 
     Raise NotFoundError if no subscriber has this secret.
     """
     with engine.begin() as conn:
-        subscribers.say_why(conn, _holder(conn, secret).id, reason)
+        subscribers.set_leaving_reason(conn, _holder(conn, secret).id, reason)
 
 
 @retry_transaction
@@ -68,7 +68,7 @@ def undo(engine: Engine, secret: str, now: datetime) -> Subscriber:
         floor = ingest_state.look_back(
             conn, now, days=LOOK_BACK_DAYS[subscriber.schedule.frequency]
         )
-        won = subscribers.come_back(
+        won = subscribers.restore(
             conn,
             subscriber.id,
             left_after=now - UNDO,

@@ -218,7 +218,7 @@ def _speaks_about_us(phase: Phase, reply: Reply, words: str) -> bool:
     if phase is Phase.RCPT and reply.enhanced == "4.2.1" and reply.code == 450:
         return True  # Gmail: this reader receives mail too fast
     if _detail(reply) in _SENDER or _detail(reply).startswith(("6.", "7.")):
-        return not (_says_that_it_is_gone(words) and MAILBOX.search(words))
+        return not (_is_mailbox_gone(words) and MAILBOX.search(words))
     return False
 
 
@@ -336,12 +336,12 @@ def _is_full(reply: Reply, words: str) -> bool:
 def _is_no_address(reply: Reply, words: str) -> bool:
     # Yahoo sends "554 delivery error: dd This user doesn't have a yahoo.com account".
     if reply.code == 554 and "mailbox" in words.lower() and not reply.enhanced:
-        return not DISABLED.search(words) or _says_that_it_is_gone(words)
+        return not DISABLED.search(words) or _is_mailbox_gone(words)
     if _detail(reply) == "4.1" and REFUSED_AT_THE_EDGE.search(words):
         return True
     if _detail(reply) == "1.0" and REJECTED_ADDRESS.search(words):
         return True
-    return reply.code not in _ABOUT_COMMANDS and _says_that_it_is_gone(words)
+    return reply.code not in _ABOUT_COMMANDS and _is_mailbox_gone(words)
 
 
 def _has_no_domain(_reply: Reply, words: str) -> bool:
@@ -352,7 +352,7 @@ def _is_switched_off(_reply: Reply, words: str) -> bool:
     return bool(DISABLED.search(words))
 
 
-def _says_that_it_is_gone(words: str) -> bool:
+def _is_mailbox_gone(words: str) -> bool:
     if FOR_NOW.search(words):
         return False
     return any(said.search(words) for said in (GONE, GONE_ELSEWHERE))

@@ -62,7 +62,7 @@ class HuggingFace:
     def read(self, *, since: date, cursor: str | None, now: datetime) -> FetchResult:
         first = day_in(cursor)
         new_days = _new_days(since if first is None else first - _DAY, now.date())
-        look = _Look(self, now)
+        look = _DayQuery(self, now)
         for day in (*_older_days(new_days[0], now), *new_days):
             look.read_day(day)
         return FetchResult(
@@ -85,7 +85,7 @@ class HuggingFace:
         )
 
 
-class _Look:
+class _DayQuery:
     """One fetch of several days: the sightings, skipped entries and validators so far."""
 
     def __init__(self, source: HuggingFace, now: datetime) -> None:

@@ -704,7 +704,7 @@ def redact(conn: Connection, subscriber_id: int) -> None:
     )
 
 
-def forget_address(conn: Connection, request_ids: Collection[int]) -> None:
+def redact_address(conn: Connection, request_ids: Collection[int]) -> None:
     """Cancel the mails about these requests to a separate address, and redact that address."""
     for some in in_chunks(sorted(request_ids), CHUNK):
         elsewhere = and_(_ROW.request_id.in_(some), _ROW.address.is_not(None))

@@ -73,7 +73,7 @@ _IN_HAND: Final = (DeliveryStatus.LEASED, DeliveryStatus.SENDING)
 
 
 @dataclass(frozen=True, slots=True)
-class Trip:
+class TripReason:
     """The reason to hold an edition (None: the single mails of a day, or everything)."""
 
     edition_on: date | None
@@ -85,7 +85,7 @@ class Trip:
 class Judgement:
     counted: set[int] = field(default_factory=set)  # deliveries with a refusal that counts now
     ended: int = 0  # of them, the deliveries that were queued and have ended
-    trips: list[Trip] = field(default_factory=list)
+    trips: list[TripReason] = field(default_factory=list)
 
 
 # --- Decisions: pure ----------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def _is_large(count: int, share: float, size: int) -> bool:
 # --- Watch: hold an edition ---------------------------------------------------------------------
 
 
-def watch(conn: Connection, editions: Iterable[date | None], now: datetime) -> list[Trip]:
+def watch(conn: Connection, editions: Iterable[date | None], now: datetime) -> list[TripReason]:
     """Hold those of these editions that meet too many refusals; return the new holds.
 
     All effects of the refusals are undone, see `_void`.
@@ -134,7 +134,7 @@ def watch(conn: Connection, editions: Iterable[date | None], now: datetime) -> l
     return [trip for one in editions if (trip := _watch(conn, one, now))]
 
 
-def _watch(conn: Connection, edition_on: date | None, now: datetime) -> Trip | None:
+def _watch(conn: Connection, edition_on: date | None, now: datetime) -> TripReason | None:
     if edition_on in _held(conn):
         return None
     # Count first, since it is cheap: most editions meet few refusals.
@@ -147,7 +147,7 @@ def _watch(conn: Connection, edition_on: date | None, now: datetime) -> Trip | N
     reason = _in_a_row(conn, edition_on, now) or _share(conn, edition_on, now)
     if reason is None:
         return None
-    trip = Trip(edition_on, found, reason)
+    trip = TripReason(edition_on, found, reason)
     # Late bounces of an edition that was held for its bounces are no new evidence.
     is_known = _has_void_bounces(conn, edition_on)
     _void_all(conn, edition_on, now)
@@ -294,7 +294,7 @@ def _wordings(conn: Connection, edition_on: date | None, now: datetime) -> Count
     return Counter({row[0]: row[1] for row in rows})
 
 
-def _hold(conn: Connection, trip: Trip, now: datetime) -> None:
+def _hold(conn: Connection, trip: TripReason, now: datetime) -> None:
     editions = {trip.edition_on} - {None}
     if trip.edition_on and _has_void_bounces(conn, trip.edition_on):
         # Bounces arrive later than their edition: the newest edition would bounce, too.
@@ -576,7 +576,7 @@ def _has_waited(conn: Connection, row: Row[Any], now: datetime, into: Judgement)
         return True
     reason = f"no mail was accepted in {editions} editions: {row.wording}"
     if send_controls.pause(conn, None, reason, now, automatic=True):
-        into.trips.append(Trip(None, editions, reason))
+        into.trips.append(TripReason(None, editions, reason))
     # Start counting again when the operator resumes sending.
     refused = select(_REFUSAL.delivery_id).where(_REFUSAL.address_hash == row.address_hash)
     refusals.discard(conn, list(conn.execute(refused.where(_is_open())).scalars()))

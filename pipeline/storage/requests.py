@@ -116,7 +116,7 @@ def redact(conn: Connection, subscriber_id: int, now: datetime) -> None:
     )
 
 
-def forget_address(conn: Connection, email: str, now: datetime) -> list[int]:
+def redact_address(conn: Connection, email: str, now: datetime) -> list[int]:
     """Redact an address in the requests of all subscribers; return the ids of those requests.
 
     The requests expire. Their `ip` is kept for its usual time, because it is the requester's.

@@ -159,7 +159,7 @@ def add(
     ).scalar_one_or_none()
 
 
-def change_wishes(
+def change_choices(
     conn: Connection,
     subscriber_id: int,
     *,
@@ -218,7 +218,7 @@ def activate(
     return won.rowcount == 1
 
 
-def come_back(
+def restore(
     conn: Connection,
     subscriber_id: int,
     *,
@@ -290,7 +290,7 @@ def leave(conn: Connection, subscriber_id: int, now: datetime) -> bool:
     return won.rowcount == 1
 
 
-def say_why(conn: Connection, subscriber_id: int, reason: str) -> None:
+def set_leaving_reason(conn: Connection, subscriber_id: int, reason: str) -> None:
     """Store the reason for unsubscribing; ignored if the reader is subscribed again."""
     conn.execute(
         update(SubscriberRow)
@@ -329,7 +329,7 @@ def record_of(conn: Connection, subscriber_id: int) -> dict[str, Any]:
     return dict(row._mapping)
 
 
-def drop(conn: Connection, subscriber_id: int) -> None:
+def delete_pending(conn: Connection, subscriber_id: int) -> None:
     """Delete a pending subscriber and, by cascade, all dependent rows."""
     conn.execute(
         delete(SubscriberRow).where(
@@ -502,7 +502,7 @@ def remember_erased(conn: Connection, hash_: str, now: datetime) -> None:
     )
 
 
-def forget_erased(conn: Connection, hash_: str) -> None:
+def delete_erased_marks(conn: Connection, hash_: str) -> None:
     """Allow an erased address to subscribe again; suppressions for other reasons are kept."""
     conn.execute(
         delete(SuppressionRow).where(

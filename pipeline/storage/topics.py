@@ -271,7 +271,7 @@ def _lock(conn: Connection, id_: InstrumentedAttribute[int], ids: Iterable[int])
     )
 
 
-def drop_unpublished(conn: Connection, published: int) -> int:
+def delete_unpublished_matches(conn: Connection, published: int) -> int:
     """Delete matches after batch `published`, left by a crashed run; return how many."""
     return conn.execute(delete(MatchRow).where(MatchRow.batch > published)).rowcount
 

@@ -157,7 +157,7 @@ def metrics_router(services: Services) -> APIRouter:
 
     @routes.api_route("/metrics", methods=["GET", "HEAD"])
     def metrics(request: Request) -> Response:
-        if not may_look(request, token):
+        if not is_authorized(request, token):
             return PlainTextResponse(REFUSED, 403, headers=NOT_STORED)
         figures = collect(services, datetime.now(UTC), started_at)
         return Response(
@@ -167,7 +167,7 @@ def metrics_router(services: Services) -> APIRouter:
     return routes
 
 
-def may_look(request: Request, token: str | None) -> bool:
+def is_authorized(request: Request, token: str | None) -> bool:
     """Return whether a request has the bearer token or, if none is set, comes from loopback.
 
     A request with forwarding headers is rejected without a token: a proxy on this machine passes

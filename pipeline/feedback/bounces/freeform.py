@@ -64,7 +64,7 @@ def read_words(headers: Headers, text: str, returned: list[Headers]) -> Notice |
     """
     if not is_returned(headers, text):
         return None
-    whom = _whom(headers, text, returned)
+    whom = _failed_recipient(headers, text, returned)
     is_system = is_daemon(headers) or is_carrier(headers, text)
     if not (is_system or has_code(text) or returned) or not (whom or is_daemon(headers)):
         return None  # about parcels that could not be delivered, or unknown users of a program
@@ -87,7 +87,7 @@ def finding(mail: Mail) -> Diagnosis:
     return _mildest(_in_section(evidence(mail.written)))
 
 
-def _whom(headers: Headers, text: str, returned: list[Headers]) -> tuple[str, ...]:
+def _failed_recipient(headers: Headers, text: str, returned: list[Headers]) -> tuple[str, ...]:
     named = addresses(headers.get("x-failed-recipients"))
     named = named or [name for name, _, _ in _heads(headers, text)] or others(text, headers)
     if not named and returned:

@@ -34,10 +34,12 @@ def _notice(report: Headers, returned: list[Headers]) -> Notice:
     kind = report.get("feedback-type").strip().lower()
     if kind in _NO_COMPLAINT:
         return Notice(NoticeKind.NONE, reason=kind)
-    return Notice(NoticeKind.COMPLAINT, _whom(report, returned), reason=plain(kind or "abuse"))
+    return Notice(
+        NoticeKind.COMPLAINT, _complainant(report, returned), reason=plain(kind or "abuse")
+    )
 
 
-def _whom(report: Headers, returned: list[Headers]) -> tuple[str, ...]:
+def _complainant(report: Headers, returned: list[Headers]) -> tuple[str, ...]:
     """Return the addresses of a report, or the To of the returned mail if the report hides them.
 
     Many providers redact the address in the report.

@@ -15,7 +15,7 @@ from pipeline.errors import NotFoundError
 from pipeline.signup import UNDO
 from pipeline.storage import subscribers
 from pipeline.storage.database import read_only
-from pipeline.web.account.text import first_after, masked, rhythm, when
+from pipeline.web.account.text import delivery_time, first_after, masked, schedule_text
 from pipeline.web.forms import Fields, fields
 from pipeline.web.subscribe.form_input import BREADTHS, breadth_value
 
@@ -41,7 +41,7 @@ def current_choices(
     return CurrentChoices(
         masked(email),
         tuple(topics),
-        rhythm(schedule),
+        schedule_text(schedule),
         max_papers,
         dict(BREADTHS)[breadth_value(breadth)],
     )
@@ -57,7 +57,7 @@ def next_digest(subscriber: Subscriber, now: datetime) -> str:
         return ""
     if subscriber.paused_until is not None:
         due_at = max(due_at, first_after(subscriber.paused_until, subscriber.schedule))
-    return when(due_at, subscriber.schedule, now)
+    return delivery_time(due_at, subscriber.schedule, now)
 
 
 def by_secret(engine: Engine, secret: str) -> Subscriber:
@@ -69,7 +69,7 @@ def by_secret(engine: Engine, secret: str) -> Subscriber:
     return subscriber
 
 
-def may_come_back(engine: Engine, subscriber_id: int, now: datetime) -> bool:
+def can_undo(engine: Engine, subscriber_id: int, now: datetime) -> bool:
     """Return whether unsubscribing can be undone: confirmed once, and left within `UNDO`."""
     with read_only(engine) as conn:
         record = subscribers.record_of(conn, subscriber_id)

@@ -72,7 +72,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
         return request
 
     def _joined(subscriber_id: int) -> Response:
-        known = signup.wishes_of(engine, subscriber_id)
+        known = signup.choices_of(engine, subscriber_id)
         subscriber = known.subscriber
         if subscriber.status is not SubscriberStatus.ACTIVE:
             return pages.message("You have confirmed this already", USED, personal=True)

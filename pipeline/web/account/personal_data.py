@@ -40,7 +40,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
     def erase(token: str, form: Sent) -> Response:
         subscriber_id = _whose(token)
         if form.get("sure") != "yes":
-            known = signup.wishes_of(engine, subscriber_id)
+            known = signup.choices_of(engine, subscriber_id)
             return pages.show("erase.html", token=token, address=masked(known.subscriber.email))
         signup.erase_by_id(engine, subscriber_id, now())
         return pages.show("erased.html")
@@ -87,7 +87,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
         return services.links.read_data(token, now())
 
     def _page(token: str, *, status: int = 200, email: str = "", error: str = "") -> HTMLResponse:
-        known = signup.wishes_of(engine, _whose(token))
+        known = signup.choices_of(engine, _whose(token))
         return pages.show(
             "data.html",
             status=status,

@@ -86,7 +86,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
 
     @routes.post("/pause")
     def pause(token: str, form: Sent) -> Response:
-        subscriber = signup.wishes_of(engine, _whose(token)).subscriber
+        subscriber = signup.choices_of(engine, _whose(token)).subscriber
         day = read_pause(form.get("until", ""), slots.local_date(now(), subscriber.schedule))
         if day is None:
             return _page(token, pause_error=WRONG_PAUSE)
@@ -125,7 +125,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
         is_stale: bool = False,
         status: int = 422,
     ) -> HTMLResponse:
-        known = signup.wishes_of(engine, _whose(token))
+        known = signup.choices_of(engine, _whose(token))
         subscriber = known.subscriber
         pause = signup.pause_of(subscriber, now())
         shown = typed or typed_from(known)

@@ -44,7 +44,7 @@ def masked(email: str) -> str:
     return f"{name[:1]}•••@{host[:1]}•••{dot}{top}" if dot else f"{name[:1]}•••@{top[:1]}•••"
 
 
-def rhythm(schedule: Schedule) -> str:
+def schedule_text(schedule: Schedule) -> str:
     """Describe a schedule: "Every Monday at 08:00, Europe/Paris time"."""
     days = {
         Frequency.DAILY: "Every day",
@@ -54,7 +54,7 @@ def rhythm(schedule: Schedule) -> str:
     return f"{days[schedule.frequency]} at {schedule.at:%H:%M}, {schedule.timezone} time"
 
 
-def when(slot: datetime, schedule: Schedule, now: datetime) -> str:
+def delivery_time(slot: datetime, schedule: Schedule, now: datetime) -> str:
     """Format a slot in its own time zone: "Tomorrow, Wednesday 25 November, at 08:00 Europe/Paris".
 
     A slot that is not after `now` is "Within the next minutes".

@@ -15,7 +15,7 @@ from pipeline.bootstrap import Services
 from pipeline.domain import Subscriber, SubscriberStatus
 from pipeline.errors import NotFoundError
 from pipeline.signup import UnsubscribeReason
-from pipeline.web.account.common import LOOK, Sent, by_secret, may_come_back, next_digest, now
+from pipeline.web.account.common import LOOK, Sent, by_secret, can_undo, next_digest, now
 from pipeline.web.account.text import WHYS, masked
 from pipeline.web.templating import Pages
 
@@ -38,7 +38,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
 
     def secret_of(token: str) -> str:
         subscriber_id = services.links.read_preferences(token, now())
-        return signup.wishes_of(services.engine, subscriber_id).subscriber.secret
+        return signup.choices_of(services.engine, subscriber_id).subscriber.secret
 
     routes = APIRouter()
     routes.include_router(_routes(services, pages, readable), prefix="/unsubscribe/{secret}")
@@ -85,7 +85,7 @@ def _routes(services: Services, pages: Pages, secret_of: Callable[[str], str]) -
     def say_why(request: Request, form: Sent, secret: str = from_the_address) -> Response:
         if form.get("why") not in set(UnsubscribeReason):
             return _left(request, by_secret(engine, secret), status=422)
-        signup.say_why(engine, secret, UnsubscribeReason(form["why"]))
+        signup.set_reason(engine, secret, UnsubscribeReason(form["why"]))
         return pages.show("thanks.html", place=_place(request))
 
     def _left(request: Request, subscriber: Subscriber, *, status: int = 200) -> Response:
@@ -95,7 +95,7 @@ def _routes(services: Services, pages: Pages, secret_of: Callable[[str], str]) -
             address=masked(subscriber.email),
             place=_place(request),
             whys=[(why.value, label) for why, label in WHYS.items()],
-            may_undo=may_come_back(engine, subscriber.id, now()),
+            may_undo=can_undo(engine, subscriber.id, now()),
         )
 
     return routes

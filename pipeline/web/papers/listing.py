@@ -44,10 +44,10 @@ class SelectedPapers:
         places = self.places[part]
         ids = self.catalog.ids
         if self.search_index is None or self.query is None:
-            return views.shown(conn, ids[places].tolist(), branding)
+            return views.views_of(conn, ids[places].tolist(), branding)
         phrases = self.search_index.phrases(self.query, places)
         found_by = FoundBy(self.query, {int(ids[at]): said for at, said in phrases.items()})
-        return views.shown(conn, ids[places].tolist(), branding, found_by)
+        return views.views_of(conn, ids[places].tolist(), branding, found_by)
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,4 +133,4 @@ def _similar(
     ids = [
         id_ for id_ in search_index.catalog.ids[order[: SIMILAR + 1]].tolist() if id_ != paper.id
     ]
-    return views.shown(conn, ids[:SIMILAR], branding)
+    return views.views_of(conn, ids[:SIMILAR], branding)

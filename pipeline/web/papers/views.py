@@ -48,10 +48,10 @@ class FoundBy:
 
     def of(self, paper_id: int) -> frozenset[Stems]:
         """Return the stems to highlight in a paper."""
-        return asked_for(self.query) | stems_of(self.phrases.get(paper_id, ()))
+        return phrases_in(self.query) | stems_of(self.phrases.get(paper_id, ()))
 
 
-def shown(
+def views_of(
     conn: Connection, ids: Sequence[int], branding: Branding, found_by: FoundBy | None = None
 ) -> list[Shown]:
     """Load papers in the order of `ids`, with matches highlighted; skip ids that are gone."""
@@ -173,7 +173,7 @@ def marked(text: str, phrases: Iterable[Stems]) -> Markup:
     return Markup("").join([*pieces, escape(text[at:])])
 
 
-def asked_for(query: Query) -> frozenset[Stems]:
+def phrases_in(query: Query) -> frozenset[Stems]:
     """Return the stems to highlight: words of ranked groups without stop words, whole phrases.
 
     Of fielded terms only phrases in the title or the abstract count; negated terms do not.

@@ -120,7 +120,7 @@ def _meant(domain: str) -> str | None:
     endings = _PROVIDERS[provider]
     if ending in endings:
         return f"{provider}.{ending}"
-    only_one = len(endings) == 1 and _looks_like_an_ending(ending)
+    only_one = len(endings) == 1 and _is_known_ending(ending)
     if ending in _SLIPS or (provider == name and only_one):
         return f"{provider}.{endings[0]}"
     return fixed
@@ -136,7 +136,7 @@ def _without_a_point(domain: str) -> str | None:
     return None
 
 
-def _looks_like_an_ending(text: str) -> bool:
+def _is_known_ending(text: str) -> bool:
     first, _, second = text.partition(".")
     return not second or (first in _GENERIC_SECOND and len(second) == 2)
 

@@ -92,6 +92,12 @@ migration: $(VENV)/.installed-dev ## Draft a migration from the schema: make mig
 reference: $(VENV)/.installed-dev ## Generate the pages of settings, commands and tables in docs/
 	$(BIN)/python -m tests.reference
 
+.PHONY: messages
+messages: $(VENV)/.installed-dev ## Extract the text of pages and mails, and compile its translations
+	$(BIN)/pybabel -q extract -F pyproject.toml -k gettext_noop --add-location=file --sort-by-file \
+		--no-wrap --project=paperboy -o pipeline/locale/paperboy.pot .
+	$(if $(wildcard pipeline/locale/*/LC_MESSAGES/*.po),$(BIN)/pybabel compile -d pipeline/locale -D paperboy)
+
 .PHONY: lock
 lock: $(VENV)/.python ## Choose the versions of all packages again (ARGS=--upgrade for newer ones)
 	$(COMPILE) $(ARGS) pyproject.toml --group build -o requirements.txt

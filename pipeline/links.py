@@ -14,6 +14,7 @@ from itsdangerous import BadSignature, Signer
 from itsdangerous.signer import HMACAlgorithm
 
 from pipeline.errors import ExpiredTokenError, InvalidTokenError
+from pipeline.translations import gettext
 
 
 class Purpose(StrEnum):
@@ -112,9 +113,9 @@ class SignedLinks:
         try:
             subject, expiry = self._signers[purpose].unsign(token).split(b".")
         except (BadSignature, UnicodeError) as error:
-            raise InvalidTokenError("this link is not complete, or not one of ours") from error
+            raise InvalidTokenError(gettext("This link is incomplete or not valid.")) from error
         if now.timestamp() >= int(expiry):
-            raise ExpiredTokenError("this link has expired")
+            raise ExpiredTokenError(gettext("This link has expired."))
         return int(subject)
 
 

@@ -125,19 +125,19 @@ def test_reader_signs_up_reads_changes_topics_and_unsubscribes(reader, site, inb
     tab = reader.tab
     for box in tab.locator('input[name="topic"]:checked').all():
         box.uncheck()
-    tab.get_by_label("Topics in your own words").fill("retrieval")
-    tab.get_by_label("Your email address").fill(ADA)
+    tab.get_by_label("Your own topics").fill("retrieval")
+    tab.get_by_label("Email address").fill(ADA)
     reader.press("Subscribe")
-    reader.reads("Look into your inbox")
+    reader.reads("Check your inbox")
 
     question = reader.mail()
     assert question["To"] == ADA
     assert question["List-Unsubscribe"] is None
     reader.follow(question, "confirm")
     assert [row.status for row in rows(site.engine, SubscriberRow)] == [SubscriberStatus.PENDING]
-    reader.press("Yes, subscribe me")
+    reader.press("Subscribe")
     reader.reads("You are subscribed")
-    reader.sees("Your first digest is being put together")
+    reader.sees("Your first digest is being prepared")
 
     site.publish(everyone=False)
     welcome = reader.mail()
@@ -147,11 +147,11 @@ def test_reader_signs_up_reads_changes_topics_and_unsubscribes(reader, site, inb
     reader.sees("Retrieval, the first")
 
     reader.follow(welcome, "preferences")
-    expect(tab.get_by_label("Topics in your own words")).to_have_value("retrieval")
-    tab.get_by_label("Topics in your own words").fill("granite")
+    expect(tab.get_by_label("Your own topics")).to_have_value("retrieval")
+    tab.get_by_label("Your own topics").fill("granite")
     reader.press("Save")
     reader.sees("Saved.")
-    expect(tab.get_by_label("Topics in your own words")).to_have_value("granite")
+    expect(tab.get_by_label("Your own topics")).to_have_value("granite")
 
     site.announce(
         make_sighting(title="Retrieval, the second", announced_on=now().date()),
@@ -183,19 +183,19 @@ def test_reader_downloads_and_erases_personal_data(reader, site, inbox):
     digest = reader.mail()
 
     reader.follow(digest, "preferences")
-    reader.press("Mail me that link")
-    reader.sees("A link to your records is on its way")
+    reader.press("Send link")
+    reader.sees("A link to your data is on its way")
     reader.follow(reader.mail(), "data")
     with reader.tab.expect_download() as download:
         reader.press("Download")
     assert ADA in download.value.path().read_text("utf-8")
     reader.press("Erase everything")
-    reader.reads("Erase everything about you?")
-    reader.press("Yes, erase it")
-    reader.reads("Everything is erased")
+    reader.reads("Erase your data?")
+    reader.press("Erase everything")
+    reader.reads("Your data is erased")
 
     reader.follow(digest, "unsubscribe")
-    reader.reads("This link leads nowhere any more")
+    reader.reads("This link no longer works")
     assert ADA not in str(rows(site.engine, SubscriberRow))
     assert ada.secret not in str(rows(site.engine, SubscriberRow))
 
@@ -217,7 +217,7 @@ def test_reader_pauses_resumes_unsubscribes_and_resubscribes(reader, site):
 
     reader.tab.goto(site.services.links.unsubscribe(ada.secret))
     reader.press("Unsubscribe")
-    reader.press("That was a mistake: write to me again")
+    reader.press("Undo: subscribe again")
     reader.reads("You are subscribed again")
     assert site.again(ada).status is SubscriberStatus.ACTIVE
     assert [text for text in reader.complaints if "422" not in text] == []

@@ -8,7 +8,7 @@ from pipeline.matching.suggestions import hints, nearest_category
 @pytest.mark.parametrize(
     ("query", "words", "position"),
     [
-        ("tilte:graphs", "did you mean ti:? tilte: is a word", 0),
+        ("tilte:graphs", "did you mean ti:? tilte: is searched as text", 0),
         ("moss title:graphs", "did you mean ti:", 5),
         ("autor:Smith", "did you mean au:", 0),
         ('abtract:"thin layers"', "did you mean abs:", 0),
@@ -16,9 +16,9 @@ from pipeline.matching.suggestions import hints, nearest_category
         ("cat:lg", "did you mean cat:cs.LG?", 0),
         ("cat:csCL", "did you mean cat:cs.CL?", 0),
         ("-cat:astro-ph.XX moss", "did you mean cat:astro-ph?", 1),
-        ("cat:cs.RO OR cs.AI", "did you mean cat:cs.AI? cs.AI is read as words", 13),
+        ("cat:cs.RO OR cs.AI", "did you mean cat:cs.AI? cs.AI is searched as text", 13),
         ("q-bio.NC", "did you mean cat:q-bio.NC?", 0),
-        ("ti:moss or ti:fern", "did you mean OR? or is a word", 8),
+        ("ti:moss or ti:fern", "did you mean OR? or is searched as text", 8),
         ('"thin layers" and moss', "did you mean AND?", 14),
         ("moss au:Ada Lovelace", "read as the author “Ada Lovelace”", 5),
     ],

@@ -72,7 +72,7 @@ def readable(text: str) -> Query | None:
     try:
         return parse(text)
     except QueryError as error:
-        assert "only leaves papers out" in error.message  # noqa: PT017
+        assert "only excludes papers" in error.message  # noqa: PT017
         return None
 
 

@@ -175,7 +175,7 @@ class TestParse:
         deep, deeper = (f"{beside}z {opening * n}y{closing * n}" for n in (most, most + 1))
 
         parse(deep + " x")
-        with pytest.raises(QueryError, match="too many parentheses"):
+        with pytest.raises(QueryError, match="too many nested parentheses"):
             parse(deeper)
 
     @pytest.mark.parametrize(

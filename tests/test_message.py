@@ -187,7 +187,7 @@ def test_sender_repr_does_not_contain_the_key():
 def test_confirmation_has_no_list_headers():
     mail = compose_confirmation(
         make_sender(),
-        make_content("Please confirm: Paperboy"),
+        make_content("Confirm your subscription to Paperboy"),
         to="ada@example.org",
         dedupe_key="confirmation:17:1",
         now=NOW,
@@ -198,7 +198,7 @@ def test_confirmation_has_no_list_headers():
     assert not [name for name in message if name.startswith("List-")]
     assert "Precedence" not in message
     assert message["Auto-Submitted"] == "auto-generated"
-    assert message["Subject"] == "Please confirm: Paperboy"
+    assert message["Subject"] == "Confirm your subscription to Paperboy"
 
 
 def test_message_id_is_stable_per_delivery_and_depends_on_the_key():

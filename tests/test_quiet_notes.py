@@ -306,12 +306,12 @@ def test_note_explains_the_reason_and_suggests_changes():
     html, text = decoded(mail.html), decoded(mail.text)
     seen = " ".join(Seen(html).text.split())
 
-    assert mail.subject == "Nothing for you, 3 to 9 January: Bits & Papers"
+    assert mail.subject == "No papers matched your topics, 3 to 9 January"
     for said in (seen, " ".join(text.split())):
-        assert "1,412 papers were announced in these days" in said
+        assert "1,412 papers were announced, but none matched" in said
         assert "a < b & <script>, שלום 🦋 and xxx" in said
-        assert "3 papers of these days would have come" in said
-        assert 'Widen a < b & <script>. This finds more: "q" & <q>' in said
+        assert "would have found 3 papers in these days" in said
+        assert 'Broaden a < b & <script>. This query finds more: "q" & <q>' in said
         assert "Follow Trending" in said
     assert "<script>" not in html
     assert {LINKS.unsubscribe, LINKS.preferences, LINKS.privacy} <= set(Seen(html).links)
@@ -328,8 +328,8 @@ def test_note_omits_advice_already_followed():
     for said in (Seen(decoded(mail.html)).text, decoded(mail.text)):
         said = " ".join(said.split())
         assert "1 paper was announced" in said
-        assert "none was surely about what you follow. So no digest came" in said
-        assert "rather have more" not in said
+        assert "it did not match your topics closely enough. No digest was sent" in said
+        assert "get more papers" not in said
         assert "Trending" not in said
 
 
@@ -363,7 +363,7 @@ def test_note_is_sent_with_one_click_unsubscribe(engine: Engine, database_url: s
 
     assert tally.sent == 1
     (mail,) = inbox.received
-    assert mail.message["Subject"] == "Nothing for you, 3 to 9 January: Paperboy"
+    assert mail.message["Subject"] == "No papers matched your topics, 3 to 9 January"
     assert "List-Unsubscribe-Post" in mail.message
     assert mail.message["Feedback-ID"].startswith("2030-01-09:quiet-note:list:")
     assert "7 papers were announced" in mail.message.get_body(("plain",)).get_content()

@@ -480,5 +480,7 @@ def test_consent_wordings_are_unchanged():
     """If the wording changes, add another version and make it the current one."""
     assert subscribe.WORDINGS == {
         "1": "With this button you say: send me the digest of new papers, as often as I chose, "
-        "until I leave. Every mail has a link that leaves with one click."
+        "until I leave. Every mail has a link that leaves with one click.",
+        "2": "With this button you agree to get the digest of new papers, as often as you chose, "
+        "until you unsubscribe. Every email has a link to unsubscribe with one click.",
     }

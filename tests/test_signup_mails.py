@@ -81,7 +81,7 @@ def test_confirmation_link_confirms_its_request(services: Services):
     mail = received(services, NOW + 70 * HOUR)
 
     assert mail["To"] == ADA
-    assert "for 2 hours" in " ".join(mail.get_body(("plain",)).get_content().split())
+    assert "expires in 2 hours" in " ".join(mail.get_body(("plain",)).get_content().split())
     last = NOW + 72 * HOUR - timedelta(seconds=1)
     request_id = services.links.read_confirm(token(mail, "confirm"), last)
     confirmed = signup.confirm(services.engine, request_id, last)
@@ -106,7 +106,7 @@ def test_already_subscribed_reader_is_notified(services: Services, engine: Engin
 
     mail = received(services, NOW + HOUR)
 
-    assert mail["Subject"] == "You are subscribed already: Paperboy"
+    assert mail["Subject"] == "You are already subscribed to Paperboy"
     assert services.links.read_preferences(token(mail, "preferences"), NOW) == reader_id
 
 

@@ -165,7 +165,7 @@ def test_unknown_unsubscribe_link_returns_404(browser, method):
     answer = browser.request(method, "/unsubscribe/nobody")
 
     assert answer.status_code == 404
-    assert "leads nowhere" in answer.text
+    assert "no longer works" in answer.text
 
 
 # --- Subscribe ----------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_expired_confirmation_link_is_rejected(browser, services, subscribe, sta
     answer = browser.request(method, path(link))
 
     assert answer.status_code == 410
-    assert "this link has expired" in answer.text
+    assert "This link has expired" in answer.text
     assert status(bob) is SubscriberStatus.PENDING
 
 
@@ -280,7 +280,7 @@ def test_deleted_digest_returns_410(browser, services):
     answer = browser.get(path(services.links.digest(4711, datetime.now(UTC))))
 
     assert answer.status_code == 410
-    assert "no longer kept" in answer.text
+    assert "no longer stored" in answer.text
 
 
 @pytest.mark.parametrize("kind", ["unsubscribe", "confirm", "preferences", "digests"])
@@ -330,7 +330,7 @@ def test_pages_load_nothing_from_other_sites_and_have_no_inline_script(browser, 
 
 def test_unknown_page_and_wrong_method_return_404_and_405(browser):
     assert (browser.get("/nowhere").status_code, browser.put("/").status_code) == (404, 405)
-    assert "This page does not exist" in browser.get("/nowhere").text
+    assert "Page not found" in browser.get("/nowhere").text
 
 
 def test_readiness_requires_a_database_with_the_right_tables(browser, services, tmp_path):

@@ -111,14 +111,14 @@ def test_empty_day_links_to_neighbouring_days(site, engine):
 
     page = site.get("/papers?date=2030-01-03").text
 
-    assert "Nothing was announced" in page
+    assert "No papers were announced" in page
     assert page.count('href="/papers?date=2030-01-02"') == 2
     assert page.count('href="/papers?date=2030-01-05"') == 2
 
 
 @one_database
 def test_front_page_without_papers_shows_a_notice(site):
-    assert "No papers have been read yet" in site.get("/").text
+    assert "No papers yet" in site.get("/").text
 
 
 @one_database
@@ -219,7 +219,7 @@ def test_unknown_paper_returns_404(site, engine, key):
     answer = site.get(f"/papers/{key}")
 
     assert answer.status_code == 404
-    assert "We do not know this paper" in answer.text
+    assert "Paper not found" in answer.text
 
 
 @one_database

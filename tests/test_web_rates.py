@@ -19,10 +19,10 @@ def make_count(papers: int, silent: int = 0, days: int = 20, span: int = 30) -> 
     ("counted", "pace", "silence", "hint"),
     [
         (make_count(500), "about 25 papers a day", "", DROWNS),
-        (make_count(40, 3), "about 2 papers a day", "nothing on 3 of 20 days", ""),
+        (make_count(40, 3), "about 2 papers a day", "none on 3 of 20 days", ""),
         (make_count(10, 12), "about 2 papers a week", "nothing on 12 of 20 days", ""),
         (make_count(2, 18), "2 papers in 30 days", "nothing on 18 of 20 days", STARVES),
-        (make_count(0, 20), "no paper in these days", "", BARREN),
+        (make_count(0, 20), "no papers in these days", "", BARREN),
     ],
 )
 def test_rate_is_described_in_words(counted, pace, silence, hint):

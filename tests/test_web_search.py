@@ -128,7 +128,7 @@ def test_search_without_results_suggests_alternatives(site, engine):
 
     page = site.get("/papers?q=zebrafish&date=2030-01-02").text
 
-    assert "No paper matches" in page
+    assert "No papers match" in page
     assert '<a href="/papers?q=zebrafish">Search all days</a>' in page
     assert 'href="/subscribe?topic=zebrafish"' in page
 
@@ -138,7 +138,7 @@ def test_subscribe_link_contains_the_search_query(site, engine):
     ingest(engine, make_sighting())
 
     assert 'href="/subscribe?topic=moths+-zebra"' in site.get("/papers?q=moths+-zebra").text
-    assert "Get trending papers in your email inbox!" in site.get("/").text
+    assert "Get trending papers by email" in site.get("/").text
     assert 'href="/subscribe"' in site.get("/").text
 
 
@@ -257,9 +257,9 @@ def test_only_the_newest_papers_are_searched_until_all_are_indexed(engine, monke
     later = browser.get("/papers?q=moth").text
 
     assert len(titles(early)) == 3
-    assert "still being read" in early
+    assert "still being loaded" in early
     assert len(titles(later)) == 5
-    assert "still being read" not in later
+    assert "still being loaded" not in later
 
 
 @one_database

@@ -217,7 +217,7 @@ def test_valid_form_queues_a_confirmation_and_shows_the_next_step(site, asked, e
     answer = site.post("/subscribe", data=GOOD)
 
     assert answer.status_code == 200
-    assert "Look into your inbox" in answer.text
+    assert "Check your inbox" in answer.text
     assert "ada@example.org" in answer.text
     assert answer.headers["cache-control"] == "no-store"
     [choices] = asked()
@@ -295,20 +295,24 @@ def test_honeypot_is_hidden_from_users_and_screen_readers(site):
 # --- Mistakes -----------------------------------------------------------------------------------
 
 MISTAKES = [
-    ("email", {"email": ""}, "Type the address"),
+    ("email", {"email": ""}, "Enter your email address"),
     ("email", {"email": "ada"}, "must have an @-sign"),
-    ("email", {"email": "ada@example"}, "After the @"),
-    ("email", {"email": "ada@exa mple.org"}, "We cannot write to this address"),
-    ("email", {"email": "a" * 300 + "@example.org"}, "We cannot write to this address"),
+    ("email", {"email": "ada@example"}, "The address is incomplete"),
+    ("email", {"email": "ada@exa mple.org"}, "This address is not valid"),
+    ("email", {"email": "a" * 300 + "@example.org"}, "This address is not valid"),
     ("queries", {"queries": "fine\n(moss"}, "This parenthesis is never closed."),
     ("queries", {"queries": '"moss'}, "This quotation mark is never closed."),
-    ("queries", {"queries": "-moss"}, "This only leaves papers out"),
+    ("queries", {"queries": "-moss"}, "This only excludes papers"),
     ("queries", {"queries": "moss au:"}, "au: needs a word right after the colon."),
-    ("queries", {"queries": "x" * 501}, "at most 500 characters; this one has 501"),
-    ("queries", {"queries": "\n".join(map(str, range(21)))}, "21 lines; 20 are the most"),
+    ("queries", {"queries": "x" * 501}, "at most 500 characters. This one has 501"),
+    (
+        "queries",
+        {"queries": "\n".join(map(str, range(21)))},
+        "at most 20 topics of your own, not 21",
+    ),
     ("topics", {"topic": [topic.slug for topic in CURATED]}, "at most 50 topics"),
-    ("timezone", {"timezone": "Mars/Olympus"}, "“Mars/Olympus” is not known"),
-    ("timezone", {"timezone": "../../etc/passwd"}, "is not known"),
+    ("timezone", {"timezone": "Mars/Olympus"}, "Unknown time zone “Mars/Olympus”"),
+    ("timezone", {"timezone": "../../etc/passwd"}, "Unknown time zone"),
     ("hour", {"hour": "24"}, "between 00:00 and 23:00"),
     ("hour", {"hour": "half past"}, "between 00:00 and 23:00"),
     ("frequency", {"frequency": "hourly"}, "how often"),
@@ -316,7 +320,7 @@ MISTAKES = [
     ("max_papers", {"max_papers": "0"}, "from 1 to 50"),
     ("max_papers", {"max_papers": "51"}, "from 1 to 50"),
     ("max_papers", {"max_papers": "many"}, "from 1 to 50"),
-    ("breadth", {"breadth": "all"}, "how sure"),
+    ("breadth", {"breadth": "all"}, "how strict"),
 ]
 
 
@@ -510,7 +514,7 @@ def test_preview_looks_back_a_week_if_there_is_no_paper_today(site, announce):
 
     page = site.post("/subscribe/preview", data={"queries": "moss"}).text
 
-    assert "Nothing today; in the seven days up to Friday" in page
+    assert "No papers today. In the seven days up to Friday" in page
     assert "Moss on Walls" in page
     assert "nothing on 1 of 2 days" in page
 
@@ -537,9 +541,9 @@ def test_preview_warns_of_topics_with_too_many_or_too_few_papers(site, announce)
 
     assert "about 20 papers a day" in page
     assert "That is a lot" in page
-    assert "1 paper in 12 days, nothing on 11 of 12 days" in page
+    assert "1 paper in 12 days, none on 11 of 12 days" in page
     assert "That is rare" in page
-    assert "no paper in these days" in page
+    assert "no papers in these days" in page
     assert "Together" in page
 
 
@@ -551,7 +555,7 @@ def test_preview_suggests_narrower_queries_and_reports_overlap(site, announce):
     page = site.post("/subscribe/preview", data={"queries": queries}).text
 
     assert 'Narrower: <code dir="auto">ti:&#34;fine moss&#34;</code>, about 3 papers a day' in page
-    assert "3 of its 3 papers come with “fine moss” too." in page
+    assert "3 of its 3 papers also match “fine moss”." in page
 
 
 def test_preview_suggests_a_broader_query_for_an_empty_topic(site, announce):
@@ -627,8 +631,7 @@ def test_preview_escapes_source_text(site, announce):
 
 def test_preview_without_papers_shows_a_notice(site):
     assert (
-        "There are no papers to show yet"
-        in site.post("/subscribe/preview", data={"queries": "moss"}).text
+        "There are no papers yet" in site.post("/subscribe/preview", data={"queries": "moss"}).text
     )
 
 
@@ -674,7 +677,7 @@ def test_too_many_previews_return_429_with_a_message(site, announce):
 
     assert answers[0].status_code == 200
     assert answers[-1].status_code == 429
-    assert "Wait a moment" in answers[-1].text
+    assert "Wait a minute" in answers[-1].text
 
 
 @pytest.mark.parametrize(
@@ -731,14 +734,14 @@ def test_signup_works_in_a_mobile_browser(url, chromium, asked):
     tab.on("request", lambda request: sent.append((request.url, request.post_data or "")))
 
     tab.goto(f"{url}/subscribe")
-    tab.get_by_label("Your email address").fill("ada@example.org")
+    tab.get_by_label("Email address").fill("ada@example.org")
     tab.get_by_label("Trending").uncheck()
-    tab.get_by_label("Topics in your own words").fill("moss")
+    tab.get_by_label("Your own topics").fill("moss")
     expect(tab.get_by_role("link", name="Moss on Walls")).to_be_visible()
     previews = [data for path, data in sent if path.endswith("/subscribe/preview")]
-    tab.get_by_label("Your email address").press("Enter")
+    tab.get_by_label("Email address").press("Enter")
 
-    expect(tab.get_by_role("heading", level=1)).to_have_text("Look into your inbox")
+    expect(tab.get_by_role("heading", level=1)).to_have_text("Check your inbox")
     [choices] = asked()
     assert choices.topics == ("moss",)
     assert choices.schedule.timezone == "America/Lima"
@@ -764,16 +767,16 @@ def test_form_without_scripts_previews_and_submits(url, chromium, asked):
     tab = phone(chromium, java_script_enabled=False)
 
     tab.goto(f"{url}/subscribe")
-    tab.get_by_label("Topics in your own words").fill("moss")
+    tab.get_by_label("Your own topics").fill("moss")
     tab.get_by_role("button", name="Preview").click()
     expect(tab.get_by_role("link", name="Moss on Walls")).to_be_visible()
     tab.get_by_label("Time zone").select_option("America/Lima")
     tab.get_by_role("button", name="Subscribe").click()
     expect(tab.locator("#summary")).to_be_focused()
-    tab.get_by_label("Your email address").fill("ada@example.org")
-    tab.get_by_label("Your email address").press("Enter")
+    tab.get_by_label("Email address").fill("ada@example.org")
+    tab.get_by_label("Email address").press("Enter")
 
-    expect(tab.get_by_role("heading", level=1)).to_have_text("Look into your inbox")
+    expect(tab.get_by_role("heading", level=1)).to_have_text("Check your inbox")
     [choices] = asked()
     assert choices.labels == ("Trending", "moss")
     assert choices.schedule.timezone == "America/Lima"

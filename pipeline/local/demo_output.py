@@ -14,7 +14,6 @@ from rich.text import Text
 
 from pipeline.domain import DeliveryStatus, Digest, Pick, Schedule
 from pipeline.ingest import SourceReport
-from pipeline.rendering import formatting
 from pipeline.storage.deliveries import DeliveryView
 
 
@@ -90,16 +89,14 @@ def print_digests(
     for post in posts:
         console.print()
         console.print(_heading(post))
-        console.print(_papers(post.digest) if post.digest else "  No paper for these topics.")
+        console.print(_papers(post.digest) if post.digest else "  No papers for these topics.")
     arrived = sum(post.has_arrived for post in posts)
-    count = formatting.count(arrived, "digest", "digests")
+    count = f"{arrived} {'digest' if arrived == 1 else 'digests'}"
     console.print()
     console.print(f"{count} arrived, in {seconds:.0f} s.{_troubles(posts)}")
     if arrived:
-        console.print(
-            Text(f"Each is in {mail_dir}/, as it was sent (.eml) and to look at (.html).")
-        )
-        console.print("The demo has no site for its links to lead to; `paperboy up` has one.")
+        console.print(Text(f"They are in {mail_dir}/, as sent (.eml) and to view (.html)."))
+        console.print("The links need a site, which the demo does not run; `paperboy up` does.")
 
 
 def _source_line(report: SourceReport) -> Text:
@@ -122,7 +119,7 @@ def _papers(digest: Digest) -> Table:
     for position, pick in enumerate(digest.picks, start=1):
         table.add_row(str(position), f"{pick.score:.2f}", Text(pick.paper.title), _why(pick))
     if digest.more:
-        table.add_row("", "", f"and {digest.more} more that found no place", "")
+        table.add_row("", "", f"and {digest.more} more that did not fit", "")
     return table
 
 

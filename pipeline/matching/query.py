@@ -20,6 +20,7 @@ from pipeline.domain import TRENDING, TopicKind
 from pipeline.errors import QueryError
 from pipeline.matching.author_names import author_forms
 from pipeline.matching.tokens import calm, forms, forms_as_written
+from pipeline.translations import gettext
 
 LONGEST_QUERY = 2_000  # characters, as typed and in canonical form; a long abstract has as many
 LARGEST_CANONICAL = 2_600  # bytes in UTF-8: PostgreSQL indexes values of at most 2,704 bytes
@@ -83,7 +84,7 @@ def parse(text: str) -> Query:
     """
     query = _Parser(text).query()
     if not _finds_something(query):
-        raise QueryError(text, "this only leaves papers out; say also what to find", 0)
+        raise QueryError(text, gettext("this only excludes papers; add words to find"), 0)
     if len(write(query)) > LONGEST_QUERY:
         raise _too_long(text)
     return query
@@ -101,8 +102,12 @@ def canonical(text: str) -> str:
 
 
 def _too_long(text: str) -> QueryError:
-    most = f"{LONGEST_QUERY:,} characters, or {LARGEST_CANONICAL // 4} of any script"
-    return QueryError(text[:60] + "...", f"this topic is too long: it may have {most}", 0)
+    message = gettext(
+        "this topic is too long: the limit is %(most)s characters, or %(any_script)s of any script",
+        most=format(LONGEST_QUERY, ","),
+        any_script=LARGEST_CANONICAL // 4,
+    )
+    return QueryError(text[:60] + "...", message, 0)
 
 
 def topic_kind(text: str) -> TopicKind:
@@ -269,7 +274,9 @@ class _Parser:
     def __init__(self, text: str) -> None:
         if len(text) > LONGEST_QUERY:
             raise QueryError(
-                text[:60] + "...", f"a topic has at most {LONGEST_QUERY} characters", 0
+                text[:60] + "...",
+                gettext("a topic has at most %(most)s characters", most=LONGEST_QUERY),
+                0,
             )
         self.written = text
         self.text = text.translate(_TYPED)
@@ -281,10 +288,10 @@ class _Parser:
 
     def query(self) -> Query:
         if len(self.pieces) == 1:
-            raise self._mistake("there is no word to look for", 0)
+            raise self._mistake(gettext("there is no word to search for"), 0)
         found = self._alternatives()
         if self._next.kind is _Kind.CLOSE:
-            raise self._mistake("this parenthesis was never opened", self._next.start)
+            raise self._mistake(gettext("this parenthesis was never opened"), self._next.start)
         return found
 
     # Cursor
@@ -346,11 +353,11 @@ class _Parser:
         if piece.term is not None:
             return piece.term
         if piece.kind is not _Kind.OPEN:
-            raise self._mistake("a word is missing here", piece.start)
+            raise self._mistake(gettext("a word is missing here"), piece.start)
         self._deeper()
         inner = self._alternatives()
         if not self._take(_Kind.CLOSE):
-            raise self._mistake("this parenthesis is never closed", piece.start)
+            raise self._mistake(gettext("this parenthesis is never closed"), piece.start)
         self.depth -= 1
         return inner
 
@@ -358,7 +365,7 @@ class _Parser:
         self.depth += 1
         if self.depth > DEEPEST_QUERY:
             raise self._mistake(
-                "too many parentheses or negations inside each other", self._next.start
+                gettext("too many nested parentheses or negations"), self._next.start
             )
 
     # Tokens
@@ -401,10 +408,10 @@ class _Parser:
     def _quoted(self, start: int) -> tuple[tuple[str, ...], int]:
         closing = re.compile(rf"(?<!\\)[{_QUOTES}]").search(self.text, start + 1)
         if closing is None:
-            raise self._mistake("this quotation mark is never closed", start)
+            raise self._mistake(gettext("this quotation mark is never closed"), start)
         phrase = self._forms(self.text[start + 1 : closing.start()])
         if not phrase:
-            raise self._mistake("there is no word between the quotation marks", start)
+            raise self._mistake(gettext("there is no word between the quotation marks"), start)
         return phrase, closing.end()
 
     def _chunk(self, chunk: str, start: int) -> list[_Piece]:
@@ -451,7 +458,9 @@ class _Parser:
             raw, closing = (value.group(), value.end()) if value else ("", end)
         term = self._in_field(field, raw)
         if term is None:
-            raise self._mistake(f"{field}: needs a word right after the colon", start)
+            raise self._mistake(
+                gettext("%(field)s: needs a word right after the colon", field=field), start
+            )
         return [_Piece(_Kind.TERM, start, term)], closing
 
 

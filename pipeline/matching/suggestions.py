@@ -24,6 +24,7 @@ from pipeline.matching.query import (
     write,
 )
 from pipeline.matching.tokens import STOP_WORDS
+from pipeline.translations import gettext
 
 # https://arxiv.org/category_taxonomy
 _TAXONOMY: Final = """
@@ -119,17 +120,22 @@ def _fields(query: str, plain: str) -> Iterator[Hint]:
         if near and name not in set(Field):
             written = query[found.start() : found.end()]
             meant = _FIELDS[near[0]]
-            yield Hint(f"did you mean {meant}:? {written} is a word to look for", found.start())
+            yield Hint(_did_you_mean(f"{meant}:", written), found.start())
 
 
 def _categories(plain: str) -> Iterator[Hint]:
     for found in _CATEGORY.finditer(plain):
         if meant := nearest_category(found.group(1)):
-            yield Hint(f"did you mean cat:{meant}? {found.group()} is unknown", found.start())
+            text = gettext(
+                "did you mean %(meant)s? %(written)s is unknown",
+                meant="cat:" + meant,
+                written=found.group(),
+            )
+            yield Hint(text, found.start())
     rest = _WITH_FIELD.sub(lambda found: " " * len(found.group()), plain)
     for found in _BARE_CATEGORY.finditer(rest):
         if name := CATEGORIES.get(found.group().lower()):
-            yield Hint(f"did you mean cat:{name}? {found.group()} is read as words", found.start())
+            yield Hint(_did_you_mean(f"cat:{name}", found.group()), found.start())
 
 
 def _operators(plain: str) -> Iterator[Hint]:
@@ -137,13 +143,20 @@ def _operators(plain: str) -> Iterator[Hint]:
     if _SYNTAX.search(plain):
         for found in _LOWER.finditer(plain):
             word = found.group()
-            yield Hint(f"did you mean {word.upper()}? {word} is a word to look for", found.start())
+            yield Hint(_did_you_mean(word.upper(), word), found.start())
 
 
 def _authors(query: str) -> Iterator[Hint]:
     for found in AUTHOR_NAME.finditer(query):
         name = " ".join(found.group("name").split())
-        yield Hint(f"read as the author “{name}”; put AND before a word", found.start())
+        text = gettext("read as the author “%(name)s”; put AND before a word", name=name)
+        yield Hint(text, found.start())
+
+
+def _did_you_mean(meant: str, written: str) -> str:
+    return gettext(
+        "did you mean %(meant)s? %(written)s is searched as text", meant=meant, written=written
+    )
 
 
 MOST = 8  # broader queries; each one costs a search

@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 from datetime import date
 
+from pipeline.translations import gettext, gettext_noop, ngettext
+
 WIDTH = 76  # columns of the text part
 HEADLINE = 60  # characters of a title in the subject
 ELLIPSIS = "…"
@@ -68,15 +70,11 @@ def _fitting(text: str, limit: int) -> int:
     return len(text)
 
 
-def count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
-
-
 def listed(words: Sequence[str]) -> str:
     """Return "a", "a and b" or "a, b and c"."""
     if len(words) < 2:
         return "".join(words)
-    return f"{', '.join(words[:-1])} and {words[-1]}"
+    return gettext("%(most)s and %(last)s", most=", ".join(words[:-1]), last=words[-1])
 
 
 def authors(names: Sequence[str], total: int) -> str:
@@ -87,35 +85,62 @@ def authors(names: Sequence[str], total: int) -> str:
         return ""
     if more <= 0:
         return listed(shown)
-    return f"{', '.join(shown)} and {more:,} more"
+    return ngettext(
+        "%(names)s and %(num)s more", "%(names)s and %(num)s more", more, names=", ".join(shown)
+    )
 
 
 def day(on: date) -> str:
-    """Return "31 Jul"; the names of months do not depend on the locale."""
-    return f"{on.day} {_MONTHS[on.month - 1][:3]}"
+    """Return "31 Jul"."""
+    return gettext("%(day)s %(month)s", day=on.day, month=gettext(_SHORT_MONTHS[on.month - 1]))
 
 
 def full_day(on: date) -> str:
     """Return "Friday, 31 July 2026"."""
-    return f"{_WEEKDAYS[on.weekday()]}, {on.day} {_MONTHS[on.month - 1]} {on.year}"
+    return gettext(
+        "%(weekday)s, %(day)s %(month)s %(year)s",
+        weekday=gettext(_WEEKDAYS[on.weekday()]),
+        day=on.day,
+        month=gettext(_MONTHS[on.month - 1]),
+        year=on.year,
+    )
+
+
+def weekday(number: int) -> str:
+    """Return "Monday" for 0."""
+    return gettext(_WEEKDAYS[number])
 
 
 def month(on: date) -> str:
     """Return "July 2026"."""
-    return f"{_MONTHS[on.month - 1]} {on.year}"
+    return gettext("%(month)s %(year)s", month=gettext(_MONTHS[on.month - 1]), year=on.year)
 
 
 def days(first: date, last: date) -> str:
     """Return "Thursday 30 July", "28 to 31 July" or "30 June to 2 July"."""
     if first == last:
-        return f"{_WEEKDAYS[first.weekday()]} {first.day} {_MONTHS[first.month - 1]}"
-    start = f"{first.day}"
-    if (first.year, first.month) != (last.year, last.month):
-        start += f" {_MONTHS[first.month - 1]}"
+        return gettext(
+            "%(weekday)s %(day)s %(month)s",
+            weekday=gettext(_WEEKDAYS[first.weekday()]),
+            day=first.day,
+            month=gettext(_MONTHS[first.month - 1]),
+        )
     if first.year != last.year:
-        start += f" {first.year}"
-    end = f"{last.day} {_MONTHS[last.month - 1]}"
-    return f"{start} to {end}" if first.year == last.year else f"{start} to {end} {last.year}"
+        start, end = _day_of_year(first), _day_of_year(last)
+    elif first.month != last.month:
+        start, end = _day_of_month(first), _day_of_month(last)
+    else:
+        start, end = str(first.day), _day_of_month(last)
+    return gettext("%(start)s to %(end)s", start=start, end=end)
+
+
+def _day_of_month(on: date) -> str:
+    return gettext("%(day)s %(month)s", day=on.day, month=gettext(_MONTHS[on.month - 1]))
+
+
+def _day_of_year(on: date) -> str:
+    month = gettext(_MONTHS[on.month - 1])
+    return gettext("%(day)s %(month)s %(year)s", day=on.day, month=month, year=on.year)
 
 
 def wrap(text: str, indent: str = "", width: int = WIDTH) -> str:
@@ -133,17 +158,39 @@ def wrap(text: str, indent: str = "", width: int = WIDTH) -> str:
 
 
 _MONTHS = (
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
+    gettext_noop("January"),
+    gettext_noop("February"),
+    gettext_noop("March"),
+    gettext_noop("April"),
+    gettext_noop("May"),
+    gettext_noop("June"),
+    gettext_noop("July"),
+    gettext_noop("August"),
+    gettext_noop("September"),
+    gettext_noop("October"),
+    gettext_noop("November"),
+    gettext_noop("December"),
 )
-_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_SHORT_MONTHS = (
+    gettext_noop("Jan"),
+    gettext_noop("Feb"),
+    gettext_noop("Mar"),
+    gettext_noop("Apr"),
+    gettext_noop("May"),
+    gettext_noop("Jun"),
+    gettext_noop("Jul"),
+    gettext_noop("Aug"),
+    gettext_noop("Sep"),
+    gettext_noop("Oct"),
+    gettext_noop("Nov"),
+    gettext_noop("Dec"),
+)
+_WEEKDAYS = (
+    gettext_noop("Monday"),
+    gettext_noop("Tuesday"),
+    gettext_noop("Wednesday"),
+    gettext_noop("Thursday"),
+    gettext_noop("Friday"),
+    gettext_noop("Saturday"),
+    gettext_noop("Sunday"),
+)

@@ -21,6 +21,7 @@ from pipeline.rendering.fragments import Part, Rendered, escaped, fragment, part
 from pipeline.rendering.highlight import Find, Marks, phrases_of
 from pipeline.rendering.templates import TemplateParts
 from pipeline.rendering.views import Edition, Personal
+from pipeline.translations import gettext, ngettext
 
 FRAMES = 512  # cached, about 15 KB each
 
@@ -131,14 +132,17 @@ class Renderer:
         It contains no text from the form: another person may have filled it in.
         """
         return self._letter(
-            "confirmation", "Please confirm: {}", confirm_url=confirm_url, hours=hours
+            "confirmation",
+            gettext("Confirm your subscription to %(name)s", name=self._name),
+            confirm_url=confirm_url,
+            hours=hours,
         )
 
     def already_in(self, preferences_url: str, unsubscribe_url: str, *, days: int = 30) -> Rendered:
         """Return the answer to a subscription request if the address is subscribed already."""
         return self._letter(
             "already_in",
-            "You are subscribed already: {}",
+            gettext("You are already subscribed to %(name)s", name=self._name),
             preferences_url=preferences_url,
             unsubscribe_url=unsubscribe_url,
             days=days,
@@ -148,7 +152,7 @@ class Renderer:
         """Return the mail with a link to the preferences."""
         return self._letter(
             "link",
-            "Your link to {}",
+            gettext("Your preferences link for %(name)s", name=self._name),
             preferences_url=preferences_url,
             unsubscribe_url=unsubscribe_url,
             days=days,
@@ -156,28 +160,32 @@ class Renderer:
 
     def data_link(self, data_url: str, *, hours: int = 24) -> Rendered:
         """Return the mail with a link to export and erase the stored personal data."""
-        return self._letter("data_link", "Your records at {}", data_url=data_url, hours=hours)
+        subject = gettext("Your data at %(name)s", name=self._name)
+        return self._letter("data_link", subject, data_url=data_url, hours=hours)
 
     def new_address(self, confirm_url: str, *, hours: int = 72) -> Rendered:
         """Return the mail that asks a new address to confirm that digests are sent to it."""
         return self._letter(
             "new_address",
-            "Please confirm your new address: {}",
+            gettext("Confirm your new address for %(name)s", name=self._name),
             confirm_url=confirm_url,
             hours=hours,
         )
 
     def quiet_note(self, note: QuietNote, links: MailLinks) -> Rendered:
         """Return the no-match notice: why no digest was sent, and which topics to broaden."""
-        days = formatting.days(note.since, note.edition_on)
-        return self._letter(
-            "quiet_note", f"Nothing for you, {days}: {{}}", note=views.quiet_note(note), links=links
-        )
+        shown = views.quiet_note(note)
+        subject = gettext("No papers matched your topics, %(days)s", days=shown.days)
+        return self._letter("quiet_note", subject, note=shown, links=links)
+
+    @property
+    def _name(self) -> str:
+        return formatting.clean(self._house.list_name)
 
     def _letter(self, name: str, subject: str, **said: object) -> Rendered:
         letter = self._templates.letters[name]
         return Rendered(
-            subject.format(formatting.clean(self._house.list_name)),
+            subject,
             (fragment(_render(letter.text, said)),),
             (fragment(_render(letter.html, said)),),
         )
@@ -226,7 +234,11 @@ def _words(digest: Digest, links: MailLinks, titles: list[str]) -> MailText:
             preheader=" · ".join(formatting.cut_at_word(title, 90) for title in titles[:2]),
             topics=topics,
             topics_wrapped=topics_wrapped,
-            more=formatting.count(digest.more, "more paper", "more papers"),
+            more=ngettext(
+                "%(num)s more paper matched your topics.",
+                "%(num)s more papers matched your topics.",
+                digest.more,
+            ),
             unsubscribe=links.unsubscribe,
             preferences=links.preferences,
             view=links.view,

@@ -12,6 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError
 from mjml import mjml2html
 
+from pipeline import translations
 from pipeline.errors import RenderError
 from pipeline.rendering import formatting
 from pipeline.rendering.branding import Branding
@@ -106,9 +107,9 @@ def _environment(folder: Path, branding: Branding, *, escape: bool) -> Environme
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    translations.extend(environment)
     environment.globals["branding"] = branding
     environment.filters["wrap"] = formatting.wrap
-    environment.filters["listed"] = formatting.listed
     return environment
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 from pipeline.domain import Breadth, Digest, Paper, QuietNote, Reason
 from pipeline.rendering import formatting
 from pipeline.rendering.branding import Branding
+from pipeline.translations import gettext, gettext_noop, ngettext
 
 TITLE = 300
 LABEL = 60
@@ -18,9 +19,9 @@ REASONS = 4  # topics shown per paper
 TOPICS = 12  # shown in the footer
 
 BREADTHS = {
-    Breadth.FEWER: "fewer, surer",
-    Breadth.BALANCED: "balanced",
-    Breadth.MORE: "more, broader",
+    Breadth.FEWER: gettext_noop("Strict"),
+    Breadth.BALANCED: gettext_noop("Balanced"),
+    Breadth.MORE: gettext_noop("Broad"),
 }
 
 SOURCES = {
@@ -95,7 +96,7 @@ class Edition:
     """Values that many readers of one day share: all of a mail but cards and personal values."""
 
     date: str
-    papers: str  # "10 papers"
+    papers: str  # "10 papers for you"
     covers: str  # "" when unknown
     welcome: bool
     has_more: bool
@@ -109,7 +110,7 @@ class Personal:
     preheader: str
     topics: str
     topics_wrapped: str
-    more: str  # "27 more papers"
+    more: str  # "27 more papers matched your topics."
     unsubscribe: str
     preferences: str
     view: str
@@ -120,10 +121,10 @@ class Note:
     """Content of a no-match notice. Any text except `days` and `announced` may be ""."""
 
     days: str  # "19 to 25 November"
-    announced: str  # "1,412 papers were announced"
+    announced: str  # "1,412 papers were announced, but none matched ... closely enough."
     topics: str
     breadth: str  # name of the reader's setting, if a broader one would find papers
-    in_passing: str  # "3 papers"
+    in_passing: str  # "That would have found 3 papers in these days."
     wider: tuple[tuple[str, str], ...]  # label, and a broader query
     may_trend: bool
 
@@ -132,17 +133,23 @@ def quiet_note(note: QuietNote) -> Note:
     brings = note.in_passing > 0 and note.breadth is not Breadth.MORE
     return Note(
         days=formatting.days(note.since, note.edition_on),
-        announced=_were_announced(note.announced),
+        announced=ngettext(
+            "%(num)s paper was announced, but it did not match your topics closely enough.",
+            "%(num)s papers were announced, but none matched your topics closely enough.",
+            note.announced,
+        ),
         topics=topics(note.topics),
-        breadth=BREADTHS[note.breadth] if brings else "",
-        in_passing=formatting.count(note.in_passing, "paper", "papers") if brings else "",
+        breadth=gettext(BREADTHS[note.breadth]) if brings else "",
+        in_passing=ngettext(
+            "That would have found %(num)s paper in these days.",
+            "That would have found %(num)s papers in these days.",
+            note.in_passing,
+        )
+        if brings
+        else "",
         wider=tuple((_label(label), _label(query)) for label, query in note.wider),
         may_trend=not note.follows_trending,
     )
-
-
-def _were_announced(papers: int) -> str:
-    return f"{formatting.count(papers, 'paper was', 'papers were')} announced"
 
 
 def _label(text: str) -> str:
@@ -173,7 +180,7 @@ def reasons(given: tuple[Reason, ...], room: Room) -> tuple[MatchReason, ...]:
 
 
 def title(paper: Paper) -> str:
-    return formatting.cut(formatting.clean(paper.title), TITLE) or "Untitled"
+    return formatting.cut(formatting.clean(paper.title), TITLE) or gettext("Untitled")
 
 
 @lru_cache(maxsize=1_024)
@@ -188,7 +195,7 @@ def edition(
 ) -> Edition:
     return Edition(
         date=formatting.full_day(edition_on),
-        papers=formatting.count(papers, "paper", "papers"),
+        papers=ngettext("%(num)s paper for you", "%(num)s papers for you", papers),
         covers=formatting.days(*announced) if announced else "",
         welcome=welcome,
         has_more=has_more,
@@ -199,15 +206,19 @@ def edition(
 def subject(digest: Digest, first_title: str, papers: int) -> str:
     """Return "Papers for 31 Jul: A Title of at Most Sixty Characters +7"."""
     headline = formatting.cut_at_word(first_title, formatting.HEADLINE)
-    more = f" +{papers - 1}" if papers > 1 else ""
-    return f"Papers for {formatting.day(digest.edition_on)}: {headline}{more}"
+    day = formatting.day(digest.edition_on)
+    if papers == 1:
+        return gettext("Papers for %(day)s: %(title)s", day=day, title=headline)
+    return gettext(
+        "Papers for %(day)s: %(title)s +%(more)s", day=day, title=headline, more=papers - 1
+    )
 
 
 def topics(labels: tuple[str, ...]) -> str:
     """Return the first labels as a list in words, with the number of others."""
     shown = [formatting.cut_at_word(formatting.clean(label), LABEL) for label in labels[:TOPICS]]
     if len(labels) > TOPICS:
-        shown.append(f"{len(labels) - TOPICS} more")
+        shown.append(ngettext("%(num)s more", "%(num)s more", len(labels) - TOPICS))
     return formatting.listed(shown)
 
 
@@ -216,8 +227,12 @@ def why(reason: Reason, most: int) -> MatchReason:
     label = formatting.cut_at_word(formatting.clean(reason.label), LABEL)
     shown = (formatting.cut_at_word(formatting.clean(p), LABEL) for p in reason.phrases[:most])
     phrases = ", ".join(f"“{phrase}”" for phrase in shown if phrase)
-    matched = f": matched {phrases}" if phrases else ""
-    return MatchReason(label, phrases, formatting.wrap(f"For {label}{matched}"))
+    line = (
+        gettext("For %(topic)s: matched %(phrases)s", topic=label, phrases=phrases)
+        if phrases
+        else gettext("For %(topic)s", topic=label)
+    )
+    return MatchReason(label, phrases, formatting.wrap(line))
 
 
 def _byline(paper: Paper) -> list[str]:
@@ -232,20 +247,20 @@ def _byline(paper: Paper) -> list[str]:
 def _counts(paper: Paper) -> list[str]:
     counts = []
     if paper.upvotes:
-        counts.append(formatting.count(paper.upvotes, "upvote", "upvotes"))
+        counts.append(ngettext("%(num)s upvote", "%(num)s upvotes", paper.upvotes))
     if paper.comments:
-        counts.append(formatting.count(paper.comments, "comment", "comments"))
+        counts.append(ngettext("%(num)s comment", "%(num)s comments", paper.comments))
     return counts
 
 
 def _links(paper: Paper) -> list[PaperLink]:
     links = paper.links
     named = {
-        "Abstract": links.abstract,
-        "PDF": links.pdf,
-        "Code": links.code,
-        "Project": links.project,
-        "Discussion": links.discussion,
+        gettext("Abstract"): links.abstract,
+        gettext("PDF"): links.pdf,
+        gettext("Code"): links.code,
+        gettext("Project"): links.project,
+        gettext("Discussion"): links.discussion,
     }
     return [PaperLink(label, url) for label, url in named.items() if _is_web(url)]
 

@@ -64,7 +64,9 @@ def checked(choices: Choices) -> Queries:
     """
     slots.zone(choices.schedule.timezone)
     if len(choices.topics) > MOST_TOPICS:
-        raise QueryError(choices.topics[MOST_TOPICS], f"at most {MOST_TOPICS} topics, please", 0)
+        raise QueryError(
+            choices.topics[MOST_TOPICS], f"at most {MOST_TOPICS} topics are allowed", 0
+        )
     return [(canonical(query), choices.label(query)) for query in choices.topics or ("Trending",)]
 
 
@@ -103,7 +105,7 @@ def version_of(subscriber: Subscriber, topics: Iterable[tuple[str, str]]) -> str
 def known(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> Subscriber:
     subscriber = subscribers.by_id(conn, subscriber_id, for_change=for_change)
     if subscriber is None:
-        raise NotFoundError("this subscription does not exist any more")
+        raise NotFoundError("this subscription does not exist")
     return subscriber
 
 

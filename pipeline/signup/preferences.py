@@ -26,11 +26,12 @@ from pipeline.signup.choices import (
 from pipeline.signup.subscribe import REQUEST_EXPIRY, Confirmed, take
 from pipeline.storage import bounce_scores, deliveries, requests, subscribers, topics, transactional
 from pipeline.storage.database import retry_transaction, with_retries
+from pipeline.translations import gettext, gettext_noop
 
 log = structlog.get_logger(__name__)
 
 LINK_EXPIRY = timedelta(hours=24)  # of the delivery; the link in it lives longer
-TAKEN = "this address has a subscription of its own"
+TAKEN = gettext_noop("This address already has a subscription.")
 
 
 @retry_transaction
@@ -56,7 +57,7 @@ def change(
         if seen is not None and seen != version_of(
             subscriber, [(s.topic.query, s.label) for s in followed]
         ):
-            raise ConflictError("the preferences have changed since this form was shown")
+            raise ConflictError("the preferences have changed since the form was shown")
         added = {query for query, _ in queries} - {one.topic.query for one in followed}
         abuse_limits.count_new_topics(conn, subscriber_id, len(added), now)
         subscribers.change_choices(
@@ -96,7 +97,7 @@ def pause(
     with engine.begin() as conn:
         subscriber = known(conn, subscriber_id, for_change=True)
         if seen is not None and seen != str(pause_of(subscriber, now) or ""):
-            raise ConflictError("the pause has changed since this form was shown")
+            raise ConflictError("the pause has changed since the form was shown")
         today = slots.local_date(now, subscriber.schedule)
         until = until or today
         if until > today or subscriber.paused_until is not None:
@@ -161,7 +162,7 @@ def confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Confi
     try:
         return with_retries(partial(_confirm_new_address, engine, request_id, now))
     except IntegrityError as error:  # the address got its own subscription concurrently
-        raise InvalidTokenError(TAKEN) from error
+        raise InvalidTokenError(gettext(TAKEN)) from error
 
 
 def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Confirmed:
@@ -175,7 +176,7 @@ def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Conf
             subscribers.delete_pending(conn, holder.id)
         hash_ = request.choices["address_hash"]
         if not subscribers.move(conn, subscriber.id, email=request.email, hash_=hash_):
-            raise InvalidTokenError(TAKEN)
+            raise InvalidTokenError(gettext(TAKEN))
         deliveries.readdress(conn, subscriber.id, request.email)
         subscribers.forgive(conn, hash_)
         bounce_scores.clear(conn, hash_)

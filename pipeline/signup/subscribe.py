@@ -39,13 +39,14 @@ from pipeline.storage import (
 from pipeline.storage.database import read_only, retry_transaction, with_retries
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.requests import StoredRequest
+from pipeline.translations import gettext, gettext_noop
 
 log = structlog.get_logger(__name__)
 
 WELCOME_DAYS = 7  # look-back of the first digest
 REQUEST_EXPIRY = abuse_limits.LINK_LIFE  # equal to the life of the token in the mail
 MOST_TRIES = 3
-NOBODY_ASKED = "this link is not one of ours any more"
+NO_REQUEST = gettext_noop("This link is not valid.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +181,9 @@ def read_request(engine: Engine, request_id: int, now: datetime) -> Request:
         request = requests.by_id(conn, request_id)
         subscriber = subscribers.by_id(conn, request.subscriber_id) if request else None
     if request is None or subscriber is None:
-        raise InvalidTokenError(NOBODY_ASKED)
+        raise InvalidTokenError(gettext(NO_REQUEST))
     if request.used_at is None and request.expires_at <= now:
-        raise InvalidTokenError("this link has expired")
+        raise InvalidTokenError(gettext("This link has expired."))
     is_join = request.kind is RequestKind.JOIN and bool(request.choices)
     return Request(
         request.id,
@@ -215,7 +216,7 @@ def _confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
             conn, subscriber, choices.schedule, now, asked_at=request.created_at, welcome=True
         )
         if not began and subscriber.status is not SubscriberStatus.ACTIVE:
-            raise InvalidTokenError(NOBODY_ASKED)
+            raise InvalidTokenError(gettext(NO_REQUEST))
         _retune(conn, subscriber.id, choices, now)
         hash_ = subscribers.hash_of(conn, subscriber.id)
         subscribers.forgive(conn, hash_)
@@ -236,17 +237,17 @@ def take(
     """
     request = requests.by_id(conn, request_id)
     if request is None or request.kind is not kind:
-        raise InvalidTokenError(NOBODY_ASKED)
+        raise InvalidTokenError(gettext(NO_REQUEST))
     # Lock the subscriber first, as all use cases do; a call that waits rereads the request below.
     subscriber = subscribers.by_id(conn, request.subscriber_id, for_change=True)
     if subscriber is None:
-        raise InvalidTokenError(NOBODY_ASKED)
+        raise InvalidTokenError(gettext(NO_REQUEST))
     if requests.use(conn, request_id, now, wording=CURRENT):
         requests.end_open(conn, subscriber.id, kind, now)
         return request, subscriber, True
     seen = requests.by_id(conn, request_id)
     if seen is None or seen.used_at is None:
-        raise InvalidTokenError("this link has expired")
+        raise InvalidTokenError(gettext("This link has expired."))
     return seen, subscriber, False
 
 
@@ -327,7 +328,7 @@ def _return_of(conn: Connection, address: str, choices: Choices, now: datetime) 
     """
     found = subscribers.by_email(conn, address, for_change=True)
     if found is None or found.status is SubscriberStatus.ACTIVE:
-        raise AddressError("this address is subscribed already")
+        raise AddressError("this address is already subscribed")
     subscribers.reopen(conn, found.id)
     subscribers.change_choices(
         conn,
@@ -385,8 +386,12 @@ WORDINGS: Final = {
         "With this button you say: send me the digest of new papers, as often as I chose, until I "
         "leave. Every mail has a link that leaves with one click."
     ),
+    "2": gettext_noop(
+        "With this button you agree to get the digest of new papers, as often as you chose, until "
+        "you unsubscribe. Every email has a link to unsubscribe with one click."
+    ),
 }
-CURRENT: Final = "1"
+CURRENT: Final = "2"
 WORDING: Final = WORDINGS[CURRENT]
 
 

@@ -14,6 +14,7 @@ from pipeline.signup.choices import first_slot, known
 from pipeline.storage import deliveries, ingest_state, subscribers
 from pipeline.storage.database import retry_transaction
 from pipeline.storage.deliveries import CancelReason
+from pipeline.translations import gettext
 
 log = structlog.get_logger(__name__)
 
@@ -77,7 +78,7 @@ def undo(engine: Engine, secret: str, now: datetime) -> Subscriber:
         )
         subscriber = known(conn, subscriber.id)
     if subscriber.status is not SubscriberStatus.ACTIVE:
-        raise InvalidTokenError("it is too late to take this back; please subscribe again")
+        raise InvalidTokenError(gettext("It is too late to undo this. Subscribe again."))
     if won:
         log.info("subscriber came back", subscriber=subscriber.id)
     return subscriber
@@ -86,5 +87,5 @@ def undo(engine: Engine, secret: str, now: datetime) -> Subscriber:
 def _holder(conn: Connection, secret: str, *, for_change: bool = False) -> Subscriber:
     subscriber = subscribers.by_secret(conn, secret, for_change=for_change)
     if subscriber is None:
-        raise NotFoundError("this link belongs to nobody any more")
+        raise NotFoundError("this link belongs to no subscription")
     return subscriber

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from pipeline.bootstrap import Services
 from pipeline.errors import DatabaseFileError, InvalidTokenError, LimitError, NotFoundError
 from pipeline.mailbox import Mailbox
+from pipeline.translations import gettext, gettext_noop
 from pipeline.web import account, mailbox_pages, ops, static_files
 from pipeline.web.client_address import CPUBudget, ProxyWatch
 from pipeline.web.middleware import Compressed, SecurityMiddleware
@@ -32,28 +33,36 @@ from pipeline.web.templating import Pages
 log = structlog.get_logger(__name__)
 
 WORDS = {
-    404: ("This page does not exist", "The address may be mistyped, or the page may have moved."),
-    405: ("That does not work here", "This address takes no request of this kind."),
+    404: (
+        gettext_noop("Page not found"),
+        gettext_noop("The address may be mistyped, or the page may have moved."),
+    ),
+    405: (
+        gettext_noop("Method not allowed"),
+        gettext_noop("This address does not accept requests of this kind."),
+    ),
     422: (
-        "That was not understood",
-        "Something in the address or the form is not as it should be.",
+        gettext_noop("Invalid request"),
+        gettext_noop("The address or the form has an invalid value."),
     ),
     429: (
-        "Too many searches in one minute",
-        "Please wait a moment, then load this page again.",
+        gettext_noop("Too many searches"),
+        gettext_noop("Wait a minute, then reload this page."),
     ),
     500: (
-        "Something went wrong",
-        "The fault is ours. Please try again later, and see whether your last change was saved.",
+        gettext_noop("Something went wrong"),
+        gettext_noop(
+            "This is an error on our side. Try again later, and check whether your last change "
+            "was saved."
+        ),
     ),
     503: (
-        "The site cannot reach its database at the moment",
-        "Please try again in a minute.",
+        gettext_noop("The database is not available"),
+        gettext_noop("Try again in a minute."),
     ),
 }
-TOO_MANY = (
-    "This site was asked to write to people too often from your network. "
-    "Please try again in an hour; nothing was changed."
+TOO_MANY = gettext_noop(
+    "Too many emails were requested from your network. Nothing was changed. Try again in an hour."
 )
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 REPEATED_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")  # copied from an error to its page
@@ -145,21 +154,25 @@ def _explain_errors(app: FastAPI, pages: Pages) -> None:
             headers["Allow"] = ", ".join(_allowed(app, request))
             if request.method == "OPTIONS":
                 return Response(status_code=204, headers=headers)
-        title, text = WORDS.get(error.status_code, ("That did not work", str(error.detail)))
-        answer = pages.message(title, text, status=error.status_code)
+        title, text = WORDS.get(
+            error.status_code, (gettext_noop("Request failed"), str(error.detail))
+        )
+        answer = pages.message(gettext(title), gettext(text), status=error.status_code)
         answer.headers.update(headers)
         return answer
 
     @app.exception_handler(RequestValidationError)
     def malformed(_request: Request, _error: RequestValidationError) -> Response:
-        return pages.message(*WORDS[422], status=422)
+        return pages.message(*map(gettext, WORDS[422]), status=422)
 
     @app.exception_handler(NotFoundError)
     def unknown(_request: Request, _error: NotFoundError) -> Response:
         return pages.message(
-            "This link leads nowhere any more",
-            "It may have been cut short on its way, or what it belonged to was erased. "
-            "Take the link from the newest mail you have.",
+            gettext("This link no longer works"),
+            gettext(
+                "The link may be incomplete, or its subscription may have been erased. "
+                "Use the link in your most recent email."
+            ),
             status=404,
             personal=True,
         )
@@ -171,7 +184,7 @@ def _explain_errors(app: FastAPI, pages: Pages) -> None:
     @app.exception_handler(LimitError)
     def too_many(_request: Request, error: LimitError) -> Response:
         wait = max(1, int((error.retry_at - datetime.now(UTC)).total_seconds()))
-        answer = pages.message("Too many at once", TOO_MANY, status=429)
+        answer = pages.message(gettext("Too many requests"), gettext(TOO_MANY), status=429)
         answer.headers["Retry-After"] = str(wait)
         return answer
 
@@ -181,11 +194,11 @@ def _explain_errors(app: FastAPI, pages: Pages) -> None:
     def unavailable(_request: Request, error: Exception) -> Response:
         """Return 503 if the database is unreachable or busy, or the pool is exhausted."""
         log.warning("database unavailable", error=type(error).__name__)
-        answer = pages.message(*WORDS[503], status=503)
+        answer = pages.message(*map(gettext, WORDS[503]), status=503)
         answer.headers["Retry-After"] = str(RETRY_AFTER)
         return answer
 
     @app.exception_handler(Exception)
     def broken(_request: Request, _error: Exception) -> Response:
         # The server logs the traceback; the page must not show it.
-        return pages.message(*WORDS[500], status=500)
+        return pages.message(*map(gettext, WORDS[500]), status=500)

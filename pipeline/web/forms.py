@@ -8,6 +8,8 @@ from fastapi import HTTPException
 from starlette.datastructures import ImmutableMultiDict
 from starlette.requests import Request
 
+from pipeline.translations import gettext
+
 Fields = ImmutableMultiDict[str, str]
 
 LARGEST_FORM = 128 * 1024
@@ -22,16 +24,16 @@ async def fields(request: Request) -> Fields:
     the body is over `LARGEST_FORM`, and 400 if it cannot be parsed.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != ENCODING:
-        raise HTTPException(415, "This address takes what its own form sends, and nothing else.")
+        raise HTTPException(415, gettext("This page accepts only its own form."))
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > LARGEST_FORM:
-            raise HTTPException(413, "That is more than a form can hold.")
+            raise HTTPException(413, gettext("The form is too large."))
     try:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError as error:
-        raise HTTPException(400, "That is not what a form looks like.") from error
+        raise HTTPException(400, gettext("The form cannot be read.")) from error
     return ImmutableMultiDict((name, _clean(value)) for name, value in pairs)
 
 

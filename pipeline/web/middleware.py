@@ -14,6 +14,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipeline.translations import gettext, gettext_noop
+
 PAGE_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
     "frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -42,7 +44,7 @@ PERSONAL_PAGES = (
 )
 ONE_CLICK = re.compile(r"/unsubscribe/[^/]*")
 HOOKS = re.compile(r"/hooks/[^/]*")
-BROKEN = "Something went wrong. The fault is ours.\n"
+BROKEN = gettext_noop("Something went wrong. This is an error on our side.")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -75,10 +77,12 @@ class SecurityMiddleware:
                 await self._app(scope, receive, send_guarded)
             except Exception:
                 if not has_started:  # the error page failed, too
-                    await PlainTextResponse(BROKEN, 500)(scope, receive, send_guarded)
+                    await PlainTextResponse(f"{gettext(BROKEN)}\n", 500)(
+                        scope, receive, send_guarded
+                    )
                 raise
             return
-        refusal = PlainTextResponse("This form can only be sent from its own page.", 403)
+        refusal = PlainTextResponse(gettext("This form can only be sent from its own page."), 403)
         await refusal(scope, receive, send_guarded)
 
     def _may_pass(self, method: str, path: str, headers: Headers) -> bool:

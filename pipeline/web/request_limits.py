@@ -27,6 +27,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.signup.abuse_limits import host
+from pipeline.translations import gettext, gettext_noop
 from pipeline.web.client_address import ProxyWatch, client_ip
 from pipeline.web.forms import LARGEST_FORM
 from pipeline.web.middleware import HOOKS, ONE_CLICK, SAFE_METHODS
@@ -155,11 +156,23 @@ class _Refusal(Exception):  # noqa: N818  (never leaves this module)
 
 
 WORDS: Final = {
-    408: ("That took too long", "The form did not arrive in time. Please send it again."),
-    413: ("That is too much", "This is more than a form can hold."),
-    414: ("This address is too long", "Shorten it, or start from the front page."),
-    431: ("Your browser sent too much", "Its headers are too large; delete the cookies for us."),
-    503: ("Very busy at the moment", "Nothing was changed. Please try again in a few seconds."),
+    408: (
+        gettext_noop("Request timed out"),
+        gettext_noop("The form did not arrive in time. Send it again."),
+    ),
+    413: (gettext_noop("Request too large"), gettext_noop("The form is too large.")),
+    414: (
+        gettext_noop("Address too long"),
+        gettext_noop("Shorten it, or start from the front page."),
+    ),
+    431: (
+        gettext_noop("Request headers too large"),
+        gettext_noop("Delete the cookies of this site, then try again."),
+    ),
+    503: (
+        gettext_noop("The site is busy"),
+        gettext_noop("Nothing was changed. Try again in a few seconds."),
+    ),
 }
 
 
@@ -275,7 +288,7 @@ class RequestLimits:
         await self._refusal(status, scope["path"])(scope, receive, send)
 
     def _refusal(self, status: int, path: str) -> Response:
-        title, text = WORDS[status]
+        title, text = map(gettext, WORDS[status])
         answer: Response
         if path.startswith(FOR_PROGRAMS):
             answer = PlainTextResponse(f"{title}: {text}\n", status)

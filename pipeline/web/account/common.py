@@ -15,6 +15,7 @@ from pipeline.errors import NotFoundError
 from pipeline.signup import UNDO
 from pipeline.storage import subscribers
 from pipeline.storage.database import read_only
+from pipeline.translations import gettext
 from pipeline.web.account.text import delivery_time, first_after, masked, schedule_text
 from pipeline.web.forms import Fields, fields
 from pipeline.web.subscribe.form_input import BREADTHS, breadth_value
@@ -32,7 +33,7 @@ class CurrentChoices:
     topics: tuple[str, ...]
     rhythm: str  # "Every day at 08:00, Europe/Paris time"
     max_papers: int
-    breadth: str  # "Fewer, surer"
+    breadth: str  # "Strict"
 
 
 def current_choices(
@@ -43,7 +44,7 @@ def current_choices(
         tuple(topics),
         schedule_text(schedule),
         max_papers,
-        dict(BREADTHS)[breadth_value(breadth)],
+        gettext(dict(BREADTHS)[breadth_value(breadth)]),
     )
 
 
@@ -65,7 +66,7 @@ def by_secret(engine: Engine, secret: str) -> Subscriber:
     with read_only(engine) as conn:
         subscriber = subscribers.by_secret(conn, secret)
     if subscriber is None:
-        raise NotFoundError("this link belongs to nobody any more")
+        raise NotFoundError("this link belongs to no subscription")
     return subscriber
 
 

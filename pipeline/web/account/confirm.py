@@ -13,6 +13,7 @@ from pipeline import signup, slots
 from pipeline.bootstrap import Services
 from pipeline.domain import RequestKind, Subscriber, SubscriberStatus
 from pipeline.errors import InvalidTokenError
+from pipeline.translations import gettext, gettext_noop
 from pipeline.web.account.common import LOOK, current_choices, next_digest, now
 from pipeline.web.account.text import masked
 from pipeline.web.templating import Pages
@@ -26,7 +27,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
     def ask(token: str) -> Response:
         request = _request(services.links.read_confirm(token, now()), RequestKind.JOIN)
         if request.is_used:
-            return pages.message("You have confirmed this already", USED, personal=True)
+            return pages.message(gettext("Already confirmed"), gettext(USED), personal=True)
         choices = request.choices or signup.Choices()
         return pages.show(
             "confirm.html",
@@ -34,7 +35,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
                 request.email, choices.labels, choices.schedule, choices.max_papers, choices.breadth
             ),
             is_change=request.status is SubscriberStatus.ACTIVE,
-            wording=signup.WORDING,
+            wording=gettext(signup.WORDING),
         )
 
     @routes.post("/confirm/{token}")
@@ -49,8 +50,10 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
     def ask_to_move(token: str) -> Response:
         request = _request(services.links.read_new_address(token, now()), RequestKind.NEW_ADDRESS)
         if request.is_used:
-            return pages.message("You have confirmed this already", USED, personal=True)
-        return pages.show("move.html", address=masked(request.email), wording=signup.WORDING)
+            return pages.message(gettext("Already confirmed"), gettext(USED), personal=True)
+        return pages.show(
+            "move.html", address=masked(request.email), wording=gettext(signup.WORDING)
+        )
 
     @routes.post("/new-address/{token}")
     def move(token: str) -> Response:
@@ -68,14 +71,14 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
         """Load a request. Raise InvalidTokenError if it is of another kind."""
         request = signup.read_request(engine, request_id, now())
         if request.kind is not kind:
-            raise InvalidTokenError("this link is not one of ours any more")
+            raise InvalidTokenError(gettext("This link is not valid."))
         return request
 
     def _joined(subscriber_id: int) -> Response:
         known = signup.choices_of(engine, subscriber_id)
         subscriber = known.subscriber
         if subscriber.status is not SubscriberStatus.ACTIVE:
-            return pages.message("You have confirmed this already", USED, personal=True)
+            return pages.message(gettext("Already confirmed"), gettext(USED), personal=True)
         return pages.show(
             "joined.html",
             chosen=current_choices(
@@ -101,7 +104,7 @@ def _had_today(subscriber: Subscriber, at: datetime) -> bool:
     return last is not None and last >= slots.local_date(at, subscriber.schedule)
 
 
-USED = (
-    "There is nothing else to do. If you have left since, subscribe again on this site; else "
-    "your mail has a link to your preferences."
+USED = gettext_noop(
+    "You do not need to do anything else. If you unsubscribed since, subscribe again on this site. "
+    "Otherwise your emails have a link to your preferences."
 )

@@ -11,10 +11,11 @@ from starlette.responses import HTMLResponse, Response
 from pipeline.bootstrap import Services
 from pipeline.domain import Digest
 from pipeline.errors import ExpiredTokenError
-from pipeline.rendering import MailLinks, formatting
+from pipeline.rendering import MailLinks
 from pipeline.storage import digests
 from pipeline.storage.database import read_only
 from pipeline.storage.digests import Made
+from pipeline.translations import gettext, ngettext
 from pipeline.web.account.common import LOOK, now
 from pipeline.web.middleware import MAIL_POLICY
 from pipeline.web.templating import Pages
@@ -26,8 +27,7 @@ POLICY: Final = MAIL_POLICY + (
 BODY: Final = re.compile(r"<body[^>]*>", re.IGNORECASE)
 NEWER = (
     '<p style="margin:0;padding:12px 20px;background:#1f1d1a;color:#ffffff;text-align:center;'
-    'font:14px/1.5 Helvetica,Arial,sans-serif">Our mails have been redesigned since this one was '
-    "sent. The papers, their order and the reasons are those of the mail.</p>"
+    'font:14px/1.5 Helvetica,Arial,sans-serif">{}</p>'
 )
 
 
@@ -64,15 +64,28 @@ def router(services: Services, pages: Pages) -> APIRouter:
                 view="",
             ),
         )
-        note = "" if made.template == renderer.template_version else NEWER
+        note = (
+            ""
+            if made.template == renderer.template_version
+            else NEWER.format(
+                gettext(
+                    "The design of our emails has changed since this one was sent. The papers, "
+                    "their order and the reasons are the same."
+                )
+            )
+        )
         return in_main(html, note)
 
     def _no_longer_kept() -> Response:
         return pages.message(
-            "This digest is no longer kept",
-            f"Digests can be read here for {formatting.count(kept.days, 'day', 'days')}, "
-            "and as long as their reader is known to us. "
-            "The papers themselves are where they were.",
+            gettext("This digest is no longer stored"),
+            ngettext(
+                "Digests can be read here for %(num)s day, unless the subscription is erased. "
+                "The papers themselves are still available.",
+                "Digests can be read here for %(num)s days, unless the subscription is erased. "
+                "The papers themselves are still available.",
+                kept.days,
+            ),
             status=410,
         )
 

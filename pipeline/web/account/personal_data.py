@@ -10,12 +10,13 @@ from starlette.responses import HTMLResponse, Response
 from pipeline import signup
 from pipeline.bootstrap import Services
 from pipeline.errors import AddressError
+from pipeline.translations import gettext, gettext_noop
 from pipeline.web.account.common import LOOK, Sent, now
 from pipeline.web.account.text import masked
 from pipeline.web.client_address import client_ip
 from pipeline.web.templating import Pages
 
-WRONG_ADDRESS = "This does not look like an address we can write to, such as name@example.org."
+WRONG_ADDRESS = gettext_noop("Enter an email address such as name@example.org.")
 
 
 def router(services: Services, pages: Pages) -> APIRouter:
@@ -59,7 +60,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
                 limits=services.signup_limits,
             )
         except AddressError:
-            return _page(token, status=422, email=email, error=WRONG_ADDRESS)
+            return _page(token, status=422, email=email, error=gettext(WRONG_ADDRESS))
         return pages.show("asked.html", address=masked(email.strip()))
 
     @routes.api_route("/link", methods=LOOK)
@@ -80,7 +81,7 @@ def router(services: Services, pages: Pages) -> APIRouter:
                 limits=services.signup_limits,
             )
         except AddressError:
-            return pages.show("link.html", status=422, email=email, error=WRONG_ADDRESS)
+            return pages.show("link.html", status=422, email=email, error=gettext(WRONG_ADDRESS))
         return pages.show("linked.html")
 
     def _whose(token: str) -> int:

@@ -20,6 +20,7 @@ from pipeline.matching.query import canonical
 from pipeline.rendering import formatting, views
 from pipeline.rendering.views import Card
 from pipeline.signup import Preferences
+from pipeline.translations import gettext, gettext_noop
 from pipeline.web.account.common import (
     LOOK,
     CurrentChoices,
@@ -37,10 +38,12 @@ from pipeline.web.templating import Pages
 ROOM: Final = views.Room(abstract=0, phrases=3, links=1)
 LONGEST_PAUSE: Final = timedelta(days=366)
 DONE: Final = {
-    "saved": "Saved. It counts from your next digest on.",
-    "paused": "Paused. Nothing comes until then; after it, a digest looks back a few days.",
-    "resumed": "Welcome back. The next digest looks back a few days.",
-    "mailed": "A link to your records is on its way to your address. It works for a day.",
+    "saved": gettext_noop("Saved. The changes apply from your next digest."),
+    "paused": gettext_noop("Paused. The first digest after the pause covers a few days."),
+    "resumed": gettext_noop("Resumed. The next digest covers a few days."),
+    "mailed": gettext_noop(
+        "A link to your data is on its way to your address. It works for a day."
+    ),
 }
 
 
@@ -59,7 +62,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
 
     @routes.api_route("", methods=LOOK)
     def show(token: str, done: str = "") -> Response:
-        return _page(token, done=DONE.get(done, ""))
+        return _page(token, done=gettext(DONE[done]) if done in DONE else "")
 
     @routes.post("")
     def change(token: str, form: Sent) -> Response:
@@ -75,7 +78,9 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
         except ConflictError:
             return _page(token, typed=typed, is_stale=True)
         except LimitError as error:
-            refused = _page(token, typed=typed, wrong=(FieldError("topics", TOO_MANY_NEW),))
+            refused = _page(
+                token, typed=typed, wrong=(FieldError("topics", gettext(TOO_MANY_NEW)),)
+            )
             refused.status_code = 429
             wait = (error.retry_at - now()).total_seconds()
             refused.headers["Retry-After"] = str(max(1, int(wait)))
@@ -89,7 +94,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
         subscriber = signup.choices_of(engine, _whose(token)).subscriber
         day = read_pause(form.get("until", ""), slots.local_date(now(), subscriber.schedule))
         if day is None:
-            return _page(token, pause_error=WRONG_PAUSE)
+            return _page(token, pause_error=gettext(WRONG_PAUSE))
         return _pause(token, day, form)
 
     @routes.post("/resume")
@@ -100,7 +105,7 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
         try:
             signup.pause(engine, _whose(token), day, now(), seen=form.get("seen"))
         except ConflictError:
-            return _page(token, pause_error=PAUSED_MEANWHILE, status=409)
+            return _page(token, pause_error=gettext(PAUSED_MEANWHILE), status=409)
         return _back(token, "paused" if day else "resumed")
 
     @routes.post("/data")
@@ -142,9 +147,9 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
             groups=GROUPS,
             curated=len(CURATED),
             hours=form_input.HOURS,
-            rhythms=form_input.RHYTHMS,
+            rhythms=form_input.translated(form_input.RHYTHMS),
             sizes=form_input.sizes(shown.max_papers),
-            breadths=form_input.BREADTHS,
+            breadths=form_input.translated(form_input.BREADTHS),
             regions=time_zones.by_region(),
             listed=time_zones.is_listed(shown.timezone),
             pause_error=pause_error,
@@ -157,10 +162,12 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
             outlook=None if is_wrong else _outlook(subscriber),
             digests=[
                 (formatting.full_day(d.edition_on), services.links.digest(d.delivery_id, now()),
-                 FATES[d.status], d.papers)
+                 gettext(FATES[d.status]), d.papers)
                 for d in known.digests
             ],
-            skips=[(formatting.full_day(s.edition_on), SKIPS[s.reason]) for s in known.skips],
+            skips=[
+                (formatting.full_day(s.edition_on), gettext(SKIPS[s.reason])) for s in known.skips
+            ],
         )  # fmt: skip
 
     def _outlook(subscriber: Subscriber) -> Outlook | None:
@@ -181,13 +188,13 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
 
 # --- Form (pure) --------------------------------------------------------------------------------
 
-TOO_MANY_NEW = (
-    "You have added very many topics today, so nothing was changed. Please try again tomorrow."
+TOO_MANY_NEW = gettext_noop(
+    "You have added too many topics today. Nothing was changed. Try again tomorrow."
 )
-PAUSED_MEANWHILE = (
-    "Your pause was changed in another window, and is shown here as it is now. Please decide again."
+PAUSED_MEANWHILE = gettext_noop(
+    "Your pause was changed in another window. This page shows the current pause. Try again."
 )
-WRONG_PAUSE = "Please give a day after today, at most a year from now."
+WRONG_PAUSE = gettext_noop("Enter a day after today, at most a year from now.")
 
 
 def typed_from(known: Preferences) -> FormInput:

@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from pipeline import purge
 from pipeline.bootstrap import Services
-from pipeline.rendering import formatting
 from pipeline.storage import bounce_scores
+from pipeline.translations import ngettext
 from pipeline.web.account.common import LOOK
 from pipeline.web.templating import Pages
 
@@ -38,4 +38,4 @@ def router(services: Services, pages: Pages) -> APIRouter:
 
 
 def spoken(span: timedelta) -> str:
-    return formatting.count(span.days, "day", "days")
+    return ngettext("%(num)s day", "%(num)s days", span.days)

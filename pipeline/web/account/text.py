@@ -9,31 +9,34 @@ from pipeline import slots
 from pipeline.domain import DeliveryStatus, Frequency, Schedule, SkipReason
 from pipeline.rendering import formatting
 from pipeline.signup import UnsubscribeReason
+from pipeline.translations import gettext, gettext_noop
 
 SKIPS: Final = {
-    SkipReason.NOTHING_NEW: "No new papers had come in since your last digest.",
-    SkipReason.NOTHING_MATCHED: "New papers came in, but none on your topics.",
-    SkipReason.ALL_SENT_BEFORE: "Every paper on your topics had been sent to you before.",
-    SkipReason.PAUSED: "Your digest was paused.",
-    SkipReason.SUPPRESSED: "Mail to your address had come back, so we did not write.",
+    SkipReason.NOTHING_NEW: gettext_noop("There were no new papers since your last digest."),
+    SkipReason.NOTHING_MATCHED: gettext_noop("There were new papers, but none on your topics."),
+    SkipReason.ALL_SENT_BEFORE: gettext_noop("Every paper on your topics was already sent to you."),
+    SkipReason.PAUSED: gettext_noop("Your digest was paused."),
+    SkipReason.SUPPRESSED: gettext_noop("Email to your address bounced, so none was sent."),
 }
 FATES: Final = {
-    DeliveryStatus.QUEUED: "On its way",
-    DeliveryStatus.LEASED: "On its way",
-    DeliveryStatus.SENDING: "On its way",
-    DeliveryStatus.SENT: "Sent",
-    DeliveryStatus.UNCERTAIN: "Probably sent: the mail server did not answer",
-    DeliveryStatus.FAILED: "Not sent: the mail server refused it",
-    DeliveryStatus.SUPPRESSED: "Not sent: the mail server knows no such address",
-    DeliveryStatus.CANCELLED: "Not sent: a newer digest took its place, or you had left",
-    DeliveryStatus.EXPIRED: "Not sent in time: its papers came with the next one",
+    DeliveryStatus.QUEUED: gettext_noop("Being sent"),
+    DeliveryStatus.LEASED: gettext_noop("Being sent"),
+    DeliveryStatus.SENDING: gettext_noop("Being sent"),
+    DeliveryStatus.SENT: gettext_noop("Sent"),
+    DeliveryStatus.UNCERTAIN: gettext_noop("Probably sent: the mail server did not reply"),
+    DeliveryStatus.FAILED: gettext_noop("Not sent: rejected by the mail server"),
+    DeliveryStatus.SUPPRESSED: gettext_noop("Not sent: the mail server does not know the address"),
+    DeliveryStatus.CANCELLED: gettext_noop(
+        "Not sent: replaced by a newer digest, or you had unsubscribed"
+    ),
+    DeliveryStatus.EXPIRED: gettext_noop("Not sent in time: its papers are in the next digest"),
 }
 WHYS: Final = {
-    UnsubscribeReason.TOO_MANY: "Too many mails, or too many papers in them",
-    UnsubscribeReason.NOT_RELEVANT: "The papers were not what I hoped for",
-    UnsubscribeReason.NO_LONGER: "I do not need it any more",
-    UnsubscribeReason.NEVER_ASKED: "I never asked for it",
-    UnsubscribeReason.OTHER: "Something else",
+    UnsubscribeReason.TOO_MANY: gettext_noop("Too many emails, or too many papers in them"),
+    UnsubscribeReason.NOT_RELEVANT: gettext_noop("The papers were not relevant to me"),
+    UnsubscribeReason.NO_LONGER: gettext_noop("I no longer need it"),
+    UnsubscribeReason.NEVER_ASKED: gettext_noop("I never signed up"),
+    UnsubscribeReason.OTHER: gettext_noop("Another reason"),
 }
 
 
@@ -46,24 +49,38 @@ def masked(email: str) -> str:
 
 def schedule_text(schedule: Schedule) -> str:
     """Describe a schedule: "Every Monday at 08:00, Europe/Paris time"."""
-    days = {
-        Frequency.DAILY: "Every day",
-        Frequency.WEEKDAYS: "Monday to Friday",
-        Frequency.WEEKLY: f"Every {schedule.weekday.name.capitalize()}",
+    form = {
+        Frequency.DAILY: gettext("Every day at %(time)s, %(timezone)s time"),
+        Frequency.WEEKDAYS: gettext("Monday to Friday at %(time)s, %(timezone)s time"),
+        Frequency.WEEKLY: gettext("Every %(weekday)s at %(time)s, %(timezone)s time"),
+    }[schedule.frequency]
+    return form % {
+        "weekday": formatting.weekday(schedule.weekday),
+        "time": f"{schedule.at:%H:%M}",
+        "timezone": schedule.timezone,
     }
-    return f"{days[schedule.frequency]} at {schedule.at:%H:%M}, {schedule.timezone} time"
 
 
 def delivery_time(slot: datetime, schedule: Schedule, now: datetime) -> str:
     """Format a slot in its own time zone: "Tomorrow, Wednesday 25 November, at 08:00 Europe/Paris".
 
-    A slot that is not after `now` is "Within the next minutes".
+    A slot that is not after `now` is "In the next few minutes".
     """
     if slot <= now:
-        return "Within the next minutes"
+        return gettext("In the next few minutes")
     tz = slots.zone(schedule.timezone)
     local, today = slot.astimezone(tz), now.astimezone(tz).date()
-    return f"{_day(local.date(), today)}, at {local:%H:%M} {schedule.timezone}"
+    if local.date() == today:
+        form = gettext("Today, %(day)s, at %(time)s %(timezone)s")
+    elif local.date() == today + timedelta(days=1):
+        form = gettext("Tomorrow, %(day)s, at %(time)s %(timezone)s")
+    else:
+        form = gettext("%(day)s, at %(time)s %(timezone)s")
+    return form % {
+        "day": _day(local.date(), today),
+        "time": f"{local:%H:%M}",
+        "timezone": schedule.timezone,
+    }
 
 
 def first_after(until: date, schedule: Schedule) -> datetime:
@@ -73,9 +90,5 @@ def first_after(until: date, schedule: Schedule) -> datetime:
 
 
 def _day(day: date, today: date) -> str:
-    spoken = formatting.days(day, day)
-    if day.year != today.year:
-        spoken += f" {day.year}"
-    if day == today:
-        return f"Today, {spoken}"
-    return f"Tomorrow, {spoken}" if day == today + timedelta(days=1) else spoken
+    """Return "Wednesday 25 November", with the year unless it is this one."""
+    return formatting.days(day, day) if day.year == today.year else formatting.full_day(day)

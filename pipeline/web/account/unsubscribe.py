@@ -15,6 +15,7 @@ from pipeline.bootstrap import Services
 from pipeline.domain import Subscriber, SubscriberStatus
 from pipeline.errors import NotFoundError
 from pipeline.signup import UnsubscribeReason
+from pipeline.translations import gettext
 from pipeline.web.account.common import LOOK, Sent, by_secret, can_undo, next_digest, now
 from pipeline.web.account.text import WHYS, masked
 from pipeline.web.templating import Pages
@@ -26,7 +27,7 @@ WHOLE: Final = 22  # length of a complete secret
 def readable(secret: str) -> str:
     """Return `secret` if it is well-formed; raise NotFoundError otherwise."""
     if not LETTERS.fullmatch(secret):
-        raise NotFoundError("this link is not complete")
+        raise NotFoundError("this link is incomplete")
     return secret
 
 
@@ -94,7 +95,7 @@ def _routes(services: Services, pages: Pages, secret_of: Callable[[str], str]) -
             status=status,
             address=masked(subscriber.email),
             place=_place(request),
-            whys=[(why.value, label) for why, label in WHYS.items()],
+            whys=[(why.value, gettext(label)) for why, label in WHYS.items()],
             may_undo=can_undo(engine, subscriber.id, now()),
         )
 

@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 from pipeline.domain import Paper
 from pipeline.rendering import formatting, views
+from pipeline.translations import gettext
 from pipeline.web.papers.views import path_of
 
 ATOM = "http://www.w3.org/2005/Atom"
@@ -57,7 +58,7 @@ def _entry(root: Element, paper: Paper, site_url: str) -> None:
     _text(entry, "published", _instant(_midnight(paper.announced_on)))
     SubElement(entry, "link", rel="alternate", type="text/html", href=address)
     # RFC 4287, section 4.1.2: an entry must have an author, unless its feed has one.
-    for name in _authors(paper) or ["Unknown"]:
+    for name in _authors(paper) or [gettext("Unknown")]:
         _text(SubElement(entry, "author"), "name", name)
     for category in paper.categories:
         SubElement(entry, "category", term=formatting.clean(category))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 
+from pipeline.translations import gettext
 from pipeline.web.papers import periods
 from pipeline.web.papers.catalog import Sort
 from pipeline.web.papers.params import ListParams
@@ -41,7 +42,11 @@ def calendar(asked: ListParams, days: tuple[date, ...]) -> Calendar | None:
         later=_step(asked, periods.after(period, days)),
         spans=tuple(
             (name, asked.but(period=periods.around(anchor, span)).address(), span is period.span)
-            for name, span in (("Day", Span.DAY), ("Week", Span.WEEK), ("Month", Span.MONTH))
+            for name, span in (
+                (gettext("Day"), Span.DAY),
+                (gettext("Week"), Span.WEEK),
+                (gettext("Month"), Span.MONTH),
+            )
         ),
     )
 
@@ -58,7 +63,11 @@ def _step(asked: ListParams, period: Period | None) -> NavigationLink | None:
 
 def sorts(asked: ListParams) -> tuple[tuple[str, str, bool], ...]:
     """Return (name, URL, is current) of each sort order; best match only if there is a query."""
-    names = {Sort.BEST: "Best match", Sort.TRENDING: "Trending", Sort.NEWEST: "Newest"}
+    names = {
+        Sort.BEST: gettext("Best match"),
+        Sort.TRENDING: gettext("Trending"),
+        Sort.NEWEST: gettext("Newest"),
+    }
     return tuple(
         (name, asked.but(sort=sort).address(), sort is asked.order)
         for sort, name in names.items()

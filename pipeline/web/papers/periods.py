@@ -11,6 +11,7 @@ from datetime import date, timedelta
 from enum import StrEnum
 
 from pipeline.rendering import formatting
+from pipeline.translations import gettext
 
 _NAMES = {
     "date": re.compile(r"(\d{4})-(\d{2})-(\d{2})"),
@@ -60,8 +61,11 @@ class Period(Days):
             return formatting.full_day(self.first)
         if self.span is Span.WEEK:
             days = formatting.days(self.first, self.last)
-            year = "" if self.first.year != self.last.year else f" {self.last.year}"
-            return f"Week {self.first.isocalendar().week}: {days}{year}"
+            week = self.first.isocalendar().week
+            if self.first.year != self.last.year:  # `days` has both
+                return gettext("Week %(week)s: %(days)s", week=week, days=days)
+            year = self.last.year
+            return gettext("Week %(week)s: %(days)s %(year)s", week=week, days=days, year=year)
         return formatting.month(self.first)
 
     @property
@@ -70,7 +74,7 @@ class Period(Days):
         if self.span is Span.DAY:
             return formatting.day(self.first)
         if self.span is Span.WEEK:
-            return f"Week {self.first.isocalendar().week}"
+            return gettext("Week %(week)s", week=self.first.isocalendar().week)
         return formatting.month(self.first)
 
 

@@ -17,6 +17,7 @@ from pipeline.matching.query import plain_words
 from pipeline.rendering import Branding, formatting
 from pipeline.storage import ingest_state, papers
 from pipeline.storage.database import read_only
+from pipeline.translations import ngettext
 from pipeline.web.client_address import CPUBudget
 from pipeline.web.middleware import public
 from pipeline.web.papers import listing, navigation, params, views
@@ -95,7 +96,7 @@ def _list(conn: Connection, asked: ListParams, pages: Pages, live_index: LiveInd
         sorts=navigation.sorts(asked),
         mistake=None,
         newest=known.days[-1] if known.days else None,
-        counted=formatting.count(page.total, "paper", "papers"),
+        counted=ngettext("%(num)s paper", "%(num)s papers", page.total),
         steps=navigation.steps(asked, page.number, page.last),
         canonical=asked.but(page=page.number).address(),
     )

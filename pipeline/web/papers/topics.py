@@ -20,6 +20,7 @@ from pipeline.rendering import formatting
 from pipeline.storage import papers
 from pipeline.storage import papers as catalog
 from pipeline.storage.database import read_only
+from pipeline.translations import gettext, ngettext
 from pipeline.web.client_address import CPUBudget
 from pipeline.web.middleware import public
 from pipeline.web.papers import feeds, listing, params, periods
@@ -109,7 +110,11 @@ def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBu
                 "topic.html",
                 topic=topic,
                 page=page,
-                counted=formatting.count(page.total, "paper", "papers"),
+                counted=ngettext(
+                    "%(num)s paper in the last 30 days",
+                    "%(num)s papers in the last 30 days",
+                    page.total,
+                ),
                 chart=chart(chosen, days) if days else None,
                 sorts=_sorts(topic, order),
                 steps=_steps(topic, asked.sort, page.number, page.last),
@@ -173,7 +178,7 @@ def _feed(conn: Connection, topic: NamedTopic, live_index: LiveIndex, pages: Pag
     published = catalog.published_at(conn, chosen.catalog.batch)
     return Feed(
         title=f"{topic.name} · {pages.branding.list_name}",
-        description=f"New research papers: {topic.name}",
+        description=gettext("New research papers: %(topic)s", topic=topic.name),
         site_url=pages.branding.site_url,
         page=topic.page,
         atom=topic.atom,
@@ -220,23 +225,32 @@ def chart(chosen: SelectedPapers, days: Days) -> Chart:
 
 def _bar(place: int, day: date, papers: int, most: int) -> Bar:
     height = max(1 if papers else 0, round(papers * CHART / max(most, 1)))
-    label = f"{formatting.day(day)}: {formatting.count(papers, 'paper', 'papers')}"
+    label = ngettext(
+        "%(day)s: %(num)s paper", "%(day)s: %(num)s papers", papers, day=formatting.day(day)
+    )
     return Bar(place * 10, CHART - height, height, label)
 
 
 def _summary(counts: dict[date, int]) -> str:
     busy = [n for n in counts.values() if n]
     if not busy:
-        return "No papers in the last 30 days."
+        return gettext("No papers in the last 30 days.")
     mean = round(sum(busy) / len(busy))
-    return (
-        f"About {formatting.count(mean, 'paper', 'papers')} on a day that brings any; "
-        f"{formatting.count(len(busy), 'day', 'days')} of the last {len(counts)} did."
+    return ngettext(
+        "Papers on %(busy)s of the last %(days)s days, about %(num)s on each.",
+        "Papers on %(busy)s of the last %(days)s days, about %(num)s on each.",
+        mean,
+        busy=len(busy),
+        days=len(counts),
     )
 
 
 def _sorts(topic: NamedTopic, order: Sort) -> tuple[tuple[str, str, bool], ...]:
-    names = {Sort.NEWEST: "Newest", Sort.TRENDING: "Trending", Sort.BEST: "Best match"}
+    names = {
+        Sort.NEWEST: gettext("Newest"),
+        Sort.TRENDING: gettext("Trending"),
+        Sort.BEST: gettext("Best match"),
+    }
     return tuple(
         (name, _address(topic, sort=sort), sort is order)
         for sort, name in names.items()

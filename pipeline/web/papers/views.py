@@ -17,6 +17,7 @@ from pipeline.rendering import Branding, formatting, views
 from pipeline.rendering.views import PaperLink
 from pipeline.storage import papers
 from pipeline.storage.papers import Seen
+from pipeline.translations import ngettext
 
 LEAD = 320  # columns of an abstract shown before "read on"
 ROOM = views.Room(abstract=LEAD, phrases=0, links=5)
@@ -86,7 +87,7 @@ def _byline(paper: Paper, seen: Iterable[Seen]) -> Iterator[str]:
     if paper.categories:
         yield ", ".join(map(formatting.clean, paper.categories[:CATEGORIES]))
     if paper.comments:
-        yield formatting.count(paper.comments, "comment", "comments")
+        yield ngettext("%(num)s comment", "%(num)s comments", paper.comments)
 
 
 def source_name(source: str) -> str:

@@ -52,7 +52,8 @@
   const count = () => {
     for (const group of groups) {
       const chosen = group.querySelectorAll(":checked").length;
-      group.querySelector(".count").textContent = chosen ? `${chosen} chosen` : "";
+      const counter = group.querySelector(".count");
+      counter.textContent = chosen ? counter.dataset.text.replace("#", chosen) : "";
     }
   };
 

@@ -13,7 +13,9 @@ from pipeline.domain import Breadth, Frequency, Schedule, Weekday
 from pipeline.errors import AddressError, QueryError
 from pipeline.matching.query import canonical
 from pipeline.matching.suggestions import hints
+from pipeline.rendering import views
 from pipeline.signup import Choices, valid_address
+from pipeline.translations import gettext, gettext_noop
 from pipeline.web.forms import Fields
 from pipeline.web.subscribe import curated, time_zones, typos
 from pipeline.web.subscribe.curated import BY_SLUG, CuratedTopic
@@ -28,9 +30,15 @@ DAILY, WEEKLY = Frequency.DAILY.value, Frequency.WEEKLY.value
 HOURS: Final = tuple((str(hour), f"{hour:02}:00") for hour in range(24))
 SIZES: Final = (5, 10, 15, 20, 30, 40, 50)
 RHYTHMS: Final = (
-    (DAILY, "Every day"),
-    (Frequency.WEEKDAYS.value, "Monday to Friday"),
-    *((f"{WEEKLY}-{day.name.lower()}", f"Every {day.name.capitalize()}") for day in Weekday),
+    (DAILY, gettext_noop("Every day")),
+    (Frequency.WEEKDAYS.value, gettext_noop("Monday to Friday")),
+    (f"{WEEKLY}-monday", gettext_noop("Every Monday")),
+    (f"{WEEKLY}-tuesday", gettext_noop("Every Tuesday")),
+    (f"{WEEKLY}-wednesday", gettext_noop("Every Wednesday")),
+    (f"{WEEKLY}-thursday", gettext_noop("Every Thursday")),
+    (f"{WEEKLY}-friday", gettext_noop("Every Friday")),
+    (f"{WEEKLY}-saturday", gettext_noop("Every Saturday")),
+    (f"{WEEKLY}-sunday", gettext_noop("Every Sunday")),
 )
 
 
@@ -39,11 +47,12 @@ def breadth_value(breadth: Breadth) -> str:
     return breadth.name.lower()
 
 
-BREADTHS: Final = (
-    (breadth_value(Breadth.FEWER), "Fewer, surer"),
-    (breadth_value(Breadth.BALANCED), "Balanced"),
-    (breadth_value(Breadth.MORE), "More, broader"),
-)
+BREADTHS: Final = tuple((breadth_value(one), label) for one, label in views.BREADTHS.items())
+
+
+def translated(options: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Return (value, label) pairs with their labels translated."""
+    return tuple((value, gettext(label)) for value, label in options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,16 +200,24 @@ def validate(typed: FormInput) -> tuple[FieldError, ...]:
     return (
         *_wrong_topics(typed),
         *_unless(
-            typed.rhythm in dict(RHYTHMS), "frequency", "Choose how often you want the digest."
+            typed.rhythm in dict(RHYTHMS),
+            "frequency",
+            gettext("Choose how often you want the digest."),
         ),
-        *_unless(typed.hour in dict(HOURS), "hour", "Choose a full hour between 00:00 and 23:00."),
+        *_unless(
+            typed.hour in dict(HOURS),
+            "hour",
+            gettext("Choose a full hour between 00:00 and 23:00."),
+        ),
         *_wrong_zone(typed.timezone),
         *_unless(
             size(typed.max_papers) is not None,
             "max_papers",
-            f"Choose a number of papers from 1 to {MOST_PAPERS}.",
+            gettext("Choose a number of papers from 1 to %(most)s.", most=MOST_PAPERS),
         ),
-        *_unless(breadth(typed.breadth) is not None, "breadth", "Choose how sure a match must be."),
+        *_unless(
+            breadth(typed.breadth) is not None, "breadth", gettext("Choose how strict matching is.")
+        ),
         *wrong_address(typed.email, insists=typed.insists),
     )
 
@@ -213,17 +230,30 @@ def _wrong_topics(typed: FormInput) -> list[FieldError]:
     if len(typed.lines) > MOST_QUERIES:
         return [
             FieldError(
-                "queries", f"These are {len(typed.lines)} lines; {MOST_QUERIES} are the most."
+                "queries",
+                gettext(
+                    "Enter at most %(most)s topics of your own, not %(number)s.",
+                    most=MOST_QUERIES,
+                    number=len(typed.lines),
+                ),
             )
         ]
     if len(typed.lines) + len(typed.chosen) > MOST_TOPICS:
-        return [FieldError("topics", f"Choose at most {MOST_TOPICS} topics in all.")]
+        return [
+            FieldError(
+                "topics", gettext("Choose at most %(most)s topics in total.", most=MOST_TOPICS)
+            )
+        ]
     return [mistake for line in typed.lines if (mistake := _wrong_query(line))]
 
 
 def _wrong_query(line: str) -> FieldError | None:
     if len(line) > LONGEST_QUERY:
-        text = f"A topic has at most {LONGEST_QUERY} characters; this one has {len(line)}."
+        text = gettext(
+            "A topic has at most %(most)s characters. This one has %(number)s.",
+            most=LONGEST_QUERY,
+            number=len(line),
+        )
         return FieldError("queries", text, before=_head(line))
     try:
         canonical(line)
@@ -257,28 +287,38 @@ def _head(text: str) -> str:
 def _wrong_zone(name: str) -> tuple[FieldError, ...]:
     fine = not name or time_zones.is_known(name)
     return _unless(
-        fine, "timezone", f"The time zone “{_head(name)}” is not known. Choose one from the list."
+        fine,
+        "timezone",
+        gettext("Unknown time zone “%(name)s”. Choose one from the list.", name=_head(name)),
     )
 
 
 def wrong_address(email: str, *, insists: bool = False) -> tuple[FieldError, ...]:
     """Validate an address; a likely typo is an error, too, unless the visitor `insists`."""
     if not email:
-        return (FieldError("email", "Type the address that your digest is to go to."),)
+        return (FieldError("email", gettext("Enter your email address.")),)
     doubted = typos.doubt(email)
     if doubted and not (insists and doubted.may_insist):
-        text = f"Did you mean {doubted.suggestion}?"
+        text = gettext("Did you mean %(suggestion)s?", suggestion=doubted.suggestion)
         kept = email if doubted.may_insist else ""
         return (FieldError("email", text, suggestion=doubted.suggestion, kept=kept),)
     try:
         valid_address(email)
     except AddressError as error:
-        return (FieldError("email", f"We cannot write to this address. {error.__cause__}"),)
+        return (
+            FieldError(
+                "email", gettext("This address is not valid. %(reason)s", reason=error.__cause__)
+            ),
+        )
     domain = email.rpartition("@")[2]
     if typos.is_numeric(domain):
         return (
-            FieldError("email", "After the @ we need a domain such as example.org, not numbers."),
+            FieldError(
+                "email", gettext("Enter a domain such as example.org after the @, not numbers.")
+            ),
         )
     return _unless(
-        "." in domain, "email", "Is this all of it? After the @ we miss something like “.org”."
+        "." in domain,
+        "email",
+        gettext("The address is incomplete: an ending such as “.org” is missing."),
     )

@@ -17,6 +17,7 @@ from pipeline.matching.query import parse
 from pipeline.matching.ranking import Candidate, Picked, Selection, TopicCandidates, pick
 from pipeline.rendering import Branding, formatting, views
 from pipeline.rendering.views import Card
+from pipeline.translations import gettext, ngettext
 from pipeline.web.papers.catalog import Places
 from pipeline.web.papers.recent import RecentWindow
 from pipeline.web.subscribe import volume
@@ -46,7 +47,7 @@ class SignupPreview:
     heading: str  # "Your digest of Friday, 31 July 2026"
     cards: tuple[Card, ...]
     more: int
-    counted: str  # "Counted over the 21 days with news of 2 to 31 July."
+    counted: str  # "Counted over 21 days with new papers, 2 to 31 July."
 
 
 def signup_preview(
@@ -88,10 +89,15 @@ def _digest(
     if not wanted.weekly:
         today, papers = _selected(recent, conn, asked, wanted, newest, newest)
         if today.picks:
-            return f"Your digest of {formatting.full_day(newest)}", today, papers
+            heading = gettext("Your digest of %(day)s", day=formatting.full_day(newest))
+            return heading, today, papers
     first = newest - WEEK + timedelta(days=1)
-    span = f"the seven days up to {formatting.full_day(newest)}"
-    heading = f"Your digest of {span}" if wanted.weekly else f"Nothing today; in {span}"
+    form = (
+        gettext("Your digest of the seven days up to %(day)s")
+        if wanted.weekly
+        else gettext("No papers today. In the seven days up to %(day)s:")
+    )
+    heading = form % {"day": formatting.full_day(newest)}
     return heading, *_selected(recent, conn, asked, wanted, first, newest)
 
 
@@ -153,7 +159,7 @@ def _rates(recent: RecentWindow, asked: Sequence[TopicEntry], breadth: Breadth) 
         if topic.mistake:
             yield Volume(topic.label, mistake=topic.mistake)
         elif topic.query == TRENDING:
-            yield Volume(topic.label, pace="the most upvoted papers of the week")
+            yield Volume(topic.label, pace=gettext("the most upvoted papers of the week"))
         else:
             others = {label: found for label, found in papers.items() if label != topic.label}
             counted = _count(recent, recent.found(topic.query, breadth).papers)
@@ -193,7 +199,7 @@ def _together(recent: RecentWindow, asked: Iterable[TopicEntry], breadth: Breadt
     if len(found) < 2:
         return None
     places = np.unique(np.concatenate([one.papers for one in found.values()]))
-    return volume.volume("Together", _count(recent, places))
+    return volume.volume(gettext("Together"), _count(recent, places))
 
 
 def _papers(recent: RecentWindow, topic: TopicEntry, breadth: Breadth) -> set[int]:
@@ -213,7 +219,20 @@ def _counted(recent: RecentWindow) -> str:
     days = recent.days
     span = formatting.days(days[0], days[-1])
     if not recent.is_complete:
-        return f"Counted over the newest papers only, of {span}; the others are still being read."
+        return gettext(
+            "Counted over the newest papers only, %(days)s. Older ones are still being loaded.",
+            days=span,
+        )
     if len(days) < ENOUGH_DAYS:
-        return f"Counted over {formatting.count(len(days), 'day', 'days')} only: {span}."
-    return f"Counted over the {len(days)} days with news of {span}."
+        return ngettext(
+            "Counted over %(num)s day only: %(days)s.",
+            "Counted over %(num)s days only: %(days)s.",
+            len(days),
+            days=span,
+        )
+    return ngettext(
+        "Counted over %(num)s day with new papers, %(days)s.",
+        "Counted over %(num)s days with new papers, %(days)s.",
+        len(days),
+        days=span,
+    )

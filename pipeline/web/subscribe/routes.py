@@ -18,6 +18,7 @@ from pipeline.domain import Breadth, Frequency
 from pipeline.errors import LimitError
 from pipeline.rendering import formatting
 from pipeline.storage.database import read_only
+from pipeline.translations import gettext, gettext_noop, ngettext
 from pipeline.web import forms
 from pipeline.web.client_address import CPUBudget, client_ip
 from pipeline.web.forms import Fields
@@ -99,7 +100,7 @@ def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBu
         """Return the whole page with the preview, for browsers without JavaScript."""
         about_topics = tuple(m for m in form_input.validate(typed) if m.field in TOPICS)
         if not meter.allows(request):
-            return _page(typed, (FieldError("", TOO_MANY_PREVIEWS),), status=429)
+            return _page(typed, (FieldError("", gettext(TOO_MANY_PREVIEWS)),), status=429)
         tried, status = _tried(request, typed), 422 if about_topics else 200
         return _page(typed, about_topics, tried=tried, status=status)
 
@@ -135,9 +136,9 @@ def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBu
             groups=GROUPS,
             curated=len(CURATED),
             hours=form_input.HOURS,
-            rhythms=form_input.RHYTHMS,
+            rhythms=form_input.translated(form_input.RHYTHMS),
             sizes=form_input.sizes(typed.max_papers),
-            breadths=form_input.BREADTHS,
+            breadths=form_input.translated(form_input.BREADTHS),
             regions=time_zones.by_region(),
             listed=time_zones.is_listed(typed.timezone),
             trap=TRAP,
@@ -154,17 +155,25 @@ def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBu
     return routes
 
 
-TOO_MANY_PREVIEWS: Final = "Too many previews in one minute. Wait a moment, then try again."
+TOO_MANY_PREVIEWS: Final = gettext_noop("Too many previews. Try again in a minute.")
 
 
 def _too_often(error: LimitError, now: datetime) -> str:
     minutes = -(-_seconds_to(error, now) // 60)
-    wait = formatting.count(minutes, "minute", "minutes")
     if minutes > 90:
-        wait = formatting.count(round(minutes / 60), "hour", "hours")
-    return (
-        "Nothing was sent: your network has asked for many confirmation mails, and we keep "
-        f"inboxes safe from floods. Press “Subscribe” again in {wait}."
+        return ngettext(
+            "Too many confirmation emails were requested from your network. Nothing was sent. "
+            "Try again in %(num)s hour.",
+            "Too many confirmation emails were requested from your network. Nothing was sent. "
+            "Try again in %(num)s hours.",
+            round(minutes / 60),
+        )
+    return ngettext(
+        "Too many confirmation emails were requested from your network. Nothing was sent. "
+        "Try again in %(num)s minute.",
+        "Too many confirmation emails were requested from your network. Nothing was sent. "
+        "Try again in %(num)s minutes.",
+        minutes,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
-from pipeline.rendering import formatting
+from pipeline.translations import gettext, gettext_noop, ngettext
 from pipeline.web.subscribe.form_input import FieldError
 
 DAYS: Final = 30  # length of the window over which papers are counted
@@ -17,11 +17,13 @@ WEEK: Final = 7
 NARROWER, BROADER = 0.7, 1.5  # times a topic's papers: at most if narrower, at least if broader
 OVERLAP: Final = 0.5  # share of a topic's papers that another also matches, to be reported
 LEAST_SHARED: Final = 3  # papers
-DROWNS: Final = (
-    "That is a lot. The best come first; a narrower topic shows you more of what you are after."
+DROWNS: Final = gettext_noop(
+    "That is a lot. The best come first. A narrower topic finds more relevant papers."
 )
-BARREN: Final = "Perhaps it is written in another way, or this site does not read that field."
-STARVES: Final = "That is rare. On a day without a paper for you, no mail comes."
+BARREN: Final = gettext_noop(
+    "Try another spelling. The sources of this site may not cover this field."
+)
+STARVES: Final = gettext_noop("That is rare. On a day without a paper for you, no email is sent.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Volume:
 
     label: str
     pace: str = ""  # "about 12 papers a day"
-    silence: str = ""  # "nothing on 3 of 20 days"
+    silence: str = ""  # "none on 3 of 20 days"
     hint: str = ""
     mistake: FieldError | None = None
     instead: tuple[Instead, ...] = ()
@@ -85,11 +87,17 @@ def count(per_day: Mapping[date, int], days: Sequence[date]) -> Count:
 def volume(label: str, counted: Count, *, more: Iterable[str] = ()) -> Volume:
     """Return the volume of a topic; `more` are sentences to show before the hint."""
     silent = counted.silent if counted.papers else 0
-    days = formatting.count(counted.days, "day", "days")
     return Volume(
         label,
         pace=pace(counted),
-        silence=f"nothing on {silent} of {days}" if silent else "",
+        silence=ngettext(
+            "none on %(silent)s of %(num)s day",
+            "none on %(silent)s of %(num)s days",
+            counted.days,
+            silent=silent,
+        )
+        if silent
+        else "",
         hint=" ".join(filter(None, (*more, _hint(counted)))),
     )
 
@@ -97,13 +105,21 @@ def volume(label: str, counted: Count, *, more: Iterable[str] = ()) -> Volume:
 def pace(counted: Count) -> str:
     """Return papers a day; papers a week if below one a day; else the total of the window."""
     if not counted.papers:
-        return "no paper in these days"
+        return gettext("no papers in these days")
     if counted.a_day >= 1:
-        return f"about {formatting.count(round(counted.a_day), 'paper', 'papers')} a day"
+        return ngettext(
+            "about %(num)s paper a day", "about %(num)s papers a day", round(counted.a_day)
+        )
     if counted.a_week >= 1:
-        return f"about {formatting.count(round(counted.a_week), 'paper', 'papers')} a week"
-    days = formatting.count(counted.span, "day", "days")
-    return f"{formatting.count(counted.papers, 'paper', 'papers')} in {days}"
+        return ngettext(
+            "about %(num)s paper a week", "about %(num)s papers a week", round(counted.a_week)
+        )
+    return ngettext(
+        "%(num)s paper in %(days)s days",
+        "%(num)s papers in %(days)s days",
+        counted.papers,
+        days=counted.span,
+    )
 
 
 def narrower(counted: Count, others: Mapping[str, Count]) -> Instead | None:
@@ -113,7 +129,7 @@ def narrower(counted: Count, others: Mapping[str, Count]) -> Instead | None:
     """
     fewer = {q: one for q, one in others.items() if 0 < one.papers <= NARROWER * counted.papers}
     best = max(fewer, key=lambda query: fewer[query].papers, default=None)
-    return None if best is None else Instead("Narrower", best, pace(fewer[best]))
+    return None if best is None else Instead(gettext("Narrower"), best, pace(fewer[best]))
 
 
 def broader(counted: Count, others: Mapping[str, Count]) -> Instead | None:
@@ -124,7 +140,7 @@ def broader(counted: Count, others: Mapping[str, Count]) -> Instead | None:
     least = max(1.0, BROADER * counted.papers)
     more = {q: one for q, one in others.items() if one.papers >= least and not one.is_flood}
     best = min(more, key=lambda query: more[query].papers, default=None)
-    return None if best is None else Instead("Broader", best, pace(more[best]))
+    return None if best is None else Instead(gettext("Broader"), best, pace(more[best]))
 
 
 def overlap(own: Collection[int], others: Mapping[str, Collection[int]]) -> str:
@@ -137,12 +153,18 @@ def overlap(own: Collection[int], others: Mapping[str, Collection[int]]) -> str:
     best = max(shared, key=lambda label: shared[label], default="")
     if not best or shared[best] < max(LEAST_SHARED, OVERLAP * len(papers)):
         return ""
-    return f"{shared[best]} of its {len(papers)} papers come with “{best}” too."
+    return ngettext(
+        "%(shared)s of its %(num)s paper also matches “%(topic)s”.",
+        "%(shared)s of its %(num)s papers also match “%(topic)s”.",
+        len(papers),
+        shared=shared[best],
+        topic=best,
+    )
 
 
 def _hint(counted: Count) -> str:
     if not counted.papers:
-        return BARREN
+        return gettext(BARREN)
     if counted.is_flood:
-        return DROWNS
-    return STARVES if counted.is_trickle else ""
+        return gettext(DROWNS)
+    return gettext(STARVES) if counted.is_trickle else ""

@@ -202,7 +202,7 @@ def test_database_file_mounted_alone_is_reported(examine, tmp_path, monkeypatch)
     found = examine(database.local_disk, database_url=f"sqlite:///{path}")["local disk"]
 
     assert found.ok is False
-    assert "mount the folder" in found.advice
+    assert "mount its folder" in found.advice
 
 
 @pytest.mark.parametrize("kind", ["overlay", "tmpfs"])
@@ -455,7 +455,7 @@ def test_expiring_or_untrusted_certificate_of_the_site_is_reported(
         holds = examine(site.site_tls, now=NOW - timedelta(days=30), site_url=url)["site tls"]
 
     assert (stranger.ok, ends_soon.ok, holds.ok) == (False, False, True)
-    assert "browsers believe" in stranger.advice
+    assert "browsers trust" in stranger.advice
 
 
 def test_http_site_fails_unless_it_is_a_local_trial(examine):

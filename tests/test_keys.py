@@ -331,7 +331,7 @@ def looked_at(database_url: str, **given: str) -> tuple[bool | None, str]:
 
 
 def test_doctor_reports_the_origin_of_the_keys_and_generates_none(engine, database_url):
-    assert looked_at(database_url)[1].count("will be made at the first start") == 2
+    assert looked_at(database_url)[1].count("will be generated at the first start") == 2
     assert rows(engine, KeyRow) == []
 
     made = open_services(engine).keys

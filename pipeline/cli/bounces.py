@@ -52,7 +52,7 @@ def read(
         bool, typer.Option("--names", help="PATH (or stdin) is a list of file names, one a line.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what each mail is; needs no database.")
+        bool, typer.Option("--dry-run", help="Only classify each mail; needs no database.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -70,10 +70,10 @@ def read(
     if dry_run:
         mails = _readable(path, unreadable, names=names)
         rows = (_row(name, read_mail(octets)) for name, octets in mails)
-        show(rows, _COLUMNS, as_json=as_json, empty="No mails there.")
+        show(rows, _COLUMNS, as_json=as_json, empty="No mails found.")
     else:
         applied = _applied(path, unreadable, names=names)  # also adds mails that failed to apply
-        show(applied, (*_COLUMNS, "effect"), as_json=as_json, empty="No new mails there.")
+        show(applied, (*_COLUMNS, "effect"), as_json=as_json, empty="No new mails found.")
     if unreadable:
         raise typer.Exit(1)
 
@@ -115,7 +115,7 @@ def _applied(path: str, unreadable: list[str], *, names: bool) -> Iterator[dict[
         mails = built.read_bounces(_readable(path, unreadable, names=names), read_mail, now)
     for mail in mails:
         if mail.effect is Effect.FAILED:
-            complain(f"{mail.name}: could not be applied, the log says why")
+            complain(f"{mail.name}: could not be applied; see the log")
             unreadable.append(mail.name)
         yield {**_row(mail.name, mail.notice), "effect": mail.effect}
 

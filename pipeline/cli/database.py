@@ -41,9 +41,7 @@ def upgrade() -> None:
 def settle(
     sent_until: Annotated[
         str,
-        typer.Option(
-            "--sent-until", metavar="ISO", help="When the old database last sent anything."
-        ),
+        typer.Option("--sent-until", metavar="ISO", help="When the old database last sent mail."),
     ],
     assume: Annotated[
         Assume,
@@ -73,7 +71,7 @@ def settle(
     """
     built, clock, until = services(), moment(now), _moment(sent_until)
     if until > clock:
-        raise UsageError("--sent-until: lies in the future")
+        raise UsageError("--sent-until: is in the future")
     with ExitStack() as opened:
         old = opened.enter_context(_old(old_database)) if old_database else None
         settling = Settling(
@@ -91,7 +89,7 @@ def settle(
     else:
         told = ({"": name.replace("_", " "), "value": value} for name, value in row.items())
         show(told, ("", "value"), as_json=False, empty="")
-    complain("everything is held: look at this, then run `paperboy sending start`")
+    complain("all sending is paused: check this report, then run `paperboy sending start`")
 
 
 def _moment(text: str) -> datetime:
@@ -111,7 +109,7 @@ def _old(url: str) -> Iterator[Engine]:
     engine = open_engine(given)
     path = make_url(given).database
     if engine.dialect.name == "sqlite" and not (path and Path(path).is_file()):
-        raise PaperboyError("--old-database: there is no such file")
+        raise PaperboyError("--old-database: no such file")
     try:
         migrate.check(engine)
         yield engine

@@ -25,11 +25,11 @@ app = typer.Typer(no_args_is_help=True)
 def new(
     selector: Annotated[str, typer.Argument(help="A name that was not used before: news2030a.")],
     algorithm: Annotated[
-        Algorithm, typer.Option("--type", help="Ed25519 may stand beside RSA, not in its place.")
+        Algorithm, typer.Option("--type", help="Use Ed25519 in addition to RSA, not instead.")
     ] = Algorithm.RSA,
     bits: Annotated[int, typer.Option("--bits", min=ENOUGH, max=4_096, help="Of RSA.")] = ENOUGH,
     file: Annotated[
-        Path | None, typer.Option("--file", help="Where to put it; else dkim-SELECTOR.pem.")
+        Path | None, typer.Option("--file", help="File for the key. Default: dkim-SELECTOR.pem.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -43,8 +43,10 @@ def new(
     if as_json:
         lines([row])
         return
-    typer.echo(f"The key is in {path}, for nobody else to read. Publish this:\n\n{row['line']}\n")
-    typer.echo("When `paperboy doctor` finds it there, sign with it by this setting:\n")
+    typer.echo(
+        f"The key is in {path}, readable by you only. Publish this record:\n\n{row['line']}\n"
+    )
+    typer.echo("When `paperboy doctor` finds the record, sign with the key by this setting:\n")
     typer.echo(f"DKIM_KEYS={selector}:{path.resolve()}")
 
 
@@ -66,7 +68,7 @@ def _services() -> Services:
 
 def _rows(built: Services) -> Iterator[dict[str, Any]]:
     if built.signer is None:
-        raise PaperboyError("no key is set: see `paperboy dkim new --help`")
+        raise PaperboyError("no DKIM key is set; see `paperboy dkim new --help`")
     for key in built.signer.keys:
         yield {"signs": key in built.signer.signing, **_row(key, built.signing_domain)}
 
@@ -90,6 +92,6 @@ def _keep(path: Path, pem: str) -> None:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(pem)
     except FileExistsError:
-        raise PaperboyError(f"{path} is there already; a new key needs a new selector") from None
+        raise PaperboyError(f"{path} exists already; a new key needs a new selector") from None
     except OSError as error:
         raise PaperboyError(f"{path}: {error.strerror}") from error

@@ -68,5 +68,5 @@ def _show(findings: Iterator[Finding]) -> None:
 def _sum_up(seen: list[Finding]) -> None:
     counts = {ok: sum(finding.ok is ok for finding in seen) for ok in MARKS}
     Console(highlight=False).print(
-        f"\n{counts[True]} in order, {counts[False]} to mend, {counts[None]} could not be checked"
+        f"\n{counts[True]} passed, {counts[False]} failed, {counts[None]} could not be checked"
     )

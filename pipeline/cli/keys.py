@@ -34,7 +34,7 @@ def show_keys() -> None:
     with read_only(engine) as conn:
         made = [row for row in keys.kept(conn).values() if row.value]
     if not made:
-        raise NotFoundError("Paperboy has made no keys here: they are in the settings")
+        raise NotFoundError("Paperboy has generated no keys: they are in the settings")
     for row in made:
         typer.echo(f"{row.name}={row.value}")
 
@@ -54,8 +54,8 @@ def renew() -> None:
             return keys.renew_secret(conn, datetime.now(UTC))
 
     if not with_retries(partial(once)):
-        raise NotFoundError("Paperboy has made no SECRET_KEY here: change it in the settings")
-    typer.echo("SECRET_KEY is new. Restart the site and the workers now.")
+        raise NotFoundError("Paperboy has generated no SECRET_KEY: change it in the settings")
+    typer.echo("SECRET_KEY was replaced. Restart the site and the workers now.")
 
 
 def _rows() -> Iterator[dict[str, Any]]:

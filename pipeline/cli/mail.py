@@ -32,7 +32,7 @@ OWED = ("id", "email", "kind", "edition", "status", "attempts", "message_id", "r
 @app.command()
 def publish(
     everyone: Annotated[
-        bool, typer.Option("--all", help="Whatever the hour; one edition a day still holds.")
+        bool, typer.Option("--all", help="At any hour; still at most one edition a day.")
     ] = False,
     now: Now = None,
     as_json: AsJson = False,
@@ -63,7 +63,8 @@ def preview(
     text: Annotated[Path | None, typer.Option("--text", help="Write the text part here.")] = None,
     eml: Annotated[Path | None, typer.Option("--eml", help="Write the whole mail here.")] = None,
     send_to: Annotated[
-        str | None, typer.Option("--send-to", metavar="ADDRESS", help="Send it there, once.")
+        str | None,
+        typer.Option("--send-to", metavar="ADDRESS", help="Send it once to this address."),
     ] = None,
     now: Now = None,
 ) -> None:
@@ -110,8 +111,8 @@ def send(
 
 def _held(hold: Pause) -> str:
     if hold.edition_on is None:
-        return f"sending is stopped ({hold.reason}): `paperboy sending start` goes on"
-    again = f"`paperboy editions resume {hold.edition_on}` goes on"
+        return f"sending is stopped ({hold.reason}): `paperboy sending start` resumes it"
+    again = f"`paperboy editions resume {hold.edition_on}` resumes it"
     return f"the edition of {hold.edition_on} is paused ({hold.reason}): {again}"
 
 
@@ -175,7 +176,7 @@ def _delivery_row(built: Services, view: DeliveryView, papers: list[str]) -> dic
 def resolve(
     delivery_id: Annotated[int, typer.Argument(metavar="ID")],
     resend: Annotated[bool, typer.Option("--resend", help="Send it again.")] = False,
-    drop: Annotated[bool, typer.Option("--drop", help="Take it as accepted.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Count it as accepted.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Resolve an uncertain delivery: send it again, or count it as accepted."""

@@ -20,7 +20,9 @@ from pipeline.errors import PaperboyError
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Now = Annotated[
     str | None,
-    typer.Option("--now", metavar="ISO", help="Take this for the time, e.g. 2030-01-02T08:00Z."),
+    typer.Option(
+        "--now", metavar="ISO", help="Use this as the current time, e.g. 2030-01-02T08:00Z."
+    ),
 ]
 Since = Annotated[
     str | None, typer.Option("--since", metavar="DATE", help="From this day on, YYYY-MM-DD.")
@@ -90,7 +92,7 @@ def new_private_file(path: Path, *, force: bool = False) -> Iterator[TextIO]:
     PaperboyError if the file exists and not `force`, or if it cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    refusal = PaperboyError(f"{path}: there is a file already; choose another name, or use --force")
+    refusal = PaperboyError(f"{path}: the file exists; choose another name, or use --force")
     if path.exists() and not force:
         raise refusal
     try:

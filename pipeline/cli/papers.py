@@ -58,16 +58,16 @@ def ingest(
         )
         failed = bool(reports) and all(r.state is SourceState.FAILED for r in reports)
         if not reports:
-            raise PaperboyError("another ingest is running; try again when it is done")
+            raise PaperboyError("another ingest is running; try again later")
     columns = ("source", "state", "sightings", "new", "batch", "error")
-    show(map(_source_row, reports), columns, as_json=as_json, empty="Nothing was read.")
+    show(map(_source_row, reports), columns, as_json=as_json, empty="No source was read.")
     if failed:
         raise typer.Exit(1)
 
 
 def _only(source: list[str] | None) -> str | None:
     if source and len(source) > 1:
-        raise UsageError("--file goes with one --source at most")
+        raise UsageError("--file allows at most one --source")
     return source[0] if source else None
 
 
@@ -87,7 +87,7 @@ def _ingest_files(
         else []
     )
     if found and not reports:
-        raise PaperboyError("another ingest is running; try again when it is done")
+        raise PaperboyError("another ingest is running; try again later")
     return [*reports, *failures], bool(failures)
 
 
@@ -139,7 +139,7 @@ def match(
     query: str,
     since: Since = None,
     breadth: Annotated[
-        str, typer.Option(help="fewer (surer), balanced or more (broader).")
+        str, typer.Option(help="fewer (strict), balanced or more (broad).")
     ] = "balanced",
     as_json: AsJson = False,
 ) -> None:
@@ -164,7 +164,7 @@ def match(
         for found in search(parsed, known, corpus=corpus, breadth=wanted, embedder=built.embeddings)
     )
     columns = ("score", "paper", "title", "phrases")
-    show(rows, columns, as_json=as_json, empty="No paper matches this topic.")
+    show(rows, columns, as_json=as_json, empty="No papers match this topic.")
     if not as_json and known:
         for line in _rate(parsed, known, corpus, wanted):
             typer.echo(line)

@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 app = typer.Typer()
 
-Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free port.")]
 STOPPED = 130  # exit code of a program ended by Ctrl-C, by shell convention
 
 
@@ -32,7 +32,7 @@ def demo_command(
     papers: Annotated[
         Path | None, typer.Option("--papers", metavar="FILE", help="A recorded answer to read.")
     ] = None,
-    live: Annotated[bool, typer.Option("--live", help="Ask the real sources.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Fetch from the real sources.")] = False,
     mail_dir: Annotated[
         Path, typer.Option("--mail-dir", metavar="DIR", help="Where the mail is written.")
     ] = Path("demo-mail"),
@@ -41,7 +41,7 @@ def demo_command(
     from pipeline.local import demo
 
     if papers and live:
-        raise UsageError("say one of --papers and --live")
+        raise UsageError("use either --papers or --live")
     files = (papers,) if papers else demo.SAMPLE
     with interruptible() as interrupt:
         try:

@@ -21,8 +21,8 @@ sending = typer.Typer(no_args_is_help=True)
 EDITIONS = ("edition", "paused", "queued", "sent", "uncertain", "failed", "cancelled", "expired")
 STATE = ("what", "name", "since", "until", "mails_a_minute", "at_once", "reason")
 
-Edition = Annotated[str, typer.Argument(metavar="DATE", help="Its day, YYYY-MM-DD.")]
-Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Shown wherever it is said.")]
+Edition = Annotated[str, typer.Argument(metavar="DATE", help="Date of the edition, YYYY-MM-DD.")]
+Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Shown with the pause.")]
 
 
 # --- Editions -----------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def cancel(edition: Edition, as_json: AsJson = False) -> None:
 def _day(text: str) -> date:
     parsed = day(text, "DATE")
     if parsed is None:
-        raise UsageError("DATE: say a day like 2030-01-02")
+        raise UsageError("DATE: use a date such as 2030-01-02")
     return parsed
 
 
@@ -98,7 +98,7 @@ def stop(reason: Why = "", as_json: AsJson = False) -> None:
 
 @sending.command()
 def start(as_json: AsJson = False) -> None:
-    """Resume all sending, also to a server that has refused us."""
+    """Resume all sending, even to a server that has rejected our mail."""
     started = controls.start(services().engine)
     _answer(as_json, state="started", changed=started)
 
@@ -113,7 +113,7 @@ def release(domain: str, as_json: AsJson = False) -> None:
 @sending.command()
 def status(as_json: AsJson = False) -> None:
     """Show which holds, blocks and throttles are active, and why."""
-    show(_state_rows(), STATE, as_json=as_json, empty="Mail flows freely.")
+    show(_state_rows(), STATE, as_json=as_json, empty="Nothing is paused, blocked or throttled.")
 
 
 def _state_rows() -> Iterable[dict[str, Any]]:

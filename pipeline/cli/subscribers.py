@@ -67,10 +67,11 @@ def add(
     weekday: Annotated[str, typer.Option(help="Of a weekly digest.")] = "monday",
     max_papers: Annotated[int | None, typer.Option("--max", min=1, max=50)] = None,
     breadth: Annotated[
-        str, typer.Option(help="How much comes in: fewer (surer), balanced or more (broader).")
+        str, typer.Option(help="Matching: fewer (strict), balanced or more (broad).")
     ] = "balanced",
     confirmed: Annotated[
-        bool, typer.Option("--confirmed", help="They have agreed already: no mail to confirm.")
+        bool,
+        typer.Option("--confirmed", help="They have agreed already: send no confirmation mail."),
     ] = False,
     now: Now = None,
     as_json: AsJson = False,
@@ -138,15 +139,17 @@ def import_csv(
     confirmed: Annotated[
         bool,
         typer.Option(
-            "--confirmed", help="You can prove that the active ones have agreed: ask nobody."
+            "--confirmed", help="You can prove the consent of active ones: send no confirmation."
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would become of each row.")
+        bool, typer.Option("--dry-run", help="Only show the result for each row.")
     ] = False,
     rejects: Annotated[
         Path | None,
-        typer.Option("--rejects", metavar="FILE", help="Write the rows that cannot be read here."),
+        typer.Option(
+            "--rejects", metavar="FILE", help="File for the rows that cannot be imported."
+        ),
     ] = None,
     skip_hashes: Annotated[
         bool,
@@ -160,10 +163,10 @@ def import_csv(
     """Import subscribers from a CSV file: our own export, a spreadsheet or another newsletter.
 
     From our own export each subscriber keeps the status, and no mail is sent. From another list,
-    the active subscribers get a confirmation mail unless you say --confirmed; if an address
+    the active subscribers get a confirmation mail unless you use --confirmed; if an address
     unsubscribed, bounced or complained there, it stays so. Delimiter, encoding and columns are
-    detected; docs/moving.md lists the column names. If a row cannot be imported, it is named, the
-    others are added, and the exit code is 1.
+    detected; docs/moving.md lists the column names. Rows that cannot be imported are
+    reported, the others are added, and the exit code is 1.
     """
     built = services()
     run = signup.transfer.Import(
@@ -194,7 +197,7 @@ def import_csv(
         ]
         show(rows, ("outcome", "status", "rows"), as_json=False, empty="The file has no rows.")
     if dry_run:
-        complain("this was a dry run: nothing was stored")
+        complain("dry run: nothing was stored")
     if any(outcome == ImportReport.REJECTED for outcome, _ in counts):
         raise typer.Exit(1)
 
@@ -346,7 +349,7 @@ def undo(
         rows,
         ("reason", "edition", "day", "reply", "count"),
         as_json=as_json,
-        empty="No suppression fits.",
+        empty="No suppressions match.",
     )
     lifted = 0 if dry_run else suppression.undo(built.engine, found, now)
     if as_json:
@@ -360,7 +363,9 @@ def _time(option: str, text: str) -> datetime:
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"{option}: {text!r} is no ISO time such as 2030-01-02T08:00") from None
+        raise UsageError(
+            f"{option}: {text!r} is not an ISO time such as 2030-01-02T08:00"
+        ) from None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 

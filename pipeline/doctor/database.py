@@ -29,7 +29,7 @@ from pipeline.storage import (
 from pipeline.storage.database import read_only
 from pipeline.storage.sqlite_file import LEAST_SPACE
 
-UNASKED: Final = "the database cannot be asked"
+UNASKED: Final = "the database is not available"
 MOUNTS: Final = Path("/proc/mounts")
 # File systems with unreliable or missing file locks: SQLite warns of each.
 REMOTE: Final = frozenset(
@@ -44,11 +44,11 @@ OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 def database(installation: Installation) -> Iterator[Finding]:
     dialect = installation.services.engine.dialect
     if trouble := installation.database_trouble:
-        advice = "run: paperboy db upgrade" if dialect.name == "sqlite" else "start it"
+        advice = "run: paperboy db upgrade" if dialect.name == "sqlite" else "start the server"
         yield bad("database", trouble, f"{advice}, or correct DATABASE_URL")
         return
     version = ".".join(map(str, dialect.server_version_info or ()))
-    yield good("database", f"{dialect.name} {version} answers")
+    yield good("database", f"connected to {dialect.name} {version}")
 
 
 def migrations(installation: Installation) -> Iterator[Finding]:
@@ -58,9 +58,13 @@ def migrations(installation: Installation) -> Iterator[Finding]:
     try:
         migrate.check(installation.services.engine)
     except SchemaError as error:
-        yield bad("migrations", str(error), "run: paperboy db upgrade, or install what made it")
+        yield bad(
+            "migrations",
+            str(error),
+            "run: paperboy db upgrade, or install the version that created the tables",
+        )
     else:
-        yield good("migrations", "the tables are those that this version needs")
+        yield good("migrations", "up to date")
 
 
 def durability(installation: Installation) -> Iterator[Finding]:
@@ -71,9 +75,9 @@ def durability(installation: Installation) -> Iterator[Finding]:
     engine = installation.services.engine
     with read_only(engine) as conn:
         found = _sqlite(conn) if engine.dialect.name == "sqlite" else _postgresql(conn)
-    wrong = [f"{name} is {is_} and not {wanted}" for name, is_, wanted in found if is_ != wanted]
+    wrong = [f"{name} is {is_}, not {wanted}" for name, is_, wanted in found if is_ != wanted]
     if wrong:
-        advice = "switch it back in the configuration of the database, else a crash loses mail"
+        advice = "correct the configuration of the database; otherwise a crash loses mail"
         yield bad("durability", "; ".join(wrong), advice)
     else:
         yield good("durability", ", ".join(f"{name} is {is_}" for name, is_, _ in found))
@@ -82,27 +86,27 @@ def durability(installation: Installation) -> Iterator[Finding]:
 def local_disk(installation: Installation) -> Iterator[Finding]:
     engine = installation.services.engine
     if engine.dialect.name != "sqlite":
-        yield good("local disk", "a database server looks after its own disk")
+        yield good("local disk", "not applicable to a database server")
         return
     try:
         mounts = MOUNTS.read_text()
     except OSError:
-        yield unknown("local disk", "this system does not say where its disks are")
+        yield unknown("local disk", "this system does not list its file systems")
         return
     path = Path(engine.url.database or ".").resolve()
     kind = filesystem(path, mounts)
     if kind in REMOTE or kind.startswith("fuse."):
-        advice = "move the file to a disk of this machine, or use PostgreSQL"
-        yield bad("local disk", f"{path} lies on {kind}, which does not keep locks", advice)
+        advice = "move the file to a local disk, or use PostgreSQL"
+        yield bad("local disk", f"{path} is on {kind}, which has no reliable locks", advice)
     elif path in mounted(mounts):
         # Each side has its own WAL next to its name of the file, and does not see the other's.
-        advice = "mount the folder that holds it, so that its -wal and -shm are shared too"
+        advice = "mount its folder, so that the -wal and -shm files are shared, too"
         yield bad("local disk", f"{path} is mounted as a single file", advice)
     elif kind in FLEETING:
-        advice = f"{kind} is emptied with its container or machine: put the file on a volume"
-        yield good("local disk", f"the file lies on {kind}", advice)
+        advice = f"{kind} is lost with its container or machine: put the file on a volume"
+        yield good("local disk", f"the file is on {kind}", advice)
     else:
-        yield good("local disk", f"the file lies on {kind}")
+        yield good("local disk", f"the file is on {kind}")
 
 
 def database_file(installation: Installation) -> Iterator[Finding]:
@@ -117,18 +121,18 @@ def database_file(installation: Installation) -> Iterator[Finding]:
     if wide:
         # The operator must change permissions: a group may be meant to read the file.
         advice = f"run: chmod 600 {shlex.join(wide)}"
-        yield bad("database file", f"other users may read {', '.join(wide)}", advice)
+        yield bad("database file", f"other users can read {', '.join(wide)}", advice)
     elif real.stat().st_nlink > 1:
-        advice = "remove the other hard links: each name has a WAL of its own; copy with a backup"
-        yield bad("database file", f"{real} has {real.stat().st_nlink} names", advice)
+        advice = "remove the other hard links, because each name has its own WAL"
+        yield bad("database file", f"{real} has {real.stat().st_nlink} hard links", advice)
     elif not all(os.access(place, os.W_OK) for place in (real, real.parent)):
-        advice = f"give the user that runs Paperboy the right to write {real} and its folder"
-        yield bad("database file", f"{real} or its folder cannot be written", advice)
+        advice = f"allow the user that runs Paperboy to write {real} and its folder"
+        yield bad("database file", f"{real} or its folder is not writable", advice)
     elif (free := sqlite_file.free_space(installation.services.engine.url) or 0) < LEAST_SPACE:
-        advice = "make room on this disk, else nothing more can be stored"
-        yield bad("database file", f"{free >> 20} MB are free for {real}", advice)
+        advice = "free space on this disk"
+        yield bad("database file", f"only {free >> 20} MB are free for {real}", advice)
     else:
-        yield good("database file", f"only its owner reads {real}")
+        yield good("database file", f"{real} is readable by its owner only")
 
 
 def filesystem(path: Path, mounts: str) -> str:
@@ -176,11 +180,11 @@ def sources(installation: Installation) -> Iterator[Finding]:
     for record in records:
         check, read = f"source {record.source}", record.read_at
         if record.error is None:
-            yield good(check, f"was read on {read:%Y-%m-%d at %H:%M} UTC" if read else "is new")
+            yield good(check, f"read on {read:%Y-%m-%d at %H:%M} UTC" if read else "not read yet")
         elif record.state is SourceState.FAILED:
-            yield bad(check, f"{record.error}, {record.failures} times", "see its log lines")
+            yield bad(check, f"{record.error}, {record.failures} times", "see the log")
         else:
-            advice = "wait, or read that day by hand: paperboy ingest --file, --since"
+            advice = "wait, or read that day yourself: paperboy ingest --file, --since"
             yield bad(check, record.error, advice)
 
 
@@ -203,7 +207,7 @@ Trial = Callable[[Connection], Iterable[tuple[object, str]]]
 def stored_rows(installation: Installation) -> Iterator[Finding]:
     """Try to read every row as ingest, compiling and sending would."""
     if installation.database_trouble:
-        yield unknown("stored rows", "the database cannot be asked")
+        yield unknown("stored rows", "the database is not available")
         return
     all_good = True
     with read_only(installation.services.engine) as conn:
@@ -213,9 +217,9 @@ def stored_rows(installation: Installation) -> Iterator[Finding]:
                 all_good = False
                 more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
                 named = "; ".join(wrong[:NAMED])
-                yield bad("stored rows", f"{len(wrong)} set aside: {named}{more}", advice)
+                yield bad("stored rows", f"{len(wrong)} unreadable: {named}{more}", advice)
     if all_good:
-        yield good("stored rows", "every topic, reader, paper, source and delivery can be handled")
+        yield good("stored rows", "every topic, subscriber, paper, source and delivery is readable")
 
 
 def _topics(conn: Connection) -> Iterator[tuple[object, str]]:
@@ -229,22 +233,22 @@ def _topics(conn: Connection) -> Iterator[tuple[object, str]]:
 TRIALS: Final[dict[str, tuple[Trial, str]]] = {
     "topic": (
         _topics,
-        "its readers get the rest of their topics: ask them to write it anew, or correct its "
+        "its subscribers still get their other topics: ask them to enter it again, or correct its "
         "query in the table topics",
     ),
     "subscriber": (
         subscribers.unreadable,
-        "no digest comes until they store valid choices on their page, or you do in the table "
-        "subscribers",
+        "no digest is sent until they save their preferences again, or you correct the row in the "
+        "table subscribers",
     ),
-    "paper": (papers.unreadable, "nobody gets it: delete it, and its source brings it again"),
+    "paper": (papers.unreadable, "it is not sent: delete it, and its source adds it again"),
     "source": (
         ingest_state.unreadable_source_states,
-        "delete its row in the table source_states: it is then read anew",
+        "delete its row in the table source_states; it is then read from the start",
     ),
     "delivery": (
         deliveries.unreadable,
-        "a newer version of Paperboy may have made it: install that, or let it expire",
+        "a newer version of Paperboy may have created it: install that, or let it expire",
     ),
 }
 

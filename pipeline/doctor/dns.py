@@ -10,7 +10,7 @@ from pipeline.doctor import spf as reading_spf
 from pipeline.doctor.finding import Check, Finding, Installation, bad, good, unknown
 from pipeline.doctor.spf import Result
 
-LOCAL = "the sender is on this machine, which has no records"
+LOCAL = "not applicable: MAIL_FROM is on this machine"
 
 
 def spf(installation: Installation) -> Iterator[Finding]:
@@ -27,8 +27,8 @@ def spf(installation: Installation) -> Iterator[Finding]:
     )
     wanted = Record(domain, _spf_value(ours))
     if len(found) != 1:
-        count = f"{len(found)} SPF records, and mailboxes obey none" if found else "no SPF record"
-        yield bad("spf", f"{domain} has {count}", f"publish one: {wanted.line}")
+        count = f"{len(found)} SPF records, so mailboxes ignore all" if found else "no SPF record"
+        yield bad("spf", f"{domain} has {count}", f"publish: {wanted.line}")
         return
     yield _spf_judged(found[0], domain, ours, installation, f"publish: {wanted.line}")
 
@@ -51,23 +51,21 @@ def _spf_judged(
     if not ours:
         problems += others.problems
         if not others.permits and others.result not in {Result.PERMERROR, Result.UNSURE}:
-            problems.append("lets nobody send")
+            problems.append("allows no server to send")
     if problems:
         return bad("spf", f"{domain}: {'; '.join(dict.fromkeys(problems))}", publish)
     refused = [a for a in ours if read[a].result not in {Result.PASS, Result.UNSURE}]
     if refused:
         why = f"{read[refused[0]].result} at {domain}"
-        detail = (
-            f"{domain} does not let {', '.join(refused)} send, where our mail comes from ({why})"
-        )
-        return bad("spf", detail, f"add it to the record, before its end; {publish}")
+        detail = f"{domain} does not allow {', '.join(refused)}, which sends our mail ({why})"
+        return bad("spf", detail, f"add it to the record, before the final all; {publish}")
     if by_result[Result.UNSURE]:
         detail = (
-            f"whether {domain} lets {', '.join(by_result[Result.UNSURE])} send depends on the mail"
+            f"whether {domain} allows {', '.join(by_result[Result.UNSURE])} depends on the mail"
         )
         return unknown("spf", detail, publish)
-    asks = f"asks {others.lookups} of {reading_spf.MOST_LOOKUPS} times"
-    advice = "whether it names your provider's servers, your provider knows" if not ours else ""
+    asks = f"needs {others.lookups} of {reading_spf.MOST_LOOKUPS} DNS lookups"
+    advice = "ask your provider whether the record includes its servers" if not ours else ""
     if others.problems:
         advice = f"mail from other servers fails: {'; '.join(others.problems)}"
     return good("spf", f"{domain} {asks}, ends in {others.end}", advice)
@@ -75,16 +73,20 @@ def _spf_judged(
 
 def _spf_end(end: str | None) -> Iterator[str]:
     if end is None:
-        yield "does not end in -all or ~all, so it says nothing about others"
+        yield "does not end in -all or ~all, so other servers are not excluded"
     elif end.lower() in {"all", "+all"}:
-        yield "ends in +all, which lets everybody send in your name"
+        yield "ends in +all, which allows every server to send in your name"
 
 
 def dkim(installation: Installation) -> Iterator[Finding]:
     signer = installation.services.signer
     if signer is None:
-        advice = "see to it that your mail server signs, or make a key: paperboy dkim new SELECTOR"
-        yield unknown("dkim", "we do not sign; whether the mail server does is not seen", advice)
+        advice = (
+            "make sure that your mail server signs, or create a key: paperboy dkim new SELECTOR"
+        )
+        yield unknown(
+            "dkim", "Paperboy does not sign; whether the mail server does is unknown", advice
+        )
         return
     if not installation.is_public:
         yield unknown("dkim", LOCAL)
@@ -97,7 +99,9 @@ def dkim(installation: Installation) -> Iterator[Finding]:
 def _published(key: Key, found: list[str], wanted: Record, *, signs: bool) -> Finding:
     check, publish = f"dkim {key.selector}", f"publish: {wanted.line}"
     if not found and not signs:
-        return good(check, "is not published, and does not sign yet", f"before it does, {publish}")
+        return good(
+            check, "not published, and not used for signing yet", f"before using it, {publish}"
+        )
     if not found:
         return bad(check, f"signs, and {wanted.name} is not published", publish)
     if len(found) > 1:
@@ -126,7 +130,7 @@ def dmarc(installation: Installation) -> Iterator[Finding]:
             f"{len(found)} DMARC records, and mailboxes obey none" if found else "no DMARC record"
         )
         detail = f"{installation.sender_domain} has {count}"
-        yield bad("dmarc", detail, f"publish, with an address that takes reports: {wanted.line}")
+        yield bad("dmarc", detail, f"publish, with an address for reports: {wanted.line}")
         return
     said = tags(found[0])
     policy = said.get("p", "").lower()
@@ -135,10 +139,10 @@ def dmarc(installation: Installation) -> Iterator[Finding]:
         return
     better = []
     if policy == "none":
-        better.append("once the reports show no mail of yours failing, say p=quarantine")
+        better.append("once the reports show no failures of your mail, use p=quarantine")
     if not said.get("rua", "").lower().startswith("mailto:"):
-        better.append("add rua=mailto:... to be told of failures")
-    yield good("dmarc", f"{where} says p={policy}", "; ".join(better))
+        better.append("add rua=mailto:... to get reports of failures")
+    yield good("dmarc", f"{where} has p={policy}", "; ".join(better))
 
 
 def dmarc_alignment(installation: Installation) -> Iterator[Finding]:
@@ -152,11 +156,11 @@ def dmarc_alignment(installation: Installation) -> Iterator[Finding]:
     by_spf = _aligned(sender, installation.envelope_domain, said.get("aspf", "r"))
     if by_dkim or by_spf:
         ways = [way for way, holds in (("DKIM", by_dkim), ("SPF", by_spf)) if holds]
-        better = "" if by_dkim else "forwarding breaks SPF: have the mail signed under this domain"
-        yield good("dmarc alignment", f"{sender} is spoken for by {' and '.join(ways)}", better)
+        better = "" if by_dkim else "forwarding breaks SPF: sign mail with this domain"
+        yield good("dmarc alignment", f"{sender} is authenticated by {' and '.join(ways)}", better)
     else:
-        detail = f"neither signature nor bounces are under {sender}"
-        yield bad("dmarc alignment", detail, f"sign as {sender}, or choose bounces under it")
+        detail = f"neither the signature nor the bounce address is under {sender}"
+        yield bad("dmarc alignment", detail, f"sign as {sender}, or use a bounce address under it")
 
 
 def mx(installation: Installation) -> Iterator[Finding]:
@@ -167,23 +171,23 @@ def mx(installation: Installation) -> Iterator[Finding]:
     for domain, uses in _mail_domains(installation).items():
         check, use = f"mx {domain}", " and ".join(uses)
         servers = installation.resolver.exchanges(domain)
-        record = f"publish: {domain}. MX 10 <the server that takes its mail>."
+        record = f"publish: {domain}. MX 10 <the server that receives its mail>."
         if servers and servers[0]:
-            yield good(check, f"{servers[0]} takes its mail ({use})")
+            yield good(check, f"{servers[0]} receives its mail ({use})")
         elif servers:
-            yield bad(check, f"says that it takes no mail, and {use} is there", record)
+            yield bad(check, f"its MX record refuses all mail, but {use} uses it", record)
         elif installation.resolver.addresses(domain):
-            yield good(check, f"has no MX, and takes mail by its address ({use})", record)
+            yield good(check, f"has no MX record, but an address record ({use})", record)
         else:
-            yield bad(check, f"takes no mail, and {use} is there", record)
+            yield bad(check, f"cannot receive mail, but {use} uses it", record)
 
 
 def ptr(installation: Installation) -> Iterator[Finding]:
     """Check that our sending address has a name, and the name that address (FCrDNS)."""
     host = installation.settings.smtp.host
     if not installation.sends_itself:
-        where = "on this machine" if installation.settings.smtp.is_loopback else "a provider's"
-        yield unknown("ptr", f"the mail server is {where}; nobody but it knows what it sends from")
+        where = "on this machine" if installation.settings.smtp.is_loopback else "of a provider"
+        yield unknown("ptr", f"the mail server is {where}; its sending address is unknown")
         return
     addresses = installation.resolver.addresses(host)
     if not addresses:
@@ -191,13 +195,13 @@ def ptr(installation: Installation) -> Iterator[Finding]:
     for address in addresses:
         names = installation.resolver.names(address)
         back = [name for name in names if address in installation.resolver.addresses(name)]
-        advice = f"have whoever gave you {address} point it back (PTR) to {host}."
+        advice = f"ask the provider of {address} to set its PTR record to {host}."
         if back:
-            yield good("ptr", f"{address} is {back[0]}, and back")
+            yield good("ptr", f"{address} and {back[0]} match")
         elif names:
-            yield bad("ptr", f"{address} is {names[0]}, which is not at {address}", advice)
+            yield bad("ptr", f"{address} is {names[0]}, which has another address", advice)
         else:
-            yield bad("ptr", f"{address} has no name", advice)
+            yield bad("ptr", f"{address} has no PTR record", advice)
 
 
 def _spf_value(addresses: list[str]) -> str:

@@ -98,7 +98,7 @@ class Installation:
         engine = self.services.engine
         path = engine.url.database
         if engine.dialect.name == "sqlite" and path and not Path(path).exists():
-            return f"there is no {path} yet"  # opening it would create it
+            return f"{path} does not exist yet"  # opening it would create it
         try:
             with read_only(engine):
                 return None

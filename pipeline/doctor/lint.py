@@ -41,7 +41,7 @@ def problems(mail: bytes, expected: Expected) -> Iterator[str]:
     if expected.is_list:
         yield from _of_the_way_out(head, expected)
     if not body:
-        yield "there is no body"
+        yield "the body is empty"
 
 
 def links(mail: bytes) -> set[str]:
@@ -54,7 +54,7 @@ def links(mail: bytes) -> set[str]:
 
 def _of_bytes(mail: bytes) -> Iterator[str]:
     if len(mail) > LARGEST:
-        yield f"it has {len(mail)} octets, and Gmail cuts it"
+        yield f"it has {len(mail)} octets, and Gmail clips it"
     lines = mail.split(b"\r\n")
     if max(map(len, lines)) > LONGEST_LINE:
         yield f"a line is longer than {LONGEST_LINE} octets"
@@ -70,35 +70,37 @@ def _of_headers(head: bytes, message: EmailMessage) -> Iterator[str]:
     if len(str(message.get("Subject", ""))) > LONGEST_SUBJECT:
         yield f"its subject is longer than {LONGEST_SUBJECT} characters"
     if any(re.search(rb"\s", address) for address in _ADDRESS.findall(head)):
-        yield "an address in a header is folded, and mail apps cut it there"
+        yield "a URL in a header is folded, and mail apps truncate it"
 
 
 def _of_parts(message: EmailMessage, expected: Expected) -> Iterator[str]:
     kinds = [part.get_content_type() for part in message.walk() if not part.is_multipart()]
     if kinds != ["text/plain", "text/html"]:
-        yield f"its parts are {' and '.join(kinds)}, not a text and then the same in HTML"
+        yield f"its parts are {' and '.join(kinds)}, not text/plain and then text/html"
         return
     plain, html = _text_of(message, "plain"), _text_of(message, "html")
     if not plain.strip():
         yield "its text part is empty"
-    yield from (f"{left} is left of a template" for left in _LEFTOVERS if left in plain + html)
+    yield from (
+        f"it contains {left} from a template" for left in _LEFTOVERS if left in plain + html
+    )
     for form, text in (("text", plain), ("HTML", html)):
         if expected.is_list and "/unsubscribe/" not in text:
-            yield f"its {form} part has no link to leave by"
+            yield f"its {form} part has no unsubscribe link"
     if expected.operator_address and expected.operator_address not in " ".join(plain.split()):
-        yield "the operator's postal address is not in it"
+        yield "it lacks the postal address of the operator"
 
 
 def _of_the_way_out(head: bytes, expected: Expected) -> Iterator[str]:
     unfolded = re.sub(rb"\r\n[ \t]", b" ", head)
     leave = re.search(rb"(?m)^List-Unsubscribe: (.*)", unfolded)
     if leave is None:
-        yield "it has no List-Unsubscribe"
+        yield "it has no List-Unsubscribe header"
     elif expected.is_https and b"<https://" not in leave[1]:
-        yield "its List-Unsubscribe has no https address"
+        yield "its List-Unsubscribe has no https URL"
     post = b"List-Unsubscribe-Post: List-Unsubscribe=One-Click"
     if expected.is_https and post not in unfolded.split(b"\r\n"):
-        yield "it has no List-Unsubscribe-Post for the one click"
+        yield "it has no List-Unsubscribe-Post header"
 
 
 def _text_of(message: EmailMessage, kind: str) -> str:

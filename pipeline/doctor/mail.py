@@ -27,16 +27,16 @@ from pipeline.storage.digests import DIGESTS
 
 OF_AN_EDITION: Final = (*DIGESTS, DeliveryKind.QUIET_NOTE)
 
-OURS: Final = "this is a mistake of Paperboy's, or of a template that was changed in emails/"
+OURS: Final = "this is a bug in Paperboy, or in a template changed in emails/"
 PAPER_HOST: Final = "arxiv.org"
 
 
 def templates(installation: Installation) -> Iterator[Finding]:
     try:
         version = installation.services.renderer.template_version
-        yield good("templates", f"all of them work (version {version})")
+        yield good("templates", f"all templates are valid (version {version})")
     except RenderError as error:
-        yield bad("templates", str(error), "correct it, or take the templates of this version back")
+        yield bad("templates", str(error), "correct it, or restore the original template")
 
 
 def samples(installation: Installation) -> Iterator[Finding]:
@@ -46,13 +46,13 @@ def samples(installation: Installation) -> Iterator[Finding]:
         try:
             mail = sample(installation, kind)
         except PaperboyError as error:
-            yield bad(check, f"cannot be made: {error}", OURS)
+            yield bad(check, f"cannot be composed: {error}", OURS)
             continue
         wrong = list(lint.problems(mail, _expected(installation, kind)))
         if wrong:
             yield bad(check, "; ".join(wrong), OURS)
         else:
-            yield good(check, f"{len(mail):,} octets, and nothing is wrong with it")
+            yield good(check, f"{len(mail):,} octets, no problems")
 
 
 def sample_links(installation: Installation) -> Iterator[Finding]:
@@ -62,7 +62,7 @@ def sample_links(installation: Installation) -> Iterator[Finding]:
     if strangers:
         yield bad("sample links", f"links lead to {', '.join(sorted(strangers))}", OURS)
     else:
-        yield good("sample links", "links lead to the site and to the papers, nowhere else")
+        yield good("sample links", "links lead only to the site and to papers")
 
 
 def sample_signatures(installation: Installation) -> Iterator[Finding]:
@@ -75,9 +75,9 @@ def sample_signatures(installation: Installation) -> Iterator[Finding]:
     checked = dkim.check(sample(installation, DeliveryKind.DIGEST), published.get)
     broken = [f"{found.name}: {found.problem}" for found in checked if found.problem]
     if broken or len(checked) != len(records):
-        yield bad("sample signatures", "; ".join(broken) or "there is none", OURS)
+        yield bad("sample signatures", "; ".join(broken) or "the mail is not signed", OURS)
     else:
-        yield good("sample signatures", f"{len(checked)} made, and each holds")
+        yield good("sample signatures", f"{len(checked)} valid")
 
 
 def sample(installation: Installation, kind: DeliveryKind) -> bytes:

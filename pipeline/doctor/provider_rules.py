@@ -47,20 +47,20 @@ RULES: Final = (
     ProviderRule("outlook", "a working, visible way to unsubscribe", WAY_OUT),
 )
 COMPLAINTS: Final = (
-    "below 0.3 %, better 0.1 %, of readers call it spam",
-    "register with Google Postmaster Tools and Yahoo's Sender Hub, which tell",
+    "below 0.3 %, better 0.1 %, of mails are reported as spam",
+    "register with Google Postmaster Tools and Yahoo's Sender Hub, which report it",
 )
 
 
 def judge(installation: Installation, findings: Sequence[Finding]) -> Iterator[Finding]:
     if not installation.is_public:
-        yield unknown(
-            "sender rules", "they are asked of mail to others: MAIL_FROM is on this machine"
-        )
+        yield unknown("sender rules", "not applicable: MAIL_FROM is on this machine")
         return
     for rule in RULES:
         yield _judged(rule, findings)
-    yield unknown("gmail, yahoo: complaints", f"{COMPLAINTS[0]}: not seen from here", COMPLAINTS[1])
+    yield unknown(
+        "gmail, yahoo: complaints", f"{COMPLAINTS[0]}: cannot be checked here", COMPLAINTS[1]
+    )
 
 
 def _judged(rule: ProviderRule, findings: Sequence[Finding]) -> Finding:
@@ -71,7 +71,7 @@ def _judged(rule: ProviderRule, findings: Sequence[Finding]) -> Finding:
     if failed:
         return Finding(check, False, "not met", f"see {', '.join(failed)}")
     if unseen or not used:
-        return Finding(check, None, f"cannot be seen from here: {', '.join(unseen)}")
+        return Finding(check, None, f"could not be checked: {', '.join(unseen)}")
     return Finding(check, True, "met")
 
 

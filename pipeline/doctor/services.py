@@ -26,21 +26,23 @@ def redis(installation: Installation) -> Iterator[Finding]:
         where = f"{urlsplit(url).hostname}:{urlsplit(url).port or 6379}"
         told = _redis_settings(url)
     except ValueError:
-        yield bad("redis", "REDIS_URL is no address", "it must look like redis://127.0.0.1:6379/0")
+        yield bad(
+            "redis", "REDIS_URL is not a valid URL", "use a URL such as redis://127.0.0.1:6379/0"
+        )
         return
     except RedisError:
-        advice = "start it, or correct REDIS_URL; `paperboy up` brings one of its own"
-        yield bad("redis", f"nothing that we may use answers at {where}", advice)
-        yield unknown("redis eviction", "Redis does not answer")
+        advice = "start Redis, or correct REDIS_URL; `paperboy up` starts its own server"
+        yield bad("redis", f"no usable Redis server at {where}", advice)
+        yield unknown("redis eviction", "Redis is not available")
         return
-    yield good("redis", f"{where} answers, version {told.get('redis_version', 'unknown')}")
+    yield good("redis", f"connected to {where}, version {told.get('redis_version', 'unknown')}")
     policy = told.get("maxmemory_policy")
     if policy == "noeviction":
-        yield good("redis eviction", "nothing is evicted")
+        yield good("redis eviction", "no keys are evicted")
     elif policy is None:
-        yield unknown("redis eviction", "this server does not tell its maxmemory-policy")
+        yield unknown("redis eviction", "the server does not report its maxmemory-policy")
     else:
-        detail = f"maxmemory-policy is {policy}: when it is full, wake-ups vanish in silence"
+        detail = f"maxmemory-policy is {policy}: when memory is full, tasks are lost silently"
         yield bad("redis eviction", detail, "set maxmemory-policy noeviction")
 
 
@@ -62,51 +64,59 @@ def smtp(installation: Installation) -> Iterator[Finding]:
     """Check that connection, TLS and login to the mail server work."""
     found, server = installation.mail_server, installation.settings.smtp
     if isinstance(found, str):
-        advice = "start it, or correct SMTP_URL"
+        advice = "start the mail server, or correct SMTP_URL"
         if "TLS" in found:
-            advice = "correct its certificate, or name its authority in SMTP_CA_FILE"
+            advice = "correct the certificate, or set its certificate authority in SMTP_CA_FILE"
         elif server.username and " 53" in found:
             advice = "correct user and password in SMTP_URL"
         elif server.is_loopback:
-            advice += "; `paperboy up` brings a mailbox of its own"
+            advice += "; `paperboy up` has a built-in mailbox"
         yield bad("smtp", found, advice)
         return
-    login = f"lets {server.username} in" if server.username else "takes mail without a login"
+    login = (
+        f"accepts the login of {server.username}"
+        if server.username
+        else "accepts mail without login"
+    )
     yield good("smtp", f"{server.host}:{server.port} {login}")
 
 
 def smtp_tls(installation: Installation) -> Iterator[Finding]:
     found, server = installation.mail_server, installation.settings.smtp
     if isinstance(found, str):
-        yield unknown("smtp tls", "the mail server did not let us in")
+        yield unknown("smtp tls", "no connection to the mail server")
     elif found.tls is None and server.is_loopback:
-        yield good("smtp tls", "not needed: the mail server is on this machine")
+        yield good("smtp tls", "not required: the mail server is on this machine")
     elif found.tls is None:
-        advice = "set SMTP_TLS=auto" if "starttls" in found.features else "use smtps://, or another"
-        yield bad("smtp tls", "mail and password leave this machine unencrypted", advice)
+        advice = (
+            "set SMTP_TLS=auto"
+            if "starttls" in found.features
+            else "use smtps:// or another server"
+        )
+        yield bad("smtp tls", "mail and password are sent unencrypted", advice)
     elif found.certificate_ends_at and found.certificate_ends_at - installation.now < SOON:
-        soon = f"the certificate ends on {found.certificate_ends_at:%Y-%m-%d}"
-        yield bad("smtp tls", soon, "have it renewed: when it has ended, no mail leaves")
+        soon = f"the certificate expires on {found.certificate_ends_at:%Y-%m-%d}"
+        yield bad("smtp tls", soon, "renew it: after that date no mail is sent")
     else:
-        how = "from the first byte" if server.implicit_tls else "by STARTTLS"
+        how = "implicit" if server.implicit_tls else "with STARTTLS"
         ends = found.certificate_ends_at
-        until = f", certificate until {ends:%Y-%m-%d}" if ends else ""
+        until = f", certificate valid until {ends:%Y-%m-%d}" if ends else ""
         yield good("smtp tls", f"{found.tls} {how}{until}")
 
 
 def smtp_extensions(installation: Installation) -> Iterator[Finding]:
     found = installation.mail_server
     if isinstance(found, str):
-        yield unknown("smtp extensions", "the mail server did not let us in")
+        yield unknown("smtp extensions", "no connection to the mail server")
         return
     size = found.features.get("size", "")
     if size.isdecimal() and 0 < int(size) < LARGEST_MAIL:
-        detail = f"takes at most {size} octets, and a digest may have {LARGEST_MAIL}"
+        detail = f"accepts at most {size} octets; a digest may have {LARGEST_MAIL}"
         yield bad("smtp extensions", detail, "raise its limit (Postfix: message_size_limit)")
         return
     offered = [name for key, name in WANTED.items() if key in found.features]
-    slow = "" if "pipelining" in found.features else "with PIPELINING sending would be quicker"
-    yield good("smtp extensions", f"offers {', '.join(offered) or 'none that we use'}", slow)
+    slow = "" if "pipelining" in found.features else "PIPELINING would make sending faster"
+    yield good("smtp extensions", f"offers {', '.join(offered) or 'none that Paperboy uses'}", slow)
 
 
 def sending(installation: Installation) -> Iterator[Finding]:
@@ -115,35 +125,37 @@ def sending(installation: Installation) -> Iterator[Finding]:
     Holds by the operator are not reported.
     """
     if installation.database_trouble:
-        yield unknown("sending", "the database cannot be asked")
+        yield unknown("sending", "the database is not available")
         return
     with read_only(installation.services.engine) as conn:
         held = [hold for hold in send_controls.list_pauses(conn) if hold.automatic]
         breaker, waiting = send_controls.circuit_breaker(conn), guard.waiting(conn)
         failing = guard.failing(conn, installation.now)
     for hold in held:
-        name = f"the edition of {hold.edition_on}" if hold.edition_on else "everything"
+        name = f"the edition of {hold.edition_on}" if hold.edition_on else "all sending"
         resume = f"editions resume {hold.edition_on}" if hold.edition_on else "sending start"
         advice = (
-            "nobody was charged and the papers are still owed: correct what the server refuses, or"
-            " run paperboy suppressions add with the addresses that do not exist (paperboy"
-            f" deliveries --status queued), then run paperboy {resume}"
+            "no bounce was counted, and the mail is still queued: correct the cause of rejections,"
+            " or suppress the addresses that do not exist (paperboy deliveries --status queued,"
+            f" paperboy suppressions add), then run paperboy {resume}"
         )
-        yield bad("sending", f"{name} is held: {hold.reason}", advice)
+        yield bad("sending", f"{name} is paused: {hold.reason}", advice)
     if breaker:
         until = f"{breaker.open_until:%Y-%m-%d %H:%M} UTC"
-        detail = f"the mail server refuses us and is left alone until {until}: {breaker.reply}"
+        detail = f"the mail server refuses us; sending resumes at {until}: {breaker.reply}"
         yield bad("sending", detail, "correct the reason, then run paperboy sending start")
     if failing:
-        advice = "the readers were not charged, and get the papers with their next digest"
+        advice = "no bounce was counted, and the papers come with the next digest"
         yield bad("sending", failing, f"correct the reason; {advice}")
     if held or breaker or failing:
         return
     if waiting:
-        detail = f"{waiting} refusals count against nobody, since nobody else was accepted"
-        yield good("sending", detail, "look at: paperboy deliveries --status queued")
+        detail = (
+            f"{waiting} rejections are not counted as bounces, because no other mail was accepted"
+        )
+        yield good("sending", detail, "see: paperboy deliveries --status queued")
     else:
-        yield good("sending", "nothing is held")
+        yield good("sending", "nothing is paused")
 
 
 CHECKS: tuple[Check, ...] = (redis, smtp, smtp_tls, smtp_extensions, sending)

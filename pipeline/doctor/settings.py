@@ -21,10 +21,10 @@ def settings(installation: Installation) -> Iterator[Finding]:
         yield bad("settings", str(error), "set them in .env; .env.example explains each")
         return
     if not installation.settings.sends_real_mail:
-        detail = "a trial: SITE_URL is not public and mail stays here, so nothing has to be set"
+        detail = "trial: SITE_URL is not public, mail stays on this machine; nothing is required"
         yield good("settings", detail)
     else:
-        yield good("settings", "everything is set that mail to real people needs")
+        yield good("settings", "all settings that sending real mail requires are set")
 
 
 def sender(installation: Installation) -> Iterator[Finding]:
@@ -40,7 +40,11 @@ def names(installation: Installation) -> Iterator[Finding]:
         if suspicion.is_sure:
             yield bad("names", suspicion.text, "correct it; .env.example has every name")
         else:
-            yield unknown("names", suspicion.text, "take it for another program's, or correct it")
+            yield unknown(
+                "names",
+                suspicion.text,
+                "ignore it if it belongs to another program, else correct it",
+            )
 
 
 def secret_keys(installation: Installation) -> Iterator[Finding]:
@@ -48,9 +52,9 @@ def secret_keys(installation: Installation) -> Iterator[Finding]:
     loaded = installation.settings
     if loaded.weak_keys:
         detail = f"shorter than {SHORTEST_SECRET} characters: {', '.join(loaded.weak_keys)}"
-        advice = "make one with: openssl rand -hex 32"
+        advice = "generate one with: openssl rand -hex 32"
         if loaded.weak_keys == [KeyName.SUPPRESSION]:
-            advice = "keep it: a new one would lose who must not be written to"
+            advice = "keep it: a new key would make the stored suppressions unusable"
         yield bad("secret keys", detail, advice)
         return
     hidden = loaded.suppression_key
@@ -59,14 +63,14 @@ def secret_keys(installation: Installation) -> Iterator[Finding]:
     if known is None:
         missing = [n for n, key in zip(KeyName, given, strict=True) if not key]
         if missing:
-            yield unknown("secret keys", f"{' and '.join(missing)}: the database cannot be asked")
+            yield unknown("secret keys", f"{' and '.join(missing)}: the database is not available")
         else:
-            yield good("secret keys", "both from the settings, and long enough")
+            yield good("secret keys", "both are set in the settings, and long enough")
         return
     try:
         keys.settled(known, *given, now=installation.now, link_life=timedelta())
     except SettingsError as error:
-        yield bad("secret keys", str(error), "set it back")
+        yield bad("secret keys", str(error), "restore the earlier value")
         return
     sources = [_source(n, key, known.get(n)) for n, key in zip(KeyName, given, strict=True)]
     yield good("secret keys", "; ".join(sources))
@@ -76,8 +80,8 @@ def _source(name: KeyName, given: object, row: KeptKey | None) -> str:
     if given:
         return f"{name} from the settings"
     if row is None:
-        return f"{name} will be made at the first start"
-    return f"{name} made by Paperboy on {row.made_at:%Y-%m-%d}, kept in the database"
+        return f"{name} will be generated at the first start"
+    return f"{name} generated on {row.made_at:%Y-%m-%d}, stored in the database"
 
 
 def _kept_keys(installation: Installation) -> dict[KeyName, KeptKey] | None:
@@ -96,14 +100,14 @@ def dkim_keys(installation: Installation) -> Iterator[Finding]:
     try:
         signer = installation.services.signer
     except SettingsError as error:
-        yield bad("dkim keys", str(error), "make a new one with: paperboy dkim new SELECTOR")
+        yield bad("dkim keys", str(error), "create a key with: paperboy dkim new SELECTOR")
         return
     if signer is None:
-        yield unknown("dkim keys", "none is set; mail leaves unsigned from here")
+        yield unknown("dkim keys", "no key is set: Paperboy does not sign mail")
         return
     used = ", ".join(f"{k.selector} ({k.algorithm}, {k.bits} bits)" for k in signer.signing)
     short = any(key.is_short for key in signer.signing)
-    advice = "replace the short one by one of 2048 bits: paperboy dkim new SELECTOR"
+    advice = "replace the short key with one of 2048 bits: paperboy dkim new SELECTOR"
     yield good("dkim keys", f"signing for {signer.domain} with {used}", advice if short else "")
 
 
@@ -115,9 +119,9 @@ def semantic_model(installation: Installation) -> Iterator[Finding]:
     try:
         model = Model(places)
     except SettingsError as error:
-        yield bad("semantic model", str(error), "correct it in .env; docs/matching.md tells how")
+        yield bad("semantic model", str(error), "correct it in .env; see docs/matching.md")
         return
-    yield good("semantic model", f"it reads; vectors of {model.size}, known as {model.name}")
+    yield good("semantic model", f"loaded {model.name}, vectors of {model.size} dimensions")
 
 
 CHECKS: tuple[Check, ...] = (settings, names, sender, secret_keys, dkim_keys, semantic_model)

@@ -26,22 +26,22 @@ def site_tls(installation: Installation) -> Iterator[Finding]:
     host, port = parts.hostname or "", parts.port or 443
     if parts.scheme != "https":
         if not (installation.settings.is_public or installation.settings.sends_real_mail):
-            yield unknown("site tls", "SITE_URL is no https address: enough to try Paperboy out")
+            yield unknown("site tls", "SITE_URL is not https, which is sufficient for a trial")
         else:
-            advice = "put a reverse proxy with a certificate in front of it"
-            yield bad("site tls", "SITE_URL is no https address", advice)
+            advice = "put a reverse proxy with a TLS certificate in front of the site"
+            yield bad("site tls", "SITE_URL is not https", advice)
         return
     try:
         tls, ends_at = _handshake(host, port)
     except ssl.SSLError as error:
         detail = f"{host}: {error.reason or error}"
-        yield bad("site tls", detail, "give it a certificate that browsers believe, for this name")
+        yield bad("site tls", detail, "install a certificate for this name that browsers trust")
     except OSError as error:
-        yield unknown("site tls", f"{host}:{port} cannot be reached from here: {error}")
+        yield unknown("site tls", f"{host}:{port} is not reachable from this machine: {error}")
     else:
-        ends = f"certificate until {ends_at:%Y-%m-%d}" if ends_at else "with a certificate"
+        ends = f"certificate valid until {ends_at:%Y-%m-%d}" if ends_at else "certificate valid"
         if ends_at and ends_at - installation.now < SOON:
-            yield bad("site tls", f"{host}: {ends}", "have it renewed: no link will work then")
+            yield bad("site tls", f"{host}: {ends}", "renew it: after that date no link works")
         else:
             yield good("site tls", f"{host}: {tls}, {ends}")
 
@@ -50,14 +50,16 @@ def one_click(installation: Installation) -> Iterator[Finding]:
     """Check that one-click unsubscribing works: RFC 8058, a POST without cookies or redirect."""
     answer = installation.way_out
     if answer is None:
-        yield unknown("one-click", f"{installation.settings.site_url} cannot be reached from here")
+        yield unknown(
+            "one-click", f"{installation.settings.site_url} is not reachable from this machine"
+        )
         return
     if answer.status_code != 200:
-        detail = f"a POST to /unsubscribe/... is answered by {answer.status_code}"
-        advice = "let POSTs to /unsubscribe/ through, with no login, page or redirect before it"
+        detail = f"a POST to /unsubscribe/... returns {answer.status_code}"
+        advice = "allow POST requests to /unsubscribe/ without a login, other page or redirect"
         yield bad("one-click", detail, advice)
     else:
-        yield good("one-click", "a POST to /unsubscribe/... is answered by 200")
+        yield good("one-click", "a POST to /unsubscribe/... returns 200")
 
 
 def proxies(installation: Installation) -> Iterator[Finding]:
@@ -73,25 +75,25 @@ def proxies(installation: Installation) -> Iterator[Finding]:
         wanted = " ".join((*installation.settings.trusted_proxies, *unnamed))
         detail = (
             f"requests were forwarded by {', '.join(unnamed)}, which TRUSTED_PROXIES does not "
-            "name: everybody behind it counts as one visitor"
+            "name: all visitors behind it share one rate limit"
         )
         yield bad("proxies", detail, f"if that is your reverse proxy: TRUSTED_PROXIES={wanted}")
     elif named:
-        yield good("proxies", f"visitors are told apart behind {', '.join(map(str, named))}")
+        yield good("proxies", f"visitors are distinguished behind {', '.join(map(str, named))}")
     else:
-        yield good("proxies", "no request came through a reverse proxy")
+        yield good("proxies", "no request was forwarded by a reverse proxy")
 
 
 def clock(installation: Installation) -> Iterator[Finding]:
     """Compare our clock, which slots, links and signatures use, with the database and the site."""
     theirs = dict(_clocks(installation))
     if not theirs:
-        yield unknown("clock", "nobody told us another time to compare with")
+        yield unknown("clock", "no reference clock is available (database server or site)")
         return
-    wrong = {who: skew for who, skew in theirs.items() if abs(skew) > SKEW}
+    wrong = {name: skew for name, skew in theirs.items() if abs(skew) > SKEW}
     if wrong:
-        told = ", ".join(f"{abs(s).total_seconds():.0f} s off {who}" for who, s in wrong.items())
-        yield bad("clock", told, "let NTP set the clocks (timedatectl set-ntp true)")
+        told = ", ".join(f"{abs(s).total_seconds():.0f} s off {name}" for name, s in wrong.items())
+        yield bad("clock", told, "synchronise the clocks with NTP (timedatectl set-ntp true)")
     else:
         yield good("clock", f"agrees with {' and '.join(theirs)}")
 

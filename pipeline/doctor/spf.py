@@ -122,19 +122,19 @@ def parse(record: str) -> Record:
 def _term(text: str) -> Term:
     found = _MECHANISM.fullmatch(text)
     if found is None or found["name"].lower() not in _MECHANISMS:
-        raise ValueError(f"{text!r} means nothing, which voids the record")
+        raise ValueError(f"{text!r} is not valid, which voids the record")
     name, value, length = found["name"].lower(), found["value"], found["length"] or ""
     if name in {"ip4", "ip6"}:
         _check_network(name, value, length, text)
     elif name == "all":
         if value is not None or length:
-            raise ValueError(f"{text!r} means nothing, which voids the record")
+            raise ValueError(f"{text!r} is not valid, which voids the record")
     elif name in {"include", "exists"} or value is not None:
         _check_domain(value or "", text)
     if name in {"a", "mx"}:
         _lengths(length, text)
     elif length and name not in {"ip4", "ip6"}:
-        raise ValueError(f"{text!r} has a length, which voids the record")
+        raise ValueError(f"{text!r} has a prefix length, which voids the record")
     return Term(text, _QUALIFIERS[found["qualifier"] or "+"], name, value, length)
 
 
@@ -145,7 +145,7 @@ def _check_network(name: str, value: str | None, length: str, text: str) -> None
         network = None
     is_length = not length or re.fullmatch(rf"/{_LENGTH}", length)
     if network is None or not is_length or network.version != int(name[2]):
-        raise ValueError(f"{text!r} is no network")
+        raise ValueError(f"{text!r} is not a network")
 
 
 def _check_domain(value: str, text: str) -> None:
@@ -270,9 +270,7 @@ class _Evaluation:
     def _count(self) -> None:
         self.reading.lookups += 1
         if self.reading.lookups > MOST_LOOKUPS:
-            raise _VoidError(
-                f"asks the DNS more than {MOST_LOOKUPS} times, where mailboxes give up"
-            )
+            raise _VoidError(f"needs more than {MOST_LOOKUPS} DNS lookups, the limit of mailboxes")
 
     def _asked(self, ask: Callable[[str], list[str]], name: str) -> list[str]:
         """Return the answer and count it if it is empty. Raise _VoidError if too many are empty."""
@@ -281,8 +279,8 @@ class _Evaluation:
             self.reading.void_lookups += 1
         if self.reading.void_lookups > MOST_VOID_LOOKUPS:
             raise _VoidError(
-                f"asks the DNS for more than {MOST_VOID_LOOKUPS} names that do not exist, "
-                f"{name} among them, where mailboxes give up"
+                f"looks up more than {MOST_VOID_LOOKUPS} names that do not exist, "
+                f"such as {name}, the limit of mailboxes"
             )
         return found
 

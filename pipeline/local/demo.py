@@ -93,7 +93,7 @@ def _ingest(
     failed = [report for report in reports if report.state is SourceState.FAILED]
     if len(failed) == len(reports):
         why = "; ".join(f"{report.source}: {report.error}" for report in failed)
-        raise PaperboyError(f"no source could be read ({why}); without internet leave out --live")
+        raise PaperboyError(f"no source could be read ({why}); omit --live to work offline")
     return reports
 
 
@@ -160,7 +160,7 @@ def _write_or_remove(path: Path, content: bytes | None) -> None:
 def _complain(posts: list[ReceivedMail]) -> None:
     owed = [post for post in posts if post.delivery is not None]
     if not owed:
-        raise PaperboyError("no digest was sent: no paper is about what the three readers follow")
+        raise PaperboyError("no digest was sent: no paper matches the topics of the three readers")
     lost = [
         f"{post.reader.email} ({post.delivery.status}: {post.delivery.reason})"
         for post in owed

@@ -31,7 +31,7 @@ class SecretFiles(PydanticBaseSettingsSource):
             return None, field_name, False
         if self._given.get(field_name):
             name = field_name.upper()
-            raise SettingsError(f"{name} and {name}_FILE are both set: take one of them away")
+            raise SettingsError(f"{name} and {name}_FILE are both set: remove one")
         return _read(f"{field_name}_file".upper(), Path(path)), field_name, False
 
     def __call__(self) -> dict[str, Any]:

@@ -243,11 +243,11 @@ def _address(address: str) -> str:
     if not at or "@" in local or not domain or not local:
         raise ValueError("must be one address: Name <name@example.org>")
     if len(local) > 64 or not _LOCAL.fullmatch(local):
-        raise ValueError("has a part before the @ that mail servers do not take")
+        raise ValueError("has an invalid part before the @")
     try:
         host = parse_host(domain)
     except ValueError:
         host = "_"
     if domain != domain.strip(".") or "_" in host or not re.search("[a-z]", host) or ":" in host:
-        raise ValueError("has a domain that mail servers do not take")
+        raise ValueError("has an invalid domain")
     return f"{local}@{domain}"

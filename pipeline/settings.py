@@ -306,7 +306,7 @@ class Settings(BaseSettings):
     @classmethod
     def _readable_file(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
-            raise ValueError("must be a file that is there")
+            raise ValueError("must be an existing file")
         return value
 
     @field_validator("mail_from", "reply_to", "bounce_address", "unsubscribe_mailbox", "contact")

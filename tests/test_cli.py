@@ -679,7 +679,7 @@ def test_sending_is_stopped_and_started_by_hand(full, inbox, monkeypatch):
     assert stopped.rows == [{"state": "stopped", "changed": True}]
     assert again.rows == [{"state": "stopped", "changed": False}]
     assert (nothing.code, nothing.rows[-1]["sent"]) == (0, 0)
-    assert "sending is stopped (wrong logo): `paperboy sending start` goes on" in nothing.err
+    assert "sending is stopped (wrong logo): `paperboy sending start` resumes it" in nothing.err
     assert [(row["what"], row["name"]) for row in status.rows] == [("held", "everything")]
     assert everything.rows[-1]["sent"] == 1
     assert full("sending", "status").out == "Nothing is paused, blocked or throttled.\n"

@@ -246,7 +246,7 @@ def test_hard_linked_database_file_is_reported(examine, database_url, tmp_path):
     found = examine(database.database_file, database_url=database_url)["database file"]
 
     assert found.ok is False
-    assert "2 names" in found.detail
+    assert "2 hard links" in found.detail
 
 
 # --- Redis --------------------------------------------------------------------------------------
@@ -578,6 +578,6 @@ def test_text_output_shows_failures_with_advice(monkeypatch):
 
     said = CliRunner().invoke(app, ["doctor"]).stdout
 
-    assert "FAIL redis: nothing that we may use answers at 127.0.0.1:1" in said
+    assert "FAIL redis: no usable Redis server at 127.0.0.1:1" in said
     assert "-> start it, or correct REDIS_URL" in said
-    assert "1 to mend" in said
+    assert "1 failed" in said

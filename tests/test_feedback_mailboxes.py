@@ -195,7 +195,7 @@ def test_bounces_read_without_a_path_uses_the_configured_mailbox(database_url, m
     assert isinstance(read.exception, MailboxError)
     assert "127.0.0.1" in str(read.exception)
     assert "on the command line" not in read.output
-    assert "on the command line is seen by others" in typed.output
+    assert "on the command line is visible to other users" in typed.output
     assert "Zk9" not in str(read.exception) + str(typed.exception) + read.output + typed.output
 
 

@@ -338,7 +338,7 @@ def test_doctor_reports_the_origin_of_the_keys_and_generates_none(engine, databa
 
     ok, detail = looked_at(database_url, **RELAY)
     assert ok is True
-    assert re.findall(r"(\w+) made by Paperboy on", detail) == ["SECRET_KEY", "SUPPRESSION_KEY"]
+    assert re.findall(r"(\w+) generated on", detail) == ["SECRET_KEY", "SUPPRESSION_KEY"]
     assert made.suppression not in detail
     assert looked_at(database_url, suppression_key=OTHER)[0] is False
     ok, detail = looked_at(database_url, secret_key=LONG, suppression_key=made.suppression)

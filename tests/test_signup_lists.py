@@ -202,7 +202,7 @@ def test_number_of_lines_per_record_is_limited(lines, is_whole):
 
 def test_unclosed_quotation_mark_is_reported_with_its_line():
     assert found('email,x\nada@example.org,"a\nbob@example.org,b\n') == [
-        (2, "", "a quotation mark is opened here and not closed"),
+        (2, "", "a quotation mark opened here is not closed"),
         (3, BOB, ""),
     ]
     assert found('email,x\nbob@example.org,b\nada@example.org,"a') == [
@@ -364,24 +364,24 @@ def test_pending_exported_row_follows_its_topics(topics, queries):
         ({"names": "A; B", "topics": "a"}, "names: 2 names of 1 topics"),
         ({"max_papers": "0"}, "0 is not between 1 and 50"),
         ({"max_papers": "51"}, "51 is not between 1 and 50"),
-        ({"max_papers": "x"}, "max_papers: 'x' is no number"),
-        ({"hour": "24"}, "hour: '24' is no hour"),
-        ({"hour": "7:60"}, "hour: '7:60' is no hour"),
-        ({"hour": "seven"}, "is no hour"),
-        ({"frequency": "hourly"}, "frequency: 'hourly' is none of"),
-        ({"weekday": "m"}, "weekday: 'm' is no day"),
-        ({"weekday": "7"}, "weekday: '7' is no day"),
+        ({"max_papers": "x"}, "max_papers: 'x' is not a number"),
+        ({"hour": "24"}, "hour: '24' is not an hour"),
+        ({"hour": "7:60"}, "hour: '7:60' is not an hour"),
+        ({"hour": "seven"}, "is not an hour"),
+        ({"frequency": "hourly"}, "frequency: 'hourly' is not one of"),
+        ({"weekday": "m"}, "weekday: 'm' is not a day"),
+        ({"weekday": "7"}, "weekday: '7' is not a day"),
         ({"breadth": "x"}, "breadth: 'x' is not fewer"),
         ({"timezone": "Mars"}, "Mars"),
         ({"topics": "a; ("}, r"topics: .*'\('"),
         ({"topics": "; ".join(map(str, range(500)))}, "topics: "),
-        ({"joined_at": "x"}, "joined_at: 'x' is no time"),
-        ({"status": "active", "paused_until": "x"}, "paused_until: 'x' is no day"),
-        ({"status": "active", "secret": "x y"}, "secret: not one of ours"),
-        ({"status": "active", "secret": "x" * 65}, "secret: not one of ours"),
-        ({"status": "active", "suppressed": "x"}, "suppressed: 'x' is none of"),
-        ({"status": "active", "consent_origin": "x"}, "consent_origin: 'x' is none of"),
-        ({"status": "whatever"}, "status: 'whatever' is no word that we know"),
+        ({"joined_at": "x"}, "joined_at: 'x' is not a time"),
+        ({"status": "active", "paused_until": "x"}, "paused_until: 'x' is not a day"),
+        ({"status": "active", "secret": "x y"}, "secret: not from a Paperboy export"),
+        ({"status": "active", "secret": "x" * 65}, "secret: not from a Paperboy export"),
+        ({"status": "active", "suppressed": "x"}, "suppressed: 'x' is not one of"),
+        ({"status": "active", "consent_origin": "x"}, "consent_origin: 'x' is not one of"),
+        ({"status": "whatever"}, "status: 'whatever' is not a known status"),
     ],
 )
 def test_invalid_row_raises_with_the_reason(cells, reason):
@@ -568,9 +568,9 @@ def dry_run() -> Import:
 @pytest.mark.parametrize(
     ("here", "confirmed_at", "is_imported", "left_at", "outcome", "status", "reason"),
     [
-        (LEFT, MAY, False, None, ImportReport.KNOWN, "unsubscribed", "has left already"),
-        (ACTIVE, MAY, False, None, ImportReport.KNOWN, "active", "does not say when it left"),
-        (ACTIVE, JUNE, False, MAY, ImportReport.KNOWN, "active", "confirmed here since"),
+        (LEFT, MAY, False, None, ImportReport.KNOWN, "unsubscribed", "is already unsubscribed"),
+        (ACTIVE, MAY, False, None, ImportReport.KNOWN, "active", "has no time of unsubscribing"),
+        (ACTIVE, JUNE, False, MAY, ImportReport.KNOWN, "active", "confirmed here after"),
         (ACTIVE, MAY, False, MAY, ImportReport.UNSUBSCRIBED, "unsubscribed", ""),
         (ACTIVE, MAY, False, JUNE, ImportReport.UNSUBSCRIBED, "unsubscribed", ""),
         (ACTIVE, None, False, MAY, ImportReport.UNSUBSCRIBED, "unsubscribed", ""),
@@ -595,10 +595,16 @@ def test_unsubscribed_row_for_a_known_reader_has_the_expected_outcome(
     ("here", "row", "outcome", "status", "reason"),
     [
         (PENDING, ACTIVE, ImportReport.ADDED, "active", ""),
-        (PENDING, PENDING, ImportReport.KNOWN, "pending", "waits to be confirmed"),
-        (ACTIVE, ACTIVE, ImportReport.KNOWN, "active", "is subscribed already"),
-        (ACTIVE, PENDING, ImportReport.KNOWN, "active", "is subscribed already"),
-        (LEFT, ACTIVE, ImportReport.KNOWN, "unsubscribed", "has left, and is not asked again"),
+        (PENDING, PENDING, ImportReport.KNOWN, "pending", "is not confirmed yet"),
+        (ACTIVE, ACTIVE, ImportReport.KNOWN, "active", "is already subscribed"),
+        (ACTIVE, PENDING, ImportReport.KNOWN, "active", "is already subscribed"),
+        (
+            LEFT,
+            ACTIVE,
+            ImportReport.KNOWN,
+            "unsubscribed",
+            "has unsubscribed, and gets no confirmation mail",
+        ),
     ],
 )
 def test_row_for_a_known_reader_has_the_expected_outcome(here, row, outcome, status, reason):
@@ -647,7 +653,7 @@ def test_result_is_labelled_by_address_or_first_cell(cells, raw, email):
     ("changes", "asked", "status", "reason"),
     [
         ({}, True, "asked", ""),
-        ({}, False, "pending", "may not be asked for now"),
+        ({}, False, "pending", "gets no confirmation mail now"),
         ({"must_ask": False}, False, "pending", ""),
         ({"suppression": (SuppressionReason.HARD, NOW)}, False, "suppressed", "hard"),
     ],

@@ -20,8 +20,8 @@ def make_count(papers: int, silent: int = 0, days: int = 20, span: int = 30) -> 
     [
         (make_count(500), "about 25 papers a day", "", DROWNS),
         (make_count(40, 3), "about 2 papers a day", "none on 3 of 20 days", ""),
-        (make_count(10, 12), "about 2 papers a week", "nothing on 12 of 20 days", ""),
-        (make_count(2, 18), "2 papers in 30 days", "nothing on 18 of 20 days", STARVES),
+        (make_count(10, 12), "about 2 papers a week", "none on 12 of 20 days", ""),
+        (make_count(2, 18), "2 papers in 30 days", "none on 18 of 20 days", STARVES),
         (make_count(0, 20), "no papers in these days", "", BARREN),
     ],
 )
@@ -62,7 +62,7 @@ def test_broader_suggests_the_smallest_useful_increase_and_no_flood():
         (
             {1, 2, 3, 4},
             {"Moss": {1, 2, 3}, "Ferns": {4}},
-            "3 of its 4 papers come with “Moss” too.",
+            "3 of its 4 papers also match “Moss”.",
         ),
         ({1, 2, 3, 4, 5, 6, 7}, {"Moss": {1, 2, 3}}, ""),
         ({1, 2}, {"Moss": {1, 2}}, ""),

@@ -62,7 +62,7 @@ def ids(html: str) -> set[str]:
         (datetime(2026, 11, 24, 7, tzinfo=UTC), "Today, Tuesday 24 November, at 08:00"),
         (datetime(2026, 11, 25, 7, tzinfo=UTC), "Tomorrow, Wednesday 25 November, at 08:00"),
         (datetime(2026, 11, 30, 7, tzinfo=UTC), "Monday 30 November, at 08:00"),
-        (datetime(2027, 1, 4, 7, tzinfo=UTC), "Monday 4 January 2027, at 08:00"),
+        (datetime(2027, 1, 4, 7, tzinfo=UTC), "Monday, 4 January 2027, at 08:00"),
     ],
 )
 def test_next_digest_time_is_shown_in_the_readers_time_zone(slot, spoken):

@@ -516,7 +516,7 @@ def test_preview_looks_back_a_week_if_there_is_no_paper_today(site, announce):
 
     assert "No papers today. In the seven days up to Friday" in page
     assert "Moss on Walls" in page
-    assert "nothing on 1 of 2 days" in page
+    assert "none on 1 of 2 days" in page
 
 
 def test_preview_for_a_weekly_schedule_shows_a_week(site, announce):

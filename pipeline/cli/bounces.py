@@ -87,8 +87,8 @@ def _with_password(path: str | None) -> str:
         return path
     if path is not None and _password_in(path):
         complain(
-            "a password on the command line is seen by others on this machine and kept by the "
-            "shell: leave it out, and set BOUNCE_MAILBOX_PASSWORD or wait to be asked"
+            "a password on the command line is visible to other users and stored by the shell: "
+            "omit it, and set BOUNCE_MAILBOX_PASSWORD or enter it at the prompt"
         )
     url = settings.load().mailbox_url(path)
     if _password_in(url) or not sys.stdin.isatty():

@@ -105,13 +105,15 @@ def _published(key: Key, found: list[str], wanted: Record, *, signs: bool) -> Fi
     if not found:
         return bad(check, f"signs, and {wanted.name} is not published", publish)
     if len(found) > 1:
-        return bad(check, f"{wanted.name} has {len(found)} records", f"leave one, and {publish}")
+        return bad(check, f"{wanted.name} has {len(found)} records", f"keep one, and {publish}")
     said, ours = tags(found[0]), tags(wanted.value)
     if not said.get("p"):
-        return bad(check, "is published as withdrawn", f"use a new selector, or {publish}")
+        return bad(check, "the published key is revoked", f"use a new selector, or {publish}")
     if said["p"] != ours["p"] or said.get("k", "rsa") != ours["k"]:
         return bad(check, "another key is published under this selector", publish)
-    testing = "take t=y out: it asks mailboxes to pay no heed" if "y" in said.get("t", "") else ""
+    testing = (
+        "remove t=y: it asks mailboxes to ignore the signature" if "y" in said.get("t", "") else ""
+    )
     use = "signs" if signs else "does not sign"
     return good(check, f"is published, {key.algorithm} of {key.bits} bits, and {use}", testing)
 

@@ -57,7 +57,7 @@ class Resolver:
             self._silent = True
             raise UnansweredError(NOBODY) from error
         except dns.exception.DNSException as error:
-            raise UnansweredError(f"the DNS could not tell about {name}") from error
+            raise UnansweredError(f"no DNS server answered for {name}") from error
         return answer.rrset or ()
 
     def _knows_the_world(self, denial: dns.resolver.NXDOMAIN, name: str) -> bool:

@@ -84,7 +84,7 @@ _ADDRESS: Final = re.compile(r"[^\s@<>()\[\],;:|\"]+@[^\s@<>()\[\],;:|\"]+\.[^\s
 _IN_BRACKETS: Final = re.compile(r"<\s*(?:mailto:)?([^<>\s]+@[^<>\s]+)\s*>")
 _SEP_LINE: Final = re.compile(r'\s*"?sep=(.)"?\s*', re.IGNORECASE | re.DOTALL)
 _INVISIBLE: Final = "\ufeff\u200b\u200c\u200d\u2060\xa0"
-_UNCLOSED: Final = "a quotation mark is opened here and not closed"
+_UNCLOSED: Final = "a quotation mark opened here is not closed"
 
 
 # --- Formula injection and lists in cells -------------------------------------------------------
@@ -284,7 +284,7 @@ def _layout(sample: Sequence[str], name: str) -> _Layout:
             if place == 0:
                 return _Layout(delimiter, line + skipped, ())
             return _unnamed(delimiter, rows[place - 1], rows[place:], skipped)
-    raise PaperboyError(f"{name}: no column holds email addresses; name one `email` in line 1")
+    raise PaperboyError(f"{name}: no column has email addresses; name one `email` in line 1")
 
 
 def _unnamed(

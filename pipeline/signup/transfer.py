@@ -285,7 +285,7 @@ def _as_exported(one: Member, cells: Mapping[str, str]) -> Member:
     status = _one_of(SubscriberStatus, cells["status"].casefold(), "status")
     secret = cells.get("secret", "")
     if secret and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", secret):
-        raise PaperboyError("secret: not one of ours")
+        raise PaperboyError("secret: not from a Paperboy export")
     moment, day = partial(_moment, cells), partial(_day, cells)
     suppression = None
     if cells.get("suppressed"):
@@ -355,7 +355,7 @@ def _standing(cells: Mapping[str, str]) -> tuple[_Standing | None, datetime | No
         word = _STANDINGS.get(_letters(cells["status"]))
         if word is None:
             raise PaperboyError(
-                f"status: {cells['status']!r} is no word that we know; write active, pending, "
+                f"status: {cells['status']!r} is not a known status; use active, pending, "
                 "unsubscribed, bounced, complained or blocked"
             )
         found.append((word, None))
@@ -430,7 +430,7 @@ def weekday(name: str) -> Weekday:
     for day in Weekday:
         if folded == str(int(day)) or (len(folded) >= 2 and day.name.casefold().startswith(folded)):
             return day
-    raise PaperboyError(f"weekday: {name!r} is no day of the week")
+    raise PaperboyError(f"weekday: {name!r} is not a day of the week")
 
 
 def breadth(name: str) -> Breadth:
@@ -443,7 +443,7 @@ def breadth(name: str) -> Breadth:
 def _hour(text: str) -> time:
     matched = re.fullmatch(r"(\d{1,2})(?:[:.](\d\d))?(?::00)?", text or "8")
     if matched is None or int(matched[1]) > 23 or int(matched[2] or 0) > 59:
-        raise PaperboyError(f"hour: {text!r} is no hour from 0 to 23")
+        raise PaperboyError(f"hour: {text!r} is not an hour from 0 to 23")
     return time(int(matched[1]), int(matched[2] or 0))
 
 
@@ -468,14 +468,14 @@ def _number(cells: Mapping[str, str], column: str, default: int) -> int:
     try:
         return int(text)
     except ValueError:
-        raise PaperboyError(f"{column}: {text!r} is no number") from None
+        raise PaperboyError(f"{column}: {text!r} is not a number") from None
 
 
 def _one_of(words: type[Words], text: str, column: str) -> Words:
     try:
         return words(text)
     except ValueError:
-        raise PaperboyError(f"{column}: {text!r} is none of {', '.join(words)}") from None
+        raise PaperboyError(f"{column}: {text!r} is not one of {', '.join(words)}") from None
 
 
 def _moment(cells: Mapping[str, str], column: str, *, strict: bool = True) -> datetime | None:
@@ -490,7 +490,7 @@ def _moment(cells: Mapping[str, str], column: str, *, strict: bool = True) -> da
         parsed = datetime.fromisoformat(text.removesuffix(" UTC"))
     except ValueError:
         if strict:
-            raise PaperboyError(f"{column}: {text!r} is no time") from None
+            raise PaperboyError(f"{column}: {text!r} is not a time") from None
         return None
     return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
 
@@ -502,7 +502,7 @@ def _day(cells: Mapping[str, str], column: str) -> date | None:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise PaperboyError(f"{column}: {text!r} is no day") from None
+        raise PaperboyError(f"{column}: {text!r} is not a day") from None
 
 
 # --- Import -------------------------------------------------------------------------------------
@@ -615,7 +615,9 @@ class Import:
                     # If one row reports that the address left, it wins over rows before it.
                     first = new[key]
                     results[first] = _result(
-                        records[first], ImportReport.KNOWN, reason="another row says that they left"
+                        records[first],
+                        ImportReport.KNOWN,
+                        reason="another row has it as unsubscribed",
                     )
                     del results[place]
                     new[key] = place
@@ -632,7 +634,7 @@ class Import:
         for key, place in new.items():
             one, record = members[place], records[place]
             if key not in added:  # added concurrently
-                results[place] = _result(record, ImportReport.KNOWN, reason="is subscribed already")
+                results[place] = _result(record, ImportReport.KNOWN, reason="is already subscribed")
                 continue
             asked = one.must_ask and self._ask(conn, added[key], one, suppressed.get(hashes[key]))
             results[place] = _added(record, one, asked=asked)
@@ -656,9 +658,12 @@ class Import:
             return self._activate(conn, record, one, known)
         if known.status is SubscriberStatus.UNSUBSCRIBED:
             return _result(
-                record, ImportReport.KNOWN, known.status, "has left, and is not asked again"
+                record,
+                ImportReport.KNOWN,
+                known.status,
+                "has unsubscribed, and gets no confirmation mail",
             )
-        reason = "waits to be confirmed" if was_waiting else "is subscribed already"
+        reason = "is not confirmed yet" if was_waiting else "is already subscribed"
         return _result(record, ImportReport.KNOWN, known.status, reason)
 
     def _part(
@@ -675,15 +680,15 @@ class Import:
         )
         if not (has_left or left_later or known.is_imported):
             reason = (
-                "has confirmed here since it left there"
+                "confirmed here after it unsubscribed there"
                 if one.left_at
-                else "is subscribed here, and the row does not say when it left"
+                else "is subscribed here, and the row has no time of unsubscribing"
             )
             return _result(record, ImportReport.KNOWN, known.status, reason)
         if not self.dry_run:
             self._suppress_member(conn, one)
         if has_left:
-            return _result(record, ImportReport.KNOWN, known.status, "has left already")
+            return _result(record, ImportReport.KNOWN, known.status, "is already unsubscribed")
         if not self.dry_run and subscribers.leave(conn, known.id, one.left_at or self.now):
             deliveries.cancel_owed(conn, [known.id], CancelReason.LEFT)
         return _result(record, ImportReport.UNSUBSCRIBED, SubscriberStatus.UNSUBSCRIBED)
@@ -844,7 +849,7 @@ def _added(record: Record, one: Member, *, asked: bool) -> Imported:
         return _result(record, ImportReport.ADDED, "asked")
     if one.suppression:
         return _result(record, ImportReport.ADDED, SUPPRESSED, one.suppression[0])
-    reason = "may not be asked for now" if one.must_ask else ""
+    reason = "gets no confirmation mail now: a limit was reached" if one.must_ask else ""
     return _result(record, ImportReport.ADDED, one.status, reason)
 
 

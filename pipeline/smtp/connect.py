@@ -223,7 +223,7 @@ class SMTPTransport:
             return sorted(ways, key=lambda mechanism: mechanism in self._logins.refused)
         if {"XOAUTH2", "OAUTHBEARER"} & set(offered):
             raise TransportError(
-                f"{self._name}: takes a login by OAuth only ({' '.join(offered)}): set"
+                f"{self._name}: accepts OAuth logins only ({' '.join(offered)}): set"
                 " SMTP_OAUTH_COMMAND or SMTP_OAUTH_REFRESH_TOKEN"
             )
         if offered:

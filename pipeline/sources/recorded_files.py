@@ -97,7 +97,7 @@ class _Recording:
     def _known_source(self) -> str:
         source = self._answered_by or self._source
         if source is None:
-            raise DocumentError("holds no papers and does not tell its source; use --source")
+            raise DocumentError("has no papers and no source; use --source")
         return source
 
     # --- Markup ---------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class _Recording:
         from_page = "author_count" in row and "id" not in row
         source = self._source or (huggingface.NAME if from_page else None)
         if source is None:
-            raise DocumentError("does not tell its source; use --source")
+            raise DocumentError("has no source; use --source")
         title = clean_title(text_in(row, "title"))
         if not title:
             raise DocumentError("has no title")

@@ -579,5 +579,5 @@ def test_text_output_shows_failures_with_advice(monkeypatch):
     said = CliRunner().invoke(app, ["doctor"]).stdout
 
     assert "FAIL redis: no usable Redis server at 127.0.0.1:1" in said
-    assert "-> start it, or correct REDIS_URL" in said
+    assert "-> start Redis, or correct REDIS_URL" in said
     assert "1 failed" in said

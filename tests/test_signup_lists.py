@@ -141,7 +141,7 @@ def test_extra_cells_are_rejected_unless_empty():
 
 
 def test_file_without_addresses_raises_with_a_hint():
-    with pytest.raises(PaperboyError, match=r"list\.csv: no column holds email addresses; name"):
+    with pytest.raises(PaperboyError, match=r"list\.csv: no column has email addresses; name"):
         listed("a,b\n1,2\n")
     with pytest.raises(PaperboyError, match=r"list\.csv: the file is empty"):
         listed("\n \n")
@@ -653,7 +653,7 @@ def test_result_is_labelled_by_address_or_first_cell(cells, raw, email):
     ("changes", "asked", "status", "reason"),
     [
         ({}, True, "asked", ""),
-        ({}, False, "pending", "gets no confirmation mail now"),
+        ({}, False, "pending", "gets no confirmation mail now: a limit was reached"),
         ({"must_ask": False}, False, "pending", ""),
         ({"suppression": (SuppressionReason.HARD, NOW)}, False, "suppressed", "hard"),
     ],

@@ -261,9 +261,9 @@ def test_non_http_scopes_pass():
 @pytest.mark.parametrize(
     ("path", "begins"),
     [
-        ("/hooks/ses", "That is too much: "),
-        ("/metrics", "That is too much: "),
-        ("/readyz", "That is too much: "),
+        ("/hooks/ses", "Request too large: "),
+        ("/metrics", "Request too large: "),
+        ("/readyz", "Request too large: "),
         ("/subscribe", "<!DOCTYPE html>"),
     ],
 )

@@ -156,9 +156,9 @@ def _services_of(_pid: int) -> Services:
 
 
 PARTS = (
-    *("dispatch.compose", "editions", "feedback.process", "feedback.reading", "ingest", "purge"),
-    *("matching.mentions", "restore", "sources.arxiv", "sources.huggingface", "storage.keys"),
-    "storage.migrate",
+    *("dispatch.compose", "editions", "feedback.bounces", "feedback.intake", "feedback.process"),
+    *("ingest", "matching.highlights", "purge", "restore", "sources.arxiv", "sources.huggingface"),
+    *("storage.keys", "storage.migrate"),
 )
 """The modules that tasks run, which `bootstrap` imports only when they are needed."""
 

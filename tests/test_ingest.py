@@ -208,8 +208,8 @@ def test_ingesting_recorded_answers_does_not_change_source_states(engine: Engine
         assert ingest_state.list_source_states(conn) == []
 
 
-def recorded_reading(*sightings: Sighting) -> ingesting.Reading:
-    return ingesting.Reading(sightings)
+def recorded_reading(*sightings: Sighting) -> ingesting.FetchResult:
+    return ingesting.FetchResult(sightings)
 
 
 def test_http_validator_is_stored_only_with_its_papers_after_a_crash(engine: Engine):

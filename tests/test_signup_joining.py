@@ -206,7 +206,7 @@ def test_signup_runs_the_same_statements_for_any_address(engine: Engine):
 
 
 @pytest.mark.parametrize(
-    ("email", "wishes", "error"),
+    ("email", "choices", "error"),
     [
         ("nobody", Choices(), AddressError),
         (ADA, Choices(("(open",)), QueryError),

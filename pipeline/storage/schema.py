@@ -350,7 +350,7 @@ class RequestRow(Table):
     # The version of the consent text that was accepted when the request was used, see
     # signup.consent; NULL if none was shown: it is not used yet, or the operator vouches for it.
     wording: Mapped[str | None]
-    choices: Mapped[dict[str, Any]]  # see storage.requests
+    choices: Mapped[dict[str, Any]] = mapped_column("wishes")  # see storage.requests
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]

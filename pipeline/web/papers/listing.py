@@ -72,7 +72,7 @@ def choose(
     live_index.catalog(
         ingest_state.published_batch(conn)
     )  # triggers a refresh if a newer batch is published
-    search_index = live_index.search_index()
+    search_index = live_index.current()
     catalog, found = search_index.catalog, search_index.find(query)
     inside = catalog.within(days)[found.papers]
     places = catalog.sorted(found.papers[inside], order, found.scores[inside])

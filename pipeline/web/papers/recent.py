@@ -125,7 +125,7 @@ class RecentPapers:
     """Provider of the current `RecentWindow`, from the library that all pages share."""
 
     def __init__(self, live_index: LiveIndex, engine: Engine) -> None:
-        self._library = live_index
+        self._live_index = live_index
         self._engine = engine
         self._kept: RecentWindow | None = None
 
@@ -137,8 +137,8 @@ class RecentPapers:
     def get(self) -> RecentWindow:
         """Return the recent papers, at most one batch behind; cached until the index changes."""
         with read_only(self._engine) as conn:
-            self._library.catalog(ingest_state.published_batch(conn))  # triggers a refresh
-        search_index = self._library.search_index()
+            self._live_index.catalog(ingest_state.published_batch(conn))  # triggers a refresh
+        search_index = self._live_index.current()
         kept = self._kept
         if kept is None or kept.search_index is not search_index:
             kept = self._kept = RecentWindow(search_index)

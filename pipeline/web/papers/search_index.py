@@ -49,7 +49,7 @@ class SearchIndex:
 
     catalog: Catalog
     starts: Places  # the place of each segment's first paper, and the end of the last segment
-    search_index: tuple[Segment, ...]
+    segments: tuple[Segment, ...]
     complete: bool = True  # False: only the newest papers, while the index is being built
 
     def find(
@@ -60,7 +60,7 @@ class SearchIndex:
         Without `floor` there is no relevance threshold: one word of several is enough.
         """
         found = [
-            segment.index.find(query, floor=floor, breadth=breadth) for segment in self.search_index
+            segment.index.find(query, floor=floor, breadth=breadth) for segment in self.segments
         ]
         if not found:
             return Found(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int8))
@@ -74,7 +74,7 @@ class SearchIndex:
     def phrases(self, query: Query, places: Places) -> dict[int, tuple[str, ...]]:
         """Return the matched phrases of each paper, by place; only the segments of `places`."""
         words: dict[int, tuple[str, ...]] = {}
-        for segment, (start, end) in zip(self.search_index, pairwise(self.starts), strict=True):
+        for segment, (start, end) in zip(self.segments, pairwise(self.starts), strict=True):
             here = places[(places >= start) & (places < end)] - start
             if here.size:
                 found = segment.index.phrases(query, here)
@@ -108,7 +108,7 @@ class LiveIndex:
         self._closed = False
         self._started_at = 0.0
         self._catalog: Catalog | None = None
-        self._shelves: SearchIndex | None = None
+        self._current: SearchIndex | None = None
         self._few: SearchIndex | None = None
 
     def catalog(self, published: int) -> Catalog:
@@ -124,7 +124,7 @@ class LiveIndex:
             known = self._catalog = self._load()
         return known
 
-    def search_index(self) -> SearchIndex:
+    def current(self) -> SearchIndex:
         """Return the current index; before there is one, wait at most `patience` seconds.
 
         If it is not built by then, return an index of the newest `FEW` papers.
@@ -133,12 +133,12 @@ class LiveIndex:
         if not self._ready.is_set() and self._background:
             waited = time.monotonic() - self._started_at
             self._ready.wait(max(0.0, self._patience - waited))
-        return self._shelves or self._newest()
+        return self._current or self._newest()
 
     def ready(self) -> SearchIndex | None:
         """Return the current index without waiting, None if not built; start building it."""
         self.start()
-        return self._shelves
+        return self._current
 
     def start(self) -> None:
         """Start the background thread; idempotent. No effect without `background`, or if closed."""
@@ -167,12 +167,10 @@ class LiveIndex:
         """Load the catalog and rebuild the index, reusing segments with unchanged papers."""
         catalog = self._catalog = self._load()
         kept = (
-            {segment.holds: segment for segment in self._shelves.search_index}
-            if self._shelves
-            else {}
+            {segment.holds: segment for segment in self._current.segments} if self._current else {}
         )
         started = time.monotonic()
-        self._shelves = self._fill(catalog, kept)
+        self._current = self._fill(catalog, kept)
         self._few = None
         self._ready.set()
         log.info("papers ready to be searched", papers=catalog.size, batch=catalog.batch,
@@ -247,8 +245,8 @@ def _measured(
 ) -> SearchIndex:
     """Return the index, each segment scored with the word frequencies of all segments."""
     corpus = sum((segment.statistics for segment in filled), start=CorpusStatistics())
-    search_index = tuple(
+    segments = tuple(
         Segment(segment.holds, segment.index.measured_by(corpus), segment.statistics)
         for segment in filled
     )
-    return SearchIndex(catalog, starts, search_index, complete)
+    return SearchIndex(catalog, starts, segments, complete)

@@ -593,7 +593,9 @@ class HoldRow(Table):
 
     __tablename__ = "holds"
 
-    name: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)  # see storage.holds
+    name: Mapped[str] = mapped_column(
+        BoundedText(64), primary_key=True
+    )  # see storage.send_controls
     edition_on: Mapped[date | None]  # NULL: all mail
     since: Mapped[datetime]
     reason: Mapped[str]
@@ -601,7 +603,7 @@ class HoldRow(Table):
 
 
 class DatabaseCopyRow(Table):
-    """Single row: the database from which mail was last sent; see storage.copies."""
+    """Single row: the database from which mail was last sent; see storage.restored_copies."""
 
     __tablename__ = "database_copy"
 

@@ -44,7 +44,7 @@ class NamedTopic:
     """Topic with the URLs of its page and feeds: a slug if curated, else a query parameter."""
 
     name: str
-    query: str  # canonical, or as written in `web.curated`
+    query: str  # canonical, or as written in `web.subscribe.curated`
     path: str
     parameters: str = ""  # "?q=..."
 

@@ -1,8 +1,8 @@
 """SMTP client: deliver one message at a time to a mail server. No other package speaks SMTP.
 
-`transport` defines the protocols, `server` connects and logs in, `oauth` fetches access tokens,
-`connection` runs the transactions, `wire` reads and writes with deadlines, and `replies` classifies
-replies by the patterns in `wordings`.
+`transport` defines the protocols, `connect` opens a session and logs in, `oauth` fetches access
+tokens, `session` runs the transactions, `stream` reads and writes with deadlines, and `replies`
+classifies replies by the patterns in `reply_patterns`.
 """
 
 from pipeline.smtp.connect import Security, ServerFeatures, SMTPTransport, transport_of

@@ -73,7 +73,7 @@ def open_engine(url: str, *, pool_size: int = 5, pool_timeout: float = POOL_TIME
     return create_engine(
         parsed,
         pool_size=pool_size,
-        max_overflow=15,  # with the 5 pooled: one per request in a lane of the site (web.request_limits)
+        max_overflow=15,  # with the 5 pooled: one per request of the site (web.request_limits)
         pool_timeout=pool_timeout,
         pool_pre_ping=True,
         hide_parameters=True,

@@ -593,9 +593,8 @@ class HoldRow(Table):
 
     __tablename__ = "holds"
 
-    name: Mapped[str] = mapped_column(
-        BoundedText(64), primary_key=True
-    )  # see storage.send_controls
+    # "everything" or "edition:2030-01-02"; see storage.send_controls
+    name: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)
     edition_on: Mapped[date | None]  # NULL: all mail
     since: Mapped[datetime]
     reason: Mapped[str]

@@ -1,13 +1,13 @@
 """Account pages, reached by the links in mails. GET only displays; changes need POST.
 
-* looking       shared lookups: subscriber by secret, summary of choices, next digest
-* wording       texts for dates, schedules, statuses and reasons
-* confirming    confirm a subscription or a new address
-* preferences   change topics and schedule, pause, see why no digest came
-* holding       personal data: export, change of address, erasure
-* leaving       one-click unsubscribe, with undo within 30 days
-* viewing       a sent digest in the browser
-* privacy       privacy page with the retention periods
+* common          shared lookups: subscriber by secret, summary of choices, next digest
+* text            texts for dates, schedules, statuses and reasons
+* confirm         confirm a subscription or a new address
+* preferences     change topics and schedule, pause, see why no digest came
+* personal_data   export, change of address, erasure
+* unsubscribe     one-click unsubscribe, with undo within 30 days
+* digest_view     a sent digest in the browser
+* privacy         privacy page with the retention periods
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ Posted = Annotated[Fields, Depends(forms.fields)]
 
 
 def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBudget) -> APIRouter:
-    """Return the routes; `meter` limits previews, sign-ups have the limits of `signup.request_subscription`."""
+    """Return the routes; `meter` limits previews, `signup.abuse_limits` the sign-ups."""
     routes = APIRouter()
     settings = services.settings
     recent = RecentPapers(live_index, services.engine)

@@ -32,11 +32,11 @@ from tests.chaos.stage import open_sink as open_sink_process
 from tests.chaos.victims import OUTSIDE, run_send
 from tests.chaos.visiting import visit
 from tests.support import outbox, servers
+from tests.support.dispatching import compose, make_dispatcher
 from tests.support.factories import NOW
 from tests.support.outbox import add_confirmation, add_delivery, add_subscriber, row
 from tests.support.running import SECONDS, Command, read_until, wait_until
 from tests.support.sinks import HANG_UP, open_sink
-from tests.test_dispatch import compose, make_dispatcher
 
 Status = DeliveryStatus
 PAST_THE_MARK = {"between mark and dot", "between 250 and settling"}

@@ -26,26 +26,17 @@ from pipeline.domain import (
 from pipeline.errors import NotFoundError
 from pipeline.feedback.process import Consequence, Effect, Event, Feedback, consequence, strike_of
 from pipeline.feedback.suppression import lift, suppress
-from pipeline.message import Sender
 from pipeline.storage import deliveries, events, requests, subscribers
 from pipeline.storage.schema import EventRow, RefusalRow, StrikeRow, SubscriberRow
 from tests.support import outbox
 from tests.support.dying import dying
-from tests.support.factories import NOW, TODAY
+from tests.support.factories import KEY, NOW, SENDER, TODAY
 from tests.support.newsroom import rows
 from tests.support.outbox import add_confirmation, add_delivery, add_subscriber, row
 
 DAY = timedelta(days=1)
-KEY = "a key of the tests"
 ADA = "ada@example.org"
 HASH = subscribers.address_hash(ADA, KEY)
-SENDER = Sender(
-    mail_from="papers@example.org",
-    list_name="Papers",
-    site_url="https://papers.example.org",
-    key=KEY,
-    bounce_address="bounces@example.org",
-)
 HARD = NoticeKind.HARD
 SECRET = "abcdefghijklmnopqrstuv"
 

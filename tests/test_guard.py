@@ -31,13 +31,12 @@ from pipeline.storage.refusals import wording
 from pipeline.storage.schema import RefusalRow, StrikeRow
 from pipeline.web.ops import stuck
 from tests.support import outbox
+from tests.support.dispatching import send
 from tests.support.dying import dying
-from tests.support.factories import NOW, TODAY
+from tests.support.factories import KEY, NOW, SENDER, TODAY
 from tests.support.newsroom import rows
 from tests.support.outbox import accept_others, add_confirmation, add_delivery, add_subscriber, row
 from tests.support.sinks import open_sink
-from tests.test_dispatch import send
-from tests.test_feedback import KEY, SENDER
 
 Status = DeliveryStatus
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

@@ -22,7 +22,7 @@ from pipeline.storage import ingest_state, topics
 from pipeline.storage.database import read_only
 from pipeline.storage.ingest_state import SourceRecord
 from pipeline.storage.schema import BatchRow, MatchRow, SightingRow
-from tests.conftest import SHARED
+from tests.support import SHARED
 from tests.support.dying import dying, end_lease
 from tests.support.factories import NOW, make_match, make_sighting
 from tests.support.newsroom import (

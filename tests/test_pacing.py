@@ -20,11 +20,11 @@ from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.throttles import ThrottleState
 from pipeline.token_bucket import SharedBucket
 from tests.support import outbox
+from tests.support.dispatching import make_dispatcher, send
 from tests.support.dying import dying
 from tests.support.factories import NOW, TODAY
 from tests.support.outbox import add_confirmation, add_delivery, alter, row
 from tests.support.sinks import open_sink
-from tests.test_dispatch import make_dispatcher, send
 
 Status = DeliveryStatus
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)

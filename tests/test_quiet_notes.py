@@ -29,8 +29,8 @@ from pipeline.storage.schema import DeliveryRow, SkipRow, SubscriberRow
 from tests.support.dying import dying
 from tests.support.factories import NOW, TODAY, make_sighting
 from tests.support.newsroom import SUPPRESSION_KEY, add_reader, ingest, published, rows
+from tests.support.rendered import LINKS, RENDERER, Seen, decoded
 from tests.support.servers import Inbox
-from tests.test_rendering import LINKS, RENDERER, Seen, decoded
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NOTE = DeliveryKind.QUIET_NOTE

@@ -194,6 +194,18 @@ def test_every_module_docstring_starts_with_a_sentence():
         assert docstring.split("\n")[0].endswith("."), path
 
 
+def test_no_test_module_imports_another():
+    """Helpers of several modules are in tests/support."""
+    imports = {
+        f"{path.name}: {line.strip()}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if re.match(r"\s*(from|import) tests\.(test_|conftest)", line)
+    }
+
+    assert not imports
+
+
 def test_no_file_contains_local_paths_or_package_indexes():
     """Other checkouts have other paths and may install from other registries."""
     own_name = Path(__file__).name

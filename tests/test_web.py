@@ -22,7 +22,7 @@ from pipeline.storage import deliveries, subscribers
 from pipeline.storage.database import open_engine, read_only
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
-from tests.conftest import CHROMIUM
+from tests.support import CHROMIUM
 from tests.support.factories import make_schedule, make_sighting
 
 SITE = "https://papers.example.org"

@@ -23,7 +23,7 @@ from pipeline.web.papers.search_index import LiveIndex
 from pipeline.web.subscribe.curated import CURATED
 from tests.support.factories import make_sighting
 from tests.support.newsroom import ingest
-from tests.support.site import URL, Site, open_site
+from tests.support.site import URL, Site, open_site, titles
 
 HOSTILE = "<img src=x onerror=alert(1)> & \"quotes\" </title><script>alert('x')</script> \u202eabc"
 WEDNESDAY = date(2030, 1, 2)
@@ -36,11 +36,6 @@ one_database = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.fixture
 def site(engine) -> Site:
     return open_site(engine)
-
-
-def titles(page: str) -> list[str]:
-    found = re.findall(r'<h2 class="title"[^>]*><a [^>]*>(.*?)</a>', page)
-    return [re.sub("<[^>]+>", "", title) for title in found]
 
 
 # --- Lists --------------------------------------------------------------------------------------

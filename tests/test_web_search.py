@@ -24,8 +24,7 @@ from pipeline.web.papers.search_index import LiveIndex
 from pipeline.web.papers.views import marked, phrases_in
 from tests.support.factories import make_paper, make_sighting
 from tests.support.newsroom import ingest, stored
-from tests.support.site import URL, Site, open_site
-from tests.test_web_papers import titles
+from tests.support.site import URL, Site, open_site, titles
 
 WEDNESDAY = date(2030, 1, 2)
 

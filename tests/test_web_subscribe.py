@@ -34,7 +34,7 @@ from pipeline.web.subscribe import curated, form_input, time_zones
 from pipeline.web.subscribe.curated import BY_SLUG, CURATED
 from pipeline.web.subscribe.form_input import FormInput
 from pipeline.web.subscribe.preview import HELPED
-from tests.conftest import CHROMIUM, SHARED
+from tests.support import CHROMIUM, SHARED
 from tests.support.factories import make_paper, make_schedule, make_sighting
 from tests.support.newsroom import rows
 

@@ -124,3 +124,8 @@ def links_in(html: str) -> list[str]:
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def titles(page: str) -> list[str]:
+    found = re.findall(r'<h2 class="title"[^>]*><a [^>]*>(.*?)</a>', page)
+    return [re.sub("<[^>]+>", "", title) for title in found]

@@ -9,12 +9,13 @@ from datetime import time
 from functools import lru_cache
 from typing import Final
 
+from starlette.datastructures import ImmutableMultiDict
+
 from pipeline.domain import Breadth, Frequency, Schedule, Weekday
 from pipeline.errors import AddressError, QueryError
 from pipeline.matching.query import canonical
 from pipeline.matching.suggestions import hints
 from pipeline.signup import Choices, valid_address
-from pipeline.web.forms import Fields
 from pipeline.web.subscribe import curated, time_zones, typos
 from pipeline.web.subscribe.curated import BY_SLUG, CuratedTopic
 
@@ -93,7 +94,7 @@ class TopicEntry:
     hints: tuple[str, ...] = ()  # sentences about a likely error in a valid query
 
 
-def parse(fields: Fields) -> FormInput:
+def parse(fields: ImmutableMultiDict[str, str]) -> FormInput:
     """Parse the submitted fields; a default applies only if a field is missing, not if empty."""
     blank = FormInput()
     rhythm = fields.get("frequency", blank.rhythm)

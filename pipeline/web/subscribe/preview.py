@@ -17,8 +17,8 @@ from pipeline.matching.query import parse
 from pipeline.matching.ranking import Candidate, Picked, Selection, TopicCandidates, pick
 from pipeline.rendering import Branding, formatting, views
 from pipeline.rendering.views import Card
-from pipeline.web.papers.catalog import Places
 from pipeline.web.papers.recent import RecentWindow
+from pipeline.web.papers.search_index import Places
 from pipeline.web.subscribe import volume
 from pipeline.web.subscribe.form_input import TopicEntry
 from pipeline.web.subscribe.volume import Count, Instead, Volume

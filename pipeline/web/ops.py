@@ -161,8 +161,8 @@ def is_authorized(request: Request, token: str | None) -> bool:
     on requests from other machines. Tokens are compared in constant time.
     """
     if token is not None:
-        said = request.headers.get("authorization", "")
-        return hmac.compare_digest(said.encode(), f"Bearer {token}".encode())
+        given = request.headers.get("authorization", "")
+        return hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
     if any(name in request.headers for name in FORWARDED):
         return False
     try:

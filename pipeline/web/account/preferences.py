@@ -22,8 +22,8 @@ from pipeline.signup import Preferences
 from pipeline.web import static_files
 from pipeline.web.account.text import FATES, SKIPS, choices_of, masked, next_digest, now
 from pipeline.web.dependencies import READ, Form, Pages, Services, WakeEditions
-from pipeline.web.subscribe import form_input, time_zones
-from pipeline.web.subscribe.curated import CURATED, GROUPS
+from pipeline.web.subscribe import form_input
+from pipeline.web.subscribe.curated import CURATED
 from pipeline.web.subscribe.form_input import FieldError, FormInput
 
 ROOM: Final = views.Room(abstract=0, phrases=3, links=1)
@@ -158,16 +158,8 @@ def _page(
         done=done,
         seen=known.version,
         saved_meanwhile=choices_of(known) if is_stale else None,
-        typed=values,
         mistakes=errors,
-        groups=GROUPS,
-        curated=len(CURATED),
-        hours=form_input.HOURS,
-        rhythms=form_input.RHYTHMS,
-        sizes=form_input.sizes(values.max_papers),
-        breadths=form_input.BREADTHS,
-        regions=time_zones.by_region(),
-        listed=time_zones.is_listed(values.timezone),
+        **form_input.options(values),
         pause_error=pause_error,
         first_pause=slots.local_date(now(), subscriber.schedule) + timedelta(days=1),
         address=masked(subscriber.email),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import time
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from starlette.datastructures import ImmutableMultiDict
 
@@ -17,7 +17,7 @@ from pipeline.matching.query import canonical
 from pipeline.matching.suggestions import hints
 from pipeline.signup import Choices, valid_address
 from pipeline.web.subscribe import curated, time_zones, typos
-from pipeline.web.subscribe.curated import BY_SLUG, CuratedTopic
+from pipeline.web.subscribe.curated import BY_SLUG, CURATED, GROUPS, CuratedTopic
 
 MOST_QUERIES: Final = 20  # typed queries, one a line
 LONGEST_QUERY: Final = 500  # characters of a query
@@ -155,8 +155,23 @@ def size(max_papers: str) -> int | None:
     return number if 1 <= number <= MOST_PAPERS else None
 
 
-def sizes(max_papers: str) -> list[int]:
-    """Return the options, including the current value if it is valid."""
+def options(form: FormInput) -> dict[str, Any]:
+    """Return what the templates of the form show: its values, and the options of each field."""
+    return {
+        "typed": form,
+        "groups": GROUPS,
+        "curated": len(CURATED),
+        "hours": HOURS,
+        "rhythms": RHYTHMS,
+        "sizes": _sizes(form.max_papers),
+        "breadths": BREADTHS,
+        "regions": time_zones.by_region(),
+        "listed": time_zones.is_listed(form.timezone),
+    }
+
+
+def _sizes(max_papers: str) -> list[int]:
+    """Return the sizes to choose from, including the current value if it is valid."""
     return sorted({*SIZES, size(max_papers) or SIZES[0]})
 
 

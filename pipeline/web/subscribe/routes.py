@@ -27,8 +27,7 @@ from pipeline.web.dependencies import (
     RecentPapers,
     Services,
 )
-from pipeline.web.subscribe import form_input, time_zones
-from pipeline.web.subscribe.curated import CURATED, GROUPS
+from pipeline.web.subscribe import form_input
 from pipeline.web.subscribe.form_input import FieldError, FormInput
 from pipeline.web.subscribe.preview import SignupPreview, Wanted, signup_preview
 
@@ -165,17 +164,9 @@ def _page(
         "subscribe.html",
         status=status,
         version=_version(),
-        typed=values,
         mistakes=errors,
+        **form_input.options(values),
         tried=preview,
-        groups=GROUPS,
-        curated=len(CURATED),
-        hours=form_input.HOURS,
-        rhythms=form_input.RHYTHMS,
-        sizes=form_input.sizes(values.max_papers),
-        breadths=form_input.BREADTHS,
-        regions=time_zones.by_region(),
-        listed=time_zones.is_listed(values.timezone),
         trap=TRAP,
         longest=form_input.LONGEST_QUERY,
     )

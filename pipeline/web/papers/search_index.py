@@ -244,7 +244,7 @@ class LiveIndex:
         with self._lock:
             if self._thread is None and self._background and not self._closed:
                 self._started_at = time.monotonic()
-                self._thread = threading.Thread(target=self._run, name="library", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="search-index", daemon=True)
                 self._wake.set()
                 self._thread.start()
 
@@ -301,7 +301,7 @@ class LiveIndex:
     def _fill(self, catalog: Catalog, kept: dict[bytes, Segment]) -> SearchIndex:
         starts = _starts(catalog)
         filled = [
-            kept.get(holds) or self._shelf(catalog, start, end, holds)
+            kept.get(holds) or self._segment(catalog, start, end, holds)
             for (start, end), holds in _ranges(catalog, starts)
         ]
         return _measured(catalog, starts, filled)
@@ -312,14 +312,14 @@ class LiveIndex:
             if self._few is None:
                 catalog = self._catalog or self._load()
                 starts = np.array([max(0, catalog.size - FEW), catalog.size])
-                segment = self._shelf(catalog, int(starts[0]), catalog.size, b"")
+                segment = self._segment(catalog, int(starts[0]), catalog.size, b"")
                 self._few = _measured(catalog, starts, [segment], complete=catalog.size <= FEW)
             return self._few
 
-    def _shelf(self, catalog: Catalog, start: int, end: int, holds: bytes) -> Segment:
-        """Build one segment from the database. Raise RuntimeError if the library is closed."""
+    def _segment(self, catalog: Catalog, start: int, end: int, holds: bytes) -> Segment:
+        """Build one segment from the database. Raise RuntimeError if the index is closed."""
         if self._closed:
-            raise RuntimeError("the library is closed")
+            raise RuntimeError("the index is closed")
         ids = catalog.ids[start:end].tolist()
         with self._reading() as conn:
             found = papers.by_ids(conn, ids)

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from pipeline.domain import Links
 from pipeline.web import create_app
 from pipeline.web.papers import periods
-from pipeline.web.papers.params import pages
+from pipeline.web.papers.listing import pages
 from pipeline.web.papers.periods import Span
 from pipeline.web.papers.search_index import LiveIndex
 from pipeline.web.subscribe.curated import CURATED

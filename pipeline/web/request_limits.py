@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.signup.abuse_limits import host
 from pipeline.web.client_address import ProxyWatch, client_ip
-from pipeline.web.forms import LARGEST_FORM
+from pipeline.web.dependencies import LARGEST_FORM
 from pipeline.web.middleware import HOOKS, ONE_CLICK, SAFE_METHODS
 from pipeline.web.ops import LARGEST
 from pipeline.web.templating import Pages

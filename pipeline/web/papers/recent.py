@@ -18,8 +18,7 @@ from pipeline.matching.query import parse
 from pipeline.matching.threshold import NARROWEST
 from pipeline.storage import ingest_state, papers
 from pipeline.storage.database import read_only
-from pipeline.web.papers.catalog import Mask, Places
-from pipeline.web.papers.search_index import LiveIndex, SearchIndex
+from pipeline.web.papers.search_index import LiveIndex, Mask, Places, SearchIndex
 from pipeline.web.subscribe.volume import DAYS
 
 MOST_KEPT: Final = 16 * 1024 * 1024  # octets of cached query results
@@ -122,7 +121,7 @@ def _octets(query: str, found: Found) -> int:
 
 
 class RecentPapers:
-    """Provider of the current `RecentWindow`, from the library that all pages share."""
+    """Provider of the current `RecentWindow`, from the index that all pages share."""
 
     def __init__(self, live_index: LiveIndex, engine: Engine) -> None:
         self._live_index = live_index

@@ -25,7 +25,7 @@ NAMES = 60  # authors at most, on a paper's own page
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class PaperInList:
     """Paper in a list. Any text except the title may be ""."""
 
     url: str  # path of its own page
@@ -53,7 +53,7 @@ class FoundBy:
 
 def views_of(
     conn: Connection, ids: Sequence[int], branding: Branding, found_by: FoundBy | None = None
-) -> list[Shown]:
+) -> list[PaperInList]:
     """Load papers in the order of `ids`, with matches highlighted; skip ids that are gone."""
     known = papers.by_ids(conn, ids)
     sightings = papers.sightings_of(conn, ids)
@@ -64,10 +64,12 @@ def views_of(
     ]
 
 
-def show(paper: Paper, seen: Iterable[Seen], wanted: Iterable[Stems], branding: Branding) -> Shown:
+def show(
+    paper: Paper, seen: Iterable[Seen], wanted: Iterable[Stems], branding: Branding
+) -> PaperInList:
     card = views.card(paper, (), branding, ROOM)
     rest = _rest(formatting.clean(paper.abstract), card.abstract)
-    return Shown(
+    return PaperInList(
         url=path_of(paper.key),
         title=marked(card.title, wanted),
         authors=card.authors,
@@ -99,7 +101,7 @@ def path_of(key: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Sighted:
+class SightingRow:
     """Sighting of a paper by one source: a row of the table on its page."""
 
     source: str
@@ -109,7 +111,7 @@ class Sighted:
 
 
 @dataclass(frozen=True, slots=True)
-class Detailed:
+class PaperDetails:
     """Paper on its own page, with all details. Any text except the title may be ""."""
 
     title: str
@@ -121,17 +123,17 @@ class Detailed:
     key: str
     categories: tuple[str, ...]
     keywords: tuple[str, ...]
-    sightings: tuple[Sighted, ...]
+    sightings: tuple[SightingRow, ...]
     links: tuple[PaperLink, ...]
     withdrawn: bool
     day: str
     day_address: str
 
 
-def detailed(paper: Paper, seen: tuple[Seen, ...], branding: Branding) -> Detailed:
+def details(paper: Paper, seen: tuple[Seen, ...], branding: Branding) -> PaperDetails:
     card = views.card(paper, (), branding, ROOM)
     names = tuple(formatting.clean(name) for name in paper.authors[:NAMES])
-    return Detailed(
+    return PaperDetails(
         title=card.title,
         authors=names,
         more_authors=max(paper.author_count, len(paper.authors)) - len(names),
@@ -141,7 +143,7 @@ def detailed(paper: Paper, seen: tuple[Seen, ...], branding: Branding) -> Detail
         key=paper.key,
         categories=tuple(map(formatting.clean, paper.categories)),
         keywords=tuple(map(formatting.clean, paper.keywords)),
-        sightings=tuple(_sighted(one) for one in seen),
+        sightings=tuple(_row(one) for one in seen),
         links=card.links,
         withdrawn=paper.withdrawn,
         day=formatting.full_day(paper.announced_on),
@@ -149,9 +151,9 @@ def detailed(paper: Paper, seen: tuple[Seen, ...], branding: Branding) -> Detail
     )
 
 
-def _sighted(seen: Seen) -> Sighted:
+def _row(seen: Seen) -> SightingRow:
     day = formatting.full_day(seen.announced_on) if seen.announced_on else ""
-    return Sighted(source_name(seen.source), day, seen.upvotes, seen.comments)
+    return SightingRow(source_name(seen.source), day, seen.upvotes, seen.comments)
 
 
 def _rest(abstract: str, lead: str) -> str:

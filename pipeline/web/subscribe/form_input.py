@@ -7,16 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import time
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
+
+from starlette.datastructures import ImmutableMultiDict
 
 from pipeline.domain import Breadth, Frequency, Schedule, Weekday
 from pipeline.errors import AddressError, QueryError
 from pipeline.matching.query import canonical
 from pipeline.matching.suggestions import hints
 from pipeline.signup import Choices, valid_address
-from pipeline.web.forms import Fields
 from pipeline.web.subscribe import curated, time_zones, typos
-from pipeline.web.subscribe.curated import BY_SLUG, CuratedTopic
+from pipeline.web.subscribe.curated import BY_SLUG, CURATED, GROUPS, CuratedTopic
 
 MOST_QUERIES: Final = 20  # typed queries, one a line
 LONGEST_QUERY: Final = 500  # characters of a query
@@ -93,7 +94,7 @@ class TopicEntry:
     hints: tuple[str, ...] = ()  # sentences about a likely error in a valid query
 
 
-def parse(fields: Fields) -> FormInput:
+def parse(fields: ImmutableMultiDict[str, str]) -> FormInput:
     """Parse the submitted fields; a default applies only if a field is missing, not if empty."""
     blank = FormInput()
     rhythm = fields.get("frequency", blank.rhythm)
@@ -113,9 +114,9 @@ def parse(fields: Fields) -> FormInput:
     )
 
 
-def _hour(typed: str) -> str:
+def _hour(text: str) -> str:
     """Normalise "08" and "08:00" to "8"; return anything else unchanged."""
-    hour = typed.strip().removesuffix(":00")
+    hour = text.strip().removesuffix(":00")
     return str(int(hour)) if len(hour) == 2 and hour.isascii() and hour.isdecimal() else hour
 
 
@@ -129,23 +130,23 @@ def prefilled(topics: Iterable[str], max_papers: int) -> FormInput:
     return FormInput(slugs=slugs, queries=own, max_papers=str(max_papers))
 
 
-def choices(typed: FormInput) -> Choices:
+def choices(form: FormInput) -> Choices:
     """Convert a validated form."""
-    queries, names = curated.queries((*(topic.name for topic in typed.chosen), *typed.lines))
-    frequency, _, day = typed.rhythm.partition("-")
+    queries, names = curated.queries((*(topic.name for topic in form.chosen), *form.lines))
+    frequency, _, day = form.rhythm.partition("-")
     schedule = Schedule(
-        at=time(int(typed.hour)),
-        timezone=typed.timezone or "UTC",
+        at=time(int(form.hour)),
+        timezone=form.timezone or "UTC",
         frequency=Frequency(frequency),
         weekday=Weekday[day.upper()] if day else Weekday.MONDAY,
     )
-    most, wanted = size(typed.max_papers) or SIZES[0], breadth(typed.breadth)
+    most, wanted = size(form.max_papers) or SIZES[0], breadth(form.breadth)
     return Choices(queries, schedule, most, names, wanted or Breadth.BALANCED)
 
 
-def breadth(typed: str) -> Breadth | None:
+def breadth(name: str) -> Breadth | None:
     """Parse the breadth; None if it is not one of `BREADTHS`."""
-    return Breadth[typed.upper()] if typed in dict(BREADTHS) else None
+    return Breadth[name.upper()] if name in dict(BREADTHS) else None
 
 
 def size(max_papers: str) -> int | None:
@@ -154,28 +155,43 @@ def size(max_papers: str) -> int | None:
     return number if 1 <= number <= MOST_PAPERS else None
 
 
-def sizes(max_papers: str) -> list[int]:
-    """Return the options, including the current value if it is valid."""
+def options(form: FormInput) -> dict[str, Any]:
+    """Return what the templates of the form show: its values, and the options of each field."""
+    return {
+        "typed": form,
+        "groups": GROUPS,
+        "curated": len(CURATED),
+        "hours": HOURS,
+        "rhythms": RHYTHMS,
+        "sizes": _sizes(form.max_papers),
+        "breadths": BREADTHS,
+        "regions": time_zones.by_region(),
+        "listed": time_zones.is_listed(form.timezone),
+    }
+
+
+def _sizes(max_papers: str) -> list[int]:
+    """Return the sizes to choose from, including the current value if it is valid."""
     return sorted({*SIZES, size(max_papers) or SIZES[0]})
 
 
-def topic_entries(typed: FormInput) -> tuple[TopicEntry, ...]:
+def topic_entries(form: FormInput) -> tuple[TopicEntry, ...]:
     """Return at most `MOST_TOPICS` topics, Trending if there are none.
 
     An invalid query is returned with its error.
     """
-    chosen = [TopicEntry(topic.name, _canonical(topic.query)) for topic in typed.chosen]
-    own = [_asked(line) for line in typed.lines[:MOST_QUERIES]]
+    chosen = [TopicEntry(topic.name, _canonical(topic.query)) for topic in form.chosen]
+    own = [_typed_entry(line) for line in form.lines[:MOST_QUERIES]]
     return tuple([*chosen, *own][:MOST_TOPICS]) or (TopicEntry("Trending", _canonical("Trending")),)
 
 
-def _asked(line: str) -> TopicEntry:
+def _typed_entry(line: str) -> TopicEntry:
     mistake = _wrong_query(line)
     [query], names = curated.queries([line])
     if mistake:
         return TopicEntry(line, "", mistake)
-    told = () if query in names else tuple(f"{_sentence(hint.text)}." for hint in hints(line))
-    return TopicEntry(names.get(query) or line, _canonical(query), hints=told)
+    sentences = () if query in names else tuple(f"{_sentence(hint.text)}." for hint in hints(line))
+    return TopicEntry(names.get(query) or line, _canonical(query), hints=sentences)
 
 
 @lru_cache(maxsize=256)  # keys are curated queries, or at most 500 characters
@@ -186,22 +202,22 @@ def _canonical(query: str) -> str:
 # --- Validation ---------------------------------------------------------------------------------
 
 
-def validate(typed: FormInput) -> tuple[FieldError, ...]:
+def validate(form: FormInput) -> tuple[FieldError, ...]:
     """Validate the form; return all errors in the order of the fields, empty if it is valid."""
     return (
-        *_wrong_topics(typed),
+        *_wrong_topics(form),
         *_unless(
-            typed.rhythm in dict(RHYTHMS), "frequency", "Choose how often you want the digest."
+            form.rhythm in dict(RHYTHMS), "frequency", "Choose how often you want the digest."
         ),
-        *_unless(typed.hour in dict(HOURS), "hour", "Choose a full hour between 00:00 and 23:00."),
-        *_wrong_zone(typed.timezone),
+        *_unless(form.hour in dict(HOURS), "hour", "Choose a full hour between 00:00 and 23:00."),
+        *_wrong_zone(form.timezone),
         *_unless(
-            size(typed.max_papers) is not None,
+            size(form.max_papers) is not None,
             "max_papers",
             f"Choose a number of papers from 1 to {MOST_PAPERS}.",
         ),
-        *_unless(breadth(typed.breadth) is not None, "breadth", "Choose how sure a match must be."),
-        *wrong_address(typed.email, insists=typed.insists),
+        *_unless(breadth(form.breadth) is not None, "breadth", "Choose how sure a match must be."),
+        *wrong_address(form.email, insists=form.insists),
     )
 
 
@@ -209,16 +225,16 @@ def _unless(fine: bool, field: str, text: str) -> tuple[FieldError, ...]:
     return () if fine else (FieldError(field, text),)
 
 
-def _wrong_topics(typed: FormInput) -> list[FieldError]:
-    if len(typed.lines) > MOST_QUERIES:
+def _wrong_topics(form: FormInput) -> list[FieldError]:
+    if len(form.lines) > MOST_QUERIES:
         return [
             FieldError(
-                "queries", f"These are {len(typed.lines)} lines; {MOST_QUERIES} are the most."
+                "queries", f"These are {len(form.lines)} lines; {MOST_QUERIES} are the most."
             )
         ]
-    if len(typed.lines) + len(typed.chosen) > MOST_TOPICS:
+    if len(form.lines) + len(form.chosen) > MOST_TOPICS:
         return [FieldError("topics", f"Choose at most {MOST_TOPICS} topics in all.")]
-    return [mistake for line in typed.lines if (mistake := _wrong_query(line))]
+    return [mistake for line in form.lines if (mistake := _wrong_query(line))]
 
 
 def _wrong_query(line: str) -> FieldError | None:

@@ -17,8 +17,8 @@ from pipeline.matching.query import parse
 from pipeline.matching.ranking import Candidate, Picked, Selection, TopicCandidates, pick
 from pipeline.rendering import Branding, formatting, views
 from pipeline.rendering.views import Card
-from pipeline.web.papers.catalog import Places
 from pipeline.web.papers.recent import RecentWindow
+from pipeline.web.papers.search_index import Places
 from pipeline.web.subscribe import volume
 from pipeline.web.subscribe.form_input import TopicEntry
 from pipeline.web.subscribe.volume import Count, Instead, Volume
@@ -52,22 +52,22 @@ class SignupPreview:
 def signup_preview(
     recent: RecentWindow,
     conn: Connection,
-    asked: Sequence[TopicEntry],
+    topics: Sequence[TopicEntry],
     wanted: Wanted,
     branding: Branding,
 ) -> SignupPreview | None:
     """Return the preview; None if there are no recent papers."""
     if not recent.days:
         return None
-    readable = [topic for topic in asked if topic.query]
+    readable = [topic for topic in topics if topic.query]
     heading, selection, papers = _digest(recent, conn, readable, wanted)
     return SignupPreview(
-        rates=tuple(_rates(recent, asked, wanted.breadth)),
-        together=_together(recent, asked, wanted.breadth),
+        rates=tuple(_rates(recent, topics, wanted.breadth)),
+        together=_together(recent, topics, wanted.breadth),
         heading=heading,
         cards=tuple(_card(papers[one.paper], one, branding) for one in selection.picks),
         more=selection.more,
-        counted=_counted(recent) if any(_is_counted(topic) for topic in asked) else "",
+        counted=_counted(recent) if any(_is_counted(topic) for topic in topics) else "",
     )
 
 
@@ -78,7 +78,7 @@ Papers = dict[int, Paper]
 
 
 def _digest(
-    recent: RecentWindow, conn: Connection, asked: Sequence[TopicEntry], wanted: Wanted
+    recent: RecentWindow, conn: Connection, topics: Sequence[TopicEntry], wanted: Wanted
 ) -> tuple[str, Selection, Papers]:
     """Return the heading, selection and papers of a digest of the newest day.
 
@@ -86,25 +86,25 @@ def _digest(
     """
     newest = recent.days[-1]
     if not wanted.weekly:
-        today, papers = _selected(recent, conn, asked, wanted, newest, newest)
+        today, papers = _selected(recent, conn, topics, wanted, newest, newest)
         if today.picks:
             return f"Your digest of {formatting.full_day(newest)}", today, papers
     first = newest - WEEK + timedelta(days=1)
     span = f"the seven days up to {formatting.full_day(newest)}"
     heading = f"Your digest of {span}" if wanted.weekly else f"Nothing today; in {span}"
-    return heading, *_selected(recent, conn, asked, wanted, first, newest)
+    return heading, *_selected(recent, conn, topics, wanted, first, newest)
 
 
 def _selected(
     recent: RecentWindow,
     conn: Connection,
-    asked: Sequence[TopicEntry],
+    topics: Sequence[TopicEntry],
     wanted: Wanted,
     first: date,
     last: date,
 ) -> tuple[Selection, Papers]:
     most = wanted.papers
-    matched = {topic: _between(recent, topic, wanted, first, last) for topic in asked}
+    matched = {topic: _between(recent, topic, wanted, first, last) for topic in topics}
     best = {topic: _best(found, most) for topic, found in matched.items()}
     papers = recent.read(conn, {int(place) for found in best.values() for place in found.papers})
     offers = [
@@ -146,10 +146,12 @@ def _card(paper: Paper, picked: Picked, branding: Branding) -> Card:
 # --- Volume -------------------------------------------------------------------------------------
 
 
-def _rates(recent: RecentWindow, asked: Sequence[TopicEntry], breadth: Breadth) -> Iterator[Volume]:
-    papers = {one.label: _papers(recent, one, breadth) for one in asked if _is_counted(one)}
+def _rates(
+    recent: RecentWindow, topics: Sequence[TopicEntry], breadth: Breadth
+) -> Iterator[Volume]:
+    papers = {one.label: _papers(recent, one, breadth) for one in topics if _is_counted(one)}
     helped = 0
-    for topic in asked:
+    for topic in topics:
         if topic.mistake:
             yield Volume(topic.label, mistake=topic.mistake)
         elif topic.query == TRENDING:
@@ -160,14 +162,18 @@ def _rates(recent: RecentWindow, asked: Sequence[TopicEntry], breadth: Breadth) 
             needs_help = helped < HELPED and (counted.is_flood or counted.is_trickle)
             helped += needs_help
             yield replace(
-                volume.volume(topic.label, counted, more=_told(topic, papers[topic.label], others)),
+                volume.volume(
+                    topic.label, counted, more=_remarks(topic, papers[topic.label], others)
+                ),
                 instead=tuple(
                     _instead(recent, topic.query, counted, breadth) if needs_help else ()
                 ),
             )
 
 
-def _told(topic: TopicEntry, papers: set[int], others: Mapping[str, set[int]]) -> tuple[str, ...]:
+def _remarks(
+    topic: TopicEntry, papers: set[int], others: Mapping[str, set[int]]
+) -> tuple[str, ...]:
     return (*topic.hints, volume.overlap(papers, others))
 
 
@@ -186,9 +192,11 @@ def _instead(
         yield best
 
 
-def _together(recent: RecentWindow, asked: Iterable[TopicEntry], breadth: Breadth) -> Volume | None:
+def _together(
+    recent: RecentWindow, topics: Iterable[TopicEntry], breadth: Breadth
+) -> Volume | None:
     found = {
-        topic.query: recent.found(topic.query, breadth) for topic in asked if _is_counted(topic)
+        topic.query: recent.found(topic.query, breadth) for topic in topics if _is_counted(topic)
     }
     if len(found) < 2:
         return None

@@ -25,12 +25,14 @@ from pipeline.errors import PaperboyError
 from pipeline.signup.csv_lists import Record, SubscriberList, address_in
 from pipeline.signup.transfer import Import, ImportReport
 from pipeline.storage import (
+    addresses,
     deliveries,
     ingest_state,
     restored_copies,
     send_controls,
     subscriber_transfer,
     subscribers,
+    suppressions,
 )
 from pipeline.storage.database import read_only, with_retries
 from pipeline.storage.deliveries import CancelReason
@@ -192,7 +194,6 @@ class Settling:
             return 0
         if subscribers.leave(conn, found.id, min(self.sent_until, self.now)):
             self.result.left.append(found.email)
-        deliveries.cancel_owed(conn, [found.id], CancelReason.LEFT)
         return 1
 
     # --- From the replaced database -------------------------------------------------------------
@@ -206,7 +207,7 @@ class Settling:
                 return
             last_id = rows[-1]["id"]
             for row in rows:
-                if row["email"] == subscribers.ERASED:
+                if row["email"] == addresses.ERASED:
                     self._take_erasure(row, old)
                 else:
                     self._once(partial(self._take_subscriber, row))
@@ -251,10 +252,10 @@ class Settling:
 
     def _take_suppressions(self, old: Engine) -> None:
         with read_only(old) as conn:
-            theirs = restored_copies.all_suppressions(conn)
+            theirs = suppressions.list_all(conn)
 
         def suppress(conn: Connection) -> int:
-            return subscriber_transfer.suppress(conn, theirs)
+            return suppressions.add_imported(conn, theirs)
 
         self.result.suppressed += self._once(suppress)
 

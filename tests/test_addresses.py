@@ -18,10 +18,10 @@ from pipeline.domain import SuppressionReason
 from pipeline.errors import AddressError
 from pipeline.message import _LOCAL, _ORDINARY, wire_address
 from pipeline.signup import Choices, valid_address
-from pipeline.storage import migrate, subscribers
+from pipeline.storage import migrate, subscribers, suppressions
+from pipeline.storage.addresses import address_hash, email_key
 from pipeline.storage.database import open_engine
 from pipeline.storage.schema import DeliveryRow
-from pipeline.storage.subscribers import address_hash, email_key
 from tests.support.factories import NOW
 
 KEY = "k" * 32
@@ -87,11 +87,11 @@ def test_suppression_does_not_affect_an_address_with_a_similar_domain(engine):
 
     with engine.begin() as conn:
         hash_ = address_hash("ada@fußball.example", KEY)
-        subscribers.suppress(conn, hash_, SuppressionReason.COMPLAINT, NOW)
+        suppressions.suppress(conn, hash_, SuppressionReason.COMPLAINT, NOW)
 
         assert len(subscribers.listing(conn)) == 2
-        assert subscribers.barred(conn, "ada@fussball.example", KEY) is None
-        assert subscribers.barred(conn, "ada@FUẞBALL.example", KEY) is not None
+        assert suppressions.find(conn, "ada@fussball.example", KEY) is None
+        assert suppressions.find(conn, "ada@FUẞBALL.example", KEY) is not None
 
 
 # --- Subscribers from before the migration ------------------------------------------------------
@@ -132,19 +132,19 @@ def test_migration_keeps_suppressions_and_strikes_of_folded_domains(empty):
         assert found.id == 1
         assert subscribers.by_email(conn, "ada@fussball.example") is None
         assert subscribers.hash_of(conn, 1) == hash_
-        assert subscribers.suppressed_among(conn, [1, 2]) == {1}
+        assert suppressions.suppressed_among(conn, [1, 2]) == {1}
         assert subscribers.hash_of(conn, 2) == other
         strikes = conn.execute(text("SELECT address_hash FROM strikes")).scalars().all()
         assert set(strikes) == {folded, hash_}
         for email in ("eve@weiß.example", "eve@weiss.example", "ada@fussball.example"):
-            assert subscribers.barred(conn, email, KEY) is not None, email
-        assert subscribers.barred(conn, "eve@weisz.example", KEY) is None
+            assert suppressions.find(conn, email, KEY) is not None, email
+        assert suppressions.find(conn, "eve@weisz.example", KEY) is None
 
 
 def test_folded_suppression_blocks_a_new_sign_up(engine):
     """A folded suppression is a hash only, so it matches both "ß" and "ss"."""
     with engine.begin() as conn:
-        subscribers.suppress(
+        suppressions.suppress(
             conn, address_hash("eve@weiss.example", KEY), SuppressionReason.COMPLAINT, NOW
         )
         conn.execute(text("UPDATE suppressions SET folded = true"))

@@ -25,7 +25,14 @@ from pipeline.domain import (
 )
 from pipeline.feedback.process import Effect, Event, Feedback
 from pipeline.feedback.suppression import undo, undoable
-from pipeline.storage import deliveries, guard, refusals, send_controls, stats, subscribers
+from pipeline.storage import (
+    deliveries,
+    guard,
+    refusals,
+    send_controls,
+    stats,
+    suppressions,
+)
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.refusals import wording
 from pipeline.storage.schema import RefusalRow, StrikeRow
@@ -406,9 +413,7 @@ def test_edition_completes_after_unknown_recipients_are_suppressed_manually(engi
 
     with engine.begin() as conn:
         for one in there[:9]:
-            subscribers.suppress(conn, f"hash of {one}", SuppressionReason.MANUAL, NOW)
-            known = subscribers.by_email(conn, one)
-            deliveries.cancel_owed(conn, [known.id], deliveries.CancelReason.SUPPRESSED)
+            suppressions.suppress(conn, f"hash of {one}", SuppressionReason.MANUAL, NOW)
     controls.start(engine, TODAY)
 
     assert send_all(engine, sink, now=NOW + timedelta(minutes=2)) is None
@@ -757,7 +762,7 @@ def test_restore_lifts_one_suppression_and_deletes_its_strikes(engine):
                     noted_at=NOW,
                 )
             )  # fmt: skip
-            subscribers.suppress(conn, f"hash of {address(n)}", SuppressionReason.HARD, NOW)
+            suppressions.suppress(conn, f"hash of {address(n)}", SuppressionReason.HARD, NOW)
 
     with engine.begin() as conn:
         assert not guard.restore(conn, f"hash of {address(0)}", NOW + SECOND, NOW)
@@ -1014,7 +1019,9 @@ def test_manual_suppression_is_never_lifted(engine):
     reader = add_subscriber(engine, "ada@example.org")
     outbox.suppress(engine, reader)
     with engine.begin() as conn:
-        assert not guard.lift(conn, "hash of ada@example.org", since=NOW - DAY)
+        assert not suppressions.lift_recent(
+            conn, "hash of ada@example.org", guard.OURS, since=NOW - DAY
+        )
     assert outbox.suppressions(engine) == {"hash of ada@example.org": "manual"}
 
 
@@ -1129,7 +1136,7 @@ def suppressed_reader(engine, number, reply, days=0, reason="hard"):
         edition_on=TODAY + days * DAY, created_at=at, expires_at=at + 18 * HOUR,
     )  # fmt: skip
     with engine.begin() as conn:
-        subscribers.suppress(conn, f"hash of {address(number)}", SuppressionReason(reason), at)
+        suppressions.suppress(conn, f"hash of {address(number)}", SuppressionReason(reason), at)
     return refused
 
 
@@ -1177,7 +1184,9 @@ def test_undo_keeps_a_complaint_recorded_meanwhile(engine):
     suppressed_reader(engine, 1, UNKNOWN)
     found = undoable(engine, NOW)
     with engine.begin() as conn:
-        subscribers.suppress(conn, f"hash of {address(1)}", SuppressionReason.COMPLAINT, NOW + HOUR)
+        suppressions.suppress(
+            conn, f"hash of {address(1)}", SuppressionReason.COMPLAINT, NOW + HOUR
+        )
 
     assert undo(engine, found, NOW + HOUR) == 0
     assert set(outbox.suppressions(engine).values()) == {"complaint"}

@@ -19,7 +19,7 @@ from pipeline.feedback.bounces import read_mail
 from pipeline.feedback.process import Feedback
 from pipeline.signup import Choices
 from pipeline.sources import FetchResult
-from pipeline.storage import deliveries, subscribers
+from pipeline.storage import addresses, deliveries, subscribers, suppressions
 from pipeline.storage.database import read_only
 from pipeline.storage.schema import DeliveryRow
 from tests.support.factories import make_sighting
@@ -178,8 +178,8 @@ def test_unknown_recipient_is_suppressed_and_skipped_by_the_next_edition(
     assert {mail.rcpt_to[0] for mail in inbox.received} == {"ada@example.org"}
     with read_only(services.engine) as conn:
         reader = subscribers.by_email(conn, "gone@example.org")
-        hash_ = subscribers.address_hash(reader.email, services.suppression_key)
-        assert subscribers.suppressed(conn, hash_) is not None
+        hash_ = addresses.address_hash(reader.email, services.suppression_key)
+        assert suppressions.by_hash(conn, hash_) is not None
         mails = [one for one in deliveries.listing(conn) if one.email == "gone@example.org"]
         assert len(mails) == 1, "nothing was compiled for it"
 
@@ -305,8 +305,8 @@ def test_bounces_and_refusals_count_together(
     publish_and_send(2)
 
     with read_only(services.engine) as conn:
-        hash_ = subscribers.address_hash("ada@example.org", services.suppression_key)
-        suppression = subscribers.suppressed(conn, hash_)
+        hash_ = addresses.address_hash("ada@example.org", services.suppression_key)
+        suppression = suppressions.by_hash(conn, hash_)
 
     assert suppression is not None
     assert suppression.reason == "soft"

@@ -31,7 +31,7 @@ from pipeline.feedback.process import Event, Feedback
 from pipeline.message import Sender
 from pipeline.purge import Retention
 from pipeline.signup import Choices, subscribe
-from pipeline.storage import deliveries, subscribers
+from pipeline.storage import addresses, deliveries, suppressions
 from pipeline.storage.database import open_engine, read_only
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
@@ -80,8 +80,8 @@ def with_traces(engine: Engine) -> Subscriber:
     ask_new(engine, reader, NEW)
     ask(engine, now=NOW)
     with engine.begin() as conn:
-        hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
-        subscribers.suppress(conn, hash_, SuppressionReason.FULL, NOW)
+        hash_ = addresses.address_hash(ADA, SUPPRESSION_KEY)
+        suppressions.suppress(conn, hash_, SuppressionReason.FULL, NOW)
         struck = {"address_hash": hash_, "edition_on": NOW.date(), "kind": "full", "noted_at": NOW}
         conn.execute(insert(StrikeRow).values(struck))
         conn.execute(update(DeliveryRow).values(reply=f"250 ok for <{ADA}>", queue_id="4XyZ"))

@@ -34,7 +34,7 @@ from pipeline.errors import (
 from pipeline.signup import Choices
 from pipeline.signup.abuse_limits import Limits, inbox_of
 from pipeline.signup.choices import as_json, from_json
-from pipeline.storage import deliveries, subscribers, transactional
+from pipeline.storage import addresses, deliveries, subscribers, suppressions, transactional
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
     AskedRow,
@@ -75,12 +75,12 @@ def last_request(engine: Engine) -> int:
 
 
 def hash_of(email: str) -> str:
-    return subscribers.address_hash(email, SUPPRESSION_KEY)
+    return addresses.address_hash(email, SUPPRESSION_KEY)
 
 
 def suppress(engine: Engine, email: str, reason: SuppressionReason) -> None:
     with engine.begin() as conn:
-        subscribers.suppress(conn, hash_of(email), reason, NOW)
+        suppressions.suppress(conn, hash_of(email), reason, NOW)
 
 
 def make_known(engine: Engine, kind: str) -> None:
@@ -196,8 +196,8 @@ def test_signup_runs_the_same_statements_for_any_address(engine: Engine):
         with watching(engine) as seen[kind]:
             ask(engine, ip=f"198.51.{number}.7")
         with engine.begin() as conn:
-            hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
-            subscribers.lift(conn, hash_)
+            hash_ = addresses.address_hash(ADA, SUPPRESSION_KEY)
+            suppressions.lift(conn, hash_)
             conn.execute(AskedRow.__table__.delete())
 
     assert seen["new"].count("COMMIT") == 1
@@ -491,8 +491,8 @@ def test_confirming_lifts_any_suppression_except_a_complaint(
     signup.confirm(engine, last_request(engine), NOW)
 
     with engine.begin() as conn:
-        hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
-        still = subscribers.suppressed(conn, hash_)
+        hash_ = addresses.address_hash(ADA, SUPPRESSION_KEY)
+        still = suppressions.by_hash(conn, hash_)
     assert (still is not None) == (reason is SuppressionReason.COMPLAINT)
 
 

@@ -18,7 +18,13 @@ from pipeline.domain import (
     SuppressionReason,
 )
 from pipeline.errors import NotFoundError
-from pipeline.storage import deliveries, guard, refusals, send_controls, subscribers, throttles
+from pipeline.storage import (
+    deliveries,
+    guard,
+    refusals,
+    send_controls,
+    throttles,
+)
 from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
 from pipeline.storage.schema import DeliveryRow, RefusalRow, RequestRow, SubscriberRow
 from pipeline.storage.throttles import ThrottleState
@@ -385,7 +391,6 @@ def test_unread_failure_sets_the_cursor_back_and_a_refusal_does_not(engine, unre
         (CancelReason.OPERATOR, 2),
         (CancelReason.LEFT, 5),
         (CancelReason.SUPERSEDED, 5),
-        (CancelReason.SUPPRESSED, 5),
     ],
 )
 def test_only_cancelling_by_the_operator_sets_the_cursor_back(engine, reason, cursor):
@@ -749,11 +754,7 @@ def test_cancelling_ends_queued_and_leased_mail_of_the_given_readers_only(engine
         found = row(engine, id_)
         assert (found.status, found.reason, found.lease) == (Status.CANCELLED, "left", None)
     with engine.begin() as conn:
-        assert deliveries.cancel_owed(conn, [reader], CancelReason.SUPPRESSED) == []
-    suppressed = add_delivery(engine, subscriber_id=reader)
-    with engine.begin() as conn:
-        deliveries.cancel_owed(conn, [reader], CancelReason.SUPPRESSED)
-    assert status_of(engine, suppressed) == Status.SUPPRESSED
+        assert deliveries.cancel_owed(conn, [reader], CancelReason.LEFT) == []
 
 
 def test_cancel_edition_works_in_bounded_steps_and_sets_cursors_back(engine):
@@ -888,10 +889,9 @@ def test_claim_respects_subscriber_state_and_delivery_kind(engine, reader, chang
 def test_suppressed_address_gets_only_newly_requested_mail(
     engine, reason, since, changes, is_written
 ):
-    id_ = add_delivery(engine, "ada@example.org", **changes)
-    with engine.begin() as conn:
-        reason = SuppressionReason(reason)
-        subscribers.suppress(conn, "hash of ada@example.org", reason, since)
+    ada = add_subscriber(engine, "ada@example.org")
+    id_ = add_delivery(engine, subscriber_id=ada, **changes)
+    outbox.suppress(engine, ada, reason, since)
 
     assert claim(engine) == ([id_] if is_written else [])
 

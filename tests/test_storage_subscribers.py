@@ -1,4 +1,4 @@
-"""Rows of subscribers and suppressions: which row a statement changes, and which it leaves."""
+"""Rows of subscribers: which row a statement changes, and which it leaves."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from pipeline.domain import (
     Frequency,
     Schedule,
     SubscriberStatus,
-    SuppressionReason,
     Weekday,
 )
-from pipeline.storage import subscribers
+from pipeline.storage import addresses, subscribers
 from pipeline.storage.schema import (
     SkipRow,
     SubscriberRow,
     SubscriptionRow,
-    SuppressionRow,
     TopicRow,
 )
+from tests.support import outbox
 from tests.support.factories import NOW, TODAY
-from tests.support.outbox import add_subscriber, suppressions
+from tests.support.outbox import add_subscriber
 
 SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
 ACTIVE, PENDING, LEFT = (
@@ -82,7 +81,7 @@ def test_new_subscriber_is_stored_with_its_values_only_once(engine):
     assert add(engine, "ada@example.ORG") is None
     found = row(engine, first)
     assert (found["email"], found["email_key"]) == ("Ada@Example.org", "ada@example.org")
-    assert found["address_hash"] == subscribers.address_hash("ada@example.org", "key")
+    assert found["address_hash"] == addresses.address_hash("ada@example.org", "key")
     assert (found["status"], found["cursor"], found["max_papers"]) == (PENDING, 3, 7)
     assert (found["next_slot_at"], found["created_at"]) == (NOW + DAY, NOW)
     assert (found["at"], found["timezone"]) == (time(6, 30), "Europe/Paris")
@@ -399,70 +398,13 @@ def test_no_welcome_clears_welcome_due(engine):
     assert changed(engine, subscribers.no_welcome, [1]) == (None, {"welcome_due": False})
 
 
-# --- Suppressions -------------------------------------------------------------------------------
+def test_leaving_cancels_queued_deliveries_even_if_repeated(engine):
+    reader, other = add_subscriber(engine), add_subscriber(engine)
+    ids = [outbox.add_delivery(engine, subscriber_id=one) for one in (reader, other)]
 
-Reason = SuppressionReason
+    assert call(engine, subscribers.leave, reader, NOW)
+    later = outbox.add_delivery(engine, subscriber_id=reader)
+    assert not call(engine, subscribers.leave, reader, NOW)
 
-
-@pytest.mark.parametrize("old", list(Reason))
-@pytest.mark.parametrize("new", list(Reason))
-def test_complaint_overrides_all_and_manual_overrides_other_reasons(engine, old, new):
-    for hash_ in ("one", "other"):
-        call(engine, subscribers.suppress, hash_, old, NOW)
-
-    call(engine, subscribers.suppress, "one", new, NOW + DAY)
-
-    stays = old is Reason.COMPLAINT or (old is Reason.MANUAL and new is not Reason.COMPLAINT)
-    expected = subscribers.Suppression(
-        "one", old if stays else new, NOW + (0 if stays else 1) * DAY
-    )
-    assert call(engine, subscribers.suppressed, "one") == expected
-    assert call(engine, subscribers.suppressed, "other").reason is old
-
-
-@pytest.mark.parametrize("reason", list(Reason))
-def test_lifting_a_suppression_depends_on_its_reason(engine, reason):
-    def suppress():
-        with engine.begin() as conn:
-            conn.execute(SuppressionRow.__table__.delete())
-        for hash_ in ("one", "other"):
-            call(engine, subscribers.suppress, hash_, reason, NOW)
-
-    suppress()
-    call(engine, subscribers.delete_erased_marks, "one")
-    assert set(suppressions(engine)) == ({"other"} if reason is Reason.ERASED else {"one", "other"})
-    suppress()
-    call(engine, subscribers.forgive, "one")
-    assert set(suppressions(engine)) == (
-        {"one", "other"} if reason is Reason.COMPLAINT else {"other"}
-    )
-    suppress()
-    call(engine, subscribers.remember_erased, "one", NOW + DAY)
-    assert call(engine, subscribers.suppressed, "one").reason is reason
-    assert call(engine, subscribers.lift, "one") is True
-    assert call(engine, subscribers.lift, "one") is False
-    assert suppressions(engine) == {"other": reason}
-
-
-def test_erased_address_is_suppressed_by_its_hash(engine):
-    call(engine, subscribers.remember_erased, "one", NOW)
-
-    assert call(engine, subscribers.suppressions) == [
-        subscribers.Suppression("one", Reason.ERASED, NOW)
-    ]
-
-
-def test_suppressed_among_returns_suppressed_subscribers(engine):
-    two(engine)
-    add_subscriber(engine, "c@example.org")
-    for name in "ac":
-        call(engine, subscribers.suppress, f"hash of {name}@example.org", Reason.HARD, NOW)
-
-    assert call(engine, subscribers.suppressed_among, [1, 2]) == {1}
-
-
-def test_suppressions_are_listed_oldest_first(engine):
-    for hash_, days in (("b", 2), ("a", 3), ("c", 1)):
-        call(engine, subscribers.suppress, hash_, Reason.HARD, NOW + days * DAY)
-
-    assert [one.hash for one in call(engine, subscribers.suppressions)] == ["c", "b", "a"]
+    found = [(row.status, row.reason) for row in (outbox.row(engine, id_) for id_ in (*ids, later))]
+    assert found == [("cancelled", "left"), ("queued", None), ("cancelled", "left")]

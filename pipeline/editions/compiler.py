@@ -33,7 +33,14 @@ from pipeline.editions.candidates import Candidates, Draft, Edition
 from pipeline.errors import NotFoundError, PaperboyError
 from pipeline.logs import set_aside
 from pipeline.matching.semantic import Embedder
-from pipeline.storage import digests, ingest_state, no_match_notices, subscribers, topics
+from pipeline.storage import (
+    digests,
+    ingest_state,
+    no_match_notices,
+    subscribers,
+    suppressions,
+    topics,
+)
 from pipeline.storage.database import read_only, with_retries
 from pipeline.storage.digests import NewDigest
 from pipeline.storage.no_match_notices import NewNotice
@@ -314,7 +321,7 @@ def _compile(
     drafts: Sequence[Draft],
     failed: Container[int],
 ) -> list[SlotResult]:
-    barred = subscribers.suppressed_among(conn, [draft.subscriber.id for draft in drafts])
+    barred = suppressions.suppressed_among(conn, [draft.subscriber.id for draft in drafts])
     silent = [(draft, reason) for draft in drafts if (reason := _skip_reason(draft, barred))]
     quiet = {draft.subscriber.id for draft, _ in silent}
     awake = [draft for draft in drafts if draft.subscriber.id not in quiet]

@@ -31,9 +31,16 @@ from pipeline.domain import (
 )
 from pipeline.feedback.bounces.recipients import masked
 from pipeline.message import Sender, named_by
-from pipeline.storage import deliveries, delivery_lookup, events, guard, refusals, subscribers
+from pipeline.storage import (
+    addresses,
+    delivery_lookup,
+    events,
+    guard,
+    refusals,
+    subscribers,
+    suppressions,
+)
 from pipeline.storage.database import with_retries
-from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.delivery_lookup import FoundDelivery
 from pipeline.storage.events import StoredEvent
 
@@ -147,7 +154,7 @@ class Feedback:
     def _hash(self, address: str) -> str:
         # An address in a mail or an event may have lone surrogates, which cannot be encoded.
         letters = address.encode("utf-8", "replace").decode()
-        return subscribers.address_hash(letters, self.suppression_key)
+        return addresses.address_hash(letters, self.suppression_key)
 
     # --- Delivery lookup ------------------------------------------------------------------------
 
@@ -214,8 +221,9 @@ class Feedback:
         if subscriber is None:
             return Effect.NOTED
         if what is Consequence.COMPLAINT:
+            suppressions.suppress(conn, traced.address_hash, SuppressionReason.COMPLAINT, now)
             subscribers.leave(conn, subscriber.id, now)
-            return _suppress(conn, traced, SuppressionReason.COMPLAINT, now)
+            return Effect.SUPPRESSED
         if traced.is_vouched:
             return Effect.NOTED
         kind = refusals.HARD if what is Consequence.HARD else strike_of(notice)
@@ -239,7 +247,7 @@ class Feedback:
             return Effect.NOTED
         address_hash = self._hash(traced.address)
         if what is Consequence.COMPLAINT:
-            subscribers.suppress(conn, address_hash, SuppressionReason.COMPLAINT, now)
+            suppressions.suppress(conn, address_hash, SuppressionReason.COMPLAINT, now)
             return Effect.SUPPRESSED
         if what is not Consequence.HARD:
             return Effect.NOTED
@@ -263,7 +271,6 @@ def _unsubscribe(
     if subscriber is None:
         return _Done(Effect.NOT_OURS, traced)
     subscribers.leave(conn, subscriber.id, now)
-    deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
     return _Done(Effect.LEFT, traced, subscriber.id)
 
 
@@ -315,16 +322,8 @@ def _count(
         )
     if not refusals.is_counted(conn, traced.delivery_id):
         return Effect.HELD
-    barred = subscribers.suppressed(conn, address_hash)
+    barred = suppressions.by_hash(conn, address_hash)
     return Effect.SUPPRESSED if barred else Effect.COUNTED
-
-
-def _suppress(
-    conn: Connection, traced: FoundDelivery, reason: SuppressionReason, now: datetime
-) -> Effect:
-    subscribers.suppress(conn, traced.address_hash, reason, now)
-    deliveries.cancel_owed(conn, [traced.subscriber_id], CancelReason.SUPPRESSED)
-    return Effect.SUPPRESSED
 
 
 def _reason(notice: Notice) -> str:

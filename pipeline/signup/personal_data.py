@@ -22,6 +22,7 @@ from pipeline.storage import (
     refusals,
     requests,
     subscribers,
+    suppressions,
     topics,
     transactional,
 )
@@ -119,7 +120,7 @@ def export(engine: Engine, subscriber_id: int) -> dict[str, Any]:
         record = subscribers.record_of(conn, subscriber_id)
         mails = deliveries.record_of(conn, subscriber_id)
         papers = digests.record_of(conn, subscriber_id)
-        suppression = subscribers.suppressed(conn, record["address_hash"])
+        suppression = suppressions.by_hash(conn, record["address_hash"])
         held = {
             "subscriber": record,
             "topics": topics.record_of(conn, subscriber_id),
@@ -182,7 +183,7 @@ def erase_by_id(engine: Engine, subscriber_id: int, now: datetime) -> None:
 
 def _erase(conn: Connection, subscriber: Subscriber, now: datetime) -> None:
     deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
-    subscribers.remember_erased(conn, subscribers.hash_of(conn, subscriber.id), now)
+    suppressions.remember_erased(conn, subscribers.hash_of(conn, subscriber.id), now)
     deliveries.redact(conn, subscriber.id)
     events.forget(conn, subscriber.id, subscribers.hash_of(conn, subscriber.id))
     requests.redact(conn, subscriber.id, now)

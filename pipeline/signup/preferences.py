@@ -24,7 +24,15 @@ from pipeline.signup.choices import (
     version_of,
 )
 from pipeline.signup.subscribe import REQUEST_EXPIRY, Confirmed, take
-from pipeline.storage import bounce_scores, deliveries, requests, subscribers, topics, transactional
+from pipeline.storage import (
+    bounce_scores,
+    deliveries,
+    requests,
+    subscribers,
+    suppressions,
+    topics,
+    transactional,
+)
 from pipeline.storage.database import retry_transaction, with_retries
 
 log = structlog.get_logger(__name__)
@@ -132,7 +140,7 @@ def ask_new_address(
         subscriber = known(conn, subscriber_id, for_change=True)
         holder = subscribers.by_email(conn, address)
         is_free = holder is None or holder.status is SubscriberStatus.PENDING
-        is_barred = subscribers.barred(conn, address, suppression_key) is not None
+        is_barred = suppressions.find(conn, address, suppression_key) is not None
         may_mail = abuse_limits.may_send_mail(conn, to, now)
         request_id = requests.add(
             conn, RequestKind.NEW_ADDRESS, subscriber_id, email=address,
@@ -177,7 +185,7 @@ def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Conf
         if not subscribers.move(conn, subscriber.id, email=request.email, hash_=hash_):
             raise InvalidTokenError(TAKEN)
         deliveries.readdress(conn, subscriber.id, request.email)
-        subscribers.forgive(conn, hash_)
+        suppressions.lift_after_confirmation(conn, hash_)
         bounce_scores.clear(conn, hash_)
         transactional.forget_pending(conn, hash_)
         subscriber = known(conn, subscriber.id)
@@ -210,7 +218,7 @@ def ask_link(
         abuse_limits.count_request(conn, ip, now, limits)
         subscriber = subscribers.by_email(conn, address, for_change=True)
         subscriber_id = subscriber.id if subscriber else 0
-        is_barred = subscribers.barred(conn, address, suppression_key) is not None
+        is_barred = suppressions.find(conn, address, suppression_key) is not None
         may_mail = abuse_limits.may_send_mail(conn, to, now)
         is_active = subscriber is not None and subscriber.status is SubscriberStatus.ACTIVE
         wanted = is_active and may_mail and not is_barred

@@ -29,11 +29,13 @@ from pipeline.signup import choices as wishing
 from pipeline.signup.abuse_limits import LimitKeys, Limits
 from pipeline.signup.choices import Choices, checked, first_slot, follow, known, valid_address
 from pipeline.storage import (
+    addresses,
     bounce_scores,
     deliveries,
     ingest_state,
     requests,
     subscribers,
+    suppressions,
     transactional,
 )
 from pipeline.storage.database import read_only, retry_transaction, with_retries
@@ -91,8 +93,8 @@ def add(
     slot = slots.first_slot(choices.schedule, now)
     with engine.begin() as conn:
         # The operator vouches for the address, even if it was erased before.
-        hash_ = subscribers.address_hash(address, suppression_key)
-        subscribers.delete_erased_marks(conn, hash_)
+        hash_ = addresses.address_hash(address, suppression_key)
+        suppressions.delete_erased(conn, hash_)
         cursor = ingest_state.look_back(conn, now, days=WELCOME_DAYS)
         status = SubscriberStatus.ACTIVE if confirmed else SubscriberStatus.PENDING
         subscriber_id = subscribers.add(
@@ -110,7 +112,7 @@ def add(
             )  # fmt: skip
         else:
             to = abuse_limits.limit_keys(address, None, suppression_key)
-            suppressed = subscribers.barred(conn, address, suppression_key)
+            suppressed = suppressions.find(conn, address, suppression_key)
             wanted = not suppressed or abuse_limits.may_send_mail(conn, to, now, suppressed.reason)
             ask_to_confirm(conn, subscriber_id, address, choices, to, origin, now, wanted=wanted)
         subscriber = known(conn, subscriber_id)
@@ -152,7 +154,7 @@ def _ask(
     with engine.begin() as conn:
         abuse_limits.count_request(conn, ip, now, limits)
         subscriber = _known_or_new(conn, address, suppression_key, now)
-        suppressed = subscribers.barred(conn, address, suppression_key)
+        suppressed = suppressions.find(conn, address, suppression_key)
         may_mail = abuse_limits.may_send_mail(
             conn, to, now, suppressed.reason if suppressed else None
         )
@@ -218,7 +220,7 @@ def _confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
             raise InvalidTokenError(NOBODY_ASKED)
         _retune(conn, subscriber.id, choices, now)
         hash_ = subscribers.hash_of(conn, subscriber.id)
-        subscribers.forgive(conn, hash_)
+        suppressions.lift_after_confirmation(conn, hash_)
         bounce_scores.clear(conn, hash_)
         transactional.forget_pending(conn, hash_)
         subscriber = known(conn, subscriber.id)

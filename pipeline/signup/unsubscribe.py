@@ -11,9 +11,8 @@ from sqlalchemy import Connection, Engine
 from pipeline.domain import Frequency, Subscriber, SubscriberStatus
 from pipeline.errors import InvalidTokenError, NotFoundError
 from pipeline.signup.choices import first_slot, known
-from pipeline.storage import deliveries, ingest_state, subscribers
+from pipeline.storage import ingest_state, subscribers
 from pipeline.storage.database import retry_transaction
-from pipeline.storage.deliveries import CancelReason
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +39,6 @@ def leave(engine: Engine, secret: str, now: datetime) -> Subscriber:
     with engine.begin() as conn:
         subscriber = _holder(conn, secret)
         subscribers.leave(conn, subscriber.id, now)
-        deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
         subscriber = known(conn, subscriber.id)
     log.info("subscriber left", subscriber=subscriber.id)
     return subscriber

@@ -50,7 +50,7 @@ from pipeline.domain import (
     SuppressionReason,
 )
 from pipeline.errors import NotFoundError
-from pipeline.storage import database, refusals, send_controls, subscribers
+from pipeline.storage import addresses, database, refusals, send_controls
 from pipeline.storage.database import in_chunks, readable
 from pipeline.storage.schema import (
     IS_QUEUED,
@@ -410,7 +410,7 @@ def _refusal(
         return None, 0
     has_ended = settlement.status in _REFUSED
     recipient = refusals.recipient_of(conn, settlement.delivery_id)
-    if recipient is None or recipient.email == subscribers.ERASED:
+    if recipient is None or recipient.email == addresses.ERASED:
         return None, 0
     kind: str | None = settlement.strike if recipient.edition_on else None
     if settlement.suppression is SuppressionReason.HARD:
@@ -556,22 +556,39 @@ def cancel_owed(
     """Cancel the queued and leased deliveries of these subscribers; return their ids.
 
     Cursors are set back only if an operator cancels: a subscriber that left wants no papers, and a
-    newer digest covers the range of the one it supersedes.
+    newer digest covers the range of the one it supersedes. Use `subscribers.leave` and
+    `suppressions.suppress` for subscribers that leave or are suppressed.
     """
-    status = DeliveryStatus.CANCELLED
-    if reason is CancelReason.SUPPRESSED:
-        status = DeliveryStatus.SUPPRESSED
     ended: list[int] = []
     for some in in_chunks(sorted(subscriber_ids), CHUNK):
         ended += conn.execute(
             update(DeliveryRow)
             .where(_ROW.subscriber_id.in_(some), _ROW.status.in_(_OWED))
-            .values(**_released(status, reason))
+            .values(**_released(DeliveryStatus.CANCELLED, reason))
             .returning(_ROW.id)
         ).scalars()
     if reason is CancelReason.OPERATOR:
         set_cursors_back(conn, ended)
     return ended
+
+
+def cancel_suppressed(
+    conn: Connection, address_hash: str, reason: SuppressionReason, since: datetime
+) -> None:
+    """Suppress the queued and leased deliveries of the subscriber with this address.
+
+    A confirmation queued after `since` stays queued, unless the reason is a complaint (see
+    `_is_suppressed`).
+    """
+    theirs = select(SubscriberRow.id).where(SubscriberRow.address_hash == address_hash)
+    ended = _ROW.subscriber_id.in_(theirs) & _ROW.status.in_(_OWED)
+    if reason is not SuppressionReason.COMPLAINT:
+        ended &= (_ROW.kind != DeliveryKind.CONFIRMATION) | (_ROW.created_at <= since)
+    conn.execute(
+        update(DeliveryRow)
+        .where(ended)
+        .values(**_released(DeliveryStatus.SUPPRESSED, CancelReason.SUPPRESSED))
+    )
 
 
 def resolve(conn: Connection, delivery_id: int, resolution: Resolution, now: datetime) -> None:
@@ -851,7 +868,7 @@ def _is_welcome() -> ColumnElement[bool]:
     """
     return exists().where(
         SubscriberRow.id == _ROW.subscriber_id,
-        SubscriberRow.email != subscribers.ERASED,
+        SubscriberRow.email != addresses.ERASED,
         or_(
             SubscriberRow.status == SubscriberStatus.ACTIVE,
             and_(

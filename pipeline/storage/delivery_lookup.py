@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from pipeline.domain import DeliveryStatus, RequestKind
-from pipeline.storage import subscribers
+from pipeline.storage import addresses
 from pipeline.storage.schema import DeliveryRow, RequestRow, SubscriberRow
 
 _ROW = DeliveryRow.__table__.c
@@ -78,7 +78,7 @@ def _one(conn: Connection, condition: ColumnElement[bool]) -> FoundDelivery | No
             _ROW.edition_on,
             SubscriberRow.address_hash,
             SubscriberRow.confirmed_at,
-            (SubscriberRow.email == subscribers.ERASED).label("is_erased"),
+            (SubscriberRow.email == addresses.ERASED).label("is_erased"),
             func.coalesce(_ROW.marked_at, _ROW.created_at).label("left_us_at"),
         )
         .join(SubscriberRow, SubscriberRow.id == _ROW.subscriber_id)

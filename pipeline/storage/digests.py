@@ -22,7 +22,7 @@ from pipeline.domain import (
     SkipReason,
 )
 from pipeline.logs import set_aside
-from pipeline.storage import subscribers
+from pipeline.storage import addresses
 from pipeline.storage.database import UNREADABLE, in_chunks
 from pipeline.storage.dedup import paper_key
 from pipeline.storage.papers import paper_from
@@ -296,7 +296,7 @@ def made(conn: Connection, delivery_id: int) -> Made | None:
         .where(
             DeliveryRow.id == delivery_id,
             DeliveryRow.kind.in_(DIGESTS),
-            SubscriberRow.email != subscribers.ERASED,
+            SubscriberRow.email != addresses.ERASED,
         )
     ).one_or_none()
     return None if row is None else Made(*row)

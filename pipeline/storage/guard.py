@@ -38,17 +38,15 @@ from pipeline.storage import (
     deliveries,
     refusals,
     send_controls,
-    subscribers,
+    suppressions,
     throttles,
 )
 from pipeline.storage.database import in_chunks
-from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.schema import (
     DeliveryRow,
     RefusalRow,
     StrikeRow,
     SubscriberRow,
-    SuppressionRow,
 )
 
 CHUNK: Final = 500
@@ -328,7 +326,7 @@ def _void(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
                 StrikeRow.address_hash == row.address_hash, StrikeRow.edition_on == row.edition_on
             )
         )
-        if lift(conn, row.address_hash, since=row.at):
+        if suppressions.lift_recent(conn, row.address_hash, OURS, since=row.at):
             owed |= _ended_by_suppression(conn, row.address_hash, row.at)
     refusals.discard(conn, [row.delivery_id for row in rows if row.server])
     deliveries.requeue_refused(conn, owed, now)
@@ -340,18 +338,6 @@ def _void(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
             .values(kind=None, counted=False)
         )
     deliveries.take_back(conn, returned, "returned with many others; its papers are owed again")
-
-
-def lift(conn: Connection, address_hash: str, *, since: datetime) -> bool:
-    """Delete a suppression by refusals made at or after `since`; return False if there is none."""
-    gone = conn.execute(
-        delete(SuppressionRow).where(
-            SuppressionRow.hash == address_hash,
-            SuppressionRow.reason.in_(OURS),
-            SuppressionRow.since >= since,
-        )
-    )
-    return gone.rowcount == 1
 
 
 def _ended_by_suppression(conn: Connection, address_hash: str, since: datetime) -> set[int]:
@@ -374,7 +360,7 @@ def restore(conn: Connection, address_hash: str, since: datetime, now: datetime)
 
     Returns False, and changes nothing, if there is no such suppression any more.
     """
-    if not lift(conn, address_hash, since=since):
+    if not suppressions.lift_recent(conn, address_hash, OURS, since=since):
         return False
     bounce_scores.clear(conn, address_hash)
     deliveries.requeue_refused(conn, _ended_by_suppression(conn, address_hash, since), now)
@@ -602,9 +588,7 @@ def _count(conn: Connection, row: Row[Any], now: datetime) -> int:
             .values(status=row.ends_as)
         ).rowcount
     if reason:
-        subscribers.suppress(conn, row.address_hash, reason, now)
-        if is_own:
-            deliveries.cancel_owed(conn, [row.subscriber_id], CancelReason.SUPPRESSED)
+        suppressions.suppress(conn, row.address_hash, reason, now)
     conn.execute(
         update(RefusalRow).where(RefusalRow.delivery_id == row.delivery_id).values(counted=True)
     )

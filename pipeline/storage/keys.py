@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy import Connection, Engine, exists, select, update
 
 from pipeline.errors import SettingsError
-from pipeline.storage import subscribers
+from pipeline.storage import addresses
 from pipeline.storage.database import read_only, upsert, with_retries
 from pipeline.storage.schema import (
     AskedRow,
@@ -241,7 +241,7 @@ def _check_sample(conn: Connection, given: str) -> None:
         .where(SubscriberRow.address_hash.not_like("erased:%"))
         .limit(1)
     ).one_or_none()
-    if sample and subscribers.address_hash(sample.email, given) != sample.address_hash:
+    if sample and addresses.address_hash(sample.email, given) != sample.address_hash:
         raise SettingsError(
             "SUPPRESSION_KEY: is not the key that the addresses in this database were made with; "
             "set it back"
@@ -259,7 +259,7 @@ def _hash_anew(conn: Connection, key: str) -> None:
             SubscriberRow.address_hash.not_like("erased:%")
         )
     ).all()
-    moved = {row.address_hash: subscribers.address_hash(row.email, key) for row in known}
+    moved = {row.address_hash: addresses.address_hash(row.email, key) for row in known}
     for old, new in moved.items():
         for column in HASHES:
             conn.execute(update(column.class_).where(column == old).values({column.key: new}))

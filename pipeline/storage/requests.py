@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from pipeline.domain import Origin, RequestKind
+from pipeline.storage.addresses import email_key
 from pipeline.storage.schema import RequestRow
-from pipeline.storage.subscribers import email_key
 
 
 @dataclass(frozen=True, slots=True)

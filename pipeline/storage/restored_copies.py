@@ -16,7 +16,7 @@ from pipeline.domain import (
     Schedule,
     SubscriberStatus,
 )
-from pipeline.storage import subscribers
+from pipeline.storage import addresses, subscribers
 from pipeline.storage.database import upsert
 from pipeline.storage.schema import (
     DatabaseCopyRow,
@@ -25,9 +25,7 @@ from pipeline.storage.schema import (
     PickRow,
     RequestRow,
     SubscriberRow,
-    SuppressionRow,
 )
-from pipeline.storage.subscribers import Suppression
 
 CHUNK: Final = 500
 GAP: Final = 1_000_000  # ids to skip if the replaced database, which may have used them, is lost
@@ -129,7 +127,7 @@ def _placeholder(conn: Connection, id_: int, now: datetime) -> int:
     conn.execute(
         upsert(conn, SubscriberRow)
         .values(
-            id=id_, email=subscribers.ERASED, email_key=f"erased:{id_}",
+            id=id_, email=addresses.ERASED, email_key=f"erased:{id_}",
             address_hash=f"erased:{id_}", secret=token_urlsafe(16), max_papers=1, cursor=0,
             status=SubscriberStatus.UNSUBSCRIBED, created_at=now, left_at=now,
             **subscribers.columns_of(Schedule()),
@@ -213,11 +211,6 @@ def by_secret(conn: Connection, secrets: Collection[str]) -> dict[str, dict[str,
     """Return the rows of subscribers by secret, without erased ones, which get a new secret."""
     query = select(*SubscriberRow.__table__.c).where(SubscriberRow.secret.in_(secrets))
     return {row.secret: dict(row._mapping) for row in conn.execute(query)}
-
-
-def all_suppressions(conn: Connection) -> list[Suppression]:
-    query = select(*SuppressionRow.__table__.c).order_by(SuppressionRow.hash)
-    return [subscribers.suppression_of(row) for row in conn.execute(query)]
 
 
 def deliveries_after(conn: Connection, last_id: int, limit: int = CHUNK) -> list[dict[str, Any]]:

@@ -308,7 +308,7 @@ class SubscriberRow(Table):
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     email: Mapped[str]  # as used in the SMTP envelope
-    email_key: Mapped[str] = mapped_column(unique=True)  # see storage.subscribers.email_key
+    email_key: Mapped[str] = mapped_column(unique=True)  # see storage.addresses.email_key
     address_hash: Mapped[str] = mapped_column(BoundedText(64), index=True)  # as in `suppressions`
     status: Mapped[str]
     at: Mapped[time]

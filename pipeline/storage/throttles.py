@@ -20,9 +20,9 @@ from sqlalchemy import (
     update,
 )
 
+from pipeline.storage.addresses import email_key
 from pipeline.storage.database import in_chunks, upsert
 from pipeline.storage.schema import IS_QUEUED, DeliveryRow, DomainPaceRow
-from pipeline.storage.subscribers import email_key
 
 CHUNK: Final = 500
 

@@ -209,6 +209,15 @@ def test_only_suppressions_writes_suppressions():
     assert _writers("SuppressionRow") == {"storage/suppressions.py"}
 
 
+def test_deliveries_are_written_in_one_module():
+    """Except for the purge, and for rows copied from a replaced database."""
+    assert _writers("DeliveryRow") == {
+        "storage/deliveries.py",
+        "storage/restored_copies.py",
+        "storage/retention.py",
+    }
+
+
 def test_no_file_contains_local_paths_or_package_indexes():
     """Other checkouts have other paths and may install from other registries."""
     own_name = Path(__file__).name

@@ -23,8 +23,16 @@ from pipeline.dispatch.group_commit import Lease
 from pipeline.dispatch.throttle import Scope
 from pipeline.domain import Delivery, Verdict
 from pipeline.smtp import Outcome, without_addresses
-from pipeline.storage import deliveries, guard, quotas, refusals, send_controls, throttles
-from pipeline.storage.deliveries import InHand
+from pipeline.storage import (
+    deliveries,
+    delivery_queries,
+    guard,
+    quotas,
+    refusals,
+    send_controls,
+    throttles,
+)
+from pipeline.storage.delivery_queries import InHand
 from pipeline.storage.send_controls import CircuitBreaker
 from pipeline.storage.throttles import Throttle, ThrottleState
 from pipeline.token_bucket import Bucket
@@ -190,7 +198,7 @@ class SharedThrottle:
 
     def _room(self, conn: Connection, known: Throttle, now: datetime) -> int:
         """Return how many more mails to a throttled domain may be in flight."""
-        held = deliveries.in_hand(conn, known.domain, self._lease.token, now)
+        held = delivery_queries.in_hand(conn, known.domain, self._lease.token, now)
         room = max(0, throttle.most_in_flight(known) - held.total)
         if room == 0:
             self._crowding += held

@@ -33,7 +33,8 @@ from pipeline.feedback.bounces.recipients import masked
 from pipeline.message import Sender, named_by
 from pipeline.storage import (
     addresses,
-    delivery_lookup,
+    deliveries,
+    delivery_queries,
     events,
     guard,
     refusals,
@@ -41,7 +42,7 @@ from pipeline.storage import (
     suppressions,
 )
 from pipeline.storage.database import with_retries
-from pipeline.storage.delivery_lookup import FoundDelivery
+from pipeline.storage.delivery_queries import FoundDelivery
 from pipeline.storage.events import StoredEvent
 
 log = structlog.get_logger(__name__)
@@ -168,7 +169,7 @@ class Feedback:
             return _unsubscribe(conn, _requester(conn, notice) or subscriber, traced, now)
         if traced is None:
             return _Done(Effect.NOT_OURS)
-        if delivery_lookup.settle_uncertain(conn, traced.delivery_id, _reason(notice), now):
+        if deliveries.settle_uncertain(conn, traced.delivery_id, _reason(notice), now):
             log.info("uncertain delivery settled by news of it", delivery=traced.delivery_id)
         effect = self._apply_to_address(conn, notice, traced, subscriber, now)
         return _Done(effect, traced, traced.subscriber_id)
@@ -181,19 +182,19 @@ class Feedback:
         By Message-ID, then by bounce address, then by queue id.
         """
         dedupe_key = self.sender.dedupe_key_of(notice.message_id or "")
-        traced = delivery_lookup.by_dedupe_key(conn, dedupe_key) if dedupe_key else None
+        traced = delivery_queries.by_dedupe_key(conn, dedupe_key) if dedupe_key else None
         if traced:
             return traced
         traced = self._trace_envelope(conn, notice.envelope or "")
         if traced or not queue_id:
             return traced
-        traced = delivery_lookup.by_queue_id(conn, queue_id)
+        traced = delivery_queries.by_queue_id(conn, queue_id)
         # A server may use a queue id again, so the recipient must match, too.
         return traced if traced and self._went_to(traced, notice.recipients) else None
 
     def _trace_envelope(self, conn: Connection, envelope: str) -> FoundDelivery | None:
         delivery_id = named_by(envelope)
-        traced = delivery_lookup.by_id(conn, delivery_id) if delivery_id else None
+        traced = delivery_queries.by_id(conn, delivery_id) if delivery_id else None
         if traced and self.sender.is_envelope_of(envelope, traced.delivery_id, traced.dedupe_key):
             return traced
         return None
@@ -215,7 +216,7 @@ class Feedback:
         what = consequence(notice)
         if what is Consequence.NOTHING:
             return Effect.NOTED
-        delivery_lookup.record_outcome(conn, traced.delivery_id, _reason(notice))
+        deliveries.record_outcome(conn, traced.delivery_id, _reason(notice))
         if traced.address is not None:
             return self._apply_to_other_address(conn, what, notice, traced, now)
         if subscriber is None:

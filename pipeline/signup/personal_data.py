@@ -17,6 +17,7 @@ from pipeline.signup.subscribe import agreed_to
 from pipeline.storage import (
     bounce_scores,
     deliveries,
+    delivery_queries,
     digests,
     events,
     refusals,
@@ -118,7 +119,7 @@ def export(engine: Engine, subscriber_id: int) -> dict[str, Any]:
     with read_only(engine) as conn:
         known(conn, subscriber_id)
         record = subscribers.record_of(conn, subscriber_id)
-        mails = deliveries.record_of(conn, subscriber_id)
+        mails = delivery_queries.record_of(conn, subscriber_id)
         papers = digests.record_of(conn, subscriber_id)
         suppression = suppressions.by_hash(conn, record["address_hash"])
         held = {

@@ -582,11 +582,7 @@ def _count(conn: Connection, row: Row[Any], now: datetime) -> int:
         reason = bounce_scores.count(conn, row.delivery_id, StrikeKind(row.kind), row.at)
     ended = 0
     if row.ends_as:
-        ended = conn.execute(
-            update(DeliveryRow)
-            .where(_ROW.id == row.delivery_id, _ROW.status == DeliveryStatus.QUEUED)
-            .values(status=row.ends_as)
-        ).rowcount
+        ended = int(deliveries.end_refused(conn, row.delivery_id, row.ends_as))
     if reason:
         suppressions.suppress(conn, row.address_hash, reason, now)
     conn.execute(

@@ -7,19 +7,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from sqlalchemy import Connection, case, exists, func, insert, select
+from sqlalchemy import Connection, case, exists, func, select
 
 from pipeline.domain import (
     Breadth,
     DeliveryKind,
-    DeliveryStatus,
     Frequency,
     SkipReason,
     Subscription,
     TopicKind,
 )
-from pipeline.storage import ingest_state, topics
+from pipeline.storage import deliveries, ingest_state, topics
 from pipeline.storage.database import in_chunks
+from pipeline.storage.deliveries import NewDelivery
 from pipeline.storage.digests import DIGESTS, REACHED
 from pipeline.storage.schema import (
     DeliveryRow,
@@ -147,26 +147,19 @@ def last_contact(
 def enqueue(conn: Connection, notes: Sequence[NewNotice], now: datetime) -> None:
     """Queue notices. Their content is loaded when they are sent."""
     rows = [
-        {
-            "dedupe_key": note.dedupe_key,
-            "kind": NOTE,
-            "subscriber_id": note.subscriber_id,
-            "status": DeliveryStatus.QUEUED,
-            "attempts": 0,
-            "precedence": NOTE.precedence,
-            "domain": domain_of(note.email),
-            "not_before": now + note.delay,
-            "expires_at": note.expires_at,
-            "created_at": now,
-            "edition_on": note.edition_on,
-            "slot_at": note.slot_at,
-            "more": 0,
-            "topics": [],
-        }
+        NewDelivery(
+            NOTE,
+            note.dedupe_key,
+            note.subscriber_id,
+            domain_of(note.email),
+            not_before=now + note.delay,
+            expires_at=note.expires_at,
+            edition_on=note.edition_on,
+            slot_at=note.slot_at,
+        )
         for note in notes
     ]
-    if rows:
-        conn.execute(insert(DeliveryRow), rows)
+    deliveries.add(conn, rows, now)
 
 
 def recipients(conn: Connection, delivery_ids: Collection[int]) -> dict[int, NoticeRecipient]:

@@ -16,8 +16,9 @@ from pipeline.domain import (
     Schedule,
     SubscriberStatus,
 )
-from pipeline.storage import addresses, subscribers
+from pipeline.storage import addresses, deliveries, subscribers
 from pipeline.storage.database import upsert
+from pipeline.storage.deliveries import NewDelivery
 from pipeline.storage.schema import (
     DatabaseCopyRow,
     DeliveryRow,
@@ -98,16 +99,19 @@ def reserve_ids(conn: Connection, through: Mapping[str, int], now: datetime) -> 
     # SQLite assigns max(id) + 1, so a placeholder row keeps the highest id.
     subscriber_id = _placeholder(conn, through["subscribers"], now)
     top = through["deliveries"]
+    reserved = NewDelivery(
+        DeliveryKind.DIGEST, f"reserved:{top}", subscriber_id, "", not_before=now, expires_at=now
+    )
+    ended = {
+        "status": DeliveryStatus.CANCELLED,
+        "reason": "keeps numbers of a replaced database apart",
+        "blanked": True,
+    }
     conn.execute(
         upsert(conn, DeliveryRow)
-        .values(
-            id=top, dedupe_key=f"reserved:{top}", kind=DeliveryKind.DIGEST,
-            subscriber_id=subscriber_id, status=DeliveryStatus.CANCELLED,
-            reason="keeps numbers of a replaced database apart", attempts=0, not_before=now,
-            expires_at=now, created_at=now, more=0, topics=[], blanked=True,
-        )
+        .values(id=top, **deliveries.row_of(reserved, now) | ended)
         .on_conflict_do_nothing()
-    )  # fmt: skip
+    )
     request_id = conn.execute(
         upsert(conn, RequestRow)
         .values(

@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import Connection, func, select
 
 from pipeline.domain import TERMINAL, DeliveryStatus, SubscriberStatus
-from pipeline.storage import deliveries, guard, ingest_state, send_controls
+from pipeline.storage import delivery_queries, guard, ingest_state, send_controls
 from pipeline.storage.ingest_state import SourceRecord
 from pipeline.storage.schema import (
     BatchRow,
@@ -51,7 +51,7 @@ class Stats:
 
 def read(conn: Connection, now: datetime) -> Stats:
     published = ingest_state.published_batch(conn)
-    due_at = deliveries.next_due_at(conn)
+    due_at = delivery_queries.next_due_at(conn)
     return Stats(
         batch=published,
         batch_at=conn.scalar(select(BatchRow.published_at).where(BatchRow.number == published)),

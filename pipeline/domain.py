@@ -330,7 +330,7 @@ class Delivery:
     created_at: datetime
     secret: str = field(repr=False)  # the subscriber's secret, for the one-click link
     request_id: int | None = None  # the request that its link confirms, if any
-    domain: str = ""  # recipient's mail provider, for throttling; see storage.mail_domains
+    domain: str = ""  # recipient's mail provider, for throttling; see storage.throttles
 
 
 class Verdict(StrEnum):

@@ -102,7 +102,7 @@ def test_equal_queries_share_one_topic(engine: Engine):
 
 
 @pytest.mark.parametrize(
-    ("email", "wishes", "error"),
+    ("email", "choices", "error"),
     [
         ("nobody", Choices(), AddressError),
         ("ada@example.org", Choices(("(open",)), QueryError),

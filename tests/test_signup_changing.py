@@ -24,8 +24,8 @@ from pipeline.signup.abuse_limits import Limits
 from pipeline.storage import addresses, deliveries, suppressions
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
-    AskedRow,
     DeliveryRow,
+    PendingConfirmationRow,
     RequestRow,
     StrikeRow,
     SubscriberRow,
@@ -462,7 +462,7 @@ def test_erasing_removes_personal_data_from_all_tables(engine: Engine, claimed: 
     assert not [word for word in (ADA, NEW, "ada@", "cat:cs.IR", reader.secret) if word in left]
     assert Counter(status for _, status in mails(engine)) == {"cancelled": 3}
     assert {d.dedupe_key for d in rows(engine, DeliveryRow)} == keys
-    assert count(engine, AskedRow) == 1  # for the new address: counters stay
+    assert count(engine, PendingConfirmationRow) == 1  # for the new address: counters stay
     for lost in (signup.export, signup.choices_of):
         with pytest.raises(NotFoundError):
             lost(engine, reader.id)

@@ -343,8 +343,8 @@ PLACES = {
     "deliveries": ("mails", {"lease", "lease_until"}),  # the sender that holds it at the moment
     "picks": ("mails", {"delivery_id", "paper_id"}),  # the public key identifies the paper
     "skips": ("days_without_mail", set()),
-    "asked": ("unanswered_questions", {"id", "address_hash", "inbox", "requester"}),
-    "suppressions": ("suppression", {"hash", "folded"}),
+    "pending_confirmations": ("unanswered_questions", {"id", "address_hash", "inbox", "requester"}),
+    "suppressions": ("suppression", {"hash"}),
     "strikes": ("refused_editions", {"address_hash"}),
     "refusals": (
         "refused_mails",
@@ -353,9 +353,9 @@ PLACES = {
     "events": ("news", {"id", "delivery_id", "subscriber_id", "address_hash"}),
 }
 OF_NOBODY = {
-    "limits": "counts by network address for two days, whoever sat there",
+    "rate_limits": "counts by network address for two days, whoever sat there",
     "daily_counts": "numbers of mails",
-    "distrusts": "whose mail servers did not believe us, for the ten minutes in which that counts",
+    "auth_failures": "whose mail servers did not believe us, for ten minutes",
 }
 TELLS_OF_PEOPLE = re.compile(r"mail|address|recipient|subscriber|delivery|hash|(^|_)ip$")
 
@@ -459,7 +459,7 @@ def test_purge_keeps_the_consent_record_but_removes_its_ip(engine: Engine):
     purge.purge(engine, NOW + 5 * 365 * DAY, Retention())
 
     [record] = signup.export(engine, reader.id)["requests"]
-    assert (record["ip"], record["wishes"]) == (None, {})
+    assert (record["ip"], record["choices"]) == (None, {})
     assert (record["email"], record["agreed_to"]) == (ADA, signup.WORDING)
     assert (record["created_at"], record["used_at"]) == (NOW.isoformat(), NOW.isoformat())
 

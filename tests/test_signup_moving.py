@@ -570,17 +570,3 @@ def test_moved_reader_continues_on_the_next_day(engine, other):
     assert moved.papers_from == NOW.date() + timedelta(days=1)
     assert moved.next_slot_at == NOW + timedelta(days=1)
     assert moved.cursor == 0
-
-
-def test_folded_suppression_hash_is_still_matched_after_import(engine, other):
-    """Its hash is of an older form of the address, looked up only if the row is marked."""
-    address = "ada@straße.example"
-    old = addresses.folded_hash(address, KEY)
-    with engine.begin() as conn:
-        suppressions.suppress(conn, old, SuppressionReason.COMPLAINT, NOW, folded=True)
-
-    imported(other, exported(engine))
-
-    with read_only(other) as conn:
-        assert suppressions.find(conn, address, KEY).reason is SuppressionReason.COMPLAINT
-        assert suppressions.by_hash(conn, old).folded

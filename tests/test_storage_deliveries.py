@@ -809,7 +809,7 @@ def test_blank_removes_personal_data_from_deliveries_of_a_reader(engine):
 
     found = row(engine, mine)
     assert (found.address, found.domain, found.topics, found.more) == (None, "", [], 0)
-    assert (found.reply, found.queue_id, found.blanked) == (None, None, True)
+    assert (found.reply, found.queue_id, found.redacted) == (None, None, True)
     assert [one.delivery_id for one in rows(engine, RefusalRow)] == [other]
 
 
@@ -835,7 +835,7 @@ def test_forget_address_cancels_queued_mail_and_redacts_the_address(engine):
 
     for id_, status in ((owed, Status.CANCELLED), (sent, Status.SENT)):
         found = row(engine, id_)
-        assert (found.status, found.address, found.blanked) == (status, "", True)
+        assert (found.status, found.address, found.redacted) == (status, "", True)
         assert (found.reply, found.queue_id) == (None, None)
     assert row(engine, owed).reason == "its address was erased"
 

@@ -26,7 +26,7 @@ def call(engine, function, *args, **options):
 def request(engine, subscriber_id, **changes):
     values = {
         "kind": "join", "subscriber_id": subscriber_id, "email": "", "email_key": "",
-        "origin": "form", "wishes": {}, "created_at": NOW, "expires_at": NOW, "used_at": NOW,
+        "origin": "form", "choices": {}, "created_at": NOW, "expires_at": NOW, "used_at": NOW,
     }  # fmt: skip
     with engine.begin() as conn:
         conn.execute(insert(RequestRow).values(**values | changes))

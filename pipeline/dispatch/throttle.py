@@ -18,7 +18,7 @@ MINUTE: Final = timedelta(minutes=1)
 
 class Scope(StrEnum):
     NOBODY = "nobody"  # this message or its recipient only; the settlement covers it
-    DOMAIN = "domain"  # all recipients of the same provider (see storage.mail_domains)
+    DOMAIN = "domain"  # all recipients of the same provider (see storage.throttles)
     SERVER = "server"  # our own mail server, for any recipient
     SENDER = "sender"  # our domain fails authentication (SPF, DKIM, DMARC)
 

@@ -79,7 +79,6 @@ def exported(engine: Engine, suppression_key: str) -> Iterator[dict[str, str]]:
                     "suppressed": one.reason,
                     "suppressed_since": one.since,
                     "address_hash": one.hash,
-                    "folded": "yes" if one.folded else "",
                     "key": key,
                 }
             )
@@ -580,7 +579,7 @@ class Import:
             raise _OtherKeyError
         reason = _one_of(SuppressionReason, cells.get("suppressed", ""), "suppressed")
         since = _moment(cells, "suppressed_since") or self.now
-        return Suppression(cells["address_hash"], reason, since, cells.get("folded") == "yes")
+        return Suppression(cells["address_hash"], reason, since)
 
     def _suppress(
         self, conn: Connection, records: Sequence[Record], hashes: Mapping[int, Suppression]
@@ -795,7 +794,7 @@ class Import:
             "email_key": one.key,
             "origin": one.consent.origin,
             "wording": one.consent.wording,
-            "wishes": {},
+            "choices": {},
             "created_at": one.consent.asked_at or agreed_at,
             "expires_at": agreed_at,
             "used_at": agreed_at,

@@ -38,25 +38,7 @@ def _nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def folded_key(email: str) -> str:
-    """Return the key of an address as before migration 0011, with its domain case folded.
-
-    A suppression stores only a hash. If it was stored before 0011, it applies to every address with
-    the same folded key.
-    """
-    local, _, domain = _nfc(email.strip()).rpartition("@")
-    return email_key(f"{local}@{domain.casefold()}")
-
-
 def address_hash(email: str, suppression_key: str) -> str:
     """Return the HMAC of an address, as in `suppressions`; it cannot be guessed without the key."""
-    return _hash(email_key(email), suppression_key)
-
-
-def folded_hash(email: str, suppression_key: str) -> str:
-    """Return the HMAC of `folded_key`, as stored in `suppressions` before migration 0011."""
-    return _hash(folded_key(email), suppression_key)
-
-
-def _hash(key: str, suppression_key: str) -> str:
-    return hmac.new(suppression_key.encode(), key.encode(), hashlib.sha256).hexdigest()
+    key = suppression_key.encode()
+    return hmac.new(key, email_key(email).encode(), hashlib.sha256).hexdigest()

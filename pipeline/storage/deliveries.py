@@ -394,7 +394,7 @@ def _settle_one(
         update(DeliveryRow)
         .where(_ROW.id == settlement.delivery_id, _ROW.lease == token, _ROW.status.in_(left))
         .values(
-            reply=_unless_blanked(literal(_cut(settlement.reply), Text)),
+            reply=_unless_redacted(literal(_cut(settlement.reply), Text)),
             attempts=_ROW.attempts + (1 if settlement.charged else 0),
             **values,
         )
@@ -755,7 +755,9 @@ def redact(conn: Connection, subscriber_id: int) -> None:
         update(DeliveryRow)
         .where(_ROW.subscriber_id == subscriber_id)
         # A reply may contain the address; the labels of topics are the subscriber's own text.
-        .values(address=None, domain="", topics=[], more=0, reply=None, queue_id=None, blanked=True)
+        .values(
+            address=None, domain="", topics=[], more=0, reply=None, queue_id=None, redacted=True
+        )
     )
 
 
@@ -771,7 +773,7 @@ def redact_address(conn: Connection, request_ids: Collection[int]) -> None:
         conn.execute(
             update(DeliveryRow)
             .where(elsewhere)
-            .values(address="", reply=None, queue_id=None, blanked=True)
+            .values(address="", reply=None, queue_id=None, redacted=True)
         )
 
 
@@ -841,7 +843,7 @@ def _is_suppressed() -> ColumnElement[bool]:
     """Match deliveries to a subscriber's own address if it is suppressed.
 
     Any other address was checked when it was entered. A confirmation that was requested after the
-    suppression is allowed, unless the reason is a complaint: see signup.asking for its rate limit.
+    suppression is allowed, unless the reason is a complaint: see signup.abuse_limits for its limit.
     """
     may_be_asked = and_(
         _ROW.kind == DeliveryKind.CONFIRMATION,
@@ -868,13 +870,13 @@ def _released(status: DeliveryStatus, reason: str) -> dict[str, Any]:
     return {"status": status, "reason": reason, "lease": None, "lease_until": None}
 
 
-def _unless_blanked(words: ColumnElement[Any]) -> ColumnElement[Any]:
+def _unless_redacted(words: ColumnElement[Any]) -> ColumnElement[Any]:
     """Return NULL instead of the server's reply if the delivery was redacted in the meantime.
 
     A subscriber may be erased while the mail is in flight, and the reply may contain the address.
     An UPDATE that waited for the erasing transaction sees the columns it wrote.
     """
-    return case((_ROW.blanked, null()), else_=words)
+    return case((_ROW.redacted, null()), else_=words)
 
 
 def _cut(reply: str | None) -> str | None:
@@ -914,8 +916,8 @@ def _sent(id_: ColumnElement[int], queue_id: Any, reply: Any) -> Update:
             # The attempt of an uncertain delivery was counted when it became uncertain.
             attempts=_ROW.attempts + case((_ROW.status == DeliveryStatus.UNCERTAIN, 0), else_=1),
             sent_at=bindparam("now"),
-            queue_id=_unless_blanked(queue_id),
-            reply=_unless_blanked(reply),
+            queue_id=_unless_redacted(queue_id),
+            reply=_unless_redacted(reply),
         )
     )
 

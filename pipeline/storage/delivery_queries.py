@@ -14,10 +14,10 @@ from pipeline.storage.database import readable
 from pipeline.storage.schema import (
     IS_QUEUED,
     DeliveryRow,
-    DomainPaceRow,
     PickRow,
     RequestRow,
     SubscriberRow,
+    ThrottleRow,
 )
 
 MOST_UNREADABLE: Final = 500  # rows that `unreadable` returns
@@ -82,7 +82,7 @@ def next_due_at(conn: Connection) -> datetime | None:
     Left out are held deliveries, those of suppressed or former subscribers, and those to a
     throttled domain (see `throttles.next_turn` for their time).
     """
-    slowed = exists().where(DomainPaceRow.domain == _ROW.domain)
+    slowed = exists().where(ThrottleRow.domain == _ROW.domain)
     waiting = IS_QUEUED, deliveries.may_be_sent(), ~send_controls.is_paused(), ~slowed
     first = (
         conn.execute(

@@ -167,7 +167,7 @@ def _accepts_digests(conn: Connection, now: datetime) -> bool:
     found = conn.execute(
         select(_ROW.id)
         .where(
-            ~_ROW.blanked,
+            ~_ROW.redacted,
             _ROW.created_at > now - LIVES,
             _ROW.edition_on.is_not(None),
             _ROW.status == DeliveryStatus.SENT,
@@ -549,7 +549,7 @@ def _has_waited(conn: Connection, row: Row[Any], now: datetime, into: Judgement)
     accepted = conn.execute(
         select(_ROW.id)
         .where(
-            ~_ROW.blanked,
+            ~_ROW.redacted,
             _ROW.created_at > since - LIVES,
             _ROW.sent_at >= since,
             _ROW.status == DeliveryStatus.SENT,
@@ -661,7 +661,7 @@ def _deliveries_of(edition_on: date | None, now: datetime) -> ColumnElement[bool
         return _ROW.edition_on == edition_on
     return and_(
         _ROW.edition_on.is_(None),
-        ~_ROW.blanked,
+        ~_ROW.redacted,
         _ROW.created_at > now - LIVES,
         or_(_ROW.sent_at.is_(None), _ROW.sent_at > now - RECENT),
     )

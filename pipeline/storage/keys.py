@@ -21,9 +21,9 @@ from pipeline.errors import SettingsError
 from pipeline.storage import addresses
 from pipeline.storage.database import read_only, upsert, with_retries
 from pipeline.storage.schema import (
-    AskedRow,
     EventRow,
     KeyRow,
+    PendingConfirmationRow,
     RefusalRow,
     StrikeRow,
     SubscriberRow,
@@ -45,7 +45,7 @@ HASHES: Final = (
     SuppressionRow.hash,
     StrikeRow.address_hash,
     RefusalRow.address_hash,
-    AskedRow.address_hash,
+    PendingConfirmationRow.address_hash,
     EventRow.address_hash,
 )
 """The columns with hashes of addresses, which change with SUPPRESSION_KEY."""

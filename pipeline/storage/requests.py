@@ -112,7 +112,7 @@ def redact(conn: Connection, subscriber_id: int, now: datetime) -> None:
     conn.execute(
         update(RequestRow)
         .where(RequestRow.subscriber_id == subscriber_id)
-        .values(email="", email_key="", choices={}, ip=None, expires_at=now, blanked=True)
+        .values(email="", email_key="", choices={}, ip=None, expires_at=now, redacted=True)
     )
 
 

@@ -105,7 +105,7 @@ def reserve_ids(conn: Connection, through: Mapping[str, int], now: datetime) -> 
     ended = {
         "status": DeliveryStatus.CANCELLED,
         "reason": "keeps numbers of a replaced database apart",
-        "blanked": True,
+        "redacted": True,
     }
     conn.execute(
         upsert(conn, DeliveryRow)
@@ -117,7 +117,7 @@ def reserve_ids(conn: Connection, through: Mapping[str, int], now: datetime) -> 
         .values(
             id=through["requests"], kind="join", subscriber_id=subscriber_id, email="",
             email_key="", origin="operator", choices={}, created_at=now, expires_at=now,
-            blanked=True,
+            redacted=True,
         )
         .on_conflict_do_nothing()
         .returning(RequestRow.id)

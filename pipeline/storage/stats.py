@@ -89,7 +89,7 @@ def last_day(conn: Connection, now: datetime) -> Mapping[tuple[str, ...], float]
     """Return the number of deliveries queued in the last 24 hours, by (kind, status)."""
     rows = conn.execute(
         select(DeliveryRow.kind, DeliveryRow.status, func.count())
-        .where(~DeliveryRow.blanked, DeliveryRow.created_at > now - DAY)
+        .where(~DeliveryRow.redacted, DeliveryRow.created_at > now - DAY)
         .group_by(DeliveryRow.kind, DeliveryRow.status)
     )
     return {(kind, status): count for kind, status, count in rows}

@@ -255,7 +255,7 @@ def move(conn: Connection, subscriber_id: int, *, email: str, hash_: str) -> boo
 
 
 def hash_of(conn: Connection, subscriber_id: int) -> str:
-    """Return the address hash, as in `suppressions` and `asked`; "" if the id is unknown."""
+    """Return the address hash, as in `suppressions`; "" if the id is unknown."""
     found = select(SubscriberRow.address_hash).where(SubscriberRow.id == subscriber_id)
     return conn.execute(found).scalar_one_or_none() or ""
 

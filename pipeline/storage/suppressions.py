@@ -29,20 +29,12 @@ class Suppression:
     hash: str
     reason: SuppressionReason
     since: datetime
-    folded: bool = False  # the hash was stored before migration 0011: see `find`
 
 
 # --- Add ----------------------------------------------------------------------------------------
 
 
-def suppress(
-    conn: Connection,
-    hash_: str,
-    reason: SuppressionReason,
-    since: datetime,
-    *,
-    folded: bool = False,
-) -> None:
+def suppress(conn: Connection, hash_: str, reason: SuppressionReason, since: datetime) -> None:
     """Suppress an address and cancel the queued deliveries of its subscriber, if there is one.
 
     The reason and time of an older suppression are replaced. A complaint replaces every other
@@ -51,9 +43,7 @@ def suppress(
     kept = {SuppressionReason.COMPLAINT}
     if reason is not SuppressionReason.COMPLAINT:
         kept.add(SuppressionReason.MANUAL)
-    statement = upsert(conn, SuppressionRow).values(
-        hash=hash_, reason=reason, since=since, folded=folded
-    )
+    statement = upsert(conn, SuppressionRow).values(hash=hash_, reason=reason, since=since)
     conn.execute(
         statement.on_conflict_do_update(
             index_elements=["hash"],
@@ -80,7 +70,7 @@ def add_imported(conn: Connection, imported: Iterable[Suppression]) -> int:
             again = confirmed.get(one.hash)
             if not is_complaint and (one.hash in before or (again and again > one.since)):
                 continue
-            suppress(conn, one.hash, one.reason, one.since, folded=one.folded)
+            suppress(conn, one.hash, one.reason, one.since)
             new += one.hash not in before
     return new
 
@@ -139,13 +129,8 @@ def delete_erased(conn: Connection, hash_: str) -> None:
 
 
 def find(conn: Connection, email: str, suppression_key: str) -> Suppression | None:
-    """Return the suppression of an address, or one from before 0011 with the same folded hash."""
-    found = by_hash(conn, addresses.address_hash(email, suppression_key))
-    if found is not None or addresses.folded_key(email) == addresses.email_key(email):
-        return found
-    folded = addresses.folded_hash(email, suppression_key)
-    row = conn.execute(select(*_ROW).where(_ROW.hash == folded, _ROW.folded)).one_or_none()
-    return None if row is None else _suppression(row)
+    """Return the suppression of an address; None if it is not suppressed."""
+    return by_hash(conn, addresses.address_hash(email, suppression_key))
 
 
 def by_hash(conn: Connection, hash_: str) -> Suppression | None:
@@ -189,4 +174,4 @@ def _oldest_first() -> Any:
 
 
 def _suppression(row: Any) -> Suppression:
-    return Suppression(row.hash, SuppressionReason(row.reason), row.since, row.folded)
+    return Suppression(row.hash, SuppressionReason(row.reason), row.since)

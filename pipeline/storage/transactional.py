@@ -15,7 +15,7 @@ from pipeline.domain import DeliveryKind
 from pipeline.storage import deliveries
 from pipeline.storage.database import insert_if
 from pipeline.storage.deliveries import NewDelivery
-from pipeline.storage.schema import AskedRow, SubscriberRow
+from pipeline.storage.schema import PendingConfirmationRow, SubscriberRow
 from pipeline.storage.throttles import domain_of
 
 
@@ -71,38 +71,49 @@ def record_pending(
 ) -> None:
     """Record that a confirmation was mailed to this address, if `wanted`.
 
-    `inbox` and `requester` are hashes for rate limits, see signup.asking.
+    `inbox` and `requester` are hashes for rate limits, see signup.abuse_limits.
     """
     values = {
         "address_hash": address_hash,
-        "asked_at": now,
+        "requested_at": now,
         "inbox": inbox,
         "requester": requester,
     }
-    conn.execute(insert_if(conn, AskedRow, values, condition=wanted))
+    conn.execute(insert_if(conn, PendingConfirmationRow, values, condition=wanted))
 
 
 def pending_confirmations(
     conn: Connection, inbox: str, *, since: datetime, requester: str = ""
 ) -> PendingConfirmation:
-    is_theirs = case((AskedRow.requester == requester, 1), else_=0)
+    is_theirs = case((PendingConfirmationRow.requester == requester, 1), else_=0)
     count, by_requester, last_at = conn.execute(
         select(
-            func.count(), func.coalesce(func.sum(is_theirs), 0), func.max(AskedRow.asked_at)
-        ).where(AskedRow.inbox == inbox, AskedRow.asked_at > since)
+            func.count(),
+            func.coalesce(func.sum(is_theirs), 0),
+            func.max(PendingConfirmationRow.requested_at),
+        ).where(PendingConfirmationRow.inbox == inbox, PendingConfirmationRow.requested_at > since)
     ).one()
     return PendingConfirmation(count, int(by_requester), last_at)
 
 
 def times(conn: Connection, address_hash: str) -> list[datetime]:
     """Return the times of unanswered confirmations mailed to this address, oldest first."""
-    asked = select(AskedRow.asked_at).where(AskedRow.address_hash == address_hash)
-    return list(conn.execute(asked.order_by(AskedRow.asked_at)).scalars())
+    asked = select(PendingConfirmationRow.requested_at).where(
+        PendingConfirmationRow.address_hash == address_hash
+    )
+    return list(conn.execute(asked.order_by(PendingConfirmationRow.requested_at)).scalars())
 
 
 def forget_pending(conn: Connection, address_hash: str) -> None:
     """Delete the unanswered confirmations of an address and its inbox: the owner has answered."""
-    same = select(AskedRow.inbox).where(AskedRow.address_hash == address_hash)
+    same = select(PendingConfirmationRow.inbox).where(
+        PendingConfirmationRow.address_hash == address_hash
+    )
     conn.execute(
-        delete(AskedRow).where(or_(AskedRow.address_hash == address_hash, AskedRow.inbox.in_(same)))
+        delete(PendingConfirmationRow).where(
+            or_(
+                PendingConfirmationRow.address_hash == address_hash,
+                PendingConfirmationRow.inbox.in_(same),
+            )
+        )
     )

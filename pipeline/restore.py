@@ -34,7 +34,7 @@ from pipeline.storage import (
     subscribers,
     suppressions,
 )
-from pipeline.storage.database import read_only, with_retries
+from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.deliveries import CancelReason
 
 log = structlog.get_logger(__name__)
@@ -76,9 +76,10 @@ def hold_if_restored(engine: Engine, now: datetime) -> bool:
         found = restored_copies.identity(conn)
         if found is None or found == restored_copies.noted_identity(conn):
             return False
-    return with_retries(partial(_hold, engine, found, now))
+    return _hold(engine, found, now)
 
 
+@retry_transaction
 def _hold(engine: Engine, found: str, now: datetime) -> bool:
     """Store the identity of this database; hold sending if another was stored."""
     with engine.begin() as conn:
@@ -128,14 +129,11 @@ class Settling:
         log.info("restored database settled", assumed=self.assume)
         return self.result
 
+    @retry_transaction
     def _once(self, step: Any) -> int:
         """Run `step` in one transaction, retry it after a deadlock; return its count."""
-
-        def transaction() -> int:
-            with self.engine.begin() as conn:
-                return int(step(conn) or 0)
-
-        return with_retries(transaction)
+        with self.engine.begin() as conn:
+            return int(step(conn) or 0)
 
     def _hold_and_reserve(self, conn: Connection) -> None:
         """Hold sending, store this copy's identity, reserve the ids of the replaced database."""

@@ -41,7 +41,7 @@ from pipeline.storage import (
     suppressions,
     topics,
 )
-from pipeline.storage.database import read_only, with_retries
+from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.digests import NewDigest
 from pipeline.storage.no_match_notices import NewNotice
 from pipeline.storage.subscribers import Served
@@ -219,7 +219,7 @@ class _Run:
         """
         while True:
             try:
-                return with_retries(partial(self._compile, choose))
+                return self._compile(choose)
             except (_TopicsBehindError, IntegrityError):
                 # Since loading, a reader followed a new topic or an ingest run merged two papers.
                 self._stale += 1
@@ -227,6 +227,7 @@ class _Run:
                     raise
                 self._read_anew()
 
+    @retry_transaction
     def _compile(
         self, choose: Callable[[Connection], list[Subscriber]]
     ) -> tuple[int, list[SlotResult]] | None:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from functools import partial
 from typing import Final
 
 import structlog
@@ -41,7 +40,7 @@ from pipeline.storage import (
     subscribers,
     suppressions,
 )
-from pipeline.storage.database import with_retries
+from pipeline.storage.database import retry_transaction
 from pipeline.storage.delivery_queries import FoundDelivery
 from pipeline.storage.events import StoredEvent
 
@@ -95,7 +94,7 @@ class Feedback:
 
     def apply(self, notice: Notice, now: datetime) -> Effect:
         """Apply one notice that needs no provider's proof, and return its effect. Idempotent."""
-        done = with_retries(partial(self._apply_alone, notice, now))
+        done = self._apply_alone(notice, now)
         _log(done, notice.kind)
         return done.effect
 
@@ -105,7 +104,7 @@ class Feedback:
         Return only KNOWN if the provider has sent this event before; it is not applied again, even
         if its effect was undone in between.
         """
-        results = with_retries(partial(self._take, provider, event, now))
+        results = self._take(provider, event, now)
         if results is None:
             return (Effect.KNOWN,)
         for done in results:
@@ -121,10 +120,12 @@ class Feedback:
         event = Event(hashlib.sha256(octets).hexdigest(), notice.kind, json.dumps(said), (notice,))
         return self.take(MAIL, event, now)[0]
 
+    @retry_transaction
     def _apply_alone(self, notice: Notice, now: datetime) -> _Done:
         with self.engine.begin() as conn:
             return self._carry_out(conn, notice, None, now)
 
+    @retry_transaction
     def _take(self, provider: str, event: Event, now: datetime) -> list[_Done] | None:
         kept = StoredEvent(provider, event.id, event.kind, event.raw)
         with self.engine.begin() as conn:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import partial
 
 from sqlalchemy import Engine
 
 from pipeline.domain import SuppressionReason
 from pipeline.errors import NotFoundError
 from pipeline.storage import addresses, bounce_scores, guard, subscribers, suppressions
-from pipeline.storage.database import read_only, retry_transaction, with_retries
+from pipeline.storage.database import read_only, retry_transaction
 
 
 @retry_transaction
@@ -84,9 +83,10 @@ def undo(engine: Engine, chosen: Collection[Undoable], now: datetime) -> int:
     Each is a separate transaction: if the process is killed, the next run lifts the rest. A
     suppression that a complaint or the operator has replaced meanwhile stays.
     """
-    return sum(with_retries(partial(_undo, engine, one, now)) for one in chosen)
+    return sum(_undo(engine, one, now) for one in chosen)
 
 
+@retry_transaction
 def _undo(engine: Engine, one: Undoable, now: datetime) -> bool:
     with engine.begin() as conn:
         return guard.restore(conn, one.address_hash, one.since, now)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
-from functools import partial
 
 import structlog
 from sqlalchemy import Engine
@@ -33,7 +32,7 @@ from pipeline.storage import (
     topics,
     transactional,
 )
-from pipeline.storage.database import retry_transaction, with_retries
+from pipeline.storage.database import retry_transaction
 
 log = structlog.get_logger(__name__)
 
@@ -167,11 +166,12 @@ def confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Confi
     been taken since, or if the subscriber is not active any more.
     """
     try:
-        return with_retries(partial(_confirm_new_address, engine, request_id, now))
+        return _confirm_new_address(engine, request_id, now)
     except IntegrityError as error:  # the address got its own subscription concurrently
         raise InvalidTokenError(TAKEN) from error
 
 
+@retry_transaction
 def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Confirmed:
     with engine.begin() as conn:
         request, subscriber, first_time = take(conn, request_id, RequestKind.NEW_ADDRESS, now)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Final
 
 import structlog
@@ -38,7 +37,7 @@ from pipeline.storage import (
     suppressions,
     transactional,
 )
-from pipeline.storage.database import read_only, retry_transaction, with_retries
+from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.requests import StoredRequest
 
@@ -120,6 +119,7 @@ def add(
     return subscriber
 
 
+@retry_transaction
 def request_subscription(
     engine: Engine,
     email: str,
@@ -138,18 +138,6 @@ def request_subscription(
     """
     address = valid_address(email)
     checked(choices)
-    with_retries(partial(_ask, engine, address, choices, ip, suppression_key, now, limits))
-
-
-def _ask(
-    engine: Engine,
-    address: str,
-    choices: Choices,
-    ip: str | None,
-    suppression_key: str,
-    now: datetime,
-    limits: Limits | None,
-) -> None:
     to = abuse_limits.limit_keys(address, ip, suppression_key)
     with engine.begin() as conn:
         abuse_limits.count_request(conn, ip, now, limits)
@@ -197,6 +185,7 @@ def read_request(engine: Engine, request_id: int, now: datetime) -> Request:
     )
 
 
+@retry_transaction
 def confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
     """Confirm a request: activate the subscriber and store the requested choices. Idempotent.
 
@@ -204,10 +193,6 @@ def confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
     a complaint) and the strikes of the address are removed. Raise InvalidTokenError if the request
     has expired, or if the subscriber has unsubscribed since: an old mail must not resubscribe.
     """
-    return with_retries(partial(_confirm, engine, request_id, now))
-
-
-def _confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
     with engine.begin() as conn:
         request, subscriber, first_time = take(conn, request_id, RequestKind.JOIN, now)
         if not first_time:

@@ -46,7 +46,7 @@ from pipeline.storage import (
     subscribers,
     suppressions,
 )
-from pipeline.storage.database import in_chunks, read_only, with_retries
+from pipeline.storage.database import in_chunks, read_only, retry_transaction
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.subscriber_transfer import KnownSubscriber, StoredSubscriber
 from pipeline.storage.suppressions import Suppression
@@ -538,11 +538,9 @@ class Import:
         for records in in_chunks(given, CHUNK):
             yield from self.take(records, is_ours=given.is_ours)
 
+    @retry_transaction
     def take(self, records: Sequence[Record], *, is_ours: bool) -> list[Imported]:
         """Import a few records in one transaction, which is retried; return their results."""
-        return with_retries(partial(self._chunk, records, is_ours=is_ours))
-
-    def _chunk(self, records: Sequence[Record], *, is_ours: bool) -> list[Imported]:
         self._hashes.clear()
         self._cursors.clear()
         results: dict[int, Imported] = {}

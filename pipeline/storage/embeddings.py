@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import Connection, Engine, select
 
-from pipeline.storage.database import in_chunks, read_only, upsert, with_retries
+from pipeline.storage.database import in_chunks, read_only, retry_transaction, upsert
 from pipeline.storage.schema import EmbeddingRow
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class CachedEmbeddings:
         for chunk in in_chunks(missing, EMBEDDED_AT_ONCE):
             made = self.model.embed([by_key[text_key] for text_key in chunk]).astype("<f2")
             new = {text_key: row.tobytes() for text_key, row in zip(chunk, made, strict=True)}
-            with_retries(partial(self._add, new))
+            self._add(new)
             known |= new
         unknown = np.full(self.model.size, np.nan, dtype="<f2").tobytes()
         rows = [known.get(key(text), unknown) for text in texts]
@@ -72,6 +72,7 @@ class CachedEmbeddings:
         """
         return lru_cache(maxsize=TOPICS_KEPT)(lambda text: self.model.embed([text])[0])
 
+    @retry_transaction
     def _add(self, vectors: Mapping[str, bytes]) -> None:
         with self.engine.begin() as conn:
             add(conn, self.model.name, vectors)

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, exists, select, update
 
 from pipeline.errors import SettingsError
 from pipeline.storage import addresses
-from pipeline.storage.database import read_only, upsert, with_retries
+from pipeline.storage.database import read_only, retry_transaction, upsert
 from pipeline.storage.schema import (
     EventRow,
     KeyRow,
@@ -90,6 +90,7 @@ def in_use(
     failures and lock timeouts are retried.
     """
 
+    @retry_transaction
     def once() -> list[KeyName]:
         with engine.begin() as conn:
             return settle(conn, given_secret, given_suppression, now)
@@ -100,7 +101,7 @@ def in_use(
         found = settled(known, given_secret, given_suppression, now=now, link_life=link_life)
         if found is not None:
             return found
-        for name in with_retries(once):
+        for name in once():
             log.debug("key made and kept in the database", setting=name)
 
 

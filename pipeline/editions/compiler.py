@@ -21,7 +21,6 @@ from pipeline import slots
 from pipeline.domain import (
     DeliveryKind,
     Digest,
-    Frequency,
     Schedule,
     SkipReason,
     Subscriber,
@@ -54,7 +53,6 @@ NEVER_TWICE = timedelta(days=90)
 TRENDING_DAYS = 7  # a listed paper collects upvotes for about that long
 SILENT = (SkipReason.PAUSED, SkipReason.SUPPRESSED)  # no mail, even if there are matches
 MOST_FRESH_STARTS = 20  # reloads in one run, when loaded values are stale
-PAUSE_LOOK_BACK_DAYS = {Frequency.DAILY: 7, Frequency.WEEKDAYS: 7, Frequency.WEEKLY: 14}
 
 
 class _TopicsBehindError(Exception):
@@ -184,7 +182,7 @@ def _edition(engine: Engine, now: datetime, expiry: timedelta, template: str) ->
             through=ingest_state.published_batch(conn),
             pause_floor={
                 frequency: ingest_state.look_back(conn, now, days=days)
-                for frequency, days in PAUSE_LOOK_BACK_DAYS.items()
+                for frequency, days in ingest_state.GAP_DAYS.items()
             },
             trending_floor=ingest_state.look_back(conn, now, days=TRENDING_DAYS),
             expiry=expiry,

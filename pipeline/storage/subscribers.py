@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -37,6 +37,7 @@ from pipeline.storage.database import UNREADABLE, in_chunks, readable, upsert
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.schema import SkipRow, SubscriberRow, SubscriptionRow
 
+UNDO: Final = timedelta(days=30)  # for so long unsubscribing can be undone
 _IS_SOMEBODY: Final = SubscriberRow.email != addresses.ERASED
 
 
@@ -156,22 +157,14 @@ def restore(
     conn: Connection,
     subscriber_id: int,
     *,
-    left_after: datetime,
+    now: datetime,
     cursor: int,
     next_slot_at: datetime,
 ) -> bool:
-    """Undo unsubscribing; return False unless the reader unsubscribed after `left_after`.
-
-    Also returns False for a subscriber that never confirmed the address.
-    """
+    """Undo unsubscribing; return False if that is too late, or the address was never confirmed."""
     won = conn.execute(
         update(SubscriberRow)
-        .where(
-            SubscriberRow.id == subscriber_id,
-            SubscriberRow.status == SubscriberStatus.UNSUBSCRIBED,
-            SubscriberRow.left_at > left_after,
-            SubscriberRow.confirmed_at.is_not(None),
-        )
+        .where(SubscriberRow.id == subscriber_id, _is_restorable(now))
         .values(
             status=SubscriberStatus.ACTIVE,
             cursor=cursor,
@@ -181,6 +174,20 @@ def restore(
         )
     )
     return won.rowcount == 1
+
+
+def may_be_restored(conn: Connection, subscriber_id: int, now: datetime) -> bool:
+    """Return whether `restore` would succeed now."""
+    one = select(SubscriberRow.id).where(SubscriberRow.id == subscriber_id, _is_restorable(now))
+    return conn.execute(one).first() is not None
+
+
+def _is_restorable(now: datetime) -> ColumnElement[bool]:
+    return and_(
+        SubscriberRow.status == SubscriberStatus.UNSUBSCRIBED,
+        SubscriberRow.left_at > now - UNDO,
+        SubscriberRow.confirmed_at.is_not(None),
+    )
 
 
 def reopen(conn: Connection, subscriber_id: int) -> bool:

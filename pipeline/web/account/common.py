@@ -12,7 +12,6 @@ from sqlalchemy import Engine
 
 from pipeline.domain import Breadth, Schedule, Subscriber, SubscriberStatus
 from pipeline.errors import NotFoundError
-from pipeline.signup import UNDO
 from pipeline.storage import subscribers
 from pipeline.storage.database import read_only
 from pipeline.web.account.text import delivery_time, first_after, masked, schedule_text
@@ -70,11 +69,9 @@ def by_secret(engine: Engine, secret: str) -> Subscriber:
 
 
 def can_undo(engine: Engine, subscriber_id: int, now: datetime) -> bool:
-    """Return whether unsubscribing can be undone: confirmed once, and left within `UNDO`."""
+    """Return whether unsubscribing can be undone."""
     with read_only(engine) as conn:
-        record = subscribers.record_of(conn, subscriber_id)
-    left_at, confirmed_at = record["left_at"], record["confirmed_at"]
-    return confirmed_at is not None and left_at is not None and left_at > now - UNDO
+        return subscribers.may_be_restored(conn, subscriber_id, now)
 
 
 def now() -> datetime:

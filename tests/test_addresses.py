@@ -76,7 +76,7 @@ def test_suppression_does_not_affect_an_address_with_a_similar_domain(engine):
         hash_ = address_hash("ada@fußball.example", KEY)
         suppressions.suppress(conn, hash_, SuppressionReason.COMPLAINT, NOW)
 
-        assert len(subscribers.listing(conn)) == 2
+        assert len(subscribers.list_all(conn)) == 2
         assert suppressions.find(conn, "ada@fussball.example", KEY) is None
         assert suppressions.find(conn, "ada@FUẞBALL.example", KEY) is not None
 

@@ -712,7 +712,7 @@ def test_judge_returns_the_number_of_queued_deliveries_it_ended(engine):
     outbox.alter(engine, bounced, status=Status.SENT, sent_at=NOW)
     outbox.alter(engine, expired, status=Status.EXPIRED)
     with engine.connect() as conn:
-        assert guard.waiting(conn) == 3
+        assert guard.count_waiting(conn) == 3
 
     judgement = judge(engine)
 
@@ -720,7 +720,7 @@ def test_judge_returns_the_number_of_queued_deliveries_it_ended(engine):
     assert outbox.statuses(engine)[2:] == [Status.SUPPRESSED, Status.SENT, Status.EXPIRED]
     assert judge(engine).ended == 0
     with engine.connect() as conn:
-        assert guard.waiting(conn) == 0
+        assert guard.count_waiting(conn) == 0
 
 
 def test_refusal_suppresses_the_old_address_and_keeps_mail_to_the_new_one(engine):
@@ -783,8 +783,8 @@ def test_suppression_cause_is_the_newest_counted_refusal(engine):
     record(engine, add_delivery(engine), 1, at=NOW + 3 * HOUR, wording="other", counted=True)
 
     with engine.connect() as conn:
-        assert guard.cause(conn, f"hash of {address(0)}") == (TODAY, "second")
-        assert guard.cause(conn, "hash of nobody") == (None, "")
+        assert guard.cause_of(conn, f"hash of {address(0)}") == (TODAY, "second")
+        assert guard.cause_of(conn, "hash of nobody") == (None, "")
 
 
 @pytest.mark.parametrize(
@@ -808,7 +808,7 @@ def test_suppression_cause_falls_back_to_the_newest_refused_delivery(engine, cha
     add_delivery(engine, **{"subscriber_id": reader} | changes)
 
     with engine.connect() as conn:
-        assert guard.cause(conn, f"hash of {address(0)}") == (TODAY, said)
+        assert guard.cause_of(conn, f"hash of {address(0)}") == (TODAY, said)
 
 
 @pytest.mark.parametrize(
@@ -841,12 +841,12 @@ def test_refusals_are_listed_oldest_first_and_cleared_per_address(engine):
                edition_on=None if hours == 1 else TODAY)  # fmt: skip
 
     with engine.begin() as conn:
-        said = refusals.of(conn, f"hash of {address(0)}")
+        said = refusals.records_of(conn, f"hash of {address(0)}")
         assert [one["at"] for one in said] == [NOW + HOUR, NOW + 2 * HOUR]
         assert said[0] == {"at": NOW + HOUR, "kind": "hard", "wording": "no", "counted": False}
         assert refusals.editions_of(conn, [1, 2]) == {TODAY}
         assert refusals.editions_of(conn, [1, 3, 4]) == {TODAY, None}
-        refusals.clear(conn, f"hash of {address(0)}")
+        refusals.clear_refusals(conn, f"hash of {address(0)}")
     assert [one.delivery_id for one in rows(engine, RefusalRow)] == [2]
 
 
@@ -1086,7 +1086,7 @@ def test_hold_is_reported_by_progress_health_and_doctor(engine, sink, database_u
     send_all(engine, sink)
 
     with engine.connect() as conn:
-        made = stats.read(conn, NOW)
+        made = stats.read_stats(conn, NOW)
     installation = Installation(settings.load(None, database_url=database_url), NOW)
     found = list(services.sending(installation))
     installation.services.engine.dispose()
@@ -1112,7 +1112,7 @@ def test_refusals_after_data_between_acceptances_alert_the_operator(
     assert held(engine) == {}
     assert nobody_is_charged(engine)
     with engine.connect() as conn:
-        reasons = stuck(stats.read(conn, NOW), NOW, NOW)
+        reasons = stuck(stats.read_stats(conn, NOW), NOW, NOW)
     installation = Installation(settings.load(None, database_url=database_url), NOW)
     found = list(services.sending(installation))
     installation.services.engine.dispose()
@@ -1124,7 +1124,7 @@ def test_refusals_after_data_between_acceptances_alert_the_operator(
 def test_manual_hold_raises_no_alert(engine):
     controls.stop(engine, NOW, TODAY)
     with engine.connect() as conn:
-        assert stuck(stats.read(conn, NOW), NOW, NOW) == []
+        assert stuck(stats.read_stats(conn, NOW), NOW, NOW) == []
 
 
 def suppressed_reader(engine, number, reply, days=0, reason="hard"):

@@ -274,7 +274,7 @@ def test_manual_start_closes_the_breaker(engine, sink):
 
 
 def slowed(engine):
-    return {one.domain: one for one in read(engine, throttles.listing)}
+    return {one.domain: one for one in read(engine, throttles.list_all)}
 
 
 def test_throttled_domain_waits_and_other_domains_do_not(engine, sink):

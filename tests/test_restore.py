@@ -109,7 +109,7 @@ def leave(engine: Engine, email: str, now: datetime) -> None:
 
 def statuses(engine: Engine) -> dict[str, str]:
     with read_only(engine) as conn:
-        return {one.email: one.status for one in subscribers.listing(conn)}
+        return {one.email: one.status for one in subscribers.list_all(conn)}
 
 
 def settle(engine: Engine, leavers: str = "", **options) -> Settled:

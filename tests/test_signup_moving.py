@@ -76,7 +76,7 @@ def exported(engine: Engine, key: str = KEY) -> str:
 
 def statuses(engine: Engine) -> dict[str, str]:
     with read_only(engine) as conn:
-        return {one.email: one.status for one in subscribers.listing(conn)}
+        return {one.email: one.status for one in subscribers.list_all(conn)}
 
 
 def mails(engine: Engine) -> int:

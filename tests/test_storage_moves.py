@@ -137,10 +137,12 @@ def test_import_replaces_pending_and_unsubscribes_remaining_readers(engine, stat
 
 def test_new_readers_are_added_once_and_follow_in_their_order(engine):
     values = subscriber_values("ada@example.org")
-    assert call(engine, subscriber_transfer.add, []) == {}
-    added = call(engine, subscriber_transfer.add, [values])
+    assert call(engine, subscriber_transfer.add_subscribers, []) == {}
+    added = call(engine, subscriber_transfer.add_subscribers, [values])
     assert list(added) == ["ada@example.org"]
-    later = call(engine, subscriber_transfer.add, [values, subscriber_values("bob@example.org")])
+    later = call(
+        engine, subscriber_transfer.add_subscribers, [values, subscriber_values("bob@example.org")]
+    )
     assert list(later) == ["bob@example.org"]
     ada, bob = added["ada@example.org"], later["bob@example.org"]
     pairs = [("llm", "Models"), ("ai", "AI"), ("llm", "Again")]

@@ -259,7 +259,7 @@ def test_erase_leaves_no_personal_data_in_the_row(engine):
             assert list(conn.execute(select(table.subscriber_id)).scalars()) == [2]
         assert subscribers.by_id(conn, 1) is None
         assert subscribers.by_secret(conn, found["secret"]) is None
-        assert [one.id for one in subscribers.listing(conn)] == [2]
+        assert [one.id for one in subscribers.list_all(conn)] == [2]
 
 
 def test_hash_of_and_record_of_return_one_subscriber(engine):
@@ -340,7 +340,7 @@ def test_unreadable_subscribers_do_not_hide_later_ones(engine):
 
     assert [one.id for one in found] == [3, 4]
     assert [id_ for id_, _why in call(engine, lambda c: list(subscribers.unreadable(c)))] == [1, 2]
-    mended = {one.id: one for one in call(engine, subscribers.listing)}
+    mended = {one.id: one for one in call(engine, subscribers.list_all)}
     assert (mended[1].max_papers, mended[1].schedule) == (10, Schedule())
     assert mended[3].max_papers == 5
 
@@ -395,7 +395,7 @@ def test_serve_advances_a_subscriber_past_a_slot_once(engine, changes, served, i
 def test_no_welcome_clears_welcome_due(engine):
     two(engine, welcome_due=True)
 
-    assert changed(engine, subscribers.no_welcome, [1]) == (None, {"welcome_due": False})
+    assert changed(engine, subscribers.cancel_welcome, [1]) == (None, {"welcome_due": False})
 
 
 def test_leaving_cancels_queued_deliveries_even_if_repeated(engine):

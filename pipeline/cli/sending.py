@@ -121,7 +121,7 @@ def _state_rows() -> Iterable[dict[str, Any]]:
         held, breaker, slowed = (
             send_controls.list_pauses(conn),
             send_controls.circuit_breaker(conn),
-            throttles.listing(conn),
+            throttles.list_all(conn),
         )
     for hold in held:
         name = hold.edition_on or send_controls.EVERYTHING

@@ -154,7 +154,7 @@ class SharedThrottle:
         limit = min(tokens, self.chunk)
         until: datetime | None = now if limit == 0 else None
         for rate in self._rates:
-            left = quotas.left(conn, rate.name, rate.most, rate.window, now)
+            left = quotas.remaining(conn, rate.name, rate.most, rate.window, now)
             limit = min(limit, left)
             if left == 0:
                 free_at = quotas.free_at(conn, rate.name, rate.window, now)
@@ -162,7 +162,7 @@ class SharedThrottle:
         return limit, until
 
     def _claim(self, conn: Connection, limit: int, now: datetime) -> list[Delivery]:
-        slowed = throttles.listing(conn)
+        slowed = throttles.list_all(conn)
         besides = frozenset(one.domain for one in slowed)
         self._know(besides)
         self._crowding = InHand(0, 0)
@@ -213,7 +213,7 @@ class SharedThrottle:
         Locks its row until the end of the transaction. The throttle is also deleted a day after the
         last refusal.
         """
-        known = throttles.get(conn, domain)
+        known = throttles.by_domain(conn, domain)
         with self._lock:
             accepted = self._accepted.pop(domain, 0)
         if known is None:
@@ -333,7 +333,7 @@ class SharedThrottle:
         self, conn: Connection, domain: str, state: ThrottleState, said: str
     ) -> Throttle | None:
         now = self._clock(conn)
-        known = throttles.get(conn, domain)
+        known = throttles.by_domain(conn, domain)
         slowed = throttle.refused(known, domain, state, said, now)
         if known is None:
             return slowed if throttles.insert(conn, slowed) else None

@@ -235,7 +235,7 @@ class _Run:
                 return None
             planned = list(_planned(chosen, self._edition))
             drafts = [draft for _, draft in planned if draft]
-            subscribers.no_welcome(conn, _unwelcome([s for s, _ in planned], drafts))
+            subscribers.cancel_welcome(conn, _unwelcome([s for s, _ in planned], drafts))
             outcomes = _compile(conn, self._edition, self._candidates, drafts, self._failed)
         return chosen[-1].id, outcomes
 
@@ -367,7 +367,7 @@ def _write(
         conn, [_new_digest(d, digest, edition) for d, digest, skip in won if skip is None],
         edition.now,
     )  # fmt: skip
-    digests.skip(
+    digests.record_skips(
         conn,
         [
             (d.subscriber.id, d.edition_on, d.slot_at, skip, *_range(d, skip, edition))

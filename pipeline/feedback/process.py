@@ -141,7 +141,7 @@ class Feedback:
     ) -> None:
         named = [address for notice in event.notices for address in notice.recipients]
         ours = next((done for done in results if done.subscriber_id), None)
-        events.close(
+        events.record_effect(
             conn,
             event_id,
             raw=event.raw if ours else masked(event.raw),

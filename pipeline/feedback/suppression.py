@@ -38,7 +38,7 @@ def lift(engine: Engine, email: str, suppression_key: str) -> None:
         barred = suppressions.find(conn, email, suppression_key)
         if barred is None or not suppressions.lift(conn, barred.hash):
             raise NotFoundError("this address is not suppressed")
-        bounce_scores.clear(conn, hash_)
+        bounce_scores.clear_strikes(conn, hash_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ def undoable(
             if one.reason in wanted and one.since >= since and (until is None or one.since < until)
         ]
         found = [
-            Undoable(one.hash, one.reason, one.since, *guard.cause(conn, one.hash)) for one in known
+            Undoable(one.hash, one.reason, one.since, *guard.cause_of(conn, one.hash))
+            for one in known
         ]
     return [one for one in found if reply.casefold() in one.wording.casefold()]
 

@@ -100,7 +100,7 @@ def _ingest(
 def _publish(ours: DemoProcesses, story: DemoOutput) -> None:
     def served() -> int:
         with read_only(ours.services.engine) as conn:
-            return sum(s.last_edition_on is not None for s in subscribers.listing(conn))
+            return sum(s.last_edition_on is not None for s in subscribers.list_all(conn))
 
     with story.step("Compiling their digests", len(READERS)) as done:
         ours.work("paperboy.publish", served, len(READERS), done)

@@ -728,7 +728,7 @@ class Import:
                 values["secret"] = token_urlsafe(16)
             taken.add(values["secret"])
             rows.append(values)
-        added = subscriber_transfer.add(conn, rows)
+        added = subscriber_transfer.add_subscribers(conn, rows)
         stored = [(added[one.key], one) for one in members if one.key in added]
         subscriber_transfer.follow(conn, {id_: one.queries for id_, one in stored}, self.now)
         agreed = [(id_, one) for id_, one in stored if not one.must_ask and _has_agreed(one)]

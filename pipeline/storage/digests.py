@@ -70,7 +70,7 @@ class NewDigest:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class Compilation:
     """The time a digest was compiled, and its template."""
 
     created_at: datetime
@@ -147,7 +147,7 @@ def enqueue(conn: Connection, digests: Sequence[NewDigest], now: datetime) -> No
         conn.execute(insert(PickRow), chunk)
 
 
-def skip(
+def record_skips(
     conn: Connection,
     rows: Iterable[tuple[int, date, datetime, SkipReason, int, int]],
 ) -> None:
@@ -273,7 +273,7 @@ def reader_of(conn: Connection, delivery_id: int) -> int | None:
     return conn.scalar(select(DeliveryRow.subscriber_id).where(DeliveryRow.id == delivery_id))
 
 
-def made(conn: Connection, delivery_id: int) -> Made | None:
+def compilation(conn: Connection, delivery_id: int) -> Compilation | None:
     """Return when and for which template a digest was compiled.
 
     Returns None if the delivery is not a digest, or its subscriber was erased.
@@ -287,7 +287,7 @@ def made(conn: Connection, delivery_id: int) -> Made | None:
             SubscriberRow.email != addresses.ERASED,
         )
     ).one_or_none()
-    return None if row is None else Made(*row)
+    return None if row is None else Compilation(*row)
 
 
 def papers_of(conn: Connection, delivery_ids: Iterable[int]) -> defaultdict[int, list[str]]:
@@ -321,7 +321,7 @@ def record_of(conn: Connection, subscriber_id: int) -> defaultdict[int, list[dic
     return picks
 
 
-def latest(
+def latest_digests(
     conn: Connection, subscriber_id: int, most: int
 ) -> list[tuple[int, date, DeliveryStatus, int]]:
     """Return a reader's last digests, newest first: (delivery, edition, status, paper count)."""

@@ -362,12 +362,12 @@ def restore(conn: Connection, address_hash: str, since: datetime, now: datetime)
     """
     if not suppressions.lift_recent(conn, address_hash, OURS, since=since):
         return False
-    bounce_scores.clear(conn, address_hash)
+    bounce_scores.clear_strikes(conn, address_hash)
     deliveries.requeue_refused(conn, _ended_by_suppression(conn, address_hash, since), now)
     return True
 
 
-def cause(conn: Connection, address_hash: str) -> tuple[date | None, str]:
+def cause_of(conn: Connection, address_hash: str) -> tuple[date | None, str]:
     """Return the edition and the normalised wording of the last refusal counted for an address.
 
     If no refusal is stored, they come from the last delivery to it that was refused or bounced;
@@ -591,7 +591,7 @@ def _count(conn: Connection, row: Row[Any], now: datetime) -> int:
     return ended
 
 
-def waiting(conn: Connection) -> int:
+def count_waiting(conn: Connection) -> int:
     """Return the number of refusals that may count against an address, but do not yet.
 
     They wait until another mail of their edition is accepted.

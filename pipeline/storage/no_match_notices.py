@@ -189,7 +189,7 @@ def recipients(conn: Connection, delivery_ids: Collection[int]) -> dict[int, Not
     return found
 
 
-def announced(conn: Connection, first: date, last: date) -> int:
+def count_announced(conn: Connection, first: date, last: date) -> int:
     """Return the number of visible papers announced from `first` to `last`, both included."""
     query = select(func.count()).where(
         PaperRow.announced_on >= first,
@@ -199,7 +199,7 @@ def announced(conn: Connection, first: date, last: date) -> int:
     return conn.execute(query).scalar_one()
 
 
-def matched(conn: Connection, asked: NoticeRecipient, first: date, last: date) -> int:
+def count_matched(conn: Connection, asked: NoticeRecipient, first: date, last: date) -> int:
     """Return the number of papers from `first` to `last` that match the reader's topics.
 
     Matches of any breadth count; papers in one of the reader's digests do not.

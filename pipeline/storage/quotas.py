@@ -18,7 +18,7 @@ from pipeline.storage.schema import RateLimitRow
 SLICES: Final = 24  # per window; one more is stored: the slice that is leaving the window
 
 
-def left(conn: Connection, name: str, most: int, window: timedelta, now: datetime) -> int:
+def remaining(conn: Connection, name: str, most: int, window: timedelta, now: datetime) -> int:
     """Lock the quota until this transaction ends, and return how many mails it allows now."""
     conn.execute(
         upsert(conn, RateLimitRow)

@@ -131,7 +131,7 @@ def redact_address(conn: Connection, email: str, now: datetime) -> list[int]:
     )
 
 
-def of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
+def records_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
     """Return all columns of the subscriber's requests, oldest first."""
     rows = conn.execute(
         select(*RequestRow.__table__.c)

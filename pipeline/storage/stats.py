@@ -49,7 +49,7 @@ class Stats:
         return max(tried, default=None)
 
 
-def read(conn: Connection, now: datetime) -> Stats:
+def read_stats(conn: Connection, now: datetime) -> Stats:
     published = ingest_state.published_batch(conn)
     due_at = delivery_queries.next_due_at(conn)
     return Stats(
@@ -70,7 +70,7 @@ def read(conn: Connection, now: datetime) -> Stats:
         sources=tuple(ingest_state.list_source_states(conn)),
         held=tuple(hold for hold in send_controls.list_pauses(conn) if hold.automatic),
         breaker=send_controls.circuit_breaker(conn),
-        refusals=guard.waiting(conn),
+        refusals=guard.count_waiting(conn),
         failing=guard.failing(conn, now),
     )
 

@@ -168,7 +168,7 @@ def papers_from(covered_until: datetime) -> date:
 # --- Writing ------------------------------------------------------------------------------------
 
 
-def add(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def add_subscribers(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Insert subscribers, skipping conflicts; return the ids of the new ones by `email_key`."""
     if not rows:
         return {}

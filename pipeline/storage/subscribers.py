@@ -328,7 +328,7 @@ def by_id(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> 
     return _one(conn, and_(SubscriberRow.id == subscriber_id, _IS_SOMEBODY), for_change=for_change)
 
 
-def listing(conn: Connection) -> list[Subscriber]:
+def list_all(conn: Connection) -> list[Subscriber]:
     known = _query().where(_IS_SOMEBODY).order_by(SubscriberRow.id)
     return list(readable(conn, "subscriber", known, SubscriberRow.id, _mendable))
 
@@ -372,7 +372,7 @@ def count_due(conn: Connection, now: datetime) -> int:
     return conn.execute(select(func.count()).select_from(SubscriberRow).where(due)).scalar_one()
 
 
-def no_welcome(conn: Connection, subscriber_ids: Sequence[int]) -> None:
+def cancel_welcome(conn: Connection, subscriber_ids: Sequence[int]) -> None:
     """Cancel the welcome digest of readers that already had the edition of this day."""
     conn.execute(
         update(SubscriberRow)

@@ -48,13 +48,13 @@ class Throttle:
     reply: str  # the server's reply, without addresses
 
 
-def listing(conn: Connection) -> list[Throttle]:
+def list_all(conn: Connection) -> list[Throttle]:
     """Return all throttled domains, by name."""
     rows = conn.execute(select(ThrottleRow.__table__).order_by(ThrottleRow.domain))
     return [_throttle(row) for row in rows]
 
 
-def get(conn: Connection, domain: str) -> Throttle | None:
+def by_domain(conn: Connection, domain: str) -> Throttle | None:
     """Return and lock the throttle of a domain until this transaction ends; None if unthrottled."""
     query = select(ThrottleRow.__table__).where(ThrottleRow.domain == domain)
     row = conn.execute(query.with_for_update()).one_or_none()

@@ -96,7 +96,7 @@ def pending_confirmations(
     return PendingConfirmation(count, int(by_requester), last_at)
 
 
-def times(conn: Connection, address_hash: str) -> list[datetime]:
+def pending_times(conn: Connection, address_hash: str) -> list[datetime]:
     """Return the times of unanswered confirmations mailed to this address, oldest first."""
     asked = select(PendingConfirmationRow.requested_at).where(
         PendingConfirmationRow.address_hash == address_hash
@@ -104,7 +104,7 @@ def times(conn: Connection, address_hash: str) -> list[datetime]:
     return list(conn.execute(asked.order_by(PendingConfirmationRow.requested_at)).scalars())
 
 
-def forget_pending(conn: Connection, address_hash: str) -> None:
+def delete_pending(conn: Connection, address_hash: str) -> None:
     """Delete the unanswered confirmations of an address and its inbox: the owner has answered."""
     same = select(PendingConfirmationRow.inbox).where(
         PendingConfirmationRow.address_hash == address_hash

@@ -21,7 +21,7 @@ from pipeline.storage.database import retry_transaction, truncate_wal
 log = structlog.get_logger(__name__)
 
 # No settings, because both protect addresses from confirmation floods: with a shorter period, the
-# limits of signup.asking would lose rows that they count; a longer one has no benefit.
+# limits of signup.abuse_limits would lose rows that they count; a longer one has no benefit.
 COUNTERS: Final = timedelta(days=2)  # rate limit counters; their names contain IP addresses
 ASKED: Final = timedelta(days=30)  # confirmations to one address, by its hash
 CHUNK: Final = 500

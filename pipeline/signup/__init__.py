@@ -1,14 +1,13 @@
 """Use cases of a subscription: subscribe, confirm, change, unsubscribe, export, erase.
 
-    wishes     choices of a subscriber (topics, schedule): validation and storage format
-    asking     abuse limits for mail to addresses that are not confirmed
-    joining    subscribe (the form stores a request) and confirm (POST of its token)
-    changing   preferences, pauses, change of address, mail with the preferences link
-    leaving    unsubscribe with one click, and undo within a month
-    consent    the versions of the consent text
-    holding    personal data: read, export, erase
-    moving     export and import of all subscribers, also from other newsletters
-    csv_reader parser for lists from spreadsheets and other newsletters
+    choices        topics and schedule of a subscriber: validation and storage format
+    abuse_limits   limits for mail to addresses that are not confirmed
+    subscribe      the form stores a request; a POST of its token confirms it; the consent text
+    preferences    preferences, pauses, change of address, mail with the preferences link
+    unsubscribe    unsubscribe with one click, and undo within a month
+    personal_data  personal data: read, export, erase
+    transfer       export and import of all subscribers, also from other newsletters
+    csv_lists      parser for lists from spreadsheets and other newsletters
 
 Each function that changes data runs in one transaction (an import in one per 500 rows), so a
 process that is killed leaves nothing half done. Of two concurrent calls the second waits for the

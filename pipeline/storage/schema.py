@@ -348,7 +348,7 @@ class RequestRow(Table):
     email_key: Mapped[str] = mapped_column(index=True)  # as in `subscribers`
     origin: Mapped[str]
     # The version of the consent text that was accepted when the request was used, see
-    # signup.consent; NULL if none was shown: it is not used yet, or the operator vouches for it.
+    # signup.subscribe; NULL if none was shown: it is not used yet, or the operator vouches for it.
     wording: Mapped[str | None]
     choices: Mapped[dict[str, Any]]  # see storage.requests
     created_at: Mapped[datetime]

@@ -1,6 +1,6 @@
 """Controls of sending in shared rows: pauses, the circuit breaker, authentication failures.
 
-A hold is a row, so it survives restarts. Paused deliveries are neither claimed nor marked as
+A pause is a row, so it survives restarts. Paused deliveries are neither claimed nor marked as
 sending: a delivery that was claimed before the pause returns to the outbox.
 """
 
@@ -57,12 +57,12 @@ def resume(conn: Connection, edition_on: date | None) -> bool:
 
 
 def list_pauses(conn: Connection) -> list[Pause]:
-    """Return the holds: of all mail first, then by edition."""
+    """Return the pauses: of all mail first, then by edition."""
     rows = conn.execute(
         select(PauseRow.edition_on, PauseRow.since, PauseRow.reason, PauseRow.automatic)
     )
-    holds = [Pause(*row) for row in rows]
-    return sorted(holds, key=lambda hold: hold.edition_on or date.min)
+    pauses = [Pause(*row) for row in rows]
+    return sorted(pauses, key=lambda one: one.edition_on or date.min)
 
 
 def is_paused() -> ColumnElement[bool]:

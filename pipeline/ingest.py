@@ -22,7 +22,7 @@ from pipeline.matching.match import match
 from pipeline.matching.semantic import Embedder
 from pipeline.sources import FetchResult, Source, Validator
 from pipeline.storage import ingest_state, papers, sightings, topics
-from pipeline.storage.database import in_chunks, read_only, server_now, with_retries
+from pipeline.storage.database import in_chunks, read_only, retry_transaction, server_now
 from pipeline.storage.ingest_state import SourceRecord
 
 log = structlog.get_logger(__name__)
@@ -208,10 +208,11 @@ def _store_all(run: _Run, found: FetchResult) -> sightings.StoreCounts:
     total = sightings.StoreCounts()
     for chunk in in_chunks(found.sightings, CHUNK):
         # Compilation locks the papers that it picks, so concurrent transactions may deadlock.
-        total = total + with_retries(partial(_store_chunk, run, chunk))
+        total = total + _store_chunk(run, chunk)
     return total
 
 
+@retry_transaction
 def _store_chunk(run: _Run, chunk: Sequence[Sighting]) -> sightings.StoreCounts:
     with run.engine.begin() as conn:
         run.hold(conn)

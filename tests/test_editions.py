@@ -29,7 +29,7 @@ from pipeline.domain import (
 from pipeline.editions import SlotResult, compiler
 from pipeline.errors import NotFoundError
 from pipeline.signup import Choices
-from pipeline.storage import deliveries, digests, subscribers, topics
+from pipeline.storage import addresses, deliveries, digests, subscribers, suppressions, topics
 from pipeline.storage.database import read_only
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import DeliveryRow, PickRow, SkipRow, SubscriberRow
@@ -635,14 +635,14 @@ def test_only_active_readers_are_served(engine: Engine):
 def test_lifted_suppression_looks_back_as_after_a_pause(engine: Engine):
     """When the suppression is lifted, the digest looks back as after a pause."""
     reader = join(engine)
-    hash_ = subscribers.address_hash(reader.email, SUPPRESSION_KEY)
+    hash_ = addresses.address_hash(reader.email, SUPPRESSION_KEY)
     with engine.begin() as conn:
-        subscribers.suppress(conn, hash_, SuppressionReason.HARD, SOON)
+        suppressions.suppress(conn, hash_, SuppressionReason.HARD, SOON)
     ingest(engine, make_sighting("3001.00001", title="Ant"))
     (barred,) = publish(engine)
     ingest(engine, make_sighting("3001.00002", title="Bee"), now=NOW + 4 * DAY)
     with engine.begin() as conn:
-        subscribers.lift(conn, hash_)
+        suppressions.lift(conn, hash_)
 
     (outcome,) = publish(engine, NOW + 10 * DAY)
 

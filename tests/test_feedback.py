@@ -26,7 +26,7 @@ from pipeline.domain import (
 from pipeline.errors import NotFoundError
 from pipeline.feedback.process import Consequence, Effect, Event, Feedback, consequence, strike_of
 from pipeline.feedback.suppression import lift, suppress
-from pipeline.storage import deliveries, events, requests, subscribers
+from pipeline.storage import addresses, deliveries, events, requests, suppressions
 from pipeline.storage.schema import EventRow, RefusalRow, StrikeRow, SubscriberRow
 from tests.support import outbox
 from tests.support.dying import dying
@@ -36,7 +36,7 @@ from tests.support.outbox import add_confirmation, add_delivery, add_subscriber,
 
 DAY = timedelta(days=1)
 ADA = "ada@example.org"
-HASH = subscribers.address_hash(ADA, KEY)
+HASH = addresses.address_hash(ADA, KEY)
 HARD = NoticeKind.HARD
 SECRET = "abcdefghijklmnopqrstuv"
 
@@ -251,7 +251,7 @@ def test_complaint_unsubscribes_and_is_not_lifted_by_forgive(engine, feedback, a
     assert outbox.suppressions(engine) == {HASH: "complaint"}
     assert row(engine, owed).status == DeliveryStatus.SUPPRESSED
     with engine.begin() as conn:
-        subscribers.forgive(conn, HASH)
+        suppressions.lift_after_confirmation(conn, HASH)
     assert outbox.suppressions(engine) == {HASH: "complaint"}
 
 
@@ -363,7 +363,7 @@ def test_complaint_about_a_new_address_spares_the_current_one(engine, feedback, 
     effect = feedback.apply(about(engine, other, NoticeKind.COMPLAINT), NOW)
 
     assert effect is Effect.SUPPRESSED
-    new = subscribers.address_hash("new@example.org", KEY)
+    new = addresses.address_hash("new@example.org", KEY)
     assert outbox.suppressions(engine) == {new: "complaint"}
     assert status_of(engine, ada) == SubscriberStatus.ACTIVE
 
@@ -580,7 +580,7 @@ def test_manual_suppression_cancels_queued_deliveries_atomically(engine, ada):
 @pytest.mark.parametrize("reason", SuppressionReason)
 def test_lift_removes_any_suppression_and_its_strikes(engine, ada, reason):
     with engine.begin() as conn:
-        subscribers.suppress(conn, HASH, reason, NOW)
+        suppressions.suppress(conn, HASH, reason, NOW)
         conn.execute(
             insert(StrikeRow).values(
                 address_hash=HASH, edition_on=TODAY, kind=StrikeKind.SOFT, noted_at=NOW
@@ -602,7 +602,7 @@ def test_complaint_about_a_new_address_suppresses_only_that_address(engine, feed
     assert feedback.apply(about(engine, new, NoticeKind.COMPLAINT), NOW) is Effect.SUPPRESSED
     assert feedback.apply(about(engine, blank, NoticeKind.COMPLAINT), NOW) is Effect.NOTED
 
-    hash_ = subscribers.address_hash("new@example.org", KEY)
+    hash_ = addresses.address_hash("new@example.org", KEY)
     assert outbox.suppressions(engine) == {hash_: "complaint"}
     assert status_of(engine, ada) == SubscriberStatus.ACTIVE
 
@@ -628,5 +628,5 @@ def test_hard_bounce_of_a_new_address_suppresses_only_that_address(engine, feedb
     other = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
 
     assert feedback.apply(about(engine, other), NOW) is Effect.SUPPRESSED
-    new = subscribers.address_hash("new@example.org", KEY)
+    new = addresses.address_hash("new@example.org", KEY)
     assert outbox.suppressions(engine) == {new: "hard"}

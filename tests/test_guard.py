@@ -25,7 +25,14 @@ from pipeline.domain import (
 )
 from pipeline.feedback.process import Effect, Event, Feedback
 from pipeline.feedback.suppression import undo, undoable
-from pipeline.storage import deliveries, guard, refusals, send_controls, stats, subscribers
+from pipeline.storage import (
+    deliveries,
+    guard,
+    refusals,
+    send_controls,
+    stats,
+    suppressions,
+)
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.refusals import wording
 from pipeline.storage.schema import RefusalRow, StrikeRow
@@ -405,9 +412,7 @@ def test_edition_completes_after_unknown_recipients_are_suppressed_manually(engi
 
     with engine.begin() as conn:
         for one in there[:9]:
-            subscribers.suppress(conn, f"hash of {one}", SuppressionReason.MANUAL, NOW)
-            known = subscribers.by_email(conn, one)
-            deliveries.cancel_owed(conn, [known.id], deliveries.CancelReason.SUPPRESSED)
+            suppressions.suppress(conn, f"hash of {one}", SuppressionReason.MANUAL, NOW)
     controls.start(engine, TODAY)
 
     assert send_all(engine, sink, now=NOW + timedelta(minutes=2)) is None
@@ -514,7 +519,7 @@ SINGLE = {"edition_on": None, "range_from": None, "range_to": None, "kind": Deli
         ({"sent_at": NOW - DAY}, False),
         ({"created_at": NOW - guard.LIVES + SECOND}, True),
         ({"created_at": NOW - guard.LIVES}, False),
-        ({"blanked": True}, False),
+        ({"redacted": True}, False),
         ({"status": Status.UNCERTAIN}, False),
         ({"edition_on": TODAY}, False),
     ],
@@ -535,7 +540,7 @@ def test_refused_single_mail_counts_if_another_was_accepted_within_a_day(engine,
         ({"created_at": NOW - guard.LIVES}, False),
         ({"sent_at": NOW - SECOND}, False),
         ({"status": Status.UNCERTAIN}, False),
-        ({"blanked": True}, False),
+        ({"redacted": True}, False),
         ({"subscriber_id": 1, "address": "other@example.org"}, False),
         ({"came_back": True}, False),
     ],
@@ -706,7 +711,7 @@ def test_judge_returns_the_number_of_queued_deliveries_it_ended(engine):
     outbox.alter(engine, bounced, status=Status.SENT, sent_at=NOW)
     outbox.alter(engine, expired, status=Status.EXPIRED)
     with engine.connect() as conn:
-        assert guard.waiting(conn) == 3
+        assert guard.count_waiting(conn) == 3
 
     judgement = judge(engine)
 
@@ -714,7 +719,7 @@ def test_judge_returns_the_number_of_queued_deliveries_it_ended(engine):
     assert outbox.statuses(engine)[2:] == [Status.SUPPRESSED, Status.SENT, Status.EXPIRED]
     assert judge(engine).ended == 0
     with engine.connect() as conn:
-        assert guard.waiting(conn) == 0
+        assert guard.count_waiting(conn) == 0
 
 
 def test_refusal_suppresses_the_old_address_and_keeps_mail_to_the_new_one(engine):
@@ -756,7 +761,7 @@ def test_restore_lifts_one_suppression_and_deletes_its_strikes(engine):
                     noted_at=NOW,
                 )
             )  # fmt: skip
-            subscribers.suppress(conn, f"hash of {address(n)}", SuppressionReason.HARD, NOW)
+            suppressions.suppress(conn, f"hash of {address(n)}", SuppressionReason.HARD, NOW)
 
     with engine.begin() as conn:
         assert not guard.restore(conn, f"hash of {address(0)}", NOW + SECOND, NOW)
@@ -777,8 +782,8 @@ def test_suppression_cause_is_the_newest_counted_refusal(engine):
     record(engine, add_delivery(engine), 1, at=NOW + 3 * HOUR, wording="other", counted=True)
 
     with engine.connect() as conn:
-        assert guard.cause(conn, f"hash of {address(0)}") == (TODAY, "second")
-        assert guard.cause(conn, "hash of nobody") == (None, "")
+        assert guard.cause_of(conn, f"hash of {address(0)}") == (TODAY, "second")
+        assert guard.cause_of(conn, "hash of nobody") == (None, "")
 
 
 @pytest.mark.parametrize(
@@ -802,7 +807,7 @@ def test_suppression_cause_falls_back_to_the_newest_refused_delivery(engine, cha
     add_delivery(engine, **{"subscriber_id": reader} | changes)
 
     with engine.connect() as conn:
-        assert guard.cause(conn, f"hash of {address(0)}") == (TODAY, said)
+        assert guard.cause_of(conn, f"hash of {address(0)}") == (TODAY, said)
 
 
 @pytest.mark.parametrize(
@@ -835,12 +840,12 @@ def test_refusals_are_listed_oldest_first_and_cleared_per_address(engine):
                edition_on=None if hours == 1 else TODAY)  # fmt: skip
 
     with engine.begin() as conn:
-        said = refusals.of(conn, f"hash of {address(0)}")
+        said = refusals.records_of(conn, f"hash of {address(0)}")
         assert [one["at"] for one in said] == [NOW + HOUR, NOW + 2 * HOUR]
         assert said[0] == {"at": NOW + HOUR, "kind": "hard", "wording": "no", "counted": False}
         assert refusals.editions_of(conn, [1, 2]) == {TODAY}
         assert refusals.editions_of(conn, [1, 3, 4]) == {TODAY, None}
-        refusals.clear(conn, f"hash of {address(0)}")
+        refusals.clear_refusals(conn, f"hash of {address(0)}")
     assert [one.delivery_id for one in rows(engine, RefusalRow)] == [2]
 
 
@@ -1013,7 +1018,9 @@ def test_manual_suppression_is_never_lifted(engine):
     reader = add_subscriber(engine, "ada@example.org")
     outbox.suppress(engine, reader)
     with engine.begin() as conn:
-        assert not guard.lift(conn, "hash of ada@example.org", since=NOW - DAY)
+        assert not suppressions.lift_recent(
+            conn, "hash of ada@example.org", guard.OURS, since=NOW - DAY
+        )
     assert outbox.suppressions(engine) == {"hash of ada@example.org": "manual"}
 
 
@@ -1078,7 +1085,7 @@ def test_hold_is_reported_by_progress_health_and_doctor(engine, sink, database_u
     send_all(engine, sink)
 
     with engine.connect() as conn:
-        made = stats.read(conn, NOW)
+        made = stats.read_stats(conn, NOW)
     installation = Installation(settings.load(None, database_url=database_url), NOW)
     found = list(services.sending(installation))
     installation.services.engine.dispose()
@@ -1104,7 +1111,7 @@ def test_refusals_after_data_between_acceptances_alert_the_operator(
     assert held(engine) == {}
     assert nobody_is_charged(engine)
     with engine.connect() as conn:
-        reasons = stuck(stats.read(conn, NOW), NOW, NOW)
+        reasons = stuck(stats.read_stats(conn, NOW), NOW, NOW)
     installation = Installation(settings.load(None, database_url=database_url), NOW)
     found = list(services.sending(installation))
     installation.services.engine.dispose()
@@ -1116,7 +1123,7 @@ def test_refusals_after_data_between_acceptances_alert_the_operator(
 def test_manual_hold_raises_no_alert(engine):
     controls.stop(engine, NOW, TODAY)
     with engine.connect() as conn:
-        assert stuck(stats.read(conn, NOW), NOW, NOW) == []
+        assert stuck(stats.read_stats(conn, NOW), NOW, NOW) == []
 
 
 def suppressed_reader(engine, number, reply, days=0, reason="hard"):
@@ -1128,7 +1135,7 @@ def suppressed_reader(engine, number, reply, days=0, reason="hard"):
         edition_on=TODAY + days * DAY, created_at=at, expires_at=at + 18 * HOUR,
     )  # fmt: skip
     with engine.begin() as conn:
-        subscribers.suppress(conn, f"hash of {address(number)}", SuppressionReason(reason), at)
+        suppressions.suppress(conn, f"hash of {address(number)}", SuppressionReason(reason), at)
     return refused
 
 
@@ -1176,7 +1183,9 @@ def test_undo_keeps_a_complaint_recorded_meanwhile(engine):
     suppressed_reader(engine, 1, UNKNOWN)
     found = undoable(engine, NOW)
     with engine.begin() as conn:
-        subscribers.suppress(conn, f"hash of {address(1)}", SuppressionReason.COMPLAINT, NOW + HOUR)
+        suppressions.suppress(
+            conn, f"hash of {address(1)}", SuppressionReason.COMPLAINT, NOW + HOUR
+        )
 
     assert undo(engine, found, NOW + HOUR) == 0
     assert set(outbox.suppressions(engine).values()) == {"complaint"}

@@ -22,7 +22,7 @@ from pipeline.domain import (
     Weekday,
 )
 from pipeline.editions import SlotResult, no_match_notice
-from pipeline.storage import subscribers
+from pipeline.storage import suppressions
 from pipeline.storage.database import read_only
 from pipeline.storage.no_match_notices import LastContact
 from pipeline.storage.schema import DeliveryRow, SkipRow, SubscriberRow
@@ -186,7 +186,7 @@ def test_paused_subscriber_gets_the_note_later_and_suppressed_one_gets_none(engi
             .values(paused_until=TODAY + 9 * DAY)
         )
         row = next(r for r in rows(engine, SubscriberRow) if r.id == barred.id)
-        subscribers.suppress(conn, row.address_hash, SuppressionReason.HARD, NOW)
+        suppressions.suppress(conn, row.address_hash, SuppressionReason.HARD, NOW)
 
     assert days(engine, 1, 14) == []
     (told,) = [outcome for outcome in day(engine, 15) if outcome.noted]

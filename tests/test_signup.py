@@ -24,7 +24,7 @@ from pipeline.errors import (
     SettingsError,
 )
 from pipeline.signup import Choices
-from pipeline.storage import deliveries, digests, subscribers
+from pipeline.storage import addresses, deliveries, digests, suppressions
 from pipeline.storage.database import read_only
 from pipeline.storage.schema import (
     DeliveryRow,
@@ -260,11 +260,11 @@ def test_unsubscribe_concurrently_with_compilation_cancels_the_digest(engine: En
 def test_erasing_deletes_personal_data_and_keeps_the_suppression(engine: Engine):
     """No personal data is kept."""
     reader = add_reader(engine, "cat:cs.IR", now=SOON)
-    hash_ = subscribers.address_hash(reader.email, SUPPRESSION_KEY)
+    hash_ = addresses.address_hash(reader.email, SUPPRESSION_KEY)
     ingest(engine, make_sighting())
     publish(engine)
     with engine.begin() as conn:
-        subscribers.suppress(conn, hash_, SuppressionReason.COMPLAINT, NOW)
+        suppressions.suppress(conn, hash_, SuppressionReason.COMPLAINT, NOW)
 
     signup.erase(engine, " ADA@example.org")
 
@@ -281,8 +281,8 @@ def test_erasing_deletes_personal_data_and_keeps_the_suppression(engine: Engine)
 def test_a_complaint_is_never_replaced_by_a_lesser_reason(engine: Engine):
     with engine.begin() as conn:
         for reason in (SuppressionReason.FULL, SuppressionReason.COMPLAINT, SuppressionReason.HARD):
-            subscribers.suppress(conn, "hash", reason, NOW)
-        found = subscribers.suppressed(conn, "hash")
+            suppressions.suppress(conn, "hash", reason, NOW)
+        found = suppressions.by_hash(conn, "hash")
 
     assert found is not None
     assert found.reason is SuppressionReason.COMPLAINT

@@ -21,11 +21,11 @@ from pipeline.domain import (
 from pipeline.errors import ConflictError, InvalidTokenError, LimitError, NotFoundError
 from pipeline.signup import Choices, UnsubscribeReason
 from pipeline.signup.abuse_limits import Limits
-from pipeline.storage import deliveries, subscribers
+from pipeline.storage import addresses, deliveries, suppressions
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
-    AskedRow,
     DeliveryRow,
+    PendingConfirmationRow,
     RequestRow,
     StrikeRow,
     SubscriberRow,
@@ -143,8 +143,8 @@ def test_queued_link_mail_expires_after_one_day(engine: Engine):
 def test_link_is_not_mailed_to_a_suppressed_subscriber(engine: Engine):
     add_reader(engine)
     with engine.begin() as conn:
-        hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
-        subscribers.suppress(conn, hash_, SuppressionReason.HARD, NOW)
+        hash_ = addresses.address_hash(ADA, SUPPRESSION_KEY)
+        suppressions.suppress(conn, hash_, SuppressionReason.HARD, NOW)
 
     signup.ask_link(engine, ADA, ip=None, suppression_key=SUPPRESSION_KEY, now=NOW)
 
@@ -178,8 +178,8 @@ def test_new_address_request_that_is_not_allowed_queues_no_mail(engine: Engine, 
         add_reader(engine, email=NEW)
     if why == "suppressed":
         with engine.begin() as conn:
-            hash_ = subscribers.address_hash(NEW, SUPPRESSION_KEY)
-            subscribers.suppress(conn, hash_, SuppressionReason.HARD, NOW)
+            hash_ = addresses.address_hash(NEW, SUPPRESSION_KEY)
+            suppressions.suppress(conn, hash_, SuppressionReason.HARD, NOW)
     if why == "asked":
         ask_new(engine, reader, now=SOON)
     if why == "left":
@@ -231,8 +231,8 @@ def test_bounce_of_a_new_address_does_not_suppress_the_old_one(engine: Engine):
     """And if the old address is suppressed, the new one is still asked to confirm."""
     reader = add_reader(engine)
     with engine.begin() as conn:
-        hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
-        subscribers.suppress(conn, hash_, SuppressionReason.HARD, NOW)
+        hash_ = addresses.address_hash(ADA, SUPPRESSION_KEY)
+        suppressions.suppress(conn, hash_, SuppressionReason.HARD, NOW)
     ask_new(engine, reader)
     assert claim(engine) == [NEW]
     refused = Settlement(
@@ -241,7 +241,7 @@ def test_bounce_of_a_new_address_does_not_suppress_the_old_one(engine: Engine):
     )  # fmt: skip
 
     with engine.begin() as conn:
-        subscribers.lift(conn, hash_)
+        suppressions.lift(conn, hash_)
         deliveries.settle(conn, [refused], "token", NOW)
 
     assert count(engine, SuppressionRow) == 0
@@ -251,7 +251,7 @@ def test_confirmed_new_address_starts_without_strikes(engine: Engine):
     """An earlier owner may have let the mailbox overflow."""
     reader = add_reader(engine)
     with engine.begin() as conn:
-        hash_ = subscribers.address_hash(NEW, SUPPRESSION_KEY)
+        hash_ = addresses.address_hash(NEW, SUPPRESSION_KEY)
         strike = {"address_hash": hash_, "edition_on": TODAY, "kind": "full", "noted_at": NOW}
         conn.execute(StrikeRow.__table__.insert().values(strike))
 
@@ -462,7 +462,7 @@ def test_erasing_removes_personal_data_from_all_tables(engine: Engine, claimed: 
     assert not [word for word in (ADA, NEW, "ada@", "cat:cs.IR", reader.secret) if word in left]
     assert Counter(status for _, status in mails(engine)) == {"cancelled": 3}
     assert {d.dedupe_key for d in rows(engine, DeliveryRow)} == keys
-    assert count(engine, AskedRow) == 1  # for the new address: counters stay
+    assert count(engine, PendingConfirmationRow) == 1  # for the new address: counters stay
     for lost in (signup.export, signup.choices_of):
         with pytest.raises(NotFoundError):
             lost(engine, reader.id)

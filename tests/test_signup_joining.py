@@ -34,13 +34,13 @@ from pipeline.errors import (
 from pipeline.signup import Choices
 from pipeline.signup.abuse_limits import Limits, inbox_of
 from pipeline.signup.choices import as_json, from_json
-from pipeline.storage import deliveries, subscribers, transactional
+from pipeline.storage import addresses, deliveries, subscribers, suppressions, transactional
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
-    AskedRow,
     DeliveryRow,
-    LimitRow,
+    PendingConfirmationRow,
     PickRow,
+    RateLimitRow,
     RequestRow,
     SkipRow,
     StrikeRow,
@@ -75,12 +75,12 @@ def last_request(engine: Engine) -> int:
 
 
 def hash_of(email: str) -> str:
-    return subscribers.address_hash(email, SUPPRESSION_KEY)
+    return addresses.address_hash(email, SUPPRESSION_KEY)
 
 
 def suppress(engine: Engine, email: str, reason: SuppressionReason) -> None:
     with engine.begin() as conn:
-        subscribers.suppress(conn, hash_of(email), reason, NOW)
+        suppressions.suppress(conn, hash_of(email), reason, NOW)
 
 
 def make_known(engine: Engine, kind: str) -> None:
@@ -196,9 +196,9 @@ def test_signup_runs_the_same_statements_for_any_address(engine: Engine):
         with watching(engine) as seen[kind]:
             ask(engine, ip=f"198.51.{number}.7")
         with engine.begin() as conn:
-            hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
-            subscribers.lift(conn, hash_)
-            conn.execute(AskedRow.__table__.delete())
+            hash_ = addresses.address_hash(ADA, SUPPRESSION_KEY)
+            suppressions.lift(conn, hash_)
+            conn.execute(PendingConfirmationRow.__table__.delete())
 
     assert seen["new"].count("COMMIT") == 1
     assert len(seen["new"]) >= 10
@@ -218,7 +218,7 @@ def test_invalid_form_stores_nothing(engine: Engine, email: str, choices: Choice
     with pytest.raises(error):
         ask(engine, email, choices)
 
-    assert [count(engine, t) for t in (SubscriberRow, RequestRow, LimitRow)] == [0, 0, 0]
+    assert [count(engine, t) for t in (SubscriberRow, RequestRow, RateLimitRow)] == [0, 0, 0]
 
 
 # --- Limits -------------------------------------------------------------------------------------
@@ -228,13 +228,19 @@ def test_address_gets_one_confirmation_a_day_and_three_a_month(engine: Engine):
     for hours in (0, 23, 24, 30, 48, 72, 30 * 24 + 1):
         ask(engine, ip=None, now=NOW + hours * HOUR)
 
-    asked = [row.asked_at - NOW for row in rows(engine, AskedRow, AskedRow.asked_at)]
+    asked = [
+        row.requested_at - NOW
+        for row in rows(engine, PendingConfirmationRow, PendingConfirmationRow.requested_at)
+    ]
     assert asked == [hours * HOUR for hours in (0, 24, 48, 30 * 24 + 1)]
     assert len(mails(engine)) == 4
 
 
 def sent_at(engine: Engine) -> list[timedelta]:
-    return [row.asked_at - NOW for row in rows(engine, AskedRow, AskedRow.asked_at)]
+    return [
+        row.requested_at - NOW
+        for row in rows(engine, PendingConfirmationRow, PendingConfirmationRow.requested_at)
+    ]
 
 
 def most_in_a_month(times: list[timedelta]) -> int:
@@ -414,7 +420,7 @@ def test_crash_during_signup_stores_nothing(engine: Engine, after: int):
     with dying(engine, after):
         ask(engine)
 
-    tables = (SubscriberRow, RequestRow, DeliveryRow, AskedRow, LimitRow)
+    tables = (SubscriberRow, RequestRow, DeliveryRow, PendingConfirmationRow, RateLimitRow)
     assert [count(engine, table) for table in tables] == [0] * len(tables)
 
 
@@ -451,7 +457,7 @@ def test_confirming_applies_the_requested_wishes(engine: Engine):
         ("dense retrieval", "Dense retrieval"),
     )
     assert again.subscriber == first.subscriber
-    assert count(engine, AskedRow) == 0
+    assert count(engine, PendingConfirmationRow) == 0
     assert signup.read_request(engine, request.id, NOW + 99 * HOUR).is_used
 
 
@@ -491,8 +497,8 @@ def test_confirming_lifts_any_suppression_except_a_complaint(
     signup.confirm(engine, last_request(engine), NOW)
 
     with engine.begin() as conn:
-        hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
-        still = subscribers.suppressed(conn, hash_)
+        hash_ = addresses.address_hash(ADA, SUPPRESSION_KEY)
+        still = suppressions.by_hash(conn, hash_)
     assert (still is not None) == (reason is SuppressionReason.COMPLAINT)
 
 

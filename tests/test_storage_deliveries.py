@@ -18,7 +18,7 @@ from pipeline.domain import (
     SuppressionReason,
 )
 from pipeline.errors import NotFoundError
-from pipeline.storage import deliveries, guard, refusals, send_controls, subscribers, throttles
+from pipeline.storage import deliveries, delivery_queries, guard, refusals, send_controls, throttles
 from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
 from pipeline.storage.schema import DeliveryRow, RefusalRow, RequestRow, SubscriberRow
 from pipeline.storage.throttles import ThrottleState
@@ -385,7 +385,6 @@ def test_unread_failure_sets_the_cursor_back_and_a_refusal_does_not(engine, unre
         (CancelReason.OPERATOR, 2),
         (CancelReason.LEFT, 5),
         (CancelReason.SUPERSEDED, 5),
-        (CancelReason.SUPPRESSED, 5),
     ],
 )
 def test_only_cancelling_by_the_operator_sets_the_cursor_back(engine, reason, cursor):
@@ -514,8 +513,8 @@ def test_listing_returns_all_deliveries_or_those_of_one_status(engine):
     second = add_delivery(engine, status="sent")
 
     with engine.connect() as conn:
-        everything = deliveries.listing(conn)
-        sent = deliveries.listing(conn, Status.SENT)
+        everything = delivery_queries.list_views(conn)
+        sent = delivery_queries.list_views(conn, Status.SENT)
 
     assert [view.id for view in everything] == [first, second]
     assert [view.id for view in sent] == [second]
@@ -530,19 +529,19 @@ def test_counts_include_every_status(engine):
     add_delivery(engine)
 
     with engine.connect() as conn:
-        counted = deliveries.counts(conn)
+        counted = delivery_queries.counts(conn)
 
     assert counted == {**dict.fromkeys(Status, 0), Status.QUEUED: 1}
 
 
 def test_next_due_at_returns_the_earliest_time(engine):
     with engine.connect() as conn:
-        assert deliveries.next_due_at(conn) is None
+        assert delivery_queries.next_due_at(conn) is None
     add_delivery(engine, not_before=NOW + timedelta(hours=2))
     add_delivery(engine, not_before=NOW + timedelta(hours=1))
 
     with engine.connect() as conn:
-        assert deliveries.next_due_at(conn) == NOW + timedelta(hours=1)
+        assert delivery_queries.next_due_at(conn) == NOW + timedelta(hours=1)
 
 
 @pytest.mark.parametrize("precedence", [0, 1])
@@ -563,10 +562,10 @@ def test_next_due_at_ignores_unsendable_deliveries(engine, precedence):
         send_controls.pause(conn, TODAY + timedelta(days=3), "held", NOW)
 
     with engine.connect() as conn:
-        assert deliveries.next_due_at(conn) is None
+        assert delivery_queries.next_due_at(conn) is None
     add_delivery(engine, **day, not_before=NOW + timedelta(hours=1))
     with engine.connect() as conn:
-        assert deliveries.next_due_at(conn) == NOW + timedelta(hours=1)
+        assert delivery_queries.next_due_at(conn) == NOW + timedelta(hours=1)
 
 
 def test_manual_resend_never_shortens_the_expiry(engine):
@@ -749,11 +748,7 @@ def test_cancelling_ends_queued_and_leased_mail_of_the_given_readers_only(engine
         found = row(engine, id_)
         assert (found.status, found.reason, found.lease) == (Status.CANCELLED, "left", None)
     with engine.begin() as conn:
-        assert deliveries.cancel_owed(conn, [reader], CancelReason.SUPPRESSED) == []
-    suppressed = add_delivery(engine, subscriber_id=reader)
-    with engine.begin() as conn:
-        deliveries.cancel_owed(conn, [reader], CancelReason.SUPPRESSED)
-    assert status_of(engine, suppressed) == Status.SUPPRESSED
+        assert deliveries.cancel_owed(conn, [reader], CancelReason.LEFT) == []
 
 
 def test_cancel_edition_works_in_bounded_steps_and_sets_cursors_back(engine):
@@ -776,7 +771,7 @@ def test_editions_are_counted_by_status_newest_first(engine):
     add_confirmation(engine)
 
     with engine.connect() as conn:
-        found = deliveries.editions(conn)
+        found = delivery_queries.edition_counts(conn)
 
     assert list(found.items()) == [
         (TODAY + DAY, {Status.FAILED: 1}),
@@ -814,7 +809,7 @@ def test_blank_removes_personal_data_from_deliveries_of_a_reader(engine):
 
     found = row(engine, mine)
     assert (found.address, found.domain, found.topics, found.more) == (None, "", [], 0)
-    assert (found.reply, found.queue_id, found.blanked) == (None, None, True)
+    assert (found.reply, found.queue_id, found.redacted) == (None, None, True)
     assert [one.delivery_id for one in rows(engine, RefusalRow)] == [other]
 
 
@@ -840,7 +835,7 @@ def test_forget_address_cancels_queued_mail_and_redacts_the_address(engine):
 
     for id_, status in ((owed, Status.CANCELLED), (sent, Status.SENT)):
         found = row(engine, id_)
-        assert (found.status, found.address, found.blanked) == (status, "", True)
+        assert (found.status, found.address, found.redacted) == (status, "", True)
         assert (found.reply, found.queue_id) == (None, None)
     assert row(engine, owed).reason == "its address was erased"
 
@@ -888,10 +883,9 @@ def test_claim_respects_subscriber_state_and_delivery_kind(engine, reader, chang
 def test_suppressed_address_gets_only_newly_requested_mail(
     engine, reason, since, changes, is_written
 ):
-    id_ = add_delivery(engine, "ada@example.org", **changes)
-    with engine.begin() as conn:
-        reason = SuppressionReason(reason)
-        subscribers.suppress(conn, "hash of ada@example.org", reason, since)
+    ada = add_subscriber(engine, "ada@example.org")
+    id_ = add_delivery(engine, subscriber_id=ada, **changes)
+    outbox.suppress(engine, ada, reason, since)
 
     assert claim(engine) == ([id_] if is_written else [])
 
@@ -925,11 +919,11 @@ def test_in_hand_counts_own_and_other_leases_of_a_domain(engine):
     add_delivery(engine, status=Status.LEASED, **held | {"domain": "other.example"})
 
     with engine.connect() as conn:
-        found = deliveries.in_hand(conn, "d.example", "mine", NOW)
+        found = delivery_queries.in_hand(conn, "d.example", "mine", NOW)
 
-    assert found == deliveries.InHand(ours=2, others=1)
+    assert found == delivery_queries.InHand(ours=2, others=1)
     assert found.total == 3
-    assert found + found == deliveries.InHand(ours=4, others=2)
+    assert found + found == delivery_queries.InHand(ours=4, others=2)
 
 
 def test_unmarked_deliveries_are_withdrawn_or_handed_back(engine):
@@ -963,7 +957,7 @@ def test_record_of_returns_own_deliveries_without_lease_columns(engine):
     add_delivery(engine)
 
     with engine.connect() as conn:
-        found = deliveries.record_of(conn, reader)
+        found = delivery_queries.record_of(conn, reader)
 
     assert [one["id"] for one in found] == ids
     columns = {column.name for column in DeliveryRow.__table__.c}
@@ -976,8 +970,8 @@ def test_deliveries_of_unknown_kind_or_status_are_reported(engine):
         outbox.alter(engine, id_, **wrong)
 
     with engine.connect() as conn:
-        assert [id_ for id_, _why in deliveries.unreadable(conn)] == bad
-        assert [view.id for view in deliveries.listing(conn)] == [good]
+        assert [id_ for id_, _why in delivery_queries.unreadable(conn)] == bad
+        assert [view.id for view in delivery_queries.list_views(conn)] == [good]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from pipeline.domain import OWED, DeliveryKind, DeliveryStatus
 from pipeline.local import processes
 from pipeline.signup import Choices
 from pipeline.sources import FetchResult
-from pipeline.storage import deliveries
+from pipeline.storage import delivery_queries
 from pipeline.storage.database import read_only
 from pipeline.storage.schema import DeliveryRow
 from pipeline.tasks import client, wake_editions
@@ -97,7 +97,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 def statuses(engine: Engine) -> Counter[DeliveryStatus]:
     with read_only(engine) as conn:
-        return Counter(deliveries.counts(conn))
+        return Counter(delivery_queries.counts(conn))
 
 
 def under_way(engine: Engine) -> int:

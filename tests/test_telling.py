@@ -209,7 +209,7 @@ def fail(way: Way) -> None:
     except IntegrityError:
         structlog.get_logger().exception("failed")
     with engine.begin() as conn:
-        conn.execute(text("DROP TABLE asked"))
+        conn.execute(text("DROP TABLE pending_confirmations"))
     # SQLite raises OperationalError for a missing table, as if the database were away: the site
     # returns 503, "try again later".
     assert way.post("/subscribe", **FORM).status_code in {500, 503}

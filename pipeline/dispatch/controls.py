@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from pipeline.errors import NotFoundError
 from pipeline.storage import deliveries, send_controls, throttles
-from pipeline.storage.database import retry_transaction, with_retries
+from pipeline.storage.database import retry_transaction
 
 log = structlog.get_logger(__name__)
 
@@ -63,12 +63,13 @@ def cancel(engine: Engine, edition_on: date) -> int:
     crash some are cancelled, and another run cancels the rest.
     """
     total = 0
-    while ended := with_retries(lambda: _cancel_some(engine, edition_on)):
+    while ended := _cancel_some(engine, edition_on):
         total += ended
     log.warning("edition cancelled", edition=str(edition_on), deliveries=total)
     return total
 
 
+@retry_transaction
 def _cancel_some(engine: Engine, edition_on: date) -> int:
     with engine.begin() as conn:
         return deliveries.cancel_edition(conn, edition_on)

@@ -23,8 +23,16 @@ from pipeline.dispatch.group_commit import Lease
 from pipeline.dispatch.throttle import Scope
 from pipeline.domain import Delivery, Verdict
 from pipeline.smtp import Outcome, without_addresses
-from pipeline.storage import deliveries, guard, quotas, refusals, send_controls, throttles
-from pipeline.storage.deliveries import InHand
+from pipeline.storage import (
+    deliveries,
+    delivery_queries,
+    guard,
+    quotas,
+    refusals,
+    send_controls,
+    throttles,
+)
+from pipeline.storage.delivery_queries import InHand
 from pipeline.storage.send_controls import CircuitBreaker
 from pipeline.storage.throttles import Throttle, ThrottleState
 from pipeline.token_bucket import Bucket
@@ -146,7 +154,7 @@ class SharedThrottle:
         limit = min(tokens, self.chunk)
         until: datetime | None = now if limit == 0 else None
         for rate in self._rates:
-            left = quotas.left(conn, rate.name, rate.most, rate.window, now)
+            left = quotas.remaining(conn, rate.name, rate.most, rate.window, now)
             limit = min(limit, left)
             if left == 0:
                 free_at = quotas.free_at(conn, rate.name, rate.window, now)
@@ -154,7 +162,7 @@ class SharedThrottle:
         return limit, until
 
     def _claim(self, conn: Connection, limit: int, now: datetime) -> list[Delivery]:
-        slowed = throttles.listing(conn)
+        slowed = throttles.list_all(conn)
         besides = frozenset(one.domain for one in slowed)
         self._know(besides)
         self._crowding = InHand(0, 0)
@@ -190,7 +198,7 @@ class SharedThrottle:
 
     def _room(self, conn: Connection, known: Throttle, now: datetime) -> int:
         """Return how many more mails to a throttled domain may be in flight."""
-        held = deliveries.in_hand(conn, known.domain, self._lease.token, now)
+        held = delivery_queries.in_hand(conn, known.domain, self._lease.token, now)
         room = max(0, throttle.most_in_flight(known) - held.total)
         if room == 0:
             self._crowding += held
@@ -205,7 +213,7 @@ class SharedThrottle:
         Locks its row until the end of the transaction. The throttle is also deleted a day after the
         last refusal.
         """
-        known = throttles.get(conn, domain)
+        known = throttles.by_domain(conn, domain)
         with self._lock:
             accepted = self._accepted.pop(domain, 0)
         if known is None:
@@ -325,7 +333,7 @@ class SharedThrottle:
         self, conn: Connection, domain: str, state: ThrottleState, said: str
     ) -> Throttle | None:
         now = self._clock(conn)
-        known = throttles.get(conn, domain)
+        known = throttles.by_domain(conn, domain)
         slowed = throttle.refused(known, domain, state, said, now)
         if known is None:
             return slowed if throttles.insert(conn, slowed) else None

@@ -17,7 +17,7 @@ from pipeline.matching.match import SetAside, match
 from pipeline.matching.query import parse
 from pipeline.matching.semantic import Embedder
 from pipeline.storage import ingest_state, papers, topics
-from pipeline.storage.database import in_chunks, read_only, with_retries
+from pipeline.storage.database import in_chunks, read_only, retry_transaction
 from pipeline.storage.topics import TopicProgress
 
 BACKFILL_DAYS = 30  # for a new topic
@@ -97,12 +97,13 @@ def _bring_up(
     arose = {p.id: arose_in(p.batch, touched[p.id], stand) for p in unseen}
     found = matches([p.topic for p in late], unseen)
     for chunk in in_chunks(found, 1_000):
-        with_retries(partial(_add, engine, [(new, arose[new.paper_id]) for new in chunk]))
+        _add(engine, [(new, arose[new.paper_id]) for new in chunk])
     with engine.begin() as conn:
         done = [p.topic.id for p in late if p.topic.id not in failed]
         topics.advance(conn, done, from_batch=stand, to_batch=batch)
 
 
+@retry_transaction
 def _add(engine: Engine, found: Sequence[tuple[Match, int]]) -> None:
     with engine.begin() as conn:
         topics.add_matches(conn, found)

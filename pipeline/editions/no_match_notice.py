@@ -53,7 +53,9 @@ def load(conn: Connection, delivery_ids: Collection[int], days: int) -> dict[int
     """Return the content, as of now, of the notices among these deliveries, by delivery id."""
     asked = no_match_notices.recipients(conn, delivery_ids)
     spans = {id_: _span(one, days) for id_, one in asked.items()}
-    announced = {span: no_match_notices.announced(conn, *span) for span in set(spans.values())}
+    announced = {
+        span: no_match_notices.count_announced(conn, *span) for span in set(spans.values())
+    }
     return {id_: _note(conn, one, spans[id_], announced[spans[id_]]) for id_, one in asked.items()}
 
 
@@ -72,7 +74,7 @@ def _note(
         announced=announced,
         topics=tuple(one.label for one in asked.followed),
         breadth=asked.breadth,
-        in_passing=no_match_notices.matched(conn, asked, *span),
+        in_passing=no_match_notices.count_matched(conn, asked, *span),
         wider=tuple(_wider(asked.followed))[:WIDER],
         follows_trending=any(one.topic.query == TRENDING for one in asked.followed),
     )

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from functools import partial
 from typing import Final
 
 import structlog
@@ -31,10 +30,18 @@ from pipeline.domain import (
 )
 from pipeline.feedback.bounces.recipients import masked
 from pipeline.message import Sender, named_by
-from pipeline.storage import deliveries, delivery_lookup, events, guard, refusals, subscribers
-from pipeline.storage.database import with_retries
-from pipeline.storage.deliveries import CancelReason
-from pipeline.storage.delivery_lookup import FoundDelivery
+from pipeline.storage import (
+    addresses,
+    deliveries,
+    delivery_queries,
+    events,
+    guard,
+    refusals,
+    subscribers,
+    suppressions,
+)
+from pipeline.storage.database import retry_transaction
+from pipeline.storage.delivery_queries import FoundDelivery
 from pipeline.storage.events import StoredEvent
 
 log = structlog.get_logger(__name__)
@@ -87,7 +94,7 @@ class Feedback:
 
     def apply(self, notice: Notice, now: datetime) -> Effect:
         """Apply one notice that needs no provider's proof, and return its effect. Idempotent."""
-        done = with_retries(partial(self._apply_alone, notice, now))
+        done = self._apply_alone(notice, now)
         _log(done, notice.kind)
         return done.effect
 
@@ -97,7 +104,7 @@ class Feedback:
         Return only KNOWN if the provider has sent this event before; it is not applied again, even
         if its effect was undone in between.
         """
-        results = with_retries(partial(self._take, provider, event, now))
+        results = self._take(provider, event, now)
         if results is None:
             return (Effect.KNOWN,)
         for done in results:
@@ -113,10 +120,12 @@ class Feedback:
         event = Event(hashlib.sha256(octets).hexdigest(), notice.kind, json.dumps(said), (notice,))
         return self.take(MAIL, event, now)[0]
 
+    @retry_transaction
     def _apply_alone(self, notice: Notice, now: datetime) -> _Done:
         with self.engine.begin() as conn:
             return self._carry_out(conn, notice, None, now)
 
+    @retry_transaction
     def _take(self, provider: str, event: Event, now: datetime) -> list[_Done] | None:
         kept = StoredEvent(provider, event.id, event.kind, event.raw)
         with self.engine.begin() as conn:
@@ -132,7 +141,7 @@ class Feedback:
     ) -> None:
         named = [address for notice in event.notices for address in notice.recipients]
         ours = next((done for done in results if done.subscriber_id), None)
-        events.close(
+        events.record_effect(
             conn,
             event_id,
             raw=event.raw if ours else masked(event.raw),
@@ -147,7 +156,7 @@ class Feedback:
     def _hash(self, address: str) -> str:
         # An address in a mail or an event may have lone surrogates, which cannot be encoded.
         letters = address.encode("utf-8", "replace").decode()
-        return subscribers.address_hash(letters, self.suppression_key)
+        return addresses.address_hash(letters, self.suppression_key)
 
     # --- Delivery lookup ------------------------------------------------------------------------
 
@@ -161,7 +170,7 @@ class Feedback:
             return _unsubscribe(conn, _requester(conn, notice) or subscriber, traced, now)
         if traced is None:
             return _Done(Effect.NOT_OURS)
-        if delivery_lookup.settle_uncertain(conn, traced.delivery_id, _reason(notice), now):
+        if deliveries.settle_uncertain(conn, traced.delivery_id, _reason(notice), now):
             log.info("uncertain delivery settled by news of it", delivery=traced.delivery_id)
         effect = self._apply_to_address(conn, notice, traced, subscriber, now)
         return _Done(effect, traced, traced.subscriber_id)
@@ -174,19 +183,19 @@ class Feedback:
         By Message-ID, then by bounce address, then by queue id.
         """
         dedupe_key = self.sender.dedupe_key_of(notice.message_id or "")
-        traced = delivery_lookup.by_dedupe_key(conn, dedupe_key) if dedupe_key else None
+        traced = delivery_queries.by_dedupe_key(conn, dedupe_key) if dedupe_key else None
         if traced:
             return traced
         traced = self._trace_envelope(conn, notice.envelope or "")
         if traced or not queue_id:
             return traced
-        traced = delivery_lookup.by_queue_id(conn, queue_id)
+        traced = delivery_queries.by_queue_id(conn, queue_id)
         # A server may use a queue id again, so the recipient must match, too.
         return traced if traced and self._went_to(traced, notice.recipients) else None
 
     def _trace_envelope(self, conn: Connection, envelope: str) -> FoundDelivery | None:
         delivery_id = named_by(envelope)
-        traced = delivery_lookup.by_id(conn, delivery_id) if delivery_id else None
+        traced = delivery_queries.by_id(conn, delivery_id) if delivery_id else None
         if traced and self.sender.is_envelope_of(envelope, traced.delivery_id, traced.dedupe_key):
             return traced
         return None
@@ -208,14 +217,15 @@ class Feedback:
         what = consequence(notice)
         if what is Consequence.NOTHING:
             return Effect.NOTED
-        delivery_lookup.record_outcome(conn, traced.delivery_id, _reason(notice))
+        deliveries.record_outcome(conn, traced.delivery_id, _reason(notice))
         if traced.address is not None:
             return self._apply_to_other_address(conn, what, notice, traced, now)
         if subscriber is None:
             return Effect.NOTED
         if what is Consequence.COMPLAINT:
+            suppressions.suppress(conn, traced.address_hash, SuppressionReason.COMPLAINT, now)
             subscribers.leave(conn, subscriber.id, now)
-            return _suppress(conn, traced, SuppressionReason.COMPLAINT, now)
+            return Effect.SUPPRESSED
         if traced.is_vouched:
             return Effect.NOTED
         kind = refusals.HARD if what is Consequence.HARD else strike_of(notice)
@@ -239,7 +249,7 @@ class Feedback:
             return Effect.NOTED
         address_hash = self._hash(traced.address)
         if what is Consequence.COMPLAINT:
-            subscribers.suppress(conn, address_hash, SuppressionReason.COMPLAINT, now)
+            suppressions.suppress(conn, address_hash, SuppressionReason.COMPLAINT, now)
             return Effect.SUPPRESSED
         if what is not Consequence.HARD:
             return Effect.NOTED
@@ -263,7 +273,6 @@ def _unsubscribe(
     if subscriber is None:
         return _Done(Effect.NOT_OURS, traced)
     subscribers.leave(conn, subscriber.id, now)
-    deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
     return _Done(Effect.LEFT, traced, subscriber.id)
 
 
@@ -315,16 +324,8 @@ def _count(
         )
     if not refusals.is_counted(conn, traced.delivery_id):
         return Effect.HELD
-    barred = subscribers.suppressed(conn, address_hash)
+    barred = suppressions.by_hash(conn, address_hash)
     return Effect.SUPPRESSED if barred else Effect.COUNTED
-
-
-def _suppress(
-    conn: Connection, traced: FoundDelivery, reason: SuppressionReason, now: datetime
-) -> Effect:
-    subscribers.suppress(conn, traced.address_hash, reason, now)
-    deliveries.cancel_owed(conn, [traced.subscriber_id], CancelReason.SUPPRESSED)
-    return Effect.SUPPRESSED
 
 
 def _reason(notice: Notice) -> str:

@@ -122,8 +122,7 @@ def _is_set(wished: Settings, name: str) -> bool:
 
 def _upgrade(loaded: Settings) -> None:
     engine = open_engine(loaded.database_url)
-    key = loaded.suppression_key.get_secret_value() if loaded.suppression_key else None
-    migrate.upgrade(engine, suppression_key=key)
+    migrate.upgrade(engine)
     engine.dispose()
 
 

@@ -46,10 +46,9 @@ from pipeline.signup.subscribe import (
     read_request,
     request_subscription,
 )
-from pipeline.signup.unsubscribe import UNDO, UnsubscribeReason, leave, set_reason, undo
+from pipeline.signup.unsubscribe import UnsubscribeReason, leave, set_reason, undo
 
 __all__ = [
-    "UNDO",
     "WORDING",
     "Choices",
     "Confirmed",

@@ -38,11 +38,18 @@ from pipeline.matching.query import canonical
 from pipeline.signup import abuse_limits, subscribe
 from pipeline.signup.choices import MOST_TOPICS, Choices, checked, valid_address
 from pipeline.signup.csv_lists import OURS, Record, SubscriberList, join_words, split_words
-from pipeline.storage import deliveries, ingest_state, subscriber_transfer, subscribers
-from pipeline.storage.database import in_chunks, read_only, with_retries
+from pipeline.storage import (
+    addresses,
+    deliveries,
+    ingest_state,
+    subscriber_transfer,
+    subscribers,
+    suppressions,
+)
+from pipeline.storage.database import in_chunks, read_only, retry_transaction
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.subscriber_transfer import KnownSubscriber, StoredSubscriber
-from pipeline.storage.subscribers import Suppression
+from pipeline.storage.suppressions import Suppression
 
 log = structlog.get_logger(__name__)
 
@@ -65,14 +72,13 @@ def exported(engine: Engine, suppression_key: str) -> Iterator[dict[str, str]]:
     with read_only(engine) as conn:
         if conn.dialect.name == "postgresql":
             conn = conn.execution_options(isolation_level="REPEATABLE READ")
-        for one in subscriber_transfer.suppressions_without_subscriber(conn):
+        for one in suppressions.without_subscriber(conn):
             yield _row(
                 {
                     "status": SUPPRESSED,
                     "suppressed": one.reason,
                     "suppressed_since": one.since,
                     "address_hash": one.hash,
-                    "folded": "yes" if one.folded else "",
                     "key": key,
                 }
             )
@@ -269,7 +275,7 @@ def member(
     choices = _choices(cells, is_ours=is_ours, max_papers=max_papers)
     one = Member(
         email,
-        subscribers.email_key(email),
+        addresses.email_key(email),
         SubscriberStatus.PENDING,
         choices,
         _queries(choices),
@@ -532,11 +538,9 @@ class Import:
         for records in in_chunks(given, CHUNK):
             yield from self.take(records, is_ours=given.is_ours)
 
+    @retry_transaction
     def take(self, records: Sequence[Record], *, is_ours: bool) -> list[Imported]:
         """Import a few records in one transaction, which is retried; return their results."""
-        return with_retries(partial(self._chunk, records, is_ours=is_ours))
-
-    def _chunk(self, records: Sequence[Record], *, is_ours: bool) -> list[Imported]:
         self._hashes.clear()
         self._cursors.clear()
         results: dict[int, Imported] = {}
@@ -573,14 +577,14 @@ class Import:
             raise _OtherKeyError
         reason = _one_of(SuppressionReason, cells.get("suppressed", ""), "suppressed")
         since = _moment(cells, "suppressed_since") or self.now
-        return Suppression(cells["address_hash"], reason, since, cells.get("folded") == "yes")
+        return Suppression(cells["address_hash"], reason, since)
 
     def _suppress(
         self, conn: Connection, records: Sequence[Record], hashes: Mapping[int, Suppression]
     ) -> dict[int, Imported]:
-        before = subscriber_transfer.suppressions_among(conn, [one.hash for one in hashes.values()])
+        before = suppressions.by_hashes(conn, [one.hash for one in hashes.values()])
         if not self.dry_run:
-            subscriber_transfer.suppress(conn, hashes.values())
+            suppressions.add_imported(conn, hashes.values())
         return {
             place: _result(
                 records[place],
@@ -599,7 +603,7 @@ class Import:
         keys = sorted({one.key for one in members.values()})
         known = subscriber_transfer.known(conn, keys, lock=not self.dry_run)
         hashes = {key: self._address_hash(key) for key in keys}
-        suppressed = subscriber_transfer.suppressions_among(conn, list(hashes.values()))
+        suppressed = suppressions.by_hashes(conn, list(hashes.values()))
         results: dict[int, Imported] = {}
         new: dict[str, int] = {}  # by key, the position of the row that adds it
         for place, one in members.items():
@@ -642,7 +646,7 @@ class Import:
 
     def _address_hash(self, key: str) -> str:
         if key not in self._hashes:
-            self._hashes[key] = subscribers.address_hash(key, self.suppression_key)
+            self._hashes[key] = addresses.address_hash(key, self.suppression_key)
         return self._hashes[key]
 
     def _meet(
@@ -681,11 +685,11 @@ class Import:
             )
             return _result(record, ImportReport.KNOWN, known.status, reason)
         if not self.dry_run:
+            if not has_left:
+                subscribers.leave(conn, known.id, one.left_at or self.now)
             self._suppress_member(conn, one)
         if has_left:
             return _result(record, ImportReport.KNOWN, known.status, "has left already")
-        if not self.dry_run and subscribers.leave(conn, known.id, one.left_at or self.now):
-            deliveries.cancel_owed(conn, [known.id], CancelReason.LEFT)
         return _result(record, ImportReport.UNSUBSCRIBED, SubscriberStatus.UNSUBSCRIBED)
 
     def _activate(
@@ -724,7 +728,7 @@ class Import:
                 values["secret"] = token_urlsafe(16)
             taken.add(values["secret"])
             rows.append(values)
-        added = subscriber_transfer.add(conn, rows)
+        added = subscriber_transfer.add_subscribers(conn, rows)
         stored = [(added[one.key], one) for one in members if one.key in added]
         subscriber_transfer.follow(conn, {id_: one.queries for id_, one in stored}, self.now)
         agreed = [(id_, one) for id_, one in stored if not one.must_ask and _has_agreed(one)]
@@ -788,7 +792,7 @@ class Import:
             "email_key": one.key,
             "origin": one.consent.origin,
             "wording": one.consent.wording,
-            "wishes": {},
+            "choices": {},
             "created_at": one.consent.asked_at or agreed_at,
             "expires_at": agreed_at,
             "used_at": agreed_at,
@@ -798,7 +802,7 @@ class Import:
     def _suppress_member(self, conn: Connection, one: Member) -> None:
         if one.suppression:
             reason, since = one.suppression
-            subscriber_transfer.suppress(
+            suppressions.add_imported(
                 conn, [Suppression(self._address_hash(one.key), reason, since)]
             )
 

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import structlog
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, literal, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
@@ -229,6 +229,18 @@ def upsert(conn: Connection, table: type[Table]) -> Any:
     """Return an INSERT that supports ON CONFLICT, in the dialect of this connection."""
     dialect = postgresql if conn.dialect.name == "postgresql" else sqlite
     return dialect.insert(table)
+
+
+def insert_if(
+    conn: Connection, table: type[Table], values: dict[str, Any], *, condition: bool
+) -> Any:
+    """Return an INSERT of one row that inserts it only if `condition`, as in `upsert`.
+
+    The condition is part of the statement, so that its text does not depend on it.
+    """
+    columns = table.__table__.c
+    row = [literal(value, columns[name].type) for name, value in values.items()]
+    return upsert(conn, table).from_select(list(values), select(*row).where(literal(condition)))
 
 
 def with_retries(work: Callable[[], T], *, attempts: int = 5) -> T:

@@ -18,12 +18,12 @@ import structlog
 from sqlalchemy import Connection, Engine, exists, select, update
 
 from pipeline.errors import SettingsError
-from pipeline.storage import subscribers
-from pipeline.storage.database import read_only, upsert, with_retries
+from pipeline.storage import addresses
+from pipeline.storage.database import read_only, retry_transaction, upsert
 from pipeline.storage.schema import (
-    AskedRow,
     EventRow,
     KeyRow,
+    PendingConfirmationRow,
     RefusalRow,
     StrikeRow,
     SubscriberRow,
@@ -45,7 +45,7 @@ HASHES: Final = (
     SuppressionRow.hash,
     StrikeRow.address_hash,
     RefusalRow.address_hash,
-    AskedRow.address_hash,
+    PendingConfirmationRow.address_hash,
     EventRow.address_hash,
 )
 """The columns with hashes of addresses, which change with SUPPRESSION_KEY."""
@@ -90,6 +90,7 @@ def in_use(
     failures and lock timeouts are retried.
     """
 
+    @retry_transaction
     def once() -> list[KeyName]:
         with engine.begin() as conn:
             return settle(conn, given_secret, given_suppression, now)
@@ -100,7 +101,7 @@ def in_use(
         found = settled(known, given_secret, given_suppression, now=now, link_life=link_life)
         if found is not None:
             return found
-        for name in with_retries(once):
+        for name in once():
             log.debug("key made and kept in the database", setting=name)
 
 
@@ -241,7 +242,7 @@ def _check_sample(conn: Connection, given: str) -> None:
         .where(SubscriberRow.address_hash.not_like("erased:%"))
         .limit(1)
     ).one_or_none()
-    if sample and subscribers.address_hash(sample.email, given) != sample.address_hash:
+    if sample and addresses.address_hash(sample.email, given) != sample.address_hash:
         raise SettingsError(
             "SUPPRESSION_KEY: is not the key that the addresses in this database were made with; "
             "set it back"
@@ -259,7 +260,7 @@ def _hash_anew(conn: Connection, key: str) -> None:
             SubscriberRow.address_hash.not_like("erased:%")
         )
     ).all()
-    moved = {row.address_hash: subscribers.address_hash(row.email, key) for row in known}
+    moved = {row.address_hash: addresses.address_hash(row.email, key) for row in known}
     for old, new in moved.items():
         for column in HASHES:
             conn.execute(update(column.class_).where(column == old).values({column.key: new}))

@@ -111,7 +111,7 @@ def is_counted(conn: Connection, delivery_id: int) -> bool:
     )
 
 
-def of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
+def records_of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
     """Return the refusals of an address, oldest first, for its owner's export."""
     rows = conn.execute(
         select(RefusalRow.at, RefusalRow.kind, RefusalRow.wording, RefusalRow.counted)
@@ -176,7 +176,7 @@ def discard(conn: Connection, delivery_ids: Collection[int]) -> None:
         conn.execute(delete(RefusalRow).where(RefusalRow.delivery_id.in_(some)))
 
 
-def clear(conn: Connection, address_hash: str) -> None:
+def clear_refusals(conn: Connection, address_hash: str) -> None:
     """Delete the refusals of an address after its owner, or an operator, vouched for it."""
     conn.execute(delete(RefusalRow).where(RefusalRow.address_hash == address_hash))
 

@@ -67,7 +67,7 @@ def why_not_ready(services: Services, now: datetime, started_at: datetime) -> li
         if free is not None and free < sqlite_file.LEAST_SPACE:
             return [f"the disk of the database is full: {free >> 20} MB are left"]
         with read_only(services.engine) as conn:
-            return stuck(stats.read(conn, now), now, started_at)
+            return stuck(stats.read_stats(conn, now), now, started_at)
     except (DatabaseFileError, SchemaError) as error:
         return [str(error)]
     except DBAPIError:
@@ -174,7 +174,7 @@ def is_authorized(request: Request, token: str | None) -> bool:
 def collect(services: Services, now: datetime, started_at: datetime) -> CollectorRegistry:
     """Return a new registry with all metrics. Raise DBAPIError if the database does not answer."""
     with read_only(services.engine) as conn:
-        made = stats.read(conn, now)
+        made = stats.read_stats(conn, now)
         unsettled = stats.unsettled(conn)
         last_day = stats.last_day(conn, now)
         suppressions = stats.suppressions(conn)

@@ -16,7 +16,7 @@ from pipeline.bootstrap import Services
 from pipeline.domain import Sighting, Subscriber, SuppressionReason
 from pipeline.signup import Choices
 from pipeline.sources import FetchResult
-from pipeline.storage import subscribers
+from pipeline.storage import addresses, subscribers, suppressions
 from pipeline.storage.database import read_only
 from pipeline.storage.schema import DeliveryRow, RequestRow, SubscriberRow
 from pipeline.web import create_app
@@ -79,9 +79,9 @@ class Site:
         return rows(self.engine, DeliveryRow, DeliveryRow.id)
 
     def suppress(self, subscriber: Subscriber) -> None:
-        hash_ = subscribers.address_hash(subscriber.email, self.key)
+        hash_ = addresses.address_hash(subscriber.email, self.key)
         with self.engine.begin() as conn:
-            subscribers.suppress(conn, hash_, SuppressionReason.MANUAL, now())
+            suppressions.suppress(conn, hash_, SuppressionReason.MANUAL, now())
 
     def alter(self, subscriber: Subscriber, **values: Any) -> None:
         """Change the row of a subscriber as the passage of time would."""

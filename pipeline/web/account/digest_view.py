@@ -14,7 +14,7 @@ from pipeline.errors import ExpiredTokenError
 from pipeline.rendering import MailLinks, formatting
 from pipeline.storage import digests
 from pipeline.storage.database import read_only
-from pipeline.storage.digests import Made
+from pipeline.storage.digests import Compilation
 from pipeline.web.account.text import now
 from pipeline.web.dependencies import READ, Pages, Services
 from pipeline.web.middleware import MAIL_POLICY
@@ -42,7 +42,7 @@ def show_digest(token: str, services: Services, pages: Pages) -> Response:
     except ExpiredTokenError:
         return _no_longer_kept(pages, kept)
     with read_only(services.engine) as conn:
-        made = digests.made(conn, delivery_id)
+        made = digests.compilation(conn, delivery_id)
         digest = digests.load(conn, [delivery_id]).get(delivery_id)
     is_over = made is None or made.created_at <= now() - kept
     if made is None or digest is None or not digest.picks or is_over:
@@ -51,7 +51,7 @@ def show_digest(token: str, services: Services, pages: Pages) -> Response:
     return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
 
 
-def _mail(services: Services, digest: Digest, made: Made) -> str:
+def _mail(services: Services, digest: Digest, made: Compilation) -> str:
     """Render the mail without its personal links, because readers share the URL of a page."""
     site, renderer = services.settings.site_url, services.renderer
     _, html, _ = renderer.page(

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from pipeline import signup
 from pipeline.domain import Subscriber, SubscriberStatus
 from pipeline.errors import NotFoundError
-from pipeline.signup import UNDO, UnsubscribeReason
+from pipeline.signup import UnsubscribeReason
 from pipeline.storage import subscribers
 from pipeline.storage.database import read_only
 from pipeline.web.account.text import WHYS, masked, next_digest, now
@@ -127,8 +127,6 @@ def _by_secret(engine: Engine, secret: str) -> Subscriber:
 
 
 def _can_undo(engine: Engine, subscriber_id: int, now: datetime) -> bool:
-    """Return whether unsubscribing can be undone: confirmed once, and left within `UNDO`."""
+    """Return whether unsubscribing can be undone."""
     with read_only(engine) as conn:
-        record = subscribers.record_of(conn, subscriber_id)
-    left_at, confirmed_at = record["left_at"], record["confirmed_at"]
-    return confirmed_at is not None and left_at is not None and left_at > now - UNDO
+        return subscribers.may_be_restored(conn, subscriber_id, now)

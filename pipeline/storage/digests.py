@@ -12,6 +12,8 @@ from typing import Any
 from sqlalchemy import Connection, Text, cast, func, insert, select, update
 
 from pipeline.domain import (
+    LIST_MAIL,
+    MAIL_KINDS,
     OWED,
     DeliveryKind,
     DeliveryStatus,
@@ -47,7 +49,7 @@ REACHED = (
 )
 """Statuses of digests that have reached the reader, or still may."""
 
-DIGESTS = (DeliveryKind.DIGEST, DeliveryKind.WELCOME)
+DIGESTS = tuple(kind for kind in LIST_MAIL if MAIL_KINDS[kind].template == "digest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def supersede(
             update(DeliveryRow)
             .where(
                 DeliveryRow.subscriber_id.in_(chunk),
-                DeliveryRow.kind.in_((*DIGESTS, DeliveryKind.QUIET_NOTE)),
+                DeliveryRow.kind.in_(LIST_MAIL),
                 DeliveryRow.status.in_(OWED),
             )
             .values(status=DeliveryStatus.CANCELLED, reason=reason, lease=None, lease_until=None)

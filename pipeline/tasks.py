@@ -22,6 +22,7 @@ from kombu.exceptions import OperationalError
 
 from pipeline import bootstrap, broker, logs, settings
 from pipeline.bootstrap import Services
+from pipeline.sources import LIVE
 
 log = structlog.get_logger(__name__)
 
@@ -156,9 +157,9 @@ def _services_of(_pid: int) -> Services:
 
 
 PARTS = (
-    *("dispatch.compose", "editions", "feedback.process", "feedback.reading", "ingest", "purge"),
-    *("matching.mentions", "restore", "sources.arxiv", "sources.huggingface", "storage.keys"),
-    "storage.migrate",
+    *("dispatch.compose", "editions", "feedback.bounces", "feedback.process", "ingest", "purge"),
+    *("matching.highlights", "restore", "storage.keys", "storage.migrate"),
+    *(f"sources.{name}" for name in LIVE),
 )
 """The modules that tasks run, which `bootstrap` imports only when they are needed."""
 

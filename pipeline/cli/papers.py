@@ -25,7 +25,7 @@ from pipeline.matching.match import found_by, search
 from pipeline.matching.match import rank as rank_papers
 from pipeline.matching.query import canonical, parse
 from pipeline.matching.suggestions import hints
-from pipeline.sources import recorded_files
+from pipeline.sources import LIVE, recorded_files
 from pipeline.storage import ingest_state, papers
 from pipeline.storage.database import read_only
 
@@ -35,7 +35,7 @@ app = typer.Typer()
 @app.command()
 def ingest(
     source: Annotated[
-        list[str] | None, typer.Option("--source", help="huggingface or arxiv; may repeat.")
+        list[str] | None, typer.Option("--source", help=f"{' or '.join(LIVE)}; may repeat.")
     ] = None,
     file: Annotated[
         list[Path] | None,

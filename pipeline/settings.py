@@ -136,6 +136,7 @@ class Settings(BaseSettings):
     accent_color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#b45309"
     logo_url: str | None = None
     note: str = ""
+    curated_topics: Path | None = None  # parsed by `web.subscribe.curated`
 
     # Secrets
     # If unset, `storage.keys` generates one and stores it in the database.
@@ -302,7 +303,7 @@ class Settings(BaseSettings):
             raise ValueError(example)
         return str(url)
 
-    @field_validator("smtp_ca_file")
+    @field_validator("smtp_ca_file", "curated_topics")
     @classmethod
     def _readable_file(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():

@@ -15,7 +15,7 @@ from pipeline.storage import ingest_state, papers
 from pipeline.storage.database import read_only
 from pipeline.web.middleware import AN_HOUR, PERSONAL_PAGES, public
 from pipeline.web.papers import views
-from pipeline.web.subscribe.curated import CURATED
+from pipeline.web.subscribe import curated
 
 STATIC: Final = Path(__file__).parent / "static"
 LOOK: Final = ["GET", "HEAD"]
@@ -68,7 +68,7 @@ def robots_text(site_url: str) -> str:
 
 def _sitemap(site_url: str, keys: list[str]) -> Response:
     paths = ["/", "/topics", "/subscribe", "/privacy"]
-    paths += [f"/topics/{topic.slug}" for topic in CURATED]
+    paths += [f"/topics/{topic.slug}" for topic in curated.in_use().topics]
     paths += map(views.path_of, keys)
     root = ElementTree.Element("urlset", xmlns=SITEMAP)
     for path in paths:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import cache
 from typing import Final
 
 from fastapi import APIRouter
@@ -29,8 +28,7 @@ from pipeline.web.account.common import (
     now,
 )
 from pipeline.web.account.text import FATES, SKIPS, masked
-from pipeline.web.subscribe import form_input, time_zones
-from pipeline.web.subscribe.curated import CURATED, GROUPS
+from pipeline.web.subscribe import curated, form_input, time_zones
 from pipeline.web.subscribe.form_input import FieldError, FormInput
 from pipeline.web.templating import Pages
 
@@ -139,8 +137,8 @@ def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) 
             saved_meanwhile=_chosen(known) if is_stale else None,
             typed=shown,
             mistakes=wrong,
-            groups=GROUPS,
-            curated=len(CURATED),
+            groups=curated.in_use().groups,
+            curated=len(curated.in_use().topics),
             hours=form_input.HOURS,
             rhythms=form_input.RHYTHMS,
             sizes=form_input.sizes(shown.max_papers),
@@ -196,7 +194,7 @@ def typed_from(known: Preferences) -> FormInput:
     rhythm = schedule.frequency.value
     if schedule.frequency is Frequency.WEEKLY:
         rhythm = f"{rhythm}-{schedule.weekday.name.lower()}"
-    slugs = slugs_by_query()
+    slugs = curated.in_use().slugs_by_query
     own = [_line(*topic) for topic in known.topics if topic[0] not in slugs]
     return FormInput(
         email=known.subscriber.email,
@@ -224,12 +222,6 @@ def _line(query: str, label: str) -> str:
         return label if canonical(label) == query else query
     except QueryError:
         return query
-
-
-@cache
-def slugs_by_query() -> Mapping[str, str]:
-    """Return the slugs of the curated topics by canonical query; cached for the process."""
-    return {canonical(topic.query): topic.slug for topic in CURATED}
 
 
 def mistakes(typed: FormInput) -> tuple[FieldError, ...]:

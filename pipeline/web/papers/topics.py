@@ -29,7 +29,7 @@ from pipeline.web.papers.listing import SelectedPapers
 from pipeline.web.papers.params import ListParams
 from pipeline.web.papers.periods import Days
 from pipeline.web.papers.search_index import LiveIndex
-from pipeline.web.subscribe.curated import BY_SLUG, GROUPS
+from pipeline.web.subscribe import curated as curated_topics
 from pipeline.web.templating import Pages
 
 LOOK = ["GET", "HEAD"]
@@ -71,13 +71,14 @@ def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBu
 
     @routes.api_route("/topics", methods=LOOK)
     def all_topics(request: Request, q: Text = "", sort: Text = "", page: Text = "") -> Response:
+        groups = curated_topics.in_use().groups
         if not q.strip():
-            return public(request, pages.show("topics.html", groups=GROUPS, mistake=None, q=""))
+            return public(request, pages.show("topics.html", groups=groups, mistake=None, q=""))
         try:
             topic = queried(q)
         except QueryError as error:
             mistake = params.mistake(error)
-            return pages.show("topics.html", status=422, groups=GROUPS, mistake=mistake, q=q)
+            return pages.show("topics.html", status=422, groups=groups, mistake=mistake, q=q)
         return archive(request, topic, sort, page)
 
     @routes.api_route("/topics.{form}", methods=LOOK)
@@ -136,7 +137,7 @@ def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBu
 
 def curated(slug: str) -> NamedTopic:
     """Return a curated topic. Raise HTTPException 404 if there is none with this slug."""
-    known = BY_SLUG.get(slug)
+    known = curated_topics.in_use().by_slug.get(slug)
     if known is None:
         raise HTTPException(404)
     return NamedTopic(known.name, known.query, f"/topics/{slug}")

@@ -16,7 +16,7 @@ from pipeline.matching.suggestions import hints
 from pipeline.signup import Choices, valid_address
 from pipeline.web.forms import Fields
 from pipeline.web.subscribe import curated, time_zones, typos
-from pipeline.web.subscribe.curated import BY_SLUG, CuratedTopic
+from pipeline.web.subscribe.curated import CuratedTopic
 
 MOST_QUERIES: Final = 20  # typed queries, one a line
 LONGEST_QUERY: Final = 500  # characters of a query
@@ -67,7 +67,8 @@ class FormInput:
 
     @property
     def chosen(self) -> tuple[CuratedTopic, ...]:
-        return tuple(BY_SLUG[slug] for slug in dict.fromkeys(self.slugs) if slug in BY_SLUG)
+        known = curated.in_use().by_slug
+        return tuple(known[slug] for slug in dict.fromkeys(self.slugs) if slug in known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +123,9 @@ def _hour(typed: str) -> str:
 def prefilled(topics: Iterable[str], max_papers: int) -> FormInput:
     """Return the initial form; `topics` are slugs or queries, Trending if there are none."""
     given = [" ".join(topic.split())[:LONGEST_QUERY] for topic in topics][:MOST_QUERIES]
-    slugs = tuple(topic for topic in given if topic in BY_SLUG)
-    own = "\n".join(topic for topic in given if topic and topic not in BY_SLUG)
+    known = curated.in_use().by_slug
+    slugs = tuple(topic for topic in given if topic in known)
+    own = "\n".join(topic for topic in given if topic and topic not in known)
     if not slugs and not own:
         slugs = ("trending",)
     return FormInput(slugs=slugs, queries=own, max_papers=str(max_papers))
@@ -131,7 +133,9 @@ def prefilled(topics: Iterable[str], max_papers: int) -> FormInput:
 
 def choices(typed: FormInput) -> Choices:
     """Convert a validated form."""
-    queries, names = curated.queries((*(topic.name for topic in typed.chosen), *typed.lines))
+    queries, names = curated.in_use().queries(
+        (*(topic.name for topic in typed.chosen), *typed.lines)
+    )
     frequency, _, day = typed.rhythm.partition("-")
     schedule = Schedule(
         at=time(int(typed.hour)),
@@ -171,7 +175,7 @@ def topic_entries(typed: FormInput) -> tuple[TopicEntry, ...]:
 
 def _asked(line: str) -> TopicEntry:
     mistake = _wrong_query(line)
-    [query], names = curated.queries([line])
+    [query], names = curated.in_use().queries([line])
     if mistake:
         return TopicEntry(line, "", mistake)
     told = () if query in names else tuple(f"{_sentence(hint.text)}." for hint in hints(line))

@@ -23,8 +23,7 @@ from pipeline.web.client_address import CPUBudget, client_ip
 from pipeline.web.forms import Fields
 from pipeline.web.papers.recent import RecentPapers
 from pipeline.web.papers.search_index import LiveIndex
-from pipeline.web.subscribe import form_input, time_zones
-from pipeline.web.subscribe.curated import CURATED, GROUPS
+from pipeline.web.subscribe import curated, form_input, time_zones
 from pipeline.web.subscribe.form_input import FieldError, FormInput
 from pipeline.web.subscribe.preview import SignupPreview, Wanted, signup_preview
 from pipeline.web.templating import Pages
@@ -132,8 +131,8 @@ def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBu
             typed=typed,
             mistakes=mistakes,
             tried=tried,
-            groups=GROUPS,
-            curated=len(CURATED),
+            groups=curated.in_use().groups,
+            curated=len(curated.in_use().topics),
             hours=form_input.HOURS,
             rhythms=form_input.RHYTHMS,
             sizes=form_input.sizes(typed.max_papers),

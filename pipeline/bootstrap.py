@@ -204,20 +204,7 @@ class Services:
         from pipeline.matching.highlights import find
         from pipeline.rendering import Branding, Renderer
 
-        loaded = self.settings
-        return Renderer(
-            Branding(
-                site_url=loaded.site_url,
-                list_name=loaded.list_name,
-                operator_name=loaded.operator_name,
-                operator_address=loaded.operator_address,
-                accent_color=loaded.accent_color,
-                logo_url=loaded.logo_url,
-                note=loaded.note,
-            ),
-            EMAILS,
-            find,
-        )
+        return Renderer(Branding.of(self.settings), EMAILS, find)
 
     @cached_property
     def links(self) -> SignedLinks:
@@ -301,16 +288,9 @@ class Services:
         return self.composer.compose(delivery, told, now=now)
 
     def load(self, conn: Connection, claimed: Sequence[Delivery]) -> Mapping[int, Told]:
-        """Return contents by delivery id: frozen digests, and no-match notices as of now."""
         from pipeline import editions
-        from pipeline.domain import DeliveryKind
-        from pipeline.storage import digests
 
-        told: dict[int, Told] = {**digests.load(conn, [delivery.id for delivery in claimed])}
-        quiet = [one.id for one in claimed if one.kind is DeliveryKind.QUIET_NOTE]
-        if quiet:
-            told |= editions.load_notes(conn, quiet, self.settings.quiet_note_days)
-        return told
+        return editions.load_content(conn, claimed, self.settings.quiet_note_days)
 
     # --- Feedback -------------------------------------------------------------------------------
 
@@ -460,25 +440,6 @@ def build(loaded: Settings, *, check: bool = True, pool_timeout: float = POOL_TI
             engine.dispose()
             raise
     return built
-
-
-def warn_of_settings() -> None:
-    """Log a warning for each doubtful setting, once at the start of a service."""
-    for suspicion in settings.suspicions():
-        log.warning("doubtful setting", detail=suspicion.text)
-
-
-def log_new_keys(built: Services) -> None:
-    """Log the origin of the keys and a fingerprint at the start of a service; never the keys."""
-    from pipeline.storage import keys
-
-    loaded = built.settings
-    log.info(
-        "keys in use",
-        secret_key="settings" if loaded.secret_key else "made once, in the database",
-        suppression_key="settings" if loaded.suppression_key else "made once, in the database",
-        suppression_fingerprint=keys.fingerprint(built.suppression_key),
-    )
 
 
 @cache

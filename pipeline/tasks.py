@@ -184,4 +184,4 @@ def _is_stopping() -> bool:
 @setup_logging.connect
 def _set_up_logs(**_: Any) -> None:
     logs.configure(settings.load())
-    bootstrap.warn_of_settings()
+    settings.log_suspicions()

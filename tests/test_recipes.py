@@ -296,7 +296,7 @@ def test_recipe_of_a_setting(checkout: Checkout):
         '    list_name: str = "Paperboy"\n    motto: str = "Read less"\n',
     )
     place = "# The name of the newsletter, in mails and on the site.\n"
-    checkout.replace(".env.example", place, f'# A motto.\n#MOTTO=Read less\n\n{place}')
+    checkout.replace(".env.example", place, f"# A motto.\n#MOTTO=Read less\n\n{place}")
     checkout.python("-m", "tests.reference")
 
     assert checkout.changed() == listed_files("Add a setting", "motto")

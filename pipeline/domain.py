@@ -6,9 +6,11 @@ in UTC. Each date is a local date: of the reader, or of the source that announce
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from enum import IntEnum, StrEnum
+from types import MappingProxyType
 
 # --- Papers -------------------------------------------------------------------------------------
 
@@ -263,7 +265,7 @@ class SkipReason(StrEnum):
     SUPPRESSED = "suppressed"  # the address is on the suppression list
 
 
-# --- Deliveries ---------------------------------------------------------------------------------
+# --- Mails --------------------------------------------------------------------------------------
 
 
 class Precedence(IntEnum):
@@ -285,8 +287,92 @@ class DeliveryKind(StrEnum):
 
     @property
     def precedence(self) -> Precedence:
-        is_awaited = self not in {DeliveryKind.DIGEST, DeliveryKind.QUIET_NOTE}
-        return Precedence.AWAITED if is_awaited else Precedence.DIGEST
+        return MAIL_KINDS[self].precedence
+
+
+class LinkPurpose(StrEnum):
+    """Purpose of a signed link, as in its URL. A token is valid for one purpose only."""
+
+    CONFIRM = "confirm"  # confirms a request to subscribe or to change preferences
+    PREFERENCES = "preferences"  # changes preferences; no export, no erasure
+    DIGEST = "digests"  # view in browser
+    DATA = "data"  # exports and erases; only ever mailed on request
+    NEW_ADDRESS = "new-address"  # confirms a change of address
+
+    @property
+    def confirms_request(self) -> bool:
+        """Return whether its token carries a request id; else a subscriber's or a delivery's."""
+        return self in {LinkPurpose.CONFIRM, LinkPurpose.NEW_ADDRESS}
+
+
+@dataclass(frozen=True, slots=True)
+class MailKind:
+    """Template, headers and recipients of one kind of mail."""
+
+    template: str  # emails/<template>.mjml and emails/<template>.txt
+    subject: str | None  # may use {list_name}; None: it is composed from the content of the mail
+    link: LinkPurpose | None = None  # of a transactional mail: <purpose>_url in its templates
+    # List mail has the List- headers and one-click unsubscribing (RFC 8058). It is composed from
+    # stored content; a transactional mail only from its delivery.
+    is_list: bool = False
+    precedence: Precedence = Precedence.AWAITED
+    # Active subscribers get every kind of mail. Former ones get only mail requested since they
+    # left.
+    also_to: frozenset[SubscriberStatus] = frozenset()
+    overrides_suppression: bool = False  # if requested after it; never a complaint
+
+    @property
+    def feedback_name(self) -> str:
+        """Return the name in Feedback-ID: Gmail counts complaints for each template."""
+        return self.template.replace("_", "-")
+
+
+MAIL_KINDS: Mapping[DeliveryKind, MailKind] = MappingProxyType(
+    {
+        DeliveryKind.DIGEST: MailKind(
+            "digest", subject=None, is_list=True, precedence=Precedence.DIGEST
+        ),
+        DeliveryKind.WELCOME: MailKind("digest", subject=None, is_list=True),
+        DeliveryKind.QUIET_NOTE: MailKind(
+            "quiet_note",
+            subject="Nothing for you, {days}: {list_name}",
+            is_list=True,
+            precedence=Precedence.DIGEST,
+        ),
+        DeliveryKind.CONFIRMATION: MailKind(
+            "confirmation",
+            subject="Please confirm: {list_name}",
+            link=LinkPurpose.CONFIRM,
+            also_to=frozenset({SubscriberStatus.PENDING, SubscriberStatus.UNSUBSCRIBED}),
+            overrides_suppression=True,
+        ),
+        DeliveryKind.ALREADY_IN: MailKind(
+            "already_in",
+            subject="You are subscribed already: {list_name}",
+            link=LinkPurpose.PREFERENCES,
+        ),
+        DeliveryKind.LINK: MailKind(
+            "link", subject="Your link to {list_name}", link=LinkPurpose.PREFERENCES
+        ),
+        DeliveryKind.DATA_LINK: MailKind(
+            "data_link",
+            subject="Your records at {list_name}",
+            link=LinkPurpose.DATA,
+            also_to=frozenset({SubscriberStatus.UNSUBSCRIBED}),
+        ),
+        DeliveryKind.NEW_ADDRESS: MailKind(
+            "new_address",
+            subject="Please confirm your new address: {list_name}",
+            link=LinkPurpose.NEW_ADDRESS,
+        ),
+    }
+)
+"""The only place that knows what differs between the kinds of mail."""
+
+LIST_MAIL = tuple(kind for kind, mail in MAIL_KINDS.items() if mail.is_list)
+
+
+# --- Deliveries ---------------------------------------------------------------------------------
 
 
 class DeliveryStatus(StrEnum):

@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from pipeline import signup, slots
-from pipeline.domain import DeliveryKind, DeliveryStatus, Subscriber, SubscriberStatus
+from pipeline.domain import LIST_MAIL, DeliveryStatus, Subscriber, SubscriberStatus
 from pipeline.errors import PaperboyError
 from pipeline.signup.csv_lists import Record, SubscriberList, address_in
 from pipeline.signup.transfer import Import, ImportReport
@@ -315,7 +315,7 @@ class Settling:
                     if not restored_copies.replace_picks(conn, known.id, frozen):
                         self._pass_over(conn, theirs)
                     counts["settled"] += 1
-            elif row["kind"] in _COPIED:
+            elif row["kind"] in LIST_MAIL:
                 self._copy(conn, theirs, frozen)
                 counts["copied"] += 1
         self.result.settled += counts["settled"]
@@ -336,7 +336,6 @@ class Settling:
         restored_copies.move_on(conn, theirs["subscriber_id"], {"papers_from": since})
 
 
-_COPIED: Final = (DeliveryKind.DIGEST, DeliveryKind.WELCOME, DeliveryKind.QUIET_NOTE)
 _ENDED: Final = frozenset(
     {
         DeliveryStatus.SENT,

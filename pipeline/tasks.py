@@ -22,6 +22,7 @@ from kombu.exceptions import OperationalError
 
 from pipeline import bootstrap, broker, logs, settings
 from pipeline.bootstrap import Services
+from pipeline.sources import LIVE
 
 log = structlog.get_logger(__name__)
 
@@ -157,8 +158,8 @@ def _services_of(_pid: int) -> Services:
 
 PARTS = (
     *("dispatch.compose", "editions", "feedback.bounces", "feedback.intake", "feedback.process"),
-    *("ingest", "matching.highlights", "purge", "restore", "sources.arxiv", "sources.huggingface"),
-    *("storage.keys", "storage.migrate"),
+    *("ingest", "matching.highlights", "purge", "restore", "storage.keys", "storage.migrate"),
+    *(f"sources.{name}" for name in LIVE),
 )
 """The modules that tasks run, which `bootstrap` imports only when they are needed."""
 
@@ -183,4 +184,4 @@ def _is_stopping() -> bool:
 @setup_logging.connect
 def _set_up_logs(**_: Any) -> None:
     logs.configure(settings.load())
-    bootstrap.warn_of_settings()
+    settings.log_suspicions()

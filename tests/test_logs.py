@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from pipeline import logs, settings
-from pipeline.links import Purpose
+from pipeline.domain import LinkPurpose
 
 
 def _configure(level: str, log_format: str) -> None:
@@ -79,7 +79,7 @@ def test_unsubscribe_secret_is_redacted_in_the_access_log(logged):
     assert "/unsubscribe/[token]?x=1" in line["event"]
 
 
-@pytest.mark.parametrize("purpose", list(Purpose))
+@pytest.mark.parametrize("purpose", list(LinkPurpose))
 def test_token_of_a_signed_link_is_redacted_for_every_purpose(logged, purpose):
     """Our tokens are too short to be recognised alone: redact them by the path before them."""
     token = "17.1798076718.FaI6S2jHrxU86G-_z3WwNw"

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markupsafe import escape
 
-from pipeline.domain import Digest, Links, Reason
+from pipeline.domain import MAIL_KINDS, DeliveryKind, Digest, Links, Reason
 from pipeline.errors import RenderError
 from pipeline.matching.highlights import find
-from pipeline.message import Sender, compose_digest
+from pipeline.message import Sender, compose_list_mail
 from pipeline.rendering import MailLinks, Renderer, formatting, views
 from pipeline.rendering.branding import SHEET, SHEET_DARK, contrast
 from pipeline.rendering.cache import RenderCache
@@ -488,7 +488,12 @@ def test_subject_names_the_first_paper(titles, subject):
 
 
 def test_confirmation_has_its_link_expiry_and_postal_address():
-    mail = RENDERER.confirmation("https://papers.example.org/confirm/9.1.x", hours=72)
+    mail = RENDERER.transactional(
+        DeliveryKind.CONFIRMATION,
+        "https://x.example",
+        url="https://papers.example.org/confirm/9.1.x",
+        lasts=timedelta(hours=72),
+    )
 
     html, text = decoded(mail.html), decoded(mail.text)
     assert mail.subject == "Please confirm: Bits & Papers"
@@ -512,7 +517,7 @@ SENDER = Sender(
 
 
 def size(digest: Digest) -> int:
-    mail = compose_digest(
+    mail = compose_list_mail(
         SENDER,
         RENDERER.digest(digest, LINKS),
         to="ada@example.org",
@@ -625,7 +630,10 @@ def test_error_of_a_broken_template_names_its_file(folder, name):
 
 def test_rendered_html_contains_no_mjml():
     assert "<mj-" not in render(make_digest(more=3, welcome=True))[1]
-    assert "<mj-" not in decoded(RENDERER.confirmation("https://x.example").html)
+    for kind, mail in MAIL_KINDS.items():
+        if not mail.is_list:
+            rendered = RENDERER.transactional(kind, "https://x.example", url="https://x.example")
+            assert "<mj-" not in decoded(rendered.html)
 
 
 def test_template_version_changes_with_a_template(folder):

@@ -31,12 +31,12 @@ from pipeline.web import create_app
 from pipeline.web.client_address import VisitorLimit, client_ip
 from pipeline.web.server import listen, server
 from pipeline.web.subscribe import curated, form_input, time_zones
-from pipeline.web.subscribe.curated import BY_SLUG, CURATED
 from pipeline.web.subscribe.form_input import FormInput
 from pipeline.web.subscribe.preview import HELPED
 from tests.support import CHROMIUM, SHARED
 from tests.support.factories import make_paper, make_schedule, make_sighting
 from tests.support.newsroom import rows
+from tests.support.site import open_site
 
 SITE = "https://papers.example.org"
 TEMPLATES = Path(pipeline.web.__file__).parent / "templates"
@@ -115,6 +115,9 @@ def field(page: str, name: str) -> str:
 
 # --- Curated topics -----------------------------------------------------------------------------
 
+TOPICS = curated.read(curated.DEFAULT)
+CURATED = TOPICS.topics
+
 
 def test_curated_topics_have_unique_canonical_queries():
     queries = [canonical(topic.query) for topic in CURATED]
@@ -124,6 +127,71 @@ def test_curated_topics_have_unique_canonical_queries():
     assert len({topic.name for topic in CURATED}) == len(CURATED)
     assert CURATED[0].query == "trending"
     assert all(re.fullmatch("[a-z0-9-]+", topic.slug) for topic in CURATED)
+
+
+OWN = """
+[[groups]]
+name = "Fields"
+
+[[groups.topics]]
+slug = "trending"
+name = "Trending"
+query = "trending"
+
+[[groups.topics]]
+slug = "moss"
+name = "Moss & lichen"
+query = '''
+ti:moss OR
+ti:lichen'''
+"""
+
+
+@pytest.fixture
+def own_topics(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "topics.toml"
+    path.write_text(OWN)
+    yield path
+    curated.configure(None)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_curated_topics_of_the_operator_replace_ours(engine: Engine, own_topics: Path):
+    site = open_site(engine, curated_topics=own_topics)
+
+    assert "Moss &amp; lichen" in site.get("/subscribe").text
+    assert 'value="agents"' not in site.get("/subscribe").text
+    assert site.get("/topics/moss").status_code == 200
+    assert site.get("/topics/agents").status_code == 404
+    assert curated.in_use().by_slug["moss"].query == "ti:moss OR ti:lichen"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[[groups]]", "[[groups", "line 2"),
+        ('slug = "moss"', 'slug = "Moss!"', "group Fields, topic Moss!: the slug must"),
+        ('slug = "moss"', 'slug = "trending"', "topic trending: has the same slug as trending"),
+        ('name = "Moss & lichen"', "", "group Fields, topic moss: needs a slug, a name"),
+        ('name = "Moss & lichen"', 'name = "trending"', "topic moss: has the same name"),
+        ("ti:moss OR\nti:lichen", "ti:(", "topic moss: the query cannot be parsed: "),
+        ("ti:moss OR\nti:lichen", "Trending", "topic moss: has the same query as trending"),
+        ('slug = "moss"', 'slug = "moss"\nlabel = "x"', "topic moss: unknown keys: label"),
+        ('name = "Fields"', "", "group 1, topic trending: its group needs a name"),
+        ('query = "trending"', 'query = "other"', "needs a topic with the slug and the query"),
+    ],
+)
+def test_invalid_curated_topics_stop_the_start_and_name_the_entry(
+    own_topics: Path, old: str, new: str, message: str
+):
+    assert old in OWN
+    own_topics.write_text(OWN.replace(old, new))
+
+    with pytest.raises(SettingsError, match="CURATED_TOPICS") as error:
+        curated.configure(own_topics)
+
+    assert message in str(error.value)
+    assert curated.in_use() is TOPICS
 
 
 def test_every_archive_of_arxiv_has_a_topic():
@@ -156,10 +224,10 @@ def test_machine_learning_topics_match_5_to_400_of_2000_papers():
 
 
 def test_chosen_curated_topic_keeps_its_name():
-    queries, names = curated.queries(["agents", "small  stones"])
+    queries, names = TOPICS.queries(["agents", "small  stones"])
 
-    assert queries == (BY_SLUG["agents"].query, "small  stones")
-    assert names == {BY_SLUG["agents"].query: "Agents"}
+    assert queries == (TOPICS.by_slug["agents"].query, "small  stones")
+    assert names == {TOPICS.by_slug["agents"].query: "Agents"}
 
 
 def test_topic_names_round_trip_through_json():
@@ -227,7 +295,7 @@ def test_valid_form_queues_a_confirmation_and_shows_the_next_step(site, asked, e
         '"small stones"',
         "moss on walls",
     )
-    assert choices.topics[1] == BY_SLUG["reinforcement-learning"].query
+    assert choices.topics[1] == TOPICS.by_slug["reinforcement-learning"].query
     assert choices.max_papers == 20
     assert choices.breadth is Breadth.FEWER
     assert choices.schedule == make_schedule(

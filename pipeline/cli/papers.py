@@ -25,7 +25,7 @@ from pipeline.matching.match import found_by, search
 from pipeline.matching.match import rank as rank_papers
 from pipeline.matching.query import canonical, parse
 from pipeline.matching.suggestions import hints
-from pipeline.sources import recorded_files
+from pipeline.sources import LIVE, recorded_files
 from pipeline.storage import ingest_state, papers
 from pipeline.storage.database import read_only
 
@@ -35,7 +35,7 @@ app = typer.Typer()
 @app.command()
 def ingest(
     source: Annotated[
-        list[str] | None, typer.Option("--source", help="huggingface or arxiv; may repeat.")
+        list[str] | None, typer.Option("--source", help=f"{' or '.join(LIVE)}; may repeat.")
     ] = None,
     file: Annotated[
         list[Path] | None,
@@ -166,24 +166,28 @@ def match(
     columns = ("score", "paper", "title", "phrases")
     show(rows, columns, as_json=as_json, empty="No paper matches this topic.")
     if not as_json and known:
-        for line in _rate(parsed, known, corpus, wanted):
+        for line in _rate(parsed, known, corpus, wanted, built.settings.curated_topics):
             typer.echo(line)
 
 
 def _rate(
-    query: str, known: Sequence[Paper], corpus: Iterable[Paper], breadth: Breadth
+    query: str,
+    known: Sequence[Paper],
+    corpus: Iterable[Paper],
+    breadth: Breadth,
+    curated_file: Path | None,
 ) -> Iterator[str]:
     """Yield lines: how many papers the topic matched lately, and narrower or broader queries."""
     # Imports the whole site, which no other command here needs.
-    from pipeline.web.subscribe import volume
-    from pipeline.web.subscribe.curated import CURATED
+    from pipeline.web.subscribe import curated, volume
 
     newest = max(paper.announced_on for paper in known)
     lately = [p for p in known if p.announced_on > newest - timedelta(days=volume.DAYS)]
     days = sorted({paper.announced_on for paper in lately})
     tree = parse(query)
     less, more = suggestions.narrower(tree), suggestions.broader(tree)
-    named = {topic.name: canonical(topic.query) for topic in CURATED if topic.query != TRENDING}
+    topics = curated.read(curated_file or curated.DEFAULT).topics
+    named = {topic.name: canonical(topic.query) for topic in topics if topic.query != TRENDING}
     found = found_by(
         {query, *less, *more, *named.values()}, lately, corpus=statistics(corpus), breadth=breadth
     )

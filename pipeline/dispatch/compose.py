@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from pipeline.dkim import Signer
-from pipeline.domain import Delivery, DeliveryKind, Digest, QuietNote, Told
+from pipeline.domain import MAIL_KINDS, Delivery, Digest, MailKind, QuietNote, Told
 from pipeline.errors import RenderError
 from pipeline.links import SignedLinks
-from pipeline.message import Sender, compose_confirmation, compose_digest
+from pipeline.message import Sender, compose_list_mail, compose_transactional
 from pipeline.rendering import MailLinks, Rendered, Renderer
-from pipeline.storage.digests import DIGESTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +45,21 @@ class Composer:
         )
 
     def _unsigned(self, delivery: Delivery, told: Told | None, now: datetime) -> bytes:
-        if delivery.kind is DeliveryKind.QUIET_NOTE or delivery.kind in DIGESTS:
-            return self._list_mail(delivery, told, now)
-        return compose_confirmation(
+        mail = MAIL_KINDS[delivery.kind]
+        if mail.is_list:
+            return self._list_mail(delivery, mail, told, now)
+        return compose_transactional(
             self.sender,
-            self._transactional(delivery, now),
+            self._transactional(delivery, mail, now),
             to=delivery.email,
             dedupe_key=delivery.dedupe_key,
             now=now,
-            kind=delivery.kind,
+            feedback_name=mail.feedback_name,
         )
 
-    def _list_mail(self, delivery: Delivery, told: Told | None, now: datetime) -> bytes:
+    def _list_mail(
+        self, delivery: Delivery, mail: MailKind, told: Told | None, now: datetime
+    ) -> bytes:
         """Compose a digest or a no-match notice, with the headers of one-click unsubscribing."""
         mail_links = self.mail_links(delivery, now)
         match told:
@@ -67,7 +69,7 @@ class Composer:
                 content = self.renderer.quiet_note(told, mail_links)
             case None:
                 raise RenderError("the papers of this digest are no longer kept")
-        return compose_digest(
+        return compose_list_mail(
             self.sender,
             content,
             to=delivery.email,
@@ -76,34 +78,23 @@ class Composer:
             secret=delivery.secret,
             edition_on=told.edition_on,
             now=now,
-            kind=DeliveryKind.QUIET_NOTE if isinstance(told, QuietNote) else "digest",
+            feedback_name=mail.feedback_name,
         )
 
-    def _transactional(self, delivery: Delivery, now: datetime) -> Rendered:
-        links, renderer = self.links, self.renderer
-        match delivery.kind:
-            case DeliveryKind.CONFIRMATION:
-                # The link expires with the request, however late its mail is sent.
-                url = links.confirm(_request_of(delivery), delivery.created_at)
-                return renderer.confirmation(url, hours=_hours_left(delivery, now))
-            case DeliveryKind.NEW_ADDRESS:
-                url = links.new_address(_request_of(delivery), delivery.created_at)
-                return renderer.new_address(url, hours=_hours_left(delivery, now))
-            case DeliveryKind.DATA_LINK:
-                return renderer.data_link(links.data(delivery.subscriber_id, now))
-        preferences = links.preferences(delivery.subscriber_id, now)
-        unsubscribe = links.unsubscribe(delivery.secret)
-        if delivery.kind is DeliveryKind.LINK:
-            return renderer.link(preferences, unsubscribe)
-        return renderer.already_in(preferences, unsubscribe)
+    def _transactional(self, delivery: Delivery, mail: MailKind, now: datetime) -> Rendered:
+        unsubscribe = self.links.unsubscribe(delivery.secret)
+        url, lasts = None, timedelta(0)
+        if mail.link and mail.link.confirms_request:
+            # The link expires with the request, however late its mail is sent.
+            url = self.links.signed(mail.link, _request_of(delivery), delivery.created_at)
+            lasts = delivery.expires_at - now
+        elif mail.link:
+            url = self.links.signed(mail.link, delivery.subscriber_id, now)
+            lasts = self.links.lifetime(mail.link)
+        return self.renderer.transactional(delivery.kind, unsubscribe, url=url, lasts=lasts)
 
 
 def _request_of(delivery: Delivery) -> int:
     if delivery.request_id is None:
         raise RenderError("the request that this mail confirms is unknown")
     return delivery.request_id
-
-
-def _hours_left(delivery: Delivery, now: datetime) -> int:
-    """Return the whole hours until the link expires, at least 1."""
-    return max(1, round((delivery.expires_at - now) / timedelta(hours=1)))

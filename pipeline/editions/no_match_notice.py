@@ -6,17 +6,25 @@ topics of a reader match nothing for a week, one notice explains why, and no oth
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from typing import Final
 
 from sqlalchemy import Connection
 
-from pipeline.domain import TRENDING, Frequency, QuietNote, Subscription
+from pipeline.domain import (
+    TRENDING,
+    Delivery,
+    DeliveryKind,
+    Frequency,
+    QuietNote,
+    Subscription,
+    Told,
+)
 from pipeline.errors import QueryError
 from pipeline.matching import suggestions
 from pipeline.matching.query import parse
-from pipeline.storage import no_match_notices
+from pipeline.storage import digests, no_match_notices
 from pipeline.storage.no_match_notices import LastContact, NoticeRecipient
 
 AGAIN: Final = timedelta(days=30)
@@ -47,6 +55,18 @@ def is_due(heard: LastContact, edition_on: date, frequency: Frequency, days: int
     known = (heard.joined_on, heard.followed_on, heard.digest_on, heard.silent_on)
     last = max(on for on in known if on)
     return edition_on >= last + quiet
+
+
+def load_content(conn: Connection, claimed: Sequence[Delivery], quiet_days: int) -> dict[int, Told]:
+    """Return the content of list mail by delivery id: frozen digests, and notices as of now.
+
+    Transactional mail and digests whose papers are no longer kept are not in it.
+    """
+    notices = [one.id for one in claimed if one.kind is DeliveryKind.QUIET_NOTE]
+    return {
+        **digests.load(conn, [delivery.id for delivery in claimed]),
+        **(load(conn, notices, quiet_days) if notices else {}),
+    }
 
 
 def load(conn: Connection, delivery_ids: Collection[int], days: int) -> dict[int, QuietNote]:

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 from pipeline.domain import Breadth, Digest, Paper, QuietNote, Reason
 from pipeline.rendering import formatting
 from pipeline.rendering.branding import Branding
+from pipeline.sources import SOURCES
 
 TITLE = 300
 LABEL = 60
@@ -21,13 +22,6 @@ BREADTHS = {
     Breadth.FEWER: "fewer, surer",
     Breadth.BALANCED: "balanced",
     Breadth.MORE: "more, broader",
-}
-
-SOURCES = {
-    "arxiv": "arXiv",
-    "biorxiv": "bioRxiv",
-    "huggingface": "Hugging Face",
-    "medrxiv": "medRxiv",
 }
 
 
@@ -220,10 +214,14 @@ def why(reason: Reason, most: int) -> MatchReason:
     return MatchReason(label, phrases, formatting.wrap(f"For {label}{matched}"))
 
 
+def source_title(name: str) -> str:
+    """Return the name of a source as it is displayed."""
+    return SOURCES[name].title if name in SOURCES else formatting.clean(name)
+
+
 def _byline(paper: Paper) -> list[str]:
-    sources = [SOURCES.get(source, formatting.clean(source)) for source in paper.sources]
     return [
-        *sources,
+        *map(source_title, paper.sources),
         *map(formatting.clean, paper.categories[:1]),
         formatting.day(paper.announced_on),
     ]

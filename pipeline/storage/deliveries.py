@@ -41,6 +41,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from pipeline.domain import (
+    MAIL_KINDS,
     OWED,
     Delivery,
     DeliveryKind,
@@ -818,8 +819,8 @@ def _claimed_under(token: str, ids: Sequence[int]) -> ColumnElement[bool]:
 def _is_welcome() -> ColumnElement[bool]:
     """Match deliveries that the subscriber still wants.
 
-    An active subscriber gets any mail, a pending one only confirmations. After unsubscribing, only
-    confirmations and data links that were requested since then are wanted.
+    An active subscriber gets any mail, others the kinds that `MAIL_KINDS` also sends to them.
+    After unsubscribing, only mail that was requested since then is wanted.
     """
     return exists().where(
         SubscriberRow.id == _ROW.subscriber_id,
@@ -828,25 +829,30 @@ def _is_welcome() -> ColumnElement[bool]:
             SubscriberRow.status == SubscriberStatus.ACTIVE,
             and_(
                 SubscriberRow.status == SubscriberStatus.PENDING,
-                _ROW.kind == DeliveryKind.CONFIRMATION,
+                _ROW.kind.in_(_also_to(SubscriberStatus.PENDING)),
             ),
             and_(
                 SubscriberRow.status == SubscriberStatus.UNSUBSCRIBED,
-                _ROW.kind.in_((DeliveryKind.CONFIRMATION, DeliveryKind.DATA_LINK)),
+                _ROW.kind.in_(_also_to(SubscriberStatus.UNSUBSCRIBED)),
                 _ROW.created_at >= SubscriberRow.left_at,
             ),
         ),
     )
 
 
+def _also_to(status: SubscriberStatus) -> list[DeliveryKind]:
+    return [kind for kind, mail in MAIL_KINDS.items() if status in mail.also_to]
+
+
 def _is_suppressed() -> ColumnElement[bool]:
     """Match deliveries to a subscriber's own address if it is suppressed.
 
-    Any other address was checked when it was entered. A confirmation that was requested after the
-    suppression is allowed, unless the reason is a complaint: see signup.abuse_limits for its limit.
+    Any other address was checked when it was entered. A kind that overrides suppressions is allowed
+    if it was requested after it, unless the reason is a complaint: see signup.abuse_limits.
     """
+    overriding = [kind for kind, mail in MAIL_KINDS.items() if mail.overrides_suppression]
     may_be_asked = and_(
-        _ROW.kind == DeliveryKind.CONFIRMATION,
+        _ROW.kind.in_(overriding),
         SuppressionRow.reason != SuppressionReason.COMPLAINT,
         SuppressionRow.since <= _ROW.created_at,
     )

@@ -12,6 +12,8 @@ from typing import Any
 from sqlalchemy import Connection, Text, cast, func, insert, select
 
 from pipeline.domain import (
+    LIST_MAIL,
+    MAIL_KINDS,
     DeliveryKind,
     DeliveryStatus,
     Digest,
@@ -47,7 +49,7 @@ REACHED = (
 )
 """Statuses of digests that have reached the reader, or still may."""
 
-DIGESTS = (DeliveryKind.DIGEST, DeliveryKind.WELCOME)
+DIGESTS = tuple(kind for kind in LIST_MAIL if MAIL_KINDS[kind].template == "digest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def supersede(
     """
     oldest: dict[int, Superseded] = {}
     for chunk in in_chunks(subscriber_ids, CHUNK):
-        ended = deliveries.cancel_owed(conn, chunk, reason, (*DIGESTS, DeliveryKind.QUIET_NOTE))
+        ended = deliveries.cancel_owed(conn, chunk, reason, LIST_MAIL)
         for row in conn.execute(
             select(DeliveryRow.id, DeliveryRow.subscriber_id, DeliveryRow.range_from).where(
                 DeliveryRow.id.in_(ended), DeliveryRow.kind.in_(DIGESTS)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from sqlalchemy import Connection, Engine, exists, select, update
@@ -29,6 +29,9 @@ from pipeline.storage.schema import (
     SubscriberRow,
     SuppressionRow,
 )
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -187,6 +190,16 @@ def renew_secret(conn: Connection, now: datetime) -> bool:
 def fingerprint(key: str) -> str:
     """Return 16 hex digits that identify a key without revealing it."""
     return hmac.digest(key.encode(), b"paperboy.fingerprint", "sha256")[:8].hex()
+
+
+def log_origin(loaded: Settings, keys: Keys) -> None:
+    """Log the origin of the keys and a fingerprint at the start of a service; never the keys."""
+    log.info(
+        "keys in use",
+        secret_key="settings" if loaded.secret_key else "made once, in the database",
+        suppression_key="settings" if loaded.suppression_key else "made once, in the database",
+        suppression_fingerprint=fingerprint(keys.suppression),
+    )
 
 
 def _suppression(row: KeptKey, given: str | None) -> str:

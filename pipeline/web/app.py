@@ -34,6 +34,7 @@ from pipeline.web.papers import topics
 from pipeline.web.papers.recent import RecentPapers
 from pipeline.web.papers.search_index import LiveIndex
 from pipeline.web.request_limits import RETRY_AFTER, RequestLimits, one_at_a_time
+from pipeline.web.subscribe import curated
 from pipeline.web.subscribe import routes as subscribe
 from pipeline.web.templating import Pages
 
@@ -111,6 +112,7 @@ def create_app(
     `wake_editions` is called after the response when a subscription is confirmed or preferences are
     saved; without it, first digests and new topics wait for the scheduled task.
     """
+    curated.configure(services.settings.curated_topics)
     live_index = live_index or LiveIndex(services.engine, embedder=services.known_meanings)
     app = Site(
         title="Paperboy",

@@ -16,7 +16,7 @@ from pipeline.storage.database import read_only
 from pipeline.web.dependencies import READ, Pages, Services
 from pipeline.web.middleware import AN_HOUR, PERSONAL_PAGES, public
 from pipeline.web.papers import views
-from pipeline.web.subscribe.curated import CURATED
+from pipeline.web.subscribe import curated
 
 STATIC: Final = Path(__file__).parent / "static"
 FILES: Final = {
@@ -74,7 +74,7 @@ def robots_text(site_url: str) -> str:
 
 def _sitemap(site_url: str, keys: list[str]) -> Response:
     paths = ["/", "/topics", "/subscribe", "/privacy"]
-    paths += [f"/topics/{topic.slug}" for topic in CURATED]
+    paths += [f"/topics/{topic.slug}" for topic in curated.in_use().topics]
     paths += map(views.path_of, keys)
     root = ElementTree.Element("urlset", xmlns=SITEMAP)
     for path in paths:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import cache
 from typing import Final
 
 from fastapi import APIRouter
@@ -22,8 +20,7 @@ from pipeline.signup import Preferences
 from pipeline.web import static_files
 from pipeline.web.account.text import FATES, SKIPS, choices_of, masked, next_digest, now
 from pipeline.web.dependencies import READ, Form, Pages, Services, WakeEditions
-from pipeline.web.subscribe import form_input
-from pipeline.web.subscribe.curated import CURATED
+from pipeline.web.subscribe import curated, form_input
 from pipeline.web.subscribe.form_input import FieldError, FormInput
 
 ROOM: Final = views.Room(abstract=0, phrases=3, links=1)
@@ -208,7 +205,7 @@ def stored_values(known: Preferences) -> FormInput:
     rhythm = schedule.frequency.value
     if schedule.frequency is Frequency.WEEKLY:
         rhythm = f"{rhythm}-{schedule.weekday.name.lower()}"
-    slugs = slugs_by_query()
+    slugs = curated.in_use().slugs_by_query
     own = [_line(*topic) for topic in known.topics if topic[0] not in slugs]
     return FormInput(
         email=known.subscriber.email,
@@ -228,12 +225,6 @@ def _line(query: str, label: str) -> str:
         return label if canonical(label) == query else query
     except QueryError:
         return query
-
-
-@cache
-def slugs_by_query() -> Mapping[str, str]:
-    """Return the slugs of the curated topics by canonical query; cached for the process."""
-    return {canonical(topic.query): topic.slug for topic in CURATED}
 
 
 def validate(values: FormInput) -> tuple[FieldError, ...]:

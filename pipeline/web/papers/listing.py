@@ -40,13 +40,13 @@ class ListParams:
     @property
     def topic_query(self) -> str:
         """Return the query of the topic; "" if there is no topic, and for trending."""
-        known = curated.BY_SLUG.get(self.topic)
+        known = curated.in_use().by_slug.get(self.topic)
         query = known.query if known else self.topic
         return "" if query == TRENDING else query
 
     @property
     def topic_name(self) -> str:
-        known = curated.BY_SLUG.get(self.topic)
+        known = curated.in_use().by_slug.get(self.topic)
         return known.name if known else formatting.clean(self.topic)
 
     @property

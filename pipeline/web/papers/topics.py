@@ -24,7 +24,7 @@ from pipeline.web.papers.feeds import Feed
 from pipeline.web.papers.listing import ListParams, SelectedPapers
 from pipeline.web.papers.periods import Days
 from pipeline.web.papers.search_index import Sort
-from pipeline.web.subscribe.curated import BY_SLUG, GROUPS
+from pipeline.web.subscribe import curated as curated_topics
 
 DAYS = 30  # length of the window of a topic's page
 FEED = 50  # papers in a feed
@@ -78,12 +78,17 @@ def list_topics(
 ) -> Response:
     """List the named topics, or show the papers of a query `q`."""
     if not q.strip():
-        return public(request, pages.show("topics.html", groups=GROUPS, mistake=None, q=""))
+        return public(
+            request,
+            pages.show("topics.html", groups=curated_topics.in_use().groups, mistake=None, q=""),
+        )
     try:
         topic = queried(q)
     except QueryError as error:
         mistake = listing.mistake(error)
-        return pages.show("topics.html", status=422, groups=GROUPS, mistake=mistake, q=q)
+        return pages.show(
+            "topics.html", status=422, groups=curated_topics.in_use().groups, mistake=mistake, q=q
+        )
     return _page(request, topic, sort, page, services, pages, live_index, budget)
 
 
@@ -184,7 +189,7 @@ def _feed(
 
 def curated(slug: str) -> NamedTopic:
     """Return a curated topic. Raise HTTPException 404 if there is none with this slug."""
-    known = BY_SLUG.get(slug)
+    known = curated_topics.in_use().by_slug.get(slug)
     if known is None:
         raise HTTPException(404)
     return NamedTopic(known.name, known.query, f"/topics/{slug}")

@@ -84,15 +84,12 @@ def show(
 
 def _byline(paper: Paper, seen: Iterable[Seen]) -> Iterator[str]:
     for one in seen:
-        yield f"{source_name(one.source)} {formatting.day(one.announced_on or paper.announced_on)}"
+        day = formatting.day(one.announced_on or paper.announced_on)
+        yield f"{views.source_title(one.source)} {day}"
     if paper.categories:
         yield ", ".join(map(formatting.clean, paper.categories[:CATEGORIES]))
     if paper.comments:
         yield formatting.count(paper.comments, "comment", "comments")
-
-
-def source_name(source: str) -> str:
-    return views.SOURCES.get(source, formatting.clean(source))
 
 
 def path_of(key: str) -> str:
@@ -153,7 +150,7 @@ def details(paper: Paper, seen: tuple[Seen, ...], branding: Branding) -> PaperDe
 
 def _row(seen: Seen) -> SightingRow:
     day = formatting.full_day(seen.announced_on) if seen.announced_on else ""
-    return SightingRow(source_name(seen.source), day, seen.upvotes, seen.comments)
+    return SightingRow(views.source_title(seen.source), day, seen.upvotes, seen.comments)
 
 
 def _rest(abstract: str, lead: str) -> str:

@@ -17,7 +17,7 @@ from pipeline.matching.query import canonical
 from pipeline.matching.suggestions import hints
 from pipeline.signup import Choices, valid_address
 from pipeline.web.subscribe import curated, time_zones, typos
-from pipeline.web.subscribe.curated import BY_SLUG, CURATED, GROUPS, CuratedTopic
+from pipeline.web.subscribe.curated import CuratedTopic
 
 MOST_QUERIES: Final = 20  # typed queries, one a line
 LONGEST_QUERY: Final = 500  # characters of a query
@@ -68,7 +68,8 @@ class FormInput:
 
     @property
     def chosen(self) -> tuple[CuratedTopic, ...]:
-        return tuple(BY_SLUG[slug] for slug in dict.fromkeys(self.slugs) if slug in BY_SLUG)
+        known = curated.in_use().by_slug
+        return tuple(known[slug] for slug in dict.fromkeys(self.slugs) if slug in known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +124,9 @@ def _hour(text: str) -> str:
 def prefilled(topics: Iterable[str], max_papers: int) -> FormInput:
     """Return the initial form; `topics` are slugs or queries, Trending if there are none."""
     given = [" ".join(topic.split())[:LONGEST_QUERY] for topic in topics][:MOST_QUERIES]
-    slugs = tuple(topic for topic in given if topic in BY_SLUG)
-    own = "\n".join(topic for topic in given if topic and topic not in BY_SLUG)
+    known = curated.in_use().by_slug
+    slugs = tuple(topic for topic in given if topic in known)
+    own = "\n".join(topic for topic in given if topic and topic not in known)
     if not slugs and not own:
         slugs = ("trending",)
     return FormInput(slugs=slugs, queries=own, max_papers=str(max_papers))
@@ -132,7 +134,7 @@ def prefilled(topics: Iterable[str], max_papers: int) -> FormInput:
 
 def choices(form: FormInput) -> Choices:
     """Convert a validated form."""
-    queries, names = curated.queries((*(topic.name for topic in form.chosen), *form.lines))
+    queries, names = curated.in_use().queries((*(topic.name for topic in form.chosen), *form.lines))
     frequency, _, day = form.rhythm.partition("-")
     schedule = Schedule(
         at=time(int(form.hour)),
@@ -159,8 +161,8 @@ def options(form: FormInput) -> dict[str, Any]:
     """Return what the templates of the form show: its values, and the options of each field."""
     return {
         "typed": form,
-        "groups": GROUPS,
-        "curated": len(CURATED),
+        "groups": curated.in_use().groups,
+        "curated": len(curated.in_use().topics),
         "hours": HOURS,
         "rhythms": RHYTHMS,
         "sizes": _sizes(form.max_papers),
@@ -187,7 +189,7 @@ def topic_entries(form: FormInput) -> tuple[TopicEntry, ...]:
 
 def _typed_entry(line: str) -> TopicEntry:
     mistake = _wrong_query(line)
-    [query], names = curated.queries([line])
+    [query], names = curated.in_use().queries([line])
     if mistake:
         return TopicEntry(line, "", mistake)
     sentences = () if query in names else tuple(f"{_sentence(hint.text)}." for hint in hints(line))

@@ -22,6 +22,7 @@ from pipeline.domain import (
     Notice,
     NoticeKind,
     Origin,
+    StrikeKind,
     Subscriber,
     SuppressionReason,
     Verdict,
@@ -236,7 +237,7 @@ def test_address_without_a_subscriber_can_be_erased(engine: Engine):
         Settlement(0, DeliveryStatus.SENT, "accepted"),
         Settlement(0, DeliveryStatus.QUEUED, "deferred at dot"),
         Settlement(0, DeliveryStatus.FAILED, "soft at dot"),
-        Settlement(0, DeliveryStatus.SUPPRESSED, "hard at dot", suppression=SuppressionReason.HARD),
+        Settlement(0, DeliveryStatus.SUPPRESSED, "hard at dot", strike=StrikeKind.HARD),
     ],
     ids=lambda settlement: settlement.status.value,
 )

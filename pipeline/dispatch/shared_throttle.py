@@ -20,9 +20,8 @@ from sqlalchemy import Connection
 
 from pipeline.dispatch import throttle
 from pipeline.dispatch.group_commit import Lease
-from pipeline.dispatch.throttle import Scope
 from pipeline.domain import Delivery, Verdict
-from pipeline.smtp import Outcome, without_addresses
+from pipeline.smtp import Decision, Scope, without_addresses
 from pipeline.storage import deliveries, guard, quotas, refusals, send_controls, throttles
 from pipeline.storage.deliveries import InHand
 from pipeline.storage.send_controls import CircuitBreaker
@@ -235,34 +234,34 @@ class SharedThrottle:
 
     # --- After a reply --------------------------------------------------------------------------
 
-    def note(self, delivery: Delivery, outcome: Outcome) -> None:
+    def note(self, delivery: Delivery, decision: Decision) -> None:
         """Apply the consequences of a reply that go beyond its delivery (throttle, breaker)."""
-        if outcome.verdict is Verdict.CONNECTION:
+        if decision.verdict is Verdict.CONNECTION:
             self.leave()
-        elif outcome.verdict is not Verdict.CONFIGURATION:
-            if self.trying and self._is_the_same(outcome):
+        elif decision.scope is not Scope.SERVER:
+            if self.trying and self._is_the_same(decision):
                 self.refused(self._tried_for)
                 return
             self._got_through = self.trying
-        if outcome.verdict is Verdict.ACCEPTED:
+        if decision.verdict is Verdict.ACCEPTED:
             if self._slowed and delivery.domain in self._slowed:
                 with self._lock:
                     self._accepted[delivery.domain] += 1
             return
-        said = without_addresses(outcome.reply)[:LONGEST_REPLY] if outcome.reply else ""
-        match throttle.scope(outcome):
+        said = without_addresses(decision.reply)[:LONGEST_REPLY] if decision.reply else ""
+        match decision.scope:
             case Scope.DOMAIN if delivery.domain:
-                self._slow(delivery.domain, outcome.verdict, said)
-            case Scope.SENDER:
+                self._slow(delivery.domain, decision.verdict, said)
+            case Scope.EDITION:
                 self._distrusted(delivery, said)
-            case Scope.SERVER if outcome.verdict is Verdict.CONFIGURATION:
+            case Scope.SERVER:
                 self.refused(said)
 
-    def _is_the_same(self, outcome: Outcome) -> bool:
+    def _is_the_same(self, decision: Decision) -> bool:
         """Return whether the probe of a half-open breaker met the same reply that had opened it."""
-        if outcome.reply is None or not outcome.permanent:
+        if decision.reply is None or not decision.permanent:
             return False
-        said = refusals.wording(str(outcome.reply))
+        said = refusals.wording(str(decision.reply))
         return bool(said) and self._tried_for.endswith(said)
 
     def hands_back(self, delivery: Delivery) -> bool:

@@ -18,7 +18,7 @@ from pipeline.domain import Match, Sighting, SourceState
 from pipeline.errors import SourceError
 from pipeline.logs import set_aside
 from pipeline.matching.corpus import statistics
-from pipeline.matching.match import match
+from pipeline.matching.match import match, parse_topics
 from pipeline.matching.semantic import Embedder
 from pipeline.sources import FetchResult, Source, Validator
 from pipeline.storage import ingest_state, papers, sightings, topics
@@ -317,10 +317,11 @@ def _publish(run: _Run) -> list[SourceReport]:
         if kind == "topic":
             unmatched.add(id_)
 
+    queries = parse_topics(followed, aside)
     for chunk in in_chunks(touched, MATCHED_AT_ONCE):
         with read_only(run.engine) as conn:
             some = list(papers.by_ids(conn, chunk).values())
-        found = list(match(followed, some, corpus=corpus, embedder=run.embedder, set_aside=aside))
+        found = list(match(queries, some, corpus=corpus, embedder=run.embedder, set_aside=aside))
         _write_matches(run, found)
         new += sum(paper.batch == run.batch for paper in some)
         matches += len(found)

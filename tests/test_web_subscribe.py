@@ -22,15 +22,15 @@ from pipeline.bootstrap import Services
 from pipeline.domain import Breadth, Frequency, Weekday
 from pipeline.errors import SettingsError
 from pipeline.matching.index import PaperIndex
-from pipeline.matching.query import canonical, parse
-from pipeline.signup import Choices
+from pipeline.matching.query import _Parser, canonical, parse
+from pipeline.signup import Choices, parse_queries
 from pipeline.signup.choices import as_json, from_json
 from pipeline.sources import FetchResult, recorded_files
 from pipeline.storage.schema import DeliveryRow, RequestRow, SubscriberRow
 from pipeline.web import create_app
 from pipeline.web.client_address import VisitorLimit, client_ip
 from pipeline.web.server import listen, server
-from pipeline.web.subscribe import curated, form_input, time_zones
+from pipeline.web.subscribe import form_input, time_zones
 from pipeline.web.subscribe.curated import BY_SLUG, CURATED
 from pipeline.web.subscribe.form_input import FormInput
 from pipeline.web.subscribe.preview import HELPED
@@ -156,14 +156,38 @@ def test_machine_learning_topics_match_5_to_400_of_2000_papers():
 
 
 def test_chosen_curated_topic_keeps_its_name():
-    queries, names = curated.queries(["agents", "small  stones"])
+    typed = FormInput(slugs=("agents",), queries="reasoning\nsmall  stones\nAgents")
+    choices = form_input.choices(typed)
 
-    assert queries == (BY_SLUG["agents"].query, "small  stones")
-    assert names == {BY_SLUG["agents"].query: "Agents"}
+    agents, reasoning = BY_SLUG["agents"].query, BY_SLUG["reasoning"].query
+    assert [query.typed for query in choices.topics] == [agents, reasoning, "small  stones"]
+    assert choices.names == {agents: "Agents", reasoning: "Reasoning"}
+    assert choices.labels == ("Agents", "Reasoning", "small stones")
+
+
+@pytest.mark.parametrize("do", ["subscribe", "preview"])
+def test_form_parses_each_typed_topic_once(site, announce, monkeypatch, do):
+    """Validation, preview, storage and the response read the parsed query."""
+    announce("Small stones", "Moss on walls")
+    site.post("/subscribe", data=form(email="eve@example.org"))  # curated topics are cached
+    parsed = []
+    parse_tokens = _Parser.query
+    monkeypatch.setattr(
+        _Parser, "query", lambda self: parsed.append(self.text) or parse_tokens(self)
+    )
+
+    assert site.post("/subscribe", data=form(do=do)).status_code == 200
+
+    typed = ["moss  on walls", '"small stones"']
+    assert sorted(parsed.count(text) for text in typed) == [1, 1]
+    if do == "subscribe":
+        assert sorted(parsed) == sorted(typed)
 
 
 def test_topic_names_round_trip_through_json():
-    choices = Choices(("cat:cs.RO", " moss "), make_schedule(), 5, {"cat:cs.RO": "Robots"})
+    choices = Choices(
+        parse_queries(("cat:cs.RO", " moss ")), make_schedule(), 5, {"cat:cs.RO": "Robots"}
+    )
 
     assert from_json(as_json(choices)) == choices
     assert choices.labels == ("Robots", "moss")

@@ -45,7 +45,7 @@ def change(
     """Store new topics and a new schedule, in force from the next digest; return the subscriber.
 
     `seen` is the `Preferences.version` that the form was rendered with; raise ConflictError if the
-    preferences have changed since. Raise QueryError or SettingsError if the input is invalid,
+    preferences have changed since. Raise SettingsError if the time zone is unknown,
     NotFoundError if there is no such subscriber, LimitError if there are over 100 new topics a day.
     If an error is raised, nothing is stored.
     """

@@ -83,8 +83,8 @@ def add(
     """Add a subscriber for the operator; unless `confirmed`, queue a confirmation mail.
 
     If the address is pending or unsubscribed, replace its choices and start again. Raise
-    AddressError if the address is invalid or already active, QueryError if a topic is invalid,
-    SettingsError if the time zone is unknown; then nothing is stored.
+    AddressError if the address is invalid or already active, SettingsError if the time zone is
+    unknown; then nothing is stored.
     """
     address = valid_address(email)
     queries = checked(choices)
@@ -130,8 +130,8 @@ def request_subscription(
 ) -> None:
     """Store a request to subscribe, and queue its mail if the limit per inbox allows it.
 
-    The mail asks to confirm; an active reader gets a notice instead. Raise AddressError, QueryError
-    or SettingsError if the form is invalid, LimitError if the client exceeds a rate limit; all
+    The mail asks to confirm; an active reader gets a notice instead. Raise AddressError or
+    SettingsError if the form is invalid, LimitError if the client exceeds a rate limit; all
     before the address is looked up, so that errors reveal no subscriber.
     """
     address = valid_address(email)

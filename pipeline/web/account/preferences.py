@@ -30,7 +30,7 @@ from pipeline.web.account.common import (
 )
 from pipeline.web.account.text import FATES, SKIPS, masked
 from pipeline.web.subscribe import form_input, time_zones
-from pipeline.web.subscribe.curated import CURATED, GROUPS
+from pipeline.web.subscribe.curated import CURATED, GROUPS, parsed
 from pipeline.web.subscribe.form_input import FieldError, FormInput
 from pipeline.web.templating import Pages
 
@@ -229,7 +229,7 @@ def _line(query: str, label: str) -> str:
 @cache
 def slugs_by_query() -> Mapping[str, str]:
     """Return the slugs of the curated topics by canonical query; cached for the process."""
-    return {canonical(topic.query): topic.slug for topic in CURATED}
+    return {parsed(topic.slug).text: topic.slug for topic in CURATED}
 
 
 def mistakes(typed: FormInput) -> tuple[FieldError, ...]:

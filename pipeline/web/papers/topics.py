@@ -13,9 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pipeline.bootstrap import Services
-from pipeline.domain import TRENDING
 from pipeline.errors import QueryError
-from pipeline.matching.query import canonical, parse
+from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.rendering import formatting
 from pipeline.storage import papers
 from pipeline.storage import papers as catalog
@@ -29,7 +28,7 @@ from pipeline.web.papers.listing import SelectedPapers
 from pipeline.web.papers.params import ListParams
 from pipeline.web.papers.periods import Days
 from pipeline.web.papers.search_index import LiveIndex
-from pipeline.web.subscribe.curated import BY_SLUG, GROUPS
+from pipeline.web.subscribe.curated import BY_SLUG, GROUPS, parsed
 from pipeline.web.templating import Pages
 
 LOOK = ["GET", "HEAD"]
@@ -44,7 +43,7 @@ class NamedTopic:
     """Topic with the URLs of its page and feeds: a slug if curated, else a query parameter."""
 
     name: str
-    query: str  # canonical, or as written in `web.curated`
+    query: TopicQuery
     path: str
     parameters: str = ""  # "?q=..."
 
@@ -63,7 +62,7 @@ class NamedTopic:
     @property
     def wish(self) -> str:
         """Return the topic as a parameter of the sign-up form: the slug, or the query."""
-        return self.query if self.parameters else self.path.removeprefix("/topics/")
+        return self.query.text if self.parameters else self.path.removeprefix("/topics/")
 
 
 def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBudget) -> APIRouter:
@@ -97,9 +96,9 @@ def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBu
 
     def archive(request: Request, topic: NamedTopic, sort: str, number: str) -> Response:
         asked = params.parse_params(
-            q="", topic=topic.query, date="", week="", month="", sort=sort, page=number
+            q="", topic=topic.query.text, date="", week="", month="", sort=sort, page=number
         )
-        order = asked.sort or (Sort.TRENDING if topic.query == TRENDING else Sort.NEWEST)
+        order = asked.sort or (Sort.TRENDING if topic.query.is_trending else Sort.NEWEST)
         with meter.search(request), read_only(services.engine) as conn:
             chosen, days = _chosen(live_index, conn, topic, order)
             page = listing.page(chosen, asked.page, conn, pages.branding)
@@ -139,13 +138,13 @@ def curated(slug: str) -> NamedTopic:
     known = BY_SLUG.get(slug)
     if known is None:
         raise HTTPException(404)
-    return NamedTopic(known.name, known.query, f"/topics/{slug}")
+    return NamedTopic(known.name, parsed(slug), f"/topics/{slug}")
 
 
 def queried(text: str) -> NamedTopic:
     """Return any query as a topic, in canonical form. Raise QueryError if it is invalid."""
-    query = canonical(text)
-    return NamedTopic(formatting.clean(text), query, "/topics", f"?{urlencode({'q': query})}")
+    query = parse_topic(text)
+    return NamedTopic(formatting.clean(text), query, "/topics", f"?{urlencode({'q': query.text})}")
 
 
 def _chosen(
@@ -155,7 +154,7 @@ def _chosen(
 
     The days are None if there are no papers at all.
     """
-    query = None if topic.query == TRENDING else parse(topic.query)
+    query = None if topic.query.is_trending else topic.query.tree
     known = listing.choose(live_index, conn, query, None, order)
     if not known.catalog.days:
         return known, None
@@ -165,7 +164,7 @@ def _chosen(
 
 
 def _feed(conn: Connection, topic: NamedTopic, live_index: LiveIndex, pages: Pages) -> Feed:
-    is_trending = topic.query == TRENDING
+    is_trending = topic.query.is_trending
     chosen, _ = _chosen(live_index, conn, topic, Sort.TRENDING if is_trending else Sort.NEWEST)
     places = chosen.catalog.sorted(chosen.places[:FEED], Sort.NEWEST)
     ids = chosen.catalog.ids[places].tolist()
@@ -240,7 +239,7 @@ def _sorts(topic: NamedTopic, order: Sort) -> tuple[tuple[str, str, bool], ...]:
     return tuple(
         (name, _address(topic, sort=sort), sort is order)
         for sort, name in names.items()
-        if sort is not Sort.BEST or topic.query != TRENDING
+        if sort is not Sort.BEST or not topic.query.is_trending
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from types import MappingProxyType
 
 from pipeline.domain import TRENDING
+from pipeline.matching.query import TopicQuery, parse_topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -584,15 +586,15 @@ GROUPS: tuple[tuple[str, tuple[CuratedTopic, ...]], ...] = tuple(
 )
 
 
-def queries(lines: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the query of each line, without duplicates, and the names of the curated ones.
+@cache
+def parsed(slug: str) -> TopicQuery:
+    """Return the parsed query of a curated topic; cached for the process."""
+    return parse_topic(BY_SLUG[slug].query)
 
-    A line may be the name of a curated topic or a query, so that a form can submit the lines that
-    it displays, chosen or typed.
+
+def named(line: str) -> CuratedTopic | None:
+    """Return the curated topic with this name; None if the line is a query.
+
+    A form can so submit the lines that it displays, chosen or typed.
     """
-    names: dict[str, str] = {}
-    for line in lines:
-        chosen = BY_NAME.get(" ".join(line.split()).casefold())
-        query, name = (chosen.query, chosen.name) if chosen else (line, "")
-        names.setdefault(query, name)
-    return tuple(names), {query: name for query, name in names.items() if name}
+    return BY_NAME.get(" ".join(line.split()).casefold())

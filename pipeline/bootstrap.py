@@ -281,7 +281,7 @@ class Services:
             return None
         signer = Signer(read_keys(given.get_secret_value()), self.signing_domain)
         for key in filter(lambda key: key.is_short, signer.signing):
-            log.warning("DKIM key is short", selector=key.selector, bits=key.bits)
+            log.warning("dkim_key.short", selector=key.selector, bits=key.bits)
         return signer
 
     @property
@@ -496,7 +496,7 @@ def build(loaded: Settings, *, check: bool = True, pool_timeout: float = POOL_TI
 def warn_of_settings() -> None:
     """Log a warning for each doubtful setting, once at the start of a service."""
     for suspicion in settings.suspicions():
-        log.warning("doubtful setting", detail=suspicion.text)
+        log.warning("setting.doubtful", detail=suspicion.text)
 
 
 def log_new_keys(built: Services) -> None:
@@ -505,7 +505,7 @@ def log_new_keys(built: Services) -> None:
 
     loaded = built.settings
     log.info(
-        "keys in use",
+        "keys.loaded",
         secret_key="settings" if loaded.secret_key else "made once, in the database",
         suppression_key="settings" if loaded.suppression_key else "made once, in the database",
         suppression_fingerprint=keys.fingerprint(built.suppression_key),

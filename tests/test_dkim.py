@@ -400,7 +400,7 @@ def test_short_key_is_accepted_with_a_logged_warning(branding, capsys):
 
     assert branding(dkim_keys=f"old:{short}").signer is not None
 
-    assert "DKIM key is short" in capsys.readouterr().out
+    assert "dkim_key.short" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("domain", ["example.com", "org", "notexample.org"])

@@ -181,7 +181,7 @@ class _SenderThread(threading.Thread):
         except RefusedError as error:
             self._crew.refused(error)
         except TransportError as error:
-            log.warning("no connection", error=str(error))
+            log.warning("connection.failed", error=str(error))
             reason = error
         except Exception as error:  # noqa: BLE001  (the thread's entry: the drain raises it)
             self._crew.halt(error)
@@ -263,7 +263,10 @@ class _SenderThread(threading.Thread):
         self._crew.count_refusal(self._unsettled)
         if decision.verdict is not Verdict.ACCEPTED:
             log.warning(
-                "not accepted", delivery=delivery.id, verdict=decision.verdict, phase=decision.phase
+                "delivery.not_accepted",
+                delivery=delivery.id,
+                verdict=decision.verdict,
+                phase=decision.phase,
             )
         if decision.scope is Scope.SERVER and decision.reply:
             said = without_addresses(decision.reply)

@@ -212,7 +212,7 @@ class SharedThrottle:
         grown = throttle.accepted(known, accepted, now) if accepted else known
         if grown is None or throttle.is_forgotten(known, now):
             throttles.free(conn, known)
-            log.info("domain free again", domain=domain)
+            log.info("domain.unthrottled", domain=domain)
             return None
         if grown != known:
             throttles.replace(conn, known, grown)
@@ -276,7 +276,7 @@ class SharedThrottle:
         until = self._transact(lambda conn: self._open(conn, said))
         self.trying = self._got_through = False
         if until:
-            log.critical("the server refuses us", said=said, until=until.isoformat())
+            log.critical("breaker.opened", said=said, until=until.isoformat())
 
     def finish(self) -> None:
         """End the probe and write the acceptances counted since the last claim.
@@ -313,8 +313,9 @@ class SharedThrottle:
         self._know((self._slowed or frozenset()) | {domain})
         tell = log.error if state is ThrottleState.BLOCKED else log.warning
         tell(
-            f"domain {state}",
+            "domain.throttled",
             domain=domain,
+            state=state,
             said=said,
             mails_a_minute=round(slowed.allowance, 1),
             until=slowed.not_before.isoformat(),
@@ -331,7 +332,7 @@ class SharedThrottle:
         return slowed if slowed != known and throttles.replace(conn, known, slowed) else None
 
     def _distrusted(self, delivery: Delivery, said: str) -> None:
-        log.critical("our domain is not believed to be ours", delivery=delivery.id, said=said)
+        log.critical("authentication.failed", delivery=delivery.id, said=said)
         edition_on = delivery.edition_on
         self._transact(
             lambda conn: send_controls.record_auth_failure(
@@ -344,7 +345,7 @@ class SharedThrottle:
         )
         # Counted after the record is committed: of two concurrent senders, at least one sees both.
         if edition_on and self._transact(lambda conn: self._pause(conn, edition_on)):
-            log.critical("edition paused", edition=str(edition_on))
+            log.critical("edition.paused", edition=str(edition_on))
             self._paused.add(edition_on)
             self.stale.set()
 

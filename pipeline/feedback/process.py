@@ -161,7 +161,7 @@ class Feedback:
         if traced is None:
             return _Done(Effect.NOT_OURS)
         if delivery_lookup.settle_uncertain(conn, traced.delivery_id, _reason(notice), now):
-            log.info("uncertain delivery settled by news of it", delivery=traced.delivery_id)
+            log.info("delivery.settled", delivery=traced.delivery_id)
         effect = self._apply_to_address(conn, notice, traced, subscriber, now)
         return _Done(effect, traced, traced.subscriber_id)
 
@@ -306,7 +306,7 @@ def _count(
     refusals.record(conn, bounce)
     for trip in guard.judge(conn, now, editions=[traced.edition_on]).trips:
         log.critical(
-            "edition held: too many bounces",
+            "edition.held",
             edition=str(trip.edition_on),
             refused=trip.refused,
             reason=trip.reason,
@@ -332,7 +332,7 @@ def _reason(notice: Notice) -> str:
 
 def _log(done: _Done, kind: str, provider: str = MAIL) -> None:
     log.info(
-        "news of a delivery",
+        "feedback.applied",
         provider=provider,
         kind=kind,
         effect=done.effect,

@@ -148,7 +148,7 @@ def ask_new_address(
         transactional.record_pending(
             conn, to.hash, now, inbox=to.inbox, requester=to.requester, wanted=wanted
         )
-    log.info("asked for another address", subscriber=subscriber_id, request=request_id)
+    log.info("new_address.requested", subscriber=subscriber_id, request=request_id)
 
 
 def confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Confirmed:
@@ -181,7 +181,7 @@ def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Conf
         bounce_scores.clear(conn, hash_)
         transactional.forget_pending(conn, hash_)
         subscriber = known(conn, subscriber.id)
-    log.info("address changed", subscriber=subscriber.id, request=request_id)
+    log.info("address.changed", subscriber=subscriber.id, request=request_id)
     return Confirmed(subscriber, first_time=True)
 
 

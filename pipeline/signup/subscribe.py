@@ -114,7 +114,7 @@ def add(
             wanted = not suppressed or abuse_limits.may_send_mail(conn, to, now, suppressed.reason)
             ask_to_confirm(conn, subscriber_id, address, choices, to, origin, now, wanted=wanted)
         subscriber = known(conn, subscriber_id)
-    log.info("subscriber added", subscriber=subscriber_id, status=subscriber.status)
+    log.info("subscriber.added", subscriber=subscriber_id, status=subscriber.status)
     return subscriber
 
 
@@ -168,7 +168,7 @@ def _ask(
             now,
             wanted=may_mail,
         )
-    log.info("asked", request=request_id)
+    log.info("confirmation.requested", request=request_id)
 
 
 def read_request(engine: Engine, request_id: int, now: datetime) -> Request:
@@ -222,7 +222,7 @@ def _confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
         bounce_scores.clear(conn, hash_)
         transactional.forget_pending(conn, hash_)
         subscriber = known(conn, subscriber.id)
-    log.info("confirmed", subscriber=subscriber.id, request=request_id, began=began)
+    log.info("subscription.confirmed", subscriber=subscriber.id, request=request_id, began=began)
     return Confirmed(subscriber, first_time=True)
 
 

@@ -42,7 +42,7 @@ def leave(engine: Engine, secret: str, now: datetime) -> Subscriber:
         subscribers.leave(conn, subscriber.id, now)
         deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
         subscriber = known(conn, subscriber.id)
-    log.info("subscriber left", subscriber=subscriber.id)
+    log.info("subscriber.unsubscribed", subscriber=subscriber.id)
     return subscriber
 
 
@@ -79,7 +79,7 @@ def undo(engine: Engine, secret: str, now: datetime) -> Subscriber:
     if subscriber.status is not SubscriberStatus.ACTIVE:
         raise InvalidTokenError("it is too late to take this back; please subscribe again")
     if won:
-        log.info("subscriber came back", subscriber=subscriber.id)
+        log.info("subscriber.returned", subscriber=subscriber.id)
     return subscriber
 
 

@@ -169,7 +169,7 @@ class History:
         queries = self.queries_of(reader)
         if reader not in self.faithful:
             queries = self.dice.sample(QUERIES, self.dice.randint(1, 3))
-        choices = Choices(tuple(queries), self.schedule(), reader.max_papers)
+        choices = Choices(parse_queries(queries), self.schedule(), reader.max_papers)
         signup.change(self.engine, reader.id, choices, self.now)
 
     def somebody_pauses(self) -> None:

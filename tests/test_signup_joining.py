@@ -431,13 +431,18 @@ def test_crash_during_signup_stores_nothing(engine: Engine, after: int):
 @given(
     st.builds(
         Choices,
-        st.lists(st.text(), max_size=3).map(tuple),
+        st.lists(st.from_regex(r"[a-z]{3,8}(  [A-Z]{3,8})?", fullmatch=True), max_size=3).map(
+            parse_queries
+        ),
         st.builds(make_schedule, st.integers(0, 23)),
         st.integers(1, 50),
     )
 )
 def test_wishes_round_trip_through_json(choices: Choices):
-    assert from_json(as_json(choices)) == choices
+    read = from_json(as_json(choices))
+
+    assert read == choices
+    assert read.labels == choices.labels
 
 
 def test_confirming_applies_the_requested_wishes(engine: Engine):

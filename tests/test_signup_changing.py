@@ -14,6 +14,7 @@ from pipeline import editions, signup
 from pipeline.domain import (
     DeliveryStatus,
     Frequency,
+    StrikeKind,
     Subscriber,
     SubscriberStatus,
     SuppressionReason,
@@ -239,7 +240,7 @@ def test_bounce_of_a_new_address_does_not_suppress_the_old_one(engine: Engine):
     assert claim(engine) == [NEW]
     refused = Settlement(
         rows(engine, DeliveryRow)[0].id, DeliveryStatus.SUPPRESSED, "550",
-        suppression=SuppressionReason.HARD,
+        strike=StrikeKind.HARD,
     )  # fmt: skip
 
     with engine.begin() as conn:

@@ -245,7 +245,7 @@ class Services:
             return None
         signer = Signer(read_keys(given.get_secret_value()), self.signing_domain)
         for key in filter(lambda key: key.is_short, signer.signing):
-            log.warning("DKIM key is short", selector=key.selector, bits=key.bits)
+            log.warning("dkim_key.short", selector=key.selector, bits=key.bits)
         return signer
 
     @property

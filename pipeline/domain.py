@@ -453,24 +453,16 @@ class SuppressionReason(StrEnum):
 # --- Feedback -----------------------------------------------------------------------------------
 
 
-DISABLED = "5.2.1"  # enhanced status code of a mailbox that is disabled, perhaps temporarily
-
-
 class StrikeKind(StrEnum):
-    """Kinds of strikes against an address, counted once per edition."""
+    """How a refusal or bounce counts against an address; see `smtp.decision.strike_of`.
 
+    All kinds but HARD are counted once per edition, and suppress the address at a threshold.
+    """
+
+    HARD = "hard"  # no such address: suppressed at once
     FULL = "full"
     SOFT = "soft"
     DISABLED = "disabled"  # mailbox disabled or domain not found: the second suppresses
-
-
-STRIKES: dict[Verdict, StrikeKind] = {
-    Verdict.FULL: StrikeKind.FULL,
-    Verdict.SOFT: StrikeKind.SOFT,
-    Verdict.DISABLED: StrikeKind.DISABLED,
-    Verdict.NO_DOMAIN: StrikeKind.DISABLED,
-}
-"""Strike per verdict. Verdicts that are not listed are about us or informational: no strike."""
 
 
 class NoticeKind(StrEnum):

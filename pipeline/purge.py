@@ -84,7 +84,7 @@ def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
         refusals=older(refusals.delete_old, bounce_scores.MEMORY),
     )
     truncate_wal(engine)
-    log.info("purged", **asdict(purged))
+    log.info("purge.finished", **asdict(purged))
     return purged
 
 

@@ -88,7 +88,7 @@ def _hold(engine: Engine, found: str, now: datetime) -> bool:
         if noted is None or noted == found:
             return False
         send_controls.pause(conn, None, REASON, now)
-    log.critical("restored database: nothing is sent before `paperboy db settle`")
+    log.critical("database.restored", advice="nothing is sent before `paperboy db settle`")
     return True
 
 
@@ -126,7 +126,7 @@ class Settling:
                 self.result.taken_as_sent += done
             while done := self._once(self._move_on):
                 self.result.moved_on += done
-        log.info("restored database settled", assumed=self.assume)
+        log.info("database.settled", assumed=self.assume)
         return self.result
 
     @retry_transaction

@@ -544,7 +544,7 @@ def suspicions(env_file: Path | None = Path(".env")) -> list[env_files.Suspicion
 def log_suspicions() -> None:
     """Log a warning for each doubtful setting, once at the start of a service."""
     for suspicion in suspicions():
-        log.warning("doubtful setting", detail=suspicion.text)
+        log.warning("setting.doubtful", detail=suspicion.text)
 
 
 class _EnvFile(DotEnvSettingsSource):

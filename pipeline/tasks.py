@@ -64,7 +64,7 @@ def wake_editions(loaded: settings.Settings) -> None:
         with client(loaded) as sender:
             sender.send_task("paperboy.publish", retry=False, expires=PUBLISH_EVERY)
     except OperationalError as error:
-        log.warning("wake-up lost", task="paperboy.publish", error=str(error))
+        log.warning("wake_up.lost", task="paperboy.publish", error=str(error))
 
 
 def celery_settings(loaded: settings.Settings) -> dict[str, Any]:

@@ -406,7 +406,7 @@ def test_sender_logs_a_full_disk_and_resumes_on_postgresql(small_postgresql, sin
 
     assert sender.returncode == 0
     assert "database away" not in rest
-    assert "database back" in rest
+    assert "database.reachable" in rest
     assert "Traceback" not in rest
     assert paperboy.run("send", "--once")[0] == 0  # queued while the first ended
     statuses = outbox.statuses(engine)

@@ -134,11 +134,12 @@ def test_retry_gap_doubles_up_to_eight_hours(attempts, hours):
     assert refusals.next_try(attempts) == hours * HOUR
 
 
-@pytest.mark.parametrize("kind", ["hard", None, *StrikeKind])
-def test_refusal_strike_is_none_if_the_kind_is_hard_or_none(kind):
-    refusal = refusals.Refusal(1, TODAY, "hash", "d.example", kind, None, "no", "mx", NOW)
-
-    assert refusal.strike is (kind if isinstance(kind, StrikeKind) else None)
+@pytest.mark.parametrize("strike", [None, *StrikeKind])
+def test_outside_an_edition_only_a_hard_refusal_may_count(strike):
+    assert refusals.countable(strike, TODAY) is strike
+    assert refusals.countable(strike, None) is (
+        StrikeKind.HARD if strike is StrikeKind.HARD else None
+    )
 
 
 # --- Decisions ----------------------------------------------------------------------------------
@@ -357,13 +358,12 @@ def test_refused_confirmations_stay_queued_and_are_sent_later(engine, sink):
 # --- Few readers --------------------------------------------------------------------------------
 
 
-def refuse(engine, delivery_id, now=NOW, kind=SuppressionReason.HARD, server="mx"):
+def refuse(engine, delivery_id, now=NOW, strike=StrikeKind.HARD, server="mx"):
     """Claim one delivery and settle it as refused, as a sender does."""
     with engine.begin() as conn:
         claimed = deliveries.claim(conn, 500, "mine", HOUR, now)
-        status = Status.SUPPRESSED if kind is SuppressionReason.HARD else Status.FAILED
-        how = {"suppression": kind} if kind is SuppressionReason.HARD else {"strike": kind}
-        one = Settlement(delivery_id, status, "refused", reply=UNKNOWN, charged=True, **how)
+        status = Status.SUPPRESSED if strike is StrikeKind.HARD else Status.FAILED
+        one = Settlement(delivery_id, status, "refused", reply=UNKNOWN, charged=True, strike=strike)
         deliveries.settle(conn, [one], "mine", now, server)
         deliveries.hand_back(conn, [d.id for d in claimed], "mine")
 
@@ -938,7 +938,7 @@ def test_holding_an_edition_survives_a_crash_at_any_statement(engine):
 
 
 def record(
-    engine, delivery_id, number=0, *, server="mx", at=NOW, kind="hard", edition_on=TODAY,
+    engine, delivery_id, number=0, *, server="mx", at=NOW, kind=StrikeKind.HARD, edition_on=TODAY,
     wording="no", counted=False,
 ):  # fmt: skip
     ends_as = Status.SUPPRESSED if server else None
@@ -985,7 +985,7 @@ def test_refusals_by_a_replaced_server_do_not_count(engine):
 def test_soft_refusal_adds_no_strike_after_an_address_change(engine):
     reader = add_subscriber(engine, "old@example.org")
     id_ = add_delivery(engine, subscriber_id=reader)
-    refuse(engine, id_, kind=StrikeKind.SOFT)
+    refuse(engine, id_, strike=StrikeKind.SOFT)
     with engine.begin() as conn:
         conn.exec_driver_sql("UPDATE subscribers SET address_hash = 'new'")
     accept_others(engine)

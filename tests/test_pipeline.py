@@ -17,7 +17,7 @@ from pipeline.bootstrap import Services
 from pipeline.domain import DeliveryStatus, Sighting
 from pipeline.feedback.bounces import read_mail
 from pipeline.feedback.process import Feedback
-from pipeline.signup import Choices
+from pipeline.signup import Choices, parse_queries
 from pipeline.sources import FetchResult
 from pipeline.storage import addresses, subscribers, suppressions
 from pipeline.storage.database import read_only
@@ -58,7 +58,7 @@ def announce(engine: Engine) -> Callable[..., None]:
 @pytest.fixture
 def subscribe(services: Services) -> Callable[..., int]:
     def subscribe(address: str, *topics: str) -> int:
-        choices, key = Choices(topics), services.suppression_key
+        choices, key = Choices(parse_queries(topics)), services.suppression_key
         return signup.add(
             services.engine, address, choices, confirmed=True, suppression_key=key, now=TODAY
         ).id

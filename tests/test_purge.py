@@ -15,7 +15,7 @@ from pipeline.domain import DeliveryStatus, SubscriberStatus
 from pipeline.editions.compiler import NEVER_TWICE
 from pipeline.errors import InvalidTokenError, NotFoundError
 from pipeline.purge import Purged, Retention
-from pipeline.signup import Choices
+from pipeline.signup import Choices, parse_queries
 from pipeline.storage import digests, retention
 from pipeline.storage.database import read_only
 from pipeline.storage.schema import (
@@ -40,7 +40,7 @@ ADA = "ada@example.org"
 
 def ask(engine: Engine, email: str = ADA, now=NOW) -> int:
     signup.request_subscription(
-        engine, email, Choices(("cat:cs.IR",)), ip="203.0.113.7",
+        engine, email, Choices(parse_queries(("cat:cs.IR",))), ip="203.0.113.7",
         suppression_key=SUPPRESSION_KEY, now=now,
     )  # fmt: skip
     return max(row.id for row in rows(engine, RequestRow))

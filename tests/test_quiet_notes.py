@@ -170,7 +170,12 @@ def test_no_note_is_sent_for_days_without_announcements(engine: Engine):
 def test_new_topics_restart_the_week(engine: Engine):
     reader = add_reader(engine, OTHER, now=NOW - HOUR)
     days(engine, 1, 5)
-    signup.change(engine, reader.id, signup.Choices((OTHER, "slow trains")), NOW + 5 * DAY)
+    signup.change(
+        engine,
+        reader.id,
+        signup.Choices(signup.parse_queries((OTHER, "slow trains"))),
+        NOW + 5 * DAY,
+    )
 
     assert days(engine, 6, 11) == []
     assert days(engine, 12, 12) == [12]
@@ -349,7 +354,7 @@ def test_note_is_sent_with_one_click_unsubscribe(engine: Engine, database_url: s
     signup.add(
         services.engine,
         "ada@example.org",
-        signup.Choices((OTHER,)),
+        signup.Choices(signup.parse_queries((OTHER,))),
         confirmed=True,
         suppression_key=SUPPRESSION_KEY,
         now=start - HOUR,

@@ -49,7 +49,7 @@ def set_aside(monkeypatch) -> Iterator[Callable[[], set[tuple[str, object]]]]:
     monkeypatch.setattr(logs, "_set_aside", set())
     with capture_logs() as entries:
         yield lambda: {
-            (entry["kind"], entry["id"]) for entry in entries if entry["event"] == "row set aside"
+            (entry["kind"], entry["id"]) for entry in entries if entry["event"] == "row.set_aside"
         }
 
 

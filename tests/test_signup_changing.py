@@ -14,12 +14,13 @@ from pipeline import editions, signup
 from pipeline.domain import (
     DeliveryStatus,
     Frequency,
+    StrikeKind,
     Subscriber,
     SubscriberStatus,
     SuppressionReason,
 )
 from pipeline.errors import ConflictError, InvalidTokenError, LimitError, NotFoundError
-from pipeline.signup import Choices, UnsubscribeReason
+from pipeline.signup import Choices, UnsubscribeReason, parse_queries
 from pipeline.signup.abuse_limits import Limits
 from pipeline.storage import addresses, deliveries, suppressions
 from pipeline.storage.deliveries import Settlement
@@ -109,7 +110,7 @@ def test_second_change_from_the_same_form_version_is_rejected(engine: Engine):
 
     def change(query: str) -> None:
         try:
-            signup.change(engine, reader.id, Choices((query,)), NOW, seen=seen)
+            signup.change(engine, reader.id, Choices(parse_queries((query,))), NOW, seen=seen)
         except ConflictError:
             refused.append(query)
 
@@ -123,8 +124,10 @@ def test_second_change_from_the_same_form_version_is_rejected(engine: Engine):
     (kept,) = find_topics(engine)
     assert kept not in refused
     assert version(engine, reader) != seen
-    signup.change(engine, reader.id, Choices(("moss",)), NOW, seen=version(engine, reader))
-    signup.change(engine, reader.id, Choices(("fern",)), NOW)
+    signup.change(
+        engine, reader.id, Choices(parse_queries(("moss",))), NOW, seen=version(engine, reader)
+    )
+    signup.change(engine, reader.id, Choices(parse_queries(("fern",))), NOW)
     assert find_topics(engine) == ["fern"]
 
 
@@ -237,7 +240,7 @@ def test_bounce_of_a_new_address_does_not_suppress_the_old_one(engine: Engine):
     assert claim(engine) == [NEW]
     refused = Settlement(
         rows(engine, DeliveryRow)[0].id, DeliveryStatus.SUPPRESSED, "550",
-        suppression=SuppressionReason.HARD,
+        strike=StrikeKind.HARD,
     )  # fmt: skip
 
     with engine.begin() as conn:
@@ -413,7 +416,7 @@ def test_export_contains_all_stored_data(engine: Engine):
     ask(engine, ADA, now=NOW - DAY)
     (request,) = rows(engine, RequestRow)
     reader = signup.confirm(engine, request.id, NOW - DAY).subscriber
-    signup.change(engine, reader.id, Choices(("cat:cs.IR",)), NOW - DAY)
+    signup.change(engine, reader.id, Choices(parse_queries(("cat:cs.IR",))), NOW - DAY)
     ingest(engine, make_sighting("3001.00001"), now=NOW - DAY)
     publish(engine)
 
@@ -439,7 +442,7 @@ def erasable(engine: Engine) -> Subscriber:
     ask(engine, ADA, now=NOW - 2 * DAY)
     (request,) = rows(engine, RequestRow)
     reader = signup.confirm(engine, request.id, NOW - 2 * DAY).subscriber
-    signup.change(engine, reader.id, Choices(("cat:cs.IR",)), NOW - 2 * DAY)
+    signup.change(engine, reader.id, Choices(parse_queries(("cat:cs.IR",))), NOW - 2 * DAY)
     publish(engine, NOW - DAY)
     ingest(engine, make_sighting())
     publish(engine)
@@ -527,7 +530,7 @@ def test_new_topics_per_day_are_limited(engine: Engine):
     reader = add_reader(engine, "retrieval")
 
     def change(*queries: str, now=NOW) -> None:
-        signup.change(engine, reader.id, Choices(queries), now)
+        signup.change(engine, reader.id, Choices(parse_queries(queries)), now)
 
     for day in range(2):
         change(*(f"first {day} {n}" for n in range(50)), now=NOW + day * DAY)

@@ -22,6 +22,7 @@ from pipeline.domain import (
     Notice,
     NoticeKind,
     Origin,
+    StrikeKind,
     Subscriber,
     SuppressionReason,
     Verdict,
@@ -30,7 +31,7 @@ from pipeline.errors import InvalidTokenError, NotFoundError
 from pipeline.feedback.process import Event, Feedback
 from pipeline.message import Sender
 from pipeline.purge import Retention
-from pipeline.signup import Choices, subscribe
+from pipeline.signup import Choices, parse_queries, subscribe
 from pipeline.storage import addresses, deliveries, suppressions
 from pipeline.storage.database import open_engine, read_only
 from pipeline.storage.deliveries import Settlement
@@ -55,7 +56,12 @@ SENDER = Sender("papers@example.org", "Papers", "https://example.org", key=SUPPR
 
 def ask(engine: Engine, email: str = ADA, now=NOW, topic: str = TOPIC) -> int:
     signup.request_subscription(
-        engine, email, Choices((topic,)), ip=IP, suppression_key=SUPPRESSION_KEY, now=now
+        engine,
+        email,
+        Choices(parse_queries((topic,))),
+        ip=IP,
+        suppression_key=SUPPRESSION_KEY,
+        now=now,
     )
     return max(row.id for row in rows(engine, RequestRow))
 
@@ -236,7 +242,7 @@ def test_address_without_a_subscriber_can_be_erased(engine: Engine):
         Settlement(0, DeliveryStatus.SENT, "accepted"),
         Settlement(0, DeliveryStatus.QUEUED, "deferred at dot"),
         Settlement(0, DeliveryStatus.FAILED, "soft at dot"),
-        Settlement(0, DeliveryStatus.SUPPRESSED, "hard at dot", suppression=SuppressionReason.HARD),
+        Settlement(0, DeliveryStatus.SUPPRESSED, "hard at dot", strike=StrikeKind.HARD),
     ],
     ids=lambda settlement: settlement.status.value,
 )
@@ -466,7 +472,12 @@ def test_purge_keeps_the_consent_record_but_removes_its_ip(engine: Engine):
 
 def test_purge_removes_wishes_of_requests_added_by_the_operator(engine: Engine):
     signup.add(
-        engine, ADA, Choices((TOPIC,)), confirmed=False, suppression_key=SUPPRESSION_KEY, now=NOW
+        engine,
+        ADA,
+        Choices(parse_queries((TOPIC,))),
+        confirmed=False,
+        suppression_key=SUPPRESSION_KEY,
+        now=NOW,
     )
     [request] = rows(engine, RequestRow)
     signup.confirm(engine, request.id, NOW)

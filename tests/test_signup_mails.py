@@ -16,7 +16,7 @@ from pipeline import bootstrap, settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import MAIL_KINDS, Delivery, DeliveryKind, SubscriberStatus
 from pipeline.errors import RenderError
-from pipeline.signup import Choices
+from pipeline.signup import Choices, parse_queries
 from pipeline.storage import deliveries
 from tests.support.factories import NOW, make_delivery
 
@@ -38,7 +38,7 @@ def engine(services: Services):
 
 
 def ask(services: Services, now=NOW) -> None:
-    choices = Choices(('"win a prize at example.com"',))
+    choices = Choices(parse_queries(('"win a prize at example.com"',)))
     signup.request_subscription(
         services.engine, ADA, choices, ip=None, suppression_key=services.suppression_key, now=now
     )

@@ -23,7 +23,7 @@ from pipeline.domain import (
     Weekday,
 )
 from pipeline.errors import PaperboyError
-from pipeline.signup import Choices, UnsubscribeReason, transfer
+from pipeline.signup import Choices, UnsubscribeReason, parse_queries, transfer
 from pipeline.signup.csv_lists import (
     OURS,
     SubscriberList,
@@ -85,8 +85,9 @@ def mails(engine: Engine) -> int:
 
 
 def add(engine: Engine, email: str, *topics: str, **choices) -> None:
+    queries = parse_queries(topics)
     signup.add(
-        engine, email, Choices(topics, **choices), confirmed=True, suppression_key=KEY,
+        engine, email, Choices(queries, **choices), confirmed=True, suppression_key=KEY,
         now=NOW - timedelta(days=30),
     )  # fmt: skip
 
@@ -255,7 +256,7 @@ def test_export_and_import_keep_all_subscriber_data(engine, other):
     signup.leave(engine, secret_of(engine, BOB), NOW - timedelta(days=3))
     signup.set_reason(engine, secret_of(engine, BOB), UnsubscribeReason.OTHER)
     signup.request_subscription(
-        engine, EVE, Choices(("x",)), ip="192.0.2.1", suppression_key=KEY, now=NOW
+        engine, EVE, Choices(parse_queries(("x",))), ip="192.0.2.1", suppression_key=KEY, now=NOW
     )
     with engine.begin() as conn:
         conn.execute(BatchRow.__table__.insert().values(

@@ -15,7 +15,6 @@ from pipeline.domain import (
     DeliveryStatus,
     StrikeKind,
     SubscriberStatus,
-    SuppressionReason,
 )
 from pipeline.errors import NotFoundError
 from pipeline.storage import deliveries, delivery_queries, guard, refusals, send_controls, throttles
@@ -285,9 +284,7 @@ def test_refused_delivery_stays_queued_until_the_guard_judges_it(engine):
     subscriber_id = add_subscriber(engine, "gone@example.org")
     refused = in_hand(engine, add_delivery(engine, subscriber_id=subscriber_id))
     owed = add_delivery(engine, subscriber_id=subscriber_id, edition_on=TODAY + timedelta(days=1))
-    hard = Settlement(
-        refused, Status.SUPPRESSED, "hard", reply="550 gone", suppression=SuppressionReason.HARD
-    )
+    hard = Settlement(refused, Status.SUPPRESSED, "hard", reply="550 gone", strike=StrikeKind.HARD)
 
     written = settle(engine, hard)
 
@@ -802,7 +799,7 @@ def test_blank_removes_personal_data_from_deliveries_of_a_reader(engine):
     other = add_delivery(engine, **said)
     with engine.begin() as conn:
         for id_ in (mine, other):
-            refusal = ("hash", "b.example", "hard", None, "no", "mx", NOW)
+            refusal = ("hash", "b.example", StrikeKind.HARD, None, "no", "mx", NOW)
             refusals.record(conn, refusals.Refusal(id_, TODAY, *refusal))
 
     only(engine, lambda conn: deliveries.redact(conn, reader), {mine})
@@ -978,14 +975,14 @@ def test_deliveries_of_unknown_kind_or_status_are_reported(engine):
     ("changes", "kept"),
     [
         ({}, ("hard", "suppressed")),
-        ({"status": Status.FAILED, "suppression": None, "strike": "soft"}, ("soft", "failed")),
-        ({"status": Status.FAILED, "suppression": None}, (None, None)),
-        ({"status": Status.QUEUED, "suppression": None, "strike": "full"}, ("full", None)),
-        ({"status": Status.QUEUED, "suppression": None}, None),
-        ({"status": Status.FAILED, "suppression": None, "reply": None}, None),
+        ({"status": Status.FAILED, "strike": "soft"}, ("soft", "failed")),
+        ({"status": Status.FAILED, "strike": None}, (None, None)),
+        ({"status": Status.QUEUED, "strike": "full"}, ("full", None)),
+        ({"status": Status.QUEUED, "strike": None}, None),
+        ({"status": Status.FAILED, "strike": None, "reply": None}, None),
         ({"address": "new@example.org"}, (None, None)),
         ({**SINGLE}, ("hard", "suppressed")),
-        ({**SINGLE, "status": Status.FAILED, "suppression": None, "strike": "soft"}, (None, None)),
+        ({**SINGLE, "status": Status.FAILED, "strike": "soft"}, (None, None)),
         ({"token": "theirs"}, None),
     ],
 )
@@ -995,7 +992,7 @@ def test_refusal_is_recorded_with_its_possible_strike(engine, changes, kept):
     id_ = in_hand(engine, add_delivery(engine, "ada@example.org", **of_the_row))
     told = {
         "status": Status.SUPPRESSED, "reason": "hard", "reply": "550 gone", "charged": True,
-        "suppression": SuppressionReason.HARD,
+        "strike": "hard",
     }  # fmt: skip
     told |= {k: v for k, v in changes.items() if k in fields}
     told["strike"] = StrikeKind(told["strike"]) if told.get("strike") else None

@@ -20,7 +20,7 @@ from pipeline import editions, ingest, settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import OWED, DeliveryKind, DeliveryStatus
 from pipeline.local import processes
-from pipeline.signup import Choices
+from pipeline.signup import Choices, parse_queries
 from pipeline.sources import FetchResult
 from pipeline.storage import delivery_queries
 from pipeline.storage.database import read_only
@@ -72,7 +72,7 @@ def owed(engine: Engine) -> list[str]:
     readers = [f"reader{number}@example.org" for number in range(READERS)]
     for reader in readers:
         signup.add(
-            engine, reader, Choices(("tea",)), confirmed=True,
+            engine, reader, Choices(parse_queries(("tea",))), confirmed=True,
             suppression_key=key, now=now,
         )  # fmt: skip
     found = FetchResult((make_sighting(title="Tea leaves"),))

@@ -71,7 +71,7 @@ def subscribe(engine: Engine):
         topics: tuple[str, ...] = ("retrieval",),
         schedule: Schedule | None = None,
     ) -> Subscriber:
-        choices = signup.Choices(topics, schedule or make_schedule())
+        choices = signup.Choices(signup.parse_queries(topics), schedule or make_schedule())
         return signup.add(
             engine, email, choices, confirmed=confirmed, suppression_key="k", now=datetime.now(UTC)
         )

@@ -289,7 +289,13 @@ def test_concurrent_preference_changes_raise_one_conflict(site):
     def save(topic: str) -> bool:
         together.wait()
         try:
-            signup.change(site.engine, ada.id, signup.Choices((topic,)), now(), seen=seen)
+            signup.change(
+                site.engine,
+                ada.id,
+                signup.Choices(signup.parse_queries((topic,))),
+                now(),
+                seen=seen,
+            )
         except ConflictError:
             return False
         return True

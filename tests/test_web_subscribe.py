@@ -22,8 +22,8 @@ from pipeline.bootstrap import Services
 from pipeline.domain import Breadth, Frequency, Weekday
 from pipeline.errors import SettingsError
 from pipeline.matching.index import PaperIndex
-from pipeline.matching.query import canonical, parse
-from pipeline.signup import Choices
+from pipeline.matching.query import _Parser, canonical, parse
+from pipeline.signup import Choices, parse_queries
 from pipeline.signup.choices import as_json, from_json
 from pipeline.sources import FetchResult, recorded_files
 from pipeline.storage.schema import DeliveryRow, RequestRow, SubscriberRow
@@ -224,14 +224,38 @@ def test_machine_learning_topics_match_5_to_400_of_2000_papers():
 
 
 def test_chosen_curated_topic_keeps_its_name():
-    queries, names = TOPICS.queries(["agents", "small  stones"])
+    typed = FormInput(slugs=("agents",), queries="reasoning\nsmall  stones\nAgents")
+    choices = form_input.choices(typed)
 
-    assert queries == (TOPICS.by_slug["agents"].query, "small  stones")
-    assert names == {TOPICS.by_slug["agents"].query: "Agents"}
+    agents, reasoning = TOPICS.by_slug["agents"].query, TOPICS.by_slug["reasoning"].query
+    assert [query.typed for query in choices.topics] == [agents, reasoning, "small  stones"]
+    assert choices.names == {agents: "Agents", reasoning: "Reasoning"}
+    assert choices.labels == ("Agents", "Reasoning", "small stones")
+
+
+@pytest.mark.parametrize("do", ["subscribe", "preview"])
+def test_form_parses_each_typed_topic_once(site, announce, monkeypatch, do):
+    """Validation, preview, storage and the response read the parsed query."""
+    announce("Small stones", "Moss on walls")
+    site.post("/subscribe", data=form(email="eve@example.org"))  # curated topics are cached
+    parsed = []
+    parse_tokens = _Parser.query
+    monkeypatch.setattr(
+        _Parser, "query", lambda self: parsed.append(self.text) or parse_tokens(self)
+    )
+
+    assert site.post("/subscribe", data=form(do=do)).status_code == 200
+
+    typed = ["moss  on walls", '"small stones"']
+    assert sorted(parsed.count(text) for text in typed) == [1, 1]
+    if do == "subscribe":
+        assert sorted(parsed) == sorted(typed)
 
 
 def test_topic_names_round_trip_through_json():
-    choices = Choices(("cat:cs.RO", " moss "), make_schedule(), 5, {"cat:cs.RO": "Robots"})
+    choices = Choices(
+        parse_queries(("cat:cs.RO", " moss ")), make_schedule(), 5, {"cat:cs.RO": "Robots"}
+    )
 
     assert from_json(as_json(choices)) == choices
     assert choices.labels == ("Robots", "moss")
@@ -295,7 +319,7 @@ def test_valid_form_queues_a_confirmation_and_shows_the_next_step(site, asked, e
         '"small stones"',
         "moss on walls",
     )
-    assert choices.topics[1] == TOPICS.by_slug["reinforcement-learning"].query
+    assert choices.topics[1].typed == TOPICS.by_slug["reinforcement-learning"].query
     assert choices.max_papers == 20
     assert choices.breadth is Breadth.FEWER
     assert choices.schedule == make_schedule(
@@ -808,7 +832,7 @@ def test_signup_works_in_a_mobile_browser(url, chromium, asked):
 
     expect(tab.get_by_role("heading", level=1)).to_have_text("Look into your inbox")
     [choices] = asked()
-    assert choices.topics == ("moss",)
+    assert [query.typed for query in choices.topics] == ["moss"]
     assert choices.schedule.timezone == "America/Lima"
     assert previews
     assert not any("ada" in data for data in previews)

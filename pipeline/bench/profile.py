@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine
 
 from pipeline.dispatch import Dispatcher
 from pipeline.domain import Delivery, Told
-from pipeline.smtp import Outcome, Transport
+from pipeline.smtp import Decision, Transport
 from pipeline.smtp.transport import Connection as Conversation
 from pipeline.smtp.transport import never
 
@@ -129,10 +129,10 @@ class TimedConversation:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
-    def begin(self, sender: str, recipient: str, body: bytes) -> Outcome | None:
+    def begin(self, sender: str, recipient: str, body: bytes) -> Decision | None:
         return self._timed(lambda: self._connection.begin(sender, recipient, body))
 
-    def finish(self) -> Outcome:
+    def finish(self) -> Decision:
         return self._timed(self._connection.finish)
 
     def close(self) -> None:

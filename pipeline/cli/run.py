@@ -82,7 +82,11 @@ def serve(
     settings.log_suspicions()
     keys.log_origin(ours.settings, ours.keys)
     if is_loopback(ours.settings.site_host) and not is_loopback(host):
-        log.warning("links lead to this machine only: set SITE_URL", listening_on=host)
+        log.warning(
+            "site_url.missing",
+            advice="links lead to this machine only: set SITE_URL",
+            listening_on=host,
+        )
     wake_editions = partial(tasks.wake_editions, ours.settings)
     site = server(create_app(ours, wake_editions=wake_editions))
     with interruptible(), suppress(KeyboardInterrupt), listen(host, port) as socket:

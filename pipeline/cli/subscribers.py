@@ -83,7 +83,7 @@ def add(
         raise UsageError(f"--{error}") from None
     schedule = Schedule(time(hour), timezone, frequency, day)
     choices = Choices(
-        tuple(topic or ()),
+        signup.parse_queries(topic or ()),
         schedule,
         max_papers or built.settings.max_papers,
         breadth=breadth_of(breadth),

@@ -24,7 +24,7 @@ def stop(engine: Engine, now: datetime, edition_on: date | None = None, reason: 
     """
     with engine.begin() as conn:
         stopped = send_controls.pause(conn, edition_on, reason or BY_HAND, now)
-    log.warning("sending held up", edition=_name(edition_on), new=stopped)
+    log.warning("sending.paused", edition=_name(edition_on), new=stopped)
     return stopped
 
 
@@ -43,7 +43,7 @@ def start(engine: Engine, edition_on: date | None = None) -> bool:
         started = send_controls.resume(conn, edition_on)
         if edition_on is None or was_held:
             started = send_controls.forget_breaker(conn) or started
-    log.warning("sending goes on", edition=_name(edition_on), new=started)
+    log.warning("sending.resumed", edition=_name(edition_on), new=started)
     return started
 
 
@@ -53,7 +53,7 @@ def release(engine: Engine, domain: str) -> None:
     with engine.begin() as conn:
         if not throttles.free_by_name(conn, domain):
             raise NotFoundError(f"nothing slows mail to {domain}")
-    log.warning("domain released", domain=domain)
+    log.warning("domain.released", domain=domain)
 
 
 def cancel(engine: Engine, edition_on: date) -> int:
@@ -65,7 +65,7 @@ def cancel(engine: Engine, edition_on: date) -> int:
     total = 0
     while ended := _cancel_some(engine, edition_on):
         total += ended
-    log.warning("edition cancelled", edition=str(edition_on), deliveries=total)
+    log.warning("edition.cancelled", edition=str(edition_on), deliveries=total)
     return total
 
 

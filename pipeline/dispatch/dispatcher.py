@@ -222,7 +222,7 @@ class _Drain:
             try:
                 return self._plan.load(conn, claimed)
             except UNREADABLE:
-                log.exception("deliveries loaded one by one")
+                log.exception("deliveries.load_failed")
             found: dict[int, Told] = {}
             for delivery in claimed:  # an unreadable row must not block the others
                 try:
@@ -252,12 +252,12 @@ class _Drain:
         try:
             return self._plan.compose(delivery, digest)
         except RenderError as error:
-            log.critical("delivery not composed", delivery=delivery.id, error=str(error))
+            log.critical("delivery.not_composed", delivery=delivery.id, error=str(error))
             self._committer.settle(not_composed(delivery, str(error)))
         except Exception as error:
             # A delivery that fails because of a bug of ours would otherwise come first in every
             # claim, and no delivery behind it would ever be sent. Its retry is delayed.
-            log.exception("delivery not composed", delivery=delivery.id)
+            log.exception("delivery.not_composed", delivery=delivery.id)
             self._committer.settle(
                 not_composed_yet(delivery, type(error).__name__, spread=_spread())
             )
@@ -301,7 +301,7 @@ class _Drain:
         self._found_uncertain += found.uncertain
         if found.queued or found.uncertain or resent:
             log.warning(
-                "leases recovered", queued=found.queued, uncertain=found.uncertain, resent=resent
+                "leases.recovered", queued=found.queued, uncertain=found.uncertain, resent=resent
             )
         self._judge()
         expired = deliveries.CHUNK
@@ -324,7 +324,7 @@ class _Drain:
     def _hold(self, trip: TripReason) -> None:
         """Stop the drain at once, as if the login was refused: too many refusals."""
         log.critical(
-            "edition held: too many refusals",
+            "edition.held",
             edition=str(trip.edition_on or send_controls.EVERYTHING),
             refused=trip.refused,
             reason=trip.reason,

@@ -254,9 +254,9 @@ class GroupCommit:
     def _count(self, written: Counter[DeliveryStatus], settlements: int, lost: list[int]) -> None:
         settled = written.total() - written[DeliveryStatus.CANCELLED]
         if settled < settlements:
-            log.warning("settlements came too late", count=settlements - settled)
+            log.warning("settlements.late", count=settlements - settled)
         for id_ in lost:
-            log.info("mark lost", delivery=id_)
+            log.info("mark.lost", delivery=id_)
         self.written += written
 
     @property

@@ -15,10 +15,9 @@ import structlog
 from pipeline.dispatch.group_commit import GroupCommit
 from pipeline.dispatch.retry_policy import settlement
 from pipeline.dispatch.shared_throttle import SharedThrottle
-from pipeline.dispatch.throttle import Scope, scope
 from pipeline.domain import Delivery, DeliveryStatus, Verdict
 from pipeline.errors import RefusedError, TransportError
-from pipeline.smtp import Connection, Outcome, Transport, without_addresses
+from pipeline.smtp import Connection, Decision, Scope, Transport, without_addresses
 from pipeline.storage.deliveries import Settlement
 
 log = structlog.get_logger(__name__)
@@ -117,15 +116,15 @@ class SenderPool:
     def is_over(self) -> bool:
         return bool(self.failure or self.committer.error)
 
-    def pace(self, outcome: Outcome) -> None:
+    def pace(self, decision: Decision) -> None:
         """Adapt the pause between messages to replies in which our own server throttles us.
 
         The pause doubles from 0.25 seconds to LONGEST_PAUSE, and is halved by each accepted
         message.
         """
-        if outcome.verdict is Verdict.THROTTLED and scope(outcome) is Scope.SERVER:
+        if decision.scope is Scope.ACCOUNT:
             self._pause = min(LONGEST_PAUSE, self._pause * 2 or 0.25)
-        elif self._pause and outcome.verdict is Verdict.ACCEPTED:
+        elif self._pause and decision.verdict is Verdict.ACCEPTED:
             self._pause = self._pause / 2 if self._pause > 0.01 else 0.0
 
     def count_refusal(self, settled: Settlement) -> None:
@@ -182,7 +181,7 @@ class _SenderThread(threading.Thread):
         except RefusedError as error:
             self._crew.refused(error)
         except TransportError as error:
-            log.warning("no connection", error=str(error))
+            log.warning("connection.failed", error=str(error))
             reason = error
         except Exception as error:  # noqa: BLE001  (the thread's entry: the drain raises it)
             self._crew.halt(error)
@@ -214,28 +213,28 @@ class _SenderThread(threading.Thread):
             self._crew.pacing.leave()
             return
         try:
-            outcome = self._offer(message)
+            decision = self._offer(message)
         except TransportError:
             self._crew.ready.put_back(message)
             raise
-        if outcome is None:
-            outcome = self._finish(message)
-        if outcome:
-            self._note(message, outcome)
+        if decision is None:
+            decision = self._finish(message)
+        if decision:
+            self._note(message, decision)
         else:
             self._crew.pacing.leave()
 
-    def _offer(self, message: ReadyMessage) -> Outcome | None:
+    def _offer(self, message: ReadyMessage) -> Decision | None:
         """Send everything but the final dot; retry once if the connection was lost.
 
         Return None if the server waits for the dot.
         """
-        outcome = self._begin(message)
-        if outcome and outcome.verdict is Verdict.CONNECTION:
+        decision = self._begin(message)
+        if decision and decision.verdict is Verdict.CONNECTION:
             return self._begin(message)
-        return outcome
+        return decision
 
-    def _begin(self, message: ReadyMessage) -> Outcome | None:
+    def _begin(self, message: ReadyMessage) -> Decision | None:
         self._crew.wait_for_turn()
         if self._connection and self._connection.spent:
             self._hang_up()
@@ -244,10 +243,10 @@ class _SenderThread(threading.Thread):
             self._connection = self._crew.open()
         return self._connection.begin(message.sender, message.delivery.email, message.body)
 
-    def _finish(self, message: ReadyMessage) -> Outcome | None:
+    def _finish(self, message: ReadyMessage) -> Decision | None:
         """Mark the delivery, then send the final dot.
 
-        Return the outcome, or None if the mark was not granted and nothing was sent.
+        Return the decision, or None if the mark was not granted and nothing was sent.
         """
         assert self._connection is not None  # noqa: S101  (it has just taken the body)
         previous, self._unsettled = self._unsettled, None
@@ -256,20 +255,23 @@ class _SenderThread(threading.Thread):
         self._connection.close()  # without its final dot the server discards the message
         return None
 
-    def _note(self, message: ReadyMessage, outcome: Outcome) -> None:
+    def _note(self, message: ReadyMessage, decision: Decision) -> None:
         self._settle_now()
-        self._crew.pace(outcome)
+        self._crew.pace(decision)
         delivery = message.delivery
-        self._unsettled = settlement(delivery, outcome, spread=random.random())  # noqa: S311
+        self._unsettled = settlement(delivery, decision, spread=random.random())  # noqa: S311
         self._crew.count_refusal(self._unsettled)
-        if outcome.verdict is not Verdict.ACCEPTED:
+        if decision.verdict is not Verdict.ACCEPTED:
             log.warning(
-                "not accepted", delivery=delivery.id, verdict=outcome.verdict, phase=outcome.phase
+                "delivery.not_accepted",
+                delivery=delivery.id,
+                verdict=decision.verdict,
+                phase=decision.phase,
             )
-        if outcome.verdict is Verdict.CONFIGURATION and outcome.reply:
-            said = without_addresses(outcome.reply)
+        if decision.scope is Scope.SERVER and decision.reply:
+            said = without_addresses(decision.reply)
             self._crew.halt(RefusedError(f"the server refuses us: {said}"))
-        self._crew.pacing.note(delivery, outcome)
+        self._crew.pacing.note(delivery, decision)
 
     def _settle_now(self) -> None:
         if self._unsettled:

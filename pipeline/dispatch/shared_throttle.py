@@ -20,9 +20,8 @@ from sqlalchemy import Connection
 
 from pipeline.dispatch import throttle
 from pipeline.dispatch.group_commit import Lease
-from pipeline.dispatch.throttle import Scope
 from pipeline.domain import Delivery, Verdict
-from pipeline.smtp import Outcome, without_addresses
+from pipeline.smtp import Decision, Scope, without_addresses
 from pipeline.storage import (
     deliveries,
     delivery_queries,
@@ -221,7 +220,7 @@ class SharedThrottle:
         grown = throttle.accepted(known, accepted, now) if accepted else known
         if grown is None or throttle.is_forgotten(known, now):
             throttles.free(conn, known)
-            log.info("domain free again", domain=domain)
+            log.info("domain.unthrottled", domain=domain)
             return None
         if grown != known:
             throttles.replace(conn, known, grown)
@@ -243,34 +242,34 @@ class SharedThrottle:
 
     # --- After a reply --------------------------------------------------------------------------
 
-    def note(self, delivery: Delivery, outcome: Outcome) -> None:
+    def note(self, delivery: Delivery, decision: Decision) -> None:
         """Apply the consequences of a reply that go beyond its delivery (throttle, breaker)."""
-        if outcome.verdict is Verdict.CONNECTION:
+        if decision.verdict is Verdict.CONNECTION:
             self.leave()
-        elif outcome.verdict is not Verdict.CONFIGURATION:
-            if self.trying and self._is_the_same(outcome):
+        elif decision.scope is not Scope.SERVER:
+            if self.trying and self._is_the_same(decision):
                 self.refused(self._tried_for)
                 return
             self._got_through = self.trying
-        if outcome.verdict is Verdict.ACCEPTED:
+        if decision.verdict is Verdict.ACCEPTED:
             if self._slowed and delivery.domain in self._slowed:
                 with self._lock:
                     self._accepted[delivery.domain] += 1
             return
-        said = without_addresses(outcome.reply)[:LONGEST_REPLY] if outcome.reply else ""
-        match throttle.scope(outcome):
+        said = without_addresses(decision.reply)[:LONGEST_REPLY] if decision.reply else ""
+        match decision.scope:
             case Scope.DOMAIN if delivery.domain:
-                self._slow(delivery.domain, outcome.verdict, said)
-            case Scope.SENDER:
+                self._slow(delivery.domain, decision.verdict, said)
+            case Scope.EDITION:
                 self._distrusted(delivery, said)
-            case Scope.SERVER if outcome.verdict is Verdict.CONFIGURATION:
+            case Scope.SERVER:
                 self.refused(said)
 
-    def _is_the_same(self, outcome: Outcome) -> bool:
+    def _is_the_same(self, decision: Decision) -> bool:
         """Return whether the probe of a half-open breaker met the same reply that had opened it."""
-        if outcome.reply is None or not outcome.permanent:
+        if decision.reply is None or not decision.permanent:
             return False
-        said = refusals.wording(str(outcome.reply))
+        said = refusals.wording(str(decision.reply))
         return bool(said) and self._tried_for.endswith(said)
 
     def hands_back(self, delivery: Delivery) -> bool:
@@ -285,7 +284,7 @@ class SharedThrottle:
         until = self._transact(lambda conn: self._open(conn, said))
         self.trying = self._got_through = False
         if until:
-            log.critical("the server refuses us", said=said, until=until.isoformat())
+            log.critical("breaker.opened", said=said, until=until.isoformat())
 
     def finish(self) -> None:
         """End the probe and write the acceptances counted since the last claim.
@@ -322,8 +321,9 @@ class SharedThrottle:
         self._know((self._slowed or frozenset()) | {domain})
         tell = log.error if state is ThrottleState.BLOCKED else log.warning
         tell(
-            f"domain {state}",
+            "domain.throttled",
             domain=domain,
+            state=state,
             said=said,
             mails_a_minute=round(slowed.allowance, 1),
             until=slowed.not_before.isoformat(),
@@ -340,7 +340,7 @@ class SharedThrottle:
         return slowed if slowed != known and throttles.replace(conn, known, slowed) else None
 
     def _distrusted(self, delivery: Delivery, said: str) -> None:
-        log.critical("our domain is not believed to be ours", delivery=delivery.id, said=said)
+        log.critical("authentication.failed", delivery=delivery.id, said=said)
         edition_on = delivery.edition_on
         self._transact(
             lambda conn: send_controls.record_auth_failure(
@@ -353,7 +353,7 @@ class SharedThrottle:
         )
         # Counted after the record is committed: of two concurrent senders, at least one sees both.
         if edition_on and self._transact(lambda conn: self._pause(conn, edition_on)):
-            log.critical("edition paused", edition=str(edition_on))
+            log.critical("edition.paused", edition=str(edition_on))
             self._paused.add(edition_on)
             self.stale.set()
 

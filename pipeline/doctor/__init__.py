@@ -52,5 +52,5 @@ def _safely(check: Check, installation: Installation, name: str = "") -> Iterato
     except PaperboyError as error:
         yield bad(name, str(error), "correct this first")
     except Exception as error:  # a bug of ours; the other checks must still run
-        log.warning("check broke", check=name, exc_info=True)
+        log.warning("check.failed", check=name, exc_info=True)
         yield unknown(name, f"could not be checked: {type(error).__name__}")

@@ -107,4 +107,4 @@ def _wider(followed: Iterable[Subscription]) -> Iterator[tuple[str, str]]:
         except QueryError:
             continue  # stored when the topic language was different
         if broader:
-            yield one.label, broader[0]
+            yield one.label, broader[0].text

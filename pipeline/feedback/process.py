@@ -19,8 +19,6 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from pipeline.domain import (
-    DISABLED,
-    STRIKES,
     Notice,
     NoticeKind,
     StrikeKind,
@@ -30,6 +28,7 @@ from pipeline.domain import (
 )
 from pipeline.feedback.bounces.recipients import masked
 from pipeline.message import Sender, named_by
+from pipeline.smtp import strike_of
 from pipeline.storage import (
     addresses,
     deliveries,
@@ -171,7 +170,7 @@ class Feedback:
         if traced is None:
             return _Done(Effect.NOT_OURS)
         if deliveries.settle_uncertain(conn, traced.delivery_id, _reason(notice), now):
-            log.info("uncertain delivery settled by news of it", delivery=traced.delivery_id)
+            log.info("delivery.settled", delivery=traced.delivery_id)
         effect = self._apply_to_address(conn, notice, traced, subscriber, now)
         return _Done(effect, traced, traced.subscriber_id)
 
@@ -214,29 +213,28 @@ class Feedback:
         subscriber: Subscriber | None,
         now: datetime,
     ) -> Effect:
-        what = consequence(notice)
-        if what is Consequence.NOTHING:
+        is_complaint = notice.kind is NoticeKind.COMPLAINT
+        strike = strike_of_bounce(notice)
+        if not (is_complaint or strike):
             return Effect.NOTED
         deliveries.record_outcome(conn, traced.delivery_id, _reason(notice))
         if traced.address is not None:
-            return self._apply_to_other_address(conn, what, notice, traced, now)
+            return self._apply_to_other_address(conn, strike, notice, traced, now)
         if subscriber is None:
             return Effect.NOTED
-        if what is Consequence.COMPLAINT:
+        if is_complaint:
             suppressions.suppress(conn, traced.address_hash, SuppressionReason.COMPLAINT, now)
             subscribers.leave(conn, subscriber.id, now)
             return Effect.SUPPRESSED
-        if traced.is_vouched:
+        strike = refusals.countable(strike, traced.edition_on)
+        if strike is None or traced.is_vouched:
             return Effect.NOTED
-        kind = refusals.HARD if what is Consequence.HARD else strike_of(notice)
-        if kind is None or (traced.edition_on is None and kind != refusals.HARD):
-            return Effect.NOTED
-        return _count(conn, notice, traced, traced.address_hash, kind, now)
+        return _count(conn, notice, traced, traced.address_hash, strike, now)
 
     def _apply_to_other_address(
         self,
         conn: Connection,
-        what: Consequence,
+        strike: StrikeKind | None,
         notice: Notice,
         traced: FoundDelivery,
         now: datetime,
@@ -248,12 +246,12 @@ class Feedback:
         if not traced.address:
             return Effect.NOTED
         address_hash = self._hash(traced.address)
-        if what is Consequence.COMPLAINT:
+        if notice.kind is NoticeKind.COMPLAINT:
             suppressions.suppress(conn, address_hash, SuppressionReason.COMPLAINT, now)
             return Effect.SUPPRESSED
-        if what is not Consequence.HARD:
+        if strike is not StrikeKind.HARD:
             return Effect.NOTED
-        return _count(conn, notice, traced, address_hash, refusals.HARD, now)
+        return _count(conn, notice, traced, address_hash, strike, now)
 
 
 def _locked(conn: Connection, traced: FoundDelivery) -> Subscriber | None:
@@ -291,7 +289,7 @@ def _count(
     notice: Notice,
     traced: FoundDelivery,
     address_hash: str,
-    kind: str,
+    strike: StrikeKind,
     now: datetime,
 ) -> Effect:
     """Record a bounce and let the guard judge its edition, in the caller's transaction.
@@ -308,7 +306,7 @@ def _count(
         traced.edition_on,
         address_hash,
         recipient.domain,
-        kind,
+        strike,
         ends_as=None,
         wording=refusals.wording(said, recipient.email),
         server="",
@@ -317,7 +315,7 @@ def _count(
     refusals.record(conn, bounce)
     for trip in guard.judge(conn, now, editions=[traced.edition_on]).trips:
         log.critical(
-            "edition held: too many bounces",
+            "edition.held",
             edition=str(trip.edition_on),
             refused=trip.refused,
             reason=trip.reason,
@@ -335,7 +333,7 @@ def _reason(notice: Notice) -> str:
 
 def _log(done: _Done, kind: str, provider: str = MAIL) -> None:
     log.info(
-        "news of a delivery",
+        "feedback.applied",
         provider=provider,
         kind=kind,
         effect=done.effect,
@@ -344,42 +342,10 @@ def _log(done: _Done, kind: str, provider: str = MAIL) -> None:
     )
 
 
-_NOT_THE_READER = ("4", "5.6.", "5.7.", "5.1.7", "5.1.8")
-
-
-class Consequence(StrEnum):
-    """The consequence of a notice, once its delivery is known."""
-
-    COMPLAINT = "complaint"
-    LEAVE = "leave"
-    HARD = "hard"
-    STRIKE = "strike"  # see `strike_of`
-    NOTHING = "nothing"  # informational: stored, without effect
-
-
-def consequence(notice: Notice) -> Consequence:
-    match notice.kind:
-        case NoticeKind.COMPLAINT:
-            return Consequence.COMPLAINT
-        case NoticeKind.UNSUBSCRIBE:
-            return Consequence.LEAVE
-        case NoticeKind.HARD | NoticeKind.SOFT if strike_of(notice):
-            return Consequence.STRIKE
-        case NoticeKind.HARD if notice.verdict in {None, Verdict.HARD}:
-            return Consequence.HARD
-    return Consequence.NOTHING
-
-
-def strike_of(notice: Notice) -> StrikeKind | None:
-    """Return the strike that a bounce counts as; None if it does not count against the subscriber.
-
-    Blocked, throttled, deferred, too large and not authenticated are failures on our side.
-    """
-    if notice.verdict is not None:
-        is_disabled = notice.status == DISABLED and notice.verdict in {Verdict.SOFT, Verdict.HARD}
-        return StrikeKind.DISABLED if is_disabled else STRIKES.get(notice.verdict)
-    if notice.status == DISABLED:
-        return StrikeKind.DISABLED
-    # RFC 3463: 4.y.z is transient, weak evidence about the address; x.6.z and x.7.z are about us.
-    is_about_us = notice.status is not None and notice.status.startswith(_NOT_THE_READER)
-    return None if notice.kind is NoticeKind.HARD or is_about_us else StrikeKind.SOFT
+def strike_of_bounce(notice: Notice) -> StrikeKind | None:
+    """Return how a notice counts against its address; None if it does not, or is no bounce."""
+    if notice.kind not in {NoticeKind.HARD, NoticeKind.SOFT}:
+        return None
+    # Every parser sets the verdict of a bounce; without one, the kind is the evidence.
+    by_kind = Verdict.HARD if notice.kind is NoticeKind.HARD else Verdict.SOFT
+    return strike_of(notice.verdict or by_kind, notice.status)

@@ -70,7 +70,7 @@ def _subscribe(
         signup.add(
             services.engine,
             reader.email,
-            signup.Choices(reader.topics, schedule, reader.max_papers),
+            signup.Choices(signup.parse_queries(reader.topics), schedule, reader.max_papers),
             confirmed=True,
             suppression_key=services.suppression_key,
             now=now - timedelta(hours=3),  # otherwise their first slot would be tomorrow

@@ -176,7 +176,7 @@ class Renderer:
             try:
                 shown.append((pick, self._cards.get(pick, room)))
             except RenderError as error:
-                log.warning("card left out", paper=pick.paper.id, error=str(error))
+                log.warning("card.skipped", paper=pick.paper.id, error=str(error))
                 reason = error
         if not shown:
             raise reason

@@ -15,7 +15,7 @@ row lock and then reads the new state; each UPDATE names the state it leaves.
 """
 
 from pipeline.signup import csv_lists, transfer
-from pipeline.signup.choices import Choices, valid_address
+from pipeline.signup.choices import Choices, parse_queries, valid_address
 from pipeline.signup.personal_data import (
     PastDigest,
     PastSkip,
@@ -73,6 +73,7 @@ __all__ = [
     "export_of",
     "find",
     "leave",
+    "parse_queries",
     "pause",
     "pause_of",
     "read_request",

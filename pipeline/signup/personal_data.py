@@ -164,7 +164,7 @@ def erase(engine: Engine, email: str) -> None:
         elif not _forget_address(conn, email, now):
             raise NotFoundError(UNKNOWN)
     truncate_wal(engine)
-    log.info("address erased", subscriber=subscriber.id if subscriber else None)
+    log.info("address.erased", subscriber=subscriber.id if subscriber else None)
 
 
 @retry_transaction
@@ -179,7 +179,7 @@ def erase_by_id(engine: Engine, subscriber_id: int, now: datetime) -> None:
     with engine.begin() as conn:
         _erase(conn, known(conn, subscriber_id, for_change=True), now)
     truncate_wal(engine)
-    log.info("address erased", subscriber=subscriber_id)
+    log.info("address.erased", subscriber=subscriber_id)
 
 
 def _erase(conn: Connection, subscriber: Subscriber, now: datetime) -> None:

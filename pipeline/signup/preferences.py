@@ -52,7 +52,7 @@ def change(
     """Store new topics and a new schedule, in force from the next digest; return the subscriber.
 
     `seen` is the `Preferences.version` that the form was rendered with; raise ConflictError if the
-    preferences have changed since. Raise QueryError or SettingsError if the input is invalid,
+    preferences have changed since. Raise SettingsError if the time zone is unknown,
     NotFoundError if there is no such subscriber, LimitError if there are over 100 new topics a day.
     If an error is raised, nothing is stored.
     """
@@ -155,7 +155,7 @@ def ask_new_address(
         transactional.record_pending(
             conn, to.hash, now, inbox=to.inbox, requester=to.requester, wanted=wanted
         )
-    log.info("asked for another address", subscriber=subscriber_id, request=request_id)
+    log.info("new_address.requested", subscriber=subscriber_id, request=request_id)
 
 
 def confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Confirmed:
@@ -189,7 +189,7 @@ def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Conf
         bounce_scores.clear_strikes(conn, hash_)
         transactional.delete_pending(conn, hash_)
         subscriber = known(conn, subscriber.id)
-    log.info("address changed", subscriber=subscriber.id, request=request_id)
+    log.info("address.changed", subscriber=subscriber.id, request=request_id)
     return Confirmed(subscriber, first_time=True)
 
 

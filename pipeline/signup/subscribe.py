@@ -84,8 +84,8 @@ def add(
     """Add a subscriber for the operator; unless `confirmed`, queue a confirmation mail.
 
     If the address is pending or unsubscribed, replace its choices and start again. Raise
-    AddressError if the address is invalid or already active, QueryError if a topic is invalid,
-    SettingsError if the time zone is unknown; then nothing is stored.
+    AddressError if the address is invalid or already active, SettingsError if the time zone is
+    unknown; then nothing is stored.
     """
     address = valid_address(email)
     queries = checked(choices)
@@ -115,7 +115,7 @@ def add(
             wanted = not suppressed or abuse_limits.may_send_mail(conn, to, now, suppressed.reason)
             ask_to_confirm(conn, subscriber_id, address, choices, to, origin, now, wanted=wanted)
         subscriber = known(conn, subscriber_id)
-    log.info("subscriber added", subscriber=subscriber_id, status=subscriber.status)
+    log.info("subscriber.added", subscriber=subscriber_id, status=subscriber.status)
     return subscriber
 
 
@@ -132,8 +132,8 @@ def request_subscription(
 ) -> None:
     """Store a request to subscribe, and queue its mail if the limit per inbox allows it.
 
-    The mail asks to confirm; an active reader gets a notice instead. Raise AddressError, QueryError
-    or SettingsError if the form is invalid, LimitError if the client exceeds a rate limit; all
+    The mail asks to confirm; an active reader gets a notice instead. Raise AddressError or
+    SettingsError if the form is invalid, LimitError if the client exceeds a rate limit; all
     before the address is looked up, so that errors reveal no subscriber.
     """
     address = valid_address(email)
@@ -158,7 +158,7 @@ def request_subscription(
             now,
             wanted=may_mail,
         )
-    log.info("asked", request=request_id)
+    log.info("confirmation.requested", request=request_id)
 
 
 def read_request(engine: Engine, request_id: int, now: datetime) -> Request:
@@ -209,7 +209,7 @@ def confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
         bounce_scores.clear_strikes(conn, hash_)
         transactional.delete_pending(conn, hash_)
         subscriber = known(conn, subscriber.id)
-    log.info("confirmed", subscriber=subscriber.id, request=request_id, began=began)
+    log.info("subscription.confirmed", subscriber=subscriber.id, request=request_id, began=began)
     return Confirmed(subscriber, first_time=True)
 
 

@@ -34,9 +34,9 @@ from pipeline.domain import (
     Weekday,
 )
 from pipeline.errors import AddressError, PaperboyError, QueryError
-from pipeline.matching.query import canonical
+from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.signup import abuse_limits, subscribe
-from pipeline.signup.choices import MOST_TOPICS, Choices, checked, valid_address
+from pipeline.signup.choices import Choices, checked, parse_queries, valid_address
 from pipeline.signup.csv_lists import OURS, Record, SubscriberList, join_words, split_words
 from pipeline.storage import (
     addresses,
@@ -278,7 +278,7 @@ def member(
         addresses.email_key(email),
         SubscriberStatus.PENDING,
         choices,
-        _queries(choices),
+        tuple(checked(choices)),
         must_ask=True,
         joined_at=_moment(cells, "joined_at", strict=is_ours),
     )
@@ -399,8 +399,8 @@ def _choices(cells: Mapping[str, str], *, is_ours: bool, max_papers: int) -> Cho
     most = _number(cells, "max_papers", max_papers)
     if not 1 <= most <= 50:
         raise PaperboyError(f"max_papers: {most} is not between 1 and 50")
-    return Choices(
-        topics,
+    choices = Choices(
+        (),
         Schedule(
             _hour(cells.get("hour", "")),
             _zone(cells.get("timezone", ""), is_ours=is_ours),
@@ -411,20 +411,13 @@ def _choices(cells: Mapping[str, str], *, is_ours: bool, max_papers: int) -> Cho
         names=dict(zip(topics, names, strict=False)),
         breadth=breadth(cells.get("breadth") or "balanced"),
     )
-
-
-def _queries(choices: Choices) -> tuple[tuple[str, str], ...]:
     try:
-        checked(replace(choices, topics=()))  # validates the time zone
-        queries = choices.topics or ("Trending",)
-        if len(queries) > MOST_TOPICS:
-            return tuple(checked(choices))  # raises QueryError
-        return tuple((_canonical(query), choices.label(query)) for query in queries)
+        return replace(choices, topics=parse_queries(topics, _parse))
     except QueryError as error:
         raise PaperboyError(f"topics: {error.message}: {error.query!r}") from error
 
 
-_canonical: Final[Callable[[str], str]] = lru_cache(maxsize=10_000)(canonical)
+_parse: Final[Callable[[str], TopicQuery]] = lru_cache(maxsize=10_000)(parse_topic)
 
 
 def weekday(name: str) -> Weekday:

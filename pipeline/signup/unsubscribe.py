@@ -37,7 +37,7 @@ def leave(engine: Engine, secret: str, now: datetime) -> Subscriber:
         subscriber = _holder(conn, secret)
         subscribers.leave(conn, subscriber.id, now)
         subscriber = known(conn, subscriber.id)
-    log.info("subscriber left", subscriber=subscriber.id)
+    log.info("subscriber.unsubscribed", subscriber=subscriber.id)
     return subscriber
 
 
@@ -73,7 +73,7 @@ def undo(engine: Engine, secret: str, now: datetime) -> Subscriber:
     if subscriber.status is not SubscriberStatus.ACTIVE:
         raise InvalidTokenError("it is too late to take this back; please subscribe again")
     if won:
-        log.info("subscriber came back", subscriber=subscriber.id)
+        log.info("subscriber.returned", subscriber=subscriber.id)
     return subscriber
 
 

@@ -243,7 +243,7 @@ class SMTPTransport:
 
         Some servers hang up on a login that they refuse, with a reply or without one. Then
         _LoginRefused is raised and the next connection starts with another mechanism; if there is
-        no other one, ConversationLost is raised.
+        no other one, ConnectionLost is raised.
         """
         password = self.server.password or ""
         plain = _base64(f"\0{username}\0{password}")  # RFC 4616

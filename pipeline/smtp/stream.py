@@ -30,7 +30,7 @@ class Stream:
     """A non-blocking socket that writes octets and reads replies until `deadline`.
 
     `deadline` is a time of `time.monotonic`; waiting also ends within `LOOK` seconds after
-    `give_up` returns True. Every method that reads or writes raises ConversationLost.
+    `give_up` returns True. Every method that reads or writes raises ConnectionLost.
     """
 
     def __init__(

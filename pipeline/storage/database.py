@@ -286,13 +286,13 @@ def retry_until_available(work: Callable[[], T], gives_up: Callable[[float], boo
             now = time.monotonic()
             if away_since is None:
                 away_since = now
-                log.warning("database away, waiting for it", error=_first_line(error))
+                log.warning("database.unreachable", error=_first_line(error))
             if gives_up(now - away_since):
                 raise
             time.sleep(LOOK_AGAIN)
         else:
             if away_since is not None:
-                log.info("database back", seconds=round(time.monotonic() - away_since, 1))
+                log.info("database.reachable", seconds=round(time.monotonic() - away_since, 1))
             return done
 
 

@@ -126,8 +126,7 @@ class Settlement:
     queue_id: str | None = None
     charged: bool = False  # the attempt counts
     delay: timedelta = timedelta(0)  # backoff before the next attempt, if it is queued again
-    suppression: SuppressionReason | None = None  # of its address, if that is to be suppressed
-    strike: StrikeKind | None = None  # against its address; may reach the limit of strikes
+    strike: StrikeKind | None = None  # against its address; `guard` decides if it counts
     unread: bool = False  # failed because of an error on our side: a later digest gets its papers
 
     @property
@@ -414,8 +413,8 @@ def _refusal(
 ) -> tuple[refusals.Refusal | None, int]:
     """Return the refusal to record for a settlement, or None, and the attempts made before it.
 
-    A refusal counts against no address if the mail went to another address than the subscriber's
-    own. A refusal of a mail outside an edition counts only if the mailbox does not exist.
+    The reply was judged before; this adds what only the delivery's row says: a refusal counts
+    against no address if the mail went to another address than the subscriber's own.
     """
     if not settlement.is_refusal:
         return None, 0
@@ -423,11 +422,9 @@ def _refusal(
     recipient = refusals.recipient_of(conn, settlement.delivery_id)
     if recipient is None or recipient.email == addresses.ERASED:
         return None, 0
-    kind: str | None = settlement.strike if recipient.edition_on else None
-    if settlement.suppression is SuppressionReason.HARD:
-        kind = refusals.HARD
-    if recipient.is_elsewhere:
-        kind = None
+    kind = None
+    if not recipient.is_elsewhere:
+        kind = refusals.countable(settlement.strike, recipient.edition_on)
     refusal = refusals.Refusal(
         settlement.delivery_id,
         recipient.edition_on,

@@ -576,7 +576,7 @@ def _count(conn: Connection, row: Row[Any], now: datetime) -> int:
     """
     is_own = row.address_hash == row.own
     reason: SuppressionReason | None = None
-    if row.kind == refusals.HARD:
+    if row.kind == StrikeKind.HARD:
         reason = SuppressionReason.HARD
     elif is_own:
         reason = bounce_scores.count(conn, row.delivery_id, StrikeKind(row.kind), row.at)

@@ -105,7 +105,7 @@ def in_use(
         if found is not None:
             return found
         for name in once():
-            log.debug("key made and kept in the database", setting=name)
+            log.debug("key.created", setting=name)
 
 
 def kept(conn: Connection) -> dict[KeyName, KeptKey]:

@@ -204,7 +204,7 @@ def _explain_errors(app: FastAPI, pages: Pages) -> None:
     @app.exception_handler(DatabaseFileError)
     def unavailable(_request: Request, error: Exception) -> Response:
         """Return 503 if the database is unreachable or busy, or the pool is exhausted."""
-        log.warning("database unavailable", error=type(error).__name__)
+        log.warning("database.unavailable", error=type(error).__name__)
         answer = pages.message(*WORDS[503], status=503)
         answer.headers["Retry-After"] = str(RETRY_AFTER)
         return answer

@@ -136,7 +136,7 @@ def receive_webhook(
     try:
         services.receive_news(provider, request.headers, body, datetime.now(UTC))
     except tuple(WEBHOOK_ERRORS) as error:
-        log.warning("news refused", provider=provider[:32], why=str(error))
+        log.warning("webhook.rejected", provider=provider[:32], why=str(error))
         return PlainTextResponse(f"{error}\n", WEBHOOK_ERRORS[type(error)])
     return PlainTextResponse("taken\n")
 

@@ -226,7 +226,7 @@ class RequestLimits:
         now = time.monotonic()
         if now - self._logged.get(lane.name, -LOG_EVERY) >= LOG_EVERY:
             self._logged[lane.name] = now
-            log.warning("requests refused", lane=lane.name)
+            log.warning("requests.rejected", lane=lane.name)
 
     def _gate(self, lane: RequestClass) -> _Gate:
         gates = self._loops.setdefault(asyncio.get_running_loop(), {})

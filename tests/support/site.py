@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from pipeline import ingest, settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import Sighting, Subscriber, SuppressionReason
-from pipeline.signup import Choices
+from pipeline.signup import Choices, parse_queries
 from pipeline.sources import FetchResult
 from pipeline.storage import addresses, subscribers, suppressions
 from pipeline.storage.database import read_only
@@ -47,7 +47,7 @@ class Site:
 
     def ask(self, email: str = ADA, *topics: str, ip: str | None = None, **schedule: Any) -> str:
         """Request a subscription as the form does; return the confirmation link of its mail."""
-        choices = Choices(topics or ("retrieval",), make_schedule(**schedule), 5)
+        choices = Choices(parse_queries(topics or ("retrieval",)), make_schedule(**schedule), 5)
         signup.request_subscription(
             self.engine, email, choices, ip=ip, suppression_key=self.key, now=now()
         )
@@ -55,7 +55,7 @@ class Site:
         return self.services.links.confirm(request.id, now())
 
     def reader(self, email: str = ADA, *topics: str, **schedule: Any) -> Subscriber:
-        choices = Choices(topics or ("retrieval",), make_schedule(**schedule), 5)
+        choices = Choices(parse_queries(topics or ("retrieval",)), make_schedule(**schedule), 5)
         return signup.add(
             self.engine, email, choices, confirmed=True, suppression_key=self.key, now=now()
         )

@@ -72,9 +72,10 @@ class ListParams:
         Raise QueryError if it is invalid; `q` is parsed first by itself, so that the position of
         an error in it refers to the typed text.
         """
-        if self.q:
-            parse(self.q)
-        return parse(self.query) if self.query else None
+        typed = parse(self.q) if self.q else None
+        if self.topic_query:
+            return parse(self.query)
+        return typed
 
     def but(self, **changes: Any) -> ListParams:
         """Return a copy with some parameters changed; the page is reset to 1 unless given."""

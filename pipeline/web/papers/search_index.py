@@ -272,7 +272,7 @@ class LiveIndex:
         self._current = self._fill(catalog, kept)
         self._few = None
         self._ready.set()
-        log.info("papers ready to be searched", papers=catalog.size, batch=catalog.batch,
+        log.info("search_index.loaded", papers=catalog.size, batch=catalog.batch,
                  seconds=round(time.monotonic() - started, 1))  # fmt: skip
 
     def _run(self) -> None:
@@ -285,7 +285,7 @@ class LiveIndex:
                 self.renew()
             except Exception:  # the entry point of this thread
                 if not self._closed:
-                    log.exception("the papers could not be read")
+                    log.exception("search_index.failed")
 
     def _load(self) -> Catalog:
         with self._reading() as conn:

@@ -11,9 +11,8 @@ from sqlalchemy import Connection
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from pipeline.domain import TRENDING
 from pipeline.errors import QueryError
-from pipeline.matching.query import canonical, parse
+from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.rendering import formatting
 from pipeline.storage import papers
 from pipeline.storage.database import read_only
@@ -40,7 +39,7 @@ class NamedTopic:
     """Topic with the URLs of its page and feeds: a slug if curated, else a query parameter."""
 
     name: str
-    query: str  # canonical, or as written in `web.subscribe.curated`
+    query: TopicQuery
     path: str
     parameters: str = ""  # "?q=..."
 
@@ -59,7 +58,7 @@ class NamedTopic:
     @property
     def slug_or_query(self) -> str:
         """Return the topic as a parameter of the sign-up form: the slug, or the query."""
-        return self.query if self.parameters else self.path.removeprefix("/topics/")
+        return self.query.text if self.parameters else self.path.removeprefix("/topics/")
 
 
 router = APIRouter()
@@ -147,9 +146,9 @@ def _page(
     budget: CPUBudget,
 ) -> Response:
     params = listing.parse_params(
-        q="", topic=topic.query, date="", week="", month="", sort=sort, page=number
+        q="", topic=topic.query.text, date="", week="", month="", sort=sort, page=number
     )
-    order = params.sort or (Sort.TRENDING if topic.query == TRENDING else Sort.NEWEST)
+    order = params.sort or (Sort.TRENDING if topic.query.is_trending else Sort.NEWEST)
     with budget.search(request), read_only(services.engine) as conn:
         selected, days = _selected(live_index, conn, topic, order)
         page = listing.page(selected, params.page, conn, pages.branding)
@@ -192,13 +191,13 @@ def curated(slug: str) -> NamedTopic:
     known = curated_topics.in_use().by_slug.get(slug)
     if known is None:
         raise HTTPException(404)
-    return NamedTopic(known.name, known.query, f"/topics/{slug}")
+    return NamedTopic(known.name, known.parsed, f"/topics/{slug}")
 
 
 def queried(text: str) -> NamedTopic:
     """Return any query as a topic, in canonical form. Raise QueryError if it is invalid."""
-    query = canonical(text)
-    return NamedTopic(formatting.clean(text), query, "/topics", f"?{urlencode({'q': query})}")
+    query = parse_topic(text)
+    return NamedTopic(formatting.clean(text), query, "/topics", f"?{urlencode({'q': query.text})}")
 
 
 def _selected(
@@ -208,7 +207,7 @@ def _selected(
 
     The days are None if there are no papers at all.
     """
-    query = None if topic.query == TRENDING else parse(topic.query)
+    query = None if topic.query.is_trending else topic.query.tree
     known = listing.choose(live_index, conn, query, None, order)
     if not known.catalog.days:
         return known, None
@@ -218,7 +217,7 @@ def _selected(
 
 
 def _feed_of(conn: Connection, topic: NamedTopic, live_index: LiveIndex, pages: Pages) -> Feed:
-    is_trending = topic.query == TRENDING
+    is_trending = topic.query.is_trending
     selected, _ = _selected(live_index, conn, topic, Sort.TRENDING if is_trending else Sort.NEWEST)
     places = selected.catalog.sorted(selected.places[:FEED], Sort.NEWEST)
     ids = selected.catalog.ids[places].tolist()
@@ -293,7 +292,7 @@ def _sorts(topic: NamedTopic, order: Sort) -> tuple[tuple[str, str, bool], ...]:
     return tuple(
         (name, _address(topic, sort=sort), sort is order)
         for sort, name in names.items()
-        if sort is not Sort.BEST or topic.query != TRENDING
+        if sort is not Sort.BEST or not topic.query.is_trending
     )
 
 

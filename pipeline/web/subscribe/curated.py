@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pipeline.domain import TRENDING
 from pipeline.errors import QueryError, SettingsError
-from pipeline.matching.query import canonical
+from pipeline.matching.query import TopicQuery, parse_topic
 
 DEFAULT: Final = Path(__file__).with_suffix(".toml")
 LONGEST_NAME: Final = 60  # characters
@@ -28,7 +28,8 @@ class CuratedTopic:
     slug: str  # identifier in URLs; must never change
     name: str  # display name on pages and in mails
     group: str
-    query: str
+    query: str  # as in the file
+    parsed: TopicQuery
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class CuratedTopics:
     @cached_property
     def slugs_by_query(self) -> Mapping[str, str]:
         """Return the slugs by canonical query."""
-        return {canonical(topic.query): topic.slug for topic in self.topics}
+        return {topic.parsed.text: topic.slug for topic in self.topics}
 
     @cached_property
     def groups(self) -> tuple[tuple[str, tuple[CuratedTopic, ...]], ...]:
@@ -57,18 +58,12 @@ class CuratedTopics:
             for group, topics in groupby(self.topics, key=lambda topic: topic.group)
         )
 
-    def queries(self, lines: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-        """Return the query of each line, without duplicates, and the names of the curated ones.
+    def named(self, line: str) -> CuratedTopic | None:
+        """Return the topic with this name; None if the line is a query.
 
-        A line may be the name of a curated topic or a query, so that a form can submit the lines
-        that it displays, chosen or typed.
+        A form can so submit the lines that it displays, chosen or typed.
         """
-        names: dict[str, str] = {}
-        for line in lines:
-            chosen = self.by_name.get(" ".join(line.split()).casefold())
-            query, name = (chosen.query, chosen.name) if chosen else (line, "")
-            names.setdefault(query, name)
-        return tuple(names), {query: name for query, name in names.items() if name}
+        return self.by_name.get(" ".join(line.split()).casefold())
 
 
 _in_use: list[Path] = [DEFAULT]
@@ -136,10 +131,10 @@ def _topic(group: object, entry: object) -> CuratedTopic:
     if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
         raise ValueError(f"the name must be one line of at most {LONGEST_NAME} characters")
     try:
-        canonical(query)
+        parsed = parse_topic(query)
     except QueryError as error:
         raise ValueError(f"the query cannot be parsed: {error.message}") from error
-    return CuratedTopic(entry["slug"], name, group, query)
+    return CuratedTopic(entry["slug"], name, group, query, parsed)
 
 
 def _conflicts(topics: Iterable[CuratedTopic]) -> Iterator[str]:
@@ -149,11 +144,11 @@ def _conflicts(topics: Iterable[CuratedTopic]) -> Iterator[str]:
         values = {
             "slug": topic.slug,
             "name": topic.name.casefold(),
-            "query": canonical(topic.query),
+            "query": topic.parsed.text,
         }
         for key, value in values.items():
             if (key, value) in seen:
                 yield f"topic {topic.slug}: has the same {key} as {seen[key, value]}"
             seen[key, value] = topic.slug
-    if seen.get(("query", canonical(TRENDING))) != TRENDING:
+    if seen.get(("query", parse_topic(TRENDING).text)) != TRENDING:
         yield f"needs a topic with the slug and the query {TRENDING}"

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import time
-from functools import lru_cache
+from functools import cached_property
 from typing import Any, Final
 
 from starlette.datastructures import ImmutableMultiDict
 
-from pipeline.domain import Breadth, Frequency, Schedule, Weekday
+from pipeline.domain import TRENDING, Breadth, Frequency, Schedule, Weekday
 from pipeline.errors import AddressError, QueryError
-from pipeline.matching.query import canonical
+from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.matching.suggestions import hints
 from pipeline.signup import Choices, valid_address
 from pipeline.web.subscribe import curated, time_zones, typos
@@ -47,7 +47,7 @@ BREADTHS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: `own` is cached in the instance
 class FormInput:
     """Submitted form, before validation."""
 
@@ -65,6 +65,11 @@ class FormInput:
     def lines(self) -> tuple[str, ...]:
         """Return the typed queries without blank lines and duplicates."""
         return tuple(dict.fromkeys(filter(None, map(str.strip, self.queries.split("\n")))))
+
+    @cached_property
+    def own(self) -> tuple[TopicEntry, ...]:
+        """Return the topics of the typed lines, at most `MOST_QUERIES`: each is parsed once."""
+        return tuple(map(_entry, self.lines[:MOST_QUERIES]))
 
     @property
     def chosen(self) -> tuple[CuratedTopic, ...]:
@@ -90,7 +95,7 @@ class TopicEntry:
     """Topic of the form, for the preview."""
 
     label: str
-    query: str  # canonical; "" if it cannot be parsed
+    query: TopicQuery | None  # None if it cannot be parsed
     mistake: FieldError | None = None
     hints: tuple[str, ...] = ()  # sentences about a likely error in a valid query
 
@@ -134,7 +139,9 @@ def prefilled(topics: Iterable[str], max_papers: int) -> FormInput:
 
 def choices(form: FormInput) -> Choices:
     """Convert a validated form."""
-    queries, names = curated.in_use().queries((*(topic.name for topic in form.chosen), *form.lines))
+    topics = {one.query.typed: one for one in _entries(form) if one.query}
+    named = curated.in_use().named
+    names = {text: one.label for text, one in topics.items() if named(one.label)}
     frequency, _, day = form.rhythm.partition("-")
     schedule = Schedule(
         at=time(int(form.hour)),
@@ -143,6 +150,7 @@ def choices(form: FormInput) -> Choices:
         weekday=Weekday[day.upper()] if day else Weekday.MONDAY,
     )
     most, wanted = size(form.max_papers) or SIZES[0], breadth(form.breadth)
+    queries = tuple(one.query for one in topics.values() if one.query)
     return Choices(queries, schedule, most, names, wanted or Breadth.BALANCED)
 
 
@@ -182,23 +190,28 @@ def topic_entries(form: FormInput) -> tuple[TopicEntry, ...]:
 
     An invalid query is returned with its error.
     """
-    chosen = [TopicEntry(topic.name, _canonical(topic.query)) for topic in form.chosen]
-    own = [_typed_entry(line) for line in form.lines[:MOST_QUERIES]]
-    return tuple([*chosen, *own][:MOST_TOPICS]) or (TopicEntry("Trending", _canonical("Trending")),)
+    found = _entries(form)[:MOST_TOPICS]
+    return found or (TopicEntry("Trending", curated.in_use().by_slug[TRENDING].parsed),)
 
 
-def _typed_entry(line: str) -> TopicEntry:
-    mistake = _wrong_query(line)
-    [query], names = curated.in_use().queries([line])
-    if mistake:
-        return TopicEntry(line, "", mistake)
-    sentences = () if query in names else tuple(f"{_sentence(hint.text)}." for hint in hints(line))
-    return TopicEntry(names.get(query) or line, _canonical(query), hints=sentences)
+def _entries(form: FormInput) -> tuple[TopicEntry, ...]:
+    chosen = (TopicEntry(topic.name, topic.parsed) for topic in form.chosen)
+    return (*chosen, *form.own)
 
 
-@lru_cache(maxsize=256)  # keys are curated queries, or at most 500 characters
-def _canonical(query: str) -> str:
-    return canonical(query)
+def _entry(line: str) -> TopicEntry:
+    """Parse one typed line, which may be the name of a curated topic instead of a query."""
+    if len(line) > LONGEST_QUERY:
+        text = f"A topic has at most {LONGEST_QUERY} characters; this one has {len(line)}."
+        return TopicEntry(line, None, FieldError("queries", text, before=_head(line)))
+    if chosen := curated.in_use().named(line):
+        return TopicEntry(chosen.name, chosen.parsed)
+    try:
+        query = parse_topic(line)
+    except QueryError as error:
+        return TopicEntry(line, None, _pointed(line, error))
+    found = tuple(f"{_sentence(hint.text)}." for hint in hints(line))
+    return TopicEntry(line, query, hints=found)
 
 
 # --- Validation ---------------------------------------------------------------------------------
@@ -236,18 +249,7 @@ def _wrong_topics(form: FormInput) -> list[FieldError]:
         ]
     if len(form.lines) + len(form.chosen) > MOST_TOPICS:
         return [FieldError("topics", f"Choose at most {MOST_TOPICS} topics in all.")]
-    return [mistake for line in form.lines if (mistake := _wrong_query(line))]
-
-
-def _wrong_query(line: str) -> FieldError | None:
-    if len(line) > LONGEST_QUERY:
-        text = f"A topic has at most {LONGEST_QUERY} characters; this one has {len(line)}."
-        return FieldError("queries", text, before=_head(line))
-    try:
-        canonical(line)
-    except QueryError as error:
-        return _pointed(line, error)
-    return None
+    return [one.mistake for one in form.own if one.mistake]
 
 
 def _pointed(line: str, error: QueryError) -> FieldError:

@@ -342,7 +342,7 @@ def test_crash_in_a_chunk_stores_nothing(engine, monkeypatch):
     def die(*_args, **_options):
         raise SystemExit
 
-    monkeypatch.setattr(transfer.moves, "add_consents", die)
+    monkeypatch.setattr(transfer.subscriber_transfer, "add_consents", die)
     with pytest.raises(SystemExit):
         imported(engine, "email\nada@example.org\n", confirmed=True)
 

@@ -276,7 +276,7 @@ def test_erasing_deletes_personal_data_and_keeps_the_suppression(engine: Engine)
 
     left = (SubscriptionRow, PickRow, SkipRow)
     assert [count(engine, table) for table in left] == [0] * len(left)
-    assert owed(engine) == [("digest", "cancelled")]
+    assert owed(engine) == [("digest", "suppressed")]
     assert list(signup.everyone(engine)) == []
     assert [row.email for row in rows(engine, SubscriberRow)] == [""]
     assert [row.hash for row in rows(engine, SuppressionRow)] == [hash_]

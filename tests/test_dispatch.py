@@ -416,7 +416,7 @@ def test_expired_delivery_is_not_sent(engine, sink):
 CHILD = """
     import os, signal, sys
     sys.path.insert(0, os.getcwd())
-    from pipeline.dispatch import committer
+    from pipeline.dispatch import group_commit
     from pipeline.smtp.session import SMTPConnection
     from pipeline.storage import deliveries
     from pipeline.storage.database import open_engine

@@ -128,8 +128,9 @@ def test_output_contains_no_addresses_passwords_or_tokens(
     if log_format == "json":  # for one format only: a worker takes seconds to start
         written += work(way, capfd)
 
-    for event in ("subscription.confirmed", "delivery.not_accepted", "address.erased", "IntegrityError", "UNIQUE",
-                  "/subscribe HTTP", "unsubscribe/[token]"):  # fmt: skip
+    for event in ("subscription.confirmed", "delivery.not_accepted", "address.erased",
+                  "IntegrityError", "UNIQUE", "/subscribe HTTP",
+                  "unsubscribe/[token]"):  # fmt: skip
         assert event.casefold() in written.casefold(), "what is searched must be there"
     passwords = {
         SMTP_PASSWORD,

@@ -1,6 +1,6 @@
 """Feedback about deliveries: bounces, complaints, unsubscribe mails and provider events.
 
-`reading` parses one mail into a `Notice`; `mailboxes`, `maildir` and `imap` fetch the mails,
-`providers` verify and parse webhooks, `process` connects them, and `applying` applies each notice
+`bounces` parses one mail into a `Notice`; `mailboxes` and `imap` fetch the mails, `webhooks`
+verifies and parses events of providers, `intake` connects them, and `process` applies each notice
 to the database.
 """

@@ -21,7 +21,7 @@ from pipeline.dispatch import Dispatcher
 from pipeline.domain import Delivery, Told
 from pipeline.smtp import Decision, Transport
 from pipeline.smtp.transport import Connection as Conversation
-from pipeline.smtp.transport import never
+from pipeline.smtp.transport import never_give_up
 
 T = TypeVar("T")
 
@@ -115,7 +115,7 @@ class TimedTransport:
         self._transport = transport
         self._meter = meter
 
-    def open(self, give_up: Callable[[], bool] = never) -> Conversation:
+    def open(self, give_up: Callable[[], bool] = never_give_up) -> Conversation:
         with self._meter.measure(Step.SEND):
             opened = self._transport.open(give_up)
             return cast(Conversation, TimedConversation(opened, self._meter))

@@ -1,10 +1,10 @@
 """Send the queued deliveries: claim, compose, send, record the verdict.
 
 `dispatcher` takes a delivery from the outbox to the mail server, `compose` makes its bytes,
-`senders` has the sender threads and the queue before them, and `group_commit` writes their marks
-and settlements. `retry_policy` turns an SMTP verdict into a settlement, `throttle` computes the
-throttle after a refusal, and `shared_throttle` limits claims by throttles, quotas and the circuit
-breaker. `controls` pauses, resumes and cancels on behalf of the operator.
+`senders` has the sender threads and their queue, `retry_policy` turns a decision of `smtp` into a
+settlement, and `group_commit` writes marks and settlements. `shared_throttle` limits claims by
+quotas, throttles and the circuit breaker, `throttle` computes throttling after a refusal, and
+`controls` holds, resumes and cancels on behalf of the operator.
 """
 
 from pipeline.dispatch.dispatcher import Dispatcher, DispatchStoppedError, Tally

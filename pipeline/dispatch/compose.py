@@ -22,16 +22,15 @@ class Composer:
     signer: Signer | None  # None: mail is not signed with DKIM
 
     def compose(
-        self, delivery: Delivery, told: Told | None, *, now: datetime | None = None
+        self, delivery: Delivery, content: Told | None, *, now: datetime | None = None
     ) -> bytes:
         """Return the signed mail of a delivery, its dots doubled (RFC 5321, section 4.5.2).
 
-        `told` is the content of a digest or a no-match notice, None for transactional mail. Raise
-        RenderError if a digest has no content or a template fails, AddressError if no envelope can
-        carry the address.
+        `content` is None for transactional mail. Raise RenderError if a digest has no content or a
+        template fails, AddressError if no envelope can carry the address.
         """
         now = now or datetime.now(UTC)
-        mail = self._unsigned(delivery, told, now)
+        mail = self._unsigned(delivery, content, now)
         return self.signer.sign(mail, now) if self.signer else mail
 
     def mail_links(self, delivery: Delivery, now: datetime) -> MailLinks:
@@ -44,10 +43,10 @@ class Composer:
             view=self.links.digest(delivery.id, now),
         )
 
-    def _unsigned(self, delivery: Delivery, told: Told | None, now: datetime) -> bytes:
+    def _unsigned(self, delivery: Delivery, content: Told | None, now: datetime) -> bytes:
         mail = MAIL_KINDS[delivery.kind]
         if mail.is_list:
-            return self._list_mail(delivery, mail, told, now)
+            return self._list_mail(delivery, mail, content, now)
         return compose_transactional(
             self.sender,
             self._transactional(delivery, mail, now),
@@ -58,25 +57,25 @@ class Composer:
         )
 
     def _list_mail(
-        self, delivery: Delivery, mail: MailKind, told: Told | None, now: datetime
+        self, delivery: Delivery, mail: MailKind, content: Told | None, now: datetime
     ) -> bytes:
         """Compose a digest or a no-match notice, with the headers of one-click unsubscribing."""
         mail_links = self.mail_links(delivery, now)
-        match told:
+        match content:
             case Digest():
-                content = self.renderer.digest(told, mail_links)
+                rendered = self.renderer.digest(content, mail_links)
             case QuietNote():
-                content = self.renderer.quiet_note(told, mail_links)
+                rendered = self.renderer.quiet_note(content, mail_links)
             case None:
                 raise RenderError("the papers of this digest are no longer kept")
         return compose_list_mail(
             self.sender,
-            content,
+            rendered,
             to=delivery.email,
             dedupe_key=delivery.dedupe_key,
             unsubscribe_url=mail_links.unsubscribe,
             secret=delivery.secret,
-            edition_on=told.edition_on,
+            edition_on=content.edition_on,
             now=now,
             feedback_name=mail.feedback_name,
         )

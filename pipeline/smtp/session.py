@@ -51,7 +51,7 @@ class SMTPConnection:
         self._size_limit = int(size) if size.isdecimal() else 0  # RFC 1870: 0 is no limit
 
     @property
-    def spent(self) -> bool:
+    def is_exhausted(self) -> bool:
         return (
             self._closed
             or self._carried >= self._bounds.messages

@@ -8,7 +8,7 @@ from typing import Protocol
 from pipeline.smtp.decision import Decision
 
 
-def never() -> bool:
+def never_give_up() -> bool:
     """Return False: the default of `give_up`, for callers that wait until the deadline."""
     return False
 
@@ -17,7 +17,7 @@ class Connection(Protocol):
     """An SMTP session that carries one message at a time."""
 
     @property
-    def spent(self) -> bool:
+    def is_exhausted(self) -> bool:
         """True if it must not carry another message: closed, too old, or at its message limit."""
 
     def begin(self, sender: str, recipient: str, body: bytes) -> Decision | None:

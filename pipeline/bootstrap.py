@@ -49,14 +49,6 @@ log = structlog.get_logger(__name__)
 
 EMAILS = Path(__file__).resolve().parent.parent / "emails"
 
-GAPS = {
-    # arXiv's terms of use: one request per 3 s, for all machines and interfaces together.
-    "arxiv": timedelta(seconds=3),
-    # Hugging Face allows 500 requests in 5 minutes; half of that is enough.
-    "huggingface": timedelta(seconds=1.2),
-}
-
-
 CHUNK = 200  # deliveries claimed at once
 
 
@@ -96,32 +88,16 @@ class Services:
 
         Raises SettingsError for an unknown name.
         """
-        wanted = list(names) or list(self.settings.sources)
-        makers: dict[str, Callable[[], Source]] = {
-            "huggingface": self._huggingface,
-            "arxiv": self._arxiv,
-        }
-        if unknown := [name for name in wanted if name not in makers]:
-            known = ", ".join(makers)
-            raise SettingsError(f"unknown source: {', '.join(unknown)}; there are {known}")
-        return [makers[name]() for name in wanted]
+        from pipeline import sources
+
+        wanted = list(names) or self.settings.sources
+        return sources.build(wanted, self._client, self.settings)
 
     def ingest(self, now: datetime) -> list[SourceReport]:
         """Read all enabled sources and publish a batch; see `ingest.ingest`."""
         from pipeline.ingest import ingest
 
         return ingest(self.engine, self.sources(), now=now, embedder=self.embeddings)
-
-    def _huggingface(self) -> Source:
-        from pipeline.sources.huggingface import HuggingFace
-
-        token = self.settings.huggingface_token
-        return HuggingFace(self._client, token.get_secret_value() if token else None)
-
-    def _arxiv(self) -> Source:
-        from pipeline.sources.arxiv import Arxiv
-
-        return Arxiv(self._client, self.settings.arxiv_categories)
 
     @cached_property
     def _client(self) -> Client:
@@ -140,10 +116,11 @@ class Services:
 
         Turns are database rows, so all workers share the limit.
         """
+        from pipeline.sources import request_gap
         from pipeline.storage import rate_limits
 
         with self.engine.begin() as conn:
-            wait = rate_limits.take_turn(conn, limit, gap=GAPS.get(limit, timedelta(seconds=1)))
+            wait = rate_limits.take_turn(conn, limit, gap=request_gap(limit))
         time.sleep(wait.total_seconds())
 
     # --- Embeddings -----------------------------------------------------------------------------
@@ -227,20 +204,7 @@ class Services:
         from pipeline.matching.highlights import find
         from pipeline.rendering import Branding, Renderer
 
-        loaded = self.settings
-        return Renderer(
-            Branding(
-                site_url=loaded.site_url,
-                list_name=loaded.list_name,
-                operator_name=loaded.operator_name,
-                operator_address=loaded.operator_address,
-                accent_color=loaded.accent_color,
-                logo_url=loaded.logo_url,
-                note=loaded.note,
-            ),
-            EMAILS,
-            find,
-        )
+        return Renderer(Branding.of(self.settings), EMAILS, find)
 
     @cached_property
     def links(self) -> SignedLinks:
@@ -281,7 +245,7 @@ class Services:
             return None
         signer = Signer(read_keys(given.get_secret_value()), self.signing_domain)
         for key in filter(lambda key: key.is_short, signer.signing):
-            log.warning("DKIM key is short", selector=key.selector, bits=key.bits)
+            log.warning("dkim_key.short", selector=key.selector, bits=key.bits)
         return signer
 
     @property
@@ -324,16 +288,9 @@ class Services:
         return self.composer.compose(delivery, told, now=now)
 
     def load(self, conn: Connection, claimed: Sequence[Delivery]) -> Mapping[int, Told]:
-        """Return contents by delivery id: frozen digests, and no-match notices as of now."""
         from pipeline import editions
-        from pipeline.domain import DeliveryKind
-        from pipeline.storage import digests
 
-        told: dict[int, Told] = {**digests.load(conn, [delivery.id for delivery in claimed])}
-        quiet = [one.id for one in claimed if one.kind is DeliveryKind.QUIET_NOTE]
-        if quiet:
-            told |= editions.load_notes(conn, quiet, self.settings.quiet_note_days)
-        return told
+        return editions.load_content(conn, claimed, self.settings.quiet_note_days)
 
     # --- Feedback -------------------------------------------------------------------------------
 
@@ -346,17 +303,9 @@ class Services:
     @cached_property
     def providers(self) -> dict[str, Provider]:
         """Return the configured providers by name; their webhooks are accepted at /hooks/<name>."""
-        from pipeline.feedback.webhooks.generic import Generic
-        from pipeline.feedback.webhooks.ses import SES
-        from pipeline.feedback.webhooks.sns import SNS, fetch
+        from pipeline.feedback import webhooks
 
-        loaded = self.settings
-        providers: dict[str, Provider] = {}
-        if loaded.ses_topics:
-            providers["ses"] = SES(SNS(loaded.ses_topics, fetch))
-        if loaded.hook_secret:
-            providers["generic"] = Generic(loaded.hook_secret)
-        return providers
+        return webhooks.configured(self.settings)
 
     def receive_news(
         self, name: str, headers: Mapping[str, str], body: bytes, now: datetime
@@ -491,25 +440,6 @@ def build(loaded: Settings, *, check: bool = True, pool_timeout: float = POOL_TI
             engine.dispose()
             raise
     return built
-
-
-def warn_of_settings() -> None:
-    """Log a warning for each doubtful setting, once at the start of a service."""
-    for suspicion in settings.suspicions():
-        log.warning("doubtful setting", detail=suspicion.text)
-
-
-def log_new_keys(built: Services) -> None:
-    """Log the origin of the keys and a fingerprint at the start of a service; never the keys."""
-    from pipeline.storage import keys
-
-    loaded = built.settings
-    log.info(
-        "keys in use",
-        secret_key="settings" if loaded.secret_key else "made once, in the database",
-        suppression_key="settings" if loaded.suppression_key else "made once, in the database",
-        suppression_fingerprint=keys.fingerprint(built.suppression_key),
-    )
 
 
 @cache

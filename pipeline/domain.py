@@ -1,14 +1,19 @@
 """Domain types: frozen dataclasses and enums without behaviour of their own.
 
-Every other module uses these types; this module imports none of them. Each datetime is aware and
-in UTC. Each date is a local date: of the reader, or of the source that announced a paper.
+Every other module uses these types; this module imports only `translations`, to mark the subjects
+of mails. Each datetime is aware and in UTC. Each date is a local date: of the reader, or of the
+source that announced a paper.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from enum import IntEnum, StrEnum
+from types import MappingProxyType
+
+from pipeline.translations import gettext_noop
 
 # --- Papers -------------------------------------------------------------------------------------
 
@@ -263,7 +268,7 @@ class SkipReason(StrEnum):
     SUPPRESSED = "suppressed"  # the address is on the suppression list
 
 
-# --- Deliveries ---------------------------------------------------------------------------------
+# --- Mails --------------------------------------------------------------------------------------
 
 
 class Precedence(IntEnum):
@@ -285,8 +290,96 @@ class DeliveryKind(StrEnum):
 
     @property
     def precedence(self) -> Precedence:
-        is_awaited = self not in {DeliveryKind.DIGEST, DeliveryKind.QUIET_NOTE}
-        return Precedence.AWAITED if is_awaited else Precedence.DIGEST
+        return MAIL_KINDS[self].precedence
+
+
+class LinkPurpose(StrEnum):
+    """Purpose of a signed link, as in its URL. A token is valid for one purpose only."""
+
+    CONFIRM = "confirm"  # confirms a request to subscribe or to change preferences
+    PREFERENCES = "preferences"  # changes preferences; no export, no erasure
+    DIGEST = "digests"  # view in browser
+    DATA = "data"  # exports and erases; only ever mailed on request
+    NEW_ADDRESS = "new-address"  # confirms a change of address
+
+    @property
+    def confirms_request(self) -> bool:
+        """Return whether its token carries a request id; else a subscriber's or a delivery's."""
+        return self in {LinkPurpose.CONFIRM, LinkPurpose.NEW_ADDRESS}
+
+
+@dataclass(frozen=True, slots=True)
+class MailKind:
+    """Template, headers and recipients of one kind of mail."""
+
+    template: str  # emails/<template>.mjml and emails/<template>.txt
+    subject: (
+        str | None
+    )  # may use %(name)s, that of the list; None: it is composed from the content of the mail
+    link: LinkPurpose | None = None  # of a transactional mail: <purpose>_url in its templates
+    # List mail has the List- headers and one-click unsubscribing (RFC 8058). It is composed from
+    # stored content; a transactional mail only from its delivery.
+    is_list: bool = False
+    precedence: Precedence = Precedence.AWAITED
+    # Active subscribers get every kind of mail. Former ones get only mail requested since they
+    # left.
+    also_to: frozenset[SubscriberStatus] = frozenset()
+    overrides_suppression: bool = False  # if requested after it; never a complaint
+
+    @property
+    def feedback_name(self) -> str:
+        """Return the name in Feedback-ID: Gmail counts complaints for each template."""
+        return self.template.replace("_", "-")
+
+
+MAIL_KINDS: Mapping[DeliveryKind, MailKind] = MappingProxyType(
+    {
+        DeliveryKind.DIGEST: MailKind(
+            "digest", subject=None, is_list=True, precedence=Precedence.DIGEST
+        ),
+        DeliveryKind.WELCOME: MailKind("digest", subject=None, is_list=True),
+        DeliveryKind.QUIET_NOTE: MailKind(
+            "quiet_note",
+            subject=gettext_noop("No papers matched your topics, %(days)s"),
+            is_list=True,
+            precedence=Precedence.DIGEST,
+        ),
+        DeliveryKind.CONFIRMATION: MailKind(
+            "confirmation",
+            subject=gettext_noop("Confirm your subscription to %(name)s"),
+            link=LinkPurpose.CONFIRM,
+            also_to=frozenset({SubscriberStatus.PENDING, SubscriberStatus.UNSUBSCRIBED}),
+            overrides_suppression=True,
+        ),
+        DeliveryKind.ALREADY_IN: MailKind(
+            "already_in",
+            subject=gettext_noop("You are already subscribed to %(name)s"),
+            link=LinkPurpose.PREFERENCES,
+        ),
+        DeliveryKind.LINK: MailKind(
+            "link",
+            subject=gettext_noop("Your preferences link for %(name)s"),
+            link=LinkPurpose.PREFERENCES,
+        ),
+        DeliveryKind.DATA_LINK: MailKind(
+            "data_link",
+            subject=gettext_noop("Your data at %(name)s"),
+            link=LinkPurpose.DATA,
+            also_to=frozenset({SubscriberStatus.UNSUBSCRIBED}),
+        ),
+        DeliveryKind.NEW_ADDRESS: MailKind(
+            "new_address",
+            subject=gettext_noop("Confirm your new address for %(name)s"),
+            link=LinkPurpose.NEW_ADDRESS,
+        ),
+    }
+)
+"""The only place that knows what differs between the kinds of mail."""
+
+LIST_MAIL = tuple(kind for kind, mail in MAIL_KINDS.items() if mail.is_list)
+
+
+# --- Deliveries ---------------------------------------------------------------------------------
 
 
 class DeliveryStatus(StrEnum):
@@ -330,7 +423,7 @@ class Delivery:
     created_at: datetime
     secret: str = field(repr=False)  # the subscriber's secret, for the one-click link
     request_id: int | None = None  # the request that its link confirms, if any
-    domain: str = ""  # recipient's mail provider, for throttling; see storage.mail_domains
+    domain: str = ""  # recipient's mail provider, for throttling; see storage.throttles
 
 
 class Verdict(StrEnum):
@@ -367,24 +460,16 @@ class SuppressionReason(StrEnum):
 # --- Feedback -----------------------------------------------------------------------------------
 
 
-DISABLED = "5.2.1"  # enhanced status code of a mailbox that is disabled, perhaps temporarily
-
-
 class StrikeKind(StrEnum):
-    """Kinds of strikes against an address, counted once per edition."""
+    """How a refusal or bounce counts against an address; see `smtp.decision.strike_of`.
 
+    All kinds but HARD are counted once per edition, and suppress the address at a threshold.
+    """
+
+    HARD = "hard"  # no such address: suppressed at once
     FULL = "full"
     SOFT = "soft"
     DISABLED = "disabled"  # mailbox disabled or domain not found: the second suppresses
-
-
-STRIKES: dict[Verdict, StrikeKind] = {
-    Verdict.FULL: StrikeKind.FULL,
-    Verdict.SOFT: StrikeKind.SOFT,
-    Verdict.DISABLED: StrikeKind.DISABLED,
-    Verdict.NO_DOMAIN: StrikeKind.DISABLED,
-}
-"""Strike per verdict. Verdicts that are not listed are about us or informational: no strike."""
 
 
 class NoticeKind(StrEnum):

@@ -16,6 +16,7 @@ from typing import Final
 
 from dotenv.parser import Binding, parse_stream
 
+from pipeline.edit_distance import edit_distance
 from pipeline.errors import SettingsError
 
 PREFIX: Final = "PAPERBOY_"
@@ -210,23 +211,4 @@ def _slip(name: str, names: list[str]) -> str | None:
         return None
     allowed = 1 if len(name) < 11 else 2
     near = get_close_matches(name, names, n=3, cutoff=0.75)
-    return next((one for one in near if _distance(name, one, allowed) <= allowed), None)
-
-
-def _distance(one: str, other: str, limit: int) -> int:
-    """Return the edit distance: insertions, deletions, substitutions and swaps of neighbours.
-
-    Returns `limit + 1` if the lengths differ by more than `limit`.
-    """
-    if abs(len(one) - len(other)) > limit:
-        return limit + 1
-    before: list[int] = []
-    row = list(range(len(other) + 1))
-    for i, a in enumerate(one, 1):
-        before, last, row = row, before, [i]
-        for j, b in enumerate(other, 1):
-            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (a != b))
-            if last and j > 1 and a == other[j - 2] and one[i - 2] == b:
-                cost = min(cost, last[j - 2] + 1)
-            row.append(cost)
-    return row[-1]
+    return next((one for one in near if edit_distance(name, one) <= allowed), None)

@@ -18,11 +18,11 @@ from pipeline.domain import Match, Sighting, SourceState
 from pipeline.errors import SourceError
 from pipeline.logs import set_aside
 from pipeline.matching.corpus import statistics
-from pipeline.matching.match import match
+from pipeline.matching.match import match, parse_topics
 from pipeline.matching.semantic import Embedder
 from pipeline.sources import FetchResult, Source, Validator
 from pipeline.storage import ingest_state, papers, sightings, topics
-from pipeline.storage.database import in_chunks, read_only, server_now, with_retries
+from pipeline.storage.database import in_chunks, read_only, retry_transaction, server_now
 from pipeline.storage.ingest_state import SourceRecord
 
 log = structlog.get_logger(__name__)
@@ -124,7 +124,7 @@ def _ingest(
 ) -> list[SourceReport]:
     run = _begin(engine, now, embedder)
     if run is None:
-        log.info("ingest skipped, another run is at work")
+        log.info("ingest.skipped", reason="another run is at work")
         return []
     try:
         for look in looks:
@@ -145,7 +145,7 @@ def _begin(engine: Engine, now: datetime, embedder: Embedder | None) -> _Run | N
         published = ingest_state.published_batch(conn)
         dropped = topics.delete_unpublished_matches(conn, published)
     if dropped:
-        log.warning("matches of a dead run dropped", batch=published + 1, matches=dropped)
+        log.warning("matches.dropped", batch=published + 1, matches=dropped)
     return _Run(engine, token, published + 1, now, embedder)
 
 
@@ -171,7 +171,7 @@ def _read(run: _Run, source: Source, since: date | None) -> SourceReport:
     except SourceError as error:
         return _failed(run, known, error)
     except Exception as error:  # a bug in one source must not stop the others
-        log.exception("source is broken", source=source.name)
+        log.exception("source.broken", source=source.name)
         return _failed(run, known, SourceError(source.name, f"cannot be read: {error!r}"))
     return _store(run, source, known, found)
 
@@ -185,7 +185,7 @@ def _store(
         gaps=found.gaps, now=run.now,
     )  # fmt: skip
     for line in found.gaps:
-        log.warning("announcement missing", source=source.name, error=line)
+        log.warning("announcement.missing", source=source.name, error=line)
     with run.engine.begin() as conn:
         # Advance the cursor and the validators only after all papers before them are stored.
         run.hold(conn)
@@ -208,10 +208,11 @@ def _store_all(run: _Run, found: FetchResult) -> sightings.StoreCounts:
     total = sightings.StoreCounts()
     for chunk in in_chunks(found.sightings, CHUNK):
         # Compilation locks the papers that it picks, so concurrent transactions may deadlock.
-        total = total + with_retries(partial(_store_chunk, run, chunk))
+        total = total + _store_chunk(run, chunk)
     return total
 
 
+@retry_transaction
 def _store_chunk(run: _Run, chunk: Sequence[Sighting]) -> sightings.StoreCounts:
     with run.engine.begin() as conn:
         run.hold(conn)
@@ -221,7 +222,7 @@ def _store_chunk(run: _Run, chunk: Sequence[Sighting]) -> sightings.StoreCounts:
 def _report(
     name: str, state: SourceState, total: sightings.StoreCounts, found: FetchResult
 ) -> SourceReport:
-    log.info("source read", source=name, state=state, sightings=total.sightings, new=total.new,
+    log.info("source.read", source=name, state=state, sightings=total.sightings, new=total.new,
              skipped=len(found.skipped))  # fmt: skip
     return SourceReport(
         name,
@@ -238,7 +239,7 @@ def _failed(run: _Run, known: SourceRecord | None, error: SourceError) -> Source
     with run.engine.begin() as conn:
         run.hold(conn)
         ingest_state.put_source_state(conn, record)
-    log.warning("source failed", source=error.source, error=error.message,
+    log.warning("source.failed", source=error.source, error=error.message,
                 failures=record.failures)  # fmt: skip
     return SourceReport(error.source, SourceState.FAILED, error=error.message)
 
@@ -317,10 +318,11 @@ def _publish(run: _Run) -> list[SourceReport]:
         if kind == "topic":
             unmatched.add(id_)
 
+    queries = parse_topics(followed, aside)
     for chunk in in_chunks(touched, MATCHED_AT_ONCE):
         with read_only(run.engine) as conn:
             some = list(papers.by_ids(conn, chunk).values())
-        found = list(match(followed, some, corpus=corpus, embedder=run.embedder, set_aside=aside))
+        found = list(match(queries, some, corpus=corpus, embedder=run.embedder, set_aside=aside))
         _write_matches(run, found)
         new += sum(paper.batch == run.batch for paper in some)
         matches += len(found)
@@ -332,7 +334,7 @@ def _publish(run: _Run) -> list[SourceReport]:
         # succeeds.
         matched = [t.id for t in followed if t.id not in unmatched]
         topics.advance(conn, matched, from_batch=run.batch - 1, to_batch=run.batch)
-    log.info("batch published", batch=run.batch, papers=new, matches=matches,
+    log.info("batch.published", batch=run.batch, papers=new, matches=matches,
              topics=len(followed))  # fmt: skip
     return [replace(r, batch=run.batch) if r.touched else r for r in run.reports]
 

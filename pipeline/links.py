@@ -7,32 +7,21 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 from urllib.parse import quote
 
 from itsdangerous import BadSignature, Signer
 from itsdangerous.signer import HMACAlgorithm
 
+from pipeline.domain import LinkPurpose
 from pipeline.errors import ExpiredTokenError, InvalidTokenError
 from pipeline.translations import gettext
 
-
-class Purpose(StrEnum):
-    """Purpose of a link, as in its URL. A token is valid for one purpose only."""
-
-    CONFIRM = "confirm"  # confirms a request to subscribe or to change preferences
-    PREFERENCES = "preferences"  # changes preferences; no export, no erasure
-    DIGEST = "digests"  # view in browser
-    DATA = "data"  # exports and erases; only ever mailed on request
-    NEW_ADDRESS = "new-address"  # confirms a change of address
-
-
 LIFETIME = {
-    Purpose.CONFIRM: timedelta(hours=72),
-    Purpose.PREFERENCES: timedelta(days=30),
-    Purpose.DIGEST: timedelta(days=90),  # longer if digests are retained for longer
-    Purpose.DATA: timedelta(hours=24),
-    Purpose.NEW_ADDRESS: timedelta(hours=72),
+    LinkPurpose.CONFIRM: timedelta(hours=72),
+    LinkPurpose.PREFERENCES: timedelta(days=30),
+    LinkPurpose.DIGEST: timedelta(days=90),  # longer if digests are retained for longer
+    LinkPurpose.DATA: timedelta(hours=24),
+    LinkPurpose.NEW_ADDRESS: timedelta(hours=72),
 }
 
 
@@ -56,27 +45,36 @@ class SignedLinks:
 
     site_url: str
     keys: Sequence[str] = field(repr=False)  # newest first
-    view: timedelta = LIFETIME[Purpose.DIGEST]  # as long as the content of a digest is retained
-    _signers: dict[Purpose, Signer] = field(init=False, repr=False, compare=False)
+    view: timedelta = LIFETIME[LinkPurpose.DIGEST]  # as long as the content of a digest is retained
+    _signers: dict[LinkPurpose, Signer] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        signers = {purpose: _signer(self.keys, purpose) for purpose in Purpose}
+        signers = {purpose: _signer(self.keys, purpose) for purpose in LinkPurpose}
         object.__setattr__(self, "_signers", signers)
 
+    def signed(self, purpose: LinkPurpose, subject: int, now: datetime) -> str:
+        """Return the URL for a row id, valid from `now` for `lifetime(purpose)`."""
+        expiry = int((now + self.lifetime(purpose)).timestamp())
+        token = self._signers[purpose].sign(f"{subject}.{expiry}").decode()
+        return f"{self.site_url}/{purpose}/{token}"
+
+    def lifetime(self, purpose: LinkPurpose) -> timedelta:
+        return self.view if purpose is LinkPurpose.DIGEST else LIFETIME[purpose]
+
     def confirm(self, request_id: int, now: datetime) -> str:
-        return self._signed(Purpose.CONFIRM, request_id, now)
+        return self.signed(LinkPurpose.CONFIRM, request_id, now)
 
     def preferences(self, subscriber_id: int, now: datetime) -> str:
-        return self._signed(Purpose.PREFERENCES, subscriber_id, now)
+        return self.signed(LinkPurpose.PREFERENCES, subscriber_id, now)
 
     def digest(self, delivery_id: int, now: datetime) -> str:
-        return self._signed(Purpose.DIGEST, delivery_id, now, self.view)
+        return self.signed(LinkPurpose.DIGEST, delivery_id, now)
 
     def data(self, subscriber_id: int, now: datetime) -> str:
-        return self._signed(Purpose.DATA, subscriber_id, now)
+        return self.signed(LinkPurpose.DATA, subscriber_id, now)
 
     def new_address(self, request_id: int, now: datetime) -> str:
-        return self._signed(Purpose.NEW_ADDRESS, request_id, now)
+        return self.signed(LinkPurpose.NEW_ADDRESS, request_id, now)
 
     def unsubscribe(self, secret: str) -> str:
         """Return the unsubscribe URL, which never expires.
@@ -87,29 +85,22 @@ class SignedLinks:
 
     def read_confirm(self, token: str, now: datetime) -> int:
         """Return the request id. Raises InvalidTokenError, like every `read_` method."""
-        return self._read(Purpose.CONFIRM, token, now)
+        return self._read(LinkPurpose.CONFIRM, token, now)
 
     def read_preferences(self, token: str, now: datetime) -> int:
-        return self._read(Purpose.PREFERENCES, token, now)
+        return self._read(LinkPurpose.PREFERENCES, token, now)
 
     def read_digest(self, token: str, now: datetime) -> int:
-        return self._read(Purpose.DIGEST, token, now)
+        return self._read(LinkPurpose.DIGEST, token, now)
 
     def read_data(self, token: str, now: datetime) -> int:
-        return self._read(Purpose.DATA, token, now)
+        return self._read(LinkPurpose.DATA, token, now)
 
     def read_new_address(self, token: str, now: datetime) -> int:
         """Return the request id."""
-        return self._read(Purpose.NEW_ADDRESS, token, now)
+        return self._read(LinkPurpose.NEW_ADDRESS, token, now)
 
-    def _signed(
-        self, purpose: Purpose, subject: int, now: datetime, lifetime: timedelta | None = None
-    ) -> str:
-        expiry = int((now + (lifetime or LIFETIME[purpose])).timestamp())
-        token = self._signers[purpose].sign(f"{subject}.{expiry}").decode()
-        return f"{self.site_url}/{purpose}/{token}"
-
-    def _read(self, purpose: Purpose, token: str, now: datetime) -> int:
+    def _read(self, purpose: LinkPurpose, token: str, now: datetime) -> int:
         try:
             subject, expiry = self._signers[purpose].unsign(token).split(b".")
         except (BadSignature, UnicodeError) as error:
@@ -119,7 +110,7 @@ class SignedLinks:
         return int(subject)
 
 
-def _signer(keys: Sequence[str], purpose: Purpose) -> Signer:
+def _signer(keys: Sequence[str], purpose: LinkPurpose) -> Signer:
     if not keys or not all(keys):
         raise ValueError("signed links need at least one key, and none of them empty")
     # Derive the keys of each purpose once, here, and not for every link.

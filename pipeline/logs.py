@@ -92,7 +92,7 @@ def set_aside(kind: str, id_: object, error: Exception) -> None:
     if (kind, id_) not in _set_aside and len(_set_aside) < MOST_SET_ASIDE:
         _set_aside.add((kind, id_))
         reason = " ".join(str(error).split())[:LONGEST_REASON]
-        log.error("row set aside", kind=kind, id=id_, error=f"{type(error).__name__}: {reason}")
+        log.error("row.set_aside", kind=kind, id=id_, error=f"{type(error).__name__}: {reason}")
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -154,7 +154,7 @@ def _token(envelope: str) -> str:
     return envelope.rpartition("@")[0].rpartition("+")[2].lower()
 
 
-def compose_digest(
+def compose_list_mail(
     sender: Sender,
     content: Content,
     *,
@@ -164,9 +164,9 @@ def compose_digest(
     secret: str,
     edition_on: date,
     now: datetime,
-    kind: str = "digest",
+    feedback_name: str = "digest",
 ) -> bytes:
-    """Return a digest ready for DATA: CRLF line ends, leading dots doubled, no final dot.
+    """Return list mail ready for DATA: CRLF line ends, leading dots doubled, no final dot.
 
     `secret` is the subscriber's, for the unsubscribe mailbox. Raises AddressError if `to` cannot be
     written to, and RenderError if a header would be invalid.
@@ -174,28 +174,28 @@ def compose_digest(
     headers = (
         *_personal_headers(sender, content, to, dedupe_key, now),
         *_leave_headers(sender, unsubscribe_url, secret),
-        f"Feedback-ID: {edition_on}:{kind}:list:{sender.constant.id}\r\n".encode(),
+        f"Feedback-ID: {edition_on}:{feedback_name}:list:{sender.constant.id}\r\n".encode(),
         sender.constant.of_list,
     )
     return _message(headers, content, dedupe_key)
 
 
-def compose_confirmation(
+def compose_transactional(
     sender: Sender,
     content: Content,
     *,
     to: str,
     dedupe_key: str,
     now: datetime,
-    kind: str = "confirmation",
+    feedback_name: str = "confirmation",
 ) -> bytes:
-    """Return a transactional mail ready for DATA, in the form of `compose_digest`.
+    """Return a transactional mail ready for DATA, in the form of `compose_list_mail`.
 
     It has no list or unsubscribe headers: each is a single mail on request and belongs to no list.
     """
     headers = (
         *_personal_headers(sender, content, to, dedupe_key, now),
-        f"Feedback-ID: {now.date()}:{kind}:list:{sender.constant.id}\r\n".encode(),
+        f"Feedback-ID: {now.date()}:{feedback_name}:list:{sender.constant.id}\r\n".encode(),
         sender.constant.of_all,
     )
     return _message(headers, content, dedupe_key)

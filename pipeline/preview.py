@@ -52,11 +52,11 @@ class Previewer:
         connection = transport.open()
         try:
             mail_from = self.composer.sender.address
-            outcome = connection.begin(mail_from, address, body) or connection.finish()
+            decision = connection.begin(mail_from, address, body) or connection.finish()
         finally:
             connection.close()
-        if outcome.verdict is not Verdict.ACCEPTED:
-            raise TransportError(f"the preview was not taken: {outcome.reply or outcome.verdict}")
+        if decision.verdict is not Verdict.ACCEPTED:
+            raise TransportError(f"the preview was not taken: {decision.reply or decision.verdict}")
 
     def _next_digest(self, email: str, now: datetime) -> tuple[Digest, Delivery]:
         """Return the next digest and an unsaved delivery for it."""

@@ -16,12 +16,12 @@ import structlog
 from sqlalchemy import Engine
 
 from pipeline.storage import bounce_scores, events, refusals, retention, topics
-from pipeline.storage.database import truncate_wal, with_retries
+from pipeline.storage.database import retry_transaction, truncate_wal
 
 log = structlog.get_logger(__name__)
 
 # No settings, because both protect addresses from confirmation floods: with a shorter period, the
-# limits of signup.asking would lose rows that they count; a longer one has no benefit.
+# limits of signup.abuse_limits would lose rows that they count; a longer one has no benefit.
 COUNTERS: Final = timedelta(days=2)  # rate limit counters; their names contain IP addresses
 ASKED: Final = timedelta(days=30)  # confirmations to one address, by its hash
 CHUNK: Final = 500
@@ -84,18 +84,19 @@ def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
         refusals=older(refusals.delete_old, bounce_scores.MEMORY),
     )
     truncate_wal(engine)
-    log.info("purged", **asdict(purged))
+    log.info("purge.finished", **asdict(purged))
     return purged
 
 
 def _all(engine: Engine, step: Callable[..., int], limit: int = CHUNK) -> int:
     """Repeat a step of at most `limit` rows until it finds none; return the total."""
     total = 0
-    while done := with_retries(partial(_once, engine, step, limit)):
+    while done := _once(engine, step, limit):
         total += done
     return total
 
 
+@retry_transaction
 def _once(engine: Engine, step: Callable[..., int], limit: int) -> int:
     with engine.begin() as conn:
         return step(conn, limit=limit)

@@ -20,19 +20,21 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from pipeline import signup, slots
-from pipeline.domain import DeliveryKind, DeliveryStatus, Subscriber, SubscriberStatus
+from pipeline.domain import LIST_MAIL, DeliveryStatus, Subscriber, SubscriberStatus
 from pipeline.errors import PaperboyError
 from pipeline.signup.csv_lists import Record, SubscriberList, address_in
 from pipeline.signup.transfer import Import, ImportReport
 from pipeline.storage import (
+    addresses,
     deliveries,
     ingest_state,
     restored_copies,
     send_controls,
     subscriber_transfer,
     subscribers,
+    suppressions,
 )
-from pipeline.storage.database import read_only, with_retries
+from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.deliveries import CancelReason
 
 log = structlog.get_logger(__name__)
@@ -74,9 +76,10 @@ def hold_if_restored(engine: Engine, now: datetime) -> bool:
         found = restored_copies.identity(conn)
         if found is None or found == restored_copies.noted_identity(conn):
             return False
-    return with_retries(partial(_hold, engine, found, now))
+    return _hold(engine, found, now)
 
 
+@retry_transaction
 def _hold(engine: Engine, found: str, now: datetime) -> bool:
     """Store the identity of this database; hold sending if another was stored."""
     with engine.begin() as conn:
@@ -85,7 +88,7 @@ def _hold(engine: Engine, found: str, now: datetime) -> bool:
         if noted is None or noted == found:
             return False
         send_controls.pause(conn, None, REASON, now)
-    log.critical("restored database: nothing is sent before `paperboy db settle`")
+    log.critical("database.restored", advice="nothing is sent before `paperboy db settle`")
     return True
 
 
@@ -123,17 +126,14 @@ class Settling:
                 self.result.taken_as_sent += done
             while done := self._once(self._move_on):
                 self.result.moved_on += done
-        log.info("restored database settled", assumed=self.assume)
+        log.info("database.settled", assumed=self.assume)
         return self.result
 
+    @retry_transaction
     def _once(self, step: Any) -> int:
         """Run `step` in one transaction, retry it after a deadlock; return its count."""
-
-        def transaction() -> int:
-            with self.engine.begin() as conn:
-                return int(step(conn) or 0)
-
-        return with_retries(transaction)
+        with self.engine.begin() as conn:
+            return int(step(conn) or 0)
 
     def _hold_and_reserve(self, conn: Connection) -> None:
         """Hold sending, store this copy's identity, reserve the ids of the replaced database."""
@@ -192,7 +192,6 @@ class Settling:
             return 0
         if subscribers.leave(conn, found.id, min(self.sent_until, self.now)):
             self.result.left.append(found.email)
-        deliveries.cancel_owed(conn, [found.id], CancelReason.LEFT)
         return 1
 
     # --- From the replaced database -------------------------------------------------------------
@@ -206,7 +205,7 @@ class Settling:
                 return
             last_id = rows[-1]["id"]
             for row in rows:
-                if row["email"] == subscribers.ERASED:
+                if row["email"] == addresses.ERASED:
                     self._take_erasure(row, old)
                 else:
                     self._once(partial(self._take_subscriber, row))
@@ -251,10 +250,10 @@ class Settling:
 
     def _take_suppressions(self, old: Engine) -> None:
         with read_only(old) as conn:
-            theirs = restored_copies.all_suppressions(conn)
+            theirs = suppressions.list_all(conn)
 
         def suppress(conn: Connection) -> int:
-            return subscriber_transfer.suppress(conn, theirs)
+            return suppressions.add_imported(conn, theirs)
 
         self.result.suppressed += self._once(suppress)
 
@@ -316,7 +315,7 @@ class Settling:
                     if not restored_copies.replace_picks(conn, known.id, frozen):
                         self._pass_over(conn, theirs)
                     counts["settled"] += 1
-            elif row["kind"] in _COPIED:
+            elif row["kind"] in LIST_MAIL:
                 self._copy(conn, theirs, frozen)
                 counts["copied"] += 1
         self.result.settled += counts["settled"]
@@ -337,7 +336,6 @@ class Settling:
         restored_copies.move_on(conn, theirs["subscriber_id"], {"papers_from": since})
 
 
-_COPIED: Final = (DeliveryKind.DIGEST, DeliveryKind.WELCOME, DeliveryKind.QUIET_NOTE)
 _ENDED: Final = frozenset(
     {
         DeliveryStatus.SENT,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
+import structlog
 from pydantic import (
     BeforeValidator,
     Field,
@@ -47,6 +48,8 @@ from pipeline.setting_values import (
     parse_place,
     parse_site_url,
 )
+
+log = structlog.get_logger(__name__)
 
 SHORTEST_SECRET = 32  # characters: 128 bits even if each is a hexadecimal digit
 LONGEST_LINE = 500  # characters in a text setting
@@ -136,6 +139,7 @@ class Settings(BaseSettings):
     accent_color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#b45309"
     logo_url: str | None = None
     note: str = ""
+    curated_topics: Path | None = None  # parsed by `web.subscribe.curated`
 
     # Secrets
     # If unset, `storage.keys` generates one and stores it in the database.
@@ -302,7 +306,7 @@ class Settings(BaseSettings):
             raise ValueError(example)
         return str(url)
 
-    @field_validator("smtp_ca_file")
+    @field_validator("smtp_ca_file", "curated_topics")
     @classmethod
     def _readable_file(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
@@ -535,6 +539,12 @@ def suspicions(env_file: Path | None = Path(".env")) -> list[env_files.Suspicion
     entries = env_files.read(env_file, _NAMES)
     found = env_files.misnomers(entries, os.environ, _NAMES)
     return [*found, *env_files.duplicates(entries, _NAMES)]
+
+
+def log_suspicions() -> None:
+    """Log a warning for each doubtful setting, once at the start of a service."""
+    for suspicion in suspicions():
+        log.warning("setting.doubtful", detail=suspicion.text)
 
 
 class _EnvFile(DotEnvSettingsSource):

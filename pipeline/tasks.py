@@ -22,6 +22,7 @@ from kombu.exceptions import OperationalError
 
 from pipeline import bootstrap, broker, logs, settings
 from pipeline.bootstrap import Services
+from pipeline.sources import LIVE
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +64,7 @@ def wake_editions(loaded: settings.Settings) -> None:
         with client(loaded) as sender:
             sender.send_task("paperboy.publish", retry=False, expires=PUBLISH_EVERY)
     except OperationalError as error:
-        log.warning("wake-up lost", task="paperboy.publish", error=str(error))
+        log.warning("wake_up.lost", task="paperboy.publish", error=str(error))
 
 
 def celery_settings(loaded: settings.Settings) -> dict[str, Any]:
@@ -156,9 +157,9 @@ def _services_of(_pid: int) -> Services:
 
 
 PARTS = (
-    *("dispatch.compose", "editions", "feedback.process", "feedback.reading", "ingest", "purge"),
-    *("matching.mentions", "restore", "sources.arxiv", "sources.huggingface", "storage.keys"),
-    "storage.migrate",
+    *("dispatch.compose", "editions", "feedback.bounces", "feedback.intake", "feedback.process"),
+    *("ingest", "matching.highlights", "purge", "restore", "storage.keys", "storage.migrate"),
+    *(f"sources.{name}" for name in LIVE),
 )
 """The modules that tasks run, which `bootstrap` imports only when they are needed."""
 
@@ -183,4 +184,4 @@ def _is_stopping() -> bool:
 @setup_logging.connect
 def _set_up_logs(**_: Any) -> None:
     logs.configure(settings.load())
-    bootstrap.warn_of_settings()
+    settings.log_suspicions()

@@ -78,7 +78,7 @@ class SharedBucket:
             try:
                 return self._ask(wanted)
             except self._errors as error:
-                log.warning("no Redis to smooth with", error=type(error).__name__)
+                log.warning("redis.unavailable", error=type(error).__name__)
                 self._ask_at = time.monotonic() + LOOK_AGAIN
         return self._share.take(wanted)
 

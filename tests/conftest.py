@@ -20,12 +20,9 @@ from sqlalchemy import Engine
 from pipeline.local import processes
 from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
-from tests.support import dovecot, servers
+from tests.support import CHROMIUM, SHARED, dovecot, servers
 from tests.support.factories import NOW
 from tests.support.servers import Inbox, PostgreSQLDatabase
-
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 run_folder = pytest.StashKey[Path]()
 

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from datetime import timedelta
 
 import pytest
-from alembic import command
 from email_validator import validate_email
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, select, text
 
 from pipeline import signup
 from pipeline.domain import SuppressionReason
 from pipeline.errors import AddressError
 from pipeline.message import _LOCAL, _ORDINARY, wire_address
 from pipeline.signup import Choices, valid_address
-from pipeline.storage import migrate, subscribers
-from pipeline.storage.database import open_engine
-from pipeline.storage.schema import DeliveryRow
-from pipeline.storage.subscribers import address_hash, email_key
+from pipeline.storage import subscribers, suppressions
+from pipeline.storage.addresses import address_hash, email_key
 from tests.support.factories import NOW
 
 KEY = "k" * 32
-
-
-@pytest.fixture
-def empty(empty_database_url: str) -> Iterator[Engine]:
-    engine = open_engine(empty_database_url)
-    yield engine
-    engine.dispose()
 
 
 # --- The same subscriber ------------------------------------------------------------------------
@@ -87,79 +74,11 @@ def test_suppression_does_not_affect_an_address_with_a_similar_domain(engine):
 
     with engine.begin() as conn:
         hash_ = address_hash("ada@fußball.example", KEY)
-        subscribers.suppress(conn, hash_, SuppressionReason.COMPLAINT, NOW)
+        suppressions.suppress(conn, hash_, SuppressionReason.COMPLAINT, NOW)
 
-        assert len(subscribers.listing(conn)) == 2
-        assert subscribers.barred(conn, "ada@fussball.example", KEY) is None
-        assert subscribers.barred(conn, "ada@FUẞBALL.example", KEY) is not None
-
-
-# --- Subscribers from before the migration ------------------------------------------------------
-
-OLD_READER = (
-    "INSERT INTO subscribers (id, email, email_key, address_hash, status, at, timezone, frequency, "
-    "weekday, max_papers, secret, cursor, created_at) VALUES (:id, :email, :key, :hash, 'active', "
-    "'08:00', 'UTC', 'daily', 0, 5, :key, 0, '2030-01-02 08:00')"
-)
-
-
-def test_migration_keeps_suppressions_and_strikes_of_folded_domains(empty):
-    """The migration writes a new key and hash; old suppressions match both, later ones only one."""
-    folded = address_hash("ada@fussball.example", KEY)
-    other = address_hash("bob@example.org", KEY)
-    with empty.begin() as conn:
-        config = migrate._config()
-        config.attributes["connection"] = conn
-        command.upgrade(config, "0008")
-        ada = {"id": 1, "email": "ada@fußball.example", "key": "ada@fussball.example"}
-        bob = {"id": 2, "email": "bob@example.org", "key": "bob@example.org"}
-        conn.execute(text(OLD_READER), [{**ada, "hash": folded}, {**bob, "hash": other}])
-        conn.execute(
-            text("INSERT INTO suppressions VALUES (:hash, 'complaint', '2030-01-02 08:00')"),
-            [{"hash": folded}, {"hash": address_hash("eve@weiss.example", KEY)}],
-        )
-        conn.execute(
-            text("INSERT INTO strikes VALUES (:hash, '2030-01-02', 'soft', '2030-01-02 08:00')"),
-            {"hash": folded},
-        )
-
-    migrate.upgrade(empty, suppression_key=KEY)
-
-    hash_ = address_hash("ada@fußball.example", KEY)
-    with empty.begin() as conn:
-        found = subscribers.by_email(conn, "ADA@FUẞBALL.example")
-        assert found is not None
-        assert found.id == 1
-        assert subscribers.by_email(conn, "ada@fussball.example") is None
-        assert subscribers.hash_of(conn, 1) == hash_
-        assert subscribers.suppressed_among(conn, [1, 2]) == {1}
-        assert subscribers.hash_of(conn, 2) == other
-        strikes = conn.execute(text("SELECT address_hash FROM strikes")).scalars().all()
-        assert set(strikes) == {folded, hash_}
-        for email in ("eve@weiß.example", "eve@weiss.example", "ada@fussball.example"):
-            assert subscribers.barred(conn, email, KEY) is not None, email
-        assert subscribers.barred(conn, "eve@weisz.example", KEY) is None
-
-
-def test_folded_suppression_blocks_a_new_sign_up(engine):
-    """A folded suppression is a hash only, so it matches both "ß" and "ss"."""
-    with engine.begin() as conn:
-        subscribers.suppress(
-            conn, address_hash("eve@weiss.example", KEY), SuppressionReason.COMPLAINT, NOW
-        )
-        conn.execute(text("UPDATE suppressions SET folded = true"))
-
-    signup.request_subscription(
-        engine, "eve@weiß.example", Choices(), ip=None, suppression_key=KEY, now=NOW
-    )  # fmt: skip
-    signup.request_subscription(
-        engine, "eva@weiß.example", Choices(), ip=None, suppression_key=KEY,
-        now=NOW + timedelta(minutes=1),
-    )  # fmt: skip
-
-    with engine.connect() as conn:
-        statuses = conn.execute(select(DeliveryRow.status).order_by(DeliveryRow.id)).scalars()
-        assert list(statuses) == ["queued"]
+        assert len(subscribers.list_all(conn)) == 2
+        assert suppressions.find(conn, "ada@fussball.example", KEY) is None
+        assert suppressions.find(conn, "ada@FUẞBALL.example", KEY) is not None
 
 
 # --- Validation ---------------------------------------------------------------------------------

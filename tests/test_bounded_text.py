@@ -12,9 +12,8 @@ from pipeline.feedback.process import Effect, Event, Feedback
 from pipeline.feedback.webhooks import ses
 from pipeline.feedback.webhooks.sns import Message
 from pipeline.storage.schema import BoundedText, EventRow, SightingRow, Table, bounded
-from tests.support.factories import NOW, make_sighting
+from tests.support.factories import KEY, NOW, SENDER, make_sighting
 from tests.support.newsroom import ingest, rows
-from tests.test_feedback import KEY, SENDER
 
 COLUMNS = [
     column

@@ -20,7 +20,7 @@ from pipeline.domain import SubscriberStatus
 from pipeline.storage.schema import SubscriberRow
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
-from tests.conftest import CHROMIUM
+from tests.support import CHROMIUM
 from tests.support.factories import make_sighting
 from tests.support.newsroom import rows
 from tests.support.servers import Inbox

@@ -32,11 +32,11 @@ from tests.chaos.stage import open_sink as open_sink_process
 from tests.chaos.victims import OUTSIDE, run_send
 from tests.chaos.visiting import visit
 from tests.support import outbox, servers
+from tests.support.dispatching import compose, make_dispatcher
 from tests.support.factories import NOW
 from tests.support.outbox import add_confirmation, add_delivery, add_subscriber, row
 from tests.support.running import SECONDS, Command, read_until, wait_until
 from tests.support.sinks import HANG_UP, open_sink
-from tests.test_dispatch import compose, make_dispatcher
 
 Status = DeliveryStatus
 PAST_THE_MARK = {"between mark and dot", "between 250 and settling"}
@@ -406,7 +406,7 @@ def test_sender_logs_a_full_disk_and_resumes_on_postgresql(small_postgresql, sin
 
     assert sender.returncode == 0
     assert "database away" not in rest
-    assert "database back" in rest
+    assert "database.reachable" in rest
     assert "Traceback" not in rest
     assert paperboy.run("send", "--once")[0] == 0  # queued while the first ended
     statuses = outbox.statuses(engine)

@@ -21,9 +21,9 @@ from pipeline.storage.ingest_state import SourceRecord
 from pipeline.storage.schema import (
     BatchRow,
     IngestStateRow,
-    LimitRow,
     PaperRow,
     PaperVersionRow,
+    RateLimitRow,
     SubscriptionRow,
 )
 from tests.support.factories import NOW
@@ -272,7 +272,7 @@ def test_concurrent_turns_keep_the_gap(engine: Engine):
 def test_take_turn_bounds_the_wait_if_the_clock_was_set_back(engine: Engine):
     with engine.begin() as conn:
         rate_limits.take_turn(conn, "arxiv", gap=SECOND)
-        conn.execute(update(LimitRow).values(free_at=server_now(conn) + timedelta(days=365)))
+        conn.execute(update(RateLimitRow).values(free_at=server_now(conn) + timedelta(days=365)))
 
         wait = rate_limits.take_turn(conn, "arxiv", gap=SECOND)
 

@@ -175,7 +175,8 @@ def test_up_serves_pages_and_mail_until_it_is_stopped(tmp_path, engine: Engine, 
             assert "Retrieval for Patient Readers" in browser.get("/").text
             assert browser.get("/readyz").status_code == 200
 
-            signup.add(engine, "ada@example.org", signup.Choices(("retrieval",)), confirmed=False,
+            choices = signup.Choices(signup.parse_queries(("retrieval",)))
+            signup.add(engine, "ada@example.org", choices, confirmed=False,
                        suppression_key="k", now=NOW.now(NOW.tzinfo))  # fmt: skip
             wait_until(lambda: "ada@example.org" in browser.get("/mailbox").text)
             _confirm(browser)

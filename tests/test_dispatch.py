@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 
-from pipeline.dispatch import Dispatcher, DispatchStoppedError, Tally, controls, senders
+from pipeline.dispatch import DispatchStoppedError, Tally, controls, senders
 from pipeline.dispatch.group_commit import GroupCommit, Lease
 from pipeline.dispatch.retry_policy import GAPS
 from pipeline.domain import (
@@ -26,14 +26,13 @@ from pipeline.domain import (
     SubscriberStatus,
 )
 from pipeline.errors import RenderError
-from pipeline.settings import SMTPServer
-from pipeline.smtp import SMTPTransport
 from pipeline.smtp.session import SessionLimits
 from pipeline.storage import database, deliveries
 from pipeline.storage.database import open_engine
 from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
 from pipeline.storage.schema import DeliveryRow
 from tests.support import outbox
+from tests.support.dispatching import compose, make_dispatcher, send
 from tests.support.factories import NOW, TODAY
 from tests.support.outbox import add_confirmation, add_delivery, add_subscriber, row
 from tests.support.sinks import HANG_UP, STAY_SILENT, open_sink
@@ -45,28 +44,6 @@ Status = DeliveryStatus
 def sink():
     with open_sink() as sink:
         yield sink
-
-
-def compose(delivery, _digest):
-    return f"Subject: {delivery.dedupe_key}\r\n\r\nhello\r\n".encode()
-
-
-def make_dispatcher(engine, sink, now=NOW, bounds=None, **changes):
-    server = SMTPServer("127.0.0.1", sink.port, None, None, implicit_tls=False)
-    defaults = {
-        "engine": engine,
-        "transport": SMTPTransport(server, bounds=bounds or SessionLimits()),
-        "compose": compose,
-        "load": lambda _conn, _deliveries: {},
-        "sender": lambda _delivery: "paper@example.org",
-        "connections": 3,
-        "clock": lambda _conn: now,
-    }
-    return Dispatcher(**{**defaults, **changes})
-
-
-def send(engine, sink, **changes):
-    return make_dispatcher(engine, sink, **changes).drain(once=True)
 
 
 # --- Successful delivery ------------------------------------------------------------------------
@@ -416,11 +393,11 @@ def test_expired_delivery_is_not_sent(engine, sink):
 CHILD = """
     import os, signal, sys
     sys.path.insert(0, os.getcwd())
-    from pipeline.dispatch import committer
+    from pipeline.dispatch import group_commit
     from pipeline.smtp.session import SMTPConnection
     from pipeline.storage import deliveries
     from pipeline.storage.database import open_engine
-    from tests.test_dispatch import make_dispatcher
+    from tests.support.dispatching import make_dispatcher
 
     url, port, point = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 

@@ -26,7 +26,7 @@ from pipeline.bootstrap import Services
 from pipeline.dkim import Algorithm, Signer, aligned, check, new_key, read_keys
 from pipeline.domain import DeliveryKind, Verdict
 from pipeline.errors import SettingsError
-from pipeline.signup import Choices
+from pipeline.signup import Choices, parse_queries
 from tests.support.factories import make_delivery, make_digest, make_paper, make_pick
 from tests.support.servers import Inbox
 
@@ -155,7 +155,7 @@ def test_dispatched_mail_is_signed(branding, inbox, sqlite_url):
     """From the sign-up form through outbox and dispatcher to the wire."""
     services = branding(dkim_keys=BOTH, database_url=sqlite_url)
     key, now = services.suppression_key, datetime.now(UTC)
-    choices = Choices(("retrieval",))
+    choices = Choices(parse_queries(("retrieval",)))
     signup.request_subscription(
         services.engine, "ada@example.org", choices, ip=None, suppression_key=key, now=now
     )
@@ -400,7 +400,7 @@ def test_short_key_is_accepted_with_a_logged_warning(branding, capsys):
 
     assert branding(dkim_keys=f"old:{short}").signer is not None
 
-    assert "DKIM key is short" in capsys.readouterr().out
+    assert "dkim_key.short" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("domain", ["example.com", "org", "notexample.org"])

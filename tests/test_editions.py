@@ -28,8 +28,8 @@ from pipeline.domain import (
 )
 from pipeline.editions import SlotResult, compiler
 from pipeline.errors import NotFoundError
-from pipeline.signup import Choices
-from pipeline.storage import deliveries, digests, subscribers, topics
+from pipeline.signup import Choices, parse_queries
+from pipeline.storage import addresses, deliveries, digests, subscribers, suppressions, topics
 from pipeline.storage.database import read_only
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import DeliveryRow, PickRow, SkipRow, SubscriberRow
@@ -191,7 +191,7 @@ def test_digest_has_at_most_max_papers(engine: Engine):
     ],
 )
 def test_breadth_selects_papers_by_match_strength(engine: Engine, breadth, expected):
-    choices = Choices(("gentle rivers",), breadth=breadth)
+    choices = Choices(parse_queries(("gentle rivers",)), breadth=breadth)
     signup.add(engine, "ada@example.org", choices, confirmed=True,
                suppression_key=SUPPRESSION_KEY, now=SOON)  # fmt: skip
     ingest(
@@ -209,7 +209,7 @@ def test_breadth_selects_papers_by_match_strength(engine: Engine, breadth, expec
 def test_stronger_match_is_sent_only_to_readers_without_the_paper(engine: Engine):
     """A reader with a lower threshold has had the paper already, and does not get it again."""
     for name, breadth in (("ada", Breadth.BALANCED), ("bob", Breadth.MORE)):
-        choices = Choices(("gentle rivers",), breadth=breadth)
+        choices = Choices(parse_queries(("gentle rivers",)), breadth=breadth)
         signup.add(engine, f"{name}@example.org", choices, confirmed=True,
                    suppression_key=SUPPRESSION_KEY, now=SOON)  # fmt: skip
     passing = make_sighting("3001.00001", title="Two", abstract="Gentle as a stream of rivers is.")
@@ -441,9 +441,9 @@ def test_refollowed_topic_matches_papers_cross_listed_meanwhile(engine: Engine):
     paper = make_sighting("3001.00001", categories=("cs.IR",))
     ingest(engine, paper)
     publish(engine)
-    signup.change(engine, reader.id, Choices(("cat:q-bio",)), NOW)
+    signup.change(engine, reader.id, Choices(parse_queries(("cat:q-bio",))), NOW)
     ingest(engine, replace(paper, categories=("cs.IR", "cs.LG")), now=NOW + HOUR)
-    signup.change(engine, reader.id, Choices(("cat:cs.LG",)), NOW + 2 * HOUR)
+    signup.change(engine, reader.id, Choices(parse_queries(("cat:cs.LG",))), NOW + 2 * HOUR)
 
     assert papers(publish(engine, NOW + DAY)) == [("3001.00001",)]
     assert {batch for _, _, batch in matches(engine)} == {2}
@@ -455,7 +455,7 @@ def test_papers_of_an_unfinished_ingest_are_picked_after_it_finishes(engine: Eng
     paper = make_sighting("3001.00001", categories=("cs.IR",))
     ingest(engine, paper)
     publish(engine)
-    signup.change(engine, reader.id, Choices(("cat:cs.LG",)), NOW)
+    signup.change(engine, reader.id, Choices(parse_queries(("cat:cs.LG",))), NOW)
     cross_listed = replace(paper, categories=("cs.IR", "cs.LG"))
     store(engine, cross_listed, batch=2)
 
@@ -475,7 +475,7 @@ def test_topic_followed_during_publish_is_served(engine: Engine):
     outcomes = [next(running)]
 
     last = rows(engine, SubscriberRow, SubscriberRow.id)[-1]
-    signup.change(engine, last.id, Choices(("cat:q-bio",)), NOW)
+    signup.change(engine, last.id, Choices(parse_queries(("cat:q-bio",))), NOW)
     with engine.begin() as conn:
         conn.execute(update(SubscriberRow).values(next_slot_at=NOW))
     outcomes += running
@@ -635,14 +635,14 @@ def test_only_active_readers_are_served(engine: Engine):
 def test_lifted_suppression_looks_back_as_after_a_pause(engine: Engine):
     """When the suppression is lifted, the digest looks back as after a pause."""
     reader = join(engine)
-    hash_ = subscribers.address_hash(reader.email, SUPPRESSION_KEY)
+    hash_ = addresses.address_hash(reader.email, SUPPRESSION_KEY)
     with engine.begin() as conn:
-        subscribers.suppress(conn, hash_, SuppressionReason.HARD, SOON)
+        suppressions.suppress(conn, hash_, SuppressionReason.HARD, SOON)
     ingest(engine, make_sighting("3001.00001", title="Ant"))
     (barred,) = publish(engine)
     ingest(engine, make_sighting("3001.00002", title="Bee"), now=NOW + 4 * DAY)
     with engine.begin() as conn:
-        subscribers.lift(conn, hash_)
+        suppressions.lift(conn, hash_)
 
     (outcome,) = publish(engine, NOW + 10 * DAY)
 
@@ -656,7 +656,9 @@ def test_changed_hour_causes_no_second_digest_on_one_day(engine: Engine):
     ingest(engine, make_sighting())
     publish(engine)
 
-    changed = signup.change(engine, reader.id, Choices(("cat:cs.IR",), make_schedule(23)), NOW)
+    changed = signup.change(
+        engine, reader.id, Choices(parse_queries(("cat:cs.IR",)), make_schedule(23)), NOW
+    )
 
     assert changed.next_slot_at == NOW + DAY + 15 * HOUR
     assert publish(engine, NOW + 20 * HOUR) == []

@@ -30,7 +30,7 @@ from pipeline.domain import (
     Weekday,
 )
 from pipeline.editions import SlotResult
-from pipeline.signup import Choices
+from pipeline.signup import Choices, parse_queries
 from pipeline.storage import deliveries, ingest_state, subscribers, topics
 from pipeline.storage.database import read_only, with_retries
 from pipeline.storage.deliveries import Resolution, Settlement
@@ -169,7 +169,7 @@ class History:
         queries = self.queries_of(reader)
         if reader not in self.faithful:
             queries = self.dice.sample(QUERIES, self.dice.randint(1, 3))
-        choices = Choices(tuple(queries), self.schedule(), reader.max_papers)
+        choices = Choices(parse_queries(queries), self.schedule(), reader.max_papers)
         signup.change(self.engine, reader.id, choices, self.now)
 
     def somebody_pauses(self) -> None:
@@ -184,8 +184,9 @@ class History:
             signup.leave(self.engine, reader.secret, self.now)
             assert not [d for d in self.digests_of(reader) if d.status in OWED]
             return
+        queries = parse_queries((self.dice.choice(QUERIES),))
         signup.add(
-            self.engine, reader.email, Choices((self.dice.choice(QUERIES),), self.schedule(), 3),
+            self.engine, reader.email, Choices(queries, self.schedule(), 3),
             confirmed=True, suppression_key=SUPPRESSION_KEY, now=self.now,
         )  # fmt: skip
 

@@ -20,6 +20,7 @@ from pipeline.domain import (
 )
 from pipeline.editions import compiler
 from pipeline.editions.candidates import Candidates, Draft, Edition
+from pipeline.storage import ingest_state
 from pipeline.storage.papers import Upvoted
 from pipeline.storage.topics import PublishedMatch
 from tests.support.factories import (
@@ -167,7 +168,7 @@ def test_range_after_a_pause_starts_no_earlier_than_the_floor(
 
 
 def test_look_back_constants():
-    assert compiler.PAUSE_LOOK_BACK_DAYS == {
+    assert ingest_state.GAP_DAYS == {
         Frequency.DAILY: 7,
         Frequency.WEEKDAYS: 7,
         Frequency.WEEKLY: 14,

@@ -143,9 +143,9 @@ def test_child_processes_end_if_the_parent_is_killed(environment):
     """`kill -9` runs no handler, and still no process of ours is left."""
     script = f"""
 import time
-from pipeline import embedded
+from pipeline.local import processes
 from pipeline.settings import child_environment
-with embedded.valkey() as url, embedded.worker(child_environment(), app="{APP}") as worker:
+with processes.valkey() as url, processes.worker(child_environment(), app="{APP}") as worker:
     print(url, worker.pid, flush=True)
     time.sleep(600)
 """

@@ -394,7 +394,7 @@ def test_site_creates_no_embeddings_and_ranks_unknown_papers_as_average(engine, 
     live_index = LiveIndex(engine, background=False, embedder=waiting)
     live_index.renew()
 
-    found = live_index.search_index().find(parse("rivers"))
+    found = live_index.current().find(parse("rivers"))
 
     assert count(engine, EmbeddingRow) == 2
     streams, moons, unknown = found.scores.tolist()

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from pipeline import settings
-from pipeline.env_file import _distance, duplicates, misnomers, read, values
+from pipeline.env_file import duplicates, misnomers, read, values
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 
@@ -223,31 +221,6 @@ def test_name_with_our_prefix_is_reported_as_sure(name, meant):
     question = f"; did you mean {meant}?" if meant else ""
     assert found.text == f"{name} (the environment) is not a setting{question}"
     assert found.is_sure
-
-
-words = st.text(alphabet="abc", max_size=5)
-
-
-@example("abc", "ac", 3)
-@example("ac", "abc", 3)
-@example("abcd", "acbd", 3)
-@example("abc", "abb", 3)
-@example("", "ab", 3)
-@example("ab", "", 3)
-@given(words, words, st.integers(0, 3))
-def test_distance_equals_a_naive_edit_distance_up_to_the_limit(one: str, other: str, limit: int):
-    def slow(one: str, other: str) -> int:
-        if not one or not other:
-            return len(one) + len(other)
-        counts = [slow(one[1:], other) + 1, slow(one, other[1:]) + 1]
-        counts.append(slow(one[1:], other[1:]) + (one[0] != other[0]))
-        if len(one) > 1 and one[:2] == other[1::-1]:
-            counts.append(slow(one[2:], other[2:]) + 1)
-        return min(counts)
-
-    counted, right = _distance(one, other, limit), slow(one, other)
-
-    assert counted == right or (counted > limit and right > limit)
 
 
 def test_read_returns_no_entries_without_a_file(tmp_path):

@@ -12,7 +12,6 @@ from sqlalchemy import insert
 
 from pipeline import signup
 from pipeline.domain import (
-    STRIKES,
     DeliveryStatus,
     Notice,
     NoticeKind,
@@ -24,30 +23,22 @@ from pipeline.domain import (
     Verdict,
 )
 from pipeline.errors import NotFoundError
-from pipeline.feedback.process import Consequence, Effect, Event, Feedback, consequence, strike_of
+from pipeline.feedback.process import Effect, Event, Feedback, strike_of_bounce
 from pipeline.feedback.suppression import lift, suppress
-from pipeline.message import Sender
-from pipeline.storage import deliveries, events, requests, subscribers
+from pipeline.storage import addresses, deliveries, events, requests, suppressions
 from pipeline.storage.schema import EventRow, RefusalRow, StrikeRow, SubscriberRow
 from tests.support import outbox
 from tests.support.dying import dying
-from tests.support.factories import NOW, TODAY
+from tests.support.factories import KEY, NOW, SENDER, TODAY
 from tests.support.newsroom import rows
 from tests.support.outbox import add_confirmation, add_delivery, add_subscriber, row
 
 DAY = timedelta(days=1)
-KEY = "a key of the tests"
 ADA = "ada@example.org"
-HASH = subscribers.address_hash(ADA, KEY)
-SENDER = Sender(
-    mail_from="papers@example.org",
-    list_name="Papers",
-    site_url="https://papers.example.org",
-    key=KEY,
-    bounce_address="bounces@example.org",
-)
+HASH = addresses.address_hash(ADA, KEY)
 HARD = NoticeKind.HARD
 SECRET = "abcdefghijklmnopqrstuv"
+ABOUT_ADDRESS = set(map(Verdict, ("hard", "no domain", "disabled", "full", "soft")))
 
 
 @pytest.fixture
@@ -84,47 +75,34 @@ def status_of(engine, subscriber_id):
 
 
 @pytest.mark.parametrize(
-    ("notice", "expected"),
+    ("notice", "strike"),
     [
-        (Notice(HARD, verdict=Verdict.HARD), Consequence.HARD),
-        (Notice(HARD), Consequence.HARD),
-        (Notice(HARD, status="5.2.1", verdict=Verdict.HARD), Consequence.STRIKE),
-        (Notice(HARD, status="5.4.4", verdict=Verdict.NO_DOMAIN), Consequence.STRIKE),
-        (Notice(HARD, status="5.2.1", verdict=Verdict.DISABLED), Consequence.STRIKE),
-        (Notice(NoticeKind.SOFT, status="5.7.1"), Consequence.NOTHING),
-        (Notice(NoticeKind.SOFT, status="5.6.0"), Consequence.NOTHING),
-        (Notice(NoticeKind.SOFT, status="5.1.8"), Consequence.NOTHING),
-        (Notice(NoticeKind.SOFT, verdict=Verdict.SOFT), Consequence.STRIKE),
-        (Notice(NoticeKind.SOFT, verdict=Verdict.FULL), Consequence.STRIKE),
-        (Notice(NoticeKind.SOFT, status="5.0.0"), Consequence.STRIKE),
-        (Notice(NoticeKind.SOFT, status="4.4.7"), Consequence.NOTHING),
-        (Notice(NoticeKind.COMPLAINT), Consequence.COMPLAINT),
-        (Notice(NoticeKind.UNSUBSCRIBE), Consequence.LEAVE),
-        (Notice(NoticeKind.DELAYED, status="4.4.1"), Consequence.NOTHING),
-        (Notice(NoticeKind.AUTO_REPLY), Consequence.NOTHING),
-        (Notice(NoticeKind.NONE), Consequence.NOTHING),
+        (Notice(HARD, verdict=Verdict.HARD), StrikeKind.HARD),
+        (Notice(HARD), StrikeKind.HARD),
+        (Notice(HARD, status="5.2.1", verdict=Verdict.HARD), StrikeKind.DISABLED),
+        (Notice(HARD, status="5.4.4", verdict=Verdict.NO_DOMAIN), StrikeKind.DISABLED),
+        (Notice(HARD, status="5.2.1", verdict=Verdict.DISABLED), StrikeKind.DISABLED),
+        (Notice(NoticeKind.SOFT, status="5.2.1", verdict=Verdict.SOFT), StrikeKind.DISABLED),
+        (Notice(NoticeKind.SOFT, verdict=Verdict.SOFT), StrikeKind.SOFT),
+        (Notice(NoticeKind.SOFT, verdict=Verdict.FULL), StrikeKind.FULL),
+        (Notice(NoticeKind.SOFT), StrikeKind.SOFT),
+        (Notice(NoticeKind.COMPLAINT), None),
+        (Notice(NoticeKind.UNSUBSCRIBE), None),
+        (Notice(NoticeKind.DELAYED, status="4.4.1"), None),
+        (Notice(NoticeKind.AUTO_REPLY), None),
+        (Notice(NoticeKind.NONE), None),
     ],
 )
-def test_meaning_of_each_notice(notice, expected):
-    assert consequence(notice) is expected
+def test_strike_of_each_notice(notice, strike):
+    assert strike_of_bounce(notice) is strike
 
 
-@pytest.mark.parametrize(
-    "verdict",
-    sorted(set(Verdict) - {Verdict.HARD, *STRIKES}),
-)
+@pytest.mark.parametrize("verdict", sorted(set(Verdict) - ABOUT_ADDRESS))
 @pytest.mark.parametrize("kind", [HARD, NoticeKind.SOFT])
 def test_verdicts_about_the_sender_do_not_count_against_the_address(kind, verdict):
     """Even if the status is one that would count, such as 5.2.1."""
     for status in (None, "5.7.1", "5.2.1", "4.2.2"):
-        assert consequence(Notice(kind, status=status, verdict=verdict)) is Consequence.NOTHING
-
-
-def test_disabled_mailbox_or_missing_domain_is_a_disabled_strike():
-    assert strike_of(Notice(NoticeKind.SOFT, status="5.2.1", verdict=Verdict.SOFT)) is (
-        StrikeKind.DISABLED
-    )
-    assert strike_of(Notice(HARD, verdict=Verdict.NO_DOMAIN)) is StrikeKind.DISABLED
+        assert strike_of_bounce(Notice(kind, status=status, verdict=verdict)) is None
 
 
 # --- Finding the delivery -----------------------------------------------------------------------
@@ -260,7 +238,7 @@ def test_complaint_unsubscribes_and_is_not_lifted_by_forgive(engine, feedback, a
     assert outbox.suppressions(engine) == {HASH: "complaint"}
     assert row(engine, owed).status == DeliveryStatus.SUPPRESSED
     with engine.begin() as conn:
-        subscribers.forgive(conn, HASH)
+        suppressions.lift_after_confirmation(conn, HASH)
     assert outbox.suppressions(engine) == {HASH: "complaint"}
 
 
@@ -355,7 +333,7 @@ def test_notice_about_an_erased_subscriber_is_only_noted(engine, feedback, ada):
     assert set(outbox.suppressions(engine).values()) == {"erased"}
 
 
-@pytest.mark.parametrize("verdict", [*STRIKES, Verdict.BLOCKED, Verdict.DEFERRED])
+@pytest.mark.parametrize("verdict", sorted({*Verdict} - {Verdict.HARD}))
 def test_soft_bounce_of_a_new_address_is_only_noted(engine, feedback, ada, verdict):
     """It has no edition to count, so no address is suppressed."""
     other = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
@@ -372,7 +350,7 @@ def test_complaint_about_a_new_address_spares_the_current_one(engine, feedback, 
     effect = feedback.apply(about(engine, other, NoticeKind.COMPLAINT), NOW)
 
     assert effect is Effect.SUPPRESSED
-    new = subscribers.address_hash("new@example.org", KEY)
+    new = addresses.address_hash("new@example.org", KEY)
     assert outbox.suppressions(engine) == {new: "complaint"}
     assert status_of(engine, ada) == SubscriberStatus.ACTIVE
 
@@ -589,7 +567,7 @@ def test_manual_suppression_cancels_queued_deliveries_atomically(engine, ada):
 @pytest.mark.parametrize("reason", SuppressionReason)
 def test_lift_removes_any_suppression_and_its_strikes(engine, ada, reason):
     with engine.begin() as conn:
-        subscribers.suppress(conn, HASH, reason, NOW)
+        suppressions.suppress(conn, HASH, reason, NOW)
         conn.execute(
             insert(StrikeRow).values(
                 address_hash=HASH, edition_on=TODAY, kind=StrikeKind.SOFT, noted_at=NOW
@@ -611,7 +589,7 @@ def test_complaint_about_a_new_address_suppresses_only_that_address(engine, feed
     assert feedback.apply(about(engine, new, NoticeKind.COMPLAINT), NOW) is Effect.SUPPRESSED
     assert feedback.apply(about(engine, blank, NoticeKind.COMPLAINT), NOW) is Effect.NOTED
 
-    hash_ = subscribers.address_hash("new@example.org", KEY)
+    hash_ = addresses.address_hash("new@example.org", KEY)
     assert outbox.suppressions(engine) == {hash_: "complaint"}
     assert status_of(engine, ada) == SubscriberStatus.ACTIVE
 
@@ -637,5 +615,5 @@ def test_hard_bounce_of_a_new_address_suppresses_only_that_address(engine, feedb
     other = send(engine, ada, address="new@example.org", kind="new-address", edition_on=None)
 
     assert feedback.apply(about(engine, other), NOW) is Effect.SUPPRESSED
-    new = subscribers.address_hash("new@example.org", KEY)
+    new = addresses.address_hash("new@example.org", KEY)
     assert outbox.suppressions(engine) == {new: "hard"}

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline import bootstrap, cli, settings
-from pipeline.storage import subscribers
+from pipeline.storage import addresses
 from tests.support import dovecot, outbox
 from tests.support.bounces import ADA, recipient, report
 from tests.support.factories import NOW
@@ -25,7 +25,7 @@ def sent(sqlite_url, tmp_path, monkeypatch):
     built = bootstrap.services()
     key = built.suppression_key
     subscriber = outbox.add_subscriber(
-        built.engine, ADA, address_hash=subscribers.address_hash(ADA, key)
+        built.engine, ADA, address_hash=addresses.address_hash(ADA, key)
     )
     id_ = outbox.add_delivery(built.engine, subscriber_id=subscriber, status="sent", sent_at=NOW)
     outbox.accept_others(built.engine)

@@ -25,19 +25,25 @@ from pipeline.domain import (
 )
 from pipeline.feedback.process import Effect, Event, Feedback
 from pipeline.feedback.suppression import undo, undoable
-from pipeline.storage import deliveries, guard, refusals, send_controls, stats, subscribers
+from pipeline.storage import (
+    deliveries,
+    guard,
+    refusals,
+    send_controls,
+    stats,
+    suppressions,
+)
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.refusals import wording
 from pipeline.storage.schema import RefusalRow, StrikeRow
 from pipeline.web.ops import stuck
 from tests.support import outbox
+from tests.support.dispatching import send
 from tests.support.dying import dying
-from tests.support.factories import NOW, TODAY
+from tests.support.factories import KEY, NOW, SENDER, TODAY
 from tests.support.newsroom import rows
 from tests.support.outbox import accept_others, add_confirmation, add_delivery, add_subscriber, row
 from tests.support.sinks import open_sink
-from tests.test_dispatch import send
-from tests.test_feedback import KEY, SENDER
 
 Status = DeliveryStatus
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -128,11 +134,12 @@ def test_retry_gap_doubles_up_to_eight_hours(attempts, hours):
     assert refusals.next_try(attempts) == hours * HOUR
 
 
-@pytest.mark.parametrize("kind", ["hard", None, *StrikeKind])
-def test_refusal_strike_is_none_if_the_kind_is_hard_or_none(kind):
-    refusal = refusals.Refusal(1, TODAY, "hash", "d.example", kind, None, "no", "mx", NOW)
-
-    assert refusal.strike is (kind if isinstance(kind, StrikeKind) else None)
+@pytest.mark.parametrize("strike", [None, *StrikeKind])
+def test_outside_an_edition_only_a_hard_refusal_may_count(strike):
+    assert refusals.countable(strike, TODAY) is strike
+    assert refusals.countable(strike, None) is (
+        StrikeKind.HARD if strike is StrikeKind.HARD else None
+    )
 
 
 # --- Decisions ----------------------------------------------------------------------------------
@@ -351,13 +358,12 @@ def test_refused_confirmations_stay_queued_and_are_sent_later(engine, sink):
 # --- Few readers --------------------------------------------------------------------------------
 
 
-def refuse(engine, delivery_id, now=NOW, kind=SuppressionReason.HARD, server="mx"):
+def refuse(engine, delivery_id, now=NOW, strike=StrikeKind.HARD, server="mx"):
     """Claim one delivery and settle it as refused, as a sender does."""
     with engine.begin() as conn:
         claimed = deliveries.claim(conn, 500, "mine", HOUR, now)
-        status = Status.SUPPRESSED if kind is SuppressionReason.HARD else Status.FAILED
-        how = {"suppression": kind} if kind is SuppressionReason.HARD else {"strike": kind}
-        one = Settlement(delivery_id, status, "refused", reply=UNKNOWN, charged=True, **how)
+        status = Status.SUPPRESSED if strike is StrikeKind.HARD else Status.FAILED
+        one = Settlement(delivery_id, status, "refused", reply=UNKNOWN, charged=True, strike=strike)
         deliveries.settle(conn, [one], "mine", now, server)
         deliveries.hand_back(conn, [d.id for d in claimed], "mine")
 
@@ -406,9 +412,7 @@ def test_edition_completes_after_unknown_recipients_are_suppressed_manually(engi
 
     with engine.begin() as conn:
         for one in there[:9]:
-            subscribers.suppress(conn, f"hash of {one}", SuppressionReason.MANUAL, NOW)
-            known = subscribers.by_email(conn, one)
-            deliveries.cancel_owed(conn, [known.id], deliveries.CancelReason.SUPPRESSED)
+            suppressions.suppress(conn, f"hash of {one}", SuppressionReason.MANUAL, NOW)
     controls.start(engine, TODAY)
 
     assert send_all(engine, sink, now=NOW + timedelta(minutes=2)) is None
@@ -515,7 +519,7 @@ SINGLE = {"edition_on": None, "range_from": None, "range_to": None, "kind": Deli
         ({"sent_at": NOW - DAY}, False),
         ({"created_at": NOW - guard.LIVES + SECOND}, True),
         ({"created_at": NOW - guard.LIVES}, False),
-        ({"blanked": True}, False),
+        ({"redacted": True}, False),
         ({"status": Status.UNCERTAIN}, False),
         ({"edition_on": TODAY}, False),
     ],
@@ -536,7 +540,7 @@ def test_refused_single_mail_counts_if_another_was_accepted_within_a_day(engine,
         ({"created_at": NOW - guard.LIVES}, False),
         ({"sent_at": NOW - SECOND}, False),
         ({"status": Status.UNCERTAIN}, False),
-        ({"blanked": True}, False),
+        ({"redacted": True}, False),
         ({"subscriber_id": 1, "address": "other@example.org"}, False),
         ({"came_back": True}, False),
     ],
@@ -707,7 +711,7 @@ def test_judge_returns_the_number_of_queued_deliveries_it_ended(engine):
     outbox.alter(engine, bounced, status=Status.SENT, sent_at=NOW)
     outbox.alter(engine, expired, status=Status.EXPIRED)
     with engine.connect() as conn:
-        assert guard.waiting(conn) == 3
+        assert guard.count_waiting(conn) == 3
 
     judgement = judge(engine)
 
@@ -715,7 +719,7 @@ def test_judge_returns_the_number_of_queued_deliveries_it_ended(engine):
     assert outbox.statuses(engine)[2:] == [Status.SUPPRESSED, Status.SENT, Status.EXPIRED]
     assert judge(engine).ended == 0
     with engine.connect() as conn:
-        assert guard.waiting(conn) == 0
+        assert guard.count_waiting(conn) == 0
 
 
 def test_refusal_suppresses_the_old_address_and_keeps_mail_to_the_new_one(engine):
@@ -757,7 +761,7 @@ def test_restore_lifts_one_suppression_and_deletes_its_strikes(engine):
                     noted_at=NOW,
                 )
             )  # fmt: skip
-            subscribers.suppress(conn, f"hash of {address(n)}", SuppressionReason.HARD, NOW)
+            suppressions.suppress(conn, f"hash of {address(n)}", SuppressionReason.HARD, NOW)
 
     with engine.begin() as conn:
         assert not guard.restore(conn, f"hash of {address(0)}", NOW + SECOND, NOW)
@@ -778,8 +782,8 @@ def test_suppression_cause_is_the_newest_counted_refusal(engine):
     record(engine, add_delivery(engine), 1, at=NOW + 3 * HOUR, wording="other", counted=True)
 
     with engine.connect() as conn:
-        assert guard.cause(conn, f"hash of {address(0)}") == (TODAY, "second")
-        assert guard.cause(conn, "hash of nobody") == (None, "")
+        assert guard.cause_of(conn, f"hash of {address(0)}") == (TODAY, "second")
+        assert guard.cause_of(conn, "hash of nobody") == (None, "")
 
 
 @pytest.mark.parametrize(
@@ -803,7 +807,7 @@ def test_suppression_cause_falls_back_to_the_newest_refused_delivery(engine, cha
     add_delivery(engine, **{"subscriber_id": reader} | changes)
 
     with engine.connect() as conn:
-        assert guard.cause(conn, f"hash of {address(0)}") == (TODAY, said)
+        assert guard.cause_of(conn, f"hash of {address(0)}") == (TODAY, said)
 
 
 @pytest.mark.parametrize(
@@ -836,12 +840,12 @@ def test_refusals_are_listed_oldest_first_and_cleared_per_address(engine):
                edition_on=None if hours == 1 else TODAY)  # fmt: skip
 
     with engine.begin() as conn:
-        said = refusals.of(conn, f"hash of {address(0)}")
+        said = refusals.records_of(conn, f"hash of {address(0)}")
         assert [one["at"] for one in said] == [NOW + HOUR, NOW + 2 * HOUR]
         assert said[0] == {"at": NOW + HOUR, "kind": "hard", "wording": "no", "counted": False}
         assert refusals.editions_of(conn, [1, 2]) == {TODAY}
         assert refusals.editions_of(conn, [1, 3, 4]) == {TODAY, None}
-        refusals.clear(conn, f"hash of {address(0)}")
+        refusals.clear_refusals(conn, f"hash of {address(0)}")
     assert [one.delivery_id for one in rows(engine, RefusalRow)] == [2]
 
 
@@ -934,7 +938,7 @@ def test_holding_an_edition_survives_a_crash_at_any_statement(engine):
 
 
 def record(
-    engine, delivery_id, number=0, *, server="mx", at=NOW, kind="hard", edition_on=TODAY,
+    engine, delivery_id, number=0, *, server="mx", at=NOW, kind=StrikeKind.HARD, edition_on=TODAY,
     wording="no", counted=False,
 ):  # fmt: skip
     ends_as = Status.SUPPRESSED if server else None
@@ -981,7 +985,7 @@ def test_refusals_by_a_replaced_server_do_not_count(engine):
 def test_soft_refusal_adds_no_strike_after_an_address_change(engine):
     reader = add_subscriber(engine, "old@example.org")
     id_ = add_delivery(engine, subscriber_id=reader)
-    refuse(engine, id_, kind=StrikeKind.SOFT)
+    refuse(engine, id_, strike=StrikeKind.SOFT)
     with engine.begin() as conn:
         conn.exec_driver_sql("UPDATE subscribers SET address_hash = 'new'")
     accept_others(engine)
@@ -1014,7 +1018,9 @@ def test_manual_suppression_is_never_lifted(engine):
     reader = add_subscriber(engine, "ada@example.org")
     outbox.suppress(engine, reader)
     with engine.begin() as conn:
-        assert not guard.lift(conn, "hash of ada@example.org", since=NOW - DAY)
+        assert not suppressions.lift_recent(
+            conn, "hash of ada@example.org", guard.OURS, since=NOW - DAY
+        )
     assert outbox.suppressions(engine) == {"hash of ada@example.org": "manual"}
 
 
@@ -1079,7 +1085,7 @@ def test_hold_is_reported_by_progress_health_and_doctor(engine, sink, database_u
     send_all(engine, sink)
 
     with engine.connect() as conn:
-        made = stats.read(conn, NOW)
+        made = stats.read_stats(conn, NOW)
     installation = Installation(settings.load(None, database_url=database_url), NOW)
     found = list(services.sending(installation))
     installation.services.engine.dispose()
@@ -1105,7 +1111,7 @@ def test_refusals_after_data_between_acceptances_alert_the_operator(
     assert held(engine) == {}
     assert nobody_is_charged(engine)
     with engine.connect() as conn:
-        reasons = stuck(stats.read(conn, NOW), NOW, NOW)
+        reasons = stuck(stats.read_stats(conn, NOW), NOW, NOW)
     installation = Installation(settings.load(None, database_url=database_url), NOW)
     found = list(services.sending(installation))
     installation.services.engine.dispose()
@@ -1117,7 +1123,7 @@ def test_refusals_after_data_between_acceptances_alert_the_operator(
 def test_manual_hold_raises_no_alert(engine):
     controls.stop(engine, NOW, TODAY)
     with engine.connect() as conn:
-        assert stuck(stats.read(conn, NOW), NOW, NOW) == []
+        assert stuck(stats.read_stats(conn, NOW), NOW, NOW) == []
 
 
 def suppressed_reader(engine, number, reply, days=0, reason="hard"):
@@ -1129,7 +1135,7 @@ def suppressed_reader(engine, number, reply, days=0, reason="hard"):
         edition_on=TODAY + days * DAY, created_at=at, expires_at=at + 18 * HOUR,
     )  # fmt: skip
     with engine.begin() as conn:
-        subscribers.suppress(conn, f"hash of {address(number)}", SuppressionReason(reason), at)
+        suppressions.suppress(conn, f"hash of {address(number)}", SuppressionReason(reason), at)
     return refused
 
 
@@ -1177,7 +1183,9 @@ def test_undo_keeps_a_complaint_recorded_meanwhile(engine):
     suppressed_reader(engine, 1, UNKNOWN)
     found = undoable(engine, NOW)
     with engine.begin() as conn:
-        subscribers.suppress(conn, f"hash of {address(1)}", SuppressionReason.COMPLAINT, NOW + HOUR)
+        suppressions.suppress(
+            conn, f"hash of {address(1)}", SuppressionReason.COMPLAINT, NOW + HOUR
+        )
 
     assert undo(engine, found, NOW + HOUR) == 0
     assert set(outbox.suppressions(engine).values()) == {"complaint"}

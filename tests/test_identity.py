@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.domain import Links, Sighting
-from pipeline.storage import dedup
+from pipeline.sources import SOURCES
 from pipeline.storage.dedup import (
     KnownPaper,
     author_key,
@@ -235,4 +235,4 @@ def test_merging_is_idempotent():
 
 
 def test_arxiv_is_the_first_text_source():
-    assert dedup.WORDS_FROM[0] == "arxiv"
+    assert next(iter(SOURCES)) == "arxiv"

@@ -13,16 +13,18 @@ import pytest
 from sqlalchemy import Engine
 
 from pipeline import ingest as ingesting
+from pipeline import settings, sources
 from pipeline.domain import Sighting, SourceState
 from pipeline.editions import bring_topics_up
-from pipeline.errors import LeaseLostError, SourceError
+from pipeline.errors import LeaseLostError, SettingsError, SourceError
 from pipeline.ingest import state_of
-from pipeline.sources import Validator, recorded_files
+from pipeline.sources import FetchResult, Validator, recorded_files
+from pipeline.sources.client import Client
 from pipeline.storage import ingest_state, topics
 from pipeline.storage.database import read_only
 from pipeline.storage.ingest_state import SourceRecord
 from pipeline.storage.schema import BatchRow, MatchRow, SightingRow
-from tests.conftest import SHARED
+from tests.support import SHARED
 from tests.support.dying import dying, end_lease
 from tests.support.factories import NOW, make_match, make_sighting
 from tests.support.newsroom import (
@@ -208,8 +210,8 @@ def test_ingesting_recorded_answers_does_not_change_source_states(engine: Engine
         assert ingest_state.list_source_states(conn) == []
 
 
-def recorded_reading(*sightings: Sighting) -> ingesting.Reading:
-    return ingesting.Reading(sightings)
+def recorded_reading(*sightings: Sighting) -> FetchResult:
+    return FetchResult(sightings)
 
 
 def test_http_validator_is_stored_only_with_its_papers_after_a_crash(engine: Engine):
@@ -407,3 +409,27 @@ def test_recorded_hugging_face_papers_are_stored_once(engine: Engine):
     assert len(kept) == sum(report.new for report in first) == len(distinct)
     assert [report.new for report in second] == [0] * len(readings)
     assert {(p.key, p.batch) for p in stored(engine)} == {(p.key, p.batch) for p in kept}
+
+
+# --- The table of sources -----------------------------------------------------------------------
+
+
+def test_live_sources_are_built_by_name_in_the_given_order():
+    loaded = settings.load(None)
+
+    built = sources.build(["huggingface", "arxiv"], Client("a test"), loaded)
+
+    assert [source.name for source in built] == ["huggingface", "arxiv"]
+    assert set(loaded.sources) <= set(sources.LIVE)
+
+
+@pytest.mark.parametrize("name", ["arxive", "biorxiv"])
+def test_unknown_or_recorded_source_cannot_be_fetched(name: str):
+    with pytest.raises(SettingsError, match=f"unknown source: {name}; there are arxiv, hugging"):
+        sources.build(["arxiv", name], Client("a test"), settings.load(None))
+
+
+def test_rate_limit_of_a_source_is_the_gap_of_its_entry():
+    """arXiv's terms of use allow one request in three seconds."""
+    assert sources.request_gap("arxiv") == timedelta(seconds=3)
+    assert sources.request_gap("unknown") == timedelta(seconds=1)

@@ -19,7 +19,7 @@ from pipeline.bootstrap import Services
 from pipeline.domain import SuppressionReason
 from pipeline.errors import InvalidTokenError, SettingsError
 from pipeline.links import SignedLinks
-from pipeline.storage import keys, subscribers
+from pipeline.storage import addresses, keys, suppressions
 from pipeline.storage.database import open_engine, read_only
 from pipeline.storage.keys import KeyName, fingerprint
 from pipeline.storage.schema import KeyRow, StrikeRow, SubscriberRow, SuppressionRow, Table
@@ -266,9 +266,9 @@ def test_fingerprint_is_sixteen_hexadecimal_digits():
 def test_suppressions_of_an_older_database_are_rehashed_with_the_new_key(engine):
     """That database used a public key; suppressed addresses must receive no mail afterwards."""
     ada, _ = add_reader(engine), add_reader(engine, email=BOB)
-    old = subscribers.address_hash(ADA, SUPPRESSION_KEY)
+    old = addresses.address_hash(ADA, SUPPRESSION_KEY)
     with engine.begin() as conn:
-        subscribers.suppress(conn, old, SuppressionReason.HARD, NOW)
+        suppressions.suppress(conn, old, SuppressionReason.HARD, NOW)
         conn.execute(
             StrikeRow.__table__.insert().values(
                 address_hash=old, edition_on=NOW.date(), kind="soft", noted_at=NOW
@@ -277,12 +277,12 @@ def test_suppressions_of_an_older_database_are_rehashed_with_the_new_key(engine)
 
     key = open_services(engine).suppression_key
 
-    new = subscribers.address_hash(ADA, key)
+    new = addresses.address_hash(ADA, key)
     assert (
         fingerprint(key) == {row.name: row.fingerprint for row in rows(engine, KeyRow)}[SUPPRESSION]
     )
     with read_only(engine) as conn:
-        assert subscribers.suppressed(conn, new) is not None
+        assert suppressions.by_hash(conn, new) is not None
         assert conn.execute(select(SuppressionRow.hash)).scalars().all() == [new]
         assert conn.execute(select(StrikeRow.address_hash)).scalars().all() == [new]
         known = select(SubscriberRow.address_hash).where(SubscriberRow.id == ada.id)
@@ -301,10 +301,10 @@ def test_every_address_hash_column_is_listed_for_rehashing():
 
 
 def test_suppression_that_cannot_be_rehashed_raises_and_changes_nothing(engine):
-    lost = subscribers.address_hash("erased@example.org", SUPPRESSION_KEY)
+    lost = addresses.address_hash("erased@example.org", SUPPRESSION_KEY)
     add_reader(engine)
     with engine.begin() as conn:
-        subscribers.suppress(conn, lost, SuppressionReason.COMPLAINT, NOW)
+        suppressions.suppress(conn, lost, SuppressionReason.COMPLAINT, NOW)
 
     with pytest.raises(SettingsError, match=r"^SUPPRESSION_KEY: is missing"):
         _ = open_services(engine).keys

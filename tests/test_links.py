@@ -7,26 +7,27 @@ from datetime import timedelta
 
 import pytest
 
+from pipeline.domain import LinkPurpose
 from pipeline.errors import ExpiredTokenError, InvalidTokenError
-from pipeline.links import LIFETIME, Purpose, SignedLinks
+from pipeline.links import LIFETIME, SignedLinks
 from tests.support.factories import NOW
 
 SITE = "https://papers.example.org"
 OLD, NEW = "the key of last year", "the key of this year"
 
 MAKE = {
-    Purpose.CONFIRM: SignedLinks.confirm,
-    Purpose.PREFERENCES: SignedLinks.preferences,
-    Purpose.DIGEST: SignedLinks.digest,
-    Purpose.DATA: SignedLinks.data,
-    Purpose.NEW_ADDRESS: SignedLinks.new_address,
+    LinkPurpose.CONFIRM: SignedLinks.confirm,
+    LinkPurpose.PREFERENCES: SignedLinks.preferences,
+    LinkPurpose.DIGEST: SignedLinks.digest,
+    LinkPurpose.DATA: SignedLinks.data,
+    LinkPurpose.NEW_ADDRESS: SignedLinks.new_address,
 }
 READ = {
-    Purpose.CONFIRM: SignedLinks.read_confirm,
-    Purpose.PREFERENCES: SignedLinks.read_preferences,
-    Purpose.DIGEST: SignedLinks.read_digest,
-    Purpose.DATA: SignedLinks.read_data,
-    Purpose.NEW_ADDRESS: SignedLinks.read_new_address,
+    LinkPurpose.CONFIRM: SignedLinks.read_confirm,
+    LinkPurpose.PREFERENCES: SignedLinks.read_preferences,
+    LinkPurpose.DIGEST: SignedLinks.read_digest,
+    LinkPurpose.DATA: SignedLinks.read_data,
+    LinkPurpose.NEW_ADDRESS: SignedLinks.read_new_address,
 }
 
 
@@ -39,7 +40,7 @@ def links() -> SignedLinks:
     return SignedLinks(SITE, (NEW,))
 
 
-@pytest.mark.parametrize("purpose", Purpose)
+@pytest.mark.parametrize("purpose", LinkPurpose)
 def test_link_path_names_its_purpose_and_its_token_returns_the_id(links, purpose):
     """The path of the link names its purpose, and reading its token returns the id."""
     link = MAKE[purpose](links, 17, NOW)
@@ -48,7 +49,7 @@ def test_link_path_names_its_purpose_and_its_token_returns_the_id(links, purpose
     assert READ[purpose](links, token_of(link), NOW) == 17
 
 
-@pytest.mark.parametrize("purpose", Purpose)
+@pytest.mark.parametrize("purpose", LinkPurpose)
 def test_link_is_valid_until_its_lifetime_ends(links, purpose):
     token = token_of(MAKE[purpose](links, 17, NOW))
     last = NOW + LIFETIME[purpose] - timedelta(seconds=1)
@@ -61,11 +62,11 @@ def test_link_is_valid_until_its_lifetime_ends(links, purpose):
 @pytest.mark.parametrize(
     ("purpose", "hours"),
     [
-        (Purpose.CONFIRM, 72),
-        (Purpose.PREFERENCES, 30 * 24),
-        (Purpose.DIGEST, 90 * 24),
-        (Purpose.DATA, 24),
-        (Purpose.NEW_ADDRESS, 72),
+        (LinkPurpose.CONFIRM, 72),
+        (LinkPurpose.PREFERENCES, 30 * 24),
+        (LinkPurpose.DIGEST, 90 * 24),
+        (LinkPurpose.DATA, 24),
+        (LinkPurpose.NEW_ADDRESS, 72),
     ],
 )
 def test_lifetime_of_each_link_purpose(purpose, hours):
@@ -99,8 +100,8 @@ def test_links_of_the_same_site_and_keys_are_equal(links):
     assert links != SignedLinks(SITE, (OLD,))
 
 
-@pytest.mark.parametrize("made", Purpose)
-@pytest.mark.parametrize("used", Purpose)
+@pytest.mark.parametrize("made", LinkPurpose)
+@pytest.mark.parametrize("used", LinkPurpose)
 def test_token_is_rejected_for_another_purpose(links, made, used):
     token = token_of(MAKE[made](links, 17, NOW))
     if made is used:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 import structlog
@@ -13,7 +15,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from pipeline import logs, settings
-from pipeline.links import Purpose
+from pipeline.domain import LinkPurpose
 
 
 def _configure(level: str, log_format: str) -> None:
@@ -28,10 +30,10 @@ def logged(capfd):
 
 
 def test_event_is_logged_as_one_json_line_with_its_values(logged):
-    structlog.get_logger("pipeline.dispatch").info("delivery settled", delivery=17, status="sent")
+    structlog.get_logger("pipeline.dispatch").info("delivery.settled", delivery=17, status="sent")
 
     [line] = logged()
-    assert line["event"] == "delivery settled"
+    assert line["event"] == "delivery.settled"
     assert (line["delivery"], line["status"]) == (17, "sent")
     assert (line["logger"], line["level"]) == ("pipeline.dispatch", "info")
     assert line["timestamp"].endswith("Z")
@@ -79,7 +81,7 @@ def test_unsubscribe_secret_is_redacted_in_the_access_log(logged):
     assert "/unsubscribe/[token]?x=1" in line["event"]
 
 
-@pytest.mark.parametrize("purpose", list(Purpose))
+@pytest.mark.parametrize("purpose", list(LinkPurpose))
 def test_token_of_a_signed_link_is_redacted_for_every_purpose(logged, purpose):
     """Our tokens are too short to be recognised alone: redact them by the path before them."""
     token = "17.1798076718.FaI6S2jHrxU86G-_z3WwNw"
@@ -169,3 +171,18 @@ def test_text_format_is_readable_and_redacts_addresses(capfd):
     assert "refused" in said
     assert "delivery=17" in said
     assert "ada" not in said
+
+
+def test_every_event_is_named_noun_verb():
+    """Alerts and searches match event names, so details belong into fields."""
+    events = {
+        event
+        for path in (Path(__file__).parents[1] / "pipeline").rglob("*.py")
+        for event in re.findall(
+            r'\blog\.(?:debug|info|warning|error|critical|exception)\(\s*f?"([^"]*)"',
+            path.read_text(),
+        )
+    }
+
+    assert len(events) > 50
+    assert [event for event in events if not re.fullmatch(r"[a-z_]+\.[a-z_]+", event)] == []

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pipeline.errors import AddressError, RenderError, SettingsError
 from pipeline.message import (
     Sender,
-    compose_confirmation,
-    compose_digest,
+    compose_list_mail,
+    compose_transactional,
     named_by,
     normal_address,
     own_address,
@@ -53,7 +53,7 @@ def digest_mail(sender: Sender | None = None, content: Rendered | None = None, *
         "edition_on": date(2030, 1, 2),
         "now": NOW,
     }
-    return compose_digest(
+    return compose_list_mail(
         sender or make_sender(), content or make_content(), **{**defaults, **changes}
     )
 
@@ -128,15 +128,15 @@ def test_reply_to_defaults_to_the_sender():
 
 def test_feedback_id_names_date_and_kind_but_no_subscriber():
     """The last part stays the same for years: Gmail reports its figures by it."""
-    confirmation = compose_confirmation(
+    confirmation = compose_transactional(
         make_sender(), make_content(), to="ada@example.org", dedupe_key="link:1", now=NOW,
-        kind="link",
+        feedback_name="link",
     )  # fmt: skip
 
     feedback = b"Feedback-ID: 2030-01-02:%s:list:pbbfabc37432"
     assert feedback % b"digest" in header_lines(digest_mail())
     assert feedback % b"link" in header_lines(confirmation)
-    assert feedback % b"quiet" in header_lines(digest_mail(kind="quiet"))
+    assert feedback % b"quiet" in header_lines(digest_mail(feedback_name="quiet"))
 
 
 def test_list_help_and_list_owner_use_the_contact_if_set():
@@ -185,7 +185,7 @@ def test_sender_repr_does_not_contain_the_key():
 
 
 def test_confirmation_has_no_list_headers():
-    mail = compose_confirmation(
+    mail = compose_transactional(
         make_sender(),
         make_content("Confirm your subscription to Paperboy"),
         to="ada@example.org",

@@ -60,6 +60,20 @@ def test_database_ahead_of_the_code_is_rejected(engine):
         migrate.upgrade(engine)
 
 
+@pytest.mark.parametrize("revision", ["0001", "0013"])
+def test_database_of_a_draft_before_the_release_is_rejected(empty, revision):
+    """Its tables have other names, even if its revision is the number of one of today's."""
+    with empty.begin() as conn:
+        conn.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+        conn.execute(text("INSERT INTO alembic_version VALUES (:now)"), {"now": revision})
+        conn.execute(text("CREATE TABLE subscribers (id INTEGER)"))
+
+    for refuses in (migrate.check, migrate.upgrade):
+        with pytest.raises(SchemaError, match="before the first release and cannot be upgraded"):
+            refuses(empty)
+    assert "pauses" not in inspect(empty).get_table_names()
+
+
 def test_revisions_from_file_names_match_the_migration_order():
     scripts = ScriptDirectory.from_config(migrate._config())
 
@@ -70,33 +84,6 @@ def test_upgrade_is_idempotent(engine):
     migrate.upgrade(engine)
 
     migrate.check(engine)
-
-
-def test_migration_sets_address_key_and_origin_of_existing_requests(empty):
-    """Their origin is the form, which was the only one then."""
-    config = migrate._config()
-    with empty.begin() as conn:
-        config.attributes["connection"] = conn
-        command.upgrade(config, "0002")
-        conn.execute(text(READER))
-        conn.execute(text(REQUEST))
-
-    migrate.upgrade(empty)
-
-    with empty.connect() as conn:
-        found = conn.execute(text("SELECT email_key, origin, wording FROM requests")).all()
-    assert [tuple(row) for row in found] == [("ada@example.org", "form", None)]
-
-
-READER = (
-    "INSERT INTO subscribers (id, email, email_key, address_hash, status, at, timezone, frequency, "
-    "weekday, max_papers, secret, cursor, created_at) VALUES (1, 'a', 'a', 'a', 'active', '08:00', "
-    "'UTC', 'daily', 0, 5, 's', 0, '2030-01-02 08:00')"
-)
-REQUEST = (
-    "INSERT INTO requests (kind, subscriber_id, email, wishes, created_at, expires_at) VALUES "
-    "('join', 1, 'Ada@Example.org ', '{}', '2030-01-02 08:00', '2030-01-02 08:00')"
-)
 
 
 def test_concurrent_upgrades_all_succeed(empty_database_url):

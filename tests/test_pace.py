@@ -9,9 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dispatch import throttle
-from pipeline.dispatch.throttle import Scope
-from pipeline.domain import Verdict
-from pipeline.smtp import Outcome, Phase, Reply, verdict_of
 from pipeline.storage.throttles import ThrottleState, domain_of
 from tests.support.factories import NOW
 
@@ -21,30 +18,6 @@ SLOWED, BLOCKED = ThrottleState.SLOWED, ThrottleState.BLOCKED
 
 def refuse(known=None, state=SLOWED, at=NOW, reply="450 slow down"):
     return throttle.refused(known, "gmail.com", state, reply, at)
-
-
-@pytest.mark.parametrize(
-    ("phase", "reply", "scope"),
-    [
-        (Phase.MAIL, Reply(454, None, "Throttling failure: Maximum sending rate"), Scope.SERVER),
-        (Phase.DOT, Reply(454, None, "Throttling failure: Maximum sending rate"), Scope.SERVER),
-        (Phase.RCPT, Reply(421, "4.7.28", "unusual rate of mail"), Scope.DOMAIN),
-        (Phase.DOT, Reply(451, "4.7.650", "temporarily rate limited"), Scope.DOMAIN),
-        (Phase.DOT, Reply(554, "5.7.1", "blocked"), Scope.DOMAIN),
-        (Phase.DOT, Reply(550, "5.7.26", "not authenticated"), Scope.SENDER),
-        (Phase.MAIL, Reply(550, "5.7.1", "sender denied"), Scope.SERVER),
-        (Phase.RCPT, Reply(550, "5.1.1", "no such user"), Scope.NOBODY),
-        (Phase.RCPT, Reply(450, "4.2.0", "greylisted"), Scope.NOBODY),
-        (Phase.DOT, Reply(550, "5.7.1", "You have exceeded your monthly quota"), Scope.SERVER),
-        (Phase.DOT, Reply(450, None, "Sending quota of the hour reached"), Scope.SERVER),
-        (Phase.RCPT, Reply(550, "5.2.1", "receiving mail at a rate"), Scope.DOMAIN),
-        (Phase.DOT, Reply(554, None, "Transaction failed"), Scope.NOBODY),
-        (Phase.DOT, Reply(550, "5.6.0", "Malformed header"), Scope.NOBODY),
-        (Phase.RCPT, Reply(550, "5.1.1", "your IP is on a blocklist"), Scope.DOMAIN),
-    ],
-)
-def test_refusal_scope_depends_on_phase_and_reply(phase, reply, scope):
-    assert throttle.scope(Outcome(verdict_of(phase, reply), phase, reply)) is scope
 
 
 def test_each_refusal_halves_the_allowance_and_lengthens_the_pause():
@@ -78,12 +51,6 @@ def test_later_refusal_never_shortens_a_pause():
     assert (again.refusals, again.state) == (1, BLOCKED), "it counts anew, and at once"
     assert (again.reply, again.domain, again.since) == ("550 blocked", "gmail.com", NOW)
     assert again.refused_at == NOW + timedelta(seconds=1)
-
-
-def test_scope_without_a_reply_depends_on_verdict_and_phase():
-    assert throttle.scope(Outcome(Verdict.BLOCKED, Phase.DOT)) is Scope.NOBODY
-    assert throttle.scope(Outcome(Verdict.THROTTLED, Phase.DOT)) is Scope.DOMAIN
-    assert throttle.scope(Outcome(Verdict.THROTTLED, Phase.MAIL)) is Scope.SERVER
 
 
 @pytest.mark.parametrize(
@@ -250,8 +217,3 @@ def test_distrust_requires_three_refusals_of_two_recipients(refusals, recipients
 )
 def test_domains_of_one_provider_have_one_name(email, domain):
     assert domain_of(email) == domain
-
-
-def test_every_verdict_has_a_scope():
-    for verdict in Verdict:
-        assert throttle.scope(Outcome(verdict, Phase.DOT)) in Scope

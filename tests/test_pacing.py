@@ -15,16 +15,16 @@ from pipeline.dispatch import DispatchStoppedError, Quota, Tally, controls, thro
 from pipeline.dispatch.group_commit import Lease
 from pipeline.dispatch.shared_throttle import SharedThrottle
 from pipeline.domain import DeliveryStatus, Precedence
-from pipeline.storage import deliveries, send_controls, throttles
+from pipeline.storage import deliveries, delivery_queries, send_controls, throttles
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.throttles import ThrottleState
 from pipeline.token_bucket import SharedBucket
 from tests.support import outbox
+from tests.support.dispatching import make_dispatcher, send
 from tests.support.dying import dying
 from tests.support.factories import NOW, TODAY
 from tests.support.outbox import add_confirmation, add_delivery, alter, row
 from tests.support.sinks import open_sink
-from tests.test_dispatch import make_dispatcher, send
 
 Status = DeliveryStatus
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
@@ -274,7 +274,7 @@ def test_manual_start_closes_the_breaker(engine, sink):
 
 
 def slowed(engine):
-    return {one.domain: one for one in read(engine, throttles.listing)}
+    return {one.domain: one for one in read(engine, throttles.list_all)}
 
 
 def test_throttled_domain_waits_and_other_domains_do_not(engine, sink):
@@ -342,7 +342,7 @@ def test_in_hand_counts_unexpired_leases_of_the_domain_only(engine):
         add_delivery(engine, **ON["other"], **held)
     add_delivery(engine, **ON["gmail"])
 
-    found = read(engine, deliveries.in_hand, "gmail.com", "mine", NOW)
+    found = read(engine, delivery_queries.in_hand, "gmail.com", "mine", NOW)
 
     assert (found.ours, found.others) == (2, 1)
 

@@ -17,10 +17,11 @@ from pipeline.bootstrap import Services
 from pipeline.domain import DeliveryStatus, Sighting
 from pipeline.feedback.bounces import read_mail
 from pipeline.feedback.process import Feedback
-from pipeline.signup import Choices
+from pipeline.signup import Choices, parse_queries
 from pipeline.sources import FetchResult
-from pipeline.storage import deliveries, subscribers
+from pipeline.storage import addresses, subscribers, suppressions
 from pipeline.storage.database import read_only
+from pipeline.storage.delivery_queries import list_views
 from pipeline.storage.schema import DeliveryRow
 from tests.support.factories import make_sighting
 from tests.support.servers import Inbox, Received
@@ -57,7 +58,7 @@ def announce(engine: Engine) -> Callable[..., None]:
 @pytest.fixture
 def subscribe(services: Services) -> Callable[..., int]:
     def subscribe(address: str, *topics: str) -> int:
-        choices, key = Choices(topics), services.suppression_key
+        choices, key = Choices(parse_queries(topics)), services.suppression_key
         return signup.add(
             services.engine, address, choices, confirmed=True, suppression_key=key, now=TODAY
         ).id
@@ -124,7 +125,7 @@ def test_unsubscribe_cancels_queued_digests(announce, subscribe, services, publi
     assert services.dispatch(once=True, clock=TODAY).sent == 0
     assert inbox.received == []
     with read_only(services.engine) as conn:
-        (delivery,) = deliveries.listing(conn)
+        (delivery,) = list_views(conn)
     assert (delivery.status, delivery.reason) == (DeliveryStatus.CANCELLED, "left")
 
 
@@ -178,9 +179,9 @@ def test_unknown_recipient_is_suppressed_and_skipped_by_the_next_edition(
     assert {mail.rcpt_to[0] for mail in inbox.received} == {"ada@example.org"}
     with read_only(services.engine) as conn:
         reader = subscribers.by_email(conn, "gone@example.org")
-        hash_ = subscribers.address_hash(reader.email, services.suppression_key)
-        assert subscribers.suppressed(conn, hash_) is not None
-        mails = [one for one in deliveries.listing(conn) if one.email == "gone@example.org"]
+        hash_ = addresses.address_hash(reader.email, services.suppression_key)
+        assert suppressions.by_hash(conn, hash_) is not None
+        mails = [one for one in list_views(conn) if one.email == "gone@example.org"]
         assert len(mails) == 1, "nothing was compiled for it"
 
 
@@ -240,7 +241,7 @@ def test_later_bounce_suppresses_the_address(
     assert (skipped.subscriber_id, skipped.skipped) == (reader, "suppressed")
     assert services.dispatch(once=True, clock=TODAY + timedelta(days=1)).sent == 1
     with read_only(services.engine) as conn:
-        (delivery,) = (one for one in deliveries.listing(conn) if one.email == "gone@example.org")
+        (delivery,) = (one for one in list_views(conn) if one.email == "gone@example.org")
     assert (delivery.status, delivery.reason) == ("sent", "accepted, then hard")
 
 
@@ -305,8 +306,8 @@ def test_bounces_and_refusals_count_together(
     publish_and_send(2)
 
     with read_only(services.engine) as conn:
-        hash_ = subscribers.address_hash("ada@example.org", services.suppression_key)
-        suppression = subscribers.suppressed(conn, hash_)
+        hash_ = addresses.address_hash("ada@example.org", services.suppression_key)
+        suppression = suppressions.by_hash(conn, hash_)
 
     assert suppression is not None
     assert suppression.reason == "soft"

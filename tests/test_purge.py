@@ -15,15 +15,15 @@ from pipeline.domain import DeliveryStatus, SubscriberStatus
 from pipeline.editions.compiler import NEVER_TWICE
 from pipeline.errors import InvalidTokenError, NotFoundError
 from pipeline.purge import Purged, Retention
-from pipeline.signup import Choices
+from pipeline.signup import Choices, parse_queries
 from pipeline.storage import digests, retention
 from pipeline.storage.database import read_only
 from pipeline.storage.schema import (
-    AskedRow,
     DailyCountRow,
     DeliveryRow,
-    LimitRow,
+    PendingConfirmationRow,
     PickRow,
+    RateLimitRow,
     RequestRow,
     SkipRow,
     SubscriberRow,
@@ -40,7 +40,7 @@ ADA = "ada@example.org"
 
 def ask(engine: Engine, email: str = ADA, now=NOW) -> int:
     signup.request_subscription(
-        engine, email, Choices(("cat:cs.IR",)), ip="203.0.113.7",
+        engine, email, Choices(parse_queries(("cat:cs.IR",))), ip="203.0.113.7",
         suppression_key=SUPPRESSION_KEY, now=now,
     )  # fmt: skip
     return max(row.id for row in rows(engine, RequestRow))
@@ -91,7 +91,7 @@ def test_ip_address_is_deleted_after_a_week(engine: Engine):
     signup.confirm(engine, ask(engine), NOW)
 
     run(engine, NOW + 3 * DAY)
-    assert not [row.name for row in rows(engine, LimitRow) if "203.0.113" in row.name]
+    assert not [row.name for row in rows(engine, RateLimitRow) if "203.0.113" in row.name]
     assert rows(engine, RequestRow)[0].ip == "203.0.113.7"
     run(engine, NOW + 8 * DAY)
 
@@ -104,10 +104,10 @@ def test_request_counters_are_deleted_after_a_month(engine: Engine):
     ask(engine)
 
     run(engine, NOW + 29 * DAY)
-    assert count(engine, AskedRow) == 1
+    assert count(engine, PendingConfirmationRow) == 1
     run(engine, NOW + 31 * DAY)
 
-    assert count(engine, AskedRow) == 0
+    assert count(engine, PendingConfirmationRow) == 0
 
 
 def test_digest_contents_are_deleted_after_ninety_days(engine: Engine):
@@ -164,7 +164,7 @@ def test_next_purge_completes_after_a_crash(engine: Engine, after: int):
     run(engine, NOW + 40 * DAY)
 
     assert [row.email for row in rows(engine, SubscriberRow)] == [ADA]
-    assert count(engine, AskedRow) == 0
+    assert count(engine, PendingConfirmationRow) == 0
 
 
 def test_request_made_during_a_purge_can_be_confirmed(engine: Engine):

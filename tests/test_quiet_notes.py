@@ -22,15 +22,15 @@ from pipeline.domain import (
     Weekday,
 )
 from pipeline.editions import SlotResult, no_match_notice
-from pipeline.storage import subscribers
+from pipeline.storage import suppressions
 from pipeline.storage.database import read_only
 from pipeline.storage.no_match_notices import LastContact
 from pipeline.storage.schema import DeliveryRow, SkipRow, SubscriberRow
 from tests.support.dying import dying
 from tests.support.factories import NOW, TODAY, make_sighting
 from tests.support.newsroom import SUPPRESSION_KEY, add_reader, ingest, published, rows
+from tests.support.rendered import LINKS, RENDERER, Seen, decoded
 from tests.support.servers import Inbox
-from tests.test_rendering import LINKS, RENDERER, Seen, decoded
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NOTE = DeliveryKind.QUIET_NOTE
@@ -170,7 +170,12 @@ def test_no_note_is_sent_for_days_without_announcements(engine: Engine):
 def test_new_topics_restart_the_week(engine: Engine):
     reader = add_reader(engine, OTHER, now=NOW - HOUR)
     days(engine, 1, 5)
-    signup.change(engine, reader.id, signup.Choices((OTHER, "slow trains")), NOW + 5 * DAY)
+    signup.change(
+        engine,
+        reader.id,
+        signup.Choices(signup.parse_queries((OTHER, "slow trains"))),
+        NOW + 5 * DAY,
+    )
 
     assert days(engine, 6, 11) == []
     assert days(engine, 12, 12) == [12]
@@ -186,7 +191,7 @@ def test_paused_subscriber_gets_the_note_later_and_suppressed_one_gets_none(engi
             .values(paused_until=TODAY + 9 * DAY)
         )
         row = next(r for r in rows(engine, SubscriberRow) if r.id == barred.id)
-        subscribers.suppress(conn, row.address_hash, SuppressionReason.HARD, NOW)
+        suppressions.suppress(conn, row.address_hash, SuppressionReason.HARD, NOW)
 
     assert days(engine, 1, 14) == []
     (told,) = [outcome for outcome in day(engine, 15) if outcome.noted]
@@ -349,7 +354,7 @@ def test_note_is_sent_with_one_click_unsubscribe(engine: Engine, database_url: s
     signup.add(
         services.engine,
         "ada@example.org",
-        signup.Choices((OTHER,)),
+        signup.Choices(signup.parse_queries((OTHER,))),
         confirmed=True,
         suppression_key=SUPPRESSION_KEY,
         now=start - HOUR,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import quopri
 import re
 import shutil
 from dataclasses import replace
-from datetime import date
-from html.parser import HTMLParser
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,43 +14,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markupsafe import escape
 
-from pipeline.domain import Digest, Links, Reason
+from pipeline.domain import MAIL_KINDS, DeliveryKind, Digest, Links, Reason
 from pipeline.errors import RenderError
 from pipeline.matching.highlights import find
-from pipeline.message import Sender, compose_digest
-from pipeline.rendering import Branding, MailLinks, Renderer, formatting, views
+from pipeline.message import Sender, compose_list_mail
+from pipeline.rendering import MailLinks, Renderer, formatting, views
 from pipeline.rendering.branding import SHEET, SHEET_DARK, contrast
 from pipeline.rendering.cache import RenderCache
 from pipeline.rendering.fragments import fragment
-from tests.conftest import SHARED
+from tests.support import SHARED
 from tests.support.factories import NOW, TODAY, make_digest, make_paper, make_pick
+from tests.support.rendered import BRANDING, EMAILS, LINKS, RENDERER, Seen, decoded
 
-EMAILS = Path(__file__).resolve().parents[1] / "emails"
-
-HOUSE = Branding(
-    site_url="https://papers.example.org",
-    list_name="Bits & Papers",
-    operator_name="Example Reading Group",
-    operator_address="12 Sample Street, 10115 Berlin",
-)
-LINKS = MailLinks(
-    unsubscribe="https://papers.example.org/unsubscribe/k3hd82hs",
-    preferences="https://papers.example.org/preferences/17.1.x",
-    view="https://papers.example.org/digests/4.1.x",
-    subscribe="https://papers.example.org/subscribe",
-    privacy="https://papers.example.org/privacy",
-    archive="https://papers.example.org/papers",
-)
 SMALL = 90_000  # bytes; Gmail clips at 102 KB
 
 ABSTRACT = "We show that a reader who follows one topic finds more than one who follows ten. " * 25
-RENDERER = Renderer(HOUSE, EMAILS, find)
-
-
-def decoded(wire: tuple[bytes, ...]) -> str:
-    """Return a body as a mail client decodes it: dot-stuffing and quoted-printable removed."""
-    body = re.sub(rb"(?m)^\.", b"", b"".join(wire))
-    return quopri.decodestring(body).decode().replace("\r\n", "\n")
 
 
 def render(digest: Digest, renderer: Renderer = RENDERER) -> tuple[str, str, str]:
@@ -62,23 +38,6 @@ def render(digest: Digest, renderer: Renderer = RENDERER) -> tuple[str, str, str
 
 def one(**changes) -> Digest:
     return make_digest(make_pick(make_paper(**changes)))
-
-
-class Seen(HTMLParser):
-    """Parse a page into its visible text and the targets of its links."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.text, self.links, self.tags = "", [], []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        if tag == "a":
-            self.links.append(dict(attrs)["href"])
-
-    def handle_data(self, data):
-        self.text += data
 
 
 # --- Joined fragments and plain templates -------------------------------------------------------
@@ -481,7 +440,7 @@ def test_first_digest_has_a_welcome_text():
 
 def test_operator_note_and_logo_are_shown():
     noted = Renderer(
-        replace(HOUSE, note="No digest on <Friday>.", logo_url="https://x.example/l.png"),
+        replace(BRANDING, note="No digest on <Friday>.", logo_url="https://x.example/l.png"),
         EMAILS,
         find,
     )
@@ -527,7 +486,12 @@ def test_subject_names_the_first_paper(titles, subject):
 
 
 def test_confirmation_has_its_link_expiry_and_postal_address():
-    mail = RENDERER.confirmation("https://papers.example.org/confirm/9.1.x", hours=72)
+    mail = RENDERER.transactional(
+        DeliveryKind.CONFIRMATION,
+        "https://x.example",
+        url="https://papers.example.org/confirm/9.1.x",
+        lasts=timedelta(hours=72),
+    )
 
     html, text = decoded(mail.html), decoded(mail.text)
     assert mail.subject == "Confirm your subscription to Bits & Papers"
@@ -545,13 +509,13 @@ def test_confirmation_has_its_link_expiry_and_postal_address():
 SENDER = Sender(
     mail_from="Paperboy <papers@example.org>",
     list_name="Paperboy",
-    site_url=HOUSE.site_url,
+    site_url=BRANDING.site_url,
     key="a key for tests",
 )
 
 
 def size(digest: Digest) -> int:
-    mail = compose_digest(
+    mail = compose_list_mail(
         SENDER,
         RENDERER.digest(digest, LINKS),
         to="ada@example.org",
@@ -651,7 +615,7 @@ def test_broken_template_raises_render_error(folder, name, old, new):
     spoil(folder / name, old, new)
 
     with pytest.raises(RenderError):
-        Renderer(HOUSE, folder, find)
+        Renderer(BRANDING, folder, find)
 
 
 @pytest.mark.parametrize("name", ["digest.mjml", "digest.txt", "link.mjml", "partials/card.txt"])
@@ -663,20 +627,23 @@ def test_error_of_a_broken_template_names_its_file(folder, name):
             template.write("{% endif %}")
 
     with pytest.raises(RenderError, match=rf"^{name}: "):
-        Renderer(HOUSE, folder, find)
+        Renderer(BRANDING, folder, find)
 
 
 def test_rendered_html_contains_no_mjml():
     assert "<mj-" not in render(make_digest(more=3, welcome=True))[1]
-    assert "<mj-" not in decoded(RENDERER.confirmation("https://x.example").html)
+    for kind, mail in MAIL_KINDS.items():
+        if not mail.is_list:
+            rendered = RENDERER.transactional(kind, "https://x.example", url="https://x.example")
+            assert "<mj-" not in decoded(rendered.html)
 
 
 def test_template_version_changes_with_a_template(folder):
-    before = Renderer(HOUSE, folder, find).template_version
+    before = Renderer(BRANDING, folder, find).template_version
 
     assert before == RENDERER.template_version
     spoil(folder / "partials" / "footer.mjml", "Forwarded", "Passed on")
-    assert Renderer(HOUSE, folder, find).template_version != before
+    assert Renderer(BRANDING, folder, find).template_version != before
 
 
 # --- Cached cards -------------------------------------------------------------------------------
@@ -793,7 +760,7 @@ def test_topics_beyond_the_limit_are_counted():
 @given(st.integers(0, 0xFFFFFF).map("#{:06x}".format))
 def test_any_accent_color_has_sufficient_contrast(accent):
     """WCAG 2.2, 1.4.3: a contrast of at least 4.5 : 1."""
-    branding = replace(HOUSE, accent_color=accent)
+    branding = replace(BRANDING, accent_color=accent)
 
     assert contrast(branding.accent, SHEET) >= 4.5
     assert contrast(branding.accent_on_dark, SHEET_DARK) >= 4.5

@@ -194,6 +194,42 @@ def test_every_module_docstring_starts_with_a_sentence():
         assert docstring.split("\n")[0].endswith("."), path
 
 
+def test_no_test_module_imports_another():
+    """Helpers of several modules are in tests/support."""
+    imports = {
+        f"{path.name}: {line.strip()}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if re.match(r"\s*(from|import) tests\.(test_|conftest)", line)
+    }
+
+    assert not imports
+
+
+def _writers(row: str) -> set[str]:
+    """Return the modules of `storage` that insert, update or delete rows of this class."""
+    writes = re.compile(rf"\b(?:insert|update|delete|upsert)\((?:conn, )?{row}\b")
+    return {
+        path.relative_to(ROOT / "pipeline").as_posix()
+        for path in (ROOT / "pipeline").rglob("*.py")
+        if writes.search(path.read_text())
+    }
+
+
+def test_only_suppressions_writes_suppressions():
+    """Its `suppress` cancels the queued deliveries of the address in the same transaction."""
+    assert _writers("SuppressionRow") == {"storage/suppressions.py"}
+
+
+def test_deliveries_are_written_in_one_module():
+    """Except for the purge, and for rows copied from a replaced database."""
+    assert _writers("DeliveryRow") == {
+        "storage/deliveries.py",
+        "storage/restored_copies.py",
+        "storage/retention.py",
+    }
+
+
 def test_no_file_contains_local_paths_or_package_indexes():
     """Other checkouts have other paths and may install from other registries."""
     own_name = Path(__file__).name

@@ -19,7 +19,15 @@ from pipeline.domain import DeliveryStatus, SubscriberStatus, SuppressionReason
 from pipeline.errors import PaperboyError
 from pipeline.restore import Assume, Settled, Settling
 from pipeline.signup.csv_lists import SubscriberList
-from pipeline.storage import deliveries, digests, restored_copies, send_controls, subscribers
+from pipeline.storage import (
+    addresses,
+    deliveries,
+    digests,
+    restored_copies,
+    send_controls,
+    subscribers,
+    suppressions,
+)
 from pipeline.storage.database import open_engine, read_only
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import DeliveryRow, SubscriberRow
@@ -101,7 +109,7 @@ def leave(engine: Engine, email: str, now: datetime) -> None:
 
 def statuses(engine: Engine) -> dict[str, str]:
     with read_only(engine) as conn:
-        return {one.email: one.status for one in subscribers.listing(conn)}
+        return {one.email: one.status for one in subscribers.list_all(conn)}
 
 
 def settle(engine: Engine, leavers: str = "", **options) -> Settled:
@@ -210,13 +218,13 @@ def test_settling_is_idempotent(history, engine):
 def test_suppression_of_the_old_database_is_copied(history, engine):
     copy, _ = history
     with engine.begin() as conn:
-        hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
-        subscribers.suppress(conn, hash_, SuppressionReason.COMPLAINT, NOW + HOUR)
+        hash_ = addresses.address_hash(ADA, SUPPRESSION_KEY)
+        suppressions.suppress(conn, hash_, SuppressionReason.COMPLAINT, NOW + HOUR)
 
     settle(copy, old=engine)
 
     with read_only(copy) as conn:
-        assert subscribers.suppressed(conn, hash_).reason is SuppressionReason.COMPLAINT
+        assert suppressions.by_hash(conn, hash_).reason is SuppressionReason.COMPLAINT
 
 
 def test_unsent_deliveries_are_sent_once_if_assumed_unsent(history):
@@ -318,7 +326,7 @@ def test_settling_returns_counts_of_its_changes(history, engine):
     assert (blind.taken_as_sent, blind.moved_on, blind.left) == (2, 2, [BOB])
     assert (blind.settled, blind.copied, blind.changed, blind.joined) == (0, 0, 0, [])
     with engine.begin() as conn:
-        subscribers.suppress(conn, "hash of another", SuppressionReason.HARD, NOW)
+        suppressions.suppress(conn, "hash of another", SuppressionReason.HARD, NOW)
     told = settle(copy, old=engine)
     assert (told.settled, told.copied, told.changed) == (1, 1, 1)
     assert (told.left, told.joined, told.erased, told.suppressed) == ([], [DAN], 1, 1)

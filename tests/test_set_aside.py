@@ -49,7 +49,7 @@ def set_aside(monkeypatch) -> Iterator[Callable[[], set[tuple[str, object]]]]:
     monkeypatch.setattr(logs, "_set_aside", set())
     with capture_logs() as entries:
         yield lambda: {
-            (entry["kind"], entry["id"]) for entry in entries if entry["event"] == "row set aside"
+            (entry["kind"], entry["id"]) for entry in entries if entry["event"] == "row.set_aside"
         }
 
 
@@ -221,7 +221,7 @@ BAD_WISHES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("wishes", BAD_WISHES, ids=lambda choices: str(choices))
+@pytest.mark.parametrize("choices", BAD_WISHES, ids=lambda choices: str(choices))
 def test_subscriber_with_invalid_preferences_does_not_block_others(
     engine, services, inbox, set_aside, choices
 ):
@@ -237,7 +237,7 @@ def test_subscriber_with_invalid_preferences_does_not_block_others(
     assert f"subscriber {eve.id}" in named_by_the_doctor(engine, services)
 
 
-@pytest.mark.parametrize("wishes", BAD_WISHES, ids=lambda choices: str(choices))
+@pytest.mark.parametrize("choices", BAD_WISHES, ids=lambda choices: str(choices))
 def test_subscriber_with_invalid_preferences_can_open_them_and_unsubscribe(engine, choices):
     site = open_site(engine)
     eve = site.reader(EVE)

@@ -109,6 +109,7 @@ def test_missing_env_file_is_accepted(tmp_path):
         ("SMTP_RATES", "14/fortnight"),
         ("SMTP_RATES", "14/second 20/second"),
         ("SMTP_CA_FILE", "/nowhere/ca.pem"),
+        ("CURATED_TOPICS", "/nowhere/topics.toml"),
         ("DKIM_DOMAIN", "example.org; s=x"),
         ("DNS_SERVER", "dns.example.org"),
         ("DNS_SERVER", "192.0.2.53:dns"),

@@ -14,18 +14,19 @@ from pipeline import editions, signup
 from pipeline.domain import (
     DeliveryStatus,
     Frequency,
+    StrikeKind,
     Subscriber,
     SubscriberStatus,
     SuppressionReason,
 )
 from pipeline.errors import ConflictError, InvalidTokenError, LimitError, NotFoundError
-from pipeline.signup import Choices, UnsubscribeReason
+from pipeline.signup import Choices, UnsubscribeReason, parse_queries
 from pipeline.signup.abuse_limits import Limits
-from pipeline.storage import deliveries, subscribers
+from pipeline.storage import addresses, deliveries, suppressions
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
-    AskedRow,
     DeliveryRow,
+    PendingConfirmationRow,
     RequestRow,
     StrikeRow,
     SubscriberRow,
@@ -109,7 +110,7 @@ def test_second_change_from_the_same_form_version_is_rejected(engine: Engine):
 
     def change(query: str) -> None:
         try:
-            signup.change(engine, reader.id, Choices((query,)), NOW, seen=seen)
+            signup.change(engine, reader.id, Choices(parse_queries((query,))), NOW, seen=seen)
         except ConflictError:
             refused.append(query)
 
@@ -123,8 +124,10 @@ def test_second_change_from_the_same_form_version_is_rejected(engine: Engine):
     (kept,) = find_topics(engine)
     assert kept not in refused
     assert version(engine, reader) != seen
-    signup.change(engine, reader.id, Choices(("moss",)), NOW, seen=version(engine, reader))
-    signup.change(engine, reader.id, Choices(("fern",)), NOW)
+    signup.change(
+        engine, reader.id, Choices(parse_queries(("moss",))), NOW, seen=version(engine, reader)
+    )
+    signup.change(engine, reader.id, Choices(parse_queries(("fern",))), NOW)
     assert find_topics(engine) == ["fern"]
 
 
@@ -143,8 +146,8 @@ def test_queued_link_mail_expires_after_one_day(engine: Engine):
 def test_link_is_not_mailed_to_a_suppressed_subscriber(engine: Engine):
     add_reader(engine)
     with engine.begin() as conn:
-        hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
-        subscribers.suppress(conn, hash_, SuppressionReason.HARD, NOW)
+        hash_ = addresses.address_hash(ADA, SUPPRESSION_KEY)
+        suppressions.suppress(conn, hash_, SuppressionReason.HARD, NOW)
 
     signup.ask_link(engine, ADA, ip=None, suppression_key=SUPPRESSION_KEY, now=NOW)
 
@@ -178,8 +181,8 @@ def test_new_address_request_that_is_not_allowed_queues_no_mail(engine: Engine, 
         add_reader(engine, email=NEW)
     if why == "suppressed":
         with engine.begin() as conn:
-            hash_ = subscribers.address_hash(NEW, SUPPRESSION_KEY)
-            subscribers.suppress(conn, hash_, SuppressionReason.HARD, NOW)
+            hash_ = addresses.address_hash(NEW, SUPPRESSION_KEY)
+            suppressions.suppress(conn, hash_, SuppressionReason.HARD, NOW)
     if why == "asked":
         ask_new(engine, reader, now=SOON)
     if why == "left":
@@ -231,17 +234,17 @@ def test_bounce_of_a_new_address_does_not_suppress_the_old_one(engine: Engine):
     """And if the old address is suppressed, the new one is still asked to confirm."""
     reader = add_reader(engine)
     with engine.begin() as conn:
-        hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
-        subscribers.suppress(conn, hash_, SuppressionReason.HARD, NOW)
+        hash_ = addresses.address_hash(ADA, SUPPRESSION_KEY)
+        suppressions.suppress(conn, hash_, SuppressionReason.HARD, NOW)
     ask_new(engine, reader)
     assert claim(engine) == [NEW]
     refused = Settlement(
         rows(engine, DeliveryRow)[0].id, DeliveryStatus.SUPPRESSED, "550",
-        suppression=SuppressionReason.HARD,
+        strike=StrikeKind.HARD,
     )  # fmt: skip
 
     with engine.begin() as conn:
-        subscribers.lift(conn, hash_)
+        suppressions.lift(conn, hash_)
         deliveries.settle(conn, [refused], "token", NOW)
 
     assert count(engine, SuppressionRow) == 0
@@ -251,7 +254,7 @@ def test_confirmed_new_address_starts_without_strikes(engine: Engine):
     """An earlier owner may have let the mailbox overflow."""
     reader = add_reader(engine)
     with engine.begin() as conn:
-        hash_ = subscribers.address_hash(NEW, SUPPRESSION_KEY)
+        hash_ = addresses.address_hash(NEW, SUPPRESSION_KEY)
         strike = {"address_hash": hash_, "edition_on": TODAY, "kind": "full", "noted_at": NOW}
         conn.execute(StrikeRow.__table__.insert().values(strike))
 
@@ -413,7 +416,7 @@ def test_export_contains_all_stored_data(engine: Engine):
     ask(engine, ADA, now=NOW - DAY)
     (request,) = rows(engine, RequestRow)
     reader = signup.confirm(engine, request.id, NOW - DAY).subscriber
-    signup.change(engine, reader.id, Choices(("cat:cs.IR",)), NOW - DAY)
+    signup.change(engine, reader.id, Choices(parse_queries(("cat:cs.IR",))), NOW - DAY)
     ingest(engine, make_sighting("3001.00001"), now=NOW - DAY)
     publish(engine)
 
@@ -439,7 +442,7 @@ def erasable(engine: Engine) -> Subscriber:
     ask(engine, ADA, now=NOW - 2 * DAY)
     (request,) = rows(engine, RequestRow)
     reader = signup.confirm(engine, request.id, NOW - 2 * DAY).subscriber
-    signup.change(engine, reader.id, Choices(("cat:cs.IR",)), NOW - 2 * DAY)
+    signup.change(engine, reader.id, Choices(parse_queries(("cat:cs.IR",))), NOW - 2 * DAY)
     publish(engine, NOW - DAY)
     ingest(engine, make_sighting())
     publish(engine)
@@ -462,7 +465,7 @@ def test_erasing_removes_personal_data_from_all_tables(engine: Engine, claimed: 
     assert not [word for word in (ADA, NEW, "ada@", "cat:cs.IR", reader.secret) if word in left]
     assert Counter(status for _, status in mails(engine)) == {"cancelled": 3}
     assert {d.dedupe_key for d in rows(engine, DeliveryRow)} == keys
-    assert count(engine, AskedRow) == 1  # for the new address: counters stay
+    assert count(engine, PendingConfirmationRow) == 1  # for the new address: counters stay
     for lost in (signup.export, signup.choices_of):
         with pytest.raises(NotFoundError):
             lost(engine, reader.id)
@@ -527,7 +530,7 @@ def test_new_topics_per_day_are_limited(engine: Engine):
     reader = add_reader(engine, "retrieval")
 
     def change(*queries: str, now=NOW) -> None:
-        signup.change(engine, reader.id, Choices(queries), now)
+        signup.change(engine, reader.id, Choices(parse_queries(queries)), now)
 
     for day in range(2):
         change(*(f"first {day} {n}" for n in range(50)), now=NOW + day * DAY)

@@ -22,6 +22,7 @@ from pipeline.domain import (
     Notice,
     NoticeKind,
     Origin,
+    StrikeKind,
     Subscriber,
     SuppressionReason,
     Verdict,
@@ -30,8 +31,8 @@ from pipeline.errors import InvalidTokenError, NotFoundError
 from pipeline.feedback.process import Event, Feedback
 from pipeline.message import Sender
 from pipeline.purge import Retention
-from pipeline.signup import Choices, subscribe
-from pipeline.storage import deliveries, subscribers
+from pipeline.signup import Choices, parse_queries, subscribe
+from pipeline.storage import addresses, deliveries, suppressions
 from pipeline.storage.database import open_engine, read_only
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
@@ -55,7 +56,12 @@ SENDER = Sender("papers@example.org", "Papers", "https://example.org", key=SUPPR
 
 def ask(engine: Engine, email: str = ADA, now=NOW, topic: str = TOPIC) -> int:
     signup.request_subscription(
-        engine, email, Choices((topic,)), ip=IP, suppression_key=SUPPRESSION_KEY, now=now
+        engine,
+        email,
+        Choices(parse_queries((topic,))),
+        ip=IP,
+        suppression_key=SUPPRESSION_KEY,
+        now=now,
     )
     return max(row.id for row in rows(engine, RequestRow))
 
@@ -80,8 +86,8 @@ def with_traces(engine: Engine) -> Subscriber:
     ask_new(engine, reader, NEW)
     ask(engine, now=NOW)
     with engine.begin() as conn:
-        hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
-        subscribers.suppress(conn, hash_, SuppressionReason.FULL, NOW)
+        hash_ = addresses.address_hash(ADA, SUPPRESSION_KEY)
+        suppressions.suppress(conn, hash_, SuppressionReason.FULL, NOW)
         struck = {"address_hash": hash_, "edition_on": NOW.date(), "kind": "full", "noted_at": NOW}
         conn.execute(insert(StrikeRow).values(struck))
         conn.execute(update(DeliveryRow).values(reply=f"250 ok for <{ADA}>", queue_id="4XyZ"))
@@ -236,7 +242,7 @@ def test_address_without_a_subscriber_can_be_erased(engine: Engine):
         Settlement(0, DeliveryStatus.SENT, "accepted"),
         Settlement(0, DeliveryStatus.QUEUED, "deferred at dot"),
         Settlement(0, DeliveryStatus.FAILED, "soft at dot"),
-        Settlement(0, DeliveryStatus.SUPPRESSED, "hard at dot", suppression=SuppressionReason.HARD),
+        Settlement(0, DeliveryStatus.SUPPRESSED, "hard at dot", strike=StrikeKind.HARD),
     ],
     ids=lambda settlement: settlement.status.value,
 )
@@ -343,8 +349,8 @@ PLACES = {
     "deliveries": ("mails", {"lease", "lease_until"}),  # the sender that holds it at the moment
     "picks": ("mails", {"delivery_id", "paper_id"}),  # the public key identifies the paper
     "skips": ("days_without_mail", set()),
-    "asked": ("unanswered_questions", {"id", "address_hash", "inbox", "requester"}),
-    "suppressions": ("suppression", {"hash", "folded"}),
+    "pending_confirmations": ("unanswered_questions", {"id", "address_hash", "inbox", "requester"}),
+    "suppressions": ("suppression", {"hash"}),
     "strikes": ("refused_editions", {"address_hash"}),
     "refusals": (
         "refused_mails",
@@ -353,9 +359,9 @@ PLACES = {
     "events": ("news", {"id", "delivery_id", "subscriber_id", "address_hash"}),
 }
 OF_NOBODY = {
-    "limits": "counts by network address for two days, whoever sat there",
+    "rate_limits": "counts by network address for two days, whoever sat there",
     "daily_counts": "numbers of mails",
-    "distrusts": "whose mail servers did not believe us, for the ten minutes in which that counts",
+    "auth_failures": "whose mail servers did not believe us, for ten minutes",
 }
 TELLS_OF_PEOPLE = re.compile(r"mail|address|recipient|subscriber|delivery|hash|(^|_)ip$")
 
@@ -459,21 +465,26 @@ def test_purge_keeps_the_consent_record_but_removes_its_ip(engine: Engine):
     purge.purge(engine, NOW + 5 * 365 * DAY, Retention())
 
     [record] = signup.export(engine, reader.id)["requests"]
-    assert (record["ip"], record["wishes"]) == (None, {})
+    assert (record["ip"], record["choices"]) == (None, {})
     assert (record["email"], record["agreed_to"]) == (ADA, signup.WORDING)
     assert (record["created_at"], record["used_at"]) == (NOW.isoformat(), NOW.isoformat())
 
 
 def test_purge_removes_wishes_of_requests_added_by_the_operator(engine: Engine):
     signup.add(
-        engine, ADA, Choices((TOPIC,)), confirmed=False, suppression_key=SUPPRESSION_KEY, now=NOW
+        engine,
+        ADA,
+        Choices(parse_queries((TOPIC,))),
+        confirmed=False,
+        suppression_key=SUPPRESSION_KEY,
+        now=NOW,
     )
     [request] = rows(engine, RequestRow)
     signup.confirm(engine, request.id, NOW)
 
     purge.purge(engine, NOW + 8 * DAY, Retention())
 
-    assert [row.choices for row in rows(engine, RequestRow)] == [{}]
+    assert [row.wishes for row in rows(engine, RequestRow)] == [{}]
 
 
 def test_consent_wordings_are_unchanged():

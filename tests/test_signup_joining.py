@@ -31,16 +31,16 @@ from pipeline.errors import (
     QueryError,
     SettingsError,
 )
-from pipeline.signup import Choices
+from pipeline.signup import Choices, parse_queries
 from pipeline.signup.abuse_limits import Limits, inbox_of
 from pipeline.signup.choices import as_json, from_json
-from pipeline.storage import deliveries, subscribers, transactional
+from pipeline.storage import addresses, deliveries, subscribers, suppressions, transactional
 from pipeline.storage.deliveries import Settlement
 from pipeline.storage.schema import (
-    AskedRow,
     DeliveryRow,
-    LimitRow,
+    PendingConfirmationRow,
     PickRow,
+    RateLimitRow,
     RequestRow,
     SkipRow,
     StrikeRow,
@@ -53,7 +53,9 @@ from tests.support.newsroom import SUPPRESSION_KEY, add_reader, count, ingest, r
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 ADA = "ada@example.org"
-WISHES = Choices(("cat:cs.IR", "Dense  retrieval"), make_schedule(9, "Europe/Berlin"), 5)
+WISHES = Choices(
+    parse_queries(("cat:cs.IR", "Dense  retrieval")), make_schedule(9, "Europe/Berlin"), 5
+)
 KINDS = ["new", "pending", "active", "unsubscribed", "suppressed", "complained"]
 
 
@@ -75,12 +77,12 @@ def last_request(engine: Engine) -> int:
 
 
 def hash_of(email: str) -> str:
-    return subscribers.address_hash(email, SUPPRESSION_KEY)
+    return addresses.address_hash(email, SUPPRESSION_KEY)
 
 
 def suppress(engine: Engine, email: str, reason: SuppressionReason) -> None:
     with engine.begin() as conn:
-        subscribers.suppress(conn, hash_of(email), reason, NOW)
+        suppressions.suppress(conn, hash_of(email), reason, NOW)
 
 
 def make_known(engine: Engine, kind: str) -> None:
@@ -136,7 +138,7 @@ def send(engine: Engine, now=NOW) -> None:
 
 def join(engine: Engine, *queries: str, now=NOW) -> Subscriber:
     """Return a newly confirmed reader without a welcome mail."""
-    ask(engine, choices=Choices(queries or ("cat:cs.IR",)), now=now)
+    ask(engine, choices=Choices(parse_queries(queries or ("cat:cs.IR",))), now=now)
     return signup.confirm(engine, last_request(engine), now).subscriber
 
 
@@ -196,9 +198,9 @@ def test_signup_runs_the_same_statements_for_any_address(engine: Engine):
         with watching(engine) as seen[kind]:
             ask(engine, ip=f"198.51.{number}.7")
         with engine.begin() as conn:
-            hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
-            subscribers.lift(conn, hash_)
-            conn.execute(AskedRow.__table__.delete())
+            hash_ = addresses.address_hash(ADA, SUPPRESSION_KEY)
+            suppressions.lift(conn, hash_)
+            conn.execute(PendingConfirmationRow.__table__.delete())
 
     assert seen["new"].count("COMMIT") == 1
     assert len(seen["new"]) >= 10
@@ -206,11 +208,9 @@ def test_signup_runs_the_same_statements_for_any_address(engine: Engine):
 
 
 @pytest.mark.parametrize(
-    ("email", "wishes", "error"),
+    ("email", "choices", "error"),
     [
         ("nobody", Choices(), AddressError),
-        (ADA, Choices(("(open",)), QueryError),
-        (ADA, Choices(tuple(f"topic {n}" for n in range(101))), QueryError),
         (ADA, Choices(schedule=make_schedule(timezone="Mars/Base")), SettingsError),
     ],
 )
@@ -218,7 +218,13 @@ def test_invalid_form_stores_nothing(engine: Engine, email: str, choices: Choice
     with pytest.raises(error):
         ask(engine, email, choices)
 
-    assert [count(engine, t) for t in (SubscriberRow, RequestRow, LimitRow)] == [0, 0, 0]
+    assert [count(engine, t) for t in (SubscriberRow, RequestRow, RateLimitRow)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("texts", [("moss", "(open"), [f"topic {n}" for n in range(101)]])
+def test_topics_are_parsed_before_a_subscription_is_requested(texts):
+    with pytest.raises(QueryError):
+        parse_queries(texts)
 
 
 # --- Limits -------------------------------------------------------------------------------------
@@ -228,13 +234,19 @@ def test_address_gets_one_confirmation_a_day_and_three_a_month(engine: Engine):
     for hours in (0, 23, 24, 30, 48, 72, 30 * 24 + 1):
         ask(engine, ip=None, now=NOW + hours * HOUR)
 
-    asked = [row.asked_at - NOW for row in rows(engine, AskedRow, AskedRow.asked_at)]
+    asked = [
+        row.requested_at - NOW
+        for row in rows(engine, PendingConfirmationRow, PendingConfirmationRow.requested_at)
+    ]
     assert asked == [hours * HOUR for hours in (0, 24, 48, 30 * 24 + 1)]
     assert len(mails(engine)) == 4
 
 
 def sent_at(engine: Engine) -> list[timedelta]:
-    return [row.asked_at - NOW for row in rows(engine, AskedRow, AskedRow.asked_at)]
+    return [
+        row.requested_at - NOW
+        for row in rows(engine, PendingConfirmationRow, PendingConfirmationRow.requested_at)
+    ]
 
 
 def most_in_a_month(times: list[timedelta]) -> int:
@@ -414,7 +426,7 @@ def test_crash_during_signup_stores_nothing(engine: Engine, after: int):
     with dying(engine, after):
         ask(engine)
 
-    tables = (SubscriberRow, RequestRow, DeliveryRow, AskedRow, LimitRow)
+    tables = (SubscriberRow, RequestRow, DeliveryRow, PendingConfirmationRow, RateLimitRow)
     assert [count(engine, table) for table in tables] == [0] * len(tables)
 
 
@@ -425,13 +437,18 @@ def test_crash_during_signup_stores_nothing(engine: Engine, after: int):
 @given(
     st.builds(
         Choices,
-        st.lists(st.text(), max_size=3).map(tuple),
+        st.lists(st.from_regex(r"[a-z]{3,8}(  [A-Z]{3,8})?", fullmatch=True), max_size=3).map(
+            parse_queries
+        ),
         st.builds(make_schedule, st.integers(0, 23)),
         st.integers(1, 50),
     )
 )
 def test_wishes_round_trip_through_json(choices: Choices):
-    assert from_json(as_json(choices)) == choices
+    read = from_json(as_json(choices))
+
+    assert read == choices
+    assert read.labels == choices.labels
 
 
 def test_confirming_applies_the_requested_wishes(engine: Engine):
@@ -451,7 +468,7 @@ def test_confirming_applies_the_requested_wishes(engine: Engine):
         ("dense retrieval", "Dense retrieval"),
     )
     assert again.subscriber == first.subscriber
-    assert count(engine, AskedRow) == 0
+    assert count(engine, PendingConfirmationRow) == 0
     assert signup.read_request(engine, request.id, NOW + 99 * HOUR).is_used
 
 
@@ -459,7 +476,7 @@ def test_confirming_applies_the_requested_wishes(engine: Engine):
 def test_confirming_invalidates_older_requests(engine: Engine, status: str):
     """An older mail, perhaps requested by a stranger, cannot change a confirmed reader."""
     make_known(engine, status)
-    ask(engine, choices=Choices(("cat:q-bio",)), now=NOW - 2 * DAY)
+    ask(engine, choices=Choices(parse_queries(("cat:q-bio",))), now=NOW - 2 * DAY)
     ask(engine)
     older, newer = sorted(row.id for row in rows(engine, RequestRow))[-2:]
 
@@ -491,8 +508,8 @@ def test_confirming_lifts_any_suppression_except_a_complaint(
     signup.confirm(engine, last_request(engine), NOW)
 
     with engine.begin() as conn:
-        hash_ = subscribers.address_hash(ADA, SUPPRESSION_KEY)
-        still = subscribers.suppressed(conn, hash_)
+        hash_ = addresses.address_hash(ADA, SUPPRESSION_KEY)
+        still = suppressions.by_hash(conn, hash_)
     assert (still is not None) == (reason is SuppressionReason.COMPLAINT)
 
 

@@ -40,7 +40,7 @@ from pipeline.signup.transfer import (
     weekday,
 )
 from pipeline.storage.subscriber_transfer import KnownSubscriber, StoredSubscriber
-from pipeline.storage.subscribers import Suppression
+from pipeline.storage.suppressions import Suppression
 from tests.support.factories import NOW, make_schedule, make_subscriber, make_topic
 
 ADA, BOB = "ada@example.org", "bob@example.org"

@@ -7,23 +7,23 @@ import email.policy
 import re
 from datetime import timedelta
 from email.message import EmailMessage
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
 from pipeline import bootstrap, settings, signup
 from pipeline.bootstrap import Services
-from pipeline.domain import Delivery, DeliveryKind, SubscriberStatus
+from pipeline.domain import MAIL_KINDS, Delivery, DeliveryKind, SubscriberStatus
 from pipeline.errors import RenderError
-from pipeline.signup import Choices
+from pipeline.signup import Choices, parse_queries
 from pipeline.storage import deliveries
 from tests.support.factories import NOW, make_delivery
 
 HOUR = timedelta(hours=1)
 SITE = "https://papers.example.org"
 ADA, NEW = "ada@example.org", "ada@new.example"
-OF_AN_EDITION = {DeliveryKind.DIGEST, DeliveryKind.WELCOME, DeliveryKind.QUIET_NOTE}
-LETTERS = [kind for kind in DeliveryKind if kind not in OF_AN_EDITION]
+TRANSACTIONAL = [kind for kind in DeliveryKind if not MAIL_KINDS[kind].is_list]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def engine(services: Services):
 
 
 def ask(services: Services, now=NOW) -> None:
-    choices = Choices(('"win a prize at example.com"',))
+    choices = Choices(parse_queries(('"win a prize at example.com"',)))
     signup.request_subscription(
         services.engine, ADA, choices, ip=None, suppression_key=services.suppression_key, now=now
     )
@@ -135,7 +135,7 @@ def test_new_address_confirmation_does_not_contain_the_old_address(
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("kind", LETTERS)
+@pytest.mark.parametrize("kind", TRANSACTIONAL)
 @pytest.mark.usefixtures("engine")
 def test_transactional_mails_have_no_list_headers_or_address_in_html(services: Services, kind):
     delivery = make_delivery(ADA, kind=kind, request_id=5)
@@ -156,3 +156,13 @@ def test_transactional_mails_have_no_list_headers_or_address_in_html(services: S
 def test_mail_without_its_data_raises_render_error(services: Services, kind: str):
     with pytest.raises(RenderError):
         services.compose(make_delivery(kind=DeliveryKind(kind)), None, now=NOW)
+
+
+def test_every_kind_of_mail_has_an_entry_with_its_templates_and_link():
+    emails = Path(__file__).resolve().parents[1] / "emails"
+
+    assert set(MAIL_KINDS) == set(DeliveryKind)
+    for mail in MAIL_KINDS.values():
+        assert (emails / f"{mail.template}.mjml").is_file()
+        assert (emails / f"{mail.template}.txt").is_file()
+        assert mail.is_list == (mail.link is None)

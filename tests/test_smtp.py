@@ -87,9 +87,9 @@ def test_connection_is_spent_after_its_message_or_age_limit(connect, sink):
     send(used)
     old = connect(sink, bounds=SessionLimits(age=0))
 
-    assert used.spent
-    assert old.spent
-    assert not connect(sink).spent
+    assert used.is_exhausted
+    assert old.is_exhausted
+    assert not connect(sink).is_exhausted
 
 
 def test_pipelined_commands_are_sent_in_one_write(connect):
@@ -152,7 +152,7 @@ def test_no_empty_message_is_sent_if_mail_is_refused_and_rcpt_accepted(connect):
         refused = send(connection)
 
         assert (refused.verdict, refused.phase) == (Verdict.DEFERRED, Phase.MAIL)
-        assert connection.spent
+        assert connection.is_exhausted
         assert sink.taken == []
 
 
@@ -193,7 +193,7 @@ def test_connection_lost_before_the_dot_returns_connection_verdict(connect, sink
     connection = connect(sink)
 
     assert send(connection).verdict is Verdict.CONNECTION
-    assert connection.spent
+    assert connection.is_exhausted
     assert sink.taken == []
 
 
@@ -224,7 +224,7 @@ def test_reply_421_after_the_dot_returns_connection_verdict(connect, sink):
     connection = connect(sink)
 
     assert send(connection).verdict is Verdict.CONNECTION
-    assert connection.spent
+    assert connection.is_exhausted
 
 
 def test_slow_server_times_out_before_and_after_the_dot(connect, sink):
@@ -251,7 +251,7 @@ def test_closing_is_idempotent_after_a_server_disconnect(connect, sink):
     connection.close()
     connection.close()
 
-    assert connection.spent
+    assert connection.is_exhausted
 
 
 # --- Opening ------------------------------------------------------------------------------------

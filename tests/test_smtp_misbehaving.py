@@ -14,7 +14,7 @@ from pipeline.errors import TransportError
 from pipeline.settings import SMTPServer
 from pipeline.smtp import Phase, SMTPTransport, session
 from pipeline.smtp.session import SessionLimits
-from pipeline.smtp.transport import never
+from pipeline.smtp.transport import never_give_up
 from tests.support.sinks import (
     DRIP,
     ENDLESS,
@@ -56,7 +56,7 @@ def connect():
     """Return a function that opens connections; they are closed when the test ends."""
     with contextlib.ExitStack() as opened:
 
-        def connect(sink, *, login=("me", "secret"), give_up=never, **bounds):
+        def connect(sink, *, login=("me", "secret"), give_up=never_give_up, **bounds):
             server = SMTPServer("127.0.0.1", sink.port, *login, implicit_tls=False)
             patience = {"opening": LATE, "deadline": LATE, "patience": LATE, **bounds}
             conversation = SMTPTransport(server, bounds=SessionLimits(**patience)).open(give_up)
@@ -101,7 +101,7 @@ def test_connection_lost_before_the_dot_returns_connection_or_soft(connect, sink
     assert outcome.verdict in {Verdict.CONNECTION, Verdict.SOFT}
     assert outcome.verdict is Verdict.CONNECTION or "PIPELINING" in sink.features
     assert sink.taken == []
-    assert conversation.spent or outcome.verdict is Verdict.SOFT
+    assert conversation.is_exhausted or outcome.verdict is Verdict.SOFT
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MISBEHAVIOUR if kind != "says goodbye"])
@@ -113,7 +113,7 @@ def test_misbehaviour_after_the_dot_returns_unknown(connect, sink, kind):
     outcome = send(conversation)
 
     assert (outcome.verdict, outcome.phase) == (Verdict.UNKNOWN, Phase.DOT)
-    assert conversation.spent
+    assert conversation.is_exhausted
 
 
 @pytest.mark.parametrize("kind", MISBEHAVIOUR)
@@ -126,7 +126,7 @@ def test_failure_at_quit_does_not_change_the_outcome(connect, sink, monkeypatch,
     conversation.close()
 
     assert outcome.verdict is Verdict.ACCEPTED
-    assert conversation.spent
+    assert conversation.is_exhausted
 
 
 # --- One deadline for an attempt ----------------------------------------------------------------
@@ -250,7 +250,8 @@ def test_refusal_counts_even_if_the_server_disconnects(connect, sink, then):
     conversation = connect(sink)
 
     assert send(conversation).verdict is Verdict.HARD
-    assert send(conversation if not conversation.spent else connect(sink)).verdict is Verdict.HARD
+    usable = connect(sink) if conversation.is_exhausted else conversation
+    assert send(usable).verdict is Verdict.HARD
 
 
 def test_reply_sent_before_a_disconnect_during_the_body_is_used(connect, sink):
@@ -273,7 +274,7 @@ def test_failed_rset_closes_the_connection(connect, sink):
     send(conversation)
 
     assert send(conversation).verdict is Verdict.CONNECTION
-    assert conversation.spent
+    assert conversation.is_exhausted
 
 
 @pytest.mark.parametrize("words", ["PLAIN", "LOGIN"])

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.domain import STRIKES, Verdict
+from pipeline.domain import Verdict
+from pipeline.smtp.decision import strike_of
 from pipeline.smtp.replies import (
     LONGEST,
     Phase,
@@ -221,7 +222,7 @@ def test_text_about_the_sender_overrides_any_code(phase, code, enhanced, words):
     reply = Reply(code, enhanced, words)
 
     assert subject_of(phase, reply) is Subject.US or code < 500
-    assert verdict_of(phase, reply) not in {*STRIKES, V.HARD}
+    assert strike_of(verdict_of(phase, reply), enhanced) is None
 
 
 @given(
@@ -232,7 +233,7 @@ def test_text_about_the_sender_overrides_any_code(phase, code, enhanced, words):
 def test_codes_about_the_sender_or_the_content_never_count(phase, enhanced, text):
     letters = "".join(letter for letter in text if letter.isascii())
 
-    assert verdict_of(phase, Reply(550, enhanced, letters)) not in {*STRIKES, V.HARD}
+    assert strike_of(verdict_of(phase, Reply(550, enhanced, letters)), enhanced) is None
 
 
 @given(st.sampled_from(Phase), st.integers(400, 499), st.text(max_size=80))

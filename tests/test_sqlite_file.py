@@ -128,7 +128,7 @@ def test_replaced_file_is_rejected_permanently(engine: Engine, happen, logged):
     assert [path for path in left if path.name == "paperboy.db"] == [
         path for path in path_of(engine).parent.iterdir() if path.name == "paperboy.db"
     ], "no empty file takes its place"
-    assert [entry["event"] for entry in logged].count("database file refused") == 1
+    assert [entry["event"] for entry in logged].count("database_file.rejected") == 1
 
 
 @pytest.mark.parametrize("happen", [delete, replace])

@@ -15,10 +15,9 @@ from pipeline.domain import (
     DeliveryStatus,
     StrikeKind,
     SubscriberStatus,
-    SuppressionReason,
 )
 from pipeline.errors import NotFoundError
-from pipeline.storage import deliveries, guard, refusals, send_controls, subscribers, throttles
+from pipeline.storage import deliveries, delivery_queries, guard, refusals, send_controls, throttles
 from pipeline.storage.deliveries import CancelReason, Resolution, Settlement
 from pipeline.storage.schema import DeliveryRow, RefusalRow, RequestRow, SubscriberRow
 from pipeline.storage.throttles import ThrottleState
@@ -285,9 +284,7 @@ def test_refused_delivery_stays_queued_until_the_guard_judges_it(engine):
     subscriber_id = add_subscriber(engine, "gone@example.org")
     refused = in_hand(engine, add_delivery(engine, subscriber_id=subscriber_id))
     owed = add_delivery(engine, subscriber_id=subscriber_id, edition_on=TODAY + timedelta(days=1))
-    hard = Settlement(
-        refused, Status.SUPPRESSED, "hard", reply="550 gone", suppression=SuppressionReason.HARD
-    )
+    hard = Settlement(refused, Status.SUPPRESSED, "hard", reply="550 gone", strike=StrikeKind.HARD)
 
     written = settle(engine, hard)
 
@@ -385,7 +382,6 @@ def test_unread_failure_sets_the_cursor_back_and_a_refusal_does_not(engine, unre
         (CancelReason.OPERATOR, 2),
         (CancelReason.LEFT, 5),
         (CancelReason.SUPERSEDED, 5),
-        (CancelReason.SUPPRESSED, 5),
     ],
 )
 def test_only_cancelling_by_the_operator_sets_the_cursor_back(engine, reason, cursor):
@@ -514,8 +510,8 @@ def test_listing_returns_all_deliveries_or_those_of_one_status(engine):
     second = add_delivery(engine, status="sent")
 
     with engine.connect() as conn:
-        everything = deliveries.listing(conn)
-        sent = deliveries.listing(conn, Status.SENT)
+        everything = delivery_queries.list_views(conn)
+        sent = delivery_queries.list_views(conn, Status.SENT)
 
     assert [view.id for view in everything] == [first, second]
     assert [view.id for view in sent] == [second]
@@ -530,19 +526,19 @@ def test_counts_include_every_status(engine):
     add_delivery(engine)
 
     with engine.connect() as conn:
-        counted = deliveries.counts(conn)
+        counted = delivery_queries.counts(conn)
 
     assert counted == {**dict.fromkeys(Status, 0), Status.QUEUED: 1}
 
 
 def test_next_due_at_returns_the_earliest_time(engine):
     with engine.connect() as conn:
-        assert deliveries.next_due_at(conn) is None
+        assert delivery_queries.next_due_at(conn) is None
     add_delivery(engine, not_before=NOW + timedelta(hours=2))
     add_delivery(engine, not_before=NOW + timedelta(hours=1))
 
     with engine.connect() as conn:
-        assert deliveries.next_due_at(conn) == NOW + timedelta(hours=1)
+        assert delivery_queries.next_due_at(conn) == NOW + timedelta(hours=1)
 
 
 @pytest.mark.parametrize("precedence", [0, 1])
@@ -563,10 +559,10 @@ def test_next_due_at_ignores_unsendable_deliveries(engine, precedence):
         send_controls.pause(conn, TODAY + timedelta(days=3), "held", NOW)
 
     with engine.connect() as conn:
-        assert deliveries.next_due_at(conn) is None
+        assert delivery_queries.next_due_at(conn) is None
     add_delivery(engine, **day, not_before=NOW + timedelta(hours=1))
     with engine.connect() as conn:
-        assert deliveries.next_due_at(conn) == NOW + timedelta(hours=1)
+        assert delivery_queries.next_due_at(conn) == NOW + timedelta(hours=1)
 
 
 def test_manual_resend_never_shortens_the_expiry(engine):
@@ -749,11 +745,7 @@ def test_cancelling_ends_queued_and_leased_mail_of_the_given_readers_only(engine
         found = row(engine, id_)
         assert (found.status, found.reason, found.lease) == (Status.CANCELLED, "left", None)
     with engine.begin() as conn:
-        assert deliveries.cancel_owed(conn, [reader], CancelReason.SUPPRESSED) == []
-    suppressed = add_delivery(engine, subscriber_id=reader)
-    with engine.begin() as conn:
-        deliveries.cancel_owed(conn, [reader], CancelReason.SUPPRESSED)
-    assert status_of(engine, suppressed) == Status.SUPPRESSED
+        assert deliveries.cancel_owed(conn, [reader], CancelReason.LEFT) == []
 
 
 def test_cancel_edition_works_in_bounded_steps_and_sets_cursors_back(engine):
@@ -776,7 +768,7 @@ def test_editions_are_counted_by_status_newest_first(engine):
     add_confirmation(engine)
 
     with engine.connect() as conn:
-        found = deliveries.editions(conn)
+        found = delivery_queries.edition_counts(conn)
 
     assert list(found.items()) == [
         (TODAY + DAY, {Status.FAILED: 1}),
@@ -807,14 +799,14 @@ def test_blank_removes_personal_data_from_deliveries_of_a_reader(engine):
     other = add_delivery(engine, **said)
     with engine.begin() as conn:
         for id_ in (mine, other):
-            refusal = ("hash", "b.example", "hard", None, "no", "mx", NOW)
+            refusal = ("hash", "b.example", StrikeKind.HARD, None, "no", "mx", NOW)
             refusals.record(conn, refusals.Refusal(id_, TODAY, *refusal))
 
     only(engine, lambda conn: deliveries.redact(conn, reader), {mine})
 
     found = row(engine, mine)
     assert (found.address, found.domain, found.topics, found.more) == (None, "", [], 0)
-    assert (found.reply, found.queue_id, found.blanked) == (None, None, True)
+    assert (found.reply, found.queue_id, found.redacted) == (None, None, True)
     assert [one.delivery_id for one in rows(engine, RefusalRow)] == [other]
 
 
@@ -840,7 +832,7 @@ def test_forget_address_cancels_queued_mail_and_redacts_the_address(engine):
 
     for id_, status in ((owed, Status.CANCELLED), (sent, Status.SENT)):
         found = row(engine, id_)
-        assert (found.status, found.address, found.blanked) == (status, "", True)
+        assert (found.status, found.address, found.redacted) == (status, "", True)
         assert (found.reply, found.queue_id) == (None, None)
     assert row(engine, owed).reason == "its address was erased"
 
@@ -888,10 +880,9 @@ def test_claim_respects_subscriber_state_and_delivery_kind(engine, reader, chang
 def test_suppressed_address_gets_only_newly_requested_mail(
     engine, reason, since, changes, is_written
 ):
-    id_ = add_delivery(engine, "ada@example.org", **changes)
-    with engine.begin() as conn:
-        reason = SuppressionReason(reason)
-        subscribers.suppress(conn, "hash of ada@example.org", reason, since)
+    ada = add_subscriber(engine, "ada@example.org")
+    id_ = add_delivery(engine, subscriber_id=ada, **changes)
+    outbox.suppress(engine, ada, reason, since)
 
     assert claim(engine) == ([id_] if is_written else [])
 
@@ -925,11 +916,11 @@ def test_in_hand_counts_own_and_other_leases_of_a_domain(engine):
     add_delivery(engine, status=Status.LEASED, **held | {"domain": "other.example"})
 
     with engine.connect() as conn:
-        found = deliveries.in_hand(conn, "d.example", "mine", NOW)
+        found = delivery_queries.in_hand(conn, "d.example", "mine", NOW)
 
-    assert found == deliveries.InHand(ours=2, others=1)
+    assert found == delivery_queries.InHand(ours=2, others=1)
     assert found.total == 3
-    assert found + found == deliveries.InHand(ours=4, others=2)
+    assert found + found == delivery_queries.InHand(ours=4, others=2)
 
 
 def test_unmarked_deliveries_are_withdrawn_or_handed_back(engine):
@@ -963,7 +954,7 @@ def test_record_of_returns_own_deliveries_without_lease_columns(engine):
     add_delivery(engine)
 
     with engine.connect() as conn:
-        found = deliveries.record_of(conn, reader)
+        found = delivery_queries.record_of(conn, reader)
 
     assert [one["id"] for one in found] == ids
     columns = {column.name for column in DeliveryRow.__table__.c}
@@ -976,22 +967,22 @@ def test_deliveries_of_unknown_kind_or_status_are_reported(engine):
         outbox.alter(engine, id_, **wrong)
 
     with engine.connect() as conn:
-        assert [id_ for id_, _why in deliveries.unreadable(conn)] == bad
-        assert [view.id for view in deliveries.listing(conn)] == [good]
+        assert [id_ for id_, _why in delivery_queries.unreadable(conn)] == bad
+        assert [view.id for view in delivery_queries.list_views(conn)] == [good]
 
 
 @pytest.mark.parametrize(
     ("changes", "kept"),
     [
         ({}, ("hard", "suppressed")),
-        ({"status": Status.FAILED, "suppression": None, "strike": "soft"}, ("soft", "failed")),
-        ({"status": Status.FAILED, "suppression": None}, (None, None)),
-        ({"status": Status.QUEUED, "suppression": None, "strike": "full"}, ("full", None)),
-        ({"status": Status.QUEUED, "suppression": None}, None),
-        ({"status": Status.FAILED, "suppression": None, "reply": None}, None),
+        ({"status": Status.FAILED, "strike": "soft"}, ("soft", "failed")),
+        ({"status": Status.FAILED, "strike": None}, (None, None)),
+        ({"status": Status.QUEUED, "strike": "full"}, ("full", None)),
+        ({"status": Status.QUEUED, "strike": None}, None),
+        ({"status": Status.FAILED, "strike": None, "reply": None}, None),
         ({"address": "new@example.org"}, (None, None)),
         ({**SINGLE}, ("hard", "suppressed")),
-        ({**SINGLE, "status": Status.FAILED, "suppression": None, "strike": "soft"}, (None, None)),
+        ({**SINGLE, "status": Status.FAILED, "strike": "soft"}, (None, None)),
         ({"token": "theirs"}, None),
     ],
 )
@@ -1001,7 +992,7 @@ def test_refusal_is_recorded_with_its_possible_strike(engine, changes, kept):
     id_ = in_hand(engine, add_delivery(engine, "ada@example.org", **of_the_row))
     told = {
         "status": Status.SUPPRESSED, "reason": "hard", "reply": "550 gone", "charged": True,
-        "suppression": SuppressionReason.HARD,
+        "strike": "hard",
     }  # fmt: skip
     told |= {k: v for k, v in changes.items() if k in fields}
     told["strike"] = StrikeKind(told["strike"]) if told.get("strike") else None

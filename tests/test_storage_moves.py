@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert
 
 from pipeline.domain import SubscriberStatus, SuppressionReason
-from pipeline.storage import subscriber_transfer, subscribers, topics
+from pipeline.storage import subscriber_transfer, subscribers, suppressions, topics
 from pipeline.storage.schema import BatchRow, RequestRow, SubscriberRow
 from tests.support import outbox
 from tests.support.factories import NOW
@@ -26,7 +26,7 @@ def call(engine, function, *args, **options):
 def request(engine, subscriber_id, **changes):
     values = {
         "kind": "join", "subscriber_id": subscriber_id, "email": "", "email_key": "",
-        "origin": "form", "wishes": {}, "created_at": NOW, "expires_at": NOW, "used_at": NOW,
+        "origin": "form", "choices": {}, "created_at": NOW, "expires_at": NOW, "used_at": NOW,
     }  # fmt: skip
     with engine.begin() as conn:
         conn.execute(insert(RequestRow).values(**values | changes))
@@ -37,7 +37,7 @@ def test_everyone_returns_each_subscriber_once_ordered_by_id(engine, monkeypatch
     ids = [add_subscriber(engine, f"{n}@example.org") for n in range(5)]
     outbox.set_status(engine, ids[1], SubscriberStatus.PENDING)
     call(engine, subscribers.erase, ids[2], NOW)
-    call(engine, subscribers.suppress, "hash of 3@example.org", SuppressionReason.HARD, NOW)
+    call(engine, suppressions.suppress, "hash of 3@example.org", SuppressionReason.HARD, NOW)
     call(
         engine,
         lambda conn: conn.execute(
@@ -76,13 +76,13 @@ def test_suppressions_without_subscriber_exclude_known_addresses(engine):
     erased = add_subscriber(engine, "bob@example.org")
     call(engine, subscribers.erase, erased, NOW)
     for hash_, days in (("b", 2), ("hash of ada@example.org", 0), ("a", 2), ("c", 1)):
-        call(engine, subscribers.suppress, hash_, SuppressionReason.HARD, NOW + days * DAY)
-    call(engine, subscribers.suppress, f"erased:{erased}", SuppressionReason.ERASED, NOW)
+        call(engine, suppressions.suppress, hash_, SuppressionReason.HARD, NOW + days * DAY)
+    call(engine, suppressions.suppress, f"erased:{erased}", SuppressionReason.ERASED, NOW)
 
-    found = call(engine, subscriber_transfer.suppressions_without_subscriber)
+    found = call(engine, suppressions.without_subscriber)
 
     assert [one.hash for one in found] == [f"erased:{erased}", "c", "a", "b"]
-    assert set(call(engine, subscriber_transfer.suppressions_among, ["a", "c", "x"])) == {"a", "c"}
+    assert set(call(engine, suppressions.by_hashes, ["a", "c", "x"])) == {"a", "c"}
 
 
 @pytest.mark.parametrize("lock", [False, True])
@@ -137,10 +137,12 @@ def test_import_replaces_pending_and_unsubscribes_remaining_readers(engine, stat
 
 def test_new_readers_are_added_once_and_follow_in_their_order(engine):
     values = subscriber_values("ada@example.org")
-    assert call(engine, subscriber_transfer.add, []) == {}
-    added = call(engine, subscriber_transfer.add, [values])
+    assert call(engine, subscriber_transfer.add_subscribers, []) == {}
+    added = call(engine, subscriber_transfer.add_subscribers, [values])
     assert list(added) == ["ada@example.org"]
-    later = call(engine, subscriber_transfer.add, [values, subscriber_values("bob@example.org")])
+    later = call(
+        engine, subscriber_transfer.add_subscribers, [values, subscriber_values("bob@example.org")]
+    )
     assert list(later) == ["bob@example.org"]
     ada, bob = added["ada@example.org"], later["bob@example.org"]
     pairs = [("llm", "Models"), ("ai", "AI"), ("llm", "Again")]
@@ -154,28 +156,3 @@ def test_new_readers_are_added_once_and_follow_in_their_order(engine):
     call(engine, subscriber_transfer.unfollow, ada)
     found = call(engine, topics.followed_by, [ada, bob])
     assert [len(found[id_]) for id_ in (ada, bob)] == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("reason", "before", "confirmed_at", "kept", "new"),
-    [
-        ("hard", None, None, "hard", 1),
-        ("hard", "soft", None, "soft", 0),
-        ("complaint", "soft", None, "complaint", 0),
-        ("hard", None, NOW + HOUR, None, 0),
-        ("hard", None, NOW, "hard", 1),
-        ("complaint", None, NOW + HOUR, "complaint", 1),
-    ],
-)
-def test_imported_suppression_is_merged_with_existing_ones(
-    engine, reason, before, confirmed_at, kept, new
-):
-    add_subscriber(engine, "ada@example.org", confirmed_at=confirmed_at)
-    hash_ = "hash of ada@example.org"
-    if before:
-        call(engine, subscribers.suppress, hash_, SuppressionReason(before), NOW - DAY)
-    imported = subscribers.Suppression(hash_, SuppressionReason(reason), NOW)
-
-    assert call(engine, subscriber_transfer.suppress, [imported]) == new
-
-    assert outbox.suppressions(engine) == ({hash_: kept} if kept else {})

@@ -14,7 +14,7 @@ HOUR = timedelta(hours=1)
 
 def take(engine, wanted, now=NOW, most=10):
     with engine.begin() as conn:
-        count = min(wanted, quotas.left(conn, "smtp:hour", most, HOUR, now))
+        count = min(wanted, quotas.remaining(conn, "smtp:hour", most, HOUR, now))
         if count:
             quotas.take(conn, "smtp:hour", count, HOUR, now)
     return count
@@ -46,7 +46,7 @@ def test_concurrent_senders_do_not_exceed_the_limit(engine):
 
 def test_rolled_back_take_consumes_nothing(engine):
     with engine.connect() as conn:
-        quotas.left(conn, "smtp:hour", 10, HOUR, NOW)
+        quotas.remaining(conn, "smtp:hour", 10, HOUR, NOW)
         quotas.take(conn, "smtp:hour", 10, HOUR, NOW)
         conn.rollback()
 

@@ -252,10 +252,10 @@ def test_strikes_are_listed_and_cleared_per_address(engine):
         count(engine, send(engine, subscriber, days), now=NOW + DAY)
 
     with engine.begin() as conn:
-        found = bounce_scores.of(conn, "hash of ada@example.org")
+        found = bounce_scores.records_of(conn, "hash of ada@example.org")
         assert [strike["edition_on"] for strike in found] == [TODAY, TODAY + DAY]
         assert found[0] == {"edition_on": TODAY, "kind": "soft", "noted_at": NOW + DAY}
-        bounce_scores.clear(conn, "hash of ada@example.org")
+        bounce_scores.clear_strikes(conn, "hash of ada@example.org")
 
     assert [row.address_hash for row in rows(engine, StrikeRow)] == ["hash of bob@example.org"]
 

@@ -1,4 +1,4 @@
-"""Rows of subscribers and suppressions: which row a statement changes, and which it leaves."""
+"""Rows of subscribers: which row a statement changes, and which it leaves."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from pipeline.domain import (
     Frequency,
     Schedule,
     SubscriberStatus,
-    SuppressionReason,
     Weekday,
 )
-from pipeline.storage import subscribers
+from pipeline.storage import addresses, subscribers
 from pipeline.storage.schema import (
     SkipRow,
     SubscriberRow,
     SubscriptionRow,
-    SuppressionRow,
     TopicRow,
 )
+from tests.support import outbox
 from tests.support.factories import NOW, TODAY
-from tests.support.outbox import add_subscriber, suppressions
+from tests.support.outbox import add_subscriber
 
 SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
 ACTIVE, PENDING, LEFT = (
@@ -82,7 +81,7 @@ def test_new_subscriber_is_stored_with_its_values_only_once(engine):
     assert add(engine, "ada@example.ORG") is None
     found = row(engine, first)
     assert (found["email"], found["email_key"]) == ("Ada@Example.org", "ada@example.org")
-    assert found["address_hash"] == subscribers.address_hash("ada@example.org", "key")
+    assert found["address_hash"] == addresses.address_hash("ada@example.org", "key")
     assert (found["status"], found["cursor"], found["max_papers"]) == (PENDING, 3, 7)
     assert (found["next_slot_at"], found["created_at"]) == (NOW + DAY, NOW)
     assert (found["at"], found["timezone"]) == (time(6, 30), "Europe/Paris")
@@ -162,11 +161,11 @@ def test_come_back_restores_a_recently_unsubscribed_reader(engine, changes, is_b
     left = {"status": LEFT, "left_at": NOW + SECOND, "confirmed_at": NOW, "left_reason": "x"}
     two(engine, **left | changes)
 
-    won, found = changed(
-        engine, subscribers.restore, 1, left_after=NOW, cursor=9, next_slot_at=NOW + DAY
-    )
+    now = NOW + subscribers.UNDO
+    may_return = call(engine, subscribers.may_be_restored, 1, now)
+    won, found = changed(engine, subscribers.restore, 1, now=now, cursor=9, next_slot_at=NOW + DAY)
 
-    assert won is is_back
+    assert won is may_return is is_back
     expected = {
         "status": ACTIVE, "cursor": 9, "next_slot_at": NOW + DAY, "left_at": None,
         "left_reason": None,
@@ -260,7 +259,7 @@ def test_erase_leaves_no_personal_data_in_the_row(engine):
             assert list(conn.execute(select(table.subscriber_id)).scalars()) == [2]
         assert subscribers.by_id(conn, 1) is None
         assert subscribers.by_secret(conn, found["secret"]) is None
-        assert [one.id for one in subscribers.listing(conn)] == [2]
+        assert [one.id for one in subscribers.list_all(conn)] == [2]
 
 
 def test_hash_of_and_record_of_return_one_subscriber(engine):
@@ -341,7 +340,7 @@ def test_unreadable_subscribers_do_not_hide_later_ones(engine):
 
     assert [one.id for one in found] == [3, 4]
     assert [id_ for id_, _why in call(engine, lambda c: list(subscribers.unreadable(c)))] == [1, 2]
-    mended = {one.id: one for one in call(engine, subscribers.listing)}
+    mended = {one.id: one for one in call(engine, subscribers.list_all)}
     assert (mended[1].max_papers, mended[1].schedule) == (10, Schedule())
     assert mended[3].max_papers == 5
 
@@ -396,73 +395,16 @@ def test_serve_advances_a_subscriber_past_a_slot_once(engine, changes, served, i
 def test_no_welcome_clears_welcome_due(engine):
     two(engine, welcome_due=True)
 
-    assert changed(engine, subscribers.no_welcome, [1]) == (None, {"welcome_due": False})
+    assert changed(engine, subscribers.cancel_welcome, [1]) == (None, {"welcome_due": False})
 
 
-# --- Suppressions -------------------------------------------------------------------------------
+def test_leaving_cancels_queued_deliveries_even_if_repeated(engine):
+    reader, other = add_subscriber(engine), add_subscriber(engine)
+    ids = [outbox.add_delivery(engine, subscriber_id=one) for one in (reader, other)]
 
-Reason = SuppressionReason
+    assert call(engine, subscribers.leave, reader, NOW)
+    later = outbox.add_delivery(engine, subscriber_id=reader)
+    assert not call(engine, subscribers.leave, reader, NOW)
 
-
-@pytest.mark.parametrize("old", list(Reason))
-@pytest.mark.parametrize("new", list(Reason))
-def test_complaint_overrides_all_and_manual_overrides_other_reasons(engine, old, new):
-    for hash_ in ("one", "other"):
-        call(engine, subscribers.suppress, hash_, old, NOW)
-
-    call(engine, subscribers.suppress, "one", new, NOW + DAY)
-
-    stays = old is Reason.COMPLAINT or (old is Reason.MANUAL and new is not Reason.COMPLAINT)
-    expected = subscribers.Suppression(
-        "one", old if stays else new, NOW + (0 if stays else 1) * DAY
-    )
-    assert call(engine, subscribers.suppressed, "one") == expected
-    assert call(engine, subscribers.suppressed, "other").reason is old
-
-
-@pytest.mark.parametrize("reason", list(Reason))
-def test_lifting_a_suppression_depends_on_its_reason(engine, reason):
-    def suppress():
-        with engine.begin() as conn:
-            conn.execute(SuppressionRow.__table__.delete())
-        for hash_ in ("one", "other"):
-            call(engine, subscribers.suppress, hash_, reason, NOW)
-
-    suppress()
-    call(engine, subscribers.delete_erased_marks, "one")
-    assert set(suppressions(engine)) == ({"other"} if reason is Reason.ERASED else {"one", "other"})
-    suppress()
-    call(engine, subscribers.forgive, "one")
-    assert set(suppressions(engine)) == (
-        {"one", "other"} if reason is Reason.COMPLAINT else {"other"}
-    )
-    suppress()
-    call(engine, subscribers.remember_erased, "one", NOW + DAY)
-    assert call(engine, subscribers.suppressed, "one").reason is reason
-    assert call(engine, subscribers.lift, "one") is True
-    assert call(engine, subscribers.lift, "one") is False
-    assert suppressions(engine) == {"other": reason}
-
-
-def test_erased_address_is_suppressed_by_its_hash(engine):
-    call(engine, subscribers.remember_erased, "one", NOW)
-
-    assert call(engine, subscribers.suppressions) == [
-        subscribers.Suppression("one", Reason.ERASED, NOW)
-    ]
-
-
-def test_suppressed_among_returns_suppressed_subscribers(engine):
-    two(engine)
-    add_subscriber(engine, "c@example.org")
-    for name in "ac":
-        call(engine, subscribers.suppress, f"hash of {name}@example.org", Reason.HARD, NOW)
-
-    assert call(engine, subscribers.suppressed_among, [1, 2]) == {1}
-
-
-def test_suppressions_are_listed_oldest_first(engine):
-    for hash_, days in (("b", 2), ("a", 3), ("c", 1)):
-        call(engine, subscribers.suppress, hash_, Reason.HARD, NOW + days * DAY)
-
-    assert [one.hash for one in call(engine, subscribers.suppressions)] == ["c", "b", "a"]
+    found = [(row.status, row.reason) for row in (outbox.row(engine, id_) for id_ in (*ids, later))]
+    assert found == [("cancelled", "left"), ("queued", None), ("cancelled", "left")]

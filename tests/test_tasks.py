@@ -20,9 +20,9 @@ from pipeline import editions, ingest, settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import OWED, DeliveryKind, DeliveryStatus
 from pipeline.local import processes
-from pipeline.signup import Choices
+from pipeline.signup import Choices, parse_queries
 from pipeline.sources import FetchResult
-from pipeline.storage import deliveries
+from pipeline.storage import delivery_queries
 from pipeline.storage.database import read_only
 from pipeline.storage.schema import DeliveryRow
 from pipeline.tasks import client, wake_editions
@@ -72,7 +72,7 @@ def owed(engine: Engine) -> list[str]:
     readers = [f"reader{number}@example.org" for number in range(READERS)]
     for reader in readers:
         signup.add(
-            engine, reader, Choices(("tea",)), confirmed=True,
+            engine, reader, Choices(parse_queries(("tea",))), confirmed=True,
             suppression_key=key, now=now,
         )  # fmt: skip
     found = FetchResult((make_sighting(title="Tea leaves"),))
@@ -97,7 +97,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 def statuses(engine: Engine) -> Counter[DeliveryStatus]:
     with read_only(engine) as conn:
-        return Counter(deliveries.counts(conn))
+        return Counter(delivery_queries.counts(conn))
 
 
 def under_way(engine: Engine) -> int:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 from pipeline import editions, purge, signup
 from pipeline.editions import bring_topics_up
 from pipeline.purge import Retention
-from pipeline.signup import Choices, personal_data
+from pipeline.signup import Choices, parse_queries, personal_data
 from pipeline.storage import subscribers, topics
 from pipeline.storage.database import read_only
 from pipeline.storage.schema import MatchRow, PickRow, SubscriptionRow, TopicRow
@@ -68,7 +68,7 @@ def test_erasing_a_reader_deletes_topics_without_other_followers(engine: Engine)
 def test_purge_deletes_topics_without_followers(engine: Engine):
     ada = add_reader(engine, *(f"illness {n}" for n in range(purge.TOPICS + 5)), MINE)
     matched(engine)
-    signup.change(engine, ada.id, Choices((OURS,)), NOW)
+    signup.change(engine, ada.id, Choices(parse_queries((OURS,))), NOW)
 
     purged = purge.purge(engine, NOW, Retention())
 

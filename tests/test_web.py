@@ -18,11 +18,11 @@ from pipeline.bootstrap import Services
 from pipeline.domain import DeliveryStatus, Schedule, Subscriber, SubscriberStatus
 from pipeline.mailbox import Mailbox
 from pipeline.sources import FetchResult
-from pipeline.storage import deliveries, subscribers
+from pipeline.storage import delivery_queries, subscribers
 from pipeline.storage.database import open_engine, read_only
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
-from tests.conftest import CHROMIUM
+from tests.support import CHROMIUM
 from tests.support.factories import make_schedule, make_sighting
 
 SITE = "https://papers.example.org"
@@ -71,7 +71,7 @@ def subscribe(engine: Engine):
         topics: tuple[str, ...] = ("retrieval",),
         schedule: Schedule | None = None,
     ) -> Subscriber:
-        choices = signup.Choices(topics, schedule or make_schedule())
+        choices = signup.Choices(signup.parse_queries(topics), schedule or make_schedule())
         return signup.add(
             engine, email, choices, confirmed=confirmed, suppression_key="k", now=datetime.now(UTC)
         )
@@ -156,7 +156,7 @@ def test_unsubscribe_cancels_the_queued_delivery(browser, subscribe, engine):
     browser.post(f"/unsubscribe/{bob.secret}")
 
     with read_only(engine) as conn:
-        [view] = deliveries.listing(conn)
+        [view] = delivery_queries.list_views(conn)
     assert view.status is DeliveryStatus.CANCELLED
 
 
@@ -265,7 +265,7 @@ def test_digest_page_shows_the_sent_papers_and_reasons(browser, services, subscr
     )
     [outcome] = services.publish(datetime.now(UTC), everyone=True)
     with read_only(engine) as conn:
-        [owed] = [view for view in deliveries.listing(conn) if view.email == outcome.email]
+        [owed] = [view for view in delivery_queries.list_views(conn) if view.email == outcome.email]
 
     answer = browser.get(path(services.links.digest(owed.id, datetime.now(UTC))))
 

@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 from sqlalchemy import Engine
 
-from tests.conftest import CHROMIUM
+from tests.support import CHROMIUM
 from tests.support.tour import Stop, arrive, open_tour, tour
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.full]

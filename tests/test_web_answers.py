@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
-from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
 from pipeline import settings
@@ -37,23 +35,15 @@ def browser(app) -> TestClient:
     return TestClient(app, base_url=SITE, follow_redirects=False, raise_server_exceptions=False)
 
 
-def paths_of(router) -> list[str]:
+def paths_of(app) -> list[str]:
     """Return one path for each route, and two paths that do not exist."""
-    found = set(_paths(router.routes))
+    found = {route.path for route in app.routes}
     assert {"/papers", "/hooks/{provider}", "/healthz", "/mailbox/{letter_id}"} <= found
     return [
         *(re.sub(r"{[^}]*}", "x", path) for path in sorted(found)),
         "/no/such/page",
         "/data/x/y",
     ]
-
-
-def _paths(routes) -> Iterator[str]:
-    for route in routes:
-        if isinstance(route, APIRoute):
-            yield route.path
-        else:
-            yield from _paths(route.original_router.routes)
 
 
 def is_guarded(answer) -> bool:
@@ -136,3 +126,17 @@ def test_error_while_rendering_the_error_page_returns_a_plain_500(browser, monke
     assert "Something went wrong" in answer.text
     assert "ZeroDivisionError" not in answer.text
     assert is_guarded(answer)
+
+
+def test_two_applications_of_a_process_share_their_routes_but_no_state(engine, tmp_path):
+    """Routes are analysed once, at import; what they use comes from the application's state."""
+    first, second = (
+        create_app(Services(settings.load(None, site_url=SITE, list_name=name), engine), box)
+        for name, box in (("Ada's papers", Mailbox(tmp_path / "mailbox")), ("Bob's papers", None))
+    )
+
+    assert all(one is other for one, other in zip(second.routes, first.routes, strict=False))
+    for app, name, status in ((first, "Ada", 200), (second, "Bob", 404), (first, "Ada", 200)):
+        browser = TestClient(app, base_url=SITE)
+        assert f"{name}&#39;s papers" in browser.get("/topics").text
+        assert browser.get("/mailbox").status_code == status

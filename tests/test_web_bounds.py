@@ -321,7 +321,9 @@ def test_search_flood_does_not_block_health_checks_and_one_click(
     """If searches never end, their lane fills up and its queue is refused; other lanes respond."""
     monkeypatch.setattr(request_limits, "SEARCHING", RequestClass("searching", 2, 4, 0.5))
     released = threading.Event()
-    monkeypatch.setattr("pipeline.web.papers.topics._chosen", lambda *_: released.wait(60) and None)
+    monkeypatch.setattr(
+        "pipeline.web.papers.topics._selected", lambda *_: released.wait(60) and None
+    )
     search = b"GET /topics/agents HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     with serving(site) as port, contextlib.ExitStack() as stack:
         flood = [stack.enter_context(connect(port)) for _ in range(60)]

@@ -201,7 +201,7 @@ def test_metrics_with_a_token_require_the_token(engine: Engine, said: str, statu
 def test_health_queries_of_large_tables_use_an_index(engine: Engine):
     """However large the tables are: each query of a large table uses an index."""
     with selecting(engine) as seen, read_only(engine) as conn:
-        stats.read(conn, now())
+        stats.read_stats(conn, now())
         stats.unsettled(conn)
         stats.last_day(conn, now())
 

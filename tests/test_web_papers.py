@@ -17,13 +17,13 @@ from starlette.testclient import TestClient
 from pipeline.domain import Links
 from pipeline.web import create_app
 from pipeline.web.papers import periods
-from pipeline.web.papers.params import pages
+from pipeline.web.papers.listing import pages
 from pipeline.web.papers.periods import Span
 from pipeline.web.papers.search_index import LiveIndex
-from pipeline.web.subscribe.curated import CURATED
+from pipeline.web.subscribe import curated
 from tests.support.factories import make_sighting
 from tests.support.newsroom import ingest
-from tests.support.site import URL, Site, open_site
+from tests.support.site import URL, Site, open_site, titles
 
 HOSTILE = "<img src=x onerror=alert(1)> & \"quotes\" </title><script>alert('x')</script> \u202eabc"
 WEDNESDAY = date(2030, 1, 2)
@@ -36,11 +36,6 @@ one_database = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @pytest.fixture
 def site(engine) -> Site:
     return open_site(engine)
-
-
-def titles(page: str) -> list[str]:
-    found = re.findall(r'<h2 class="title"[^>]*><a [^>]*>(.*?)</a>', page)
-    return [re.sub("<[^>]+>", "", title) for title in found]
 
 
 # --- Lists --------------------------------------------------------------------------------------
@@ -284,10 +279,11 @@ def test_curated_topics_are_listed_and_the_first_has_a_page_and_feeds(site, engi
 
     listed = site.get("/topics").text
 
-    for topic in CURATED:
+    topics = curated.read(curated.DEFAULT).topics
+    for topic in topics:
         assert f'href="/topics/{topic.slug}"' in listed
     for form in ("", ".atom", ".json"):
-        assert site.get(f"/topics/{CURATED[0].slug}{form}").status_code == 200
+        assert site.get(f"/topics/{topics[0].slug}{form}").status_code == 200
     assert site.get("/topics/nowhere").status_code == 404
     assert site.get("/topics/nowhere.atom").status_code == 404
     assert site.get("/topics/trending.rss").status_code == 404

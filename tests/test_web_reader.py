@@ -23,11 +23,11 @@ from pipeline.domain import (
 )
 from pipeline.errors import ConflictError
 from pipeline.storage.schema import (
-    AskedRow,
     DeliveryRow,
     EventRow,
     MatchRow,
     PaperVersionRow,
+    PendingConfirmationRow,
     RefusalRow,
     RequestRow,
     SkipRow,
@@ -289,7 +289,13 @@ def test_concurrent_preference_changes_raise_one_conflict(site):
     def save(topic: str) -> bool:
         together.wait()
         try:
-            signup.change(site.engine, ada.id, signup.Choices((topic,)), now(), seen=seen)
+            signup.change(
+                site.engine,
+                ada.id,
+                signup.Choices(signup.parse_queries((topic,))),
+                now(),
+                seen=seen,
+            )
         except ConflictError:
             return False
         return True
@@ -784,10 +790,10 @@ def test_columns_with_reader_data_equal_the_documented_list():
         SubscriberRow: "id email email_key address_hash status at timezone frequency weekday "
         "max_papers breadth secret paused_until next_slot_at last_slot_at last_edition_on cursor "
         "created_at confirmed_at left_at left_reason welcome_due papers_from",
-        RequestRow: "id kind subscriber_id email wishes created_at expires_at used_at ip "
-        "blanked email_key origin wording",
+        RequestRow: "id kind subscriber_id email choices created_at expires_at used_at ip "
+        "redacted email_key origin wording",
         SkipRow: "subscriber_id edition_on slot_at reason range_from range_to",
-        AskedRow: "id address_hash asked_at inbox requester",
+        PendingConfirmationRow: "id address_hash requested_at inbox requester",
         SuppressionRow: "hash reason since folded",
         StrikeRow: "address_hash edition_on kind noted_at",
         RefusalRow: "delivery_id edition_on address_hash domain kind ends_as wording server at "

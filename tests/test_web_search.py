@@ -19,13 +19,12 @@ from pipeline.matching.index import PaperIndex
 from pipeline.matching.query import parse
 from pipeline.matching.tokens import _stem, stem
 from pipeline.web import create_app
-from pipeline.web.papers import search_index as libraries
+from pipeline.web.papers import search_index
 from pipeline.web.papers.search_index import LiveIndex
 from pipeline.web.papers.views import marked, phrases_in
 from tests.support.factories import make_paper, make_sighting
 from tests.support.newsroom import ingest, stored
-from tests.support.site import URL, Site, open_site
-from tests.test_web_papers import titles
+from tests.support.site import URL, Site, open_site, titles
 
 WEDNESDAY = date(2030, 1, 2)
 
@@ -206,7 +205,7 @@ def test_marking_does_not_change_the_text(text, phrases):
 
 
 def test_shelves_return_the_same_results_as_one_index(engine, monkeypatch):
-    monkeypatch.setattr(libraries, "SHELF", 7)
+    monkeypatch.setattr(search_index, "SEGMENT", 7)
     subjects = ["moths", "zebrafish", "dense retrieval", "multi-modal models"]
     ingest(
         engine,
@@ -214,39 +213,39 @@ def test_shelves_return_the_same_results_as_one_index(engine, monkeypatch):
     )
     live_index = LiveIndex(engine, background=False)
     live_index.renew()
-    search_index, papers = live_index.search_index(), stored(engine)
+    index, papers = live_index.current(), stored(engine)
     whole = PaperIndex(papers)
 
     for query in ("moths", "dense retrieval", "multimodal", "zebrafish -moths", "reader topics"):
-        found, expected = search_index.find(parse(query)), whole.find(parse(query))
+        found, expected = index.find(parse(query)), whole.find(parse(query))
 
-        assert len(search_index.search_index) > 5
+        assert len(index.segments) > 5
         assert found.papers.tolist() == expected.papers.tolist()
         assert found.scores.tolist() == pytest.approx(expected.scores.tolist())
-        assert search_index.phrases(parse(query), found.papers) == whole.phrases(
+        assert index.phrases(parse(query), found.papers) == whole.phrases(
             parse(query), expected.papers
         )
 
 
 @one_database
 def test_only_the_shelf_of_a_new_paper_is_rebuilt(engine, monkeypatch):
-    monkeypatch.setattr(libraries, "SHELF", 10)
+    monkeypatch.setattr(search_index, "SEGMENT", 10)
     ingest(engine, *(make_sighting() for _ in range(25)))
     live_index = LiveIndex(engine, background=False)
     live_index.renew()
-    before = {id(segment.index._postings) for segment in live_index.search_index().search_index}
+    before = {id(segment.index._postings) for segment in live_index.current().segments}
     ingest(engine, make_sighting(title="New on the shelf"))
 
     live_index.renew()
 
-    after = [id(segment.index._postings) for segment in live_index.search_index().search_index]
+    after = [id(segment.index._postings) for segment in live_index.current().segments]
     assert [segment in before for segment in after] == [True, True, False]
-    assert live_index.search_index().find(parse("shelf")).papers.size == 1
+    assert live_index.current().find(parse("shelf")).papers.size == 1
 
 
 @one_database
 def test_only_the_newest_papers_are_searched_until_all_are_indexed(engine, monkeypatch):
-    monkeypatch.setattr(libraries, "FEW", 3)
+    monkeypatch.setattr(search_index, "FEW", 3)
     ingest(engine, *(make_sighting(title=f"Moth {n}") for n in range(5)))
     services = open_site(engine).services
     live_index = LiveIndex(engine, background=False)

@@ -22,8 +22,8 @@ from pipeline.bootstrap import Services
 from pipeline.domain import Breadth, Frequency, Weekday
 from pipeline.errors import SettingsError
 from pipeline.matching.index import PaperIndex
-from pipeline.matching.query import canonical, parse
-from pipeline.signup import Choices
+from pipeline.matching.query import _Parser, canonical, parse
+from pipeline.signup import Choices, parse_queries
 from pipeline.signup.choices import as_json, from_json
 from pipeline.sources import FetchResult, recorded_files
 from pipeline.storage.schema import DeliveryRow, RequestRow, SubscriberRow
@@ -31,12 +31,12 @@ from pipeline.web import create_app
 from pipeline.web.client_address import VisitorLimit, client_ip
 from pipeline.web.server import listen, server
 from pipeline.web.subscribe import curated, form_input, time_zones
-from pipeline.web.subscribe.curated import BY_SLUG, CURATED
 from pipeline.web.subscribe.form_input import FormInput
 from pipeline.web.subscribe.preview import HELPED
-from tests.conftest import CHROMIUM, SHARED
+from tests.support import CHROMIUM, SHARED
 from tests.support.factories import make_paper, make_schedule, make_sighting
 from tests.support.newsroom import rows
+from tests.support.site import open_site
 
 SITE = "https://papers.example.org"
 TEMPLATES = Path(pipeline.web.__file__).parent / "templates"
@@ -87,7 +87,7 @@ def asked(engine: Engine):
     """Return a function that returns the choices of each stored request."""
 
     def asked() -> list[Choices]:
-        return [from_json(row.choices) for row in rows(engine, RequestRow, RequestRow.id)]
+        return [from_json(row.wishes) for row in rows(engine, RequestRow, RequestRow.id)]
 
     return asked
 
@@ -115,6 +115,9 @@ def field(page: str, name: str) -> str:
 
 # --- Curated topics -----------------------------------------------------------------------------
 
+TOPICS = curated.read(curated.DEFAULT)
+CURATED = TOPICS.topics
+
 
 def test_curated_topics_have_unique_canonical_queries():
     queries = [canonical(topic.query) for topic in CURATED]
@@ -124,6 +127,71 @@ def test_curated_topics_have_unique_canonical_queries():
     assert len({topic.name for topic in CURATED}) == len(CURATED)
     assert CURATED[0].query == "trending"
     assert all(re.fullmatch("[a-z0-9-]+", topic.slug) for topic in CURATED)
+
+
+OWN = """
+[[groups]]
+name = "Fields"
+
+[[groups.topics]]
+slug = "trending"
+name = "Trending"
+query = "trending"
+
+[[groups.topics]]
+slug = "moss"
+name = "Moss & lichen"
+query = '''
+ti:moss OR
+ti:lichen'''
+"""
+
+
+@pytest.fixture
+def own_topics(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "topics.toml"
+    path.write_text(OWN)
+    yield path
+    curated.configure(None)
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_curated_topics_of_the_operator_replace_ours(engine: Engine, own_topics: Path):
+    site = open_site(engine, curated_topics=own_topics)
+
+    assert "Moss &amp; lichen" in site.get("/subscribe").text
+    assert 'value="agents"' not in site.get("/subscribe").text
+    assert site.get("/topics/moss").status_code == 200
+    assert site.get("/topics/agents").status_code == 404
+    assert curated.in_use().by_slug["moss"].query == "ti:moss OR ti:lichen"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[[groups]]", "[[groups", "line 2"),
+        ('slug = "moss"', 'slug = "Moss!"', "group Fields, topic Moss!: the slug must"),
+        ('slug = "moss"', 'slug = "trending"', "topic trending: has the same slug as trending"),
+        ('name = "Moss & lichen"', "", "group Fields, topic moss: needs a slug, a name"),
+        ('name = "Moss & lichen"', 'name = "trending"', "topic moss: has the same name"),
+        ("ti:moss OR\nti:lichen", "ti:(", "topic moss: the query cannot be parsed: "),
+        ("ti:moss OR\nti:lichen", "Trending", "topic moss: has the same query as trending"),
+        ('slug = "moss"', 'slug = "moss"\nlabel = "x"', "topic moss: unknown keys: label"),
+        ('name = "Fields"', "", "group 1, topic trending: its group needs a name"),
+        ('query = "trending"', 'query = "other"', "needs a topic with the slug and the query"),
+    ],
+)
+def test_invalid_curated_topics_stop_the_start_and_name_the_entry(
+    own_topics: Path, old: str, new: str, message: str
+):
+    assert old in OWN
+    own_topics.write_text(OWN.replace(old, new))
+
+    with pytest.raises(SettingsError, match="CURATED_TOPICS") as error:
+        curated.configure(own_topics)
+
+    assert message in str(error.value)
+    assert curated.in_use() is TOPICS
 
 
 def test_every_archive_of_arxiv_has_a_topic():
@@ -156,14 +224,38 @@ def test_machine_learning_topics_match_5_to_400_of_2000_papers():
 
 
 def test_chosen_curated_topic_keeps_its_name():
-    queries, names = curated.queries(["agents", "small  stones"])
+    typed = FormInput(slugs=("agents",), queries="reasoning\nsmall  stones\nAgents")
+    choices = form_input.choices(typed)
 
-    assert queries == (BY_SLUG["agents"].query, "small  stones")
-    assert names == {BY_SLUG["agents"].query: "Agents"}
+    agents, reasoning = TOPICS.by_slug["agents"].query, TOPICS.by_slug["reasoning"].query
+    assert [query.typed for query in choices.topics] == [agents, reasoning, "small  stones"]
+    assert choices.names == {agents: "Agents", reasoning: "Reasoning"}
+    assert choices.labels == ("Agents", "Reasoning", "small stones")
+
+
+@pytest.mark.parametrize("do", ["subscribe", "preview"])
+def test_form_parses_each_typed_topic_once(site, announce, monkeypatch, do):
+    """Validation, preview, storage and the response read the parsed query."""
+    announce("Small stones", "Moss on walls")
+    site.post("/subscribe", data=form(email="eve@example.org"))  # curated topics are cached
+    parsed = []
+    parse_tokens = _Parser.query
+    monkeypatch.setattr(
+        _Parser, "query", lambda self: parsed.append(self.text) or parse_tokens(self)
+    )
+
+    assert site.post("/subscribe", data=form(do=do)).status_code == 200
+
+    typed = ["moss  on walls", '"small stones"']
+    assert sorted(parsed.count(text) for text in typed) == [1, 1]
+    if do == "subscribe":
+        assert sorted(parsed) == sorted(typed)
 
 
 def test_topic_names_round_trip_through_json():
-    choices = Choices(("cat:cs.RO", " moss "), make_schedule(), 5, {"cat:cs.RO": "Robots"})
+    choices = Choices(
+        parse_queries(("cat:cs.RO", " moss ")), make_schedule(), 5, {"cat:cs.RO": "Robots"}
+    )
 
     assert from_json(as_json(choices)) == choices
     assert choices.labels == ("Robots", "moss")
@@ -227,7 +319,7 @@ def test_valid_form_queues_a_confirmation_and_shows_the_next_step(site, asked, e
         '"small stones"',
         "moss on walls",
     )
-    assert choices.topics[1] == BY_SLUG["reinforcement-learning"].query
+    assert choices.topics[1].typed == TOPICS.by_slug["reinforcement-learning"].query
     assert choices.max_papers == 20
     assert choices.breadth is Breadth.FEWER
     assert choices.schedule == make_schedule(
@@ -743,7 +835,7 @@ def test_signup_works_in_a_mobile_browser(url, chromium, asked):
 
     expect(tab.get_by_role("heading", level=1)).to_have_text("Check your inbox")
     [choices] = asked()
-    assert choices.topics == ("moss",)
+    assert [query.typed for query in choices.topics] == ["moss"]
     assert choices.schedule.timezone == "America/Lima"
     assert previews
     assert not any("ada" in data for data in previews)

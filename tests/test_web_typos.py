@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from pipeline.storage.schema import RequestRow
-from pipeline.web.subscribe.typos import doubt, slips
+from pipeline.web.subscribe.typos import doubt
 from tests.support.newsroom import rows
 from tests.support.site import Site, open_site
 
@@ -161,37 +159,6 @@ def test_only_a_deliverable_address_may_be_insisted_on(typed: str, may_insist: b
 )
 def test_invalid_address_gets_no_suggestion(typed: str):
     assert doubt(typed) is None
-
-
-@pytest.mark.parametrize(
-    ("typed", "meant", "expected"),
-    [("gmail", "gmail", 0), ("gmial", "gmail", 1), ("gmai", "gmail", 1), ("gamli", "gmail", 2)],
-)
-def test_slips_returns_the_edit_distance(typed: str, meant: str, expected: int):
-    assert slips(typed, meant) == expected
-
-
-words = st.text(alphabet="abc", max_size=5)
-
-
-@example("abc", "ac")
-@example("ac", "abc")
-@example("abcd", "acbd")
-@example("abc", "abb")
-@example("", "ab")
-@example("ab", "")
-@given(words, words)
-def test_slips_equals_a_naive_implementation(typed: str, meant: str):
-    def slow(one: str, other: str) -> int:
-        if not one or not other:
-            return len(one) + len(other)
-        counts = [slow(one[1:], other) + 1, slow(one, other[1:]) + 1]
-        counts.append(slow(one[1:], other[1:]) + (one[0] != other[0]))
-        if len(one) > 1 and one[:2] == other[1::-1]:
-            counts.append(slow(one[2:], other[2:]) + 1)
-        return min(counts)
-
-    assert slips(typed, meant) == slow(typed, meant)
 
 
 def buttons(html: str) -> dict[str, str]:

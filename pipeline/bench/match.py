@@ -24,7 +24,7 @@ from pipeline.embedding import Embeddings, Model
 from pipeline.errors import PaperboyError
 from pipeline.matching.corpus import CorpusStatistics, statistics
 from pipeline.matching.index import PaperIndex
-from pipeline.matching.match import match
+from pipeline.matching.match import match, parse_topics
 from pipeline.matching.query import Words, parse
 from pipeline.matching.ranking import Candidate, TopicCandidates, pick
 from pipeline.matching.semantic import SemanticSimilarity
@@ -87,9 +87,10 @@ def run(plan: Plan, model: Sequence[str] = ()) -> Report:
     papers = synthetic.papers(plan.papers)
     topics = synthetic.topics(plan.topics, papers)
     corpus = statistics(papers)
+    queries = parse_topics(topics)
     before = _peak_mb()
     index_s, _ = _timed(lambda: PaperIndex(papers, corpus))
-    match_s, found = _timed(lambda: list(match(topics, papers, corpus=corpus)))
+    match_s, found = _timed(lambda: list(match(queries, papers, corpus=corpus)))
     memory = _peak_mb() - before
     _check(topics, papers, found, corpus)
     embed_s, embed_mb = _model_costs(model)
@@ -153,7 +154,7 @@ def _check(
     for one in found:
         of[one.topic_id].add(one.paper_id)
     for topic in topics[:: max(1, len(topics) // 20)]:
-        alone = {one.paper_id for one in match([topic], papers, corpus=corpus)}
+        alone = {one.paper_id for one in match(parse_topics([topic]), papers, corpus=corpus)}
         if alone != of[topic.id]:
             raise PaperboyError(f"the topic {topic.query!r} finds other papers by itself")
 

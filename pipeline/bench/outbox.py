@@ -156,7 +156,7 @@ def add_readers(
                 next_slot_at=None,
                 now=now,
             )
-        listed = {reader.email: reader for reader in subscribers.listing(conn)}
+        listed = {reader.email: reader for reader in subscribers.list_all(conn)}
     return [
         Reader(
             listed[email].id,

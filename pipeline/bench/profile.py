@@ -19,9 +19,9 @@ from sqlalchemy import Connection, Engine
 
 from pipeline.dispatch import Dispatcher
 from pipeline.domain import Delivery, Told
-from pipeline.smtp import Outcome, Transport
+from pipeline.smtp import Decision, Transport
 from pipeline.smtp.transport import Connection as Conversation
-from pipeline.smtp.transport import never
+from pipeline.smtp.transport import never_give_up
 
 T = TypeVar("T")
 
@@ -115,7 +115,7 @@ class TimedTransport:
         self._transport = transport
         self._meter = meter
 
-    def open(self, give_up: Callable[[], bool] = never) -> Conversation:
+    def open(self, give_up: Callable[[], bool] = never_give_up) -> Conversation:
         with self._meter.measure(Step.SEND):
             opened = self._transport.open(give_up)
             return cast(Conversation, TimedConversation(opened, self._meter))
@@ -129,10 +129,10 @@ class TimedConversation:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
-    def begin(self, sender: str, recipient: str, body: bytes) -> Outcome | None:
+    def begin(self, sender: str, recipient: str, body: bytes) -> Decision | None:
         return self._timed(lambda: self._connection.begin(sender, recipient, body))
 
-    def finish(self) -> Outcome:
+    def finish(self) -> Decision:
         return self._timed(self._connection.finish)
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ def upgrade() -> None:
     loaded = settings.load()
     engine = open_engine(loaded.database_url)
     key = loaded.suppression_key.get_secret_value() if loaded.suppression_key else None
-    migrate.upgrade(engine, suppression_key=key)
+    migrate.upgrade(engine)
     keys_in_use(engine, loaded.secret_key, key, now=datetime.now(UTC), link_life=timedelta())
 
 

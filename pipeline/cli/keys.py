@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import typer
@@ -13,7 +12,7 @@ from pipeline import settings
 from pipeline.cli.output import AsJson, show
 from pipeline.errors import NotFoundError
 from pipeline.storage import keys, migrate
-from pipeline.storage.database import open_engine, read_only, with_retries
+from pipeline.storage.database import open_engine, read_only, retry_transaction
 from pipeline.storage.keys import KeyName, fingerprint
 
 app = typer.Typer(no_args_is_help=True)
@@ -49,11 +48,12 @@ def renew() -> None:
     engine = open_engine(settings.load().database_url)
     migrate.check(engine)
 
+    @retry_transaction
     def once() -> bool:
         with engine.begin() as conn:
             return keys.renew_secret(conn, datetime.now(UTC))
 
-    if not with_retries(partial(once)):
+    if not once():
         raise NotFoundError("Paperboy has generated no SECRET_KEY: change it in the settings")
     typer.echo("SECRET_KEY was replaced. Restart the site and the workers now.")
 

@@ -17,9 +17,10 @@ from pipeline.dispatch import DispatchStoppedError, Tally
 from pipeline.domain import DeliveryStatus
 from pipeline.editions import SlotResult
 from pipeline.errors import PaperboyError
-from pipeline.storage import deliveries, digests, send_controls
+from pipeline.storage import deliveries, delivery_queries, digests, send_controls
 from pipeline.storage.database import read_only
-from pipeline.storage.deliveries import DeliveryView, Resolution
+from pipeline.storage.deliveries import Resolution
+from pipeline.storage.delivery_queries import DeliveryView
 from pipeline.storage.send_controls import Pause
 
 app = typer.Typer()
@@ -152,7 +153,7 @@ def list_deliveries(
         return
     built = services()
     with read_only(built.engine) as conn:
-        known = deliveries.listing(conn, status)
+        known = delivery_queries.list_views(conn, status)
         papers = digests.papers_of(conn, [view.id for view in known])
     rows = (_delivery_row(built, view, papers[view.id]) for view in known)
     show(rows, OWED, as_json=as_json, empty="No deliveries.")

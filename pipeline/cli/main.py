@@ -52,7 +52,9 @@ COMMANDS: Final = {
     "editions": Entry("sending", "List, pause, resume and cancel editions.", "editions"),
     "sending": Entry("sending", "Show, pause and resume sending, and its limits.", "sending"),
     "subscribers": Entry("subscribers", "Add, show, import, export and erase subscribers.", "app"),
-    "suppressions": Entry("subscribers", "List, add and remove blocked addresses.", "suppressions"),
+    "suppressions": Entry(
+        "subscribers", "List, add and remove blocked addresses.", "suppressions_app"
+    ),
     "doctor": Entry("doctor", "Check settings, services, DNS and mail, and suggest repairs."),
     "dkim": Entry("dkim", "Manage the keys that sign mail.", "app"),
     "keys": Entry("keys", "Manage the keys that sign links and hash addresses.", "app"),

@@ -23,9 +23,9 @@ from pipeline.matching import suggestions
 from pipeline.matching.corpus import statistics
 from pipeline.matching.match import found_by, search
 from pipeline.matching.match import rank as rank_papers
-from pipeline.matching.query import canonical, parse
+from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.matching.suggestions import hints
-from pipeline.sources import recorded_files
+from pipeline.sources import LIVE, recorded_files
 from pipeline.storage import ingest_state, papers
 from pipeline.storage.database import read_only
 
@@ -35,7 +35,7 @@ app = typer.Typer()
 @app.command()
 def ingest(
     source: Annotated[
-        list[str] | None, typer.Option("--source", help="huggingface or arxiv; may repeat.")
+        list[str] | None, typer.Option("--source", help=f"{' or '.join(LIVE)}; may repeat.")
     ] = None,
     file: Annotated[
         list[Path] | None,
@@ -145,7 +145,7 @@ def match(
 ) -> None:
     """List papers that match a topic, best first, with their weekly number and similar queries."""
     wanted = breadth_of(breadth)
-    parsed = canonical(query)
+    topic = parse_topic(query)
     for hint in hints(query):
         complain(f"{hint.text}\n  {query}\n  {' ' * hint.position}^")
     built = services()
@@ -161,29 +161,34 @@ def match(
             "score": round(found.score, 4),
             "phrases": found.phrases,
         }
-        for found in search(parsed, known, corpus=corpus, breadth=wanted, embedder=built.embeddings)
+        for found in search(
+            topic.tree, known, corpus=corpus, breadth=wanted, embedder=built.embeddings
+        )
     )
     columns = ("score", "paper", "title", "phrases")
     show(rows, columns, as_json=as_json, empty="No papers match this topic.")
     if not as_json and known:
-        for line in _rate(parsed, known, corpus, wanted):
+        for line in _rate(topic, known, corpus, wanted, built.settings.curated_topics):
             typer.echo(line)
 
 
 def _rate(
-    query: str, known: Sequence[Paper], corpus: Iterable[Paper], breadth: Breadth
+    query: TopicQuery,
+    known: Sequence[Paper],
+    corpus: Iterable[Paper],
+    breadth: Breadth,
+    curated_file: Path | None,
 ) -> Iterator[str]:
     """Yield lines: how many papers the topic matched lately, and narrower or broader queries."""
     # Imports the whole site, which no other command here needs.
-    from pipeline.web.subscribe import volume
-    from pipeline.web.subscribe.curated import CURATED
+    from pipeline.web.subscribe import curated, volume
 
     newest = max(paper.announced_on for paper in known)
     lately = [p for p in known if p.announced_on > newest - timedelta(days=volume.DAYS)]
     days = sorted({paper.announced_on for paper in lately})
-    tree = parse(query)
-    less, more = suggestions.narrower(tree), suggestions.broader(tree)
-    named = {topic.name: canonical(topic.query) for topic in CURATED if topic.query != TRENDING}
+    less, more = suggestions.narrower(query.tree), suggestions.broader(query.tree)
+    topics = curated.read(curated_file or curated.DEFAULT).topics
+    named = {one.name: one.parsed for one in topics if one.query != TRENDING}
     found = found_by(
         {query, *less, *more, *named.values()}, lately, corpus=statistics(corpus), breadth=breadth
     )
@@ -191,12 +196,12 @@ def _rate(
     counted = counts[query]
     keys = {other: {paper.id for paper in listed} for other, listed in found.items()}
     others = {name: keys[other] for name, other in named.items() if other != query}
-    told = volume.volume(query, counted, more=(volume.overlap(keys[query], others),))
+    told = volume.volume(query.text, counted, more=(volume.overlap(keys[query], others),))
     yield ", ".join(filter(None, (told.pace, told.silence)))
     if told.hint:
         yield told.hint
-    narrower = volume.narrower(counted, {other: counts[other] for other in less})
-    broader = volume.broader(counted, {other: counts[other] for other in more})
+    narrower = volume.narrower(counted, {other.text: counts[other] for other in less})
+    broader = volume.broader(counted, {other.text: counts[other] for other in more})
     for one in (narrower, broader):
         if one:
             yield f"{one.word}: {one.query} ({one.pace})"

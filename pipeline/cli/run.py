@@ -72,17 +72,21 @@ def serve(
 ) -> None:
     """Run the site, without workers and schedule."""
     from pipeline import bootstrap, tasks
-    from pipeline.bootstrap import log_new_keys, warn_of_settings
+    from pipeline.storage import keys
     from pipeline.web import create_app
     from pipeline.web.server import POOL_TIMEOUT, listen, server
 
     loaded = settings.load()
     loaded.check_site(host)
     ours = bootstrap.build(loaded, pool_timeout=POOL_TIMEOUT)
-    warn_of_settings()
-    log_new_keys(ours)
+    settings.log_suspicions()
+    keys.log_origin(ours.settings, ours.keys)
     if is_loopback(ours.settings.site_host) and not is_loopback(host):
-        log.warning("links lead to this machine only: set SITE_URL", listening_on=host)
+        log.warning(
+            "site_url.missing",
+            advice="links lead to this machine only: set SITE_URL",
+            listening_on=host,
+        )
     wake_editions = partial(tasks.wake_editions, ours.settings)
     site = server(create_app(ours, wake_editions=wake_editions))
     with interruptible(), suppress(KeyboardInterrupt), listen(host, port) as socket:

@@ -12,7 +12,7 @@ from pipeline.bootstrap import services
 from pipeline.cli.output import AsJson, UsageError, day, lines, show
 from pipeline.dispatch import controls, throttle
 from pipeline.domain import DeliveryStatus
-from pipeline.storage import deliveries, send_controls, throttles
+from pipeline.storage import delivery_queries, send_controls, throttles
 from pipeline.storage.database import read_only
 
 editions = typer.Typer(no_args_is_help=True)
@@ -32,7 +32,7 @@ Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Shown with t
 def list_editions(as_json: AsJson = False) -> None:
     """List all editions, newest first, with their deliveries by status."""
     with read_only(services().engine) as conn:
-        counts = deliveries.editions(conn)
+        counts = delivery_queries.edition_counts(conn)
         held = {hold.edition_on for hold in send_controls.list_pauses(conn)}
     days = sorted({*counts, *filter(None, held)}, reverse=True)
     rows = (_edition_row(one, counts.get(one, {}), paused=one in held) for one in days)
@@ -121,7 +121,7 @@ def _state_rows() -> Iterable[dict[str, Any]]:
         held, breaker, slowed = (
             send_controls.list_pauses(conn),
             send_controls.circuit_breaker(conn),
-            throttles.listing(conn),
+            throttles.list_all(conn),
         )
     for hold in held:
         name = hold.edition_on or send_controls.EVERYTHING

@@ -32,11 +32,11 @@ from pipeline.errors import PaperboyError
 from pipeline.feedback import suppression
 from pipeline.signup import Choices
 from pipeline.signup.transfer import Imported, ImportReport
-from pipeline.storage import guard, subscribers
+from pipeline.storage import guard, suppressions
 from pipeline.storage.database import read_only
 
 app = typer.Typer(no_args_is_help=True)
-suppressions = typer.Typer(no_args_is_help=True)
+suppressions_app = typer.Typer(no_args_is_help=True)
 
 COLUMNS = (
     "email",
@@ -84,7 +84,7 @@ def add(
         raise UsageError(f"--{error}") from None
     schedule = Schedule(time(hour), timezone, frequency, day)
     choices = Choices(
-        tuple(topic or ()),
+        signup.parse_queries(topic or ()),
         schedule,
         max_papers or built.settings.max_papers,
         breadth=breadth_of(breadth),
@@ -302,16 +302,16 @@ def _row(subscriber: Subscriber, topics: tuple[str, ...]) -> dict[str, Any]:
 # --- Suppressions -------------------------------------------------------------------------------
 
 
-@suppressions.command("list")
+@suppressions_app.command("list")
 def list_suppressions(as_json: AsJson = False) -> None:
     """List the hashes of suppressed addresses."""
     with read_only(services().engine) as conn:
-        known = subscribers.suppressions(conn)
+        known = suppressions.list_all(conn)
     rows = ({"hash": s.hash, "reason": s.reason, "since": s.since} for s in known)
     show(rows, ("hash", "reason", "since"), as_json=as_json, empty="No address is suppressed.")
 
 
-@suppressions.command()
+@suppressions_app.command()
 def undo(
     since: Annotated[str, typer.Option(metavar="ISO", help="Only suppressions made since then.")],
     until: Annotated[
@@ -378,7 +378,7 @@ def _reasons(names: Iterable[str]) -> tuple[SuppressionReason, ...]:
     return tuple(allowed[name] for name in names) or guard.OURS
 
 
-@suppressions.command("add")
+@suppressions_app.command("add")
 def add_suppression(
     emails: Annotated[list[str], typer.Argument(metavar="EMAIL...", help="One or more.")],
 ) -> None:
@@ -389,7 +389,7 @@ def add_suppression(
         suppression.suppress(built.engine, address, built.suppression_key, datetime.now(UTC))
 
 
-@suppressions.command("remove")
+@suppressions_app.command("remove")
 def remove_suppression(email: Email) -> None:
     """Lift the suppression of an address, even after a complaint."""
     built = services()

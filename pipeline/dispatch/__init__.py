@@ -1,10 +1,10 @@
 """Send the queued deliveries: claim, compose, send, record the verdict.
 
-`dispatcher` takes a delivery from the outbox to the mail server, `decisions` turns an SMTP verdict
-into a settlement, `committer` writes marks and settlements in group commits, `ready` is the queue
-between composing and sending, `pool` holds the sender threads. `pacing` limits claims by quotas,
-rate limits and the circuit breaker, `pace` computes throttling after a refusal, `halting` holds,
-resumes and cancels on behalf of the operator.
+`dispatcher` takes a delivery from the outbox to the mail server, `compose` makes its bytes,
+`senders` has the sender threads and their queue, `retry_policy` turns a decision of `smtp` into a
+settlement, and `group_commit` writes marks and settlements. `shared_throttle` limits claims by
+quotas, throttles and the circuit breaker, `throttle` computes throttling after a refusal, and
+`controls` holds, resumes and cancels on behalf of the operator.
 """
 
 from pipeline.dispatch.dispatcher import Dispatcher, DispatchStoppedError, Tally

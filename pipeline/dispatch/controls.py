@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from pipeline.errors import NotFoundError
 from pipeline.storage import deliveries, send_controls, throttles
-from pipeline.storage.database import retry_transaction, with_retries
+from pipeline.storage.database import retry_transaction
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +24,7 @@ def stop(engine: Engine, now: datetime, edition_on: date | None = None, reason: 
     """
     with engine.begin() as conn:
         stopped = send_controls.pause(conn, edition_on, reason or BY_HAND, now)
-    log.warning("sending held up", edition=_name(edition_on), new=stopped)
+    log.warning("sending.paused", edition=_name(edition_on), new=stopped)
     return stopped
 
 
@@ -43,7 +43,7 @@ def start(engine: Engine, edition_on: date | None = None) -> bool:
         started = send_controls.resume(conn, edition_on)
         if edition_on is None or was_held:
             started = send_controls.forget_breaker(conn) or started
-    log.warning("sending goes on", edition=_name(edition_on), new=started)
+    log.warning("sending.resumed", edition=_name(edition_on), new=started)
     return started
 
 
@@ -53,7 +53,7 @@ def release(engine: Engine, domain: str) -> None:
     with engine.begin() as conn:
         if not throttles.free_by_name(conn, domain):
             raise NotFoundError(f"nothing slows mail to {domain}")
-    log.warning("domain released", domain=domain)
+    log.warning("domain.released", domain=domain)
 
 
 def cancel(engine: Engine, edition_on: date) -> int:
@@ -63,12 +63,13 @@ def cancel(engine: Engine, edition_on: date) -> int:
     crash some are cancelled, and another run cancels the rest.
     """
     total = 0
-    while ended := with_retries(lambda: _cancel_some(engine, edition_on)):
+    while ended := _cancel_some(engine, edition_on):
         total += ended
-    log.warning("edition cancelled", edition=str(edition_on), deliveries=total)
+    log.warning("edition.cancelled", edition=str(edition_on), deliveries=total)
     return total
 
 
+@retry_transaction
 def _cancel_some(engine: Engine, edition_on: date) -> int:
     with engine.begin() as conn:
         return deliveries.cancel_edition(conn, edition_on)

@@ -128,20 +128,20 @@ class _Drain:
         self._lease = Lease(
             uuid.uuid4().hex, plan.deadline + MARGIN, plan.patience + MARGIN, plan.server
         )
-        self._committer = GroupCommit(plan.engine, self._lease, plan.clock, self._gives_up)
-        self._pacing = SharedThrottle(
+        self._committer = GroupCommit(plan.engine, self._lease, plan.clock, self._give_up)
+        self._throttle = SharedThrottle(
             self._transact, plan.clock, self._lease, plan.chunk, plan.rates, plan.bucket
         )
-        self._ready = SendQueue(self._pacing.chunk)
-        self._crew = SenderPool(
-            plan.connections, self._ready, self._committer, plan.transport, self._pacing
+        self._ready = SendQueue(self._throttle.chunk)
+        self._pool = SenderPool(
+            plan.connections, self._ready, self._committer, plan.transport, self._throttle
         )
         self._committer.on_trip = self._hold
         self._refusal: RefusedError | None = None
         self._counted = 0  # refusals counted by the guard that ended a delivery queued again before
         self._waited_since: datetime | None = None
         self._expired = 0
-        self._found_uncertain = 0
+        self._recovered_uncertain = 0
         self._tidy_at = 0.0
         self._claiming = False
         self._gave_up = False
@@ -149,13 +149,13 @@ class _Drain:
     def run(self) -> Tally:
         self._committer.start()
         try:
-            self._produce()
+            self._claim_until_over()
         except BaseException:
-            self._ready.drop()  # also on Ctrl-C: only messages being sent are finished
+            self._ready.close_now()  # also on Ctrl-C: only messages being sent are finished
             raise
         finally:
             self._finish()
-        error = self._crew.failure or self._committer.error or self._refusal
+        error = self._pool.failure or self._committer.error or self._refusal
         if isinstance(error, TransportError):
             refused = isinstance(error, RefusedError)
             raise DispatchStoppedError(str(error), self._tally(), refused=refused) from error
@@ -165,23 +165,23 @@ class _Drain:
 
     # --- Claim and compose ----------------------------------------------------------------------
 
-    def _produce(self) -> None:
+    def _claim_until_over(self) -> None:
         unsent: list[int] = []
         while not self._is_over():
-            self._claim_anew(unsent)
+            self._hand_back_outdated(unsent)
             self._tidy()
-            tokens = self._pacing.tokens()
+            tokens = self._throttle.tokens()
             claim = self._transact(partial(self._claim, tokens))
             self._claiming = False
             if claim.deliveries:
                 unsent = self._compose_all(claim.deliveries)
-            elif self._once and not self._is_worth_waiting(claim):
+            elif self._once and not self._should_wait(claim):
                 return
             else:
                 self._sleep(claim)
 
     def _is_over(self) -> bool:
-        return bool(self._crew.failure or self._committer.error or self._stop())
+        return bool(self._pool.failure or self._committer.error or self._stop())
 
     def _claim(self, tokens: int, conn: Connection) -> Claim:
         now = self._now(conn)
@@ -194,7 +194,7 @@ class _Drain:
         if self._until and now >= self._until:
             self._once = True  # claim nothing more; the drain ends
             return Claim((), now)
-        return self._pacing.claim(conn, tokens, now)
+        return self._throttle.claim(conn, tokens, now)
 
     def _compose_all(self, claimed: Sequence[Delivery]) -> list[int]:
         """Compose each claimed delivery and queue it for the sender threads.
@@ -202,14 +202,14 @@ class _Drain:
         Return the ids of the deliveries that were not queued because the drain is over or the claim
         is outdated; [] if all were queued.
         """
-        digests = retry_until_available(partial(self._load, claimed), self._gives_up)
+        digests = retry_until_available(partial(self._load, claimed), self._give_up)
         for number, delivery in enumerate(claimed):
             body = self._compose(delivery, digests.get(delivery.id))
             if body is None:
-                self._pacing.leave()
+                self._throttle.end_probe()
                 continue
             message = ReadyMessage(delivery, self._plan.sender(delivery), body)
-            self._crew.grow()
+            self._pool.grow()
             while not self._ready.put(message, POLL):
                 if self._is_over() or self._is_outdated():
                     return [one.id for one in claimed[number:]]
@@ -222,7 +222,7 @@ class _Drain:
             try:
                 return self._plan.load(conn, claimed)
             except UNREADABLE:
-                log.exception("deliveries loaded one by one")
+                log.exception("deliveries.load_failed")
             found: dict[int, Told] = {}
             for delivery in claimed:  # an unreadable row must not block the others
                 try:
@@ -233,52 +233,52 @@ class _Drain:
 
     def _is_outdated(self) -> bool:
         """Return whether claimed deliveries may have to wait now (a hold or a new throttle)."""
-        return self._committer.held_up.is_set() or self._pacing.stale.is_set()
+        return self._committer.is_outdated.is_set() or self._throttle.stale.is_set()
 
-    def _claim_anew(self, unsent: list[int]) -> None:
+    def _hand_back_outdated(self, unsent: list[int]) -> None:
         """Return unsent deliveries to the outbox if some of them must wait.
 
         Those that need not wait are claimed again.
         """
         if not self._is_outdated():
             return
-        self._committer.held_up.clear()
-        self._pacing.stale.clear()
+        self._committer.is_outdated.clear()
+        self._throttle.stale.clear()
         unsent += [message.delivery.id for message in self._ready.clear()]
         token = self._lease.token
         self._transact(lambda conn: deliveries.hand_back(conn, unsent, token))
 
-    def _compose(self, delivery: Delivery, digest: Told | None) -> bytes | None:
+    def _compose(self, delivery: Delivery, content: Told | None) -> bytes | None:
         try:
-            return self._plan.compose(delivery, digest)
+            return self._plan.compose(delivery, content)
         except RenderError as error:
-            log.critical("delivery not composed", delivery=delivery.id, error=str(error))
+            log.critical("delivery.not_composed", delivery=delivery.id, error=str(error))
             self._committer.settle(not_composed(delivery, str(error)))
         except Exception as error:
             # A delivery that fails because of a bug of ours would otherwise come first in every
             # claim, and no delivery behind it would ever be sent. Its retry is delayed.
-            log.exception("delivery not composed", delivery=delivery.id)
+            log.exception("delivery.not_composed", delivery=delivery.id)
             self._committer.settle(
                 not_composed_yet(delivery, type(error).__name__, spread=_spread())
             )
         return None
 
-    def _is_worth_waiting(self, claim: Claim) -> bool:
+    def _should_wait(self, claim: Claim) -> bool:
         """Return whether a `once` drain continues although this claim is empty.
 
         It does while this drain probes the breaker, holds deliveries of a throttled domain, or
         has mail that is due within SOON. If the breaker is open, set the refusal that `run` raises.
         """
         if claim.breaker:
-            if self._pacing.trying:
+            if self._throttle.is_probing:
                 return True
-            self._refusal = RefusedError(_why_not(claim.breaker))
+            self._refusal = RefusedError(_breaker_reason(claim.breaker))
             return False
         if claim.is_ours:
             return True
-        return claim.wait is not None and claim.wait <= SOON and not self._time_stands_still(claim)
+        return claim.wait is not None and claim.wait <= SOON and not self._is_clock_fixed(claim)
 
-    def _time_stands_still(self, claim: Claim) -> bool:
+    def _is_clock_fixed(self, claim: Claim) -> bool:
         """Return whether the clock is fixed, as in tests: then waiting never makes anything due."""
         before, self._waited_since = self._waited_since, claim.at
         return bool(claim.wait) and before == claim.at
@@ -298,10 +298,10 @@ class _Drain:
             return
         self._tidy_at = time.monotonic() + TIDY_EVERY
         found, resent = self._transact(self._recover)
-        self._found_uncertain += found.uncertain
+        self._recovered_uncertain += found.uncertain
         if found.queued or found.uncertain or resent:
             log.warning(
-                "leases recovered", queued=found.queued, uncertain=found.uncertain, resent=resent
+                "leases.recovered", queued=found.queued, uncertain=found.uncertain, resent=resent
             )
         self._judge()
         expired = deliveries.CHUNK
@@ -324,12 +324,12 @@ class _Drain:
     def _hold(self, trip: TripReason) -> None:
         """Stop the drain at once, as if the login was refused: too many refusals."""
         log.critical(
-            "edition held: too many refusals",
+            "edition.held",
             edition=str(trip.edition_on or send_controls.EVERYTHING),
             refused=trip.refused,
             reason=trip.reason,
         )
-        self._crew.halt(RefusedError(f"sending is held: {trip.reason}"))
+        self._pool.halt(RefusedError(f"sending is held: {trip.reason}"))
 
     def _recover(self, conn: Connection) -> tuple[deliveries.Recovery, int]:
         now = self._now(conn)
@@ -346,9 +346,9 @@ class _Drain:
             with self._plan.engine.begin() as conn:
                 return work(conn)
 
-        return retry_until_available(attempt, self._gives_up)
+        return retry_until_available(attempt, self._give_up)
 
-    def _gives_up(self, away: float) -> bool:
+    def _give_up(self, away: float) -> bool:
         """Return whether to stop waiting for a database that has been away for `away` seconds.
 
         During an outage, received replies wait in memory; a process that must stop cannot keep them
@@ -361,9 +361,9 @@ class _Drain:
     # --- End ------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        self._crew.join(self._is_over, self._stop)
+        self._pool.join(self._is_over, self._stop)
         self._committer.stop()
-        self._pacing.finish()
+        self._throttle.finish()
         if not self._committer.error:
             self._judge()
         self._transact(lambda conn: deliveries.give_back(conn, self._lease.token))
@@ -376,13 +376,13 @@ class _Drain:
             failed=written[DeliveryStatus.FAILED]
             + written[DeliveryStatus.SUPPRESSED]
             + self._counted,
-            uncertain=written[DeliveryStatus.UNCERTAIN] + self._found_uncertain,
+            uncertain=written[DeliveryStatus.UNCERTAIN] + self._recovered_uncertain,
             cancelled=written[DeliveryStatus.CANCELLED],
             expired=self._expired,
         )
 
 
-def _why_not(breaker: CircuitBreaker) -> str:
+def _breaker_reason(breaker: CircuitBreaker) -> str:
     until = f"{breaker.open_until:%Y-%m-%d %H:%M} UTC"
     return f"the server refuses us and is left alone until {until}: {breaker.reply}"
 

@@ -60,27 +60,27 @@ class GroupCommit:
         engine: Engine,
         lease: Lease,
         clock: Callable[[Connection], datetime],
-        gives_up: Callable[[float], bool] = lambda _away: False,
+        give_up: Callable[[float], bool] = lambda _away: False,
     ) -> None:
         self.error: Exception | None = None
         self.written: Counter[DeliveryStatus] = Counter()
-        self.held_up = threading.Event()  # some claimed deliveries must wait: claim again
+        self.is_outdated = threading.Event()  # some claimed deliveries must wait: claim again
         self.on_trip: Callable[[TripReason], None] = lambda _trip: (
             None
         )  # called when an edition is held
         self._engine = engine
         self._lease = lease
         self._clock = clock
-        self._gives_up = gives_up  # called with the seconds of database outage so far
+        self._give_up = give_up  # called with the seconds of database outage so far
         self._wake = threading.Condition()
         self._requests: list[_Request] = []
         self._settlements: list[Settlement] = []
         self._stopping = False
         self._idle = False
-        self._crowd = 1
+        self._connections = 1
         self._renew_at = time.monotonic() + self._renewal_gap
         self._refused: set[int] = set()  # delivery ids since the last check of the guard
-        self._watch_at = 0.0
+        self._check_at = 0.0
         self._thread = threading.Thread(target=self._run, name="committer")
 
     def start(self) -> None:
@@ -95,13 +95,13 @@ class GroupCommit:
 
     def expect(self, connections: int) -> None:
         """Set the number of connections; when all of them wait, no further request can join."""
-        self._crowd = max(1, connections)
+        self._connections = max(1, connections)
 
     def settle(self, settlement: Settlement) -> None:
         """Queue a settlement; return before it is written."""
         with self._wake:
             self._settlements.append(settlement)
-            self._nudge()
+            self._notify_if_needed()
 
     def mark(self, delivery_id: int, previous: Settlement | None) -> bool:
         """Write `previous` and mark the delivery in one commit; return True if its dot may be sent.
@@ -117,13 +117,13 @@ class GroupCommit:
             if previous:
                 self._settlements.append(previous)
             self._requests.append(request)
-            self._nudge()
+            self._notify_if_needed()
         request.answered.acquire()
         return request.granted
 
-    def _nudge(self) -> None:
+    def _notify_if_needed(self) -> None:
         """Wake the thread if it is idle, or if all connections wait for it."""
-        if self._idle or len(self._requests) >= self._crowd:
+        if self._idle or len(self._requests) >= self._connections:
             self._wake.notify()
 
     # --- The thread -----------------------------------------------------------------------------
@@ -131,19 +131,19 @@ class GroupCommit:
     def _run(self) -> None:
         try:
             while not self._is_done():
-                if self._gather(self._renewal_gap):
+                if self._wait_for_work(self._renewal_gap):
                     self._write_burst()
         except Exception as error:  # noqa: BLE001  (the thread's entry: the drain raises it)
             # Pending writes are lost; their deliveries are recovered when the lease expires.
             self.error = error
         finally:
-            self._refuse_the_rest()
+            self._deny_pending()
 
     def _is_done(self) -> bool:
         with self._wake:
             return self._stopping and not (self._requests or self._settlements)
 
-    def _gather(self, within: float) -> bool:
+    def _wait_for_work(self, within: float) -> bool:
         """Wait for work; return False if none came within `within` seconds or the thread must stop.
 
         Also return True when the lease has to be renewed.
@@ -157,7 +157,7 @@ class GroupCommit:
                 self._idle = True
                 self._wake.wait(left)
                 self._idle = False
-            self._let_others_join()
+            self._wait_for_others()
             return True
 
     def _write_burst(self) -> None:
@@ -166,14 +166,14 @@ class GroupCommit:
         Taking a connection from the pool costs a round trip; a connection idle for longer than
         BURST_GAP is returned, since it may be dead when it is needed.
         """
-        with retry_until_available(self._engine.connect, self._gives_up) as conn:
+        with retry_until_available(self._engine.connect, self._give_up) as conn:
             self._write(conn)
-            while self._gather(BURST_GAP):
+            while self._wait_for_work(BURST_GAP):
                 self._write(conn)
 
-    def _let_others_join(self) -> None:
+    def _wait_for_others(self) -> None:
         until = time.monotonic() + JOIN_TIME
-        while len(self._requests) < self._crowd and not self._stopping:
+        while len(self._requests) < self._connections and not self._stopping:
             left = until - time.monotonic()
             if left <= 0 or not self._wake.wait(left):
                 return
@@ -189,34 +189,34 @@ class GroupCommit:
             return self._commit(conn, ids, settlements, again=next(tries) > 0)
 
         try:
-            granted = retry_until_available(commit, self._gives_up)
+            granted = retry_until_available(commit, self._give_up)
             for request in requests:
                 request.granted = request.delivery_id in granted
         finally:
             for request in requests:
                 request.answered.release()
-        self._watch(conn, settlements)
+        self._check_refusals(conn, settlements)
 
-    def _watch(self, conn: Connection, settlements: list[Settlement]) -> None:
+    def _check_refusals(self, conn: Connection, settlements: list[Settlement]) -> None:
         """Have the guard check the editions of new refusals.
 
         Uses at most a fifth of the thread's time.
         """
         self._refused |= {one.delivery_id for one in settlements if one.is_refusal}
         begun_at = time.monotonic()
-        if not self._refused or begun_at < self._watch_at:
+        if not self._refused or begun_at < self._check_at:
             return
 
-        def look() -> list[TripReason]:
+        def check() -> list[TripReason]:
             with conn.begin():
                 editions = refusals.editions_of(conn, self._refused)
                 return guard.watch(conn, editions, self._clock(conn))
 
-        trips = retry_until_available(look, self._gives_up)
+        trips = retry_until_available(check, self._give_up)
         self._refused.clear()
-        self._watch_at = time.monotonic() + 4 * (time.monotonic() - begun_at)
+        self._check_at = time.monotonic() + 4 * (time.monotonic() - begun_at)
         for trip in trips:
-            self.held_up.set()
+            self.is_outdated.set()
             self.on_trip(trip)
 
     def _commit(
@@ -248,22 +248,22 @@ class GroupCommit:
                 self._renew_at = time.monotonic() + self._renewal_gap
         self._count(written, len(settlements), lost)
         if handed_back:
-            self.held_up.set()
+            self.is_outdated.set()
         return granted
 
     def _count(self, written: Counter[DeliveryStatus], settlements: int, lost: list[int]) -> None:
         settled = written.total() - written[DeliveryStatus.CANCELLED]
         if settled < settlements:
-            log.warning("settlements came too late", count=settlements - settled)
+            log.warning("settlements.late", count=settlements - settled)
         for id_ in lost:
-            log.info("mark lost", delivery=id_)
+            log.info("mark.lost", delivery=id_)
         self.written += written
 
     @property
     def _renewal_gap(self) -> float:
         return self._lease.length.total_seconds() / 3
 
-    def _refuse_the_rest(self) -> None:
+    def _deny_pending(self) -> None:
         with self._wake:
             self._stopping = True
             requests, self._requests = self._requests, []

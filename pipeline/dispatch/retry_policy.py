@@ -1,19 +1,12 @@
-"""Turn the verdict on a delivery into its settlement. Pure."""
+"""Turn the decision on a delivery into its settlement: when to retry it. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from pipeline.domain import (
-    STRIKES,
-    Delivery,
-    DeliveryStatus,
-    SuppressionReason,
-    Verdict,
-)
-from pipeline.smtp import Outcome
+from pipeline.domain import Delivery, DeliveryStatus, Verdict
+from pipeline.smtp import Decision
 from pipeline.storage.deliveries import Settlement
 
 GAPS: Final = tuple(timedelta(minutes=minutes) for minutes in (5, 15, 45, 120))
@@ -22,47 +15,34 @@ GAPS: Final = tuple(timedelta(minutes=minutes) for minutes in (5, 15, 45, 120))
 RECONNECT_GAP: Final = timedelta(minutes=1)
 """Delay after a lost connection: the attempt is not charged, but a busy loop is prevented."""
 
-# The message was not judged: the connection failed, or the server refused us. Not charged.
-_UNCHARGED: Final = {Verdict.CONNECTION, Verdict.CONFIGURATION}
 
-# Refusals that may be temporary, even if the reply code is permanent.
-_PASSING: Final = {Verdict.THROTTLED, Verdict.GREYLISTED, Verdict.DEFERRED}
-
-# Refusals that are our fault: the papers go into the reader's next digest.
-_OUR_FAULT: Final = {Verdict.TOO_LARGE, Verdict.AUTHENTICATION, Verdict.BLOCKED}
-
-
-def settlement(delivery: Delivery, outcome: Outcome, *, spread: float) -> Settlement:
-    """Return the settlement of `delivery` after `outcome`.
+def settlement(delivery: Delivery, decision: Decision, *, spread: float) -> Settlement:
+    """Return the settlement of `delivery` after `decision`, with the delay before a retry.
 
     `spread` in [0, 1) lengthens the retry delay by up to a quarter, so that deliveries which failed
     together are not retried together (after a lost connection: by up to its double). It never
     shortens a delay, since greylisting counts the minutes.
     """
-    verdict = outcome.verdict
-    settled = Settlement(
+    return Settlement(
         delivery.id,
-        DeliveryStatus.FAILED,
-        reason=_reason(outcome),
-        reply=str(outcome.reply) if outcome.reply else None,
-        queue_id=outcome.queue_id,
-        charged=verdict not in _UNCHARGED,
-        strike=STRIKES.get(verdict),
+        decision.status,
+        reason=decision.reason,
+        reply=str(decision.reply) if decision.reply else None,
+        queue_id=decision.queue_id,
+        charged=decision.charged,
+        delay=_delay(delivery, decision, spread),
+        strike=decision.strike,
+        unread=decision.unread,
     )
-    if verdict is Verdict.ACCEPTED:
-        return replace(settled, status=DeliveryStatus.SENT)
-    if verdict is Verdict.UNKNOWN:
-        return replace(settled, status=DeliveryStatus.UNCERTAIN)
-    if verdict in _UNCHARGED:
-        delay = RECONNECT_GAP if verdict is Verdict.CONNECTION else timedelta(0)
-        return replace(settled, status=DeliveryStatus.QUEUED, delay=delay * (1 + spread))
-    if verdict in _PASSING or not outcome.permanent:
-        return replace(settled, status=DeliveryStatus.QUEUED, delay=_gap(delivery, spread))
-    if verdict is Verdict.HARD:
-        return replace(
-            settled, status=DeliveryStatus.SUPPRESSED, suppression=SuppressionReason.HARD
-        )
-    return replace(settled, unread=verdict in _OUR_FAULT)
+
+
+def _delay(delivery: Delivery, decision: Decision, spread: float) -> timedelta:
+    if decision.status is not DeliveryStatus.QUEUED:
+        return timedelta(0)
+    if decision.charged:
+        return _gap(delivery, spread)
+    is_lost = decision.verdict is Verdict.CONNECTION
+    return RECONNECT_GAP * (1 + spread) if is_lost else timedelta(0)  # the breaker delays it
 
 
 def not_composed(delivery: Delivery, explanation: str) -> Settlement:
@@ -91,7 +71,3 @@ def not_composed_yet(delivery: Delivery, explanation: str, *, spread: float) -> 
 
 def _gap(delivery: Delivery, spread: float) -> timedelta:
     return GAPS[min(delivery.attempts, len(GAPS) - 1)] * (1 + spread / 4)
-
-
-def _reason(outcome: Outcome) -> str:
-    return f"{outcome.verdict} at {outcome.phase}"

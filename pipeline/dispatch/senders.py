@@ -15,10 +15,9 @@ import structlog
 from pipeline.dispatch.group_commit import GroupCommit
 from pipeline.dispatch.retry_policy import settlement
 from pipeline.dispatch.shared_throttle import SharedThrottle
-from pipeline.dispatch.throttle import Scope, scope
 from pipeline.domain import Delivery, DeliveryStatus, Verdict
 from pipeline.errors import RefusedError, TransportError
-from pipeline.smtp import Connection, Outcome, Transport, without_addresses
+from pipeline.smtp import Connection, Decision, Scope, Transport, without_addresses
 from pipeline.storage.deliveries import Settlement
 
 log = structlog.get_logger(__name__)
@@ -42,20 +41,20 @@ class SenderPool:
         ready: SendQueue,
         committer: GroupCommit,
         transport: Transport,
-        pacing: SharedThrottle,
+        throttle: SharedThrottle,
     ) -> None:
         self.failure: Exception | None = None
         self.ready = ready
         self.committer = committer
-        self.pacing = pacing
+        self.throttle = throttle
         self.transport = transport
         self._size = size
-        self._carriers: list[_SenderThread] = []
+        self._threads: list[_SenderThread] = []
         self._alive = 0
         self._grow_at = 0.0
         self._pause = 0.0
         self._refused = 0  # messages in a row, to any recipient
-        self._got_in = False  # a connection was opened in this drain
+        self._was_connected = False  # a connection was opened in this drain
         self._give_up_at: float | None = None
         self._lock = threading.Lock()
 
@@ -63,10 +62,10 @@ class SenderPool:
         """Start another thread unless all are running or a connection failed recently."""
         if self._alive >= self._size or time.monotonic() < self._grow_at or self.failure:
             return
-        carrier = _SenderThread(self, name=f"carrier-{len(self._carriers) + 1}")
-        self._carriers.append(carrier)
+        thread = _SenderThread(self, name=f"sender-{len(self._threads) + 1}")
+        self._threads.append(thread)
         self._count(1)
-        carrier.start()
+        thread.start()
 
     def join(self, is_over: Callable[[], bool], must_stop: Callable[[], bool]) -> None:
         """Close the queue and wait for the threads.
@@ -77,23 +76,23 @@ class SenderPool:
         uncertain, the others are given back.
         """
         self.ready.close()
-        for carrier in self._carriers:
-            while carrier.is_alive():
+        for thread in self._threads:
+            while thread.is_alive():
                 if is_over():
-                    self.ready.drop()
+                    self.ready.close_now()
                 if must_stop() and self._give_up_at is None:
                     self._give_up_at = time.monotonic() + GRACE
-                carrier.join(JOIN_POLL)
+                thread.join(JOIN_POLL)
 
-    def gives_up(self) -> bool:
+    def give_up(self) -> bool:
         """Return whether threads must stop waiting for the server."""
         return self._give_up_at is not None and time.monotonic() >= self._give_up_at
 
     def halt(self, error: Exception) -> None:
-        """Stop the crew: each thread finishes its message and takes no other."""
+        """Stop the pool: each thread finishes its message and takes no other."""
         with self._lock:
             self.failure = self.failure or error
-        self.ready.drop()
+        self.ready.close_now()
 
     def open(self) -> Connection:
         """Open a connection. Raise TransportError, RefusedError.
@@ -103,29 +102,29 @@ class SenderPool:
         """
         for pause in REOPENINGS:
             try:
-                connection = self.transport.open(self.gives_up)
+                connection = self.transport.open(self.give_up)
             except TransportError:
-                if self._alive > 1 or not self._got_in or self.failure or self._give_up_at:
+                if self._alive > 1 or not self._was_connected or self.failure or self._give_up_at:
                     raise
                 time.sleep(pause)
             else:
-                self._got_in = True
+                self._was_connected = True
                 return connection
-        return self.transport.open(self.gives_up)
+        return self.transport.open(self.give_up)
 
     @property
     def is_over(self) -> bool:
         return bool(self.failure or self.committer.error)
 
-    def pace(self, outcome: Outcome) -> None:
+    def adapt_pause(self, decision: Decision) -> None:
         """Adapt the pause between messages to replies in which our own server throttles us.
 
         The pause doubles from 0.25 seconds to LONGEST_PAUSE, and is halved by each accepted
         message.
         """
-        if outcome.verdict is Verdict.THROTTLED and scope(outcome) is Scope.SERVER:
+        if decision.scope is Scope.ACCOUNT:
             self._pause = min(LONGEST_PAUSE, self._pause * 2 or 0.25)
-        elif self._pause and outcome.verdict is Verdict.ACCEPTED:
+        elif self._pause and decision.verdict is Verdict.ACCEPTED:
             self._pause = self._pause / 2 if self._pause > 0.01 else 0.0
 
     def count_refusal(self, settled: Settlement) -> None:
@@ -143,15 +142,15 @@ class SenderPool:
         if pause:
             time.sleep(pause)
 
-    def refused(self, error: RefusedError) -> None:
-        """Stop the crew and, by the circuit breaker, all other senders: the server refuses us."""
+    def stop_all(self, error: RefusedError) -> None:
+        """Stop the pool and, by the circuit breaker, all other senders: the server refuses us."""
         self.halt(error)
-        self.pacing.refused(str(error))
+        self.throttle.open_breaker(str(error))
 
-    def leave(self, error: Exception | None = None) -> None:
+    def thread_ended(self, error: Exception | None = None) -> None:
         """Remove a thread; stop the drain if it was the last one and found no server.
 
-        If a server allows fewer connections than configured, the crew only becomes smaller.
+        If a server allows fewer connections than configured, the pool only becomes smaller.
         """
         if error:
             self._grow_at = time.monotonic() + REGROW_AFTER
@@ -170,7 +169,7 @@ class _SenderThread(threading.Thread):
 
     def __init__(self, pool: SenderPool, name: str) -> None:
         super().__init__(name=name)
-        self._crew = pool
+        self._pool = pool
         self._connection: Connection | None = None
         self._unsettled: Settlement | None = None  # of the previous message
 
@@ -178,102 +177,105 @@ class _SenderThread(threading.Thread):
         reason: Exception | None = None
         try:
             while message := self._next():
-                self._carry(message)
+                self._send(message)
         except RefusedError as error:
-            self._crew.refused(error)
+            self._pool.stop_all(error)
         except TransportError as error:
-            log.warning("no connection", error=str(error))
+            log.warning("connection.failed", error=str(error))
             reason = error
         except Exception as error:  # noqa: BLE001  (the thread's entry: the drain raises it)
-            self._crew.halt(error)
+            self._pool.halt(error)
         finally:
             self._settle_now()
-            self._hang_up()
-            self._crew.leave(reason)
+            self._close_connection()
+            self._pool.thread_ended(reason)
 
     def _next(self) -> ReadyMessage | None:
-        """Return the next message, or None if there is no message left or the crew has stopped."""
-        ready = self._crew.ready
-        message = None if self._crew.is_over else ready.take_now()
+        """Return the next message, or None if there is no message left or the pool has stopped."""
+        ready = self._pool.ready
+        message = None if self._pool.is_over else ready.take_now()
         if message:
             return message
         self._settle_now()  # no next mark to commit it with: write it now
-        while not (message or ready.is_over or self._crew.is_over):
+        while not (message or ready.is_over or self._pool.is_over):
             message = ready.take(IDLE)
             if message is None:
-                self._hang_up()
+                self._close_connection()
         return message
 
-    def _hang_up(self) -> None:
+    def _close_connection(self) -> None:
         if self._connection:
             self._connection.close()
             self._connection = None
 
-    def _carry(self, message: ReadyMessage) -> None:
-        if self._crew.pacing.hands_back(message.delivery):
-            self._crew.pacing.leave()
+    def _send(self, message: ReadyMessage) -> None:
+        if self._pool.throttle.hand_back_if_paused(message.delivery):
+            self._pool.throttle.end_probe()
             return
         try:
-            outcome = self._offer(message)
+            decision = self._begin_with_retry(message)
         except TransportError:
-            self._crew.ready.put_back(message)
+            self._pool.ready.put_back(message)
             raise
-        if outcome is None:
-            outcome = self._finish(message)
-        if outcome:
-            self._note(message, outcome)
+        if decision is None:
+            decision = self._finish(message)
+        if decision:
+            self._record(message, decision)
         else:
-            self._crew.pacing.leave()
+            self._pool.throttle.end_probe()
 
-    def _offer(self, message: ReadyMessage) -> Outcome | None:
+    def _begin_with_retry(self, message: ReadyMessage) -> Decision | None:
         """Send everything but the final dot; retry once if the connection was lost.
 
         Return None if the server waits for the dot.
         """
-        outcome = self._begin(message)
-        if outcome and outcome.verdict is Verdict.CONNECTION:
+        decision = self._begin(message)
+        if decision and decision.verdict is Verdict.CONNECTION:
             return self._begin(message)
-        return outcome
+        return decision
 
-    def _begin(self, message: ReadyMessage) -> Outcome | None:
-        self._crew.wait_for_turn()
-        if self._connection and self._connection.spent:
-            self._hang_up()
+    def _begin(self, message: ReadyMessage) -> Decision | None:
+        self._pool.wait_for_turn()
+        if self._connection and self._connection.is_exhausted:
+            self._close_connection()
         if self._connection is None:
             self._settle_now()  # connecting may take a minute
-            self._connection = self._crew.open()
+            self._connection = self._pool.open()
         return self._connection.begin(message.sender, message.delivery.email, message.body)
 
-    def _finish(self, message: ReadyMessage) -> Outcome | None:
+    def _finish(self, message: ReadyMessage) -> Decision | None:
         """Mark the delivery, then send the final dot.
 
-        Return the outcome, or None if the mark was not granted and nothing was sent.
+        Return the decision, or None if the mark was not granted and nothing was sent.
         """
         assert self._connection is not None  # noqa: S101  (it has just taken the body)
         previous, self._unsettled = self._unsettled, None
-        if self._crew.committer.mark(message.delivery.id, previous):
+        if self._pool.committer.mark(message.delivery.id, previous):
             return self._connection.finish()
         self._connection.close()  # without its final dot the server discards the message
         return None
 
-    def _note(self, message: ReadyMessage, outcome: Outcome) -> None:
+    def _record(self, message: ReadyMessage, decision: Decision) -> None:
         self._settle_now()
-        self._crew.pace(outcome)
+        self._pool.adapt_pause(decision)
         delivery = message.delivery
-        self._unsettled = settlement(delivery, outcome, spread=random.random())  # noqa: S311
-        self._crew.count_refusal(self._unsettled)
-        if outcome.verdict is not Verdict.ACCEPTED:
+        self._unsettled = settlement(delivery, decision, spread=random.random())  # noqa: S311
+        self._pool.count_refusal(self._unsettled)
+        if decision.verdict is not Verdict.ACCEPTED:
             log.warning(
-                "not accepted", delivery=delivery.id, verdict=outcome.verdict, phase=outcome.phase
+                "delivery.not_accepted",
+                delivery=delivery.id,
+                verdict=decision.verdict,
+                phase=decision.phase,
             )
-        if outcome.verdict is Verdict.CONFIGURATION and outcome.reply:
-            said = without_addresses(outcome.reply)
-            self._crew.halt(RefusedError(f"the server refuses us: {said}"))
-        self._crew.pacing.note(delivery, outcome)
+        if decision.scope is Scope.SERVER and decision.reply:
+            said = without_addresses(decision.reply)
+            self._pool.halt(RefusedError(f"the server refuses us: {said}"))
+        self._pool.throttle.record(delivery, decision)
 
     def _settle_now(self) -> None:
         if self._unsettled:
-            self._crew.committer.settle(self._unsettled)
+            self._pool.committer.settle(self._unsettled)
             self._unsettled = None
 
 
@@ -341,7 +343,7 @@ class SendQueue:
             self._closed = True
             self._changed.notify_all()
 
-    def drop(self) -> None:
+    def close_now(self) -> None:
         """Close the queue and discard the waiting messages."""
         with self._changed:
             self._messages.clear()

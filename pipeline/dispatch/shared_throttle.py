@@ -20,11 +20,18 @@ from sqlalchemy import Connection
 
 from pipeline.dispatch import throttle
 from pipeline.dispatch.group_commit import Lease
-from pipeline.dispatch.throttle import Scope
 from pipeline.domain import Delivery, Verdict
-from pipeline.smtp import Outcome, without_addresses
-from pipeline.storage import deliveries, guard, quotas, refusals, send_controls, throttles
-from pipeline.storage.deliveries import InHand
+from pipeline.smtp import Decision, Scope, without_addresses
+from pipeline.storage import (
+    deliveries,
+    delivery_queries,
+    guard,
+    quotas,
+    refusals,
+    send_controls,
+    throttles,
+)
+from pipeline.storage.delivery_queries import InHand
 from pipeline.storage.send_controls import CircuitBreaker
 from pipeline.storage.throttles import Throttle, ThrottleState
 from pipeline.token_bucket import Bucket
@@ -81,22 +88,22 @@ class SharedThrottle:
         clock: Callable[[Connection], datetime],
         lease: Lease,
         chunk: int,
-        rates_: Sequence[Quota] = (),
+        rates: Sequence[Quota] = (),
         bucket: Bucket | None = None,
     ) -> None:
         self._transact = transact
         self._clock = clock
         self._lease = lease
-        self._rates = tuple(rates_)
+        self._rates = tuple(rates)
         self._bucket = bucket
         self.chunk = min([chunk, *(rate.chunk for rate in self._rates)])
-        self._slowed: frozenset[str] | None = None  # throttled domains at the last claim
-        self._crowding = InHand(0, 0)  # deliveries in flight that left no room, at the last claim
+        self._throttled: frozenset[str] | None = None  # throttled domains at the last claim
+        self._in_flight = InHand(0, 0)  # deliveries in flight that left no room, at the last claim
         self._accepted: Counter[str] = Counter()  # by throttled domain, since the last claim
-        self._got_through = False  # during a probe: the server accepted or judged our mail
+        self._probe_passed = False  # during a probe: the server accepted or judged our mail
         self._lock = threading.Lock()
-        self._tried_for = ""  # the reply that opened the probed breaker
-        self.trying = False  # this drain holds the one probe of a half-open breaker
+        self._probe_reason = ""  # the reply that opened the probed breaker
+        self.is_probing = False  # this drain holds the one probe of a half-open breaker
         self._paused: set[date] = set()  # editions that this drain has paused
         self.stale = threading.Event()  # some claimed deliveries may have to wait now
 
@@ -116,37 +123,39 @@ class SharedThrottle:
         try to become the probe and claim a single delivery.
         """
         breaker = send_controls.circuit_breaker(conn)
-        if breaker and self._got_through and send_controls.close_breaker(conn, self._lease.token):
+        if breaker and self._probe_passed and send_controls.close_breaker(conn, self._lease.token):
             breaker = None
         if breaker and not send_controls.probe_breaker(
             conn, self._lease.token, now, self._lease.length
         ):
             return Claim((), now, max(breaker.open_until, now), breaker)
-        limit, free_at = self._left(conn, 1 if breaker else tokens, now)
+        limit, free_at = self._quota_left(conn, 1 if breaker else tokens, now)
         claimed = self._claim(conn, limit, now) if limit else []
         for rate in self._rates if claimed else ():
             quotas.take(conn, rate.name, len(claimed), rate.window, now)
         if breaker and not claimed:
             send_controls.abandon_probe(conn, self._lease.token)
-        self.trying = bool(breaker and claimed)
-        self._tried_for = breaker.reply if breaker else ""
-        self._got_through = False
+        self.is_probing = bool(breaker and claimed)
+        self._probe_reason = breaker.reply if breaker else ""
+        self._probe_passed = False
         if claimed:
             self._paused.difference_update(one.edition_on for one in claimed if one.edition_on)
             return Claim(claimed, now)
         if not limit:
             return Claim((), now, free_at)
         until = throttles.next_turn(conn, now)
-        if self._crowding.total:
+        if self._in_flight.total:
             until = min(until or now + A_MOMENT, now + A_MOMENT)
-        return Claim((), now, until, is_ours=self._crowding.ours > 0)
+        return Claim((), now, until, is_ours=self._in_flight.ours > 0)
 
-    def _left(self, conn: Connection, tokens: int, now: datetime) -> tuple[int, datetime | None]:
+    def _quota_left(
+        self, conn: Connection, tokens: int, now: datetime
+    ) -> tuple[int, datetime | None]:
         """Return the room that all quotas have left, and if none, when there will be some."""
         limit = min(tokens, self.chunk)
         until: datetime | None = now if limit == 0 else None
         for rate in self._rates:
-            left = quotas.left(conn, rate.name, rate.most, rate.window, now)
+            left = quotas.remaining(conn, rate.name, rate.most, rate.window, now)
             limit = min(limit, left)
             if left == 0:
                 free_at = quotas.free_at(conn, rate.name, rate.window, now)
@@ -154,30 +163,30 @@ class SharedThrottle:
         return limit, until
 
     def _claim(self, conn: Connection, limit: int, now: datetime) -> list[Delivery]:
-        slowed = throttles.listing(conn)
-        besides = frozenset(one.domain for one in slowed)
-        self._know(besides)
-        self._crowding = InHand(0, 0)
+        throttled = throttles.list_all(conn)
+        besides = frozenset(one.domain for one in throttled)
+        self._set_throttled(besides)
+        self._in_flight = InHand(0, 0)
         claimed: list[Delivery] = []
         # Throttled domains first: behind a long outbox their few turns would never come.
-        for known in slowed:
+        for known in throttled:
             if len(claimed) < limit:
-                claimed += self._claim_slowly(conn, known.domain, limit - len(claimed), now)
+                claimed += self._claim_throttled(conn, known.domain, limit - len(claimed), now)
         if len(claimed) < limit:
             claimed += self._take(conn, limit - len(claimed), now, besides=besides)
         return claimed
 
-    def _know(self, slowed: frozenset[str]) -> None:
+    def _set_throttled(self, throttled: frozenset[str]) -> None:
         """Set `stale` if a domain was throttled since the last claim; our mail may be for it."""
-        before, self._slowed = self._slowed, slowed
-        if before is not None and slowed - before:
+        before, self._throttled = self._throttled, throttled
+        if before is not None and throttled - before:
             self.stale.set()
 
-    def _claim_slowly(
+    def _claim_throttled(
         self, conn: Connection, domain: str, limit: int, now: datetime
     ) -> list[Delivery]:
         """Claim deliveries to a throttled domain, within its rate and its mails in flight."""
-        grown = self._grow(conn, domain, now)
+        grown = self._after_accepted(conn, domain, now)
         if grown is None:
             return []  # no longer throttled: the next claim takes its mail
         turns = min(limit, throttle.allowance(grown, now))
@@ -190,22 +199,22 @@ class SharedThrottle:
 
     def _room(self, conn: Connection, known: Throttle, now: datetime) -> int:
         """Return how many more mails to a throttled domain may be in flight."""
-        held = deliveries.in_hand(conn, known.domain, self._lease.token, now)
+        held = delivery_queries.in_hand(conn, known.domain, self._lease.token, now)
         room = max(0, throttle.most_in_flight(known) - held.total)
         if room == 0:
-            self._crowding += held
+            self._in_flight += held
         return room
 
-    def _learn(self, domain: str, conn: Connection) -> None:
-        self._grow(conn, domain, self._clock(conn))
+    def _record_accepted(self, domain: str, conn: Connection) -> None:
+        self._after_accepted(conn, domain, self._clock(conn))
 
-    def _grow(self, conn: Connection, domain: str, now: datetime) -> Throttle | None:
+    def _after_accepted(self, conn: Connection, domain: str, now: datetime) -> Throttle | None:
         """Return the throttle of a domain after its newly accepted mails; None if it is free.
 
         Locks its row until the end of the transaction. The throttle is also deleted a day after the
         last refusal.
         """
-        known = throttles.get(conn, domain)
+        known = throttles.by_domain(conn, domain)
         with self._lock:
             accepted = self._accepted.pop(domain, 0)
         if known is None:
@@ -213,7 +222,7 @@ class SharedThrottle:
         grown = throttle.accepted(known, accepted, now) if accepted else known
         if grown is None or throttle.is_forgotten(known, now):
             throttles.free(conn, known)
-            log.info("domain free again", domain=domain)
+            log.info("domain.unthrottled", domain=domain)
             return None
         if grown != known:
             throttles.replace(conn, known, grown)
@@ -235,67 +244,67 @@ class SharedThrottle:
 
     # --- After a reply --------------------------------------------------------------------------
 
-    def note(self, delivery: Delivery, outcome: Outcome) -> None:
+    def record(self, delivery: Delivery, decision: Decision) -> None:
         """Apply the consequences of a reply that go beyond its delivery (throttle, breaker)."""
-        if outcome.verdict is Verdict.CONNECTION:
-            self.leave()
-        elif outcome.verdict is not Verdict.CONFIGURATION:
-            if self.trying and self._is_the_same(outcome):
-                self.refused(self._tried_for)
+        if decision.verdict is Verdict.CONNECTION:
+            self.end_probe()
+        elif decision.scope is not Scope.SERVER:
+            if self.is_probing and self._is_probe_reason(decision):
+                self.open_breaker(self._probe_reason)
                 return
-            self._got_through = self.trying
-        if outcome.verdict is Verdict.ACCEPTED:
-            if self._slowed and delivery.domain in self._slowed:
+            self._probe_passed = self.is_probing
+        if decision.verdict is Verdict.ACCEPTED:
+            if self._throttled and delivery.domain in self._throttled:
                 with self._lock:
                     self._accepted[delivery.domain] += 1
             return
-        said = without_addresses(outcome.reply)[:LONGEST_REPLY] if outcome.reply else ""
-        match throttle.scope(outcome):
+        said = without_addresses(decision.reply)[:LONGEST_REPLY] if decision.reply else ""
+        match decision.scope:
             case Scope.DOMAIN if delivery.domain:
-                self._slow(delivery.domain, outcome.verdict, said)
-            case Scope.SENDER:
-                self._distrusted(delivery, said)
-            case Scope.SERVER if outcome.verdict is Verdict.CONFIGURATION:
-                self.refused(said)
+                self._throttle_domain(delivery.domain, decision.verdict, said)
+            case Scope.EDITION:
+                self._record_auth_failure(delivery, said)
+            case Scope.SERVER:
+                self.open_breaker(said)
 
-    def _is_the_same(self, outcome: Outcome) -> bool:
+    def _is_probe_reason(self, decision: Decision) -> bool:
         """Return whether the probe of a half-open breaker met the same reply that had opened it."""
-        if outcome.reply is None or not outcome.permanent:
+        if decision.reply is None or not decision.permanent:
             return False
-        said = refusals.wording(str(outcome.reply))
-        return bool(said) and self._tried_for.endswith(said)
+        said = refusals.wording(str(decision.reply))
+        return bool(said) and self._probe_reason.endswith(said)
 
-    def hands_back(self, delivery: Delivery) -> bool:
+    def hand_back_if_paused(self, delivery: Delivery) -> bool:
         """Return a delivery to the outbox if its edition was paused since the claim."""
         if delivery.edition_on not in self._paused:
             return False
         self._transact(lambda conn: deliveries.hand_back(conn, [delivery.id], self._lease.token))
         return True
 
-    def refused(self, said: str) -> None:
+    def open_breaker(self, said: str) -> None:
         """Open the circuit breaker: the server was reached and refuses us as a whole."""
-        until = self._transact(lambda conn: self._open(conn, said))
-        self.trying = self._got_through = False
+        until = self._transact(lambda conn: self._write_breaker(conn, said))
+        self.is_probing = self._probe_passed = False
         if until:
-            log.critical("the server refuses us", said=said, until=until.isoformat())
+            log.critical("breaker.opened", said=said, until=until.isoformat())
 
     def finish(self) -> None:
         """End the probe and write the acceptances counted since the last claim.
 
         They are known to this drain only.
         """
-        self.leave()
+        self.end_probe()
         for domain in list(self._accepted):
-            self._transact(partial(self._learn, domain))
+            self._transact(partial(self._record_accepted, domain))
 
-    def leave(self) -> None:
+    def end_probe(self) -> None:
         """End the probe of a half-open breaker; close the breaker if the server let us in."""
-        if self.trying:
-            end = send_controls.close_breaker if self._got_through else send_controls.abandon_probe
+        if self.is_probing:
+            end = send_controls.close_breaker if self._probe_passed else send_controls.abandon_probe
             self._transact(lambda conn: end(conn, self._lease.token))
-            self.trying = self._got_through = False
+            self.is_probing = self._probe_passed = False
 
-    def _open(self, conn: Connection, said: str) -> datetime | None:
+    def _write_breaker(self, conn: Connection, said: str) -> datetime | None:
         """Open the breaker and return until when; None if another sender opened it meanwhile."""
         now = self._clock(conn)
         known = send_controls.circuit_breaker(conn)
@@ -306,33 +315,35 @@ class SharedThrottle:
             opened = send_controls.reopen_breaker(conn, known, said, now, length)
         return now + length if opened else None
 
-    def _slow(self, domain: str, verdict: Verdict, said: str) -> None:
+    def _throttle_domain(self, domain: str, verdict: Verdict, said: str) -> None:
         state = ThrottleState.BLOCKED if verdict is Verdict.BLOCKED else ThrottleState.SLOWED
-        slowed = self._transact(lambda conn: self._write_pace(conn, domain, state, said))
-        if slowed is None:
+        throttled = self._transact(lambda conn: self._write_throttle(conn, domain, state, said))
+        if throttled is None:
             return
-        self._know((self._slowed or frozenset()) | {domain})
-        tell = log.error if state is ThrottleState.BLOCKED else log.warning
-        tell(
-            f"domain {state}",
+        self._set_throttled((self._throttled or frozenset()) | {domain})
+        log_at = log.error if state is ThrottleState.BLOCKED else log.warning
+        log_at(
+            "domain.throttled",
             domain=domain,
+            state=state,
             said=said,
-            mails_a_minute=round(slowed.allowance, 1),
-            until=slowed.not_before.isoformat(),
+            mails_a_minute=round(throttled.allowance, 1),
+            until=throttled.not_before.isoformat(),
         )
 
-    def _write_pace(
+    def _write_throttle(
         self, conn: Connection, domain: str, state: ThrottleState, said: str
     ) -> Throttle | None:
         now = self._clock(conn)
-        known = throttles.get(conn, domain)
-        slowed = throttle.refused(known, domain, state, said, now)
+        known = throttles.by_domain(conn, domain)
+        throttled = throttle.refused(known, domain, state, said, now)
         if known is None:
-            return slowed if throttles.insert(conn, slowed) else None
-        return slowed if slowed != known and throttles.replace(conn, known, slowed) else None
+            return throttled if throttles.insert(conn, throttled) else None
+        is_new = throttled != known and throttles.replace(conn, known, throttled)
+        return throttled if is_new else None
 
-    def _distrusted(self, delivery: Delivery, said: str) -> None:
-        log.critical("our domain is not believed to be ours", delivery=delivery.id, said=said)
+    def _record_auth_failure(self, delivery: Delivery, said: str) -> None:
+        log.critical("authentication.failed", delivery=delivery.id, said=said)
         edition_on = delivery.edition_on
         self._transact(
             lambda conn: send_controls.record_auth_failure(
@@ -345,7 +356,7 @@ class SharedThrottle:
         )
         # Counted after the record is committed: of two concurrent senders, at least one sees both.
         if edition_on and self._transact(lambda conn: self._pause(conn, edition_on)):
-            log.critical("edition paused", edition=str(edition_on))
+            log.critical("edition.paused", edition=str(edition_on))
             self._paused.add(edition_on)
             self.stale.set()
 

@@ -1,70 +1,14 @@
-"""Throttling after a refusal: its scope, the new rate and the time of the next try. Pure."""
+"""Throttling after a refusal: the new rate of a domain and the time of the next try. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Final
 
-from pipeline.domain import Verdict
-from pipeline.smtp import OUR_PLAN, Outcome, Phase, Subject, subject_of
 from pipeline.storage.throttles import Throttle, ThrottleState
 
 MINUTE: Final = timedelta(minutes=1)
-
-# --- Scope of a refusal -------------------------------------------------------------------------
-
-
-class Scope(StrEnum):
-    NOBODY = "nobody"  # this message or its recipient only; the settlement covers it
-    DOMAIN = "domain"  # all recipients of the same provider (see storage.mail_domains)
-    SERVER = "server"  # our own mail server, for any recipient
-    SENDER = "sender"  # our domain fails authentication (SPF, DKIM, DMARC)
-
-
-def scope(outcome: Outcome) -> Scope:
-    match outcome.verdict:
-        case Verdict.CONFIGURATION:
-            return Scope.SERVER
-        case Verdict.THROTTLED:
-            return Scope.SERVER if _is_about_our_quota(outcome) else Scope.DOMAIN
-        case Verdict.BLOCKED if _is_about_this_message(outcome):
-            return Scope.NOBODY
-        case Verdict.BLOCKED:
-            return Scope.DOMAIN
-        case Verdict.AUTHENTICATION:
-            return Scope.SENDER
-        case _:
-            return Scope.NOBODY
-
-
-def _is_about_our_quota(outcome: Outcome) -> bool:
-    """Return whether a refusal is about a quota of our own account.
-
-    It is if the server said so before it knew the recipient, or if the text names our plan. Amazon
-    SES says "454 Throttling failure: Maximum sending rate exceeded" after DATA.
-    """
-    if outcome.phase is Phase.MAIL:
-        return True
-    reply = outcome.reply
-    if reply is None:
-        return False
-    is_failure = reply.code == 454 and "throttling failure" in reply.text.lower()
-    return is_failure or bool(OUR_PLAN.search(reply.text))
-
-
-def _is_about_this_message(outcome: Outcome) -> bool:
-    """Return whether a block names neither us nor the domain, or is about the format (x.6.z).
-
-    Also True if there is no reply.
-    """
-    reply = outcome.reply
-    if reply is None:
-        return True
-    is_format = reply.enhanced is not None and reply.enhanced[2:].startswith("6.")
-    return is_format or subject_of(outcome.phase, reply) is Subject.UNCLEAR
-
 
 # --- Rate of a domain: halved by a refusal, increased by accepted mail --------------------------
 

@@ -1,7 +1,7 @@
 """Sign mails with DKIM (RFC 6376, Ed25519 by RFC 8463), and verify our own signatures.
 
-`keys` parses private keys and builds DNS records, `canonical` implements the relaxed
-canonicalisation, `signing` creates the DKIM-Signature headers, `checking` verifies them.
+`keys` parses private keys and builds DNS records, `signing` creates the DKIM-Signature headers
+over relaxed canonicalisation, `checking` verifies them.
 """
 
 from pipeline.dkim.checking import Checked, check

@@ -1,8 +1,8 @@
 """Check an installation and report problems with advice: `paperboy doctor`.
 
-There is one file for each area. A check is a generator of findings about a patient; its function
-name is the name of the check. `finding` defines both, `resolver` and `spf` query the DNS, `lint`
-checks a mail, and `rules` summarises.
+There is one file for each area. A check is a generator of findings about an installation; its
+function name is the name of the check. `finding` defines both, `resolver` and `spf` query the DNS,
+`lint` checks a mail, and `provider_rules` summarises.
 """
 
 from __future__ import annotations
@@ -52,5 +52,5 @@ def _safely(check: Check, installation: Installation, name: str = "") -> Iterato
     except PaperboyError as error:
         yield bad(name, str(error), "correct this first")
     except Exception as error:  # a bug of ours; the other checks must still run
-        log.warning("check broke", check=name, exc_info=True)
+        log.warning("check.failed", check=name, exc_info=True)
         yield unknown(name, f"could not be checked: {type(error).__name__}")

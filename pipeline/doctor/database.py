@@ -18,7 +18,7 @@ from pipeline.domain import SourceState
 from pipeline.errors import QueryError, SchemaError
 from pipeline.matching.query import parse
 from pipeline.storage import (
-    deliveries,
+    delivery_queries,
     ingest_state,
     migrate,
     papers,
@@ -247,7 +247,7 @@ TRIALS: Final[dict[str, tuple[Trial, str]]] = {
         "delete its row in the table source_states; it is then read from the start",
     ),
     "delivery": (
-        deliveries.unreadable,
+        delivery_queries.unreadable,
         "a newer version of Paperboy may have created it: install that, or let it expire",
     ),
 }

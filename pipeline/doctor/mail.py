@@ -11,6 +11,7 @@ from pipeline import dkim
 from pipeline.doctor import lint
 from pipeline.doctor.finding import Check, Finding, Installation, bad, good, unknown
 from pipeline.domain import (
+    MAIL_KINDS,
     Breadth,
     Delivery,
     DeliveryKind,
@@ -23,9 +24,6 @@ from pipeline.domain import (
     Told,
 )
 from pipeline.errors import PaperboyError, RenderError
-from pipeline.storage.digests import DIGESTS
-
-OF_AN_EDITION: Final = (*DIGESTS, DeliveryKind.QUIET_NOTE)
 
 OURS: Final = "this is a bug in Paperboy, or in a template changed in emails/"
 PAPER_HOST: Final = "arxiv.org"
@@ -83,7 +81,7 @@ def sample_signatures(installation: Installation) -> Iterator[Finding]:
 def sample(installation: Installation, kind: DeliveryKind) -> bytes:
     """Return a sample mail as it is received. Raise PaperboyError if it cannot be composed."""
     now = installation.now
-    is_edition = kind in OF_AN_EDITION
+    is_list = MAIL_KINDS[kind].is_list
     delivery = Delivery(
         id=0,
         dedupe_key=f"doctor:{kind}",
@@ -91,13 +89,13 @@ def sample(installation: Installation, kind: DeliveryKind) -> bytes:
         subscriber_id=0,
         email="reader@example.org",
         attempts=0,
-        edition_on=now.date() if is_edition else None,
+        edition_on=now.date() if is_list else None,
         expires_at=now + timedelta(hours=18),
         created_at=now,
         secret="x" * 22,
         request_id=0,
     )
-    told = _told(installation, kind) if is_edition else None
+    told = _told(installation, kind) if is_list else None
     return installation.services.compose(delivery, told, now=now).replace(b"\r\n.", b"\r\n")
 
 
@@ -147,7 +145,7 @@ def _paper(number: int, installation: Installation) -> Paper:
 
 def _expected(installation: Installation, kind: DeliveryKind) -> lint.Expected:
     return lint.Expected(
-        is_list=kind in OF_AN_EDITION,
+        is_list=MAIL_KINDS[kind].is_list,
         is_https=urlsplit(installation.settings.site_url).scheme == "https",
         operator_address=installation.settings.operator_address,
     )

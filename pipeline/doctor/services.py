@@ -129,7 +129,7 @@ def sending(installation: Installation) -> Iterator[Finding]:
         return
     with read_only(installation.services.engine) as conn:
         held = [hold for hold in send_controls.list_pauses(conn) if hold.automatic]
-        breaker, waiting = send_controls.circuit_breaker(conn), guard.waiting(conn)
+        breaker, waiting = send_controls.circuit_breaker(conn), guard.count_waiting(conn)
         failing = guard.failing(conn, installation.now)
     for hold in held:
         name = f"the edition of {hold.edition_on}" if hold.edition_on else "all sending"

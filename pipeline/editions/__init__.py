@@ -2,6 +2,6 @@
 
 from pipeline.editions.backfill import bring_topics_up
 from pipeline.editions.compiler import SlotResult, outlook, preview, publish
-from pipeline.editions.no_match_notice import load as load_notes
+from pipeline.editions.no_match_notice import load_content
 
-__all__ = ["SlotResult", "bring_topics_up", "load_notes", "outlook", "preview", "publish"]
+__all__ = ["SlotResult", "bring_topics_up", "load_content", "outlook", "preview", "publish"]

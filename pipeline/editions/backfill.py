@@ -9,15 +9,13 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from pipeline.domain import Match, Paper, Topic
-from pipeline.errors import QueryError
+from pipeline.domain import Match, Paper
 from pipeline.logs import set_aside
 from pipeline.matching.corpus import statistics
-from pipeline.matching.match import SetAside, match
-from pipeline.matching.query import parse
+from pipeline.matching.match import match, parse_topics
 from pipeline.matching.semantic import Embedder
 from pipeline.storage import ingest_state, papers, topics
-from pipeline.storage.database import in_chunks, read_only, with_retries
+from pipeline.storage.database import in_chunks, read_only, retry_transaction
 from pipeline.storage.topics import TopicProgress
 
 BACKFILL_DAYS = 30  # for a new topic
@@ -40,7 +38,9 @@ def bring_topics_up(
 
     with read_only(engine) as conn:
         behind = topics.behind(conn, batch)
-        late = [progress for progress in behind if _can_be_read(progress.topic, aside)]
+        # Parsed before papers are loaded: an invalid topic must not cost a load at every run.
+        queries = parse_topics((progress.topic for progress in behind), aside)
+        late = [progress for progress in behind if progress.topic in queries]
         if not late:
             return frozenset(failed)
         floor = ingest_state.look_back(conn, now, days=BACKFILL_DAYS)
@@ -51,28 +51,17 @@ def bring_topics_up(
         waiting = [p for p in late_papers if touched.get(p.id, batch + 1) <= batch]
         corpus = statistics(papers.recent(conn, through_batch=batch))
     for progress in _grouped(late):
-        found = partial(match, corpus=corpus, embedder=embedder, set_aside=aside)
+        some = {one.topic: queries[one.topic] for one in progress}
+        found = partial(match, some, corpus=corpus, embedder=embedder, set_aside=aside)
         _bring_up(engine, progress, batch, floor, waiting, touched, found, failed)
     return frozenset(failed)
 
 
 def unreadable(late: Iterable[TopicProgress]) -> frozenset[int]:
     """Return the ids of the topics with a stored text that is no longer valid; log each of them."""
-    return frozenset(p.topic.id for p in late if not _can_be_read(p.topic, set_aside))
-
-
-def _can_be_read(topic: Topic, aside: SetAside) -> bool:
-    """Return whether a topic can be parsed; if not, pass it to `aside`.
-
-    Checked before papers are loaded: if a topic can never be parsed, it must not cost a load at
-    every run.
-    """
-    try:
-        parse(topic.query)
-    except QueryError as error:
-        aside("topic", topic.id, error)
-        return False
-    return True
+    stored = [progress.topic for progress in late]
+    valid = parse_topics(stored, set_aside)
+    return frozenset(topic.id for topic in stored if topic not in valid)
 
 
 def _grouped(late: Sequence[TopicProgress]) -> Iterator[list[TopicProgress]]:
@@ -88,21 +77,22 @@ def _bring_up(
     floor: int,
     waiting: Sequence[Paper],
     touched: Mapping[int, int],
-    matches: Callable[[list[Topic], list[Paper]], Iterator[Match]],
+    matches: Callable[[list[Paper]], Iterator[Match]],
     failed: Collection[int],
 ) -> None:
     stand = late[0].matched_through
     is_new = stand == topics.NEVER_MATCHED
     unseen = [p for p in waiting if (p.batch if is_new else touched[p.id]) > max(floor, stand)]
     arose = {p.id: arose_in(p.batch, touched[p.id], stand) for p in unseen}
-    found = matches([p.topic for p in late], unseen)
+    found = matches(unseen)
     for chunk in in_chunks(found, 1_000):
-        with_retries(partial(_add, engine, [(new, arose[new.paper_id]) for new in chunk]))
+        _add(engine, [(new, arose[new.paper_id]) for new in chunk])
     with engine.begin() as conn:
         done = [p.topic.id for p in late if p.topic.id not in failed]
         topics.advance(conn, done, from_batch=stand, to_batch=batch)
 
 
+@retry_transaction
 def _add(engine: Engine, found: Sequence[tuple[Match, int]]) -> None:
     with engine.begin() as conn:
         topics.add_matches(conn, found)

@@ -21,7 +21,6 @@ from pipeline import slots
 from pipeline.domain import (
     DeliveryKind,
     Digest,
-    Frequency,
     Schedule,
     SkipReason,
     Subscriber,
@@ -33,8 +32,15 @@ from pipeline.editions.candidates import Candidates, Draft, Edition
 from pipeline.errors import NotFoundError, PaperboyError
 from pipeline.logs import set_aside
 from pipeline.matching.semantic import Embedder
-from pipeline.storage import digests, ingest_state, no_match_notices, subscribers, topics
-from pipeline.storage.database import read_only, with_retries
+from pipeline.storage import (
+    digests,
+    ingest_state,
+    no_match_notices,
+    subscribers,
+    suppressions,
+    topics,
+)
+from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.digests import NewDigest
 from pipeline.storage.no_match_notices import NewNotice
 from pipeline.storage.subscribers import Served
@@ -47,7 +53,6 @@ NEVER_TWICE = timedelta(days=90)
 TRENDING_DAYS = 7  # a listed paper collects upvotes for about that long
 SILENT = (SkipReason.PAUSED, SkipReason.SUPPRESSED)  # no mail, even if there are matches
 MOST_FRESH_STARTS = 20  # reloads in one run, when loaded values are stale
-PAUSE_LOOK_BACK_DAYS = {Frequency.DAILY: 7, Frequency.WEEKDAYS: 7, Frequency.WEEKLY: 14}
 
 
 class _TopicsBehindError(Exception):
@@ -177,7 +182,7 @@ def _edition(engine: Engine, now: datetime, expiry: timedelta, template: str) ->
             through=ingest_state.published_batch(conn),
             pause_floor={
                 frequency: ingest_state.look_back(conn, now, days=days)
-                for frequency, days in PAUSE_LOOK_BACK_DAYS.items()
+                for frequency, days in ingest_state.GAP_DAYS.items()
             },
             trending_floor=ingest_state.look_back(conn, now, days=TRENDING_DAYS),
             expiry=expiry,
@@ -212,7 +217,7 @@ class _Run:
         """
         while True:
             try:
-                return with_retries(partial(self._compile, choose))
+                return self._compile(choose)
             except (_TopicsBehindError, IntegrityError):
                 # Since loading, a reader followed a new topic or an ingest run merged two papers.
                 self._stale += 1
@@ -220,6 +225,7 @@ class _Run:
                     raise
                 self._read_anew()
 
+    @retry_transaction
     def _compile(
         self, choose: Callable[[Connection], list[Subscriber]]
     ) -> tuple[int, list[SlotResult]] | None:
@@ -229,7 +235,7 @@ class _Run:
                 return None
             planned = list(_planned(chosen, self._edition))
             drafts = [draft for _, draft in planned if draft]
-            subscribers.no_welcome(conn, _unwelcome([s for s, _ in planned], drafts))
+            subscribers.cancel_welcome(conn, _unwelcome([s for s, _ in planned], drafts))
             outcomes = _compile(conn, self._edition, self._candidates, drafts, self._failed)
         return chosen[-1].id, outcomes
 
@@ -314,7 +320,7 @@ def _compile(
     drafts: Sequence[Draft],
     failed: Container[int],
 ) -> list[SlotResult]:
-    barred = subscribers.suppressed_among(conn, [draft.subscriber.id for draft in drafts])
+    barred = suppressions.suppressed_among(conn, [draft.subscriber.id for draft in drafts])
     silent = [(draft, reason) for draft in drafts if (reason := _skip_reason(draft, barred))]
     quiet = {draft.subscriber.id for draft, _ in silent}
     awake = [draft for draft in drafts if draft.subscriber.id not in quiet]
@@ -361,7 +367,7 @@ def _write(
         conn, [_new_digest(d, digest, edition) for d, digest, skip in won if skip is None],
         edition.now,
     )  # fmt: skip
-    digests.skip(
+    digests.record_skips(
         conn,
         [
             (d.subscriber.id, d.edition_on, d.slot_at, skip, *_range(d, skip, edition))
@@ -454,7 +460,7 @@ def _delay(draft: Draft, edition: Edition) -> timedelta:
 def _outcome(
     draft: Draft, digest: Digest, skipped: SkipReason | None, *, noted: bool
 ) -> SlotResult:
-    log.info("slot served", subscriber=draft.subscriber.id, edition=str(draft.edition_on),
+    log.info("slot.compiled", subscriber=draft.subscriber.id, edition=str(draft.edition_on),
              papers=len(digest.picks), skipped=skipped, noted=noted)  # fmt: skip
     return SlotResult(
         draft.subscriber.id,

@@ -6,17 +6,25 @@ topics of a reader match nothing for a week, one notice explains why, and no oth
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from typing import Final
 
 from sqlalchemy import Connection
 
-from pipeline.domain import TRENDING, Frequency, QuietNote, Subscription
+from pipeline.domain import (
+    TRENDING,
+    Delivery,
+    DeliveryKind,
+    Frequency,
+    QuietNote,
+    Subscription,
+    Told,
+)
 from pipeline.errors import QueryError
 from pipeline.matching import suggestions
 from pipeline.matching.query import parse
-from pipeline.storage import no_match_notices
+from pipeline.storage import digests, no_match_notices
 from pipeline.storage.no_match_notices import LastContact, NoticeRecipient
 
 AGAIN: Final = timedelta(days=30)
@@ -49,11 +57,25 @@ def is_due(heard: LastContact, edition_on: date, frequency: Frequency, days: int
     return edition_on >= last + quiet
 
 
+def load_content(conn: Connection, claimed: Sequence[Delivery], quiet_days: int) -> dict[int, Told]:
+    """Return the content of list mail by delivery id: frozen digests, and notices as of now.
+
+    Transactional mail and digests whose papers are no longer kept are not in it.
+    """
+    notices = [one.id for one in claimed if one.kind is DeliveryKind.QUIET_NOTE]
+    return {
+        **digests.load(conn, [delivery.id for delivery in claimed]),
+        **(load(conn, notices, quiet_days) if notices else {}),
+    }
+
+
 def load(conn: Connection, delivery_ids: Collection[int], days: int) -> dict[int, QuietNote]:
     """Return the content, as of now, of the notices among these deliveries, by delivery id."""
     asked = no_match_notices.recipients(conn, delivery_ids)
     spans = {id_: _span(one, days) for id_, one in asked.items()}
-    announced = {span: no_match_notices.announced(conn, *span) for span in set(spans.values())}
+    announced = {
+        span: no_match_notices.count_announced(conn, *span) for span in set(spans.values())
+    }
     return {id_: _note(conn, one, spans[id_], announced[spans[id_]]) for id_, one in asked.items()}
 
 
@@ -72,7 +94,7 @@ def _note(
         announced=announced,
         topics=tuple(one.label for one in asked.followed),
         breadth=asked.breadth,
-        in_passing=no_match_notices.matched(conn, asked, *span),
+        in_passing=no_match_notices.count_matched(conn, asked, *span),
         wider=tuple(_wider(asked.followed))[:WIDER],
         follows_trending=any(one.topic.query == TRENDING for one in asked.followed),
     )
@@ -85,4 +107,4 @@ def _wider(followed: Iterable[Subscription]) -> Iterator[tuple[str, str]]:
         except QueryError:
             continue  # stored when the topic language was different
         if broader:
-            yield one.label, broader[0]
+            yield one.label, broader[0].text

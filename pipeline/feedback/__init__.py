@@ -1,6 +1,6 @@
 """Feedback about deliveries: bounces, complaints, unsubscribe mails and provider events.
 
-`reading` parses one mail into a `Notice`; `mailboxes`, `maildir` and `imap` fetch the mails,
-`providers` verify and parse webhooks, `process` connects them, and `applying` applies each notice
-to the database.
+`mailboxes` and `imap` fetch the mails, and `bounces` parses one into a `Notice`; `webhooks` verify
+and parse the events of providers. `process` applies each notice to the database, `intake` connects
+these, and `suppression` has the commands of the operator.
 """

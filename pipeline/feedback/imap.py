@@ -98,7 +98,7 @@ def read_imap(url: str, take: Take, *, ca_file: Path | None = None) -> int:
                 continue  # another client has removed it
             _put_away(imap, uid, away, understood=take(f"{address.folder}/{uid.decode()}", octets))
             count += 1
-    log.info("mailbox read", mails=count)
+    log.info("mailbox.read", mails=count)
     return count
 
 

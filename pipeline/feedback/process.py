@@ -13,15 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from functools import partial
 from typing import Final
 
 import structlog
 from sqlalchemy import Connection, Engine
 
 from pipeline.domain import (
-    DISABLED,
-    STRIKES,
     Notice,
     NoticeKind,
     StrikeKind,
@@ -31,10 +28,19 @@ from pipeline.domain import (
 )
 from pipeline.feedback.bounces.recipients import masked
 from pipeline.message import Sender, named_by
-from pipeline.storage import deliveries, delivery_lookup, events, guard, refusals, subscribers
-from pipeline.storage.database import with_retries
-from pipeline.storage.deliveries import CancelReason
-from pipeline.storage.delivery_lookup import FoundDelivery
+from pipeline.smtp import strike_of
+from pipeline.storage import (
+    addresses,
+    deliveries,
+    delivery_queries,
+    events,
+    guard,
+    refusals,
+    subscribers,
+    suppressions,
+)
+from pipeline.storage.database import retry_transaction
+from pipeline.storage.delivery_queries import FoundDelivery
 from pipeline.storage.events import StoredEvent
 
 log = structlog.get_logger(__name__)
@@ -68,9 +74,9 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
+class _Applied:
     effect: Effect
-    traced: FoundDelivery | None = None
+    found: FoundDelivery | None = None
     subscriber_id: int | None = None
 
 
@@ -87,7 +93,7 @@ class Feedback:
 
     def apply(self, notice: Notice, now: datetime) -> Effect:
         """Apply one notice that needs no provider's proof, and return its effect. Idempotent."""
-        done = with_retries(partial(self._apply_alone, notice, now))
+        done = self._apply_alone(notice, now)
         _log(done, notice.kind)
         return done.effect
 
@@ -97,7 +103,7 @@ class Feedback:
         Return only KNOWN if the provider has sent this event before; it is not applied again, even
         if its effect was undone in between.
         """
-        results = with_retries(partial(self._take, provider, event, now))
+        results = self._take(provider, event, now)
         if results is None:
             return (Effect.KNOWN,)
         for done in results:
@@ -113,60 +119,62 @@ class Feedback:
         event = Event(hashlib.sha256(octets).hexdigest(), notice.kind, json.dumps(said), (notice,))
         return self.take(MAIL, event, now)[0]
 
-    def _apply_alone(self, notice: Notice, now: datetime) -> _Done:
+    @retry_transaction
+    def _apply_alone(self, notice: Notice, now: datetime) -> _Applied:
         with self.engine.begin() as conn:
-            return self._carry_out(conn, notice, None, now)
+            return self._apply_notice(conn, notice, None, now)
 
-    def _take(self, provider: str, event: Event, now: datetime) -> list[_Done] | None:
+    @retry_transaction
+    def _take(self, provider: str, event: Event, now: datetime) -> list[_Applied] | None:
         kept = StoredEvent(provider, event.id, event.kind, event.raw)
         with self.engine.begin() as conn:
             event_id = events.add(conn, kept, now)
             if event_id is None:
                 return None
-            results = [self._carry_out(conn, n, event.queue_id, now) for n in event.notices]
-            self._close(conn, event_id, event, results)
+            results = [self._apply_notice(conn, n, event.queue_id, now) for n in event.notices]
+            self._complete_event(conn, event_id, event, results)
         return results
 
-    def _close(
-        self, conn: Connection, event_id: int, event: Event, results: Sequence[_Done]
+    def _complete_event(
+        self, conn: Connection, event_id: int, event: Event, results: Sequence[_Applied]
     ) -> None:
         named = [address for notice in event.notices for address in notice.recipients]
         ours = next((done for done in results if done.subscriber_id), None)
-        events.close(
+        events.record_effect(
             conn,
             event_id,
             raw=event.raw if ours else masked(event.raw),
             effect=", ".join(sorted({done.effect for done in results})) or Effect.NOTED,
-            delivery_id=ours.traced.delivery_id if ours and ours.traced else None,
+            delivery_id=ours.found.delivery_id if ours and ours.found else None,
             subscriber_id=ours.subscriber_id if ours else None,
             address_hash=self._hash(named[0]) if named else None,
         )
-        if any(done.traced and done.traced.is_erased for done in results):
+        if any(done.found and done.found.is_erased for done in results):
             events.redact(conn, event_id)
 
     def _hash(self, address: str) -> str:
         # An address in a mail or an event may have lone surrogates, which cannot be encoded.
         letters = address.encode("utf-8", "replace").decode()
-        return subscribers.address_hash(letters, self.suppression_key)
+        return addresses.address_hash(letters, self.suppression_key)
 
     # --- Delivery lookup ------------------------------------------------------------------------
 
-    def _carry_out(
+    def _apply_notice(
         self, conn: Connection, notice: Notice, queue_id: str | None, now: datetime
-    ) -> _Done:
-        traced = self._trace(conn, notice, queue_id)
+    ) -> _Applied:
+        found = self._find_delivery(conn, notice, queue_id)
         # Lock the subscriber before any delivery, as every transaction does: no deadlocks.
-        subscriber = _locked(conn, traced) if traced else None
+        subscriber = _locked(conn, found) if found else None
         if notice.kind is NoticeKind.UNSUBSCRIBE:
-            return _unsubscribe(conn, _requester(conn, notice) or subscriber, traced, now)
-        if traced is None:
-            return _Done(Effect.NOT_OURS)
-        if delivery_lookup.settle_uncertain(conn, traced.delivery_id, _reason(notice), now):
-            log.info("uncertain delivery settled by news of it", delivery=traced.delivery_id)
-        effect = self._apply_to_address(conn, notice, traced, subscriber, now)
-        return _Done(effect, traced, traced.subscriber_id)
+            return _unsubscribe(conn, _requester(conn, notice) or subscriber, found, now)
+        if found is None:
+            return _Applied(Effect.NOT_OURS)
+        if deliveries.settle_uncertain(conn, found.delivery_id, _reason(notice), now):
+            log.info("delivery.settled", delivery=found.delivery_id)
+        effect = self._apply_to_address(conn, notice, found, subscriber, now)
+        return _Applied(effect, found, found.subscriber_id)
 
-    def _trace(
+    def _find_delivery(
         self, conn: Connection, notice: Notice, queue_id: str | None
     ) -> FoundDelivery | None:
         """Return the delivery that a notice is proven to be about; None without a proof.
@@ -174,26 +182,26 @@ class Feedback:
         By Message-ID, then by bounce address, then by queue id.
         """
         dedupe_key = self.sender.dedupe_key_of(notice.message_id or "")
-        traced = delivery_lookup.by_dedupe_key(conn, dedupe_key) if dedupe_key else None
-        if traced:
-            return traced
-        traced = self._trace_envelope(conn, notice.envelope or "")
-        if traced or not queue_id:
-            return traced
-        traced = delivery_lookup.by_queue_id(conn, queue_id)
+        found = delivery_queries.by_dedupe_key(conn, dedupe_key) if dedupe_key else None
+        if found:
+            return found
+        found = self._find_by_envelope(conn, notice.envelope or "")
+        if found or not queue_id:
+            return found
+        found = delivery_queries.by_queue_id(conn, queue_id)
         # A server may use a queue id again, so the recipient must match, too.
-        return traced if traced and self._went_to(traced, notice.recipients) else None
+        return found if found and self._was_sent_to(found, notice.recipients) else None
 
-    def _trace_envelope(self, conn: Connection, envelope: str) -> FoundDelivery | None:
+    def _find_by_envelope(self, conn: Connection, envelope: str) -> FoundDelivery | None:
         delivery_id = named_by(envelope)
-        traced = delivery_lookup.by_id(conn, delivery_id) if delivery_id else None
-        if traced and self.sender.is_envelope_of(envelope, traced.delivery_id, traced.dedupe_key):
-            return traced
+        found = delivery_queries.by_id(conn, delivery_id) if delivery_id else None
+        if found and self.sender.is_envelope_of(envelope, found.delivery_id, found.dedupe_key):
+            return found
         return None
 
-    def _went_to(self, traced: FoundDelivery, recipients: Sequence[str]) -> bool:
-        went_to = self._hash(traced.address) if traced.address else traced.address_hash
-        return went_to in map(self._hash, recipients)
+    def _was_sent_to(self, found: FoundDelivery, recipients: Sequence[str]) -> bool:
+        sent_to = self._hash(found.address) if found.address else found.address_hash
+        return sent_to in map(self._hash, recipients)
 
     # --- Effects --------------------------------------------------------------------------------
 
@@ -201,70 +209,69 @@ class Feedback:
         self,
         conn: Connection,
         notice: Notice,
-        traced: FoundDelivery,
+        found: FoundDelivery,
         subscriber: Subscriber | None,
         now: datetime,
     ) -> Effect:
-        what = consequence(notice)
-        if what is Consequence.NOTHING:
+        is_complaint = notice.kind is NoticeKind.COMPLAINT
+        strike = strike_of_bounce(notice)
+        if not (is_complaint or strike):
             return Effect.NOTED
-        delivery_lookup.record_outcome(conn, traced.delivery_id, _reason(notice))
-        if traced.address is not None:
-            return self._apply_to_other_address(conn, what, notice, traced, now)
+        deliveries.record_outcome(conn, found.delivery_id, _reason(notice))
+        if found.address is not None:
+            return self._apply_to_other_address(conn, strike, notice, found, now)
         if subscriber is None:
             return Effect.NOTED
-        if what is Consequence.COMPLAINT:
+        if is_complaint:
+            suppressions.suppress(conn, found.address_hash, SuppressionReason.COMPLAINT, now)
             subscribers.leave(conn, subscriber.id, now)
-            return _suppress(conn, traced, SuppressionReason.COMPLAINT, now)
-        if traced.is_vouched:
+            return Effect.SUPPRESSED
+        strike = refusals.countable(strike, found.edition_on)
+        if strike is None or found.is_vouched:
             return Effect.NOTED
-        kind = refusals.HARD if what is Consequence.HARD else strike_of(notice)
-        if kind is None or (traced.edition_on is None and kind != refusals.HARD):
-            return Effect.NOTED
-        return _count(conn, notice, traced, traced.address_hash, kind, now)
+        return _count(conn, notice, found, found.address_hash, strike, now)
 
     def _apply_to_other_address(
         self,
         conn: Connection,
-        what: Consequence,
+        strike: StrikeKind | None,
         notice: Notice,
-        traced: FoundDelivery,
+        found: FoundDelivery,
         now: datetime,
     ) -> Effect:
         """Apply a notice to another address than its subscriber's, such as one not confirmed yet.
 
         It is no evidence about the subscriber's own address.
         """
-        if not traced.address:
+        if not found.address:
             return Effect.NOTED
-        address_hash = self._hash(traced.address)
-        if what is Consequence.COMPLAINT:
-            subscribers.suppress(conn, address_hash, SuppressionReason.COMPLAINT, now)
+        address_hash = self._hash(found.address)
+        if notice.kind is NoticeKind.COMPLAINT:
+            suppressions.suppress(conn, address_hash, SuppressionReason.COMPLAINT, now)
             return Effect.SUPPRESSED
-        if what is not Consequence.HARD:
+        if strike is not StrikeKind.HARD:
             return Effect.NOTED
-        return _count(conn, notice, traced, address_hash, refusals.HARD, now)
+        return _count(conn, notice, found, address_hash, strike, now)
 
 
-def _locked(conn: Connection, traced: FoundDelivery) -> Subscriber | None:
+def _locked(conn: Connection, found: FoundDelivery) -> Subscriber | None:
     """Return the subscriber of a delivery, with the row locked.
 
     Return None if the mail went to another address, or if the subscriber has been erased or has
     changed addresses since.
     """
-    if traced.address is not None or not traced.is_current:
+    if found.address is not None or not found.is_current:
         return None
-    return subscribers.by_id(conn, traced.subscriber_id, for_change=True)
+    return subscribers.by_id(conn, found.subscriber_id, for_change=True)
 
 
 def _unsubscribe(
-    conn: Connection, subscriber: Subscriber | None, traced: FoundDelivery | None, now: datetime
-) -> _Done:
+    conn: Connection, subscriber: Subscriber | None, found: FoundDelivery | None, now: datetime
+) -> _Applied:
     if subscriber is None:
-        return _Done(Effect.NOT_OURS, traced)
+        return _Applied(Effect.NOT_OURS, found)
     subscribers.leave(conn, subscriber.id, now)
-    deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
-    return _Done(Effect.LEFT, traced, subscriber.id)
+    return _Applied(Effect.LEFT, found, subscriber.id)
 
 
 def _requester(conn: Connection, notice: Notice) -> Subscriber | None:
@@ -280,9 +287,9 @@ def _requester(conn: Connection, notice: Notice) -> Subscriber | None:
 def _count(
     conn: Connection,
     notice: Notice,
-    traced: FoundDelivery,
+    found: FoundDelivery,
     address_hash: str,
-    kind: str,
+    strike: StrikeKind,
     now: datetime,
 ) -> Effect:
     """Record a bounce and let the guard judge its edition, in the caller's transaction.
@@ -290,41 +297,33 @@ def _count(
     Return HELD if the guard does not count the bounce yet; else SUPPRESSED if the address is now
     suppressed, or COUNTED. Return NOTED if the delivery's recipient is no longer known.
     """
-    recipient = refusals.recipient_of(conn, traced.delivery_id)
+    recipient = refusals.recipient_of(conn, found.delivery_id)
     if recipient is None:
         return Effect.NOTED
     said = notice.reason or " ".join(filter(None, (notice.status, notice.verdict)))
     bounce = refusals.Refusal(
-        traced.delivery_id,
-        traced.edition_on,
+        found.delivery_id,
+        found.edition_on,
         address_hash,
         recipient.domain,
-        kind,
+        strike,
         ends_as=None,
         wording=refusals.wording(said, recipient.email),
         server="",
         at=now,
     )
     refusals.record(conn, bounce)
-    for trip in guard.judge(conn, now, editions=[traced.edition_on]).trips:
+    for trip in guard.judge(conn, now, editions=[found.edition_on]).trips:
         log.critical(
-            "edition held: too many bounces",
+            "edition.held",
             edition=str(trip.edition_on),
             refused=trip.refused,
             reason=trip.reason,
         )
-    if not refusals.is_counted(conn, traced.delivery_id):
+    if not refusals.is_counted(conn, found.delivery_id):
         return Effect.HELD
-    barred = subscribers.suppressed(conn, address_hash)
+    barred = suppressions.by_hash(conn, address_hash)
     return Effect.SUPPRESSED if barred else Effect.COUNTED
-
-
-def _suppress(
-    conn: Connection, traced: FoundDelivery, reason: SuppressionReason, now: datetime
-) -> Effect:
-    subscribers.suppress(conn, traced.address_hash, reason, now)
-    deliveries.cancel_owed(conn, [traced.subscriber_id], CancelReason.SUPPRESSED)
-    return Effect.SUPPRESSED
 
 
 def _reason(notice: Notice) -> str:
@@ -332,53 +331,21 @@ def _reason(notice: Notice) -> str:
     return f"accepted, then {notice.verdict or notice.kind}"
 
 
-def _log(done: _Done, kind: str, provider: str = MAIL) -> None:
+def _log(done: _Applied, kind: str, provider: str = MAIL) -> None:
     log.info(
-        "news of a delivery",
+        "feedback.applied",
         provider=provider,
         kind=kind,
         effect=done.effect,
-        delivery=done.traced.delivery_id if done.traced else None,
+        delivery=done.found.delivery_id if done.found else None,
         subscriber=done.subscriber_id,
     )
 
 
-_NOT_THE_READER = ("4", "5.6.", "5.7.", "5.1.7", "5.1.8")
-
-
-class Consequence(StrEnum):
-    """The consequence of a notice, once its delivery is known."""
-
-    COMPLAINT = "complaint"
-    LEAVE = "leave"
-    HARD = "hard"
-    STRIKE = "strike"  # see `strike_of`
-    NOTHING = "nothing"  # informational: stored, without effect
-
-
-def consequence(notice: Notice) -> Consequence:
-    match notice.kind:
-        case NoticeKind.COMPLAINT:
-            return Consequence.COMPLAINT
-        case NoticeKind.UNSUBSCRIBE:
-            return Consequence.LEAVE
-        case NoticeKind.HARD | NoticeKind.SOFT if strike_of(notice):
-            return Consequence.STRIKE
-        case NoticeKind.HARD if notice.verdict in {None, Verdict.HARD}:
-            return Consequence.HARD
-    return Consequence.NOTHING
-
-
-def strike_of(notice: Notice) -> StrikeKind | None:
-    """Return the strike that a bounce counts as; None if it does not count against the subscriber.
-
-    Blocked, throttled, deferred, too large and not authenticated are failures on our side.
-    """
-    if notice.verdict is not None:
-        is_disabled = notice.status == DISABLED and notice.verdict in {Verdict.SOFT, Verdict.HARD}
-        return StrikeKind.DISABLED if is_disabled else STRIKES.get(notice.verdict)
-    if notice.status == DISABLED:
-        return StrikeKind.DISABLED
-    # RFC 3463: 4.y.z is transient, weak evidence about the address; x.6.z and x.7.z are about us.
-    is_about_us = notice.status is not None and notice.status.startswith(_NOT_THE_READER)
-    return None if notice.kind is NoticeKind.HARD or is_about_us else StrikeKind.SOFT
+def strike_of_bounce(notice: Notice) -> StrikeKind | None:
+    """Return how a notice counts against its address; None if it does not, or is no bounce."""
+    if notice.kind not in {NoticeKind.HARD, NoticeKind.SOFT}:
+        return None
+    # Every parser sets the verdict of a bounce; without one, the kind is the evidence.
+    by_kind = Verdict.HARD if notice.kind is NoticeKind.HARD else Verdict.SOFT
+    return strike_of(notice.verdict or by_kind, notice.status)

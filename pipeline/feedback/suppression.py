@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import partial
 
 from sqlalchemy import Engine
 
 from pipeline.domain import SuppressionReason
 from pipeline.errors import NotFoundError
-from pipeline.storage import bounce_scores, deliveries, guard, subscribers
-from pipeline.storage.database import read_only, retry_transaction, with_retries
-from pipeline.storage.deliveries import CancelReason
+from pipeline.storage import addresses, bounce_scores, guard, subscribers, suppressions
+from pipeline.storage.database import read_only, retry_transaction
 
 
 @retry_transaction
@@ -22,12 +20,10 @@ def suppress(engine: Engine, email: str, suppression_key: str, now: datetime) ->
 
     One transaction. Idempotent.
     """
-    hash_ = subscribers.address_hash(email, suppression_key)
+    hash_ = addresses.address_hash(email, suppression_key)
     with engine.begin() as conn:
-        subscriber = subscribers.by_email(conn, email, for_change=True)
-        subscribers.suppress(conn, hash_, SuppressionReason.MANUAL, now)
-        if subscriber:
-            deliveries.cancel_owed(conn, [subscriber.id], CancelReason.SUPPRESSED)
+        subscribers.by_email(conn, email, for_change=True)  # lock it before its deliveries
+        suppressions.suppress(conn, hash_, SuppressionReason.MANUAL, now)
 
 
 @retry_transaction
@@ -37,12 +33,12 @@ def lift(engine: Engine, email: str, suppression_key: str) -> None:
     A subscriber that a complaint has unsubscribed stays unsubscribed until they subscribe again.
     Raises NotFoundError if the address is not suppressed.
     """
-    hash_ = subscribers.address_hash(email, suppression_key)
+    hash_ = addresses.address_hash(email, suppression_key)
     with engine.begin() as conn:
-        barred = subscribers.barred(conn, email, suppression_key)
-        if barred is None or not subscribers.lift(conn, barred.hash):
+        barred = suppressions.find(conn, email, suppression_key)
+        if barred is None or not suppressions.lift(conn, barred.hash):
             raise NotFoundError("this address is not suppressed")
-        bounce_scores.clear(conn, hash_)
+        bounce_scores.clear_strikes(conn, hash_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +68,26 @@ def undoable(
     with read_only(engine) as conn:
         known = [
             one
-            for one in subscribers.suppressions(conn)
+            for one in suppressions.list_all(conn)
             if one.reason in wanted and one.since >= since and (until is None or one.since < until)
         ]
         found = [
-            Undoable(one.hash, one.reason, one.since, *guard.cause(conn, one.hash)) for one in known
+            Undoable(one.hash, one.reason, one.since, *guard.cause_of(conn, one.hash))
+            for one in known
         ]
     return [one for one in found if reply.casefold() in one.wording.casefold()]
 
 
-def undo(engine: Engine, suppressions: Collection[Undoable], now: datetime) -> int:
+def undo(engine: Engine, chosen: Collection[Undoable], now: datetime) -> int:
     """Lift these suppressions, reset their strikes, and return how many still existed.
 
     Each is a separate transaction: if the process is killed, the next run lifts the rest. A
     suppression that a complaint or the operator has replaced meanwhile stays.
     """
-    return sum(with_retries(partial(_undo, engine, one, now)) for one in suppressions)
+    return sum(_undo(engine, one, now) for one in chosen)
 
 
+@retry_transaction
 def _undo(engine: Engine, one: Undoable, now: datetime) -> bool:
     with engine.begin() as conn:
         return guard.restore(conn, one.address_hash, one.since, now)

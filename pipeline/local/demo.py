@@ -17,7 +17,7 @@ from pipeline.ingest import SourceReport, ingest_recorded
 from pipeline.local.demo_output import READERS, DemoOutput, ReceivedMail, print_digests
 from pipeline.local.demo_processes import DemoProcesses, demo_processes
 from pipeline.sources import FetchResult, recorded_files
-from pipeline.storage import deliveries, digests, subscribers
+from pipeline.storage import delivery_queries, digests, subscribers
 from pipeline.storage.database import read_only
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -70,7 +70,7 @@ def _subscribe(
         signup.add(
             services.engine,
             reader.email,
-            signup.Choices(reader.topics, schedule, reader.max_papers),
+            signup.Choices(signup.parse_queries(reader.topics), schedule, reader.max_papers),
             confirmed=True,
             suppression_key=services.suppression_key,
             now=now - timedelta(hours=3),  # otherwise their first slot would be tomorrow
@@ -100,7 +100,7 @@ def _ingest(
 def _publish(ours: DemoProcesses, story: DemoOutput) -> None:
     def served() -> int:
         with read_only(ours.services.engine) as conn:
-            return sum(s.last_edition_on is not None for s in subscribers.listing(conn))
+            return sum(s.last_edition_on is not None for s in subscribers.list_all(conn))
 
     with story.step("Compiling their digests", len(READERS)) as done:
         ours.work("paperboy.publish", served, len(READERS), done)
@@ -109,7 +109,7 @@ def _publish(ours: DemoProcesses, story: DemoOutput) -> None:
 def _dispatch(ours: DemoProcesses, story: DemoOutput) -> None:
     def counts() -> tuple[int, int]:
         with read_only(ours.services.engine) as conn:
-            known = deliveries.counts(conn)
+            known = delivery_queries.counts(conn)
         return sum(known.values()), sum(known.get(status, 0) for status in ON_THE_WAY)
 
     total, _ = counts()
@@ -119,7 +119,7 @@ def _dispatch(ours: DemoProcesses, story: DemoOutput) -> None:
 
 def _collect(ours: DemoProcesses, schedules: dict[str, Schedule]) -> list[ReceivedMail]:
     with read_only(ours.services.engine) as conn:
-        owed = {view.email: view for view in deliveries.listing(conn)}
+        owed = {view.email: view for view in delivery_queries.list_views(conn)}
         frozen = digests.load(conn, [view.id for view in owed.values()])
     letters = {letter.to: ours.mailbox.read(letter.id) for letter in ours.mailbox.messages()}
     posts = []

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pipeline.domain import DeliveryStatus, Digest, Pick, Schedule
 from pipeline.ingest import SourceReport
-from pipeline.storage.deliveries import DeliveryView
+from pipeline.storage.delivery_queries import DeliveryView
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from pipeline.local import processes
 from pipeline.local.processes import Child
 from pipeline.mailbox import Mailbox
 from pipeline.settings import Settings
-from pipeline.storage import ingest_state, migrate
+from pipeline.storage import ingest_state, keys, migrate
 from pipeline.storage.database import open_engine, read_only
 from pipeline.web import create_app
 from pipeline.web import server as web
@@ -41,8 +41,8 @@ def run(port: int) -> None:
         TemporaryDirectory(prefix="paperboy-") as folder,
         _services(Path(folder), socket.getsockname()[1]) as branding,
     ):
-        bootstrap.warn_of_settings()
-        bootstrap.log_new_keys(branding.services)
+        settings.log_suspicions()
+        keys.log_origin(branding.services.settings, branding.services.keys)
         _wake_if_new(branding.services)
         wake_editions = partial(tasks.wake_editions, branding.services.settings)
         app = create_app(branding.services, branding.mailbox, wake_editions=wake_editions)
@@ -122,8 +122,7 @@ def _is_set(wished: Settings, name: str) -> bool:
 
 def _upgrade(loaded: Settings) -> None:
     engine = open_engine(loaded.database_url)
-    key = loaded.suppression_key.get_secret_value() if loaded.suppression_key else None
-    migrate.upgrade(engine, suppression_key=key)
+    migrate.upgrade(engine)
     engine.dispose()
 
 

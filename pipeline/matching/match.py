@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple, TypeAlias
@@ -11,7 +11,7 @@ from pipeline.domain import Breadth, Match, Paper, Topic
 from pipeline.errors import QueryError
 from pipeline.matching.corpus import CorpusStatistics, statistics
 from pipeline.matching.index import PaperIndex
-from pipeline.matching.query import Query, parse, plain_words
+from pipeline.matching.query import Query, TopicQuery, parse, plain_words
 from pipeline.matching.semantic import Embedder
 
 SetAside: TypeAlias = Callable[[str, object, Exception], None]
@@ -20,8 +20,13 @@ SetAside: TypeAlias = Callable[[str, object, Exception], None]
 AT_ONCE = 1_000  # papers per index, which takes 50 KB each; most days have fewer
 
 
+def parse_topics(topics: Iterable[Topic], set_aside: SetAside | None = None) -> dict[Topic, Query]:
+    """Return the parsed query of each topic; an invalid one is passed to `set_aside`, or raised."""
+    return dict(_parsed(topics, set_aside))
+
+
 def match(
-    topics: Iterable[Topic],
+    queries: Mapping[Topic, Query],
     papers: Sequence[Paper],
     *,
     corpus: CorpusStatistics,
@@ -31,9 +36,9 @@ def match(
     """Yield the matches of every breadth, in no order; `corpus` gives the idf of each word.
 
     A topic or a paper that raises is left out and passed to `set_aside`; if that is None, the error
-    is raised. Do not pass the trending topic: it is not a query, and would be parsed as a word.
+    is raised. Do not pass the trending topic: it is not a query, but its name is one.
     """
-    queries = dict(_parsed(topics, set_aside))
+    queries = dict(queries)
     for start in range(0, len(papers) if queries else 0, AT_ONCE):
         some, index = _indexed(papers[start : start + AT_ONCE], corpus, embedder, set_aside)
         for topic, query in list(queries.items()):
@@ -84,21 +89,25 @@ def _indexed(
 
 
 def found_by(
-    queries: Iterable[str], papers: Sequence[Paper], *, corpus: CorpusStatistics, breadth: Breadth
-) -> dict[str, list[Paper]]:
-    """Return the papers that each query finds. Raise QueryError if one is invalid."""
-    found: dict[str, list[Paper]] = {query: [] for query in queries}
+    queries: Iterable[TopicQuery],
+    papers: Sequence[Paper],
+    *,
+    corpus: CorpusStatistics,
+    breadth: Breadth,
+) -> dict[TopicQuery, list[Paper]]:
+    """Return the papers that each query finds."""
+    found: dict[TopicQuery, list[Paper]] = {query: [] for query in queries}
     for start in range(0, len(papers), AT_ONCE):
         some = papers[start : start + AT_ONCE]
         index = PaperIndex(some, corpus)
         for query, listed in found.items():
-            places = index.find(parse(query), breadth=breadth).papers
+            places = index.find(query.tree, breadth=breadth).papers
             listed.extend(some[place] for place in places.tolist())
     return found
 
 
 def search(
-    query: str,
+    query: Query,
     papers: Sequence[Paper],
     *,
     corpus: Iterable[Paper],
@@ -106,7 +115,7 @@ def search(
     embedder: Embedder | None = None,
 ) -> list[Match]:
     """Return the matches of a query that need not be a topic, best first; their `topic_id` is 0."""
-    found = match([Topic(0, query)], papers, corpus=statistics(corpus), embedder=embedder)
+    found = match({Topic(0, ""): query}, papers, corpus=statistics(corpus), embedder=embedder)
     wanted = [one for one in found if one.breadth <= breadth]
     return sorted(wanted, key=attrgetter("score"), reverse=True)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -75,6 +75,23 @@ class Or:
 Query: TypeAlias = Words | Phrase | Fielded | Not | And | Or
 
 
+@dataclass(frozen=True, slots=True)
+class TopicQuery:
+    """A query parsed once, where text enters: a form, the command line, an import, a row.
+
+    Two are equal if they have the same canonical text, however they were typed.
+    """
+
+    text: str  # canonical
+    tree: Query = field(compare=False, repr=False)
+    typed: str = field(compare=False, repr=False)
+
+    @property
+    def is_trending(self) -> bool:
+        """Return whether it names the built-in topic, which is not matched by its words."""
+        return self.text == TRENDING
+
+
 def parse(text: str) -> Query:
     """Parse `text` into a normalised tree: two forms of one query return equal trees.
 
@@ -93,12 +110,21 @@ def parse(text: str) -> Query:
 def canonical(text: str) -> str:
     """Return the canonical text of a query, which is stored and is the same for equal topics.
 
-    Raise QueryError like `parse`, and if the text is too long for a PostgreSQL index.
+    Raise QueryError like `parse_topic`.
     """
-    written = write(parse(text))
+    return parse_topic(text).text
+
+
+def parse_topic(text: str) -> TopicQuery:
+    """Parse the query of a topic.
+
+    Raise QueryError like `parse`, and if the canonical text is too long for a PostgreSQL index.
+    """
+    tree = parse(text)
+    written = write(tree)
     if len(written.encode()) > LARGEST_CANONICAL:
         raise _too_long(text)
-    return written
+    return TopicQuery(written, tree, text)
 
 
 def _too_long(text: str) -> QueryError:

@@ -19,8 +19,9 @@ from pipeline.matching.query import (
     Or,
     Phrase,
     Query,
+    TopicQuery,
     Words,
-    parse,
+    parse_topic,
     write,
 )
 from pipeline.matching.tokens import STOP_WORDS
@@ -162,13 +163,13 @@ def _did_you_mean(meant: str, written: str) -> str:
 MOST = 8  # broader queries; each one costs a search
 
 
-def narrower(query: Query) -> tuple[str, ...]:
-    """Return canonical texts that find less: the words as a phrase, and the words in the title."""
+def narrower(query: Query) -> tuple[TopicQuery, ...]:
+    """Return queries that find less: the words as a phrase, and the words in the title."""
     return _others(query, (_with_words(query, _quoted), _with_words(query, _titled)))
 
 
-def broader(query: Query) -> tuple[str, ...]:
-    """Return canonical texts that find more: without quotation marks, one condition or one word."""
+def broader(query: Query) -> tuple[TopicQuery, ...]:
+    """Return queries that find more: without quotation marks, one condition or one word."""
     others = [_with_words(query, _unquoted)]
     if isinstance(query, And):
         some = range(min(len(query.operands), MOST))
@@ -178,16 +179,17 @@ def broader(query: Query) -> tuple[str, ...]:
     return _others(query, others)[:MOST]
 
 
-def _others(query: Query, candidates: Iterable[Query]) -> tuple[str, ...]:
-    """Return the valid candidates with words as canonical texts, without duplicates or `query`."""
-    found: dict[str, None] = {}
+def _others(query: Query, candidates: Iterable[Query]) -> tuple[TopicQuery, ...]:
+    """Return the valid candidates with words, normalised, without duplicates or `query`."""
+    found: dict[str, TopicQuery] = {}
     for candidate in filter(_has_words, candidates):
         try:
-            found[write(parse(write(candidate)))] = None
+            one = parse_topic(write(candidate))  # which normalises the tree, too
         except QueryError:
             continue  # the candidate only excludes papers
+        found[one.text] = one
     found.pop(write(query), None)
-    return tuple(found)
+    return tuple(found.values())
 
 
 def _has_words(query: Query) -> bool:

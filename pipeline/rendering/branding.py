@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 SHEET = "#ffffff"
 SHEET_DARK = "#1d1c1a"
@@ -32,6 +36,18 @@ class Branding:
     accent_color: str = "#b45309"
     logo_url: str | None = None
     note: str = ""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Branding:
+        return cls(
+            site_url=settings.site_url,
+            list_name=settings.list_name,
+            operator_name=settings.operator_name,
+            operator_address=settings.operator_address,
+            accent_color=settings.accent_color,
+            logo_url=settings.logo_url,
+            note=settings.note,
+        )
 
     @property
     def host(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import structlog
 from jinja2 import Template, TemplateError
 
-from pipeline.domain import Digest, Pick, QuietNote
+from pipeline.domain import MAIL_KINDS, DeliveryKind, Digest, Pick, QuietNote
 from pipeline.errors import RenderError
 from pipeline.rendering import formatting, selftest, templates, views
 from pipeline.rendering.branding import Branding, MailLinks
@@ -76,11 +77,11 @@ class Renderer:
             self.digest,
             self.page,
             [
-                partial(self.confirmation, selftest.SITE),
-                partial(self.already_in, selftest.SITE, selftest.SITE),
-                partial(self.link, selftest.SITE, selftest.SITE),
-                partial(self.data_link, selftest.SITE),
-                partial(self.new_address, selftest.SITE),
+                *(
+                    partial(self.transactional, kind, selftest.SITE, url=selftest.SITE)
+                    for kind, mail in MAIL_KINDS.items()
+                    if not mail.is_list
+                ),
                 *(partial(self.quiet_note, note, selftest.LINKS) for note in selftest.NOTES),
             ],
         )
@@ -126,68 +127,47 @@ class Renderer:
         html = _render(self._templates.digest_html.whole, context)
         return spoken.subject, html, _render(self._templates.digest_text.whole, context)
 
-    def confirmation(self, confirm_url: str, *, hours: int = 72) -> Rendered:
-        """Return the mail that asks the owner of the address whether they filled in the form.
+    def transactional(
+        self,
+        kind: DeliveryKind,
+        unsubscribe_url: str,
+        *,
+        url: str | None = None,
+        lasts: timedelta = timedelta(0),
+    ) -> Rendered:
+        """Return a mail that its recipient requested, with the link `url` that works for `lasts`.
 
-        It contains no text from the form: another person may have filled it in.
+        It contains no text of a form, because another person may have filled it in. The templates
+        get `unsubscribe_url`, and if the kind has a link its URL, as `confirm_url`, and its
+        `hours` (at least 1) and `days`.
         """
-        return self._letter(
-            "confirmation",
-            gettext("Confirm your subscription to %(name)s", name=self._name),
-            confirm_url=confirm_url,
-            hours=hours,
-        )
-
-    def already_in(self, preferences_url: str, unsubscribe_url: str, *, days: int = 30) -> Rendered:
-        """Return the answer to a subscription request if the address is subscribed already."""
-        return self._letter(
-            "already_in",
-            gettext("You are already subscribed to %(name)s", name=self._name),
-            preferences_url=preferences_url,
-            unsubscribe_url=unsubscribe_url,
-            days=days,
-        )
-
-    def link(self, preferences_url: str, unsubscribe_url: str, *, days: int = 30) -> Rendered:
-        """Return the mail with a link to the preferences."""
-        return self._letter(
-            "link",
-            gettext("Your preferences link for %(name)s", name=self._name),
-            preferences_url=preferences_url,
-            unsubscribe_url=unsubscribe_url,
-            days=days,
-        )
-
-    def data_link(self, data_url: str, *, hours: int = 24) -> Rendered:
-        """Return the mail with a link to export and erase the stored personal data."""
-        subject = gettext("Your data at %(name)s", name=self._name)
-        return self._letter("data_link", subject, data_url=data_url, hours=hours)
-
-    def new_address(self, confirm_url: str, *, hours: int = 72) -> Rendered:
-        """Return the mail that asks a new address to confirm that digests are sent to it."""
-        return self._letter(
-            "new_address",
-            gettext("Confirm your new address for %(name)s", name=self._name),
-            confirm_url=confirm_url,
-            hours=hours,
-        )
+        link = MAIL_KINDS[kind].link
+        if link is None:
+            return self._mail(kind, {"unsubscribe_url": unsubscribe_url})
+        values = {
+            f"{link.name.lower()}_url": url,
+            "unsubscribe_url": unsubscribe_url,
+            "hours": max(1, round(lasts / timedelta(hours=1))),
+            "days": lasts.days,
+        }
+        return self._mail(kind, values)
 
     def quiet_note(self, note: QuietNote, links: MailLinks) -> Rendered:
         """Return the no-match notice: why no digest was sent, and which topics to broaden."""
-        shown = views.quiet_note(note)
-        subject = gettext("No papers matched your topics, %(days)s", days=shown.days)
-        return self._letter("quiet_note", subject, note=shown, links=links)
+        days = formatting.days(note.since, note.edition_on)
+        values = {"note": views.quiet_note(note), "links": links}
+        return self._mail(DeliveryKind.QUIET_NOTE, values, days=days)
 
-    @property
-    def _name(self) -> str:
-        return formatting.clean(self._house.list_name)
-
-    def _letter(self, name: str, subject: str, **said: object) -> Rendered:
-        letter = self._templates.letters[name]
+    def _mail(
+        self, kind: DeliveryKind, values: Mapping[str, object], **in_subject: str
+    ) -> Rendered:
+        mail = MAIL_KINDS[kind]
+        template = self._templates.mails[mail.template]
+        name = formatting.clean(self._house.list_name)
         return Rendered(
-            subject,
-            (fragment(_render(letter.text, said)),),
-            (fragment(_render(letter.html, said)),),
+            gettext(mail.subject, name=name, **in_subject) if mail.subject else "",
+            (fragment(_render(template.text, values)),),
+            (fragment(_render(template.html, values)),),
         )
 
     def _shown(self, digest: Digest) -> list[tuple[Pick, WireCard]]:
@@ -197,7 +177,7 @@ class Renderer:
             try:
                 shown.append((pick, self._cards.get(pick, room)))
             except RenderError as error:
-                log.warning("card left out", paper=pick.paper.id, error=str(error))
+                log.warning("card.skipped", paper=pick.paper.id, error=str(error))
                 reason = error
         if not shown:
             raise reason

@@ -18,11 +18,11 @@ DAY = date(2030, 1, 2)
 def check_templates(
     fast: Callable[[Digest, MailLinks], Rendered],
     slow: Callable[[Digest, MailLinks], tuple[str, str, str]],
-    letters: Iterable[Callable[[], Rendered]],
+    mails: Iterable[Callable[[], Rendered]],
 ) -> None:
     """Raise RenderError if a template fails, or if the two ways to render a digest differ."""
-    for letter in letters:
-        letter()
+    for render in mails:
+        render()
     for digest in (FULL, BARE):
         joined, (_, html, text) = fast(digest, LINKS), slow(digest, LINKS)
         for form, pieces, whole in (("mjml", joined.html, html), ("txt", joined.text, text)):

@@ -13,11 +13,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, Tem
 from mjml import mjml2html
 
 from pipeline import translations
+from pipeline.domain import MAIL_KINDS, DeliveryKind
 from pipeline.errors import RenderError
 from pipeline.rendering import formatting
 from pipeline.rendering.branding import Branding
 
-LETTERS = ("confirmation", "already_in", "link", "data_link", "new_address", "quiet_note")
+DIGEST = MAIL_KINDS[DeliveryKind.DIGEST].template
+MAILS = frozenset(mail.template for mail in MAIL_KINDS.values()) - {DIGEST}
 
 _INCLUDE = re.compile(r'<mj-include path="([^"]+)" />')
 _LOOP = re.compile(
@@ -36,7 +38,7 @@ class TemplateParts:
 
 
 @dataclass(frozen=True, slots=True)
-class TransactionalTemplate:
+class MailTemplate:
     """HTML and text template of a mail that is not a digest."""
 
     html: Template
@@ -48,7 +50,7 @@ class Templates:
     digest_html: TemplateParts
     digest_text: TemplateParts
     mark: Template  # around highlighted words
-    letters: Mapping[str, TransactionalTemplate]  # by file name, without suffix
+    mails: Mapping[str, MailTemplate]  # by file name, without suffix
     version: str  # hash of all template files
 
 
@@ -70,17 +72,17 @@ def _load(folder: Path, branding: Branding, version: str) -> Templates:
         for name in text.list_templates(extensions=["txt"]):
             text.get_template(name)  # otherwise a broken partial would fail in the first mail
         return Templates(
-            digest_html=_form(html, "digest.mjml", _html(folder, "digest.mjml")),
-            digest_text=_form(text, "digest.txt", _source(folder, "digest.txt")),
+            digest_html=_form(html, f"{DIGEST}.mjml", _html(folder, f"{DIGEST}.mjml")),
+            digest_text=_form(text, f"{DIGEST}.txt", _source(folder, f"{DIGEST}.txt")),
             mark=_template(
                 html, "partials/mark.mjml", _source(folder, "partials/mark.mjml").strip()
             ),
-            letters={
-                name: TransactionalTemplate(
+            mails={
+                name: MailTemplate(
                     html=_template(html, f"{name}.mjml", _html(folder, f"{name}.mjml")),
                     text=_template(text, f"{name}.txt", _source(folder, f"{name}.txt")),
                 )
-                for name in LETTERS
+                for name in MAILS
             },
             version=version,
         )

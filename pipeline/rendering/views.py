@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 from pipeline.domain import Breadth, Digest, Paper, QuietNote, Reason
 from pipeline.rendering import formatting
 from pipeline.rendering.branding import Branding
+from pipeline.sources import SOURCES
 from pipeline.translations import gettext, gettext_noop, ngettext
 
 TITLE = 300
@@ -22,13 +23,6 @@ BREADTHS = {
     Breadth.FEWER: gettext_noop("Strict"),
     Breadth.BALANCED: gettext_noop("Balanced"),
     Breadth.MORE: gettext_noop("Broad"),
-}
-
-SOURCES = {
-    "arxiv": "arXiv",
-    "biorxiv": "bioRxiv",
-    "huggingface": "Hugging Face",
-    "medrxiv": "medRxiv",
 }
 
 
@@ -235,10 +229,14 @@ def why(reason: Reason, most: int) -> MatchReason:
     return MatchReason(label, phrases, formatting.wrap(line))
 
 
+def source_title(name: str) -> str:
+    """Return the name of a source as it is displayed."""
+    return SOURCES[name].title if name in SOURCES else formatting.clean(name)
+
+
 def _byline(paper: Paper) -> list[str]:
-    sources = [SOURCES.get(source, formatting.clean(source)) for source in paper.sources]
     return [
-        *sources,
+        *map(source_title, paper.sources),
         *map(formatting.clean, paper.categories[:1]),
         formatting.day(paper.announced_on),
     ]

@@ -1,14 +1,13 @@
 """Use cases of a subscription: subscribe, confirm, change, unsubscribe, export, erase.
 
-    wishes     choices of a subscriber (topics, schedule): validation and storage format
-    asking     abuse limits for mail to addresses that are not confirmed
-    joining    subscribe (the form stores a request) and confirm (POST of its token)
-    changing   preferences, pauses, change of address, mail with the preferences link
-    leaving    unsubscribe with one click, and undo within a month
-    consent    the versions of the consent text
-    holding    personal data: read, export, erase
-    moving     export and import of all subscribers, also from other newsletters
-    csv_reader parser for lists from spreadsheets and other newsletters
+    choices        choices of a subscriber (topics, schedule): validation and storage format
+    abuse_limits   limits of mail to addresses that are not confirmed
+    subscribe      the form stores a request, a POST of its token confirms it; consent versions
+    preferences    change choices, pause, change the address, mail the preferences link
+    unsubscribe    unsubscribe with one click, and undo within a month
+    personal_data  read, export, erase
+    transfer       export and import of all subscribers, also from other newsletters
+    csv_lists      parser for lists from spreadsheets and other newsletters
 
 Each function that changes data runs in one transaction (an import in one per 500 rows), so a
 process that is killed leaves nothing half done. Of two concurrent calls the second waits for the
@@ -16,7 +15,7 @@ row lock and then reads the new state; each UPDATE names the state it leaves.
 """
 
 from pipeline.signup import csv_lists, transfer
-from pipeline.signup.choices import Choices, valid_address
+from pipeline.signup.choices import Choices, parse_queries, valid_address
 from pipeline.signup.personal_data import (
     PastDigest,
     PastSkip,
@@ -47,10 +46,9 @@ from pipeline.signup.subscribe import (
     read_request,
     request_subscription,
 )
-from pipeline.signup.unsubscribe import UNDO, UnsubscribeReason, leave, set_reason, undo
+from pipeline.signup.unsubscribe import UnsubscribeReason, leave, set_reason, undo
 
 __all__ = [
-    "UNDO",
     "WORDING",
     "Choices",
     "Confirmed",
@@ -75,6 +73,7 @@ __all__ = [
     "export_of",
     "find",
     "leave",
+    "parse_queries",
     "pause",
     "pause_of",
     "read_request",

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from pipeline.domain import SuppressionReason
 from pipeline.errors import LimitError
-from pipeline.storage import rate_limits, subscribers, transactional
+from pipeline.storage import addresses, rate_limits, transactional
 
 EVERYBODY: Final = "everywhere"  # name of the counter shared by all clients
 COUNTERS: Final = "ask:"  # prefix of the names of these limits
@@ -59,9 +59,9 @@ def limit_keys(address: str, ip: str | None, key: str) -> LimitKeys:
 
     A network's hash differs per inbox, so that requests cannot be linked across inboxes.
     """
-    inbox = subscribers.address_hash(inbox_of(address), key)
+    inbox = addresses.address_hash(inbox_of(address), key)
     asked_from = hmac.new(key.encode(), f"{inbox} {network(ip)}".encode(), sha256).hexdigest()
-    return LimitKeys(subscribers.address_hash(address, key), inbox, asked_from[:16])
+    return LimitKeys(addresses.address_hash(address, key), inbox, asked_from[:16])
 
 
 def inbox_of(address: str) -> str:

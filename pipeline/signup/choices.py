@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
@@ -21,7 +21,7 @@ from pipeline.domain import (
     Weekday,
 )
 from pipeline.errors import NotFoundError, QueryError
-from pipeline.matching.query import canonical
+from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.message import normal_address
 from pipeline.storage import subscribers, topics
 
@@ -30,21 +30,21 @@ MOST_TOPICS = 100  # per reader; each topic is matched against all papers
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """The topics of a reader, in the reader's own words, and the schedule of the digest."""
+    """The topics of a reader, parsed, and the schedule of the digest."""
 
-    topics: tuple[str, ...] = ()  # queries; none means Trending
+    topics: tuple[TopicQuery, ...] = ()  # none means Trending
     schedule: Schedule = field(default_factory=Schedule)
     max_papers: int = 10
-    names: Mapping[str, str] = field(default_factory=dict)  # custom labels, by query
+    names: Mapping[str, str] = field(default_factory=dict)  # custom labels, by typed query
     breadth: Breadth = Breadth.BALANCED
 
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(map(self.label, self.topics))
 
-    def label(self, query: str) -> str:
+    def label(self, query: TopicQuery) -> str:
         """Return the reader's name for a topic; if it has none, the query as it was typed."""
-        return self.names.get(query) or " ".join(query.split())
+        return self.names.get(query.typed) or " ".join(query.typed.split())
 
 
 Queries = list[tuple[str, str]]
@@ -56,18 +56,25 @@ def valid_address(email: str) -> str:
     return normal_address(email.strip())
 
 
-def checked(choices: Choices) -> Queries:
-    """Validate choices and return the parsed queries, "Trending" if there is none.
+def parse_queries(
+    texts: Sequence[str], parse: Callable[[str], TopicQuery] = parse_topic
+) -> tuple[TopicQuery, ...]:
+    """Parse the topics of a reader; raise QueryError if one is invalid or there are over 100."""
+    if len(texts) > MOST_TOPICS:
+        raise QueryError(texts[MOST_TOPICS], f"at most {MOST_TOPICS} topics are allowed", 0)
+    return tuple(map(parse, texts))
 
-    Raise QueryError if a query is invalid or there are over 100, SettingsError if the time zone is
-    unknown. Nothing is stored.
+
+def checked(choices: Choices) -> Queries:
+    """Return the topics to follow, "Trending" if there is none. Nothing is stored.
+
+    Raise SettingsError if the time zone is unknown.
     """
     slots.zone(choices.schedule.timezone)
-    if len(choices.topics) > MOST_TOPICS:
-        raise QueryError(
-            choices.topics[MOST_TOPICS], f"at most {MOST_TOPICS} topics are allowed", 0
-        )
-    return [(canonical(query), choices.label(query)) for query in choices.topics or ("Trending",)]
+    return [(query.text, choices.label(query)) for query in choices.topics or _DEFAULT]
+
+
+_DEFAULT: Final = parse_queries(("Trending",))
 
 
 def follow(conn: Connection, subscriber_id: int, queries: Queries, now: datetime) -> None:
@@ -115,7 +122,7 @@ def known(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> 
 def as_json(choices: Choices) -> dict[str, Any]:
     schedule = choices.schedule
     return {
-        "topics": list(choices.topics),
+        "topics": [query.typed for query in choices.topics],
         "at": schedule.at.isoformat("minutes"),
         "timezone": schedule.timezone,
         "frequency": schedule.frequency.value,
@@ -127,6 +134,7 @@ def as_json(choices: Choices) -> dict[str, Any]:
 
 
 def from_json(kept: dict[str, Any]) -> Choices:
+    """Parse the choices in a stored request; raise QueryError if a topic is not valid any more."""
     schedule = Schedule(
         time.fromisoformat(kept["at"]),
         kept["timezone"],
@@ -135,4 +143,4 @@ def from_json(kept: dict[str, Any]) -> Choices:
     )
     names = kept.get("names", {})  # older requests have no names
     breadth = Breadth(kept.get("breadth", Breadth.BALANCED))  # nor a breadth
-    return Choices(tuple(kept["topics"]), schedule, kept["max_papers"], names, breadth)
+    return Choices(parse_queries(kept["topics"]), schedule, kept["max_papers"], names, breadth)

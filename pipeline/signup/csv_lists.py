@@ -30,7 +30,7 @@ OURS: Final = (
     "breadth", "paused_until", "joined_at", "confirmed_at", "left_at", "left_reason",
     "consent_asked_at", "consent_at", "consent_origin", "consent_wording", "consent_ip", "secret",
     "last_slot_at", "last_edition_on", "covered_until", "welcome_due", "suppressed",
-    "suppressed_since", "address_hash", "folded", "key",
+    "suppressed_since", "address_hash", "key",
 )  # fmt: skip
 """The columns of our own export, in order."""
 

@@ -17,11 +17,13 @@ from pipeline.signup.subscribe import agreed_to
 from pipeline.storage import (
     bounce_scores,
     deliveries,
+    delivery_queries,
     digests,
     events,
     refusals,
     requests,
     subscribers,
+    suppressions,
     topics,
     transactional,
 )
@@ -67,7 +69,7 @@ class Preferences:
 def everyone(engine: Engine) -> Iterator[tuple[Subscriber, tuple[str, ...]]]:
     """Return every subscriber, each with the queries of the followed topics."""
     with read_only(engine) as conn:
-        found = subscribers.listing(conn)
+        found = subscribers.list_all(conn)
         followed = topics.followed_by(conn, [s.id for s in found])
     for subscriber in found:
         yield subscriber, tuple(s.topic.query for s in followed[subscriber.id])
@@ -86,7 +88,7 @@ def choices_of(engine: Engine, subscriber_id: int) -> Preferences:
     with read_only(engine) as conn:
         subscriber = known(conn, subscriber_id)
         followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
-        past = digests.latest(conn, subscriber_id, LATELY)
+        past = digests.latest_digests(conn, subscriber_id, LATELY)
         skipped = digests.latest_skips(conn, subscriber_id, LATELY)
     return Preferences(
         subscriber,
@@ -117,22 +119,22 @@ def export(engine: Engine, subscriber_id: int) -> dict[str, Any]:
     with read_only(engine) as conn:
         known(conn, subscriber_id)
         record = subscribers.record_of(conn, subscriber_id)
-        mails = deliveries.record_of(conn, subscriber_id)
+        mails = delivery_queries.record_of(conn, subscriber_id)
         papers = digests.record_of(conn, subscriber_id)
-        suppression = subscribers.suppressed(conn, record["address_hash"])
+        suppression = suppressions.by_hash(conn, record["address_hash"])
         held = {
             "subscriber": record,
             "topics": topics.record_of(conn, subscriber_id),
             "requests": [
                 {**asked, "agreed_to": agreed_to(asked["wording"])}
-                for asked in requests.of(conn, subscriber_id)
+                for asked in requests.records_of(conn, subscriber_id)
             ],
-            "news": events.of(conn, subscriber_id),
+            "news": events.records_of(conn, subscriber_id),
             "mails": [{**mail, "papers": papers[mail["id"]]} for mail in mails],
-            "refused_editions": bounce_scores.of(conn, record["address_hash"]),
-            "refused_mails": refusals.of(conn, record["address_hash"]),
+            "refused_editions": bounce_scores.records_of(conn, record["address_hash"]),
+            "refused_mails": refusals.records_of(conn, record["address_hash"]),
             "days_without_mail": digests.skips_of(conn, subscriber_id),
-            "unanswered_questions": transactional.times(conn, record["address_hash"]),
+            "unanswered_questions": transactional.pending_times(conn, record["address_hash"]),
             "suppression": suppression
             and {"reason": suppression.reason, "since": suppression.since},
         }
@@ -162,7 +164,7 @@ def erase(engine: Engine, email: str) -> None:
         elif not _forget_address(conn, email, now):
             raise NotFoundError(UNKNOWN)
     truncate_wal(engine)
-    log.info("address erased", subscriber=subscriber.id if subscriber else None)
+    log.info("address.erased", subscriber=subscriber.id if subscriber else None)
 
 
 @retry_transaction
@@ -177,14 +179,14 @@ def erase_by_id(engine: Engine, subscriber_id: int, now: datetime) -> None:
     with engine.begin() as conn:
         _erase(conn, known(conn, subscriber_id, for_change=True), now)
     truncate_wal(engine)
-    log.info("address erased", subscriber=subscriber_id)
+    log.info("address.erased", subscriber=subscriber_id)
 
 
 def _erase(conn: Connection, subscriber: Subscriber, now: datetime) -> None:
     deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
-    subscribers.remember_erased(conn, subscribers.hash_of(conn, subscriber.id), now)
+    suppressions.remember_erased(conn, subscribers.hash_of(conn, subscriber.id), now)
     deliveries.redact(conn, subscriber.id)
-    events.forget(conn, subscriber.id, subscribers.hash_of(conn, subscriber.id))
+    events.redact_subscriber(conn, subscriber.id, subscribers.hash_of(conn, subscriber.id))
     requests.redact(conn, subscriber.id, now)
     _forget_address(conn, subscriber.email, now)
     followed = topics.followed_by(conn, [subscriber.id])[subscriber.id]

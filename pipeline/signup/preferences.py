@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
-from functools import partial
 
 import structlog
 from sqlalchemy import Engine
@@ -24,8 +23,16 @@ from pipeline.signup.choices import (
     version_of,
 )
 from pipeline.signup.subscribe import REQUEST_EXPIRY, Confirmed, take
-from pipeline.storage import bounce_scores, deliveries, requests, subscribers, topics, transactional
-from pipeline.storage.database import retry_transaction, with_retries
+from pipeline.storage import (
+    bounce_scores,
+    deliveries,
+    requests,
+    subscribers,
+    suppressions,
+    topics,
+    transactional,
+)
+from pipeline.storage.database import retry_transaction
 from pipeline.translations import gettext, gettext_noop
 
 log = structlog.get_logger(__name__)
@@ -46,7 +53,7 @@ def change(
     """Store new topics and a new schedule, in force from the next digest; return the subscriber.
 
     `seen` is the `Preferences.version` that the form was rendered with; raise ConflictError if the
-    preferences have changed since. Raise QueryError or SettingsError if the input is invalid,
+    preferences have changed since. Raise SettingsError if the time zone is unknown,
     NotFoundError if there is no such subscriber, LimitError if there are over 100 new topics a day.
     If an error is raised, nothing is stored.
     """
@@ -133,7 +140,7 @@ def ask_new_address(
         subscriber = known(conn, subscriber_id, for_change=True)
         holder = subscribers.by_email(conn, address)
         is_free = holder is None or holder.status is SubscriberStatus.PENDING
-        is_barred = subscribers.barred(conn, address, suppression_key) is not None
+        is_barred = suppressions.find(conn, address, suppression_key) is not None
         may_mail = abuse_limits.may_send_mail(conn, to, now)
         request_id = requests.add(
             conn, RequestKind.NEW_ADDRESS, subscriber_id, email=address,
@@ -149,7 +156,7 @@ def ask_new_address(
         transactional.record_pending(
             conn, to.hash, now, inbox=to.inbox, requester=to.requester, wanted=wanted
         )
-    log.info("asked for another address", subscriber=subscriber_id, request=request_id)
+    log.info("new_address.requested", subscriber=subscriber_id, request=request_id)
 
 
 def confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Confirmed:
@@ -160,11 +167,12 @@ def confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Confi
     been taken since, or if the subscriber is not active any more.
     """
     try:
-        return with_retries(partial(_confirm_new_address, engine, request_id, now))
+        return _confirm_new_address(engine, request_id, now)
     except IntegrityError as error:  # the address got its own subscription concurrently
         raise InvalidTokenError(gettext(TAKEN)) from error
 
 
+@retry_transaction
 def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Confirmed:
     with engine.begin() as conn:
         request, subscriber, first_time = take(conn, request_id, RequestKind.NEW_ADDRESS, now)
@@ -178,11 +186,11 @@ def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Conf
         if not subscribers.move(conn, subscriber.id, email=request.email, hash_=hash_):
             raise InvalidTokenError(gettext(TAKEN))
         deliveries.readdress(conn, subscriber.id, request.email)
-        subscribers.forgive(conn, hash_)
-        bounce_scores.clear(conn, hash_)
-        transactional.forget_pending(conn, hash_)
+        suppressions.lift_after_confirmation(conn, hash_)
+        bounce_scores.clear_strikes(conn, hash_)
+        transactional.delete_pending(conn, hash_)
         subscriber = known(conn, subscriber.id)
-    log.info("address changed", subscriber=subscriber.id, request=request_id)
+    log.info("address.changed", subscriber=subscriber.id, request=request_id)
     return Confirmed(subscriber, first_time=True)
 
 
@@ -211,7 +219,7 @@ def ask_link(
         abuse_limits.count_request(conn, ip, now, limits)
         subscriber = subscribers.by_email(conn, address, for_change=True)
         subscriber_id = subscriber.id if subscriber else 0
-        is_barred = subscribers.barred(conn, address, suppression_key) is not None
+        is_barred = suppressions.find(conn, address, suppression_key) is not None
         may_mail = abuse_limits.may_send_mail(conn, to, now)
         is_active = subscriber is not None and subscriber.status is SubscriberStatus.ACTIVE
         wanted = is_active and may_mail and not is_barred

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Final
 
 import structlog
@@ -29,14 +28,16 @@ from pipeline.signup import choices as wishing
 from pipeline.signup.abuse_limits import LimitKeys, Limits
 from pipeline.signup.choices import Choices, checked, first_slot, follow, known, valid_address
 from pipeline.storage import (
+    addresses,
     bounce_scores,
     deliveries,
     ingest_state,
     requests,
     subscribers,
+    suppressions,
     transactional,
 )
-from pipeline.storage.database import read_only, retry_transaction, with_retries
+from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.requests import StoredRequest
 from pipeline.translations import gettext, gettext_noop
@@ -84,16 +85,16 @@ def add(
     """Add a subscriber for the operator; unless `confirmed`, queue a confirmation mail.
 
     If the address is pending or unsubscribed, replace its choices and start again. Raise
-    AddressError if the address is invalid or already active, QueryError if a topic is invalid,
-    SettingsError if the time zone is unknown; then nothing is stored.
+    AddressError if the address is invalid or already active, SettingsError if the time zone is
+    unknown; then nothing is stored.
     """
     address = valid_address(email)
     queries = checked(choices)
     slot = slots.first_slot(choices.schedule, now)
     with engine.begin() as conn:
         # The operator vouches for the address, even if it was erased before.
-        hash_ = subscribers.address_hash(address, suppression_key)
-        subscribers.delete_erased_marks(conn, hash_)
+        hash_ = addresses.address_hash(address, suppression_key)
+        suppressions.delete_erased(conn, hash_)
         cursor = ingest_state.look_back(conn, now, days=WELCOME_DAYS)
         status = SubscriberStatus.ACTIVE if confirmed else SubscriberStatus.PENDING
         subscriber_id = subscribers.add(
@@ -111,14 +112,15 @@ def add(
             )  # fmt: skip
         else:
             to = abuse_limits.limit_keys(address, None, suppression_key)
-            suppressed = subscribers.barred(conn, address, suppression_key)
+            suppressed = suppressions.find(conn, address, suppression_key)
             wanted = not suppressed or abuse_limits.may_send_mail(conn, to, now, suppressed.reason)
             ask_to_confirm(conn, subscriber_id, address, choices, to, origin, now, wanted=wanted)
         subscriber = known(conn, subscriber_id)
-    log.info("subscriber added", subscriber=subscriber_id, status=subscriber.status)
+    log.info("subscriber.added", subscriber=subscriber_id, status=subscriber.status)
     return subscriber
 
 
+@retry_transaction
 def request_subscription(
     engine: Engine,
     email: str,
@@ -131,29 +133,17 @@ def request_subscription(
 ) -> None:
     """Store a request to subscribe, and queue its mail if the limit per inbox allows it.
 
-    The mail asks to confirm; an active reader gets a notice instead. Raise AddressError, QueryError
-    or SettingsError if the form is invalid, LimitError if the client exceeds a rate limit; all
+    The mail asks to confirm; an active reader gets a notice instead. Raise AddressError or
+    SettingsError if the form is invalid, LimitError if the client exceeds a rate limit; all
     before the address is looked up, so that errors reveal no subscriber.
     """
     address = valid_address(email)
     checked(choices)
-    with_retries(partial(_ask, engine, address, choices, ip, suppression_key, now, limits))
-
-
-def _ask(
-    engine: Engine,
-    address: str,
-    choices: Choices,
-    ip: str | None,
-    suppression_key: str,
-    now: datetime,
-    limits: Limits | None,
-) -> None:
     to = abuse_limits.limit_keys(address, ip, suppression_key)
     with engine.begin() as conn:
         abuse_limits.count_request(conn, ip, now, limits)
         subscriber = _known_or_new(conn, address, suppression_key, now)
-        suppressed = subscribers.barred(conn, address, suppression_key)
+        suppressed = suppressions.find(conn, address, suppression_key)
         may_mail = abuse_limits.may_send_mail(
             conn, to, now, suppressed.reason if suppressed else None
         )
@@ -169,7 +159,7 @@ def _ask(
             now,
             wanted=may_mail,
         )
-    log.info("asked", request=request_id)
+    log.info("confirmation.requested", request=request_id)
 
 
 def read_request(engine: Engine, request_id: int, now: datetime) -> Request:
@@ -196,6 +186,7 @@ def read_request(engine: Engine, request_id: int, now: datetime) -> Request:
     )
 
 
+@retry_transaction
 def confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
     """Confirm a request: activate the subscriber and store the requested choices. Idempotent.
 
@@ -203,10 +194,6 @@ def confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
     a complaint) and the strikes of the address are removed. Raise InvalidTokenError if the request
     has expired, or if the subscriber has unsubscribed since: an old mail must not resubscribe.
     """
-    return with_retries(partial(_confirm, engine, request_id, now))
-
-
-def _confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
     with engine.begin() as conn:
         request, subscriber, first_time = take(conn, request_id, RequestKind.JOIN, now)
         if not first_time:
@@ -219,11 +206,11 @@ def _confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
             raise InvalidTokenError(gettext(NO_REQUEST))
         _retune(conn, subscriber.id, choices, now)
         hash_ = subscribers.hash_of(conn, subscriber.id)
-        subscribers.forgive(conn, hash_)
-        bounce_scores.clear(conn, hash_)
-        transactional.forget_pending(conn, hash_)
+        suppressions.lift_after_confirmation(conn, hash_)
+        bounce_scores.clear_strikes(conn, hash_)
+        transactional.delete_pending(conn, hash_)
         subscriber = known(conn, subscriber.id)
-    log.info("confirmed", subscriber=subscriber.id, request=request_id, began=began)
+    log.info("subscription.confirmed", subscriber=subscriber.id, request=request_id, began=began)
     return Confirmed(subscriber, first_time=True)
 
 

@@ -34,15 +34,22 @@ from pipeline.domain import (
     Weekday,
 )
 from pipeline.errors import AddressError, PaperboyError, QueryError
-from pipeline.matching.query import canonical
+from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.signup import abuse_limits, subscribe
-from pipeline.signup.choices import MOST_TOPICS, Choices, checked, valid_address
+from pipeline.signup.choices import Choices, checked, parse_queries, valid_address
 from pipeline.signup.csv_lists import OURS, Record, SubscriberList, join_words, split_words
-from pipeline.storage import deliveries, ingest_state, subscriber_transfer, subscribers
-from pipeline.storage.database import in_chunks, read_only, with_retries
+from pipeline.storage import (
+    addresses,
+    deliveries,
+    ingest_state,
+    subscriber_transfer,
+    subscribers,
+    suppressions,
+)
+from pipeline.storage.database import in_chunks, read_only, retry_transaction
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.subscriber_transfer import KnownSubscriber, StoredSubscriber
-from pipeline.storage.subscribers import Suppression
+from pipeline.storage.suppressions import Suppression
 
 log = structlog.get_logger(__name__)
 
@@ -65,14 +72,13 @@ def exported(engine: Engine, suppression_key: str) -> Iterator[dict[str, str]]:
     with read_only(engine) as conn:
         if conn.dialect.name == "postgresql":
             conn = conn.execution_options(isolation_level="REPEATABLE READ")
-        for one in subscriber_transfer.suppressions_without_subscriber(conn):
+        for one in suppressions.without_subscriber(conn):
             yield _row(
                 {
                     "status": SUPPRESSED,
                     "suppressed": one.reason,
                     "suppressed_since": one.since,
                     "address_hash": one.hash,
-                    "folded": "yes" if one.folded else "",
                     "key": key,
                 }
             )
@@ -269,10 +275,10 @@ def member(
     choices = _choices(cells, is_ours=is_ours, max_papers=max_papers)
     one = Member(
         email,
-        subscribers.email_key(email),
+        addresses.email_key(email),
         SubscriberStatus.PENDING,
         choices,
-        _queries(choices),
+        tuple(checked(choices)),
         must_ask=True,
         joined_at=_moment(cells, "joined_at", strict=is_ours),
     )
@@ -393,8 +399,8 @@ def _choices(cells: Mapping[str, str], *, is_ours: bool, max_papers: int) -> Cho
     most = _number(cells, "max_papers", max_papers)
     if not 1 <= most <= 50:
         raise PaperboyError(f"max_papers: {most} is not between 1 and 50")
-    return Choices(
-        topics,
+    choices = Choices(
+        (),
         Schedule(
             _hour(cells.get("hour", "")),
             _zone(cells.get("timezone", ""), is_ours=is_ours),
@@ -405,20 +411,13 @@ def _choices(cells: Mapping[str, str], *, is_ours: bool, max_papers: int) -> Cho
         names=dict(zip(topics, names, strict=False)),
         breadth=breadth(cells.get("breadth") or "balanced"),
     )
-
-
-def _queries(choices: Choices) -> tuple[tuple[str, str], ...]:
     try:
-        checked(replace(choices, topics=()))  # validates the time zone
-        queries = choices.topics or ("Trending",)
-        if len(queries) > MOST_TOPICS:
-            return tuple(checked(choices))  # raises QueryError
-        return tuple((_canonical(query), choices.label(query)) for query in queries)
+        return replace(choices, topics=parse_queries(topics, _parse))
     except QueryError as error:
         raise PaperboyError(f"topics: {error.message}: {error.query!r}") from error
 
 
-_canonical: Final[Callable[[str], str]] = lru_cache(maxsize=10_000)(canonical)
+_parse: Final[Callable[[str], TopicQuery]] = lru_cache(maxsize=10_000)(parse_topic)
 
 
 def weekday(name: str) -> Weekday:
@@ -532,11 +531,9 @@ class Import:
         for records in in_chunks(given, CHUNK):
             yield from self.take(records, is_ours=given.is_ours)
 
+    @retry_transaction
     def take(self, records: Sequence[Record], *, is_ours: bool) -> list[Imported]:
         """Import a few records in one transaction, which is retried; return their results."""
-        return with_retries(partial(self._chunk, records, is_ours=is_ours))
-
-    def _chunk(self, records: Sequence[Record], *, is_ours: bool) -> list[Imported]:
         self._hashes.clear()
         self._cursors.clear()
         results: dict[int, Imported] = {}
@@ -573,14 +570,14 @@ class Import:
             raise _OtherKeyError
         reason = _one_of(SuppressionReason, cells.get("suppressed", ""), "suppressed")
         since = _moment(cells, "suppressed_since") or self.now
-        return Suppression(cells["address_hash"], reason, since, cells.get("folded") == "yes")
+        return Suppression(cells["address_hash"], reason, since)
 
     def _suppress(
         self, conn: Connection, records: Sequence[Record], hashes: Mapping[int, Suppression]
     ) -> dict[int, Imported]:
-        before = subscriber_transfer.suppressions_among(conn, [one.hash for one in hashes.values()])
+        before = suppressions.by_hashes(conn, [one.hash for one in hashes.values()])
         if not self.dry_run:
-            subscriber_transfer.suppress(conn, hashes.values())
+            suppressions.add_imported(conn, hashes.values())
         return {
             place: _result(
                 records[place],
@@ -599,7 +596,7 @@ class Import:
         keys = sorted({one.key for one in members.values()})
         known = subscriber_transfer.known(conn, keys, lock=not self.dry_run)
         hashes = {key: self._address_hash(key) for key in keys}
-        suppressed = subscriber_transfer.suppressions_among(conn, list(hashes.values()))
+        suppressed = suppressions.by_hashes(conn, list(hashes.values()))
         results: dict[int, Imported] = {}
         new: dict[str, int] = {}  # by key, the position of the row that adds it
         for place, one in members.items():
@@ -644,7 +641,7 @@ class Import:
 
     def _address_hash(self, key: str) -> str:
         if key not in self._hashes:
-            self._hashes[key] = subscribers.address_hash(key, self.suppression_key)
+            self._hashes[key] = addresses.address_hash(key, self.suppression_key)
         return self._hashes[key]
 
     def _meet(
@@ -686,11 +683,11 @@ class Import:
             )
             return _result(record, ImportReport.KNOWN, known.status, reason)
         if not self.dry_run:
+            if not has_left:
+                subscribers.leave(conn, known.id, one.left_at or self.now)
             self._suppress_member(conn, one)
         if has_left:
             return _result(record, ImportReport.KNOWN, known.status, "is already unsubscribed")
-        if not self.dry_run and subscribers.leave(conn, known.id, one.left_at or self.now):
-            deliveries.cancel_owed(conn, [known.id], CancelReason.LEFT)
         return _result(record, ImportReport.UNSUBSCRIBED, SubscriberStatus.UNSUBSCRIBED)
 
     def _activate(
@@ -729,7 +726,7 @@ class Import:
                 values["secret"] = token_urlsafe(16)
             taken.add(values["secret"])
             rows.append(values)
-        added = subscriber_transfer.add(conn, rows)
+        added = subscriber_transfer.add_subscribers(conn, rows)
         stored = [(added[one.key], one) for one in members if one.key in added]
         subscriber_transfer.follow(conn, {id_: one.queries for id_, one in stored}, self.now)
         agreed = [(id_, one) for id_, one in stored if not one.must_ask and _has_agreed(one)]
@@ -793,7 +790,7 @@ class Import:
             "email_key": one.key,
             "origin": one.consent.origin,
             "wording": one.consent.wording,
-            "wishes": {},
+            "choices": {},
             "created_at": one.consent.asked_at or agreed_at,
             "expires_at": agreed_at,
             "used_at": agreed_at,
@@ -803,7 +800,7 @@ class Import:
     def _suppress_member(self, conn: Connection, one: Member) -> None:
         if one.suppression:
             reason, since = one.suppression
-            subscriber_transfer.suppress(
+            suppressions.add_imported(
                 conn, [Suppression(self._address_hash(one.key), reason, since)]
             )
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 import structlog
 from sqlalchemy import Connection, Engine
 
-from pipeline.domain import Frequency, Subscriber, SubscriberStatus
+from pipeline.domain import Subscriber, SubscriberStatus
 from pipeline.errors import InvalidTokenError, NotFoundError
 from pipeline.signup.choices import first_slot, known
-from pipeline.storage import deliveries, ingest_state, subscribers
+from pipeline.storage import ingest_state, subscribers
 from pipeline.storage.database import retry_transaction
-from pipeline.storage.deliveries import CancelReason
 from pipeline.translations import gettext
 
 log = structlog.get_logger(__name__)
-
-UNDO = timedelta(days=30)  # for so long unsubscribing can be undone
-LOOK_BACK_DAYS = {Frequency.DAILY: 7, Frequency.WEEKDAYS: 7, Frequency.WEEKLY: 14}
 
 
 class UnsubscribeReason(StrEnum):
@@ -41,9 +37,8 @@ def leave(engine: Engine, secret: str, now: datetime) -> Subscriber:
     with engine.begin() as conn:
         subscriber = _holder(conn, secret)
         subscribers.leave(conn, subscriber.id, now)
-        deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
         subscriber = known(conn, subscriber.id)
-    log.info("subscriber left", subscriber=subscriber.id)
+    log.info("subscriber.unsubscribed", subscriber=subscriber.id)
     return subscriber
 
 
@@ -66,13 +61,12 @@ def undo(engine: Engine, secret: str, now: datetime) -> Subscriber:
     """
     with engine.begin() as conn:
         subscriber = _holder(conn, secret, for_change=True)
-        floor = ingest_state.look_back(
-            conn, now, days=LOOK_BACK_DAYS[subscriber.schedule.frequency]
-        )
+        days = ingest_state.GAP_DAYS[subscriber.schedule.frequency]
+        floor = ingest_state.look_back(conn, now, days=days)
         won = subscribers.restore(
             conn,
             subscriber.id,
-            left_after=now - UNDO,
+            now=now,
             cursor=max(subscriber.cursor, floor),
             next_slot_at=first_slot(subscriber, subscriber.schedule, now),
         )
@@ -80,7 +74,7 @@ def undo(engine: Engine, secret: str, now: datetime) -> Subscriber:
     if subscriber.status is not SubscriberStatus.ACTIVE:
         raise InvalidTokenError(gettext("It is too late to undo this. Subscribe again."))
     if won:
-        log.info("subscriber came back", subscriber=subscriber.id)
+        log.info("subscriber.returned", subscriber=subscriber.id)
     return subscriber
 
 

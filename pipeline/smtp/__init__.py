@@ -1,11 +1,12 @@
 """SMTP client: deliver one message at a time to a mail server. No other package speaks SMTP.
 
-`transport` defines the protocols, `server` connects and logs in, `oauth` fetches access tokens,
-`connection` runs the transactions, `wire` reads and writes with deadlines, and `replies` classifies
-replies by the patterns in `wordings`.
+`transport` defines the protocols, `connect` opens sessions and logs in, `oauth` fetches access
+tokens, `session` runs the transactions, `stream` reads and writes with deadlines, `replies`
+classifies replies by the patterns in `reply_patterns`, and `decision` decides what follows.
 """
 
 from pipeline.smtp.connect import Security, ServerFeatures, SMTPTransport, transport_of
+from pipeline.smtp.decision import Decision, Scope, decide, decide_locally, strike_of
 from pipeline.smtp.replies import (
     Phase,
     Reply,
@@ -15,21 +16,23 @@ from pipeline.smtp.replies import (
     verdict_of,
     without_addresses,
 )
-from pipeline.smtp.reply_patterns import OUR_PLAN
-from pipeline.smtp.transport import Connection, Outcome, Transport
+from pipeline.smtp.transport import Connection, Transport
 
 __all__ = [
-    "OUR_PLAN",
     "Connection",
-    "Outcome",
+    "Decision",
     "Phase",
     "Reply",
     "SMTPTransport",
+    "Scope",
     "Security",
     "ServerFeatures",
     "Subject",
     "Transport",
+    "decide",
+    "decide_locally",
     "printable",
+    "strike_of",
     "subject_of",
     "transport_of",
     "verdict_of",

@@ -24,7 +24,7 @@ from pipeline.smtp.oauth import Tokens, tokens_of
 from pipeline.smtp.replies import Reply
 from pipeline.smtp.session import SessionLimits, SMTPConnection
 from pipeline.smtp.stream import ConnectionLost, Stream, TooSlow
-from pipeline.smtp.transport import never
+from pipeline.smtp.transport import never_give_up
 
 MOST_CONNECTIONS: Final = 3  # per login: one mechanism, another mechanism, a new token
 PASSWORD_WAYS: Final = ("PLAIN", "LOGIN")
@@ -82,7 +82,7 @@ class SMTPTransport:
     tokens: Tokens | None = None  # in place of a password
     _logins: _Logins = field(default_factory=_Logins, repr=False)
 
-    def open(self, give_up: Callable[[], bool] = never) -> SMTPConnection:
+    def open(self, give_up: Callable[[], bool] = never_give_up) -> SMTPConnection:
         opened_at = time.monotonic()
         wire, features = self._enter(opened_at + self.bounds.opening, give_up)
         return SMTPConnection(wire, features, self.bounds, opened_at)
@@ -93,7 +93,7 @@ class SMTPTransport:
         Raises TransportError.
         """
         opened_at = time.monotonic()
-        wire, features = self._enter(opened_at + self.bounds.opening, never)
+        wire, features = self._enter(opened_at + self.bounds.opening, never_give_up)
         tls = wire.encrypted
         found = ServerFeatures(
             features, tls.version() if tls else None, certificate_end(tls) if tls else None
@@ -243,7 +243,7 @@ class SMTPTransport:
 
         Some servers hang up on a login that they refuse, with a reply or without one. Then
         _LoginRefused is raised and the next connection starts with another mechanism; if there is
-        no other one, ConversationLost is raised.
+        no other one, ConnectionLost is raised.
         """
         password = self.server.password or ""
         plain = _base64(f"\0{username}\0{password}")  # RFC 4616

@@ -291,20 +291,26 @@ _VERDICTS: Final[dict[Subject, Callable[[Phase, Reply, str], Verdict]]] = {
 
 
 def verdict_of(phase: Phase, reply: Reply) -> Verdict:
-    """Return the verdict of `reply` for the message that was in `phase`.
+    """Return the verdict of `reply` for the message that was in `phase`; see `classify`."""
+    return classify(phase, reply)[0]
+
+
+def classify(phase: Phase, reply: Reply) -> tuple[Verdict, Subject | None]:
+    """Return the verdict and the subject of `reply`; the subject is None if it is no refusal.
 
     If a 3yz arrives, or a 2yz before the dot, client and server are out of step: the verdict is
     CONNECTION before the dot and UNKNOWN after it.
     """
     if reply.code < 400:
         if phase is not Phase.DOT:
-            return Verdict.CONNECTION
-        return Verdict.ACCEPTED if reply.code < 300 else Verdict.UNKNOWN
+            return Verdict.CONNECTION, None
+        return Verdict.ACCEPTED if reply.code < 300 else Verdict.UNKNOWN, None
     words = evidence(reply.text)
-    verdict = _VERDICTS[_subject(phase, reply, words)](phase, reply, words)
-    is_told_why = verdict in {Verdict.THROTTLED, Verdict.AUTHENTICATION, Verdict.CONFIGURATION}
-    # RFC 5321, section 3.8: with 421 the server hangs up, for any subject.
-    return Verdict.CONNECTION if reply.code == 421 and not is_told_why else verdict
+    subject = _subject(phase, reply, words)
+    verdict = _VERDICTS[subject](phase, reply, words)
+    has_cause = verdict in {Verdict.THROTTLED, Verdict.AUTHENTICATION, Verdict.CONFIGURATION}
+    # RFC 5321, section 3.8: with 421 the server closes the connection, for any subject.
+    return Verdict.CONNECTION if reply.code == 421 and not has_cause else verdict, subject
 
 
 # --- Predicates ---------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.domain import Verdict
-from pipeline.smtp.replies import Phase, Reply, queue_id, verdict_of
+from pipeline.smtp.decision import Decision, decide, decide_locally
+from pipeline.smtp.replies import Phase, Reply
 from pipeline.smtp.stream import ConnectionLost, Stream, TooSlow
-from pipeline.smtp.transport import Outcome
 
 QUIT_PATIENCE: Final = 2.0  # seconds
 
@@ -51,14 +51,14 @@ class SMTPConnection:
         self._size_limit = int(size) if size.isdecimal() else 0  # RFC 1870: 0 is no limit
 
     @property
-    def spent(self) -> bool:
+    def is_exhausted(self) -> bool:
         return (
             self._closed
             or self._carried >= self._bounds.messages
             or time.monotonic() - self._opened_at >= self._bounds.age
         )
 
-    def begin(self, sender: str, recipient: str, body: bytes) -> Outcome | None:
+    def begin(self, sender: str, recipient: str, body: bytes) -> Decision | None:
         refusal = self._refuse_here(sender, recipient, body)
         if refusal:
             return refusal
@@ -80,7 +80,7 @@ class SMTPConnection:
             return self._interrupted()
         return None
 
-    def finish(self) -> Outcome:
+    def finish(self) -> Decision:
         wire = self._wire
         try:
             # If the server has replied or hung up by now, it has not accepted the message. This
@@ -96,8 +96,8 @@ class SMTPConnection:
             reply = wire.read_reply()
         except ConnectionLost:
             self.abandon()
-            return Outcome(Verdict.UNKNOWN, Phase.DOT)
-        return self._outcome(Phase.DOT, reply)
+            return decide_locally(Verdict.UNKNOWN, Phase.DOT)
+        return self._decide(Phase.DOT, reply)
 
     def close(self) -> None:
         if not self._closed and self._wire.quiet:
@@ -114,7 +114,7 @@ class SMTPConnection:
 
     # --- Commands -------------------------------------------------------------------------------
 
-    def _refuse_here(self, sender: str, recipient: str, body: bytes) -> Outcome | None:
+    def _refuse_here(self, sender: str, recipient: str, body: bytes) -> Decision | None:
         """Return a refusal that needs no server: bad address, no SMTPUTF8, body over SIZE; or None.
 
         Raises ValueError if the body does not end in CRLF.
@@ -143,7 +143,7 @@ class SMTPConnection:
             (Phase.DATA, b"DATA\r\n"),
         ]
 
-    def _offer(self, commands: list[tuple[Phase, bytes]]) -> Outcome | None:
+    def _offer(self, commands: list[tuple[Phase, bytes]]) -> Decision | None:
         if self._pending:
             self._wire.write(b"RSET\r\n")
             self._expect_reset()
@@ -152,10 +152,10 @@ class SMTPConnection:
             self._wire.write(command)
             reply = self._wire.read_reply()
             if not _goes_on(phase, reply):
-                return self._outcome(phase, reply)
+                return self._decide(phase, reply)
         return None
 
-    def _offer_at_once(self, commands: list[tuple[Phase, bytes]]) -> Outcome | None:
+    def _offer_at_once(self, commands: list[tuple[Phase, bytes]]) -> Decision | None:
         """Pipeline the commands: write all at once, then read all replies (RFC 2920).
 
         Return the first refusal; None if the server waits for the body.
@@ -169,12 +169,12 @@ class SMTPConnection:
         refused = [(phase, reply) for phase, reply in replies if not _goes_on(phase, reply)]
         if len(replies) < len(commands):
             # A refusal counts even if the server hung up after it: an unknown user stays unknown.
-            return self._outcome(*refused[0]) if refused else self._lost(Phase.DATA)
+            return self._decide(*refused[0]) if refused else self._lost(Phase.DATA)
         if not refused:
             return None
         if replies[-1][1].code == 354:
             self._leave_data(recipient_taken=_goes_on(*replies[1]))
-        return self._outcome(*refused[0])
+        return self._decide(*refused[0])
 
     def _replies_to(self, phases: Sequence[Phase]) -> list[tuple[Phase, Reply]]:
         """Return the replies to `phases`, fewer if the connection was lost in between.
@@ -197,7 +197,7 @@ class SMTPConnection:
         return replies
 
     def _expect_reset(self) -> None:
-        """Read the reply to RSET; raise ConversationLost if it failed.
+        """Read the reply to RSET; raise ConnectionLost if it failed.
 
         Otherwise the last transaction may still be open, and the reply to MAIL would be 503.
         """
@@ -219,28 +219,26 @@ class SMTPConnection:
         except ConnectionLost:
             self.abandon()
 
-    # --- Outcomes -------------------------------------------------------------------------------
+    # --- Decisions ------------------------------------------------------------------------------
 
-    def _outcome(self, phase: Phase, reply: Reply) -> Outcome:
-        verdict = verdict_of(phase, reply)
-        if reply.code == 421 or verdict is Verdict.CONNECTION:
+    def _decide(self, phase: Phase, reply: Reply) -> Decision:
+        decision = decide(phase, reply)
+        if reply.code == 421 or decision.verdict is Verdict.CONNECTION:
             self.abandon()
-        taken = verdict is Verdict.ACCEPTED
-        return Outcome(verdict, phase, reply, queue_id(reply) if taken else None)
+        return decision
 
-    def _interrupted(self) -> Outcome:
-        """Return the outcome if the server replied before the dot: the message is not accepted."""
+    def _interrupted(self) -> Decision:
+        """Return the decision if the server replied before the dot: the message is not accepted."""
         try:
             reply = self._wire.read_reply()
         except ConnectionLost:
             return self._lost(Phase.DATA)
         self.abandon()
-        verdict = verdict_of(Phase.DATA, reply) if reply.code >= 400 else Verdict.CONNECTION
-        return Outcome(verdict, Phase.DATA, reply)
+        return decide(Phase.DATA, reply)
 
-    def _lost(self, phase: Phase) -> Outcome:
+    def _lost(self, phase: Phase) -> Decision:
         self.abandon()
-        return Outcome(Verdict.CONNECTION, phase)
+        return decide_locally(Verdict.CONNECTION, phase)
 
 
 def _goes_on(phase: Phase, reply: Reply) -> bool:
@@ -249,5 +247,5 @@ def _goes_on(phase: Phase, reply: Reply) -> bool:
     return 200 <= reply.code < 300
 
 
-def _ours(verdict: Verdict, phase: Phase, code: int, enhanced: str, text: str) -> Outcome:
-    return Outcome(verdict, phase, Reply(code, enhanced, text))
+def _ours(verdict: Verdict, phase: Phase, code: int, enhanced: str, text: str) -> Decision:
+    return decide_locally(verdict, phase, Reply(code, enhanced, text))

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final
 
 from pipeline.smtp.replies import Reply, parse_reply
-from pipeline.smtp.transport import never
+from pipeline.smtp.transport import never_give_up
 
 LONGEST_LINE: Final = 4096  # octets; the limit in RFC 5321, section 4.5.3.1.5, is 512
 MOST_LINES: Final = 100  # of one reply
@@ -30,11 +30,11 @@ class Stream:
     """A non-blocking socket that writes octets and reads replies until `deadline`.
 
     `deadline` is a time of `time.monotonic`; waiting also ends within `LOOK` seconds after
-    `give_up` returns True. Every method that reads or writes raises ConversationLost.
+    `give_up` returns True. Every method that reads or writes raises ConnectionLost.
     """
 
     def __init__(
-        self, sock: socket.socket, deadline: float, give_up: Callable[[], bool] = never
+        self, sock: socket.socket, deadline: float, give_up: Callable[[], bool] = never_give_up
     ) -> None:
         # A socket with a timeout polls before each write although there is nearly always room.
         # A non-blocking one polls only if there was none.

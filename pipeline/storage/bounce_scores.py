@@ -99,7 +99,7 @@ def count(
     return enough(_editions(conn, struck.subscriber_id, address_hash, since))
 
 
-def of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
+def records_of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
     """Return the strikes of an address, oldest edition first."""
     rows = conn.execute(
         select(StrikeRow.edition_on, StrikeRow.kind, StrikeRow.noted_at)
@@ -109,10 +109,10 @@ def of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
     return [dict(row._mapping) for row in rows]
 
 
-def clear(conn: Connection, address_hash: str) -> None:
+def clear_strikes(conn: Connection, address_hash: str) -> None:
     """Delete the strikes and refusals of an address, after its owner or an operator vouched."""
     conn.execute(delete(StrikeRow).where(StrikeRow.address_hash == address_hash))
-    refusals.clear(conn, address_hash)
+    refusals.clear_refusals(conn, address_hash)
 
 
 def delete_old(conn: Connection, *, before: datetime, limit: int) -> int:

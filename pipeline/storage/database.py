@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import structlog
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, literal, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
@@ -73,7 +73,7 @@ def open_engine(url: str, *, pool_size: int = 5, pool_timeout: float = POOL_TIME
     return create_engine(
         parsed,
         pool_size=pool_size,
-        max_overflow=15,  # with the 5 pooled: one per request in a lane of the site (web.bounds)
+        max_overflow=15,  # with the 5 pooled: one per request of the site (web.request_limits)
         pool_timeout=pool_timeout,
         pool_pre_ping=True,
         hide_parameters=True,
@@ -231,6 +231,18 @@ def upsert(conn: Connection, table: type[Table]) -> Any:
     return dialect.insert(table)
 
 
+def insert_if(
+    conn: Connection, table: type[Table], values: dict[str, Any], *, condition: bool
+) -> Any:
+    """Return an INSERT of one row that inserts it only if `condition`, as in `upsert`.
+
+    The condition is part of the statement, so that its text does not depend on it.
+    """
+    columns = table.__table__.c
+    row = [literal(value, columns[name].type) for name, value in values.items()]
+    return upsert(conn, table).from_select(list(values), select(*row).where(literal(condition)))
+
+
 def with_retries(work: Callable[[], T], *, attempts: int = 5) -> T:
     """Retry a whole transaction after a serialization failure, a deadlock or a lock timeout.
 
@@ -274,13 +286,13 @@ def retry_until_available(work: Callable[[], T], gives_up: Callable[[float], boo
             now = time.monotonic()
             if away_since is None:
                 away_since = now
-                log.warning("database away, waiting for it", error=_first_line(error))
+                log.warning("database.unreachable", error=_first_line(error))
             if gives_up(now - away_since):
                 raise
             time.sleep(LOOK_AGAIN)
         else:
             if away_since is not None:
-                log.info("database back", seconds=round(time.monotonic() - away_since, 1))
+                log.info("database.reachable", seconds=round(time.monotonic() - away_since, 1))
             return done
 
 

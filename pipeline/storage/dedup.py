@@ -11,9 +11,7 @@ from datetime import date
 from typing import Any
 
 from pipeline.domain import Sighting
-
-WORDS_FROM = ("arxiv", "biorxiv", "medrxiv", "huggingface")
-"""Sources in order of authority, used when their texts differ; unlisted sources come last."""
+from pipeline.sources import SOURCES
 
 
 def title_key(title: str) -> str:
@@ -197,7 +195,8 @@ def _newest_version(content: dict[str, Any], theirs: dict[str, Any]) -> int | No
 
 
 def _authority(source: str) -> int:
-    return WORDS_FROM.index(source) if source in WORDS_FROM else len(WORDS_FROM)
+    """Return the place of a source in the order of authority; unlisted sources come last."""
+    return list(SOURCES).index(source) if source in SOURCES else len(SOURCES)
 
 
 def _union(*lists: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Deliveries: claim, mark, settle, cancel and query them.
+"""Deliveries: queue, claim, mark, settle and cancel them; `delivery_queries` reads them.
 
 Every transition is one UPDATE that names the status it leaves and the lease it is made under. It
 may therefore run twice, late or concurrently with another process, and the row stays correct.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -30,6 +30,7 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    insert,
     literal,
     null,
     or_,
@@ -40,6 +41,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from pipeline.domain import (
+    MAIL_KINDS,
     OWED,
     Delivery,
     DeliveryKind,
@@ -50,12 +52,11 @@ from pipeline.domain import (
     SuppressionReason,
 )
 from pipeline.errors import NotFoundError
-from pipeline.storage import database, refusals, send_controls, subscribers
-from pipeline.storage.database import in_chunks, readable
+from pipeline.storage import addresses, refusals, send_controls
+from pipeline.storage.database import in_chunks, insert_if, readable
 from pipeline.storage.schema import (
     IS_QUEUED,
     DeliveryRow,
-    DomainPaceRow,
     PickRow,
     RefusalRow,
     SubscriberRow,
@@ -71,7 +72,7 @@ SECOND_CHANCE: Final = timedelta(hours=18)  # least remaining lifetime after the
 
 _ROW = DeliveryRow.__table__.c
 _OWED: Final = tuple(OWED)
-_IN_HAND: Final = (DeliveryStatus.LEASED, DeliveryStatus.SENDING)
+IN_HAND: Final = (DeliveryStatus.LEASED, DeliveryStatus.SENDING)
 _REFUSED: Final = (DeliveryStatus.FAILED, DeliveryStatus.SUPPRESSED)
 _STILL_COUNTS: Final = (DeliveryStatus.SENDING, DeliveryStatus.SENT, DeliveryStatus.UNCERTAIN)
 
@@ -94,6 +95,27 @@ class Resolution(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class NewDelivery:
+    """A delivery to be queued."""
+
+    kind: DeliveryKind
+    dedupe_key: str  # made of facts that do not change, so that a repeated task queues it once
+    subscriber_id: int
+    domain: str  # of the recipient's address
+    not_before: datetime
+    expires_at: datetime
+    address: str | None = None  # recipient, if not the subscriber's address
+    request_id: int | None = None  # the request that its link confirms
+    edition_on: date | None = None
+    slot_at: datetime | None = None
+    range_from: int | None = None  # batches (from, to]
+    range_to: int | None = None
+    more: int = 0
+    topics: Sequence[str] = ()
+    template: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """The result of an attempt to send one delivery, to be written under its lease."""
 
@@ -104,8 +126,7 @@ class Settlement:
     queue_id: str | None = None
     charged: bool = False  # the attempt counts
     delay: timedelta = timedelta(0)  # backoff before the next attempt, if it is queued again
-    suppression: SuppressionReason | None = None  # of its address, if that is to be suppressed
-    strike: StrikeKind | None = None  # against its address; may reach the limit of strikes
+    strike: StrikeKind | None = None  # against its address; `guard` decides if it counts
     unread: bool = False  # failed because of an error on our side: a later digest gets its papers
 
     @property
@@ -123,37 +144,38 @@ class Recovery:
     uncertain: int  # may have been accepted by the server
 
 
-@dataclass(frozen=True, slots=True)
-class DeliveryView:
-    """A delivery as listed for an operator."""
-
-    id: int
-    email: str
-    kind: DeliveryKind
-    edition_on: date | None
-    status: DeliveryStatus
-    attempts: int
-    reason: str | None
-    papers: int
-    dedupe_key: str
-    created_at: datetime
-    queue_id: str | None
-    reply: str | None
+# --- Queue --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class InHand:
-    """Counts of deliveries to one domain that are leased or sending, under unexpired leases."""
+def add(conn: Connection, new: Collection[NewDelivery], now: datetime) -> None:
+    """Queue deliveries; raise IntegrityError if one with the same `dedupe_key` exists."""
+    if new:
+        conn.execute(insert(DeliveryRow), [row_of(one, now) for one in new])
 
-    ours: int
-    others: int
 
-    @property
-    def total(self) -> int:
-        return self.ours + self.others
+def add_if(conn: Connection, new: NewDelivery, now: datetime, *, wanted: bool) -> None:
+    """Queue a delivery if `wanted`, unless one with the same `dedupe_key` exists.
 
-    def __add__(self, other: InHand) -> InHand:
-        return InHand(self.ours + other.ours, self.others + other.others)
+    The statement is the same in both cases, so that its time reveals nothing.
+    """
+    conn.execute(
+        insert_if(conn, DeliveryRow, row_of(new, now), condition=wanted).on_conflict_do_nothing(
+            index_elements=["dedupe_key"]
+        )
+    )
+
+
+def row_of(new: NewDelivery, now: datetime) -> dict[str, Any]:
+    """Return the column values of a delivery queued at `now`."""
+    given = {field.name: getattr(new, field.name) for field in fields(new)}
+    return given | {
+        "topics": list(new.topics),
+        "precedence": new.kind.precedence,
+        "status": DeliveryStatus.QUEUED,
+        "reason": None,
+        "attempts": 0,
+        "created_at": now,
+    }
 
 
 # --- Claim, renew, mark, hand back --------------------------------------------------------------
@@ -201,18 +223,6 @@ def _postpone(conn: Connection, ids: Collection[int], until: datetime) -> None:
         )
 
 
-def in_hand(conn: Connection, domain: str, token: str, now: datetime) -> InHand:
-    """Count the deliveries to `domain` in flight, split into those leased to `token` and others."""
-    is_ours = _ROW.lease == token
-    held = conn.execute(
-        select(
-            func.count().filter(is_ours).label("ours"),
-            func.count().filter(~is_ours).label("others"),
-        ).where(_ROW.status.in_(_IN_HAND), _ROW.lease_until > now, _ROW.domain == domain)
-    ).one()
-    return InHand(held.ours, held.others)
-
-
 def _due(precedence: Precedence, now: datetime) -> Select[tuple[int]]:
     return (
         select(_ROW.id)
@@ -221,7 +231,7 @@ def _due(precedence: Precedence, now: datetime) -> Select[tuple[int]]:
             _ROW.precedence == precedence,
             _ROW.not_before <= now,
             _ROW.expires_at > now,
-            _may_be_written_to(),
+            may_be_sent(),
             ~send_controls.is_paused(),
         )
         .order_by(_ROW.not_before, _ROW.id)
@@ -373,7 +383,7 @@ def _settle_one(
     status, delay = settlement.status, settlement.delay
     if refusal and refusal.ends_as:
         status, delay = DeliveryStatus.QUEUED, refusals.next_try(attempts)
-    left: tuple[DeliveryStatus, ...] = _IN_HAND
+    left: tuple[DeliveryStatus, ...] = IN_HAND
     values: dict[str, Any] = _released(status, settlement.reason)
     if status is DeliveryStatus.UNCERTAIN:
         left = (DeliveryStatus.SENDING,)
@@ -384,7 +394,7 @@ def _settle_one(
         update(DeliveryRow)
         .where(_ROW.id == settlement.delivery_id, _ROW.lease == token, _ROW.status.in_(left))
         .values(
-            reply=_unless_blanked(literal(_cut(settlement.reply), Text)),
+            reply=_unless_redacted(literal(_cut(settlement.reply), Text)),
             attempts=_ROW.attempts + (1 if settlement.charged else 0),
             **values,
         )
@@ -403,20 +413,18 @@ def _refusal(
 ) -> tuple[refusals.Refusal | None, int]:
     """Return the refusal to record for a settlement, or None, and the attempts made before it.
 
-    A refusal counts against no address if the mail went to another address than the subscriber's
-    own. A refusal of a mail outside an edition counts only if the mailbox does not exist.
+    The reply was judged before; this adds what only the delivery's row says: a refusal counts
+    against no address if the mail went to another address than the subscriber's own.
     """
     if not settlement.is_refusal:
         return None, 0
     has_ended = settlement.status in _REFUSED
     recipient = refusals.recipient_of(conn, settlement.delivery_id)
-    if recipient is None or recipient.email == subscribers.ERASED:
+    if recipient is None or recipient.email == addresses.ERASED:
         return None, 0
-    kind: str | None = settlement.strike if recipient.edition_on else None
-    if settlement.suppression is SuppressionReason.HARD:
-        kind = refusals.HARD
-    if recipient.is_elsewhere:
-        kind = None
+    kind = None
+    if not recipient.is_elsewhere:
+        kind = refusals.countable(settlement.strike, recipient.edition_on)
     refusal = refusals.Refusal(
         settlement.delivery_id,
         recipient.edition_on,
@@ -481,6 +489,16 @@ def recover_leases(conn: Connection, now: datetime) -> Recovery:
         )
     ).rowcount
     return Recovery(queued=queued, uncertain=uncertain)
+
+
+def end_refused(conn: Connection, delivery_id: int, status: str) -> bool:
+    """End a queued delivery whose refusal now counts; return False if it is not queued."""
+    won = conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.id == delivery_id, _ROW.status == DeliveryStatus.QUEUED)
+        .values(status=status)
+    )
+    return won.rowcount == 1
 
 
 def requeue_refused(conn: Connection, delivery_ids: Collection[int], now: datetime) -> None:
@@ -551,27 +569,50 @@ def resend_uncertain(conn: Connection, kinds: Collection[DeliveryKind], now: dat
 
 
 def cancel_owed(
-    conn: Connection, subscriber_ids: Collection[int], reason: CancelReason
+    conn: Connection,
+    subscriber_ids: Collection[int],
+    reason: str,
+    kinds: Collection[DeliveryKind] | None = None,
 ) -> list[int]:
     """Cancel the queued and leased deliveries of these subscribers; return their ids.
 
+    `kinds` restricts it to deliveries of these kinds.
+
     Cursors are set back only if an operator cancels: a subscriber that left wants no papers, and a
-    newer digest covers the range of the one it supersedes.
+    newer digest covers the range of the one it supersedes. Use `subscribers.leave` and
+    `suppressions.suppress` for subscribers that leave or are suppressed.
     """
-    status = DeliveryStatus.CANCELLED
-    if reason is CancelReason.SUPPRESSED:
-        status = DeliveryStatus.SUPPRESSED
+    is_meant = true() if kinds is None else _ROW.kind.in_(kinds)
     ended: list[int] = []
     for some in in_chunks(sorted(subscriber_ids), CHUNK):
         ended += conn.execute(
             update(DeliveryRow)
-            .where(_ROW.subscriber_id.in_(some), _ROW.status.in_(_OWED))
-            .values(**_released(status, reason))
+            .where(_ROW.subscriber_id.in_(some), _ROW.status.in_(_OWED), is_meant)
+            .values(**_released(DeliveryStatus.CANCELLED, reason))
             .returning(_ROW.id)
         ).scalars()
     if reason is CancelReason.OPERATOR:
         set_cursors_back(conn, ended)
     return ended
+
+
+def cancel_suppressed(
+    conn: Connection, address_hash: str, reason: SuppressionReason, since: datetime
+) -> None:
+    """Suppress the queued and leased deliveries of the subscriber with this address.
+
+    A confirmation queued after `since` stays queued, unless the reason is a complaint (see
+    `_is_suppressed`).
+    """
+    theirs = select(SubscriberRow.id).where(SubscriberRow.address_hash == address_hash)
+    ended = _ROW.subscriber_id.in_(theirs) & _ROW.status.in_(_OWED)
+    if reason is not SuppressionReason.COMPLAINT:
+        ended &= (_ROW.kind != DeliveryKind.CONFIRMATION) | (_ROW.created_at <= since)
+    conn.execute(
+        update(DeliveryRow)
+        .where(ended)
+        .values(**_released(DeliveryStatus.SUPPRESSED, CancelReason.SUPPRESSED))
+    )
 
 
 def resolve(conn: Connection, delivery_id: int, resolution: Resolution, now: datetime) -> None:
@@ -600,6 +641,31 @@ def resolve(conn: Connection, delivery_id: int, resolution: Resolution, now: dat
     ).rowcount
     if not won:
         raise NotFoundError(f"delivery {delivery_id} is not uncertain")
+
+
+def settle_uncertain(conn: Connection, delivery_id: int, reason: str, now: datetime) -> bool:
+    """Mark an uncertain delivery sent, when an event proves it; return False if not uncertain."""
+    won = conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.id == delivery_id, _ROW.status == DeliveryStatus.UNCERTAIN)
+        .values(
+            status=DeliveryStatus.SENT,
+            reason=reason,
+            sent_at=func.coalesce(_ROW.marked_at, now),
+            lease=None,
+            lease_until=None,
+        )
+    )
+    return won.rowcount == 1
+
+
+def record_outcome(conn: Connection, delivery_id: int, reason: str) -> None:
+    """Store the reason of a bounce or complaint on a sent delivery; other states are ignored."""
+    conn.execute(
+        update(DeliveryRow)
+        .where(_ROW.id == delivery_id, _ROW.status == DeliveryStatus.SENT)
+        .values(reason=reason)
+    )
 
 
 def set_cursors_back(conn: Connection, delivery_ids: Collection[int]) -> None:
@@ -675,19 +741,6 @@ def cancel_edition(conn: Connection, edition_on: date, limit: int = CHUNK) -> in
     return len(ids)
 
 
-def editions(conn: Connection) -> dict[date, dict[DeliveryStatus, int]]:
-    """Return the number of deliveries by status for each edition, newest first."""
-    found: dict[date, dict[DeliveryStatus, int]] = {}
-    for edition_on, status, count in conn.execute(
-        select(_ROW.edition_on, _ROW.status, func.count())
-        .where(_ROW.edition_on.is_not(None))
-        .group_by(_ROW.edition_on, _ROW.status)
-        .order_by(_ROW.edition_on.desc())
-    ):
-        found.setdefault(edition_on, {})[DeliveryStatus(status)] = count
-    return found
-
-
 def redact(conn: Connection, subscriber_id: int) -> None:
     """Redact a subscriber's deliveries: delete picks, refusals, addresses and replies.
 
@@ -700,7 +753,9 @@ def redact(conn: Connection, subscriber_id: int) -> None:
         update(DeliveryRow)
         .where(_ROW.subscriber_id == subscriber_id)
         # A reply may contain the address; the labels of topics are the subscriber's own text.
-        .values(address=None, domain="", topics=[], more=0, reply=None, queue_id=None, blanked=True)
+        .values(
+            address=None, domain="", topics=[], more=0, reply=None, queue_id=None, redacted=True
+        )
     )
 
 
@@ -716,93 +771,8 @@ def redact_address(conn: Connection, request_ids: Collection[int]) -> None:
         conn.execute(
             update(DeliveryRow)
             .where(elsewhere)
-            .values(address="", reply=None, queue_id=None, blanked=True)
+            .values(address="", reply=None, queue_id=None, redacted=True)
         )
-
-
-# --- Queries ------------------------------------------------------------------------------------
-
-
-def next_due_at(conn: Connection) -> datetime | None:
-    """Return when the first queued delivery becomes due; None if none is queued.
-
-    Left out are held deliveries, those of suppressed or former subscribers, and those to a
-    throttled domain (see `paces.next_turn` for their time).
-    """
-    slowed = exists().where(DomainPaceRow.domain == _ROW.domain)
-    waiting = IS_QUEUED, _may_be_written_to(), ~send_controls.is_paused(), ~slowed
-    first = (
-        conn.execute(
-            select(_ROW.not_before)
-            .where(*waiting, _ROW.precedence == precedence)
-            .order_by(_ROW.not_before, _ROW.id)  # the order of the index
-            .limit(1)
-        ).scalar()
-        for precedence in Precedence
-    )
-    return min((moment for moment in first if moment), default=None)
-
-
-def counts(conn: Connection) -> dict[DeliveryStatus, int]:
-    """Return the number of deliveries of every status, including 0."""
-    found = conn.execute(select(_ROW.status, func.count()).group_by(_ROW.status))
-    return dict.fromkeys(DeliveryStatus, 0) | {
-        DeliveryStatus(status): count for status, count in found
-    }
-
-
-def listing(conn: Connection, status: DeliveryStatus | None = None) -> list[DeliveryView]:
-    """Return all readable deliveries, or those of one status, oldest first."""
-    papers = (
-        select(func.count())
-        .where(PickRow.delivery_id == _ROW.id)
-        .correlate(DeliveryRow)
-        .scalar_subquery()
-        .label("papers")
-    )
-    query = (
-        select(
-            _ROW.id,
-            func.coalesce(_ROW.address, SubscriberRow.email).label("email"),
-            _ROW.kind,
-            _ROW.edition_on,
-            _ROW.status,
-            _ROW.attempts,
-            _ROW.reason,
-            papers,
-            _ROW.dedupe_key,
-            _ROW.created_at,
-            _ROW.queue_id,
-            _ROW.reply,
-        )
-        .join(SubscriberRow, SubscriberRow.id == _ROW.subscriber_id)
-        .order_by(_ROW.id)
-    )
-    if status:
-        query = query.where(_ROW.status == status)
-    return list(readable(conn, "delivery", query, _ROW.id, _view))
-
-
-def unreadable(conn: Connection) -> list[tuple[object, str]]:
-    """Return (id, error) of deliveries with an unknown kind or status, at most CHUNK of them."""
-    is_known = _ROW.kind.in_(list(DeliveryKind)) & _ROW.status.in_(list(DeliveryStatus))
-    query = select(_ROW.id, _ROW.kind, _ROW.status).where(~is_known).limit(CHUNK)
-    return database.unreadable(
-        conn, query, _ROW.id, lambda row: (DeliveryKind(row.kind), DeliveryStatus(row.status))
-    )
-
-
-def record_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
-    """Return all stored columns of a subscriber's deliveries, oldest first, without the lease."""
-    kept = [column for column in _ROW if column.name not in {"lease", "lease_until"}]
-    rows = conn.execute(select(*kept).where(_ROW.subscriber_id == subscriber_id).order_by(_ROW.id))
-    return [dict(row._mapping) for row in rows]
-
-
-def _view(row: Any) -> DeliveryView:
-    fields = dict(row._mapping)
-    kind, status = DeliveryKind(fields.pop("kind")), DeliveryStatus(fields.pop("status"))
-    return DeliveryView(kind=kind, status=status, **fields)
 
 
 def _read(conn: Connection, ids: Sequence[int]) -> list[Delivery]:
@@ -846,35 +816,40 @@ def _claimed_under(token: str, ids: Sequence[int]) -> ColumnElement[bool]:
 def _is_welcome() -> ColumnElement[bool]:
     """Match deliveries that the subscriber still wants.
 
-    An active subscriber gets any mail, a pending one only confirmations. After unsubscribing, only
-    confirmations and data links that were requested since then are wanted.
+    An active subscriber gets any mail, others the kinds that `MAIL_KINDS` also sends to them.
+    After unsubscribing, only mail that was requested since then is wanted.
     """
     return exists().where(
         SubscriberRow.id == _ROW.subscriber_id,
-        SubscriberRow.email != subscribers.ERASED,
+        SubscriberRow.email != addresses.ERASED,
         or_(
             SubscriberRow.status == SubscriberStatus.ACTIVE,
             and_(
                 SubscriberRow.status == SubscriberStatus.PENDING,
-                _ROW.kind == DeliveryKind.CONFIRMATION,
+                _ROW.kind.in_(_also_to(SubscriberStatus.PENDING)),
             ),
             and_(
                 SubscriberRow.status == SubscriberStatus.UNSUBSCRIBED,
-                _ROW.kind.in_((DeliveryKind.CONFIRMATION, DeliveryKind.DATA_LINK)),
+                _ROW.kind.in_(_also_to(SubscriberStatus.UNSUBSCRIBED)),
                 _ROW.created_at >= SubscriberRow.left_at,
             ),
         ),
     )
 
 
+def _also_to(status: SubscriberStatus) -> list[DeliveryKind]:
+    return [kind for kind, mail in MAIL_KINDS.items() if status in mail.also_to]
+
+
 def _is_suppressed() -> ColumnElement[bool]:
     """Match deliveries to a subscriber's own address if it is suppressed.
 
-    Any other address was checked when it was entered. A confirmation that was requested after the
-    suppression is allowed, unless the reason is a complaint: see signup.asking for its rate limit.
+    Any other address was checked when it was entered. A kind that overrides suppressions is allowed
+    if it was requested after it, unless the reason is a complaint: see signup.abuse_limits.
     """
+    overriding = [kind for kind, mail in MAIL_KINDS.items() if mail.overrides_suppression]
     may_be_asked = and_(
-        _ROW.kind == DeliveryKind.CONFIRMATION,
+        _ROW.kind.in_(overriding),
         SuppressionRow.reason != SuppressionReason.COMPLAINT,
         SuppressionRow.since <= _ROW.created_at,
     )
@@ -888,7 +863,8 @@ def _is_suppressed() -> ColumnElement[bool]:
     )
 
 
-def _may_be_written_to() -> ColumnElement[bool]:
+def may_be_sent() -> ColumnElement[bool]:
+    """Match deliveries that their subscriber wants, to addresses that are not suppressed."""
     return and_(_is_welcome(), ~_is_suppressed())
 
 
@@ -897,13 +873,13 @@ def _released(status: DeliveryStatus, reason: str) -> dict[str, Any]:
     return {"status": status, "reason": reason, "lease": None, "lease_until": None}
 
 
-def _unless_blanked(words: ColumnElement[Any]) -> ColumnElement[Any]:
+def _unless_redacted(words: ColumnElement[Any]) -> ColumnElement[Any]:
     """Return NULL instead of the server's reply if the delivery was redacted in the meantime.
 
     A subscriber may be erased while the mail is in flight, and the reply may contain the address.
     An UPDATE that waited for the erasing transaction sees the columns it wrote.
     """
-    return case((_ROW.blanked, null()), else_=words)
+    return case((_ROW.redacted, null()), else_=words)
 
 
 def _cut(reply: str | None) -> str | None:
@@ -919,7 +895,7 @@ _MARK: Final = (
         _ROW.lease == bindparam("token"),
         _ROW.status == DeliveryStatus.LEASED,
         _ROW.expires_at > bindparam("now"),
-        _may_be_written_to(),
+        may_be_sent(),
         ~send_controls.is_paused(),
     )
     .values(
@@ -943,8 +919,8 @@ def _sent(id_: ColumnElement[int], queue_id: Any, reply: Any) -> Update:
             # The attempt of an uncertain delivery was counted when it became uncertain.
             attempts=_ROW.attempts + case((_ROW.status == DeliveryStatus.UNCERTAIN, 0), else_=1),
             sent_at=bindparam("now"),
-            queue_id=_unless_blanked(queue_id),
-            reply=_unless_blanked(reply),
+            queue_id=_unless_redacted(queue_id),
+            reply=_unless_redacted(reply),
         )
     )
 

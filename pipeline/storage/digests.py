@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Text, cast, func, insert, select, update
+from sqlalchemy import Connection, Text, cast, func, insert, select
 
 from pipeline.domain import (
-    OWED,
+    LIST_MAIL,
+    MAIL_KINDS,
     DeliveryKind,
     DeliveryStatus,
     Digest,
@@ -22,9 +23,10 @@ from pipeline.domain import (
     SkipReason,
 )
 from pipeline.logs import set_aside
-from pipeline.storage import subscribers
+from pipeline.storage import addresses, deliveries
 from pipeline.storage.database import UNREADABLE, in_chunks
 from pipeline.storage.dedup import paper_key
+from pipeline.storage.deliveries import NewDelivery
 from pipeline.storage.papers import paper_from
 from pipeline.storage.schema import (
     DeliveryRow,
@@ -47,7 +49,7 @@ REACHED = (
 )
 """Statuses of digests that have reached the reader, or still may."""
 
-DIGESTS = (DeliveryKind.DIGEST, DeliveryKind.WELCOME)
+DIGESTS = tuple(kind for kind in LIST_MAIL if MAIL_KINDS[kind].template == "digest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class NewDigest:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class Compilation:
     """The time a digest was compiled, and its template."""
 
     created_at: datetime
@@ -97,24 +99,12 @@ def supersede(
     """
     oldest: dict[int, Superseded] = {}
     for chunk in in_chunks(subscriber_ids, CHUNK):
-        rows = conn.execute(
-            update(DeliveryRow)
-            .where(
-                DeliveryRow.subscriber_id.in_(chunk),
-                DeliveryRow.kind.in_((*DIGESTS, DeliveryKind.QUIET_NOTE)),
-                DeliveryRow.status.in_(OWED),
+        ended = deliveries.cancel_owed(conn, chunk, reason, LIST_MAIL)
+        for row in conn.execute(
+            select(DeliveryRow.id, DeliveryRow.subscriber_id, DeliveryRow.range_from).where(
+                DeliveryRow.id.in_(ended), DeliveryRow.kind.in_(DIGESTS)
             )
-            .values(status=DeliveryStatus.CANCELLED, reason=reason, lease=None, lease_until=None)
-            .returning(
-                DeliveryRow.id,
-                DeliveryRow.subscriber_id,
-                DeliveryRow.kind,
-                DeliveryRow.range_from,
-            )
-        )
-        for row in rows:
-            if row.kind not in DIGESTS:
-                continue
+        ):
             gone = Superseded(row.id, row.subscriber_id, row.range_from or 0)
             known = oldest.get(row.subscriber_id, gone)
             oldest[row.subscriber_id] = min(known, gone, key=lambda s: s.range_from)
@@ -151,15 +141,15 @@ def enqueue(conn: Connection, digests: Sequence[NewDigest], now: datetime) -> No
     if not digests:
         return
     domains = _domains(conn, [new.subscriber_id for new in digests])
-    rows = [_delivery_row(new, domains.get(new.subscriber_id, ""), now) for new in digests]
-    conn.execute(insert(DeliveryRow), rows)
+    queued = [_new_delivery(new, domains.get(new.subscriber_id, ""), now) for new in digests]
+    deliveries.add(conn, queued, now)
     ids = _ids_of(conn, [new.dedupe_key for new in digests])
     picks = [row for new in digests for row in _pick_rows(ids[new.dedupe_key], new.digest)]
     for chunk in in_chunks(picks, CHUNK):
         conn.execute(insert(PickRow), chunk)
 
 
-def skip(
+def record_skips(
     conn: Connection,
     rows: Iterable[tuple[int, date, datetime, SkipReason, int, int]],
 ) -> None:
@@ -285,7 +275,7 @@ def reader_of(conn: Connection, delivery_id: int) -> int | None:
     return conn.scalar(select(DeliveryRow.subscriber_id).where(DeliveryRow.id == delivery_id))
 
 
-def made(conn: Connection, delivery_id: int) -> Made | None:
+def compilation(conn: Connection, delivery_id: int) -> Compilation | None:
     """Return when and for which template a digest was compiled.
 
     Returns None if the delivery is not a digest, or its subscriber was erased.
@@ -296,10 +286,10 @@ def made(conn: Connection, delivery_id: int) -> Made | None:
         .where(
             DeliveryRow.id == delivery_id,
             DeliveryRow.kind.in_(DIGESTS),
-            SubscriberRow.email != subscribers.ERASED,
+            SubscriberRow.email != addresses.ERASED,
         )
     ).one_or_none()
-    return None if row is None else Made(*row)
+    return None if row is None else Compilation(*row)
 
 
 def papers_of(conn: Connection, delivery_ids: Iterable[int]) -> defaultdict[int, list[str]]:
@@ -333,7 +323,7 @@ def record_of(conn: Connection, subscriber_id: int) -> defaultdict[int, list[dic
     return picks
 
 
-def latest(
+def latest_digests(
     conn: Connection, subscriber_id: int, most: int
 ) -> list[tuple[int, date, DeliveryStatus, int]]:
     """Return a reader's last digests, newest first: (delivery, edition, status, paper count)."""
@@ -452,27 +442,22 @@ def _domains(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, str]:
     }
 
 
-def _delivery_row(new: NewDigest, domain: str, now: datetime) -> dict[str, Any]:
-    return {
-        "dedupe_key": new.dedupe_key,
-        "kind": new.kind,
-        "subscriber_id": new.subscriber_id,
-        "status": DeliveryStatus.QUEUED,
-        "reason": None,
-        "attempts": 0,
-        "precedence": new.kind.precedence,
-        "domain": domain,
-        "not_before": now + new.delay,
-        "expires_at": new.expires_at,
-        "created_at": now,
-        "edition_on": new.digest.edition_on,
-        "slot_at": new.slot_at,
-        "range_from": new.range_from,
-        "range_to": new.range_to,
-        "more": new.digest.more,
-        "topics": list(new.digest.topics),
-        "template": new.template,
-    }
+def _new_delivery(new: NewDigest, domain: str, now: datetime) -> NewDelivery:
+    return NewDelivery(
+        new.kind,
+        new.dedupe_key,
+        new.subscriber_id,
+        domain,
+        not_before=now + new.delay,
+        expires_at=new.expires_at,
+        edition_on=new.digest.edition_on,
+        slot_at=new.slot_at,
+        range_from=new.range_from,
+        range_to=new.range_to,
+        more=new.digest.more,
+        topics=new.digest.topics,
+        template=new.template,
+    )
 
 
 def _pick_rows(delivery_id: int, digest: Digest) -> list[dict[str, Any]]:

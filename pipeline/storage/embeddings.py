@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import Connection, Engine, select
 
-from pipeline.storage.database import in_chunks, read_only, upsert, with_retries
+from pipeline.storage.database import in_chunks, read_only, retry_transaction, upsert
 from pipeline.storage.schema import EmbeddingRow
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ class CachedEmbeddings:
 
         by_key = {key(text): text for text in texts}
         with read_only(self.engine) as conn:
-            known = get(conn, self.model.name, by_key)
+            known = load_vectors(conn, self.model.name, by_key)
         missing = [text_key for text_key in by_key if text_key not in known] if self.makes else []
         for chunk in in_chunks(missing, EMBEDDED_AT_ONCE):
             made = self.model.embed([by_key[text_key] for text_key in chunk]).astype("<f2")
             new = {text_key: row.tobytes() for text_key, row in zip(chunk, made, strict=True)}
-            with_retries(partial(self._add, new))
+            self._add(new)
             known |= new
         unknown = np.full(self.model.size, np.nan, dtype="<f2").tobytes()
         rows = [known.get(key(text), unknown) for text in texts]
@@ -72,16 +72,17 @@ class CachedEmbeddings:
         """
         return lru_cache(maxsize=TOPICS_KEPT)(lambda text: self.model.embed([text])[0])
 
+    @retry_transaction
     def _add(self, vectors: Mapping[str, bytes]) -> None:
         with self.engine.begin() as conn:
-            add(conn, self.model.name, vectors)
+            store_vectors(conn, self.model.name, vectors)
 
 
 def key(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def get(conn: Connection, model: str, keys: Iterable[str]) -> dict[str, bytes]:
+def load_vectors(conn: Connection, model: str, keys: Iterable[str]) -> dict[str, bytes]:
     """Return the cached vectors (little-endian float16) by key; missing keys are left out."""
     known: dict[str, bytes] = {}
     for chunk in in_chunks(keys, CHUNK):
@@ -94,7 +95,7 @@ def get(conn: Connection, model: str, keys: Iterable[str]) -> dict[str, bytes]:
     return known
 
 
-def add(conn: Connection, model: str, vectors: Mapping[str, bytes]) -> None:
+def store_vectors(conn: Connection, model: str, vectors: Mapping[str, bytes]) -> None:
     """Store vectors by key; existing ones stay, since every process computes the same vector."""
     rows = [
         {"model": model, "text_key": text_key, "vector": vector}

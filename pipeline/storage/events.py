@@ -46,7 +46,7 @@ def redact(conn: Connection, id_: int) -> None:
     conn.execute(update(EventRow).where(EventRow.id == id_).values(raw="", address_hash=None))
 
 
-def close(
+def record_effect(
     conn: Connection,
     id_: int,
     *,
@@ -70,7 +70,7 @@ def close(
     )
 
 
-def of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
+def records_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
     """Return the stored events about a subscriber's mail, oldest first, for the owner's export."""
     rows = conn.execute(
         select(
@@ -87,7 +87,7 @@ def of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
     return [dict(row._mapping) for row in rows]
 
 
-def forget(conn: Connection, subscriber_id: int, address_hash: str) -> None:
+def redact_subscriber(conn: Connection, subscriber_id: int, address_hash: str) -> None:
     """Redact all events of a subscriber; the rows stay, so that duplicates are still detected."""
     conn.execute(
         update(EventRow)

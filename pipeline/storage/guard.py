@@ -38,17 +38,15 @@ from pipeline.storage import (
     deliveries,
     refusals,
     send_controls,
-    subscribers,
+    suppressions,
     throttles,
 )
 from pipeline.storage.database import in_chunks
-from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.schema import (
     DeliveryRow,
     RefusalRow,
     StrikeRow,
     SubscriberRow,
-    SuppressionRow,
 )
 
 CHUNK: Final = 500
@@ -169,7 +167,7 @@ def _accepts_digests(conn: Connection, now: datetime) -> bool:
     found = conn.execute(
         select(_ROW.id)
         .where(
-            ~_ROW.blanked,
+            ~_ROW.redacted,
             _ROW.created_at > now - LIVES,
             _ROW.edition_on.is_not(None),
             _ROW.status == DeliveryStatus.SENT,
@@ -328,7 +326,7 @@ def _void(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
                 StrikeRow.address_hash == row.address_hash, StrikeRow.edition_on == row.edition_on
             )
         )
-        if lift(conn, row.address_hash, since=row.at):
+        if suppressions.lift_recent(conn, row.address_hash, OURS, since=row.at):
             owed |= _ended_by_suppression(conn, row.address_hash, row.at)
     refusals.discard(conn, [row.delivery_id for row in rows if row.server])
     deliveries.requeue_refused(conn, owed, now)
@@ -340,18 +338,6 @@ def _void(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
             .values(kind=None, counted=False)
         )
     deliveries.take_back(conn, returned, "returned with many others; its papers are owed again")
-
-
-def lift(conn: Connection, address_hash: str, *, since: datetime) -> bool:
-    """Delete a suppression by refusals made at or after `since`; return False if there is none."""
-    gone = conn.execute(
-        delete(SuppressionRow).where(
-            SuppressionRow.hash == address_hash,
-            SuppressionRow.reason.in_(OURS),
-            SuppressionRow.since >= since,
-        )
-    )
-    return gone.rowcount == 1
 
 
 def _ended_by_suppression(conn: Connection, address_hash: str, since: datetime) -> set[int]:
@@ -374,14 +360,14 @@ def restore(conn: Connection, address_hash: str, since: datetime, now: datetime)
 
     Returns False, and changes nothing, if there is no such suppression any more.
     """
-    if not lift(conn, address_hash, since=since):
+    if not suppressions.lift_recent(conn, address_hash, OURS, since=since):
         return False
-    bounce_scores.clear(conn, address_hash)
+    bounce_scores.clear_strikes(conn, address_hash)
     deliveries.requeue_refused(conn, _ended_by_suppression(conn, address_hash, since), now)
     return True
 
 
-def cause(conn: Connection, address_hash: str) -> tuple[date | None, str]:
+def cause_of(conn: Connection, address_hash: str) -> tuple[date | None, str]:
     """Return the edition and the normalised wording of the last refusal counted for an address.
 
     If no refusal is stored, they come from the last delivery to it that was refused or bounced;
@@ -563,7 +549,7 @@ def _has_waited(conn: Connection, row: Row[Any], now: datetime, into: Judgement)
     accepted = conn.execute(
         select(_ROW.id)
         .where(
-            ~_ROW.blanked,
+            ~_ROW.redacted,
             _ROW.created_at > since - LIVES,
             _ROW.sent_at >= since,
             _ROW.status == DeliveryStatus.SENT,
@@ -590,28 +576,22 @@ def _count(conn: Connection, row: Row[Any], now: datetime) -> int:
     """
     is_own = row.address_hash == row.own
     reason: SuppressionReason | None = None
-    if row.kind == refusals.HARD:
+    if row.kind == StrikeKind.HARD:
         reason = SuppressionReason.HARD
     elif is_own:
         reason = bounce_scores.count(conn, row.delivery_id, StrikeKind(row.kind), row.at)
     ended = 0
     if row.ends_as:
-        ended = conn.execute(
-            update(DeliveryRow)
-            .where(_ROW.id == row.delivery_id, _ROW.status == DeliveryStatus.QUEUED)
-            .values(status=row.ends_as)
-        ).rowcount
+        ended = int(deliveries.end_refused(conn, row.delivery_id, row.ends_as))
     if reason:
-        subscribers.suppress(conn, row.address_hash, reason, now)
-        if is_own:
-            deliveries.cancel_owed(conn, [row.subscriber_id], CancelReason.SUPPRESSED)
+        suppressions.suppress(conn, row.address_hash, reason, now)
     conn.execute(
         update(RefusalRow).where(RefusalRow.delivery_id == row.delivery_id).values(counted=True)
     )
     return ended
 
 
-def waiting(conn: Connection) -> int:
+def count_waiting(conn: Connection) -> int:
     """Return the number of refusals that may count against an address, but do not yet.
 
     They wait until another mail of their edition is accepted.
@@ -681,7 +661,7 @@ def _deliveries_of(edition_on: date | None, now: datetime) -> ColumnElement[bool
         return _ROW.edition_on == edition_on
     return and_(
         _ROW.edition_on.is_(None),
-        ~_ROW.blanked,
+        ~_ROW.redacted,
         _ROW.created_at > now - LIVES,
         or_(_ROW.sent_at.is_(None), _ROW.sent_at > now - RECENT),
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, func, insert, or_, select, update
 
-from pipeline.domain import SourceState
+from pipeline.domain import Frequency, SourceState
 from pipeline.errors import LeaseLostError
 from pipeline.storage import database
 from pipeline.storage.database import readable, upsert
@@ -86,6 +86,10 @@ def last_before(conn: Connection, moment: datetime) -> int:
     """Return the number of the newest batch published at or before `moment`; 0 if none was."""
     newest = select(func.max(BatchRow.number)).where(BatchRow.published_at <= moment)
     return conn.execute(newest).scalar_one() or 0
+
+
+GAP_DAYS: Final = {Frequency.DAILY: 7, Frequency.WEEKDAYS: 7, Frequency.WEEKLY: 14}
+"""Days of papers that a digest covers at most after a pause or an undone unsubscription."""
 
 
 def look_back(conn: Connection, now: datetime, *, days: int) -> int:

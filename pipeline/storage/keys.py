@@ -12,23 +12,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from sqlalchemy import Connection, Engine, exists, select, update
 
 from pipeline.errors import SettingsError
-from pipeline.storage import subscribers
-from pipeline.storage.database import read_only, upsert, with_retries
+from pipeline.storage import addresses
+from pipeline.storage.database import read_only, retry_transaction, upsert
 from pipeline.storage.schema import (
-    AskedRow,
     EventRow,
     KeyRow,
+    PendingConfirmationRow,
     RefusalRow,
     StrikeRow,
     SubscriberRow,
     SuppressionRow,
 )
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +48,7 @@ HASHES: Final = (
     SuppressionRow.hash,
     StrikeRow.address_hash,
     RefusalRow.address_hash,
-    AskedRow.address_hash,
+    PendingConfirmationRow.address_hash,
     EventRow.address_hash,
 )
 """The columns with hashes of addresses, which change with SUPPRESSION_KEY."""
@@ -90,6 +93,7 @@ def in_use(
     failures and lock timeouts are retried.
     """
 
+    @retry_transaction
     def once() -> list[KeyName]:
         with engine.begin() as conn:
             return settle(conn, given_secret, given_suppression, now)
@@ -100,8 +104,8 @@ def in_use(
         found = settled(known, given_secret, given_suppression, now=now, link_life=link_life)
         if found is not None:
             return found
-        for name in with_retries(once):
-            log.debug("key made and kept in the database", setting=name)
+        for name in once():
+            log.debug("key.created", setting=name)
 
 
 def kept(conn: Connection) -> dict[KeyName, KeptKey]:
@@ -188,6 +192,16 @@ def fingerprint(key: str) -> str:
     return hmac.digest(key.encode(), b"paperboy.fingerprint", "sha256")[:8].hex()
 
 
+def log_origin(loaded: Settings, keys: Keys) -> None:
+    """Log the origin of the keys and a fingerprint at the start of a service; never the keys."""
+    log.info(
+        "keys in use",
+        secret_key="settings" if loaded.secret_key else "made once, in the database",
+        suppression_key="settings" if loaded.suppression_key else "made once, in the database",
+        suppression_fingerprint=fingerprint(keys.suppression),
+    )
+
+
 def _suppression(row: KeptKey, given: str | None) -> str:
     if given is not None:
         if fingerprint(given) != row.fingerprint:
@@ -241,7 +255,7 @@ def _check_sample(conn: Connection, given: str) -> None:
         .where(SubscriberRow.address_hash.not_like("erased:%"))
         .limit(1)
     ).one_or_none()
-    if sample and subscribers.address_hash(sample.email, given) != sample.address_hash:
+    if sample and addresses.address_hash(sample.email, given) != sample.address_hash:
         raise SettingsError(
             "SUPPRESSION_KEY: is not the key that the addresses in this database were made with; "
             "set it back"
@@ -259,7 +273,7 @@ def _hash_anew(conn: Connection, key: str) -> None:
             SubscriberRow.address_hash.not_like("erased:%")
         )
     ).all()
-    moved = {row.address_hash: subscribers.address_hash(row.email, key) for row in known}
+    moved = {row.address_hash: addresses.address_hash(row.email, key) for row in known}
     for old, new in moved.items():
         for column in HASHES:
             conn.execute(update(column.class_).where(column == old).values({column.key: new}))

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 UPGRADE_LOCK = 7_461_283_905  # arbitrary, but the same in every version of Paperboy
+TABLE_SINCE_RELEASE = "pending_confirmations"  # named otherwise in drafts before the first release
 
 
-def upgrade(engine: Engine, *, suppression_key: str | None = None) -> None:
+def upgrade(engine: Engine) -> None:
     """Run all missing migrations in one transaction, under a lock.
 
-    Processes that start meanwhile wait for the lock and then find nothing to do. Migration 0011
-    recomputes address hashes with `suppression_key`; without it they stay as they are. Raises
-    SchemaError if the database was upgraded by a newer version.
+    Processes that start meanwhile wait for the lock and then find nothing to do. Raises SchemaError
+    if the database was upgraded by a newer version, or made before the first release.
     """
     from alembic import command  # not needed by `check`, which every command runs
 
@@ -30,17 +30,15 @@ def upgrade(engine: Engine, *, suppression_key: str | None = None) -> None:
     with engine.begin() as conn:  # on SQLite this is BEGIN IMMEDIATE: one writer at a time
         if conn.dialect.name == "postgresql":
             conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
-        _refuse_newer(_current(conn))
+        _known_revision(conn)
         config.attributes["connection"] = conn
-        config.attributes["suppression_key"] = suppression_key
         command.upgrade(config, "head")
 
 
 def check(engine: Engine) -> None:
     """Raise SchemaError unless the database is at the newest revision of this code."""
     with read_only(engine) as conn:
-        current = _current(conn)
-    _refuse_newer(current)
+        current = _known_revision(conn)
     if current != revisions()[-1]:
         behind = "behind" if current else "empty"
         raise SchemaError(f"the database is {behind}: run `paperboy db upgrade`")
@@ -52,19 +50,26 @@ def revisions() -> list[str]:
     return sorted(path.name.partition("_")[0] for path in files)
 
 
-def _refuse_newer(current: str | None) -> None:
-    if current is not None and current not in revisions():
+def _known_revision(conn: Connection) -> str | None:
+    """Return the revision of the database; None before its first migration.
+
+    Raises SchemaError for a revision of a newer version, or of a draft before the first release.
+    """
+    tables = inspect(conn)
+    if not tables.has_table("alembic_version"):
+        return None
+    current: str | None = conn.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if current and not tables.has_table(TABLE_SINCE_RELEASE):
+        raise SchemaError(
+            "the database was made before the first release and cannot be upgraded: export its "
+            "subscribers with the version that made it, and import them into a new database"
+        )
+    if current and current not in revisions():
         raise SchemaError(
             f"the database is ahead of this version of Paperboy (it is at {current}): "
             "install the newer version again"
         )
-
-
-def _current(conn: Connection) -> str | None:
-    """Return the revision of the database; None before its first migration."""
-    if not inspect(conn).has_table("alembic_version"):
-        return None
-    return conn.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return current
 
 
 def _config() -> Config:

@@ -7,20 +7,21 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from sqlalchemy import Connection, case, exists, func, insert, select
+from sqlalchemy import Connection, case, exists, func, select
 
 from pipeline.domain import (
+    LIST_MAIL,
     Breadth,
     DeliveryKind,
-    DeliveryStatus,
     Frequency,
     SkipReason,
     Subscription,
     TopicKind,
 )
-from pipeline.storage import ingest_state, topics
+from pipeline.storage import deliveries, ingest_state, topics
 from pipeline.storage.database import in_chunks
-from pipeline.storage.digests import DIGESTS, REACHED
+from pipeline.storage.deliveries import NewDelivery
+from pipeline.storage.digests import REACHED
 from pipeline.storage.schema import (
     DeliveryRow,
     MatchRow,
@@ -100,7 +101,7 @@ def last_contact(
             select(DeliveryRow.subscriber_id, what, func.max(DeliveryRow.edition_on))
             .where(
                 DeliveryRow.subscriber_id.in_(chunk),
-                DeliveryRow.kind.in_((*DIGESTS, NOTE)),
+                DeliveryRow.kind.in_(LIST_MAIL),
                 DeliveryRow.edition_on >= since,
                 counts,
             )
@@ -147,26 +148,19 @@ def last_contact(
 def enqueue(conn: Connection, notes: Sequence[NewNotice], now: datetime) -> None:
     """Queue notices. Their content is loaded when they are sent."""
     rows = [
-        {
-            "dedupe_key": note.dedupe_key,
-            "kind": NOTE,
-            "subscriber_id": note.subscriber_id,
-            "status": DeliveryStatus.QUEUED,
-            "attempts": 0,
-            "precedence": NOTE.precedence,
-            "domain": domain_of(note.email),
-            "not_before": now + note.delay,
-            "expires_at": note.expires_at,
-            "created_at": now,
-            "edition_on": note.edition_on,
-            "slot_at": note.slot_at,
-            "more": 0,
-            "topics": [],
-        }
+        NewDelivery(
+            NOTE,
+            note.dedupe_key,
+            note.subscriber_id,
+            domain_of(note.email),
+            not_before=now + note.delay,
+            expires_at=note.expires_at,
+            edition_on=note.edition_on,
+            slot_at=note.slot_at,
+        )
         for note in notes
     ]
-    if rows:
-        conn.execute(insert(DeliveryRow), rows)
+    deliveries.add(conn, rows, now)
 
 
 def recipients(conn: Connection, delivery_ids: Collection[int]) -> dict[int, NoticeRecipient]:
@@ -196,7 +190,7 @@ def recipients(conn: Connection, delivery_ids: Collection[int]) -> dict[int, Not
     return found
 
 
-def announced(conn: Connection, first: date, last: date) -> int:
+def count_announced(conn: Connection, first: date, last: date) -> int:
     """Return the number of visible papers announced from `first` to `last`, both included."""
     query = select(func.count()).where(
         PaperRow.announced_on >= first,
@@ -206,7 +200,7 @@ def announced(conn: Connection, first: date, last: date) -> int:
     return conn.execute(query).scalar_one()
 
 
-def matched(conn: Connection, asked: NoticeRecipient, first: date, last: date) -> int:
+def count_matched(conn: Connection, asked: NoticeRecipient, first: date, last: date) -> int:
     """Return the number of papers from `first` to `last` that match the reader's topics.
 
     Matches of any breadth count; papers in one of the reader's digests do not.

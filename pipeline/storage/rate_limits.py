@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, case, or_, select, update
 
 from pipeline.storage.database import server_now, upsert
-from pipeline.storage.schema import LimitRow
+from pipeline.storage.schema import RateLimitRow
 
 PROXIES: Final = "proxy:"  # prefix of proxies that forward requests and are not in the settings
 
@@ -22,19 +22,19 @@ def take_turn(conn: Connection, name: str, *, gap: timedelta) -> timedelta:
     """
     now = server_now(conn)
     conn.execute(
-        upsert(conn, LimitRow)
+        upsert(conn, RateLimitRow)
         .values(name=name, window_start=now, used=0, free_at=now)
         .on_conflict_do_nothing(index_elements=["name"])
     )
     free_at: datetime = conn.execute(
-        select(LimitRow.free_at).where(LimitRow.name == name).with_for_update()
+        select(RateLimitRow.free_at).where(RateLimitRow.name == name).with_for_update()
     ).scalar_one()
     # If the clock was set back, wait for at most 100 turns and not until it has caught up.
     turn = max(now, min(free_at, now + 100 * gap))
     conn.execute(
-        update(LimitRow)
-        .where(LimitRow.name == name)
-        .values(free_at=turn + gap, used=LimitRow.used + 1)
+        update(RateLimitRow)
+        .where(RateLimitRow.name == name)
+        .values(free_at=turn + gap, used=RateLimitRow.used + 1)
     )
     return turn - now
 
@@ -53,38 +53,38 @@ def count(
     start = window_start(now, window)
     # If another process's clock is in the next window already, count there. If the stored window
     # is later still, that clock was wrong: reset it, or all uses are refused until that time.
-    is_over = or_(LimitRow.window_start < start, LimitRow.window_start > start + window)
-    statement = upsert(conn, LimitRow).values(
+    is_over = or_(RateLimitRow.window_start < start, RateLimitRow.window_start > start + window)
+    statement = upsert(conn, RateLimitRow).values(
         name=name, window_start=start, used=uses, free_at=start + window
     )
     counted = conn.execute(
         statement.on_conflict_do_update(
             index_elements=["name"],
             set_={
-                "used": case((is_over, uses), else_=LimitRow.used + uses),
-                "window_start": case((is_over, start), else_=LimitRow.window_start),
-                "free_at": case((is_over, start + window), else_=LimitRow.free_at),
+                "used": case((is_over, uses), else_=RateLimitRow.used + uses),
+                "window_start": case((is_over, start), else_=RateLimitRow.window_start),
+                "free_at": case((is_over, start + window), else_=RateLimitRow.free_at),
             },
-            where=or_(is_over, LimitRow.used + uses <= most),
-        ).returning(LimitRow.name)
+            where=or_(is_over, RateLimitRow.used + uses <= most),
+        ).returning(RateLimitRow.name)
     )
     return counted.one_or_none() is not None
 
 
 def put_memo(conn: Connection, name: str, now: datetime) -> None:
     """Store `now` as the last time that `name` was seen, and increment its count."""
-    statement = upsert(conn, LimitRow).values(name=name, window_start=now, used=1, free_at=now)
+    statement = upsert(conn, RateLimitRow).values(name=name, window_start=now, used=1, free_at=now)
     conn.execute(
         statement.on_conflict_do_update(
-            index_elements=["name"], set_={"used": LimitRow.used + 1, "window_start": now}
+            index_elements=["name"], set_={"used": RateLimitRow.used + 1, "window_start": now}
         )
     )
 
 
 def memo(conn: Connection, prefix: str) -> list[str]:
     """Return the names with this prefix, without it, most recently seen first."""
-    found = select(LimitRow.name).where(LimitRow.name.startswith(prefix, autoescape=True))
-    names = conn.execute(found.order_by(LimitRow.window_start.desc())).scalars()
+    found = select(RateLimitRow.name).where(RateLimitRow.name.startswith(prefix, autoescape=True))
+    names = conn.execute(found.order_by(RateLimitRow.window_start.desc())).scalars()
     return [name.removeprefix(prefix) for name in names]
 
 

@@ -21,9 +21,6 @@ from pipeline.storage.schema import DeliveryRow, RefusalRow, SubscriberRow
 CHUNK: Final = 500
 LONGEST_WORDING: Final = 200
 
-HARD: Final = "hard"
-"""Kind of a hard bounce, which suppresses the address at once; other kinds are StrikeKind."""
-
 FIRST_GAP: Final = timedelta(hours=1)
 MOST_DOUBLINGS: Final = 3
 
@@ -40,15 +37,19 @@ class Refusal:
     edition_on: date | None
     address_hash: str
     domain: str
-    kind: str | None  # StrikeKind or HARD; None: never a strike
+    kind: StrikeKind | None  # None: it never counts against the address
     ends_as: DeliveryStatus | None
     wording: str
     server: str  # "" for a bounce
     at: datetime
 
-    @property
-    def strike(self) -> StrikeKind | None:
-        return StrikeKind(self.kind) if self.kind and self.kind != HARD else None
+
+def countable(strike: StrikeKind | None, edition_on: date | None) -> StrikeKind | None:
+    """Return `strike` if it may count for a mail of this edition, else None.
+
+    Strikes are counted per edition, so a refused mail outside an edition counts only if it is HARD.
+    """
+    return strike if edition_on or strike is StrikeKind.HARD else None
 
 
 def wording(text: str, address: str = "") -> str:
@@ -95,8 +96,8 @@ def record(conn: Connection, refusal: Refusal) -> None:
     }
     statement = upsert(conn, RefusalRow).values(delivery_id=refusal.delivery_id, **values)
     replaceable = ~RefusalRow.counted
-    if refusal.kind == HARD or refusal.ends_as:
-        replaceable |= RefusalRow.kind != HARD
+    if refusal.kind == StrikeKind.HARD or refusal.ends_as:
+        replaceable |= RefusalRow.kind != StrikeKind.HARD
     conn.execute(
         statement.on_conflict_do_update(
             index_elements=["delivery_id"], set_=values, where=replaceable
@@ -111,7 +112,7 @@ def is_counted(conn: Connection, delivery_id: int) -> bool:
     )
 
 
-def of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
+def records_of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
     """Return the refusals of an address, oldest first, for its owner's export."""
     rows = conn.execute(
         select(RefusalRow.at, RefusalRow.kind, RefusalRow.wording, RefusalRow.counted)
@@ -176,7 +177,7 @@ def discard(conn: Connection, delivery_ids: Collection[int]) -> None:
         conn.execute(delete(RefusalRow).where(RefusalRow.delivery_id.in_(some)))
 
 
-def clear(conn: Connection, address_hash: str) -> None:
+def clear_refusals(conn: Connection, address_hash: str) -> None:
     """Delete the refusals of an address after its owner, or an operator, vouched for it."""
     conn.execute(delete(RefusalRow).where(RefusalRow.address_hash == address_hash))
 

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from pipeline.domain import Origin, RequestKind
+from pipeline.storage.addresses import email_key
 from pipeline.storage.schema import RequestRow
-from pipeline.storage.subscribers import email_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def redact(conn: Connection, subscriber_id: int, now: datetime) -> None:
     conn.execute(
         update(RequestRow)
         .where(RequestRow.subscriber_id == subscriber_id)
-        .values(email="", email_key="", choices={}, ip=None, expires_at=now, blanked=True)
+        .values(email="", email_key="", choices={}, ip=None, expires_at=now, redacted=True)
     )
 
 
@@ -131,7 +131,7 @@ def redact_address(conn: Connection, email: str, now: datetime) -> list[int]:
     )
 
 
-def of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
+def records_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
     """Return all columns of the subscriber's requests, oldest first."""
     rows = conn.execute(
         select(*RequestRow.__table__.c)

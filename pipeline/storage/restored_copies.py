@@ -16,8 +16,9 @@ from pipeline.domain import (
     Schedule,
     SubscriberStatus,
 )
-from pipeline.storage import subscribers
+from pipeline.storage import addresses, deliveries, subscribers
 from pipeline.storage.database import upsert
+from pipeline.storage.deliveries import NewDelivery
 from pipeline.storage.schema import (
     DatabaseCopyRow,
     DeliveryRow,
@@ -25,9 +26,7 @@ from pipeline.storage.schema import (
     PickRow,
     RequestRow,
     SubscriberRow,
-    SuppressionRow,
 )
-from pipeline.storage.subscribers import Suppression
 
 CHUNK: Final = 500
 GAP: Final = 1_000_000  # ids to skip if the replaced database, which may have used them, is lost
@@ -100,22 +99,25 @@ def reserve_ids(conn: Connection, through: Mapping[str, int], now: datetime) -> 
     # SQLite assigns max(id) + 1, so a placeholder row keeps the highest id.
     subscriber_id = _placeholder(conn, through["subscribers"], now)
     top = through["deliveries"]
+    reserved = NewDelivery(
+        DeliveryKind.DIGEST, f"reserved:{top}", subscriber_id, "", not_before=now, expires_at=now
+    )
+    ended = {
+        "status": DeliveryStatus.CANCELLED,
+        "reason": "keeps numbers of a replaced database apart",
+        "redacted": True,
+    }
     conn.execute(
         upsert(conn, DeliveryRow)
-        .values(
-            id=top, dedupe_key=f"reserved:{top}", kind=DeliveryKind.DIGEST,
-            subscriber_id=subscriber_id, status=DeliveryStatus.CANCELLED,
-            reason="keeps numbers of a replaced database apart", attempts=0, not_before=now,
-            expires_at=now, created_at=now, more=0, topics=[], blanked=True,
-        )
+        .values(id=top, **deliveries.row_of(reserved, now) | ended)
         .on_conflict_do_nothing()
-    )  # fmt: skip
+    )
     request_id = conn.execute(
         upsert(conn, RequestRow)
         .values(
             id=through["requests"], kind="join", subscriber_id=subscriber_id, email="",
             email_key="", origin="operator", choices={}, created_at=now, expires_at=now,
-            blanked=True,
+            redacted=True,
         )
         .on_conflict_do_nothing()
         .returning(RequestRow.id)
@@ -129,7 +131,7 @@ def _placeholder(conn: Connection, id_: int, now: datetime) -> int:
     conn.execute(
         upsert(conn, SubscriberRow)
         .values(
-            id=id_, email=subscribers.ERASED, email_key=f"erased:{id_}",
+            id=id_, email=addresses.ERASED, email_key=f"erased:{id_}",
             address_hash=f"erased:{id_}", secret=token_urlsafe(16), max_papers=1, cursor=0,
             status=SubscriberStatus.UNSUBSCRIBED, created_at=now, left_at=now,
             **subscribers.columns_of(Schedule()),
@@ -213,11 +215,6 @@ def by_secret(conn: Connection, secrets: Collection[str]) -> dict[str, dict[str,
     """Return the rows of subscribers by secret, without erased ones, which get a new secret."""
     query = select(*SubscriberRow.__table__.c).where(SubscriberRow.secret.in_(secrets))
     return {row.secret: dict(row._mapping) for row in conn.execute(query)}
-
-
-def all_suppressions(conn: Connection) -> list[Suppression]:
-    query = select(*SuppressionRow.__table__.c).order_by(SuppressionRow.hash)
-    return [subscribers.suppression_of(row) for row in conn.execute(query)]
 
 
 def deliveries_after(conn: Connection, last_id: int, limit: int = CHUNK) -> list[dict[str, Any]]:

@@ -19,11 +19,11 @@ from pipeline.domain import OWED, DeliveryStatus, SubscriberStatus
 from pipeline.storage.database import upsert
 from pipeline.storage.rate_limits import PROXIES
 from pipeline.storage.schema import (
-    AskedRow,
     DailyCountRow,
     DeliveryRow,
-    LimitRow,
+    PendingConfirmationRow,
     PickRow,
+    RateLimitRow,
     RequestRow,
     SkipRow,
     SubscriberRow,
@@ -84,26 +84,32 @@ def redact_addresses(conn: Connection, *, before: datetime, limit: int) -> int:
 
 
 def redact_requests(conn: Connection, *, before: datetime, limit: int) -> int:
-    """Redact the IP address and the wishes of requests: the subscription has them by now."""
-    is_over = ~RequestRow.blanked & (RequestRow.created_at < before)
+    """Redact the IP address and the choices of requests: the subscription has them by now."""
+    is_over = ~RequestRow.redacted & (RequestRow.created_at < before)
     ids = _locked(conn, select(RequestRow.id).where(is_over), limit)
     return conn.execute(
-        update(RequestRow).where(RequestRow.id.in_(ids)).values(ip=None, choices={}, blanked=True)
+        update(RequestRow).where(RequestRow.id.in_(ids)).values(ip=None, choices={}, redacted=True)
     ).rowcount
 
 
 def delete_counters(conn: Connection, *, before: datetime, limit: int) -> int:
-    """Delete rate limit counters of requests (see signup.asking), and proxies no longer seen."""
-    is_ours = LimitRow.name.startswith("ask:") | LimitRow.name.startswith(PROXIES)
-    is_over = is_ours & (LimitRow.window_start < before)
-    names = _locked(conn, select(LimitRow.name).where(is_over), limit)
-    return conn.execute(delete(LimitRow).where(LimitRow.name.in_(names))).rowcount
+    """Delete rate limit counters of requests (signup.abuse_limits), and proxies no longer seen."""
+    is_ours = RateLimitRow.name.startswith("ask:") | RateLimitRow.name.startswith(PROXIES)
+    is_over = is_ours & (RateLimitRow.window_start < before)
+    names = _locked(conn, select(RateLimitRow.name).where(is_over), limit)
+    return conn.execute(delete(RateLimitRow).where(RateLimitRow.name.in_(names))).rowcount
 
 
 def delete_pending_confirmations(conn: Connection, *, before: datetime, limit: int) -> int:
     """Delete unanswered confirmations that are too old to count for the rate limits."""
-    ids = _locked(conn, select(AskedRow.id).where(AskedRow.asked_at < before), limit)
-    return conn.execute(delete(AskedRow).where(AskedRow.id.in_(ids))).rowcount
+    ids = _locked(
+        conn,
+        select(PendingConfirmationRow.id).where(PendingConfirmationRow.requested_at < before),
+        limit,
+    )
+    return conn.execute(
+        delete(PendingConfirmationRow).where(PendingConfirmationRow.id.in_(ids))
+    ).rowcount
 
 
 def redact_deliveries(conn: Connection, *, before: datetime, limit: int) -> int:
@@ -112,7 +118,7 @@ def redact_deliveries(conn: Connection, *, before: datetime, limit: int) -> int:
     The row with its status and times stays.
     """
     is_over = (
-        ~DeliveryRow.blanked
+        ~DeliveryRow.redacted
         & (DeliveryRow.created_at < before)
         & DeliveryRow.status.not_in(_IN_PLAY)
     )
@@ -122,7 +128,7 @@ def redact_deliveries(conn: Connection, *, before: datetime, limit: int) -> int:
     return conn.execute(
         update(DeliveryRow)
         .where(DeliveryRow.id.in_(ids))
-        .values(topics=[], more=0, reply=None, queue_id=None, blanked=True)
+        .values(topics=[], more=0, reply=None, queue_id=None, redacted=True)
     ).rowcount
 
 
@@ -133,7 +139,7 @@ def delete_deliveries(conn: Connection, *, before: datetime, limit: int) -> int:
     calendar, a request that was used or deleted, or a past hour.
     """
     is_over = (
-        DeliveryRow.blanked
+        DeliveryRow.redacted
         & (DeliveryRow.created_at < before)
         & DeliveryRow.status.not_in(_IN_PLAY)
     )

@@ -243,10 +243,10 @@ class HTTPValidatorRow(Table):
     stored_at: Mapped[datetime]
 
 
-class LimitRow(Table):
+class RateLimitRow(Table):
     """Counter of a rate limit or quota, shared by all processes."""
 
-    __tablename__ = "limits"
+    __tablename__ = "rate_limits"
 
     name: Mapped[str] = mapped_column(BoundedText(200), primary_key=True)
     window_start: Mapped[datetime] = mapped_column(index=True)
@@ -308,7 +308,7 @@ class SubscriberRow(Table):
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     email: Mapped[str]  # as used in the SMTP envelope
-    email_key: Mapped[str] = mapped_column(unique=True)  # see storage.subscribers.email_key
+    email_key: Mapped[str] = mapped_column(unique=True)  # see storage.addresses.email_key
     address_hash: Mapped[str] = mapped_column(BoundedText(64), index=True)  # as in `suppressions`
     status: Mapped[str]
     at: Mapped[time]
@@ -348,7 +348,7 @@ class RequestRow(Table):
     email_key: Mapped[str] = mapped_column(index=True)  # as in `subscribers`
     origin: Mapped[str]
     # The version of the consent text that was accepted when the request was used, see
-    # signup.consent; NULL if none was shown: it is not used yet, or the operator vouches for it.
+    # signup.subscribe; NULL if none was shown: it is not used yet, or the operator vouches for it.
     wording: Mapped[str | None]
     choices: Mapped[dict[str, Any]]  # see storage.requests
     created_at: Mapped[datetime]
@@ -356,26 +356,26 @@ class RequestRow(Table):
     used_at: Mapped[datetime | None]
     ip: Mapped[str | None]  # of the requester; part of the record of consent, kept for days
     # True once `ip` and `choices` are redacted; the other columns stay as long as the subscriber.
-    blanked: Mapped[bool] = mapped_column(default=False, server_default=false())
+    redacted: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     __table_args__ = (
-        Index(None, "blanked", "created_at"),
+        Index(None, "redacted", "created_at"),
         Index("ix_requests_open", "created_at", **_only_where(text("used_at IS NULL"))),
         # SQLite reuses the id of a deleted row: an old link would confirm the new request.
         {"sqlite_autoincrement": True},
     )
 
 
-class AskedRow(Table):
+class PendingConfirmationRow(Table):
     """A confirmation mail that is not answered yet, by the hash of its address."""
 
-    __tablename__ = "asked"
+    __tablename__ = "pending_confirmations"
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     address_hash: Mapped[str] = mapped_column(BoundedText(64), index=True)
-    asked_at: Mapped[datetime] = mapped_column(index=True)
-    # Hashes for rate limits, see signup.asking: of the inbox (several addresses may be aliases of
-    # one) and of the requester's network.
+    requested_at: Mapped[datetime] = mapped_column(index=True)
+    # Hashes for the limits of signup.abuse_limits: of the inbox (several addresses may be aliases
+    # of one) and of the requester's network.
     inbox: Mapped[str] = mapped_column(BoundedText(64), index=True, server_default="")
     requester: Mapped[str] = mapped_column(BoundedText(16), server_default="")
 
@@ -403,9 +403,6 @@ class SuppressionRow(Table):
     hash: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)
     reason: Mapped[str]
     since: Mapped[datetime]
-    # True if stored before migration 0011, when case folding merged distinct domains: it then
-    # applies to every address with the same folded hash.
-    folded: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
 class KeyRow(Table):
@@ -515,7 +512,9 @@ class DeliveryRow(Table):
     reason: Mapped[str | None]  # the reason of the status; never NULL in a terminal row
     attempts: Mapped[int]  # counted ones; they set the backoff
     precedence: Mapped[int] = mapped_column(server_default="0")  # 0 is sent first; see Precedence
-    domain: Mapped[str] = mapped_column(server_default="")  # recipient domain, see mail_domains
+    domain: Mapped[str] = mapped_column(
+        server_default=""
+    )  # recipient domain, see storage.throttles
     not_before: Mapped[datetime]
     expires_at: Mapped[datetime]
     created_at: Mapped[datetime]
@@ -536,10 +535,10 @@ class DeliveryRow(Table):
     queue_id: Mapped[str | None]  # assigned by the mail server
     reply: Mapped[str | None]  # the server's last reply, truncated
     # True once its content and replies are redacted; the row and its status are kept.
-    blanked: Mapped[bool] = mapped_column(default=False, server_default=false())
+    redacted: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     __table_args__ = (
-        Index(None, "blanked", "created_at"),
+        Index(None, "redacted", "created_at"),
         Index("ix_deliveries_elsewhere", "created_at", **_only_where(text("address <> ''"))),
         # The outbox in claim order: for all domains, and for one domain.
         _outbox("ix_deliveries_outbox", "precedence", "not_before", "id", "domain"),
@@ -588,12 +587,13 @@ class PickRow(Table):
 # --- Throttling and pauses ----------------------------------------------------------------------
 
 
-class HoldRow(Table):
+class PauseRow(Table):
     """A pause of sending: of all mail, or of the digests of one date."""
 
-    __tablename__ = "holds"
+    __tablename__ = "pauses"
 
-    name: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)  # see storage.holds
+    # "everything" or "edition:2030-01-02"; see storage.send_controls
+    name: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)
     edition_on: Mapped[date | None]  # NULL: all mail
     since: Mapped[datetime]
     reason: Mapped[str]
@@ -601,7 +601,7 @@ class HoldRow(Table):
 
 
 class DatabaseCopyRow(Table):
-    """Single row: the database from which mail was last sent; see storage.copies."""
+    """Single row: the database from which mail was last sent; see storage.restored_copies."""
 
     __tablename__ = "database_copy"
 
@@ -612,10 +612,10 @@ class DatabaseCopyRow(Table):
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
 
-class BreakerRow(Table):
+class CircuitBreakerRow(Table):
     """The circuit breaker of a mail server; there is no row while it is closed."""
 
-    __tablename__ = "breakers"
+    __tablename__ = "circuit_breakers"
 
     name: Mapped[str] = mapped_column(BoundedText(64), primary_key=True)
     refusals: Mapped[int]  # consecutive
@@ -626,10 +626,10 @@ class BreakerRow(Table):
     reply: Mapped[str]  # the server's last reply, without addresses
 
 
-class DomainPaceRow(Table):
+class ThrottleRow(Table):
     """Throttle of a recipient domain that deferred or blocked our mail; others have no row."""
 
-    __tablename__ = "domain_paces"
+    __tablename__ = "throttles"
 
     domain: Mapped[str] = mapped_column(BoundedText(255), primary_key=True)
     state: Mapped[str]
@@ -641,10 +641,10 @@ class DomainPaceRow(Table):
     reply: Mapped[str]  # the server's reply, without addresses
 
 
-class DistrustRow(Table):
+class AuthFailureRow(Table):
     """An authentication failure (SPF, DKIM, DMARC), kept for as long as it counts."""
 
-    __tablename__ = "distrusts"
+    __tablename__ = "auth_failures"
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     edition_on: Mapped[date | None]

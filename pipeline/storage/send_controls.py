@@ -1,6 +1,6 @@
 """Controls of sending in shared rows: pauses, the circuit breaker, authentication failures.
 
-A hold is a row, so it survives restarts. Paused deliveries are neither claimed nor marked as
+A pause is a row, so it survives restarts. Paused deliveries are neither claimed nor marked as
 sending: a delivery that was claimed before the pause returns to the outbox.
 """
 
@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, or_, select, update
 
 from pipeline.storage.database import upsert
-from pipeline.storage.schema import BreakerRow, DeliveryRow, DistrustRow, HoldRow
+from pipeline.storage.schema import AuthFailureRow, CircuitBreakerRow, DeliveryRow, PauseRow
 
 EVERYTHING: Final = "everything"
 
@@ -36,7 +36,7 @@ def pause(
 ) -> bool:
     """Pause an edition, or all mail if it is None; return False if it is paused already."""
     held = conn.execute(
-        upsert(conn, HoldRow)
+        upsert(conn, PauseRow)
         .values(
             name=_pause_name(edition_on),
             edition_on=edition_on,
@@ -45,30 +45,30 @@ def pause(
             automatic=automatic,
         )
         .on_conflict_do_nothing(index_elements=["name"])
-        .returning(HoldRow.name)
+        .returning(PauseRow.name)
     )
     return held.one_or_none() is not None
 
 
 def resume(conn: Connection, edition_on: date | None) -> bool:
     """Resume an edition, or all mail; return False if it was not paused."""
-    lifted = conn.execute(delete(HoldRow).where(HoldRow.name == _pause_name(edition_on)))
+    lifted = conn.execute(delete(PauseRow).where(PauseRow.name == _pause_name(edition_on)))
     return lifted.rowcount == 1
 
 
 def list_pauses(conn: Connection) -> list[Pause]:
-    """Return the holds: of all mail first, then by edition."""
+    """Return the pauses: of all mail first, then by edition."""
     rows = conn.execute(
-        select(HoldRow.edition_on, HoldRow.since, HoldRow.reason, HoldRow.automatic)
+        select(PauseRow.edition_on, PauseRow.since, PauseRow.reason, PauseRow.automatic)
     )
-    holds = [Pause(*row) for row in rows]
-    return sorted(holds, key=lambda hold: hold.edition_on or date.min)
+    pauses = [Pause(*row) for row in rows]
+    return sorted(pauses, key=lambda one: one.edition_on or date.min)
 
 
 def is_paused() -> ColumnElement[bool]:
     """Return the condition that a delivery is paused, by its edition or with all mail."""
     return exists().where(
-        or_(HoldRow.edition_on.is_(None), HoldRow.edition_on == DeliveryRow.edition_on)
+        or_(PauseRow.edition_on.is_(None), PauseRow.edition_on == DeliveryRow.edition_on)
     )
 
 
@@ -91,11 +91,11 @@ def circuit_breaker(conn: Connection) -> CircuitBreaker | None:
     """Return the open or half-open breaker; None if it is closed, and mail may be sent."""
     row = conn.execute(
         select(
-            BreakerRow.refusals,
-            BreakerRow.open_until,
-            BreakerRow.since,
-            BreakerRow.reply,
-        ).where(BreakerRow.name == SMTP)
+            CircuitBreakerRow.refusals,
+            CircuitBreakerRow.open_until,
+            CircuitBreakerRow.since,
+            CircuitBreakerRow.reply,
+        ).where(CircuitBreakerRow.name == SMTP)
     ).one_or_none()
     return CircuitBreaker(*row) if row else None
 
@@ -103,10 +103,10 @@ def circuit_breaker(conn: Connection) -> CircuitBreaker | None:
 def open_breaker(conn: Connection, reply: str, now: datetime, length: timedelta) -> bool:
     """Open the breaker for `length`; return False if it is not closed."""
     opened = conn.execute(
-        upsert(conn, BreakerRow)
+        upsert(conn, CircuitBreakerRow)
         .values(name=SMTP, refusals=1, open_until=now + length, since=now, reply=reply)
         .on_conflict_do_nothing(index_elements=["name"])
-        .returning(BreakerRow.name)
+        .returning(CircuitBreakerRow.name)
     )
     return opened.one_or_none() is not None
 
@@ -119,12 +119,12 @@ def reopen_breaker(
     If many connections are refused at the same moment, only one refusal counts. The probe ends.
     """
     opened = conn.execute(
-        update(BreakerRow)
+        update(CircuitBreakerRow)
         .where(
-            BreakerRow.name == SMTP,
-            BreakerRow.refusals == seen.refusals,
-            BreakerRow.open_until == seen.open_until,
-            BreakerRow.open_until <= now,
+            CircuitBreakerRow.name == SMTP,
+            CircuitBreakerRow.refusals == seen.refusals,
+            CircuitBreakerRow.open_until == seen.open_until,
+            CircuitBreakerRow.open_until <= now,
         )
         .values(
             refusals=seen.refusals + 1,
@@ -143,11 +143,11 @@ def probe_breaker(conn: Connection, token: str, now: datetime, length: timedelta
     Returns False if the breaker is not half open, or the probe is leased already.
     """
     won = conn.execute(
-        update(BreakerRow)
+        update(CircuitBreakerRow)
         .where(
-            BreakerRow.name == SMTP,
-            BreakerRow.open_until <= now,
-            or_(BreakerRow.probed_by.is_(None), BreakerRow.probe_until <= now),
+            CircuitBreakerRow.name == SMTP,
+            CircuitBreakerRow.open_until <= now,
+            or_(CircuitBreakerRow.probed_by.is_(None), CircuitBreakerRow.probe_until <= now),
         )
         .values(probed_by=token, probe_until=now + length)
     )
@@ -160,8 +160,8 @@ def abandon_probe(conn: Connection, token: str) -> bool:
     Returns False if `token` does not hold it.
     """
     given = conn.execute(
-        update(BreakerRow)
-        .where(BreakerRow.name == SMTP, BreakerRow.probed_by == token)
+        update(CircuitBreakerRow)
+        .where(CircuitBreakerRow.name == SMTP, CircuitBreakerRow.probed_by == token)
         .values(probed_by=None, probe_until=None)
     )
     return given.rowcount == 1
@@ -170,14 +170,18 @@ def abandon_probe(conn: Connection, token: str) -> bool:
 def close_breaker(conn: Connection, token: str) -> bool:
     """Close the breaker after a successful probe; return False if `token` no longer holds it."""
     closed = conn.execute(
-        delete(BreakerRow).where(BreakerRow.name == SMTP, BreakerRow.probed_by == token)
+        delete(CircuitBreakerRow).where(
+            CircuitBreakerRow.name == SMTP, CircuitBreakerRow.probed_by == token
+        )
     )
     return closed.rowcount == 1
 
 
 def forget_breaker(conn: Connection) -> bool:
     """Close the breaker on the operator's request; return False if it is closed already."""
-    return conn.execute(delete(BreakerRow).where(BreakerRow.name == SMTP)).rowcount == 1
+    return (
+        conn.execute(delete(CircuitBreakerRow).where(CircuitBreakerRow.name == SMTP)).rowcount == 1
+    )
 
 
 def record_auth_failure(
@@ -189,17 +193,17 @@ def record_auth_failure(
     keep: timedelta,
 ) -> None:
     """Record one refusal, and delete those older than `keep`."""
-    conn.execute(delete(DistrustRow).where(DistrustRow.at < now - keep))
+    conn.execute(delete(AuthFailureRow).where(AuthFailureRow.at < now - keep))
     conn.execute(
-        insert(DistrustRow).values(edition_on=edition_on, subscriber_id=subscriber_id, at=now)
+        insert(AuthFailureRow).values(edition_on=edition_on, subscriber_id=subscriber_id, at=now)
     )
 
 
 def count_auth_failures(conn: Connection, edition_on: date, *, since: datetime) -> tuple[int, int]:
     """Return (refusals, distinct recipients) of an edition after `since`."""
     refusals, recipients = conn.execute(
-        select(func.count(), func.count(DistrustRow.subscriber_id.distinct())).where(
-            DistrustRow.edition_on == edition_on, DistrustRow.at > since
+        select(func.count(), func.count(AuthFailureRow.subscriber_id.distinct())).where(
+            AuthFailureRow.edition_on == edition_on, AuthFailureRow.at > since
         )
     ).one()
     return refusals, recipients

@@ -151,7 +151,7 @@ class _Guard:
     def _refuse(self, happened: str) -> NoReturn:
         if self._refused is None:
             self._refused = happened
-            log.critical("database file refused", path=str(self._path), happened=happened)
+            log.critical("database_file.rejected", path=str(self._path), happened=happened)
         raise DatabaseFileError(
             f"{self._path}: {self._refused} while Paperboy was running, so nothing is written any "
             "more; stop every Paperboy process, put a whole copy back if rows are missing (no "

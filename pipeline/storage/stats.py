@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import Connection, func, select
 
 from pipeline.domain import TERMINAL, DeliveryStatus, SubscriberStatus
-from pipeline.storage import deliveries, guard, ingest_state, send_controls
+from pipeline.storage import delivery_queries, guard, ingest_state, send_controls
 from pipeline.storage.ingest_state import SourceRecord
 from pipeline.storage.schema import (
     BatchRow,
@@ -49,9 +49,9 @@ class Stats:
         return max(tried, default=None)
 
 
-def read(conn: Connection, now: datetime) -> Stats:
+def read_stats(conn: Connection, now: datetime) -> Stats:
     published = ingest_state.published_batch(conn)
-    due_at = deliveries.next_due_at(conn)
+    due_at = delivery_queries.next_due_at(conn)
     return Stats(
         batch=published,
         batch_at=conn.scalar(select(BatchRow.published_at).where(BatchRow.number == published)),
@@ -70,7 +70,7 @@ def read(conn: Connection, now: datetime) -> Stats:
         sources=tuple(ingest_state.list_source_states(conn)),
         held=tuple(hold for hold in send_controls.list_pauses(conn) if hold.automatic),
         breaker=send_controls.circuit_breaker(conn),
-        refusals=guard.waiting(conn),
+        refusals=guard.count_waiting(conn),
         failing=guard.failing(conn, now),
     )
 
@@ -89,7 +89,7 @@ def last_day(conn: Connection, now: datetime) -> Mapping[tuple[str, ...], float]
     """Return the number of deliveries queued in the last 24 hours, by (kind, status)."""
     rows = conn.execute(
         select(DeliveryRow.kind, DeliveryRow.status, func.count())
-        .where(~DeliveryRow.blanked, DeliveryRow.created_at > now - DAY)
+        .where(~DeliveryRow.redacted, DeliveryRow.created_at > now - DAY)
         .group_by(DeliveryRow.kind, DeliveryRow.status)
     )
     return {(kind, status): count for kind, status, count in rows}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final
@@ -17,19 +17,17 @@ from pipeline.domain import (
     Subscriber,
     SubscriberStatus,
     Subscription,
-    SuppressionReason,
 )
-from pipeline.storage import subscribers, topics
+from pipeline.storage import addresses, subscribers, suppressions, topics
 from pipeline.storage.database import in_chunks, upsert
 from pipeline.storage.schema import (
     BatchRow,
     RequestRow,
     SubscriberRow,
     SubscriptionRow,
-    SuppressionRow,
     TopicRow,
 )
-from pipeline.storage.subscribers import Suppression
+from pipeline.storage.suppressions import Suppression
 
 CHUNK: Final = 500
 
@@ -79,14 +77,14 @@ def _after(conn: Connection, last_id: int) -> list[StoredSubscriber]:
     rows = conn.execute(
         select(*SubscriberRow.__table__.c, BatchRow.published_at.label("covered_until"))
         .outerjoin(BatchRow, BatchRow.number == SubscriberRow.cursor)
-        .where(SubscriberRow.id > last_id, SubscriberRow.email != subscribers.ERASED)
+        .where(SubscriberRow.id > last_id, SubscriberRow.email != addresses.ERASED)
         .order_by(SubscriberRow.id)
         .limit(CHUNK)
     ).all()
     ids = [row.id for row in rows]
     followed = topics.followed_by(conn, ids)
     consents = _consents(conn, ids)
-    suppressed = suppressions_among(conn, [row.address_hash for row in rows])
+    suppressed = suppressions.by_hashes(conn, [row.address_hash for row in rows])
     return [
         StoredSubscriber(
             subscribers.subscriber_of(row),
@@ -118,26 +116,6 @@ def _consents(conn: Connection, ids: Sequence[int]) -> dict[int, Mapping[str, An
         .order_by(RequestRow.used_at, RequestRow.id)
     )
     return {row.subscriber_id: dict(row._mapping) for row in rows}
-
-
-def suppressions_among(conn: Connection, hashes: Iterable[str]) -> dict[str, Suppression]:
-    """Return the suppressions of these address hashes, by hash."""
-    found: dict[str, Suppression] = {}
-    for some in in_chunks(hashes, CHUNK):
-        query = select(*SuppressionRow.__table__.c).where(SuppressionRow.hash.in_(some))
-        found |= {row.hash: subscribers.suppression_of(row) for row in conn.execute(query)}
-    return found
-
-
-def suppressions_without_subscriber(conn: Connection) -> list[Suppression]:
-    """Return suppressions without a subscriber: only the hash of the address is stored."""
-    has_subscriber = exists().where(
-        SubscriberRow.address_hash == SuppressionRow.hash,
-        SubscriberRow.email != subscribers.ERASED,
-    )
-    query = select(*SuppressionRow.__table__.c).where(~has_subscriber)
-    rows = conn.execute(query.order_by(SuppressionRow.since, SuppressionRow.hash))
-    return [subscribers.suppression_of(row) for row in rows]
 
 
 def known(
@@ -190,7 +168,7 @@ def papers_from(covered_until: datetime) -> date:
 # --- Writing ------------------------------------------------------------------------------------
 
 
-def add(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def add_subscribers(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Insert subscribers, skipping conflicts; return the ids of the new ones by `email_key`."""
     if not rows:
         return {}
@@ -256,29 +234,3 @@ def add_consents(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Store requests to join that were confirmed elsewhere, or that the operator vouches for."""
     for some in in_chunks(rows, CHUNK):
         conn.execute(insert(RequestRow), [dict(row) for row in some])
-
-
-def suppress(conn: Connection, suppressions: Iterable[Suppression]) -> int:
-    """Store imported suppressions with their dates; return how many addresses are new.
-
-    An existing suppression is replaced by a complaint only. A suppression that is older than the
-    confirmation of the address here is ignored, unless it is a complaint.
-    """
-    new = 0
-    for some in in_chunks(suppressions, CHUNK):
-        before = suppressions_among(conn, [one.hash for one in some])
-        confirmed = _confirmed_at(conn, [one.hash for one in some])
-        for one in sorted(some, key=lambda one: one.hash):
-            is_complaint = one.reason is SuppressionReason.COMPLAINT
-            again = confirmed.get(one.hash)
-            if not is_complaint and (one.hash in before or (again and again > one.since)):
-                continue
-            subscribers.suppress(conn, one.hash, one.reason, one.since, folded=one.folded)
-            new += one.hash not in before
-    return new
-
-
-def _confirmed_at(conn: Connection, hashes: Sequence[str]) -> dict[str, datetime | None]:
-    query = select(SubscriberRow.address_hash, SubscriberRow.confirmed_at)
-    rows = conn.execute(query.where(SubscriberRow.address_hash.in_(hashes)))
-    return {row.address_hash: row.confirmed_at for row in rows}

@@ -1,19 +1,15 @@
-"""Subscribers, their preferences, and suppressed addresses."""
+"""Subscribers: their rows, preferences and slots."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import secrets
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import idna
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -33,16 +29,16 @@ from pipeline.domain import (
     Schedule,
     Subscriber,
     SubscriberStatus,
-    SuppressionReason,
     Weekday,
 )
 from pipeline.logs import set_aside
-from pipeline.storage import database
+from pipeline.storage import addresses, database, deliveries
 from pipeline.storage.database import UNREADABLE, in_chunks, readable, upsert
-from pipeline.storage.schema import SkipRow, SubscriberRow, SubscriptionRow, SuppressionRow
+from pipeline.storage.deliveries import CancelReason
+from pipeline.storage.schema import SkipRow, SubscriberRow, SubscriptionRow
 
-ERASED: Final = ""  # the email of an erased subscriber
-_IS_SOMEBODY: Final = SubscriberRow.email != ERASED
+UNDO: Final = timedelta(days=30)  # for so long unsubscribing can be undone
+_IS_SOMEBODY: Final = SubscriberRow.email != addresses.ERASED
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,67 +53,6 @@ class Served:
     next_slot_at: datetime
     paused_until: date | None
     welcome: bool = False  # the first digest, sent right after confirmation
-
-
-@dataclass(frozen=True, slots=True)
-class Suppression:
-    hash: str
-    reason: SuppressionReason
-    since: datetime
-    folded: bool = False  # the hash was stored before migration 0011: see `barred`
-
-
-# --- Addresses: pure ----------------------------------------------------------------------------
-
-
-def email_key(email: str) -> str:
-    """Return the canonical form of an address: trimmed, NFC, lower case, the domain in punycode.
-
-    The domain follows IDNA 2008 (RFC 5890): `straße.de` and `strasse.de` are different, and so are
-    names with a final or a medial sigma, and with or without a joiner. The local part is lowercased
-    and not case folded, because that would merge "ß" and "ss". Dots and plus signs are kept: the
-    address without them may be a different mailbox.
-    """
-    local, _, domain = _nfc(email.strip()).rpartition("@")
-    return f"{_nfc(local.lower())}@{_domain_key(domain)}"
-
-
-def _domain_key(domain: str) -> str:
-    domain = domain.rstrip(".").rstrip()  # a fully qualified name ends in a dot
-    try:
-        # Nontransitional: deviation characters are kept. UTS 46 maps other full stops to ".",
-        # so a trailing one is removed after encoding, too.
-        return idna.encode(domain, uts46=True).decode().removesuffix(".")
-    except idna.IDNAError:
-        return _nfc(domain.lower())
-
-
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
-
-
-def folded_key(email: str) -> str:
-    """Return the key of an address as before migration 0011, with its domain case folded.
-
-    A suppression stores only a hash. If it was stored before 0011, it applies to every address with
-    the same folded key.
-    """
-    local, _, domain = _nfc(email.strip()).rpartition("@")
-    return email_key(f"{local}@{domain.casefold()}")
-
-
-def address_hash(email: str, suppression_key: str) -> str:
-    """Return the HMAC of an address, as in `suppressions`; it cannot be guessed without the key."""
-    return _hash(email_key(email), suppression_key)
-
-
-def folded_hash(email: str, suppression_key: str) -> str:
-    """Return the HMAC of `folded_key`, as stored in `suppressions` before migration 0011."""
-    return _hash(folded_key(email), suppression_key)
-
-
-def _hash(key: str, suppression_key: str) -> str:
-    return hmac.new(suppression_key.encode(), key.encode(), hashlib.sha256).hexdigest()
 
 
 # --- Subscribers --------------------------------------------------------------------------------
@@ -142,8 +77,8 @@ def add(
         upsert(conn, SubscriberRow)
         .values(
             email=email,
-            email_key=email_key(email),
-            address_hash=address_hash(email, suppression_key),
+            email_key=addresses.email_key(email),
+            address_hash=addresses.address_hash(email, suppression_key),
             status=status,
             max_papers=max_papers,
             breadth=breadth,
@@ -222,22 +157,14 @@ def restore(
     conn: Connection,
     subscriber_id: int,
     *,
-    left_after: datetime,
+    now: datetime,
     cursor: int,
     next_slot_at: datetime,
 ) -> bool:
-    """Undo unsubscribing; return False unless the reader unsubscribed after `left_after`.
-
-    Also returns False for a subscriber that never confirmed the address.
-    """
+    """Undo unsubscribing; return False if that is too late, or the address was never confirmed."""
     won = conn.execute(
         update(SubscriberRow)
-        .where(
-            SubscriberRow.id == subscriber_id,
-            SubscriberRow.status == SubscriberStatus.UNSUBSCRIBED,
-            SubscriberRow.left_at > left_after,
-            SubscriberRow.confirmed_at.is_not(None),
-        )
+        .where(SubscriberRow.id == subscriber_id, _is_restorable(now))
         .values(
             status=SubscriberStatus.ACTIVE,
             cursor=cursor,
@@ -247,6 +174,20 @@ def restore(
         )
     )
     return won.rowcount == 1
+
+
+def may_be_restored(conn: Connection, subscriber_id: int, now: datetime) -> bool:
+    """Return whether `restore` would succeed now."""
+    one = select(SubscriberRow.id).where(SubscriberRow.id == subscriber_id, _is_restorable(now))
+    return conn.execute(one).first() is not None
+
+
+def _is_restorable(now: datetime) -> ColumnElement[bool]:
+    return and_(
+        SubscriberRow.status == SubscriberStatus.UNSUBSCRIBED,
+        SubscriberRow.left_at > now - UNDO,
+        SubscriberRow.confirmed_at.is_not(None),
+    )
 
 
 def reopen(conn: Connection, subscriber_id: int) -> bool:
@@ -272,7 +213,7 @@ def pause(conn: Connection, subscriber_id: int, until: date) -> None:
 def leave(conn: Connection, subscriber_id: int, now: datetime) -> bool:
     """Unsubscribe an active or pending subscriber; return False if already unsubscribed.
 
-    The caller cancels queued deliveries in the same transaction.
+    Queued deliveries are cancelled in both cases.
     """
     won = conn.execute(
         update(SubscriberRow)
@@ -287,6 +228,7 @@ def leave(conn: Connection, subscriber_id: int, now: datetime) -> bool:
             welcome_due=False,
         )
     )
+    deliveries.cancel_owed(conn, [subscriber_id], CancelReason.LEFT)
     return won.rowcount == 1
 
 
@@ -310,15 +252,17 @@ def move(conn: Connection, subscriber_id: int, *, email: str, hash_: str) -> boo
         .where(
             SubscriberRow.id == subscriber_id,
             SubscriberRow.status == SubscriberStatus.ACTIVE,
-            ~exists().where(other.email_key == email_key(email), other.id != SubscriberRow.id),
+            ~exists().where(
+                other.email_key == addresses.email_key(email), other.id != SubscriberRow.id
+            ),
         )
-        .values(email=email, email_key=email_key(email), address_hash=hash_)
+        .values(email=email, email_key=addresses.email_key(email), address_hash=hash_)
     )
     return won.rowcount == 1
 
 
 def hash_of(conn: Connection, subscriber_id: int) -> str:
-    """Return the address hash, as in `suppressions` and `asked`; "" if the id is unknown."""
+    """Return the address hash, as in `suppressions`; "" if the id is unknown."""
     found = select(SubscriberRow.address_hash).where(SubscriberRow.id == subscriber_id)
     return conn.execute(found).scalar_one_or_none() or ""
 
@@ -349,7 +293,7 @@ def erase(conn: Connection, subscriber_id: int, now: datetime) -> None:
         update(SubscriberRow)
         .where(SubscriberRow.id == subscriber_id)
         .values(
-            email=ERASED,
+            email=addresses.ERASED,
             email_key=f"erased:{subscriber_id}",  # without "@", so it equals no address
             address_hash=f"erased:{subscriber_id}",
             status=SubscriberStatus.UNSUBSCRIBED,
@@ -372,7 +316,7 @@ def erase(conn: Connection, subscriber_id: int, now: datetime) -> None:
 
 
 def by_email(conn: Connection, email: str, *, for_change: bool = False) -> Subscriber | None:
-    return _one(conn, SubscriberRow.email_key == email_key(email), for_change=for_change)
+    return _one(conn, SubscriberRow.email_key == addresses.email_key(email), for_change=for_change)
 
 
 def by_secret(conn: Connection, secret: str, *, for_change: bool = False) -> Subscriber | None:
@@ -384,7 +328,7 @@ def by_id(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> 
     return _one(conn, and_(SubscriberRow.id == subscriber_id, _IS_SOMEBODY), for_change=for_change)
 
 
-def listing(conn: Connection) -> list[Subscriber]:
+def list_all(conn: Connection) -> list[Subscriber]:
     known = _query().where(_IS_SOMEBODY).order_by(SubscriberRow.id)
     return list(readable(conn, "subscriber", known, SubscriberRow.id, _mendable))
 
@@ -428,7 +372,7 @@ def count_due(conn: Connection, now: datetime) -> int:
     return conn.execute(select(func.count()).select_from(SubscriberRow).where(due)).scalar_one()
 
 
-def no_welcome(conn: Connection, subscriber_ids: Sequence[int]) -> None:
+def cancel_welcome(conn: Connection, subscriber_ids: Sequence[int]) -> None:
     """Cancel the welcome digest of readers that already had the edition of this day."""
     conn.execute(
         update(SubscriberRow)
@@ -462,105 +406,6 @@ def serve(conn: Connection, served: Served) -> bool:
     return won.rowcount == 1
 
 
-# --- Suppressions -------------------------------------------------------------------------------
-
-
-def suppress(
-    conn: Connection,
-    hash_: str,
-    reason: SuppressionReason,
-    now: datetime,
-    *,
-    folded: bool = False,
-) -> None:
-    """Suppress an address, or replace the reason and time of its suppression.
-
-    A complaint replaces every other reason and is never replaced; a manual suppression is replaced
-    by a complaint only.
-    """
-    kept = {SuppressionReason.COMPLAINT}
-    if reason is not SuppressionReason.COMPLAINT:
-        kept.add(SuppressionReason.MANUAL)
-    statement = upsert(conn, SuppressionRow).values(
-        hash=hash_, reason=reason, since=now, folded=folded
-    )
-    conn.execute(
-        statement.on_conflict_do_update(
-            index_elements=["hash"],
-            set_={"reason": reason, "since": now},
-            where=SuppressionRow.reason.not_in(kept),
-        )
-    )
-
-
-def remember_erased(conn: Connection, hash_: str, now: datetime) -> None:
-    """Store that an address was erased, by its hash; an existing suppression is kept."""
-    conn.execute(
-        upsert(conn, SuppressionRow)
-        .values(hash=hash_, reason=SuppressionReason.ERASED, since=now)
-        .on_conflict_do_nothing(index_elements=["hash"])
-    )
-
-
-def delete_erased_marks(conn: Connection, hash_: str) -> None:
-    """Allow an erased address to subscribe again; suppressions for other reasons are kept."""
-    conn.execute(
-        delete(SuppressionRow).where(
-            SuppressionRow.hash == hash_, SuppressionRow.reason == SuppressionReason.ERASED
-        )
-    )
-
-
-def forgive(conn: Connection, hash_: str) -> None:
-    """Lift a suppression after its owner confirmed the address; a complaint is kept."""
-    conn.execute(
-        delete(SuppressionRow).where(
-            SuppressionRow.hash == hash_, SuppressionRow.reason != SuppressionReason.COMPLAINT
-        )
-    )
-
-
-def barred(conn: Connection, email: str, suppression_key: str) -> Suppression | None:
-    """Return the suppression of an address, or one from before 0011 with the same folded hash."""
-    found = suppressed(conn, address_hash(email, suppression_key))
-    if found is not None or folded_key(email) == email_key(email):
-        return found
-    row = conn.execute(
-        select(*SuppressionRow.__table__.c).where(
-            SuppressionRow.hash == folded_hash(email, suppression_key), SuppressionRow.folded
-        )
-    ).one_or_none()
-    return None if row is None else suppression_of(row)
-
-
-def lift(conn: Connection, hash_: str) -> bool:
-    """Delete a suppression of any reason; return False if the address was not suppressed."""
-    gone = conn.execute(delete(SuppressionRow).where(SuppressionRow.hash == hash_))
-    return gone.rowcount == 1
-
-
-def suppressed(conn: Connection, hash_: str) -> Suppression | None:
-    row = conn.execute(
-        select(*SuppressionRow.__table__.c).where(SuppressionRow.hash == hash_)
-    ).one_or_none()
-    return None if row is None else suppression_of(row)
-
-
-def suppressed_among(conn: Connection, subscriber_ids: Sequence[int]) -> set[int]:
-    """Return the ids of those subscribers that have a suppressed address."""
-    rows = conn.execute(
-        select(SubscriberRow.id)
-        .join(SuppressionRow, SuppressionRow.hash == SubscriberRow.address_hash)
-        .where(SubscriberRow.id.in_(subscriber_ids))
-    )
-    return set(rows.scalars())
-
-
-def suppressions(conn: Connection) -> list[Suppression]:
-    query = select(*SuppressionRow.__table__.c).order_by(SuppressionRow.since)
-    return [suppression_of(row) for row in conn.execute(query)]
-
-
 # --- Rows ---------------------------------------------------------------------------------------
 
 
@@ -583,10 +428,6 @@ def _one(
     query = _query().where(condition)
     row = conn.execute(query.with_for_update() if for_change else query).one_or_none()
     return None if row is None else _mendable(row)
-
-
-def suppression_of(row: Any) -> Suppression:
-    return Suppression(row.hash, SuppressionReason(row.reason), row.since, row.folded)
 
 
 def _mendable(row: Any) -> Subscriber:

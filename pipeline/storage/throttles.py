@@ -20,9 +20,9 @@ from sqlalchemy import (
     update,
 )
 
+from pipeline.storage.addresses import email_key
 from pipeline.storage.database import in_chunks, upsert
-from pipeline.storage.schema import IS_QUEUED, DeliveryRow, DomainPaceRow
-from pipeline.storage.subscribers import email_key
+from pipeline.storage.schema import IS_QUEUED, DeliveryRow, ThrottleRow
 
 CHUNK: Final = 500
 
@@ -48,15 +48,15 @@ class Throttle:
     reply: str  # the server's reply, without addresses
 
 
-def listing(conn: Connection) -> list[Throttle]:
+def list_all(conn: Connection) -> list[Throttle]:
     """Return all throttled domains, by name."""
-    rows = conn.execute(select(DomainPaceRow.__table__).order_by(DomainPaceRow.domain))
+    rows = conn.execute(select(ThrottleRow.__table__).order_by(ThrottleRow.domain))
     return [_throttle(row) for row in rows]
 
 
-def get(conn: Connection, domain: str) -> Throttle | None:
+def by_domain(conn: Connection, domain: str) -> Throttle | None:
     """Return and lock the throttle of a domain until this transaction ends; None if unthrottled."""
-    query = select(DomainPaceRow.__table__).where(DomainPaceRow.domain == domain)
+    query = select(ThrottleRow.__table__).where(ThrottleRow.domain == domain)
     row = conn.execute(query.with_for_update()).one_or_none()
     return _throttle(row) if row else None
 
@@ -64,28 +64,28 @@ def get(conn: Connection, domain: str) -> Throttle | None:
 def insert(conn: Connection, pace: Throttle) -> bool:
     """Throttle a domain; return False if another sender throttled it first."""
     slowed = conn.execute(
-        upsert(conn, DomainPaceRow)
+        upsert(conn, ThrottleRow)
         .values(**_values(pace))
         .on_conflict_do_nothing(index_elements=["domain"])
-        .returning(DomainPaceRow.domain)
+        .returning(ThrottleRow.domain)
     )
     return slowed.one_or_none() is not None
 
 
 def replace(conn: Connection, seen: Throttle, pace: Throttle) -> bool:
     """Replace `seen` by `pace`; return False if the row has changed since it was read."""
-    changed = conn.execute(update(DomainPaceRow).where(_is(seen)).values(**_values(pace)))
+    changed = conn.execute(update(ThrottleRow).where(_is(seen)).values(**_values(pace)))
     return changed.rowcount == 1
 
 
 def free(conn: Connection, seen: Throttle) -> bool:
     """Remove a throttle; return False if the row has changed since it was read as `seen`."""
-    return conn.execute(delete(DomainPaceRow).where(_is(seen))).rowcount == 1
+    return conn.execute(delete(ThrottleRow).where(_is(seen))).rowcount == 1
 
 
 def free_by_name(conn: Connection, domain: str) -> bool:
     """Remove a throttle on the operator's command; return False if there is none."""
-    freed = conn.execute(delete(DomainPaceRow).where(DomainPaceRow.domain == domain))
+    freed = conn.execute(delete(ThrottleRow).where(ThrottleRow.domain == domain))
     return freed.rowcount == 1
 
 
@@ -93,9 +93,7 @@ def free_slowed_since(conn: Connection, domains: Collection[str], since: datetim
     """Remove the throttles of these domains that were last slowed at or after `since`."""
     for some in in_chunks(sorted(domains), CHUNK):
         conn.execute(
-            delete(DomainPaceRow).where(
-                DomainPaceRow.domain.in_(some), DomainPaceRow.refused_at >= since
-            )
+            delete(ThrottleRow).where(ThrottleRow.domain.in_(some), ThrottleRow.refused_at >= since)
         )
 
 
@@ -106,14 +104,14 @@ def next_turn(conn: Connection, now: datetime) -> datetime | None:
     """
     waits = exists().where(
         IS_QUEUED,
-        DeliveryRow.domain == DomainPaceRow.domain,
+        DeliveryRow.domain == ThrottleRow.domain,
         DeliveryRow.not_before <= now,
         DeliveryRow.expires_at > now,
     )
     first: ScalarSelect[datetime] = (
-        select(DomainPaceRow.not_before)
-        .where(DomainPaceRow.not_before > now, waits)
-        .order_by(DomainPaceRow.not_before)
+        select(ThrottleRow.not_before)
+        .where(ThrottleRow.not_before > now, waits)
+        .order_by(ThrottleRow.not_before)
         .limit(1)
         .scalar_subquery()
     )
@@ -122,15 +120,15 @@ def next_turn(conn: Connection, now: datetime) -> datetime | None:
 
 def _is(seen: Throttle) -> ColumnElement[bool]:
     return and_(
-        DomainPaceRow.domain == seen.domain,
-        DomainPaceRow.refused_at == seen.refused_at,
-        DomainPaceRow.allowance == seen.allowance,
-        DomainPaceRow.not_before == seen.not_before,
+        ThrottleRow.domain == seen.domain,
+        ThrottleRow.refused_at == seen.refused_at,
+        ThrottleRow.allowance == seen.allowance,
+        ThrottleRow.not_before == seen.not_before,
     )
 
 
 def _values(pace: Throttle) -> dict[str, Any]:
-    return {column.name: getattr(pace, column.name) for column in DomainPaceRow.__table__.c}
+    return {column.name: getattr(pace, column.name) for column in ThrottleRow.__table__.c}
 
 
 def _throttle(row: Row[Any]) -> Throttle:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Select, case, delete, func, literal, or_, select
+from sqlalchemy import Connection, case, delete, func, or_, select
 
-from pipeline.domain import DeliveryKind, DeliveryStatus
-from pipeline.storage.database import upsert
-from pipeline.storage.schema import AskedRow, DeliveryRow, SubscriberRow, Table
+from pipeline.domain import DeliveryKind
+from pipeline.storage import deliveries
+from pipeline.storage.database import insert_if
+from pipeline.storage.deliveries import NewDelivery
+from pipeline.storage.schema import PendingConfirmationRow, SubscriberRow
 from pipeline.storage.throttles import domain_of
 
 
@@ -46,27 +47,17 @@ def enqueue(
     """
     own = select(SubscriberRow.email).where(SubscriberRow.id == subscriber_id)
     email = conn.execute(own).scalar_one_or_none() if address is None else address
-    values = {
-        "dedupe_key": f"{kind}:{subscriber_id}:{about}",
-        "kind": kind,
-        "subscriber_id": subscriber_id,
-        "address": address,
-        "request_id": request_id,
-        "status": DeliveryStatus.QUEUED,
-        "attempts": 0,
-        "precedence": kind.precedence,
-        "domain": domain_of(email or ""),
-        "not_before": now,
-        "expires_at": expires_at,
-        "created_at": now,
-        "more": 0,
-        "topics": [],
-    }
-    conn.execute(
-        upsert(conn, DeliveryRow)
-        .from_select(list(values), _row_if(DeliveryRow, values, wanted=wanted))
-        .on_conflict_do_nothing(index_elements=["dedupe_key"])
+    new = NewDelivery(
+        kind,
+        f"{kind}:{subscriber_id}:{about}",
+        subscriber_id,
+        domain_of(email or ""),
+        not_before=now,
+        expires_at=expires_at,
+        address=address,
+        request_id=request_id,
     )
+    deliveries.add_if(conn, new, now, wanted=wanted)
 
 
 def record_pending(
@@ -80,46 +71,49 @@ def record_pending(
 ) -> None:
     """Record that a confirmation was mailed to this address, if `wanted`.
 
-    `inbox` and `requester` are hashes for rate limits, see signup.asking.
+    `inbox` and `requester` are hashes for rate limits, see signup.abuse_limits.
     """
     values = {
         "address_hash": address_hash,
-        "asked_at": now,
+        "requested_at": now,
         "inbox": inbox,
         "requester": requester,
     }
-    conn.execute(
-        upsert(conn, AskedRow).from_select(list(values), _row_if(AskedRow, values, wanted=wanted))
-    )
+    conn.execute(insert_if(conn, PendingConfirmationRow, values, condition=wanted))
 
 
 def pending_confirmations(
     conn: Connection, inbox: str, *, since: datetime, requester: str = ""
 ) -> PendingConfirmation:
-    is_theirs = case((AskedRow.requester == requester, 1), else_=0)
+    is_theirs = case((PendingConfirmationRow.requester == requester, 1), else_=0)
     count, by_requester, last_at = conn.execute(
         select(
-            func.count(), func.coalesce(func.sum(is_theirs), 0), func.max(AskedRow.asked_at)
-        ).where(AskedRow.inbox == inbox, AskedRow.asked_at > since)
+            func.count(),
+            func.coalesce(func.sum(is_theirs), 0),
+            func.max(PendingConfirmationRow.requested_at),
+        ).where(PendingConfirmationRow.inbox == inbox, PendingConfirmationRow.requested_at > since)
     ).one()
     return PendingConfirmation(count, int(by_requester), last_at)
 
 
-def times(conn: Connection, address_hash: str) -> list[datetime]:
+def pending_times(conn: Connection, address_hash: str) -> list[datetime]:
     """Return the times of unanswered confirmations mailed to this address, oldest first."""
-    asked = select(AskedRow.asked_at).where(AskedRow.address_hash == address_hash)
-    return list(conn.execute(asked.order_by(AskedRow.asked_at)).scalars())
-
-
-def forget_pending(conn: Connection, address_hash: str) -> None:
-    """Delete the unanswered confirmations of an address and its inbox: the owner has answered."""
-    same = select(AskedRow.inbox).where(AskedRow.address_hash == address_hash)
-    conn.execute(
-        delete(AskedRow).where(or_(AskedRow.address_hash == address_hash, AskedRow.inbox.in_(same)))
+    asked = select(PendingConfirmationRow.requested_at).where(
+        PendingConfirmationRow.address_hash == address_hash
     )
+    return list(conn.execute(asked.order_by(PendingConfirmationRow.requested_at)).scalars())
 
 
-def _row_if(table: type[Table], values: dict[str, Any], *, wanted: bool) -> Select[Any]:
-    columns = table.__table__.c
-    row = [literal(value, columns[name].type) for name, value in values.items()]
-    return select(*row).where(literal(wanted))
+def delete_pending(conn: Connection, address_hash: str) -> None:
+    """Delete the unanswered confirmations of an address and its inbox: the owner has answered."""
+    same = select(PendingConfirmationRow.inbox).where(
+        PendingConfirmationRow.address_hash == address_hash
+    )
+    conn.execute(
+        delete(PendingConfirmationRow).where(
+            or_(
+                PendingConfirmationRow.address_hash == address_hash,
+                PendingConfirmationRow.inbox.in_(same),
+            )
+        )
+    )

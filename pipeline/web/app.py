@@ -20,13 +20,22 @@ from pipeline.bootstrap import Services
 from pipeline.errors import DatabaseFileError, InvalidTokenError, LimitError, NotFoundError
 from pipeline.mailbox import Mailbox
 from pipeline.translations import gettext, gettext_noop
-from pipeline.web import account, mailbox_pages, ops, static_files
+from pipeline.web import mailbox_pages, ops, static_files
+from pipeline.web.account import (
+    confirm,
+    digest_view,
+    personal_data,
+    preferences,
+    unsubscribe,
+)
 from pipeline.web.client_address import CPUBudget, ProxyWatch
 from pipeline.web.middleware import Compressed, SecurityMiddleware
 from pipeline.web.papers import routes as papers
 from pipeline.web.papers import topics
+from pipeline.web.papers.recent import RecentPapers
 from pipeline.web.papers.search_index import LiveIndex
 from pipeline.web.request_limits import RETRY_AFTER, RequestLimits, one_at_a_time
+from pipeline.web.subscribe import curated
 from pipeline.web.subscribe import routes as subscribe
 from pipeline.web.templating import Pages
 
@@ -66,6 +75,21 @@ TOO_MANY = gettext_noop(
 )
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 REPEATED_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")  # copied from an error to its page
+ROUTERS = (
+    ops.router,
+    static_files.router,
+    papers.router,
+    topics.router,
+    subscribe.router,
+    confirm.router,
+    preferences.router,
+    unsubscribe.router,
+    personal_data.router,
+    digest_view.router,
+)
+# The routes are passed to each application as they are: `include_router` would analyse the
+# signature of each again, a tenth of a second for each application.
+ROUTES = tuple(route for router in ROUTERS for route in router.routes)
 LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
 
 
@@ -97,6 +121,7 @@ def create_app(
     `wake_editions` is called after the response when a subscription is confirmed or preferences are
     saved; without it, first digests and new topics wait for the scheduled task.
     """
+    curated.configure(services.settings.curated_topics)
     live_index = live_index or LiveIndex(services.engine, embedder=services.known_meanings)
     app = Site(
         title="Paperboy",
@@ -105,20 +130,19 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # a redirected one-click POST is often lost
         lifespan=live_index.while_serving,
+        routes=[*ROUTES, *(mailbox_pages.router.routes if mailbox is not None else ())],
     )
     app.site_url = services.settings.site_url
     pages = Pages.of(services.settings, has_mailbox=mailbox is not None)
-    wake_editions, meter = one_at_a_time(wake_editions), CPUBudget(services.settings)
-    app.include_router(ops.health_router(services))
-    app.include_router(ops.metrics_router(services))
-    app.include_router(subscribe.router(services, pages, live_index, meter))
-    app.include_router(static_files.router(services, pages.branding))
-    app.include_router(papers.router(services, pages, live_index, meter))
-    app.include_router(topics.router(services, pages, live_index, meter))
-    app.include_router(ops.webhook_router(services))
-    app.include_router(account.router(services, pages, wake_editions))
+    app.state.services = services
+    app.state.pages = pages
+    app.state.live_index = live_index
+    app.state.recent = RecentPapers(live_index, services.engine)
+    app.state.budget = CPUBudget(services.settings)
+    app.state.wake_editions = one_at_a_time(wake_editions)
+    app.state.mailbox = mailbox
+    app.state.started_at = datetime.now(UTC)
     if mailbox is not None:
-        app.include_router(mailbox_pages.router(mailbox, pages))
         # DNS rebinding: another site could point its own name at our address and read the mails.
         hosts = [*LOOPBACK, services.settings.site_host]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
@@ -193,7 +217,7 @@ def _explain_errors(app: FastAPI, pages: Pages) -> None:
     @app.exception_handler(DatabaseFileError)
     def unavailable(_request: Request, error: Exception) -> Response:
         """Return 503 if the database is unreachable or busy, or the pool is exhausted."""
-        log.warning("database unavailable", error=type(error).__name__)
+        log.warning("database.unavailable", error=type(error).__name__)
         answer = pages.message(*map(gettext, WORDS[503]), status=503)
         answer.headers["Retry-After"] = str(RETRY_AFTER)
         return answer

@@ -237,7 +237,7 @@ class ProxyWatch:
         if now >= self._quiet_until and is_proxy(peer, self._peers[peer], self._all):
             self._quiet_until = now + NOTICE_EVERY
             advice = "if it is your reverse proxy, name it: its visitors count as one"
-            log.warning("proxy not in TRUSTED_PROXIES", proxy=peer, advice=advice)
+            log.warning("proxy.untrusted", proxy=peer, advice=advice)
             loop = asyncio.get_running_loop()
             self._storing = loop.run_in_executor(None, self._store, peer)
 
@@ -246,7 +246,7 @@ class ProxyWatch:
             with self._engine.begin() as conn:
                 rate_limits.put_memo(conn, f"{rate_limits.PROXIES}{peer}", datetime.now(UTC))
         except SQLAlchemyError as error:
-            log.warning("unnamed proxy not stored", error=type(error).__name__)
+            log.warning("proxy.not_stored", error=type(error).__name__)
 
 
 def is_proxy(peer: str, forwarded: int, requests: int) -> bool:

@@ -8,9 +8,8 @@ from fastapi import APIRouter
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from pipeline.errors import NotFoundError
-from pipeline.mailbox import Mailbox
+from pipeline.web.dependencies import READ, Mailbox, Pages
 from pipeline.web.middleware import MAIL_POLICY
-from pipeline.web.templating import Pages
 
 # A mail may run no script and has an opaque origin; its links open in a new tab.
 FRAME_POLICY = MAIL_POLICY + (
@@ -19,30 +18,31 @@ FRAME_POLICY = MAIL_POLICY + (
 HEAD = re.compile(r"<head[^>]*>", re.IGNORECASE)
 
 
-def router(mailbox: Mailbox, pages: Pages) -> APIRouter:
-    routes = APIRouter(prefix="/mailbox")
+router = APIRouter(prefix="/mailbox")
 
-    @routes.api_route("", methods=["GET", "HEAD"])
-    def inbox() -> Response:
-        return pages.show("mailbox.html", letters=mailbox.messages())
 
-    @routes.api_route("/{letter_id}", methods=["GET", "HEAD"])
-    def letter(letter_id: str) -> Response:
-        return pages.show("letter.html", mail=mailbox.read(letter_id))
+@router.api_route("", methods=READ)
+def list_mails(mailbox: Mailbox, pages: Pages) -> Response:
+    return pages.show("mailbox.html", letters=mailbox.messages())
 
-    @routes.api_route("/{letter_id}/html", methods=["GET", "HEAD"])
-    def html(letter_id: str) -> Response:
-        part = mailbox.read(letter_id).html
-        if part is None:
-            raise NotFoundError(f"message {letter_id} has no HTML")
-        return HTMLResponse(in_new_tabs(part), headers={"Content-Security-Policy": FRAME_POLICY})
 
-    @routes.api_route("/{letter_id}/raw", methods=["GET", "HEAD"])
-    def raw(letter_id: str) -> Response:
-        # Always plain text, never the mail's own type; latin-1 decodes every octet.
-        return PlainTextResponse(mailbox.read(letter_id).raw.decode("latin-1"))
+@router.api_route("/{letter_id}", methods=READ)
+def show_mail(letter_id: str, mailbox: Mailbox, pages: Pages) -> Response:
+    return pages.show("letter.html", mail=mailbox.read(letter_id))
 
-    return routes
+
+@router.api_route("/{letter_id}/html", methods=READ)
+def show_html_part(letter_id: str, mailbox: Mailbox) -> Response:
+    part = mailbox.read(letter_id).html
+    if part is None:
+        raise NotFoundError(f"message {letter_id} has no HTML")
+    return HTMLResponse(in_new_tabs(part), headers={"Content-Security-Policy": FRAME_POLICY})
+
+
+@router.api_route("/{letter_id}/raw", methods=READ)
+def show_source(letter_id: str, mailbox: Mailbox) -> Response:
+    # Always plain text, never the mail's own type; latin-1 decodes every octet.
+    return PlainTextResponse(mailbox.read(letter_id).raw.decode("latin-1"))
 
 
 def in_new_tabs(html: str) -> str:

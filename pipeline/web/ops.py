@@ -14,7 +14,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, gen
 from sqlalchemy.exc import DBAPIError
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from pipeline.bootstrap import Services
 from pipeline.domain import SourceState
 from pipeline.errors import (
     DatabaseFileError,
@@ -28,6 +27,7 @@ from pipeline.errors import (
 from pipeline.storage import migrate, sqlite_file, stats, topics
 from pipeline.storage.database import read_only
 from pipeline.storage.stats import Stats
+from pipeline.web.dependencies import READ, Services, StartedAt
 
 # Sources are fetched every hour, by a task that may be lost: two lost in a row are no outage yet.
 ASKED_WITHIN: Final = timedelta(hours=3)
@@ -42,23 +42,21 @@ REFUSED_WITHIN: Final = timedelta(minutes=10)
 NOT_STORED: Final = {"Cache-Control": "no-store"}
 
 
-def health_router(services: Services) -> APIRouter:
-    routes = APIRouter()
-    started_at = datetime.now(UTC)
+router = APIRouter()
 
-    @routes.api_route("/healthz", methods=["GET", "HEAD"])
-    async def alive() -> PlainTextResponse:
-        """Return 200 from the event loop, so that a full thread pool does not matter."""
-        return PlainTextResponse("alive\n")
 
-    @routes.api_route("/readyz", methods=["GET", "HEAD"])
-    def ready() -> JSONResponse:
-        """Return 200 if the database shows progress of any process, 503 with reasons otherwise."""
-        reasons = why_not_ready(services, datetime.now(UTC), started_at)
-        answer = {"ready": not reasons, "reasons": reasons}
-        return JSONResponse(answer, 503 if reasons else 200, headers=NOT_STORED)
+@router.api_route("/healthz", methods=READ)
+async def show_health() -> PlainTextResponse:
+    """Return 200 from the event loop, so that a full thread pool does not matter."""
+    return PlainTextResponse("alive\n")
 
-    return routes
+
+@router.api_route("/readyz", methods=READ)
+def show_readiness(services: Services, started_at: StartedAt) -> JSONResponse:
+    """Return 200 if the database shows progress of any process, 503 with reasons otherwise."""
+    reasons = why_not_ready(services, datetime.now(UTC), started_at)
+    answer = {"ready": not reasons, "reasons": reasons}
+    return JSONResponse(answer, 503 if reasons else 200, headers=NOT_STORED)
 
 
 def why_not_ready(services: Services, now: datetime, started_at: datetime) -> list[str]:
@@ -69,7 +67,7 @@ def why_not_ready(services: Services, now: datetime, started_at: datetime) -> li
         if free is not None and free < sqlite_file.LEAST_SPACE:
             return [f"the disk of the database is full: {free >> 20} MB are left"]
         with read_only(services.engine) as conn:
-            return stuck(stats.read(conn, now), now, started_at)
+            return stuck(stats.read_stats(conn, now), now, started_at)
     except (DatabaseFileError, SchemaError) as error:
         return [str(error)]
     except DBAPIError:
@@ -128,43 +126,32 @@ async def body_of(request: Request) -> bytes:
     return bytes(body)
 
 
-def webhook_router(services: Services) -> APIRouter:
-    routes = APIRouter(prefix="/hooks")
-
-    @routes.post("/{provider}")
-    def take(
-        provider: str, request: Request, body: Annotated[bytes, Depends(body_of)]
-    ) -> PlainTextResponse:
-        try:
-            services.receive_news(provider, request.headers, body, datetime.now(UTC))
-        except tuple(WEBHOOK_ERRORS) as error:
-            log.warning("news refused", provider=provider[:32], why=str(error))
-            return PlainTextResponse(f"{error}\n", WEBHOOK_ERRORS[type(error)])
-        return PlainTextResponse("taken\n")
-
-    return routes
+@router.post("/hooks/{provider}")
+def receive_webhook(
+    provider: str,
+    request: Request,
+    body: Annotated[bytes, Depends(body_of)],
+    services: Services,
+) -> PlainTextResponse:
+    try:
+        services.receive_news(provider, request.headers, body, datetime.now(UTC))
+    except tuple(WEBHOOK_ERRORS) as error:
+        log.warning("webhook.rejected", provider=provider[:32], why=str(error))
+        return PlainTextResponse(f"{error}\n", WEBHOOK_ERRORS[type(error)])
+    return PlainTextResponse("taken\n")
 
 
 FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 REFUSED: Final = "Set METRICS_TOKEN and send it as a bearer token, or ask from this machine.\n"
 
 
-def metrics_router(services: Services) -> APIRouter:
-    routes = APIRouter()
-    given = services.settings.metrics_token
-    token = given.get_secret_value() if given else None
-    started_at = datetime.now(UTC)
-
-    @routes.api_route("/metrics", methods=["GET", "HEAD"])
-    def metrics(request: Request) -> Response:
-        if not is_authorized(request, token):
-            return PlainTextResponse(REFUSED, 403, headers=NOT_STORED)
-        figures = collect(services, datetime.now(UTC), started_at)
-        return Response(
-            generate_latest(figures), media_type=CONTENT_TYPE_LATEST, headers=NOT_STORED
-        )
-
-    return routes
+@router.api_route("/metrics", methods=READ)
+def show_metrics(request: Request, services: Services, started_at: StartedAt) -> Response:
+    token = services.settings.metrics_token
+    if not is_authorized(request, token.get_secret_value() if token else None):
+        return PlainTextResponse(REFUSED, 403, headers=NOT_STORED)
+    metrics = collect(services, datetime.now(UTC), started_at)
+    return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST, headers=NOT_STORED)
 
 
 def is_authorized(request: Request, token: str | None) -> bool:
@@ -174,8 +161,8 @@ def is_authorized(request: Request, token: str | None) -> bool:
     on requests from other machines. Tokens are compared in constant time.
     """
     if token is not None:
-        said = request.headers.get("authorization", "")
-        return hmac.compare_digest(said.encode(), f"Bearer {token}".encode())
+        given = request.headers.get("authorization", "")
+        return hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
     if any(name in request.headers for name in FORWARDED):
         return False
     try:
@@ -187,7 +174,7 @@ def is_authorized(request: Request, token: str | None) -> bool:
 def collect(services: Services, now: datetime, started_at: datetime) -> CollectorRegistry:
     """Return a new registry with all metrics. Raise DBAPIError if the database does not answer."""
     with read_only(services.engine) as conn:
-        made = stats.read(conn, now)
+        made = stats.read_stats(conn, now)
         unsettled = stats.unsettled(conn)
         last_day = stats.last_day(conn, now)
         suppressions = stats.suppressions(conn)

@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline.signup.abuse_limits import host
 from pipeline.translations import gettext, gettext_noop
 from pipeline.web.client_address import ProxyWatch, client_ip
-from pipeline.web.forms import LARGEST_FORM
+from pipeline.web.dependencies import LARGEST_FORM
 from pipeline.web.middleware import HOOKS, ONE_CLICK, SAFE_METHODS
 from pipeline.web.ops import LARGEST
 from pipeline.web.templating import Pages
@@ -239,7 +239,7 @@ class RequestLimits:
         now = time.monotonic()
         if now - self._logged.get(lane.name, -LOG_EVERY) >= LOG_EVERY:
             self._logged[lane.name] = now
-            log.warning("requests refused", lane=lane.name)
+            log.warning("requests.rejected", lane=lane.name)
 
     def _gate(self, lane: RequestClass) -> _Gate:
         gates = self._loops.setdefault(asyncio.get_running_loop(), {})

@@ -60,7 +60,7 @@ class BoundedProtocol(H11Protocol):
 
     uvicorn limits only the pause between two requests: a client that sends headers byte by byte
     (slowloris), or never reads the response, would hold a connection forever. The time to receive
-    a body is limited in `web.bounds`.
+    a body is limited in `web.request_limits`.
     """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -25,15 +25,7 @@ class Pages:
     @classmethod
     def of(cls, settings: Settings, *, has_mailbox: bool) -> Pages:
         return cls(
-            branding=Branding(
-                site_url=settings.site_url,
-                list_name=settings.list_name,
-                operator_name=settings.operator_name,
-                operator_address=settings.operator_address,
-                accent_color=settings.accent_color,
-                logo_url=settings.logo_url,
-                note=settings.note,
-            ),
+            branding=Branding.of(settings),
             contact=settings.reply_to or settings.sender,
             has_mailbox=has_mailbox,
         )

@@ -31,6 +31,7 @@ import pytest
 from tests.mutants.making import Mutant, mutants
 
 ROOT = Path(__file__).parents[2]
+OUTPUT: Final = "output.txt"
 LONGEST: Final = 120  # seconds of CPU for the tests of a mutant; pytest-timeout ends idle ones
 TESTS: Final = {
     "pipeline/matching/*.py": "tests/test_matching_*.py tests/test_sources_text.py",
@@ -40,7 +41,7 @@ TESTS: Final = {
     "pipeline/editions/*.py": "tests/test_editions*.py tests/test_quiet_notes.py",
     "pipeline/signup/*.py": "tests/test_signup*.py",
     "pipeline/feedback/**/*.py": "tests/test_feedback*.py",
-    "pipeline/web/*.py": "tests/test_web.py tests/test_web_*.py",
+    "pipeline/web/**/*.py": "tests/test_web.py tests/test_web_*.py",
     "pipeline/message.py": "tests/test_message.py",
     "pipeline/slots.py": "tests/test_slots.py",
     "pipeline/links.py": "tests/test_links.py tests/test_web.py",
@@ -59,6 +60,7 @@ class Result:
     module: Path
     mutant: Mutant
     survived: bool
+    output: str  # of its tests
 
 
 def main() -> int:
@@ -68,7 +70,9 @@ def main() -> int:
     print(f"{len(chosen)} mutants of {len(modules)} modules, seed {options.seed}", flush=True)
     for result in _run([(m, Mutant(0, "unchanged", _source(m))) for m in modules], options):
         if not result.survived:
-            raise SystemExit(f"the tests of {result.module} fail as they are")
+            raise SystemExit(
+                f"{result.output}\nThe tests of {result.module} fail without a change."
+            )
     survivors = 0
     for number, result in enumerate(_run(chosen, options), 1):
         survivors += result.survived
@@ -93,10 +97,11 @@ def _options() -> argparse.Namespace:
 def _central() -> list[Path]:
     """Return the modules that decide: matching, schedules, sending and the meaning of replies."""
     names = (
-        *("matching/floor", "matching/query", "matching/ranking", "matching/scoring", "slots"),
-        *("editions/compiling", "editions/candidates", "signup/joining", "signup/changing"),
-        *("dispatch/decisions", "dispatch/pace", "storage/deliveries", "storage/subscribers"),
-        *("storage/strikes", "feedback/applying", "smtp/replies", "web/security", "links"),
+        *("matching/threshold", "matching/query", "matching/ranking", "matching/scoring", "slots"),
+        *("editions/compiler", "editions/candidates", "signup/subscribe", "signup/preferences"),
+        *("dispatch/retry_policy", "dispatch/throttle", "storage/deliveries"),
+        *("storage/subscribers", "storage/bounce_scores", "feedback/process", "smtp/replies"),
+        *("web/middleware", "links"),
     )
     return [Path("pipeline", f"{name}.py") for name in names]
 
@@ -130,7 +135,8 @@ def _run(chosen: list[tuple[Path, Mutant]], options: argparse.Namespace) -> Iter
             copy, module, mutant = running.pop(ended)
             _write(copy / module, _source(module))
             free.append(copy)
-            yield Result(module, mutant, survived=status == 0)
+            output = (copy.parent / OUTPUT).read_text(errors="replace")[-3_000:]
+            yield Result(module, mutant, survived=status == 0, output=output)
 
 
 def _copy(target: Path) -> Path:
@@ -142,6 +148,8 @@ def _copy(target: Path) -> Path:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
+    for command in (["git", "init", "--quiet"], ["git", "add", "--all"]):  # some tests list files
+        subprocess.run(command, cwd=target, check=True)
     compileall.compile_dir(target / "pipeline", quiet=1)
     return target
 
@@ -165,9 +173,10 @@ def _fork(copy: Path, module: Path, mutant: Mutant, tests: str | None) -> int:
         _write(copy / module, mutant.source)
         os.chdir(copy)
         os.environ["PYTHONPATH"] = sys.path[0] = str(copy)
-        silence = os.open(os.devnull, os.O_RDWR)
-        for standard in range(3):
-            os.dup2(silence, standard)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        output = os.open(copy.parent / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for standard in (1, 2):
+            os.dup2(output, standard)
         survived = _passes(files, "not postgresql") and _passes(files, "postgresql")
     finally:
         _end(int(not survived))

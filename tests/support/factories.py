@@ -23,6 +23,7 @@ from pipeline.domain import (
     Topic,
     Weekday,
 )
+from pipeline.message import Sender
 
 NOW = datetime(2030, 1, 2, 8, 0, tzinfo=UTC)  # a Wednesday
 TODAY = NOW.date()
@@ -133,3 +134,14 @@ def make_delivery(email: str = "ada@example.org", **changes: Any) -> Delivery:
         "secret": f"secret-{number}",
     }
     return Delivery(id=number, email=email, edition_on=edition_on, **{**defaults, **changes})
+
+
+KEY = "a key of the tests"
+
+SENDER = Sender(
+    mail_from="papers@example.org",
+    list_name="Papers",
+    site_url="https://papers.example.org",
+    key=KEY,
+    bounce_address="bounces@example.org",
+)

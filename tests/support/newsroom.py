@@ -13,7 +13,7 @@ from pipeline import ingest as ingesting
 from pipeline import signup
 from pipeline.domain import Paper, Schedule, Sighting, Subscriber
 from pipeline.ingest import SourceReport
-from pipeline.signup import Choices
+from pipeline.signup import Choices, parse_queries
 from pipeline.sources import FetchResult, Validator
 from pipeline.storage import ingest_state, papers, sightings
 from pipeline.storage.database import read_only
@@ -97,7 +97,7 @@ def add_reader(
     now: datetime = NOW,
 ) -> Subscriber:
     """Add an active subscriber, due at eight o'clock UTC, to papers published from now on."""
-    choices = Choices(queries, schedule or Schedule(), max_papers)
+    choices = Choices(parse_queries(queries), schedule or Schedule(), max_papers)
     return signup.add(
         engine, email, choices, confirmed=True, suppression_key=SUPPRESSION_KEY, now=now
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import date, time, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Any
 
 from sqlalchemy import Engine, Row, insert, select, update
@@ -117,12 +117,15 @@ def set_status(engine: Engine, subscriber_id: int, status: SubscriberStatus) -> 
         )
 
 
-def suppress(engine: Engine, subscriber_id: int) -> None:
+def suppress(
+    engine: Engine, subscriber_id: int, reason: str = "manual", since: datetime = NOW
+) -> None:
+    """Suppress an address and leave its deliveries queued, as if queued a moment later."""
     with engine.begin() as conn:
         address_hash = select(SubscriberRow.address_hash).where(SubscriberRow.id == subscriber_id)
         conn.execute(
             insert(SuppressionRow).values(
-                hash=address_hash.scalar_subquery(), reason="manual", since=NOW
+                hash=address_hash.scalar_subquery(), reason=reason, since=since
             )
         )
 

@@ -14,9 +14,9 @@ from starlette.testclient import TestClient
 from pipeline import ingest, settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import Sighting, Subscriber, SuppressionReason
-from pipeline.signup import Choices
+from pipeline.signup import Choices, parse_queries
 from pipeline.sources import FetchResult
-from pipeline.storage import subscribers
+from pipeline.storage import addresses, subscribers, suppressions
 from pipeline.storage.database import read_only
 from pipeline.storage.schema import DeliveryRow, RequestRow, SubscriberRow
 from pipeline.web import create_app
@@ -47,7 +47,7 @@ class Site:
 
     def ask(self, email: str = ADA, *topics: str, ip: str | None = None, **schedule: Any) -> str:
         """Request a subscription as the form does; return the confirmation link of its mail."""
-        choices = Choices(topics or ("retrieval",), make_schedule(**schedule), 5)
+        choices = Choices(parse_queries(topics or ("retrieval",)), make_schedule(**schedule), 5)
         signup.request_subscription(
             self.engine, email, choices, ip=ip, suppression_key=self.key, now=now()
         )
@@ -55,7 +55,7 @@ class Site:
         return self.services.links.confirm(request.id, now())
 
     def reader(self, email: str = ADA, *topics: str, **schedule: Any) -> Subscriber:
-        choices = Choices(topics or ("retrieval",), make_schedule(**schedule), 5)
+        choices = Choices(parse_queries(topics or ("retrieval",)), make_schedule(**schedule), 5)
         return signup.add(
             self.engine, email, choices, confirmed=True, suppression_key=self.key, now=now()
         )
@@ -79,9 +79,9 @@ class Site:
         return rows(self.engine, DeliveryRow, DeliveryRow.id)
 
     def suppress(self, subscriber: Subscriber) -> None:
-        hash_ = subscribers.address_hash(subscriber.email, self.key)
+        hash_ = addresses.address_hash(subscriber.email, self.key)
         with self.engine.begin() as conn:
-            subscribers.suppress(conn, hash_, SuppressionReason.MANUAL, now())
+            suppressions.suppress(conn, hash_, SuppressionReason.MANUAL, now())
 
     def alter(self, subscriber: Subscriber, **values: Any) -> None:
         """Change the row of a subscriber as the passage of time would."""
@@ -124,3 +124,8 @@ def links_in(html: str) -> list[str]:
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def titles(page: str) -> list[str]:
+    found = re.findall(r'<h2 class="title"[^>]*><a [^>]*>(.*?)</a>', page)
+    return [re.sub("<[^>]+>", "", title) for title in found]

@@ -1,7 +1,7 @@
 """Parse bounces, complaints and automatic replies: octets in, a `Notice` out. Pure; never raises.
 
-`mime` parses the message, `mails` tries the parsers in order (`arf`, `dsn`, `receipts`, `leaving`,
-`freeform`, `automatic`), and `diagnostics` classifies diagnostic texts by the same rules as SMTP
+`mime` parses the message, `classify` tries the parsers in order (`reports`, `dsn`, `unsubscribe`,
+`freeform`, `auto_reply`), and `diagnostics` classifies diagnostic texts by the same rules as SMTP
 replies.
 """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.domain import Verdict
-from pipeline.smtp.replies import Phase, Reply, Subject, evidence, printable, subject_of, verdict_of
+from pipeline.smtp.replies import Phase, Reply, Subject, classify, evidence, printable
 from pipeline.smtp.reply_patterns import FOR_GOOD, GONE, GONE_ELSEWHERE, NULL_MX
 
 LONGEST: Final = 2_000  # characters of one diagnostic that are judged
@@ -71,23 +71,19 @@ def diagnose(diagnostic: str, status: str | None = None, phase: Phase | None = N
     text = printable(_UNTYPED.sub("", diagnostic[:LONGEST]), LONGEST)
     reply = _reply(text, status)
     phase = _phase(text) or phase or Phase.RCPT
-    verdict = verdict_of(phase, reply)
+    verdict, subject = classify(phase, reply)
+    said = reply.enhanced
     if status and verdict in VAGUE and reply.enhanced != status:
         by_status = Reply(_basic(status, reply.code), status, reply.text)
-        decided = verdict_of(phase, by_status)
-        if decided not in VAGUE or not reply.enhanced:
-            return _found(phase, by_status, status, text)
-    return _found(phase, reply, reply.enhanced or status, text)
-
-
-def _found(phase: Phase, reply: Reply, status: str | None, text: str) -> Diagnosis:
-    verdict = verdict_of(phase, reply)
+        other = classify(phase, by_status)
+        if other[0] not in VAGUE or not reply.enhanced:
+            reply, said, (verdict, subject) = by_status, status, other
     return Diagnosis(
         verdict,
-        _telling(verdict, status, reply),
+        _specific_status(verdict, said or status, reply),
         text[:REASON].rstrip(),
         _is_for_good(verdict, text),
-        subject_of(phase, reply) is Subject.UNCLEAR,
+        subject is Subject.UNCLEAR,
     )
 
 
@@ -187,7 +183,7 @@ def _basic(status: str | None, otherwise: int) -> int:
     return 450 if status[0] == "4" else 550
 
 
-def _telling(verdict: Verdict, status: str | None, reply: Reply) -> str:
+def _specific_status(verdict: Verdict, status: str | None, reply: Reply) -> str:
     """Return the enhanced code of a finding: the report's, or one derived from the verdict.
 
     The report's own code is kept unless it is missing or generic, such as 5.0.0.

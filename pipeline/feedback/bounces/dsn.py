@@ -120,11 +120,11 @@ def _finding(group: Headers, mail: Mail, *, cut: bool, alone: bool) -> Diagnosis
     status = first_status(group.get("status"))
     diagnostics = " ".join(value for name in _DIAGNOSTICS for value in group.all(name))
     comment = group.get("action").partition("(")[2] + group.get("status").partition("(")[2]
-    told = evidence(mail.written) if alone else ""
+    text = evidence(mail.written) if alone else ""
     trusted = status
-    if diagnostics and status == "5.1.1" and has_relay_lines(told):
+    if diagnostics and status == "5.1.1" and has_relay_lines(text):
         trusted = None  # Sendmail's guess for a 550 that it did not recognise
-    finding = diagnose(diagnostics or comment, trusted, phase_of(told))
+    finding = diagnose(diagnostics or comment, trusted, phase_of(text))
     if finding.verdict is Verdict.HARD and status == "5.2.0" and not first_status(diagnostics):
         # Sendmail's status for "unknown user" at the dot; mobile carriers send that reply if the
         # reader's own filter refused the mail.

@@ -64,22 +64,24 @@ def read_words(headers: Headers, text: str, returned: list[Headers]) -> Notice |
     """
     if not is_returned(headers, text):
         return None
-    whom = _failed_recipient(headers, text, returned)
+    recipients = _failed_recipient(headers, text, returned)
     is_system = is_daemon(headers) or is_carrier(headers, text)
-    if not (is_system or has_code(text) or returned) or not (whom or is_daemon(headers)):
+    if not (is_system or has_code(text) or returned) or not (recipients or is_daemon(headers)):
         return None  # about parcels that could not be delivered, or unknown users of a program
     if is_delayed(headers, text):
-        return Notice(NoticeKind.DELAYED, whom, reason=plain(text))
+        return Notice(NoticeKind.DELAYED, recipients, reason=plain(text))
     found = [(name, _mildest(_in_section(words))) for name, words in _sections(headers, text)]
     gone = [(name, finding) for name, finding in found if finding.for_good]
     if gone:
         named = tuple(dict.fromkeys(name for name, _ in gone if name))
-        return _failure(NoticeKind.HARD, named or whom, gone[0][1], text)
-    return _failure(NoticeKind.SOFT, whom, _mildest([finding for _, finding in found]), text)
+        return _failure(NoticeKind.HARD, named or recipients, gone[0][1], text)
+    return _failure(NoticeKind.SOFT, recipients, _mildest([finding for _, finding in found]), text)
 
 
-def _failure(kind: NoticeKind, whom: tuple[str, ...], finding: Diagnosis, text: str) -> Notice:
-    return Notice(kind, whom, finding.status, finding.reason or plain(text), finding.verdict)
+def _failure(
+    kind: NoticeKind, recipients: tuple[str, ...], finding: Diagnosis, text: str
+) -> Notice:
+    return Notice(kind, recipients, finding.status, finding.reason or plain(text), finding.verdict)
 
 
 def finding(mail: Mail) -> Diagnosis:

@@ -25,8 +25,10 @@ def parse_arf(mail: Mail) -> Notice | None:
             return _notice(report, returned)
     for headers in returned:
         if _MICROSOFT in headers:
-            whom = tuple(addresses(headers.get(_MICROSOFT)))
-            return Notice(NoticeKind.COMPLAINT, whom, reason=plain(mail.headers.get("subject")))
+            recipients = tuple(addresses(headers.get(_MICROSOFT)))
+            return Notice(
+                NoticeKind.COMPLAINT, recipients, reason=plain(mail.headers.get("subject"))
+            )
     return None
 
 
@@ -65,15 +67,15 @@ def parse_mdn(mail: Mail) -> Notice | None:
     if not parts and _REPORT not in mail.headers.get("content-type").lower():
         return None
     fields = read_headers(parts[0].octets.replace(b"\n\n", b"\n")) if parts else Headers()
-    whom = tuple(filter(None, [recipient(fields.get("final-recipient"))]))
+    recipients = tuple(filter(None, [recipient(fields.get("final-recipient"))]))
     if _REFUSED.search(mail.headers.get("subject")):
-        return _refusal(whom, evidence(mail.written))
-    return Notice(NoticeKind.AUTO_REPLY, whom, reason=plain(fields.get("disposition")))
+        return _refusal(recipients, evidence(mail.written))
+    return Notice(NoticeKind.AUTO_REPLY, recipients, reason=plain(fields.get("disposition")))
 
 
-def _refusal(whom: tuple[str, ...], words: str) -> Notice:
+def _refusal(recipients: tuple[str, ...], words: str) -> Notice:
     """Return a soft bounce, never a hard one: a mailbox with a filter rule exists."""
     finding = diagnose(words)
     verdict = Verdict.SOFT if finding.verdict is Verdict.HARD else finding.verdict
     status = None if verdict is Verdict.SOFT else finding.status
-    return Notice(NoticeKind.SOFT, whom, status, plain(words), verdict)
+    return Notice(NoticeKind.SOFT, recipients, status, plain(words), verdict)

@@ -1,15 +1,20 @@
 """Webhooks of email providers: parse a POST to /hooks/<name> into events, one file per provider.
 
+PROVIDERS is their table.
 A request is untrusted until its signature is verified.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline.feedback.process import Event
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 
 class Provider(Protocol):
@@ -22,3 +27,30 @@ class Provider(Protocol):
         before parsing anything that the verification does not need; EventError if a signed body is
         malformed; ProviderError if verification was not possible.
         """
+        ...
+
+
+# The factories import their modules when they are called.
+def _ses(settings: Settings) -> Provider | None:
+    from pipeline.feedback.webhooks.ses import SES
+    from pipeline.feedback.webhooks.sns import SNS, fetch
+
+    return SES(SNS(settings.ses_topics, fetch)) if settings.ses_topics else None
+
+
+def _generic(settings: Settings) -> Provider | None:
+    from pipeline.feedback.webhooks.generic import Generic
+
+    return Generic(settings.hook_secret) if settings.hook_secret else None
+
+
+PROVIDERS: Mapping[str, Callable[[Settings], Provider | None]] = MappingProxyType(
+    {"ses": _ses, "generic": _generic}
+)
+"""Factories by name; each returns None if the setting that enables its provider is not set."""
+
+
+def configured(settings: Settings) -> dict[str, Provider]:
+    """Return the enabled providers by name; their webhooks are accepted at /hooks/<name>."""
+    made = ((name, factory(settings)) for name, factory in PROVIDERS.items())
+    return {name: provider for name, provider in made if provider is not None}

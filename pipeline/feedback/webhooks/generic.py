@@ -43,10 +43,10 @@ class Generic:
             said = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise EventError("the body is not JSON") from error
-        told = said if isinstance(said, list) else [said]
-        if len(told) > MOST_EVENTS:
+        found = said if isinstance(said, list) else [said]
+        if len(found) > MOST_EVENTS:
             raise EventError(f"at most {MOST_EVENTS} events at once")
-        return [parse(record(one)) for one in told]
+        return [parse(record(one)) for one in found]
 
     def _verify(self, timestamp: str, signatures: str, body: bytes, now: datetime) -> None:
         # Compute one HMAC per configured secret, not per signature: a stranger may list thousands.

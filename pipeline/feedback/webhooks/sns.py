@@ -80,7 +80,7 @@ class SNS:
             return Message(fields["MessageId"], fields["Message"])
         if kind == "SubscriptionConfirmation":
             self._confirm(fields["SubscribeURL"], topic)
-        log.warning("subscription to the topic", kind=kind, topic=topic)
+        log.warning("sns.subscription_received", kind=kind, topic=topic)
         return None
 
     def _verify(self, fields: dict[str, str], now: datetime) -> None:

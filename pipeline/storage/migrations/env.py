@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql
 
 from pipeline import settings
 from pipeline.storage.database import open_engine
-from pipeline.storage.schema import Table, UTCDateTime
+from pipeline.storage.schema import AnyText, BoundedText, Table, UTCDateTime
 
 
 def render_type(kind: str, column_type: Any, _autogen: Any) -> str | Literal[False]:
@@ -19,6 +19,10 @@ def render_type(kind: str, column_type: Any, _autogen: Any) -> str | Literal[Fal
         return "sa.DateTime(timezone=True)"
     if kind == "type" and isinstance(column_type, postgresql.JSONB):
         return "postgresql.JSONB()"
+    if kind == "type" and isinstance(column_type, AnyText):
+        return "sa.Text()"
+    if kind == "type" and isinstance(column_type, BoundedText):
+        return f"sa.String(length={column_type.length})"
     return False
 
 

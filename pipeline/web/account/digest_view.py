@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Final
 
 from fastapi import APIRouter
 from starlette.responses import HTMLResponse, Response
 
-from pipeline.bootstrap import Services
 from pipeline.domain import Digest
 from pipeline.errors import ExpiredTokenError
 from pipeline.rendering import MailLinks
 from pipeline.storage import digests
 from pipeline.storage.database import read_only
-from pipeline.storage.digests import Made
+from pipeline.storage.digests import Compilation
 from pipeline.translations import gettext, ngettext
-from pipeline.web.account.common import LOOK, now
+from pipeline.web.account.text import now
+from pipeline.web.dependencies import READ, Pages, Services
 from pipeline.web.middleware import MAIL_POLICY
-from pipeline.web.templating import Pages
 
 # The mail may run no script and submit no form, and has an opaque origin.
 POLICY: Final = MAIL_POLICY + (
@@ -31,65 +31,65 @@ NEWER = (
 )
 
 
-def router(services: Services, pages: Pages) -> APIRouter:
-    routes = APIRouter()
+router = APIRouter()
+
+
+@router.api_route("/digests/{token}", methods=READ)
+def show_digest(token: str, services: Services, pages: Pages) -> Response:
     kept = services.retention.digest
+    try:
+        delivery_id = services.links.read_digest(token, now())
+    except ExpiredTokenError:
+        return _no_longer_kept(pages, kept)
+    with read_only(services.engine) as conn:
+        made = digests.compilation(conn, delivery_id)
+        digest = digests.load(conn, [delivery_id]).get(delivery_id)
+    is_over = made is None or made.created_at <= now() - kept
+    if made is None or digest is None or not digest.picks or is_over:
+        return _no_longer_kept(pages, kept)
+    html = _mail(services, digest, made)
+    return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
 
-    @routes.api_route("/digests/{token}", methods=LOOK)
-    def view(token: str) -> Response:
-        try:
-            delivery_id = services.links.read_digest(token, now())
-        except ExpiredTokenError:
-            return _no_longer_kept()
-        with read_only(services.engine) as conn:
-            made = digests.made(conn, delivery_id)
-            digest = digests.load(conn, [delivery_id]).get(delivery_id)
-        is_over = made is None or made.created_at <= now() - kept
-        if made is None or digest is None or not digest.picks or is_over:
-            return _no_longer_kept()
-        html = _mail(digest, made)
-        return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
 
-    def _mail(digest: Digest, made: Made) -> str:
-        """Render the mail without its personal links, because readers share the URL of a page."""
-        site, renderer = services.settings.site_url, services.renderer
-        _, html, _ = renderer.page(
-            digest,
-            MailLinks(
-                subscribe=f"{site}/subscribe",
-                privacy=f"{site}/privacy",
-                archive=f"{site}/papers",
-                unsubscribe="",
-                preferences=f"{site}/link",
-                view="",
-            ),
-        )
-        note = (
-            ""
-            if made.template == renderer.template_version
-            else NEWER.format(
-                gettext(
-                    "The design of our emails has changed since this one was sent. The papers, "
-                    "their order and the reasons are the same."
-                )
+def _mail(services: Services, digest: Digest, made: Compilation) -> str:
+    """Render the mail without its personal links, because readers share the URL of a page."""
+    site, renderer = services.settings.site_url, services.renderer
+    _, html, _ = renderer.page(
+        digest,
+        MailLinks(
+            subscribe=f"{site}/subscribe",
+            privacy=f"{site}/privacy",
+            archive=f"{site}/papers",
+            unsubscribe="",
+            preferences=f"{site}/link",
+            view="",
+        ),
+    )
+    note = (
+        ""
+        if made.template == renderer.template_version
+        else NEWER.format(
+            gettext(
+                "The design of our emails has changed since this one was sent. The papers, "
+                "their order and the reasons are the same."
             )
         )
-        return in_main(html, note)
+    )
+    return in_main(html, note)
 
-    def _no_longer_kept() -> Response:
-        return pages.message(
-            gettext("This digest is no longer stored"),
-            ngettext(
-                "Digests can be read here for %(num)s day, unless the subscription is erased. "
-                "The papers themselves are still available.",
-                "Digests can be read here for %(num)s days, unless the subscription is erased. "
-                "The papers themselves are still available.",
-                kept.days,
-            ),
-            status=410,
-        )
 
-    return routes
+def _no_longer_kept(pages: Pages, kept: timedelta) -> Response:
+    return pages.message(
+        gettext("This digest is no longer stored"),
+        ngettext(
+            "Digests can be read here for %(num)s day, unless the subscription is erased. "
+            "The papers themselves are still available.",
+            "Digests can be read here for %(num)s days, unless the subscription is erased. "
+            "The papers themselves are still available.",
+            kept.days,
+        ),
+        status=410,
+    )
 
 
 def in_main(html: str, note: str) -> str:

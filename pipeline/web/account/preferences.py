@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import cache
 from typing import Final
 
 from fastapi import APIRouter
@@ -13,7 +11,6 @@ from starlette.background import BackgroundTask
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from pipeline import editions, signup, slots
-from pipeline.bootstrap import Services
 from pipeline.domain import Frequency, Subscriber, SubscriberStatus
 from pipeline.errors import ConflictError, LimitError, QueryError
 from pipeline.matching.query import canonical
@@ -21,21 +18,14 @@ from pipeline.rendering import formatting, views
 from pipeline.rendering.views import Card
 from pipeline.signup import Preferences
 from pipeline.translations import gettext, gettext_noop
-from pipeline.web.account.common import (
-    LOOK,
-    CurrentChoices,
-    Sent,
-    current_choices,
-    next_digest,
-    now,
-)
-from pipeline.web.account.text import FATES, SKIPS, masked
-from pipeline.web.subscribe import form_input, time_zones
-from pipeline.web.subscribe.curated import CURATED, GROUPS
+from pipeline.web import static_files
+from pipeline.web.account.text import FATES, SKIPS, choices_of, masked, next_digest, now
+from pipeline.web.dependencies import READ, Form, Pages, Services, WakeEditions
+from pipeline.web.subscribe import curated, form_input
 from pipeline.web.subscribe.form_input import FieldError, FormInput
-from pipeline.web.templating import Pages
 
 ROOM: Final = views.Room(abstract=0, phrases=3, links=1)
+AN_HOUR: Final = {"Cache-Control": "public, max-age=3600"}
 LONGEST_PAUSE: Final = timedelta(days=366)
 DONE: Final = {
     "saved": gettext_noop("Saved. The changes apply from your next digest."),
@@ -56,134 +46,149 @@ class Outlook:
     is_ready: bool = True  # False while a topic is not matched yet
 
 
-def router(services: Services, pages: Pages, wake_editions: Callable[[], None]) -> APIRouter:
-    routes = APIRouter(prefix="/preferences/{token}")
-    engine = services.engine
+router = APIRouter()
 
-    @routes.api_route("", methods=LOOK)
-    def show(token: str, done: str = "") -> Response:
-        return _page(token, done=gettext(DONE[done]) if done in DONE else "")
 
-    @routes.post("")
-    def change(token: str, form: Sent) -> Response:
-        subscriber_id = _whose(token)
-        typed = form_input.parse(form)
-        wrong = mistakes(typed)
-        if wrong:
-            return _page(token, typed=typed, wrong=wrong)
-        try:
-            signup.change(
-                engine, subscriber_id, form_input.choices(typed), now(), seen=form.get("seen")
-            )
-        except ConflictError:
-            return _page(token, typed=typed, is_stale=True)
-        except LimitError as error:
-            refused = _page(
-                token, typed=typed, wrong=(FieldError("topics", gettext(TOO_MANY_NEW)),)
-            )
-            refused.status_code = 429
-            wait = (error.retry_at - now()).total_seconds()
-            refused.headers["Retry-After"] = str(max(1, int(wait)))
-            return refused
-        answer = _back(token, "saved")
-        answer.background = BackgroundTask(wake_editions)  # matches new topics
+@router.api_route("/preferences.css", methods=READ)
+def show_stylesheet() -> Response:
+    style = static_files.read("preferences.css")
+    return Response(style, media_type="text/css", headers=AN_HOUR)
+
+
+@router.api_route("/preferences/{token}", methods=READ)
+def show_preferences(token: str, services: Services, pages: Pages, done: str = "") -> Response:
+    return _page(services, pages, token, done=gettext(DONE[done]) if done in DONE else "")
+
+
+@router.post("/preferences/{token}")
+def change_preferences(
+    token: str,
+    form: Form,
+    services: Services,
+    pages: Pages,
+    wake_editions: WakeEditions,
+) -> Response:
+    subscriber_id = _subscriber_id(services, token)
+    values = form_input.parse(form)
+    if errors := validate(values):
+        return _page(services, pages, token, values=values, errors=errors)
+    choices = form_input.choices(values)
+    try:
+        signup.change(services.engine, subscriber_id, choices, now(), seen=form.get("seen"))
+    except ConflictError:
+        return _page(services, pages, token, values=values, is_stale=True)
+    except LimitError as error:
+        errors = (FieldError("topics", gettext(TOO_MANY_NEW)),)
+        answer: Response = _page(services, pages, token, values=values, errors=errors, status=429)
+        wait = (error.retry_at - now()).total_seconds()
+        answer.headers["Retry-After"] = str(max(1, int(wait)))
         return answer
+    answer = _redirect(token, "saved")
+    answer.background = BackgroundTask(wake_editions)  # matches new topics
+    return answer
 
-    @routes.post("/pause")
-    def pause(token: str, form: Sent) -> Response:
-        subscriber = signup.choices_of(engine, _whose(token)).subscriber
-        day = read_pause(form.get("until", ""), slots.local_date(now(), subscriber.schedule))
-        if day is None:
-            return _page(token, pause_error=gettext(WRONG_PAUSE))
-        return _pause(token, day, form)
 
-    @routes.post("/resume")
-    def resume(token: str, form: Sent) -> Response:
-        return _pause(token, None, form)
+@router.post("/preferences/{token}/pause")
+def pause(token: str, form: Form, services: Services, pages: Pages) -> Response:
+    known = signup.choices_of(services.engine, _subscriber_id(services, token))
+    today = slots.local_date(now(), known.subscriber.schedule)
+    day = parse_pause(form.get("until", ""), today)
+    if day is None:
+        return _page(services, pages, token, pause_error=gettext(WRONG_PAUSE))
+    return _pause(services, pages, token, day, seen=form.get("seen"))
 
-    def _pause(token: str, day: date | None, form: Sent) -> Response:
-        try:
-            signup.pause(engine, _whose(token), day, now(), seen=form.get("seen"))
-        except ConflictError:
-            return _page(token, pause_error=gettext(PAUSED_MEANWHILE), status=409)
-        return _back(token, "paused" if day else "resumed")
 
-    @routes.post("/data")
-    def mail_data_link(token: str) -> Response:
-        signup.ask_data_link(engine, _whose(token), now())
-        return _back(token, "mailed")
+@router.post("/preferences/{token}/resume")
+def resume(token: str, form: Form, services: Services, pages: Pages) -> Response:
+    return _pause(services, pages, token, None, seen=form.get("seen"))
 
-    def _whose(token: str) -> int:
-        return services.links.read_preferences(token, now())
 
-    def _back(token: str, done: str) -> Response:
-        """Redirect to the page (303), so that a reload does not submit the form again."""
-        return RedirectResponse(f"/preferences/{token}?done={done}", 303)
+@router.post("/preferences/{token}/data")
+def mail_data_link(token: str, services: Services) -> Response:
+    signup.ask_data_link(services.engine, _subscriber_id(services, token), now())
+    return _redirect(token, "mailed")
 
-    def _page(
-        token: str,
-        *,
-        done: str = "",
-        typed: FormInput | None = None,
-        wrong: tuple[FieldError, ...] = (),
-        pause_error: str = "",
-        is_stale: bool = False,
-        status: int = 422,
-    ) -> HTMLResponse:
-        known = signup.choices_of(engine, _whose(token))
-        subscriber = known.subscriber
-        pause = signup.pause_of(subscriber, now())
-        shown = typed or typed_from(known)
-        is_wrong = bool(pause_error or wrong or is_stale)
-        return pages.show(
-            "preferences.html",
-            status=409 if is_stale else status if is_wrong else 200,
-            token=token,
-            done=done,
-            seen=known.version,
-            saved_meanwhile=_chosen(known) if is_stale else None,
-            typed=shown,
-            mistakes=wrong,
-            groups=GROUPS,
-            curated=len(CURATED),
-            hours=form_input.HOURS,
-            rhythms=form_input.translated(form_input.RHYTHMS),
-            sizes=form_input.sizes(shown.max_papers),
-            breadths=form_input.translated(form_input.BREADTHS),
-            regions=time_zones.by_region(),
-            listed=time_zones.is_listed(shown.timezone),
-            pause_error=pause_error,
-            first_pause=slots.local_date(now(), subscriber.schedule) + timedelta(days=1),
-            address=masked(subscriber.email),
-            status_word=subscriber.status.value,
-            paused_until=formatting.full_day(pause) if pause else "",
-            seen_pause=pause or "",
-            next_digest=next_digest(subscriber, now()),
-            outlook=None if is_wrong else _outlook(subscriber),
-            digests=[
-                (formatting.full_day(d.edition_on), services.links.digest(d.delivery_id, now()),
-                 gettext(FATES[d.status]), d.papers)
-                for d in known.digests
-            ],
-            skips=[
-                (formatting.full_day(s.edition_on), gettext(SKIPS[s.reason])) for s in known.skips
-            ],
-        )  # fmt: skip
 
-    def _outlook(subscriber: Subscriber) -> Outlook | None:
-        """Return the next digest without matching a new topic; None if not active."""
-        if subscriber.status is not SubscriberStatus.ACTIVE:
-            return None
-        digest = editions.outlook(engine, subscriber.email, now=now())
-        if digest is None:
-            return Outlook((), 0, is_ready=False)
-        cards = tuple(
-            views.card(pick.paper, views.reasons(pick.reasons, ROOM), pages.branding, ROOM)
-            for pick in digest.picks
-        )
-        return Outlook(cards, digest.more)
+def _pause(
+    services: Services, pages: Pages, token: str, day: date | None, *, seen: str | None
+) -> Response:
+    """Set the end of the pause; None ends it now."""
+    try:
+        signup.pause(services.engine, _subscriber_id(services, token), day, now(), seen=seen)
+    except ConflictError:
+        return _page(services, pages, token, pause_error=gettext(PAUSED_MEANWHILE), status=409)
+    return _redirect(token, "paused" if day else "resumed")
 
-    return routes
+
+def _subscriber_id(services: Services, token: str) -> int:
+    return services.links.read_preferences(token, now())
+
+
+def _redirect(token: str, done: str) -> Response:
+    """Redirect to the page (303), so that a reload does not submit the form again."""
+    return RedirectResponse(f"/preferences/{token}?done={done}", 303)
+
+
+def _page(
+    services: Services,
+    pages: Pages,
+    token: str,
+    *,
+    done: str = "",
+    values: FormInput | None = None,
+    errors: tuple[FieldError, ...] = (),
+    pause_error: str = "",
+    is_stale: bool = False,
+    status: int = 422,
+) -> HTMLResponse:
+    """Return the page with the stored choices, or with the submitted `values`.
+
+    `status` applies if there is an error; `is_stale` means that the choices were saved in another
+    window since the form was loaded (409).
+    """
+    known = signup.choices_of(services.engine, _subscriber_id(services, token))
+    subscriber = known.subscriber
+    pause = signup.pause_of(subscriber, now())
+    values = values or stored_values(known)
+    is_wrong = bool(pause_error or errors or is_stale)
+    return pages.show(
+        "preferences.html",
+        status=409 if is_stale else status if is_wrong else 200,
+        token=token,
+        done=done,
+        seen=known.version,
+        saved_meanwhile=choices_of(known) if is_stale else None,
+        mistakes=errors,
+        **form_input.options(values),
+        pause_error=pause_error,
+        first_pause=slots.local_date(now(), subscriber.schedule) + timedelta(days=1),
+        address=masked(subscriber.email),
+        status_word=subscriber.status.value,
+        paused_until=formatting.full_day(pause) if pause else "",
+        seen_pause=pause or "",
+        next_digest=next_digest(subscriber, now()),
+        outlook=None if is_wrong else _outlook(services, pages, subscriber),
+        digests=[
+            (formatting.full_day(d.edition_on), services.links.digest(d.delivery_id, now()),
+             gettext(FATES[d.status]), d.papers)
+            for d in known.digests
+        ],
+        skips=[(formatting.full_day(s.edition_on), gettext(SKIPS[s.reason])) for s in known.skips],
+    )  # fmt: skip
+
+
+def _outlook(services: Services, pages: Pages, subscriber: Subscriber) -> Outlook | None:
+    """Return the next digest without matching a new topic; None if not active."""
+    if subscriber.status is not SubscriberStatus.ACTIVE:
+        return None
+    digest = editions.outlook(services.engine, subscriber.email, now=now())
+    if digest is None:
+        return Outlook((), 0, is_ready=False)
+    cards = tuple(
+        views.card(pick.paper, views.reasons(pick.reasons, ROOM), pages.branding, ROOM)
+        for pick in digest.picks
+    )
+    return Outlook(cards, digest.more)
 
 
 # --- Form (pure) --------------------------------------------------------------------------------
@@ -197,13 +202,13 @@ PAUSED_MEANWHILE = gettext_noop(
 WRONG_PAUSE = gettext_noop("Enter a day after today, at most a year from now.")
 
 
-def typed_from(known: Preferences) -> FormInput:
+def stored_values(known: Preferences) -> FormInput:
     """Return the form with the stored choices: curated topics as slugs, all others as queries."""
     schedule = known.subscriber.schedule
     rhythm = schedule.frequency.value
     if schedule.frequency is Frequency.WEEKLY:
         rhythm = f"{rhythm}-{schedule.weekday.name.lower()}"
-    slugs = slugs_by_query()
+    slugs = curated.in_use().slugs_by_query
     own = [_line(*topic) for topic in known.topics if topic[0] not in slugs]
     return FormInput(
         email=known.subscriber.email,
@@ -217,14 +222,6 @@ def typed_from(known: Preferences) -> FormInput:
     )
 
 
-def _chosen(known: Preferences) -> CurrentChoices:
-    subscriber = known.subscriber
-    labels = [label for _, label in known.topics]
-    return current_choices(
-        subscriber.email, labels, subscriber.schedule, subscriber.max_papers, subscriber.breadth
-    )
-
-
 def _line(query: str, label: str) -> str:
     """Return the label of a topic if it still parses to the stored query, else the query."""
     try:
@@ -233,18 +230,12 @@ def _line(query: str, label: str) -> str:
         return query
 
 
-@cache
-def slugs_by_query() -> Mapping[str, str]:
-    """Return the slugs of the curated topics by canonical query; cached for the process."""
-    return {canonical(topic.query): topic.slug for topic in CURATED}
-
-
-def mistakes(typed: FormInput) -> tuple[FieldError, ...]:
+def validate(values: FormInput) -> tuple[FieldError, ...]:
     """Validate the form; errors of the address are dropped, because it has no such field."""
-    return tuple(wrong for wrong in form_input.validate(typed) if wrong.field != "email")
+    return tuple(error for error in form_input.validate(values) if error.field != "email")
 
 
-def read_pause(until: str, today: date) -> date | None:
+def parse_pause(until: str, today: date) -> date | None:
     """Parse an ISO date after `today`, at most `LONGEST_PAUSE` later; None if it is invalid."""
     try:
         day = date.fromisoformat(until)

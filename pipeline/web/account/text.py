@@ -1,15 +1,26 @@
-"""Display texts for dates, schedules, delivery statuses and reasons. Pure."""
+"""Display texts of the account pages: choices, dates, delivery statuses and reasons."""
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from pipeline import slots
-from pipeline.domain import DeliveryStatus, Frequency, Schedule, SkipReason
+from pipeline.domain import (
+    Breadth,
+    DeliveryStatus,
+    Frequency,
+    Schedule,
+    SkipReason,
+    Subscriber,
+    SubscriberStatus,
+)
 from pipeline.rendering import formatting
-from pipeline.signup import UnsubscribeReason
+from pipeline.signup import Preferences, UnsubscribeReason
 from pipeline.translations import gettext, gettext_noop
+from pipeline.web.subscribe.form_input import BREADTHS, breadth_value
 
 SKIPS: Final = {
     SkipReason.NOTHING_NEW: gettext_noop("There were no new papers since your last digest."),
@@ -40,11 +51,46 @@ WHYS: Final = {
 }
 
 
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
 def masked(email: str) -> str:
     """Mask an address so that only its owner recognises it: "a•••@e•••.org"."""
     name, _, domain = email.rpartition("@")
     host, dot, top = domain.rpartition(".")
     return f"{name[:1]}•••@{host[:1]}•••{dot}{top}" if dot else f"{name[:1]}•••@{top[:1]}•••"
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentChoices:
+    """Choices of a subscriber, as display texts."""
+
+    address: str  # masked
+    topics: tuple[str, ...]
+    rhythm: str  # "Every day at 08:00, Europe/Paris time"
+    max_papers: int
+    breadth: str  # "Strict"
+
+
+def current_choices(
+    email: str, topics: Sequence[str], schedule: Schedule, max_papers: int, breadth: Breadth
+) -> CurrentChoices:
+    return CurrentChoices(
+        masked(email),
+        tuple(topics),
+        schedule_text(schedule),
+        max_papers,
+        gettext(dict(BREADTHS)[breadth_value(breadth)]),
+    )
+
+
+def choices_of(known: Preferences) -> CurrentChoices:
+    subscriber = known.subscriber
+    labels = [label for _, label in known.topics]
+    return current_choices(
+        subscriber.email, labels, subscriber.schedule, subscriber.max_papers, subscriber.breadth
+    )
 
 
 def schedule_text(schedule: Schedule) -> str:
@@ -81,6 +127,19 @@ def delivery_time(slot: datetime, schedule: Schedule, now: datetime) -> str:
         "time": f"{local:%H:%M}",
         "timezone": schedule.timezone,
     }
+
+
+def next_digest(subscriber: Subscriber, now: datetime) -> str:
+    """Return the time of the next digest, as text in the reader's time zone; "" if none is due.
+
+    A digest is due only for an active subscriber; a pause postpones it.
+    """
+    due_at = subscriber.next_slot_at
+    if subscriber.status is not SubscriberStatus.ACTIVE or due_at is None:
+        return ""
+    if subscriber.paused_until is not None:
+        due_at = max(due_at, first_after(subscriber.paused_until, subscriber.schedule))
+    return delivery_time(due_at, subscriber.schedule, now)
 
 
 def first_after(until: date, schedule: Schedule) -> datetime:

@@ -1,22 +1,143 @@
-"""Result lists: select, sort and paginate papers."""
+"""Lists of papers: query parameters, selection, pages, and links to other periods and orders."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from datetime import date
+from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 from sqlalchemy import Connection
 
-from pipeline.matching.query import Query
-from pipeline.rendering import Branding
+from pipeline.domain import TRENDING
+from pipeline.errors import QueryError
+from pipeline.matching.query import Query, parse
+from pipeline.rendering import Branding, formatting
 from pipeline.storage import ingest_state
+from pipeline.translations import gettext
 from pipeline.web.papers import periods, views
-from pipeline.web.papers.catalog import Catalog, Places, Sort
-from pipeline.web.papers.params import ListParams, pages
-from pipeline.web.papers.periods import Days, Span
-from pipeline.web.papers.search_index import LiveIndex, SearchIndex
-from pipeline.web.papers.views import FoundBy, Shown
+from pipeline.web.papers.periods import Days, Period, Span
+from pipeline.web.papers.search_index import Catalog, LiveIndex, Places, SearchIndex, Sort
+from pipeline.web.papers.views import FoundBy, PaperInList
+from pipeline.web.subscribe import curated
+
+# --- Query parameters ---------------------------------------------------------------------------
+
+_PAGE = re.compile(r"[0-9]{1,6}")
+
+
+@dataclass(frozen=True, slots=True)
+class ListParams:
+    """Parsed query parameters of `/papers`."""
+
+    q: str = ""  # as typed
+    topic: str = ""  # the slug of a curated topic, or a query
+    period: Period | None = None
+    sort: Sort | None = None  # None: the default of the list (see `order`)
+    page: int = 1
+
+    @property
+    def topic_query(self) -> str:
+        """Return the query of the topic; "" if there is no topic, and for trending."""
+        known = curated.in_use().by_slug.get(self.topic)
+        query = known.query if known else self.topic
+        return "" if query == TRENDING else query
+
+    @property
+    def topic_name(self) -> str:
+        known = curated.in_use().by_slug.get(self.topic)
+        return known.name if known else formatting.clean(self.topic)
+
+    @property
+    def query(self) -> str:
+        """Return the topic's query and `q`, joined with AND if both are given."""
+        both = [text for text in (self.topic_query, self.q) if text]
+        return both[0] if len(both) == 1 else " AND ".join(f"({text})" for text in both)
+
+    @property
+    def is_search(self) -> bool:
+        return bool(self.query)
+
+    @property
+    def order(self) -> Sort:
+        """Return the sort order. "best" needs a query and is then the default, else "trending"."""
+        if self.sort is None or (self.sort is Sort.BEST and not self.is_search):
+            return Sort.BEST if self.is_search else Sort.TRENDING
+        return self.sort
+
+    def parsed(self) -> Query | None:
+        """Return the parsed query; None if there is none.
+
+        Raise QueryError if it is invalid; `q` is parsed first by itself, so that the position of
+        an error in it refers to the typed text.
+        """
+        typed = parse(self.q) if self.q else None
+        if self.topic_query:
+            return parse(self.query)
+        return typed
+
+    def but(self, **changes: Any) -> ListParams:
+        """Return a copy with some parameters changed; the page is reset to 1 unless given."""
+        return replace(self, **{"page": 1, **changes})
+
+    def address(self, path: str = "/papers") -> str:
+        """Return the path with all parameters that are not the default."""
+        parameters = {
+            "q": self.q,
+            "topic": self.topic,
+            self.period.span if self.period else "date": self.period.name if self.period else "",
+            "sort": self.sort or "",
+            "page": str(self.page) if self.page > 1 else "",
+        }
+        given = urlencode({str(name): value for name, value in parameters.items() if value})
+        return f"{path}?{given}" if given else path
+
+    def subscribe(self) -> str:
+        """Return the URL of the sign-up form, prefilled with the query or topic."""
+        topic = self.query if self.q else self.topic
+        return f"/subscribe?{urlencode({'topic': topic})}" if topic else "/subscribe"
+
+
+def parse_params(
+    *, q: str, topic: str, date: str, week: str, month: str, sort: str, page: str
+) -> ListParams:
+    """Parse the parameters. Raise ValueError if the period is invalid.
+
+    An invalid page or sort order is replaced by the default. Of several periods the shortest
+    counts.
+    """
+    return ListParams(
+        q=q.strip(),
+        topic=topic.strip(),
+        period=_period({Span.DAY: date, Span.WEEK: week, Span.MONTH: month}),
+        sort=Sort(sort) if sort in set(Sort) else None,
+        page=int(page) if _PAGE.fullmatch(page) else 1,
+    )
+
+
+def _period(names: dict[Span, str]) -> Period | None:
+    given = [(span, name) for span, name in names.items() if name]
+    return periods.parse(*given[0]) if given else None
+
+
+@dataclass(frozen=True, slots=True)
+class QueryMistake:
+    """Syntax error of a query: the text before its position, and the text from there on."""
+
+    message: str
+    before: str
+    after: str
+
+
+def mistake(error: QueryError) -> QueryMistake:
+    """Split the query at the error, with a space for each unprintable character."""
+    typed = "".join(letter if letter.isprintable() else " " for letter in error.query)
+    return QueryMistake(error.message, typed[: error.position], typed[error.position :])
+
+
+# --- Selection and pages ------------------------------------------------------------------------
 
 SIZE = 30  # papers on a page
 
@@ -39,14 +160,14 @@ class SelectedPapers:
         """Return whether older papers are missing because the index is still being built."""
         return self.search_index is not None and not self.search_index.complete
 
-    def show(self, conn: Connection, part: slice, branding: Branding) -> list[Shown]:
+    def show(self, conn: Connection, part: slice, branding: Branding) -> list[PaperInList]:
         """Load this slice of the list from the database, with the matched words highlighted."""
         places = self.places[part]
         ids = self.catalog.ids
         if self.search_index is None or self.query is None:
             return views.views_of(conn, ids[places].tolist(), branding)
         phrases = self.search_index.phrases(self.query, places)
-        found_by = FoundBy(self.query, {int(ids[at]): said for at, said in phrases.items()})
+        found_by = FoundBy(self.query, {int(ids[place]): texts for place, texts in phrases.items()})
         return views.views_of(conn, ids[places].tolist(), branding, found_by)
 
 
@@ -54,7 +175,7 @@ class SelectedPapers:
 class Page:
     """Page of a result list; `number` counts from 1."""
 
-    papers: list[Shown]
+    papers: list[PaperInList]
     total: int
     number: int
     last: int
@@ -72,23 +193,102 @@ def choose(
     live_index.catalog(
         ingest_state.published_batch(conn)
     )  # triggers a refresh if a newer batch is published
-    search_index = live_index.search_index()
+    search_index = live_index.current()
     catalog, found = search_index.catalog, search_index.find(query)
     inside = catalog.within(days)[found.papers]
     places = catalog.sorted(found.papers[inside], order, found.scores[inside])
     return SelectedPapers(catalog, places, query, search_index)
 
 
-def page(chosen: SelectedPapers, number: int, conn: Connection, branding: Branding) -> Page:
+def page(selected: SelectedPapers, number: int, conn: Connection, branding: Branding) -> Page:
     """Return page `number`, clamped to the existing pages."""
-    last = pages(chosen.total, SIZE)
+    last = pages(selected.total, SIZE)
     number = min(max(number, 1), last)
     part = slice((number - 1) * SIZE, number * SIZE)
-    return Page(chosen.show(conn, part, branding), chosen.total, number, last, chosen.is_partial)
+    return Page(
+        selected.show(conn, part, branding), selected.total, number, last, selected.is_partial
+    )
 
 
-def with_period(asked: ListParams, days: tuple[date, ...]) -> ListParams:
-    """Return `asked` with the newest day as its period if it has neither a query nor a period."""
-    if asked.period is None and not asked.is_search and days:
-        return asked.but(period=periods.around(days[-1], Span.DAY), page=asked.page)
-    return asked
+def with_period(params: ListParams, days: tuple[date, ...]) -> ListParams:
+    """Return `params` with the newest day as its period if it has neither a query nor a period."""
+    if params.period is None and not params.is_search and days:
+        return params.but(period=periods.around(days[-1], Span.DAY), page=params.page)
+    return params
+
+
+def pages(total: int, size: int) -> int:
+    """Return the number of pages for `total` papers; an empty list has one page."""
+    return max(1, -(-total // size))
+
+
+# --- Links --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NavigationLink:
+    """Link to a period."""
+
+    label: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """Period of the list, with links to others."""
+
+    title: str
+    earlier: NavigationLink | None
+    later: NavigationLink | None
+    spans: tuple[tuple[str, str, bool], ...]  # Day, Week, Month: (name, URL, is current)
+
+
+def calendar(params: ListParams, days: tuple[date, ...]) -> Calendar | None:
+    """Return links to the nearest periods with papers; None if the list has no period."""
+    period = params.period
+    if period is None:
+        return None
+    anchor = _anchor(period, days)
+    return Calendar(
+        title=period.title,
+        earlier=_step(params, periods.before(period, days)),
+        later=_step(params, periods.after(period, days)),
+        spans=tuple(
+            (name, params.but(period=periods.around(anchor, span)).address(), span is period.span)
+            for name, span in (
+                (gettext("Day"), Span.DAY),
+                (gettext("Week"), Span.WEEK),
+                (gettext("Month"), Span.MONTH),
+            )
+        ),
+    )
+
+
+def _anchor(period: Period, days: tuple[date, ...]) -> date:
+    """Return the last day with papers, or the first day if none; shorter periods contain it."""
+    inside = [day for day in days if day in period]
+    return inside[-1] if inside else period.first
+
+
+def _step(params: ListParams, period: Period | None) -> NavigationLink | None:
+    return NavigationLink(period.short, params.but(period=period).address()) if period else None
+
+
+def sorts(params: ListParams) -> tuple[tuple[str, str, bool], ...]:
+    """Return (name, URL, is current) of each sort order; best match only if there is a query."""
+    names = {
+        Sort.BEST: gettext("Best match"),
+        Sort.TRENDING: gettext("Trending"),
+        Sort.NEWEST: gettext("Newest"),
+    }
+    return tuple(
+        (name, params.but(sort=sort).address(), sort is params.order)
+        for sort, name in names.items()
+        if params.is_search or sort is not Sort.BEST
+    )
+
+
+def steps(params: ListParams, number: int, last: int) -> tuple[str | None, str | None]:
+    """Return the URLs of the previous and the next page; None where there is none."""
+    before = params.but(page=number - 1).address() if number > 1 else None
+    return before, params.but(page=number + 1).address() if number < last else None

@@ -14,12 +14,11 @@ from sqlalchemy import Connection, Engine
 
 from pipeline.domain import Breadth, Paper
 from pipeline.matching.index import Found
-from pipeline.matching.query import parse
+from pipeline.matching.query import Query, TopicQuery
 from pipeline.matching.threshold import NARROWEST
 from pipeline.storage import ingest_state, papers
 from pipeline.storage.database import read_only
-from pipeline.web.papers.catalog import Mask, Places
-from pipeline.web.papers.search_index import LiveIndex, SearchIndex
+from pipeline.web.papers.search_index import LiveIndex, Mask, Places, SearchIndex
 from pipeline.web.subscribe.volume import DAYS
 
 MOST_KEPT: Final = 16 * 1024 * 1024  # octets of cached query results
@@ -37,16 +36,16 @@ class RecentWindow:
         self._kept = 0  # octets in `_found`
         self._lock = threading.Lock()
 
-    def found(self, query: str, breadth: Breadth = Breadth.BALANCED) -> Found:
-        """Return the recent papers that match a canonical query, not sorted by score.
+    def found(self, query: TopicQuery, breadth: Breadth = Breadth.BALANCED) -> Found:
+        """Return the recent papers that match a query, not sorted by score.
 
         Results are cached at the broadest setting and filtered by `breadth`.
         """
         with self._lock:
-            found = self._found.get(query)
+            found = self._found.get(query.text)
         if found is None:
-            found = self._find(query)
-            self._keep(query, found)
+            found = self._find(query.tree)
+            self._keep(query.text, found)
         return found.take(found.breadths <= breadth)
 
     def _keep(self, query: str, found: Found) -> None:
@@ -59,8 +58,8 @@ class RecentWindow:
             while self._kept > MOST_KEPT:
                 self._kept -= _octets(*self._found.popitem(last=False))
 
-    def _find(self, query: str) -> Found:
-        found = self.search_index.find(parse(query), breadth=Breadth.MORE)
+    def _find(self, query: Query) -> Found:
+        found = self.search_index.find(query, breadth=Breadth.MORE)
         return found.take(self._within[found.papers])
 
     @cached_property
@@ -73,9 +72,9 @@ class RecentWindow:
     def is_complete(self) -> bool:
         return self.search_index.complete
 
-    def phrases(self, query: str, places: Places) -> dict[int, tuple[str, ...]]:
+    def phrases(self, query: Query, places: Places) -> dict[int, tuple[str, ...]]:
         """Return the matched phrases of each paper, by place."""
-        return self.search_index.phrases(parse(query), places)
+        return self.search_index.phrases(query, places)
 
     def announced(self, places: Places, first: date, last: date) -> Mask:
         """Return a mask over `places`: last announced from `first` to `last`, both included."""
@@ -122,10 +121,10 @@ def _octets(query: str, found: Found) -> int:
 
 
 class RecentPapers:
-    """Provider of the current `RecentWindow`, from the library that all pages share."""
+    """Provider of the current `RecentWindow`, from the index that all pages share."""
 
     def __init__(self, live_index: LiveIndex, engine: Engine) -> None:
-        self._library = live_index
+        self._live_index = live_index
         self._engine = engine
         self._kept: RecentWindow | None = None
 
@@ -137,8 +136,8 @@ class RecentPapers:
     def get(self) -> RecentWindow:
         """Return the recent papers, at most one batch behind; cached until the index changes."""
         with read_only(self._engine) as conn:
-            self._library.catalog(ingest_state.published_batch(conn))  # triggers a refresh
-        search_index = self._library.search_index()
+            self._live_index.catalog(ingest_state.published_batch(conn))  # triggers a refresh
+        search_index = self._live_index.current()
         kept = self._kept
         if kept is None or kept.search_index is not search_index:
             kept = self._kept = RecentWindow(search_index)

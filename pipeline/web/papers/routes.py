@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from sqlalchemy import Connection
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from pipeline.bootstrap import Services
 from pipeline.domain import Paper
 from pipeline.errors import QueryError
 from pipeline.matching.query import plain_words
@@ -18,98 +16,98 @@ from pipeline.rendering import Branding, formatting
 from pipeline.storage import ingest_state, papers
 from pipeline.storage.database import read_only
 from pipeline.translations import ngettext
-from pipeline.web.client_address import CPUBudget
+from pipeline.web.dependencies import READ, CPUBudget, LiveIndex, Pages, Services
 from pipeline.web.middleware import public
-from pipeline.web.papers import listing, navigation, params, views
-from pipeline.web.papers.catalog import Sort
-from pipeline.web.papers.params import ListParams
-from pipeline.web.papers.search_index import LiveIndex
-from pipeline.web.papers.views import Shown
-from pipeline.web.templating import Pages
+from pipeline.web.papers import listing, views
+from pipeline.web.papers.listing import ListParams
+from pipeline.web.papers.search_index import Sort
+from pipeline.web.papers.views import PaperInList
 
-LOOK = ["GET", "HEAD"]
 SIMILAR = 5
-Text = Annotated[str, Query()]
+
+router = APIRouter()
 
 
-def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBudget) -> APIRouter:
-    """Return the routes; only searches count against the visitor's rate limit."""
-    routes = APIRouter()
+@router.api_route("/", methods=READ)
+@router.api_route("/papers", methods=READ)
+def list_papers(
+    request: Request,
+    services: Services,
+    pages: Pages,
+    live_index: LiveIndex,
+    budget: CPUBudget,
+    q: str = "",
+    topic: str = "",
+    date: str = "",
+    week: str = "",
+    month: str = "",
+    sort: str = "",
+    page: str = "",
+) -> Response:
+    """Show papers; only searches count against the visitor's rate limit."""
+    try:
+        params = listing.parse_params(
+            q=q, topic=topic, date=date, week=week, month=month, sort=sort, page=page
+        )
+    except ValueError as error:
+        raise HTTPException(422) from error
+    counted = budget.search(request) if params.is_search else nullcontext()
+    with counted, read_only(services.engine) as conn:
+        return public(request, _list(conn, params, pages, live_index))
 
-    @routes.api_route("/", methods=LOOK)
-    @routes.api_route("/papers", methods=LOOK)
-    def list_papers(
-        request: Request,
-        q: Text = "",
-        topic: Text = "",
-        date: Text = "",
-        week: Text = "",
-        month: Text = "",
-        sort: Text = "",
-        page: Text = "",
-    ) -> Response:
-        try:
-            asked = params.parse_params(
-                q=q, topic=topic, date=date, week=week, month=month, sort=sort, page=page
-            )
-        except ValueError as error:
-            raise HTTPException(422) from error
-        counted = meter.search(request) if asked.is_search else nullcontext()
-        with counted, read_only(services.engine) as conn:
-            return public(request, _list(conn, asked, pages, live_index))
 
-    @routes.api_route("/papers/{key:path}", methods=LOOK)
-    def one_paper(request: Request, key: str) -> Response:
-        with read_only(services.engine) as conn:
-            paper = papers.by_key(conn, key)
-            if paper is None:
-                return pages.show("no_paper.html", status=404, key=formatting.clean(key))
-            seen = papers.sightings_of(conn, [paper.id]).get(paper.id, ())
-            answer = pages.show(
-                "paper.html",
-                paper=views.detailed(paper, seen, pages.branding),
-                similar=_similar(conn, paper, live_index, pages.branding),
-                canonical=views.path_of(paper.key),
-            )
-        return public(request, answer)
-
-    return routes
+@router.api_route("/papers/{key:path}", methods=READ)
+def show_paper(
+    request: Request, key: str, services: Services, pages: Pages, live_index: LiveIndex
+) -> Response:
+    with read_only(services.engine) as conn:
+        paper = papers.by_key(conn, key)
+        if paper is None:
+            return pages.show("no_paper.html", status=404, key=formatting.clean(key))
+        seen = papers.sightings_of(conn, [paper.id]).get(paper.id, ())
+        answer = pages.show(
+            "paper.html",
+            paper=views.details(paper, seen, pages.branding),
+            similar=_similar(conn, paper, live_index, pages.branding),
+            canonical=views.path_of(paper.key),
+        )
+    return public(request, answer)
 
 
 # --- Lists --------------------------------------------------------------------------------------
 
 
-def _list(conn: Connection, asked: ListParams, pages: Pages, live_index: LiveIndex) -> Response:
-    known = live_index.catalog(ingest_state.published_batch(conn))
-    asked = listing.with_period(asked, known.days)
+def _list(conn: Connection, params: ListParams, pages: Pages, live_index: LiveIndex) -> Response:
+    days = live_index.catalog(ingest_state.published_batch(conn)).days
+    params = listing.with_period(params, days)
     try:
-        query = asked.parsed()
+        query = params.parsed()
     except QueryError as error:
-        return _mistaken(asked, error, pages)
-    chosen = listing.choose(live_index, conn, query, asked.period, asked.order)
-    page = listing.page(chosen, asked.page, conn, pages.branding)
+        return _query_error(params, error, pages)
+    selected = listing.choose(live_index, conn, query, params.period, params.order)
+    page = listing.page(selected, params.page, conn, pages.branding)
     return pages.show(
         "papers.html",
-        asked=asked,
+        asked=params,
         page=page,
-        calendar=navigation.calendar(asked, known.days),
-        sorts=navigation.sorts(asked),
+        calendar=listing.calendar(params, days),
+        sorts=listing.sorts(params),
         mistake=None,
-        newest=known.days[-1] if known.days else None,
+        newest=days[-1] if days else None,
         counted=ngettext("%(num)s paper", "%(num)s papers", page.total),
-        steps=navigation.steps(asked, page.number, page.last),
-        canonical=asked.but(page=page.number).address(),
+        steps=listing.steps(params, page.number, page.last),
+        canonical=params.but(page=page.number).address(),
     )
 
 
-def _mistaken(asked: ListParams, error: QueryError, pages: Pages) -> Response:
+def _query_error(params: ListParams, error: QueryError, pages: Pages) -> Response:
     return pages.show(
         "papers.html",
         status=422,
-        asked=asked,
+        asked=params,
         page=None,
         calendar=None,
-        mistake=params.mistake(error),
+        mistake=listing.mistake(error),
         canonical="/papers",
     )
 
@@ -119,7 +117,7 @@ def _mistaken(asked: ListParams, error: QueryError, pages: Pages) -> Response:
 
 def _similar(
     conn: Connection, paper: Paper, live_index: LiveIndex, branding: Branding
-) -> list[Shown]:
+) -> list[PaperInList]:
     """Return up to `SIMILAR` other papers, best match first, for the title and five keywords.
 
     Empty until the search index is built.

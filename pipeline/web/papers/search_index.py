@@ -7,10 +7,14 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from functools import cached_property
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 from sqlalchemy import Connection, Engine
 
@@ -20,10 +24,10 @@ from pipeline.matching.index import Found, PaperIndex
 from pipeline.matching.match import PaperText
 from pipeline.matching.query import Query
 from pipeline.matching.semantic import Embedder
-from pipeline.storage import papers
+from pipeline.storage import ingest_state, papers
 from pipeline.storage.database import read_only
-from pipeline.web.papers import catalog as catalogs
-from pipeline.web.papers.catalog import Catalog, Places
+from pipeline.storage.papers import Listed
+from pipeline.web.papers.periods import Days
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +36,101 @@ FEW: Final = 300  # newest papers, searched while the first index is being built
 PATIENCE: Final = 2.0  # seconds that a request waits for the first index
 # Placeholder for a paper that was merged into another since the catalog was loaded.
 GONE: Final = PaperText(id="", title="", abstract="")
+
+
+# --- Catalog ------------------------------------------------------------------------------------
+
+Places = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Scores = npt.NDArray[np.float64]
+
+MOST = 100_000  # newest papers; older ones are in no list, but keep their own pages
+
+
+class Sort(StrEnum):
+    BEST = "best"  # highest score first; only if there is a query
+    TRENDING = "trending"  # most upvotes first
+    NEWEST = "newest"
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Papers visible at `batch`, sorted by id. A place is a position in these arrays."""
+
+    batch: int
+    ids: Places
+    versions: Places
+    upvotes: Places
+    newest: Places  # the last day on which a source announced it, as a date ordinal
+    sighted: Places  # one entry for each announcement by a source: the place of the paper
+    sighted_on: Places  # and its day, as a date ordinal
+
+    @property
+    def size(self) -> int:
+        return self.ids.size
+
+    @cached_property
+    def days(self) -> tuple[date, ...]:
+        """Return all days with papers, ascending."""
+        return tuple(date.fromordinal(int(day)) for day in np.unique(self.sighted_on))
+
+    def within(self, period: Days | None) -> Mask:
+        """Return a mask of the papers that any source announced in `period`; None: all papers."""
+        mask = np.full(self.size, period is None, dtype=np.bool_)
+        if period is not None:
+            first, last = period.first.toordinal(), period.last.toordinal()
+            mask[self.sighted[(self.sighted_on >= first) & (self.sighted_on <= last)]] = True
+        return mask
+
+    def sorted(self, places: Places, by: Sort, scores: Scores | None = None) -> Places:
+        """Return `places` sorted; ties are broken by the newest day, then by the highest id.
+
+        Without `scores`, BEST is the same as NEWEST.
+        """
+        keys: list[npt.NDArray[np.generic]] = [-self.ids[places], -self.newest[places]]
+        if by is Sort.TRENDING:
+            keys.append(-self.upvotes[places])
+        elif by is Sort.BEST and scores is not None:
+            keys.append(-scores)
+        ordered: Places = places[np.lexsort(keys)]
+        return ordered
+
+    def per_day(self, places: Places, period: Days) -> dict[date, int]:
+        """Return the number of papers for each day of the period, including days without any.
+
+        A paper counts once, on its first day in the period.
+        """
+        start, end = period.first.toordinal(), period.last.toordinal() + 1
+        first = np.full(self.size, end)
+        inside = (self.sighted_on >= start) & (self.sighted_on < end)
+        np.minimum.at(first, self.sighted[inside], self.sighted_on[inside])
+        counts = np.bincount(first[places] - start, minlength=end - start + 1)
+        return {date.fromordinal(start + i): int(n) for i, n in enumerate(counts[:-1])}
+
+
+def load_catalog(conn: Connection, *, most: int = MOST) -> Catalog:
+    """Load the `most` newest papers of the published batch from the database."""
+    batch = ingest_state.published_batch(conn)
+    return _catalog(batch, papers.listed(conn, through_batch=batch, limit=most))
+
+
+def _catalog(batch: int, listed: list[Listed]) -> Catalog:
+    return Catalog(
+        batch=batch,
+        ids=_array([paper.id for paper in listed]),
+        versions=_array([paper.version for paper in listed]),
+        upvotes=_array([paper.upvotes for paper in listed]),
+        newest=_array([paper.days[-1].toordinal() for paper in listed]),
+        sighted=_array([place for place, paper in enumerate(listed) for _ in paper.days]),
+        sighted_on=_array([day.toordinal() for paper in listed for day in paper.days]),
+    )
+
+
+def _array(numbers: list[int]) -> Places:
+    return np.array(numbers, dtype=np.int64)
+
+
+# --- Index --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +148,7 @@ class SearchIndex:
 
     catalog: Catalog
     starts: Places  # the place of each segment's first paper, and the end of the last segment
-    search_index: tuple[Segment, ...]
+    segments: tuple[Segment, ...]
     complete: bool = True  # False: only the newest papers, while the index is being built
 
     def find(
@@ -60,7 +159,7 @@ class SearchIndex:
         Without `floor` there is no relevance threshold: one word of several is enough.
         """
         found = [
-            segment.index.find(query, floor=floor, breadth=breadth) for segment in self.search_index
+            segment.index.find(query, floor=floor, breadth=breadth) for segment in self.segments
         ]
         if not found:
             return Found(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int8))
@@ -74,7 +173,7 @@ class SearchIndex:
     def phrases(self, query: Query, places: Places) -> dict[int, tuple[str, ...]]:
         """Return the matched phrases of each paper, by place; only the segments of `places`."""
         words: dict[int, tuple[str, ...]] = {}
-        for segment, (start, end) in zip(self.search_index, pairwise(self.starts), strict=True):
+        for segment, (start, end) in zip(self.segments, pairwise(self.starts), strict=True):
             here = places[(places >= start) & (places < end)] - start
             if here.size:
                 found = segment.index.phrases(query, here)
@@ -108,7 +207,7 @@ class LiveIndex:
         self._closed = False
         self._started_at = 0.0
         self._catalog: Catalog | None = None
-        self._shelves: SearchIndex | None = None
+        self._current: SearchIndex | None = None
         self._few: SearchIndex | None = None
 
     def catalog(self, published: int) -> Catalog:
@@ -124,7 +223,7 @@ class LiveIndex:
             known = self._catalog = self._load()
         return known
 
-    def search_index(self) -> SearchIndex:
+    def current(self) -> SearchIndex:
         """Return the current index; before there is one, wait at most `patience` seconds.
 
         If it is not built by then, return an index of the newest `FEW` papers.
@@ -133,19 +232,19 @@ class LiveIndex:
         if not self._ready.is_set() and self._background:
             waited = time.monotonic() - self._started_at
             self._ready.wait(max(0.0, self._patience - waited))
-        return self._shelves or self._newest()
+        return self._current or self._newest()
 
     def ready(self) -> SearchIndex | None:
         """Return the current index without waiting, None if not built; start building it."""
         self.start()
-        return self._shelves
+        return self._current
 
     def start(self) -> None:
         """Start the background thread; idempotent. No effect without `background`, or if closed."""
         with self._lock:
             if self._thread is None and self._background and not self._closed:
                 self._started_at = time.monotonic()
-                self._thread = threading.Thread(target=self._run, name="library", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="search-index", daemon=True)
                 self._wake.set()
                 self._thread.start()
 
@@ -167,15 +266,13 @@ class LiveIndex:
         """Load the catalog and rebuild the index, reusing segments with unchanged papers."""
         catalog = self._catalog = self._load()
         kept = (
-            {segment.holds: segment for segment in self._shelves.search_index}
-            if self._shelves
-            else {}
+            {segment.holds: segment for segment in self._current.segments} if self._current else {}
         )
         started = time.monotonic()
-        self._shelves = self._fill(catalog, kept)
+        self._current = self._fill(catalog, kept)
         self._few = None
         self._ready.set()
-        log.info("papers ready to be searched", papers=catalog.size, batch=catalog.batch,
+        log.info("search_index.loaded", papers=catalog.size, batch=catalog.batch,
                  seconds=round(time.monotonic() - started, 1))  # fmt: skip
 
     def _run(self) -> None:
@@ -188,11 +285,11 @@ class LiveIndex:
                 self.renew()
             except Exception:  # the entry point of this thread
                 if not self._closed:
-                    log.exception("the papers could not be read")
+                    log.exception("search_index.failed")
 
     def _load(self) -> Catalog:
         with self._reading() as conn:
-            return catalogs.load(conn)
+            return load_catalog(conn)
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -204,7 +301,7 @@ class LiveIndex:
     def _fill(self, catalog: Catalog, kept: dict[bytes, Segment]) -> SearchIndex:
         starts = _starts(catalog)
         filled = [
-            kept.get(holds) or self._shelf(catalog, start, end, holds)
+            kept.get(holds) or self._segment(catalog, start, end, holds)
             for (start, end), holds in _ranges(catalog, starts)
         ]
         return _measured(catalog, starts, filled)
@@ -215,14 +312,14 @@ class LiveIndex:
             if self._few is None:
                 catalog = self._catalog or self._load()
                 starts = np.array([max(0, catalog.size - FEW), catalog.size])
-                segment = self._shelf(catalog, int(starts[0]), catalog.size, b"")
+                segment = self._segment(catalog, int(starts[0]), catalog.size, b"")
                 self._few = _measured(catalog, starts, [segment], complete=catalog.size <= FEW)
             return self._few
 
-    def _shelf(self, catalog: Catalog, start: int, end: int, holds: bytes) -> Segment:
-        """Build one segment from the database. Raise RuntimeError if the library is closed."""
+    def _segment(self, catalog: Catalog, start: int, end: int, holds: bytes) -> Segment:
+        """Build one segment from the database. Raise RuntimeError if the index is closed."""
         if self._closed:
-            raise RuntimeError("the library is closed")
+            raise RuntimeError("the index is closed")
         ids = catalog.ids[start:end].tolist()
         with self._reading() as conn:
             found = papers.by_ids(conn, ids)
@@ -247,8 +344,8 @@ def _measured(
 ) -> SearchIndex:
     """Return the index, each segment scored with the word frequencies of all segments."""
     corpus = sum((segment.statistics for segment in filled), start=CorpusStatistics())
-    search_index = tuple(
+    segments = tuple(
         Segment(segment.holds, segment.index.measured_by(corpus), segment.statistics)
         for segment in filled
     )
-    return SearchIndex(catalog, starts, search_index, complete)
+    return SearchIndex(catalog, starts, segments, complete)

@@ -4,40 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from sqlalchemy import Connection
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from pipeline.bootstrap import Services
-from pipeline.domain import TRENDING
 from pipeline.errors import QueryError
-from pipeline.matching.query import canonical, parse
+from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.rendering import formatting
 from pipeline.storage import papers
-from pipeline.storage import papers as catalog
 from pipeline.storage.database import read_only
 from pipeline.translations import gettext, ngettext
-from pipeline.web.client_address import CPUBudget
+from pipeline.web.dependencies import READ, CPUBudget, LiveIndex, Pages, Services
 from pipeline.web.middleware import public
-from pipeline.web.papers import feeds, listing, params, periods
-from pipeline.web.papers.catalog import Sort
+from pipeline.web.papers import feeds, listing, periods
 from pipeline.web.papers.feeds import Feed
-from pipeline.web.papers.listing import SelectedPapers
-from pipeline.web.papers.params import ListParams
+from pipeline.web.papers.listing import ListParams, SelectedPapers
 from pipeline.web.papers.periods import Days
-from pipeline.web.papers.search_index import LiveIndex
-from pipeline.web.subscribe.curated import BY_SLUG, GROUPS
-from pipeline.web.templating import Pages
+from pipeline.web.papers.search_index import Sort
+from pipeline.web.subscribe import curated as curated_topics
 
-LOOK = ["GET", "HEAD"]
 DAYS = 30  # length of the window of a topic's page
 FEED = 50  # papers in a feed
 CHART = 60  # height of the highest bar, in SVG units
-Text = Annotated[str, Query()]
+FEED_FORMATS = {
+    "atom": (feeds.atom, feeds.ATOM_TYPE),
+    "json": (feeds.json_feed, feeds.JSON_TYPE),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +40,7 @@ class NamedTopic:
     """Topic with the URLs of its page and feeds: a slug if curated, else a query parameter."""
 
     name: str
-    query: str  # canonical, or as written in `web.curated`
+    query: TopicQuery
     path: str
     parameters: str = ""  # "?q=..."
 
@@ -62,105 +57,162 @@ class NamedTopic:
         return f"{self.path}.json{self.parameters}"
 
     @property
-    def wish(self) -> str:
+    def slug_or_query(self) -> str:
         """Return the topic as a parameter of the sign-up form: the slug, or the query."""
-        return self.query if self.parameters else self.path.removeprefix("/topics/")
+        return self.query.text if self.parameters else self.path.removeprefix("/topics/")
 
 
-def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBudget) -> APIRouter:
-    routes = APIRouter()
+router = APIRouter()
 
-    @routes.api_route("/topics", methods=LOOK)
-    def all_topics(request: Request, q: Text = "", sort: Text = "", page: Text = "") -> Response:
-        if not q.strip():
-            return public(request, pages.show("topics.html", groups=GROUPS, mistake=None, q=""))
-        try:
-            topic = queried(q)
-        except QueryError as error:
-            mistake = params.mistake(error)
-            return pages.show("topics.html", status=422, groups=GROUPS, mistake=mistake, q=q)
-        return archive(request, topic, sort, page)
 
-    @routes.api_route("/topics.{form}", methods=LOOK)
-    def queried_feed(request: Request, form: str, q: Text = "") -> Response:
-        try:
-            return feed(request, queried(q), form)
-        except QueryError as error:
-            raise HTTPException(422) from error
-
-    @routes.api_route("/topics/{slug}.{form}", methods=LOOK)
-    def curated_feed(request: Request, slug: str, form: str) -> Response:
-        return feed(request, curated(slug), form)
-
-    @routes.api_route("/topics/{slug}", methods=LOOK)
-    def curated_topic(request: Request, slug: str, sort: Text = "", page: Text = "") -> Response:
-        return archive(request, curated(slug), sort, page)
-
-    def archive(request: Request, topic: NamedTopic, sort: str, number: str) -> Response:
-        asked = params.parse_params(
-            q="", topic=topic.query, date="", week="", month="", sort=sort, page=number
-        )
-        order = asked.sort or (Sort.TRENDING if topic.query == TRENDING else Sort.NEWEST)
-        with meter.search(request), read_only(services.engine) as conn:
-            chosen, days = _chosen(live_index, conn, topic, order)
-            page = listing.page(chosen, asked.page, conn, pages.branding)
+@router.api_route("/topics", methods=READ)
+def list_topics(
+    request: Request,
+    services: Services,
+    pages: Pages,
+    live_index: LiveIndex,
+    budget: CPUBudget,
+    q: str = "",
+    sort: str = "",
+    page: str = "",
+) -> Response:
+    """List the named topics, or show the papers of a query `q`."""
+    if not q.strip():
         return public(
             request,
-            pages.show(
-                "topic.html",
-                topic=topic,
-                page=page,
-                counted=ngettext(
-                    "%(num)s paper in the last 30 days",
-                    "%(num)s papers in the last 30 days",
-                    page.total,
-                ),
-                chart=chart(chosen, days) if days else None,
-                sorts=_sorts(topic, order),
-                steps=_steps(topic, asked.sort, page.number, page.last),
-                subscribe=ListParams(topic=topic.wish).subscribe(),
-                canonical=topic.page,
-            ),
+            pages.show("topics.html", groups=curated_topics.in_use().groups, mistake=None, q=""),
         )
+    try:
+        topic = queried(q)
+    except QueryError as error:
+        mistake = listing.mistake(error)
+        return pages.show(
+            "topics.html", status=422, groups=curated_topics.in_use().groups, mistake=mistake, q=q
+        )
+    return _page(request, topic, sort, page, services, pages, live_index, budget)
 
-    def feed(request: Request, topic: NamedTopic, form: str) -> Response:
-        writers = {
-            "atom": (feeds.atom, feeds.ATOM_TYPE),
-            "json": (feeds.json_feed, feeds.JSON_TYPE),
-        }
-        if form not in writers:
-            raise HTTPException(404)
-        write, media_type = writers[form]
-        with meter.search(request), read_only(services.engine) as conn:
-            made = _feed(conn, topic, live_index, pages)
-        answer = Response(write(made), media_type=media_type)
-        return public(request, answer, seconds=600, modified=made.updated)
 
-    return routes
+@router.api_route("/topics.{form}", methods=READ)
+def show_query_feed(
+    request: Request,
+    form: str,
+    services: Services,
+    pages: Pages,
+    live_index: LiveIndex,
+    budget: CPUBudget,
+    q: str = "",
+) -> Response:
+    try:
+        topic = queried(q)
+    except QueryError as error:
+        raise HTTPException(422) from error
+    return _feed(request, topic, form, services, pages, live_index, budget)
+
+
+@router.api_route("/topics/{slug}.{form}", methods=READ)
+def show_feed(
+    request: Request,
+    slug: str,
+    form: str,
+    services: Services,
+    pages: Pages,
+    live_index: LiveIndex,
+    budget: CPUBudget,
+) -> Response:
+    return _feed(request, curated(slug), form, services, pages, live_index, budget)
+
+
+@router.api_route("/topics/{slug}", methods=READ)
+def show_topic(
+    request: Request,
+    slug: str,
+    services: Services,
+    pages: Pages,
+    live_index: LiveIndex,
+    budget: CPUBudget,
+    sort: str = "",
+    page: str = "",
+) -> Response:
+    return _page(request, curated(slug), sort, page, services, pages, live_index, budget)
+
+
+def _page(
+    request: Request,
+    topic: NamedTopic,
+    sort: str,
+    number: str,
+    services: Services,
+    pages: Pages,
+    live_index: LiveIndex,
+    budget: CPUBudget,
+) -> Response:
+    params = listing.parse_params(
+        q="", topic=topic.query.text, date="", week="", month="", sort=sort, page=number
+    )
+    order = params.sort or (Sort.TRENDING if topic.query.is_trending else Sort.NEWEST)
+    with budget.search(request), read_only(services.engine) as conn:
+        selected, days = _selected(live_index, conn, topic, order)
+        page = listing.page(selected, params.page, conn, pages.branding)
+    return public(
+        request,
+        pages.show(
+            "topic.html",
+            topic=topic,
+            page=page,
+            counted=ngettext(
+                "%(num)s paper in the last 30 days",
+                "%(num)s papers in the last 30 days",
+                page.total,
+            ),
+            chart=chart(selected, days) if days else None,
+            sorts=_sorts(topic, order),
+            steps=_steps(topic, params.sort, page.number, page.last),
+            subscribe=ListParams(topic=topic.slug_or_query).subscribe(),
+            canonical=topic.page,
+        ),
+    )
+
+
+def _feed(
+    request: Request,
+    topic: NamedTopic,
+    form: str,
+    services: Services,
+    pages: Pages,
+    live_index: LiveIndex,
+    budget: CPUBudget,
+) -> Response:
+    if form not in FEED_FORMATS:
+        raise HTTPException(404)
+    write, media_type = FEED_FORMATS[form]
+    with budget.search(request), read_only(services.engine) as conn:
+        feed = _feed_of(conn, topic, live_index, pages)
+    answer = Response(write(feed), media_type=media_type)
+    return public(request, answer, seconds=600, modified=feed.updated)
 
 
 def curated(slug: str) -> NamedTopic:
     """Return a curated topic. Raise HTTPException 404 if there is none with this slug."""
-    known = BY_SLUG.get(slug)
+    known = curated_topics.in_use().by_slug.get(slug)
     if known is None:
         raise HTTPException(404)
-    return NamedTopic(known.name, known.query, f"/topics/{slug}")
+    return NamedTopic(known.name, known.parsed, f"/topics/{slug}")
 
 
 def queried(text: str) -> NamedTopic:
     """Return any query as a topic, in canonical form. Raise QueryError if it is invalid."""
-    query = canonical(text)
-    return NamedTopic(formatting.clean(text), query, "/topics", f"?{urlencode({'q': query})}")
+    query = parse_topic(text)
+    return NamedTopic(formatting.clean(text), query, "/topics", f"?{urlencode({'q': query.text})}")
 
 
-def _chosen(
+def _selected(
     live_index: LiveIndex, conn: Connection, topic: NamedTopic, order: Sort
 ) -> tuple[SelectedPapers, Days | None]:
     """Return the topic's papers in the `DAYS` up to the newest day with papers, and these days.
 
     The days are None if there are no papers at all.
     """
-    query = None if topic.query == TRENDING else parse(topic.query)
+    query = None if topic.query.is_trending else topic.query.tree
     known = listing.choose(live_index, conn, query, None, order)
     if not known.catalog.days:
         return known, None
@@ -169,13 +221,13 @@ def _chosen(
     return replace(known, places=known.places[inside]), days
 
 
-def _feed(conn: Connection, topic: NamedTopic, live_index: LiveIndex, pages: Pages) -> Feed:
-    is_trending = topic.query == TRENDING
-    chosen, _ = _chosen(live_index, conn, topic, Sort.TRENDING if is_trending else Sort.NEWEST)
-    places = chosen.catalog.sorted(chosen.places[:FEED], Sort.NEWEST)
-    ids = chosen.catalog.ids[places].tolist()
+def _feed_of(conn: Connection, topic: NamedTopic, live_index: LiveIndex, pages: Pages) -> Feed:
+    is_trending = topic.query.is_trending
+    selected, _ = _selected(live_index, conn, topic, Sort.TRENDING if is_trending else Sort.NEWEST)
+    places = selected.catalog.sorted(selected.places[:FEED], Sort.NEWEST)
+    ids = selected.catalog.ids[places].tolist()
     known = papers.by_ids(conn, ids)
-    published = catalog.published_at(conn, chosen.catalog.batch)
+    published = papers.published_at(conn, selected.catalog.batch)
     return Feed(
         title=f"{topic.name} · {pages.branding.list_name}",
         description=gettext("New research papers: %(topic)s", topic=topic.name),
@@ -210,9 +262,9 @@ class Chart:
     summary: str  # text alternative for screen readers
 
 
-def chart(chosen: SelectedPapers, days: Days) -> Chart:
+def chart(selected: SelectedPapers, days: Days) -> Chart:
     """Return a bar for each day, scaled so that the highest has `CHART` units."""
-    counts = chosen.catalog.per_day(chosen.places, days)
+    counts = selected.catalog.per_day(selected.places, days)
     most = max(counts.values())
     return Chart(
         bars=tuple(_bar(i, day, n, most) for i, (day, n) in enumerate(counts.items())),
@@ -254,7 +306,7 @@ def _sorts(topic: NamedTopic, order: Sort) -> tuple[tuple[str, str, bool], ...]:
     return tuple(
         (name, _address(topic, sort=sort), sort is order)
         for sort, name in names.items()
-        if sort is not Sort.BEST or topic.query != TRENDING
+        if sort is not Sort.BEST or not topic.query.is_trending
     )
 
 

@@ -26,7 +26,7 @@ NAMES = 60  # authors at most, on a paper's own page
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class PaperInList:
     """Paper in a list. Any text except the title may be ""."""
 
     url: str  # path of its own page
@@ -54,7 +54,7 @@ class FoundBy:
 
 def views_of(
     conn: Connection, ids: Sequence[int], branding: Branding, found_by: FoundBy | None = None
-) -> list[Shown]:
+) -> list[PaperInList]:
     """Load papers in the order of `ids`, with matches highlighted; skip ids that are gone."""
     known = papers.by_ids(conn, ids)
     sightings = papers.sightings_of(conn, ids)
@@ -65,10 +65,12 @@ def views_of(
     ]
 
 
-def show(paper: Paper, seen: Iterable[Seen], wanted: Iterable[Stems], branding: Branding) -> Shown:
+def show(
+    paper: Paper, seen: Iterable[Seen], wanted: Iterable[Stems], branding: Branding
+) -> PaperInList:
     card = views.card(paper, (), branding, ROOM)
     rest = _rest(formatting.clean(paper.abstract), card.abstract)
-    return Shown(
+    return PaperInList(
         url=path_of(paper.key),
         title=marked(card.title, wanted),
         authors=card.authors,
@@ -83,15 +85,12 @@ def show(paper: Paper, seen: Iterable[Seen], wanted: Iterable[Stems], branding: 
 
 def _byline(paper: Paper, seen: Iterable[Seen]) -> Iterator[str]:
     for one in seen:
-        yield f"{source_name(one.source)} {formatting.day(one.announced_on or paper.announced_on)}"
+        day = formatting.day(one.announced_on or paper.announced_on)
+        yield f"{views.source_title(one.source)} {day}"
     if paper.categories:
         yield ", ".join(map(formatting.clean, paper.categories[:CATEGORIES]))
     if paper.comments:
         yield ngettext("%(num)s comment", "%(num)s comments", paper.comments)
-
-
-def source_name(source: str) -> str:
-    return views.SOURCES.get(source, formatting.clean(source))
 
 
 def path_of(key: str) -> str:
@@ -100,7 +99,7 @@ def path_of(key: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Sighted:
+class SightingRow:
     """Sighting of a paper by one source: a row of the table on its page."""
 
     source: str
@@ -110,7 +109,7 @@ class Sighted:
 
 
 @dataclass(frozen=True, slots=True)
-class Detailed:
+class PaperDetails:
     """Paper on its own page, with all details. Any text except the title may be ""."""
 
     title: str
@@ -122,17 +121,17 @@ class Detailed:
     key: str
     categories: tuple[str, ...]
     keywords: tuple[str, ...]
-    sightings: tuple[Sighted, ...]
+    sightings: tuple[SightingRow, ...]
     links: tuple[PaperLink, ...]
     withdrawn: bool
     day: str
     day_address: str
 
 
-def detailed(paper: Paper, seen: tuple[Seen, ...], branding: Branding) -> Detailed:
+def details(paper: Paper, seen: tuple[Seen, ...], branding: Branding) -> PaperDetails:
     card = views.card(paper, (), branding, ROOM)
     names = tuple(formatting.clean(name) for name in paper.authors[:NAMES])
-    return Detailed(
+    return PaperDetails(
         title=card.title,
         authors=names,
         more_authors=max(paper.author_count, len(paper.authors)) - len(names),
@@ -142,7 +141,7 @@ def detailed(paper: Paper, seen: tuple[Seen, ...], branding: Branding) -> Detail
         key=paper.key,
         categories=tuple(map(formatting.clean, paper.categories)),
         keywords=tuple(map(formatting.clean, paper.keywords)),
-        sightings=tuple(_sighted(one) for one in seen),
+        sightings=tuple(_row(one) for one in seen),
         links=card.links,
         withdrawn=paper.withdrawn,
         day=formatting.full_day(paper.announced_on),
@@ -150,9 +149,9 @@ def detailed(paper: Paper, seen: tuple[Seen, ...], branding: Branding) -> Detail
     )
 
 
-def _sighted(seen: Seen) -> Sighted:
+def _row(seen: Seen) -> SightingRow:
     day = formatting.full_day(seen.announced_on) if seen.announced_on else ""
-    return Sighted(source_name(seen.source), day, seen.upvotes, seen.comments)
+    return SightingRow(views.source_title(seen.source), day, seen.upvotes, seen.comments)
 
 
 def _rest(abstract: str, lead: str) -> str:

@@ -6,19 +6,20 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import time
-from functools import lru_cache
-from typing import Final
+from functools import cached_property
+from typing import Any, Final
 
-from pipeline.domain import Breadth, Frequency, Schedule, Weekday
+from starlette.datastructures import ImmutableMultiDict
+
+from pipeline.domain import TRENDING, Breadth, Frequency, Schedule, Weekday
 from pipeline.errors import AddressError, QueryError
-from pipeline.matching.query import canonical
+from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.matching.suggestions import hints
 from pipeline.rendering import views
 from pipeline.signup import Choices, valid_address
 from pipeline.translations import gettext, gettext_noop
-from pipeline.web.forms import Fields
 from pipeline.web.subscribe import curated, time_zones, typos
-from pipeline.web.subscribe.curated import BY_SLUG, CuratedTopic
+from pipeline.web.subscribe.curated import CuratedTopic
 
 MOST_QUERIES: Final = 20  # typed queries, one a line
 LONGEST_QUERY: Final = 500  # characters of a query
@@ -50,12 +51,12 @@ def breadth_value(breadth: Breadth) -> str:
 BREADTHS: Final = tuple((breadth_value(one), label) for one, label in views.BREADTHS.items())
 
 
-def translated(options: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+def _translated(options: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Return (value, label) pairs with their labels translated."""
     return tuple((value, gettext(label)) for value, label in options)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: `own` is cached in the instance
 class FormInput:
     """Submitted form, before validation."""
 
@@ -74,9 +75,15 @@ class FormInput:
         """Return the typed queries without blank lines and duplicates."""
         return tuple(dict.fromkeys(filter(None, map(str.strip, self.queries.split("\n")))))
 
+    @cached_property
+    def own(self) -> tuple[TopicEntry, ...]:
+        """Return the topics of the typed lines, at most `MOST_QUERIES`: each is parsed once."""
+        return tuple(map(_entry, self.lines[:MOST_QUERIES]))
+
     @property
     def chosen(self) -> tuple[CuratedTopic, ...]:
-        return tuple(BY_SLUG[slug] for slug in dict.fromkeys(self.slugs) if slug in BY_SLUG)
+        known = curated.in_use().by_slug
+        return tuple(known[slug] for slug in dict.fromkeys(self.slugs) if slug in known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +104,12 @@ class TopicEntry:
     """Topic of the form, for the preview."""
 
     label: str
-    query: str  # canonical; "" if it cannot be parsed
+    query: TopicQuery | None  # None if it cannot be parsed
     mistake: FieldError | None = None
     hints: tuple[str, ...] = ()  # sentences about a likely error in a valid query
 
 
-def parse(fields: Fields) -> FormInput:
+def parse(fields: ImmutableMultiDict[str, str]) -> FormInput:
     """Parse the submitted fields; a default applies only if a field is missing, not if empty."""
     blank = FormInput()
     rhythm = fields.get("frequency", blank.rhythm)
@@ -122,39 +129,43 @@ def parse(fields: Fields) -> FormInput:
     )
 
 
-def _hour(typed: str) -> str:
+def _hour(text: str) -> str:
     """Normalise "08" and "08:00" to "8"; return anything else unchanged."""
-    hour = typed.strip().removesuffix(":00")
+    hour = text.strip().removesuffix(":00")
     return str(int(hour)) if len(hour) == 2 and hour.isascii() and hour.isdecimal() else hour
 
 
 def prefilled(topics: Iterable[str], max_papers: int) -> FormInput:
     """Return the initial form; `topics` are slugs or queries, Trending if there are none."""
     given = [" ".join(topic.split())[:LONGEST_QUERY] for topic in topics][:MOST_QUERIES]
-    slugs = tuple(topic for topic in given if topic in BY_SLUG)
-    own = "\n".join(topic for topic in given if topic and topic not in BY_SLUG)
+    known = curated.in_use().by_slug
+    slugs = tuple(topic for topic in given if topic in known)
+    own = "\n".join(topic for topic in given if topic and topic not in known)
     if not slugs and not own:
         slugs = ("trending",)
     return FormInput(slugs=slugs, queries=own, max_papers=str(max_papers))
 
 
-def choices(typed: FormInput) -> Choices:
+def choices(form: FormInput) -> Choices:
     """Convert a validated form."""
-    queries, names = curated.queries((*(topic.name for topic in typed.chosen), *typed.lines))
-    frequency, _, day = typed.rhythm.partition("-")
+    topics = {one.query.typed: one for one in _entries(form) if one.query}
+    named = curated.in_use().named
+    names = {text: one.label for text, one in topics.items() if named(one.label)}
+    frequency, _, day = form.rhythm.partition("-")
     schedule = Schedule(
-        at=time(int(typed.hour)),
-        timezone=typed.timezone or "UTC",
+        at=time(int(form.hour)),
+        timezone=form.timezone or "UTC",
         frequency=Frequency(frequency),
         weekday=Weekday[day.upper()] if day else Weekday.MONDAY,
     )
-    most, wanted = size(typed.max_papers) or SIZES[0], breadth(typed.breadth)
+    most, wanted = size(form.max_papers) or SIZES[0], breadth(form.breadth)
+    queries = tuple(one.query for one in topics.values() if one.query)
     return Choices(queries, schedule, most, names, wanted or Breadth.BALANCED)
 
 
-def breadth(typed: str) -> Breadth | None:
+def breadth(name: str) -> Breadth | None:
     """Parse the breadth; None if it is not one of `BREADTHS`."""
-    return Breadth[typed.upper()] if typed in dict(BREADTHS) else None
+    return Breadth[name.upper()] if name in dict(BREADTHS) else None
 
 
 def size(max_papers: str) -> int | None:
@@ -163,62 +174,86 @@ def size(max_papers: str) -> int | None:
     return number if 1 <= number <= MOST_PAPERS else None
 
 
-def sizes(max_papers: str) -> list[int]:
-    """Return the options, including the current value if it is valid."""
+def options(form: FormInput) -> dict[str, Any]:
+    """Return what the templates of the form show: its values, and the options of each field."""
+    return {
+        "typed": form,
+        "groups": curated.in_use().groups,
+        "curated": len(curated.in_use().topics),
+        "hours": HOURS,
+        "rhythms": _translated(RHYTHMS),
+        "sizes": _sizes(form.max_papers),
+        "breadths": _translated(BREADTHS),
+        "regions": time_zones.by_region(),
+        "listed": time_zones.is_listed(form.timezone),
+    }
+
+
+def _sizes(max_papers: str) -> list[int]:
+    """Return the sizes to choose from, including the current value if it is valid."""
     return sorted({*SIZES, size(max_papers) or SIZES[0]})
 
 
-def topic_entries(typed: FormInput) -> tuple[TopicEntry, ...]:
+def topic_entries(form: FormInput) -> tuple[TopicEntry, ...]:
     """Return at most `MOST_TOPICS` topics, Trending if there are none.
 
     An invalid query is returned with its error.
     """
-    chosen = [TopicEntry(topic.name, _canonical(topic.query)) for topic in typed.chosen]
-    own = [_asked(line) for line in typed.lines[:MOST_QUERIES]]
-    return tuple([*chosen, *own][:MOST_TOPICS]) or (TopicEntry("Trending", _canonical("Trending")),)
+    found = _entries(form)[:MOST_TOPICS]
+    return found or (TopicEntry("Trending", curated.in_use().by_slug[TRENDING].parsed),)
 
 
-def _asked(line: str) -> TopicEntry:
-    mistake = _wrong_query(line)
-    [query], names = curated.queries([line])
-    if mistake:
-        return TopicEntry(line, "", mistake)
-    told = () if query in names else tuple(f"{_sentence(hint.text)}." for hint in hints(line))
-    return TopicEntry(names.get(query) or line, _canonical(query), hints=told)
+def _entries(form: FormInput) -> tuple[TopicEntry, ...]:
+    chosen = (TopicEntry(topic.name, topic.parsed) for topic in form.chosen)
+    return (*chosen, *form.own)
 
 
-@lru_cache(maxsize=256)  # keys are curated queries, or at most 500 characters
-def _canonical(query: str) -> str:
-    return canonical(query)
+def _entry(line: str) -> TopicEntry:
+    """Parse one typed line, which may be the name of a curated topic instead of a query."""
+    if len(line) > LONGEST_QUERY:
+        text = gettext(
+            "A topic has at most %(most)s characters. This one has %(number)s.",
+            most=LONGEST_QUERY,
+            number=len(line),
+        )
+        return TopicEntry(line, None, FieldError("queries", text, before=_head(line)))
+    if chosen := curated.in_use().named(line):
+        return TopicEntry(chosen.name, chosen.parsed)
+    try:
+        query = parse_topic(line)
+    except QueryError as error:
+        return TopicEntry(line, None, _pointed(line, error))
+    found = tuple(f"{_sentence(hint.text)}." for hint in hints(line))
+    return TopicEntry(line, query, hints=found)
 
 
 # --- Validation ---------------------------------------------------------------------------------
 
 
-def validate(typed: FormInput) -> tuple[FieldError, ...]:
+def validate(form: FormInput) -> tuple[FieldError, ...]:
     """Validate the form; return all errors in the order of the fields, empty if it is valid."""
     return (
-        *_wrong_topics(typed),
+        *_wrong_topics(form),
         *_unless(
-            typed.rhythm in dict(RHYTHMS),
+            form.rhythm in dict(RHYTHMS),
             "frequency",
             gettext("Choose how often you want the digest."),
         ),
         *_unless(
-            typed.hour in dict(HOURS),
+            form.hour in dict(HOURS),
             "hour",
             gettext("Choose a full hour between 00:00 and 23:00."),
         ),
-        *_wrong_zone(typed.timezone),
+        *_wrong_zone(form.timezone),
         *_unless(
-            size(typed.max_papers) is not None,
+            size(form.max_papers) is not None,
             "max_papers",
             gettext("Choose a number of papers from 1 to %(most)s.", most=MOST_PAPERS),
         ),
         *_unless(
-            breadth(typed.breadth) is not None, "breadth", gettext("Choose how strict matching is.")
+            breadth(form.breadth) is not None, "breadth", gettext("Choose how strict matching is.")
         ),
-        *wrong_address(typed.email, insists=typed.insists),
+        *wrong_address(form.email, insists=form.insists),
     )
 
 
@@ -226,40 +261,25 @@ def _unless(fine: bool, field: str, text: str) -> tuple[FieldError, ...]:
     return () if fine else (FieldError(field, text),)
 
 
-def _wrong_topics(typed: FormInput) -> list[FieldError]:
-    if len(typed.lines) > MOST_QUERIES:
+def _wrong_topics(form: FormInput) -> list[FieldError]:
+    if len(form.lines) > MOST_QUERIES:
         return [
             FieldError(
                 "queries",
                 gettext(
                     "Enter at most %(most)s topics of your own, not %(number)s.",
                     most=MOST_QUERIES,
-                    number=len(typed.lines),
+                    number=len(form.lines),
                 ),
             )
         ]
-    if len(typed.lines) + len(typed.chosen) > MOST_TOPICS:
+    if len(form.lines) + len(form.chosen) > MOST_TOPICS:
         return [
             FieldError(
                 "topics", gettext("Choose at most %(most)s topics in total.", most=MOST_TOPICS)
             )
         ]
-    return [mistake for line in typed.lines if (mistake := _wrong_query(line))]
-
-
-def _wrong_query(line: str) -> FieldError | None:
-    if len(line) > LONGEST_QUERY:
-        text = gettext(
-            "A topic has at most %(most)s characters. This one has %(number)s.",
-            most=LONGEST_QUERY,
-            number=len(line),
-        )
-        return FieldError("queries", text, before=_head(line))
-    try:
-        canonical(line)
-    except QueryError as error:
-        return _pointed(line, error)
-    return None
+    return [one.mistake for one in form.own if one.mistake]
 
 
 def _pointed(line: str, error: QueryError) -> FieldError:

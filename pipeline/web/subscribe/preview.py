@@ -10,16 +10,16 @@ from typing import Final
 import numpy as np
 from sqlalchemy import Connection
 
-from pipeline.domain import TRENDING, Breadth, Paper
+from pipeline.domain import Breadth, Paper
 from pipeline.matching import suggestions
 from pipeline.matching.index import Found
-from pipeline.matching.query import parse
+from pipeline.matching.query import TopicQuery
 from pipeline.matching.ranking import Candidate, Picked, Selection, TopicCandidates, pick
 from pipeline.rendering import Branding, formatting, views
 from pipeline.rendering.views import Card
 from pipeline.translations import gettext, ngettext
-from pipeline.web.papers.catalog import Places
 from pipeline.web.papers.recent import RecentWindow
+from pipeline.web.papers.search_index import Places
 from pipeline.web.subscribe import volume
 from pipeline.web.subscribe.form_input import TopicEntry
 from pipeline.web.subscribe.volume import Count, Instead, Volume
@@ -53,33 +53,36 @@ class SignupPreview:
 def signup_preview(
     recent: RecentWindow,
     conn: Connection,
-    asked: Sequence[TopicEntry],
+    topics: Sequence[TopicEntry],
     wanted: Wanted,
     branding: Branding,
 ) -> SignupPreview | None:
     """Return the preview; None if there are no recent papers."""
     if not recent.days:
         return None
-    readable = [topic for topic in asked if topic.query]
-    heading, selection, papers = _digest(recent, conn, readable, wanted)
+    valid = [(topic.label, topic.query) for topic in topics if topic.query]
+    heading, selection, papers = _digest(recent, conn, valid, wanted)
     return SignupPreview(
-        rates=tuple(_rates(recent, asked, wanted.breadth)),
-        together=_together(recent, asked, wanted.breadth),
+        rates=tuple(_rates(recent, topics, wanted.breadth)),
+        together=_together(recent, topics, wanted.breadth),
         heading=heading,
         cards=tuple(_card(papers[one.paper], one, branding) for one in selection.picks),
         more=selection.more,
-        counted=_counted(recent) if any(_is_counted(topic) for topic in asked) else "",
+        counted=_counted(recent) if any(_counted_queries(topics)) else "",
     )
 
 
 # --- Digest -------------------------------------------------------------------------------------
+
+NamedQuery = tuple[str, TopicQuery]
+"""The label of a topic and its query."""
 
 Papers = dict[int, Paper]
 """Papers by place in the catalog."""
 
 
 def _digest(
-    recent: RecentWindow, conn: Connection, asked: Sequence[TopicEntry], wanted: Wanted
+    recent: RecentWindow, conn: Connection, topics: Sequence[NamedQuery], wanted: Wanted
 ) -> tuple[str, Selection, Papers]:
     """Return the heading, selection and papers of a digest of the newest day.
 
@@ -87,7 +90,7 @@ def _digest(
     """
     newest = recent.days[-1]
     if not wanted.weekly:
-        today, papers = _selected(recent, conn, asked, wanted, newest, newest)
+        today, papers = _selected(recent, conn, topics, wanted, newest, newest)
         if today.picks:
             heading = gettext("Your digest of %(day)s", day=formatting.full_day(newest))
             return heading, today, papers
@@ -98,24 +101,24 @@ def _digest(
         else gettext("No papers today. In the seven days up to %(day)s:")
     )
     heading = form % {"day": formatting.full_day(newest)}
-    return heading, *_selected(recent, conn, asked, wanted, first, newest)
+    return heading, *_selected(recent, conn, topics, wanted, first, newest)
 
 
 def _selected(
     recent: RecentWindow,
     conn: Connection,
-    asked: Sequence[TopicEntry],
+    topics: Sequence[NamedQuery],
     wanted: Wanted,
     first: date,
     last: date,
 ) -> tuple[Selection, Papers]:
     most = wanted.papers
-    matched = {topic: _between(recent, topic, wanted, first, last) for topic in asked}
+    matched = {topic: _between(recent, topic[1], wanted, first, last) for topic in topics}
     best = {topic: _best(found, most) for topic, found in matched.items()}
     papers = recent.read(conn, {int(place) for found in best.values() for place in found.papers})
     offers = [
-        TopicCandidates(topic.label, list(_candidates(recent, topic, found, papers)))
-        for topic, found in best.items()
+        TopicCandidates(label, list(_candidates(recent, query, found, papers)))
+        for (label, query), found in best.items()
     ]
     selection = pick(offers, most)
     everything = set[int]().union(*(found.papers.tolist() for found in matched.values()))
@@ -123,11 +126,11 @@ def _selected(
 
 
 def _between(
-    recent: RecentWindow, topic: TopicEntry, wanted: Wanted, first: date, last: date
+    recent: RecentWindow, query: TopicQuery, wanted: Wanted, first: date, last: date
 ) -> Found:
-    if topic.query == TRENDING:  # the most upvoted of the week up to `last`
+    if query.is_trending:  # the most upvoted of the week up to `last`
         return recent.most_upvoted(last - WEEK + timedelta(days=1), last, wanted.papers)
-    found = recent.found(topic.query, wanted.breadth)
+    found = recent.found(query, wanted.breadth)
     return found.take(recent.announced(found.papers, first, last))
 
 
@@ -137,9 +140,9 @@ def _best(found: Found, most: int) -> Found:
 
 
 def _candidates(
-    recent: RecentWindow, topic: TopicEntry, found: Found, papers: Papers
+    recent: RecentWindow, query: TopicQuery, found: Found, papers: Papers
 ) -> Iterator[Candidate]:
-    phrases = {} if topic.query == TRENDING else recent.phrases(topic.query, found.papers)
+    phrases = {} if query.is_trending else recent.phrases(query.tree, found.papers)
     for place, score in zip(found.papers.tolist(), found.scores.tolist(), strict=True):
         if paper := papers.get(place):
             yield Candidate(place, score, phrases.get(place, ()), paper.title, paper.upvotes)
@@ -152,13 +155,15 @@ def _card(paper: Paper, picked: Picked, branding: Branding) -> Card:
 # --- Volume -------------------------------------------------------------------------------------
 
 
-def _rates(recent: RecentWindow, asked: Sequence[TopicEntry], breadth: Breadth) -> Iterator[Volume]:
-    papers = {one.label: _papers(recent, one, breadth) for one in asked if _is_counted(one)}
+def _rates(
+    recent: RecentWindow, topics: Sequence[TopicEntry], breadth: Breadth
+) -> Iterator[Volume]:
+    papers = {label: _papers(recent, query, breadth) for label, query in _counted_queries(topics)}
     helped = 0
-    for topic in asked:
-        if topic.mistake:
+    for topic in topics:
+        if topic.query is None:
             yield Volume(topic.label, mistake=topic.mistake)
-        elif topic.query == TRENDING:
+        elif topic.query.is_trending:
             yield Volume(topic.label, pace=gettext("the most upvoted papers of the week"))
         else:
             others = {label: found for label, found in papers.items() if label != topic.label}
@@ -166,53 +171,58 @@ def _rates(recent: RecentWindow, asked: Sequence[TopicEntry], breadth: Breadth) 
             needs_help = helped < HELPED and (counted.is_flood or counted.is_trickle)
             helped += needs_help
             yield replace(
-                volume.volume(topic.label, counted, more=_told(topic, papers[topic.label], others)),
+                volume.volume(
+                    topic.label, counted, more=_remarks(topic, papers[topic.label], others)
+                ),
                 instead=tuple(
                     _instead(recent, topic.query, counted, breadth) if needs_help else ()
                 ),
             )
 
 
-def _told(topic: TopicEntry, papers: set[int], others: Mapping[str, set[int]]) -> tuple[str, ...]:
+def _remarks(
+    topic: TopicEntry, papers: set[int], others: Mapping[str, set[int]]
+) -> tuple[str, ...]:
     return (*topic.hints, volume.overlap(papers, others))
 
 
 def _instead(
-    recent: RecentWindow, query: str, counted: Count, breadth: Breadth
+    recent: RecentWindow, query: TopicQuery, counted: Count, breadth: Breadth
 ) -> Iterator[Instead]:
     """Yield at most one suggestion: narrower if there are too many papers, else broader."""
-    tree = parse(query)
     others, choose = (
-        (suggestions.narrower(tree), volume.narrower)
+        (suggestions.narrower(query.tree), volume.narrower)
         if counted.is_flood
-        else (suggestions.broader(tree), volume.broader)
+        else (suggestions.broader(query.tree), volume.broader)
     )
-    counts = {other: _count(recent, recent.found(other, breadth).papers) for other in others}
+    counts = {one.text: _count(recent, recent.found(one, breadth).papers) for one in others}
     if best := choose(counted, counts):
         yield best
 
 
-def _together(recent: RecentWindow, asked: Iterable[TopicEntry], breadth: Breadth) -> Volume | None:
-    found = {
-        topic.query: recent.found(topic.query, breadth) for topic in asked if _is_counted(topic)
-    }
+def _together(
+    recent: RecentWindow, topics: Iterable[TopicEntry], breadth: Breadth
+) -> Volume | None:
+    found = {query: recent.found(query, breadth) for _, query in _counted_queries(topics)}
     if len(found) < 2:
         return None
     places = np.unique(np.concatenate([one.papers for one in found.values()]))
     return volume.volume(gettext("Together"), _count(recent, places))
 
 
-def _papers(recent: RecentWindow, topic: TopicEntry, breadth: Breadth) -> set[int]:
-    return set(recent.found(topic.query, breadth).papers.tolist())
+def _papers(recent: RecentWindow, query: TopicQuery, breadth: Breadth) -> set[int]:
+    return set(recent.found(query, breadth).papers.tolist())
 
 
 def _count(recent: RecentWindow, places: Places) -> Count:
     return volume.count(recent.per_day(places), recent.days)
 
 
-def _is_counted(topic: TopicEntry) -> bool:
-    """Return whether the volume of a topic is counted: it is valid, and is not Trending."""
-    return topic.query not in {"", TRENDING}
+def _counted_queries(asked: Iterable[TopicEntry]) -> Iterator[NamedQuery]:
+    """Yield the topics whose volume is counted: those that are valid, and not Trending."""
+    for topic in asked:
+        if topic.query and not topic.query.is_trending:
+            yield topic.label, topic.query
 
 
 def _counted(recent: RecentWindow) -> str:

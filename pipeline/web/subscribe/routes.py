@@ -4,155 +4,181 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import sha256
-from pathlib import Path
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from pipeline import signup
-from pipeline.bootstrap import Services
 from pipeline.domain import Breadth, Frequency
 from pipeline.errors import LimitError
 from pipeline.rendering import formatting
 from pipeline.storage.database import read_only
 from pipeline.translations import gettext, gettext_noop, ngettext
-from pipeline.web import forms
-from pipeline.web.client_address import CPUBudget, client_ip
-from pipeline.web.forms import Fields
-from pipeline.web.papers.recent import RecentPapers
-from pipeline.web.papers.search_index import LiveIndex
-from pipeline.web.subscribe import form_input, time_zones
-from pipeline.web.subscribe.curated import CURATED, GROUPS
+from pipeline.web import static_files
+from pipeline.web.dependencies import (
+    READ,
+    ClientIP,
+    CPUBudget,
+    Form,
+    Pages,
+    RecentPapers,
+    Services,
+)
+from pipeline.web.subscribe import form_input
 from pipeline.web.subscribe.form_input import FieldError, FormInput
 from pipeline.web.subscribe.preview import SignupPreview, Wanted, signup_preview
-from pipeline.web.templating import Pages
 
-STATIC: Final = Path(__file__).parents[1] / "static"
 A_DAY: Final = {"Cache-Control": "public, max-age=86400"}
 PERSONAL: Final = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex, nofollow"}
 TRAP: Final = "homepage"  # honeypot: a hidden field that only bots fill in
 TOPICS: Final = frozenset({"topics", "queries"})  # fields that are validated for a preview
 
-Posted = Annotated[Fields, Depends(forms.fields)]
+
+router = APIRouter()
 
 
-def router(services: Services, pages: Pages, live_index: LiveIndex, meter: CPUBudget) -> APIRouter:
-    """Return the routes; `meter` limits previews, sign-ups have the limits of `signup.ask`."""
-    routes = APIRouter()
-    settings = services.settings
-    recent = RecentPapers(live_index, services.engine)
-    assets = {name: (STATIC / name).read_bytes() for name in ("subscribe.css", "subscribe.js")}
-    version = sha256(b"".join(assets.values())).hexdigest()[:8]
+@router.api_route("/subscribe", methods=READ)
+def show_form(
+    request: Request,
+    services: Services,
+    pages: Pages,
+    recent: RecentPapers,
+    budget: CPUBudget,
+    topic: Annotated[list[str], Query()] = [],  # noqa: B006
+) -> Response:
+    """Show the form; with a preview if the index was used before and the rate limit allows."""
+    values = form_input.prefilled(topic, services.settings.max_papers)
+    shows_preview = recent.is_ready and budget.allows(request)
+    preview = _preview(request, values, services, pages, recent, budget) if shows_preview else None
+    return _page(pages, values, preview=preview)
 
-    @routes.api_route("/subscribe", methods=["GET", "HEAD"])
-    def form(request: Request, topic: Annotated[list[str], Query()] = []) -> Response:  # noqa: B006
-        """Show the form; with a preview if the index was used before and the rate limit allows."""
-        typed = form_input.prefilled(topic, settings.max_papers)
-        shows_preview = recent.is_ready and meter.allows(request)
-        return _page(typed, tried=_tried(request, typed) if shows_preview else None)
 
-    @routes.post("/subscribe")
-    def send(request: Request, fields: Posted) -> Response:
-        typed = form_input.parse(fields)
-        if fields.get("do") == "preview":
-            return _previewed(request, typed)
-        if fields.get(TRAP):
-            return _sent(typed)
-        if mistakes := form_input.validate(typed):
-            return _page(typed, mistakes, status=422)
-        now = datetime.now(UTC)
-        try:
-            signup.request_subscription(
-                services.engine,
-                typed.email,
-                form_input.choices(typed),
-                ip=_ip(request),
-                suppression_key=services.suppression_key,
-                now=now,
-                limits=services.signup_limits,
-            )
-        except LimitError as error:
-            answer = _page(typed, (FieldError("", _too_often(error, now)),), status=429)
-            answer.headers["Retry-After"] = str(_seconds_to(error, now))
-            return answer
-        return _sent(typed)
-
-    @routes.post("/subscribe/preview")
-    def preview(request: Request, fields: Posted) -> Response:
-        """Return the preview as an HTML fragment for subscribe.js, which sends no address."""
-        if not meter.allows(request):
-            return _private(pages.show("subscribe_busy.html", status=429))
-        tried = _tried(request, form_input.parse(fields))
-        return _private(pages.show("subscribe_preview.html", tried=tried))
-
-    @routes.api_route("/subscribe.css", methods=["GET", "HEAD"])
-    def style() -> Response:
-        return Response(assets["subscribe.css"], media_type="text/css", headers=A_DAY)
-
-    @routes.api_route("/subscribe.js", methods=["GET", "HEAD"])
-    def script() -> Response:
-        return Response(assets["subscribe.js"], media_type="text/javascript", headers=A_DAY)
-
-    def _previewed(request: Request, typed: FormInput) -> Response:
-        """Return the whole page with the preview, for browsers without JavaScript."""
-        about_topics = tuple(m for m in form_input.validate(typed) if m.field in TOPICS)
-        if not meter.allows(request):
-            return _page(typed, (FieldError("", gettext(TOO_MANY_PREVIEWS)),), status=429)
-        tried, status = _tried(request, typed), 422 if about_topics else 200
-        return _page(typed, about_topics, tried=tried, status=status)
-
-    def _ip(request: Request) -> str | None:
-        return client_ip(request, settings.trusted_proxies)
-
-    def _tried(request: Request, typed: FormInput) -> SignupPreview | None:
-        wanted = Wanted(
-            form_input.size(typed.max_papers) or settings.max_papers,
-            form_input.breadth(typed.breadth) or Breadth.BALANCED,
-            weekly=typed.rhythm.startswith(Frequency.WEEKLY),
+@router.post("/subscribe")
+def subscribe(
+    request: Request,
+    form: Form,
+    ip: ClientIP,
+    services: Services,
+    pages: Pages,
+    recent: RecentPapers,
+    budget: CPUBudget,
+) -> Response:
+    """Request a subscription, or show the whole page with a preview without JavaScript."""
+    values = form_input.parse(form)
+    if form.get("do") == "preview":
+        errors = tuple(error for error in form_input.validate(values) if error.field in TOPICS)
+        if not budget.allows(request):
+            return _page(pages, values, (FieldError("", gettext(TOO_MANY_PREVIEWS)),), status=429)
+        preview = _preview(request, values, services, pages, recent, budget)
+        return _page(pages, values, errors, preview=preview, status=422 if errors else 200)
+    if form.get(TRAP):
+        return _sent(pages, values)
+    if errors := form_input.validate(values):
+        return _page(pages, values, errors, status=422)
+    now = datetime.now(UTC)
+    try:
+        signup.request_subscription(
+            services.engine,
+            values.email,
+            form_input.choices(values),
+            ip=ip,
+            suppression_key=services.suppression_key,
+            now=now,
+            limits=services.signup_limits,
         )
-        with meter.charged(request):
-            asked = form_input.topic_entries(typed)
-            looked_at = recent.get()
-            with read_only(services.engine) as conn:
-                return signup_preview(looked_at, conn, asked, wanted, pages.branding)
+    except LimitError as error:
+        answer = _page(pages, values, (FieldError("", _too_often(error, now)),), status=429)
+        answer.headers["Retry-After"] = str(_seconds_to(error, now))
+        return answer
+    return _sent(pages, values)
 
-    def _page(
-        typed: FormInput,
-        mistakes: Sequence[FieldError] = (),
-        *,
-        tried: SignupPreview | None = None,
-        status: int = 200,
-    ) -> Response:
-        answer = pages.show(
-            "subscribe.html",
-            status=status,
-            version=version,
-            typed=typed,
-            mistakes=mistakes,
-            tried=tried,
-            groups=GROUPS,
-            curated=len(CURATED),
-            hours=form_input.HOURS,
-            rhythms=form_input.translated(form_input.RHYTHMS),
-            sizes=form_input.sizes(typed.max_papers),
-            breadths=form_input.translated(form_input.BREADTHS),
-            regions=time_zones.by_region(),
-            listed=time_zones.is_listed(typed.timezone),
-            trap=TRAP,
-            longest=form_input.LONGEST_QUERY,
-        )
-        return _private(answer) if typed.email or mistakes else answer
 
-    def _sent(typed: FormInput) -> Response:
-        """Return the same page for any address, also when no mail was queued."""
-        topics = formatting.listed([topic.label for topic in form_input.topic_entries(typed)])
-        answer = pages.show("subscribe_sent.html", version=version, typed=typed, topics=topics)
-        return _private(answer)
+@router.post("/subscribe/preview")
+def show_preview(
+    request: Request,
+    form: Form,
+    services: Services,
+    pages: Pages,
+    recent: RecentPapers,
+    budget: CPUBudget,
+) -> Response:
+    """Return the preview as an HTML fragment for subscribe.js, which sends no address."""
+    if not budget.allows(request):
+        return _private(pages.show("subscribe_busy.html", status=429))
+    values = form_input.parse(form)
+    preview = _preview(request, values, services, pages, recent, budget)
+    return _private(pages.show("subscribe_preview.html", tried=preview))
 
-    return routes
+
+@router.api_route("/subscribe.css", methods=READ)
+def show_stylesheet() -> Response:
+    style = static_files.read("subscribe.css")
+    return Response(style, media_type="text/css", headers=A_DAY)
+
+
+@router.api_route("/subscribe.js", methods=READ)
+def show_script() -> Response:
+    script = static_files.read("subscribe.js")
+    return Response(script, media_type="text/javascript", headers=A_DAY)
+
+
+@cache
+def _version() -> str:
+    """Return a hash of the style sheet and the script, for their URLs; cached for the process."""
+    files = (static_files.read(name) for name in ("subscribe.css", "subscribe.js"))
+    return sha256(b"".join(files)).hexdigest()[:8]
+
+
+def _preview(
+    request: Request,
+    values: FormInput,
+    services: Services,
+    pages: Pages,
+    recent: RecentPapers,
+    budget: CPUBudget,
+) -> SignupPreview | None:
+    wanted = Wanted(
+        form_input.size(values.max_papers) or services.settings.max_papers,
+        form_input.breadth(values.breadth) or Breadth.BALANCED,
+        weekly=values.rhythm.startswith(Frequency.WEEKLY),
+    )
+    with budget.charged(request):
+        topics = form_input.topic_entries(values)
+        window = recent.get()
+        with read_only(services.engine) as conn:
+            return signup_preview(window, conn, topics, wanted, pages.branding)
+
+
+def _page(
+    pages: Pages,
+    values: FormInput,
+    errors: Sequence[FieldError] = (),
+    *,
+    preview: SignupPreview | None = None,
+    status: int = 200,
+) -> Response:
+    answer = pages.show(
+        "subscribe.html",
+        status=status,
+        version=_version(),
+        mistakes=errors,
+        **form_input.options(values),
+        tried=preview,
+        trap=TRAP,
+        longest=form_input.LONGEST_QUERY,
+    )
+    return _private(answer) if values.email or errors else answer
+
+
+def _sent(pages: Pages, values: FormInput) -> Response:
+    """Return the same page for any address, also when no mail was queued."""
+    topics = formatting.listed([topic.label for topic in form_input.topic_entries(values)])
+    answer = pages.show("subscribe_sent.html", version=_version(), typed=values, topics=topics)
+    return _private(answer)
 
 
 TOO_MANY_PREVIEWS: Final = gettext_noop("Too many previews. Try again in a minute.")

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.edit_distance import edit_distance
 from pipeline.errors import AddressError
 from pipeline.signup import valid_address
 
@@ -150,21 +151,6 @@ def _nearest(name: str) -> str | None:
         most = 2 if len(provider) >= _TWO_SLIPS else 1
         near = abs(len(name) - len(provider)) <= most  # skips the slow comparison of long names
         begins = name[:1] == provider[:1] or name[:2] == provider[1::-1]
-        if near and begins and slips(name, provider) <= most:
+        if near and begins and edit_distance(name, provider) <= most:
             return provider
     return None
-
-
-def slips(typed: str, meant: str) -> int:
-    """Return the edit distance with swaps of neighbouring letters (optimal string alignment)."""
-    before: list[int] = []
-    last = list(range(len(meant) + 1))
-    for i, letter in enumerate(typed, 1):
-        row = [i]
-        for j, other in enumerate(meant, 1):
-            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (letter != other))
-            if i > 1 and j > 1 and letter == meant[j - 2] and typed[i - 2] == other:
-                cost = min(cost, before[j - 2] + 1)
-            row.append(cost)
-        before, last = last, row
-    return last[-1]

@@ -251,17 +251,17 @@ built.dispatch(once=True)
 """
 TEXT_TEMPLATE = """{{ branding.list_name }}
 
-You can still change your topics, for {{ days }} days: {{ preferences_url }}
+{{ _("You can still change your topics, for %(days)s days:", days=days) }} {{ preferences_url }}
 
 --
-Unsubscribe: {{ unsubscribe_url }}
+{{ _("Unsubscribe:") }} {{ unsubscribe_url }}
 {% include "partials/operator.txt" %}
 """
 
 
 def test_recipe_of_a_mail(checkout: Checkout, inbox: Inbox):
     html = (checkout.folder / "emails/link.mjml").read_text()
-    checkout.write("emails/reminder.mjml", html.replace("Your link", "Your reminder"))
+    checkout.write("emails/reminder.mjml", html.replace("Your preferences link", "Your reminder"))
     checkout.write("emails/reminder.txt", TEXT_TEMPLATE)
     member = '    DATA_LINK = "data-link"'
     checkout.replace("pipeline/domain.py", member, f'    REMINDER = "reminder"\n{member}')
@@ -270,9 +270,13 @@ def test_recipe_of_a_mail(checkout: Checkout, inbox: Inbox):
         "pipeline/domain.py",
         entry,
         "        DeliveryKind.REMINDER: MailKind(\n"
-        '            "reminder", subject="Reminder: {list_name}", link=LinkPurpose.PREFERENCES\n'
+        '            "reminder",\n'
+        '            subject=gettext_noop("Reminder: %(name)s"),\n'
+        "            link=LinkPurpose.PREFERENCES,\n"
         f"        ),\n{entry}",
     )
+    programs = Path(sys.executable).parent
+    checkout.run("make", "--assume-old=.venv/.installed-dev", f"BIN={programs}", "messages")
 
     assert checkout.changed() == listed_files("Add a mail", "reminder")
 
@@ -282,8 +286,13 @@ def test_recipe_of_a_mail(checkout: Checkout, inbox: Inbox):
     assert b"Subject: Reminder: Paperboy\r\n" in mail.raw
     assert b"change your topics, for 30 days" in mail.raw
     assert b":reminder:list:" in mail.raw
-    tests = ("tests/test_signup_mails.py", "tests/test_doctor_mail.py")
-    checkout.python("-m", "pytest", "-q", *tests, "-k", "reminder or entry or sample")
+    tests = (
+        "tests/test_signup_mails.py",
+        "tests/test_doctor_mail.py",
+        "tests/test_translations.py",
+    )
+    chosen = "reminder or entry or sample or template_has or mails_have"
+    checkout.python("-m", "pytest", "-q", *tests, "-k", chosen)
 
 
 # --- A setting ----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from gettext import NullTranslations
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,11 +17,11 @@ from babel.messages.pofile import read_po
 from sqlalchemy import Engine
 
 from pipeline import translations
-from pipeline.domain import Breadth, Links, QuietNote, Reason
+from pipeline.domain import MAIL_KINDS, Breadth, Links, QuietNote, Reason
 from pipeline.matching.highlights import find
 from pipeline.rendering import Branding, MailLinks, Rendered, Renderer, cards, renderer, views
 from pipeline.rendering.fragments import plain
-from pipeline.web.subscribe.curated import CURATED, GROUPS
+from pipeline.web.subscribe import curated
 from pipeline.web.subscribe.time_zones import by_region
 from tests.support.factories import TODAY, make_digest, make_paper, make_pick, make_sighting
 from tests.support.site import Site, now, open_site, path
@@ -41,9 +42,9 @@ DATA = sorted(
     {
         "arXiv", "cs.IR", "UTC", "1.example", "example.org", "Europe/Paris", "List-Unsubscribe",
         "localhost", '"flow matching" cat:cs.LG', 'protein folding OR "drug design"',
-        *(topic.name for topic in CURATED),
-        *(topic.query for topic in CURATED),
-        *(group for group, _ in GROUPS),
+        *(topic.name for topic in curated.in_use().topics),
+        *(topic.query for topic in curated.in_use().topics),
+        *(group for group, _ in curated.in_use().groups),
         *(region for region, _ in by_region()),
         *(city for _, cities in by_region() for _, city in cities),
     },
@@ -157,11 +158,9 @@ def mails() -> Iterator[Rendered]:
     yield mail.digest(make_digest(picks[1], topics=()), LINKS)
     note = QuietNote(TODAY, TODAY, 5, ("Дымы",), Breadth.FEWER, 2, (("Дымы", "дым"),), False)
     yield mail.quiet_note(note, LINKS)
-    yield mail.confirmation(URL)
-    yield mail.already_in(URL, URL)
-    yield mail.link(URL, URL)
-    yield mail.data_link(URL)
-    yield mail.new_address(URL)
+    for kind, about in MAIL_KINDS.items():
+        if not about.is_list:
+            yield mail.transactional(kind, URL, url=URL, lasts=timedelta(days=1))
 
 
 @pytest.mark.usefixtures("_brackets")

@@ -54,6 +54,19 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         servers.close_run_folder(config.stash[run_folder])
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all tests on PostgreSQL as `full`: the server takes seconds to start."""
+    for item in items:
+        params = (
+            item.callspec.params
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else {}
+        )
+        if params.get("backend") == "postgresql" or "postgresql_url" in item.fixturenames:
+            item.add_marker("full")
+
+
 # --- Requirements that a machine may lack -------------------------------------------------------
 
 
@@ -75,7 +88,7 @@ def _lacks(what: str, requirement: str) -> None:
 # --- Databases ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.full)])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def backend(request: pytest.FixtureRequest) -> str:
     """Return the name of the database: both in turn, unless a test parametrises this indirectly."""
     return request.param

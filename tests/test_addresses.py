@@ -145,6 +145,7 @@ ADDRESSES = st.builds(
 )
 
 
+@pytest.mark.full
 @example("a@b.co")
 @settings(deadline=None, max_examples=150)
 @given(ADDRESSES.filter(_ORDINARY.fullmatch))

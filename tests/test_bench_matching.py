@@ -127,6 +127,7 @@ def test_read_rejects_an_invalid_set_with_the_reason(folder, grades, papers, mes
 # --- Speed --------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_match_prints_positive_figures_as_json():
     done = bench("match", "--papers", "30", "--topics", "60", "--readers", "50", "--json")
 

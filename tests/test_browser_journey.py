@@ -117,6 +117,7 @@ def text_of(mail: EmailMessage) -> str:
     return text
 
 
+@pytest.mark.full
 def test_reader_signs_up_reads_changes_topics_and_unsubscribes(reader, site, inbox):
     """Sign up, confirm, read, change topics and unsubscribe; no mail is sent afterwards."""
     site.announce(make_sighting(title="Retrieval, the first", announced_on=now().date()))
@@ -200,6 +201,7 @@ def test_reader_downloads_and_erases_personal_data(reader, site, inbox):
     assert ada.secret not in str(rows(site.engine, SubscriberRow))
 
 
+@pytest.mark.full
 def test_reader_pauses_resumes_unsubscribes_and_resubscribes(reader, site):
     ada = site.reader()
     reader.tab.goto(site.services.links.preferences(ada.id, now()))

@@ -74,6 +74,7 @@ def test_ingest_and_publish_survive_being_killed(database_url, engine, tmp_path)
     assert story.picks > story.digests > 0
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 @on_sqlite
 def test_no_row_is_lost_if_other_processes_open_the_database(backend):
@@ -339,6 +340,7 @@ def owe_confirmations(engine, count):
     return [add_confirmation(engine, request_id=1, **dates) for _ in range(count)]
 
 
+@pytest.mark.full
 @on_sqlite
 def test_sender_logs_a_full_disk_and_resumes(database_url, engine, sink, tmp_path):
     """The kernel rejects every write of the process for a while; sending resumes afterwards."""
@@ -383,6 +385,7 @@ def small_disk(place):
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
+@pytest.mark.full
 def test_sender_logs_a_full_disk_and_resumes_on_postgresql(small_postgresql, sink, tmp_path):
     """Neither tables nor WAL can grow; sending resumes when there is room again."""
     folder, url = small_postgresql
@@ -439,6 +442,7 @@ def restart_what_has_ended(folder):
 # --- Decisions of the operator ------------------------------------------------------------------
 
 
+@pytest.mark.full
 @on_sqlite
 def test_resolve_drops_or_resends_an_uncertain_delivery(database_url, engine, sink, tmp_path):
     """`deliveries resolve`: --drop treats a message as accepted, --resend sends it again."""

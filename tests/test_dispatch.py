@@ -419,6 +419,7 @@ CHILD = """
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("point", "left", "taken"),
     [

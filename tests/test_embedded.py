@@ -130,6 +130,7 @@ def test_a_worker_that_does_not_stop_is_killed_with_its_children(environment, no
     assert "finished" not in _words(notes)
 
 
+@pytest.mark.full
 def test_beat_sends_periodic_tasks_to_the_worker(environment, notes, tmp_path):
     with (
         processes.worker(environment, concurrency=1, app=APP),

@@ -168,6 +168,7 @@ def test_missing_list_of_names_raises(tmp_path):
     assert str(result.exception) == f"{tmp_path}/names: No such file or directory"
 
 
+@pytest.mark.full
 def test_a_dry_run_needs_no_database(tmp_path):
     (tmp_path / "mails").mkdir()
     (tmp_path / "mails" / "1.eml").write_bytes(GONE)

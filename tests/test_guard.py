@@ -1037,6 +1037,7 @@ def bounce(engine, feedback, delivery_id, reason=UNKNOWN, provider=None, now=NOW
     return feedback.take(provider, Event(str(delivery_id), "Bounce", "{}", (notice,)), now)[0]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("provider", [None, "ses", "generic"])
 def test_edition_that_bounces_completely_suppresses_no_reader(engine, sink, feedback, provider):
     ids = add_readers(engine)

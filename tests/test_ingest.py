@@ -329,6 +329,7 @@ def ready_to_match(engine: Engine) -> None:
     bring_topics_up(engine, published(engine), NOW)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("backend", "step"), [("sqlite", 3), ("postgresql", 9)], indirect=["backend"]
 )
@@ -371,6 +372,7 @@ def test_outdated_matches_of_a_crashed_ingest_are_deleted(engine: Engine):
     assert (published(engine), matches(engine)) == (1, set())
 
 
+@pytest.mark.full
 def test_next_ingest_completes_after_sigkill(engine: Engine, database_url: str):
     """SIGKILL in the second chunk of the matches of 260 papers with two topics."""
     ready_to_match(engine)
@@ -393,6 +395,7 @@ def test_next_ingest_completes_after_sigkill(engine: Engine, database_url: str):
 # --- Recorded answers ---------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.shared
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_recorded_hugging_face_papers_are_stored_once(engine: Engine):

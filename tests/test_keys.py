@@ -49,6 +49,7 @@ def test_keys_are_generated_once_and_stored(engine):
     assert made.suppression not in repr(made)
 
 
+@pytest.mark.full
 def test_concurrent_processes_get_the_same_keys(database_url):
     """The first insert wins; the other processes read its row."""
     script = (
@@ -345,6 +346,7 @@ def test_doctor_reports_the_origin_of_the_keys_and_generates_none(engine, databa
     assert (ok, detail.count("from the settings")) == (True, 2)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_keys_are_never_logged(database_url, capfd):
     environment = {**os.environ, "DATABASE_URL": database_url, "LOG_LEVEL": "DEBUG"}

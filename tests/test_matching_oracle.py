@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -134,6 +135,7 @@ def _is_called(author: str, names: tuple[str, ...]) -> bool:
 # --- Properties ---------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @settings(max_examples=300)
 @given(queries, papers)
 def test_index_results_equal_a_slow_evaluation(text, some):

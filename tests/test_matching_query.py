@@ -364,6 +364,7 @@ def test_stored_form_of_mixed_texts_parses_to_the_same_query(text: str):
     assert_read_again(text)
 
 
+@pytest.mark.full
 @settings(deadline=None)
 @given(st.lists(st.one_of(STRANGE, st.characters()), min_size=1, max_size=4).map("".join))
 def test_texts_near_the_limit_are_stored_correctly_or_rejected(unit: str):

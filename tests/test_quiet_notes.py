@@ -123,6 +123,7 @@ def test_note_is_never_due_if_disabled():
 # --- Recipients ---------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_note_is_sent_after_a_week_without_matches_and_again_after_a_month(engine: Engine):
     """And again after a month; the slot counts as before, and the notice supersedes no digest."""
     reader = add_reader(engine, OTHER, now=NOW - HOUR)

@@ -194,6 +194,7 @@ def test_invalid_json_in_a_column_does_not_block_sending(engine, services, inbox
     assert BOB in recipients(inbox) or EVE in recipients(inbox)
 
 
+@pytest.mark.full
 def test_paper_with_a_huge_abstract_does_not_block_sending(engine, services, inbox):
     add_reader(engine, "tea", email=EVE)
     ingest(engine, make_sighting(**TEA), make_sighting(**SEA))

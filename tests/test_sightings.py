@@ -330,6 +330,7 @@ def _announcement(draw: st.DrawFn, work: Sighting) -> Sighting:
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -353,6 +354,7 @@ def test_sightings_in_any_order_keep_each_work_separate(
     assert every_paper_was_sighted(engine)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

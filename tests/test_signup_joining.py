@@ -253,6 +253,7 @@ def most_in_a_month(times: list[timedelta]) -> int:
     return max(sum(start <= at < start + 30 * DAY for at in times) for start in times)
 
 
+@pytest.mark.full
 def test_repeated_requests_delay_the_owner_by_at_most_a_day(engine: Engine):
     """The stranger requests twice a day for 60 days; the owner then requests from elsewhere."""
     for hour in range(0, 60 * 24, 12):
@@ -268,6 +269,7 @@ def test_repeated_requests_delay_the_owner_by_at_most_a_day(engine: Engine):
     assert tries <= 24
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("networks", [1, 1_000])
 def test_newest_confirmation_link_is_always_valid(engine: Engine, networks: int):
     """With requests from one network or a thousand; also if the owner is in the same network."""

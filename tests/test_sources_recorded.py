@@ -371,6 +371,7 @@ print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_file_returns_papers_or_an_error_within_resource_limits(tmp_path, kind):
     """Within 10 s and 300 MB, measured in a separate process."""
@@ -430,6 +431,7 @@ def sightings_in(path: Path) -> list[Sighting]:
     return [s for _, reading in read_file(path) for s in reading.sightings]
 
 
+@pytest.mark.full
 @pytest.mark.shared
 def test_every_recorded_response_returns_all_its_papers():
     files = everything_recorded()

@@ -246,6 +246,7 @@ def test_corrupt_file_error_has_the_path_and_a_remedy(tmp_path: Path, backend: s
     assert str(file) in str(raised.value)
 
 
+@pytest.mark.full
 def test_a_command_names_the_file_that_cannot_be_opened(tmp_path: Path, backend: str):
     command = Command(tmp_path, {"DATABASE_URL": f"sqlite:///{tmp_path}/no/folder.db"})
 

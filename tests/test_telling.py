@@ -113,6 +113,7 @@ def way(database_url: str, valkey: str, log_format: str) -> Iterator[Way]:
         services.engine.dispose()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("backend", "log_format"), [("sqlite", "text"), ("postgresql", "json")], indirect=["backend"]
 )

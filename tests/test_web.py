@@ -440,6 +440,7 @@ def tab() -> Iterator[Page]:
         chromium.close()
 
 
+@pytest.mark.full
 @pytest.mark.browser
 def test_confirm_and_unsubscribe_work_in_a_browser(site, tab, subscribe, status):
     """The security headers do not block the buttons of our own pages."""

@@ -50,6 +50,7 @@ def is_guarded(answer) -> bool:
     return all(name in answer.headers for name in ALWAYS)
 
 
+@pytest.mark.full
 def test_every_response_has_the_security_headers(app, browser):
     """Each route is requested with each method, same-origin: found or not, allowed or not."""
     seen = set()
@@ -61,6 +62,7 @@ def test_every_response_has_the_security_headers(app, browser):
     assert {200, 204, 403, 404, 405, 410, 415} <= seen
 
 
+@pytest.mark.full
 def test_method_not_allowed_response_lists_allowed_methods(app, browser):
     """RFC 9110, section 15.5.6; one path may have a route to show and another to send."""
     for path in paths_of(app):

@@ -204,6 +204,7 @@ def test_every_archive_of_arxiv_has_a_topic():
     assert others | physics | particles <= covered
 
 
+@pytest.mark.full
 @pytest.mark.shared
 def test_machine_learning_topics_match_5_to_400_of_2000_papers():
     """On ten days of arXiv each of them has 5 to 400 of 2,000 papers: not empty, not everything."""
@@ -762,6 +763,7 @@ def test_new_papers_reach_the_preview(site, announce, earlier):
     assert any(shown() or threading.Event().wait(0.1) for _ in range(50))
 
 
+@pytest.mark.full
 def test_too_many_previews_return_429_with_a_message(site, announce):
     announce("Moss on Walls")
 
@@ -818,6 +820,7 @@ def phone(chromium: Browser, **more) -> Page:
     ).new_page()
 
 
+@pytest.mark.full
 @pytest.mark.browser
 def test_signup_works_in_a_mobile_browser(url, chromium, asked):
     """The zone is guessed, the preview follows the choice, and the address is never sent for it."""
@@ -842,6 +845,7 @@ def test_signup_works_in_a_mobile_browser(url, chromium, asked):
     assert complaints == []
 
 
+@pytest.mark.full
 @pytest.mark.browser
 def test_topics_can_be_found_by_their_name(url, chromium):
     tab = phone(chromium)
@@ -854,6 +858,7 @@ def test_topics_can_be_found_by_their_name(url, chromium):
     expect(tab.get_by_label("Galaxies")).to_be_hidden()
 
 
+@pytest.mark.full
 @pytest.mark.browser
 def test_form_without_scripts_previews_and_submits(url, chromium, asked):
     tab = phone(chromium, java_script_enabled=False)

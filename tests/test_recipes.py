@@ -234,12 +234,12 @@ MAIL = """
 from datetime import UTC, datetime, timedelta
 from pipeline import bootstrap, settings, signup
 from pipeline.domain import DeliveryKind
-from pipeline.signup import Choices
+from pipeline.signup import Choices, parse_queries
 from pipeline.storage import transactional
 
 built, now = bootstrap.build(settings.load(None)), datetime.now(UTC)
 reader = signup.add(
-    built.engine, "ada@example.org", Choices(("moss",)), confirmed=True,
+    built.engine, "ada@example.org", Choices(parse_queries(["moss"])), confirmed=True,
     suppression_key=built.suppression_key, now=now,
 )
 with built.engine.begin() as conn:

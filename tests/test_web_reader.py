@@ -794,7 +794,7 @@ def test_columns_with_reader_data_equal_the_documented_list():
         "redacted email_key origin wording",
         SkipRow: "subscriber_id edition_on slot_at reason range_from range_to",
         PendingConfirmationRow: "id address_hash requested_at inbox requester",
-        SuppressionRow: "hash reason since folded",
+        SuppressionRow: "hash reason since",
         StrikeRow: "address_hash edition_on kind noted_at",
         RefusalRow: "delivery_id edition_on address_hash domain kind ends_as wording server at "
         "counted",

@@ -87,7 +87,7 @@ def asked(engine: Engine):
     """Return a function that returns the choices of each stored request."""
 
     def asked() -> list[Choices]:
-        return [from_json(row.wishes) for row in rows(engine, RequestRow, RequestRow.id)]
+        return [from_json(row.choices) for row in rows(engine, RequestRow, RequestRow.id)]
 
     return asked
 

@@ -484,7 +484,7 @@ def test_purge_removes_wishes_of_requests_added_by_the_operator(engine: Engine):
 
     purge.purge(engine, NOW + 8 * DAY, Retention())
 
-    assert [row.wishes for row in rows(engine, RequestRow)] == [{}]
+    assert [row.choices for row in rows(engine, RequestRow)] == [{}]
 
 
 def test_consent_wordings_are_unchanged():

@@ -128,7 +128,7 @@ def test_failing_application_sends_exactly_one_response():
         raise RuntimeError("after")
 
     status, headers, body, error = ask(broken)
-    assert (status, body, error) == (500, BROKEN, "before")
+    assert (status, body, error) == (500, f"{BROKEN}\n", "before")
     assert headers["x-content-type-options"] == "nosniff"
     status, _, body, error = ask(breaking)
     assert (status, body, error) == (200, "hello", "after")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.bench import labelled_sets, match, quality, synthetic
+from pipeline.bench import match, quality, synthetic
 from pipeline.bench.match import Plan
 from pipeline.domain import Breadth, Match
 from pipeline.errors import PaperboyError
@@ -50,8 +50,8 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_ndcg_is_100_for_a_perfect_order_and_less_otherwise(folder):
-    best_first = quality.measure(labelled_sets.read(folder({("t", "about"): 2, ("t", "says"): 1})))
-    wrong = quality.measure(labelled_sets.read(folder({("t", "passes"): 2, ("t", "says"): 1})))
+    best_first = quality.measure(quality.read_set(folder({("t", "about"): 2, ("t", "says"): 1})))
+    wrong = quality.measure(quality.read_set(folder({("t", "passes"): 2, ("t", "says"): 1})))
 
     assert best_first.ndcg == pytest.approx(100)
     assert 0 < wrong.ndcg < 100
@@ -59,7 +59,7 @@ def test_ndcg_is_100_for_a_perfect_order_and_less_otherwise(folder):
 
 
 def test_floor_has_precision_and_recall_per_breadth(folder):
-    measured = quality.measure(labelled_sets.read(folder({("t", "about"): 1, ("t", "passes"): 1})))
+    measured = quality.measure(quality.read_set(folder({("t", "about"): 1, ("t", "passes"): 1})))
 
     told = {breadth: (f.precision, f.recall, f.papers) for breadth, f in measured.floors.items()}
     assert told == {
@@ -73,14 +73,14 @@ def test_quiet_is_the_percentage_of_days_without_a_sent_paper(folder):
     """One of the 41 ungraded papers is sent; about half of the days, of 30 papers each, have it."""
     grades = {("t", "about"): 1, ("t", "passes"): 1}
 
-    measured = quality.measure(labelled_sets.read(folder(grades)))
+    measured = quality.measure(quality.read_set(folder(grades)))
 
     assert measured.floors[Breadth.FEWER].quiet == 100
     assert 20 < measured.floors[Breadth.BALANCED].quiet < 80
 
 
 def test_elsewhere_is_100_for_days_of_another_field(folder):
-    known = labelled_sets.read(folder({("t", "about"): 1}))
+    known = quality.read_set(folder({("t", "about"): 1}))
 
     others = [paper for paper in known.papers if paper.id.startswith("other")]
 
@@ -95,8 +95,8 @@ def test_ndcg_ignores_ungraded_papers_if_a_paper_is_graded_0(folder):
     judged = {("t", "about"): 1, ("t", "passes"): 1, ("t", "other 1"): 0}
     unjudged = {key: grade for key, grade in judged.items() if grade}
 
-    assert quality.measure(labelled_sets.read(folder(judged))).ndcg == pytest.approx(100)
-    assert quality.measure(labelled_sets.read(folder(unjudged))).ndcg < 100
+    assert quality.measure(quality.read_set(folder(judged))).ndcg == pytest.approx(100)
+    assert quality.measure(quality.read_set(folder(unjudged))).ndcg < 100
 
 
 def test_quality_prints_a_set_as_one_json_object(folder):
@@ -121,7 +121,7 @@ def test_quality_prints_a_set_as_one_json_object(folder):
 )
 def test_read_rejects_an_invalid_set_with_the_reason(folder, grades, papers, message):
     with pytest.raises(PaperboyError, match=message):
-        labelled_sets.read(folder(grades, papers))
+        quality.read_set(folder(grades, papers))
 
 
 # --- Speed --------------------------------------------------------------------------------------

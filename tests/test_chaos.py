@@ -352,7 +352,7 @@ def test_sender_logs_a_full_disk_and_resumes(database_url, engine, sink, tmp_pat
     with Command(tmp_path, settings | {"SMTP_CONNECTIONS": "2"}).start("send", "--once") as sender:
         wait_until(lambda: len(sink.taken) > 5)
         resource.prlimit(sender.pid, resource.RLIMIT_FSIZE, (0, no_limit))
-        read_until(sender, "database away")
+        read_until(sender, "database.unreachable")
         resource.prlimit(sender.pid, resource.RLIMIT_FSIZE, (no_limit, no_limit))
         sender.communicate(timeout=SECONDS)
 
@@ -402,13 +402,13 @@ def test_sender_logs_a_full_disk_and_resumes_on_postgresql(small_postgresql, sin
         filler = fill(folder / "postgresql")
         with pytest.raises(DBAPIError):
             owe_confirmations(engine, 10_000)  # until no page has room left
-        read_until(sender, "database away")
+        read_until(sender, "database.unreachable")
         filler.unlink()
         restart_what_has_ended(folder)
         _, rest = sender.communicate(timeout=SECONDS)
 
     assert sender.returncode == 0
-    assert "database away" not in rest
+    assert "database.unreachable" not in rest
     assert "database.reachable" in rest
     assert "Traceback" not in rest
     assert paperboy.run("send", "--once")[0] == 0  # queued while the first ended

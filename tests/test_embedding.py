@@ -20,7 +20,7 @@ import pytest
 
 from pipeline import editions
 from pipeline import ingest as ingesting
-from pipeline.bench import labelled_sets, match, quality
+from pipeline.bench import match, quality
 from pipeline.bootstrap import Services
 from pipeline.embedding import MOST_TOKENS, Embeddings, Model, from_settings
 from pipeline.errors import SettingsError
@@ -300,7 +300,7 @@ def test_embedder_improves_ndcg_of_a_labelled_set(tmp_path, model):
     }
     for name, lines in files.items():
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    known = labelled_sets.read(tmp_path)
+    known = quality.read_set(tmp_path)
 
     assert quality.measure(known, embedder=Embeddings(model)).ndcg > quality.measure(known).ndcg
 

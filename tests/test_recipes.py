@@ -355,7 +355,7 @@ def test_recipe_of_a_migration(checkout: Checkout):
 
     checkout.paperboy("db", "upgrade")
     assert checkout.python("-c", COLUMNS) == "['id', 'name']\n"
-    tests = ("tests/test_migrations.py", "tests/test_docs.py")
+    tests = ("tests/test_storage_migrations.py", "tests/test_docs.py")
     checkout.python(
         "-m", "pytest", "-q", *tests, "-m", "not full", "-k", "tables_of_the_schema or schema"
     )

@@ -20,7 +20,7 @@ from pipeline.matching.highlights import find
 from pipeline.message import Sender, compose_list_mail
 from pipeline.rendering import MailLinks, Renderer, formatting, views
 from pipeline.rendering.branding import SHEET, SHEET_DARK, contrast
-from pipeline.rendering.cache import RenderCache
+from pipeline.rendering.cards import RenderCache
 from pipeline.rendering.fragments import fragment
 from tests.support import SHARED
 from tests.support.factories import NOW, TODAY, make_digest, make_paper, make_pick

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
-from pipeline.storage import quotas
+from pipeline.storage import rate_limits
 from tests.support.factories import NOW
 
 HOUR = timedelta(hours=1)
@@ -14,9 +14,9 @@ HOUR = timedelta(hours=1)
 
 def take(engine, wanted, now=NOW, most=10):
     with engine.begin() as conn:
-        count = min(wanted, quotas.remaining(conn, "smtp:hour", most, HOUR, now))
+        count = min(wanted, rate_limits.remaining_quota(conn, "smtp:hour", most, HOUR, now))
         if count:
-            quotas.take(conn, "smtp:hour", count, HOUR, now)
+            rate_limits.take_quota(conn, "smtp:hour", count, HOUR, now)
     return count
 
 
@@ -46,8 +46,8 @@ def test_concurrent_senders_do_not_exceed_the_limit(engine):
 
 def test_rolled_back_take_consumes_nothing(engine):
     with engine.connect() as conn:
-        quotas.remaining(conn, "smtp:hour", 10, HOUR, NOW)
-        quotas.take(conn, "smtp:hour", 10, HOUR, NOW)
+        rate_limits.remaining_quota(conn, "smtp:hour", 10, HOUR, NOW)
+        rate_limits.take_quota(conn, "smtp:hour", 10, HOUR, NOW)
         conn.rollback()
 
     assert take(engine, 10) == 10
@@ -57,7 +57,7 @@ def test_free_at_returns_the_time_of_the_next_free_slot(engine):
     take(engine, 10)
 
     with engine.begin() as conn:
-        free_at = quotas.free_at(conn, "smtp:hour", HOUR, NOW)
+        free_at = rate_limits.quota_free_at(conn, "smtp:hour", HOUR, NOW)
 
     assert take(engine, 1, free_at - timedelta(seconds=1)) == 0
     assert take(engine, 1, free_at) == 1

@@ -8,5 +8,5 @@ the same content as plain rendering, `profile` measures CPU time by step.
 
     web: synthetic (stored papers) -> a server in its own process -> searches and pages
     match: synthetic (papers, topics and readers) -> topics against papers, alternatives
-    quality: labelled_sets (graded by people) -> quality of ranking and threshold
+    quality: labelled sets (graded by people) -> quality of ranking and threshold
 """

@@ -64,14 +64,13 @@ def quality(
     as_json: AsJson = False,
 ) -> None:
     """Score the ranking and the threshold on labelled sets; see docs/matching.md."""
-    from pipeline.bench import labelled_sets
-    from pipeline.bench.quality import measure
+    from pipeline.bench.quality import measure, read_set
     from pipeline.embedding import from_settings
     from pipeline.settings import load
 
-    others = labelled_sets.read(elsewhere).papers if elsewhere else ()
+    others = read_set(elsewhere).papers if elsewhere else ()
     embedder = from_settings(load().semantic_model)
-    measured = (measure(labelled_sets.read(folder), others, embedder) for folder in sets)
+    measured = (measure(read_set(folder), others, embedder) for folder in sets)
     if as_json:
         for one in measured:
             sys.stdout.write(json.dumps(one.as_json()) + "\n")

@@ -12,7 +12,7 @@ import typer
 
 from pipeline import embedding, settings
 from pipeline import ingest as ingesting
-from pipeline.bench import labelled_sets
+from pipeline.bench import quality
 from pipeline.bootstrap import Services, services
 from pipeline.cli.output import AsJson, Now, Since, UsageError, complain, day, moment, show
 from pipeline.cli.subscribers import breadth_of
@@ -221,7 +221,7 @@ def rank(
     ] = False,
 ) -> None:
     """Rank papers for topics, without a database or a threshold."""
-    documents, topics = labelled_sets.papers_in(papers_file), labelled_sets.topics_in(topics_file)
+    documents, topics = quality.papers_in(papers_file), quality.topics_in(topics_file)
     embedder = embedding.from_settings(settings.load().semantic_model)
     rows = rank_papers(documents, topics, top=top, language=language, embedder=embedder)
     show(

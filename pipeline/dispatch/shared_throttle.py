@@ -26,7 +26,7 @@ from pipeline.storage import (
     deliveries,
     delivery_queries,
     guard,
-    quotas,
+    rate_limits,
     refusals,
     send_controls,
     throttles,
@@ -132,7 +132,7 @@ class SharedThrottle:
         limit, free_at = self._quota_left(conn, 1 if breaker else tokens, now)
         claimed = self._claim(conn, limit, now) if limit else []
         for rate in self._rates if claimed else ():
-            quotas.take(conn, rate.name, len(claimed), rate.window, now)
+            rate_limits.take_quota(conn, rate.name, len(claimed), rate.window, now)
         if breaker and not claimed:
             send_controls.abandon_probe(conn, self._lease.token)
         self.is_probing = bool(breaker and claimed)
@@ -155,10 +155,10 @@ class SharedThrottle:
         limit = min(tokens, self.chunk)
         until: datetime | None = now if limit == 0 else None
         for rate in self._rates:
-            left = quotas.remaining(conn, rate.name, rate.most, rate.window, now)
+            left = rate_limits.remaining_quota(conn, rate.name, rate.most, rate.window, now)
             limit = min(limit, left)
             if left == 0:
-                free_at = quotas.free_at(conn, rate.name, rate.window, now)
+                free_at = rate_limits.quota_free_at(conn, rate.name, rate.window, now)
                 until = max(until or now, free_at)
         return limit, until
 

@@ -7,8 +7,8 @@ query          the topic language: parsed into a tree, written as one canonical 
 suggestions    hints about likely slips in a query, and narrower or broader variants
 corpus         document frequencies, which give the idf of a word
 postings       positional index of the words of some papers
-scoring, threshold, fields, phrases    BM25 scores, relevance threshold, filters, matched phrases
-highlights     spans of a text that mention matched phrases
+scoring, threshold, fields    BM25 scores, relevance threshold, filters
+highlights     the matched phrases of a paper, and the spans of a text that mention them
 semantic       semantic similarity of a topic and a paper, if an embedding model is configured
 index          query -> papers with scores
 match          many topics against papers -> matches; rankings without the threshold

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pipeline.domain import Breadth
 from pipeline.matching.corpus import CorpusStatistics, Readable
 from pipeline.matching.fields import Fields
-from pipeline.matching.phrases import phrases
+from pipeline.matching.highlights import phrases
 from pipeline.matching.postings import Counts, Positions, Postings, Zone
 from pipeline.matching.query import And, Field, Fielded, Not, Or, Phrase, Query, Words
 from pipeline.matching.scoring import Scorer

@@ -16,8 +16,7 @@ from pipeline.domain import MAIL_KINDS, DeliveryKind, Digest, Pick, QuietNote
 from pipeline.errors import RenderError
 from pipeline.rendering import formatting, selftest, templates, views
 from pipeline.rendering.branding import Branding, MailLinks
-from pipeline.rendering.cache import RenderCache
-from pipeline.rendering.cards import Cards, WireCard
+from pipeline.rendering.cards import Cards, RenderCache, WireCard
 from pipeline.rendering.fragments import Part, Rendered, escaped, fragment, part, placeholder
 from pipeline.rendering.highlight import Find, Marks, phrases_of
 from pipeline.rendering.templates import TemplateParts

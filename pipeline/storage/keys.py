@@ -195,7 +195,7 @@ def fingerprint(key: str) -> str:
 def log_origin(loaded: Settings, keys: Keys) -> None:
     """Log the origin of the keys and a fingerprint at the start of a service; never the keys."""
     log.info(
-        "keys in use",
+        "keys.loaded",
         secret_key="settings" if loaded.secret_key else "made once, in the database",
         suppression_key="settings" if loaded.suppression_key else "made once, in the database",
         suppression_fingerprint=fingerprint(keys.suppression),

@@ -38,13 +38,13 @@ TESTS: Final = {
     "pipeline/smtp/*.py": "tests/test_smtp*.py",
     "pipeline/dispatch/*.py": "tests/test_dispatch.py tests/test_pac*.py tests/test_storage_*.py",
     "pipeline/storage/*.py": "tests/test_storage_*.py tests/test_dispatch.py tests/test_signup*.py",
-    "pipeline/editions/*.py": "tests/test_editions*.py tests/test_quiet_notes.py",
+    "pipeline/editions/*.py": "tests/test_editions*.py tests/test_editions_no_match_notice.py",
     "pipeline/signup/*.py": "tests/test_signup*.py",
     "pipeline/feedback/**/*.py": "tests/test_feedback*.py",
-    "pipeline/web/**/*.py": "tests/test_web.py tests/test_web_*.py",
+    "pipeline/web/**/*.py": "tests/test_web_mail_links.py tests/test_web_*.py",
     "pipeline/message.py": "tests/test_message.py",
     "pipeline/slots.py": "tests/test_slots.py",
-    "pipeline/links.py": "tests/test_links.py tests/test_web.py",
+    "pipeline/links.py": "tests/test_links.py tests/test_web_mail_links.py",
     "pipeline/settings.py": "tests/test_settings.py",
 }
 """Test files by module pattern; the first pattern that matches a module counts."""

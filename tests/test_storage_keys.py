@@ -362,7 +362,7 @@ def test_keys_are_never_logged(database_url, capfd):
         check=True, timeout=100,
     ).stdout  # fmt: skip
 
-    assert "key made" in written
+    assert "key.created" in written
     for value in values:
         assert value not in written
         assert value in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import socket
@@ -470,6 +471,21 @@ def test_http_site_fails_unless_it_is_a_local_trial(examine):
 
 
 # --- All checks ---------------------------------------------------------------------------------
+
+
+def test_every_check_runs_once():
+    run = [check for area in doctor.AREAS for check in area.CHECKS]
+    written = {
+        function
+        for area in doctor.AREAS
+        for function in vars(area).values()
+        if inspect.isfunction(function)
+        and not function.__name__.startswith("_")
+        and list(function.__annotations__.values()) == ["Installation", "Iterator[Finding]"]
+    }
+
+    assert len(run) == len(set(run))
+    assert set(run) == written
 
 
 def test_one_broken_check_does_not_stop_the_others(monkeypatch):

@@ -19,7 +19,7 @@ from pipeline.settings import Settings
 
 __all__ = ["Finding", "examine"]
 
-AREAS = (settings, database, database, services, site, dns, mail)
+AREAS = (settings, database, services, site, dns, mail)
 
 log = structlog.get_logger(__name__)
 

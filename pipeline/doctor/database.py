@@ -188,16 +188,6 @@ def sources(installation: Installation) -> Iterator[Finding]:
             yield bad(check, record.error, advice)
 
 
-CHECKS: tuple[Check, ...] = (
-    database,
-    migrations,
-    durability,
-    local_disk,
-    database_file,
-    sources,
-)
-
-
 NAMED: Final = 5  # rows named in one finding; the others are only counted
 
 Trial = Callable[[Connection], Iterable[tuple[object, str]]]
@@ -252,4 +242,7 @@ TRIALS: Final[dict[str, tuple[Trial, str]]] = {
     ),
 }
 
-ROW_CHECKS: tuple[Check, ...] = (stored_rows,)
+CHECKS: tuple[Check, ...] = (
+    *(database, migrations, durability, local_disk, database_file, sources),
+    stored_rows,
+)

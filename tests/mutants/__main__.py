@@ -37,7 +37,7 @@ TESTS: Final = {
     "pipeline/matching/*.py": "tests/test_matching_*.py tests/test_sources_text.py",
     "pipeline/smtp/*.py": "tests/test_smtp*.py",
     "pipeline/dispatch/*.py": "tests/test_dispatch*.py tests/test_storage_*.py",
-    "pipeline/storage/*.py": "tests/test_storage_*.py tests/test_dispatch*.py tests/test_signup*.py",
+    "pipeline/storage/*.py": "tests/test_storage_*.py tests/test_dispatch.py tests/test_signup*.py",
     "pipeline/editions/*.py": "tests/test_editions*.py",
     "pipeline/signup/*.py": "tests/test_signup*.py",
     "pipeline/feedback/**/*.py": "tests/test_feedback*.py",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.dispatch import Dispatcher, Quota, Tally
     from pipeline.dispatch.compose import Composer
     from pipeline.dkim import Signer
-    from pipeline.domain import Delivery, Notice, Told
+    from pipeline.domain import Delivery, ListContent, Notice
     from pipeline.editions import SlotResult
     from pipeline.feedback.intake import ReadMail
     from pipeline.feedback.process import Feedback
@@ -283,11 +283,11 @@ class Services:
         return self.composer.mail_links(delivery, now)
 
     def compose(
-        self, delivery: Delivery, told: Told | None, *, now: datetime | None = None
+        self, delivery: Delivery, told: ListContent | None, *, now: datetime | None = None
     ) -> bytes:
         return self.composer.compose(delivery, told, now=now)
 
-    def load(self, conn: Connection, claimed: Sequence[Delivery]) -> Mapping[int, Told]:
+    def load(self, conn: Connection, claimed: Sequence[Delivery]) -> Mapping[int, ListContent]:
         from pipeline import editions
 
         return editions.load_content(conn, claimed, self.settings.quiet_note_days)

@@ -226,7 +226,7 @@ class Digest:
 
 
 @dataclass(frozen=True, slots=True)
-class QuietNote:
+class NoMatchNotice:
     """Content of a no-match notice: the reader got no digest for a while, and how to get one."""
 
     edition_on: date
@@ -239,7 +239,7 @@ class QuietNote:
     follows_trending: bool
 
 
-Told = Digest | QuietNote
+ListContent = Digest | NoMatchNotice
 """Content that a slot may produce for its reader."""
 
 

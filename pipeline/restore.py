@@ -266,7 +266,7 @@ class Settling:
                 with read_only(self.engine) as ours:
                     if restored_copies.by_secret(ours, [stored.subscriber.secret]):
                         continue
-                cells = {k: v for k, v in signup.transfer.exported_row(stored, key).items() if v}
+                cells = {k: v for k, v in signup.transfer.export_row(stored, key).items() if v}
                 [done] = taking.take([Record(0, cells, ())], is_ours=True)
                 if done.outcome is ImportReport.ADDED:
                     self.result.joined.append(done.email)

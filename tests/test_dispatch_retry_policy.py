@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from pipeline.dispatch import retry_policy
-from pipeline.dispatch.retry_policy import GAPS, settlement
+from pipeline.dispatch.retry_policy import GAPS, settlement_of
 from pipeline.domain import DeliveryStatus, StrikeKind, Verdict
 from pipeline.smtp import Phase, Reply, Scope, decide, decide_locally, strike_of
 from pipeline.storage.deliveries import Settlement
@@ -20,7 +20,7 @@ MINUTE = timedelta(minutes=1)
 
 def settle(verdict, reply=None, spread=0.0, **delivery):
     decision = decide_locally(verdict, Phase.RCPT, reply)
-    return settlement(make_delivery(**delivery), decision, spread=spread)
+    return settlement_of(make_delivery(**delivery), decision, spread=spread)
 
 
 def test_retry_delay_grows_per_attempt_and_the_last_gap_repeats():
@@ -106,7 +106,7 @@ def test_transient_verdicts_are_retried_even_with_a_5xx_code(verdict):
 def test_settlement_has_every_field_for_each_verdict_and_reply(verdict, reply):
     delivery = make_delivery(attempts=1)
     decision = replace(decide_locally(verdict, Phase.DOT, reply), queue_id="Q1")
-    settled = settlement(delivery, decision, spread=0.5)
+    settled = settlement_of(delivery, decision, spread=0.5)
 
     assert settled == Settlement(
         delivery.id,

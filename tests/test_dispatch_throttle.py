@@ -86,8 +86,8 @@ def test_pace_expires_a_day_after_its_last_refusal_and_pause(refused_at, not_bef
     times = {"refused_at": NOW + refused_at * MINUTE, "not_before": NOW + not_before * MINUTE}
     known = throttle.replace(refuse(), **times)
 
-    assert not throttle.is_forgotten(known, NOW + timedelta(days=1, seconds=-1))
-    assert throttle.is_forgotten(known, NOW + timedelta(days=1))
+    assert not throttle.is_outdated(known, NOW + timedelta(days=1, seconds=-1))
+    assert throttle.is_outdated(known, NOW + timedelta(days=1))
 
 
 def test_refusals_within_30_seconds_count_once():
@@ -180,8 +180,8 @@ def test_at_least_one_mail_is_allowed_and_the_throttle_always_ends(story):
 def test_refusal_expires_after_a_day():
     known = refuse()
 
-    assert not throttle.is_forgotten(known, NOW + timedelta(hours=24))
-    assert throttle.is_forgotten(known, NOW + timedelta(hours=24) + MINUTE)
+    assert not throttle.is_outdated(known, NOW + timedelta(hours=24))
+    assert throttle.is_outdated(known, NOW + timedelta(hours=24) + MINUTE)
 
 
 def test_distrust_window_is_ten_minutes():

@@ -723,7 +723,7 @@ def test_crash_during_publish_leaves_only_whole_chunks(engine: Engine):
     """Each chunk is committed as a whole or not at all; the next run continues with the others."""
     crowd(engine, 210)
     ingest(engine, make_sighting())
-    editions.bring_topics_up(engine, published(engine), NOW)
+    editions.match_late_topics(engine, published(engine), NOW)
     left = set()
     for after in (15, 120, 212, 217, 230):
         with dying(engine, after):
@@ -748,11 +748,11 @@ def test_crash_during_publish_leaves_only_whole_chunks(engine: Engine):
     ("due", "minutes"), [(0, 0), (999, 0), (6_000, 1), (60_000, 10), (1_000_000, 10)]
 )
 def test_spread_is_zero_for_few_digests_and_grows_to_the_maximum(due, minutes):
-    assert compiler.spread(due, timedelta(minutes=10)) == timedelta(minutes=minutes)
+    assert compiler.delivery_spread(due, timedelta(minutes=10)) == timedelta(minutes=minutes)
 
 
 def test_readers_are_spread_evenly():
-    shares = [compiler.share(id_) for id_ in range(1, 1001)]
+    shares = [compiler.spread_position(id_) for id_ in range(1, 1001)]
 
     tenths = Counter(int(share * 10) for share in shares)
     assert set(tenths) == set(range(10))
@@ -761,7 +761,7 @@ def test_readers_are_spread_evenly():
 
 def test_publish_delays_digests_by_their_share_but_not_a_welcome(engine, monkeypatch):
     monkeypatch.setattr(compiler, "MANY", 3)
-    monkeypatch.setattr(compiler, "share", lambda id_: id_ / 10)
+    monkeypatch.setattr(compiler, "spread_position", lambda id_: id_ / 10)
     ids = [join(engine, email=f"r{n}@example.org").id for n in range(3)]
     ingest(engine, make_sighting())
     with engine.begin() as conn:

@@ -15,7 +15,7 @@ from pipeline.domain import (
     DeliveryKind,
     DeliveryStatus,
     Frequency,
-    QuietNote,
+    NoMatchNotice,
     Schedule,
     SkipReason,
     SuppressionReason,
@@ -238,7 +238,7 @@ def test_notes_are_queued_once_after_a_crash_or_repeated_publish(engine: Engine)
         add_reader(engine, OTHER, email=f"r{n}@example.org", now=NOW - HOUR)
     days(engine, 1, 6)
     ingest(engine, make_sighting(title="Tea", announced_on=TODAY), now=NOW + 7 * DAY)
-    editions.bring_topics_up(engine, published(engine), NOW + 7 * DAY)
+    editions.match_late_topics(engine, published(engine), NOW + 7 * DAY)
     for after in range(4, 40):
         with dying(engine, after) as statements:
             publish(engine, 7)
@@ -258,7 +258,7 @@ def test_notes_are_queued_once_after_a_crash_or_repeated_publish(engine: Engine)
 # --- Content ------------------------------------------------------------------------------------
 
 
-def loaded(engine: Engine) -> QuietNote:
+def loaded(engine: Engine) -> NoMatchNotice:
     with read_only(engine) as conn:
         (note,) = no_match_notice.load(conn, [row.id for row in notes(engine)], 7).values()
     return note
@@ -295,7 +295,7 @@ def test_load_ignores_deliveries_of_other_kinds(engine: Engine):
         assert no_match_notice.load(conn, [row.id for row in rows(engine, DeliveryRow)], 7) == {}
 
 
-WORDY = QuietNote(
+WORDY = NoMatchNotice(
     edition_on=date(2030, 1, 9),
     since=date(2030, 1, 3),
     announced=1412,
@@ -327,7 +327,7 @@ def test_note_explains_the_reason_and_suggests_changes():
 
 
 def test_note_omits_advice_already_followed():
-    bare = QuietNote(TODAY, TODAY, 1, (), Breadth.MORE, 4, (), follows_trending=True)
+    bare = NoMatchNotice(TODAY, TODAY, 1, (), Breadth.MORE, 4, (), follows_trending=True)
 
     mail = RENDERER.quiet_note(bare, LINKS)
 

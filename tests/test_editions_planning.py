@@ -121,18 +121,18 @@ def test_unwelcome_returns_readers_with_a_welcome_but_no_draft():
     ],
 )
 def test_spread_grows_from_a_thousand_digests_up_to_the_maximum(due, longest, seconds):
-    found = compiler.spread(due, timedelta(seconds=longest))
+    found = compiler.delivery_spread(due, timedelta(seconds=longest))
 
     assert found == timedelta(seconds=seconds)
 
 
 def test_share_of_a_reader_is_stable():
     """A changed hash constant would move every reader to another minute."""
-    assert compiler.share(0) == 0
-    assert [round(compiler.share(id_), 9) for id_ in (1, 2, 1_000_000)] == [
+    assert compiler.spread_position(0) == 0
+    assert [round(compiler.spread_position(id_), 9) for id_ in (1, 2, 1_000_000)] == [
         round(id_ * 2654435769 % 4294967296 / 4294967296, 9) for id_ in (1, 2, 1_000_000)
     ]
-    assert 0.6180 < compiler.share(1) < 0.6181
+    assert 0.6180 < compiler.spread_position(1) < 0.6181
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_spread_delays_digests_but_not_welcomes():
 
         assert new.kind is kind
         assert (new.range_from, new.range_to, new.template) == (4, 9, "1")
-        turn = timedelta(0) if welcome_due else timedelta(seconds=100) * compiler.share(1)
+        turn = timedelta(0) if welcome_due else timedelta(seconds=100) * compiler.spread_position(1)
         assert new.delay == turn
 
 

@@ -75,7 +75,7 @@ def store(engine, *found, embedder=None, now=NOW):
 def follow(engine, query, email):
     """Add a reader with a topic that the next ingest matches."""
     add_reader(engine, query, email=email)
-    editions.bring_topics_up(engine, 0, NOW)
+    editions.match_late_topics(engine, 0, NOW)
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -325,7 +325,7 @@ def test_paper_is_embedded_once_for_several_topics(engine, model):
     store(engine, make_sighting("3001.00001", title="Rivers"), embedder=kept)
     by_ingest = [text for text in counting.read if text.startswith("Rivers. ")]
     add_reader(engine, "ti:rivers", email="bob@example.org")
-    editions.bring_topics_up(engine, 1, NOW, CachedEmbeddings(engine, counting))
+    editions.match_late_topics(engine, 1, NOW, CachedEmbeddings(engine, counting))
 
     assert len(by_ingest) == 1
     assert [text for text in counting.read if text.startswith("Rivers. ")] == by_ingest

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from pipeline import ingest as ingesting
 from pipeline import settings, sources
 from pipeline.domain import Sighting, SourceState
-from pipeline.editions import bring_topics_up
+from pipeline.editions import match_late_topics
 from pipeline.errors import LeaseLostError, SettingsError, SourceError
 from pipeline.ingest import state_of
 from pipeline.sources import FetchResult, Validator, recorded_files
@@ -74,7 +74,7 @@ def test_papers_beyond_the_chunk_size_are_all_matched(engine: Engine, monkeypatc
     monkeypatch.setattr(ingesting, "MATCHED_AT_ONCE", 3)
     monkeypatch.setattr("pipeline.matching.match.AT_ONCE", 2)
     add_reader(engine, "cat:cs.IR")
-    bring_topics_up(engine, 0, NOW)
+    match_late_topics(engine, 0, NOW)
 
     ingest(engine, *(make_sighting(f"3001.0000{n}", title=f"Paper {n}") for n in range(8)))
 
@@ -95,7 +95,7 @@ def test_ingest_without_new_papers_publishes_no_batch(engine: Engine):
 def test_match_keeps_the_batch_of_its_first_occurrence(engine: Engine):
     """arXiv announces on Monday, Hugging Face lists on Tuesday: each match keeps its own batch."""
     add_reader(engine, "cat:cs.IR", "source:huggingface")
-    bring_topics_up(engine, 0, NOW)
+    match_late_topics(engine, 0, NOW)
 
     ingest(engine, make_sighting("3001.00001"))
     on_monday = matches(engine)
@@ -326,7 +326,7 @@ def test_only_the_lease_holder_publishes(engine: Engine):
 def ready_to_match(engine: Engine) -> None:
     """Add a reader with two topics that are matched through the published batch."""
     add_reader(engine, "au:lovelace", "cat:cs.IR")
-    bring_topics_up(engine, published(engine), NOW)
+    match_late_topics(engine, published(engine), NOW)
 
 
 @pytest.mark.full

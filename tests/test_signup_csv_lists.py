@@ -35,7 +35,7 @@ from pipeline.signup.transfer import (
     ImportReport,
     Member,
     breadth,
-    exported_row,
+    export_row,
     member,
     weekday,
 )
@@ -514,7 +514,7 @@ def stored(**changes: Any) -> StoredSubscriber:
 
 
 def test_export_leaves_unknown_values_empty():
-    row = exported_row(stored(), "a key")
+    row = export_row(stored(), "a key")
 
     assert {column: cell for column, cell in row.items() if cell} == {
         "email": ADA, "status": "active", "topics": "moss", "hour": "8", "timezone": "UTC",
@@ -542,7 +542,7 @@ def test_export_contains_known_values():
         covered_until=NOW,
     )
 
-    row = exported_row(one, "a key")
+    row = export_row(one, "a key")
 
     now, today = "2030-01-02T08:00:00+00:00", "2030-01-02"
     assert (row["names"], row["hour"], row["welcome_due"]) == ("My moss; a", "06:30", "yes")

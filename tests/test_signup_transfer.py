@@ -69,7 +69,7 @@ def exported(engine: Engine, key: str = KEY) -> str:
     file = io.StringIO()
     writer = csv.writer(file)
     writer.writerow(OURS)
-    for row in transfer.exported(engine, key):
+    for row in transfer.export_rows(engine, key):
         writer.writerow([escape_cell(cell) for cell in row.values()])
     return file.getvalue()
 

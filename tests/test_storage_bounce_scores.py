@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.domain import DeliveryStatus, StrikeKind, SuppressionReason
 from pipeline.storage import bounce_scores
-from pipeline.storage.bounce_scores import Past, enough
+from pipeline.storage.bounce_scores import EditionOutcome, reason_to_suppress
 from pipeline.storage.schema import StrikeRow
 from tests.support import outbox
 from tests.support.factories import NOW, TODAY
@@ -22,10 +22,12 @@ DAY = timedelta(days=1)
 LETTERS = {"F": StrikeKind.FULL, "S": StrikeKind.SOFT, "D": StrikeKind.DISABLED, ".": None}
 
 
-def editions(letters: str, every: int = 1) -> list[Past]:
+def editions(letters: str, every: int = 1) -> list[EditionOutcome]:
     """Return one edition per letter: full, soft, disabled, or a dot if the edition arrived."""
     first = date(2030, 1, 1)
-    return [Past(first + n * every * DAY, LETTERS[letter]) for n, letter in enumerate(letters)]
+    return [
+        EditionOutcome(first + n * every * DAY, LETTERS[letter]) for n, letter in enumerate(letters)
+    ]
 
 
 # --- When an address is suppressed --------------------------------------------------------------
@@ -63,12 +65,12 @@ def editions(letters: str, every: int = 1) -> list[Past]:
     ],
 )
 def test_enough_returns_the_reason_for_a_sequence_of_editions(letters, every, reason):
-    assert enough(editions(letters, every)) is reason
+    assert reason_to_suppress(editions(letters, every)) is reason
 
 
 @given(st.text(alphabet="F.", max_size=40))
 def test_every_second_accepted_edition_prevents_suppression(letters):
-    assert enough(editions(letters.replace("F", "F."))) is None
+    assert reason_to_suppress(editions(letters.replace("F", "F."))) is None
 
 
 # --- Counting -----------------------------------------------------------------------------------
@@ -76,7 +78,7 @@ def test_every_second_accepted_edition_prevents_suppression(letters):
 
 def count(engine, delivery_id, kind=StrikeKind.SOFT, now=NOW):
     with engine.begin() as conn:
-        return bounce_scores.count(conn, delivery_id, kind, now)
+        return bounce_scores.record_strike(conn, delivery_id, kind, now)
 
 
 def send(engine, subscriber_id, days=0, status=DeliveryStatus.SENT, **changes):
@@ -158,7 +160,7 @@ def test_concurrent_strikes_are_counted_together(engine):
 
     with ThreadPoolExecutor(1) as beside:
         with engine.begin() as conn:
-            assert bounce_scores.count(conn, second, StrikeKind.SOFT, NOW) is None
+            assert bounce_scores.record_strike(conn, second, StrikeKind.SOFT, NOW) is None
             waiting = beside.submit(count, engine, third)
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=0.3)

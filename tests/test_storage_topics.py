@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from sqlalchemy import Engine, text
 
 from pipeline import editions, purge, signup
-from pipeline.editions import bring_topics_up
+from pipeline.editions import match_late_topics
 from pipeline.purge import Retention
 from pipeline.signup import Choices, parse_queries, personal_data
 from pipeline.storage import subscribers, topics
@@ -45,7 +45,7 @@ def until_waiting(engine: Engine) -> None:
 
 def matched(engine: Engine) -> None:
     ingest(engine, make_sighting(title="My illness, and yours"))
-    bring_topics_up(engine, published(engine), NOW)
+    match_late_topics(engine, published(engine), NOW)
 
 
 def test_erasing_a_reader_deletes_topics_without_other_followers(engine: Engine):
@@ -94,7 +94,7 @@ def test_topic_followed_again_is_matched_again(engine: Engine):
     signup.erase_by_id(engine, ada.id, NOW)
 
     add_reader(engine, MINE, email="bob@example.org")
-    bring_topics_up(engine, published(engine), NOW)
+    match_late_topics(engine, published(engine), NOW)
 
     assert count(engine, MatchRow) == found == 1
 

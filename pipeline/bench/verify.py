@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import mailbox
 from pipeline.bootstrap import Services
-from pipeline.domain import Delivery, Digest, Told
+from pipeline.domain import Delivery, Digest, ListContent
 from pipeline.errors import PaperboyError
 from pipeline.smtp import SMTPTransport
 
@@ -39,7 +39,7 @@ def check(services: Services, now: datetime) -> list[bytes]:
     dispatcher = services.dispatcher(now)
     compose = dispatcher.compose
 
-    def remembering(delivery: Delivery, digest: Told | None) -> bytes:
+    def remembering(delivery: Delivery, digest: ListContent | None) -> bytes:
         if isinstance(digest, Digest):
             composed[delivery.email] = (delivery, digest)
         return compose(delivery, digest)

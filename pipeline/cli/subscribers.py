@@ -251,7 +251,7 @@ def export_csv(
     Anyone with the file can unsubscribe every subscriber in it: protect it like the database.
     """
     built = services()
-    rows = signup.transfer.exported(built.engine, built.suppression_key)
+    rows = signup.transfer.export_rows(built.engine, built.suppression_key)
     if path == "-":
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
         _write(sys.stdout, rows)

@@ -8,7 +8,7 @@ quotas, throttles and the circuit breaker, `throttle` computes throttling after 
 """
 
 from pipeline.dispatch.dispatcher import Dispatcher, DispatchStoppedError, Tally
-from pipeline.dispatch.retry_policy import settlement
+from pipeline.dispatch.retry_policy import settlement_of
 from pipeline.dispatch.shared_throttle import Quota
 
-__all__ = ["DispatchStoppedError", "Dispatcher", "Quota", "Tally", "settlement"]
+__all__ = ["DispatchStoppedError", "Dispatcher", "Quota", "Tally", "settlement_of"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from pipeline.dkim import Signer
-from pipeline.domain import MAIL_KINDS, Delivery, Digest, MailKind, QuietNote, Told
+from pipeline.domain import MAIL_KINDS, Delivery, Digest, ListContent, MailKind, NoMatchNotice
 from pipeline.errors import RenderError
 from pipeline.links import SignedLinks
 from pipeline.message import Sender, compose_list_mail, compose_transactional
@@ -22,7 +22,7 @@ class Composer:
     signer: Signer | None  # None: mail is not signed with DKIM
 
     def compose(
-        self, delivery: Delivery, content: Told | None, *, now: datetime | None = None
+        self, delivery: Delivery, content: ListContent | None, *, now: datetime | None = None
     ) -> bytes:
         """Return the signed mail of a delivery, its dots doubled (RFC 5321, section 4.5.2).
 
@@ -43,7 +43,7 @@ class Composer:
             view=self.links.digest(delivery.id, now),
         )
 
-    def _unsigned(self, delivery: Delivery, content: Told | None, now: datetime) -> bytes:
+    def _unsigned(self, delivery: Delivery, content: ListContent | None, now: datetime) -> bytes:
         mail = MAIL_KINDS[delivery.kind]
         if mail.is_list:
             return self._list_mail(delivery, mail, content, now)
@@ -57,14 +57,14 @@ class Composer:
         )
 
     def _list_mail(
-        self, delivery: Delivery, mail: MailKind, content: Told | None, now: datetime
+        self, delivery: Delivery, mail: MailKind, content: ListContent | None, now: datetime
     ) -> bytes:
         """Compose a digest or a no-match notice, with the headers of one-click unsubscribing."""
         mail_links = self.mail_links(delivery, now)
         match content:
             case Digest():
                 rendered = self.renderer.digest(content, mail_links)
-            case QuietNote():
+            case NoMatchNotice():
                 rendered = self.renderer.quiet_note(content, mail_links)
             case None:
                 raise RenderError("the papers of this digest are no longer kept")

@@ -16,7 +16,7 @@ RECONNECT_GAP: Final = timedelta(minutes=1)
 """Delay after a lost connection: the attempt is not charged, but a busy loop is prevented."""
 
 
-def settlement(delivery: Delivery, decision: Decision, *, spread: float) -> Settlement:
+def settlement_of(delivery: Delivery, decision: Decision, *, spread: float) -> Settlement:
     """Return the settlement of `delivery` after `decision`, with the delay before a retry.
 
     `spread` in [0, 1) lengthens the retry delay by up to a quarter, so that deliveries which failed

@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from pipeline.dispatch.group_commit import GroupCommit
-from pipeline.dispatch.retry_policy import settlement
+from pipeline.dispatch.retry_policy import settlement_of
 from pipeline.dispatch.shared_throttle import SharedThrottle
 from pipeline.domain import Delivery, DeliveryStatus, Verdict
 from pipeline.errors import RefusedError, TransportError
@@ -259,7 +259,7 @@ class _SenderThread(threading.Thread):
         self._settle_now()
         self._pool.adapt_pause(decision)
         delivery = message.delivery
-        self._unsettled = settlement(delivery, decision, spread=random.random())  # noqa: S311
+        self._unsettled = settlement_of(delivery, decision, spread=random.random())  # noqa: S311
         self._pool.count_refusal(self._unsettled)
         if decision.verdict is not Verdict.ACCEPTED:
             log.warning(

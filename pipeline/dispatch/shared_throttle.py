@@ -220,7 +220,7 @@ class SharedThrottle:
         if known is None:
             return None
         grown = throttle.accepted(known, accepted, now) if accepted else known
-        if grown is None or throttle.is_forgotten(known, now):
+        if grown is None or throttle.is_outdated(known, now):
             throttles.free(conn, known)
             log.info("domain.unthrottled", domain=domain)
             return None

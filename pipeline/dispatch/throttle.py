@@ -68,7 +68,7 @@ def accepted(known: Throttle, count: int, now: datetime) -> Throttle | None:
     return replace(known, allowance=allowance, state=ThrottleState.SLOWED)
 
 
-def is_forgotten(known: Throttle, now: datetime) -> bool:
+def is_outdated(known: Throttle, now: datetime) -> bool:
     """Return whether the last refusal or pause is a day old, too old to matter."""
     return now >= max(known.refused_at, known.not_before) + FORGOTTEN
 

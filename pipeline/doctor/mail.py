@@ -17,11 +17,11 @@ from pipeline.domain import (
     DeliveryKind,
     Digest,
     Links,
+    ListContent,
+    NoMatchNotice,
     Paper,
     Pick,
-    QuietNote,
     Reason,
-    Told,
 )
 from pipeline.errors import PaperboyError, RenderError
 
@@ -99,12 +99,12 @@ def sample(installation: Installation, kind: DeliveryKind) -> bytes:
     return installation.services.compose(delivery, told, now=now).replace(b"\r\n.", b"\r\n")
 
 
-def _told(installation: Installation, kind: DeliveryKind) -> Told:
+def _told(installation: Installation, kind: DeliveryKind) -> ListContent:
     if kind is not DeliveryKind.QUIET_NOTE:
         return _digest(installation, welcome=kind is DeliveryKind.WELCOME)
     today = installation.now.date()
     wider = (("dense retrieval", "retrieval"),)
-    return QuietNote(
+    return NoMatchNotice(
         today, today, 7, ("dense retrieval",), Breadth.BALANCED, 2, wider, follows_trending=False
     )
 

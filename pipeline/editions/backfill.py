@@ -21,7 +21,7 @@ from pipeline.storage.topics import TopicProgress
 BACKFILL_DAYS = 30  # for a new topic
 
 
-def bring_topics_up(
+def match_late_topics(
     engine: Engine, batch: int, now: datetime, embedder: Embedder | None = None
 ) -> frozenset[int]:
     """Match every followed topic that is behind through `batch`; return the ids of those that fail.
@@ -53,7 +53,7 @@ def bring_topics_up(
     for progress in _grouped(late):
         some = {one.topic: queries[one.topic] for one in progress}
         found = partial(match, some, corpus=corpus, embedder=embedder, set_aside=aside)
-        _bring_up(engine, progress, batch, floor, waiting, touched, found, failed)
+        _match_late(engine, progress, batch, floor, waiting, touched, found, failed)
     return frozenset(failed)
 
 
@@ -70,7 +70,7 @@ def _grouped(late: Sequence[TopicProgress]) -> Iterator[list[TopicProgress]]:
         yield [progress for progress in late if progress.matched_through == stand]
 
 
-def _bring_up(
+def _match_late(
     engine: Engine,
     late: Sequence[TopicProgress],
     batch: int,
@@ -83,7 +83,7 @@ def _bring_up(
     stand = late[0].matched_through
     is_new = stand == topics.NEVER_MATCHED
     unseen = [p for p in waiting if (p.batch if is_new else touched[p.id]) > max(floor, stand)]
-    arose = {p.id: arose_in(p.batch, touched[p.id], stand) for p in unseen}
+    arose = {p.id: matched_batch(p.batch, touched[p.id], stand) for p in unseen}
     found = matches(unseen)
     for chunk in in_chunks(found, 1_000):
         _add(engine, [(new, arose[new.paper_id]) for new in chunk])
@@ -98,7 +98,7 @@ def _add(engine: Engine, found: Sequence[tuple[Match, int]]) -> None:
         topics.add_matches(conn, found)
 
 
-def arose_in(paper_batch: int, touched_batch: int, matched_through: int) -> int:
+def matched_batch(paper_batch: int, touched_batch: int, matched_through: int) -> int:
     """Return the batch to store with a match that is found late.
 
     For a new topic it is the paper's own batch. If a topic fell behind and the paper is not newer

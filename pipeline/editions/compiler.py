@@ -27,7 +27,7 @@ from pipeline.domain import (
     Subscription,
 )
 from pipeline.editions import no_match_notice
-from pipeline.editions.backfill import bring_topics_up, unreadable
+from pipeline.editions.backfill import match_late_topics, unreadable
 from pipeline.editions.candidates import Candidates, Draft, Edition
 from pipeline.errors import NotFoundError, PaperboyError
 from pipeline.logs import set_aside
@@ -93,7 +93,7 @@ def publish(
     if not everyone and longest_spread:
         with read_only(engine) as conn:
             due = subscribers.count_due(conn, now)
-        edition = replace(edition, spread=spread(due, longest_spread))
+        edition = replace(edition, spread=delivery_spread(due, longest_spread))
     run = _Run(engine, edition, embedder)
     last_id = 0
     while compiled := run.compile(
@@ -103,7 +103,7 @@ def publish(
         yield from outcomes
 
 
-def spread(due: int, longest: timedelta) -> timedelta:
+def delivery_spread(due: int, longest: timedelta) -> timedelta:
     """Return the period over which `due` digests are sent: a minute per 6,000, 0 below `MANY`.
 
     One sender sends no more than a hundred per second anyway; several senders would all connect in
@@ -114,7 +114,7 @@ def spread(due: int, longest: timedelta) -> timedelta:
     return min(longest, timedelta(seconds=due / 100))
 
 
-def share(subscriber_id: int) -> float:
+def spread_position(subscriber_id: int) -> float:
     """Return a subscriber's offset in the spread, in [0, 1): the same every day, evenly spread."""
     return subscriber_id * 2_654_435_769 % 2**32 / 2**32  # Fibonacci hashing
 
@@ -129,7 +129,7 @@ def preview(
     """
     subscriber = _known(engine, email)
     edition = _edition(engine, now, timedelta(0), "")
-    failed = bring_topics_up(engine, edition.through, now, embedder)
+    failed = match_late_topics(engine, edition.through, now, embedder)
     with read_only(engine) as conn:
         followed = _without(failed, topics.followed_by(conn, [subscriber.id]))[subscriber.id]
         return _next(conn, edition, subscriber, followed)
@@ -201,7 +201,7 @@ class _Run:
         self._read_anew()
 
     def _read_anew(self) -> None:
-        self._failed = bring_topics_up(
+        self._failed = match_late_topics(
             self._engine, self._edition.through, self._edition.now, self._embedder
         )
         self._candidates = Candidates(self._edition)
@@ -384,24 +384,24 @@ def _note(conn: Connection, edition: Edition, drafts: Sequence[Draft]) -> set[in
     if not drafts or not edition.quiet_days:
         return set()
     since = min(draft.edition_on for draft in drafts) - no_match_notice.longest(edition.quiet_days)
-    heard = no_match_notices.last_contact(
+    contacts = no_match_notices.last_contact(
         conn, [draft.subscriber.id for draft in drafts], since=since
     )
     due = [
         draft
         for draft in drafts
         if no_match_notice.is_due(
-            heard[draft.subscriber.id],
+            contacts[draft.subscriber.id],
             draft.edition_on,
             draft.subscriber.schedule.frequency,
             edition.quiet_days,
         )
     ]
-    no_match_notices.enqueue(conn, [_new_note(draft, edition) for draft in due], edition.now)
+    no_match_notices.enqueue(conn, [_new_notice(draft, edition) for draft in due], edition.now)
     return {draft.subscriber.id for draft in due}
 
 
-def _new_note(draft: Draft, edition: Edition) -> NewNotice:
+def _new_notice(draft: Draft, edition: Edition) -> NewNotice:
     return NewNotice(
         subscriber_id=draft.subscriber.id,
         email=draft.subscriber.email,
@@ -454,7 +454,7 @@ def _expires_at(draft: Draft, edition: Edition) -> datetime:
 
 
 def _delay(draft: Draft, edition: Edition) -> timedelta:
-    return edition.spread * share(draft.subscriber.id)
+    return edition.spread * spread_position(draft.subscriber.id)
 
 
 def _outcome(

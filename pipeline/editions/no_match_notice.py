@@ -17,9 +17,9 @@ from pipeline.domain import (
     Delivery,
     DeliveryKind,
     Frequency,
-    QuietNote,
+    ListContent,
+    NoMatchNotice,
     Subscription,
-    Told,
 )
 from pipeline.errors import QueryError
 from pipeline.matching import suggestions
@@ -43,21 +43,23 @@ def longest(days: int) -> timedelta:
     return max(AGAIN, window(Frequency.WEEKLY, days))
 
 
-def is_due(heard: LastContact, edition_on: date, frequency: Frequency, days: int) -> bool:
+def is_due(contact: LastContact, edition_on: date, frequency: Frequency, days: int) -> bool:
     """Return whether a notice is due instead of a digest without matches; False if `days` is 0."""
     if days == 0:
         return False
     quiet = window(frequency, days)
-    if sum(on > edition_on - quiet for on in heard.unmatched) < LEAST[frequency]:
+    if sum(on > edition_on - quiet for on in contact.unmatched) < LEAST[frequency]:
         return False
-    if heard.note_on is not None and edition_on < heard.note_on + AGAIN:
+    if contact.note_on is not None and edition_on < contact.note_on + AGAIN:
         return False
-    known = (heard.joined_on, heard.followed_on, heard.digest_on, heard.silent_on)
+    known = (contact.joined_on, contact.followed_on, contact.digest_on, contact.silent_on)
     last = max(on for on in known if on)
     return edition_on >= last + quiet
 
 
-def load_content(conn: Connection, claimed: Sequence[Delivery], quiet_days: int) -> dict[int, Told]:
+def load_content(
+    conn: Connection, claimed: Sequence[Delivery], quiet_days: int
+) -> dict[int, ListContent]:
     """Return the content of list mail by delivery id: frozen digests, and notices as of now.
 
     Transactional mail and digests whose papers are no longer kept are not in it.
@@ -69,7 +71,7 @@ def load_content(conn: Connection, claimed: Sequence[Delivery], quiet_days: int)
     }
 
 
-def load(conn: Connection, delivery_ids: Collection[int], days: int) -> dict[int, QuietNote]:
+def load(conn: Connection, delivery_ids: Collection[int], days: int) -> dict[int, NoMatchNotice]:
     """Return the content, as of now, of the notices among these deliveries, by delivery id."""
     asked = no_match_notices.recipients(conn, delivery_ids)
     spans = {id_: _span(one, days) for id_, one in asked.items()}
@@ -87,8 +89,8 @@ def _span(asked: NoticeRecipient, days: int) -> tuple[date, date]:
 
 def _note(
     conn: Connection, asked: NoticeRecipient, span: tuple[date, date], announced: int
-) -> QuietNote:
-    return QuietNote(
+) -> NoMatchNotice:
+    return NoMatchNotice(
         edition_on=asked.edition_on,
         since=span[0],
         announced=announced,

@@ -17,7 +17,7 @@ from pipeline.matching.postings import Counts, Positions, Postings, Zone
 from pipeline.matching.query import And, Field, Fielded, Not, Or, Phrase, Query, Words
 from pipeline.matching.scoring import Scorer
 from pipeline.matching.semantic import WEIGHT, Embedder, SemanticSimilarity
-from pipeline.matching.threshold import NARROWEST, NEVER, Breadths, breadths, named
+from pipeline.matching.threshold import NARROWEST, NEVER, Breadths, breadths, names_topic
 
 Mask = npt.NDArray[np.bool_]
 
@@ -175,7 +175,7 @@ class PaperIndex:
         return _within(together, np.add.reduce([one.scores for one in found]))
 
     def _named(self, forms: tuple[str, ...], zone: Zone | None = None) -> Breadths:
-        return named(self._scorer, self._places(forms, zone))
+        return names_topic(self._scorer, self._places(forms, zone))
 
     def _holds(self, query: Query) -> Mask:
         """Return a mask for a negated query: adjacent words hold if a paper has all of them."""

@@ -62,7 +62,7 @@ def breadths(scorer: Scorer, forms: tuple[str, ...]) -> Breadths:
     return found
 
 
-def named(scorer: Scorer, at: Positions) -> Breadths:
+def names_topic(scorer: Scorer, at: Positions) -> Breadths:
     """Return the breadth of every paper for an explicit condition: one mention is enough.
 
     If there are fewer than `ABOUT` mentions, the breadth is BALANCED, else FEWER.

@@ -15,7 +15,7 @@ from pipeline.errors import RenderError
 from pipeline.rendering import views
 from pipeline.rendering.branding import Branding
 from pipeline.rendering.fragments import Part, escaped, fragment, part, placeholder
-from pipeline.rendering.highlight import Marks, phrases_of
+from pipeline.rendering.marking import Marker, phrases_of
 from pipeline.rendering.templates import Templates
 from pipeline.rendering.views import MatchReason, Room
 
@@ -58,7 +58,7 @@ class WireCard(NamedTuple):  # created for each pick of each mail, and a tuple i
 class Cards:
     """Renderer of cards with caches. Thread-safe: if two threads make a value, both are equal."""
 
-    def __init__(self, branding: Branding, templates: Templates, marks: Marks) -> None:
+    def __init__(self, branding: Branding, templates: Templates, marks: Marker) -> None:
         self._house = branding
         self._templates = templates
         self._marks = marks

@@ -12,13 +12,13 @@ from typing import Any
 import structlog
 from jinja2 import Template, TemplateError
 
-from pipeline.domain import MAIL_KINDS, DeliveryKind, Digest, Pick, QuietNote
+from pipeline.domain import MAIL_KINDS, DeliveryKind, Digest, NoMatchNotice, Pick
 from pipeline.errors import RenderError
 from pipeline.rendering import formatting, selftest, templates, views
 from pipeline.rendering.branding import Branding, MailLinks
 from pipeline.rendering.cards import Cards, RenderCache, WireCard
 from pipeline.rendering.fragments import Part, Rendered, escaped, fragment, part, placeholder
-from pipeline.rendering.highlight import Find, Marks, phrases_of
+from pipeline.rendering.marking import Find, Marker, phrases_of
 from pipeline.rendering.templates import TemplateParts
 from pipeline.rendering.views import Edition, Personal
 from pipeline.translations import gettext, ngettext
@@ -69,7 +69,7 @@ class Renderer:
     def __init__(self, branding: Branding, folder: Path, find: Find) -> None:
         self._house = branding
         self._templates = templates.load(folder, branding)
-        self._marks = Marks(find, self._templates.mark)
+        self._marks = Marker(find, self._templates.mark)
         self._cards = Cards(branding, self._templates, self._marks)
         self._frames: RenderCache[object, WireFrame] = RenderCache(FRAMES)
         selftest.check_templates(
@@ -151,7 +151,7 @@ class Renderer:
         }
         return self._mail(kind, values)
 
-    def quiet_note(self, note: QuietNote, links: MailLinks) -> Rendered:
+    def quiet_note(self, note: NoMatchNotice, links: MailLinks) -> Rendered:
         """Return the no-match notice: why no digest was sent, and which topics to broaden."""
         days = formatting.days(note.since, note.edition_on)
         values = {"note": views.quiet_note(note), "links": links}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import date
 
-from pipeline.domain import Breadth, Digest, Links, Paper, Pick, QuietNote, Reason
+from pipeline.domain import Breadth, Digest, Links, NoMatchNotice, Paper, Pick, Reason
 from pipeline.errors import RenderError
 from pipeline.rendering.branding import MailLinks
 from pipeline.rendering.fragments import Rendered, plain
@@ -55,8 +55,8 @@ def _paper(**changes: object) -> Paper:
 
 
 NOTES = (
-    QuietNote(DAY, DAY, 1, ("Search",), Breadth.FEWER, 2, (("Search", "a b"),), False),
-    QuietNote(DAY, DAY, 0, (), Breadth.MORE, 0, (), True),
+    NoMatchNotice(DAY, DAY, 1, ("Search",), Breadth.FEWER, 2, (("Search", "a b"),), False),
+    NoMatchNotice(DAY, DAY, 0, (), Breadth.MORE, 0, (), True),
 )
 
 BARE = Digest(DAY, (Pick(_paper(), (), 1.0),))

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TypeGuard
 from urllib.parse import quote, urlsplit
 
-from pipeline.domain import Breadth, Digest, Paper, QuietNote, Reason
+from pipeline.domain import Breadth, Digest, NoMatchNotice, Paper, Reason
 from pipeline.rendering import formatting
 from pipeline.rendering.branding import Branding
 from pipeline.sources import SOURCES
@@ -123,7 +123,7 @@ class Note:
     may_trend: bool
 
 
-def quiet_note(note: QuietNote) -> Note:
+def quiet_note(note: NoMatchNotice) -> Note:
     brings = note.in_passing > 0 and note.breadth is not Breadth.MORE
     return Note(
         days=formatting.days(note.since, note.edition_on),

@@ -66,7 +66,7 @@ OTHER_KEY: Final = (
 # --- Export -------------------------------------------------------------------------------------
 
 
-def exported(engine: Engine, suppression_key: str) -> Iterator[dict[str, str]]:
+def export_rows(engine: Engine, suppression_key: str) -> Iterator[dict[str, str]]:
     """Yield the rows of an export, by column, from one snapshot; suppressed hashes come first."""
     key = subscriber_transfer.key_fingerprint(suppression_key)
     with read_only(engine) as conn:
@@ -83,10 +83,10 @@ def exported(engine: Engine, suppression_key: str) -> Iterator[dict[str, str]]:
                 }
             )
         for stored in subscriber_transfer.everyone(conn):
-            yield exported_row(stored, key)
+            yield export_row(stored, key)
 
 
-def exported_row(stored: StoredSubscriber, key: str) -> dict[str, str]:
+def export_row(stored: StoredSubscriber, key: str) -> dict[str, str]:
     """Return the row of one subscriber; `key` is the fingerprint of the suppression key."""
     return _row(_reported(stored, key))
 

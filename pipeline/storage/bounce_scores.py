@@ -27,7 +27,7 @@ MEMORY: Final = timedelta(days=120)  # older editions are not counted
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class EditionOutcome:
     """An edition with a known outcome: `strike` is None if it arrived."""
 
     on: date
@@ -37,7 +37,7 @@ class Past:
 # --- Decisions: pure ----------------------------------------------------------------------------
 
 
-def enough(editions: Iterable[Past]) -> SuppressionReason | None:
+def reason_to_suppress(editions: Iterable[EditionOutcome]) -> SuppressionReason | None:
     """Return the reason to suppress an address with these editions (oldest first), or None.
 
     Soft and disabled strikes count only if consecutive: an edition that arrived resets them. Full
@@ -71,7 +71,7 @@ def enough(editions: Iterable[Past]) -> SuppressionReason | None:
 # --- Rows ---------------------------------------------------------------------------------------
 
 
-def count(
+def record_strike(
     conn: Connection, delivery_id: int, kind: StrikeKind, now: datetime
 ) -> SuppressionReason | None:
     """Store a strike against the address of a delivery; return the reason if it must be suppressed.
@@ -96,7 +96,7 @@ def count(
     noted_at = max(now, struck.sent_at or now)
     _note(conn, address_hash, struck.edition_on, kind, noted_at)
     since = struck.edition_on - MEMORY
-    return enough(_editions(conn, struck.subscriber_id, address_hash, since))
+    return reason_to_suppress(_editions(conn, struck.subscriber_id, address_hash, since))
 
 
 def records_of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
@@ -148,7 +148,9 @@ def _note(
     )
 
 
-def _editions(conn: Connection, subscriber_id: int, address_hash: str, since: date) -> list[Past]:
+def _editions(
+    conn: Connection, subscriber_id: int, address_hash: str, since: date
+) -> list[EditionOutcome]:
     """Return the outcomes of a reader's editions, oldest first, without unfinished ones."""
     row = DeliveryRow.__table__.c
     accepted_at = func.coalesce(row.sent_at, row.marked_at, row.created_at)
@@ -168,7 +170,7 @@ def _editions(conn: Connection, subscriber_id: int, address_hash: str, since: da
     for edition_on, kind, noted_at, sent in found:
         # A mailbox that was full on the first attempt may have accepted the mail on a later one.
         if kind and (sent is None or noted_at >= sent):
-            editions.append(Past(edition_on, StrikeKind(kind)))
+            editions.append(EditionOutcome(edition_on, StrikeKind(kind)))
         elif sent:
-            editions.append(Past(edition_on))
+            editions.append(EditionOutcome(edition_on))
     return editions

@@ -579,7 +579,7 @@ def _count(conn: Connection, row: Row[Any], now: datetime) -> int:
     if row.kind == StrikeKind.HARD:
         reason = SuppressionReason.HARD
     elif is_own:
-        reason = bounce_scores.count(conn, row.delivery_id, StrikeKind(row.kind), row.at)
+        reason = bounce_scores.record_strike(conn, row.delivery_id, StrikeKind(row.kind), row.at)
     ended = 0
     if row.ends_as:
         ended = int(deliveries.end_refused(conn, row.delivery_id, row.ends_as))

@@ -90,7 +90,7 @@ def undo_unsubscribe(secret: Secret, services: Services, pages: Pages) -> Respon
 
 @router.post(FROM_MAIL + "/why")
 @router.post(FROM_PREFERENCES + "/why")
-def record_reason(
+def save_leaving_reason(
     request: Request, form: Form, secret: Secret, services: Services, pages: Pages
 ) -> Response:
     if form.get("why") not in set(UnsubscribeReason):

@@ -24,7 +24,7 @@ class Find(Protocol):
     def __call__(self, text: str, phrases: tuple[str, ...]) -> Sequence[tuple[int, int]]: ...
 
 
-class Marks:
+class Marker:
     """Highlighter of matched words. Raise RenderError at construction if the template fails."""
 
     def __init__(self, find: Find, mark: Template) -> None:

@@ -150,7 +150,7 @@ def _row(round_: Round) -> dict[str, float | None]:
 # --- Run ----------------------------------------------------------------------------------------
 
 
-def run(plan: Plan, told: Callable[[Round], None] = lambda _round: None) -> Report:
+def run(plan: Plan, progress: Callable[[Round], None] = lambda _round: None) -> Report:
     """Run the benchmark; pass each round to the callback when it ends.
 
     Raise PaperboyError unless every mail arrived, and the sample has the content of plain
@@ -166,7 +166,7 @@ def run(plan: Plan, told: Callable[[Round], None] = lambda _round: None) -> Repo
             rounds = []
             for number in range(1, plan.rounds + 1):
                 rounds.append(course.round(number))
-                told(rounds[-1])
+                progress(rounds[-1])
             sink = "smtp-sink" if course.sink else "python"
             return Report(plan, sink, services.engine.dialect.name, rounds)
         finally:

@@ -88,17 +88,17 @@ class Report:
         }
 
 
-def run(plan: Plan, told: Callable[[str], None] = lambda _step: None) -> Report:
+def run(plan: Plan, progress: Callable[[str], None] = lambda _step: None) -> Report:
     """Run the benchmark, with a callback per step. Raise PaperboyError if a reply is not 200."""
     with outbox.temporary_database(plan.database_url) as url:
-        told("storing papers")
+        progress("storing papers")
         papers, searches = _fill(plan, url)
         with _serving(url) as server, _fts5(papers) as index:
-            told("waiting until all papers can be searched")
+            progress("waiting until all papers can be searched")
             ready = server.wait_until_found(papers[0])
-            told("searching")
+            progress("searching")
             spreads = _search(server, index, searches)
-            told("looking at pages")
+            progress("looking at pages")
             pages = {path: _look(server, path) for path in _pages(papers)}
             return Report(
                 plan, url.partition(":")[0], ready, server.memory_mb(), *spreads, pages=pages

@@ -56,8 +56,8 @@ def send(
     from pipeline.bench.send import Plan, run
 
     plan = Plan(mails, papers, rounds, sessions, database_url)
-    with interruptible(), _progress(plan) as told:
-        report = run(plan, told)
+    with interruptible(), _progress(plan) as progress:
+        report = run(plan, progress)
     if as_json:
         sys.stdout.write(json.dumps(report.as_json()) + "\n")
     else:

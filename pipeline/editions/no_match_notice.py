@@ -73,32 +73,32 @@ def load_content(
 
 def load(conn: Connection, delivery_ids: Collection[int], days: int) -> dict[int, NoMatchNotice]:
     """Return the content, as of now, of the notices among these deliveries, by delivery id."""
-    asked = no_match_notices.recipients(conn, delivery_ids)
-    spans = {id_: _span(one, days) for id_, one in asked.items()}
+    found = no_match_notices.recipients(conn, delivery_ids)
+    spans = {id_: _span(one, days) for id_, one in found.items()}
     announced = {
         span: no_match_notices.count_announced(conn, *span) for span in set(spans.values())
     }
-    return {id_: _note(conn, one, spans[id_], announced[spans[id_]]) for id_, one in asked.items()}
+    return {id_: _note(conn, one, spans[id_], announced[spans[id_]]) for id_, one in found.items()}
 
 
-def _span(asked: NoticeRecipient, days: int) -> tuple[date, date]:
+def _span(recipient: NoticeRecipient, days: int) -> tuple[date, date]:
     """Return the first and the last of the quiet days."""
-    first = asked.edition_on - window(asked.frequency, max(days, 1)) + timedelta(days=1)
-    return first, asked.edition_on
+    first = recipient.edition_on - window(recipient.frequency, max(days, 1)) + timedelta(days=1)
+    return first, recipient.edition_on
 
 
 def _note(
-    conn: Connection, asked: NoticeRecipient, span: tuple[date, date], announced: int
+    conn: Connection, recipient: NoticeRecipient, span: tuple[date, date], announced: int
 ) -> NoMatchNotice:
     return NoMatchNotice(
-        edition_on=asked.edition_on,
+        edition_on=recipient.edition_on,
         since=span[0],
         announced=announced,
-        topics=tuple(one.label for one in asked.followed),
-        breadth=asked.breadth,
-        in_passing=no_match_notices.count_matched(conn, asked, *span),
-        wider=tuple(_wider(asked.followed))[:WIDER],
-        follows_trending=any(one.topic.query == TRENDING for one in asked.followed),
+        topics=tuple(one.label for one in recipient.followed),
+        breadth=recipient.breadth,
+        in_passing=no_match_notices.count_matched(conn, recipient, *span),
+        wider=tuple(_wider(recipient.followed))[:WIDER],
+        follows_trending=any(one.topic.query == TRENDING for one in recipient.followed),
     )
 
 

@@ -166,21 +166,21 @@ def _of_paper(scorer: Scorer, marks: _Marks, paper: int) -> tuple[str, ...]:
     low, high = np.searchsorted(marks.at, postings.words_of(paper))
     at, tells = marks.at[low:high], marks.worth[low:high]
     stems, broken = postings.stems[at].tolist(), (postings.joint[at] == Joint.BREAK).tolist()
-    told: dict[frozenset[int], _Run] = {}
+    runs: dict[frozenset[int], _Run] = {}
     for run in _runs(at.tolist(), tells.tolist(), broken):
-        told.setdefault(frozenset(stems[run.first : run.last + 1]), run)
-    return tuple(postings.written(at[run.first], at[run.last]) for run in _best(told))
+        runs.setdefault(frozenset(stems[run.first : run.last + 1]), run)
+    return tuple(postings.written(at[run.first], at[run.last]) for run in _best(runs))
 
 
-def _best(told: dict[frozenset[int], _Run]) -> list[_Run]:
+def _best(runs: dict[frozenset[int], _Run]) -> list[_Run]:
     """Return the runs to show: none of low idf, and none if a better one has all its words."""
-    ranked = sorted(told, key=lambda run: -told[run].worth)  # stable: earliest first
+    ranked = sorted(runs, key=lambda run: -runs[run].worth)  # stable: earliest first
     kept: list[frozenset[int]] = []
     for run in ranked:
-        little = told[run].worth < LEAST_TELLING * told[ranked[0]].worth
+        little = runs[run].worth < LEAST_TELLING * runs[ranked[0]].worth
         if not little and not any(run <= other for other in kept):
             kept.append(run)
-    return [told[run] for run in kept[:MOST_PHRASES]]
+    return [runs[run] for run in kept[:MOST_PHRASES]]
 
 
 def _runs(at: list[int], worth: list[float], broken: list[bool]) -> Iterator[_Run]:

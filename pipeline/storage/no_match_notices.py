@@ -200,16 +200,16 @@ def count_announced(conn: Connection, first: date, last: date) -> int:
     return conn.execute(query).scalar_one()
 
 
-def count_matched(conn: Connection, asked: NoticeRecipient, first: date, last: date) -> int:
+def count_matched(conn: Connection, recipient: NoticeRecipient, first: date, last: date) -> int:
     """Return the number of papers from `first` to `last` that match the reader's topics.
 
     Matches of any breadth count; papers in one of the reader's digests do not.
     """
-    ids = [one.topic.id for one in asked.followed if one.topic.kind is TopicKind.QUERY]
+    ids = [one.topic.id for one in recipient.followed if one.topic.kind is TopicKind.QUERY]
     had = exists().where(
         PickRow.paper_id == MatchRow.paper_id,
         PickRow.delivery_id == DeliveryRow.id,
-        DeliveryRow.subscriber_id == asked.subscriber_id,
+        DeliveryRow.subscriber_id == recipient.subscriber_id,
     )
     query = (
         select(func.count(MatchRow.paper_id.distinct()))

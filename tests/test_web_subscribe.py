@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import time_machine
@@ -27,7 +29,7 @@ from pipeline.signup import Choices, parse_queries
 from pipeline.signup.choices import as_json, from_json
 from pipeline.sources import FetchResult, recorded_files
 from pipeline.storage.schema import DeliveryRow, RequestRow, SubscriberRow
-from pipeline.web import create_app
+from pipeline.web import client_address, create_app
 from pipeline.web.client_address import VisitorLimit, client_ip
 from pipeline.web.server import listen, server
 from pipeline.web.subscribe import curated, form_input, time_zones
@@ -764,8 +766,10 @@ def test_new_papers_reach_the_preview(site, announce, earlier):
 
 
 @pytest.mark.full
-def test_too_many_previews_return_429_with_a_message(site, announce):
+def test_too_many_previews_return_429_with_a_message(site, announce, monkeypatch):
     announce("Moss on Walls")
+    clock = SimpleNamespace(monotonic=lambda: 0.0, thread_time=time.thread_time)
+    monkeypatch.setattr(client_address, "time", clock)  # the counters restart at each minute
 
     answers = [site.post("/subscribe/preview", data={"queries": "moss"}) for _ in range(130)]
 

@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 3
+# The tests start hundreds of commands, and pytest caches the modules that it rewrites.
+export PYTHONDONTWRITEBYTECODE :=
 PORT ?= 8000
 KILLS ?= 300
 
@@ -38,7 +40,7 @@ semantic: $(VENV)/.installed ## Install what runs a model of meaning (docs/match
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests that are quick; those of the database on SQLite
-	@$(BIN)/python -m compileall -q pipeline  # the tests start hundreds of commands
+	@$(BIN)/python -m compileall -q pipeline
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not full" $(ARGS)
 
 .PHONY: test-all

@@ -26,7 +26,7 @@ from tests.support.newsroom import rows
 from tests.support.servers import Inbox
 from tests.support.site import ADA, Site, now
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.full, pytest.mark.browser]
 
 
 @pytest.fixture
@@ -117,7 +117,6 @@ def text_of(mail: EmailMessage) -> str:
     return text
 
 
-@pytest.mark.full
 def test_reader_signs_up_reads_changes_topics_and_unsubscribes(reader, site, inbox):
     """Sign up, confirm, read, change topics and unsubscribe; no mail is sent afterwards."""
     site.announce(make_sighting(title="Retrieval, the first", announced_on=now().date()))
@@ -201,7 +200,6 @@ def test_reader_downloads_and_erases_personal_data(reader, site, inbox):
     assert ada.secret not in str(rows(site.engine, SubscriberRow))
 
 
-@pytest.mark.full
 def test_reader_pauses_resumes_unsubscribes_and_resubscribes(reader, site):
     ada = site.reader()
     reader.tab.goto(site.services.links.preferences(ada.id, now()))

@@ -38,6 +38,8 @@ from tests.support.outbox import add_confirmation, add_delivery, add_subscriber,
 from tests.support.running import SECONDS, Command, read_until, wait_until
 from tests.support.sinks import HANG_UP, open_sink
 
+pytestmark = pytest.mark.full
+
 Status = DeliveryStatus
 PAST_THE_MARK = {"between mark and dot", "between 250 and settling"}
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -74,7 +76,6 @@ def test_ingest_and_publish_survive_being_killed(database_url, engine, tmp_path)
     assert story.picks > story.digests > 0
 
 
-@pytest.mark.full
 @pytest.mark.timeout(600)
 @on_sqlite
 def test_no_row_is_lost_if_other_processes_open_the_database(backend):
@@ -340,7 +341,6 @@ def owe_confirmations(engine, count):
     return [add_confirmation(engine, request_id=1, **dates) for _ in range(count)]
 
 
-@pytest.mark.full
 @on_sqlite
 def test_sender_logs_a_full_disk_and_resumes(database_url, engine, sink, tmp_path):
     """The kernel rejects every write of the process for a while; sending resumes afterwards."""
@@ -385,7 +385,6 @@ def small_disk(place):
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-@pytest.mark.full
 def test_sender_logs_a_full_disk_and_resumes_on_postgresql(small_postgresql, sink, tmp_path):
     """Neither tables nor WAL can grow; sending resumes when there is room again."""
     folder, url = small_postgresql
@@ -442,7 +441,6 @@ def restart_what_has_ended(folder):
 # --- Decisions of the operator ------------------------------------------------------------------
 
 
-@pytest.mark.full
 @on_sqlite
 def test_resolve_drops_or_resends_an_uncertain_delivery(database_url, engine, sink, tmp_path):
     """`deliveries resolve`: --drop treats a message as accepted, --resend sends it again."""

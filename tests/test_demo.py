@@ -25,6 +25,7 @@ from tests.support.running import Command, read_until, wait_until
 from tests.support.site import open_site, path
 
 pytestmark = [
+    pytest.mark.full,
     pytest.mark.timeout(180),
     pytest.mark.skipif(sys.platform != "linux", reason="processes are counted in /proc"),
 ]
@@ -88,7 +89,6 @@ def shown(tmp_path_factory) -> Shown:
 # --- The demo -----------------------------------------------------------------------------------
 
 
-@pytest.mark.full
 def test_demo_succeeds_and_prints_its_progress(shown):
     assert shown.code == 0, shown.err
     assert "3 digests arrived" in shown.words
@@ -130,7 +130,6 @@ def test_demo_leaves_no_files_but_the_mail_and_no_processes(shown):
     assert shown.command.processes() == set()
 
 
-@pytest.mark.full
 def test_interrupted_demo_leaves_no_files_and_no_processes(tmp_path):
     folder = tmp_path / "here"
     folder.mkdir()
@@ -147,7 +146,6 @@ def test_interrupted_demo_leaves_no_files_and_no_processes(tmp_path):
     wait_until(lambda: command.processes() == set())
 
 
-@pytest.mark.full
 def test_demo_fails_if_its_papers_file_is_missing(tmp_path):
     code, out, err = Command(tmp_path).run("demo", "--papers", "nowhere.json")
 
@@ -164,7 +162,6 @@ def backend() -> str:
     return "sqlite"
 
 
-@pytest.mark.full
 def test_up_serves_pages_and_mail_until_it_is_stopped(tmp_path, engine: Engine, database_url):
     """A subscriber confirms through the mail of the site and is welcomed; no process is left."""
     # If papers exist, `up` has no reason to query the sources at once.
@@ -196,7 +193,6 @@ def test_up_serves_pages_and_mail_until_it_is_stopped(tmp_path, engine: Engine, 
     assert list(command.temporary.iterdir()) == []
 
 
-@pytest.mark.full
 def test_serve_runs_the_site_alone_until_it_is_stopped(tmp_path, database_url, valkey, engine):
     """The site compiles nothing itself: when a subscriber confirms, it wakes a worker."""
     command = Command(tmp_path, {"DATABASE_URL": database_url, "REDIS_URL": valkey})

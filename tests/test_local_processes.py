@@ -15,6 +15,8 @@ from celery import Celery
 from pipeline.local import processes
 from pipeline.settings import child_environment
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).resolve().parents[1]
 APP = "tests.support.celery_app"
 SECONDS = 30  # in which a process must act on a busy machine
@@ -130,7 +132,6 @@ def test_a_worker_that_does_not_stop_is_killed_with_its_children(environment, no
     assert "finished" not in _words(notes)
 
 
-@pytest.mark.full
 def test_beat_sends_periodic_tasks_to_the_worker(environment, notes, tmp_path):
     with (
         processes.worker(environment, concurrency=1, app=APP),

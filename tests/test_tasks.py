@@ -33,7 +33,7 @@ from tests.support.site import open_site
 READERS = 120
 PATIENCE = 60.0  # seconds
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.full, pytest.mark.timeout(180)]
 
 # A worker takes seconds to start, so tests that do not depend on the database run on one.
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -122,7 +122,6 @@ def let_leases_end(engine: Engine) -> None:
         )
 
 
-@pytest.mark.full
 @on_postgresql
 def test_wake_up_sends_queued_deliveries(engine, broker, environment, sink, owed, wake):
     """The worker sends each subscriber one mail."""
@@ -133,7 +132,6 @@ def test_wake_up_sends_queued_deliveries(engine, broker, environment, sink, owed
     assert sorted(sink.recipients) == sorted(owed)
 
 
-@pytest.mark.full
 @on_sqlite
 def test_sending_survives_redis_flushall_without_loss_or_duplicates(
     engine, broker, environment, sink, owed, wake
@@ -151,7 +149,6 @@ def test_sending_survives_redis_flushall_without_loss_or_duplicates(
     assert Counter(sink.recipients) == Counter(owed)
 
 
-@pytest.mark.full
 @on_postgresql
 def test_killed_worker_leaves_at_most_one_uncertain_mail_per_connection(
     engine, broker, environment, sink, owed, wake
@@ -178,7 +175,6 @@ def test_killed_worker_leaves_at_most_one_uncertain_mail_per_connection(
     assert READERS - uncertain <= len(taken) <= READERS
 
 
-@pytest.mark.full
 @on_sqlite
 def test_stopped_worker_returns_unsent_deliveries(engine, broker, environment, sink, owed, wake):
     """SIGTERM: the current message is finished, all leases are returned, nothing is uncertain."""
@@ -195,7 +191,6 @@ def test_stopped_worker_returns_unsent_deliveries(engine, broker, environment, s
     assert told[DeliveryStatus.QUEUED] == READERS - len(sink.taken)
 
 
-@pytest.mark.full
 @on_sqlite
 def test_confirming_triggers_the_welcome_without_beat(engine, broker, environment):
     """The site wakes a worker, which matches the new topic and compiles the first digest."""
@@ -219,7 +214,6 @@ def test_wake_editions_does_not_raise_if_the_broker_is_down():
     wake_editions(settings.load(None, redis_url="redis://127.0.0.1:1/0"))
 
 
-@pytest.mark.full
 @on_sqlite
 def test_beat_wakes_the_workers(engine, broker, environment, sink, owed, tmp_path):
     """Queued deliveries are sent when only beat sends wake-ups."""
@@ -292,7 +286,6 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.full
 @on_sqlite
 def test_worker_survives_unreadable_broker_messages(engine, broker, environment, sink, owed, wake):
     """Messages that another program or version left in the queue are dropped and logged."""
@@ -326,7 +319,6 @@ print(sent, later)
 """
 
 
-@pytest.mark.full
 @on_sqlite
 def test_pool_children_import_nothing_of_ours_after_the_fork(owed, environment):
     done = subprocess.run(

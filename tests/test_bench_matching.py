@@ -99,6 +99,7 @@ def test_ndcg_ignores_ungraded_papers_if_a_paper_is_graded_0(folder):
     assert quality.measure(quality.read_set(folder(unjudged))).ndcg < 100
 
 
+@pytest.mark.full
 def test_quality_prints_a_set_as_one_json_object(folder):
     path = folder({("t", "about"): 1})
 

@@ -436,6 +436,7 @@ def test_concurrent_mails_to_a_slowed_domain_stay_within_its_limit(engine, sink)
     assert (crowd.most_seen, crowd.refused) == (3, 0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_domain_with_a_connection_limit_gets_all_mail_and_others_do_not_wait(engine, sink):
     """It accepts two at a time, a limit found by refusals: slow down to it, then speed up again."""

@@ -697,6 +697,7 @@ def crowd(engine: Engine, count: int) -> None:
             topics.follow(conn, id_, [(topic, "retrieval")], SOON)
 
 
+@pytest.mark.full
 def test_concurrent_publish_queues_one_digest_per_reader(engine: Engine):
     crowd(engine, 450)
     ingest(engine, make_sighting())
@@ -719,6 +720,7 @@ def test_concurrent_publish_queues_one_digest_per_reader(engine: Engine):
     assert len(owed(engine)) == len(rows(engine, PickRow)) == 450
 
 
+@pytest.mark.full
 def test_crash_during_publish_leaves_only_whole_chunks(engine: Engine):
     """Each chunk is committed as a whole or not at all; the next run continues with the others."""
     crowd(engine, 210)

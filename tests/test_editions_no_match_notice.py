@@ -149,6 +149,7 @@ def test_digest_restarts_the_week(engine: Engine):
     assert days(engine, 13, 13) == [13]
 
 
+@pytest.mark.full
 def test_weekly_subscriber_gets_a_note_after_two_weeks(engine: Engine):
     weekday = Weekday((TODAY + DAY).weekday())
     schedule = Schedule(frequency=Frequency.WEEKLY, weekday=weekday)
@@ -182,6 +183,7 @@ def test_new_topics_restart_the_week(engine: Engine):
     assert days(engine, 12, 12) == [12]
 
 
+@pytest.mark.full
 def test_paused_subscriber_gets_the_note_later_and_suppressed_one_gets_none(engine: Engine):
     paused = add_reader(engine, OTHER, email="ada@example.org", now=NOW - HOUR)
     barred = add_reader(engine, OTHER, email="bob@example.org", now=NOW - HOUR)
@@ -233,6 +235,7 @@ def test_unsubscribe_cancels_a_queued_note(engine: Engine):
     assert [row.status for row in notes(engine)] == ["cancelled"]
 
 
+@pytest.mark.full
 def test_notes_are_queued_once_after_a_crash_or_repeated_publish(engine: Engine):
     for n in range(3):
         add_reader(engine, OTHER, email=f"r{n}@example.org", now=NOW - HOUR)

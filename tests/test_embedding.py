@@ -153,6 +153,7 @@ def load_in_a_process(hub: str, home: Path, place: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.full
 def test_hub_model_is_downloaded_once_and_then_loaded_offline(hub, folder, tmp_path):
     """The hub's own library fetches it over HTTP; the second time the hub is unreachable."""
     expected = Model([str(folder)]).name
@@ -305,6 +306,7 @@ def test_embedder_improves_ndcg_of_a_labelled_set(tmp_path, model):
     assert quality.measure(known, embedder=Embeddings(model)).ndcg > quality.measure(known).ndcg
 
 
+@pytest.mark.full
 def test_match_benchmark_reports_embedding_time_and_memory(folder):
     plan = match.Plan(papers=20, topics=5, readers=10)
     with_model = match.run(plan, [str(folder)]).as_json()

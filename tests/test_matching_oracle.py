@@ -170,6 +170,7 @@ def test_written_query_parses_to_the_same_query(text):
     assert write(query) == canonical(text)
 
 
+@pytest.mark.full
 @given(queries, queries, papers)
 def test_queries_with_equal_canonical_text_return_equal_results(one, other, some):
     """Also when the operands of `AND` and `OR` are swapped."""

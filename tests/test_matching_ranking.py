@@ -175,6 +175,7 @@ topics = st.lists(
 )
 
 
+@pytest.mark.full
 @given(topics, st.integers(-1, 8), st.randoms())
 def test_picks_are_unique_limited_counted_and_independent_of_input_order(some, most, chance):
     """No paper twice, never too many, all counted, and the order of candidates has no effect."""

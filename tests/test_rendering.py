@@ -84,6 +84,7 @@ def test_joined_fragments_equal_the_plain_template(digest, links):
     assert decoded(mail.html) == html
 
 
+@pytest.mark.full
 @settings(deadline=None, max_examples=60)
 @given(digests)
 def test_body_has_short_ascii_lines_with_crlf_and_doubled_dots(digest):

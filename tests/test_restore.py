@@ -147,6 +147,7 @@ def test_restored_copy_resends_mail_without_settling(history):
     assert (BOB, ("Paper 0",)) in sent
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("ingest_first", [True, False])
 def test_settling_prevents_repeated_mail_and_mail_to_unsubscribed_addresses(history, ingest_first):
     """The original database is lost; unsubscribed addresses are read from a list."""
@@ -262,6 +263,7 @@ def test_uncertain_deliveries_are_not_resent_after_settling(history):
         assert deliveries.resend_uncertain(conn, set(kinds), NOW + HOUR) == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("step", ["_move_on", "_take_as_sent", "_leave_one"])
 def test_settling_that_crashed_keeps_the_hold_and_can_be_repeated(history, monkeypatch, step):
     copy, _ = history
@@ -318,6 +320,7 @@ def test_database_that_was_not_restored_is_not_held(engine):
 # --- Single rows --------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_settling_returns_counts_of_its_changes(history, engine):
     copy, _ = history
 

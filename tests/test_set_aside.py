@@ -91,6 +91,7 @@ def recipients(inbox) -> list[str]:
 # --- Topics -------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stored", ["\ufdfa" * 2_100, "(tea", '"', "", "-tea"])
 def test_unparsable_topic_is_set_aside_and_other_digests_are_sent(
     engine, services, inbox, set_aside, stored

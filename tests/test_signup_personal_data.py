@@ -298,6 +298,7 @@ def test_late_reply_to_an_uncertain_delivery_is_not_stored_after_erasing(engine:
     assert is_anywhere(engine, "harrow", "4XyZ") == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("at_dot", [False, True])
 def test_sender_does_not_store_an_address_erased_while_sending(engine: Engine, at_dot: bool):
     """If erased between claim and dot, the mail is aborted; after the dot it is delivered."""

@@ -189,6 +189,7 @@ def test_refused_share_is_limited_per_wording_and_in_total(wordings, tried, size
 # --- A server that refuses every reader ---------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("moment", "reply"),
     [
@@ -214,6 +215,7 @@ def test_server_refusing_all_mail_holds_the_edition_without_strikes(engine, sink
     assert sorted(sink.recipients) == sorted(address(n) for n in range(len(ids)))
 
 
+@pytest.mark.full
 def test_unknown_reply_after_data_holds_the_edition_without_strikes(engine, sink):
     """After the dot a reply is about the message: a few fail, then the edition is held."""
     ids = add_readers(engine)
@@ -316,6 +318,7 @@ def test_resumed_edition_is_not_throttled(engine, sink):
     assert Counter(sink.recipients) == Counter(address(n) for n in range(60))
 
 
+@pytest.mark.full
 def test_concurrent_senders_hold_sending_without_strikes(engine, sink):
     add_readers(engine)
     sink.answers = {"RCPT": NONSENSE}

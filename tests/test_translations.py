@@ -128,6 +128,7 @@ def test_untranslated_text_is_found():
     assert untranslated("⟦a⟧ for you") == ["for you"]
 
 
+@pytest.mark.full
 def test_template_has_the_messages_of_the_code(tmp_path):
     extracted = tmp_path / "paperboy.pot"
 
@@ -220,6 +221,7 @@ def pages(site: Site) -> Iterator[tuple[str, dict[str, str] | None]]:
     yield f"{data}/erase", {"sure": "yes"}
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("_brackets")
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_pages_have_no_text_outside_the_catalogue(engine: Engine):

@@ -491,6 +491,7 @@ def test_link_request_reports_an_invalid_address_at_its_field(site):
     assert "<img" not in answer.text
 
 
+@pytest.mark.full
 def test_too_many_link_requests_return_429_with_retry_after(site):
     answers = [site.post("/link", data={"email": f"r{n}@example.org"}) for n in range(60)]
 

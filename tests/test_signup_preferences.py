@@ -12,6 +12,7 @@ from sqlalchemy import Engine, event, update
 
 from pipeline import editions, signup
 from pipeline.domain import (
+    DeliveryKind,
     DeliveryStatus,
     Frequency,
     StrikeKind,
@@ -261,6 +262,34 @@ def test_confirmed_new_address_starts_without_strikes(engine: Engine):
     signup.confirm_new_address(engine, ask_new(engine, reader), NOW)
 
     assert count(engine, StrikeRow) == 0
+
+
+@pytest.mark.parametrize("reason", [SuppressionReason.SOFT, SuppressionReason.COMPLAINT])
+def test_confirming_lifts_a_later_suppression_of_the_new_address(
+    engine: Engine, reason: SuppressionReason
+):
+    """Its owner has just proved that it receives mail; only a complaint is kept."""
+    reader = add_reader(engine)
+    request_id = ask_new(engine, reader)
+    with engine.begin() as conn:
+        hash_ = addresses.address_hash(NEW, SUPPRESSION_KEY)
+        suppressions.suppress(conn, hash_, reason, NOW)
+
+    signup.confirm_new_address(engine, request_id, NOW)
+
+    assert count(engine, SuppressionRow) == (reason is SuppressionReason.COMPLAINT)
+
+
+def test_queued_digest_is_throttled_by_the_domain_of_the_new_address(engine: Engine):
+    reader = add_reader(engine, "cat:cs.IR", now=SOON)
+    ingest(engine, make_sighting())
+    publish(engine)
+    request_id = ask_new(engine, reader)
+
+    signup.confirm_new_address(engine, request_id, NOW)
+
+    domains = {row.kind: row.domain for row in rows(engine, DeliveryRow)}
+    assert domains[DeliveryKind.DIGEST] == "new.example"
 
 
 # --- The account link ---------------------------------------------------------------------------

@@ -350,11 +350,14 @@ def test_recipe_of_a_migration(checkout: Checkout):
 
     (added,) = checkout.changed() - {"pipeline/storage/schema.py", "docs/schema.md"}
     name = Path(added).stem
-    assert name.endswith("_add_mosses")
+    assert name == "0002_add_mosses"
     assert checkout.changed() == listed_files("Add a migration", name)
 
     checkout.paperboy("db", "upgrade")
     assert checkout.python("-c", COLUMNS) == "['id', 'name']\n"
+    checkout.paperboy(
+        "subscribers", "list"
+    )  # refuses a database that is not at the newest revision
     tests = ("tests/test_storage_migrations.py", "tests/test_docs.py")
     checkout.python(
         "-m", "pytest", "-q", *tests, "-m", "not full", "-k", "tables_of_the_schema or schema"

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 
 from pipeline import settings
+from pipeline.storage import migrate
 from pipeline.storage.database import open_engine
 from pipeline.storage.schema import AnyText, BoundedText, Table, UTCDateTime
 
@@ -26,11 +27,18 @@ def render_type(kind: str, column_type: Any, _autogen: Any) -> str | Literal[Fal
     return False
 
 
+def number(_context: Any, _revision: Any, directives: list[Any]) -> None:
+    """Name a drafted migration by the next number: `migrate.revisions` sorts by it."""
+    for script in directives:
+        script.rev_id = f"{int(migrate.revisions()[-1]) + 1:04}"
+
+
 def run(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=Table.metadata,
         render_item=render_type,
+        process_revision_directives=number,
         compare_type=True,
         render_as_batch=True,  # SQLite changes a column by copying its table
     )

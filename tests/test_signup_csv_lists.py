@@ -100,6 +100,7 @@ def test_address_column_is_detected(text, addresses):
     ("header", "is_ours"),
     [
         (",".join(OURS), True),
+        (",".join((*OURS, "folded", "my notes")), True),
         ("email,status,topics,hour,timezone,frequency", True),
         ("email,status,topics,hour,timezone,frequency,", True),
         ("email,status,topics,hour,timezone", False),

@@ -34,7 +34,8 @@ OURS: Final = (
 )  # fmt: skip
 """The columns of our own export, in order."""
 
-_SURELY_OURS: Final = ("email", "status", "topics", "hour", "timezone", "frequency")
+_MAIN: Final = {"email", "status", "topics", "hour", "timezone", "frequency"}
+_OURS_ONLY: Final = {"covered_until", "address_hash", "key"}  # in no list of another newsletter
 
 EMAIL_NAMES: Final = frozenset(
     [
@@ -183,7 +184,11 @@ class SubscriberList:
 
     @property
     def is_ours(self) -> bool:
-        """Return whether our own export wrote it: it has the main columns, and no unknown ones."""
+        """Return whether our own export wrote it: it has the main columns, and no unknown ones.
+
+        Unknown columns are ignored beside those that only an export has: another version, or a
+        person, may have added them. A foreign list would be asked to confirm again.
+        """
         return self.layout.is_ours
 
     def __iter__(self) -> Iterator[Record]:
@@ -276,9 +281,10 @@ def _layout(sample: Sequence[str], name: str) -> _Layout:
     for place, (line, cells) in enumerate(rows):
         columns = tuple(map(_column, cells))
         if "email" in columns:
-            is_ours = set(_SURELY_OURS) <= set(columns) and all(
+            all_known = all(
                 column in OURS for column, cell in zip(columns, cells, strict=True) if cell.strip()
             )
+            is_ours = set(columns) >= _MAIN and (all_known or set(columns) >= _OURS_ONLY)
             return _Layout(delimiter, line + skipped + 1, columns, is_ours)
         if any(map(_has_address, cells)):
             if place == 0:

@@ -140,7 +140,7 @@ class Services:
         return CachedEmbeddings(self.engine, Model(places))
 
     @property
-    def known_meanings(self) -> CachedEmbeddings | None:
+    def known_embeddings(self) -> CachedEmbeddings | None:
         """Return the embeddings for web requests, which cannot wait for the model to embed papers.
 
         Papers that are not cached get vectors of NaN. None without SEMANTIC_MODEL.

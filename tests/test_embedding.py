@@ -419,7 +419,7 @@ def test_services_load_the_model_from_the_settings(engine, folder):
     with_model = Services(Settings(semantic_model=(str(folder),)), engine)
 
     assert with_model.embeddings is with_model.embeddings is not None
-    assert with_model.known_meanings == replace(with_model.embeddings, makes=False)
+    assert with_model.known_embeddings == replace(with_model.embeddings, makes=False)
     assert Services(Settings(), engine).embeddings is None
 
 

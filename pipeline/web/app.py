@@ -122,7 +122,7 @@ def create_app(
     saved; without it, first digests and new topics wait for the scheduled task.
     """
     curated.configure(services.settings.curated_topics)
-    live_index = live_index or LiveIndex(services.engine, embedder=services.known_meanings)
+    live_index = live_index or LiveIndex(services.engine, embedder=services.known_embeddings)
     app = Site(
         title="Paperboy",
         openapi_url=None,

@@ -126,7 +126,10 @@ def test_link_scanner_requests_do_not_confirm(site, method):
     assert [row.used_at for row in rows(site.engine, RequestRow)] == [None]
 
 
-def test_confirming_queues_a_welcome_and_shows_the_next_digest_time(site):
+@pytest.mark.parametrize("hour", [0, 6, 8, 23])  # UTC; the digest is due at 07:00 UTC
+def test_confirming_queues_a_welcome_and_shows_the_next_digest_time(site, hour, time_machine):
+    """The welcome is today's edition: at 06:16 the next digest comes tomorrow, not at 07:00."""
+    time_machine.move_to(datetime(2030, 1, 2, hour, 16, tzinfo=UTC))
     site.announce()
     link = site.ask(hour=8, timezone="Europe/Paris")
 

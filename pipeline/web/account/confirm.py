@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from fastapi import APIRouter
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
-from pipeline import signup, slots
-from pipeline.domain import RequestKind, Subscriber, SubscriberStatus
+from pipeline import signup
+from pipeline.domain import RequestKind, SubscriberStatus
 from pipeline.errors import InvalidTokenError
 from pipeline.translations import gettext, gettext_noop
-from pipeline.web.account.text import choices_of, current_choices, masked, next_digest, now
+from pipeline.web.account.text import (
+    choices_of,
+    current_choices,
+    had_today,
+    masked,
+    next_digest,
+    now,
+)
 from pipeline.web.dependencies import READ, Pages, Services, WakeEditions
 
 router = APIRouter()
@@ -83,17 +88,11 @@ def _confirmed(services: Services, pages: Pages, subscriber_id: int) -> Response
         "joined.html",
         chosen=choices_of(known),
         is_welcome_due=subscriber.welcome_due,
-        had_today=_had_today(subscriber, now()),
+        had_today=had_today(subscriber, now()),
         digests=known.digests,
         next_digest=next_digest(subscriber, now()),
         preferences=services.links.preferences(subscriber.id, now()),
     )
-
-
-def _had_today(subscriber: Subscriber, at: datetime) -> bool:
-    """Return whether today's edition is compiled already: there is one for each local day."""
-    last = subscriber.last_edition_on
-    return last is not None and last >= slots.local_date(at, subscriber.schedule)
 
 
 USED = gettext_noop(

@@ -132,14 +132,24 @@ def delivery_time(slot: datetime, schedule: Schedule, now: datetime) -> str:
 def next_digest(subscriber: Subscriber, now: datetime) -> str:
     """Return the time of the next digest, as text in the reader's time zone; "" if none is due.
 
-    A digest is due only for an active subscriber; a pause postpones it.
+    A digest is due only for an active subscriber; a pause postpones it. A welcome that is due is
+    the digest of today, also if it comes before the slot of today.
     """
-    due_at = subscriber.next_slot_at
+    schedule, due_at = subscriber.schedule, subscriber.next_slot_at
     if subscriber.status is not SubscriberStatus.ACTIVE or due_at is None:
         return ""
+    if subscriber.welcome_due and not had_today(subscriber, now):
+        today = slots.local_date(now, schedule)
+        due_at = max(due_at, slots.next_slot(schedule, slots.slot_on(today, schedule), today))
     if subscriber.paused_until is not None:
         due_at = max(due_at, first_after(subscriber.paused_until, subscriber.schedule))
     return delivery_time(due_at, subscriber.schedule, now)
+
+
+def had_today(subscriber: Subscriber, now: datetime) -> bool:
+    """Return whether today's edition is compiled already: there is one for each local day."""
+    last = subscriber.last_edition_on
+    return last is not None and last >= slots.local_date(now, subscriber.schedule)
 
 
 def first_after(until: date, schedule: Schedule) -> datetime:

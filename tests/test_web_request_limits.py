@@ -18,6 +18,7 @@ from pipeline.storage.database import open_engine
 from pipeline.web import request_limits
 from pipeline.web import server as servers
 from pipeline.web.client_address import VisitorLimit
+from pipeline.web.papers import topics
 from pipeline.web.request_limits import (
     CHANGING,
     LEAVING,
@@ -321,9 +322,13 @@ def test_search_flood_does_not_block_health_checks_and_one_click(
     """If searches never end, their lane fills up and its queue is refused; other lanes respond."""
     monkeypatch.setattr(request_limits, "SEARCHING", RequestClass("searching", 2, 4, 0.5))
     released = threading.Event()
-    monkeypatch.setattr(
-        "pipeline.web.papers.topics._selected", lambda *_: released.wait(60) and None
-    )
+    selected = topics._selected
+
+    def selected_when_released(*parameters):
+        released.wait(60)
+        return selected(*parameters)
+
+    monkeypatch.setattr(topics, "_selected", selected_when_released)
     search = b"GET /topics/agents HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     with serving(site) as port, contextlib.ExitStack() as stack:
         flood = [stack.enter_context(connect(port)) for _ in range(60)]
@@ -338,9 +343,9 @@ def test_search_flood_does_not_block_health_checks_and_one_click(
             f"POST /unsubscribe/{SECRET} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode(),
         )
         front = answer_to(port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        refused = next(visitor for visitor in flood if answered(visitor)).recv(65536)
         released.set()
 
-        refused = next(visitor for visitor in flood if answered(visitor)).recv(65536)
         assert refused.startswith(b"HTTP/1.1 503")
         assert b"retry-after: 10" in refused.lower()
         assert b"<h1>" in refused

@@ -97,7 +97,7 @@ reference: $(VENV)/.installed-dev ## Generate the pages of settings, commands an
 .PHONY: messages
 messages: $(VENV)/.installed-dev ## Extract the text of pages and mails, and compile its translations
 	$(BIN)/pybabel -q extract -F pyproject.toml -k gettext_noop --add-location=file --sort-by-file \
-		--no-wrap --project=paperboy -o pipeline/locale/paperboy.pot .
+		--no-wrap --omit-header -o pipeline/locale/paperboy.pot .
 	$(if $(wildcard pipeline/locale/*/LC_MESSAGES/*.po),$(BIN)/pybabel compile -d pipeline/locale -D paperboy)
 
 .PHONY: lock

@@ -37,9 +37,15 @@ def gettext_noop(message: str) -> str:
     return message
 
 
+def language() -> str:
+    """Return the language tag (BCP 47) of the text, for `lang` attributes; "en" by default."""
+    return _catalogue.info().get("language", "en").replace("_", "-")
+
+
 def extend(environment: Environment) -> None:
-    """Add `{% trans %}`, `_()` and `ngettext()` to the templates of an environment."""
+    """Add `{% trans %}`, `_()`, `ngettext()` and `language()` to an environment's templates."""
     environment.add_extension("jinja2.ext.i18n")
+    environment.globals["language"] = language
     environment.policies["ext.i18n.trimmed"] = True
     environment.install_gettext_callables(  # type: ignore[attr-defined]
         lambda message: _catalogue.gettext(message),

@@ -64,6 +64,7 @@ class Brackets(NullTranslations):
     def __init__(self) -> None:
         super().__init__()
         ids = [message.id for message in template() if message.id]
+        self._info = {"language": "zz_ZZ"}
         self.known = {id_ if isinstance(id_, str) else id_[0] for id_ in ids}
 
     def gettext(self, message: str) -> str:
@@ -169,6 +170,7 @@ def test_mails_have_no_text_outside_the_catalogue():
     for mail in mails():
         for shown in (mail.subject, plain(mail.text), Shown(plain(mail.html)).text):
             assert untranslated(shown) == []
+        assert 'lang="zz-ZZ"' in plain(mail.html)
 
 
 def pages(site: Site) -> Iterator[tuple[str, dict[str, str] | None]]:
@@ -208,6 +210,7 @@ def pages(site: Site) -> Iterator[tuple[str, dict[str, str] | None]]:
     yield path(site.ask("4@example.org", "дым")), {}
     yield preferences, None
     yield preferences, {"queries": "(", "hour": "99"}
+    yield preferences, {"queries": "\n".join(f"дым{n}" for n in range(101)), "hour": "9"}
     yield f"{preferences}/pause", {"until": ""}
     yield f"{preferences}?done=saved", None
     yield data, None
@@ -233,5 +236,6 @@ def test_pages_have_no_text_outside_the_catalogue(engine: Engine):
         answer = site.get(address) if form is None else site.post(address, data=form)
         if found := untranslated(Shown(answer.text).text):
             left[address] = found
+        assert '<html lang="zz-ZZ">' in answer.text
 
     assert left == {}

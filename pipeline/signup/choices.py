@@ -24,6 +24,7 @@ from pipeline.errors import NotFoundError, QueryError
 from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.message import normal_address
 from pipeline.storage import subscribers, topics
+from pipeline.translations import gettext
 
 MOST_TOPICS = 100  # per reader; each topic is matched against all papers
 
@@ -61,7 +62,9 @@ def parse_queries(
 ) -> tuple[TopicQuery, ...]:
     """Parse the topics of a reader; raise QueryError if one is invalid or there are over 100."""
     if len(texts) > MOST_TOPICS:
-        raise QueryError(texts[MOST_TOPICS], f"at most {MOST_TOPICS} topics are allowed", 0)
+        raise QueryError(
+            texts[MOST_TOPICS], gettext("at most %(most)s topics are allowed", most=MOST_TOPICS), 0
+        )
     return tuple(map(parse, texts))
 
 

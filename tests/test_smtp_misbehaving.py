@@ -14,7 +14,7 @@ from pipeline.errors import TransportError
 from pipeline.settings import SMTPServer
 from pipeline.smtp import Phase, SMTPTransport, session
 from pipeline.smtp.session import SessionLimits
-from pipeline.smtp.transport import never_give_up
+from pipeline.smtp.stream import never_give_up
 from tests.support.sinks import (
     DRIP,
     ENDLESS,

@@ -20,8 +20,8 @@ from sqlalchemy import Connection, Engine
 from pipeline.dispatch import Dispatcher
 from pipeline.domain import Delivery, ListContent
 from pipeline.smtp import Decision, Transport
-from pipeline.smtp.transport import Connection as Conversation
-from pipeline.smtp.transport import never_give_up
+from pipeline.smtp.session import Connection as Conversation
+from pipeline.smtp.stream import never_give_up
 
 T = TypeVar("T")
 

@@ -1,7 +1,7 @@
 """SMTP client: deliver one message at a time to a mail server. No other package speaks SMTP.
 
-`transport` defines the protocols, `connect` opens sessions and logs in, `oauth` fetches access
-tokens, `session` runs the transactions, `stream` reads and writes with deadlines, `replies`
+`connect` opens sessions and logs in, `oauth` fetches access tokens, `session` runs the transactions
+and defines the protocols for dispatch, `stream` reads and writes with deadlines, `replies`
 classifies replies by the patterns in `reply_patterns`, and `decision` decides what follows.
 """
 
@@ -16,7 +16,7 @@ from pipeline.smtp.replies import (
     verdict_of,
     without_addresses,
 )
-from pipeline.smtp.transport import Connection, Transport
+from pipeline.smtp.session import Connection, Transport
 
 __all__ = [
     "Connection",

@@ -23,8 +23,7 @@ from pipeline.settings import Settings, SMTPServer
 from pipeline.smtp.oauth import Tokens, tokens_of
 from pipeline.smtp.replies import Reply
 from pipeline.smtp.session import SessionLimits, SMTPConnection
-from pipeline.smtp.stream import ConnectionLost, Stream, TooSlow
-from pipeline.smtp.transport import never_give_up
+from pipeline.smtp.stream import ConnectionLost, Stream, TooSlow, never_give_up
 
 MOST_CONNECTIONS: Final = 3  # per login: one mechanism, another mechanism, a new token
 PASSWORD_WAYS: Final = ("PLAIN", "LOGIN")

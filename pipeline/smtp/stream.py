@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import Final
 
 from pipeline.smtp.replies import Reply, parse_reply
-from pipeline.smtp.transport import never_give_up
 
 LONGEST_LINE: Final = 4096  # octets; the limit in RFC 5321, section 4.5.3.1.5, is 512
 MOST_LINES: Final = 100  # of one reply
@@ -24,6 +23,11 @@ class ConnectionLost(Exception):  # noqa: N818  (an event of the conversation, c
 
 class TooSlow(ConnectionLost):
     """The deadline passed or the caller gave up; a late reply could match another command."""
+
+
+def never_give_up() -> bool:
+    """Return False: the default of `give_up`, for callers that wait until the deadline."""
+    return False
 
 
 class Stream:

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from typer.testing import CliRunner
 
 from pipeline import cli
-from pipeline.bench import outbox, send, sinks, verify
+from pipeline.bench import outbox, send, sinks
 from pipeline.bench.outbox import Outbox
 from pipeline.bench.profile import Step
 from pipeline.bench.send import Leg, Plan, Report, Round
@@ -155,7 +155,7 @@ def test_oracle_rejects_a_mail_with_wrong_content(engine):
     make_outbox(engine, readers=3).fill(0, 2, NOW)
 
     with pytest.raises(PaperboyError, match="does not say what the plain way says"):
-        verify.check(Sloppy(settings, engine), NOW)
+        send.check_content(Sloppy(settings, engine), NOW)
 
 
 def test_temporary_database_is_created_and_dropped_on_postgresql(postgresql_url):

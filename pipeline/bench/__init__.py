@@ -3,8 +3,8 @@
     send: outbox (a temporary database, filled) -> rounds of legs -> report
 
 A leg sends the same mails in one way: `send` has the real dispatcher, `baselines` the alternatives.
-`sinks` has the servers that accept and discard the mail, `verify` checks that fast rendering has
-the same content as plain rendering, `profile` measures CPU time by step.
+It checks first that fast rendering has the same content as plain rendering. `sinks` has the servers
+that accept and discard the mail, `profile` measures CPU time by step.
 
     web: synthetic (stored papers) -> a server in its own process -> searches and pages
     match: synthetic (papers, topics and readers) -> topics against papers, alternatives

@@ -9,21 +9,26 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.parser import BytesParser
+from email.policy import SMTP
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from pipeline import bootstrap, settings
-from pipeline.bench import baselines, outbox, sinks, verify
+from pipeline import bootstrap, mailbox, settings
+from pipeline.bench import baselines, outbox, sinks
 from pipeline.bench.outbox import Outbox, Owed
 from pipeline.bench.profile import Meter, Step, measured
 from pipeline.bench.sinks import Sink
 from pipeline.bootstrap import Services
+from pipeline.domain import Delivery, Digest, ListContent
 from pipeline.errors import PaperboyError
+from pipeline.smtp import SMTPTransport
 
 SAMPLE: Final = 100  # digests compared before timing; smtp-source gets one of them
 PLAIN_SHARE: Final = 200  # maximum mails of a plain leg: it is slow at a steady rate
@@ -208,7 +213,7 @@ class _Course:
         )
         box = Outbox(services.engine, papers, readers, services.renderer.template_version)
         box.fill(0, plan.papers, now, SAMPLE)
-        sample = verify.check(services, now)
+        sample = check_content(services, now)
         size = mean(map(len, sample))
         typical = min(sample, key=lambda raw: abs(len(raw) - size))
         message = baselines.message_file(typical, folder)
@@ -237,7 +242,7 @@ class _Course:
     def _paperboy(self) -> Leg:
         meter = Meter()
         with self._expecting(self.plan.mails) as sink:
-            transport = verify.at_port(self.services.transport, sink.port)
+            transport = at_port(self.services.transport, sink.port)
             dispatcher = measured(replace(self.services.dispatcher(), transport=transport), meter)
             cpu, started = time.process_time(), time.perf_counter()
             dispatcher.drain(once=True)
@@ -277,3 +282,74 @@ class _Course:
             arrived = sink.wait_for(mails)
         if arrived != mails:
             raise PaperboyError(f"only {arrived} of {mails} mails arrived at the sink")
+
+
+# --- Check before timing ------------------------------------------------------------------------
+
+
+@dataclass
+class Letterbox:
+    """SMTP handler (aiosmtpd) that stores messages by recipient, dot-unstuffed."""
+
+    received: dict[str, bytes] = field(default_factory=dict)
+
+    handle_EHLO = staticmethod(mailbox.greet)  # noqa: N815
+
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802
+        self.received[envelope.rcpt_tos[0]] = envelope.content
+        return "250 2.0.0 Ok"
+
+
+def check_content(services: Services, now: datetime) -> list[bytes]:
+    """Send all due digests to a local server; return the messages as received.
+
+    Raise PaperboyError unless each has the content that `Renderer.page` returns for its digest.
+    """
+    box, composed = Letterbox(), dict[str, tuple[Delivery, Digest]]()
+    dispatcher = services.dispatcher(now)
+    compose = dispatcher.compose
+
+    def remembering(delivery: Delivery, digest: ListContent | None) -> bytes:
+        if isinstance(digest, Digest):
+            composed[delivery.email] = (delivery, digest)
+        return compose(delivery, digest)
+
+    with mailbox.listen(box, "127.0.0.1", 0) as port:
+        transport = at_port(services.transport, port)
+        replace(dispatcher, transport=transport, compose=remembering).drain(once=True)
+    _compare(services, composed, box.received, now)
+    return list(box.received.values())
+
+
+def at_port(transport: SMTPTransport, port: int) -> SMTPTransport:
+    return replace(transport, server=replace(transport.server, port=port))
+
+
+def _compare(
+    services: Services,
+    composed: Mapping[str, tuple[Delivery, Digest]],
+    received: Mapping[str, bytes],
+    now: datetime,
+) -> None:
+    if not composed or composed.keys() != received.keys():
+        raise PaperboyError(f"{len(received)} of {len(composed)} digests of the sample arrived")
+    for email, (delivery, digest) in composed.items():
+        plain = services.renderer.page(digest, services.mail_links(delivery, now))
+        if decoded(received[email]) != [_lines(part) for part in plain]:
+            raise PaperboyError(f"the digest for {email} does not say what the plain way says")
+
+
+def decoded(raw: bytes) -> Sequence[str]:
+    """Return subject, HTML and text of a message as a mail app decodes them."""
+    message = BytesParser(policy=SMTP).parsebytes(raw)
+    assert isinstance(message, EmailMessage)  # noqa: S101  (what this policy makes)
+    return [message["Subject"], _content(message, "html"), _content(message, "plain")]
+
+
+def _content(message: EmailMessage, subtype: str) -> str:
+    part = message.get_body(preferencelist=(subtype,))
+    return "" if part is None else _lines(part.get_content())
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n")

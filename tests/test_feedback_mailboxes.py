@@ -205,7 +205,7 @@ def test_bounces_read_without_a_path_uses_the_configured_mailbox(database_url, m
 def test_hide_passwords_masks_the_process_command_line(password):
     """The password is overwritten in place, so that other users cannot read it with ps."""
     program = (
-        "import sys; from pathlib import Path; from pipeline.cli.process import hide_passwords;"
+        "import sys; from pathlib import Path; from pipeline.cli.main import hide_passwords;"
         "hide_passwords(sys.argv); print(Path('/proc/self/cmdline').read_text(), sys.argv[1])"
     )
     url = f"--url=imap://ada:{password}@127.0.0.1:1/INBOX"

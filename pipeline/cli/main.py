@@ -1,18 +1,23 @@
-"""The `paperboy` command: its groups, errors and exit codes."""
+"""The `paperboy` command: its groups, errors and exit codes; passwords are hidden from `ps`."""
 
 from __future__ import annotations
 
+import ctypes
+import re
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
-from pipeline.cli.process import hide_passwords
 from pipeline.errors import PaperboyError, SettingsError
+from pipeline.setting_values import parse_login_url
 
 if TYPE_CHECKING:
     from sqlalchemy.exc import OperationalError
@@ -56,7 +61,7 @@ COMMANDS: Final = {
         "subscribers", "List, add and remove blocked addresses.", "suppressions_app"
     ),
     "doctor": Entry("doctor", "Check settings, services, DNS and mail, and suggest repairs."),
-    "dkim": Entry("dkim", "Manage the keys that sign mail.", "app"),
+    "dkim": Entry("keys", "Manage the keys that sign mail.", "dkim_app"),
     "keys": Entry("keys", "Manage the keys that sign links and hash addresses.", "app"),
     "bounces": Entry("bounces", "Read bounce mails and provider events.", "app"),
     "bench": Entry("bench", "Measure sending, matching and the site.", "app"),
@@ -106,6 +111,40 @@ def _configure(
         logs.configure(settings.load())
     except SettingsError:  # reported by the command that needs the settings
         logs.configure(settings.Settings.model_construct())
+
+
+START_AND_END = (48, 49)  # fields of /proc/self/stat with the addresses of the arguments, proc(5)
+FIRST_FIELD = 3  # after the name in parentheses, which may contain spaces
+
+
+def hide_passwords(arguments: Sequence[str]) -> None:
+    """Overwrite the passwords of URLs among `arguments` in the memory that `ps` reads.
+
+    Works on Linux, and does nothing elsewhere. The passwords are visible until this is called, and
+    the shell keeps them in its history: the commands that take one warn about it.
+    """
+    found = [secret for argument in arguments if (secret := _password_of(argument))]
+    if not found or sys.platform != "linux":
+        return
+    with suppress(OSError, ValueError, IndexError):
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        start, end = (int(fields[at - FIRST_FIELD]) for at in START_AND_END)
+        memory = (ctypes.c_char * (end - start)).from_address(start)
+        octets = memory.raw
+        for secret in found:
+            octets = octets.replace(secret.encode(), b"*" * len(secret.encode()))
+        memory.raw = octets
+
+
+def _password_of(argument: str) -> str | None:
+    """Return the password of a URL as it is written in the argument, still encoded."""
+    url = re.search(r"[A-Za-z][A-Za-z0-9+.]*://(.*)", argument, re.DOTALL)
+    if url is None:
+        return None
+    with suppress(ValueError):
+        if parse_login_url(url[0]).password:
+            return url[1].rpartition("@")[0].partition(":")[2]
+    return None
 
 
 def main() -> None:

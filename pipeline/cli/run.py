@@ -1,19 +1,21 @@
-"""Commands that run Paperboy: demo, up, serve."""
+"""Commands that run Paperboy until a signal ends them: demo, up, serve."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import structlog
 import typer
 
 from pipeline import settings
 from pipeline.cli.output import UsageError
-from pipeline.cli.process import interruptible
 from pipeline.setting_values import is_loopback
 
 # These commands import their modules when they run: that takes a second, and other commands must
@@ -25,6 +27,34 @@ app = typer.Typer()
 
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free port.")]
 STOPPED = 130  # exit code of a program ended by Ctrl-C, by shell convention
+
+
+@dataclass(slots=True)
+class Interrupt:
+    """Signal handler that raises KeyboardInterrupt and sets `came`.
+
+    Python raises the exception at any point of the main thread. If that is in a finalizer, the
+    exception is printed and lost; therefore loops that wait also check `came`.
+    """
+
+    came: bool = False
+
+    def __call__(self, _number: int, _frame: Any) -> NoReturn:
+        self.came = True
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    interrupt = Interrupt()
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @app.command("demo")

@@ -1,12 +1,11 @@
 """Sign mails with DKIM (RFC 6376, Ed25519 by RFC 8463), and verify our own signatures.
 
-`keys` parses private keys and builds DNS records, `signing` creates the DKIM-Signature headers
-over relaxed canonicalisation, `checking` verifies them.
+`keys` parses private keys and builds DNS records, `signatures` creates and verifies the
+DKIM-Signature headers over relaxed canonicalisation.
 """
 
-from pipeline.dkim.checking import Checked, check
 from pipeline.dkim.keys import Algorithm, Key, Record, new_key, read_keys
-from pipeline.dkim.signing import Signer, aligned
+from pipeline.dkim.signatures import Checked, Signer, aligned, check
 
 __all__ = [
     "Algorithm",

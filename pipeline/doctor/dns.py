@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.dkim import Key, Record, aligned
-from pipeline.dkim.checking import tags
+from pipeline.dkim.signatures import tags
 from pipeline.doctor import spf as reading_spf
 from pipeline.doctor.finding import Check, Finding, Installation, bad, good, unknown
 from pipeline.doctor.spf import Result

@@ -9,9 +9,9 @@ import pytest
 
 from pipeline import settings
 from pipeline.dkim import Algorithm, new_key
-from pipeline.doctor import lint, mail, provider_rules
+from pipeline.doctor import mail, provider_rules
 from pipeline.doctor.finding import Finding, Installation
-from pipeline.doctor.lint import Expected
+from pipeline.doctor.mail import Expected
 from pipeline.domain import DeliveryKind
 
 KEYS = f"a:{new_key(Algorithm.ED25519)}"
@@ -84,16 +84,16 @@ def _swap(before: bytes, after: bytes) -> Callable[[bytes], bytes]:
 )
 def test_lint_reports_each_problem(installation, change, problem):
     raw = mail.sample(installation, DeliveryKind.DIGEST)
-    assert list(lint.problems(raw, EXPECTED)) == []
+    assert list(mail.problems(raw, EXPECTED)) == []
 
-    assert problem in "; ".join(lint.problems(change(raw), EXPECTED))
+    assert problem in "; ".join(mail.problems(change(raw), EXPECTED))
 
 
 def test_lint_links_returns_every_linked_domain(installation):
     raw = mail.sample(installation, DeliveryKind.DIGEST)
 
-    assert lint.links(raw) == {"papers.example.org", "arxiv.org"}
-    assert "tracker.example" in lint.links(
+    assert mail.links(raw) == {"papers.example.org", "arxiv.org"}
+    assert "tracker.example" in mail.links(
         raw.replace(b"https://arxiv.org/", b"https://tracker.example/")
     )
 
@@ -104,7 +104,7 @@ def test_one_click_header_is_not_required_without_https(installation):
         b"List-Unsubscribe-Post", b"X-Post"
     )
 
-    assert list(lint.problems(raw, Expected(is_list=True, is_https=False))) == []
+    assert list(mail.problems(raw, Expected(is_list=True, is_https=False))) == []
 
 
 # --- The rules of the large providers -----------------------------------------------------------

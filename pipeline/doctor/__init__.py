@@ -2,7 +2,7 @@
 
 There is one file for each area. A check is a generator of findings about an installation; its
 function name is the name of the check. `finding` defines both, `resolver` and `spf` query the DNS,
-`lint` checks a mail, and `provider_rules` summarises.
+and `provider_rules` summarises.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Settings, read once from the environment and `.env`. No other module reads os.environ.
 
-`setting_values` parses URLs and mailboxes, `env_file` parses `.env`, `secret_files` reads secrets
+`setting_values` parses URLs and mailboxes, `setting_files` parses `.env` and reads secrets
 from files.
 """
 
@@ -35,9 +35,9 @@ from pydantic_settings import (
 )
 from pydantic_settings.sources.utils import parse_env_vars
 
-from pipeline import env_file as env_files
+from pipeline import setting_files
 from pipeline.errors import SettingsError
-from pipeline.secret_files import SecretFiles, is_secret
+from pipeline.setting_files import SecretFiles, is_secret
 from pipeline.setting_values import (
     LoginURL,
     format_mailbox,
@@ -526,7 +526,7 @@ def load(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
 
     Raises SettingsError that names every invalid setting, without its value.
     """
-    env_files.read(env_file, _NAMES)  # raises our own messages before pydantic parses the file
+    setting_files.read(env_file, _NAMES)  # raises our own messages before pydantic parses the file
     try:
         return Settings(_env_file=env_file, **overrides)
     except ValidationError as error:
@@ -534,11 +534,11 @@ def load(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
         raise SettingsError("; ".join(map(_explain, parts))) from None
 
 
-def suspicions(env_file: Path | None = Path(".env")) -> list[env_files.Suspicion]:
+def suspicions(env_file: Path | None = Path(".env")) -> list[setting_files.Suspicion]:
     """Return names that are probably mistyped settings, and settings that are given twice."""
-    entries = env_files.read(env_file, _NAMES)
-    found = env_files.misnomers(entries, os.environ, _NAMES)
-    return [*found, *env_files.duplicates(entries, _NAMES)]
+    entries = setting_files.read(env_file, _NAMES)
+    found = setting_files.misnomers(entries, os.environ, _NAMES)
+    return [*found, *setting_files.duplicates(entries, _NAMES)]
 
 
 def log_suspicions() -> None:
@@ -552,7 +552,7 @@ class _EnvFile(DotEnvSettingsSource):
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         path = Path(self.env_file) if isinstance(self.env_file, str | os.PathLike) else None
-        given = env_files.values(env_files.read(path, _NAMES))
+        given = setting_files.values(setting_files.read(path, _NAMES))
         return parse_env_vars(given, False, bool(self.env_ignore_empty), None)
 
 

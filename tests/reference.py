@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from sqlalchemy import Column
 
 from pipeline.cli.main import COMMANDS
-from pipeline.secret_files import is_secret
+from pipeline.setting_files import is_secret
 from pipeline.settings import Settings
 from pipeline.storage.schema import Table
 

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from pipeline import settings
 from pipeline.errors import SettingsError
-from pipeline.secret_files import is_secret
+from pipeline.setting_files import is_secret
 
 REAL = {
     "SMTP_URL": "smtp://paperboy:hunter2@mail.example.org:587",

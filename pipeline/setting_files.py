@@ -1,7 +1,8 @@
-"""Parse `.env`, reject ambiguous values, and find names that are no setting.
+"""Parse `.env` and read secrets from files: `NAME_FILE=/run/secrets/name` replaces `NAME=...`.
 
-The parser is python-dotenv's. Values are literal: `${...}` is not expanded. No message repeats a
-value, which may be a password.
+Ambiguous values are rejected, and names that are no setting are found. The parser of `.env` is
+python-dotenv's. Values are literal: `${...}` is not expanded. No message repeats a value, which may
+be a password.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, get_args
 
 from dotenv.parser import Binding, parse_stream
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
 from pipeline.edit_distance import edit_distance
 from pipeline.errors import SettingsError
@@ -212,3 +216,63 @@ def _slip(name: str, names: list[str]) -> str | None:
     allowed = 1 if len(name) < 11 else 2
     near = get_close_matches(name, names, n=3, cutoff=0.75)
     return next((one for one in near if edit_distance(name, one) <= allowed), None)
+
+
+# --- Secrets from files -------------------------------------------------------------------------
+
+
+class SecretFiles(PydanticBaseSettingsSource):
+    """Settings source: secrets from files named in one place, the environment or `.env`.
+
+    Raises SettingsError if a place gives both NAME and NAME_FILE, or if a file cannot be read or is
+    empty. The message names the setting, and never includes the content of a file.
+    """
+
+    def __init__(self, settings: type[BaseSettings], place: PydanticBaseSettingsSource) -> None:
+        super().__init__(settings)
+        assert isinstance(place, EnvSettingsSource)  # noqa: S101  (`.env` is one too)
+        self._given: Mapping[str, str | None] = place.env_vars
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        path = self._given.get(f"{field_name}_file") if is_secret(field) else None
+        if not path:
+            return None, field_name, False
+        if self._given.get(field_name):
+            name = field_name.upper()
+            raise SettingsError(f"{name} and {name}_FILE are both set: remove one")
+        return _read_secret(f"{field_name}_file".upper(), Path(path)), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        problems: list[str] = []
+        secrets = dict(self._secrets(problems))
+        if problems:
+            raise SettingsError("; ".join(problems))
+        return secrets
+
+    def _secrets(self, problems: list[str]) -> Iterator[tuple[str, str]]:
+        for name, field in self.settings_cls.model_fields.items():
+            try:
+                secret, _, _ = self.get_field_value(field, name)
+            except SettingsError as error:
+                problems.append(str(error))
+                continue
+            if secret is not None:
+                yield name, secret
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Return whether a setting may be in a file: if its type or field hides it from the repr."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    return SecretStr in kinds or field.repr is False
+
+
+def _read_secret(name: str, path: Path) -> str:
+    try:
+        secret = path.read_text("utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise SettingsError(f"{name}: {path} cannot be read: {error.strerror}") from None
+    except ValueError:  # invalid UTF-8; the original message would show the byte
+        raise SettingsError(f"{name}: {path} cannot be read: it is no text") from None
+    if not secret.strip():
+        raise SettingsError(f"{name}: {path} is empty")
+    return secret

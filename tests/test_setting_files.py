@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import settings
-from pipeline.env_file import duplicates, misnomers, read, values
 from pipeline.errors import SettingsError
+from pipeline.setting_files import duplicates, misnomers, read, values
 from pipeline.settings import Settings
 
 NAMES = {name.upper() for name in Settings.model_fields} | {"SECRET_KEY_FILE"}

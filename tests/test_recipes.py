@@ -121,7 +121,7 @@ from pipeline.errors import SourceError
 from pipeline.sources import FetchResult
 from pipeline.sources.client import Client
 from pipeline.sources.documents import DocumentError, parse_json
-from pipeline.sources.entries import Skipped, collect, day_in, text_in
+from pipeline.sources.documents import Skipped, collect, day_in, text_in
 from pipeline.sources.text import clean, clean_title
 
 NAME = "moss"

@@ -13,8 +13,7 @@ from pipeline.sources import Validator
 from pipeline.sources.arxiv import Arxiv, ArxivAPI, feed_day, first_feed_day
 from pipeline.sources.arxiv_formats import read_listing, read_xml
 from pipeline.sources.client import Client
-from pipeline.sources.documents import DocumentError
-from pipeline.sources.entries import Skipped
+from pipeline.sources.documents import DocumentError, Skipped
 from tests.support.source_answers import (
     api,
     api_entry,

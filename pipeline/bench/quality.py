@@ -19,7 +19,7 @@ from pipeline.matching.index import PaperIndex
 from pipeline.matching.match import PaperText, TopicText
 from pipeline.matching.query import plain_words
 from pipeline.matching.semantic import Embedder
-from pipeline.sources.entries import text_in
+from pipeline.sources.documents import text_in
 from pipeline.sources.text import clean
 
 DEPTH: Final = 10

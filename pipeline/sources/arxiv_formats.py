@@ -10,8 +10,18 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from pipeline.domain import Links, Sighting
-from pipeline.sources.documents import DocumentError, Element, XMLDocument, parse_xml
-from pipeline.sources.entries import Skipped, collect, day_in, moment_in, strings_in, text_in
+from pipeline.sources.documents import (
+    DocumentError,
+    Element,
+    Skipped,
+    XMLDocument,
+    collect,
+    day_in,
+    moment_in,
+    parse_xml,
+    strings_in,
+    text_in,
+)
 from pipeline.sources.identifiers import ArxivName, arxiv_categories, arxiv_name, doi
 from pipeline.sources.text import (
     MOST_AUTHORS,

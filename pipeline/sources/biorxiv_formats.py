@@ -7,8 +7,7 @@ import unicodedata
 from typing import Any
 
 from pipeline.domain import Links, Sighting
-from pipeline.sources.documents import DocumentError
-from pipeline.sources.entries import Skipped, collect, day_in, text_in
+from pipeline.sources.documents import DocumentError, Skipped, collect, day_in, text_in
 from pipeline.sources.identifiers import doi
 from pipeline.sources.text import clean, clean_keywords, clean_names, clean_title
 

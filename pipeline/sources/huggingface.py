@@ -11,13 +11,14 @@ from pipeline.domain import Links, Sighting
 from pipeline.errors import SourceError
 from pipeline.sources import FetchResult, Validator
 from pipeline.sources.client import Client, Response
-from pipeline.sources.documents import DocumentError, parse_json
-from pipeline.sources.entries import (
+from pipeline.sources.documents import (
+    DocumentError,
     Skipped,
     collect,
     count_in,
     day_in,
     moment_in,
+    parse_json,
     strings_in,
     text_in,
 )

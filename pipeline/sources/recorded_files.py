@@ -18,10 +18,14 @@ from pipeline.sources.documents import (
     LARGEST_DOCUMENT,
     LARGEST_JSON,
     DocumentError,
+    Skipped,
+    collect,
+    count_in,
+    day_in,
     decode,
     parse_json,
+    text_in,
 )
-from pipeline.sources.entries import Skipped, collect, count_in, day_in, text_in
 from pipeline.sources.identifiers import arxiv_name, doi
 from pipeline.sources.text import clean, clean_title
 

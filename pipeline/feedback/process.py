@@ -26,7 +26,7 @@ from pipeline.domain import (
     SuppressionReason,
     Verdict,
 )
-from pipeline.feedback.bounces.recipients import masked
+from pipeline.feedback.bounces.original import masked
 from pipeline.message import Sender, named_by
 from pipeline.smtp import strike_of
 from pipeline.storage import (

@@ -9,22 +9,21 @@ from typing import Final
 import structlog
 
 from pipeline.domain import Notice, NoticeKind
-from pipeline.feedback.bounces import auto_reply, dsn, freeform, reports, unsubscribe
+from pipeline.feedback.bounces import freeform, reply_mails, reports
 from pipeline.feedback.bounces.diagnostics import VAGUE
-from pipeline.feedback.bounces.heuristics import is_daemon
+from pipeline.feedback.bounces.freeform import is_daemon
 from pipeline.feedback.bounces.mime import Headers, Mail, parse_mail, read_headers
-from pipeline.feedback.bounces.original import answered, evidence, message_id
-from pipeline.feedback.bounces.recipients import came_back_to
+from pipeline.feedback.bounces.original import answered, came_back_to, evidence, message_id
 
 log = structlog.get_logger(__name__)
 
 _READERS: Final = (
     reports.parse_arf,
-    dsn.parse,
+    reports.parse_dsn,
     reports.parse_mdn,
-    unsubscribe.parse,
+    reply_mails.parse_unsubscribe,
     freeform.parse,
-    auto_reply.parse,
+    reply_mails.parse_auto_reply,
 )
 _FORWARDED: Final = re.compile(
     r"^[ \t>]*-{2,}.{0,40}(?:forwarded|original|weitergeleitete|transféré|reenviado).{0,40}$"
@@ -85,7 +84,7 @@ def _enclosed(mail: Mail) -> Notice | None:
             continue
         inner = parse_mail(part.octets)
         # Never parse a returned digest as a bounce: titles of papers may contain any text.
-        if is_daemon(inner.headers) or any(part.type in dsn.TYPES for part in inner.parts):
+        if is_daemon(inner.headers) or any(part.type in reports.DSN_TYPES for part in inner.parts):
             notice = _read(inner)
             if notice and notice.kind in _BOUNCES:
                 return notice

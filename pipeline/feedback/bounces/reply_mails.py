@@ -1,4 +1,8 @@
-"""Detect automatic replies: out of office, acknowledgements, challenge-response systems."""
+"""Parse replies: unsubscribe requests and automatic replies.
+
+Mail programs send an unsubscribe request for `List-Unsubscribe: <mailto:...>`. Automatic replies
+are out-of-office mails, acknowledgements and challenge-response systems.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,70 @@ from typing import Final
 from pipeline.domain import Notice, NoticeKind
 from pipeline.feedback.bounces.diagnostics import plain
 from pipeline.feedback.bounces.mime import Headers, Mail
-from pipeline.feedback.bounces.original import evidence
-from pipeline.feedback.bounces.recipients import addresses
+from pipeline.feedback.bounces.original import addresses, came_back_to, evidence
 
-_MARKS: Final = (
+# `message._leave_headers` sets the subject "unsubscribe SECRET"; gateways and mail programs add
+# marks, quotes and encodings around it, and signatures after it.
+_SPACE: Final = r"(?:%(?:25)*20|&nbsp;|\s-\s|[\s:_+=,;'\"<>()\[\]{}\u2018-\u201f\u3000\uff1a])"
+_WITH_SECRET: Final = re.compile(
+    rf"(?<![A-Za-z0-9])unsubscribe{_SPACE}{{0,10}}?({_SPACE})([A-Za-z0-9_-]{{16,128}})(?![A-Za-z0-9_-])",
+    re.I,
+)
+_LENGTH: Final = 22  # of `secrets.token_urlsafe(16)`
+_CLASSES: Final = (re.compile("[a-z]"), re.compile("[A-Z]"), re.compile("[0-9_]"))
+_SUBJECT_MARKS: Final = (
+    r"(?:\[[^\]]{1,60}\]|\{[^}]{1,60}\}|\*{1,5}[^*]{1,40}\*{1,5}|\((?:ext|external|spam)\)"
+    r"|(?:re|aw|antw|sv|vs|fwd?|wg|tr|rv|res|r|i|odp|ynt|回复|答复"
+    r"|返信)\s{0,2}(?:\[\d+\])?\s{0,2}[:\uff1a]"
+    r"|(?:external|ext|spam|caution|extern)\s{0,2}[:\uff1a]|[\s\"'\u2018-\u201f-])"
+)
+_IN_ADDRESS: Final = re.compile(r"(?:^|[+-])unsubscribe[+=-]([\w-]{16,64})@", re.I)
+_BY_HAND: Final = re.compile(
+    rf"^{_SUBJECT_MARKS}{{0,12}}(?:please\s+)?(?:unsubscribe|remove me|opt[ -]?out|abmelden"
+    r"|désinscription|désabonner|cancelar suscripci[oó]n|disiscri\w+|afmelden"
+    r"|退订|配信停止|отписаться)"
+    r"(?:\s+(?:me|please))*[\s.!\"'\u2018-\u201f]*$",
+    re.I,
+)
+
+
+def parse_unsubscribe(mail: Mail) -> Notice | None:
+    """Return an unsubscribe request with its secret, or without one if it was typed by hand.
+
+    Return None for any other mail. The body is never searched: it may quote the link of a digest
+    that was only forwarded.
+    """
+    subject = mail.headers.get("subject")[:500]
+    secret = _secret(subject) or _addressed(came_back_to(mail.headers) or "")
+    if secret is None and not _BY_HAND.match(subject):
+        return None
+    writer = tuple(addresses(mail.headers.get("from"))[:1])
+    return Notice(NoticeKind.UNSUBSCRIBE, writer, secret=secret)
+
+
+def _secret(subject: str) -> str | None:
+    """Return the secret in a subject, or None.
+
+    A secret has characters of at least two classes (lower case, upper case, digits or "_"); words
+    of a title do not.
+    """
+    for found in _WITH_SECRET.finditer(subject):
+        secret = found[2]
+        if found[1] == "=" and secret.startswith("20") and len(secret) > _LENGTH:
+            secret = secret[2:]  # "=20" is a space in quoted-printable
+        if sum(bool(letters.search(secret)) for letters in _CLASSES) >= 2:
+            return secret
+    return None
+
+
+def _addressed(address: str) -> str | None:
+    found = _IN_ADDRESS.search(address)
+    return found[1] if found else None
+
+
+# --- Automatic replies --------------------------------------------------------------------------
+
+_AUTO_REPLY_HEADERS: Final = (
     "x-autoreply",
     "x-autorespond",
     "x-autoresponder",
@@ -26,7 +90,7 @@ _MARKS: Final = (
     "x-amazon-auto-reply",
 )
 _PRECEDENCE: Final = ("auto_reply", "auto-reply", "autoreply")
-_SUBJECT: Final = re.compile(
+_AUTO_REPLY_SUBJECT: Final = re.compile(
     r"^\W{0,4}(auto(matic)?|automated?)\W{0,2}(reply|response|re:|antwort|odpowied)|auto-?(reply"
     r"|response|responder|matische)|automated (reply|response)|autom\. reply"
     r"|out of (the )?office|out-of-office|\booo\b|away from (my|the)|on (vacation|holiday|leave"
@@ -48,7 +112,7 @@ _SUBJECT: Final = re.compile(
     r"|^leído|^letto|^lida:|return receipt",
     re.I,
 )
-_WORDS: Final = re.compile(
+_AUTO_REPLY_WORDS: Final = re.compile(
     r"(i am|i'm|i will be|i'll be|we are|he is|she is) (currently |now |presently )?(out of|away"
     r"|on (vacation|holiday|leave|annual|maternity|parental|sabbatical)|absent|travel+ing)"
     r"|(limited|no|intermittent) access to (my )?e-?mail|will (respond|reply|answer"
@@ -67,7 +131,7 @@ _WORDS: Final = re.compile(
 )
 
 
-def parse(mail: Mail) -> Notice | None:
+def parse_auto_reply(mail: Mail) -> Notice | None:
     """Return a notice for an automatic reply (RFC 3834); None for any other mail.
 
     Recognised by headers, by subject, or by text if the mail is a reply or its return path is null.
@@ -89,15 +153,15 @@ def _is_marked(headers: Headers) -> bool:
         return True
     if headers.get("precedence").lower().strip() in _PRECEDENCE:
         return True
-    if any(name in headers for name in _MARKS):
+    if any(name in headers for name in _AUTO_REPLY_HEADERS):
         return True
     return submitted.startswith("auto-") and _answers(headers)
 
 
 def _reads_like_one(headers: Headers, text: str) -> bool:
-    if _SUBJECT.search(headers.get("subject")[:300]):
+    if _AUTO_REPLY_SUBJECT.search(headers.get("subject")[:300]):
         return "list-id" not in headers and "list-unsubscribe" not in headers
-    return bool(_WORDS.search(text)) and (_answers(headers) or _is_null(headers))
+    return bool(_AUTO_REPLY_WORDS.search(text)) and (_answers(headers) or _is_null(headers))
 
 
 def _answers(headers: Headers) -> bool:

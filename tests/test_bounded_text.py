@@ -10,7 +10,7 @@ from sqlalchemy import Table as PlainTable
 
 from pipeline.feedback.process import Effect, Event, Feedback
 from pipeline.feedback.webhooks import ses
-from pipeline.feedback.webhooks.sns import Message
+from pipeline.feedback.webhooks.ses import Message
 from pipeline.storage.schema import BoundedText, EventRow, SightingRow, Table, bounded
 from tests.support.factories import KEY, NOW, SENDER, make_sighting
 from tests.support.newsroom import ingest, rows

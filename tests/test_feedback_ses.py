@@ -12,8 +12,7 @@ import pytest
 
 from pipeline.domain import Notice, NoticeKind, Verdict
 from pipeline.errors import ForgedError, ProviderError
-from pipeline.feedback.webhooks.ses import SES, parse
-from pipeline.feedback.webhooks.sns import LARGEST, SNS, Message, fetch, host_of
+from pipeline.feedback.webhooks.ses import LARGEST, SES, SNS, Message, fetch, host_of, parse
 from tests.support import amazon
 from tests.support.amazon import (
     CERTIFICATE,

@@ -15,8 +15,7 @@ from pipeline.domain import Verdict
 from pipeline.errors import EventError, ForgedError
 from pipeline.feedback.webhooks import generic
 from pipeline.feedback.webhooks.generic import Generic, parse, sign
-from pipeline.feedback.webhooks.ses import SES
-from pipeline.feedback.webhooks.sns import SNS
+from pipeline.feedback.webhooks.ses import SES, SNS
 from pipeline.storage.schema import EventRow
 from pipeline.web import ops
 from tests.support import amazon, outbox

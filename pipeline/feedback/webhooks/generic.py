@@ -15,8 +15,7 @@ from typing import Any, Final
 from pipeline.domain import Notice, NoticeKind, Verdict
 from pipeline.errors import EventError, ForgedError
 from pipeline.feedback.process import Event
-from pipeline.feedback.webhooks.json_fields import bounce_verdict, record, status, text
-from pipeline.feedback.webhooks.json_fields import said as words_of
+from pipeline.feedback.webhooks import bounce_verdict, record, reply_text, status, text
 
 TIMESTAMP: Final = "x-paperboy-timestamp"  # seconds since 1970
 SIGNATURE: Final = "x-paperboy-signature"  # v1=<HMAC-SHA-256 in hex>, or several, comma-separated
@@ -75,7 +74,7 @@ def parse(said: dict[str, Any]) -> Event:
     id_, kind = said.get("id"), text(said.get("event"), 64)
     if not isinstance(id_, str) or not 0 < len(id_) <= 256:
         raise EventError("an event needs an `id` of at most 256 characters")
-    code, words = status(said.get("status")), words_of(said.get("reason"))
+    code, words = status(said.get("status")), reply_text(said.get("reason"))
     verdict = _verdict(said, code, words) if kind == "bounce" else None
     bounce = NoticeKind.HARD if verdict is Verdict.HARD else NoticeKind.SOFT
     notice = Notice(

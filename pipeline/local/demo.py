@@ -1,24 +1,36 @@
-"""The steps of the demo, in order."""
+"""Run the demo: start its processes, send three digests, print them with their reasons.
+
+Progress is shown on stderr, the digests on stdout.
+"""
 
 from __future__ import annotations
 
-import time as clock
-from collections.abc import Callable
-from contextlib import ExitStack
-from datetime import datetime, time, timedelta
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from datetime import time as time_of_day
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pipeline import signup, slots
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from pipeline import bootstrap, logs, mailbox, settings, signup, slots, tasks
 from pipeline.bootstrap import Services
-from pipeline.domain import DeliveryStatus, Schedule, SourceState
-from pipeline.errors import PaperboyError
+from pipeline.domain import DeliveryStatus, Digest, Pick, Schedule, SourceState
+from pipeline.errors import PaperboyError, ServiceError
 from pipeline.ingest import SourceReport, ingest_recorded
-from pipeline.local.demo_output import READERS, DemoOutput, ReceivedMail, print_digests
-from pipeline.local.demo_processes import DemoProcesses, demo_processes
+from pipeline.local import processes
+from pipeline.local.processes import Child
+from pipeline.mailbox import Mailbox
 from pipeline.sources import FetchResult, recorded_files
-from pipeline.storage import delivery_queries, digests, subscribers
-from pipeline.storage.database import read_only
+from pipeline.storage import delivery_queries, digests, migrate, subscribers
+from pipeline.storage.database import open_engine, read_only
+from pipeline.storage.delivery_queries import DeliveryView
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 SAMPLE = (SAMPLES / "huggingface.json", SAMPLES / "arxiv.jsonl")
@@ -38,7 +50,7 @@ def run(
     Raise KeyboardInterrupt once `stop()` is true, and PaperboyError if no digest was sent or one of
     them did not arrive.
     """
-    started, story = clock.monotonic(), DemoOutput()
+    started, story = time.monotonic(), DemoOutput()
     if mail_dir.exists() and not mail_dir.is_dir():
         raise PaperboyError(f"{mail_dir} is not a folder")
     found = (
@@ -55,7 +67,7 @@ def run(
         _dispatch(ours, story)
         posts = _collect(ours, schedules)
     _write(posts, mail_dir)
-    print_digests(posts, reports, mail_dir, seconds=clock.monotonic() - started)
+    print_digests(posts, reports, mail_dir, seconds=time.monotonic() - started)
     _complain(posts)
 
 
@@ -66,7 +78,7 @@ def _subscribe(
     schedules = {}
     for number, reader in enumerate(READERS, start=1):
         hour = now.astimezone(slots.zone(reader.timezone)).hour
-        schedule = Schedule(time(hour), reader.timezone)
+        schedule = Schedule(time_of_day(hour), reader.timezone)
         signup.add(
             services.engine,
             reader.email,
@@ -168,3 +180,217 @@ def _complain(posts: list[ReceivedMail]) -> None:
     ]
     if lost:
         raise PaperboyError(f"{len(lost)} of {len(owed)} digests did not arrive: {', '.join(lost)}")
+
+
+# --- Output -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DemoReader:
+    email: str
+    timezone: str
+    topics: tuple[str, ...]
+    max_papers: int
+
+
+READERS = (
+    DemoReader(
+        "ada@example.org",
+        "Europe/London",
+        ("agents", "reinforcement learning", '"large language models" reasoning'),
+        8,
+    ),
+    DemoReader(
+        "grace@example.net",
+        "America/New_York",
+        ("video generation", "diffusion", "vision-language models"),
+        6,
+    ),
+    DemoReader("rohini@example.com", "Asia/Kolkata", ("Trending", "retrieval", "robotics"), 10),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedMail:
+    """Result for one reader; `delivery` and `digest` are None if there was nothing to send."""
+
+    reader: DemoReader
+    schedule: Schedule
+    delivery: DeliveryView | None
+    digest: Digest | None
+    eml: bytes | None  # as received by the mailbox
+    html: str | None
+
+    @property
+    def has_arrived(self) -> bool:
+        sent = self.delivery is not None and self.delivery.status is DeliveryStatus.SENT
+        return sent and self.eml is not None
+
+
+class DemoOutput:
+    """Progress on stderr: bars if it is a terminal, else plain lines."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+
+    @contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """Show a step; yield a function to call with the part of `total` that is done."""
+        if not self._console.is_terminal:
+            self._console.print(f"{title} ...", highlight=False)
+            yield lambda _done: None
+            return
+        columns = [TextColumn("{task.description:<48}"), BarColumn(bar_width=20)]
+        counted = [MofNCompleteColumn()] if total else []
+        with Progress(*columns, *counted, TimeElapsedColumn(), console=self._console) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda done: bar.update(task, completed=done)
+            bar.update(task, total=total or 1, completed=total or 1)
+
+
+def print_digests(
+    posts: list[ReceivedMail], reports: list[SourceReport], mail_dir: Path, *, seconds: float
+) -> None:
+    console = Console(highlight=False)
+    for report in reports:
+        console.print(_source_line(report))
+    for post in posts:
+        console.print()
+        console.print(_heading(post))
+        console.print(_papers(post.digest) if post.digest else "  No papers for these topics.")
+    arrived = sum(post.has_arrived for post in posts)
+    count = f"{arrived} {'digest' if arrived == 1 else 'digests'}"
+    console.print()
+    console.print(f"{count} arrived, in {seconds:.0f} s.{_troubles(posts)}")
+    if arrived:
+        console.print(Text(f"They are in {mail_dir}/, as sent (.eml) and to view (.html)."))
+        console.print("The links need a site, which the demo does not run; `paperboy up` does.")
+
+
+def _source_line(report: SourceReport) -> Text:
+    trouble = f" ({report.error})" if report.error else ""
+    return Text(f"{report.source}: {report.state}, {report.new} papers{trouble}")
+
+
+def _heading(post: ReceivedMail) -> Text:
+    when = f"{post.schedule.at:%H:%M} in {post.reader.timezone}"
+    line = Text(post.reader.email, style="bold")
+    return line.append(f"  {when}, follows {', '.join(post.reader.topics)}", style="not bold")
+
+
+def _papers(digest: Digest) -> Table:
+    table = Table(box=None, pad_edge=True, header_style="dim")
+    table.add_column("", justify="right")
+    table.add_column("Score", justify="right")
+    table.add_column("Paper", ratio=3, overflow="fold")
+    table.add_column("Why", ratio=2, overflow="fold")
+    for position, pick in enumerate(digest.picks, start=1):
+        table.add_row(str(position), f"{pick.score:.2f}", Text(pick.paper.title), _why(pick))
+    if digest.more:
+        table.add_row("", "", f"and {digest.more} more that did not fit", "")
+    return table
+
+
+def _why(pick: Pick) -> Text:
+    """Return each topic with the words that matched; Trending has the upvotes instead."""
+    lines = []
+    for reason in pick.reasons:
+        why = ", ".join(reason.phrases) or f"{pick.paper.upvotes or 0} upvotes"
+        lines.append(f"{reason.label}: {why}")
+    return Text("\n".join(lines))
+
+
+def _troubles(posts: list[ReceivedMail]) -> str:
+    statuses = [post.delivery.status for post in posts if post.delivery is not None]
+    counts = {
+        status: statuses.count(status)
+        for status in DeliveryStatus
+        if status is not DeliveryStatus.SENT and status in statuses
+    }
+    return "".join(f" {count} {status}." for status, count in counts.items())
+
+
+# --- Processes ----------------------------------------------------------------------------------
+
+SHOWN_AS = {  # a named site, so that the mails have realistic headers
+    "SITE_URL": "https://paperboy.example.org",
+    "MAIL_FROM": "Paperboy <papers@example.org>",
+    "LOG_LEVEL": "ERROR",  # errors are reported at the end
+}
+WAKE_EVERY = 5.0  # seconds
+PATIENCE = 60.0  # seconds for a step of the worker, even on a slow machine
+
+
+@dataclass(frozen=True, slots=True)
+class DemoProcesses:
+    """Running services and processes of the demo."""
+
+    services: Services
+    worker: Child
+    mailbox: Mailbox
+    stop: Callable[[], bool]
+
+    def work(
+        self, task: str, count: Callable[[], int], goal: int, done: Callable[[int], None]
+    ) -> None:
+        """Wake the worker for `task` every WAKE_EVERY seconds, as beat would, until all is done.
+
+        `count` returns the progress in the database; all is done when it reaches `goal`. Raise
+        ServiceError if the worker ends or PATIENCE is over, and KeyboardInterrupt once `stop()` is
+        true.
+        """
+        deadline = time.monotonic() + PATIENCE
+        wake_at = time.monotonic()
+        while (so_far := count()) < goal:
+            done(so_far)
+            if self.stop():
+                raise KeyboardInterrupt
+            if not self.worker.is_running():
+                raise ServiceError("the Celery worker ended early")
+            if time.monotonic() > deadline:
+                raise ServiceError(f"the Celery worker did not finish in {PATIENCE:.0f} s")
+            if time.monotonic() >= wake_at:
+                self._wake(task)
+                wake_at = time.monotonic() + WAKE_EVERY
+            time.sleep(0.05)
+        done(goal)
+
+    def _wake(self, task: str) -> None:
+        with tasks.client(self.services.settings) as client:
+            client.send_task(task)
+
+
+@contextmanager
+def demo_processes(folder: Path, stop: Callable[[], bool]) -> Iterator[DemoProcesses]:
+    box = Mailbox(folder / "mail")
+    with processes.valkey() as redis, mailbox.serve("127.0.0.1", 0, box) as port:
+        ours = {
+            **_unless_set(SHOWN_AS),
+            "DATABASE_URL": f"sqlite:///{folder / 'demo.db'}",
+            "REDIS_URL": redis,
+            "SMTP_URL": f"mailbox://127.0.0.1:{port}",
+            "SMTP_TLS": "auto",
+            # Celery warns if it runs as root; that is a decision of the caller.
+            "PYTHONWARNINGS": "ignore::UserWarning",
+        }
+        loaded = settings.load(Path(".env"), **{name.lower(): ours[name] for name in ours})
+        logs.configure(loaded)
+        _migrate(loaded.database_url)
+        services = bootstrap.build(loaded)
+        try:
+            environment = settings.child_environment(**ours)
+            with processes.worker(environment, concurrency=1) as worker:
+                yield DemoProcesses(services, worker, box, stop)
+        finally:
+            services.engine.dispose()
+
+
+def _unless_set(defaults: dict[str, str]) -> dict[str, str]:
+    wished = settings.load().model_fields_set
+    return {name: defaults[name] for name in defaults if name.lower() not in wished}
+
+
+def _migrate(url: str) -> None:
+    engine = open_engine(url)
+    migrate.upgrade(engine)
+    engine.dispose()

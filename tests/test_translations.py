@@ -22,7 +22,7 @@ from pipeline.matching.highlights import find
 from pipeline.rendering import Branding, MailLinks, Rendered, Renderer, cards, renderer, views
 from pipeline.rendering.fragments import plain
 from pipeline.web.subscribe import curated
-from pipeline.web.subscribe.time_zones import by_region
+from pipeline.web.subscribe.form_input import zones_by_region
 from tests.support.factories import TODAY, make_digest, make_paper, make_pick, make_sighting
 from tests.support.site import Site, now, open_site, path
 
@@ -45,8 +45,8 @@ DATA = sorted(
         *(topic.name for topic in curated.in_use().topics),
         *(topic.query for topic in curated.in_use().topics),
         *(group for group, _ in curated.in_use().groups),
-        *(region for region, _ in by_region()),
-        *(city for _, cities in by_region() for _, city in cities),
+        *(region for region, _ in zones_by_region()),
+        *(city for _, cities in zones_by_region() for _, city in cities),
     },
     key=len,
     reverse=True,

@@ -32,7 +32,7 @@ from pipeline.storage.schema import DeliveryRow, RequestRow, SubscriberRow
 from pipeline.web import client_address, create_app
 from pipeline.web.client_address import VisitorLimit, client_ip
 from pipeline.web.server import listen, server
-from pipeline.web.subscribe import curated, form_input, time_zones
+from pipeline.web.subscribe import curated, form_input
 from pipeline.web.subscribe.form_input import FormInput
 from pipeline.web.subscribe.preview import HELPED
 from tests.support import CHROMIUM, SHARED
@@ -464,11 +464,11 @@ def test_old_time_zone_names_are_accepted(site, name, asked):
 
 
 def test_every_listed_time_zone_is_known():
-    names = [name for _, cities in time_zones.by_region() for name, _ in cities]
+    names = [name for _, cities in form_input.zones_by_region() for name, _ in cities]
 
     assert len(names) == len(set(names)) > 400
-    assert all(map(time_zones.is_known, names))
-    assert time_zones.city("America/Argentina/Buenos_Aires") == "Buenos Aires, Argentina"
+    assert all(map(form_input.is_known_zone, names))
+    assert form_input.city_of_zone("America/Argentina/Buenos_Aires") == "Buenos Aires, Argentina"
 
 
 # --- Origin and rate limits ---------------------------------------------------------------------

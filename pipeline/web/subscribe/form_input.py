@@ -1,4 +1,4 @@
-"""Form of topics and schedule: parse, validate, and convert to `Choices`. Pure."""
+"""Form of topics and schedule: its options, parsing, validation, conversion to `Choices`. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import time
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.resources import files
 from typing import Any, Final
+from zoneinfo import available_timezones
 
 from starlette.datastructures import ImmutableMultiDict
 
@@ -18,7 +20,7 @@ from pipeline.matching.suggestions import hints
 from pipeline.rendering import views
 from pipeline.signup import Choices, valid_address
 from pipeline.translations import gettext, gettext_noop
-from pipeline.web.subscribe import curated, time_zones, typos
+from pipeline.web.subscribe import curated, typos
 from pipeline.web.subscribe.curated import CuratedTopic
 
 MOST_QUERIES: Final = 20  # typed queries, one a line
@@ -184,8 +186,8 @@ def options(form: FormInput) -> dict[str, Any]:
         "rhythms": _translated(RHYTHMS),
         "sizes": _sizes(form.max_papers),
         "breadths": _translated(BREADTHS),
-        "regions": time_zones.by_region(),
-        "listed": time_zones.is_listed(form.timezone),
+        "regions": zones_by_region(),
+        "listed": is_listed_zone(form.timezone),
     }
 
 
@@ -305,7 +307,7 @@ def _head(text: str) -> str:
 
 
 def _wrong_zone(name: str) -> tuple[FieldError, ...]:
-    fine = not name or time_zones.is_known(name)
+    fine = not name or is_known_zone(name)
     return _unless(
         fine,
         "timezone",
@@ -342,3 +344,61 @@ def wrong_address(email: str, *, insists: bool = False) -> tuple[FieldError, ...
         "email",
         gettext("The address is incomplete: an ending such as “.org” is missing."),
     )
+
+
+# --- Time zones ---------------------------------------------------------------------------------
+
+REGIONS = (
+    "Africa",
+    "America",
+    "Antarctica",
+    "Arctic",
+    "Asia",
+    "Atlantic",
+    "Australia",
+    "Europe",
+    "Indian",
+    "Pacific",
+)
+
+
+@cache
+def zones_by_region() -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+    """Return (region, ((IANA name, city), ...)) for all zones in zone.tab, sorted; cached."""
+    names = sorted(_inhabited())
+    return tuple(
+        (
+            region,
+            tuple((name, city_of_zone(name)) for name in names if name.startswith(f"{region}/")),
+        )
+        for region in REGIONS
+        if any(name.startswith(f"{region}/") for name in names)
+    )
+
+
+def is_known_zone(name: str) -> bool:
+    """Return whether `zoneinfo` has the zone, including old names that browsers still send."""
+    return name in _known()
+
+
+def is_listed_zone(name: str) -> bool:
+    """Return whether the form lists the zone: a zone of zone.tab, UTC, or "" (none chosen)."""
+    return name in {"", "UTC"} or name in _inhabited()
+
+
+def city_of_zone(name: str) -> str:
+    """Return "Buenos Aires, Argentina" for "America/Argentina/Buenos_Aires"."""
+    _, *parts = name.split("/")
+    return ", ".join(part.replace("_", " ") for part in reversed(parts)) or name
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+@cache
+def _inhabited() -> frozenset[str]:
+    table = files("tzdata.zoneinfo").joinpath("zone.tab").read_text("utf-8")
+    rows = (line.split("\t") for line in table.splitlines() if not line.startswith("#"))
+    return frozenset(row[2] for row in rows) & _known()

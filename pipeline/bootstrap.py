@@ -283,9 +283,9 @@ class Services:
         return self.composer.mail_links(delivery, now)
 
     def compose(
-        self, delivery: Delivery, told: ListContent | None, *, now: datetime | None = None
+        self, delivery: Delivery, content: ListContent | None, *, now: datetime | None = None
     ) -> bytes:
-        return self.composer.compose(delivery, told, now=now)
+        return self.composer.compose(delivery, content, now=now)
 
     def load(self, conn: Connection, claimed: Sequence[Delivery]) -> Mapping[int, ListContent]:
         from pipeline import editions

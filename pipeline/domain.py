@@ -394,7 +394,7 @@ class DeliveryStatus(StrEnum):
     EXPIRED = "expired"  # `expires_at` passed before a server accepted it
 
 
-OWED = frozenset({DeliveryStatus.QUEUED, DeliveryStatus.LEASED})
+UNSENT = frozenset({DeliveryStatus.QUEUED, DeliveryStatus.LEASED})
 """Statuses of deliveries that cannot have reached the reader yet."""
 
 TERMINAL = frozenset(

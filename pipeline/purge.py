@@ -58,7 +58,7 @@ class Purged:
     refusals: int
 
 
-def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
+def purge(engine: Engine, now: datetime, limits: Retention) -> Purged:
     """Delete or redact all rows that are too old at `now`; return the counts.
 
     Repeats each step until no row is left, then truncates SQLite's WAL, which may still contain the
@@ -69,16 +69,16 @@ def purge(engine: Engine, now: datetime, kept: Retention) -> Purged:
         return _all(engine, partial(step, before=now - than))
 
     purged = Purged(
-        pending=older(retention.delete_pending, kept.pending),
-        requests=older(retention.delete_requests, kept.pending),
-        addresses=older(retention.redact_addresses, kept.pending),
-        ips=older(retention.redact_requests, kept.ip),
+        pending=older(retention.delete_pending, limits.pending),
+        requests=older(retention.delete_requests, limits.pending),
+        addresses=older(retention.redact_addresses, limits.pending),
+        ips=older(retention.redact_requests, limits.ip),
         counters=older(retention.delete_counters, COUNTERS),
         asked=older(retention.delete_pending_confirmations, ASKED),
-        digests=older(retention.redact_deliveries, kept.digest),
-        skips=older(retention.delete_skips, kept.digest),
-        deliveries=older(retention.delete_deliveries, kept.delivery),
-        events=older(events.delete_old, kept.event),
+        digests=older(retention.redact_deliveries, limits.digest),
+        skips=older(retention.delete_skips, limits.digest),
+        deliveries=older(retention.delete_deliveries, limits.delivery),
+        events=older(events.delete_old, limits.event),
         strikes=older(bounce_scores.delete_old, bounce_scores.MEMORY),
         topics=_all(engine, topics.delete_unfollowed, TOPICS),
         refusals=older(refusals.delete_old, bounce_scores.MEMORY),

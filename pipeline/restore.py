@@ -74,7 +74,7 @@ def hold_if_restored(engine: Engine, now: datetime) -> bool:
     """
     with read_only(engine) as conn:
         found = restored_copies.identity(conn)
-        if found is None or found == restored_copies.noted_identity(conn):
+        if found is None or found == restored_copies.stored_identity(conn):
             return False
     return _hold(engine, found, now)
 
@@ -83,9 +83,9 @@ def hold_if_restored(engine: Engine, now: datetime) -> bool:
 def _hold(engine: Engine, found: str, now: datetime) -> bool:
     """Store the identity of this database; hold sending if another was stored."""
     with engine.begin() as conn:
-        noted = restored_copies.noted_identity(conn)
-        restored_copies.note_identity(conn, found, now)
-        if noted is None or noted == found:
+        stored = restored_copies.stored_identity(conn)
+        restored_copies.store_identity(conn, found, now)
+        if stored is None or stored == found:
             return False
         send_controls.pause(conn, None, REASON, now)
     log.critical("database.restored", advice="nothing is sent before `paperboy db settle`")
@@ -140,7 +140,7 @@ class Settling:
         send_controls.pause(conn, None, REASON, self.now)
         found = restored_copies.identity(conn)
         if found:
-            restored_copies.note_identity(conn, found, self.now)
+            restored_copies.store_identity(conn, found, self.now)
         ours = restored_copies.highest_ids(conn)
         if self.old is None:
             top = {table: id_ + restored_copies.GAP for table, id_ in ours.items()}
@@ -171,8 +171,8 @@ class Settling:
 
     def _move_on(self, conn: Connection) -> int:
         due = restored_copies.due_then(conn, self.sent_until)
-        for one in due:
-            restored_copies.move_on(conn, one.id, moved_on(one, self.sent_until))
+        for subscriber in due:
+            restored_copies.move_on(conn, subscriber.id, moved_on(subscriber, self.sent_until))
         return len(due)
 
     def _leave(self, leavers: SubscriberList) -> None:
@@ -231,7 +231,7 @@ class Settling:
             subscribers.delete_pending(conn, other.id)
         restored_copies.move_on(conn, found["id"], values)
         if theirs["status"] == SubscriberStatus.UNSUBSCRIBED:
-            deliveries.cancel_owed(conn, [found["id"]], CancelReason.LEFT)
+            deliveries.cancel_unsent(conn, [found["id"]], CancelReason.LEFT)
             if found["status"] != SubscriberStatus.UNSUBSCRIBED:
                 self.result.left.append(theirs["email"])
         self.result.changed += 1
@@ -303,16 +303,16 @@ class Settling:
         counts: Counter[str] = Counter()
         for row in rows:
             theirs = row | _ended(row)
-            known = ours.get(row["dedupe_key"])
+            existing = ours.get(row["dedupe_key"])
             reader = readers.get(secrets.get(row["subscriber_id"], ""))
             if reader is None or reader["id"] != row["subscriber_id"]:
                 continue  # joined after the dump: has another id here
             frozen = [pick for pick in picks if pick["delivery_id"] == row["id"]]
-            if known:
-                is_theirs = known.subscriber_id == reader["id"] and known.status not in _ENDED
-                if is_theirs and known.status != theirs["status"]:
-                    restored_copies.take_over(conn, known.id, theirs)
-                    if not restored_copies.replace_picks(conn, known.id, frozen):
+            if existing:
+                is_theirs = existing.subscriber_id == reader["id"] and existing.status not in _ENDED
+                if is_theirs and existing.status != theirs["status"]:
+                    restored_copies.take_over(conn, existing.id, theirs)
+                    if not restored_copies.replace_picks(conn, existing.id, frozen):
                         self._pass_over(conn, theirs)
                     counts["settled"] += 1
             elif row["kind"] in LIST_MAIL:
@@ -363,21 +363,27 @@ def _within(conn: Connection, batch: int | None) -> int | None:
     return None if batch is None else min(batch, ingest_state.published_batch(conn))
 
 
-def moved_on(one: Subscriber, sent_until: datetime) -> dict[str, Any]:
+def moved_on(reader: Subscriber, sent_until: datetime) -> dict[str, Any]:
     """Return new columns of a subscriber with slots up to `sent_until` served elsewhere. Pure."""
-    if one.next_slot_at is None or one.next_slot_at > sent_until:
+    if reader.next_slot_at is None or reader.next_slot_at > sent_until:
         since = subscriber_transfer.papers_from(sent_until)  # only the welcome was sent
-        return {"welcome_due": False, "papers_from": max(since, one.papers_from or since)}
+        return {"welcome_due": False, "papers_from": max(since, reader.papers_from or since)}
     slot = slots.newest_slot(
-        one.schedule, sent_until, one.next_slot_at, one.last_slot_at, one.last_edition_on
+        reader.schedule,
+        sent_until,
+        reader.next_slot_at,
+        reader.last_slot_at,
+        reader.last_edition_on,
     )
-    edition_on = slots.local_date(slot, one.schedule)
-    was_paused = one.paused_until is not None and edition_on < one.paused_until
+    edition_on = slots.local_date(slot, reader.schedule)
+    was_paused = reader.paused_until is not None and edition_on < reader.paused_until
     since = subscriber_transfer.papers_from(slot)
     return {
         "welcome_due": False,
         "last_slot_at": slot,
         "last_edition_on": edition_on,
-        "next_slot_at": slots.next_slot(one.schedule, slot, edition_on),
-        "papers_from": one.papers_from if was_paused else max(since, one.papers_from or since),
+        "next_slot_at": slots.next_slot(reader.schedule, slot, edition_on),
+        "papers_from": reader.papers_from
+        if was_paused
+        else max(since, reader.papers_from or since),
     }

@@ -51,9 +51,9 @@ class OwnBucket:
         now = time.monotonic()
         self._tokens = min(self._size, self._tokens + (now - self._at) * self._rate)
         self._at = now
-        taken = min(wanted, int(self._tokens))
-        self._tokens -= taken
-        return taken
+        granted = min(wanted, int(self._tokens))
+        self._tokens -= granted
+        return granted
 
 
 class SharedBucket:
@@ -83,8 +83,8 @@ class SharedBucket:
         return self._share.take(wanted)
 
     def _ask(self, wanted: int) -> int:
-        taken: Any = self._script(keys=[self._key], args=[self._rate, _size(self._rate), wanted])
-        return int(taken)
+        granted: Any = self._script(keys=[self._key], args=[self._rate, _size(self._rate), wanted])
+        return int(granted)
 
     def close(self) -> None:
         self._client.close()

@@ -210,7 +210,7 @@ def test_unsubscribe_cancels_every_delivery_not_yet_marked(engine, sink, step, m
 
     reader.run()
 
-    assert len(sink.taken) == messages
+    assert len(sink.accepted) == messages
     ended = Counter(outbox.statuses(engine))
     assert ended == Counter({Status.SENT: messages, Status.CANCELLED: 2 - messages})
 
@@ -232,7 +232,7 @@ def test_sender_with_an_expired_lease_sends_nothing(engine, sink):
     late = make_dispatcher(engine, sink, compose=compose_late).drain(once=True)
 
     assert late.sent == 0
-    assert len(sink.taken) == 1
+    assert len(sink.accepted) == 1
     assert outbox.statuses(engine) == [Status.SENT]
 
 
@@ -350,7 +350,7 @@ def test_sender_logs_a_full_disk_and_resumes(database_url, engine, sink, tmp_pat
     no_limit = resource.RLIM_INFINITY
 
     with Command(tmp_path, settings | {"SMTP_CONNECTIONS": "2"}).start("send", "--once") as sender:
-        wait_until(lambda: len(sink.taken) > 5)
+        wait_until(lambda: len(sink.accepted) > 5)
         resource.prlimit(sender.pid, resource.RLIMIT_FSIZE, (0, no_limit))
         read_until(sender, "database.unreachable")
         resource.prlimit(sender.pid, resource.RLIMIT_FSIZE, (no_limit, no_limit))
@@ -397,7 +397,7 @@ def test_sender_logs_a_full_disk_and_resumes_on_postgresql(small_postgresql, sin
     paperboy = Command(tmp_path, settings | {"SMTP_CONNECTIONS": "2"})
 
     with paperboy.start("send", "--once") as sender:
-        wait_until(lambda: len(sink.taken) > 5)
+        wait_until(lambda: len(sink.accepted) > 5)
         filler = fill(folder / "postgresql")
         with pytest.raises(DBAPIError):
             owe_confirmations(engine, 10_000)  # until no page has room left
@@ -458,4 +458,4 @@ def test_resolve_drops_or_resends_an_uncertain_delivery(database_url, engine, si
     assert (dropped[0], resent[0]) == (0, 0)
     assert row(engine, to_drop).reason == "taken as accepted by the operator"
     assert row(engine, to_resend).reason == "accepted"
-    assert len(sink.taken) == 1
+    assert len(sink.accepted) == 1

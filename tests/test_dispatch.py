@@ -68,7 +68,7 @@ def test_each_reader_gets_their_own_message(engine, sink):
 
     send(engine, sink)
 
-    bodies = {message.recipient: message.body for message in sink.taken}
+    bodies = {message.recipient: message.body for message in sink.accepted}
     assert b"for ada" in bodies["ada@example.org"]
     assert b"for bob" in bodies["bob@example.org"]
 
@@ -110,7 +110,7 @@ def test_drain_waits_for_new_deliveries_until_stopped(engine, sink):
     with ThreadPoolExecutor(1) as process:
         run = process.submit(dispatcher.drain, stop=stopped.is_set)
         add_delivery(engine)
-        _wait_for(lambda: sink.taken)
+        _wait_for(lambda: sink.accepted)
         stopped.set()
 
         assert run.result(timeout=10) == Tally(sent=1)
@@ -230,7 +230,7 @@ def test_connection_lost_before_the_dot_is_reopened(engine, sink, moment, reply)
 
     assert send(engine, sink) == Tally(sent=1)
     assert row(engine, id_).attempts == 1, "the lost connection is charged to nobody"
-    assert len(sink.taken) == 1
+    assert len(sink.accepted) == 1
 
 
 def test_reply_421_between_messages_reconnects_and_sends_every_message(engine, sink):
@@ -287,7 +287,7 @@ def test_timeout_after_the_dot_is_uncertain(engine, sink):
 
 def leave(engine, subscriber_id):
     with engine.begin() as conn:
-        deliveries.cancel_owed(conn, [subscriber_id], CancelReason.LEFT)
+        deliveries.cancel_unsent(conn, [subscriber_id], CancelReason.LEFT)
 
 
 def test_unsubscribe_between_claim_and_dot_cancels_the_delivery(engine, sink):
@@ -318,7 +318,7 @@ def test_delivery_to_an_unsubscribed_reader_is_cancelled_at_the_mark(engine, sin
         return compose(delivery, digest)
 
     assert send(engine, sink, compose=compose_while_leaving) == Tally(cancelled=1)
-    assert sink.taken == []
+    assert sink.accepted == []
     assert (row(engine, id_).status, row(engine, id_).reason) == (Status.CANCELLED, "left")
 
 
@@ -334,7 +334,7 @@ def test_stop_finishes_the_current_message_and_requeues_the_rest(engine, sink):
     tally = make_dispatcher(engine, sink).drain(stop=stopped.is_set)
 
     after = outbox.statuses(engine)
-    assert tally.sent == after.count(Status.SENT) == len(sink.taken)
+    assert tally.sent == after.count(Status.SENT) == len(sink.accepted)
     assert 1 <= tally.sent < 50
     assert after.count(Status.QUEUED) == 50 - tally.sent
 
@@ -378,7 +378,7 @@ def test_keyboard_interrupt_leaves_every_delivery_sent_or_queued(engine, sink):
         send(engine, sink, compose=compose_until_interrupted)
 
     after = outbox.statuses(engine)
-    assert after.count(Status.SENT) == len(sink.taken)
+    assert after.count(Status.SENT) == len(sink.accepted)
     assert after.count(Status.SENT) + after.count(Status.QUEUED) == 30
 
 
@@ -386,7 +386,7 @@ def test_expired_delivery_is_not_sent(engine, sink):
     id_ = add_delivery(engine)
 
     assert send(engine, sink, now=NOW + timedelta(hours=18)) == Tally(expired=1)
-    assert sink.taken == []
+    assert sink.accepted == []
     assert outbox.cursor(engine, id_) == 2
 
 
@@ -442,7 +442,7 @@ def test_deliveries_of_a_killed_sender_are_sent_once_or_uncertain(
 
     assert child.returncode == -signal.SIGKILL
     assert row(engine, ids[0]).status == left
-    assert len(sink.taken) == taken
+    assert len(sink.accepted) == taken
     tally = send(engine, sink, now=NOW + timedelta(hours=1))
     certain = 3 if left == Status.LEASED else 2
     assert tally == Tally(sent=certain, uncertain=3 - certain)
@@ -484,7 +484,7 @@ def test_no_dot_is_sent_if_the_mark_cannot_be_committed(engine, sink):
     with pytest.raises(OSError, match="the disk is gone"):
         send(engine, sink, compose=compose_then_fail, clock=clock)
 
-    assert sink.taken == []
+    assert sink.accepted == []
     assert outbox.statuses(engine) == [Status.QUEUED] * 5
 
 

@@ -168,7 +168,7 @@ def test_stopping_during_a_drain_requeues_the_rest(engine, sink):
 
     tally = send(engine, sink)
 
-    assert tally.sent == len(sink.taken) <= 3, "what was marked on three connections"
+    assert tally.sent == len(sink.accepted) <= 3, "what was marked on three connections"
     assert tally.cancelled == 0
     after = [row(engine, id_) for id_ in range(1, 31)]
     assert sum(one.status == Status.QUEUED for one in after) == 30 - tally.sent
@@ -534,7 +534,7 @@ def test_concurrent_dispatchers_stay_within_the_daily_rate(engine, sink):
     with ThreadPoolExecutor(2) as senders:
         tallies = list(senders.map(lambda one: one.drain(once=True), dispatchers))
 
-    assert sum(tally.sent for tally in tallies) == len(sink.taken) == 20
+    assert sum(tally.sent for tally in tallies) == len(sink.accepted) == 20
     assert outbox.statuses(engine).count(Status.QUEUED) == 40
     assert send(engine, sink, rates=[day], now=NOW + timedelta(hours=24)).sent == 0
     assert send(engine, sink, rates=[day], now=NOW + timedelta(hours=25)).sent == 20

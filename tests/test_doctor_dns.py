@@ -102,7 +102,7 @@ def test_localhost_sender_is_not_looked_up(examine, name_server, check):
     findings = examine(check, mail_from="papers@localhost", smtp_url="smtp://127.0.0.1")
 
     assert [finding.ok for finding in findings] == [None]
-    assert name_server.asked == []
+    assert name_server.requests == []
 
 
 # --- SPF ----------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def test_spf_is_checked_for_the_bounce_domain(one, name_server):
     finding = one(dns.spf, bounce_address="bounces@news.example.org")
 
     assert finding.ok is False
-    assert ("news.example.org", "TXT") in name_server.asked
+    assert ("news.example.org", "TXT") in name_server.requests
     assert 'news.example.org. TXT "v=spf1 ip4:192.0.2.25 -all"' in finding.advice
 
 
@@ -415,7 +415,7 @@ def test_silent_dns_server_is_waited_for_once(name_server):
             resolver.texts("example.org")
 
     assert time.monotonic() - started < 5
-    assert len(name_server.asked) < 10
+    assert len(name_server.requests) < 10
 
 
 def test_resolver_continues_after_servfail_for_one_name(name_server):

@@ -556,7 +556,7 @@ def test_papers_are_sent_again_only_if_certainly_undelivered(
             assert deliveries.expire_due(conn, NOW + EXPIRY) == 1
     elif ends is DeliveryStatus.CANCELLED:
         with engine.begin() as conn:
-            deliveries.cancel_owed(conn, [reader.id], deliveries.CancelReason.OPERATOR)
+            deliveries.cancel_unsent(conn, [reader.id], deliveries.CancelReason.OPERATOR)
     else:
         settle(engine, ends)
     assert [d.status for d in owed(engine)] == [ends]

@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 
 from pipeline import editions, signup
 from pipeline.domain import (
-    OWED,
+    UNSENT,
     DeliveryStatus,
     Frequency,
     Schedule,
@@ -182,7 +182,7 @@ class History:
         reader = self.dice.choice(self.readers[2:])
         if self.as_stored(reader).status is SubscriberStatus.ACTIVE:
             signup.leave(self.engine, reader.secret, self.now)
-            assert not [d for d in self.digests_of(reader) if d.status in OWED]
+            assert not [d for d in self.digests_of(reader) if d.status in UNSENT]
             return
         queries = parse_queries((self.dice.choice(QUERIES),))
         signup.add(
@@ -314,7 +314,7 @@ class History:
         return [d for d in rows(self.engine, DeliveryRow) if d.subscriber_id == reader.id]
 
     def owed(self, reader: Subscriber) -> list[Any]:
-        return [d for d in self.digests_of(reader) if d.status in OWED]
+        return [d for d in self.digests_of(reader) if d.status in UNSENT]
 
     def record_of(self, outcome: SlotResult) -> Any:
         """Return the delivery of the outcome, or the row with the reason if there is none."""

@@ -82,7 +82,7 @@ class Hub(BaseHTTPRequestHandler):
     """A model hub reduced to two files; `asked` has the names of the files that were sent."""
 
     files: ClassVar[dict[str, bytes]] = {}
-    asked: ClassVar[list[str]] = []
+    requests: ClassVar[list[str]] = []
 
     def do_HEAD(self) -> None:
         self._answer(with_body=False)
@@ -104,7 +104,7 @@ class Hub(BaseHTTPRequestHandler):
             self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
         self.end_headers()
         if with_body and content:
-            self.asked.append(name)
+            self.requests.append(name)
             self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
@@ -117,7 +117,7 @@ def hub(folder):
         "onnx/model.onnx": MODEL,
         "tokenizer.json": (folder / "tokenizer.json").read_bytes(),
     }
-    Hub.asked = []
+    Hub.requests = []
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
@@ -162,7 +162,7 @@ def test_hub_model_is_downloaded_once_and_then_loaded_offline(hub, folder, tmp_p
     second = load_in_a_process("http://127.0.0.1:9", tmp_path / "home", "reading/group")
 
     assert first == second == expected
-    assert sorted(Hub.asked) == ["onnx/model.onnx", "tokenizer.json"]
+    assert sorted(Hub.requests) == ["onnx/model.onnx", "tokenizer.json"]
 
 
 def test_unknown_hub_model_fails_with_its_name(hub, tmp_path):

@@ -46,14 +46,14 @@ def test_message_with_a_valid_signature_is_accepted(sns, there, subject):
     message = sns.open(posted("hello\n\u20ac", **subject), NOW)
 
     assert message == Message("22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324", "hello\n\u20ac")
-    assert there.asked == [CERTIFICATE]
+    assert there.requests == [CERTIFICATE]
 
 
 def test_a_certificate_is_fetched_once(sns, there):
     for _ in range(3):
         sns.open(posted("hello"), NOW)
 
-    assert there.asked == [CERTIFICATE]
+    assert there.requests == [CERTIFICATE]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_certificate_from_an_invalid_url_is_not_fetched(sns, there, url):
     with pytest.raises(ForgedError):
         sns.open(posted("hello", signed_by="eve", SigningCertURL=url), NOW)
 
-    assert there.asked == []
+    assert there.requests == []
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_host_of_returns_the_host_of_a_topic(topic, host):
 def test_subscription_of_a_configured_topic_is_confirmed(sns, there):
     assert sns.open(about_subscription(), NOW) is None
 
-    assert there.asked == [CERTIFICATE, SUBSCRIBE]
+    assert there.requests == [CERTIFICATE, SUBSCRIBE]
 
 
 @pytest.mark.parametrize(
@@ -196,13 +196,13 @@ def test_subscription_with_an_invalid_url_is_rejected_and_not_confirmed(sns, the
     with pytest.raises(ForgedError):
         sns.open(about_subscription(SubscribeURL=url), NOW)
 
-    assert there.asked == [CERTIFICATE]
+    assert there.requests == [CERTIFICATE]
 
 
 def test_unsubscribe_confirmation_returns_no_message(sns, there):
     assert sns.open(about_subscription("UnsubscribeConfirmation"), NOW) is None
 
-    assert there.asked == [CERTIFICATE]
+    assert there.requests == [CERTIFICATE]
 
 
 # --- Events -------------------------------------------------------------------------------------

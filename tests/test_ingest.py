@@ -139,14 +139,14 @@ def test_unexpected_exception_in_one_source_does_not_stop_the_others(engine: Eng
 
 
 def test_failed_source_is_not_queried_before_its_retry_time(engine: Engine):
-    asked: list[object] = []
-    source = Press("feed", news=lambda: refused(NOW + HOUR), asked=asked)
+    requests: list[object] = []
+    source = Press("feed", news=lambda: refused(NOW + HOUR), requests=requests)
     ingesting.ingest(engine, [source], now=NOW)
 
     ingesting.ingest(engine, [source], now=NOW + HOUR / 2)
     (report,) = ingesting.ingest(engine, [source], now=NOW + HOUR)
 
-    assert len(asked) == 2
+    assert len(requests) == 2
     assert report.state is SourceState.FAILED
     assert (record(engine, "feed").failures, record(engine, "feed").since) == (2, NOW)
 
@@ -163,15 +163,15 @@ def test_recovered_source_is_fresh_without_failures(engine: Engine):
 
 
 def test_source_continues_from_its_stored_cursor(engine: Engine):
-    asked: list[object] = []
-    source = Press(cursor="page 2", asked=asked)
+    requests: list[object] = []
+    source = Press(cursor="page 2", requests=requests)
 
     ingesting.ingest(engine, [source], now=NOW)
     ingesting.ingest(engine, [source], now=NOW)
     ingesting.ingest(engine, [source], now=NOW, since=NOW.date())
 
     two_weeks_ago = (NOW - timedelta(days=14)).date()
-    assert asked == [(two_weeks_ago, None), (two_weeks_ago, "page 2"), (NOW.date(), None)]
+    assert requests == [(two_weeks_ago, None), (two_weeks_ago, "page 2"), (NOW.date(), None)]
 
 
 def test_missing_announcement_is_recorded_as_source_error_until_filled(engine: Engine):

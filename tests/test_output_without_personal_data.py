@@ -69,7 +69,7 @@ class Way:
 
     def link(self, purpose: str) -> str:
         """Return the newest link of this kind that was mailed."""
-        mails = [mail.body.replace(b"=\r\n", b"").decode() for mail in self.sink.taken]
+        mails = [mail.body.replace(b"=\r\n", b"").decode() for mail in self.sink.accepted]
         found = [m for mail in mails for m in re.findall(rf"https?://\S+?/{purpose}/[\w.-]+", mail)]
         self.secret.add(found[-1].rsplit("/", 1)[1])
         return found[-1]

@@ -36,10 +36,10 @@ from pipeline.signup.transfer import (
     Member,
     breadth,
     export_row,
-    member,
+    parse_member,
     weekday,
 )
-from pipeline.storage.subscriber_transfer import KnownSubscriber, StoredSubscriber
+from pipeline.storage.subscriber_transfer import ExistingSubscriber, StoredSubscriber
 from pipeline.storage.suppressions import Suppression
 from tests.support.factories import NOW, make_schedule, make_subscriber, make_topic
 
@@ -304,7 +304,7 @@ def read(
     cells: dict[str, str], *, is_ours: bool = True, confirmed: bool = False, problem: str = ""
 ) -> Member:
     record = Record(2, {"email": ADA, **cells}, (), problem)
-    return member(record, is_ours=is_ours, confirmed=confirmed, max_papers=10, now=NOW)
+    return parse_member(record, is_ours=is_ours, confirmed=confirmed, max_papers=10, now=NOW)
 
 
 def test_every_column_of_an_exported_row_is_parsed():
@@ -327,10 +327,14 @@ def test_every_column_of_an_exported_row_is_parsed():
     assert (schedule.frequency, schedule.weekday) == (Frequency.WEEKLY, Weekday.FRIDAY)
     assert (one.choices.max_papers, one.choices.breadth) == (7, Breadth.FEWER)
     assert one.queries == (("a", "A"), ("b", "B"))
-    assert (one.status, one.must_ask, one.has_left) == (SubscriberStatus.ACTIVE, False, False)
+    assert (one.status, one.needs_confirmation, one.has_left) == (
+        SubscriberStatus.ACTIVE,
+        False,
+        False,
+    )
     assert one.joined_at == one.confirmed_at == datetime(2029, 1, 1, tzinfo=UTC)
     assert one.paused_until == date(2030, 2, 1)
-    assert one.consent.asked_at == datetime(2029, 1, 1, tzinfo=UTC)
+    assert one.consent.requested_at == datetime(2029, 1, 1, tzinfo=UTC)
     assert one.consent.agreed_at == datetime(2029, 1, 2, tzinfo=UTC)
     assert (one.consent.origin, one.consent.wording) == (Origin.FORM, "2")
     assert (one.consent.ip, one.secret) == ("192.0.2.1", "x" * 64)
@@ -344,7 +348,11 @@ def test_every_column_of_an_exported_row_is_parsed():
 def test_row_with_only_an_address_gets_default_wishes():
     one = read({}, is_ours=False)
 
-    assert (one.status, one.must_ask, one.welcome_due) == (SubscriberStatus.PENDING, True, False)
+    assert (one.status, one.needs_confirmation, one.welcome_due) == (
+        SubscriberStatus.PENDING,
+        True,
+        False,
+    )
     assert one.queries == (("trending", "Trending"),)
     assert (one.choices.max_papers, one.choices.breadth) == (10, Breadth.BALANCED)
     assert one.choices.schedule.at == time(8)
@@ -457,13 +465,13 @@ def test_most_severe_status_of_a_foreign_row_is_used(cells, status, reason, left
     one = read(cells, is_ours=False)
 
     assert one.status is status
-    assert one.must_ask is (status is PENDING)
+    assert one.needs_confirmation is (status is PENDING)
     found = one.suppression or (None, one.left_at)
     assert found == (reason, left_at)
 
 
 @pytest.mark.parametrize(
-    ("cells", "confirmed", "status", "must_ask", "confirmed_at"),
+    ("cells", "confirmed", "status", "needs_confirmation", "confirmed_at"),
     [
         ({"status": "pending"}, True, PENDING, False, None),
         ({"status": "active"}, False, PENDING, True, None),
@@ -474,18 +482,22 @@ def test_most_severe_status_of_a_foreign_row_is_used(cells, status, reason, left
     ],
 )
 def test_only_the_operator_can_mark_foreign_rows_as_confirmed(
-    cells, confirmed, status, must_ask, confirmed_at
+    cells, confirmed, status, needs_confirmation, confirmed_at
 ):
     one = read(cells, is_ours=False, confirmed=confirmed)
 
-    assert (one.status, one.must_ask, one.confirmed_at) == (status, must_ask, confirmed_at)
+    assert (one.status, one.needs_confirmation, one.confirmed_at) == (
+        status,
+        needs_confirmation,
+        confirmed_at,
+    )
 
 
 def test_consent_of_a_foreign_row_is_kept():
     one = read({"consent_asked_at": "2029-05-01", "consent_at": "2029-06-01",
                 "confirmed_at": "2029-05-01", "optin_ip": "192.0.2.1"}, is_ours=False)  # fmt: skip
 
-    assert (one.consent.asked_at, one.consent.agreed_at) == (MAY, JUNE)
+    assert (one.consent.requested_at, one.consent.agreed_at) == (MAY, JUNE)
     assert (one.consent.ip, one.consent.origin) == ("192.0.2.1", Origin.IMPORT)
 
 
@@ -583,7 +595,7 @@ def test_unsubscribed_row_for_a_known_reader_has_the_expected_outcome(
     here, confirmed_at, is_imported, left_at, outcome, status, reason
 ):
     left = replace(read({}), status=LEFT, left_at=left_at)
-    known = KnownSubscriber(1, here, confirmed_at, is_imported)
+    known = ExistingSubscriber(1, here, confirmed_at, is_imported)
 
     result = dry_run()._meet(cast("Any", None), Record(2, {"email": ADA}, ()), left, known)
 
@@ -609,8 +621,8 @@ def test_unsubscribed_row_for_a_known_reader_has_the_expected_outcome(
     ],
 )
 def test_row_for_a_known_reader_has_the_expected_outcome(here, row, outcome, status, reason):
-    one = replace(read({}), status=row, must_ask=False)
-    known = KnownSubscriber(1, here, None, is_imported=False)
+    one = replace(read({}), status=row, needs_confirmation=False)
+    known = ExistingSubscriber(1, here, None, is_imported=False)
 
     result = dry_run()._meet(cast("Any", None), Record(2, {"email": ADA}, ()), one, known)
 
@@ -651,17 +663,17 @@ def test_result_is_labelled_by_address_or_first_cell(cells, raw, email):
 
 
 @pytest.mark.parametrize(
-    ("changes", "asked", "status", "reason"),
+    ("changes", "requested", "status", "reason"),
     [
         ({}, True, "asked", ""),
         ({}, False, "pending", "gets no confirmation mail now: a limit was reached"),
-        ({"must_ask": False}, False, "pending", ""),
+        ({"needs_confirmation": False}, False, "pending", ""),
         ({"suppression": (SuppressionReason.HARD, NOW)}, False, "suppressed", "hard"),
     ],
 )
-def test_result_of_an_added_row_has_status_and_reason(changes, asked, status, reason):
+def test_result_of_an_added_row_has_status_and_reason(changes, requested, status, reason):
     result = transfer._added(
-        Record(2, {}, ()), replace(read({}, is_ours=False), **changes), asked=asked
+        Record(2, {}, ()), replace(read({}, is_ours=False), **changes), requested=requested
     )
 
     assert (result.outcome, result.status, result.reason) == (ImportReport.ADDED, status, reason)
@@ -669,13 +681,13 @@ def test_result_of_an_added_row_has_status_and_reason(changes, asked, status, re
 
 def test_consent_date_is_from_the_row_or_the_import():
     one = read({}, is_ours=False)
-    for agreed_at, confirmed_at, asked_at, expected in (
+    for agreed_at, confirmed_at, requested_at, expected in (
         (None, None, None, (NOW, NOW)),
         (None, MAY, None, (MAY, MAY)),
         (JUNE, MAY, None, (JUNE, JUNE)),
         (JUNE, None, MAY, (MAY, JUNE)),
     ):
-        consent = replace(one.consent, agreed_at=agreed_at, asked_at=asked_at)
+        consent = replace(one.consent, agreed_at=agreed_at, requested_at=requested_at)
         given = replace(one, consent=consent, confirmed_at=confirmed_at)
 
         row = dry_run()._consent(7, given)

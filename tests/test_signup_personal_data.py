@@ -321,7 +321,7 @@ def test_sender_does_not_store_an_address_erased_while_sending(engine: Engine, a
 
         tally = replace(dispatcher, compose=compose).drain(once=True)
 
-    assert (tally.sent, len(sink.taken)) == ((1, 1) if at_dot else (0, 0))
+    assert (tally.sent, len(sink.accepted)) == ((1, 1) if at_dot else (0, 0))
     assert is_anywhere(engine, "harrow", "4XyZ") == []
 
 

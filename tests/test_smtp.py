@@ -55,7 +55,7 @@ def test_message_is_delivered_unchanged(connect, sink):
 
     assert outcome.verdict is Verdict.ACCEPTED
     assert outcome.queue_id == "Q1"
-    assert [(m.sender, m.recipient, m.body) for m in sink.taken] == [
+    assert [(m.sender, m.recipient, m.body) for m in sink.accepted] == [
         ("paper@example.org", "ada@example.org", BODY)
     ]
     assert sink.commands[-1] == "QUIT"
@@ -68,7 +68,7 @@ def test_disconnecting_before_the_dot_withdraws_the_message(connect, sink):
     assert connection.begin("paper@example.org", "ada@example.org", BODY) is None
     connection.close()
 
-    assert sink.taken == []
+    assert sink.accepted == []
     assert "QUIT" not in sink.commands, "inside a body QUIT would be text"
 
 
@@ -127,7 +127,7 @@ def test_refusal_reports_its_phase_and_the_next_message_is_accepted(
     assert (refused.verdict, refused.phase) == (verdict, phase)
     assert str(refused.reply) == reply
     assert accepted.verdict is Verdict.ACCEPTED
-    assert len(sink.taken) == 1
+    assert len(sink.accepted) == 1
     assert sink.connections == 1
 
 
@@ -139,7 +139,7 @@ def test_lone_dot_ends_a_transaction_without_recipients(connect):
         refused = send(connection)
 
         assert refused.verdict is Verdict.HARD
-        assert sink.taken == []
+        assert sink.accepted == []
         assert send(connection).verdict is Verdict.ACCEPTED
         assert sink.connections == 1
 
@@ -153,7 +153,7 @@ def test_no_empty_message_is_sent_if_mail_is_refused_and_rcpt_accepted(connect):
 
         assert (refused.verdict, refused.phase) == (Verdict.DEFERRED, Phase.MAIL)
         assert connection.is_exhausted
-        assert sink.taken == []
+        assert sink.accepted == []
 
 
 def test_message_over_the_advertised_size_is_not_sent(connect, sink):
@@ -194,7 +194,7 @@ def test_connection_lost_before_the_dot_returns_connection_verdict(connect, sink
 
     assert send(connection).verdict is Verdict.CONNECTION
     assert connection.is_exhausted
-    assert sink.taken == []
+    assert sink.accepted == []
 
 
 def test_disconnect_before_finish_is_detected(connect, sink):

@@ -303,7 +303,7 @@ class Answers:
     """A token endpoint on loopback."""
 
     said: list[tuple[int, object]]
-    asked: list[dict[str, list[str]]] = field(default_factory=list)
+    requests: list[dict[str, list[str]]] = field(default_factory=list)
     url: str = ""
 
 
@@ -314,7 +314,7 @@ def token_endpoint(*said: tuple[int, object]) -> Iterator[Answers]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            answers.asked.append(parse_qs(body))
+            answers.requests.append(parse_qs(body))
             status, content = answers.said.pop(0)
             octets = content.encode() if isinstance(content, str) else json.dumps(content).encode()
             self.send_response(status)
@@ -349,13 +349,13 @@ def test_refresh_token_is_exchanged_and_replaced_by_a_newer_one():
         first, second = endpoint.refresh(), endpoint.refresh()
 
     assert (first.text, first.expires_in, second.text) == ("a1", 3600, "a2")
-    assert answers.asked[0] == {
+    assert answers.requests[0] == {
         "grant_type": ["refresh_token"],
         "client_id": ["client"],
         "client_secret": ["hush"],
         "refresh_token": ["r1"],
     }
-    assert answers.asked[1]["refresh_token"] == ["r2"]
+    assert answers.requests[1]["refresh_token"] == ["r2"]
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def test_unusual_token_responses_are_accepted(answer, seconds):
 
     assert (found.text, found.expires_in) == (answer["access_token"], seconds)
     assert endpoint.refresh_token == "r3fresh"
-    assert "client_secret" not in answers.asked[0]
+    assert "client_secret" not in answers.requests[0]
     assert "r3fresh" not in repr(endpoint)
 
 
@@ -422,8 +422,8 @@ def test_settings_select_the_token_source(tmp_path):
         )  # fmt: skip
         assert named.get() == "t2"
     assert "hush" not in repr(Endpoint(answers.url, "client", "hush", "r1"))
-    assert answers.asked[0]["client_secret"] == ["hush"]
-    assert answers.asked[0]["refresh_token"] == ["r1"]
+    assert answers.requests[0]["client_secret"] == ["hush"]
+    assert answers.requests[0]["refresh_token"] == ["r1"]
 
 
 def test_token_command_output_is_limited_to_16384_characters(tmp_path):

@@ -100,7 +100,7 @@ def test_connection_lost_before_the_dot_returns_connection_or_soft(connect, sink
     # If commands are pipelined, the reply to the next one may have arrived: it is returned, too.
     assert outcome.verdict in {Verdict.CONNECTION, Verdict.SOFT}
     assert outcome.verdict is Verdict.CONNECTION or "PIPELINING" in sink.features
-    assert sink.taken == []
+    assert sink.accepted == []
     assert conversation.is_exhausted or outcome.verdict is Verdict.SOFT
 
 
@@ -230,7 +230,7 @@ def test_out_of_order_reply_returns_connection_verdict(connect, sink, moment, re
         outcome = conversation.finish()
 
     assert outcome.verdict is Verdict.CONNECTION
-    assert sink.taken == []
+    assert sink.accepted == []
 
 
 def test_enhanced_code_of_another_class_is_ignored(connect, sink):
@@ -264,7 +264,7 @@ def test_reply_sent_before_a_disconnect_during_the_body_is_used(connect, sink):
     outcome = outcome or conversation.finish()
 
     assert outcome.verdict is Verdict.TOO_LARGE
-    assert sink.taken == []
+    assert sink.accepted == []
 
 
 def test_failed_rset_closes_the_connection(connect, sink):
@@ -336,4 +336,4 @@ def test_reply_verdict_depends_on_the_phase(connect, sink, reply, verdict):
         refuses_us = moment == "MAIL" and code[0] == "5" and verdict is not Verdict.TOO_LARGE
         assert outcome.verdict is (Verdict.CONFIGURATION if refuses_us else expected), moment
         assert outcome.phase is phase
-    assert sink.taken == []
+    assert sink.accepted == []

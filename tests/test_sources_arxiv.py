@@ -156,7 +156,7 @@ def test_unchanged_feed_is_requested_with_its_validator(site, arxiv, client):
     site.replies[FEED] = Reply(status=304)
     second = read(arxiv, cursor=first.cursor)
 
-    assert site.asked[-1][1]["If-None-Match"] == '"7"'
+    assert site.requests[-1][1]["If-None-Match"] == '"7"'
     assert second.unchanged
 
 
@@ -344,7 +344,7 @@ def test_both_forms_of_an_api_error_entry_raise(site, client, status, scheme):
     with pytest.raises(SourceError, match="incorrect id format for abc") as raised:
         list(ArxivAPI(client, site.url).search("abc", now=NOW))
     assert not raised.value.retryable
-    assert len(site.asked) == 1
+    assert len(site.requests) == 1
 
 
 # --- Formats ------------------------------------------------------------------------------------

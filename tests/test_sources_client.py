@@ -55,7 +55,7 @@ def test_user_agent_has_version_site_and_contact(site, client):
 
     assert get(client, f"{site.url}/").body == b"hello"
 
-    headers = site.asked[0][1]
+    headers = site.requests[0][1]
     expected = "Paperboy/1.2.3 (+https://papers.example.org; mailto:ops@example.org)"
     assert headers["User-Agent"] == expected
     assert "br" not in headers["Accept-Encoding"]
@@ -92,7 +92,7 @@ def test_requests_of_one_limit_do_not_overlap(site, client):
     for thread in threads:
         thread.join()
 
-    assert (len(site.asked), most) == (4, 1)
+    assert (len(site.requests), most) == (4, 1)
 
 
 def test_validator_is_returned_and_not_stored(site, client):
@@ -103,7 +103,7 @@ def test_validator_is_returned_and_not_stored(site, client):
     get(client, f"{site.url}/", conditional=True)
 
     assert first.validator == Validator('"7"', "yesterday")
-    assert "If-None-Match" not in site.asked[1][1]
+    assert "If-None-Match" not in site.requests[1][1]
 
 
 def test_stored_validator_gets_an_unchanged_response(site, client):
@@ -146,7 +146,7 @@ def test_retry_after_on_429_sets_retry_at(site, client, header, expected):
 
     assert raised.value.retryable
     assert raised.value.retry_at == expected
-    assert len(site.asked) == 1
+    assert len(site.requests) == 1
 
 
 def test_503_with_retry_after_is_not_retried_immediately(site, client):
@@ -156,7 +156,7 @@ def test_503_with_retry_after_is_not_retried_immediately(site, client):
         get(client, f"{site.url}/")
 
     assert raised.value.retry_at == NOW + timedelta(minutes=1)
-    assert len(site.asked) == 1
+    assert len(site.requests) == 1
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
@@ -167,7 +167,7 @@ def test_refused_request_is_not_retried(site, client, status):
         get(client, f"{site.url}/")
 
     assert not raised.value.retryable
-    assert len(site.asked) == 1
+    assert len(site.requests) == 1
 
 
 def test_status_accepted_by_the_caller_is_returned(site, client):
@@ -273,8 +273,8 @@ def test_redirects_to_another_host_drop_the_authorization_header(site, client):
 
         assert answer.body == b"here"
         assert answer.url == f"{site.url}/a"
-        assert site.asked[1][1]["Authorization"] == "Bearer secret"
-        assert "Authorization" not in other.asked[0][1]
+        assert site.requests[1][1]["Authorization"] == "Bearer secret"
+        assert "Authorization" not in other.requests[0][1]
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_redirect_loop_raises_after_five_redirects(site, client):
 
     with pytest.raises(SourceError, match="more than 5 redirects"):
         get(client, f"{site.url}/")
-    assert len(site.asked) == 6
+    assert len(site.requests) == 6
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0"])
@@ -324,7 +324,7 @@ def test_private_addresses_are_never_connected_to(site, client, host):
         get(client, f"http://{host}:{port}/")
 
     assert not raised.value.retryable
-    assert site.asked == []
+    assert site.requests == []
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def test_redirect_from_https_to_http_is_rejected(certificate, client, site):
 
         with pytest.raises(SourceError, match="away from https"):
             get(replace(client, ca_file=str(certificate)), f"{secure.url}/")
-    assert site.asked == []
+    assert site.requests == []
 
 
 def test_unreachable_server_raises_a_one_line_error(client):

@@ -229,8 +229,8 @@ def test_token_is_sent_if_configured(site, source):
     read(source)
     read(with_token)
 
-    assert "Authorization" not in site.asked[0][1]
-    assert site.asked[-1][1]["Authorization"] == "Bearer hf_secret"
+    assert "Authorization" not in site.requests[0][1]
+    assert site.requests[-1][1]["Authorization"] == "Bearer hf_secret"
 
 
 def test_news_due_is_true_on_friday_and_false_on_saturday():

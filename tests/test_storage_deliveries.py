@@ -190,7 +190,7 @@ def test_unsubscribe_after_the_claim_cancels_the_delivery(engine):
     claim(engine)
 
     with engine.begin() as conn:
-        deliveries.cancel_owed(conn, [subscriber_id], CancelReason.LEFT)
+        deliveries.cancel_unsent(conn, [subscriber_id], CancelReason.LEFT)
 
     assert mark(engine, [id_]) == set()
     assert (status_of(engine, id_), row(engine, id_).reason) == (Status.CANCELLED, "left")
@@ -389,7 +389,7 @@ def test_only_cancelling_by_the_operator_sets_the_cursor_back(engine, reason, cu
     id_ = add_delivery(engine, subscriber_id=subscriber_id)
 
     with engine.begin() as conn:
-        ended = deliveries.cancel_owed(conn, [subscriber_id], reason)
+        ended = deliveries.cancel_unsent(conn, [subscriber_id], reason)
 
     assert ended == [id_]
     assert outbox.cursor(engine, id_) == cursor
@@ -736,7 +736,7 @@ def test_cancelling_ends_queued_and_leased_mail_of_the_given_readers_only(engine
     add_delivery(engine)
     owed = {ids[Status.QUEUED], ids[Status.LEASED]}
 
-    ended = only(engine, lambda conn: deliveries.cancel_owed(
+    ended = only(engine, lambda conn: deliveries.cancel_unsent(
         conn, [reader], CancelReason.LEFT
     ), owed)  # fmt: skip
 
@@ -745,7 +745,7 @@ def test_cancelling_ends_queued_and_leased_mail_of_the_given_readers_only(engine
         found = row(engine, id_)
         assert (found.status, found.reason, found.lease) == (Status.CANCELLED, "left", None)
     with engine.begin() as conn:
-        assert deliveries.cancel_owed(conn, [reader], CancelReason.LEFT) == []
+        assert deliveries.cancel_unsent(conn, [reader], CancelReason.LEFT) == []
 
 
 def test_cancel_edition_works_in_bounded_steps_and_sets_cursors_back(engine):

@@ -355,7 +355,7 @@ def test_refused_confirmations_stay_queued_and_are_sent_later(engine, sink):
     assert held(engine) == {}, "there is no edition to hold; the breaker is open"
     sink.answers = {}
     assert send_all(engine, sink, now=NOW + HOUR) is None
-    assert len(sink.taken) == 12
+    assert len(sink.accepted) == 12
 
 
 # --- Few readers --------------------------------------------------------------------------------
@@ -401,7 +401,7 @@ def test_edition_of_twelve_is_held_if_one_domain_refuses_ten(engine, sink, reply
     sink.answers = {}
     controls.start(engine, TODAY)
     assert send_all(engine, sink, now=NOW + timedelta(minutes=1)) is None
-    assert len(set(sink.recipients)) == len(sink.taken) == 12
+    assert len(set(sink.recipients)) == len(sink.accepted) == 12
 
 
 def test_edition_completes_after_unknown_recipients_are_suppressed_manually(engine, sink):
@@ -421,7 +421,7 @@ def test_edition_completes_after_unknown_recipients_are_suppressed_manually(engi
     assert send_all(engine, sink, now=NOW + timedelta(minutes=2)) is None
     assert held(engine) == {}
     assert outbox.suppressions(engine)[f"hash of {there[9]}"] == "hard"
-    assert len(sink.taken) == 2
+    assert len(sink.accepted) == 2
 
 
 def test_confirmations_to_unknown_addresses_do_not_stop_digests(engine, sink):
@@ -432,7 +432,7 @@ def test_confirmations_to_unknown_addresses_do_not_stop_digests(engine, sink):
     sink.answers = {f"RCPT {one}": UNKNOWN for one in asked}
 
     assert send_all(engine, sink) is None
-    assert len(sink.taken) == 10
+    assert len(sink.accepted) == 10
 
 
 def test_three_recipients_all_refused_once_are_not_suppressed(engine, sink):
@@ -444,7 +444,7 @@ def test_three_recipients_all_refused_once_are_not_suppressed(engine, sink):
     assert outbox.suppressions(engine) == {}
     sink.answers = {}
     assert send_all(engine, sink, now=NOW + HOUR) is None
-    assert len(sink.taken) == 3
+    assert len(sink.accepted) == 3
     assert judge(engine, NOW + HOUR).counted == set()
     assert nobody_is_charged(engine)
 

@@ -186,7 +186,7 @@ SECRET, SUPPRESSION = KeyName.SECRET, KeyName.SUPPRESSION
 
 
 def kept(name, value, retired_at=None):
-    return keys.KeptKey(name, value, fingerprint(value or OTHER), NOW, retired_at)
+    return keys.StoredKey(name, value, fingerprint(value or OTHER), NOW, retired_at)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_settle_is_idempotent_and_keeps_the_retirement_time(engine):
     def settle(hours, secret=(), suppression=None):
         with engine.begin() as conn:
             made = keys.settle(conn, secret, suppression, NOW + hours * HOUR)
-            found = keys.kept(conn)
+            found = keys.stored_keys(conn)
         return made, found
 
     made, first = settle(0)
@@ -240,15 +240,15 @@ def test_key_from_settings_is_never_renewed(engine):
     with engine.begin() as conn:
         assert keys.settle(conn, (LONG,), OTHER, NOW) == []
         assert not keys.renew_secret(conn, NOW)
-        assert keys.kept(conn) == {SUPPRESSION: kept(SUPPRESSION, None)}
+        assert keys.stored_keys(conn) == {SUPPRESSION: kept(SUPPRESSION, None)}
 
 
 def test_renewed_secret_key_has_a_new_value_and_keeps_the_suppression_key(engine):
     with engine.begin() as conn:
         keys.settle(conn, (), None, NOW)
-        before = keys.kept(conn)
+        before = keys.stored_keys(conn)
         assert keys.renew_secret(conn, NOW + HOUR)
-        after = keys.kept(conn)
+        after = keys.stored_keys(conn)
 
     assert after[SUPPRESSION] == before[SUPPRESSION]
     renewed = after[SECRET]

@@ -95,12 +95,12 @@ def test_known_address_is_imported_unless_it_signed_up_by_form(engine, lock):
     request(engine, ids[2], origin="form", kind="new-address")
     keys = [f"{name}@example.org" for name in ("a", "b", "c", "x")]
 
-    found = call(engine, subscriber_transfer.known, keys, lock=lock)
+    found = call(engine, subscriber_transfer.existing, keys, lock=lock)
 
     assert {key: one.is_imported for key, one in found.items()} == {
         "a@example.org": True, "b@example.org": False, "c@example.org": True,
     }  # fmt: skip
-    assert found["a@example.org"] == subscriber_transfer.KnownSubscriber(
+    assert found["a@example.org"] == subscriber_transfer.ExistingSubscriber(
         ids[0], SubscriberStatus.ACTIVE, NOW, True
     )
 

@@ -107,7 +107,7 @@ def test_change_wishes_updates_all_preferences(engine):
 
 
 @pytest.mark.parametrize(
-    ("status", "left_at", "asked_at", "is_activated"),
+    ("status", "left_at", "requested_at", "is_activated"),
     [
         (PENDING, None, None, True),
         (PENDING, None, NOW, True),
@@ -119,14 +119,14 @@ def test_change_wishes_updates_all_preferences(engine):
     ],
 )
 def test_activate_succeeds_unless_the_reader_has_left_since(
-    engine, status, left_at, asked_at, is_activated
+    engine, status, left_at, requested_at, is_activated
 ):
     old = {"paused_until": TODAY, "left_reason": "x", "left_at": left_at, "cursor": 1}
     two(engine, status=status, **old)
 
     won, found = changed(
         engine, subscribers.activate, 1, cursor=9, next_slot_at=NOW + DAY, now=NOW,
-        asked_at=asked_at, welcome=True,
+        requested_at=requested_at, welcome=True,
     )  # fmt: skip
 
     assert won is is_activated

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, update
 
 from pipeline import editions, ingest, settings, signup
 from pipeline.bootstrap import Services
-from pipeline.domain import OWED, DeliveryKind, DeliveryStatus
+from pipeline.domain import UNSENT, DeliveryKind, DeliveryStatus
 from pipeline.local import processes
 from pipeline.signup import Choices, parse_queries
 from pipeline.sources import FetchResult
@@ -106,7 +106,7 @@ def under_way(engine: Engine) -> int:
     All statuses are read at once: between two queries a delivery may change its status.
     """
     told = statuses(engine)
-    return sum(told[s] for s in (*OWED, DeliveryStatus.SENDING))
+    return sum(told[s] for s in (*UNSENT, DeliveryStatus.SENDING))
 
 
 def sent(engine: Engine) -> int:
@@ -141,7 +141,7 @@ def test_sending_survives_redis_flushall_without_loss_or_duplicates(
 
     with processes.worker(environment, concurrency=2):
         wake("dispatch")
-        until(lambda: len(sink.taken) > READERS // 4)
+        until(lambda: len(sink.accepted) > READERS // 4)
         broker.flushall()
         wake("dispatch")
         until(lambda: sent(engine) == READERS)
@@ -157,7 +157,7 @@ def test_killed_worker_leaves_at_most_one_uncertain_mail_per_connection(
     sink.on_dot = lambda: time.sleep(0.02)
     with processes.worker(environment, concurrency=1) as worker:
         wake("dispatch")
-        until(lambda: len(sink.taken) > READERS // 4)
+        until(lambda: len(sink.accepted) > READERS // 4)
         worker.kill()
     sink.on_dot = None
     let_leases_end(engine)
@@ -181,14 +181,14 @@ def test_stopped_worker_returns_unsent_deliveries(engine, broker, environment, s
     sink.on_dot = lambda: time.sleep(0.03)
     with processes.worker(environment, concurrency=1) as worker:
         wake("dispatch")
-        until(lambda: len(sink.taken) > 10)
+        until(lambda: len(sink.accepted) > 10)
         worker.stop()
 
     told = statuses(engine)
     assert told[DeliveryStatus.LEASED] == told[DeliveryStatus.SENDING] == 0
     assert told[DeliveryStatus.UNCERTAIN] == 0
-    assert told[DeliveryStatus.SENT] == len(sink.taken) < READERS
-    assert told[DeliveryStatus.QUEUED] == READERS - len(sink.taken)
+    assert told[DeliveryStatus.SENT] == len(sink.accepted) < READERS
+    assert told[DeliveryStatus.QUEUED] == READERS - len(sink.accepted)
 
 
 @on_sqlite
@@ -206,7 +206,7 @@ def test_confirming_triggers_the_welcome_without_beat(engine, broker, environmen
         site.post(site.ask())
         until(lambda: statuses(engine)[DeliveryStatus.QUEUED] == 1)
 
-    assert site.owed()[-1].kind == DeliveryKind.WELCOME
+    assert site.deliveries()[-1].kind == DeliveryKind.WELCOME
 
 
 def test_wake_editions_does_not_raise_if_the_broker_is_down():

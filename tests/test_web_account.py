@@ -137,7 +137,7 @@ def test_confirming_queues_a_welcome_and_shows_the_next_digest_time(site, hour, 
     site.publish(everyone=False)
 
     [reader] = rows(site.engine, SubscriberRow)
-    welcome = site.owed()[-1]
+    welcome = site.deliveries()[-1]
     assert (welcome.kind, welcome.status) == (DeliveryKind.WELCOME, DeliveryStatus.QUEUED)
     assert "Your first digest is being prepared" in answer.text
     assert delivery_time(reader.next_slot_at, PARIS, now()) in answer.text
@@ -165,7 +165,7 @@ def test_confirming_again_without_papers_shows_a_notice(site):
     answer = site.post(link)
 
     assert "There was no paper on your topics" in answer.text
-    assert [row.kind for row in site.owed()] == [DeliveryKind.CONFIRMATION]
+    assert [row.kind for row in site.deliveries()] == [DeliveryKind.CONFIRMATION]
 
 
 def test_reader_returning_on_a_digest_day_is_shown_the_next_digest(site):
@@ -177,13 +177,13 @@ def test_reader_returning_on_a_digest_day_is_shown_the_next_digest(site):
     link = site.ask()
 
     page = site.post(link).text
-    before = len(site.owed())
+    before = len(site.deliveries())
     site.publish(everyone=False)
 
     assert "arrives in a few minutes" not in page
     assert "Your next digest also covers the last few days" in page
     assert "Next digest" in page
-    assert len(site.owed()) == before
+    assert len(site.deliveries()) == before
     assert not site.again(ada).welcome_due
 
 
@@ -198,7 +198,7 @@ def test_confirming_repeatedly_queues_one_welcome(site):
 
     assert [answer.status_code for answer in answers] == [200, 200, 200]
     assert all("You are subscribed" in answer.text for answer in answers)
-    assert [row.kind for row in site.owed()].count(DeliveryKind.WELCOME) == 1
+    assert [row.kind for row in site.deliveries()].count(DeliveryKind.WELCOME) == 1
     assert "Already confirmed" in site.get(link).text
 
 
@@ -366,7 +366,7 @@ def test_changed_topics_show_their_preview_after_lookup(engine):
     page = site.get(answer.headers["location"]).text
     assert ids(page) == {"3001.00002"}
     assert "being matched" not in page
-    assert site.owed() == []
+    assert site.deliveries() == []
 
 
 def test_titles_are_escaped_on_the_preferences_page(site):
@@ -448,7 +448,7 @@ def test_opening_preferences_changes_nothing(site, method):
         site.browser.request(method, site.preferences(ada) + act)
 
     assert rows(site.engine, SubscriberRow) == before
-    assert site.owed() == []
+    assert site.deliveries() == []
 
 
 def test_preferences_link_expires_after_30_days_and_links_to_a_new_one(site):
@@ -483,7 +483,7 @@ def test_link_request_does_not_reveal_if_an_address_is_subscribed(site):
 
     assert answers[0].text == answers[1].text
     assert [answer.status_code for answer in answers] == [200, 200]
-    assert [row.kind for row in site.owed()] == [DeliveryKind.LINK]
+    assert [row.kind for row in site.deliveries()] == [DeliveryKind.LINK]
 
 
 def test_link_request_reports_an_invalid_address_at_its_field(site):
@@ -526,7 +526,7 @@ def test_data_link_is_mailed_on_request_and_expires(site):
     answer = site.post(f"{site.preferences(ada)}/data")
 
     assert answer.status_code == 303
-    assert [(row.kind, row.status) for row in site.owed()] == [
+    assert [(row.kind, row.status) for row in site.deliveries()] == [
         (DeliveryKind.DATA_LINK, DeliveryStatus.QUEUED)
     ]
     assert site.get(site.data(ada)).status_code == 200
@@ -555,7 +555,7 @@ def test_erasing_requires_confirmation_and_removes_all_data(site):
     ada = site.reader()
     site.publish()
     links = site.services.links
-    view = links.digest(site.owed()[0].id, now())
+    view = links.digest(site.deliveries()[0].id, now())
     preferences, data = site.preferences(ada), site.data(ada)
 
     asked = site.post(f"{data}/erase", data={"sure": ""})
@@ -576,7 +576,7 @@ def test_new_address_takes_effect_only_when_confirmed(site):
 
     answer = site.post(f"{site.data(ada)}/address", data={"email": new})
 
-    [asked] = site.owed()
+    [asked] = site.deliveries()
     assert (asked.kind, asked.address) == (DeliveryKind.NEW_ADDRESS, new)
     assert new not in answer.text
     assert site.again(ada).email == ADA
@@ -599,7 +599,7 @@ def test_invalid_new_address_is_reported_at_its_field(site):
 
     assert answer.status_code == 422
     assert 'aria-describedby="email-error"' in answer.text
-    assert site.owed() == []
+    assert site.deliveries() == []
 
 
 # --- View in browser ----------------------------------------------------------------------------
@@ -614,11 +614,11 @@ def sent(site: Site) -> str:
     )
     site.reader()
     site.publish()
-    return path(site.services.links.digest(site.owed()[0].id, now()))
+    return path(site.services.links.digest(site.deliveries()[0].id, now()))
 
 
 def test_digest_page_is_unchanged_by_later_papers(site, sent):
-    [owed] = site.owed()
+    [delivery] = site.deliveries()
     before = site.get(sent).text
     words = {**rows(site.engine, PaperVersionRow)[0].content, "title": "A later title"}
     site.announce(
@@ -628,7 +628,7 @@ def test_digest_page_is_unchanged_by_later_papers(site, sent):
 
     answer = site.get(sent)
 
-    assert owed.id == site.owed()[0].id
+    assert delivery.id == site.deliveries()[0].id
     assert answer.text == before
     assert "A later title" not in answer.text
     assert "3001.00003" not in answer.text
@@ -677,13 +677,13 @@ def test_digest_page_contains_no_secret_token_or_address(site, sent):
 @pytest.mark.parametrize("end", ["ninety days", "an old link", "erased", "papers gone"])
 def test_expired_or_erased_digest_returns_410(site, sent, end):
     [reader] = rows(site.engine, SubscriberRow)
-    [owed] = site.owed()
+    [delivery] = site.deliveries()
     if end == "ninety days":
         with site.engine.begin() as conn:
             old = now() - timedelta(days=90)
             conn.execute(DeliveryRow.__table__.update().values(created_at=old))
     elif end == "an old link":
-        sent = site.services.links.digest(owed.id, now() - timedelta(days=90))
+        sent = site.services.links.digest(delivery.id, now() - timedelta(days=90))
     elif end == "erased":
         signup.erase_by_id(site.engine, reader.id, now())
     else:

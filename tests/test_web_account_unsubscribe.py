@@ -130,12 +130,12 @@ def test_unsubscribe_page_has_one_button_and_masks_the_address(site):
 
 
 @pytest.fixture
-def owed(site: Site) -> Site:
+def queued(site: Site) -> Site:
     """Return a site with one digest in its outbox."""
     site.announce()
     site.reader()
     site.publish()
-    assert [row.status for row in site.owed()] == [DeliveryStatus.QUEUED]
+    assert [row.status for row in site.deliveries()] == [DeliveryStatus.QUEUED]
     return site
 
 
@@ -151,41 +151,41 @@ def send(site: Site, sink: Sink, *, before_sending=lambda: None):
     return replace(dispatcher, compose=compose).drain(once=True)
 
 
-def test_unsubscribe_cancels_the_queued_digest(owed):
-    [reader] = rows(owed.engine, SubscriberRow)
+def test_unsubscribe_cancels_the_queued_digest(queued):
+    [reader] = rows(queued.engine, SubscriberRow)
 
-    owed.post(way_out(reader))
+    queued.post(way_out(reader))
 
-    [digest] = owed.owed()
+    [digest] = queued.deliveries()
     assert (digest.status, digest.reason) == (DeliveryStatus.CANCELLED, "left")
     with open_sink() as sink:
-        assert send(owed, sink).sent == 0
+        assert send(queued, sink).sent == 0
         assert sink.connections == 0
 
 
-def test_unsubscribe_between_claim_and_dot_stops_the_mail(owed):
+def test_unsubscribe_between_claim_and_dot_stops_the_mail(queued):
     """The mail is claimed, composed and half sent; its transaction ends without the dot."""
-    [reader] = rows(owed.engine, SubscriberRow)
+    [reader] = rows(queued.engine, SubscriberRow)
 
     with open_sink() as sink:
-        tally = send(owed, sink, before_sending=lambda: owed.post(way_out(reader)))
+        tally = send(queued, sink, before_sending=lambda: queued.post(way_out(reader)))
 
-    assert (tally.sent, sink.taken) == (0, [])
-    assert [row.status for row in owed.owed()] == [DeliveryStatus.CANCELLED]
+    assert (tally.sent, sink.accepted) == (0, [])
+    assert [row.status for row in queued.deliveries()] == [DeliveryStatus.CANCELLED]
 
 
-def test_unsubscribe_during_the_dot_succeeds_and_only_that_mail_arrives(owed):
+def test_unsubscribe_during_the_dot_succeeds_and_only_that_mail_arrives(queued):
     """The only message that may still arrive: it was already on the wire."""
-    [reader] = rows(owed.engine, SubscriberRow)
+    [reader] = rows(queued.engine, SubscriberRow)
     answers = []
 
-    with open_sink(on_dot=lambda: answers.append(owed.post(way_out(reader)))) as sink:
-        assert send(owed, sink).sent == 1
-        owed.publish()
-        assert send(owed, sink).sent == 0
+    with open_sink(on_dot=lambda: answers.append(queued.post(way_out(reader)))) as sink:
+        assert send(queued, sink).sent == 1
+        queued.publish()
+        assert send(queued, sink).sent == 0
 
     assert [answer.status_code for answer in answers] == [200]
-    assert len(sink.taken) == 1
+    assert len(sink.accepted) == 1
 
 
 # --- Undo ---------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def sent(site: Site) -> Any:
     site.reader(ADA)
     site.announce()
     site.publish()
-    (delivery,) = site.owed()
+    (delivery,) = site.deliveries()
     outbox.alter(site.engine, delivery.id, status="sent", sent_at=now(), queue_id="0100-000000")
     outbox.accept_others(site.engine, row(site.engine, delivery.id).edition_on)
     return delivery

@@ -11,7 +11,7 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 from pathlib import Path
 
-from pipeline.bench.outbox import Owed
+from pipeline.bench.outbox import QueuedDigest
 from pipeline.bench.sinks import LONGEST_LEG, bounded
 from pipeline.bootstrap import Services
 from pipeline.errors import PaperboyError
@@ -49,7 +49,7 @@ def message_file(raw: bytes, folder: Path) -> Path:
     return path
 
 
-def plain(services: Services, port: int, owed: Sequence[Owed], now: datetime) -> float:
+def plain(services: Services, port: int, digests: Sequence[QueuedDigest], now: datetime) -> float:
     """Return seconds that a simple program takes to send these digests from memory.
 
     Templates are compiled before and one connection is used for all, but each mail is rendered by
@@ -58,14 +58,14 @@ def plain(services: Services, port: int, owed: Sequence[Owed], now: datetime) ->
     """
     started = time.perf_counter()
     with smtplib.SMTP("127.0.0.1", port) as smtp:
-        for one in owed:
-            smtp.send_message(_message(services, one, now))
+        for queued in digests:
+            smtp.send_message(_message(services, queued, now))
     return time.perf_counter() - started
 
 
-def _message(services: Services, owed: Owed, now: datetime) -> EmailMessage:
-    delivery, links = owed.delivery, services.mail_links(owed.delivery, now)
-    subject, html, text = services.renderer.page(owed.digest, links)
+def _message(services: Services, queued: QueuedDigest, now: datetime) -> EmailMessage:
+    delivery, links = queued.delivery, services.mail_links(queued.delivery, now)
+    subject, html, text = services.renderer.page(queued.digest, links)
     message = EmailMessage()
     message["From"] = services.settings.mail_from
     message["To"] = delivery.email

@@ -167,10 +167,10 @@ def _fts5(topics: Sequence[Topic], papers: Sequence[Paper]) -> float:
     database = sqlite3.connect(":memory:")
     database.execute("CREATE VIRTUAL TABLE p USING fts5(title, abstract, tokenize='porter')")
     database.executemany("INSERT INTO p VALUES (?, ?)", ((p.title, p.abstract) for p in papers))
-    asked = [" ".join(f'"{form}"' for form in forms(topic.query)) for topic in topics]
+    queries = [" ".join(f'"{form}"' for form in forms(topic.query)) for topic in topics]
 
     def search() -> None:
-        for query in asked:
+        for query in queries:
             database.execute(
                 "SELECT rowid, bm25(p, 3, 1) FROM p WHERE p MATCH ?", (query,)
             ).fetchall()
@@ -183,8 +183,8 @@ def _fts5(topics: Sequence[Topic], papers: Sequence[Paper]) -> float:
 def _plain(topics: Sequence[Topic], papers: Sequence[Paper]) -> float:
     """Return CPU seconds to check for each topic and paper if all words of the topic occur."""
     words = [{stem(form) for form in forms(f"{p.title} {p.abstract}")} for p in papers]
-    asked = [_stems(topic) for topic in topics]
-    seconds, _ = _timed(lambda: [[i for i, has in enumerate(words) if one <= has] for one in asked])
+    stems = [_stems(topic) for topic in topics]
+    seconds, _ = _timed(lambda: [[i for i, has in enumerate(words) if one <= has] for one in stems])
     return seconds
 
 

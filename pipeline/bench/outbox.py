@@ -59,7 +59,7 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True)
-class Owed:
+class QueuedDigest:
     """A mail to compose: enough for a sender that has no database."""
 
     delivery: Delivery
@@ -137,11 +137,11 @@ def ingest_samples(engine: Engine, now: datetime) -> list[Paper]:
 
 
 def add_readers(
-    engine: Engine, count: int, known: Sequence[Paper], suppression_key: str, now: datetime
+    engine: Engine, count: int, samples: Sequence[Paper], suppression_key: str, now: datetime
 ) -> list[Reader]:
     """Store and return `count` active readers; few readers share their set of topics."""
     chance = Random(count)  # noqa: S311  (the same readers in every run)
-    topics = _topics(known, chance)
+    topics = _topics(samples, chance)
     emails = [f"reader{number}@example.org" for number in range(count)]
     with engine.begin() as conn:
         for email in emails:
@@ -168,13 +168,13 @@ def add_readers(
     ]
 
 
-def _topics(known: Sequence[Paper], chance: Random) -> list[Interest]:
+def _topics(samples: Sequence[Paper], chance: Random) -> list[Interest]:
     return [
         Interest(
-            label=f"{_phrase(chance.choice(known), chance)} {number}",
+            label=f"{_phrase(chance.choice(samples), chance)} {number}",
             phrases={
                 paper.id: (_phrase(paper, chance),)
-                for paper in chance.sample(known, min(PAPERS_OF_A_TOPIC, len(known)))
+                for paper in chance.sample(samples, min(PAPERS_OF_A_TOPIC, len(samples)))
             },
         )
         for number in range(TOPICS)
@@ -200,7 +200,9 @@ class Outbox:
     readers: Sequence[Reader]
     template: str
 
-    def fill(self, edition: int, picks: int, now: datetime, count: int | None = None) -> list[Owed]:
+    def fill(
+        self, edition: int, picks: int, now: datetime, count: int | None = None
+    ) -> list[QueuedDigest]:
         """Queue a digest of `picks` papers for the first `count` readers; if None, for all."""
         edition_on = FIRST_DAY + timedelta(days=edition)
         readers = self.readers[:count]
@@ -213,7 +215,7 @@ class Outbox:
             with self.engine.begin() as conn:
                 digests.enqueue(conn, chunk, now)
         return [
-            Owed(_delivery(number, reader, digest, now), digest)
+            QueuedDigest(_delivery(number, reader, digest, now), digest)
             for number, (reader, digest) in enumerate(zip(readers, frozen, strict=True), start=1)
         ]
 
@@ -230,10 +232,10 @@ class Outbox:
         )
 
 
-def require(known: Sequence[Paper], picks: int) -> None:
+def require(samples: Sequence[Paper], picks: int) -> None:
     """Raise PaperboyError if the samples have fewer papers than a digest needs."""
-    if len(known) < picks:
-        raise PaperboyError(f"the bundled samples have {len(known)} papers, not {picks}")
+    if len(samples) < picks:
+        raise PaperboyError(f"the bundled samples have {len(samples)} papers, not {picks}")
 
 
 def _matched(paper: Paper, reader: Reader) -> bool:

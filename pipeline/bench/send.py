@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from pipeline import bootstrap, mailbox, settings
 from pipeline.bench import baselines, outbox, sinks
-from pipeline.bench.outbox import Outbox, Owed
+from pipeline.bench.outbox import Outbox, QueuedDigest
 from pipeline.bench.profile import Meter, Step, measured
 from pipeline.bench.sinks import Sink
 from pipeline.bootstrap import Services
@@ -225,13 +225,13 @@ class _Course:
         """Run each leg once; rotate the order in each round, for fairness."""
         # Keep only the digests that the plain leg needs: the garbage collector of the dispatcher
         # would have to traverse the others, which a real sender does not have.
-        owed = self.outbox.fill(number, self.plan.papers, datetime.now(UTC))[:PLAIN_SHARE]
+        digests = self.outbox.fill(number, self.plan.papers, datetime.now(UTC))[:PLAIN_SHARE]
         gc.collect()
         ways: list[tuple[str, Callable[[], Leg | None]]] = [
             ("paperboy", self._paperboy),
             ("smtp_source", partial(self._smtp_source, reuse=False)),
             ("smtp_source_reusing", partial(self._smtp_source, reuse=True)),
-            ("plain", partial(self._plain, owed)),
+            ("plain", partial(self._plain, digests)),
         ]
         first = (number - 1) % len(ways)
         legs: dict[str, Any] = {name: way() for name, way in ways[first:] + ways[:first]}
@@ -267,12 +267,12 @@ class _Course:
             cpu = sinks.children_cpu() - cpu
         return Leg(mails, seconds, cpu, sink.cpu)
 
-    def _plain(self, owed: Sequence[Owed]) -> Leg:
-        with self._expecting(len(owed)) as sink:
+    def _plain(self, digests: Sequence[QueuedDigest]) -> Leg:
+        with self._expecting(len(digests)) as sink:
             cpu = time.process_time()
-            seconds = baselines.plain(self.services, sink.port, owed, datetime.now(UTC))
+            seconds = baselines.plain(self.services, sink.port, digests, datetime.now(UTC))
             cpu = time.process_time() - cpu
-        return Leg(len(owed), seconds, cpu, sink.cpu)
+        return Leg(len(digests), seconds, cpu, sink.cpu)
 
     @contextmanager
     def _expecting(self, mails: int) -> Iterator[Sink]:

@@ -49,9 +49,9 @@ class Search:
 class Scribe:
     """Generator of papers and searches, the same in every run."""
 
-    def __init__(self, known: Sequence[Paper]) -> None:
-        """Take the vocabulary from `known`, each word as often as it occurs there."""
-        self._words = [word for paper in known for word in _words(paper)]
+    def __init__(self, samples: Sequence[Paper]) -> None:
+        """Take the vocabulary from `samples`, each word as often as it occurs there."""
+        self._words = [word for paper in samples for word in _words(paper)]
         self._chance = Random(1)  # noqa: S311  (made up, not secret)
 
     def papers(self, count: int, newest: date) -> Iterator[Sighting]:

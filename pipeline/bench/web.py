@@ -112,9 +112,9 @@ def _fill(plan: Plan, url: str) -> tuple[list[Sighting], list[Search]]:
     """
     engine, now = open_engine(url), datetime.now(UTC)
     try:
-        known = outbox.ingest_samples(engine, now)
-        scribe = Scribe(known)
-        papers = list(scribe.papers(plan.papers, min(paper.announced_on for paper in known)))
+        samples = outbox.ingest_samples(engine, now)
+        scribe = Scribe(samples)
+        papers = list(scribe.papers(plan.papers, min(paper.announced_on for paper in samples)))
         ingest_recorded(engine, [("arxiv", FetchResult(tuple(papers)))], now=now)
     finally:
         engine.dispose()

@@ -114,8 +114,8 @@ def match(
     if as_json:
         sys.stdout.write(json.dumps(measured) + "\n")
         return
-    told = [(title, name) for title, name in COMPARED if measured[name] is not None]
-    rows = ({"measured": title, "CPU": measured[name]} for title, name in told)
+    available = [(title, name) for title, name in COMPARED if measured[name] is not None]
+    rows = ({"measured": title, "CPU": measured[name]} for title, name in available)
     show(rows, ("measured", "CPU"), as_json=False, empty="")
 
 
@@ -133,22 +133,22 @@ def quality(
     from pipeline.embedding import from_settings
     from pipeline.settings import load
 
-    others = read_set(elsewhere).papers if elsewhere else ()
+    unrelated = read_set(elsewhere).papers if elsewhere else ()
     embedder = from_settings(load().semantic_model)
-    measured = (measure(read_set(folder), others, embedder) for folder in sets)
+    measured = (measure(read_set(folder), unrelated, embedder) for folder in sets)
     if as_json:
-        for one in measured:
-            sys.stdout.write(json.dumps(one.as_json()) + "\n")
+        for result in measured:
+            sys.stdout.write(json.dumps(result.as_json()) + "\n")
         return
-    known = list(measured)
+    results = list(measured)
     show(
-        (one.as_json() for one in known),
+        (result.as_json() for result in results),
         ("set", "topics", "ndcg@10", "error"),
         as_json=False,
         empty="",
     )
     columns = ("set", "breadth", "precision", "recall", "papers", "quiet", "elsewhere")
-    floors = (row for one in known for row in _floors(one))
+    floors = (row for result in results for row in _floors(result))
     show(floors, columns, as_json=False, empty="")
 
 
@@ -224,5 +224,5 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _floors(measured: Quality) -> list[dict[str, Any]]:
-    told = measured.as_json()
-    return [{"set": told["set"], "breadth": name, **told["floor"][name]} for name in BREADTHS]
+    scores = measured.as_json()
+    return [{"set": scores["set"], "breadth": name, **scores["floor"][name]} for name in BREADTHS]

@@ -87,8 +87,8 @@ def settle(
     if as_json:
         lines([row])
     else:
-        told = ({"": name.replace("_", " "), "value": value} for name, value in row.items())
-        show(told, ("", "value"), as_json=False, empty="")
+        fields = ({"": name.replace("_", " "), "value": value} for name, value in row.items())
+        show(fields, ("", "value"), as_json=False, empty="")
     complain("all sending is paused: check this report, then run `paperboy sending start`")
 
 

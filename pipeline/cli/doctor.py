@@ -29,9 +29,9 @@ def doctor_command(as_json: AsJson = False) -> None:
     findings = _findings(datetime.now(UTC))
     seen: list[Finding] = []
     if as_json:
-        lines(asdict(finding) for finding in _noted(findings, seen))
+        lines(asdict(finding) for finding in _collected(findings, seen))
     else:
-        _show(_noted(findings, seen))
+        _show(_collected(findings, seen))
         _sum_up(seen)
     if any(finding.ok is False for finding in seen):
         raise typer.Exit(1)
@@ -48,9 +48,9 @@ def _findings(now: datetime) -> Iterator[Finding]:
     yield from doctor.examine(loaded, now)
 
 
-def _noted(findings: Iterator[Finding], seen: list[Finding]) -> Iterator[Finding]:
+def _collected(findings: Iterator[Finding], collected: list[Finding]) -> Iterator[Finding]:
     for finding in findings:
-        seen.append(finding)
+        collected.append(finding)
         yield finding
 
 

@@ -43,7 +43,7 @@ def show_keys() -> None:
     engine = open_engine(loaded.database_url)
     migrate.check(engine)
     with read_only(engine) as conn:
-        made = [row for row in keys.kept(conn).values() if row.value]
+        made = [row for row in keys.stored_keys(conn).values() if row.value]
     if not made:
         raise NotFoundError("Paperboy has generated no keys: they are in the settings")
     for row in made:
@@ -75,10 +75,10 @@ def _key_rows() -> Iterator[dict[str, Any]]:
     engine = open_engine(loaded.database_url)
     migrate.check(engine)
     with read_only(engine) as conn:
-        known = keys.kept(conn)
+        stored = keys.stored_keys(conn)
     for key in loaded.secret_key:
         yield _key_row(KeyName.SECRET, "settings", fingerprint(key), None)
-    for row in known.values():
+    for row in stored.values():
         if row.value is not None:
             source = "database, retired" if row.retired_at else "database"
             yield _key_row(row.name, source, row.fingerprint, row.retired_at or row.made_at)

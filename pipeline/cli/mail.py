@@ -153,9 +153,9 @@ def list_deliveries(
         return
     built = services()
     with read_only(built.engine) as conn:
-        known = delivery_queries.list_views(conn, status)
-        papers = digests.papers_of(conn, [view.id for view in known])
-    rows = (_delivery_row(built, view, papers[view.id]) for view in known)
+        views = delivery_queries.list_views(conn, status)
+        papers = digests.papers_of(conn, [view.id for view in views])
+    rows = (_delivery_row(built, view, papers[view.id]) for view in views)
     show(rows, OWED, as_json=as_json, empty="No deliveries.")
 
 

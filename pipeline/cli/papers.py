@@ -107,7 +107,7 @@ def list_papers(since: Since = None, as_json: AsJson = False) -> None:
     """List the published papers, newest announcement first."""
     built = services()
     with read_only(built.engine) as conn:
-        known = papers.announced(
+        listed = papers.announced(
             conn, since=day(since), through_batch=ingest_state.published_batch(conn)
         )
     rows = (
@@ -118,7 +118,7 @@ def list_papers(since: Since = None, as_json: AsJson = False) -> None:
             "batch": paper.batch,
             "announced_on": paper.announced_on,
         }
-        for paper in known
+        for paper in listed
     )
     columns = ("id", "announced_on", "batch", "sources", "title")
     show(rows, columns, as_json=as_json, empty="No papers yet: run `paperboy ingest`.")
@@ -128,9 +128,9 @@ def list_papers(since: Since = None, as_json: AsJson = False) -> None:
 def sources(as_json: AsJson = False) -> None:
     """List the result of each source's last fetch: fresh, quiet, stale or failed."""
     with read_only(services().engine) as conn:
-        known = ingest_state.list_source_states(conn)
+        records = ingest_state.list_source_states(conn)
     columns = ("source", "state", "since", "checked_at", "news_at", "error", "next_try_at")
-    rows = ({column: getattr(record, column) for column in columns} for record in known)
+    rows = ({column: getattr(record, column) for column in columns} for record in records)
     show(rows, columns, as_json=as_json, empty="No source was read yet.")
 
 
@@ -151,9 +151,9 @@ def match(
     built = services()
     with read_only(built.engine) as conn:
         through = ingest_state.published_batch(conn)
-        known = papers.announced(conn, since=day(since), through_batch=through)
+        announced = papers.announced(conn, since=day(since), through_batch=through)
         corpus = papers.recent(conn, through_batch=through)
-    by_id = {paper.id: paper for paper in known}
+    by_id = {paper.id: paper for paper in announced}
     rows = (
         {
             "paper": by_id[found.paper_id].key,
@@ -162,19 +162,19 @@ def match(
             "phrases": found.phrases,
         }
         for found in search(
-            topic.tree, known, corpus=corpus, breadth=wanted, embedder=built.embeddings
+            topic.tree, announced, corpus=corpus, breadth=wanted, embedder=built.embeddings
         )
     )
     columns = ("score", "paper", "title", "phrases")
     show(rows, columns, as_json=as_json, empty="No papers match this topic.")
-    if not as_json and known:
-        for line in _rate(topic, known, corpus, wanted, built.settings.curated_topics):
+    if not as_json and announced:
+        for line in _rate(topic, announced, corpus, wanted, built.settings.curated_topics):
             typer.echo(line)
 
 
 def _rate(
     query: TopicQuery,
-    known: Sequence[Paper],
+    announced: Sequence[Paper],
     corpus: Iterable[Paper],
     breadth: Breadth,
     curated_file: Path | None,
@@ -183,28 +183,27 @@ def _rate(
     # Imports the whole site, which no other command here needs.
     from pipeline.web.subscribe import curated, volume
 
-    newest = max(paper.announced_on for paper in known)
-    lately = [p for p in known if p.announced_on > newest - timedelta(days=volume.DAYS)]
+    newest = max(paper.announced_on for paper in announced)
+    lately = [p for p in announced if p.announced_on > newest - timedelta(days=volume.DAYS)]
     days = sorted({paper.announced_on for paper in lately})
     less, more = suggestions.narrower(query.tree), suggestions.broader(query.tree)
     topics = curated.read(curated_file or curated.DEFAULT).topics
-    named = {one.name: one.parsed for one in topics if one.query != TRENDING}
+    named = {topic.name: topic.parsed for topic in topics if topic.query != TRENDING}
     found = found_by(
         {query, *less, *more, *named.values()}, lately, corpus=statistics(corpus), breadth=breadth
     )
-    counts = {other: volume.count(_per_day(listed), days) for other, listed in found.items()}
+    counts = {near: volume.count(_per_day(listed), days) for near, listed in found.items()}
     counted = counts[query]
-    keys = {other: {paper.id for paper in listed} for other, listed in found.items()}
-    others = {name: keys[other] for name, other in named.items() if other != query}
-    told = volume.volume(query.text, counted, more=(volume.overlap(keys[query], others),))
-    yield ", ".join(filter(None, (told.pace, told.silence)))
-    if told.hint:
-        yield told.hint
-    narrower = volume.narrower(counted, {other.text: counts[other] for other in less})
-    broader = volume.broader(counted, {other.text: counts[other] for other in more})
-    for one in (narrower, broader):
-        if one:
-            yield f"{one.word}: {one.query} ({one.pace})"
+    keys = {near: {paper.id for paper in listed} for near, listed in found.items()}
+    others = {name: keys[near] for name, near in named.items() if near != query}
+    rate = volume.volume(query.text, counted, more=(volume.overlap(keys[query], others),))
+    yield ", ".join(filter(None, (rate.pace, rate.silence)))
+    if rate.hint:
+        yield rate.hint
+    narrower = volume.narrower(counted, {near.text: counts[near] for near in less})
+    broader = volume.broader(counted, {near.text: counts[near] for near in more})
+    for suggestion in filter(None, (narrower, broader)):
+        yield f"{suggestion.word}: {suggestion.query} ({suggestion.pace})"
 
 
 def _per_day(found: Iterable[Paper]) -> Counter[date]:

@@ -148,8 +148,8 @@ def _state_rows() -> Iterable[dict[str, Any]]:
 
 def _state(what: str, name: Any, since: datetime, **values: Any) -> dict[str, Any]:
     """Return a row with all fields of STATE, in its order."""
-    known = {"what": what, "name": name, "since": since, **values}
-    return {field: known.get(field) for field in STATE}
+    state = {"what": what, "name": name, "since": since, **values}
+    return {field: state.get(field) for field in STATE}
 
 
 def _answer(as_json: bool, **fields: Any) -> None:

@@ -110,7 +110,7 @@ def breadth_of(name: str) -> Breadth:
 @app.command("list")
 def list_subscribers(as_json: AsJson = False) -> None:
     """List all subscribers."""
-    rows = (_row(*known) for known in signup.everyone(services().engine))
+    rows = (_row(*entry) for entry in signup.everyone(services().engine))
     show(rows, COLUMNS, as_json=as_json, empty="No subscribers yet.")
 
 
@@ -181,13 +181,13 @@ def import_csv(
     counts: Counter[tuple[str, str]] = Counter()
     with _opened(path) as binary, _rejected(rejects) as reject:
         given = signup.csv_lists.SubscriberList(binary, path)
-        for one in run.run(given):
-            counts[one.outcome, one.status] += 1
-            row = _imported_row(one)
-            if one.outcome is ImportReport.REJECTED:
-                reject([str(one.record.line), one.reason, *one.record.raw])
+        for imported in run.run(given):
+            counts[imported.outcome, imported.status] += 1
+            row = _imported_row(imported)
+            if imported.outcome is ImportReport.REJECTED:
+                reject([str(imported.record.line), imported.reason, *imported.record.raw])
                 if not as_json:
-                    complain(f"line {one.record.line}: {one.email}: {one.reason}")
+                    complain(f"line {imported.record.line}: {imported.email}: {imported.reason}")
             if as_json:
                 lines([row])
     if not as_json:
@@ -202,13 +202,13 @@ def import_csv(
         raise typer.Exit(1)
 
 
-def _imported_row(one: Imported) -> dict[str, Any]:
+def _imported_row(imported: Imported) -> dict[str, Any]:
     return {
-        "line": one.record.line,
-        "email": one.email,
-        "outcome": one.outcome,
-        "status": one.status,
-        "reason": one.reason,
+        "line": imported.record.line,
+        "email": imported.email,
+        "outcome": imported.outcome,
+        "status": imported.status,
+        "reason": imported.reason,
     }
 
 
@@ -217,9 +217,9 @@ def _opened(path: str) -> Iterator[BinaryIO]:
     """Open a file that is read twice; stdin is spooled to a temporary file first."""
     try:
         if path == "-":
-            with SpooledTemporaryFile(max_size=8_000_000) as kept:
-                shutil.copyfileobj(sys.stdin.buffer, kept)
-                yield kept  # type: ignore[misc]
+            with SpooledTemporaryFile(max_size=8_000_000) as buffer:
+                shutil.copyfileobj(sys.stdin.buffer, buffer)
+                yield buffer  # type: ignore[misc]
             return
         with open(path, "rb") as binary:
             yield binary
@@ -306,8 +306,8 @@ def _row(subscriber: Subscriber, topics: tuple[str, ...]) -> dict[str, Any]:
 def list_suppressions(as_json: AsJson = False) -> None:
     """List the hashes of suppressed addresses."""
     with read_only(services().engine) as conn:
-        known = suppressions.list_all(conn)
-    rows = ({"hash": s.hash, "reason": s.reason, "since": s.since} for s in known)
+        listed = suppressions.list_all(conn)
+    rows = ({"hash": s.hash, "reason": s.reason, "since": s.since} for s in listed)
     show(rows, ("hash", "reason", "since"), as_json=as_json, empty="No address is suppressed.")
 
 

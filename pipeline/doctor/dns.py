@@ -37,7 +37,7 @@ def _spf_judged(
     record: str, domain: str, ours: list[str], installation: Installation, publish: str
 ) -> Finding:
     host = installation.settings.smtp.host
-    others = reading_spf.evaluate(record, domain, installation.resolver)
+    general = reading_spf.evaluate(record, domain, installation.resolver)
     read = {
         address: reading_spf.evaluate(record, domain, installation.resolver, address, host)
         for address in ours
@@ -46,11 +46,11 @@ def _spf_judged(
         result: [address for address, reading in read.items() if reading.result is result]
         for result in Result
     }
-    end = [] if others.problems and others.end is None else _spf_end(others.end)
+    end = [] if general.problems and general.end is None else _spf_end(general.end)
     problems = [*end, *(p for found in read.values() for p in found.problems)]
     if not ours:
-        problems += others.problems
-        if not others.permits and others.result not in {Result.PERMERROR, Result.UNSURE}:
+        problems += general.problems
+        if not general.permits and general.result not in {Result.PERMERROR, Result.UNSURE}:
             problems.append("allows no server to send")
     if problems:
         return bad("spf", f"{domain}: {'; '.join(dict.fromkeys(problems))}", publish)
@@ -64,11 +64,11 @@ def _spf_judged(
             f"whether {domain} allows {', '.join(by_result[Result.UNSURE])} depends on the mail"
         )
         return unknown("spf", detail, publish)
-    asks = f"needs {others.lookups} of {reading_spf.MOST_LOOKUPS} DNS lookups"
+    asks = f"needs {general.lookups} of {reading_spf.MOST_LOOKUPS} DNS lookups"
     advice = "ask your provider whether the record includes its servers" if not ours else ""
-    if others.problems:
-        advice = f"mail from other servers fails: {'; '.join(others.problems)}"
-    return good("spf", f"{domain} {asks}, ends in {others.end}", advice)
+    if general.problems:
+        advice = f"mail from other servers fails: {'; '.join(general.problems)}"
+    return good("spf", f"{domain} {asks}, ends in {general.end}", advice)
 
 
 def _spf_end(end: str | None) -> Iterator[str]:
@@ -223,10 +223,10 @@ def _dmarc_of(installation: Installation) -> tuple[str, list[str]]:
     return f"_dmarc.{installation.sender_domain}", []
 
 
-def _aligned(sender: str, other: str, mode: str) -> bool:
+def _aligned(sender: str, authenticated: str, mode: str) -> bool:
     if mode.lower() == "s":  # strict (RFC 7489, section 3.1)
-        return sender.lower() == other.lower()
-    return aligned(sender, other)
+        return sender.lower() == authenticated.lower()
+    return aligned(sender, authenticated)
 
 
 def _mail_domains(installation: Installation) -> dict[str, list[str]]:

@@ -99,11 +99,11 @@ def sample(installation: Installation, kind: DeliveryKind) -> bytes:
         secret="x" * 22,
         request_id=0,
     )
-    told = _told(installation, kind) if is_list else None
-    return installation.services.compose(delivery, told, now=now).replace(b"\r\n.", b"\r\n")
+    content = _list_content(installation, kind) if is_list else None
+    return installation.services.compose(delivery, content, now=now).replace(b"\r\n.", b"\r\n")
 
 
-def _told(installation: Installation, kind: DeliveryKind) -> ListContent:
+def _list_content(installation: Installation, kind: DeliveryKind) -> ListContent:
     if kind is not DeliveryKind.QUIET_NOTE:
         return _digest(installation, welcome=kind is DeliveryKind.WELCOME)
     today = installation.now.date()

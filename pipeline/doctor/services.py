@@ -24,7 +24,7 @@ def redis(installation: Installation) -> Iterator[Finding]:
     url = installation.settings.redis_url
     try:
         where = f"{urlsplit(url).hostname}:{urlsplit(url).port or 6379}"
-        told = _redis_settings(url)
+        reported = _redis_settings(url)
     except ValueError:
         yield bad(
             "redis", "REDIS_URL is not a valid URL", "use a URL such as redis://127.0.0.1:6379/0"
@@ -35,8 +35,8 @@ def redis(installation: Installation) -> Iterator[Finding]:
         yield bad("redis", f"no usable Redis server at {where}", advice)
         yield unknown("redis eviction", "Redis is not available")
         return
-    yield good("redis", f"connected to {where}, version {told.get('redis_version', 'unknown')}")
-    policy = told.get("maxmemory_policy")
+    yield good("redis", f"connected to {where}, version {reported.get('redis_version', 'unknown')}")
+    policy = reported.get("maxmemory_policy")
     if policy == "noeviction":
         yield good("redis eviction", "no keys are evicted")
     elif policy is None:

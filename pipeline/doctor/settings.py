@@ -11,7 +11,7 @@ from pipeline.errors import SchemaError, SettingsError
 from pipeline.settings import SHORTEST_SECRET, suspicions
 from pipeline.storage import keys, migrate
 from pipeline.storage.database import read_only
-from pipeline.storage.keys import KeptKey, KeyName
+from pipeline.storage.keys import KeyName, StoredKey
 
 
 def settings(installation: Installation) -> Iterator[Finding]:
@@ -59,8 +59,8 @@ def secret_keys(installation: Installation) -> Iterator[Finding]:
         return
     hidden = loaded.suppression_key
     given = loaded.secret_key, hidden.get_secret_value() if hidden else None
-    known = _kept_keys(installation)
-    if known is None:
+    stored = _stored_keys(installation)
+    if stored is None:
         missing = [n for n, key in zip(KeyName, given, strict=True) if not key]
         if missing:
             yield unknown("secret keys", f"{' and '.join(missing)}: the database is not available")
@@ -68,15 +68,15 @@ def secret_keys(installation: Installation) -> Iterator[Finding]:
             yield good("secret keys", "both are set in the settings, and long enough")
         return
     try:
-        keys.settled(known, *given, now=installation.now, link_life=timedelta())
+        keys.settled(stored, *given, now=installation.now, link_life=timedelta())
     except SettingsError as error:
         yield bad("secret keys", str(error), "restore the earlier value")
         return
-    sources = [_source(n, key, known.get(n)) for n, key in zip(KeyName, given, strict=True)]
+    sources = [_source(n, key, stored.get(n)) for n, key in zip(KeyName, given, strict=True)]
     yield good("secret keys", "; ".join(sources))
 
 
-def _source(name: KeyName, given: object, row: KeptKey | None) -> str:
+def _source(name: KeyName, given: object, row: StoredKey | None) -> str:
     if given:
         return f"{name} from the settings"
     if row is None:
@@ -84,7 +84,7 @@ def _source(name: KeyName, given: object, row: KeptKey | None) -> str:
     return f"{name} generated on {row.made_at:%Y-%m-%d}, stored in the database"
 
 
-def _kept_keys(installation: Installation) -> dict[KeyName, KeptKey] | None:
+def _stored_keys(installation: Installation) -> dict[KeyName, StoredKey] | None:
     """Return the keys in the database; None if it is not available or not migrated."""
     if installation.database_trouble:
         return None
@@ -93,7 +93,7 @@ def _kept_keys(installation: Installation) -> dict[KeyName, KeptKey] | None:
     except SchemaError:
         return None
     with read_only(installation.services.engine) as conn:
-        return keys.kept(conn)
+        return keys.stored_keys(conn)
 
 
 def dkim_keys(installation: Installation) -> Iterator[Finding]:

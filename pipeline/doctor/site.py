@@ -92,8 +92,10 @@ def clock(installation: Installation) -> Iterator[Finding]:
         return
     wrong = {name: skew for name, skew in theirs.items() if abs(skew) > SKEW}
     if wrong:
-        told = ", ".join(f"{abs(s).total_seconds():.0f} s off {name}" for name, s in wrong.items())
-        yield bad("clock", told, "synchronise the clocks with NTP (timedatectl set-ntp true)")
+        offsets = ", ".join(
+            f"{abs(s).total_seconds():.0f} s off {name}" for name, s in wrong.items()
+        )
+        yield bad("clock", offsets, "synchronise the clocks with NTP (timedatectl set-ntp true)")
     else:
         yield good("clock", f"agrees with {' and '.join(theirs)}")
 
@@ -103,11 +105,11 @@ def _clocks(installation: Installation) -> Iterator[tuple[str, timedelta]]:
     if engine.dialect.name != "sqlite" and not installation.database_trouble:
         with read_only(engine) as conn:
             yield "the database", server_now(conn) - datetime.now(UTC)
-    told = installation.way_out.headers.get("Date") if installation.way_out is not None else None
-    if told is None:
+    date = installation.way_out.headers.get("Date") if installation.way_out is not None else None
+    if date is None:
         return
     with suppress(ValueError):  # the header has no valid date
-        yield "the site", parsedate_to_datetime(told) - datetime.now(UTC)
+        yield "the site", parsedate_to_datetime(date) - datetime.now(UTC)
 
 
 def _handshake(host: str, port: int) -> tuple[str | None, datetime | None]:

@@ -286,16 +286,16 @@ class _Evaluation:
 
     def _expand(self, value: str, domain: str) -> str:
         """Expand macros (RFC 7208, section 7). Raise _UnsureError if only a mail has the value."""
-        known = {"d": domain, "o": domain, "h": self.helo}
+        values = {"d": domain, "o": domain, "h": self.helo}
         if self.sender is not None:
             octets = self.sender.packed.hex() if self.sender.version == 6 else ""
-            known["i"] = ".".join(octets) or str(self.sender)
-            known["v"] = "in-addr" if self.sender.version == 4 else "ip6"
+            values["i"] = ".".join(octets) or str(self.sender)
+            values["v"] = "in-addr" if self.sender.version == 4 else "ip6"
 
         def word(macro: re.Match[str]) -> str:
             if macro["sign"]:
                 return _SIGNS[macro["sign"]]
-            whole = known.get(macro["letter"].lower())
+            whole = values.get(macro["letter"].lower())
             if not whole:
                 raise _UnsureError
             parts = re.split(f"[{re.escape(macro['divider'] or '.')}]", whole)

@@ -127,7 +127,7 @@ def preview(
     Topics that are behind are matched, and the matches stored. Raise NotFoundError if no subscriber
     has the address.
     """
-    subscriber = _known(engine, email)
+    subscriber = _existing(engine, email)
     edition = _edition(engine, now, timedelta(0), "")
     failed = match_late_topics(engine, edition.through, now, embedder)
     with read_only(engine) as conn:
@@ -141,7 +141,7 @@ def outlook(engine: Engine, email: str, *, now: datetime) -> Digest | None:
     Return None if a topic of the subscriber is not matched yet. Raise NotFoundError if no
     subscriber has the address.
     """
-    subscriber = _known(engine, email)
+    subscriber = _existing(engine, email)
     edition = _edition(engine, now, timedelta(0), "")
     with read_only(engine) as conn:
         failed = unreadable(topics.behind(conn, edition.through))
@@ -151,7 +151,7 @@ def outlook(engine: Engine, email: str, *, now: datetime) -> Digest | None:
         return _next(conn, edition, subscriber, followed)
 
 
-def _known(engine: Engine, email: str) -> Subscriber:
+def _existing(engine: Engine, email: str) -> Subscriber:
     with read_only(engine) as conn:
         subscriber = subscribers.by_email(conn, email)
     if subscriber is None:

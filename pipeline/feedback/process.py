@@ -126,9 +126,9 @@ class Feedback:
 
     @retry_transaction
     def _take(self, provider: str, event: Event, now: datetime) -> list[_Applied] | None:
-        kept = StoredEvent(provider, event.id, event.kind, event.raw)
+        stored = StoredEvent(provider, event.id, event.kind, event.raw)
         with self.engine.begin() as conn:
-            event_id = events.add(conn, kept, now)
+            event_id = events.add(conn, stored, now)
             if event_id is None:
                 return None
             results = [self._apply_notice(conn, n, event.queue_id, now) for n in event.notices]

@@ -66,14 +66,14 @@ def undoable(
     """
     wanted = set(reasons) & set(guard.OURS)
     with read_only(engine) as conn:
-        known = [
+        candidates = [
             one
             for one in suppressions.list_all(conn)
             if one.reason in wanted and one.since >= since and (until is None or one.since < until)
         ]
         found = [
             Undoable(one.hash, one.reason, one.since, *guard.cause_of(conn, one.hash))
-            for one in known
+            for one in candidates
         ]
     return [one for one in found if reply.casefold() in one.wording.casefold()]
 
@@ -84,10 +84,10 @@ def undo(engine: Engine, chosen: Collection[Undoable], now: datetime) -> int:
     Each is a separate transaction: if the process is killed, the next run lifts the rest. A
     suppression that a complaint or the operator has replaced meanwhile stays.
     """
-    return sum(_undo(engine, one, now) for one in chosen)
+    return sum(_undo(engine, suppression, now) for suppression in chosen)
 
 
 @retry_transaction
-def _undo(engine: Engine, one: Undoable, now: datetime) -> bool:
+def _undo(engine: Engine, suppression: Undoable, now: datetime) -> bool:
     with engine.begin() as conn:
-        return guard.restore(conn, one.address_hash, one.since, now)
+        return guard.restore(conn, suppression.address_hash, suppression.since, now)

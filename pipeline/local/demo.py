@@ -121,8 +121,8 @@ def _publish(ours: DemoProcesses, story: DemoOutput) -> None:
 def _dispatch(ours: DemoProcesses, story: DemoOutput) -> None:
     def counts() -> tuple[int, int]:
         with read_only(ours.services.engine) as conn:
-            known = delivery_queries.counts(conn)
-        return sum(known.values()), sum(known.get(status, 0) for status in ON_THE_WAY)
+            by_status = delivery_queries.counts(conn)
+        return sum(by_status.values()), sum(by_status.get(status, 0) for status in ON_THE_WAY)
 
     total, _ = counts()
     with story.step("Sending them by SMTP", total) as done:
@@ -131,12 +131,12 @@ def _dispatch(ours: DemoProcesses, story: DemoOutput) -> None:
 
 def _collect(ours: DemoProcesses, schedules: dict[str, Schedule]) -> list[ReceivedMail]:
     with read_only(ours.services.engine) as conn:
-        owed = {view.email: view for view in delivery_queries.list_views(conn)}
-        frozen = digests.load(conn, [view.id for view in owed.values()])
+        views = {view.email: view for view in delivery_queries.list_views(conn)}
+        frozen = digests.load(conn, [view.id for view in views.values()])
     letters = {letter.to: ours.mailbox.read(letter.id) for letter in ours.mailbox.messages()}
     posts = []
     for reader in READERS:
-        view, letter = owed.get(reader.email), letters.get(reader.email)
+        view, letter = views.get(reader.email), letters.get(reader.email)
         posts.append(
             ReceivedMail(
                 reader=reader,
@@ -170,16 +170,18 @@ def _write_or_remove(path: Path, content: bytes | None) -> None:
 
 
 def _complain(posts: list[ReceivedMail]) -> None:
-    owed = [post for post in posts if post.delivery is not None]
-    if not owed:
+    expected = [post for post in posts if post.delivery is not None]
+    if not expected:
         raise PaperboyError("no digest was sent: no paper matches the topics of the three readers")
     lost = [
         f"{post.reader.email} ({post.delivery.status}: {post.delivery.reason})"
-        for post in owed
+        for post in expected
         if post.delivery is not None and not post.has_arrived
     ]
     if lost:
-        raise PaperboyError(f"{len(lost)} of {len(owed)} digests did not arrive: {', '.join(lost)}")
+        raise PaperboyError(
+            f"{len(lost)} of {len(expected)} digests did not arrive: {', '.join(lost)}"
+        )
 
 
 # --- Output -------------------------------------------------------------------------------------

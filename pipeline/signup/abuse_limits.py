@@ -60,8 +60,8 @@ def limit_keys(address: str, ip: str | None, key: str) -> LimitKeys:
     A network's hash differs per inbox, so that requests cannot be linked across inboxes.
     """
     inbox = addresses.address_hash(inbox_of(address), key)
-    asked_from = hmac.new(key.encode(), f"{inbox} {network(ip)}".encode(), sha256).hexdigest()
-    return LimitKeys(addresses.address_hash(address, key), inbox, asked_from[:16])
+    source_hash = hmac.new(key.encode(), f"{inbox} {network(ip)}".encode(), sha256).hexdigest()
+    return LimitKeys(addresses.address_hash(address, key), inbox, source_hash[:16])
 
 
 def inbox_of(address: str) -> str:

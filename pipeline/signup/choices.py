@@ -112,7 +112,9 @@ def version_of(subscriber: Subscriber, topics: Iterable[tuple[str, str]]) -> str
     return hashlib.sha256(repr(chosen).encode()).hexdigest()[:16]
 
 
-def known(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> Subscriber:
+def existing_subscriber(
+    conn: Connection, subscriber_id: int, *, for_change: bool = False
+) -> Subscriber:
     subscriber = subscribers.by_id(conn, subscriber_id, for_change=for_change)
     if subscriber is None:
         raise NotFoundError("this subscription does not exist")
@@ -136,14 +138,14 @@ def as_json(choices: Choices) -> dict[str, Any]:
     }
 
 
-def from_json(kept: dict[str, Any]) -> Choices:
+def from_json(stored: dict[str, Any]) -> Choices:
     """Parse the choices in a stored request; raise QueryError if a topic is not valid any more."""
     schedule = Schedule(
-        time.fromisoformat(kept["at"]),
-        kept["timezone"],
-        Frequency(kept["frequency"]),
-        Weekday(kept["weekday"]),
+        time.fromisoformat(stored["at"]),
+        stored["timezone"],
+        Frequency(stored["frequency"]),
+        Weekday(stored["weekday"]),
     )
-    names = kept.get("names", {})  # older requests have no names
-    breadth = Breadth(kept.get("breadth", Breadth.BALANCED))  # nor a breadth
-    return Choices(parse_queries(kept["topics"]), schedule, kept["max_papers"], names, breadth)
+    names = stored.get("names", {})  # older requests have no names
+    breadth = Breadth(stored.get("breadth", Breadth.BALANCED))  # nor a breadth
+    return Choices(parse_queries(stored["topics"]), schedule, stored["max_papers"], names, breadth)

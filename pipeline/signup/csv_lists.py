@@ -272,9 +272,9 @@ def _layout(sample: Sequence[str], name: str) -> _Layout:
     if not any(line.strip() for line in sample):
         raise PaperboyError(f"{name}: the file is empty")
     skipped = 0
-    if told := _SEP_LINE.fullmatch(sample[0].lstrip(_INVISIBLE)):
+    if declared := _SEP_LINE.fullmatch(sample[0].lstrip(_INVISIBLE)):
         sample, skipped = sample[1:], 1
-    candidates = [told.group(1)] if told else list(DELIMITERS)
+    candidates = [declared.group(1)] if declared else list(DELIMITERS)
     tables = {d: list(_records(_Lines(iter(sample)), d)) for d in candidates}
     delimiter = max(tables, key=lambda d: _fit(tables[d]))
     rows = [(line, cells) for line, cells, _ in tables[delimiter] if any(c.strip() for c in cells)]
@@ -314,8 +314,8 @@ def _unnamed(
 def _fit(rows: Sequence[tuple[int, list[str], str]]) -> tuple[int, int, int]:
     """Return the score of a delimiter: known columns, rows that it splits, cells at most."""
     filled = [cells for _, cells, _ in rows if any(cell.strip() for cell in cells)]
-    known = max((sum(bool(_column(cell)) for cell in cells) for cells in filled), default=0)
-    return known, sum(len(cells) > 1 for cells in filled), max(map(len, filled), default=0)
+    recognised = max((sum(bool(_column(cell)) for cell in cells) for cells in filled), default=0)
+    return recognised, sum(len(cells) > 1 for cells in filled), max(map(len, filled), default=0)
 
 
 def _column(name: str) -> str:
@@ -389,7 +389,7 @@ class _Lines:
     def __init__(self, text: Iterator[str]) -> None:
         self._text = text
         self._again: deque[str] = deque()
-        self.taken: list[str] = []  # since the last record
+        self.lines: list[str] = []  # since the last record
         self.number = 0  # of the last line returned
         self.is_over = False
 
@@ -406,8 +406,8 @@ class _Lines:
                 self.is_over = True
                 raise
         self.number += 1
-        self.taken.append(line)
-        if len(self.taken) > LONGEST_RECORD or len(line) > LONGEST_LINE:
+        self.lines.append(line)
+        if len(self.lines) > LONGEST_RECORD or len(line) > LONGEST_LINE:
             raise _RunawayError
         return line.replace("\0", "")
 
@@ -426,7 +426,7 @@ def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], st
     reader = csv.reader(lines, delimiter=delimiter)
     while True:
         first = lines.number + 1
-        lines.taken = []
+        lines.lines = []
         try:
             cells = next(reader)
         except StopIteration:
@@ -435,12 +435,12 @@ def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str], st
             is_whole = False
         else:
             is_whole = not (
-                len(lines.taken) > 1 and lines.is_over and _is_unclosed(lines.taken, delimiter)
+                len(lines.lines) > 1 and lines.is_over and _is_unclosed(lines.lines, delimiter)
             )
         if is_whole:
             yield first, cells, ""
             continue
-        head, rest = lines.taken[0], lines.taken[1:]
+        head, rest = lines.lines[0], lines.lines[1:]
         lines.give_back(rest)
         reader = csv.reader(lines, delimiter=delimiter)
         too_long = len(head) > LONGEST_LINE

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from pipeline.domain import DeliveryKind, DeliveryStatus, SkipReason, Subscriber, SubscriberStatus
 from pipeline.errors import NotFoundError
-from pipeline.signup.choices import known, version_of
+from pipeline.signup.choices import existing_subscriber, version_of
 from pipeline.signup.subscribe import agreed_to
 from pipeline.storage import (
     bounce_scores,
@@ -86,7 +86,7 @@ def find(engine: Engine, email: str) -> tuple[Subscriber, tuple[str, ...]]:
 def choices_of(engine: Engine, subscriber_id: int) -> Preferences:
     """Return the preferences and the latest digests of a subscriber; raise NotFoundError."""
     with read_only(engine) as conn:
-        subscriber = known(conn, subscriber_id)
+        subscriber = existing_subscriber(conn, subscriber_id)
         followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
         past = digests.latest_digests(conn, subscriber_id, LATELY)
         skipped = digests.latest_skips(conn, subscriber_id, LATELY)
@@ -106,7 +106,7 @@ def ask_data_link(engine: Engine, subscriber_id: int, now: datetime) -> None:
     Nothing is queued for a pending subscriber. Raise NotFoundError if there is no such subscriber.
     """
     with engine.begin() as conn:
-        subscriber = known(conn, subscriber_id, for_change=True)
+        subscriber = existing_subscriber(conn, subscriber_id, for_change=True)
         transactional.enqueue(
             conn, DeliveryKind.DATA_LINK, subscriber_id, about=f"{now:%Y%m%dT%H}",
             expires_at=now + DATA_LINK_EXPIRY, now=now,
@@ -117,7 +117,7 @@ def ask_data_link(engine: Engine, subscriber_id: int, now: datetime) -> None:
 def export(engine: Engine, subscriber_id: int) -> dict[str, Any]:
     """Return all stored data of a reader, in JSON types; raise NotFoundError."""
     with read_only(engine) as conn:
-        known(conn, subscriber_id)
+        existing_subscriber(conn, subscriber_id)
         record = subscribers.record_of(conn, subscriber_id)
         mails = delivery_queries.record_of(conn, subscriber_id)
         papers = digests.record_of(conn, subscriber_id)
@@ -177,13 +177,13 @@ def erase_by_id(engine: Engine, subscriber_id: int, now: datetime) -> None:
     subscriber.
     """
     with engine.begin() as conn:
-        _erase(conn, known(conn, subscriber_id, for_change=True), now)
+        _erase(conn, existing_subscriber(conn, subscriber_id, for_change=True), now)
     truncate_wal(engine)
     log.info("address.erased", subscriber=subscriber_id)
 
 
 def _erase(conn: Connection, subscriber: Subscriber, now: datetime) -> None:
-    deliveries.cancel_owed(conn, [subscriber.id], CancelReason.LEFT)
+    deliveries.cancel_unsent(conn, [subscriber.id], CancelReason.LEFT)
     suppressions.remember_erased(conn, subscribers.hash_of(conn, subscriber.id), now)
     deliveries.redact(conn, subscriber.id)
     events.redact_subscriber(conn, subscriber.id, subscribers.hash_of(conn, subscriber.id))

@@ -16,8 +16,8 @@ from pipeline.signup.abuse_limits import Limits
 from pipeline.signup.choices import (
     Choices,
     checked,
+    existing_subscriber,
     follow,
-    known,
     next_slot,
     valid_address,
     version_of,
@@ -59,7 +59,7 @@ def change(
     """
     queries = checked(choices)
     with engine.begin() as conn:
-        subscriber = known(conn, subscriber_id, for_change=True)
+        subscriber = existing_subscriber(conn, subscriber_id, for_change=True)
         followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
         if seen is not None and seen != version_of(
             subscriber, [(s.topic.query, s.label) for s in followed]
@@ -76,7 +76,7 @@ def change(
             next_slot_at=next_slot(subscriber, choices.schedule, now),
         )
         follow(conn, subscriber_id, queries, now)
-        return known(conn, subscriber_id)
+        return existing_subscriber(conn, subscriber_id)
 
 
 def pause_of(subscriber: Subscriber, now: datetime) -> date | None:
@@ -102,14 +102,14 @@ def pause(
     NotFoundError if there is no such subscriber.
     """
     with engine.begin() as conn:
-        subscriber = known(conn, subscriber_id, for_change=True)
+        subscriber = existing_subscriber(conn, subscriber_id, for_change=True)
         if seen is not None and seen != str(pause_of(subscriber, now) or ""):
             raise ConflictError("the pause has changed since the form was shown")
         today = slots.local_date(now, subscriber.schedule)
         until = until or today
         if until > today or subscriber.paused_until is not None:
             subscribers.pause(conn, subscriber_id, max(until, today))
-        return known(conn, subscriber_id)
+        return existing_subscriber(conn, subscriber_id)
 
 
 # --- Change of address --------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def ask_new_address(
     to = abuse_limits.limit_keys(address, ip, suppression_key)
     with engine.begin() as conn:
         abuse_limits.count_request(conn, ip, now, limits)
-        subscriber = known(conn, subscriber_id, for_change=True)
+        subscriber = existing_subscriber(conn, subscriber_id, for_change=True)
         holder = subscribers.by_email(conn, address)
         is_free = holder is None or holder.status is SubscriberStatus.PENDING
         is_barred = suppressions.find(conn, address, suppression_key) is not None
@@ -189,7 +189,7 @@ def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Conf
         suppressions.lift_after_confirmation(conn, hash_)
         bounce_scores.clear_strikes(conn, hash_)
         transactional.delete_pending(conn, hash_)
-        subscriber = known(conn, subscriber.id)
+        subscriber = existing_subscriber(conn, subscriber.id)
     log.info("address.changed", subscriber=subscriber.id, request=request_id)
     return Confirmed(subscriber, first_time=True)
 

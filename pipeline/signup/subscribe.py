@@ -26,7 +26,14 @@ from pipeline.errors import AddressError, InvalidTokenError
 from pipeline.signup import abuse_limits
 from pipeline.signup import choices as wishing
 from pipeline.signup.abuse_limits import LimitKeys, Limits
-from pipeline.signup.choices import Choices, checked, first_slot, follow, known, valid_address
+from pipeline.signup.choices import (
+    Choices,
+    checked,
+    existing_subscriber,
+    first_slot,
+    follow,
+    valid_address,
+)
 from pipeline.storage import (
     addresses,
     bounce_scores,
@@ -104,7 +111,7 @@ def add(
         ) or _return_of(conn, address, choices, now)  # fmt: skip
         follow(conn, subscriber_id, queries, now)
         if confirmed:
-            _activate(conn, known(conn, subscriber_id), choices.schedule, now)
+            _activate(conn, existing_subscriber(conn, subscriber_id), choices.schedule, now)
             # Record that consent was given; its time and place are the operator's to document.
             requests.add(
                 conn, RequestKind.JOIN, subscriber_id, email=address, choices={}, ip=None,
@@ -115,7 +122,7 @@ def add(
             suppressed = suppressions.find(conn, address, suppression_key)
             wanted = not suppressed or abuse_limits.may_send_mail(conn, to, now, suppressed.reason)
             ask_to_confirm(conn, subscriber_id, address, choices, to, origin, now, wanted=wanted)
-        subscriber = known(conn, subscriber_id)
+        subscriber = existing_subscriber(conn, subscriber_id)
     log.info("subscriber.added", subscriber=subscriber_id, status=subscriber.status)
     return subscriber
 
@@ -200,7 +207,7 @@ def confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
             return Confirmed(subscriber, first_time=False)
         choices = wishing.from_json(request.choices)
         began = _activate(
-            conn, subscriber, choices.schedule, now, asked_at=request.created_at, welcome=True
+            conn, subscriber, choices.schedule, now, requested_at=request.created_at, welcome=True
         )
         if not began and subscriber.status is not SubscriberStatus.ACTIVE:
             raise InvalidTokenError(gettext(NO_REQUEST))
@@ -209,7 +216,7 @@ def confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
         suppressions.lift_after_confirmation(conn, hash_)
         bounce_scores.clear_strikes(conn, hash_)
         transactional.delete_pending(conn, hash_)
-        subscriber = known(conn, subscriber.id)
+        subscriber = existing_subscriber(conn, subscriber.id)
     log.info("subscription.confirmed", subscriber=subscriber.id, request=request_id, began=began)
     return Confirmed(subscriber, first_time=True)
 
@@ -334,7 +341,7 @@ def _activate(
     schedule: Schedule,
     now: datetime,
     *,
-    asked_at: datetime | None = None,
+    requested_at: datetime | None = None,
     welcome: bool = False,
 ) -> bool:
     """Activate a subscriber, with a first digest of the last 7 days; return whether it was done.
@@ -347,16 +354,16 @@ def _activate(
         cursor=ingest_state.look_back(conn, now, days=WELCOME_DAYS),
         next_slot_at=first_slot(subscriber, schedule, now),
         now=now,
-        asked_at=asked_at,
+        requested_at=requested_at,
         welcome=welcome,
     )
     if won:
-        deliveries.cancel_owed(conn, [subscriber.id], CancelReason.SUPERSEDED)
+        deliveries.cancel_unsent(conn, [subscriber.id], CancelReason.SUPERSEDED)
     return won
 
 
 def _retune(conn: Connection, subscriber_id: int, choices: Choices, now: datetime) -> None:
-    subscriber = known(conn, subscriber_id)
+    subscriber = existing_subscriber(conn, subscriber_id)
     subscribers.change_choices(
         conn,
         subscriber_id,

@@ -48,7 +48,7 @@ from pipeline.storage import (
 )
 from pipeline.storage.database import in_chunks, read_only, retry_transaction
 from pipeline.storage.deliveries import CancelReason
-from pipeline.storage.subscriber_transfer import KnownSubscriber, StoredSubscriber
+from pipeline.storage.subscriber_transfer import ExistingSubscriber, StoredSubscriber
 from pipeline.storage.suppressions import Suppression
 
 log = structlog.get_logger(__name__)
@@ -72,13 +72,13 @@ def export_rows(engine: Engine, suppression_key: str) -> Iterator[dict[str, str]
     with read_only(engine) as conn:
         if conn.dialect.name == "postgresql":
             conn = conn.execution_options(isolation_level="REPEATABLE READ")
-        for one in suppressions.without_subscriber(conn):
+        for suppression in suppressions.without_subscriber(conn):
             yield _row(
                 {
                     "status": SUPPRESSED,
-                    "suppressed": one.reason,
-                    "suppressed_since": one.since,
-                    "address_hash": one.hash,
+                    "suppressed": suppression.reason,
+                    "suppressed_since": suppression.since,
+                    "address_hash": suppression.hash,
                     "key": key,
                 }
             )
@@ -94,8 +94,8 @@ def export_row(stored: StoredSubscriber, key: str) -> dict[str, str]:
 def _reported(stored: StoredSubscriber, key: str) -> dict[str, Any]:
     subscriber, record = stored.subscriber, stored.record
     schedule, consent = subscriber.schedule, stored.consent or {}
-    queries = [one.topic.query for one in stored.topics]
-    labels = [one.label for one in stored.topics]
+    queries = [subscription.topic.query for subscription in stored.topics]
+    labels = [subscription.label for subscription in stored.topics]
     at = schedule.at
     return {
         "email": subscriber.email,
@@ -146,7 +146,7 @@ def _as_cell(value: Any) -> str:
 class Consent:
     """The record of consent: time, origin, version of the wording, network address."""
 
-    asked_at: datetime | None = None
+    requested_at: datetime | None = None
     agreed_at: datetime | None = None
     origin: Origin = Origin.IMPORT
     wording: str | None = None
@@ -162,7 +162,7 @@ class Member:
     status: SubscriberStatus
     choices: Choices
     queries: tuple[tuple[str, str], ...]  # (canonical, label)
-    must_ask: bool  # pending, and needs a confirmation mail
+    needs_confirmation: bool  # pending, and needs a confirmation mail
     suppression: tuple[SuppressionReason, datetime] | None = None
     paused_until: date | None = None
     joined_at: datetime | None = None
@@ -262,7 +262,7 @@ _MOMENTS: Final = {
 _NO: Final = frozenset({"", "no", "n", "false", "f", "0", "off", "never", "none", "null", "-"})
 
 
-def member(
+def parse_member(
     record: Record, *, is_ours: bool, confirmed: bool, max_papers: int, now: datetime
 ) -> Member:
     """Parse and validate a row. Raise PaperboyError if a cell is invalid, naming its column."""
@@ -273,21 +273,21 @@ def member(
         raise AddressError("the row has no email address")
     email = valid_address(cells["email"])
     choices = _choices(cells, is_ours=is_ours, max_papers=max_papers)
-    one = Member(
+    member = Member(
         email,
         addresses.email_key(email),
         SubscriberStatus.PENDING,
         choices,
         tuple(checked(choices)),
-        must_ask=True,
+        needs_confirmation=True,
         joined_at=_moment(cells, "joined_at", strict=is_ours),
     )
     if is_ours and cells.get("status", "").casefold() in set(SubscriberStatus):
-        return _as_exported(one, cells)
-    return _as_foreign(one, cells, confirmed=confirmed, now=now)
+        return _as_exported(member, cells)
+    return _as_foreign(member, cells, confirmed=confirmed, now=now)
 
 
-def _as_exported(one: Member, cells: Mapping[str, str]) -> Member:
+def _as_exported(member: Member, cells: Mapping[str, str]) -> Member:
     status = _one_of(SubscriberStatus, cells["status"].casefold(), "status")
     secret = cells.get("secret", "")
     if secret and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", secret):
@@ -298,13 +298,13 @@ def _as_exported(one: Member, cells: Mapping[str, str]) -> Member:
         reason = _one_of(SuppressionReason, cells["suppressed"], "suppressed")
         suppression = (reason, moment("suppressed_since") or datetime.min.replace(tzinfo=UTC))
     return replace(
-        one,
+        member,
         status=status,
         # A pending subscriber follows no topic: the choices are stored in the request.
         queries=()
-        if status is SubscriberStatus.PENDING and not one.choices.topics
-        else one.queries,
-        must_ask=False,
+        if status is SubscriberStatus.PENDING and not member.choices.topics
+        else member.queries,
+        needs_confirmation=False,
         suppression=suppression,
         paused_until=day("paused_until"),
         confirmed_at=moment("confirmed_at"),
@@ -325,7 +325,9 @@ def _as_exported(one: Member, cells: Mapping[str, str]) -> Member:
     )
 
 
-def _as_foreign(one: Member, cells: Mapping[str, str], *, confirmed: bool, now: datetime) -> Member:
+def _as_foreign(
+    member: Member, cells: Mapping[str, str], *, confirmed: bool, now: datetime
+) -> Member:
     standing, since = _standing(cells)
     agreed_at = _moment(cells, "consent_at", strict=False) or _moment(
         cells, "confirmed_at", strict=False
@@ -337,18 +339,20 @@ def _as_foreign(one: Member, cells: Mapping[str, str], *, confirmed: bool, now: 
         None,
         cells.get("consent_ip") or cells.get("optin_ip"),
     )
-    one = replace(one, consent=consent)
+    member = replace(member, consent=consent)
     if standing is _Standing.PENDING:
-        return replace(one, must_ask=False)
+        return replace(member, needs_confirmation=False)
     if standing is None or standing is _Standing.ACTIVE:
         if not confirmed:
-            return one
-        return replace(one, status=SubscriberStatus.ACTIVE, must_ask=False, confirmed_at=agreed_at)
+            return member
+        return replace(
+            member, status=SubscriberStatus.ACTIVE, needs_confirmation=False, confirmed_at=agreed_at
+        )
     reason = _REASONS.get(standing)
     return replace(
-        one,
+        member,
         status=SubscriberStatus.UNSUBSCRIBED,
-        must_ask=False,
+        needs_confirmation=False,
         left_at=since,
         suppression=(reason, since or now) if reason else None,
     )
@@ -544,7 +548,7 @@ class Import:
                 if is_ours and _is_hash(record):
                     hashes[place] = self._hash_of(record)
                     continue
-                members[place] = member(
+                members[place] = parse_member(
                     record, is_ours=is_ours, confirmed=self.confirmed,
                     max_papers=self.max_papers, now=self.now,
                 )  # fmt: skip
@@ -575,17 +579,17 @@ class Import:
     def _suppress(
         self, conn: Connection, records: Sequence[Record], hashes: Mapping[int, Suppression]
     ) -> dict[int, Imported]:
-        before = suppressions.by_hashes(conn, [one.hash for one in hashes.values()])
+        before = suppressions.by_hashes(conn, [suppression.hash for suppression in hashes.values()])
         if not self.dry_run:
             suppressions.add_imported(conn, hashes.values())
         return {
             place: _result(
                 records[place],
-                ImportReport.KNOWN if one.hash in before else ImportReport.ADDED,
+                ImportReport.KNOWN if suppression.hash in before else ImportReport.ADDED,
                 SUPPRESSED,
-                f"{one.reason}, by its hash",
+                f"{suppression.reason}, by its hash",
             )
-            for place, one in hashes.items()
+            for place, suppression in hashes.items()
         }
 
     # --- Members --------------------------------------------------------------------------------
@@ -593,22 +597,22 @@ class Import:
     def _store(
         self, conn: Connection, records: Sequence[Record], members: Mapping[int, Member]
     ) -> dict[int, Imported]:
-        keys = sorted({one.key for one in members.values()})
-        known = subscriber_transfer.known(conn, keys, lock=not self.dry_run)
+        keys = sorted({member.key for member in members.values()})
+        existing = subscriber_transfer.existing(conn, keys, lock=not self.dry_run)
         hashes = {key: self._address_hash(key) for key in keys}
         suppressed = suppressions.by_hashes(conn, list(hashes.values()))
         results: dict[int, Imported] = {}
         new: dict[str, int] = {}  # by key, the position of the row that adds it
-        for place, one in members.items():
-            record, key = records[place], one.key
+        for place, member in members.items():
+            record, key = records[place], member.key
             suppression = suppressed.get(hashes[key])
-            if _is_erased(suppression, one):
+            if _is_erased(suppression, member):
                 reason = "was erased here on request"
                 results[place] = _result(record, ImportReport.LEFT_OUT, "", reason)
             elif key in new:
                 earlier = members[new[key]]
                 results[place] = _result(record, ImportReport.KNOWN, reason="is in the file twice")
-                if one.has_left and not earlier.has_left:
+                if member.has_left and not earlier.has_left:
                     # If one row reports that the address left, it wins over rows before it.
                     first = new[key]
                     results[first] = _result(
@@ -618,23 +622,25 @@ class Import:
                     )
                     del results[place]
                     new[key] = place
-            elif key in known:
-                results[place] = self._meet(conn, record, one, known[key])
+            elif key in existing:
+                results[place] = self._meet(conn, record, member, existing[key])
                 if results[place].outcome is ImportReport.ADDED:
-                    known[key] = replace(known[key], status=one.status)
+                    existing[key] = replace(existing[key], status=member.status)
             elif hash(key) in self._seen:
-                outcome = ImportReport.UNSUBSCRIBED if one.has_left else ImportReport.KNOWN
+                outcome = ImportReport.UNSUBSCRIBED if member.has_left else ImportReport.KNOWN
                 results[place] = _result(record, outcome, reason="is in the file twice")
             else:
                 new[key] = place
         added = self._add(conn, [members[place] for place in new.values()])
         for key, place in new.items():
-            one, record = members[place], records[place]
+            member, record = members[place], records[place]
             if key not in added:  # added concurrently
                 results[place] = _result(record, ImportReport.KNOWN, reason="is already subscribed")
                 continue
-            asked = one.must_ask and self._ask(conn, added[key], one, suppressed.get(hashes[key]))
-            results[place] = _added(record, one, asked=asked)
+            requested = member.needs_confirmation and self._ask(
+                conn, added[key], member, suppressed.get(hashes[key])
+            )
+            results[place] = _added(record, member, requested=requested)
             if self.dry_run:
                 self._seen.add(hash(key))
         return results
@@ -645,68 +651,70 @@ class Import:
         return self._hashes[key]
 
     def _meet(
-        self, conn: Connection, record: Record, one: Member, known: KnownSubscriber
+        self, conn: Connection, record: Record, member: Member, existing: ExistingSubscriber
     ) -> Imported:
         """Return the result for an address that is already stored."""
-        if one.has_left:
-            return self._part(conn, record, one, known)
-        was_waiting = known.status is SubscriberStatus.PENDING
-        if was_waiting and one.status is SubscriberStatus.ACTIVE:
-            return self._activate(conn, record, one, known)
-        if known.status is SubscriberStatus.UNSUBSCRIBED:
+        if member.has_left:
+            return self._part(conn, record, member, existing)
+        was_waiting = existing.status is SubscriberStatus.PENDING
+        if was_waiting and member.status is SubscriberStatus.ACTIVE:
+            return self._activate(conn, record, member, existing)
+        if existing.status is SubscriberStatus.UNSUBSCRIBED:
             return _result(
                 record,
                 ImportReport.KNOWN,
-                known.status,
+                existing.status,
                 "has unsubscribed, and gets no confirmation mail",
             )
         reason = "is not confirmed yet" if was_waiting else "is already subscribed"
-        return _result(record, ImportReport.KNOWN, known.status, reason)
+        return _result(record, ImportReport.KNOWN, existing.status, reason)
 
     def _part(
-        self, conn: Connection, record: Record, one: Member, known: KnownSubscriber
+        self, conn: Connection, record: Record, member: Member, existing: ExistingSubscriber
     ) -> Imported:
         """Unsubscribe a known address if it left after its confirmation here, or was imported.
 
         If the row gives no time, only an address whose requests all come from imports is
         unsubscribed. Suppress the address, too, if the row reports a bounce, complaint or block.
         """
-        has_left = known.status is SubscriberStatus.UNSUBSCRIBED
-        left_later = one.left_at is not None and (
-            known.confirmed_at is None or known.confirmed_at <= one.left_at
+        has_left = existing.status is SubscriberStatus.UNSUBSCRIBED
+        left_later = member.left_at is not None and (
+            existing.confirmed_at is None or existing.confirmed_at <= member.left_at
         )
-        if not (has_left or left_later or known.is_imported):
+        if not (has_left or left_later or existing.is_imported):
             reason = (
                 "confirmed here after it unsubscribed there"
-                if one.left_at
+                if member.left_at
                 else "is subscribed here, and the row has no time of unsubscribing"
             )
-            return _result(record, ImportReport.KNOWN, known.status, reason)
+            return _result(record, ImportReport.KNOWN, existing.status, reason)
         if not self.dry_run:
             if not has_left:
-                subscribers.leave(conn, known.id, one.left_at or self.now)
-            self._suppress_member(conn, one)
+                subscribers.leave(conn, existing.id, member.left_at or self.now)
+            self._suppress_member(conn, member)
         if has_left:
-            return _result(record, ImportReport.KNOWN, known.status, "is already unsubscribed")
+            return _result(record, ImportReport.KNOWN, existing.status, "is already unsubscribed")
         return _result(record, ImportReport.UNSUBSCRIBED, SubscriberStatus.UNSUBSCRIBED)
 
     def _activate(
-        self, conn: Connection, record: Record, one: Member, known: KnownSubscriber
+        self, conn: Connection, record: Record, member: Member, existing: ExistingSubscriber
     ) -> Imported:
         """Activate a pending address that the list reports as active."""
         if not self.dry_run:
-            values = self._values(conn, one)
-            secrets = subscriber_transfer.secrets_in_use(conn, [one.secret]) if one.secret else {""}
+            values = self._values(conn, member)
+            secrets = (
+                subscriber_transfer.secrets_in_use(conn, [member.secret]) if member.secret else {""}
+            )
             del values["email"], values["email_key"], values["address_hash"]
-            if one.secret in secrets:
+            if member.secret in secrets:
                 del values["secret"]
-            if subscriber_transfer.begin_anew(conn, known.id, values):
-                deliveries.cancel_owed(conn, [known.id], CancelReason.SUPERSEDED)
-                subscriber_transfer.unfollow(conn, known.id)
-                subscriber_transfer.follow(conn, {known.id: one.queries}, self.now)
-                subscriber_transfer.add_consents(conn, [self._consent(known.id, one)])
-                self._suppress_member(conn, one)
-        return _added(record, one, asked=False)
+            if subscriber_transfer.begin_anew(conn, existing.id, values):
+                deliveries.cancel_unsent(conn, [existing.id], CancelReason.SUPERSEDED)
+                subscriber_transfer.unfollow(conn, existing.id)
+                subscriber_transfer.follow(conn, {existing.id: member.queries}, self.now)
+                subscriber_transfer.add_consents(conn, [self._consent(existing.id, member)])
+                self._suppress_member(conn, member)
+        return _added(record, member, requested=False)
 
     def _add(self, conn: Connection, members: Sequence[Member]) -> dict[str, int]:
         """Add subscribers with topics, consents and suppressions; return ids by normalised address.
@@ -714,65 +722,71 @@ class Import:
         Addresses that were added concurrently are missing in the result.
         """
         if self.dry_run:
-            return {one.key: 0 for one in members}
-        members = sorted(members, key=lambda one: one.key)
-        taken = subscriber_transfer.secrets_in_use(
-            conn, [one.secret for one in members if one.secret]
+            return {member.key: 0 for member in members}
+        members = sorted(members, key=lambda member: member.key)
+        in_use = subscriber_transfer.secrets_in_use(
+            conn, [member.secret for member in members if member.secret]
         )
         rows = []
-        for one in members:
-            values = self._values(conn, one)
-            if not one.secret or one.secret in taken:
+        for member in members:
+            values = self._values(conn, member)
+            if not member.secret or member.secret in in_use:
                 values["secret"] = token_urlsafe(16)
-            taken.add(values["secret"])
+            in_use.add(values["secret"])
             rows.append(values)
         added = subscriber_transfer.add_subscribers(conn, rows)
-        stored = [(added[one.key], one) for one in members if one.key in added]
-        subscriber_transfer.follow(conn, {id_: one.queries for id_, one in stored}, self.now)
-        agreed = [(id_, one) for id_, one in stored if not one.must_ask and _has_agreed(one)]
-        subscriber_transfer.add_consents(conn, [self._consent(id_, one) for id_, one in agreed])
-        for _, one in stored:
-            self._suppress_member(conn, one)
+        stored = [(added[member.key], member) for member in members if member.key in added]
+        subscriber_transfer.follow(conn, {id_: member.queries for id_, member in stored}, self.now)
+        agreed = [
+            (id_, member)
+            for id_, member in stored
+            if not member.needs_confirmation and _has_agreed(member)
+        ]
+        subscriber_transfer.add_consents(
+            conn, [self._consent(id_, member) for id_, member in agreed]
+        )
+        for _, member in stored:
+            self._suppress_member(conn, member)
         return added
 
-    def _values(self, conn: Connection, one: Member) -> dict[str, Any]:
-        is_active = one.status is SubscriberStatus.ACTIVE
-        schedule = one.choices.schedule
-        cursor, since = self._place(conn, one)
+    def _values(self, conn: Connection, member: Member) -> dict[str, Any]:
+        is_active = member.status is SubscriberStatus.ACTIVE
+        schedule = member.choices.schedule
+        cursor, since = self._place(conn, member)
         return {
-            "email": one.email,
-            "email_key": one.key,
-            "address_hash": self._address_hash(one.key),
-            "status": one.status,
+            "email": member.email,
+            "email_key": member.key,
+            "address_hash": self._address_hash(member.key),
+            "status": member.status,
             "at": schedule.at,
             "timezone": schedule.timezone,
             "frequency": schedule.frequency,
             "weekday": int(schedule.weekday),
-            "max_papers": one.choices.max_papers,
-            "breadth": one.choices.breadth,
-            "secret": one.secret,
-            "paused_until": one.paused_until,
-            "next_slot_at": None if one.has_left else self._next_slot(one),
-            "last_slot_at": one.last_slot_at,
-            "last_edition_on": one.last_edition_on,
+            "max_papers": member.choices.max_papers,
+            "breadth": member.choices.breadth,
+            "secret": member.secret,
+            "paused_until": member.paused_until,
+            "next_slot_at": None if member.has_left else self._next_slot(member),
+            "last_slot_at": member.last_slot_at,
+            "last_edition_on": member.last_edition_on,
             "cursor": cursor,
             "papers_from": since,
-            "created_at": one.joined_at or self.now,
-            "confirmed_at": one.confirmed_at or (self.now if is_active else None),
-            "left_at": (one.left_at or self.now) if one.has_left else None,
-            "left_reason": one.left_reason if one.has_left else None,
-            "welcome_due": one.welcome_due and is_active,
+            "created_at": member.joined_at or self.now,
+            "confirmed_at": member.confirmed_at or (self.now if is_active else None),
+            "left_at": (member.left_at or self.now) if member.has_left else None,
+            "left_reason": member.left_reason if member.has_left else None,
+            "welcome_due": member.welcome_due and is_active,
         }
 
-    def _next_slot(self, one: Member) -> datetime:
-        schedule = one.choices.schedule
-        if one.last_slot_at and one.last_edition_on:
-            return slots.next_slot(schedule, one.last_slot_at, one.last_edition_on)
-        return slots.first_slot(schedule, self.now, one.last_slot_at, one.last_edition_on)
+    def _next_slot(self, member: Member) -> datetime:
+        schedule = member.choices.schedule
+        if member.last_slot_at and member.last_edition_on:
+            return slots.next_slot(schedule, member.last_slot_at, member.last_edition_on)
+        return slots.first_slot(schedule, self.now, member.last_slot_at, member.last_edition_on)
 
-    def _place(self, conn: Connection, one: Member) -> tuple[int, date | None]:
+    def _place(self, conn: Connection, member: Member) -> tuple[int, date | None]:
         """Return the cursor and the first day whose papers are new to this subscriber."""
-        until = one.covered_until
+        until = member.covered_until
         if until not in self._cursors:
             self._cursors[until] = (
                 ingest_state.last_before(conn, until)
@@ -781,41 +795,41 @@ class Import:
             )
         return self._cursors[until], subscriber_transfer.papers_from(until) if until else None
 
-    def _consent(self, subscriber_id: int, one: Member) -> dict[str, Any]:
-        agreed_at = one.consent.agreed_at or one.confirmed_at or self.now
+    def _consent(self, subscriber_id: int, member: Member) -> dict[str, Any]:
+        agreed_at = member.consent.agreed_at or member.confirmed_at or self.now
         return {
             "kind": RequestKind.JOIN,
             "subscriber_id": subscriber_id,
-            "email": one.email,
-            "email_key": one.key,
-            "origin": one.consent.origin,
-            "wording": one.consent.wording,
+            "email": member.email,
+            "email_key": member.key,
+            "origin": member.consent.origin,
+            "wording": member.consent.wording,
             "choices": {},
-            "created_at": one.consent.asked_at or agreed_at,
+            "created_at": member.consent.requested_at or agreed_at,
             "expires_at": agreed_at,
             "used_at": agreed_at,
-            "ip": one.consent.ip,
+            "ip": member.consent.ip,
         }
 
-    def _suppress_member(self, conn: Connection, one: Member) -> None:
-        if one.suppression:
-            reason, since = one.suppression
+    def _suppress_member(self, conn: Connection, member: Member) -> None:
+        if member.suppression:
+            reason, since = member.suppression
             suppressions.add_imported(
-                conn, [Suppression(self._address_hash(one.key), reason, since)]
+                conn, [Suppression(self._address_hash(member.key), reason, since)]
             )
 
     def _ask(
-        self, conn: Connection, subscriber_id: int, one: Member, suppressed: Suppression | None
+        self, conn: Connection, subscriber_id: int, member: Member, suppressed: Suppression | None
     ) -> bool:
         """Queue a confirmation if the limits per address allow it; return whether it was queued."""
-        to = abuse_limits.limit_keys(one.email, None, self.suppression_key)
+        to = abuse_limits.limit_keys(member.email, None, self.suppression_key)
         wanted = abuse_limits.may_send_mail(
             conn, to, self.now, suppressed.reason if suppressed else None
         )
         if self.dry_run:
             return wanted
         subscribe.ask_to_confirm(
-            conn, subscriber_id, one.email, one.choices, to, Origin.IMPORT, self.now,
+            conn, subscriber_id, member.email, member.choices, to, Origin.IMPORT, self.now,
             wanted=wanted,
         )  # fmt: skip
         return wanted
@@ -830,24 +844,26 @@ def _is_hash(record: Record) -> bool:
     return not cells.get("email") and bool(cells.get("address_hash"))
 
 
-def _is_erased(suppression: Suppression | None, one: Member) -> bool:
+def _is_erased(suppression: Suppression | None, member: Member) -> bool:
     """Return whether an address was erased here and has not been confirmed elsewhere since."""
     if suppression is None or suppression.reason is not SuppressionReason.ERASED:
         return False
-    return one.confirmed_at is None or one.confirmed_at <= suppression.since
+    return member.confirmed_at is None or member.confirmed_at <= suppression.since
 
 
-def _has_agreed(one: Member) -> bool:
-    return one.status is SubscriberStatus.ACTIVE or one.consent.agreed_at is not None
+def _has_agreed(member: Member) -> bool:
+    return member.status is SubscriberStatus.ACTIVE or member.consent.agreed_at is not None
 
 
-def _added(record: Record, one: Member, *, asked: bool) -> Imported:
-    if asked:
+def _added(record: Record, member: Member, *, requested: bool) -> Imported:
+    if requested:
         return _result(record, ImportReport.ADDED, "asked")
-    if one.suppression:
-        return _result(record, ImportReport.ADDED, SUPPRESSED, one.suppression[0])
-    reason = "gets no confirmation mail now: a limit was reached" if one.must_ask else ""
-    return _result(record, ImportReport.ADDED, one.status, reason)
+    if member.suppression:
+        return _result(record, ImportReport.ADDED, SUPPRESSED, member.suppression[0])
+    reason = (
+        "gets no confirmation mail now: a limit was reached" if member.needs_confirmation else ""
+    )
+    return _result(record, ImportReport.ADDED, member.status, reason)
 
 
 def _result(record: Record, outcome: ImportReport, status: str = "", reason: str = "") -> Imported:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 
 from pipeline.domain import Subscriber, SubscriberStatus
 from pipeline.errors import InvalidTokenError, NotFoundError
-from pipeline.signup.choices import first_slot, known
+from pipeline.signup.choices import existing_subscriber, first_slot
 from pipeline.storage import ingest_state, subscribers
 from pipeline.storage.database import retry_transaction
 from pipeline.translations import gettext
@@ -37,7 +37,7 @@ def leave(engine: Engine, secret: str, now: datetime) -> Subscriber:
     with engine.begin() as conn:
         subscriber = _holder(conn, secret)
         subscribers.leave(conn, subscriber.id, now)
-        subscriber = known(conn, subscriber.id)
+        subscriber = existing_subscriber(conn, subscriber.id)
     log.info("subscriber.unsubscribed", subscriber=subscriber.id)
     return subscriber
 
@@ -70,7 +70,7 @@ def undo(engine: Engine, secret: str, now: datetime) -> Subscriber:
             cursor=max(subscriber.cursor, floor),
             next_slot_at=first_slot(subscriber, subscriber.schedule, now),
         )
-        subscriber = known(conn, subscriber.id)
+        subscriber = existing_subscriber(conn, subscriber.id)
     if subscriber.status is not SubscriberStatus.ACTIVE:
         raise InvalidTokenError(gettext("It is too late to undo this. Subscribe again."))
     if won:

@@ -54,14 +54,14 @@ class ArxivAPI:
             start += answer.entries or _SLICE
 
     def _page(self, query: str, start: int, now: datetime) -> ParsedDocument:
-        asked = {
+        params = {
             "search_query": query,
             "start": start,
             "max_results": _SLICE,
             "sortBy": "submittedDate",
             "sortOrder": "ascending",
         }
-        url = f"{self.base}/api/query?{urlencode(asked)}"
+        url = f"{self.base}/api/query?{urlencode(params)}"
         for _ in range(2):  # retry once: the API sometimes returns an empty page too early
             fetched = self.client.get(
                 url,
@@ -154,9 +154,9 @@ class Arxiv:
         today = now.astimezone(NEW_YORK).date()
         new = tuple(feed_days(last.day + _DAY if last else since, day or today))
         missing = tuple(sorted({*(last.missing if last else ()), *new}))
-        asked = tuple(d for d in missing if last is None or today - d <= _ASKED_FOR)
-        filled = self._fill(asked, now, keep_feed=bool(last and fresh))
-        left = tuple(d for d in missing if d > filled.latest or d not in asked)
+        requested = tuple(d for d in missing if last is None or today - d <= _ASKED_FOR)
+        filled = self._fill(requested, now, keep_feed=bool(last and fresh))
+        left = tuple(d for d in missing if d > filled.latest or d not in requested)
         left = tuple(d for d in left if today - d <= (_REPORTED_FOR if last else _ASKED_FOR))
         moved = _next_cursor(last, day, new, fingerprint, left)
         return FetchResult(
@@ -182,8 +182,8 @@ class Arxiv:
             return _Feed(unchanged=True)
         answer = _understood(fetched.body)
         if answer.entries < _FEED_CAP or len(categories) == 1:
-            kept = ((fetched.url, fetched.validator),) if fetched.validator else ()
-            return _Feed(answer.sightings, answer.skipped, kept)
+            validators = ((fetched.url, fetched.validator),) if fetched.validator else ()
+            return _Feed(answer.sightings, answer.skipped, validators)
         middle = len(categories) // 2
         halves = (categories[:middle], categories[middle:])
         # Unconditional requests: if one half returned 304, its papers would be missing.

@@ -169,16 +169,16 @@ def each_once(sightings: Iterable[Sighting]) -> tuple[Sighting, ...]:
 
     If any sighting of a paper is new, return that one rather than the update.
     """
-    kept: dict[str, Sighting] = {}
+    merged: dict[str, Sighting] = {}
     for sighting in sightings:
-        before = kept.get(sighting.source_id)
+        before = merged.get(sighting.source_id)
         if before is None:
-            kept[sighting.source_id] = sighting
+            merged[sighting.source_id] = sighting
             continue
         first = before if before.update_only <= sighting.update_only else sighting
         both = tuple(dict.fromkeys((*first.categories, *before.categories, *sighting.categories)))
-        kept[sighting.source_id] = replace(first, categories=both)
-    return tuple(kept.values())
+        merged[sighting.source_id] = replace(first, categories=both)
+    return tuple(merged.values())
 
 
 # --- OAI-PMH ------------------------------------------------------------------------------------

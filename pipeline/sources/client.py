@@ -40,13 +40,13 @@ class Validators(Protocol):
 class MemoryValidators:
     """HTTP validators kept in memory for the life of the process."""
 
-    kept: dict[str, Validator] = field(default_factory=dict)
+    validators: dict[str, Validator] = field(default_factory=dict)
 
     def get(self, url: str) -> Validator | None:
-        return self.kept.get(url)
+        return self.validators.get(url)
 
     def put(self, url: str, validator: Validator) -> None:
-        self.kept[url] = validator
+        self.validators[url] = validator
 
 
 def no_waiting(limit: str) -> None:
@@ -114,8 +114,10 @@ class Client:
         deadline, or on a 5xx without Retry-After. Raise SourceError if no attempt succeeds; its
         `retry_at` is set if the server sent Retry-After.
         """
-        known = self.validators.get(url) if conditional else None
-        request = _Request(source, now, {**(headers or {}), **_conditions(known)}, accept, hosts)
+        validator = self.validators.get(url) if conditional else None
+        request = _Request(
+            source, now, {**(headers or {}), **_conditions(validator)}, accept, hosts
+        )
         with self._turns[limit]:
             for pause in (*self.pauses, None):
                 self.wait_turn(limit)
@@ -186,7 +188,7 @@ class Client:
             if not target:
                 raise SourceError(request.source, f"a redirect to nowhere from {response.url}")
             return status, target, b"", None
-        if status == 304 and request.asked_for_changes:
+        if status == 304 and request.is_conditional:
             return status, None, b"", None
         if status == 200 or status in request.accept:
             body = b"".join(_body(response, self.bounds, request.source))
@@ -205,7 +207,7 @@ class _Request:
     hosts: frozenset[str] | None
 
     @property
-    def asked_for_changes(self) -> bool:
+    def is_conditional(self) -> bool:
         return "If-None-Match" in self.headers or "If-Modified-Since" in self.headers
 
     def check_hop(self, first: str, here: str) -> None:
@@ -240,14 +242,14 @@ def user_agent(version: str, site_url: str, contact: str | None) -> str:
 def _conditions(validator: Validator | None) -> dict[str, str]:
     if validator is None:
         return {}
-    asked = {"If-None-Match": validator.etag, "If-Modified-Since": validator.last_modified}
-    return {name: value for name, value in asked.items() if value}
+    headers = {"If-None-Match": validator.etag, "If-Modified-Since": validator.last_modified}
+    return {name: value for name, value in headers.items() if value}
 
 
 def _validator(response: requests.Response) -> Validator | None:
     etag, last_modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
-    kept = [v if v and len(v) <= 500 and v.isprintable() else None for v in (etag, last_modified)]
-    return Validator(*kept) if any(kept) else None
+    values = [v if v and len(v) <= 500 and v.isprintable() else None for v in (etag, last_modified)]
+    return Validator(*values) if any(values) else None
 
 
 def _refusal(response: requests.Response, request: _Request) -> Exception:

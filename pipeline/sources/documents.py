@@ -178,8 +178,8 @@ class _Builder:
             raise DocumentError(f"has an entry of more than {_MOST_ELEMENTS:,} elements")
         if self._all > _MOST_ELEMENTS_IN_ALL:
             raise DocumentError(f"has more than {_MOST_ELEMENTS_IN_ALL:,} elements")
-        kept = {name: attributes[name][:2000] for name in _ATTRIBUTES if name in attributes}
-        element = Element(tag.rpartition("}")[2][:100], kept)
+        retained = {name: attributes[name][:2000] for name in _ATTRIBUTES if name in attributes}
+        element = Element(tag.rpartition("}")[2][:100], retained)
         if self._open:
             self._open[-1].children.append(element)
         self.root = self.root or element

@@ -67,8 +67,8 @@ def arxiv_categories(names: object) -> tuple[str, ...]:
     """
     if not isinstance(names, (list, tuple)):
         return ()
-    known = (n for n in names[:100] if isinstance(n, str) and len(n) < 40)
-    return tuple(dict.fromkeys(n for n in known if _CATEGORY.fullmatch(n)))
+    candidates = (n for n in names[:100] if isinstance(n, str) and len(n) < 40)
+    return tuple(dict.fromkeys(n for n in candidates if _CATEGORY.fullmatch(n)))
 
 
 def _without_subject(name: str) -> str:

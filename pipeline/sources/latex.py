@@ -161,7 +161,7 @@ def _without_commands(text: str) -> str:
 
 def _script(match: re.Match[str]) -> str:
     table = _RAISED if match[1] == "super" else _LOWERED
-    return match[2].translate(table) if set(match[2]) <= {chr(one) for one in table} else match[2]
+    return match[2].translate(table) if set(match[2]) <= {chr(code) for code in table} else match[2]
 
 
 def _quoted(match: re.Match[str]) -> str:

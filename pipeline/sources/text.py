@@ -211,10 +211,10 @@ def https_link(url: object) -> str | None:
         return None
     try:
         parts = urlsplit(url)
-        known = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return None
-    return url if known and "@" not in parts.netloc else None
+    return url if is_valid and "@" not in parts.netloc else None
 
 
 def _without_markup(text: str) -> str:

@@ -73,17 +73,17 @@ class KnownPaper:
 
 
 def same_work(
-    sighting: Sighting, known: Sequence[KnownPaper], seen: KnownPaper | None = None
+    sighting: Sighting, candidates: Sequence[KnownPaper], seen: KnownPaper | None = None
 ) -> list[KnownPaper]:
-    """Return the papers of `known` that this sighting announces, best evidence first.
+    """Return the papers of `candidates` that this sighting announces, best evidence first.
 
-    `known` are the papers with an equal arXiv id, DOI or title, and `seen`: the paper that the same
-    source announced with the same source id before. If several are returned, they are duplicates of
-    one work, to be merged. Papers with different arXiv ids are never the same work.
+    `candidates` are the papers with an equal arXiv id, DOI or title, and `seen`: the paper that the
+    same source announced with the same source id before. If several are returned, they are
+    duplicates of one work, to be merged. Papers with different arXiv ids are never the same work.
     """
     fits = [
         paper
-        for paper in known
+        for paper in candidates
         if not (paper.arxiv_id and sighting.arxiv_id and paper.arxiv_id != sighting.arxiv_id)
     ]
     by_arxiv = [p for p in fits if sighting.arxiv_id and p.arxiv_id == sighting.arxiv_id]
@@ -92,7 +92,7 @@ def same_work(
     found = {p.id: p for p in (*by_arxiv, *by_name, *by_doi)}
     if found:
         return _one_arxiv_id(list(found.values()))
-    return _by_title(sighting, fits, known)[:1]
+    return _by_title(sighting, fits, candidates)[:1]
 
 
 def _by_title(
@@ -179,8 +179,8 @@ def _earliest(*days: str | None) -> str | None:
 
 def _knows_better(content: dict[str, Any], theirs: dict[str, Any]) -> bool:
     if content["words_from"] == theirs["words_from"]:
-        known, other = content["words_version"], theirs["words_version"]
-        return other is None or known is None or other >= known
+        ours, their_version = content["words_version"], theirs["words_version"]
+        return their_version is None or ours is None or their_version >= ours
     return _authority(theirs["words_from"]) < _authority(content["words_from"])
 
 
@@ -190,8 +190,8 @@ def _newest_version(content: dict[str, Any], theirs: dict[str, Any]) -> int | No
     Version numbers of different sources are not comparable.
     """
     same_source = content["words_from"] == theirs["words_from"]
-    known: int | None = theirs["words_version"]
-    return known or (content["words_version"] if same_source else None)
+    version: int | None = theirs["words_version"]
+    return version or (content["words_version"] if same_source else None)
 
 
 def _authority(source: str) -> int:

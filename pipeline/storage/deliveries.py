@@ -42,7 +42,7 @@ from sqlalchemy.dialects import postgresql
 
 from pipeline.domain import (
     MAIL_KINDS,
-    OWED,
+    UNSENT,
     Delivery,
     DeliveryKind,
     DeliveryStatus,
@@ -71,7 +71,7 @@ LONGEST_LEASE: Final = timedelta(hours=1)  # a lease that ends later was written
 SECOND_CHANCE: Final = timedelta(hours=18)  # least remaining lifetime after the operator resends
 
 _ROW = DeliveryRow.__table__.c
-_OWED: Final = tuple(OWED)
+_UNSENT: Final = tuple(UNSENT)
 IN_HAND: Final = (DeliveryStatus.LEASED, DeliveryStatus.SENDING)
 _REFUSED: Final = (DeliveryStatus.FAILED, DeliveryStatus.SUPPRESSED)
 _STILL_COUNTS: Final = (DeliveryStatus.SENDING, DeliveryStatus.SENT, DeliveryStatus.UNCERTAIN)
@@ -202,14 +202,14 @@ def claim(
     if besides:
         place &= _ROW.domain.not_in(sorted(besides))
     while True:
-        taken: list[int] = []
+        claimed: list[int] = []
         for precedence in Precedence:
-            if len(taken) < limit:
-                due = _due(precedence, now).where(place).limit(limit - len(taken))
-                taken += _take(conn, due, token, now + lease)
-        found = _read(conn, taken)
-        _postpone(conn, set(taken) - {delivery.id for delivery in found}, now + UNREADABLE_REST)
-        if found or not taken:
+            if len(claimed) < limit:
+                due = _due(precedence, now).where(place).limit(limit - len(claimed))
+                claimed += _take(conn, due, token, now + lease)
+        found = _read(conn, claimed)
+        _postpone(conn, set(claimed) - {delivery.id for delivery in found}, now + UNREADABLE_REST)
+        if found or not claimed:
             return found
 
 
@@ -366,13 +366,13 @@ def _settle_sent(
     conn: Connection, settlements: Sequence[Settlement], token: str, now: datetime
 ) -> int:
     lease = {"token": token, "now": now}
-    taken: list[dict[str, Any]] = [
+    accepted: list[dict[str, Any]] = [
         {"id_": one.delivery_id, "queue_id": one.queue_id, "reply": _cut(one.reply)}
         for one in settlements
     ]
     if conn.dialect.name == "postgresql":
-        return conn.execute(_SENT_TOGETHER, {"taken": json.dumps(taken), **lease}).rowcount
-    return conn.execute(_SENT, [one | lease for one in taken]).rowcount
+        return conn.execute(_SENT_TOGETHER, {"accepted": json.dumps(accepted), **lease}).rowcount
+    return conn.execute(_SENT, [one | lease for one in accepted]).rowcount
 
 
 def _settle_one(
@@ -450,14 +450,14 @@ def expire_due(conn: Connection, now: datetime, limit: int = CHUNK) -> int:
     """
     over = (
         select(_ROW.id)
-        .where(_ROW.status.in_(_OWED), _ROW.expires_at <= now)
+        .where(_ROW.status.in_(_UNSENT), _ROW.expires_at <= now)
         .limit(limit)
         .with_for_update(skip_locked=True)
         .cte("over")
     )
     ended = conn.execute(
         update(DeliveryRow)
-        .where(_ROW.id.in_(select(over.c.id)), _ROW.status.in_(_OWED))
+        .where(_ROW.id.in_(select(over.c.id)), _ROW.status.in_(_UNSENT))
         .values(**_released(DeliveryStatus.EXPIRED, "no server took it in time"))
         .returning(_ROW.id)
     ).scalars()
@@ -512,7 +512,7 @@ def requeue_refused(conn: Connection, delivery_ids: Collection[int], now: dateti
         newer.subscriber_id == _ROW.subscriber_id,
         newer.id != _ROW.id,
         newer.range_to >= _ROW.range_to,
-        newer.status.in_([*_OWED, *_STILL_COUNTS]),
+        newer.status.in_([*_UNSENT, *_STILL_COUNTS]),
     )
     for some in in_chunks(sorted(delivery_ids), CHUNK):
         refused = _ROW.id.in_(some), _ROW.status.in_(_REFUSED)
@@ -568,7 +568,7 @@ def resend_uncertain(conn: Connection, kinds: Collection[DeliveryKind], now: dat
     ).rowcount
 
 
-def cancel_owed(
+def cancel_unsent(
     conn: Connection,
     subscriber_ids: Collection[int],
     reason: str,
@@ -587,7 +587,7 @@ def cancel_owed(
     for some in in_chunks(sorted(subscriber_ids), CHUNK):
         ended += conn.execute(
             update(DeliveryRow)
-            .where(_ROW.subscriber_id.in_(some), _ROW.status.in_(_OWED), is_meant)
+            .where(_ROW.subscriber_id.in_(some), _ROW.status.in_(_UNSENT), is_meant)
             .values(**_released(DeliveryStatus.CANCELLED, reason))
             .returning(_ROW.id)
         ).scalars()
@@ -605,7 +605,7 @@ def cancel_suppressed(
     `_is_suppressed`).
     """
     theirs = select(SubscriberRow.id).where(SubscriberRow.address_hash == address_hash)
-    ended = _ROW.subscriber_id.in_(theirs) & _ROW.status.in_(_OWED)
+    ended = _ROW.subscriber_id.in_(theirs) & _ROW.status.in_(_UNSENT)
     if reason is not SuppressionReason.COMPLAINT:
         ended &= (_ROW.kind != DeliveryKind.CONFIRMATION) | (_ROW.created_at <= since)
     conn.execute(
@@ -681,7 +681,7 @@ def set_cursors_back(conn: Connection, delivery_ids: Collection[int]) -> None:
         other.id != _ROW.id,
         other.range_from <= _ROW.range_from,
         other.range_to >= _ROW.range_to,
-        other.status.in_([*_OWED, *_STILL_COUNTS]),
+        other.status.in_([*_UNSENT, *_STILL_COUNTS]),
     )
     for some in in_chunks(delivery_ids, CHUNK):
         back_to = (
@@ -711,7 +711,7 @@ def readdress(conn: Connection, subscriber_id: int, email: str) -> None:
         .where(
             _ROW.subscriber_id == subscriber_id,
             _ROW.address.is_(None),
-            _ROW.status.in_([*_OWED, DeliveryStatus.UNCERTAIN]),
+            _ROW.status.in_([*_UNSENT, DeliveryStatus.UNCERTAIN]),
         )
         .values(domain=domain_of(email))
     )
@@ -723,16 +723,16 @@ def cancel_edition(conn: Connection, edition_on: date, limit: int = CHUNK) -> in
     Cursors are set back, so that the next digest includes the papers. Rows locked by another
     transaction are skipped.
     """
-    owed = (
+    unsent = (
         select(_ROW.id)
-        .where(_ROW.edition_on == edition_on, _ROW.status.in_(_OWED))
+        .where(_ROW.edition_on == edition_on, _ROW.status.in_(_UNSENT))
         .limit(limit)
         .with_for_update(skip_locked=True)
         .cte("owed")
     )
     ended = conn.execute(
         update(DeliveryRow)
-        .where(_ROW.id.in_(select(owed.c.id)), _ROW.status.in_(_OWED))
+        .where(_ROW.id.in_(select(unsent.c.id)), _ROW.status.in_(_UNSENT))
         .values(**_released(DeliveryStatus.CANCELLED, CancelReason.OPERATOR))
         .returning(_ROW.id)
     ).scalars()
@@ -765,7 +765,7 @@ def redact_address(conn: Connection, request_ids: Collection[int]) -> None:
         elsewhere = and_(_ROW.request_id.in_(some), _ROW.address.is_not(None))
         conn.execute(
             update(DeliveryRow)
-            .where(elsewhere, _ROW.status.in_(_OWED))
+            .where(elsewhere, _ROW.status.in_(_UNSENT))
             .values(**_released(DeliveryStatus.CANCELLED, CancelReason.ERASED))
         )
         conn.execute(
@@ -848,7 +848,7 @@ def _is_suppressed() -> ColumnElement[bool]:
     if it was requested after it, unless the reason is a complaint: see signup.abuse_limits.
     """
     overriding = [kind for kind, mail in MAIL_KINDS.items() if mail.overrides_suppression]
-    may_be_asked = and_(
+    is_exempt = and_(
         _ROW.kind.in_(overriding),
         SuppressionRow.reason != SuppressionReason.COMPLAINT,
         SuppressionRow.since <= _ROW.created_at,
@@ -858,7 +858,7 @@ def _is_suppressed() -> ColumnElement[bool]:
         exists().where(
             SubscriberRow.id == _ROW.subscriber_id,
             SuppressionRow.hash == SubscriberRow.address_hash,
-            ~may_be_asked,
+            ~is_exempt,
         ),
     )
 
@@ -926,11 +926,11 @@ def _sent(id_: ColumnElement[int], queue_id: Any, reply: Any) -> Update:
 
 
 def _sent_together() -> Update:
-    """Return `_sent` for all rows of the JSON array `taken`: half the work on PostgreSQL."""
-    rows = func.json_to_recordset(cast(bindparam("taken", type_=Text), postgresql.JSON))
+    """Return `_sent` for all rows of the JSON array `accepted`: half the work on PostgreSQL."""
+    rows = func.json_to_recordset(cast(bindparam("accepted", type_=Text), postgresql.JSON))
     columns = column("id_", BigInteger), column("queue_id", Text), column("reply", Text)
-    taken = rows.table_valued(*columns).render_derived("taken", with_types=True).c
-    return _sent(taken.id_, taken.queue_id, taken.reply)
+    accepted = rows.table_valued(*columns).render_derived("accepted", with_types=True).c
+    return _sent(accepted.id_, accepted.queue_id, accepted.reply)
 
 
 _SENT: Final = _sent(

@@ -175,8 +175,10 @@ def unreadable(conn: Connection) -> list[tuple[object, str]]:
 
 def record_of(conn: Connection, subscriber_id: int) -> list[dict[str, Any]]:
     """Return all stored columns of a subscriber's deliveries, oldest first, without the lease."""
-    kept = [column for column in _ROW if column.name not in {"lease", "lease_until"}]
-    rows = conn.execute(select(*kept).where(_ROW.subscriber_id == subscriber_id).order_by(_ROW.id))
+    columns = [column for column in _ROW if column.name not in {"lease", "lease_until"}]
+    rows = conn.execute(
+        select(*columns).where(_ROW.subscriber_id == subscriber_id).order_by(_ROW.id)
+    )
     return [dict(row._mapping) for row in rows]
 
 

@@ -99,7 +99,7 @@ def supersede(
     """
     oldest: dict[int, Superseded] = {}
     for chunk in in_chunks(subscriber_ids, CHUNK):
-        ended = deliveries.cancel_owed(conn, chunk, reason, LIST_MAIL)
+        ended = deliveries.cancel_unsent(conn, chunk, reason, LIST_MAIL)
         for row in conn.execute(
             select(DeliveryRow.id, DeliveryRow.subscriber_id, DeliveryRow.range_from).where(
                 DeliveryRow.id.in_(ended), DeliveryRow.kind.in_(DIGESTS)
@@ -309,17 +309,17 @@ def papers_of(conn: Connection, delivery_ids: Iterable[int]) -> defaultdict[int,
 def record_of(conn: Connection, subscriber_id: int) -> defaultdict[int, list[dict[str, Any]]]:
     """Return all stored picks of a subscriber by delivery id, in order, with their reasons."""
     picks: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
-    kept = [c for c in PickRow.__table__.c if c.name not in {"delivery_id", "paper_id"}]
+    columns = [c for c in PickRow.__table__.c if c.name not in {"delivery_id", "paper_id"}]
     for row in conn.execute(
-        select(PickRow.delivery_id, PaperRow.arxiv_id, PaperRow.doi, PaperRow.title_key, *kept)
+        select(PickRow.delivery_id, PaperRow.arxiv_id, PaperRow.doi, PaperRow.title_key, *columns)
         .join(DeliveryRow, DeliveryRow.id == PickRow.delivery_id)
         .join(PaperRow, PaperRow.id == PickRow.paper_id)
         .where(DeliveryRow.subscriber_id == subscriber_id)
         .order_by(PickRow.delivery_id, PickRow.position)
     ):
-        delivery_id, *known = row[:4]
-        frozen = dict(zip([c.name for c in kept], row[4:], strict=True))
-        picks[delivery_id].append({"paper": paper_key(*known), **frozen})
+        delivery_id, *identifiers = row[:4]
+        frozen = dict(zip([c.name for c in columns], row[4:], strict=True))
+        picks[delivery_id].append({"paper": paper_key(*identifiers), **frozen})
     return picks
 
 

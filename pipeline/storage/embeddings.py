@@ -48,15 +48,15 @@ class CachedEmbeddings:
 
         by_key = {key(text): text for text in texts}
         with read_only(self.engine) as conn:
-            known = load_vectors(conn, self.model.name, by_key)
-        missing = [text_key for text_key in by_key if text_key not in known] if self.makes else []
+            cached = load_vectors(conn, self.model.name, by_key)
+        missing = [text_key for text_key in by_key if text_key not in cached] if self.makes else []
         for chunk in in_chunks(missing, EMBEDDED_AT_ONCE):
             made = self.model.embed([by_key[text_key] for text_key in chunk]).astype("<f2")
             new = {text_key: row.tobytes() for text_key, row in zip(chunk, made, strict=True)}
             self._add(new)
-            known |= new
+            cached |= new
         unknown = np.full(self.model.size, np.nan, dtype="<f2").tobytes()
-        rows = [known.get(key(text), unknown) for text in texts]
+        rows = [cached.get(key(text), unknown) for text in texts]
         rows = [row if len(row) == len(unknown) else unknown for row in rows]  # NaN if damaged
         vectors = np.frombuffer(b"".join(rows), dtype="<f2").reshape(len(rows), -1)
         return vectors.astype(np.float32)
@@ -84,15 +84,15 @@ def key(text: str) -> str:
 
 def load_vectors(conn: Connection, model: str, keys: Iterable[str]) -> dict[str, bytes]:
     """Return the cached vectors (little-endian float16) by key; missing keys are left out."""
-    known: dict[str, bytes] = {}
+    cached: dict[str, bytes] = {}
     for chunk in in_chunks(keys, CHUNK):
         rows = conn.execute(
             select(EmbeddingRow.text_key, EmbeddingRow.vector).where(
                 EmbeddingRow.model == model, EmbeddingRow.text_key.in_(chunk)
             )
         )
-        known |= {row.text_key: row.vector for row in rows}
-    return known
+        cached |= {row.text_key: row.vector for row in rows}
+    return cached
 
 
 def store_vectors(conn: Connection, model: str, vectors: Mapping[str, bytes]) -> None:

@@ -303,11 +303,11 @@ def _hold(conn: Connection, trip: TripReason, now: datetime) -> None:
 
 
 def _open_breaker(conn: Connection, reason: str, now: datetime) -> None:
-    known = send_controls.circuit_breaker(conn)
-    if known is None:
+    breaker = send_controls.circuit_breaker(conn)
+    if breaker is None:
         send_controls.open_breaker(conn, reason, now, OPEN_FOR)
     else:
-        send_controls.reopen_breaker(conn, known, reason, now, OPEN_FOR)
+        send_controls.reopen_breaker(conn, breaker, reason, now, OPEN_FOR)
 
 
 def _void(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
@@ -317,7 +317,7 @@ def _void(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
     ones fail, and the cursors of their subscribers are set back. SMTP refusals are deleted. Bounces
     are kept as evidence, without a kind: more of them may arrive for days.
     """
-    owed = {row.delivery_id for row in rows if row.server}
+    requeued = {row.delivery_id for row in rows if row.server}
     for row in rows:
         if not row.counted:
             continue
@@ -327,9 +327,9 @@ def _void(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
             )
         )
         if suppressions.lift_recent(conn, row.address_hash, OURS, since=row.at):
-            owed |= _ended_by_suppression(conn, row.address_hash, row.at)
+            requeued |= _ended_by_suppression(conn, row.address_hash, row.at)
     refusals.discard(conn, [row.delivery_id for row in rows if row.server])
-    deliveries.requeue_refused(conn, owed, now)
+    deliveries.requeue_refused(conn, requeued, now)
     returned = [row.delivery_id for row in rows if not row.server]
     for some in in_chunks(returned, CHUNK):
         conn.execute(

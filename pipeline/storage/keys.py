@@ -68,7 +68,7 @@ class Keys:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptKey:
+class StoredKey:
     """A row of `keys`."""
 
     name: KeyName
@@ -100,7 +100,7 @@ def in_use(
 
     while True:
         with read_only(engine) as conn:
-            known = kept(conn)
+            known = stored_keys(conn)
         found = settled(known, given_secret, given_suppression, now=now, link_life=link_life)
         if found is not None:
             return found
@@ -108,7 +108,7 @@ def in_use(
             log.debug("key.created", setting=name)
 
 
-def kept(conn: Connection) -> dict[KeyName, KeptKey]:
+def stored_keys(conn: Connection) -> dict[KeyName, StoredKey]:
     """Return the stored keys by name."""
     columns = (
         KeyRow.name,
@@ -118,11 +118,11 @@ def kept(conn: Connection) -> dict[KeyName, KeptKey]:
         KeyRow.retired_at,
     )
     rows = conn.execute(select(*columns)).all()
-    return {KeyName(row.name): KeptKey(KeyName(row.name), *row[1:]) for row in rows}
+    return {KeyName(row.name): StoredKey(KeyName(row.name), *row[1:]) for row in rows}
 
 
 def settled(
-    known: dict[KeyName, KeptKey],
+    stored: dict[KeyName, StoredKey],
     given_secret: Sequence[str],
     given_suppression: str | None,
     *,
@@ -135,7 +135,7 @@ def settled(
     links signed with it expire (`link_life` after it was retired). Raises SettingsError if
     SUPPRESSION_KEY is not the key of the stored suppressions: none of them would match any more.
     """
-    secret, suppression = known.get(KeyName.SECRET), known.get(KeyName.SUPPRESSION)
+    secret, suppression = stored.get(KeyName.SECRET), stored.get(KeyName.SUPPRESSION)
     if suppression is None or (secret is None and not given_secret):
         return None
     if secret is not None and (secret.retired_at is None) == bool(given_secret):
@@ -164,7 +164,7 @@ def settle(
         made.append(KeyName.SECRET)
     else:
         _alter_secret(conn, retired_at=None)
-    if KeyName.SUPPRESSION in kept(conn):
+    if KeyName.SUPPRESSION in stored_keys(conn):
         return made
     if given_suppression is not None:
         _check_sample(conn, given_suppression)
@@ -202,7 +202,7 @@ def log_origin(loaded: Settings, keys: Keys) -> None:
     )
 
 
-def _suppression(row: KeptKey, given: str | None) -> str:
+def _suppression(row: StoredKey, given: str | None) -> str:
     if given is not None:
         if fingerprint(given) != row.fingerprint:
             former = "the key that Paperboy made (`paperboy keys show`)" if row.value else "it back"
@@ -268,12 +268,12 @@ def _hash_anew(conn: Connection, key: str) -> None:
     Raises SettingsError if the address of a suppression is not stored any more (it was erased): its
     hash cannot be recomputed and must not be lost.
     """
-    known = conn.execute(
+    rows = conn.execute(
         select(SubscriberRow.email, SubscriberRow.address_hash).where(
             SubscriberRow.address_hash.not_like("erased:%")
         )
     ).all()
-    moved = {row.address_hash: addresses.address_hash(row.email, key) for row in known}
+    moved = {row.address_hash: addresses.address_hash(row.email, key) for row in rows}
     for old, new in moved.items():
         for column in HASHES:
             conn.execute(update(column.class_).where(column == old).values({column.key: new}))

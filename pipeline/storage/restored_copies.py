@@ -9,13 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, delete, func, insert, or_, select, text, update
 
-from pipeline.domain import (
-    OWED,
-    DeliveryKind,
-    DeliveryStatus,
-    Schedule,
-    SubscriberStatus,
-)
+from pipeline.domain import UNSENT, DeliveryKind, DeliveryStatus, Schedule, SubscriberStatus
 from pipeline.storage import addresses, deliveries, subscribers
 from pipeline.storage.database import upsert
 from pipeline.storage.deliveries import NewDelivery
@@ -33,7 +27,7 @@ GAP: Final = 1_000_000  # ids to skip if the replaced database, which may have u
 TAKEN: Final = "may have been sent before the restore"
 
 _ROW = DeliveryRow.__table__.c
-_OPEN: Final = (*OWED, DeliveryStatus.SENDING)
+_OPEN: Final = (*UNSENT, DeliveryStatus.SENDING)
 
 
 # --- Identity of the database -------------------------------------------------------------------
@@ -60,11 +54,11 @@ def identity(conn: Connection) -> str | None:
     return ":".join(map(str, (server, *conn.execute(database).one())))
 
 
-def noted_identity(conn: Connection) -> str | None:
+def stored_identity(conn: Connection) -> str | None:
     return conn.execute(select(DatabaseCopyRow.identity)).scalar_one_or_none()
 
 
-def note_identity(conn: Connection, identity: str, now: datetime) -> None:
+def store_identity(conn: Connection, identity: str, now: datetime) -> None:
     values = {"identity": identity, "noted_at": now}
     conn.execute(
         upsert(conn, DatabaseCopyRow)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Select, delete, exists, select, update
 
-from pipeline.domain import OWED, DeliveryStatus, SubscriberStatus
+from pipeline.domain import UNSENT, DeliveryStatus, SubscriberStatus
 from pipeline.storage.database import upsert
 from pipeline.storage.rate_limits import PROXIES
 from pipeline.storage.schema import (
@@ -29,7 +29,7 @@ from pipeline.storage.schema import (
     SubscriberRow,
 )
 
-_IN_PLAY: Final = (*OWED, DeliveryStatus.SENDING)
+_IN_PLAY: Final = (*UNSENT, DeliveryStatus.SENDING)
 
 
 def delete_pending(conn: Connection, *, before: datetime, limit: int) -> int:
@@ -37,13 +37,13 @@ def delete_pending(conn: Connection, *, before: datetime, limit: int) -> int:
 
     If such a subscriber was confirmed in the past, it becomes unsubscribed instead.
     """
-    asked_since = exists().where(
+    has_newer_request = exists().where(
         RequestRow.subscriber_id == SubscriberRow.id, RequestRow.created_at >= before
     )
     is_over = (
         (SubscriberRow.status == SubscriberStatus.PENDING)
         & (SubscriberRow.created_at < before)
-        & ~asked_since
+        & ~has_newer_request
     )
     # Lock first and check again: a transaction that held the row may have added a request.
     ids = _locked(conn, select(SubscriberRow.id).where(is_over), limit)

@@ -114,7 +114,7 @@ class _Chunk:
             )
             for row in self.conn.execute(query.where(column.in_(values))):
                 if row.id not in self.by_id:
-                    self._remember(_known(row))
+                    self._remember(_known_paper(row))
                     self.stored[row.id] = row.content
         for paper_id, source in self.conn.execute(
             select(SightingRow.paper_id, SightingRow.source).where(
@@ -167,7 +167,7 @@ class _Chunk:
 
     def _find(self, sighting: Sighting) -> list[KnownPaper]:
         seen = self.by_id.get(self.seen.get(_sighting_key(sighting), 0))
-        known = [
+        candidates = [
             paper
             for paper in (
                 seen,
@@ -177,7 +177,7 @@ class _Chunk:
             )
             if paper is not None
         ]
-        return same_work(sighting, list({p.id: p for p in known}.values()), seen)
+        return same_work(sighting, list({p.id: p for p in candidates}.values()), seen)
 
     def _create(self, sighting: Sighting) -> KnownPaper:
         row: dict[str, Any] = {
@@ -240,34 +240,36 @@ class _Chunk:
             paper.doi = sighting.doi
             self.by_doi[sighting.doi] = paper
 
-    def _merge_into(self, paper: KnownPaper, other: KnownPaper) -> None:
-        """Merge `other` into `paper`, because both are the same work, and delete `other`.
+    def _merge_into(self, paper: KnownPaper, duplicate: KnownPaper) -> None:
+        """Merge `duplicate` into `paper`, because both are the same work, and delete `duplicate`.
 
         Its sightings, matches and picks move to `paper`: readers that were sent one of the two are
         not sent the work again, and queued digests with either of them still contain it.
         """
         conn = self.conn
         conn.execute(
-            update(SightingRow).where(SightingRow.paper_id == other.id).values(paper_id=paper.id)
+            update(SightingRow)
+            .where(SightingRow.paper_id == duplicate.id)
+            .values(paper_id=paper.id)
         )
-        self._merge_matches(paper.id, other.id)
-        self._move_picks(paper, other)
-        conn.execute(delete(PaperRow).where(PaperRow.id == other.id))
-        paper.content = merged(paper.content, other.content)
-        paper.sources |= other.sources
-        paper.upvotes = other.upvotes if paper.upvotes is None else paper.upvotes
-        paper.comments = other.comments if paper.comments is None else paper.comments
-        paper.announced_on = min(paper.announced_on, other.announced_on)
-        paper.author_key = paper.author_key or other.author_key
-        paper.doi = paper.doi or other.doi
-        paper.arxiv_id = paper.arxiv_id or other.arxiv_id
-        paper.batch = min(paper.batch, other.batch)
+        self._merge_matches(paper.id, duplicate.id)
+        self._move_picks(paper, duplicate)
+        conn.execute(delete(PaperRow).where(PaperRow.id == duplicate.id))
+        paper.content = merged(paper.content, duplicate.content)
+        paper.sources |= duplicate.sources
+        paper.upvotes = duplicate.upvotes if paper.upvotes is None else paper.upvotes
+        paper.comments = duplicate.comments if paper.comments is None else paper.comments
+        paper.announced_on = min(paper.announced_on, duplicate.announced_on)
+        paper.author_key = paper.author_key or duplicate.author_key
+        paper.doi = paper.doi or duplicate.doi
+        paper.arxiv_id = paper.arxiv_id or duplicate.arxiv_id
+        paper.batch = min(paper.batch, duplicate.batch)
         paper.touched_batch = self.batch
-        self._forget(other)
+        self._forget(duplicate)
         for index in (self.by_arxiv, self.by_doi):
-            for key in [key for key, known in index.items() if known is other]:
+            for key in [key for key, indexed in index.items() if indexed is duplicate]:
                 index[key] = paper
-        self.seen = {key: paper.id if i == other.id else i for key, i in self.seen.items()}
+        self.seen = {key: paper.id if i == duplicate.id else i for key, i in self.seen.items()}
         self.changed.add(paper.id)
 
     def _merge_matches(self, paper_id: int, other_id: int) -> None:
@@ -296,8 +298,8 @@ class _Chunk:
             update(MatchRow).where(MatchRow.paper_id == other_id).values(paper_id=paper_id)
         )
 
-    def _move_picks(self, paper: KnownPaper, other: KnownPaper) -> None:
-        """Move picks of `other`, and copy the versions they refer to as versions of `paper`.
+    def _move_picks(self, paper: KnownPaper, duplicate: KnownPaper) -> None:
+        """Move picks of `duplicate`, and copy the versions they refer to as versions of `paper`.
 
         So digests keep the text they were compiled with. A queued digest that contains both papers
         keeps only the pick of `paper`.
@@ -305,7 +307,7 @@ class _Chunk:
         theirs = PickRow.__table__.alias("theirs")
         self.conn.execute(
             delete(PickRow).where(
-                PickRow.paper_id == other.id,
+                PickRow.paper_id == duplicate.id,
                 PickRow.delivery_id.in_(
                     select(theirs.c.delivery_id)
                     .join(DeliveryRow, DeliveryRow.id == theirs.c.delivery_id)
@@ -318,9 +320,9 @@ class _Chunk:
         picked = self.conn.execute(
             select(PaperVersionRow.version, PaperVersionRow.content)
             .where(
-                PaperVersionRow.paper_id == other.id,
+                PaperVersionRow.paper_id == duplicate.id,
                 PaperVersionRow.version.in_(
-                    select(PickRow.paper_version).where(PickRow.paper_id == other.id)
+                    select(PickRow.paper_version).where(PickRow.paper_id == duplicate.id)
                 ),
             )
             .order_by(PaperVersionRow.version)
@@ -334,7 +336,7 @@ class _Chunk:
             )
             self.conn.execute(
                 update(PickRow)
-                .where(PickRow.paper_id == other.id, PickRow.paper_version == row.version)
+                .where(PickRow.paper_id == duplicate.id, PickRow.paper_version == row.version)
                 .values(paper_id=paper.id, paper_version=paper.version)
             )
         if picked:
@@ -395,7 +397,7 @@ def _sighting_key(sighting: Sighting) -> tuple[str, str]:
     return sighting.source, bounded(name, LONGEST_SOURCE_ID)
 
 
-def _known(row: Any) -> KnownPaper:
+def _known_paper(row: Any) -> KnownPaper:
     return KnownPaper(
         id=row.id,
         arxiv_id=row.arxiv_id,

@@ -45,7 +45,7 @@ class StoredSubscriber:
 
 
 @dataclass(frozen=True, slots=True)
-class KnownSubscriber:
+class ExistingSubscriber:
     """A stored subscriber, found by address."""
 
     id: int
@@ -118,14 +118,14 @@ def _consents(conn: Connection, ids: Sequence[int]) -> dict[int, Mapping[str, An
     return {row.subscriber_id: dict(row._mapping) for row in rows}
 
 
-def known(
+def existing(
     conn: Connection, email_keys: Collection[str], *, lock: bool
-) -> dict[str, KnownSubscriber]:
+) -> dict[str, ExistingSubscriber]:
     """Return the stored subscribers with these addresses, by `email_key`.
 
     `lock` locks their rows, in order of id, until this transaction ends.
     """
-    asked_otherwise = exists().where(
+    has_own_request = exists().where(
         RequestRow.subscriber_id == SubscriberRow.id,
         RequestRow.kind == RequestKind.JOIN,
         RequestRow.origin != Origin.IMPORT,
@@ -136,7 +136,7 @@ def known(
             SubscriberRow.email_key,
             SubscriberRow.status,
             SubscriberRow.confirmed_at,
-            (~asked_otherwise).label("is_imported"),
+            (~has_own_request).label("is_imported"),
         )
         .where(SubscriberRow.email_key.in_(email_keys))
         .order_by(SubscriberRow.id)
@@ -144,7 +144,7 @@ def known(
     if lock:
         query = query.with_for_update()
     return {
-        row.email_key: KnownSubscriber(
+        row.email_key: ExistingSubscriber(
             row.id, SubscriberStatus(row.status), row.confirmed_at, bool(row.is_imported)
         )
         for row in conn.execute(query)
@@ -202,11 +202,11 @@ def follow(
     If a query occurs twice, its first label is stored. Missing topics are added.
     """
     queries = {query for pairs in followed.values() for query, _ in pairs}
-    known = select(TopicRow.id, TopicRow.query)
+    stored = select(TopicRow.id, TopicRow.query)
     found: dict[str, int] = {}
     for some in in_chunks(queries, CHUNK):
         # Lock: a topic without subscriptions may be deleted concurrently.
-        lock = known.where(TopicRow.query.in_(some)).order_by(TopicRow.id)
+        lock = stored.where(TopicRow.query.in_(some)).order_by(TopicRow.id)
         rows = conn.execute(lock.with_for_update(key_share=True, read=True))
         found |= {row.query: row.id for row in rows}
     # Insert in sorted order, so that concurrent imports do not deadlock.

@@ -122,19 +122,19 @@ def activate(
     cursor: int,
     next_slot_at: datetime,
     now: datetime,
-    asked_at: datetime | None = None,
+    requested_at: datetime | None = None,
     welcome: bool = False,
 ) -> bool:
     """Make a pending subscriber active and end any pause; return False if not pending.
 
-    An unsubscribed one becomes active, too, if `asked_at` is not before `left_at`: the request was
-    made after unsubscribing. `welcome` makes the first digest due at once.
+    An unsubscribed one becomes active, too, if `requested_at` is not before `left_at`: the request
+    was made after unsubscribing. `welcome` makes the first digest due at once.
     """
     may_begin: ColumnElement[bool] = SubscriberRow.status == SubscriberStatus.PENDING
-    if asked_at is not None:
+    if requested_at is not None:
         may_begin |= and_(
             SubscriberRow.status == SubscriberStatus.UNSUBSCRIBED,
-            SubscriberRow.left_at <= asked_at,
+            SubscriberRow.left_at <= requested_at,
         )
     won = conn.execute(
         update(SubscriberRow)
@@ -228,7 +228,7 @@ def leave(conn: Connection, subscriber_id: int, now: datetime) -> bool:
             welcome_due=False,
         )
     )
-    deliveries.cancel_owed(conn, [subscriber_id], CancelReason.LEFT)
+    deliveries.cancel_unsent(conn, [subscriber_id], CancelReason.LEFT)
     return won.rowcount == 1
 
 
@@ -329,8 +329,8 @@ def by_id(conn: Connection, subscriber_id: int, *, for_change: bool = False) -> 
 
 
 def list_all(conn: Connection) -> list[Subscriber]:
-    known = _query().where(_IS_SOMEBODY).order_by(SubscriberRow.id)
-    return list(readable(conn, "subscriber", known, SubscriberRow.id, _mendable))
+    query = _query().where(_IS_SOMEBODY).order_by(SubscriberRow.id)
+    return list(readable(conn, "subscriber", query, SubscriberRow.id, _mendable))
 
 
 def due(

@@ -40,15 +40,15 @@ def suppress(conn: Connection, hash_: str, reason: SuppressionReason, since: dat
     The reason and time of an older suppression are replaced. A complaint replaces every other
     reason and is never replaced; a manual suppression is replaced by a complaint only.
     """
-    kept = {SuppressionReason.COMPLAINT}
+    permanent = {SuppressionReason.COMPLAINT}
     if reason is not SuppressionReason.COMPLAINT:
-        kept.add(SuppressionReason.MANUAL)
+        permanent.add(SuppressionReason.MANUAL)
     statement = upsert(conn, SuppressionRow).values(hash=hash_, reason=reason, since=since)
     conn.execute(
         statement.on_conflict_do_update(
             index_elements=["hash"],
             set_={"reason": reason, "since": since},
-            where=SuppressionRow.reason.not_in(kept),
+            where=SuppressionRow.reason.not_in(permanent),
         )
     )
     deliveries.cancel_suppressed(conn, hash_, reason, since)
@@ -95,20 +95,20 @@ def remember_erased(conn: Connection, hash_: str, now: datetime) -> None:
 
 def lift(conn: Connection, hash_: str) -> bool:
     """Delete a suppression of any reason; return False if the address was not suppressed."""
-    gone = conn.execute(delete(SuppressionRow).where(_ROW.hash == hash_))
-    return gone.rowcount == 1
+    deleted = conn.execute(delete(SuppressionRow).where(_ROW.hash == hash_))
+    return deleted.rowcount == 1
 
 
 def lift_recent(
     conn: Connection, hash_: str, reasons: Collection[SuppressionReason], *, since: datetime
 ) -> bool:
     """Delete a suppression of these reasons, made at or after `since`; return False if none is."""
-    gone = conn.execute(
+    deleted = conn.execute(
         delete(SuppressionRow).where(
             _ROW.hash == hash_, _ROW.reason.in_(reasons), _ROW.since >= since
         )
     )
-    return gone.rowcount == 1
+    return deleted.rowcount == 1
 
 
 def lift_after_confirmation(conn: Connection, hash_: str) -> None:

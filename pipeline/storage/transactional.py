@@ -98,10 +98,10 @@ def pending_confirmations(
 
 def pending_times(conn: Connection, address_hash: str) -> list[datetime]:
     """Return the times of unanswered confirmations mailed to this address, oldest first."""
-    asked = select(PendingConfirmationRow.requested_at).where(
+    query = select(PendingConfirmationRow.requested_at).where(
         PendingConfirmationRow.address_hash == address_hash
     )
-    return list(conn.execute(asked.order_by(PendingConfirmationRow.requested_at)).scalars())
+    return list(conn.execute(query.order_by(PendingConfirmationRow.requested_at)).scalars())
 
 
 def delete_pending(conn: Connection, address_hash: str) -> None:

@@ -47,7 +47,7 @@ def certificate(name: str = "sns", *, begins: datetime = NOW - timedelta(days=3_
 
 @dataclass
 class Amazon:
-    """A fetcher that returns `pages` by URL; it records each URL in `asked`.
+    """A fetcher that returns `pages` by URL; it records each URL in `requests`.
 
     It raises ProviderError if no page has the URL.
     """
@@ -55,10 +55,10 @@ class Amazon:
     pages: dict[str, bytes] = field(
         default_factory=lambda: {CERTIFICATE: certificate(), SUBSCRIBE: b"<Confirmed/>"}
     )
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
     def fetch(self, url: str) -> bytes:
-        self.asked.append(url)
+        self.requests.append(url)
         if url not in self.pages:
             raise ProviderError("the provider answered 404")
         return self.pages[url]

@@ -25,7 +25,7 @@ class NameServer:
     zone: dict[tuple[str, str], list[str] | str] = field(default_factory=dict)
     silent: bool = False
     closed: bool = False  # an offline network's server: NXDOMAIN without an SOA, for any name
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
     port: int = 0
 
     @property
@@ -38,7 +38,7 @@ class NameServer:
             if not wire:
                 return
             query = dns.message.from_wire(wire)
-            self.asked.append(_question(query))
+            self.requests.append(_question(query))
             if not self.silent:
                 listener.sendto(self._answer(query).to_wire(), client)
 
@@ -51,7 +51,7 @@ class NameServer:
             answer.set_rcode(dns.rcode.SERVFAIL)
         elif records:
             answer.answer.append(dns.rrset.from_text(f"{name}.", 60, "IN", kind, *records))
-        elif not any(known == name for known, _ in self.zone):
+        elif not any(existing == name for existing, _ in self.zone):
             answer.set_rcode(dns.rcode.NXDOMAIN)
             if not self.closed:
                 answer.authority.append(dns.rrset.from_text("org.", 60, "IN", "SOA", SOA))

@@ -33,13 +33,13 @@ class Press:
     news: Callable[[], None] = lambda: None
     cursor: str | None = None
     validators: tuple[tuple[str, Validator], ...] = ()
-    asked: list[tuple[date, str | None]] | None = None
+    requests: list[tuple[date, str | None]] | None = None
     quiet: bool = False  # its calendar expects no announcement
     gaps: tuple[str, ...] = ()
 
     def read(self, *, since: date, cursor: str | None, now: datetime) -> FetchResult:
-        if self.asked is not None:
-            self.asked.append((since, cursor))
+        if self.requests is not None:
+            self.requests.append((since, cursor))
         self.news()
         return FetchResult(
             tuple(self.sightings), self.cursor, gaps=self.gaps, validators=self.validators
@@ -71,9 +71,9 @@ def stored(engine: Engine) -> list[Paper]:
 def touched(engine: Engine) -> dict[str, int]:
     """Return the batch in which each paper was last to be matched, by the paper's key."""
     with read_only(engine) as conn:
-        known = papers.touched_since(conn, 0)
-        batch_of = papers.touched_batches(conn, [paper.id for paper in known])
-    return {paper.key: batch_of[paper.id] for paper in known}
+        changed = papers.touched_since(conn, 0)
+        batch_of = papers.touched_batches(conn, [paper.id for paper in changed])
+    return {paper.key: batch_of[paper.id] for paper in changed}
 
 
 def published(engine: Engine) -> int:

@@ -34,7 +34,7 @@ _DEFAULTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class AcceptedMail:
     """A message that was accepted with 250, still dot-stuffed."""
 
     sender: str
@@ -60,7 +60,7 @@ class Sink:
     bytewise: bool = False  # send each octet of a reply in its own segment
     on_dot: Callable[[], None] | None = None  # called when a dot has come, before the reply
     on_moment: Callable[[str], None] | None = None  # called before each reply, with its moment
-    taken: list[Taken] = field(default_factory=list)
+    accepted: list[AcceptedMail] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     connections: int = 0
     port: int = 0
@@ -69,7 +69,7 @@ class Sink:
 
     @property
     def recipients(self) -> list[str]:
-        return [message.recipient for message in self.taken]
+        return [message.recipient for message in self.accepted]
 
     def answer(self, moment: str, address: str = "") -> str:
         if self.on_moment:
@@ -186,8 +186,8 @@ class _Conversation:
         else:
             name = base64.b64decode(initial[0] if initial else self._ask("VXNlcm5hbWU6")).decode()
             password = base64.b64decode(self._ask("UGFzc3dvcmQ6")).decode()
-        known = self.sink.logins.get(name) == password
-        self._say("235 2.7.0 Welcome" if known else "535 5.7.8 Wrong login")
+        is_valid = self.sink.logins.get(name) == password
+        self._say("235 2.7.0 Welcome" if is_valid else "535 5.7.8 Wrong login")
 
     def _ask(self, challenge: str) -> bytes:
         self._say(f"334 {challenge}")
@@ -227,8 +227,10 @@ class _Conversation:
         reply = self.sink.answer("DOT", self.recipients[0])
         if reply.startswith("250"):
             with self.sink._lock:
-                self.sink.taken.append(Taken(self.sender, self.recipients[0], body, self.number))
-            reply = reply.format(number=len(self.sink.taken))
+                self.sink.accepted.append(
+                    AcceptedMail(self.sender, self.recipients[0], body, self.number)
+                )
+            reply = reply.format(number=len(self.sink.accepted))
         self._say(reply)
 
     def _say(self, reply: str) -> None:

@@ -63,9 +63,9 @@ class Site:
     def again(self, subscriber: Subscriber) -> Subscriber:
         """Return the subscriber as stored now."""
         with read_only(self.engine) as conn:
-            known = subscribers.by_id(conn, subscriber.id)
-        assert known is not None
-        return known
+            stored = subscribers.by_id(conn, subscriber.id)
+        assert stored is not None
+        return stored
 
     def announce(self, *sightings: Sighting) -> None:
         found = list(sightings) or [make_sighting(announced_on=now().date())]
@@ -74,7 +74,7 @@ class Site:
     def publish(self, *, everyone: bool = True) -> None:
         list(self.services.publish(now(), everyone=everyone))
 
-    def owed(self) -> list[Any]:
+    def deliveries(self) -> list[Any]:
         """Return all deliveries, oldest first, in any status."""
         return rows(self.engine, DeliveryRow, DeliveryRow.id)
 

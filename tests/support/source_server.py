@@ -29,12 +29,12 @@ class Site:
 
     url: str = ""
     replies: dict[str, Answer | list[Answer]] = field(default_factory=dict)
-    asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
     def paths(self) -> list[str]:
-        return [path for path, _ in self.asked]
+        return [path for path, _ in self.requests]
 
     def reply_to(self, path: str) -> Answer:
         found = self.replies.get(path) or self.replies.get(path.partition("?")[0])
@@ -49,7 +49,7 @@ def serve(tls: ssl.SSLContext | None = None) -> Iterator[Site]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            site.asked.append((self.path, dict(self.headers)))
+            site.requests.append((self.path, dict(self.headers)))
             reply = site.reply_to(self.path)
             try:
                 if isinstance(reply, Reply):

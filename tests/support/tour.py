@@ -244,7 +244,7 @@ def _forget_today(site: Site, reader: Subscriber) -> None:
 
 
 def _digest_of(site: Site, reader: Subscriber) -> int:
-    return next(row.id for row in site.owed() if row.subscriber_id == reader.id)
+    return next(row.id for row in site.deliveries() if row.subscriber_id == reader.id)
 
 
 def _expired_preferences(site: Site, reader: Subscriber) -> str:

@@ -75,9 +75,9 @@ def diagnose(diagnostic: str, status: str | None = None, phase: Phase | None = N
     said = reply.enhanced
     if status and verdict in VAGUE and reply.enhanced != status:
         by_status = Reply(_basic(status, reply.code), status, reply.text)
-        other = classify(phase, by_status)
-        if other[0] not in VAGUE or not reply.enhanced:
-            reply, said, (verdict, subject) = by_status, status, other
+        classified = classify(phase, by_status)
+        if classified[0] not in VAGUE or not reply.enhanced:
+            reply, said, (verdict, subject) = by_status, status, classified
     return Diagnosis(
         verdict,
         _specific_status(verdict, said or status, reply),

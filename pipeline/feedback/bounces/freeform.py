@@ -22,7 +22,7 @@ from pipeline.feedback.bounces.diagnostics import (
     plain,
 )
 from pipeline.feedback.bounces.mime import Headers, Mail
-from pipeline.feedback.bounces.original import MOST, addresses, enclosed, evidence, others
+from pipeline.feedback.bounces.original import MOST, addresses, enclosed, evidence, other_addresses
 
 _MOST_CODES: Final = 20
 _AROUND: Final = 300  # characters after a code that belong to it
@@ -72,10 +72,10 @@ def read_words(headers: Headers, text: str, returned: list[Headers]) -> Notice |
     if is_delayed(headers, text):
         return Notice(NoticeKind.DELAYED, recipients, reason=plain(text))
     found = [(name, _mildest(_in_section(words))) for name, words in _sections(headers, text)]
-    gone = [(name, finding) for name, finding in found if finding.for_good]
-    if gone:
-        named = tuple(dict.fromkeys(name for name, _ in gone if name))
-        return _failure(NoticeKind.HARD, named or recipients, gone[0][1], text)
+    failed = [(name, finding) for name, finding in found if finding.for_good]
+    if failed:
+        named = tuple(dict.fromkeys(name for name, _ in failed if name))
+        return _failure(NoticeKind.HARD, named or recipients, failed[0][1], text)
     return _failure(NoticeKind.SOFT, recipients, _mildest([finding for _, finding in found]), text)
 
 
@@ -92,7 +92,9 @@ def finding(mail: Mail) -> Diagnosis:
 
 def _failed_recipient(headers: Headers, text: str, returned: list[Headers]) -> tuple[str, ...]:
     named = addresses(headers.get("x-failed-recipients"))
-    named = named or [name for name, _, _ in _heads(headers, text)] or others(text, headers)
+    named = (
+        named or [name for name, _, _ in _heads(headers, text)] or other_addresses(text, headers)
+    )
     if not named and returned:
         named = addresses(returned[0].get("to"))
     return tuple(dict.fromkeys(named))[:MOST]
@@ -100,7 +102,7 @@ def _failed_recipient(headers: Headers, text: str, returned: list[Headers]) -> t
 
 def _heads(headers: Headers, text: str) -> list[tuple[str, int, int]]:
     """Return the addresses that begin a line, with the start and end offsets of these heads."""
-    strangers = {name.lower() for name in others(text, headers)}
+    strangers = {name.lower() for name in other_addresses(text, headers)}
     found = [
         (addresses(head[1])[:1], head.start(), head.end())
         for head in islice(_OF.finditer(text), MOST)

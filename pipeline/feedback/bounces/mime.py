@@ -275,16 +275,16 @@ def _padded(rest: bytes) -> bytes:
 
 def _seen(page: str) -> str:
     """Return HTML without style, script and head elements; an unclosed element is kept."""
-    kept, behind, lower = [], 0, page.lower()
+    visible, behind, lower = [], 0, page.lower()
     for opening in _UNSEEN.finditer(page):
         if opening.start() < behind:
             continue
         end = lower.find(f"</{opening[1].lower()}", opening.end())
         if end < 0:
             break
-        kept.append(page[behind : opening.start()])
+        visible.append(page[behind : opening.start()])
         behind = end
-    return " ".join((*kept, page[behind:]))
+    return " ".join((*visible, page[behind:]))
 
 
 # --- Characters ---------------------------------------------------------------------------------

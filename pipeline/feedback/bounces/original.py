@@ -135,7 +135,7 @@ def recipient(field: str) -> str | None:
     return next(iter(addresses(value)), None)
 
 
-def others(text: str, headers: Headers) -> list[str]:
+def other_addresses(text: str, headers: Headers) -> list[str]:
     """Return the addresses in a text except those of sender, recipient and role accounts."""
     ours = {address.lower() for name in ("from", "to", "return-path", "reply-to", *_CAME_BACK_TO)
             for value in headers.all(name) for address in addresses(value)}  # fmt: skip

@@ -30,7 +30,7 @@ from pipeline.cli.output import (
 from pipeline.domain import Breadth, Frequency, Schedule, Subscriber, SuppressionReason
 from pipeline.errors import PaperboyError
 from pipeline.feedback import suppression
-from pipeline.signup import Choices
+from pipeline.signup import Choices, members
 from pipeline.signup.transfer import Imported, ImportReport
 from pipeline.storage import guard, suppressions
 from pipeline.storage.database import read_only
@@ -79,7 +79,7 @@ def add(
     """Add a subscriber; without --confirmed, send a confirmation mail first."""
     clock, built = moment(now), services()
     try:
-        day = signup.transfer.weekday(weekday)
+        day = members.weekday(weekday)
     except PaperboyError as error:
         raise UsageError(f"--{error}") from None
     schedule = Schedule(time(hour), timezone, frequency, day)
@@ -102,7 +102,7 @@ def add(
 
 def breadth_of(name: str) -> Breadth:
     try:
-        return signup.transfer.breadth(name)
+        return members.breadth(name)
     except PaperboyError as error:
         raise UsageError(f"--{error}") from None
 

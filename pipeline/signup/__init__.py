@@ -7,6 +7,7 @@
     unsubscribe    unsubscribe with one click, and undo within a month
     personal_data  read, export, erase
     transfer       export and import of all subscribers, also from other newsletters
+    members        validation of the rows of a list
     csv_lists      parser for lists from spreadsheets and other newsletters
 
 Each function that changes data runs in one transaction (an import in one per 500 rows), so a

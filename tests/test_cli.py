@@ -412,6 +412,7 @@ def test_subscribers_survive_export_and_import(full, tmp_path):
     assert [[row[k] for k in kept] for row in after] == [[row[k] for k in kept] for row in before]
 
 
+@pytest.mark.full
 def test_db_settle_unsubscribes_leavers_and_holds_sending(full, tmp_path):
     until = ("db", "settle", "--now", AT_EIGHT, "--json", "--sent-until")
     assert full(*until, "2031-01-01T00:00Z").code == 2
@@ -526,6 +527,7 @@ def test_preview_writes_files_and_queues_nothing(full, tmp_path):
     assert len(full("publish", "--json", "--now", AT_EIGHT).rows) == 1
 
 
+@pytest.mark.full
 def test_send_drains_the_outbox_and_deliveries_lists_the_mail(full, inbox, monkeypatch):
     monkeypatch.setenv("SMTP_URL", inbox.url)
     full("publish", "--json", "--now", AT_EIGHT)
@@ -602,6 +604,7 @@ Subject: Papers
 """
 
 
+@pytest.mark.full
 def test_bounce_suppresses_its_address_and_undo_lifts_it(full, inbox, monkeypatch, tmp_path):
     """Bounce, suppression and undo by commands alone; a second read of the bounce has no effect."""
     monkeypatch.setenv("SMTP_URL", inbox.url)
@@ -645,6 +648,7 @@ def test_a_maildir_of_bounces_is_read_once(full, tmp_path):
     assert again.rows == []
 
 
+@pytest.mark.full
 def test_send_exits_with_code_0_if_the_server_refuses_the_sender(full, monkeypatch):
     """The server was reached; queued mail is retried once the circuit breaker allows it."""
     with open_sink(answers={"MAIL": "550 5.7.1 Sender not allowed"}) as sink:
@@ -665,6 +669,7 @@ def test_send_exits_with_code_0_if_the_server_refuses_the_sender(full, monkeypat
     assert row["until"] == "2030-01-02T08:01:00+00:00"
 
 
+@pytest.mark.full
 def test_sending_is_stopped_and_started_by_hand(full, inbox, monkeypatch):
     monkeypatch.setenv("SMTP_URL", inbox.url)
     full("publish", "--json", "--now", AT_EIGHT)
@@ -685,6 +690,7 @@ def test_sending_is_stopped_and_started_by_hand(full, inbox, monkeypatch):
     assert full("sending", "status").out == "Nothing is paused, blocked or throttled.\n"
 
 
+@pytest.mark.full
 def test_an_edition_is_paused_resumed_and_cancelled_by_hand(full, inbox, monkeypatch):
     monkeypatch.setenv("SMTP_URL", inbox.url)
     full("publish", "--json", "--now", AT_EIGHT)

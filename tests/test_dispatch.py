@@ -78,6 +78,7 @@ def test_empty_outbox_opens_no_connection(engine, sink):
     assert sink.connections == 0
 
 
+@pytest.mark.full
 def test_concurrent_dispatchers_send_each_delivery_once(engine, sink):
     for number in range(60):
         add_delivery(engine, f"reader{number}@example.net")

@@ -58,6 +58,7 @@ def mark(engine, *ids):
 # --- Precedence ---------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_confirmation_is_claimed_before_digests(engine):
     digests = [
         add_delivery(engine, precedence=Precedence.DIGEST, not_before=NOW - MINUTE)
@@ -525,6 +526,7 @@ def test_authentication_failures_of_one_recipient_do_not_hold_the_edition(engine
 # --- Quotas -------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_concurrent_dispatchers_stay_within_the_daily_rate(engine, sink):
     for _ in range(60):
         add_delivery(engine, expires_at=NOW + timedelta(days=3))

@@ -151,6 +151,7 @@ def test_signatures_survive_an_mbox_file(branding, inbox, tmp_path):
     assert [signer.accepts(raw) for raw in kept] == [[True, True]] * len(kept)
 
 
+@pytest.mark.full
 def test_dispatched_mail_is_signed(branding, inbox, sqlite_url):
     """From the sign-up form through outbox and dispatcher to the wire."""
     services = branding(dkim_keys=BOTH, database_url=sqlite_url)

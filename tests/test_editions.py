@@ -467,6 +467,7 @@ def test_papers_of_an_unfinished_ingest_are_picked_after_it_finishes(engine: Eng
     assert papers(after) == [("3001.00001",)]
 
 
+@pytest.mark.full
 def test_topic_followed_during_publish_is_served(engine: Engine):
     """The last reader changes topics after the first chunk was compiled."""
     crowd(engine, 201)
@@ -484,6 +485,7 @@ def test_topic_followed_during_publish_is_served(engine: Engine):
     assert outcomes[-1].papers == ("3001.00002",)
 
 
+@pytest.mark.full
 def test_papers_merged_during_publish_do_not_stop_it(engine: Engine):
     crowd(engine, 201)
     ingest(
@@ -582,6 +584,7 @@ def test_a_paper_may_come_again_after_ninety_days(engine: Engine):
 # --- Pauses -------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("frequency", "days"), [(Frequency.DAILY, 7), (Frequency.WEEKLY, 14)])
 def test_digest_after_a_pause_looks_back_7_or_14_days(
     engine: Engine, frequency: Frequency, days: int

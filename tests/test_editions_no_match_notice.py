@@ -140,6 +140,7 @@ def test_note_is_sent_after_a_week_without_matches_and_again_after_a_month(engin
     assert notes(engine)[0].precedence == 1
 
 
+@pytest.mark.full
 def test_digest_restarts_the_week(engine: Engine):
     add_reader(engine, OTHER, now=NOW - HOUR)
     days(engine, 1, 5)
@@ -169,6 +170,7 @@ def test_no_note_is_sent_for_days_without_announcements(engine: Engine):
     assert days(engine, 10, 12) == [12]
 
 
+@pytest.mark.full
 def test_new_topics_restart_the_week(engine: Engine):
     reader = add_reader(engine, OTHER, now=NOW - HOUR)
     days(engine, 1, 5)
@@ -201,6 +203,7 @@ def test_paused_subscriber_gets_the_note_later_and_suppressed_one_gets_none(engi
     assert told.subscriber_id == paused.id
 
 
+@pytest.mark.full
 def test_expired_or_cancelled_note_is_queued_again(engine: Engine):
     """If it expired in an outage or was cancelled by the next slot, it is queued again, once."""
     add_reader(engine, OTHER, now=NOW - HOUR)
@@ -214,6 +217,7 @@ def test_expired_or_cancelled_note_is_queued_again(engine: Engine):
     assert not day(engine, 10)[0].noted
 
 
+@pytest.mark.full
 def test_digest_cancels_a_queued_note_and_covers_only_its_own_batch(engine: Engine):
     add_reader(engine, OTHER, now=NOW - HOUR)
     days(engine, 1, 7)
@@ -342,6 +346,7 @@ def test_note_omits_advice_already_followed():
         assert "Trending" not in said
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_note_is_sent_with_one_click_unsubscribe(engine: Engine, database_url: str, inbox: Inbox):
     """The whole way: compile, claim, render, send."""

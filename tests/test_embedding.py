@@ -165,6 +165,7 @@ def test_hub_model_is_downloaded_once_and_then_loaded_offline(hub, folder, tmp_p
     assert sorted(Hub.requests) == ["onnx/model.onnx", "tokenizer.json"]
 
 
+@pytest.mark.full
 def test_unknown_hub_model_fails_with_its_name(hub, tmp_path):
     said = load_in_a_process(hub, tmp_path / "home", "nobody/has-it")
 

@@ -126,6 +126,7 @@ def test_tls_certificate_of_the_server_is_verified(account, scheme, host):
     assert read_imap(url, Reader(), ca_file=account.certificate) == 1
 
 
+@pytest.mark.full
 @pytest.mark.dovecot
 def test_wrong_password_error_does_not_show_it(account):
     with pytest.raises(MailboxError, match="the mailbox at 127") as raised:

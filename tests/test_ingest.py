@@ -214,6 +214,7 @@ def recorded_reading(*sightings: Sighting) -> FetchResult:
     return FetchResult(sightings)
 
 
+@pytest.mark.full
 def test_http_validator_is_stored_only_with_its_papers_after_a_crash(engine: Engine):
     """If a validator were stored alone, the server would return 304 and papers would be lost."""
     url = "https://example.org/feed"

@@ -213,6 +213,7 @@ def score_by_hand(query, texts, numbers):
     return score
 
 
+@pytest.mark.full
 @given(st.lists(few, min_size=1, max_size=4).map(tuple), papers, frequencies)
 def test_score_equals_the_documented_formula(query, some, numbers):
     index = PaperIndex(

@@ -527,6 +527,7 @@ def holds(tree, title, abstract):
             return holds(left, title, abstract) and not holds(right, title, abstract)
 
 
+@pytest.mark.full
 @given(trees, papers)
 def test_operators_match_a_slow_evaluation(tree, some):
     try:

@@ -148,6 +148,7 @@ def test_index_results_equal_a_slow_evaluation(text, some):
     assert found == {place for place, paper in enumerate(some) if holds(query, paper)}
 
 
+@pytest.mark.full
 @given(queries, papers)
 def test_threshold_only_removes_results(text, some):
     query = readable(text)

@@ -129,6 +129,7 @@ def test_unsubscribe_cancels_queued_digests(announce, subscribe, services, publi
     assert (delivery.status, delivery.reason) == (DeliveryStatus.CANCELLED, "left")
 
 
+@pytest.mark.full
 def test_paper_announced_by_two_sources_reaches_each_reader_once(
     announce, subscribe, publish_and_send, inbox
 ):

@@ -72,6 +72,7 @@ urls = st.text("abcxyz=.-_0189", min_size=1, max_size=120).map("https://x.exampl
 mail_links = st.builds(MailLinks, urls, urls, urls, urls, urls, urls)
 
 
+@pytest.mark.full
 @settings(deadline=None, max_examples=60)
 @given(digests, mail_links)
 def test_joined_fragments_equal_the_plain_template(digest, links):
@@ -102,6 +103,7 @@ def test_body_has_short_ascii_lines_with_crlf_and_doubled_dots(digest):
         assert not any(re.match(rb"\.(?!\.)", line) for line in lines)
 
 
+@pytest.mark.full
 @example(["A line\n.\n..and dots\n.", ".", "é" * 30, "x" * 76, ""])
 @settings(deadline=None)
 @given(st.lists(st.text(characters.filter(lambda c: c != "\r"), max_size=200)))
@@ -112,6 +114,7 @@ def test_joined_fragments_decode_to_the_joined_texts(parts):
     assert max(map(len, b"".join(wire).split(b"\r\n"))) <= 77  # with a doubled dot
 
 
+@pytest.mark.full
 @example(["From a\n", "From b", ">From c\n>>From d", " From e"])
 @example(["x" * 75 + "From here", "From " * 40, ">" * 70 + "From here to é" + "é" * 30])
 @example(["From " + "x" * 71, "From " + "x" * 70 + "é", "From " + "x" * 67 + "é.\n"])

@@ -188,6 +188,7 @@ def test_decisions_named_in_code_exist_and_all_are_indexed():
         assert f"({path.name})" in index
 
 
+@pytest.mark.full
 def test_every_module_docstring_starts_with_a_sentence():
     for path in (ROOT / "pipeline").rglob("*.py"):
         docstring = ast.get_docstring(ast.parse(path.read_text())) or ""

@@ -171,6 +171,7 @@ def test_settling_prevents_repeated_mail_and_mail_to_unsubscribed_addresses(hist
     assert statuses(copy) == {ADA: "active", BOB: "unsubscribed", EVE: "unsubscribed"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("ingest_first", [True, False])
 @pytest.mark.parametrize("published_first", [True, False])
 def test_settling_copies_changes_and_deliveries_from_the_old_database(
@@ -216,6 +217,7 @@ def test_settling_is_idempotent(history, engine):
     assert statuses(copy) == before[0]
 
 
+@pytest.mark.full
 def test_suppression_of_the_old_database_is_copied(history, engine):
     copy, _ = history
     with engine.begin() as conn:

@@ -223,6 +223,7 @@ BAD_WISHES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("choices", BAD_WISHES, ids=lambda choices: str(choices))
 def test_subscriber_with_invalid_preferences_does_not_block_others(
     engine, services, inbox, set_aside, choices

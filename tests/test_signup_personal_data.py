@@ -170,6 +170,7 @@ def erase(request: pytest.FixtureRequest, engine: Engine) -> Callable[[Subscribe
     return erase
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("neighbour")
 def test_erased_personal_data_is_in_no_table_or_file_byte(
     engine: Engine, erase: Callable[[Subscriber], None]
@@ -236,6 +237,7 @@ def test_address_without_a_subscriber_can_be_erased(engine: Engine):
         signup.erase(engine, ADA)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "settlement",
     [
@@ -325,6 +327,7 @@ def test_sender_does_not_store_an_address_erased_while_sending(engine: Engine, a
     assert is_anywhere(engine, "harrow", "4XyZ") == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_pages_kept_by_an_open_read_transaction_are_wiped_by_next_purge(engine: Engine):
     """SQLite keeps old pages while another transaction still reads them."""

@@ -410,6 +410,7 @@ def test_uncertain_confirmation_is_not_resent_after_unsubscribe(engine: Engine):
 # --- Personal data ------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_preferences_show_the_last_ten_digests(engine: Engine):
     reader = add_reader(engine, "cat:cs.IR", "Dense  retrieval", now=SOON)
     for day in range(12):
@@ -554,6 +555,7 @@ def test_erasing_concurrently_with_compilation_leaves_no_queued_digest(engine: E
     assert "cat:cs.IR" not in everything(engine)
 
 
+@pytest.mark.full
 def test_new_topics_per_day_are_limited(engine: Engine):
     """Each is matched to a month of papers; if a topic is followed already, saving it is free."""
     reader = add_reader(engine, "retrieval")

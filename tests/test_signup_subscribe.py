@@ -310,6 +310,7 @@ def test_inbox_of_keeps_a_local_part_of_only_plus_or_dots():
     assert inbox_of("...@gmail.com") == "...@gmail.com"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("reason", [SuppressionReason.HARD])
 def test_suppressed_address_gets_one_mail_per_network_and_three_a_month(engine: Engine, reason):
     """One mail per network and three in all: the address most likely bounces again."""
@@ -363,6 +364,7 @@ def test_addresses_of_one_network_share_a_limit(engine: Engine):
     ask(engine, "more@example.org", ip="203.0.114.1", limits=one)
 
 
+@pytest.mark.full
 def test_forty_signups_from_one_ip_address_are_accepted_by_default(engine: Engine):
     for number in range(40):
         ask(engine, f"r{number}@example.org", limits=Limits())

@@ -160,6 +160,7 @@ def test_unchanged_feed_is_requested_with_its_validator(site, arxiv, client):
     assert second.unchanged
 
 
+@pytest.mark.full
 def test_full_feed_is_read_again_per_category(site, arxiv):
     """A feed has at most 2,000 papers; if it is full, some may be missing."""
     full = feed(*(feed_entry(f"2607.{n:05}v1", title="x") for n in range(2000)))

@@ -474,6 +474,7 @@ def test_recorded_weekend_feed_repeats_the_same_papers():
     assert friday == saturday
 
 
+@pytest.mark.full
 def test_file_with_more_than_10000_papers_is_rejected(tmp_path: Path):
     path = tmp_path / "everything.jsonl"
     path.write_text('{"id": "3001.00001", "title": "T", "abstract": "A"}\n' * 10_001)

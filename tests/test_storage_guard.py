@@ -234,6 +234,7 @@ def test_unknown_reply_after_data_holds_the_edition_without_strikes(engine, sink
     assert len(sink.recipients) == len(ids) - ended[Status.FAILED]
 
 
+@pytest.mark.full
 def test_held_edition_makes_no_further_attempts(engine, sink):
     add_readers(engine)
     sink.answers = {"RCPT": NONSENSE}
@@ -246,6 +247,7 @@ def test_held_edition_makes_no_further_attempts(engine, sink):
     assert sum(command.startswith("RCPT") for command in sink.commands) == tried
 
 
+@pytest.mark.full
 def test_one_wording_for_three_tenths_of_an_edition_holds_it_without_strikes(engine, sink):
     add_readers(engine)
     refused = [address(n) for n in range(100) if n % 10 < 3]
@@ -262,6 +264,7 @@ def test_one_wording_for_three_tenths_of_an_edition_holds_it_without_strikes(eng
     assert sorted(sink.recipients) == sorted(address(n) for n in range(100))
 
 
+@pytest.mark.full
 def test_many_different_wordings_hold_sending_without_strikes(engine, sink):
     """Hold sending if a server refuses six of ten readers, each with a different reply text."""
     add_readers(engine)
@@ -276,6 +279,7 @@ def test_many_different_wordings_hold_sending_without_strikes(engine, sink):
     assert nobody_is_charged(engine)
 
 
+@pytest.mark.full
 def test_six_unknown_recipients_of_a_hundred_are_suppressed(engine, sink):
     """Also when they are refused first, before any recipient was accepted."""
     add_readers(engine)
@@ -289,6 +293,7 @@ def test_six_unknown_recipients_of_a_hundred_are_suppressed(engine, sink):
     assert held(engine) == {}
 
 
+@pytest.mark.full
 def test_refusals_about_the_sender_leave_no_delivery_failed(engine, sink):
     """Deliveries in flight return to the queue, too, when the third refusal holds the edition."""
     add_readers(engine, 60)
@@ -305,6 +310,7 @@ def test_refusals_about_the_sender_leave_no_delivery_failed(engine, sink):
     assert Counter(sink.recipients) == Counter(address(n) for n in range(60))
 
 
+@pytest.mark.full
 def test_resumed_edition_is_not_throttled(engine, sink):
     """Domains that passed on a refusal about the sender are not throttled."""
     add_readers(engine, 60)
@@ -332,6 +338,7 @@ def test_concurrent_senders_hold_sending_without_strikes(engine, sink):
     assert set(outbox.statuses(engine)) == {Status.QUEUED}
 
 
+@pytest.mark.full
 def test_earlier_acceptances_do_not_excuse_consecutive_refusals(engine, sink):
     """Earlier acceptances do not excuse a row of refusals that follows them."""
     for _ in range(40):
@@ -998,6 +1005,7 @@ def test_soft_refusal_adds_no_strike_after_an_address_change(engine):
     assert rows(engine, StrikeRow) == []
 
 
+@pytest.mark.full
 def test_many_late_bounces_lift_the_suppressions_of_the_first_ones(engine):
     """Late bounces of one wording lift the suppressions that the first of them caused."""
     owed_tomorrow = []
@@ -1057,6 +1065,7 @@ def test_edition_that_bounces_completely_suppresses_no_reader(engine, sink, feed
     assert {outbox.cursor(engine, id_) for id_ in returned} == {2}, "their papers are owed"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("provider", [None, "ses", "generic"])
 def test_six_bounces_of_a_hundred_suppress_their_addresses(engine, sink, feedback, provider):
     ids = add_readers(engine)
@@ -1083,6 +1092,7 @@ def test_single_bounce_counts_only_after_other_mail_was_accepted(engine, sink, f
 # --- The operator -------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_hold_is_reported_by_progress_health_and_doctor(engine, sink, database_url):
     add_readers(engine, 40)
     sink.answers = {"RCPT": NONSENSE}
@@ -1102,6 +1112,7 @@ def test_hold_is_reported_by_progress_health_and_doctor(engine, sink, database_u
     assert "User" not in found[0].detail
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("refused", "alerts"), [(20, True), (4, False)])
 def test_refusals_after_data_between_acceptances_alert_the_operator(
     engine, sink, database_url, refused, alerts

@@ -80,6 +80,7 @@ def test_second_engine_keeps_the_locks_of_the_first(engine: Engine, database_url
     assert str(os.getpid()) in held
 
 
+@pytest.mark.full
 def test_rows_survive_other_processes_opening_and_closing_the_file(engine: Engine):
     """The last connection that closes deletes the WAL; SQLite must see that others are open."""
     path = path_of(engine)

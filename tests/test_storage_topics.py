@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from sqlalchemy import Engine, text
 
 from pipeline import editions, purge, signup
@@ -133,6 +134,7 @@ def test_topic_followed_during_erasing_is_kept(engine: Engine):
     assert MINE in queries(engine)
 
 
+@pytest.mark.full
 def test_concurrent_erase_purge_and_subscribe_lose_no_topic(engine: Engine):
     """Erase, purge and subscribe concurrently, many times."""
     stop = threading.Event()

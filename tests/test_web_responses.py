@@ -80,6 +80,7 @@ def test_method_not_allowed_response_lists_allowed_methods(app, browser):
     assert browser.put("/subscribe").headers["Allow"] == "GET, HEAD, OPTIONS, POST"
 
 
+@pytest.mark.full
 def test_head_returns_the_status_of_get(app, browser):
     """HEAD returns the status of GET if the path has a GET route."""
     for path in paths_of(app):
@@ -88,6 +89,7 @@ def test_head_returns_the_status_of_get(app, browser):
             assert headed.status_code == looked.status_code, path
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("headers", [CROSS_SITE, {"Sec-Fetch-Site": "same-site"}])
 def test_cross_site_links_are_accepted(app, browser, headers):
     """Links in a mail are opened from a webmail site."""

@@ -194,6 +194,7 @@ def test_excluded_words_and_authors_are_not_marked():
     assert phrases_in(parse("moth -zebra au:lovelace cat:cs.CL")) == {(stem("moth"),)}
 
 
+@pytest.mark.full
 @given(st.text(max_size=200), st.lists(st.text(max_size=20), max_size=3))
 def test_marking_does_not_change_the_text(text, phrases):
     shown = str(marked(text, stems_of(phrases)))

@@ -626,6 +626,7 @@ def test_preview_for_a_weekly_schedule_shows_a_week(site, announce):
     assert "Moss on Tuesday" in page
 
 
+@pytest.mark.full
 def test_preview_warns_of_topics_with_too_many_or_too_few_papers(site, announce):
     announce(*(f"Moss {n}" for n in range(25)), on=FRIDAY)
     for day in range(1, 12):

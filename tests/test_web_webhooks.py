@@ -98,6 +98,7 @@ def test_mail_is_identified_by_queue_id_and_recipient_together(site, sent):
     assert list(outbox.suppressions(site.engine).values()) == ["hard"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("minutes", [-6, 6])
 def test_forged_or_old_event_is_rejected_and_not_stored(site, sent, minutes):
     said = bounced(sent, queue_id="0100-000000")

@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from pipeline import translations
 from pipeline.domain import MAIL_KINDS, Breadth, Links, NoMatchNotice, Reason
 from pipeline.matching.highlights import find
-from pipeline.rendering import Branding, MailLinks, Rendered, Renderer, cards, renderer, views
+from pipeline.rendering import Branding, MailLinks, Rendered, Renderer, renderer, views
 from pipeline.rendering.fragments import plain
 from pipeline.web.subscribe import curated
 from pipeline.web.subscribe.form_input import zones_by_region
@@ -77,7 +77,7 @@ class Brackets(NullTranslations):
 
 @pytest.fixture
 def _brackets() -> Iterator[None]:
-    caches = (views.edition, views.reasons, cards._wire_reason, renderer._topics)
+    caches = (views.edition, views.reasons, views._lines, renderer._topics)
     translations.install(Brackets())
     for cached in caches:
         cached.cache_clear()

@@ -9,43 +9,51 @@ from threading import Lock
 from typing import Generic, NamedTuple, TypeVar
 
 from jinja2 import TemplateError
+from markupsafe import Markup, escape
 
-from pipeline.domain import Paper, Pick, Reason
+from pipeline.domain import Paper, Pick
 from pipeline.errors import RenderError
 from pipeline.rendering import views
 from pipeline.rendering.branding import Branding
 from pipeline.rendering.fragments import Part, escaped, fragment, part, placeholder
 from pipeline.rendering.marking import Marker, phrases_of
 from pipeline.rendering.templates import Templates
-from pipeline.rendering.views import MatchReason, Room
+from pipeline.rendering.views import Card, Entry, Place, Room
 
 PAPERS = 4_096  # cached, about 4 KB each
-REASONS = 16_384  # cached, about 1 KB each
 MARKED = 16_384  # cached, about 1 KB each
-# Names of the placeholders for each reason of a paper, in both the HTML and the text.
-GAPS = tuple((f"line_{n}", f"label_{n}", f"phrases_{n}") for n in range(views.REASONS))
+ENTRIES = 16_384  # cached, about 0.3 KB each
+TEXTS = 16_384  # cached, about 0.2 KB each
+
+
+class Shape(NamedTuple):
+    """Personal values that a card has: the rendered paper has a placeholder for each of them."""
+
+    heading: bool
+    also: bool
+    matched: bool
+    unmarked: bool  # no highlighted word is visible
+    lead: bool
 
 
 @dataclass(frozen=True, slots=True)
 class WirePaper:
-    """One rendered paper, with placeholders for highlighted text and for the reader's reasons."""
+    """One rendered paper, with placeholders for highlighted text and for the reader's place."""
 
-    title: str
-    abstract: str
     text: Part
     html: Part
 
 
 @dataclass(frozen=True, slots=True)
-class WireReason:
-    """One rendered reason, for every card that shows it."""
+class CachedPaper:
+    """The texts of a paper, and its rendered forms by shape."""
 
-    has_phrases: bool
-    wire: tuple[bytes, bytes, bytes]  # its line, label and phrases
+    card: Card
+    forms: dict[Shape, WirePaper]
 
 
 class WireCard(NamedTuple):  # created for each pick of each mail, and a tuple is fastest
-    """One paper with a reader's reasons.
+    """One paper in its place in a reader's mail.
 
     Not cached: most readers have reasons of their own, and filling placeholders is nearly free.
     """
@@ -62,48 +70,89 @@ class Cards:
         self._house = branding
         self._templates = templates
         self._marks = marks
-        self._marked: RenderCache[object, dict[str, bytes]] = RenderCache(MARKED)
-        self._papers: RenderCache[object, WirePaper] = RenderCache(PAPERS)
+        self._marked: RenderCache[object, tuple[bytes, bool]] = RenderCache(MARKED)
+        self._papers: RenderCache[object, CachedPaper] = RenderCache(PAPERS)
+        self._entries: RenderCache[Entry, tuple[str, str]] = RenderCache(ENTRIES)
 
-    def get(self, pick: Pick, room: Room) -> WireCard:
+    def get(self, pick: Pick, place: Place, room: Room) -> WireCard:
         """Return the card of a pick. Raise RenderError if its paper cannot be rendered."""
-        kinds: tuple[bool, ...] = ()
-        wire: dict[str, bytes] = {}
-        for gaps, reason in zip(GAPS, pick.reasons, strict=False):  # only the shown ones
-            known = _wire_reason(reason, room.phrases)
-            kinds += (known.has_phrases,)
-            wire.update(zip(gaps, known.wire, strict=True))
-        paper = self._paper(pick.paper, kinds, room)
+        paper = self._paper(pick.paper, room)
         phrases = phrases_of(pick.reasons, room)
-        wire |= self._marked.get(
-            (paper.title, paper.abstract, phrases), lambda: self._with_marks(paper, phrases)
+        abstract, is_marked = self._marked.get(
+            (paper.card.title, paper.card.abstract, phrases),
+            lambda: self._mark(paper.card, phrases),
         )
-        return WireCard(paper.title, paper.text.filled(wire), paper.html.filled(wire))
-
-    def _with_marks(self, paper: WirePaper, phrases: tuple[str, ...]) -> dict[str, bytes]:
-        """Return the highlighted title and abstract, for all readers with the same phrases."""
-        return {
-            "title": fragment(self._marks.marked(paper.title, phrases)),
-            "abstract": fragment(self._marks.marked(paper.abstract, phrases)),
+        shape = Shape(
+            heading=bool(place.heading),
+            also=bool(place.also),
+            matched=bool(place.matched),
+            unmarked=not is_marked,
+            lead=place.lead,
+        )
+        form = paper.forms.get(shape)
+        if form is None:
+            form = paper.forms[shape] = self._form(pick.paper, paper.card, shape)
+        in_text = {name: _wire(getattr(place, name)) for name in form.text.gaps}
+        in_html = {
+            name: abstract if name == "abstract" else _wire_escaped(getattr(place, name))
+            for name in form.html.gaps
         }
+        return WireCard(paper.card.title, form.text.filled(in_text), form.html.filled(in_html))
 
-    def _paper(self, paper: Paper, kinds: tuple[bool, ...], room: Room) -> WirePaper:
-        return self._papers.get(
-            (_key(paper), room, kinds), lambda: self._new_paper(paper, _unknown(kinds), room)
+    def page(self, pick: Pick, place: Place, room: Room) -> Card:
+        """Return the same card with its values, for templates that are rendered as a whole."""
+        card = views.card(pick.paper, (), self._house, room)
+        phrases = phrases_of(pick.reasons, room)
+        return replace(
+            self._marks.on(card, phrases),
+            place=place,
+            is_marked=self._mark(card, phrases)[1],
         )
 
-    def _new_paper(self, paper: Paper, why: tuple[MatchReason, ...], room: Room) -> WirePaper:
+    def entry(self, entry: Entry) -> tuple[str, str]:
+        """Return a line of the contents in HTML and text."""
+        return self._entries.get(
+            entry,
+            lambda: (
+                Markup(self._templates.entry_html.render(entry=entry)),  # noqa: S704
+                self._templates.entry_text.render(entry=entry),
+            ),
+        )
+
+    def _mark(self, card: Card, phrases: tuple[str, ...]) -> tuple[bytes, bool]:
+        """Return the highlighted abstract, and whether a matched word is visible in the card."""
+        marked = self._marks.marked(card.abstract, phrases)
+        is_marked = marked != escape(card.abstract) or self._marks.has(card.title, phrases)
+        return fragment(marked), is_marked
+
+    def _paper(self, paper: Paper, room: Room) -> CachedPaper:
+        return self._papers.get((_key(paper), room), lambda: self._new_paper(paper, room))
+
+    def _new_paper(self, paper: Paper, room: Room) -> CachedPaper:
         try:
-            card = replace(
-                views.card(paper, why, self._house, room),
-                title_marked=placeholder("title"),
-                abstract_marked=placeholder("abstract"),
-            )
+            return CachedPaper(views.card(paper, (), self._house, room), {})
+        except (TypeError, ValueError, AttributeError) as error:
+            raise RenderError(f"paper {paper.id}: {error}") from error
+
+    def _form(self, paper: Paper, card: Card, shape: Shape) -> WirePaper:
+        place = Place(
+            number=placeholder("number"),
+            heading=placeholder("heading") if shape.heading else "",
+            also=placeholder("also") if shape.also else "",
+            matched=placeholder("matched") if shape.matched else "",
+            lines=placeholder("lines") if shape.also or shape.matched else "",
+            lead=shape.lead,
+        )
+        unknown = replace(
+            card,
+            abstract_marked=placeholder("abstract") if card.abstract else "",
+            is_marked=not shape.unmarked,
+            place=place,
+        )
+        try:
             return WirePaper(
-                title=card.title,
-                abstract=card.abstract,
-                text=part(self._templates.digest_text.card.render(pick=card)),
-                html=part(self._templates.digest_html.card.render(pick=card)),
+                text=part(self._templates.digest_text.card.render(pick=unknown)),
+                html=part(self._templates.digest_html.card.render(pick=unknown)),
             )
         except (TemplateError, TypeError, ValueError, AttributeError) as error:
             raise RenderError(f"paper {paper.id}: {error}") from error
@@ -124,25 +173,14 @@ def _key(paper: Paper) -> object:
     )
 
 
-def _unknown(kinds: tuple[bool, ...]) -> tuple[MatchReason, ...]:
-    """Return placeholders for reasons, with phrases or without, to render a paper in advance."""
-    return tuple(
-        MatchReason(
-            placeholder(label), placeholder(phrases) if has_phrases else "", placeholder(line)
-        )
-        for (line, label, phrases), has_phrases in zip(GAPS, kinds, strict=False)
-    )
+@lru_cache(maxsize=TEXTS)
+def _wire(text: str) -> bytes:
+    return fragment(text)
 
 
-@lru_cache(maxsize=REASONS)
-def _wire_reason(reason: Reason, phrases: int) -> WireReason:
-    """Return a rendered reason with at most `phrases` of its phrases.
-
-    Cached: all readers of a topic get a paper for the same reason.
-    """
-    why = views.why(reason, phrases)
-    wire = (fragment(why.line), escaped(why.label), escaped(why.phrases))
-    return WireReason(bool(why.phrases), wire)
+@lru_cache(maxsize=TEXTS)
+def _wire_escaped(text: str) -> bytes:
+    return escaped(text)
 
 
 Key = TypeVar("Key", bound=Hashable)

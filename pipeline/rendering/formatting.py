@@ -11,7 +11,7 @@ from datetime import date
 from pipeline.translations import gettext, gettext_noop, ngettext
 
 WIDTH = 76  # columns of the text part
-HEADLINE = 60  # characters of a title in the subject
+HEADLINE = 90  # characters of a title in the subject; phones show about 40
 ELLIPSIS = "…"
 
 # Bidirectional controls can reverse a line, so that a link reads as another; surrogates and
@@ -77,14 +77,17 @@ def listed(words: Sequence[str]) -> str:
     return gettext("%(most)s and %(last)s", most=", ".join(words[:-1]), last=words[-1])
 
 
-def authors(names: Sequence[str], total: int) -> str:
-    """Return the first three names and the number of others; "" if there are no names."""
-    shown = [name for name in map(clean, names[:3]) if name]
+def authors(names: Sequence[str], total: int, most: int = 3) -> str:
+    """Return the first `most` names and the number of others; "" if there are no names."""
+    shown = [name for name in map(clean, names[:most]) if name]
     more = max(total, len(names)) - len(shown)
     if not shown:
         return ""
     if more <= 0:
         return listed(shown)
+    if most < 3:
+        others = f"{more:,}"
+        return gettext("%(names)s +%(more)s", names=", ".join(shown), more=others)
     return ngettext(
         "%(names)s and %(num)s more", "%(names)s and %(num)s more", more, names=", ".join(shown)
     )
@@ -128,13 +131,14 @@ def days(first: date, last: date) -> str:
     if first.year != last.year:
         start, end = _day_of_year(first), _day_of_year(last)
     elif first.month != last.month:
-        start, end = _day_of_month(first), _day_of_month(last)
+        start, end = day_of_month(first), day_of_month(last)
     else:
-        start, end = str(first.day), _day_of_month(last)
+        start, end = str(first.day), day_of_month(last)
     return gettext("%(start)s to %(end)s", start=start, end=end)
 
 
-def _day_of_month(on: date) -> str:
+def day_of_month(on: date) -> str:
+    """Return "31 July"."""
     return gettext("%(day)s %(month)s", day=on.day, month=gettext(_MONTHS[on.month - 1]))
 
 

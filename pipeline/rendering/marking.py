@@ -44,6 +44,10 @@ class Marker:
             abstract_marked=self.marked(card.abstract, phrases),
         )
 
+    def has(self, text: str, phrases: tuple[str, ...]) -> bool:
+        """Return whether one of the phrases occurs in `text`."""
+        return bool(text and phrases and self._find(text, phrases))
+
     def marked(self, text: str, phrases: tuple[str, ...]) -> Markup:
         pieces, at = [], 0
         for start, end in self._find(text, phrases)[:MOST] if text and phrases else ():

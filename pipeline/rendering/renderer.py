@@ -7,10 +7,11 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from jinja2 import Template, TemplateError
+from markupsafe import Markup
 
 from pipeline.domain import MAIL_KINDS, DeliveryKind, Digest, NoMatchNotice, Pick
 from pipeline.errors import RenderError
@@ -18,9 +19,9 @@ from pipeline.rendering import formatting, selftest, templates, views
 from pipeline.rendering.branding import Branding, MailLinks
 from pipeline.rendering.cards import Cards, RenderCache, WireCard
 from pipeline.rendering.fragments import Part, Rendered, escaped, fragment, part, placeholder
-from pipeline.rendering.marking import Find, Marker, phrases_of
+from pipeline.rendering.marking import Find, Marker
 from pipeline.rendering.templates import TemplateParts
-from pipeline.rendering.views import Edition, Personal
+from pipeline.rendering.views import Edition, Personal, Place, Room
 from pipeline.translations import gettext, ngettext
 
 FRAMES = 512  # cached, about 15 KB each
@@ -60,6 +61,15 @@ class MailText:
     personal: Personal
 
 
+class ShownPaper(NamedTuple):
+    """A paper of a digest in its place, rendered."""
+
+    pick: Pick
+    place: Place
+    room: Room
+    card: WireCard
+
+
 class Renderer:
     """Renderer of all mails.
 
@@ -94,37 +104,29 @@ class Renderer:
 
         Raise RenderError if no paper is left, or if a template fails.
         """
-        cards = [card for _, card in self._shown(digest)]
-        spoken = _words(digest, links, [card.title for card in cards])
-        frame = self._frame(spoken.edition, links)
-        said = spoken.personal
-        in_text = {name: fragment(getattr(said, name)) for name in frame.text.asked}
-        in_html = {name: escaped(getattr(said, name)) for name in frame.html.asked}
+        shown = self._shown(digest)
+        mail = self._texts(digest, links, shown)
+        frame = self._frame(mail.edition, links)
+        in_text = {name: fragment(getattr(mail.personal, name)) for name in frame.text.asked}
+        in_html = {name: escaped(getattr(mail.personal, name)) for name in frame.html.asked}
         return Rendered(
-            spoken.subject,
-            frame.text.around([card.text for card in cards], in_text),
-            frame.html.around([card.html for card in cards], in_html),
+            mail.subject,
+            frame.text.around([paper.card.text for paper in shown], in_text),
+            frame.html.around([paper.card.html for paper in shown], in_html),
         )
 
     def page(self, digest: Digest, links: MailLinks) -> tuple[str, str, str]:
         """Return subject, HTML and text of the same mail as strings, from whole templates."""
-        room = views.room(len(digest.picks))
-        cards = [
-            self._marks.on(
-                views.card(pick.paper, views.reasons(pick.reasons, room), self._house, room),
-                phrases_of(pick.reasons, room),
-            )
-            for pick, _ in self._shown(digest)
-        ]
-        spoken = _words(digest, links, [card.title for card in cards])
+        shown = self._shown(digest)
+        mail = self._texts(digest, links, shown)
         context = {
-            "edition": spoken.edition,
+            "edition": mail.edition,
             "links": links,
-            "mail": spoken.personal,
-            "picks": cards,
+            "mail": mail.personal,
+            "picks": [self._cards.page(paper.pick, paper.place, paper.room) for paper in shown],
         }
         html = _render(self._templates.digest_html.whole, context)
-        return spoken.subject, html, _render(self._templates.digest_text.whole, context)
+        return mail.subject, html, _render(self._templates.digest_text.whole, context)
 
     def transactional(
         self,
@@ -169,18 +171,63 @@ class Renderer:
             (fragment(_render(template.html, values)),),
         )
 
-    def _shown(self, digest: Digest) -> list[tuple[Pick, WireCard]]:
-        shown, reason = [], RenderError("a digest without a paper")
-        room = views.room(len(digest.picks))
-        for pick in digest.picks:
+    def _shown(self, digest: Digest) -> list[ShownPaper]:
+        """Return the papers of a digest in their places, without those that cannot be rendered."""
+        picks = views.arranged(digest.picks)
+        error = RenderError("a digest without a paper")
+        while picks:
+            shown, failed = self._rendered(picks)
+            if not failed:
+                return shown
+            for paper, error in failed.items():
+                log.warning("card.skipped", paper=paper, error=str(error))
+            picks = [pick for pick in picks if pick.paper.id not in failed]
+        raise error
+
+    def _rendered(self, picks: list[Pick]) -> tuple[list[ShownPaper], dict[int, RenderError]]:
+        room = views.room(len(picks))
+        shown, failed = [], {}
+        for pick, place in zip(picks, views.places(picks, room.phrases), strict=True):
+            its_room = views.LEAD_ROOM if place.lead else room
             try:
-                shown.append((pick, self._cards.get(pick, room)))
+                card = self._cards.get(pick, place, its_room)
             except RenderError as error:
-                log.warning("card.skipped", paper=pick.paper.id, error=str(error))
-                reason = error
-        if not shown:
-            raise reason
-        return shown
+                failed[pick.paper.id] = error
+            else:
+                shown.append(ShownPaper(pick, place, its_room, card))
+        return shown, failed
+
+    def _texts(self, digest: Digest, links: MailLinks, shown: list[ShownPaper]) -> MailText:
+        topics, topics_wrapped = _topics(digest.topics)
+        titles = [paper.card.title for paper in shown]
+        html, text = self._contents(shown)
+        return MailText(
+            subject=formatting.cut_at_word(titles[0], formatting.HEADLINE),
+            edition=_edition(digest, len(shown)),
+            personal=Personal(
+                preheader=" · ".join(formatting.cut_at_word(title, 90) for title in titles[1:3]),
+                contents=html,
+                contents_text=text,
+                topics=topics,
+                topics_wrapped=topics_wrapped,
+                more=ngettext(
+                    "%(num)s more paper matched.",
+                    "%(num)s more papers matched.",
+                    digest.more,
+                ),
+                unsubscribe=links.unsubscribe,
+                preferences=links.preferences,
+                view=links.view,
+            ),
+        )
+
+    def _contents(self, shown: list[ShownPaper]) -> tuple[Markup, str]:
+        """Return the contents in HTML and text; both are empty in a short mail."""
+        if len(shown) < views.CONTENTS:
+            return Markup(), ""
+        entries = [views.entry(paper.place, paper.card.title) for paper in shown]
+        html, text = zip(*map(self._cards.entry, entries), strict=True)
+        return Markup().join(html), "".join(text)
 
     def _frame(self, edition: Edition, links: MailLinks) -> WireFrame:
         pages = (links.subscribe, links.privacy, links.archive)
@@ -204,32 +251,12 @@ def _wire_form(form: TemplateParts, context: Mapping[str, Any]) -> WireForm:
     return WireForm(head, tail, frozenset(head.gaps + tail.gaps))
 
 
-def _words(digest: Digest, links: MailLinks, titles: list[str]) -> MailText:
-    topics, topics_wrapped = _topics(digest.topics)
-    return MailText(
-        subject=views.subject(digest, titles[0], len(titles)),
-        edition=_edition(digest, len(titles)),
-        personal=Personal(
-            preheader=" · ".join(formatting.cut_at_word(title, 90) for title in titles[:2]),
-            topics=topics,
-            topics_wrapped=topics_wrapped,
-            more=ngettext(
-                "%(num)s more paper matched your topics.",
-                "%(num)s more papers matched your topics.",
-                digest.more,
-            ),
-            unsubscribe=links.unsubscribe,
-            preferences=links.preferences,
-            view=links.view,
-        ),
-    )
-
-
 def _edition(digest: Digest, papers: int) -> Edition:
     return views.edition(
         digest.edition_on,
         digest.announced,
         papers,
+        has_contents=papers >= views.CONTENTS,
         welcome=digest.welcome,
         has_more=digest.more > 0,
         has_topics=bool(digest.topics),

@@ -60,6 +60,7 @@ NOTES = (
 )
 
 BARE = Digest(DAY, (Pick(_paper(), (), 1.0),))
+MATCHES = (Reason("Search", ("dense retrieval", "title")), Reason("Trending"), Reason("B", ("b",)))
 FULL = Digest(
     DAY,
     (
@@ -74,9 +75,12 @@ FULL = Digest(
                 links=Links(*(f"{SITE}/{name}" for name in "abcde")),
                 withdrawn=True,
             ),
-            (Reason("Search", ("dense retrieval", "title")), Reason("Trending")),
+            MATCHES,
             1.0,
         ),
+        Pick(_paper(id=-2, abstract="Another abstract."), MATCHES[::-1], 1.0),
+        Pick(_paper(id=-3, title="Another"), (MATCHES[2], MATCHES[0]), 1.0),
+        Pick(_paper(id=-4), (), 1.0),
     ),
     more=2,
     topics=("Search", "Trending"),

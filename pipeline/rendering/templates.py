@@ -49,6 +49,8 @@ class MailTemplate:
 class Templates:
     digest_html: TemplateParts
     digest_text: TemplateParts
+    entry_html: Template  # a line of the contents
+    entry_text: Template
     mark: Template  # around highlighted words
     mails: Mapping[str, MailTemplate]  # by file name, without suffix
     version: str  # hash of all template files
@@ -74,6 +76,10 @@ def _load(folder: Path, branding: Branding, version: str) -> Templates:
         return Templates(
             digest_html=_form(html, f"{DIGEST}.mjml", _html(folder, f"{DIGEST}.mjml")),
             digest_text=_form(text, f"{DIGEST}.txt", _source(folder, f"{DIGEST}.txt")),
+            entry_html=_template(
+                html, "partials/entry.mjml", _source(folder, "partials/entry.mjml")
+            ),
+            entry_text=_template(text, "partials/entry.txt", _source(folder, "partials/entry.txt")),
             mark=_template(
                 html, "partials/mark.mjml", _source(folder, "partials/mark.mjml").strip()
             ),

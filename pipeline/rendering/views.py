@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from typing import TypeGuard
 from urllib.parse import quote, urlsplit
 
-from pipeline.domain import Breadth, Digest, NoMatchNotice, Paper, Reason
+from pipeline.domain import Breadth, NoMatchNotice, Paper, Pick, Reason
 from pipeline.rendering import formatting
 from pipeline.rendering.branding import Branding
 from pipeline.sources import SOURCES
 from pipeline.translations import gettext, gettext_noop, ngettext
 
 TITLE = 300
+ENTRY = 44  # characters of a title in the contents: one line on a phone
 LABEL = 60
+CONTENTS = 4  # with fewer papers, the contents would only repeat the cards
 REASONS = 4  # topics shown per paper
 TOPICS = 12  # shown in the footer
 
@@ -36,13 +39,11 @@ class PaperLink:
 class MatchReason:
     """A topic of the reader, and the words of the paper that matched it.
 
-    Like the values of `Personal`, they are inserted unchanged; a template must test only `phrases`,
-    which is "" if the topic has no words.
+    `phrases` is "" if the topic has no words.
     """
 
     label: str
     phrases: str  # "“dense retrieval”, “reranker”"
-    line: str  # both, wrapped, for the text part
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,27 @@ class Room:
     abstract: int  # columns
     phrases: int  # per topic
     links: int
+    counts: int = 1
 
 
-# Gmail clips a mail at 102 KB. With these limits, for up to so many papers, a mail stays under
-# 90 KB; if a mail has fifty papers, its reader prefers a list of titles anyway.
-ROOMS = {20: Room(380, 4, 5), 30: Room(120, 2, 3)}
+# Gmail clips a mail at 102 KB; with these limits, for up to so many papers, a mail stays under
+# 90 KB. Ten papers take about four screens of a phone.
+ROOMS = {5: Room(220, 4, 4, 2), 20: Room(100, 4, 3), 30: Room(90, 2, 3)}
 LEAST_ROOM = Room(0, 0, 1)
+LEAD_ROOM = Room(200, 4, 4, 2)  # of the first paper, in a mail of at most `LED` papers
+LED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Position of a paper in the mail of one reader, and what only this reader's topics say."""
+
+    number: str = ""  # "1" for the first paper
+    heading: str = ""  # topic of the group that begins here
+    also: str = ""  # other topics that matched
+    matched: str = ""  # "“dense retrieval”, “reranker”", of all topics
+    lines: str = ""  # both in words, wrapped, for the text part
+    lead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +89,11 @@ class Card:
     why: tuple[MatchReason, ...]
     links: tuple[PaperLink, ...]
     withdrawn: bool
+    facts: str = ""  # "Ada Lovelace +5 · cs.IR · 145 upvotes", on one line of a phone
     title_marked: str = ""  # both as HTML with highlights; see `marks`
     abstract_marked: str = ""
+    is_marked: bool = False  # whether a matched word is visible
+    place: Place = Place()
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -86,12 +105,22 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the contents at the top of a mail."""
+
+    number: str
+    title: str  # one line
+    heading: str  # topic of the group that begins here, or ""
+
+
+@dataclass(frozen=True, slots=True)
 class Edition:
     """Values that many readers of one day share: all of a mail but cards and personal values."""
 
     date: str
-    papers: str  # "10 papers for you"
+    papers: str  # "10 papers"
     covers: str  # "" when unknown
+    has_contents: bool
     welcome: bool
     has_more: bool
     has_topics: bool
@@ -102,9 +131,11 @@ class Personal:
     """Values of one mail. They are inserted unchanged: a template must not test them."""
 
     preheader: str
+    contents: str  # the lines of the contents, as HTML
+    contents_text: str
     topics: str
     topics_wrapped: str
-    more: str  # "27 more papers matched your topics."
+    more: str  # "27 more papers matched."
     unsubscribe: str
     preferences: str
     view: str
@@ -165,12 +196,71 @@ def card(paper: Paper, why: tuple[MatchReason, ...], branding: Branding, room: R
         why=why,
         links=tuple(_links(paper)[: room.links]),
         withdrawn=paper.withdrawn,
+        facts=" · ".join(_facts(paper, room.counts)),
     )
 
 
+def arranged(picks: Iterable[Pick]) -> list[Pick]:
+    """Return the picks in groups of the same first topic, beginning with the group of the best."""
+    groups: dict[str, list[Pick]] = {}
+    for pick in picks:
+        groups.setdefault(_first_topic(pick), []).append(pick)
+    return [pick for group in groups.values() for pick in group]
+
+
+def places(picks: Sequence[Pick], phrases: int) -> list[Place]:
+    """Return the place of each arranged pick, with at most `phrases` of each topic."""
+    found, before = [], ""
+    for number, pick in enumerate(picks, 1):
+        why = reasons(pick.reasons, phrases)
+        heading = why[0].label if why else ""
+        found.append(
+            Place(
+                number=str(number),
+                heading=heading if heading != before else "",
+                also=_also(why),
+                matched=_matched(why),
+                lines=_lines(why),
+                lead=number == 1 and len(picks) <= LED,
+            )
+        )
+        before = heading
+    return found
+
+
+def _also(why: tuple[MatchReason, ...]) -> str:
+    """Return the other topics, except those without words, such as Trending."""
+    return formatting.listed([other.label for other in why[1:] if other.phrases])
+
+
+def _matched(why: tuple[MatchReason, ...]) -> str:
+    return ", ".join(dict.fromkeys(reason.phrases for reason in why if reason.phrases))
+
+
+@lru_cache(maxsize=16_384)
+def _lines(why: tuple[MatchReason, ...]) -> str:
+    lines = []
+    if matched := _matched(why):
+        lines.append(gettext("Matched %(phrases)s", phrases=matched))
+    if also := _also(why):
+        lines.append(gettext("Also for %(topics)s", topics=also))
+    return "\n".join(map(formatting.wrap, lines))
+
+
+def entry(place: Place, title: str) -> Entry:
+    """Return the line of a paper in the contents; a long title ends before its colon."""
+    name = title.partition(": ")[0]
+    short = name if len(name) <= ENTRY else formatting.cut_at_word(title, ENTRY)
+    return Entry(place.number, short, place.heading)
+
+
+def _first_topic(pick: Pick) -> str:
+    return pick.reasons[0].label if pick.reasons else ""
+
+
 @lru_cache(maxsize=8_192)
-def reasons(given: tuple[Reason, ...], room: Room) -> tuple[MatchReason, ...]:
-    return tuple(why(reason, room.phrases) for reason in given[:REASONS])
+def reasons(given: tuple[Reason, ...], phrases: int) -> tuple[MatchReason, ...]:
+    return tuple(why(reason, phrases) for reason in given[:REASONS])
 
 
 def title(paper: Paper) -> str:
@@ -183,28 +273,19 @@ def edition(
     announced: tuple[date, date] | None,
     papers: int,
     *,
+    has_contents: bool,
     welcome: bool,
     has_more: bool,
     has_topics: bool,
 ) -> Edition:
     return Edition(
-        date=formatting.full_day(edition_on),
-        papers=ngettext("%(num)s paper for you", "%(num)s papers for you", papers),
+        date=formatting.day_of_month(edition_on),
+        papers=ngettext("%(num)s paper", "%(num)s papers", papers),
         covers=formatting.days(*announced) if announced else "",
+        has_contents=has_contents,
         welcome=welcome,
         has_more=has_more,
         has_topics=has_topics,
-    )
-
-
-def subject(digest: Digest, first_title: str, papers: int) -> str:
-    """Return "Papers for 31 Jul: A Title of at Most Sixty Characters +7"."""
-    headline = formatting.cut_at_word(first_title, formatting.HEADLINE)
-    day = formatting.day(digest.edition_on)
-    if papers == 1:
-        return gettext("Papers for %(day)s: %(title)s", day=day, title=headline)
-    return gettext(
-        "Papers for %(day)s: %(title)s +%(more)s", day=day, title=headline, more=papers - 1
     )
 
 
@@ -221,12 +302,7 @@ def why(reason: Reason, most: int) -> MatchReason:
     label = formatting.cut_at_word(formatting.clean(reason.label), LABEL)
     shown = (formatting.cut_at_word(formatting.clean(p), LABEL) for p in reason.phrases[:most])
     phrases = ", ".join(f"“{phrase}”" for phrase in shown if phrase)
-    line = (
-        gettext("For %(topic)s: matched %(phrases)s", topic=label, phrases=phrases)
-        if phrases
-        else gettext("For %(topic)s", topic=label)
-    )
-    return MatchReason(label, phrases, formatting.wrap(line))
+    return MatchReason(label, phrases)
 
 
 def source_title(name: str) -> str:
@@ -240,6 +316,15 @@ def _byline(paper: Paper) -> list[str]:
         *map(formatting.clean, paper.categories[:1]),
         formatting.day(paper.announced_on),
     ]
+
+
+def _facts(paper: Paper, counts: int) -> list[str]:
+    """Return author, category and counts; the source, if there would be only one of them."""
+    names = formatting.authors(paper.authors, paper.author_count, 1)
+    category = [formatting.clean(category) for category in paper.categories[:1]]
+    shown = [names, *category, *_counts(paper)[:counts]]
+    facts = [fact for fact in shown if fact]
+    return facts if len(facts) > 1 else [*facts, *map(source_title, paper.sources[:1])]
 
 
 def _counts(paper: Paper) -> list[str]:

@@ -185,7 +185,7 @@ def _outlook(services: Services, pages: Pages, subscriber: Subscriber) -> Outloo
     if digest is None:
         return Outlook((), 0, is_ready=False)
     cards = tuple(
-        views.card(pick.paper, views.reasons(pick.reasons, ROOM), pages.branding, ROOM)
+        views.card(pick.paper, views.reasons(pick.reasons, ROOM.phrases), pages.branding, ROOM)
         for pick in digest.picks
     )
     return Outlook(cards, digest.more)

@@ -149,7 +149,7 @@ def _candidates(
 
 
 def _card(paper: Paper, picked: Picked, branding: Branding) -> Card:
-    return views.card(paper, views.reasons(picked.reasons, ROOM), branding, ROOM)
+    return views.card(paper, views.reasons(picked.reasons, ROOM.phrases), branding, ROOM)
 
 
 # --- Volume -------------------------------------------------------------------------------------

@@ -220,6 +220,7 @@ class Digest:
     edition_on: date  # local date of the slot, in the reader's time zone
     picks: tuple[Pick, ...]
     more: int = 0  # further matches, left out because `max_papers` was reached
+    unpicked: tuple[int, ...] = ()  # their paper ids, best first; at most 200 are stored
     topics: tuple[str, ...] = ()  # labels of the followed topics
     announced: tuple[date, date] | None = None  # first and last announcement date covered
     welcome: bool = False  # first digest, compiled from recent papers

@@ -485,12 +485,12 @@ def test_digest_has_unsubscribe_links_and_names_the_operator():
         assert "12 Sample Street, 10115 Berlin" in shown
 
 
-def test_number_of_further_papers_links_to_the_archive():
+def test_number_of_further_papers_links_to_their_page():
     _, html, text = render(make_digest(more=1))
 
     assert "1 more paper matched" in Seen(html).text
-    assert LINKS.archive in Seen(html).links
-    assert f"1 more paper matched.\nSee them: {LINKS.archive}" in text
+    assert LINKS.more in Seen(html).links
+    assert f"1 more paper matched.\nSee them: {LINKS.more}" in text
     assert "See them" not in render(make_digest(more=0))[2]
 
 

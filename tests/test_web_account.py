@@ -700,6 +700,43 @@ def test_altered_digest_link_returns_410(site, sent):
     assert site.get(sent.replace("/digests/1.", "/digests/2.")).status_code == 410
 
 
+@pytest.fixture
+def unpicked(site: Site) -> str:
+    """Return the path of the two papers that matched a digest of five but did not fit."""
+    words = ("moss", "fern", "birch", "larch", "beech", "maple", "cedar", "willow")
+    for number, word in enumerate(words, 1):
+        title = "A survey of cars" if number == 8 else f"{word} {'retrieval ' * (8 - number)}"
+        site.announce(make_sighting(f"3001.0000{number}", title=title, announced_on=now().date()))
+    site.reader()
+    site.publish()
+    return path(f"{site.services.links.digest(site.owed()[0].id, now())}/more")
+
+
+def test_papers_that_did_not_fit_are_listed_best_first(site, unpicked):
+    site.announce(make_sighting("3001.00009", title="Later retrieval", announced_on=now().date()))
+
+    page = site.get(unpicked)
+
+    assert page.status_code == 200
+    assert re.findall(r'href="/papers/3001\.0000(\d)"', page.text) == ["6", "7"]
+    assert "2 more papers matched." in page.text
+    assert page.headers["x-robots-tag"].startswith("noindex")
+    assert page.headers["cache-control"] == "no-store"
+
+
+def test_digest_page_links_to_the_papers_that_did_not_fit(site, unpicked):
+    assert unpicked in site.get(unpicked.removesuffix("/more")).text
+
+
+def test_papers_that_did_not_fit_are_forgotten_with_the_digest(site, unpicked):
+    [reader] = rows(site.engine, SubscriberRow)
+
+    signup.erase_by_id(site.engine, reader.id, now())
+
+    assert site.get(unpicked).status_code == 410
+    assert [row.unpicked for row in rows(site.engine, DeliveryRow)] == [[]]
+
+
 # --- All account pages --------------------------------------------------------------------------
 
 

@@ -34,13 +34,14 @@ class Composer:
         return self.signer.sign(mail, now) if self.signer else mail
 
     def mail_links(self, delivery: Delivery, now: datetime) -> MailLinks:
+        view = self.links.digest(delivery.id, now)
         return MailLinks(
             subscribe=f"{self.site_url}/subscribe",
             privacy=f"{self.site_url}/privacy",
-            archive=f"{self.site_url}/papers",
+            more=f"{view}/more",
             unsubscribe=self.links.unsubscribe(delivery.secret),
             preferences=self.links.preferences(delivery.subscriber_id, now),
-            view=self.links.digest(delivery.id, now),
+            view=view,
         )
 
     def _unsigned(self, delivery: Delivery, content: ListContent | None, now: datetime) -> bytes:

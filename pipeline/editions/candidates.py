@@ -23,6 +23,7 @@ from pipeline.storage import papers, topics
 from pipeline.storage.digests import digest_of
 from pipeline.storage.topics import PublishedMatch
 
+UNPICKED = 200  # stored per digest, to be listed on the site
 TRENDING_POOL = 300  # papers with the most upvotes, from which each reader's are chosen
 
 
@@ -103,7 +104,11 @@ class Candidates:
         selection = pick(unseen, most)
         picks = [Pick(self._papers[p.paper], p.reasons, p.score) for p in selection.picks]
         digest = digest_of(
-            draft.edition_on, picks, more=selection.more, topics=tuple(s.label for s in followed)
+            draft.edition_on,
+            picks,
+            more=selection.more,
+            topics=tuple(s.label for s in followed),
+            unpicked=selection.unpicked[:UNPICKED],
         )
         if picks:
             return digest, None

@@ -46,6 +46,7 @@ class Picked:
 class Selection:
     picks: tuple[Picked, ...]
     more: int = 0  # papers that matched but did not fit
+    unpicked: tuple[int, ...] = ()  # the same, best first
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,9 @@ def pick(candidates: Sequence[TopicCandidates], max_papers: int) -> Selection:
         by_paper.setdefault(offer.candidate.paper, []).append(offer)
     chosen = _choose(offers, by_paper, max_papers)
     picks = tuple(_picked(by_paper[paper], candidates) for paper in chosen)
-    return Selection(picks, more=len(by_paper) - len(picks))
+    taken = set(chosen)
+    unpicked = tuple(paper for paper in by_paper if paper not in taken)
+    return Selection(picks, len(unpicked), unpicked)
 
 
 def _choose(

@@ -22,7 +22,7 @@ class MailLinks:
     view: str
     subscribe: str
     privacy: str
-    archive: str
+    more: str  # papers that matched but did not fit
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,6 +215,7 @@ class Renderer:
                     "%(num)s more papers matched.",
                     digest.more,
                 ),
+                more_url=links.more,
                 unsubscribe=links.unsubscribe,
                 preferences=links.preferences,
                 view=links.view,
@@ -230,7 +231,7 @@ class Renderer:
         return Markup().join(html), "".join(text)
 
     def _frame(self, edition: Edition, links: MailLinks) -> WireFrame:
-        pages = (links.subscribe, links.privacy, links.archive)
+        pages = (links.subscribe, links.privacy)
         return self._frames.get(
             (edition, pages), lambda: self._new_frame({"edition": edition, "links": links})
         )

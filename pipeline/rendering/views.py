@@ -136,6 +136,7 @@ class Personal:
     topics: str
     topics_wrapped: str
     more: str  # "27 more papers matched."
+    more_url: str
     unsubscribe: str
     preferences: str
     view: str

@@ -111,6 +111,7 @@ class NewDelivery:
     range_from: int | None = None  # batches (from, to]
     range_to: int | None = None
     more: int = 0
+    unpicked: Sequence[int] = ()
     topics: Sequence[str] = ()
     template: str | None = None
 
@@ -169,6 +170,7 @@ def row_of(new: NewDelivery, now: datetime) -> dict[str, Any]:
     """Return the column values of a delivery queued at `now`."""
     given = {field.name: getattr(new, field.name) for field in fields(new)}
     return given | {
+        "unpicked": list(new.unpicked),
         "topics": list(new.topics),
         "precedence": new.kind.precedence,
         "status": DeliveryStatus.QUEUED,
@@ -754,7 +756,14 @@ def redact(conn: Connection, subscriber_id: int) -> None:
         .where(_ROW.subscriber_id == subscriber_id)
         # A reply may contain the address; the labels of topics are the subscriber's own text.
         .values(
-            address=None, domain="", topics=[], more=0, reply=None, queue_id=None, redacted=True
+            address=None,
+            domain="",
+            topics=[],
+            more=0,
+            unpicked=[],
+            reply=None,
+            queue_id=None,
+            redacted=True,
         )
     )
 

@@ -275,6 +275,16 @@ def reader_of(conn: Connection, delivery_id: int) -> int | None:
     return conn.scalar(select(DeliveryRow.subscriber_id).where(DeliveryRow.id == delivery_id))
 
 
+def unpicked(conn: Connection, delivery_id: int) -> list[int]:
+    """Return the ids of the papers that matched a digest but did not fit, best first."""
+    found = conn.scalar(
+        select(DeliveryRow.unpicked).where(
+            DeliveryRow.id == delivery_id, DeliveryRow.kind.in_(DIGESTS)
+        )
+    )
+    return list(found or ())
+
+
 def compilation(conn: Connection, delivery_id: int) -> Compilation | None:
     """Return when and for which template a digest was compiled.
 
@@ -370,11 +380,12 @@ def digest_of(
     more: int,
     topics: tuple[str, ...],
     welcome: bool = False,
+    unpicked: tuple[int, ...] = (),
 ) -> Digest:
     """Return a digest with the first and last announcement day of its papers."""
     days = [pick.paper.announced_on for pick in picks]
     announced = (min(days), max(days)) if days else None
-    return Digest(edition_on, tuple(picks), more, topics, announced, welcome)
+    return Digest(edition_on, tuple(picks), more, unpicked, topics, announced, welcome)
 
 
 def _picks_of(delivery_ids: Sequence[int]) -> Any:
@@ -455,6 +466,7 @@ def _new_delivery(new: NewDigest, domain: str, now: datetime) -> NewDelivery:
         range_from=new.range_from,
         range_to=new.range_to,
         more=new.digest.more,
+        unpicked=new.digest.unpicked,
         topics=new.digest.topics,
         template=new.template,
     )

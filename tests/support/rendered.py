@@ -27,7 +27,7 @@ LINKS = MailLinks(
     view="https://papers.example.org/digests/4.1.x",
     subscribe="https://papers.example.org/subscribe",
     privacy="https://papers.example.org/privacy",
-    archive="https://papers.example.org/papers",
+    more="https://papers.example.org/digests/4.1.x/more",
 )
 
 

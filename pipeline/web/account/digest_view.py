@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -11,7 +12,7 @@ from starlette.responses import HTMLResponse, Response
 
 from pipeline.domain import Digest
 from pipeline.errors import ExpiredTokenError
-from pipeline.rendering import MailLinks
+from pipeline.rendering import MailLinks, formatting
 from pipeline.storage import digests
 from pipeline.storage.database import read_only
 from pipeline.storage.digests import Compilation
@@ -19,6 +20,7 @@ from pipeline.translations import gettext, ngettext
 from pipeline.web.account.text import now
 from pipeline.web.dependencies import READ, Pages, Services
 from pipeline.web.middleware import MAIL_POLICY
+from pipeline.web.papers import views
 
 # The mail may run no script and submit no form, and has an opaque origin.
 POLICY: Final = MAIL_POLICY + (
@@ -36,30 +38,65 @@ router = APIRouter()
 
 @router.api_route("/digests/{token}", methods=READ)
 def show_digest(token: str, services: Services, pages: Pages) -> Response:
-    kept = services.retention.digest
-    try:
-        delivery_id = services.links.read_digest(token, now())
-    except ExpiredTokenError:
-        return _no_longer_kept(pages, kept)
-    with read_only(services.engine) as conn:
-        made = digests.compilation(conn, delivery_id)
-        digest = digests.load(conn, [delivery_id]).get(delivery_id)
-    is_over = made is None or made.created_at <= now() - kept
-    if made is None or digest is None or not digest.picks or is_over:
-        return _no_longer_kept(pages, kept)
-    html = _mail(services, digest, made)
+    shown = _load(services, token)
+    if shown is None:
+        return _no_longer_kept(pages, services.retention.digest)
+    html = _mail(services, shown)
     return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
 
 
-def _mail(services: Services, digest: Digest, made: Compilation) -> str:
+@router.api_route("/digests/{token}/more", methods=READ)
+def show_unpicked(token: str, services: Services, pages: Pages) -> Response:
+    """Show the papers that matched this digest but exceeded the reader's maximum."""
+    shown = _load(services, token)
+    if shown is None:
+        return _no_longer_kept(pages, services.retention.digest)
+    with read_only(services.engine) as conn:
+        ids = digests.unpicked(conn, shown.delivery_id)
+        papers = views.views_of(conn, ids, pages.branding)
+    return pages.show(
+        "unpicked.html",
+        day=formatting.day_of_month(shown.digest.edition_on),
+        papers=papers,
+        counted=ngettext(
+            "%(num)s more paper matched.", "%(num)s more papers matched.", shown.digest.more
+        ),
+        limit=len(ids) if shown.digest.more > len(ids) else 0,
+        view=f"/digests/{token}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ShownDigest:
+    token: str
+    delivery_id: int
+    digest: Digest
+    compilation: Compilation
+
+
+def _load(services: Services, token: str) -> ShownDigest | None:
+    """Return the digest of a link; None if it is not stored any more, or the link has expired."""
+    try:
+        delivery_id = services.links.read_digest(token, now())
+    except ExpiredTokenError:
+        return None
+    with read_only(services.engine) as conn:
+        made = digests.compilation(conn, delivery_id)
+        digest = digests.load(conn, [delivery_id]).get(delivery_id)
+    if made is None or made.created_at <= now() - services.retention.digest:
+        return None
+    return ShownDigest(token, delivery_id, digest, made) if digest and digest.picks else None
+
+
+def _mail(services: Services, shown: ShownDigest) -> str:
     """Render the mail without its personal links, because readers share the URL of a page."""
     site, renderer = services.settings.site_url, services.renderer
     _, html, _ = renderer.page(
-        digest,
+        shown.digest,
         MailLinks(
             subscribe=f"{site}/subscribe",
             privacy=f"{site}/privacy",
-            archive=f"{site}/papers",
+            more=f"{site}/digests/{shown.token}/more",
             unsubscribe="",
             preferences=f"{site}/link",
             view="",
@@ -67,7 +104,7 @@ def _mail(services: Services, digest: Digest, made: Compilation) -> str:
     )
     note = (
         ""
-        if made.template == renderer.template_version
+        if shown.compilation.template == renderer.template_version
         else NEWER.format(
             gettext(
                 "The design of our emails has changed since this one was sent. The papers, "

@@ -307,6 +307,9 @@ def upgrade() -> None:
         sa.Column("range_to", sa.Integer(), nullable=True),
         sa.Column("more", sa.Integer(), nullable=False),
         sa.Column(
+            "unpicked", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.Column(
             "topics", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
         ),
         sa.Column("template", sa.Text(), nullable=True),

@@ -191,11 +191,11 @@ def problems(mail: bytes, expected: Expected) -> Iterator[str]:
 
 
 def links(mail: bytes) -> set[str]:
-    """Return the hosts of the links in the HTML part."""
+    """Return the hosts of the links in the HTML part; links within the mail have none."""
     message = message_from_bytes(mail, policy=SMTP)
     assert isinstance(message, EmailMessage)  # noqa: S101  (the policy makes them)
     addresses = _LINK.findall(_text_of(message, "html"))
-    return {urlsplit(address).hostname or address for address in addresses}
+    return {urlsplit(to).hostname or to for to in addresses if not to.startswith("#")}
 
 
 def _of_bytes(mail: bytes) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Benchmarks: paperboy bench send, web, match, quality."""
+"""Benchmarks: paperboy bench send, web, match, quality, sentences."""
 
 from __future__ import annotations
 
@@ -150,6 +150,33 @@ def quality(
     columns = ("set", "breadth", "precision", "recall", "papers", "quiet", "elsewhere")
     floors = (row for result in results for row in _floors(result))
     show(floors, columns, as_json=False, empty="")
+
+
+@app.command()
+def sentences(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Papers with summaries, .jsonl or .jsonl.gz.")
+    ],
+    train: Annotated[
+        Path | None,
+        typer.Option(metavar="WEIGHTS", help="Train on FILE instead, and write the weights here."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the key sentences of abstracts against summaries; see docs/mail.md."""
+    from pipeline.bench import sentences as bench
+
+    papers = bench.read(file)
+    if train:
+        trained = bench.train(papers)
+        bench.write(trained.weights, train)
+        row = trained.as_json()
+    else:
+        row = bench.measure(papers).as_json()
+    if as_json:
+        sys.stdout.write(json.dumps(row) + "\n")
+    else:
+        show([row], tuple(row), as_json=False, empty="")
 
 
 def _show_site(report: site.Report) -> None:

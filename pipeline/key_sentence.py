@@ -86,7 +86,7 @@ _LABELS = (
 )
 _LABEL = re.compile(
     rf"(?i:(?:{_LABELS})(?:(?: and |\s?[/&]\s?)[a-z]+){{0,2}}\s?:)\s*(?=\S)"
-    rf"|(?:{_LABELS.upper().replace('S?', '(?:S)?')})(?: AND [A-Z]+)?\s+(?=[A-Z])"
+    rf"|(?:{_LABELS.upper()})(?: AND [A-Z]+)?\s+(?=[A-Z])"
 )
 
 

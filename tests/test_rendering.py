@@ -384,6 +384,8 @@ def test_topic_without_phrases_shows_no_matched_phrase():
 
 
 MARK = re.compile(r'<span class="mark"[^>]*>(.*?)</span>')
+SPAN = re.compile(r'<span class="mark"[^>]*>')
+MARKED = "<span>{}</span>"
 
 
 def marks(html: str) -> list[str]:
@@ -403,7 +405,55 @@ def test_matched_words_are_marked_in_the_html_only():
     assert marks(html) == ["Agents", "multimodal", "agent&#39;s agent", "agents"]
     assert "A < B & Multi-Modal <Agents>" in Seen(html).text
     assert "span" not in subject + text
-    assert "multimodal & an agent's agent: <agents>. Reagents are none." in Seen(html).text
+    assert "multimodal & an agent's agent: <agents>." in Seen(html).text
+    assert "Reagents are none." in Seen(html).text
+
+
+LONG = (
+    "Bricks are old and there are many of them in the towns. In this paper, we propose a novel"
+    " kiln for bricks that is fast. It is tested in a town with a wall of bricks."
+    + " It holds."
+    * 40
+)
+
+
+def test_card_opens_with_the_key_sentence_and_goes_on_after_it():
+    """Matched words are marked in both; the text part has both, too."""
+    _, html, text = render(one_for(Reason("x", ("bricks",)), title="A kiln", abstract=LONG))
+
+    key = "In this paper, we propose a novel kiln for bricks that is fast."
+    assert f"{key.replace('bricks', MARKED.format('bricks'))}</p>" in SPAN.sub("<span>", html)
+    assert f"a wall of {MARKED.format('bricks')}. It holds." in SPAN.sub("<span>", html)
+    folded = " ".join(text.split())
+    assert f"{key} It is tested in a town with a wall of bricks. It holds." in folded
+    assert "Bricks are old" not in html + text
+
+
+def test_card_of_many_has_the_key_sentence_only():
+    paper = make_paper(abstract=LONG)
+
+    _, _, text = render(make_digest(*[make_pick(paper)] * 6))
+
+    assert "In this paper, we propose" in text
+    assert text.count("It is tested") == 1  # in the first card
+
+
+def test_card_has_the_whole_of_a_short_abstract():
+    short = "Bricks are old and heavy. In this paper, we propose a novel kiln for the bricks."
+
+    _, _, text = render(one(title="A kiln for bricks", abstract=short))
+
+    assert "we propose a novel kiln for the bricks. Bricks are old" in " ".join(text.split())
+
+
+def test_long_key_sentence_is_cut_at_a_word_and_leaves_no_excerpt():
+    paper = make_paper("Kilns", abstract="We propose a " + "very " * 100 + "long kiln. It is fast.")
+
+    sentence, excerpt = views.opening(paper, 120)
+
+    assert sentence.endswith(" very…")
+    assert len(sentence) <= 120
+    assert excerpt == ""
 
 
 def test_only_matched_phrases_are_marked_up_to_a_limit():
@@ -439,13 +489,13 @@ def test_marks_do_not_change_the_text(title, phrases):
     assert Seen(html).text == Seen(unmarked).text
 
 
-def test_card_links_to_the_first_four_pages_of_its_paper():
+def test_card_links_to_the_first_three_pages_of_its_paper():
     links = Links(*(f"https://x.example/{name}" for name in "abcde"))
 
     _, html, text = render(one(links=links))
 
-    labels = ("Abstract", "PDF", "Code", "Project")
-    for label, url in zip(labels, "abcd", strict=True):
+    labels = ("Abstract", "PDF", "Code")
+    for label, url in zip(labels, "abc", strict=True):
         shown = "1. .*" if label == "Abstract" else label  # the title
         assert re.search(rf'href="https://x.example/{url}"[^>]*>{shown}</a>', html)
         assert re.search(rf"^{label} +https://x.example/{url}$", text, re.MULTILINE)

@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Generic, NamedTuple, TypeVar
 
 from jinja2 import TemplateError
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from pipeline.domain import Paper, Pick
 from pipeline.errors import RenderError
@@ -45,6 +45,14 @@ class WirePaper:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkedText:
+    """The texts of a card with highlights."""
+
+    wire: dict[str, bytes]  # by placeholder
+    is_visible: bool  # whether a matched word is in one of them, or in the title
+
+
+@dataclass(frozen=True, slots=True)
 class CachedPaper:
     """The texts of a paper, and its rendered forms by shape."""
 
@@ -70,7 +78,7 @@ class Cards:
         self._house = branding
         self._templates = templates
         self._marks = marks
-        self._marked: RenderCache[object, tuple[bytes, bool]] = RenderCache(MARKED)
+        self._marked: RenderCache[object, MarkedText] = RenderCache(MARKED)
         self._papers: RenderCache[object, CachedPaper] = RenderCache(PAPERS)
         self._entries: RenderCache[Entry, tuple[str, str]] = RenderCache(ENTRIES)
 
@@ -78,15 +86,16 @@ class Cards:
         """Return the card of a pick. Raise RenderError if its paper cannot be rendered."""
         paper = self._paper(pick.paper, room)
         phrases = phrases_of(pick.reasons, room)
-        abstract, is_marked = self._marked.get(
-            (paper.card.title, paper.card.abstract, phrases),
+        card = paper.card
+        marked = self._marked.get(
+            (card.title, card.key_sentence, card.excerpt, phrases),
             lambda: self._mark(paper.card, phrases),
         )
         shape = Shape(
             heading=bool(place.heading),
             also=bool(place.also),
             matched=bool(place.matched),
-            unmarked=not is_marked,
+            unmarked=not marked.is_visible,
             lead=place.lead,
         )
         form = paper.forms.get(shape)
@@ -94,7 +103,7 @@ class Cards:
             form = paper.forms[shape] = self._form(pick.paper, paper.card, shape)
         in_text = {name: _wire(getattr(place, name)) for name in form.text.gaps}
         in_html = {
-            name: abstract if name == "abstract" else _wire_escaped(getattr(place, name))
+            name: marked.wire.get(name) or _wire_escaped(getattr(place, name, ""))
             for name in form.html.gaps
         }
         return WireCard(paper.card.title, form.text.filled(in_text), form.html.filled(in_html))
@@ -106,7 +115,7 @@ class Cards:
         return replace(
             self._marks.on(card, phrases),
             place=place,
-            is_marked=self._mark(card, phrases)[1],
+            is_marked=self._mark(card, phrases).is_visible,
         )
 
     def entry(self, entry: Entry) -> tuple[str, str]:
@@ -119,11 +128,16 @@ class Cards:
             ),
         )
 
-    def _mark(self, card: Card, phrases: tuple[str, ...]) -> tuple[bytes, bool]:
-        """Return the highlighted abstract, and whether a matched word is visible in the card."""
-        marked = self._marks.marked(card.abstract, phrases)
-        is_marked = marked != escape(card.abstract) or self._marks.has(card.title, phrases)
-        return fragment(marked), is_marked
+    def _mark(self, card: Card, phrases: tuple[str, ...]) -> MarkedText:
+        on = self._marks.on(card, phrases)
+        texts = (card.title, card.key_sentence, card.excerpt)
+        return MarkedText(
+            wire={
+                "key_sentence": fragment(on.key_sentence_marked),
+                "excerpt": fragment(on.excerpt_marked),
+            },
+            is_visible=any(self._marks.has(text, phrases) for text in texts),
+        )
 
     def _paper(self, paper: Paper, room: Room) -> CachedPaper:
         return self._papers.get((_key(paper), room), lambda: self._new_paper(paper, room))
@@ -145,7 +159,8 @@ class Cards:
         )
         unknown = replace(
             card,
-            abstract_marked=placeholder("abstract") if card.abstract else "",
+            key_sentence_marked=placeholder("key_sentence"),
+            excerpt_marked=placeholder("excerpt"),
             is_marked=not shape.unmarked,
             place=place,
         )

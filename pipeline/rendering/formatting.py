@@ -45,6 +45,16 @@ def cut(text: str, limit: int) -> str:
     return cut_at_word(text, fit)
 
 
+def cut_at_column(text: str, limit: int) -> str:
+    """Return about `limit` columns of `text`, as counted by `cut`, cut between words."""
+    return cut_at_word(text, max(1, _fitting(text, limit)))
+
+
+def columns(text: str) -> int:
+    """Return the columns of `text`: six for a character outside ASCII."""
+    return len(text) if text.isascii() else sum(1 if c.isascii() else 6 for c in text)
+
+
 def cut_at_word(text: str, limit: int) -> str:
     """Return at most `limit` characters of `text`, cut between words if possible."""
     if len(text) <= limit:

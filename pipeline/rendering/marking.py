@@ -37,11 +37,11 @@ class Marker:
             raise RenderError("mark: it leaves out the words")
 
     def on(self, card: Card, phrases: tuple[str, ...]) -> Card:
-        """Return the card with its title and abstract as HTML with highlights."""
+        """Return the card with its text as HTML with highlights."""
         return replace(
             card,
-            title_marked=self.marked(card.title, phrases),
-            abstract_marked=self.marked(card.abstract, phrases),
+            key_sentence_marked=self.marked(card.key_sentence, phrases),
+            excerpt_marked=self.marked(card.excerpt, phrases),
         )
 
     def has(self, text: str, phrases: tuple[str, ...]) -> bool:

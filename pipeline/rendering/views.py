@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TypeGuard
 from urllib.parse import quote, urlsplit
 
+from pipeline import key_sentence
 from pipeline.domain import Breadth, NoMatchNotice, Paper, Pick, Reason
 from pipeline.rendering import formatting
 from pipeline.rendering.branding import Branding
@@ -18,6 +19,7 @@ from pipeline.translations import gettext, gettext_noop, ngettext
 TITLE = 300
 ENTRY = 44  # characters of a title in the contents: one line on a phone
 LABEL = 60
+EXCERPT = 80  # columns; a shorter excerpt says nothing
 CONTENTS = 4  # with fewer papers, the contents would only repeat the cards
 REASONS = 4  # topics shown per paper
 TOPICS = 12  # shown in the footer
@@ -60,7 +62,7 @@ class Room:
 # 90 KB. Ten papers take about four screens of a phone.
 ROOMS = {5: Room(220, 4, 4, 2), 20: Room(100, 4, 3), 30: Room(90, 2, 3)}
 LEAST_ROOM = Room(0, 0, 1)
-LEAD_ROOM = Room(200, 4, 4, 2)  # of the first paper, in a mail of at most `LED` papers
+LEAD_ROOM = Room(200, 4, 3, 2)  # of the first paper, in a mail of at most `LED` papers
 LED = 20
 
 
@@ -85,13 +87,14 @@ class Card:
     authors: str
     byline: str  # "arXiv · cs.IR · 30 Jul"
     counts: str  # "145 upvotes · 3 comments"
-    abstract: str
+    key_sentence: str  # of the abstract, verbatim; see `pipeline.key_sentence`
+    excerpt: str  # of the rest of the abstract
     why: tuple[MatchReason, ...]
     links: tuple[PaperLink, ...]
     withdrawn: bool
     facts: str = ""  # "Ada Lovelace +5 · cs.IR · 145 upvotes", on one line of a phone
-    title_marked: str = ""  # both as HTML with highlights; see `marks`
-    abstract_marked: str = ""
+    key_sentence_marked: str = ""  # both as HTML with highlights; see `marking`
+    excerpt_marked: str = ""
     is_marked: bool = False  # whether a matched word is visible
     place: Place = Place()
 
@@ -187,18 +190,39 @@ def room(papers: int) -> Room:
 
 
 def card(paper: Paper, why: tuple[MatchReason, ...], branding: Branding, room: Room) -> Card:
+    sentence, excerpt = opening(paper, room.abstract)
     return Card(
         title=title(paper),
         url=_best_link(paper, branding),
         authors=formatting.authors(paper.authors, paper.author_count),
         byline=" · ".join(_byline(paper)),
         counts=" · ".join(_counts(paper)),
-        abstract=formatting.cut(formatting.clean(paper.abstract), room.abstract),
+        key_sentence=sentence,
+        excerpt=excerpt,
         why=why,
         links=tuple(_links(paper)[: room.links]),
         withdrawn=paper.withdrawn,
         facts=" · ".join(_facts(paper, room.counts)),
     )
+
+
+def opening(paper: Paper, limit: int) -> tuple[str, str]:
+    """Return the key sentence of a paper and an excerpt, together about `limit` columns.
+
+    The excerpt is the rest of the abstract if all of it fits, else the text after the sentence, or
+    the text before it if it is the last. It is "" if there is little room left.
+    """
+    if not limit:
+        return "", ""
+    abstract = formatting.clean(paper.abstract)
+    start, end = key_sentence.find(paper.title, abstract)
+    sentence = formatting.cut_at_column(abstract[start:end], limit)
+    left = limit - formatting.columns(sentence)
+    before, after = abstract[:start].strip(), abstract[end:].strip()
+    rest = " ".join(filter(None, (before, after)))
+    if formatting.columns(rest) > left:
+        rest = after or before
+    return sentence, formatting.cut(rest, left) if left >= EXCERPT else ""
 
 
 def arranged(picks: Iterable[Pick]) -> list[Pick]:

@@ -20,7 +20,7 @@ from pipeline.storage.papers import Seen
 from pipeline.translations import ngettext
 
 LEAD = 320  # columns of an abstract shown before "read on"
-ROOM = views.Room(abstract=LEAD, phrases=0, links=5)
+ROOM = views.Room(abstract=0, phrases=0, links=5)
 CATEGORIES = 3  # at most, for a paper in a list
 NAMES = 60  # authors at most, on a paper's own page
 
@@ -69,15 +69,16 @@ def show(
     paper: Paper, seen: Iterable[Seen], wanted: Iterable[Stems], branding: Branding
 ) -> PaperInList:
     card = views.card(paper, (), branding, ROOM)
-    rest = _rest(formatting.clean(paper.abstract), card.abstract)
+    abstract = formatting.clean(paper.abstract)
+    lead = formatting.cut(abstract, LEAD)
     return PaperInList(
         url=path_of(paper.key),
         title=marked(card.title, wanted),
         authors=card.authors,
         byline=tuple(_byline(paper, seen)),
         upvotes=paper.upvotes or 0,
-        lead=marked(card.abstract, wanted),
-        rest=marked(rest, wanted),
+        lead=marked(lead, wanted),
+        rest=marked(_rest(abstract, lead), wanted),
         links=card.links,
         withdrawn=paper.withdrawn,
     )

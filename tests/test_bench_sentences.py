@@ -6,10 +6,10 @@ import gzip
 import json
 
 import pytest
-from pipeline.cli.bench import app
 from typer.testing import CliRunner
 
 from pipeline.bench import sentences
+from pipeline.cli.bench import app
 from pipeline.errors import PaperboyError
 from pipeline.key_sentence import FEATURES
 

@@ -709,7 +709,7 @@ def unpicked(site: Site) -> str:
         site.announce(make_sighting(f"3001.0000{number}", title=title, announced_on=now().date()))
     site.reader()
     site.publish()
-    return path(f"{site.services.links.digest(site.owed()[0].id, now())}/more")
+    return path(f"{site.services.links.digest(site.deliveries()[0].id, now())}/more")
 
 
 def test_papers_that_did_not_fit_are_listed_best_first(site, unpicked):

@@ -218,11 +218,18 @@ def rank(
     language: Annotated[
         bool, typer.Option("--language", help="Read queries as the topic language.")
     ] = False,
+    breadth: Annotated[
+        str | None,
+        typer.Option(help="Only papers that pass this threshold: fewer, balanced or more."),
+    ] = None,
 ) -> None:
-    """Rank papers for topics, without a database or a threshold."""
+    """Rank papers for topics, without a database; by default without a threshold."""
+    threshold = breadth_of(breadth) if breadth else None
     documents, topics = quality.papers_in(papers_file), quality.topics_in(topics_file)
     embedder = embedding.from_settings(settings.load().semantic_model)
-    rows = rank_papers(documents, topics, top=top, language=language, embedder=embedder)
+    rows = rank_papers(
+        documents, topics, top=top, language=language, breadth=threshold, embedder=embedder
+    )
     show(
         ({"topic": r.topic, "paper": r.paper, "score": r.score} for r in rows),
         ("topic", "paper", "score"),

@@ -154,17 +154,26 @@ def rank(
     top: int = DEEPEST_RANK,
     *,
     language: bool = False,
+    breadth: Breadth | None = None,
     embedder: Embedder | None = None,
 ) -> Iterator[Ranked]:
     """Yield the papers of each topic in turn, best first, equal scores by id, at most `top`.
 
+    With a breadth, only papers that pass its threshold are returned, else all that share a word.
+
     Each query is ranked as plain words, even if it contains operators; with `language` it is parsed
-    as the topic language, which raises QueryError if it is invalid. A paper that shares no word
-    with a plain query is not returned.
+    as the topic language, which raises QueryError if it is invalid.
     """
     rows = sorted(papers, key=lambda paper: paper.id)
     index = PaperIndex(rows, embedder=embedder)
     for topic in topics:
         query = parse(topic.query) if language else plain_words(topic.query)
-        for found in index.search(query, floor=False, top=top, with_phrases=False):
-            yield Ranked(topic.id, rows[found.paper].id, found.score)
+        found = index.search(
+            query,
+            floor=breadth is not None,
+            breadth=breadth or max(Breadth),
+            top=top,
+            with_phrases=False,
+        )
+        for scored in found:
+            yield Ranked(topic.id, rows[scored.paper].id, scored.score)

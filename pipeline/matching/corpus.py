@@ -6,8 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
+from pipeline.matching.abbreviations import Abbreviations, Definition, definitions
 from pipeline.matching.tokens import forms, stem
 
 TITLE_WEIGHT = 3.0  # a word in the title counts as three in the abstract
@@ -32,9 +34,11 @@ class Readable(Protocol):
     def sources(self) -> tuple[str, ...]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CorpusStatistics:
     """Number of papers, number of papers that contain each stem, and total length.
+
+    Also the number of papers that define each abbreviation with each long form.
 
     The length of a paper is its number of words, weighted for the title and the keywords.
     """
@@ -42,6 +46,11 @@ class CorpusStatistics:
     papers: int = 0
     frequencies: Mapping[str, int] = field(default_factory=dict)
     length: float = 0.0
+    definitions: Mapping[Definition, int] = field(default_factory=dict)
+
+    @cached_property
+    def abbreviations(self) -> Abbreviations:
+        return Abbreviations(self.definitions, self.frequencies)
 
     @property
     def average_length(self) -> float:
@@ -66,16 +75,19 @@ class CorpusStatistics:
             self.papers + other.papers,
             Counter(self.frequencies) + Counter(other.frequencies),
             self.length + other.length,
+            Counter(self.definitions) + Counter(other.definitions),
         )
 
 
 def statistics(papers: Iterable[Readable]) -> CorpusStatistics:
     frequencies: Counter[str] = Counter()
+    defined: Counter[Definition] = Counter()
     count, length = 0, 0.0
     for paper in papers:
         title, abstract = forms(paper.title), forms(paper.abstract)
         keywords = forms(" ".join(paper.keywords))
         frequencies.update({stem(form) for form in (*title, *abstract, *keywords)})
+        defined.update(definitions(f"{paper.title}\n{paper.abstract}"))
         length += TITLE_WEIGHT * len(title) + len(abstract) + KEYWORD_WEIGHT * len(keywords)
         count += 1
-    return CorpusStatistics(count, dict(frequencies), length)
+    return CorpusStatistics(count, dict(frequencies), length, dict(defined))

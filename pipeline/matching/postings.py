@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cached_property
@@ -11,6 +12,7 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.matching.abbreviations import Definition, definitions
 from pipeline.matching.corpus import KEYWORD_WEIGHT, TITLE_WEIGHT, CorpusStatistics, Readable
 from pipeline.matching.tokens import ACRONYMS, STOP_WORDS, Word, is_hyphen, stem, words
 
@@ -94,7 +96,8 @@ class Postings:
         pairs = self.stems[written].astype(np.int64) * self.papers + self.paper[written]
         found = np.bincount(np.unique(pairs) // max(self.papers, 1), minlength=self._size)
         frequencies = dict(zip(self._vocabulary, found.tolist(), strict=True))
-        return CorpusStatistics(self.papers, frequencies, float(self.lengths.sum()))
+        defined = Counter(chain.from_iterable(map(_definitions, self._texts)))
+        return CorpusStatistics(self.papers, frequencies, float(self.lengths.sum()), dict(defined))
 
     def count(self, at: Positions) -> Counts:
         """Return the weighted number of mentions at these positions, per paper."""
@@ -234,6 +237,10 @@ def _texts(paper: Readable) -> list[tuple[Zone, str]]:
         (Zone.ABSTRACT, paper.abstract),
         *((Zone.KEYWORDS, keyword) for keyword in paper.keywords),
     ]
+
+
+def _definitions(texts: list[tuple[Zone, str]]) -> set[Definition]:
+    return definitions("\n".join(text for _, text in texts[:2]))
 
 
 def _joint(text: str, found: list[Word], i: int) -> Joint:

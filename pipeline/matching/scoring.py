@@ -52,12 +52,17 @@ class Scorer:
     def units(self, forms: tuple[str, ...]) -> list[Unit]:
         """Return the words of a topic with their spellings; stop words if there are no others."""
         telling = [i for i, form in enumerate(forms) if form not in STOP_WORDS]
+        plain = tuple(stem(form) for form in forms)
+        variants = self.statistics.abbreviations.variants(plain)
         units: dict[str, Unit] = {}
         for i in telling or range(len(forms)):
-            whole = stem(forms[i])
-            spellings = (*self.postings.spellings(forms[i]), *self._joins(forms, i))
-            idf, share = self.statistics.idf(whole), self.statistics.share(whole)
-            units[whole] = Unit(spellings, idf, share)
+            spellings = (
+                *self.postings.spellings(forms[i]),
+                *self._joins(forms, i),
+                *(other for first, last, other in variants if first <= i < last),
+            )
+            idf, share = self.statistics.idf(plain[i]), self.statistics.share(plain[i])
+            units[plain[i]] = Unit(spellings, idf, share)
         return list(units.values())
 
     def _joins(self, forms: tuple[str, ...], i: int) -> list[tuple[str, ...]]:
@@ -66,13 +71,13 @@ class Scorer:
         return [one for one in joined if one is not None]
 
     def _pairs(self, forms: tuple[str, ...]) -> list[Unit]:
-        """Return the pairs of adjacent words of a topic, with any stop words between them."""
-        telling = [i for i, form in enumerate(forms) if form not in STOP_WORDS]
-        return [self._pair(forms[left : right + 1]) for left, right in pairwise(telling)]
+        return [self._pair(pair) for pair in _adjacent(forms)]
 
     def _pair(self, forms: tuple[str, ...]) -> Unit:
-        idf = (self.statistics.idf(stem(forms[0])) + self.statistics.idf(stem(forms[-1]))) / 2
-        return Unit(tuple(self.phrase_spellings(forms)), idf)
+        return Unit(tuple(self.phrase_spellings(forms)), self._pair_idf(forms))
+
+    def _pair_idf(self, forms: tuple[str, ...]) -> float:
+        return (self.statistics.idf(stem(forms[0])) + self.statistics.idf(stem(forms[-1]))) / 2
 
     def phrase_spellings(self, forms: tuple[str, ...]) -> list[tuple[str, ...]]:
         """Return the stems of a phrase, also with any one compound written together or apart."""
@@ -113,3 +118,9 @@ class Scorer:
         total += PHRASE_WEIGHT * np.minimum(mentions, PHRASE_MENTIONS)
         titled = paper[self.postings.zone[at] == Zone.TITLE]
         total[np.unique(titled)] += PHRASE_IN_TITLE
+
+
+def _adjacent(forms: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return the pairs of adjacent words of a topic, with any stop words between them."""
+    telling = [i for i, form in enumerate(forms) if form not in STOP_WORDS]
+    return [forms[left : right + 1] for left, right in pairwise(telling)]

@@ -20,7 +20,7 @@ FILLER = "We study a question and answer it with some care"
 PAPERS = [
     {"id": "about", "title": "Gentle rivers", "abstract": FILLER},
     {"id": "says", "title": "One", "abstract": f"Of gentle rivers. {FILLER}"},
-    {"id": "passes", "title": "Two", "abstract": f"Gentle as a stream of rivers. {FILLER}"},
+    {"id": "passes", "title": "Two", "abstract": f"Rivers are gentle, gentle are rivers. {FILLER}"},
     *({"id": f"other {n}", "title": f"Number {n}", "abstract": FILLER} for n in range(40)),
 ]
 

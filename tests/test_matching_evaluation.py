@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.domain import Breadth
 from pipeline.errors import QueryError
 from pipeline.matching.match import PaperText, Ranked, TopicText, rank
 
@@ -45,6 +46,21 @@ class TestRank:
         assert list(rank(papers, [TopicText("1", "graphs -trees")], language=True)) == []
         with pytest.raises(QueryError):
             list(rank(papers, [TopicText("1", "(")], language=True))
+
+    def test_breadth_returns_only_what_passes_its_threshold(self):
+        texts = ["Gentle rivers.", "Rivers are gentle, gentle are rivers.", "Rivers.", "Stones."]
+        papers = [PaperText(str(i), "One", text) for i, text in enumerate(texts)]
+        papers += [PaperText(f"x{i}", "Two", "Nothing of interest.") for i in range(40)]
+
+        found = {
+            breadth: [
+                one.paper
+                for one in rank(papers, [TopicText("1", "gentle rivers")], breadth=breadth)
+            ]
+            for breadth in (None, Breadth.MORE, Breadth.BALANCED)
+        }
+
+        assert found == {None: ["0", "1", "2"], Breadth.MORE: ["0", "1"], Breadth.BALANCED: ["0"]}
 
 
 def rows(path):

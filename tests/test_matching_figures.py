@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -91,72 +92,6 @@ def test_mentions_in_titles_and_keywords_count_more(paper, breadth):
 
 
 @pytest.mark.parametrize(
-    ("query", "apart"),
-    [
-        ("moss fern", [0, 2, 4]),
-        ("moss fern lichen", [0, 3, 6]),
-        ("moss fern lichen quartz", [0, 4, 8]),
-        ("moss of the fern", [2, 4, 6]),  # the distance in the query is added
-        ("of moss fern the", [0, 2, 4]),
-    ],
-)
-def test_words_allowed_between_query_words_by_breadth(query, apart):
-    first, *others = [word for word in query.split() if word in WORDS]
-    gaps = range(12)
-    far = " so" * 20
-    twice = [f"{' '.join([first, *['so'] * n, *others])}{far} " * 2 for n in gaps]
-
-    found = found_by(query, *abstracts(*twice))
-
-    assert [max(n for n in gaps if found.get(n, 9) <= one) for one in sorted(Breadth)] == apart
-
-
-@pytest.mark.parametrize(
-    ("share", "mentions"), [(0.199, [2, 1, 1]), (0.2, [3, 2, 1]), (0.3, [3, 2, 1])]
-)
-def test_mentions_required_for_several_words_by_their_frequency(share, mentions):
-    texts = ["moss fern so so so so so " * n for n in range(4)]
-
-    found = found_by("moss fern", *abstracts(*texts), share=share)
-
-    assert least_found(found) == mentions
-
-
-def test_common_words_must_be_adjacent_except_in_the_broadest_search():
-    texts = ("moss fern " * 5, "moss so fern so so so so " * 5)
-
-    assert found_by("moss fern", *abstracts(*texts), share=0.2) == {
-        0: Breadth.FEWER,
-        1: Breadth.MORE,
-    }
-
-
-def test_words_are_not_common_if_one_of_them_is_rare():
-    rare = CorpusStatistics(800, {"moss": 300, "fern": 1}, 80_000.0)
-    index = PaperIndex(abstracts("moss so fern"), rare)
-
-    assert len(index.search(parse("moss fern"))) == 1
-
-
-def test_paper_without_one_of_two_to_four_words_is_not_found():
-    for count in (2, 3, 4):
-        query = " ".join(WORDS[:count])
-        without_one = " ".join(WORDS[: count - 1])
-        assert found_by(query, *abstracts(without_one * 3)) == {}
-
-
-@pytest.mark.parametrize("count", range(5, 17))
-def test_words_required_of_a_long_query_by_breadth(count):
-    """80 % of five words, 5 points less per further word, at least half; 10 points by breadth."""
-    texts = [" ".join(WORDS[:n]) for n in range(count + 1)]
-
-    found = found_by(" ".join(WORDS[:count]), *abstracts(*texts))
-
-    percent = max(50, 105 - 5 * count)
-    assert least_found(found) == [-(-count * (percent + points) // 100) for points in (10, 0, -10)]
-
-
-@pytest.mark.parametrize(
     ("paper", "breadth"),
     [
         (PaperText("p", "fern moss", ""), Breadth.FEWER),
@@ -173,7 +108,7 @@ def test_absent_phrase_is_found_by_no_breadth():
     assert found_by('"fern moss"', *abstracts("moss fern")) == {}
 
 
-# --- The score ----------------------------------------------------------------------------------
+# --- The score and its threshold ------------------------------------------------------------------
 
 few = st.sampled_from([*WORDS[:4], "the"])
 runs = st.lists(few, max_size=7).map(tuple)
@@ -189,13 +124,16 @@ def count(run, texts):
     ]
 
 
+def idf_by_hand(numbers, word):
+    return math.log(1 + (800 - numbers[word] + 0.5) / (numbers[word] + 0.5))
+
+
 def score_by_hand(query, texts, numbers):
     """Return the score: BM25 of words and of adjacent pairs, and the whole query as a phrase."""
     weights = [3, 1, *[2] * (len(texts) - 2)]
     length = sum(weight * len(text) for weight, text in zip(weights, texts, strict=True))
 
-    def idf(word):
-        return math.log(1 + (800 - numbers[word] + 0.5) / (numbers[word] + 0.5))
+    idf = partial(idf_by_hand, numbers)
 
     def bm25(run, worth):
         found = zip(weights, count(run, texts), strict=True)
@@ -230,3 +168,38 @@ def test_score_equals_the_documented_formula(query, some, numbers):
     assert {one.paper for one in found} == {i for i, score in enumerate(scores) if score}
     for one in found:
         assert one.score == pytest.approx(scores[one.paper], abs=1e-5)
+
+
+def breadth_by_hand(query, texts, numbers):
+    """Return the narrowest breadth for several words; None if the paper passes no threshold."""
+    idf = partial(idf_by_hand, numbers)
+    words = [word for word in query if word != "the"]
+    worth = sum(map(idf, {*words}))
+    once = worth + sum((idf(left) + idf(right)) / 4 for left, right in pairwise(words)) + 2
+    lower = 0.05 * (len({*words}) - 2)
+    share = score_by_hand(query, texts, numbers) / once + 1e-9
+    if sum(map(idf, {*words}.intersection(*[sum(texts, ())]))) < worth / 2 - 1e-9:
+        share = 0
+    if share >= max(0.5, 1.1 - lower):
+        return Breadth.FEWER
+    if share >= max(0.5, 0.9 - lower) or {*words} <= {*texts[0]}:
+        return Breadth.BALANCED
+    return Breadth.MORE if share >= max(0.5, 0.7 - lower) else None
+
+
+many = st.sampled_from([*WORDS[:9], "the"])
+queries = st.lists(many, min_size=2, max_size=12).filter(lambda run: len({*run} - {"the"}) > 1)
+all_frequencies = st.fixed_dictionaries({word: st.integers(0, 800) for word in (*WORDS, "the")})
+
+
+@given(st.data(), queries.map(tuple), all_frequencies)
+def test_threshold_equals_the_documented_formula(data, query, numbers):
+    run = st.lists(st.sampled_from([*query, "anvil", "tulip"]), max_size=40).map(tuple)
+    title, abstract = data.draw(run.map(lambda words: words[:4])), data.draw(run)
+    paper = PaperText("p", " ".join(title), " ".join(abstract))
+    index = PaperIndex([paper], CorpusStatistics(800, numbers, 80_000.0))
+
+    found = index.search(plain_words(" ".join(query)), breadth=Breadth.MORE)
+
+    expected = breadth_by_hand(query, [title, abstract], numbers)
+    assert [one.breadth for one in found] == ([] if expected is None else [expected])

@@ -153,7 +153,7 @@ class PaperIndex:
 
     def _words(self, forms: tuple[str, ...], *, floor: bool) -> _Found:
         scores = self._scorer.score(forms)
-        found = breadths(self._scorer, forms) if floor else _sure(scores > 0)
+        found = breadths(self._scorer, forms, scores) if floor else _sure(scores > 0)
         return _within(found, self._score(forms, scores))
 
     def _score(self, forms: tuple[str, ...], scores: Counts | None = None) -> Counts:

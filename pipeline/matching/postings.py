@@ -81,11 +81,6 @@ class Postings:
         return len(self._vocabulary)
 
     @cached_property
-    def texts(self) -> npt.NDArray[np.int32]:
-        """The number of the text at each position, counted over all texts of all papers."""
-        return np.cumsum(self.stems == _GAP, dtype=np.int32)
-
-    @cached_property
     def lengths(self) -> Counts:
         """The weighted number of words of each paper."""
         return self.count(np.arange(self.stems.size))

@@ -49,6 +49,11 @@ class Scorer:
         """Return the total idf: the score of a paper of average length with one mention of each."""
         return sum(unit.idf for unit in self.units(forms))
 
+    def worth_of_order(self, forms: tuple[str, ...]) -> float:
+        """Return what pairs and the phrase add to `worth` if the words are mentioned in order."""
+        pairs = sum(self._pair_idf(pair) for pair in _adjacent(forms))
+        return PAIR_WEIGHT * pairs + PHRASE_WEIGHT
+
     def units(self, forms: tuple[str, ...]) -> list[Unit]:
         """Return the words of a topic with their spellings; stop words if there are no others."""
         telling = [i for i, form in enumerate(forms) if form not in STOP_WORDS]

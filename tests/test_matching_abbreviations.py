@@ -96,6 +96,12 @@ class TestMatching:
         assert self.found("large language models")[0] == ("LLM",)
         assert self.found("LLMs")[1] == ("Large Language Models",)
 
+    def test_abbreviation_is_a_side_of_and(self):
+        assert self.found("LLM AND asking").keys() == {0, 1}
+
+    def test_abbreviation_of_quoted_words_is_not_highlighted(self):
+        assert self.found('"large language models"')[2] == ("Large language models",)
+
     def test_quotation_marks_exclude_abbreviations(self):
         assert 1 not in self.found('"LLM"')
         assert 0 not in self.found('"large language models"')

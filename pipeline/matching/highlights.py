@@ -9,10 +9,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.matching.postings import Counts, Joint, Positions
-from pipeline.matching.scoring import Scorer
+from pipeline.matching.postings import Counts, Joint, Positions, Zone
+from pipeline.matching.scoring import Papers, Scorer
 from pipeline.matching.tokens import STOP_WORDS, forms, is_hyphen, stem, stems
 
 Stems = tuple[str, ...]
@@ -114,6 +113,18 @@ class _Marks:
     worth: Counts
 
 
+class Group(NamedTuple):
+    """Words of a query, and the papers that they matched.
+
+    Quoted words match only next to each other, if `zone` is not None only in that zone.
+    """
+
+    forms: tuple[str, ...]
+    papers: Papers
+    quoted: bool = False
+    zone: Zone | None = None
+
+
 class _Run(NamedTuple):
     """Matched words next to each other, and their total idf."""
 
@@ -122,31 +133,22 @@ class _Run(NamedTuple):
     worth: float
 
 
-def phrases(
-    scorer: Scorer, groups: Iterable[tuple[str, ...]], papers: npt.NDArray[np.int64]
-) -> dict[int, tuple[str, ...]]:
+def phrases(scorer: Scorer, groups: Iterable[Group], papers: Papers) -> dict[int, tuple[str, ...]]:
     """Return at most `MOST_PHRASES` distinct runs of matched words per paper, best first."""
-    marks = _marks(scorer, groups, papers)
+    marks = _marks(scorer, groups)
     return {int(paper): _of_paper(scorer, marks, int(paper)) for paper in papers}
 
 
-def _marks(
-    scorer: Scorer, groups: Iterable[tuple[str, ...]], papers: npt.NDArray[np.int64]
-) -> _Marks:
-    """Return the matched words of these papers."""
-    places: list[Positions] = [papers[:0]]
+def _marks(scorer: Scorer, groups: Iterable[Group]) -> _Marks:
+    """Return the words that made the groups match their papers."""
+    places: list[Positions] = [np.empty(0, dtype=np.int64)]
     worth: list[Counts] = [np.empty(0)]
     for group in groups:
-        for unit in scorer.units(group):
-            for spelling in unit.spellings:
-                found = _inside(scorer, spelling, papers)
-                at = np.concatenate([found + i for i in range(len(spelling))])
-                places.append(at)
-                worth.append(np.full(at.size, unit.idf))
-        for form in STOP_WORDS.intersection(group):
-            at = _inside(scorer, (stem(form),), papers)
-            places.append(at)
-            worth.append(np.zeros(at.size))
+        for spelling, idfs in _spellings(scorer, group):
+            found = _inside(scorer, spelling, group)
+            for i, idf in enumerate(idfs):
+                places.append(found + i)
+                worth.append(np.full(found.size, idf))
     every = np.concatenate(places)
     at, which = np.unique(every, return_inverse=True)
     best = np.zeros(at.size)
@@ -154,11 +156,33 @@ def _marks(
     return _Marks(at, best)
 
 
-def _inside(scorer: Scorer, stems: tuple[str, ...], papers: npt.NDArray[np.int64]) -> Positions:
-    found = scorer.postings.occurrences(stems)
-    bounds = [scorer.postings.words_of(int(paper)) for paper in papers]
+def _spellings(scorer: Scorer, group: Group) -> Iterator[tuple[Stems, list[float]]]:
+    """Yield the stems to mark, and the idf of each; 0 for a stop word beside other words."""
+    if group.quoted:
+        tells = not STOP_WORDS.issuperset(group.forms)
+        for spelling in scorer.phrase_spellings(group.forms):
+            yield (
+                spelling,
+                [
+                    0.0 if tells and one in STOP_WORDS else scorer.statistics.idf(one)
+                    for one in spelling
+                ],
+            )
+        return
+    for unit in scorer.units(group.forms):
+        for spelling in unit.spellings:
+            yield spelling, [unit.idf] * len(spelling)
+    for form in STOP_WORDS.intersection(group.forms):
+        yield (stem(form),), [0.0]
+
+
+def _inside(scorer: Scorer, stems: Stems, group: Group) -> Positions:
+    postings = scorer.postings
+    found = postings.occurrences(stems)
+    bounds = [postings.words_of(int(paper)) for paper in group.papers]
     ends = np.searchsorted(found, np.array(bounds, dtype=np.int64))
-    return np.concatenate([found[:0], *(found[low:high] for low, high in ends)])
+    at = np.concatenate([found[:0], *(found[low:high] for low, high in ends)])
+    return at if group.zone is None else at[postings.zone[at] == group.zone]
 
 
 def _of_paper(scorer: Scorer, marks: _Marks, paper: int) -> tuple[str, ...]:

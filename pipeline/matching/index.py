@@ -12,10 +12,10 @@ import numpy.typing as npt
 from pipeline.domain import Breadth
 from pipeline.matching.corpus import CorpusStatistics, Readable
 from pipeline.matching.fields import Fields
-from pipeline.matching.highlights import phrases
+from pipeline.matching.highlights import Group, phrases
 from pipeline.matching.postings import Counts, Positions, Postings, Zone
 from pipeline.matching.query import And, Field, Fielded, Not, Or, Phrase, Query, Words
-from pipeline.matching.scoring import Scorer
+from pipeline.matching.scoring import Papers, Scorer
 from pipeline.matching.semantic import WEIGHT, Embedder, SemanticSimilarity
 from pipeline.matching.threshold import NARROWEST, NEVER, Breadths, breadths, names_topic
 
@@ -39,7 +39,7 @@ class Scored:
 class Found:
     """The result of a query as arrays: indexes in the indexed sequence, scores and breadths."""
 
-    papers: npt.NDArray[np.int64]
+    papers: Papers
     scores: Counts
     breadths: Breadths
 
@@ -103,7 +103,7 @@ class PaperIndex:
         found = self.find(query, floor=floor, breadth=breadth)
         best = np.argsort(-found.scores, kind="stable")[:top]
         chosen = found.papers[best]
-        words = self.phrases(query, chosen) if with_phrases else {}
+        words = self.phrases(query, chosen, floor=floor) if with_phrases else {}
         return [
             Scored(int(paper), float(score), words.get(int(paper), ()), Breadth(int(needs)))
             for paper, score, needs in zip(
@@ -126,9 +126,30 @@ class PaperIndex:
             scores = np.full(papers.size, _FILTERED)
         return Found(papers, scores, found.breadths[papers])
 
-    def phrases(self, query: Query, papers: npt.NDArray[np.int64]) -> dict[int, tuple[str, ...]]:
+    def phrases(
+        self, query: Query, papers: Papers, *, floor: bool = True
+    ) -> dict[int, tuple[str, ...]]:
         """Return the words by which each of the papers was found."""
-        return phrases(self._scorer, _positive(query), papers)
+        return phrases(self._scorer, self._matched(query, papers, floor=floor), papers)
+
+    def _matched(self, query: Query, papers: Papers, *, floor: bool) -> Iterator[Group]:
+        """Yield the words by which the papers were found, without sides of OR that do not hold."""
+        match query:
+            case Words(forms):
+                yield Group(forms, papers)
+            case Phrase(forms):
+                yield Group(forms, papers, quoted=True)
+            case Fielded(field, forms) if field in _ZONES:
+                yield Group(forms, papers, quoted=True, zone=_ZONES[field])
+            case And(operands):
+                for operand in operands:
+                    yield from self._matched(operand, papers, floor=floor)
+            case Or(operands):
+                for operand in operands:
+                    holds = self._evaluate(operand, floor=floor).breadths < NEVER
+                    yield from self._matched(operand, papers[holds[papers]], floor=floor)
+            case _:
+                return
 
     def _evaluate(self, query: Query, *, floor: bool) -> _Found:
         match query:
@@ -168,11 +189,22 @@ class PaperIndex:
         return by_words + WEIGHT * self._scorer.worth(forms) * self._meaning.likeness(forms)
 
     def _all(self, operands: tuple[Query, ...], *, floor: bool) -> _Found:
-        # With AND, a single word is a condition of its own: one mention is enough.
         several = sum(_brings_score(operand) for operand in operands) > 1
-        found = [self._evaluate(_by_name(one) if several else one, floor=floor) for one in operands]
+        found = [
+            self._condition(one, floor=floor) if several else self._evaluate(one, floor=floor)
+            for one in operands
+        ]
         together = np.maximum.reduce([one.breadths for one in found])
         return _within(together, np.add.reduce([one.scores for one in found]))
+
+    def _condition(self, query: Query, *, floor: bool) -> _Found:
+        """Evaluate one side of AND: of a single word one mention is enough, as in quotes."""
+        match query:
+            case Words((form,)):
+                at = self._scorer.where(self._scorer.units((form,))[0].spellings)
+                return _within(names_topic(self._scorer, at), self._score((form,)))
+            case _:
+                return self._evaluate(query, floor=floor)
 
     def _named(self, forms: tuple[str, ...], zone: Zone | None = None) -> Breadths:
         return names_topic(self._scorer, self._places(forms, zone))
@@ -227,22 +259,3 @@ def _brings_score(query: Query) -> bool:
     if isinstance(query, Fielded):
         return query.field in _ZONES
     return not isinstance(query, Not)
-
-
-def _by_name(query: Query) -> Query:
-    """Return a single word as a phrase, as if it were in quotation marks."""
-    return Phrase(query.forms) if isinstance(query, Words) and len(query.forms) == 1 else query
-
-
-def _positive(query: Query) -> Iterator[tuple[str, ...]]:
-    """Yield the words of the query that can be shown to a reader, group by group."""
-    match query:
-        case Words(forms) | Phrase(forms):
-            yield forms
-        case Fielded(field, forms) if field in _ZONES:
-            yield forms
-        case And(operands) | Or(operands):
-            for operand in operands:
-                yield from _positive(operand)
-        case _:
-            return

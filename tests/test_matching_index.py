@@ -216,6 +216,42 @@ class TestOrder:
         assert PaperIndex([]).search(parse("graphs cat:cs.LG -trees")) == []
 
 
+class TestQuotation:
+    @pytest.mark.parametrize(
+        ("query", "title"),
+        [
+            ('"matching"', "Matchings of Graphs"),
+            ('"flow matching"', "FLOW-MATCHINGS"),
+            ('"topic modelling"', "Topic Modeling"),
+            ('"optimisation"', "Optimization of It"),
+            ('"learned index"', "Learned Indices"),
+            ('"string theory"', "String Theories"),
+            ('"matched filter"', "Màtched Filters"),
+        ],
+    )
+    def test_quoted_words_match_in_case_accents_number_and_spelling(self, query, title):
+        assert finds(make_paper(title), query)
+
+    @pytest.mark.parametrize(
+        ("query", "title"),
+        [
+            ('"matching"', "We Match Graphs"),
+            ('"flow matching"', "Flows Matched"),
+            ('"optimization"', "To Optimize It"),
+            ('"learned index"', "Learning Indices"),
+            ('"match"', "A Matching"),
+        ],
+    )
+    def test_quoted_words_do_not_match_other_forms_of_the_verb(self, query, title):
+        assert finds(make_paper(title), query.replace('"', ""))
+        assert not finds(make_paper(title), query)
+
+    def test_other_forms_of_the_verb_are_not_highlighted(self):
+        (found,) = PaperIndex([make_paper("Matched", "A matching.")]).search(parse('"matching"'))
+
+        assert found.phrases == ("matching",)
+
+
 class TestFloor:
     @pytest.mark.parametrize(
         ("query", "abstract"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.matching.postings import Counts, Joint, Positions, Zone
+from pipeline.matching.postings import Counts, Joint, Positions, Postings
 from pipeline.matching.scoring import Papers, Scorer
 from pipeline.matching.tokens import STOP_WORDS, forms, is_hyphen, stem, stems
 
@@ -116,13 +116,12 @@ class _Marks:
 class Group(NamedTuple):
     """Words of a query, and the papers that they matched.
 
-    Quoted words match only next to each other, if `zone` is not None only in that zone.
+    Of a quoted phrase, `phrase` has the spellings and the positions at which it matches.
     """
 
     forms: tuple[str, ...]
     papers: Papers
-    quoted: bool = False
-    zone: Zone | None = None
+    phrase: Sequence[tuple[Stems, Positions]] = ()
 
 
 class _Run(NamedTuple):
@@ -144,8 +143,8 @@ def _marks(scorer: Scorer, groups: Iterable[Group]) -> _Marks:
     places: list[Positions] = [np.empty(0, dtype=np.int64)]
     worth: list[Counts] = [np.empty(0)]
     for group in groups:
-        for spelling, idfs in _spellings(scorer, group):
-            found = _inside(scorer, spelling, group)
+        for at, idfs in _spellings(scorer, group):
+            found = _inside(scorer.postings, at, group.papers)
             for i, idf in enumerate(idfs):
                 places.append(found + i)
                 worth.append(np.full(found.size, idf))
@@ -156,33 +155,26 @@ def _marks(scorer: Scorer, groups: Iterable[Group]) -> _Marks:
     return _Marks(at, best)
 
 
-def _spellings(scorer: Scorer, group: Group) -> Iterator[tuple[Stems, list[float]]]:
-    """Yield the stems to mark, and the idf of each; 0 for a stop word beside other words."""
-    if group.quoted:
-        tells = not STOP_WORDS.issuperset(group.forms)
-        for spelling in scorer.phrase_spellings(group.forms):
-            yield (
-                spelling,
-                [
-                    0.0 if tells and one in STOP_WORDS else scorer.statistics.idf(one)
-                    for one in spelling
-                ],
-            )
+def _spellings(scorer: Scorer, group: Group) -> Iterator[tuple[Positions, list[float]]]:
+    """Yield positions to mark, and the idf of each word there; 0 for a stop word beside others."""
+    tells = not STOP_WORDS.issuperset(group.forms)
+    for spelling, at in group.phrase:
+        idfs = map(scorer.statistics.idf, spelling)
+        stops = (tells and one in STOP_WORDS for one in spelling)
+        yield at, [0.0 if stop else idf for stop, idf in zip(stops, idfs, strict=True)]
+    if group.phrase:
         return
     for unit in scorer.units(group.forms):
         for spelling in unit.spellings:
-            yield spelling, [unit.idf] * len(spelling)
+            yield scorer.postings.occurrences(spelling), [unit.idf] * len(spelling)
     for form in STOP_WORDS.intersection(group.forms):
-        yield (stem(form),), [0.0]
+        yield scorer.postings.occurrences((stem(form),)), [0.0]
 
 
-def _inside(scorer: Scorer, stems: Stems, group: Group) -> Positions:
-    postings = scorer.postings
-    found = postings.occurrences(stems)
-    bounds = [postings.words_of(int(paper)) for paper in group.papers]
-    ends = np.searchsorted(found, np.array(bounds, dtype=np.int64))
-    at = np.concatenate([found[:0], *(found[low:high] for low, high in ends)])
-    return at if group.zone is None else at[postings.zone[at] == group.zone]
+def _inside(postings: Postings, at: Positions, papers: Papers) -> Positions:
+    bounds = [postings.words_of(int(paper)) for paper in papers]
+    ends = np.searchsorted(at, np.array(bounds, dtype=np.int64))
+    return np.concatenate([at[:0], *(at[low:high] for low, high in ends)])
 
 
 def _of_paper(scorer: Scorer, marks: _Marks, paper: int) -> tuple[str, ...]:

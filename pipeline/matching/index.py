@@ -138,9 +138,9 @@ class PaperIndex:
             case Words(forms):
                 yield Group(forms, papers)
             case Phrase(forms):
-                yield Group(forms, papers, quoted=True)
+                yield Group(forms, papers, self._scorer.quoted(forms))
             case Fielded(field, forms) if field in _ZONES:
-                yield Group(forms, papers, quoted=True, zone=_ZONES[field])
+                yield Group(forms, papers, self._phrase(forms, _ZONES[field]))
             case And(operands):
                 for operand in operands:
                     yield from self._matched(operand, papers, floor=floor)
@@ -156,9 +156,9 @@ class PaperIndex:
             case Words(forms):
                 return self._words(forms, floor=floor)
             case Phrase(forms):
-                return _within(self._named(forms), self._score(forms))
+                return self._named(forms, self._scorer.quoted(forms))
             case Fielded(field, forms) if field in _ZONES:
-                return _within(self._named(forms, _ZONES[field]), self._score(forms))
+                return self._named(forms, self._phrase(forms, _ZONES[field]))
             case Fielded(field, forms):
                 return self._nothing_scored(self._mask(self._fields.find(field, forms)))
             case Not(operand):
@@ -206,14 +206,17 @@ class PaperIndex:
             case _:
                 return self._evaluate(query, floor=floor)
 
-    def _named(self, forms: tuple[str, ...], zone: Zone | None = None) -> Breadths:
-        return names_topic(self._scorer, self._places(forms, zone))
+    def _named(
+        self, forms: tuple[str, ...], phrase: list[tuple[tuple[str, ...], Positions]]
+    ) -> _Found:
+        at = np.concatenate([places for _, places in phrase])
+        return _within(names_topic(self._scorer, at), self._score(forms))
 
     def _holds(self, query: Query) -> Mask:
         """Return a mask for a negated query: adjacent words hold if a paper has all of them."""
         match query:
             case Words(forms):
-                return _every(self._has_phrase((form,)) for form in forms)
+                return _every(map(self._has_word, forms))
             case Not(operand):
                 return ~self._holds(operand)
             case And(operands):
@@ -223,14 +226,21 @@ class PaperIndex:
             case _:
                 return self._evaluate(query, floor=False).breadths < NEVER
 
-    def _has_phrase(self, forms: tuple[str, ...]) -> Mask:
+    def _has_word(self, form: str) -> Mask:
         mask = np.zeros(self._size, dtype=np.bool_)
-        mask[self._postings.paper[self._places(forms)]] = True
+        at = self._scorer.where(tuple(self._scorer.phrase_spellings((form,))))
+        mask[self._postings.paper[at]] = True
         return mask
 
-    def _places(self, forms: tuple[str, ...], zone: Zone | None = None) -> Positions:
-        at = self._scorer.where(tuple(self._scorer.phrase_spellings(forms)))
-        return at if zone is None else at[self._postings.zone[at] == zone]
+    def _phrase(
+        self, forms: tuple[str, ...], zone: Zone
+    ) -> list[tuple[tuple[str, ...], Positions]]:
+        """Return the spellings of a phrase and their positions in a zone."""
+        found = []
+        for spelling in self._scorer.phrase_spellings(forms):
+            at = self._postings.occurrences(spelling)
+            found.append((spelling, at[self._postings.zone[at] == zone]))
+        return found
 
     def _mask(self, papers: set[int]) -> Mask:
         mask = np.zeros(self._size, dtype=np.bool_)

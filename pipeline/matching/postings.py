@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipeline.matching.abbreviations import Definition, definitions
 from pipeline.matching.corpus import KEYWORD_WEIGHT, TITLE_WEIGHT, CorpusStatistics, Readable
-from pipeline.matching.tokens import ACRONYMS, STOP_WORDS, Word, is_hyphen, stem, words
+from pipeline.matching.tokens import ACRONYMS, STOP_WORDS, Word, ending, is_hyphen, stem, words
 
 Positions = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.float64]
@@ -51,25 +51,26 @@ ZONE_WEIGHTS = np.array([TITLE_WEIGHT, 1.0, KEYWORD_WEIGHT, 0.0])
 class Postings:
     """All words of all papers in one sequence; a position is an index into that sequence.
 
-    `stems`, `paper`, `zone`, `start`, `end` and `joint` have one entry per position: the number of
-    the stem, the paper, the zone, the first character and the end of the word in its text, and the
-    separator after it. An instance can be shared between threads.
+    `stems`, `endings`, `paper`, `zone`, `start`, `end` and `joint` have one entry per position: the
+    numbers of the stem and of the ending, the paper, the zone, the first character and the end of
+    the word in its text, and the separator after it. An instance can be shared between threads.
     """
 
     def __init__(self, papers: Sequence[Readable]) -> None:
         self.papers = len(papers)
         self._texts = [_texts(paper) for paper in papers]
         self._vocabulary: dict[str, int] = {}
-        self._forms: set[str] = set()
+        self._forms: dict[str, tuple[int, int]] = {}  # stem and ending
         self._occurrences: dict[tuple[str, ...], Positions] = {}
         self._kept = 0  # bytes in `_occurrences`
         self._spellings: dict[str, list[tuple[str, ...]]] = {}
         # Fill one array directly: as tuples, a few thousand papers would take half a gigabyte.
         flat = np.fromiter(chain.from_iterable(self._rows()), dtype=np.int32)
-        rows = flat.reshape(-1, 7).T
+        rows = flat.reshape(-1, 8).T
         self.stems, self.paper, self.start, self.end = (row.copy() for row in rows[:4])
         self.zone, self.joint = rows[4].astype(np.int8), rows[5].astype(np.int8)
         self._text = rows[6].astype(np.int16)
+        self.endings = rows[7].astype(np.int8)
         self._by_stem = np.argsort(self.stems, kind="stable").astype(np.int32)
         self._first: Positions = np.searchsorted(
             self.stems[self._by_stem], np.arange(-1, self._size + 1)
@@ -106,6 +107,13 @@ class Postings:
             found = self._find(stems)
             self._keep(stems, found)
         return found
+
+    def as_written(self, forms: tuple[str, ...]) -> Positions:
+        """Return the positions at which the words follow each other in this form or the plural."""
+        at = self.occurrences(tuple(stem(form) for form in forms))
+        for i, form in enumerate(forms):
+            at = at[self.endings[at + i] == ending(form)]
+        return at
 
     def _keep(self, stems: tuple[str, ...], found: Positions) -> None:
         if len(stems) > _LONGEST_KEPT or any(len(stem) > _LONGEST_SPLIT for stem in stems):
@@ -213,17 +221,22 @@ class Postings:
     def _count(self, number: int) -> int:
         return int(self._first[number + 2] - self._first[number + 1])
 
-    def _rows(self) -> Iterator[tuple[int, int, int, int, int, int, int]]:
-        vocabulary, known = self._vocabulary, self._forms
+    def _rows(self) -> Iterator[tuple[int, int, int, int, int, int, int, int]]:
         for paper, texts in enumerate(self._texts):
             for number, (zone, text) in enumerate(texts):
                 found = words(text)
                 for i, word in enumerate(found):
-                    known.add(word.form)
-                    which = vocabulary.setdefault(stem(word.form), len(vocabulary))
+                    which, end = self._known(word.form)
                     joint = _joint(text, found, i)
-                    yield which, paper, word.start, word.end, zone, joint, number
-                yield _GAP, paper, 0, 0, Zone.NONE, 0, number
+                    yield which, paper, word.start, word.end, zone, joint, number, end
+                yield _GAP, paper, 0, 0, Zone.NONE, 0, number, 0
+
+    def _known(self, form: str) -> tuple[int, int]:
+        """Return the numbers of the stem and the ending of a word; add it to the vocabulary."""
+        if (known := self._forms.get(form)) is None:
+            number = self._vocabulary.setdefault(stem(form), len(self._vocabulary))
+            known = self._forms[form] = number, ending(form)
+        return known
 
 
 def _texts(paper: Readable) -> list[tuple[Zone, str]]:

@@ -95,6 +95,12 @@ class Scorer:
                 spellings[(*plain[:i], *one, *plain[i + 2 :])] = None
         return list(spellings)
 
+    def quoted(self, forms: tuple[str, ...]) -> list[tuple[tuple[str, ...], Positions]]:
+        """Return the spellings of a quoted phrase and their positions; plurals are one spelling."""
+        plain, *compounds = self.phrase_spellings(forms)
+        written = (plain, self.postings.as_written(forms))
+        return [written, *((one, self.postings.occurrences(one)) for one in compounds)]
+
     def where(self, spellings: tuple[tuple[str, ...], ...]) -> Positions:
         found = [self.postings.occurrences(stems) for stems in spellings]
         found = [at for at in found if at.size]

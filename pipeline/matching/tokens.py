@@ -131,6 +131,21 @@ def stem(form: str) -> str:
     return _stem(form)
 
 
+_ENDINGS = ("", "ing", "ed", "ation")
+
+
+def ending(form: str) -> int:
+    """Return the number of the ending that `stem` removes from a folded word; 0 for a plural.
+
+    Two words with one stem and one ending differ in their spelling or number only: "matching" and
+    "matchings", not "matching" and "matched".
+    """
+    for number, one in enumerate(_ENDINGS[1:], 1):
+        if form.removesuffix("s").endswith(one) and not stem(form).endswith(one):
+            return number
+    return 0
+
+
 @lru_cache(maxsize=_REMEMBERED)
 def _stem(form: str) -> str:
     if form.isalpha():

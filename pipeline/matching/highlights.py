@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.matching.postings import Counts, Joint, Positions, Postings
+from pipeline.matching.postings import Counts, Joint, Positions
 from pipeline.matching.scoring import Papers, Scorer
 from pipeline.matching.tokens import STOP_WORDS, forms, is_hyphen, stem, stems
 
@@ -143,8 +143,10 @@ def _marks(scorer: Scorer, groups: Iterable[Group]) -> _Marks:
     places: list[Positions] = [np.empty(0, dtype=np.int64)]
     worth: list[Counts] = [np.empty(0)]
     for group in groups:
+        wanted = np.zeros(scorer.postings.papers, dtype=np.bool_)
+        wanted[group.papers] = True
         for at, idfs in _spellings(scorer, group):
-            found = _inside(scorer.postings, at, group.papers)
+            found = at[wanted[scorer.postings.paper[at]]]
             for i, idf in enumerate(idfs):
                 places.append(found + i)
                 worth.append(np.full(found.size, idf))
@@ -169,12 +171,6 @@ def _spellings(scorer: Scorer, group: Group) -> Iterator[tuple[Positions, list[f
             yield scorer.postings.occurrences(spelling), [unit.idf] * len(spelling)
     for form in STOP_WORDS.intersection(group.forms):
         yield scorer.postings.occurrences((stem(form),)), [0.0]
-
-
-def _inside(postings: Postings, at: Positions, papers: Papers) -> Positions:
-    bounds = [postings.words_of(int(paper)) for paper in papers]
-    ends = np.searchsorted(at, np.array(bounds, dtype=np.int64))
-    return np.concatenate([at[:0], *(at[low:high] for low, high in ends)])
 
 
 def _of_paper(scorer: Scorer, marks: _Marks, paper: int) -> tuple[str, ...]:

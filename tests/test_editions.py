@@ -182,6 +182,13 @@ def test_digest_has_at_most_max_papers(engine: Engine):
     assert owed(engine)[0].more == 2
 
 
+# Papers without the words of a topic, which are rare only among many papers.
+OTHERS = [
+    make_sighting(f"3001.1{n:04}", title=f"{n}", abstract="On water that flows to the sea.")
+    for n in range(20)
+]
+
+
 @pytest.mark.parametrize(
     ("breadth", "expected"),
     [
@@ -198,7 +205,8 @@ def test_breadth_selects_papers_by_match_strength(engine: Engine, breadth, expec
         engine,
         make_sighting("3001.00001", title="Gentle Rivers", abstract="On water."),
         make_sighting("3001.00002", title="One", abstract="It tells of gentle rivers once."),
-        make_sighting("3001.00003", title="Two", abstract="Gentle as a stream of rivers is."),
+        make_sighting("3001.00003", title="Two", abstract="Rivers are gentle, gentle are rivers."),
+        *OTHERS,
     )
 
     (outcome,) = publish(engine)
@@ -212,8 +220,9 @@ def test_stronger_match_is_sent_only_to_readers_without_the_paper(engine: Engine
         choices = Choices(parse_queries(("gentle rivers",)), breadth=breadth)
         signup.add(engine, f"{name}@example.org", choices, confirmed=True,
                    suppression_key=SUPPRESSION_KEY, now=SOON)  # fmt: skip
-    passing = make_sighting("3001.00001", title="Two", abstract="Gentle as a stream of rivers is.")
-    ingest(engine, passing)
+    text = "Rivers are gentle, gentle are rivers."
+    passing = make_sighting("3001.00001", title="Two", abstract=text)
+    ingest(engine, passing, *OTHERS)
     first = {one.email: one.papers for one in publish(engine)}
     settle(engine, DeliveryStatus.SENT)
 

@@ -1,6 +1,10 @@
-"""Edit distance of two short words, to recognise typos."""
+"""Edit distance of short words, to recognise typos."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
 def edit_distance(one: str, other: str) -> int:
@@ -20,3 +24,15 @@ def edit_distance(one: str, other: str) -> int:
             row.append(cost)
         before, last = last, row
     return last[-1]
+
+
+def neighbours(word: str) -> Iterator[str]:
+    """Yield the strings at edit distance 1, some twice: about 73 for each letter of `word`."""
+    for i in range(len(word) + 1):
+        head, tail = word[:i], word[i:]
+        yield from (head + letter + tail for letter in ALPHABET)
+        if tail:
+            yield head + tail[1:]
+            yield from (head + letter + tail[1:] for letter in ALPHABET)
+        if len(tail) > 1:
+            yield head + tail[1] + tail[0] + tail[2:]

@@ -133,6 +133,96 @@ def test_search_without_results_suggests_alternatives(site, engine):
 
 
 @one_database
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "2607.22798", "2607.22798v2", "arXiv:2607.22798", "https://arxiv.org/abs/2607.22798v1",
+        "arxiv.org/pdf/2607.22798", "https://huggingface.co/papers/2607.22798",
+        "10.1101/2026.07.01.123456", "https://doi.org/10.1101/2026.07.01.123456 ",
+    ],
+)  # fmt: skip
+def test_identifier_or_link_leads_to_its_paper(site, engine, typed):
+    ingest(
+        engine, make_sighting("2607.22798"), make_sighting(None, doi="10.1101/2026.07.01.123456")
+    )
+
+    found = site.get(f"/papers?q={quote(typed, safe='')}")
+
+    assert found.status_code == 303
+    paper = found.headers["location"]
+    assert paper in {"/papers/2607.22798", "/papers/doi:10.1101/2026.07.01.123456"}
+    assert site.get(paper).status_code == 200
+
+
+@one_database
+def test_unknown_identifier_is_named(site, engine):
+    ingest(engine, make_sighting())
+
+    found = site.get("/papers?q=2607.99999")
+
+    assert found.status_code == 404
+    assert "<code>2607.99999</code>" in found.text
+
+
+@one_database
+def test_papers_that_match_in_part_come_last_in_every_order(site, engine):
+    ingest(
+        engine,
+        make_sighting(title="Oak, moth and pollen of the dunes", upvotes=9),
+        make_sighting(title="Moth pollination", abstract="Moth pollination by night."),
+        make_sighting(title="Steel", abstract="A moth is mentioned."),
+        make_sighting(title="Concrete", abstract="Nothing."),
+    )
+
+    for sort in ("best", "trending", "newest"):
+        page = site.get(f"/papers?q=moth+pollination&sort={sort}").text
+        assert titles(page)[0] == "Moth pollination"
+        assert set(titles(page)[1:]) == {"Steel", "Oak, moth and pollen of the dunes"}
+        assert "1 paper, 2 more that match only in part" in page
+
+
+@one_database
+def test_name_finds_its_papers(site, engine):
+    """A full name comes before the words, a single word after them."""
+    ingest(
+        engine,
+        make_sighting(title="Engines", authors=("Ada Moth",)),
+        make_sighting(title="Moth Ada lights", abstract="Ada saw a moth."),
+    )
+
+    assert titles(site.get("/papers?q=ada+moth").text) == ["Engines", "Moth Ada lights"]
+    assert titles(site.get('/papers?q="ada moth"').text) == ["Engines"]
+    assert titles(site.get("/papers?q=moth").text) == ["Moth Ada lights", "Engines"]
+
+
+@one_database
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("polination", "pollination"),
+        ("moht pollinatoin", "moth pollination"),
+        ('"mothh"', '"moth"'),
+    ],
+)
+def test_typo_is_corrected_by_a_link(site, engine, typed, meant):
+    ingest(engine, make_sighting(title="Moth pollination"))
+
+    page = site.get("/papers", params={"q": typed}).text
+
+    assert re.search(
+        rf'Did you mean <a href="/papers\?q=[^"]+" dir="auto">{escape(meant)}</a>', page
+    )
+
+
+@one_database
+@pytest.mark.parametrize("typed", ["moth", "xyzzyxyzzy", "ti:polination", "-polination moth"])
+def test_nothing_is_corrected_without_a_typo(site, engine, typed):
+    ingest(engine, make_sighting(title="Moth pollination"))
+
+    assert "Did you mean" not in site.get("/papers", params={"q": typed}).text
+
+
+@one_database
 def test_subscribe_link_contains_the_search_query(site, engine):
     ingest(engine, make_sighting())
 

@@ -9,7 +9,9 @@ from difflib import get_close_matches
 from itertools import islice
 from typing import Final
 
+from pipeline.edit_distance import neighbours
 from pipeline.errors import QueryError
+from pipeline.matching.corpus import CorpusStatistics
 from pipeline.matching.query import (
     AUTHOR_NAME,
     And,
@@ -24,7 +26,7 @@ from pipeline.matching.query import (
     parse_topic,
     write,
 )
-from pipeline.matching.tokens import STOP_WORDS
+from pipeline.matching.tokens import STOP_WORDS, stem
 from pipeline.translations import gettext
 
 # https://arxiv.org/category_taxonomy
@@ -177,6 +179,29 @@ def broader(query: Query) -> tuple[TopicQuery, ...]:
     if isinstance(query, Words) and len(query.forms) > 2:
         others += [Words(rest) for rest in islice(_shorter(query.forms), MOST)]
     return _others(query, others)[:MOST]
+
+
+def corrected(query: Query, corpus: CorpusStatistics) -> TopicQuery | None:
+    """Return the query with unknown words replaced by the most frequent known word one edit away.
+
+    None if nothing was replaced. Words of up to three letters, negated ones and terms of more than
+    eight words are left alone: a title has no typos, and each word costs 5 milliseconds.
+    """
+
+    def change(term: Query) -> Query:
+        if isinstance(term, Words | Phrase) and len(term.forms) <= 8:
+            return type(term)(tuple(_nearest(form, corpus) for form in term.forms))
+        return term
+
+    other = _with_words(query, change)
+    return parse_topic(write(other)) if write(other) != write(query) else None
+
+
+def _nearest(form: str, corpus: CorpusStatistics) -> str:
+    if len(form) < 4 or corpus.frequencies.get(stem(form)):
+        return form
+    known = corpus.frequencies
+    return max(neighbours(form), key=lambda other: (known.get(stem(other), 0), other == form))
 
 
 def _others(query: Query, candidates: Iterable[Query]) -> tuple[TopicQuery, ...]:

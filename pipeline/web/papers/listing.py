@@ -13,13 +13,14 @@ from sqlalchemy import Connection
 
 from pipeline.domain import TRENDING
 from pipeline.errors import QueryError
-from pipeline.matching.query import Query, parse
+from pipeline.matching.index import Found
+from pipeline.matching.query import Phrase, Query, Words, parse
 from pipeline.rendering import Branding, formatting
 from pipeline.storage import ingest_state
 from pipeline.translations import gettext
 from pipeline.web.papers import periods, views
 from pipeline.web.papers.periods import Days, Period, Span
-from pipeline.web.papers.search_index import Catalog, LiveIndex, Places, SearchIndex, Sort
+from pipeline.web.papers.search_index import Catalog, LiveIndex, Mask, Places, SearchIndex, Sort
 from pipeline.web.papers.views import FoundBy, PaperInList
 from pipeline.web.subscribe import curated
 
@@ -140,6 +141,7 @@ def mistake(error: QueryError) -> QueryMistake:
 # --- Selection and pages ------------------------------------------------------------------------
 
 SIZE = 30  # papers on a page
+PARTIAL = 300  # papers listed that match only in part
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,7 @@ class SelectedPapers:
 
     catalog: Catalog
     places: Places
+    partial: int = 0  # of them, at the end: papers that match only in part
     query: Query | None = None
     search_index: SearchIndex | None = None  # the index that was searched; None without a query
 
@@ -179,13 +182,24 @@ class Page:
     total: int
     number: int
     last: int
+    partial: int  # papers of all pages that match only in part; they come last
     is_partial: bool
 
 
 def choose(
-    live_index: LiveIndex, conn: Connection, query: Query | None, days: Days | None, order: Sort
+    live_index: LiveIndex,
+    conn: Connection,
+    query: Query | None,
+    days: Days | None,
+    order: Sort,
+    *,
+    typed: str = "",
 ) -> SelectedPapers:
-    """Return the sorted papers of `days` that match `query`; None for either does not filter."""
+    """Return the sorted papers of `days` that match `query`; None for either does not filter.
+
+    If a visitor `typed` the query, papers by an author of that name and the best `PARTIAL` papers
+    below the threshold of mails are found, too; the latter come last.
+    """
     if query is None:
         catalog = live_index.catalog(ingest_state.published_batch(conn))
         places = np.flatnonzero(catalog.within(days))
@@ -194,10 +208,40 @@ def choose(
         ingest_state.published_batch(conn)
     )  # triggers a refresh if a newer batch is published
     search_index = live_index.current()
-    catalog, found = search_index.catalog, search_index.find(query)
-    inside = catalog.within(days)[found.papers]
-    places = catalog.sorted(found.papers[inside], order, found.scores[inside])
-    return SelectedPapers(catalog, places, query, search_index)
+    catalog = search_index.catalog
+    within = catalog.within(days)
+    places = _sorted(search_index, search_index.find(query), within, order)
+    if not typed:
+        return SelectedPapers(catalog, places, query=query, search_index=search_index)
+    if by_name := author_query(query, typed):
+        written = _sorted(search_index, search_index.find(by_name), within, order)
+        # A single word is more often a subject than a name.
+        first, second = (places, written) if " " not in typed.strip() else (written, places)
+        places = np.concatenate([first, _without(second, first)])
+    weaker = _sorted(search_index, search_index.find(query, floor=False), within, Sort.BEST)
+    weaker = _without(weaker, places)[:PARTIAL]
+    return SelectedPapers(
+        catalog, np.concatenate([places, weaker]), weaker.size, query, search_index
+    )
+
+
+def author_query(query: Query, typed: str) -> Query | None:
+    """Return a query for papers by the author `typed`; None if it is no name of up to 4 words."""
+    if not isinstance(query, Words | Phrase) or len(query.forms) > 4:
+        return None
+    try:
+        return parse('au:"{}"'.format(typed.strip().strip('"')))
+    except QueryError:
+        return None
+
+
+def _sorted(search_index: SearchIndex, found: Found, within: Mask, order: Sort) -> Places:
+    inside = within[found.papers]
+    return search_index.catalog.sorted(found.papers[inside], order, found.scores[inside])
+
+
+def _without(places: Places, others: Places) -> Places:
+    return places[~np.isin(places, others)]
 
 
 def page(selected: SelectedPapers, number: int, conn: Connection, branding: Branding) -> Page:
@@ -206,7 +250,12 @@ def page(selected: SelectedPapers, number: int, conn: Connection, branding: Bran
     number = min(max(number, 1), last)
     part = slice((number - 1) * SIZE, number * SIZE)
     return Page(
-        selected.show(conn, part, branding), selected.total, number, last, selected.is_partial
+        selected.show(conn, part, branding),
+        selected.total,
+        number,
+        last,
+        selected.partial,
+        selected.is_partial,
     )
 
 

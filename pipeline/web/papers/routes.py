@@ -7,19 +7,21 @@ from contextlib import nullcontext
 from fastapi import APIRouter, Request
 from sqlalchemy import Connection
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from pipeline.domain import Paper
 from pipeline.errors import QueryError
-from pipeline.matching.query import plain_words
+from pipeline.matching import suggestions
+from pipeline.matching.query import parse, plain_words
 from pipeline.rendering import Branding, formatting
+from pipeline.sources import identifiers
 from pipeline.storage import ingest_state, papers
 from pipeline.storage.database import read_only
 from pipeline.translations import ngettext
 from pipeline.web.dependencies import READ, CPUBudget, LiveIndex, Pages, Services
 from pipeline.web.middleware import public
 from pipeline.web.papers import listing, views
-from pipeline.web.papers.listing import ListParams
+from pipeline.web.papers.listing import ListParams, SelectedPapers
 from pipeline.web.papers.search_index import Sort
 from pipeline.web.papers.views import PaperInList
 
@@ -51,6 +53,8 @@ def list_papers(
         )
     except ValueError as error:
         raise HTTPException(422) from error
+    if name := _identifier(params.q):
+        return _redirect_to_paper(services, pages, name)
     counted = budget.search(request) if params.is_search else nullcontext()
     with counted, read_only(services.engine) as conn:
         return public(request, _list(conn, params, pages, live_index))
@@ -84,7 +88,7 @@ def _list(conn: Connection, params: ListParams, pages: Pages, live_index: LiveIn
         query = params.parsed()
     except QueryError as error:
         return _query_error(params, error, pages)
-    selected = listing.choose(live_index, conn, query, params.period, params.order)
+    selected = listing.choose(live_index, conn, query, params.period, params.order, typed=params.q)
     page = listing.page(selected, params.page, conn, pages.branding)
     return pages.show(
         "papers.html",
@@ -94,10 +98,35 @@ def _list(conn: Connection, params: ListParams, pages: Pages, live_index: LiveIn
         sorts=listing.sorts(params),
         mistake=None,
         newest=days[-1] if days else None,
-        counted=ngettext("%(num)s paper", "%(num)s papers", page.total),
+        counted=ngettext("%(num)s paper", "%(num)s papers", page.total - page.partial),
+        correction=_correction(params, selected),
         steps=listing.steps(params, page.number, page.last),
         canonical=params.but(page=page.number).address(),
     )
+
+
+def _identifier(text: str) -> str | None:
+    """Return the key of a paper, if `text` is an arXiv id, a DOI, or a link to one."""
+    if name := identifiers.arxiv_name(text):
+        return name.id
+    doi = identifiers.doi(text)
+    return f"doi:{doi}" if doi else None
+
+
+def _redirect_to_paper(services: Services, pages: Pages, key: str) -> Response:
+    with read_only(services.engine) as conn:
+        paper = papers.by_key(conn, key)
+    if paper is None:
+        return pages.show("no_paper.html", status=404, key=key)
+    return RedirectResponse(views.path_of(paper.key), status_code=303)
+
+
+def _correction(params: ListParams, selected: SelectedPapers) -> ListParams | None:
+    """Return the search with its typos corrected, if nothing matches it well."""
+    if selected.total > selected.partial or selected.search_index is None or not params.q:
+        return None
+    other = suggestions.corrected(parse(params.q), selected.search_index.corpus)
+    return params.but(q=other.text) if other else None
 
 
 def _query_error(params: ListParams, error: QueryError, pages: Pages) -> Response:

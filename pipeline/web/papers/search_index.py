@@ -149,6 +149,7 @@ class SearchIndex:
     catalog: Catalog
     starts: Places  # the place of each segment's first paper, and the end of the last segment
     segments: tuple[Segment, ...]
+    corpus: CorpusStatistics  # of all segments
     complete: bool = True  # False: only the newest papers, while the index is being built
 
     def find(
@@ -348,4 +349,4 @@ def _measured(
         Segment(segment.holds, segment.index.measured_by(corpus), segment.statistics)
         for segment in filled
     )
-    return SearchIndex(catalog, starts, segments, complete)
+    return SearchIndex(catalog, starts, segments, corpus, complete)

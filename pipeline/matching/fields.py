@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -10,6 +11,8 @@ from functools import cached_property
 from pipeline.matching.author_names import keys, names_match, wanted_keys
 from pipeline.matching.corpus import Readable
 from pipeline.matching.query import Field
+
+MOST_AUTHORS = 1 << 20  # of one paper
 
 
 class Fields:
@@ -39,19 +42,31 @@ class Fields:
             ]
         return set().union(*(self._by_category[name] for name in names))
 
+    def index_authors(self) -> None:
+        """Build the lookup of authors now instead of for the first query that filters by them.
+
+        It takes about 80 microseconds for each author of a paper.
+        """
+        _ = self._by_key
+
     @cached_property
-    def _by_key(self) -> dict[str, set[tuple[int, str]]]:
-        """Papers and their authors by `keys`; built when a query first filters by author."""
-        found: dict[str, set[tuple[int, str]]] = defaultdict(set)
+    def _by_key(self) -> dict[str, array[int]]:
+        """Authors by `keys`: 8 bytes each, the paper and its author's position in one number."""
+        found: dict[str, array[int]] = defaultdict(lambda: array("q"))
         for paper, authors in enumerate(self._authors):
-            for author in authors:
+            for position, author in enumerate(authors):
                 for key in keys(author):
-                    found[key].add((paper, author))
+                    found[key].append(paper * MOST_AUTHORS + position)
         return dict(found)
 
     def _by_author(self, wanted: tuple[str, ...]) -> set[int]:
         candidates = set().union(*(self._by_key.get(key, ()) for key in wanted_keys(wanted)))
-        return {paper for paper, author in candidates if names_match(author, wanted)}
+        papers = (divmod(candidate, MOST_AUTHORS) for candidate in candidates)
+        return {
+            paper
+            for paper, position in papers
+            if names_match(self._authors[paper][position], wanted)
+        }
 
 
 def _by_name(pairs: Iterable[tuple[int, str]]) -> dict[str, set[int]]:

@@ -76,6 +76,10 @@ class PaperIndex:
         self._scorer = Scorer(self._postings, corpus or self._postings.statistics())
         self._size = len(papers)
 
+    def index_authors(self) -> None:
+        """Build the lookup of authors, so that no request waits for it; idempotent."""
+        self._fields.index_authors()
+
     def statistics(self) -> CorpusStatistics:
         """Return the statistics of the papers of this index alone."""
         return self._postings.statistics()

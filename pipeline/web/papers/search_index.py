@@ -325,6 +325,7 @@ class LiveIndex:
         with self._reading() as conn:
             found = papers.by_ids(conn, ids)
         index = PaperIndex([found.get(id_, GONE) for id_ in ids], embedder=self._embedder)
+        index.index_authors()
         return Segment(holds, index, index.statistics())
 
 

@@ -524,7 +524,7 @@ class DeliveryRow(Table):
     range_from: Mapped[int | None]  # batches (from, to]
     range_to: Mapped[int | None]
     more: Mapped[int]  # papers that matched but exceeded the reader's maximum
-    unpicked: Mapped[list[Any]]  # ids of the best 200 of them
+    unpicked: Mapped[list[Any]] = mapped_column(default=list)  # ids of the best 200 of them
     topics: Mapped[list[Any]]  # labels of the topics followed when it was compiled
     template: Mapped[str | None]  # version of the template it was compiled for
     # The lease of the sender, and the outcome.

@@ -6,6 +6,7 @@ import json
 import re
 from contextlib import contextmanager, suppress
 from datetime import date, timedelta
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 from starlette.testclient import TestClient
 
+from pipeline import settings
 from pipeline.domain import Links
 from pipeline.web import create_app
 from pipeline.web.papers import periods
@@ -21,6 +23,7 @@ from pipeline.web.papers.listing import pages
 from pipeline.web.papers.periods import Span
 from pipeline.web.papers.search_index import LiveIndex
 from pipeline.web.subscribe import curated
+from pipeline.web.templating import Pages
 from tests.support.factories import make_sighting
 from tests.support.newsroom import ingest
 from tests.support.site import URL, Site, open_site, titles
@@ -55,6 +58,40 @@ def test_front_page_shows_the_newest_day_by_upvotes(site, engine):
     assert "<h1>Wednesday, 2 January 2030</h1>" in page
     assert titles(page) == ["Many", "Few", "None"]
     assert "1,234" in page
+
+
+PITCH = "A daily email of new research papers on your topics"
+
+
+@one_database
+def test_front_page_says_what_the_site_sends_and_reads(engine):
+    """Other lists have the papers first, with a smaller invitation."""
+    read = {"sources": ("arxiv",), "arxiv_categories": ("cs.CL", "math.AG")}
+    site = open_site(engine, operator_name="City Library", **read)
+    ingest(engine, make_sighting(title="Moss"))
+
+    page = site.get("/").text
+    others = [site.get(path).text for path in (f"/papers?date={WEDNESDAY}", "/papers?q=moss")]
+
+    assert page.index(PITCH) < page.index('href="/subscribe">Subscribe</a>\n    </section>')
+    assert page.index("</section>") < page.index("Moss")
+    assert "Free, run by City Library. Sources: arXiv (cs.CL and math.AG)." in page
+    assert not any(PITCH in other for other in others)
+
+
+def test_coverage_names_sources_and_the_first_six_categories():
+    def coverage(*sources: str, **more: Any) -> str:
+        return Pages.of(settings.load(None, sources=sources, **more), has_mailbox=False).coverage
+
+    many = tuple(f"cs.A{letter}" for letter in "ABCDEFGH")
+
+    assert coverage("huggingface") == "Hugging Face"
+    assert coverage("arxiv", "huggingface", arxiv_categories=("cs.CL",)) == (
+        "arXiv (cs.CL) and Hugging Face"
+    )
+    assert coverage("arxiv", arxiv_categories=many) == (
+        "arXiv (cs.AA, cs.AB, cs.AC, cs.AD, cs.AE, cs.AF and 2 more)"
+    )
 
 
 def test_paper_is_listed_on_every_day_it_was_announced(site, engine):

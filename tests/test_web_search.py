@@ -227,7 +227,7 @@ def test_subscribe_link_contains_the_search_query(site, engine):
     ingest(engine, make_sighting())
 
     assert 'href="/subscribe?topic=moths+-zebra"' in site.get("/papers?q=moths+-zebra").text
-    assert "Get trending papers by email" in site.get("/").text
+    assert "Get trending papers by email" in site.get("/papers?sort=newest").text
     assert 'href="/subscribe"' in site.get("/").text
 
 

@@ -83,6 +83,7 @@ def show_paper(
 
 def _list(conn: Connection, params: ListParams, pages: Pages, live_index: LiveIndex) -> Response:
     days = live_index.catalog(ingest_state.published_batch(conn)).days
+    is_front = params == ListParams()
     params = listing.with_period(params, days)
     try:
         query = params.parsed()
@@ -97,6 +98,7 @@ def _list(conn: Connection, params: ListParams, pages: Pages, live_index: LiveIn
         calendar=listing.calendar(params, days),
         sorts=listing.sorts(params),
         mistake=None,
+        is_front=is_front,
         newest=days[-1] if days else None,
         counted=ngettext("%(num)s paper", "%(num)s papers", page.total - page.partial),
         correction=_correction(params, selected),
@@ -137,6 +139,7 @@ def _query_error(params: ListParams, error: QueryError, pages: Pages) -> Respons
         page=None,
         calendar=None,
         mistake=listing.mistake(error),
+        is_front=False,
         canonical="/papers",
     )
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import time_machine
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Page, expect, sync_playwright
 from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.testclient import TestClient
@@ -270,12 +270,29 @@ def test_topic_names_round_trip_through_json():
 def test_subscribe_form_has_the_expected_defaults(site):
     page = site.get("/subscribe").text
 
-    assert re.findall(r'value="([^"]*)" checked', page) == ["trending"]
+    assert re.findall(r'value="([^"]*)" checked', page) == []
+    assert "Without a topic you get the trending papers." in page
+    assert ">Every day, 08:00, UTC</span>" in page
+    assert "Sources: Hugging Face and arXiv (cs.AI, cs.CL, cs.CV, cs.LG and stat.ML)." in page
     assert '<option value="8" selected>08:00</option>' in page
     assert '<option value="daily" selected>Every day</option>' in page
     assert "<option selected>10</option>" in page
     assert page.count("<h1") == 1
     assert "data-guess" in field(page, "timezone")
+
+
+def test_schedule_is_summarised_without_invalid_values():
+    paris = FormInput(rhythm="weekly-friday", hour="7", timezone="Europe/Paris")
+
+    assert form_input.schedule_line(paris) == "Every Friday, 07:00, Paris"
+    assert form_input.schedule_line(FormInput(hour="77", timezone="Mars/Base")) == "Every day"
+
+
+@pytest.mark.parametrize(("name", "value"), [("hour", "24"), ("breadth", "all"), ("email", "")])
+def test_schedule_is_opened_only_if_it_has_an_error(site, name, value):
+    page = site.post("/subscribe", data=form(**{name: value})).text
+
+    assert ('<details class="all fold" open>' in page) == (name != "email")
 
 
 def test_topic_in_the_url_is_filled_in(site):
@@ -835,7 +852,6 @@ def test_signup_works_in_a_mobile_browser(url, chromium, asked):
 
     tab.goto(f"{url}/subscribe")
     tab.get_by_label("Email address").fill("ada@example.org")
-    tab.get_by_label("Trending").uncheck()
     tab.get_by_label("Your own topics").fill("moss")
     expect(tab.get_by_role("link", name="Moss on Walls")).to_be_visible()
     previews = [data for path, data in sent if path.endswith("/subscribe/preview")]
@@ -848,6 +864,41 @@ def test_signup_works_in_a_mobile_browser(url, chromium, asked):
     assert previews
     assert not any("ada" in data for data in previews)
     assert complaints == []
+
+
+@pytest.mark.full
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "height"), [(375, 667), (1280, 800)])
+def test_first_screen_shows_a_paper_and_the_fields_of_the_form(url, chromium, width, height):
+    """The preview is beside the form on a wide screen, and below it on a phone."""
+    tab = chromium.new_context(viewport={"width": width, "height": height}).new_page()
+
+    def place(selector: str) -> FloatRect:
+        box = tab.locator(selector).bounding_box()
+        assert box
+        return box
+
+    tab.goto(url)
+    title = place(".card .title")
+    tab.goto(f"{url}/subscribe")
+    send, preview = place(".send"), place("#preview")
+
+    assert title["y"] + title["height"] <= height
+    assert send["y"] + send["height"] <= height
+    assert (preview["y"] < send["y"]) == (width > 1000)
+
+
+@pytest.mark.full
+@pytest.mark.browser
+def test_schedule_line_follows_the_fields(url, chromium):
+    tab = phone(chromium)
+
+    tab.goto(f"{url}/subscribe")
+    expect(tab.locator("#schedule")).to_have_text("Every day, 08:00, Lima")
+    tab.get_by_text("Schedule and matching").click()
+    tab.get_by_label("How often").select_option("Every Friday")
+
+    expect(tab.locator("#schedule")).to_have_text("Every Friday, 08:00, Lima")
 
 
 @pytest.mark.full
@@ -872,6 +923,7 @@ def test_form_without_scripts_previews_and_submits(url, chromium, asked):
     tab.get_by_label("Your own topics").fill("moss")
     tab.get_by_role("button", name="Preview").click()
     expect(tab.get_by_role("link", name="Moss on Walls")).to_be_visible()
+    tab.get_by_text("Schedule and matching").click()
     tab.get_by_label("Time zone").select_option("America/Lima")
     tab.get_by_role("button", name="Subscribe").click()
     expect(tab.locator("#summary")).to_be_focused()
@@ -880,5 +932,5 @@ def test_form_without_scripts_previews_and_submits(url, chromium, asked):
 
     expect(tab.get_by_role("heading", level=1)).to_have_text("Check your inbox")
     [choices] = asked()
-    assert choices.labels == ("Trending", "moss")
+    assert choices.labels == ("moss",)
     assert choices.schedule.timezone == "America/Lima"

@@ -49,6 +49,14 @@
     if (event.key === "Enter") event.preventDefault();
   });
 
+  const schedule = form.querySelector("#schedule"); // not on the page of preferences
+  const when = ["frequency", "hour", "timezone"].map((id) => form.querySelector(`#${id}`));
+  const line = () => {
+    const chosen = when.map((field) => field.selectedOptions[0]?.text.trim());
+    if (schedule) schedule.textContent = chosen.filter(Boolean).join(", ");
+  };
+  line();
+
   const count = () => {
     for (const group of groups) {
       const chosen = group.querySelectorAll(":checked").length;
@@ -102,6 +110,7 @@
 
   form.addEventListener("change", (event) => {
     if (event.target.name === "topic") count();
+    if (when.includes(event.target)) line();
     if (PREVIEWED.includes(event.target.name)) soon(50);
   });
   form.querySelector("#queries").addEventListener("input", () => soon(PAUSE));

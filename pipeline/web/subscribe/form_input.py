@@ -138,13 +138,11 @@ def _hour(text: str) -> str:
 
 
 def prefilled(topics: Iterable[str], max_papers: int) -> FormInput:
-    """Return the initial form; `topics` are slugs or queries, Trending if there are none."""
+    """Return the initial form with these topics, which are slugs or queries."""
     given = [" ".join(topic.split())[:LONGEST_QUERY] for topic in topics][:MOST_QUERIES]
     known = curated.in_use().by_slug
     slugs = tuple(topic for topic in given if topic in known)
     own = "\n".join(topic for topic in given if topic and topic not in known)
-    if not slugs and not own:
-        slugs = ("trending",)
     return FormInput(slugs=slugs, queries=own, max_papers=str(max_papers))
 
 
@@ -188,7 +186,15 @@ def options(form: FormInput) -> dict[str, Any]:
         "breadths": _translated(BREADTHS),
         "regions": zones_by_region(),
         "listed": is_listed_zone(form.timezone),
+        "schedule": schedule_line(form),
     }
+
+
+def schedule_line(form: FormInput) -> str:
+    """Return the schedule as "Every day, 08:00, Paris", without invalid values."""
+    rhythm, zone = dict(RHYTHMS).get(form.rhythm), form.timezone or "UTC"
+    place = city_of_zone(zone) if is_known_zone(zone) else ""
+    return ", ".join(filter(None, (rhythm and gettext(rhythm), dict(HOURS).get(form.hour), place)))
 
 
 def _sizes(max_papers: str) -> list[int]:

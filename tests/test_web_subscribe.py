@@ -34,7 +34,7 @@ from pipeline.web.client_address import VisitorLimit, client_ip
 from pipeline.web.server import listen, server
 from pipeline.web.subscribe import curated, form_input
 from pipeline.web.subscribe.form_input import FormInput
-from pipeline.web.subscribe.preview import HELPED
+from pipeline.web.subscribe.preview import HELPED, unread_categories
 from tests.support import CHROMIUM, SHARED
 from tests.support.factories import make_paper, make_schedule, make_sighting
 from tests.support.newsroom import rows
@@ -716,6 +716,37 @@ def test_preview_suggests_a_known_category_for_an_unknown_one(site, announce):
     page = site.post("/subscribe/preview", data={"queries": "moss cat:cs.ML\nfern"}).text
 
     assert page.count("Did you mean cat:cs.LG? cat:cs.ML is unknown.") == 1
+
+
+def test_preview_names_categories_that_the_site_does_not_read(site, announce):
+    announce("Moss on Walls")
+
+    page = site.post("/subscribe/preview", data={"queries": "cat:math.AG\ncat:cs.CL\nmoss"}).text
+
+    assert (
+        "This site does not read math.AG, only cs.AI, cs.CL, cs.CV, cs.LG and stat.ML. "
+        "Papers in math.AG are found if they are also in one of these.</span>" in page
+    )
+    assert page.count("This site does not read") == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "unread"),
+    [
+        ("cat:cs.LG", []),
+        ("cat:cs", []),
+        ("cat:cs.l*", []),
+        ("cat:math.AG", []),  # the whole archive is read
+        ("cat:math-ph", ["math-ph"]),
+        ("cat:quant-ph OR (moss cat:hep*)", ["quant-ph", "hep*"]),
+        ("moss -cat:quant-ph", []),
+        ("cat:cs.ML", []),  # corrected by another hint
+        ("moss", []),
+    ],
+)
+def test_categories_are_read_if_their_archive_or_a_part_of_them_is(query, unread):
+    assert list(unread_categories(parse(query), ("cs.LG", "math"))) == unread
+    assert list(unread_categories(parse(query), ())) == []
 
 
 def test_preview_respects_the_breadth(site, announce):

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from pipeline.domain import Breadth, Paper
 from pipeline.matching import suggestions
 from pipeline.matching.index import Found
-from pipeline.matching.query import TopicQuery
+from pipeline.matching.query import And, Field, Fielded, Or, Query, TopicQuery
 from pipeline.matching.ranking import Candidate, Picked, Selection, TopicCandidates, pick
 from pipeline.rendering import Branding, formatting, views
 from pipeline.rendering.views import Card
@@ -23,6 +23,7 @@ from pipeline.web.papers.search_index import Places
 from pipeline.web.subscribe import volume
 from pipeline.web.subscribe.form_input import TopicEntry
 from pipeline.web.subscribe.volume import Count, Instead, Volume
+from pipeline.web.templating import Pages, abridged
 
 WEEK: Final = timedelta(days=7)
 HELPED: Final = 5  # topics that get a suggested query; each costs some searches
@@ -55,7 +56,7 @@ def signup_preview(
     conn: Connection,
     topics: Sequence[TopicEntry],
     wanted: Wanted,
-    branding: Branding,
+    pages: Pages,
 ) -> SignupPreview | None:
     """Return the preview; None if there are no recent papers."""
     if not recent.days:
@@ -63,10 +64,10 @@ def signup_preview(
     valid = [(topic.label, topic.query) for topic in topics if topic.query]
     heading, selection, papers = _digest(recent, conn, valid, wanted)
     return SignupPreview(
-        rates=tuple(_rates(recent, topics, wanted.breadth)),
+        rates=tuple(_rates(recent, topics, wanted.breadth, pages.arxiv_categories)),
         together=_together(recent, topics, wanted.breadth),
         heading=heading,
-        cards=tuple(_card(papers[one.paper], one, branding) for one in selection.picks),
+        cards=tuple(_card(papers[one.paper], one, pages.branding) for one in selection.picks),
         more=selection.more,
         counted=_counted(recent) if any(_counted_queries(topics)) else "",
     )
@@ -156,7 +157,7 @@ def _card(paper: Paper, picked: Picked, branding: Branding) -> Card:
 
 
 def _rates(
-    recent: RecentWindow, topics: Sequence[TopicEntry], breadth: Breadth
+    recent: RecentWindow, topics: Sequence[TopicEntry], breadth: Breadth, read: tuple[str, ...]
 ) -> Iterator[Volume]:
     papers = {label: _papers(recent, query, breadth) for label, query in _counted_queries(topics)}
     helped = 0
@@ -172,7 +173,7 @@ def _rates(
             helped += needs_help
             yield replace(
                 volume.volume(
-                    topic.label, counted, more=_remarks(topic, papers[topic.label], others)
+                    topic.label, counted, more=_remarks(topic, papers[topic.label], others, read)
                 ),
                 instead=tuple(
                     _instead(recent, topic.query, counted, breadth) if needs_help else ()
@@ -181,9 +182,45 @@ def _rates(
 
 
 def _remarks(
-    topic: TopicEntry, papers: set[int], others: Mapping[str, set[int]]
+    topic: TopicEntry, papers: set[int], others: Mapping[str, set[int]], read: tuple[str, ...]
 ) -> tuple[str, ...]:
-    return (*topic.hints, volume.overlap(papers, others))
+    unread = _unread(topic.query, read) if topic.query else ""
+    return (*topic.hints, unread, volume.overlap(papers, others))
+
+
+def _unread(query: TopicQuery, read: tuple[str, ...]) -> str:
+    """Return a sentence about the categories of a query that the site does not read, or ""."""
+    if not (unread := tuple(dict.fromkeys(unread_categories(query.tree, read)))):
+        return ""
+    return gettext(
+        "This site does not read %(unread)s, only %(read)s. Papers in %(unread)s are found if they "
+        "are also in one of these.",
+        unread=abridged(unread),
+        read=abridged(read),
+    )
+
+
+def unread_categories(query: Query, read: Sequence[str]) -> Iterator[str]:
+    """Yield the arXiv categories in a query of which a site that reads `read` has no feed.
+
+    None if `read` is empty: papers with categories may then come from another source. Negated
+    categories are left out, and misspelt ones, which `suggestions.hints` corrects.
+    """
+    if isinstance(query, And | Or):
+        for operand in query.operands:
+            yield from unread_categories(operand, read)
+    elif read and isinstance(query, Fielded) and query.field is Field.CATEGORY:
+        name = query.forms[0]
+        if not _is_read(name, read) and not suggestions.nearest_category(name):
+            yield suggestions.CATEGORIES.get(name, name)
+
+
+def _is_read(name: str, read: Sequence[str]) -> bool:
+    """Return whether any category in `read` is part of `name` (`math`, `cs.c*`), or contains it."""
+    folded = [one.lower() for one in read]
+    if name.endswith("*"):
+        return any(one.startswith(name[:-1]) for one in folded)
+    return any(f"{one}.".startswith(f"{name}.") or name.startswith(f"{one}.") for one in folded)
 
 
 def _instead(

@@ -150,7 +150,7 @@ def _preview(
         topics = form_input.topic_entries(values)
         window = recent.get()
         with read_only(services.engine) as conn:
-            return signup_preview(window, conn, topics, wanted, pages.branding)
+            return signup_preview(window, conn, topics, wanted, pages)
 
 
 def _page(

@@ -85,7 +85,13 @@ def count(per_day: Mapping[date, int], days: Sequence[date]) -> Count:
 
 
 def volume(label: str, counted: Count, *, more: Iterable[str] = ()) -> Volume:
-    """Return the volume of a topic; `more` are sentences to show before the hint."""
+    """Return the volume of a topic; `more` are sentences to show before the hint.
+
+    They replace the hint if there are no papers: they say why.
+    """
+    remarks = [text for text in more if text]
+    if counted.papers or not remarks:
+        remarks.append(_hint(counted))
     silent = counted.silent if counted.papers else 0
     return Volume(
         label,
@@ -98,7 +104,7 @@ def volume(label: str, counted: Count, *, more: Iterable[str] = ()) -> Volume:
         )
         if silent
         else "",
-        hint=" ".join(filter(None, (*more, _hint(counted)))),
+        hint=" ".join(remarks).strip(),
     )
 
 

@@ -335,6 +335,22 @@ def test_only_the_shelf_of_a_new_paper_is_rebuilt(engine, monkeypatch):
 
 
 @one_database
+def test_search_within_a_mask_skips_other_segments(engine, monkeypatch):
+    monkeypatch.setattr(search_index, "SEGMENT", 10)
+    ingest(engine, *(make_sighting(title=f"Moth {n}") for n in range(25)))
+    live_index = LiveIndex(engine, background=False)
+    live_index.renew()
+    index = live_index.current()
+    ids = index.catalog.ids
+
+    found = index.find(parse("moth"), within=ids == 15)
+    nothing = index.find(parse("moth"), within=ids == 0)
+
+    assert ids[found.papers].tolist() == list(range(10, 20))
+    assert nothing.papers.size == 0
+
+
+@one_database
 def test_only_the_newest_papers_are_searched_until_all_are_indexed(engine, monkeypatch):
     monkeypatch.setattr(search_index, "FEW", 3)
     ingest(engine, *(make_sighting(title=f"Moth {n}") for n in range(5)))

@@ -31,6 +31,7 @@ from pipeline.sources import FetchResult, recorded_files
 from pipeline.storage.schema import DeliveryRow, RequestRow, SubscriberRow
 from pipeline.web import client_address, create_app
 from pipeline.web.client_address import VisitorLimit, client_ip
+from pipeline.web.papers.recent import RecentWindow
 from pipeline.web.server import listen, server
 from pipeline.web.subscribe import curated, form_input
 from pipeline.web.subscribe.form_input import FormInput
@@ -837,6 +838,50 @@ def test_too_many_previews_return_429_with_a_message(site, announce, monkeypatch
 )
 def test_asked_returns_the_topics_typed_in_the_form(typed, labels):
     assert [topic.label for topic in form_input.topic_entries(typed)] == labels
+
+
+# --- Topics without recent papers -----------------------------------------------------------------
+
+
+def offered(site, *chosen: str) -> list[str]:
+    """Return the curated topics of the form, after the topics were counted."""
+    site.post("/subscribe/preview", data={"queries": "moss"})  # builds the index
+    site.get("/subscribe")
+    page = site.get("/subscribe", params={"topic": chosen}).text
+    slugs = re.findall(r'name="topic" value="([^"]*)"', page)
+    assert f"All {len(slugs)} topics, by field" in page
+    return slugs
+
+
+def test_topics_without_a_paper_in_30_days_are_not_offered(site, announce):
+    announce("Diffusion models", on=FRIDAY)
+    announce("LLM agents", on=FRIDAY - timedelta(days=20))
+    announce("Robot learning", on=FRIDAY - timedelta(days=31))
+
+    slugs = offered(site)
+
+    assert {"trending", "diffusion-models", "agents"} <= set(slugs)
+    assert not {"robot-learning", "galaxies"} & set(slugs)
+    assert "galaxies" in offered(site, "galaxies")
+
+
+@pytest.mark.parametrize("days", [(), (0,), (0, 19)])
+def test_all_topics_are_offered_before_three_weeks_of_papers_are_known(site, announce, days):
+    for day in days:
+        announce("Diffusion models", on=FRIDAY - timedelta(days=day))
+
+    assert len(offered(site)) == len(CURATED)
+
+
+def test_topics_are_counted_once_for_each_index(site, announce, monkeypatch):
+    announce("Diffusion models", on=FRIDAY)
+    counted = []
+    monkeypatch.setattr(RecentWindow, "silent_topics", lambda self: counted.append(self) or ())
+
+    for _ in range(3):
+        offered(site)
+
+    assert len(counted) == 1
 
 
 # --- In a real browser --------------------------------------------------------------------------

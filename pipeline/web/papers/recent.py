@@ -19,9 +19,11 @@ from pipeline.matching.threshold import NARROWEST
 from pipeline.storage import ingest_state, papers
 from pipeline.storage.database import read_only
 from pipeline.web.papers.search_index import LiveIndex, Mask, Places, SearchIndex
+from pipeline.web.subscribe import curated
 from pipeline.web.subscribe.volume import DAYS
 
 MOST_KEPT: Final = 16 * 1024 * 1024  # octets of cached query results
+ENOUGH_DAYS: Final = 21  # from the first recent paper to the last, to call a topic silent
 
 
 class RecentWindow:
@@ -59,7 +61,7 @@ class RecentWindow:
                 self._kept -= _octets(*self._found.popitem(last=False))
 
     def _find(self, query: Query) -> Found:
-        found = self.search_index.find(query, breadth=Breadth.MORE)
+        found = self.search_index.find(query, breadth=Breadth.MORE, within=self._within)
         return found.take(self._within[found.papers])
 
     @cached_property
@@ -71,6 +73,20 @@ class RecentWindow:
     @property
     def is_complete(self) -> bool:
         return self.search_index.complete
+
+    def silent_topics(self) -> frozenset[str]:
+        """Return the slugs of the curated topics without a recent paper.
+
+        None if the papers of fewer than `ENOUGH_DAYS` are known, as on a new site.
+        """
+        days = self.days
+        if not self.is_complete or not days or (days[-1] - days[0]).days + 1 < ENOUGH_DAYS:
+            return frozenset()
+        return frozenset(
+            topic.slug
+            for topic in curated.in_use().topics
+            if not topic.parsed.is_trending and not self.found(topic.parsed).papers.size
+        )
 
     def phrases(self, query: Query, places: Places) -> dict[int, tuple[str, ...]]:
         """Return the matched phrases of each paper, by place."""
@@ -127,6 +143,8 @@ class RecentPapers:
         self._live_index = live_index
         self._engine = engine
         self._kept: RecentWindow | None = None
+        self._counted: RecentWindow | None = None
+        self.silent_topics = frozenset[str]()  # as last counted by `count_topics`
 
     @property
     def is_ready(self) -> bool:
@@ -142,3 +160,13 @@ class RecentPapers:
         if kept is None or kept.search_index is not search_index:
             kept = self._kept = RecentWindow(search_index)
         return kept
+
+    def count_topics(self) -> None:
+        """Update `silent_topics`, once for each index.
+
+        It searches for all curated topics, which takes a second: run it after a response.
+        """
+        window = self.get()
+        if window is not self._counted:
+            self._counted = window
+            self.silent_topics = window.silent_topics()

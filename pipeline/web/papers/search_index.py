@@ -153,22 +153,30 @@ class SearchIndex:
     complete: bool = True  # False: only the newest papers, while the index is being built
 
     def find(
-        self, query: Query, *, floor: bool = True, breadth: Breadth = Breadth.BALANCED
+        self,
+        query: Query,
+        *,
+        floor: bool = True,
+        breadth: Breadth = Breadth.BALANCED,
+        within: Mask | None = None,
     ) -> Found:
         """Return all matches in the order of the catalog.
 
-        Without `floor` there is no relevance threshold: one word of several is enough.
+        Without `floor` there is no relevance threshold: one word of several is enough. Segments
+        without a paper in the mask `within` are skipped; others are searched as a whole.
         """
+        spans = zip(self.segments, pairwise(self.starts), strict=True)
         found = [
-            segment.index.find(query, floor=floor, breadth=breadth) for segment in self.segments
+            (start, segment.index.find(query, floor=floor, breadth=breadth))
+            for segment, (start, end) in spans
+            if within is None or within[start:end].any()
         ]
         if not found:
             return Found(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int8))
-        offset = [one.papers + start for one, start in zip(found, self.starts[:-1], strict=True)]
         return Found(
-            np.concatenate(offset),
-            np.concatenate([one.scores for one in found]),
-            np.concatenate([one.breadths for one in found]),
+            np.concatenate([one.papers + start for start, one in found]),
+            np.concatenate([one.scores for _, one in found]),
+            np.concatenate([one.breadths for _, one in found]),
         )
 
     def phrases(self, query: Query, places: Places) -> dict[int, tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import time
 from functools import cache, cached_property
@@ -174,12 +174,16 @@ def size(max_papers: str) -> int | None:
     return number if 1 <= number <= MOST_PAPERS else None
 
 
-def options(form: FormInput) -> dict[str, Any]:
-    """Return what the templates of the form show: its values, and the options of each field."""
+def options(form: FormInput, silent: Collection[str] = ()) -> dict[str, Any]:
+    """Return what the templates of the form show: its values, and the options of each field.
+
+    Curated topics in `silent` are not offered, unless they are chosen.
+    """
+    groups = _without({*silent} - {*form.slugs})
     return {
         "typed": form,
-        "groups": curated.in_use().groups,
-        "curated": len(curated.in_use().topics),
+        "groups": groups,
+        "curated": sum(len(topics) for _, topics in groups),
         "hours": HOURS,
         "rhythms": _translated(RHYTHMS),
         "sizes": _sizes(form.max_papers),
@@ -188,6 +192,15 @@ def options(form: FormInput) -> dict[str, Any]:
         "listed": is_listed_zone(form.timezone),
         "schedule": schedule_line(form),
     }
+
+
+def _without(slugs: Collection[str]) -> list[tuple[str, list[CuratedTopic]]]:
+    """Return the groups of curated topics without those in `slugs`, and without empty groups."""
+    groups = (
+        (name, [topic for topic in topics if topic.slug not in slugs])
+        for name, topics in curated.in_use().groups
+    )
+    return [(name, topics) for name, topics in groups if topics]
 
 
 def schedule_line(form: FormInput) -> str:

@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -54,7 +55,10 @@ def show_form(
     values = form_input.prefilled(topic, services.settings.max_papers)
     shows_preview = recent.is_ready and budget.allows(request)
     preview = _preview(request, values, services, pages, recent, budget) if shows_preview else None
-    return _page(pages, values, preview=preview)
+    answer = _page(pages, recent, values, preview=preview)
+    if recent.is_ready:
+        answer.background = BackgroundTask(recent.count_topics)
+    return answer
 
 
 @router.post("/subscribe")
@@ -72,13 +76,15 @@ def subscribe(
     if form.get("do") == "preview":
         errors = tuple(error for error in form_input.validate(values) if error.field in TOPICS)
         if not budget.allows(request):
-            return _page(pages, values, (FieldError("", gettext(TOO_MANY_PREVIEWS)),), status=429)
+            return _page(
+                pages, recent, values, (FieldError("", gettext(TOO_MANY_PREVIEWS)),), status=429
+            )
         preview = _preview(request, values, services, pages, recent, budget)
-        return _page(pages, values, errors, preview=preview, status=422 if errors else 200)
+        return _page(pages, recent, values, errors, preview=preview, status=422 if errors else 200)
     if form.get(TRAP):
         return _sent(pages, values)
     if errors := form_input.validate(values):
-        return _page(pages, values, errors, status=422)
+        return _page(pages, recent, values, errors, status=422)
     now = datetime.now(UTC)
     try:
         signup.request_subscription(
@@ -91,7 +97,7 @@ def subscribe(
             limits=services.signup_limits,
         )
     except LimitError as error:
-        answer = _page(pages, values, (FieldError("", _too_often(error, now)),), status=429)
+        answer = _page(pages, recent, values, (FieldError("", _too_often(error, now)),), status=429)
         answer.headers["Retry-After"] = str(_seconds_to(error, now))
         return answer
     return _sent(pages, values)
@@ -155,6 +161,7 @@ def _preview(
 
 def _page(
     pages: Pages,
+    recent: RecentPapers,
     values: FormInput,
     errors: Sequence[FieldError] = (),
     *,
@@ -166,7 +173,7 @@ def _page(
         status=status,
         version=_version(),
         mistakes=errors,
-        **form_input.options(values),
+        **form_input.options(values, recent.silent_topics),
         tried=preview,
         trap=TRAP,
         longest=form_input.LONGEST_QUERY,

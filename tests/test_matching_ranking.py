@@ -70,8 +70,8 @@ class TestPick:
             ((0.25, 0.5), (None, None), [1.0, 0.5]),  # 1 is the best score of the topic
             ((8.0, 4.0), (3, 15), [1.05, 0.6]),  # logarithms of 4 and 16, at most a tenth
             ((8.0, 4.0), (0, -1), [1.0, 0.5]),
-            ((8.0, 8.0), (1, 1), [1.1, 1.1]),
-            ((0.0, 0.0), (None, 1), [0.1, 0.0]),
+            ((8.0, 8.0), (1, 1), [0.5, 0.25]),  # equal scores: the topic has no words
+            ((0.0, 0.0), (None, 1), [0.5, 0.25]),
             ((3.0, 1.0), (None, None), [1.0, 0.333333]),
         ],
     )
@@ -95,9 +95,44 @@ class TestPick:
         }
 
     def test_ties_are_ordered_by_id(self):
-        papers = [Candidate(paper, 1.0, title=f"number{paper}") for paper in (3, 1, 2)]
+        scores = {4: 2.0, 3: 1.0, 1: 1.0, 2: 1.0}
+        papers = [Candidate(paper, one, title=f"number{paper}") for paper, one in scores.items()]
 
-        assert picked(TopicCandidates("a", papers)) == [1, 2, 3]
+        assert picked(TopicCandidates("a", papers)) == [4, 1, 2, 3]
+
+    def test_category_is_ordered_by_other_topics_then_upvotes_then_newest(self):
+        votes = {1: 0, 2: 9, 3: 0, 4: 0, 5: 99}
+        category = TopicCandidates(
+            "cs.IR",
+            [Candidate(n, 1.0, title=f"number{n}", upvotes=votes[n], day=7) for n in votes],
+        )
+        words = TopicCandidates(
+            "moss",
+            [
+                Candidate(1, 1.0, title="number1", day=7),
+                Candidate(3, 3.0, title="number3", day=7),
+            ],
+        )
+
+        assert picked(category, words) == [3, 1, 5, 2, 4]
+        assert picked(category) == [5, 2, 4, 3, 1]
+
+    def test_category_takes_turns_between_days(self):
+        """The newest day comes first; a day with many papers does not fill the digest."""
+        days = {1: 5, 2: 5, 3: 6, 4: 6, 5: 6, 6: 6, 7: 7}
+        category = TopicCandidates(
+            "cs.IR", [Candidate(n, 1.0, title=f"number{n}", day=day) for n, day in days.items()]
+        )
+
+        assert picked(category, most=5) == [7, 6, 2, 5, 1]
+
+    def test_match_of_words_is_named_before_a_category(self):
+        category = TopicCandidates("cs.IR", [Candidate(1, 1.0), Candidate(2, 1.0, title="x")])
+        words = TopicCandidates("moss", [Candidate(1, 1.0, ("moss",)), Candidate(3, 1.5)])
+
+        picks = {one.paper: one for one in pick([category, words], 9).picks}
+
+        assert picks[1].reasons == (Reason("moss", ("moss",)), Reason("cs.IR"))
 
     def test_near_duplicate_is_picked_last(self):
         papers = [

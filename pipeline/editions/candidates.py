@@ -149,7 +149,9 @@ class Candidates:
 
     def _candidate(self, paper_id: int, score: float, phrases: tuple[str, ...]) -> Candidate:
         paper = self._papers[paper_id]
-        return Candidate(paper_id, score, phrases, title=paper.title, upvotes=paper.upvotes)
+        return Candidate(
+            paper_id, score, phrases, paper.title, paper.upvotes, paper.announced_on.toordinal()
+        )
 
     def _is_news(self, paper_id: int, subscriber: Subscriber) -> bool:
         """Return whether the paper may be sent: loaded, not withdrawn, and not announced too early.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple
 
 from pipeline.domain import Reason
 from pipeline.matching.tokens import STOP_WORDS, forms, stem
 
 UPVOTE_WEIGHT = 0.1  # the most upvotes of the day add a tenth of the best score of a topic
+FILTERED = 0.5  # value of the best paper of a topic without words: half of the best match of words
 NEARLY_EQUAL = 0.99  # Learning to Reason, Reasoning to Learn
 NEAR_DUPLICATE = 0.8  # the share of words that two titles have in common
 
@@ -25,6 +28,7 @@ class Candidate:
     phrases: tuple[str, ...] = ()
     title: str = ""
     upvotes: int | None = None
+    day: int = 0  # ordinal of the announcement date
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,40 @@ def _turns(offers: list[list[_Offer]], segment: _Bucket, limit: float) -> Iterat
 def _offers(topics: Sequence[TopicCandidates]) -> list[list[_Offer]]:
     """Return the offers of each topic, best first."""
     most = max([0.0, *(_popularity(one) for topic in topics for one in topic.candidates)]) or 1.0
-    return [_offers_of(number, topic.candidates, most) for number, topic in enumerate(topics)]
+    offers = [_offers_of(number, topic.candidates, most) for number, topic in enumerate(topics)]
+    by_words: dict[int, float] = {}
+    for ours in offers:
+        if not _only_filters(ours):
+            for offer in ours:
+                paper = offer.candidate.paper
+                by_words[paper] = max(offer.value, by_words.get(paper, 0.0))
+    return [_spread(ours, by_words) if _only_filters(ours) else ours for ours in offers]
+
+
+def _only_filters(offers: list[_Offer]) -> bool:
+    """Return whether the topic has no words: a category or an author, whose papers score alike."""
+    return len(offers) > 1 and len({offer.candidate.score for offer in offers}) == 1
+
+
+def _spread(offers: list[_Offer], by_words: Mapping[int, float]) -> list[_Offer]:
+    """Order the papers of a topic without words, taking turns between the days they cover.
+
+    In a day, papers that also match topics with words come first, then those with more upvotes,
+    then newer ones. Values fall with the order, from `FILTERED`.
+    """
+    ordered = sorted(
+        offers,
+        key=lambda one: (by_words.get(one.candidate.paper, 0.0), one.value, one.candidate.paper),
+        reverse=True,
+    )
+    turn: Counter[int] = Counter()
+    places = []
+    for offer in ordered:
+        day = offer.candidate.day
+        places.append((turn[day], -day))
+        turn[day] += 1
+    spread = [offer for _, offer in sorted(zip(places, ordered, strict=True), key=itemgetter(0))]
+    return [replace(one, value=FILTERED * (1 - n / len(spread))) for n, one in enumerate(spread)]
 
 
 def _offers_of(topic: int, candidates: Sequence[Candidate], most: float) -> list[_Offer]:

@@ -146,7 +146,9 @@ def _candidates(
     phrases = {} if query.is_trending else recent.phrases(query.tree, found.papers)
     for place, score in zip(found.papers.tolist(), found.scores.tolist(), strict=True):
         if paper := papers.get(place):
-            yield Candidate(place, score, phrases.get(place, ()), paper.title, paper.upvotes)
+            words = phrases.get(place, ())
+            day = paper.announced_on.toordinal()
+            yield Candidate(place, score, words, paper.title, paper.upvotes, day)
 
 
 def _card(paper: Paper, picked: Picked, branding: Branding) -> Card:

@@ -90,6 +90,19 @@ _LABEL = re.compile(
 )
 
 
+# "To close this gap, we propose": what comes before "we" says little.
+_LEAD_IN = re.compile(
+    r"(?:In this|To|Here|Motivated|Guided|Inspired|Building|Based|Given|Towards?|Specifically"
+    r"|However|Therefore|Thus)\b[^,]{0,120}, (?=(?:we|this paper|this work|our)\b)"
+)
+
+
+def without_lead_in(sentence: str) -> str:
+    """Return the sentence from "we" on, after an ellipsis, if it begins with a phrase before it."""
+    lead_in = _LEAD_IN.match(sentence)
+    return f"\u2026 {sentence[lead_in.end() :]}" if lead_in else sentence
+
+
 def split(text: str) -> list[Span]:
     """Return the sentences of `text` in order, without the labels of sections before them."""
     return [_unlabelled(text, span) for span in _sentences(text)]

@@ -114,6 +114,21 @@ def test_one_sentence_is_its_own_key_sentence_and_no_text_has_none():
     assert key_sentence.find("", "Objective: ") != (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("sentence", "kept"),
+    [
+        ("To close this gap, we propose a kiln.", "… we propose a kiln."),
+        ("In this paper, we fire bricks.", "… we fire bricks."),
+        ("Guided by the moon, our kiln sings.", "… our kiln sings."),
+        ("To close this gap, a kiln is proposed.", "To close this gap, a kiln is proposed."),
+        ("Totally new, we are.", "Totally new, we are."),
+        ("Bricks, we find, are old.", "Bricks, we find, are old."),
+    ],
+)
+def test_lead_in_before_we_is_replaced_by_an_ellipsis(sentence, kept):
+    assert key_sentence.without_lead_in(sentence) == kept
+
+
 def test_another_language_gives_the_first_sentence():
     french = (
         "Les briques anciennes restent solides. Nous proposons une méthode nouvelle pour les "

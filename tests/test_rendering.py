@@ -512,6 +512,21 @@ def test_header_shows_the_date_the_covered_days_and_the_number_of_papers():
         assert "1 paper" in shown
 
 
+def test_header_names_no_covered_days_if_they_are_today():
+    _, html, text = render(make_digest(announced=(TODAY, TODAY)))
+
+    assert "announced" not in Seen(html).text + text
+
+
+def test_long_key_sentence_begins_with_we_before_it_is_cut():
+    lead_in = "To address the lack of bricks in the towns of the north, "
+    abstract = f"Bricks are old. {lead_in}we propose a novel kiln for bricks, {'very ' * 40}fast."
+
+    sentence, _ = views.opening(make_paper("A kiln", abstract=abstract), 100)
+
+    assert sentence.startswith("… we propose a novel kiln for bricks, very")
+
+
 def test_preview_line_is_the_second_and_third_title():
     digest = make_digest(*(make_pick(make_paper(title)) for title in ("First", "Second", "Third")))
 

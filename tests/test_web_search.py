@@ -182,6 +182,16 @@ def test_papers_that_match_in_part_come_last_in_every_order(site, engine):
 
 
 @one_database
+def test_search_with_partial_matches_only_says_so(site, engine):
+    ingest(engine, make_sighting(title="Steel", abstract="A moth is mentioned."))
+
+    page = site.get("/papers?q=moth+pollination+dunes").text
+
+    assert "1 paper that matches only in part" in page
+    assert "0 papers" not in page
+
+
+@one_database
 def test_name_finds_its_papers(site, engine):
     """A full name comes before the words, a single word after them."""
     ingest(

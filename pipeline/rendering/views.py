@@ -17,7 +17,7 @@ from pipeline.sources import SOURCES
 from pipeline.translations import gettext, gettext_noop, ngettext
 
 TITLE = 300
-ENTRY = 44  # characters of a title in the contents: one line on a phone
+ENTRY = 40  # characters of a title in the contents: one line on a phone
 LABEL = 60
 EXCERPT = 80  # columns; a shorter excerpt says nothing
 CONTENTS = 4  # with fewer papers, the contents would only repeat the cards
@@ -122,7 +122,7 @@ class Edition:
 
     date: str
     papers: str  # "10 papers"
-    covers: str  # "" when unknown
+    covers: str  # "" if unknown or the same day
     has_contents: bool
     welcome: bool
     has_more: bool
@@ -216,7 +216,9 @@ def opening(paper: Paper, limit: int) -> tuple[str, str]:
         return "", ""
     abstract = formatting.clean(paper.abstract)
     start, end = key_sentence.find(paper.title, abstract)
-    sentence = formatting.cut_at_column(abstract[start:end], limit)
+    sentence = abstract[start:end]
+    if formatting.columns(sentence) > limit:
+        sentence = formatting.cut_at_column(key_sentence.without_lead_in(sentence), limit)
     left = limit - formatting.columns(sentence)
     before, after = abstract[:start].strip(), abstract[end:].strip()
     rest = " ".join(filter(None, (before, after)))
@@ -303,10 +305,11 @@ def edition(
     has_more: bool,
     has_topics: bool,
 ) -> Edition:
+    today = (edition_on, edition_on)
     return Edition(
         date=formatting.day_of_month(edition_on),
         papers=ngettext("%(num)s paper", "%(num)s papers", papers),
-        covers=formatting.days(*announced) if announced else "",
+        covers=formatting.days(*announced) if announced not in (None, today) else "",
         has_contents=has_contents,
         welcome=welcome,
         has_more=has_more,

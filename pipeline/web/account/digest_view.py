@@ -59,7 +59,7 @@ def show_unpicked(token: str, services: Services, pages: Pages) -> Response:
         day=formatting.day_of_month(shown.digest.edition_on),
         papers=papers,
         counted=ngettext(
-            "%(num)s more paper matched.", "%(num)s more papers matched.", shown.digest.more
+            "%(num)s more paper matched", "%(num)s more papers matched", shown.digest.more
         ),
         limit=len(ids) if shown.digest.more > len(ids) else 0,
         view=f"/digests/{token}",

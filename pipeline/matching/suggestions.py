@@ -162,6 +162,7 @@ def _did_you_mean(meant: str, written: str) -> str:
     )
 
 
+TYPED = 80  # characters of a query that may be corrected; a longer one was copied
 MOST = 8  # broader queries; each one costs a search
 
 
@@ -184,12 +185,14 @@ def broader(query: Query) -> tuple[TopicQuery, ...]:
 def corrected(query: Query, corpus: CorpusStatistics) -> TopicQuery | None:
     """Return the query with unknown words replaced by the most frequent known word one edit away.
 
-    None if nothing was replaced. Words of up to three letters, negated ones and terms of more than
-    eight words are left alone: a title has no typos, and each word costs 5 milliseconds.
+    None if nothing was replaced, or if the query is longer than `TYPED` characters: each unknown
+    word costs 5 milliseconds. Words of up to three letters and negated ones are left alone.
     """
+    if len(write(query)) > TYPED:
+        return None
 
     def change(term: Query) -> Query:
-        if isinstance(term, Words | Phrase) and len(term.forms) <= 8:
+        if isinstance(term, Words | Phrase):
             return type(term)(tuple(_nearest(form, corpus) for form in term.forms))
         return term
 

@@ -226,8 +226,12 @@ def test_typo_is_corrected_by_a_link(site, engine, typed, meant):
 
 @one_database
 @pytest.mark.parametrize(
-    "typed", ["moth", "xyzzyxyzzy", "ti:polination", "-polination moth", "polination " * 9]
-)
+    "typed",
+    [
+        "moth", "xyzzyxyzzy", "ti:polination", "-polination moth",
+        "polination of dunes by night on all the islands of the north, in the light of lamps alone",
+    ],
+)  # fmt: skip
 def test_nothing_is_corrected_without_a_typo(site, engine, typed):
     ingest(engine, make_sighting(title="Moth pollination"))
 

@@ -55,6 +55,7 @@ class Sighting:
     note: str = ""  # arXiv's comment: "12 pages, accepted at ..."
     withdrawn: bool = False
     update_only: bool = False  # a replacement: may update a known paper, never adds one
+    organization: str = ""  # of the authors, as the source names it
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class Paper:
     batch: int
     note: str = ""
     withdrawn: bool = False
+    organization: str = ""
 
 
 class SourceState(StrEnum):

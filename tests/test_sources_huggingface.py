@@ -62,6 +62,7 @@ def test_entry_is_parsed_into_all_sighting_fields(site, source):
             ai_keywords=["world model", "world model", "language"],
             githubRepo="https://github.com/ada/search",
             projectPage="javascript:alert(1)",
+            organization={"name": "analytics", "fullname": "Analytical <b>Society</b>"},
         )
     )
 
@@ -81,6 +82,14 @@ def test_entry_is_parsed_into_all_sighting_fields(site, source):
     assert sighting.links.code == "https://github.com/ada/search"
     assert sighting.links.project is None
     assert sighting.links.discussion == "https://huggingface.co/papers/2607.28624"
+    assert sighting.organization == "Analytical Society"
+
+
+@pytest.mark.parametrize("named", [None, "a", [], {}, {"fullname": None}, {"fullname": 3}])
+def test_organization_without_a_name_is_left_out(site, source, named):
+    site.replies[day("2026-07-31")] = reply(entry(organization=named))
+
+    assert read(source).sightings[0].organization == ""
 
 
 def test_entry_with_only_id_and_title_is_parsed(site, source):

@@ -188,6 +188,16 @@ def test_uniting_two_records_merges_their_metadata(engine: Engine):
     assert stored(engine) == [paper]
 
 
+def test_organization_is_kept_when_another_source_announces_the_paper(engine: Engine):
+    store(
+        engine, make_sighting("3001.00001", source="huggingface", organization="Society"), batch=1
+    )
+    store(engine, make_sighting("3001.00001", source="arxiv", version=2), batch=2)
+
+    (paper,) = stored(engine)
+    assert (paper.organization, paper.sources) == ("Society", ("arxiv", "huggingface"))
+
+
 def test_united_records_keep_the_earliest_match_batch(engine: Engine):
     at_arxiv, elsewhere = two_records(engine)
     with engine.begin() as conn:

@@ -19,6 +19,7 @@ from pipeline.translations import gettext, gettext_noop, ngettext
 TITLE = 300
 ENTRY = 40  # characters of a title in the contents: one line on a phone
 LABEL = 60
+ORGANIZATION = 30  # characters: author, organization and upvotes fit on a line of a phone
 EXCERPT = 80  # columns; a shorter excerpt says nothing
 CONTENTS = 4  # with fewer papers, the contents would only repeat the cards
 REASONS = 4  # topics shown per paper
@@ -92,7 +93,7 @@ class Card:
     why: tuple[MatchReason, ...]
     links: tuple[PaperLink, ...]
     withdrawn: bool
-    facts: str = ""  # "Ada Lovelace +5 · cs.IR · 145 upvotes", on one line of a phone
+    facts: str = ""  # "Ada Lovelace +5 · Analytical Society · 145 upvotes"
     key_sentence_marked: str = ""  # both as HTML with highlights; see `marking`
     excerpt_marked: str = ""
     is_marked: bool = False  # whether a matched word is visible
@@ -347,10 +348,14 @@ def _byline(paper: Paper) -> list[str]:
 
 
 def _facts(paper: Paper, counts: int) -> list[str]:
-    """Return author, category and counts; the source, if there would be only one of them."""
+    """Return author, organization or else category, and counts.
+
+    If that is only one of them, add the source.
+    """
     names = formatting.authors(paper.authors, paper.author_count, 1)
-    category = [formatting.clean(category) for category in paper.categories[:1]]
-    shown = [names, *category, *_counts(paper)[:counts]]
+    category = formatting.clean(next(iter(paper.categories), ""))
+    organization = formatting.cut_at_word(formatting.clean(paper.organization), ORGANIZATION)
+    shown = [names, organization or category, *_counts(paper)[:counts]]
     facts = [fact for fact in shown if fact]
     return facts if len(facts) > 1 else [*facts, *map(source_title, paper.sources[:1])]
 

@@ -187,7 +187,15 @@ def entry_sighting(entry: Any, day: date | None) -> Sighting:
             project=https_link(paper.get("projectPage")),
             discussion=f"https://huggingface.co/papers/{name.id}",
         ),
+        organization=_organization(paper.get("organization") or entry.get("organization")),
     )
+
+
+def _organization(named: Any) -> str:
+    """Return the name of the organization that claimed the paper on its page; "" if none did."""
+    if not isinstance(named, dict):
+        return ""
+    return clean(text_in(named, "fullname") or text_in(named, "name"), 80)
 
 
 def _authors(listed: Any) -> tuple[str, ...]:

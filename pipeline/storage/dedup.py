@@ -133,6 +133,7 @@ def content_of(sighting: Sighting) -> dict[str, Any]:
         "words_from": sighting.source,
         "words_version": sighting.version,
         "announced": {sighting.source: _iso(sighting.announced_on)},
+        **({"organization": sighting.organization} if sighting.organization else {}),
     }
 
 
@@ -166,6 +167,8 @@ def merged(content: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
         for name, link in theirs["links"].items()
         if name not in content["links"] or theirs["words_from"] == content["words_from"]
     }
+    if organization := theirs.get("organization"):
+        result["organization"] = organization
     result["announced"] = {
         source: _earliest(content["announced"].get(source), theirs["announced"].get(source))
         for source in sorted({*content["announced"], *theirs["announced"]})

@@ -146,6 +146,7 @@ def paper_from(row: Any, content: dict[str, Any]) -> Paper:
         batch=row.batch,
         note=content["note"],
         withdrawn=content["withdrawn"],
+        organization=content.get("organization", ""),
     )
 
 

@@ -116,6 +116,7 @@ class PaperDetails:
     title: str
     authors: tuple[str, ...]
     more_authors: int
+    organization: str
     abstract: str
     summary: str  # for link previews on other sites
     note: str
@@ -136,6 +137,7 @@ def details(paper: Paper, seen: tuple[Seen, ...], branding: Branding) -> PaperDe
         title=card.title,
         authors=names,
         more_authors=max(paper.author_count, len(paper.authors)) - len(names),
+        organization=formatting.clean(paper.organization),
         abstract=formatting.clean(paper.abstract),
         summary=formatting.cut_at_word(formatting.clean(paper.abstract), 200),
         note=formatting.clean(paper.note),

@@ -19,7 +19,7 @@ from pipeline.translations import gettext, gettext_noop, ngettext
 TITLE = 300
 ENTRY = 40  # characters of a title in the contents: one line on a phone
 LABEL = 60
-ORGANIZATION = 30  # characters: author, organization and upvotes fit on a line of a phone
+ORGANIZATION = 24  # characters: author, organization and upvotes fit on a line of a phone
 EXCERPT = 80  # columns; a shorter excerpt says nothing
 CONTENTS = 4  # with fewer papers, the contents would only repeat the cards
 REASONS = 4  # topics shown per paper
@@ -61,7 +61,7 @@ class Room:
 
 # Gmail clips a mail at 102 KB; with these limits, for up to so many papers, a mail stays under
 # 90 KB. Ten papers take about four screens of a phone.
-ROOMS = {5: Room(220, 4, 4, 2), 20: Room(100, 4, 3), 30: Room(90, 2, 3)}
+ROOMS = {5: Room(220, 4, 4, 2), 20: Room(90, 4, 3), 30: Room(80, 2, 3)}
 LEAST_ROOM = Room(0, 0, 1)
 LEAD_ROOM = Room(200, 4, 3, 2)  # of the first paper, in a mail of at most `LED` papers
 LED = 20

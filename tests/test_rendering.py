@@ -294,7 +294,7 @@ def test_html_and_text_show_the_same_papers_in_the_same_order():
         ({"categories": ("cs.CL", "cs.LG"), "upvotes": 1145}, "A +1 · cs.CL · 1,145 upvotes"),
         ({"categories": ("cs.CL",), "upvotes": 0}, "A +1 · cs.CL"),
         ({"categories": ("cs.CL",), "organization": "Society"}, "A +1 · Society"),
-        ({"organization": f"{'Society ' * 4}"}, "A +1 · Society Society Society…"),
+        ({"organization": f"{'Society ' * 4}"}, "A +1 · Society Society Society Society"),
         ({"categories": (), "upvotes": 1}, "A +1 · 1 upvote"),
         ({"categories": (), "upvotes": None}, "A +1 · arXiv"),
     ],

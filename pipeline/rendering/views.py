@@ -19,7 +19,7 @@ from pipeline.translations import gettext, gettext_noop, ngettext
 TITLE = 300
 ENTRY = 40  # characters of a title in the contents: one line on a phone
 LABEL = 60
-ORGANIZATION = 24  # characters: author, organization and upvotes fit on a line of a phone
+ORGANIZATION = 40
 EXCERPT = 80  # columns; a shorter excerpt says nothing
 CONTENTS = 4  # with fewer papers, the contents would only repeat the cards
 REASONS = 4  # topics shown per paper
@@ -56,14 +56,14 @@ class Room:
     abstract: int  # columns
     phrases: int  # per topic
     links: int
-    counts: int = 1
+    detailed: bool = False  # with organization and comments, which take a second line on a phone
 
 
 # Gmail clips a mail at 102 KB; with these limits, for up to so many papers, a mail stays under
 # 90 KB. Ten papers take about four screens of a phone.
-ROOMS = {5: Room(220, 4, 4, 2), 20: Room(90, 4, 3), 30: Room(80, 2, 3)}
+ROOMS = {5: Room(220, 4, 4, True), 20: Room(90, 4, 3), 30: Room(80, 2, 3)}
 LEAST_ROOM = Room(0, 0, 1)
-LEAD_ROOM = Room(200, 4, 3, 2)  # of the first paper, in a mail of at most `LED` papers
+LEAD_ROOM = Room(200, 4, 3, True)  # of the first paper, in a mail of at most `LED` papers
 LED = 20
 
 
@@ -203,7 +203,7 @@ def card(paper: Paper, why: tuple[MatchReason, ...], branding: Branding, room: R
         why=why,
         links=tuple(_links(paper)[: room.links]),
         withdrawn=paper.withdrawn,
-        facts=" · ".join(_facts(paper, room.counts)),
+        facts=" · ".join(_facts(paper, detailed=room.detailed)),
     )
 
 
@@ -347,7 +347,7 @@ def _byline(paper: Paper) -> list[str]:
     ]
 
 
-def _facts(paper: Paper, counts: int) -> list[str]:
+def _facts(paper: Paper, *, detailed: bool) -> list[str]:
     """Return author, organization or else category, and counts.
 
     If that is only one of them, add the source.
@@ -355,7 +355,11 @@ def _facts(paper: Paper, counts: int) -> list[str]:
     names = formatting.authors(paper.authors, paper.author_count, 1)
     category = formatting.clean(next(iter(paper.categories), ""))
     organization = formatting.cut_at_word(formatting.clean(paper.organization), ORGANIZATION)
-    shown = [names, organization or category, *_counts(paper)[:counts]]
+    counts = _counts(paper)
+    if detailed:
+        shown = [names, organization or category, *counts]
+    else:
+        shown = [names, category, *counts[:1]]
     facts = [fact for fact in shown if fact]
     return facts if len(facts) > 1 else [*facts, *map(source_title, paper.sources[:1])]
 

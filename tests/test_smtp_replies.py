@@ -272,6 +272,7 @@ def test_invalid_replies_raise_value_error(text):
 
 @given(st.lists(st.binary(max_size=6_000), min_size=1, max_size=4))
 @example([b"550 " + b"a" * 4_000])
+@example([b"550 \xd8\x80\xd8\x9c\xf3\xa0\x80\x81"])  # U+0600, U+061C, U+E0001
 @example([b"550-a\0b\x1b[31m", b"550 \xed\xa0\x80\xe2\x80\xae"])
 def test_reply_text_is_printable_and_limited_in_length(lines):
     """It is cleaned once, when it is parsed, so that it fits every column and log line."""

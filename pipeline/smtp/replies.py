@@ -83,8 +83,12 @@ LONGEST: Final = 1_000  # characters of a reply that are stored and classified
 
 # IronPort and similar servers write "550 #5.1.0 Address rejected".
 _ENHANCED = re.compile(r"[#(]{0,2}([245]\.\d{1,3}\.\d{1,3})\)?(?:\s+|$)")
+# Controls, invisible formatting and surrogates: the categories Cc, Cf and Cs of Unicode.
 _UNPRINTABLE: Final = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]+"
+    r"[\x00-\x1f\x7f-\x9f\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e"
+    r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    r"\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    r"\U000e0001\U000e0020-\U000e007f]+"
 )
 
 

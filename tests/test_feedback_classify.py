@@ -212,6 +212,16 @@ def test_subject_and_quoted_text_are_no_evidence_of_a_hard_bounce(what):
     assert read_mail(octets).kind is NoticeKind.SOFT
 
 
+@pytest.mark.parametrize("prefix", ["Undeliverable: ", "DELIVERY FAILURE: "])
+def test_title_of_a_digest_does_not_make_a_failure_a_delay(prefix):
+    """The subject of a digest is the title of a paper, and mail systems repeat it."""
+    title = "Delivery is delayed: agents will be retried"
+
+    notice = read_mail(bounce("The message could not be delivered.", subject=f"{prefix}{title}"))
+
+    assert notice.kind is NoticeKind.SOFT
+
+
 def test_only_the_start_of_a_huge_mail_is_read():
     tail = b"\n550 5.1.1 User unknown\n"
     huge = mail("From: MAILER-DAEMON@x.example\nSubject: Undelivered mail\n\nNot delivered.\n")

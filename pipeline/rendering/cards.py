@@ -103,7 +103,7 @@ class Cards:
             form = paper.forms[shape] = self._form(pick.paper, paper.card, shape)
         in_text = {name: _wire(getattr(place, name)) for name in form.text.gaps}
         in_html = {
-            name: marked.wire.get(name) or _wire_escaped(getattr(place, name, ""))
+            name: marked.wire[name] if name in marked.wire else _wire_escaped(getattr(place, name))
             for name in form.html.gaps
         }
         return WireCard(paper.card.title, form.text.filled(in_text), form.html.filled(in_html))
@@ -115,7 +115,7 @@ class Cards:
         return replace(
             self._marks.on(card, phrases),
             place=place,
-            is_marked=self._mark(card, phrases).is_visible,
+            is_marked=self._is_marked(card, phrases),
         )
 
     def entry(self, entry: Entry) -> tuple[str, str]:
@@ -130,14 +130,17 @@ class Cards:
 
     def _mark(self, card: Card, phrases: tuple[str, ...]) -> MarkedText:
         on = self._marks.on(card, phrases)
-        texts = (card.title, card.key_sentence, card.excerpt)
         return MarkedText(
             wire={
                 "key_sentence": fragment(on.key_sentence_marked),
                 "excerpt": fragment(on.excerpt_marked),
             },
-            is_visible=any(self._marks.has(text, phrases) for text in texts),
+            is_visible=self._is_marked(card, phrases),
         )
+
+    def _is_marked(self, card: Card, phrases: tuple[str, ...]) -> bool:
+        texts = (card.title, card.key_sentence, card.excerpt)
+        return any(self._marks.has(text, phrases) for text in texts)
 
     def _paper(self, paper: Paper, room: Room) -> CachedPaper:
         return self._papers.get((_key(paper), room), lambda: self._new_paper(paper, room))

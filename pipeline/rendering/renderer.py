@@ -198,7 +198,6 @@ class Renderer:
         return shown, failed
 
     def _texts(self, digest: Digest, links: MailLinks, shown: list[ShownPaper]) -> MailText:
-        topics, topics_wrapped = _topics(digest.topics)
         titles = [paper.card.title for paper in shown]
         html, text = self._contents(shown)
         return MailText(
@@ -208,8 +207,7 @@ class Renderer:
                 preheader=" · ".join(formatting.cut_at_word(title, 90) for title in titles[1:3]),
                 contents=html,
                 contents_text=text,
-                topics=topics,
-                topics_wrapped=topics_wrapped,
+                topics=_topics(digest.topics),
                 more=ngettext(
                     "%(num)s more paper matched.",
                     "%(num)s more papers matched.",
@@ -265,10 +263,9 @@ def _edition(digest: Digest, papers: int) -> Edition:
 
 
 @lru_cache(maxsize=4_096)
-def _topics(labels: tuple[str, ...]) -> tuple[str, str]:
-    """Return the reader's topics as a list in words, on one line and wrapped. Cached."""
-    line = views.topics(labels)
-    return line, formatting.wrap(line)
+def _topics(labels: tuple[str, ...]) -> str:
+    """Return the reader's topics as a list in words, wrapped. Cached."""
+    return formatting.wrap(views.topics(labels))
 
 
 def _render(template: Template, context: Mapping[str, Any]) -> str:

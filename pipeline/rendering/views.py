@@ -137,8 +137,7 @@ class Personal:
     preheader: str
     contents: str  # the lines of the contents, as HTML
     contents_text: str
-    topics: str
-    topics_wrapped: str
+    topics: str  # wrapped, for the text part
     more: str  # "27 more papers matched."
     more_url: str
     unsubscribe: str

@@ -165,7 +165,7 @@ def _mildest(found: list[Diagnosis]) -> Diagnosis:
 
 # --- Mails written by mail systems --------------------------------------------------------------
 
-_BEFORE_THE_TITLE: Final = 45  # characters of a subject; the title of a paper may follow
+_BEFORE_THE_TITLE: Final = 17  # characters of a subject ("Delivery delayed:"); a title may follow
 _START: Final = 3_000  # characters in which a mail system states its purpose
 
 _DAEMON: Final = re.compile(

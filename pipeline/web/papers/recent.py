@@ -77,7 +77,7 @@ class RecentWindow:
     def silent_topics(self) -> frozenset[str]:
         """Return the slugs of the curated topics without a recent paper.
 
-        None if the papers of fewer than `ENOUGH_DAYS` are known, as on a new site.
+        Empty if the papers of fewer than `ENOUGH_DAYS` are known, as on a new site.
         """
         days = self.days
         if not self.is_complete or not days or (days[-1] - days[0]).days + 1 < ENOUGH_DAYS:

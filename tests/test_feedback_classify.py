@@ -16,6 +16,7 @@ from pipeline.feedback.bounces.classify import _read_mail
 from pipeline.feedback.bounces.diagnostics import diagnose
 from pipeline.feedback.bounces.mime import _CHARSETS, LONGEST, _text, parse_mail
 from pipeline.message import Sender
+from pipeline.rendering import views
 from tests.support.bounces import Case, bounce, mail, recipient, report
 from tests.support.bounces import freeform as made_freeform
 from tests.support.bounces import living as made_living
@@ -210,6 +211,15 @@ def test_subject_and_quoted_text_are_no_evidence_of_a_hard_bounce(what):
     }[what]
 
     assert read_mail(octets).kind is NoticeKind.SOFT
+
+
+@pytest.mark.parametrize("title", ["Unsubscribe", "Opt out, please"])
+def test_reply_to_a_digest_is_no_request_whatever_its_title(title):
+    subject = views.subject(title, "Papers")
+    head = "From: grace@example.net\nAuto-Submitted: auto-replied\nSubject: "
+
+    assert read_mail(f"{head}Re: {subject}\n\nI am away.\n".encode()).kind is NoticeKind.AUTO_REPLY
+    assert read_mail(f"{head}Re: Unsubscribe\n\n\n".encode()).kind is NoticeKind.UNSUBSCRIBE
 
 
 @pytest.mark.parametrize("prefix", ["Undeliverable: ", "DELIVERY FAILURE: "])

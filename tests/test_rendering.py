@@ -260,7 +260,7 @@ def test_paper_that_cannot_be_rendered_is_skipped():
 
     subject, html, _ = render(make_digest(make_pick(bad), make_pick(make_paper("A Good One"))))
 
-    assert subject == "A Good One"
+    assert subject == "A Good One · Bits & Papers"
     assert "· 1 paper\n" in html
     assert "1. A Good One" in html
 
@@ -317,7 +317,7 @@ def test_papers_are_grouped_by_topic_beginning_with_that_of_the_best():
 
     subject, html, text = render(digest)
 
-    assert subject == "Paper 0."
+    assert subject == "Paper 0. · Bits & Papers"
     order = [
         "Search",
         "1. Paper 0",
@@ -603,8 +603,9 @@ def test_text_lines_have_at_most_76_characters():
 @pytest.mark.parametrize(
     ("titles", "subject"),
     [
-        (["One"], "One"),
-        (["One", "Two", "Three"], "One"),
+        (["One"], "One · Bits & Papers"),
+        (["One", "Two", "Three"], "One · Bits & Papers"),
+        (["A Title of Thirty Characters.."], "A Title of Thirty Characters.."),
         (["W " * 100, "Two"], f"{'W ' * 44}W…"),
     ],
 )

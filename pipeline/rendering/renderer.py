@@ -201,7 +201,7 @@ class Renderer:
         titles = [paper.card.title for paper in shown]
         html, text = self._contents(shown)
         return MailText(
-            subject=formatting.cut_at_word(titles[0], formatting.HEADLINE),
+            subject=views.subject(titles[0], self._house.list_name),
             edition=_edition(digest, len(shown)),
             personal=Personal(
                 preheader=" · ".join(formatting.cut_at_word(title, 90) for title in titles[1:3]),

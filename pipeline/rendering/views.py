@@ -17,6 +17,7 @@ from pipeline.sources import SOURCES
 from pipeline.translations import gettext, gettext_noop, ngettext
 
 TITLE = 300
+SHORT_TITLE = 30
 ENTRY = 40  # characters of a title in the contents: one line on a phone
 LABEL = 60
 ORGANIZATION = 40
@@ -279,6 +280,17 @@ def entry(place: Place, title: str) -> Entry:
     name = title.partition(": ")[0]
     short = name if len(name) <= ENTRY else formatting.cut_at_word(title, ENTRY)
     return Entry(place.number, short, place.heading)
+
+
+def subject(title: str, list_name: str) -> str:
+    """Return the title, cut; after a short one, the name of the list.
+
+    A paper may be called "Unsubscribe", and a reply with this subject must not be read as a request
+    (see `feedback.bounces.reply_mails`).
+    """
+    if len(title) < SHORT_TITLE:
+        return f"{title} · {formatting.clean(list_name)}"
+    return formatting.cut_at_word(title, formatting.HEADLINE)
 
 
 def _first_topic(pick: Pick) -> str:

@@ -272,6 +272,9 @@ def test_after_an_outage_a_slot_too_soon_after_the_last_is_skipped():
 
 @installation
 @given(schedules, days)
+@example(  # 23:00 did not exist on Saturday, 30 March 2024: the slot was at 0:00 on Sunday
+    Schedule(time(23), "America/Nuuk", Frequency.WEEKLY, Weekday.SATURDAY), date(2024, 1, 1)
+)
 def test_thirty_consecutive_slots_have_at_most_two_long_gaps(schedule, start):
     """Thirty slots in a row are thirty days of the calendar, except where the zone has a gap."""
     first = slots.first_slot(schedule, datetime.combine(start, time(), UTC))
@@ -281,7 +284,7 @@ def test_thirty_consecutive_slots_have_at_most_two_long_gaps(schedule, start):
     dates = [slots.local_date(slot, schedule) for slot in served]
     steps = [later - earlier for earlier, later in pairwise(dates)]
     longest = {Frequency.DAILY: 2, Frequency.WEEKDAYS: 4, Frequency.WEEKLY: 8}
-    assert all(timedelta(step - 1) < gap for gap in steps)
+    assert all(timedelta(max(1, step - 1)) <= gap for gap in steps)
     assert max(steps) <= timedelta(longest[schedule.frequency])
     late = [gap for gap in steps if gap > timedelta(longest[schedule.frequency] - 1)]
     assert len(late) <= 2

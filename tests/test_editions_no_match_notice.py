@@ -273,7 +273,7 @@ def loaded(engine: Engine) -> NoMatchNotice:
 
 def test_note_lists_passing_mentions_and_wider_queries(engine: Engine):
     """Passing mentions, a wider query that matches, and whether Trending is followed."""
-    add_reader(engine, OTHER, '"tea leaves" cat:cs.XX', now=NOW - HOUR)
+    add_reader(engine, OTHER, '"tea leaves" cat:cs.XX', now=NOW - HOUR, near_misses_after=0)
     days(engine, 1, 6)
     abstract = "We find that gravity waves move like slow quantum tea in a pot."
     ingest(

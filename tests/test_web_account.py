@@ -829,8 +829,9 @@ def test_columns_with_reader_data_equal_the_documented_list():
     """
     told = {
         SubscriberRow: "id email email_key address_hash status at timezone frequency weekday "
-        "max_papers breadth secret paused_until next_slot_at last_slot_at last_edition_on cursor "
-        "created_at confirmed_at left_at left_reason welcome_due papers_from",
+        "max_papers breadth near_misses_after secret paused_until next_slot_at last_slot_at "
+        "last_edition_on cursor created_at confirmed_at left_at left_reason welcome_due "
+        "papers_from",
         RequestRow: "id kind subscriber_id email choices created_at expires_at used_at ip "
         "redacted email_key origin wording",
         SkipRow: "subscriber_id edition_on slot_at reason range_from range_to",

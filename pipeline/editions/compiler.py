@@ -42,7 +42,7 @@ from pipeline.storage import (
 )
 from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.digests import NewDigest
-from pipeline.storage.no_match_notices import NewNotice
+from pipeline.storage.no_match_notices import LastContact, NewNotice
 from pipeline.storage.subscribers import Served
 
 log = structlog.get_logger(__name__)
@@ -171,7 +171,12 @@ def _next(
                   _range_from(subscriber, edition))  # fmt: skip
     candidates = Candidates(edition)
     candidates.load(conn, [draft], {subscriber.id: followed})
-    digest, _ = candidates.digest(draft, followed, seen.get(subscriber.id, set()))
+    read = seen.get(subscriber.id, set())
+    digest, skipped = candidates.digest(draft, followed, read)
+    if skipped is SkipReason.NOTHING_MATCHED:
+        contact = _contacts(conn, edition, [draft])[subscriber.id]
+        if _is_near_miss_due(draft, contact):
+            return candidates.near_misses(draft, followed, read) or digest
     return digest
 
 
@@ -343,8 +348,44 @@ def _compile(
                                    seen.get(draft.subscriber.id, set())))
         for draft in awake
     ]  # fmt: skip
+    unmatched = [draft for draft, _, skipped in made if skipped is SkipReason.NOTHING_MATCHED]
+    contacts = _contacts(conn, edition, unmatched)
+    nearest: dict[int, Digest] = {}
+    for draft in unmatched:
+        id_ = draft.subscriber.id
+        if _is_near_miss_due(draft, contacts[id_]):
+            found = candidates.near_misses(draft, followed[id_], seen.get(id_, set()))
+            nearest |= {id_: found} if found else {}
+    made = [
+        (draft, nearest[draft.subscriber.id], None)
+        if draft.subscriber.id in nearest
+        else (draft, digest, skipped)
+        for draft, digest, skipped in made
+    ]
     unasked = [(draft, Digest(draft.edition_on, ()), reason) for draft, reason in silent]
-    return _write(conn, edition, [*made, *unasked])
+    return _write(conn, edition, [*made, *unasked], contacts)
+
+
+def _contacts(
+    conn: Connection, edition: Edition, unmatched: Sequence[Draft]
+) -> dict[int, LastContact]:
+    """Return the last contact of each subscriber without a match, this edition included, by id."""
+    if not unmatched:
+        return {}
+    today = {draft.subscriber.id: draft.edition_on for draft in unmatched}
+    since = min(today.values()) - no_match_notice.longest(edition.quiet_days)
+    contacts = no_match_notices.last_contact(conn, list(today), since=since)
+    return {
+        id_: replace(contact, unmatched=(*contact.unmatched, today[id_]))
+        for id_, contact in contacts.items()
+    }
+
+
+def _is_near_miss_due(draft: Draft, contact: LastContact) -> bool:
+    subscriber = draft.subscriber
+    return not subscriber.welcome_due and no_match_notice.is_near_miss_due(
+        contact, subscriber.schedule.frequency, subscriber.near_misses_after
+    )
 
 
 def _skip_reason(draft: Draft, barred: Container[int]) -> SkipReason | None:
@@ -358,6 +399,7 @@ def _write(
     conn: Connection,
     edition: Edition,
     made: Sequence[tuple[Draft, Digest, SkipReason | None]],
+    contacts: Mapping[int, LastContact],
 ) -> list[SlotResult]:
     won = [m for m in made if subscribers.serve(conn, _served(m[0], m[2], edition))]
     if len(won) != len(made):
@@ -375,18 +417,15 @@ def _write(
             if skip is not None
         ],
     )
-    noted = _note(conn, edition, [d for d, _, skip in won if skip is SkipReason.NOTHING_MATCHED])
+    unmatched = [d for d, _, skip in won if skip is SkipReason.NOTHING_MATCHED]
+    noted = _note(conn, edition, unmatched, contacts)
     return [_outcome(*m, noted=m[0].subscriber.id in noted) for m in won]
 
 
-def _note(conn: Connection, edition: Edition, drafts: Sequence[Draft]) -> set[int]:
+def _note(
+    conn: Connection, edition: Edition, drafts: Sequence[Draft], contacts: Mapping[int, LastContact]
+) -> set[int]:
     """Queue a no-match notice if a subscriber had no match for too long; return those ids."""
-    if not drafts or not edition.quiet_days:
-        return set()
-    since = min(draft.edition_on for draft in drafts) - no_match_notice.longest(edition.quiet_days)
-    contacts = no_match_notices.last_contact(
-        conn, [draft.subscriber.id for draft in drafts], since=since
-    )
     due = [
         draft
         for draft in drafts

@@ -52,9 +52,26 @@ def is_due(contact: LastContact, edition_on: date, frequency: Frequency, days: i
         return False
     if contact.note_on is not None and edition_on < contact.note_on + AGAIN:
         return False
+    return edition_on >= _last_change(contact) + quiet
+
+
+def is_near_miss_due(contact: LastContact, frequency: Frequency, after: int) -> bool:
+    """Return whether the nearest papers are sent in an edition without a match.
+
+    It is the edition that makes `after` of them in a row; never if that is 0. One is enough if the
+    digest is weekly.
+    """
+    if after == 0:
+        return False
+    since = _last_change(contact)
+    unmatched = sum(on >= since for on in contact.unmatched)
+    return unmatched >= (1 if frequency is Frequency.WEEKLY else after)
+
+
+def _last_change(contact: LastContact) -> date:
+    """Return the day of the last digest or pause, or on which the topics last changed."""
     known = (contact.joined_on, contact.followed_on, contact.digest_on, contact.silent_on)
-    last = max(on for on in known if on)
-    return edition_on >= last + quiet
+    return max(on for on in known if on)
 
 
 def load_content(

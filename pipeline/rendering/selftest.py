@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import date
 
 from pipeline.domain import Breadth, Digest, Links, NoMatchNotice, Paper, Pick, Reason
@@ -23,7 +24,7 @@ def check_templates(
     """Raise RenderError if a template fails, or if the two ways to render a digest differ."""
     for render in mails:
         render()
-    for digest in (FULL, BARE):
+    for digest in (FULL, BARE, replace(FULL, welcome=False, near_misses=True)):
         joined, (_, html, text) = fast(digest, LINKS), slow(digest, LINKS)
         for form, pieces, whole in (("mjml", joined.html, html), ("txt", joined.text, text)):
             if plain(pieces) != whole:

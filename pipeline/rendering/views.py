@@ -129,6 +129,7 @@ class Edition:
     welcome: bool
     has_more: bool
     has_topics: bool
+    near_misses: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,19 +237,23 @@ def arranged(picks: Iterable[Pick]) -> list[Pick]:
     return [pick for group in groups.values() for pick in group]
 
 
-def places(picks: Sequence[Pick], phrases: int) -> list[Place]:
-    """Return the place of each arranged pick, with at most `phrases` of each topic."""
+def places(picks: Sequence[Pick], phrases: int, *, near_misses: bool = False) -> list[Place]:
+    """Return the place of each arranged pick, with at most `phrases` of each topic.
+
+    Near misses have no matches: only the topic that they are nearest to.
+    """
     found, before = [], ""
     for number, pick in enumerate(picks, 1):
         why = reasons(pick.reasons, phrases)
         heading = why[0].label if why else ""
+        matches = () if near_misses else why
         found.append(
             Place(
                 number=str(number),
                 heading=heading if heading != before else "",
-                also=_also(why),
-                matched=_matched(why),
-                lines=_lines(why),
+                also=_also(matches),
+                matched=_matched(matches),
+                lines=_lines(matches),
                 lead=number == 1 and len(picks) <= LED,
             )
         )
@@ -282,12 +287,17 @@ def entry(place: Place, title: str) -> Entry:
     return Entry(place.number, short, place.heading)
 
 
-def subject(title: str, list_name: str) -> str:
+def subject(title: str, list_name: str, *, near_misses: bool = False) -> str:
     """Return the title, cut; after a short one, the name of the list.
+
+    A digest of near misses says so.
 
     A paper may be called "Unsubscribe", and a reply with this subject must not be read as a request
     (see `feedback.bounces.reply_mails`).
     """
+    if near_misses:
+        marked = gettext("Near your topics: %(title)s", title=title)
+        return formatting.cut_at_word(marked, formatting.HEADLINE)
     if len(title) < SHORT_TITLE:
         return f"{title} · {formatting.clean(list_name)}"
     return formatting.cut_at_word(title, formatting.HEADLINE)
@@ -316,6 +326,7 @@ def edition(
     welcome: bool,
     has_more: bool,
     has_topics: bool,
+    near_misses: bool,
 ) -> Edition:
     today = (edition_on, edition_on)
     return Edition(
@@ -326,6 +337,7 @@ def edition(
         welcome=welcome,
         has_more=has_more,
         has_topics=has_topics,
+        near_misses=near_misses,
     )
 
 

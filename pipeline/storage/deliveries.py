@@ -112,6 +112,7 @@ class NewDelivery:
     range_to: int | None = None
     more: int = 0
     unpicked: Sequence[int] = ()
+    near_misses: bool = False
     topics: Sequence[str] = ()
     template: str | None = None
 

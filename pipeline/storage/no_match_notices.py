@@ -216,6 +216,7 @@ def count_matched(conn: Connection, recipient: NoticeRecipient, first: date, las
         .join(PaperRow, PaperRow.id == MatchRow.paper_id)
         .where(
             MatchRow.topic_id.in_(ids),
+            MatchRow.breadth < Breadth.NEAR_MISS,
             ~had,
             MatchRow.batch <= ingest_state.published_batch(conn),
             PaperRow.announced_on >= first,

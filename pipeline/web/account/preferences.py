@@ -219,6 +219,7 @@ def stored_values(known: Preferences) -> FormInput:
         rhythm=rhythm,
         max_papers=str(known.subscriber.max_papers),
         breadth=form_input.breadth_value(known.subscriber.breadth),
+        near_misses_after=str(known.subscriber.near_misses_after),
     )
 
 

@@ -13,7 +13,7 @@ from zoneinfo import available_timezones
 
 from starlette.datastructures import ImmutableMultiDict
 
-from pipeline.domain import TRENDING, Breadth, Frequency, Schedule, Weekday
+from pipeline.domain import NEAR_MISSES_AFTER, TRENDING, Breadth, Frequency, Schedule, Weekday
 from pipeline.errors import AddressError, QueryError
 from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.matching.suggestions import hints
@@ -50,6 +50,12 @@ def breadth_value(breadth: Breadth) -> str:
     return breadth.name.lower()
 
 
+NEAR_MISSES: Final = (
+    ("0", gettext_noop("Send nothing")),
+    ("1", gettext_noop("Send the two nearest papers")),
+    ("3", gettext_noop("After three days, send the two nearest papers")),
+    ("7", gettext_noop("After a week, send the two nearest papers")),
+)
 BREADTHS: Final = tuple((breadth_value(one), label) for one, label in views.BREADTHS.items())
 
 
@@ -71,6 +77,7 @@ class FormInput:
     rhythm: str = DAILY  # one of RHYTHMS
     max_papers: str = "10"
     breadth: str = breadth_value(Breadth.BALANCED)  # one of BREADTHS
+    near_misses_after: str = str(NEAR_MISSES_AFTER)  # one of NEAR_MISSES
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -128,6 +135,7 @@ def parse(fields: ImmutableMultiDict[str, str]) -> FormInput:
         rhythm=rhythm,
         max_papers=fields.get("max_papers", blank.max_papers).strip(),
         breadth=fields.get("breadth", blank.breadth).strip(),
+        near_misses_after=fields.get("near_misses_after", blank.near_misses_after).strip(),
     )
 
 
@@ -160,7 +168,14 @@ def choices(form: FormInput) -> Choices:
     )
     most, wanted = size(form.max_papers) or SIZES[0], breadth(form.breadth)
     queries = tuple(one.query for one in topics.values() if one.query)
-    return Choices(queries, schedule, most, names, wanted or Breadth.BALANCED)
+    return Choices(
+        queries,
+        schedule,
+        most,
+        names,
+        wanted or Breadth.BALANCED,
+        int(form.near_misses_after),
+    )
 
 
 def breadth(name: str) -> Breadth | None:
@@ -188,6 +203,7 @@ def options(form: FormInput, silent: Collection[str] = ()) -> dict[str, Any]:
         "rhythms": _translated(RHYTHMS),
         "sizes": _sizes(form.max_papers),
         "breadths": _translated(BREADTHS),
+        "near_misses": _translated(NEAR_MISSES),
         "regions": zones_by_region(),
         "listed": is_listed_zone(form.timezone),
         "schedule": schedule_line(form),
@@ -273,6 +289,11 @@ def validate(form: FormInput) -> tuple[FieldError, ...]:
         ),
         *_unless(
             breadth(form.breadth) is not None, "breadth", gettext("Choose how strict matching is.")
+        ),
+        *_unless(
+            form.near_misses_after in dict(NEAR_MISSES),
+            "near_misses_after",
+            gettext("Choose what is sent on days without a match."),
         ),
         *wrong_address(form.email, insists=form.insists),
     )

@@ -239,6 +239,15 @@ class Digest:
 
 
 @dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A query that finds more papers than a topic of the reader; it was tried."""
+
+    label: str  # of the topic
+    query: str
+    papers_a_week: float
+
+
+@dataclass(frozen=True, slots=True)
 class NoMatchNotice:
     """Content of a no-match notice: the reader got no digest for a while, and how to get one."""
 
@@ -248,7 +257,7 @@ class NoMatchNotice:
     topics: tuple[str, ...]  # labels of the followed topics
     breadth: Breadth
     in_passing: int  # those of them that the broadest setting includes
-    wider: tuple[tuple[str, str], ...]  # (label, query that finds more)
+    wider: tuple[Suggestion, ...]
     follows_trending: bool
 
 

@@ -29,6 +29,7 @@ from pipeline.domain import (
 from pipeline.editions import no_match_notice
 from pipeline.editions.backfill import match_late_topics, unreadable
 from pipeline.editions.candidates import Candidates, Draft, Edition
+from pipeline.editions.no_match_notice import TriedQueries
 from pipeline.errors import NotFoundError, PaperboyError
 from pipeline.logs import set_aside
 from pipeline.matching.semantic import Embedder
@@ -57,6 +58,10 @@ MOST_FRESH_STARTS = 20  # reloads in one run, when loaded values are stale
 
 class _TopicsBehindError(Exception):
     """Raised if a topic followed in this chunk is not matched through the edition's batch."""
+
+
+class _UntriedError(Exception):
+    """Raised if a notice is due, and the papers to try its suggestions on are not loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +207,7 @@ class _Run:
         self._engine = engine
         self._embedder = embedder
         self._edition = edition
+        self._tried = TriedQueries(engine, edition.through)
         self._stale = 0
         self._read_anew()
 
@@ -223,6 +229,8 @@ class _Run:
         while True:
             try:
                 return self._compile(choose)
+            except _UntriedError:
+                self._tried.load()
             except (_TopicsBehindError, IntegrityError):
                 # Since loading, a reader followed a new topic or an ingest run merged two papers.
                 self._stale += 1
@@ -241,7 +249,9 @@ class _Run:
             planned = list(_planned(chosen, self._edition))
             drafts = [draft for _, draft in planned if draft]
             subscribers.cancel_welcome(conn, _unwelcome([s for s, _ in planned], drafts))
-            outcomes = _compile(conn, self._edition, self._candidates, drafts, self._failed)
+            outcomes = _compile(
+                conn, self._edition, self._candidates, drafts, self._failed, self._tried
+            )
         return chosen[-1].id, outcomes
 
 
@@ -324,6 +334,7 @@ def _compile(
     candidates: Candidates,
     drafts: Sequence[Draft],
     failed: Container[int],
+    tried: TriedQueries,
 ) -> list[SlotResult]:
     barred = suppressions.suppressed_among(conn, [draft.subscriber.id for draft in drafts])
     silent = [(draft, reason) for draft in drafts if (reason := _skip_reason(draft, barred))]
@@ -362,8 +373,10 @@ def _compile(
         else (draft, digest, skipped)
         for draft, digest, skipped in made
     ]
+    still_unmatched = [d for d in unmatched if d.subscriber.id not in nearest]
+    notices = _notices(edition, still_unmatched, contacts, followed, tried)
     unasked = [(draft, Digest(draft.edition_on, ()), reason) for draft, reason in silent]
-    return _write(conn, edition, [*made, *unasked], contacts)
+    return _write(conn, edition, [*made, *unasked], notices)
 
 
 def _contacts(
@@ -399,7 +412,7 @@ def _write(
     conn: Connection,
     edition: Edition,
     made: Sequence[tuple[Draft, Digest, SkipReason | None]],
-    contacts: Mapping[int, LastContact],
+    notices: Sequence[NewNotice],
 ) -> list[SlotResult]:
     won = [m for m in made if subscribers.serve(conn, _served(m[0], m[2], edition))]
     if len(won) != len(made):
@@ -417,18 +430,22 @@ def _write(
             if skip is not None
         ],
     )
-    unmatched = [d for d, _, skip in won if skip is SkipReason.NOTHING_MATCHED]
-    noted = _note(conn, edition, unmatched, contacts)
+    no_match_notices.enqueue(conn, notices, edition.now)
+    noted = {notice.subscriber_id for notice in notices}
     return [_outcome(*m, noted=m[0].subscriber.id in noted) for m in won]
 
 
-def _note(
-    conn: Connection, edition: Edition, drafts: Sequence[Draft], contacts: Mapping[int, LastContact]
-) -> set[int]:
-    """Queue a no-match notice if a subscriber had no match for too long; return those ids."""
+def _notices(
+    edition: Edition,
+    unmatched: Sequence[Draft],
+    contacts: Mapping[int, LastContact],
+    followed: Mapping[int, Sequence[Subscription]],
+    tried: TriedQueries,
+) -> list[NewNotice]:
+    """Return the notices of subscribers without a match for too long."""
     due = [
         draft
-        for draft in drafts
+        for draft in unmatched
         if no_match_notice.is_due(
             contacts[draft.subscriber.id],
             draft.edition_on,
@@ -436,19 +453,20 @@ def _note(
             edition.quiet_days,
         )
     ]
-    no_match_notices.enqueue(conn, [_new_notice(draft, edition) for draft in due], edition.now)
-    return {draft.subscriber.id for draft in due}
-
-
-def _new_notice(draft: Draft, edition: Edition) -> NewNotice:
-    return NewNotice(
-        subscriber_id=draft.subscriber.id,
-        email=draft.subscriber.email,
-        edition_on=draft.edition_on,
-        slot_at=draft.slot_at,
-        expires_at=_expires_at(draft, edition),
-        delay=_delay(draft, edition),
-    )
+    if due and not tried.is_loaded:
+        raise _UntriedError
+    return [
+        NewNotice(
+            subscriber_id=draft.subscriber.id,
+            email=draft.subscriber.email,
+            edition_on=draft.edition_on,
+            slot_at=draft.slot_at,
+            expires_at=_expires_at(draft, edition),
+            suggestions=tried.broader(followed[draft.subscriber.id], draft.subscriber.breadth),
+            delay=_delay(draft, edition),
+        )
+        for draft in due
+    ]
 
 
 def _range(draft: Draft, skipped: SkipReason | None, edition: Edition) -> tuple[int, int]:

@@ -156,7 +156,7 @@ class Renderer:
     def quiet_note(self, note: NoMatchNotice, links: MailLinks) -> Rendered:
         """Return the no-match notice: why no digest was sent, and which topics to broaden."""
         days = formatting.days(note.since, note.edition_on)
-        values = {"note": views.quiet_note(note), "links": links}
+        values = {"note": views.quiet_note(note, links.preferences), "links": links}
         return self._mail(DeliveryKind.QUIET_NOTE, values, days=days)
 
     def _mail(

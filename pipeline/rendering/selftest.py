@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import date
 
-from pipeline.domain import Breadth, Digest, Links, NoMatchNotice, Paper, Pick, Reason
+from pipeline.domain import Breadth, Digest, Links, NoMatchNotice, Paper, Pick, Reason, Suggestion
 from pipeline.errors import RenderError
 from pipeline.rendering.branding import MailLinks
 from pipeline.rendering.fragments import Rendered, plain
@@ -55,8 +55,9 @@ def _paper(**changes: object) -> Paper:
     return Paper(**{**bare, **changes})  # type: ignore[arg-type]
 
 
+WIDER = (Suggestion("Search", "a b", 1.0),)
 NOTES = (
-    NoMatchNotice(DAY, DAY, 1, ("Search",), Breadth.FEWER, 2, (("Search", "a b"),), False),
+    NoMatchNotice(DAY, DAY, 1, ("Search",), Breadth.FEWER, 2, WIDER, False),
     NoMatchNotice(DAY, DAY, 0, (), Breadth.MORE, 0, (), True),
 )
 

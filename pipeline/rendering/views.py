@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from typing import TypeGuard
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from pipeline import key_sentence
-from pipeline.domain import Breadth, NoMatchNotice, Paper, Pick, Reason
+from pipeline.domain import Breadth, NoMatchNotice, Paper, Pick, Reason, Suggestion
 from pipeline.rendering import formatting
 from pipeline.rendering.branding import Branding
 from pipeline.sources import SOURCES
@@ -156,11 +156,21 @@ class Note:
     topics: str
     breadth: str  # name of the reader's setting, if a broader one would find papers
     in_passing: str  # "That would have found 3 papers in these days."
-    wider: tuple[tuple[str, str], ...]  # label, and a broader query
+    wider: tuple[Wider, ...]
     may_trend: bool
 
 
-def quiet_note(note: NoMatchNotice) -> Note:
+@dataclass(frozen=True, slots=True)
+class Wider:
+    """A suggestion in a no-match notice."""
+
+    label: str  # of the topic
+    query: str
+    pace: str  # "about 3 papers a week"
+    url: str  # of the page that replaces the topic
+
+
+def quiet_note(note: NoMatchNotice, preferences_url: str) -> Note:
     brings = note.in_passing > 0 and note.breadth is not Breadth.MORE
     return Note(
         days=formatting.days(note.since, note.edition_on),
@@ -178,8 +188,22 @@ def quiet_note(note: NoMatchNotice) -> Note:
         )
         if brings
         else "",
-        wider=tuple((_label(label), _label(query)) for label, query in note.wider),
+        wider=tuple(_wider(one, preferences_url) for one in note.wider),
         may_trend=not note.follows_trending,
+    )
+
+
+def _wider(suggestion: Suggestion, preferences_url: str) -> Wider:
+    adoption = urlencode({"topic": suggestion.label, "query": suggestion.query})
+    return Wider(
+        _label(suggestion.label),
+        _label(suggestion.query),
+        ngettext(
+            "about %(num)s paper a week",
+            "about %(num)s papers a week",
+            max(1, round(suggestion.papers_a_week)),
+        ),
+        f"{preferences_url}/adopt?{adoption}",
     )
 
 

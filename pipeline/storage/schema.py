@@ -527,6 +527,7 @@ class DeliveryRow(Table):
     range_to: Mapped[int | None]
     more: Mapped[int]  # papers that matched but exceeded the reader's maximum
     unpicked: Mapped[list[Any]] = mapped_column(default=list)  # ids of the best 200 of them
+    suggestions: Mapped[list[Any]] = mapped_column(default=list)  # see domain.Suggestion
     near_misses: Mapped[bool] = mapped_column(default=False, server_default=false())  # no match
     topics: Mapped[list[Any]]  # labels of the topics followed when it was compiled
     template: Mapped[str | None]  # version of the template it was compiled for

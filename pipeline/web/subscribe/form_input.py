@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import time
 from functools import cache, cached_property
 from importlib.resources import files
@@ -116,6 +116,7 @@ class TopicEntry:
     query: TopicQuery | None  # None if it cannot be parsed
     mistake: FieldError | None = None
     hints: tuple[str, ...] = ()  # sentences about a likely error in a valid query
+    corrections: tuple[str, ...] = ()  # the queries that were probably meant
 
 
 def parse(fields: ImmutableMultiDict[str, str]) -> FormInput:
@@ -152,6 +153,21 @@ def prefilled(topics: Iterable[str], max_papers: int) -> FormInput:
     slugs = tuple(topic for topic in given if topic in known)
     own = "\n".join(topic for topic in given if topic and topic not in known)
     return FormInput(slugs=slugs, queries=own, max_papers=str(max_papers))
+
+
+def adopt(form: FormInput, adopted: str) -> FormInput:
+    """Return the form with a topic replaced by a suggested query.
+
+    `adopted` is the label of the topic and the query, in two lines: the value of the button.
+    """
+    label, _, query = adopted.partition("\n")
+    if not query.strip():
+        return form
+    slugs = tuple(one.slug for one in form.chosen if one.name != label)
+    lines = [query if _entry(line).label == label else line for line in form.lines]
+    if tuple(lines) == form.lines:
+        lines.append(query)
+    return replace(form, slugs=slugs, queries="\n".join(lines))
 
 
 def choices(form: FormInput) -> Choices:
@@ -260,8 +276,13 @@ def _entry(line: str) -> TopicEntry:
         query = parse_topic(line)
     except QueryError as error:
         return TopicEntry(line, None, _pointed(line, error))
-    found = tuple(f"{_sentence(hint.text)}." for hint in hints(line))
-    return TopicEntry(line, query, hints=found)
+    found = hints(line)
+    return TopicEntry(
+        line,
+        query,
+        hints=tuple(f"{_sentence(hint.text)}." for hint in found),
+        corrections=tuple(hint.query for hint in found if hint.query),
+    )
 
 
 # --- Validation ---------------------------------------------------------------------------------

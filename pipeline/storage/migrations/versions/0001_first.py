@@ -310,6 +310,9 @@ def upgrade() -> None:
         sa.Column(
             "unpicked", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
         ),
+        sa.Column(
+            "suggestions", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
         sa.Column("near_misses", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column(
             "topics", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False

@@ -665,8 +665,7 @@ def test_preview_warns_of_topics_with_too_many_or_too_few_papers(site, announce)
 def suggested(page: str) -> list[tuple[str, str, str]]:
     """Return the word, query and volume of each suggestion, as read."""
     parts = re.findall(
-        r'adopt">([^<]+)<button name="adopt"[^>]*><span dir="auto">([^<]+)</span></button>([^<]+)<',
-        page,
+        r'adopt">([^<]+)<button [^>]*><span[^>]*>([^<]+)</span></button> <span>([^<]+)<', page
     )
     return [tuple(html.unescape(part).strip() for part in one) for one in parts]
 

@@ -51,10 +51,10 @@ def breadth_value(breadth: Breadth) -> str:
 
 
 NEAR_MISSES: Final = (
-    ("0", gettext_noop("Send nothing")),
-    ("1", gettext_noop("Send the two nearest papers")),
-    ("3", gettext_noop("After three days, send the two nearest papers")),
-    ("7", gettext_noop("After a week, send the two nearest papers")),
+    ("0", gettext_noop("No email")),
+    ("1", gettext_noop("The two nearest papers")),
+    ("3", gettext_noop("The two nearest, after three days")),
+    ("7", gettext_noop("The two nearest, after a week")),
 )
 BREADTHS: Final = tuple((breadth_value(one), label) for one, label in views.BREADTHS.items())
 

@@ -199,10 +199,10 @@ def _rates(
             counted = _count(recent, recent.found(topic.query, breadth).papers)
             needs_help = helped < HELPED and (counted.is_flood or counted.is_trickle)
             helped += needs_help
-            yield replace(
-                volume.volume(
-                    topic.label, counted, more=_remarks(topic, papers[topic.label], others, read)
-                ),
+            yield volume.volume(
+                topic.label,
+                counted,
+                more=_remarks(topic, papers[topic.label], others, read),
                 instead=tuple(_instead(recent, topic, counted, breadth, needs_help=needs_help)),
             )
 

@@ -84,13 +84,15 @@ def count(per_day: Mapping[date, int], days: Sequence[date]) -> Count:
     return Count(sum(per_day.values()), len(days) - len(per_day), len(days), span)
 
 
-def volume(label: str, counted: Count, *, more: Iterable[str] = ()) -> Volume:
+def volume(
+    label: str, counted: Count, *, more: Iterable[str] = (), instead: tuple[Instead, ...] = ()
+) -> Volume:
     """Return the volume of a topic; `more` are sentences to show before the hint.
 
-    They replace the hint if there are no papers: they say why.
+    If there are no papers, they or the suggestions replace the hint: they say why.
     """
     remarks = [text for text in more if text]
-    if counted.papers or not remarks:
+    if counted.papers or not (remarks or instead):
         remarks.append(_hint(counted))
     silent = counted.silent if counted.papers else 0
     return Volume(
@@ -105,6 +107,7 @@ def volume(label: str, counted: Count, *, more: Iterable[str] = ()) -> Volume:
         if silent
         else "",
         hint=" ".join(remarks).strip(),
+        instead=instead,
     )
 
 

@@ -147,11 +147,13 @@ def test_reader_signs_up_reads_changes_topics_and_unsubscribes(reader, site, inb
     reader.sees("Retrieval, the first")
 
     reader.follow(welcome, "preferences")
-    expect(tab.get_by_label("Your own topics")).to_have_value("retrieval")
-    tab.get_by_label("Your own topics").fill("granite")
+    tab.locator(".followed summary").click()
+    expect(tab.get_by_label("Query")).to_have_value("retrieval")
+    tab.get_by_label("Query").fill("granite")
+    tab.get_by_label("Name", exact=True).fill("My rocks")
     reader.press("Save")
     reader.sees("Saved.")
-    expect(tab.get_by_label("Your own topics")).to_have_value("granite")
+    expect(tab.locator(".followed summary")).to_contain_text("My rocks granite")
 
     site.announce(
         make_sighting(title="Retrieval, the second", announced_on=now().date()),
@@ -161,6 +163,7 @@ def test_reader_signs_up_reads_changes_topics_and_unsubscribes(reader, site, inb
     site.publish()
     digest = reader.mail()
     assert "Granite" in text_of(digest)
+    assert "My rocks" in text_of(digest)
     assert "Retrieval" not in text_of(digest)
 
     reader.follow(digest, "unsubscribe")

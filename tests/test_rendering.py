@@ -54,6 +54,7 @@ papers = st.builds(
     categories=st.lists(texts, max_size=2).map(tuple),
     upvotes=st.none() | st.integers(0, 5000),
     comments=st.none() | st.integers(0, 50),
+    stars=st.none() | st.integers(0, 2**31 - 1),
     withdrawn=st.booleans(),
 )
 reasons = st.builds(Reason, texts, st.lists(texts, max_size=5).map(tuple))
@@ -776,6 +777,22 @@ def test_template_version_changes_with_a_template(folder):
     assert Renderer(BRANDING, folder, find).template_version != before
 
 
+@pytest.mark.parametrize(
+    ("stars", "shown"),
+    [
+        (None, ""), (0, ""), (1, "1 star"), (999, "999 stars"), (1_000, "1k stars"),
+        (1_049, "1k stars"), (1_299, "1.2k stars"), (9_999, "9.9k stars"), (45_678, "45k stars"),
+        (1_234_567, "1,234k stars"),
+    ],
+)  # fmt: skip
+def test_stars_of_the_code_are_shown_if_there_are_any(stars, shown):
+    paper = make_paper(authors=("Ada Lovelace",), categories=(), upvotes=3, stars=stars)
+
+    facts = views.card(paper, (), BRANDING, views.room(10)).facts
+
+    assert facts == " · ".join(filter(None, ("Ada Lovelace", "3 upvotes", shown)))
+
+
 # --- Cached cards -------------------------------------------------------------------------------
 
 
@@ -785,6 +802,7 @@ def test_template_version_changes_with_a_template(folder):
         {"title": "New words", "version": 2},
         {"upvotes": 7},
         {"comments": 7},
+        {"stars": 7},
         {"links": Links(abstract="https://x.example/new")},
         {"withdrawn": True},
         {"sources": ("medrxiv",)},

@@ -259,7 +259,7 @@ def test_paper_page_shows_sources_dates_and_counts(site, engine):
     ingest(
         engine,
         make_sighting("2912.00001", announced_on=WEDNESDAY - DAY),
-        make_sighting("2912.00001", source="huggingface", upvotes=41, comments=3),
+        make_sighting("2912.00001", source="huggingface", upvotes=41, comments=3, stars=1_234),
     )
 
     page = re.sub(r"\s+", " ", site.get("/papers/2912.00001").text)
@@ -270,6 +270,8 @@ def test_paper_page_shows_sources_dates_and_counts(site, engine):
         '<td class="number" data-of="upvotes">41</td><td class="number" data-of="comments">3</td>'
         in page
     )
+    assert "1.2k stars on GitHub" in page
+    assert "1.2k stars" in site.get("/papers").text
 
 
 @one_database

@@ -72,6 +72,7 @@ FULL = Digest(
                 categories=("cs.IR",),
                 upvotes=2,
                 comments=1,
+                stars=1,
                 links=Links(*(f"{SITE}/{name}" for name in "abcde")),
                 withdrawn=True,
             ),

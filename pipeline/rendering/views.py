@@ -368,9 +368,9 @@ def _facts(paper: Paper, *, detailed: bool) -> list[str]:
     organization = formatting.cut_at_word(formatting.clean(paper.organization), ORGANIZATION)
     counts = _counts(paper)
     if detailed:
-        shown = [names, organization or category, *counts]
+        shown = [names, organization or category, *counts, stars(paper)]
     else:
-        shown = [names, category, *counts[:1]]
+        shown = [names, category, *counts[:1], stars(paper)]
     facts = [fact for fact in shown if fact]
     return facts if len(facts) > 1 else [*facts, *map(source_title, paper.sources[:1])]
 
@@ -382,6 +382,14 @@ def _counts(paper: Paper) -> list[str]:
     if paper.comments:
         counts.append(ngettext("%(num)s comment", "%(num)s comments", paper.comments))
     return counts
+
+
+def stars(paper: Paper) -> str:
+    """Return "1.2k stars"; "" if they are unknown or none."""
+    if not paper.stars:
+        return ""
+    short = formatting.short_number(paper.stars)
+    return ngettext("%(short)s star", "%(short)s stars", paper.stars, short=short)
 
 
 def _links(paper: Paper) -> list[PaperLink]:

@@ -450,6 +450,20 @@ def test_paper_page_has_open_graph_metadata_and_an_image(site, engine):
 
 
 @one_database
+def test_front_page_says_in_its_title_and_link_preview_what_the_site_is(site, engine):
+    ingest(engine, make_sighting())
+    sentence = "A daily email of new research papers on your topics"
+    name = site.services.settings.list_name
+
+    page = site.get("/").text
+
+    assert f"<title>{name}: {sentence[0].lower()}{sentence[1:]}</title>" in page
+    assert f'property="og:title" content="{name}: ' in page
+    assert '<meta name="description" content="Choose your topics and get the new papers' in page
+    assert f"<title>Subscribe · {name}</title>" in site.get("/subscribe").text
+
+
+@one_database
 def test_personal_page_has_no_open_graph_metadata(site):
     page = site.get("/preferences/x").text
 

@@ -811,6 +811,7 @@ CSS = {
     "color-scheme": "the light mode, or colours that the client inverts itself (Gmail)",
     "direction": "left to right, the default",
     "display": "links are inline, as high as their text (Outlook for Windows, used with a mouse)",
+    "float": "the attribute align of a thumbnail (Outlook for Windows)",
     "font": "the font of the client",
     "font-family": "the font of the client",
     "font-size": "the size of the client",
@@ -876,7 +877,7 @@ def test_mails_use_only_css_with_a_known_fallback():
 
 
 def each_kind_of_mail() -> Iterator[Rendered]:
-    noted = Renderer(replace(BRANDING, note="Closed on Friday"), EMAILS, find)
+    noted = Renderer(replace(BRANDING, note="Closed on Friday", thumbnails=True), EMAILS, find)
     longer = replace(selftest.FULL, picks=selftest.FULL.picks * 3)  # has contents
     for digest in (selftest.BARE, selftest.FULL, longer):
         yield noted.digest(digest, LINKS)

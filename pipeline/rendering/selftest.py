@@ -73,6 +73,8 @@ FULL = Digest(
                 upvotes=2,
                 comments=1,
                 stars=1,
+                key="3001.00001",
+                sources=("huggingface",),
                 links=Links(*(f"{SITE}/{name}" for name in "abcde")),
                 withdrawn=True,
             ),

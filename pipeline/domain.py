@@ -57,6 +57,7 @@ class Sighting:
     withdrawn: bool = False
     update_only: bool = False  # a replacement: may update a known paper, never adds one
     organization: str = ""  # of the authors, as the source names it
+    stars: int | None = None  # of the code on GitHub
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class Paper:
     note: str = ""
     withdrawn: bool = False
     organization: str = ""
+    stars: int | None = None  # of the code on GitHub
 
 
 class SourceState(StrEnum):

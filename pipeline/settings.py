@@ -139,6 +139,7 @@ class Settings(BaseSettings):
     accent_color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#b45309"
     logo_url: str | None = None
     note: str = ""
+    thumbnails: bool = False
     curated_topics: Path | None = None  # parsed by `web.subscribe.curated`
 
     # Secrets

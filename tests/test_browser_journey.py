@@ -1,4 +1,4 @@
-"""The whole journey of a reader in a real browser and mailbox: from sign-up to unsubscribe."""
+"""The journey of a reader in a real browser and mailbox, and each tap in a mail on a phone."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from email.message import EmailMessage
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 from sqlalchemy import Engine
 
-from pipeline import settings
+from pipeline import settings, signup
 from pipeline.bootstrap import Services
-from pipeline.domain import SubscriberStatus
+from pipeline.domain import Links, SubscriberStatus
+from pipeline.signup import Choices, parse_queries
 from pipeline.storage.schema import SubscriberRow
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
 from tests.support import CHROMIUM
-from tests.support.factories import make_sighting
+from tests.support.factories import make_schedule, make_sighting
 from tests.support.newsroom import rows
 from tests.support.servers import Inbox
 from tests.support.site import ADA, Site, now
@@ -147,11 +148,13 @@ def test_reader_signs_up_reads_changes_topics_and_unsubscribes(reader, site, inb
     reader.sees("Retrieval, the first")
 
     reader.follow(welcome, "preferences")
-    expect(tab.get_by_label("Your own topics")).to_have_value("retrieval")
-    tab.get_by_label("Your own topics").fill("granite")
+    tab.locator(".followed summary").click()
+    expect(tab.get_by_label("Query")).to_have_value("retrieval")
+    tab.get_by_label("Query").fill("granite")
+    tab.get_by_label("Name", exact=True).fill("My rocks")
     reader.press("Save")
     reader.sees("Saved.")
-    expect(tab.get_by_label("Your own topics")).to_have_value("granite")
+    expect(tab.locator(".followed summary")).to_contain_text("My rocks granite")
 
     site.announce(
         make_sighting(title="Retrieval, the second", announced_on=now().date()),
@@ -161,6 +164,7 @@ def test_reader_signs_up_reads_changes_topics_and_unsubscribes(reader, site, inb
     site.publish()
     digest = reader.mail()
     assert "Granite" in text_of(digest)
+    assert "My rocks" in text_of(digest)
     assert "Retrieval" not in text_of(digest)
 
     reader.follow(digest, "unsubscribe")
@@ -221,3 +225,165 @@ def test_reader_pauses_resumes_unsubscribes_and_resubscribes(reader, site):
     reader.reads("You are subscribed again")
     assert site.again(ada).status is SubscriberStatus.ACTIVE
     assert [text for text in reader.complaints if "422" not in text] == []
+
+
+# --- Taps on a phone ----------------------------------------------------------------------------
+
+PHONE = {"width": 375, "height": 667}
+FINGER = 44  # pixels: the smallest height of a target (WCAG 2.5.5)
+INLINE = ("Subscribe", "127.0.0.1")  # links in a sentence, which the criterion excepts
+HIT = """(link) => {
+    link.scrollIntoView({ block: "center" });
+    const box = [...link.getClientRects()].at(-1);
+    const x = box.left + Math.min(box.width / 2, 40);
+    const rows = [...Array(Math.round(box.height * 2)).keys()].map((n) => box.top + n / 2 + 0.25);
+    const hit = (y) => link.contains(document.elementFromPoint(x, y));
+    return Math.min(box.height, rows.filter(hit).length / 2 + 1); // hits are rounded to pixels
+}"""
+
+
+def target(link: Locator) -> float:
+    """Return the height of a link's target on the screen, without parts that others cover."""
+    return round(link.evaluate(HIT), 1)
+
+
+@pytest.fixture
+def phone(chromium: Browser, site: Site, inbox: Inbox) -> Iterator[Reader]:
+    context = chromium.new_context(viewport=PHONE, has_touch=True, is_mobile=True)
+    yield Reader(context.new_page(), site, inbox)
+    context.close()
+
+
+@pytest.fixture
+def digest(phone: Reader, site: Site) -> Reader:
+    """Return a phone that shows the HTML of a digest of ten papers; two more have matched."""
+    announced = [
+        make_sighting(
+            f"3001.000{number:02}",
+            title=f"Retrieval of stones, part {number}",
+            announced_on=now().date(),
+            links=Links(abstract=f"https://arxiv.org/abs/3001.000{number:02}",
+                        pdf="https://arxiv.org/pdf/x", code="https://github.com/ada/stones"),
+        )
+        for number in range(12)
+    ]  # fmt: skip
+    announced[0] = replace(announced[0], title="Retrieval of very many stones " * 3)
+    site.announce(*announced)
+    signup.add(
+        site.engine,
+        ADA,
+        Choices(parse_queries(("retrieval",)), make_schedule(), 10),
+        confirmed=True,
+        suppression_key=site.key,
+        now=now(),
+    )
+    site.publish()
+    html = phone.mail().get_body(("html",))
+    assert html is not None
+    phone.tab.route("https://arxiv.org/**", lambda route: route.fulfill(body="The paper"))
+    phone.tab.route("https://mail.test/", lambda route: route.fulfill(
+        body=html.get_content(), content_type="text/html; charset=utf-8"
+    ))  # fmt: skip
+    phone.tab.goto("https://mail.test/")
+    return phone
+
+
+def tap(reader: Reader, link: Locator) -> None:
+    """Tap a link whose target is high enough for a finger."""
+    assert target(link) >= FINGER
+    link.tap()
+
+
+def test_title_in_a_mail_opens_the_paper(digest):
+    titles = digest.tab.locator("h2 a")
+    assert titles.count() == 10
+    assert all(target(title) >= FINGER for title in titles.all())
+
+    tap(digest, titles.nth(3))
+
+    digest.sees("The paper")
+    expect(digest.tab).to_have_url(re.compile(r"https://arxiv\.org/abs/3001\.000\d\d$"))
+
+
+def test_entry_of_the_contents_leads_to_its_card(digest):
+    entries = digest.tab.locator('a[href^="#p"]')
+    assert entries.count() == 10
+    assert all(target(entry) >= FINGER for entry in entries.all())
+
+    tap(digest, entries.nth(6))
+
+    card = digest.tab.locator("#p7")
+    expect(card).to_contain_text(re.sub("…$", "", entries.nth(6).inner_text()))
+    expect(card).to_be_in_viewport(ratio=1)
+    assert card.evaluate("(link) => link.getBoundingClientRect().top") == pytest.approx(0, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "heading"),
+    [
+        ("See them", "2 more papers matched"),
+        ("Preferences", "Your digest"),
+        ("Unsubscribe", "Unsubscribe?"),
+        ("View in browser", settings.load(None).list_name),
+        ("Privacy", "Privacy"),
+    ],
+)
+def test_link_of_a_mail_opens_its_page(digest, name, heading):
+    link = digest.tab.get_by_role("link", name=name, exact=True).last
+
+    tap(digest, link)
+
+    expect(digest.tab.get_by_role("heading", level=1)).to_contain_text(heading, ignore_case=True)
+
+
+def test_standalone_links_of_a_mail_are_high_enough_for_a_finger(digest):
+    links = digest.tab.locator("a").all()
+
+    low = [link.inner_text() for link in links if target(link) < FINGER]
+
+    assert [text for text in low if not text.startswith(INLINE)] == []
+
+
+def test_preview_button_leads_to_the_papers(chromium, site, inbox):
+    """With scripts the preview follows each change; without them it has a button."""
+    site.announce(make_sighting(title="Retrieval, previewed", announced_on=now().date()))
+    context = chromium.new_context(
+        viewport=PHONE, has_touch=True, is_mobile=True, java_script_enabled=False
+    )
+    phone = Reader(context.new_page(), site, inbox)
+    phone.open("/papers")  # the index of papers is built with the first request
+    phone.sees("Retrieval, previewed")
+    phone.open("/subscribe?topic=retrieval")
+
+    phone.tab.get_by_role("button", name="Preview").tap()
+
+    expect(phone.tab.locator("#preview")).to_be_in_viewport()
+    for link in phone.tab.locator("#preview-result a").all():
+        assert link.bounding_box()["height"] >= FINGER
+    expect(phone.tab.locator("#preview-result")).to_contain_text("Retrieval, previewed")
+    context.close()
+
+
+def test_search_leads_to_the_form_with_its_topic(phone, site):
+    site.announce(make_sighting(title="Retrieval of stones", announced_on=now().date()))
+    phone.open("/papers")
+
+    phone.tab.get_by_role("searchbox").fill("stones")
+    tap(phone, phone.tab.get_by_role("button", name="Search"))
+    tap(phone, phone.tab.locator('main a[href^="/subscribe?"]').first)
+
+    expect(phone.tab.get_by_label("Your own topics")).to_have_value("stones")
+
+
+def test_followed_topic_is_opened_with_a_tap(phone, site):
+    ada = site.reader()
+    phone.tab.goto(site.services.links.preferences(ada.id, now()))
+    summary = phone.tab.locator(".followed summary")
+
+    tap(phone, summary)
+
+    for label in ("Name", "Query", "Remove this topic"):
+        field = phone.tab.locator(".followed").get_by_text(label, exact=True)
+        expect(field).to_be_visible()
+    assert phone.tab.get_by_label("Name", exact=True).bounding_box()["height"] >= FINGER
+    assert phone.tab.locator(".followed .tick").bounding_box()["height"] >= FINGER

@@ -310,12 +310,12 @@ def alter_reader(engine: Engine, reader: Subscriber, **values: Any) -> None:
 def test_queued_digest_does_not_change_with_its_papers(engine: Engine):
     """A queued digest does not change when its papers change."""
     join(engine, "cat:cs.IR", '"patient readers"')
-    paper = make_sighting("3001.00001", version=1, upvotes=5, title="For Patient Readers")
+    paper = make_sighting("3001.00001", version=1, upvotes=5, stars=7, title="For Patient Readers")
     ingest(engine, paper)
     publish(engine)
     before = loaded(engine, owed(engine)[0].id)
 
-    later = replace(paper, version=2, title="Something else", abstract="New.", upvotes=50)
+    later = replace(paper, version=2, title="Something else", abstract="New.", upvotes=50, stars=70)
     elsewhere = replace(later, source="huggingface", announced_on=TODAY - timedelta(days=9))
     ingest(engine, later, elsewhere)
 
@@ -323,7 +323,7 @@ def test_queued_digest_does_not_change_with_its_papers(engine: Engine):
     assert stored(engine)[0].sources == ("arxiv", "huggingface")
     assert loaded(engine, owed(engine)[0].id) == before
     assert before.picks[0].paper.title == "For Patient Readers"
-    assert before.picks[0].paper.upvotes == 5
+    assert (before.picks[0].paper.upvotes, before.picks[0].paper.stars) == (5, 7)
 
 
 def test_topics_keep_the_order_they_were_chosen_in(engine: Engine):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,10 @@ from pipeline.domain import MAIL_KINDS, DeliveryKind, Digest, Links, Reason
 from pipeline.errors import RenderError
 from pipeline.matching.highlights import find
 from pipeline.message import Sender, compose_list_mail
-from pipeline.rendering import MailLinks, Renderer, formatting, views
+from pipeline.rendering import MailLinks, Renderer, formatting, selftest, views
 from pipeline.rendering.branding import SHEET, SHEET_DARK, contrast
 from pipeline.rendering.cards import RenderCache
-from pipeline.rendering.fragments import fragment
+from pipeline.rendering.fragments import Rendered, fragment, plain
 from tests.support import SHARED
 from tests.support.factories import NOW, TODAY, make_digest, make_paper, make_pick
 from tests.support.rendered import BRANDING, EMAILS, LINKS, RENDERER, Seen, decoded
@@ -54,6 +56,7 @@ papers = st.builds(
     categories=st.lists(texts, max_size=2).map(tuple),
     upvotes=st.none() | st.integers(0, 5000),
     comments=st.none() | st.integers(0, 50),
+    stars=st.none() | st.integers(0, 2**31 - 1),
     withdrawn=st.booleans(),
 )
 reasons = st.builds(Reason, texts, st.lists(texts, max_size=5).map(tuple))
@@ -797,6 +800,114 @@ def test_template_version_changes_with_a_template(folder):
     assert Renderer(BRANDING, folder, find).template_version != before
 
 
+@pytest.mark.parametrize(
+    ("stars", "shown"),
+    [
+        (None, ""), (0, ""), (1, "1 star"), (999, "999 stars"), (1_000, "1k stars"),
+        (1_049, "1k stars"), (1_299, "1.2k stars"), (9_999, "9.9k stars"), (45_678, "45k stars"),
+        (1_234_567, "1,234k stars"),
+    ],
+)  # fmt: skip
+def test_stars_of_the_code_are_shown_if_there_are_any(stars, shown):
+    paper = make_paper(authors=("Ada Lovelace",), categories=(), upvotes=3, stars=stars)
+
+    facts = views.card(paper, (), BRANDING, views.room(10)).facts
+
+    assert facts == " · ".join(filter(None, ("Ada Lovelace", "3 upvotes", shown)))
+
+
+# --- CSS in mail clients ------------------------------------------------------------------------
+
+# The properties that mails may use, each with what a client shows that does not support it
+# (caniemail.com; the client named is an example).
+CSS = {
+    "background": "white, as without style sheets",
+    "background-color": "no highlight: the matched words are named in the text part",
+    "border": "0 for pictures: an old client draws a frame around a linked logo",
+    "border-color": "the colour of the light mode",
+    "border-collapse": "a gap of two pixels around the sheet",
+    "border-radius": "square corners (Outlook for Windows)",
+    "border-top": "no line between the groups, whose headings remain",
+    "color": "black text and blue links",
+    "color-scheme": "the light mode, or colours that the client inverts itself (Gmail)",
+    "direction": "left to right, the default",
+    "display": "links are inline, as high as their text (Outlook for Windows, used with a mouse)",
+    "float": "the attribute align of a thumbnail (Outlook for Windows)",
+    "font": "the font of the client",
+    "font-family": "the font of the client",
+    "font-size": "the size of the client",
+    "font-weight": "headings are bold as elements",
+    "height": "titles of one line are 21 pixels high (Outlook for Windows, Yahoo)",
+    "letter-spacing": "the name of the list is a little wider",
+    "line-height": "lines are closer",
+    "margin": "the distances of the client",
+    "max-height": "the preview line has opacity 0 and font size 1",
+    "max-width": "the sheet is as wide as its table, 600 pixels",
+    "mso-table-lspace": "only for Outlook",
+    "mso-table-rspace": "only for Outlook",
+    "-ms-interpolation-mode": "only for Outlook",
+    "-ms-text-size-adjust": "only for Windows phones",
+    "-webkit-text-size-adjust": "only for old iOS",
+    "opacity": "the preview line has font size 1",
+    "outline": "a frame around a linked logo",
+    "overflow": "the preview line has font size 1",
+    "padding": "links are as high as their text (Outlook for Windows supports it in cells only)",
+    "padding-left": "the margin of wide screens",
+    "padding-right": "the margin of wide screens",
+    "supported-color-schemes": "old name of color-scheme (Apple Mail)",
+    "text-align": "the text of a button is not centred",
+    "text-decoration": "titles are underlined",
+    "vertical-align": "a title of one line is at the top of its 44 pixels",
+    "width": "the sheet is as wide as its text",
+    "word-break": "a long URL makes the mail wider",
+    "word-spacing": "the default",
+}
+DISPLAY = {"block", "inline-block", "none", "table-cell"}  # Gmail keeps no other in all its apps
+AT_RULES = {
+    "@media only screen and (min-width:480px)": "one column anyway",
+    "@media (max-width: 479px)": "the wider margin, and rounded corners",
+    "@media (prefers-color-scheme: dark)": "the light mode",
+}
+
+
+def test_mails_use_only_css_with_a_known_fallback():
+    """A property or at-rule that a client does not support may cost it the whole style sheet.
+
+    Rules for a state, such as `:hover`, are not used: Gmail's apps and Outlook drop them.
+    """
+    used = set()
+    for mail in each_kind_of_mail():
+        html = re.sub(r"<!--.*?-->", "", plain(mail.html), flags=re.S)
+        sheets = " ".join(re.findall(r"<style[^>]*>(.*?)</style>", html, re.S))
+        blocks = [
+            *re.findall(r"\{([^{}]*)\}", sheets),
+            *map(unescape, re.findall(r' style="([^"]*)"', html)),
+        ]
+        declared = [
+            tuple(map(str.strip, part.split(":", 1)))
+            for block in blocks
+            for part in block.split(";")
+            if part.strip()
+        ]
+        used |= {name for name, _ in declared}
+        assert {value for name, value in declared if name == "display"} <= DISPLAY
+        assert {*map(str.strip, re.findall(r"@[^{;]*", sheets))} <= AT_RULES.keys()
+        selectors = re.sub(r"\{[^{}]*\}|@[^{;]*\{", " ", sheets)
+        assert re.findall(r":[\w-]+", selectors) == [":root"]
+    assert used == CSS.keys()
+
+
+def each_kind_of_mail() -> Iterator[Rendered]:
+    noted = Renderer(replace(BRANDING, note="Closed on Friday", thumbnails=True), EMAILS, find)
+    longer = replace(selftest.FULL, picks=selftest.FULL.picks * 3)  # has contents
+    for digest in (selftest.BARE, selftest.FULL, longer):
+        yield noted.digest(digest, LINKS)
+    yield from (RENDERER.quiet_note(note, LINKS) for note in selftest.NOTES)
+    for kind, mail in MAIL_KINDS.items():
+        if not mail.is_list:
+            yield RENDERER.transactional(kind, "https://x.example", url="https://x.example")
+
+
 # --- Cached cards -------------------------------------------------------------------------------
 
 
@@ -806,6 +917,7 @@ def test_template_version_changes_with_a_template(folder):
         {"title": "New words", "version": 2},
         {"upvotes": 7},
         {"comments": 7},
+        {"stars": 7},
         {"links": Links(abstract="https://x.example/new")},
         {"withdrawn": True},
         {"sources": ("medrxiv",)},

@@ -104,6 +104,7 @@ def test_pending_exported_row_follows_its_topics(topics, queries):
         ({"email": ""}, "no email address"),
         ({"email": "ada"}, "ada"),
         ({"names": "A; B", "topics": "a"}, "names: 2 names of 1 topics"),
+        ({"names": "A" * 2_001, "topics": "a"}, "names: a name has more than 2000 characters"),
         ({"max_papers": "0"}, "0 is not between 1 and 50"),
         ({"max_papers": "51"}, "51 is not between 1 and 50"),
         ({"max_papers": "x"}, "max_papers: 'x' is not a number"),

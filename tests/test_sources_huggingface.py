@@ -59,6 +59,7 @@ def test_entry_is_parsed_into_all_sighting_fields(site, source):
             publishedAt="2026-07-30T00:00:00.000Z",
             submittedOnDailyAt="2026-07-31T00:00:00.000Z",
             upvotes=145,
+            githubStars=1_200,
             ai_keywords=["world model", "world model", "language"],
             githubRepo="https://github.com/ada/search",
             projectPage="javascript:alert(1)",
@@ -74,7 +75,7 @@ def test_entry_is_parsed_into_all_sighting_fields(site, source):
     assert sighting.abstract == "We search. And find."
     assert sighting.authors == ("Ada Lovelace", "Grace Hopper")
     assert sighting.keywords == ("world model", "language")
-    assert (sighting.upvotes, sighting.comments) == (145, 2)
+    assert (sighting.upvotes, sighting.comments, sighting.stars) == (145, 2, 1_200)
     assert sighting.announced_on == TODAY
     assert sighting.published_at == datetime(2026, 7, 30, tzinfo=UTC)
     assert sighting.links.abstract == "https://arxiv.org/abs/2607.28624"
@@ -97,7 +98,8 @@ def test_entry_with_only_id_and_title_is_parsed(site, source):
 
     (sighting,) = read(source).sightings
 
-    assert (sighting.upvotes, sighting.comments, sighting.abstract) == (None, None, "")
+    assert (sighting.upvotes, sighting.comments, sighting.stars) == (None, None, None)
+    assert sighting.abstract == ""
     assert sighting.announced_on == TODAY
 
 

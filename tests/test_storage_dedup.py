@@ -35,6 +35,7 @@ def known(sighting: Sighting, id_: int = 1, **changes: Any) -> KnownPaper:
         "content": content_of(sighting),
         "upvotes": None,
         "comments": None,
+        "stars": None,
         "announced_on": TODAY,
         "batch": 1,
         "touched_batch": 1,

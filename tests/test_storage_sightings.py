@@ -66,6 +66,16 @@ def test_sightings_from_several_sources_become_one_paper(engine: Engine):
     assert (paper.categories, paper.keywords) == (("cs.CL",), ("agents",))
 
 
+def test_stars_are_updated_by_the_source_that_knows_them(engine: Engine):
+    store(engine, listed("3001.00001", stars=3))
+    store(engine, make_sighting("3001.00001"))
+    assert stored(engine)[0].stars == 3
+
+    store(engine, listed("3001.00001", stars=1_200))
+
+    assert stored(engine)[0].stars == 1_200
+
+
 def test_new_version_updates_the_text_without_creating_a_paper(engine: Engine):
     store(engine, make_sighting("3001.00001", title="One", version=1))
 
@@ -280,7 +290,8 @@ def pick(engine: Engine, delivery_id: int, paper_id: int, position: int = 0) -> 
         conn.execute(
             insert(PickRow).values(
                 delivery_id=delivery_id, position=position, paper_id=paper_id, paper_version=1,
-                score=1.0, upvotes=None, comments=None, reasons=[["retrieval", []]],
+                score=1.0, upvotes=None, comments=None, stars=None,
+                reasons=[["retrieval", []]],
             )
         )  # fmt: skip
 

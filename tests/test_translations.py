@@ -148,7 +148,7 @@ def mails() -> Iterator[Rendered]:
     mail = Renderer(HOUSE, ROOT / "emails", find)
     known = {"announced_on": TODAY, "sources": ("arxiv",), "categories": ("cs.IR",)}
     paper = make_paper(
-        **TEXT, **known, author_count=9, upvotes=7, comments=1, withdrawn=True,
+        **TEXT, **known, author_count=9, upvotes=7, comments=1, stars=1, withdrawn=True,
         links=Links(*(f"{URL}/{n}" for n in range(5))),
     )  # fmt: skip
     reasons = (Reason("Дымы", ("дым",)), Reason("Реки"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import json
 import logging
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from html import unescape
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -21,6 +22,7 @@ from pipeline.domain import (
     DeliveryStatus,
     Frequency,
     SkipReason,
+    Subscriber,
     SubscriberStatus,
 )
 from pipeline.errors import ConflictError
@@ -38,6 +40,7 @@ from pipeline.storage.schema import (
     SuppressionRow,
 )
 from pipeline.web.account.text import FATES, SKIPS, WHYS, delivery_time, masked
+from pipeline.web.subscribe import curated
 from tests.support.factories import make_schedule, make_sighting
 from tests.support.newsroom import ingest, rows
 from tests.support.site import ADA, ELSEWHERE, Site, links_in, now, open_site, path
@@ -267,7 +270,7 @@ def test_preferences_offer_tried_queries_and_adopt_one_at_once(site):
     ada = site.reader(ADA, "ferns", "Moss cat:q-bio.TO")
     site.post("/subscribe/preview", data={"queries": "moss"})  # the index is ready
     page = site.get(site.preferences(ada)).text
-    adopted = html.unescape(re.findall(r'name="adopt" value="([^"]*)"', page)[0])
+    adopted = unescape(re.findall(r'name="adopt" value="([^"]*)"', page)[0])
 
     answer = site.post(
         site.preferences(ada),
@@ -290,7 +293,7 @@ def test_suggestion_in_a_mail_is_adopted_by_post_only(site):
     page = site.get(link)
     before = signup.choices_of(site.engine, ada.id)
     form = {
-        name: html.unescape(value)
+        name: unescape(value)
         for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', page.text)
     }
     answers = [site.post(link, data={"adopt": form["adopt"]}) for _ in range(2)]
@@ -373,20 +376,140 @@ def seen_in(html: str) -> str:
     return re.findall(r'name="seen" value="([^"]+)"', html)[0]
 
 
+def shown_topics(html: str) -> list[tuple[str, str, str]]:
+    """Return the name, the label without a name, and the query of each followed topic."""
+    field = r'name="name" value="([^"]*)"[^>]*placeholder="([^"]*)".*?name="query"[^>]*>\n(.*?)</'
+    return [tuple(map(unescape, found)) for found in re.findall(field, html, re.S)]
+
+
+def saved(site: Site, reader: Subscriber, *followed: tuple[str, str], **fields: Any) -> Any:
+    """Save followed topics, (name, query) pairs, and return the response."""
+    rows = {"name": [name for name, _ in followed], "query": [query for _, query in followed]}
+    return site.post(
+        site.preferences(reader), data={**CHOICE, "topic": [], "queries": "", **rows, **fields}
+    )
+
+
+def labels(site: Site, reader: Subscriber) -> list[str]:
+    return [label for _, label in signup.choices_of(site.engine, reader.id).topics]
+
+
 def test_preferences_form_is_filled_with_the_stored_values(site):
     """Saving the form without a change changes nothing, even if a topic has an unusual name."""
     ada = site.reader()
-    site.post(site.preferences(ada), data=CHOICE)
+    site.post(
+        site.preferences(ada), data={**CHOICE, "name": ["Rubble"], "query": ["gravel OR sand"]}
+    )
     before = signup.choices_of(site.engine, ada.id)
 
     page = site.get(site.preferences(ada)).text
 
-    assert re.search(r'value="trending" checked', page)
-    assert re.search(r">\s*stones\n&#34;small print&#34;</textarea>", page)
+    followed = shown_topics(page)
+    assert followed == [
+        ("Rubble", "gravel OR sand", "gravel OR sand"),
+        ("", "Trending", "trending"),
+        ("", "stones", "stones"),
+        ("", '"small print"', '"small print"'),
+    ]
+    assert 'value="trending"' not in page  # a followed topic is not suggested
     assert re.search(r'value="weekly-friday" selected', page)
     assert re.search(r'value="6" selected', page)
     assert re.search(r'value="more" selected', page)
+
+    saved(site, ada, *((name, query) for name, _, query in followed))
     assert before == signup.choices_of(site.engine, ada.id)
+
+
+def test_topic_without_a_name_has_its_default_label_again(site):
+    agents = curated.in_use().by_slug["agents"].query
+    ada = site.reader()
+    saved(site, ada, ("Robots that act", agents), ("My rocks", "granite"))
+    assert labels(site, ada) == ["Robots that act", "My rocks"]
+
+    saved(site, ada, ("", agents), ("  ", "granite"))
+
+    assert labels(site, ada) == ["Agents", "granite"]
+
+
+def test_label_that_is_only_the_query_is_shown_as_no_name(site):
+    """An import and the command line store the query as typed, which may be a curated one."""
+    agents = curated.in_use().by_slug["agents"].query
+    ada = site.reader(ADA, agents, "agents", "Small  Stones")
+
+    page = site.get(site.preferences(ada)).text
+
+    assert shown_topics(page) == [
+        ("", "Agents", agents),
+        ("", "agents", "agents"),
+        ("", "Small Stones", "Small Stones"),
+    ]
+
+
+def test_topics_without_a_query_and_marked_ones_are_removed(site):
+    ada = site.reader()
+
+    saved(site, ada, ("A", "granite"), ("B", "basalt"), ("C", " "), remove=["0"], queries="chalk")
+
+    assert labels(site, ada) == ["B", "chalk"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "stored"),
+    [
+        (NASTY, NASTY),
+        ("  two\n lines\t", "two lines"),
+        ("\u202eback\x00wards", "backwards"),
+        ("أبحاث الصخور", "أبحاث الصخور"),
+        ("🪨 rocks", "🪨 rocks"),
+        ("n" * 60, "n" * 60),
+    ],
+)
+def test_name_of_a_topic_is_cleaned_and_escaped(site, typed, stored):
+    ada = site.reader()
+
+    assert saved(site, ada, (typed, "granite")).status_code == 303
+
+    page = site.get(site.preferences(ada)).text
+    assert labels(site, ada) == [stored]
+    assert shown_topics(page) == [(stored, "granite", "granite")]
+    assert NASTY not in page
+
+
+@pytest.mark.parametrize(
+    ("followed", "field", "text"),
+    [
+        ((("n" * 61, "granite"),), "name-0", "A name has at most 60 characters. This one has 61."),
+        ((("Rocks", "granite"), ("rocks", "basalt")), "name-1", "Two topics are called “rocks”."),
+        ((("", "basalt"), ("Basalt", "granite")), "name-1", "Two topics are called “Basalt”."),
+        ((("", "basalt"), ("", "(open")), "query-1", "parenthesis"),
+    ],
+)  # fmt: skip
+def test_invalid_followed_topic_is_reported_at_its_field(site, followed, field, text):
+    ada = site.reader()
+    before = labels(site, ada)
+
+    answer = saved(site, ada, *followed)
+
+    assert answer.status_code == 422
+    assert text in answer.text
+    assert f'href="#{field}"' in answer.text
+    assert f'aria-describedby="{field}-mistake"' in answer.text
+    assert [(name, query) for name, _, query in shown_topics(answer.text)] == [*followed]
+    assert labels(site, ada) == before
+
+
+def test_number_of_followed_topics_is_limited(site):
+    ada = site.reader()
+    known = [("", topic.query) for topic in curated.in_use().topics]
+    own = [("", f"stone{number}") for number in range(21)]
+
+    assert saved(site, ada, *known[:50]).status_code == 303
+    for followed, text in ((known[:51], "at most 50"), (own, "at most 20")):
+        answer = saved(site, ada, *followed)
+        assert answer.status_code == 422
+        assert text in answer.text
+    saved(site, ada, *known[:20])
+    assert len(labels(site, ada)) == 20
 
 
 @pytest.mark.parametrize(

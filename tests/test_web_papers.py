@@ -259,7 +259,7 @@ def test_paper_page_shows_sources_dates_and_counts(site, engine):
     ingest(
         engine,
         make_sighting("2912.00001", announced_on=WEDNESDAY - DAY),
-        make_sighting("2912.00001", source="huggingface", upvotes=41, comments=3),
+        make_sighting("2912.00001", source="huggingface", upvotes=41, comments=3, stars=1_234),
     )
 
     page = re.sub(r"\s+", " ", site.get("/papers/2912.00001").text)
@@ -270,6 +270,8 @@ def test_paper_page_shows_sources_dates_and_counts(site, engine):
         '<td class="number" data-of="upvotes">41</td><td class="number" data-of="comments">3</td>'
         in page
     )
+    assert "1.2k stars on GitHub" in page
+    assert "1.2k stars" in site.get("/papers").text
 
 
 @one_database
@@ -445,6 +447,20 @@ def test_paper_page_has_open_graph_metadata_and_an_image(site, engine):
     picture = site.get("/share.png")
     assert picture.content[:8] == b"\x89PNG\r\n\x1a\n"
     assert len(picture.content) < 60_000
+
+
+@one_database
+def test_front_page_says_in_its_title_and_link_preview_what_the_site_is(site, engine):
+    ingest(engine, make_sighting())
+    sentence = "A daily email of new research papers on your topics"
+    name = site.services.settings.list_name
+
+    page = site.get("/").text
+
+    assert f"<title>{name}: {sentence[0].lower()}{sentence[1:]}</title>" in page
+    assert f'property="og:title" content="{name}: ' in page
+    assert '<meta name="description" content="Choose your topics and get the new papers' in page
+    assert f"<title>Subscribe · {name}</title>" in site.get("/subscribe").text
 
 
 @one_database

@@ -23,6 +23,7 @@ from pipeline.web.request_limits import (
     CHANGING,
     LEAVING,
     OPERATING,
+    PICTURES,
     PROVIDERS,
     SEARCHING,
     SHOWING,
@@ -299,6 +300,7 @@ def test_oldest_idle_connection_is_closed_when_connections_run_out(
         ("HEAD", "/papers", b"q=moss", b"", SEARCHING),
         ("GET", "/", b"topic=moss", b"", SEARCHING),
         ("GET", "/papers/2506.19852", b"", b"", SHOWING),
+        ("GET", "/thumbnails/2506.19852", b"", b"", PICTURES),
         ("GET", "/topics/agents.atom", b"", b"", SEARCHING),
         ("GET", "/preferences/token", b"", b"", SEARCHING),
         ("POST", "/preferences/token", b"", b"", CHANGING),
@@ -311,7 +313,7 @@ def test_lane_of_returns_the_lane_of_each_path(method, path, query, body, lane):
 
 
 def test_lanes_use_at_most_half_of_the_threads():
-    lanes = (OPERATING, LEAVING, PROVIDERS, CHANGING, SEARCHING, SHOWING)
+    lanes = (OPERATING, LEAVING, PROVIDERS, CHANGING, SEARCHING, SHOWING, PICTURES)
 
     assert sum(lane.at_once for lane in lanes) <= 20  # of 40 threads, and 15 to 20 connections
 

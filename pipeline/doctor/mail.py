@@ -143,6 +143,7 @@ def _paper(number: int, installation: Installation) -> Paper:
         announced_on=installation.now.date(),
         upvotes=120,
         comments=7,
+        stars=1_200,
         links=Links(*(f"{where}/{page}/{key}" for page in ("abs", "pdf", "code", "p", "d"))),
         batch=0,
     )

@@ -36,6 +36,7 @@ class Branding:
     accent_color: str = "#b45309"
     logo_url: str | None = None
     note: str = ""
+    thumbnails: bool = False
 
     @classmethod
     def of(cls, settings: Settings) -> Branding:
@@ -47,6 +48,7 @@ class Branding:
             accent_color=settings.accent_color,
             logo_url=settings.logo_url,
             note=settings.note,
+            thumbnails=settings.thumbnails,
         )
 
     @property

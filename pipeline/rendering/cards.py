@@ -183,6 +183,7 @@ def _key(paper: Paper) -> object:
         paper.version,
         paper.upvotes,
         paper.comments,
+        paper.stars,
         paper.links,
         paper.sources,
         paper.categories,

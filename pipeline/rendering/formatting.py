@@ -28,6 +28,15 @@ def clean(text: str) -> str:
     return " ".join(_UNSAFE.sub("", text).split())
 
 
+def short_number(number: int) -> str:
+    """Return a count as "999", "1.2k", "45k" or "1,234k": rounded down."""
+    if number < 1_000:
+        return str(number)
+    if number < 10_000 and (tenths := number // 100) % 10:
+        return f"{tenths / 10}k"
+    return f"{number // 1_000:,}k"
+
+
 def cut(text: str, limit: int) -> str:
     """Return about `limit` columns of `text`; end after a sentence if one ends late enough.
 

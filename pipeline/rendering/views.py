@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -63,6 +64,7 @@ class Room:
 # Gmail clips a mail at 102 KB; with these limits, for up to so many papers, a mail stays under
 # 90 KB. Ten papers take about four screens of a phone.
 ROOMS = {5: Room(220, 4, 4, True), 20: Room(90, 4, 3), 30: Room(80, 2, 3)}
+THUMBNAIL = re.compile(r"[0-9]{4}\.[0-9]{4,5}")  # arXiv ids of papers with a thumbnail
 LEAST_ROOM = Room(0, 0, 1)
 LEAD_ROOM = Room(200, 4, 3, True)  # of the first paper, in a mail of at most `LED` papers
 LED = 20
@@ -94,6 +96,7 @@ class Card:
     why: tuple[MatchReason, ...]
     links: tuple[PaperLink, ...]
     withdrawn: bool
+    thumbnail: str = ""  # URL of a picture, on this site
     facts: str = ""  # "Ada Lovelace +5 · Analytical Society · 145 upvotes"
     key_sentence_marked: str = ""  # both as HTML with highlights; see `marking`
     excerpt_marked: str = ""
@@ -227,9 +230,15 @@ def card(paper: Paper, why: tuple[MatchReason, ...], branding: Branding, room: R
         excerpt=excerpt,
         why=why,
         links=tuple(_links(paper)[: room.links]),
+        thumbnail=_thumbnail(paper, branding) if sentence else "",
         withdrawn=paper.withdrawn,
         facts=" · ".join(_facts(paper, detailed=room.detailed)),
     )
+
+
+def _thumbnail(paper: Paper, branding: Branding) -> str:
+    is_known = "huggingface" in paper.sources and THUMBNAIL.fullmatch(paper.key)
+    return f"{branding.site_url}/thumbnails/{paper.key}" if branding.thumbnails and is_known else ""
 
 
 def opening(paper: Paper, limit: int) -> tuple[str, str]:
@@ -404,9 +413,9 @@ def _facts(paper: Paper, *, detailed: bool) -> list[str]:
     organization = formatting.cut_at_word(formatting.clean(paper.organization), ORGANIZATION)
     counts = _counts(paper)
     if detailed:
-        shown = [names, organization or category, *counts]
+        shown = [names, organization or category, *counts, stars(paper)]
     else:
-        shown = [names, category, *counts[:1]]
+        shown = [names, category, *counts[:1], stars(paper)]
     facts = [fact for fact in shown if fact]
     return facts if len(facts) > 1 else [*facts, *map(source_title, paper.sources[:1])]
 
@@ -418,6 +427,14 @@ def _counts(paper: Paper) -> list[str]:
     if paper.comments:
         counts.append(ngettext("%(num)s comment", "%(num)s comments", paper.comments))
     return counts
+
+
+def stars(paper: Paper) -> str:
+    """Return "1.2k stars"; "" if they are unknown or none."""
+    if not paper.stars:
+        return ""
+    short = formatting.short_number(paper.stars)
+    return ngettext("%(short)s star", "%(short)s stars", paper.stars, short=short)
 
 
 def _links(paper: Paper) -> list[PaperLink]:

@@ -27,7 +27,7 @@ from pipeline.domain import (
     Weekday,
 )
 from pipeline.errors import AddressError, PaperboyError, QueryError
-from pipeline.matching.query import TopicQuery, parse_topic
+from pipeline.matching.query import LONGEST_QUERY, TopicQuery, parse_topic
 from pipeline.signup.choices import Choices, checked, parse_queries, valid_address
 from pipeline.signup.csv_lists import Record, split_words
 from pipeline.storage import addresses
@@ -276,6 +276,8 @@ def _letters(word: str) -> str:
 def _choices(cells: Mapping[str, str], *, is_ours: bool, max_papers: int) -> Choices:
     topics = split_words(cells.get("topics", ""))
     names = split_words(cells.get("names", "")) if is_ours else ()
+    if max(map(len, names), default=0) > LONGEST_QUERY:
+        raise PaperboyError(f"names: a name has more than {LONGEST_QUERY} characters")
     if names and len(names) != len(topics):
         raise PaperboyError(f"names: {len(names)} names of {len(topics)} topics")
     most = _number(cells, "max_papers", max_papers)

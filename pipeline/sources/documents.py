@@ -332,7 +332,7 @@ def strings_in(value: object) -> list[str]:
 
 
 def count_in(value: object) -> int | None:
-    """Return a count of upvotes or comments, capped at 2**31 - 1; None if it is invalid."""
+    """Return a count of upvotes, comments or stars, capped at 2**31 - 1; None if it is invalid."""
     if isinstance(value, bool) or not isinstance(value, int):
         return None
     return min(value, _LARGEST_COUNT) if value >= 0 else None

@@ -188,6 +188,7 @@ def entry_sighting(entry: Any, day: date | None) -> Sighting:
             discussion=f"https://huggingface.co/papers/{name.id}",
         ),
         organization=_organization(paper.get("organization") or entry.get("organization")),
+        stars=count_in(paper.get("githubStars")),
     )
 
 

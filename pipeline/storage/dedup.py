@@ -66,6 +66,7 @@ class KnownPaper:
     content: dict[str, Any]
     upvotes: int | None
     comments: int | None
+    stars: int | None
     announced_on: date
     batch: int
     touched_batch: int

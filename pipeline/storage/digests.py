@@ -237,16 +237,18 @@ def _decoded_alone(text: str | None) -> Any:
         return []
 
 
-def _counted(
-    conn: Connection, frozen: Collection[tuple[int, int, int | None, int | None]]
-) -> dict[tuple[int, int, int | None, int | None], Paper]:
-    """Return papers with their frozen counts, by (id, version, upvotes, comments)."""
-    papers = _papers_of(conn, {(id_, version) for id_, version, _, _ in frozen})
+Frozen = tuple[int, int, int | None, int | None, int | None]
+"""The id and version of a paper in a digest, and its upvotes, comments and stars."""
+
+
+def _counted(conn: Connection, frozen: Collection[Frozen]) -> dict[Frozen, Paper]:
+    """Return papers with their frozen counts."""
+    papers = _papers_of(conn, {(id_, version) for id_, version, *_ in frozen})
     return {
-        (id_, version, upvotes, comments): replace(
-            papers[id_, version], upvotes=upvotes, comments=comments
+        (id_, version, upvotes, comments, stars): replace(
+            papers[id_, version], upvotes=upvotes, comments=comments, stars=stars
         )
-        for id_, version, upvotes, comments in frozen
+        for id_, version, upvotes, comments, stars in frozen
         if (id_, version) in papers
     }
 
@@ -400,6 +402,7 @@ def _picks_of(delivery_ids: Sequence[int]) -> Any:
             PickRow.paper_version,
             PickRow.upvotes,
             PickRow.comments,
+            PickRow.stars,
         )
         .where(PickRow.delivery_id.in_(delivery_ids))
         .order_by(PickRow.delivery_id, PickRow.position)
@@ -416,6 +419,7 @@ def _versions_of(paper_ids: Sequence[int]) -> Any:
             PaperRow.announced_on,
             PaperRow.upvotes,
             PaperRow.comments,
+            PaperRow.stars,
             PaperRow.batch,
             PaperVersionRow.version,
             PaperVersionRow.content,
@@ -486,6 +490,7 @@ def _pick_rows(delivery_id: int, digest: Digest) -> list[dict[str, Any]]:
             "score": pick.score,
             "upvotes": pick.paper.upvotes,
             "comments": pick.paper.comments,
+            "stars": pick.paper.stars,
             "reasons": [[reason.label, list(reason.phrases)] for reason in pick.reasons],
         }
         for position, pick in enumerate(digest.picks)

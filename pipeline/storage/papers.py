@@ -142,6 +142,7 @@ def paper_from(row: Any, content: dict[str, Any]) -> Paper:
         announced_on=date.fromisoformat(min(days)) if days else row.announced_on,
         upvotes=row.upvotes,
         comments=row.comments,
+        stars=row.stars,
         links=Links(**content["links"]),
         batch=row.batch,
         note=content["note"],

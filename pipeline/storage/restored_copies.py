@@ -275,7 +275,7 @@ def add_picks(conn: Connection, delivery_id: int, picks: Sequence[Mapping[str, A
     for pick in picks:
         paper = _paper_like(conn, pick)
         if paper:
-            names = ("position", "score", "upvotes", "comments", "reasons")
+            names = ("position", "score", "upvotes", "comments", "stars", "reasons")
             rows.append(
                 {
                     "delivery_id": delivery_id,

@@ -155,6 +155,7 @@ class PaperRow(Table):
     version: Mapped[int]  # the newest row in paper_versions
     upvotes: Mapped[int | None]
     comments: Mapped[int | None]
+    stars: Mapped[int | None]  # of the code on GitHub
     announced_on: Mapped[date] = mapped_column(index=True)  # the first announcement
     published_at: Mapped[datetime | None]
     batch: Mapped[int] = mapped_column(index=True)  # the batch that added it
@@ -586,6 +587,7 @@ class PickRow(Table):
     score: Mapped[float]
     upvotes: Mapped[int | None]
     comments: Mapped[int | None]
+    stars: Mapped[int | None]
     reasons: Mapped[list[Any]]  # [[label, [phrase, ...]], ...]
 
 

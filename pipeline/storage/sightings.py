@@ -189,6 +189,7 @@ class _Chunk:
             "version": 1,
             "upvotes": sighting.upvotes,
             "comments": sighting.comments,
+            "stars": sighting.stars,
             "announced_on": sighting.announced_on or self.now.date(),
             "batch": self.batch,
             "touched_batch": self.batch,
@@ -215,21 +216,20 @@ class _Chunk:
             or set(content["categories"]) > set(paper.content["categories"])
             or set(content["keywords"]) > set(paper.content["keywords"])
         )
-        before = (paper.touched_batch, paper.upvotes, paper.comments, paper.announced_on,
-                  paper.arxiv_id, paper.doi, paper.author_key)  # fmt: skip
+        before = _columns(paper)
         if gained:
             paper.touched_batch = self.batch
         paper.sources.add(sighting.source)
         paper.upvotes = paper.upvotes if sighting.upvotes is None else sighting.upvotes
         paper.comments = paper.comments if sighting.comments is None else sighting.comments
+        paper.stars = paper.stars if sighting.stars is None else sighting.stars
         paper.announced_on = min(paper.announced_on, sighting.announced_on or paper.announced_on)
         paper.author_key = paper.author_key or author_key(sighting.authors)
         self._learn_ids(paper, sighting)
         if content != paper.content:
             paper.content = content
             self.changed.add(paper.id)
-        if before != (paper.touched_batch, paper.upvotes, paper.comments, paper.announced_on,
-                      paper.arxiv_id, paper.doi, paper.author_key):  # fmt: skip
+        if before != _columns(paper):
             self.changed.add(paper.id)
 
     def _learn_ids(self, paper: KnownPaper, sighting: Sighting) -> None:
@@ -259,6 +259,7 @@ class _Chunk:
         paper.sources |= duplicate.sources
         paper.upvotes = duplicate.upvotes if paper.upvotes is None else paper.upvotes
         paper.comments = duplicate.comments if paper.comments is None else paper.comments
+        paper.stars = duplicate.stars if paper.stars is None else paper.stars
         paper.announced_on = min(paper.announced_on, duplicate.announced_on)
         paper.author_key = paper.author_key or duplicate.author_key
         paper.doi = paper.doi or duplicate.doi
@@ -362,6 +363,7 @@ class _Chunk:
                     version=paper.version,
                     upvotes=paper.upvotes,
                     comments=paper.comments,
+                    stars=paper.stars,
                     announced_on=paper.announced_on,
                     batch=paper.batch,
                     touched_batch=paper.touched_batch,
@@ -391,6 +393,20 @@ class _Chunk:
         )
 
 
+def _columns(paper: KnownPaper) -> tuple[object, ...]:
+    """Return the values that a sighting of a known paper may change, except its content."""
+    return (
+        paper.touched_batch,
+        paper.upvotes,
+        paper.comments,
+        paper.stars,
+        paper.announced_on,
+        paper.arxiv_id,
+        paper.doi,
+        paper.author_key,
+    )
+
+
 def _sighting_key(sighting: Sighting) -> tuple[str, str]:
     source_id = sighting.source_id or sighting.arxiv_id or sighting.doi
     name = source_id or f"title:{title_key(sighting.title)}"
@@ -408,6 +424,7 @@ def _known_paper(row: Any) -> KnownPaper:
         content=row.content,
         upvotes=row.upvotes,
         comments=row.comments,
+        stars=row.stars,
         announced_on=row.announced_on,
         batch=row.batch,
         touched_batch=row.touched_batch,

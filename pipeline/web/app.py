@@ -31,7 +31,7 @@ from pipeline.web.account import (
 from pipeline.web.client_address import CPUBudget, ProxyWatch
 from pipeline.web.middleware import Compressed, SecurityMiddleware
 from pipeline.web.papers import routes as papers
-from pipeline.web.papers import topics
+from pipeline.web.papers import thumbnails, topics
 from pipeline.web.papers.recent import RecentPapers
 from pipeline.web.papers.search_index import LiveIndex
 from pipeline.web.request_limits import RETRY_AFTER, RequestLimits, one_at_a_time
@@ -80,6 +80,7 @@ ROUTERS = (
     static_files.router,
     papers.router,
     topics.router,
+    thumbnails.router,
     subscribe.router,
     confirm.router,
     preferences.router,
@@ -141,6 +142,7 @@ def create_app(
     app.state.budget = CPUBudget(services.settings)
     app.state.wake_editions = one_at_a_time(wake_editions)
     app.state.mailbox = mailbox
+    app.state.thumbnails = thumbnails.Thumbnails.of(services.settings)
     app.state.started_at = datetime.now(UTC)
     if mailbox is not None:
         # DNS rebinding: another site could point its own name at our address and read the mails.

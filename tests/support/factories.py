@@ -71,6 +71,7 @@ def make_paper(title: str = "", **changes: Any) -> Paper:
         "announced_on": TODAY,
         "upvotes": None,
         "comments": None,
+        "stars": None,
         "links": Links(abstract=f"https://arxiv.org/abs/{key}", pdf=f"https://arxiv.org/pdf/{key}"),
         "batch": 1,
     }

@@ -33,7 +33,12 @@ from pipeline.web.dependencies import (
     WakeEditions,
 )
 from pipeline.web.subscribe import curated, form_input
-from pipeline.web.subscribe.form_input import LONGEST_QUERY, FieldError, FormInput
+from pipeline.web.subscribe.form_input import (
+    LONGEST_QUERY,
+    FieldError,
+    FollowedTopic,
+    FormInput,
+)
 from pipeline.web.subscribe.preview import SignupPreview, charged_preview
 
 ROOM: Final = views.Room(abstract=0, phrases=3, links=1)
@@ -283,17 +288,14 @@ WRONG_PAUSE = gettext_noop("Enter a day after today, at most a year from now.")
 
 
 def stored_values(known: Preferences) -> FormInput:
-    """Return the form with the stored choices: curated topics as slugs, all others as queries."""
+    """Return the form with the stored choices."""
     schedule = known.subscriber.schedule
     rhythm = schedule.frequency.value
     if schedule.frequency is Frequency.WEEKLY:
         rhythm = f"{rhythm}-{schedule.weekday.name.lower()}"
-    slugs = curated.in_use().slugs_by_query
-    own = [_line(*topic) for topic in known.topics if topic[0] not in slugs]
     return FormInput(
         email=known.subscriber.email,
-        slugs=tuple(slugs[query] for query, _ in known.topics if query in slugs),
-        queries="\n".join(own),
+        followed=tuple(_followed(*topic) for topic in known.topics),
         hour=str(schedule.at.hour),
         timezone=schedule.timezone,
         rhythm=rhythm,
@@ -303,12 +305,17 @@ def stored_values(known: Preferences) -> FormInput:
     )
 
 
-def _line(query: str, label: str) -> str:
-    """Return the label of a topic if it still parses to the stored query, else the query."""
+def _followed(query: str, label: str) -> FollowedTopic:
+    """Return a stored topic; its label is a name unless it is the query, as it was typed."""
     try:
-        return label if canonical(label) == query else query
+        typed = label if canonical(label) == query else ""
     except QueryError:
-        return query
+        typed = ""
+    known = curated.in_use()
+    if slug := known.slugs_by_query.get(query):
+        topic = known.by_slug[slug]
+        return FollowedTopic(topic.query, "" if typed or label == topic.name else label)
+    return FollowedTopic(typed or query, "" if typed else label)
 
 
 def validate(values: FormInput) -> tuple[FieldError, ...]:

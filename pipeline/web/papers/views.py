@@ -92,6 +92,8 @@ def _byline(paper: Paper, seen: Iterable[Seen]) -> Iterator[str]:
         yield ", ".join(map(formatting.clean, paper.categories[:CATEGORIES]))
     if paper.comments:
         yield ngettext("%(num)s comment", "%(num)s comments", paper.comments)
+    if paper.stars:
+        yield views.stars(paper)
 
 
 def path_of(key: str) -> str:
@@ -117,6 +119,7 @@ class PaperDetails:
     authors: tuple[str, ...]
     more_authors: int
     organization: str
+    stars: str  # "1.2k stars"
     abstract: str
     summary: str  # for link previews on other sites
     note: str
@@ -138,6 +141,7 @@ def details(paper: Paper, seen: tuple[Seen, ...], branding: Branding) -> PaperDe
         authors=names,
         more_authors=max(paper.author_count, len(paper.authors)) - len(names),
         organization=formatting.clean(paper.organization),
+        stars=views.stars(paper),
         abstract=formatting.clean(paper.abstract),
         summary=formatting.cut_at_word(formatting.clean(paper.abstract), 200),
         note=formatting.clean(paper.note),

@@ -6,7 +6,8 @@
   if (!form) return;
 
   const PAUSE = 350; // ms without a key, before a preview is asked for
-  const PREVIEWED = ["topic", "queries", "frequency", "max_papers", "breadth"]; // never the address
+  const TYPED = ["queries", "query", "name"];
+  const PREVIEWED = [...TYPED, "remove", "topic", "frequency", "max_papers", "breadth"]; // never the address
 
   // --- The time zone ---------------------------------------------------------------------------
 
@@ -19,14 +20,13 @@
 
   // --- Finding a topic -------------------------------------------------------------------------
 
-  const all = form.querySelector(".all");
   const find = form.querySelector("#find");
-  const groups = [...all.querySelectorAll(".group")];
+  const groups = [...form.querySelectorAll(".group")];
   const none = form.querySelector(".none");
   const openBefore = new Map();
 
-  form.querySelector(".find").hidden = false;
-  find.addEventListener("input", () => {
+  if (find) find.parentElement.hidden = false; // absent if all topics are followed
+  find?.addEventListener("input", () => {
     const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
     for (const group of groups) {
@@ -45,7 +45,7 @@
     if (!words.length) openBefore.clear();
     none.hidden = shown > 0;
   });
-  find.addEventListener("keydown", (event) => {
+  find?.addEventListener("keydown", (event) => {
     if (event.key === "Enter") event.preventDefault();
   });
 
@@ -130,7 +130,9 @@
     count();
     soon(0);
   });
-  form.querySelector("#queries").addEventListener("input", () => soon(PAUSE));
+  form.addEventListener("input", (event) => {
+    if (TYPED.includes(event.target.name)) soon(PAUSE);
+  });
   section.classList.add("live");
   if (result.querySelector(".rates")) shownFor = wanted(); // came with the page
   else preview();

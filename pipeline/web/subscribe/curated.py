@@ -47,6 +47,11 @@ class CuratedTopics:
         return {topic.name.casefold(): topic for topic in self.topics}
 
     @cached_property
+    def by_query(self) -> Mapping[str, CuratedTopic]:
+        """Return the topics by query, as in the file."""
+        return {topic.query: topic for topic in self.topics}
+
+    @cached_property
     def slugs_by_query(self) -> Mapping[str, str]:
         """Return the slugs by canonical query."""
         return {topic.parsed.text: topic.slug for topic in self.topics}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import time
 from functools import cache, cached_property
 from importlib.resources import files
+from itertools import zip_longest
 from typing import Any, Final
 from zoneinfo import available_timezones
 
@@ -17,7 +19,7 @@ from pipeline.domain import NEAR_MISSES_AFTER, TRENDING, Breadth, Frequency, Sch
 from pipeline.errors import AddressError, QueryError
 from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.matching.suggestions import hints
-from pipeline.rendering import views
+from pipeline.rendering import formatting, views
 from pipeline.signup import Choices, valid_address
 from pipeline.translations import gettext, gettext_noop
 from pipeline.web.subscribe import curated, typos
@@ -27,6 +29,7 @@ MOST_QUERIES: Final = 20  # typed queries, one a line
 LONGEST_QUERY: Final = 500  # characters of a query
 MOST_TOPICS: Final = 50  # curated topics and typed queries together
 MOST_PAPERS: Final = 50  # in one digest
+LONGEST_NAME: Final = curated.LONGEST_NAME  # characters of a reader's name for a topic
 AROUND: Final = 30  # characters shown on either side of a syntax error
 DAILY, WEEKLY = Frequency.DAILY.value, Frequency.WEEKLY.value
 
@@ -64,7 +67,28 @@ def _translated(options: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ..
     return tuple((value, gettext(label)) for value, label in options)
 
 
-@dataclass(frozen=True)  # without slots: `own` is cached in the instance
+@dataclass(frozen=True, slots=True)
+class FollowedTopic:
+    """Followed topic on the page of preferences, where it can be changed and named."""
+
+    query: str
+    name: str = ""  # the reader's own
+
+    @property
+    def curated(self) -> CuratedTopic | None:
+        return curated.in_use().by_query.get(self.query)
+
+    @property
+    def unnamed(self) -> str:
+        """Return the label without a name."""
+        return self.curated.name if self.curated else self.query
+
+    @property
+    def label(self) -> str:
+        return self.name or self.unnamed
+
+
+@dataclass(frozen=True)  # without slots: the entries are cached in the instance
 class FormInput:
     """Submitted form, before validation."""
 
@@ -72,6 +96,7 @@ class FormInput:
     insists: bool = False  # the visitor keeps this address despite the suggestion
     slugs: tuple[str, ...] = ()  # curated topics
     queries: str = ""  # typed queries, one a line
+    followed: tuple[FollowedTopic, ...] = ()
     hour: str = "8"
     timezone: str = ""  # "" if none is chosen
     rhythm: str = DAILY  # one of RHYTHMS
@@ -83,6 +108,13 @@ class FormInput:
     def lines(self) -> tuple[str, ...]:
         """Return the typed queries without blank lines and duplicates."""
         return tuple(dict.fromkeys(filter(None, map(str.strip, self.queries.split("\n")))))
+
+    @cached_property
+    def kept(self) -> tuple[TopicEntry, ...]:
+        """Return the followed topics, at most `MOST_TOPICS`: each is parsed once."""
+        return tuple(
+            _followed_entry(number, one) for number, one in enumerate(self.followed[:MOST_TOPICS])
+        )
 
     @cached_property
     def own(self) -> tuple[TopicEntry, ...]:
@@ -131,12 +163,25 @@ def parse(fields: ImmutableMultiDict[str, str]) -> FormInput:
         insists=bool(email) and email in fields.getlist("insist"),
         slugs=tuple(fields.getlist("topic")),
         queries=fields.get("queries", ""),
+        followed=_followed(fields),
         hour=_hour(fields.get("hour", blank.hour)),
         timezone=fields.get("timezone", "").strip(),
         rhythm=rhythm,
         max_papers=fields.get("max_papers", blank.max_papers).strip(),
         breadth=fields.get("breadth", blank.breadth).strip(),
         near_misses_after=fields.get("near_misses_after", blank.near_misses_after).strip(),
+    )
+
+
+def _followed(fields: ImmutableMultiDict[str, str]) -> tuple[FollowedTopic, ...]:
+    """Parse the rows of followed topics, without those to remove and those without a query."""
+    queries, names = fields.getlist("query"), fields.getlist("name")
+    removed = {*fields.getlist("remove")}  # the numbers of rows
+    rows = zip_longest(queries, names[: len(queries)], fillvalue="")
+    return tuple(
+        FollowedTopic(" ".join(query.split()), formatting.clean(name))
+        for number, (query, name) in enumerate(rows)
+        if query.strip() and str(number) not in removed
     )
 
 
@@ -163,18 +208,23 @@ def adopt(form: FormInput, adopted: str) -> FormInput:
     label, _, query = adopted.partition("\n")
     if not query.strip():
         return form
+    followed = tuple(
+        replace(one, query=query) if one.label == label else one for one in form.followed
+    )
     slugs = tuple(one.slug for one in form.chosen if one.name != label)
     lines = [query if _entry(line).label == label else line for line in form.lines]
-    if tuple(lines) == form.lines:
+    if followed == form.followed and tuple(lines) == form.lines:
         lines.append(query)
-    return replace(form, slugs=slugs, queries="\n".join(lines))
+    return replace(form, followed=followed, slugs=slugs, queries="\n".join(lines))
 
 
 def choices(form: FormInput) -> Choices:
     """Convert a validated form."""
-    topics = {one.query.typed: one for one in _entries(form) if one.query}
-    named = curated.in_use().named
-    names = {text: one.label for text, one in topics.items() if named(one.label)}
+    topics: dict[str, TopicEntry] = {}
+    for one in _entries(form):
+        if one.query:
+            topics.setdefault(one.query.typed, one)  # a followed topic comes first, with its name
+    names = {text: one.label for text, one in topics.items() if one.label != text}
     frequency, _, day = form.rhythm.partition("-")
     schedule = Schedule(
         at=time(int(form.hour)),
@@ -208,11 +258,13 @@ def size(max_papers: str) -> int | None:
 def options(form: FormInput, silent: Collection[str] = ()) -> dict[str, Any]:
     """Return what the templates of the form show: its values, and the options of each field.
 
-    Curated topics in `silent` are not offered, unless they are chosen.
+    Curated topics that are followed or in `silent` are not offered, unless they are chosen.
     """
-    groups = _without({*silent} - {*form.slugs})
+    followed = {topic.slug for one in form.followed if (topic := one.curated)}
+    groups = _without({*silent, *followed} - {*form.slugs})
     return {
         "typed": form,
+        "longest_name": LONGEST_NAME,
         "groups": groups,
         "curated": sum(len(topics) for _, topics in groups),
         "hours": HOURS,
@@ -258,11 +310,25 @@ def topic_entries(form: FormInput) -> tuple[TopicEntry, ...]:
 
 def _entries(form: FormInput) -> tuple[TopicEntry, ...]:
     chosen = (TopicEntry(topic.name, topic.parsed) for topic in form.chosen)
-    return (*chosen, *form.own)
+    return (*form.kept, *chosen, *form.own)
+
+
+def _followed_entry(number: int, topic: FollowedTopic) -> TopicEntry:
+    """Parse a followed topic; its field is named after its `number`."""
+    if topic.curated:
+        return TopicEntry(topic.label, topic.curated.parsed)
+    entry = _parsed(topic.query)
+    mistake = entry.mistake and replace(entry.mistake, field=f"query-{number}")
+    return replace(entry, label=topic.label, mistake=mistake)
 
 
 def _entry(line: str) -> TopicEntry:
     """Parse one typed line, which may be the name of a curated topic instead of a query."""
+    chosen = curated.in_use().named(line)
+    return TopicEntry(chosen.name, chosen.parsed) if chosen else _parsed(line)
+
+
+def _parsed(line: str) -> TopicEntry:
     if len(line) > LONGEST_QUERY:
         text = gettext(
             "A topic has at most %(most)s characters. This one has %(number)s.",
@@ -270,8 +336,6 @@ def _entry(line: str) -> TopicEntry:
             number=len(line),
         )
         return TopicEntry(line, None, FieldError("queries", text, before=_head(line)))
-    if chosen := curated.in_use().named(line):
-        return TopicEntry(chosen.name, chosen.parsed)
     try:
         query = parse_topic(line)
     except QueryError as error:
@@ -325,24 +389,47 @@ def _unless(fine: bool, field: str, text: str) -> tuple[FieldError, ...]:
 
 
 def _wrong_topics(form: FormInput) -> list[FieldError]:
-    if len(form.lines) > MOST_QUERIES:
+    own = len(form.lines) + sum(one.curated is None for one in form.followed)
+    if own > MOST_QUERIES:
         return [
             FieldError(
                 "queries",
                 gettext(
                     "Enter at most %(most)s topics of your own, not %(number)s.",
                     most=MOST_QUERIES,
-                    number=len(form.lines),
+                    number=own,
                 ),
             )
         ]
-    if len(form.lines) + len(form.chosen) > MOST_TOPICS:
+    if len(form.lines) + len(form.chosen) + len(form.followed) > MOST_TOPICS:
         return [
             FieldError(
                 "topics", gettext("Choose at most %(most)s topics in total.", most=MOST_TOPICS)
             )
         ]
-    return [one.mistake for one in form.own if one.mistake]
+    return [
+        *(one.mistake for one in form.kept if one.mistake),
+        *_wrong_names(form),
+        *(one.mistake for one in form.own if one.mistake),
+    ]
+
+
+def _wrong_names(form: FormInput) -> Iterator[FieldError]:
+    """Yield an error for each name that is too long, or that another topic has."""
+    labels = Counter(one.label.casefold() for one in _entries(form))
+    for number, one in enumerate(form.followed):
+        if len(one.name) > LONGEST_NAME:
+            text = gettext(
+                "A name has at most %(most)s characters. This one has %(number)s.",
+                most=LONGEST_NAME,
+                number=len(one.name),
+            )
+            yield FieldError(f"name-{number}", text)
+        elif one.name and labels[one.name.casefold()] > 1:
+            text = gettext(
+                "Two topics are called “%(name)s”. Give each its own name.", name=one.name
+            )
+            yield FieldError(f"name-{number}", text)
 
 
 def _pointed(line: str, error: QueryError) -> FieldError:

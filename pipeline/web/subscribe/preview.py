@@ -263,7 +263,7 @@ def _instead(
 
     def tried(others: Iterable[TopicQuery | None]) -> dict[str, Count]:
         counts = {
-            suggestions.as_typed(one.text, topic.label): _count(
+            suggestions.as_typed(one.text, query.typed): _count(
                 recent, recent.found(one, breadth).papers
             )
             for one in others

@@ -129,6 +129,7 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("upvotes", sa.Integer(), nullable=True),
         sa.Column("comments", sa.Integer(), nullable=True),
+        sa.Column("stars", sa.Integer(), nullable=True),
         sa.Column("announced_on", sa.Date(), nullable=False),
         sa.Column("published_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("batch", sa.Integer(), nullable=False),
@@ -544,6 +545,7 @@ def upgrade() -> None:
         sa.Column("score", sa.Double(), nullable=False),
         sa.Column("upvotes", sa.Integer(), nullable=True),
         sa.Column("comments", sa.Integer(), nullable=True),
+        sa.Column("stars", sa.Integer(), nullable=True),
         sa.Column(
             "reasons", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
         ),

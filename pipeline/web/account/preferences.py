@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final
@@ -20,7 +21,7 @@ from pipeline.signup import Preferences
 from pipeline.translations import gettext, gettext_noop
 from pipeline.web import static_files
 from pipeline.web.account.text import FATES, SKIPS, choices_of, masked, next_digest, now
-from pipeline.web.dependencies import READ, Form, Pages, Services, WakeEditions
+from pipeline.web.dependencies import READ, Form, Pages, RecentPapers, Services, WakeEditions
 from pipeline.web.subscribe import curated, form_input
 from pipeline.web.subscribe.form_input import FieldError, FormInput
 
@@ -56,8 +57,11 @@ def show_stylesheet() -> Response:
 
 
 @router.api_route("/preferences/{token}", methods=READ)
-def show_preferences(token: str, services: Services, pages: Pages, done: str = "") -> Response:
-    return _page(services, pages, token, done=gettext(DONE[done]) if done in DONE else "")
+def show_preferences(
+    token: str, services: Services, pages: Pages, recent: RecentPapers, done: str = ""
+) -> Response:
+    message = gettext(DONE[done]) if done in DONE else ""
+    return _page(services, pages, token, done=message, silent=recent.silent_topics)
 
 
 @router.post("/preferences/{token}")
@@ -139,6 +143,7 @@ def _page(
     errors: tuple[FieldError, ...] = (),
     pause_error: str = "",
     is_stale: bool = False,
+    silent: Collection[str] = (),
     status: int = 422,
 ) -> HTMLResponse:
     """Return the page with the stored choices, or with the submitted `values`.
@@ -159,7 +164,7 @@ def _page(
         seen=known.version,
         saved_meanwhile=choices_of(known) if is_stale else None,
         mistakes=errors,
-        **form_input.options(values),
+        **form_input.options(values, silent),
         pause_error=pause_error,
         first_pause=slots.local_date(now(), subscriber.schedule) + timedelta(days=1),
         address=masked(subscriber.email),

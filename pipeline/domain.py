@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
+from typing import Final
 
 from pipeline.translations import gettext_noop
 
@@ -113,12 +114,19 @@ class Topic:
 class Breadth(IntEnum):
     """Minimum certainty of a match before it is sent to a reader.
 
-    A reader gets every match if its breadth is at most their own.
+    A reader chooses one of `BREADTHS`, and gets every match if its breadth is at most their own.
     """
 
     FEWER = 1  # the paper is about the topic: matched in its title, or more than once
     BALANCED = 2
     MORE = 3  # also passing mentions, and words further apart
+    NEAR_MISS = 4  # no match: some of the words; sent only if nothing matched for days
+
+
+BREADTHS: Final = (Breadth.FEWER, Breadth.BALANCED, Breadth.MORE)
+NEAR_MISSES: Final = 2  # in one digest, and stored per topic if no paper of a batch matches
+NEAR_MISSES_AFTER: Final = 3  # days without a match, unless the reader chose otherwise
+NEAR_MISSES_CHOICES: Final = (0, 1, 3, 7)  # days; 0: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +200,7 @@ class Subscriber:
     cursor: int = 0  # the last batch covered by their digests
     welcome_due: bool = False  # confirmed, first digest not compiled yet
     breadth: Breadth = Breadth.BALANCED
+    near_misses_after: int = NEAR_MISSES_AFTER  # days without a match; 0: no near misses
     papers_from: date | None = None  # skip papers announced before: another database sent them
 
 
@@ -226,6 +235,16 @@ class Digest:
     topics: tuple[str, ...] = ()  # labels of the followed topics
     announced: tuple[date, date] | None = None  # first and last announcement date covered
     welcome: bool = False  # first digest, compiled from recent papers
+    near_misses: bool = False  # no paper matched; `picks` are the nearest ones
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A query that finds more papers than a topic of the reader; it was tried."""
+
+    label: str  # of the topic
+    query: str
+    papers_a_week: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +257,7 @@ class NoMatchNotice:
     topics: tuple[str, ...]  # labels of the followed topics
     breadth: Breadth
     in_passing: int  # those of them that the broadest setting includes
-    wider: tuple[tuple[str, str], ...]  # (label, query that finds more)
+    wider: tuple[Suggestion, ...]
     follows_trending: bool
 
 

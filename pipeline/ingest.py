@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 from sqlalchemy import Connection, Engine
 
-from pipeline.domain import Match, Sighting, SourceState
+from pipeline.domain import Breadth, Match, Sighting, SourceState
 from pipeline.errors import SourceError
 from pipeline.logs import set_aside
 from pipeline.matching.corpus import statistics
@@ -372,7 +372,7 @@ def _publish(run: _Run) -> list[SourceReport]:
         found = list(match(queries, some, corpus=corpus, embedder=run.embedder, set_aside=aside))
         _write_matches(run, found)
         new += sum(paper.batch == run.batch for paper in some)
-        matches += len(found)
+        matches += sum(one.breadth is not Breadth.NEAR_MISS for one in found)
     with run.engine.begin() as conn:
         run.hold(conn)
         ingest_state.publish_batch(conn, run.batch, token=run.token, papers=new, matches=matches,

@@ -18,6 +18,7 @@ from pipeline.domain import (
     NoMatchNotice,
     Schedule,
     SkipReason,
+    Suggestion,
     SuppressionReason,
     Weekday,
 )
@@ -273,7 +274,7 @@ def loaded(engine: Engine) -> NoMatchNotice:
 
 def test_note_lists_passing_mentions_and_wider_queries(engine: Engine):
     """Passing mentions, a wider query that matches, and whether Trending is followed."""
-    add_reader(engine, OTHER, '"tea leaves" cat:cs.XX', now=NOW - HOUR)
+    add_reader(engine, OTHER, '"tea leaves" cat:cs.XX', now=NOW - HOUR, near_misses_after=0)
     days(engine, 1, 6)
     abstract = "We find that gravity waves move like slow quantum tea in a pot."
     ingest(
@@ -290,7 +291,10 @@ def test_note_lists_passing_mentions_and_wider_queries(engine: Engine):
     assert note.topics == (OTHER, '"tea leaves" cat:cs.XX')
     assert note.breadth is Breadth.BALANCED
     assert note.in_passing == 1
-    assert note.wider == (('"tea leaves" cat:cs.XX', "tea leaves cat:cs.xx"),)
+    assert note.wider == (
+        Suggestion(OTHER, "gravity", 1.0),
+        Suggestion('"tea leaves" cat:cs.XX', '"tea leaves"', 6.0),
+    )
     assert not note.follows_trending
 
 
@@ -309,7 +313,7 @@ WORDY = NoMatchNotice(
     topics=("a < b & <script>", "שלום 🦋", "x" * 200),
     breadth=Breadth.BALANCED,
     in_passing=3,
-    wider=(("a < b & <script>", '"q" & <q>'),),
+    wider=(Suggestion("a < b & <script>", '"q" & <q>', 2.4),),
     follows_trending=False,
 )
 
@@ -324,13 +328,16 @@ def test_note_explains_the_reason_and_suggests_changes():
         assert "1,412 papers were announced, but none matched" in said
         assert "a < b & <script>, שלום 🦋 and xxx" in said
         assert "would have found 3 papers in these days" in said
-        assert 'Broaden a < b & <script>. This query finds more: "q" & <q>' in said
+        assert 'Broaden a < b & <script>. "q" & <q> brings about 2 papers a week' in said
         assert "Follow Trending" in said
     assert "<script>" not in html
     assert {LINKS.unsubscribe, LINKS.preferences, LINKS.privacy} <= set(Seen(html).links)
     for link in (LINKS.unsubscribe, LINKS.preferences, LINKS.privacy, "12 Sample Street"):
         assert link in text
-    assert max(map(len, text.splitlines())) <= 76
+    adoption = f"{LINKS.preferences}/adopt?topic=a+%3C+b+%26+%3Cscript%3E&query=%22q%22+%26+%3Cq%3E"
+    assert adoption in Seen(html).links
+    assert f"  {adoption}\n" in text
+    assert max(len(line) for line in text.splitlines() if "://" not in line) <= 76
 
 
 def test_note_omits_advice_already_followed():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.domain import Breadth
+from pipeline.domain import BREADTHS, Breadth
 from pipeline.matching.corpus import CorpusStatistics
 from pipeline.matching.index import PaperIndex
 from pipeline.matching.match import PaperText
@@ -34,9 +34,9 @@ def found_by(query: str, *papers: PaperText, share: float = 0.01) -> dict[int, B
     index = PaperIndex(papers, corpus(share))
     found = {
         one: {paper.paper: paper.breadth for paper in index.search(parse(query), breadth=one)}
-        for one in Breadth
+        for one in BREADTHS
     }
-    for breadth in Breadth:
+    for breadth in BREADTHS:
         assert found[breadth] == {
             paper: needs for paper, needs in found[Breadth.MORE].items() if needs <= breadth
         }
@@ -51,7 +51,7 @@ def least_found(found: dict[int, Breadth]) -> list[int | None]:
     """Return the first paper that each breadth finds, the narrowest breadth first."""
     return [
         min((paper for paper, needs in found.items() if needs <= one), default=None)
-        for one in sorted(Breadth)
+        for one in BREADTHS
     ]
 
 

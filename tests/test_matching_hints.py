@@ -31,6 +31,22 @@ def test_hint_names_the_likely_mistake_and_its_position(query, words, position):
 
 
 @pytest.mark.parametrize(
+    ("query", "meant"),
+    [
+        ("moss tilte:graphs", "moss ti:graphs"),
+        ("moss cat:cs.ML", "moss cat:cs.LG"),
+        ("q-bio.NC", "cat:q-bio.NC"),
+        ('"thin layers" and moss', '"thin layers" AND moss'),
+        ("moss au:Ada Lovelace", ""),
+    ],
+)
+def test_hint_contains_the_corrected_query(query, meant):
+    [hint] = hints(query)
+
+    assert hint.query == meant
+
+
+@pytest.mark.parametrize(
     "query",
     [
         "flow matching",

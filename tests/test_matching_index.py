@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pipeline.domain import Breadth
+from pipeline.domain import BREADTHS, Breadth
 from pipeline.errors import QueryError
 from pipeline.matching.corpus import CorpusStatistics, statistics
 from pipeline.matching.highlights import find
@@ -395,14 +395,14 @@ class TestFloor:
 
         found = {
             one: [paper.breadth for paper in index.search(parse(query), breadth=one)]
-            for one in Breadth
+            for one in BREADTHS
         }
 
         assert found == {
-            one: [breadth] if breadth is not None and breadth <= one else [] for one in Breadth
+            one: [breadth] if breadth is not None and breadth <= one else [] for one in BREADTHS
         }
 
-    @pytest.mark.parametrize("breadth", Breadth)
+    @pytest.mark.parametrize("breadth", BREADTHS)
     def test_five_word_topic_needs_more_than_one_word(self, corpus, breadth):
         paper = make_paper("Untitled", "A glacier and nothing else.")
         index = PaperIndex([paper], corpus)
@@ -417,10 +417,10 @@ class TestFloor:
         index = PaperIndex([make_paper("Untitled", text) for text in texts], corpus)
 
         found = {
-            breadth: index.search(parse(" ".join(words)), breadth=breadth) for breadth in Breadth
+            breadth: index.search(parse(" ".join(words)), breadth=breadth) for breadth in BREADTHS
         }
 
-        least = {breadth: min(one.paper for one in found[breadth]) for breadth in Breadth}
+        least = {breadth: min(one.paper for one in found[breadth]) for breadth in BREADTHS}
         assert least == {Breadth.FEWER: 7, Breadth.BALANCED: 5, Breadth.MORE: 4}
 
     def test_score_does_not_depend_on_the_breadth(self, corpus):

@@ -615,6 +615,27 @@ def test_subject_is_the_title_of_the_first_paper(titles, subject):
     assert RENDERER.digest(digest, LINKS).subject == subject
 
 
+@pytest.mark.parametrize("title", ["Moss", "A Title of More than Thirty Characters", "W " * 100])
+def test_near_misses_are_marked_and_claim_no_match(title):
+    """The topic stands above, but no part says that a paper matched it."""
+    reasons = (Reason("dense retrieval", ("moss",)), Reason("robots", ("walls",)))
+    digest = make_digest(make_pick(make_paper(title), reasons=reasons), topics=("dense retrieval",))
+
+    mail = RENDERER.digest(replace(digest, near_misses=True), LINKS)
+
+    html, text = Seen(decoded(mail.html)), decoded(mail.text)
+    assert mail.subject.startswith("Near your topics: ")
+    assert len(mail.subject) <= formatting.HEADLINE
+    for shown in (html.text, text):
+        flat = " ".join(shown.split())
+        assert "No new paper matched your topics. These come nearest." in flat
+        assert "dense retrieval" in flat
+        assert "Matched" not in flat
+        assert "Also for" not in flat
+    assert html.links.count(LINKS.preferences) == 2
+    assert text.count(LINKS.preferences) == 2
+
+
 def test_confirmation_has_its_link_expiry_and_postal_address():
     mail = RENDERER.transactional(
         DeliveryKind.CONFIRMATION,

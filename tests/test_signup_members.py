@@ -255,7 +255,7 @@ def test_export_leaves_unknown_values_empty():
     assert {column: cell for column, cell in row.items() if cell} == {
         "email": ADA, "status": "active", "topics": "moss", "hour": "8", "timezone": "UTC",
         "frequency": "daily", "weekday": "monday", "max_papers": "10", "breadth": "balanced",
-        "secret": "s", "key": "a key",
+        "near_misses_after": "3", "secret": "s", "key": "a key",
     }  # fmt: skip
     assert tuple(row) == OURS
 

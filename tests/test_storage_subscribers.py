@@ -97,12 +97,13 @@ def test_change_wishes_updates_all_preferences(engine):
 
     _, found = changed(
         engine, subscribers.change_choices, 1, schedule=WEEKLY, max_papers=7,
-        breadth=Breadth.FEWER, next_slot_at=NOW + DAY,
+        breadth=Breadth.FEWER, near_misses_after=0, next_slot_at=NOW + DAY,
     )  # fmt: skip
 
     assert found == {
         "at": time(6, 30), "timezone": "Europe/Paris", "frequency": "weekly", "weekday": 4,
-        "max_papers": 7, "breadth": Breadth.FEWER, "next_slot_at": NOW + DAY,
+        "max_papers": 7, "breadth": Breadth.FEWER, "near_misses_after": 0,
+        "next_slot_at": NOW + DAY,
     }  # fmt: skip
 
 

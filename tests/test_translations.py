@@ -17,7 +17,7 @@ from babel.messages.pofile import read_po
 from sqlalchemy import Engine
 
 from pipeline import translations
-from pipeline.domain import MAIL_KINDS, Breadth, Links, NoMatchNotice, Reason
+from pipeline.domain import MAIL_KINDS, Breadth, Links, NoMatchNotice, Reason, Suggestion
 from pipeline.matching.highlights import find
 from pipeline.rendering import Branding, MailLinks, Rendered, Renderer, renderer, views
 from pipeline.rendering.fragments import plain
@@ -158,7 +158,8 @@ def mails() -> Iterator[Rendered]:
     ]
     yield mail.digest(make_digest(*picks, more=3, topics=("Дымы", "Реки"), welcome=True), LINKS)
     yield mail.digest(make_digest(picks[1], topics=()), LINKS)
-    note = NoMatchNotice(TODAY, TODAY, 5, ("Дымы",), Breadth.FEWER, 2, (("Дымы", "дым"),), False)
+    wider = (Suggestion("Дымы", "дым", 3.0),)
+    note = NoMatchNotice(TODAY, TODAY, 5, ("Дымы",), Breadth.FEWER, 2, wider, False)
     yield mail.quiet_note(note, LINKS)
     for kind, about in MAIL_KINDS.items():
         if not about.is_list:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlencode
 
 import pytest
 from sqlalchemy import Engine
@@ -37,7 +39,7 @@ from pipeline.storage.schema import (
 )
 from pipeline.web.account.text import FATES, SKIPS, WHYS, delivery_time, masked
 from tests.support.factories import make_schedule, make_sighting
-from tests.support.newsroom import rows
+from tests.support.newsroom import ingest, rows
 from tests.support.site import ADA, ELSEWHERE, Site, links_in, now, open_site, path
 
 NASTY = "<img src=x onerror=alert(1)>"
@@ -255,6 +257,66 @@ def test_all_preferences_can_be_changed(site):
     assert (known.subscriber.schedule.timezone, known.subscriber.max_papers) == ("Asia/Tokyo", 3)
     assert known.subscriber.breadth is Breadth.MORE
     assert [label for _, label in known.topics] == ["Trending", "stones", '"small print"']
+
+
+def test_preferences_offer_tried_queries_and_adopt_one_at_once(site):
+    """The button saves the whole form with its topic replaced."""
+    today = now().date()
+    sightings = [make_sighting(title=f"Moss {n}", announced_on=today) for n in range(3)]
+    ingest(site.engine, *sightings, now=now())
+    ada = site.reader(ADA, "ferns", "Moss cat:q-bio.TO")
+    site.post("/subscribe/preview", data={"queries": "moss"})  # the index is ready
+    page = site.get(site.preferences(ada)).text
+    adopted = html.unescape(re.findall(r'name="adopt" value="([^"]*)"', page)[0])
+
+    answer = site.post(
+        site.preferences(ada),
+        data={**CHOICE, "queries": "ferns\nMoss cat:q-bio.TO", "adopt": adopted,
+              "seen": seen_in(page)},
+    )  # fmt: skip
+
+    assert adopted == "Moss cat:q-bio.TO\nMoss"
+    assert answer.headers["location"].endswith("?done=saved")
+    known = signup.choices_of(site.engine, ada.id)
+    assert [label for _, label in known.topics] == ["Trending", "ferns", "Moss"]
+    assert known.subscriber.max_papers == 3
+
+
+def test_suggestion_in_a_mail_is_adopted_by_post_only(site):
+    """Opening the link changes nothing; a second tap does, and running it twice is the same."""
+    ada = site.reader(ADA, "ferns", '"a < b" moss')
+    link = f"{site.preferences(ada)}/adopt?" + urlencode({"topic": '"a < b" moss', "query": "moss"})
+
+    page = site.get(link)
+    before = signup.choices_of(site.engine, ada.id)
+    form = {
+        name: html.unescape(value)
+        for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', page.text)
+    }
+    answers = [site.post(link, data={"adopt": form["adopt"]}) for _ in range(2)]
+
+    assert page.status_code == 200
+    assert "a &lt; b" in page.text
+    assert [label for _, label in before.topics] == ["ferns", '"a < b" moss']
+    assert form["seen"] == before.version
+    assert [answer.status_code for answer in answers] == [303, 303]
+    known = signup.choices_of(site.engine, ada.id)
+    assert [label for _, label in known.topics] == ["ferns", "moss"]
+    assert known.subscriber.schedule == before.subscriber.schedule
+
+
+def test_suggestion_in_a_mail_from_before_a_change_leads_to_the_preferences(site):
+    ada = site.reader(ADA, "ferns")
+    url = site.preferences(ada)
+
+    gone = site.get(f"{url}/adopt?topic=moss&query=trees")
+    stale = site.post(f"{url}/adopt", data={"adopt": "ferns\ntrees", "seen": "other"})
+    invalid = site.post(f"{url}/adopt", data={"adopt": 'ferns\nti:"'})
+
+    assert gone.headers["location"] == url
+    assert stale.status_code == 409
+    assert invalid.status_code == 422
+    assert [label for _, label in signup.choices_of(site.engine, ada.id).topics] == ["ferns"]
 
 
 def test_stale_preferences_form_returns_409_and_keeps_the_saved_choice(site):
@@ -829,8 +891,9 @@ def test_columns_with_reader_data_equal_the_documented_list():
     """
     told = {
         SubscriberRow: "id email email_key address_hash status at timezone frequency weekday "
-        "max_papers breadth secret paused_until next_slot_at last_slot_at last_edition_on cursor "
-        "created_at confirmed_at left_at left_reason welcome_due papers_from",
+        "max_papers breadth near_misses_after secret paused_until next_slot_at last_slot_at "
+        "last_edition_on cursor created_at confirmed_at left_at left_reason welcome_due "
+        "papers_from",
         RequestRow: "id kind subscriber_id email choices created_at expires_at used_at ip "
         "redacted email_key origin wording",
         SkipRow: "subscriber_id edition_on slot_at reason range_from range_to",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 import threading
@@ -661,6 +662,87 @@ def test_preview_warns_of_topics_with_too_many_or_too_few_papers(site, announce)
     assert "Together" in page
 
 
+def suggested(page: str) -> list[tuple[str, str, str]]:
+    """Return the word, query and volume of each suggestion, as read."""
+    parts = re.findall(
+        r'adopt">([^<]+)<button [^>]*><span[^>]*>([^<]+)</span></button> <span>([^<]+)<', page
+    )
+    return [tuple(html.unescape(part).strip() for part in one) for one in parts]
+
+
+def test_preview_suggests_only_queries_that_find_papers(site, announce):
+    """Corrections, an author of this name, and a broader phrase: each was tried."""
+    announce("Moss on old walls", on=FRIDAY, authors=("Ada Lovelace",), categories=("cs.CR",))
+    announce(
+        *(f"Walls {n}" for n in range(30)),
+        on=FRIDAY,
+        authors=("Carl Gauss",),
+        categories=("cs.CR",),
+    )
+    queries = [
+        "Ada Lovelace",
+        "Moss of Walls and Caves",
+        "mosss",
+        "cs.CR",
+        "Charles Babbage",
+        "tilte:ferns",
+    ]
+
+    page = site.post("/subscribe/preview", data={"queries": "\n".join(queries)}).text
+
+    assert suggested(page) == [
+        ("Author:", 'au:"Ada Lovelace"', "about 1 paper a day"),
+        ("Broader:", "Moss of Walls", "about 1 paper a day"),
+        ("Did you mean:", "moss", "about 1 paper a day"),
+        ("Did you mean:", "cat:cs.CR", "about 31 papers a day"),
+    ]
+
+
+def adoption(page: str, number: int = 0) -> str:
+    found = re.findall(r'name="adopt" value="([^"]*)"', page)
+    return html.unescape(found[number])
+
+
+def test_suggestion_replaces_its_topic_in_the_form_without_javascript(site, announce, asked):
+    announce(*(f"Moss {n}" for n in range(3)), on=FRIDAY)
+    form = {"queries": "ferns\nmoss cat:q-bio.TO", "email": "ada@example.org", "hour": "6"}
+    page = site.post("/subscribe", data={**form, "do": "preview"}).text
+
+    answer = site.post("/subscribe", data={**form, "adopt": adoption(page)})
+
+    assert answer.status_code == 200
+    assert re.search(r">\s*ferns\nmoss</textarea>", answer.text)
+    assert 'value="ada@example.org"' in answer.text
+    assert re.search(r'value="6" selected', answer.text)
+    assert "about 3 papers a day" in answer.text
+    assert asked() == []
+
+
+def test_suggestion_replaces_a_named_topic(site, announce):
+    announce(*(f"Note {n}" for n in range(3)), on=FRIDAY, abstract="Reasoning about reasoning.")
+    topic = next(one for one in curated.in_use().topics if one.name == "Reasoning")
+    form = {"topic": [topic.slug, "trending"]}
+    adopted = adoption(site.post("/subscribe/preview", data=form).text)
+
+    answer = site.post("/subscribe", data={**form, "adopt": adopted})
+
+    assert adopted.startswith(f"{topic.name}\n")
+    assert f'value="{topic.slug}" checked' not in answer.text
+    assert 'value="trending" checked' in answer.text
+    typed = re.findall(r"<textarea.*?>\s*(.*?)</textarea>", answer.text)
+    assert [html.unescape(text) for text in typed] == [adopted.partition("\n")[2]]
+
+
+@pytest.mark.parametrize("adopted", ["", "ferns", "ferns\n", "gone\nmoss", "\n\n", "a\nb\nc" * 99])
+def test_adoption_of_an_unknown_topic_loses_nothing(adopted):
+    form = form_input.FormInput(slugs=("robotics",), queries="ferns\ntrees")
+
+    found = form_input.adopt(form, adopted)
+
+    assert found.slugs == form.slugs
+    assert found.lines[:2] == form.lines
+
+
 def test_preview_suggests_narrower_queries_and_reports_overlap(site, announce):
     announce(*(f"Fine moss {n}" for n in range(3)), on=FRIDAY, abstract="")
     announce(*(f"Note {n}" for n in range(20)), on=FRIDAY, abstract="On moss, that is fine moss.")
@@ -668,7 +750,7 @@ def test_preview_suggests_narrower_queries_and_reports_overlap(site, announce):
 
     page = site.post("/subscribe/preview", data={"queries": queries}).text
 
-    assert 'Narrower: <code dir="auto">ti:&#34;fine moss&#34;</code>, about 3 papers a day' in page
+    assert ("Narrower:", 'ti:"fine moss"', "about 3 papers a day") in suggested(page)
     assert "3 of its 3 papers also match “fine moss”." in page
 
 
@@ -677,7 +759,7 @@ def test_preview_suggests_a_broader_query_for_an_empty_topic(site, announce):
 
     page = site.post("/subscribe/preview", data={"queries": "moss cat:q-bio.TO"}).text
 
-    assert 'Broader: <code dir="auto">moss</code>, about 3 papers a day' in page
+    assert suggested(page) == [("Broader:", "moss", "about 3 papers a day")]
 
 
 def test_only_the_first_five_topics_get_suggestions(site, announce):
@@ -1007,6 +1089,26 @@ def test_topics_can_be_found_by_their_name(url, chromium):
 
     expect(tab.get_by_label("Planets and exoplanets")).to_be_visible()
     expect(tab.get_by_label("Galaxies")).to_be_hidden()
+
+
+@pytest.mark.full
+@pytest.mark.browser
+@pytest.mark.parametrize("java_script_enabled", [True, False])
+def test_one_tap_adopts_a_suggestion(url, chromium, java_script_enabled):
+    tab = phone(chromium, java_script_enabled=java_script_enabled)
+    tab.goto(f"{url}/subscribe")
+    tab.get_by_label("Your own topics").fill("ferns\nmoss cat:q-bio.TO")
+    if not java_script_enabled:
+        tab.get_by_role("button", name="Preview").click()
+    button = tab.get_by_role("button", name="moss", exact=True)
+    box = button.bounding_box()
+
+    button.click()
+
+    assert box
+    assert box["height"] >= 44
+    expect(tab.get_by_label("Your own topics")).to_have_value("ferns\nmoss")
+    expect(tab.get_by_role("link", name="Moss on Walls")).to_be_visible()
 
 
 @pytest.mark.full

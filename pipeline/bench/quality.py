@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.domain import Breadth
+from pipeline.domain import BREADTHS, Breadth
 from pipeline.errors import PaperboyError
 from pipeline.matching.index import PaperIndex
 from pipeline.matching.match import PaperText, TopicText
@@ -90,7 +90,7 @@ def measure(
                 _mean([one[breadth] for one in floors]),
                 elsewhere=float(np.mean([one[breadth] for one in quiet])) if others else None,
             )
-            for breadth in Breadth
+            for breadth in BREADTHS
         },
     )
 
@@ -126,9 +126,9 @@ def _floors(
     relevant = np.array([grades.get(id_, 0) >= labelled.relevant_from for id_ in ids])
     worthless = np.flatnonzero(np.array([grades.get(id_, 0) == 0 for id_ in ids]))
     days = chance.choice(worthless, (DAYS, min(DAY, worthless.size)))
-    found = index.find(plain_words(topic.query), breadth=max(Breadth))
+    found = index.find(plain_words(topic.query), breadth=Breadth.MORE)
     floors = {}
-    for breadth in Breadth:
+    for breadth in BREADTHS:
         sent = np.zeros(len(ids), dtype=np.bool_)
         sent[found.papers[found.breadths <= breadth]] = True
         right = (sent & relevant).sum()
@@ -146,11 +146,11 @@ def _elsewhere(
 ) -> dict[Breadth, float]:
     """Return the percentage of days with only irrelevant papers of other fields without a match."""
     if others is None:
-        return dict.fromkeys(Breadth, math.nan)
+        return dict.fromkeys(BREADTHS, math.nan)
     days = chance.integers(0, papers, (DAYS, DAY))
-    found = others.find(plain_words(topic.query), breadth=max(Breadth))
+    found = others.find(plain_words(topic.query), breadth=Breadth.MORE)
     quiet = {}
-    for breadth in Breadth:
+    for breadth in BREADTHS:
         here = np.isin(days, found.papers[found.breadths <= breadth])
         quiet[breadth] = 100 * float((~here.any(axis=1)).mean())
     return quiet

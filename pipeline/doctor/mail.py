@@ -26,6 +26,7 @@ from pipeline.domain import (
     Paper,
     Pick,
     Reason,
+    Suggestion,
 )
 from pipeline.errors import PaperboyError, RenderError
 
@@ -107,7 +108,7 @@ def _list_content(installation: Installation, kind: DeliveryKind) -> ListContent
     if kind is not DeliveryKind.QUIET_NOTE:
         return _digest(installation, welcome=kind is DeliveryKind.WELCOME)
     today = installation.now.date()
-    wider = (("dense retrieval", "retrieval"),)
+    wider = (Suggestion("dense retrieval", "retrieval", 3.0),)
     return NoMatchNotice(
         today, today, 7, ("dense retrieval",), Breadth.BALANCED, 2, wider, follows_trending=False
     )

@@ -9,6 +9,8 @@ from datetime import date, datetime, timedelta
 from sqlalchemy import Connection
 
 from pipeline.domain import (
+    NEAR_MISSES,
+    Breadth,
     Digest,
     Frequency,
     Paper,
@@ -114,6 +116,33 @@ class Candidates:
             return digest, None
         return digest, self._why_nothing(draft, any(found for _, found in by_topic))
 
+    def near_misses(
+        self, draft: Draft, followed: Sequence[Subscription], seen: set[int]
+    ) -> Digest | None:
+        """Return a digest of the nearest papers, for a draft without a match; None if none is near.
+
+        Papers of the lowest breadth above the reader's are chosen, at most `NEAR_MISSES`.
+        """
+        for breadth in Breadth:
+            if breadth <= draft.subscriber.breadth:
+                continue
+            near = [
+                TopicCandidates(
+                    s.label, [c for c in self._matched(s, draft, breadth) if c.paper not in seen]
+                )
+                for s in followed
+                if s.topic.kind is TopicKind.QUERY
+            ]
+            if picks := pick(near, min(NEAR_MISSES, draft.subscriber.max_papers)).picks:
+                return digest_of(
+                    draft.edition_on,
+                    [Pick(self._papers[p.paper], p.reasons, p.score) for p in picks],
+                    more=0,
+                    topics=tuple(s.label for s in followed),
+                    near_misses=True,
+                )
+        return None
+
     def _why_nothing(self, draft: Draft, something_matched: bool) -> SkipReason:
         if something_matched:
             return SkipReason.ALL_SENT_BEFORE
@@ -124,11 +153,16 @@ class Candidates:
     def _of(self, subscription: Subscription, draft: Draft) -> list[Candidate]:
         if subscription.topic.kind is TopicKind.TRENDING:
             return self._trending_for(draft)
+        return self._matched(subscription, draft, draft.subscriber.breadth)
+
+    def _matched(
+        self, subscription: Subscription, draft: Draft, breadth: Breadth
+    ) -> list[Candidate]:
         return [
             self._candidate(match.paper_id, match.score, match.phrases)
             for match in self._matches[subscription.topic.id]
             if match.batch > draft.range_from
-            and match.breadth <= draft.subscriber.breadth
+            and match.breadth <= breadth
             and self._is_news(match.paper_id, draft.subscriber)
         ]
 

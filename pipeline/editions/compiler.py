@@ -29,6 +29,7 @@ from pipeline.domain import (
 from pipeline.editions import no_match_notice
 from pipeline.editions.backfill import match_late_topics, unreadable
 from pipeline.editions.candidates import Candidates, Draft, Edition
+from pipeline.editions.no_match_notice import TriedQueries
 from pipeline.errors import NotFoundError, PaperboyError
 from pipeline.logs import set_aside
 from pipeline.matching.semantic import Embedder
@@ -42,7 +43,7 @@ from pipeline.storage import (
 )
 from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.digests import NewDigest
-from pipeline.storage.no_match_notices import NewNotice
+from pipeline.storage.no_match_notices import LastContact, NewNotice
 from pipeline.storage.subscribers import Served
 
 log = structlog.get_logger(__name__)
@@ -57,6 +58,10 @@ MOST_FRESH_STARTS = 20  # reloads in one run, when loaded values are stale
 
 class _TopicsBehindError(Exception):
     """Raised if a topic followed in this chunk is not matched through the edition's batch."""
+
+
+class _UntriedError(Exception):
+    """Raised if a notice is due, and the papers to try its suggestions on are not loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +176,12 @@ def _next(
                   _range_from(subscriber, edition))  # fmt: skip
     candidates = Candidates(edition)
     candidates.load(conn, [draft], {subscriber.id: followed})
-    digest, _ = candidates.digest(draft, followed, seen.get(subscriber.id, set()))
+    read = seen.get(subscriber.id, set())
+    digest, skipped = candidates.digest(draft, followed, read)
+    if skipped is SkipReason.NOTHING_MATCHED:
+        contact = _contacts(conn, edition, [draft])[subscriber.id]
+        if _is_near_miss_due(draft, contact):
+            return candidates.near_misses(draft, followed, read) or digest
     return digest
 
 
@@ -197,6 +207,7 @@ class _Run:
         self._engine = engine
         self._embedder = embedder
         self._edition = edition
+        self._tried = TriedQueries(engine, edition.through)
         self._stale = 0
         self._read_anew()
 
@@ -218,6 +229,8 @@ class _Run:
         while True:
             try:
                 return self._compile(choose)
+            except _UntriedError:
+                self._tried.load()
             except (_TopicsBehindError, IntegrityError):
                 # Since loading, a reader followed a new topic or an ingest run merged two papers.
                 self._stale += 1
@@ -236,7 +249,9 @@ class _Run:
             planned = list(_planned(chosen, self._edition))
             drafts = [draft for _, draft in planned if draft]
             subscribers.cancel_welcome(conn, _unwelcome([s for s, _ in planned], drafts))
-            outcomes = _compile(conn, self._edition, self._candidates, drafts, self._failed)
+            outcomes = _compile(
+                conn, self._edition, self._candidates, drafts, self._failed, self._tried
+            )
         return chosen[-1].id, outcomes
 
 
@@ -319,6 +334,7 @@ def _compile(
     candidates: Candidates,
     drafts: Sequence[Draft],
     failed: Container[int],
+    tried: TriedQueries,
 ) -> list[SlotResult]:
     barred = suppressions.suppressed_among(conn, [draft.subscriber.id for draft in drafts])
     silent = [(draft, reason) for draft in drafts if (reason := _skip_reason(draft, barred))]
@@ -343,8 +359,46 @@ def _compile(
                                    seen.get(draft.subscriber.id, set())))
         for draft in awake
     ]  # fmt: skip
+    unmatched = [draft for draft, _, skipped in made if skipped is SkipReason.NOTHING_MATCHED]
+    contacts = _contacts(conn, edition, unmatched)
+    nearest: dict[int, Digest] = {}
+    for draft in unmatched:
+        id_ = draft.subscriber.id
+        if _is_near_miss_due(draft, contacts[id_]):
+            found = candidates.near_misses(draft, followed[id_], seen.get(id_, set()))
+            nearest |= {id_: found} if found else {}
+    made = [
+        (draft, nearest[draft.subscriber.id], None)
+        if draft.subscriber.id in nearest
+        else (draft, digest, skipped)
+        for draft, digest, skipped in made
+    ]
+    still_unmatched = [d for d in unmatched if d.subscriber.id not in nearest]
+    notices = _notices(edition, still_unmatched, contacts, followed, tried)
     unasked = [(draft, Digest(draft.edition_on, ()), reason) for draft, reason in silent]
-    return _write(conn, edition, [*made, *unasked])
+    return _write(conn, edition, [*made, *unasked], notices)
+
+
+def _contacts(
+    conn: Connection, edition: Edition, unmatched: Sequence[Draft]
+) -> dict[int, LastContact]:
+    """Return the last contact of each subscriber without a match, this edition included, by id."""
+    if not unmatched:
+        return {}
+    today = {draft.subscriber.id: draft.edition_on for draft in unmatched}
+    since = min(today.values()) - no_match_notice.longest(edition.quiet_days)
+    contacts = no_match_notices.last_contact(conn, list(today), since=since)
+    return {
+        id_: replace(contact, unmatched=(*contact.unmatched, today[id_]))
+        for id_, contact in contacts.items()
+    }
+
+
+def _is_near_miss_due(draft: Draft, contact: LastContact) -> bool:
+    subscriber = draft.subscriber
+    return not subscriber.welcome_due and no_match_notice.is_near_miss_due(
+        contact, subscriber.schedule.frequency, subscriber.near_misses_after
+    )
 
 
 def _skip_reason(draft: Draft, barred: Container[int]) -> SkipReason | None:
@@ -358,6 +412,7 @@ def _write(
     conn: Connection,
     edition: Edition,
     made: Sequence[tuple[Draft, Digest, SkipReason | None]],
+    notices: Sequence[NewNotice],
 ) -> list[SlotResult]:
     won = [m for m in made if subscribers.serve(conn, _served(m[0], m[2], edition))]
     if len(won) != len(made):
@@ -375,21 +430,22 @@ def _write(
             if skip is not None
         ],
     )
-    noted = _note(conn, edition, [d for d, _, skip in won if skip is SkipReason.NOTHING_MATCHED])
+    no_match_notices.enqueue(conn, notices, edition.now)
+    noted = {notice.subscriber_id for notice in notices}
     return [_outcome(*m, noted=m[0].subscriber.id in noted) for m in won]
 
 
-def _note(conn: Connection, edition: Edition, drafts: Sequence[Draft]) -> set[int]:
-    """Queue a no-match notice if a subscriber had no match for too long; return those ids."""
-    if not drafts or not edition.quiet_days:
-        return set()
-    since = min(draft.edition_on for draft in drafts) - no_match_notice.longest(edition.quiet_days)
-    contacts = no_match_notices.last_contact(
-        conn, [draft.subscriber.id for draft in drafts], since=since
-    )
+def _notices(
+    edition: Edition,
+    unmatched: Sequence[Draft],
+    contacts: Mapping[int, LastContact],
+    followed: Mapping[int, Sequence[Subscription]],
+    tried: TriedQueries,
+) -> list[NewNotice]:
+    """Return the notices of subscribers without a match for too long."""
     due = [
         draft
-        for draft in drafts
+        for draft in unmatched
         if no_match_notice.is_due(
             contacts[draft.subscriber.id],
             draft.edition_on,
@@ -397,19 +453,20 @@ def _note(conn: Connection, edition: Edition, drafts: Sequence[Draft]) -> set[in
             edition.quiet_days,
         )
     ]
-    no_match_notices.enqueue(conn, [_new_notice(draft, edition) for draft in due], edition.now)
-    return {draft.subscriber.id for draft in due}
-
-
-def _new_notice(draft: Draft, edition: Edition) -> NewNotice:
-    return NewNotice(
-        subscriber_id=draft.subscriber.id,
-        email=draft.subscriber.email,
-        edition_on=draft.edition_on,
-        slot_at=draft.slot_at,
-        expires_at=_expires_at(draft, edition),
-        delay=_delay(draft, edition),
-    )
+    if due and not tried.is_loaded:
+        raise _UntriedError
+    return [
+        NewNotice(
+            subscriber_id=draft.subscriber.id,
+            email=draft.subscriber.email,
+            edition_on=draft.edition_on,
+            slot_at=draft.slot_at,
+            expires_at=_expires_at(draft, edition),
+            suggestions=tried.broader(followed[draft.subscriber.id], draft.subscriber.breadth),
+            delay=_delay(draft, edition),
+        )
+        for draft in due
+    ]
 
 
 def _range(draft: Draft, skipped: SkipReason | None, edition: Edition) -> tuple[int, int]:

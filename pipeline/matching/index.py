@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.domain import Breadth
+from pipeline.domain import NEAR_MISSES, Breadth
 from pipeline.matching.corpus import CorpusStatistics, Readable
 from pipeline.matching.fields import Fields
 from pipeline.matching.highlights import Group, phrases
@@ -54,6 +54,14 @@ class _Found:
 
     breadths: Breadths
     scores: Counts
+
+    def within(self, breadth: Breadth) -> Found:
+        """Return the papers found at `breadth`; if none of them has a score, each has 1."""
+        papers = np.flatnonzero(self.breadths <= breadth)
+        scores = np.round(self.scores[papers], 6)
+        if not scores.any():
+            scores = np.full(papers.size, _FILTERED)
+        return Found(papers, scores, self.breadths[papers])
 
 
 class PaperIndex:
@@ -105,15 +113,21 @@ class PaperIndex:
         five per paper.
         """
         found = self.find(query, floor=floor, breadth=breadth)
-        best = np.argsort(-found.scores, kind="stable")[:top]
-        chosen = found.papers[best]
-        words = self.phrases(query, chosen, floor=floor) if with_phrases else {}
-        return [
-            Scored(int(paper), float(score), words.get(int(paper), ()), Breadth(int(needs)))
-            for paper, score, needs in zip(
-                chosen, found.scores[best], found.breadths[best], strict=True
-            )
-        ]
+        best = found.take(np.argsort(-found.scores, kind="stable")[:top])
+        words = self.phrases(query, best.papers, floor=floor) if with_phrases else {}
+        return list(_listed(best, words))
+
+    def matches(self, query: Query) -> list[Scored]:
+        """Return the papers of every breadth; if there are none, at most `NEAR_MISSES` near misses.
+
+        Best first, equal scores in the order of papers.
+        """
+        evaluated = self._evaluate(query, floor=True)
+        found, most = evaluated.within(Breadth.MORE), None
+        if not found.papers.size:
+            found, most = evaluated.within(Breadth.NEAR_MISS), NEAR_MISSES
+        best = found.take(np.argsort(-found.scores, kind="stable")[:most])
+        return list(_listed(best, self.phrases(query, best.papers)))
 
     def find(
         self, query: Query, *, floor: bool = True, breadth: Breadth = Breadth.BALANCED
@@ -123,12 +137,7 @@ class PaperIndex:
         Scores do not depend on `breadth`, with one exception: if no paper found has a score, the
         query only filters, and each score is 1.
         """
-        found = self._evaluate(query, floor=floor)
-        papers = np.flatnonzero(found.breadths <= breadth)
-        scores = np.round(found.scores[papers], 6)
-        if not scores.any():
-            scores = np.full(papers.size, _FILTERED)
-        return Found(papers, scores, found.breadths[papers])
+        return self._evaluate(query, floor=floor).within(breadth)
 
     def phrases(
         self, query: Query, papers: Papers, *, floor: bool = True
@@ -149,9 +158,9 @@ class PaperIndex:
                 for operand in operands:
                     yield from self._matched(operand, papers, floor=floor)
             case Or(operands):
-                for operand in operands:
-                    holds = self._evaluate(operand, floor=floor).breadths < NEVER
-                    yield from self._matched(operand, papers[holds[papers]], floor=floor)
+                for operand, holds in zip(operands, self._sides(operands, floor), strict=True):
+                    chosen = papers[holds.breadths[papers] < NEVER]
+                    yield from self._matched(operand, chosen, floor=floor)
             case _:
                 return
 
@@ -170,11 +179,21 @@ class PaperIndex:
             case And(operands):
                 return self._all(operands, floor=floor)
             case Or(operands):
-                found = [self._evaluate(operand, floor=floor) for operand in operands]
+                found = self._sides(operands, floor)
                 return _Found(
                     np.minimum.reduce([one.breadths for one in found]),
                     np.maximum.reduce([one.scores for one in found]),
                 )
+
+    def _sides(self, operands: tuple[Query, ...], floor: bool) -> list[_Found]:
+        """Evaluate the sides of OR; a near miss of one side is dropped if another one matches."""
+        found = [self._evaluate(operand, floor=floor) for operand in operands]
+        is_near = np.minimum.reduce([one.breadths for one in found]) >= Breadth.NEAR_MISS
+        sides = ((one, is_near | (one.breadths < Breadth.NEAR_MISS)) for one in found)
+        return [
+            _within(np.where(holds, one.breadths, NEVER).astype(np.int8), one.scores)
+            for one, holds in sides
+        ]
 
     def _words(self, forms: tuple[str, ...], *, floor: bool) -> _Found:
         scores = self._scorer.score(forms)
@@ -253,6 +272,12 @@ class PaperIndex:
 
     def _nothing_scored(self, mask: Mask) -> _Found:
         return _Found(_sure(mask), np.zeros(self._size))
+
+
+def _listed(found: Found, words: Mapping[int, tuple[str, ...]]) -> Iterator[Scored]:
+    arrays = found.papers.tolist(), found.scores.tolist(), found.breadths.tolist()
+    for paper, score, needs in zip(*arrays, strict=True):
+        yield Scored(paper, score, words.get(paper, ()), Breadth(needs))
 
 
 def _within(breadths: Breadths, scores: Counts) -> _Found:

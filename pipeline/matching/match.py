@@ -35,6 +35,8 @@ def match(
 ) -> Iterator[Match]:
     """Yield the matches of every breadth, in no order; `corpus` gives the idf of each word.
 
+    A topic without a match among the papers yields its near misses, see `PaperIndex.matches`.
+
     A topic or a paper that raises is left out and passed to `set_aside`; if that is None, the error
     is raised. Do not pass the trending topic: it is not a query, but its name is one.
     """
@@ -43,7 +45,7 @@ def match(
         some, index = _indexed(papers[start : start + AT_ONCE], corpus, embedder, set_aside)
         for topic, query in list(queries.items()):
             try:
-                found = list(index.search(query, breadth=Breadth.MORE))
+                found = index.matches(query)
             except Exception as error:
                 if set_aside is None:
                     raise
@@ -171,7 +173,7 @@ def rank(
         found = index.search(
             query,
             floor=breadth is not None,
-            breadth=breadth or max(Breadth),
+            breadth=breadth or Breadth.MORE,
             top=top,
             with_phrases=False,
         )

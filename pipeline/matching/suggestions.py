@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Final
 
 from pipeline.edit_distance import neighbours
@@ -26,7 +26,7 @@ from pipeline.matching.query import (
     parse_topic,
     write,
 )
-from pipeline.matching.tokens import STOP_WORDS, stem
+from pipeline.matching.tokens import STOP_WORDS, forms, stem
 from pipeline.translations import gettext
 
 # https://arxiv.org/category_taxonomy
@@ -88,12 +88,18 @@ class Hint:
 
     text: str
     position: int
+    query: str = ""  # the whole query as it was probably meant; "" if the hint has no correction
 
 
 def hints(query: str) -> tuple[Hint, ...]:
     """Return the hints for a query, in the order of its text; none for most queries."""
     plain = _QUOTED.sub(lambda found: f'"{" " * (len(found.group()) - 1)}', query)
-    found = [*_fields(query, plain), *_categories(plain), *_operators(plain), *_authors(query)]
+    found = [
+        *_fields(query, plain),
+        *_categories(query, plain),
+        *_operators(query, plain),
+        *_authors(query),
+    ]
     return tuple(sorted(found, key=lambda hint: hint.position))
 
 
@@ -123,10 +129,10 @@ def _fields(query: str, plain: str) -> Iterator[Hint]:
         if near and name not in set(Field):
             written = query[found.start() : found.end()]
             meant = _FIELDS[near[0]]
-            yield Hint(_did_you_mean(f"{meant}:", written), found.start())
+            yield _correction(query, found, f"{meant}:", _did_you_mean(f"{meant}:", written))
 
 
-def _categories(plain: str) -> Iterator[Hint]:
+def _categories(query: str, plain: str) -> Iterator[Hint]:
     for found in _CATEGORY.finditer(plain):
         if meant := nearest_category(found.group(1)):
             text = gettext(
@@ -134,19 +140,21 @@ def _categories(plain: str) -> Iterator[Hint]:
                 meant="cat:" + meant,
                 written=found.group(),
             )
-            yield Hint(text, found.start())
+            yield _correction(query, found, f"cat:{meant}", text)
     rest = _WITH_FIELD.sub(lambda found: " " * len(found.group()), plain)
     for found in _BARE_CATEGORY.finditer(rest):
         if name := CATEGORIES.get(found.group().lower()):
-            yield Hint(_did_you_mean(f"cat:{name}", found.group()), found.start())
+            text = _did_you_mean(f"cat:{name}", found.group())
+            yield _correction(query, found, f"cat:{name}", text)
 
 
-def _operators(plain: str) -> Iterator[Hint]:
+def _operators(query: str, plain: str) -> Iterator[Hint]:
     """Yield hints for lower-case operators, which are words; none if there is no other syntax."""
     if _SYNTAX.search(plain):
         for found in _LOWER.finditer(plain):
             word = found.group()
-            yield Hint(_did_you_mean(word.upper(), word), found.start())
+            text = _did_you_mean(word.upper(), word)
+            yield _correction(query, found, word.upper(), text)
 
 
 def _authors(query: str) -> Iterator[Hint]:
@@ -154,6 +162,11 @@ def _authors(query: str) -> Iterator[Hint]:
         name = " ".join(found.group("name").split())
         text = gettext("read as the author “%(name)s”; put AND before a word", name=name)
         yield Hint(text, found.start())
+
+
+def _correction(query: str, found: re.Match[str], meant: str, text: str) -> Hint:
+    corrected = f"{query[: found.start()]}{meant}{query[found.end() :]}"
+    return Hint(text, found.start(), corrected)
 
 
 def _did_you_mean(meant: str, written: str) -> str:
@@ -164,6 +177,9 @@ def _did_you_mean(meant: str, written: str) -> str:
 
 TYPED = 80  # characters of a query that may be corrected; a longer one was copied
 MOST = 8  # broader queries; each one costs a search
+FLOOD = 20  # papers a day; more are too many
+BROADER = 1.5  # times the papers of a topic, at least, that a broader query finds
+NAMES = 4  # words of an author's name
 
 
 def narrower(query: Query) -> tuple[TopicQuery, ...]:
@@ -172,14 +188,55 @@ def narrower(query: Query) -> tuple[TopicQuery, ...]:
 
 
 def broader(query: Query) -> tuple[TopicQuery, ...]:
-    """Return queries that find more: without quotation marks, one condition or one word."""
+    """Return queries that find more: without quotation marks, one condition, or some words.
+
+    Words are left out so that the rest is still a phrase, see `_shorter`.
+    """
     others = [_with_words(query, _unquoted)]
     if isinstance(query, And):
         some = range(min(len(query.operands), MOST))
         others += [_all(_without(query.operands, i)) for i in some]
-    if isinstance(query, Words) and len(query.forms) > 2:
+    if isinstance(query, Words):
         others += [Words(rest) for rest in islice(_shorter(query.forms), MOST)]
     return _others(query, others)[:MOST]
+
+
+def least_broader(papers: int, others: Mapping[str, int]) -> str | None:
+    """Return the query with the fewest papers, at least `BROADER` times `papers`, or None.
+
+    `others` are the numbers of papers of the candidates. A query without papers is never returned.
+    """
+    least = max(1.0, BROADER * papers)
+    more = {query: found for query, found in others.items() if found >= least}
+    return min(more, key=lambda query: more[query], default=None)
+
+
+def author(query: Query) -> TopicQuery | None:
+    """Return the query for papers by an author of this name; None unless it is 2 to 4 words."""
+    if not isinstance(query, Words) or not 2 <= len(query.forms) <= NAMES:
+        return None
+    if not all(form.isalpha() and form not in STOP_WORDS for form in query.forms):
+        return None
+    return parse_topic(write(Fielded(Field.AUTHOR, query.forms)))
+
+
+def as_typed(query: str, typed: str) -> str:
+    """Return a canonical query with words and categories as they are in `typed` or at arXiv.
+
+    "bias in llms" is "bias in LLMs" if the topic was "Bias and fairness in LLMs". Return `query`
+    if the result would be another query.
+    """
+    words = {forms(word): word for word in reversed(re.findall(r"[^\s()\":]+", typed))}
+
+    def spelled(found: re.Match[str]) -> str:
+        word = found.group()
+        return CATEGORIES.get(word) or words.get((word,), word)
+
+    text = re.sub(r"[^\s()\":]+", spelled, query)
+    try:
+        return text if parse_topic(text).text == query else query
+    except QueryError:
+        return query
 
 
 def corrected(query: Query, corpus: CorpusStatistics) -> TopicQuery | None:
@@ -267,7 +324,45 @@ def _all(operands: tuple[Query, ...]) -> Query:
     return operands[0] if len(operands) == 1 else And(operands)
 
 
-def _shorter(forms: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    for i, form in enumerate(forms):
-        if form not in STOP_WORDS:
-            yield (*forms[:i], *forms[i + 1 :])
+def _shorter(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield shorter phrases: without one part between stop words, or without one of its words.
+
+    Of several parts only the words before the last one are left out, which describe it: "soft
+    objects" becomes "objects" and not "soft".
+    """
+    parts = _parts(words)
+    if len(parts) == 1:
+        yield from (_joined([(*first, *rest)]) for first, rest in _without_one(parts[0]))
+        return
+    for i, part in enumerate(parts):
+        yield _joined([*parts[:i], *parts[i + 1 :]])
+        for first, rest in _without_one(part):
+            if rest:
+                yield _joined([*parts[:i], (*first, *rest), *parts[i + 1 :]])
+
+
+def _parts(words: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return the parts of a phrase, each of which begins with its stop words, if any."""
+    parts: list[list[str]] = []
+    for before, word in pairwise(("", *words)):
+        begins = word in STOP_WORDS and before not in STOP_WORDS
+        if begins or not parts:
+            parts.append([])
+        parts[-1].append(word)
+    if parts and parts[-1][-1] in STOP_WORDS:
+        parts.pop()
+    return [tuple(part) for part in parts]
+
+
+def _without_one(part: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Yield the words before and after each word of a part that is not a stop word."""
+    telling = [i for i, word in enumerate(part) if word not in STOP_WORDS]
+    if len(telling) > 1:
+        yield from ((part[:i], part[i + 1 :]) for i in telling)
+
+
+def _joined(parts: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    words = [word for part in parts for word in part]
+    while words and words[0] in STOP_WORDS:
+        words.pop(0)
+    return tuple(words)

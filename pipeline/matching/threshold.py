@@ -21,7 +21,7 @@ Mask = npt.NDArray[np.bool_]
 Breadths = npt.NDArray[np.int8]
 """For each paper, the narrowest breadth that admits it, or NEVER."""
 
-NEVER: Final = max(Breadth) + 1
+NEVER: Final = Breadth.NEAR_MISS + 1
 NARROWEST: Final = min(Breadth)
 
 ABOUT = 2.0  # mentions that are more than one in passing; one in the title counts as three
@@ -42,6 +42,7 @@ class ThresholdRule:
 
 SHARES = (0.0, 0.02, 0.1, 0.3)  # of papers with the word: lower bounds for the entries of `single`
 RULES: Final = {
+    Breadth.NEAR_MISS: ThresholdRule((1, 1, 1, 1), scored=0.5),
     Breadth.MORE: ThresholdRule((1, 1, 2, 3), scored=0.7),
     Breadth.BALANCED: ThresholdRule((1, 2, 3, 5), scored=0.9),
     Breadth.FEWER: ThresholdRule((ABOUT, 3, 4, 6), scored=1.1),

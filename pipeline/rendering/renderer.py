@@ -156,7 +156,7 @@ class Renderer:
     def quiet_note(self, note: NoMatchNotice, links: MailLinks) -> Rendered:
         """Return the no-match notice: why no digest was sent, and which topics to broaden."""
         days = formatting.days(note.since, note.edition_on)
-        values = {"note": views.quiet_note(note), "links": links}
+        values = {"note": views.quiet_note(note, links.preferences), "links": links}
         return self._mail(DeliveryKind.QUIET_NOTE, values, days=days)
 
     def _mail(
@@ -176,7 +176,7 @@ class Renderer:
         picks = views.arranged(digest.picks)
         error = RenderError("a digest without a paper")
         while picks:
-            shown, failed = self._rendered(picks)
+            shown, failed = self._rendered(picks, near_misses=digest.near_misses)
             if not failed:
                 return shown
             for paper, error in failed.items():
@@ -184,10 +184,13 @@ class Renderer:
             picks = [pick for pick in picks if pick.paper.id not in failed]
         raise error
 
-    def _rendered(self, picks: list[Pick]) -> tuple[list[ShownPaper], dict[int, RenderError]]:
+    def _rendered(
+        self, picks: list[Pick], *, near_misses: bool
+    ) -> tuple[list[ShownPaper], dict[int, RenderError]]:
         room = views.room(len(picks))
+        places = views.places(picks, room.phrases, near_misses=near_misses)
         shown, failed = [], {}
-        for pick, place in zip(picks, views.places(picks, room.phrases), strict=True):
+        for pick, place in zip(picks, places, strict=True):
             its_room = views.LEAD_ROOM if place.lead else room
             try:
                 card = self._cards.get(pick, place, its_room)
@@ -201,7 +204,7 @@ class Renderer:
         titles = [paper.card.title for paper in shown]
         html, text = self._contents(shown)
         return MailText(
-            subject=views.subject(titles[0], self._house.list_name),
+            subject=views.subject(titles[0], self._house.list_name, near_misses=digest.near_misses),
             edition=_edition(digest, len(shown)),
             personal=Personal(
                 preheader=" · ".join(formatting.cut_at_word(title, 90) for title in titles[1:3]),
@@ -259,6 +262,7 @@ def _edition(digest: Digest, papers: int) -> Edition:
         welcome=digest.welcome,
         has_more=digest.more > 0,
         has_topics=bool(digest.topics),
+        near_misses=digest.near_misses,
     )
 
 

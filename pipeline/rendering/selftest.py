@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import date
 
-from pipeline.domain import Breadth, Digest, Links, NoMatchNotice, Paper, Pick, Reason
+from pipeline.domain import Breadth, Digest, Links, NoMatchNotice, Paper, Pick, Reason, Suggestion
 from pipeline.errors import RenderError
 from pipeline.rendering.branding import MailLinks
 from pipeline.rendering.fragments import Rendered, plain
@@ -23,7 +24,7 @@ def check_templates(
     """Raise RenderError if a template fails, or if the two ways to render a digest differ."""
     for render in mails:
         render()
-    for digest in (FULL, BARE):
+    for digest in (FULL, BARE, replace(FULL, welcome=False, near_misses=True)):
         joined, (_, html, text) = fast(digest, LINKS), slow(digest, LINKS)
         for form, pieces, whole in (("mjml", joined.html, html), ("txt", joined.text, text)):
             if plain(pieces) != whole:
@@ -54,8 +55,9 @@ def _paper(**changes: object) -> Paper:
     return Paper(**{**bare, **changes})  # type: ignore[arg-type]
 
 
+WIDER = (Suggestion("Search", "a b", 1.0),)
 NOTES = (
-    NoMatchNotice(DAY, DAY, 1, ("Search",), Breadth.FEWER, 2, (("Search", "a b"),), False),
+    NoMatchNotice(DAY, DAY, 1, ("Search",), Breadth.FEWER, 2, WIDER, False),
     NoMatchNotice(DAY, DAY, 0, (), Breadth.MORE, 0, (), True),
 )
 

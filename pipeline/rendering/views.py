@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from typing import TypeGuard
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from pipeline import key_sentence
-from pipeline.domain import Breadth, NoMatchNotice, Paper, Pick, Reason
+from pipeline.domain import Breadth, NoMatchNotice, Paper, Pick, Reason, Suggestion
 from pipeline.rendering import formatting
 from pipeline.rendering.branding import Branding
 from pipeline.sources import SOURCES
@@ -129,6 +129,7 @@ class Edition:
     welcome: bool
     has_more: bool
     has_topics: bool
+    near_misses: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +156,21 @@ class Note:
     topics: str
     breadth: str  # name of the reader's setting, if a broader one would find papers
     in_passing: str  # "That would have found 3 papers in these days."
-    wider: tuple[tuple[str, str], ...]  # label, and a broader query
+    wider: tuple[Wider, ...]
     may_trend: bool
 
 
-def quiet_note(note: NoMatchNotice) -> Note:
+@dataclass(frozen=True, slots=True)
+class Wider:
+    """A suggestion in a no-match notice."""
+
+    label: str  # of the topic
+    query: str
+    pace: str  # "about 3 papers a week"
+    url: str  # of the page that replaces the topic
+
+
+def quiet_note(note: NoMatchNotice, preferences_url: str) -> Note:
     brings = note.in_passing > 0 and note.breadth is not Breadth.MORE
     return Note(
         days=formatting.days(note.since, note.edition_on),
@@ -177,8 +188,22 @@ def quiet_note(note: NoMatchNotice) -> Note:
         )
         if brings
         else "",
-        wider=tuple((_label(label), _label(query)) for label, query in note.wider),
+        wider=tuple(_wider(one, preferences_url) for one in note.wider),
         may_trend=not note.follows_trending,
+    )
+
+
+def _wider(suggestion: Suggestion, preferences_url: str) -> Wider:
+    adoption = urlencode({"topic": suggestion.label, "query": suggestion.query})
+    return Wider(
+        _label(suggestion.label),
+        _label(suggestion.query),
+        ngettext(
+            "about %(num)s paper a week",
+            "about %(num)s papers a week",
+            max(1, round(suggestion.papers_a_week)),
+        ),
+        f"{preferences_url}/adopt?{adoption}",
     )
 
 
@@ -236,19 +261,23 @@ def arranged(picks: Iterable[Pick]) -> list[Pick]:
     return [pick for group in groups.values() for pick in group]
 
 
-def places(picks: Sequence[Pick], phrases: int) -> list[Place]:
-    """Return the place of each arranged pick, with at most `phrases` of each topic."""
+def places(picks: Sequence[Pick], phrases: int, *, near_misses: bool = False) -> list[Place]:
+    """Return the place of each arranged pick, with at most `phrases` of each topic.
+
+    Near misses have no matches: only the topic that they are nearest to.
+    """
     found, before = [], ""
     for number, pick in enumerate(picks, 1):
         why = reasons(pick.reasons, phrases)
         heading = why[0].label if why else ""
+        matches = () if near_misses else why
         found.append(
             Place(
                 number=str(number),
                 heading=heading if heading != before else "",
-                also=_also(why),
-                matched=_matched(why),
-                lines=_lines(why),
+                also=_also(matches),
+                matched=_matched(matches),
+                lines=_lines(matches),
                 lead=number == 1 and len(picks) <= LED,
             )
         )
@@ -282,12 +311,17 @@ def entry(place: Place, title: str) -> Entry:
     return Entry(place.number, short, place.heading)
 
 
-def subject(title: str, list_name: str) -> str:
+def subject(title: str, list_name: str, *, near_misses: bool = False) -> str:
     """Return the title, cut; after a short one, the name of the list.
+
+    A digest of near misses says so.
 
     A paper may be called "Unsubscribe", and a reply with this subject must not be read as a request
     (see `feedback.bounces.reply_mails`).
     """
+    if near_misses:
+        marked = gettext("Near your topics: %(title)s", title=title)
+        return formatting.cut_at_word(marked, formatting.HEADLINE)
     if len(title) < SHORT_TITLE:
         return f"{title} · {formatting.clean(list_name)}"
     return formatting.cut_at_word(title, formatting.HEADLINE)
@@ -316,6 +350,7 @@ def edition(
     welcome: bool,
     has_more: bool,
     has_topics: bool,
+    near_misses: bool,
 ) -> Edition:
     today = (edition_on, edition_on)
     return Edition(
@@ -326,6 +361,7 @@ def edition(
         welcome=welcome,
         has_more=has_more,
         has_topics=has_topics,
+        near_misses=near_misses,
     )
 
 

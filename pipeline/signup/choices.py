@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from pipeline import slots
 from pipeline.domain import (
+    NEAR_MISSES_AFTER,
     Breadth,
     Frequency,
     Schedule,
@@ -38,6 +39,7 @@ class Choices:
     max_papers: int = 10
     names: Mapping[str, str] = field(default_factory=dict)  # custom labels, by typed query
     breadth: Breadth = Breadth.BALANCED
+    near_misses_after: int = NEAR_MISSES_AFTER  # days without a match; 0: no near misses
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -108,7 +110,13 @@ def first_slot(subscriber: Subscriber, schedule: Schedule, now: datetime) -> dat
 
 def version_of(subscriber: Subscriber, topics: Iterable[tuple[str, str]]) -> str:
     """Return a fingerprint of a reader's preferences; `topics` are (query, label) pairs."""
-    chosen = (subscriber.schedule, subscriber.max_papers, subscriber.breadth, tuple(topics))
+    chosen = (
+        subscriber.schedule,
+        subscriber.max_papers,
+        subscriber.breadth,
+        subscriber.near_misses_after,
+        tuple(topics),
+    )
     return hashlib.sha256(repr(chosen).encode()).hexdigest()[:16]
 
 
@@ -135,6 +143,7 @@ def as_json(choices: Choices) -> dict[str, Any]:
         "max_papers": choices.max_papers,
         "names": dict(choices.names),
         "breadth": int(choices.breadth),
+        "near_misses_after": choices.near_misses_after,
     }
 
 
@@ -146,6 +155,11 @@ def from_json(stored: dict[str, Any]) -> Choices:
         Frequency(stored["frequency"]),
         Weekday(stored["weekday"]),
     )
-    names = stored.get("names", {})  # older requests have no names
-    breadth = Breadth(stored.get("breadth", Breadth.BALANCED))  # nor a breadth
-    return Choices(parse_queries(stored["topics"]), schedule, stored["max_papers"], names, breadth)
+    return Choices(
+        parse_queries(stored["topics"]),
+        schedule,
+        stored["max_papers"],
+        names=stored.get("names", {}),  # older requests have none of these
+        breadth=Breadth(stored.get("breadth", Breadth.BALANCED)),
+        near_misses_after=stored.get("near_misses_after", NEAR_MISSES_AFTER),
+    )

@@ -15,6 +15,9 @@ from typing import Final, TypeVar
 
 from pipeline import slots
 from pipeline.domain import (
+    BREADTHS,
+    NEAR_MISSES_AFTER,
+    NEAR_MISSES_CHOICES,
     Breadth,
     Frequency,
     Origin,
@@ -278,6 +281,9 @@ def _choices(cells: Mapping[str, str], *, is_ours: bool, max_papers: int) -> Cho
     most = _number(cells, "max_papers", max_papers)
     if not 1 <= most <= 50:
         raise PaperboyError(f"max_papers: {most} is not between 1 and 50")
+    near_misses_after = _number(cells, "near_misses_after", NEAR_MISSES_AFTER)
+    if near_misses_after not in NEAR_MISSES_CHOICES:
+        raise PaperboyError(f"near_misses_after: {near_misses_after} is not 0, 1, 3 or 7")
     choices = Choices(
         (),
         Schedule(
@@ -289,6 +295,7 @@ def _choices(cells: Mapping[str, str], *, is_ours: bool, max_papers: int) -> Cho
         most,
         names=dict(zip(topics, names, strict=False)),
         breadth=breadth(cells.get("breadth") or "balanced"),
+        near_misses_after=near_misses_after,
     )
     try:
         return replace(choices, topics=parse_queries(topics, _parse))
@@ -312,10 +319,10 @@ def weekday(name: str) -> Weekday:
 
 
 def breadth(name: str) -> Breadth:
-    try:
-        return Breadth[name.strip().upper()]
-    except KeyError:
-        raise PaperboyError(f"breadth: {name!r} is not fewer, balanced or more") from None
+    for one in BREADTHS:
+        if one.name == name.strip().upper():
+            return one
+    raise PaperboyError(f"breadth: {name!r} is not fewer, balanced or more")
 
 
 def _hour(text: str) -> time:

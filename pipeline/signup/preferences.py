@@ -73,6 +73,7 @@ def change(
             schedule=choices.schedule,
             max_papers=choices.max_papers,
             breadth=choices.breadth,
+            near_misses_after=choices.near_misses_after,
             next_slot_at=next_slot(subscriber, choices.schedule, now),
         )
         follow(conn, subscriber_id, queries, now)

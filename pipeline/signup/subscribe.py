@@ -106,7 +106,8 @@ def add(
         status = SubscriberStatus.ACTIVE if confirmed else SubscriberStatus.PENDING
         subscriber_id = subscribers.add(
             conn, email=address, suppression_key=suppression_key, schedule=choices.schedule,
-            max_papers=choices.max_papers, breadth=choices.breadth, status=status, cursor=cursor,
+            max_papers=choices.max_papers, breadth=choices.breadth,
+            near_misses_after=choices.near_misses_after, status=status, cursor=cursor,
             next_slot_at=slot, now=now,
         ) or _return_of(conn, address, choices, now)  # fmt: skip
         follow(conn, subscriber_id, queries, now)
@@ -330,6 +331,7 @@ def _return_of(conn: Connection, address: str, choices: Choices, now: datetime) 
         schedule=choices.schedule,
         max_papers=choices.max_papers,
         breadth=choices.breadth,
+        near_misses_after=choices.near_misses_after,
         next_slot_at=first_slot(found, choices.schedule, now),
     )
     return found.id
@@ -370,6 +372,7 @@ def _retune(conn: Connection, subscriber_id: int, choices: Choices, now: datetim
         schedule=choices.schedule,
         max_papers=choices.max_papers,
         breadth=choices.breadth,
+        near_misses_after=choices.near_misses_after,
         next_slot_at=wishing.next_slot(subscriber, choices.schedule, now),
     )
     follow(conn, subscriber_id, checked(choices), now)

@@ -49,6 +49,7 @@ from pipeline.domain import (
     Precedence,
     StrikeKind,
     SubscriberStatus,
+    Suggestion,
     SuppressionReason,
 )
 from pipeline.errors import NotFoundError
@@ -112,6 +113,8 @@ class NewDelivery:
     range_to: int | None = None
     more: int = 0
     unpicked: Sequence[int] = ()
+    near_misses: bool = False
+    suggestions: Sequence[Suggestion] = ()
     topics: Sequence[str] = ()
     template: str | None = None
 
@@ -171,6 +174,7 @@ def row_of(new: NewDelivery, now: datetime) -> dict[str, Any]:
     given = {field.name: getattr(new, field.name) for field in fields(new)}
     return given | {
         "unpicked": list(new.unpicked),
+        "suggestions": [[one.label, one.query, one.papers_a_week] for one in new.suggestions],
         "topics": list(new.topics),
         "precedence": new.kind.precedence,
         "status": DeliveryStatus.QUEUED,
@@ -761,6 +765,7 @@ def redact(conn: Connection, subscriber_id: int) -> None:
             topics=[],
             more=0,
             unpicked=[],
+            suggestions=[],
             reply=None,
             queue_id=None,
             redacted=True,

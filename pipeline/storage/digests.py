@@ -179,6 +179,7 @@ def load(conn: Connection, delivery_ids: Iterable[int]) -> dict[int, Digest]:
                 more=row.more,
                 topics=topics[row.topics],
                 welcome=row.kind == DeliveryKind.WELCOME,
+                near_misses=row.near_misses,
             )
     return digests
 
@@ -381,11 +382,12 @@ def digest_of(
     topics: tuple[str, ...],
     welcome: bool = False,
     unpicked: tuple[int, ...] = (),
+    near_misses: bool = False,
 ) -> Digest:
     """Return a digest with the first and last announcement day of its papers."""
     days = [pick.paper.announced_on for pick in picks]
     announced = (min(days), max(days)) if days else None
-    return Digest(edition_on, tuple(picks), more, unpicked, topics, announced, welcome)
+    return Digest(edition_on, tuple(picks), more, unpicked, topics, announced, welcome, near_misses)
 
 
 def _picks_of(delivery_ids: Sequence[int]) -> Any:
@@ -429,6 +431,7 @@ def _digests_of(delivery_ids: Sequence[int]) -> Any:
         DeliveryRow.kind,
         DeliveryRow.edition_on,
         DeliveryRow.more,
+        DeliveryRow.near_misses,
         cast(DeliveryRow.topics, Text).label("topics"),
     ).where(DeliveryRow.id.in_(delivery_ids), DeliveryRow.kind.in_(DIGESTS))
 
@@ -467,6 +470,7 @@ def _new_delivery(new: NewDigest, domain: str, now: datetime) -> NewDelivery:
         range_to=new.range_to,
         more=new.digest.more,
         unpicked=new.digest.unpicked,
+        near_misses=new.digest.near_misses,
         topics=new.digest.topics,
         template=new.template,
     )

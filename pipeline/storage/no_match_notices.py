@@ -16,6 +16,7 @@ from pipeline.domain import (
     Frequency,
     SkipReason,
     Subscription,
+    Suggestion,
     TopicKind,
 )
 from pipeline.storage import deliveries, ingest_state, topics
@@ -59,6 +60,7 @@ class NewNotice:
     edition_on: date
     slot_at: datetime
     expires_at: datetime
+    suggestions: tuple[Suggestion, ...] = ()
     delay: timedelta = timedelta(0)  # before it may be sent
 
     @property
@@ -75,6 +77,7 @@ class NoticeRecipient:
     frequency: Frequency
     breadth: Breadth
     followed: tuple[Subscription, ...]
+    suggestions: tuple[Suggestion, ...] = ()
 
 
 def last_contact(
@@ -146,7 +149,7 @@ def last_contact(
 
 
 def enqueue(conn: Connection, notes: Sequence[NewNotice], now: datetime) -> None:
-    """Queue notices. Their content is loaded when they are sent."""
+    """Queue notices. Their content except the suggestions is loaded when they are sent."""
     rows = [
         NewDelivery(
             NOTE,
@@ -157,6 +160,7 @@ def enqueue(conn: Connection, notes: Sequence[NewNotice], now: datetime) -> None
             expires_at=note.expires_at,
             edition_on=note.edition_on,
             slot_at=note.slot_at,
+            suggestions=note.suggestions,
         )
         for note in notes
     ]
@@ -172,6 +176,7 @@ def recipients(conn: Connection, delivery_ids: Collection[int]) -> dict[int, Not
                 DeliveryRow.id,
                 DeliveryRow.edition_on,
                 DeliveryRow.subscriber_id,
+                DeliveryRow.suggestions,
                 SubscriberRow.frequency,
                 SubscriberRow.breadth,
             )
@@ -186,6 +191,7 @@ def recipients(conn: Connection, delivery_ids: Collection[int]) -> dict[int, Not
                 Frequency(row.frequency),
                 Breadth(row.breadth),
                 tuple(followed.get(row.subscriber_id, ())),
+                tuple(Suggestion(*one) for one in row.suggestions),
             )
     return found
 
@@ -216,6 +222,7 @@ def count_matched(conn: Connection, recipient: NoticeRecipient, first: date, las
         .join(PaperRow, PaperRow.id == MatchRow.paper_id)
         .where(
             MatchRow.topic_id.in_(ids),
+            MatchRow.breadth < Breadth.NEAR_MISS,
             ~had,
             MatchRow.batch <= ingest_state.published_batch(conn),
             PaperRow.announced_on >= first,

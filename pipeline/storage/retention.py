@@ -128,7 +128,9 @@ def redact_deliveries(conn: Connection, *, before: datetime, limit: int) -> int:
     return conn.execute(
         update(DeliveryRow)
         .where(DeliveryRow.id.in_(ids))
-        .values(topics=[], more=0, unpicked=[], reply=None, queue_id=None, redacted=True)
+        .values(
+            topics=[], more=0, unpicked=[], suggestions=[], reply=None, queue_id=None, redacted=True
+        )
     ).rowcount
 
 

@@ -318,6 +318,8 @@ class SubscriberRow(Table):
     weekday: Mapped[int]
     max_papers: Mapped[int]
     breadth: Mapped[int] = mapped_column(SmallInteger, server_default="2")  # see domain.Breadth
+    # Days without a match after which the nearest papers are sent; 0: never.
+    near_misses_after: Mapped[int] = mapped_column(SmallInteger, server_default="3")
     secret: Mapped[str] = mapped_column(unique=True)
     paused_until: Mapped[date | None]
     next_slot_at: Mapped[datetime | None]
@@ -526,6 +528,8 @@ class DeliveryRow(Table):
     range_to: Mapped[int | None]
     more: Mapped[int]  # papers that matched but exceeded the reader's maximum
     unpicked: Mapped[list[Any]] = mapped_column(default=list)  # ids of the best 200 of them
+    suggestions: Mapped[list[Any]] = mapped_column(default=list)  # see domain.Suggestion
+    near_misses: Mapped[bool] = mapped_column(default=False, server_default=false())  # no match
     topics: Mapped[list[Any]]  # labels of the topics followed when it was compiled
     template: Mapped[str | None]  # version of the template it was compiled for
     # The lease of the sender, and the outcome.

@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from pipeline.domain import (
+    NEAR_MISSES_AFTER,
     Breadth,
     Frequency,
     Schedule,
@@ -70,6 +71,7 @@ def add(
     next_slot_at: datetime | None,
     now: datetime,
     breadth: Breadth = Breadth.BALANCED,
+    near_misses_after: int = NEAR_MISSES_AFTER,
 ) -> int | None:
     """Insert a subscriber and return the id; return None if the address is stored already."""
     confirmed_at = now if status is SubscriberStatus.ACTIVE else None
@@ -82,6 +84,7 @@ def add(
             status=status,
             max_papers=max_papers,
             breadth=breadth,
+            near_misses_after=near_misses_after,
             secret=secrets.token_urlsafe(16),
             next_slot_at=next_slot_at,
             cursor=cursor,
@@ -101,6 +104,7 @@ def change_choices(
     schedule: Schedule,
     max_papers: int,
     breadth: Breadth,
+    near_misses_after: int,
     next_slot_at: datetime | None,
 ) -> None:
     conn.execute(
@@ -109,6 +113,7 @@ def change_choices(
         .values(
             max_papers=max_papers,
             breadth=breadth,
+            near_misses_after=near_misses_after,
             next_slot_at=next_slot_at,
             **columns_of(schedule),
         )
@@ -300,6 +305,7 @@ def erase(conn: Connection, subscriber_id: int, now: datetime) -> None:
             secret=secrets.token_urlsafe(16),
             max_papers=1,
             breadth=Breadth.BALANCED,
+            near_misses_after=NEAR_MISSES_AFTER,
             paused_until=None,
             next_slot_at=None,
             last_slot_at=None,
@@ -466,5 +472,6 @@ def subscriber_of(row: Any) -> Subscriber:
         cursor=row.cursor,
         welcome_due=row.welcome_due,
         breadth=Breadth(row.breadth),
+        near_misses_after=row.near_misses_after,
         papers_from=row.papers_from,
     )

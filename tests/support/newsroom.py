@@ -95,9 +95,10 @@ def add_reader(
     schedule: Schedule | None = None,
     max_papers: int = 10,
     now: datetime = NOW,
+    **choices_changes: Any,
 ) -> Subscriber:
     """Add an active subscriber, due at eight o'clock UTC, to papers published from now on."""
-    choices = Choices(parse_queries(queries), schedule or Schedule(), max_papers)
+    choices = Choices(parse_queries(queries), schedule or Schedule(), max_papers, **choices_changes)
     return signup.add(
         engine, email, choices, confirmed=True, suppression_key=SUPPRESSION_KEY, now=now
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Final
+from functools import partial
+from typing import Annotated, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.background import BackgroundTask
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from pipeline import editions, signup, slots
@@ -21,12 +23,22 @@ from pipeline.signup import Preferences
 from pipeline.translations import gettext, gettext_noop
 from pipeline.web import static_files
 from pipeline.web.account.text import FATES, SKIPS, choices_of, masked, next_digest, now
-from pipeline.web.dependencies import READ, Form, Pages, RecentPapers, Services, WakeEditions
+from pipeline.web.dependencies import (
+    READ,
+    CPUBudget,
+    Form,
+    Pages,
+    RecentPapers,
+    Services,
+    WakeEditions,
+)
 from pipeline.web.subscribe import curated, form_input
-from pipeline.web.subscribe.form_input import FieldError, FormInput
+from pipeline.web.subscribe.form_input import LONGEST_QUERY, FieldError, FormInput
+from pipeline.web.subscribe.preview import SignupPreview, charged_preview
 
 ROOM: Final = views.Room(abstract=0, phrases=3, links=1)
 AN_HOUR: Final = {"Cache-Control": "public, max-age=3600"}
+LONGEST_LABEL: Final = 2 * LONGEST_QUERY
 LONGEST_PAUSE: Final = timedelta(days=366)
 DONE: Final = {
     "saved": gettext_noop("Saved. The changes apply from your next digest."),
@@ -58,10 +70,32 @@ def show_stylesheet() -> Response:
 
 @router.api_route("/preferences/{token}", methods=READ)
 def show_preferences(
-    token: str, services: Services, pages: Pages, recent: RecentPapers, done: str = ""
+    request: Request,
+    token: str,
+    services: Services,
+    pages: Pages,
+    recent: RecentPapers,
+    budget: CPUBudget,
+    done: str = "",
 ) -> Response:
-    message = gettext(DONE[done]) if done in DONE else ""
-    return _page(services, pages, token, done=message, silent=recent.silent_topics)
+    """Show the form; with a preview if the index was used before and the rate limit allows."""
+    shows_preview = recent.is_ready and budget.allows(request)
+    preview = partial(
+        charged_preview,
+        request,
+        services=services,
+        pages=pages,
+        recent=recent,
+        budget=budget,
+    )
+    return _page(
+        services,
+        pages,
+        token,
+        done=gettext(DONE[done]) if done in DONE else "",
+        silent=recent.silent_topics,
+        preview=preview if shows_preview else None,
+    )
 
 
 @router.post("/preferences/{token}")
@@ -72,13 +106,25 @@ def change_preferences(
     pages: Pages,
     wake_editions: WakeEditions,
 ) -> Response:
+    values = form_input.adopt(form_input.parse(form), form.get("adopt", ""))
+    return _save(services, pages, token, values, form.get("seen"), wake_editions)
+
+
+def _save(
+    services: Services,
+    pages: Pages,
+    token: str,
+    values: FormInput,
+    seen: str | None,
+    wake_editions: Callable[[], None],
+) -> Response:
+    """Store the form and redirect to it, or show its errors; `seen` is as in `signup.change`."""
     subscriber_id = _subscriber_id(services, token)
-    values = form_input.parse(form)
     if errors := validate(values):
         return _page(services, pages, token, values=values, errors=errors)
     choices = form_input.choices(values)
     try:
-        signup.change(services.engine, subscriber_id, choices, now(), seen=form.get("seen"))
+        signup.change(services.engine, subscriber_id, choices, now(), seen=seen)
     except ConflictError:
         return _page(services, pages, token, values=values, is_stale=True)
     except LimitError as error:
@@ -90,6 +136,35 @@ def change_preferences(
     answer = _redirect(token, "saved")
     answer.background = BackgroundTask(wake_editions)  # matches new topics
     return answer
+
+
+@router.api_route("/preferences/{token}/adopt", methods=READ)
+def show_suggestion(
+    token: str,
+    services: Services,
+    pages: Pages,
+    topic: Annotated[str, Query(max_length=LONGEST_LABEL)] = "",
+    query: Annotated[str, Query(max_length=LONGEST_QUERY)] = "",
+) -> Response:
+    """Show a suggestion from a mail: a topic, and the query that would replace it."""
+    known = signup.choices_of(services.engine, _subscriber_id(services, token))
+    labels = [label for _, label in known.topics]
+    if known.subscriber.status is not SubscriberStatus.ACTIVE or topic not in labels:
+        return RedirectResponse(f"/preferences/{token}", 303)
+    return pages.show(
+        "adopt.html", token=token, topic=topic, query=query, seen=known.version, personal=True
+    )
+
+
+@router.post("/preferences/{token}/adopt")
+def adopt_suggestion(
+    token: str, form: Form, services: Services, pages: Pages, wake_editions: WakeEditions
+) -> Response:
+    """Replace a topic by a suggested query; all other preferences stay."""
+    subscriber_id = _subscriber_id(services, token)
+    known = signup.choices_of(services.engine, subscriber_id)
+    values = form_input.adopt(stored_values(known), form.get("adopt", ""))
+    return _save(services, pages, token, values, form.get("seen"), wake_editions)
 
 
 @router.post("/preferences/{token}/pause")
@@ -145,6 +220,7 @@ def _page(
     is_stale: bool = False,
     silent: Collection[str] = (),
     status: int = 422,
+    preview: Callable[[FormInput], SignupPreview | None] | None = None,
 ) -> HTMLResponse:
     """Return the page with the stored choices, or with the submitted `values`.
 
@@ -172,6 +248,7 @@ def _page(
         paused_until=formatting.full_day(pause) if pause else "",
         seen_pause=pause or "",
         next_digest=next_digest(subscriber, now()),
+        tried=preview(values) if preview else None,
         outlook=None if is_wrong else _outlook(services, pages, subscriber),
         digests=[
             (formatting.full_day(d.edition_on), services.links.digest(d.delivery_id, now()),
@@ -224,6 +301,7 @@ def stored_values(known: Preferences) -> FormInput:
         rhythm=rhythm,
         max_papers=str(known.subscriber.max_papers),
         breadth=form_input.breadth_value(known.subscriber.breadth),
+        near_misses_after=str(known.subscriber.near_misses_after),
     )
 
 

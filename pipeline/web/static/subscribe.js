@@ -113,9 +113,27 @@
     if (when.includes(event.target)) line();
     if (PREVIEWED.includes(event.target.name)) soon(50);
   });
+  result.addEventListener("click", (event) => {
+    const button = event.target.closest("[name=adopt]");
+    if (!button || !form.dataset.adopts) return; // else the button sends the form
+    event.preventDefault();
+    const [label, query] = button.value.split("\n");
+    const own = form.querySelector("#queries");
+    const lines = own.value.split("\n").filter((line) => line.trim());
+    const ticks = [...form.querySelectorAll("[name=topic]:checked")];
+    const tick = ticks.find((one) => one.parentNode.textContent.trim() === label);
+    const at = lines.findIndex((line) => line.trim().toLowerCase() === label.toLowerCase());
+    if (tick) tick.checked = false;
+    if (at < 0) lines.push(query);
+    else lines[at] = query;
+    own.value = lines.join("\n");
+    count();
+    soon(0);
+  });
   form.querySelector("#queries").addEventListener("input", () => soon(PAUSE));
   section.classList.add("live");
-  preview();
+  if (result.querySelector(".rates")) shownFor = wanted(); // came with the page
+  else preview();
 
   // --- Sending ---------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import time
 from functools import cache, cached_property
 from importlib.resources import files
@@ -13,7 +13,7 @@ from zoneinfo import available_timezones
 
 from starlette.datastructures import ImmutableMultiDict
 
-from pipeline.domain import TRENDING, Breadth, Frequency, Schedule, Weekday
+from pipeline.domain import NEAR_MISSES_AFTER, TRENDING, Breadth, Frequency, Schedule, Weekday
 from pipeline.errors import AddressError, QueryError
 from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.matching.suggestions import hints
@@ -50,6 +50,12 @@ def breadth_value(breadth: Breadth) -> str:
     return breadth.name.lower()
 
 
+NEAR_MISSES: Final = (
+    ("0", gettext_noop("No email")),
+    ("1", gettext_noop("The two nearest papers")),
+    ("3", gettext_noop("The two nearest, after three days")),
+    ("7", gettext_noop("The two nearest, after a week")),
+)
 BREADTHS: Final = tuple((breadth_value(one), label) for one, label in views.BREADTHS.items())
 
 
@@ -71,6 +77,7 @@ class FormInput:
     rhythm: str = DAILY  # one of RHYTHMS
     max_papers: str = "10"
     breadth: str = breadth_value(Breadth.BALANCED)  # one of BREADTHS
+    near_misses_after: str = str(NEAR_MISSES_AFTER)  # one of NEAR_MISSES
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -109,6 +116,7 @@ class TopicEntry:
     query: TopicQuery | None  # None if it cannot be parsed
     mistake: FieldError | None = None
     hints: tuple[str, ...] = ()  # sentences about a likely error in a valid query
+    corrections: tuple[str, ...] = ()  # the queries that were probably meant
 
 
 def parse(fields: ImmutableMultiDict[str, str]) -> FormInput:
@@ -128,6 +136,7 @@ def parse(fields: ImmutableMultiDict[str, str]) -> FormInput:
         rhythm=rhythm,
         max_papers=fields.get("max_papers", blank.max_papers).strip(),
         breadth=fields.get("breadth", blank.breadth).strip(),
+        near_misses_after=fields.get("near_misses_after", blank.near_misses_after).strip(),
     )
 
 
@@ -146,6 +155,21 @@ def prefilled(topics: Iterable[str], max_papers: int) -> FormInput:
     return FormInput(slugs=slugs, queries=own, max_papers=str(max_papers))
 
 
+def adopt(form: FormInput, adopted: str) -> FormInput:
+    """Return the form with a topic replaced by a suggested query.
+
+    `adopted` is the label of the topic and the query, in two lines: the value of the button.
+    """
+    label, _, query = adopted.partition("\n")
+    if not query.strip():
+        return form
+    slugs = tuple(one.slug for one in form.chosen if one.name != label)
+    lines = [query if _entry(line).label == label else line for line in form.lines]
+    if tuple(lines) == form.lines:
+        lines.append(query)
+    return replace(form, slugs=slugs, queries="\n".join(lines))
+
+
 def choices(form: FormInput) -> Choices:
     """Convert a validated form."""
     topics = {one.query.typed: one for one in _entries(form) if one.query}
@@ -160,7 +184,14 @@ def choices(form: FormInput) -> Choices:
     )
     most, wanted = size(form.max_papers) or SIZES[0], breadth(form.breadth)
     queries = tuple(one.query for one in topics.values() if one.query)
-    return Choices(queries, schedule, most, names, wanted or Breadth.BALANCED)
+    return Choices(
+        queries,
+        schedule,
+        most,
+        names,
+        wanted or Breadth.BALANCED,
+        int(form.near_misses_after),
+    )
 
 
 def breadth(name: str) -> Breadth | None:
@@ -188,6 +219,7 @@ def options(form: FormInput, silent: Collection[str] = ()) -> dict[str, Any]:
         "rhythms": _translated(RHYTHMS),
         "sizes": _sizes(form.max_papers),
         "breadths": _translated(BREADTHS),
+        "near_misses": _translated(NEAR_MISSES),
         "regions": zones_by_region(),
         "listed": is_listed_zone(form.timezone),
         "schedule": schedule_line(form),
@@ -244,8 +276,13 @@ def _entry(line: str) -> TopicEntry:
         query = parse_topic(line)
     except QueryError as error:
         return TopicEntry(line, None, _pointed(line, error))
-    found = tuple(f"{_sentence(hint.text)}." for hint in hints(line))
-    return TopicEntry(line, query, hints=found)
+    found = hints(line)
+    return TopicEntry(
+        line,
+        query,
+        hints=tuple(f"{_sentence(hint.text)}." for hint in found),
+        corrections=tuple(hint.query for hint in found if hint.query),
+    )
 
 
 # --- Validation ---------------------------------------------------------------------------------
@@ -273,6 +310,11 @@ def validate(form: FormInput) -> tuple[FieldError, ...]:
         ),
         *_unless(
             breadth(form.breadth) is not None, "breadth", gettext("Choose how strict matching is.")
+        ),
+        *_unless(
+            form.near_misses_after in dict(NEAR_MISSES),
+            "near_misses_after",
+            gettext("Choose what is sent on days without a match."),
         ),
         *wrong_address(form.email, insists=form.insists),
     )

@@ -9,19 +9,24 @@ from typing import Final
 
 import numpy as np
 from sqlalchemy import Connection
+from starlette.requests import Request
 
-from pipeline.domain import Breadth, Paper
+from pipeline.bootstrap import Services
+from pipeline.domain import Breadth, Frequency, Paper
+from pipeline.errors import QueryError
 from pipeline.matching import suggestions
 from pipeline.matching.index import Found
-from pipeline.matching.query import And, Field, Fielded, Or, Query, TopicQuery
+from pipeline.matching.query import And, Field, Fielded, Or, Query, TopicQuery, parse_topic
 from pipeline.matching.ranking import Candidate, Picked, Selection, TopicCandidates, pick
 from pipeline.rendering import Branding, formatting, views
 from pipeline.rendering.views import Card
+from pipeline.storage.database import read_only
 from pipeline.translations import gettext, ngettext
-from pipeline.web.papers.recent import RecentWindow
+from pipeline.web.client_address import CPUBudget
+from pipeline.web.papers.recent import RecentPapers, RecentWindow
 from pipeline.web.papers.search_index import Places
-from pipeline.web.subscribe import volume
-from pipeline.web.subscribe.form_input import TopicEntry
+from pipeline.web.subscribe import form_input, volume
+from pipeline.web.subscribe.form_input import FormInput, TopicEntry
 from pipeline.web.subscribe.volume import Count, Instead, Volume
 from pipeline.web.templating import Pages, abridged
 
@@ -49,6 +54,27 @@ class SignupPreview:
     cards: tuple[Card, ...]
     more: int
     counted: str  # "Counted over 21 days with new papers, 2 to 31 July."
+
+
+def charged_preview(
+    request: Request,
+    values: FormInput,
+    services: Services,
+    pages: Pages,
+    recent: RecentPapers,
+    budget: CPUBudget,
+) -> SignupPreview | None:
+    """Return the preview of a form, and charge its CPU time to the visitor."""
+    wanted = Wanted(
+        form_input.size(values.max_papers) or services.settings.max_papers,
+        form_input.breadth(values.breadth) or Breadth.BALANCED,
+        weekly=values.rhythm.startswith(Frequency.WEEKLY),
+    )
+    with budget.charged(request):
+        topics = form_input.topic_entries(values)
+        window = recent.get()
+        with read_only(services.engine) as conn:
+            return signup_preview(window, conn, topics, wanted, pages)
 
 
 def signup_preview(
@@ -173,13 +199,11 @@ def _rates(
             counted = _count(recent, recent.found(topic.query, breadth).papers)
             needs_help = helped < HELPED and (counted.is_flood or counted.is_trickle)
             helped += needs_help
-            yield replace(
-                volume.volume(
-                    topic.label, counted, more=_remarks(topic, papers[topic.label], others, read)
-                ),
-                instead=tuple(
-                    _instead(recent, topic.query, counted, breadth) if needs_help else ()
-                ),
+            yield volume.volume(
+                topic.label,
+                counted,
+                more=_remarks(topic, papers[topic.label], others, read),
+                instead=tuple(_instead(recent, topic, counted, breadth, needs_help=needs_help)),
             )
 
 
@@ -226,17 +250,53 @@ def _is_read(name: str, read: Sequence[str]) -> bool:
 
 
 def _instead(
-    recent: RecentWindow, query: TopicQuery, counted: Count, breadth: Breadth
+    recent: RecentWindow, topic: TopicEntry, counted: Count, breadth: Breadth, *, needs_help: bool
 ) -> Iterator[Instead]:
-    """Yield at most one suggestion: narrower if there are too many papers, else broader."""
-    others, choose = (
-        (suggestions.narrower(query.tree), volume.narrower)
-        if counted.is_flood
-        else (suggestions.broader(query.tree), volume.broader)
-    )
-    counts = {one.text: _count(recent, recent.found(one, breadth).papers) for one in others}
-    if best := choose(counted, counts):
+    """Yield queries that were tried and find papers, with their volume.
+
+    These are corrections of likely mistakes; if the topic has too many papers, a narrower query;
+    if too few, the words without typos, an author of that name, and a broader query.
+    """
+    query = topic.query
+    if query is None:
+        return
+
+    def tried(others: Iterable[TopicQuery | None]) -> dict[str, Count]:
+        counts = {
+            suggestions.as_typed(one.text, topic.label): _count(
+                recent, recent.found(one, breadth).papers
+            )
+            for one in others
+            if one and one.text != query.text
+        }
+        return {text: one for text, one in counts.items() if one.papers}
+
+    def named(word: str, others: Iterable[TopicQuery | None]) -> Iterator[Instead]:
+        for text, one in tried(others).items():
+            yield Instead(word, text, volume.pace(one))
+
+    yield from named(gettext("Did you mean"), map(_parsed, topic.corrections))
+    if not needs_help:
+        return
+    if counted.is_flood:
+        best = volume.narrower(counted, tried(suggestions.narrower(query.tree)))
+    else:
+        if not topic.corrections:
+            corpus = recent.search_index.corpus
+            meant = [suggestions.corrected(query.tree, corpus)]
+            yield from named(gettext("Did you mean"), meant)
+        yield from named(gettext("Author"), [suggestions.author(query.tree)])
+        best = volume.broader(counted, tried(suggestions.broader(query.tree)))
+    if best:
         yield best
+
+
+def _parsed(text: str) -> TopicQuery | None:
+    """Parse a corrected query; None if it is invalid, as when a second mistake is left."""
+    try:
+        return parse_topic(text)
+    except QueryError:
+        return None
 
 
 def _together(

@@ -14,10 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pipeline import signup
-from pipeline.domain import Breadth, Frequency
 from pipeline.errors import LimitError
 from pipeline.rendering import formatting
-from pipeline.storage.database import read_only
 from pipeline.translations import gettext, gettext_noop, ngettext
 from pipeline.web import static_files
 from pipeline.web.dependencies import (
@@ -31,7 +29,7 @@ from pipeline.web.dependencies import (
 )
 from pipeline.web.subscribe import form_input
 from pipeline.web.subscribe.form_input import FieldError, FormInput
-from pipeline.web.subscribe.preview import SignupPreview, Wanted, signup_preview
+from pipeline.web.subscribe.preview import SignupPreview, charged_preview
 
 A_DAY: Final = {"Cache-Control": "public, max-age=86400"}
 PERSONAL: Final = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex, nofollow"}
@@ -54,7 +52,9 @@ def show_form(
     """Show the form; with a preview if the index was used before and the rate limit allows."""
     values = form_input.prefilled(topic, services.settings.max_papers)
     shows_preview = recent.is_ready and budget.allows(request)
-    preview = _preview(request, values, services, pages, recent, budget) if shows_preview else None
+    preview = (
+        charged_preview(request, values, services, pages, recent, budget) if shows_preview else None
+    )
     answer = _page(pages, recent, values, preview=preview)
     if recent.is_ready:
         answer.background = BackgroundTask(recent.count_topics)
@@ -71,15 +71,18 @@ def subscribe(
     recent: RecentPapers,
     budget: CPUBudget,
 ) -> Response:
-    """Request a subscription, or show the whole page with a preview without JavaScript."""
-    values = form_input.parse(form)
-    if form.get("do") == "preview":
+    """Request a subscription; without JavaScript also show the page with a preview.
+
+    A suggestion that is adopted replaces its topic in the form; nothing is stored.
+    """
+    values = form_input.adopt(form_input.parse(form), form.get("adopt", ""))
+    if form.get("do") == "preview" or "adopt" in form:
         errors = tuple(error for error in form_input.validate(values) if error.field in TOPICS)
         if not budget.allows(request):
             return _page(
                 pages, recent, values, (FieldError("", gettext(TOO_MANY_PREVIEWS)),), status=429
             )
-        preview = _preview(request, values, services, pages, recent, budget)
+        preview = charged_preview(request, values, services, pages, recent, budget)
         return _page(pages, recent, values, errors, preview=preview, status=422 if errors else 200)
     if form.get(TRAP):
         return _sent(pages, values)
@@ -116,7 +119,7 @@ def show_preview(
     if not budget.allows(request):
         return _private(pages.show("subscribe_busy.html", status=429))
     values = form_input.parse(form)
-    preview = _preview(request, values, services, pages, recent, budget)
+    preview = charged_preview(request, values, services, pages, recent, budget)
     return _private(pages.show("subscribe_preview.html", tried=preview))
 
 
@@ -137,26 +140,6 @@ def _version() -> str:
     """Return a hash of the style sheet and the script, for their URLs; cached for the process."""
     files = (static_files.read(name) for name in ("subscribe.css", "subscribe.js"))
     return sha256(b"".join(files)).hexdigest()[:8]
-
-
-def _preview(
-    request: Request,
-    values: FormInput,
-    services: Services,
-    pages: Pages,
-    recent: RecentPapers,
-    budget: CPUBudget,
-) -> SignupPreview | None:
-    wanted = Wanted(
-        form_input.size(values.max_papers) or services.settings.max_papers,
-        form_input.breadth(values.breadth) or Breadth.BALANCED,
-        weekly=values.rhythm.startswith(Frequency.WEEKLY),
-    )
-    with budget.charged(request):
-        topics = form_input.topic_entries(values)
-        window = recent.get()
-        with read_only(services.engine) as conn:
-            return signup_preview(window, conn, topics, wanted, pages)
 
 
 def _page(

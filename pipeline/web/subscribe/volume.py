@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
+from pipeline.matching.suggestions import FLOOD, least_broader
 from pipeline.translations import gettext, gettext_noop, ngettext
 from pipeline.web.subscribe.form_input import FieldError
 
 DAYS: Final = 30  # length of the window over which papers are counted
-FLOOD: Final = 20  # papers a day; more are too many
 TRICKLE: Final = 1  # papers a week; fewer are too few
 WEEK: Final = 7
-NARROWER, BROADER = 0.7, 1.5  # times a topic's papers: at most if narrower, at least if broader
+NARROWER = 0.7  # times a topic's papers, at most, that a narrower query finds
 OVERLAP: Final = 0.5  # share of a topic's papers that another also matches, to be reported
 LEAST_SHARED: Final = 3  # papers
 DROWNS: Final = gettext_noop(
@@ -40,9 +40,9 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Instead:
-    """Suggested query in place of a topic."""
+    """Suggested query in place of a topic, with its volume."""
 
-    word: str  # "Narrower", "Broader"
+    word: str  # "Narrower", "Broader", "Did you mean"
     query: str
     pace: str
 
@@ -84,13 +84,15 @@ def count(per_day: Mapping[date, int], days: Sequence[date]) -> Count:
     return Count(sum(per_day.values()), len(days) - len(per_day), len(days), span)
 
 
-def volume(label: str, counted: Count, *, more: Iterable[str] = ()) -> Volume:
+def volume(
+    label: str, counted: Count, *, more: Iterable[str] = (), instead: tuple[Instead, ...] = ()
+) -> Volume:
     """Return the volume of a topic; `more` are sentences to show before the hint.
 
-    They replace the hint if there are no papers: they say why.
+    If there are no papers, they or the suggestions replace the hint: they say why.
     """
     remarks = [text for text in more if text]
-    if counted.papers or not remarks:
+    if counted.papers or not (remarks or instead):
         remarks.append(_hint(counted))
     silent = counted.silent if counted.papers else 0
     return Volume(
@@ -105,6 +107,7 @@ def volume(label: str, counted: Count, *, more: Iterable[str] = ()) -> Volume:
         if silent
         else "",
         hint=" ".join(remarks).strip(),
+        instead=instead,
     )
 
 
@@ -139,14 +142,13 @@ def narrower(counted: Count, others: Mapping[str, Count]) -> Instead | None:
 
 
 def broader(counted: Count, others: Mapping[str, Count]) -> Instead | None:
-    """Return the candidate with the fewest papers, at least `BROADER` times the topic's, or None.
+    """Return the broader candidate with the fewest papers, or None; see `least_broader`.
 
-    A candidate without papers, or with more than `FLOOD` a day, is never suggested.
+    A candidate with more than `FLOOD` a day is never suggested.
     """
-    least = max(1.0, BROADER * counted.papers)
-    more = {q: one for q, one in others.items() if one.papers >= least and not one.is_flood}
-    best = min(more, key=lambda query: more[query].papers, default=None)
-    return None if best is None else Instead(gettext("Broader"), best, pace(more[best]))
+    calm = {query: one.papers for query, one in others.items() if not one.is_flood}
+    best = least_broader(counted.papers, calm)
+    return None if best is None else Instead(gettext("Broader"), best, pace(others[best]))
 
 
 def overlap(own: Collection[int], others: Mapping[str, Collection[int]]) -> str:

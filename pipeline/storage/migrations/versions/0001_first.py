@@ -227,6 +227,7 @@ def upgrade() -> None:
         sa.Column("weekday", sa.Integer(), nullable=False),
         sa.Column("max_papers", sa.Integer(), nullable=False),
         sa.Column("breadth", sa.SmallInteger(), server_default="2", nullable=False),
+        sa.Column("near_misses_after", sa.SmallInteger(), server_default="3", nullable=False),
         sa.Column("secret", sa.Text(), nullable=False),
         sa.Column("paused_until", sa.Date(), nullable=True),
         sa.Column("next_slot_at", sa.DateTime(timezone=True), nullable=True),
@@ -310,6 +311,10 @@ def upgrade() -> None:
         sa.Column(
             "unpicked", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
         ),
+        sa.Column(
+            "suggestions", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.Column("near_misses", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column(
             "topics", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
         ),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pipeline.signup.abuse_limits import Limits
     from pipeline.smtp import SMTPTransport
     from pipeline.sources import Source
+    from pipeline.sources.arxiv import ArxivAPI
     from pipeline.sources.client import Client
     from pipeline.storage.embeddings import CachedEmbeddings
     from pipeline.storage.keys import Keys
@@ -97,7 +98,16 @@ class Services:
         """Read all enabled sources and publish a batch; see `ingest.ingest`."""
         from pipeline.ingest import ingest
 
-        return ingest(self.engine, self.sources(), now=now, embedder=self.embeddings)
+        return ingest(
+            self.engine, self.sources(), now=now, embedder=self.embeddings, arxiv=self.arxiv
+        )
+
+    @property
+    def arxiv(self) -> ArxivAPI:
+        """Return arXiv's API, under the rate limit of the source; needed without it, too."""
+        from pipeline.sources.arxiv import ArxivAPI
+
+        return ArxivAPI(self._client)
 
     @cached_property
     def _client(self) -> Client:

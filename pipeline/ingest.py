@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -25,6 +26,9 @@ from pipeline.storage import ingest_state, papers, sightings, topics
 from pipeline.storage.database import in_chunks, read_only, retry_transaction, server_now
 from pipeline.storage.ingest_state import SourceRecord
 
+if TYPE_CHECKING:
+    from pipeline.sources.arxiv import ArxivAPI
+
 log = structlog.get_logger(__name__)
 
 LEASE = timedelta(minutes=15)
@@ -32,6 +36,10 @@ CHUNK = 500  # sightings or matches per transaction
 MATCHED_AT_ONCE = 2_000  # papers in memory
 LOOK_BACK = timedelta(days=14)  # a source without a cursor is read from this long ago
 NEWS_BY = 12  # UTC hour by which a source publishes on a day that its calendar lists
+
+
+ARXIV = "arxiv"
+LOOK_UPS, IDS = 5, 100  # requests of a run for papers by their ids, and ids of a request
 
 
 Calendar = Callable[[date], bool]
@@ -90,15 +98,17 @@ def ingest(
     now: datetime,
     since: date | None = None,
     embedder: Embedder | None = None,
+    arxiv: ArxivAPI | None = None,
 ) -> list[SourceReport]:
     """Read `sources` and publish new papers; return a report per source.
 
-    An error of one source does not stop the others. Returns an empty list if another run holds the
+    With `arxiv`, papers that arXiv has not announced get its categories and text from there. An
+    error of one source does not stop the others. Returns an empty list if another run holds the
     lease. Raises LeaseLostError if another run took over the lease after it had expired; then none
     of this run's writes is visible.
     """
     looks = (partial(_read, source=s, since=since) for s in sources)
-    return _ingest(engine, now, looks, embedder)
+    return _ingest(engine, now, looks, embedder, arxiv)
 
 
 def ingest_recorded(
@@ -121,6 +131,7 @@ def _ingest(
     now: datetime,
     looks: Iterable[Callable[[_Run], SourceReport]],
     embedder: Embedder | None,
+    arxiv: ArxivAPI | None = None,
 ) -> list[SourceReport]:
     run = _begin(engine, now, embedder)
     if run is None:
@@ -129,6 +140,8 @@ def _ingest(
     try:
         for look in looks:
             run.reports.append(look(run))
+        if arxiv:
+            _look_up(run, arxiv)
         return _publish(run)
     finally:
         with engine.begin() as conn:
@@ -297,6 +310,40 @@ def state_of(news_at: datetime | None, due: Calendar, now: datetime) -> SourceSt
     days = [last + timedelta(days=n) for n in range(1, min((today - last).days, 30) + 1)]
     missed = [day for day in days if due(day) and (day < today or now.hour >= NEWS_BY)]
     return SourceState.STALE if missed else SourceState.QUIET
+
+
+# --- Papers that arXiv knows ---------------------------------------------------------------------
+
+
+def _look_up(run: _Run, arxiv: ArxivAPI) -> None:
+    """Request papers by their ids, and merge the answers, until all are stored or one fails.
+
+    After a failure the next run requests them again; the next day, if arXiv refuses the request or
+    names a time for the next one. No request is made while the source must not be read.
+    """
+    with read_only(run.engine) as conn:
+        known = ingest_state.source_state(conn, ARXIV)
+        missing = papers.missing_from(conn, ARXIV, now=run.now, limit=LOOK_UPS * IDS)
+    if known and known.next_try_at and known.next_try_at > run.now:
+        return
+    for ids in in_chunks(missing, IDS):
+        try:
+            found = arxiv.look_up(ids, now=run.now)
+        except SourceError as error:
+            log.warning("papers.look_up_failed", source=ARXIV, error=error.message)
+            if error.retry_at or not error.retryable:
+                _merge(run, missing, ())
+            return
+        counts = _merge(run, ids, found)
+        log.info("papers.looked_up", source=ARXIV, papers=len(ids), found=counts.sightings)
+
+
+@retry_transaction
+def _merge(run: _Run, ids: Sequence[str], found: Sequence[Sighting]) -> sightings.StoreCounts:
+    with run.engine.begin() as conn:
+        run.hold(conn)
+        papers.mark_looked_up(conn, ids, run.now)
+        return sightings.store(conn, found, batch=run.batch, now=run.now)
 
 
 # --- The batch ----------------------------------------------------------------------------------

@@ -11,9 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from itertools import chain, repeat
-from operator import mul
+from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +24,6 @@ USUAL: Final = 25  # words of a summary; a share of `words + USUAL` is half an F
 FEATURES: Final = (
     "is the first",
     "position",  # 0 to 1
-    "is the last",
     "words under 12",
     "words up to 30",
     "words over 30",
@@ -33,14 +31,13 @@ FEATURES: Final = (
     "is the first to propose",
     "follows a proposal",
     "proposes in few words",
-    "opening brackets",
     "share of the title",
-    "mean repetition",  # of its words in other sentences
     "per word: 1",  # of this and the next ones, 100 of `words + USUAL`
     "per word: in the title",
-    "per word: repeated",
+    "per word: repeated",  # in other sentences
 )
 FEW: Final = 15  # words
+LONGEST: Final = 500  # words; longer sentences count as that long
 
 
 def _set(words: str) -> frozenset[str]:
@@ -63,10 +60,14 @@ _PUNCTUATION: Final = ".,:;()-\"'/?!\u2019\u2013\u2014\u201c\u201d"
 # --- Sentences ----------------------------------------------------------------------------------
 
 # A mark without a space after it ends a sentence only before a capitalised word ("models.We show"),
-# or where a script has no spaces.
+# or where a script has no spaces. `_STOP` is for texts with full stops only: a pattern that begins
+# with a fixed character is found in a third of the time.
+_CLOSING = r"[.!?\"')\]\u2019\u201d\u300d\u300f\uff09]*"
+_AFTER = r"\s+|(?=[A-Z][a-z]*\s)"
+_STOP = re.compile(rf"(\.{_CLOSING})(?:{_AFTER})")
 _END = re.compile(
-    r"([.!?\u0964\u3002\uff01\uff1f][.!?\"')\]\u2019\u201d\u300d\u300f\uff09]*)"
-    r"(?:\s+|(?=[A-Z][a-z]*\s)|(?<=[\u3002\uff01\uff1f\u300d\u300f\uff09]))"
+    rf"([.!?\u0964\u3002\uff01\uff1f]{_CLOSING})"
+    rf"(?:{_AFTER}|(?<=[\u3002\uff01\uff1f\u300d\u300f\uff09]))"
 )
 _OTHER_SCRIPTS = "\u0964\u3002\uff01\uff1f"
 _NEVER_LAST = _set("e.g i.e eg ie vs cf ca approx viz dr mr mrs ms prof resp incl")
@@ -74,6 +75,7 @@ _BEFORE_NUMBERS = _set(
     "fig figs eq eqs eqn sec secs tab ref refs no nos v vol ch pp thm lem prop def alg app"
 )
 _BEFORE_LOWER_CASE = _set("al etc")
+_ABBREVIATIONS = _NEVER_LAST | _BEFORE_NUMBERS | _BEFORE_LOWER_CASE
 # After a single letter: "J. Smith" goes on, "vitamin C. We" does not.
 _OPENERS = _set(
     "We The This These Our In To It However Here A An For By And But Moreover Furthermore"
@@ -110,7 +112,7 @@ def split(text: str) -> list[Span]:
 
 def _sentences(text: str) -> Iterator[Span]:
     start = 0
-    for end in _END.finditer(text):
+    for end in _ends(text):
         if _is_end(text, start, end):
             yield start, end.end(1)
             start = end.end()
@@ -118,20 +120,27 @@ def _sentences(text: str) -> Iterator[Span]:
         yield start, len(text)
 
 
+def _ends(text: str) -> Iterator[re.Match[str]]:
+    if any(mark in text for mark in _OTHER_SCRIPTS):
+        return _END.finditer(text)
+    return _STOP.finditer(text.replace("!", ".").replace("?", "."))
+
+
 def _is_end(text: str, start: int, end: re.Match[str]) -> bool:
     """Return whether a mark ends the sentence from `start`, or belongs to an abbreviation."""
-    if end.end() == len(text):
+    at, after = end.span()
+    if after == len(text):
         return False  # of `text` itself
-    if end[1][0] in _OTHER_SCRIPTS:
+    if text[at] in _OTHER_SCRIPTS:
         return True
-    after = text[end.end()]
-    if after.islower():
+    if text[after].islower():
         return False
-    word = text[max(start, text.rfind(" ", start, end.start()) + 1) : end.start()].lstrip("([\"'“")
-    if end[0] == end[1]:  # no space
+    word = text[max(start, text.rfind(" ", start, at) + 1) : at].lstrip("([\"'“")
+    if after == end.end(1):  # no space
         return word.isalpha() and word[-2:].islower() and len(word) > 2
-    following = text[end.end() : end.end() + 12]
-    return not (end[1].startswith(".") and _is_abbreviated(word, following))
+    if text[at] != "." or (word[-1:].islower() and word.lower() not in _ABBREVIATIONS):
+        return True
+    return not _is_abbreviated(word, text[after : after + 12])
 
 
 def _is_abbreviated(word: str, following: str) -> bool:
@@ -151,7 +160,7 @@ def _is_abbreviated(word: str, following: str) -> bool:
 
 def _unlabelled(text: str, span: Span) -> Span:
     start, end = span
-    if ":" in text[start : start + 40] or text[start : start + 4].isupper():
+    if text.find(":", start, start + 40) >= 0 or text[start : start + 4].isupper():
         label = _LABEL.match(text, start, end)
         return (label.end(), end) if label else span
     return span
@@ -160,10 +169,23 @@ def _unlabelled(text: str, span: Span) -> Span:
 # --- Choice -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Weights:
     features: tuple[float, ...]  # in the order of FEATURES
     words: Mapping[str, float]
+
+    @cached_property
+    def vocabulary(self) -> frozenset[str]:
+        return frozenset(self.words)
+
+    @cached_property
+    def by_length(self) -> list[float]:
+        """Return what a sentence adds by its number of words, for 0 to LONGEST words."""
+        under, up_to, over = self.features[2:5]
+        return [
+            under * max(12 - length, 0) + up_to * min(length, 30) + over * max(length - 30, 0)
+            for length in range(LONGEST + 1)
+        ]
 
 
 @cache
@@ -181,12 +203,8 @@ def find(title: str, abstract: str, weights: Weights | None = None) -> Span:
     spans = split(abstract)
     if len(spans) < 2:
         return spans[0] if spans else (0, 0)
-    words = words_of(abstract, spans)
-    rows = features(title, abstract, spans, words)
-    if not rows:
-        return spans[0]
-    scores = list(map(partial(_score, weights or shipped()), rows, words))
-    return spans[scores.index(max(scores))]
+    found = scores(title, words_of(abstract, spans), weights or shipped())
+    return spans[found.index(max(found))] if found else spans[0]
 
 
 def words_of(text: str, spans: Sequence[Span]) -> list[list[str]]:
@@ -196,16 +214,8 @@ def words_of(text: str, spans: Sequence[Span]) -> list[list[str]]:
     return [text[start:end].lower().split() for start, end in spans]
 
 
-def _score(weights: Weights, row: Sequence[float], words: Sequence[str]) -> float:
-    known: float = sum(map(weights.words.get, words, repeat(0.0)))
-    rest: float = sum(map(mul, row, weights.features))
-    return rest + known * 100 / (len(words) + USUAL)
-
-
-def features(
-    title: str, abstract: str, spans: Sequence[Span], words: Sequence[Sequence[str]]
-) -> list[tuple[float, ...]]:
-    """Return the values of FEATURES for each sentence of an abstract, given as span and as words.
+def scores(title: str, words: Sequence[Sequence[str]], weights: Weights) -> list[float]:
+    """Return the score of each sentence of an abstract, given as words: linear in the weights.
 
     Return none if the sentences have too few of the commonest words for English.
     """
@@ -213,42 +223,24 @@ def features(
     own = [known - COMMON for known in distinct]
     if 8 * (sum(map(len, distinct)) - sum(map(len, own))) < sum(map(len, words)):
         return []
-    count = Counter(chain.from_iterable(own)).__getitem__
-    in_title = frozenset(words_of(title, [(0, len(title))])[0]) - COMMON
-    named, size, number = _forms(in_title), len(in_title) or 1, len(spans)
-    rows: list[tuple[float, ...]] = []
-    has_proposed = False
-    for place, (span, said, known) in enumerate(zip(spans, distinct, own, strict=True)):
-        length, common = len(words[place]), len(named & known)
-        repeated = (sum(map(count, known)) - len(known)) / number
-        per_word = 100 / (length + USUAL)
-        proposes = not (_SUBJECTS.isdisjoint(said) or _PROPOSE.isdisjoint(said))
-        rows.append(
-            (
-                place == 0,
-                place / number,
-                place == number - 1,
-                12 - length if length < 12 else 0,
-                length if length < 30 else 30,
-                length - 30 if length > 30 else 0,
-                proposes,
-                proposes and not has_proposed,
-                has_proposed,
-                proposes and length < FEW,
-                abstract.count("(", *span),
-                common / size,
-                repeated / (len(known) + 5),
-                per_word,
-                per_word * common,
-                per_word * repeated,
-            )
-        )
-        has_proposed = has_proposed or proposes
-    return rows
-
-
-def _forms(words: frozenset[str]) -> frozenset[str]:
-    """Return the words, each also with and without the s of a plural."""
-    return words.union(
-        [f"{word}s" for word in words], [word[:-1] for word in words if word[-1] == "s"]
+    first, position, _, _, _, again, proposal, follows, in_few, share, one, titled, repeated = (
+        weights.features
     )
+    in_title = frozenset(words_of(title, [(0, len(title))])[0]) - COMMON
+    share /= len(in_title) or 1
+    position, repeated = position / len(words), repeated / len(words)
+    count = Counter(chain.from_iterable(own)).__getitem__
+    value, valued, by_length = weights.words.__getitem__, weights.vocabulary, weights.by_length
+    proposal, after = proposal + again, 0.0
+    found: list[float] = []
+    for place, (said, known) in enumerate(zip(distinct, own, strict=True)):
+        length, common = len(words[place]), len(in_title & known)
+        per_word = one + titled * common + repeated * (sum(map(count, known)) - len(known))
+        per_word += sum(map(value, said & valued))
+        score = position * place + by_length[min(length, LONGEST)] + share * common + after
+        if not (_SUBJECTS.isdisjoint(said) or _PROPOSE.isdisjoint(said)):
+            score += proposal + (in_few if length < FEW else 0.0)
+            proposal, after = again, follows
+        found.append(score + per_word * 100 / (length + USUAL))
+    found[0] += first
+    return found

@@ -6,8 +6,11 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from sqlalchemy import Engine
@@ -17,8 +20,9 @@ from pipeline import settings, sources
 from pipeline.domain import Sighting, SourceState
 from pipeline.editions import match_late_topics
 from pipeline.errors import LeaseLostError, SettingsError, SourceError
-from pipeline.ingest import state_of
+from pipeline.ingest import SourceReport, state_of
 from pipeline.sources import FetchResult, Validator, recorded_files
+from pipeline.sources.arxiv import ArxivAPI
 from pipeline.sources.client import Client
 from pipeline.storage import ingest_state, topics
 from pipeline.storage.database import read_only
@@ -40,6 +44,8 @@ from tests.support.newsroom import (
     stored,
     touched,
 )
+from tests.support.source_answers import api, api_entry, api_error
+from tests.support.source_server import Reply, Site, serve
 
 HOUR = timedelta(hours=1)
 ROOT = Path(__file__).resolve().parents[1]
@@ -321,6 +327,110 @@ def test_only_the_lease_holder_publishes(engine: Engine):
         ingest_state.hold_lease(conn, token, until=NOW + HOUR)
 
 
+# --- Papers that arXiv knows --------------------------------------------------------------------
+
+
+LISTED = make_sighting("3001.00001", source="huggingface", categories=())
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serve() as site:
+        yield site
+
+
+def look_up(
+    engine: Engine, site: Site, *found: Sighting, now: datetime = NOW
+) -> list[SourceReport]:
+    client = Client("Paperboy/test", allow_private=True, sleep=lambda seconds: None)
+    sources = [Press("huggingface", found)]
+    return ingesting.ingest(engine, sources, now=now, arxiv=ArxivAPI(client, site.url))
+
+
+def test_paper_without_categories_gets_those_of_arxiv_before_it_is_matched(engine, site):
+    add_reader(engine, "cat:cs.AI")
+    match_late_topics(engine, 0, NOW)
+    site.replies["/api/query"] = Reply(api(api_entry("3001.00001v2", title="From arXiv")))
+
+    (report,) = look_up(engine, site, LISTED)
+    look_up(engine, site, LISTED, now=NOW + 25 * HOUR)
+
+    assert site.paths == ["/api/query?id_list=3001.00001&max_results=1"]
+    (paper,) = stored(engine)
+    assert paper.categories == ("cs.AI", "cs.LG")
+    assert (paper.title, paper.sources) == ("From arXiv", ("arxiv", "huggingface"))
+    assert (report.new, published(engine), len(matches(engine))) == (1, 1, 1)
+
+
+def test_look_up_is_limited_to_new_papers_that_arxiv_has_not_announced(engine, site, monkeypatch):
+    monkeypatch.setattr(ingesting, "IDS", 2)
+    monkeypatch.setattr(ingesting, "LOOK_UPS", 2)
+    site.replies["/api/query"] = Reply(api())
+    old = NOW.date() - timedelta(days=15)
+    ingest(
+        engine,
+        make_sighting("3001.00009"),
+        make_sighting("3001.00008", source="huggingface", announced_on=old, title="Old"),
+        make_sighting(None, source="feed", title="No id"),
+    )
+    found = [replace(LISTED, arxiv_id=f"3001.0000{n}", source_id=str(n), title=f"Paper {n}")
+             for n in range(5)]  # fmt: skip
+
+    look_up(engine, site, *found)
+    look_up(engine, site, now=NOW + HOUR)
+    look_up(engine, site, now=NOW + 2 * HOUR)
+
+    ids = [parse_qs(urlsplit(path).query)["id_list"][0] for path in site.paths]
+    assert ids == ["3001.00004,3001.00003", "3001.00002,3001.00001", "3001.00000"]
+
+
+def test_id_unknown_to_arxiv_is_requested_once_a_day_for_two_weeks(engine, site):
+    site.replies["/api/query"] = Reply(api())
+
+    for hour in range(0, 20 * 24, 4):
+        look_up(engine, site, LISTED, now=NOW + hour * HOUR)
+
+    assert 12 <= len(site.paths) <= 18
+    assert stored(engine)[0].categories == ()
+
+
+def test_failed_look_up_changes_nothing_and_is_repeated_by_the_next_run(engine, site):
+    site.replies["/api/query"] = Reply(status=500)
+    look_up(engine, site, LISTED)
+    before = stored(engine)
+    site.replies["/api/query"] = Reply(api(api_entry("3001.00001v1")))
+
+    look_up(engine, site, now=NOW + HOUR)
+
+    assert before[0].categories == ()
+    assert stored(engine)[0].categories == ("cs.AI", "cs.LG")
+    assert published(engine) == 2
+
+
+@pytest.mark.parametrize(
+    "reply", [Reply(api_error(), status=400), Reply(status=503, headers={"Retry-After": "7200"})]
+)
+def test_refused_look_up_is_not_repeated_the_same_day(engine, site, reply):
+    site.replies["/api/query"] = reply
+
+    look_up(engine, site, LISTED)
+    look_up(engine, site, now=NOW + HOUR)
+    look_up(engine, site, now=NOW + 25 * HOUR)
+
+    assert len(site.paths) == 2
+
+
+def test_no_look_up_before_the_time_that_arxiv_named(engine, site):
+    def busy() -> None:
+        raise SourceError("arxiv", "503", retry_at=NOW + 2 * HOUR)
+
+    ingesting.ingest(engine, [Press("arxiv", news=busy)], now=NOW)
+
+    look_up(engine, site, LISTED, now=NOW + HOUR)
+
+    assert site.paths == []
+
+
 # --- Crashes ------------------------------------------------------------------------------------
 
 
@@ -371,6 +481,30 @@ def test_outdated_matches_of_a_crashed_ingest_are_deleted(engine: Engine):
     ingest(engine)
 
     assert (published(engine), matches(engine)) == (1, set())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("backend", "step"), [("sqlite", 1), ("postgresql", 4)], indirect=["backend"]
+)
+def test_next_ingest_looks_up_papers_after_a_crash(engine: Engine, site: Site, step: int):
+    """Kill a run before each of its statements."""
+    site.replies["/api/query"] = Reply(api(api_entry("3001.00001v1")))
+    after, died = 1, True
+    while died:
+        empty(engine)
+        ready_to_match(engine)
+        with dying(engine, after) as seen:
+            look_up(engine, site, LISTED)
+        died = len(seen) > after
+        end_lease(engine)
+
+        look_up(engine, site, LISTED)
+
+        (paper,) = stored(engine)
+        assert (paper.categories, paper.batch) == (("cs.AI", "cs.LG"), 1)
+        assert published(engine) == 1
+        after += step
 
 
 @pytest.mark.full

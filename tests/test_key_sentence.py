@@ -90,6 +90,13 @@ def test_sentences_are_in_order_and_leave_out_only_labels_and_space(text):
     assert (start, end) in spans or (not spans and (start, end) == (0, 0))
 
 
+@given(st.lists(st.sampled_from(["We.", "Why?", "No!?", "et", "al.", "e.g.", "4.", "A)."])))
+def test_a_mark_of_another_script_does_not_change_other_sentences(words):
+    text = " ".join([*words, "End."])
+
+    assert key_sentence.split(f"{text} 完。")[:-1] == key_sentence.split(text)
+
+
 def test_the_proposal_is_chosen_verbatim():
     assert chosen("Mossfinder: Detecting Moss from the Air", ABSTRACT) == (
         "In this paper, we propose Mossfinder, a novel framework for detecting moss in aerial "

@@ -101,6 +101,39 @@ class TestSpelling:
     def test_different_words_are_not_found(self, query, title):
         assert not finds(make_paper(title), query)
 
+    @pytest.mark.parametrize(
+        ("query", "title", "found"),
+        [
+            ("medical imaging", "Imaging in Medicine", True),
+            ("statistics", "Statistical Tests", True),
+            ("diffusion models for molecules", "Molecular Diffusion Models", True),
+            ("robot grasping", "Robotic Grasping", True),
+            ('"medical imaging"', "Imaging in Medicine", False),
+            ('"statistics"', "Statistical Tests", False),
+            ("ti:statistics", "Statistical Tests", False),
+            ("tests -statistics", "Statistical Tests", True),
+            ("visual", "A Visualization of Moss", False),
+            ("physics", "Physical Attacks", False),
+        ],
+    )
+    def test_adjective_and_noun_of_a_field_find_each_other(self, query, title, found):
+        assert finds(make_paper(title), query) == found
+
+    def test_word_is_as_common_as_the_other_words_of_its_field(self):
+        """A mention in passing is too little for a topic of one common word."""
+        passing = make_paper(abstract=f"{FILLER}, on statistics")
+        common = [make_paper("Moss", "Statistical moss.") for _ in range(100)]
+
+        assert finds(passing, "statistics")
+        assert "Untitled" not in titles([passing, *common], "statistics")
+
+    def test_other_word_of_a_field_is_shown(self):
+        [found] = PaperIndex([make_paper("Robotic Grasping"), make_paper()]).search(
+            parse("robot grasping")
+        )
+
+        assert found.phrases == ("Robotic Grasping",)
+
     def test_matched_phrases_are_marked_in_the_title(self):
         title = "Labelled Corpora for TNF\u03b1"
         [found] = PaperIndex([make_paper(title), make_paper()]).search(

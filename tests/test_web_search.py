@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from datetime import date, timedelta
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 from hypothesis import given
@@ -245,6 +245,32 @@ def test_subscribe_link_contains_the_search_query(site, engine):
     assert 'href="/subscribe?topic=moths+-zebra"' in site.get("/papers?q=moths+-zebra").text
     assert "Get trending papers by email" in site.get("/papers?sort=newest").text
     assert 'href="/subscribe"' in site.get("/").text
+
+
+@one_database
+@pytest.mark.parametrize(
+    ("typed", "topic"),
+    [
+        ("Ada Moth", 'au:"Ada Moth"'),
+        ('"Ada Moth"', 'au:"Ada Moth"'),
+        ("Lovelace", 'au:"Lovelace"'),
+        ("moth", "moth"),  # of a single word, papers about it come first
+        ("Ada Hopper", "Ada Hopper"),
+        ("Ada Moth -brick", "Ada Moth -brick"),
+    ],
+)
+def test_subscribe_link_of_a_name_contains_the_author(site, engine, typed, topic):
+    ingest(
+        engine,
+        make_sighting(title="Engines", authors=("Ada Moth",)),
+        make_sighting(title="Moth Ada lights", authors=("Ada Lovelace",)),
+    )
+
+    page = site.get("/papers", params={"q": typed}).text
+
+    assert f'href="/subscribe?{urlencode({"topic": topic})}"' in page
+    assert f'href="/topics.atom?q={quote(topic)}"' in page
+    assert ("papers by this author by email" in page) == topic.startswith("au:")
 
 
 @one_database

@@ -39,7 +39,7 @@ from pipeline.web.subscribe.form_input import FormInput
 from pipeline.web.subscribe.preview import HELPED, unread_categories
 from tests.support import CHROMIUM, SHARED
 from tests.support.factories import make_paper, make_schedule, make_sighting
-from tests.support.newsroom import rows
+from tests.support.newsroom import add_reader, rows
 from tests.support.site import open_site
 
 SITE = "https://papers.example.org"
@@ -945,6 +945,25 @@ def test_topics_without_a_paper_in_30_days_are_not_offered(site, announce):
     assert {"trending", "diffusion-models", "agents"} <= set(slugs)
     assert not {"robot-learning", "galaxies"} & set(slugs)
     assert "galaxies" in offered(site, "galaxies")
+
+
+def test_list_of_topics_and_preferences_offer_the_topics_of_the_form(
+    site, services, engine, announce
+):
+    announce("Diffusion models", on=FRIDAY)
+    announce("LLM agents", on=FRIDAY - timedelta(days=20))
+    followed = TOPICS.by_slug["galaxies"]
+    reader = add_reader(engine, followed.query)
+    shown = set(offered(site))
+
+    listed = site.get("/topics").text
+    page = site.get(services.links.preferences(reader.id, datetime.now(UTC))).text
+
+    assert not {"robot-learning", followed.slug} & shown
+    assert set(re.findall('href="/topics/([^"]+)"', listed)) == shown
+    suggested = set(re.findall('name="topic" value="([^"]*)"', page))
+    assert shown <= suggested <= {*shown, followed.slug}
+    assert followed.name in page
 
 
 @pytest.mark.parametrize("days", [(), (0,), (0, 19)])

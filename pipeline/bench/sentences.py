@@ -21,11 +21,13 @@ from pipeline.rendering import formatting
 from pipeline.sources.text import clean
 
 FOLDS: Final = 10
-WORDS: Final = 150  # the most frequent ones have a weight of their own
-PENALTY: Final = 3_000  # of the ridge regression, on standardised features
+CANDIDATES: Final = 300  # the most frequent words, of which
+WORDS: Final = 80  # have a weight of their own
+PENALTY: Final = 5_000  # of the ridge regression, on standardised features
 START: Final = 380  # columns of the start of an abstract, to compare with
 
 Numbers = npt.NDArray[np.float64]
+_ALONE = [Weights(tuple(map(float, row)), {}) for row in np.eye(len(FEATURES))]
 _WORDS = re.compile(r"\w+")
 _TEXTS = ("title", "abstract", "ai_summary")
 
@@ -124,9 +126,10 @@ def train(papers: Sequence[Summarised]) -> Training:
 def _examples(paper: Summarised) -> Examples:
     spans = key_sentence.split(paper.abstract)
     words = key_sentence.words_of(paper.abstract, spans)
-    rows = key_sentence.features(paper.title, paper.abstract, spans, words)
+    # The score is linear, so the values of a feature are the scores with its weight alone.
+    columns = [key_sentence.scores(paper.title, words, alone) for alone in _ALONE]
     rouge = np.array([rouge1(paper.abstract[slice(*span)], paper.summary) for span in spans])
-    return Examples(words, np.array(rows, dtype=np.float64), rouge)
+    return Examples(words, np.array(columns, dtype=np.float64).T, rouge)
 
 
 def _fold(examples: Sequence[Examples], held_out: Sequence[int]) -> float:
@@ -142,9 +145,12 @@ def _fold(examples: Sequence[Examples], held_out: Sequence[int]) -> float:
 
 
 def fit(examples: Sequence[Examples]) -> Weights:
-    """Return the weights for FEATURES and the most frequent words."""
+    """Return the weights for FEATURES and for WORDS of the most frequent words.
+
+    Those words are selected whose weights are furthest from 0 when all CANDIDATES have one.
+    """
     found = Counter(word for one in examples for words in one.words for word in set(words))
-    frequent = sorted(found, key=lambda word: (-found[word], word))[:WORDS]
+    frequent = sorted(found, key=lambda word: (-found[word], word))[:CANDIDATES]
     vocabulary = {word: place for place, word in enumerate(frequent)}
     rows = [_matrix(one, vocabulary) for one in examples]
     # Only differences within a paper matter for the choice.
@@ -153,21 +159,27 @@ def fit(examples: Sequence[Examples]) -> Weights:
     scale = known.std(axis=0)
     scale[scale == 0] = 1
     known /= scale
-    penalty = PENALTY * np.eye(len(scale))
-    weights = np.linalg.solve(known.T @ known + penalty, known.T @ rouge) / scale
-    rounded = [float(f"{weight:.3g}") for weight in weights]
-    return Weights(
-        tuple(rounded[: len(FEATURES)]), dict(zip(frequent, rounded[len(FEATURES) :], strict=True))
-    )
+    own = len(FEATURES)
+    telling = np.argsort(-np.abs(_ridge(known, rouge)[own:]), kind="stable")[:WORDS]
+    columns = np.concatenate([np.arange(own), own + telling])
+    fitted = _ridge(known[:, columns], rouge) / scale[columns]
+    rounded = [float(f"{weight:.3g}") for weight in fitted]
+    words = [frequent[place] for place in telling]
+    return Weights(tuple(rounded[:own]), dict(zip(words, rounded[own:], strict=True)))
+
+
+def _ridge(known: Numbers, rouge: Numbers) -> Numbers:
+    penalty = PENALTY * np.eye(known.shape[1])
+    return np.asarray(np.linalg.solve(known.T @ known + penalty, known.T @ rouge), np.float64)
 
 
 def _matrix(one: Examples, vocabulary: dict[str, int]) -> Numbers:
-    """Return a row per sentence: FEATURES, and the frequency of each word of the vocabulary."""
+    """Return a row per sentence: FEATURES, and for each word of the vocabulary if it occurs."""
     counts = np.zeros((len(one.words), len(vocabulary)))
     for row, words in zip(counts, one.words, strict=True):
-        for word in words:
+        for word in set(words):
             if (place := vocabulary.get(word)) is not None:
-                row[place] += 100 / (len(words) + USUAL)
+                row[place] = 100 / (len(words) + USUAL)
     return np.hstack([one.features, counts])
 
 

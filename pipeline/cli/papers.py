@@ -54,7 +54,12 @@ def ingest(
     else:
         sources = built.sources(source or built.settings.sources)
         reports = ingesting.ingest(
-            built.engine, sources, now=clock, since=first_day, embedder=built.embeddings
+            built.engine,
+            sources,
+            now=clock,
+            since=first_day,
+            embedder=built.embeddings,
+            arxiv=built.arxiv,
         )
         failed = bool(reports) and all(r.state is SourceState.FAILED for r in reports)
         if not reports:

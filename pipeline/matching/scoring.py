@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from pipeline.matching.corpus import CorpusStatistics
 from pipeline.matching.postings import Counts, Positions, Postings, Zone
+from pipeline.matching.stemming import relatives
 from pipeline.matching.tokens import STOP_WORDS, stem
 
 Papers = npt.NDArray[np.int64]
@@ -65,9 +66,11 @@ class Scorer:
                 *self.postings.spellings(forms[i]),
                 *self._joins(forms, i),
                 *(other for first, last, other in variants if first <= i < last),
+                *((other,) for other in relatives(plain[i])),
             )
-            idf, share = self.statistics.idf(plain[i]), self.statistics.share(plain[i])
-            units[plain[i]] = Unit(spellings, idf, share)
+            family = (plain[i], *relatives(plain[i]))  # as frequent as the commonest
+            idf = min(map(self.statistics.idf, family))
+            units[plain[i]] = Unit(spellings, idf, max(map(self.statistics.share, family)))
         return list(units.values())
 
     def _joins(self, forms: tuple[str, ...], i: int) -> list[tuple[str, ...]]:

@@ -353,3 +353,33 @@ def base(word: str) -> str:
     if plain.endswith("ization"):
         plain = plain[:-5] + "e"
     return plain
+
+
+# --- Names of a field ---------------------------------------------------------------------------
+
+# Adjectives and nouns that name one field or thing in any text. Words with a meaning of their own
+# are left out: visual and visualization, physical and physics, cellular and cell, environment.
+_FIELDS: Final = """
+medical medicine; statistical statistics; molecular molecule; mathematical mathematics math;
+linguistic linguistics; genetic genetics; robotic robotics robot; probabilistic probability;
+causal causality; chemical chemistry; biological biology; psychological psychology; ecological
+ecology; epidemiological epidemiology; agricultural agriculture; educational education; financial
+finance; musical music; cognitive cognition; geometric geometry; topological topology; ethical
+ethics; optical optics; acoustic acoustics; economic economics; astronomical astronomy;
+radiological radiology
+"""
+
+
+def _relatives() -> dict[str, tuple[str, ...]]:
+    groups = (tuple(dict.fromkeys(map(base, row.split()))) for row in _FIELDS.split(";"))
+    return {
+        one: tuple(other for other in group if other != one) for group in groups for one in group
+    }
+
+
+_RELATIVES: Final = _relatives()
+
+
+def relatives(word: str) -> tuple[str, ...]:
+    """Return the other words for the field that a base form names: `medicine` for `medical`."""
+    return _RELATIVES.get(word, ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Self
@@ -53,6 +53,15 @@ class ArxivAPI:
             total = answer.total or 0
             start += answer.entries or _SLICE
 
+    def look_up(self, arxiv_ids: Sequence[str], *, now: datetime) -> tuple[Sighting, ...]:
+        """Return the papers with these ids by one request.
+
+        Unknown ids are left out. The sightings only update papers that are stored. Raise
+        SourceError if the request fails.
+        """
+        answer = self._answer({"id_list": ",".join(arxiv_ids), "max_results": len(arxiv_ids)}, now)
+        return tuple(replace(sighting, update_only=True) for sighting in answer.sightings)
+
     def _page(self, query: str, start: int, now: datetime) -> ParsedDocument:
         params = {
             "search_query": query,
@@ -61,20 +70,22 @@ class ArxivAPI:
             "sortBy": "submittedDate",
             "sortOrder": "ascending",
         }
-        url = f"{self.base}/api/query?{urlencode(params)}"
         for _ in range(2):  # retry once: the API sometimes returns an empty page too early
-            fetched = self.client.get(
-                url,
-                source=SOURCE,
-                limit=LIMIT,
-                now=now,
-                accept=frozenset({400}),
-                hosts=_HOSTS,
-            )
-            answer = _understood(fetched.body)
+            answer = self._answer(params, now)
             if answer.entries or (answer.total or 0) <= start:
                 return answer
         raise SourceError(SOURCE, f"gave an empty page at {start} of {answer.total}")
+
+    def _answer(self, params: Mapping[str, object], now: datetime) -> ParsedDocument:
+        fetched = self.client.get(
+            f"{self.base}/api/query?{urlencode(params)}",
+            source=SOURCE,
+            limit=LIMIT,
+            now=now,
+            accept=frozenset({400}),
+            hosts=_HOSTS,
+        )
+        return _understood(fetched.body)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from typing import Any
+from datetime import date, datetime, timedelta
+from typing import Any, Final
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Select, exists, or_, select, update
 
 from pipeline.domain import Links, Paper
 from pipeline.storage import database, ingest_state
@@ -18,6 +18,8 @@ from pipeline.storage.dedup import paper_key
 from pipeline.storage.schema import BatchRow, PaperRow, PaperVersionRow, SightingRow
 
 CHUNK = 500
+LOOK_UP_FOR: Final = timedelta(days=14)  # after the announcement of a paper
+LOOK_UP_EVERY: Final = timedelta(hours=20)  # arXiv's API is refreshed once a day
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,30 @@ def touched_batches(conn: Connection, ids: Iterable[int]) -> dict[int, int]:
         )
         found |= {row.id: row.touched_batch for row in rows}
     return found
+
+
+def missing_from(conn: Connection, source: str, *, now: datetime, limit: int) -> list[str]:
+    """Return the arXiv ids of the newest papers that `source` has not announced.
+
+    Left out are papers announced before `LOOK_UP_FOR` and those looked up within `LOOK_UP_EVERY`.
+    """
+    announced = exists().where(SightingRow.paper_id == PaperRow.id, SightingRow.source == source)
+    query = (
+        select(PaperRow.arxiv_id)
+        .where(
+            PaperRow.arxiv_id.is_not(None),
+            PaperRow.announced_on >= (now - LOOK_UP_FOR).date(),
+            or_(PaperRow.looked_up_at.is_(None), PaperRow.looked_up_at <= now - LOOK_UP_EVERY),
+            ~announced,
+        )
+        .order_by(PaperRow.id.desc())
+        .limit(limit)
+    )
+    return [arxiv_id for arxiv_id in conn.scalars(query) if arxiv_id]
+
+
+def mark_looked_up(conn: Connection, arxiv_ids: Sequence[str], now: datetime) -> None:
+    conn.execute(update(PaperRow).where(PaperRow.arxiv_id.in_(arxiv_ids)).values(looked_up_at=now))
 
 
 def unreadable(conn: Connection) -> Iterator[tuple[object, str]]:

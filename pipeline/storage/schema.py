@@ -161,6 +161,7 @@ class PaperRow(Table):
     batch: Mapped[int] = mapped_column(index=True)  # the batch that added it
     touched_batch: Mapped[int] = mapped_column(index=True)  # the batch in which to match it
     created_at: Mapped[datetime]
+    looked_up_at: Mapped[datetime | None]  # last request for it by its id, whatever the answer
 
 
 class PaperVersionRow(Table):

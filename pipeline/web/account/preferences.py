@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
@@ -98,6 +98,7 @@ def show_preferences(
         pages,
         token,
         done=gettext(DONE[done]) if done in DONE else "",
+        silent=recent.silent_topics,
         preview=preview if shows_preview else None,
     )
 
@@ -222,6 +223,7 @@ def _page(
     errors: tuple[FieldError, ...] = (),
     pause_error: str = "",
     is_stale: bool = False,
+    silent: Collection[str] = (),
     status: int = 422,
     preview: Callable[[FormInput], SignupPreview | None] | None = None,
 ) -> HTMLResponse:
@@ -243,7 +245,7 @@ def _page(
         seen=known.version,
         saved_meanwhile=choices_of(known) if is_stale else None,
         mistakes=errors,
-        **form_input.options(values),
+        **form_input.options(values, silent),
         pause_error=pause_error,
         first_pause=slots.local_date(now(), subscriber.schedule) + timedelta(days=1),
         address=masked(subscriber.email),

@@ -153,6 +153,7 @@ class SelectedPapers:
     partial: int = 0  # of them, at the end: papers that match only in part
     query: Query | None = None
     search_index: SearchIndex | None = None  # the index that was searched; None without a query
+    author: str = ""  # the query for the author whose papers come first
 
     @property
     def total(self) -> int:
@@ -213,26 +214,31 @@ def choose(
     places = _sorted(search_index, search_index.find(query), within, order)
     if not typed:
         return SelectedPapers(catalog, places, query=query, search_index=search_index)
-    if by_name := author_query(query, typed):
-        written = _sorted(search_index, search_index.find(by_name), within, order)
+    author = author_query(query, typed)
+    if author:
+        written = _sorted(search_index, search_index.find(parse(author)), within, order)
         # A single word is more often a subject than a name.
-        first, second = (places, written) if " " not in typed.strip() else (written, places)
+        is_subject = bool(places.size) and " " not in typed.strip()
+        first, second = (places, written) if is_subject else (written, places)
+        author = "" if is_subject or not written.size else author
         places = np.concatenate([first, _without(second, first)])
     weaker = _sorted(search_index, search_index.find(query, floor=False), within, Sort.BEST)
     weaker = _without(weaker, places)[:PARTIAL]
     return SelectedPapers(
-        catalog, np.concatenate([places, weaker]), weaker.size, query, search_index
+        catalog, np.concatenate([places, weaker]), weaker.size, query, search_index, author
     )
 
 
-def author_query(query: Query, typed: str) -> Query | None:
-    """Return a query for papers by the author `typed`; None if it is no name of up to 4 words."""
+def author_query(query: Query, typed: str) -> str:
+    """Return a query for papers by the author `typed`; "" if it is no name of up to 4 words."""
     if not isinstance(query, Words | Phrase) or len(query.forms) > 4:
-        return None
+        return ""
+    by_name = 'au:"{}"'.format(typed.strip().strip('"'))
     try:
-        return parse('au:"{}"'.format(typed.strip().strip('"')))
+        parse(by_name)
     except QueryError:
-        return None
+        return ""
+    return by_name
 
 
 def _sorted(search_index: SearchIndex, found: Found, within: Mask, order: Sort) -> Places:

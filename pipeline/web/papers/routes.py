@@ -94,6 +94,8 @@ def _list(conn: Connection, params: ListParams, pages: Pages, live_index: LiveIn
     return pages.show(
         "papers.html",
         asked=params,
+        followed=params.but(q=selected.author) if selected.author else params,
+        by_author=bool(selected.author),
         page=page,
         calendar=listing.calendar(params, days),
         sorts=listing.sorts(params),

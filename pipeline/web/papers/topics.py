@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
 from sqlalchemy import Connection
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -17,7 +18,14 @@ from pipeline.rendering import formatting
 from pipeline.storage import papers
 from pipeline.storage.database import read_only
 from pipeline.translations import gettext, ngettext
-from pipeline.web.dependencies import READ, CPUBudget, LiveIndex, Pages, Services
+from pipeline.web.dependencies import (
+    READ,
+    CPUBudget,
+    LiveIndex,
+    Pages,
+    RecentPapers,
+    Services,
+)
 from pipeline.web.middleware import public
 from pipeline.web.papers import feeds, listing, periods
 from pipeline.web.papers.feeds import Feed
@@ -25,6 +33,7 @@ from pipeline.web.papers.listing import ListParams, SelectedPapers
 from pipeline.web.papers.periods import Days
 from pipeline.web.papers.search_index import Sort
 from pipeline.web.subscribe import curated as curated_topics
+from pipeline.web.subscribe import form_input
 
 DAYS = 30  # length of the window of a topic's page
 FEED = 50  # papers in a feed
@@ -71,24 +80,24 @@ def list_topics(
     services: Services,
     pages: Pages,
     live_index: LiveIndex,
+    recent: RecentPapers,
     budget: CPUBudget,
     q: str = "",
     sort: str = "",
     page: str = "",
 ) -> Response:
-    """List the named topics, or show the papers of a query `q`."""
+    """List the named topics that have recent papers, or show the papers of a query `q`."""
+    groups = form_input.offered(recent.silent_topics)
     if not q.strip():
-        return public(
-            request,
-            pages.show("topics.html", groups=curated_topics.in_use().groups, mistake=None, q=""),
-        )
+        answer = public(request, pages.show("topics.html", groups=groups, mistake=None, q=""))
+        if recent.is_ready:
+            answer.background = BackgroundTask(recent.count_topics)
+        return answer
     try:
         topic = queried(q)
     except QueryError as error:
         mistake = listing.mistake(error)
-        return pages.show(
-            "topics.html", status=422, groups=curated_topics.in_use().groups, mistake=mistake, q=q
-        )
+        return pages.show("topics.html", status=422, groups=groups, mistake=mistake, q=q)
     return _page(request, topic, sort, page, services, pages, live_index, budget)
 
 

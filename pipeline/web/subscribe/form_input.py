@@ -261,7 +261,7 @@ def options(form: FormInput, silent: Collection[str] = ()) -> dict[str, Any]:
     Curated topics that are followed or in `silent` are not offered, unless they are chosen.
     """
     followed = {topic.slug for one in form.followed if (topic := one.curated)}
-    groups = _without({*silent, *followed} - {*form.slugs})
+    groups = offered({*silent, *followed} - {*form.slugs})
     return {
         "typed": form,
         "longest_name": LONGEST_NAME,
@@ -278,10 +278,10 @@ def options(form: FormInput, silent: Collection[str] = ()) -> dict[str, Any]:
     }
 
 
-def _without(slugs: Collection[str]) -> list[tuple[str, list[CuratedTopic]]]:
-    """Return the groups of curated topics without those in `slugs`, and without empty groups."""
+def offered(silent: Collection[str]) -> list[tuple[str, list[CuratedTopic]]]:
+    """Return the groups of curated topics without those in `silent`, and without empty groups."""
     groups = (
-        (name, [topic for topic in topics if topic.slug not in slugs])
+        (name, [topic for topic in topics if topic.slug not in silent])
         for name, topics in curated.in_use().groups
     )
     return [(name, topics) for name, topics in groups if topics]

@@ -242,3 +242,32 @@ def test_choice_of_near_misses_is_kept_with_the_preferences(engine: Engine):
 
     assert reader.near_misses_after == 3
     assert changed.near_misses_after == 7
+
+
+def test_near_misses_that_were_not_sent_are_no_contact(engine: Engine):
+    """The digest of day 3 expires, so day 4 is the third day without a match."""
+    add_follower(engine, TOPIC)
+    found = [day(engine, n, NEAR) for n in (1, 2, 3)]
+    with engine.begin() as conn:
+        conn.execute(update(DeliveryRow).values(status=DeliveryStatus.EXPIRED, reason="test"))
+
+    found.append(day(engine, 4, NEAR))
+
+    assert found == [NOTHING, NOTHING, ["near: Paper 3.0"], ["near: Paper 4.0"]]
+
+
+def test_other_preferences_do_not_restart_the_count_but_topics_do(engine: Engine):
+    reader = add_follower(engine, TOPIC)
+    queries = signup.parse_queries((TOPIC,))
+    more = signup.parse_queries((TOPIC, "moss"))
+
+    found = [day(engine, 1, NEAR), day(engine, 2, NEAR)]
+    names = {TOPIC: "Quanta"}
+    changed = signup.Choices(queries, max_papers=3, names=names)
+    signup.change(engine, reader.id, changed, NOW + 2 * DAY + HOUR)
+    found.append(day(engine, 3, NEAR))
+    found += [day(engine, 4, NEAR), day(engine, 5, NEAR)]
+    signup.change(engine, reader.id, signup.Choices(more), NOW + 5 * DAY + HOUR)
+    found.append(day(engine, 6, NEAR))
+
+    assert found == [NOTHING, NOTHING, ["near: Paper 3.0"], NOTHING, NOTHING, NOTHING]

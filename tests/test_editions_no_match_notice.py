@@ -18,11 +18,14 @@ from pipeline.domain import (
     NoMatchNotice,
     Schedule,
     SkipReason,
+    Subscription,
     Suggestion,
     SuppressionReason,
+    Topic,
     Weekday,
 )
 from pipeline.editions import SlotResult, no_match_notice
+from pipeline.matching.query import canonical
 from pipeline.storage import suppressions
 from pipeline.storage.database import read_only
 from pipeline.storage.no_match_notices import LastContact
@@ -292,10 +295,56 @@ def test_note_lists_passing_mentions_and_wider_queries(engine: Engine):
     assert note.breadth is Breadth.BALANCED
     assert note.in_passing == 1
     assert note.wider == (
-        Suggestion(OTHER, "gravity", 1.0),
+        Suggestion(OTHER, "quantum", 1.0),
         Suggestion('"tea leaves" cat:cs.XX', '"tea leaves"', 6.0),
     )
     assert not note.follows_trending
+
+
+@pytest.mark.parametrize(
+    ("topics", "suggested"),
+    [
+        (("tea leaves cat:cs.XX",), ["tea leaves"]),
+        (("tea leaves cat:cs.XX", "tea leaves"), []),  # which the reader follows
+        (("tea leaves -cat:cs.IR",), []),  # an exclusion stays
+        (("Ada Byron",), []),  # the name of an author
+    ],
+)
+def test_notice_suggests_only_useful_queries(engine: Engine, topics, suggested):
+    followed = [Subscription(Topic(n, canonical(topic)), topic) for n, topic in enumerate(topics)]
+    for n in range(3):
+        ingest(
+            engine,
+            make_sighting(title="Tea leaves", authors=("Ada Byron",), announced_on=TODAY + n * DAY),
+            now=NOW + n * DAY,
+        )
+    tried = no_match_notice.TriedQueries(engine, 3)
+
+    tried.load([(followed, Breadth.BALANCED)])
+
+    assert [one.query for one in tried.of(followed, Breadth.BALANCED) or ()] == suggested
+    assert tried.of(followed, Breadth.MORE) is None
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [
+        ([0, 1, 2, 3, 4], [5.0]),  # of a week with five days
+        ([0] * 30, []),  # more than 20 a day
+        ([0, 1, 2, 3, -200], [5.0]),  # papers of other months do not count
+        ([0, 7, 14, 21, 28], [1.2]),
+    ],
+)
+def test_papers_a_week_are_counted_as_on_the_form(engine: Engine, days, expected):
+    followed = [Subscription(Topic(1, "tea leaves cat:cs.XX"), "Tea")]
+    papers = [make_sighting(title="Tea leaves", announced_on=TODAY + n * DAY) for n in days]
+    ingest(engine, *papers)
+    tried = no_match_notice.TriedQueries(engine, 1)
+
+    tried.load([(followed, Breadth.BALANCED)])
+
+    found = tried.of(followed, Breadth.BALANCED) or ()
+    assert [one.papers_a_week for one in found] == expected
 
 
 def test_load_ignores_deliveries_of_other_kinds(engine: Engine):

@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from html import unescape
 from typing import Any
 from urllib.parse import urlencode
@@ -15,12 +15,13 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy import Engine
 
-from pipeline import purge, signup
+from pipeline import editions, purge, signup
 from pipeline.domain import (
     Breadth,
     DeliveryKind,
     DeliveryStatus,
     Frequency,
+    Schedule,
     SkipReason,
     Subscriber,
     SubscriberStatus,
@@ -42,7 +43,7 @@ from pipeline.storage.schema import (
 from pipeline.web.account.text import FATES, SKIPS, WHYS, delivery_time, masked
 from pipeline.web.subscribe import curated
 from tests.support.factories import make_schedule, make_sighting
-from tests.support.newsroom import ingest, rows
+from tests.support.newsroom import ingest, published, rows
 from tests.support.site import ADA, ELSEWHERE, Site, links_in, now, open_site, path
 
 NASTY = "<img src=x onerror=alert(1)>"
@@ -285,41 +286,84 @@ def test_preferences_offer_tried_queries_and_adopt_one_at_once(site):
     assert known.subscriber.max_papers == 3
 
 
+def adoption(site: Site, url: str, topic: str, query: str) -> tuple[str, dict[str, str]]:
+    """Open the link of a suggestion; return the URL and the fields of its form."""
+    page = site.get(f"{url}/adopt?{urlencode({'topic': topic, 'query': query})}")
+    fields = re.findall(r'name="(\w+)" value="([^"]*)"', page.text)
+    return f"{url}/adopt", {name: unescape(value) for name, value in fields}
+
+
+LONG_NAME = "<b>" + "x" * 90  # an import allows it, the form does not
+
+
 def test_suggestion_in_a_mail_is_adopted_by_post_only(site):
-    """Opening the link changes nothing; a second tap does, and running it twice is the same."""
-    ada = site.reader(ADA, "ferns", '"a < b" moss')
-    link = f"{site.preferences(ada)}/adopt?" + urlencode({"topic": '"a < b" moss', "query": "moss"})
+    """Opening the link changes nothing; a second tap does, and all other preferences stay."""
+    topics = ("ferns", '"a < b" moss')
+    choices = signup.Choices(
+        signup.parse_queries(topics),
+        Schedule(time(8, 30)),
+        names={"ferns": "Green", topics[1]: LONG_NAME},
+    )
+    ada = signup.add(site.engine, ADA, choices, confirmed=True, suppression_key="", now=now())
+    url, before = site.preferences(ada), signup.choices_of(site.engine, ada.id)
 
-    page = site.get(link)
-    before = signup.choices_of(site.engine, ada.id)
-    form = {
-        name: unescape(value)
-        for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', page.text)
-    }
-    answers = [site.post(link, data={"adopt": form["adopt"]}) for _ in range(2)]
+    page = site.get(f"{url}/adopt?{urlencode({'topic': LONG_NAME, 'query': 'moss'})}")
+    target, fields = adoption(site, url, LONG_NAME, "moss")
+    opened = signup.choices_of(site.engine, ada.id)
+    answers = [site.post(target, data=fields) for _ in range(2)]
 
-    assert page.status_code == 200
-    assert "a &lt; b" in page.text
-    assert [label for _, label in before.topics] == ["ferns", '"a < b" moss']
-    assert form["seen"] == before.version
-    assert [answer.status_code for answer in answers] == [303, 303]
+    assert "&lt;b&gt;xxx" in page.text
+    assert opened == before
+    assert answers[0].headers["location"] == f"{url}?done=saved"
+    assert answers[1].headers["location"] == url  # done before
     known = signup.choices_of(site.engine, ada.id)
-    assert [label for _, label in known.topics] == ["ferns", "moss"]
-    assert known.subscriber.schedule == before.subscriber.schedule
+    assert known.topics == (("ferns", "Green"), ("moss", LONG_NAME))
+    assert known.subscriber == before.subscriber
 
 
-def test_suggestion_in_a_mail_from_before_a_change_leads_to_the_preferences(site):
-    ada = site.reader(ADA, "ferns")
+def test_suggestion_replaces_the_query_that_is_the_label(site):
+    ada = site.reader(ADA, "Ferns AND walls", "trending")
     url = site.preferences(ada)
 
-    gone = site.get(f"{url}/adopt?topic=moss&query=trees")
-    stale = site.post(f"{url}/adopt", data={"adopt": "ferns\ntrees", "seen": "other"})
-    invalid = site.post(f"{url}/adopt", data={"adopt": 'ferns\nti:"'})
+    target, fields = adoption(site, url, "Ferns AND walls", "Ferns")
+    site.post(target, data=fields)
 
-    assert gone.headers["location"] == url
-    assert stale.status_code == 409
-    assert invalid.status_code == 422
-    assert [label for _, label in signup.choices_of(site.engine, ada.id).topics] == ["ferns"]
+    labels = [label for _, label in signup.choices_of(site.engine, ada.id).topics]
+    assert labels == ["Ferns", "trending"]
+
+
+@pytest.mark.parametrize(
+    ("topic", "query"),
+    [("moss", "trees"), ("ferns", ""), ("ferns", 'ti:"'), ("ferns", "walls"), ("ferns", "ferns")],
+)
+def test_suggestion_that_does_not_fit_any_more_leads_to_the_preferences(site, topic, query):
+    ada = site.reader(ADA, "ferns", "walls")
+    url = site.preferences(ada)
+    before = signup.choices_of(site.engine, ada.id)
+
+    opened = site.get(f"{url}/adopt?{urlencode({'topic': topic, 'query': query})}")
+    sent = site.post(f"{url}/adopt", data={"old": topic, "query": query})
+
+    assert opened.headers["location"] == sent.headers["location"] == url
+    assert signup.choices_of(site.engine, ada.id) == before
+
+
+def test_near_misses_are_marked_in_the_next_digest(site):
+    long_ago = now() - timedelta(days=30)
+    older = (
+        make_sighting(abstract="One quantum.", announced_on=long_ago.date()) for _ in range(25)
+    )
+    ingest(site.engine, *older, now=long_ago)
+    choices = signup.Choices(signup.parse_queries(("quantum",)), near_misses_after=1)
+    ada = signup.add(site.engine, ADA, choices, confirmed=True, suppression_key="", now=now())
+    site.announce(make_sighting(title="Light", abstract="A quantum.", announced_on=now().date()))
+    editions.match_late_topics(site.engine, published(site.engine), now())
+
+    page = site.get(site.preferences(ada)).text
+
+    assert "These come nearest." in page
+    assert "Light" in page
+    assert "“quantum”" not in page
 
 
 def test_stale_preferences_form_returns_409_and_keeps_the_saved_choice(site):

@@ -897,6 +897,24 @@ def test_new_papers_reach_the_preview(site, announce, earlier):
     assert any(shown() or threading.Event().wait(0.1) for _ in range(50))
 
 
+@pytest.mark.parametrize("fields", [{"do": "preview"}, {"adopt": "moss\nferns"}])
+def test_many_lines_are_not_parsed_when_too_many_previews_were_made(
+    site, announce, monkeypatch, fields
+):
+    """A form of 90 KB is cheap to refuse; parsing its lines takes seconds."""
+    announce("Moss on Walls")
+    budget = site.app.state.budget
+    monkeypatch.setattr(budget, "allows", lambda _request: False)
+    lines = "\n".join(f"ti:w{n}" for n in range(6_000))
+    parsed = []
+    monkeypatch.setattr(form_input, "parse_topic", parsed.append)
+
+    answer = site.post("/subscribe", data={"queries": lines, **fields})
+
+    assert answer.status_code == 429
+    assert len(parsed) <= form_input.MOST_QUERIES
+
+
 @pytest.mark.full
 def test_too_many_previews_return_429_with_a_message(site, announce, monkeypatch):
     announce("Moss on Walls")

@@ -4,8 +4,9 @@ from datetime import date, timedelta
 
 import pytest
 
+from pipeline.matching.suggestions import Count
 from pipeline.web.subscribe import volume
-from pipeline.web.subscribe.volume import BARREN, DROWNS, STARVES, Count, Instead
+from pipeline.web.subscribe.volume import BARREN, DROWNS, STARVES, Instead
 
 FIRST = date(2030, 1, 1)
 MONTH = [FIRST + timedelta(days=n) for n in range(30)]

@@ -189,13 +189,14 @@ def _rate(
     from pipeline.web.subscribe import curated, volume
 
     newest = max(paper.announced_on for paper in announced)
-    lately = [p for p in announced if p.announced_on > newest - timedelta(days=volume.DAYS)]
+    lately = [p for p in announced if p.announced_on > newest - timedelta(days=suggestions.DAYS)]
     days = sorted({paper.announced_on for paper in lately})
-    less, more = suggestions.narrower(query.tree), suggestions.broader(query.tree)
+    frequencies = statistics(corpus)
+    less, more = suggestions.narrower(query.tree), suggestions.broader(query.tree, frequencies)
     topics = curated.read(curated_file or curated.DEFAULT).topics
     named = {topic.name: topic.parsed for topic in topics if topic.query != TRENDING}
     found = found_by(
-        {query, *less, *more, *named.values()}, lately, corpus=statistics(corpus), breadth=breadth
+        {query, *less, *more, *named.values()}, lately, corpus=frequencies, breadth=breadth
     )
     counts = {near: volume.count(_per_day(listed), days) for near, listed in found.items()}
     counted = counts[query]

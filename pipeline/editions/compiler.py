@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pipeline import slots
 from pipeline.domain import (
+    Breadth,
     DeliveryKind,
     Digest,
     Schedule,
@@ -61,7 +62,11 @@ class _TopicsBehindError(Exception):
 
 
 class _UntriedError(Exception):
-    """Raised if a notice is due, and the papers to try its suggestions on are not loaded."""
+    """Raised if notices are due whose suggestions are not loaded."""
+
+    def __init__(self, wanted: list[tuple[Sequence[Subscription], Breadth]]) -> None:
+        super().__init__()
+        self.wanted = wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +234,8 @@ class _Run:
         while True:
             try:
                 return self._compile(choose)
-            except _UntriedError:
-                self._tried.load()
+            except _UntriedError as error:
+                self._tried.load(error.wanted)
             except (_TopicsBehindError, IntegrityError):
                 # Since loading, a reader followed a new topic or an ingest run merged two papers.
                 self._stale += 1
@@ -453,8 +458,9 @@ def _notices(
             edition.quiet_days,
         )
     ]
-    if due and not tried.is_loaded:
-        raise _UntriedError
+    wanted = [(followed[draft.subscriber.id], draft.subscriber.breadth) for draft in due]
+    if untried := [one for one in wanted if tried.of(*one) is None]:
+        raise _UntriedError(untried)
     return [
         NewNotice(
             subscriber_id=draft.subscriber.id,
@@ -462,10 +468,10 @@ def _notices(
             edition_on=draft.edition_on,
             slot_at=draft.slot_at,
             expires_at=_expires_at(draft, edition),
-            suggestions=tried.broader(followed[draft.subscriber.id], draft.subscriber.breadth),
+            suggestions=tried.of(*its_topics) or (),
             delay=_delay(draft, edition),
         )
-        for draft in due
+        for draft, its_topics in zip(due, wanted, strict=True)
     ]
 
 

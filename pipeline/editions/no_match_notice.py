@@ -21,6 +21,7 @@ from pipeline.domain import (
     Frequency,
     ListContent,
     NoMatchNotice,
+    Paper,
     Subscription,
     Suggestion,
 )
@@ -30,6 +31,7 @@ from pipeline.matching.corpus import statistics
 from pipeline.matching.index import PaperIndex
 from pipeline.matching.match import AT_ONCE
 from pipeline.matching.query import TopicQuery, parse_topic
+from pipeline.matching.suggestions import Count
 from pipeline.storage import digests, no_match_notices, papers
 from pipeline.storage.database import in_chunks, read_only
 from pipeline.storage.no_match_notices import LastContact, NoticeRecipient
@@ -127,54 +129,70 @@ def _note(
     )
 
 
-class TriedQueries:
-    """Broader queries, tried on the newest papers: these are indexed once for a run.
+Followed = Sequence[Subscription]
 
-    The index of 2,000 papers takes 100 MB and some seconds, so it is built without a transaction,
-    and only for the first notice.
+
+class TriedQueries:
+    """Suggestions for notices: broader queries, tried on the newest papers, for a whole run.
+
+    Trying takes some seconds and 100 MB, so it is done by `load`, without a transaction.
     """
 
     def __init__(self, engine: Engine, through_batch: int) -> None:
         self._engine = engine
         self._through = through_batch
-        self._indexes: list[PaperIndex] = []
-        self._weeks = 0.0  # covered by the papers
-        self._found: dict[tuple[str, Breadth], int] = {}
+        self._suggested: dict[tuple[tuple[Subscription, ...], Breadth], tuple[Suggestion, ...]] = {}
 
-    @property
-    def is_loaded(self) -> bool:
-        return self._weeks > 0
+    def of(self, followed: Followed, breadth: Breadth) -> tuple[Suggestion, ...] | None:
+        """Return broader queries for at most `WIDER` topics; None if they are not loaded."""
+        return self._suggested.get((tuple(followed), breadth))
 
-    def load(self) -> None:
+    def load(self, wanted: Iterable[tuple[Followed, Breadth]]) -> None:
         with read_only(self._engine) as conn:
             newest = papers.recent(conn, through_batch=self._through)
-        corpus = statistics(newest)
-        self._indexes = [PaperIndex(some, corpus) for some in in_chunks(newest, AT_ONCE)]
-        days = [paper.announced_on for paper in newest]
-        self._weeks = max(1.0, ((max(days) - min(days)).days + 1) / 7) if days else 1.0
+        tried = _Tried(newest)
+        for followed, breadth in wanted:
+            found = islice(tried.broader(followed, breadth), WIDER)
+            self._suggested[tuple(followed), breadth] = tuple(found)
 
-    def broader(self, followed: Iterable[Subscription], breadth: Breadth) -> tuple[Suggestion, ...]:
-        """Return a broader query for at most `WIDER` topics; those without one are left out."""
-        return tuple(islice(self._broader(followed, breadth), WIDER))
 
-    def _broader(self, followed: Iterable[Subscription], breadth: Breadth) -> Iterator[Suggestion]:
-        most = suggestions.FLOOD * 7 * self._weeks
-        for one in followed:
+class _Tried:
+    """An index of the newest papers, and the number of those that each query finds."""
+
+    def __init__(self, newest: Sequence[Paper]) -> None:
+        last = max((paper.announced_on for paper in newest), default=date.min)
+        recent = [p for p in newest if (last - p.announced_on).days < suggestions.DAYS]
+        self._days = sorted({paper.announced_on for paper in recent})
+        self._corpus = statistics(newest)
+        self._indexes = [PaperIndex(some, self._corpus) for some in in_chunks(recent, AT_ONCE)]
+        self._counts: dict[tuple[str, Breadth], Count] = {}
+
+    def broader(self, followed: Followed, breadth: Breadth) -> Iterator[Suggestion]:
+        """Yield a broader query for each topic that has one which the reader does not follow."""
+        known = {one.topic.query for one in followed}
+        for one in followed if self._days else ():
             try:
                 query = parse_topic(one.topic.query)
             except QueryError:
                 continue  # stored when the topic language was different
-            if query.is_trending:
+            if query.is_trending or self._is_author(query, breadth):
                 continue
-            counts = {q.text: self._count(q, breadth) for q in suggestions.broader(query.tree)}
-            calm = {text: found for text, found in counts.items() if found <= most}
-            if best := suggestions.least_broader(self._count(query, breadth), calm):
+            others = suggestions.broader(query.tree, self._corpus)
+            counts = {q.text: self._count(q, breadth) for q in others if q.text not in known}
+            if best := suggestions.least_broader(self._count(query, breadth), counts):
                 text = suggestions.as_typed(best, one.label)
-                yield Suggestion(one.label, text, round(calm[best] / self._weeks, 1))
+                yield Suggestion(one.label, text, round(counts[best].a_week, 1))
 
-    def _count(self, query: TopicQuery, breadth: Breadth) -> int:
+    def _is_author(self, query: TopicQuery, breadth: Breadth) -> bool:
+        """Return whether the words are the name of an author: a part of it is another name."""
+        author = suggestions.author(query.tree)
+        return author is not None and self._count(author, breadth).papers > 0
+
+    def _count(self, query: TopicQuery, breadth: Breadth) -> Count:
         key = (query.text, breadth)
-        if key not in self._found:
+        if key not in self._counts:
             found = (index.find(query.tree, breadth=breadth) for index in self._indexes)
-            self._found[key] = sum(one.papers.size for one in found)
-        return self._found[key]
+            number = sum(one.papers.size for one in found)
+            span = (self._days[-1] - self._days[0]).days + 1
+            self._counts[key] = Count(number, 0, len(self._days), span)
+        return self._counts[key]

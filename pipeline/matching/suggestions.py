@@ -177,8 +177,12 @@ def _did_you_mean(meant: str, written: str) -> str:
 
 TYPED = 80  # characters of a query that may be corrected; a longer one was copied
 MOST = 8  # broader queries; each one costs a search
-FLOOD = 20  # papers a day; more are too many
+WEEK: Final = 7
+DAYS: Final = 30  # length of the window over which papers are counted
+FLOOD: Final = 20  # papers a day; more are too many
+TRICKLE: Final = 1  # papers a week; fewer are too few
 BROADER = 1.5  # times the papers of a topic, at least, that a broader query finds
+NEGATIONS: Final = frozenset({"not", "no", "without", "except", "excluding"})
 NAMES = 4  # words of an author's name
 
 
@@ -187,28 +191,78 @@ def narrower(query: Query) -> tuple[TopicQuery, ...]:
     return _others(query, (_with_words(query, _quoted), _with_words(query, _titled)))
 
 
-def broader(query: Query) -> tuple[TopicQuery, ...]:
+def broader(query: Query, corpus: CorpusStatistics) -> tuple[TopicQuery, ...]:
     """Return queries that find more: without quotation marks, one condition, or some words.
 
-    Words are left out so that the rest is still a phrase, see `_shorter`.
+    Words are left out so that the rest is still a phrase, see `_shorter`, but never the rarest one
+    that the corpus has: without it, the query is about something else. Exclusions stay, also those
+    in words ("not").
     """
     others = [_with_words(query, _unquoted)]
     if isinstance(query, And):
-        some = range(min(len(query.operands), MOST))
-        others += [_all(_without(query.operands, i)) for i in some]
-    if isinstance(query, Words):
+        optional = [i for i, one in enumerate(query.operands) if not isinstance(one, Not)][:MOST]
+        others += [_all(_without(query.operands, i)) for i in optional]
+    if isinstance(query, Words) and NEGATIONS.isdisjoint(query.forms):
         others += [Words(rest) for rest in islice(_shorter(query.forms), MOST)]
-    return _others(query, others)[:MOST]
+    seen = [form for form in _subjects(query) if corpus.frequencies.get(stem(form))]
+    rarest = max(seen, key=lambda form: corpus.idf(stem(form)), default=None)
+    kept = (one for one in others if rarest is None or rarest in _subjects(one))
+    return _others(query, kept)[:MOST]
 
 
-def least_broader(papers: int, others: Mapping[str, int]) -> str | None:
-    """Return the query with the fewest papers, at least `BROADER` times `papers`, or None.
+def _subjects(query: Query) -> list[str]:
+    """Return the words of a query that are not excluded, without stop words."""
+    match query:
+        case And(operands) | Or(operands):
+            return [form for operand in operands for form in _subjects(operand)]
+        case Words(words) | Phrase(words) | Fielded(Field.TITLE | Field.ABSTRACT, words):
+            return [form for form in words if form not in STOP_WORDS]
+        case _:
+            return []
 
-    `others` are the numbers of papers of the candidates. A query without papers is never returned.
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Number of papers of a topic on days when any paper was announced.
+
+    Weekends are not counted: they say nothing about a topic.
     """
-    least = max(1.0, BROADER * papers)
-    more = {query: found for query, found in others.items() if found >= least}
-    return min(more, key=lambda query: more[query], default=None)
+
+    papers: int
+    silent: int  # days without a paper of this topic
+    days: int
+    span: int  # calendar days from the first day to the last
+
+    @property
+    def a_day(self) -> float:
+        return self.papers / self.days
+
+    @property
+    def a_week(self) -> float:
+        if self.span < WEEK:
+            return self.a_day * 5
+        return self.a_day * min(7.0, 7 * self.days / self.span)
+
+    @property
+    def is_flood(self) -> bool:
+        return self.a_day > FLOOD
+
+    @property
+    def is_trickle(self) -> bool:
+        return self.a_week < TRICKLE
+
+
+def least_broader(counted: Count, others: Mapping[str, Count]) -> str | None:
+    """Return the query with the fewest papers, at least `BROADER` times those of a topic, or None.
+
+    A query with more than `FLOOD` papers a day, or less than `TRICKLE` a week, is never returned.
+    """
+    useful = {
+        query: one.papers
+        for query, one in others.items()
+        if one.papers >= BROADER * counted.papers and not (one.is_flood or one.is_trickle)
+    }
+    return min(useful, key=lambda query: useful[query], default=None)
 
 
 def author(query: Query) -> TopicQuery | None:

@@ -37,6 +37,7 @@ from pipeline.signup.preferences import (
     confirm_new_address,
     pause,
     pause_of,
+    replace_topic,
 )
 from pipeline.signup.subscribe import (
     WORDING,
@@ -78,6 +79,7 @@ __all__ = [
     "pause",
     "pause_of",
     "read_request",
+    "replace_topic",
     "request_subscription",
     "set_reason",
     "transfer",

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from pipeline import slots
 from pipeline.domain import DeliveryKind, Origin, RequestKind, Subscriber, SubscriberStatus
 from pipeline.errors import ConflictError, InvalidTokenError
+from pipeline.matching.query import TopicQuery
 from pipeline.signup import abuse_limits
 from pipeline.signup.abuse_limits import Limits
 from pipeline.signup.choices import (
@@ -78,6 +79,27 @@ def change(
         )
         follow(conn, subscriber_id, queries, now)
         return existing_subscriber(conn, subscriber_id)
+
+
+@retry_transaction
+def replace_topic(
+    engine: Engine, subscriber_id: int, old: str, new: TopicQuery, label: str, now: datetime
+) -> None:
+    """Replace a followed topic, given by its canonical query; the others stay as they are.
+
+    Raise ConflictError if `old` is not followed any more or `new` already is, NotFoundError if
+    there is no such subscriber, LimitError if there are over 100 new topics a day.
+    """
+    with engine.begin() as conn:
+        existing_subscriber(conn, subscriber_id, for_change=True)
+        followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
+        queries = [(one.topic.query, one.label) for one in followed]
+        known = dict(queries)
+        if old not in known or new.text in known:
+            raise ConflictError("the topics have changed since the suggestion was made")
+        abuse_limits.count_new_topics(conn, subscriber_id, 1, now)
+        changed = [(new.text, label) if query == old else (query, name) for query, name in queries]
+        follow(conn, subscriber_id, changed, now)
 
 
 def pause_of(subscriber: Subscriber, now: datetime) -> date | None:

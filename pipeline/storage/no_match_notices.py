@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from sqlalchemy import Connection, case, exists, func, select
+from sqlalchemy import Connection, and_, case, exists, func, select
 
 from pipeline.domain import (
     LIST_MAIL,
@@ -45,7 +45,7 @@ class LastContact:
 
     joined_on: date
     followed_on: date | None  # when the followed topics last changed
-    digest_on: date | None  # the edition of the last digest, of any status
+    digest_on: date | None  # the edition of the last digest; of near misses only if not ended
     silent_on: date | None  # the last edition skipped by a pause or a suppression
     note_on: date | None  # the edition of the last notice that is sent or may still be
     unmatched: tuple[date, ...]  # editions with papers, but without a match
@@ -99,7 +99,10 @@ def last_contact(
             ).where(SubscriberRow.id.in_(chunk))
         ):
             joined[id_] = at.date()
-        counts = (DeliveryRow.kind != NOTE) | DeliveryRow.status.in_(REACHED)
+        # A digest with a match counts, even if it was not sent: the topics found a paper.
+        counts = and_(DeliveryRow.kind != NOTE, ~DeliveryRow.near_misses) | (
+            DeliveryRow.status.in_(REACHED)
+        )
         for id_, kind, on in conn.execute(
             select(DeliveryRow.subscriber_id, what, func.max(DeliveryRow.edition_on))
             .where(

@@ -223,16 +223,17 @@ def by_dedupe_key(conn: Connection, keys: Collection[str]) -> dict[str, Any]:
 
 
 def take_over(conn: Connection, delivery_id: int, theirs: Mapping[str, Any]) -> None:
-    """Copy the status and result of a delivery from the replaced database, and end its lease.
+    """Copy the content, status and result of a delivery from the replaced database; end its lease.
 
-    Does nothing if the delivery is neither open nor uncertain here.
+    Its picks are replaced by `replace_picks`. Does nothing if the delivery is neither open nor
+    uncertain here.
     """
     names = ("status", "reason", "attempts", "marked_at", "resent_at", "sent_at", "queue_id",
-             "reply", "not_before")  # fmt: skip
+             "reply", "not_before", "topics", "more", "near_misses", "suggestions")  # fmt: skip
     conn.execute(
         update(DeliveryRow)
         .where(_ROW.id == delivery_id, _ROW.status.in_((*_OPEN, DeliveryStatus.UNCERTAIN)))
-        .values(lease=None, lease_until=None, **{name: theirs[name] for name in names})
+        .values(lease=None, lease_until=None, unpicked=[], **{name: theirs[name] for name in names})
     )
 
 

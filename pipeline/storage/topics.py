@@ -92,11 +92,25 @@ def follow(
 ) -> None:
     """Replace the subscriber's subscriptions by (topic, label) pairs, in this order.
 
-    If a topic occurs twice, its first label is stored.
+    If a topic occurs twice, its first label is stored. If only labels change, `created_at` stays:
+    it is the time from which the topics are followed.
     """
     labels: dict[int, str] = {}
     for topic, label in topics:
         labels.setdefault(topic.id, label)
+    before = {one.topic.id: one.label for one in followed_by(conn, [subscriber_id])[subscriber_id]}
+    if list(before) == list(labels):
+        for id_, label in labels.items():
+            if before[id_] != label:
+                conn.execute(
+                    update(SubscriptionRow)
+                    .where(
+                        SubscriptionRow.subscriber_id == subscriber_id,
+                        SubscriptionRow.topic_id == id_,
+                    )
+                    .values(label=label)
+                )
+        return
     conn.execute(delete(SubscriptionRow).where(SubscriptionRow.subscriber_id == subscriber_id))
     rows = [
         {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import partial
 from typing import Annotated, Final
@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from pipeline import editions, signup, slots
 from pipeline.domain import Frequency, Subscriber, SubscriberStatus
 from pipeline.errors import ConflictError, LimitError, QueryError
-from pipeline.matching.query import canonical
+from pipeline.matching.query import TopicQuery, canonical, parse_topic
 from pipeline.rendering import formatting, views
 from pipeline.rendering.views import Card
 from pipeline.signup import Preferences
@@ -61,6 +61,7 @@ class Outlook:
 
     cards: tuple[Card, ...]
     more: int
+    near_misses: bool = False
     is_ready: bool = True  # False while a topic is not matched yet
 
 
@@ -111,35 +112,33 @@ def change_preferences(
     pages: Pages,
     wake_editions: WakeEditions,
 ) -> Response:
-    values = form_input.adopt(form_input.parse(form), form.get("adopt", ""))
-    return _save(services, pages, token, values, form.get("seen"), wake_editions)
-
-
-def _save(
-    services: Services,
-    pages: Pages,
-    token: str,
-    values: FormInput,
-    seen: str | None,
-    wake_editions: Callable[[], None],
-) -> Response:
-    """Store the form and redirect to it, or show its errors; `seen` is as in `signup.change`."""
     subscriber_id = _subscriber_id(services, token)
+    values = form_input.adopt(form_input.parse(form), form.get("adopt", ""))
     if errors := validate(values):
         return _page(services, pages, token, values=values, errors=errors)
     choices = form_input.choices(values)
     try:
-        signup.change(services.engine, subscriber_id, choices, now(), seen=seen)
+        signup.change(services.engine, subscriber_id, choices, now(), seen=form.get("seen"))
     except ConflictError:
         return _page(services, pages, token, values=values, is_stale=True)
     except LimitError as error:
-        errors = (FieldError("topics", gettext(TOO_MANY_NEW)),)
-        answer: Response = _page(services, pages, token, values=values, errors=errors, status=429)
-        wait = (error.retry_at - now()).total_seconds()
-        answer.headers["Retry-After"] = str(max(1, int(wait)))
-        return answer
+        return _too_many(services, pages, token, error, values)
     answer = _redirect(token, "saved")
     answer.background = BackgroundTask(wake_editions)  # matches new topics
+    return answer
+
+
+def _too_many(
+    services: Services,
+    pages: Pages,
+    token: str,
+    error: LimitError,
+    values: FormInput | None = None,
+) -> Response:
+    errors = (FieldError("topics", gettext(TOO_MANY_NEW)),)
+    answer = _page(services, pages, token, values=values, errors=errors, status=429)
+    wait = (error.retry_at - now()).total_seconds()
+    answer.headers["Retry-After"] = str(max(1, int(wait)))
     return answer
 
 
@@ -151,14 +150,17 @@ def show_suggestion(
     topic: Annotated[str, Query(max_length=LONGEST_LABEL)] = "",
     query: Annotated[str, Query(max_length=LONGEST_QUERY)] = "",
 ) -> Response:
-    """Show a suggestion from a mail: a topic, and the query that would replace it."""
+    """Show a suggestion from a mail: a topic, by its label, and the query that would replace it.
+
+    If the suggestion does not fit the topics any more, redirect to all of them.
+    """
     known = signup.choices_of(services.engine, _subscriber_id(services, token))
-    labels = [label for _, label in known.topics]
-    if known.subscriber.status is not SubscriberStatus.ACTIVE or topic not in labels:
+    old = next((query for query, label in known.topics if label == topic), None)
+    new = _topic_query(query)
+    is_active = known.subscriber.status is SubscriberStatus.ACTIVE
+    if old is None or new is None or new.text in dict(known.topics) or not is_active:
         return RedirectResponse(f"/preferences/{token}", 303)
-    return pages.show(
-        "adopt.html", token=token, topic=topic, query=query, seen=known.version, personal=True
-    )
+    return pages.show("adopt.html", token=token, topic=topic, old=old, query=query, personal=True)
 
 
 @router.post("/preferences/{token}/adopt")
@@ -167,9 +169,27 @@ def adopt_suggestion(
 ) -> Response:
     """Replace a topic by a suggested query; all other preferences stay."""
     subscriber_id = _subscriber_id(services, token)
-    known = signup.choices_of(services.engine, subscriber_id)
-    values = form_input.adopt(stored_values(known), form.get("adopt", ""))
-    return _save(services, pages, token, values, form.get("seen"), wake_editions)
+    known = dict(signup.choices_of(services.engine, subscriber_id).topics)
+    old, new = form.get("old", ""), _topic_query(form.get("query", ""))
+    if old not in known or new is None:
+        return RedirectResponse(f"/preferences/{token}", 303)
+    label = replace(_followed(old, known[old]), query=new.typed).label
+    try:
+        signup.replace_topic(services.engine, subscriber_id, old, new, label, now())
+    except ConflictError:
+        return RedirectResponse(f"/preferences/{token}", 303)
+    except LimitError as error:
+        return _too_many(services, pages, token, error)
+    answer = _redirect(token, "saved")
+    answer.background = BackgroundTask(wake_editions)  # matches the new topic
+    return answer
+
+
+def _topic_query(text: str) -> TopicQuery | None:
+    try:
+        return parse_topic(" ".join(text.split()))
+    except QueryError:
+        return None
 
 
 @router.post("/preferences/{token}/pause")
@@ -271,11 +291,12 @@ def _outlook(services: Services, pages: Pages, subscriber: Subscriber) -> Outloo
     digest = editions.outlook(services.engine, subscriber.email, now=now())
     if digest is None:
         return Outlook((), 0, is_ready=False)
+    phrases = 0 if digest.near_misses else ROOM.phrases
     cards = tuple(
-        views.card(pick.paper, views.reasons(pick.reasons, ROOM.phrases), pages.branding, ROOM)
+        views.card(pick.paper, views.reasons(pick.reasons, phrases), pages.branding, ROOM)
         for pick in digest.picks
     )
-    return Outlook(cards, digest.more)
+    return Outlook(cards, digest.more, digest.near_misses)
 
 
 # --- Form (pure) --------------------------------------------------------------------------------

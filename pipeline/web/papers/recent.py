@@ -15,12 +15,12 @@ from sqlalchemy import Connection, Engine
 from pipeline.domain import Breadth, Paper
 from pipeline.matching.index import Found
 from pipeline.matching.query import Query, TopicQuery
+from pipeline.matching.suggestions import DAYS
 from pipeline.matching.threshold import NARROWEST
 from pipeline.storage import ingest_state, papers
 from pipeline.storage.database import read_only
 from pipeline.web.papers.search_index import LiveIndex, Mask, Places, SearchIndex
 from pipeline.web.subscribe import curated
-from pipeline.web.subscribe.volume import DAYS
 
 MOST_KEPT: Final = 16 * 1024 * 1024  # octets of cached query results
 ENOUGH_DAYS: Final = 21  # from the first recent paper to the last, to call a topic silent

@@ -206,13 +206,18 @@ def adopt(form: FormInput, adopted: str) -> FormInput:
     `adopted` is the label of the topic and the query, in two lines: the value of the button.
     """
     label, _, query = adopted.partition("\n")
-    if not query.strip():
+    query = " ".join(query.split())
+    if not 0 < len(query) <= LONGEST_QUERY:
         return form
     followed = tuple(
         replace(one, query=query) if one.label == label else one for one in form.followed
     )
     slugs = tuple(one.slug for one in form.chosen if one.name != label)
-    lines = [query if _entry(line).label == label else line for line in form.lines]
+    named = curated.in_use().named
+    lines = [
+        query if (topic.name if (topic := named(line)) else line) == label else line
+        for line in form.lines
+    ]
     if followed == form.followed and tuple(lines) == form.lines:
         lines.append(query)
     return replace(form, followed=followed, slugs=slugs, queries="\n".join(lines))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Final
@@ -18,6 +18,7 @@ from pipeline.matching import suggestions
 from pipeline.matching.index import Found
 from pipeline.matching.query import And, Field, Fielded, Or, Query, TopicQuery, parse_topic
 from pipeline.matching.ranking import Candidate, Picked, Selection, TopicCandidates, pick
+from pipeline.matching.suggestions import Count
 from pipeline.rendering import Branding, formatting, views
 from pipeline.rendering.views import Card
 from pipeline.storage.database import read_only
@@ -27,7 +28,7 @@ from pipeline.web.papers.recent import RecentPapers, RecentWindow
 from pipeline.web.papers.search_index import Places
 from pipeline.web.subscribe import form_input, volume
 from pipeline.web.subscribe.form_input import FormInput, TopicEntry
-from pipeline.web.subscribe.volume import Count, Instead, Volume
+from pipeline.web.subscribe.volume import Instead, Volume
 from pipeline.web.templating import Pages, abridged
 
 WEEK: Final = timedelta(days=7)
@@ -188,6 +189,7 @@ def _rates(
     recent: RecentWindow, topics: Sequence[TopicEntry], breadth: Breadth, read: tuple[str, ...]
 ) -> Iterator[Volume]:
     papers = {label: _papers(recent, query, breadth) for label, query in _counted_queries(topics)}
+    known = {topic.query.text for topic in topics if topic.query}
     helped = 0
     for topic in topics:
         if topic.query is None:
@@ -203,7 +205,9 @@ def _rates(
                 topic.label,
                 counted,
                 more=_remarks(topic, papers[topic.label], others, read),
-                instead=tuple(_instead(recent, topic, counted, breadth, needs_help=needs_help)),
+                instead=tuple(
+                    _instead(recent, topic, counted, breadth, known, needs_help=needs_help)
+                ),
             )
 
 
@@ -250,9 +254,15 @@ def _is_read(name: str, read: Sequence[str]) -> bool:
 
 
 def _instead(
-    recent: RecentWindow, topic: TopicEntry, counted: Count, breadth: Breadth, *, needs_help: bool
+    recent: RecentWindow,
+    topic: TopicEntry,
+    counted: Count,
+    breadth: Breadth,
+    known: Collection[str],
+    *,
+    needs_help: bool,
 ) -> Iterator[Instead]:
-    """Yield queries that were tried and find papers, with their volume.
+    """Yield queries that were tried, find papers and are not in the form, with their volume.
 
     These are corrections of likely mistakes; if the topic has too many papers, a narrower query;
     if too few, the words without typos, an author of that name, and a broader query.
@@ -267,7 +277,7 @@ def _instead(
                 recent, recent.found(one, breadth).papers
             )
             for one in others
-            if one and one.text != query.text
+            if one and one.text not in known
         }
         return {text: one for text, one in counts.items() if one.papers}
 
@@ -278,15 +288,18 @@ def _instead(
     yield from named(gettext("Did you mean"), map(_parsed, topic.corrections))
     if not needs_help:
         return
+    best = None
     if counted.is_flood:
         best = volume.narrower(counted, tried(suggestions.narrower(query.tree)))
     else:
+        corpus = recent.search_index.corpus
         if not topic.corrections:
-            corpus = recent.search_index.corpus
             meant = [suggestions.corrected(query.tree, corpus)]
             yield from named(gettext("Did you mean"), meant)
-        yield from named(gettext("Author"), [suggestions.author(query.tree)])
-        best = volume.broader(counted, tried(suggestions.broader(query.tree)))
+        people = list(named(gettext("Author"), [suggestions.author(query.tree)]))
+        yield from people
+        if not people:
+            best = volume.broader(counted, tried(suggestions.broader(query.tree, corpus)))
     if best:
         yield best
 

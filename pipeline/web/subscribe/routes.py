@@ -77,11 +77,11 @@ def subscribe(
     """
     values = form_input.adopt(form_input.parse(form), form.get("adopt", ""))
     if form.get("do") == "preview" or "adopt" in form:
-        errors = tuple(error for error in form_input.validate(values) if error.field in TOPICS)
         if not budget.allows(request):
             return _page(
                 pages, recent, values, (FieldError("", gettext(TOO_MANY_PREVIEWS)),), status=429
             )
+        errors = tuple(error for error in form_input.validate(values) if error.field in TOPICS)
         preview = charged_preview(request, values, services, pages, recent, budget)
         return _page(pages, recent, values, errors, preview=preview, status=422 if errors else 200)
     if form.get(TRAP):

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
-from pipeline.matching.suggestions import FLOOD, least_broader
+from pipeline.matching.suggestions import Count, least_broader
 from pipeline.translations import gettext, gettext_noop, ngettext
 from pipeline.web.subscribe.form_input import FieldError
 
-DAYS: Final = 30  # length of the window over which papers are counted
-TRICKLE: Final = 1  # papers a week; fewer are too few
-WEEK: Final = 7
 NARROWER = 0.7  # times a topic's papers, at most, that a narrower query finds
 OVERLAP: Final = 0.5  # share of a topic's papers that another also matches, to be reported
 LEAST_SHARED: Final = 3  # papers
@@ -45,37 +42,6 @@ class Instead:
     word: str  # "Narrower", "Broader", "Did you mean"
     query: str
     pace: str
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """Number of papers of a topic on days when any paper was announced.
-
-    Weekends are not counted: they say nothing about a topic.
-    """
-
-    papers: int
-    silent: int  # days without a paper of this topic
-    days: int
-    span: int  # calendar days from the first day to the last
-
-    @property
-    def a_day(self) -> float:
-        return self.papers / self.days
-
-    @property
-    def a_week(self) -> float:
-        if self.span < WEEK:
-            return self.a_day * 5
-        return self.a_day * min(7.0, 7 * self.days / self.span)
-
-    @property
-    def is_flood(self) -> bool:
-        return self.a_day > FLOOD
-
-    @property
-    def is_trickle(self) -> bool:
-        return self.a_week < TRICKLE
 
 
 def count(per_day: Mapping[date, int], days: Sequence[date]) -> Count:
@@ -142,12 +108,8 @@ def narrower(counted: Count, others: Mapping[str, Count]) -> Instead | None:
 
 
 def broader(counted: Count, others: Mapping[str, Count]) -> Instead | None:
-    """Return the broader candidate with the fewest papers, or None; see `least_broader`.
-
-    A candidate with more than `FLOOD` a day is never suggested.
-    """
-    calm = {query: one.papers for query, one in others.items() if not one.is_flood}
-    best = least_broader(counted.papers, calm)
+    """Return the broader candidate with the fewest papers, or None; see `least_broader`."""
+    best = least_broader(counted, others)
     return None if best is None else Instead(gettext("Broader"), best, pace(others[best]))
 
 

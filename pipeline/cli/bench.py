@@ -1,4 +1,4 @@
-"""Benchmarks: paperboy bench send, web, match, quality, sentences."""
+"""Benchmarks: paperboy bench send, web, match, quality, sentences, readers."""
 
 from __future__ import annotations
 
@@ -177,6 +177,22 @@ def sentences(
         sys.stdout.write(json.dumps(row) + "\n")
     else:
         show([row], tuple(row), as_json=False, empty="")
+
+
+@app.command()
+def readers(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="people.jsonl, and papers.jsonl or papers.jsonl.gz."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Score an order learned from what people submitted before; see docs/matching.md."""
+    from pipeline.bench import readers as bench
+
+    rows = [quality.as_json() for quality in bench.measure(folder)]
+    columns = ("liked", "order", "people", "episodes", "auc", "mrr", "hit3")
+    show(rows, columns, as_json=as_json, empty="Nobody submitted papers on two days.")
 
 
 def _show_site(report: site.Report) -> None:

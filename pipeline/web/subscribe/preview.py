@@ -265,7 +265,7 @@ def _instead(
     """Yield queries that were tried, find papers and are not in the form, with their volume.
 
     These are corrections of likely mistakes; if the topic has too many papers, a narrower query;
-    if too few, the words without typos, an author of that name, and a broader query.
+    if too few, the words without typos or an author of that name, else a broader query.
     """
     query = topic.query
     if query is None:
@@ -293,12 +293,13 @@ def _instead(
         best = volume.narrower(counted, tried(suggestions.narrower(query.tree)))
     else:
         corpus = recent.search_index.corpus
-        if not topic.corrections:
-            meant = [suggestions.corrected(query.tree, corpus)]
-            yield from named(gettext("Did you mean"), meant)
-        people = list(named(gettext("Author"), [suggestions.author(query.tree)]))
-        yield from people
-        if not people:
+        meant = None if topic.corrections else suggestions.corrected(query.tree, corpus)
+        likely = [
+            *named(gettext("Did you mean"), [meant]),
+            *named(gettext("Author"), [suggestions.author(query.tree)]),
+        ]
+        yield from likely
+        if not likely:
             best = volume.broader(counted, tried(suggestions.broader(query.tree, corpus)))
     if best:
         yield best

@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from pipeline.domain import Breadth, Match, Sighting, SourceState
-from pipeline.errors import SourceError
+from pipeline.errors import LeaseLostError, SourceError
 from pipeline.logs import set_aside
 from pipeline.matching.corpus import statistics
 from pipeline.matching.match import match, parse_topics
@@ -318,24 +318,38 @@ def state_of(news_at: datetime | None, due: Calendar, now: datetime) -> SourceSt
 def _look_up(run: _Run, arxiv: ArxivAPI) -> None:
     """Request papers by their ids, and merge the answers, until all are stored or one fails.
 
-    After a failure the next run requests them again; the next day, if arXiv refuses the request or
-    names a time for the next one. No request is made while the source must not be read.
+    After a failure the next run requests them again; the next day, if arXiv rejects the request. No
+    request is made before the time that arXiv named, here or in its feed. Raises LeaseLostError
+    only: without the answers, papers are published as their sources list them.
     """
     with read_only(run.engine) as conn:
-        known = ingest_state.source_state(conn, ARXIV)
+        known = [ingest_state.source_state(conn, name) for name in (ARXIV, ingest_state.LOOK_UP)]
         missing = papers.missing_from(conn, ARXIV, now=run.now, limit=LOOK_UPS * IDS)
-    if known and known.next_try_at and known.next_try_at > run.now:
+    if any(one and one.next_try_at and one.next_try_at > run.now for one in known):
         return
-    for ids in in_chunks(missing, IDS):
-        try:
-            found = arxiv.look_up(ids, now=run.now)
-        except SourceError as error:
-            log.warning("papers.look_up_failed", source=ARXIV, error=error.message)
-            if error.retry_at or not error.retryable:
-                _merge(run, missing, ())
-            return
-        counts = _merge(run, ids, found)
-        log.info("papers.looked_up", source=ARXIV, papers=len(ids), found=counts.sightings)
+    try:
+        for ids in in_chunks(missing, IDS):
+            counts = _merge(run, ids, arxiv.look_up(ids, now=run.now))
+            log.info("papers.looked_up", source=ARXIV, papers=len(ids), found=counts.sightings)
+    except SourceError as error:
+        log.warning("papers.look_up_failed", source=ARXIV, error=error.message)
+        _postpone(run, missing, error)
+    except LeaseLostError:
+        raise
+    except Exception:  # a bug in the look-up must not stop the digests
+        log.exception("papers.look_up_broken", source=ARXIV)
+
+
+def _postpone(run: _Run, missing: Sequence[str], error: SourceError) -> None:
+    """Store when arXiv may be requested again, if it named a time or rejected the request."""
+    if not error.retryable:
+        _merge(run, missing, ())
+    if error.retry_at:
+        with run.engine.begin() as conn:
+            run.hold(conn)
+            known = ingest_state.source_state(conn, ingest_state.LOOK_UP)
+            refused = SourceError(ingest_state.LOOK_UP, error.message, retry_at=error.retry_at)
+            ingest_state.put_source_state(conn, after_failure(known, refused, run.now))
 
 
 @retry_transaction

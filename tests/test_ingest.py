@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import cast
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -429,6 +430,48 @@ def test_no_look_up_before_the_time_that_arxiv_named(engine, site):
     look_up(engine, site, LISTED, now=NOW + HOUR)
 
     assert site.paths == []
+
+
+def test_no_look_up_of_any_paper_before_the_time_that_arxiv_named_for_one(engine, site):
+    site.replies["/api/query"] = Reply(status=429, headers={"Retry-After": "86400"})
+
+    for hour in range(25):
+        paper = replace(LISTED, arxiv_id=f"3001.{hour:05}", source_id=str(hour), title=f"P {hour}")
+        look_up(engine, site, paper, now=NOW + hour * HOUR)
+
+    assert len(site.paths) == 2
+    assert published(engine) == 25
+    with engine.connect() as conn:
+        assert [one.source for one in ingest_state.list_source_states(conn)] == ["huggingface"]
+
+
+@pytest.mark.parametrize("broken", [KeyError("entry"), SourceError("arxiv", "503")])
+def test_papers_are_published_if_the_look_up_fails(engine, broken):
+    class Broken:
+        def look_up(self, _ids: object, *, now: datetime) -> tuple[Sighting, ...]:
+            raise broken
+
+    [report] = ingesting.ingest(
+        engine, [Press("huggingface", [LISTED])], now=NOW, arxiv=cast("ArxivAPI", Broken())
+    )
+
+    assert (report.new, report.error, published(engine)) == (1, None, 1)
+
+
+def test_look_up_of_a_run_that_lost_its_lease_writes_nothing(engine):
+    class Slow:
+        def look_up(self, _ids: object, *, now: datetime) -> tuple[Sighting, ...]:
+            end_lease(engine)
+            ingest(engine, make_sighting("3001.00002"))
+            raise SourceError("arxiv", "429", retry_at=now + HOUR)
+
+    with pytest.raises(LeaseLostError):
+        ingesting.ingest(
+            engine, [Press("huggingface", [LISTED])], now=NOW, arxiv=cast("ArxivAPI", Slow())
+        )
+
+    with engine.connect() as conn:
+        assert ingest_state.source_state(conn, ingest_state.LOOK_UP) is None
 
 
 # --- Crashes ------------------------------------------------------------------------------------

@@ -66,11 +66,10 @@ class Scorer:
                 *self.postings.spellings(forms[i]),
                 *self._joins(forms, i),
                 *(other for first, last, other in variants if first <= i < last),
-                *((other,) for other in relatives(plain[i])),
+                *((other,) for other in relatives(plain[i]) if len(telling) > 1),
             )
-            family = (plain[i], *relatives(plain[i]))  # as frequent as the commonest
-            idf = min(map(self.statistics.idf, family))
-            units[plain[i]] = Unit(spellings, idf, max(map(self.statistics.share, family)))
+            idf, share = self.statistics.idf(plain[i]), self.statistics.share(plain[i])
+            units[plain[i]] = Unit(spellings, idf, share)
         return list(units.values())
 
     def _joins(self, forms: tuple[str, ...], i: int) -> list[tuple[str, ...]]:

@@ -357,16 +357,14 @@ def base(word: str) -> str:
 
 # --- Names of a field ---------------------------------------------------------------------------
 
-# Adjectives and nouns that name one field or thing in any text. Words with a meaning of their own
-# are left out: visual and visualization, physical and physics, cellular and cell, environment.
+# Adjectives and nouns that name one field or thing in any text. Adjectives with other senses are
+# left out: optical flow is not optics, and a causal model, a statistical test, a geometric prior, a
+# genetic algorithm or the cognitive load are not about the field of the noun.
 _FIELDS: Final = """
-medical medicine; statistical statistics; molecular molecule; mathematical mathematics math;
-linguistic linguistics; genetic genetics; robotic robotics robot; probabilistic probability;
-causal causality; chemical chemistry; biological biology; psychological psychology; ecological
-ecology; epidemiological epidemiology; agricultural agriculture; educational education; financial
-finance; musical music; cognitive cognition; geometric geometry; topological topology; ethical
-ethics; optical optics; acoustic acoustics; economic economics; astronomical astronomy;
-radiological radiology
+medical medicine; molecular molecule; mathematical mathematics math; robotic robotics robot;
+chemical chemistry; biological biology; psychological psychology; epidemiological epidemiology;
+agricultural agriculture; educational education; financial finance; musical music;
+astronomical astronomy; radiological radiology
 """
 
 

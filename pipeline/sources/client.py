@@ -298,7 +298,8 @@ def _body(response: requests.Response, bounds: DownloadLimits, source: str) -> I
         size += len(part)
         if wire > bounds.wire or size > bounds.body:
             largest = bounds.wire if wire > bounds.wire else bounds.body
-            raise SourceError(source, f"an answer of more than {largest / 2**20:g} MB")
+            why = f"an answer of more than {largest / 2**20:g} MB"
+            raise SourceError(source, why, retryable=False)
         yield part
     if unpack and wire and not unpack.eof:
         raise SourceError(source, "an answer that breaks off")

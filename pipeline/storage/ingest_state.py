@@ -15,6 +15,7 @@ from pipeline.storage.database import readable, upsert
 from pipeline.storage.schema import BatchRow, HTTPValidatorRow, IngestStateRow, SourceStateRow
 
 ONE_ROW = IngestStateRow.id == 1
+LOOK_UP: Final = "arxiv-look-up"  # row of `source_states` with the time before the next look-up
 
 
 def published_batch(conn: Connection) -> int:
@@ -140,7 +141,9 @@ def source_state(conn: Connection, source: str) -> SourceRecord | None:
 
 
 def list_source_states(conn: Connection) -> list[SourceRecord]:
-    query = select(*SourceStateRow.__table__.c).order_by(SourceStateRow.source)
+    """Return the states of the sources by name; `LOOK_UP` is none of them."""
+    query = select(*SourceStateRow.__table__.c).where(SourceStateRow.source != LOOK_UP)
+    query = query.order_by(SourceStateRow.source)
     return list(readable(conn, "source", query, SourceStateRow.source, _source_of_row))
 
 

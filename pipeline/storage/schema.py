@@ -218,7 +218,7 @@ class IngestStateRow(Table):
 
 
 class SourceStateRow(Table):
-    """The state and read position of a source."""
+    """The state and read position of a source; `arxiv-look-up` has a row after Retry-After only."""
 
     __tablename__ = "source_states"
 

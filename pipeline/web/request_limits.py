@@ -55,13 +55,14 @@ class RequestClass:
     patience: float
 
 
-# Together they use 20 of the 40 threads; the rest is for paths without a lane, which are fast.
+# Together they use 19 of the 40 threads (pictures need none); the rest is for paths without a lane,
+# which are fast.
 OPERATING: Final = RequestClass("operating", 2, 16, 10.0)
 LEAVING: Final = RequestClass("leaving", 4, 200, 20.0)
 PROVIDERS: Final = RequestClass("providers", 2, 32, 10.0)
 CHANGING: Final = RequestClass("changing", 3, 64, 10.0)  # sign-ups, confirmations, preferences
 SEARCHING: Final = RequestClass("searching", 2, 32, 5.0)  # paths that evaluate queries
-PICTURES: Final = RequestClass("pictures", 1, 64, 8.0)  # thumbnails, fetched one at a time
+PICTURES: Final = RequestClass("pictures", 64, 0, 8.0)  # thumbnails, fetched by their own thread
 SHOWING: Final = RequestClass("showing", 6, 64, 8.0)
 
 _SEARCHES: Final = ("/preferences/", "/topics", "/sitemap.xml")

@@ -31,7 +31,7 @@ from pipeline.storage.ingest_state import SourceRecord
 from pipeline.storage.schema import BatchRow, MatchRow, SightingRow
 from tests.support import SHARED
 from tests.support.dying import dying, end_lease
-from tests.support.factories import NOW, make_match, make_sighting
+from tests.support.factories import NOW, TODAY, make_match, make_sighting
 from tests.support.newsroom import (
     Press,
     add_reader,
@@ -360,6 +360,7 @@ def test_paper_without_categories_gets_those_of_arxiv_before_it_is_matched(engin
     (paper,) = stored(engine)
     assert paper.categories == ("cs.AI", "cs.LG")
     assert (paper.title, paper.sources) == ("From arXiv", ("arxiv", "huggingface"))
+    assert paper.announced_on == TODAY  # and not when it was submitted to arXiv
     assert (report.new, published(engine), len(matches(engine))) == (1, 1, 1)
 
 

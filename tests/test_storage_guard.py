@@ -72,12 +72,18 @@ def add_readers(engine, count: int = 100) -> list[int]:
 
 
 def send_all(engine, sink, **changes):
-    """Drain the queue once; return the reason if the guard or the breaker stopped it, else None."""
+    """Drain the queue once; return the reason if the guard or the breaker stopped it, else None.
+
+    If the disk is slow, all mails are refused before the first refusal is counted: then the edition
+    is held, too, but there is nothing left to stop.
+    """
     try:
         send(engine, sink, connections=10, **changes)
     except DispatchStoppedError as stopped:
         return str(stopped)
-    return None
+    with engine.connect() as conn:
+        held = [hold.reason for hold in send_controls.list_pauses(conn) if hold.automatic]
+    return held[0] if held else None
 
 
 def judge(engine, now=NOW, **which):

@@ -85,7 +85,7 @@ def test_days_without_a_choice_are_left_out(folder):
 def test_row_without_a_value_is_an_error(folder):
     (folder / "people.jsonl").write_text('{"person": "ada"}')
 
-    with pytest.raises(PaperboyError, match="KeyError"):
+    with pytest.raises(PaperboyError, match="submissions is missing"):
         readers.measure(folder)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -196,7 +197,7 @@ class LabelledSet:
 def read_set(folder: Path) -> LabelledSet:
     """Read a labelled set. Raise PaperboyError if a file is missing or invalid, or is ungraded."""
     grades: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for row in _lines(folder / "qrels.jsonl", "topic", "paper", "grade"):
+    for row in rows(folder / "qrels.jsonl", "topic", "paper", "grade"):
         grades[str(row["topic"])][str(row["paper"])] = _grade(row["grade"])
     if not grades:
         raise PaperboyError(f"{folder / 'qrels.jsonl'}: no grades")
@@ -215,14 +216,14 @@ def papers_in(path: Path) -> list[PaperText]:
             authors=_strings(row.get("authors")),
             categories=_strings(row.get("categories")),
         )
-        for row in _lines(path, "id", "title", text="title")
+        for row in rows(path, "id", "title", text="title")
     ]
 
 
 def topics_in(path: Path) -> list[TopicText]:
     """Parse topics. Raise PaperboyError with the line that is invalid."""
     return [
-        TopicText(str(row["id"]), row["query"]) for row in _lines(path, "id", "query", text="query")
+        TopicText(str(row["id"]), row["query"]) for row in rows(path, "id", "query", text="query")
     ]
 
 
@@ -236,14 +237,24 @@ def _strings(value: object) -> tuple[str, ...]:
     return tuple(v for v in value if isinstance(v, str)) if isinstance(value, list) else ()
 
 
-def _lines(path: Path, *required: str, text: str = "") -> Iterator[dict[str, Any]]:
+def rows(path: Path, *required: str, text: str = "") -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file of JSON lines, .jsonl or .jsonl.gz, which have the `required` keys.
+
+    `text` is one of them that must be a string. Raise PaperboyError with the line that is invalid.
+    """
     try:
-        with path.open(encoding="utf-8") as file:
+        with opened(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _record(f"{path}, line {number}", line, required, text)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError) as error:
         raise PaperboyError(f"{path}: {error}") from error
+
+
+def opened(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return path.open(encoding="utf-8")
 
 
 def _record(where: str, line: str, required: tuple[str, ...], text: str) -> dict[str, Any]:

@@ -5,8 +5,6 @@ The likes of a person are their earlier submissions. See docs/matching.md for th
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.bench.quality import rows
 from pipeline.errors import PaperboyError
 from pipeline.matching.corpus import statistics
 from pipeline.matching.match import PaperText
@@ -181,7 +180,7 @@ def _episodes(folder: Path, papers: Mapping[str, DatedPaper]) -> Iterator[Episod
     by_day: defaultdict[date, list[DatedPaper]] = defaultdict(list)
     for paper in papers.values():
         by_day[paper.day].append(paper)
-    for row in _rows(folder / "people.jsonl"):
+    for row in rows(folder / "people.jsonl", "person", "submissions"):
         days: defaultdict[date, list[str]] = defaultdict(list)
         for one in row["submissions"]:
             days[date.fromisoformat(one["day"])].append(str(one["paper"]))
@@ -196,7 +195,7 @@ def _episodes(folder: Path, papers: Mapping[str, DatedPaper]) -> Iterator[Episod
 
 def _papers(folder: Path) -> dict[str, DatedPaper]:
     path = folder / "papers.jsonl"
-    rows = _rows(path if path.exists() else folder / "papers.jsonl.gz")
+    path = path if path.exists() else folder / "papers.jsonl.gz"
     return {
         str(row["id"]): DatedPaper(
             PaperText(
@@ -205,22 +204,5 @@ def _papers(folder: Path) -> dict[str, DatedPaper]:
             date.fromisoformat(row["day"]),
             int(row.get("upvotes") or 0),
         )
-        for row in rows
+        for row in rows(path, "id", "title", "day", text="title")
     }
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file of JSON lines, which may be gzipped."""
-    try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            lines = [line for line in file if line.strip()]
-    except (OSError, EOFError, UnicodeError) as error:
-        raise PaperboyError(f"cannot read {path}: {error}") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise PaperboyError(f"{path}, row {number}: {error}") from error
-        if not isinstance(row, dict):
-            raise PaperboyError(f"{path}, row {number}: it is no object")
-        yield row

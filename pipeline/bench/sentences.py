@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import key_sentence
+from pipeline.bench.quality import opened
 from pipeline.errors import PaperboyError
 from pipeline.key_sentence import FEATURES, USUAL, Weights
 from pipeline.rendering import formatting
@@ -199,7 +199,7 @@ def read(path: Path) -> list[Summarised]:
     Raise PaperboyError with the line that is invalid, or if there are no papers.
     """
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             papers = [
                 _paper(f"{path}, line {number}", line)
                 for number, line in enumerate(file, 1)
@@ -210,12 +210,6 @@ def read(path: Path) -> list[Summarised]:
     if not papers:
         raise PaperboyError(f"{path}: no papers")
     return papers
-
-
-def _opened(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
 
 
 def _paper(where: str, line: str) -> Summarised:

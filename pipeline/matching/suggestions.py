@@ -287,10 +287,16 @@ def as_typed(query: str, typed: str) -> str:
         return CATEGORIES.get(word) or words.get((word,), word)
 
     text = re.sub(r"[^\s()\":]+", spelled, query)
+    other = parsed(text)
+    return text if other and other.text == query else query
+
+
+def parsed(text: str) -> TopicQuery | None:
+    """Parse a suggested query; None if it is invalid, as when a second mistake is left."""
     try:
-        return text if parse_topic(text).text == query else query
+        return parse_topic(" ".join(text.split()))
     except QueryError:
-        return query
+        return None
 
 
 def corrected(query: Query, corpus: CorpusStatistics) -> TopicQuery | None:

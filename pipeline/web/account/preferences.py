@@ -16,7 +16,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from pipeline import editions, signup, slots
 from pipeline.domain import Frequency, Subscriber, SubscriberStatus
 from pipeline.errors import ConflictError, LimitError, QueryError
-from pipeline.matching.query import TopicQuery, canonical, parse_topic
+from pipeline.matching import suggestions
+from pipeline.matching.query import canonical
 from pipeline.rendering import formatting, views
 from pipeline.rendering.views import Card
 from pipeline.signup import Preferences
@@ -156,7 +157,7 @@ def show_suggestion(
     """
     known = signup.choices_of(services.engine, _subscriber_id(services, token))
     old = next((query for query, label in known.topics if label == topic), None)
-    new = _topic_query(query)
+    new = suggestions.parsed(query)
     is_active = known.subscriber.status is SubscriberStatus.ACTIVE
     if old is None or new is None or new.text in dict(known.topics) or not is_active:
         return RedirectResponse(f"/preferences/{token}", 303)
@@ -170,7 +171,7 @@ def adopt_suggestion(
     """Replace a topic by a suggested query; all other preferences stay."""
     subscriber_id = _subscriber_id(services, token)
     known = dict(signup.choices_of(services.engine, subscriber_id).topics)
-    old, new = form.get("old", ""), _topic_query(form.get("query", ""))
+    old, new = form.get("old", ""), suggestions.parsed(form.get("query", ""))
     if old not in known or new is None:
         return RedirectResponse(f"/preferences/{token}", 303)
     label = replace(_followed(old, known[old]), query=new.typed).label
@@ -183,13 +184,6 @@ def adopt_suggestion(
     answer = _redirect(token, "saved")
     answer.background = BackgroundTask(wake_editions)  # matches the new topic
     return answer
-
-
-def _topic_query(text: str) -> TopicQuery | None:
-    try:
-        return parse_topic(" ".join(text.split()))
-    except QueryError:
-        return None
 
 
 @router.post("/preferences/{token}/pause")

@@ -13,10 +13,9 @@ from starlette.requests import Request
 
 from pipeline.bootstrap import Services
 from pipeline.domain import Breadth, Frequency, Paper
-from pipeline.errors import QueryError
 from pipeline.matching import suggestions
 from pipeline.matching.index import Found
-from pipeline.matching.query import And, Field, Fielded, Or, Query, TopicQuery, parse_topic
+from pipeline.matching.query import And, Field, Fielded, Or, Query, TopicQuery
 from pipeline.matching.ranking import Candidate, Picked, Selection, TopicCandidates, pick
 from pipeline.matching.suggestions import Count
 from pipeline.rendering import Branding, formatting, views
@@ -285,7 +284,7 @@ def _instead(
         for text, one in tried(others).items():
             yield Instead(word, text, volume.pace(one))
 
-    yield from named(gettext("Did you mean"), map(_parsed, topic.corrections))
+    yield from named(gettext("Did you mean"), map(suggestions.parsed, topic.corrections))
     if not needs_help:
         return
     best = None
@@ -303,14 +302,6 @@ def _instead(
             best = volume.broader(counted, tried(suggestions.broader(query.tree, corpus)))
     if best:
         yield best
-
-
-def _parsed(text: str) -> TopicQuery | None:
-    """Parse a corrected query; None if it is invalid, as when a second mistake is left."""
-    try:
-        return parse_topic(text)
-    except QueryError:
-        return None
 
 
 def _together(

@@ -206,15 +206,35 @@ class Subscriber:
     papers_from: date | None = None  # skip papers announced before: another database sent them
 
 
+class Liking(IntEnum):
+    """A reader's reaction to a paper: whether the digests should have more or less like it."""
+
+    MORE = 1
+    NEITHER = 0
+    LESS = -1
+
+
 # --- Digests ------------------------------------------------------------------------------------
+
+
+class ReasonKind(StrEnum):
+    """What a reason names; the values are stored with each pick."""
+
+    TOPIC = "topic"  # a followed topic
+    LIKED = "liked"  # a similar paper that the reader liked
+    LIKED_AUTHOR = "author"  # an author of both this and a liked paper
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Reason for a pick: the label of a followed topic, and the phrases that matched it."""
+    """Reason for a pick: the label of a followed topic, and the phrases that matched it.
+
+    Or a title or a name, for the other kinds. A pick without a topic is outside the topics.
+    """
 
     label: str
     phrases: tuple[str, ...] = ()
+    kind: ReasonKind = ReasonKind.TOPIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +244,10 @@ class Pick:
     paper: Paper
     reasons: tuple[Reason, ...]
     score: float
+
+    @property
+    def topics(self) -> tuple[Reason, ...]:
+        return tuple(reason for reason in self.reasons if reason.kind is ReasonKind.TOPIC)
 
 
 @dataclass(frozen=True, slots=True)

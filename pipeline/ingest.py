@@ -18,8 +18,9 @@ from sqlalchemy import Connection, Engine
 from pipeline.domain import Breadth, Match, Sighting, SourceState
 from pipeline.errors import LeaseLostError, SourceError
 from pipeline.logs import set_aside
-from pipeline.matching.corpus import statistics
+from pipeline.matching.corpus import CorpusStatistics, statistics
 from pipeline.matching.match import match, parse_topics
+from pipeline.matching.profile import terms_of
 from pipeline.matching.semantic import Embedder
 from pipeline.sources import FetchResult, Source, Validator
 from pipeline.storage import ingest_state, papers, sightings, topics
@@ -34,6 +35,8 @@ log = structlog.get_logger(__name__)
 LEASE = timedelta(minutes=15)
 CHUNK = 500  # sightings or matches per transaction
 MATCHED_AT_ONCE = 2_000  # papers in memory
+WEIGHED_AT_ONCE = 2_000  # papers whose terms are stored in a run: about three seconds
+WEIGHED_FOR = 30  # days after which papers without terms are left without
 LOOK_BACK = timedelta(days=14)  # a source without a cursor is read from this long ago
 NEWS_BY = 12  # UTC hour by which a source publishes on a day that its calendar lists
 
@@ -387,6 +390,8 @@ def _publish(run: _Run) -> list[SourceReport]:
         _write_matches(run, found)
         new += sum(paper.batch == run.batch for paper in some)
         matches += sum(one.breadth is not Breadth.NEAR_MISS for one in found)
+    if followed:
+        _store_terms(run, corpus)
     with run.engine.begin() as conn:
         run.hold(conn)
         ingest_state.publish_batch(conn, run.batch, token=run.token, papers=new, matches=matches,
@@ -398,6 +403,23 @@ def _publish(run: _Run) -> list[SourceReport]:
     log.info("batch.published", batch=run.batch, papers=new, matches=matches,
              topics=len(followed))  # fmt: skip
     return [replace(r, batch=run.batch) if r.touched else r for r in run.reports]
+
+
+def _store_terms(run: _Run, corpus: CorpusStatistics) -> None:
+    """Store the terms of papers, with which digests are ordered for readers who reacted.
+
+    Also those of papers that an earlier run left without terms, at most `WEIGHED_AT_ONCE`.
+    """
+    with read_only(run.engine) as conn:
+        floor = ingest_state.look_back(conn, run.now, days=WEIGHED_FOR)
+        missing = papers.without_terms(conn, after_batch=floor, limit=WEIGHED_AT_ONCE)
+    for chunk in in_chunks(missing, CHUNK):
+        with read_only(run.engine) as conn:
+            some = papers.by_ids(conn, chunk).values()
+        terms = {(one.id, one.version): terms_of(one, corpus).dump() for one in some}
+        with run.engine.begin() as conn:
+            run.hold(conn)
+            papers.store_terms(conn, terms)
 
 
 def _write_matches(run: _Run, matches: Sequence[Match]) -> None:

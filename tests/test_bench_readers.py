@@ -1,4 +1,4 @@
-"""`paperboy bench readers`, and the profile that it measures, on made-up people."""
+"""`paperboy bench readers`, on made-up people."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import gzip
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipeline.bench import readers
 from pipeline.errors import PaperboyError
-from pipeline.matching.corpus import statistics
-from pipeline.matching.profile import Liked, TermSpace, author_keys
-from tests.support.factories import make_paper
 
 FIELDS = {
     "moss": ("Moss on walls", "Moss grows on old walls and stones.", "Ada Lovelace"),
@@ -98,50 +94,3 @@ def test_malformed_file_is_named(folder, line):
 
     with pytest.raises(PaperboyError, match=r"people\.jsonl"):
         readers.measure(folder)
-
-
-# --- The profile --------------------------------------------------------------------------------
-
-
-def space(*papers):
-    found = TermSpace(statistics(papers))
-    return found, [found.terms(paper) for paper in papers]
-
-
-def test_terms_are_a_vector_of_length_one():
-    _, (terms, empty) = space(
-        make_paper("Moss", abstract="On walls."), make_paper("-", abstract="")
-    )
-
-    assert np.linalg.norm(terms.weights) == pytest.approx(1)
-    assert len(set(terms.places.tolist())) == terms.places.size
-    assert empty.places.size == 0
-
-
-def test_newer_likes_count_more_and_shown_papers_count_against():
-    found, (moss, tea, other) = space(
-        make_paper("Moss walls", abstract=""),
-        make_paper("Tea leaves", abstract=""),
-        make_paper("Stars", abstract=""),
-    )
-    liked = [Liked(moss, frozenset(), days=480), Liked(tea, frozenset(), days=0)]
-
-    old, new, unknown = found.learn(liked).likeness([moss, tea, other])
-    lower, _, less = found.learn(liked, [moss, other]).likeness([moss, tea, other])
-
-    assert old / new == pytest.approx(0.25)  # after two half-lives
-    assert unknown == 0
-    assert lower < old
-    assert less < 0
-
-
-def test_a_profile_knows_authors_of_liked_papers():
-    found, (moss,) = space(make_paper("Moss", abstract=""))
-    liked = Liked(moss, author_keys(["Ada King Lovelace", "Gauss, Carl F."]), days=1)
-
-    profile = found.learn([liked])
-
-    assert profile.knows(author_keys(["Emmy Noether", "Carl Gauss"]))
-    assert profile.knows(author_keys(["Lovelace, Ada King"]))
-    assert not profile.knows(author_keys(["Ada Byron"]))
-    assert not profile.knows(frozenset())

@@ -19,6 +19,7 @@ from pipeline import editions, purge, settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import (
     DeliveryStatus,
+    Liking,
     Notice,
     NoticeKind,
     Origin,
@@ -44,7 +45,7 @@ from pipeline.storage.schema import (
     Table,
 )
 from tests.support.factories import NOW, make_sighting
-from tests.support.newsroom import SUPPRESSION_KEY, add_reader, ingest, rows
+from tests.support.newsroom import SUPPRESSION_KEY, add_reader, ingest, rows, stored
 from tests.support.sinks import open_sink
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -83,6 +84,8 @@ def with_traces(engine: Engine) -> Subscriber:
     publish(engine, NOW - DAY)
     ingest(engine, make_sighting())
     publish(engine)
+    signup.like(engine, reader.id, stored(engine)[0].key, Liking.MORE, NOW)
+    signup.annotate(engine, reader.id, stored(engine)[0].key, f"for {ADA}", NOW)
     ask_new(engine, reader, NEW)
     ask(engine, now=NOW)
     with engine.begin() as conn:
@@ -361,6 +364,8 @@ PLACES = {
         {"delivery_id", "edition_on", "address_hash", "domain", "ends_as", "server"},
     ),
     "events": ("news", {"id", "delivery_id", "subscriber_id", "address_hash"}),
+    "reactions": ("reactions", {"subscriber_id", "paper_id", "terms"}),  # terms: of the title
+    "profiles": ("profile", {"subscriber_id", "terms"}),
 }
 OF_NOBODY = {
     "rate_limits": "counts by network address for two days, whoever sat there",

@@ -19,7 +19,15 @@ from pipeline.bench.quality import rows
 from pipeline.errors import PaperboyError
 from pipeline.matching.corpus import statistics
 from pipeline.matching.match import PaperText
-from pipeline.matching.profile import SAME_AUTHOR, Liked, Terms, TermSpace, author_keys
+from pipeline.matching.profile import (
+    SAME_AUTHOR,
+    Opinion,
+    Terms,
+    TermTable,
+    author_keys,
+    learn,
+    terms_of,
+)
 
 Scores = npt.NDArray[np.float64]
 
@@ -108,8 +116,10 @@ class _Known:
     """The terms and authors of all papers, and the profile of each episode."""
 
     def __init__(self, papers: Mapping[str, DatedPaper]) -> None:
-        self._space = TermSpace(statistics(paper.text for paper in papers.values()))
-        self._terms = {id_: self._space.terms(paper.text) for id_, paper in papers.items()}
+        corpus = statistics(paper.text for paper in papers.values())
+        self._terms = {id_: terms_of(paper.text, corpus) for id_, paper in papers.items()}
+        self._numbers = {id_: number for number, id_ in enumerate(papers)}
+        self._table = TermTable({self._numbers[id_]: one for id_, one in self._terms.items()})
         self._authors = {id_: author_keys(paper.text.authors) for id_, paper in papers.items()}
         self._listed: defaultdict[date, list[str]] = defaultdict(list)
         for id_, paper in papers.items():
@@ -117,20 +127,16 @@ class _Known:
 
     def likeness(self, episode: Episode) -> Scores:
         liked = [
-            Liked(
-                self._terms[paper.text.id],
-                self._authors[paper.text.id],
-                (episode.day - paper.day).days,
-            )
+            Opinion(self._terms[paper.text.id], self._authors[paper.text.id], paper.day.toordinal())
             for paper in episode.liked
         ]
-        profile = self._space.learn(liked, self._shown(episode))
-        terms = [self._terms[paper.text.id] for paper in episode.listed]
-        return profile.likeness(terms).astype(np.float64)
+        profile = learn(liked, self._shown(episode))
+        listed = [self._numbers[paper.text.id] for paper in episode.listed]
+        return self._table.likeness(profile, listed).astype(np.float64)
 
     def shares_author(self, episode: Episode) -> Scores:
-        known = frozenset().union(*(self._authors[paper.text.id] for paper in episode.liked))
-        listed = (self._authors[paper.text.id] for paper in episode.listed)
+        known = {key for paper in episode.liked for key in self._authors[paper.text.id]}
+        listed = (self._authors[paper.text.id].keys() for paper in episode.listed)
         return np.array([float(not known.isdisjoint(authors)) for authors in listed])
 
     def _shown(self, episode: Episode) -> list[Terms]:

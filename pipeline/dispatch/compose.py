@@ -35,13 +35,15 @@ class Composer:
 
     def mail_links(self, delivery: Delivery, now: datetime) -> MailLinks:
         view = self.links.digest(delivery.id, now)
+        preferences = self.links.preferences(delivery.subscriber_id, now)
         return MailLinks(
             subscribe=f"{self.site_url}/subscribe",
             privacy=f"{self.site_url}/privacy",
             more=f"{view}/more",
             unsubscribe=self.links.unsubscribe(delivery.secret),
-            preferences=self.links.preferences(delivery.subscriber_id, now),
+            preferences=preferences,
             view=view,
+            papers=f"{preferences}/papers",
         )
 
     def _unsigned(self, delivery: Delivery, content: ListContent | None, now: datetime) -> bytes:

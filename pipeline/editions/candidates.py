@@ -20,12 +20,16 @@ from pipeline.domain import (
     Subscription,
     TopicKind,
 )
-from pipeline.matching.ranking import Candidate, TopicCandidates, pick
+from pipeline.editions.profiles import LIKED_ENOUGH, Profiles
+from pipeline.matching.ranking import LIKING_WEIGHT, Candidate, Picked, TopicCandidates, pick
 from pipeline.storage import papers, topics
 from pipeline.storage.digests import digest_of
 from pipeline.storage.topics import PublishedMatch
 
 UNPICKED = 200  # stored per digest, to be listed on the site
+OUTSIDE_POOL = 3_000  # newest papers, from which those outside the topics are chosen
+OUTSIDE_SHARE = 5  # of so many places, one may be for a paper outside the topics
+NOTHING_LEARNED: Mapping[int, float] = {}
 TRENDING_POOL = 300  # papers with the most upvotes, from which each reader's are chosen
 
 
@@ -62,6 +66,9 @@ class Candidates:
         self._floor: dict[int, int] = {}  # topic id -> matches are loaded of batches after this one
         self._papers: dict[int, Paper] = {}
         self._trending: list[papers.Upvoted] | None = None
+        self._profiles = Profiles()
+        self._pool: list[Paper] = []  # of batches after `_pool_floor`, for papers outside topics
+        self._pool_floor = edition.through
 
     def load(
         self,
@@ -88,6 +95,24 @@ class Candidates:
             )
             self._load_papers(conn, (paper.id for paper in self._trending))
         self._load_papers(conn, (m.paper_id for t in missing for m in self._matches[t]))
+        self._load_profiles(conn, drafts)
+
+    def _load_profiles(self, conn: Connection, drafts: Sequence[Draft]) -> None:
+        """Load the profiles of these readers and the papers that they are compared with."""
+        ids = [draft.subscriber.id for draft in drafts]
+        self._profiles.load_readers(conn, ids)
+        if not any(self._profiles[id_] for id_ in ids):
+            return
+        floor = min((d.range_from for d in drafts if self._may_leave_topics(d)), default=None)
+        if floor is not None and floor < self._pool_floor:
+            new = papers.in_batches(conn, floor, self._edition.through)
+            self._papers |= {paper.id: paper for paper in new if paper.id not in self._papers}
+            self._pool, self._pool_floor = new[-OUTSIDE_POOL:], floor
+        self._profiles.load_papers(conn, self._papers.values())
+
+    def _may_leave_topics(self, draft: Draft) -> bool:
+        reader = self._profiles[draft.subscriber.id]
+        return reader is not None and reader.outside
 
     def _load_papers(self, conn: Connection, ids: Iterable[int]) -> None:
         missing = set(ids) - self._papers.keys()
@@ -97,17 +122,27 @@ class Candidates:
         self, draft: Draft, followed: Sequence[Subscription], seen: set[int]
     ) -> tuple[Digest, SkipReason | None]:
         """Return the digest of a draft and None, or an empty digest and the reason for it."""
-        by_topic = [(s, self._of(s, draft)) for s in followed]
+        liking = self._likeness(draft, followed)
+        by_topic = [(s, self._of(s, draft, liking)) for s in followed]
         most = draft.subscriber.max_papers
         unseen = [
             TopicCandidates(s.label, _offered(s, [c for c in found if c.paper not in seen], most))
             for s, found in by_topic
         ]
-        selection = pick(unseen, most)
-        picks = [Pick(self._papers[p.paper], p.reasons, p.score) for p in selection.picks]
+        outside = self._outside(draft, unseen, seen | liking.keys())
+        selection = pick(unseen, most - len(outside))
+        added: set[int] = set()
+        if liking and len(selection.picks) < most - len(outside):
+            broader = self._broader(draft, followed, unseen, seen, liking)
+            added = {one.paper for topic in broader for one in topic.candidates}
+            selection = pick([*unseen, *broader], most - len(outside))
+        picks = [
+            self._pick(draft, picked, is_explained=picked.rose or picked.paper in added)
+            for picked in selection.picks
+        ]
         digest = digest_of(
             draft.edition_on,
-            picks,
+            [*picks, *outside] if picks else [],
             more=selection.more,
             topics=tuple(s.label for s in followed),
             unpicked=selection.unpicked[:UNPICKED],
@@ -115,6 +150,83 @@ class Candidates:
         if picks:
             return digest, None
         return digest, self._why_nothing(draft, any(found for _, found in by_topic))
+
+    def _broader(
+        self,
+        draft: Draft,
+        followed: Sequence[Subscription],
+        unseen: Sequence[TopicCandidates],
+        seen: set[int],
+        likeness: Mapping[int, float],
+    ) -> list[TopicCandidates]:
+        """Return matches of a broader setting that the reader would like, for places left."""
+        known = seen | {one.paper for topic in unseen for one in topic.candidates}
+        found = []
+        for subscription in followed:
+            if subscription.topic.kind is not TopicKind.QUERY:
+                continue
+            liked = [
+                one
+                for one in self._matched(subscription, draft, Breadth.MORE, likeness)
+                if one.paper not in known and one.likeness >= LIKED_ENOUGH
+            ]
+            found.append(TopicCandidates(subscription.label, liked))
+        return found
+
+    def _pick(self, draft: Draft, picked: Picked, *, is_explained: bool) -> Pick:
+        reader = self._profiles[draft.subscriber.id]
+        why = self._profiles.reason(reader, picked.paper) if reader and is_explained else None
+        reasons = (*picked.reasons, why) if why else picked.reasons
+        return Pick(self._papers[picked.paper], reasons, picked.score)
+
+    def _likeness(self, draft: Draft, followed: Sequence[Subscription]) -> dict[int, float]:
+        """Return the likeness of the papers that may be sent, by id; {} for most readers."""
+        reader = self._profiles[draft.subscriber.id]
+        if reader is None:
+            return {}
+        ids = {
+            match.paper_id
+            for subscription in followed
+            for match in self._matches[subscription.topic.id]
+            if match.batch > draft.range_from and match.paper_id in self._papers
+        }
+        if any(s.topic.kind is TopicKind.TRENDING for s in followed):
+            ids |= {paper.id for paper in self._trending or () if paper.id in self._papers}
+        return self._profiles.likeness(reader, sorted(ids))
+
+    def _outside(
+        self, draft: Draft, unseen: Sequence[TopicCandidates], known: set[int]
+    ) -> list[Pick]:
+        """Return papers outside the topics that the reader would like, best first.
+
+        At most one in `OUTSIDE_SHARE` places, none that a topic with a match needs, and none that
+        is in `known`: sent before, or a match at any breadth.
+        """
+        reader = self._profiles[draft.subscriber.id]
+        if reader is None or not reader.outside:
+            return []
+        needed = sum(bool(topic.candidates) for topic in unseen)
+        most = draft.subscriber.max_papers
+        room = min(most // OUTSIDE_SHARE, most - needed)
+        pool = [
+            paper.id
+            for paper in self._pool
+            if paper.batch > draft.range_from
+            and paper.id not in known
+            and self._is_news(paper.id, draft.subscriber)
+        ]
+        if room <= 0 or not pool:
+            return []
+        likeness = self._profiles.likeness(reader, pool)
+        liked = sorted(
+            (id_ for id_ in pool if likeness[id_] >= LIKED_ENOUGH),
+            key=lambda id_: (-likeness[id_], id_),
+        )
+        picks = []
+        for id_ in liked[:room]:
+            if why := self._profiles.reason(reader, id_):
+                picks.append(Pick(self._papers[id_], (why,), round(likeness[id_], 6)))
+        return picks
 
     def near_misses(
         self, draft: Draft, followed: Sequence[Subscription], seen: set[int]
@@ -150,23 +262,29 @@ class Candidates:
             return SkipReason.NOTHING_NEW
         return SkipReason.NOTHING_MATCHED
 
-    def _of(self, subscription: Subscription, draft: Draft) -> list[Candidate]:
+    def _of(
+        self, subscription: Subscription, draft: Draft, likeness: Mapping[int, float]
+    ) -> list[Candidate]:
         if subscription.topic.kind is TopicKind.TRENDING:
-            return self._trending_for(draft)
-        return self._matched(subscription, draft, draft.subscriber.breadth)
+            return self._trending_for(draft, likeness)
+        return self._matched(subscription, draft, draft.subscriber.breadth, likeness)
 
     def _matched(
-        self, subscription: Subscription, draft: Draft, breadth: Breadth
+        self,
+        subscription: Subscription,
+        draft: Draft,
+        breadth: Breadth,
+        likeness: Mapping[int, float] = NOTHING_LEARNED,
     ) -> list[Candidate]:
         return [
-            self._candidate(match.paper_id, match.score, match.phrases)
+            self._candidate(match.paper_id, match.score, match.phrases, likeness)
             for match in self._matches[subscription.topic.id]
             if match.batch > draft.range_from
             and match.breadth <= breadth
             and self._is_news(match.paper_id, draft.subscriber)
         ]
 
-    def _trending_for(self, draft: Draft) -> list[Candidate]:
+    def _trending_for(self, draft: Draft, likeness: Mapping[int, float]) -> list[Candidate]:
         """Return the most upvoted papers of the last days; none if none is new in the range.
 
         So if a weekend brings no papers, its digests do not contain the leftovers of Friday.
@@ -176,15 +294,27 @@ class Candidates:
         if not any(draft.range_from < paper.touched_batch <= through for paper in pool):
             return []
         return [
-            self._candidate(paper.id, float(paper.upvotes), ())
+            self._candidate(paper.id, float(paper.upvotes), (), likeness)
             for paper in pool
             if self._is_news(paper.id, draft.subscriber)
         ]
 
-    def _candidate(self, paper_id: int, score: float, phrases: tuple[str, ...]) -> Candidate:
+    def _candidate(
+        self,
+        paper_id: int,
+        score: float,
+        phrases: tuple[str, ...],
+        likeness: Mapping[int, float],
+    ) -> Candidate:
         paper = self._papers[paper_id]
         return Candidate(
-            paper_id, score, phrases, paper.title, paper.upvotes, paper.announced_on.toordinal()
+            paper_id,
+            score,
+            phrases,
+            paper.title,
+            paper.upvotes,
+            paper.announced_on.toordinal(),
+            likeness.get(paper_id, 0.0),
         )
 
     def _is_news(self, paper_id: int, subscriber: Subscriber) -> bool:
@@ -201,9 +331,14 @@ class Candidates:
 def _offered(
     subscription: Subscription, unseen: list[Candidate], max_papers: int
 ) -> list[Candidate]:
-    """Return the unseen candidates of a topic; of trending only the top `max_papers`.
+    """Return the unseen candidates of a topic; of trending only `max_papers`.
 
-    The other trending papers must not be counted as matches that did not fit.
+    They are the top ones, or those of twice as many that the reader's profile puts first. The other
+    trending papers must not be counted as matches that did not fit.
     """
-    is_trending = subscription.topic.kind is TopicKind.TRENDING
-    return unseen[:max_papers] if is_trending else unseen
+    if subscription.topic.kind is not TopicKind.TRENDING:
+        return unseen
+    top = unseen[: 2 * max_papers] if any(one.likeness for one in unseen) else unseen
+    most = max((one.score for one in top), default=0.0) or 1.0
+    ordered = sorted(top, key=lambda one: -one.score / most - LIKING_WEIGHT * one.likeness)
+    return ordered[:max_papers]

@@ -1,4 +1,8 @@
-"""Select and order the papers of one reader's digest from the matches of their topics."""
+"""Select and order the papers of one reader's digest from the matches of their topics.
+
+A paper's value in a topic is its score, as a share of the best one of the day, plus a little for
+upvotes, plus what the reader's profile adds or takes.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from pipeline.domain import Reason
 from pipeline.matching.tokens import STOP_WORDS, forms, stem
 
 UPVOTE_WEIGHT = 0.1  # the most upvotes of the day add a tenth of the best score of a topic
+LIKING_WEIGHT = 3.0  # a profile adds so many times the likeness, which is at most 0.2
 FILTERED = 0.5  # value of the best paper of a topic without words: half of the best match of words
 NEARLY_EQUAL = 0.99  # Learning to Reason, Reasoning to Learn
 NEAR_DUPLICATE = 0.8  # the share of words that two titles have in common
@@ -29,6 +34,7 @@ class Candidate:
     title: str = ""
     upvotes: int | None = None
     day: int = 0  # ordinal of the announcement date
+    likeness: float = 0.0  # to papers that the reader liked; see matching.profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,8 @@ class TopicCandidates:
 class Picked:
     paper: int
     reasons: tuple[Reason, ...]  # every topic it matched, the best match first
-    score: float  # in its best topic: 1 for the best match of the day, plus upvotes
+    score: float  # in its best topic: 1 for the best match of the day, plus upvotes and likeness
+    rose: bool = False  # the profile put it before another paper of the topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ class _Offer:
     value: float
     topic: int
     candidate: Candidate
+    rose: bool = False
 
     @property
     def order(self) -> tuple[float, int]:
@@ -178,7 +186,20 @@ def _offers_of(topic: int, candidates: Sequence[Candidate], most: float) -> list
         _Offer(one.score / best + UPVOTE_WEIGHT * _popularity(one) / most, topic, one)
         for one in candidates
     ]
-    return sorted(offers, key=lambda offer: offer.order)
+    offers.sort(key=lambda offer: offer.order)
+    return _by_likeness(offers) if any(one.likeness for one in candidates) else offers
+
+
+def _by_likeness(offers: list[_Offer]) -> list[_Offer]:
+    """Order offers, best first, again with what the profile adds; mark those that rise."""
+    liked = [
+        replace(one, value=one.value + LIKING_WEIGHT * one.candidate.likeness) for one in offers
+    ]
+    places = sorted(range(len(liked)), key=lambda place: liked[place].order)
+    return [
+        replace(liked[place], rose=liked[place].candidate.likeness > 0 and new < place)
+        for new, place in enumerate(places)
+    ]
 
 
 def _popularity(candidate: Candidate) -> float:
@@ -191,6 +212,7 @@ def _picked(offers: list[_Offer], topics: Sequence[TopicCandidates]) -> Picked:
         offers[0].candidate.paper,
         tuple(Reason(label, phrases) for label, phrases in reversed(reasons.items())),
         round(offers[0].value, 6),
+        any(offer.rose for offer in offers),
     )
 
 

@@ -23,6 +23,7 @@ class MailLinks:
     subscribe: str
     privacy: str
     more: str  # papers that matched but did not fit
+    papers: str = ""  # with "/" and the key of a paper: the page to react to it; "" for none
 
 
 @dataclass(frozen=True, slots=True)

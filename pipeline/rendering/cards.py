@@ -33,6 +33,8 @@ class Shape(NamedTuple):
     also: bool
     matched: bool
     unmarked: bool  # no highlighted word is visible
+    liked: bool
+    reactions: bool
     lead: bool
 
 
@@ -96,6 +98,8 @@ class Cards:
             also=bool(place.also),
             matched=bool(place.matched),
             unmarked=not marked.is_visible,
+            liked=bool(place.liked),
+            reactions=bool(place.reactions),
             lead=place.lead,
         )
         form = paper.forms.get(shape)
@@ -157,7 +161,9 @@ class Cards:
             heading=placeholder("heading") if shape.heading else "",
             also=placeholder("also") if shape.also else "",
             matched=placeholder("matched") if shape.matched else "",
-            lines=placeholder("lines") if shape.also or shape.matched else "",
+            liked=placeholder("liked") if shape.liked else "",
+            lines=placeholder("lines") if shape.also or shape.matched or shape.liked else "",
+            reactions=placeholder("reactions") if shape.reactions else "",
             lead=shape.lead,
         )
         unknown = replace(

@@ -104,7 +104,7 @@ class Renderer:
 
         Raise RenderError if no paper is left, or if a template fails.
         """
-        shown = self._shown(digest)
+        shown = self._shown(digest, links.papers)
         mail = self._texts(digest, links, shown)
         frame = self._frame(mail.edition, links)
         in_text = {name: fragment(getattr(mail.personal, name)) for name in frame.text.asked}
@@ -117,7 +117,7 @@ class Renderer:
 
     def page(self, digest: Digest, links: MailLinks) -> tuple[str, str, str]:
         """Return subject, HTML and text of the same mail as strings, from whole templates."""
-        shown = self._shown(digest)
+        shown = self._shown(digest, links.papers)
         mail = self._texts(digest, links, shown)
         context = {
             "edition": mail.edition,
@@ -171,12 +171,14 @@ class Renderer:
             (fragment(_render(template.html, values)),),
         )
 
-    def _shown(self, digest: Digest) -> list[ShownPaper]:
+    def _shown(self, digest: Digest, reactions: str) -> list[ShownPaper]:
         """Return the papers of a digest in their places, without those that cannot be rendered."""
         picks = views.arranged(digest.picks)
         error = RenderError("a digest without a paper")
         while picks:
-            shown, failed = self._rendered(picks, near_misses=digest.near_misses)
+            shown, failed = self._rendered(
+                picks, near_misses=digest.near_misses, reactions=reactions
+            )
             if not failed:
                 return shown
             for paper, error in failed.items():
@@ -185,10 +187,10 @@ class Renderer:
         raise error
 
     def _rendered(
-        self, picks: list[Pick], *, near_misses: bool
+        self, picks: list[Pick], *, near_misses: bool, reactions: str
     ) -> tuple[list[ShownPaper], dict[int, RenderError]]:
         room = views.room(len(picks))
-        places = views.places(picks, room.phrases, near_misses=near_misses)
+        places = views.places(picks, room.phrases, near_misses=near_misses, reactions=reactions)
         shown, failed = [], {}
         for pick, place in zip(picks, places, strict=True):
             its_room = views.LEAD_ROOM if place.lead else room

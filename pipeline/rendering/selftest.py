@@ -12,7 +12,7 @@ from pipeline.rendering.branding import MailLinks
 from pipeline.rendering.fragments import Rendered, plain
 
 SITE = "https://papers.example.org"
-LINKS = MailLinks(*(f"{SITE}/{page}" for page in "abcdef"))
+LINKS = MailLinks(*(f"{SITE}/{page}" for page in "abcdefg"))
 DAY = date(2030, 1, 2)
 
 

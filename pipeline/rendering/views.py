@@ -11,7 +11,7 @@ from typing import TypeGuard
 from urllib.parse import quote, urlencode, urlsplit
 
 from pipeline import key_sentence
-from pipeline.domain import Breadth, NoMatchNotice, Paper, Pick, Reason, Suggestion
+from pipeline.domain import Breadth, NoMatchNotice, Paper, Pick, Reason, ReasonKind, Suggestion
 from pipeline.rendering import formatting
 from pipeline.rendering.branding import Branding
 from pipeline.sources import SOURCES
@@ -78,7 +78,9 @@ class Place:
     heading: str = ""  # topic of the group that begins here
     also: str = ""  # other topics that matched
     matched: str = ""  # "“dense retrieval”, “reranker”", of all topics
-    lines: str = ""  # both in words, wrapped, for the text part
+    liked: str = ""  # "You liked “Dense retrieval at scale”", if that put it here
+    lines: str = ""  # these three in words, wrapped, for the text part
+    reactions: str = ""  # URL, to which "/" and the key of the paper are added; "" for no links
     lead: bool = False
 
 
@@ -96,6 +98,7 @@ class Card:
     why: tuple[MatchReason, ...]
     links: tuple[PaperLink, ...]
     withdrawn: bool
+    key: str = ""  # of the paper, quoted for a URL
     thumbnail: str = ""  # URL of a picture, on this site
     facts: str = ""  # "Ada Lovelace +5 · Analytical Society · 145 upvotes"
     key_sentence_marked: str = ""  # both as HTML with highlights; see `marking`
@@ -232,6 +235,7 @@ def card(paper: Paper, why: tuple[MatchReason, ...], branding: Branding, room: R
         links=tuple(_links(paper)[: room.links]),
         thumbnail=_thumbnail(paper, branding) if sentence else "",
         withdrawn=paper.withdrawn,
+        key=quote(paper.key, safe=""),
         facts=" · ".join(_facts(paper, detailed=room.detailed)),
     )
 
@@ -270,15 +274,18 @@ def arranged(picks: Iterable[Pick]) -> list[Pick]:
     return [pick for group in groups.values() for pick in group]
 
 
-def places(picks: Sequence[Pick], phrases: int, *, near_misses: bool = False) -> list[Place]:
+def places(
+    picks: Sequence[Pick], phrases: int, *, near_misses: bool = False, reactions: str = ""
+) -> list[Place]:
     """Return the place of each arranged pick, with at most `phrases` of each topic.
 
     Near misses have no matches: only the topic that they are nearest to.
     """
     found, before = [], ""
     for number, pick in enumerate(picks, 1):
-        why = reasons(pick.reasons, phrases)
-        heading = why[0].label if why else ""
+        why = reasons(pick.topics, phrases)
+        liked = _liked(pick.reasons)
+        heading = why[0].label if why else gettext("Outside your topics") if liked else ""
         matches = () if near_misses else why
         found.append(
             Place(
@@ -286,12 +293,25 @@ def places(picks: Sequence[Pick], phrases: int, *, near_misses: bool = False) ->
                 heading=heading if heading != before else "",
                 also=_also(matches),
                 matched=_matched(matches),
-                lines=_lines(matches),
+                liked=liked,
+                lines=_lines(matches, liked),
+                reactions=reactions,
                 lead=number == 1 and len(picks) <= LED,
             )
         )
         before = heading
     return found
+
+
+def _liked(given: tuple[Reason, ...]) -> str:
+    """Return what the reader liked that put a paper into its place; "" for most papers."""
+    for reason in given:
+        label = formatting.cut_at_word(formatting.clean(reason.label), LABEL)
+        if reason.kind is ReasonKind.LIKED:
+            return gettext("You liked “%(title)s”", title=label)
+        if reason.kind is ReasonKind.LIKED_AUTHOR:
+            return gettext("You liked a paper by %(name)s", name=label)
+    return ""
 
 
 def _also(why: tuple[MatchReason, ...]) -> str:
@@ -304,12 +324,14 @@ def _matched(why: tuple[MatchReason, ...]) -> str:
 
 
 @lru_cache(maxsize=16_384)
-def _lines(why: tuple[MatchReason, ...]) -> str:
+def _lines(why: tuple[MatchReason, ...], liked: str) -> str:
     lines = []
     if matched := _matched(why):
         lines.append(gettext("Matched %(phrases)s", phrases=matched))
     if also := _also(why):
         lines.append(gettext("Also for %(topics)s", topics=also))
+    if liked:
+        lines.append(liked)
     return "\n".join(map(formatting.wrap, lines))
 
 
@@ -337,7 +359,7 @@ def subject(title: str, list_name: str, *, near_misses: bool = False) -> str:
 
 
 def _first_topic(pick: Pick) -> str:
-    return pick.reasons[0].label if pick.reasons else ""
+    return pick.topics[0].label if pick.topics else ""
 
 
 @lru_cache(maxsize=8_192)

@@ -4,6 +4,7 @@
     abuse_limits   limits of mail to addresses that are not confirmed
     subscribe      the form stores a request, a POST of its token confirms it; consent versions
     preferences    change choices, pause, change the address, mail the preferences link
+    reactions      more or less like a paper, save it; what is learned from that
     unsubscribe    unsubscribe with one click, and undo within a month
     personal_data  read, export, erase
     transfer       export and import of all subscribers, also from other newsletters
@@ -39,6 +40,18 @@ from pipeline.signup.preferences import (
     pause_of,
     replace_topic,
 )
+from pipeline.signup.reactions import (
+    Interests,
+    Learned,
+    annotate,
+    configure,
+    forget,
+    interests,
+    like,
+    reaction_to,
+    reset,
+    save,
+)
 from pipeline.signup.subscribe import (
     WORDING,
     Confirmed,
@@ -54,17 +67,21 @@ __all__ = [
     "WORDING",
     "Choices",
     "Confirmed",
+    "Interests",
+    "Learned",
     "PastDigest",
     "PastSkip",
     "Preferences",
     "Request",
     "UnsubscribeReason",
     "add",
+    "annotate",
     "ask_data_link",
     "ask_link",
     "ask_new_address",
     "change",
     "choices_of",
+    "configure",
     "confirm",
     "confirm_new_address",
     "csv_lists",
@@ -74,13 +91,19 @@ __all__ = [
     "export",
     "export_of",
     "find",
+    "forget",
+    "interests",
     "leave",
+    "like",
     "parse_queries",
     "pause",
     "pause_of",
+    "reaction_to",
     "read_request",
     "replace_topic",
     "request_subscription",
+    "reset",
+    "save",
     "set_reason",
     "transfer",
     "undo",

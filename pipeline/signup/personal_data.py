@@ -20,6 +20,7 @@ from pipeline.storage import (
     delivery_queries,
     digests,
     events,
+    reactions,
     refusals,
     requests,
     subscribers,
@@ -125,6 +126,7 @@ def export(engine: Engine, subscriber_id: int) -> dict[str, Any]:
         held = {
             "subscriber": record,
             "topics": topics.record_of(conn, subscriber_id),
+            **reactions.record_of(conn, subscriber_id),
             "requests": [
                 {**asked, "agreed_to": agreed_to(asked["wording"])}
                 for asked in requests.records_of(conn, subscriber_id)

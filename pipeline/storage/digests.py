@@ -20,6 +20,7 @@ from pipeline.domain import (
     Paper,
     Pick,
     Reason,
+    ReasonKind,
     SkipReason,
 )
 from pipeline.logs import set_aside
@@ -203,18 +204,28 @@ def _picks(conn: Connection, delivery_ids: Sequence[int]) -> defaultdict[int, li
 def _reasons(texts: Iterable[str]) -> dict[str, tuple[Reason, ...]]:
     """Parse the reasons of picks; return them by their JSON text."""
     return {
-        text: tuple(Reason(*one) for one in map(_reason, reasons) if one)
+        text: tuple(one for one in map(_reason, reasons) if one)
         for text, reasons in _decoded(texts)
     }
 
 
-def _reason(stored: Any) -> tuple[str, tuple[str, ...]] | None:
-    """Validate a reason stored as [label, [phrase, ...]]; return None if it has another shape."""
+def _reason(stored: Any) -> Reason | None:
+    """Validate a reason stored as [label, [phrase, ...]], with its kind unless that is a topic.
+
+    Return None if it has another shape.
+    """
     match stored:
         case [str(label), [*phrases]]:
-            return label, tuple(map(str, phrases))
+            return Reason(label, tuple(map(str, phrases)))
+        case [str(label), [*phrases], ("liked" | "author") as kind]:
+            return Reason(label, tuple(map(str, phrases)), ReasonKind(kind))
         case _:
             return None
+
+
+def _stored_reason(reason: Reason) -> list[Any]:
+    kind = [] if reason.kind is ReasonKind.TOPIC else [reason.kind.value]
+    return [reason.label, list(reason.phrases), *kind]
 
 
 def _decoded(texts: Iterable[str]) -> Iterable[tuple[str, Any]]:
@@ -491,7 +502,7 @@ def _pick_rows(delivery_id: int, digest: Digest) -> list[dict[str, Any]]:
             "upvotes": pick.paper.upvotes,
             "comments": pick.paper.comments,
             "stars": pick.paper.stars,
-            "reasons": [[reason.label, list(reason.phrases)] for reason in pick.reasons],
+            "reasons": [_stored_reason(reason) for reason in pick.reasons],
         }
         for position, pick in enumerate(digest.picks)
     ]

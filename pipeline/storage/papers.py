@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final
@@ -29,11 +29,13 @@ class Upvoted:
     touched_batch: int
 
 
+_IS_CURRENT: Final = (PaperVersionRow.paper_id == PaperRow.id) & (
+    PaperVersionRow.version == PaperRow.version
+)
+
+
 def _query() -> Select[Any]:
-    return select(*PaperRow.__table__.c, PaperVersionRow.content).join(
-        PaperVersionRow,
-        (PaperVersionRow.paper_id == PaperRow.id) & (PaperVersionRow.version == PaperRow.version),
-    )
+    return select(*PaperRow.__table__.c, PaperVersionRow.content).join(PaperVersionRow, _IS_CURRENT)
 
 
 def by_ids(conn: Connection, ids: Iterable[int]) -> dict[int, Paper]:
@@ -132,6 +134,39 @@ def missing_from(conn: Connection, source: str, *, now: datetime, limit: int) ->
 
 def mark_looked_up(conn: Connection, arxiv_ids: Sequence[str], now: datetime) -> None:
     conn.execute(update(PaperRow).where(PaperRow.arxiv_id.in_(arxiv_ids)).values(looked_up_at=now))
+
+
+def terms_of(conn: Connection, ids: Iterable[int]) -> dict[int, bytes]:
+    """Return the stored terms of the current versions, by id; see `matching.profile.Terms`."""
+    found: dict[int, bytes] = {}
+    for chunk in in_chunks(sorted(set(ids)), CHUNK):
+        rows = conn.execute(
+            select(PaperRow.id, PaperVersionRow.terms)
+            .join(PaperVersionRow, _IS_CURRENT)
+            .where(PaperRow.id.in_(chunk), PaperVersionRow.terms.is_not(None))
+        )
+        found |= {row.id: row.terms for row in rows}
+    return found
+
+
+def without_terms(conn: Connection, *, after_batch: int, limit: int) -> list[int]:
+    """Return the ids of papers touched by a batch after `after_batch`, newest first.
+
+    Only those whose current version has no stored terms.
+    """
+    query = select(PaperRow.id).join(PaperVersionRow, _IS_CURRENT)
+    query = query.where(PaperRow.touched_batch > after_batch, PaperVersionRow.terms.is_(None))
+    return list(conn.scalars(query.order_by(PaperRow.id.desc()).limit(limit)))
+
+
+def store_terms(conn: Connection, terms: Mapping[tuple[int, int], bytes]) -> None:
+    """Store the terms of papers by (id, version); a version that is gone is ignored."""
+    for (id_, version), dumped in sorted(terms.items()):
+        conn.execute(
+            update(PaperVersionRow)
+            .where(PaperVersionRow.paper_id == id_, PaperVersionRow.version == version)
+            .values(terms=dumped)
+        )
 
 
 def unreadable(conn: Connection) -> Iterator[tuple[object, str]]:

@@ -174,6 +174,7 @@ class PaperVersionRow(Table):
     )
     version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     content: Mapped[dict[str, Any]]  # see storage.papers: title, abstract, authors, links...
+    terms: Mapped[bytes | None]  # see matching.profile.Terms; NULL until it is matched
 
 
 class SightingRow(Table):
@@ -397,6 +398,45 @@ class SubscriptionRow(Table):
     )
     label: Mapped[str]  # the reader's name for the topic
     created_at: Mapped[datetime]
+
+
+class ReactionRow(Table):
+    """A paper that a reader liked, disliked or saved, or brought as one of their own."""
+
+    __tablename__ = "reactions"
+
+    subscriber_id: Mapped[int] = mapped_column(
+        Id, ForeignKey("subscribers.id", ondelete="CASCADE"), primary_key=True
+    )
+    paper_key: Mapped[str] = mapped_column(BoundedText(300), primary_key=True)  # as of `at`
+    # NULL if the paper is not stored: the reader brought it.
+    paper_id: Mapped[int | None] = mapped_column(
+        Id, ForeignKey("papers.id", ondelete="SET NULL"), index=True
+    )
+    liking: Mapped[int] = mapped_column(SmallInteger)  # 1: more like this, -1: less, 0: neither
+    is_own: Mapped[bool]  # from the reader's list of papers to start from
+    saved_at: Mapped[datetime | None]
+    note: Mapped[str]  # the reader's, one line
+    content: Mapped[dict[str, Any]]  # see storage.reactions: title, authors, year, url
+    terms: Mapped[bytes]  # see matching.profile.Terms
+    at: Mapped[datetime]  # of the latest change of `liking`
+
+
+class ProfileRow(Table):
+    """What a reader's reactions say about the order of papers, and how the reader limits it."""
+
+    __tablename__ = "profiles"
+
+    subscriber_id: Mapped[int] = mapped_column(
+        Id, ForeignKey("subscribers.id", ondelete="CASCADE"), primary_key=True
+    )
+    is_on: Mapped[bool]  # whether it changes digests
+    outside: Mapped[bool]  # whether digests may contain papers outside the topics
+    removed: Mapped[list[Any]]  # terms and author keys that the reader removed from it
+    likes: Mapped[int]  # liked papers that it is made of
+    terms: Mapped[bytes]  # see matching.profile.Profile
+    authors: Mapped[dict[str, Any]]  # author key -> name, of liked papers
+    changed_at: Mapped[datetime]
 
 
 class SuppressionRow(Table):

@@ -28,6 +28,7 @@ from pipeline.storage.schema import (
     PaperRow,
     PaperVersionRow,
     PickRow,
+    ReactionRow,
     SightingRow,
     bounded,
 )
@@ -243,13 +244,18 @@ class _Chunk:
     def _merge_into(self, paper: KnownPaper, duplicate: KnownPaper) -> None:
         """Merge `duplicate` into `paper`, because both are the same work, and delete `duplicate`.
 
-        Its sightings, matches and picks move to `paper`: readers that were sent one of the two are
-        not sent the work again, and queued digests with either of them still contain it.
+        Its sightings, matches, picks and reactions move to `paper`: readers that were sent one of
+        the two are not sent the work again, and queued digests with one still contain it.
         """
         conn = self.conn
         conn.execute(
             update(SightingRow)
             .where(SightingRow.paper_id == duplicate.id)
+            .values(paper_id=paper.id)
+        )
+        conn.execute(
+            update(ReactionRow)
+            .where(ReactionRow.paper_id == duplicate.id)
             .values(paper_id=paper.id)
         )
         self._merge_matches(paper.id, duplicate.id)

@@ -33,7 +33,7 @@ from pipeline.domain import (
     Weekday,
 )
 from pipeline.logs import set_aside
-from pipeline.storage import addresses, database, deliveries
+from pipeline.storage import addresses, database, deliveries, reactions
 from pipeline.storage.database import UNREADABLE, in_chunks, readable, upsert
 from pipeline.storage.deliveries import CancelReason
 from pipeline.storage.schema import SkipRow, SubscriberRow, SubscriptionRow
@@ -288,12 +288,13 @@ def delete_pending(conn: Connection, subscriber_id: int) -> None:
 
 
 def erase(conn: Connection, subscriber_id: int, now: datetime) -> None:
-    """Redact the subscriber's row, make a new secret, and delete subscriptions and skips.
+    """Redact the row, make a new secret, and delete subscriptions, skips and reactions.
 
     The row and its id are kept, so that the id is not reused and no old link opens another account.
     """
     conn.execute(delete(SubscriptionRow).where(SubscriptionRow.subscriber_id == subscriber_id))
     conn.execute(delete(SkipRow).where(SkipRow.subscriber_id == subscriber_id))
+    reactions.delete_all(conn, subscriber_id)
     conn.execute(
         update(SubscriberRow)
         .where(SubscriberRow.id == subscriber_id)

@@ -26,6 +26,7 @@ from pipeline.web.account import (
     digest_view,
     personal_data,
     preferences,
+    reactions,
     unsubscribe,
 )
 from pipeline.web.client_address import CPUBudget, ProxyWatch
@@ -86,6 +87,7 @@ ROUTERS = (
     preferences.router,
     unsubscribe.router,
     personal_data.router,
+    reactions.router,
     digest_view.router,
 )
 # The routes are passed to each application as they are: `include_router` would analyse the

@@ -23,6 +23,7 @@ from pipeline.rendering.views import Card
 from pipeline.signup import Preferences
 from pipeline.translations import gettext, gettext_noop
 from pipeline.web import static_files
+from pipeline.web.account import reactions
 from pipeline.web.account.text import FATES, SKIPS, choices_of, masked, next_digest, now
 from pipeline.web.dependencies import (
     READ,
@@ -274,6 +275,7 @@ def _page(
              gettext(FATES[d.status]), d.papers)
             for d in known.digests
         ],
+        learned=reactions.shown(signup.interests(services.engine, subscriber.id)),
         skips=[(formatting.full_day(s.edition_on), gettext(SKIPS[s.reason])) for s in known.skips],
     )  # fmt: skip
 
@@ -287,7 +289,7 @@ def _outlook(services: Services, pages: Pages, subscriber: Subscriber) -> Outloo
         return Outlook((), 0, is_ready=False)
     phrases = 0 if digest.near_misses else ROOM.phrases
     cards = tuple(
-        views.card(pick.paper, views.reasons(pick.reasons, phrases), pages.branding, ROOM)
+        views.card(pick.paper, views.reasons(pick.topics, phrases), pages.branding, ROOM)
         for pick in digest.picks
     )
     return Outlook(cards, digest.more, digest.near_misses)

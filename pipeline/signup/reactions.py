@@ -1,0 +1,295 @@
+"""Reactions to papers: more or less like this, save; and the profile that is learned from them.
+
+Each change locks the subscriber's row and computes the profile anew from the latest reactions in
+the same transaction, so that concurrent changes follow one another and a second one of the same
+kind changes nothing. Reactions of readers who are not active raise NotFoundError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine
+
+from pipeline.domain import Liking, Paper, SubscriberStatus
+from pipeline.errors import NotFoundError
+from pipeline.matching import profile
+from pipeline.matching.corpus import CorpusStatistics
+from pipeline.matching.profile import Opinion, Profile, Terms, author_keys
+from pipeline.signup.choices import existing_subscriber
+from pipeline.storage import papers, reactions
+from pipeline.storage.database import read_only, retry_transaction
+from pipeline.storage.reactions import Reaction, StoredProfile
+
+LEARNED_FROM = 300  # newest reactions
+SHOWN = 100  # papers beside the liked ones
+MORE_OF, LESS_OF = 10, 6  # terms and authors shown to the reader
+LONGEST_NOTE = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A term or an author of a profile, and the liked papers that it comes from."""
+
+    id: str  # with which it is removed
+    name: str
+    titles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Interests:
+    """What a reader's reactions say, as it is shown to the reader."""
+
+    profile: StoredProfile
+    more: tuple[Learned, ...]
+    less: tuple[Learned, ...]
+    authors: tuple[Learned, ...]
+    reactions: tuple[Reaction, ...]  # newest first
+
+    @property
+    def saved(self) -> tuple[Reaction, ...]:
+        """Return the saved papers, the last one first."""
+        saved = [(one.saved_at, one) for one in self.reactions if one.saved_at]
+        return tuple(one for _, one in sorted(saved, key=lambda pair: pair[0], reverse=True))
+
+
+def interests(engine: Engine, subscriber_id: int) -> Interests:
+    """Return the reactions of a reader and what was learned; raise NotFoundError."""
+    with read_only(engine) as conn:
+        existing_subscriber(conn, subscriber_id)
+        stored = reactions.profile_of(conn, subscriber_id)
+        found = reactions.of_reader(conn, subscriber_id)
+    if not stored.terms:
+        return Interests(stored, (), (), (), tuple(found))
+    learned = Profile.load(stored.terms, stored.authors)
+    return Interests(
+        stored,
+        _terms(learned, [one for one in found if one.liking is Liking.MORE], 1.0)[:MORE_OF],
+        _terms(learned, [one for one in found if one.liking is Liking.LESS], -1.0)[:LESS_OF],
+        _authors(learned, found)[:MORE_OF],
+        tuple(found),
+    )
+
+
+def reaction_to(engine: Engine, subscriber_id: int, key: str) -> tuple[Paper, Reaction | None]:
+    """Return a paper and the reader's reaction to it; raise NotFoundError."""
+    with read_only(engine) as conn:
+        existing_subscriber(conn, subscriber_id)
+        paper = _paper(conn, key)
+        return paper, reactions.to_paper(conn, subscriber_id, paper)
+
+
+def like(
+    engine: Engine,
+    subscriber_id: int,
+    key: str,
+    liking: Liking,
+    now: datetime,
+    corpus: CorpusStatistics | None = None,
+) -> None:
+    """Store whether the reader wants more or less like a paper; NEITHER undoes it.
+
+    `corpus` weighs the terms of a paper that has none stored.
+    """
+    _change(
+        engine, subscriber_id, key, now, corpus, lambda one: replace(one, liking=liking, at=now)
+    )
+
+
+def save(
+    engine: Engine,
+    subscriber_id: int,
+    key: str,
+    now: datetime,
+    corpus: CorpusStatistics | None = None,
+    *,
+    saved: bool = True,
+) -> None:
+    """Put a paper into the reader's list, or take it out, with its note."""
+
+    def change(one: Reaction) -> Reaction:
+        if saved:
+            return replace(one, saved_at=one.saved_at or now)
+        return replace(one, saved_at=None, note="")
+
+    _change(engine, subscriber_id, key, now, corpus, change)
+
+
+def annotate(engine: Engine, subscriber_id: int, key: str, note: str, now: datetime) -> None:
+    """Store a note of one line, at most `LONGEST_NOTE` characters, and save the paper."""
+    line = " ".join(note.split())[:LONGEST_NOTE]
+    _change(
+        engine,
+        subscriber_id,
+        key,
+        now,
+        None,
+        lambda one: replace(one, note=line, saved_at=one.saved_at or now),
+    )
+
+
+def configure(
+    engine: Engine,
+    subscriber_id: int,
+    now: datetime,
+    *,
+    is_on: bool | None = None,
+    outside: bool | None = None,
+) -> None:
+    """Switch the profile, or papers outside the topics, on or off; None leaves it as it is."""
+
+    def change(stored: StoredProfile) -> StoredProfile:
+        return replace(
+            stored,
+            is_on=stored.is_on if is_on is None else is_on,
+            outside=stored.outside if outside is None else outside,
+        )
+
+    _reconfigure(engine, subscriber_id, now, change)
+
+
+def forget(engine: Engine, subscriber_id: int, term: str, now: datetime) -> None:
+    """Remove a term or an author, by `Learned.id`, from the profile, for good."""
+
+    def change(stored: StoredProfile) -> StoredProfile:
+        return replace(stored, removed=tuple(dict.fromkeys((*stored.removed, term))))
+
+    _reconfigure(engine, subscriber_id, now, change)
+
+
+@retry_transaction
+def reset(engine: Engine, subscriber_id: int, now: datetime) -> None:
+    """Forget all likes, the reader's own papers and the profile; saved papers stay."""
+    with engine.begin() as conn:
+        _active(conn, subscriber_id)
+        stored = reactions.profile_of(conn, subscriber_id)
+        for one in reactions.of_reader(conn, subscriber_id):
+            cleared = replace(one, liking=Liking.NEITHER, is_own=False)
+            reactions.put(conn, subscriber_id, cleared)
+        empty = StoredProfile(is_on=stored.is_on, outside=stored.outside)
+        reactions.put_profile(conn, subscriber_id, empty, now)
+
+
+# --- One transaction ----------------------------------------------------------------------------
+
+
+@retry_transaction
+def _change(
+    engine: Engine,
+    subscriber_id: int,
+    key: str,
+    now: datetime,
+    corpus: CorpusStatistics | None,
+    change: Callable[[Reaction], Reaction],
+) -> None:
+    with engine.begin() as conn:
+        _active(conn, subscriber_id)
+        paper = _paper(conn, key)
+        known = reactions.to_paper(conn, subscriber_id, paper)
+        changed = change(known or _new(conn, paper, now, corpus or CorpusStatistics()))
+        if changed != known:
+            reactions.put(conn, subscriber_id, changed)
+            _learn(conn, subscriber_id, reactions.profile_of(conn, subscriber_id), now)
+
+
+@retry_transaction
+def _reconfigure(
+    engine: Engine,
+    subscriber_id: int,
+    now: datetime,
+    change: Callable[[StoredProfile], StoredProfile],
+) -> None:
+    with engine.begin() as conn:
+        _active(conn, subscriber_id)
+        _learn(conn, subscriber_id, change(reactions.profile_of(conn, subscriber_id)), now)
+
+
+def _learn(conn: Connection, subscriber_id: int, stored: StoredProfile, now: datetime) -> None:
+    """Store the profile of the latest reactions; `stored` has the reader's settings."""
+    latest = reactions.of_reader(conn, subscriber_id, most=LEARNED_FROM)
+    opinions = [
+        Opinion(
+            Terms.load(one.terms),
+            author_keys(one.authors),
+            one.at.toordinal(),
+            one.liking is Liking.MORE,
+        )
+        for one in latest
+        if one.liking is not Liking.NEITHER
+    ]
+    liked = {one.paper_id for one in latest if one.paper_id and one.liking is Liking.MORE}
+    others = {one.paper_id for one in latest if one.paper_id} - liked
+    beside = reactions.shown_beside(conn, subscriber_id, liked, others, SHOWN)
+    learned = profile.learn(opinions, [Terms.load(one) for one in beside], stored.removed)
+    reactions.put_profile(
+        conn,
+        subscriber_id,
+        replace(
+            stored,
+            terms=learned.dump() if opinions else b"",
+            authors=learned.authors,
+            likes=sum(one.likes for one in opinions),
+        ),
+        now,
+    )
+
+
+def _active(conn: Connection, subscriber_id: int) -> None:
+    subscriber = existing_subscriber(conn, subscriber_id, for_change=True)
+    if subscriber.status is not SubscriberStatus.ACTIVE:
+        raise NotFoundError("this subscription is not active")
+
+
+def _paper(conn: Connection, key: str) -> Paper:
+    paper = papers.by_key(conn, key)
+    if paper is None:
+        raise NotFoundError("no paper has this key")
+    return paper
+
+
+def _new(conn: Connection, paper: Paper, now: datetime, corpus: CorpusStatistics) -> Reaction:
+    dumped = papers.terms_of(conn, [paper.id]).get(paper.id)
+    return Reaction(
+        key=paper.key,
+        paper_id=paper.id,
+        title=paper.title,
+        authors=paper.authors,
+        terms=dumped or profile.terms_of(paper, corpus).dump(),
+        telling=tuple(profile.telling_terms(paper, corpus)),
+        at=now,
+        year=paper.announced_on.year,
+    )
+
+
+# --- What was learned ---------------------------------------------------------------------------
+
+
+def _terms(learned: Profile, found: Sequence[Reaction], sign: float) -> tuple[Learned, ...]:
+    """Return the terms of papers that weigh most in a profile, without parts of longer terms."""
+    written: dict[str, str] = {}
+    titles: dict[str, list[str]] = {}
+    for one in found:
+        for stems, name in one.telling:
+            written.setdefault(stems, name)
+            titles.setdefault(stems, []).append(one.title)
+    weights = {stems: sign * learned.weight_of(stems) for stems in written}
+    ordered = sorted((s for s in weights if weights[s] > 0), key=lambda s: (-weights[s], s))
+    chosen: list[str] = []
+    for stems in ordered:
+        words = set(stems.split())
+        if not any(words & set(other.split()) for other in chosen):
+            chosen.append(stems)
+    return tuple(Learned(s, written[s], tuple(titles[s])) for s in chosen)
+
+
+def _authors(learned: Profile, found: Sequence[Reaction]) -> tuple[Learned, ...]:
+    """Return the authors of a profile, those of most liked papers first."""
+    titles: dict[str, list[str]] = {key: [] for key in learned.authors}
+    for one in found:
+        if one.liking is Liking.MORE:
+            for key in author_keys(one.authors).keys() & titles.keys():
+                titles[key].append(one.title)
+    ordered = sorted(titles, key=lambda key: (-len(titles[key]), learned.authors[key]))
+    return tuple(Learned(key, learned.authors[key], tuple(titles[key])) for key in ordered)

@@ -1,0 +1,257 @@
+"""Reactions of readers to papers, their saved papers, and the profiles learned from them.
+
+All functions that change a reader's rows expect the caller to hold the lock on the subscriber's
+row, so that a profile is always computed from all reactions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, or_, select
+
+from pipeline.domain import DeliveryStatus, Liking, Paper
+from pipeline.storage.database import in_chunks, upsert
+from pipeline.storage.schema import (
+    DeliveryRow,
+    PaperVersionRow,
+    PickRow,
+    ProfileRow,
+    ReactionRow,
+)
+
+CHUNK = 500
+MOST_AUTHORS = 100  # stored of a paper
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """What a reader said about a paper: liked or not, saved or not, and with which note."""
+
+    key: str  # of the paper, when the reader reacted
+    paper_id: int | None  # None: a paper of the reader's own list that is not stored
+    title: str
+    authors: tuple[str, ...]
+    terms: bytes = field(repr=False)  # see matching.profile.Terms
+    telling: tuple[tuple[str, str], ...]  # its heaviest terms: (stems, as written)
+    at: datetime  # of the latest change of `liking`
+    liking: Liking = Liking.NEITHER
+    is_own: bool = False  # from the reader's own list of papers
+    saved_at: datetime | None = None
+    note: str = ""
+    year: int | None = None
+    url: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        return self.liking is Liking.NEITHER and self.saved_at is None and not self.is_own
+
+
+@dataclass(frozen=True, slots=True)
+class StoredProfile:
+    """What was learned from a reader's reactions, and the reader's limits of its use."""
+
+    terms: bytes = field(default=b"", repr=False)  # see matching.profile.Profile
+    authors: Mapping[str, str] = field(default_factory=dict)  # key -> name
+    likes: int = 0  # papers that the reader liked, or brought
+    is_on: bool = True  # whether it changes digests
+    outside: bool = True  # whether digests may contain papers outside the topics
+    removed: tuple[str, ...] = ()  # terms (stems) and author keys
+
+
+def of_reader(conn: Connection, subscriber_id: int, *, most: int | None = None) -> list[Reaction]:
+    """Return the reactions of a reader, newest first."""
+    rows = conn.execute(
+        select(*ReactionRow.__table__.c)
+        .where(ReactionRow.subscriber_id == subscriber_id)
+        .order_by(ReactionRow.at.desc(), ReactionRow.paper_key)
+        .limit(most)
+    )
+    return [_reaction(row) for row in rows]
+
+
+def to_paper(conn: Connection, subscriber_id: int, paper: Paper) -> Reaction | None:
+    """Return a reader's reaction to a paper, also if its key has changed since; None if none."""
+    row = conn.execute(
+        select(*ReactionRow.__table__.c)
+        .where(ReactionRow.subscriber_id == subscriber_id, _about(paper.key, paper.id))
+        .order_by(ReactionRow.at.desc())
+        .limit(1)
+    ).one_or_none()
+    return _reaction(row) if row else None
+
+
+def put(conn: Connection, subscriber_id: int, reaction: Reaction) -> None:
+    """Store a reaction in place of an earlier one to the same paper; delete it if it is empty."""
+    conn.execute(
+        delete(ReactionRow).where(
+            ReactionRow.subscriber_id == subscriber_id, _about(reaction.key, reaction.paper_id)
+        )
+    )
+    if not reaction.is_empty:
+        conn.execute(insert(ReactionRow).values(_row(subscriber_id, reaction)))
+
+
+def delete_all(conn: Connection, subscriber_id: int) -> None:
+    """Delete the reactions, saved papers and profile of a reader."""
+    conn.execute(delete(ReactionRow).where(ReactionRow.subscriber_id == subscriber_id))
+    conn.execute(delete(ProfileRow).where(ProfileRow.subscriber_id == subscriber_id))
+
+
+def profile_of(conn: Connection, subscriber_id: int) -> StoredProfile:
+    """Return the profile of a reader; an empty one that is on if nothing was learned yet."""
+    found = _profiles(conn, [subscriber_id])
+    return found.get(subscriber_id, StoredProfile())
+
+
+def profiles_in_use(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, StoredProfile]:
+    """Return the profiles that change digests, by subscriber id."""
+    found = _profiles(conn, subscriber_ids)
+    return {id_: one for id_, one in found.items() if one.is_on and one.terms}
+
+
+def put_profile(
+    conn: Connection, subscriber_id: int, profile: StoredProfile, now: datetime
+) -> None:
+    values = {
+        "is_on": profile.is_on,
+        "outside": profile.outside,
+        "removed": list(profile.removed),
+        "likes": profile.likes,
+        "terms": profile.terms,
+        "authors": dict(profile.authors),
+        "changed_at": now,
+    }
+    conn.execute(
+        upsert(conn, ProfileRow)
+        .values(subscriber_id=subscriber_id, **values)
+        .on_conflict_do_update(index_elements=[ProfileRow.subscriber_id], set_=values)
+    )
+
+
+def liked_by(
+    conn: Connection, subscriber_ids: Sequence[int], most: int
+) -> defaultdict[int, list[tuple[str, bytes]]]:
+    """Return title and terms of the `most` newest papers that each reader liked or brought."""
+    liked: defaultdict[int, list[tuple[str, bytes]]] = defaultdict(list)
+    for chunk in in_chunks(subscriber_ids, CHUNK):
+        rows = conn.execute(
+            select(ReactionRow.subscriber_id, ReactionRow.content, ReactionRow.terms)
+            .where(ReactionRow.subscriber_id.in_(chunk), ReactionRow.liking == Liking.MORE)
+            .order_by(ReactionRow.at.desc())
+        )
+        for row in rows:
+            if len(liked[row.subscriber_id]) < most:
+                liked[row.subscriber_id].append((row.content["title"], row.terms))
+    return liked
+
+
+def shown_beside(
+    conn: Connection, subscriber_id: int, liked: Collection[int], others: Collection[int], most: int
+) -> list[bytes]:
+    """Return the terms of papers that were sent in the same digests as the `liked` papers.
+
+    Without the liked ones and `others`, at most `most`, newest first.
+    """
+    if not liked:
+        return []
+    mine = (
+        select(PickRow.delivery_id)
+        .join(DeliveryRow, DeliveryRow.id == PickRow.delivery_id)
+        .where(
+            DeliveryRow.subscriber_id == subscriber_id,
+            DeliveryRow.status == DeliveryStatus.SENT,
+            PickRow.paper_id.in_(liked),
+        )
+    )
+    rows = conn.execute(
+        select(PickRow.paper_id, PaperVersionRow.terms)
+        .join(
+            PaperVersionRow,
+            (PaperVersionRow.paper_id == PickRow.paper_id)
+            & (PaperVersionRow.version == PickRow.paper_version),
+        )
+        .where(PickRow.delivery_id.in_(mine), PaperVersionRow.terms.is_not(None))
+        .order_by(PickRow.delivery_id.desc(), PickRow.position)
+        .limit(most + len(liked) + len(others))
+    )
+    known = {*liked, *others}
+    return [row.terms for row in rows if row.paper_id not in known][:most]
+
+
+def record_of(conn: Connection, subscriber_id: int) -> dict[str, Any]:
+    """Return the reactions and the profile of a reader for an export, without vectors of terms."""
+    left_out = {"subscriber_id", "paper_id", "terms"}
+    found = [
+        conn.execute(
+            select(*(column for column in table.__table__.c if column.name not in left_out)).where(
+                table.subscriber_id == subscriber_id
+            )
+        )
+        .mappings()
+        .all()
+        for table in (ReactionRow, ProfileRow)
+    ]
+    rows, profiles = ([dict(row) for row in rows] for rows in found)
+    return {"reactions": rows, "profile": profiles[0] if profiles else None}
+
+
+def _about(key: str, paper_id: int | None) -> Any:
+    is_key = ReactionRow.paper_key == key
+    return is_key if paper_id is None else or_(is_key, ReactionRow.paper_id == paper_id)
+
+
+def _profiles(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, StoredProfile]:
+    found = {}
+    for chunk in in_chunks(subscriber_ids, CHUNK):
+        for row in conn.execute(
+            select(*ProfileRow.__table__.c).where(ProfileRow.subscriber_id.in_(chunk))
+        ):
+            found[row.subscriber_id] = StoredProfile(
+                row.terms, row.authors, row.likes, row.is_on, row.outside, tuple(row.removed)
+            )
+    return found
+
+
+def _row(subscriber_id: int, reaction: Reaction) -> dict[str, Any]:
+    return {
+        "subscriber_id": subscriber_id,
+        "paper_key": reaction.key,
+        "paper_id": reaction.paper_id,
+        "liking": int(reaction.liking),
+        "is_own": reaction.is_own,
+        "saved_at": reaction.saved_at,
+        "note": reaction.note,
+        "content": {
+            "title": reaction.title,
+            "authors": list(reaction.authors[:MOST_AUTHORS]),
+            "telling": [list(term) for term in reaction.telling],
+            "year": reaction.year,
+            "url": reaction.url,
+        },
+        "terms": reaction.terms,
+        "at": reaction.at,
+    }
+
+
+def _reaction(row: Any) -> Reaction:
+    content = row.content
+    return Reaction(
+        key=row.paper_key,
+        paper_id=row.paper_id,
+        title=content["title"],
+        authors=tuple(content["authors"]),
+        terms=row.terms,
+        telling=tuple((stems, written) for stems, written in content["telling"]),
+        at=row.at,
+        liking=Liking(row.liking),
+        is_own=row.is_own,
+        saved_at=row.saved_at,
+        note=row.note,
+        year=content.get("year"),
+        url=content.get("url", ""),
+    )

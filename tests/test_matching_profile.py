@@ -1,0 +1,177 @@
+"""Profiles: terms of papers, what is learned from them, and how papers are compared with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.matching.corpus import CorpusStatistics, statistics
+from pipeline.matching.profile import (
+    MOST_AUTHORS,
+    OF_PAPER,
+    OF_PROFILE,
+    SPACE,
+    Opinion,
+    Profile,
+    Terms,
+    TermTable,
+    author_keys,
+    learn,
+    place,
+    telling_terms,
+    terms_of,
+)
+from tests.support.factories import make_paper
+
+
+def terms(*titles: str) -> list[Terms]:
+    papers = [make_paper(title, abstract="") for title in titles]
+    corpus = statistics(papers)
+    return [terms_of(paper, corpus) for paper in papers]
+
+
+def likeness(profile: Profile, papers: list[Terms]) -> list[float]:
+    """Return the likeness of papers; weights are small, so that none reaches the limit."""
+    table = TermTable({n: replace(one, weights=one.weights / 100) for n, one in enumerate(papers)})
+    return table.likeness(profile, range(len(papers))).tolist()
+
+
+def liked(paper: Terms, day: float = 0, **more) -> Opinion:
+    return Opinion(paper, more.pop("authors", {}), day, **more)
+
+
+def test_terms_are_a_vector_of_length_one():
+    moss, empty = terms("Moss on walls", "-")
+
+    assert np.linalg.norm(moss.weights) == pytest.approx(1)
+    assert len(set(moss.places.tolist())) == moss.places.size
+    assert empty.places.size == 0
+
+
+def test_a_long_paper_keeps_its_heaviest_terms():
+    words = [f"w{chr(97 + n % 26)}{chr(97 + n // 26)}x" for n in range(400)]
+    paper = make_paper("Moss moss", abstract=" ".join(words))
+    one = terms_of(paper, CorpusStatistics())
+
+    assert one.places.size <= OF_PAPER
+    assert place("moss") in one.places
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_terms_of_any_text_can_be_stored(title, abstract):
+    one = terms_of(make_paper(title, abstract=abstract), CorpusStatistics())
+
+    again = Terms.load(one.dump())
+
+    assert again.places.tolist() == one.places.tolist()
+    assert again.weights == pytest.approx(one.weights, abs=1e-3)
+    assert again.places.max(initial=0) < SPACE
+
+
+@pytest.mark.parametrize("dumped", [b"", b"abc", b"12345", b"1234567"])
+def test_damaged_terms_are_an_error(dumped):
+    with pytest.raises(ValueError, match="damaged"):
+        Terms.load(dumped)
+
+
+def test_newer_likes_count_more():
+    moss, tea, other = terms("Moss walls", "Tea leaves", "Stars")
+
+    old, new, unknown = likeness(learn([liked(moss, 0), liked(tea, 480)]), [moss, tea, other])
+
+    assert old / new == pytest.approx(0.25, abs=0.02)  # after two half-lives
+    assert unknown < old
+
+
+def test_disliked_and_shown_papers_count_against():
+    moss, tea, other = terms("Moss walls", "Tea leaves", "Stars")
+
+    (alone, *_) = likeness(learn([liked(moss)]), [moss])
+    _, less, _ = likeness(learn([liked(moss), liked(tea, likes=False)]), [moss, tea, other])
+    beside, _, shown = likeness(learn([liked(moss)], [moss, other]), [moss, tea, other])
+
+    assert less < 0
+    assert shown < 0
+    assert beside < alone
+
+
+def test_a_removed_term_or_author_is_not_learned():
+    (moss,) = terms("Moss walls")
+    opinion = liked(moss, authors=author_keys(["Ada Lovelace", "Carl Gauss"]))
+
+    found = learn([opinion], removed=["moss", "ada lovelace"])
+
+    assert found.weight_of("moss") == 0
+    assert found.weight_of("wall") > 0
+    assert set(found.authors.values()) == {"Carl Gauss"}
+
+
+def test_a_profile_knows_authors_of_liked_papers():
+    (moss,) = terms("Moss")
+    names = author_keys(["Ada K. Lovelace", "Gauss, Carl F."])
+    found = learn(
+        [liked(moss, authors=names), liked(moss, authors=author_keys(["B"]), likes=False)]
+    )
+
+    assert found.known(author_keys(["Ada Lovelace"])) == "Ada Lovelace"
+    assert found.known(author_keys(["Carl Gauss", "E. Noether"])) == "Carl Gauss"
+    assert found.known(author_keys(["B", "Grace Hopper"])) == ""
+
+
+def test_a_large_group_recommends_nobody():
+    (moss,) = terms("Moss")
+    many = author_keys([f"Author N{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(40)])
+
+    assert len(many) > MOST_AUTHORS
+    assert learn([liked(moss, authors=many)]).authors == {}
+
+
+def test_a_profile_keeps_its_heaviest_terms_and_can_be_stored():
+    rng = np.random.default_rng(1)
+    places = rng.choice(SPACE, 5_000, replace=False).astype(np.uint32)
+    big = Terms(places, np.linspace(0.001, 1, 5_000, dtype=np.float32), 0.5)
+
+    found = learn([liked(big)])
+    again = Profile.load(found.dump(), found.authors)
+
+    assert found.places.size == OF_PROFILE
+    assert found.weights.min() == pytest.approx(big.weights[-OF_PROFILE:].min())
+    assert again.common == pytest.approx(found.common)
+    assert likeness(again, [terms("Moss")[0]]) == pytest.approx(
+        likeness(found, [terms("Moss")[0]]), abs=1e-3
+    )
+
+
+def test_general_words_count_less():
+    common = [make_paper(f"Study of moss {n}", abstract="") for n in range(50)]
+    corpus = statistics(common)
+
+    general, special = (terms_of(make_paper(t, abstract=""), corpus) for t in ("Study", "Gneiss"))
+
+    assert general.common > special.common == 0
+
+
+def test_a_table_grows_and_knows_nothing_of_other_papers():
+    (moss,) = terms("Moss")
+    table = TermTable()
+    for number in range(600):
+        table.add({number: replace(moss)})
+
+    found = table.likeness(learn([liked(moss)]), [599, 600])
+
+    assert found[0] > 0
+    assert found[1] == 0
+    assert 600 not in table
+
+
+def test_telling_terms_are_as_the_paper_writes_them():
+    paper = make_paper("Retrieving Dense Vectors", abstract="We retrieve vectors.")
+
+    found = telling_terms(paper, CorpusStatistics())
+
+    assert "dense vectors" in {term.written for term in found}
+    assert all(len(term.stems.split()) == len(term.written.split()) for term in found)

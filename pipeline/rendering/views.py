@@ -63,7 +63,7 @@ class Room:
 
 # Gmail clips a mail at 102 KB; with these limits, for up to so many papers, a mail stays under
 # 90 KB. Ten papers take about four screens of a phone.
-ROOMS = {5: Room(220, 4, 4, True), 20: Room(90, 4, 3), 30: Room(80, 2, 3)}
+ROOMS = {5: Room(220, 4, 4, True), 20: Room(90, 4, 2), 30: Room(80, 2, 2)}
 THUMBNAIL = re.compile(r"[0-9]{4}\.[0-9]{4,5}")  # arXiv ids of papers with a thumbnail
 LEAST_ROOM = Room(0, 0, 1)
 LEAD_ROOM = Room(200, 4, 3, True)  # of the first paper, in a mail of at most `LED` papers
@@ -99,6 +99,7 @@ class Card:
     links: tuple[PaperLink, ...]
     withdrawn: bool
     key: str = ""  # of the paper, quoted for a URL
+    is_brief: bool = False  # one link for all reactions
     thumbnail: str = ""  # URL of a picture, on this site
     facts: str = ""  # "Ada Lovelace +5 · Analytical Society · 145 upvotes"
     key_sentence_marked: str = ""  # both as HTML with highlights; see `marking`
@@ -232,10 +233,11 @@ def card(paper: Paper, why: tuple[MatchReason, ...], branding: Branding, room: R
         key_sentence=sentence,
         excerpt=excerpt,
         why=why,
-        links=tuple(_links(paper)[: room.links]),
+        links=_chosen(_links(paper), room.links),
         thumbnail=_thumbnail(paper, branding) if sentence else "",
         withdrawn=paper.withdrawn,
         key=quote(paper.key, safe=""),
+        is_brief=room.links == 1,
         facts=" · ".join(_facts(paper, detailed=room.detailed)),
     )
 
@@ -457,6 +459,17 @@ def stars(paper: Paper) -> str:
         return ""
     short = formatting.short_number(paper.stars)
     return ngettext("%(short)s star", "%(short)s stars", paper.stars, short=short)
+
+
+def _chosen(links: Sequence[PaperLink], most: int) -> tuple[PaperLink, ...]:
+    """Return the first links; if there is room for two only, the second is code, if there is any.
+
+    The PDF is one step from the first link, the abstract.
+    """
+    if most == 2:
+        code = [link for link in links[1:] if link.label == gettext("Code")]
+        return (*links[:1], *(code or links[1:])[:1])
+    return tuple(links[:most])
 
 
 def _links(paper: Paper) -> list[PaperLink]:

@@ -108,6 +108,20 @@ def test_biblatex_gives_date_subtitle_and_eprint():
     assert (entry.year, entry.arxiv_id, entry.doi) == (2020, "2005.00003", "10.1000/looms")
 
 
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        (r"Lovelace, A. and \'Eluard, Paul", ("A. Lovelace", "Paul Éluard")),
+        (r"{\'E}mile Zola AND {Ada and Sons}", ("Émile Zola", "Ada and Sons")),
+        ("Ludwig van Beethoven and others", ("Ludwig van Beethoven",)),
+        ("{van der} Berg, Jan", ("Jan van der Berg",)),
+        ("Grace Hopper\n\tand\n  Ada Lovelace", ("Grace Hopper", "Ada Lovelace")),
+    ],
+)
+def test_authors_in_bibtex(written, names):
+    assert only(f"@misc{{k, title = {{Engines}}, author = {{{written}}}}}").authors == names
+
+
 def test_strings_comments_and_preambles():
     text = (
         '% Encoding: UTF-8\n@string{tee = "Transactions on " # {Engines}}\n@preamble{"\\x"}\n'

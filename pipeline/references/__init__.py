@@ -5,5 +5,15 @@
 """
 
 from pipeline.references.reading import Parsed, Reference, Unreadable, parse
+from pipeline.references.writing import bibtex, csl_json, markdown, ris
 
-__all__ = ["Parsed", "Reference", "Unreadable", "parse"]
+__all__ = [
+    "Parsed",
+    "Reference",
+    "Unreadable",
+    "bibtex",
+    "csl_json",
+    "markdown",
+    "parse",
+    "ris",
+]

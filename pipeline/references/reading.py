@@ -11,10 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from bibtexparser.middlewares.names import (
-    parse_single_name_into_parts,
-    split_multiple_persons_names,
-)
+from bibtexparser.middlewares.names import parse_single_name_into_parts
 from bibtexparser.model import Block, Entry, ImplicitComment, ParsingFailedBlock, String
 from bibtexparser.splitter import Splitter
 
@@ -123,7 +120,7 @@ def _start(text: str) -> str:
 
 # --- Encoding -----------------------------------------------------------------------------------
 
-_MOJIBAKE = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u02dc\u2013-\u2122]")  # UTF-8 as 1252
+MOJIBAKE = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u02dc\u2013-\u2122]")  # UTF-8 as 1252
 
 
 def _decoded(text: str | bytes) -> tuple[str, bool]:
@@ -146,7 +143,7 @@ def _decoded(text: str | bytes) -> tuple[str, bool]:
 
 def _repaired(line: str) -> str:
     """Return a line that was decoded as Windows-1252 although it is UTF-8 as it was meant."""
-    if not _MOJIBAKE.search(line):
+    if not MOJIBAKE.search(line):
         return line
     try:
         return line.encode("cp1252").decode()
@@ -436,13 +433,26 @@ def _from_bibtex(pairs: Iterable[tuple[str, str]], strings: _Strings) -> Referen
     )
 
 
+_NAME_SIGNS = re.compile(r"\\.|[{}]|\s(?P<and>and)(?=\s)", re.I | re.S)
 _BRACED = re.compile(r"[\\{}]")
 
 
 def _tex_names(author: str) -> tuple[str, ...]:
-    names = split_multiple_persons_names(author[: NAME_LIMIT * MOST_AUTHORS])[:MOST_AUTHORS]
+    names = _split_names(author[: NAME_LIMIT * MOST_AUTHORS])[:MOST_AUTHORS]
     read = (tex.to_text(_name_first(name), NAME_LIMIT) for name in names if name != "others")
     return tuple(name for name in read if name)
+
+
+def _split_names(author: str) -> list[str]:
+    """Split names at each "and" outside braces, also before a name that starts with an accent."""
+    names: list[str] = []
+    depth = start = 0
+    for found in _NAME_SIGNS.finditer(author):
+        depth += (found[0] == "{") - (found[0] == "}")
+        if depth <= 0 and found["and"]:
+            names.append(author[start : found.start()])
+            start = found.end()
+    return [name.strip() for name in [*names, author[start:]] if name.strip()]
 
 
 def _name_first(name: str) -> str:

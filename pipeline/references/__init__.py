@@ -5,13 +5,14 @@
 """
 
 from pipeline.references.reading import Parsed, Reference, Unreadable, parse
-from pipeline.references.writing import bibtex, csl_json, markdown, ris
+from pipeline.references.writing import bibtex, citation_key, csl_json, markdown, ris
 
 __all__ = [
     "Parsed",
     "Reference",
     "Unreadable",
     "bibtex",
+    "citation_key",
     "csl_json",
     "markdown",
     "parse",

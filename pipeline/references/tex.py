@@ -48,4 +48,4 @@ def _kept(match: re.Match[str]) -> str:
 
 def from_text(text: str) -> str:
     """Return text as the content of a BibTeX field in braces, with special characters escaped."""
-    return "".join(_WRITTEN.get(letter, letter) for letter in " ".join(text.split()))
+    return "".join(_WRITTEN.get(letter, letter) for letter in text)

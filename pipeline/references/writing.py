@@ -13,6 +13,7 @@ from urllib.parse import quote
 from pipeline.domain import Paper
 from pipeline.matching.tokens import STOP_WORDS
 from pipeline.references import tex
+from pipeline.rendering.formatting import clean
 from pipeline.sources.identifiers import ArxivName, arxiv_name, doi
 from pipeline.sources.text import GROUP
 
@@ -36,7 +37,7 @@ def _entry(key: str, paper: Paper, note: str) -> str:
     if names and max(paper.author_count, len(paper.authors)) > len(names):
         names.append("others")
     fields = {
-        "title": " ".join(map(_tex_word, paper.title.split())),
+        "title": " ".join(map(_tex_word, clean(paper.title).split())),
         "author": " and ".join(names),
         "year": str(work.year),
         "eprint": work.arxiv.id if work.arxiv else "",
@@ -44,7 +45,7 @@ def _entry(key: str, paper: Paper, note: str) -> str:
         "primaryClass": tex.from_text("".join(paper.categories[:1])) if work.arxiv else "",
         "doi": "" if work.arxiv else re.sub(r"[{}\\%]", lambda sign: quote(sign[0]), work.doi),
         "url": work.url,
-        "annote": tex.from_text(note),
+        "annote": tex.from_text(clean(note)),
     }
     lines = [f"  {name} = {{{value}}},\n" for name, value in fields.items() if value]
     return f"@misc{{{key},\n{''.join(lines)}}}\n"
@@ -53,7 +54,7 @@ def _entry(key: str, paper: Paper, note: str) -> str:
 def ris(papers: Iterable[Paper], notes: Notes | None = None) -> str:
     """Return RIS records, with CRLF."""
     return "".join(
-        f"{tag}  - {' '.join(value.split())}\r\n"
+        f"{tag}  - {clean(value)}\r\n"
         for paper in papers
         for tag, value in _tags(paper, (notes or {}).get(paper.key, ""))
         if value or tag == "ER"
@@ -90,16 +91,16 @@ def _item(key: str, paper: Paper, note: str) -> dict[str, Any]:
     item = {
         "id": key,
         "type": "article",  # CSL's type for preprints
-        "title": paper.title,
+        "title": clean(paper.title),
         "author": [_name(name).csl for name in paper.authors],
         "issued": {"date-parts": [[work.year]]},
-        "abstract": paper.abstract,
+        "abstract": clean(paper.abstract),
         "DOI": work.doi,
         "URL": work.url,
         "number": f"arXiv:{work.arxiv.id}" if work.arxiv else "",
         "publisher": "arXiv" if work.arxiv else "",
-        "keyword": ", ".join(paper.keywords),
-        "annote": note,
+        "keyword": clean(", ".join(paper.keywords)),
+        "annote": clean(note),
     }
     return {name: value for name, value in item.items() if value}
 
@@ -122,7 +123,7 @@ def _sentences(paper: Paper, note: str) -> Iterator[str]:
 
 
 def _markdown(text: str) -> str:
-    return re.sub(r"[\\`*_{}\[\]<>#|~&]", r"\\\g<0>", " ".join(text.split()))
+    return re.sub(r"[\\`*_{}\[\]<>#|~&]", r"\\\g<0>", clean(text))
 
 
 # --- Identifiers --------------------------------------------------------------------------------
@@ -158,17 +159,23 @@ def _year(name: ArxivName) -> int:
 
 # --- Citation keys ------------------------------------------------------------------------------
 
+_LONGEST_WORD = 40
 _ASCII = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "ð": "d", "þ": "th"})
 
 
+def citation_key(paper: Paper) -> str:
+    """Return the first family name, the year and the first word: lovelace2026analytical. ASCII."""
+    family = _ascii(_name(paper.authors[0]).family.split()[-1:]) if paper.authors else ""
+    words = [_ascii([word]) for word in paper.title.split()]
+    word = next((word for word in words if word and word not in STOP_WORDS), "")
+    return f"{family[:_LONGEST_WORD] or 'paper'}{_Work.of(paper).year}{word[:_LONGEST_WORD]}"
+
+
 def _with_keys(papers: Iterable[Paper]) -> Iterator[tuple[str, Paper]]:
-    """Yield each paper with its citation key: lovelace2026analytical, then ...-2."""
+    """Yield each paper with its citation key, of which a second one ends with -2."""
     counts: dict[str, int] = {}
     for paper in papers:
-        family = _ascii(_name(paper.authors[0]).family.split()[-1:]) if paper.authors else ""
-        words = [_ascii([word]) for word in paper.title.split()]
-        word = next((word for word in words if word and word not in STOP_WORDS), "")
-        key = f"{family or 'paper'}{_Work.of(paper).year}{word}"
+        key = citation_key(paper)
         counts[key] = counts.get(key, 0) + 1
         yield (key if counts[key] == 1 else f"{key}-{counts[key]}"), paper
 
@@ -207,10 +214,11 @@ class _Name:
 
 def _name(name: str) -> _Name:
     """Split a name; a particle such as "van der" belongs to the family name."""
+    name = clean(name)
     plain, *behind = [part.strip() for part in name.split(",")]
     suffix = behind.pop() if behind and _SUFFIX.fullmatch(behind[-1]) else ""
     if len(behind) > 1 or _IS_GROUP.search(name) or not plain:
-        return _Name(" ".join(name.split()), is_group=True)
+        return _Name(name, is_group=True)
     if behind:
         return _Name(plain, behind[0], suffix)
     words = plain.split()
@@ -224,7 +232,7 @@ def _tex_name(name: str) -> str:
     parts = _name(name)
     written = [tex.from_text(part) for part in (parts.family, parts.suffix, parts.given) if part]
     if parts.is_group or re.search(r"(?i)(?:^|\s)(?:and|others)(?:\s|$)", name):
-        return f"{{{tex.from_text(name)}}}"
+        return f"{{{tex.from_text(clean(name))}}}"
     return ", ".join(written)
 
 

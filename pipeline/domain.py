@@ -227,6 +227,16 @@ class Pick:
 
 
 @dataclass(frozen=True, slots=True)
+class Recap:
+    """Summary of a digest that covers more than one day, frozen with it."""
+
+    since: date  # first day covered; the last is that of the edition
+    after_pause: bool
+    # Label of each followed topic, and papers that matched it; None for Trending, which has no end.
+    matched: tuple[tuple[str, int | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Digest:
     """One subscriber's content of an edition."""
 
@@ -238,6 +248,7 @@ class Digest:
     announced: tuple[date, date] | None = None  # first and last announcement date covered
     welcome: bool = False  # first digest, compiled from recent papers
     near_misses: bool = False  # no paper matched; `picks` are the nearest ones
+    recap: Recap | None = None  # None if it covers one day, and in a first digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,14 @@ from pipeline.domain import (
     Frequency,
     Paper,
     Pick,
+    Recap,
     SkipReason,
     Subscriber,
     Subscription,
     TopicKind,
 )
 from pipeline.matching.ranking import Candidate, TopicCandidates, pick
-from pipeline.storage import papers, topics
+from pipeline.storage import ingest_state, papers, topics
 from pipeline.storage.digests import digest_of
 from pipeline.storage.topics import PublishedMatch
 
@@ -62,6 +63,7 @@ class Candidates:
         self._floor: dict[int, int] = {}  # topic id -> matches are loaded of batches after this one
         self._papers: dict[int, Paper] = {}
         self._trending: list[papers.Upvoted] | None = None
+        self._published_at: dict[int, datetime] = {}  # of the last batch before each range
 
     def load(
         self,
@@ -75,6 +77,8 @@ class Candidates:
             for subscription in followed[draft.subscriber.id]:
                 topic_id = subscription.topic.id
                 needed[topic_id] = min(needed.get(topic_id, draft.range_from), draft.range_from)
+        before = {draft.range_from for draft in drafts} - self._published_at.keys()
+        self._published_at |= ingest_state.published_at(conn, before)
         missing = {t: floor for t, floor in needed.items() if floor < self._floor.get(t, 1 << 62)}
         for floor in sorted(set(missing.values())):
             ids = [topic_id for topic_id, after in missing.items() if after == floor]
@@ -111,10 +115,31 @@ class Candidates:
             more=selection.more,
             topics=tuple(s.label for s in followed),
             unpicked=selection.unpicked[:UNPICKED],
+            recap=self._recap(draft, followed, unseen),
         )
         if picks:
             return digest, None
         return digest, self._why_nothing(draft, any(found for _, found in by_topic))
+
+    def _recap(
+        self, draft: Draft, followed: Sequence[Subscription], unseen: Sequence[TopicCandidates]
+    ) -> Recap | None:
+        """Return the summary of a digest that covers more than one day; None for one day.
+
+        A first digest has none: it is compiled from papers published before the reader joined.
+        """
+        before = self._published_at.get(draft.range_from)
+        days = round((draft.slot_at - before) / timedelta(days=1)) if before else 1
+        if days < 2 or draft.subscriber.welcome_due:
+            return None
+        return Recap(
+            since=draft.edition_on - timedelta(days=days - 1),
+            after_pause=draft.subscriber.paused_until is not None,
+            matched=tuple(
+                (s.label, None if s.topic.kind is TopicKind.TRENDING else len(topic.candidates))
+                for s, topic in zip(followed, unseen, strict=True)
+            ),
+        )
 
     def near_misses(
         self, draft: Draft, followed: Sequence[Subscription], seen: set[int]

@@ -176,7 +176,7 @@ class Renderer:
         picks = views.arranged(digest.picks)
         error = RenderError("a digest without a paper")
         while picks:
-            shown, failed = self._rendered(picks, near_misses=digest.near_misses)
+            shown, failed = self._rendered(picks, digest)
             if not failed:
                 return shown
             for paper, error in failed.items():
@@ -185,10 +185,15 @@ class Renderer:
         raise error
 
     def _rendered(
-        self, picks: list[Pick], *, near_misses: bool
+        self, picks: list[Pick], digest: Digest
     ) -> tuple[list[ShownPaper], dict[int, RenderError]]:
         room = views.room(len(picks))
-        places = views.places(picks, room.phrases, near_misses=near_misses)
+        places = views.places(
+            picks,
+            room.phrases,
+            near_misses=digest.near_misses,
+            matched=dict(digest.recap.matched if digest.recap else ()),
+        )
         shown, failed = [], {}
         for pick, place in zip(picks, places, strict=True):
             its_room = views.LEAD_ROOM if place.lead else room
@@ -210,6 +215,9 @@ class Renderer:
                 preheader=" · ".join(formatting.cut_at_word(title, 90) for title in titles[1:3]),
                 contents=html,
                 contents_text=text,
+                recap=views.recap_line(digest.recap, digest.edition_on, len(shown), digest.more)
+                if digest.recap
+                else "",
                 topics=_topics(digest.topics),
                 more=ngettext(
                     "%(num)s more paper matched.",
@@ -263,6 +271,7 @@ def _edition(digest: Digest, papers: int) -> Edition:
         has_more=digest.more > 0,
         has_topics=bool(digest.topics),
         near_misses=digest.near_misses,
+        has_recap=digest.recap is not None,
     )
 
 

@@ -20,6 +20,7 @@ from pipeline.domain import (
     Paper,
     Pick,
     Reason,
+    Recap,
     SkipReason,
 )
 from pipeline.logs import set_aside
@@ -170,6 +171,7 @@ def load(conn: Connection, delivery_ids: Iterable[int]) -> dict[int, Digest]:
         picks = _picks(conn, chunk)
         rows = conn.execute(_digests_of(chunk)).all()
         topics = {text: tuple(labels) for text, labels in _decoded(row.topics for row in rows)}
+        recaps = {text: _recap(stored) for text, stored in _decoded(row.recap for row in rows)}
         for row in rows:
             if not picks[row.id]:
                 continue
@@ -180,6 +182,7 @@ def load(conn: Connection, delivery_ids: Iterable[int]) -> dict[int, Digest]:
                 topics=topics[row.topics],
                 welcome=row.kind == DeliveryKind.WELCOME,
                 near_misses=row.near_misses,
+                recap=recaps[row.recap],
             )
     return digests
 
@@ -213,6 +216,22 @@ def _reason(stored: Any) -> tuple[str, tuple[str, ...]] | None:
     match stored:
         case [str(label), [*phrases]]:
             return label, tuple(map(str, phrases))
+        case _:
+            return None
+
+
+def _recap(stored: Any) -> Recap | None:
+    """Parse a stored recap; return None if there is none, or if it has another shape."""
+    match stored:
+        case [str(since), bool(after_pause), [*matched]]:
+            try:
+                return Recap(
+                    date.fromisoformat(since),
+                    after_pause,
+                    tuple((str(label), number) for label, number in matched),
+                )
+            except (ValueError, TypeError):
+                return None
         case _:
             return None
 
@@ -385,11 +404,14 @@ def digest_of(
     welcome: bool = False,
     unpicked: tuple[int, ...] = (),
     near_misses: bool = False,
+    recap: Recap | None = None,
 ) -> Digest:
     """Return a digest with the first and last announcement day of its papers."""
     days = [pick.paper.announced_on for pick in picks]
     announced = (min(days), max(days)) if days else None
-    return Digest(edition_on, tuple(picks), more, unpicked, topics, announced, welcome, near_misses)
+    return Digest(
+        edition_on, tuple(picks), more, unpicked, topics, announced, welcome, near_misses, recap
+    )
 
 
 def _picks_of(delivery_ids: Sequence[int]) -> Any:
@@ -437,6 +459,7 @@ def _digests_of(delivery_ids: Sequence[int]) -> Any:
         DeliveryRow.more,
         DeliveryRow.near_misses,
         cast(DeliveryRow.topics, Text).label("topics"),
+        cast(DeliveryRow.recap, Text).label("recap"),
     ).where(DeliveryRow.id.in_(delivery_ids), DeliveryRow.kind.in_(DIGESTS))
 
 
@@ -476,6 +499,7 @@ def _new_delivery(new: NewDigest, domain: str, now: datetime) -> NewDelivery:
         unpicked=new.digest.unpicked,
         near_misses=new.digest.near_misses,
         topics=new.digest.topics,
+        recap=new.digest.recap,
         template=new.template,
     )
 

@@ -532,6 +532,7 @@ class DeliveryRow(Table):
     suggestions: Mapped[list[Any]] = mapped_column(default=list)  # see domain.Suggestion
     near_misses: Mapped[bool] = mapped_column(default=False, server_default=false())  # no match
     topics: Mapped[list[Any]]  # labels of the topics followed when it was compiled
+    recap: Mapped[list[Any]] = mapped_column(default=list)  # values of domain.Recap; [] if none
     template: Mapped[str | None]  # version of the template it was compiled for
     # The lease of the sender, and the outcome.
     lease: Mapped[str | None] = mapped_column(BoundedText(40), index=True)

@@ -204,6 +204,11 @@ class Subscriber:
     breadth: Breadth = Breadth.BALANCED
     near_misses_after: int = NEAR_MISSES_AFTER  # days without a match; 0: no near misses
     papers_from: date | None = None  # skip papers announced before: another database sent them
+    active_on: date | None = None  # last day with an action of the reader, or end of their pause
+
+
+UNTIL_ACTIVE: Final = date.max
+"""The end of a pause because of inactivity: the next action of the reader ends it."""
 
 
 # --- Digests ------------------------------------------------------------------------------------
@@ -249,6 +254,7 @@ class Digest:
     welcome: bool = False  # first digest, compiled from recent papers
     near_misses: bool = False  # no paper matched; `picks` are the nearest ones
     recap: Recap | None = None  # None if it covers one day, and in a first digest
+    pauses_on: date | None = None  # asks an inactive reader to go on, and pauses otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +280,14 @@ class NoMatchNotice:
     follows_trending: bool
 
 
-ListContent = Digest | NoMatchNotice
+@dataclass(frozen=True, slots=True)
+class PauseNotice:
+    """Content of the mail that says that the digests pause because of inactivity."""
+
+    edition_on: date
+
+
+ListContent = Digest | NoMatchNotice | PauseNotice
 """Content that a slot may produce for its reader."""
 
 
@@ -322,6 +335,7 @@ class DeliveryKind(StrEnum):
     DATA_LINK = "data-link"  # link to export and erase personal data; only ever mailed
     NEW_ADDRESS = "new-address"  # asks the new address of a subscriber for confirmation
     QUIET_NOTE = "quiet-note"  # no-match notice: why no digest came, and how to widen the topics
+    PAUSE_NOTE = "pause-note"  # the digests pause because of inactivity, and how to resume them
 
     @property
     def precedence(self) -> Precedence:
@@ -376,6 +390,12 @@ MAIL_KINDS: Mapping[DeliveryKind, MailKind] = MappingProxyType(
         DeliveryKind.QUIET_NOTE: MailKind(
             "quiet_note",
             subject=gettext_noop("No papers matched your topics, %(days)s"),
+            is_list=True,
+            precedence=Precedence.DIGEST,
+        ),
+        DeliveryKind.PAUSE_NOTE: MailKind(
+            "pause_note",
+            subject=gettext_noop("%(name)s is paused"),
             is_list=True,
             precedence=Precedence.DIGEST,
         ),

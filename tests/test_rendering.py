@@ -610,6 +610,38 @@ def test_recap_says_what_it_covers_and_how_many_papers_matched_each_topic():
     )
 
 
+def test_question_has_one_link_to_its_page():
+    _, html, text = render(make_digest(pauses_on=date(2030, 1, 31)))
+
+    for shown in (" ".join(Seen(html).text.split()), " ".join(text.split())):
+        assert "Still want these emails?" in shown
+        assert "Otherwise they pause on 31 January." in shown
+    assert Seen(html).links.count(f"{LINKS.preferences}/keep") == 1
+    assert f"Keep them coming: {LINKS.preferences}/keep\n" in text
+    assert "/keep" not in "".join(render(make_digest())[1:])
+
+
+def test_shared_page_of_a_digest_asks_nothing():
+    shared = replace(LINKS, unsubscribe="", preferences="https://papers.example.org/link")
+
+    _, html, text = RENDERER.page(make_digest(pauses_on=TODAY), shared)
+
+    assert "Still want" not in html + text
+    assert "/keep" not in html + text
+
+
+def test_pause_note_has_one_link_to_resume_and_one_to_unsubscribe():
+    mail = RENDERER.pause_note(LINKS)
+    html, text = decoded(mail.html), decoded(mail.text)
+
+    assert mail.subject == "Bits & Papers is paused"
+    links = Seen(html).links
+    assert links.count(f"{LINKS.preferences}/keep") == 1
+    assert LINKS.unsubscribe in links
+    assert f"Resume my digests:\n{LINKS.preferences}/keep\n" in text
+    assert f"Unsubscribe: {LINKS.unsubscribe}" in text
+
+
 def test_operator_note_and_logo_are_shown():
     noted = Renderer(
         replace(BRANDING, note="No digest on <Friday>.", logo_url="https://x.example/l.png"),

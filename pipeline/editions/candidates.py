@@ -40,6 +40,7 @@ class Edition:
     trending_floor: int
     expiry: timedelta
     template: str
+    inactivity_months: int = 0  # until a reader is asked to go on; 0: never
     quiet_days: int = 0  # days without a match until a no-match notice; 0: never
     spread: timedelta = timedelta(0)  # period of sending; see compiling.spread
 

@@ -92,6 +92,7 @@ class Renderer:
                     if not mail.is_list
                 ),
                 *(partial(self.quiet_note, note, selftest.LINKS) for note in selftest.NOTES),
+                partial(self.pause_note, selftest.LINKS),
             ],
         )
 
@@ -158,6 +159,10 @@ class Renderer:
         days = formatting.days(note.since, note.edition_on)
         values = {"note": views.quiet_note(note, links.preferences), "links": links}
         return self._mail(DeliveryKind.QUIET_NOTE, values, days=days)
+
+    def pause_note(self, links: MailLinks) -> Rendered:
+        """Return the mail that says that the digests are paused because of inactivity."""
+        return self._mail(DeliveryKind.PAUSE_NOTE, {"links": links})
 
     def _mail(
         self, kind: DeliveryKind, values: Mapping[str, object], **in_subject: str
@@ -272,6 +277,7 @@ def _edition(digest: Digest, papers: int) -> Edition:
         has_topics=bool(digest.topics),
         near_misses=digest.near_misses,
         has_recap=digest.recap is not None,
+        pauses_on=digest.pauses_on,
     )
 
 

@@ -105,5 +105,6 @@ FULL = Digest(
 RECAP = replace(
     FULL,
     welcome=False,
+    pauses_on=DAY,
     recap=Recap(DAY - timedelta(days=6), True, (("Search", 3), ("Trending", None))),
 )

@@ -138,6 +138,7 @@ class Edition:
     has_topics: bool
     near_misses: bool
     has_recap: bool
+    pauses_on: str  # "31 December"; "" unless the mail asks an inactive reader to go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,6 +419,7 @@ def edition(
     has_topics: bool,
     near_misses: bool,
     has_recap: bool,
+    pauses_on: date | None,
 ) -> Edition:
     today = (edition_on, edition_on)
     return Edition(
@@ -432,6 +434,7 @@ def edition(
         has_topics=has_topics,
         near_misses=near_misses,
         has_recap=has_recap,
+        pauses_on=formatting.day_of_month(pauses_on) if pauses_on else "",
     )
 
 

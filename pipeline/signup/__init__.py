@@ -35,8 +35,10 @@ from pipeline.signup.preferences import (
     ask_new_address,
     change,
     confirm_new_address,
+    keep,
     pause,
     pause_of,
+    pause_reason,
     replace_topic,
 )
 from pipeline.signup.subscribe import (
@@ -74,10 +76,12 @@ __all__ = [
     "export",
     "export_of",
     "find",
+    "keep",
     "leave",
     "parse_queries",
     "pause",
     "pause_of",
+    "pause_reason",
     "read_request",
     "replace_topic",
     "request_subscription",

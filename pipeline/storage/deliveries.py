@@ -118,6 +118,7 @@ class NewDelivery:
     suggestions: Sequence[Suggestion] = ()
     topics: Sequence[str] = ()
     recap: Recap | None = None
+    pauses_on: date | None = None
     template: str | None = None
 
 
@@ -774,6 +775,7 @@ def redact(conn: Connection, subscriber_id: int) -> None:
             domain="",
             topics=[],
             recap=[],
+            pauses_on=None,
             more=0,
             unpicked=[],
             suggestions=[],

@@ -81,6 +81,15 @@ class Compilation:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """A digest that asked an inactive reader to go on, and has reached them or still may."""
+
+    edition_on: date
+    pauses_on: date
+    is_sent: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Superseded:
     """A queued or leased digest that a newer one replaces."""
 
@@ -134,6 +143,26 @@ def sent_before(
     return papers
 
 
+def questions(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, list[Question]]:
+    """Return the digests that asked each of these subscribers to go on, at any time."""
+    found: dict[int, list[Question]] = {id_: [] for id_ in subscriber_ids}
+    for row in conn.execute(
+        select(
+            DeliveryRow.subscriber_id,
+            DeliveryRow.edition_on,
+            DeliveryRow.pauses_on,
+            DeliveryRow.status,
+        ).where(
+            DeliveryRow.subscriber_id.in_(subscriber_ids),
+            DeliveryRow.pauses_on.is_not(None),
+            DeliveryRow.status.in_(REACHED),
+        )
+    ):
+        is_sent = row.status == DeliveryStatus.SENT
+        found[row.subscriber_id].append(Question(row.edition_on, row.pauses_on, is_sent))
+    return found
+
+
 def enqueue(conn: Connection, digests: Sequence[NewDigest], now: datetime) -> None:
     """Queue new digests: insert a delivery and its picks for each.
 
@@ -183,6 +212,7 @@ def load(conn: Connection, delivery_ids: Iterable[int]) -> dict[int, Digest]:
                 welcome=row.kind == DeliveryKind.WELCOME,
                 near_misses=row.near_misses,
                 recap=recaps[row.recap],
+                pauses_on=row.pauses_on,
             )
     return digests
 
@@ -405,13 +435,15 @@ def digest_of(
     unpicked: tuple[int, ...] = (),
     near_misses: bool = False,
     recap: Recap | None = None,
+    pauses_on: date | None = None,
 ) -> Digest:
     """Return a digest with the first and last announcement day of its papers."""
     days = [pick.paper.announced_on for pick in picks]
     announced = (min(days), max(days)) if days else None
     return Digest(
-        edition_on, tuple(picks), more, unpicked, topics, announced, welcome, near_misses, recap
-    )
+        edition_on, tuple(picks), more, unpicked, topics, announced, welcome, near_misses, recap,
+        pauses_on,
+    )  # fmt: skip
 
 
 def _picks_of(delivery_ids: Sequence[int]) -> Any:
@@ -458,6 +490,7 @@ def _digests_of(delivery_ids: Sequence[int]) -> Any:
         DeliveryRow.edition_on,
         DeliveryRow.more,
         DeliveryRow.near_misses,
+        DeliveryRow.pauses_on,
         cast(DeliveryRow.topics, Text).label("topics"),
         cast(DeliveryRow.recap, Text).label("recap"),
     ).where(DeliveryRow.id.in_(delivery_ids), DeliveryRow.kind.in_(DIGESTS))
@@ -500,6 +533,7 @@ def _new_delivery(new: NewDigest, domain: str, now: datetime) -> NewDelivery:
         near_misses=new.digest.near_misses,
         topics=new.digest.topics,
         recap=new.digest.recap,
+        pauses_on=new.digest.pauses_on,
         template=new.template,
     )
 

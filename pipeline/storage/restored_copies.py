@@ -230,7 +230,7 @@ def take_over(conn: Connection, delivery_id: int, theirs: Mapping[str, Any]) -> 
     """
     names = ("status", "reason", "attempts", "marked_at", "resent_at", "sent_at", "queue_id",
              "reply", "not_before", "topics", "recap", "more", "near_misses",
-             "suggestions")  # fmt: skip
+             "suggestions", "pauses_on")  # fmt: skip
     conn.execute(
         update(DeliveryRow)
         .where(_ROW.id == delivery_id, _ROW.status.in_((*_OPEN, DeliveryStatus.UNCERTAIN)))

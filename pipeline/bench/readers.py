@@ -42,7 +42,7 @@ REACTIONS: Final = (2, 4, 10, 30)  # newest submissions that are known, of at le
 FIRST: Final = 3  # places of hit@3
 TOPIC_LIKES: Final = (1, 2, 4, 8)  # of a topic of a labelled set
 DRAWS: Final = 5  # of papers to like
-RANKED: Final = 100  # best matches of a topic
+RANKED: Final = 50  # best matches of a topic
 
 
 @dataclass(frozen=True, slots=True)

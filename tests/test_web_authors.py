@@ -53,7 +53,9 @@ def topic_of(link: str) -> str:
 def test_page_lists_the_papers_newest_first_with_forms_co_authors_and_categories(site, engine):
     ingest(
         engine,
-        make_sighting(title="Old", authors=("A. Holm", "Bo Fern"), announced_on=WEDNESDAY - DAY),
+        make_sighting(
+            title="Old", authors=("A. Holm", "Bo Fern"), announced_on=WEDNESDAY - DAY, upvotes=9
+        ),
         make_sighting(title="New", authors=("Bo Fern", "Ada Holm"), categories=("cs.CV", "cs.LG")),
         make_sighting(title="Other", authors=("Bo Fern",)),
     )

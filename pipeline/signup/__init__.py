@@ -31,6 +31,7 @@ from pipeline.signup.personal_data import (
     find,
 )
 from pipeline.signup.preferences import (
+    add_topic,
     ask_link,
     ask_new_address,
     change,
@@ -60,6 +61,7 @@ __all__ = [
     "Request",
     "UnsubscribeReason",
     "add",
+    "add_topic",
     "ask_data_link",
     "ask_link",
     "ask_new_address",

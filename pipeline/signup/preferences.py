@@ -112,6 +112,22 @@ def replace_topic(
         subscribers.note_activity(conn, subscriber_id, today)
 
 
+@retry_transaction
+def add_topic(engine: Engine, subscriber_id: int, new: TopicQuery, now: datetime) -> None:
+    """Follow one more topic, labelled as typed; idempotent. Everything else stays as it is.
+
+    Raise NotFoundError if there is no such subscriber, LimitError if there are over 100 new topics
+    a day.
+    """
+    with engine.begin() as conn:
+        existing_subscriber(conn, subscriber_id, for_change=True)
+        followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
+        queries = [(one.topic.query, one.label) for one in followed]
+        if new.text not in dict(queries):
+            abuse_limits.count_new_topics(conn, subscriber_id, 1, now)
+            follow(conn, subscriber_id, [*queries, (new.text, new.typed)], now)
+
+
 def pause_of(subscriber: Subscriber, now: datetime) -> date | None:
     """Return the first day with digests after a pause; None if the subscription is not paused."""
     until = subscriber.paused_until

@@ -65,7 +65,7 @@ SEARCHING: Final = RequestClass("searching", 2, 32, 5.0)  # paths that evaluate 
 PICTURES: Final = RequestClass("pictures", 64, 0, 8.0)  # thumbnails, fetched by their own thread
 SHOWING: Final = RequestClass("showing", 6, 64, 8.0)
 
-_SEARCHES: Final = ("/preferences/", "/topics", "/sitemap.xml")
+_SEARCHES: Final = ("/authors/", "/preferences/", "/topics", "/sitemap.xml")
 _CHANGES: Final = ("/confirm/", "/data/", "/link", "/new-address/", "/preferences/", "/subscribe")
 _SHOWS: Final = (*_CHANGES, "/cite/", "/digests/", "/mailbox", "/papers", "/privacy")
 _FREE: Final = ("/papers.css",)

@@ -244,6 +244,7 @@ def _active(conn: Connection, subscriber_id: int, now: datetime) -> None:
 
 
 def _paper(conn: Connection, key: str) -> Paper:
+    """Return a visible paper by its key, or by "id:" and its id, as in a mail on request."""
     paper = papers.by_key(conn, key)
     if paper is None:
         raise NotFoundError("no paper has this key")

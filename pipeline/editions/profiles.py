@@ -37,7 +37,7 @@ class Profiles:
         self._papers_of: defaultdict[str, list[int]] = defaultdict(list)  # by author key
         self._readers: dict[int, ReaderProfile] = {}
         self._pool: list[int] = []
-        self._pool_rows = self._table.rows(())
+        self._pool_terms = self._table.pool(self._table.rows(()))
 
     def __getitem__(self, subscriber_id: int) -> ReaderProfile | None:
         return self._readers.get(subscriber_id)
@@ -82,11 +82,11 @@ class Profiles:
     def set_pool(self, found: Sequence[Paper]) -> None:
         """Choose the papers from which `liked_in_pool` chooses; they must be loaded."""
         self._pool = [paper.id for paper in found]
-        self._pool_rows = self._table.rows(self._pool)
+        self._pool_terms = self._table.pool(self._table.rows(self._pool))
 
     def liked_in_pool(self, reader: ReaderProfile) -> list[tuple[float, int]]:
         """Return papers of the pool that the reader would like: likeness and id, best first."""
-        nearest = self._table.nearest(reader.profile, self._pool_rows, NEAREST)
+        nearest = self._table.nearest(reader.profile, self._pool_terms, NEAREST)
         ids = {self._pool[place] for place in nearest.tolist()}
         ids |= self._by_known_authors(reader) & set(self._pool)
         likeness = self.likeness(reader, sorted(ids))

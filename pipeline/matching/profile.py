@@ -119,6 +119,18 @@ class Profile:
         return authors[min(shared)] if shared else ""
 
 
+class Pool(NamedTuple):
+    """Terms of some papers, one row each."""
+
+    places: npt.NDArray[np.uint32]
+    weights: Vector
+    common: Vector
+
+    def likeness(self, dense: Vector) -> Vector:
+        sums: Vector = np.einsum("ij,ij->i", dense[self.places], self.weights)
+        return sums
+
+
 class TermTable:
     """The terms of many papers, to compare them with profiles. Not thread-safe.
 
@@ -153,27 +165,35 @@ class TermTable:
         """Return the rows of papers, for `likeness`; row 0, without terms, for unknown ones."""
         return np.fromiter((self._row.get(paper, 0) for paper in papers), np.intp, len(papers))
 
-    def likeness(self, profile: Profile, rows: Rows, terms: int = OF_PAPER) -> Vector:
-        """Return how similar papers are to the liked ones, -0.2 to 0.2; 0 if not known.
+    def likeness(self, profile: Profile, rows: Rows) -> Vector:
+        """Return how similar papers are to the liked ones, -0.2 to 0.2; 0 if not known."""
+        some = Pool(self._places[rows], self._weights[rows], self._common[rows])
+        found = some.likeness(self._filled(profile)) - np.float32(profile.common) * some.common
+        limit = np.float32(MOST_LIKENESS)
+        return np.asarray(limit * np.tanh(found / limit), dtype=np.float32)
 
-        Only the heaviest `terms` of each paper are compared.
-        """
+    def pool(self, rows: Rows) -> Pool:
+        """Return a few terms of each paper, to find the nearest among thousands."""
+        return Pool(
+            self._places[rows, :ROUGHLY].copy(),
+            self._weights[rows, :ROUGHLY].copy(),
+            self._common[rows],
+        )
+
+    def nearest(self, profile: Profile, pool: Pool, most: int) -> Rows:
+        """Return the positions in a pool of about the most similar papers."""
+        likeness = pool.likeness(self._filled(profile)) - np.float32(profile.common) * pool.common
+        if likeness.size <= most:
+            return np.arange(likeness.size)
+        return np.argpartition(-likeness, most)[:most]
+
+    def _filled(self, profile: Profile) -> Vector:
+        """Return the profile with all places of the vector."""
         if profile is not self._profile:
             self._dense[self._profile.places] = 0.0
             self._dense[profile.places] = profile.weights
             self._profile = profile
-        places, weights = self._places[rows, :terms], self._weights[rows, :terms]
-        sums = np.einsum("ij,ij->i", self._dense[places], weights)
-        found = sums - np.float32(profile.common) * self._common[rows]
-        limited: Vector = MOST_LIKENESS * np.tanh(found / MOST_LIKENESS)
-        return limited
-
-    def nearest(self, profile: Profile, rows: Rows, most: int) -> Rows:
-        """Return the positions in `rows` of about the most similar papers, by a few terms each."""
-        likeness = self.likeness(profile, rows, ROUGHLY)
-        if likeness.size <= most:
-            return np.arange(likeness.size)
-        return np.argpartition(-likeness, most)[:most]
+        return self._dense
 
     def terms(self, paper: int) -> Terms:
         row = self._row[paper]

@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from pipeline import settings
 from pipeline.domain import Links
+from pipeline.references import parse
 from pipeline.web import create_app
 from pipeline.web.papers import periods
 from pipeline.web.papers.listing import pages
@@ -274,6 +275,74 @@ def test_paper_page_shows_sources_dates_and_counts(site, engine):
     assert "1.2k stars" in site.get("/papers").text
 
 
+@pytest.mark.parametrize(
+    ("form", "media_type", "extension", "beginning"),
+    [
+        ("bibtex", "application/x-bibtex; charset=utf-8", "bib", "@misc{lovelace2006moss,\n"),
+        ("ris", "application/x-research-info-systems; charset=utf-8", "ris", "TY  - GEN\r\n"),
+        ("csl", "application/vnd.citationstyles.csl+json", "json", "[\n  {"),
+    ],
+)
+def test_paper_page_links_to_its_citation_as_files(
+    site, engine, form, media_type, extension, beginning
+):
+    ingest(engine, make_sighting("astro-ph/0601001", title="Moss & ferns"))
+    page = site.get("/papers/astro-ph/0601001").text
+    path = f"/cite/{form}/astro-ph/0601001"
+    assert f'href="{path}"' in page
+
+    file, head = site.get(path), site.browser.head(path)
+    again = site.get(path, headers={"If-None-Match": file.headers["etag"]})
+
+    assert file.text.startswith(beginning)
+    assert parse(file.content).entries[0].title == "Moss & ferns"
+    assert file.headers["content-type"] == media_type
+    name = f"lovelace2006moss.{extension}"
+    assert file.headers["content-disposition"] == f'attachment; filename="{name}"'
+    assert file.headers["cache-control"] == "public, max-age=3600"
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == media_type
+    assert again.status_code == 304
+
+
+@one_database
+def test_paper_page_shows_its_bibtex_entry_escaped(site, engine):
+    ingest(engine, make_sighting("2912.00001", title='Moss <think> & "ferns"'))
+
+    page = site.get("/papers/2912.00001").text
+
+    assert "title = {Moss &lt;think&gt; \\&amp; &#34;ferns&#34;}," in page
+
+
+@one_database
+@pytest.mark.parametrize("key", ["2912.00001", "doi:10.1101/a(b)_c", "title"])
+def test_citation_is_found_by_every_kind_of_key(site, engine, key):
+    arxiv_id = "2912.00001" if key.startswith("29") else None
+    doi = key.removeprefix("doi:") if key.startswith("doi:") else None
+    ingest(engine, make_sighting(arxiv_id, title="Moss", doi=doi))
+    link = re.search(r'href="(/cite/ris/[^"]+)"', site.get(paper_in_list(site)).text)
+
+    assert link is not None
+    assert parse(site.get(link[1]).content).entries[0].title == "Moss"
+
+
+@one_database
+@pytest.mark.parametrize(
+    "path", ["bibtex/9999.99999", "bibtex/", "bibtex/a%00b", "word/2912.00001", "bibtex"]
+)
+def test_unknown_citation_returns_404(site, engine, path):
+    ingest(engine, make_sighting("2912.00001"))
+
+    assert site.get(f"/cite/{path}").status_code == 404
+
+
+def paper_in_list(site: Site) -> str:
+    """Return the path of the first paper on the front page."""
+    found = re.search(r'class="title"[^>]*><a href="(/papers/[^"]+)"', site.get("/").text)
+    assert found is not None
+    return found[1]
+
+
 @one_database
 def test_withdrawn_paper_is_labelled(site, engine):
     ingest(engine, make_sighting("2912.00001"))
@@ -478,7 +547,7 @@ def test_robots_txt_disallows_personal_pages_and_sitemap_lists_papers(site, engi
     robots = site.get("/robots.txt").text
     sitemap = ElementTree.fromstring(site.get("/sitemap.xml").text)
 
-    for path in ("/preferences/", "/confirm/", "/unsubscribe/", "/digests/", "/papers?"):
+    for path in ("/preferences/", "/confirm/", "/unsubscribe/", "/digests/", "/papers?", "/cite/"):
         assert f"\nDisallow: {path}\n" in robots
     assert f"\nSitemap: {URL}/sitemap.xml\n" in robots
     places = {

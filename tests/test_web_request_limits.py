@@ -300,6 +300,7 @@ def test_oldest_idle_connection_is_closed_when_connections_run_out(
         ("HEAD", "/papers", b"q=moss", b"", SEARCHING),
         ("GET", "/", b"topic=moss", b"", SEARCHING),
         ("GET", "/papers/2506.19852", b"", b"", SHOWING),
+        ("GET", "/cite/ris/2506.19852", b"", b"", SHOWING),
         ("GET", "/thumbnails/2506.19852", b"", b"", PICTURES),
         ("GET", "/topics/agents.atom", b"", b"", SEARCHING),
         ("GET", "/preferences/token", b"", b"", SEARCHING),

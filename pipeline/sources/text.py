@@ -88,16 +88,16 @@ def clean_keywords(words: Iterable[str]) -> tuple[str, ...]:
 
 
 _SUFFIX = re.compile(r"(?:Jr|Sr|II|III|IV|Ph\.?D|M\.?D)\.?$", re.I)
-_GROUP = (
+GROUP = (
     r"(?:Collaborations?|Consorti(?:um|a)|Team|Group|Project|Network|Initiative|Committee"
     r"|Task Force)\b"
 )
 _ON_BEHALF = re.compile(
     rf"\s*\(?\b(?:for|on behalf of|representing|from)\s+"
-    rf"((?:the\s+)?(?:[^\s,;:()]+\s+){{0,8}}?{_GROUP})\)?",
+    rf"((?:the\s+)?(?:[^\s,;:()]+\s+){{0,8}}?{GROUP})\)?",
     re.I,
 )
-_GROUP_THEN_NAMES = re.compile(rf"({_GROUP})\s*:", re.I)
+_GROUP_THEN_NAMES = re.compile(rf"({GROUP})\s*:", re.I)
 _OTHERS = re.compile(
     r"[\s,;]{0,3}(?:\bet\.?\s+al(?:ii|ia)?\b\.?"
     r"|(?:\band|&)\s+(?:\d+\s+)?(?:many\s+)?others\b\.?|\.{3}|…)",

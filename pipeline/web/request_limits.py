@@ -67,7 +67,7 @@ SHOWING: Final = RequestClass("showing", 6, 64, 8.0)
 
 _SEARCHES: Final = ("/preferences/", "/topics", "/sitemap.xml")
 _CHANGES: Final = ("/confirm/", "/data/", "/link", "/new-address/", "/preferences/", "/subscribe")
-_SHOWS: Final = (*_CHANGES, "/digests/", "/mailbox", "/papers", "/privacy")
+_SHOWS: Final = (*_CHANGES, "/cite/", "/digests/", "/mailbox", "/papers", "/privacy")
 _FREE: Final = ("/papers.css",)
 
 

@@ -68,7 +68,7 @@ def read(name: str) -> bytes:
 
 def robots_text(site_url: str) -> str:
     """Return a robots.txt that excludes personal pages and parametrised lists of papers."""
-    closed = "".join(f"Disallow: {path}\n" for path in (*PERSONAL_PAGES, ANY_PAPERS))
+    closed = "".join(f"Disallow: {path}\n" for path in (*PERSONAL_PAGES, "/cite/", ANY_PAPERS))
     return f"User-agent: *\n{closed}\nSitemap: {site_url}/sitemap.xml\n"
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from sqlalchemy import Connection
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
+from pipeline import references
 from pipeline.domain import Paper
 from pipeline.errors import QueryError
 from pipeline.matching import suggestions
@@ -19,13 +22,36 @@ from pipeline.storage import ingest_state, papers
 from pipeline.storage.database import read_only
 from pipeline.translations import ngettext
 from pipeline.web.dependencies import READ, CPUBudget, LiveIndex, Pages, Services
-from pipeline.web.middleware import public
+from pipeline.web.middleware import AN_HOUR, public
 from pipeline.web.papers import listing, views
 from pipeline.web.papers.listing import ListParams, SelectedPapers
 from pipeline.web.papers.search_index import Sort
 from pipeline.web.papers.views import PaperInList
 
 SIMILAR = 5
+
+
+@dataclass(frozen=True, slots=True)
+class CitationFormat:
+    """File format of a citation: its name on pages, and how it is written and served."""
+
+    name: str
+    extension: str
+    media_type: str
+    write: Callable[[Iterable[Paper]], str]
+
+
+CITATIONS = {
+    "bibtex": CitationFormat(
+        "BibTeX", "bib", "application/x-bibtex; charset=utf-8", references.bibtex
+    ),
+    "ris": CitationFormat(
+        "RIS", "ris", "application/x-research-info-systems; charset=utf-8", references.ris
+    ),
+    "csl": CitationFormat(
+        "CSL-JSON", "json", "application/vnd.citationstyles.csl+json", references.csl_json
+    ),
+}
 
 router = APIRouter()
 
@@ -73,9 +99,30 @@ def show_paper(
             "paper.html",
             paper=views.details(paper, seen, pages.branding),
             similar=_similar(conn, paper, live_index, pages.branding),
+            bibtex=references.bibtex([paper]),
+            citations=_citations(paper),
             canonical=views.path_of(paper.key),
         )
     return public(request, answer)
+
+
+@router.api_route("/cite/{form}/{key:path}", methods=READ)
+def cite_paper(request: Request, form: str, key: str, services: Services, pages: Pages) -> Response:
+    """Return the citation of a paper as a file."""
+    citation = CITATIONS.get(form)
+    if citation is None:
+        raise HTTPException(404)
+    with read_only(services.engine) as conn:
+        paper = papers.by_key(conn, key)
+    if paper is None:
+        return pages.show("no_paper.html", status=404, key=formatting.clean(key))
+    name = f"{references.citation_key(paper)}.{citation.extension}"
+    answer = Response(
+        citation.write([paper]),
+        media_type=citation.media_type,
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+    return public(request, answer, seconds=AN_HOUR)
 
 
 # --- Lists --------------------------------------------------------------------------------------
@@ -147,6 +194,14 @@ def _query_error(params: ListParams, error: QueryError, pages: Pages) -> Respons
 
 
 # --- One paper ----------------------------------------------------------------------------------
+
+
+def _citations(paper: Paper) -> list[tuple[str, str]]:
+    """Return the name and the path of each citation file."""
+    return [
+        (citation.name, views.path_of(paper.key, f"/cite/{form}"))
+        for form, citation in CITATIONS.items()
+    ]
 
 
 def _similar(

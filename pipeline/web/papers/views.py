@@ -96,9 +96,9 @@ def _byline(paper: Paper, seen: Iterable[Seen]) -> Iterator[str]:
         yield views.stars(paper)
 
 
-def path_of(key: str) -> str:
+def path_of(key: str, folder: str = "/papers") -> str:
     """Return the URL path of a paper; slashes in old arXiv ids and DOIs are not escaped."""
-    return f"/papers/{quote(key, safe='/:')}"
+    return f"{folder}/{quote(key, safe='/:')}"
 
 
 @dataclass(frozen=True, slots=True)

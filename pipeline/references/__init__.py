@@ -1,0 +1,20 @@
+"""Lists of papers that people paste or upload, and citations for reference managers. Pure.
+
+`parse` reads BibTeX, RIS, CSL-JSON, and lines of arXiv ids, DOIs, links or titles, also mixed.
+`bibtex`, `ris`, `csl_json` and `markdown` write papers; `parse` reads what they write.
+"""
+
+from pipeline.references.reading import Parsed, Reference, Unreadable, parse
+from pipeline.references.writing import bibtex, citation_key, csl_json, markdown, ris
+
+__all__ = [
+    "Parsed",
+    "Reference",
+    "Unreadable",
+    "bibtex",
+    "citation_key",
+    "csl_json",
+    "markdown",
+    "parse",
+    "ris",
+]

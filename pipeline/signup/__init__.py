@@ -5,6 +5,7 @@
     subscribe      the form stores a request, a POST of its token confirms it; consent versions
     preferences    change choices, pause, change the address, mail the preferences link
     reactions      more or less like a paper, save it; what is learned from that
+    saved          the list of saved papers, and the private feeds of a reader
     unsubscribe    unsubscribe with one click, and undo within a month
     personal_data  read, export, erase
     transfer       export and import of all subscribers, also from other newsletters
@@ -52,6 +53,15 @@ from pipeline.signup.reactions import (
     reset,
     save,
 )
+from pipeline.signup.saved import (
+    create_feeds,
+    digests_of,
+    feed_digests,
+    feed_papers,
+    revoke_feeds,
+    saved_page,
+    saved_papers,
+)
 from pipeline.signup.subscribe import (
     WORDING,
     Confirmed,
@@ -84,12 +94,16 @@ __all__ = [
     "configure",
     "confirm",
     "confirm_new_address",
+    "create_feeds",
     "csv_lists",
+    "digests_of",
     "erase",
     "erase_by_id",
     "everyone",
     "export",
     "export_of",
+    "feed_digests",
+    "feed_papers",
     "find",
     "forget",
     "interests",
@@ -103,7 +117,10 @@ __all__ = [
     "replace_topic",
     "request_subscription",
     "reset",
+    "revoke_feeds",
     "save",
+    "saved_page",
+    "saved_papers",
     "set_reason",
     "transfer",
     "undo",

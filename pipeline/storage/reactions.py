@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, or_, select
+from sqlalchemy import Connection, delete, insert, or_, select, update
 
-from pipeline.domain import DeliveryStatus, Liking, Paper
+from pipeline.domain import DeliveryStatus, Liking, SubscriberStatus
 from pipeline.storage.database import in_chunks, upsert
 from pipeline.storage.schema import (
     DeliveryRow,
@@ -22,6 +22,7 @@ from pipeline.storage.schema import (
     PickRow,
     ProfileRow,
     ReactionRow,
+    SubscriberRow,
 )
 
 CHUNK = 500
@@ -74,11 +75,24 @@ def of_reader(conn: Connection, subscriber_id: int, *, most: int | None = None) 
     return [_reaction(row) for row in rows]
 
 
-def to_paper(conn: Connection, subscriber_id: int, paper: Paper) -> Reaction | None:
+def saved_by(conn: Connection, subscriber_id: int, *, most: int | None = None) -> list[Reaction]:
+    """Return the papers of a reader's list, the last saved first."""
+    rows = conn.execute(
+        select(*ReactionRow.__table__.c)
+        .where(ReactionRow.subscriber_id == subscriber_id, ReactionRow.saved_at.is_not(None))
+        .order_by(ReactionRow.saved_at.desc(), ReactionRow.paper_key)
+        .limit(most)
+    )
+    return [_reaction(row) for row in rows]
+
+
+def to_paper(
+    conn: Connection, subscriber_id: int, key: str, paper_id: int | None
+) -> Reaction | None:
     """Return a reader's reaction to a paper, also if its key has changed since; None if none."""
     row = conn.execute(
         select(*ReactionRow.__table__.c)
-        .where(ReactionRow.subscriber_id == subscriber_id, _about(paper.key, paper.id))
+        .where(ReactionRow.subscriber_id == subscriber_id, _about(key, paper_id))
         .order_by(ReactionRow.at.desc())
         .limit(1)
     ).one_or_none()
@@ -131,6 +145,34 @@ def put_profile(
         .values(subscriber_id=subscriber_id, **values)
         .on_conflict_do_update(index_elements=[ProfileRow.subscriber_id], set_=values)
     )
+
+
+def feed_secret_of(conn: Connection, subscriber_id: int) -> str | None:
+    """Return the secret in the URLs of a reader's feeds; None if the reader has no feeds."""
+    query = select(ProfileRow.feed_secret).where(ProfileRow.subscriber_id == subscriber_id)
+    return conn.execute(query).scalar()
+
+
+def put_feed_secret(
+    conn: Connection, subscriber_id: int, secret: str | None, now: datetime
+) -> None:
+    """Store the secret of a reader's feeds in place of an earlier one; None ends the feeds."""
+    if feed_secret_of(conn, subscriber_id) is None:
+        put_profile(conn, subscriber_id, profile_of(conn, subscriber_id), now)
+    conn.execute(
+        update(ProfileRow)
+        .where(ProfileRow.subscriber_id == subscriber_id)
+        .values(feed_secret=secret)
+    )
+
+
+def reader_of_feed(conn: Connection, secret: str) -> int | None:
+    """Return the id of the active subscriber whose feeds have this secret."""
+    return conn.execute(
+        select(SubscriberRow.id)
+        .join(ProfileRow, ProfileRow.subscriber_id == SubscriberRow.id)
+        .where(ProfileRow.feed_secret == secret, SubscriberRow.status == SubscriberStatus.ACTIVE)
+    ).scalar()
 
 
 def liked_by(

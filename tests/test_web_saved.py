@@ -18,9 +18,8 @@ from pipeline.storage import reactions
 from pipeline.storage.reactions import Reaction
 from pipeline.storage.schema import DeliveryRow, ProfileRow, ReactionRow
 from tests.support.factories import make_sighting
-from tests.support.newsroom import rows, stored
+from tests.support.newsroom import everything, rows, stored
 from tests.support.site import ADA, ELSEWHERE, Site, links_in, now, open_site
-from tests.test_web_reactions import everything
 
 NASTY = "<img src=x onerror=alert(1)>"
 ATOM = "{http://www.w3.org/2005/Atom}"

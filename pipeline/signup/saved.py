@@ -57,16 +57,24 @@ def saved_page(engine: Engine, subscriber_id: int, words: str, number: int, size
     """
     with read_only(engine) as conn:
         existing_subscriber(conn, subscriber_id)
-        saved = reactions.saved_by(conn, subscriber_id)
-        found = with_words(saved, words)
-        last = max(1, -(-len(found) // size))
+        total = count = reactions.count_saved(conn, subscriber_id)
+        if words:
+            found = with_words(reactions.saved_by(conn, subscriber_id), words)
+            count = len(found)
+        last = max(1, -(-count // size))
         number = min(max(number, 1), last)
+        skip = (number - 1) * size
+        shown = (
+            found[skip : skip + size]
+            if words
+            else reactions.saved_by(conn, subscriber_id, most=size, skip=skip)
+        )
         return SavedPage(
-            _with_papers(conn, found[(number - 1) * size : number * size]),
+            _with_papers(conn, shown),
             number,
             last,
-            len(found),
-            len(saved),
+            count,
+            total,
             reactions.feed_secret_of(conn, subscriber_id),
         )
 

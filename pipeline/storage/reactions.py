@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from pipeline.domain import DeliveryStatus, Liking, SubscriberStatus
 from pipeline.storage.database import in_chunks, upsert
@@ -75,15 +75,26 @@ def of_reader(conn: Connection, subscriber_id: int, *, most: int | None = None) 
     return [_reaction(row) for row in rows]
 
 
-def saved_by(conn: Connection, subscriber_id: int, *, most: int | None = None) -> list[Reaction]:
-    """Return the papers of a reader's list, the last saved first."""
+def saved_by(
+    conn: Connection, subscriber_id: int, *, most: int | None = None, skip: int = 0
+) -> list[Reaction]:
+    """Return the papers of a reader's list, the last saved first, without the first `skip`."""
     rows = conn.execute(
         select(*ReactionRow.__table__.c)
         .where(ReactionRow.subscriber_id == subscriber_id, ReactionRow.saved_at.is_not(None))
         .order_by(ReactionRow.saved_at.desc(), ReactionRow.paper_key)
         .limit(most)
+        .offset(skip or None)
     )
     return [_reaction(row) for row in rows]
+
+
+def count_saved(conn: Connection, subscriber_id: int) -> int:
+    return conn.execute(
+        select(func.count()).where(
+            ReactionRow.subscriber_id == subscriber_id, ReactionRow.saved_at.is_not(None)
+        )
+    ).scalar_one()
 
 
 def to_paper(

@@ -171,6 +171,7 @@ class Services:
             everyone=everyone,
             longest_spread=timedelta(minutes=self.settings.digest_spread_minutes),
             quiet_days=self.settings.quiet_note_days,
+            inactivity_months=self.settings.inactivity_months,
             embedder=self.embeddings,
         )
 

@@ -204,6 +204,11 @@ class Subscriber:
     breadth: Breadth = Breadth.BALANCED
     near_misses_after: int = NEAR_MISSES_AFTER  # days without a match; 0: no near misses
     papers_from: date | None = None  # skip papers announced before: another database sent them
+    active_on: date | None = None  # last day with an action of the reader, or end of their pause
+
+
+UNTIL_ACTIVE: Final = date.max
+"""The end of a pause because of inactivity: the next action of the reader ends it."""
 
 
 class Liking(IntEnum):
@@ -251,6 +256,16 @@ class Pick:
 
 
 @dataclass(frozen=True, slots=True)
+class Recap:
+    """Summary of a digest that covers more than one day, frozen with it."""
+
+    since: date  # first day covered; the last is that of the edition
+    after_pause: bool
+    # Label of each followed topic, and papers that matched it; None for Trending, which has no end.
+    matched: tuple[tuple[str, int | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Digest:
     """One subscriber's content of an edition."""
 
@@ -262,6 +277,8 @@ class Digest:
     announced: tuple[date, date] | None = None  # first and last announcement date covered
     welcome: bool = False  # first digest, compiled from recent papers
     near_misses: bool = False  # no paper matched; `picks` are the nearest ones
+    recap: Recap | None = None  # None if it covers one day, and in a first digest
+    pauses_on: date | None = None  # asks an inactive reader to go on, and pauses otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +304,14 @@ class NoMatchNotice:
     follows_trending: bool
 
 
-ListContent = Digest | NoMatchNotice
+@dataclass(frozen=True, slots=True)
+class PauseNotice:
+    """Content of the mail that says that the digests pause because of inactivity."""
+
+    edition_on: date
+
+
+ListContent = Digest | NoMatchNotice | PauseNotice
 """Content that a slot may produce for its reader."""
 
 
@@ -335,6 +359,7 @@ class DeliveryKind(StrEnum):
     DATA_LINK = "data-link"  # link to export and erase personal data; only ever mailed
     NEW_ADDRESS = "new-address"  # asks the new address of a subscriber for confirmation
     QUIET_NOTE = "quiet-note"  # no-match notice: why no digest came, and how to widen the topics
+    PAUSE_NOTE = "pause-note"  # the digests pause because of inactivity, and how to resume them
 
     @property
     def precedence(self) -> Precedence:
@@ -389,6 +414,12 @@ MAIL_KINDS: Mapping[DeliveryKind, MailKind] = MappingProxyType(
         DeliveryKind.QUIET_NOTE: MailKind(
             "quiet_note",
             subject=gettext_noop("No papers matched your topics, %(days)s"),
+            is_list=True,
+            precedence=Precedence.DIGEST,
+        ),
+        DeliveryKind.PAUSE_NOTE: MailKind(
+            "pause_note",
+            subject=gettext_noop("%(name)s is paused"),
             is_list=True,
             precedence=Precedence.DIGEST,
         ),

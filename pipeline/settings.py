@@ -166,6 +166,7 @@ class Settings(BaseSettings):
     digest_expiry_hours: Annotated[int, Field(ge=1, le=72)] = 18
     digest_spread_minutes: Annotated[int, Field(ge=0, le=30)] = 10
     quiet_note_days: Annotated[int, Field(ge=0, le=60)] = 7
+    inactivity_months: Annotated[int, Field(ge=0, le=60)] = 6
 
     # Sending
     smtp_tls: Annotated[str, Field(pattern="^(auto|required|off)$")] = "auto"

@@ -25,6 +25,7 @@ from pipeline.domain import (
     Subscriber,
     SubscriberStatus,
     SuppressionReason,
+    Weekday,
 )
 from pipeline.editions import SlotResult, compiler
 from pipeline.errors import NotFoundError
@@ -349,6 +350,95 @@ def test_preview_changes_no_state(engine: Engine):
     assert papers(publish(engine)) == [("3001.00001",)]
     with pytest.raises(NotFoundError):
         editions.preview(engine, "nobody@example.org", now=NOW)
+
+
+# --- Recaps -------------------------------------------------------------------------------------
+
+
+def sent_recap(engine: Engine, now: datetime) -> tuple[int, bool, dict[str, int | None]] | None:
+    """Publish at `now`; return the days, pause and counts of the frozen recap of the new digest."""
+    previewed = editions.preview(engine, "ada@example.org", now=now)
+    publish(engine, now)
+    digest = loaded(engine, owed(engine)[-1].id)
+    settle(engine, DeliveryStatus.SENT, now)
+    assert digest.edition_on == now.date()
+    assert previewed.recap == digest.recap
+    if digest.recap is None:
+        return None
+    days = (digest.edition_on - digest.recap.since).days + 1
+    return days, digest.recap.after_pause, dict(digest.recap.matched)
+
+
+def hourly_news(engine: Engine, first: int, last: int) -> None:
+    """Ingest a paper half an hour before eight o'clock on each of these days."""
+    for number in range(first, last + 1):
+        ingest(
+            engine,
+            make_sighting(announced_on=TODAY + number * DAY, upvotes=5),
+            now=NOW + number * DAY - HOUR / 2,
+        )
+
+
+def test_weekly_digest_counts_the_matches_of_its_week(engine: Engine):
+    hourly_news(engine, -1, -1)
+    weekly = Schedule(frequency=Frequency.WEEKLY, weekday=Weekday.WEDNESDAY)
+    join(engine, "cat:cs.IR", "Trending", "cat:cs.CL", schedule=weekly, max_papers=3)
+    hourly_news(engine, 0, 0)
+    sent_recap(engine, NOW)
+    hourly_news(engine, 1, 7)
+
+    recap = sent_recap(engine, NOW + 7 * DAY)
+
+    assert recap == (7, False, {"cat:cs.IR": 7, "Trending": None, "cat:cs.CL": 0})
+
+
+def test_digest_of_one_day_is_no_recap_but_the_first_after_an_outage_is(engine: Engine):
+    hourly_news(engine, -1, -1)
+    join(engine)
+    hourly_news(engine, 0, 0)
+    assert sent_recap(engine, NOW) is None
+
+    hourly_news(engine, 1, 4)
+    late = NOW + 4 * DAY + 5 * HOUR  # three slots were missed
+    assert sent_recap(engine, late) == (4, False, {"cat:cs.IR": 4})
+    hourly_news(engine, 5, 5)
+    assert sent_recap(engine, NOW + 5 * DAY) is None
+
+
+def test_first_digest_after_a_pause_is_a_recap_of_at_most_a_week(engine: Engine):
+    hourly_news(engine, -1, -1)
+    reader = join(engine)
+    hourly_news(engine, 0, 0)
+    sent_recap(engine, NOW)
+    signup.pause(engine, reader.id, TODAY + 20 * DAY, NOW + HOUR)
+    hourly_news(engine, 1, 20)
+
+    for number in range(1, 20):
+        publish(engine, NOW + number * DAY)
+
+    assert sent_recap(engine, NOW + 20 * DAY) == (7, True, {"cat:cs.IR": 7})
+
+
+def test_first_digest_is_no_recap(engine: Engine):
+    hourly_news(engine, -9, -1)
+    reader = join(engine, now=NOW - DAY)
+    alter_reader(engine, reader, welcome_due=True, cursor=1)
+
+    assert sent_recap(engine, NOW) is None
+
+
+def test_unreadable_recap_does_not_stop_the_digest(engine: Engine):
+    hourly_news(engine, -1, -1)
+    join(engine)
+    hourly_news(engine, 0, 3)
+    publish(engine, NOW + 3 * DAY)
+    with engine.begin() as conn:
+        conn.execute(update(DeliveryRow).values(recap=["yesterday", True, []]))
+
+    digest = loaded(engine, owed(engine)[0].id)
+
+    assert digest.picks
+    assert digest.recap is None
 
 
 # --- Sources and topics -------------------------------------------------------------------------

@@ -153,6 +153,7 @@ def test_broken_bibtex_is_read_where_it_can_be_and_named_where_it_cannot():
         "@article{title={No key at all}}\n"
         "@misc{a, title={The key of another}}\n"
         "@misc{b, title={A field twice}, title={Twice}}\n"
+        'A line in "quotes"\n'
         "@article{c,\n  title={Never closed},\n  year={2020\n\n2401.01234\n"
         "@misc{d, year={1999}}\n"
     )
@@ -161,13 +162,14 @@ def test_broken_bibtex_is_read_where_it_can_be_and_named_where_it_cannot():
         "No key at all",
         "The key of another",
         "A field twice",
+        'A line in "quotes"',
         "2401.01234",
     ]
     assert parsed.entries[0].authors == ("Ada Lovelace",)
     assert parsed.entries[0].year == 2020
     assert [(part.line, part.text[:12]) for part in parsed.unreadable] == [
-        (9, "@article{c, "),
-        (14, "@misc{d, yea"),
+        (10, "@article{c, "),
+        (15, "@misc{d, yea"),
     ]
 
 
@@ -185,6 +187,10 @@ def test_ris():
 def test_ris_records_without_an_end_are_read():
     parsed = parse("TY  - JOUR\nT1  - The first engine\nTY  - JOUR\nT1  - The second engine\n")
     assert [entry.title for entry in parsed.entries] == ["The first engine", "The second engine"]
+    parsed = parse("TY  - JOUR\nT1  - The first engine\n\n2401.01234\n")
+    assert [entry.key for entry in parsed.entries[1:]] == ["2401.01234"]
+    (entry,) = parse("TY  - JOUR\nT1  - Engines\nAB  - One.\n\nTwo.\nER  - \n").entries
+    assert entry.abstract == "One. Two."
 
 
 def test_csl_json():
@@ -228,6 +234,8 @@ def test_csl_json_that_breaks_off_is_read_up_to_there():
         ("10.1145/3292500.3330701", "doi:10.1145/3292500.3330701"),
         ("doi: 10.1145/3292500.3330701.", "doi:10.1145/3292500.3330701"),
         ("https://dx.doi.org/10.1000/A(1)b", "doi:10.1000/a(1)b"),
+        ("(see 10.1016/S0140-6736(20))", "doi:10.1016/s0140-6736(20)"),
+        ('<a href="https://arxiv.org/abs/2401.01234">', "2401.01234"),
         ("https://dl.acm.org/doi/abs/10.1145/3292500.3330701", "doi:10.1145/3292500.3330701"),
         (
             "https://www.biorxiv.org/content/10.1101/2020.01.01.123456v1.full.pdf",
@@ -245,6 +253,10 @@ def test_lines_with_titles():
         "(https://arxiv.org/abs/2401.00001). Ada Lovelace. 2024.\n"
         'Engines of the future https://arxiv.org/abs/2401.00002\n[3] "A quoted title"\n'
         "see 2401.00003, 2401.00004 10.1000/x\n"
+        "* **Threads and cards** [[paper](https://arxiv.org/abs/2401.00005)]"
+        " [[code](https://example.org/x)]\n"
+        "[PDF](https://arxiv.org/pdf/2401.00006)\n(Un)woven looms\nN=1 looms in {0,1}\n"
+        "[Two words](https://arxiv.org/abs/2401.00007)\n"
     )
     assert [(entry.title, entry.arxiv_id, entry.doi) for entry in parsed.entries] == [
         ("The analytical engine (a survey)", None, None),
@@ -254,6 +266,11 @@ def test_lines_with_titles():
         ("", "2401.00003", None),
         ("", "2401.00004", None),
         ("", None, "10.1000/x"),
+        ("Threads and cards", "2401.00005", None),
+        ("", "2401.00006", None),
+        ("(Un)woven looms", None, None),
+        ("N=1 looms in {0,1}", None, None),
+        ("Two words", "2401.00007", None),
     ]
     assert not parsed.unreadable
 
@@ -322,6 +339,11 @@ def test_a_field_that_names_another_paper_gives_no_id():
     assert (only(text).arxiv_id, only(text).doi) == (None, None)
 
 
+def test_a_line_with_many_ids():
+    ids = [f"2401.{number:05}" for number in range(200)]
+    assert [entry.arxiv_id for entry in parse(",".join(ids)).entries] == ids
+
+
 def test_input_beyond_the_limits_is_cut():
     lines = [f"2401.{number:05}" for number in range(MOST_ENTRIES + 1)]
     assert parse("\n".join(lines[:-1])).is_cut is False
@@ -331,6 +353,8 @@ def test_input_beyond_the_limits_is_cut():
     assert (len(parsed.entries), parsed.unreadable, parsed.is_cut) == (1, (), True)
     parsed = parse("@misc{a}\n" * 3 * MOST_ENTRIES)
     assert (len(parsed.unreadable), parsed.is_cut) == (MOST_ENTRIES, True)
+    parsed = parse("@misc{a, title={Engines}}\n" + "@misc{b, " + "year=1," * 60_000 + "}")
+    assert (len(parsed.entries), len(parsed.unreadable), parsed.is_cut) == (1, 1, True)
 
 
 def filled(text: str) -> str:
@@ -361,6 +385,11 @@ HOSTILE = {
     "ids": ",".join(f"2401.{n:05}" for n in range(43_000)),
     "links": filled("[a](https://"),
     "spaces": "@a{" + " \n" * 262_000,
+    "spaces after a field": "@a{k,title={x}" + " " * 524_000 + "x}",
+    "spaces after a broken entry": "@a{\n\nx}" + " " * 524_000 + "x",
+    "spaces after a number": "a=1" + " " * 524_000 + "x",
+    "square brackets": "2401.01234 " + "[" * 524_000,
+    "closing brackets": "10.1000/x" + ")" * 524_000,
 }
 
 

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markupsafe import escape
 
-from pipeline.domain import MAIL_KINDS, DeliveryKind, Digest, Links, Reason
+from pipeline.domain import MAIL_KINDS, DeliveryKind, Digest, Links, Reason, Recap
 from pipeline.errors import RenderError
 from pipeline.matching.highlights import find
 from pipeline.message import Sender, compose_list_mail
@@ -70,6 +70,13 @@ digests = st.builds(
     topics=st.lists(texts, max_size=15).map(tuple),
     announced=st.none() | st.tuples(dates, dates).map(sorted).map(tuple),
     welcome=st.booleans(),
+    recap=st.none()
+    | st.builds(
+        Recap,
+        dates,
+        st.booleans(),
+        st.lists(st.tuples(texts, st.none() | st.integers(0, 2000)), max_size=5).map(tuple),
+    ),
 )
 urls = st.text("abcxyz=.-_0189", min_size=1, max_size=120).map("https://x.example/{}".format)
 mail_links = st.builds(MailLinks, urls, urls, urls, urls, urls, urls)
@@ -570,6 +577,71 @@ def test_first_digest_has_a_welcome_text():
     assert "first digest" not in render(make_digest())[1]
 
 
+MATCHED = (("Dense retrieval", 23), ("Trending", None), ("Agents", 0))
+
+
+def recap(days: int, more: int = 20, *, after_pause: bool = False) -> str:
+    """Return the line at the top of a digest of three papers that covers `days` days."""
+    topics = ("Dense retrieval", "Dense retrieval", "Trending")
+    digest = make_digest(
+        *(make_pick(reasons=(Reason(topic),)) for topic in topics),
+        announced=(TODAY - timedelta(days=3), TODAY),
+        more=more,
+        recap=Recap(TODAY - timedelta(days=days - 1), after_pause, MATCHED),
+    )
+    _, html, text = render(digest)
+    shown = " ".join(Seen(html[html.index("<h1") :]).text.split())
+    for heading in ("Dense retrieval · 2 of 23", "Trending"):
+        assert f" {heading} " in shown
+        assert f"\n{heading}\n" in text
+    assert "announced" not in shown + text
+    line = " ".join(text.partition("2 January\n")[2].partition("View in browser")[0].split())
+    assert line in shown
+    return line
+
+
+def test_recap_says_what_it_covers_and_how_many_papers_matched_each_topic():
+    week = "27 December 2029 to 2 January 2030"
+    assert recap(7) == f"Your week: 3 of 23 papers on 2 topics, {week}."
+    assert recap(7, more=0) == f"Your week: 3 papers on 2 topics, {week}."
+    assert recap(2) == "Since your last digest: 3 of 23 papers on 2 topics, 1 to 2 January."
+    assert recap(7, after_pause=True) == (
+        "Welcome back: the best of the last 7 days, 3 of 23 papers on 2 topics."
+    )
+
+
+def test_question_has_one_link_to_its_page():
+    _, html, text = render(make_digest(pauses_on=date(2030, 1, 31)))
+
+    for shown in (" ".join(Seen(html).text.split()), " ".join(text.split())):
+        assert "Still want these emails?" in shown
+        assert "Otherwise they pause on 31 January." in shown
+    assert Seen(html).links.count(f"{LINKS.preferences}/keep") == 1
+    assert f"Keep them coming: {LINKS.preferences}/keep\n" in text
+    assert "/keep" not in "".join(render(make_digest())[1:])
+
+
+def test_shared_page_of_a_digest_asks_nothing():
+    shared = replace(LINKS, unsubscribe="", preferences="https://papers.example.org/link")
+
+    _, html, text = RENDERER.page(make_digest(pauses_on=TODAY), shared)
+
+    assert "Still want" not in html + text
+    assert "/keep" not in html + text
+
+
+def test_pause_note_has_one_link_to_resume_and_one_to_unsubscribe():
+    mail = RENDERER.pause_note(LINKS)
+    html, text = decoded(mail.html), decoded(mail.text)
+
+    assert mail.subject == "Bits & Papers is paused"
+    links = Seen(html).links
+    assert links.count(f"{LINKS.preferences}/keep") == 1
+    assert LINKS.unsubscribe in links
+    assert f"Resume my digests:\n{LINKS.preferences}/keep\n" in text
+    assert f"Unsubscribe: {LINKS.unsubscribe}" in text
+
+
 def test_operator_note_and_logo_are_shown():
     noted = Renderer(
         replace(BRANDING, note="No digest on <Friday>.", logo_url="https://x.example/l.png"),
@@ -636,7 +708,7 @@ def test_near_misses_are_marked_and_claim_no_match(title):
         assert "Matched" not in flat
         assert "Also for" not in flat
     assert html.links.count(LINKS.preferences) == 2
-    assert text.count(LINKS.preferences) == 2
+    assert text.replace(LINKS.papers, "").count(LINKS.preferences) == 2
 
 
 def test_confirmation_has_its_link_expiry_and_postal_address():

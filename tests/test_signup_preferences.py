@@ -457,7 +457,7 @@ def test_export_contains_all_stored_data(engine: Engine):
     assert [r["ip"] for r in held["requests"]] == [IP]
     picked = [[pick["paper"] for pick in mail["papers"]] for mail in held["mails"]]
     assert picked == [[], ["3001.00001"]]
-    assert set(held["subscriber"]) == set(SubscriberRow.__table__.c.keys())
+    assert set(held["subscriber"]) == {*SubscriberRow.__table__.c.keys(), "pause_reason"}
     with pytest.raises(NotFoundError):
         signup.export(engine, 999)
 

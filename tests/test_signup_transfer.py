@@ -262,7 +262,8 @@ def test_export_and_import_keep_all_subscriber_data(engine, other):
         conn.execute(BatchRow.__table__.insert().values(
             number=1, published_at=NOW - timedelta(hours=2), papers=1, matches=1))  # fmt: skip
         conn.execute(SubscriberRow.__table__.update().where(SubscriberRow.email == ADA).values(
-            cursor=1, paused_until=date(2030, 2, 1), last_slot_at=NOW - timedelta(days=6),
+            cursor=1, paused_until=date.max, active_on=date(2029, 6, 1),
+            last_slot_at=NOW - timedelta(days=6),
             last_edition_on=NOW.date() - timedelta(days=6)))  # fmt: skip
         suppressions.suppress(conn, "0" * 64, SuppressionReason.COMPLAINT, NOW)
         hash_ = addresses.address_hash(BOB, KEY)
@@ -283,6 +284,13 @@ def test_export_and_import_keep_all_subscriber_data(engine, other):
     used = ["created_at", "used_at", "origin", "wording", "ip"]
     theirs = [row for row in rows(engine, RequestRow, used) if row["used_at"]]
     assert rows(other, RequestRow, used) == theirs
+
+
+def test_reader_without_a_known_activity_is_active_on_the_day_of_the_import(engine):
+    imported(engine, f"email,status\n{ADA},active\n{BOB},unsubscribed\n", confirmed=True)
+
+    found = {row["email"]: row["active_on"] for row in rows(engine, SubscriberRow)}
+    assert found == {ADA: NOW.date(), BOB: None}
 
 
 def test_every_subscriber_column_is_exported_or_recreated():

@@ -87,6 +87,7 @@ def test_new_subscriber_is_stored_with_its_values_only_once(engine):
     assert (found["at"], found["timezone"]) == (time(6, 30), "Europe/Paris")
     assert (found["frequency"], found["weekday"], found["breadth"]) == ("weekly", 4, Breadth.FEWER)
     assert (found["confirmed_at"], row(engine, second)["confirmed_at"]) == (None, NOW)
+    assert (found["active_on"], row(engine, second)["active_on"]) == (None, TODAY)
     secrets = {found["secret"], row(engine, second)["secret"]}
     assert len(secrets) == 2
     assert {len(secret) for secret in secrets} == {22}
@@ -133,7 +134,8 @@ def test_activate_succeeds_unless_the_reader_has_left_since(
     assert won is is_activated
     expected = {
         "status": ACTIVE, "cursor": 9, "next_slot_at": NOW + DAY, "paused_until": None,
-        "confirmed_at": NOW, "left_at": None, "left_reason": None, "welcome_due": True,
+        "confirmed_at": NOW, "active_on": TODAY, "left_at": None, "left_reason": None,
+        "welcome_due": True,
     }  # fmt: skip
     if left_at is None:
         del expected["left_at"]
@@ -229,7 +231,7 @@ def test_erase_leaves_no_personal_data_in_the_row(engine):
     said = {"paused_until": TODAY, "next_slot_at": NOW, "last_slot_at": NOW, "confirmed_at": NOW,
             "last_edition_on": TODAY, "left_reason": "x", "welcome_due": True, "weekday": 4,
             "max_papers": 9, "breadth": Breadth.FEWER, "timezone": "Europe/Paris",
-            "frequency": "weekly", "papers_from": TODAY}  # fmt: skip
+            "frequency": "weekly", "papers_from": TODAY, "active_on": TODAY}  # fmt: skip
     two(engine, **said)
     with engine.begin() as conn:
         topic = {"query": "ai", "kind": "words", "matched_through": 0, "created_at": NOW}
@@ -250,6 +252,7 @@ def test_erase_leaves_no_personal_data_in_the_row(engine):
         "max_papers": 1, "breadth": Breadth.BALANCED, "paused_until": None, "next_slot_at": None,
         "last_slot_at": None, "last_edition_on": None, "cursor": 0, "confirmed_at": None,
         "left_at": NOW + DAY, "left_reason": None, "welcome_due": False, "papers_from": None,
+        "active_on": None,
     }  # fmt: skip
     assert {name: value for name, value in found.items() if name not in plain} == {
         **erased, "secret": found["secret"],

@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from html import unescape
 from typing import Any
 from urllib.parse import urlencode
@@ -16,7 +16,9 @@ import pytest
 from sqlalchemy import Engine
 
 from pipeline import editions, purge, signup
+from pipeline.cli.subscribers import _row
 from pipeline.domain import (
+    UNTIL_ACTIVE,
     Breadth,
     DeliveryKind,
     DeliveryStatus,
@@ -1060,7 +1062,7 @@ def test_columns_with_reader_data_equal_the_documented_list():
         SubscriberRow: "id email email_key address_hash status at timezone frequency weekday "
         "max_papers breadth near_misses_after secret paused_until next_slot_at last_slot_at "
         "last_edition_on cursor created_at confirmed_at left_at left_reason welcome_due "
-        "papers_from",
+        "papers_from active_on",
         RequestRow: "id kind subscriber_id email choices created_at expires_at used_at ip "
         "redacted email_key origin wording",
         SkipRow: "subscriber_id edition_on slot_at reason range_from range_to",
@@ -1103,6 +1105,65 @@ def test_cross_site_post_to_preferences_leave_is_rejected(site):
 
     assert answer.status_code == 403
     assert site.again(ada).status is SubscriberStatus.ACTIVE
+
+
+# --- Inactivity ---------------------------------------------------------------------------------
+
+
+def everything(site: Site) -> list[Any]:
+    return [rows(site.engine, table) for table in (SubscriberRow, DeliveryRow, RequestRow, SkipRow)]
+
+
+@pytest.mark.parametrize("paused_until", [None, UNTIL_ACTIVE])
+def test_opening_the_question_changes_nothing_and_its_button_answers_it(site, paused_until):
+    ada = site.reader()
+    site.alter(ada, active_on=date(2020, 1, 1), paused_until=paused_until)
+    page = f"{site.preferences(ada)}/keep"
+    before = everything(site)
+
+    shown = [site.get(page), site.browser.head(page)]
+
+    assert [answer.status_code for answer in shown] == [200, 200]
+    assert everything(site) == before
+    button = "Resume my digests" if paused_until else "Keep them coming"
+    assert f"<button>{button}</button>" in shown[0].text
+    assert ADA not in shown[0].text
+    answers = [site.post(page) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [303, 303]
+    done = "resumed" if paused_until else "kept"
+    assert answers[0].headers["location"].endswith(f"?done={done}")
+    after = site.again(ada)
+    assert after.active_on == now().date()
+    assert after.paused_until == (now().date() if paused_until else None)
+    assert site.post(page, headers=ELSEWHERE).status_code == 403
+
+
+def test_unsubscribed_reader_is_not_asked(site):
+    ada = site.reader()
+    page = site.preferences(ada)
+    site.post(f"{page}/leave")
+
+    for answer in (site.get(f"{page}/keep"), site.post(f"{page}/keep")):
+        assert (answer.status_code, answer.headers["location"]) == (303, page)
+
+
+def test_preferences_show_a_pause_because_of_inactivity(site):
+    ada = site.reader()
+    site.alter(ada, paused_until=UNTIL_ACTIVE)
+    page = site.preferences(ada)
+
+    shown = site.get(page).text
+
+    assert "Paused because of inactivity" in shown
+    assert "9999" not in re.sub(r'name="seen" value="[^"]+"', "", shown)
+    assert signup.export(site.engine, ada.id)["subscriber"]["pause_reason"] == "inactivity"
+    assert _row(site.again(ada), ())["pause_reason"] == "inactivity"
+    site.post(f"{page}/resume", data={"seen": str(UNTIL_ACTIVE)})
+    assert "inactivity" not in site.get(page).text
+    assert signup.export(site.engine, ada.id)["subscriber"]["pause_reason"] is None
+
+
+# --- Pause --------------------------------------------------------------------------------------
 
 
 def test_stale_pause_form_returns_409_and_keeps_the_pause(site):

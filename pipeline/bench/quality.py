@@ -111,6 +111,12 @@ def _ndcg(index: PaperIndex, labelled: LabelledSet, topic: TopicText) -> float:
     return 100 * _gain([grades.get(id_, 0) for id_ in ids]) / best if best else 0.0
 
 
+def ndcg(grades: Sequence[int]) -> float:
+    """Return nDCG@10 of 100 of papers with these grades, in their order."""
+    best = _gain(sorted(grades, reverse=True))
+    return 100 * _gain(grades) / best if best else 0.0
+
+
 def _gain(grades: Sequence[int]) -> float:
     return sum((2.0**grade - 1) / math.log2(i + 2) for i, grade in enumerate(grades[:DEPTH]))
 

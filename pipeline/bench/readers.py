@@ -1,24 +1,28 @@
-"""Quality of a learned order: rank the papers of the day on which a person submitted one.
+"""Quality of a learned order, on people and on labelled sets; docs/matching.md has the results.
 
-The likes of a person are their earlier submissions. See docs/matching.md for the results.
+The likes of a person are their earlier submissions, and the papers of the day on which they
+submitted one are ranked. In a labelled set some relevant papers of a topic are liked, and the
+matches of the topic are ordered as in a digest, with and without what was learned.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from random import Random
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bench.quality import rows
+from pipeline.bench.quality import RESAMPLES, LabelledSet, ndcg, rows
 from pipeline.errors import PaperboyError
 from pipeline.matching.corpus import statistics
-from pipeline.matching.match import PaperText
+from pipeline.matching.index import PaperIndex
+from pipeline.matching.match import PaperText, TopicText
 from pipeline.matching.profile import (
     SAME_AUTHOR,
     Opinion,
@@ -28,12 +32,17 @@ from pipeline.matching.profile import (
     learn,
     terms_of,
 )
+from pipeline.matching.query import plain_words
+from pipeline.matching.ranking import Candidate, TopicCandidates, pick
 
 Scores = npt.NDArray[np.float64]
 
 LIKED: Final = ((1, 1), (2, 3), (4, 6), (7, 12), (13, 100))  # number of earlier submissions
 REACTIONS: Final = (2, 4, 10, 30)  # newest submissions that are known, of at least as many
 FIRST: Final = 3  # places of hit@3
+TOPIC_LIKES: Final = (1, 2, 4, 8)  # of a topic of a labelled set
+DRAWS: Final = 5  # of papers to like
+RANKED: Final = 50  # best matches of a topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,26 @@ class Quality:
             "auc": round(self.auc, 3),
             "mrr": round(self.mrr, 3),
             "hit3": round(self.hit3, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TopicQuality:
+    """The order of the matches of topics of a labelled set; means over topics of 100."""
+
+    liked: int
+    topics: int
+    static: float  # nDCG@10 of the order of a digest without likes
+    learned: float
+    error: float  # standard error of the difference of both, by resampling topics
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "liked": self.liked,
+            "topics": self.topics,
+            "ndcg@10_static": round(self.static, 1),
+            "ndcg@10_learned": round(self.learned, 1),
+            "error": round(self.error, 1),
         }
 
 
@@ -149,6 +178,85 @@ class _Known:
 def _newest(episode: Episode, most: int) -> Episode:
     liked = episode.liked[-most:]
     return Episode(episode.person, episode.day, liked, episode.listed, episode.submitted)
+
+
+# --- Topics of a labelled set ------------------------------------------------------------------
+
+
+def measure_topics(labelled: LabelledSet) -> list[TopicQuality]:
+    """Return the quality of the order of a digest with 1, 2, 4 and 8 likes, for one topic each.
+
+    The papers liked are chosen at random among the best, `DRAWS` times, and are not ranked.
+    """
+    index = PaperIndex(labelled.papers)
+    corpus = index.statistics()
+    table = TermTable()
+    table.add({n: terms_of(paper, corpus) for n, paper in enumerate(labelled.papers)})
+    chance = Random(0)  # noqa: S311  (the same draws each time)
+    qualities = []
+    for count in TOPIC_LIKES:
+        pairs = [
+            pair
+            for topic in labelled.topics
+            if (pair := _with_likes(index, table, labelled, topic, count, chance))
+        ]
+        if pairs:
+            means = np.array(pairs)
+            gains = means[:, 1] - means[:, 0]
+            drawn = np.random.default_rng(0).choice(gains, (RESAMPLES, len(gains))).mean(axis=1)
+            static, learned = means.mean(axis=0).tolist()
+            qualities.append(TopicQuality(count, len(pairs), static, learned, float(drawn.std())))
+    return qualities
+
+
+def _with_likes(
+    index: PaperIndex,
+    table: TermTable,
+    labelled: LabelledSet,
+    topic: TopicText,
+    count: int,
+    chance: Random,
+) -> tuple[float, float] | None:
+    """Return nDCG@10 without and with likes; None if the topic has too few relevant papers."""
+    found = index.find(plain_words(topic.query), floor=False)
+    scores = dict(zip(found.papers.tolist(), found.scores.tolist(), strict=True))
+    grades = {
+        number: labelled.grades[topic.id].get(labelled.papers[number].id, 0) for number in scores
+    }
+    if labelled.is_judged:
+        known = labelled.grades[topic.id]
+        grades = {n: grade for n, grade in grades.items() if labelled.papers[n].id in known}
+    best = max(grades.values(), default=0)
+    good = sorted(number for number, grade in grades.items() if grade == best > 0)
+    if len(good) < count + 2:
+        return None
+    orders = []
+    for _ in range(DRAWS):
+        liked = chance.sample(good, count)
+        best_first = sorted(grades.keys() - set(liked), key=lambda number: -scores[number])
+        rest = {number: grades[number] for number in best_first[:RANKED]}
+        profile = learn([Opinion(table.terms(number), {}, 0) for number in liked])
+        likeness = table.likeness(profile, list(rest)).tolist()
+        orders.append(
+            [
+                ndcg([rest[paper] for paper in _as_picked(rest, scores, likes)])
+                for likes in ([0.0] * len(rest), likeness)
+            ]
+        )
+    static, learned = np.mean(orders, axis=0).tolist()
+    return static, learned
+
+
+def _as_picked(
+    papers: Iterable[int], scores: Mapping[int, float], likeness: Iterable[float]
+) -> list[int]:
+    """Return papers in the order of a digest with one topic."""
+    candidates = [
+        Candidate(paper, scores[paper], title=str(paper), likeness=liked)
+        for paper, liked in zip(papers, likeness, strict=True)
+    ]
+    selection = pick([TopicCandidates("", candidates)], len(candidates))
+    return [picked.paper for picked in selection.picks]
 
 
 # --- Measures -----------------------------------------------------------------------------------

@@ -183,14 +183,23 @@ def sentences(
 def readers(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="FOLDER", help="people.jsonl, and papers.jsonl or papers.jsonl.gz."),
+        typer.Argument(
+            metavar="FOLDER",
+            help="people.jsonl, and papers.jsonl or papers.jsonl.gz; or a labelled set.",
+        ),
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Score an order learned from what people submitted before; see docs/matching.md."""
+    """Score an order learned from likes, for people or for topics; see docs/matching.md."""
+    from pipeline.bench import quality
     from pipeline.bench import readers as bench
 
-    rows = [quality.as_json() for quality in bench.measure(folder)]
+    if (folder / "qrels.jsonl").exists():
+        found = [one.as_json() for one in bench.measure_topics(quality.read_set(folder))]
+        shown = ("liked", "topics", "ndcg@10_static", "ndcg@10_learned", "error")
+        show(found, shown, as_json=as_json, empty="No topic has three relevant papers.")
+        return
+    rows = [one.as_json() for one in bench.measure(folder)]
     columns = ("liked", "order", "people", "episodes", "auc", "mrr", "hit3")
     show(rows, columns, as_json=as_json, empty="Nobody submitted papers on two days.")
 

@@ -49,6 +49,7 @@ COLUMNS = (
     "max_papers",
     "breadth",
     "paused_until",
+    "pause_reason",
     "next_slot_at",
     "last_edition_on",
 )
@@ -293,6 +294,7 @@ def _row(subscriber: Subscriber, topics: tuple[str, ...]) -> dict[str, Any]:
         "max_papers": subscriber.max_papers,
         "breadth": subscriber.breadth.name.casefold(),
         "paused_until": subscriber.paused_until,
+        "pause_reason": signup.pause_reason(subscriber),
         "next_slot_at": subscriber.next_slot_at,
         "last_edition_on": subscriber.last_edition_on,
         "cursor": subscriber.cursor,

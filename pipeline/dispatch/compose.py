@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from pipeline.dkim import Signer
-from pipeline.domain import MAIL_KINDS, Delivery, Digest, ListContent, MailKind, NoMatchNotice
+from pipeline.domain import (
+    MAIL_KINDS,
+    Delivery,
+    Digest,
+    ListContent,
+    MailKind,
+    NoMatchNotice,
+    PauseNotice,
+)
 from pipeline.errors import RenderError
 from pipeline.links import SignedLinks
 from pipeline.message import Sender, compose_list_mail, compose_transactional
@@ -62,13 +70,15 @@ class Composer:
     def _list_mail(
         self, delivery: Delivery, mail: MailKind, content: ListContent | None, now: datetime
     ) -> bytes:
-        """Compose a digest or a no-match notice, with the headers of one-click unsubscribing."""
+        """Compose a digest or a notice, with the headers of one-click unsubscribing."""
         mail_links = self.mail_links(delivery, now)
         match content:
             case Digest():
                 rendered = self.renderer.digest(content, mail_links)
             case NoMatchNotice():
                 rendered = self.renderer.quiet_note(content, mail_links)
+            case PauseNotice():
+                rendered = self.renderer.pause_note(mail_links)
             case None:
                 raise RenderError("the papers of this digest are no longer kept")
         return compose_list_mail(

@@ -24,6 +24,7 @@ from pipeline.domain import (
     ListContent,
     NoMatchNotice,
     Paper,
+    PauseNotice,
     Pick,
     Reason,
     Suggestion,
@@ -105,9 +106,11 @@ def sample(installation: Installation, kind: DeliveryKind) -> bytes:
 
 
 def _list_content(installation: Installation, kind: DeliveryKind) -> ListContent:
+    today = installation.now.date()
+    if kind is DeliveryKind.PAUSE_NOTE:
+        return PauseNotice(today)
     if kind is not DeliveryKind.QUIET_NOTE:
         return _digest(installation, welcome=kind is DeliveryKind.WELCOME)
-    today = installation.now.date()
     wider = (Suggestion("dense retrieval", "retrieval", 3.0),)
     return NoMatchNotice(
         today, today, 7, ("dense retrieval",), Breadth.BALANCED, 2, wider, follows_trending=False

@@ -15,6 +15,7 @@ from pipeline.domain import (
     Frequency,
     Paper,
     Pick,
+    Recap,
     SkipReason,
     Subscriber,
     Subscription,
@@ -22,7 +23,7 @@ from pipeline.domain import (
 )
 from pipeline.editions.profiles import LIKED_ENOUGH, Profiles
 from pipeline.matching.ranking import LIKING_WEIGHT, Candidate, Picked, TopicCandidates, pick
-from pipeline.storage import papers, topics
+from pipeline.storage import ingest_state, papers, topics
 from pipeline.storage.digests import digest_of
 from pipeline.storage.topics import PublishedMatch
 
@@ -43,6 +44,7 @@ class Edition:
     trending_floor: int
     expiry: timedelta
     template: str
+    inactivity_months: int = 0  # until a reader is asked to go on; 0: never
     quiet_days: int = 0  # days without a match until a no-match notice; 0: never
     spread: timedelta = timedelta(0)  # period of sending; see compiling.spread
 
@@ -69,6 +71,7 @@ class Candidates:
         self._profiles = Profiles()
         self._pool: list[Paper] = []  # of batches after `_pool_floor`, for papers outside topics
         self._pool_floor = edition.through
+        self._published_at: dict[int, datetime] = {}  # of the last batch before each range
 
     def load(
         self,
@@ -82,6 +85,8 @@ class Candidates:
             for subscription in followed[draft.subscriber.id]:
                 topic_id = subscription.topic.id
                 needed[topic_id] = min(needed.get(topic_id, draft.range_from), draft.range_from)
+        before = {draft.range_from for draft in drafts} - self._published_at.keys()
+        self._published_at |= ingest_state.published_at(conn, before)
         missing = {t: floor for t, floor in needed.items() if floor < self._floor.get(t, 1 << 62)}
         for floor in sorted(set(missing.values())):
             ids = [topic_id for topic_id, after in missing.items() if after == floor]
@@ -146,6 +151,7 @@ class Candidates:
             more=selection.more,
             topics=tuple(s.label for s in followed),
             unpicked=selection.unpicked[:UNPICKED],
+            recap=self._recap(draft, followed, unseen),
         )
         if picks:
             return digest, None
@@ -227,6 +233,26 @@ class Candidates:
             if why := self._profiles.reason(reader, id_):
                 picks.append(Pick(self._papers[id_], (why,), round(likeness[id_], 6)))
         return picks
+
+    def _recap(
+        self, draft: Draft, followed: Sequence[Subscription], unseen: Sequence[TopicCandidates]
+    ) -> Recap | None:
+        """Return the summary of a digest that covers more than one day; None for one day.
+
+        A first digest has none: it is compiled from papers published before the reader joined.
+        """
+        before = self._published_at.get(draft.range_from)
+        days = round((draft.slot_at - before) / timedelta(days=1)) if before else 1
+        if days < 2 or draft.subscriber.welcome_due:
+            return None
+        return Recap(
+            since=draft.edition_on - timedelta(days=days - 1),
+            after_pause=draft.subscriber.paused_until is not None,
+            matched=tuple(
+                (s.label, None if s.topic.kind is TopicKind.TRENDING else len(topic.candidates))
+                for s, topic in zip(followed, unseen, strict=True)
+            ),
+        )
 
     def near_misses(
         self, draft: Draft, followed: Sequence[Subscription], seen: set[int]

@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pipeline import slots
 from pipeline.domain import (
+    UNTIL_ACTIVE,
     Breadth,
     DeliveryKind,
     Digest,
@@ -27,7 +28,7 @@ from pipeline.domain import (
     Subscriber,
     Subscription,
 )
-from pipeline.editions import no_match_notice
+from pipeline.editions import inactivity, no_match_notice
 from pipeline.editions.backfill import match_late_topics, unreadable
 from pipeline.editions.candidates import Candidates, Draft, Edition
 from pipeline.editions.no_match_notice import TriedQueries
@@ -91,15 +92,21 @@ def publish(
     everyone: bool = False,
     longest_spread: timedelta = timedelta(0),
     quiet_days: int = 0,
+    inactivity_months: int = 0,
     embedder: Embedder | None = None,
 ) -> Iterator[SlotResult]:
     """Compile the digests that are due at `now`, chunk by chunk, and yield committed outcomes.
 
     `everyone` includes active subscribers before their slot. If many digests are due, and without
     `everyone`, sending is spread over at most `longest_spread`. A no-match notice is queued for
-    subscribers without a match for `quiet_days`; never if that is 0.
+    subscribers without a match for `quiet_days`; never if that is 0. Readers who have done nothing
+    for `inactivity_months` are asked to go on and then paused; never if that is 0.
     """
-    edition = replace(_edition(engine, now, expiry, template), quiet_days=quiet_days)
+    edition = replace(
+        _edition(engine, now, expiry, template),
+        quiet_days=quiet_days,
+        inactivity_months=inactivity_months,
+    )
     if not everyone and longest_spread:
         with read_only(engine) as conn:
             due = subscribers.count_due(conn, now)
@@ -345,6 +352,11 @@ def _compile(
     silent = [(draft, reason) for draft in drafts if (reason := _skip_reason(draft, barred))]
     quiet = {draft.subscriber.id for draft, _ in silent}
     awake = [draft for draft in drafts if draft.subscriber.id not in quiet]
+    inactive = inactivity.decide(conn, edition, awake)
+    paused = [_paused(draft) for draft in awake if draft.subscriber.id in inactive.paused]
+    silent += [(draft, SkipReason.PAUSED) for draft in paused]
+    awake = [draft for draft in awake if draft.subscriber.id not in inactive.paused]
+    inactivity.enqueue_notes(conn, edition, paused)
     ids = [draft.subscriber.id for draft in awake]
     gone = digests.supersede(conn, ids, f"superseded by the edition compiled at {edition.now:%F}")
     awake = [
@@ -378,10 +390,18 @@ def _compile(
         else (draft, digest, skipped)
         for draft, digest, skipped in made
     ]
+    made = [
+        (draft, replace(digest, pauses_on=inactive.asked.get(draft.subscriber.id)), skipped)
+        for draft, digest, skipped in made
+    ]
     still_unmatched = [d for d in unmatched if d.subscriber.id not in nearest]
     notices = _notices(edition, still_unmatched, contacts, followed, tried)
     unasked = [(draft, Digest(draft.edition_on, ()), reason) for draft, reason in silent]
     return _write(conn, edition, [*made, *unasked], notices)
+
+
+def _paused(draft: Draft) -> Draft:
+    return replace(draft, subscriber=replace(draft.subscriber, paused_until=UNTIL_ACTIVE))
 
 
 def _contacts(

@@ -22,6 +22,7 @@ from pipeline.domain import (
     ListContent,
     NoMatchNotice,
     Paper,
+    PauseNotice,
     Subscription,
     Suggestion,
 )
@@ -86,7 +87,7 @@ def _last_change(contact: LastContact) -> date:
 def load_content(
     conn: Connection, claimed: Sequence[Delivery], quiet_days: int
 ) -> dict[int, ListContent]:
-    """Return the content of list mail by delivery id: frozen digests, and notices as of now.
+    """Return the content of list mail by delivery id: frozen digests, notices as of now.
 
     Transactional mail and digests whose papers are no longer kept are not in it.
     """
@@ -94,6 +95,11 @@ def load_content(
     return {
         **digests.load(conn, [delivery.id for delivery in claimed]),
         **(load(conn, notices, quiet_days) if notices else {}),
+        **{
+            one.id: PauseNotice(one.edition_on)
+            for one in claimed
+            if one.kind is DeliveryKind.PAUSE_NOTE and one.edition_on
+        },
     }
 
 

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from bibtexparser.middlewares.names import parse_single_name_into_parts
@@ -33,6 +34,7 @@ from pipeline.storage.dedup import author_key, paper_key, title_key
 MOST_OCTETS: Final = 512 * 1024
 MOST_ENTRIES: Final = 500
 _MOST_BLOCKS: Final = 2 * MOST_ENTRIES  # of BibTeX, with strings and comments
+_MOST_RECORDS: Final = 2 * MOST_ENTRIES + 1  # of a format: so many unreadable and one beyond
 _START: Final = 80  # characters that name what could not be read
 _NAMED: Final = 4 * _START  # of which they are taken
 _FORMULA_SECONDS: Final = 0.2
@@ -171,6 +173,7 @@ class _Source:
 
 _JSON = re.compile(r"\s*(?=\{\s*\"|\[\s*\{)")
 _BETWEEN_OBJECTS = re.compile(r"[\s,\[]*")
+_AFTER_OBJECTS = re.compile(r"(?:\s*\])?")
 _CSL_LISTS = ("items", "references")
 
 
@@ -179,8 +182,8 @@ def _json_records(source: _Source) -> Iterator[_Record]:
     if not _JSON.match(source.text):
         return
     decoder = json.JSONDecoder()
-    place = end = 0
-    while True:
+    place = end = count = 0
+    while count < _MOST_RECORDS:
         place = _end_of(_BETWEEN_OBJECTS, source.text, end)
         if not source.text.startswith("{", place):
             break
@@ -193,8 +196,10 @@ def _json_records(source: _Source) -> Iterator[_Record]:
         start = source.text[place : min(end, place + _NAMED)]
         for one in _csl_objects(csl):
             yield _Record(source.line(place), start, partial(_from_csl, one))
-    rest = re.compile(r"\s*\]").match(source.text, end)
-    source.take(0, rest.end() if rest else end)
+            count += 1
+    if count >= _MOST_RECORDS:
+        end = len(source.text)
+    source.take(0, _end_of(_AFTER_OBJECTS, source.text, end))
 
 
 def _end_of(pattern: re.Pattern[str], text: str, place: int) -> int:
@@ -248,18 +253,25 @@ _RIS_MENTIONS = ("UR", "L1", "L2", "LK", "AN", "M1", "M3", "N1", "T2", "JO", "JF
 
 
 def _ris_records(source: _Source) -> list[_Record]:
-    """Take the records out of the text: from TY to ER, or to the next TY or BibTeX entry."""
+    """Take the records out of the text: from TY to ER; without ER, to an empty line or the next TY.
+
+    A BibTeX entry ends a record, too.
+    """
     records: list[_Record] = []
     others: list[str] = []
     fields: dict[str, list[str]] | None = None
     last: list[str] = []
-    for number, line in enumerate(source.text.split("\n"), 1):
+    lines = source.text.split("\n")
+    closed = _closed(lines)
+    is_closed = False
+    for number, line in enumerate(lines, 1):
         found = _RIS_LINE.match(line)
         tag = found["tag"] if found else ""
         if tag == "TY":
             fields = {}
+            is_closed = number in closed
             records.append(_Record(number, line, partial(_from_ris, fields)))
-        elif fields is not None and _BLOCK.match(line):
+        elif _BLOCK.match(line) or not (is_closed or line.strip()):
             fields = None
         others.append("" if fields is not None else line)
         if fields is None:
@@ -273,6 +285,20 @@ def _ris_records(source: _Source) -> list[_Record]:
             last.append(line)
     source.text = "\n".join(others)
     return records
+
+
+def _closed(lines: list[str]) -> set[int]:
+    """Return the numbers of the lines with TY that an ER follows before the next TY."""
+    closed: set[int] = set()
+    has_end = False
+    for number in range(len(lines), 0, -1):
+        found = _RIS_LINE.match(lines[number - 1])
+        if found and found["tag"] == "TY":
+            if has_end:
+                closed.add(number)
+            has_end = False
+        has_end = has_end or bool(found and found["tag"] == "ER")
+    return closed
 
 
 def _from_ris(fields: Mapping[str, list[str]]) -> Reference | None:
@@ -305,9 +331,11 @@ def _given_first(name: str) -> str:
 
 _BLOCK = re.compile(r"[ \t]*@[A-Za-z]+[ \t]*[{(]")
 _BLOCKS = re.compile(r"@\w*[ \t]*[{(]")
+_MARKS = re.compile(r"[{}\",=]")
+_MOST_MARKS: Final = 100_000  # each takes the splitter microseconds; a list of 500 has 30,000
 _WITHOUT_KEY = re.compile(r"(?m)^([ \t]*@(?!string\b)[A-Za-z]+[ \t]*\{\s*)(?=[A-Za-z]+\s*=)", re.I)
-_FRAGMENT = re.compile(r"\s*(?:[\w-]+\s*=\s*[{\"\d]|[{}()]|@).*|.*\}\s*,?\s*", re.S)
-_FIELD = re.compile(r"\s*,?\s*([A-Za-z][\w-]*)\s*=\s*")
+_FRAGMENT = re.compile(r"\s*(?:[\w-]+\s*=\s*(?:[{\"].*|\d+[\s,]*)|[@}].*)", re.S)
+_FIELD = re.compile(r"[\s,]*([A-Za-z][\w-]*)\s*=\s*")
 _NAME = re.compile(r"[^\s\"#%'(),={}]+")
 _BETWEEN = re.compile(r"\s*#\s*")
 _MOST_UNPARTED = 50  # fields without a comma between them
@@ -319,17 +347,22 @@ _TEX_MENTIONS = ("url", "journal", "journaltitle", "booktitle", "note", "howpubl
 def _bibtex_records(source: _Source) -> tuple[list[_Record], bool]:
     """Return the entries and the plain lines between them, and whether there are more blocks."""
     text = _WITHOUT_KEY.sub(r"\1-,", source.text)
-    starts = [found.start() for found in _BLOCKS.finditer(text)]
-    has_more = len(starts) > _MOST_BLOCKS
-    if has_more:
-        text = text[: starts[_MOST_BLOCKS]]
+    text, has_more_blocks = _cut_before(_BLOCKS, _MOST_BLOCKS, text)
+    text, has_more_marks = _cut_before(_MARKS, _MOST_MARKS, text)
     strings = _Strings()
     records: list[_Record] = []
     is_rest = False  # of a broken entry
     for block in Splitter(text).split().blocks:
-        records += _block_records(block, strings, is_rest=is_rest)
-        is_rest = isinstance(block, ParsingFailedBlock)
-    return records, has_more
+        found = _block_records(block, strings, is_rest=is_rest)
+        records += islice(found, _MOST_RECORDS - len(records))
+        is_rest = isinstance(block, ParsingFailedBlock) and not block.ignore_error_block
+    return records, has_more_blocks or has_more_marks
+
+
+def _cut_before(pattern: re.Pattern[str], most: int, text: str) -> tuple[str, bool]:
+    """Return the text up to the first match after `most` matches, and whether there is one."""
+    found = next(islice(pattern.finditer(text), most, None), None)
+    return (text[: found.start()], True) if found else (text, False)
 
 
 def _block_records(block: Block, strings: _Strings, *, is_rest: bool) -> Iterator[_Record]:
@@ -418,10 +451,10 @@ def _from_bibtex(pairs: Iterable[tuple[str, str]], strings: _Strings) -> Referen
     title = tex.to_text(fields.get("title", ""), TITLE_LIMIT)
     if subtitle := tex.to_text(fields.get("subtitle", ""), TITLE_LIMIT):
         title = clean_title(f"{title}: {subtitle}")
-    mentions = [tex.to_text(fields.get(name, ""), 400) for name in _TEX_MENTIONS]
-    kind = (fields.get("archiveprefix") or fields.get("eprinttype") or "arxiv").lower()
+    mentions = [tex.to_text(fields.get(name, ""), _LONGEST_ID) for name in _TEX_MENTIONS]
+    kind = (fields.get("archiveprefix") or fields.get("eprinttype") or "arxiv").strip("{} ").lower()
     eprint = fields.get("eprint", "") if kind == "arxiv" else ""
-    ids = [eprint, fields.get("arxivid", ""), tex.to_text(fields.get("doi", ""), 400)]
+    ids = [eprint, fields.get("arxivid", ""), tex.to_text(fields.get("doi", ""), _LONGEST_ID)]
     return _reference(
         title=title,
         authors=_tex_names(fields.get("author", "")),
@@ -480,8 +513,14 @@ _AT_PUBLISHER = re.compile(
     re.I,
 )
 _LINK = re.compile(r"https?://\S+", re.I)
+_LONGEST_ID = 400  # with what stands before it in a link
+_DIGITS = re.compile(r"\d{4}")  # in a row: arXiv ids and DOIs have at least four
 _ABOUT_ARXIV = re.compile(r"arxiv|/", re.I)
 _CLASS = re.compile(r"\[[a-z-]+(?:\.[A-Za-z-]+)?\]")
+_LABELLED = re.compile(r"\[{1,2}[^\[\]]{0,100}\]\([^\s()]*\)\]*")  # [[code](https://...)]
+_LABELS = ("abs", "abstract", "arxiv", "html", "link", "paper", "pdf", "preprint")
+_IN_TOKEN = re.compile(r"https?://[^\s<>\"'\])]+")
+_PREFIX_ALONE = re.compile(r"(?:arxiv|doi)\b:", re.I)
 _ESCAPED_MARKDOWN = re.compile(r"\\([!-/:-@\[-`{-~])")
 _QUOTED = re.compile(r"[\"'“]([^\"“”]*)[\"'”][.,]?")
 _FEWEST_LETTERS = 4
@@ -500,24 +539,31 @@ class _Ids:
 
 
 def _line_records(text: str, first: int, *, is_rest: bool) -> Iterator[_Record]:
-    """Yield what lines name; `is_rest`: lines that end a broken BibTeX entry are left out."""
+    """Yield a record for each line, or for each of its ids if there are several.
+
+    If `is_rest`, skip the first lines that look like the end of a broken BibTeX entry.
+    """
     for number, line in enumerate(text.split("\n"), first):
         if not any(map(str.isalnum, line)) or _IGNORED.match(line):
             continue
-        if _FRAGMENT.fullmatch(line) and not _LINKED.search(line):
-            if not is_rest:
-                yield _Record(number, line, _nothing)
+        is_fragment = bool(_FRAGMENT.fullmatch(line))
+        is_rest = is_rest and (is_fragment or line.rstrip(" ,").endswith(("}", '"')))
+        if is_rest:
             continue
-        is_rest = False
-        yield from _one_line(line, number)
+        if is_fragment:
+            yield _Record(number, line, _nothing)
+        else:
+            yield from _one_line(line, number)
 
 
 def _one_line(line: str, number: int) -> Iterator[_Record]:
     text = line[_end_of(_MARKER, line, 0) :]
     linked = _LINKED.match(text)
+    if linked and linked[1].lower() in _LABELS:
+        linked = None
     ids = _ids_in(linked[2] if linked else text)
     if len(ids.arxiv) <= 1 and len(ids.dois) <= 1:
-        title = _ESCAPED_MARKDOWN.sub(r"\1", linked[1]) if linked else ids.rest
+        title = _ESCAPED_MARKDOWN.sub(r"\1", linked[1]) if linked else _title_in(ids)
         yield _Record(number, line, partial(_from_line, title, ids))
         return
     for one in ids.each():
@@ -530,9 +576,12 @@ def _ids_in(text: str, *, is_bare: bool = True) -> _Ids:
     dois: list[str] = []
     rest: list[str] = []
     for token in _PREFIX.sub(r"\1:", text).split():
-        shorn = token.strip("<>()[]{}\"'`,;.|*").rstrip("/")
+        if (len(token) > _LONGEST_ID and "," not in token) or not _DIGITS.search(token):
+            rest.append(token)
+            continue
+        shorn = _shorn(token)
         # A DOI may contain a comma, a list of ids has nothing else.
-        whole = _identified(shorn)
+        whole = _identified(shorn) or _linked(token)
         found = [whole] if whole else list(map(_identified, shorn.split(",")))
         pairs = [pair for pair in found if pair]
         if len(pairs) < len(found) or not (is_bare or pairs[0][1] or _ABOUT_ARXIV.search(shorn)):
@@ -543,9 +592,25 @@ def _ids_in(text: str, *, is_bare: bool = True) -> _Ids:
     return _Ids(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(dois)), " ".join(rest))
 
 
+def _shorn(token: str) -> str:
+    """Return a word without the punctuation around it; a DOI may end with its own bracket."""
+    word = token.strip("<>[]{}\"'`,;.|*")
+    if word.startswith("(") and "(" not in word.lstrip("("):
+        word = word.strip("()")
+    surplus = word.count(")") - word.count("(")
+    kept = word.rstrip(")")
+    return word[: max(len(kept), len(word) - max(surplus, 0))].rstrip("/.,;")
+
+
+def _linked(token: str) -> tuple[str, str] | None:
+    """Return what the link inside a word identifies, as in Markdown and HTML."""
+    found = _IN_TOKEN.search(token, 1)
+    return _identified(found[0].rstrip(".,;")) if found else None
+
+
 def _identified(token: str) -> tuple[str, str] | None:
     """Return the arXiv id or the DOI that a word is, as (id, "") or ("", DOI)."""
-    token = _MIRROR.sub("arXiv:", token[:400])
+    token = _MIRROR.sub("arXiv:", token)
     if _LINK.match(token):
         token = re.split(r"[?#]", token, maxsplit=1)[0].rstrip("/")
     if found := _AT_PUBLISHER.fullmatch(token):
@@ -561,17 +626,21 @@ def _identified(token: str) -> tuple[str, str] | None:
     return "", named
 
 
-def _from_line(title: str, ids: _Ids) -> Reference | None:
-    title = _CLASS.sub("", _LINK.sub("", title)).strip(" ,;:|-\u2013\u2014")
+def _title_in(ids: _Ids) -> str:
+    """Return the title in a line without its ids and links; "" if it is something else."""
+    title = _LINK.sub("", _LABELLED.sub("", ids.rest))
+    title = _CLASS.sub("", title).strip(" ,;:|*-\u2013\u2014")
     title = found[1] if (found := _QUOTED.fullmatch(title)) else title
-    is_named = bool(ids.arxiv or ids.dois)
-    if len(title) > TITLE_LIMIT or (is_named and len(title.split()) < _FEWEST_WORDS):
-        title = ""
-    letters = sum(map(str.isalpha, title))
-    if not is_named and (letters < _FEWEST_LETTERS or re.match(r"(?:arxiv|doi)\b:", title, re.I)):
-        title = ""
-    name, named = (next(iter(found), "") for found in (ids.arxiv, ids.dois))
-    return _reference(title=clean_title(title), ids=[name, named])
+    if ids.arxiv or ids.dois:
+        return title if len(title.split()) >= _FEWEST_WORDS else ""
+    is_title = sum(map(str.isalpha, title)) >= _FEWEST_LETTERS
+    return title if is_title and not _PREFIX_ALONE.match(title) else ""
+
+
+def _from_line(title: str, ids: _Ids) -> Reference | None:
+    title = title if len(title) <= TITLE_LIMIT else ""
+    names = (next(iter(found), "") for found in (ids.arxiv, ids.dois))
+    return _reference(title=clean_title(title), ids=tuple(names))
 
 
 # --- References ---------------------------------------------------------------------------------
@@ -603,8 +672,8 @@ def _reference(
     `mentions` are fields that may hold other numbers: an arXiv id counts only as "arXiv:..." or in
     a link, a DOI only alone, since a sentence may name that of another paper.
     """
-    named = [_ids_in(text) for text in ids if text]
-    named += [_ids_in(text[:400], is_bare=False) for text in mentions if text]
+    named = [_ids_in(text[:_LONGEST_ID]) for text in ids if text]
+    named += [_ids_in(text[:_LONGEST_ID], is_bare=False) for text in mentions if text]
     arxiv_id = next((name for found in named for name in found.arxiv), None)
     issued = next((name for found in named if not found.rest for name in found.dois), None)
     if not (title or arxiv_id or issued):

@@ -30,6 +30,7 @@ class Shape(NamedTuple):
     """Personal values that a card has: the rendered paper has a placeholder for each of them."""
 
     heading: bool
+    counts: bool
     also: bool
     matched: bool
     unmarked: bool  # no highlighted word is visible
@@ -95,6 +96,7 @@ class Cards:
         )
         shape = Shape(
             heading=bool(place.heading),
+            counts=bool(place.counts),
             also=bool(place.also),
             matched=bool(place.matched),
             unmarked=not marked.is_visible,
@@ -159,6 +161,7 @@ class Cards:
         place = Place(
             number=placeholder("number"),
             heading=placeholder("heading") if shape.heading else "",
+            counts=placeholder("counts") if shape.counts else "",
             also=placeholder("also") if shape.also else "",
             matched=placeholder("matched") if shape.matched else "",
             liked=placeholder("liked") if shape.liked else "",

@@ -92,6 +92,7 @@ class Renderer:
                     if not mail.is_list
                 ),
                 *(partial(self.quiet_note, note, selftest.LINKS) for note in selftest.NOTES),
+                partial(self.pause_note, selftest.LINKS),
             ],
         )
 
@@ -159,6 +160,10 @@ class Renderer:
         values = {"note": views.quiet_note(note, links.preferences), "links": links}
         return self._mail(DeliveryKind.QUIET_NOTE, values, days=days)
 
+    def pause_note(self, links: MailLinks) -> Rendered:
+        """Return the mail that says that the digests are paused because of inactivity."""
+        return self._mail(DeliveryKind.PAUSE_NOTE, {"links": links})
+
     def _mail(
         self, kind: DeliveryKind, values: Mapping[str, object], **in_subject: str
     ) -> Rendered:
@@ -176,9 +181,7 @@ class Renderer:
         picks = views.arranged(digest.picks)
         error = RenderError("a digest without a paper")
         while picks:
-            shown, failed = self._rendered(
-                picks, near_misses=digest.near_misses, reactions=reactions
-            )
+            shown, failed = self._rendered(picks, digest, reactions)
             if not failed:
                 return shown
             for paper, error in failed.items():
@@ -187,10 +190,16 @@ class Renderer:
         raise error
 
     def _rendered(
-        self, picks: list[Pick], *, near_misses: bool, reactions: str
+        self, picks: list[Pick], digest: Digest, reactions: str
     ) -> tuple[list[ShownPaper], dict[int, RenderError]]:
         room = views.room(len(picks))
-        places = views.places(picks, room.phrases, near_misses=near_misses, reactions=reactions)
+        places = views.places(
+            picks,
+            room.phrases,
+            near_misses=digest.near_misses,
+            reactions=reactions,
+            matched=dict(digest.recap.matched if digest.recap else ()),
+        )
         shown, failed = [], {}
         for pick, place in zip(picks, places, strict=True):
             its_room = views.LEAD_ROOM if place.lead else room
@@ -212,6 +221,9 @@ class Renderer:
                 preheader=" · ".join(formatting.cut_at_word(title, 90) for title in titles[1:3]),
                 contents=html,
                 contents_text=text,
+                recap=views.recap_line(digest.recap, digest.edition_on, len(shown), digest.more)
+                if digest.recap
+                else "",
                 topics=_topics(digest.topics),
                 more=ngettext(
                     "%(num)s more paper matched.",
@@ -265,6 +277,8 @@ def _edition(digest: Digest, papers: int) -> Edition:
         has_more=digest.more > 0,
         has_topics=bool(digest.topics),
         near_misses=digest.near_misses,
+        has_recap=digest.recap is not None,
+        pauses_on=digest.pauses_on,
     )
 
 

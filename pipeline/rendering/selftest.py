@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 
-from pipeline.domain import Breadth, Digest, Links, NoMatchNotice, Paper, Pick, Reason, Suggestion
+from pipeline.domain import (
+    Breadth,
+    Digest,
+    Links,
+    NoMatchNotice,
+    Paper,
+    Pick,
+    Reason,
+    Recap,
+    Suggestion,
+)
 from pipeline.errors import RenderError
 from pipeline.rendering.branding import MailLinks
 from pipeline.rendering.fragments import Rendered, plain
@@ -24,7 +34,7 @@ def check_templates(
     """Raise RenderError if a template fails, or if the two ways to render a digest differ."""
     for render in mails:
         render()
-    for digest in (FULL, BARE, replace(FULL, welcome=False, near_misses=True)):
+    for digest in (FULL, BARE, replace(FULL, welcome=False, near_misses=True), RECAP):
         joined, (_, html, text) = fast(digest, LINKS), slow(digest, LINKS)
         for form, pieces, whole in (("mjml", joined.html, html), ("txt", joined.text, text)):
             if plain(pieces) != whole:
@@ -91,4 +101,10 @@ FULL = Digest(
     topics=("Search", "Trending"),
     announced=(DAY, DAY),
     welcome=True,
+)
+RECAP = replace(
+    FULL,
+    welcome=False,
+    pauses_on=DAY,
+    recap=Recap(DAY - timedelta(days=6), True, (("Search", 3), ("Trending", None))),
 )

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TypeGuard
 from urllib.parse import quote, urlencode, urlsplit
 
 from pipeline import key_sentence
-from pipeline.domain import Breadth, NoMatchNotice, Paper, Pick, Reason, ReasonKind, Suggestion
+from pipeline.domain import (
+    Breadth,
+    NoMatchNotice,
+    Paper,
+    Pick,
+    Reason,
+    ReasonKind,
+    Recap,
+    Suggestion,
+)
 from pipeline.rendering import formatting
 from pipeline.rendering.branding import Branding
 from pipeline.sources import SOURCES
@@ -26,6 +37,7 @@ EXCERPT = 80  # columns; a shorter excerpt says nothing
 CONTENTS = 4  # with fewer papers, the contents would only repeat the cards
 REASONS = 4  # topics shown per paper
 TOPICS = 12  # shown in the footer
+WEEK = 7  # days
 
 BREADTHS = {
     Breadth.FEWER: gettext_noop("Strict"),
@@ -63,7 +75,7 @@ class Room:
 
 # Gmail clips a mail at 102 KB; with these limits, for up to so many papers, a mail stays under
 # 90 KB. Ten papers take about four screens of a phone.
-ROOMS = {5: Room(220, 4, 4, True), 20: Room(90, 4, 3), 30: Room(80, 2, 3)}
+ROOMS = {5: Room(220, 4, 4, True), 20: Room(90, 4, 2), 30: Room(80, 2, 2)}
 THUMBNAIL = re.compile(r"[0-9]{4}\.[0-9]{4,5}")  # arXiv ids of papers with a thumbnail
 LEAST_ROOM = Room(0, 0, 1)
 LEAD_ROOM = Room(200, 4, 3, True)  # of the first paper, in a mail of at most `LED` papers
@@ -76,6 +88,7 @@ class Place:
 
     number: str = ""  # "1" for the first paper
     heading: str = ""  # topic of the group that begins here
+    counts: str = ""  # in the heading of a recap: "4 of 23"
     also: str = ""  # other topics that matched
     matched: str = ""  # "“dense retrieval”, “reranker”", of all topics
     liked: str = ""  # "You liked “Dense retrieval at scale”", if that put it here
@@ -99,6 +112,7 @@ class Card:
     links: tuple[PaperLink, ...]
     withdrawn: bool
     key: str = ""  # of the paper, quoted for a URL
+    is_brief: bool = False  # one link for all reactions
     thumbnail: str = ""  # URL of a picture, on this site
     facts: str = ""  # "Ada Lovelace +5 · Analytical Society · 145 upvotes"
     key_sentence_marked: str = ""  # both as HTML with highlights; see `marking`
@@ -136,6 +150,8 @@ class Edition:
     has_more: bool
     has_topics: bool
     near_misses: bool
+    has_recap: bool
+    pauses_on: str  # "31 December"; "" unless the mail asks an inactive reader to go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +161,7 @@ class Personal:
     preheader: str
     contents: str  # the lines of the contents, as HTML
     contents_text: str
+    recap: str  # the days and papers that the mail covers, wrapped for the text part
     topics: str  # wrapped, for the text part
     more: str  # "27 more papers matched."
     more_url: str
@@ -232,10 +249,11 @@ def card(paper: Paper, why: tuple[MatchReason, ...], branding: Branding, room: R
         key_sentence=sentence,
         excerpt=excerpt,
         why=why,
-        links=tuple(_links(paper)[: room.links]),
+        links=_chosen(_links(paper), room.links),
         thumbnail=_thumbnail(paper, branding) if sentence else "",
         withdrawn=paper.withdrawn,
         key=quote(paper.key, safe=""),
+        is_brief=room.links == 1,
         facts=" · ".join(_facts(paper, detailed=room.detailed)),
     )
 
@@ -275,22 +293,32 @@ def arranged(picks: Iterable[Pick]) -> list[Pick]:
 
 
 def places(
-    picks: Sequence[Pick], phrases: int, *, near_misses: bool = False, reactions: str = ""
+    picks: Sequence[Pick],
+    phrases: int,
+    *,
+    near_misses: bool = False,
+    reactions: str = "",
+    matched: Mapping[str, int | None] = MappingProxyType({}),
 ) -> list[Place]:
     """Return the place of each arranged pick, with at most `phrases` of each topic.
 
-    Near misses have no matches: only the topic that they are nearest to.
+    Near misses have no matches: only the topic that they are nearest to. `matched` has the number
+    of papers that matched a topic, for the headings of a recap.
     """
     found, before = [], ""
+    shown = Counter(map(_first_topic, picks))
     for number, pick in enumerate(picks, 1):
         why = reasons(pick.topics, phrases)
         liked = _liked(pick.reasons)
         heading = why[0].label if why else gettext("Outside your topics") if liked else ""
+        is_first = heading != before
+        topic = _first_topic(pick)
         matches = () if near_misses else why
         found.append(
             Place(
                 number=str(number),
-                heading=heading if heading != before else "",
+                heading=heading if is_first else "",
+                counts=_counts_of(shown[topic], matched.get(topic)) if is_first else "",
                 also=_also(matches),
                 matched=_matched(matches),
                 liked=liked,
@@ -312,6 +340,46 @@ def _liked(given: tuple[Reason, ...]) -> str:
         if reason.kind is ReasonKind.LIKED_AUTHOR:
             return gettext("You liked a paper by %(name)s", name=label)
     return ""
+
+
+def _counts_of(shown: int, matched: int | None) -> str:
+    """Return "4 of 23"; "" if `matched` is unknown."""
+    if not matched:
+        return ""
+    every = f"{matched:,}"
+    return gettext("%(shown)s of %(all)s", shown=shown, all=every)
+
+
+def recap_line(recap: Recap, edition_on: date, shown: int, more: int) -> str:
+    """Return the line at the top of a digest that covers several days, wrapped.
+
+    "Your week: 10 of 47 papers on 3 topics, 24 to 30 November."
+    """
+    days = (edition_on - recap.since).days + 1
+    every = shown + more
+    papers = (
+        ngettext("%(shown)s of %(num)s paper", "%(shown)s of %(num)s papers", every, shown=shown)
+        if more
+        else ngettext("%(num)s paper", "%(num)s papers", every)
+    )
+    topics = sum(number != 0 for _, number in recap.matched)
+    counts = {
+        "papers": papers,
+        "topics": ngettext("%(num)s topic", "%(num)s topics", topics),
+        "days": formatting.days(recap.since, edition_on),
+    }
+    if recap.after_pause:
+        line = ngettext(
+            "Welcome back: the best of the last %(num)s day, %(papers)s on %(topics)s.",
+            "Welcome back: the best of the last %(num)s days, %(papers)s on %(topics)s.",
+            days,
+            **counts,
+        )
+    elif days == WEEK:
+        line = gettext("Your week: %(papers)s on %(topics)s, %(days)s.", **counts)
+    else:
+        line = gettext("Since your last digest: %(papers)s on %(topics)s, %(days)s.", **counts)
+    return formatting.wrap(line)
 
 
 def _also(why: tuple[MatchReason, ...]) -> str:
@@ -382,17 +450,23 @@ def edition(
     has_more: bool,
     has_topics: bool,
     near_misses: bool,
+    has_recap: bool,
+    pauses_on: date | None,
 ) -> Edition:
     today = (edition_on, edition_on)
     return Edition(
         date=formatting.day_of_month(edition_on),
         papers=ngettext("%(num)s paper", "%(num)s papers", papers),
-        covers=formatting.days(*announced) if announced not in (None, today) else "",
+        covers=formatting.days(*announced)
+        if announced not in (None, today) and not has_recap
+        else "",
         has_contents=has_contents,
         welcome=welcome,
         has_more=has_more,
         has_topics=has_topics,
         near_misses=near_misses,
+        has_recap=has_recap,
+        pauses_on=formatting.day_of_month(pauses_on) if pauses_on else "",
     )
 
 
@@ -457,6 +531,17 @@ def stars(paper: Paper) -> str:
         return ""
     short = formatting.short_number(paper.stars)
     return ngettext("%(short)s star", "%(short)s stars", paper.stars, short=short)
+
+
+def _chosen(links: Sequence[PaperLink], most: int) -> tuple[PaperLink, ...]:
+    """Return the first links; if there is room for two only, the second is code, if there is any.
+
+    The PDF is one step from the first link, the abstract.
+    """
+    if most == 2:
+        code = [link for link in links[1:] if link.label == gettext("Code")]
+        return (*links[:1], *(code or links[1:])[:1])
+    return tuple(links[:most])
 
 
 def _links(paper: Paper) -> list[PaperLink]:

@@ -27,8 +27,8 @@ LONGEST_RECORD: Final = 1_000  # lines; a longer one has an unclosed quotation m
 
 OURS: Final = (
     "email", "status", "topics", "names", "hour", "timezone", "frequency", "weekday", "max_papers",
-    "breadth", "near_misses_after", "paused_until", "joined_at", "confirmed_at", "left_at",
-    "left_reason", "consent_asked_at", "consent_at", "consent_origin", "consent_wording",
+    "breadth", "near_misses_after", "paused_until", "joined_at", "confirmed_at", "active_on",
+    "left_at", "left_reason", "consent_asked_at", "consent_at", "consent_origin", "consent_wording",
     "consent_ip", "secret", "last_slot_at", "last_edition_on", "covered_until", "welcome_due",
     "suppressed", "suppressed_since", "address_hash", "key",
 )  # fmt: skip

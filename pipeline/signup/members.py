@@ -60,6 +60,7 @@ class Member:
     paused_until: date | None = None
     joined_at: datetime | None = None
     confirmed_at: datetime | None = None
+    active_on: date | None = None
     left_at: datetime | None = None
     left_reason: str | None = None
     consent: Consent = field(default_factory=Consent)
@@ -180,6 +181,7 @@ def _as_exported(member: Member, cells: Mapping[str, str]) -> Member:
         suppression=suppression,
         paused_until=day("paused_until"),
         confirmed_at=moment("confirmed_at"),
+        active_on=day("active_on"),
         left_at=moment("left_at"),
         left_reason=cells.get("left_reason"),
         consent=Consent(

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine
 from pipeline.domain import DeliveryKind, DeliveryStatus, SkipReason, Subscriber, SubscriberStatus
 from pipeline.errors import NotFoundError
 from pipeline.signup.choices import existing_subscriber, version_of
+from pipeline.signup.preferences import pause_reason
 from pipeline.signup.subscribe import agreed_to
 from pipeline.storage import (
     bounce_scores,
@@ -118,13 +119,13 @@ def ask_data_link(engine: Engine, subscriber_id: int, now: datetime) -> None:
 def export(engine: Engine, subscriber_id: int) -> dict[str, Any]:
     """Return all stored data of a reader, in JSON types; raise NotFoundError."""
     with read_only(engine) as conn:
-        existing_subscriber(conn, subscriber_id)
+        subscriber = existing_subscriber(conn, subscriber_id)
         record = subscribers.record_of(conn, subscriber_id)
         mails = delivery_queries.record_of(conn, subscriber_id)
         papers = digests.record_of(conn, subscriber_id)
         suppression = suppressions.by_hash(conn, record["address_hash"])
         held = {
-            "subscriber": record,
+            "subscriber": {**record, "pause_reason": pause_reason(subscriber)},
             "topics": topics.record_of(conn, subscriber_id),
             **reactions.record_of(conn, subscriber_id),
             "requests": [

@@ -9,7 +9,14 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
 from pipeline import slots
-from pipeline.domain import DeliveryKind, Origin, RequestKind, Subscriber, SubscriberStatus
+from pipeline.domain import (
+    UNTIL_ACTIVE,
+    DeliveryKind,
+    Origin,
+    RequestKind,
+    Subscriber,
+    SubscriberStatus,
+)
 from pipeline.errors import ConflictError, InvalidTokenError
 from pipeline.matching.query import TopicQuery
 from pipeline.signup import abuse_limits
@@ -77,6 +84,7 @@ def change(
             near_misses_after=choices.near_misses_after,
             next_slot_at=next_slot(subscriber, choices.schedule, now),
         )
+        subscribers.note_activity(conn, subscriber_id, slots.local_date(now, choices.schedule))
         follow(conn, subscriber_id, queries, now)
         return existing_subscriber(conn, subscriber_id)
 
@@ -91,7 +99,7 @@ def replace_topic(
     there is no such subscriber, LimitError if there are over 100 new topics a day.
     """
     with engine.begin() as conn:
-        existing_subscriber(conn, subscriber_id, for_change=True)
+        subscriber = existing_subscriber(conn, subscriber_id, for_change=True)
         followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
         queries = [(one.topic.query, one.label) for one in followed]
         known = dict(queries)
@@ -100,6 +108,8 @@ def replace_topic(
         abuse_limits.count_new_topics(conn, subscriber_id, 1, now)
         changed = [(new.text, label) if query == old else (query, name) for query, name in queries]
         follow(conn, subscriber_id, changed, now)
+        today = slots.local_date(now, subscriber.schedule)
+        subscribers.note_activity(conn, subscriber_id, today)
 
 
 def pause_of(subscriber: Subscriber, now: datetime) -> date | None:
@@ -107,6 +117,11 @@ def pause_of(subscriber: Subscriber, now: datetime) -> date | None:
     until = subscriber.paused_until
     is_over = until is None or until <= slots.local_date(now, subscriber.schedule)
     return None if is_over else until
+
+
+def pause_reason(subscriber: Subscriber) -> str | None:
+    """Return "inactivity" if the digests are paused until the next action of the reader."""
+    return "inactivity" if subscriber.paused_until == UNTIL_ACTIVE else None
 
 
 @retry_transaction
@@ -130,9 +145,24 @@ def pause(
             raise ConflictError("the pause has changed since the form was shown")
         today = slots.local_date(now, subscriber.schedule)
         until = until or today
+        # The time of the pause is no inactivity.
+        subscribers.note_activity(conn, subscriber_id, max(until, today))
         if until > today or subscriber.paused_until is not None:
             subscribers.pause(conn, subscriber_id, max(until, today))
         return existing_subscriber(conn, subscriber_id)
+
+
+@retry_transaction
+def keep(engine: Engine, subscriber_id: int, now: datetime) -> None:
+    """Answer the question whether to go on: note the activity, which ends a pause because of it.
+
+    Does nothing if the reader has unsubscribed. Raise NotFoundError if there is no such subscriber.
+    """
+    with engine.begin() as conn:
+        subscriber = existing_subscriber(conn, subscriber_id, for_change=True)
+        if subscriber.status is SubscriberStatus.ACTIVE:
+            today = slots.local_date(now, subscriber.schedule)
+            subscribers.note_activity(conn, subscriber_id, today)
 
 
 # --- Change of address --------------------------------------------------------------------------
@@ -209,6 +239,8 @@ def _confirm_new_address(engine: Engine, request_id: int, now: datetime) -> Conf
         if not subscribers.move(conn, subscriber.id, email=request.email, hash_=hash_):
             raise InvalidTokenError(gettext(TAKEN))
         deliveries.readdress(conn, subscriber.id, request.email)
+        today = slots.local_date(now, subscriber.schedule)
+        subscribers.note_activity(conn, subscriber.id, today)
         suppressions.lift_after_confirmation(conn, hash_)
         bounce_scores.clear_strikes(conn, hash_)
         transactional.delete_pending(conn, hash_)

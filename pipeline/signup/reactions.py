@@ -19,7 +19,7 @@ from pipeline.matching import profile
 from pipeline.matching.corpus import CorpusStatistics
 from pipeline.matching.profile import Opinion, Profile, Terms, author_keys
 from pipeline.signup.choices import existing_subscriber
-from pipeline.storage import papers, reactions
+from pipeline.storage import papers, reactions, subscribers
 from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.reactions import Reaction, StoredProfile
 
@@ -163,7 +163,7 @@ def forget(engine: Engine, subscriber_id: int, term: str, now: datetime) -> None
 def reset(engine: Engine, subscriber_id: int, now: datetime) -> None:
     """Forget all likes, the reader's own papers and the profile; saved papers stay."""
     with engine.begin() as conn:
-        active_subscriber(conn, subscriber_id)
+        active_subscriber(conn, subscriber_id, now)
         stored = reactions.profile_of(conn, subscriber_id)
         for one in reactions.of_reader(conn, subscriber_id):
             cleared = replace(one, liking=Liking.NEITHER, is_own=False)
@@ -185,7 +185,7 @@ def _change(
     change: Callable[[Reaction], Reaction],
 ) -> None:
     with engine.begin() as conn:
-        active_subscriber(conn, subscriber_id)
+        active_subscriber(conn, subscriber_id, now)
         paper = papers.by_key(conn, key)
         # A paper of the reader's own list may not be stored: then only its reaction has its key.
         known = reactions.to_paper(
@@ -207,7 +207,7 @@ def _reconfigure(
     change: Callable[[StoredProfile], StoredProfile],
 ) -> None:
     with engine.begin() as conn:
-        active_subscriber(conn, subscriber_id)
+        active_subscriber(conn, subscriber_id, now)
         _learn(conn, subscriber_id, change(reactions.profile_of(conn, subscriber_id)), now)
 
 
@@ -241,11 +241,12 @@ def _learn(conn: Connection, subscriber_id: int, stored: StoredProfile, now: dat
     )
 
 
-def active_subscriber(conn: Connection, subscriber_id: int) -> None:
-    """Lock the row of an active subscriber; raise NotFoundError for any other."""
+def active_subscriber(conn: Connection, subscriber_id: int, now: datetime) -> None:
+    """Lock the row of an active subscriber and note the day; raise NotFoundError for any other."""
     subscriber = existing_subscriber(conn, subscriber_id, for_change=True)
     if subscriber.status is not SubscriberStatus.ACTIVE:
         raise NotFoundError("this subscription is not active")
+    subscribers.note_activity(conn, subscriber_id, now.date())
 
 
 def _paper(conn: Connection, key: str) -> Paper:

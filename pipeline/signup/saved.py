@@ -106,7 +106,7 @@ def with_words(saved: Sequence[Reaction], words: str) -> list[Reaction]:
 def create_feeds(engine: Engine, subscriber_id: int, now: datetime) -> None:
     """Give a reader feeds; raise NotFoundError if not active. Existing ones keep their address."""
     with engine.begin() as conn:
-        active_subscriber(conn, subscriber_id)
+        active_subscriber(conn, subscriber_id, now)
         if reactions.feed_secret_of(conn, subscriber_id) is None:
             reactions.put_feed_secret(conn, subscriber_id, token_urlsafe(16), now)
 
@@ -115,7 +115,7 @@ def create_feeds(engine: Engine, subscriber_id: int, now: datetime) -> None:
 def revoke_feeds(engine: Engine, subscriber_id: int, now: datetime) -> None:
     """End a reader's feeds: their address is unknown at once."""
     with engine.begin() as conn:
-        active_subscriber(conn, subscriber_id)
+        active_subscriber(conn, subscriber_id, now)
         if reactions.feed_secret_of(conn, subscriber_id) is not None:
             reactions.put_feed_secret(conn, subscriber_id, None, now)
 

@@ -213,6 +213,8 @@ def confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
         if not began and subscriber.status is not SubscriberStatus.ACTIVE:
             raise InvalidTokenError(gettext(NO_REQUEST))
         _retune(conn, subscriber.id, choices, now)
+        today = slots.local_date(now, choices.schedule)
+        subscribers.note_activity(conn, subscriber.id, today)
         hash_ = subscribers.hash_of(conn, subscriber.id)
         suppressions.lift_after_confirmation(conn, hash_)
         bounce_scores.clear_strikes(conn, hash_)

@@ -8,6 +8,7 @@ from enum import StrEnum
 import structlog
 from sqlalchemy import Connection, Engine
 
+from pipeline import slots
 from pipeline.domain import Subscriber, SubscriberStatus
 from pipeline.errors import InvalidTokenError, NotFoundError
 from pipeline.signup.choices import existing_subscriber, first_slot
@@ -70,6 +71,9 @@ def undo(engine: Engine, secret: str, now: datetime) -> Subscriber:
             cursor=max(subscriber.cursor, floor),
             next_slot_at=first_slot(subscriber, subscriber.schedule, now),
         )
+        if won:
+            today = slots.local_date(now, subscriber.schedule)
+            subscribers.note_activity(conn, subscriber.id, today)
         subscriber = existing_subscriber(conn, subscriber.id)
     if subscriber.status is not SubscriberStatus.ACTIVE:
         raise InvalidTokenError(gettext("It is too late to undo this. Subscribe again."))

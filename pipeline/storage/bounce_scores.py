@@ -7,7 +7,7 @@ nothing here, so a bounce that comes days after its 250 still continues the sequ
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final
@@ -107,6 +107,16 @@ def records_of(conn: Connection, address_hash: str) -> list[dict[str, Any]]:
         .order_by(StrikeRow.edition_on)
     )
     return [dict(row._mapping) for row in rows]
+
+
+def struck_since(conn: Connection, subscriber_ids: Collection[int], since: date) -> set[int]:
+    """Return those of these subscribers whose address has a strike of an edition since then."""
+    query = (
+        select(SubscriberRow.id)
+        .join(StrikeRow, StrikeRow.address_hash == SubscriberRow.address_hash)
+        .where(SubscriberRow.id.in_(subscriber_ids), StrikeRow.edition_on >= since)
+    )
+    return set(conn.scalars(query))
 
 
 def clear_strikes(conn: Connection, address_hash: str) -> None:

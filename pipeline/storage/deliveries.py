@@ -47,6 +47,7 @@ from pipeline.domain import (
     DeliveryKind,
     DeliveryStatus,
     Precedence,
+    Recap,
     StrikeKind,
     SubscriberStatus,
     Suggestion,
@@ -116,6 +117,8 @@ class NewDelivery:
     near_misses: bool = False
     suggestions: Sequence[Suggestion] = ()
     topics: Sequence[str] = ()
+    recap: Recap | None = None
+    pauses_on: date | None = None
     template: str | None = None
 
 
@@ -176,12 +179,20 @@ def row_of(new: NewDelivery, now: datetime) -> dict[str, Any]:
         "unpicked": list(new.unpicked),
         "suggestions": [[one.label, one.query, one.papers_a_week] for one in new.suggestions],
         "topics": list(new.topics),
+        "recap": _recap_values(new.recap),
         "precedence": new.kind.precedence,
         "status": DeliveryStatus.QUEUED,
         "reason": None,
         "attempts": 0,
         "created_at": now,
     }
+
+
+def _recap_values(recap: Recap | None) -> list[Any]:
+    """Return [first day, after a pause, [[topic label, number of matches], ...]]; [] if None."""
+    if recap is None:
+        return []
+    return [f"{recap.since}", recap.after_pause, [list(one) for one in recap.matched]]
 
 
 # --- Claim, renew, mark, hand back --------------------------------------------------------------
@@ -763,6 +774,8 @@ def redact(conn: Connection, subscriber_id: int) -> None:
             address=None,
             domain="",
             topics=[],
+            recap=[],
+            pauses_on=None,
             more=0,
             unpicked=[],
             suggestions=[],

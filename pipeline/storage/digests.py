@@ -21,6 +21,7 @@ from pipeline.domain import (
     Pick,
     Reason,
     ReasonKind,
+    Recap,
     SkipReason,
 )
 from pipeline.logs import set_aside
@@ -81,6 +82,15 @@ class Compilation:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """A digest that asked an inactive reader to go on, and has reached them or still may."""
+
+    edition_on: date
+    pauses_on: date
+    is_sent: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Superseded:
     """A queued or leased digest that a newer one replaces."""
 
@@ -134,6 +144,26 @@ def sent_before(
     return papers
 
 
+def questions(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, list[Question]]:
+    """Return the digests that asked each of these subscribers to go on, at any time."""
+    found: dict[int, list[Question]] = {id_: [] for id_ in subscriber_ids}
+    for row in conn.execute(
+        select(
+            DeliveryRow.subscriber_id,
+            DeliveryRow.edition_on,
+            DeliveryRow.pauses_on,
+            DeliveryRow.status,
+        ).where(
+            DeliveryRow.subscriber_id.in_(subscriber_ids),
+            DeliveryRow.pauses_on.is_not(None),
+            DeliveryRow.status.in_(REACHED),
+        )
+    ):
+        is_sent = row.status == DeliveryStatus.SENT
+        found[row.subscriber_id].append(Question(row.edition_on, row.pauses_on, is_sent))
+    return found
+
+
 def enqueue(conn: Connection, digests: Sequence[NewDigest], now: datetime) -> None:
     """Queue new digests: insert a delivery and its picks for each.
 
@@ -171,6 +201,7 @@ def load(conn: Connection, delivery_ids: Iterable[int]) -> dict[int, Digest]:
         picks = _picks(conn, chunk)
         rows = conn.execute(_digests_of(chunk)).all()
         topics = {text: tuple(labels) for text, labels in _decoded(row.topics for row in rows)}
+        recaps = {text: _recap(stored) for text, stored in _decoded(row.recap for row in rows)}
         for row in rows:
             if not picks[row.id]:
                 continue
@@ -181,6 +212,8 @@ def load(conn: Connection, delivery_ids: Iterable[int]) -> dict[int, Digest]:
                 topics=topics[row.topics],
                 welcome=row.kind == DeliveryKind.WELCOME,
                 near_misses=row.near_misses,
+                recap=recaps[row.recap],
+                pauses_on=row.pauses_on,
             )
     return digests
 
@@ -226,6 +259,22 @@ def _reason(stored: Any) -> Reason | None:
 def _stored_reason(reason: Reason) -> list[Any]:
     kind = [] if reason.kind is ReasonKind.TOPIC else [reason.kind.value]
     return [reason.label, list(reason.phrases), *kind]
+
+
+def _recap(stored: Any) -> Recap | None:
+    """Parse a stored recap; return None if there is none, or if it has another shape."""
+    match stored:
+        case [str(since), bool(after_pause), [*matched]]:
+            try:
+                return Recap(
+                    date.fromisoformat(since),
+                    after_pause,
+                    tuple((str(label), number) for label, number in matched),
+                )
+            except (ValueError, TypeError):
+                return None
+        case _:
+            return None
 
 
 def _decoded(texts: Iterable[str]) -> Iterable[tuple[str, Any]]:
@@ -411,11 +460,16 @@ def digest_of(
     welcome: bool = False,
     unpicked: tuple[int, ...] = (),
     near_misses: bool = False,
+    recap: Recap | None = None,
+    pauses_on: date | None = None,
 ) -> Digest:
     """Return a digest with the first and last announcement day of its papers."""
     days = [pick.paper.announced_on for pick in picks]
     announced = (min(days), max(days)) if days else None
-    return Digest(edition_on, tuple(picks), more, unpicked, topics, announced, welcome, near_misses)
+    return Digest(
+        edition_on, tuple(picks), more, unpicked, topics, announced, welcome, near_misses, recap,
+        pauses_on,
+    )  # fmt: skip
 
 
 def _picks_of(delivery_ids: Sequence[int]) -> Any:
@@ -462,7 +516,9 @@ def _digests_of(delivery_ids: Sequence[int]) -> Any:
         DeliveryRow.edition_on,
         DeliveryRow.more,
         DeliveryRow.near_misses,
+        DeliveryRow.pauses_on,
         cast(DeliveryRow.topics, Text).label("topics"),
+        cast(DeliveryRow.recap, Text).label("recap"),
     ).where(DeliveryRow.id.in_(delivery_ids), DeliveryRow.kind.in_(DIGESTS))
 
 
@@ -502,6 +558,8 @@ def _new_delivery(new: NewDigest, domain: str, now: datetime) -> NewDelivery:
         unpicked=new.digest.unpicked,
         near_misses=new.digest.near_misses,
         topics=new.digest.topics,
+        recap=new.digest.recap,
+        pauses_on=new.digest.pauses_on,
         template=new.template,
     )
 

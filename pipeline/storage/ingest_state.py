@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -87,6 +88,12 @@ def last_before(conn: Connection, moment: datetime) -> int:
     """Return the number of the newest batch published at or before `moment`; 0 if none was."""
     newest = select(func.max(BatchRow.number)).where(BatchRow.published_at <= moment)
     return conn.execute(newest).scalar_one() or 0
+
+
+def published_at(conn: Connection, batches: Collection[int]) -> dict[int, datetime]:
+    """Return the time at which each of these batches was published; unknown ones are left out."""
+    query = select(BatchRow.number, BatchRow.published_at).where(BatchRow.number.in_(batches))
+    return {row.number: row.published_at for row in conn.execute(query)}
 
 
 GAP_DAYS: Final = {Frequency.DAILY: 7, Frequency.WEEKDAYS: 7, Frequency.WEEKLY: 14}

@@ -10,7 +10,6 @@ from datetime import date, datetime, timedelta
 from sqlalchemy import Connection, and_, case, exists, func, select
 
 from pipeline.domain import (
-    LIST_MAIL,
     Breadth,
     DeliveryKind,
     Frequency,
@@ -22,7 +21,7 @@ from pipeline.domain import (
 from pipeline.storage import deliveries, ingest_state, topics
 from pipeline.storage.database import in_chunks
 from pipeline.storage.deliveries import NewDelivery
-from pipeline.storage.digests import REACHED
+from pipeline.storage.digests import DIGESTS, REACHED
 from pipeline.storage.schema import (
     DeliveryRow,
     MatchRow,
@@ -107,7 +106,7 @@ def last_contact(
             select(DeliveryRow.subscriber_id, what, func.max(DeliveryRow.edition_on))
             .where(
                 DeliveryRow.subscriber_id.in_(chunk),
-                DeliveryRow.kind.in_(LIST_MAIL),
+                DeliveryRow.kind.in_((*DIGESTS, NOTE)),
                 DeliveryRow.edition_on >= since,
                 counts,
             )

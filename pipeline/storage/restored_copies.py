@@ -229,7 +229,8 @@ def take_over(conn: Connection, delivery_id: int, theirs: Mapping[str, Any]) -> 
     uncertain here.
     """
     names = ("status", "reason", "attempts", "marked_at", "resent_at", "sent_at", "queue_id",
-             "reply", "not_before", "topics", "more", "near_misses", "suggestions")  # fmt: skip
+             "reply", "not_before", "topics", "recap", "more", "near_misses",
+             "suggestions", "pauses_on")  # fmt: skip
     conn.execute(
         update(DeliveryRow)
         .where(_ROW.id == delivery_id, _ROW.status.in_((*_OPEN, DeliveryStatus.UNCERTAIN)))

@@ -129,7 +129,14 @@ def redact_deliveries(conn: Connection, *, before: datetime, limit: int) -> int:
         update(DeliveryRow)
         .where(DeliveryRow.id.in_(ids))
         .values(
-            topics=[], more=0, unpicked=[], suggestions=[], reply=None, queue_id=None, redacted=True
+            topics=[],
+            recap=[],
+            more=0,
+            unpicked=[],
+            suggestions=[],
+            reply=None,
+            queue_id=None,
+            redacted=True,
         )
     ).rowcount
 

@@ -335,6 +335,7 @@ class SubscriberRow(Table):
     welcome_due: Mapped[bool] = mapped_column(default=False, server_default=false())
     # Papers announced before this day were sent by another database; NULL if there was none.
     papers_from: Mapped[date | None]
+    active_on: Mapped[date | None]  # last action of the reader, or the end of a pause they chose
 
     __table_args__ = (Index(None, "status", "next_slot_at"),)
 
@@ -573,6 +574,8 @@ class DeliveryRow(Table):
     suggestions: Mapped[list[Any]] = mapped_column(default=list)  # see domain.Suggestion
     near_misses: Mapped[bool] = mapped_column(default=False, server_default=false())  # no match
     topics: Mapped[list[Any]]  # labels of the topics followed when it was compiled
+    recap: Mapped[list[Any]] = mapped_column(default=list)  # values of domain.Recap; [] if none
+    pauses_on: Mapped[date | None]  # set if it asks an inactive reader to go on
     template: Mapped[str | None]  # version of the template it was compiled for
     # The lease of the sender, and the outcome.
     lease: Mapped[str | None] = mapped_column(BoundedText(40), index=True)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     and_,
+    case,
     delete,
     exists,
     false,
@@ -25,6 +26,7 @@ from sqlalchemy import (
 
 from pipeline.domain import (
     NEAR_MISSES_AFTER,
+    UNTIL_ACTIVE,
     Breadth,
     Frequency,
     Schedule,
@@ -90,6 +92,7 @@ def add(
             cursor=cursor,
             created_at=now,
             confirmed_at=confirmed_at,
+            active_on=confirmed_at and confirmed_at.date(),
             **columns_of(schedule),
         )
         .on_conflict_do_nothing(index_elements=["email_key"])
@@ -150,6 +153,7 @@ def activate(
             next_slot_at=next_slot_at,
             paused_until=None,
             confirmed_at=now,
+            active_on=now.date(),
             left_at=None,
             left_reason=None,
             welcome_due=welcome,
@@ -212,6 +216,21 @@ def pause(conn: Connection, subscriber_id: int, until: date) -> None:
     """Skip editions before `until`; the first one after the pause covers a few days only."""
     conn.execute(
         update(SubscriberRow).where(SubscriberRow.id == subscriber_id).values(paused_until=until)
+    )
+
+
+def note_activity(conn: Connection, subscriber_id: int, on: date) -> None:
+    """Store that the reader acted on this day, and end a pause because of inactivity.
+
+    To be called by every POST of a reader, with the row locked; it writes at most once a day. A
+    GET must not call it, because link scanners open every link.
+    """
+    is_paused = SubscriberRow.paused_until == UNTIL_ACTIVE
+    is_older = or_(SubscriberRow.active_on.is_(None), SubscriberRow.active_on < on)
+    conn.execute(
+        update(SubscriberRow)
+        .where(SubscriberRow.id == subscriber_id, or_(is_older, is_paused))
+        .values(active_on=on, paused_until=case((is_paused, on), else_=SubscriberRow.paused_until))
     )
 
 
@@ -317,6 +336,7 @@ def erase(conn: Connection, subscriber_id: int, now: datetime) -> None:
             left_reason=None,
             welcome_due=False,
             papers_from=None,
+            active_on=None,
             **columns_of(Schedule()),
         )
     )
@@ -371,6 +391,13 @@ def unreadable(conn: Connection) -> Iterator[tuple[object, str]]:
     for chunk in in_chunks(ids, 500):
         query = _query().where(SubscriberRow.id.in_(chunk))
         yield from database.unreadable(conn, query, SubscriberRow.id, subscriber_of)
+
+
+def count_active(conn: Connection) -> int:
+    is_active = SubscriberRow.status == SubscriberStatus.ACTIVE
+    return conn.execute(
+        select(func.count()).select_from(SubscriberRow).where(is_active)
+    ).scalar_one()
 
 
 def count_due(conn: Connection, now: datetime) -> int:
@@ -475,4 +502,5 @@ def subscriber_of(row: Any) -> Subscriber:
         breadth=Breadth(row.breadth),
         near_misses_after=row.near_misses_after,
         papers_from=row.papers_from,
+        active_on=row.active_on,
     )

@@ -28,6 +28,7 @@ LINKS = MailLinks(
     subscribe="https://papers.example.org/subscribe",
     privacy="https://papers.example.org/privacy",
     more="https://papers.example.org/digests/4.1.x/more",
+    papers="https://papers.example.org/preferences/17.1.x/papers",
 )
 
 

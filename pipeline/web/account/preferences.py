@@ -51,6 +51,7 @@ DONE: Final = {
     "saved": gettext_noop("Saved. The changes apply from your next digest."),
     "paused": gettext_noop("Paused. The first digest after the pause covers a few days."),
     "resumed": gettext_noop("Resumed. The next digest covers a few days."),
+    "kept": gettext_noop("Thank you. Your digests continue as before."),
     "mailed": gettext_noop(
         "A link to your data is on its way to your address. It works for a day."
     ),
@@ -187,6 +188,31 @@ def adopt_suggestion(
     return answer
 
 
+@router.api_route("/preferences/{token}/keep", methods=READ)
+def show_keep(token: str, services: Services, pages: Pages) -> Response:
+    """Show the button that answers the question of a mail whether to go on."""
+    subscriber = signup.choices_of(services.engine, _subscriber_id(services, token)).subscriber
+    if subscriber.status is not SubscriberStatus.ACTIVE:
+        return RedirectResponse(f"/preferences/{token}", 303)
+    return pages.show(
+        "keep.html",
+        token=token,
+        address=masked(subscriber.email),
+        is_paused=signup.pause_reason(subscriber) is not None,
+    )
+
+
+@router.post("/preferences/{token}/keep")
+def keep(token: str, services: Services) -> Response:
+    """Note that the reader wants to go on, and resume the digests if that was the cause."""
+    subscriber_id = _subscriber_id(services, token)
+    before = signup.choices_of(services.engine, subscriber_id).subscriber
+    if before.status is not SubscriberStatus.ACTIVE:
+        return RedirectResponse(f"/preferences/{token}", 303)
+    signup.keep(services.engine, subscriber_id, now())
+    return _redirect(token, "resumed" if signup.pause_reason(before) else "kept")
+
+
 @router.post("/preferences/{token}/pause")
 def pause(token: str, form: Form, services: Services, pages: Pages) -> Response:
     known = signup.choices_of(services.engine, _subscriber_id(services, token))
@@ -266,6 +292,7 @@ def _page(
         address=masked(subscriber.email),
         status_word=subscriber.status.value,
         paused_until=formatting.full_day(pause) if pause else "",
+        is_inactive=signup.pause_reason(subscriber) is not None,
         seen_pause=pause or "",
         next_digest=next_digest(subscriber, now()),
         tried=preview(values) if preview else None,

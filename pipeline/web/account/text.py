@@ -9,6 +9,7 @@ from typing import Final
 
 from pipeline import slots
 from pipeline.domain import (
+    UNTIL_ACTIVE,
     Breadth,
     DeliveryStatus,
     Frequency,
@@ -136,7 +137,8 @@ def next_digest(subscriber: Subscriber, now: datetime) -> str:
     the digest of today, also if it comes before the slot of today.
     """
     schedule, due_at = subscriber.schedule, subscriber.next_slot_at
-    if subscriber.status is not SubscriberStatus.ACTIVE or due_at is None:
+    is_active = subscriber.status is SubscriberStatus.ACTIVE
+    if not is_active or due_at is None or subscriber.paused_until == UNTIL_ACTIVE:
         return ""
     if subscriber.welcome_due and not had_today(subscriber, now):
         today = slots.local_date(now, schedule)

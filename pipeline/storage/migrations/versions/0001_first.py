@@ -241,6 +241,7 @@ def upgrade() -> None:
         sa.Column("left_reason", sa.Text(), nullable=True),
         sa.Column("welcome_due", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("papers_from", sa.Date(), nullable=True),
+        sa.Column("active_on", sa.Date(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_subscribers")),
         sa.UniqueConstraint("email_key", name=op.f("uq_subscribers_email_key")),
         sa.UniqueConstraint("secret", name=op.f("uq_subscribers_secret")),
@@ -319,6 +320,10 @@ def upgrade() -> None:
         sa.Column(
             "topics", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
         ),
+        sa.Column(
+            "recap", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.Column("pauses_on", sa.Date(), nullable=True),
         sa.Column("template", sa.Text(), nullable=True),
         sa.Column("lease", sa.String(length=40), nullable=True),
         sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),

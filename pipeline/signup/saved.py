@@ -6,7 +6,7 @@ it opens nothing but the feeds, and creating it again or ending the feeds replac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from secrets import token_urlsafe
@@ -58,17 +58,17 @@ def saved_page(engine: Engine, subscriber_id: int, words: str, number: int, size
     with read_only(engine) as conn:
         existing_subscriber(conn, subscriber_id)
         total = count = reactions.count_saved(conn, subscriber_id)
+        keys = None
         if words:
-            found = with_words(reactions.saved_by(conn, subscriber_id), words)
-            count = len(found)
+            keys = with_words(reactions.saved_texts(conn, subscriber_id), words)
+            count = len(keys)
         last = max(1, -(-count // size))
         number = min(max(number, 1), last)
         skip = (number - 1) * size
-        shown = (
-            found[skip : skip + size]
-            if words
-            else reactions.saved_by(conn, subscriber_id, most=size, skip=skip)
-        )
+        if keys is None:
+            shown = reactions.saved_by(conn, subscriber_id, most=size, skip=skip)
+        else:
+            shown = reactions.saved_by(conn, subscriber_id, keys=keys[skip : skip + size])
         return SavedPage(
             _with_papers(conn, shown),
             number,
@@ -86,16 +86,14 @@ def saved_papers(engine: Engine, subscriber_id: int) -> tuple[SavedPaper, ...]:
         return _with_papers(conn, reactions.saved_by(conn, subscriber_id))
 
 
-def with_words(saved: Sequence[Reaction], words: str) -> list[Reaction]:
-    """Return the papers in which every word occurs, also as a part of another word."""
+def with_words(texts: Mapping[str, str], words: str) -> list[str]:
+    """Return the keys of texts in which every word occurs, also as a part of another word."""
     wanted = folded(words).split()
-    if not wanted:
-        return list(saved)
     found = []
-    for one in saved:
-        text = folded(" ".join((one.title, *one.authors, one.note)))
-        if all(word in text for word in wanted):
-            found.append(one)
+    for key, text in texts.items():
+        plain = folded(text)
+        if all(word in plain for word in wanted):
+            found.append(key)
     return found
 
 

@@ -12,7 +12,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from pipeline.domain import DeliveryStatus, Liking, SubscriberStatus
 from pipeline.storage.database import in_chunks, upsert
@@ -76,12 +87,22 @@ def of_reader(conn: Connection, subscriber_id: int, *, most: int | None = None) 
 
 
 def saved_by(
-    conn: Connection, subscriber_id: int, *, most: int | None = None, skip: int = 0
+    conn: Connection,
+    subscriber_id: int,
+    *,
+    keys: Collection[str] | None = None,
+    most: int | None = None,
+    skip: int = 0,
 ) -> list[Reaction]:
-    """Return the papers of a reader's list, the last saved first, without the first `skip`."""
+    """Return the papers of a reader's list, or those with these keys, the last saved first.
+
+    The first `skip` are left out, and those after `most`.
+    """
     rows = conn.execute(
         select(*ReactionRow.__table__.c)
-        .where(ReactionRow.subscriber_id == subscriber_id, ReactionRow.saved_at.is_not(None))
+        .where(
+            _is_saved_by(subscriber_id), true() if keys is None else ReactionRow.paper_key.in_(keys)
+        )
         .order_by(ReactionRow.saved_at.desc(), ReactionRow.paper_key)
         .limit(most)
         .offset(skip or None)
@@ -89,12 +110,20 @@ def saved_by(
     return [_reaction(row) for row in rows]
 
 
+def saved_texts(conn: Connection, subscriber_id: int) -> dict[str, str]:
+    """Return title, authors and note of each saved paper by its key, the last saved first."""
+    rows = conn.execute(
+        select(ReactionRow.paper_key, ReactionRow.content, ReactionRow.note)
+        .where(_is_saved_by(subscriber_id))
+        .order_by(ReactionRow.saved_at.desc(), ReactionRow.paper_key)
+    )
+    return {
+        key: " ".join((content["title"], *content["authors"], note)) for key, content, note in rows
+    }
+
+
 def count_saved(conn: Connection, subscriber_id: int) -> int:
-    return conn.execute(
-        select(func.count()).where(
-            ReactionRow.subscriber_id == subscriber_id, ReactionRow.saved_at.is_not(None)
-        )
-    ).scalar_one()
+    return conn.execute(select(func.count()).where(_is_saved_by(subscriber_id))).scalar_one()
 
 
 def to_paper(
@@ -251,6 +280,10 @@ def record_of(conn: Connection, subscriber_id: int) -> dict[str, Any]:
     ]
     rows, profiles = ([dict(row) for row in rows] for rows in found)
     return {"reactions": rows, "profile": profiles[0] if profiles else None}
+
+
+def _is_saved_by(subscriber_id: int) -> ColumnElement[bool]:
+    return and_(ReactionRow.subscriber_id == subscriber_id, ReactionRow.saved_at.is_not(None))
 
 
 def _about(key: str, paper_id: int | None) -> Any:

@@ -9,6 +9,7 @@
     unsubscribe    unsubscribe with one click, and undo within a month
     personal_data  read, export, erase
     transfer       export and import of all subscribers, also from other newsletters
+    reaction_transfer  reactions and settings of profiles in an export
     members        validation of the rows of a list
     csv_lists      parser for lists from spreadsheets and other newsletters
 

@@ -196,7 +196,7 @@ def _change(
         )
         if changed != known:
             reactions.put(conn, subscriber_id, changed)
-            _learn(conn, subscriber_id, reactions.profile_of(conn, subscriber_id), now)
+            learn_anew(conn, subscriber_id, reactions.profile_of(conn, subscriber_id), now)
 
 
 @retry_transaction
@@ -208,10 +208,10 @@ def _reconfigure(
 ) -> None:
     with engine.begin() as conn:
         active_subscriber(conn, subscriber_id, now)
-        _learn(conn, subscriber_id, change(reactions.profile_of(conn, subscriber_id)), now)
+        learn_anew(conn, subscriber_id, change(reactions.profile_of(conn, subscriber_id)), now)
 
 
-def _learn(conn: Connection, subscriber_id: int, stored: StoredProfile, now: datetime) -> None:
+def learn_anew(conn: Connection, subscriber_id: int, stored: StoredProfile, now: datetime) -> None:
     """Store the profile of the latest reactions; `stored` has the reader's settings."""
     latest = reactions.of_reader(conn, subscriber_id, most=LEARNED_FROM)
     opinions = [

@@ -86,6 +86,20 @@ def of_reader(conn: Connection, subscriber_id: int, *, most: int | None = None) 
     return [_reaction(row) for row in rows]
 
 
+def of_readers(conn: Connection, subscriber_ids: Sequence[int]) -> defaultdict[int, list[Reaction]]:
+    """Return the reactions of several readers by subscriber id, oldest first."""
+    found: defaultdict[int, list[Reaction]] = defaultdict(list)
+    for chunk in in_chunks(subscriber_ids, CHUNK):
+        rows = conn.execute(
+            select(*ReactionRow.__table__.c)
+            .where(ReactionRow.subscriber_id.in_(chunk))
+            .order_by(ReactionRow.subscriber_id, ReactionRow.at, ReactionRow.paper_key)
+        )
+        for row in rows:
+            found[row.subscriber_id].append(_reaction(row))
+    return found
+
+
 def saved_by(
     conn: Connection,
     subscriber_id: int,
@@ -204,6 +218,11 @@ def put_feed_secret(
         .where(ProfileRow.subscriber_id == subscriber_id)
         .values(feed_secret=secret)
     )
+
+
+def is_feed_secret_in_use(conn: Connection, secret: str) -> bool:
+    query = select(ProfileRow.subscriber_id).where(ProfileRow.feed_secret == secret)
+    return conn.execute(query).first() is not None
 
 
 def reader_of_feed(conn: Connection, secret: str) -> int | None:

@@ -504,6 +504,14 @@ class Delivery:
     request_id: int | None = None  # the request that its link confirms, if any
     domain: str = ""  # recipient's mail provider, for throttling; see storage.throttles
 
+    @property
+    def about_paper(self) -> int | None:
+        """Return the id of the paper that a mailed link leads to; None for most deliveries."""
+        if self.kind is not DeliveryKind.LINK:
+            return None
+        paper = self.dedupe_key.rpartition("-paper")[2]
+        return int(paper) if paper.isdecimal() else None
+
 
 class Verdict(StrEnum):
     """Classification of a mail server's reply to one message; see the reply table."""

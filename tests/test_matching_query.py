@@ -22,6 +22,7 @@ from pipeline.matching.query import (
     Or,
     Phrase,
     Words,
+    author_topic,
     canonical,
     parse,
     plain_words,
@@ -403,3 +404,22 @@ def test_longest_topics_fit_into_the_database_index(engine):
         with engine.begin() as conn:
             topic = topics.find_or_add(conn, canonical(text), NOW)
         assert canonical(topic.query) == topic.query
+
+
+@pytest.mark.parametrize(
+    ("name", "typed"),
+    [
+        ("Ada Holm", 'au:"Ada Holm"'),
+        ("Ada \u201cBo\u201d \u00abHolm\u00bb\\", 'au:"Ada Bo Holm"'),
+        ('"O\'Holm, A." OR all', 'au:"O\'Holm, A. OR all"'),
+    ],
+)
+def test_author_topic_quotes_any_name(name, typed):
+    assert author_topic(name).typed == typed
+    assert isinstance(author_topic(name).tree, Fielded)
+
+
+def test_author_topic_rejects_what_is_no_name():
+    for name in ("", '"', "...", "x y " * 600):
+        with pytest.raises(QueryError):
+            author_topic(name)

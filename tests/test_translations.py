@@ -193,6 +193,8 @@ def pages(site: Site) -> Iterator[tuple[str, dict[str, str] | None]]:
     form = {"queries": "дым\nдым река", "hour": "8", "timezone": "UTC", "max_papers": "5"}
     for page in ("/", "/papers?q=дым", "/papers?q=щит", "/papers?q=(", "/papers?date=2025-07-19"):
         yield page, None
+    yield "/authors/Анна", None
+    yield f"{preferences}/follow?author=Анна", None
     for page in ("/topics", "/topics?q=(", "/topics?q=дым", "/topics/trending", "/privacy"):
         yield page, None
     for page in (

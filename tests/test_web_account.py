@@ -350,6 +350,88 @@ def test_suggestion_that_does_not_fit_any_more_leads_to_the_preferences(site, to
     assert signup.choices_of(site.engine, ada.id) == before
 
 
+# --- Following an author ------------------------------------------------------------------------
+
+
+def test_author_is_followed_by_post_only_and_all_other_preferences_stay(site):
+    """The page shows the topic and its papers a month; repeating the press changes nothing."""
+    choices = signup.Choices(
+        signup.parse_queries(("ferns", "trending")), Schedule(time(8, 30)), names={"ferns": "Green"}
+    )
+    ada = signup.add(site.engine, ADA, choices, confirmed=True, suppression_key="", now=now())
+    site.announce(make_sighting(authors=("Bo <i> Fern",), announced_on=now().date()))
+    site.browser.app.state.live_index.renew()
+    preferences, before = site.preferences(ada), signup.choices_of(site.engine, ada.id)
+    url = f"{preferences}/follow"
+
+    page = site.get(f"{url}?{urlencode({'author': 'Bo <i> Fern'})}").text
+    opened = signup.choices_of(site.engine, ada.id)
+    answers = [site.post(url, data={"author": name}) for name in ("Bo <i> Fern", "BO I FERN")]
+    again = site.get(f"{url}?author=bo+i+fern").text
+
+    assert "Follow Bo &lt;i&gt; Fern?" in page
+    assert "about 1 paper a month" in page
+    assert opened == before
+    assert {one.headers["location"] for one in answers} == {f"{preferences}?done=saved"}
+    known = signup.choices_of(site.engine, ada.id)
+    assert known.topics == (*before.topics, ('au:"bo i fern"', 'au:"Bo <i> Fern"'))
+    assert known.subscriber == before.subscriber
+    assert "You follow bo i fern" in again
+    assert "<button" not in again
+
+
+def test_twenty_topics_of_their_own_leave_no_room_for_an_author(site):
+    ada = site.reader(ADA, "trending", *(f"stone{number}" for number in range(20)))
+    url, before = f"{site.preferences(ada)}/follow", labels(site, ada)
+
+    page = site.get(f"{url}?author=Bo+Fern")
+    answer = site.post(url, data={"author": "Bo Fern"})
+
+    assert (page.status_code, answer.status_code) == (200, 422)
+    for shown in (page.text, answer.text):
+        assert "Enter at most 20 topics of your own, not 21." in shown
+        assert "<button" not in shown
+    assert labels(site, ada) == before
+
+
+@pytest.mark.parametrize("name", ["", '"', "...", "x" * 121])
+def test_author_without_a_name_leads_to_the_preferences(site, name):
+    ada = site.reader()
+    url = site.preferences(ada)
+
+    opened = site.get(f"{url}/follow?{urlencode({'author': name})}")
+    sent = site.post(f"{url}/follow", data={"author": name})
+
+    assert opened.headers["location"] == sent.headers["location"] == url
+    assert len(labels(site, ada)) == 1
+
+
+def test_unsubscribed_reader_follows_no_author(site):
+    ada = site.reader()
+    signup.leave(site.engine, ada.secret, now())
+    url = site.preferences(ada)
+
+    opened, sent = (
+        site.get(f"{url}/follow?author=Ada"),
+        site.post(f"{url}/follow", data={"author": "Ada"}),
+    )
+
+    assert opened.headers["location"] == sent.headers["location"] == url
+    assert len(labels(site, ada)) == 1
+
+
+def test_new_authors_of_a_day_are_limited(site, monkeypatch):
+    monkeypatch.setattr("pipeline.signup.abuse_limits.NEW_TOPICS", 1)
+    ada = site.reader()
+    url = f"{site.preferences(ada)}/follow"
+
+    answers = [site.post(url, data={"author": name}) for name in ("Bo Fern", "Bo Fern", "Cy Reed")]
+
+    assert [one.status_code for one in answers] == [303, 303, 429]
+    assert "retry-after" in answers[2].headers
+    assert labels(site, ada)[1:] == ['au:"Bo Fern"']
+
+
 def test_near_misses_are_marked_in_the_next_digest(site):
     long_ago = now() - timedelta(days=30)
     older = (

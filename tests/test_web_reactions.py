@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import quopri
 import re
 from html import unescape
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy import Engine
 
 from pipeline import signup
-from pipeline.domain import Subscriber
+from pipeline.domain import Delivery, DeliveryKind, Subscriber
 from pipeline.storage.schema import ProfileRow, ReactionRow
-from tests.support.factories import make_sighting
+from tests.support.factories import make_delivery, make_sighting
 from tests.support.newsroom import everything, rows, stored
 from tests.support.site import ADA, ELSEWHERE, Site, now, open_site, path
 
@@ -38,8 +40,6 @@ def reader(site: Site) -> Subscriber:
 
 
 def page_of(site: Site, reader: Subscriber, number: int = 0) -> str:
-    from urllib.parse import quote
-
     key = stored(site.engine)[number].key
     return f"{site.preferences(reader)}/papers/{quote(key, safe='')}"
 
@@ -82,7 +82,7 @@ def test_link_in_the_mail_leads_to_the_page(site, reader):
     claimed = site.services.links.preferences(reader.id, now())
     link = f"{claimed}/papers/{stored(site.engine)[0].key}?do=more"
 
-    assert delivery.kind == "welcome" or delivery.kind == "digest"
+    assert delivery.kind in {"welcome", "digest"}
     assert site.get(link).status_code == 200
 
 
@@ -183,3 +183,57 @@ def test_titles_and_names_are_escaped(site, reader):
     for page in (url, f"{site.preferences(reader)}/interests", site.preferences(reader)):
         assert NASTY not in site.get(page).text
     assert path(url)
+
+
+# --- From a public page -------------------------------------------------------------------------
+
+
+def test_public_page_and_shared_digest_lead_to_a_mail_with_the_readers_own_page(site, reader):
+    site.publish()
+    (delivery,) = site.deliveries()
+    shared = site.get(site.services.links.digest(delivery.id, now())).text
+    key = stored(site.engine)[0].key
+    url = f"/link/papers/{key}"
+    assert f"{url}?do=more" in shared
+    assert "/preferences/" not in shared
+    assert f'href="{url}"' in site.get(f"/papers/{key}").text
+    form = site.get(f"{url}?do=more").text
+    assert "Dense retrieval" in form
+
+    site.post("/link", data={"email": ADA, "paper": key})
+
+    mail = site.deliveries()[-1]
+    sent = site.services.composer.compose(claimed(mail), None).decode()
+    link = re.search(r"(/preferences/[\w.=\r\n-]+?/papers/id:\d+)", decoded(sent))
+    assert link
+    page = site.get(link[1])
+    assert page.status_code == 200
+    assert site.post(link[1], data={"do": "more"}).status_code == 303
+    assert [row.paper_key for row in rows(site.engine, ReactionRow)] == [key]
+
+
+def claimed(row) -> Delivery:
+    return make_delivery(ADA, kind=DeliveryKind(row.kind), dedupe_key=row.dedupe_key,
+                         subscriber_id=row.subscriber_id)  # fmt: skip
+
+
+def decoded(mail: str) -> str:
+    return quopri.decodestring(mail.encode()).decode()
+
+
+@pytest.mark.parametrize("key", ["2401.99999", "id:99999999", "id:x", NASTY])
+def test_link_for_an_unknown_paper_leads_to_the_preferences(site, reader, key):
+    assert site.get(f"/link/papers/{quote(key, safe='')}").status_code == 404
+
+    site.post("/link", data={"email": ADA, "paper": key})
+
+    assert re.fullmatch(r"link:\d+:\d+T\d+", site.deliveries()[-1].dedupe_key)
+
+
+def test_wrong_address_keeps_the_paper(site, reader):
+    key = stored(site.engine)[0].key
+
+    answer = site.post("/link", data={"email": "nobody", "paper": key})
+
+    assert answer.status_code == 422
+    assert f'name="paper" value="{key}"' in answer.text

@@ -308,6 +308,7 @@ def test_oldest_idle_connection_is_closed_when_connections_run_out(
         ("GET", "/feeds/secret/digests.atom", b"", b"", FEEDS),
         ("GET", "/thumbnails/2506.19852", b"", b"", PICTURES),
         ("GET", "/topics/agents.atom", b"", b"", SEARCHING),
+        ("GET", "/authors/Ada%20Lovelace.atom", b"", b"", SEARCHING),
         ("GET", "/preferences/token", b"", b"", SEARCHING),
         ("POST", "/preferences/token", b"", b"", CHANGING),
         ("POST", "/confirm/token", b"", b"", CHANGING),

@@ -103,7 +103,12 @@ class Composer:
         elif mail.link:
             url = self.links.signed(mail.link, delivery.subscriber_id, now)
             lasts = self.links.lifetime(mail.link)
-        return self.renderer.transactional(delivery.kind, unsubscribe, url=url, lasts=lasts)
+        paper = delivery.about_paper
+        if url and paper is not None:
+            url = f"{url}/papers/id:{paper}"
+        return self.renderer.transactional(
+            delivery.kind, unsubscribe, url=url, lasts=lasts, is_for_paper=paper is not None
+        )
 
 
 def _request_of(delivery: Delivery) -> int:

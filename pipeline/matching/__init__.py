@@ -4,6 +4,7 @@ tokens         tokenizer: folded forms and stems of a text
 stemming       base forms of English words
 author_names   author names compared with the name in a query
 query          the topic language: parsed into a tree, written as one canonical text
+people         the papers of one name by person, and suggested authors
 suggestions    hints about likely slips in a query, and narrower or broader variants
 corpus         document frequencies, which give the idf of a word
 postings       positional index of the words of some papers

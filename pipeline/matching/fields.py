@@ -25,7 +25,7 @@ class Fields:
 
     def find(self, field: Field, wanted: tuple[str, ...]) -> set[int]:
         if field is Field.AUTHOR:
-            return self._by_author(wanted)
+            return set(self.written_by(wanted))
         if field is Field.SOURCE:
             return self._by_source.get(wanted[0], set())
         return self._in_category(wanted[0])
@@ -59,14 +59,31 @@ class Fields:
                     found[key].append(paper * MOST_AUTHORS + position)
         return dict(found)
 
-    def _by_author(self, wanted: tuple[str, ...]) -> set[int]:
+    def written_by(self, wanted: tuple[str, ...]) -> dict[int, str]:
+        """Return the papers of an author, ascending, with the name as the paper prints it."""
         candidates = set().union(*(self._by_key.get(key, ()) for key in wanted_keys(wanted)))
-        papers = (divmod(candidate, MOST_AUTHORS) for candidate in candidates)
-        return {
-            paper
-            for paper, position in papers
-            if names_match(self._authors[paper][position], wanted)
-        }
+        is_wanted: dict[str, bool] = {}  # a name is compared once, however many papers have it
+        found: dict[int, str] = {}
+        for candidate in sorted(candidates):
+            paper, position = divmod(candidate, MOST_AUTHORS)
+            name = self._authors[paper][position]
+            if name not in is_wanted:
+                is_wanted[name] = names_match(name, wanted)
+            if is_wanted[name]:
+                found.setdefault(paper, name)
+        return found
+
+    @cached_property
+    def _everybody(self) -> int:
+        return sum(map(len, self._authors))
+
+    def bearers(self, wanted: tuple[str, ...]) -> list[int]:
+        """Return for each name how many authors of papers have it, and the number of all authors.
+
+        An author counts once for each paper.
+        """
+        counts = [len(self._by_key.get(name, ())) for name in wanted]
+        return [*counts, self._everybody]
 
 
 def _by_name(pairs: Iterable[tuple[int, str]]) -> dict[str, set[int]]:

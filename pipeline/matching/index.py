@@ -88,6 +88,14 @@ class PaperIndex:
         """Build the lookup of authors, so that no request waits for it; idempotent."""
         self._fields.index_authors()
 
+    def written_by(self, names: tuple[str, ...]) -> dict[int, str]:
+        """Return the papers of an author, ascending, with the name as the paper prints it."""
+        return self._fields.written_by(names)
+
+    def bearers(self, names: tuple[str, ...]) -> list[int]:
+        """Return how many authors have each of the names, then the number of all; see `Fields`."""
+        return self._fields.bearers(names)
+
     def statistics(self) -> CorpusStatistics:
         """Return the statistics of the papers of this index alone."""
         return self._postings.statistics()

@@ -127,6 +127,14 @@ def parse_topic(text: str) -> TopicQuery:
     return TopicQuery(written, tree, text)
 
 
+def author_topic(name: str) -> TopicQuery:
+    """Return the topic of an author's papers, as `au:"Ada Lovelace"`.
+
+    Raise QueryError if no part of the name can be searched for, or if it is too long.
+    """
+    return parse_topic(f'au:"{" ".join(_UNQUOTABLE.sub(" ", name).split())}"')
+
+
 def _too_long(text: str) -> QueryError:
     message = gettext(
         "this topic is too long: the limit is %(most)s characters, or %(any_script)s of any script",
@@ -259,6 +267,12 @@ _TYPED = str.maketrans(
     "\uff08\uff09\uff1a\uff0c\uff1b\uff5c\uff0b\uff0d\uff02\u201f\u00ab\u00bb\u300c\u300d"
     "\u300e\u300f\u301d\u301e\u301f\u275d\u275e",
     "():,;|+-" + '"' * 13,
+)
+# Ends a quoted text, or escapes its end.
+_UNQUOTABLE = re.compile(
+    "["
+    + re.escape(_QUOTES + "".join(chr(c) for c, typed in _TYPED.items() if typed == ord('"')))
+    + r"\\]"
 )
 _DASH = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63"
 _PIECE = re.compile(

@@ -136,12 +136,13 @@ class Renderer:
         *,
         url: str | None = None,
         lasts: timedelta = timedelta(0),
+        is_for_paper: bool = False,
     ) -> Rendered:
         """Return a mail that its recipient requested, with the link `url` that works for `lasts`.
 
         It contains no text of a form, because another person may have filled it in. The templates
         get `unsubscribe_url`, and if the kind has a link its URL, as `confirm_url`, and its
-        `hours` (at least 1) and `days`.
+        `hours` (at least 1) and `days`; and `is_for_paper`, if the link leads to one paper.
         """
         link = MAIL_KINDS[kind].link
         if link is None:
@@ -151,6 +152,7 @@ class Renderer:
             "unsubscribe_url": unsubscribe_url,
             "hours": max(1, round(lasts / timedelta(hours=1))),
             "days": lasts.days,
+            "is_for_paper": is_for_paper,
         }
         return self._mail(kind, values)
 

@@ -34,6 +34,7 @@ from pipeline.signup.personal_data import (
     find,
 )
 from pipeline.signup.preferences import (
+    add_topic,
     ask_link,
     ask_new_address,
     change,
@@ -88,6 +89,7 @@ __all__ = [
     "Request",
     "UnsubscribeReason",
     "add",
+    "add_topic",
     "annotate",
     "ask_data_link",
     "ask_link",

@@ -13,6 +13,7 @@ from pipeline.domain import (
     UNTIL_ACTIVE,
     DeliveryKind,
     Origin,
+    Paper,
     RequestKind,
     Subscriber,
     SubscriberStatus,
@@ -34,6 +35,7 @@ from pipeline.signup.subscribe import REQUEST_EXPIRY, Confirmed, take
 from pipeline.storage import (
     bounce_scores,
     deliveries,
+    papers,
     requests,
     subscribers,
     suppressions,
@@ -110,6 +112,22 @@ def replace_topic(
         follow(conn, subscriber_id, changed, now)
         today = slots.local_date(now, subscriber.schedule)
         subscribers.note_activity(conn, subscriber_id, today)
+
+
+@retry_transaction
+def add_topic(engine: Engine, subscriber_id: int, new: TopicQuery, now: datetime) -> None:
+    """Follow one more topic, labelled as typed; idempotent. Everything else stays as it is.
+
+    Raise NotFoundError if there is no such subscriber, LimitError if there are over 100 new topics
+    a day.
+    """
+    with engine.begin() as conn:
+        existing_subscriber(conn, subscriber_id, for_change=True)
+        followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
+        queries = [(one.topic.query, one.label) for one in followed]
+        if new.text not in dict(queries):
+            abuse_limits.count_new_topics(conn, subscriber_id, 1, now)
+            follow(conn, subscriber_id, [*queries, (new.text, new.typed)], now)
 
 
 def pause_of(subscriber: Subscriber, now: datetime) -> date | None:
@@ -261,8 +279,11 @@ def ask_link(
     suppression_key: str,
     now: datetime,
     limits: Limits | None = None,
+    paper: str = "",
 ) -> None:
     """Queue a mail with the preferences link if the address is an active reader's.
+
+    With the key of a `paper`, the link leads to the reader's page of that paper.
 
     The rate limits of the forms apply. The response and the statements are the same for any
     address, so that it does not reveal subscribers. Raise AddressError if the address is invalid,
@@ -276,12 +297,18 @@ def ask_link(
         subscriber_id = subscriber.id if subscriber else 0
         is_barred = suppressions.find(conn, address, suppression_key) is not None
         may_mail = abuse_limits.may_send_mail(conn, to, now)
+        chosen = _about_paper(papers.by_key(conn, paper) if paper else None)
         is_active = subscriber is not None and subscriber.status is SubscriberStatus.ACTIVE
         wanted = is_active and may_mail and not is_barred
         transactional.enqueue(
-            conn, DeliveryKind.LINK, subscriber_id, about=f"{now:%Y%m%dT%H%M%S}",
+            conn, DeliveryKind.LINK, subscriber_id, about=f"{now:%Y%m%dT%H%M%S}{chosen}",
             expires_at=now + LINK_EXPIRY, now=now, wanted=wanted,
         )  # fmt: skip
         transactional.record_pending(
             conn, to.hash, now, inbox=to.inbox, requester=to.requester, wanted=wanted
         )
+
+
+def _about_paper(paper: Paper | None) -> str:
+    """Return the end of a dedupe key that `Delivery.about_paper` reads."""
+    return f"-paper{paper.id}" if paper else ""

@@ -250,6 +250,7 @@ def active_subscriber(conn: Connection, subscriber_id: int, now: datetime) -> No
 
 
 def _paper(conn: Connection, key: str) -> Paper:
+    """Return a visible paper by its key, or by "id:" and its id, as in a mail on request."""
     paper = papers.by_key(conn, key)
     if paper is None:
         raise NotFoundError("no paper has this key")

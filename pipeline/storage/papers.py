@@ -212,6 +212,7 @@ def paper_from(row: Any, content: dict[str, Any]) -> Paper:
     )
 
 
+_ROW_ID = re.compile(r"id:([0-9]{1,15})")
 _ARXIV_PREFIX = re.compile(r"^arxiv:", re.IGNORECASE)
 _ARXIV_VERSION = re.compile(r"(?<=\d)v\d+$", re.IGNORECASE)
 
@@ -269,14 +270,17 @@ def _days(conn: Connection, *, since_id: int) -> dict[int, tuple[date, ...]]:
 def by_key(conn: Connection, key: str) -> Paper | None:
     """Return the visible paper with this key, or None.
 
-    A key is "doi:" with a DOI, "title:" with the beginning of a hash, or an arXiv id, with or
-    without "arxiv:" and a version. The DOI, "doi:", "arxiv:" and the "v" match in any case.
+    A key is "doi:" with a DOI, "title:" with the beginning of a hash, "id:" with the id of a row,
+    or an arXiv id, with or without "arxiv:" and a version. The DOI, "doi:", "arxiv:" and the "v"
+    match in any case.
     """
     name = key.strip()
     if "\x00" in name:  # PostgreSQL rejects a parameter with NUL
         return None
     if name.lower().startswith("doi:"):
         wanted = PaperRow.doi == name[4:].lower()
+    elif row_id := _ROW_ID.fullmatch(name):
+        wanted = PaperRow.id == int(row_id[1])
     elif name.startswith("title:"):
         # The key contains the beginning of the hash; the range condition can use the index.
         digest = name[6:]

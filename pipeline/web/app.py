@@ -32,8 +32,8 @@ from pipeline.web.account import (
 )
 from pipeline.web.client_address import CPUBudget, ProxyWatch
 from pipeline.web.middleware import Compressed, SecurityMiddleware
+from pipeline.web.papers import authors, thumbnails, topics
 from pipeline.web.papers import routes as papers
-from pipeline.web.papers import thumbnails, topics
 from pipeline.web.papers.recent import RecentPapers
 from pipeline.web.papers.search_index import LiveIndex
 from pipeline.web.request_limits import RETRY_AFTER, RequestLimits, one_at_a_time
@@ -82,6 +82,7 @@ ROUTERS = (
     static_files.router,
     papers.router,
     topics.router,
+    authors.router,
     thumbnails.router,
     subscribe.router,
     confirm.router,

@@ -66,7 +66,7 @@ FEEDS: Final = RequestClass("feeds", 2, 64, 8.0)  # of readers, polled by progra
 PICTURES: Final = RequestClass("pictures", 64, 0, 8.0)  # thumbnails, fetched by their own thread
 SHOWING: Final = RequestClass("showing", 6, 64, 8.0)
 
-_SEARCHES: Final = ("/preferences/", "/topics", "/sitemap.xml")
+_SEARCHES: Final = ("/authors/", "/preferences/", "/topics", "/sitemap.xml")
 _CHANGES: Final = ("/confirm/", "/data/", "/link", "/new-address/", "/preferences/", "/subscribe")
 _SHOWS: Final = (*_CHANGES, "/cite/", "/digests/", "/mailbox", "/papers", "/privacy")
 _FREE: Final = ("/papers.css",)
@@ -101,7 +101,7 @@ def request_class(method: str, path: str, query: bytes, body: bytes) -> RequestC
 def _evaluates(path: str, query: bytes) -> bool:
     is_list = path in {"/", "/papers"} or path == "/subscribe"
     if path.startswith("/preferences/") and path.count("/") > 2:
-        return False  # its other pages show no preview
+        return path.endswith("/follow")  # its other pages evaluate no query
     return path.startswith(_SEARCHES) or (is_list and any(n in query for n in (b"q=", b"topic=")))
 
 

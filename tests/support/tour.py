@@ -38,6 +38,10 @@ HARD = (  # papers as sources send them at worst
         announced_on=now().date(),
     ),
     make_sighting(title="Retrieval, withdrawn", withdrawn=True, announced_on=now().date()),
+    *(
+        make_sighting(title=LONG, authors=(name, "Ada Reed-Holm" * 8), announced_on=now().date())
+        for name in ("Jun Holm", "Jie Holm")
+    ),
 )
 WISHES: Form = (
     ("topic", "trending"),
@@ -152,6 +156,9 @@ def _papers() -> Iterator[Stop]:
     yield Stop("paper", "/papers/2506.19852")
     yield Stop("paper-hard", f"/papers/{HARD[1].arxiv_id}")
     yield Stop("paper-long", f"/papers/{HARD[0].arxiv_id}")
+    yield Stop("author", "/authors/Author%201%20of%20Many")
+    yield Stop("author-several", "/authors/J.%20Holm")
+    yield Stop("author-unknown", "/authors/Nemo", 404)
     yield Stop("paper-unknown", "/papers/9999.99999", 404)
     yield Stop("privacy", "/privacy")
 
@@ -183,6 +190,12 @@ def _reading(site: Site) -> Iterator[Stop]:
     _forget_today(site, ada)
     site.publish()
     yield Stop("preferences-with-skips", site.preferences(ada))
+    follow = f"{site.preferences(ada)}/follow"
+    yield Stop("follow", f"{follow}?author=Jun+Holm")
+    yield Stop("follow-done", follow, form=(("author", "Jun Holm"),))
+    yield Stop("follow-again", f"{follow}?author=Holm,+Jun")
+    full = site.reader("mary@example.org", *(f"stone{number}" for number in range(20)))
+    yield Stop("follow-full", f"{site.preferences(full)}/follow?author=Jun+Holm")
     yield Stop("preferences-mistakes", site.preferences(ada), 422, MISTAKES)
     yield Stop("preferences-saved", site.preferences(ada), form=WISHES)
     yield Stop("pause-mistake", f"{site.preferences(ada)}/pause", 422, (("until", ""),))

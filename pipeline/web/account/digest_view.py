@@ -100,6 +100,7 @@ def _mail(services: Services, shown: ShownDigest) -> str:
             unsubscribe="",
             preferences=f"{site}/link",
             view="",
+            papers=f"{site}/link/papers",
         ),
     )
     note = (

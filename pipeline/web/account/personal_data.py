@@ -10,8 +10,11 @@ from fastapi import APIRouter
 from starlette.responses import HTMLResponse, Response
 
 from pipeline import purge, signup
+from pipeline.domain import Paper
 from pipeline.errors import AddressError
-from pipeline.storage import bounce_scores
+from pipeline.rendering import formatting
+from pipeline.storage import bounce_scores, papers
+from pipeline.storage.database import read_only
 from pipeline.translations import gettext, gettext_noop, ngettext
 from pipeline.web.account.text import masked, now
 from pipeline.web.dependencies import READ, ClientIP, Form, Pages, Services
@@ -70,13 +73,22 @@ def request_new_address(
 
 @router.api_route("/link", methods=READ)
 def show_link_form(pages: Pages) -> Response:
-    return pages.show("link.html", email="", error="")
+    return _link_form(pages)
+
+
+@router.api_route("/link/papers/{key:path}", methods=READ)
+def show_link_form_for_paper(key: str, services: Services, pages: Pages) -> Response:
+    """Show the form for a link to the reader's own page of a paper."""
+    paper = _paper(services, key)
+    if paper is None:
+        return pages.show("no_paper.html", status=404, key=formatting.clean(key))
+    return _link_form(pages, paper)
 
 
 @router.post("/link")
 def mail_link(form: Form, ip: ClientIP, services: Services, pages: Pages) -> Response:
     """Return the same page for any address, so that it does not reveal subscribers."""
-    email = form.get("email", "")
+    email, key = form.get("email", ""), form.get("paper", "")
     try:
         signup.ask_link(
             services.engine,
@@ -85,9 +97,11 @@ def mail_link(form: Form, ip: ClientIP, services: Services, pages: Pages) -> Res
             suppression_key=services.suppression_key,
             now=now(),
             limits=services.signup_limits,
+            paper=key,
         )
     except AddressError:
-        return pages.show("link.html", status=422, email=email, error=gettext(WRONG_ADDRESS))
+        paper = _paper(services, key) if key else None
+        return _link_form(pages, paper, email, gettext(WRONG_ADDRESS))
     return pages.show("linked.html")
 
 
@@ -107,6 +121,25 @@ def show_privacy(services: Services, pages: Pages) -> Response:
         strike=_days(bounce_scores.MEMORY),
         mail_server=services.settings.smtp.host,
     )
+
+
+def _link_form(
+    pages: Pages, paper: Paper | None = None, email: str = "", error: str = ""
+) -> HTMLResponse:
+    """Return the form; with an `error` of the address, its status is 422."""
+    return pages.show(
+        "link.html",
+        status=422 if error else 200,
+        email=email,
+        error=error,
+        paper=paper,
+        title=formatting.clean(paper.title) if paper else "",
+    )
+
+
+def _paper(services: Services, key: str) -> Paper | None:
+    with read_only(services.engine) as conn:
+        return papers.by_key(conn, key)
 
 
 def _days(span: timedelta) -> str:

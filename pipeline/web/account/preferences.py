@@ -17,7 +17,7 @@ from pipeline import editions, signup, slots
 from pipeline.domain import Frequency, Subscriber, SubscriberStatus
 from pipeline.errors import ConflictError, LimitError, QueryError
 from pipeline.matching import suggestions
-from pipeline.matching.query import canonical
+from pipeline.matching.query import TopicQuery, author_topic, canonical
 from pipeline.rendering import formatting, views
 from pipeline.rendering.views import Card
 from pipeline.signup import Preferences
@@ -29,11 +29,14 @@ from pipeline.web.dependencies import (
     READ,
     CPUBudget,
     Form,
+    LiveIndex,
     Pages,
     RecentPapers,
     Services,
     WakeEditions,
 )
+from pipeline.web.papers import authors
+from pipeline.web.papers.views import author_path
 from pipeline.web.subscribe import curated, form_input
 from pipeline.web.subscribe.form_input import (
     LONGEST_QUERY,
@@ -211,6 +214,91 @@ def keep(token: str, services: Services) -> Response:
         return RedirectResponse(f"/preferences/{token}", 303)
     signup.keep(services.engine, subscriber_id, now())
     return _redirect(token, "resumed" if signup.pause_reason(before) else "kept")
+
+
+@router.api_route("/preferences/{token}/follow", methods=READ)
+def show_author(
+    request: Request,
+    token: str,
+    services: Services,
+    pages: Pages,
+    live_index: LiveIndex,
+    budget: CPUBudget,
+    author: Annotated[str, Query(max_length=LONGEST_QUERY)] = "",
+) -> Response:
+    """Show an author to follow, and how many papers a month the archive has of them.
+
+    Links in mails and lists have the form `/preferences/{token}/follow?author=Ada%20Lovelace`: the
+    name in any form, URL-quoted. If it is no name, redirect to all topics.
+    """
+    known = signup.choices_of(services.engine, _subscriber_id(services, token))
+    topic = _author_topic(author)
+    if topic is None or known.subscriber.status is not SubscriberStatus.ACTIVE:
+        return RedirectResponse(f"/preferences/{token}", 303)
+    pace, search_index = "", live_index.ready()
+    if search_index is not None and budget.allows(request):
+        with budget.charged(request):
+            pace = authors.pace_of(search_index, topic)
+    return _follow_page(pages, token, known, author, topic, pace=pace)
+
+
+@router.post("/preferences/{token}/follow")
+def follow_author(
+    token: str, form: Form, services: Services, pages: Pages, wake_editions: WakeEditions
+) -> Response:
+    """Add an author to the topics; all other preferences stay. Repeating it changes nothing."""
+    subscriber_id = _subscriber_id(services, token)
+    known = signup.choices_of(services.engine, subscriber_id)
+    author = form.get("author", "")
+    topic = _author_topic(author)
+    if topic is None or known.subscriber.status is not SubscriberStatus.ACTIVE:
+        return RedirectResponse(f"/preferences/{token}", 303)
+    if _no_room(known, topic):
+        return _follow_page(pages, token, known, author, topic, status=422)
+    try:
+        signup.add_topic(services.engine, subscriber_id, topic, now())
+    except LimitError as error:
+        return _too_many(services, pages, token, error)
+    answer = _redirect(token, "saved")
+    answer.background = BackgroundTask(wake_editions)  # matches the new topic
+    return answer
+
+
+def _author_topic(name: str) -> TopicQuery | None:
+    """Return the topic of an author; None if the name cannot have a page."""
+    return author_topic(formatting.clean(name)) if author_path(name) else None
+
+
+def _follow_page(
+    pages: Pages,
+    token: str,
+    known: Preferences,
+    author: str,
+    topic: TopicQuery,
+    *,
+    pace: str = "",
+    status: int = 200,
+) -> HTMLResponse:
+    return pages.show(
+        "follow.html",
+        status=status,
+        token=token,
+        author=formatting.clean(author),
+        query=topic.typed,
+        pace=pace,
+        is_followed=topic.text in dict(known.topics),
+        no_room=_no_room(known, topic),
+        personal=True,
+    )
+
+
+def _no_room(known: Preferences, topic: TopicQuery) -> str:
+    """Return the limit that one more topic would exceed; "" if it is followed or there is room."""
+    if topic.text in dict(known.topics):
+        return ""
+    values = stored_values(known)
+    more = replace(values, followed=(*values.followed, FollowedTopic(topic.typed)))
+    return next((error.text for error in form_input.too_many_topics(more)), "")
 
 
 @router.post("/preferences/{token}/pause")

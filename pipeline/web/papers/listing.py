@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from pipeline.domain import TRENDING
 from pipeline.errors import QueryError
 from pipeline.matching.index import Found
-from pipeline.matching.query import Phrase, Query, Words, parse
+from pipeline.matching.query import Phrase, Query, Words, author_topic, parse
 from pipeline.rendering import Branding, formatting
 from pipeline.storage import ingest_state
 from pipeline.translations import gettext
@@ -233,12 +233,10 @@ def author_query(query: Query, typed: str) -> str:
     """Return a query for papers by the author `typed`; "" if it is no name of up to 4 words."""
     if not isinstance(query, Words | Phrase) or len(query.forms) > 4:
         return ""
-    by_name = 'au:"{}"'.format(typed.strip().strip('"'))
     try:
-        parse(by_name)
+        return author_topic(typed).typed
     except QueryError:
         return ""
-    return by_name
 
 
 def _sorted(search_index: SearchIndex, found: Found, within: Mask, order: Sort) -> Places:

@@ -11,6 +11,7 @@ from datetime import date
 from enum import StrEnum
 from functools import cached_property
 from itertools import pairwise
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from pipeline.domain import Breadth
+from pipeline.matching.author_names import Names
 from pipeline.matching.corpus import CorpusStatistics
 from pipeline.matching.index import Found, PaperIndex
 from pipeline.matching.match import PaperText
@@ -178,6 +180,24 @@ class SearchIndex:
             np.concatenate([one.scores for _, one in found]),
             np.concatenate([one.breadths for _, one in found]),
         )
+
+    def written_by(self, names: Names) -> dict[int, str]:
+        """Return the places of an author's papers, ascending, with the name as printed there."""
+        return {
+            place + int(start): name
+            for segment, start in zip(self.segments, self.starts[:-1], strict=True)
+            for place, name in segment.index.written_by(names).items()
+        }
+
+    def is_common(self, names: Names) -> bool:
+        """Return whether at least one paper would have an author of this name by chance.
+
+        That is the share of authors with each of the names, multiplied: many are called Wei and
+        many are called Wang, so several are called Wei Wang. A name of one word is not full.
+        """
+        sums = np.sum([one.index.bearers(names) for one in self.segments], axis=0)
+        *counts, everybody = sums.tolist() if self.segments else [0]
+        return len(names) > 1 and prod(counts) >= everybody ** (len(names) - 1) > 0
 
     def phrases(self, query: Query, places: Places) -> dict[int, tuple[str, ...]]:
         """Return the matched phrases of each paper, by place; only the segments of `places`."""

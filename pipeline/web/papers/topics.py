@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from urllib.parse import urlencode
@@ -171,7 +172,7 @@ def _page(
             ),
             chart=chart(selected, days) if days else None,
             sorts=_sorts(topic, order),
-            steps=_steps(topic, params.sort, page.number, page.last),
+            steps=steps(topic, params.sort, page.number, page.last),
             subscribe=ListParams(topic=topic.slug_or_query).subscribe(),
             canonical=topic.page,
         ),
@@ -189,9 +190,15 @@ def _feed(
 ) -> Response:
     if form not in feeds.FORMATS:
         raise HTTPException(404)
-    write, media_type = feeds.FORMATS[form]
+    order = Sort.TRENDING if topic.query.is_trending else Sort.NEWEST
     with budget.search(request), read_only(services.engine) as conn:
-        feed = _feed_of(conn, topic, live_index, pages)
+        selected, _ = _selected(live_index, conn, topic, order)
+        feed = feed_of(conn, topic, selected, pages)
+    return feed_response(request, feed, form)
+
+
+def feed_response(request: Request, feed: Feed, form: str) -> Response:
+    write, media_type = feeds.FORMATS[form]
     answer = Response(write(feed), media_type=media_type)
     return public(request, answer, seconds=600, modified=feed.updated)
 
@@ -226,9 +233,8 @@ def _selected(
     return replace(known, places=known.places[inside]), days
 
 
-def _feed_of(conn: Connection, topic: NamedTopic, live_index: LiveIndex, pages: Pages) -> Feed:
-    is_trending = topic.query.is_trending
-    selected, _ = _selected(live_index, conn, topic, Sort.TRENDING if is_trending else Sort.NEWEST)
+def feed_of(conn: Connection, topic: NamedTopic, selected: SelectedPapers, pages: Pages) -> Feed:
+    """Return the first `FEED` of the selected papers, newest first."""
     places = selected.catalog.sorted(selected.places[:FEED], Sort.NEWEST)
     ids = selected.catalog.ids[places].tolist()
     known = papers.by_ids(conn, ids)
@@ -252,7 +258,7 @@ def _feed_of(conn: Connection, topic: NamedTopic, live_index: LiveIndex, pages: 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Bar of one day, in SVG units; y counts from the top."""
+    """Bar of one day or month, in SVG units; y counts from the top."""
 
     x: int
     y: int
@@ -263,6 +269,7 @@ class Bar:
 @dataclass(frozen=True, slots=True)
 class Chart:
     bars: tuple[Bar, ...]
+    width: int
     height: int
     first: str
     last: str
@@ -272,21 +279,25 @@ class Chart:
 def chart(selected: SelectedPapers, days: Days) -> Chart:
     """Return a bar for each day, scaled so that the highest has `CHART` units."""
     counts = selected.catalog.per_day(selected.places, days)
-    most = max(counts.values())
+    return bars([(formatting.day(day), n) for day, n in counts.items()], _summary(counts))
+
+
+def bars(counts: Sequence[tuple[str, int]], summary: str) -> Chart:
+    """Return a bar for each (name of the day or month, number of papers)."""
+    most = max(n for _, n in counts)
     return Chart(
-        bars=tuple(_bar(i, day, n, most) for i, (day, n) in enumerate(counts.items())),
+        bars=tuple(_bar(i, name, n, most) for i, (name, n) in enumerate(counts)),
+        width=10 * len(counts),
         height=CHART,
-        first=formatting.day(days.first),
-        last=formatting.day(days.last),
-        summary=_summary(counts),
+        first=counts[0][0],
+        last=counts[-1][0],
+        summary=summary,
     )
 
 
-def _bar(place: int, day: date, papers: int, most: int) -> Bar:
+def _bar(place: int, name: str, papers: int, most: int) -> Bar:
     height = max(1 if papers else 0, round(papers * CHART / max(most, 1)))
-    label = ngettext(
-        "%(day)s: %(num)s paper", "%(day)s: %(num)s papers", papers, day=formatting.day(day)
-    )
+    label = ngettext("%(day)s: %(num)s paper", "%(day)s: %(num)s papers", papers, day=name)
     return Bar(place * 10, CHART - height, height, label)
 
 
@@ -317,9 +328,10 @@ def _sorts(topic: NamedTopic, order: Sort) -> tuple[tuple[str, str, bool], ...]:
     )
 
 
-def _steps(
+def steps(
     topic: NamedTopic, sort: Sort | None, number: int, last: int
 ) -> tuple[str | None, str | None]:
+    """Return the URLs of the previous and the next page; None where there is none."""
     before = _address(topic, sort=sort, page=number - 1) if number > 1 else None
     return before, _address(topic, sort=sort, page=number + 1) if number < last else None
 

@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 from sqlalchemy import Connection
 
 from pipeline.domain import Paper
+from pipeline.matching.author_names import author_forms
 from pipeline.matching.highlights import Stems, highlights, stems_of
 from pipeline.matching.query import And, Field, Fielded, Or, Phrase, Query, Words
 from pipeline.matching.tokens import STOP_WORDS, stem
@@ -22,6 +23,7 @@ from pipeline.translations import ngettext
 LEAD = 320  # columns of an abstract shown before "read on"
 ROOM = views.Room(abstract=0, phrases=0, links=5)
 CATEGORIES = 3  # at most, for a paper in a list
+LONGEST_AUTHOR = 120  # characters of a name that has a page
 NAMES = 60  # authors at most, on a paper's own page
 
 
@@ -101,6 +103,26 @@ def path_of(key: str, folder: str = "/papers") -> str:
     return f"{folder}/{quote(key, safe='/:')}"
 
 
+def author_path(name: str) -> str:
+    """Return the URL path of an author's page; "" if the name cannot be searched for.
+
+    A slash is quoted, too, so that no name changes the meaning of the path.
+    """
+    shown = formatting.clean(name)
+    if len(shown) > LONGEST_AUTHOR or "\\" in shown or shown.endswith((".atom", ".json")):
+        return ""
+    letters = sum(map(len, author_forms(shown)))  # U+FDFA becomes 15
+    return f"/authors/{quote(shown, safe='')}" if 0 < letters <= 2 * LONGEST_AUTHOR else ""
+
+
+def linked_author(name: str) -> Markup:
+    """Return a name as a link to its author's page, or as escaped text if it has none."""
+    shown = formatting.clean(name)
+    if not (path := author_path(name)):
+        return escape(shown)
+    return Markup('<a href="{}" dir="auto">{}</a>').format(path, shown)
+
+
 @dataclass(frozen=True, slots=True)
 class SightingRow:
     """Sighting of a paper by one source: a row of the table on its page."""
@@ -116,7 +138,7 @@ class PaperDetails:
     """Paper on its own page, with all details. Any text except the title may be ""."""
 
     title: str
-    authors: tuple[str, ...]
+    authors: tuple[Markup, ...]  # links to their pages
     more_authors: int
     organization: str
     stars: str  # "1.2k stars"
@@ -135,7 +157,7 @@ class PaperDetails:
 
 def details(paper: Paper, seen: tuple[Seen, ...], branding: Branding) -> PaperDetails:
     card = views.card(paper, (), branding, ROOM)
-    names = tuple(formatting.clean(name) for name in paper.authors[:NAMES])
+    names = tuple(map(linked_author, paper.authors[:NAMES]))
     return PaperDetails(
         title=card.title,
         authors=names,

@@ -393,7 +393,8 @@ def _unless(fine: bool, field: str, text: str) -> tuple[FieldError, ...]:
     return () if fine else (FieldError(field, text),)
 
 
-def _wrong_topics(form: FormInput) -> list[FieldError]:
+def too_many_topics(form: FormInput) -> list[FieldError]:
+    """Return an error if there are more topics than a reader can have, at most one."""
     own = len(form.lines) + sum(one.curated is None for one in form.followed)
     if own > MOST_QUERIES:
         return [
@@ -412,7 +413,11 @@ def _wrong_topics(form: FormInput) -> list[FieldError]:
                 "topics", gettext("Choose at most %(most)s topics in total.", most=MOST_TOPICS)
             )
         ]
-    return [
+    return []
+
+
+def _wrong_topics(form: FormInput) -> list[FieldError]:
+    return too_many_topics(form) or [
         *(one.mistake for one in form.kept if one.mistake),
         *_wrong_names(form),
         *(one.mistake for one in form.own if one.mistake),

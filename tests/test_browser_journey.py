@@ -12,13 +12,13 @@ from email.message import EmailMessage
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from pipeline import settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import Links, SubscriberStatus
 from pipeline.signup import Choices, parse_queries
-from pipeline.storage.schema import SubscriberRow
+from pipeline.storage.schema import DeliveryRow, SubscriberRow
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
 from tests.support import CHROMIUM
@@ -88,7 +88,7 @@ class Reader:
         self.tab.goto(f"{self.site.services.settings.site_url}{page}")
 
     def follow(self, mail: EmailMessage, kind: str) -> None:
-        [link, *_] = re.findall(rf"https?://\S+/{kind}/\S+", text_of(mail))
+        [link, *_] = re.findall(rf"https?://\S+/{kind}/[^\s/]+(?=\s)", text_of(mail))
         self.tab.goto(link)
 
     def press(self, button: str) -> None:
@@ -342,6 +342,57 @@ def test_standalone_links_of_a_mail_are_high_enough_for_a_finger(digest):
     low = [link.inner_text() for link in links if target(link) < FINGER]
 
     assert [text for text in low if not text.startswith(INLINE)] == []
+
+
+def show_mail(reader: Reader) -> None:
+    """Send what is queued, and show the HTML of the mail on the phone."""
+    html = reader.mail().get_body(("html",))
+    assert html is not None
+    reader.tab.unroute("https://mail.test/")
+    reader.tab.route("https://mail.test/", lambda route: route.fulfill(
+        body=html.get_content(), content_type="text/html; charset=utf-8"
+    ))  # fmt: skip
+    reader.tab.goto("https://mail.test/")
+
+
+def test_two_taps_on_less_change_the_next_digest_until_they_are_undone(phone, site):
+    """Less like the first paper; the next digest begins with the other; undo, and it is first."""
+    walls = "Retrieval of moss: a retrieval of lichen and ferns on stone walls."
+    shade = "Retrieval of tea: a retrieval of leaves, which are dried in the shade."
+    filler = [make_sighting(title=f"Star {n}", abstract="", authors=()) for n in range(30)]
+    site.announce(*filler)
+    choices = Choices(parse_queries(("retrieval",)), make_schedule(), 10)
+    reader = signup.add(
+        site.engine, ADA, choices, confirmed=True, suppression_key=site.key, now=now()
+    )
+
+    def send(number: int) -> list[str]:
+        site.announce(
+            make_sighting(title=f"Moss {number}", abstract=walls, authors=(f"A {number}",)),
+            make_sighting(title=f"Tea {number}", abstract=shade, authors=(f"B {number}",)),
+        )
+        site.alter(reader, last_edition_on=None, last_slot_at=None)
+        with site.engine.begin() as conn:  # as on another day: the key names the date
+            conn.execute(update(DeliveryRow).values(dedupe_key=DeliveryRow.dedupe_key + "-old"))
+        site.publish()
+        show_mail(phone)
+        return [title.split()[1] for title in phone.tab.locator("h2 a").all_inner_texts()]
+
+    usual = send(1)
+    card = phone.tab.get_by_role("link", name="Less", exact=True).first
+    tap(phone, card)
+    phone.sees("Papers about")
+    phone.press("Less like this")
+    phone.sees("Noted.")
+    page = phone.tab.url
+
+    assert send(2) == usual[::-1]
+
+    phone.tab.goto(page)
+    phone.press("Undo “less like this”")
+    phone.sees("Undone.")
+    assert send(3) == usual
+    assert phone.complaints == []
 
 
 def test_preview_button_leads_to_the_papers(chromium, site, inbox):

@@ -37,7 +37,7 @@ def terms(*titles: str) -> list[Terms]:
 def likeness(profile: Profile, papers: list[Terms]) -> list[float]:
     """Return the likeness of papers; weights are small, so that none reaches the limit."""
     table = TermTable({n: replace(one, weights=one.weights / 100) for n, one in enumerate(papers)})
-    return table.likeness(profile, range(len(papers))).tolist()
+    return table.likeness(profile, table.rows(range(len(papers)))).tolist()
 
 
 def liked(paper: Terms, day: float = 0, **more) -> Opinion:
@@ -161,7 +161,7 @@ def test_a_table_grows_and_knows_nothing_of_other_papers():
     for number in range(600):
         table.add({number: replace(moss)})
 
-    found = table.likeness(learn([liked(moss)]), [599, 600])
+    found = table.likeness(learn([liked(moss)]), table.rows([599, 600]))
 
     assert found[0] > 0
     assert found[1] == 0

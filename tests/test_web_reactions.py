@@ -151,7 +151,7 @@ def test_what_was_learned_is_shown_removed_switched_off_and_reset(site, reader):
     for term in re.findall(r'name="term" value="([^"]*)"', page):
         answer = site.post(url, data={"do": "remove", "term": term})
         assert "Removed" in site.get(answer.headers["location"]).text
-    assert "Ada Lovelace" not in site.get(url).text
+    assert 'name="term"' not in site.get(url).text
 
     for do, is_on in (("off", False), ("on", True)):
         site.post(url, data={"do": do})
@@ -183,6 +183,21 @@ def test_titles_and_names_are_escaped(site, reader):
     for page in (url, f"{site.preferences(reader)}/interests", site.preferences(reader)):
         assert NASTY not in site.get(page).text
     assert path(url)
+
+
+def test_authors_of_a_paper_are_followed_from_its_page_and_suggested(site, reader):
+    site.browser.app.state.live_index.renew()
+    url = page_of(site, reader)
+    link = f"{site.preferences(reader)}/follow?author=Ada%20Lovelace"
+    assert f'href="{link}"' in site.get(url).text
+    interests = f"{site.preferences(reader)}/interests"
+    assert link not in site.get(interests).text
+
+    site.post(url, data={"do": "save"})
+    assert link in site.get(interests).text
+
+    site.post(link.partition("?")[0], data={"author": "Ada Lovelace"})
+    assert link not in site.get(interests).text
 
 
 # --- From a public page -------------------------------------------------------------------------

@@ -160,7 +160,7 @@ class _Known:
             for paper in episode.liked
         ]
         profile = learn(liked, self._shown(episode))
-        listed = [self._numbers[paper.text.id] for paper in episode.listed]
+        listed = self._table.rows([self._numbers[paper.text.id] for paper in episode.listed])
         return self._table.likeness(profile, listed).astype(np.float64)
 
     def shares_author(self, episode: Episode) -> Scores:
@@ -236,7 +236,7 @@ def _with_likes(
         best_first = sorted(grades.keys() - set(liked), key=lambda number: -scores[number])
         rest = {number: grades[number] for number in best_first[:RANKED]}
         profile = learn([Opinion(table.terms(number), {}, 0) for number in liked])
-        likeness = table.likeness(profile, list(rest)).tolist()
+        likeness = table.likeness(profile, table.rows(list(rest))).tolist()
         orders.append(
             [
                 ndcg([rest[paper] for paper in _as_picked(rest, scores, likes)])

@@ -114,6 +114,7 @@ class Candidates:
             self._papers |= {paper.id: paper for paper in new if paper.id not in self._papers}
             self._pool, self._pool_floor = new[-OUTSIDE_POOL:], floor
         self._profiles.load_papers(conn, self._papers.values())
+        self._profiles.set_pool(self._pool)
 
     def _may_leave_topics(self, draft: Draft) -> bool:
         reader = self._profiles[draft.subscriber.id]
@@ -214,24 +215,14 @@ class Candidates:
         needed = sum(bool(topic.candidates) for topic in unseen)
         most = draft.subscriber.max_papers
         room = min(most // OUTSIDE_SHARE, most - needed)
-        pool = [
-            paper.id
-            for paper in self._pool
-            if paper.batch > draft.range_from
-            and paper.id not in known
-            and self._is_news(paper.id, draft.subscriber)
-        ]
-        if room <= 0 or not pool:
-            return []
-        likeness = self._profiles.likeness(reader, pool)
-        liked = sorted(
-            (id_ for id_ in pool if likeness[id_] >= LIKED_ENOUGH),
-            key=lambda id_: (-likeness[id_], id_),
-        )
-        picks = []
-        for id_ in liked[:room]:
-            if why := self._profiles.reason(reader, id_):
-                picks.append(Pick(self._papers[id_], (why,), round(likeness[id_], 6)))
+        picks: list[Pick] = []
+        for likeness, id_ in self._profiles.liked_in_pool(reader) if room > 0 else ():
+            paper = self._papers[id_]
+            if paper.batch <= draft.range_from or id_ in known:
+                continue
+            why = self._profiles.reason(reader, id_)
+            if why and self._is_news(id_, draft.subscriber) and len(picks) < room:
+                picks.append(Pick(paper, (why,), round(likeness, 6)))
         return picks
 
     def _recap(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 from sqlalchemy import Connection
 
 from pipeline.domain import Paper, Reason, ReasonKind
@@ -16,7 +16,7 @@ from pipeline.storage import papers, reactions
 
 LIKED_ENOUGH: Final = 0.04  # likeness from which a paper is sent that would not be otherwise
 LIKES_FOR_OUTSIDE: Final = 4  # likes from which a digest has papers outside the topics
-EXPLAINED_BY: Final = 30  # newest liked papers, one of which is named
+NEAREST: Final = 30  # papers of a pool that are compared by all their terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class ReaderProfile:
 
     profile: Profile
     outside: bool  # whether papers outside the topics may be sent
-    liked: tuple[tuple[str, Terms], ...]  # title and terms of the newest liked papers
+    liked: Sequence[tuple[str, Sequence[int]]]  # title and heavy terms of the newest liked papers
 
 
 class Profiles:
@@ -33,9 +33,11 @@ class Profiles:
 
     def __init__(self) -> None:
         self._table = TermTable()
-        self._missing: set[int] = set()  # papers without stored terms
         self._authors: dict[int, Mapping[str, str]] = {}
+        self._papers_of: defaultdict[str, list[int]] = defaultdict(list)  # by author key
         self._readers: dict[int, ReaderProfile] = {}
+        self._pool: list[int] = []
+        self._pool_rows = self._table.rows(())
 
     def __getitem__(self, subscriber_id: int) -> ReaderProfile | None:
         return self._readers.get(subscriber_id)
@@ -44,13 +46,12 @@ class Profiles:
         """Load the profiles of a chunk, in place of the last one."""
         self._readers = {}
         stored = reactions.profiles_in_use(conn, subscriber_ids)
-        liked = reactions.liked_by(conn, list(stored), EXPLAINED_BY)
         for id_, one in stored.items():
             try:
                 self._readers[id_] = ReaderProfile(
                     Profile.load(one.terms, one.authors),
                     one.outside and one.likes >= LIKES_FOR_OUTSIDE,
-                    tuple((title, Terms.load(terms)) for title, terms in liked[id_]),
+                    one.liked,
                 )
             except ValueError as error:  # without it, the digest has the usual order
                 set_aside("profile", id_, error)
@@ -65,31 +66,48 @@ class Profiles:
             except ValueError as error:
                 set_aside("terms", id_, error)
         self._table.add(terms)
-        self._authors |= {id_: author_keys(paper.authors) for id_, paper in new.items()}
+        for id_, paper in new.items():
+            self._authors[id_] = author_keys(paper.authors)
+            for key in self._authors[id_]:
+                self._papers_of[key].append(id_)
 
     def likeness(self, reader: ReaderProfile, ids: Sequence[int]) -> dict[int, float]:
         """Return how much the reader would like papers, by id; 0 if nothing is known of one."""
-        found = dict(zip(ids, self._table.likeness(reader.profile, ids).tolist(), strict=True))
-        if reader.profile.authors:
-            for id_ in ids:
-                if reader.profile.known(self._authors.get(id_, {})):
-                    found[id_] += SAME_AUTHOR
+        likeness = self._table.likeness(reader.profile, self._table.rows(ids)).tolist()
+        found = dict(zip(ids, likeness, strict=True))
+        for id_ in self._by_known_authors(reader) & found.keys():
+            found[id_] += SAME_AUTHOR
         return found
+
+    def set_pool(self, found: Sequence[Paper]) -> None:
+        """Choose the papers from which `liked_in_pool` chooses; they must be loaded."""
+        self._pool = [paper.id for paper in found]
+        self._pool_rows = self._table.rows(self._pool)
+
+    def liked_in_pool(self, reader: ReaderProfile) -> list[tuple[float, int]]:
+        """Return papers of the pool that the reader would like: likeness and id, best first."""
+        nearest = self._table.nearest(reader.profile, self._pool_rows, NEAREST)
+        ids = {self._pool[place] for place in nearest.tolist()}
+        ids |= self._by_known_authors(reader) & set(self._pool)
+        likeness = self.likeness(reader, sorted(ids))
+        liked = ((value, id_) for id_, value in likeness.items() if value >= LIKED_ENOUGH)
+        return sorted(liked, key=lambda one: (-one[0], one[1]))
+
+    def _by_known_authors(self, reader: ReaderProfile) -> set[int]:
+        known = reader.profile.authors.keys() & self._papers_of.keys()
+        return {id_ for key in known for id_ in self._papers_of[key]}
 
     def reason(self, reader: ReaderProfile, paper: int) -> Reason | None:
         """Return an author of a liked paper, else the liked paper that is most similar."""
         if name := reader.profile.known(self._authors.get(paper, {})):
             return Reason(name, kind=ReasonKind.LIKED_AUTHOR)
-        if not reader.liked or paper not in self._table:
+        if paper not in self._table:
             return None
         terms = self._table.terms(paper)
         weights = dict(zip(terms.places.tolist(), terms.weights.tolist(), strict=True))
-        common = [_likeness(weights, one) for _, one in reader.liked]
-        best = int(np.argmax(common))
-        return Reason(reader.liked[best][0], kind=ReasonKind.LIKED) if common[best] > 0 else None
-
-
-def _likeness(weights: Mapping[int, float], other: Terms) -> float:
-    pairs: Iterable[tuple[int, float]]
-    pairs = zip(other.places.tolist(), other.weights.tolist(), strict=True)
-    return sum((weights.get(place, 0.0) * weight for place, weight in pairs), 0.0)
+        title, likeness = "", 0.0
+        for other, places in reader.liked:
+            common = sum(weights.get(place, 0.0) for place in places)
+            if common > likeness:
+                title, likeness = other, common
+        return Reason(title, kind=ReasonKind.LIKED) if title else None

@@ -24,9 +24,11 @@ from pipeline.matching.tokens import STOP_WORDS, forms, stem
 
 Vector = npt.NDArray[np.float32]
 Places = npt.NDArray[np.uint32]
+Rows = npt.NDArray[np.intp]
 
 SPACE: Final = 1 << 18  # places of a vector; the hash of a term is its place
 OF_PAPER: Final = 200  # terms kept of a paper
+ROUGHLY: Final = 50  # terms of a paper that are compared first, among thousands of papers
 OF_PROFILE: Final = 2_000  # terms kept of a profile
 TITLED: Final = 2.0  # a word in the title counts as two
 HALF_LIFE: Final = 240.0  # days after which a liked paper counts half
@@ -128,6 +130,8 @@ class TermTable:
         self._places = np.zeros((256, OF_PAPER), dtype=np.uint32)
         self._weights = np.zeros((256, OF_PAPER), dtype=np.float32)
         self._common = np.zeros(256, dtype=np.float32)
+        self._dense = np.zeros(SPACE, dtype=np.float32)  # the profile that was compared last
+        self._profile = Profile(np.empty(0, np.uint32), np.empty(0, np.float32), 0.0, {})
         self.add(papers or {})
 
     def __contains__(self, paper: int) -> bool:
@@ -135,27 +139,41 @@ class TermTable:
 
     def add(self, papers: Mapping[int, Terms]) -> None:
         """Add papers by id, which are not in the table yet."""
-        while len(self._row) + len(papers) > len(self._common):
+        while len(self._row) + len(papers) >= len(self._common):
             self._places = np.concatenate((self._places, np.zeros_like(self._places)))
             self._weights = np.concatenate((self._weights, np.zeros_like(self._weights)))
             self._common = np.concatenate((self._common, np.zeros_like(self._common)))
         for id_, terms in papers.items():
-            row = self._row[id_] = len(self._row)
+            row = self._row[id_] = 1 + len(self._row)
             size = terms.places.size  # the other terms of the row have weight 0
             self._places[row, :size], self._weights[row, :size] = terms.places, terms.weights
             self._common[row] = terms.common
 
-    def likeness(self, profile: Profile, papers: Sequence[int]) -> Vector:
-        """Return how similar papers are to the liked ones, -0.2 to 0.2; 0 if not known."""
-        known = [number for number, paper in enumerate(papers) if paper in self._row]
-        rows = np.fromiter((self._row[papers[number]] for number in known), np.intp, len(known))
-        dense = np.zeros(SPACE, dtype=np.float32)
-        dense[profile.places] = profile.weights
-        sums = np.einsum("ij,ij->i", dense[self._places[rows]], self._weights[rows])
-        found = np.zeros(len(papers), dtype=np.float32)
-        found[known] = sums - np.float32(profile.common) * self._common[rows]
+    def rows(self, papers: Sequence[int]) -> Rows:
+        """Return the rows of papers, for `likeness`; row 0, without terms, for unknown ones."""
+        return np.fromiter((self._row.get(paper, 0) for paper in papers), np.intp, len(papers))
+
+    def likeness(self, profile: Profile, rows: Rows, terms: int = OF_PAPER) -> Vector:
+        """Return how similar papers are to the liked ones, -0.2 to 0.2; 0 if not known.
+
+        Only the heaviest `terms` of each paper are compared.
+        """
+        if profile is not self._profile:
+            self._dense[self._profile.places] = 0.0
+            self._dense[profile.places] = profile.weights
+            self._profile = profile
+        places, weights = self._places[rows, :terms], self._weights[rows, :terms]
+        sums = np.einsum("ij,ij->i", self._dense[places], weights)
+        found = sums - np.float32(profile.common) * self._common[rows]
         limited: Vector = MOST_LIKENESS * np.tanh(found / MOST_LIKENESS)
         return limited
+
+    def nearest(self, profile: Profile, rows: Rows, most: int) -> Rows:
+        """Return the positions in `rows` of about the most similar papers, by a few terms each."""
+        likeness = self.likeness(profile, rows, ROUGHLY)
+        if likeness.size <= most:
+            return np.arange(likeness.size)
+        return np.argpartition(-likeness, most)[:most]
 
     def terms(self, paper: int) -> Terms:
         row = self._row[paper]
@@ -235,7 +253,7 @@ def learn(
     for other in shown:
         vector[other.places] -= np.float32(CONTRAST * trust / len(shown)) * other.weights
     vector[[place(term) for term in removed]] = 0.0
-    places = np.flatnonzero(vector)
+    places = np.flatnonzero(vector != 0)
     if places.size > OF_PROFILE:
         places = places[np.argpartition(-np.abs(vector[places]), OF_PROFILE)[:OF_PROFILE]]
     authors = {

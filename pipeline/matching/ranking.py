@@ -182,23 +182,30 @@ def _spread(offers: list[_Offer], by_words: Mapping[int, float]) -> list[_Offer]
 
 def _offers_of(topic: int, candidates: Sequence[Candidate], most: float) -> list[_Offer]:
     best = max([0.0, *(one.score for one in candidates)]) or 1.0
+    if any(one.likeness for one in candidates):
+        return _by_likeness(topic, candidates, best, most)
     offers = [
         _Offer(one.score / best + UPVOTE_WEIGHT * _popularity(one) / most, topic, one)
         for one in candidates
     ]
-    offers.sort(key=lambda offer: offer.order)
-    return _by_likeness(offers) if any(one.likeness for one in candidates) else offers
+    return sorted(offers, key=lambda offer: offer.order)
 
 
-def _by_likeness(offers: list[_Offer]) -> list[_Offer]:
-    """Order offers, best first, again with what the profile adds; mark those that rise."""
-    liked = [
-        replace(one, value=one.value + LIKING_WEIGHT * one.candidate.likeness) for one in offers
-    ]
-    places = sorted(range(len(liked)), key=lambda place: liked[place].order)
+def _by_likeness(
+    topic: int, candidates: Sequence[Candidate], best: float, most: float
+) -> list[_Offer]:
+    """Return the offers with what the profile adds, best first; mark those that rise by it."""
+    usual = sorted(
+        (-(one.score / best + UPVOTE_WEIGHT * _popularity(one) / most), one.paper, number)
+        for number, one in enumerate(candidates)
+    )
+    ordered = sorted(
+        (value - LIKING_WEIGHT * candidates[number].likeness, paper, number, place)
+        for place, (value, paper, number) in enumerate(usual)
+    )
     return [
-        replace(liked[place], rose=liked[place].candidate.likeness > 0 and new < place)
-        for new, place in enumerate(places)
+        _Offer(-value, topic, candidates[number], candidates[number].likeness > 0 and new < place)
+        for new, (value, _, number, place) in enumerate(ordered)
     ]
 
 

@@ -25,6 +25,7 @@ from pipeline.storage.reactions import Reaction, StoredProfile
 
 LEARNED_FROM = 300  # newest reactions
 SHOWN = 100  # papers beside the liked ones
+EXAMPLES = 20  # newest liked papers, one of which is named in a digest
 MORE_OF, LESS_OF = 10, 6  # terms and authors shown to the reader
 LONGEST_NOTE = 300
 
@@ -235,6 +236,11 @@ def learn_anew(conn: Connection, subscriber_id: int, stored: StoredProfile, now:
             stored,
             terms=learned.dump() if opinions else b"",
             authors=learned.authors,
+            liked=tuple(
+                (one.title, tuple(profile.place(stems) for stems, _ in one.telling))
+                for one in latest
+                if one.liking is Liking.MORE
+            )[:EXAMPLES],
             likes=sum(one.likes for one in opinions),
         ),
         now,

@@ -69,6 +69,7 @@ class StoredProfile:
 
     terms: bytes = field(default=b"", repr=False)  # see matching.profile.Profile
     authors: Mapping[str, str] = field(default_factory=dict)  # key -> name
+    liked: tuple[tuple[str, tuple[int, ...]], ...] = ()  # newest: title, places of heavy terms
     likes: int = 0  # papers that the reader liked, or brought
     is_on: bool = True  # whether it changes digests
     outside: bool = True  # whether digests may contain papers outside the topics
@@ -192,6 +193,7 @@ def put_profile(
         "likes": profile.likes,
         "terms": profile.terms,
         "authors": dict(profile.authors),
+        "liked": [[title, list(places)] for title, places in profile.liked],
         "changed_at": now,
     }
     conn.execute(
@@ -232,23 +234,6 @@ def reader_of_feed(conn: Connection, secret: str) -> int | None:
         .join(ProfileRow, ProfileRow.subscriber_id == SubscriberRow.id)
         .where(ProfileRow.feed_secret == secret, SubscriberRow.status == SubscriberStatus.ACTIVE)
     ).scalar()
-
-
-def liked_by(
-    conn: Connection, subscriber_ids: Sequence[int], most: int
-) -> defaultdict[int, list[tuple[str, bytes]]]:
-    """Return title and terms of the `most` newest papers that each reader liked or brought."""
-    liked: defaultdict[int, list[tuple[str, bytes]]] = defaultdict(list)
-    for chunk in in_chunks(subscriber_ids, CHUNK):
-        rows = conn.execute(
-            select(ReactionRow.subscriber_id, ReactionRow.content, ReactionRow.terms)
-            .where(ReactionRow.subscriber_id.in_(chunk), ReactionRow.liking == Liking.MORE)
-            .order_by(ReactionRow.at.desc())
-        )
-        for row in rows:
-            if len(liked[row.subscriber_id]) < most:
-                liked[row.subscriber_id].append((row.content["title"], row.terms))
-    return liked
 
 
 def shown_beside(
@@ -317,7 +302,13 @@ def _profiles(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, Stor
             select(*ProfileRow.__table__.c).where(ProfileRow.subscriber_id.in_(chunk))
         ):
             found[row.subscriber_id] = StoredProfile(
-                row.terms, row.authors, row.likes, row.is_on, row.outside, tuple(row.removed)
+                terms=row.terms,
+                authors=row.authors,
+                liked=tuple((title, tuple(places)) for title, places in row.liked),
+                likes=row.likes,
+                is_on=row.is_on,
+                outside=row.outside,
+                removed=tuple(row.removed),
             )
     return found
 

@@ -101,7 +101,7 @@ def request_class(method: str, path: str, query: bytes, body: bytes) -> RequestC
 def _evaluates(path: str, query: bytes) -> bool:
     is_list = path in {"/", "/papers"} or path == "/subscribe"
     if path.startswith("/preferences/") and path.count("/") > 2:
-        return path.endswith("/follow")  # its other pages evaluate no query
+        return path.endswith(("/follow", "/interests"))  # its other pages evaluate no query
     return path.startswith(_SEARCHES) or (is_list and any(n in query for n in (b"q=", b"topic=")))
 
 

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from pipeline import signup
 from pipeline.domain import Liking, Paper
 from pipeline.matching import profile
 from pipeline.matching.corpus import CorpusStatistics
+from pipeline.matching.people import suggested_people
 from pipeline.rendering import formatting, views
 from pipeline.signup.reactions import Interests
 from pipeline.storage.reactions import Reaction
 from pipeline.translations import gettext, gettext_noop
 from pipeline.web.account.text import now
-from pipeline.web.dependencies import READ, Form, LiveIndex, Pages, Services
-from pipeline.web.papers.views import path_of
+from pipeline.web.dependencies import READ, CPUBudget, Form, LiveIndex, Pages, Services
+from pipeline.web.papers import authors
+from pipeline.web.papers.search_index import SearchIndex
+from pipeline.web.papers.views import author_path, path_of
 
 ROOM: Final = views.Room(abstract=380, phrases=0, links=3)
 TERMS: Final = 4  # named as what a paper is about
 AUTHORS: Final = 3
 BECAUSE: Final = 3  # liked papers named as the reason
+PEOPLE: Final = 8  # authors suggested to follow
 LIKINGS: Final = {"more": Liking.MORE, "less": Liking.LESS, "undo": Liking.NEITHER}
 DONE: Final = {
     "more": gettext_noop("Noted. From your next digest on, papers like this come first."),
@@ -100,6 +107,7 @@ def show_reaction(
         done=gettext(DONE[done]) if done in DONE else "",
         about=_about(paper, corpus),
         authors=formatting.listed([formatting.clean(name) for name in paper.authors[:AUTHORS]]),
+        people=_leading(paper),
         is_on=signup.interests(services.engine, subscriber_id).profile.is_on,
         personal=True,
     )
@@ -129,20 +137,47 @@ def react(
 
 @router.api_route("/preferences/{token}/interests", methods=READ)
 def show_interests(
+    request: Request,
     token: str,
     services: Services,
     pages: Pages,
+    live_index: LiveIndex,
+    budget: CPUBudget,
     done: str = "",
 ) -> Response:
-    """Show what was learned from reactions, with buttons to remove, switch off and reset it."""
+    """Show what was learned from reactions, with buttons to remove, switch off and reset it.
+
+    Also authors to follow, if the search index is built and the rate limit allows.
+    """
     subscriber_id = services.links.read_preferences(token, now())
+    known = signup.interests(services.engine, subscriber_id)
+    people: list[tuple[str, str]] = []
+    search_index = live_index.ready()
+    if search_index is not None and budget.allows(request):
+        with budget.charged(request):
+            topics = signup.choices_of(services.engine, subscriber_id).topics
+            people = _people(search_index, known, {query for query, _ in topics})
     return pages.show(
         "interests.html",
         token=token,
         done=gettext(DONE[done]) if done in DONE else "",
-        interests=shown(signup.interests(services.engine, subscriber_id)),
+        interests=shown(known),
+        people=people,
         personal=True,
     )
+
+
+def _people(
+    search_index: SearchIndex, known: Interests, followed: Collection[str]
+) -> list[tuple[str, str]]:
+    """Return authors of liked and saved papers who are not followed: name, papers a month."""
+    chosen = [one for one in known.reactions if one.liking is Liking.MORE or one.saved_at]
+    found = suggested_people(chosen, partial(authors.a_month, search_index))
+    return [
+        (formatting.clean(one.name), authors.pace_of(search_index, one.topic))
+        for one in found
+        if one.topic.text not in followed
+    ][:PEOPLE]
 
 
 @router.post("/preferences/{token}/interests")
@@ -204,6 +239,12 @@ def _papers(reactions: tuple[Reaction, ...], liking: Liking) -> tuple[tuple[str,
         for one in reactions
         if one.liking is liking and one.paper_id
     )
+
+
+def _leading(paper: Paper) -> list[str]:
+    """Return the first authors and the last one, who can be followed."""
+    names = dict.fromkeys((*paper.authors[:AUTHORS], *paper.authors[-1:]))
+    return [name for name in map(formatting.clean, names) if author_path(name)]
 
 
 def _about(paper: Paper, corpus: CorpusStatistics) -> str:

@@ -28,6 +28,7 @@ SHOWN = 100  # papers beside the liked ones
 EXAMPLES = 20  # newest liked papers, one of which is named in a digest
 MORE_OF, LESS_OF = 10, 6  # terms and authors shown to the reader
 LONGEST_NOTE = 300
+REMOVED = 1_000  # terms and authors that a reader can remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +153,13 @@ def configure(
 
 
 def forget(engine: Engine, subscriber_id: int, term: str, now: datetime) -> None:
-    """Remove a term or an author, by `Learned.id`, from the profile, for good."""
+    """Remove a term or an author, by `Learned.id`, from the profile, for good.
+
+    With a term all terms that share a word with it go: they would take its place in the list.
+    """
 
     def change(stored: StoredProfile) -> StoredProfile:
-        return replace(stored, removed=tuple(dict.fromkeys((*stored.removed, term))))
+        return replace(stored, removed=tuple(dict.fromkeys((*stored.removed, term)))[:REMOVED])
 
     _reconfigure(engine, subscriber_id, now, change)
 
@@ -228,7 +232,8 @@ def learn_anew(conn: Connection, subscriber_id: int, stored: StoredProfile, now:
     liked = {one.paper_id for one in latest if one.paper_id and one.liking is Liking.MORE}
     others = {one.paper_id for one in latest if one.paper_id} - liked
     beside = reactions.shown_beside(conn, subscriber_id, liked, others, SHOWN)
-    learned = profile.learn(opinions, [Terms.load(one) for one in beside], stored.removed)
+    removed = _sharing_words(stored.removed, latest)
+    learned = profile.learn(opinions, [Terms.load(one) for one in beside], removed)
     reactions.put_profile(
         conn,
         subscriber_id,
@@ -245,6 +250,13 @@ def learn_anew(conn: Connection, subscriber_id: int, stored: StoredProfile, now:
         ),
         now,
     )
+
+
+def _sharing_words(removed: Sequence[str], latest: Sequence[Reaction]) -> set[str]:
+    """Return removed terms and authors, and the terms of papers that share a word with them."""
+    words = {word for term in removed for word in term.split()}
+    terms = {stems for one in latest for stems, _ in one.telling if words & set(stems.split())}
+    return words | terms | set(removed)
 
 
 def active_subscriber(conn: Connection, subscriber_id: int, now: datetime) -> None:

@@ -16,7 +16,7 @@ from structlog.types import EventDict, Processor, WrappedLogger
 LOGIN = re.compile(r"(?<=://)[^/\s@]*:[^/\s@]*@")
 LINK = re.compile(
     # A folder may be called data, so `data/` is a link only if a token follows.
-    r"(?<=/)(confirm|preferences|unsubscribe|digests|new-address|data(?=/\d+\.\d))/[^/\s?#\"'<>]+"
+    r"(?<=/)(confirm|preferences|unsubscribe|digests|feeds|new-address|data(?=/\d+\.\d))/[^/\s?#\"'<>]+"
 )
 TOKEN = re.compile(
     r"[\w-]{8,}\.(?:[\w-]{4,}\.)?(?=[\w-]*[A-Z0-9])[\w-]{27,}"  # itsdangerous: payload.[time.]sum

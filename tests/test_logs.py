@@ -81,7 +81,7 @@ def test_unsubscribe_secret_is_redacted_in_the_access_log(logged):
     assert "/unsubscribe/[token]?x=1" in line["event"]
 
 
-@pytest.mark.parametrize("purpose", list(LinkPurpose))
+@pytest.mark.parametrize("purpose", [*LinkPurpose, "feeds"])
 def test_token_of_a_signed_link_is_redacted_for_every_purpose(logged, purpose):
     """Our tokens are too short to be recognised alone: redact them by the path before them."""
     token = "17.1798076718.FaI6S2jHrxU86G-_z3WwNw"

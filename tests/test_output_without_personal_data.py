@@ -28,7 +28,7 @@ from pipeline.local import processes
 from pipeline.signup import Choices
 from pipeline.sources import FetchResult
 from pipeline.storage.database import open_engine
-from pipeline.storage.schema import SubscriberRow
+from pipeline.storage.schema import ProfileRow, SubscriberRow
 from pipeline.tasks import client
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
@@ -131,7 +131,7 @@ def test_output_contains_no_addresses_passwords_or_tokens(
 
     for event in (
         *("subscription.confirmed", "delivery.not_accepted", "address.erased", "IntegrityError"),
-        *("UNIQUE", "/subscribe HTTP", "unsubscribe/[token]"),
+        *("UNIQUE", "/subscribe HTTP", "unsubscribe/[token]", "/feeds/[token]/digests.atom"),
     ):
         assert event.casefold() in written.casefold(), "what is searched must be there"
     passwords = {
@@ -166,6 +166,11 @@ def read(way: Way) -> None:
     assert way.get(way.link("digests")).ok
     preferences = way.link("preferences")
     assert way.get(preferences).ok
+    assert way.post(preferences + "/saved", do="create").ok
+    [profile] = rows(way.services.engine, ProfileRow)
+    way.secret.add(profile.feed_secret)
+    assert way.get(f"/feeds/{profile.feed_secret}/digests.atom").ok
+    assert way.get(f"/feeds/{profile.feed_secret}/digests.rss").status_code == 404
     way.post(preferences + "/data")
     subscriber = rows(way.services.engine, SubscriberRow)[0]
     signup.ask_data_link(way.services.engine, subscriber.id, datetime.now(UTC))

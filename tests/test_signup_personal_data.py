@@ -86,6 +86,7 @@ def with_traces(engine: Engine) -> Subscriber:
     publish(engine)
     signup.like(engine, reader.id, stored(engine)[0].key, Liking.MORE, NOW)
     signup.annotate(engine, reader.id, stored(engine)[0].key, f"for {ADA}", NOW)
+    signup.create_feeds(engine, reader.id, NOW)
     ask_new(engine, reader, NEW)
     ask(engine, now=NOW)
     with engine.begin() as conn:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
@@ -17,13 +19,14 @@ from pipeline import signup
 from pipeline.domain import (
     Breadth,
     Frequency,
+    Liking,
     Schedule,
     SubscriberStatus,
     SuppressionReason,
     Weekday,
 )
 from pipeline.errors import PaperboyError
-from pipeline.signup import Choices, UnsubscribeReason, parse_queries, transfer
+from pipeline.signup import Choices, UnsubscribeReason, parse_queries, reaction_transfer, transfer
 from pipeline.signup.csv_lists import (
     OURS,
     SubscriberList,
@@ -33,18 +36,22 @@ from pipeline.signup.csv_lists import (
     unescape_cell,
 )
 from pipeline.signup.transfer import Import, Imported, ImportReport
-from pipeline.storage import addresses, subscribers, suppressions
+from pipeline.storage import addresses, reactions, subscribers, suppressions
 from pipeline.storage.database import open_engine, read_only
+from pipeline.storage.reactions import Reaction
 from pipeline.storage.schema import (
     BatchRow,
     DeliveryRow,
+    ProfileRow,
+    ReactionRow,
     RequestRow,
     SubscriberRow,
     SubscriptionRow,
     SuppressionRow,
     TopicRow,
 )
-from tests.support.factories import NOW
+from tests.support.factories import NOW, make_sighting
+from tests.support.newsroom import ingest, stored
 
 KEY = "a suppression key"
 ADA, BOB, EVE = "ada@example.org", "bob@example.org", "eve@example.org"
@@ -424,6 +431,138 @@ def test_import_replaces_a_secret_already_in_use(engine, other):
 
     assert statuses(engine) == {ADA: "active", BOB: "active"}
     assert secret_of(engine, ADA) != secret_of(engine, BOB)
+
+
+# --- Reactions ----------------------------------------------------------------------------------
+
+
+HARD = 'x;=1, "y" \\ {z}: ‮ 🦜'
+
+
+def with_reactions(engine: Engine) -> None:
+    """Add a reader with a like, a saved paper, a paper that is not stored, feeds, and switches."""
+    add(engine, ADA)
+    [reader] = signup.find(engine, ADA)[:1]
+    ingest(engine, make_sighting("2401.00001", title="Moss"), make_sighting("2401.00002"))
+    signup.like(engine, reader.id, "2401.00001", Liking.MORE, NOW)
+    signup.like(engine, reader.id, "2401.00002", Liking.LESS, NOW)
+    signup.annotate(engine, reader.id, "2401.00002", HARD, NOW)
+    with engine.begin() as conn:
+        reactions.put(conn, reader.id, Reaction(
+            "title:0123456789abcdef", None, HARD, (HARD, "Turing"), b"", (), NOW, is_own=True,
+            saved_at=NOW, year=1936, url="https://example.org/?a=-1"))  # fmt: skip
+    signup.create_feeds(engine, reader.id, NOW)
+    signup.configure(engine, reader.id, NOW, outside=False)
+    signup.forget(engine, reader.id, "moss", NOW)
+
+
+def reacted(engine: Engine) -> list[Reaction]:
+    with read_only(engine) as conn:
+        [reader] = [one.id for one in subscribers.list_all(conn) if one.email == ADA]
+        return reactions.of_reader(conn, reader)
+
+
+def test_reactions_saved_papers_and_settings_are_moved(engine, other):
+    with_reactions(engine)
+    ingest(other, make_sighting(), make_sighting("2401.00002"))
+
+    results = imported(other, exported(engine))
+
+    assert Counter((one.outcome, one.status) for one in results) == {
+        (ImportReport.ADDED, "active"): 1,
+        (ImportReport.ADDED, "reaction"): 3,
+    }
+    before, after = reacted(engine), reacted(other)
+    assert [replace(one, paper_id=None) for one in after] == [
+        replace(one, paper_id=None) for one in before
+    ]
+    here = {paper.key: paper.id for paper in stored(other)}
+    assert {one.key: one.paper_id for one in after} == {
+        "2401.00001": None,
+        "2401.00002": here["2401.00002"],
+        "title:0123456789abcdef": None,
+    }
+    names = ["is_on", "outside", "removed", "feed_secret", "likes", "authors"]
+    assert rows(other, ProfileRow, names) == rows(engine, ProfileRow, names)
+
+
+def test_reactions_are_added_once_and_existing_ones_stay(engine, other):
+    with_reactions(engine)
+    text = exported(engine)
+    imported(other, text)
+    with read_only(other) as conn:
+        [reader] = subscribers.list_all(conn)
+    signup.annotate(other, reader.id, "2401.00002", "changed here", NOW)
+
+    again = imported(other, text)
+
+    assert {one.outcome for one in again} == {ImportReport.KNOWN}
+    assert sorted(one.note for one in reacted(other)) == ["", "", "changed here"]
+
+
+def test_reactions_of_a_reader_who_was_erased_here_are_not_added(engine, other):
+    with_reactions(engine)
+    text = exported(engine)
+    imported(other, text)
+    with read_only(other) as conn:
+        [reader] = subscribers.list_all(conn)
+    signup.erase_by_id(other, reader.id, NOW)
+
+    assert {one.outcome for one in imported(other, text)} == {ImportReport.LEFT_OUT}
+    assert rows(other, ReactionRow) == rows(other, ProfileRow) == []
+
+
+def test_reactions_of_a_reader_who_subscribed_here_are_added(engine, other):
+    with_reactions(engine)
+    add(other, ADA)
+
+    assert Counter(one.outcome for one in imported(other, exported(engine))) == {
+        ImportReport.KNOWN: 1,
+        ImportReport.ADDED: 3,
+    }
+    assert len(reacted(other)) == 3
+
+
+def test_feed_secret_in_use_is_not_given_to_another_reader(engine):
+    with_reactions(engine)
+    imported(engine, exported(engine).replace(ADA, BOB))
+
+    secrets = [row["feed_secret"] for row in rows(engine, ProfileRow)]
+    assert len(secrets) == 2
+    assert None in secrets
+
+
+def test_dry_run_returns_the_same_results_for_reactions(engine, other):
+    with_reactions(engine)
+    text = exported(engine)
+
+    tried = imported(other, text, dry_run=True)
+
+    assert rows(other, ReactionRow) == rows(other, ProfileRow) == []
+    assert tried == imported(other, text)
+
+
+@pytest.mark.parametrize("column", ["reaction", "profile"])
+@pytest.mark.parametrize("cell", ["x", "{}", "[]", "3", '{"paper":3}', '{"is_on":1}'])
+def test_damaged_reaction_or_profile_rejects_its_row(engine, column, cell):
+    header = [name for name in OURS if name != column]
+    row = {"email": ADA, "status": "active"}
+    file = io.StringIO()
+    csv.writer(file).writerows([[*header, column], [*(row.get(name, "") for name in header), cell]])
+
+    [result] = imported(engine, file.getvalue())
+
+    assert result.outcome is ImportReport.REJECTED
+    assert column in result.reason
+
+
+@pytest.mark.parametrize("field", ["terms", "at", "saved_at", "liking", "telling"])
+def test_damaged_field_of_a_reaction_rejects_it(engine, field):
+    with_reactions(engine)
+    values = json.loads(reaction_transfer.reaction_cell(reacted(engine)[0]))
+
+    with pytest.raises(PaperboyError, match="reaction"):
+        reaction_transfer.parse_reaction(json.dumps({**values, field: "2030-01-01T00:00"}))
 
 
 # --- Lists of other newsletters -----------------------------------------------------------------

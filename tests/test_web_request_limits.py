@@ -21,6 +21,7 @@ from pipeline.web.client_address import VisitorLimit
 from pipeline.web.papers import topics
 from pipeline.web.request_limits import (
     CHANGING,
+    FEEDS,
     LEAVING,
     OPERATING,
     PICTURES,
@@ -301,6 +302,10 @@ def test_oldest_idle_connection_is_closed_when_connections_run_out(
         ("GET", "/", b"topic=moss", b"", SEARCHING),
         ("GET", "/papers/2506.19852", b"", b"", SHOWING),
         ("GET", "/cite/ris/2506.19852", b"", b"", SHOWING),
+        ("GET", "/preferences/token/saved", b"q=moss", b"", SHOWING),
+        ("GET", "/preferences/token/saved.bib", b"", b"", SHOWING),
+        ("POST", "/preferences/token/saved", b"", b"", CHANGING),
+        ("GET", "/feeds/secret/digests.atom", b"", b"", FEEDS),
         ("GET", "/thumbnails/2506.19852", b"", b"", PICTURES),
         ("GET", "/topics/agents.atom", b"", b"", SEARCHING),
         ("GET", "/authors/Ada%20Lovelace.atom", b"", b"", SEARCHING),

@@ -55,6 +55,7 @@ _WORD = re.compile(
     rf"|{_LETTER}(?:{_LETTER}|['\u2019](?=[^\W_]))*(?:{_MARK})?"
 )
 _ACCENT_COMMAND = re.compile(r"\\(?:[\"'`^~=.]\s?|[uvHckr](?=\{))|[{}\\]")
+_ACCENTS = re.compile("[\u0300-\u036f]+")
 _IDEOGRAPHS = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
 )
@@ -198,7 +199,13 @@ def _without_marks(raw: str) -> str:
     if "\\" in text or "{" in text:
         text = _ACCENT_COMMAND.sub("", text)
     text = re.sub(r"['\u2019]s$", "", text)
+    return "".join(letter for letter in folded(text) if letter.isalnum())
+
+
+def folded(text: str) -> str:
+    """Return `text` in lower case and without accents."""
+    if text.isascii():
+        return text.lower()
     for _ in range(2):  # twice: casefold can add marks, and NFKD can add capitals
         text = unicodedata.normalize("NFKD", text).casefold().translate(_FOREIGN)
-    text = "".join(letter for letter in text if not "\u0300" <= letter <= "\u036f")
-    return "".join(letter for letter in unicodedata.normalize("NFC", text) if letter.isalnum())
+    return unicodedata.normalize("NFC", _ACCENTS.sub("", text))

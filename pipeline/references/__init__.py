@@ -5,9 +5,18 @@
 """
 
 from pipeline.references.reading import Parsed, Reference, Unreadable, parse
-from pipeline.references.writing import bibtex, citation_key, csl_json, markdown, ris
+from pipeline.references.writing import (
+    Notes,
+    bibtex,
+    citation_key,
+    csl_json,
+    markdown,
+    ris,
+    year_of,
+)
 
 __all__ = [
+    "Notes",
     "Parsed",
     "Reference",
     "Unreadable",
@@ -17,4 +26,5 @@ __all__ = [
     "markdown",
     "parse",
     "ris",
+    "year_of",
 ]

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -39,7 +40,7 @@ def _entry(key: str, paper: Paper, note: str) -> str:
     fields = {
         "title": " ".join(map(_tex_word, clean(paper.title).split())),
         "author": " and ".join(names),
-        "year": str(work.year),
+        "year": str(work.year or ""),
         "eprint": work.arxiv.id if work.arxiv else "",
         "archivePrefix": "arXiv" if work.arxiv else "",
         "primaryClass": tex.from_text("".join(paper.categories[:1])) if work.arxiv else "",
@@ -67,7 +68,7 @@ def _tags(paper: Paper, note: str) -> Iterator[tuple[str, str]]:
     yield "TI", paper.title
     for name in paper.authors:
         yield "AU", _name(name).inverted
-    yield "PY", str(work.year)
+    yield "PY", str(work.year or "")
     yield "AB", paper.abstract
     yield "DO", work.doi
     yield "UR", work.url
@@ -93,7 +94,7 @@ def _item(key: str, paper: Paper, note: str) -> dict[str, Any]:
         "type": "article",  # CSL's type for preprints
         "title": clean(paper.title),
         "author": [_name(name).csl for name in paper.authors],
-        "issued": {"date-parts": [[work.year]]},
+        "issued": {"date-parts": [[work.year]]} if work.year else None,
         "abstract": clean(paper.abstract),
         "DOI": work.doi,
         "URL": work.url,
@@ -119,7 +120,9 @@ def _sentences(paper: Paper, note: str) -> Iterator[str]:
     yield f"[{title}]({url})" if url else title
     if names := ", ".join(map(_markdown, paper.authors[:MARKDOWN_AUTHORS])):
         yield f"{names} et al" if len(paper.authors) > MARKDOWN_AUTHORS else names
-    yield f"{work.year}. {_markdown(note)}".rstrip()
+    year = f"{work.year}." if work.year else ""
+    if last := " ".join(filter(None, (year, _markdown(note)))):
+        yield last
 
 
 def _markdown(text: str) -> str:
@@ -136,7 +139,7 @@ class _Work:
     arxiv: ArxivName | None
     doi: str
     url: str
-    year: int
+    year: int  # 0 if unknown: the paper has no day but `date.min`
 
     @classmethod
     def of(cls, paper: Paper) -> _Work:
@@ -148,13 +151,19 @@ class _Work:
         links = paper.links
         url = f"https://doi.org/{quote(issued, safe='/:;(),')}" if issued else ""
         url = url or links.abstract or links.pdf or ""
-        return cls(None, issued, url, paper.announced_on.year)
+        day = paper.announced_on
+        return cls(None, issued, url, day.year if day > date.min else 0)
 
 
 def _year(name: ArxivName) -> int:
     """Return the year in which arXiv gave the id; arXiv began in 1991."""
     year = int(name.id.rpartition("/")[2][:2])
     return year + (1900 if year > 90 else 2000)
+
+
+def year_of(paper: Paper) -> str:
+    """Return the year in which a paper is cited; "" if unknown."""
+    return str(_Work.of(paper).year or "")
 
 
 # --- Citation keys ------------------------------------------------------------------------------
@@ -168,7 +177,8 @@ def citation_key(paper: Paper) -> str:
     family = _ascii(_name(paper.authors[0]).family.split()[-1:]) if paper.authors else ""
     words = [_ascii([word]) for word in paper.title.split()]
     word = next((word for word in words if word and word not in STOP_WORDS), "")
-    return f"{family[:_LONGEST_WORD] or 'paper'}{_Work.of(paper).year}{word[:_LONGEST_WORD]}"
+    year = _Work.of(paper).year or ""
+    return f"{family[:_LONGEST_WORD] or 'paper'}{year}{word[:_LONGEST_WORD]}"
 
 
 def _with_keys(papers: Iterable[Paper]) -> Iterator[tuple[str, Paper]]:

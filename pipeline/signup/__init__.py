@@ -5,9 +5,11 @@
     subscribe      the form stores a request, a POST of its token confirms it; consent versions
     preferences    change choices, pause, change the address, mail the preferences link
     reactions      more or less like a paper, save it; what is learned from that
+    saved          the list of saved papers, and the private feeds of a reader
     unsubscribe    unsubscribe with one click, and undo within a month
     personal_data  read, export, erase
     transfer       export and import of all subscribers, also from other newsletters
+    reaction_transfer  reactions and settings of profiles in an export
     members        validation of the rows of a list
     csv_lists      parser for lists from spreadsheets and other newsletters
 
@@ -55,6 +57,15 @@ from pipeline.signup.reactions import (
     reset,
     save,
 )
+from pipeline.signup.saved import (
+    create_feeds,
+    digests_of,
+    feed_digests,
+    feed_papers,
+    revoke_feeds,
+    saved_page,
+    saved_papers,
+)
 from pipeline.signup.subscribe import (
     WORDING,
     Confirmed,
@@ -88,12 +99,16 @@ __all__ = [
     "configure",
     "confirm",
     "confirm_new_address",
+    "create_feeds",
     "csv_lists",
+    "digests_of",
     "erase",
     "erase_by_id",
     "everyone",
     "export",
     "export_of",
+    "feed_digests",
+    "feed_papers",
     "find",
     "forget",
     "interests",
@@ -109,7 +124,10 @@ __all__ = [
     "replace_topic",
     "request_subscription",
     "reset",
+    "revoke_feeds",
     "save",
+    "saved_page",
+    "saved_papers",
     "set_reason",
     "transfer",
     "undo",

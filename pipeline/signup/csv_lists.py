@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from pipeline.errors import PaperboyError
 
@@ -30,7 +30,7 @@ OURS: Final = (
     "breadth", "near_misses_after", "paused_until", "joined_at", "confirmed_at", "active_on",
     "left_at", "left_reason", "consent_asked_at", "consent_at", "consent_origin", "consent_wording",
     "consent_ip", "secret", "last_slot_at", "last_edition_on", "covered_until", "welcome_due",
-    "suppressed", "suppressed_since", "address_hash", "key",
+    "suppressed", "suppressed_since", "address_hash", "key", "profile", "reaction",
 )  # fmt: skip
 """The columns of our own export, in order."""
 
@@ -116,6 +116,18 @@ def join_words(words: Sequence[str]) -> str:
         return "; ".join(words)
     return re.sub(
         r"[^\w\s\"\[\]\\]", lambda found: _json_escape(found.group()), json.dumps(list(words))
+    )
+
+
+def json_cell(values: Mapping[str, Any]) -> str:
+    """Return a JSON object whose text has no punctuation, like the lists of `join_words`.
+
+    Its values must not contain negative numbers or fractions.
+    """
+    return re.sub(
+        r"[^\w\s\"\[\]\\{}:]",
+        lambda found: _json_escape(found.group()),
+        json.dumps(values, separators=(",", ":")),
     )
 
 

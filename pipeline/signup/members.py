@@ -30,6 +30,7 @@ from pipeline.errors import AddressError, PaperboyError, QueryError
 from pipeline.matching.query import LONGEST_QUERY, TopicQuery, parse_topic
 from pipeline.signup.choices import Choices, checked, parse_queries, valid_address
 from pipeline.signup.csv_lists import Record, split_words
+from pipeline.signup.reaction_transfer import MovedProfile, parse_profile
 from pipeline.storage import addresses
 
 Words = TypeVar("Words", bound=StrEnum)
@@ -69,6 +70,7 @@ class Member:
     last_edition_on: date | None = None
     covered_until: datetime | None = None
     welcome_due: bool = False
+    profile: MovedProfile | None = None
 
     @property
     def has_left(self) -> bool:
@@ -196,6 +198,7 @@ def _as_exported(member: Member, cells: Mapping[str, str]) -> Member:
         last_edition_on=day("last_edition_on"),
         covered_until=moment("covered_until"),
         welcome_due=bool(cells.get("welcome_due")),
+        profile=parse_profile(cells.get("profile", "")),
     )
 
 

@@ -80,7 +80,7 @@ def reaction_to(engine: Engine, subscriber_id: int, key: str) -> tuple[Paper, Re
     with read_only(engine) as conn:
         existing_subscriber(conn, subscriber_id)
         paper = _paper(conn, key)
-        return paper, reactions.to_paper(conn, subscriber_id, paper)
+        return paper, reactions.to_paper(conn, subscriber_id, paper.key, paper.id)
 
 
 def like(
@@ -168,7 +168,7 @@ def forget(engine: Engine, subscriber_id: int, term: str, now: datetime) -> None
 def reset(engine: Engine, subscriber_id: int, now: datetime) -> None:
     """Forget all likes, the reader's own papers and the profile; saved papers stay."""
     with engine.begin() as conn:
-        _active(conn, subscriber_id, now)
+        active_subscriber(conn, subscriber_id, now)
         stored = reactions.profile_of(conn, subscriber_id)
         for one in reactions.of_reader(conn, subscriber_id):
             cleared = replace(one, liking=Liking.NEITHER, is_own=False)
@@ -190,13 +190,18 @@ def _change(
     change: Callable[[Reaction], Reaction],
 ) -> None:
     with engine.begin() as conn:
-        _active(conn, subscriber_id, now)
-        paper = _paper(conn, key)
-        known = reactions.to_paper(conn, subscriber_id, paper)
-        changed = change(known or _new(conn, paper, now, corpus or CorpusStatistics()))
+        active_subscriber(conn, subscriber_id, now)
+        paper = papers.by_key(conn, key)
+        # A paper of the reader's own list may not be stored: then only its reaction has its key.
+        known = reactions.to_paper(
+            conn, subscriber_id, paper.key if paper else key, paper.id if paper else None
+        )
+        changed = change(
+            known or _new(conn, paper or _paper(conn, key), now, corpus or CorpusStatistics())
+        )
         if changed != known:
             reactions.put(conn, subscriber_id, changed)
-            _learn(conn, subscriber_id, reactions.profile_of(conn, subscriber_id), now)
+            learn_anew(conn, subscriber_id, reactions.profile_of(conn, subscriber_id), now)
 
 
 @retry_transaction
@@ -207,11 +212,11 @@ def _reconfigure(
     change: Callable[[StoredProfile], StoredProfile],
 ) -> None:
     with engine.begin() as conn:
-        _active(conn, subscriber_id, now)
-        _learn(conn, subscriber_id, change(reactions.profile_of(conn, subscriber_id)), now)
+        active_subscriber(conn, subscriber_id, now)
+        learn_anew(conn, subscriber_id, change(reactions.profile_of(conn, subscriber_id)), now)
 
 
-def _learn(conn: Connection, subscriber_id: int, stored: StoredProfile, now: datetime) -> None:
+def learn_anew(conn: Connection, subscriber_id: int, stored: StoredProfile, now: datetime) -> None:
     """Store the profile of the latest reactions; `stored` has the reader's settings."""
     latest = reactions.of_reader(conn, subscriber_id, most=LEARNED_FROM)
     opinions = [
@@ -254,7 +259,8 @@ def _sharing_words(removed: Sequence[str], latest: Sequence[Reaction]) -> set[st
     return words | terms | set(removed)
 
 
-def _active(conn: Connection, subscriber_id: int, now: datetime) -> None:
+def active_subscriber(conn: Connection, subscriber_id: int, now: datetime) -> None:
+    """Lock the row of an active subscriber and note the day; raise NotFoundError for any other."""
     subscriber = existing_subscriber(conn, subscriber_id, for_change=True)
     if subscriber.status is not SubscriberStatus.ACTIVE:
         raise NotFoundError("this subscription is not active")

@@ -28,7 +28,7 @@ from pipeline.domain import (
     SuppressionReason,
 )
 from pipeline.errors import PaperboyError
-from pipeline.signup import abuse_limits, subscribe
+from pipeline.signup import abuse_limits, reaction_transfer, subscribe
 from pipeline.signup.csv_lists import OURS, Record, SubscriberList, join_words
 from pipeline.signup.members import Member, parse_member, suppression_in
 from pipeline.storage import (
@@ -41,6 +41,7 @@ from pipeline.storage import (
 )
 from pipeline.storage.database import in_chunks, read_only, retry_transaction
 from pipeline.storage.deliveries import CancelReason
+from pipeline.storage.reactions import Reaction
 from pipeline.storage.subscriber_transfer import ExistingSubscriber, StoredSubscriber
 from pipeline.storage.suppressions import Suppression
 
@@ -48,6 +49,7 @@ log = structlog.get_logger(__name__)
 
 CHUNK: Final = 500  # rows per transaction
 SUPPRESSED: Final = "suppressed"  # status of a row that has only a suppressed hash
+REACTION: Final = "reaction"  # status of a row that has a reaction of the reader before it
 OTHER_KEY: Final = (
     "the suppressed addresses in this file are hashes made with another SUPPRESSION_KEY: set the "
     "one of the old installation here first, or leave them out with --skip-hashes"
@@ -75,6 +77,14 @@ def export_rows(engine: Engine, suppression_key: str) -> Iterator[dict[str, str]
             )
         for stored in subscriber_transfer.everyone(conn):
             yield export_row(stored, key)
+            for reaction in stored.reactions:
+                yield _row(
+                    {
+                        "email": stored.subscriber.email,
+                        "status": REACTION,
+                        "reaction": reaction_transfer.reaction_cell(reaction),
+                    }
+                )
 
 
 def export_row(stored: StoredSubscriber, key: str) -> dict[str, str]:
@@ -119,6 +129,7 @@ def _reported(stored: StoredSubscriber, key: str) -> dict[str, Any]:
         "suppressed": stored.suppression.reason if stored.suppression else None,
         "suppressed_since": stored.suppression.since if stored.suppression else None,
         "key": key,
+        "profile": reaction_transfer.profile_cell(stored.profile),
     }
 
 
@@ -188,10 +199,16 @@ class Import:
         results: dict[int, Imported] = {}
         members: dict[int, Member] = {}
         hashes: dict[int, Suppression] = {}
+        moved: list[tuple[int, str, Reaction]] = []
         for place, record in enumerate(records):
             try:
                 if is_ours and _is_hash(record):
                     hashes[place] = self._hash_of(record)
+                    continue
+                if is_ours and record.cells.get("reaction"):
+                    key = addresses.email_key(record.cells["email"])
+                    reaction = reaction_transfer.parse_reaction(record.cells["reaction"])
+                    moved.append((place, key, reaction))
                     continue
                 members[place] = parse_member(
                     record, is_ours=is_ours, confirmed=self.confirmed,
@@ -208,6 +225,7 @@ class Import:
         with self._transaction() as conn:
             results |= self._suppress(conn, records, hashes)
             results |= self._store(conn, records, members)
+            results |= self._react(conn, records, moved)
         return [results[place] for place in sorted(results)]
 
     def _transaction(self) -> Any:
@@ -289,6 +307,33 @@ class Import:
                 self._seen.add(hash(key))
         return results
 
+    def _react(
+        self,
+        conn: Connection,
+        records: Sequence[Record],
+        moved: Sequence[tuple[int, str, Reaction]],
+    ) -> dict[int, Imported]:
+        """Store the reactions of stored readers; one that is known stays unchanged."""
+        groups = reaction_transfer.by_reader(moved)
+        existing = subscriber_transfer.existing(conn, sorted(groups), lock=not self.dry_run)
+        results: dict[int, Imported] = {}
+        for key, group in groups.items():
+            reader, found = existing.get(key), [reaction for _, reaction in group]
+            if reader is None and hash(key) not in self._seen:
+                for place, _ in group:
+                    reason = "its reader is not stored here"
+                    results[place] = _result(
+                        records[place], ImportReport.LEFT_OUT, REACTION, reason
+                    )
+                continue
+            added = reaction_transfer.restore_reactions(
+                conn, reader.id if reader else 0, found, self.now, dry_run=self.dry_run
+            )
+            for (place, _), is_new in zip(group, added, strict=True):
+                outcome = ImportReport.ADDED if is_new else ImportReport.KNOWN
+                results[place] = _result(records[place], outcome, REACTION)
+        return results
+
     def _address_hash(self, key: str) -> str:
         if key not in self._hashes:
             self._hashes[key] = addresses.address_hash(key, self.suppression_key)
@@ -358,6 +403,7 @@ class Import:
                 subscriber_transfer.follow(conn, {existing.id: member.queries}, self.now)
                 subscriber_transfer.add_consents(conn, [self._consent(existing.id, member)])
                 self._suppress_member(conn, member)
+                reaction_transfer.restore_profile(conn, existing.id, member.profile, self.now)
         return _added(record, member, requested=False)
 
     def _add(self, conn: Connection, members: Sequence[Member]) -> dict[str, int]:
@@ -389,8 +435,9 @@ class Import:
         subscriber_transfer.add_consents(
             conn, [self._consent(id_, member) for id_, member in agreed]
         )
-        for _, member in stored:
+        for id_, member in stored:
             self._suppress_member(conn, member)
+            reaction_transfer.restore_profile(conn, id_, member.profile, self.now)
         return added
 
     def _values(self, conn: Connection, member: Member) -> dict[str, Any]:

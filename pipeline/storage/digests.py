@@ -415,6 +415,21 @@ def latest_digests(
     return [(id_, edition_on, DeliveryStatus(status), n) for id_, edition_on, status, n in rows]
 
 
+def reached(conn: Connection, subscriber_id: int, most: int) -> list[tuple[int, datetime]]:
+    """Return id and time of a reader's last digests that were sent (see REACHED), newest first."""
+    rows = conn.execute(
+        select(DeliveryRow.id, DeliveryRow.created_at)
+        .where(
+            DeliveryRow.subscriber_id == subscriber_id,
+            DeliveryRow.kind.in_(DIGESTS),
+            DeliveryRow.status.in_(REACHED),
+        )
+        .order_by(DeliveryRow.id.desc())
+        .limit(most)
+    )
+    return [(row.id, row.created_at) for row in rows]
+
+
 def latest_skips(conn: Connection, subscriber_id: int, most: int) -> list[tuple[date, SkipReason]]:
     """Return a reader's last slots without a mail, newest first."""
     rows = conn.execute(

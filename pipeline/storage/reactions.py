@@ -6,14 +6,26 @@ row, so that a profile is always computed from all reactions.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 
-from pipeline.domain import DeliveryStatus, Liking, Paper
+from pipeline.domain import DeliveryStatus, Liking, SubscriberStatus
 from pipeline.storage.database import in_chunks, upsert
 from pipeline.storage.schema import (
     DeliveryRow,
@@ -21,6 +33,7 @@ from pipeline.storage.schema import (
     PickRow,
     ProfileRow,
     ReactionRow,
+    SubscriberRow,
 )
 
 CHUNK = 500
@@ -74,11 +87,67 @@ def of_reader(conn: Connection, subscriber_id: int, *, most: int | None = None) 
     return [_reaction(row) for row in rows]
 
 
-def to_paper(conn: Connection, subscriber_id: int, paper: Paper) -> Reaction | None:
+def of_readers(conn: Connection, subscriber_ids: Sequence[int]) -> defaultdict[int, list[Reaction]]:
+    """Return the reactions of several readers by subscriber id, oldest first."""
+    found: defaultdict[int, list[Reaction]] = defaultdict(list)
+    for chunk in in_chunks(subscriber_ids, CHUNK):
+        rows = conn.execute(
+            select(*ReactionRow.__table__.c)
+            .where(ReactionRow.subscriber_id.in_(chunk))
+            .order_by(ReactionRow.subscriber_id, ReactionRow.at, ReactionRow.paper_key)
+        )
+        for row in rows:
+            found[row.subscriber_id].append(_reaction(row))
+    return found
+
+
+def saved_by(
+    conn: Connection,
+    subscriber_id: int,
+    *,
+    keys: Collection[str] | None = None,
+    most: int | None = None,
+    skip: int = 0,
+) -> list[Reaction]:
+    """Return the papers of a reader's list, or those with these keys, the last saved first.
+
+    The first `skip` are left out, and those after `most`.
+    """
+    rows = conn.execute(
+        select(*ReactionRow.__table__.c)
+        .where(
+            _is_saved_by(subscriber_id), true() if keys is None else ReactionRow.paper_key.in_(keys)
+        )
+        .order_by(ReactionRow.saved_at.desc(), ReactionRow.paper_key)
+        .limit(most)
+        .offset(skip or None)
+    )
+    return [_reaction(row) for row in rows]
+
+
+def saved_texts(conn: Connection, subscriber_id: int) -> dict[str, str]:
+    """Return title, authors and note of each saved paper by its key, the last saved first."""
+    rows = conn.execute(
+        select(ReactionRow.paper_key, ReactionRow.content, ReactionRow.note)
+        .where(_is_saved_by(subscriber_id))
+        .order_by(ReactionRow.saved_at.desc(), ReactionRow.paper_key)
+    )
+    return {
+        key: " ".join((content["title"], *content["authors"], note)) for key, content, note in rows
+    }
+
+
+def count_saved(conn: Connection, subscriber_id: int) -> int:
+    return conn.execute(select(func.count()).where(_is_saved_by(subscriber_id))).scalar_one()
+
+
+def to_paper(
+    conn: Connection, subscriber_id: int, key: str, paper_id: int | None
+) -> Reaction | None:
     """Return a reader's reaction to a paper, also if its key has changed since; None if none."""
     row = conn.execute(
         select(*ReactionRow.__table__.c)
-        .where(ReactionRow.subscriber_id == subscriber_id, _about(paper.key, paper.id))
+        .where(ReactionRow.subscriber_id == subscriber_id, _about(key, paper_id))
         .order_by(ReactionRow.at.desc())
         .limit(1)
     ).one_or_none()
@@ -134,6 +203,39 @@ def put_profile(
     )
 
 
+def feed_secret_of(conn: Connection, subscriber_id: int) -> str | None:
+    """Return the secret in the URLs of a reader's feeds; None if the reader has no feeds."""
+    query = select(ProfileRow.feed_secret).where(ProfileRow.subscriber_id == subscriber_id)
+    return conn.execute(query).scalar()
+
+
+def put_feed_secret(
+    conn: Connection, subscriber_id: int, secret: str | None, now: datetime
+) -> None:
+    """Store the secret of a reader's feeds in place of an earlier one; None ends the feeds."""
+    if feed_secret_of(conn, subscriber_id) is None:
+        put_profile(conn, subscriber_id, profile_of(conn, subscriber_id), now)
+    conn.execute(
+        update(ProfileRow)
+        .where(ProfileRow.subscriber_id == subscriber_id)
+        .values(feed_secret=secret)
+    )
+
+
+def is_feed_secret_in_use(conn: Connection, secret: str) -> bool:
+    query = select(ProfileRow.subscriber_id).where(ProfileRow.feed_secret == secret)
+    return conn.execute(query).first() is not None
+
+
+def reader_of_feed(conn: Connection, secret: str) -> int | None:
+    """Return the id of the active subscriber whose feeds have this secret."""
+    return conn.execute(
+        select(SubscriberRow.id)
+        .join(ProfileRow, ProfileRow.subscriber_id == SubscriberRow.id)
+        .where(ProfileRow.feed_secret == secret, SubscriberRow.status == SubscriberStatus.ACTIVE)
+    ).scalar()
+
+
 def shown_beside(
     conn: Connection, subscriber_id: int, liked: Collection[int], others: Collection[int], most: int
 ) -> list[bytes]:
@@ -182,6 +284,10 @@ def record_of(conn: Connection, subscriber_id: int) -> dict[str, Any]:
     ]
     rows, profiles = ([dict(row) for row in rows] for rows in found)
     return {"reactions": rows, "profile": profiles[0] if profiles else None}
+
+
+def _is_saved_by(subscriber_id: int) -> ColumnElement[bool]:
+    return and_(ReactionRow.subscriber_id == subscriber_id, ReactionRow.saved_at.is_not(None))
 
 
 def _about(key: str, paper_id: int | None) -> Any:

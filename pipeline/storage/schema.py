@@ -438,6 +438,7 @@ class ProfileRow(Table):
     terms: Mapped[bytes]  # see matching.profile.Profile
     authors: Mapped[dict[str, Any]]  # author key -> name, of liked papers
     liked: Mapped[list[Any]]  # the newest liked papers: [title, [place of a heavy term, ...]]
+    feed_secret: Mapped[str | None] = mapped_column(unique=True)  # in the URLs of private feeds
     changed_at: Mapped[datetime]
 
 

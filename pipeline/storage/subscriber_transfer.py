@@ -18,10 +18,12 @@ from pipeline.domain import (
     SubscriberStatus,
     Subscription,
 )
-from pipeline.storage import addresses, subscribers, suppressions, topics
+from pipeline.storage import addresses, reactions, subscribers, suppressions, topics
 from pipeline.storage.database import in_chunks, upsert
+from pipeline.storage.reactions import Reaction
 from pipeline.storage.schema import (
     BatchRow,
+    ProfileRow,
     RequestRow,
     SubscriberRow,
     SubscriptionRow,
@@ -42,6 +44,8 @@ class StoredSubscriber:
     consent: Mapping[str, Any] | None  # the last request to join that was confirmed
     suppression: Suppression | None
     covered_until: datetime | None  # publication of the last batch that was served to them
+    profile: Mapping[str, Any] | None = None  # the row in `profiles`
+    reactions: tuple[Reaction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ def _after(conn: Connection, last_id: int) -> list[StoredSubscriber]:
     followed = topics.followed_by(conn, ids)
     consents = _consents(conn, ids)
     suppressed = suppressions.by_hashes(conn, [row.address_hash for row in rows])
+    profiles = _profiles(conn, ids)
+    reacted = reactions.of_readers(conn, ids)
     return [
         StoredSubscriber(
             subscribers.subscriber_of(row),
@@ -93,9 +99,16 @@ def _after(conn: Connection, last_id: int) -> list[StoredSubscriber]:
             consents.get(row.id),
             suppressed.get(row.address_hash),
             row.covered_until,
+            profiles.get(row.id),
+            tuple(reacted[row.id]),
         )
         for row in rows
     ]
+
+
+def _profiles(conn: Connection, ids: Sequence[int]) -> dict[int, Mapping[str, Any]]:
+    rows = conn.execute(select(*ProfileRow.__table__.c).where(ProfileRow.subscriber_id.in_(ids)))
+    return {row.subscriber_id: dict(row._mapping) for row in rows}
 
 
 def _consents(conn: Connection, ids: Sequence[int]) -> dict[int, Mapping[str, Any]]:

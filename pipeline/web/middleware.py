@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import datetime
 from email.utils import format_datetime
 from hashlib import sha256
@@ -36,6 +37,7 @@ PERSONAL_PAGES = (
     "/confirm/",
     "/data/",
     "/digests/",
+    "/feeds/",
     "/link",
     "/mailbox",
     "/new-address/",
@@ -132,8 +134,7 @@ def public(
     modified: datetime | None = None,
 ) -> Response:
     """Set the caching headers of `answer` and return it, or 304 if the client's copy is current."""
-    # A weak ETag: the same page is sent compressed or uncompressed.
-    tag = f'W/"{sha256(answer.body).hexdigest()[:24]}"'
+    tag = _weak_tag(bytes(answer.body))
     answer.headers["ETag"] = tag
     answer.headers["Cache-Control"] = f"public, max-age={seconds}"
     if modified is not None:
@@ -142,6 +143,26 @@ def public(
         kept = {name: value for name, value in answer.headers.items() if name in KEPT}
         return Response(status_code=304, headers=kept)
     return answer
+
+
+def private(request: Request, state: object, write: Callable[[], Response]) -> Response:
+    """Return the response of `write` for one reader, or 304 if the client has it.
+
+    `state` is what the response depends on; its `repr` makes the ETag, so that a client that polls
+    an unchanged document costs nothing. No cache but the client's own may store it.
+    """
+    tag = _weak_tag(repr(state).encode())
+    kept = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    if _has(request, tag, None):
+        return Response(status_code=304, headers=kept)
+    answer = write()
+    answer.headers.update(kept)
+    return answer
+
+
+def _weak_tag(content: bytes) -> str:
+    """Return a weak ETag: the same page is sent compressed or uncompressed."""
+    return f'W/"{sha256(content).hexdigest()[:24]}"'
 
 
 def _has(request: Request, tag: str, modified: str | None) -> bool:

@@ -42,7 +42,7 @@ BODY_SECONDS: Final = 20.0  # to receive a whole body
 BODIES: Final = 32 * 1024 * 1024  # octets of all bodies in memory at a time
 RETRY_AFTER: Final = 10  # seconds
 LOG_EVERY: Final = 60.0  # seconds between two log events about one lane
-FOR_PROGRAMS: Final = ("/hooks/", "/metrics", "/readyz")  # errors here are plain text
+FOR_PROGRAMS: Final = ("/feeds/", "/hooks/", "/metrics", "/readyz")  # errors here are plain text
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,14 @@ class RequestClass:
     patience: float
 
 
-# Together they use 19 of the 40 threads (pictures need none); the rest is for paths without a lane,
+# Together they use 21 of the 40 threads (pictures need none); the rest is for paths without a lane,
 # which are fast.
 OPERATING: Final = RequestClass("operating", 2, 16, 10.0)
 LEAVING: Final = RequestClass("leaving", 4, 200, 20.0)
 PROVIDERS: Final = RequestClass("providers", 2, 32, 10.0)
 CHANGING: Final = RequestClass("changing", 3, 64, 10.0)  # sign-ups, confirmations, preferences
 SEARCHING: Final = RequestClass("searching", 2, 32, 5.0)  # paths that evaluate queries
+FEEDS: Final = RequestClass("feeds", 2, 64, 8.0)  # of readers, polled by programs
 PICTURES: Final = RequestClass("pictures", 64, 0, 8.0)  # thumbnails, fetched by their own thread
 SHOWING: Final = RequestClass("showing", 6, 64, 8.0)
 
@@ -81,6 +82,8 @@ def request_class(method: str, path: str, query: bytes, body: bytes) -> RequestC
         return LEAVING
     if path.startswith("/hooks/"):
         return PROVIDERS
+    if path.startswith("/feeds/"):
+        return FEEDS
     if path.startswith("/thumbnails/"):
         return PICTURES
     if path in _FREE:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, MetaData, func, select, text
 
 from pipeline import ingest as ingesting
 from pipeline import signup
@@ -107,6 +107,14 @@ def add_reader(
 def rows(engine: Engine, table: type[Table], *order: Any) -> list[Any]:
     with read_only(engine) as conn:
         return list(conn.execute(select(*table.__table__.c).order_by(*order)))
+
+
+def everything(engine: Engine) -> dict[str, list[Any]]:
+    """Return the rows of every table."""
+    found = MetaData()
+    with engine.connect() as conn:
+        found.reflect(conn)
+        return {table.name: conn.execute(select(table)).all() for table in found.sorted_tables}
 
 
 def count(engine: Engine, table: type[Table]) -> int:

@@ -23,7 +23,7 @@ from pipeline.storage.schema import RequestRow
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
 from tests.support.factories import make_sighting
-from tests.support.newsroom import rows
+from tests.support.newsroom import rows, stored
 from tests.support.site import ADA, Site, now, path
 
 Form = tuple[tuple[str, str], ...]
@@ -202,6 +202,7 @@ def _reading(site: Site) -> Iterator[Stop]:
     until = f"{now() + timedelta(days=9):%Y-%m-%d}"
     yield Stop("paused", f"{site.preferences(ada)}/pause", form=(("until", until),))
     yield Stop("resumed", f"{site.preferences(ada)}/resume", form=())
+    yield from _saving(site, ada)
     yield Stop("data-mailed", f"{site.preferences(ada)}/data", form=())
     yield Stop("data", site.data(ada))
     yield Stop("address-mistake", f"{site.data(ada)}/address", 422, (("email", "ada@"),))
@@ -216,6 +217,20 @@ def _reading(site: Site) -> Iterator[Stop]:
     yield Stop("erase", f"{site.data(ada)}/erase", form=())
     yield Stop("erased", f"{site.data(ada)}/erase", form=(("sure", "yes"),))
     yield Stop("digest-gone", path(digest), 410)
+
+
+def _saving(site: Site, reader: Subscriber) -> Iterator[Stop]:
+    saved = f"{site.preferences(reader)}/saved"
+    yield Stop("saved-empty", saved)
+    for paper in stored(site.engine)[-len(HARD) :]:
+        signup.annotate(site.engine, reader.id, paper.key, "مهم <b>read</b>" * 20, now())
+    yield Stop("saved", saved)
+    yield Stop("saved-search", f"{saved}?q=withdrawn")
+    yield Stop("saved-search-nothing", f"{saved}?q=xylophone")
+    key = stored(site.engine)[-1].key
+    yield Stop("saved-note", saved, form=(("do", "note"), ("key", key), ("note", "later")))
+    yield Stop("saved-feeds", saved, form=(("do", "create"),))
+    yield Stop("saved-without-feeds", saved, form=(("do", "revoke"),))
 
 
 def _leaving(site: Site) -> Iterator[Stop]:

@@ -1,11 +1,11 @@
-"""Feeds of a topic's papers: Atom (RFC 4287) and JSON Feed 1.1."""
+"""Feeds of papers: Atom (RFC 4287) and JSON Feed 1.1."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime, time
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
@@ -21,48 +21,67 @@ AUTHORS = 50  # at most, for each paper; some have thousands
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
-    """Papers of a feed, newest first, with its title and URLs."""
+class Entry:
+    """A paper in a feed."""
 
+    paper: Paper
+    at: datetime  # when it entered the feed
+    text: str
+    address: str  # URL of its page; "" if there is none
+
+    @classmethod
+    def announced(cls, paper: Paper, site_url: str) -> Entry:
+        """Return the entry of a paper by the day of its announcement, with its abstract."""
+        at = datetime.combine(paper.announced_on, time(), UTC)
+        return cls(paper, at, formatting.clean(paper.abstract), site_url + path_of(paper.key))
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Entries of a feed, newest first, with its title and URLs."""
+
+    id: str  # a URI that stays
     title: str
     description: str
     site_url: str
     page: str  # path and query, as are the next two
-    atom: str
+    atom: str  # "" in a private feed: entries are shared with the address of their feed
     json: str
     updated: datetime
-    papers: Sequence[Paper]
+    entries: Sequence[Entry]
 
 
 def atom(feed: Feed) -> bytes:
     """Return the feed as UTF-8 encoded Atom (RFC 4287)."""
     root = Element("feed", xmlns=ATOM)
-    _text(root, "id", feed.site_url + feed.atom)
+    _text(root, "id", feed.id)
     _text(root, "title", feed.title)
     _text(root, "subtitle", feed.description)
     _text(root, "updated", _instant(feed.updated))
-    SubElement(root, "link", rel="self", type=ATOM_TYPE, href=feed.site_url + feed.atom)
+    if feed.atom:
+        SubElement(root, "link", rel="self", type=ATOM_TYPE, href=feed.site_url + feed.atom)
     SubElement(root, "link", rel="alternate", type="text/html", href=feed.site_url + feed.page)
-    for paper in feed.papers:
-        _entry(root, paper, feed.site_url)
+    for entry in feed.entries:
+        _entry(root, entry, feed.site_url)
     written: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return written
 
 
-def _entry(root: Element, paper: Paper, site_url: str) -> None:
-    entry = SubElement(root, "entry")
-    address = site_url + path_of(paper.key)
-    _text(entry, "id", address)
-    _text(entry, "title", views.title(paper))
-    _text(entry, "updated", _instant(_midnight(paper.announced_on)))
-    _text(entry, "published", _instant(_midnight(paper.announced_on)))
-    SubElement(entry, "link", rel="alternate", type="text/html", href=address)
+def _entry(root: Element, entry: Entry, site_url: str) -> None:
+    paper, element = entry.paper, SubElement(root, "entry")
+    _text(element, "id", site_url + path_of(paper.key))
+    _text(element, "title", views.title(paper))
+    _text(element, "updated", _instant(entry.at))
+    _text(element, "published", _instant(entry.at))
+    if entry.address:
+        SubElement(element, "link", rel="alternate", type="text/html", href=entry.address)
     # RFC 4287, section 4.1.2: an entry must have an author, unless its feed has one.
     for name in _authors(paper) or [gettext("Unknown")]:
-        _text(SubElement(entry, "author"), "name", name)
+        _text(SubElement(element, "author"), "name", name)
     for category in paper.categories:
-        SubElement(entry, "category", term=formatting.clean(category))
-    _text(entry, "summary", formatting.clean(paper.abstract))
+        SubElement(element, "category", term=formatting.clean(category))
+    # The same section: an entry without an alternate link must have content.
+    _text(element, "summary" if entry.address else "content", entry.text)
 
 
 def json_feed(feed: Feed) -> bytes:
@@ -73,24 +92,25 @@ def json_feed(feed: Feed) -> bytes:
             "title": feed.title,
             "description": feed.description,
             "home_page_url": feed.site_url + feed.page,
-            "feed_url": feed.site_url + feed.json,
-            "items": [_item(paper, feed.site_url) for paper in feed.papers],
+            **({"feed_url": feed.site_url + feed.json} if feed.json else {}),
+            "items": [_item(entry, feed.site_url) for entry in feed.entries],
         },
         ensure_ascii=False,
     ).encode()
 
 
-def _item(paper: Paper, site_url: str) -> dict[str, object]:
-    address = site_url + path_of(paper.key)
+def _item(entry: Entry, site_url: str) -> dict[str, object]:
+    paper = entry.paper
     item: dict[str, object] = {
-        "id": address,
-        "url": address,
+        "id": site_url + path_of(paper.key),
         "title": views.title(paper),
-        "content_text": formatting.clean(paper.abstract),
-        "date_published": _instant(_midnight(paper.announced_on)),
+        "content_text": entry.text,
+        "date_published": _instant(entry.at),
         "authors": [{"name": name} for name in _authors(paper)],
         "tags": [formatting.clean(category) for category in paper.categories],
     }
+    if entry.address:
+        item["url"] = entry.address
     if elsewhere := paper.links.abstract or paper.links.pdf:
         item["external_url"] = elsewhere
     return item
@@ -104,10 +124,9 @@ def _text(parent: Element, name: str, text: str) -> None:
     SubElement(parent, name).text = text
 
 
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
-
-
 def _instant(moment: datetime) -> str:
     """Format a timestamp in UTC (RFC 3339)."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+FORMATS = {"atom": (atom, ATOM_TYPE), "json": (json_feed, JSON_TYPE)}

@@ -38,7 +38,7 @@ class CitationFormat:
     name: str
     extension: str
     media_type: str
-    write: Callable[[Iterable[Paper]], str]
+    write: Callable[[Iterable[Paper], references.Notes | None], str]
 
 
 CITATIONS = {
@@ -118,7 +118,7 @@ def cite_paper(request: Request, form: str, key: str, services: Services, pages:
         return pages.show("no_paper.html", status=404, key=formatting.clean(key))
     name = f"{references.citation_key(paper)}.{citation.extension}"
     answer = Response(
-        citation.write([paper]),
+        citation.write([paper], None),
         media_type=citation.media_type,
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )

@@ -29,7 +29,7 @@ from pipeline.web.dependencies import (
 )
 from pipeline.web.middleware import public
 from pipeline.web.papers import feeds, listing, periods
-from pipeline.web.papers.feeds import Feed
+from pipeline.web.papers.feeds import Entry, Feed
 from pipeline.web.papers.listing import ListParams, SelectedPapers
 from pipeline.web.papers.periods import Days
 from pipeline.web.papers.search_index import Sort
@@ -39,10 +39,6 @@ from pipeline.web.subscribe import form_input
 DAYS = 30  # length of the window of a topic's page
 FEED = 50  # papers in a feed
 CHART = 60  # height of the highest bar, in SVG units
-FEED_FORMATS = {
-    "atom": (feeds.atom, feeds.ATOM_TYPE),
-    "json": (feeds.json_feed, feeds.JSON_TYPE),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +188,7 @@ def _feed(
     live_index: LiveIndex,
     budget: CPUBudget,
 ) -> Response:
-    if form not in FEED_FORMATS:
+    if form not in feeds.FORMATS:
         raise HTTPException(404)
     order = Sort.TRENDING if topic.query.is_trending else Sort.NEWEST
     with budget.search(request), read_only(services.engine) as conn:
@@ -202,7 +198,7 @@ def _feed(
 
 
 def feed_response(request: Request, feed: Feed, form: str) -> Response:
-    write, media_type = FEED_FORMATS[form]
+    write, media_type = feeds.FORMATS[form]
     answer = Response(write(feed), media_type=media_type)
     return public(request, answer, seconds=600, modified=feed.updated)
 
@@ -243,15 +239,17 @@ def feed_of(conn: Connection, topic: NamedTopic, selected: SelectedPapers, pages
     ids = selected.catalog.ids[places].tolist()
     known = papers.by_ids(conn, ids)
     published = papers.published_at(conn, selected.catalog.batch)
+    site_url = pages.branding.site_url
     return Feed(
+        id=site_url + topic.atom,
         title=f"{topic.name} · {pages.branding.list_name}",
         description=gettext("New research papers: %(topic)s", topic=topic.name),
-        site_url=pages.branding.site_url,
+        site_url=site_url,
         page=topic.page,
         atom=topic.atom,
         json=topic.json,
         updated=(published or datetime(1970, 1, 1, tzinfo=UTC)).replace(microsecond=0),
-        papers=[known[id_] for id_ in ids if id_ in known],
+        entries=[Entry.announced(known[id_], site_url) for id_ in ids if id_ in known],
     )
 
 

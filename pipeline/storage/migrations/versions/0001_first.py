@@ -559,6 +559,7 @@ def upgrade() -> None:
         sa.Column(
             "liked", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
         ),
+        sa.Column("feed_secret", sa.Text(), nullable=True),
         sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["subscriber_id"],
@@ -567,6 +568,7 @@ def upgrade() -> None:
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("subscriber_id", name=op.f("pk_profiles")),
+        sa.UniqueConstraint("feed_secret", name=op.f("uq_profiles_feed_secret")),
     )
 
     op.create_table(

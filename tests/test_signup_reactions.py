@@ -79,6 +79,16 @@ def test_undo_keeps_a_saved_paper_and_its_note(engine, reader):
     assert (saved.note, saved.liking) == ("read on the train", Liking.NEITHER)
 
 
+def test_many_saved_papers_do_not_crowd_out_likes(engine, reader, monkeypatch):
+    monkeypatch.setattr("pipeline.signup.reactions.LEARNED_FROM", 1)
+    moss, tea = keys(engine)
+    signup.like(engine, reader, moss, Liking.MORE, NOW)
+
+    signup.save(engine, reader, tea, NOW + timedelta(days=1))
+
+    assert signup.interests(engine, reader).profile.likes == 1
+
+
 def test_saving_alone_teaches_nothing(engine, reader):
     signup.save(engine, reader, keys(engine)[0], NOW)
 
@@ -111,7 +121,7 @@ def test_reset_forgets_likes_and_keeps_saved_papers_and_switches(engine, reader)
     signup.reset(engine, reader, NOW)
 
     found = signup.interests(engine, reader)
-    assert [one.title for one in found.reactions] == [one.title for one in found.saved]
+    assert (found.judged, [one.title for one in found.saved]) == ((), ["Moss walls"])
     assert (found.profile.likes, found.profile.outside, found.profile.is_on) == (0, False, True)
     assert found.more == ()
 

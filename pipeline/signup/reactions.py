@@ -24,6 +24,7 @@ from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.reactions import Reaction, StoredProfile
 
 LEARNED_FROM = 300  # newest reactions
+SAVED = 50  # newest saved papers, whose authors are suggested
 SHOWN = 100  # papers beside the liked ones
 EXAMPLES = 20  # newest liked papers, one of which is named in a digest
 MORE_OF, LESS_OF = 10, 6  # terms and authors shown to the reader
@@ -48,13 +49,9 @@ class Interests:
     more: tuple[Learned, ...]
     less: tuple[Learned, ...]
     authors: tuple[Learned, ...]
-    reactions: tuple[Reaction, ...]  # newest first
-
-    @property
-    def saved(self) -> tuple[Reaction, ...]:
-        """Return the saved papers, the last one first."""
-        saved = [(one.saved_at, one) for one in self.reactions if one.saved_at]
-        return tuple(one for _, one in sorted(saved, key=lambda pair: pair[0], reverse=True))
+    judged: tuple[Reaction, ...]  # papers liked or disliked, the last one first
+    saved: tuple[Reaction, ...]  # newest `SAVED` papers of the list
+    saved_count: int
 
 
 def interests(engine: Engine, subscriber_id: int) -> Interests:
@@ -62,16 +59,20 @@ def interests(engine: Engine, subscriber_id: int) -> Interests:
     with read_only(engine) as conn:
         existing_subscriber(conn, subscriber_id)
         stored = reactions.profile_of(conn, subscriber_id)
-        found = reactions.of_reader(conn, subscriber_id)
+        judged = tuple(reactions.judged_by(conn, subscriber_id, LEARNED_FROM))
+        saved = tuple(reactions.saved_by(conn, subscriber_id, most=SAVED))
+        saved_count = reactions.count_saved(conn, subscriber_id)
     if not stored.terms:
-        return Interests(stored, (), (), (), tuple(found))
+        return Interests(stored, (), (), (), judged, saved, saved_count)
     learned = Profile.load(stored.terms, stored.authors)
     return Interests(
         stored,
-        _terms(learned, [one for one in found if one.liking is Liking.MORE], 1.0)[:MORE_OF],
-        _terms(learned, [one for one in found if one.liking is Liking.LESS], -1.0)[:LESS_OF],
-        _authors(learned, found)[:MORE_OF],
-        tuple(found),
+        _terms(learned, [one for one in judged if one.liking is Liking.MORE], 1.0)[:MORE_OF],
+        _terms(learned, [one for one in judged if one.liking is Liking.LESS], -1.0)[:LESS_OF],
+        _authors(learned, judged)[:MORE_OF],
+        judged,
+        saved,
+        saved_count,
     )
 
 
@@ -218,7 +219,7 @@ def _reconfigure(
 
 def learn_anew(conn: Connection, subscriber_id: int, stored: StoredProfile, now: datetime) -> None:
     """Store the profile of the latest reactions; `stored` has the reader's settings."""
-    latest = reactions.of_reader(conn, subscriber_id, most=LEARNED_FROM)
+    latest = reactions.judged_by(conn, subscriber_id, LEARNED_FROM)
     opinions = [
         Opinion(
             Terms.load(one.terms),
@@ -227,7 +228,6 @@ def learn_anew(conn: Connection, subscriber_id: int, stored: StoredProfile, now:
             one.liking is Liking.MORE,
         )
         for one in latest
-        if one.liking is not Liking.NEITHER
     ]
     liked = {one.paper_id for one in latest if one.paper_id and one.liking is Liking.MORE}
     others = {one.paper_id for one in latest if one.paper_id} - liked

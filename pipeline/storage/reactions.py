@@ -76,11 +76,21 @@ class StoredProfile:
     removed: tuple[str, ...] = ()  # terms (stems) and author keys
 
 
-def of_reader(conn: Connection, subscriber_id: int, *, most: int | None = None) -> list[Reaction]:
+def of_reader(conn: Connection, subscriber_id: int) -> list[Reaction]:
     """Return the reactions of a reader, newest first."""
     rows = conn.execute(
         select(*ReactionRow.__table__.c)
         .where(ReactionRow.subscriber_id == subscriber_id)
+        .order_by(ReactionRow.at.desc(), ReactionRow.paper_key)
+    )
+    return [_reaction(row) for row in rows]
+
+
+def judged_by(conn: Connection, subscriber_id: int, most: int) -> list[Reaction]:
+    """Return the papers that a reader liked or disliked, the last one first."""
+    rows = conn.execute(
+        select(*ReactionRow.__table__.c)
+        .where(ReactionRow.subscriber_id == subscriber_id, ReactionRow.liking != Liking.NEITHER)
         .order_by(ReactionRow.at.desc(), ReactionRow.paper_key)
         .limit(most)
     )

@@ -171,8 +171,9 @@ def _people(
     search_index: SearchIndex, known: Interests, followed: Collection[str]
 ) -> list[tuple[str, str]]:
     """Return authors of liked and saved papers who are not followed: name, papers a month."""
-    chosen = [one for one in known.reactions if one.liking is Liking.MORE or one.saved_at]
-    found = suggested_people(chosen, partial(authors.a_month, search_index))
+    liked = [one for one in known.judged if one.liking is Liking.MORE]
+    chosen = {one.key: one for one in (*liked, *known.saved)}
+    found = suggested_people(list(chosen.values()), partial(authors.a_month, search_index))
     return [
         (formatting.clean(one.name), authors.pace_of(search_index, one.topic))
         for one in found
@@ -211,9 +212,9 @@ def shown(interests: Interests) -> ShownInterests:
         more=_terms(interests.more),
         less=_terms(interests.less),
         authors=_terms(interests.authors),
-        saved=len(interests.saved),
-        liked=_papers(interests.reactions, Liking.MORE),
-        disliked=_papers(interests.reactions, Liking.LESS),
+        saved=interests.saved_count,
+        liked=_papers(interests.judged, Liking.MORE),
+        disliked=_papers(interests.judged, Liking.LESS),
     )
 
 

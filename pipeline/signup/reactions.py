@@ -1,6 +1,6 @@
 """Reactions to papers: more or less like this, save; and the profile that is learned from them.
 
-Each change locks the subscriber's row and computes the profile anew from the latest reactions in
+Each change locks the subscriber's row and computes the profile anew from the latest ones in
 the same transaction, so that concurrent changes follow one another and a second one of the same
 kind changes nothing. Reactions of readers who are not active raise NotFoundError.
 """
@@ -23,7 +23,7 @@ from pipeline.storage import papers, reactions, subscribers
 from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.reactions import Reaction, StoredProfile
 
-LEARNED_FROM = 300  # newest reactions
+LEARNED_FROM = 300  # newest likes and dislikes
 SHOWN = 100  # papers beside the liked ones
 EXAMPLES = 20  # newest liked papers, one of which is named in a digest
 MORE_OF, LESS_OF = 10, 6  # terms and authors shown to the reader
@@ -209,7 +209,7 @@ def _reconfigure(
 
 def _learn(conn: Connection, subscriber_id: int, stored: StoredProfile, now: datetime) -> None:
     """Store the profile of the latest reactions; `stored` has the reader's settings."""
-    latest = reactions.of_reader(conn, subscriber_id, most=LEARNED_FROM)
+    latest = reactions.opinions_of(conn, subscriber_id, LEARNED_FROM)
     opinions = [
         Opinion(
             Terms.load(one.terms),
@@ -218,11 +218,9 @@ def _learn(conn: Connection, subscriber_id: int, stored: StoredProfile, now: dat
             one.liking is Liking.MORE,
         )
         for one in latest
-        if one.liking is not Liking.NEITHER
     ]
     liked = {one.paper_id for one in latest if one.paper_id and one.liking is Liking.MORE}
-    others = {one.paper_id for one in latest if one.paper_id} - liked
-    beside = reactions.shown_beside(conn, subscriber_id, liked, others, SHOWN)
+    beside = reactions.shown_beside(conn, subscriber_id, liked, SHOWN)
     learned = profile.learn(opinions, [Terms.load(one) for one in beside], stored.removed)
     reactions.put_profile(
         conn,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, or_, select
+from sqlalchemy import Connection, Select, delete, insert, or_, select
 
 from pipeline.domain import DeliveryStatus, Liking, Paper
 from pipeline.storage.database import in_chunks, upsert
@@ -63,15 +63,15 @@ class StoredProfile:
     removed: tuple[str, ...] = ()  # terms (stems) and author keys
 
 
-def of_reader(conn: Connection, subscriber_id: int, *, most: int | None = None) -> list[Reaction]:
+def of_reader(conn: Connection, subscriber_id: int) -> list[Reaction]:
     """Return the reactions of a reader, newest first."""
-    rows = conn.execute(
-        select(*ReactionRow.__table__.c)
-        .where(ReactionRow.subscriber_id == subscriber_id)
-        .order_by(ReactionRow.at.desc(), ReactionRow.paper_key)
-        .limit(most)
-    )
-    return [_reaction(row) for row in rows]
+    return [_reaction(row) for row in conn.execute(_newest_first(subscriber_id))]
+
+
+def opinions_of(conn: Connection, subscriber_id: int, most: int) -> list[Reaction]:
+    """Return the likes and dislikes of a reader, newest first, without papers only saved."""
+    query = _newest_first(subscriber_id).where(ReactionRow.liking != Liking.NEITHER)
+    return [_reaction(row) for row in conn.execute(query.limit(most))]
 
 
 def to_paper(conn: Connection, subscriber_id: int, paper: Paper) -> Reaction | None:
@@ -135,11 +135,11 @@ def put_profile(
 
 
 def shown_beside(
-    conn: Connection, subscriber_id: int, liked: Collection[int], others: Collection[int], most: int
+    conn: Connection, subscriber_id: int, liked: Collection[int], most: int
 ) -> list[bytes]:
     """Return the terms of papers that were sent in the same digests as the `liked` papers.
 
-    Without the liked ones and `others`, at most `most`, newest first.
+    Without those that the reader reacted to, at most `most`, newest first.
     """
     if not liked:
         return []
@@ -152,19 +152,26 @@ def shown_beside(
             PickRow.paper_id.in_(liked),
         )
     )
-    rows = conn.execute(
-        select(PickRow.paper_id, PaperVersionRow.terms)
+    reacted = select(ReactionRow.paper_id).where(
+        ReactionRow.subscriber_id == subscriber_id, ReactionRow.paper_id.is_not(None)
+    )
+    rows = conn.scalars(
+        select(PaperVersionRow.terms)
+        .select_from(PickRow)
         .join(
             PaperVersionRow,
             (PaperVersionRow.paper_id == PickRow.paper_id)
             & (PaperVersionRow.version == PickRow.paper_version),
         )
-        .where(PickRow.delivery_id.in_(mine), PaperVersionRow.terms.is_not(None))
+        .where(
+            PickRow.delivery_id.in_(mine),
+            PickRow.paper_id.not_in(reacted),
+            PaperVersionRow.terms.is_not(None),
+        )
         .order_by(PickRow.delivery_id.desc(), PickRow.position)
-        .limit(most + len(liked) + len(others))
+        .limit(most)
     )
-    known = {*liked, *others}
-    return [row.terms for row in rows if row.paper_id not in known][:most]
+    return [terms for terms in rows if terms is not None]
 
 
 def record_of(conn: Connection, subscriber_id: int) -> dict[str, Any]:
@@ -182,6 +189,14 @@ def record_of(conn: Connection, subscriber_id: int) -> dict[str, Any]:
     ]
     rows, profiles = ([dict(row) for row in rows] for rows in found)
     return {"reactions": rows, "profile": profiles[0] if profiles else None}
+
+
+def _newest_first(subscriber_id: int) -> Select[Any]:
+    return (
+        select(*ReactionRow.__table__.c)
+        .where(ReactionRow.subscriber_id == subscriber_id)
+        .order_by(ReactionRow.at.desc(), ReactionRow.paper_key)
+    )
 
 
 def _about(key: str, paper_id: int | None) -> Any:

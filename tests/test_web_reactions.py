@@ -8,7 +8,7 @@ from html import unescape
 from urllib.parse import quote
 
 import pytest
-from sqlalchemy import Engine, MetaData, select
+from sqlalchemy import Engine, MetaData, event, select
 
 from pipeline import signup
 from pipeline.domain import Delivery, DeliveryKind, Subscriber
@@ -244,3 +244,16 @@ def test_wrong_address_keeps_the_paper(site, reader):
 
     assert answer.status_code == 422
     assert f'name="paper" value="{key}"' in answer.text
+
+
+def test_the_page_of_a_paper_reads_no_reaction_to_another_paper(site, reader):
+    statements: list[str] = []
+    event.listen(
+        site.engine, "before_cursor_execute", lambda *given: statements.append(str(given[2]))
+    )
+
+    assert site.get(page_of(site, reader)).status_code == 200
+
+    found = [one for one in statements if "FROM reactions" in one]
+    assert found
+    assert all("paper_key =" in one for one in found)

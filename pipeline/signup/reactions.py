@@ -65,11 +65,12 @@ def interests(engine: Engine, subscriber_id: int) -> Interests:
     if not stored.terms:
         return Interests(stored, (), (), (), tuple(found))
     learned = Profile.load(stored.terms, stored.authors)
+    latest = [one for one in found if one.liking is not Liking.NEITHER][:LEARNED_FROM]
     return Interests(
         stored,
-        _terms(learned, [one for one in found if one.liking is Liking.MORE], 1.0)[:MORE_OF],
-        _terms(learned, [one for one in found if one.liking is Liking.LESS], -1.0)[:LESS_OF],
-        _authors(learned, found)[:MORE_OF],
+        _terms(learned, [one for one in latest if one.liking is Liking.MORE], 1.0)[:MORE_OF],
+        _terms(learned, [one for one in latest if one.liking is Liking.LESS], -1.0)[:LESS_OF],
+        _authors(learned, latest)[:MORE_OF],
         tuple(found),
     )
 
@@ -80,6 +81,12 @@ def reaction_to(engine: Engine, subscriber_id: int, key: str) -> tuple[Paper, Re
         existing_subscriber(conn, subscriber_id)
         paper = _paper(conn, key)
         return paper, reactions.to_paper(conn, subscriber_id, paper)
+
+
+def is_learning(engine: Engine, subscriber_id: int) -> bool:
+    """Return whether the reactions of a reader change digests."""
+    with read_only(engine) as conn:
+        return reactions.profile_of(conn, subscriber_id).is_on
 
 
 def like(

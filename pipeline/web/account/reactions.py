@@ -100,7 +100,7 @@ def show_reaction(
         done=gettext(DONE[done]) if done in DONE else "",
         about=_about(paper, corpus),
         authors=formatting.listed([formatting.clean(name) for name in paper.authors[:AUTHORS]]),
-        is_on=signup.interests(services.engine, subscriber_id).profile.is_on,
+        is_on=signup.is_learning(services.engine, subscriber_id),
         personal=True,
     )
 

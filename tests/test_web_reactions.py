@@ -8,7 +8,7 @@ from html import unescape
 from urllib.parse import quote
 
 import pytest
-from sqlalchemy import Engine, MetaData, event, select
+from sqlalchemy import Engine, MetaData, event, select, update
 
 from pipeline import signup
 from pipeline.domain import Delivery, DeliveryKind, Subscriber
@@ -257,3 +257,15 @@ def test_the_page_of_a_paper_reads_no_reaction_to_another_paper(site, reader):
     found = [one for one in statements if "FROM reactions" in one]
     assert found
     assert all("paper_key =" in one for one in found)
+
+
+def test_damaged_terms_block_no_page_and_no_change(site, reader):
+    url = page_of(site, reader)
+    site.post(url, data={"do": "more"})
+    with site.engine.begin() as conn:
+        conn.execute(update(ProfileRow).values(terms=b"damaged"))
+        conn.execute(update(ReactionRow).values(terms=b"damaged"))
+
+    for page in (url, f"{site.preferences(reader)}/interests", site.preferences(reader)):
+        assert site.get(page).status_code == 200
+    assert site.post(url, data={"do": "save"}).status_code == 303

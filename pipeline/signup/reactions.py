@@ -7,7 +7,7 @@ kind changes nothing. Reactions of readers who are not active raise NotFoundErro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine
 
 from pipeline.domain import Liking, Paper, SubscriberStatus
 from pipeline.errors import NotFoundError
+from pipeline.logs import set_aside
 from pipeline.matching import profile
 from pipeline.matching.corpus import CorpusStatistics
 from pipeline.matching.profile import Opinion, Profile, Terms, author_keys
@@ -62,9 +63,9 @@ def interests(engine: Engine, subscriber_id: int) -> Interests:
         existing_subscriber(conn, subscriber_id)
         stored = reactions.profile_of(conn, subscriber_id)
         found = reactions.of_reader(conn, subscriber_id)
-    if not stored.terms:
+    learned = _profile(subscriber_id, stored)
+    if learned is None:
         return Interests(stored, (), (), (), tuple(found))
-    learned = Profile.load(stored.terms, stored.authors)
     latest = [one for one in found if one.liking is not Liking.NEITHER][:LEARNED_FROM]
     return Interests(
         stored,
@@ -81,6 +82,17 @@ def reaction_to(engine: Engine, subscriber_id: int, key: str) -> tuple[Paper, Re
         existing_subscriber(conn, subscriber_id)
         paper = _paper(conn, key)
         return paper, reactions.to_paper(conn, subscriber_id, paper)
+
+
+def _profile(subscriber_id: int, stored: StoredProfile) -> Profile | None:
+    """Return the profile; None if nothing was learned, or if it is damaged, until it is learned."""
+    if not stored.terms:
+        return None
+    try:
+        return Profile.load(stored.terms, stored.authors)
+    except ValueError as error:
+        set_aside("profile", subscriber_id, error)
+        return None
 
 
 def is_learning(engine: Engine, subscriber_id: int) -> bool:
@@ -218,17 +230,13 @@ def _learn(conn: Connection, subscriber_id: int, stored: StoredProfile, now: dat
     """Store the profile of the latest reactions; `stored` has the reader's settings."""
     latest = reactions.opinions_of(conn, subscriber_id, LEARNED_FROM)
     opinions = [
-        Opinion(
-            Terms.load(one.terms),
-            author_keys(one.authors),
-            one.at.toordinal(),
-            one.liking is Liking.MORE,
-        )
+        Opinion(terms, author_keys(one.authors), one.at.toordinal(), one.liking is Liking.MORE)
         for one in latest
+        for terms in _readable([one.terms], subscriber_id)
     ]
     liked = {one.paper_id for one in latest if one.paper_id and one.liking is Liking.MORE}
     beside = reactions.shown_beside(conn, subscriber_id, liked, SHOWN)
-    learned = profile.learn(opinions, [Terms.load(one) for one in beside], stored.removed)
+    learned = profile.learn(opinions, list(_readable(beside, subscriber_id)), stored.removed)
     reactions.put_profile(
         conn,
         subscriber_id,
@@ -245,6 +253,15 @@ def _learn(conn: Connection, subscriber_id: int, stored: StoredProfile, now: dat
         ),
         now,
     )
+
+
+def _readable(dumped: Iterable[bytes], subscriber_id: int) -> Iterator[Terms]:
+    """Yield dumped terms without damaged ones, so that these do not block the reader's changes."""
+    for one in dumped:
+        try:
+            yield Terms.load(one)
+        except ValueError as error:
+            set_aside("reaction", subscriber_id, error)
 
 
 def _active(conn: Connection, subscriber_id: int, now: datetime) -> None:

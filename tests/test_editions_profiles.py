@@ -223,6 +223,25 @@ def test_free_places_go_to_broader_matches_that_the_reader_would_like(engine):
 
 
 @pytest.mark.full
+def test_broader_matches_displace_no_match_of_the_reader_s_setting(engine):
+    topic = {"breadth": Breadth.FEWER, "max_papers": 6}
+    reader = add_reader(engine, "retrieval", now=NOW - DAY, **topic).id
+    announce(engine, 0, Moss_first=ON_MOSS)
+    publish(engine, 0)
+    like(engine, reader, "Moss first")
+    filler = " ".join(f"word{n}" for n in range(60))
+    own = {f"Retrieval_of_tea_{n}": f"{ON_TEA} Cup {n}." for n in range(4)}
+    broad = {f"Walls_{n}": f"Moss, lichen and ferns, retrieval. {filler}" for n in range(6)}
+    announce(engine, 1, **own, **broad)
+
+    digest = publish(engine, 1)
+
+    assert {title.replace(" ", "_") for title in titles(digest)} >= own.keys()
+    assert len(digest.picks) == 6
+    assert digest.more == 0
+
+
+@pytest.mark.full
 def test_a_liked_paper_is_not_sent_again(engine, reader):
     like(engine, reader, "Moss first", "Tea first")
 

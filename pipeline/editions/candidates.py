@@ -138,8 +138,8 @@ class Candidates:
         outside = self._outside(draft, unseen, seen | liking.keys())
         selection = pick(unseen, most - len(outside))
         added: set[int] = set()
-        if liking and len(selection.picks) < most - len(outside):
-            broader = self._broader(draft, followed, unseen, seen, liking)
+        if liking and (left := most - len(outside) - len(selection.picks)) > 0:
+            broader = self._broader(draft, followed, unseen, seen, liking, left)
             added = {one.paper for topic in broader for one in topic.candidates}
             selection = pick([*unseen, *broader], most - len(outside))
         picks = [
@@ -165,8 +165,12 @@ class Candidates:
         unseen: Sequence[TopicCandidates],
         seen: set[int],
         likeness: Mapping[int, float],
+        left: int,
     ) -> list[TopicCandidates]:
-        """Return matches of a broader setting that the reader would like, for places left."""
+        """Return matches of a broader setting that the reader would like, for the places left.
+
+        At most so many papers, so that they displace no match of the reader's own setting.
+        """
         known = seen | {one.paper for topic in unseen for one in topic.candidates}
         found = []
         for subscription in followed:
@@ -178,7 +182,12 @@ class Candidates:
                 if one.paper not in known and one.likeness >= LIKED_ENOUGH
             ]
             found.append(TopicCandidates(subscription.label, liked))
-        return found
+        ordered = sorted({(-c.likeness, c.paper) for topic in found for c in topic.candidates})
+        best = {paper for _, paper in ordered[:left]}
+        return [
+            TopicCandidates(topic.label, [c for c in topic.candidates if c.paper in best])
+            for topic in found
+        ]
 
     def _pick(self, draft: Draft, picked: Picked, *, is_explained: bool) -> Pick:
         reader = self._profiles[draft.subscriber.id]

@@ -246,3 +246,20 @@ def test_a_liked_paper_is_not_sent_again(engine, reader):
     like(engine, reader, "Moss first", "Tea first")
 
     assert publish(engine, 1) is None
+
+
+@pytest.mark.full
+def test_likes_order_the_digests_of_a_list_that_follows_only_trending(engine):
+    reader = add_reader(engine, "trending", now=NOW - DAY, max_papers=1).id
+    ingest(engine, make_sighting(title="Moss first", abstract=ON_MOSS, upvotes=9), now=NOW)
+    publish(engine, 0)
+    like(engine, reader, "Moss first")
+    day = TODAY + DAY
+    ingest(
+        engine,
+        make_sighting(title="Tea", abstract=ON_TEA, upvotes=10, announced_on=day),
+        make_sighting(title="Moss", abstract=ON_MOSS, upvotes=9, announced_on=day),
+        now=NOW + DAY,
+    )
+
+    assert titles(publish(engine, 1)) == ["Moss"]

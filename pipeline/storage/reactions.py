@@ -108,6 +108,11 @@ def profile_of(conn: Connection, subscriber_id: int) -> StoredProfile:
     return found.get(subscriber_id, StoredProfile())
 
 
+def is_any_profile(conn: Connection) -> bool:
+    """Return whether a reader has a profile, also if it is switched off."""
+    return conn.execute(select(ProfileRow.subscriber_id).limit(1)).first() is not None
+
+
 def profiles_in_use(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, StoredProfile]:
     """Return the profiles that change digests, by subscriber id."""
     found = _profiles(conn, subscriber_ids)

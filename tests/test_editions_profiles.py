@@ -263,3 +263,25 @@ def test_likes_order_the_digests_of_a_list_that_follows_only_trending(engine):
     )
 
     assert titles(publish(engine, 1)) == ["Moss"]
+
+
+@pytest.mark.full
+def test_trending_papers_that_give_way_to_one_outside_are_not_counted_as_more(engine):
+    reader = add_reader(engine, "trending", now=NOW - DAY, max_papers=5).id
+    liked = [make_sighting(title=f"Moss {n}", abstract=ON_MOSS, upvotes=9) for n in range(4)]
+    ingest(engine, *liked, now=NOW)
+    publish(engine, 0)
+    like(engine, reader, *(f"Moss {n}" for n in range(4)))
+    day = TODAY + DAY
+    top = [
+        make_sighting(title=f"Tea {n}", abstract=ON_TEA, upvotes=9, announced_on=day)
+        for n in range(8)
+    ]
+    outside = make_sighting(title="Moss garden", abstract=ON_MOSS, announced_on=day)
+    ingest(engine, *top, outside, now=NOW + DAY)
+
+    digest = publish(engine, 1)
+
+    assert titles(digest)[-1] == "Moss garden"
+    assert len(digest.picks) == 5
+    assert digest.more == 0

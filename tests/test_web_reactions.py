@@ -138,11 +138,19 @@ def test_reaction_needs_a_valid_link_a_known_paper_and_our_own_page(site, reader
     assert rows(site.engine, ReactionRow) == []
 
 
-def test_link_of_a_reader_who_left_changes_nothing(site, reader):
-    url = page_of(site, reader)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_link_of_a_reader_who_left_changes_nothing_and_leads_to_where_it_says_so(
+    site, reader, method
+):
+    urls = page_of(site, reader), f"{site.preferences(reader)}/interests"
     signup.leave(site.engine, reader.secret, now())
 
-    assert site.post(url, data={"do": "more"}).status_code == 404
+    for url in urls:
+        form = {"data": {"do": "more"}} if method == "POST" else {}
+        answer = site.browser.request(method, url, **form, follow_redirects=False)
+
+        assert answer.status_code == 303
+        assert answer.headers["location"] == site.preferences(reader)
     assert rows(site.engine, ReactionRow) == []
 
 

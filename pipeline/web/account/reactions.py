@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from starlette.responses import RedirectResponse, Response
 
 from pipeline import signup
-from pipeline.domain import Liking, Paper
+from pipeline.domain import Liking, Paper, SubscriberStatus
 from pipeline.matching import profile
 from pipeline.matching.corpus import CorpusStatistics
 from pipeline.rendering import formatting, views
@@ -85,6 +85,8 @@ def show_reaction(
     `do` is "more", "less" or "save": its button comes first. Nothing is stored.
     """
     subscriber_id = services.links.read_preferences(token, now())
+    if elsewhere := _elsewhere(services, token, subscriber_id):
+        return elsewhere
     paper, reaction = signup.reaction_to(services.engine, subscriber_id, key)
     search_index = live_index.ready()
     corpus = search_index.corpus if search_index else CorpusStatistics()
@@ -111,6 +113,8 @@ def react(
 ) -> Response:
     """Store a reaction: `do` is "more", "less", "undo", "save", "unsave" or "note"."""
     subscriber_id = services.links.read_preferences(token, now())
+    if elsewhere := _elsewhere(services, token, subscriber_id):
+        return elsewhere
     do = form.get("do", "")
     search_index = live_index.ready()
     corpus = search_index.corpus if search_index else None
@@ -136,6 +140,8 @@ def show_interests(
 ) -> Response:
     """Show what was learned from reactions, with buttons to remove, switch off and reset it."""
     subscriber_id = services.links.read_preferences(token, now())
+    if elsewhere := _elsewhere(services, token, subscriber_id):
+        return elsewhere
     return pages.show(
         "interests.html",
         token=token,
@@ -149,6 +155,8 @@ def show_interests(
 def change_interests(token: str, form: Form, services: Services, pages: Pages) -> Response:
     """Change what was learned: `do` is "on", "off", "outside", "inside", "reset" or "remove"."""
     subscriber_id = services.links.read_preferences(token, now())
+    if elsewhere := _elsewhere(services, token, subscriber_id):
+        return elsewhere
     engine, do = services.engine, form.get("do", "")
     done = do
     match do:
@@ -180,6 +188,14 @@ def shown(interests: Interests) -> ShownInterests:
         liked=_papers(interests.reactions, Liking.MORE),
         disliked=_papers(interests.reactions, Liking.LESS),
     )
+
+
+def _elsewhere(services: Services, token: str, subscriber_id: int) -> Response | None:
+    """Return a redirect to the preferences if the reader has unsubscribed: they say so."""
+    subscriber = signup.choices_of(services.engine, subscriber_id).subscriber
+    if subscriber.status is SubscriberStatus.ACTIVE:
+        return None
+    return RedirectResponse(f"/preferences/{token}", 303)
 
 
 def _terms(learned: tuple[signup.Learned, ...]) -> tuple[ShownTerm, ...]:

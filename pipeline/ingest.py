@@ -23,7 +23,7 @@ from pipeline.matching.match import match, parse_topics
 from pipeline.matching.profile import terms_of
 from pipeline.matching.semantic import Embedder
 from pipeline.sources import FetchResult, Source, Validator
-from pipeline.storage import ingest_state, papers, sightings, topics
+from pipeline.storage import ingest_state, papers, reactions, sightings, topics
 from pipeline.storage.database import in_chunks, read_only, retry_transaction, server_now
 from pipeline.storage.ingest_state import SourceRecord
 
@@ -371,7 +371,8 @@ def _publish(run: _Run) -> list[SourceReport]:
     with read_only(run.engine) as conn:
         touched = papers.touched_ids(conn, run.batch - 1)
         followed = topics.matched_through(conn, run.batch - 1)
-        corpus = statistics(papers.recent(conn, through_batch=run.batch) if followed else ())
+        has_readers = bool(followed) or reactions.is_any_profile(conn)
+        corpus = statistics(papers.recent(conn, through_batch=run.batch) if has_readers else ())
     if not touched:
         return run.reports
     new = matches = 0
@@ -390,7 +391,7 @@ def _publish(run: _Run) -> list[SourceReport]:
         _write_matches(run, found)
         new += sum(paper.batch == run.batch for paper in some)
         matches += sum(one.breadth is not Breadth.NEAR_MISS for one in found)
-    if followed:
+    if has_readers:
         _store_terms(run, corpus)
     with run.engine.begin() as conn:
         run.hold(conn)

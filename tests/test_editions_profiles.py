@@ -223,7 +223,65 @@ def test_free_places_go_to_broader_matches_that_the_reader_would_like(engine):
 
 
 @pytest.mark.full
+def test_broader_matches_displace_no_match_of_the_reader_s_setting(engine):
+    topic = {"breadth": Breadth.FEWER, "max_papers": 6}
+    reader = add_reader(engine, "retrieval", now=NOW - DAY, **topic).id
+    announce(engine, 0, Moss_first=ON_MOSS)
+    publish(engine, 0)
+    like(engine, reader, "Moss first")
+    filler = " ".join(f"word{n}" for n in range(60))
+    own = {f"Retrieval_of_tea_{n}": f"{ON_TEA} Cup {n}." for n in range(4)}
+    broad = {f"Walls_{n}": f"Moss, lichen and ferns, retrieval. {filler}" for n in range(6)}
+    announce(engine, 1, **own, **broad)
+
+    digest = publish(engine, 1)
+
+    assert {title.replace(" ", "_") for title in titles(digest)} >= own.keys()
+    assert len(digest.picks) == 6
+    assert digest.more == 0
+
+
+@pytest.mark.full
 def test_a_liked_paper_is_not_sent_again(engine, reader):
     like(engine, reader, "Moss first", "Tea first")
 
     assert publish(engine, 1) is None
+
+
+@pytest.mark.full
+def test_likes_order_the_digests_of_a_list_that_follows_only_trending(engine):
+    reader = add_reader(engine, "trending", now=NOW - DAY, max_papers=1).id
+    ingest(engine, make_sighting(title="Moss first", abstract=ON_MOSS, upvotes=9), now=NOW)
+    publish(engine, 0)
+    like(engine, reader, "Moss first")
+    day = TODAY + DAY
+    ingest(
+        engine,
+        make_sighting(title="Tea", abstract=ON_TEA, upvotes=10, announced_on=day),
+        make_sighting(title="Moss", abstract=ON_MOSS, upvotes=9, announced_on=day),
+        now=NOW + DAY,
+    )
+
+    assert titles(publish(engine, 1)) == ["Moss"]
+
+
+@pytest.mark.full
+def test_trending_papers_that_give_way_to_one_outside_are_not_counted_as_more(engine):
+    reader = add_reader(engine, "trending", now=NOW - DAY, max_papers=5).id
+    liked = [make_sighting(title=f"Moss {n}", abstract=ON_MOSS, upvotes=9) for n in range(4)]
+    ingest(engine, *liked, now=NOW)
+    publish(engine, 0)
+    like(engine, reader, *(f"Moss {n}" for n in range(4)))
+    day = TODAY + DAY
+    top = [
+        make_sighting(title=f"Tea {n}", abstract=ON_TEA, upvotes=9, announced_on=day)
+        for n in range(8)
+    ]
+    outside = make_sighting(title="Moss garden", abstract=ON_MOSS, announced_on=day)
+    ingest(engine, *top, outside, now=NOW + DAY)
+
+    digest = publish(engine, 1)
+
+    assert titles(digest)[-1] == "Moss garden"
+    assert len(digest.picks) == 5
+    assert digest.more == 0

@@ -187,3 +187,13 @@ def test_older_likes_count_less(engine, reader):
     (row,) = rows(engine, ProfileRow)
     learned = Profile.load(row.terms, row.authors)
     assert 0 < 4 * learned.weight_of("moss") < learned.weight_of("tea")
+
+
+def test_papers_saved_later_do_not_displace_likes(engine, reader, monkeypatch):
+    monkeypatch.setattr("pipeline.signup.reactions.LEARNED_FROM", 1)
+    moss, tea = keys(engine)
+    signup.like(engine, reader, moss, Liking.MORE, NOW)
+
+    signup.save(engine, reader, tea, NOW + timedelta(hours=1))
+
+    assert signup.interests(engine, reader).profile.likes == 1

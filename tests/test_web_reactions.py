@@ -8,7 +8,7 @@ from html import unescape
 from urllib.parse import quote
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event, update
 
 from pipeline import signup
 from pipeline.domain import Delivery, DeliveryKind, Subscriber
@@ -131,11 +131,19 @@ def test_reaction_needs_a_valid_link_a_known_paper_and_our_own_page(site, reader
     assert rows(site.engine, ReactionRow) == []
 
 
-def test_link_of_a_reader_who_left_changes_nothing(site, reader):
-    url = page_of(site, reader)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_link_of_a_reader_who_left_changes_nothing_and_leads_to_where_it_says_so(
+    site, reader, method
+):
+    urls = page_of(site, reader), f"{site.preferences(reader)}/interests"
     signup.leave(site.engine, reader.secret, now())
 
-    assert site.post(url, data={"do": "more"}).status_code == 404
+    for url in urls:
+        form = {"data": {"do": "more"}} if method == "POST" else {}
+        answer = site.browser.request(method, url, **form, follow_redirects=False)
+
+        assert answer.status_code == 303
+        assert answer.headers["location"] == site.preferences(reader)
     assert rows(site.engine, ReactionRow) == []
 
 
@@ -252,3 +260,28 @@ def test_wrong_address_keeps_the_paper(site, reader):
 
     assert answer.status_code == 422
     assert f'name="paper" value="{key}"' in answer.text
+
+
+def test_the_page_of_a_paper_reads_no_reaction_to_another_paper(site, reader):
+    statements: list[str] = []
+    event.listen(
+        site.engine, "before_cursor_execute", lambda *given: statements.append(str(given[2]))
+    )
+
+    assert site.get(page_of(site, reader)).status_code == 200
+
+    found = [one for one in statements if "FROM reactions" in one]
+    assert found
+    assert all("paper_key =" in one for one in found)
+
+
+def test_damaged_terms_block_no_page_and_no_change(site, reader):
+    url = page_of(site, reader)
+    site.post(url, data={"do": "more"})
+    with site.engine.begin() as conn:
+        conn.execute(update(ProfileRow).values(terms=b"damaged"))
+        conn.execute(update(ReactionRow).values(terms=b"damaged"))
+
+    for page in (url, f"{site.preferences(reader)}/interests", site.preferences(reader)):
+        assert site.get(page).status_code == 200
+    assert site.post(url, data={"do": "save"}).status_code == 303

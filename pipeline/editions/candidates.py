@@ -130,18 +130,17 @@ class Candidates:
         """Return the digest of a draft and None, or an empty digest and the reason for it."""
         liking = self._likeness(draft, followed)
         by_topic = [(s, self._of(s, draft, liking)) for s in followed]
-        most = draft.subscriber.max_papers
-        unseen = [
-            TopicCandidates(s.label, _offered(s, [c for c in found if c.paper not in seen], most))
-            for s, found in by_topic
-        ]
-        outside = self._outside(draft, unseen, seen | liking.keys())
-        selection = pick(unseen, most - len(outside))
+        fresh = [(s, [c for c in found if c.paper not in seen]) for s, found in by_topic]
+        needed = sum(bool(found) for _, found in fresh)
+        outside = self._outside(draft, needed, seen | liking.keys())
+        most = draft.subscriber.max_papers - len(outside)
+        unseen = [TopicCandidates(s.label, _offered(s, found, most)) for s, found in fresh]
+        selection = pick(unseen, most)
         added: set[int] = set()
-        if liking and len(selection.picks) < most - len(outside):
-            broader = self._broader(draft, followed, unseen, seen, liking)
+        if liking and (left := most - len(selection.picks)) > 0:
+            broader = self._broader(draft, followed, unseen, seen, liking, left)
             added = {one.paper for topic in broader for one in topic.candidates}
-            selection = pick([*unseen, *broader], most - len(outside))
+            selection = pick([*unseen, *broader], most)
         picks = [
             self._pick(draft, picked, is_explained=picked.rose or picked.paper in added)
             for picked in selection.picks
@@ -165,8 +164,12 @@ class Candidates:
         unseen: Sequence[TopicCandidates],
         seen: set[int],
         likeness: Mapping[int, float],
+        left: int,
     ) -> list[TopicCandidates]:
-        """Return matches of a broader setting that the reader would like, for places left."""
+        """Return matches of a broader setting that the reader would like, for the places left.
+
+        At most so many papers, so that they displace no match of the reader's own setting.
+        """
         known = seen | {one.paper for topic in unseen for one in topic.candidates}
         found = []
         for subscription in followed:
@@ -178,7 +181,12 @@ class Candidates:
                 if one.paper not in known and one.likeness >= LIKED_ENOUGH
             ]
             found.append(TopicCandidates(subscription.label, liked))
-        return found
+        ordered = sorted({(-c.likeness, c.paper) for topic in found for c in topic.candidates})
+        best = {paper for _, paper in ordered[:left]}
+        return [
+            TopicCandidates(topic.label, [c for c in topic.candidates if c.paper in best])
+            for topic in found
+        ]
 
     def _pick(self, draft: Draft, picked: Picked, *, is_explained: bool) -> Pick:
         reader = self._profiles[draft.subscriber.id]
@@ -201,18 +209,15 @@ class Candidates:
             ids |= {paper.id for paper in self._trending or () if paper.id in self._papers}
         return self._profiles.likeness(reader, sorted(ids))
 
-    def _outside(
-        self, draft: Draft, unseen: Sequence[TopicCandidates], known: set[int]
-    ) -> list[Pick]:
+    def _outside(self, draft: Draft, needed: int, known: set[int]) -> list[Pick]:
         """Return papers outside the topics that the reader would like, best first.
 
-        At most one in `OUTSIDE_SHARE` places, none that a topic with a match needs, and none that
-        is in `known`: sent before, or a match at any breadth.
+        At most one in `OUTSIDE_SHARE` places, none of the `needed` ones (one for each topic with a
+        match), and no paper in `known`: sent before, or a match at any breadth.
         """
         reader = self._profiles[draft.subscriber.id]
         if reader is None or not reader.outside:
             return []
-        needed = sum(bool(topic.candidates) for topic in unseen)
         most = draft.subscriber.max_papers
         room = min(most // OUTSIDE_SHARE, most - needed)
         picks: list[Pick] = []

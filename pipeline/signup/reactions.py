@@ -1,13 +1,13 @@
 """Reactions to papers: more or less like this, save; and the profile that is learned from them.
 
-Each change locks the subscriber's row and computes the profile anew from the latest reactions in
+Each change locks the subscriber's row and computes the profile anew from the latest ones in
 the same transaction, so that concurrent changes follow one another and a second one of the same
 kind changes nothing. Reactions of readers who are not active raise NotFoundError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine
 
 from pipeline.domain import Liking, Paper, SubscriberStatus
 from pipeline.errors import NotFoundError
+from pipeline.logs import set_aside
 from pipeline.matching import profile
 from pipeline.matching.corpus import CorpusStatistics
 from pipeline.matching.profile import Opinion, Profile, Terms, author_keys
@@ -23,7 +24,7 @@ from pipeline.storage import papers, reactions, subscribers
 from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.reactions import Reaction, StoredProfile
 
-LEARNED_FROM = 300  # newest reactions
+LEARNED_FROM = 300  # newest likes and dislikes
 SAVED = 50  # newest saved papers, whose authors are suggested
 SHOWN = 100  # papers beside the liked ones
 EXAMPLES = 20  # newest liked papers, one of which is named in a digest
@@ -62,9 +63,9 @@ def interests(engine: Engine, subscriber_id: int) -> Interests:
         judged = tuple(reactions.judged_by(conn, subscriber_id, LEARNED_FROM))
         saved = tuple(reactions.saved_by(conn, subscriber_id, most=SAVED))
         saved_count = reactions.count_saved(conn, subscriber_id)
-    if not stored.terms:
+    learned = _profile(subscriber_id, stored)
+    if learned is None:
         return Interests(stored, (), (), (), judged, saved, saved_count)
-    learned = Profile.load(stored.terms, stored.authors)
     return Interests(
         stored,
         _terms(learned, [one for one in judged if one.liking is Liking.MORE], 1.0)[:MORE_OF],
@@ -82,6 +83,23 @@ def reaction_to(engine: Engine, subscriber_id: int, key: str) -> tuple[Paper, Re
         existing_subscriber(conn, subscriber_id)
         paper = _paper(conn, key)
         return paper, reactions.to_paper(conn, subscriber_id, paper.key, paper.id)
+
+
+def _profile(subscriber_id: int, stored: StoredProfile) -> Profile | None:
+    """Return the profile; None if nothing was learned, or if it is damaged, until it is learned."""
+    if not stored.terms:
+        return None
+    try:
+        return Profile.load(stored.terms, stored.authors)
+    except ValueError as error:
+        set_aside("profile", subscriber_id, error)
+        return None
+
+
+def is_learning(engine: Engine, subscriber_id: int) -> bool:
+    """Return whether the reactions of a reader change digests."""
+    with read_only(engine) as conn:
+        return reactions.profile_of(conn, subscriber_id).is_on
 
 
 def like(
@@ -221,19 +239,14 @@ def learn_anew(conn: Connection, subscriber_id: int, stored: StoredProfile, now:
     """Store the profile of the latest reactions; `stored` has the reader's settings."""
     latest = reactions.judged_by(conn, subscriber_id, LEARNED_FROM)
     opinions = [
-        Opinion(
-            Terms.load(one.terms),
-            author_keys(one.authors),
-            one.at.toordinal(),
-            one.liking is Liking.MORE,
-        )
+        Opinion(terms, author_keys(one.authors), one.at.toordinal(), one.liking is Liking.MORE)
         for one in latest
+        for terms in _readable([one.terms], subscriber_id)
     ]
     liked = {one.paper_id for one in latest if one.paper_id and one.liking is Liking.MORE}
-    others = {one.paper_id for one in latest if one.paper_id} - liked
-    beside = reactions.shown_beside(conn, subscriber_id, liked, others, SHOWN)
+    beside = reactions.shown_beside(conn, subscriber_id, liked, SHOWN)
     removed = _sharing_words(stored.removed, latest)
-    learned = profile.learn(opinions, [Terms.load(one) for one in beside], removed)
+    learned = profile.learn(opinions, list(_readable(beside, subscriber_id)), removed)
     reactions.put_profile(
         conn,
         subscriber_id,
@@ -257,6 +270,15 @@ def _sharing_words(removed: Sequence[str], latest: Sequence[Reaction]) -> set[st
     words = {word for term in removed for word in term.split()}
     terms = {stems for one in latest for stems, _ in one.telling if words & set(stems.split())}
     return words | terms | set(removed)
+
+
+def _readable(dumped: Iterable[bytes], subscriber_id: int) -> Iterator[Terms]:
+    """Yield dumped terms without damaged ones, so that these do not block the reader's changes."""
+    for one in dumped:
+        try:
+            yield Terms.load(one)
+        except ValueError as error:
+            set_aside("reaction", subscriber_id, error)
 
 
 def active_subscriber(conn: Connection, subscriber_id: int, now: datetime) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Select,
     and_,
     delete,
     func,
@@ -78,23 +79,13 @@ class StoredProfile:
 
 def of_reader(conn: Connection, subscriber_id: int) -> list[Reaction]:
     """Return the reactions of a reader, newest first."""
-    rows = conn.execute(
-        select(*ReactionRow.__table__.c)
-        .where(ReactionRow.subscriber_id == subscriber_id)
-        .order_by(ReactionRow.at.desc(), ReactionRow.paper_key)
-    )
-    return [_reaction(row) for row in rows]
+    return [_reaction(row) for row in conn.execute(_newest_first(subscriber_id))]
 
 
 def judged_by(conn: Connection, subscriber_id: int, most: int) -> list[Reaction]:
     """Return the papers that a reader liked or disliked, the last one first."""
-    rows = conn.execute(
-        select(*ReactionRow.__table__.c)
-        .where(ReactionRow.subscriber_id == subscriber_id, ReactionRow.liking != Liking.NEITHER)
-        .order_by(ReactionRow.at.desc(), ReactionRow.paper_key)
-        .limit(most)
-    )
-    return [_reaction(row) for row in rows]
+    query = _newest_first(subscriber_id).where(ReactionRow.liking != Liking.NEITHER)
+    return [_reaction(row) for row in conn.execute(query.limit(most))]
 
 
 def of_readers(conn: Connection, subscriber_ids: Sequence[int]) -> defaultdict[int, list[Reaction]]:
@@ -187,6 +178,11 @@ def profile_of(conn: Connection, subscriber_id: int) -> StoredProfile:
     return found.get(subscriber_id, StoredProfile())
 
 
+def is_any_profile(conn: Connection) -> bool:
+    """Return whether a reader has a profile, also if it is switched off."""
+    return conn.execute(select(ProfileRow.subscriber_id).limit(1)).first() is not None
+
+
 def profiles_in_use(conn: Connection, subscriber_ids: Sequence[int]) -> dict[int, StoredProfile]:
     """Return the profiles that change digests, by subscriber id."""
     found = _profiles(conn, subscriber_ids)
@@ -247,11 +243,11 @@ def reader_of_feed(conn: Connection, secret: str) -> int | None:
 
 
 def shown_beside(
-    conn: Connection, subscriber_id: int, liked: Collection[int], others: Collection[int], most: int
+    conn: Connection, subscriber_id: int, liked: Collection[int], most: int
 ) -> list[bytes]:
     """Return the terms of papers that were sent in the same digests as the `liked` papers.
 
-    Without the liked ones and `others`, at most `most`, newest first.
+    Without those that the reader reacted to, at most `most`, newest first.
     """
     if not liked:
         return []
@@ -264,19 +260,26 @@ def shown_beside(
             PickRow.paper_id.in_(liked),
         )
     )
-    rows = conn.execute(
-        select(PickRow.paper_id, PaperVersionRow.terms)
+    reacted = select(ReactionRow.paper_id).where(
+        ReactionRow.subscriber_id == subscriber_id, ReactionRow.paper_id.is_not(None)
+    )
+    rows = conn.scalars(
+        select(PaperVersionRow.terms)
+        .select_from(PickRow)
         .join(
             PaperVersionRow,
             (PaperVersionRow.paper_id == PickRow.paper_id)
             & (PaperVersionRow.version == PickRow.paper_version),
         )
-        .where(PickRow.delivery_id.in_(mine), PaperVersionRow.terms.is_not(None))
+        .where(
+            PickRow.delivery_id.in_(mine),
+            PickRow.paper_id.not_in(reacted),
+            PaperVersionRow.terms.is_not(None),
+        )
         .order_by(PickRow.delivery_id.desc(), PickRow.position)
-        .limit(most + len(liked) + len(others))
+        .limit(most)
     )
-    known = {*liked, *others}
-    return [row.terms for row in rows if row.paper_id not in known][:most]
+    return [terms for terms in rows if terms is not None]
 
 
 def record_of(conn: Connection, subscriber_id: int) -> dict[str, Any]:
@@ -298,6 +301,14 @@ def record_of(conn: Connection, subscriber_id: int) -> dict[str, Any]:
 
 def _is_saved_by(subscriber_id: int) -> ColumnElement[bool]:
     return and_(ReactionRow.subscriber_id == subscriber_id, ReactionRow.saved_at.is_not(None))
+
+
+def _newest_first(subscriber_id: int) -> Select[Any]:
+    return (
+        select(*ReactionRow.__table__.c)
+        .where(ReactionRow.subscriber_id == subscriber_id)
+        .order_by(ReactionRow.at.desc(), ReactionRow.paper_key)
+    )
 
 
 def _about(key: str, paper_id: int | None) -> Any:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from pipeline import signup
-from pipeline.domain import Liking, Paper
+from pipeline.domain import Liking, Paper, SubscriberStatus
 from pipeline.matching import profile
 from pipeline.matching.corpus import CorpusStatistics
 from pipeline.matching.people import suggested_people
@@ -92,6 +92,8 @@ def show_reaction(
     `do` is "more", "less" or "save": its button comes first. Nothing is stored.
     """
     subscriber_id = services.links.read_preferences(token, now())
+    if elsewhere := _elsewhere(services, token, subscriber_id):
+        return elsewhere
     paper, reaction = signup.reaction_to(services.engine, subscriber_id, key)
     search_index = live_index.ready()
     corpus = search_index.corpus if search_index else CorpusStatistics()
@@ -108,7 +110,7 @@ def show_reaction(
         about=_about(paper, corpus),
         authors=formatting.listed([formatting.clean(name) for name in paper.authors[:AUTHORS]]),
         people=_leading(paper),
-        is_on=signup.interests(services.engine, subscriber_id).profile.is_on,
+        is_on=signup.is_learning(services.engine, subscriber_id),
         personal=True,
     )
 
@@ -119,6 +121,8 @@ def react(
 ) -> Response:
     """Store a reaction: `do` is "more", "less", "undo", "save", "unsave" or "note"."""
     subscriber_id = services.links.read_preferences(token, now())
+    if elsewhere := _elsewhere(services, token, subscriber_id):
+        return elsewhere
     do = form.get("do", "")
     search_index = live_index.ready()
     corpus = search_index.corpus if search_index else None
@@ -150,6 +154,8 @@ def show_interests(
     Also authors to follow, if the search index is built and the rate limit allows.
     """
     subscriber_id = services.links.read_preferences(token, now())
+    if elsewhere := _elsewhere(services, token, subscriber_id):
+        return elsewhere
     known = signup.interests(services.engine, subscriber_id)
     people: list[tuple[str, str]] = []
     search_index = live_index.ready()
@@ -185,6 +191,8 @@ def _people(
 def change_interests(token: str, form: Form, services: Services, pages: Pages) -> Response:
     """Change what was learned: `do` is "on", "off", "outside", "inside", "reset" or "remove"."""
     subscriber_id = services.links.read_preferences(token, now())
+    if elsewhere := _elsewhere(services, token, subscriber_id):
+        return elsewhere
     engine, do = services.engine, form.get("do", "")
     done = do
     match do:
@@ -216,6 +224,14 @@ def shown(interests: Interests) -> ShownInterests:
         liked=_papers(interests.judged, Liking.MORE),
         disliked=_papers(interests.judged, Liking.LESS),
     )
+
+
+def _elsewhere(services: Services, token: str, subscriber_id: int) -> Response | None:
+    """Return a redirect to the preferences if the reader has unsubscribed: they say so."""
+    subscriber = signup.choices_of(services.engine, subscriber_id).subscriber
+    if subscriber.status is SubscriberStatus.ACTIVE:
+        return None
+    return RedirectResponse(f"/preferences/{token}", 303)
 
 
 def _terms(learned: tuple[signup.Learned, ...]) -> tuple[ShownTerm, ...]:

@@ -24,13 +24,13 @@ from pipeline.matching.corpus import statistics
 from pipeline.matching.index import PaperIndex
 from pipeline.matching.match import PaperText, TopicText
 from pipeline.matching.profile import (
-    SAME_AUTHOR,
     Opinion,
     Terms,
     TermTable,
     author_keys,
     learn,
     terms_of,
+    with_author,
 )
 from pipeline.matching.query import plain_words
 from pipeline.matching.ranking import Candidate, TopicCandidates, pick
@@ -126,9 +126,7 @@ def measure(folder: Path) -> list[Quality]:
         "upvotes": lambda one: np.array([float(paper.upvotes) for paper in one.listed]),
         "terms": known.likeness,
         "people": known.shares_author,
-        "terms and people": lambda one: (
-            known.likeness(one) + SAME_AUTHOR * known.shares_author(one)
-        ),
+        "terms and people": known.likeness_and_authors,
     }
     found = []
     for first, last in LIKED:
@@ -162,6 +160,10 @@ class _Known:
         profile = learn(liked, self._shown(episode))
         listed = self._table.rows([self._numbers[paper.text.id] for paper in episode.listed])
         return self._table.likeness(profile, listed).astype(np.float64)
+
+    def likeness_and_authors(self, episode: Episode) -> Scores:
+        pairs = zip(self.likeness(episode), self.shares_author(episode), strict=True)
+        return np.array([with_author(terms) if shared else terms for terms, shared in pairs])
 
     def shares_author(self, episode: Episode) -> Scores:
         known = {key for paper in episode.liked for key in self._authors[paper.text.id]}

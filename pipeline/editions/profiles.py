@@ -11,10 +11,11 @@ from sqlalchemy import Connection
 
 from pipeline.domain import Paper, Reason, ReasonKind
 from pipeline.logs import set_aside
-from pipeline.matching.profile import SAME_AUTHOR, Profile, Terms, TermTable, author_keys
+from pipeline.matching.profile import Profile, Terms, TermTable, author_keys, with_author
 from pipeline.storage import papers, reactions
 
 LIKED_ENOUGH: Final = 0.04  # likeness from which a paper is sent that would not be otherwise
+SIGNED_ENOUGH: Final = 0.11  # the same for an author of a liked paper: 0.1 for the author
 LIKES_FOR_OUTSIDE: Final = 4  # likes from which a digest has papers outside the topics
 NEAREST: Final = 30  # papers of a pool that are compared by all their terms
 
@@ -76,7 +77,7 @@ class Profiles:
         likeness = self._table.likeness(reader.profile, self._table.rows(ids)).tolist()
         found = dict(zip(ids, likeness, strict=True))
         for id_ in self._by_known_authors(reader) & found.keys():
-            found[id_] += SAME_AUTHOR
+            found[id_] = with_author(found[id_])
         return found
 
     def set_pool(self, found: Sequence[Paper]) -> None:
@@ -88,9 +89,13 @@ class Profiles:
         """Return papers of the pool that the reader would like: likeness and id, best first."""
         nearest = self._table.nearest(reader.profile, self._pool_terms, NEAREST)
         ids = {self._pool[place] for place in nearest.tolist()}
-        ids |= self._by_known_authors(reader) & set(self._pool)
-        likeness = self.likeness(reader, sorted(ids))
-        liked = ((value, id_) for id_, value in likeness.items() if value >= LIKED_ENOUGH)
+        signed = self._by_known_authors(reader) & set(self._pool)
+        likeness = self.likeness(reader, sorted(ids | signed))
+        liked = (
+            (value, id_)
+            for id_, value in likeness.items()
+            if value >= (SIGNED_ENOUGH if id_ in signed else LIKED_ENOUGH)
+        )
         return sorted(liked, key=lambda one: (-one[0], one[1]))
 
     def _by_known_authors(self, reader: ReaderProfile) -> set[int]:

@@ -37,7 +37,9 @@ COMMON: Final = 1.2  # weight of the words that all papers share, while few pape
 TYPICAL: Final = 0.014  # weight of a term in a paper, divided by its idf: median of 10,000 papers
 SHOWN: Final = 20  # with that many papers shown, their mean and the common words count half each
 MOST_LIKENESS: Final = 0.2  # of terms, approached; papers of one field seldom have over 0.05
-SAME_AUTHOR: Final = 0.1  # added for an author of a liked paper
+SAME_AUTHOR: Final = 0.1  # added for an author of a liked paper, if the terms are a little alike
+NAMESAKE: Final = 0.03  # else: it may be another person
+A_LITTLE: Final = 0.004  # likeness of terms
 MOST_AUTHORS: Final = 30  # of a liked paper; the authors of a larger group are no recommendation
 
 
@@ -285,6 +287,11 @@ def learn(
     }
     common = COMMON * (1 - trust) if liked else 0.0
     return Profile(places.astype(np.uint32), vector[places], common, authors)
+
+
+def with_author(likeness: float) -> float:
+    """Return the likeness of a paper by an author of a liked one, from the likeness of terms."""
+    return likeness + (SAME_AUTHOR if likeness >= A_LITTLE else NAMESAKE)
 
 
 def author_keys(authors: Iterable[str]) -> dict[str, str]:

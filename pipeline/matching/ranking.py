@@ -18,6 +18,7 @@ from pipeline.domain import Reason
 from pipeline.matching.tokens import STOP_WORDS, forms, stem
 
 UPVOTE_WEIGHT = 0.1  # the most upvotes of the day add a tenth of the best score of a topic
+NOTED = 0.01  # likeness from which a better place is put down to what the reader liked
 LIKING_WEIGHT = 3.0  # a profile adds so many times the likeness, which is at most 0.2
 FILTERED = 0.5  # value of the best paper of a topic without words: half of the best match of words
 NEARLY_EQUAL = 0.99  # Learning to Reason, Reasoning to Learn
@@ -204,7 +205,9 @@ def _by_likeness(
         for place, (value, paper, number) in enumerate(usual)
     )
     return [
-        _Offer(-value, topic, candidates[number], candidates[number].likeness > 0 and new < place)
+        _Offer(
+            -value, topic, candidates[number], candidates[number].likeness >= NOTED and new < place
+        )
         for new, (value, _, number, place) in enumerate(ordered)
     ]
 

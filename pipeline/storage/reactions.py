@@ -7,8 +7,9 @@ row, so that a profile is always computed from all reactions.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import reduce
 from typing import Any
 
 from sqlalchemy import Connection, Select, delete, insert, or_, select
@@ -75,14 +76,13 @@ def opinions_of(conn: Connection, subscriber_id: int, most: int) -> list[Reactio
 
 
 def to_paper(conn: Connection, subscriber_id: int, paper: Paper) -> Reaction | None:
-    """Return a reader's reaction to a paper, also if its key has changed since; None if none."""
-    row = conn.execute(
-        select(*ReactionRow.__table__.c)
-        .where(ReactionRow.subscriber_id == subscriber_id, _about(paper.key, paper.id))
-        .order_by(ReactionRow.at.desc())
-        .limit(1)
-    ).one_or_none()
-    return _reaction(row) if row else None
+    """Return a reader's reaction to a paper, also if its key has changed since; None if none.
+
+    There may be several if papers were merged: then the newest, with what only others have.
+    """
+    rows = conn.execute(_newest_first(subscriber_id).where(_about(paper.key, paper.id)))
+    found = [_reaction(row) for row in rows]
+    return reduce(_combined, found) if found else None
 
 
 def put(conn: Connection, subscriber_id: int, reaction: Reaction) -> None:
@@ -201,6 +201,16 @@ def _newest_first(subscriber_id: int) -> Select[Any]:
         select(*ReactionRow.__table__.c)
         .where(ReactionRow.subscriber_id == subscriber_id)
         .order_by(ReactionRow.at.desc(), ReactionRow.paper_key)
+    )
+
+
+def _combined(newer: Reaction, older: Reaction) -> Reaction:
+    return replace(
+        newer,
+        liking=newer.liking or older.liking,
+        is_own=newer.is_own or older.is_own,
+        saved_at=newer.saved_at or older.saved_at,
+        note=newer.note or older.note,
     )
 
 

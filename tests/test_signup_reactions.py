@@ -201,3 +201,12 @@ def test_reactions_to_papers_that_were_merged_become_one_without_loss(engine, re
     (left,) = rows(engine, ReactionRow)
     assert (left.note, left.liking) == ("for the talk", Liking.NEITHER)
     assert left.saved_at is not None
+
+
+def test_removing_what_was_not_learned_stores_nothing(engine, reader):
+    signup.like(engine, reader, keys(engine)[0], Liking.MORE, NOW)
+
+    for n in range(3):
+        signup.forget(engine, reader, f"never learned {n}", NOW)
+
+    assert rows(engine, ProfileRow)[0].removed == []

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from typing import Any
 
 import pytest
@@ -403,6 +403,33 @@ def test_digest_of_one_day_is_no_recap_but_the_first_after_an_outage_is(engine: 
     assert sent_recap(engine, late) == (4, False, {"cat:cs.IR": 4})
     hourly_news(engine, 5, 5)
     assert sent_recap(engine, NOW + 5 * DAY) is None
+
+
+@pytest.mark.parametrize("hour", [1, 8, 16, 23])
+def test_one_batch_a_day_makes_no_recap_at_any_hour(engine: Engine, hour: int):
+    midnight = NOW.replace(hour=0, minute=30)
+    ingest(engine, make_sighting(), now=midnight - DAY)
+    join(engine, schedule=Schedule(at=time(hour)), now=midnight - DAY + HOUR)
+
+    for number in range(3):
+        today = midnight + number * DAY
+        ingest(engine, make_sighting(), now=today)
+        assert sent_recap(engine, today.replace(hour=hour, minute=0)) is None
+        ingest(engine, make_sighting(), now=today.replace(hour=hour) + HOUR / 4)
+
+
+def test_a_week_is_a_week_whenever_its_first_and_last_batches_came(engine: Engine):
+    weekly = Schedule(frequency=Frequency.WEEKLY, weekday=Weekday.WEDNESDAY)
+    hourly_news(engine, -1, -1)
+    join(engine, schedule=weekly)
+    late = NOW + 5 * HOUR
+    ingest(engine, make_sighting(), now=late - HOUR)
+    sent_recap(engine, late)
+    hourly_news(engine, 1, 4)
+    assert sent_recap(engine, NOW + 7 * DAY) == (7, False, {"cat:cs.IR": 4})
+
+    hourly_news(engine, 8, 8)
+    assert sent_recap(engine, NOW + 14 * DAY) == (7, False, {"cat:cs.IR": 1})
 
 
 def test_first_digest_after_a_pause_is_a_recap_of_at_most_a_week(engine: Engine):

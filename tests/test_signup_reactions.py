@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from pipeline import signup
 from pipeline.domain import Liking
@@ -197,3 +197,26 @@ def test_papers_saved_later_do_not_displace_likes(engine, reader, monkeypatch):
     signup.save(engine, reader, tea, NOW + timedelta(hours=1))
 
     assert signup.interests(engine, reader).profile.likes == 1
+
+
+def test_reactions_to_papers_that_were_merged_become_one_without_loss(engine, reader):
+    moss, tea = stored(engine)
+    signup.annotate(engine, reader, moss.key, "for the talk", NOW)
+    signup.like(engine, reader, tea.key, Liking.MORE, NOW + timedelta(hours=1))
+    with engine.begin() as conn:  # as an ingest run does that merges the two
+        conn.execute(update(ReactionRow).values(paper_id=moss.id))
+
+    signup.like(engine, reader, moss.key, Liking.NEITHER, NOW + timedelta(hours=2))
+
+    (left,) = rows(engine, ReactionRow)
+    assert (left.note, left.liking) == ("for the talk", Liking.NEITHER)
+    assert left.saved_at is not None
+
+
+def test_removing_what_was_not_learned_stores_nothing(engine, reader):
+    signup.like(engine, reader, keys(engine)[0], Liking.MORE, NOW)
+
+    for n in range(3):
+        signup.forget(engine, reader, f"never learned {n}", NOW)
+
+    assert rows(engine, ProfileRow)[0].removed == []

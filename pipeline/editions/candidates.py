@@ -8,6 +8,7 @@ from datetime import date, datetime, timedelta
 
 from sqlalchemy import Connection
 
+from pipeline import slots
 from pipeline.domain import (
     NEAR_MISSES,
     Breadth,
@@ -238,11 +239,13 @@ class Candidates:
         A first digest has none: it is compiled from papers published before the reader joined.
         """
         before = self._published_at.get(draft.range_from)
-        days = round((draft.slot_at - before) / timedelta(days=1)) if before else 1
-        if days < 2 or draft.subscriber.welcome_due:
+        if before is None or draft.subscriber.welcome_due:
+            return None
+        covered = _edition_of(before, draft.subscriber)
+        if (draft.edition_on - covered).days < 2:
             return None
         return Recap(
-            since=draft.edition_on - timedelta(days=days - 1),
+            since=covered + timedelta(days=1),
             after_pause=draft.subscriber.paused_until is not None,
             matched=tuple(
                 (s.label, None if s.topic.kind is TopicKind.TRENDING else len(topic.candidates))
@@ -348,6 +351,17 @@ class Candidates:
         if paper is None or paper.withdrawn:
             return False
         return subscriber.papers_from is None or paper.announced_on >= subscriber.papers_from
+
+
+def _edition_of(published_at: datetime, reader: Subscriber) -> date:
+    """Return the date of the reader's edition that covered a batch: of the first slot after it.
+
+    Or of the last edition, if that was compiled so late that the batch came after its slot.
+    """
+    schedule, last = reader.schedule, reader.last_edition_on
+    edition_on = slots.local_date(slots.first_slot(schedule, published_at), schedule)
+    was_late = last is not None and slots.local_date(published_at, schedule) <= last
+    return min(edition_on, last) if last and was_late else edition_on
 
 
 def _offered(

@@ -174,10 +174,14 @@ def configure(
 def forget(engine: Engine, subscriber_id: int, term: str, now: datetime) -> None:
     """Remove a term or an author, by `Learned.id`, from the profile, for good.
 
-    With a term all terms that share a word with it go: they would take its place in the list.
+    With a term all terms that share a word with it go: they would take its place in the list. What
+    the profile does not contain is ignored, so that the stored list stays bounded.
     """
 
     def change(stored: StoredProfile) -> StoredProfile:
+        learned = _profile(subscriber_id, stored)
+        if learned is None or not (term in learned.authors or learned.weight_of(term)):
+            return stored
         return replace(stored, removed=tuple(dict.fromkeys((*stored.removed, term)))[:REMOVED])
 
     _reconfigure(engine, subscriber_id, now, change)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import reduce
 from typing import Any
 
 from sqlalchemy import (
@@ -145,14 +146,13 @@ def count_saved(conn: Connection, subscriber_id: int) -> int:
 def to_paper(
     conn: Connection, subscriber_id: int, key: str, paper_id: int | None
 ) -> Reaction | None:
-    """Return a reader's reaction to a paper, also if its key has changed since; None if none."""
-    row = conn.execute(
-        select(*ReactionRow.__table__.c)
-        .where(ReactionRow.subscriber_id == subscriber_id, _about(key, paper_id))
-        .order_by(ReactionRow.at.desc())
-        .limit(1)
-    ).one_or_none()
-    return _reaction(row) if row else None
+    """Return a reader's reaction to a paper, also if its key has changed since; None if none.
+
+    There may be several if papers were merged: then the newest, with what only others have.
+    """
+    rows = conn.execute(_newest_first(subscriber_id).where(_about(key, paper_id)))
+    found = [_reaction(row) for row in rows]
+    return reduce(_combined, found) if found else None
 
 
 def put(conn: Connection, subscriber_id: int, reaction: Reaction) -> None:
@@ -308,6 +308,16 @@ def _newest_first(subscriber_id: int) -> Select[Any]:
         select(*ReactionRow.__table__.c)
         .where(ReactionRow.subscriber_id == subscriber_id)
         .order_by(ReactionRow.at.desc(), ReactionRow.paper_key)
+    )
+
+
+def _combined(newer: Reaction, older: Reaction) -> Reaction:
+    return replace(
+        newer,
+        liking=newer.liking or older.liking,
+        is_own=newer.is_own or older.is_own,
+        saved_at=newer.saved_at or older.saved_at,
+        note=newer.note or older.note,
     )
 
 

@@ -135,7 +135,8 @@ def test_reaction_needs_a_valid_link_a_known_paper_and_our_own_page(site, reader
 def test_link_of_a_reader_who_left_changes_nothing_and_leads_to_where_it_says_so(
     site, reader, method
 ):
-    urls = page_of(site, reader), f"{site.preferences(reader)}/interests"
+    own = site.preferences(reader)
+    urls = f"{own}/papers/{stored(site.engine)[0].key}", f"{own}/interests"
     signup.leave(site.engine, reader.secret, now())
 
     for url in urls:
@@ -143,7 +144,7 @@ def test_link_of_a_reader_who_left_changes_nothing_and_leads_to_where_it_says_so
         answer = site.browser.request(method, url, **form, follow_redirects=False)
 
         assert answer.status_code == 303
-        assert answer.headers["location"] == site.preferences(reader)
+        assert answer.headers["location"] == own
     assert rows(site.engine, ReactionRow) == []
 
 

@@ -285,3 +285,14 @@ def test_trending_papers_that_give_way_to_one_outside_are_not_counted_as_more(en
     assert titles(digest)[-1] == "Moss garden"
     assert len(digest.picks) == 5
     assert digest.more == 0
+
+
+@pytest.mark.full
+def test_many_matches_do_not_hide_a_liked_paper_outside_the_topics(engine, reader, monkeypatch):
+    monkeypatch.setattr("pipeline.editions.profiles.NEAREST", 3)
+    announce(engine, 1, **{f"Moss_{n}": ON_MOSS for n in range(4)})
+    publish(engine, 1)
+    like(engine, reader, *(f"Moss {n}" for n in range(4)))
+    announce(engine, 2, **{f"More_moss_{n}": ON_MOSS for n in range(8)}, Walls=OUTSIDE)
+
+    assert titles(publish(engine, 2))[-1] == "Walls"

@@ -222,13 +222,12 @@ class Candidates:
         most = draft.subscriber.max_papers
         room = min(most // OUTSIDE_SHARE, most - needed)
         picks: list[Pick] = []
-        for likeness, id_ in self._profiles.liked_in_pool(reader) if room > 0 else ():
-            paper = self._papers[id_]
-            if paper.batch <= draft.range_from or id_ in known:
-                continue
+        if room <= 0:
+            return []
+        for likeness, id_ in self._profiles.liked_in_pool(reader, draft.range_from, known):
             why = self._profiles.reason(reader, id_)
             if why and self._is_news(id_, draft.subscriber) and len(picks) < room:
-                picks.append(Pick(paper, (why,), round(likeness, 6)))
+                picks.append(Pick(self._papers[id_], (why,), round(likeness, 6)))
         return picks
 
     def _recap(

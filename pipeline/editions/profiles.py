@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 from sqlalchemy import Connection
 
 from pipeline.domain import Paper, Reason, ReasonKind
@@ -37,8 +38,7 @@ class Profiles:
         self._authors: dict[int, Mapping[str, str]] = {}
         self._papers_of: defaultdict[str, list[int]] = defaultdict(list)  # by author key
         self._readers: dict[int, ReaderProfile] = {}
-        self._pool: list[int] = []
-        self._pool_terms = self._table.pool(self._table.rows(()))
+        self.set_pool(())
 
     def __getitem__(self, subscriber_id: int) -> ReaderProfile | None:
         return self._readers.get(subscriber_id)
@@ -82,14 +82,22 @@ class Profiles:
 
     def set_pool(self, found: Sequence[Paper]) -> None:
         """Choose the papers from which `liked_in_pool` chooses; they must be loaded."""
-        self._pool = [paper.id for paper in found]
-        self._pool_terms = self._table.pool(self._table.rows(self._pool))
+        self._pool = np.array([paper.id for paper in found], np.int64)
+        self._pool_batches = np.array([paper.batch for paper in found], np.int64)
+        self._pool_terms = self._table.pool(self._table.rows(self._pool.tolist()))
 
-    def liked_in_pool(self, reader: ReaderProfile) -> list[tuple[float, int]]:
-        """Return papers of the pool that the reader would like: likeness and id, best first."""
-        nearest = self._table.nearest(reader.profile, self._pool_terms, NEAREST)
-        ids = {self._pool[place] for place in nearest.tolist()}
-        signed = self._by_known_authors(reader) & set(self._pool)
+    def liked_in_pool(
+        self, reader: ReaderProfile, after_batch: int, known: Collection[int]
+    ) -> list[tuple[float, int]]:
+        """Return papers of the pool that the reader would like: likeness and id, best first.
+
+        Only those of batches after `after_batch`, without `known`.
+        """
+        is_known = np.isin(self._pool, np.array(list(known), np.int64))
+        is_new = (self._pool_batches > after_batch) & ~is_known
+        nearest = self._table.nearest(reader.profile, self._pool_terms, is_new, NEAREST)
+        ids = set(self._pool[nearest].tolist())
+        signed = self._by_known_authors(reader) & set(self._pool[is_new].tolist())
         likeness = self.likeness(reader, sorted(ids | signed))
         liked = (
             (value, id_)

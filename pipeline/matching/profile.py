@@ -182,12 +182,15 @@ class TermTable:
             self._common[rows],
         )
 
-    def nearest(self, profile: Profile, pool: Pool, most: int) -> Rows:
-        """Return the positions in a pool of about the most similar papers."""
+    def nearest(
+        self, profile: Profile, pool: Pool, among: npt.NDArray[np.bool_], most: int
+    ) -> Rows:
+        """Return the positions in a pool of about the most similar papers `among` those chosen."""
         likeness = pool.likeness(self._filled(profile)) - np.float32(profile.common) * pool.common
-        if likeness.size <= most:
-            return np.arange(likeness.size)
-        return np.argpartition(-likeness, most)[:most]
+        places = np.flatnonzero(among)
+        if places.size <= most:
+            return places
+        return places[np.argpartition(-likeness[places], most)[:most]]
 
     def _filled(self, profile: Profile) -> Vector:
         """Return the profile with all places of the vector."""

@@ -5,6 +5,7 @@
     subscribe      the form stores a request, a POST of its token confirms it; consent versions
     preferences    change choices, pause, change the address, mail the preferences link
     reactions      more or less like a paper, save it; what is learned from that
+    own_papers     papers that a reader brings: read, stored, removed
     unsubscribe    unsubscribe with one click, and undo within a month
     personal_data  read, export, erase
     transfer       export and import of all subscribers, also from other newsletters
@@ -18,6 +19,9 @@ row lock and then reads the new state; each UPDATE names the state it leaves.
 
 from pipeline.signup import csv_lists, transfer
 from pipeline.signup.choices import Choices, parse_queries, valid_address
+from pipeline.signup.own_papers import OwnPapers
+from pipeline.signup.own_papers import read as read_papers
+from pipeline.signup.own_papers import remove as remove_paper
 from pipeline.signup.personal_data import (
     PastDigest,
     PastSkip,
@@ -42,6 +46,7 @@ from pipeline.signup.preferences import (
     pause_of,
     pause_reason,
     replace_topic,
+    start_from,
 )
 from pipeline.signup.reactions import (
     Interests,
@@ -51,6 +56,7 @@ from pipeline.signup.reactions import (
     forget,
     interests,
     like,
+    more_of,
     reaction_to,
     reset,
     save,
@@ -72,6 +78,7 @@ __all__ = [
     "Confirmed",
     "Interests",
     "Learned",
+    "OwnPapers",
     "PastDigest",
     "PastSkip",
     "Preferences",
@@ -100,17 +107,21 @@ __all__ = [
     "keep",
     "leave",
     "like",
+    "more_of",
     "parse_queries",
     "pause",
     "pause_of",
     "pause_reason",
     "reaction_to",
+    "read_papers",
     "read_request",
+    "remove_paper",
     "replace_topic",
     "request_subscription",
     "reset",
     "save",
     "set_reason",
+    "start_from",
     "transfer",
     "undo",
     "valid_address",

@@ -7,7 +7,7 @@ kind changes nothing. Reactions of readers who are not active raise NotFoundErro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -23,7 +23,7 @@ from pipeline.storage import papers, reactions, subscribers
 from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.reactions import Reaction, StoredProfile
 
-LEARNED_FROM = 300  # newest reactions
+LEARNED_FROM = 600  # newest reactions; the reader's own papers are at most half of them
 SHOWN = 100  # papers beside the liked ones
 MORE_OF, LESS_OF = 10, 6  # terms and authors shown to the reader
 LONGEST_NOTE = 300
@@ -71,6 +71,11 @@ def interests(engine: Engine, subscriber_id: int) -> Interests:
         _authors(learned, found)[:MORE_OF],
         tuple(found),
     )
+
+
+def more_of(liked: Sequence[Reaction]) -> tuple[Learned, ...]:
+    """Return the terms that a profile of these liked papers alone would weigh most."""
+    return _terms(profile.learn(_opinions(liked)), liked, 1.0)[:MORE_OF]
 
 
 def reaction_to(engine: Engine, subscriber_id: int, key: str) -> tuple[Paper, Reaction | None]:
@@ -163,7 +168,7 @@ def forget(engine: Engine, subscriber_id: int, term: str, now: datetime) -> None
 def reset(engine: Engine, subscriber_id: int, now: datetime) -> None:
     """Forget all likes, the reader's own papers and the profile; saved papers stay."""
     with engine.begin() as conn:
-        _active(conn, subscriber_id, now)
+        lock_active(conn, subscriber_id, now)
         stored = reactions.profile_of(conn, subscriber_id)
         for one in reactions.of_reader(conn, subscriber_id):
             cleared = replace(one, liking=Liking.NEITHER, is_own=False)
@@ -185,13 +190,13 @@ def _change(
     change: Callable[[Reaction], Reaction],
 ) -> None:
     with engine.begin() as conn:
-        _active(conn, subscriber_id, now)
+        lock_active(conn, subscriber_id, now)
         paper = _paper(conn, key)
         known = reactions.to_paper(conn, subscriber_id, paper)
         changed = change(known or _new(conn, paper, now, corpus or CorpusStatistics()))
         if changed != known:
             reactions.put(conn, subscriber_id, changed)
-            _learn(conn, subscriber_id, reactions.profile_of(conn, subscriber_id), now)
+            learn(conn, subscriber_id, reactions.profile_of(conn, subscriber_id), now)
 
 
 @retry_transaction
@@ -202,23 +207,14 @@ def _reconfigure(
     change: Callable[[StoredProfile], StoredProfile],
 ) -> None:
     with engine.begin() as conn:
-        _active(conn, subscriber_id, now)
-        _learn(conn, subscriber_id, change(reactions.profile_of(conn, subscriber_id)), now)
+        lock_active(conn, subscriber_id, now)
+        learn(conn, subscriber_id, change(reactions.profile_of(conn, subscriber_id)), now)
 
 
-def _learn(conn: Connection, subscriber_id: int, stored: StoredProfile, now: datetime) -> None:
+def learn(conn: Connection, subscriber_id: int, stored: StoredProfile, now: datetime) -> None:
     """Store the profile of the latest reactions; `stored` has the reader's settings."""
     latest = reactions.of_reader(conn, subscriber_id, most=LEARNED_FROM)
-    opinions = [
-        Opinion(
-            Terms.load(one.terms),
-            author_keys(one.authors),
-            one.at.toordinal(),
-            one.liking is Liking.MORE,
-        )
-        for one in latest
-        if one.liking is not Liking.NEITHER
-    ]
+    opinions = _opinions(latest)
     liked = {one.paper_id for one in latest if one.paper_id and one.liking is Liking.MORE}
     others = {one.paper_id for one in latest if one.paper_id} - liked
     beside = reactions.shown_beside(conn, subscriber_id, liked, others, SHOWN)
@@ -236,7 +232,21 @@ def _learn(conn: Connection, subscriber_id: int, stored: StoredProfile, now: dat
     )
 
 
-def _active(conn: Connection, subscriber_id: int, now: datetime) -> None:
+def _opinions(found: Iterable[Reaction]) -> list[Opinion]:
+    return [
+        Opinion(
+            Terms.load(one.terms),
+            author_keys(one.authors),
+            one.at.toordinal(),
+            one.liking is Liking.MORE,
+        )
+        for one in found
+        if one.liking is not Liking.NEITHER
+    ]
+
+
+def lock_active(conn: Connection, subscriber_id: int, now: datetime) -> None:
+    """Lock a subscriber's row and note the activity; raise NotFoundError if not active."""
     subscriber = existing_subscriber(conn, subscriber_id, for_change=True)
     if subscriber.status is not SubscriberStatus.ACTIVE:
         raise NotFoundError("this subscription is not active")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from pipeline.matching import proposals
@@ -148,7 +150,7 @@ def test_any_title_gives_valid_queries(title):
 
 def test_number_of_queries_and_topics_is_limited():
     words = [f"{a}{b}" for a in "bcdfghklmnprst" for b in ("oru", "ani", "elo", "umi", "ika")]
-    own = [paper(f"{one} {other}s") for one, other in zip(words, words[1:], strict=False)] * 2
+    own = [paper(f"{one} {other}s") for one, other in pairwise(words)] * 2
     archive = Archive(*own, *NOISE)
 
     assert len(archive.proposed(*own)) == proposals.MOST_PROPOSED

@@ -4,10 +4,19 @@
 `bibtex`, `ris`, `csl_json` and `markdown` write papers; `parse` reads what they write.
 """
 
-from pipeline.references.reading import Parsed, Reference, Unreadable, parse
+from pipeline.references.reading import (
+    MOST_ENTRIES,
+    MOST_OCTETS,
+    Parsed,
+    Reference,
+    Unreadable,
+    parse,
+)
 from pipeline.references.writing import bibtex, citation_key, csl_json, markdown, ris
 
 __all__ = [
+    "MOST_ENTRIES",
+    "MOST_OCTETS",
     "Parsed",
     "Reference",
     "Unreadable",

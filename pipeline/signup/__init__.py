@@ -19,7 +19,7 @@ row lock and then reads the new state; each UPDATE names the state it leaves.
 
 from pipeline.signup import csv_lists, transfer
 from pipeline.signup.choices import Choices, parse_queries, valid_address
-from pipeline.signup.own_papers import OwnPapers
+from pipeline.signup.own_papers import MOST_OWN, MOST_REQUESTED, OwnPapers
 from pipeline.signup.own_papers import read as read_papers
 from pipeline.signup.own_papers import remove as remove_paper
 from pipeline.signup.personal_data import (
@@ -73,6 +73,8 @@ from pipeline.signup.subscribe import (
 from pipeline.signup.unsubscribe import UnsubscribeReason, leave, set_reason, undo
 
 __all__ = [
+    "MOST_OWN",
+    "MOST_REQUESTED",
     "WORDING",
     "Choices",
     "Confirmed",

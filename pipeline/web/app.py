@@ -27,6 +27,7 @@ from pipeline.web.account import (
     personal_data,
     preferences,
     reactions,
+    start,
     unsubscribe,
 )
 from pipeline.web.client_address import CPUBudget, ProxyWatch
@@ -89,6 +90,7 @@ ROUTERS = (
     unsubscribe.router,
     personal_data.router,
     reactions.router,
+    start.router,
     digest_view.router,
 )
 # The routes are passed to each application as they are: `include_router` would analyse the

@@ -305,7 +305,7 @@ class RequestLimits:
         if path.startswith(FOR_PROGRAMS):
             answer = PlainTextResponse(f"{title}: {text}\n", status)
         elif path == "/subscribe/preview":
-            answer = self._pages.show("subscribe_busy.html", status=status)
+            answer = self._pages.show("subscribe_busy.html", status=status, is_large=status == 413)
         else:
             answer = self._pages.message(title, text, status=status, personal=True)
         answer.headers["Cache-Control"] = "no-store"

@@ -7,6 +7,7 @@ papers of a digest; those that the archive has are linked to it.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -32,7 +33,9 @@ MOST_REQUESTED: Final = 100  # in a request, which a stranger may have made
 LARGEST_REQUESTED: Final = 150_000  # octets of JSON, of all of them together
 AUTHORS: Final = 10  # first ones, and the last
 TERMS: Final = 80  # heaviest ones that a request has of each paper; the archive has all
-TELLING: Final = 8
+TELLING: Final = 12  # terms that name what each paper is about, in a request the first ones
+TELLING_REQUESTED: Final = 8
+COMPARED: Final = 40  # heaviest terms of each paper, of which those that others share come first
 LONGEST_TITLE, LONGEST_NAME = 300, 100
 
 
@@ -55,7 +58,7 @@ class OwnPapers:
                 title=one.title[:LONGEST_TITLE],
                 authors=tuple(name[:LONGEST_NAME] for name in one.authors),
                 terms=_heaviest(one.terms),
-                telling=one.telling[:TELLING],
+                telling=one.telling[:TELLING_REQUESTED],
             )
             size += len(json.dumps(paper_as_json(small)))
             if size > LARGEST_REQUESTED:
@@ -83,7 +86,9 @@ def read(
             found.append(_reaction(entry, paper, text, stored, corpus, now))
             texts.append(text)
     return OwnPapers(
-        tuple(found), tuple(texts), sum(not (e.title or e.key in linked) for e in newest)
+        _with_shared_terms(found),
+        tuple(texts),
+        sum(not (e.title or e.key in linked) for e in newest),
     )
 
 
@@ -129,6 +134,16 @@ def remove(engine: Engine, subscriber_id: int, key: str, now: datetime) -> None:
                 reactions.put(conn, subscriber_id, cleared)
                 stored = reactions.profile_of(conn, subscriber_id)
                 learning.learn(conn, subscriber_id, stored, now)
+
+
+def _with_shared_terms(found: Sequence[Reaction]) -> tuple[Reaction, ...]:
+    """Return papers with the first `TELLING` terms, those that several papers share first."""
+    counts = Counter(term for one in found for term in {stems for stems, _ in one.telling})
+    ordered = (sorted(one.telling, key=lambda term: counts[term[0]] < 2) for one in found)
+    return tuple(
+        replace(one, telling=tuple(terms[:TELLING]))
+        for one, terms in zip(found, ordered, strict=True)
+    )
 
 
 # --- Papers of the archive ----------------------------------------------------------------------
@@ -198,7 +213,7 @@ def _reaction(
         title=text.title,
         authors=(*text.authors[:AUTHORS], *text.authors[AUTHORS:][-1:]),
         terms=dumped or profile.terms_of(text, corpus).dump(),
-        telling=tuple(profile.telling_terms(text, corpus)),
+        telling=tuple(profile.telling_terms(text, corpus, COMPARED)),
         at=now,
         liking=Liking.MORE,
         is_own=True,

@@ -26,6 +26,7 @@ from pipeline.storage.reactions import Reaction, StoredProfile
 LEARNED_FROM = 600  # newest reactions; the reader's own papers are at most half of them
 SHOWN = 100  # papers beside the liked ones
 MORE_OF, LESS_OF = 10, 6  # terms and authors shown to the reader
+ENOUGH_SHARED = 3  # terms
 LONGEST_NOTE = 300
 
 
@@ -74,8 +75,13 @@ def interests(engine: Engine, subscriber_id: int) -> Interests:
 
 
 def more_of(liked: Sequence[Reaction]) -> tuple[Learned, ...]:
-    """Return the terms that a profile of these liked papers alone would weigh most."""
-    return _terms(profile.learn(_opinions(liked)), liked, 1.0)[:MORE_OF]
+    """Return the terms that a profile of these liked papers alone would weigh most.
+
+    If several papers share at least `ENOUGH_SHARED` of them, those of one paper are left out.
+    """
+    found = _terms(profile.learn(_opinions(liked)), liked, 1.0)
+    shared = tuple(one for one in found if len(one.titles) > 1)
+    return (shared if len(shared) >= ENOUGH_SHARED else found)[:MORE_OF]
 
 
 def reaction_to(engine: Engine, subscriber_id: int, key: str) -> tuple[Paper, Reaction | None]:
@@ -278,7 +284,10 @@ def _new(conn: Connection, paper: Paper, now: datetime, corpus: CorpusStatistics
 
 
 def _terms(learned: Profile, found: Sequence[Reaction], sign: float) -> tuple[Learned, ...]:
-    """Return the terms of papers that weigh most in a profile, without parts of longer terms."""
+    """Return the terms of papers that weigh most in a profile, without parts of longer terms.
+
+    A term of several papers counts once for each: the few words of a bare title weigh much.
+    """
     written: dict[str, str] = {}
     titles: dict[str, list[str]] = {}
     for one in found:
@@ -286,7 +295,9 @@ def _terms(learned: Profile, found: Sequence[Reaction], sign: float) -> tuple[Le
             written.setdefault(stems, name)
             titles.setdefault(stems, []).append(one.title)
     weights = {stems: sign * learned.weight_of(stems) for stems in written}
-    ordered = sorted((s for s in weights if weights[s] > 0), key=lambda s: (-weights[s], s))
+    ordered = sorted(
+        (s for s in weights if weights[s] > 0), key=lambda s: (-weights[s] * len(titles[s]), s)
+    )
     chosen: list[str] = []
     for stems in ordered:
         words = set(stems.split())

@@ -6,13 +6,13 @@ import re
 from html import unescape
 
 import pytest
-from sqlalchemy import Engine, MetaData, select
+from sqlalchemy import Engine
 
 from pipeline import signup
 from pipeline.domain import Subscriber
 from pipeline.storage.schema import ProfileRow, ReactionRow
 from tests.support.factories import make_sighting
-from tests.support.newsroom import rows, stored
+from tests.support.newsroom import everything, rows, stored
 from tests.support.site import ADA, ELSEWHERE, Site, now, open_site, path
 
 NASTY = "<img src=x onerror=alert(1)>"
@@ -42,13 +42,6 @@ def page_of(site: Site, reader: Subscriber, number: int = 0) -> str:
 
     key = stored(site.engine)[number].key
     return f"{site.preferences(reader)}/papers/{quote(key, safe='')}"
-
-
-def everything(engine: Engine) -> dict[str, list]:
-    found = MetaData()
-    with engine.connect() as conn:
-        found.reflect(conn)
-        return {table.name: conn.execute(select(table)).all() for table in found.sorted_tables}
 
 
 @pytest.mark.parametrize("do", ["more", "less", "save", "", "reset", NASTY])

@@ -13,9 +13,8 @@ from pipeline import signup
 from pipeline.domain import Subscriber
 from pipeline.storage.schema import ProfileRow, ReactionRow, RequestRow
 from tests.support.factories import make_sighting
-from tests.support.newsroom import rows
+from tests.support.newsroom import everything, rows
 from tests.support.site import ADA, ELSEWHERE, Site, now, open_site, path
-from tests.test_web_reactions import everything
 
 NASTY = "<img src=x onerror=alert(1)>"
 MOSS = """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, MetaData, func, select, text
 
 from pipeline import ingest as ingesting
 from pipeline import signup
@@ -102,6 +102,14 @@ def add_reader(
     return signup.add(
         engine, email, choices, confirmed=True, suppression_key=SUPPRESSION_KEY, now=now
     )
+
+
+def everything(engine: Engine) -> dict[str, list[Any]]:
+    """Return the rows of all tables, by name."""
+    found = MetaData()
+    with engine.connect() as conn:
+        found.reflect(conn)
+        return {table.name: conn.execute(select(table)).all() for table in found.sorted_tables}
 
 
 def rows(engine: Engine, table: type[Table], *order: Any) -> list[Any]:

@@ -120,6 +120,12 @@ def test_a_phrase_is_written_as_in_the_papers():
     assert Archive(*own, *NOISE).proposed(*own) == ["text-to-moss generation"]
 
 
+def test_a_phrase_does_not_run_over_other_words():
+    own = [paper(f"Moss {word} stones {word} tea {n}") for n in range(3) for word in ("for", "and")]
+
+    assert Archive(*own, *NOISE).proposed(*own) == []
+
+
 def test_abbreviations_are_proposed_and_numbers_are_not():
     own = [paper(f"The XMOSS of 2024, 8B and part {n}") for n in range(3)]
 

@@ -264,6 +264,18 @@ def test_limits_of_topics_leave_everything_as_it_was(site):
     assert everything(site.engine) == before
 
 
+def test_reader_with_as_many_papers_as_possible_is_told(site, reader, monkeypatch):
+    monkeypatch.setattr("pipeline.signup.MOST_OWN", 3)
+    site.post(start_page(site, reader), data={"papers": MOSS, "do": "save"})
+
+    for do, status in (("read", 200), ("save", 422)):
+        form = {"papers": "A treatise on moss", "do": do}
+        page = site.post(start_page(site, reader), data=form)
+        assert page.status_code == status
+        assert "You have as many papers as possible" in page.text
+    assert len(rows(site.engine, ReactionRow)) == 3
+
+
 def test_limit_of_new_topics_a_day_leaves_everything_as_it_was(site, reader, monkeypatch):
     monkeypatch.setattr("pipeline.signup.abuse_limits.NEW_TOPICS", 0)
     before = everything(site.engine)

@@ -41,10 +41,12 @@ LONGEST_TITLE, LONGEST_NAME = 300, 100
 
 @dataclass(frozen=True, slots=True)
 class OwnPapers:
-    """Papers of a list, newest first, as they would be stored."""
+    """Papers of a list as they would be stored: the newest ones, newest first."""
 
     reactions: tuple[Reaction, ...]
     texts: tuple[Readable, ...]  # of the same papers
+    total: int  # papers of the list, also those that would not be stored
+    known: int  # of them, that the archive has
     unknown: int  # given by an id alone that the archive does not have: nothing to learn from
 
     @property
@@ -68,27 +70,36 @@ class OwnPapers:
 
 
 def read(
-    conn: Connection, entries: Sequence[Reference], corpus: CorpusStatistics, now: datetime
+    conn: Connection,
+    entries: Sequence[Reference],
+    corpus: CorpusStatistics,
+    now: datetime,
+    *,
+    most: int = MOST_OWN,
 ) -> OwnPapers:
     """Return the papers of a list, those of the archive linked to it. Nothing is stored.
 
-    `corpus` weighs the terms of a paper that has none stored.
+    `corpus` weighs the terms of a paper that has none stored, at most `most` papers.
     """
     newest = sorted(entries, key=lambda one: -(one.year or 0))
     linked = _linked(conn, newest)
     stored = papers.terms_of(conn, (paper.id for paper in linked.values()))
-    found: list[Reaction] = []
-    texts: list[Readable] = []
+    kept: dict[str, Reference] = {}  # one of each paper
     for entry in newest:
-        paper = linked.get(entry.key)
-        text = paper or _text(entry)
-        if text.title and not any(paper and paper.key == other.key for other in found):
-            found.append(_reaction(entry, paper, text, stored, corpus, now))
-            texts.append(text)
+        if entry.title or entry.key in linked:
+            kept.setdefault(linked[entry.key].key if entry.key in linked else entry.key, entry)
+    used = [(entry, linked.get(entry.key)) for entry in [*kept.values()][: max(0, most)]]
+    texts = [paper or _text(entry) for entry, paper in used]
+    found = [
+        _reaction(entry, paper, text, stored, corpus, now)
+        for (entry, paper), text in zip(used, texts, strict=True)
+    ]
     return OwnPapers(
         _with_shared_terms(found),
         tuple(texts),
-        sum(not (e.title or e.key in linked) for e in newest),
+        total=len(kept),
+        known=len({paper.key for paper in linked.values()}),
+        unknown=sum(not (entry.title or entry.key in linked) for entry in newest),
     )
 
 
@@ -207,13 +218,14 @@ def _reaction(
     now: datetime,
 ) -> Reaction:
     dumped = stored.get(paper.id) if paper else None
+    terms, telling = profile.terms_with_names(text, corpus, COMPARED)
     return Reaction(
         key=paper.key if paper else entry.key,
         paper_id=paper.id if paper else None,
         title=text.title,
         authors=(*text.authors[:AUTHORS], *text.authors[AUTHORS:][-1:]),
-        terms=dumped or profile.terms_of(text, corpus).dump(),
-        telling=tuple(profile.telling_terms(text, corpus, COMPARED)),
+        terms=dumped or terms.dump(),
+        telling=tuple(telling),
         at=now,
         liking=Liking.MORE,
         is_own=True,

@@ -78,12 +78,13 @@ def start(
         window = recent.get()
         with read_only(services.engine) as conn:
             read = starting.start(text, window, conn, dict(known.topics), room=room)
-    if not read.own.reactions:
+    if not read.own.total:
         return answer(gettext(NO_PAPERS), 422, read if text else None)
     if form.get("do") != "save":
         return answer(gettext(NO_ROOM) if room <= 0 else "", read=read)
     new = [query for query in map(suggestions.parsed, chosen) if query]
-    if problem := _no_room(known, new):
+    problem = gettext(NO_ROOM) if room <= 0 and not new else _no_room(known, new)
+    if problem:
         return answer(problem, 422, read)
     papers = read.own.reactions
     try:

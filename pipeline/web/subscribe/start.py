@@ -54,17 +54,17 @@ class Start:
 
 
 def read_papers(text: str, services: Services, recent: RecentPapers) -> OwnPapers:
-    """Return the papers of a pasted list; see `_read`."""
+    """Return the papers of a pasted list that a request stores; see `_read`."""
     window = recent.get()
     with read_only(services.engine) as conn:
-        return _read(text, window, conn)[1]
+        return _read(text, window, conn, signup.MOST_REQUESTED)[1]
 
 
-def _read(text: str, window: RecentWindow, conn: Connection) -> tuple[Parsed, OwnPapers]:
-    """Return the papers of a pasted list. Takes up to two seconds for hostile input."""
+def _read(text: str, window: RecentWindow, conn: Connection, most: int) -> tuple[Parsed, OwnPapers]:
+    """Return the papers of a pasted list. Takes up to two seconds for 512 KB."""
     parsed = references.parse(text)
-    corpus = window.search_index.corpus
-    return parsed, signup.read_papers(conn, parsed.entries, corpus, datetime.now(UTC))
+    corpus, now = window.search_index.corpus, datetime.now(UTC)
+    return parsed, signup.read_papers(conn, parsed.entries, corpus, now, most=most)
 
 
 def start(
@@ -79,9 +79,9 @@ def start(
 
     `followed` are the canonical queries of the topics that need not be proposed.
     """
-    parsed, own = _read(text, window, conn)
+    parsed, own = _read(text, window, conn, signup.MOST_REQUESTED if room is None else room)
     shown = [(one.line, formatting.clean(one.text)) for one in parsed.unreadable]
-    kept = own.requested if room is None else own.reactions[:room]
+    kept = own.requested if room is None else own.reactions
     return Start(
         counted=_counted(own),
         notes=tuple(_notes(parsed, own, len(kept))),
@@ -95,14 +95,13 @@ def start(
 
 
 def _counted(own: OwnPapers) -> str:
-    known = sum(one.paper_id is not None for one in own.reactions)
-    read_ = ngettext("Read %(num)s paper.", "Read %(num)s papers.", len(own.reactions))
-    if not known:
+    read_ = ngettext("Read %(num)s paper.", "Read %(num)s papers.", own.total)
+    if not own.known:
         return read_
     text = ngettext(
         "%(num)s is in the archive of this site.",
         "%(num)s are in the archive of this site.",
-        known,
+        own.known,
     )
     return f"{read_} {text}"
 
@@ -122,7 +121,7 @@ def _notes(parsed: Parsed, own: OwnPapers, kept: int) -> Iterator[str]:
             entries=references.MOST_ENTRIES,
             size=references.MOST_OCTETS // 1024,
         )
-    if len(own.reactions) > kept:
+    if own.total > kept:
         yield ngettext(
             "Only the newest %(num)s paper of them is used.",
             "Only the newest %(num)s papers of them are used.",

@@ -18,7 +18,7 @@ from pipeline import settings, signup
 from pipeline.bootstrap import Services
 from pipeline.domain import Links, SubscriberStatus
 from pipeline.signup import Choices, parse_queries
-from pipeline.storage.schema import DeliveryRow, SubscriberRow
+from pipeline.storage.schema import DeliveryRow, ProfileRow, ReactionRow, SubscriberRow
 from pipeline.web import create_app
 from pipeline.web.server import listen, server
 from tests.support import CHROMIUM
@@ -252,6 +252,50 @@ def phone(chromium: Browser, site: Site, inbox: Inbox) -> Iterator[Reader]:
     context = chromium.new_context(viewport=PHONE, has_touch=True, is_mobile=True)
     yield Reader(context.new_page(), site, inbox)
     context.close()
+
+
+BIBLIOGRAPHY = """
+@article{a, title={Moss gardens on walls}, author={Lovelace, Ada and Gauss, Carl}, year=2029,
+  abstract={We grow moss gardens.}}
+@article{b, title={Watering moss gardens}, author={Lovelace, Ada}, year=2028}
+@article{c, title={L\\"uftung of moss gardens}, author={Lovelace, Ada}, year=2027}
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_reader_starts_from_a_bibliography_on_a_phone(phone, site, tmp_path, encoding):
+    """Choose a .bib file, add a proposed topic, enter the address, confirm: the profile exists."""
+    site.announce(
+        *(make_sighting(title=f"Moss gardens, part {n}", announced_on=now().date()) for n in "12"),
+        *(make_sighting(title=f"Tea of sort {n}", announced_on=now().date()) for n in range(40)),
+    )
+    file = tmp_path / "library.bib"
+    file.write_bytes(BIBLIOGRAPHY.replace('\\"u', "ü").encode(encoding))
+    phone.open("/subscribe")
+    tab = phone.tab
+
+    tab.get_by_text("Start from my papers").tap()
+    tab.get_by_label("Choose a file").set_input_files(file)
+    expect(tab.locator("#papers-result")).to_contain_text("Read 3 papers.")
+    expect(tab.locator("#papers")).to_have_value(re.compile("Lüftung"))
+    tap(phone, tab.get_by_role("button", name="Add moss gardens"))
+    expect(tab.locator("#papers-result")).to_contain_text("Added")
+    expect(tab.get_by_label("Your own topics")).to_have_value("moss gardens")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    tab.get_by_label("Email address").fill(ADA)
+    phone.press("Subscribe")
+    phone.reads("Check your inbox")
+    assert rows(site.engine, ReactionRow) == []
+
+    phone.follow(phone.mail(), "confirm")
+    phone.sees("3 papers, such as “Moss gardens on walls”")
+    phone.press("Subscribe")
+    phone.reads("You are subscribed")
+
+    assert [row.likes for row in rows(site.engine, ProfileRow)] == [3]
+    site.publish(everyone=False)
+    assert "Moss gardens, part" in text_of(phone.mail())
+    assert phone.complaints == []
 
 
 @pytest.fixture

@@ -120,7 +120,17 @@ def test_headers_are_limited_to_32_kib_in_total():
 
 
 @pytest.mark.parametrize(
-    ("path", "most"), [("/subscribe", 128 * KIB), ("/hooks/ses", MIB), ("/hooks/a/b", 128 * KIB)]
+    ("path", "most"),
+    [
+        ("/link", 128 * KIB),
+        ("/subscribe", MIB),
+        ("/subscribe/preview", MIB),
+        ("/preferences/token/start", MIB),
+        ("/preferences/token", 128 * KIB),
+        ("/preferences/token/start/more", 128 * KIB),
+        ("/hooks/ses", MIB),
+        ("/hooks/a/b", 128 * KIB),
+    ],
 )
 def test_form_and_event_body_size_is_limited(path, most):
     chunks = [b"a" * (most - 1_000), b"a" * 1_000]

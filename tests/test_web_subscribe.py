@@ -729,7 +729,7 @@ def test_suggestion_replaces_a_named_topic(site, announce):
     assert adopted.startswith(f"{topic.name}\n")
     assert f'value="{topic.slug}" checked' not in answer.text
     assert 'value="trending" checked' in answer.text
-    typed = re.findall(r"<textarea.*?>\s*(.*?)</textarea>", answer.text)
+    typed = re.findall(r'<textarea id="queries".*?>\s*(.*?)</textarea>', answer.text)
     assert [html.unescape(text) for text in typed] == [adopted.partition("\n")[2]]
 
 

@@ -109,7 +109,11 @@ class Candidates:
         self._profiles.load_readers(conn, ids)
         if not any(self._profiles[id_] for id_ in ids):
             return
-        floor = min((d.range_from for d in drafts if self._may_leave_topics(d)), default=None)
+        # Older papers are no news outside the topics, and a cursor may be years old.
+        oldest = self._edition.trending_floor
+        floor = min(
+            (max(d.range_from, oldest) for d in drafts if self._may_leave_topics(d)), default=None
+        )
         if floor is not None and floor < self._pool_floor:
             new = papers.in_batches(conn, floor, self._edition.through)
             self._papers |= {paper.id: paper for paper in new if paper.id not in self._papers}

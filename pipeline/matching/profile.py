@@ -210,7 +210,18 @@ def terms_of(paper: Readable, corpus: CorpusStatistics) -> Terms:
 
     `corpus` need not know pairs: their idf is the sum of those of their words.
     """
+    return _terms(_weighed(paper, corpus), corpus)
+
+
+def terms_with_names(
+    paper: Readable, corpus: CorpusStatistics, most: int
+) -> tuple[Terms, list[Term]]:
+    """Return `terms_of` and `telling_terms` of a paper, in half the time of both."""
     weighed = _weighed(paper, corpus)
+    return _terms(weighed, corpus), [term for term, _ in weighed[:most]]
+
+
+def _terms(weighed: Sequence[tuple[Term, float]], corpus: CorpusStatistics) -> Terms:
     weights = np.fromiter((weight for _, weight in weighed), np.float32, len(weighed))
     weights /= np.linalg.norm(weights) or 1.0
     by_place: defaultdict[int, float] = defaultdict(float)

@@ -4,7 +4,14 @@
 `bibtex`, `ris`, `csl_json` and `markdown` write papers; `parse` reads what they write.
 """
 
-from pipeline.references.reading import Parsed, Reference, Unreadable, parse
+from pipeline.references.reading import (
+    MOST_ENTRIES,
+    MOST_OCTETS,
+    Parsed,
+    Reference,
+    Unreadable,
+    parse,
+)
 from pipeline.references.writing import (
     Notes,
     bibtex,
@@ -16,6 +23,8 @@ from pipeline.references.writing import (
 )
 
 __all__ = [
+    "MOST_ENTRIES",
+    "MOST_OCTETS",
     "Notes",
     "Parsed",
     "Reference",

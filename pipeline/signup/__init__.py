@@ -6,6 +6,7 @@
     preferences    change choices, pause, change the address, mail the preferences link
     reactions      more or less like a paper, save it; what is learned from that
     saved          the list of saved papers, and the private feeds of a reader
+    own_papers     papers that a reader brings: read, stored, removed
     unsubscribe    unsubscribe with one click, and undo within a month
     personal_data  read, export, erase
     transfer       export and import of all subscribers, also from other newsletters
@@ -20,6 +21,9 @@ row lock and then reads the new state; each UPDATE names the state it leaves.
 
 from pipeline.signup import csv_lists, transfer
 from pipeline.signup.choices import Choices, parse_queries, valid_address
+from pipeline.signup.own_papers import MOST_OWN, MOST_REQUESTED, OwnPapers
+from pipeline.signup.own_papers import read as read_papers
+from pipeline.signup.own_papers import remove as remove_paper
 from pipeline.signup.personal_data import (
     PastDigest,
     PastSkip,
@@ -44,6 +48,7 @@ from pipeline.signup.preferences import (
     pause_of,
     pause_reason,
     replace_topic,
+    start_from,
 )
 from pipeline.signup.reactions import (
     Interests,
@@ -54,6 +59,7 @@ from pipeline.signup.reactions import (
     interests,
     is_learning,
     like,
+    more_of,
     reaction_to,
     reset,
     save,
@@ -79,11 +85,14 @@ from pipeline.signup.subscribe import (
 from pipeline.signup.unsubscribe import UnsubscribeReason, leave, set_reason, undo
 
 __all__ = [
+    "MOST_OWN",
+    "MOST_REQUESTED",
     "WORDING",
     "Choices",
     "Confirmed",
     "Interests",
     "Learned",
+    "OwnPapers",
     "PastDigest",
     "PastSkip",
     "Preferences",
@@ -117,12 +126,15 @@ __all__ = [
     "keep",
     "leave",
     "like",
+    "more_of",
     "parse_queries",
     "pause",
     "pause_of",
     "pause_reason",
     "reaction_to",
+    "read_papers",
     "read_request",
+    "remove_paper",
     "replace_topic",
     "request_subscription",
     "reset",
@@ -131,6 +143,7 @@ __all__ = [
     "saved_page",
     "saved_papers",
     "set_reason",
+    "start_from",
     "transfer",
     "undo",
     "valid_address",

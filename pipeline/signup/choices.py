@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, time
+from datetime import UTC, datetime, time
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -15,6 +16,7 @@ from pipeline.domain import (
     NEAR_MISSES_AFTER,
     Breadth,
     Frequency,
+    Liking,
     Schedule,
     Subscriber,
     SubscriberStatus,
@@ -25,6 +27,7 @@ from pipeline.errors import NotFoundError, QueryError
 from pipeline.matching.query import TopicQuery, parse_topic
 from pipeline.message import normal_address
 from pipeline.storage import subscribers, topics
+from pipeline.storage.reactions import Reaction
 from pipeline.translations import gettext
 
 MOST_TOPICS = 100  # per reader; each topic is matched against all papers
@@ -40,6 +43,7 @@ class Choices:
     names: Mapping[str, str] = field(default_factory=dict)  # custom labels, by typed query
     breadth: Breadth = Breadth.BALANCED
     near_misses_after: int = NEAR_MISSES_AFTER  # days without a match; 0: no near misses
+    papers: tuple[Reaction, ...] = ()  # the reader's own, to start from
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -144,6 +148,7 @@ def as_json(choices: Choices) -> dict[str, Any]:
         "names": dict(choices.names),
         "breadth": int(choices.breadth),
         "near_misses_after": choices.near_misses_after,
+        **({"papers": list(map(paper_as_json, choices.papers))} if choices.papers else {}),
     }
 
 
@@ -162,4 +167,39 @@ def from_json(stored: dict[str, Any]) -> Choices:
         names=stored.get("names", {}),  # older requests have none of these
         breadth=Breadth(stored.get("breadth", Breadth.BALANCED)),
         near_misses_after=stored.get("near_misses_after", NEAR_MISSES_AFTER),
+        papers=tuple(map(_paper_from_json, stored.get("papers", ()))),
+    )
+
+
+def without_terms(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return the choices in a stored request without the vectors of papers, for an export."""
+    if "papers" not in stored:
+        return stored
+    shown = [{k: v for k, v in one.items() if k != "terms"} for one in stored["papers"]]
+    return {**stored, "papers": shown}
+
+
+def paper_as_json(one: Reaction) -> dict[str, Any]:
+    return {
+        "key": one.key,
+        "title": one.title,
+        "authors": list(one.authors),
+        "year": one.year,
+        "telling": [list(term) for term in one.telling],
+        "terms": b64encode(one.terms).decode(),
+    }
+
+
+def _paper_from_json(stored: Mapping[str, Any]) -> Reaction:
+    return Reaction(
+        key=stored["key"],
+        paper_id=None,  # found again by the key when it is stored
+        title=stored["title"],
+        authors=tuple(stored["authors"]),
+        terms=b64decode(stored["terms"]),
+        telling=tuple((stems, written) for stems, written in stored["telling"]),
+        at=datetime.min.replace(tzinfo=UTC),
+        liking=Liking.MORE,
+        is_own=True,
+        year=stored["year"],
     )

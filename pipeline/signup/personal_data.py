@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from pipeline.domain import DeliveryKind, DeliveryStatus, SkipReason, Subscriber, SubscriberStatus
 from pipeline.errors import NotFoundError
-from pipeline.signup.choices import existing_subscriber, version_of
+from pipeline.signup.choices import existing_subscriber, version_of, without_terms
 from pipeline.signup.preferences import pause_reason
 from pipeline.signup.subscribe import agreed_to
 from pipeline.storage import (
@@ -129,7 +129,11 @@ def export(engine: Engine, subscriber_id: int) -> dict[str, Any]:
             "topics": topics.record_of(conn, subscriber_id),
             **reactions.record_of(conn, subscriber_id),
             "requests": [
-                {**asked, "agreed_to": agreed_to(asked["wording"])}
+                {
+                    **asked,
+                    "choices": without_terms(asked["choices"]),
+                    "agreed_to": agreed_to(asked["wording"]),
+                }
                 for asked in requests.records_of(conn, subscriber_id)
             ],
             "news": events.records_of(conn, subscriber_id),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from pipeline import slots
@@ -20,7 +21,7 @@ from pipeline.domain import (
 )
 from pipeline.errors import ConflictError, InvalidTokenError
 from pipeline.matching.query import TopicQuery
-from pipeline.signup import abuse_limits
+from pipeline.signup import abuse_limits, own_papers
 from pipeline.signup.abuse_limits import Limits
 from pipeline.signup.choices import (
     Choices,
@@ -31,6 +32,7 @@ from pipeline.signup.choices import (
     valid_address,
     version_of,
 )
+from pipeline.signup.reactions import active_subscriber
 from pipeline.signup.subscribe import REQUEST_EXPIRY, Confirmed, take
 from pipeline.storage import (
     bounce_scores,
@@ -43,6 +45,7 @@ from pipeline.storage import (
     transactional,
 )
 from pipeline.storage.database import retry_transaction
+from pipeline.storage.reactions import Reaction
 from pipeline.translations import gettext, gettext_noop
 
 log = structlog.get_logger(__name__)
@@ -123,11 +126,38 @@ def add_topic(engine: Engine, subscriber_id: int, new: TopicQuery, now: datetime
     """
     with engine.begin() as conn:
         existing_subscriber(conn, subscriber_id, for_change=True)
-        followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
-        queries = [(one.topic.query, one.label) for one in followed]
-        if new.text not in dict(queries):
-            abuse_limits.count_new_topics(conn, subscriber_id, 1, now)
-            follow(conn, subscriber_id, [*queries, (new.text, new.typed)], now)
+        _follow_also(conn, subscriber_id, [new], now)
+
+
+@retry_transaction
+def start_from(
+    engine: Engine,
+    subscriber_id: int,
+    papers: Sequence[Reaction],
+    new: Sequence[TopicQuery],
+    now: datetime,
+) -> int:
+    """Add papers to a reader's own ones, and topics; idempotent. Return how many papers are new.
+
+    Raise NotFoundError if the reader is not active, LimitError if there are over 100 new topics a
+    day; then nothing is stored.
+    """
+    with engine.begin() as conn:
+        active_subscriber(conn, subscriber_id, now)
+        _follow_also(conn, subscriber_id, new, now)
+        return own_papers.add(conn, subscriber_id, papers, now)
+
+
+def _follow_also(
+    conn: Connection, subscriber_id: int, new: Sequence[TopicQuery], now: datetime
+) -> None:
+    """Follow more topics, labelled as typed; those that are followed stay as they are."""
+    followed = topics.followed_by(conn, [subscriber_id])[subscriber_id]
+    queries = {one.topic.query: one.label for one in followed}
+    added = {one.text: one.typed for one in new if one.text not in queries}
+    if added:
+        abuse_limits.count_new_topics(conn, subscriber_id, len(added), now)
+        follow(conn, subscriber_id, [*(queries | added).items()], now)
 
 
 def pause_of(subscriber: Subscriber, now: datetime) -> date | None:

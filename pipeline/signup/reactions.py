@@ -24,11 +24,12 @@ from pipeline.storage import papers, reactions, subscribers
 from pipeline.storage.database import read_only, retry_transaction
 from pipeline.storage.reactions import Reaction, StoredProfile
 
-LEARNED_FROM = 300  # newest likes and dislikes
+LEARNED_FROM = 600  # newest likes and dislikes; own papers are at most half of them
 SAVED = 50  # newest saved papers, whose authors are suggested
 SHOWN = 100  # papers beside the liked ones
 EXAMPLES = 20  # newest liked papers, one of which is named in a digest
 MORE_OF, LESS_OF = 10, 6  # terms and authors shown to the reader
+ENOUGH_SHARED = 3  # terms
 LONGEST_NOTE = 300
 REMOVED = 1_000  # terms and authors that a reader can remove
 
@@ -75,6 +76,16 @@ def interests(engine: Engine, subscriber_id: int) -> Interests:
         saved,
         saved_count,
     )
+
+
+def more_of(liked: Sequence[Reaction]) -> tuple[Learned, ...]:
+    """Return the terms that a profile of these liked papers alone would weigh most.
+
+    If several papers share at least `ENOUGH_SHARED` of them, those of one paper are left out.
+    """
+    found = _terms(profile.learn(_opinions(liked, 0)), liked, 1.0)
+    shared = tuple(one for one in found if len(one.titles) > 1)
+    return (shared if len(shared) >= ENOUGH_SHARED else found)[:MORE_OF]
 
 
 def reaction_to(engine: Engine, subscriber_id: int, key: str) -> tuple[Paper, Reaction | None]:
@@ -242,11 +253,7 @@ def _reconfigure(
 def learn_anew(conn: Connection, subscriber_id: int, stored: StoredProfile, now: datetime) -> None:
     """Store the profile of the latest reactions; `stored` has the reader's settings."""
     latest = reactions.judged_by(conn, subscriber_id, LEARNED_FROM)
-    opinions = [
-        Opinion(terms, author_keys(one.authors), one.at.toordinal(), one.liking is Liking.MORE)
-        for one in latest
-        for terms in _readable([one.terms], subscriber_id)
-    ]
+    opinions = _opinions(latest, subscriber_id)
     liked = {one.paper_id for one in latest if one.paper_id and one.liking is Liking.MORE}
     beside = reactions.shown_beside(conn, subscriber_id, liked, SHOWN)
     removed = _sharing_words(stored.removed, latest)
@@ -285,6 +292,14 @@ def _readable(dumped: Iterable[bytes], subscriber_id: int) -> Iterator[Terms]:
             set_aside("reaction", subscriber_id, error)
 
 
+def _opinions(found: Iterable[Reaction], subscriber_id: int) -> list[Opinion]:
+    return [
+        Opinion(terms, author_keys(one.authors), one.at.toordinal(), one.liking is Liking.MORE)
+        for one in found
+        for terms in _readable([one.terms], subscriber_id)
+    ]
+
+
 def active_subscriber(conn: Connection, subscriber_id: int, now: datetime) -> None:
     """Lock the row of an active subscriber and note the day; raise NotFoundError for any other."""
     subscriber = existing_subscriber(conn, subscriber_id, for_change=True)
@@ -319,7 +334,10 @@ def _new(conn: Connection, paper: Paper, now: datetime, corpus: CorpusStatistics
 
 
 def _terms(learned: Profile, found: Sequence[Reaction], sign: float) -> tuple[Learned, ...]:
-    """Return the terms of papers that weigh most in a profile, without parts of longer terms."""
+    """Return the terms of papers that weigh most in a profile, without parts of longer terms.
+
+    A term of several papers counts once for each: the few words of a bare title weigh much.
+    """
     written: dict[str, str] = {}
     titles: dict[str, list[str]] = {}
     for one in found:
@@ -327,7 +345,9 @@ def _terms(learned: Profile, found: Sequence[Reaction], sign: float) -> tuple[Le
             written.setdefault(stems, name)
             titles.setdefault(stems, []).append(one.title)
     weights = {stems: sign * learned.weight_of(stems) for stems in written}
-    ordered = sorted((s for s in weights if weights[s] > 0), key=lambda s: (-weights[s], s))
+    ordered = sorted(
+        (s for s in weights if weights[s] > 0), key=lambda s: (-weights[s] * len(titles[s]), s)
+    )
     chosen: list[str] = []
     for stems in ordered:
         words = set(stems.split())

@@ -23,7 +23,7 @@ from pipeline.domain import (
     SubscriberStatus,
 )
 from pipeline.errors import AddressError, InvalidTokenError
-from pipeline.signup import abuse_limits
+from pipeline.signup import abuse_limits, own_papers
 from pipeline.signup import choices as wishing
 from pipeline.signup.abuse_limits import LimitKeys, Limits
 from pipeline.signup.choices import (
@@ -198,6 +198,8 @@ def read_request(engine: Engine, request_id: int, now: datetime) -> Request:
 def confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
     """Confirm a request: activate the subscriber and store the requested choices. Idempotent.
 
+    Papers to start from are added to the reader's own ones, and the profile learns from them.
+
     The token proves that the mail reached the owner of the address, so the suppression (except for
     a complaint) and the strikes of the address are removed. Raise InvalidTokenError if the request
     has expired, or if the subscriber has unsubscribed since: an old mail must not resubscribe.
@@ -213,6 +215,7 @@ def confirm(engine: Engine, request_id: int, now: datetime) -> Confirmed:
         if not began and subscriber.status is not SubscriberStatus.ACTIVE:
             raise InvalidTokenError(gettext(NO_REQUEST))
         _retune(conn, subscriber.id, choices, now)
+        own_papers.add(conn, subscriber.id, choices.papers, now)
         today = slots.local_date(now, choices.schedule)
         subscribers.note_activity(conn, subscriber.id, today)
         hash_ = subscribers.hash_of(conn, subscriber.id)

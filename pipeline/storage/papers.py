@@ -296,6 +296,34 @@ def by_key(conn: Connection, key: str) -> Paper | None:
     return by_ids(conn, [found]).get(found) if found is not None else None
 
 
+def identified(
+    conn: Connection,
+    *,
+    arxiv_ids: Sequence[str] = (),
+    dois: Sequence[str] = (),
+    title_keys: Sequence[str] = (),
+) -> dict[str, Paper]:
+    """Return visible papers by arXiv id, by DOI and by `title_key`, whichever finds them.
+
+    A title that several papers have finds none.
+    """
+    published = ingest_state.published_batch(conn)
+    found: dict[str, list[int]] = defaultdict(list)
+    columns: list[tuple[Any, Sequence[str]]] = [
+        (PaperRow.arxiv_id, arxiv_ids),
+        (PaperRow.doi, dois),
+        (PaperRow.title_key, title_keys),
+    ]
+    for column, names in columns:
+        for chunk in in_chunks(sorted(set(names)), CHUNK):
+            wanted = select(column, PaperRow.id).where(column.in_(chunk))
+            for name, id_ in conn.execute(wanted.where(PaperRow.batch <= published)):
+                found[name].append(id_)
+    only = {name: ids[0] for name, ids in found.items() if len(ids) == 1}
+    by_id = by_ids(conn, only.values())
+    return {name: by_id[id_] for name, id_ in only.items() if id_ in by_id}
+
+
 def newest_keys(conn: Connection, *, through_batch: int, limit: int) -> list[str]:
     """Return the keys of the `limit` newest visible papers, newest first."""
     rows = conn.execute(

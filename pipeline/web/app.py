@@ -28,6 +28,7 @@ from pipeline.web.account import (
     preferences,
     reactions,
     saved,
+    start,
     unsubscribe,
 )
 from pipeline.web.client_address import CPUBudget, ProxyWatch
@@ -91,6 +92,7 @@ ROUTERS = (
     personal_data.router,
     reactions.router,
     saved.router,
+    start.router,
     digest_view.router,
 )
 # The routes are passed to each application as they are: `include_router` would analyse the

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl
 
 from fastapi import Depends, HTTPException, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import ImmutableMultiDict
 
 from pipeline import bootstrap, mailbox
@@ -51,40 +53,65 @@ ClientIP = Annotated[str | None, Depends(_client_ip)]
 # --- Forms --------------------------------------------------------------------------------------
 
 LARGEST_FORM: Final = 128 * 1024
+LARGEST_LIST: Final = 1024 * 1024  # of a form with a list of papers; `references` reads 512 KB
+WITH_PAPERS: Final = re.compile(r"/subscribe(?:/preview)?|/preferences/[^/]+/start")
 MOST_FIELDS: Final = 500
 ENCODING: Final = "application/x-www-form-urlencoded"
+
+
+def largest_form(path: str) -> int:
+    """Return how many octets the form of a path may have."""
+    return LARGEST_LIST if WITH_PAPERS.fullmatch(path) else LARGEST_FORM
 
 
 async def _form(request: Request) -> ImmutableMultiDict[str, str]:
     """Return the normalised fields of a posted form.
 
     Raise HTTPException 415 for any other encoding (multipart would need checks of its own), 413 if
-    the body is over `LARGEST_FORM`, and 400 if it cannot be parsed.
+    the body is over `largest_form`, or all but its `papers` over `LARGEST_FORM`, and 400 if it
+    cannot be parsed. A large one is parsed in a thread, since it takes up to a third of a second.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != ENCODING:
         raise HTTPException(415, gettext("This page accepts only its own form."))
     body = bytearray()
+    most = largest_form(request.url.path)
     async for chunk in request.stream():
         body += chunk
-        if len(body) > LARGEST_FORM:
+        if len(body) > most:
             raise HTTPException(413, gettext("The form is too large."))
+    if len(body) > LARGEST_FORM:
+        return await run_in_threadpool(_fields, body)
+    return _fields(body)
+
+
+def _fields(body: bytearray) -> ImmutableMultiDict[str, str]:
     try:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError as error:
         raise HTTPException(400, gettext("The form cannot be read.")) from error
+    if sum(len(value) for name, value in pairs if name != "papers") > LARGEST_FORM:
+        raise HTTPException(413, gettext("The form is too large."))
     return ImmutableMultiDict((name, _normalised(value)) for name, value in pairs)
 
 
 def _normalised(value: str) -> str:
     """Normalise line ends to LF; remove characters that a database or a mail cannot store."""
-    lines = value.replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(map(_printable, lines))
+    return value.replace("\r\n", "\n").replace("\r", "\n").translate(_PRINTABLE)
 
 
-def _printable(char: str) -> str:
-    if char.isprintable() or char == "\n":
-        return char
-    return " " if char.isspace() else ""
+class _Printable(dict[int, str]):
+    """Table for `str.translate`, filled as characters are met, at most once for each."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        if char.isprintable() or char == "\n":
+            self[code] = char
+        else:
+            self[code] = " " if char.isspace() else ""
+        return self[code]
+
+
+_PRINTABLE: Final = _Printable()
 
 
 Form = Annotated[ImmutableMultiDict[str, str], Depends(_form)]

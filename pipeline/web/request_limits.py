@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline.signup.abuse_limits import host
 from pipeline.translations import gettext, gettext_noop
 from pipeline.web.client_address import ProxyWatch, client_ip
-from pipeline.web.dependencies import LARGEST_FORM
+from pipeline.web.dependencies import LARGEST_FORM, WITH_PAPERS, largest_form
 from pipeline.web.middleware import HOOKS, ONE_CLICK, SAFE_METHODS
 from pipeline.web.ops import LARGEST
 from pipeline.web.templating import Pages
@@ -69,6 +69,7 @@ SHOWING: Final = RequestClass("showing", 6, 64, 8.0)
 _SEARCHES: Final = ("/authors/", "/preferences/", "/topics", "/sitemap.xml")
 _CHANGES: Final = ("/confirm/", "/data/", "/link", "/new-address/", "/preferences/", "/subscribe")
 _SHOWS: Final = (*_CHANGES, "/cite/", "/digests/", "/mailbox", "/papers", "/privacy")
+_EVALUATED: Final = {"adopt", "papers"}  # fields of the sign-up form
 _FREE: Final = ("/papers.css",)
 
 
@@ -91,7 +92,7 @@ def request_class(method: str, path: str, query: bytes, body: bytes) -> RequestC
     is_reading = method in SAFE_METHODS
     if is_reading and _evaluates(path, query):
         return SEARCHING
-    if path == "/subscribe/preview" or (path == "/subscribe" and _wants_preview(body)):
+    if not is_reading and WITH_PAPERS.fullmatch(path) and _evaluates_form(path, body):
         return SEARCHING
     if not is_reading and path.startswith(_CHANGES):
         return CHANGING
@@ -105,9 +106,13 @@ def _evaluates(path: str, query: bytes) -> bool:
     return path.startswith(_SEARCHES) or (is_list and any(n in query for n in (b"q=", b"topic=")))
 
 
-def _wants_preview(body: bytes) -> bool:
+def _evaluates_form(path: str, body: bytes) -> bool:
+    """Return whether a form is to be previewed, or has papers; a large form must have some."""
+    if path != "/subscribe" or len(body) > LARGEST_FORM:
+        return True
     with suppress(ValueError):
-        return "preview" in parse_qs(body.decode("latin-1"), max_num_fields=500).get("do", ())
+        fields = parse_qs(body.decode("latin-1"), max_num_fields=500)
+        return "preview" in fields.get("do", ()) or not fields.keys().isdisjoint(_EVALUATED)
     return False
 
 
@@ -263,7 +268,8 @@ class RequestLimits:
         # RFC 8058: one-click POSTs come in one of two encodings; the URL alone is sufficient.
         if scope["method"] in SAFE_METHODS or ONE_CLICK.fullmatch(scope["path"]):
             return b""
-        most = LARGEST if HOOKS.fullmatch(scope["path"]) else LARGEST_FORM
+        path = scope["path"]
+        most = LARGEST if HOOKS.fullmatch(path) else largest_form(path)
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and (len(announced) > 15 or int(announced) > most):
             raise _Refusal(413)
@@ -302,7 +308,7 @@ class RequestLimits:
         if path.startswith(FOR_PROGRAMS):
             answer = PlainTextResponse(f"{title}: {text}\n", status)
         elif path == "/subscribe/preview":
-            answer = self._pages.show("subscribe_busy.html", status=status)
+            answer = self._pages.show("subscribe_busy.html", status=status, is_large=status == 413)
         else:
             answer = self._pages.message(title, text, status=status, personal=True)
         answer.headers["Cache-Control"] = "no-store"

@@ -104,17 +104,17 @@ def add_reader(
     )
 
 
-def rows(engine: Engine, table: type[Table], *order: Any) -> list[Any]:
-    with read_only(engine) as conn:
-        return list(conn.execute(select(*table.__table__.c).order_by(*order)))
-
-
 def everything(engine: Engine) -> dict[str, list[Any]]:
-    """Return the rows of every table."""
+    """Return the rows of all tables, by name."""
     found = MetaData()
     with engine.connect() as conn:
         found.reflect(conn)
         return {table.name: conn.execute(select(table)).all() for table in found.sorted_tables}
+
+
+def rows(engine: Engine, table: type[Table], *order: Any) -> list[Any]:
+    with read_only(engine) as conn:
+        return list(conn.execute(select(*table.__table__.c).order_by(*order)))
 
 
 def count(engine: Engine, table: type[Table]) -> int:

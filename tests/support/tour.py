@@ -52,6 +52,13 @@ WISHES: Form = (
     ("timezone", "Europe/Paris"),
     ("max_papers", "5"),
 )
+PAPERS = """
+@article{a, title={Video generation <b>with</b> retrieval}, author={Jun Holm and A. Reed}}
+@article{b, title={Agents for video generation, and استرجاع المعلومات}, author={Jun Holm}}
+@article{c, title={Reasoning in video generation}, author={Jun Holm}, abstract={Retrieval.}}
+2999.99999
+@article{broken, title=
+"""
 MISTAKES: Form = (
     ("queries", "retrieval\n(agents OR\nti:"),
     ("frequency", "hourly"),
@@ -167,6 +174,8 @@ def _joining(site: Site) -> Iterator[Stop]:
     yield Stop("subscribe", "/subscribe")
     yield Stop("subscribe-chosen", "/subscribe?topic=agents&topic=retrieval")
     yield Stop("subscribe-preview", "/subscribe", form=(*WISHES, ("do", "preview")))
+    papers: Form = (*WISHES, ("papers", PAPERS), ("do", "preview"))
+    yield Stop("subscribe-papers", "/subscribe", form=papers)
     yield Stop("subscribe-mistakes", "/subscribe", 422, (*MISTAKES, ("do", "subscribe")))
     yield Stop("subscribe-sent", "/subscribe", form=(*WISHES, ("email", ADA)))
     link = path(site.services.links.confirm(rows(site.engine, RequestRow)[-1].id, now()))
@@ -194,6 +203,11 @@ def _reading(site: Site) -> Iterator[Stop]:
     yield Stop("follow", f"{follow}?author=Jun+Holm")
     yield Stop("follow-done", follow, form=(("author", "Jun Holm"),))
     yield Stop("follow-again", f"{follow}?author=Holm,+Jun")
+    start = f"{site.preferences(ada)}/start"
+    yield Stop("start", start)
+    yield Stop("start-mistake", start, 422, (("do", "read"),))
+    yield Stop("start-read", start, form=(("papers", PAPERS), ("do", "read")))
+    yield Stop("start-saved", start, form=(("papers", PAPERS), ("do", "save")))
     full = site.reader("mary@example.org", *(f"stone{number}" for number in range(20)))
     yield Stop("follow-full", f"{site.preferences(full)}/follow?author=Jun+Holm")
     yield Stop("preferences-mistakes", site.preferences(ada), 422, MISTAKES)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from fastapi import APIRouter
 from starlette.background import BackgroundTask
 from starlette.responses import Response
@@ -9,7 +12,9 @@ from starlette.responses import Response
 from pipeline import signup
 from pipeline.domain import RequestKind, SubscriberStatus
 from pipeline.errors import InvalidTokenError
-from pipeline.translations import gettext, gettext_noop
+from pipeline.rendering import formatting
+from pipeline.storage.reactions import Reaction
+from pipeline.translations import gettext, gettext_noop, ngettext
 from pipeline.web.account.text import (
     choices_of,
     current_choices,
@@ -31,8 +36,11 @@ def show_confirmation(token: str, services: Services, pages: Pages) -> Response:
     choices = request.choices or signup.Choices()
     return pages.show(
         "confirm.html",
-        chosen=current_choices(
-            request.email, choices.labels, choices.schedule, choices.max_papers, choices.breadth
+        chosen=replace(
+            current_choices(
+                request.email, choices.labels, choices.schedule, choices.max_papers, choices.breadth
+            ),
+            papers=_named(choices.papers),
         ),
         is_change=request.status is SubscriberStatus.ACTIVE,
         wording=gettext(signup.WORDING),
@@ -77,6 +85,19 @@ def _request(services: Services, request_id: int, kind: RequestKind) -> signup.R
     if request.kind is not kind:
         raise InvalidTokenError(gettext("This link is not valid."))
     return request
+
+
+def _named(papers: Sequence[Reaction]) -> str:
+    """Return the number of papers and the title of the first one; "" if there are none."""
+    if not papers:
+        return ""
+    title = formatting.cut_at_word(formatting.clean(papers[0].title), 80)
+    return ngettext(
+        "%(num)s paper: “%(title)s”",
+        "%(num)s papers, such as “%(title)s”",
+        len(papers),
+        title=title,
+    )
 
 
 def _confirmed(services: Services, pages: Pages, subscriber_id: int) -> Response:

@@ -41,6 +41,7 @@ DONE: Final = {
     "note": gettext_noop("Your note is saved."),
     "on": gettext_noop("Your reactions change your digests again."),
     "off": gettext_noop("Your reactions no longer change your digests."),
+    "own": gettext_noop("Saved. From your next digest on, papers like yours come first."),
     "removed": gettext_noop("Removed. It no longer changes your digests."),
     "reset": gettext_noop("Your digests have forgotten what you liked. Saved papers were kept."),
 }
@@ -68,10 +69,11 @@ class ShownInterests:
     saved: int
     liked: tuple[tuple[str, str], ...]  # title and key of the newest liked papers
     disliked: tuple[tuple[str, str], ...]
+    own: tuple[tuple[str, str, str], ...]  # title, key, and path if the archive has the paper
 
     @property
     def is_empty(self) -> bool:
-        return not (self.liked or self.disliked)
+        return not (self.liked or self.disliked or self.own)
 
 
 router = APIRouter()
@@ -189,7 +191,10 @@ def _people(
 
 @router.post("/preferences/{token}/interests")
 def change_interests(token: str, form: Form, services: Services, pages: Pages) -> Response:
-    """Change what was learned: `do` is "on", "off", "outside", "inside", "reset" or "remove"."""
+    """Change what was learned.
+
+    `do` is "on", "off", "outside", "inside", "reset", "remove" or "remove-paper".
+    """
     subscriber_id = services.links.read_preferences(token, now())
     if elsewhere := _elsewhere(services, token, subscriber_id):
         return elsewhere
@@ -205,6 +210,9 @@ def change_interests(token: str, form: Form, services: Services, pages: Pages) -
             signup.reset(engine, subscriber_id, now())
         case "remove":
             signup.forget(engine, subscriber_id, form.get("term", "")[:200], now())
+            done = "removed"
+        case "remove-paper":
+            signup.remove_paper(engine, subscriber_id, form.get("paper", ""), now())
             done = "removed"
         case _:
             return pages.message(gettext("Invalid request"), "", status=422, personal=True)
@@ -223,6 +231,11 @@ def shown(interests: Interests) -> ShownInterests:
         saved=interests.saved_count,
         liked=_papers(interests.judged, Liking.MORE),
         disliked=_papers(interests.judged, Liking.LESS),
+        own=tuple(
+            (formatting.clean(one.title), one.key, path_of(one.key) if one.paper_id else "")
+            for one in interests.judged
+            if one.is_own
+        ),
     )
 
 
@@ -254,7 +267,7 @@ def _papers(reactions: tuple[Reaction, ...], liking: Liking) -> tuple[tuple[str,
     return tuple(
         (formatting.clean(one.title), path_of(one.key))
         for one in reactions
-        if one.liking is liking and one.paper_id
+        if one.liking is liking and one.paper_id and not one.is_own
     )
 
 

@@ -72,6 +72,7 @@ class CurrentChoices:
     rhythm: str  # "Every day at 08:00, Europe/Paris time"
     max_papers: int
     breadth: str  # "Strict"
+    papers: str = ""  # "34 papers, such as “Moss walls”": a request's own ones
 
 
 def current_choices(

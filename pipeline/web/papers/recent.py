@@ -71,6 +71,11 @@ class RecentWindow:
         return tuple(date.fromordinal(int(number)) for number in numbers)
 
     @property
+    def size(self) -> int:
+        """Return the number of papers."""
+        return int(np.count_nonzero(self._within))
+
+    @property
     def is_complete(self) -> bool:
         return self.search_index.complete
 

@@ -2,11 +2,37 @@
 "use strict";
 
 (() => {
+  // --- A file with papers, as text in the field below it ---------------------------------------
+
+  const LARGEST = 512 * 1024; // octets that are read
+
+  const decoded = (octets) => {
+    try {
+      return new TextDecoder("utf-8", { fatal: true }).decode(octets);
+    } catch {
+      return new TextDecoder("windows-1252").decode(octets);
+    }
+  };
+
+  for (const file of document.querySelectorAll("[data-fills]")) {
+    const field = document.getElementById(file.dataset.fills);
+    file.parentElement.hidden = false;
+    file.addEventListener("change", async () => {
+      if (!file.files[0]) return;
+      const octets = await file.files[0].arrayBuffer();
+      const whole = decoded(octets);
+      field.value = octets.byteLength > LARGEST ? whole.slice(0, LARGEST) : whole;
+      field.dispatchEvent(new Event("input", { bubbles: true }));
+    });
+  }
+
+  // --- The form --------------------------------------------------------------------------------
+
   const form = document.getElementById("subscribe");
   if (!form) return;
 
   const PAUSE = 350; // ms without a key, before a preview is asked for
-  const TYPED = ["queries", "query", "name"];
+  const TYPED = ["queries", "query", "name", "papers"];
   const PREVIEWED = [...TYPED, "remove", "topic", "frequency", "max_papers", "breadth"]; // never the address
 
   // --- The time zone ---------------------------------------------------------------------------
@@ -69,6 +95,7 @@
 
   const section = form.querySelector(".preview");
   const result = form.querySelector("#preview-result");
+  const ofPapers = form.querySelector("#papers-result"); // not on the page of preferences
   let waiting, asking, shownFor;
 
   const wanted = () => {
@@ -77,6 +104,12 @@
       if (PREVIEWED.includes(name)) fields.append(name, value);
     }
     return fields.toString();
+  };
+
+  const move = (start) => { // beside the list of papers, with the focus where it was
+    const isInside = ofPapers.contains(document.activeElement);
+    ofPapers.replaceChildren(...(start ? [start] : []));
+    if (isInside) (ofPapers.querySelector("button") ?? ofPapers).focus();
   };
 
   const preview = async () => {
@@ -93,8 +126,9 @@
         signal: asking.signal,
       });
       if (answer.ok) shownFor = fields;
-      if (!answer.ok && ![429, 503].includes(answer.status)) throw new Error(answer.status);
+      if (!answer.ok && ![413, 429, 503].includes(answer.status)) throw new Error(answer.status);
       result.innerHTML = await answer.text();
+      if (answer.ok && ofPapers) move(result.querySelector(".start"));
       section.classList.add("live");
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -113,10 +147,11 @@
     if (when.includes(event.target)) line();
     if (PREVIEWED.includes(event.target.name)) soon(50);
   });
-  result.addEventListener("click", (event) => {
+  form.addEventListener("click", (event) => {
     const button = event.target.closest("[name=adopt]");
     if (!button || !form.dataset.adopts) return; // else the button sends the form
     event.preventDefault();
+    button.disabled = true; // a second press adds nothing
     const [label, query] = button.value.split("\n");
     const own = form.querySelector("#queries");
     const lines = own.value.split("\n").filter((line) => line.trim());

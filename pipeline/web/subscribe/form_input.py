@@ -103,6 +103,7 @@ class FormInput:
     max_papers: str = "10"
     breadth: str = breadth_value(Breadth.BALANCED)  # one of BREADTHS
     near_misses_after: str = str(NEAR_MISSES_AFTER)  # one of NEAR_MISSES
+    papers: str = ""  # a list of papers to start from, see `references.parse`
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -170,7 +171,14 @@ def parse(fields: ImmutableMultiDict[str, str]) -> FormInput:
         max_papers=fields.get("max_papers", blank.max_papers).strip(),
         breadth=fields.get("breadth", blank.breadth).strip(),
         near_misses_after=fields.get("near_misses_after", blank.near_misses_after).strip(),
+        papers=papers(fields),
     )
+
+
+def papers(fields: ImmutableMultiDict[str, str]) -> str:
+    """Return the list of papers as it was entered, so that line numbers hold; "" if it is blank."""
+    text = fields.get("papers", "")
+    return text if text.strip() else ""
 
 
 def _followed(fields: ImmutableMultiDict[str, str]) -> tuple[FollowedTopic, ...]:

@@ -26,7 +26,9 @@ from pipeline.web.client_address import CPUBudget
 from pipeline.web.papers.recent import RecentPapers, RecentWindow
 from pipeline.web.papers.search_index import Places
 from pipeline.web.subscribe import form_input, volume
+from pipeline.web.subscribe import start as starting
 from pipeline.web.subscribe.form_input import FormInput, TopicEntry
+from pipeline.web.subscribe.start import Start
 from pipeline.web.subscribe.volume import Instead, Volume
 from pipeline.web.templating import Pages, abridged
 
@@ -54,6 +56,7 @@ class SignupPreview:
     cards: tuple[Card, ...]
     more: int
     counted: str  # "Counted over 21 days with new papers, 2 to 31 July."
+    start: Start | None = None  # if the form has a list of papers
 
 
 def charged_preview(
@@ -74,7 +77,12 @@ def charged_preview(
         topics = form_input.topic_entries(values)
         window = recent.get()
         with read_only(services.engine) as conn:
-            return signup_preview(window, conn, topics, wanted, pages)
+            preview = signup_preview(window, conn, topics, wanted, pages)
+            if preview and values.papers:
+                followed = frozenset(one.query.text for one in topics if one.query)
+                start = starting.start(values.papers, window, conn, followed)
+                preview = replace(preview, start=start)
+            return preview
 
 
 def signup_preview(

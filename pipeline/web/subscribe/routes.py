@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
@@ -30,6 +31,7 @@ from pipeline.web.dependencies import (
 from pipeline.web.subscribe import form_input
 from pipeline.web.subscribe.form_input import FieldError, FormInput
 from pipeline.web.subscribe.preview import SignupPreview, charged_preview
+from pipeline.web.subscribe.start import read_papers
 
 A_DAY: Final = {"Cache-Control": "public, max-age=86400"}
 PERSONAL: Final = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex, nofollow"}
@@ -78,9 +80,7 @@ def subscribe(
     values = form_input.adopt(form_input.parse(form), form.get("adopt", ""))
     if form.get("do") == "preview" or "adopt" in form:
         if not budget.allows(request):
-            return _page(
-                pages, recent, values, (FieldError("", gettext(TOO_MANY_PREVIEWS)),), status=429
-            )
+            return _busy(pages, recent, values)
         errors = tuple(error for error in form_input.validate(values) if error.field in TOPICS)
         preview = charged_preview(request, values, services, pages, recent, budget)
         return _page(pages, recent, values, errors, preview=preview, status=422 if errors else 200)
@@ -88,12 +88,19 @@ def subscribe(
         return _sent(pages, values)
     if errors := form_input.validate(values):
         return _page(pages, recent, values, errors, status=422)
+    choices = form_input.choices(values)
+    if values.papers:
+        if not budget.allows(request):
+            return _busy(pages, recent, values)
+        with budget.charged(request):
+            own = read_papers(values.papers, services, recent)
+        choices = replace(choices, papers=own.requested)
     now = datetime.now(UTC)
     try:
         signup.request_subscription(
             services.engine,
             values.email,
-            form_input.choices(values),
+            choices,
             ip=ip,
             suppression_key=services.suppression_key,
             now=now,
@@ -117,10 +124,10 @@ def show_preview(
 ) -> Response:
     """Return the preview as an HTML fragment for subscribe.js, which sends no address."""
     if not budget.allows(request):
-        return _private(pages.show("subscribe_busy.html", status=429))
+        return _private(pages.show("subscribe_busy.html", status=429, is_large=False))
     values = form_input.parse(form)
     preview = charged_preview(request, values, services, pages, recent, budget)
-    return _private(pages.show("subscribe_preview.html", tried=preview))
+    return _private(pages.show("subscribe_answer.html", tried=preview))
 
 
 @router.api_route("/subscribe.css", methods=READ)
@@ -162,6 +169,10 @@ def _page(
         longest=form_input.LONGEST_QUERY,
     )
     return _private(answer) if values.email or errors else answer
+
+
+def _busy(pages: Pages, recent: RecentPapers, values: FormInput) -> Response:
+    return _page(pages, recent, values, (FieldError("", gettext(TOO_MANY_PREVIEWS)),), status=429)
 
 
 def _sent(pages: Pages, values: FormInput) -> Response:

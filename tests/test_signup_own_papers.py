@@ -83,7 +83,7 @@ def test_confirmation_stores_the_papers_with_their_profile(engine):
 
     found = signup.interests(engine, subscriber.id)
     assert titles(engine) == ["Moss roofs", "Moss walls"]
-    assert {one.liking for one in found.reactions} == {Liking.MORE}
+    assert {one.liking for one in found.judged} == {Liking.MORE}
     assert all(one.is_own for one in found.reactions)
     assert found.profile.likes == 2
     assert any("moss" in one.name for one in found.more)

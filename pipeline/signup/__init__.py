@@ -5,7 +5,7 @@
     subscribe      the form stores a request, a POST of its token confirms it; consent versions
     preferences    change choices, pause, change the address, mail the preferences link
     reactions      more or less like a paper, save it; what is learned from that
-    saved          the list of saved papers, and the private feeds of a reader
+    saved          the list of saved papers, its weekly mail, and the private feeds of a reader
     unsubscribe    unsubscribe with one click, and undo within a month
     personal_data  read, export, erase
     transfer       export and import of all subscribers, also from other newsletters
@@ -62,6 +62,7 @@ from pipeline.signup.saved import (
     digests_of,
     feed_digests,
     feed_papers,
+    mail_weekly,
     revoke_feeds,
     saved_page,
     saved_papers,
@@ -115,6 +116,7 @@ __all__ = [
     "keep",
     "leave",
     "like",
+    "mail_weekly",
     "parse_queries",
     "pause",
     "pause_of",
